@@ -1,0 +1,1 @@
+"""Pipelines over real data, and what is run on them."""

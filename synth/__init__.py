@@ -1,0 +1,1 @@
+"""Generators of synthetic tables whose truth is known."""

@@ -1,0 +1,1 @@
+"""The border between frames and arrays."""

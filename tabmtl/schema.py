@@ -1,0 +1,103 @@
+"""Facts about targets and features: frozen, plain, and free of any frame or tensor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["binary", "multiclass", "regression"]
+Level = str | float
+
+#: Codes of a categorical feature that every column reserves before its own levels.
+MISSING, UNSEEN, FIRST_LEVEL = 0, 1, 2
+
+
+class TabmtlWarning(UserWarning):
+    """A warning of this package: what was guessed, left out or undefined, and the cure."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One target: its name, what kind of value it holds, and how it is judged.
+
+    Parameters
+    ----------
+    name : str
+        Name of the target, as the columns of ``y`` have it.
+    kind : {"binary", "multiclass", "regression"}
+        What the target holds.
+    classes : tuple, optional
+        The class labels in the order of the columns of ``predict_proba``. Left out, they are learned from the
+        labels in ``fit`` and sorted. For a binary task, the second is the positive class.
+    metric : str, optional
+        Name of the score in :mod:`tabmtl.metrics`; default ROC AUC for classification (macro one-vs-rest for
+        many classes) and R² for regression.
+    weight : float, default=1.0
+        Factor of the task's loss in training. Must be finite and not negative.
+
+    Raises
+    ------
+    ValueError
+        If the kind is unknown, the classes do not fit the kind, or the weight is no finite number >= 0.
+    """
+
+    name: str
+    kind: Kind
+    classes: tuple | None = None
+    metric: str | None = None
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("binary", "multiclass", "regression"):
+            raise ValueError(
+                f"task {self.name!r}: kind must be 'binary', 'multiclass' or 'regression', got {self.kind!r}"
+            )
+        if not 0 <= self.weight < float("inf"):
+            raise ValueError(f"task {self.name!r}: weight must be a finite number >= 0, got {self.weight!r}")
+        if self.classes is None:
+            return
+        object.__setattr__(self, "classes", tuple(self.classes))
+        if self.kind == "regression":
+            raise ValueError(f"task {self.name!r}: a regression task has no classes, got {self.classes!r}")
+        if self.kind == "binary" and len(self.classes) != 2:
+            raise ValueError(f"task {self.name!r}: a binary task has two classes, got {self.classes!r}")
+
+    @property
+    def is_classification(self) -> bool:
+        """Whether the target holds class labels."""
+        return self.kind != "regression"
+
+    @property
+    def width(self) -> int:
+        """Number of raw scores a model gives for this task: one, or one per class of a multiclass task."""
+        return len(self.classes or ()) if self.kind == "multiclass" else 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """The features a model was fitted on, and what their encoded values look like.
+
+    Parameters
+    ----------
+    numeric, categorical : tuple of str
+        Names, in the order of the encoded matrices.
+    levels : tuple of tuple
+        Per categorical column its levels; level k has code ``k + 2``. Code 0 is a missing value, code 1 an unseen
+        or rare level.
+    has_missing : tuple of bool
+        Per numeric column, whether it held a missing value in fit (then a network learns an indicator for it).
+    bins : tuple of tuple of float
+        Per numeric column, increasing quantile edges of the *encoded* training values, at least two; the knots of
+        piecewise-linear embeddings.
+    """
+
+    numeric: tuple[str, ...]
+    categorical: tuple[str, ...]
+    levels: tuple[tuple[Level, ...], ...]
+    has_missing: tuple[bool, ...]
+    bins: tuple[tuple[float, ...], ...]
+
+    @property
+    def cardinalities(self) -> tuple[int, ...]:
+        """Number of codes per categorical column, the two reserved ones included."""
+        return tuple(len(levels) + FIRST_LEVEL for levels in self.levels)
