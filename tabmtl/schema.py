@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Kind = Literal["binary", "multiclass", "regression"]
-Level = str | float
+Level = str
 
 #: Codes of a categorical feature that every column reserves before its own levels.
 MISSING, UNSEEN, FIRST_LEVEL = 0, 1, 2
