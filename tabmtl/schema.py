@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 Kind = Literal["binary", "multiclass", "regression"]
 Level = str
@@ -101,3 +102,42 @@ class Columns:
     def cardinalities(self) -> tuple[int, ...]:
         """Number of codes per categorical column, the two reserved ones included."""
         return tuple(len(levels) + FIRST_LEVEL for levels in self.levels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Encoded rows: numpy arrays at the border, torch tensors in training.
+
+    Attributes
+    ----------
+    x_num : (B, Fn) float32
+        NaN = missing.
+    x_cat : (B, Fc) int32
+        Codes; see `Columns`.
+    y : (B, T) or None
+        Labels, NaN = unlabelled. In the long layout (B, 1).
+    weight : (B, T) or None
+        In the long layout (B, 1).
+    task : (B,) int64 or None
+        Long layout: the index of every row's own task.
+    """
+
+    x_num: Any
+    x_cat: Any
+    y: Any = None
+    weight: Any = None
+    task: Any = None
+
+    def __len__(self) -> int:
+        return len(self.x_num)
+
+    def map(self, function: Callable[[Any], Any]) -> Batch:
+        """The batch with a function applied to every array it holds."""
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Batch(**{name: None if part is None else function(part) for name, part in parts.items()})
+
+    def rows(self, index: Any) -> Batch:
+        """Some rows, by an index array or tensor."""
+        if hasattr(self.x_num, "index_select"):
+            return self.map(lambda tensor: tensor.index_select(0, index))
+        return self.map(lambda array: array[index])
