@@ -1,0 +1,123 @@
+"""The gain of learning tasks together over a reference, per task and on average."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from tabmtl.schema import TabmtlWarning
+
+#: A relative gain over a reference closer to zero than this says nothing: it is null.
+SMALLEST_REFERENCE = 0.01
+
+
+@dataclass(frozen=True, eq=False)
+class MultitaskGain:
+    """What multi-task learning brought, per task and on average; print it to read it.
+
+    Parameters
+    ----------
+    table : polars.DataFrame
+        One row per task: "task", "score", "reference", "gain_percent" = 100 (score - reference) / |reference|
+        and "difference" = score - reference. What is undefined is null.
+    """
+
+    table: pl.DataFrame
+
+    @property
+    def delta_m(self) -> float:
+        """Δm, the mean of the defined gains in percent; NaN where none is defined."""
+        gains = self.table["gain_percent"].drop_nulls()
+        return float(np.mean(gains.to_numpy())) if len(gains) else math.nan
+
+    @property
+    def n_defined(self) -> int:
+        """Number of tasks with a defined gain."""
+        return self.table["gain_percent"].count()
+
+    @property
+    def n_tasks(self) -> int:
+        """Number of tasks."""
+        return self.table.height
+
+    def __str__(self) -> str:
+        """Lay the table out in plain text, columns aligned right, Δm below."""
+        specs = (".4f", ".4f", "+.2f", "+.4f")
+        rows = [("task", "score", "reference", "gain %", "difference")]
+        for task, *numbers in self.table.iter_rows():
+            rows.append((task, *map(_cell, numbers, specs)))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(map(str.rjust, row, widths)) for row in rows]
+        delta_m = f"{self.delta_m:+.2f} %" if self.n_defined else "undefined"
+        return "\n".join([*lines, f"Δm = {delta_m} over {self.n_defined} of {self.n_tasks} tasks"])
+
+
+def multitask_gain(
+    scores: Mapping[str, float | None], reference: Mapping[str, float | None]
+) -> MultitaskGain:
+    """Compare per-task scores with those of a reference, such as independent single-task models.
+
+    The Δm of Maninis et al., "Attentive Single-Tasking of Multiple Tasks" (CVPR 2019), over scores of which
+    higher is better.
+
+    Parameters
+    ----------
+    scores, reference : mapping of str to float or None
+        Task name to score, both with the same names, from the same metrics on the same rows.
+
+    Returns
+    -------
+    MultitaskGain
+        The table, in the order of ``scores``, and its mean. A gain is null with a TabmtlWarning where a score
+        is missing or ``|reference| < 0.01``; the difference is null where a score is missing.
+
+    Raises
+    ------
+    ValueError
+        If the two do not hold the same tasks.
+
+    Examples
+    --------
+    >>> print(multitask_gain({"late": 0.82, "delay": 0.38}, {"late": 0.80, "delay": 0.40}))
+     task   score  reference  gain %  difference
+     late  0.8200     0.8000   +2.50     +0.0200
+    delay  0.3800     0.4000   -5.00     -0.0200
+    Δm = -1.25 % over 2 of 2 tasks
+    """
+    if scores.keys() != reference.keys():
+        raise ValueError(
+            "expected the same tasks in scores and reference, got "
+            f"{sorted(scores.keys() - reference.keys())} in scores only and "
+            f"{sorted(reference.keys() - scores.keys())} in reference only"
+        )
+    rows = [(task, *_compare(task, score, reference[task])) for task, score in scores.items()]
+    names = ("score", "reference", "gain_percent", "difference")
+    table = pl.DataFrame(rows, {"task": pl.String} | dict.fromkeys(names, pl.Float64), orient="row")
+    return MultitaskGain(table)
+
+
+def _compare(task: str, score: float | None, reference: float | None) -> tuple[float | None, ...]:
+    """Score, reference, gain in percent and difference of one task, None where undefined."""
+    if _is_missing(score) or _is_missing(reference):
+        warnings.warn(f"task {task!r}: no gain, a score is missing", TabmtlWarning, stacklevel=3)
+        return *(None if _is_missing(value) else value for value in (score, reference)), None, None
+    assert score is not None and reference is not None
+    difference = score - reference
+    if abs(reference) < SMALLEST_REFERENCE:
+        reason = f"the reference {reference:.4f} is too close to 0; read the difference instead"
+        warnings.warn(f"task {task!r}: no gain in percent, {reason}", TabmtlWarning, stacklevel=3)
+        return score, reference, None, difference
+    return score, reference, 100 * difference / abs(reference), difference
+
+
+def _is_missing(score: float | None) -> bool:
+    return score is None or math.isnan(score)
+
+
+def _cell(number: float | None, spec: str) -> str:
+    return "-" if number is None else format(number, spec)
