@@ -1,0 +1,251 @@
+"""MultiTab-Net: a transformer over the columns of a row, with one token per task.
+
+Sinodinos, Wei and Armanfard, 2026, "MultiTab", AAAI, arXiv 2511.09970. Names as there: features F, tasks T,
+and ``X↛Y`` where query X may not look at key Y. Shapes: B rows, n tokens of width e, the s task tokens first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from tabmtl.attention import FeatureLayer, InducingAttention, RowAttention, RowLayer, RowMixer
+from tabmtl.blocks import FeatureTokenizer, NumericEmbedding, Towers
+from tabmtl.schema import Columns, Task
+
+Mask = Literal["none", "FxT", "TxT", "FxT_TxT"]
+SecondLayer = Literal["none", "mixer", "batch_attention", "inducing_attention", "context_attention"]
+
+
+def attention_mask(mask: Mask, n_tasks: int, n_tokens: int) -> Tensor | None:
+    """Build the multitask mask (n, n): -inf where a query (row) may not look at a key (column), else 0.
+
+    Tasks always look at features and at themselves. None where nothing is forbidden.
+
+    Raises
+    ------
+    ValueError
+        If the mask is unknown.
+    """
+    if mask not in ("none", "FxT", "TxT", "FxT_TxT"):
+        raise ValueError(f"mask must be 'none', 'FxT', 'TxT' or 'FxT_TxT', got {mask!r}")
+    forbidden = torch.zeros(n_tokens, n_tokens, dtype=torch.bool)
+    if "FxT" in mask:
+        forbidden[n_tasks:, :n_tasks] = True
+    if "TxT" in mask:
+        forbidden[:n_tasks, :n_tasks] = ~torch.eye(n_tasks, dtype=torch.bool)
+    return torch.zeros(n_tokens, n_tokens).masked_fill(forbidden, -torch.inf) if forbidden.any() else None
+
+
+@dataclass(eq=False, repr=False)
+class MultiTabNetwork(nn.Module):
+    """Task and feature tokens, pre-norm blocks, and a head per task.
+
+    A block is attention between the tokens of a row, under the mask, and then an optional second layer over
+    the row's joined tokens. Weights start as PyTorch's own layers do and tokens uniform in ±e^-½, not from
+    the release's N(0, 0.01²), which starts as almost the zero function and learns late.
+
+    Parameters
+    ----------
+    columns : Columns
+        The features; at least one.
+    tasks : sequence of Task
+        The targets, in the order of the returned scores.
+    task_per_row : bool, default=False
+        Whether rows come with a task each. A row then has one task token, its own.
+    d_token, n_blocks, n_heads, d_ffn : int
+        Token width e, number of blocks, attention heads, hidden width of the feed-forward layers.
+    mask : {"none", "FxT", "TxT", "FxT_TxT"}, default="TxT"
+        What attention between tokens forbids: features looking at tasks, tasks looking at each other, or
+        both. Only ``row_layer="none"`` with ``"FxT_TxT"`` isolates the tasks fully.
+    row_layer : str, default="mixer"
+        The second layer of a block.
+
+        - ``"none"``.
+        - ``"mixer"``: ``W_o W_v x`` on the joined tokens; what the released code computes where its
+          rotary option is on.
+        - ``"batch_attention"``: the paper's attention between the rows of a batch. A prediction then depends
+          on the other rows given with it, and one row alone is not served well.
+        - ``"inducing_attention"``: ours, rows attend to ``n_points`` learned points.
+        - ``"context_attention"``: ours, rows attend to ``n_points`` training rows, see :meth:`set_context`.
+    n_points : int, default=64
+        Number M of points or context rows.
+    multi_token : bool, default=True
+        One token per task; else one token that all heads read.
+    numeric_embedding : {"linear", "piecewise", "periodic"}, default="linear"
+        How a number becomes a token, see :class:`tabmtl.blocks.FeatureTokenizer`.
+    head_hidden : int or None, default=64
+        Width of a head's hidden layer; 0 or None leaves one linear layer.
+    dropout : float, default=0.0
+        Share of hidden values dropped in training, in feed-forward layers and heads. (The release also drops
+        tokens and residuals, for little gain at much cost.)
+    attention_dropout : float, default=0.0
+        Share of attention weights dropped in training.
+
+    Raises
+    ------
+    ValueError
+        If the mask, row layer or numeric embedding is unknown, or ``d_token`` no multiple of ``n_heads``.
+    """
+
+    columns: Columns
+    tasks: Sequence[Task]
+    _: KW_ONLY
+    task_per_row: bool = False
+    d_token: int = 16
+    n_blocks: int = 1
+    n_heads: int = 4
+    d_ffn: int = 256
+    mask: Mask = "TxT"
+    row_layer: SecondLayer = "mixer"
+    n_points: int = 64
+    multi_token: bool = True
+    numeric_embedding: NumericEmbedding = "linear"
+    head_hidden: int | None = 64
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        e, n_vectors = self.d_token, len(self.tasks) if self.multi_token else 1
+        self._n_task_tokens = 1 if self.task_per_row else n_vectors
+        self.tokenizer = FeatureTokenizer(self.columns, e, numeric_embedding=self.numeric_embedding)
+        self.task_weight = nn.Parameter(torch.empty(n_vectors, e).uniform_(-(e**-0.5), e**-0.5))
+        self.task_bias = nn.Parameter(torch.empty(n_vectors, e).uniform_(-(e**-0.5), e**-0.5))
+        self._n_tokens = self._n_task_tokens + self.tokenizer.n_tokens
+        mask = attention_mask(self.mask, self._n_task_tokens, self._n_tokens)
+        self.register_buffer("attention_mask", mask, persistent=False)
+        shares = {"dropout": self.dropout, "attention_dropout": self.attention_dropout}
+        self.feature_layers = nn.ModuleList(
+            FeatureLayer(e, self.n_heads, self.d_ffn, **shares) for _ in range(self.n_blocks)
+        )
+        self.row_layers = nn.ModuleList(
+            RowLayer(self._row_mix(), self._n_tokens * e, self.d_ffn, dropout=self.dropout)
+            for _ in range(0 if self.row_layer == "none" else self.n_blocks)
+        )
+        widths = [task.width for task in self.tasks]
+        self.heads = Towers(e, widths, hidden=self.head_hidden, dropout=self.dropout)
+        self._context_states: list[tuple[Tensor, ...]] | None = None
+        if self.row_layer == "context_attention":
+            shape = (self.n_points, len(self.columns.numeric))
+            self.register_buffer("context_num", torch.zeros(shape))
+            shape = (self.n_points, len(self.columns.categorical))
+            self.register_buffer("context_cat", torch.zeros(shape, dtype=torch.int32))
+            self.register_buffer("context_task", torch.zeros(self.n_points, dtype=torch.int64))
+
+    def _row_mix(self) -> nn.Module:
+        width = self._n_tokens * self.d_token
+        if self.row_layer == "mixer":
+            return RowMixer(width)
+        if self.row_layer == "inducing_attention":
+            return InducingAttention(width, self.n_heads, self.n_points, dropout=self.attention_dropout)
+        if self.row_layer in ("batch_attention", "context_attention"):
+            return RowAttention(width, self.n_heads, dropout=self.attention_dropout)
+        raise ValueError(
+            "row_layer must be 'none', 'mixer', 'batch_attention', 'inducing_attention' or "
+            f"'context_attention', got {self.row_layer!r}"
+        )
+
+    @property
+    def batch_dependent(self) -> bool:
+        """Whether a row's scores depend on the other rows of its batch."""
+        return self.row_layer == "batch_attention"
+
+    def set_context(self, x_num: Tensor, x_cat: Tensor, task: Tensor | None = None) -> None:
+        """Fix the rows that all others attend to; call it before training.
+
+        Parameters
+        ----------
+        x_num, x_cat, task : Tensor
+            ``n_points`` training rows, as :meth:`forward` takes them.
+
+        Raises
+        ------
+        ValueError
+            If the number of rows is not ``n_points``.
+        """
+        if len(x_num) != self.n_points:
+            raise ValueError(f"the context needs n_points={self.n_points} rows, got {len(x_num)}")
+        self.get_buffer("context_num").copy_(x_num)
+        self.get_buffer("context_cat").copy_(x_cat)
+        if task is not None:
+            self.get_buffer("context_task").copy_(task)
+        self._context_states = None
+
+    def train(self, mode: bool = True) -> MultiTabNetwork:
+        """Switch between training and evaluation; either way the context is encoded anew."""
+        self._context_states = None
+        return super().train(mode)
+
+    def represent(self, x_num: Tensor, x_cat: Tensor, task: Tensor | None = None) -> Tensor:
+        """Return each row's final task tokens side by side (B, s e); arguments as for :meth:`forward`."""
+        return self._task_tokens(x_num, x_cat, task).flatten(1)
+
+    def forward(self, x_num: Tensor, x_cat: Tensor, task: Tensor | None = None) -> list[Tensor]:
+        """Score rows.
+
+        Parameters
+        ----------
+        x_num : Tensor of shape (B, Fn), float32
+            Standardised values, NaN where missing.
+        x_cat : Tensor of shape (B, Fc), int32
+            Codes.
+        task : Tensor of shape (B,), int64
+            Task of each row; needed if ``task_per_row``.
+
+        Returns
+        -------
+        list of Tensor
+            (B, width) raw scores per task; with ``task``, one tensor with each row's own.
+        """
+        z = self._task_tokens(x_num, x_cat, task)
+        return self.heads(z if self.multi_token and task is None else z[:, 0], task)
+
+    def _task_tokens(self, x_num: Tensor, x_cat: Tensor, task: Tensor | None) -> Tensor:
+        x = self._tokens(x_num, x_cat, task)
+        if self.row_layer != "context_attention":
+            return self._blocks(x, [()] * self.n_blocks)
+        if self.training:
+            return self._blocks(x, self._encode_context())
+        if self._context_states is None:
+            with torch.no_grad():
+                self._context_states = self._encode_context()
+        return self._blocks(x, self._context_states)
+
+    def _tokens(self, x_num: Tensor, x_cat: Tensor, task: Tensor | None) -> Tensor:
+        """Join task tokens w_i + b_i and feature tokens to (B, n, e)."""
+        if self.task_per_row != (task is not None):
+            raise ValueError(f"task_per_row={self.task_per_row}, but task was {'not ' * (task is None)}given")
+        vectors = self.task_weight + self.task_bias
+        if task is not None and self.multi_token:
+            first = vectors.index_select(0, task)[:, None]  # (B, 1, e)
+        else:
+            first = vectors.expand(len(x_num), -1, -1)  # (B, s, e)
+        return self.tokenizer(x_num, x_cat, [first])
+
+    def _blocks(self, x: Tensor, contexts: Sequence[tuple[Tensor, ...]]) -> Tensor:
+        """Pass tokens (B, n, e) through all blocks; the last layer gives the task tokens (B, s, e) only."""
+        n_out = [x.shape[1]] * (self.n_blocks - 1) + [self._n_task_tokens]
+        for i, feature_layer in enumerate(self.feature_layers):
+            if not self.row_layers:
+                x = feature_layer(x, self.attention_mask, n_out[i])
+                continue
+            x = feature_layer(x, self.attention_mask, x.shape[1])
+            x = self.row_layers[i](x, n_out[i], *contexts[i])
+        return x
+
+    def _encode_context(self) -> list[tuple[Tensor, ...]]:
+        """Pass the context through the same blocks, and keep the keys and values (M, 2w) of each."""
+        task = self.get_buffer("context_task") if self.task_per_row else None
+        x = self._tokens(self.get_buffer("context_num"), self.get_buffer("context_cat"), task)
+        states: list[tuple[Tensor, ...]] = []
+        for feature_layer, row_layer in zip(self.feature_layers, self.row_layers, strict=True):
+            assert isinstance(row_layer, RowLayer)
+            x = feature_layer(x, self.attention_mask, x.shape[1])
+            states.append((row_layer.context(x),))
+            x = row_layer(x, x.shape[1], *states[-1])
+        return states
