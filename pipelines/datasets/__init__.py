@@ -1,1 +1,75 @@
-"""Real data sets, one file each."""
+"""Real data sets, one file each, behind one function.
+
+``portal`` and a sample of ``flights`` ship with the package (both CC0). The others are read from a data
+folder, named by ``folder=`` or by the environment variable ``TABMTL_DATA``, which holds one
+``<name>/data.parquet`` per set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tabmtl.pipelines.datasets import (
+    census_kdd,
+    flights,
+    gss_abortion,
+    mathachieve,
+    portal,
+    rand_hie,
+    school,
+    star,
+)
+from tabmtl.pipelines.datasets.dataset import Dataset
+
+__all__ = ["NAMES", "Dataset", "load"]
+
+_LOADERS: dict[str, Callable[..., Dataset]] = {
+    "portal": portal.load,
+    "flights": flights.load,
+    "census_kdd": census_kdd.load,
+    "star": star.load,
+    "rand_hie": rand_hie.load,
+    "gss_abortion": gss_abortion.load,
+    "mathachieve": mathachieve.load,
+    "school": school.load,
+}
+
+#: The known sets.
+NAMES = tuple(_LOADERS)
+
+
+def load(name: str, *, folder: str | Path | None = None, **options: Any) -> Dataset:
+    """Open a data set by name; the docstring of each module says what it holds.
+
+    Parameters
+    ----------
+    name : str
+        One of ``NAMES``.
+    folder : str or pathlib.Path, optional
+        The data folder. Left out, portal and flights come from the package and the others from the folder in
+        the environment variable ``TABMTL_DATA``.
+    **options
+        What the ``load`` of this one set offers beyond: ``full=True`` gives all rows of flights.
+
+    Returns
+    -------
+    Dataset
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown.
+    FileNotFoundError
+        If the table is not where it should be.
+
+    Examples
+    --------
+    >>> X, y = load("flights").part("val")
+    >>> y.null_count().to_dicts()
+    [{'cancelled': 0, 'dep_del15': 440, 'arr_delay': 481, 'air_time': 481}]
+    """
+    if name not in _LOADERS:
+        raise ValueError(f"unknown data set {name!r}; known are {', '.join(NAMES)}")
+    return _LOADERS[name](folder, **options)

@@ -1,0 +1,131 @@
+"""What a loaded data set is: one lazy table and the role of each of its columns."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import polars as pl
+
+from tabmtl.schema import Kind
+
+PARTS = ("train", "val", "test")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Dataset:
+    """One real table with its roles, as polars reads it: nothing is loaded before a ``collect``.
+
+    ``features``, ``targets`` and ``split`` are views of one table, so their rows agree. The dtype of a
+    feature says what it is: every categorical feature and the task column are String, whatever the file
+    stores (integer codes, or polars Categorical, whose codes differ from process to process); every other
+    feature is a number. Binary targets are Int8, regression targets Float32, and a null target is an
+    unlabelled cell.
+
+    Parameters
+    ----------
+    name : str
+        Name of the set.
+    table : polars.LazyFrame
+        The stored rows, with a column ``split`` that says "train", "val" or "test".
+    numeric, categorical : tuple of str
+        The features. A column named nowhere here leaks a target or identifies a row: it is no feature.
+    tasks : dict of str to {"binary", "regression"}
+        Kind of each target. A long set has one target, which every task of ``task_column`` fills.
+    licence, source : str
+        Whose data these are, and where they come from.
+    task_column : str, optional
+        In a long set (one task per row), the feature that names the row's task.
+    groups : str, optional
+        Column of ``table`` whose values never cross the split: what ``groups=`` of a cross-validation takes.
+
+    Examples
+    --------
+    >>> from tabmtl.pipelines.datasets import load
+    >>> portal = load("portal")
+    >>> portal.tasks
+    {'weight': 'regression', 'hindfoot_length': 'regression', 'male': 'binary'}
+    >>> X, y = portal.part("train")
+    >>> X.shape, y.shape
+    ((20548, 7), (20548, 3))
+    """
+
+    name: str
+    table: pl.LazyFrame
+    numeric: tuple[str, ...]
+    categorical: tuple[str, ...]
+    tasks: dict[str, Kind]
+    licence: str
+    source: str
+    task_column: str | None = None
+    groups: str | None = None
+
+    @property
+    def features(self) -> pl.LazyFrame:
+        """The numeric, then the categorical features, and last the task column of a long set."""
+        strings = (*self.categorical, *([self.task_column] if self.task_column else []))
+        return self.table.select(pl.col(self.numeric), pl.col(strings).cast(pl.String))
+
+    @property
+    def targets(self) -> pl.LazyFrame:
+        """One column per target, null where a row has no label."""
+        dtypes = {"binary": pl.Int8, "regression": pl.Float32}
+        return self.table.select(pl.col(name).cast(dtypes[kind]) for name, kind in self.tasks.items())
+
+    @property
+    def split(self) -> pl.LazyFrame:
+        """The one column ``split``: "train", "val" or "test"."""
+        return self.table.select("split")
+
+    def part(self, name: str) -> tuple[pl.DataFrame, pl.DataFrame | pl.Series]:
+        """Collect one part of the stored split, in the order of the table.
+
+        Parameters
+        ----------
+        name : {"train", "val", "test"}
+            Which part.
+
+        Returns
+        -------
+        X : polars.DataFrame of shape (n, n_features)
+            The features, and in a long set the task column.
+        y : polars.DataFrame of shape (n, n_tasks), or polars.Series of length n
+            The targets; a Series in a long set, where each row belongs to one task.
+
+        Raises
+        ------
+        ValueError
+            If there is no part of this name.
+        """
+        if name not in PARTS:
+            raise ValueError(f"{self.name}: a part is one of {', '.join(PARTS)}; got {name!r}")
+        rows = replace(self, table=self.table.filter(pl.col("split") == name))
+        X, y = pl.collect_all([rows.features, rows.targets])
+        return X, y.to_series() if self.task_column else y
+
+
+def stored(name: str, folder: str | Path | None) -> Path:
+    """Path of the stored table of a set: ``<folder>/<name>/data.parquet``.
+
+    Parameters
+    ----------
+    name : str
+        Name of the set.
+    folder : str, pathlib.Path or None
+        The data folder; None reads the environment variable ``TABMTL_DATA``.
+
+    Raises
+    ------
+    FileNotFoundError
+        If no folder is named, or it does not hold the table.
+    """
+    table = f"{name}/data.parquet"
+    cure = f"name the folder that holds {table} by folder= or by the environment variable TABMTL_DATA"
+    root = folder or os.environ.get("TABMTL_DATA")
+    if not root:
+        raise FileNotFoundError(f"{name}: expected {table} in a data folder, but none is named; {cure}")
+    path = Path(root) / table
+    if not path.is_file():
+        raise FileNotFoundError(f"{name}: expected the table {path}, but there is no such file; {cure}")
+    return path
