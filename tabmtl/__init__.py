@@ -1,1 +1,57 @@
-"""tabmtl."""
+"""Multi-task learning on tables: one scikit-learn object that learns several targets at once.
+
+Everything loads on first use, so ``import tabmtl`` brings in neither torch nor LightGBM.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tabmtl.metrics import MultitaskGain, multitask_gain
+    from tabmtl.model_selection import MultiTaskKFold, make_multitask_scorer
+    from tabmtl.models.independent import IndependentTasks, IndependentTasksClassifier, IndependentTasksRegressor
+    from tabmtl.models.multitabnet import MultiTabNet, MultiTabNetClassifier, MultiTabNetRegressor
+    from tabmtl.models.shared_bottom import SharedBottom, SharedBottomClassifier, SharedBottomRegressor
+    from tabmtl.persist import ModelFileError, load
+    from tabmtl.schema import TabmtlWarning, Task
+
+_HOMES = {
+    "metrics": ("MultitaskGain", "multitask_gain"),
+    "model_selection": ("MultiTaskKFold", "make_multitask_scorer"),
+    "models.independent": ("IndependentTasks", "IndependentTasksClassifier", "IndependentTasksRegressor"),
+    "models.multitabnet": ("MultiTabNet", "MultiTabNetClassifier", "MultiTabNetRegressor"),
+    "models.shared_bottom": ("SharedBottom", "SharedBottomClassifier", "SharedBottomRegressor"),
+    "persist": ("ModelFileError", "load"),
+    "schema": ("TabmtlWarning", "Task"),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "IndependentTasks",
+    "IndependentTasksClassifier",
+    "IndependentTasksRegressor",
+    "ModelFileError",
+    "MultiTabNet",
+    "MultiTabNetClassifier",
+    "MultiTabNetRegressor",
+    "MultiTaskKFold",
+    "MultitaskGain",
+    "SharedBottom",
+    "SharedBottomClassifier",
+    "SharedBottomRegressor",
+    "TabmtlWarning",
+    "Task",
+    "load",
+    "make_multitask_scorer",
+    "multitask_gain",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'tabmtl' has no attribute {name!r}")
+    return getattr(import_module(f"tabmtl.{_HOME_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

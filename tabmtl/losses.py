@@ -76,7 +76,9 @@ class MultiTaskLoss:
             tasks[:1] if long else tasks for tasks in (self._binary, self._regression, self._multiclass)
         )
         if long:
-            binary, regression, multiclass = ([0] if tasks else [] for tasks in (binary, regression, multiclass))
+            binary, regression, multiclass = (
+                [0] if tasks else [] for tasks in (binary, regression, multiclass)
+            )
         rows = torch.empty_like(y)
         if binary:
             score = torch.cat([scores[t] for t in binary], dim=1).float()

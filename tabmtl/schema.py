@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+import numpy as np
+
 Kind = Literal["binary", "multiclass", "regression"]
 Level = str
 
@@ -141,3 +143,11 @@ class Batch:
         if hasattr(self.x_num, "index_select"):
             return self.map(lambda tensor: tensor.index_select(0, index))
         return self.map(lambda array: array[index])
+
+    def wide_labels(self, n_tasks: int) -> np.ndarray:
+        """Labels (n, T) as numpy: in the long layout, every row's one label under its own task."""
+        if self.task is None:
+            return self.y
+        wide = np.full((len(self), n_tasks), np.nan)
+        wide[np.arange(len(self)), self.task] = self.y[:, 0]
+        return wide

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -107,7 +108,9 @@ def train(
         score = _monitored(record, options.monitor, tasks) if valid is not None else float(epoch)
         if score > best_score:
             best, best_score = epoch, score
-            best_weights = {k: v.clone() for k, v in network.state_dict().items()} if valid is not None else None
+            best_weights = (
+                {k: v.clone() for k, v in network.state_dict().items()} if valid is not None else None
+            )
         if (on_epoch is not None and on_epoch(record)) or _is_over(epoch - best, options.patience):
             break
     if best_weights is not None:
@@ -117,14 +120,24 @@ def train(
 
 def predict_scores(network: torch.nn.Module, data: Batch, precision: str = "float32") -> list[Tensor]:
     """Raw scores of all rows, one tensor a task (long layout: one tensor), computed in slices."""
+    parts = _in_slices(network, network.__call__, data, precision)
+    return [torch.cat(columns).float() for columns in zip(*parts, strict=True)]
+
+
+def represent_rows(network: torch.nn.Module, data: Batch, precision: str = "float32") -> Tensor:
+    """Shared representation (n, r) of all rows, computed in slices."""
+    return torch.cat(_in_slices(network, network.represent, data, precision)).float()
+
+
+def _in_slices(network: torch.nn.Module, function: Callable[..., Any], data: Batch, precision: str) -> list[Any]:
     network.eval()
     step = len(data) if network.batch_dependent else _PREDICT_ROWS
+    inputs = (data.x_num, data.x_cat, data.task)
     with torch.inference_mode(), _autocast(data, precision):
-        parts = [
-            network(*(None if x is None else x[start : start + step] for x in (data.x_num, data.x_cat, data.task)))
+        return [
+            function(*(None if x is None else x[start : start + step] for x in inputs))
             for start in range(0, len(data), step)
         ]
-    return [torch.cat(columns).float() for columns in zip(*parts, strict=True)]
 
 
 class _Loop:
@@ -138,7 +151,13 @@ class _Loop:
         options: TrainOptions,
         evaluate: Evaluate,
     ) -> None:
-        self.network, self.loss, self.tasks, self.options, self.evaluate = network, loss, tasks, options, evaluate
+        self.network, self.loss, self.tasks, self.options, self.evaluate = (
+            network,
+            loss,
+            tasks,
+            options,
+            evaluate,
+        )
         parameters = [p for p in network.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             parameters, lr=options.learning_rate, weight_decay=options.weight_decay, fused=True
@@ -190,7 +209,7 @@ class _Loop:
     def _record(self, part: str, losses: Tensor, data: Batch, scores: list[Tensor], scored: Batch) -> Record:
         """Mean losses over the labelled weight of `data`, and the scores of the rows `scored`."""
         means = (losses / self._labelled_weight(data)).tolist()
-        bad = [task.name for task, mean in zip(self.tasks, losses.tolist(), strict=True) if mean != mean]
+        bad = [task.name for task, loss in zip(self.tasks, losses.tolist(), strict=True) if not math.isfinite(loss)]
         if bad:
             raise ValueError(
                 f"training diverged: the {part} loss of task {bad[0]!r} is not finite; lower learning_rate "

@@ -163,8 +163,14 @@ class FeatureCoder:
     def _scale(self, block: np.ndarray) -> None:
         """Map raw numeric values (rows, n_numeric) in place."""
         if np.isinf(block).any():
-            where = [name for name, bad in zip(self.columns.numeric, np.isinf(block).any(axis=0), strict=True) if bad]
-            raise ValueError(f"column {where[0]!r} holds an infinite value; replace it by null or a finite number")
+            where = [
+                name
+                for name, bad in zip(self.columns.numeric, np.isinf(block).any(axis=0), strict=True)
+                if bad
+            ]
+            raise ValueError(
+                f"column {where[0]!r} holds an infinite value; replace it by null or a finite number"
+            )
         if self.transform == "standardize":
             block -= self.center
             block /= self.scale
@@ -256,7 +262,9 @@ def _statistics(
 def _reject_infinite(stats: dict[str, Any], numeric: Sequence[str]) -> None:
     for name in numeric:
         if stats.get(f"infinite:{name}"):
-            raise ValueError(f"column {name!r} holds an infinite value; replace it by null or a finite number")
+            raise ValueError(
+                f"column {name!r} holds an infinite value; replace it by null or a finite number"
+            )
 
 
 def _levels(counts: list[dict[str, Any]], min_frequency: int) -> tuple[str, ...]:
@@ -274,7 +282,11 @@ def _text(name: str, dtype: pl.DataType) -> pl.Expr:
     column = pl.col(name)
     if dtype.is_float():
         whole = (column == column.round()) & column.is_finite() & (column.abs() < 2**53)
-        text = pl.when(whole).then(column.cast(pl.Int64, strict=False).cast(pl.String)).otherwise(column.cast(pl.String))
+        text = (
+            pl.when(whole)
+            .then(column.cast(pl.Int64, strict=False).cast(pl.String))
+            .otherwise(column.cast(pl.String))
+        )
         return pl.when(column.is_nan()).then(None).otherwise(text).alias(name)
     return column.cast(pl.String)
 

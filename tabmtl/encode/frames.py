@@ -73,9 +73,13 @@ def read_features(X: Any) -> tuple[pl.DataFrame | pl.LazyFrame, bool]:
 
 def _check_not_empty(frame: pl.DataFrame) -> None:
     if frame.height == 0:
-        raise ValueError(f"Found array with 0 sample(s) (shape={frame.shape}) while a minimum of 1 is required.")
+        raise ValueError(
+            f"Found array with 0 sample(s) (shape={frame.shape}) while a minimum of 1 is required."
+        )
     if frame.width == 0:
-        raise ValueError(f"Found array with 0 feature(s) (shape={frame.shape}) while a minimum of 1 is required.")
+        raise ValueError(
+            f"Found array with 0 feature(s) (shape={frame.shape}) while a minimum of 1 is required."
+        )
 
 
 def read_targets(y: Any) -> tuple[pl.DataFrame, Origin]:
@@ -122,13 +126,17 @@ def write_targets(frame: pl.DataFrame, origin: Origin, index: Any = None) -> Any
         Row labels of the features, used where both are pandas.
     """
     if origin.container == "polars":
-        return frame.to_series().alias(frame.columns[0] if origin.named else "") if origin.ndim == 1 else frame
+        return (
+            frame.to_series().alias(frame.columns[0] if origin.named else "") if origin.ndim == 1 else frame
+        )
     if origin.container == "pyarrow":
         table = frame.to_arrow()
         return table.column(0) if origin.ndim == 1 else table
     if origin.container == "pandas":
         return _write_pandas(frame, origin, index)
-    arrays = [_write_array(column, dtype) for column, dtype in zip(frame.iter_columns(), origin.dtypes, strict=True)]
+    arrays = [
+        _write_array(column, dtype) for column, dtype in zip(frame.iter_columns(), origin.dtypes, strict=True)
+    ]
     return arrays[0] if origin.ndim == 1 else np.column_stack(arrays)
 
 
@@ -147,7 +155,9 @@ def _write_pandas(frame: pl.DataFrame, origin: Origin, index: Any) -> Any:
     for column, dtype in zip(frame.iter_columns(), origin.dtypes, strict=True):
         if isinstance(column.dtype, pl.Enum):
             values: Any = pd.Categorical(
-                column.to_list(), categories=column.dtype.categories.to_list(), ordered=dtype == "category-ordered"
+                column.to_list(),
+                categories=column.dtype.categories.to_list(),
+                ordered=dtype == "category-ordered",
             )
         elif column.dtype.is_float():
             values = column.to_numpy()
@@ -177,7 +187,9 @@ def read_weights(sample_weight: Any, n: int, names: Sequence[str]) -> np.ndarray
     if nw.dependencies.is_into_dataframe(sample_weight):
         native = nw.from_native(sample_weight, eager_only=True)
         if set(native.columns) != set(names):
-            raise ValueError(f"sample_weight has columns {native.columns}, expected one per task: {list(names)}")
+            raise ValueError(
+                f"sample_weight has columns {native.columns}, expected one per task: {list(names)}"
+            )
         weight = np.column_stack([native[name].to_numpy() for name in names]).astype(np.float64)
     elif nw.dependencies.is_into_series(sample_weight):
         weight = nw.from_native(sample_weight, series_only=True).to_numpy().astype(np.float64)
@@ -185,14 +197,20 @@ def read_weights(sample_weight: Any, n: int, names: Sequence[str]) -> np.ndarray
         weight = np.full(n, sample_weight, dtype=np.float64)
     else:
         weight = check_array(
-            sample_weight, dtype=np.float64, ensure_2d=False, ensure_all_finite=False, input_name="sample_weight"
+            sample_weight,
+            dtype=np.float64,
+            ensure_2d=False,
+            ensure_all_finite=False,
+            input_name="sample_weight",
         )
     if weight.shape not in {(n,), (n, len(names))}:
         raise ValueError(
             f"sample_weight.shape == {weight.shape}, expected {(n,)!r} or {(n, len(names))!r} (rows, tasks)"
         )
     if not np.isfinite(weight).all() or (weight < 0).any():
-        raise ValueError("sample_weight holds a negative, missing or infinite value; weights must be finite and >= 0")
+        raise ValueError(
+            "sample_weight holds a negative, missing or infinite value; weights must be finite and >= 0"
+        )
     return weight
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from tabmtl.encode.frames import Origin, read_targets, write_targets
+from tabmtl.encode.frames import Origin, read_targets, read_weights, write_targets
 from tabmtl.schema import Kind, TabmtlWarning, Task
 
 DeclaredTasks = Mapping[str, Kind | Task] | Sequence[Task]
@@ -53,6 +53,7 @@ class LabelCoder:
     def fit(
         cls,
         y: Any,
+        sample_weight: Any = None,
         *,
         tasks: DeclaredTasks | None = None,
         force: str | None = None,
@@ -64,6 +65,8 @@ class LabelCoder:
         ----------
         y : frame, series or array
             The targets; null and NaN are unlabelled.
+        sample_weight : array of shape (n,) or (n, T), or frame, optional
+            Labels of weight 0 are unlabelled.
         tasks : mapping of name to kind or Task, or sequence of Task, optional
             Declared kinds; they beat inferred ones. A sequence names the columns of an array by position.
         force : {"classification", "regression"}, optional
@@ -79,9 +82,12 @@ class LabelCoder:
         frame, origin = read_targets(y)
         frame = _rename(frame, origin, tasks)
         declared = _declared(tasks, frame.columns)
+        frame, _ = _without_weightless(frame, sample_weight)
         fitted = [_fit_task(frame[name], declared.get(name), force) for name in frame.columns]
         if task_levels is not None and len(fitted) != 1:
-            raise ValueError(f"task_column needs one target, one label a row; y has {len(fitted)}: {frame.columns}")
+            raise ValueError(
+                f"task_column needs one target, one label a row; y has {len(fitted)}: {frame.columns}"
+            )
         coder = cls(
             tasks=tuple(fitted),
             origin=origin,
@@ -90,7 +96,7 @@ class LabelCoder:
             center=np.zeros(len(fitted)),
             scale=np.ones(len(fitted)),
         )
-        values = coder._encode_frame(frame)
+        values = coder._encode_columns(frame)
         for j, task in enumerate(fitted):
             if task.kind == "regression":
                 coder.center[j], coder.scale[j] = _center_and_scale(values[:, j])
@@ -99,10 +105,17 @@ class LabelCoder:
         long_tasks = tuple(replace(fitted[0], name=level) for level in task_levels)
         return replace(coder, tasks=long_tasks, task_levels=tuple(task_levels))
 
-    def encode(self, y: Any) -> np.ndarray:
-        """Labels as numbers, (n, C) float64 with NaN = unlabelled.
+    def encode(self, y: Any, sample_weight: Any = None) -> tuple[np.ndarray, np.ndarray | None]:
+        """Labels as numbers, and their weights.
 
         Frames are matched by name, arrays by position.
+
+        Returns
+        -------
+        values : ndarray of float64, shape (n, C)
+            NaN = unlabelled; a label of weight 0 is unlabelled.
+        weight : ndarray of shape (n, C), or None without sample weights
+            0 where unlabelled.
 
         Raises
         ------
@@ -114,18 +127,19 @@ class LabelCoder:
             missing = [name for name in self.names if name not in frame.columns]
             if missing:
                 raise ValueError(f"y lacks the targets {missing}; it has {frame.columns}")
-            return self._encode_frame(frame.select(self.names))
-        if frame.width != len(self.names):
+            frame = frame.select(self.names)
+        elif frame.width != len(self.names):
             raise ValueError(f"y has {frame.width} targets, expected {len(self.names)}: {list(self.names)}")
-        return self._encode_frame(frame.rename(dict(zip(frame.columns, self.names, strict=True))))
+        frame = frame.rename(dict(zip(frame.columns, self.names, strict=True)))
+        frame, weight = _without_weightless(frame, sample_weight)
+        values = self._encode_columns(frame)
+        return values, None if weight is None else np.where(np.isnan(values), 0.0, weight)
 
-    def _encode_frame(self, frame: pl.DataFrame) -> np.ndarray:
-        columns = [
-            _encode_column(series, task) for series, task in zip(frame.iter_columns(), self._column_tasks(), strict=True)
-        ]
-        return np.column_stack(columns)
+    def _encode_columns(self, frame: pl.DataFrame) -> np.ndarray:
+        pairs = zip(frame.iter_columns(), self.column_tasks(), strict=True)
+        return np.column_stack([_encode_column(series, task) for series, task in pairs])
 
-    def _column_tasks(self) -> tuple[Task, ...]:
+    def column_tasks(self) -> tuple[Task, ...]:
         """One task per column of y: in the long layout the tasks differ in name only."""
         if self.task_levels is None:
             return self.tasks
@@ -138,7 +152,7 @@ class LabelCoder:
     def outputs(self, scores: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Raw scores (n, width) per column of y as probabilities (n, K), or values (n,) in own units."""
         results = []
-        for j, (score, task) in enumerate(zip(scores, self._column_tasks(), strict=True)):
+        for j, (score, task) in enumerate(zip(scores, self.column_tasks(), strict=True)):
             score = score.astype(np.float64)
             if task.kind == "regression":
                 results.append(score[:, 0] * self.scale[j] + self.center[j])
@@ -161,7 +175,9 @@ class LabelCoder:
             Row labels of the answer where y was pandas.
         """
         columns = []
-        for output, task, name, dtype in zip(outputs, self._column_tasks(), self.names, self.dtypes, strict=True):
+        for output, task, name, dtype in zip(
+            outputs, self.column_tasks(), self.names, self.dtypes, strict=True
+        ):
             if task.is_classification:
                 labels = pl.Series(name, list(task.classes or ()))
                 columns.append(labels.gather(np.argmax(output, axis=1)).cast(dtype))
@@ -206,12 +222,26 @@ def _rename(frame: pl.DataFrame, origin: Origin, tasks: DeclaredTasks | None) ->
     return frame
 
 
+def _without_weightless(frame: pl.DataFrame, sample_weight: Any) -> tuple[pl.DataFrame, np.ndarray | None]:
+    """The labels that count, null in place of those of weight 0, and the weights (n, C)."""
+    weight = read_weights(sample_weight, frame.height, frame.columns)
+    if weight is None:
+        return frame, None
+    weight = np.broadcast_to(weight.reshape(frame.height, -1), frame.shape)
+    columns = [
+        pl.select(pl.when(pl.Series(weight[:, j] > 0)).then(series).alias(series.name)).to_series()
+        for j, series in enumerate(frame.iter_columns())
+    ]
+    return pl.DataFrame(columns), weight
+
+
 def _declared(tasks: DeclaredTasks | None, columns: Sequence[str]) -> dict[str, Task]:
     if tasks is None:
         return {}
     if isinstance(tasks, Mapping):
         entries = {
-            name: task if isinstance(task, Task) else Task(name=name, kind=task) for name, task in tasks.items()
+            name: task if isinstance(task, Task) else Task(name=name, kind=task)
+            for name, task in tasks.items()
         }
     else:
         entries = {task.name: task for task in tasks}
@@ -231,10 +261,16 @@ def _fit_task(series: pl.Series, declared: Task | None, force: str | None) -> Ta
     """Kind and classes of one target."""
     name = series.name
     present = _present(series)
-    if present.dtype.is_temporal() or not (_is_text(present) or present.dtype.is_numeric() or present.len() == 0):
-        raise TypeError(f"task {name!r}: labels of type {series.dtype} are neither classes nor numbers; cast them")
+    if present.dtype.is_temporal() or not (
+        _is_text(present) or present.dtype.is_numeric() or present.len() == 0
+    ):
+        raise TypeError(
+            f"task {name!r}: labels of type {series.dtype} are neither classes nor numbers; cast them"
+        )
     if present.len() == 0:
-        raise ValueError(f"task {name!r} has no observed label: every value is missing (null or NaN); drop the task")
+        raise ValueError(
+            f"task {name!r} has no observed label: every value is missing (null or NaN); drop the task"
+        )
     if present.dtype.is_float() and present.is_infinite().any():
         raise ValueError(f"task {name!r}: a label is infinite; replace it by null or a finite number")
     if declared is not None:
@@ -287,20 +323,26 @@ def _with_classes(task: Task, present: pl.Series) -> Task:
     """Complete a task by the classes its labels show, or check the declared ones."""
     if task.kind == "regression":
         if _is_text(present) and present.dtype != pl.Boolean:
-            raise ValueError(f"task {task.name!r} is a regression task, but its labels are {present.dtype}; got text")
+            raise ValueError(
+                f"task {task.name!r} is a regression task, but its labels are {present.dtype}; got text"
+            )
         return task
     seen = _classes(present)
     if task.classes is not None:
         unknown = [label for label in seen if label not in task.classes]
         if unknown:
-            raise ValueError(f"task {task.name!r}: labels {unknown} are not among its classes {list(task.classes)}")
+            raise ValueError(
+                f"task {task.name!r}: labels {unknown} are not among its classes {list(task.classes)}"
+            )
     elif len(seen) == 1:
         raise ValueError(
             f"task {task.name!r} has one single class, {seen[0]!r}, among its labels; a classifier needs at "
             "least two classes: drop the task, or declare its classes"
         )
     elif task.kind == "binary" and len(seen) != 2:
-        raise ValueError(f"task {task.name!r} is binary, but its labels have {len(seen)} classes: {list(seen[:10])}")
+        raise ValueError(
+            f"task {task.name!r} is binary, but its labels have {len(seen)} classes: {list(seen[:10])}"
+        )
     return replace(task, classes=task.classes or seen)
 
 
@@ -310,7 +352,9 @@ def _encode_column(series: pl.Series, task: Task) -> np.ndarray:
             raise ValueError(f"task {task.name!r} expects numbers, got labels of type {series.dtype}")
         values = series.cast(pl.Float64).to_numpy()
         if np.isinf(values).any():
-            raise ValueError(f"task {task.name!r}: a label is infinite; replace it by null or a finite number")
+            raise ValueError(
+                f"task {task.name!r}: a label is infinite; replace it by null or a finite number"
+            )
         return values
     classes = pl.Series(list(task.classes or ()))
     if series.dtype in (pl.Categorical, pl.Enum):
@@ -320,8 +364,12 @@ def _encode_column(series: pl.Series, task: Task) -> np.ndarray:
     if series.dtype == pl.Null or series.null_count() == len(series):
         return np.full(len(series), np.nan)
     if (classes.dtype == pl.String) != (series.dtype == pl.String):
-        raise ValueError(f"task {task.name!r}: labels are {series.dtype}, expected ones like {classes.to_list()[:5]}")
-    codes = series.replace_strict(classes, np.arange(float(len(classes))), default=None, return_dtype=pl.Float64)
+        raise ValueError(
+            f"task {task.name!r}: labels are {series.dtype}, expected ones like {classes.to_list()[:5]}"
+        )
+    codes = series.replace_strict(
+        classes, np.arange(float(len(classes))), default=None, return_dtype=pl.Float64
+    )
     unknown = series.filter(codes.is_null() & series.is_not_null())
     if len(unknown):
         raise ValueError(

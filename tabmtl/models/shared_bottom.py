@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from tabmtl.base import ClassifierFace, RegressorFace
 from tabmtl.blocks import MLP, FeatureTokenizer, NumericEmbedding, Towers
+from tabmtl.network import NetworkEstimator
 from tabmtl.schema import Columns, Task
 
 
@@ -73,3 +76,65 @@ class SharedBottomNetwork(nn.Module):
             (B, width) raw scores per task; with ``task``, one tensor with each row's own.
         """
         return self.heads(self.represent(x_num, x_cat), task)
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class SharedBottom(NetworkEstimator):
+    """Shared bottom: one trunk h = MLP(embeddings of the columns) for all tasks, and a head per task on it.
+
+    The oldest multi-task network, and the one to beat: tasks share everything but their heads.
+
+    Parameters
+    ----------
+    hidden : sequence of int, default=(256, 128)
+        Widths of the trunk's layers.
+    head_hidden : int, default=64
+        Width of a head's hidden layer; 0 leaves one linear layer per task.
+    d_embedding : int, default=16
+        Width of a column's embedding.
+    numeric_embedding : {"linear", "piecewise", "periodic"}, default="piecewise"
+        How a number becomes an embedding.
+    dropout : float, default=0.1
+        Share of hidden values dropped in training.
+    **options
+        The fields of :class:`tabmtl.network.NetworkEstimator` (training) and
+        :class:`tabmtl.base.MultiTaskEstimator` (tasks and columns).
+
+    References
+    ----------
+    Caruana (1997), "Multitask Learning", Machine Learning 28.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tabmtl import SharedBottom
+    >>> X = np.random.default_rng(0).normal(size=(200, 4))
+    >>> y = X @ np.ones((4, 2))
+    >>> SharedBottom(epochs=2, random_state=0).fit(X, y).predict(X).shape
+    (200, 2)
+    """
+
+    hidden: Sequence[int] = (256, 128)
+    head_hidden: int = 64
+    d_embedding: int = 16
+    numeric_embedding: NumericEmbedding = "piecewise"
+    dropout: float = 0.1
+
+    def _network(self, columns: Columns, tasks: Sequence[Task]) -> SharedBottomNetwork:
+        return SharedBottomNetwork(
+            columns,
+            tasks,
+            hidden=self.hidden,
+            head_hidden=self.head_hidden,
+            d_embedding=self.d_embedding,
+            numeric_embedding=self.numeric_embedding,
+            dropout=self.dropout,
+        )
+
+
+class SharedBottomClassifier(ClassifierFace, SharedBottom):
+    """`SharedBottom` whose every task is a classification."""
+
+
+class SharedBottomRegressor(RegressorFace, SharedBottom):
+    """`SharedBottom` whose every task is a regression."""

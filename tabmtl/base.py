@@ -1,0 +1,373 @@
+"""The contract: what every multi-task estimator does, with scikit-learn's names and rules."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import polars as pl
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import _check_feature_names, check_is_fitted
+
+from tabmtl.encode import TableCoder
+from tabmtl.encode.features import NumericTransform
+from tabmtl.metrics import check_metric, mean_score, score_task
+from tabmtl.persist import Saved, write_folder
+from tabmtl.schema import Batch, Kind, Task
+
+
+def _gives_probabilities(estimator: MultiTaskEstimator) -> bool:
+    if estimator._target_kind == "regression":
+        return False
+    if not hasattr(estimator, "tasks_") or any(task.is_classification for task in estimator.tasks_):
+        return True
+    raise AttributeError("predict_proba needs a classification task; all tasks are regressions")
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class MultiTaskEstimator(BaseEstimator):
+    """Base of all estimators: one object that learns several targets at once.
+
+    A subclass gives `_fit` and `_outputs`; frames, targets, scores and files are handled here.
+
+    Parameters
+    ----------
+    tasks : mapping of name to kind or Task, or sequence of Task, optional
+        Kinds of the targets; what is not declared is inferred. Text, categories and booleans are classes; floats
+        are a regression target, except floats that are only 0 and 1; whole numbers with two values are binary;
+        other whole numbers are ambiguous, which a warning says.
+    task_column : str, optional
+        Long layout: the column of X that names every row's own task. Then y holds one label a row.
+    categorical_features : "from_dtype" or sequence of str or int, default="from_dtype"
+        Columns of X that hold categories; by default those with text, categories or booleans.
+    random_state : int, RandomState or None, default=None
+        Rules all randomness; the global generators stay untouched.
+    """
+
+    tasks: Mapping[str, Kind | Task] | Sequence[Task] | None = None
+    task_column: str | None = None
+    categorical_features: Literal["from_dtype"] | Sequence[str | int] = "from_dtype"
+    random_state: int | np.random.RandomState | None = None
+
+    # what the three faces differ in: the kind of every undeclared task
+    _target_kind: ClassVar[Literal["classification", "regression"] | None] = None
+
+    def fit(
+        self, X: Any, y: Any, *, sample_weight: Any = None, X_val: Any = None, y_val: Any = None
+    ) -> MultiTaskEstimator:
+        """Fit all tasks.
+
+        Parameters
+        ----------
+        X : frame or array of shape (n, p)
+            Features: numbers, booleans, text or categories; null and NaN are missing values.
+        y : frame, series or array of shape (n,) or (n, T)
+            Targets of any mix of kinds; null and NaN are unlabelled cells.
+        sample_weight : array of shape (n,) or (n, T), or frame with the task names, optional
+            Normalised over the labelled rows of every task; weight 0 equals an absent label.
+        X_val, y_val : optional
+            Rows for early stopping, where the method has it.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError, TypeError
+            If the input does not fit; the message names the column or task and the cure. The estimator is
+            then left as it was.
+        """
+        if (X_val is None) != (y_val is None):
+            raise ValueError("X_val and y_val belong together; got only one of them")
+        self._check_params()
+        coder = TableCoder.fit(
+            X,
+            y,
+            sample_weight,
+            tasks=self.tasks,
+            force=self._target_kind,
+            task_column=self.task_column,
+            categorical=self.categorical_features,
+            encoding=self._encoding(),
+        )
+        tasks = tuple(replace(task, metric=check_metric(task)) for task in coder.labels.tasks)
+        coder = replace(coder, labels=replace(coder.labels, tasks=tasks))
+        batch = coder.read(X, y, sample_weight)
+        valid = None if X_val is None else coder.read(X_val, y_val)
+        fitted = self._fit(X, coder, batch, valid, _draw_seed(self.random_state))
+        self._set_fitted(coder, fitted)
+        return self
+
+    def predict(self, X: Any) -> Any:
+        """Predict all tasks.
+
+        Parameters
+        ----------
+        X : frame or array of shape (n, p)
+            With the columns of fit.
+
+        Returns
+        -------
+        y : like the y of fit
+            Its container, names and label types: (n, T), or (n,) for a flat target. In the long layout every row
+            is answered for its own task.
+        """
+        outputs = self._read_and_answer(X)
+        index = X.index if type(X).__module__.startswith("pandas") else None
+        return self._coder.labels.decode(outputs, index)
+
+    @available_if(_gives_probabilities)
+    def predict_proba(self, X: Any) -> Any:
+        """Class probabilities.
+
+        Returns
+        -------
+        probabilities : ndarray, list or dict
+            One array (n, K) for a flat target. For several targets, a dict from task to (n, K) with the
+            classification tasks only; the Classifier faces give scikit-learn's list instead. The columns
+            follow ``classes`` of the task.
+        """
+        outputs = self._read_and_answer(X)
+        labels = self._coder.labels
+        if labels.origin.ndim == 1:
+            return outputs[0]
+        if self._target_kind == "classification":
+            return outputs
+        pairs = zip(labels.tasks, outputs, strict=True)
+        return {task.name: output for task, output in pairs if task.is_classification}
+
+    def score_tasks(self, X: Any, y: Any, sample_weight: Any = None) -> dict[str, float | None]:
+        """Score every task on its labelled rows.
+
+        Parameters
+        ----------
+        X, y : as in fit
+        sample_weight : array of shape (n,) or (n, T), or frame, optional
+
+        Returns
+        -------
+        scores : dict of str to float
+            Task to score, by the task's metric, higher is better; None with a warning where it is undefined.
+        """
+        return self._score(X, y, sample_weight, self.tasks_)
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Mean over the tasks of `score_tasks`; tasks whose score is undefined are left out."""
+        return mean_score(self.score_tasks(X, y, sample_weight))
+
+    def save(self, path: str | Path) -> None:
+        """Save to a folder of JSON, safetensors and, for trees, LightGBM text; no pickle.
+
+        Saving is atomic: a reader sees the old model or the new one. `tabmtl.load` reads it. A callback such as
+        ``on_epoch`` is not saved.
+
+        Parameters
+        ----------
+        path : str or Path
+            Folder; made where it does not exist.
+
+        Raises
+        ------
+        TypeError
+            If a parameter cannot be written without pickle.
+        """
+        check_is_fitted(self)
+        facts, arrays, texts = self._state()
+        coder_facts, coder_arrays = self._coder.to_state()
+        saved = Saved(
+            facts={
+                "params": {
+                    name: _to_json(name, value) for name, value in self.get_params(deep=False).items()
+                },
+                "coder": coder_facts,
+                "fitted": facts,
+            },
+            arrays={f"coder.{k}": v for k, v in coder_arrays.items()}
+            | {f"fitted.{k}": v for k, v in arrays.items()},
+            texts=texts,
+        )
+        write_folder(path, type(self).__name__, saved)
+
+    @classmethod
+    def _from_saved(cls, saved: Saved) -> MultiTaskEstimator:
+        estimator = cls(**{name: _from_json(value) for name, value in saved.facts["params"].items()})
+        parts: dict[str, dict[str, np.ndarray]] = {"coder": {}, "fitted": {}}
+        for name, array in saved.arrays.items():
+            part, key = name.split(".", 1)
+            parts[part][key] = array
+        coder = TableCoder.from_state(saved.facts["coder"], parts["coder"])
+        estimator._set_fitted(coder, cls._fitted_from(saved.facts["fitted"], parts["fitted"], saved.texts))
+        return estimator
+
+    # what a subclass gives
+
+    def _check_params(self) -> None:
+        """Raise a ValueError for a hyper-parameter out of range."""
+
+    def _encoding(self) -> dict[str, Any]:
+        """How features are encoded: `transform` and `min_frequency` of `FeatureCoder.fit`."""
+        transform: NumericTransform = "none"
+        return {"transform": transform, "min_frequency": 1}
+
+    def _fit(self, X: Any, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int) -> dict[str, Any]:
+        """Fit on encoded rows (labels in own units) and return the fitted attributes by name."""
+        raise NotImplementedError
+
+    def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
+        """Probabilities (n, K) or values (n,) per column of y."""
+        raise NotImplementedError
+
+    def _state(self) -> tuple[dict[str, Any], dict[str, np.ndarray], dict[str, str]]:
+        """The fitted attributes as JSON values, arrays and texts."""
+        raise NotImplementedError
+
+    @classmethod
+    def _fitted_from(
+        cls, facts: dict[str, Any], arrays: dict[str, np.ndarray], texts: dict[str, str]
+    ) -> dict[str, Any]:
+        """The fitted attributes that `_state` described."""
+        raise NotImplementedError
+
+    # shared steps
+
+    def _set_fitted(self, coder: TableCoder, fitted: dict[str, Any]) -> None:
+        # forget a former fit only now that the new one has succeeded
+        for name in [name for name in vars(self) if name.endswith("_") and not name.startswith("_")]:
+            delattr(self, name)
+        self._coder = coder
+        self.tasks_ = coder.labels.tasks
+        self.n_features_in_ = len(coder.names)
+        if coder.named:
+            self.feature_names_in_ = np.array(coder.names, dtype=object)
+        if self._target_kind == "classification":
+            classes = [np.array(task.classes) for task in coder.labels.column_tasks()]
+            self.classes_ = classes[0] if coder.labels.origin.ndim == 1 else classes
+        for name, value in fitted.items():
+            setattr(self, name, value)
+
+    def _read_and_answer(self, X: Any) -> list[np.ndarray]:
+        check_is_fitted(self)
+        self._check_columns(X)
+        return self._outputs(X, self._coder.read(X))
+
+    def _check_columns(self, X: Any) -> None:
+        """Hold the columns of X against those of fit, with scikit-learn's messages."""
+        columns = getattr(X, "column_names", None) or getattr(X, "columns", None)
+        if isinstance(X, pl.LazyFrame):
+            columns = X.collect_schema().names()
+        if columns is not None and self._coder.named and list(columns) == list(self._coder.names):
+            return
+        _check_feature_names(self, X if columns is None else pl.DataFrame(schema=list(map(str, columns))), reset=False)
+        n_features = len(columns) if columns is not None else _n_features(X)
+        if n_features != self.n_features_in_:
+            raise ValueError(
+                f"X has {n_features} features, but {type(self).__name__} is expecting {self.n_features_in_} features "
+                "as input"
+            )
+
+    def _score(self, X: Any, y: Any, sample_weight: Any, tasks: Sequence[Task]) -> dict[str, float | None]:
+        """Scores by the metrics of `tasks`, which are the fitted ones but for their metric."""
+        outputs = self._read_and_answer(X)
+        batch = self._coder.read(X, y, sample_weight)
+        return score_batch(tasks, batch, outputs)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = True
+        tags.target_tags.multi_output = True
+        tags.target_tags.single_output = True
+        tags.input_tags.allow_nan = True
+        tags.input_tags.categorical = True
+        return tags
+
+
+class ClassifierFace(ClassifierMixin):
+    """Every task is a classification; scikit-learn sees a classifier."""
+
+    _target_kind = "classification"
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Accuracy, averaged over the tasks; unlabelled cells are left out."""
+        tasks = [replace(task, metric="accuracy") for task in self.tasks_]  # type: ignore[attr-defined]
+        return mean_score(self._score(X, y, sample_weight, tasks))  # type: ignore[attr-defined]
+
+
+class RegressorFace(RegressorMixin):
+    """Every task is a regression; scikit-learn sees a regressor."""
+
+    _target_kind = "regression"
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """R², averaged over the tasks; unlabelled cells are left out."""
+        tasks = [replace(task, metric="r2") for task in self.tasks_]  # type: ignore[attr-defined]
+        return mean_score(self._score(X, y, sample_weight, tasks))  # type: ignore[attr-defined]
+
+
+def score_batch(
+    tasks: Sequence[Task], batch: Batch, outputs: Sequence[np.ndarray]
+) -> dict[str, float | None]:
+    """Score outputs, per column of y, on the labels of a batch; in the long layout every task has its own rows."""
+    scores: dict[str, float | None] = {}
+    for t, task in enumerate(tasks):
+        rows = slice(None) if batch.task is None else np.flatnonzero(batch.task == t)
+        column = t if batch.task is None else 0
+        weight = None if batch.weight is None else batch.weight[rows, column]
+        score = score_task(task, batch.y[rows, column], outputs[column][rows], weight)
+        scores[task.name] = None if math.isnan(score) else score
+    return scores
+
+
+def _draw_seed(random_state: int | np.random.RandomState | None) -> int:
+    if random_state is None:
+        return int(np.random.default_rng().integers(2**31))
+    if isinstance(random_state, np.random.RandomState):
+        return int(random_state.randint(2**31 - 1))
+    return int(random_state)
+
+
+def _n_features(X: Any) -> int:
+    shape = np.shape(X)
+    if len(shape) != 2:
+        raise ValueError(f"Expected 2D array, got an array of shape {shape} instead. Reshape your data")
+    return shape[1]
+
+
+def _to_json(name: str, value: Any) -> Any:
+    """A hyper-parameter as JSON; what is no plain value is tagged by its type."""
+    if callable(value) and name.startswith("on_"):
+        return None
+    if isinstance(value, Task):
+        return {"task": {key: getattr(value, key) for key in ("name", "kind", "classes", "metric", "weight")}}
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, tuple):
+        return {"tuple": [_to_json(name, item) for item in value]}
+    if isinstance(value, list):
+        return [_to_json(name, item) for item in value]
+    if isinstance(value, Mapping):
+        return {"dict": {str(key): _to_json(name, item) for key, item in value.items()}}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(
+        f"the parameter {name}={value!r} cannot be saved without pickle; set it to a plain value "
+        "(number, text, list, dict or Task) before saving"
+    )
+
+
+def _from_json(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_from_json(item) for item in value]
+    if isinstance(value, dict):
+        ((tag, content),) = value.items()
+        if tag == "task":
+            return Task(**content)
+        if tag == "tuple":
+            return tuple(_from_json(item) for item in content)
+        return {key: _from_json(item) for key, item in content.items()}
+    return value

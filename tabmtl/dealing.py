@@ -1,0 +1,216 @@
+"""Deal rows, or whole groups of rows, to folds so that each fold holds its share of every task and class.
+
+Iterative stratification of multi-label data (Sechidis et al., "On the Stratification of Multi-Label Data", 2011),
+dealt stratum by stratum instead of row by row. A stratum is the labelled rows of a regression task, or one class
+of a classification task. From the rarest stratum to the most frequent, those of its rows that are not yet dealt go
+to the folds that need them most; the stratum of all rows comes last and evens out the sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from tabmtl.schema import Task
+
+
+@dataclass(frozen=True, eq=False)
+class Strata:
+    """Which strata each row belongs to: at most one per task, and the one of all rows, which is the last.
+
+    Parameters
+    ----------
+    codes : ndarray of int, shape (T + 1, n)
+        Number of the row's stratum, 0..S-1, by task; the last line is the stratum of all rows. S stands for an
+        unlabelled cell.
+    owner : tuple of int
+        The line of ``codes`` that holds each of the S strata.
+    classes : tuple
+        Class label of each of the S strata, None where it is no class.
+    """
+
+    codes: np.ndarray
+    owner: tuple[int, ...]
+    classes: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, y: np.ndarray, tasks: Sequence[Task]) -> Strata:
+        """Number the strata of labels (n, T), NaN = unlabelled, class indices of ``task.classes``."""
+        members = [(t, label) for t, task in enumerate(tasks) for label in task.classes or (None,)]
+        members.append((len(tasks), None))
+        owner, classes = zip(*members, strict=True)
+        unlabelled = len(owner)
+        codes = np.full((len(tasks) + 1, len(y)), unlabelled - 1, dtype=np.min_scalar_type(unlabelled))
+        for t, task in enumerate(tasks):
+            index = y[:, t] if task.is_classification else 0
+            codes[t] = np.where(np.isnan(y[:, t]), unlabelled, owner.index(t) + index)
+        return cls(codes, owner, classes)
+
+    def count(self, fold: np.ndarray, n_folds: int) -> np.ndarray:
+        """Rows of each stratum in each fold, (n_folds, S), given the fold (n,) of each row."""
+        return _count(self.codes, fold, n_folds, len(self.owner))
+
+    def spread(self, group: np.ndarray | None) -> np.ndarray:
+        """Number of rows, or of groups, that hold each stratum, (S,): it can be in that many folds at most."""
+        if group is None:
+            return self.count(np.zeros(self.codes.shape[1], dtype=np.intp), 1)[0]
+        return np.diff(_count_groups(self, group).tocsc().indptr)
+
+
+def deal_rows(strata: Strata, shares: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
+    """Deal every row to a fold.
+
+    Parameters
+    ----------
+    strata : Strata
+        Of n rows.
+    shares : ndarray of shape (F,)
+        Part of the rows that each fold is to get; they sum to 1.
+    rng : Generator or None
+        Chooses among rows with the same labels; None takes them in their order.
+
+    Returns
+    -------
+    ndarray of int, shape (n,)
+        Fold of each row.
+    """
+    n_folds, n_strata = len(shares), len(strata.owner)
+    # Neighbours in this order have the same labels, so dealing in turns evens out their other strata as well.
+    order = _by_signature(strata.codes, n_strata, rng)
+    codes = strata.codes[:, order]  # (T + 1, n)
+    left = _count(codes, np.zeros(len(order), dtype=np.intp), 1, n_strata)[0]
+    target = np.outer(shares, left)  # (F, S)
+    held = np.zeros_like(target)
+    fold = np.full(len(order), -1)
+    while left.any():
+        rarest = _rarest(left)
+        rows = np.flatnonzero((codes[strata.owner[rarest]] == rarest) & (fold < 0))
+        need = target - held
+        fold[rows] = _in_turns(_quotas(len(rows), need[:, rarest], held[:, rarest], need[:, -1]), rng)
+        added = _count(codes[:, rows], fold[rows], n_folds, n_strata)
+        held += added
+        left -= added.sum(axis=0)
+    dealt = np.empty_like(fold)
+    dealt[order] = fold
+    return dealt
+
+
+def deal_groups(strata: Strata, group: np.ndarray, n_folds: int, rng: np.random.Generator | None) -> np.ndarray:
+    """Deal every group of rows to a fold, all folds alike.
+
+    Groups of the rarest stratum come first, those with most of its rows before the others; each goes to a fold
+    that lacks this stratum, among those to the one that already holds least of what the group brings.
+
+    Parameters
+    ----------
+    strata : Strata
+        Of n rows.
+    group : ndarray of int, shape (n,)
+        Group of each row, 0..G-1.
+    n_folds : int
+        Number of folds F, at most G.
+    rng : Generator or None
+        Chooses among groups of the same size; None takes them in their order.
+
+    Returns
+    -------
+    ndarray of int, shape (n,)
+        Fold of each row.
+    """
+    counts = _count_groups(strata, group)  # (G, S)
+    by_stratum = counts.tocsc()
+    total = counts.sum(axis=0)
+    left = np.diff(by_stratum.indptr)
+    held = np.zeros((n_folds, len(total)))
+    fold = np.full(counts.shape[0], -1)
+    while left.any():
+        rarest = _rarest(left)
+        span = slice(*by_stratum.indptr[rarest : rarest + 2])
+        for g in _largest_first(by_stratum.indices[span], by_stratum.data[span], rng):
+            if fold[g] >= 0:
+                continue
+            span = slice(*counts.indptr[g : g + 2])
+            present, rows = counts.indices[span], counts.data[span]
+            crowding = held[:, present] @ (rows / total[present] ** 2)
+            lacking = held[:, rarest] == 0
+            fold[g] = np.where(lacking | ~lacking.any(), crowding, np.inf).argmin()
+            held[fold[g], present] += rows
+            left[present] -= 1
+    return fold[group]
+
+
+def _rarest(left: np.ndarray) -> int:
+    """The stratum with fewest left, but some; among equals the first, so that all rows, the last, come last."""
+    return int(np.where(left > 0, left, np.inf).argmin())
+
+
+def _count(codes: np.ndarray, fold: np.ndarray, n_folds: int, n_strata: int) -> np.ndarray:
+    """Rows of each stratum in each fold, (n_folds, n_strata)."""
+    width = n_strata + 1
+    counts = sum(np.bincount(fold * width + code, minlength=n_folds * width) for code in codes)
+    return np.reshape(counts, (n_folds, width))[:, :n_strata]
+
+
+def _count_groups(strata: Strata, group: np.ndarray) -> sparse.csr_array:
+    """Rows of each stratum in each group, (G, S)."""
+    n_strata, lines = len(strata.owner), len(strata.codes)
+    ones = np.ones(strata.codes.size, dtype=np.int64)
+    index = (np.tile(group, lines), strata.codes.ravel())
+    return sparse.coo_array((ones, index), shape=(group.max() + 1, n_strata + 1)).tocsr()[:, :n_strata]
+
+
+def _by_signature(codes: np.ndarray, n_strata: int, rng: np.random.Generator | None) -> np.ndarray:
+    """Order of the rows that puts those in the same strata side by side, shuffled among themselves."""
+    n = codes.shape[1]
+    order = np.arange(n) if rng is None else rng.permutation(n)
+    # A fixed seed: these are hash keys, not choices.
+    keys = np.random.default_rng(0).integers(2**64, size=n_strata + 1, dtype=np.uint64)
+    signature = np.zeros(n, dtype=np.uint64)
+    for code in codes:
+        signature ^= keys[code]
+    return order[np.argsort(signature[order], kind="stable")]
+
+
+def _quotas(count: int, need: np.ndarray, held: np.ndarray, room: np.ndarray) -> np.ndarray:
+    """Share ``count`` rows out: one to each fold that holds none, then by need, rounded in favour of room.
+
+    Parameters
+    ----------
+    count : int
+        Sum of the quotas and of the needs.
+    need, held : ndarray of shape (F,)
+        What each fold still needs and already holds of the stratum.
+    room : ndarray of shape (F,)
+        What each fold still needs of all rows.
+    """
+    quota = np.zeros(len(need), dtype=np.intp)
+    empty = np.flatnonzero(held == 0)
+    quota[empty[np.lexsort((-room[empty], -need[empty]))][:count]] = 1
+    open_need = np.clip(need - quota, 0, None)
+    if open_need.any():
+        exact = open_need * ((count - quota.sum()) / open_need.sum())
+        # Rounded, because equal needs differ in their last bits.
+        whole = np.floor(np.round(exact, 9))
+        quota += whole.astype(np.intp)
+        rounded_up = np.lexsort((-room, -np.round(exact - whole, 9)))[: count - quota.sum()]
+        quota[rounded_up] += 1
+    return quota
+
+
+def _in_turns(quotas: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
+    """Sequence of folds in which fold f occurs ``quotas[f]`` times, spread evenly."""
+    n_folds = len(quotas)
+    rank = np.arange(n_folds) if rng is None else rng.permutation(n_folds)
+    fold = np.repeat(np.arange(n_folds), quotas)
+    turn = np.arange(len(fold)) - np.repeat(np.cumsum(quotas) - quotas, quotas)
+    return fold[np.argsort((turn + (rank[fold] + 0.5) / n_folds) / quotas[fold], kind="stable")]
+
+
+def _largest_first(groups: np.ndarray, rows: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
+    """Groups by falling number of rows, shuffled among those of the same number."""
+    order = np.arange(len(groups)) if rng is None else rng.permutation(len(groups))
+    return groups[order[np.argsort(-rows[order], kind="stable")]]

@@ -1,0 +1,164 @@
+"""A table with its targets to one batch of arrays; the wide and the long layout meet here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+
+from tabmtl.encode.features import FeatureCoder
+from tabmtl.encode.frames import read_features
+from tabmtl.encode.labels import DeclaredTasks, LabelCoder
+from tabmtl.schema import Batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableCoder:
+    """Fitted encoding of features and targets.
+
+    Attributes
+    ----------
+    features : FeatureCoder
+    labels : LabelCoder
+    task_column : str or None
+        Long layout: the column of X that names every row's own task. It is no feature.
+    names : tuple of str
+        All columns of X in order, the task column included.
+    named : bool
+        Whether X brought these names.
+    """
+
+    features: FeatureCoder
+    labels: LabelCoder
+    task_column: str | None
+    names: tuple[str, ...]
+    named: bool
+
+    @classmethod
+    def fit(
+        cls,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        *,
+        tasks: DeclaredTasks | None,
+        force: str | None,
+        task_column: str | None,
+        categorical: Literal["from_dtype"] | Sequence[str | int],
+        encoding: Mapping[str, Any],
+    ) -> TableCoder:
+        """Learn the encoding of a table.
+
+        Parameters as in `LabelCoder.fit` and `FeatureCoder.fit`, whose ``transform`` and ``min_frequency`` are in
+        `encoding`.
+        """
+        frame, named = read_features(X)
+        names = tuple(frame.collect_schema().names())
+        levels = None
+        if task_column is not None:
+            if task_column not in names:
+                raise ValueError(f"task_column {task_column!r} is no column of X; X has {list(names)}")
+            levels = _task_levels(frame, task_column)
+            frame = frame.drop(task_column)
+        if categorical != "from_dtype":
+            categorical = [names[c] if isinstance(c, int | np.integer) else c for c in categorical]
+        return cls(
+            features=FeatureCoder.fit(frame, categorical=categorical, **encoding),
+            labels=LabelCoder.fit(y, sample_weight, tasks=tasks, force=force, task_levels=levels),
+            task_column=task_column,
+            names=names,
+            named=named,
+        )
+
+    def read(self, X: Any, y: Any = None, sample_weight: Any = None) -> Batch:
+        """Encode rows, with their labels if `y` is given.
+
+        Labels come in their own units. Weights come normalised to mean 1 over the labelled rows of every task; a
+        label of weight 0 becomes unlabelled.
+
+        Raises
+        ------
+        ValueError
+            If rows do not match, a task is unknown, or a value does not fit; see the coders.
+        """
+        frame, named = read_features(X)
+        found = frame.collect_schema().names()
+        if len(found) != len(self.names) or (named and self.named and tuple(found) != self.names):
+            raise ValueError(f"X has the columns {found}, expected those of fit: {list(self.names)}")
+        frame = frame.rename(dict(zip(found, self.names, strict=True)))
+        task = None if self.task_column is None else self._task_codes(frame)
+        x_num, x_cat = self.features.encode(frame.select(self.features.names))
+        batch = Batch(x_num=x_num, x_cat=x_cat, task=task)
+        if y is None:
+            return batch
+        values, weight = self.labels.encode(y, sample_weight)
+        if len(values) != len(batch):
+            raise ValueError(
+                f"Found input variables with inconsistent numbers of samples: X has {len(batch)} rows, "
+                f"y has {len(values)}"
+            )
+        if weight is not None:
+            weight = _normalize(weight, task, len(self.labels.tasks))
+        return replace(batch, y=values, weight=weight)
+
+    def _task_codes(self, frame: pl.DataFrame | pl.LazyFrame) -> np.ndarray:
+        texts = frame.lazy().select(pl.col(self.task_column).cast(pl.String)).collect().to_series()
+        levels = self.labels.task_levels or ()
+        codes = texts.cast(pl.Enum(levels), strict=False).to_physical()
+        if codes.null_count():
+            unknown = texts.filter(codes.is_null())[0]
+            raise ValueError(
+                f"task_column {self.task_column!r}: the task {unknown!r} was not seen in fit; expected one of "
+                f"{list(levels[:10])}{'...' if len(levels) > 10 else ''}: drop these rows, or fit with some of them"
+            )
+        return codes.to_numpy().astype(np.int64)
+
+    def to_state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """The coder as JSON-able facts and arrays."""
+        features, feature_arrays = self.features.to_state()
+        labels, label_arrays = self.labels.to_state()
+        facts = {
+            "features": features,
+            "labels": labels,
+            "task_column": self.task_column,
+            "names": self.names,
+            "named": self.named,
+        }
+        arrays = {f"features.{name}": array for name, array in feature_arrays.items()}
+        return facts, arrays | {f"labels.{name}": array for name, array in label_arrays.items()}
+
+    @classmethod
+    def from_state(cls, facts: dict[str, Any], arrays: dict[str, np.ndarray]) -> TableCoder:
+        """The coder that `to_state` described."""
+        parts: dict[str, dict[str, np.ndarray]] = {"features": {}, "labels": {}}
+        for name, array in arrays.items():
+            part, key = name.split(".", 1)
+            parts[part][key] = array
+        return cls(
+            features=FeatureCoder.from_state(facts["features"], parts["features"]),
+            labels=LabelCoder.from_state(facts["labels"], parts["labels"]),
+            task_column=facts["task_column"],
+            names=tuple(facts["names"]),
+            named=facts["named"],
+        )
+
+
+def _task_levels(frame: pl.DataFrame | pl.LazyFrame, task_column: str) -> tuple[str, ...]:
+    values = frame.lazy().select(pl.col(task_column)).collect().to_series()
+    if values.null_count():
+        raise ValueError(f"task_column {task_column!r} has missing values; every row needs a task")
+    return tuple(values.unique().sort().cast(pl.String).to_list())
+
+
+def _normalize(weight: np.ndarray, task: np.ndarray | None, n_tasks: int) -> np.ndarray:
+    """Weights with mean 1 over the positive ones of each task."""
+    if task is None:
+        counts = np.maximum((weight > 0).sum(axis=0), 1)
+        totals = weight.sum(axis=0)
+        return weight * (counts / np.where(totals > 0, totals, 1))
+    counts = np.maximum(np.bincount(task, weight[:, 0] > 0, minlength=n_tasks), 1)
+    totals = np.bincount(task, weight[:, 0], minlength=n_tasks)
+    return weight * (counts / np.where(totals > 0, totals, 1))[task, None]

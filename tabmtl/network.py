@@ -1,0 +1,284 @@
+"""The torch half of the contract: training options, and from fitted weights to predictions."""
+
+from __future__ import annotations
+
+import warnings
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+import torch
+from joblib import effective_n_jobs
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
+
+from tabmtl.base import MultiTaskEstimator, score_batch
+from tabmtl.encode import TableCoder
+from tabmtl.encode.features import NumericTransform
+from tabmtl.model_selection import train_valid_split
+from tabmtl.progress import show_progress
+from tabmtl.schema import Batch, Columns, TabmtlWarning, Task
+from tabmtl.train import OnEpoch, TrainOptions, predict_scores, represent_rows, train
+
+_ROWS_TO_SPLIT = 20  # fewer rows are all trained on: a validation part would hold next to nothing
+_PARAMETERS_PER_THREAD = 100_000  # smaller networks lose more to the hand-over than a second thread gains
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MultiTaskEstimator):
+    """Base of the estimators whose model is a torch network; a subclass gives `_network`.
+
+    Parameters
+    ----------
+    epochs : int
+        Passes over the training rows, at most.
+    batch_size : int
+        Rows of an optimiser step. On a CPU a step is computed in micro-batches of 256 rows, with the same result.
+    learning_rate : float
+        Of AdamW at the start; it falls to zero over all epochs along half a cosine.
+    weight_decay : float
+    early_stopping : bool, default=True
+        Watch the validation score, stop when it has not risen for ``patience`` epochs, and keep the best weights.
+        Without X_val and y_val in fit, ``validation_fraction`` of the rows is set aside.
+    validation_fraction : float, default=0.15
+    patience : int
+    monitor : str, default="mean"
+        What early stopping watches: the mean of the tasks' validation scores, or the name of one task.
+    numeric_transform : {"standardize", "quantile"}
+        How numeric columns are scaled; see :class:`tabmtl.encode.FeatureCoder`.
+    min_frequency : int, default=5
+        Levels of a categorical column seen less often share one embedding, which unseen levels use too.
+    precision : {"float32", "bf16"}, default="float32"
+        ``"bf16"`` computes matrix products in bfloat16: faster on GPUs and on CPUs with AVX512-BF16 or AMX.
+    device : str, default="auto"
+        ``"auto"`` is a GPU if torch sees one, else the CPU.
+    n_jobs : int, optional
+        Threads, as scikit-learn counts them (-1 = all). None lets the size of the network decide: one thread for a
+        small one, all for a large one.
+    verbose : int, default=0
+        1 shows progress with the current scores.
+    on_epoch : callable, optional
+        Called after every epoch with its row of ``history_`` as a dict; a true answer stops training. Not saved.
+
+    Attributes
+    ----------
+    tasks_ : tuple of Task
+    history_ : polars DataFrame
+        One row an epoch: ``epoch``, ``train/loss``, ``train/score`` and per task ``train/<task>/loss`` and
+        ``train/<task>/<metric>``; the same under ``val/``. Train scores are taken while the weights move, on up
+        to 50 000 rows.
+    best_iteration_ : int
+        Number of epochs whose weights were kept.
+    """
+
+    epochs: int = 50
+    batch_size: int = 512
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-5
+    early_stopping: bool = True
+    validation_fraction: float = 0.15
+    patience: int = 10
+    monitor: str = "mean"
+    numeric_transform: NumericTransform = "standardize"
+    min_frequency: int = 5
+    precision: Literal["float32", "bf16"] = "float32"
+    device: str = "auto"
+    n_jobs: int | None = None
+    verbose: int = 0
+    on_epoch: OnEpoch | None = None
+
+    @abstractmethod
+    def _network(self, columns: Columns, tasks: Sequence[Task]) -> torch.nn.Module:
+        """Build the untrained network; see `tabmtl.train.Network`."""
+
+    def transform(self, X: Any) -> np.ndarray:
+        """The shared representation that the tasks' heads read.
+
+        Parameters
+        ----------
+        X : frame or array of shape (n, p)
+
+        Returns
+        -------
+        representation : ndarray of float32, shape (n, r)
+        """
+        check_is_fitted(self)
+        self._check_columns(X)
+        network, device = self._fitted_network()
+        batch = self._coder.read(X).map(lambda array: torch.from_numpy(array).to(device))
+        with _threads(self.n_jobs, network):
+            return represent_rows(network, batch, self.precision).cpu().numpy()
+
+    def _check_params(self) -> None:
+        _check_range("epochs", self.epochs, 1)
+        _check_range("batch_size", self.batch_size, 1)
+        _check_range("patience", self.patience, 1)
+        _check_range("learning_rate", self.learning_rate, 0)
+        _check_range("weight_decay", self.weight_decay, 0)
+        _check_choice("numeric_transform", self.numeric_transform, ("standardize", "quantile"))
+        _check_choice("precision", self.precision, ("float32", "bf16"))
+        if not 0 < self.validation_fraction < 1:
+            raise ValueError(f"validation_fraction must be between 0 and 1, got {self.validation_fraction!r}")
+
+    def _encoding(self) -> dict[str, Any]:
+        return {"transform": self.numeric_transform, "min_frequency": self.min_frequency}
+
+    def _fit(self, X: Any, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int) -> dict[str, Any]:
+        tasks = coder.labels.tasks
+        if self.monitor != "mean" and self.monitor not in [task.name for task in tasks]:
+            raise ValueError(f"monitor must be 'mean' or a task, got {self.monitor!r}; {_names(tasks)}")
+        if valid is None and self.early_stopping and len(batch) >= _ROWS_TO_SPLIT:
+            rng = np.random.default_rng(seed)
+            kept, held_out = train_valid_split(batch.wide_labels(len(tasks)), tasks, self.validation_fraction, rng)
+            batch, valid = batch.rows(kept), batch.rows(held_out)
+        device = _device(self.device)
+        with _seeded(seed, device):
+            network = self._network(coder.features.columns, tasks).to(device)
+            with _threads(self.n_jobs, network):
+                history, best = self._train(network, coder, batch, valid, device)
+                _, width = represent_rows(network, _tensors(batch.rows(np.arange(1)), coder, device), "float32").shape
+        weights = {name: tensor.detach().cpu().numpy() for name, tensor in network.state_dict().items()}
+        return {
+            "history_": pl.DataFrame(history, schema_overrides={"epoch": pl.Int64}),
+            "best_iteration_": best + 1,
+            "weights_": weights,
+            "_n_features_out": width,
+            "_module": None,
+        }
+
+    def _train(
+        self, network: torch.nn.Module, coder: TableCoder, batch: Batch, valid: Batch | None, device: torch.device
+    ) -> tuple[list[dict[str, float | None]], int]:
+        options = TrainOptions(
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            patience=self.patience if self.early_stopping and valid is not None else None,
+            monitor=self.monitor,
+            precision=self.precision,
+        )
+        tasks = coder.labels.tasks
+        with ExitStack() as stack:
+            show = stack.enter_context(show_progress(self.epochs, tasks)) if self.verbose else None
+
+            def on_epoch(record: dict[str, float | None]) -> bool:
+                if show is not None:
+                    show(record)
+                return bool(self.on_epoch is not None and self.on_epoch(record))
+
+            return train(
+                network,
+                tasks,
+                _tensors(batch, coder, device),
+                None if valid is None else _tensors(valid, coder, device),
+                options,
+                evaluate=lambda scores, scored: _evaluate(coder, scores, scored),
+                on_epoch=on_epoch,
+            )
+
+    def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
+        network, device = self._fitted_network()
+        with _threads(self.n_jobs, network):
+            scores = predict_scores(network, batch.map(lambda a: torch.from_numpy(a).to(device)), self.precision)
+        return self._coder.labels.outputs([score.cpu().numpy() for score in scores])
+
+    def _fitted_network(self) -> tuple[torch.nn.Module, torch.device]:
+        """The module of the fitted weights, built on first use: the state itself is arrays only."""
+        device = _device(self.device)
+        if self._module is None:
+            with _seeded(0, device):
+                module = self._network(self._coder.features.columns, self.tasks_)
+            module.load_state_dict({name: torch.from_numpy(array) for name, array in self.weights_.items()})
+            self._module = module.to(device).eval()
+        return self._module, device
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(super().__getstate__())
+        if "_module" in state:
+            state["_module"] = None
+        return state
+
+    def _state(self) -> tuple[dict[str, Any], dict[str, np.ndarray], dict[str, str]]:
+        facts = {
+            "history": self.history_.to_dict(as_series=False),
+            "best_iteration": self.best_iteration_,
+            "n_features_out": self._n_features_out,
+        }
+        return facts, self.weights_, {}
+
+    @classmethod
+    def _fitted_from(
+        cls, facts: dict[str, Any], arrays: dict[str, np.ndarray], texts: dict[str, str]
+    ) -> dict[str, Any]:
+        schema = {name: pl.Int64 if name == "epoch" else pl.Float64 for name in facts["history"]}
+        return {
+            "history_": pl.DataFrame(facts["history"], schema=schema),
+            "best_iteration_": facts["best_iteration"],
+            "weights_": arrays,
+            "_n_features_out": facts["n_features_out"],
+            "_module": None,
+        }
+
+
+def _tensors(batch: Batch, coder: TableCoder, device: torch.device) -> Batch:
+    """A batch for training: standardised float32 labels, on the device."""
+    weight = None if batch.weight is None else batch.weight.astype(np.float32)
+    batch = replace(batch, y=coder.labels.standardize(batch.y), weight=weight)
+    return batch.map(lambda array: torch.from_numpy(array).to(device))
+
+
+def _evaluate(coder: TableCoder, scores: Sequence[torch.Tensor], batch: Batch) -> dict[str, float | None]:
+    """Scores of raw scores on training-unit labels, in own units; undefined ones are None."""
+    labels = coder.labels
+    outputs = labels.outputs([score.float().cpu().numpy() for score in scores])
+    arrays = Batch(**{name: part.cpu().numpy() if part is not None else None for name, part in vars(batch).items()})
+    own = replace(arrays, y=arrays.y.astype(np.float64) * labels.scale + labels.center)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TabmtlWarning)
+        return score_batch(labels.tasks, own, outputs)
+
+
+def _names(tasks: Sequence[Task]) -> str:
+    return f"tasks are {[task.name for task in tasks]}"
+
+
+def _device(device: str) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(device)
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's generators inside, and leave them outside as they were."""
+    with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device], device_type=device.type):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def _threads(n_jobs: int | None, network: torch.nn.Module) -> Iterator[None]:
+    """Set torch's threads inside, and leave them outside as they were."""
+    before = torch.get_num_threads()
+    size = sum(parameter.numel() for parameter in network.parameters())
+    by_size = min(before, max(1, size // _PARAMETERS_PER_THREAD))
+    torch.set_num_threads(by_size if n_jobs is None else effective_n_jobs(n_jobs))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _check_range(name: str, value: float, low: float) -> None:
+    if not value >= low:
+        raise ValueError(f"{name} must be at least {low}, got {value!r}")
+
+
+def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {list(choices)}, got {value!r}")

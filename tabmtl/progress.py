@@ -1,0 +1,49 @@
+"""What ``verbose=1`` shows: a bar with the current score of every task, or plain lines where rich is not installed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from tabmtl.schema import Task
+
+_SHOWN_TASKS = 8
+
+
+@contextmanager
+def show_progress(epochs: int, tasks: Sequence[Task]) -> Iterator[Callable[[Mapping[str, float | None]], None]]:
+    """Show the epochs of a training run, in a terminal or a notebook.
+
+    Parameters
+    ----------
+    epochs : int
+        Epochs at most.
+    tasks : sequence of Task
+
+    Yields
+    ------
+    callable
+        To be called with the record of every epoch.
+    """
+    try:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    except ImportError:
+        yield lambda record: print(f"epoch {record['epoch'] or 0:.0f}  {_describe(record, tasks)}", flush=True)
+        return
+    columns = (BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    with Progress(*columns) as progress:
+        bar = progress.add_task("", total=epochs)
+        yield lambda record: progress.update(bar, advance=1, description=_describe(record, tasks))
+
+
+def _describe(record: Mapping[str, float | None], tasks: Sequence[Task]) -> str:
+    """Mean loss and the scores of the first tasks: on validation rows if there are any."""
+    part = "val" if "val/loss" in record else "train"
+    texts = [f"{part} loss {record[f'{part}/loss']:.4f}"]
+    for task in tasks[:_SHOWN_TASKS]:
+        score = record[f"{part}/{task.name}/{task.metric}"]
+        texts.append(f"{task.name} {'-' if score is None else format(score, '.4f')}")
+    if len(tasks) > _SHOWN_TASKS:
+        score = record[f"{part}/score"]
+        texts.append(f"mean of {len(tasks)} {'-' if score is None else format(score, '.4f')}")
+    return "  ".join(texts)
