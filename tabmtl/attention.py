@@ -19,6 +19,20 @@ from torch.nn import functional as F
 from tabmtl.blocks import Dropout
 
 
+def _softmax(scores: Tensor, mask: Tensor | None) -> Tensor:
+    """Softmax over the last axis of scores + mask, in float32: on CPUs PyTorch's bfloat16 form is slower.
+
+    Its float32 form is ten times slower per value where the axis is shorter than a vector register of 16, so
+    short ones are padded.
+    """
+    scores, n = scores.float(), scores.shape[-1]
+    if mask is not None:
+        scores = scores + mask
+    if n < 16:
+        return torch.softmax(F.pad(scores, (0, 16 - n), value=-torch.inf), dim=-1)[..., :n]
+    return torch.softmax(scores, dim=-1)
+
+
 class FeedForward(nn.Module):
     """``W_down dropout(gelu(W_up x))``; can give its first outputs only.
 
@@ -75,15 +89,12 @@ class FeatureAttention(nn.Module):
         mixed = self._all(x, mask) if n_queries == x.shape[1] else self._first(x, mask, n_queries)
         return self.out(mixed)
 
-    def _weights(self, scores: Tensor, mask: Tensor | None) -> Tensor:
-        return self.dropout(torch.softmax(scores if mask is None else scores + mask.to(scores.dtype), dim=-1))
-
     def _all(self, x: Tensor, mask: Tensor | None) -> Tensor:
         n_rows, n_tokens, d_token = x.shape
         d_head = d_token // self.n_heads
         qkv = self.qkv(x).view(n_rows, n_tokens, 3, self.n_heads, d_head)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind()  # (B, h, n, e/h) each
-        weights = self._weights((q * d_head**-0.5) @ k.transpose(-1, -2), mask)
+        weights = self.dropout(_softmax((q * d_head**-0.5) @ k.mT, mask))
         return (weights @ v).transpose(1, 2).reshape(n_rows, n_tokens, d_token)
 
     def _first(self, x: Tensor, mask: Tensor | None, s: int) -> Tensor:
@@ -100,7 +111,7 @@ class FeatureAttention(nn.Module):
         q = q.view(n_rows * s, heads, d_head).transpose(0, 1) @ w_k.view(heads, d_head, d_token)
         q = q.view(heads, n_rows, s, d_token).transpose(0, 1).reshape(n_rows, heads * s, d_token)
         scores = (q @ x.transpose(1, 2)).view(n_rows, heads, s, n_tokens)
-        weights = self._weights(scores, None if mask is None else mask[:s])
+        weights = self.dropout(_softmax(scores, None if mask is None else mask[:s]))
         seen = weights.view(n_rows, heads * s, n_tokens) @ x
         seen = seen.view(n_rows, heads, s, d_token).transpose(0, 1).reshape(heads, n_rows * s, d_token)
         values = torch.baddbmm(b_v.view(heads, 1, d_head), seen, w_v.view(heads, d_head, d_token).mT)

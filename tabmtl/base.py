@@ -182,14 +182,11 @@ class MultiTaskEstimator(BaseEstimator):
         coder_facts, coder_arrays = self._coder.to_state()
         saved = Saved(
             facts={
-                "params": {
-                    name: _to_json(name, value) for name, value in self.get_params(deep=False).items()
-                },
+                "params": {name: _to_json(name, value) for name, value in self.get_params(deep=False).items()},
                 "coder": coder_facts,
                 "fitted": facts,
             },
-            arrays={f"coder.{k}": v for k, v in coder_arrays.items()}
-            | {f"fitted.{k}": v for k, v in arrays.items()},
+            arrays={f"coder.{k}": v for k, v in coder_arrays.items()} | {f"fitted.{k}": v for k, v in arrays.items()},
             texts=texts,
         )
         write_folder(path, type(self).__name__, saved)
@@ -309,9 +306,7 @@ class RegressorFace(RegressorMixin):
         return mean_score(self._score(X, y, sample_weight, tasks))  # type: ignore[attr-defined]
 
 
-def score_batch(
-    tasks: Sequence[Task], batch: Batch, outputs: Sequence[np.ndarray]
-) -> dict[str, float | None]:
+def score_batch(tasks: Sequence[Task], batch: Batch, outputs: Sequence[np.ndarray]) -> dict[str, float | None]:
     """Score outputs, per column of y, on the labels of a batch; in the long layout every task has its own rows."""
     scores: dict[str, float | None] = {}
     for t, task in enumerate(tasks):
@@ -344,6 +339,8 @@ def _to_json(name: str, value: Any) -> Any:
         return None
     if isinstance(value, Task):
         return {"task": {key: getattr(value, key) for key in ("name", "kind", "classes", "metric", "weight")}}
+    if type(value).__module__.startswith("lightgbm."):
+        return {"lightgbm": {"class": type(value).__name__, "params": _to_json(name, value.get_params())}}
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, tuple):
@@ -369,5 +366,9 @@ def _from_json(value: Any) -> Any:
             return Task(**content)
         if tag == "tuple":
             return tuple(_from_json(item) for item in content)
+        if tag == "lightgbm" and content["class"] in ("LGBMClassifier", "LGBMRegressor"):
+            import lightgbm
+
+            return getattr(lightgbm, content["class"])(**_from_json(content["params"]))
         return {key: _from_json(item) for key, item in content.items()}
     return value

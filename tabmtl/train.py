@@ -108,9 +108,7 @@ def train(
         score = _monitored(record, options.monitor, tasks) if valid is not None else float(epoch)
         if score > best_score:
             best, best_score = epoch, score
-            best_weights = (
-                {k: v.clone() for k, v in network.state_dict().items()} if valid is not None else None
-            )
+            best_weights = {k: v.clone() for k, v in network.state_dict().items()} if valid is not None else None
         if (on_epoch is not None and on_epoch(record)) or _is_over(epoch - best, options.patience):
             break
     if best_weights is not None:

@@ -1,0 +1,223 @@
+"""Independent tasks: one single-task model per target, the honest reference of every multi-task gain."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import lightgbm as lgb
+import numpy as np
+from joblib import effective_n_jobs
+from sklearn.base import BaseEstimator, clone
+from sklearn.utils.validation import has_fit_parameter
+
+from tabmtl.base import ClassifierFace, MultiTaskEstimator, RegressorFace
+from tabmtl.encode import TableCoder, take_rows
+from tabmtl.model_selection import train_valid_split
+from tabmtl.schema import UNSEEN, Batch, Columns, Task
+
+_ROWS_TO_SPLIT = 50
+# as the reference scores of the field are made: shallow enough to be hard to beat, stopped on validation rows
+_DEFAULTS = {
+    "n_estimators": 1_000,
+    "learning_rate": 0.05,
+    "num_leaves": 31,
+    "min_child_samples": 20,
+    "colsample_bytree": 0.8,
+}
+_METRICS = {"binary": "auc", "multiclass": "multi_logloss", "regression": "rmse"}
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class IndependentTasks(MultiTaskEstimator):
+    """One model per task, each trained on its own labelled rows only.
+
+    The default is LightGBM with native categories, native missing values and, for every task, its own early
+    stopping. Any scikit-learn estimator can take its place: it then gets X as it was given, rows without a label
+    left out, and is fitted on all labelled rows.
+
+    Parameters
+    ----------
+    classifier, regressor : estimator, optional
+        Cloned for every classification and regression task. A LightGBM estimator is trained like the default, with
+        its own parameters.
+    early_stopping : bool, default=True
+        Stop LightGBM where a task's validation score (ROC AUC, log loss for many classes, RMSE) has not improved
+        for ``patience`` trees. Without X_val and y_val in fit, ``validation_fraction`` of the rows is set aside.
+    validation_fraction : float, default=0.15
+    patience : int, default=30
+    n_jobs : int, optional
+        Threads of LightGBM, as scikit-learn counts them.
+    **options
+        The fields of :class:`tabmtl.base.MultiTaskEstimator`.
+
+    Attributes
+    ----------
+    tasks_ : tuple of Task
+    estimators_ : dict of str to estimator
+        The fitted model of every task: a LightGBM Booster, or a scikit-learn estimator.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tabmtl import IndependentTasks
+    >>> X = np.random.default_rng(0).normal(size=(200, 3))
+    >>> y = np.column_stack([X[:, 0], X[:, 1] * 10])
+    >>> y[:50, 1] = np.nan  # unlabelled
+    >>> IndependentTasks(random_state=0).fit(X, y).predict(X).shape
+    (200, 2)
+    """
+
+    classifier: BaseEstimator | None = None
+    regressor: BaseEstimator | None = None
+    early_stopping: bool = True
+    validation_fraction: float = 0.15
+    patience: int = 30
+    n_jobs: int | None = None
+
+    def _fit(self, X: Any, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int) -> dict[str, Any]:
+        estimators: dict[str, Any] = {}
+        for t, task in enumerate(coder.labels.tasks):
+            rows = _labelled_rows(batch, t)
+            base = self.classifier if task.is_classification else self.regressor
+            if base is None or isinstance(base, lgb.LGBMModel):
+                held_out = None if valid is None else valid.rows(_labelled_rows(valid, t))
+                booster = self._fit_lightgbm(base, task, t, batch.rows(rows), held_out, coder.features.columns, seed)
+                estimators[task.name] = booster
+            else:
+                estimators[task.name] = self._fit_foreign(base, task, t, take_rows(X, rows), batch.rows(rows))
+        return {"estimators_": estimators}
+
+    def _fit_lightgbm(
+        self,
+        base: lgb.LGBMModel | None,
+        task: Task,
+        t: int,
+        batch: Batch,
+        valid: Batch | None,
+        columns: Columns,
+        seed: int,
+    ) -> lgb.Booster:
+        column = 0 if batch.task is not None else t
+        if valid is None and self.early_stopping and len(batch) >= _ROWS_TO_SPLIT:
+            rng = np.random.default_rng(seed)
+            labels = batch.y[:, column : column + 1]
+            kept, held_out = train_valid_split(labels, (task,), self.validation_fraction, rng)
+            batch, valid = batch.rows(kept), batch.rows(held_out)
+        params = self._lightgbm_params(base, task, seed)
+        n_trees = params.pop("n_estimators")
+        data = _dataset(batch, column, columns)
+        watched, callbacks = [], []
+        if self.early_stopping and valid is not None and len(valid):
+            watched = [_dataset(valid, column, columns, reference=data)]
+            callbacks = [lgb.early_stopping(self.patience, verbose=False)]
+        booster = lgb.train(params, data, n_trees, valid_sets=watched, callbacks=callbacks)
+        # the text is what save writes: a loaded model is then the fitted one
+        return lgb.Booster(model_str=booster.model_to_string(num_iteration=booster.best_iteration or -1))
+
+    def _lightgbm_params(self, base: lgb.LGBMModel | None, task: Task, seed: int) -> dict[str, Any]:
+        given = {} if base is None else base.get_params()
+        params = dict(_DEFAULTS) if base is None else {name: v for name, v in given.items() if v is not None}
+        for name in ("importance_type", "class_weight", "random_state", "n_jobs"):
+            params.pop(name, None)
+        params |= {"verbosity": -1, "seed": seed, "deterministic": True, "force_col_wise": True}
+        params["num_threads"] = effective_n_jobs(self.n_jobs)
+        params.setdefault("objective", task.kind)
+        params.setdefault("metric", _METRICS[task.kind])
+        if task.kind == "multiclass":
+            params["num_class"] = task.width
+        return params
+
+    def _fit_foreign(self, base: BaseEstimator, task: Task, t: int, X: Any, batch: Batch) -> BaseEstimator:
+        column = 0 if batch.task is not None else t
+        y = batch.y[:, column]
+        if task.is_classification:
+            y = np.array(task.classes)[y.astype(np.int64)]
+        weight = {}
+        if batch.weight is not None:
+            if not has_fit_parameter(base, "sample_weight"):
+                raise ValueError(f"task {task.name!r}: {type(base).__name__}.fit takes no sample_weight; leave it out")
+            weight["sample_weight"] = batch.weight[:, column]
+        return clone(base).fit(X, y, **weight)
+
+    def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
+        matrix = _tree_matrix(batch)
+        if batch.task is None:
+            return [self._answer(task, X, matrix) for task in self.tasks_]
+        output = None
+        for t, task in enumerate(self.tasks_):
+            rows = np.flatnonzero(batch.task == t)
+            if len(rows):
+                X_own = X if isinstance(self.estimators_[task.name], lgb.Booster) else take_rows(X, rows)
+                answer = self._answer(task, X_own, matrix[rows])
+                output = np.empty((len(batch), *answer.shape[1:])) if output is None else output
+                output[rows] = answer
+        assert output is not None
+        return [output]
+
+    def _answer(self, task: Task, X: Any, matrix: np.ndarray) -> np.ndarray:
+        estimator = self.estimators_[task.name]
+        if isinstance(estimator, lgb.Booster):
+            answer = estimator.predict(matrix)
+            return np.column_stack([1 - answer, answer]) if task.kind == "binary" else answer
+        if not task.is_classification:
+            return np.asarray(estimator.predict(X), dtype=np.float64)
+        probabilities = np.zeros((len(matrix), len(task.classes or ())))
+        own = {label: k for k, label in enumerate(task.classes or ())}
+        if hasattr(estimator, "predict_proba"):
+            probabilities[:, [own[label] for label in estimator.classes_.tolist()]] = estimator.predict_proba(X)
+        else:
+            probabilities[np.arange(len(matrix)), [own[label] for label in estimator.predict(X).tolist()]] = 1
+        return probabilities
+
+    def _state(self) -> tuple[dict[str, Any], dict[str, np.ndarray], dict[str, str]]:
+        foreign = [name for name, model in self.estimators_.items() if not isinstance(model, lgb.Booster)]
+        if foreign:
+            raise TypeError(
+                f"save writes LightGBM models and networks; the model of task {foreign[0]!r} is a "
+                f"{type(self.estimators_[foreign[0]]).__name__}, which only pickle could write: use joblib.dump, or "
+                "skops, on files you trust"
+            )
+        texts = {f"task{t}": self.estimators_[task.name].model_to_string() for t, task in enumerate(self.tasks_)}
+        return {"tasks": [task.name for task in self.tasks_]}, {}, texts
+
+    @classmethod
+    def _fitted_from(
+        cls, facts: dict[str, Any], arrays: dict[str, np.ndarray], texts: dict[str, str]
+    ) -> dict[str, Any]:
+        boosters = {name: lgb.Booster(model_str=texts[f"task{t}"]) for t, name in enumerate(facts["tasks"])}
+        return {"estimators_": boosters}
+
+
+class IndependentTasksClassifier(ClassifierFace, IndependentTasks):
+    """`IndependentTasks` whose every task is a classification."""
+
+
+class IndependentTasksRegressor(RegressorFace, IndependentTasks):
+    """`IndependentTasks` whose every task is a regression."""
+
+
+def _labelled_rows(batch: Batch, t: int) -> np.ndarray:
+    if batch.task is None:
+        return np.flatnonzero(~np.isnan(batch.y[:, t]))
+    return np.flatnonzero((batch.task == t) & ~np.isnan(batch.y[:, 0]))
+
+
+def _tree_matrix(batch: Batch) -> np.ndarray:
+    """Numeric values, then codes as LightGBM takes categories: from 0, missing as NaN."""
+    codes = batch.x_cat.astype(np.float64) - UNSEEN
+    codes[codes < 0] = np.nan
+    return np.column_stack([batch.x_num, codes])
+
+
+def _dataset(batch: Batch, column: int, columns: Columns, reference: lgb.Dataset | None = None) -> lgb.Dataset:
+    n_numeric, n_categorical = len(columns.numeric), len(columns.categorical)
+    return lgb.Dataset(
+        _tree_matrix(batch),
+        label=batch.y[:, column],
+        weight=None if batch.weight is None else batch.weight[:, column],
+        categorical_feature=list(range(n_numeric, n_numeric + n_categorical)),
+        reference=reference,
+        free_raw_data=False,
+    )
