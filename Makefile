@@ -1,0 +1,65 @@
+# `make demo` and `make test` do all of their set-up themselves; `make help` lists the rest.
+# PYTHON picks the interpreter (>= 3.11), VENV the folder of the environment; both may be given on the command line.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(abspath $(VENV))/bin
+
+export MPLBACKEND = Agg
+# No telemetry of any dependency, installed or not.
+export MLFLOW_DISABLE_TELEMETRY = true
+export DO_NOT_TRACK = true
+export HF_HUB_DISABLE_TELEMETRY = 1
+
+# The package as the wheel holds it, linked together: type checker and import-linter see synth and pipelines in place.
+TREE = build/tree
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all lint format bench clean tree
+.DELETE_ON_ERROR:
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1\t/' | expand -t 12
+
+demo: $(VENV)/.demo  ## train on real flights and say, per task, whether multi-task learning helped
+	$(BIN)/python -m tabmtl.pipelines.demo $(ARGS)
+
+test: lint  ## lint, types, import order, and every test but the slow check_estimator runs
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not all_faces" $(ARGS)
+
+test-all: lint  ## the same with check_estimator on every face of every model
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.dev tree  ## ruff (rules and format), mypy, import-linter
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	cd $(TREE) && $(BIN)/mypy
+	cd $(TREE) && $(BIN)/lint-imports --no-cache
+
+format: $(VENV)/.dev  ## sort imports, apply safe fixes, format
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: $(VENV)/.demo  ## training speed against a plain reference, one thread
+	OMP_NUM_THREADS=1 $(BIN)/python -m tabmtl.pipelines.benchmark_speed $(ARGS)
+
+clean:  ## remove the environment and whatever was built
+	rm -rf $(VENV) build dist *.egg-info demo_output .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+tree:
+	@rm -rf $(TREE) && mkdir -p $(TREE)/tabmtl
+	@ln -s $(CURDIR)/pyproject.toml $(TREE)/
+	@ln -s $(CURDIR)/tabmtl/* $(CURDIR)/synth $(CURDIR)/pipelines $(TREE)/tabmtl/
+
+# Stamps: an environment is made once, and a group is installed again when pyproject.toml changes.
+$(VENV)/.pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "tabmtl needs Python >= 3.11; '$(PYTHON)' is $$($(PYTHON) --version 2>&1)." \
+	        "Name another one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+	@touch $@
+
+$(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: $(VENV)/.pip pyproject.toml
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable . --group $*
+	@touch $@
