@@ -24,35 +24,46 @@ class Strata:
 
     Parameters
     ----------
-    codes : ndarray of int, shape (T + 1, n)
-        Number of the row's stratum, 0..S-1, by task; the last line is the stratum of all rows. S stands for an
-        unlabelled cell.
-    owner : tuple of int
-        The line of ``codes`` that holds each of the S strata.
+    codes : ndarray of int, shape (C + 1, n)
+        Number of the row's stratum, 0..S-1, by column of y; the last line is the stratum of all rows. S stands
+        for an unlabelled cell.
+    task : ndarray of int, shape (S,)
+        Index of the task of each stratum; T, the number of tasks, for the one of all rows.
     classes : tuple
         Class label of each of the S strata, None where it is no class.
     """
 
     codes: np.ndarray
-    owner: tuple[int, ...]
+    task: np.ndarray
     classes: tuple[Any, ...]
 
     @classmethod
-    def of(cls, y: np.ndarray, tasks: Sequence[Task]) -> Strata:
-        """Number the strata of labels (n, T), NaN = unlabelled, class indices of ``task.classes``."""
-        members = [(t, label) for t, task in enumerate(tasks) for label in task.classes or (None,)]
-        members.append((len(tasks), None))
-        owner, classes = zip(*members, strict=True)
-        unlabelled = len(owner)
-        codes = np.full((len(tasks) + 1, len(y)), unlabelled - 1, dtype=np.min_scalar_type(unlabelled))
-        for t, task in enumerate(tasks):
-            index = y[:, t] if task.is_classification else 0
-            codes[t] = np.where(np.isnan(y[:, t]), unlabelled, owner.index(t) + index)
-        return cls(codes, owner, classes)
+    def of(cls, y: np.ndarray, tasks: Sequence[Task], task: np.ndarray | None = None) -> Strata:
+        """Number the strata of labels.
+
+        Parameters
+        ----------
+        y : ndarray of shape (n, T)
+            NaN = unlabelled, class indices of ``task.classes``. In the long layout (n, 1).
+        tasks : sequence of Task
+            The T tasks; those of classification have classes.
+        task : ndarray of int, shape (n,), optional
+            Long layout: the index of every row's own task.
+        """
+        sizes = [len(each.classes or (None,)) for each in tasks]
+        first = np.cumsum([0, *sizes])  # (T + 1,), the last one is the stratum of all rows
+        unlabelled = first[-1] + 1
+        codes = np.full((y.shape[1] + 1, len(y)), first[-1], dtype=np.min_scalar_type(unlabelled))
+        for column, labels in enumerate(y.T):
+            start = first[column] if task is None else first[task]
+            index = labels if tasks[column].is_classification else 0
+            codes[column] = np.where(np.isnan(labels), unlabelled, start + index)
+        classes = [label for each in tasks for label in each.classes or (None,)]
+        return cls(codes, np.repeat(np.arange(len(sizes) + 1), [*sizes, 1]), (*classes, None))
 
     def count(self, fold: np.ndarray, n_folds: int) -> np.ndarray:
         """Rows of each stratum in each fold, (n_folds, S), given the fold (n,) of each row."""
-        return _count(self.codes, fold, n_folds, len(self.owner))
+        return _count(self.codes, fold, n_folds, len(self.task))
 
     def spread(self, group: np.ndarray | None) -> np.ndarray:
         """Number of rows, or of groups, that hold each stratum, (S,): it can be in that many folds at most."""
@@ -78,17 +89,19 @@ def deal_rows(strata: Strata, shares: np.ndarray, rng: np.random.Generator | Non
     ndarray of int, shape (n,)
         Fold of each row.
     """
-    n_folds, n_strata = len(shares), len(strata.owner)
+    n_folds, n_strata = len(shares), len(strata.task)
     # Neighbours in this order have the same labels, so dealing in turns evens out their other strata as well.
     order = _by_signature(strata.codes, n_strata, rng)
-    codes = strata.codes[:, order]  # (T + 1, n)
+    codes = strata.codes[:, order]  # (C + 1, n)
+    # A table in the long layout has one line of labels for all tasks.
+    line = np.append(np.minimum(strata.task[:-1], len(codes) - 2), -1)
     left = _count(codes, np.zeros(len(order), dtype=np.intp), 1, n_strata)[0]
     target = np.outer(shares, left)  # (F, S)
     held = np.zeros_like(target)
     fold = np.full(len(order), -1)
     while left.any():
         rarest = _rarest(left)
-        rows = np.flatnonzero((codes[strata.owner[rarest]] == rarest) & (fold < 0))
+        rows = np.flatnonzero((codes[line[rarest]] == rarest) & (fold < 0))
         need = target - held
         fold[rows] = _in_turns(_quotas(len(rows), need[:, rarest], held[:, rarest], need[:, -1]), rng)
         added = _count(codes[:, rows], fold[rows], n_folds, n_strata)
@@ -143,6 +156,52 @@ def deal_groups(strata: Strata, group: np.ndarray, n_folds: int, rng: np.random.
     return fold[group]
 
 
+def train_valid_split(
+    y: np.ndarray, tasks: Sequence[Task], fraction: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Split rows in two that each hold labels of every task and class, where there are two such rows.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n, T)
+        Encoded labels: NaN = unlabelled, class indices for classification.
+    tasks : sequence of Task
+        The T tasks, with the classes that fit learned.
+    fraction : float
+        Part of the rows to validate on, between 0 and 1 exclusive. At least one row goes to each side.
+    rng : Generator
+        Chooses the rows.
+
+    Returns
+    -------
+    train, valid : ndarray of int
+        Sorted row numbers.
+
+    Raises
+    ------
+    ValueError
+        If there is only one row, or the fraction is not between 0 and 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> late = Task(name="late", kind="binary", classes=("no", "yes"))
+    >>> y = np.array([[0, 1, 0, 1, 0, 0, 0, 0]]).T
+    >>> train, valid = train_valid_split(y, [late], 0.25, np.random.default_rng(0))
+    >>> len(train), len(valid), int(y[valid].sum())
+    (6, 2, 1)
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"the fraction of rows to validate on must be between 0 and 1, got {fraction!r}")
+    if len(y) < 2:
+        raise ValueError(f"expected at least two rows to split into training and validation, got {len(y)}")
+    part = deal_rows(Strata.of(y, tasks), np.array([1 - fraction, fraction]), rng)
+    for side in (0, 1):
+        if not (part == side).any():
+            part[rng.integers(len(part))] = side
+    return np.flatnonzero(part == 0), np.flatnonzero(part == 1)
+
+
 def _rarest(left: np.ndarray) -> int:
     """The stratum with fewest left, but some; among equals the first, so that all rows, the last, come last."""
     return int(np.where(left > 0, left, np.inf).argmin())
@@ -157,7 +216,7 @@ def _count(codes: np.ndarray, fold: np.ndarray, n_folds: int, n_strata: int) -> 
 
 def _count_groups(strata: Strata, group: np.ndarray) -> sparse.csr_array:
     """Rows of each stratum in each group, (G, S)."""
-    n_strata, lines = len(strata.owner), len(strata.codes)
+    n_strata, lines = len(strata.task), len(strata.codes)
     ones = np.ones(strata.codes.size, dtype=np.int64)
     index = (np.tile(group, lines), strata.codes.ravel())
     return sparse.coo_array((ones, index), shape=(group.max() + 1, n_strata + 1)).tocsr()[:, :n_strata]

@@ -9,12 +9,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
+import polars as pl
 from sklearn.base import BaseEstimator
 from sklearn.model_selection import BaseCrossValidator
 from sklearn.pipeline import Pipeline
 from sklearn.utils import check_array, check_consistent_length
 
-from tabmtl.dealing import Strata, deal_groups, deal_rows
+from tabmtl.dealing import Strata, deal_groups, deal_rows, train_valid_split
+from tabmtl.encode.frames import read_features
 from tabmtl.encode.labels import DeclaredTasks, LabelCoder
 from tabmtl.metrics import mean_score
 from tabmtl.schema import TabmtlWarning, Task
@@ -23,6 +25,9 @@ __all__ = ["MultiTaskKFold", "MultitaskScorer", "make_multitask_scorer", "train_
 
 #: Tables of few rows and many classes may take several shuffles until every fold holds every class.
 _ATTEMPTS = 10
+
+#: A warning names so many tasks and classes, and counts the others.
+_LISTED = 10
 
 RandomState = int | np.random.Generator | np.random.RandomState | None
 
@@ -46,11 +51,15 @@ class MultiTaskKFold(BaseCrossValidator):
         Seed of the shuffle; None gives other folds each time.
     tasks : mapping of name to kind or Task, or sequence of Task, optional
         Kinds of the targets, as the estimators take them. What is left out is inferred from ``y``.
+    task_column : str, optional
+        Long layout: the column of X that names every row's own task.
 
     Examples
     --------
     >>> import polars as pl
-    >>> y = pl.DataFrame({"late": ["no", "no", "yes", "yes", None, None], "delay": [0.5, None, None, 9.5, None, 3.0]})
+    >>> y = pl.DataFrame(
+    ...     {"late": ["no", "no", "yes", "yes", None, None], "delay": [0.5, None, None, 9.5, None, 3.0]}
+    ... )
     >>> for train, test in MultiTaskKFold(2, random_state=0).split(y, y):
     ...     print(sorted(y[test]["late"].drop_nulls()), y[test]["delay"].count() > 0)
     ['no', 'yes'] True
@@ -66,15 +75,17 @@ class MultiTaskKFold(BaseCrossValidator):
         shuffle: bool = True,
         random_state: RandomState = None,
         tasks: DeclaredTasks | None = None,
+        task_column: str | None = None,
     ) -> None:
         if not isinstance(n_splits, numbers.Integral) or n_splits < 2:
             raise ValueError(f"n_splits must be a whole number of at least 2, got {n_splits!r}")
         if not shuffle and random_state is not None:
             raise ValueError(f"random_state={random_state!r} has no effect without shuffle; leave it out")
-        self.n_splits = int(n_splits)
-        self.shuffle = shuffle
-        self.random_state = random_state
-        self.tasks = tasks
+        self.n_splits: int = int(n_splits)
+        self.shuffle: bool = shuffle
+        self.random_state: RandomState = random_state
+        self.tasks: DeclaredTasks | None = tasks
+        self.task_column: str | None = task_column
 
     def get_n_splits(self, X: Any = None, y: Any = None, groups: Any = None) -> int:
         """Number of folds; the arguments are ignored, as in scikit-learn."""
@@ -86,7 +97,7 @@ class MultiTaskKFold(BaseCrossValidator):
         Parameters
         ----------
         X : frame or array of n rows
-            Only its number of rows counts.
+            Only its number of rows counts and, in the long layout, the task column.
         y : frame (n, T), series (n,) or array of shape (n,) or (n, T)
             The targets; null and NaN are unlabelled.
         groups : array-like of shape (n,), optional
@@ -110,8 +121,9 @@ class MultiTaskKFold(BaseCrossValidator):
         if y is None:
             raise ValueError("MultiTaskKFold needs the targets to spread them over the folds: split(X, y), got y=None")
         check_consistent_length(X, y, groups)
-        coder = LabelCoder.fit(y, tasks=self.tasks)
-        strata = Strata.of(coder.encode(y), coder.tasks)
+        levels, task = (None, None) if self.task_column is None else _read_task(X, self.task_column)
+        coder = LabelCoder.fit(y, tasks=self.tasks, task_levels=levels)
+        strata = Strata.of(coder.encode(y)[0], coder.tasks, task)
         group = None
         if groups is not None:
             groups = check_array(groups, input_name="groups", ensure_2d=False, dtype=None)
@@ -130,60 +142,10 @@ class MultiTaskKFold(BaseCrossValidator):
         shares = np.full(self.n_splits, 1 / self.n_splits)
         rng = _generator(self.random_state) if self.shuffle else None
         for _ in range(_ATTEMPTS if self.shuffle else 1):
-            if group is None:
-                fold = deal_rows(strata, shares, rng)
-            else:
-                fold = deal_groups(strata, group, self.n_splits, rng)
+            fold = deal_rows(strata, shares, rng) if group is None else deal_groups(strata, group, len(shares), rng)
             if strata.count(fold, self.n_splits)[:, attainable].all():
                 break
         return fold
-
-
-def train_valid_split(
-    y: np.ndarray, tasks: Sequence[Task], fraction: float, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Split rows in two that each hold labels of every task and class, where there are two such rows.
-
-    Parameters
-    ----------
-    y : ndarray of shape (n, T)
-        Encoded labels: NaN = unlabelled, class indices for classification.
-    tasks : sequence of Task
-        The T tasks, with the classes that fit learned.
-    fraction : float
-        Part of the rows to validate on, between 0 and 1 exclusive. At least one row goes to each side.
-    rng : Generator
-        Chooses the rows.
-
-    Returns
-    -------
-    train, valid : ndarray of int
-        Sorted row numbers.
-
-    Raises
-    ------
-    ValueError
-        If there is only one row, or the fraction is not between 0 and 1.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> y = np.array([[0, 1, 0, 1, 0, 0, 0, 0]]).T
-    >>> train, valid = train_valid_split(
-    ...     y, [Task(name="late", kind="binary", classes=("no", "yes"))], 0.25, np.random.default_rng(0)
-    ... )
-    >>> len(train), len(valid), int(y[valid].sum())
-    (6, 2, 1)
-    """
-    if not 0 < fraction < 1:
-        raise ValueError(f"the fraction of rows to validate on must be between 0 and 1, got {fraction!r}")
-    if len(y) < 2:
-        raise ValueError(f"expected at least two rows to split into training and validation, got {len(y)}")
-    part = deal_rows(Strata.of(y, tasks), np.array([1 - fraction, fraction]), rng)
-    for side in (0, 1):
-        if not (part == side).any():
-            part[rng.integers(len(part))] = side
-    return np.flatnonzero(part == 0), np.flatnonzero(part == 1)
 
 
 class MultitaskScorer(BaseEstimator):
@@ -270,20 +232,36 @@ def make_multitask_scorer(*, per_task: bool = False, task: str | None = None) ->
 
 
 def _warn_of_gaps(counts: np.ndarray, strata: Strata, tasks: Sequence[Task]) -> None:
-    """Warn of each task of which some fold lacks the labels, or one of the classes; ``counts`` is (F, S)."""
-    total, missing = counts.sum(axis=0), (counts == 0).any(axis=0)
-    for t, task in enumerate(tasks):
-        gaps = [s for s in np.flatnonzero(missing & (total > 0)) if strata.owner[s] == t]
-        if not gaps:
-            continue
-        what = [f"class {strata.classes[s]!r}" if task.is_classification else "labels" for s in gaps]
-        found = ", ".join(f"{name} ({total[s]} rows)" for name, s in zip(what, gaps, strict=True))
-        warnings.warn(
-            f"task {task.name!r}: not each of the {len(counts)} folds holds {found}; use fewer splits, merge rare "
-            "classes or smaller groups",
-            TabmtlWarning,
-            stacklevel=3,
-        )
+    """Warn where some fold lacks labels of a task or one of its classes; ``counts`` is (F, S)."""
+    total = counts.sum(axis=0)
+    gaps = np.flatnonzero((counts == 0).any(axis=0) & (total > 0))
+    if not len(gaps):
+        return
+    listed = [
+        f"task {tasks[strata.task[s]].name!r}"
+        f"{'' if strata.classes[s] is None else f' class {strata.classes[s]!r}'} ({total[s]} rows)"
+        for s in gaps[:_LISTED]
+    ]
+    more = f" and {len(gaps) - _LISTED} more" if len(gaps) > _LISTED else ""
+    warnings.warn(
+        f"not each of the {len(counts)} folds holds labels of {', '.join(listed)}{more}; use fewer splits, merge "
+        "rare classes or smaller groups",
+        TabmtlWarning,
+        stacklevel=3,
+    )
+
+
+def _read_task(X: Any, task_column: str) -> tuple[tuple[str, ...], np.ndarray]:
+    """Names of the tasks of a long table, and the index (n,) of every row's own."""
+    frame = read_features(X)[0].lazy()
+    names = frame.collect_schema().names()
+    if task_column not in names:
+        raise ValueError(f"task_column {task_column!r} is no column of X; X has {names}")
+    own = frame.select(pl.col(task_column).cast(pl.String)).collect().to_series()
+    if own.null_count():
+        raise ValueError(f"task_column {task_column!r} has missing values; every row needs a task")
+    levels, task = np.unique(own.to_numpy(), return_inverse=True)
+    return tuple(levels.tolist()), task
 
 
 def _generator(random_state: RandomState) -> np.random.Generator:
