@@ -14,6 +14,7 @@ from sklearn.base import BaseEstimator
 from sklearn.model_selection import BaseCrossValidator
 from sklearn.pipeline import Pipeline
 from sklearn.utils import check_array, check_consistent_length
+from sklearn.utils.metadata_routing import UNUSED
 
 from tabmtl.dealing import Strata, deal_groups, deal_rows, train_valid_split
 from tabmtl.encode.frames import read_features
@@ -151,14 +152,18 @@ class MultiTaskKFold(BaseCrossValidator):
 class MultitaskScorer(BaseEstimator):
     """Scorer of multi-task estimators; :func:`make_multitask_scorer` says what its parameters mean."""
 
-    # scikit-learn then lets users request weights by `set_score_request(sample_weight=True)`.
-    __metadata_request__score: ClassVar = {"sample_weight": None}
+    # From the signature of `score`, scikit-learn makes `set_score_request(sample_weight=True)`.
+    __metadata_request__score: ClassVar = {"estimator": UNUSED}
 
     def __init__(self, *, per_task: bool = False, task: str | None = None) -> None:
         self.per_task = per_task
         self.task = task
 
     def __call__(self, estimator: Any, X: Any, y: Any, sample_weight: Any = None) -> float | dict[str, float]:
+        """Same as `score`: scorers are called."""
+        return self.score(estimator, X, y, sample_weight)
+
+    def score(self, estimator: Any, X: Any, y: Any, sample_weight: Any = None) -> float | dict[str, float]:
         """Score a fitted estimator.
 
         Parameters

@@ -1,25 +1,24 @@
-"""Scores agree with scikit-learn on the labelled rows and say why they are undefined; gains keep their sign."""
+"""Scores equal scikit-learn on the labelled rows, or say why they are undefined."""
 
 import math
 import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from tabmtl.metrics import (
     check_metric,
     mean_score,
-    multitask_gain,
     score_task,
     score_tasks,
     undefined_reason,
 )
 from tabmtl.schema import TabmtlWarning, Task
 
-RNG_ROWS = 120
+N_ROWS = 120
 
 BINARY = {
     None: lambda y, p, w: sk.roc_auc_score(y, p[:, 1], sample_weight=w),
@@ -48,7 +47,7 @@ CASES = [
 ]
 
 
-def some_rows(kind, rng, n=RNG_ROWS):
+def some_rows(kind, rng, n=N_ROWS):
     """Labels with holes, outputs, and weights of which some are 0."""
     n_classes = 2 if kind == "binary" else 4
     if kind == "regression":
@@ -86,6 +85,7 @@ def test_float32_scores_alike_and_silently(kind, metric, oracle):
     assert score == pytest.approx(score_task(task, y, output), abs=1e-4)
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from([0.0, 1.0, 3.0, math.nan]), min_size=1, max_size=30), st.integers(0, 9))
 def test_multiclass_scores_bear_absent_classes(labels, seed):
     y = np.array(labels)
@@ -179,57 +179,3 @@ def test_mean_score_leaves_undefined_tasks_out():
     assert mean_score({"a": 0.5, "b": None, "c": math.nan, "d": 0.7}) == pytest.approx(0.6)
     assert math.isnan(mean_score({"a": None}))
     assert math.isnan(mean_score({}))
-
-
-SCORE = st.floats(-2.0, 2.0).filter(lambda value: abs(value) >= 0.01)
-
-
-@given(st.dictionaries(st.text(max_size=5), st.tuples(SCORE, SCORE), min_size=1, max_size=5))
-def test_gain_has_the_sign_of_the_difference(pairs):
-    gain = multitask_gain({t: a for t, (a, _) in pairs.items()}, {t: b for t, (_, b) in pairs.items()})
-    assert gain.table["task"].to_list() == list(pairs)
-    for (score, reference), row in zip(pairs.values(), gain.table.iter_rows(named=True), strict=True):
-        assert row["difference"] == score - reference
-        assert np.sign(row["gain_percent"]) == np.sign(score - reference)
-        assert row["gain_percent"] == pytest.approx(100 * (score - reference) / abs(reference))
-    assert (gain.n_tasks, gain.n_defined) == (len(pairs), len(pairs))
-    assert gain.delta_m == pytest.approx(np.mean(gain.table["gain_percent"].to_numpy()))
-
-
-def test_gain_is_null_beside_a_tiny_reference_and_a_missing_score():
-    scores = {"a": 0.5, "b": 0.3, "c": None, "d": math.nan, "e": -0.1}
-    reference = {"a": 0.4, "b": 0.005, "c": 0.2, "d": None, "e": -0.2}
-    with pytest.warns(TabmtlWarning) as caught:
-        gain = multitask_gain(scores, reference)
-    assert [str(warning.message).split(":")[0] for warning in caught] == ["task 'b'", "task 'c'", "task 'd'"]
-    gains = gain.table["gain_percent"].to_list()
-    assert gains[1:4] == [None] * 3
-    assert (gains[0], gains[4]) == (pytest.approx(25.0), pytest.approx(50.0))
-    assert gain.table["difference"].to_list()[1] == pytest.approx(0.295)
-    assert gain.table["difference"].to_list()[2:4] == [None, None]
-    assert (gain.n_tasks, gain.n_defined, gain.delta_m) == (5, 2, pytest.approx(37.5))
-
-
-def test_gain_without_a_defined_task_is_nan():
-    with pytest.warns(TabmtlWarning):
-        gain = multitask_gain({"a": None}, {"a": 0.5})
-    assert math.isnan(gain.delta_m)
-    assert str(gain).endswith("Δm = undefined over 0 of 1 tasks")
-
-
-def test_gain_of_other_tasks_is_refused_by_name():
-    with pytest.raises(ValueError, match=r"\['b'\] in scores only and \['c'\] in reference only"):
-        multitask_gain({"a": 1.0, "b": 1.0}, {"a": 1.0, "c": 1.0})
-
-
-def test_gain_prints_an_aligned_table():
-    with pytest.warns(TabmtlWarning):
-        lines = str(
-            multitask_gain({"cancelled": 0.81, "x": 0.2}, {"cancelled": 0.8, "x": 0.001})
-        ).splitlines()
-    assert lines == [
-        "     task   score  reference  gain %  difference",
-        "cancelled  0.8100     0.8000   +1.25     +0.0100",
-        "        x  0.2000     0.0010       -     +0.1990",
-        "Δm = +1.25 % over 1 of 2 tasks",
-    ]
