@@ -12,11 +12,35 @@ more so in bfloat16. Under bf16 autocast residuals, norms and the sums inside a 
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tabmtl.blocks import Dropout
+
+Mask = Literal["none", "FxT", "TxT", "FxT_TxT"]
+
+
+def attention_mask(mask: Mask, n_tasks: int, n_tokens: int) -> Tensor | None:
+    """Build the multitask mask (n, n): -inf where a query (row) may not look at a key (column), else 0.
+
+    Tasks always look at features and at themselves. None where nothing is forbidden.
+
+    Raises
+    ------
+    ValueError
+        If the mask is unknown.
+    """
+    if mask not in ("none", "FxT", "TxT", "FxT_TxT"):
+        raise ValueError(f"mask must be 'none', 'FxT', 'TxT' or 'FxT_TxT', got {mask!r}")
+    forbidden = torch.zeros(n_tokens, n_tokens, dtype=torch.bool)
+    if "FxT" in mask:
+        forbidden[n_tasks:, :n_tasks] = True
+    if "TxT" in mask:
+        forbidden[:n_tasks, :n_tasks] = ~torch.eye(n_tasks, dtype=torch.bool)
+    return torch.zeros(n_tokens, n_tokens).masked_fill(forbidden, -torch.inf) if forbidden.any() else None
 
 
 def _softmax(scores: Tensor, mask: Tensor | None) -> Tensor:
@@ -215,9 +239,7 @@ class RowAttention(nn.Module):
 
 def _attend(queries: Tensor, keys: Tensor, values: Tensor, n_heads: int, dropout: Dropout) -> Tensor:
     """Attend with queries (B, w) to keys and values (M, w), per head; returns (B, w)."""
-    q, k, v = (
-        x.unflatten(1, (n_heads, -1)).transpose(0, 1) for x in (queries, keys, values)
-    )  # (h, rows, w/h)
+    q, k, v = (x.unflatten(1, (n_heads, -1)).transpose(0, 1) for x in (queries, keys, values))  # (h, rows, w/h)
     weights = dropout(torch.softmax((q * q.shape[-1] ** -0.5) @ k.mT, dim=-1))
     return (weights @ v).transpose(0, 1).flatten(1)
 

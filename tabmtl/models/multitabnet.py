@@ -13,34 +13,21 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from tabmtl.attention import FeatureLayer, InducingAttention, RowAttention, RowLayer, RowMixer
+from tabmtl.attention import (
+    FeatureLayer,
+    InducingAttention,
+    Mask,
+    RowAttention,
+    RowLayer,
+    RowMixer,
+    attention_mask,
+)
 from tabmtl.base import ClassifierFace, RegressorFace
 from tabmtl.blocks import FeatureTokenizer, NumericEmbedding, Towers
 from tabmtl.network import NetworkEstimator
 from tabmtl.schema import Columns, Task
 
-Mask = Literal["none", "FxT", "TxT", "FxT_TxT"]
 SecondLayer = Literal["none", "mixer", "batch_attention", "inducing_attention", "context_attention"]
-
-
-def attention_mask(mask: Mask, n_tasks: int, n_tokens: int) -> Tensor | None:
-    """Build the multitask mask (n, n): -inf where a query (row) may not look at a key (column), else 0.
-
-    Tasks always look at features and at themselves. None where nothing is forbidden.
-
-    Raises
-    ------
-    ValueError
-        If the mask is unknown.
-    """
-    if mask not in ("none", "FxT", "TxT", "FxT_TxT"):
-        raise ValueError(f"mask must be 'none', 'FxT', 'TxT' or 'FxT_TxT', got {mask!r}")
-    forbidden = torch.zeros(n_tokens, n_tokens, dtype=torch.bool)
-    if "FxT" in mask:
-        forbidden[n_tasks:, :n_tasks] = True
-    if "TxT" in mask:
-        forbidden[:n_tasks, :n_tasks] = ~torch.eye(n_tasks, dtype=torch.bool)
-    return torch.zeros(n_tokens, n_tokens).masked_fill(forbidden, -torch.inf) if forbidden.any() else None
 
 
 @dataclass(eq=False, repr=False)
@@ -59,15 +46,10 @@ class MultiTabNetwork(nn.Module):
         The targets, in the order of the returned scores.
     task_per_row : bool, default=False
         Whether rows come with a task each. A row then has one task token, its own.
-    d_token, n_blocks, n_heads, d_ffn : int
-        Token width e, number of blocks, attention heads, hidden width of the feed-forward layers.
-    mask : {"none", "FxT", "TxT", "FxT_TxT"}, default="TxT"
-        What attention between tokens forbids: features looking at tasks, tasks looking at each other, or
-        both. Only ``row_layer="none"`` with ``"FxT_TxT"`` isolates the tasks fully.
     row_layer : str, default="mixer"
         The second layer of a block.
 
-        - ``"none"``.
+        - ``"none"``. Only this one, with ``mask="FxT_TxT"``, isolates the tasks fully.
         - ``"mixer"``: ``W_o W_v x`` on the joined tokens; what the released code computes where its
           rotary option is on.
         - ``"batch_attention"``: the paper's attention between the rows of a batch. A prediction then depends
@@ -76,17 +58,8 @@ class MultiTabNetwork(nn.Module):
         - ``"context_attention"``: ours, rows attend to ``n_points`` training rows, see :meth:`set_context`.
     n_points : int, default=64
         Number M of points or context rows.
-    multi_token : bool, default=True
-        One token per task; else one token that all heads read.
-    numeric_embedding : {"linear", "piecewise", "periodic"}, default="linear"
-        How a number becomes a token, see :class:`tabmtl.blocks.FeatureTokenizer`.
-    head_hidden : int or None, default=64
-        Width of a head's hidden layer; 0 or None leaves one linear layer.
-    dropout : float, default=0.0
-        Share of hidden values dropped in training, in feed-forward layers and heads. (The release also drops
-        tokens and residuals, for little gain at much cost.)
-    attention_dropout : float, default=0.0
-        Share of attention weights dropped in training.
+    **options
+        As :class:`MultiTabNet` documents them.
 
     Raises
     ------
