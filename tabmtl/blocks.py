@@ -136,9 +136,7 @@ class FeatureTokenizer(nn.Module):
 
     missing_index: Tensor
 
-    def __init__(
-        self, columns: Columns, d_token: int, *, numeric_embedding: NumericEmbedding = "linear"
-    ) -> None:
+    def __init__(self, columns: Columns, d_token: int, *, numeric_embedding: NumericEmbedding = "linear") -> None:
         super().__init__()
         self.n_tokens = len(columns.categorical) + len(columns.numeric)
         if self.n_tokens == 0:
@@ -234,17 +232,13 @@ class Towers(nn.Module):
     [1, 5]
     """
 
-    def __init__(
-        self, d_in: int, widths: Sequence[int], *, hidden: int | None = 64, dropout: float = 0.0
-    ) -> None:
+    def __init__(self, d_in: int, widths: Sequence[int], *, hidden: int | None = 64, dropout: float = 0.0) -> None:
         super().__init__()
         self.n_tasks = len(widths)
         self.hidden = TaskLinear(self.n_tasks, d_in, hidden) if hidden else None
         self.dropout = Dropout(dropout)
         self._groups = [[t for t, w in enumerate(widths) if w == width] for width in sorted(set(widths))]
-        self.out = nn.ModuleList(
-            TaskLinear(len(group), hidden or d_in, widths[group[0]]) for group in self._groups
-        )
+        self.out = nn.ModuleList(TaskLinear(len(group), hidden or d_in, widths[group[0]]) for group in self._groups)
 
     def forward(self, z: Tensor, task: Tensor | None = None) -> list[Tensor]:
         """Score features shared by all tasks (B, d_in) or each task's own (B, T, d_in).

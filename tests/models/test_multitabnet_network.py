@@ -1,0 +1,331 @@
+"""The network of MultiTab-Net: parameter counts, isolation of tasks, exactness of the shortcuts, independence."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from tabmtl.attention import FeatureAttention, RowAttention, attention_mask
+from tabmtl.models.multitabnet import MultiTabNetwork
+from tabmtl.models.shared_bottom import SharedBottomNetwork
+from tabmtl.schema import Columns, Task
+
+NAN = float("nan")
+MASKS = ["none", "FxT", "TxT", "FxT_TxT"]
+INDEPENDENT = ["none", "mixer", "inducing_attention", "context_attention"]
+ROW_LAYERS = [*INDEPENDENT, "batch_attention"]
+ACS = (94, 8, 24, 529, 219, 18, 99, 2, 9, 51)
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
+def _columns(cardinalities=(3, 7), n_numeric=3, missing=True):
+    return Columns(
+        numeric=tuple(f"x{j}" for j in range(n_numeric)),
+        categorical=tuple(f"c{j}" for j in range(len(cardinalities))),
+        levels=tuple(tuple(map(str, range(c))) for c in cardinalities),
+        has_missing=(missing,) * n_numeric,
+        bins=((-1.0, 0.0, 0.5, 1.0),) * n_numeric,
+    )
+
+
+def _tasks(n_single, n_five=0):
+    single = [Task(name=f"t{i}", kind="regression") for i in range(n_single)]
+    return single + [Task(name=f"m{i}", kind="multiclass", classes=tuple("abcde")) for i in range(n_five)]
+
+
+def _rows(columns, n=9):
+    codes = [torch.randint(c, (n,), dtype=torch.int32) for c in columns.cardinalities]
+    x_cat = torch.stack(codes, dim=1) if codes else torch.zeros(n, 0, dtype=torch.int32)
+    return torch.randn(n, len(columns.numeric)), x_cat
+
+
+def _network(columns, tasks, **options):
+    network = MultiTabNetwork(columns, tasks, n_points=8, **options)
+    if network.row_layer == "context_attention":
+        network.set_context(*_rows(columns, 8))
+    return network
+
+
+RELEASED = [  # cardinalities, numeric, tasks of one score, of five, e, multi_token, second layer, parameters
+    ("acs multi", ACS, 0, 1, 1, 16, True, "batch_attention", 276_838),
+    ("acs single", ACS, 0, 1, 1, 16, False, "batch_attention", 244_918),
+    ("acs col", ACS, 0, 1, 1, 16, True, "none", 29_094),
+    ("higgs multi", (3,) * 4, 17, 8, 0, 16, True, "mixer", 1_123_016),
+    ("higgs single", (3,) * 4, 17, 8, 0, 16, False, "mixer", 698_872),
+    ("higgs col", (3,) * 4, 17, 8, 0, 16, True, "none", 19_832),
+    ("aliexpress single", (66,) * 15, 60, 2, 0, 8, False, "mixer", 1_810_538),
+    ("aliexpress multi", (66,) * 15, 60, 2, 0, 8, True, "mixer", 1_853_890),
+    ("synthetic multi", (), 32, 7, 0, 16, True, "mixer", 1_901_799),
+    ("synthetic single", (), 32, 7, 0, 16, False, "mixer", 1_409_223),
+    ("synthetic col", (), 32, 7, 0, 16, True, "none", 18_935),
+]
+
+
+@pytest.mark.parametrize("config", RELEASED, ids=lambda config: config[0])
+def test_parameters_of_the_released_configurations(config):
+    """As released, plus two rows (missing, unseen) per categorical column, less the mixer's dead q and k."""
+    _, cardinalities, n_numeric, n_single, n_five, e, multi_token, row_layer, released = config
+    network = MultiTabNetwork(
+        _columns(cardinalities, n_numeric, missing=False),
+        _tasks(n_single, n_five),
+        d_token=e,
+        multi_token=multi_token,
+        row_layer=row_layer,
+    )
+    n_task_tokens = n_single + n_five if multi_token else 1
+    w = (n_task_tokens + len(cardinalities) + n_numeric) * e
+    dead = 2 * (w * w + w) if row_layer == "mixer" else 0
+    expected = released + 2 * e * len(cardinalities) - dead
+    assert sum(p.numel() for p in network.parameters()) == expected
+
+
+def test_a_second_block_adds_its_layers_alone():
+    e, f, n = 16, 256, 2 + 2 + 3
+    one, two = (
+        MultiTabNetwork(_columns(), _tasks(2), n_blocks=blocks, row_layer="batch_attention") for blocks in (1, 2)
+    )
+    added = sum(p.numel() for p in two.parameters()) - sum(p.numel() for p in one.parameters())
+    assert added == sum(4 * (w * w + w) + (w * f + f) + (f * w + w) + 4 * w for w in (e, n * e))
+
+
+@pytest.mark.parametrize("n_blocks", [1, 2])
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("row_layer", ["none", "mixer", "batch_attention"])
+def test_which_settings_isolate_the_tasks(row_layer, mask, n_blocks):
+    network = MultiTabNetwork(_columns(), _tasks(3), mask=mask, row_layer=row_layer, n_blocks=n_blocks)
+    network(*_rows(_columns()))[0].sum().backward()
+    leak = network.task_weight.grad[1].abs().sum().item()
+    isolated = row_layer == "none" and (mask == "FxT_TxT" or (mask == "TxT" and n_blocks == 1))
+    if row_layer == "none" and mask == "FxT" and n_blocks == 1:
+        assert leak > 0  # tasks look at each other directly
+    assert (leak == 0) == isolated
+    assert network.task_weight.grad[0].abs().sum() > 0
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_forbidden_weights_are_zero_and_tasks_always_see_features(mask):
+    s, n = 3, 8
+    added = attention_mask(mask, s, n)
+    weights = torch.softmax(torch.randn(n, n) + (0 if added is None else added), dim=-1)
+    forbidden = torch.zeros(n, n, dtype=torch.bool)
+    forbidden[s:, :s] = "FxT" in mask
+    forbidden[:s, :s] = ~torch.eye(s, dtype=torch.bool) & ("TxT" in mask)
+    assert weights[forbidden].count_nonzero() == 0
+    assert (weights[~forbidden] > 0).all()
+    assert not forbidden[:s, s:].any()
+
+
+def test_masks_that_forbid_nothing_are_left_out():
+    assert attention_mask("none", 3, 8) is None
+    assert attention_mask("TxT", 1, 8) is None
+    assert attention_mask("FxT_TxT", 1, 8) is not None
+    with pytest.raises(ValueError, match="got 'tlm'"):
+        attention_mask("tlm", 1, 8)
+
+
+@pytest.mark.parametrize("row_layer", ROW_LAYERS)
+def test_a_single_token_makes_txt_no_mask(row_layer):
+    columns = _columns()
+    masked = _network(columns, _tasks(2), mask="TxT", multi_token=False, row_layer=row_layer)
+    free = _network(columns, _tasks(2), mask="none", multi_token=False, row_layer=row_layer)
+    free.load_state_dict(masked.state_dict())
+    rows = _rows(columns)
+    assert all(torch.equal(a, b) for a, b in zip(masked(*rows), free(*rows), strict=True))
+
+
+def _multihead(ours):
+    """PyTorch's attention with the weights of ours."""
+    e = ours.out.in_features
+    reference = nn.MultiheadAttention(e, ours.n_heads, batch_first=True)
+    reference.in_proj_weight.data, reference.in_proj_bias.data = ours.qkv.weight.data, ours.qkv.bias.data
+    reference.out_proj.load_state_dict(ours.out.state_dict())
+    return reference
+
+
+@pytest.mark.parametrize("n_tokens", [5, 16, 21])
+@pytest.mark.parametrize("mask", MASKS)
+def test_attention_equals_pytorchs_for_all_and_for_the_first_queries(mask, n_tokens):
+    s = 3
+    ours, x = FeatureAttention(16, 4), torch.randn(6, n_tokens, 16)
+    ours.qkv.bias.data.normal_()
+    added = attention_mask(mask, s, n_tokens)
+    expected, _ = _multihead(ours)(x, x, x, attn_mask=added)
+    torch.testing.assert_close(ours(x, added, n_tokens), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ours(x, added, s), expected[:, :s], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("n_blocks", [1, 3])
+@pytest.mark.parametrize("row_layer", ROW_LAYERS)
+def test_the_pruned_last_layer_equals_the_full_one(row_layer, n_blocks):
+    columns = _columns()
+    network, rows = _network(columns, _tasks(2), row_layer=row_layer, n_blocks=n_blocks), _rows(columns)
+    pruned = network(*rows)
+    gradients = torch.autograd.grad(sum(z.square().sum() for z in pruned), list(network.parameters()))
+    n_tokens, network._n_task_tokens = network._n_tokens, network._n_tokens
+    x = network._tokens(*rows, None)
+    contexts = network._encode_context() if row_layer == "context_attention" else [()] * n_blocks
+    full = network.heads(network._blocks(x, contexts)[:, :2])
+    assert x.shape[1] == n_tokens
+    full_gradients = torch.autograd.grad(sum(z.square().sum() for z in full), list(network.parameters()))
+    for a, b in zip([*pruned, *gradients], [*full, *full_gradients], strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("row_layer", INDEPENDENT)
+def test_a_row_is_scored_the_same_alone_in_any_batch_and_order(row_layer):
+    columns = _columns()
+    network = _network(columns, _tasks(2, 1), row_layer=row_layer, n_blocks=2).eval()
+    assert network.batch_dependent is False
+    x_num, x_cat = _rows(columns, 40)
+    order = torch.randperm(40)
+    together = torch.cat(network(x_num, x_cat), dim=1)
+    alone = torch.cat([torch.cat(network(x_num[[i]], x_cat[[i]]), dim=1) for i in range(40)])
+    shuffled = torch.cat(network(x_num[order], x_cat[order]), dim=1)
+    torch.testing.assert_close(alone, together, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(shuffled, together[order], atol=1e-5, rtol=1e-5)
+
+
+def test_batch_attention_depends_on_the_batch_and_says_so():
+    columns = _columns()
+    network = MultiTabNetwork(columns, _tasks(2), row_layer="batch_attention").eval()
+    assert network.batch_dependent is True
+    x_num, x_cat = _rows(columns)
+    gap = network(x_num, x_cat)[0][:1] - network(x_num[:1], x_cat[:1])[0]
+    assert gap.abs().item() > 1e-5
+
+
+def test_batch_attention_equals_pytorchs_over_rows():
+    ours, x = RowAttention(24, 4), torch.randn(10, 24)
+    reference = nn.MultiheadAttention(24, 4)
+    reference.in_proj_weight.data = torch.cat([ours.query.weight, ours.key_value.weight]).data
+    reference.in_proj_bias.data = torch.cat([ours.query.bias, ours.key_value.bias]).data
+    reference.out_proj.load_state_dict(ours.out.state_dict())
+    torch.testing.assert_close(ours(x), reference(x, x, x)[0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("row_layer", ["batch_attention", "context_attention"])
+def test_queries_and_keys_between_rows_learn(row_layer):
+    columns = _columns()
+    network = _network(columns, _tasks(2), row_layer=row_layer)
+    sum(z.square().sum() for z in network(*_rows(columns))).backward()
+    mix = network.row_layers[0].mix
+    keys = mix.key_value.weight.grad[: mix.query.out_features]
+    assert mix.query.weight.grad.abs().max() > 1e-8
+    assert keys.abs().max() > 1e-8
+
+
+def test_inducing_points_learn():
+    columns = _columns()
+    network = _network(columns, _tasks(2), row_layer="inducing_attention")
+    sum(z.square().sum() for z in network(*_rows(columns))).backward()
+    mix = network.row_layers[0].mix
+    assert min(p.grad.abs().max() for p in (mix.query.weight, mix.keys, mix.values)) > 1e-8
+
+
+def test_the_context_is_kept_with_the_weights_and_encoded_anew_after_training():
+    columns = _columns()
+    network = _network(columns, _tasks(2), row_layer="context_attention").eval()
+    rows = _rows(columns)
+    before = network(*rows)[0]
+    copy = MultiTabNetwork(columns, _tasks(2), row_layer="context_attention", n_points=8).eval()
+    copy.load_state_dict(network.state_dict())
+    assert torch.equal(copy(*rows)[0], before)
+    torch.testing.assert_close(network.train()(*rows)[0], before)
+    network.row_layers[0].mix.key_value.weight.data.mul_(3)
+    assert not torch.equal(network.eval()(*rows)[0], before)
+    with pytest.raises(ValueError, match="n_points=8 rows, got 3"):
+        network.set_context(*_rows(columns, 3))
+
+
+@pytest.mark.parametrize("row_layer", ROW_LAYERS)
+@pytest.mark.parametrize("embedding", ["linear", "piecewise", "periodic"])
+@pytest.mark.parametrize("cardinalities, n_numeric", [((), 3), ((3, 10_000), 0), ((3,), 2)])
+def test_edges_of_a_table(row_layer, embedding, cardinalities, n_numeric):
+    columns = _columns(cardinalities, n_numeric)
+    network = _network(columns, _tasks(1), row_layer=row_layer, numeric_embedding=embedding)
+    x_num, x_cat = torch.full((1, n_numeric), NAN), torch.ones(1, len(cardinalities), dtype=torch.int32)
+    (scores,) = network(x_num, x_cat)
+    assert scores.shape == (1, 1)
+    assert scores.isfinite().all()
+    (unseen,) = network.eval()(x_num, x_cat)
+    (missing,) = network(x_num, x_cat - 1)
+    assert bool(cardinalities) == (unseen != missing).item()
+
+
+@pytest.mark.parametrize("multi_token", [True, False])
+def test_scores_and_representation_have_their_shapes(multi_token):
+    columns = _columns()
+    network, rows = MultiTabNetwork(columns, _tasks(2, 1), multi_token=multi_token), _rows(columns)
+    assert [scores.shape for scores in network(*rows)] == [(9, 1), (9, 1), (9, 5)]
+    assert network.represent(*rows).shape == (9, 48 if multi_token else 16)
+    assert SharedBottomNetwork(columns, _tasks(2, 1)).represent(*rows).shape == (9, 128)
+
+
+@pytest.mark.parametrize("multi_token", [True, False])
+def test_task_per_row_equals_the_own_task_where_tasks_are_isolated(multi_token):
+    columns, tasks, task = _columns(), _tasks(4), torch.randint(4, (9,))
+    options = {"mask": "FxT_TxT", "row_layer": "none", "multi_token": multi_token}
+    wide = MultiTabNetwork(columns, tasks, **options)
+    long = MultiTabNetwork(columns, tasks, task_per_row=True, **options)
+    long.load_state_dict(wide.state_dict())
+    rows = _rows(columns)
+    (own,) = long(*rows, task)
+    torch.testing.assert_close(own, torch.stack(wide(*rows))[task, torch.arange(9)], atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="task was not given"):
+        long(*rows)
+
+
+def test_shared_bottom_per_row_equals_its_wide_scores():
+    columns, task = _columns(), torch.randint(4, (9,))
+    network, rows = SharedBottomNetwork(columns, _tasks(4)), _rows(columns)
+    (own,) = network(*rows, task)
+    torch.testing.assert_close(own, torch.stack(network(*rows))[task, torch.arange(9)])
+
+
+@pytest.mark.parametrize("row_layer", ROW_LAYERS)
+def test_training_in_bf16_stays_near_float32(row_layer):
+    columns = _columns()
+    network = _network(columns, _tasks(2, 1), row_layer=row_layer, dropout=0.1, attention_dropout=0.1)
+    rows = _rows(columns)
+    with torch.autocast("cpu", torch.bfloat16):
+        sum(z.float().square().sum() for z in network(*rows)).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+    exact = torch.cat(network.eval()(*rows), dim=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = torch.cat(network.train().eval()(*rows), dim=1)
+    assert (exact - rounded.float()).abs().max() < 0.03
+
+
+def test_dropout_follows_the_seed_and_stops_in_eval():
+    columns = _columns()
+    network, rows = MultiTabNetwork(columns, _tasks(2), dropout=0.5, attention_dropout=0.5), _rows(columns)
+    torch.manual_seed(1)
+    first = network(*rows)[0]
+    torch.manual_seed(1)
+    assert torch.equal(network(*rows)[0], first)
+    assert not torch.equal(network(*rows)[0], first)
+    network.eval()
+    assert torch.equal(network(*rows)[0], network(*rows)[0])
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [({"row_layer": "rope"}, "row_layer must be"), ({"d_token": 10}, "multiple of n_heads, got 10 and 4")],
+)
+def test_impossible_settings_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        MultiTabNetwork(_columns(), _tasks(2), **options)
+
+
+def test_scores_start_at_the_scale_of_standardised_targets():
+    columns = _columns((), 32)
+    scores = torch.cat(MultiTabNetwork(columns, _tasks(7))(torch.randn(500, 32), _rows(columns, 500)[1]), dim=1)
+    assert 0.01 < scores.std().item() < 2
+    assert math.isfinite(scores.sum().item())
