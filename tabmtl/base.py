@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import polars as pl
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import _check_feature_names, check_is_fitted
+from sklearn.utils.validation import _check_feature_names, _check_n_features, check_is_fitted
 
 from tabmtl.encode import TableCoder
-from tabmtl.encode.features import NumericTransform
-from tabmtl.metrics import check_metric, mean_score, score_task
-from tabmtl.persist import Saved, write_folder
+from tabmtl.metrics import check_metric, mean_score, score_tasks
+from tabmtl.persist import Saved, from_json, to_json, write_folder
 from tabmtl.schema import Batch, Kind, Task
+
+TargetKind = Literal["classification", "regression"] | None
 
 
 def _gives_probabilities(estimator: MultiTaskEstimator) -> bool:
@@ -55,11 +55,9 @@ class MultiTaskEstimator(BaseEstimator):
     random_state: int | np.random.RandomState | None = None
 
     # what the three faces differ in: the kind of every undeclared task
-    _target_kind: ClassVar[Literal["classification", "regression"] | None] = None
+    _target_kind: ClassVar[TargetKind] = None
 
-    def fit(
-        self, X: Any, y: Any, *, sample_weight: Any = None, X_val: Any = None, y_val: Any = None
-    ) -> MultiTaskEstimator:
+    def fit(self, X: Any, y: Any, *, sample_weight: Any = None, X_val: Any = None, y_val: Any = None) -> Self:
         """Fit all tasks.
 
         Parameters
@@ -70,7 +68,7 @@ class MultiTaskEstimator(BaseEstimator):
             Targets of any mix of kinds; null and NaN are unlabelled cells.
         sample_weight : array of shape (n,) or (n, T), or frame with the task names, optional
             Normalised over the labelled rows of every task; weight 0 equals an absent label.
-        X_val, y_val : optional
+        X_val, y_val : as X and y, optional
             Rows for early stopping, where the method has it.
 
         Returns
@@ -139,8 +137,7 @@ class MultiTaskEstimator(BaseEstimator):
             return outputs[0]
         if self._target_kind == "classification":
             return outputs
-        pairs = zip(labels.tasks, outputs, strict=True)
-        return {task.name: output for task, output in pairs if task.is_classification}
+        return {task.name: output for task, output in zip(labels.tasks, outputs, strict=True) if task.is_classification}
 
     def score_tasks(self, X: Any, y: Any, sample_weight: Any = None) -> dict[str, float | None]:
         """Score every task on its labelled rows.
@@ -178,28 +175,27 @@ class MultiTaskEstimator(BaseEstimator):
             If a parameter cannot be written without pickle.
         """
         check_is_fitted(self)
-        facts, arrays, texts = self._state()
+        fitted = self._state()
         coder_facts, coder_arrays = self._coder.to_state()
+        params = {name: to_json(name, value) for name, value in self.get_params(deep=False).items()}
+        arrays = {f"coder.{name}": array for name, array in coder_arrays.items()}
         saved = Saved(
-            facts={
-                "params": {name: _to_json(name, value) for name, value in self.get_params(deep=False).items()},
-                "coder": coder_facts,
-                "fitted": facts,
-            },
-            arrays={f"coder.{k}": v for k, v in coder_arrays.items()} | {f"fitted.{k}": v for k, v in arrays.items()},
-            texts=texts,
+            facts={"params": params, "coder": coder_facts, "fitted": fitted.facts},
+            arrays=arrays | {f"fitted.{name}": array for name, array in fitted.arrays.items()},
+            texts=fitted.texts,
         )
         write_folder(path, type(self).__name__, saved)
 
     @classmethod
-    def _from_saved(cls, saved: Saved) -> MultiTaskEstimator:
-        estimator = cls(**{name: _from_json(value) for name, value in saved.facts["params"].items()})
+    def _from_saved(cls, saved: Saved) -> Self:
+        estimator = cls(**{name: from_json(value) for name, value in saved.facts["params"].items()})
         parts: dict[str, dict[str, np.ndarray]] = {"coder": {}, "fitted": {}}
         for name, array in saved.arrays.items():
             part, key = name.split(".", 1)
             parts[part][key] = array
         coder = TableCoder.from_state(saved.facts["coder"], parts["coder"])
-        estimator._set_fitted(coder, cls._fitted_from(saved.facts["fitted"], parts["fitted"], saved.texts))
+        fitted = Saved(facts=saved.facts["fitted"], arrays=parts["fitted"], texts=saved.texts)
+        estimator._set_fitted(coder, estimator._fitted_from(coder, fitted))
         return estimator
 
     # what a subclass gives
@@ -209,8 +205,7 @@ class MultiTaskEstimator(BaseEstimator):
 
     def _encoding(self) -> dict[str, Any]:
         """How features are encoded: `transform` and `min_frequency` of `FeatureCoder.fit`."""
-        transform: NumericTransform = "none"
-        return {"transform": transform, "min_frequency": 1}
+        return {"transform": "none", "min_frequency": 1}
 
     def _fit(self, X: Any, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int) -> dict[str, Any]:
         """Fit on encoded rows (labels in own units) and return the fitted attributes by name."""
@@ -220,14 +215,11 @@ class MultiTaskEstimator(BaseEstimator):
         """Probabilities (n, K) or values (n,) per column of y."""
         raise NotImplementedError
 
-    def _state(self) -> tuple[dict[str, Any], dict[str, np.ndarray], dict[str, str]]:
+    def _state(self) -> Saved:
         """The fitted attributes as JSON values, arrays and texts."""
         raise NotImplementedError
 
-    @classmethod
-    def _fitted_from(
-        cls, facts: dict[str, Any], arrays: dict[str, np.ndarray], texts: dict[str, str]
-    ) -> dict[str, Any]:
+    def _fitted_from(self, coder: TableCoder, saved: Saved) -> dict[str, Any]:
         """The fitted attributes that `_state` described."""
         raise NotImplementedError
 
@@ -255,30 +247,24 @@ class MultiTaskEstimator(BaseEstimator):
 
     def _check_columns(self, X: Any) -> None:
         """Hold the columns of X against those of fit, with scikit-learn's messages."""
-        columns = getattr(X, "column_names", None) or getattr(X, "columns", None)
         if isinstance(X, pl.LazyFrame):
-            columns = X.collect_schema().names()
-        if columns is not None and self._coder.named and list(columns) == list(self._coder.names):
-            return
-        _check_feature_names(self, X if columns is None else pl.DataFrame(schema=list(map(str, columns))), reset=False)
-        n_features = len(columns) if columns is not None else _n_features(X)
-        if n_features != self.n_features_in_:
-            raise ValueError(
-                f"X has {n_features} features, but {type(self).__name__} is expecting {self.n_features_in_} features "
-                "as input"
-            )
+            X = pl.DataFrame(schema=X.collect_schema())
+        _check_feature_names(self, X, reset=False)
+        if getattr(X, "ndim", 2) == 2:  # other shapes are refused where X is read
+            _check_n_features(self, X, reset=False)
 
     def _score(self, X: Any, y: Any, sample_weight: Any, tasks: Sequence[Task]) -> dict[str, float | None]:
         """Scores by the metrics of `tasks`, which are the fitted ones but for their metric."""
-        outputs = self._read_and_answer(X)
+        check_is_fitted(self)
+        self._check_columns(X)
         batch = self._coder.read(X, y, sample_weight)
-        return score_batch(tasks, batch, outputs)
+        outputs = self._outputs(X, replace(batch, y=None, weight=None))
+        return score_tasks(tasks, batch.y, outputs, batch.weight, batch.task)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.target_tags.required = True
         tags.target_tags.multi_output = True
-        tags.target_tags.single_output = True
         tags.input_tags.allow_nan = True
         tags.input_tags.categorical = True
         return tags
@@ -287,35 +273,23 @@ class MultiTaskEstimator(BaseEstimator):
 class ClassifierFace(ClassifierMixin):
     """Every task is a classification; scikit-learn sees a classifier."""
 
-    _target_kind = "classification"
+    _target_kind: ClassVar[TargetKind] = "classification"
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Accuracy, averaged over the tasks; unlabelled cells are left out."""
-        tasks = [replace(task, metric="accuracy") for task in self.tasks_]  # type: ignore[attr-defined]
-        return mean_score(self._score(X, y, sample_weight, tasks))  # type: ignore[attr-defined]
+        tasks = [replace(task, metric="accuracy") for task in self.tasks_]
+        return mean_score(self._score(X, y, sample_weight, tasks))
 
 
 class RegressorFace(RegressorMixin):
     """Every task is a regression; scikit-learn sees a regressor."""
 
-    _target_kind = "regression"
+    _target_kind: ClassVar[TargetKind] = "regression"
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """R², averaged over the tasks; unlabelled cells are left out."""
-        tasks = [replace(task, metric="r2") for task in self.tasks_]  # type: ignore[attr-defined]
-        return mean_score(self._score(X, y, sample_weight, tasks))  # type: ignore[attr-defined]
-
-
-def score_batch(tasks: Sequence[Task], batch: Batch, outputs: Sequence[np.ndarray]) -> dict[str, float | None]:
-    """Score outputs, per column of y, on the labels of a batch; in the long layout every task has its own rows."""
-    scores: dict[str, float | None] = {}
-    for t, task in enumerate(tasks):
-        rows = slice(None) if batch.task is None else np.flatnonzero(batch.task == t)
-        column = t if batch.task is None else 0
-        weight = None if batch.weight is None else batch.weight[rows, column]
-        score = score_task(task, batch.y[rows, column], outputs[column][rows], weight)
-        scores[task.name] = None if math.isnan(score) else score
-    return scores
+        tasks = [replace(task, metric="r2") for task in self.tasks_]
+        return mean_score(self._score(X, y, sample_weight, tasks))
 
 
 def _draw_seed(random_state: int | np.random.RandomState | None) -> int:
@@ -324,51 +298,3 @@ def _draw_seed(random_state: int | np.random.RandomState | None) -> int:
     if isinstance(random_state, np.random.RandomState):
         return int(random_state.randint(2**31 - 1))
     return int(random_state)
-
-
-def _n_features(X: Any) -> int:
-    shape = np.shape(X)
-    if len(shape) != 2:
-        raise ValueError(f"Expected 2D array, got an array of shape {shape} instead. Reshape your data")
-    return shape[1]
-
-
-def _to_json(name: str, value: Any) -> Any:
-    """A hyper-parameter as JSON; what is no plain value is tagged by its type."""
-    if callable(value) and name.startswith("on_"):
-        return None
-    if isinstance(value, Task):
-        return {"task": {key: getattr(value, key) for key in ("name", "kind", "classes", "metric", "weight")}}
-    if type(value).__module__.startswith("lightgbm."):
-        return {"lightgbm": {"class": type(value).__name__, "params": _to_json(name, value.get_params())}}
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, tuple):
-        return {"tuple": [_to_json(name, item) for item in value]}
-    if isinstance(value, list):
-        return [_to_json(name, item) for item in value]
-    if isinstance(value, Mapping):
-        return {"dict": {str(key): _to_json(name, item) for key, item in value.items()}}
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    raise TypeError(
-        f"the parameter {name}={value!r} cannot be saved without pickle; set it to a plain value "
-        "(number, text, list, dict or Task) before saving"
-    )
-
-
-def _from_json(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_from_json(item) for item in value]
-    if isinstance(value, dict):
-        ((tag, content),) = value.items()
-        if tag == "task":
-            return Task(**content)
-        if tag == "tuple":
-            return tuple(_from_json(item) for item in content)
-        if tag == "lightgbm" and content["class"] in ("LGBMClassifier", "LGBMRegressor"):
-            import lightgbm
-
-            return getattr(lightgbm, content["class"])(**_from_json(content["params"]))
-        return {key: _from_json(item) for key, item in content.items()}
-    return value

@@ -72,13 +72,10 @@ class MultiTaskLoss:
 
     def _rows(self, scores: Sequence[Tensor], y: Tensor, long: bool) -> Tensor:
         """Loss of every cell, (B, T) or (B, 1); tasks of one kind are computed together."""
-        binary, regression, multiclass = (
-            tasks[:1] if long else tasks for tasks in (self._binary, self._regression, self._multiclass)
-        )
-        if long:
-            binary, regression, multiclass = (
-                [0] if tasks else [] for tasks in (binary, regression, multiclass)
-            )
+        kinds: tuple[list[int], ...] = (self._binary, self._regression, self._multiclass)
+        if long:  # one column, whose kind all tasks share
+            kinds = tuple([0] if tasks else [] for tasks in kinds)
+        binary, regression, multiclass = kinds
         rows = torch.empty_like(y)
         if binary:
             score = torch.cat([scores[t] for t in binary], dim=1).float()

@@ -56,8 +56,7 @@ def check_metric(task: Task) -> str:
     metric = task.metric or next(iter(known))
     if metric not in known:
         raise ValueError(
-            f"task {task.name!r}: metric {metric!r} does not fit a {task.kind} task; "
-            f"choose one of {list(known)}"
+            f"task {task.name!r}: metric {metric!r} does not fit a {task.kind} task; choose one of {list(known)}"
         )
     return metric
 
@@ -84,9 +83,7 @@ def undefined_reason(task: Task, y: np.ndarray, sample_weight: np.ndarray | None
     return _reason(check_metric(task), y[_counted(y, sample_weight)])
 
 
-def score_task(
-    task: Task, y: np.ndarray, output: np.ndarray, sample_weight: np.ndarray | None = None
-) -> float:
+def score_task(task: Task, y: np.ndarray, output: np.ndarray, sample_weight: np.ndarray | None = None) -> float:
     """Score one task on its labelled rows.
 
     Parameters
@@ -150,6 +147,7 @@ def score_tasks(
     y: np.ndarray,
     outputs: Sequence[np.ndarray],
     sample_weight: np.ndarray | None = None,
+    own_task: np.ndarray | None = None,
 ) -> dict[str, float | None]:
     """Score every task on its own labelled rows.
 
@@ -157,12 +155,14 @@ def score_tasks(
     ----------
     tasks : sequence of Task
         The T tasks.
-    y : ndarray of shape (n, T)
+    y : ndarray of shape (n, T), or (n, 1) in the long layout
         One column of labels per task, as :func:`score_task` takes them.
-    outputs : sequence of T arrays
-        One output per task, as :func:`score_task` takes them.
-    sample_weight : ndarray of shape (n,) or (n, T), optional
+    outputs : sequence of arrays
+        One output per column of y, as :func:`score_task` takes them.
+    sample_weight : ndarray of shape (n,) or that of y, optional
         Weights of the rows, the same for all tasks or one column per task.
+    own_task : ndarray of int, shape (n,), optional
+        Long layout: the index of each row's own task.
 
     Returns
     -------
@@ -174,17 +174,18 @@ def score_tasks(
     ValueError
         If the number of columns or outputs is not that of the tasks, or as :func:`score_task` does.
     """
-    if y.shape[1] != len(tasks) or len(outputs) != len(tasks):
+    n_columns = len(tasks) if own_task is None else 1
+    if not y.shape[1] == len(outputs) == n_columns:
         raise ValueError(
-            f"expected one column of y and one output for each of {len(tasks)} tasks, "
+            f"expected one column of y and one output for each of {n_columns} tasks, "
             f"got {y.shape[1]} columns and {len(outputs)} outputs"
         )
     scores: dict[str, float | None] = {}
     for t, task in enumerate(tasks):
-        weight = sample_weight
-        if sample_weight is not None and sample_weight.ndim == 2:
-            weight = sample_weight[:, t]
-        score = score_task(task, y[:, t], outputs[t], weight)
+        rows, column = (slice(None), t) if own_task is None else (np.flatnonzero(own_task == t), 0)
+        weight = sample_weight if sample_weight is None or sample_weight.ndim == 1 else sample_weight[:, column]
+        weight = None if weight is None else weight[rows]
+        score = score_task(task, y[rows, column], outputs[column][rows], weight)
         scores[task.name] = None if math.isnan(score) else score
     return scores
 
@@ -239,8 +240,7 @@ def _check_output(task: Task, y: np.ndarray, output: np.ndarray, labels: np.ndar
     if output.ndim != 2 or len(output) != len(y) or output.shape[1] < n_classes:
         expected = (len(y), n_classes)
         raise ValueError(
-            f"task {task.name!r}: expected probabilities of shape {expected}, one column per class, "
-            f"got {output.shape}"
+            f"task {task.name!r}: expected probabilities of shape {expected}, one column per class, got {output.shape}"
         )
 
 

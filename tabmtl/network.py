@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -16,10 +16,12 @@ from joblib import effective_n_jobs
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from tabmtl.base import MultiTaskEstimator, score_batch
+from tabmtl.base import MultiTaskEstimator
 from tabmtl.encode import TableCoder
 from tabmtl.encode.features import NumericTransform
+from tabmtl.metrics import score_tasks
 from tabmtl.model_selection import train_valid_split
+from tabmtl.persist import Saved
 from tabmtl.progress import show_progress
 from tabmtl.schema import Batch, Columns, TabmtlWarning, Task
 from tabmtl.train import OnEpoch, TrainOptions, predict_scores, represent_rows, train
@@ -141,13 +143,12 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MultiT
             with _threads(self.n_jobs, network):
                 history, best = self._train(network, coder, batch, valid, device)
                 _, width = represent_rows(network, _tensors(batch.rows(np.arange(1)), coder, device), "float32").shape
-        weights = {name: tensor.detach().cpu().numpy() for name, tensor in network.state_dict().items()}
         return {
-            "history_": pl.DataFrame(history, schema_overrides={"epoch": pl.Int64}),
+            "history_": _history(history[0], history),
             "best_iteration_": best + 1,
-            "weights_": weights,
+            "weights_": {name: tensor.detach().cpu().numpy() for name, tensor in network.state_dict().items()},
             "_n_features_out": width,
-            "_module": None,
+            "_module": network.eval(),
         }
 
     def _train(
@@ -166,7 +167,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MultiT
         with ExitStack() as stack:
             show = stack.enter_context(show_progress(self.epochs, tasks)) if self.verbose else None
 
-            def on_epoch(record: dict[str, float | None]) -> bool:
+            def on_epoch(record: Mapping[str, float | None]) -> bool:
                 if show is not None:
                     show(record)
                 return bool(self.on_epoch is not None and self.on_epoch(record))
@@ -188,41 +189,50 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MultiT
         return self._coder.labels.outputs([score.cpu().numpy() for score in scores])
 
     def _fitted_network(self) -> tuple[torch.nn.Module, torch.device]:
-        """The module of the fitted weights, built on first use: the state itself is arrays only."""
+        """The network on the device of the parameters; a copy from pickle builds its own on first use."""
         device = _device(self.device)
         if self._module is None:
-            with _seeded(0, device):
-                module = self._network(self._coder.features.columns, self.tasks_)
-            module.load_state_dict({name: torch.from_numpy(array) for name, array in self.weights_.items()})
-            self._module = module.to(device).eval()
-        return self._module, device
+            self._module: torch.nn.Module = self._rebuild(self._coder, self.weights_)
+        return self._module.to(device), device
+
+    def _rebuild(self, coder: TableCoder, weights: dict[str, np.ndarray]) -> torch.nn.Module:
+        with _seeded(0, torch.device("cpu")):
+            network = self._network(coder.features.columns, coder.labels.tasks)
+        network.load_state_dict({name: torch.tensor(array) for name, array in weights.items()})
+        return network.eval()
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(super().__getstate__())
         if "_module" in state:
-            state["_module"] = None
+            state["_module"] = None  # the weights say it all, as arrays
         return state
 
-    def _state(self) -> tuple[dict[str, Any], dict[str, np.ndarray], dict[str, str]]:
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = []  # the representation is float32
+        return tags
+
+    def _state(self) -> Saved:
         facts = {
             "history": self.history_.to_dict(as_series=False),
             "best_iteration": self.best_iteration_,
             "n_features_out": self._n_features_out,
         }
-        return facts, self.weights_, {}
+        return Saved(facts=facts, arrays=self.weights_)
 
-    @classmethod
-    def _fitted_from(
-        cls, facts: dict[str, Any], arrays: dict[str, np.ndarray], texts: dict[str, str]
-    ) -> dict[str, Any]:
-        schema = {name: pl.Int64 if name == "epoch" else pl.Float64 for name in facts["history"]}
+    def _fitted_from(self, coder: TableCoder, saved: Saved) -> dict[str, Any]:
         return {
-            "history_": pl.DataFrame(facts["history"], schema=schema),
-            "best_iteration_": facts["best_iteration"],
-            "weights_": arrays,
-            "_n_features_out": facts["n_features_out"],
-            "_module": None,
+            "history_": _history(saved.facts["history"], saved.facts["history"]),
+            "best_iteration_": saved.facts["best_iteration"],
+            "weights_": saved.arrays,
+            "_n_features_out": saved.facts["n_features_out"],
+            "_module": self._rebuild(coder, saved.arrays),
         }
+
+
+def _history(names: Iterable[str], records: Any) -> pl.DataFrame:
+    # declared, for a score may be undefined in every epoch
+    return pl.DataFrame(records, schema={name: pl.Int64 if name == "epoch" else pl.Float64 for name in names})
 
 
 def _tensors(batch: Batch, coder: TableCoder, device: torch.device) -> Batch:
@@ -240,7 +250,7 @@ def _evaluate(coder: TableCoder, scores: Sequence[torch.Tensor], batch: Batch) -
     own = replace(arrays, y=arrays.y.astype(np.float64) * labels.scale + labels.center)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TabmtlWarning)
-        return score_batch(labels.tasks, own, outputs)
+        return score_tasks(labels.tasks, own.y, outputs, own.weight, own.task)
 
 
 def _names(tasks: Sequence[Task]) -> str:

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
+from tabmtl.schema import Task
+
 FORMAT = 1
+_LIGHTGBM = ("LGBMClassifier", "LGBMRegressor")
 _MANIFEST = "manifest.json"
+# what this module writes, half-written files included; all else in a folder belongs to somebody else
+_OURS = re.compile(r"\.?[A-Za-z0-9]+-[0-9a-f]{16}\.(json|safetensors|txt)(\.\d+)?|\.manifest\.json\.\d+")
 
 
 class ModelFileError(ValueError):
@@ -46,7 +53,8 @@ def write_folder(path: str | Path, class_name: str, saved: Saved) -> None:
     """Write a model's folder so that a reader sees the old model or the new one, never a mixture.
 
     New files carry their checksum in their name and stand beside the old ones; the manifest that names them is
-    replaced last, and then files only the old manifest named are removed.
+    replaced last, and then all other files of this package are removed, those of a save that was killed among them.
+    One process at a time may write to a folder.
 
     Parameters
     ----------
@@ -61,13 +69,13 @@ def write_folder(path: str | Path, class_name: str, saved: Saved) -> None:
         If the folder holds anything else than a model of this package.
     """
     folder = Path(path)
-    old = _old_files(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    _check_ours(folder)
     contents = {
         "model.json": json.dumps(saved.facts, allow_nan=False).encode(),
         "arrays.safetensors": save_arrays({k: np.ascontiguousarray(v) for k, v in saved.arrays.items()}),
         **{f"{name}.txt": text.encode() for name, text in saved.texts.items()},
     }
+    folder.mkdir(parents=True, exist_ok=True)
     files = {}
     for name, content in contents.items():
         checksum = hashlib.sha256(content).hexdigest()
@@ -77,8 +85,10 @@ def write_folder(path: str | Path, class_name: str, saved: Saved) -> None:
     manifest = {"format": FORMAT, "tabmtl": version("tabmtl"), "class": class_name, "files": files}
     manifest["sha256"] = _checksum(manifest)
     _write_file(folder / _MANIFEST, json.dumps(manifest, indent=1).encode())
-    for name in old - {entry["file"] for entry in files.values()}:
-        (folder / name).unlink(missing_ok=True)
+    kept = {entry["file"] for entry in files.values()}
+    for file in folder.iterdir():
+        if _OURS.fullmatch(file.name) and file.name not in kept:
+            file.unlink(missing_ok=True)
 
 
 def read_folder(path: str | Path) -> tuple[str, Saved]:
@@ -96,23 +106,19 @@ def read_folder(path: str | Path) -> tuple[str, Saved]:
     """
     folder = Path(path)
     manifest = _read_manifest(folder)
-    contents = {}
-    for name, entry in manifest["files"].items():
-        file = folder / Path(entry["file"]).name
-        if not file.is_file():
-            raise ModelFileError(
-                f"{folder}: the file {file.name} is missing; the model is incomplete, save it again"
-            )
-        contents[name] = file.read_bytes()
-        if hashlib.sha256(contents[name]).hexdigest() != entry["sha256"]:
-            raise ModelFileError(f"{folder}: {file.name} is truncated or was edited (its checksum differs)")
     try:
+        contents = _read_files(folder, manifest)
+    except ModelFileError:
+        # a save that ended meanwhile has removed the files of the manifest before it
+        newer = _read_manifest(folder)
+        if newer == manifest:
+            raise
+        manifest, contents = newer, _read_files(folder, newer)
+    with _as_file_error(f"{folder} is no tabmtl model"):
         facts = json.loads(contents.pop("model.json"))
         arrays = load_arrays(contents.pop("arrays.safetensors"))
         texts = {name.removesuffix(".txt"): content.decode() for name, content in contents.items()}
-    except (KeyError, ValueError, SafetensorError) as error:
-        raise ModelFileError(f"{folder} is no tabmtl model: {error}") from error
-    return manifest["class"], Saved(facts=facts, arrays=arrays, texts=texts)
+        return manifest["class"], Saved(facts=facts, arrays=arrays, texts=texts)
 
 
 def load(path: str | Path, cls: type | None = None) -> Any:
@@ -149,42 +155,124 @@ def load(path: str | Path, cls: type | None = None) -> Any:
             )
     elif cls.__name__ != class_name:
         raise ModelFileError(f"{path} holds a {class_name}, but cls is {cls.__name__}")
-    try:
+    with _as_file_error(f"{path} does not describe a {class_name}"):
         return cls._from_saved(saved)  # type: ignore[union-attr]
-    except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
-        raise ModelFileError(f"{path} does not describe a {class_name}: {error!r}") from error
+
+
+def to_json(name: str, value: Any) -> Any:
+    """A hyper-parameter as JSON; what is no plain value is tagged by its type.
+
+    Raises
+    ------
+    TypeError
+        If the value is neither plain, nor a Task, nor a LightGBM estimator.
+    """
+    if callable(value) and name.startswith("on_"):
+        return None
+    if isinstance(value, Task):
+        return {"task": {field.name: to_json(name, getattr(value, field.name)) for field in fields(value)}}
+    if type(value).__module__.startswith("lightgbm.") and type(value).__name__ in _LIGHTGBM:
+        return {"lightgbm": {"class": type(value).__name__, "params": to_json(name, value.get_params())}}
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, tuple):
+        return {"tuple": [to_json(name, item) for item in value]}
+    if isinstance(value, list):
+        return [to_json(name, item) for item in value]
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {"dict": {key: to_json(name, item) for key, item in value.items()}}
+    if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    raise TypeError(
+        f"the parameter {name}={value!r} cannot be saved without pickle; set it to a plain value "
+        "(number, text, list, dict with text keys, or Task) before saving"
+    )
+
+
+def from_json(value: Any) -> Any:
+    """The hyper-parameter that `to_json` described."""
+    if isinstance(value, list):
+        return [from_json(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    ((tag, content),) = value.items()
+    if tag == "task":
+        return Task(**{key: from_json(item) for key, item in content.items()})
+    if tag == "tuple":
+        return tuple(from_json(item) for item in content)
+    if tag == "lightgbm" and content["class"] in _LIGHTGBM:
+        import lightgbm
+
+        return getattr(lightgbm, content["class"])(**from_json(content["params"]))
+    if tag == "dict":
+        return {key: from_json(item) for key, item in content.items()}
+    raise ModelFileError(f"a parameter is tagged {tag!r}, which this release does not know")
+
+
+@contextmanager
+def _as_file_error(what: str) -> Iterator[None]:
+    """Whatever a foreign file leads to inside, the user gets one kind of error."""
+    try:
+        yield
+    except ModelFileError:
+        raise
+    except Exception as error:
+        raise ModelFileError(f"{what}: {error!r}") from error
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
-    try:
-        manifest = json.loads((folder / _MANIFEST).read_bytes())
-    except OSError as error:
-        raise ModelFileError(f"{folder} is no tabmtl model: it has no readable {_MANIFEST}") from error
-    except ValueError as error:
-        raise ModelFileError(f"{folder}: {_MANIFEST} is truncated or was edited") from error
-    if not isinstance(manifest, Mapping) or "format" not in manifest:
-        raise ModelFileError(f"{folder} is no tabmtl model: {_MANIFEST} has no format number")
-    claimed = manifest.pop("sha256", None)
-    if claimed != _checksum(manifest):
-        raise ModelFileError(f"{folder}: {_MANIFEST} was edited (its checksum differs)")
+    manifest = _parse_manifest(folder)
+    # asked first: a newer format may count its checksum otherwise
     if manifest["format"] != FORMAT:
         raise ModelFileError(
             f"{folder} has format {manifest['format']}, written by tabmtl {manifest['tabmtl']}; this release reads "
             f"format {FORMAT}: load it with tabmtl {manifest['tabmtl']}"
         )
-    return dict(manifest)
+    claimed = manifest.pop("sha256", None)
+    if claimed != _checksum(manifest):
+        raise ModelFileError(f"{folder}: {_MANIFEST} was edited (its checksum differs)")
+    return manifest
 
 
-def _old_files(folder: Path) -> set[str]:
-    """Files of the model that a save will replace."""
-    if not folder.exists() or not any(folder.iterdir()):
-        return set()
-    if not (folder / _MANIFEST).exists():
-        raise FileExistsError(f"{folder} is not empty and holds no tabmtl model; choose another folder")
+def _parse_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of any tabmtl release, unverified."""
     try:
-        return {Path(entry["file"]).name for entry in _read_manifest(folder)["files"].values()}
-    except ModelFileError:
-        return set()
+        manifest = json.loads((folder / _MANIFEST).read_bytes())
+    except OSError as error:
+        raise ModelFileError(f"{folder} is no tabmtl model: it has no readable {_MANIFEST}") from error
+    except (ValueError, RecursionError) as error:
+        raise ModelFileError(f"{folder}: {_MANIFEST} is truncated or was edited") from error
+    if not isinstance(manifest, dict) or not {"format", "tabmtl", "class", "files"} <= manifest.keys():
+        raise ModelFileError(f"{folder} is no tabmtl model: its {_MANIFEST} is none of this package")
+    return manifest
+
+
+def _read_files(folder: Path, manifest: Mapping[str, Any]) -> dict[str, bytes]:
+    """The verified contents of the files that a manifest names."""
+    contents = {}
+    with _as_file_error(f"{folder}: {_MANIFEST} was edited"):
+        entries = {name: (entry["file"], entry["sha256"]) for name, entry in manifest["files"].items()}
+    for name, (stored, checksum) in entries.items():
+        # a name with a path in it could lead out of the folder
+        if not _OURS.fullmatch(stored):
+            raise ModelFileError(f"{folder}: {_MANIFEST} names {stored!r}, which is no file of a model")
+        with _as_file_error(f"{folder}: {stored} cannot be read, so the model is incomplete; save it again"):
+            contents[name] = (folder / stored).read_bytes()
+        if hashlib.sha256(contents[name]).hexdigest() != checksum:
+            raise ModelFileError(f"{folder}: {stored} is truncated or was edited (its checksum differs)")
+    return contents
+
+
+def _check_ours(folder: Path) -> None:
+    """Refuse to write where anything else than a model of this package lies."""
+    if not folder.exists() or all(_OURS.fullmatch(file.name) for file in folder.iterdir()):
+        return
+    try:
+        _parse_manifest(folder)
+    except ModelFileError as error:
+        raise FileExistsError(
+            f"{folder} is not empty and holds no tabmtl model; choose another folder ({error})"
+        ) from error
 
 
 def _checksum(manifest: Mapping[str, Any]) -> str:

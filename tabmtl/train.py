@@ -20,6 +20,7 @@ Evaluate = Callable[[Sequence[Tensor], Batch], dict[str, float | None]]
 
 _MICRO_BATCH = 256  # rows whose activations stay in a CPU's cache; more rows a step only accumulate
 _PREDICT_ROWS = 1_024
+_ROW_MULTIPLE = 8
 _SCORED_TRAIN_ROWS = 50_000
 
 
@@ -43,7 +44,8 @@ class Network(Protocol):
 class TrainOptions:
     """How to train: the fields of :class:`tabmtl.network.NetworkEstimator` that the loop reads.
 
-    ``patience`` None trains all epochs and keeps the last weights.
+    ``patience`` None trains all epochs and keeps the last weights; else the best weights on the validation rows are
+    kept.
     """
 
     epochs: int
@@ -65,7 +67,7 @@ def train(
     evaluate: Evaluate,
     on_epoch: OnEpoch | None = None,
 ) -> tuple[list[Record], int]:
-    """Train a network by AdamW; the best weights are left in it.
+    """Train a network by AdamW; the kept weights are left in it.
 
     A step sums every task's weighted losses over the batch, divides by the batch size, and adds them up. The
     learning rate follows half a cosine from its start to zero over all epochs. Randomness comes from torch's
@@ -98,6 +100,7 @@ def train(
         If a loss is not finite.
     """
     loop = _Loop(network, MultiTaskLoss(tasks), tasks, options, evaluate)
+    watched = valid is not None and options.patience is not None
     history: list[Record] = []
     best, best_score, best_weights = 0, -float("inf"), None
     for epoch in range(options.epochs):
@@ -105,10 +108,10 @@ def train(
         if valid is not None:
             record |= loop.validate(valid)
         history.append(record)
-        score = _monitored(record, options.monitor, tasks) if valid is not None else float(epoch)
+        score = _monitored(record, options.monitor, tasks) if watched else float(epoch)
         if score > best_score:
             best, best_score = epoch, score
-            best_weights = {k: v.clone() for k, v in network.state_dict().items()} if valid is not None else None
+            best_weights = {k: v.clone() for k, v in network.state_dict().items()} if watched else None
         if (on_epoch is not None and on_epoch(record)) or _is_over(epoch - best, options.patience):
             break
     if best_weights is not None:
@@ -118,24 +121,36 @@ def train(
 
 def predict_scores(network: torch.nn.Module, data: Batch, precision: str = "float32") -> list[Tensor]:
     """Raw scores of all rows, one tensor a task (long layout: one tensor), computed in slices."""
-    parts = _in_slices(network, network.__call__, data, precision)
+    parts = _in_slices(network, network, data, precision)
     return [torch.cat(columns).float() for columns in zip(*parts, strict=True)]
 
 
 def represent_rows(network: torch.nn.Module, data: Batch, precision: str = "float32") -> Tensor:
     """Shared representation (n, r) of all rows, computed in slices."""
-    return torch.cat(_in_slices(network, network.represent, data, precision)).float()
+    represent: Any = network.represent
+    parts = _in_slices(network, lambda *inputs: [represent(*inputs)], data, precision)
+    return torch.cat([part for (part,) in parts]).float()
 
 
-def _in_slices(network: torch.nn.Module, function: Callable[..., Any], data: Batch, precision: str) -> list[Any]:
-    network.eval()
-    step = len(data) if network.batch_dependent else _PREDICT_ROWS
-    inputs = (data.x_num, data.x_cat, data.task)
+def _in_slices(
+    network: torch.nn.Module, function: Callable[..., list[Tensor]], data: Batch, precision: str
+) -> list[list[Tensor]]:
+    """What a function of the network gives for all rows, a few at a time.
+
+    Every slice is filled up to a multiple of 8 rows: matrix products of fewer rows take other kernels, which round
+    otherwise, and a row's answer would depend, by some 1e-6 of the scale, on how many rows are asked with it.
+    """
+    if network.training:
+        network.eval()
+    size, multiple = (len(data), 1) if network.batch_dependent else (_PREDICT_ROWS, _ROW_MULTIPLE)
+    parts = []
     with torch.inference_mode(), _autocast(data, precision):
-        return [
-            function(*(None if x is None else x[start : start + step] for x in inputs))
-            for start in range(0, len(data), step)
-        ]
+        for start in range(0, len(data), size):
+            rows = torch.arange(start, min(start + size, len(data)), device=data.x_num.device)
+            filled = torch.cat([rows, rows[-1:].expand(-len(rows) % multiple)])
+            inputs = (None if x is None else x.index_select(0, filled) for x in (data.x_num, data.x_cat, data.task))
+            parts.append([answer[: len(rows)] for answer in function(*inputs)])
+    return parts
 
 
 class _Loop:
@@ -243,12 +258,12 @@ def _is_over(epochs_without_gain: int, patience: int | None) -> bool:
 
 
 def _monitored(record: Record, monitor: str, tasks: Sequence[Task]) -> float:
-    """The number that early stopping maximises; minus the loss where no score is defined."""
-    if monitor == "mean":
-        score = record["val/score"]
-    else:
-        score = next(record[f"val/{task.name}/{task.metric}"] for task in tasks if task.name == monitor)
-    return -(record["val/loss"] or 0.0) if score is None else score
+    """The number that early stopping maximises: a score, or minus the loss where no score is defined."""
+    score, loss = record["val/score"], record["val/loss"]
+    for task in tasks:
+        if task.name == monitor != "mean":
+            score, loss = record[f"val/{monitor}/{task.metric}"], record[f"val/{monitor}/loss"]
+    return -(loss or 0.0) if score is None else score
 
 
 @contextmanager

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 
 from tabmtl.encode.frames import Origin, read_targets, read_weights, write_targets
-from tabmtl.schema import Kind, TabmtlWarning, Task
-
-DeclaredTasks = Mapping[str, Kind | Task] | Sequence[Task]
-
-_MAX_INFERRED_CLASSES = 20
+from tabmtl.encode.kinds import DeclaredTasks, as_values, declared_tasks, fit_task, is_text
+from tabmtl.schema import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,18 +76,20 @@ class LabelCoder:
         ValueError
             If a task has no observed label, an infinite label or a single class, or a declaration does not fit.
         """
-        frame, origin = read_targets(y)
+        frame, origin = _read(y)
         frame = _rename(frame, origin, tasks)
-        declared = _declared(tasks, frame.columns)
+        declared = declared_tasks(tasks, frame.columns)
         frame, _ = _without_weightless(frame, sample_weight)
-        fitted = [_fit_task(frame[name], declared.get(name), force) for name in frame.columns]
+        fitted = [
+            # a category of pandas holds classes even where its values are numbers
+            fit_task(series, declared.get(series.name), force or (categories and "classification"))
+            for series, categories in zip(frame.iter_columns(), origin.categories, strict=True)
+        ]
         if task_levels is not None and len(fitted) != 1:
-            raise ValueError(
-                f"task_column needs one target, one label a row; y has {len(fitted)}: {frame.columns}"
-            )
+            raise ValueError(f"task_column needs one target, one label a row; y has {len(fitted)}: {frame.columns}")
         coder = cls(
             tasks=tuple(fitted),
-            origin=origin,
+            origin=replace(origin, categories=_with_unseen(origin.categories, fitted)),
             names=tuple(frame.columns),
             dtypes=tuple(_output_dtype(frame[task.name], task) for task in fitted),
             center=np.zeros(len(fitted)),
@@ -122,7 +121,7 @@ class LabelCoder:
         ValueError
             If a target is missing, or holds an infinite value or a label that fit did not see.
         """
-        frame, origin = read_targets(y)
+        frame, origin = _read(y)
         if origin.ndim == 2 and origin.named and self.origin.named:
             missing = [name for name in self.names if name not in frame.columns]
             if missing:
@@ -175,9 +174,7 @@ class LabelCoder:
             Row labels of the answer where y was pandas.
         """
         columns = []
-        for output, task, name, dtype in zip(
-            outputs, self.column_tasks(), self.names, self.dtypes, strict=True
-        ):
+        for output, task, name, dtype in zip(outputs, self.column_tasks(), self.names, self.dtypes, strict=True):
             if task.is_classification:
                 labels = pl.Series(name, list(task.classes or ()))
                 columns.append(labels.gather(np.argmax(output, axis=1)).cast(dtype))
@@ -189,7 +186,7 @@ class LabelCoder:
         """The coder as JSON-able facts and arrays."""
         facts = {
             "tasks": [asdict(task) for task in self.tasks],
-            "origin": asdict(self.origin),
+            "origin": self.origin.to_state(),
             "names": self.names,
             "dtypes": [_describe_dtype(dtype) for dtype in self.dtypes],
             "task_levels": self.task_levels,
@@ -199,16 +196,20 @@ class LabelCoder:
     @classmethod
     def from_state(cls, facts: dict[str, Any], arrays: dict[str, np.ndarray]) -> LabelCoder:
         """The coder that `to_state` described."""
-        origin = Origin(**{**facts["origin"], "dtypes": tuple(facts["origin"]["dtypes"])})
         levels = facts["task_levels"]
         return cls(
             tasks=tuple(Task(**task) for task in facts["tasks"]),
-            origin=origin,
+            origin=Origin.from_state(facts["origin"]),
             names=tuple(facts["names"]),
             dtypes=tuple(_dtype_of(*description) for description in facts["dtypes"]),
             task_levels=None if levels is None else tuple(levels),
             **arrays,
         )
+
+
+def _read(y: Any) -> tuple[pl.DataFrame, Origin]:
+    frame, origin = read_targets(y)
+    return frame.with_columns(cs.decimal().cast(pl.Float64)), origin
 
 
 def _rename(frame: pl.DataFrame, origin: Origin, tasks: DeclaredTasks | None) -> pl.DataFrame:
@@ -235,147 +236,38 @@ def _without_weightless(frame: pl.DataFrame, sample_weight: Any) -> tuple[pl.Dat
     return pl.DataFrame(columns), weight
 
 
-def _declared(tasks: DeclaredTasks | None, columns: Sequence[str]) -> dict[str, Task]:
-    if tasks is None:
-        return {}
-    if isinstance(tasks, Mapping):
-        entries = {
-            name: task if isinstance(task, Task) else Task(name=name, kind=task)
-            for name, task in tasks.items()
-        }
-    else:
-        entries = {task.name: task for task in tasks}
-    unknown = [name for name in entries if name not in columns]
-    if unknown:
-        raise ValueError(f"tasks declares {unknown}, which y does not have; y has {list(columns)}")
-    return entries
-
-
-def _present(series: pl.Series) -> pl.Series:
-    """The labelled values of a target."""
-    series = series.drop_nulls()
-    return series.drop_nans() if series.dtype.is_float() else series
-
-
-def _fit_task(series: pl.Series, declared: Task | None, force: str | None) -> Task:
-    """Kind and classes of one target."""
-    name = series.name
-    present = _present(series)
-    if present.dtype.is_temporal() or not (
-        _is_text(present) or present.dtype.is_numeric() or present.len() == 0
-    ):
-        raise TypeError(
-            f"task {name!r}: labels of type {series.dtype} are neither classes nor numbers; cast them"
-        )
-    if present.len() == 0:
-        raise ValueError(
-            f"task {name!r} has no observed label: every value is missing (null or NaN); drop the task"
-        )
-    if present.dtype.is_float() and present.is_infinite().any():
-        raise ValueError(f"task {name!r}: a label is infinite; replace it by null or a finite number")
-    if declared is not None:
-        return _with_classes(declared, present)
-    if force == "regression" or (force is None and _looks_numeric(present)):
-        return _with_classes(Task(name=name, kind="regression"), present)
-    if force == "classification" and present.dtype.is_float() and not _is_whole(present):
-        raise ValueError(
-            f"Unknown label type: task {name!r} holds continuous numbers, and a classifier expects classes; "
-            "use a regressor or the mixed estimator"
-        )
-    classes = _classes(present)
-    return _with_classes(Task(name=name, kind="binary" if len(classes) == 2 else "multiclass"), present)
-
-
-def _is_text(series: pl.Series) -> bool:
-    return series.dtype in (pl.String, pl.Categorical, pl.Enum, pl.Boolean)
-
-
-def _is_whole(series: pl.Series) -> bool:
-    return bool((series == series.round()).all())
-
-
-def _looks_numeric(present: pl.Series) -> bool:
-    """Whether an undeclared target is a regression target."""
-    if _is_text(present):
-        return False
-    values = present.unique()
-    if present.dtype.is_float():
-        return not set(values.to_list()) <= {0.0, 1.0}
-    if len(values) <= 2:
-        return False
-    is_regression = len(values) > _MAX_INFERRED_CLASSES
-    kind = "regression" if is_regression else "multiclass"
-    warnings.warn(
-        f"task {present.name!r} holds {len(values)} distinct whole numbers and was taken for {kind}; "
-        f"say which it is: tasks={{{present.name!r}: {kind!r}}}",
-        TabmtlWarning,
-        stacklevel=2,
-    )
-    return is_regression
-
-
-def _classes(present: pl.Series) -> tuple:
-    values = present.cast(pl.String) if present.dtype in (pl.Categorical, pl.Enum) else present
-    return tuple(values.unique().sort().to_list())
-
-
-def _with_classes(task: Task, present: pl.Series) -> Task:
-    """Complete a task by the classes its labels show, or check the declared ones."""
-    if task.kind == "regression":
-        if _is_text(present) and present.dtype != pl.Boolean:
-            raise ValueError(
-                f"task {task.name!r} is a regression task, but its labels are {present.dtype}; got text"
-            )
-        return task
-    seen = _classes(present)
-    if task.classes is not None:
-        unknown = [label for label in seen if label not in task.classes]
-        if unknown:
-            raise ValueError(
-                f"task {task.name!r}: labels {unknown} are not among its classes {list(task.classes)}"
-            )
-    elif len(seen) == 1:
-        raise ValueError(
-            f"task {task.name!r} has one single class, {seen[0]!r}, among its labels; a classifier needs at "
-            "least two classes: drop the task, or declare its classes"
-        )
-    elif task.kind == "binary" and len(seen) != 2:
-        raise ValueError(
-            f"task {task.name!r} is binary, but its labels have {len(seen)} classes: {list(seen[:10])}"
-        )
-    return replace(task, classes=task.classes or seen)
-
-
 def _encode_column(series: pl.Series, task: Task) -> np.ndarray:
     if not task.is_classification:
-        if _is_text(series) and series.dtype != pl.Boolean:
+        if is_text(series) and series.dtype != pl.Boolean:
             raise ValueError(f"task {task.name!r} expects numbers, got labels of type {series.dtype}")
         values = series.cast(pl.Float64).to_numpy()
         if np.isinf(values).any():
-            raise ValueError(
-                f"task {task.name!r}: a label is infinite; replace it by null or a finite number"
-            )
+            raise ValueError(f"task {task.name!r}: a label is infinite; replace it by null or a finite number")
         return values
-    classes = pl.Series(list(task.classes or ()))
-    if series.dtype in (pl.Categorical, pl.Enum):
-        series = series.cast(pl.String)
-    if series.dtype.is_float():
-        series = series.fill_nan(None)
-    if series.dtype == pl.Null or series.null_count() == len(series):
-        return np.full(len(series), np.nan)
-    if (classes.dtype == pl.String) != (series.dtype == pl.String):
-        raise ValueError(
-            f"task {task.name!r}: labels are {series.dtype}, expected ones like {classes.to_list()[:5]}"
-        )
-    codes = series.replace_strict(
-        classes, np.arange(float(len(classes))), default=None, return_dtype=pl.Float64
-    )
-    unknown = series.filter(codes.is_null() & series.is_not_null())
+    expected = list(task.classes or ())
+    labels, classes = as_values(series), as_values(pl.Series(expected))
+    if labels.null_count() == len(labels):
+        return np.full(len(labels), np.nan)
+    if (classes.dtype == pl.String) != (labels.dtype == pl.String):
+        raise ValueError(f"task {task.name!r}: labels are {series.dtype}, expected ones like {expected[:5]}")
+    if classes.dtype != labels.dtype:
+        common = pl.Float64 if classes.dtype.is_float() or labels.dtype.is_float() else pl.Int128
+        labels, classes = labels.cast(common), classes.cast(common)
+    codes = labels.replace_strict(classes, np.arange(float(len(classes))), default=None, return_dtype=pl.Float64)
+    unknown = series.filter(codes.is_null() & labels.is_not_null())
     if len(unknown):
         raise ValueError(
-            f"task {task.name!r}: the label {unknown[0]!r} was not seen in fit; expected one of {classes.to_list()}"
+            f"task {task.name!r}: the label {unknown[0]!r} was not seen in fit; expected one of {expected}"
         )
     return codes.to_numpy()
+
+
+def _with_unseen(categories: Sequence[tuple | None], tasks: Sequence[Task]) -> tuple[tuple | None, ...]:
+    """Categories of pandas, with the declared classes that they lack."""
+    return tuple(
+        values if values is None else (*values, *(label for label in task.classes or () if label not in values))
+        for values, task in zip(categories, tasks, strict=True)
+    )
 
 
 def _center_and_scale(values: np.ndarray) -> tuple[float, float]:
@@ -386,7 +278,10 @@ def _center_and_scale(values: np.ndarray) -> tuple[float, float]:
 
 def _output_dtype(series: pl.Series, task: Task) -> pl.DataType:
     if task.is_classification:
-        return series.dtype
+        dtype = series.dtype
+        # an Enum cannot hold a declared class that it lacks
+        lacks = isinstance(dtype, pl.Enum) and not set(task.classes or ()) <= set(dtype.categories)
+        return pl.String() if lacks else dtype
     return pl.Float32() if series.dtype == pl.Float32 else pl.Float64()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,16 +10,18 @@ import lightgbm as lgb
 import numpy as np
 from joblib import effective_n_jobs
 from sklearn.base import BaseEstimator, clone
+from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import has_fit_parameter
 
 from tabmtl.base import ClassifierFace, MultiTaskEstimator, RegressorFace
 from tabmtl.encode import TableCoder, take_rows
 from tabmtl.model_selection import train_valid_split
+from tabmtl.persist import Saved
 from tabmtl.schema import UNSEEN, Batch, Columns, Task
 
 _ROWS_TO_SPLIT = 50
 # as the reference scores of the field are made: shallow enough to be hard to beat, stopped on validation rows
-_DEFAULTS = {
+_DEFAULTS: dict[str, Any] = {
     "n_estimators": 1_000,
     "learning_rate": 0.05,
     "num_leaves": 31,
@@ -41,7 +43,7 @@ class IndependentTasks(MultiTaskEstimator):
     ----------
     classifier, regressor : estimator, optional
         Cloned for every classification and regression task. A LightGBM estimator is trained like the default, with
-        its own parameters.
+        its own parameters, ``class_weight`` and ``random_state`` among them.
     early_stopping : bool, default=True
         Stop LightGBM where a task's validation score (ROC AUC, log loss for many classes, RMSE) has not improved
         for ``patience`` trees. Without X_val and y_val in fit, ``validation_fraction`` of the rows is set aside.
@@ -108,8 +110,12 @@ class IndependentTasks(MultiTaskEstimator):
         params = self._lightgbm_params(base, task, seed)
         n_trees = params.pop("n_estimators")
         data = _dataset(batch, column, columns)
-        watched, callbacks = [], []
+        _weigh_classes(data, task, params.pop("class_weight", None))
+        watched: list[lgb.Dataset] = []
+        callbacks: list[Callable[..., Any]] = []
         if self.early_stopping and valid is not None and len(valid):
+            if params["metric"] == "auc" and len(np.unique(valid.y[:, column])) < 2:
+                params["metric"] = "binary_logloss"  # one class has no AUC, and LightGBM calls it perfect
             watched = [_dataset(valid, column, columns, reference=data)]
             callbacks = [lgb.early_stopping(self.patience, verbose=False)]
         booster = lgb.train(params, data, n_trees, valid_sets=watched, callbacks=callbacks)
@@ -117,14 +123,16 @@ class IndependentTasks(MultiTaskEstimator):
         return lgb.Booster(model_str=booster.model_to_string(num_iteration=booster.best_iteration or -1))
 
     def _lightgbm_params(self, base: lgb.LGBMModel | None, task: Task, seed: int) -> dict[str, Any]:
-        given = {} if base is None else base.get_params()
-        params = dict(_DEFAULTS) if base is None else {name: v for name, v in given.items() if v is not None}
-        for name in ("importance_type", "class_weight", "random_state", "n_jobs"):
-            params.pop(name, None)
-        params |= {"verbosity": -1, "seed": seed, "deterministic": True, "force_col_wise": True}
-        params["num_threads"] = effective_n_jobs(self.n_jobs)
-        params.setdefault("objective", task.kind)
-        params.setdefault("metric", _METRICS[task.kind])
+        """Parameters of `lightgbm.train`; those of a given estimator go before ours."""
+        given = _DEFAULTS if base is None else base.get_params()
+        params = {name: value for name, value in given.items() if value is not None}
+        if callable(params.get("objective")):
+            raise ValueError(f"task {task.name!r}: the objective of LightGBM must be a name, got a function")
+        if params.pop("importance_type", "split") != "split":
+            raise ValueError("importance_type has no effect here; ask estimators_[task].feature_importance(...) for it")
+        params["num_threads"] = effective_n_jobs(params.pop("n_jobs", self.n_jobs))
+        ours = {"random_state": seed, "verbosity": -1, "deterministic": True, "force_col_wise": True}
+        params = {**ours, "objective": task.kind, "metric": _METRICS[task.kind], **params}
         if task.kind == "multiclass":
             params["num_class"] = task.width
         return params
@@ -159,7 +167,7 @@ class IndependentTasks(MultiTaskEstimator):
     def _answer(self, task: Task, X: Any, matrix: np.ndarray) -> np.ndarray:
         estimator = self.estimators_[task.name]
         if isinstance(estimator, lgb.Booster):
-            answer = estimator.predict(matrix)
+            answer = np.asarray(estimator.predict(matrix, num_threads=effective_n_jobs(self.n_jobs)))
             return np.column_stack([1 - answer, answer]) if task.kind == "binary" else answer
         if not task.is_classification:
             return np.asarray(estimator.predict(X), dtype=np.float64)
@@ -171,22 +179,20 @@ class IndependentTasks(MultiTaskEstimator):
             probabilities[np.arange(len(matrix)), [own[label] for label in estimator.predict(X).tolist()]] = 1
         return probabilities
 
-    def _state(self) -> tuple[dict[str, Any], dict[str, np.ndarray], dict[str, str]]:
-        foreign = [name for name, model in self.estimators_.items() if not isinstance(model, lgb.Booster)]
-        if foreign:
-            raise TypeError(
-                f"save writes LightGBM models and networks; the model of task {foreign[0]!r} is a "
-                f"{type(self.estimators_[foreign[0]]).__name__}, which only pickle could write: use joblib.dump, or "
-                "skops, on files you trust"
-            )
-        texts = {f"task{t}": self.estimators_[task.name].model_to_string() for t, task in enumerate(self.tasks_)}
-        return {"tasks": [task.name for task in self.tasks_]}, {}, texts
+    def _state(self) -> Saved:
+        texts = {}
+        for t, (name, model) in enumerate(self.estimators_.items()):
+            if not isinstance(model, lgb.Booster):
+                raise TypeError(
+                    f"save writes LightGBM models and networks; the model of task {name!r} is a "
+                    f"{type(model).__name__}, which only pickle could write: use joblib.dump, or skops, on files you "
+                    "trust"
+                )
+            texts[f"task{t}"] = model.model_to_string()
+        return Saved(facts={"tasks": list(self.estimators_)}, texts=texts)
 
-    @classmethod
-    def _fitted_from(
-        cls, facts: dict[str, Any], arrays: dict[str, np.ndarray], texts: dict[str, str]
-    ) -> dict[str, Any]:
-        boosters = {name: lgb.Booster(model_str=texts[f"task{t}"]) for t, name in enumerate(facts["tasks"])}
+    def _fitted_from(self, coder: TableCoder, saved: Saved) -> dict[str, Any]:
+        boosters = {name: lgb.Booster(model_str=saved.texts[f"task{t}"]) for t, name in enumerate(saved.facts["tasks"])}
         return {"estimators_": boosters}
 
 
@@ -196,6 +202,14 @@ class IndependentTasksClassifier(ClassifierFace, IndependentTasks):
 
 class IndependentTasksRegressor(RegressorFace, IndependentTasks):
     """`IndependentTasks` whose every task is a regression."""
+
+
+def _weigh_classes(data: lgb.Dataset, task: Task, class_weight: Any) -> None:
+    """Multiply weights by those of the classes, as LightGBM's own classifier does."""
+    if class_weight is None or not task.is_classification:
+        return
+    factor = compute_sample_weight(class_weight, np.array(task.classes)[np.asarray(data.label, dtype=np.int64)])
+    data.set_weight(factor if data.weight is None else np.asarray(data.weight) * factor)
 
 
 def _labelled_rows(batch: Batch, t: int) -> np.ndarray:
