@@ -1,0 +1,81 @@
+"""The table of scores, on small tables: its numbers, its standard errors, and what it says of absent sets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from sklearn.metrics import r2_score, roc_auc_score
+
+from tabmtl import Task
+from tabmtl.pipelines import benchmark, datasets
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with every 20th row of portal, and no other set."""
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "portal").mkdir()
+    datasets.load("portal").table.gather_every(20).sink_parquet(folder / "portal" / "data.parquet")
+    return folder
+
+
+def test_table_of_scores(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["--sets", "star", "portal", "--folder", str(folder), "--seeds", "0", "1", "--epochs", "1"]
+    assert benchmark.main([*argv, "--output", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert "skipped: star: expected the table" in printed
+    assert "MultiTabNet more than one standard error below linear: " in printed
+    scores = pl.read_csv(tmp_path / "out" / "scores.csv")
+    fits = scores.group_by("model", maintain_order=True).agg(pl.len(), pl.col("seed").n_unique())
+    assert fits.rows() == [("MultiTabNet", 6, 2), ("SharedBottom", 6, 2), ("IndependentTasks", 6, 2), ("linear", 3, 1)]
+    assert scores["standard_error"].is_between(0.001, 0.5).all()
+    mean = scores.filter(model="IndependentTasks").group_by("seed").agg(pl.col("score").mean())["score"].mean()
+    assert next(line for line in printed.splitlines() if line.split()[:1] == ["mean"]).count(f"{mean:.4f}") == 1
+
+
+def test_linear_scores_are_those_of_before(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["--sets", "portal", "--models", "linear", "--output", str(tmp_path)]
+    assert benchmark.main(argv) == 0
+    scores = pl.read_csv(tmp_path / "scores.csv")
+    before = benchmark.LINEAR_BEFORE["portal", scores["test_rows"][0]]
+    np.testing.assert_allclose(scores["score"], before, atol=2e-4)
+    assert "linear before" in capsys.readouterr().out
+
+
+def test_bench_is_scored_on_fresh_rows_of_the_same_tasks(tmp_path: Path) -> None:
+    argv = ["--sets", "multitab_bench", "--models", "linear", "--seeds", "0", "--output", str(tmp_path)]
+    assert benchmark.main(argv) == 0
+    scores = pl.read_csv(tmp_path / "scores.csv")
+    # what a linear model of the released tasks can reach: a_1² / Var per task
+    ceiling = [1.0, 0.667, 0.333, 0.667, 0.111, 0.333, 0.667]
+    np.testing.assert_allclose(scores["score"], ceiling, atol=0.03)
+
+
+@pytest.mark.parametrize(("kind", "score"), [("binary", roc_auc_score), ("regression", r2_score)])
+def test_standard_error_is_that_of_redrawn_rows(kind: str, score: Callable[..., float]) -> None:
+    rng = np.random.default_rng(0)
+    output = rng.normal(size=1_000)
+    y = output + rng.standard_t(5, size=1_000)
+    if kind == "binary":
+        y = (y > 1).astype(float)
+    redrawn = [score(y[rows], output[rows]) for rows in rng.integers(1_000, size=(400, 1_000))]
+    error = benchmark.standard_error(Task(name="late", kind=kind), y, output)
+    assert error == pytest.approx(np.std(redrawn), rel=0.15)
+
+
+def test_flights_is_the_sample_unless_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def load(name: str, **options: object) -> datasets.Dataset:
+        asked.append(options)
+        return datasets.load(name)
+
+    monkeypatch.setattr(benchmark, "load", load)
+    for full in (False, True):
+        args = benchmark.argparse.Namespace(full=full, folder=Path("data"))
+        benchmark.open_problem("flights", 0, args)
+    assert asked == [{"folder": None}, {"folder": Path("data"), "full": True}]
