@@ -1,0 +1,133 @@
+"""Every estimator the package lists, in a tiny form, and the tables and comparisons that the properties need."""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Iterator
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+import tabmtl
+import tabmtl.models
+from tabmtl.base import MultiTaskEstimator
+from tabmtl.network import NetworkEstimator
+
+#: Given to an estimator where it has the parameter: small and quick, with dropout and early stopping still on.
+TINY: dict[str, Any] = {
+    "epochs": 2,
+    "batch_size": 64,
+    "hidden": (16, 8),
+    "d_embedding": 4,
+    "d_token": 8,
+    "d_ffn": 16,
+    "n_heads": 2,
+    "head_hidden": 8,
+    "min_frequency": 2,
+    "n_jobs": 1,
+    "random_state": 0,
+}
+
+
+def _listed() -> Iterator[type[MultiTaskEstimator]]:
+    """Estimators among the names the package exports, and all classes of its models."""
+    modules = [f"tabmtl.models.{module.name}" for module in pkgutil.iter_modules(tabmtl.models.__path__)]
+    for found in [getattr(tabmtl, name) for name in tabmtl.__all__] + [
+        value for module in modules for value in vars(import_module(module)).values()
+    ]:
+        if isinstance(found, type) and issubclass(found, MultiTaskEstimator):
+            yield found
+
+
+#: All estimators: the exported ones, the classes in tabmtl.models, and whatever else is derived from the base.
+ESTIMATORS = sorted(set(_listed()) - {MultiTaskEstimator, NetworkEstimator}, key=lambda cls: cls.__name__)
+MIXED = [cls for cls in ESTIMATORS if cls._target_kind is None]
+FACES = [cls for cls in ESTIMATORS if cls._target_kind is not None]
+NETWORKS = [cls for cls in MIXED if issubclass(cls, NetworkEstimator)]
+
+
+def subclasses(cls: type) -> set[type]:
+    """All classes derived from one, however far."""
+    found = set(cls.__subclasses__())
+    return found.union(*(subclasses(child) for child in found))
+
+
+def tiny(cls: type[MultiTaskEstimator], **params: Any) -> Any:
+    """An estimator in its tiny form; parameters it does not have are left out."""
+    return cls(**{name: value for name, value in (TINY | params).items() if name in cls._get_param_names()})
+
+
+def features(n: int = 120, seed: int = 0) -> pl.DataFrame:
+    """Columns of every type, with missing values in most of them."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, 3))
+    level = rng.integers(0, 3, size=n)
+    missing = rng.random((n, 2)) < 0.1
+    return pl.DataFrame(
+        {
+            "plain": x[:, 0],
+            "holes": pl.Series(x[:, 1]).scatter(np.flatnonzero(missing[:, 0]), None),
+            "heavy": np.exp(3 * x[:, 2]).astype(np.float32),
+            "count": rng.integers(0, 50, size=n),
+            "flag": rng.random(n) < 0.5,
+            "text": pl.Series(["red", "green", "blue"]).gather(level).scatter(np.flatnonzero(missing[:, 1]), None),
+            "constant": np.ones(n),
+        }
+    )
+
+
+def mixed_targets(X: pl.DataFrame, seed: int = 0) -> pl.DataFrame:
+    """A binary, a multiclass and a regression target of text and numbers, 20 % of the labels missing."""
+    rng = np.random.default_rng(seed)
+    signal = X["plain"].to_numpy() + 0.3 * rng.normal(size=len(X))
+    late = pl.Series(np.where(signal > 0, "late", "on time"))
+    size = pl.Series(["large", "medium", "small"]).gather(np.digitize(signal, [-0.4, 0.6]))
+    delay = pl.Series(100 + 20 * signal)
+    hidden = rng.random((len(X), 3)) < 0.2
+    columns = {"late": late, "size": size, "delay": delay}
+    return pl.DataFrame(
+        {name: labels.scatter(np.flatnonzero(hidden[:, j]), None) for j, (name, labels) in enumerate(columns.items())}
+    )
+
+
+def targets_for(cls: type[MultiTaskEstimator], X: pl.DataFrame) -> pl.DataFrame:
+    """Targets of the kinds that the face of an estimator takes, two at least."""
+    y = mixed_targets(X)
+    if cls._target_kind == "classification":
+        return y.drop("delay")
+    if cls._target_kind == "regression":
+        return y.select("delay", (pl.col("delay") ** 2).alias("square"))
+    return y
+
+
+def answers(estimator: Any, X: Any) -> list[np.ndarray]:
+    """Everything an estimator says about rows, as arrays with one row each."""
+    predicted = estimator.predict(X)
+    if hasattr(predicted, "to_dict") and isinstance(predicted, pl.DataFrame):
+        found = [column.to_numpy() for column in predicted.iter_columns()]
+    else:
+        found = [np.asarray(predicted)]
+    if hasattr(estimator, "predict_proba"):
+        probabilities = estimator.predict_proba(X)
+        if isinstance(probabilities, dict):
+            probabilities = list(probabilities.values())
+        found += probabilities if isinstance(probabilities, list) else [probabilities]
+    if hasattr(estimator, "transform"):
+        found.append(estimator.transform(X))
+    return found
+
+
+def same(first: list[np.ndarray], second: list[np.ndarray]) -> bool:
+    """Whether two answers are equal bit for bit."""
+    return len(first) == len(second) and all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def largest_gap(first: list[np.ndarray], second: list[np.ndarray]) -> float:
+    """Largest difference between numbers of two answers, in units of the standard deviation over rows."""
+    gaps = [0.0]
+    for a, b in zip(first, second, strict=True):
+        if a.dtype.kind == "f":
+            gaps.append(float((np.abs(a - b) / (a.std(axis=0) + 1e-12)).max()))
+    return max(gaps)
