@@ -1,6 +1,6 @@
 """Pre-norm transformer layers: attention between the tokens of a row, and layers over its joined tokens.
 
-Shapes: B rows, n tokens of width e, s of them task tokens, w = n e, h heads, M context rows. Every layer is::
+Shapes: B rows, n tokens of width e, s of them task tokens, w = n e, h heads, M learned points. Every layer is::
 
     a = x + mix(LayerNorm(x))
     y = a + W_down gelu(W_up LayerNorm(a))          exact GELU
@@ -213,7 +213,7 @@ class InducingAttention(nn.Module):
 
 
 class RowAttention(nn.Module):
-    """Rows attend to other rows: to those of the batch, or to a fixed context.
+    """Rows attend to the rows of their batch.
 
     Parameters
     ----------
@@ -231,9 +231,9 @@ class RowAttention(nn.Module):
         self.n_heads = n_heads
         self.dropout = Dropout(dropout)
 
-    def forward(self, x: Tensor, key_value: Tensor | None = None) -> Tensor:
-        """Map (B, w) to (B, w), given keys and values (M, 2w) of context rows; else rows see each other."""
-        keys, values = (self.key_value(x) if key_value is None else key_value).chunk(2, dim=1)
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, w) to (B, w)."""
+        keys, values = self.key_value(x).chunk(2, dim=1)
         return self.out(_attend(self.query(x), keys, values, self.n_heads, self.dropout))
 
 
@@ -264,14 +264,9 @@ class RowLayer(nn.Module):
         self.norm_ffn = nn.LayerNorm(width)
         self.ffn = FeedForward(width, d_ffn, dropout=dropout)
 
-    def forward(self, x: Tensor, n_out: int, *context: Tensor) -> Tensor:
-        """Map tokens (B, n, e) to the first n_out tokens (B, n_out, e); ``context`` is handed to ``mix``."""
+    def forward(self, x: Tensor, n_out: int) -> Tensor:
+        """Map tokens (B, n, e) to the first n_out tokens (B, n_out, e)."""
         flat = x.flatten(1)  # (B, n e)
-        a = flat + self.mix(self.norm_mix(flat), *context)
+        a = flat + self.mix(self.norm_mix(flat))
         n_flat = n_out * x.shape[2]
         return (a[:, :n_flat] + self.ffn(self.norm_ffn(a), n_flat)).unflatten(1, (n_out, -1))
-
-    def context(self, x: Tensor) -> Tensor:
-        """Return keys and values (M, 2w) of context tokens (M, n, e) for ``forward``."""
-        assert isinstance(self.mix, RowAttention)
-        return self.mix.key_value(self.norm_mix(x.flatten(1)))

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
 from tabmtl.losses import MultiTaskLoss
 from tabmtl.schema import Batch, Task
@@ -18,7 +19,7 @@ Record = dict[str, float | None]
 OnEpoch = Callable[[Mapping[str, float | None]], bool | None]
 Evaluate = Callable[[Sequence[Tensor], Batch], dict[str, float | None]]
 
-_MICRO_BATCH = 256  # rows whose activations stay in a CPU's cache; more rows a step only accumulate
+_CACHED_BYTES = 28_000_000  # activations that stay near a CPU's core; more rows a step only accumulate
 _PREDICT_ROWS = 1_024
 _ROW_MULTIPLE = 8
 _SCORED_TRAIN_ROWS = 50_000
@@ -171,6 +172,7 @@ class _Loop:
             options,
             evaluate,
         )
+        self._micro: int | None = None
         parameters = [p for p in network.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             parameters, lr=options.learning_rate, weight_decay=options.weight_decay, fused=True
@@ -179,6 +181,8 @@ class _Loop:
     def run_epoch(self, data: Batch, epoch: int) -> Record:
         """One pass over the shuffled rows; returns the train part of the epoch's record."""
         self.network.train()
+        if self._micro is None:
+            self._micro = _micro_batch_rows(self.network, data)
         order = torch.randperm(len(data), device=data.x_num.device)
         totals, kept = [], []
         n_kept, size = 0, self.options.batch_size
@@ -198,10 +202,8 @@ class _Loop:
     def step(self, data: Batch, index: Tensor) -> tuple[Tensor, list[Tensor]]:
         """One optimiser step on some rows, in micro-batches; returns loss sums (T,) and raw scores."""
         nominal = min(self.options.batch_size, len(data))
-        on_cpu = data.x_num.device.type == "cpu"
-        micro = _MICRO_BATCH if on_cpu and not self.network.batch_dependent else len(index)
         totals, parts = [], []
-        for rows in index.split(micro):
+        for rows in index.split(self._micro or len(index)):
             batch = data.rows(rows)
             with _autocast(batch, self.options.precision):
                 scores = self.network(batch.x_num, batch.x_cat, batch.task)
@@ -246,6 +248,27 @@ class _Loop:
         if data.task is None:
             return labelled.sum(dim=0)
         return labelled.new_zeros(len(self.tasks)).index_add(0, data.task, labelled[:, 0])
+
+
+def _micro_batch_rows(network: torch.nn.Module, data: Batch) -> int:
+    """Rows of a micro-batch: all, but on a CPU the power of two from 64 to 1024 that keeps activations in cache."""
+    if network.batch_dependent or data.x_num.device.type != "cpu":
+        return len(data)
+    probe = data.rows(torch.arange(min(32, len(data))))
+    parameters = {parameter.data_ptr() for parameter in network.parameters()}
+    saved: dict[int, int] = {}
+
+    def count(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.random.fork_rng(devices=[]), saved_tensors_hooks(count, lambda tensor: tensor):
+        scores = network(probe.x_num, probe.x_cat, probe.task)
+    del scores  # only now: a freed activation's address would be counted again
+    rows = _CACHED_BYTES * len(probe) / max(sum(saved.values()), 1)
+    return 2 ** min(max(int(math.log2(rows)), 6), 10)
 
 
 def _schedule(progress: float) -> float:

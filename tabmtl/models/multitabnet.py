@@ -27,7 +27,7 @@ from tabmtl.blocks import FeatureTokenizer, NumericEmbedding, Towers
 from tabmtl.network import NetworkEstimator
 from tabmtl.schema import Columns, Task
 
-SecondLayer = Literal["none", "mixer", "batch_attention", "inducing_attention", "context_attention"]
+SecondLayer = Literal["none", "mixer", "batch_attention", "inducing_attention"]
 
 
 @dataclass(eq=False, repr=False)
@@ -55,9 +55,8 @@ class MultiTabNetwork(nn.Module):
         - ``"batch_attention"``: the paper's attention between the rows of a batch. A prediction then depends
           on the other rows given with it, and one row alone is not served well.
         - ``"inducing_attention"``: ours, rows attend to ``n_points`` learned points.
-        - ``"context_attention"``: ours, rows attend to ``n_points`` training rows, see :meth:`set_context`.
     n_points : int, default=64
-        Number M of points or context rows.
+        Number M of learned points.
     **options
         As :class:`MultiTabNet` documents them.
 
@@ -104,13 +103,6 @@ class MultiTabNetwork(nn.Module):
         )
         widths = [task.width for task in self.tasks]
         self.heads = Towers(e, widths, hidden=self.head_hidden, dropout=self.dropout)
-        self._context_states: list[tuple[Tensor, ...]] | None = None
-        if self.row_layer == "context_attention":
-            shape = (self.n_points, len(self.columns.numeric))
-            self.register_buffer("context_num", torch.zeros(shape))
-            shape = (self.n_points, len(self.columns.categorical))
-            self.register_buffer("context_cat", torch.zeros(shape, dtype=torch.int32))
-            self.register_buffer("context_task", torch.zeros(self.n_points, dtype=torch.int64))
 
     def _row_mix(self) -> nn.Module:
         width = self._n_tokens * self.d_token
@@ -118,43 +110,16 @@ class MultiTabNetwork(nn.Module):
             return RowMixer(width)
         if self.row_layer == "inducing_attention":
             return InducingAttention(width, self.n_heads, self.n_points, dropout=self.attention_dropout)
-        if self.row_layer in ("batch_attention", "context_attention"):
+        if self.row_layer == "batch_attention":
             return RowAttention(width, self.n_heads, dropout=self.attention_dropout)
         raise ValueError(
-            "row_layer must be 'none', 'mixer', 'batch_attention', 'inducing_attention' or "
-            f"'context_attention', got {self.row_layer!r}"
+            f"row_layer must be 'none', 'mixer', 'batch_attention' or 'inducing_attention', got {self.row_layer!r}"
         )
 
     @property
     def batch_dependent(self) -> bool:
         """Whether a row's scores depend on the other rows of its batch."""
         return self.row_layer == "batch_attention"
-
-    def set_context(self, x_num: Tensor, x_cat: Tensor, task: Tensor | None = None) -> None:
-        """Fix the rows that all others attend to; call it before training.
-
-        Parameters
-        ----------
-        x_num, x_cat, task : Tensor
-            ``n_points`` training rows, as :meth:`forward` takes them.
-
-        Raises
-        ------
-        ValueError
-            If the number of rows is not ``n_points``.
-        """
-        if len(x_num) != self.n_points:
-            raise ValueError(f"the context needs n_points={self.n_points} rows, got {len(x_num)}")
-        self.get_buffer("context_num").copy_(x_num)
-        self.get_buffer("context_cat").copy_(x_cat)
-        if task is not None:
-            self.get_buffer("context_task").copy_(task)
-        self._context_states = None
-
-    def train(self, mode: bool = True) -> MultiTabNetwork:
-        """Switch between training and evaluation; either way the context is encoded anew."""
-        self._context_states = None
-        return super().train(mode)
 
     def represent(self, x_num: Tensor, x_cat: Tensor, task: Tensor | None = None) -> Tensor:
         """Return each row's final task tokens side by side (B, s e); arguments as for :meth:`forward`."""
@@ -181,15 +146,7 @@ class MultiTabNetwork(nn.Module):
         return self.heads(z if self.multi_token and task is None else z[:, 0], task)
 
     def _task_tokens(self, x_num: Tensor, x_cat: Tensor, task: Tensor | None) -> Tensor:
-        x = self._tokens(x_num, x_cat, task)
-        if self.row_layer != "context_attention":
-            return self._blocks(x, [()] * self.n_blocks)
-        if self.training:
-            return self._blocks(x, self._encode_context())
-        if self._context_states is None:
-            with torch.no_grad():
-                self._context_states = self._encode_context()
-        return self._blocks(x, self._context_states)
+        return self._blocks(self._tokens(x_num, x_cat, task))
 
     def _tokens(self, x_num: Tensor, x_cat: Tensor, task: Tensor | None) -> Tensor:
         """Join task tokens w_i + b_i and feature tokens to (B, n, e)."""
@@ -202,7 +159,7 @@ class MultiTabNetwork(nn.Module):
             first = vectors.expand(len(x_num), -1, -1)  # (B, s, e)
         return self.tokenizer(x_num, x_cat, [first])
 
-    def _blocks(self, x: Tensor, contexts: Sequence[tuple[Tensor, ...]]) -> Tensor:
+    def _blocks(self, x: Tensor) -> Tensor:
         """Pass tokens (B, n, e) through all blocks; the last layer gives the task tokens (B, s, e) only."""
         n_out = [x.shape[1]] * (self.n_blocks - 1) + [self._n_task_tokens]
         for i, feature_layer in enumerate(self.feature_layers):
@@ -210,20 +167,8 @@ class MultiTabNetwork(nn.Module):
                 x = feature_layer(x, self.attention_mask, n_out[i])
                 continue
             x = feature_layer(x, self.attention_mask, x.shape[1])
-            x = self.row_layers[i](x, n_out[i], *contexts[i])
+            x = self.row_layers[i](x, n_out[i])
         return x
-
-    def _encode_context(self) -> list[tuple[Tensor, ...]]:
-        """Pass the context through the same blocks, and keep the keys and values (M, 2w) of each."""
-        task = self.get_buffer("context_task") if self.task_per_row else None
-        x = self._tokens(self.get_buffer("context_num"), self.get_buffer("context_cat"), task)
-        states: list[tuple[Tensor, ...]] = []
-        for feature_layer, row_layer in zip(self.feature_layers, self.row_layers, strict=True):
-            assert isinstance(row_layer, RowLayer)
-            x = feature_layer(x, self.attention_mask, x.shape[1])
-            states.append((row_layer.context(x),))
-            x = row_layer(x, x.shape[1], *states[-1])
-        return states
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -249,9 +194,11 @@ class MultiTabNet(NetworkEstimator):
         Hidden width of the feed-forward layers.
     mask : {"none", "FxT", "TxT", "FxT_TxT"}, default="TxT"
         Who may not look at whom: features at tasks, tasks at each other, or both.
-    row_layer : {"none", "mixer", "batch_attention", "inducing_attention", "context_attention"}, default="mixer"
+    row_layer : {"none", "mixer", "batch_attention", "inducing_attention"}, default="mixer"
         The second layer of a block; see :class:`MultiTabNetwork`. ``"batch_attention"``, the paper's, makes a
         prediction depend on the rows it is asked with; all others do not.
+    n_points : int, default=64
+        Learned points of ``"inducing_attention"``.
     multi_token : bool, default=True
         One token per task; else one token that all heads read.
     numeric_embedding : {"linear", "piecewise", "periodic"}, default="piecewise"
@@ -293,6 +240,7 @@ class MultiTabNet(NetworkEstimator):
     d_ffn: int = 256
     mask: Mask = "TxT"
     row_layer: SecondLayer = "mixer"
+    n_points: int = 64
     multi_token: bool = True
     numeric_embedding: NumericEmbedding = "piecewise"
     head_hidden: int = 64
@@ -310,6 +258,7 @@ class MultiTabNet(NetworkEstimator):
             d_ffn=self.d_ffn,
             mask=self.mask,
             row_layer=self.row_layer,
+            n_points=self.n_points,
             multi_token=self.multi_token,
             numeric_embedding=self.numeric_embedding,
             head_hidden=self.head_hidden,

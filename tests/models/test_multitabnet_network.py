@@ -11,7 +11,7 @@ from tabmtl.schema import Columns, Task
 
 NAN = float("nan")
 MASKS = ["none", "FxT", "TxT", "FxT_TxT"]
-INDEPENDENT = ["none", "mixer", "inducing_attention", "context_attention"]
+INDEPENDENT = ["none", "mixer", "inducing_attention"]
 ROW_LAYERS = [*INDEPENDENT, "batch_attention"]
 ACS = (94, 8, 24, 529, 219, 18, 99, 2, 9, 51)
 
@@ -45,10 +45,7 @@ def _rows(columns, n=9):
 
 
 def _network(columns, tasks, **options):
-    network = MultiTabNetwork(columns, tasks, n_points=8, **options)
-    if network.row_layer == "context_attention":
-        network.set_context(*_rows(columns, 8))
-    return network
+    return MultiTabNetwork(columns, tasks, n_points=8, **options)
 
 
 RELEASED = [  # cardinalities, numeric, tasks of one score, of five, e, multi_token, second layer, parameters
@@ -126,8 +123,7 @@ def test_the_pruned_last_layer_equals_the_full_one(row_layer, n_blocks):
     gradients = torch.autograd.grad(sum(z.square().sum() for z in pruned), list(network.parameters()))
     n_tokens, network._n_task_tokens = network._n_tokens, network._n_tokens
     x = network._tokens(*rows, None)
-    contexts = network._encode_context() if row_layer == "context_attention" else [()] * n_blocks
-    full = network.heads(network._blocks(x, contexts)[:, :2])
+    full = network.heads(network._blocks(x)[:, :2])
     assert x.shape[1] == n_tokens
     full_gradients = torch.autograd.grad(sum(z.square().sum() for z in full), list(network.parameters()))
     for a, b in zip([*pruned, *gradients], [*full, *full_gradients], strict=True):
@@ -157,10 +153,9 @@ def test_batch_attention_depends_on_the_batch_and_says_so():
     assert gap.abs().item() > 1e-5
 
 
-@pytest.mark.parametrize("row_layer", ["batch_attention", "context_attention"])
-def test_queries_and_keys_between_rows_learn(row_layer):
+def test_queries_and_keys_between_rows_learn():
     columns = _columns()
-    network = _network(columns, _tasks(2), row_layer=row_layer)
+    network = _network(columns, _tasks(2), row_layer="batch_attention")
     sum(z.square().sum() for z in network(*_rows(columns))).backward()
     mix = network.row_layers[0].mix
     keys = mix.key_value.weight.grad[: mix.query.out_features]
@@ -174,21 +169,6 @@ def test_inducing_points_learn():
     sum(z.square().sum() for z in network(*_rows(columns))).backward()
     mix = network.row_layers[0].mix
     assert min(p.grad.abs().max() for p in (mix.query.weight, mix.keys, mix.values)) > 1e-8
-
-
-def test_the_context_is_kept_with_the_weights_and_encoded_anew_after_training():
-    columns = _columns()
-    network = _network(columns, _tasks(2), row_layer="context_attention").eval()
-    rows = _rows(columns)
-    before = network(*rows)[0]
-    copy = MultiTabNetwork(columns, _tasks(2), row_layer="context_attention", n_points=8).eval()
-    copy.load_state_dict(network.state_dict())
-    assert torch.equal(copy(*rows)[0], before)
-    torch.testing.assert_close(network.train()(*rows)[0], before)
-    network.row_layers[0].mix.key_value.weight.data.mul_(3)
-    assert not torch.equal(network.eval()(*rows)[0], before)
-    with pytest.raises(ValueError, match="n_points=8 rows, got 3"):
-        network.set_context(*_rows(columns, 3))
 
 
 @pytest.mark.parametrize("row_layer", ROW_LAYERS)
