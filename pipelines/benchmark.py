@@ -152,7 +152,7 @@ def standard_error(task: Task, y: np.ndarray, output: np.ndarray) -> float:
 
 
 def report(name: str, records: pl.DataFrame) -> None:
-    """Print a set: scores of all models (mean ± spread over seeds), their mean over tasks, and Δm."""
+    """Print a set: scores of all models (mean ± spread over seeds), their mean over tasks, Δm, and standard errors."""
     seeds = records.filter(pl.col("model") != "linear")["seed"].unique().sort().to_list()
     print(f"\n{name}: test scores, mean ± standard deviation over the seeds {seeds}")
     tasks = records["task"].unique(maintain_order=True).to_list()
@@ -168,12 +168,14 @@ def report(name: str, records: pl.DataFrame) -> None:
         columns[model] = [*cells, _delta_m(model, records), format(own["seconds"].to_numpy().mean(), ".1f")]
     if before is not None and "linear" in models:
         columns["linear before"] = [f"{score:.4f}" for score in (*before, np.mean(before))] + ["", ""]
-    errors = records.group_by("task", maintain_order=True).agg(pl.col("standard_error").mean())["standard_error"]
-    columns["standard error"] = [f"{error:.4f}" for error in errors] + ["", "", ""]
+    errors = (
+        records.filter(pl.col("model") == models[-1]).unique("task", maintain_order=True)["standard_error"].to_list()
+    )
+    columns[f"error of {models[-1]}"] = [f"{error:.4f}" for error in errors] + ["", "", ""]
     widths = [max(map(len, [title, *cells])) for title, cells in columns.items()]
     for row in ([*columns], *zip(*columns.values(), strict=True)):
         print("  ".join(map(str.rjust, row, widths)))
-    _judge(means, errors.to_list())
+    _judge(means, errors)
 
 
 def _cell(scores: np.ndarray) -> str:
@@ -192,7 +194,7 @@ def _delta_m(model: str, records: pl.DataFrame) -> str:
 
 
 def _judge(means: dict[str, dict[str, float]], errors: Sequence[float]) -> None:
-    """Say which tasks MultiTabNet scores below the linear model, by more than one standard error."""
+    """Say which tasks MultiTabNet scores below the linear model by more than one standard error of that."""
     if not {"MultiTabNet", "linear"} <= means.keys():
         return
     pairs = zip(means["MultiTabNet"].items(), means["linear"].values(), errors, strict=True)
