@@ -3,42 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 import polars as pl
-from scipy.stats import norm
 
-from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN, Columns
-
-NumericTransform = Literal["standardize", "quantile", "none"]
+from tabmtl.encode.levels import code_of, find_levels
+from tabmtl.encode.numeric import NumericScaler, NumericTransform, bin_edges, number_of
+from tabmtl.schema import Columns
 
 _SAMPLE_ROWS = 200_000  # quantiles are taken from at most so many rows
-_SLICE_ROWS = 65_536  # rows encoded at a time: bounds the memory beside the result
+_SLICE_ROWS = 65_536  # rows read at a time: bounds the memory beside the result
 _CHUNK_ROWS = 2_048  # rows scaled at a time: the block stays in the processor's cache
-_KNOTS = 257
-_BINS = 48
-_CLIP = 4.0  # in robust standard deviations
-_FAR = 1e12  # farther out than any clip, and its square is finite
+_TEXT = (pl.String, pl.Categorical, pl.Enum, pl.Boolean)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureCoder:
     """Fitted encoding of the features, as plain arrays and lists.
 
-    Numeric columns are mapped by one of
-
-    * ``"standardize"``: z = (x - median) / (IQR / 1.349), then z / sqrt(1 + (z / 4)²), a smooth clip to ±4: an
-      outlier neither stretches the scale nor reaches the network as a large number. A column whose IQR is 0 is
-      scaled by its standard deviation instead;
-    * ``"quantile"``: the empirical distribution function at 257 knots, then the normal quantile function: every
-      continuous column becomes standard normal whatever its tails; ties get the middle of their interval;
-    * ``"none"``: the values as they are (for trees).
-
-    Quantiles come from at most 200 000 rows drawn with a fixed seed. A missing value is NaN in the result.
-    Categorical columns are coded by their level: 0 missing, 1 unseen or rarer than ``min_frequency``, then the
-    levels in sorted order. Whole numbers are levels under their decimal text, so 3, 3.0 and "3" are one level.
+    Numeric columns are mapped by a `NumericScaler`, whose quantiles come from at most 200 000 rows drawn with a
+    fixed seed. A missing value is NaN in the result. Categorical columns are coded by their level: 0 missing, 1
+    unseen or rarer than ``min_frequency``, then the levels in sorted order. Whole numbers are levels under their
+    decimal text, so 3, 3.0 and "3" are one level.
 
     Attributes
     ----------
@@ -46,19 +35,23 @@ class FeatureCoder:
         All features in the order of the frame.
     columns : Columns
         Which are numeric and categorical, their levels, and the bins of the encoded values.
-    transform : {"standardize", "quantile", "none"}
-    center, scale : ndarray of shape (n_numeric,)
-        Used by ``"standardize"``.
-    knots : ndarray of shape (n_numeric, 257) or (0, 0)
-        Quantiles of the raw values, used by ``"quantile"``.
+    scaler : NumericScaler
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> frame = pl.DataFrame({"size": [1.0, 2.0, None], "town": ["Ulm", None, "Bonn"]})
+    >>> coder = FeatureCoder.fit(frame)
+    >>> x_num, x_cat = coder.encode(frame)
+    >>> x_cat.ravel().tolist()
+    [3, 0, 2]
+    >>> coder.encode(pl.DataFrame({"size": [1.5], "town": ["Oslo"]}))
+    (array([[0.]], dtype=float32), array([[1]], dtype=int32))
     """
 
     names: tuple[str, ...]
     columns: Columns
-    transform: NumericTransform
-    center: np.ndarray
-    scale: np.ndarray
-    knots: np.ndarray
+    scaler: NumericScaler
 
     @classmethod
     def fit(
@@ -85,34 +78,24 @@ class FeatureCoder:
         TypeError
             If a column has a type that is neither numeric nor categorical, such as a date; the cure is named.
         ValueError
-            If a named column does not exist, or a numeric column holds an infinite value.
+            If there is no row or no column, a named column does not exist, or a numeric column holds an infinite
+            value.
         """
-        lazy = frame.lazy()
-        schema = lazy.collect_schema()
+        schema = frame.collect_schema()
         numeric, categories = _roles(schema, categorical)
-        stats = _statistics(lazy, schema, numeric, categories)
-        _reject_infinite(stats, numeric)
-        levels = tuple(_levels(stats[f"levels:{name}"], min_frequency) for name in categories)
-        sample = _sample(lazy, numeric, stats["rows"])
-        center, scale = _robust_scale(sample)
-        coder = cls(
-            names=tuple(schema.names()),
-            columns=Columns(
-                numeric=numeric,
-                categorical=categories,
-                levels=levels,
-                has_missing=tuple(bool(stats[f"missing:{name}"]) for name in numeric),
-                bins=(),
-            ),
-            transform=transform,
-            center=center,
-            scale=scale,
-            knots=_quantiles(sample, _KNOTS) if transform == "quantile" else np.empty((0, 0)),
+        if _count_rows(frame) == 0:
+            raise ValueError("Found array with 0 sample(s): X has no row, and a minimum of 1 is required")
+        sample, has_missing = _survey(frame, [number_of(name, schema[name]) for name in numeric], numeric)
+        scaler = NumericScaler.fit(sample, transform)
+        scaler.apply(sample)
+        columns = Columns(
+            numeric=numeric,
+            categorical=categories,
+            levels=find_levels(frame.lazy(), schema, categories, min_frequency),
+            has_missing=has_missing,
+            bins=bin_edges(sample),
         )
-        coder._scale(sample)
-        bins = tuple(tuple(edges.tolist()) for edges in map(_bin_edges, sample.T))
-        object.__setattr__(coder.columns, "bins", bins)
-        return coder
+        return cls(names=tuple(schema.names()), columns=columns, scaler=scaler)
 
     def encode(self, frame: pl.DataFrame | pl.LazyFrame) -> tuple[np.ndarray, np.ndarray]:
         """Encode a frame with the columns of fit.
@@ -126,76 +109,79 @@ class FeatureCoder:
         Raises
         ------
         TypeError, ValueError
-            If a numeric column now holds text, or an infinite value.
+            If a column now holds another kind of value, or an infinite one.
         """
-        numeric, categorical = self.columns.numeric, self.columns.categorical
-        schema = frame.collect_schema()
-        self._check_types(schema)
-        n = frame.height if isinstance(frame, pl.DataFrame) else int(frame.select(pl.len()).collect().item())
-        x_num = np.empty((n, len(numeric)), dtype=np.float32)
-        x_cat = np.empty((n, len(categorical)), dtype=np.int32)
-        codes = [
-            _code(name, schema[name], levels)
-            for name, levels in zip(categorical, self.columns.levels, strict=True)
-        ]
+        n, n_numeric = _count_rows(frame), len(self.columns.numeric)
+        x_num = np.empty((n, n_numeric), dtype=np.float32)
+        x_cat = np.empty((n, len(self.columns.categorical)), dtype=np.int32)
         start = 0
-        for part in _slices(frame):
+        for part in _parts(frame, self._expressions(frame.collect_schema())):
             stop = start + part.height
-            if numeric:
-                raw = part.select(pl.col(numeric).cast(pl.Float64)).to_numpy(order="c")
-                for row in range(0, part.height, _CHUNK_ROWS):
-                    block = np.array(raw[row : row + _CHUNK_ROWS])
-                    self._scale(block)
-                    x_num[start + row : start + row + len(block)] = block
-            if categorical:
-                x_cat[start:stop] = part.select(codes).to_numpy(order="c")
+            columns = [column.to_numpy() for column in part.iter_columns()]
+            self._scale(columns[:n_numeric], x_num[start:stop])
+            for j, codes in enumerate(columns[n_numeric:]):
+                x_cat[start:stop, j] = codes
             start = stop
         return x_num, x_cat
 
+    def _expressions(self, schema: pl.Schema) -> list[pl.Expr]:
+        """Columns of numbers, then of codes. They depend on the fit and the types only, so the last ones are kept:
+        for one row, building them takes longer than running them."""
+        types = tuple(map(type, schema.dtypes()))
+        if types not in self._kept:
+            self._check_types(schema)
+            self._kept.clear()
+            self._kept[types] = [number_of(name, schema[name]) for name in self.columns.numeric] + [
+                code_of(name, schema[name], pl.Enum(levels))
+                for name, levels in zip(self.columns.categorical, self.columns.levels, strict=True)
+            ]
+        return self._kept[types]
+
+    @cached_property
+    def _kept(self) -> dict[tuple[type, ...], list[pl.Expr]]:
+        return {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
     def _check_types(self, schema: pl.Schema) -> None:
         for name in self.columns.numeric:
-            dtype = schema[name]
-            if not (dtype.is_numeric() or dtype in (pl.Boolean, pl.Null)):
+            if not (schema[name].is_numeric() or schema[name] in (pl.Boolean, pl.Null)):
                 raise TypeError(
-                    f"column {name!r} was numeric in fit and is now {dtype}; cast it to numbers, or fit again"
+                    f"column {name!r} was numeric in fit and is now {schema[name]}; cast it to numbers, or fit again"
+                )
+        for name in self.columns.categorical:
+            if not _is_feature(schema[name]):
+                raise TypeError(
+                    f"column {name!r} was categorical in fit and is now {schema[name]}; cast it to text, or fit again"
                 )
 
-    def _scale(self, block: np.ndarray) -> None:
-        """Map raw numeric values (rows, n_numeric) in place."""
-        if np.isinf(block).any():
-            where = [
-                name
-                for name, bad in zip(self.columns.numeric, np.isinf(block).any(axis=0), strict=True)
-                if bad
-            ]
-            raise ValueError(
-                f"column {where[0]!r} holds an infinite value; replace it by null or a finite number"
-            )
-        if self.transform == "standardize":
-            block -= self.center
-            block /= self.scale
-            np.clip(block, -_FAR, _FAR, out=block)
-            block /= np.sqrt(1 + np.square(block / _CLIP))
-        elif self.transform == "quantile":
-            for j, knots in enumerate(self.knots):
-                values, positions = _distribution(knots)
-                block[:, j] = np.interp(block[:, j], values, positions)
-        else:
-            largest = np.finfo(np.float32).max
-            np.clip(block, -largest, largest, out=block)
+    def _scale(self, columns: Sequence[np.ndarray], out: np.ndarray) -> None:
+        """Map raw columns (rows,) into out (rows, n_numeric), in blocks."""
+        if not columns:
+            return
+        buffer = np.empty((len(columns), min(len(out), _CHUNK_ROWS)))
+        for start in range(0, len(out), _CHUNK_ROWS):
+            rows = slice(start, start + _CHUNK_ROWS)
+            block = buffer[:, : len(out[rows])]
+            for j, column in enumerate(columns):
+                block[j] = column[rows]
+            _reject_infinite(block, self.columns.numeric)
+            self.scaler.apply(block)
+            out[rows] = block.T
 
     def to_state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """The coder as JSON-able facts and arrays."""
         facts = {
             "names": self.names,
-            "transform": self.transform,
+            "transform": self.scaler.transform,
             "numeric": self.columns.numeric,
             "categorical": self.columns.categorical,
             "levels": self.columns.levels,
             "has_missing": self.columns.has_missing,
             "bins": self.columns.bins,
         }
-        return facts, {"center": self.center, "scale": self.scale, "knots": self.knots}
+        return facts, {"center": self.scaler.center, "scale": self.scaler.scale, "knots": self.scaler.knots}
 
     @classmethod
     def from_state(cls, facts: dict[str, Any], arrays: dict[str, np.ndarray]) -> FeatureCoder:
@@ -207,144 +193,86 @@ class FeatureCoder:
             has_missing=tuple(facts["has_missing"]),
             bins=tuple(tuple(edges) for edges in facts["bins"]),
         )
-        return cls(names=tuple(facts["names"]), columns=columns, transform=facts["transform"], **arrays)
+        scaler = NumericScaler(transform=facts["transform"], **arrays)
+        return cls(names=tuple(facts["names"]), columns=columns, scaler=scaler)
+
+
+def _is_feature(dtype: pl.DataType) -> bool:
+    return dtype in _TEXT or dtype.is_numeric() or dtype == pl.Null
 
 
 def _roles(
     schema: pl.Schema, categorical: Literal["from_dtype"] | Sequence[str]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Which columns are numeric and which categorical."""
+    if not schema:
+        raise ValueError("Found array with 0 feature(s): X has no feature column, and a minimum of 1 is required")
     if categorical != "from_dtype":
         unknown = [name for name in categorical if name not in schema]
         if unknown:
             raise ValueError(
                 f"categorical_features names columns that X does not have: {unknown}; X has {schema.names()}"
             )
-    numeric, categories = [], []
+    numeric: list[str] = []
+    categories: list[str] = []
     for name, dtype in schema.items():
         if dtype.is_temporal():
             raise TypeError(
                 f"column {name!r} holds dates or times ({dtype}); derive numbers from it, such as "
                 f"pl.col({name!r}).dt.weekday() or .dt.epoch('d'), or drop it"
             )
-        is_text = dtype in (pl.String, pl.Categorical, pl.Enum, pl.Boolean)
-        if not (is_text or dtype.is_numeric() or dtype == pl.Null):
+        if not _is_feature(dtype):
             raise TypeError(
-                f"column {name!r} has type {dtype}; expected numbers, text, booleans or categories: "
-                "cast it, or drop it"
+                f"column {name!r} has type {dtype}; expected numbers, text, booleans or categories: cast it, or drop it"
             )
+        is_text = dtype in _TEXT
         chosen = is_text if categorical == "from_dtype" else name in categorical
         if is_text and not chosen and dtype != pl.Boolean:
             raise TypeError(
-                f"column {name!r} holds {dtype} and is not in categorical_features; name it there, or cast it to numbers"
+                f"column {name!r} holds {dtype} and is not in categorical_features; name it there, "
+                "or cast it to numbers"
             )
         (categories if chosen else numeric).append(name)
     return tuple(numeric), tuple(categories)
 
 
-def _statistics(
-    lazy: pl.LazyFrame, schema: pl.Schema, numeric: Sequence[str], categorical: Sequence[str]
-) -> dict[str, Any]:
-    """Exact facts over all rows, in one pass: rows, missing and infinite values, and the levels' counts."""
-    expressions = [pl.len().alias("rows")]
-    for name in numeric:
-        column, missing = pl.col(name), pl.col(name).null_count()
-        if schema[name].is_float():
-            missing = missing + column.is_nan().sum()
-            expressions.append(column.is_infinite().any().alias(f"infinite:{name}"))
-        expressions.append(missing.alias(f"missing:{name}"))
-    for name in categorical:
-        counts = _text(name, schema[name]).drop_nulls().value_counts(name="count").implode()
-        expressions.append(counts.alias(f"levels:{name}"))
-    return lazy.select(expressions).collect().row(0, named=True)
+def _count_rows(frame: pl.DataFrame | pl.LazyFrame) -> int:
+    return frame.height if isinstance(frame, pl.DataFrame) else int(frame.select(pl.len()).collect().item())
 
 
-def _reject_infinite(stats: dict[str, Any], numeric: Sequence[str]) -> None:
-    for name in numeric:
-        if stats.get(f"infinite:{name}"):
-            raise ValueError(
-                f"column {name!r} holds an infinite value; replace it by null or a finite number"
-            )
-
-
-def _levels(counts: list[dict[str, Any]], min_frequency: int) -> tuple[str, ...]:
-    kept = []
-    for entry in counts:
-        count = entry.pop("count")
-        (level,) = entry.values()
-        if count >= min_frequency:
-            kept.append(level)
-    return tuple(sorted(kept))
-
-
-def _text(name: str, dtype: pl.DataType) -> pl.Expr:
-    """A categorical column as text; whole numbers without decimals, NaN as null."""
-    column = pl.col(name)
-    if dtype.is_float():
-        whole = (column == column.round()) & column.is_finite() & (column.abs() < 2**53)
-        text = (
-            pl.when(whole)
-            .then(column.cast(pl.Int64, strict=False).cast(pl.String))
-            .otherwise(column.cast(pl.String))
-        )
-        return pl.when(column.is_nan()).then(None).otherwise(text).alias(name)
-    return column.cast(pl.String)
-
-
-def _code(name: str, dtype: pl.DataType, levels: Sequence[str]) -> pl.Expr:
-    text = _text(name, dtype)
-    code = text.cast(pl.Enum(levels), strict=False).to_physical().cast(pl.Int32) + FIRST_LEVEL
-    missing = pl.lit(MISSING, dtype=pl.Int32)
-    return pl.when(text.is_null()).then(missing).otherwise(code.fill_null(UNSEEN)).alias(name)
-
-
-def _slices(frame: pl.DataFrame | pl.LazyFrame) -> Iterator[pl.DataFrame]:
+def _parts(frame: pl.DataFrame | pl.LazyFrame, expressions: Sequence[pl.Expr]) -> Iterator[pl.DataFrame]:
+    """Slices of the selected columns, in order."""
     if isinstance(frame, pl.DataFrame):
-        return frame.iter_slices(_SLICE_ROWS)
-    return frame.collect_batches(chunk_size=_SLICE_ROWS, maintain_order=True)
+        return (part.select(expressions) for part in frame.iter_slices(_SLICE_ROWS))
+    return frame.select(expressions).collect_batches(chunk_size=_SLICE_ROWS, maintain_order=True)
 
 
-def _sample(lazy: pl.LazyFrame, numeric: Sequence[str], rows: int) -> np.ndarray:
-    """At most `_SAMPLE_ROWS` rows of the numeric columns, as float64 (rows, n_numeric)."""
-    values = lazy.select(pl.col(numeric).cast(pl.Float64)) if numeric else lazy.select()
-    if rows > _SAMPLE_ROWS and numeric:
+def _survey(
+    frame: pl.DataFrame | pl.LazyFrame, numbers: Sequence[pl.Expr], names: Sequence[str]
+) -> tuple[np.ndarray, tuple[bool, ...]]:
+    """One pass over all numbers: at most `_SAMPLE_ROWS` of their rows (n_numeric, m), and which have missing values."""
+    if not numbers:
+        return np.empty((0, 0)), ()
+    rows = _count_rows(frame)
+    chosen = np.arange(rows)
+    if rows > _SAMPLE_ROWS:
         chosen = np.sort(np.random.default_rng(0).choice(rows, _SAMPLE_ROWS, replace=False))
-        index = pl.Series(chosen, dtype=pl.UInt32)
-        values = values.with_row_index("\0row").filter(pl.col("\0row").is_in(index.implode())).drop("\0row")
-    return values.collect().to_numpy(order="c", writable=True) if numeric else np.empty((0, 0))
+    sample = np.empty((len(names), len(chosen)))
+    missing = np.zeros(len(names), dtype=bool)
+    start = 0
+    for part in _parts(frame, numbers):
+        first, last = np.searchsorted(chosen, [start, start + part.height])
+        for j, column in enumerate(part.iter_columns()):
+            values = column.to_numpy()
+            _reject_infinite(values[None], names[j : j + 1])
+            missing[j] |= np.isnan(values).any()
+            sample[j, first:last] = values[chosen[first:last] - start]
+        start += part.height
+    return sample, tuple(missing.tolist())
 
 
-def _quantiles(sample: np.ndarray, n: int) -> np.ndarray:
-    """Quantiles of every column, (n_numeric, n); zeros where a column has no value."""
-    result = np.zeros((sample.shape[1], n))
-    for j, column in enumerate(sample.T):
-        present = column[~np.isnan(column)]
-        if present.size:
-            result[j] = np.quantile(present, np.linspace(0, 1, n))
-    return result
-
-
-def _robust_scale(sample: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Median and IQR / 1.349 per column; the standard deviation where the IQR is 0, and 1 where that is too."""
-    quartiles = _quantiles(sample, 5)
-    scale = (quartiles[:, 3] - quartiles[:, 1]) / 1.349
-    for j in np.flatnonzero(scale <= 0):
-        present = sample[:, j][~np.isnan(sample[:, j])]
-        scale[j] = present.std() if present.size else 0.0
-    scale[~(scale > 0) | ~np.isfinite(scale)] = 1.0
-    return quartiles[:, 2], scale
-
-
-def _distribution(knots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Distinct knots and their normal scores; tied knots get the middle of their positions."""
-    values, first, counts = np.unique(knots, return_index=True, return_counts=True)
-    middle = (first + (counts - 1) / 2) / (len(knots) - 1)
-    return values, norm.ppf(np.clip(middle, 1e-3, 1 - 1e-3))
-
-
-def _bin_edges(column: np.ndarray) -> np.ndarray:
-    present = column[~np.isnan(column)]
-    if not present.size:
-        return np.array([0.0, 1.0])
-    edges = np.unique(np.quantile(present, np.linspace(0, 1, _BINS + 1)).astype(np.float32))
-    return edges if len(edges) > 1 else np.array([edges[0], edges[0] + 1])
+def _reject_infinite(block: np.ndarray, names: Sequence[str]) -> None:
+    infinite = np.isinf(block)
+    if infinite.any():
+        name = names[int(infinite.any(axis=1).argmax())]
+        raise ValueError(f"column {name!r} holds an infinite value; replace it by null or a finite number")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import narwhals.stable.v2 as nw
 import numpy as np
 import polars as pl
+from narwhals.exceptions import DuplicateError
 from sklearn.utils import check_array
+
+from tabmtl.encode.columns import read_array, read_column
 
 Container = Literal["polars", "pandas", "pyarrow", "numpy"]
 
@@ -29,12 +32,25 @@ class Origin:
         Whether the columns carry names of their own.
     dtypes : tuple of str
         Native dtype of every column; ``"category"`` and ``"category-ordered"`` for pandas' categories.
+    categories : tuple
+        Per column the categories of a pandas category in their order, or None.
     """
 
     container: Container
     ndim: int
     named: bool
     dtypes: tuple[str, ...]
+    categories: tuple[tuple | None, ...]
+
+    def to_state(self) -> dict[str, Any]:
+        """The origin as JSON-able facts."""
+        return asdict(self)
+
+    @classmethod
+    def from_state(cls, facts: dict[str, Any]) -> Origin:
+        """The origin that `to_state` described."""
+        categories = tuple(None if values is None else tuple(values) for values in facts["categories"])
+        return cls(**{**facts, "dtypes": tuple(facts["dtypes"]), "categories": categories})
 
 
 def read_features(X: Any) -> tuple[pl.DataFrame | pl.LazyFrame, bool]:
@@ -54,32 +70,27 @@ def read_features(X: Any) -> tuple[pl.DataFrame | pl.LazyFrame, bool]:
     Raises
     ------
     TypeError
-        If X is a series, a sparse matrix, or a column mixes text and numbers.
+        If X is a sparse matrix, or a column mixes text and numbers.
     ValueError
-        If X has no row or no column, or is not two-dimensional.
+        If X is a series, has no row or no column, is not two-dimensional, or has two columns of one name.
     """
     if isinstance(X, pl.LazyFrame):
         return X, True
     if isinstance(X, pl.Series) or nw.dependencies.is_into_series(X):
         raise ValueError(f"Expected 2D array or a frame, got a series of type {type(X).__name__} instead")
     if nw.dependencies.is_into_dataframe(X):
-        native = nw.from_native(X, eager_only=True)
-        frame = _read_frame(native)
+        frame, names = _read_frame(X)
         _check_not_empty(frame)
-        return frame, all(isinstance(name, str) for name in native.columns)
+        return frame, all(isinstance(name, str) for name in names)
     array = check_array(X, dtype=None, ensure_all_finite=False)
     return _read_array(array, [f"x{i}" for i in range(array.shape[1])]), False
 
 
 def _check_not_empty(frame: pl.DataFrame) -> None:
-    if frame.height == 0:
-        raise ValueError(
-            f"Found array with 0 sample(s) (shape={frame.shape}) while a minimum of 1 is required."
-        )
-    if frame.width == 0:
-        raise ValueError(
-            f"Found array with 0 feature(s) (shape={frame.shape}) while a minimum of 1 is required."
-        )
+    # scikit-learn's words, which its checks look for
+    for size, what in ((frame.width, "feature"), (frame.height, "sample")):
+        if size == 0:
+            raise ValueError(f"Found array with 0 {what}(s) (shape={frame.shape}) while a minimum of 1 is required.")
 
 
 def read_targets(y: Any) -> tuple[pl.DataFrame, Origin]:
@@ -102,16 +113,27 @@ def read_targets(y: Any) -> tuple[pl.DataFrame, Origin]:
     if nw.dependencies.is_into_series(y):
         series = nw.from_native(y, series_only=True)
         named = isinstance(series.name, str) and series.name != ""
-        origin = Origin(container=_container(series), ndim=1, named=named, dtypes=(_native_dtype(series),))
-        return _read_series(series, series.name if named else "y").to_frame(), origin
+        return _read_target(series, series.name if named else "y").to_frame(), _origin([series], ndim=1, named=named)
     if nw.dependencies.is_into_dataframe(y):
-        native = nw.from_native(y, eager_only=True)
-        dtypes = tuple(_native_dtype(series) for series in native.iter_columns())
-        return _read_frame(native), Origin(container=_container(native), ndim=2, named=True, dtypes=dtypes)
-    array = check_array(y, dtype=None, ensure_2d=False, ensure_all_finite=False)
+        frame, _ = _read_frame(y, read=_read_target)
+        return frame, _origin(list(nw.from_native(y, eager_only=True).iter_columns()), ndim=2, named=True)
+    array = check_array(y, dtype=None, ensure_2d=False, ensure_all_finite=False, input_name="y")
     names = ["y"] if array.ndim == 1 else [f"y{i}" for i in range(array.shape[1])]
-    origin = Origin(container="numpy", ndim=array.ndim, named=False, dtypes=(str(array.dtype),) * len(names))
+    n = len(names)
+    origin = Origin(
+        container="numpy", ndim=array.ndim, named=False, dtypes=(str(array.dtype),) * n, categories=(None,) * n
+    )
     return _read_array(array.reshape(len(array), -1), names), origin
+
+
+def _origin(columns: Sequence[nw.Series], *, ndim: int, named: bool) -> Origin:
+    return Origin(
+        container=_container(columns[0]) if columns else "polars",
+        ndim=ndim,
+        named=named,
+        dtypes=tuple(_native_dtype(column) for column in columns),
+        categories=tuple(_categories(column) for column in columns),
+    )
 
 
 def write_targets(frame: pl.DataFrame, origin: Origin, index: Any = None) -> Any:
@@ -126,17 +148,12 @@ def write_targets(frame: pl.DataFrame, origin: Origin, index: Any = None) -> Any
         Row labels of the features, used where both are pandas.
     """
     if origin.container == "polars":
-        return (
-            frame.to_series().alias(frame.columns[0] if origin.named else "") if origin.ndim == 1 else frame
-        )
+        return frame.to_series().alias(frame.columns[0] if origin.named else "") if origin.ndim == 1 else frame
     if origin.container == "pyarrow":
-        table = frame.to_arrow()
-        return table.column(0) if origin.ndim == 1 else table
+        return _write_pyarrow(frame, origin)
     if origin.container == "pandas":
         return _write_pandas(frame, origin, index)
-    arrays = [
-        _write_array(column, dtype) for column, dtype in zip(frame.iter_columns(), origin.dtypes, strict=True)
-    ]
+    arrays = [_write_array(column, dtype) for column, dtype in zip(frame.iter_columns(), origin.dtypes, strict=True)]
     return arrays[0] if origin.ndim == 1 else np.column_stack(arrays)
 
 
@@ -148,18 +165,25 @@ def _write_array(column: pl.Series, dtype: str) -> np.ndarray:
     return column.to_numpy().astype(dtype)
 
 
+def _write_pyarrow(frame: pl.DataFrame, origin: Origin) -> Any:
+    import pyarrow as pa
+
+    table = frame.to_arrow()
+    for j, (column, dtype) in enumerate(zip(frame.iter_columns(), origin.dtypes, strict=True)):
+        if column.dtype == pl.String and dtype in ("string", "large_string"):
+            table = table.set_column(j, column.name, table.column(j).cast(pa.type_for_alias(dtype)))
+    return table.column(0) if origin.ndim == 1 else table
+
+
 def _write_pandas(frame: pl.DataFrame, origin: Origin, index: Any) -> Any:
     import pandas as pd
 
     columns = {}
-    for column, dtype in zip(frame.iter_columns(), origin.dtypes, strict=True):
-        if isinstance(column.dtype, pl.Enum):
-            values: Any = pd.Categorical(
-                column.to_list(),
-                categories=column.dtype.categories.to_list(),
-                ordered=dtype == "category-ordered",
-            )
-        elif column.dtype.is_float():
+    for j, (column, dtype) in enumerate(zip(frame.iter_columns(), origin.dtypes, strict=True)):
+        if origin.categories[j] is not None:
+            ordered = dtype == "category-ordered"
+            values: Any = pd.Categorical(column.to_list(), categories=origin.categories[j], ordered=ordered)
+        elif column.dtype.is_float() and not pd.api.types.is_float_dtype(dtype):
             values = column.to_numpy()
         else:
             values = pd.array(column.to_list(), dtype=dtype)
@@ -187,9 +211,7 @@ def read_weights(sample_weight: Any, n: int, names: Sequence[str]) -> np.ndarray
     if nw.dependencies.is_into_dataframe(sample_weight):
         native = nw.from_native(sample_weight, eager_only=True)
         if set(native.columns) != set(names):
-            raise ValueError(
-                f"sample_weight has columns {native.columns}, expected one per task: {list(names)}"
-            )
+            raise ValueError(f"sample_weight has columns {native.columns}, expected one per task: {list(names)}")
         weight = np.column_stack([native[name].to_numpy() for name in names]).astype(np.float64)
     elif nw.dependencies.is_into_series(sample_weight):
         weight = nw.from_native(sample_weight, series_only=True).to_numpy().astype(np.float64)
@@ -208,17 +230,8 @@ def read_weights(sample_weight: Any, n: int, names: Sequence[str]) -> np.ndarray
             f"sample_weight.shape == {weight.shape}, expected {(n,)!r} or {(n, len(names))!r} (rows, tasks)"
         )
     if not np.isfinite(weight).all() or (weight < 0).any():
-        raise ValueError(
-            "sample_weight holds a negative, missing or infinite value; weights must be finite and >= 0"
-        )
+        raise ValueError("sample_weight holds a negative, missing or infinite value; weights must be finite and >= 0")
     return weight
-
-
-def row_count(X: Any) -> int:
-    """Number of rows of any supported container."""
-    if isinstance(X, pl.LazyFrame):
-        return int(X.select(pl.len()).collect().item())
-    return int(np.shape(X)[0]) if hasattr(X, "shape") else len(X)
 
 
 def take_rows(X: Any, index: np.ndarray) -> Any:
@@ -234,75 +247,46 @@ def _container(native: Any) -> Container:
     return "pyarrow" if native.implementation.is_pyarrow() else "pandas"
 
 
-def _native_dtype(series: Any) -> str:
-    if not series.implementation.is_pandas_like():
+def _native_dtype(series: nw.Series) -> str:
+    if series.implementation.is_polars():
         return str(series.dtype)
+    if series.implementation.is_pyarrow():
+        return str(series.to_native().type)
     dtype = series.to_native().dtype
     if str(dtype) == "category":
         return "category-ordered" if dtype.ordered else "category"
     return str(dtype)
 
 
-def _read_frame(native: Any) -> pl.DataFrame:
+def _categories(series: nw.Series) -> tuple | None:
+    if not _native_dtype(series).startswith("category"):
+        return None
+    return tuple(series.to_native().cat.categories.tolist())
+
+
+def _read_target(series: nw.Series, name: str) -> pl.Series:
+    if _native_dtype(series).startswith("category"):
+        # a class label goes back as it came: its value is read, not its text
+        series = nw.from_native(series.to_native().astype(object), series_only=True)
+    return read_column(series, name)
+
+
+def _read_frame(
+    frame: Any, read: Callable[[nw.Series, str], pl.Series] = read_column
+) -> tuple[pl.DataFrame, list[Any]]:
+    """A frame of any library, and its names as they were."""
+    try:
+        native = nw.from_native(frame, eager_only=True)
+    except DuplicateError as error:
+        raise ValueError(f"every column needs a name of its own; rename or drop columns: {error}") from None
     if native.implementation.is_polars():
-        return native.to_native()
-    if native.implementation.is_pyarrow():
-        return native.to_polars()
-    return pl.DataFrame([_read_series(native[:, i], str(name)) for i, name in enumerate(native.columns)])
+        return native.to_native(), native.columns
+    names = [str(name) for name in native.columns]
+    if len(set(names)) < len(names):
+        raise ValueError(f"every column needs a name of its own, as text too; got {native.columns}: rename columns")
+    columns = [read(column, name) for column, name in zip(native.iter_columns(), names, strict=True)]
+    return pl.DataFrame(columns), native.columns
 
 
-def _read_series(series: Any, name: str) -> pl.Series:
-    if series.implementation.is_polars():
-        return series.to_native().alias(name)
-    if series.implementation.is_pyarrow():
-        return series.to_polars().alias(name)
-    dtype = series.dtype
-    if dtype.is_numeric():
-        values = series.to_native().array
-        if hasattr(values, "isna") and values.isna().any():
-            return pl.Series(name, values.to_numpy(dtype=np.float64, na_value=np.nan))
-        return pl.Series(name, series.to_numpy())
-    if dtype.is_temporal():
-        # dates are rejected by what reads this: only the type matters
-        return pl.Series(name, [None] * len(series), dtype=pl.Datetime)
-    if isinstance(dtype, nw.Categorical | nw.Enum):
-        accessor = series.to_native().cat
-        levels = pl.Series(name, [str(level) for level in accessor.categories], dtype=pl.String)
-        codes = pl.Series(accessor.codes.to_numpy())
-        return levels.cast(pl.Enum(levels)).gather(codes.replace(-1, None))
-    return _read_objects(series.to_native().to_numpy(dtype=object), name)
-
-
-def _read_array(array: np.ndarray, names: list[str]) -> pl.DataFrame:
-    if array.dtype.kind == "O":
-        return pl.DataFrame([_read_objects(array[:, i], name) for i, name in enumerate(names)])
-    if array.dtype.kind == "f" and array.dtype.itemsize not in (4, 8):
-        array = array.astype(np.float32 if array.dtype.itemsize < 4 else np.float64)
-    return pl.DataFrame({name: np.ascontiguousarray(array[:, i]) for i, name in enumerate(names)})
-
-
-def _missing_to_none(value: Any) -> Any:
-    # pandas' NA cannot be compared, so its type is asked first
-    return None if type(value).__name__ in ("NAType", "NaTType") or (value != value) is True else value
-
-
-def _read_objects(values: np.ndarray, name: str) -> pl.Series:
-    """A column of Python objects, by what its values are: all booleans, all numbers or all text."""
-    kinds = {type(value) for value in values}
-    if not all(issubclass(kind, str | bool | np.bool_ | int) for kind in kinds):
-        values = np.array([_missing_to_none(value) for value in values], dtype=object)
-        kinds = {type(value) for value in values}
-    kinds.discard(type(None))
-    if all(issubclass(kind, bool | np.bool_) for kind in kinds):
-        return pl.Series(name, values.tolist(), dtype=pl.Boolean if kinds else pl.Null)
-    if all(issubclass(kind, numbers.Integral) for kind in kinds):
-        return pl.Series(name, values.tolist(), dtype=pl.Int64)
-    if all(issubclass(kind, numbers.Number) or kind.__name__ == "Decimal" for kind in kinds):
-        return pl.Series(name, values.astype(np.float64))
-    if all(issubclass(kind, str) for kind in kinds):
-        return pl.Series(name, values.tolist(), dtype=pl.String)
-    found = sorted(kind.__name__ for kind in kinds)
-    raise TypeError(
-        f"column {name!r}: argument must be a string or a number throughout, got objects of type {found}; "
-        "cast the column to one type, or drop it"
-    )
+def _read_array(array: np.ndarray, names: Sequence[str]) -> pl.DataFrame:
+    return pl.DataFrame([read_array(array[:, i], name) for i, name in enumerate(names)])

@@ -82,7 +82,7 @@ class LabelCoder:
         frame, _ = _without_weightless(frame, sample_weight)
         fitted = [
             # a category of pandas holds classes even where its values are numbers
-            fit_task(series, declared.get(series.name), force or (categories and "classification"))
+            fit_task(series, declared.get(series.name), force or (None if categories is None else "classification"))
             for series, categories in zip(frame.iter_columns(), origin.categories, strict=True)
         ]
         if task_levels is not None and len(fitted) != 1:

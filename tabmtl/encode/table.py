@@ -8,10 +8,13 @@ from typing import Any, Literal
 
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 
 from tabmtl.encode.features import FeatureCoder
 from tabmtl.encode.frames import read_features
-from tabmtl.encode.labels import DeclaredTasks, LabelCoder
+from tabmtl.encode.kinds import DeclaredTasks
+from tabmtl.encode.labels import LabelCoder
+from tabmtl.encode.levels import text_of
 from tabmtl.schema import Batch
 
 
@@ -62,11 +65,12 @@ class TableCoder:
             if task_column not in names:
                 raise ValueError(f"task_column {task_column!r} is no column of X; X has {list(names)}")
             levels = _task_levels(frame, task_column)
-            frame = frame.drop(task_column)
+            frame = _select(frame, [name for name in names if name != task_column])
+        chosen: Literal["from_dtype"] | Sequence[str] = "from_dtype"
         if categorical != "from_dtype":
-            categorical = [names[c] if isinstance(c, int | np.integer) else c for c in categorical]
+            chosen = [c if isinstance(c, str) else names[c] for c in categorical]
         return cls(
-            features=FeatureCoder.fit(frame, categorical=categorical, **encoding),
+            features=FeatureCoder.fit(frame, categorical=chosen, **encoding),
             labels=LabelCoder.fit(y, sample_weight, tasks=tasks, force=force, task_levels=levels),
             task_column=task_column,
             names=names,
@@ -88,9 +92,10 @@ class TableCoder:
         found = frame.collect_schema().names()
         if len(found) != len(self.names) or (named and self.named and tuple(found) != self.names):
             raise ValueError(f"X has the columns {found}, expected those of fit: {list(self.names)}")
-        frame = frame.rename(dict(zip(found, self.names, strict=True)))
+        if tuple(found) != self.names:
+            frame = frame.rename(dict(zip(found, self.names, strict=True)))
         task = None if self.task_column is None else self._task_codes(frame)
-        x_num, x_cat = self.features.encode(frame.select(self.features.names))
+        x_num, x_cat = self.features.encode(frame if task is None else _select(frame, self.features.names))
         batch = Batch(x_num=x_num, x_cat=x_cat, task=task)
         if y is None:
             return batch
@@ -105,7 +110,7 @@ class TableCoder:
         return replace(batch, y=values, weight=weight)
 
     def _task_codes(self, frame: pl.DataFrame | pl.LazyFrame) -> np.ndarray:
-        texts = frame.lazy().select(pl.col(self.task_column).cast(pl.String)).collect().to_series()
+        texts = _task_texts(frame, str(self.task_column))
         levels = self.labels.task_levels or ()
         codes = texts.cast(pl.Enum(levels), strict=False).to_physical()
         if codes.null_count():
@@ -146,11 +151,24 @@ class TableCoder:
         )
 
 
+def _select(frame: pl.DataFrame | pl.LazyFrame, names: Sequence[str]) -> pl.DataFrame | pl.LazyFrame:
+    # a selector, because select takes a name like "*" for a pattern
+    return frame.select(cs.by_name(*names))
+
+
+def _task_texts(frame: pl.DataFrame | pl.LazyFrame, task_column: str) -> pl.Series:
+    """Every row's task as text, by the rule for levels: 3 and 3.0 are one task."""
+    dtype = frame.collect_schema()[task_column]
+    return frame.lazy().select(text_of(task_column, dtype)).collect().to_series()
+
+
 def _task_levels(frame: pl.DataFrame | pl.LazyFrame, task_column: str) -> tuple[str, ...]:
-    values = frame.lazy().select(pl.col(task_column)).collect().to_series()
-    if values.null_count():
+    texts = _task_texts(frame, task_column)
+    if texts.null_count():
         raise ValueError(f"task_column {task_column!r} has missing values; every row needs a task")
-    return tuple(values.unique().sort().cast(pl.String).to_list())
+    levels = texts.unique().to_list()
+    # whole numbers in their own order: 2 before 10
+    return tuple(sorted(levels, key=int if frame.collect_schema()[task_column].is_integer() else str))
 
 
 def _normalize(weight: np.ndarray, task: np.ndarray | None, n_tasks: int) -> np.ndarray:

@@ -1,0 +1,159 @@
+"""What a target holds: its kind and its classes, declared or read off its labels."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from tabmtl.schema import Kind, TabmtlWarning, Task
+
+DeclaredTasks = Mapping[str, Kind | Task] | Sequence[Task]
+
+_MAX_INFERRED_CLASSES = 20
+
+
+def declared_tasks(tasks: DeclaredTasks | None, columns: Sequence[str]) -> dict[str, Task]:
+    """Declared tasks by column of y.
+
+    Raises
+    ------
+    ValueError
+        If a declaration has no column, or a Task stands under a name that is not its own.
+    """
+    if tasks is None:
+        return {}
+    if isinstance(tasks, Mapping):
+        entries = {name: task if isinstance(task, Task) else Task(name=name, kind=task) for name, task in tasks.items()}
+    else:
+        entries = {task.name: task for task in tasks}
+    for name, task in entries.items():
+        if task.name != name:
+            raise ValueError(f"tasks has the task {task.name!r} under {name!r}; give both the name of y's column")
+    unknown = [name for name in entries if name not in columns]
+    if unknown:
+        raise ValueError(f"tasks declares {unknown}, which y does not have; y has {list(columns)}")
+    return entries
+
+
+def fit_task(series: pl.Series, declared: Task | None, force: str | None) -> Task:
+    """Kind and classes of one target.
+
+    Parameters
+    ----------
+    series : polars Series
+        Labels, null and NaN where there is none.
+    declared : Task or None
+        Beats what the labels look like.
+    force : {"classification", "regression"} or None
+        Kind of a task that is not declared.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the labels are dates or the like, all missing, infinite, of one class, or no fit for the declaration.
+    """
+    name = series.name
+    present = _present(series)
+    if present.dtype.is_temporal() or not (is_text(present) or present.dtype.is_numeric() or present.len() == 0):
+        raise TypeError(f"task {name!r}: labels of type {series.dtype} are neither classes nor numbers; cast them")
+    if present.len() == 0:
+        raise ValueError(
+            f"task {name!r} has no observed label: every value is missing (null or NaN) or has weight zero; "
+            "drop the task"
+        )
+    if present.dtype.is_float() and present.is_infinite().any():
+        raise ValueError(f"task {name!r}: a label is infinite; replace it by null or a finite number")
+    if declared is not None:
+        return _with_classes(declared, present)
+    if force == "regression" or (force is None and _is_regression(present)):
+        return _with_classes(Task(name=name, kind="regression"), present)
+    if force == "classification" and present.dtype.is_float() and not _is_whole(present):
+        raise ValueError(
+            f"Unknown label type: task {name!r} holds continuous numbers, and a classifier expects classes; "
+            "use a regressor or the mixed estimator"
+        )
+    classes = _classes(present)
+    return _with_classes(Task(name=name, kind="binary" if len(classes) == 2 else "multiclass"), present)
+
+
+def is_text(series: pl.Series) -> bool:
+    """Whether the values can only be classes."""
+    return series.dtype in (pl.String, pl.Categorical, pl.Enum, pl.Boolean)
+
+
+def as_values(series: pl.Series) -> pl.Series:
+    """Class labels as text or numbers that can be compared; a missing one is null."""
+    if series.dtype in (pl.Categorical, pl.Enum):
+        return series.cast(pl.String)
+    if series.dtype == pl.Boolean:
+        return series.cast(pl.UInt8)
+    return series.fill_nan(None) if series.dtype.is_float() else series
+
+
+def _present(series: pl.Series) -> pl.Series:
+    """The labelled values of a target."""
+    series = series.drop_nulls()
+    return series.drop_nans() if series.dtype.is_float() else series
+
+
+def _is_whole(series: pl.Series) -> bool:
+    return bool((series == series.round()).all())
+
+
+def _is_regression(present: pl.Series) -> bool:
+    """Whether an undeclared target is a regression target."""
+    if is_text(present):
+        return False
+    values = present.unique()
+    if present.dtype.is_float():
+        return not set(values.to_list()) <= {0.0, 1.0}
+    if len(values) <= 2:
+        return False
+    is_regression = len(values) > _MAX_INFERRED_CLASSES
+    kind = "regression" if is_regression else "multiclass"
+    warnings.warn(
+        f"task {present.name!r} holds {len(values)} distinct whole numbers and was taken for {kind}; "
+        f"say which it is: tasks={{{present.name!r}: {kind!r}}}",
+        TabmtlWarning,
+        stacklevel=2,
+    )
+    return is_regression
+
+
+def _classes(present: pl.Series) -> tuple:
+    values = present.cast(pl.String) if present.dtype in (pl.Categorical, pl.Enum) else present
+    return tuple(values.unique().sort().to_list())
+
+
+def _plain(label: Any) -> Any:
+    """A declared class as Python has it, so that it can be written as JSON."""
+    return label.item() if isinstance(label, np.generic) else label
+
+
+def _with_classes(task: Task, present: pl.Series) -> Task:
+    """Complete a task by the classes its labels show, or check the declared ones."""
+    if task.kind == "regression":
+        if is_text(present) and present.dtype != pl.Boolean:
+            raise ValueError(f"task {task.name!r} is a regression task, but its labels are {present.dtype}; got text")
+        return task
+    seen = _classes(present)
+    if task.classes is not None:
+        task = replace(task, classes=tuple(_plain(label) for label in task.classes))
+        unknown = [label for label in seen if label not in (task.classes or ())]
+        if unknown:
+            raise ValueError(
+                f"task {task.name!r}: labels {unknown} are not among its classes {list(task.classes or ())}"
+            )
+    elif len(seen) == 1:
+        raise ValueError(
+            f"task {task.name!r} has only one class, {seen[0]!r}, among its labels; a classifier needs at "
+            "least two classes: drop the task, or declare its classes"
+        )
+    elif task.kind == "binary" and len(seen) != 2:
+        raise ValueError(f"task {task.name!r} is binary, but its labels have {len(seen)} classes: {list(seen[:10])}")
+    return replace(task, classes=task.classes or seen)
