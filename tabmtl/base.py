@@ -152,7 +152,7 @@ class MultiTaskEstimator(BaseEstimator):
         scores : dict of str to float
             Task to score, by the task's metric, higher is better; None with a warning where it is undefined.
         """
-        return self._score(X, y, sample_weight, self.tasks_)
+        return self._score(X, y, sample_weight)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Mean over the tasks of `score_tasks`; tasks whose score is undefined are left out."""
@@ -253,12 +253,13 @@ class MultiTaskEstimator(BaseEstimator):
         if getattr(X, "ndim", 2) == 2:  # other shapes are refused where X is read
             _check_n_features(self, X, reset=False)
 
-    def _score(self, X: Any, y: Any, sample_weight: Any, tasks: Sequence[Task]) -> dict[str, float | None]:
-        """Scores by the metrics of `tasks`, which are the fitted ones but for their metric."""
+    def _score(self, X: Any, y: Any, sample_weight: Any, metric: str | None = None) -> dict[str, float | None]:
+        """Scores of the tasks, by their own metrics or all by one."""
         check_is_fitted(self)
         self._check_columns(X)
         batch = self._coder.read(X, y, sample_weight)
         outputs = self._outputs(X, replace(batch, y=None, weight=None))
+        tasks = self.tasks_ if metric is None else [replace(task, metric=metric) for task in self.tasks_]
         return score_tasks(tasks, batch.y, outputs, batch.weight, batch.task)
 
     def __sklearn_tags__(self) -> Any:
@@ -277,8 +278,7 @@ class ClassifierFace(ClassifierMixin):
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Accuracy, averaged over the tasks; unlabelled cells are left out."""
-        tasks = [replace(task, metric="accuracy") for task in self.tasks_]
-        return mean_score(self._score(X, y, sample_weight, tasks))
+        return mean_score(self._score(X, y, sample_weight, "accuracy"))
 
 
 class RegressorFace(RegressorMixin):
@@ -288,8 +288,7 @@ class RegressorFace(RegressorMixin):
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """R², averaged over the tasks; unlabelled cells are left out."""
-        tasks = [replace(task, metric="r2") for task in self.tasks_]
-        return mean_score(self._score(X, y, sample_weight, tasks))
+        return mean_score(self._score(X, y, sample_weight, "r2"))
 
 
 def _draw_seed(random_state: int | np.random.RandomState | None) -> int:

@@ -41,17 +41,17 @@ def _listed() -> Iterator[type[MultiTaskEstimator]]:
             yield found
 
 
+def subclasses(cls: type) -> set[type]:
+    """All classes derived from one, however far."""
+    found = set(cls.__subclasses__())
+    return found.union(*(subclasses(child) for child in found))
+
+
 #: All estimators: the exported ones, the classes in tabmtl.models, and whatever else is derived from the base.
 ESTIMATORS = sorted(set(_listed()) - {MultiTaskEstimator, NetworkEstimator}, key=lambda cls: cls.__name__)
 MIXED = [cls for cls in ESTIMATORS if cls._target_kind is None]
 FACES = [cls for cls in ESTIMATORS if cls._target_kind is not None]
 NETWORKS = [cls for cls in MIXED if issubclass(cls, NetworkEstimator)]
-
-
-def subclasses(cls: type) -> set[type]:
-    """All classes derived from one, however far."""
-    found = set(cls.__subclasses__())
-    return found.union(*(subclasses(child) for child in found))
 
 
 def tiny(cls: type[MultiTaskEstimator], **params: Any) -> Any:
@@ -102,10 +102,26 @@ def targets_for(cls: type[MultiTaskEstimator], X: pl.DataFrame) -> pl.DataFrame:
     return y
 
 
+def fitted(cls: type[MultiTaskEstimator], **params: Any) -> tuple[Any, pl.DataFrame, pl.DataFrame]:
+    """A tiny fitted estimator, and the features and targets it was fitted on."""
+    X = features()
+    y = targets_for(cls, X)
+    return tiny(cls, **params).fit(X, y), X, y
+
+
+def long_table(n: int = 150, seed: int = 0) -> tuple[pl.DataFrame, pl.Series]:
+    """One regression label a row, each row of one of three schools, some labels missing."""
+    rng = np.random.default_rng(seed)
+    X = features(n, seed).with_columns(school=pl.Series(["east", "north", "west"]).gather(rng.integers(0, 3, n)))
+    slope = X["school"].replace_strict({"east": 1.0, "north": -1.0, "west": 3.0})
+    grade = 50 + 10 * slope * X["plain"] + rng.normal(size=n)
+    return X, grade.scatter(np.flatnonzero(rng.random(n) < 0.1), None).alias("grade")
+
+
 def answers(estimator: Any, X: Any) -> list[np.ndarray]:
     """Everything an estimator says about rows, as arrays with one row each."""
     predicted = estimator.predict(X)
-    if hasattr(predicted, "to_dict") and isinstance(predicted, pl.DataFrame):
+    if isinstance(predicted, pl.DataFrame):
         found = [column.to_numpy() for column in predicted.iter_columns()]
     else:
         found = [np.asarray(predicted)]
