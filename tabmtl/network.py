@@ -39,7 +39,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MultiT
     epochs : int
         Passes over the training rows, at most.
     batch_size : int
-        Rows of an optimiser step. On a CPU a step is computed in micro-batches of 256 rows, with the same result.
+        Rows of an optimiser step. On a CPU a step is computed in micro-batches that fit its cache, with the same result.
     learning_rate : float
         Of AdamW at the start; it falls to zero over all epochs along half a cosine.
     weight_decay : float
@@ -50,7 +50,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MultiT
     patience : int
     monitor : str, default="mean"
         What early stopping watches: the mean of the tasks' validation scores, or the name of one task.
-    numeric_transform : {"standardize", "quantile"}
+    numeric_transform : {"standardize", "quantile"}, default="quantile"
         How numeric columns are scaled; see :class:`tabmtl.encode.FeatureCoder`.
     min_frequency : int, default=5
         Levels of a categorical column seen less often share one embedding, which unseen levels use too.
@@ -85,7 +85,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MultiT
     validation_fraction: float = 0.15
     patience: int = 10
     monitor: str = "mean"
-    numeric_transform: NumericTransform = "standardize"
+    numeric_transform: NumericTransform = "quantile"
     min_frequency: int = 5
     precision: Literal["float32", "bf16"] = "float32"
     device: str = "auto"
