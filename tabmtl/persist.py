@@ -254,7 +254,7 @@ def _read_files(folder: Path, manifest: Mapping[str, Any]) -> dict[str, bytes]:
         entries = {name: (entry["file"], entry["sha256"]) for name, entry in manifest["files"].items()}
     for name, (stored, checksum) in entries.items():
         # a name with a path in it could lead out of the folder
-        if not _OURS.fullmatch(stored):
+        if not _OURS.fullmatch(str(stored)):
             raise ModelFileError(f"{folder}: {_MANIFEST} names {stored!r}, which is no file of a model")
         with _as_file_error(f"{folder}: {stored} cannot be read, so the model is incomplete; save it again"):
             contents[name] = (folder / stored).read_bytes()

@@ -1,0 +1,290 @@
+"""A model's folder is whole or refused: killed saves, damaged and foreign files, and what a folder may hold."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+
+import lightgbm as lgb
+import numpy as np
+import pytest
+import torch
+from conformance import answers, fitted, same, tiny
+from safetensors.numpy import load_file
+
+import tabmtl
+from tabmtl import IndependentTasks, ModelFileError, SharedBottom
+from tabmtl.persist import FORMAT, Saved, _checksum, read_folder, write_folder
+
+MODELS = [SharedBottom, IndependentTasks]
+
+
+class OwnNet(SharedBottom):
+    """A network of a user."""
+
+
+@pytest.fixture(scope="module", params=MODELS, ids=lambda cls: cls.__name__)
+def stored(request, tmp_path_factory):
+    """A folder that holds a model, the fitted model, and its features; not to be changed."""
+    estimator, X, _ = fitted(request.param)
+    folder = tmp_path_factory.mktemp("stored") / "model"
+    estimator.save(folder)
+    return folder, estimator, X
+
+
+@pytest.fixture
+def folder(stored, tmp_path):
+    """A copy of the stored model."""
+    return Path(shutil.copytree(stored[0], tmp_path / "model"))
+
+
+def forge(folder, **changes):
+    """Change the manifest and make its checksum right again."""
+    manifest = json.loads((folder / "manifest.json").read_text()) | changes
+    manifest.pop("sha256")
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"sha256": _checksum(manifest)}))
+
+
+def test_a_folder_holds_json_safetensors_and_text(stored):
+    folder, estimator, _ = stored
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert (manifest["format"], manifest["tabmtl"]) == (FORMAT, version("tabmtl"))
+    assert manifest["class"] == type(estimator).__name__
+    for file in folder.iterdir():
+        if file.suffix == ".json":
+            json.loads(file.read_text())
+        elif file.suffix == ".safetensors":
+            load_file(file)
+        else:
+            assert file.suffix == ".txt"
+            assert file.read_text().startswith("tree\n")
+        assert not file.read_bytes().startswith(b"\x80"), "the mark of a pickle"
+    (model,) = folder.glob("model-*.json")
+    assert "'late'" in str(json.loads(model.read_text())["coder"])
+
+
+def test_nothing_is_pickled(stored, tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("pickle was used")
+
+    for name in ("dump", "dumps", "load", "loads", "Pickler", "Unpickler"):
+        monkeypatch.setattr(pickle, name, refuse)
+    monkeypatch.setattr(torch, "save", refuse)
+    monkeypatch.setattr(torch, "load", refuse)
+    _, estimator, X = stored
+    estimator.save(tmp_path / "model")
+    assert same(answers(estimator, X), answers(tabmtl.load(tmp_path / "model"), X))
+
+
+def flip(content):
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+DAMAGES = {
+    "truncated": lambda content: content[:-1],
+    "halved": lambda content: content[: len(content) // 2],
+    "emptied": lambda content: b"",
+    "longer": lambda content: content + b" x",
+    "edited": flip,
+    "foreign": lambda content: b"\x89PNG\r\n",
+    "deep": lambda content: b"[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_is_refused_and_reaches_no_reader(folder, damage, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("a damaged model was read")
+
+    monkeypatch.setattr(lgb, "Booster", refuse)
+    monkeypatch.setattr(SharedBottom, "_fitted_from", refuse)
+    for file in sorted(folder.iterdir()):
+        content = file.read_bytes()
+        file.write_bytes(DAMAGES[damage](content))
+        with pytest.raises(ModelFileError, match=folder.name):
+            tabmtl.load(folder)
+        file.unlink()
+        with pytest.raises(ModelFileError, match=folder.name):
+            tabmtl.load(folder)
+        file.write_bytes(content)
+
+
+def test_what_is_no_folder_of_a_model_is_refused(tmp_path):
+    (tmp_path / "file").write_text("{}")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "web").mkdir()
+    (tmp_path / "web" / "manifest.json").write_text('{"name": "a web page", "format": 1}')
+    (tmp_path / "list").mkdir()
+    (tmp_path / "list" / "manifest.json").write_text("[1]")
+    for name in ("nowhere", "file", "empty", "web", "list"):
+        with pytest.raises(ModelFileError, match=name):
+            tabmtl.load(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["../secret-0123456789abcdef.json", "/etc/passwd", "..", "manifest.json", "", 7, None])
+def test_a_manifest_does_not_lead_out_of_its_folder(folder, name):
+    content = b"{}"
+    (folder.parent / "secret-0123456789abcdef.json").write_bytes(content)
+    files = json.loads((folder / "manifest.json").read_text())["files"]
+    files["model.json"]["file"] = name
+    forge(folder, files=files)
+    with pytest.raises(ModelFileError, match=r"manifest\.json"):
+        tabmtl.load(folder)
+
+
+@pytest.mark.parametrize("files", [[], None, {"model.json": "x"}, {"model.json": {"file": "a"}}, {}, "text"])
+def test_a_forged_manifest_is_refused(folder, files):
+    forge(folder, files=files)
+    with pytest.raises(ModelFileError):
+        tabmtl.load(folder)
+
+
+FORGERIES = {
+    "no facts": ("model.json", b"{}"),
+    "list": ("model.json", b"[]"),
+    "other parameters": ("model.json", b'{"params": {"colour": 3}, "coder": {}, "fitted": {}}'),
+    "parameter of a foreign type": ("model.json", b'{"params": {"tasks": {"pickle": "x"}}, "coder": {}, "fitted": {}}'),
+    "no arrays": ("arrays.safetensors", b"\x08\x00\x00\x00\x00\x00\x00\x00{}      "),
+    "pickle": ("arrays.safetensors", pickle.dumps([1])),
+}
+
+
+@pytest.mark.parametrize("what", FORGERIES)
+def test_forged_contents_with_right_checksums_are_refused(folder, what):
+    name, content = FORGERIES[what]
+    files = json.loads((folder / "manifest.json").read_text())["files"]
+    (folder / files[name]["file"]).write_bytes(content)
+    files[name]["sha256"] = sha256(content).hexdigest()
+    forge(folder, files=files)
+    with pytest.raises(ModelFileError):
+        tabmtl.load(folder)
+
+
+def test_a_newer_format_names_the_release_that_reads_it(folder):
+    forge(folder, format=FORMAT + 1, tabmtl="9.9")
+    with pytest.raises(ModelFileError, match=rf"format {FORMAT + 1}.*tabmtl 9\.9"):
+        tabmtl.load(folder)
+
+
+def test_another_class_is_refused(folder, stored):
+    with pytest.raises(ModelFileError, match="OwnNet"):
+        tabmtl.load(folder, cls=OwnNet)
+    for name in ("OwnNet", "Task", "load", "os", "__loader__"):
+        forge(folder, **{"class": name})
+        with pytest.raises(ModelFileError, match="give its class"):
+            tabmtl.load(folder)
+    forge(folder, **{"class": {IndependentTasks: "SharedBottom", SharedBottom: "IndependentTasks"}[type(stored[1])]})
+    with pytest.raises(ModelFileError):
+        tabmtl.load(folder)
+
+
+def test_a_class_of_the_user_is_given(tmp_path):
+    estimator, X, _ = fitted(OwnNet)
+    estimator.save(tmp_path / "model")
+    with pytest.raises(ModelFileError, match="cls=OwnNet"):
+        tabmtl.load(tmp_path / "model")
+    loaded = tabmtl.load(tmp_path / "model", cls=OwnNet)
+    assert type(loaded) is OwnNet
+    assert same(answers(estimator, X), answers(loaded, X))
+
+
+def test_other_files_in_the_folder_are_neither_read_nor_removed(folder, stored):
+    _, estimator, X = stored
+    (folder / "README.md").write_text("a model")
+    (folder / "evil.pkl").write_bytes(b"cos\nsystem\n(S'exit 1'\ntR.")
+    (folder / "notes").mkdir()
+    assert same(answers(estimator, X), answers(tabmtl.load(folder), X))
+    estimator.save(folder)
+    assert {"README.md", "evil.pkl", "notes", "manifest.json"} <= {file.name for file in folder.iterdir()}
+
+
+def test_a_save_over_a_model_leaves_only_the_new_files(folder, stored):
+    _, _, X = stored
+    other = tiny(SharedBottom, random_state=5).fit(X, X["plain"])
+    before = {file.name for file in folder.iterdir()}
+    other.save(folder)
+    after = {file.name for file in folder.iterdir()}
+    assert before & after == {"manifest.json"}
+    assert len(after) == 3
+    assert same(answers(other, X), answers(tabmtl.load(folder), X))
+
+
+def test_a_foreign_folder_is_not_written_to(stored, tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    (tmp_path / "manifest.json").write_text('{"name": "a web page"}')
+    for _ in range(2):
+        with pytest.raises(FileExistsError, match="choose another folder"):
+            stored[1].save(tmp_path)
+        assert "web page" in (tmp_path / "manifest.json").read_text()
+        (tmp_path / "thesis.tex").unlink(missing_ok=True)
+
+
+KILLED_SAVE = """
+import os, signal, sys
+from pathlib import Path
+import numpy as np
+from tabmtl.persist import Saved, write_folder
+
+owner, name = {"fsync": (os, "fsync"), "replace": (os, "replace"), "unlink": (Path, "unlink")}[sys.argv[2]]
+function, calls = getattr(owner, name), []
+
+def count_and_die(*args, **kwargs):
+    calls.append(args)
+    if len(calls) == int(sys.argv[3]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return function(*args, **kwargs)
+
+setattr(owner, name, count_and_die)
+new = Saved(facts={"new": True}, arrays={"a": np.ones(3)}, texts={"task0": "text"})
+write_folder(sys.argv[1], "New", new)
+"""
+
+
+@pytest.mark.parametrize(
+    ("step", "call"), [("fsync", 1), ("fsync", 2), ("fsync", 4), *(("replace", k) for k in (1, 2, 3, 4)), ("unlink", 1)]
+)
+def test_a_killed_save_leaves_a_whole_model(tmp_path, step, call):
+    folder = tmp_path / "model"
+    old = Saved(facts={"new": False}, arrays={"a": np.zeros(3)})
+    write_folder(folder, "Old", old)
+    died = subprocess.run([sys.executable, "-c", KILLED_SAVE, folder, step, str(call)], check=False)
+    assert died.returncode == -signal.SIGKILL
+    name, saved = read_folder(folder)
+    assert (name, saved.facts) == (("New", {"new": True}) if step == "unlink" else ("Old", {"new": False}))
+    assert (saved.arrays["a"] == float(step == "unlink")).all()
+    write_folder(folder, "Old", old)
+    assert len(list(folder.iterdir())) == 3
+
+
+def test_a_killed_first_save_can_be_done_again(tmp_path):
+    folder = tmp_path / "model"
+    subprocess.run([sys.executable, "-c", KILLED_SAVE, folder, "replace", "3"], check=False)
+    assert len(list(folder.iterdir())) == 3
+    with pytest.raises(ModelFileError, match="manifest"):
+        read_folder(folder)
+    write_folder(folder, "Old", Saved(facts={}))
+    assert read_folder(folder)[0] == "Old"
+    assert len(list(folder.iterdir())) == 3
+
+
+def test_a_reader_beside_a_writer_sees_the_new_model(tmp_path, monkeypatch):
+    write_folder(tmp_path, "Old", Saved(facts={"new": False}))
+    read_bytes, written = Path.read_bytes, []
+
+    def write_meanwhile(file):
+        if file.name.startswith("model-") and not written:
+            written.append(file)
+            write_folder(tmp_path, "New", Saved(facts={"new": True}))
+        return read_bytes(file)
+
+    monkeypatch.setattr(Path, "read_bytes", write_meanwhile)
+    name, saved = read_folder(tmp_path)
+    assert (name, saved.facts) == ("New", {"new": True})

@@ -1,0 +1,70 @@
+"""Hyper-parameters in files: plain values, tasks and LightGBM estimators come back, all else is named."""
+
+from __future__ import annotations
+
+import json
+
+import lightgbm as lgb
+import numpy as np
+import pytest
+from conformance import answers, fitted, same
+from sklearn.linear_model import LinearRegression
+
+import tabmtl
+from tabmtl import IndependentTasks, SharedBottom, Task
+from tabmtl.persist import from_json, to_json
+
+UNSAVED = [object(), float("nan"), {1: 2}, np.ones(2), LinearRegression(), print, lgb.LGBMRanker()]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(None, True, 3, 0.1, "text", (1, (2, "x")), [1, [2.5]], {"a": [1], "b": {"c": (None,)}}, (), {}, []),
+        Task(name="a", kind="binary", classes=(False, True), weight=0.5),
+        {"a": Task(name="a", kind="regression")},
+    ],
+)
+def test_parameters_come_back_as_they_were(value):
+    back = from_json(json.loads(json.dumps(to_json("p", value))))
+    assert back == value
+    assert type(back) is type(value)
+
+
+def test_numpy_values_come_back_as_plain_ones():
+    task = Task(name="a", kind="multiclass", classes=tuple(np.array([3, 1, 2])))
+    back = from_json(json.loads(json.dumps(to_json("tasks", {"a": task, "n": np.float64(0.5)}))))
+    assert back == {"a": Task(name="a", kind="multiclass", classes=(3, 1, 2)), "n": 0.5}
+
+
+@pytest.mark.parametrize("value", UNSAVED)
+def test_parameters_that_need_pickle_are_named(value):
+    with pytest.raises(TypeError, match=r"colour.*cannot be saved without pickle.*plain value"):
+        to_json("colour", value)
+
+
+def test_a_callback_is_not_saved(tmp_path):
+    estimator, _, _ = fitted(SharedBottom, on_epoch=lambda record: None)
+    estimator.save(tmp_path / "model")
+    assert tabmtl.load(tmp_path / "model").on_epoch is None
+
+
+def test_lightgbm_estimators_are_saved_as_their_parameters(tmp_path):
+    estimator, X, _ = fitted(
+        IndependentTasks,
+        classifier=lgb.LGBMClassifier(num_leaves=7, class_weight="balanced", n_estimators=20),
+        regressor=lgb.LGBMRegressor(objective="huber", n_estimators=20),
+    )
+    estimator.save(tmp_path / "model")
+    loaded = tabmtl.load(tmp_path / "model")
+    assert loaded.classifier.get_params() == estimator.classifier.get_params()
+    assert loaded.regressor.objective == "huber"
+    assert same(answers(estimator, X), answers(loaded, X))
+
+
+def test_foreign_estimators_are_not_saved(tmp_path):
+    X = np.random.default_rng(0).normal(size=(30, 2))
+    estimator = IndependentTasks(regressor=LinearRegression()).fit(X, X)
+    with pytest.raises(TypeError, match=r"'y0'.*LinearRegression.*(joblib|skops)"):
+        estimator.save(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
