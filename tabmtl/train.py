@@ -165,13 +165,7 @@ class _Loop:
         options: TrainOptions,
         evaluate: Evaluate,
     ) -> None:
-        self.network, self.loss, self.tasks, self.options, self.evaluate = (
-            network,
-            loss,
-            tasks,
-            options,
-            evaluate,
-        )
+        self.network, self.loss, self.tasks, self.options, self.evaluate = network, loss, tasks, options, evaluate
         self._micro: int | None = None
         parameters = [p for p in network.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
