@@ -5,6 +5,7 @@ Shapes: B rows, Fn numeric and Fc categorical columns, n tokens, e token width, 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import Literal
@@ -105,7 +106,10 @@ def _numeric_embedding(kind: NumericEmbedding, columns: Columns, d_token: int) -
         return LinearEmbeddings(n_columns, d_token)
     if kind == "piecewise":
         bins = [torch.tensor(edges, dtype=torch.float32) for edges in columns.bins]
-        return PiecewiseLinearEmbeddings(bins, d_token, activation=False, version="B")
+        with warnings.catch_warnings():
+            # a constant column and one of zeros and ones have a single bin, as they should
+            warnings.filterwarnings("ignore", "The .* feature has just two bin edges")
+            return PiecewiseLinearEmbeddings(bins, d_token, activation=False, version="B")
     if kind == "periodic":
         return PeriodicEmbeddings(n_columns, d_token, lite=False)
     raise ValueError(f"numeric_embedding must be 'linear', 'piecewise' or 'periodic', got {kind!r}")
