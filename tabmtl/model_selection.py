@@ -280,8 +280,9 @@ def _unwrap(estimator: Any, X: Any) -> tuple[Any, Any]:
     while not hasattr(estimator, "score_tasks"):
         if hasattr(estimator, "best_estimator_"):
             estimator = estimator.best_estimator_
-        elif isinstance(estimator, Pipeline) and len(estimator) > 1:
-            estimator, X = estimator[-1], estimator[:-1].transform(X)
+        elif isinstance(estimator, Pipeline):
+            X = estimator[:-1].transform(X) if len(estimator) > 1 else X
+            estimator = estimator[-1]
         else:
             name = type(estimator).__name__
             raise TypeError(
