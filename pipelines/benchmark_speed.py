@@ -134,6 +134,7 @@ def train_ours(network: nn.Module, data: Batch, case: Case, precision: str) -> N
         batch_size=case.batch_size,
         learning_rate=LEARNING_RATE,
         weight_decay=0.0,
+        average_decay=0.0,
         patience=None,
         monitor="mean",
         precision=precision,

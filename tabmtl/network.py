@@ -39,10 +39,12 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MultiT
     epochs : int
         Passes over the training rows, at most.
     batch_size : int
-        Rows of an optimiser step. On a CPU a step is computed in micro-batches that fit its cache, with the same result.
+        Rows of an optimiser step. On a CPU, micro-batches that fit its cache add up to the same step.
     learning_rate : float
         Of AdamW at the start; it falls to zero over all epochs along half a cosine.
     weight_decay : float
+    average_decay : float, default=0.998
+        Decay of the moving average of the weights that is validated and kept; 0 keeps the weights themselves.
     early_stopping : bool, default=True
         Watch the validation score, stop when it has not risen for ``patience`` epochs, and keep the best weights.
         Without X_val and y_val in fit, ``validation_fraction`` of the rows is set aside.
@@ -81,6 +83,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MultiT
     batch_size: int = 512
     learning_rate: float = 2e-3
     weight_decay: float = 1e-5
+    average_decay: float = 0.998
     early_stopping: bool = True
     validation_fraction: float = 0.15
     patience: int = 10
@@ -123,6 +126,8 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MultiT
         _check_range("weight_decay", self.weight_decay, 0)
         _check_choice("numeric_transform", self.numeric_transform, ("standardize", "quantile"))
         _check_choice("precision", self.precision, ("float32", "bf16"))
+        if not 0 <= self.average_decay < 1:
+            raise ValueError(f"average_decay must be at least 0 and below 1, got {self.average_decay!r}")
         if not 0 < self.validation_fraction < 1:
             raise ValueError(f"validation_fraction must be between 0 and 1, got {self.validation_fraction!r}")
 
@@ -159,6 +164,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MultiT
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,
             weight_decay=self.weight_decay,
+            average_decay=self.average_decay,
             patience=self.patience if self.early_stopping and valid is not None else None,
             monitor=self.monitor,
             precision=self.precision,

@@ -53,6 +53,7 @@ class TrainOptions:
     batch_size: int
     learning_rate: float
     weight_decay: float
+    average_decay: float
     patience: int | None
     monitor: str
     precision: str
@@ -71,8 +72,9 @@ def train(
     """Train a network by AdamW; the kept weights are left in it.
 
     A step sums every task's weighted losses over the batch, divides by the batch size, and adds them up. The
-    learning rate follows half a cosine from its start to zero over all epochs. Randomness comes from torch's
-    global generator: the caller forks and seeds it.
+    learning rate follows half a cosine from its start to zero over all epochs. What is validated and kept is an
+    exponential moving average of the weights, w <- d w + (1 - d) w_t with d = min(``average_decay``,
+    (1 + t) / (10 + t)) after step t. Randomness comes from torch's global generator: the caller forks and seeds it.
 
     Parameters
     ----------
@@ -103,20 +105,20 @@ def train(
     loop = _Loop(network, MultiTaskLoss(tasks), tasks, options, evaluate)
     watched = valid is not None and options.patience is not None
     history: list[Record] = []
-    best, best_score, best_weights = 0, -float("inf"), None
+    best, best_score, best_weights = 0, -float("inf"), network.state_dict()
     for epoch in range(options.epochs):
         record: Record = {"epoch": float(epoch), **loop.run_epoch(data, epoch)}
-        if valid is not None:
-            record |= loop.validate(valid)
+        with loop.averaged_weights():
+            if valid is not None:
+                record |= loop.validate(valid)
+            score = _monitored(record, options.monitor, tasks) if watched else float(epoch)
+            if score > best_score:
+                best, best_score = epoch, score
+                best_weights = {k: v.clone() for k, v in network.state_dict().items()}
         history.append(record)
-        score = _monitored(record, options.monitor, tasks) if watched else float(epoch)
-        if score > best_score:
-            best, best_score = epoch, score
-            best_weights = {k: v.clone() for k, v in network.state_dict().items()} if watched else None
         if (on_epoch is not None and on_epoch(record)) or _is_over(epoch - best, options.patience):
             break
-    if best_weights is not None:
-        network.load_state_dict(best_weights)
+    network.load_state_dict(best_weights)
     return history, best
 
 
@@ -168,6 +170,8 @@ class _Loop:
         self.network, self.loss, self.tasks, self.options, self.evaluate = network, loss, tasks, options, evaluate
         self._micro: int | None = None
         parameters = [p for p in network.parameters() if p.requires_grad]
+        self._average = [p.detach().clone() for p in parameters]
+        self._steps = 0
         self.optimizer = torch.optim.AdamW(
             parameters, lr=options.learning_rate, weight_decay=options.weight_decay, fused=True
         )
@@ -207,7 +211,23 @@ class _Loop:
             parts.append([score.detach() for score in scores])
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        self._steps += 1
+        decay = min(self.options.average_decay, (1 + self._steps) / (10 + self._steps))
+        torch._foreach_lerp_(self._average, self._weights(), 1 - decay)
         return torch.stack(totals).sum(dim=0), [torch.cat(columns) for columns in zip(*parts, strict=True)]
+
+    def _weights(self) -> list[Tensor]:
+        return [p.detach() for p in self.network.parameters() if p.requires_grad]
+
+    @contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        """The network has the averaged weights inside, and its own again outside."""
+        own = [weight.clone() for weight in self._weights()]
+        torch._foreach_copy_(self._weights(), self._average)
+        try:
+            yield
+        finally:
+            torch._foreach_copy_(self._weights(), own)
 
     def validate(self, valid: Batch) -> Record:
         """The validation part of the epoch's record."""

@@ -50,6 +50,7 @@ def options(**changes):
         "batch_size": 32,
         "learning_rate": 0.05,
         "weight_decay": 0.0,
+        "average_decay": 0.0,
         "patience": 3,
         "monitor": "mean",
         "precision": "float32",
@@ -268,3 +269,23 @@ def test_a_batch_dependent_network_gets_its_rows_whole():
     assert [len(rows) for rows in model.seen] == [1_031]
     train(model, TASKS, table(1_031), None, options(epochs=1, batch_size=600), evaluate=evaluate)
     assert [len(rows) for rows in model.seen[1:]] == [600, 431]
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.15, 0.9])
+def test_the_kept_weights_are_the_moving_average_of_the_steps(decay):
+    torch.manual_seed(0)
+    network = Linear()
+    average = {name: value.clone() for name, value in network.state_dict().items()}
+    steps = []
+
+    def watch(_):
+        steps.append({name: value.clone() for name, value in network.state_dict().items()})
+
+    run = options(epochs=4, average_decay=decay, patience=None)
+    train(network, TASKS, table(32), None, run, evaluate=evaluate, on_epoch=watch)  # one step an epoch
+    for t, weights in enumerate(steps, start=1):
+        d = min(decay, (1 + t) / (10 + t))
+        average = {name: d * value + (1 - d) * weights[name] for name, value in average.items()}
+    assert len(steps) == 4
+    for name, value in network.state_dict().items():
+        torch.testing.assert_close(value, average[name], rtol=1e-5, atol=1e-6)
