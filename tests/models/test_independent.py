@@ -1,0 +1,153 @@
+"""IndependentTasks: LightGBM or any estimator per task, on that task's labelled rows alone."""
+
+from __future__ import annotations
+
+import copy
+
+import lightgbm as lgb
+import numpy as np
+import polars as pl
+import pytest
+from conformance import answers, features, long_table, mixed_targets, same, tiny
+from sklearn.dummy import DummyClassifier, DummyRegressor
+from sklearn.ensemble import HistGradientBoostingRegressor
+from sklearn.linear_model import LinearRegression, LogisticRegression, RidgeClassifier
+from sklearn.neighbors import KNeighborsRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder
+
+from tabmtl import IndependentTasks, Task
+
+
+def numbers(n=120):
+    return features(n).select("plain", "count", "constant")
+
+
+def test_a_task_is_fitted_on_its_labelled_rows_alone():
+    X, y = numbers(), mixed_targets(features())
+    labelled = y["delay"].is_not_null()
+    alone = LinearRegression().fit(X.filter(labelled), y["delay"].filter(labelled))
+    estimator = IndependentTasks(regressor=LinearRegression(), classifier=LogisticRegression()).fit(X, y)
+    np.testing.assert_allclose(estimator.predict(X)["delay"], alone.predict(X), rtol=1e-12)
+
+
+def test_the_other_tasks_change_nothing():
+    X, y = features(400), mixed_targets(features(400))
+    whole = tiny(IndependentTasks).fit(X, y)
+    for name in y.columns:
+        alone = tiny(IndependentTasks).fit(X, y.select(name))
+        assert alone.predict(X)[name].equals(whole.predict(X)[name])
+
+
+def test_rows_without_a_label_change_nothing():
+    X, y = features(400), mixed_targets(features(400))
+    said = answers(tiny(IndependentTasks).fit(X, y), X)
+    more_X = pl.concat([X, X[:50]])
+    more_y = pl.concat([y, y.clear(50)])
+    assert same(said, answers(tiny(IndependentTasks).fit(more_X, more_y), X))
+
+
+def test_trees_stop_where_validation_says():
+    X, y = features(600), mixed_targets(features(600))
+    stopped = tiny(IndependentTasks).fit(X, y)
+    trees = {name: model.num_trees() for name, model in stopped.estimators_.items()}
+    assert trees["late"] < 200
+    full = tiny(IndependentTasks, early_stopping=False, regressor=lgb.LGBMRegressor(n_estimators=40)).fit(X, y["delay"])
+    assert full.estimators_["delay"].num_trees() == 40
+    given = tiny(IndependentTasks).fit(X[:400], y[:400], X_val=X[400:], y_val=y[400:])
+    assert given.estimators_["late"].num_trees() < 200
+
+
+def test_one_class_on_the_validation_rows_does_not_stop_training_at_once():
+    X, y = features(600), mixed_targets(features(600))
+    only = y["late"].is_null() | (y["late"] == "late")
+    estimator = tiny(IndependentTasks).fit(X, y, X_val=X.filter(only), y_val=y.filter(only))
+    assert estimator.estimators_["late"].num_trees() > 1
+
+
+def test_parameters_of_a_lightgbm_estimator_count():
+    X, y = features(300), mixed_targets(features(300))
+    given = lgb.LGBMClassifier(n_estimators=7, num_leaves=3, learning_rate=0.3, random_state=5)
+    model = tiny(IndependentTasks, classifier=given, early_stopping=False).fit(X, y).estimators_["late"]
+    assert model.num_trees() == 7
+    text = model.model_to_string()
+    for line in ("[seed: 5]", "[num_threads: 1]", "[num_leaves: 3]", "[learning_rate: 0.3]"):
+        assert line in text
+
+
+def test_the_default_equals_lightgbm_itself():
+    X = numbers(300).to_numpy().astype(np.float32)
+    y = mixed_targets(features(300))["delay"].fill_null(100.0).to_numpy()
+    regressor = lgb.LGBMRegressor(n_estimators=20, n_jobs=1, verbose=-1, deterministic=True, force_col_wise=True)
+    ours = IndependentTasks(regressor=regressor, early_stopping=False, random_state=0).fit(X, y)
+    alone = copy.deepcopy(regressor).set_params(random_state=0).fit(X, y)
+    np.testing.assert_allclose(ours.predict(X), alone.predict(X), rtol=1e-6)
+
+
+@pytest.mark.parametrize("weights", ["balanced", {"late": 9.0, "on time": 1.0}])
+def test_class_weights_of_a_lightgbm_classifier_count(weights):
+    X = numbers(300).to_numpy().astype(np.float32)
+    y = mixed_targets(features(300)).select(pl.col("late").fill_null("late"))
+    params = {"n_estimators": 10, "n_jobs": 1, "verbose": -1, "deterministic": True, "force_col_wise": True}
+    given = lgb.LGBMClassifier(class_weight=weights, random_state=0, **params)
+    ours = IndependentTasks(classifier=given, early_stopping=False).fit(X, y).predict_proba(X)["late"]
+    alone = copy.deepcopy(given).fit(X, y["late"].to_numpy())
+    np.testing.assert_allclose(ours, alone.predict_proba(X), rtol=1e-5)
+    plain = IndependentTasks(classifier=lgb.LGBMClassifier(random_state=0, **params), early_stopping=False).fit(X, y)
+    assert np.abs(ours - plain.predict_proba(X)["late"]).max() > 0.01
+
+
+def test_what_would_be_ignored_is_refused():
+    X, y = features(), mixed_targets(features())
+    with pytest.raises(ValueError, match=r"task 'late': the objective of LightGBM must be a name"):
+        tiny(IndependentTasks, classifier=lgb.LGBMClassifier(objective=lambda y, p: (y, p))).fit(X, y)
+    with pytest.raises(ValueError, match="importance_type"):
+        tiny(IndependentTasks, classifier=lgb.LGBMClassifier(importance_type="gain")).fit(X, y)
+
+
+def test_weights_reach_a_foreign_estimator_or_are_refused():
+    X, y = numbers(), mixed_targets(features())
+    weight = (np.arange(len(X)) < 60).astype(float)
+    weighted = IndependentTasks(regressor=LinearRegression()).fit(X, y["delay"], sample_weight=weight)
+    half = IndependentTasks(regressor=LinearRegression()).fit(X[:60], y["delay"][:60])
+    np.testing.assert_allclose(weighted.predict(X), half.predict(X))
+    with pytest.raises(ValueError, match=r"task 'delay': KNeighborsRegressor.fit takes no sample_weight"):
+        IndependentTasks(regressor=KNeighborsRegressor()).fit(X, y["delay"], sample_weight=np.ones(len(X)))
+
+
+def test_a_foreign_estimator_gets_the_frame_as_it_was_given():
+    X, y = features(), mixed_targets(features())["delay"].fill_null(100.0)
+    model = IndependentTasks(regressor=HistGradientBoostingRegressor(max_iter=5, categorical_features="from_dtype"))
+    framed = X.cast({"text": pl.Enum(["red", "green", "blue"])})
+    assert model.fit(framed, y).predict(framed).len() == len(X)
+    assert model.estimators_["delay"].feature_names_in_.tolist() == X.columns
+    encoded = IndependentTasks(regressor=make_pipeline(OneHotEncoder(), LinearRegression()))
+    texts = X.select("text").to_pandas()
+    assert len(encoded.fit(texts, y).predict(texts)) == len(X)
+
+
+def test_classes_without_labels_and_hard_answers_become_probabilities():
+    X, y = numbers(), mixed_targets(features())
+    tasks = {"late": Task(name="late", kind="multiclass", classes=("lost", "on time", "late"))}
+    for classifier in (LogisticRegression(max_iter=500), RidgeClassifier(), DummyClassifier(strategy="prior")):
+        p = IndependentTasks(classifier=classifier, tasks=tasks, early_stopping=False).fit(X, y).predict_proba(X)
+        assert (p["late"][:, 0] == 0).all()
+        np.testing.assert_allclose(p["late"].sum(axis=1), 1)
+        np.testing.assert_allclose(p["size"].sum(axis=1), 1)
+        if isinstance(classifier, RidgeClassifier):
+            assert set(np.unique(p["late"])) == {0.0, 1.0}
+
+
+def test_schools_of_a_long_table_have_a_model_each():
+    X, y = long_table()
+    mean = IndependentTasks(regressor=DummyRegressor(), task_column="school").fit(X, y)
+    predicted = mean.predict(X)
+    for school in ("east", "north", "west"):
+        own = X["school"] == school
+        assert predicted.filter(own).to_list() == pytest.approx([y.filter(own).mean()] * own.sum())
+
+
+def test_a_parameter_that_is_no_fraction_is_named():
+    X, y = features(), mixed_targets(features())
+    with pytest.raises(ValueError, match="fraction"):
+        tiny(IndependentTasks, validation_fraction=1.5).fit(X, y)

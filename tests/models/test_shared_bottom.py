@@ -1,0 +1,68 @@
+"""SharedBottom: one trunk for all tasks, and heads that see nothing else."""
+
+import torch
+
+from tabmtl.models.shared_bottom import SharedBottomNetwork
+from tabmtl.schema import Columns, Task
+
+COLUMNS = Columns(
+    numeric=("a", "b"),
+    categorical=("c",),
+    levels=(("x", "y", "z"),),
+    has_missing=(True, False),
+    bins=((-1.0, 0.0, 1.0), (-2.0, 2.0)),
+)
+TASKS = [
+    Task(name="delay", kind="regression"),
+    Task(name="size", kind="multiclass", classes=("s", "m", "l")),
+    Task(name="late", kind="binary", classes=(0, 1)),
+]
+
+
+def network(tasks=TASKS, **params):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return SharedBottomNetwork(COLUMNS, tasks, hidden=(16, 8), head_hidden=4, d_embedding=3, **params)
+
+
+def rows(n=6):
+    generator = torch.Generator().manual_seed(0)
+    x_num = torch.randn(n, 2, generator=generator)
+    x_num[0, 0] = torch.nan
+    return x_num, torch.randint(0, 5, (n, 1), generator=generator, dtype=torch.int32)
+
+
+def test_scores_have_the_width_of_their_task():
+    assert [score.shape for score in network()(*rows())] == [(6, 1), (6, 3), (6, 1)]
+    assert network().represent(*rows()).shape == (6, 8)
+
+
+def test_parameters_are_those_of_the_layers():
+    count = sum(parameter.numel() for parameter in network().parameters())
+    tokens = 5 * 3 + 2 * 2 * 3 + 3  # embeddings of 5 codes, two linear ones of numbers, one vector for missing
+    trunk = (9 * 16 + 16) + (16 * 8 + 8)
+    heads = 3 * (8 * 4 + 4) + (4 + 1) * (1 + 3 + 1)
+    assert count == tokens + trunk + heads
+
+
+def test_heads_read_the_shared_representation_alone():
+    model = network().eval()
+    direct = model(*rows())
+    for score, again in zip(direct, model.heads(model.represent(*rows())), strict=True):
+        assert torch.equal(score, again)
+
+
+def test_a_row_with_its_task_gets_the_score_of_that_task():
+    tasks = [Task(name=f"t{t}", kind="regression") for t in range(3)]
+    model = network(tasks).eval()
+    own = torch.tensor([0, 1, 2, 2, 1, 0])
+    wide = torch.cat(model(*rows()), dim=1)
+    (long,) = model(*rows(), own)
+    torch.testing.assert_close(long[:, 0], wide[torch.arange(6), own])
+
+
+def test_every_task_moves_the_trunk():
+    for t in range(3):
+        model = network()
+        model(*rows())[t].sum().backward()
+        assert model.trunk[0].weight.grad.abs().sum() > 0
