@@ -20,7 +20,7 @@ from tabmtl.pipelines.datasets import Dataset, load
 from tabmtl.plots import GainDisplay, HistoryDisplay
 
 #: Enough for the scores to level off, few enough for some minutes on two cores.
-EPOCHS = 20
+EPOCHS = 12
 
 Parts = dict[str, tuple[pl.DataFrame, Any]]
 

@@ -36,20 +36,20 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MultiT
 
     Parameters
     ----------
-    epochs : int
+    epochs : int, default=30
         Passes over the training rows, at most.
-    batch_size : int
+    batch_size : int, default=512
         Rows of an optimiser step. On a CPU, micro-batches that fit its cache add up to the same step.
-    learning_rate : float
+    learning_rate : float, default=2e-3
         Of AdamW at the start; it falls to zero over all epochs along half a cosine.
-    weight_decay : float
+    weight_decay : float, default=1e-5
     average_decay : float, default=0.998
         Decay of the moving average of the weights that is validated and kept; 0 keeps the weights themselves.
     early_stopping : bool, default=True
         Watch the validation score, stop when it has not risen for ``patience`` epochs, and keep the best weights.
         Without X_val and y_val in fit, ``validation_fraction`` of the rows is set aside.
     validation_fraction : float, default=0.15
-    patience : int
+    patience : int, default=6
     monitor : str, default="mean"
         What early stopping watches: the mean of the tasks' validation scores, or the name of one task.
     numeric_transform : {"standardize", "quantile"}, default="quantile"
@@ -79,14 +79,14 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MultiT
         Number of epochs whose weights were kept.
     """
 
-    epochs: int = 50
+    epochs: int = 30
     batch_size: int = 512
     learning_rate: float = 2e-3
     weight_decay: float = 1e-5
     average_decay: float = 0.998
     early_stopping: bool = True
     validation_fraction: float = 0.15
-    patience: int = 10
+    patience: int = 6
     monitor: str = "mean"
     numeric_transform: NumericTransform = "quantile"
     min_frequency: int = 5

@@ -201,11 +201,11 @@ class MultiTabNet(NetworkEstimator):
         Learned points of ``"inducing_attention"``.
     multi_token : bool, default=True
         One token per task; else one token that all heads read.
-    numeric_embedding : {"linear", "piecewise", "periodic"}, default="piecewise"
+    numeric_embedding : {"linear", "piecewise", "periodic"}, default="linear"
         How a number becomes a token; ``"linear"`` is the paper's.
     head_hidden : int, default=64
         Width of a head's hidden layer; 0 leaves one linear layer.
-    dropout, attention_dropout : float, default=0.1 and 0.0
+    dropout, attention_dropout : float, default=0.3 and 0.0
         Shares of hidden values and of attention weights dropped in training.
     **options
         The fields of :class:`tabmtl.network.NetworkEstimator` (training) and
@@ -242,9 +242,9 @@ class MultiTabNet(NetworkEstimator):
     row_layer: SecondLayer = "mixer"
     n_points: int = 64
     multi_token: bool = True
-    numeric_embedding: NumericEmbedding = "piecewise"
+    numeric_embedding: NumericEmbedding = "linear"
     head_hidden: int = 64
-    dropout: float = 0.1
+    dropout: float = 0.3
     attention_dropout: float = 0.0
 
     def _network(self, columns: Columns, tasks: Sequence[Task]) -> MultiTabNetwork:
