@@ -161,8 +161,8 @@ class MultiTaskEstimator(BaseEstimator):
     def save(self, path: str | Path) -> None:
         """Save to a folder of JSON, safetensors and, for trees, LightGBM text; no pickle.
 
-        Saving is atomic: a reader sees the old model or the new one. `tabmtl.load` reads it. A callback such as
-        ``on_epoch`` is not saved.
+        Saving is atomic: a reader sees the old model or the new one. `tabmtl.load` reads it. Parameters are saved as
+        they were in fit, but for a callback such as ``on_epoch``.
 
         Parameters
         ----------
@@ -177,7 +177,7 @@ class MultiTaskEstimator(BaseEstimator):
         check_is_fitted(self)
         fitted = self._state()
         coder_facts, coder_arrays = self._coder.to_state()
-        params = {name: to_json(name, value) for name, value in self.get_params(deep=False).items()}
+        params = {name: to_json(name, value) for name, value in self._fitted_params.items()}
         arrays = {f"coder.{name}": array for name, array in coder_arrays.items()}
         saved = Saved(
             facts={"params": params, "coder": coder_facts, "fitted": fitted.facts},
@@ -230,6 +230,7 @@ class MultiTaskEstimator(BaseEstimator):
         for name in [name for name in vars(self) if name.endswith("_") and not name.startswith("_")]:
             delattr(self, name)
         self._coder = coder
+        self._fitted_params = self.get_params(deep=False)
         self.tasks_ = coder.labels.tasks
         self.n_features_in_ = len(coder.names)
         if coder.named:

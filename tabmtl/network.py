@@ -136,8 +136,9 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MultiT
 
     def _fit(self, X: Any, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int) -> dict[str, Any]:
         tasks = coder.labels.tasks
-        if self.monitor != "mean" and self.monitor not in [task.name for task in tasks]:
-            raise ValueError(f"monitor must be 'mean' or a task, got {self.monitor!r}; {_names(tasks)}")
+        names = [task.name for task in tasks]
+        if self.monitor not in ("mean", *names):
+            raise ValueError(f"monitor must be 'mean' or a task, got {self.monitor!r}; tasks are {names}")
         if valid is None and self.early_stopping and len(batch) >= _ROWS_TO_SPLIT:
             rng = np.random.default_rng(seed)
             kept, held_out = train_valid_split(batch.wide_labels(len(tasks)), tasks, self.validation_fraction, rng)
@@ -198,7 +199,8 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MultiT
         """The network on the device of the parameters; a copy from pickle builds its own on first use."""
         device = _device(self.device)
         if self._module is None:
-            self._module: torch.nn.Module = self._rebuild(self._coder, self.weights_)
+            as_fitted = type(self)(**self._fitted_params)
+            self._module: torch.nn.Module = as_fitted._rebuild(self._coder, self.weights_)
         return self._module.to(device), device
 
     def _rebuild(self, coder: TableCoder, weights: dict[str, np.ndarray]) -> torch.nn.Module:
@@ -257,10 +259,6 @@ def _evaluate(coder: TableCoder, scores: Sequence[torch.Tensor], batch: Batch) -
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TabmtlWarning)
         return score_tasks(labels.tasks, own.y, outputs, own.weight, own.task)
-
-
-def _names(tasks: Sequence[Task]) -> str:
-    return f"tasks are {[task.name for task in tasks]}"
 
 
 def _device(device: str) -> torch.device:

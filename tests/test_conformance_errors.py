@@ -107,6 +107,7 @@ def test_bad_weights_are_refused(cls):
             tiny(cls).fit(X, y, sample_weight=weight)
 
 
+@pytest.mark.filterwarnings("ignore:X does not have valid feature names")
 @every_estimator
 def test_features_that_changed_since_fit_are_named(cls):
     estimator, X, y = fitted(cls)

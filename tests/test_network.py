@@ -14,7 +14,7 @@ from conformance import NETWORKS, answers, features, fitted, mixed_targets, same
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from tabmtl import IndependentTasks, MultiTabNet, SharedBottom, TabmtlWarning
+from tabmtl import IndependentTasks, MultiTabNet, SharedBottom, TabmtlWarning, load
 from tabmtl.synth import make_multitab_bench
 
 every_network = pytest.mark.parametrize("cls", NETWORKS, ids=lambda cls: cls.__name__)
@@ -219,6 +219,18 @@ def test_the_scores_of_one_class_of_a_task_are_left_out_of_the_history(cls):
     assert estimator.history_["val/score"].null_count() == 0
     with pytest.warns(TabmtlWarning, match="'late'"):
         assert estimator.score_tasks(X_val, only)["late"] is None
+
+
+@every_network
+def test_parameters_changed_after_fit_do_not_change_the_fitted_network(cls, tmp_path):
+    estimator, X, _ = fitted(cls)
+    said = answers(estimator, X)
+    estimator.set_params(head_hidden=3, dropout=0.7)
+    estimator.save(tmp_path / "model")
+    loaded = load(tmp_path / "model")
+    assert loaded.head_hidden == 8
+    for other in (estimator, pickle.loads(pickle.dumps(estimator)), loaded):
+        assert same(said, answers(other, X))
 
 
 #: R² of four tasks y = z + z² of closely related projections z of 8 features, on 2 000 new rows after 1 500.
