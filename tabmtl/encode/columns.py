@@ -34,7 +34,7 @@ def read_column(series: nw.Series, name: str) -> pl.Series:
         return read_array(native.to_numpy(), name)
     if dtype.is_temporal():
         return _dates(len(native), name)
-    if isinstance(dtype, nw.Categorical | nw.Enum):
+    if str(native.dtype) == "category":
         levels = pl.Series(name, _texts(native.cat.categories), dtype=pl.String)
         return levels.gather(pl.Series(native.cat.codes.to_numpy()).replace(-1, None))
     if dtype.is_numeric():

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 
 from tabmtl.encode.levels import code_of, find_levels
 from tabmtl.encode.numeric import NumericScaler, NumericTransform, bin_edges, number_of
@@ -67,6 +68,8 @@ class FeatureCoder:
         Parameters
         ----------
         frame : polars DataFrame or LazyFrame
+            A LazyFrame is read several times, some rows at a time, so it need not fit in memory. Collect it first
+            where the query is costly, or where the order of its rows may change.
         categorical : "from_dtype" or sequence of str
             Names of the categorical columns; by default those that hold text, categories or booleans.
         transform : {"standardize", "quantile", "none"}
@@ -111,34 +114,34 @@ class FeatureCoder:
         TypeError, ValueError
             If a column now holds another kind of value, or an infinite one.
         """
-        n, n_numeric = _count_rows(frame), len(self.columns.numeric)
-        x_num = np.empty((n, n_numeric), dtype=np.float32)
-        x_cat = np.empty((n, len(self.columns.categorical)), dtype=np.int32)
-        start = 0
-        for part in _parts(frame, self._expressions(frame.collect_schema())):
-            stop = start + part.height
-            columns = [column.to_numpy() for column in part.iter_columns()]
-            self._scale(columns[:n_numeric], x_num[start:stop])
-            for j, codes in enumerate(columns[n_numeric:]):
-                x_cat[start:stop, j] = codes
-            start = stop
+        numbers, codes = self._expressions(frame.collect_schema())
+        n = _count_rows(frame)
+        x_num = np.empty((n, len(numbers)), dtype=np.float32)
+        x_cat = np.empty((n, len(codes)), dtype=np.int32)
+        # one reading each, because what a query has under way takes memory by the column
+        for rows, columns in _slices(frame, self.columns.categorical, codes):
+            for j, column in enumerate(columns):
+                x_cat[rows, j] = column
+        for rows, columns in _slices(frame, self.columns.numeric, numbers):
+            self._scale(columns, x_num[rows])
         return x_num, x_cat
 
-    def _expressions(self, schema: pl.Schema) -> list[pl.Expr]:
-        """Columns of numbers, then of codes. They depend on the fit and the types only, so the last ones are kept:
-        for one row, building them takes longer than running them."""
+    def _expressions(self, schema: pl.Schema) -> tuple[list[pl.Expr], list[pl.Expr]]:
+        """Columns of numbers, and of codes. They depend on the fit and the types only, so the last ones are kept: for
+        one row, building them takes longer than running them."""
         types = tuple(map(type, schema.dtypes()))
         if types not in self._kept:
             self._check_types(schema)
+            levels = zip(self.columns.categorical, self.columns.levels, strict=True)
             self._kept.clear()
-            self._kept[types] = [number_of(name, schema[name]) for name in self.columns.numeric] + [
-                code_of(name, schema[name], pl.Enum(levels))
-                for name, levels in zip(self.columns.categorical, self.columns.levels, strict=True)
-            ]
+            self._kept[types] = (
+                [number_of(name, schema[name]) for name in self.columns.numeric],
+                [code_of(name, schema[name], pl.Enum(known)) for name, known in levels],
+            )
         return self._kept[types]
 
     @cached_property
-    def _kept(self) -> dict[tuple[type, ...], list[pl.Expr]]:
+    def _kept(self) -> dict[tuple[type, ...], tuple[list[pl.Expr], list[pl.Expr]]]:
         return {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -158,8 +161,6 @@ class FeatureCoder:
 
     def _scale(self, columns: Sequence[np.ndarray], out: np.ndarray) -> None:
         """Map raw columns (rows,) into out (rows, n_numeric), in blocks."""
-        if not columns:
-            return
         buffer = np.empty((len(columns), min(len(out), _CHUNK_ROWS)))
         for start in range(0, len(out), _CHUNK_ROWS):
             rows = slice(start, start + _CHUNK_ROWS)
@@ -240,11 +241,23 @@ def _count_rows(frame: pl.DataFrame | pl.LazyFrame) -> int:
     return frame.height if isinstance(frame, pl.DataFrame) else int(frame.select(pl.len()).collect().item())
 
 
-def _parts(frame: pl.DataFrame | pl.LazyFrame, expressions: Sequence[pl.Expr]) -> Iterator[pl.DataFrame]:
-    """Slices of the selected columns, in order."""
+def _slices(
+    frame: pl.DataFrame | pl.LazyFrame, names: Sequence[str], expressions: Sequence[pl.Expr]
+) -> Iterator[tuple[slice, list[np.ndarray]]]:
+    """Expressions over the named columns, some rows at a time, in order."""
+    if not expressions:
+        return
     if isinstance(frame, pl.DataFrame):
-        return (part.select(expressions) for part in frame.iter_slices(_SLICE_ROWS))
-    return frame.select(expressions).collect_batches(chunk_size=_SLICE_ROWS, maintain_order=True)
+        parts = frame.iter_slices(_SLICE_ROWS)
+    else:
+        # only the reading is left to the query: it would run ahead with the results of expressions, and hold them all
+        columns = frame.select(cs.by_name(*names))
+        parts = columns.collect_batches(chunk_size=_SLICE_ROWS, maintain_order=True)
+    start = 0
+    for part in parts:
+        stop = start + part.height
+        yield slice(start, stop), [column.to_numpy() for column in part.select(expressions).iter_columns()]
+        start = stop
 
 
 def _survey(
@@ -259,15 +272,12 @@ def _survey(
         chosen = np.sort(np.random.default_rng(0).choice(rows, _SAMPLE_ROWS, replace=False))
     sample = np.empty((len(names), len(chosen)))
     missing = np.zeros(len(names), dtype=bool)
-    start = 0
-    for part in _parts(frame, numbers):
-        first, last = np.searchsorted(chosen, [start, start + part.height])
-        for j, column in enumerate(part.iter_columns()):
-            values = column.to_numpy()
+    for part, columns in _slices(frame, names, numbers):
+        first, last = np.searchsorted(chosen, [part.start, part.stop])
+        for j, values in enumerate(columns):
             _reject_infinite(values[None], names[j : j + 1])
             missing[j] |= np.isnan(values).any()
-            sample[j, first:last] = values[chosen[first:last] - start]
-        start += part.height
+            sample[j, first:last] = values[chosen[first:last] - part.start]
     return sample, tuple(missing.tolist())
 
 

@@ -1,11 +1,10 @@
-"""Containers: what a user hands in becomes a polars frame, and predictions go back in the container of y."""
+"""Containers: what a user hands in becomes a polars frame or an array."""
 
 from __future__ import annotations
 
 import numbers
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import narwhals.stable.v2 as nw
 import numpy as np
@@ -14,43 +13,7 @@ from narwhals.exceptions import DuplicateError
 from sklearn.utils import check_array
 
 from tabmtl.encode.columns import read_array, read_column
-
-Container = Literal["polars", "pandas", "pyarrow", "numpy"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Origin:
-    """Where targets came from, so that predictions can go back the same way.
-
-    Attributes
-    ----------
-    container : {"polars", "pandas", "pyarrow", "numpy"}
-        Library of the container.
-    ndim : {1, 2}
-        One for a series or a flat array.
-    named : bool
-        Whether the columns carry names of their own.
-    dtypes : tuple of str
-        Native dtype of every column; ``"category"`` and ``"category-ordered"`` for pandas' categories.
-    categories : tuple
-        Per column the categories of a pandas category in their order, or None.
-    """
-
-    container: Container
-    ndim: int
-    named: bool
-    dtypes: tuple[str, ...]
-    categories: tuple[tuple | None, ...]
-
-    def to_state(self) -> dict[str, Any]:
-        """The origin as JSON-able facts."""
-        return asdict(self)
-
-    @classmethod
-    def from_state(cls, facts: dict[str, Any]) -> Origin:
-        """The origin that `to_state` described."""
-        categories = tuple(None if values is None else tuple(values) for values in facts["categories"])
-        return cls(**{**facts, "dtypes": tuple(facts["dtypes"]), "categories": categories})
+from tabmtl.encode.origin import Origin, native_dtype, origin_of
 
 
 def read_features(X: Any) -> tuple[pl.DataFrame | pl.LazyFrame, bool]:
@@ -82,8 +45,16 @@ def read_features(X: Any) -> tuple[pl.DataFrame | pl.LazyFrame, bool]:
         frame, names = _read_frame(X)
         _check_not_empty(frame)
         return frame, all(isinstance(name, str) for name in names)
-    array = check_array(X, dtype=None, ensure_all_finite=False)
+    array = _as_array(X, ensure_2d=True)
     return _read_array(array, [f"x{i}" for i in range(array.shape[1])]), False
+
+
+def _as_array(values: Any, *, ensure_2d: bool) -> np.ndarray:
+    array = check_array(values, dtype=None, ensure_2d=ensure_2d, ensure_all_finite=False)
+    if array.dtype.kind == "U" and not isinstance(values, np.ndarray):
+        # numpy made text of the numbers in a list that holds both
+        array = np.array(values, dtype=object).reshape(array.shape)
+    return array
 
 
 def _check_not_empty(frame: pl.DataFrame) -> None:
@@ -113,85 +84,17 @@ def read_targets(y: Any) -> tuple[pl.DataFrame, Origin]:
     if nw.dependencies.is_into_series(y):
         series = nw.from_native(y, series_only=True)
         named = isinstance(series.name, str) and series.name != ""
-        return _read_target(series, series.name if named else "y").to_frame(), _origin([series], ndim=1, named=named)
+        return _read_target(series, series.name if named else "y").to_frame(), origin_of([series], ndim=1, named=named)
     if nw.dependencies.is_into_dataframe(y):
         frame, _ = _read_frame(y, read=_read_target)
-        return frame, _origin(list(nw.from_native(y, eager_only=True).iter_columns()), ndim=2, named=True)
-    array = check_array(y, dtype=None, ensure_2d=False, ensure_all_finite=False, input_name="y")
+        return frame, origin_of(list(nw.from_native(y, eager_only=True).iter_columns()), ndim=2, named=True)
+    array = _as_array(y, ensure_2d=False)
     names = ["y"] if array.ndim == 1 else [f"y{i}" for i in range(array.shape[1])]
     n = len(names)
     origin = Origin(
         container="numpy", ndim=array.ndim, named=False, dtypes=(str(array.dtype),) * n, categories=(None,) * n
     )
     return _read_array(array.reshape(len(array), -1), names), origin
-
-
-def _origin(columns: Sequence[nw.Series], *, ndim: int, named: bool) -> Origin:
-    return Origin(
-        container=_container(columns[0]) if columns else "polars",
-        ndim=ndim,
-        named=named,
-        dtypes=tuple(_native_dtype(column) for column in columns),
-        categories=tuple(_categories(column) for column in columns),
-    )
-
-
-def write_targets(frame: pl.DataFrame, origin: Origin, index: Any = None) -> Any:
-    """Give predictions the container of the targets they answer.
-
-    Parameters
-    ----------
-    frame : polars DataFrame of shape (n, T)
-    origin : Origin
-        Of the targets in fit.
-    index : pandas Index, optional
-        Row labels of the features, used where both are pandas.
-    """
-    if origin.container == "polars":
-        return frame.to_series().alias(frame.columns[0] if origin.named else "") if origin.ndim == 1 else frame
-    if origin.container == "pyarrow":
-        return _write_pyarrow(frame, origin)
-    if origin.container == "pandas":
-        return _write_pandas(frame, origin, index)
-    arrays = [_write_array(column, dtype) for column, dtype in zip(frame.iter_columns(), origin.dtypes, strict=True)]
-    return arrays[0] if origin.ndim == 1 else np.column_stack(arrays)
-
-
-def _write_array(column: pl.Series, dtype: str) -> np.ndarray:
-    if column.dtype.is_float() and np.dtype(dtype).kind != "f" and dtype != "object":
-        return column.to_numpy()
-    if dtype == "object":
-        return np.array(column.to_list(), dtype=object)
-    return column.to_numpy().astype(dtype)
-
-
-def _write_pyarrow(frame: pl.DataFrame, origin: Origin) -> Any:
-    import pyarrow as pa
-
-    table = frame.to_arrow()
-    for j, (column, dtype) in enumerate(zip(frame.iter_columns(), origin.dtypes, strict=True)):
-        if column.dtype == pl.String and dtype in ("string", "large_string"):
-            table = table.set_column(j, column.name, table.column(j).cast(pa.type_for_alias(dtype)))
-    return table.column(0) if origin.ndim == 1 else table
-
-
-def _write_pandas(frame: pl.DataFrame, origin: Origin, index: Any) -> Any:
-    import pandas as pd
-
-    columns = {}
-    for j, (column, dtype) in enumerate(zip(frame.iter_columns(), origin.dtypes, strict=True)):
-        if origin.categories[j] is not None:
-            ordered = dtype == "category-ordered"
-            values: Any = pd.Categorical(column.to_list(), categories=origin.categories[j], ordered=ordered)
-        elif column.dtype.is_float() and not pd.api.types.is_float_dtype(dtype):
-            values = column.to_numpy()
-        else:
-            values = pd.array(column.to_list(), dtype=dtype)
-        columns[column.name] = pd.Series(values, index=index)
-    if origin.ndim == 1:
-        (series,) = columns.values()
-        return series.rename(frame.columns[0] if origin.named else None)
-    return pd.DataFrame(columns)
 
 
 def read_weights(sample_weight: Any, n: int, names: Sequence[str]) -> np.ndarray | None:
@@ -210,9 +113,10 @@ def read_weights(sample_weight: Any, n: int, names: Sequence[str]) -> np.ndarray
         return None
     if nw.dependencies.is_into_dataframe(sample_weight):
         native = nw.from_native(sample_weight, eager_only=True)
-        if set(native.columns) != set(names):
-            raise ValueError(f"sample_weight has columns {native.columns}, expected one per task: {list(names)}")
-        weight = np.column_stack([native[name].to_numpy() for name in names]).astype(np.float64)
+        columns = {str(name): column for name, column in zip(native.columns, native.iter_columns(), strict=True)}
+        if set(columns) != set(names):
+            raise ValueError(f"sample_weight has columns {list(columns)}, expected one per task: {list(names)}")
+        weight = np.column_stack([columns[name].to_numpy() for name in names]).astype(np.float64)
     elif nw.dependencies.is_into_series(sample_weight):
         weight = nw.from_native(sample_weight, series_only=True).to_numpy().astype(np.float64)
     elif isinstance(sample_weight, numbers.Number):
@@ -241,31 +145,8 @@ def take_rows(X: Any, index: np.ndarray) -> Any:
     return np.asarray(X)[index]
 
 
-def _container(native: Any) -> Container:
-    if native.implementation.is_polars():
-        return "polars"
-    return "pyarrow" if native.implementation.is_pyarrow() else "pandas"
-
-
-def _native_dtype(series: nw.Series) -> str:
-    if series.implementation.is_polars():
-        return str(series.dtype)
-    if series.implementation.is_pyarrow():
-        return str(series.to_native().type)
-    dtype = series.to_native().dtype
-    if str(dtype) == "category":
-        return "category-ordered" if dtype.ordered else "category"
-    return str(dtype)
-
-
-def _categories(series: nw.Series) -> tuple | None:
-    if not _native_dtype(series).startswith("category"):
-        return None
-    return tuple(series.to_native().cat.categories.tolist())
-
-
 def _read_target(series: nw.Series, name: str) -> pl.Series:
-    if _native_dtype(series).startswith("category"):
+    if native_dtype(series).startswith("category"):
         # a class label goes back as it came: its value is read, not its text
         series = nw.from_native(series.to_native().astype(object), series_only=True)
     return read_column(series, name)
@@ -284,9 +165,9 @@ def _read_frame(
     names = [str(name) for name in native.columns]
     if len(set(names)) < len(names):
         raise ValueError(f"every column needs a name of its own, as text too; got {native.columns}: rename columns")
-    columns = [read(column, name) for column, name in zip(native.iter_columns(), names, strict=True)]
+    columns = {name: read(column, name) for column, name in zip(native.iter_columns(), names, strict=True)}
     return pl.DataFrame(columns), native.columns
 
 
 def _read_array(array: np.ndarray, names: Sequence[str]) -> pl.DataFrame:
-    return pl.DataFrame([read_array(array[:, i], name) for i, name in enumerate(names)])
+    return pl.DataFrame({name: read_array(array[:, i], name) for i, name in enumerate(names)})

@@ -40,7 +40,7 @@ def declared_tasks(tasks: DeclaredTasks | None, columns: Sequence[str]) -> dict[
     return entries
 
 
-def fit_task(series: pl.Series, declared: Task | None, force: str | None) -> Task:
+def fit_task(series: pl.Series, declared: Task | None, force: str | None, is_category: bool) -> Task:
     """Kind and classes of one target.
 
     Parameters
@@ -51,6 +51,8 @@ def fit_task(series: pl.Series, declared: Task | None, force: str | None) -> Tas
         Beats what the labels look like.
     force : {"classification", "regression"} or None
         Kind of a task that is not declared.
+    is_category : bool
+        Whether the labels are classes even where they are numbers.
 
     Raises
     ------
@@ -58,7 +60,7 @@ def fit_task(series: pl.Series, declared: Task | None, force: str | None) -> Tas
         If the labels are dates or the like, all missing, infinite, of one class, or no fit for the declaration.
     """
     name = series.name
-    present = _present(series)
+    present = _present(series.alias(""))
     if present.dtype.is_temporal() or not (is_text(present) or present.dtype.is_numeric() or present.len() == 0):
         raise TypeError(f"task {name!r}: labels of type {series.dtype} are neither classes nor numbers; cast them")
     if present.len() == 0:
@@ -70,9 +72,9 @@ def fit_task(series: pl.Series, declared: Task | None, force: str | None) -> Tas
         raise ValueError(f"task {name!r}: a label is infinite; replace it by null or a finite number")
     if declared is not None:
         return _with_classes(declared, present)
-    if force == "regression" or (force is None and _is_regression(present)):
+    if force == "regression" or (force is None and not is_category and _is_regression(name, present)):
         return _with_classes(Task(name=name, kind="regression"), present)
-    if force == "classification" and present.dtype.is_float() and not _is_whole(present):
+    if not is_category and force and present.dtype.is_float() and not _is_whole(present):
         raise ValueError(
             f"Unknown label type: task {name!r} holds continuous numbers, and a classifier expects classes; "
             "use a regressor or the mixed estimator"
@@ -86,6 +88,23 @@ def is_text(series: pl.Series) -> bool:
     return series.dtype in (pl.String, pl.Categorical, pl.Enum, pl.Boolean)
 
 
+def class_values(task: Task) -> pl.Series:
+    """The classes of a task, text, booleans or numbers.
+
+    Raises
+    ------
+    TypeError
+        If they are something else or a mixture.
+    """
+    classes = list(task.classes or ())
+    if all(isinstance(label, int) and not isinstance(label, bool) for label in classes):
+        return pl.Series(classes, dtype=pl.Int128)
+    for kinds, dtype in ((bool, pl.Boolean), (str, pl.String), (int | float, pl.Float64)):
+        if all(isinstance(label, kinds) for label in classes):
+            return pl.Series(classes, dtype=dtype, strict=False)
+    raise TypeError(f"task {task.name!r}: classes must be all text, all booleans or all numbers, got {classes}")
+
+
 def as_values(series: pl.Series) -> pl.Series:
     """Class labels as text or numbers that can be compared; a missing one is null."""
     if series.dtype in (pl.Categorical, pl.Enum):
@@ -96,7 +115,7 @@ def as_values(series: pl.Series) -> pl.Series:
 
 
 def _present(series: pl.Series) -> pl.Series:
-    """The labelled values of a target."""
+    """The labelled values of a target, which has no name: polars takes one like "^a$" for a pattern."""
     series = series.drop_nulls()
     return series.drop_nans() if series.dtype.is_float() else series
 
@@ -105,7 +124,7 @@ def _is_whole(series: pl.Series) -> bool:
     return bool((series == series.round()).all())
 
 
-def _is_regression(present: pl.Series) -> bool:
+def _is_regression(name: str, present: pl.Series) -> bool:
     """Whether an undeclared target is a regression target."""
     if is_text(present):
         return False
@@ -117,8 +136,8 @@ def _is_regression(present: pl.Series) -> bool:
     is_regression = len(values) > _MAX_INFERRED_CLASSES
     kind = "regression" if is_regression else "multiclass"
     warnings.warn(
-        f"task {present.name!r} holds {len(values)} distinct whole numbers and was taken for {kind}; "
-        f"say which it is: tasks={{{present.name!r}: {kind!r}}}",
+        f"task {name!r} holds {len(values)} distinct whole numbers and was taken for {kind}; "
+        f"say which it is: tasks={{{name!r}: {kind!r}}}",
         TabmtlWarning,
         stacklevel=2,
     )

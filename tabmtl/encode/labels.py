@@ -10,8 +10,9 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 
-from tabmtl.encode.frames import Origin, read_targets, read_weights, write_targets
-from tabmtl.encode.kinds import DeclaredTasks, as_values, declared_tasks, fit_task, is_text
+from tabmtl.encode.frames import read_targets, read_weights
+from tabmtl.encode.kinds import DeclaredTasks, as_values, class_values, declared_tasks, fit_task, is_text
+from tabmtl.encode.origin import Origin, write_targets
 from tabmtl.schema import Task
 
 
@@ -82,7 +83,7 @@ class LabelCoder:
         frame, _ = _without_weightless(frame, sample_weight)
         fitted = [
             # a category of pandas holds classes even where its values are numbers
-            fit_task(series, declared.get(series.name), force or (None if categories is None else "classification"))
+            fit_task(series, declared.get(series.name), force, is_category=categories is not None)
             for series, categories in zip(frame.iter_columns(), origin.categories, strict=True)
         ]
         if task_levels is not None and len(fitted) != 1:
@@ -126,7 +127,7 @@ class LabelCoder:
             missing = [name for name in self.names if name not in frame.columns]
             if missing:
                 raise ValueError(f"y lacks the targets {missing}; it has {frame.columns}")
-            frame = frame.select(self.names)
+            frame = pl.DataFrame({name: frame[name] for name in self.names})
         elif frame.width != len(self.names):
             raise ValueError(f"y has {frame.width} targets, expected {len(self.names)}: {list(self.names)}")
         frame = frame.rename(dict(zip(frame.columns, self.names, strict=True)))
@@ -173,13 +174,12 @@ class LabelCoder:
         index : pandas Index, optional
             Row labels of the answer where y was pandas.
         """
-        columns = []
+        columns = {}
         for output, task, name, dtype in zip(outputs, self.column_tasks(), self.names, self.dtypes, strict=True):
             if task.is_classification:
-                labels = pl.Series(name, list(task.classes or ()))
-                columns.append(labels.gather(np.argmax(output, axis=1)).cast(dtype))
+                columns[name] = class_values(task).gather(np.argmax(output, axis=1)).cast(dtype)
             else:
-                columns.append(pl.Series(name, output).cast(dtype))
+                columns[name] = pl.Series(output, dtype=dtype)
         return write_targets(pl.DataFrame(columns), self.origin, index)
 
     def to_state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -229,14 +229,15 @@ def _without_weightless(frame: pl.DataFrame, sample_weight: Any) -> tuple[pl.Dat
     if weight is None:
         return frame, None
     weight = np.broadcast_to(weight.reshape(frame.height, -1), frame.shape)
-    columns = [
-        pl.select(pl.when(pl.Series(weight[:, j] > 0)).then(series).alias(series.name)).to_series()
+    columns = {
+        series.name: pl.select(pl.when(pl.Series(weight[:, j] > 0)).then(series)).to_series()
         for j, series in enumerate(frame.iter_columns())
-    ]
+    }
     return pl.DataFrame(columns), weight
 
 
 def _encode_column(series: pl.Series, task: Task) -> np.ndarray:
+    series = series.alias("")  # a name like "^a$" would be a pattern
     if not task.is_classification:
         if is_text(series) and series.dtype != pl.Boolean:
             raise ValueError(f"task {task.name!r} expects numbers, got labels of type {series.dtype}")
@@ -245,7 +246,7 @@ def _encode_column(series: pl.Series, task: Task) -> np.ndarray:
             raise ValueError(f"task {task.name!r}: a label is infinite; replace it by null or a finite number")
         return values
     expected = list(task.classes or ())
-    labels, classes = as_values(series), as_values(pl.Series(expected))
+    labels, classes = as_values(series), as_values(class_values(task))
     if labels.null_count() == len(labels):
         return np.full(len(labels), np.nan)
     if (classes.dtype == pl.String) != (labels.dtype == pl.String):

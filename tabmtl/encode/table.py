@@ -159,7 +159,7 @@ def _select(frame: pl.DataFrame | pl.LazyFrame, names: Sequence[str]) -> pl.Data
 def _task_texts(frame: pl.DataFrame | pl.LazyFrame, task_column: str) -> pl.Series:
     """Every row's task as text, by the rule for levels: 3 and 3.0 are one task."""
     dtype = frame.collect_schema()[task_column]
-    return frame.lazy().select(text_of(task_column, dtype)).collect().to_series()
+    return frame.lazy().select(text_of(task_column, dtype).alias("task")).collect().to_series()
 
 
 def _task_levels(frame: pl.DataFrame | pl.LazyFrame, task_column: str) -> tuple[str, ...]:

@@ -1,0 +1,142 @@
+"""Where targets came from, and how predictions go back there: the same library, names and types."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import narwhals.stable.v2 as nw
+import numpy as np
+import polars as pl
+
+Container = Literal["polars", "pandas", "pyarrow", "numpy"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where targets came from, so that predictions can go back the same way.
+
+    Attributes
+    ----------
+    container : {"polars", "pandas", "pyarrow", "numpy"}
+        Library of the container.
+    ndim : {1, 2}
+        One for a series or a flat array.
+    named : bool
+        Whether the columns carry names of their own.
+    dtypes : tuple of str
+        Native dtype of every column; ``"category"`` and ``"category-ordered"`` for pandas' categories.
+    categories : tuple
+        Per column the categories of a pandas category in their order, or None.
+    """
+
+    container: Container
+    ndim: int
+    named: bool
+    dtypes: tuple[str, ...]
+    categories: tuple[tuple | None, ...]
+
+    def to_state(self) -> dict[str, Any]:
+        """The origin as JSON-able facts."""
+        return asdict(self)
+
+    @classmethod
+    def from_state(cls, facts: dict[str, Any]) -> Origin:
+        """The origin that `to_state` described."""
+        categories = tuple(None if values is None else tuple(values) for values in facts["categories"])
+        return cls(**{**facts, "dtypes": tuple(facts["dtypes"]), "categories": categories})
+
+
+def origin_of(columns: Sequence[nw.Series], *, ndim: int, named: bool) -> Origin:
+    """Where these columns come from."""
+    return Origin(
+        container=_container(columns[0]) if columns else "polars",
+        ndim=ndim,
+        named=named,
+        dtypes=tuple(native_dtype(column) for column in columns),
+        categories=tuple(_categories(column) for column in columns),
+    )
+
+
+def write_targets(frame: pl.DataFrame, origin: Origin, index: Any = None) -> Any:
+    """Give predictions the container of the targets they answer.
+
+    Parameters
+    ----------
+    frame : polars DataFrame of shape (n, T)
+    origin : Origin
+        Of the targets in fit.
+    index : pandas Index, optional
+        Row labels of the features, used where both are pandas.
+    """
+    if origin.container == "polars":
+        return frame.to_series().alias(frame.columns[0] if origin.named else "") if origin.ndim == 1 else frame
+    if origin.container == "pyarrow":
+        return _write_pyarrow(frame, origin)
+    if origin.container == "pandas":
+        return _write_pandas(frame, origin, index)
+    arrays = [_write_array(column, dtype) for column, dtype in zip(frame.iter_columns(), origin.dtypes, strict=True)]
+    return arrays[0] if origin.ndim == 1 else np.column_stack(arrays)
+
+
+def _write_array(column: pl.Series, dtype: str) -> np.ndarray:
+    if column.dtype.is_float() and np.dtype(dtype).kind != "f" and dtype != "object":
+        return column.to_numpy()
+    if dtype == "object":
+        return np.array(column.to_list(), dtype=object)
+    return column.to_numpy().astype(dtype)
+
+
+def _write_pyarrow(frame: pl.DataFrame, origin: Origin) -> Any:
+    import pyarrow as pa
+
+    table = frame.to_arrow()
+    for j, (column, dtype) in enumerate(zip(frame.iter_columns(), origin.dtypes, strict=True)):
+        if column.dtype == pl.String and dtype in ("string", "large_string"):
+            table = table.set_column(j, column.name, table.column(j).cast(pa.type_for_alias(dtype)))
+    return table.column(0) if origin.ndim == 1 else table
+
+
+def _write_pandas(frame: pl.DataFrame, origin: Origin, index: Any) -> Any:
+    import pandas as pd
+
+    columns = {}
+    for j, (column, dtype) in enumerate(zip(frame.iter_columns(), origin.dtypes, strict=True)):
+        if origin.categories[j] is not None:
+            ordered = dtype == "category-ordered"
+            dtype = pd.CategoricalDtype(origin.categories[j], ordered)
+        elif column.dtype.is_float() and not pd.api.types.is_float_dtype(dtype):
+            dtype = "float64"
+        values = column.to_numpy() if column.dtype.is_float() else column.to_list()
+        columns[column.name] = pd.Series(values, index=index, dtype=dtype)
+    if origin.ndim == 1:
+        (series,) = columns.values()
+        return series.rename(frame.columns[0] if origin.named else None)
+    return pd.DataFrame(columns)
+
+
+def _container(native: Any) -> Container:
+    if native.implementation.is_polars():
+        return "polars"
+    return "pyarrow" if native.implementation.is_pyarrow() else "pandas"
+
+
+def native_dtype(series: nw.Series) -> str:
+    """Name of a column's type in its own library; see `Origin`."""
+    if series.implementation.is_polars():
+        return str(series.dtype)
+    if series.implementation.is_pyarrow():
+        return str(series.to_native().type)
+    dtype = series.to_native().dtype
+    if type(dtype).__name__ == "StringDtype" and str(dtype) == "string":
+        return f"string[{dtype.storage}]"
+    if str(dtype) == "category":
+        return "category-ordered" if dtype.ordered else "category"
+    return str(dtype)
+
+
+def _categories(series: nw.Series) -> tuple | None:
+    if not native_dtype(series).startswith("category"):
+        return None
+    return tuple(series.to_native().cat.categories.tolist())

@@ -1,0 +1,262 @@
+"""Features to arrays: kinds of columns, levels, missing values, and the same numbers by every way in."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from copy import deepcopy
+from datetime import date
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tabmtl.encode import FeatureCoder, features
+from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN
+
+TRANSFORMS = ("standardize", "quantile", "none")
+
+
+def table(n: int = 400, seed: int = 0) -> pl.DataFrame:
+    rng = np.random.default_rng(seed)
+    present = pl.Series(rng.random(n) > 0.2)
+    columns = {
+        "float": pl.Series(rng.normal(size=n)),
+        "tail": pl.Series(rng.standard_cauchy(n) * 1e9),
+        "float32": pl.Series(rng.normal(size=n).astype(np.float32)),
+        "int": pl.Series(rng.integers(-5, 5, n)),
+        "uint8": pl.Series(rng.integers(0, 255, n).astype(np.uint8)),
+        "text": pl.Series([f"level {i}" for i in rng.integers(0, 30, n)]),
+        "category": pl.Series([f"c{i}" for i in rng.integers(0, 4, n)], dtype=pl.Categorical),
+        "enum": pl.Series([f"e{i}" for i in rng.integers(0, 3, n)], dtype=pl.Enum([f"e{i}" for i in range(9)])),
+        "bool": pl.Series(rng.random(n) > 0.5),
+        "constant": pl.Series(np.full(n, 3.0)),
+        "empty": pl.Series([None] * n),
+    }
+    nulls = pl.DataFrame(columns).with_columns(pl.when(present).then(pl.all()))
+    return nulls.with_columns(pl.col("constant").fill_null(3.0))
+
+
+def same(first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray]) -> bool:
+    return all(np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in zip(first, second, strict=True))
+
+
+def test_kinds_of_columns_follow_their_types():
+    coder = FeatureCoder.fit(table())
+    assert coder.columns.numeric == ("float", "tail", "float32", "int", "uint8", "constant", "empty")
+    assert coder.columns.categorical == ("text", "category", "enum", "bool")
+    assert coder.columns.has_missing == (True,) * 5 + (False, True)
+    assert coder.columns.levels[2:] == (("e0", "e1", "e2"), ("false", "true"))
+
+
+def test_named_columns_are_categorical_whatever_their_type():
+    frame = pl.DataFrame({"a": [3, 1, 3, None], "b": [0.5, 2.0, float("nan"), None], "c": [1.0, 2.0, 3.0, 4.0]})
+    coder = FeatureCoder.fit(frame, categorical=["b", "a"])
+    assert coder.columns.categorical == ("a", "b")
+    assert coder.columns.levels == (("1", "3"), ("0.5", "2"))
+    assert coder.encode(frame)[1].T.tolist() == [[3, 2, 3, MISSING], [2, 3, MISSING, MISSING]]
+    # a column of whole numbers may come as text, or as floats because of a hole
+    other = pl.DataFrame({"a": ["3", "1", "x", None], "b": [2, 0, None, 2], "c": [0, 0, 0, 0]})
+    assert coder.encode(other)[1].T.tolist() == [[3, 2, UNSEEN, MISSING], [3, UNSEEN, MISSING, 3]]
+    floats = other.with_columns(a=pl.Series([3.0, 1.0, 2.5, float("nan")]))
+    assert coder.encode(floats)[1].T.tolist()[0] == [3, 2, UNSEEN, MISSING]
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=6) | st.sampled_from(
+    ["", "\0", "*", "^a$", "x" * 5000]
+)
+
+
+@given(st.lists(st.none() | TEXTS, min_size=1, max_size=40), st.lists(st.none() | TEXTS, max_size=10))
+@settings(deadline=None, max_examples=80)
+def test_codes_say_missing_unseen_or_which_level(known, new):
+    frame = pl.DataFrame({"x": pl.Series(known, dtype=pl.String)})
+    coder = FeatureCoder.fit(frame)
+    (levels,) = coder.columns.levels
+    assert levels == tuple(sorted({value for value in known if value is not None}))
+    values = known + new
+    codes = coder.encode(pl.DataFrame({"x": pl.Series(values, dtype=pl.String)}))[1][:, 0]
+    expected = [MISSING if v is None else levels.index(v) + FIRST_LEVEL if v in levels else UNSEEN for v in values]
+    assert codes.tolist() == expected
+
+
+def test_rare_levels_share_the_code_of_unseen_ones():
+    frame = pl.DataFrame({"x": ["a"] * 5 + ["b"] * 2 + ["c"] + [None] * 4})
+    coder = FeatureCoder.fit(frame, min_frequency=2)
+    assert coder.columns.levels == (("a", "b"),)
+    assert coder.encode(frame)[1][[0, 5, 7, 8], 0].tolist() == [2, 3, UNSEEN, MISSING]
+    assert FeatureCoder.fit(frame, min_frequency=6).columns.levels == ((),)
+
+
+def test_ten_thousand_levels():
+    names = [f"level {i:05d}" for i in range(10_000)]
+    coder = FeatureCoder.fit(pl.DataFrame({"x": names[::-1] * 2}))
+    assert coder.columns.cardinalities == (10_002,)
+    codes = coder.encode(pl.DataFrame({"x": [*names, "level", None]}))[1][:, 0]
+    np.testing.assert_array_equal(codes, [*range(2, 10_002), UNSEEN, MISSING])
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_missing_values_are_nan_however_they_come(transform):
+    frame = table()
+    coder = FeatureCoder.fit(frame, transform=transform)
+    x_num, x_cat = coder.encode(frame)
+    assert x_num.dtype == np.float32
+    assert x_cat.dtype == np.int32
+    missing = frame.select(coder.columns.numeric).select(pl.all().is_null()).to_numpy()
+    np.testing.assert_array_equal(np.isnan(x_num), missing)
+    assert (x_num[:, coder.columns.numeric.index("constant")] == (3 if transform == "none" else 0)).all()
+    nan = frame.with_columns(pl.col("float", "tail", "float32").fill_null(float("nan")))
+    assert same(coder.encode(nan), (x_num, x_cat))
+    again = FeatureCoder.fit(nan, transform=transform)
+    assert again.to_state()[0] == coder.to_state()[0]
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_lazy_frames_slices_and_single_rows_give_the_same(transform, monkeypatch):
+    frame = table()
+    coder = FeatureCoder.fit(frame, transform=transform)
+    whole = coder.encode(frame)
+    rows = [coder.encode(frame[i]) for i in range(0, 400, 37)]
+    assert same(whole, coder.encode(frame.lazy()))
+    assert same(tuple(np.concatenate(part) for part in zip(*rows, strict=True)), tuple(w[::37] for w in whole))
+    shuffled = np.random.default_rng(0).permutation(400)
+    assert same(coder.encode(frame[shuffled]), tuple(w[shuffled] for w in whole))
+    monkeypatch.setattr(features, "_SLICE_ROWS", 64)
+    monkeypatch.setattr(features, "_CHUNK_ROWS", 5)
+    for source in (frame, frame.lazy(), pl.concat([frame[:30], frame[30:]], rechunk=False)):
+        again = FeatureCoder.fit(source, transform=transform)
+        assert again.to_state()[0] == coder.to_state()[0]
+        assert same(again.encode(source), whole)
+
+
+def test_a_parquet_scan_keeps_its_order(tmp_path):
+    frame = table(5000).with_columns(row=pl.int_range(5000))
+    frame.write_parquet(tmp_path / "table.parquet", row_group_size=300)
+    scan = pl.scan_parquet(tmp_path / "table.parquet")
+    coder = FeatureCoder.fit(scan, transform="none")
+    assert same(coder.encode(scan), coder.encode(frame))
+    assert coder.encode(scan)[0][:, -1].tolist() == list(range(5000))
+
+
+def test_large_tables_are_summed_up_from_a_seeded_sample(monkeypatch):
+    frame = pl.DataFrame({"x": np.arange(20_000.0), "rare": [None] * 19_999 + [1.0]})
+    exact = FeatureCoder.fit(frame)
+    monkeypatch.setattr(features, "_SAMPLE_ROWS", 2_000)
+    monkeypatch.setattr(features, "_SLICE_ROWS", 999)
+    sampled = FeatureCoder.fit(frame)
+    assert sampled.to_state()[0] == FeatureCoder.fit(frame.lazy()).to_state()[0]
+    np.testing.assert_allclose(sampled.scaler.center[0], exact.scaler.center[0], rtol=0.05)
+    np.testing.assert_allclose(sampled.scaler.scale[0], exact.scaler.scale[0], rtol=0.05)
+    # what is exact stays exact
+    assert sampled.columns.has_missing == (False, True)
+
+
+@pytest.mark.parametrize("name", ["*", "^.*$", "^a$", "count", "level", "len", "\0row", "", "rows", "a b"])
+def test_column_names_are_only_names(name):
+    frame = pl.DataFrame({"a": [1.0, 2.0, 3.0], name: ["u", "v", None], f"{name} ": [4.0, None, 6.0]})
+    coder = FeatureCoder.fit(frame)
+    x_num, x_cat = coder.encode(frame)
+    assert x_num.shape == (3, 2)
+    assert x_cat.T.tolist() == [[2, 3, MISSING]]
+    numbers = frame.with_columns(pl.Series(name, [1.0, 2.0, 3.0]))
+    assert same(FeatureCoder.fit(numbers).encode(numbers.lazy()), FeatureCoder.fit(numbers).encode(numbers))
+
+
+@pytest.mark.parametrize(
+    "dtype", [pl.Int8, pl.UInt64, pl.Int128, pl.Float32, pl.Decimal(10, 2), pl.Boolean, pl.Float64]
+)
+def test_numbers_of_any_type_are_the_same_numbers(dtype):
+    values = pl.Series("x", [0, 1, 1, None, 0, 1], dtype=pl.Int64)
+    coder = FeatureCoder.fit(values.to_frame(), categorical=[])
+    typed = values.cast(dtype).to_frame()
+    assert same(coder.encode(typed), coder.encode(values.to_frame()))
+    assert FeatureCoder.fit(typed, categorical=[]).to_state()[0] == coder.to_state()[0]
+
+
+def test_what_is_kept_between_calls_follows_the_types():
+    frame = pl.DataFrame({"n": [1, 2, 3], "c": ["1", "2", None]})
+    coder = FeatureCoder.fit(frame)
+    first = coder.encode(frame)
+    assert (
+        coder.encode(pl.DataFrame({"n": [1.0, 2.0, 3.0], "c": [1.0, 2.0, float("nan")]}))[1].tolist()
+        == first[1].tolist()
+    )
+    enum = frame.with_columns(pl.col("c").cast(pl.Enum(["2", "1", "unused"])))
+    assert same(coder.encode(enum), first)
+    assert same(coder.encode(frame), first)
+    for copied in (deepcopy(coder), pickle.loads(pickle.dumps(coder))):
+        assert set(vars(copied)) == {"names", "columns", "scaler"}
+        assert same(copied.encode(frame), first)
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_state_goes_through_json(transform):
+    frame = table()
+    coder = FeatureCoder.fit(frame, transform=transform)
+    facts, arrays = coder.to_state()
+    copied = FeatureCoder.from_state(json.loads(json.dumps(facts, allow_nan=False)), arrays)
+    assert copied.columns == coder.columns
+    assert copied.to_state()[0] == facts
+    assert all(np.array_equal(copied.to_state()[1][name], array) for name, array in arrays.items())
+    assert same(copied.encode(frame), coder.encode(frame))
+
+
+DATES = [
+    pl.Series([date(2020, 1, 1)]),
+    pl.Series([date(2020, 1, 1)]).cast(pl.Datetime("us", "Europe/Berlin")),
+    pl.Series([1]).cast(pl.Duration),
+    pl.Series([1]).cast(pl.Time),
+]
+
+
+@pytest.mark.parametrize("values", DATES, ids=lambda s: str(s.dtype))
+@pytest.mark.parametrize("categorical", ["from_dtype", ["when"]])
+def test_dates_are_rejected_with_the_cure(values, categorical):
+    with pytest.raises(TypeError, match=r"column 'when' holds dates or times.*derive numbers.*drop it"):
+        FeatureCoder.fit(values.alias("when").to_frame(), categorical=categorical)
+
+
+@pytest.mark.parametrize("values", [[[1]], [{"a": 1}], [b"x"], [object()]])
+def test_other_types_are_rejected_with_the_cure(values):
+    with pytest.raises(TypeError, match=r"column 'odd' has type .*cast it, or drop it"):
+        FeatureCoder.fit(pl.DataFrame({"odd": values}))
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("dtype", [pl.Float32, pl.Float64])
+def test_infinite_values_are_named(transform, dtype):
+    fine = pl.DataFrame({"a": [1.0, 2.0], "b": [3.0, None]}, schema_overrides={"b": dtype})
+    bad = pl.DataFrame({"a": [1.0, 2.0], "b": [3.0, -np.inf]}, schema_overrides={"b": dtype})
+    with pytest.raises(ValueError, match="column 'b' holds an infinite value; replace it"):
+        FeatureCoder.fit(bad, transform=transform)
+    coder = FeatureCoder.fit(fine, transform=transform)
+    with pytest.raises(ValueError, match="column 'b' holds an infinite value; replace it"):
+        coder.encode(bad)
+
+
+def test_a_column_that_changed_its_kind_is_named():
+    coder = FeatureCoder.fit(pl.DataFrame({"n": [1.0, 2.0], "c": ["x", "y"]}))
+    with pytest.raises(TypeError, match="column 'n' was numeric in fit and is now String"):
+        coder.encode(pl.DataFrame({"n": ["1"], "c": ["x"]}))
+    with pytest.raises(TypeError, match="column 'c' was categorical in fit and is now Date"):
+        coder.encode(pl.DataFrame({"n": [1.0], "c": [date(2020, 1, 1)]}))
+    x_num, x_cat = coder.encode(pl.DataFrame({"n": [None], "c": [None]}))
+    assert np.isnan(x_num).all()
+    assert x_cat.tolist() == [[MISSING]]
+
+
+def test_wrong_names_and_empty_tables():
+    frame = pl.DataFrame({"n": [1.0], "c": ["x"]})
+    with pytest.raises(ValueError, match=r"columns that X does not have: \['d'\]"):
+        FeatureCoder.fit(frame, categorical=["c", "d"])
+    with pytest.raises(TypeError, match="column 'c' holds String and is not in categorical_features"):
+        FeatureCoder.fit(frame, categorical=["n"])
+    for source in (frame[:0], frame[:0].lazy()):
+        with pytest.raises(ValueError, match="0 sample"):
+            FeatureCoder.fit(source)
+    with pytest.raises(ValueError, match="0 feature"):
+        FeatureCoder.fit(pl.DataFrame())
+    assert [part.shape for part in FeatureCoder.fit(frame).encode(frame[:0])] == [(0, 1), (0, 1)]

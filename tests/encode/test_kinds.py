@@ -1,0 +1,99 @@
+"""What a target holds: inferred, declared, and the errors that name the task."""
+
+from __future__ import annotations
+
+import warnings
+from datetime import date
+from decimal import Decimal
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+
+from tabmtl.encode import LabelCoder
+from tabmtl.schema import TabmtlWarning, Task
+
+NAN = float("nan")
+
+KINDS = [
+    ([True, False, None], "binary", (False, True)),
+    (["a", "b", None], "binary", ("a", "b")),
+    (["a", "b", "c"], "multiclass", ("a", "b", "c")),
+    (pl.Series(["a", "b", "c"], dtype=pl.Categorical), "multiclass", ("a", "b", "c")),
+    (pl.Series(["b", "a"], dtype=pl.Enum(["c", "b", "a"])), "binary", ("a", "b")),
+    ([0.0, 1.0, None], "binary", (0.0, 1.0)),
+    ([0.0, 1.0, NAN], "binary", (0.0, 1.0)),
+    ([0.0, 2.0, NAN], "regression", None),
+    ([0.5, 1.0], "regression", None),
+    ([4, 9, None], "binary", (4, 9)),
+    ([Decimal("1.5"), Decimal("2.5")], "regression", None),
+    ([Decimal(0), Decimal(1)], "binary", (0.0, 1.0)),
+]
+
+
+@pytest.mark.parametrize(("labels", "kind", "classes"), KINDS)
+def test_inferred_kinds(labels, kind, classes):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (task,) = LabelCoder.fit(pl.Series("t", labels)).tasks
+    assert task == Task(name="t", kind=kind, classes=classes)
+
+
+@pytest.mark.parametrize(("n", "kind"), [(3, "multiclass"), (20, "multiclass"), (21, "regression")])
+def test_ambiguous_integers_warn_with_the_cure(n, kind):
+    with pytest.warns(TabmtlWarning, match=rf"task 't' holds {n} distinct whole numbers.*tasks={{'t': '{kind}'}}"):
+        (task,) = LabelCoder.fit(pl.Series("t", range(n))).tasks
+    assert task.kind == kind
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert LabelCoder.fit(pl.Series("t", range(n)), tasks={"t": "regression"}).tasks[0].kind == "regression"
+        assert LabelCoder.fit(pl.Series("t", range(n)), force="classification").tasks[0].kind == "multiclass"
+        category = pd.Series(range(n), name="t").astype("category")
+        assert LabelCoder.fit(category).tasks[0].kind == "multiclass"
+
+
+def test_declared_beats_inferred():
+    y = pl.DataFrame({"a": [1.0, 2.0, 3.0], "b": [1, 0, 1], "c": ["x", "y", "x"]})
+    declared = {"a": "multiclass", "b": Task(name="b", kind="regression", weight=2.0)}
+    tasks = LabelCoder.fit(y, tasks=declared).tasks
+    assert [task.kind for task in tasks] == ["multiclass", "regression", "binary"]
+    assert tasks[1].weight == 2
+    assert LabelCoder.fit(y, tasks={"a": "multiclass"}, force="classification").tasks[1].kind == "binary"
+    # names for the columns of an array
+    named = LabelCoder.fit(np.array([[0.5], [1.5]]), tasks=[Task(name="price", kind="regression")])
+    assert named.names == ("price",)
+
+
+ERRORS = [
+    ([None, None], ValueError, "has no observed label"),
+    ([NAN, NAN], ValueError, "has no observed label"),
+    ([1.5, np.inf], ValueError, "label is infinite; replace it"),
+    (["a", None, "a"], ValueError, "only one class, 'a'"),
+    ([5, 5], ValueError, "only one class, 5"),
+    ([date(2020, 1, 1)] * 2, TypeError, "neither classes nor numbers; cast them"),
+    ([[1], [2]], TypeError, "neither classes nor numbers; cast them"),
+]
+
+
+@pytest.mark.parametrize(("labels", "error", "message"), ERRORS)
+def test_errors_name_the_task(labels, error, message):
+    with pytest.raises(error, match=rf"task 'late'.*{message}"):
+        LabelCoder.fit(pl.DataFrame({"fine": ["u", "v"] * 2, "late": [*labels, *labels][:4]}))
+
+
+def test_declarations_that_do_not_fit():
+    y = pl.DataFrame({"a": ["x", "y", "z"], "b": [0.5, 1.5, 2.5]})
+    for tasks, message in (
+        ({"c": "binary"}, r"tasks declares \['c'\], which y does not have"),
+        ({"a": Task(name="b", kind="binary")}, "task 'b' under 'a'"),
+        ({"a": "binary"}, "task 'a' is binary, but its labels have 3 classes"),
+        ({"a": "regression"}, "task 'a' is a regression task, but its labels are String"),
+        ({"a": Task(name="a", kind="binary", classes=("x", "y"))}, r"labels \['z'\] are not among its classes"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            LabelCoder.fit(y, tasks=tasks)
+    with pytest.raises(ValueError, match="Unknown label type: task 'b' holds continuous numbers"):
+        LabelCoder.fit(y, force="classification")
+    with pytest.raises(ValueError, match="task_column needs one target"):
+        LabelCoder.fit(y, task_levels=["u", "v"])
