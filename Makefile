@@ -43,7 +43,7 @@ bench: $(VENV)/.demo  ## training speed against a plain reference, one thread
 	OMP_NUM_THREADS=1 $(BIN)/python -m tabmtl.pipelines.benchmark_speed $(ARGS)
 
 clean:  ## remove the environment and whatever was built
-	rm -rf $(VENV) build dist *.egg-info demo_output .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info demo_output benchmark_output .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 tree:
