@@ -102,7 +102,7 @@ def train(
     ValueError
         If a loss is not finite.
     """
-    loop = _Loop(network, MultiTaskLoss(tasks), tasks, options, evaluate)
+    loop = _Loop(network, tasks, options, evaluate)
     watched = valid is not None and options.patience is not None
     history: list[Record] = []
     best, best_score, best_weights = 0, -float("inf"), network.state_dict()
@@ -116,7 +116,9 @@ def train(
                 best, best_score = epoch, score
                 best_weights = {k: v.clone() for k, v in network.state_dict().items()}
         history.append(record)
-        if (on_epoch is not None and on_epoch(record)) or _is_over(epoch - best, options.patience):
+        if on_epoch is not None and on_epoch(record):
+            break
+        if options.patience is not None and epoch - best >= options.patience:
             break
     network.load_state_dict(best_weights)
     return history, best
@@ -160,21 +162,17 @@ class _Loop:
     """Network, optimiser and loss of one training run."""
 
     def __init__(
-        self,
-        network: torch.nn.Module,
-        loss: MultiTaskLoss,
-        tasks: Sequence[Task],
-        options: TrainOptions,
-        evaluate: Evaluate,
+        self, network: torch.nn.Module, tasks: Sequence[Task], options: TrainOptions, evaluate: Evaluate
     ) -> None:
-        self.network, self.loss, self.tasks, self.options, self.evaluate = network, loss, tasks, options, evaluate
+        self.network, self.tasks, self.options, self.evaluate = network, tasks, options, evaluate
+        self.loss = MultiTaskLoss(tasks)
         self._micro: int | None = None
         parameters = [p for p in network.parameters() if p.requires_grad]
-        self._average = [p.detach().clone() for p in parameters]
+        self._weights = [p.detach() for p in parameters]
+        self._average = [weight.clone() for weight in self._weights]
         self._steps = 0
-        self.optimizer = torch.optim.AdamW(
-            parameters, lr=options.learning_rate, weight_decay=options.weight_decay, fused=True
-        )
+        rate, decay = options.learning_rate, options.weight_decay
+        self.optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, fused=True)
 
     def run_epoch(self, data: Batch, epoch: int) -> Record:
         """One pass over the shuffled rows; returns the train part of the epoch's record."""
@@ -213,21 +211,18 @@ class _Loop:
         self.optimizer.zero_grad(set_to_none=True)
         self._steps += 1
         decay = min(self.options.average_decay, (1 + self._steps) / (10 + self._steps))
-        torch._foreach_lerp_(self._average, self._weights(), 1 - decay)
+        torch._foreach_lerp_(self._average, self._weights, 1 - decay)
         return torch.stack(totals).sum(dim=0), [torch.cat(columns) for columns in zip(*parts, strict=True)]
-
-    def _weights(self) -> list[Tensor]:
-        return [p.detach() for p in self.network.parameters() if p.requires_grad]
 
     @contextmanager
     def averaged_weights(self) -> Iterator[None]:
         """The network has the averaged weights inside, and its own again outside."""
-        own = [weight.clone() for weight in self._weights()]
-        torch._foreach_copy_(self._weights(), self._average)
+        own = [weight.clone() for weight in self._weights]
+        torch._foreach_copy_(self._weights, self._average)
         try:
             yield
         finally:
-            torch._foreach_copy_(self._weights(), own)
+            torch._foreach_copy_(self._weights, own)
 
     def validate(self, valid: Batch) -> Record:
         """The validation part of the epoch's record."""
@@ -249,8 +244,8 @@ class _Loop:
         for task, mean in zip(self.tasks, means, strict=True):
             record[f"{part}/{task.name}/loss"] = mean if mean == mean else None
             record[f"{part}/{task.name}/{task.metric}"] = values[task.name]
-        defined = [mean for mean in means if mean == mean]
-        record[f"{part}/loss"] = sum(defined) / max(len(defined), 1)
+        losses_defined = [mean for mean in means if mean == mean]
+        record[f"{part}/loss"] = sum(losses_defined) / max(len(losses_defined), 1)
         scores_defined = [value for value in values.values() if value is not None]
         record[f"{part}/score"] = sum(scores_defined) / len(scores_defined) if scores_defined else None
         return record
@@ -288,10 +283,6 @@ def _micro_batch_rows(network: torch.nn.Module, data: Batch) -> int:
 def _schedule(progress: float) -> float:
     """Factor of the learning rate: a short linear warm-up, then half a cosine."""
     return min(1.0, progress / 0.02 + 0.1) * 0.5 * (1 + torch.cos(torch.tensor(progress * torch.pi)).item())
-
-
-def _is_over(epochs_without_gain: int, patience: int | None) -> bool:
-    return patience is not None and epochs_without_gain >= patience
 
 
 def _monitored(record: Record, monitor: str, tasks: Sequence[Task]) -> float:

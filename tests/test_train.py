@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from tabmtl.losses import MultiTaskLoss
 from tabmtl.schema import Batch, Task
 from tabmtl.train import TrainOptions, _Loop, _schedule, predict_scores, represent_rows, train
 
@@ -91,7 +90,7 @@ class Standstill:
 
 def step_of(network, tasks=TASKS, micro=None, weight=None, batch_size=32):
     """The gradient that one step on 32 rows follows."""
-    loop = _Loop(network, MultiTaskLoss(tasks), tasks, options(batch_size=batch_size), evaluate)
+    loop = _Loop(network, tasks, options(batch_size=batch_size), evaluate)
     loop.optimizer, loop._micro = Standstill(), micro
     loop.step(Batch(**vars(table()) | {"weight": weight}), torch.arange(32))
     return network.layer.weight.grad
