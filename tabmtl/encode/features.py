@@ -256,7 +256,9 @@ def _slices(
     start = 0
     for part in parts:
         stop = start + part.height
-        yield slice(start, stop), [column.to_numpy() for column in part.select(expressions).iter_columns()]
+        # for few rows, waking other threads takes longer than the work
+        select = part.select_seq if part.height <= _CHUNK_ROWS else part.select
+        yield slice(start, stop), [column.to_numpy() for column in select(expressions).iter_columns()]
         start = stop
 
 
