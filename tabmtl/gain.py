@@ -57,9 +57,7 @@ class MultitaskGain:
         return "\n".join([*lines, f"Δm = {delta_m} over {self.n_defined} of {self.n_tasks} tasks"])
 
 
-def multitask_gain(
-    scores: Mapping[str, float | None], reference: Mapping[str, float | None]
-) -> MultitaskGain:
+def multitask_gain(scores: Mapping[str, float | None], reference: Mapping[str, float | None]) -> MultitaskGain:
     """Compare per-task scores with those of a reference, such as independent single-task models.
 
     The Δm of Maninis et al., "Attentive Single-Tasking of Multiple Tasks" (CVPR 2019), over scores of which

@@ -52,7 +52,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MultiT
     patience : int, default=6
     monitor : str, default="mean"
         What early stopping watches: the mean of the tasks' validation scores, or the name of one task.
-    numeric_transform : {"standardize", "quantile"}, default="quantile"
+    numeric_transform : {"standardize", "quantile"}, default="standardize"
         How numeric columns are scaled; see :class:`tabmtl.encode.FeatureCoder`.
     min_frequency : int, default=5
         Levels of a categorical column seen less often share one embedding, which unseen levels use too.
@@ -88,7 +88,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MultiT
     validation_fraction: float = 0.15
     patience: int = 6
     monitor: str = "mean"
-    numeric_transform: NumericTransform = "quantile"
+    numeric_transform: NumericTransform = "standardize"
     min_frequency: int = 5
     precision: Literal["float32", "bf16"] = "float32"
     device: str = "auto"

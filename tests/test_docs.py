@@ -106,9 +106,7 @@ def test_all_modules_are_walked() -> None:
 
 def test_blocks_are_found_with_their_lines(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    page.write_text(
-        "# a\n\n```python\nx = 1\n```\n\n```text\nno\n```\n\n- item\n  ```python\n  y = x\n  ```\n"
-    )
+    page.write_text("# a\n\n```python\nx = 1\n```\n\n```text\nno\n```\n\n- item\n  ```python\n  y = x\n  ```\n")
     assert python_blocks(page) == [(4, "x = 1\n"), (13, "y = x\n")]
 
 

@@ -198,9 +198,7 @@ def test_the_tables_that_ship_are_small() -> None:
     assert sum(file.stat().st_size for file in files) < 1_000_000
 
 
-def test_the_environment_alone_does_not_change_the_rows(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_environment_alone_does_not_change_the_rows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TABMTL_DATA", str(tmp_path))
     for name in OFFLINE:
         assert load(name).part("train")[0].height == ROWS[name][0]
