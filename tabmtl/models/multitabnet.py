@@ -205,7 +205,7 @@ class MultiTabNet(NetworkEstimator):
         How a number becomes a token; ``"linear"`` is the paper's.
     head_hidden : int, default=64
         Width of a head's hidden layer; 0 leaves one linear layer.
-    dropout, attention_dropout : float, default=0.3 and 0.0
+    dropout, attention_dropout : float, default=0.15 and 0.0
         Shares of hidden values and of attention weights dropped in training.
     **options
         The fields of :class:`tabmtl.network.NetworkEstimator` (training) and
@@ -244,7 +244,7 @@ class MultiTabNet(NetworkEstimator):
     multi_token: bool = True
     numeric_embedding: NumericEmbedding = "linear"
     head_hidden: int = 64
-    dropout: float = 0.3
+    dropout: float = 0.15
     attention_dropout: float = 0.0
 
     def _network(self, columns: Columns, tasks: Sequence[Task]) -> MultiTabNetwork:
