@@ -115,7 +115,7 @@ def test_searches_and_pipelines_carry_mixed_targets():
     X, y = features(240), mixed_targets(features(240))
     X_train, X_test, y_train, y_test = train_test_split(X, y, random_state=0)
     grid = GridSearchCV(
-        make_pipeline(tiny(SharedBottom)),
+        make_pipeline(tiny(SharedBottom).set_params(epochs=15)),
         {"sharedbottom__learning_rate": [1e-6, 0.05]},
         scoring=make_multitask_scorer(),
         cv=MultiTaskKFold(3, random_state=0),
