@@ -97,6 +97,7 @@ class MultiTaskEstimator(BaseEstimator):
         tasks = tuple(replace(task, metric=check_metric(task)) for task in coder.labels.tasks)
         coder = replace(coder, labels=replace(coder.labels, tasks=tasks))
         batch = coder.read(X, y, sample_weight)
+        coder.check_labelled(batch)
         valid = None if X_val is None else coder.read(X_val, y_val)
         fitted = self._fit(X, coder, batch, valid, _draw_seed(self.random_state))
         self._set_fitted(coder, fitted)
@@ -137,7 +138,8 @@ class MultiTaskEstimator(BaseEstimator):
             return outputs[0]
         if self._target_kind == "classification":
             return outputs
-        return {task.name: output for task, output in zip(labels.tasks, outputs, strict=True) if task.is_classification}
+        pairs = zip(labels.column_tasks(), outputs, strict=True)
+        return {task.name: output for task, output in pairs if task.is_classification}
 
     def score_tasks(self, X: Any, y: Any, sample_weight: Any = None) -> dict[str, float | None]:
         """Score every task on its labelled rows.
@@ -297,4 +299,8 @@ def _draw_seed(random_state: int | np.random.RandomState | None) -> int:
         return int(np.random.default_rng().integers(2**31))
     if isinstance(random_state, np.random.RandomState):
         return int(random_state.randint(2**31 - 1))
+    if not isinstance(random_state, int | np.integer) or not 0 <= random_state < 2**32:
+        raise ValueError(
+            f"random_state must be a whole number from 0 to 2**32 - 1, a RandomState or None, got {random_state!r}"
+        )
     return int(random_state)

@@ -119,9 +119,8 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MultiT
             return represent_rows(network, batch, self.precision).cpu().numpy()
 
     def _check_params(self) -> None:
-        _check_range("epochs", self.epochs, 1)
-        _check_range("batch_size", self.batch_size, 1)
-        _check_range("patience", self.patience, 1)
+        for name in ("epochs", "batch_size", "patience", "min_frequency"):
+            check_count(name, getattr(self, name))
         _check_range("learning_rate", self.learning_rate, 0)
         _check_range("weight_decay", self.weight_decay, 0)
         _check_choice("numeric_transform", self.numeric_transform, ("standardize", "quantile"))
@@ -139,6 +138,14 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MultiT
         names = [task.name for task in tasks]
         if self.monitor not in ("mean", *names):
             raise ValueError(f"monitor must be 'mean' or a task, got {self.monitor!r}; tasks are {names}")
+        if valid is not None and self.early_stopping:
+            watched = valid.wide_labels(len(tasks))
+            if self.monitor != "mean":
+                watched = watched[:, names.index(self.monitor)]
+            if np.isnan(watched).all():
+                raise ValueError(
+                    f"y_val has no label to stop on (monitor={self.monitor!r}); label some validation rows"
+                )
         if valid is None and self.early_stopping and len(batch) >= _ROWS_TO_SPLIT:
             rng = np.random.default_rng(seed)
             kept, held_out = train_valid_split(batch.wide_labels(len(tasks)), tasks, self.validation_fraction, rng)
@@ -286,6 +293,13 @@ def _threads(n_jobs: int | None, network: torch.nn.Module) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def check_count(name: str, value: int) -> None:
+    """Raise a ValueError that names a hyper-parameter which is no whole number of at least 1."""
+    if not isinstance(value, int | np.integer):
+        raise ValueError(f"{name} must be a whole number, got {value!r}")
+    _check_range(name, value, 1)
 
 
 def _check_range(name: str, value: float, low: float) -> None:

@@ -167,8 +167,10 @@ def to_json(name: str, value: Any) -> Any:
     TypeError
         If the value is neither plain, nor a Task, nor a LightGBM estimator.
     """
-    if callable(value) and name.startswith("on_"):
+    if (callable(value) and name.startswith("on_")) or isinstance(value, np.random.RandomState):
         return None
+    if isinstance(value, np.ndarray):
+        return to_json(name, value.tolist())
     if isinstance(value, Task):
         return {"task": {field.name: to_json(name, getattr(value, field.name)) for field in fields(value)}}
     if type(value).__module__.startswith("lightgbm.") and type(value).__name__ in _LIGHTGBM:

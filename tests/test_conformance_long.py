@@ -108,3 +108,21 @@ def test_what_a_long_table_lacks_is_named(cls):
         estimator.predict(X.with_columns(school=pl.lit("south")))
     with pytest.raises(ValueError, match="school"):
         estimator.predict(X.drop("school"))
+
+
+@every_mixed
+def test_a_task_of_a_long_table_without_labels_is_named(cls):
+    X, y = long_table()
+    y = y.to_frame("mark").select(pl.when(X["school"] != "west").then(pl.col("mark"))).to_series()
+    with pytest.raises(ValueError, match=r"task 'west' .* no observed label"):
+        tiny(cls, task_column="school").fit(X, y)
+
+
+@every_mixed
+def test_probabilities_of_a_long_frame_are_under_its_column(cls):
+    X, y = long_table()
+    y = KINDS["binary"](y)
+    flat = tiny(cls, task_column="school").fit(X, y).predict_proba(X)
+    framed = tiny(cls, task_column="school").fit(X, y.to_frame()).predict_proba(X)
+    assert list(framed) == ["passed"]
+    np.testing.assert_array_equal(framed["passed"], flat)

@@ -259,3 +259,38 @@ def test_the_single_models_score_what_the_comparison_says():
     assert single.score(test.X, test.y) == pytest.approx(SINGLE_TASK, abs=0.02)
     assert train.truth.linear_score.mean() == pytest.approx(0.33, abs=0.01)
     assert train.truth.score_ceiling.mean() == pytest.approx(CEILING, abs=0.001)
+
+
+@every_network
+def test_validation_labels_of_the_monitored_task_are_required(cls):
+    X, y, X_val, y_val = parts()
+    y_val = y_val.with_columns(pl.lit(None).cast(y_val["delay"].dtype).alias("delay"))
+    with pytest.raises(ValueError, match=r"y_val has no label to stop on .*delay"):
+        tiny(cls, monitor="delay").fit(X, y, X_val=X_val, y_val=y_val)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"epochs": 2.5},
+        {"batch_size": "x"},
+        {"min_frequency": 0},
+        {"random_state": -1},
+        {"categorical_features": "word"},
+    ],
+)
+@every_network
+def test_parameters_out_of_range_are_named(cls, change):
+    X, y, _, _ = parts()
+    with pytest.raises(ValueError, match=next(iter(change))):
+        tiny(cls).set_params(**change).fit(X, y)
+
+
+def test_sizes_out_of_range_are_named():
+    X, y, _, _ = parts()
+    for estimator, name in (
+        (tiny(MultiTabNet).set_params(n_blocks=0), "n_blocks"),
+        (SharedBottom(hidden=64), "hidden"),
+    ):
+        with pytest.raises(ValueError, match=name):
+            estimator.fit(X, y)

@@ -130,15 +130,17 @@ class FeatureCoder:
         """Columns of numbers, and of codes. They depend on the fit and the types only, so the last ones are kept: for
         one row, building them takes longer than running them."""
         types = tuple(map(type, schema.dtypes()))
-        if types not in self._kept:
+        kept = self._kept.get(types)
+        if kept is None:
             self._check_types(schema)
             levels = zip(self.columns.categorical, self.columns.levels, strict=True)
-            self._kept.clear()
-            self._kept[types] = (
+            kept = (
                 [number_of(name, schema[name]) for name in self.columns.numeric],
                 [code_of(name, schema[name], pl.Enum(known)) for name, known in levels],
             )
-        return self._kept[types]
+            self._kept.clear()
+            self._kept[types] = kept
+        return kept
 
     @cached_property
     def _kept(self) -> dict[tuple[type, ...], tuple[list[pl.Expr], list[pl.Expr]]]:

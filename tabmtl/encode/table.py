@@ -67,7 +67,12 @@ class TableCoder:
             levels = _task_levels(frame, task_column)
             frame = _select(frame, [name for name in names if name != task_column])
         chosen: Literal["from_dtype"] | Sequence[str] = "from_dtype"
-        if categorical != "from_dtype":
+        if isinstance(categorical, str) and categorical != "from_dtype":
+            raise ValueError(
+                f"categorical_features must be 'from_dtype' or a list of columns, got {categorical!r}; "
+                f"for one column say [{categorical!r}]"
+            )
+        if not isinstance(categorical, str):
             chosen = [c if isinstance(c, str) else names[c] for c in categorical]
         return cls(
             features=FeatureCoder.fit(frame, categorical=chosen, **encoding),
@@ -108,6 +113,17 @@ class TableCoder:
         if weight is not None:
             weight = _normalize(weight, task, len(self.labels.tasks))
         return replace(batch, y=values, weight=weight)
+
+    def check_labelled(self, batch: Batch) -> None:
+        """Raise a ValueError that names a task of the long layout without any labelled row."""
+        if batch.task is None:
+            return
+        counts = np.bincount(batch.task, ~np.isnan(batch.y[:, 0]), minlength=len(self.labels.tasks))
+        if not counts.all():
+            name = self.labels.tasks[int(np.argmin(counts))].name
+            raise ValueError(
+                f"task {name!r} of task_column {self.task_column!r} has no observed label; drop its rows, or label some"
+            )
 
     def _task_codes(self, frame: pl.DataFrame | pl.LazyFrame) -> np.ndarray:
         texts = _task_texts(frame, str(self.task_column))

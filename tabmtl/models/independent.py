@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import lightgbm as lgb
+import narwhals.stable.v2 as nw
 import numpy as np
 from joblib import effective_n_jobs
 from sklearn.base import BaseEstimator, clone
@@ -88,7 +89,9 @@ class IndependentTasks(MultiTaskEstimator):
                 booster = self._fit_lightgbm(base, task, t, batch.rows(rows), held_out, coder.features.columns, seed)
                 estimators[task.name] = booster
             else:
-                estimators[task.name] = self._fit_foreign(base, task, t, take_rows(X, rows), batch.rows(rows))
+                estimators[task.name] = self._fit_foreign(
+                    base, task, t, self._foreign_rows(X, rows), batch.rows(rows), seed
+                )
         return {"estimators_": estimators}
 
     def _fit_lightgbm(
@@ -137,7 +140,7 @@ class IndependentTasks(MultiTaskEstimator):
             params["num_class"] = task.width
         return params
 
-    def _fit_foreign(self, base: BaseEstimator, task: Task, t: int, X: Any, batch: Batch) -> BaseEstimator:
+    def _fit_foreign(self, base: BaseEstimator, task: Task, t: int, X: Any, batch: Batch, seed: int) -> BaseEstimator:
         column = 0 if batch.task is not None else t
         y = batch.y[:, column]
         if task.is_classification:
@@ -147,7 +150,16 @@ class IndependentTasks(MultiTaskEstimator):
             if not has_fit_parameter(base, "sample_weight"):
                 raise ValueError(f"task {task.name!r}: {type(base).__name__}.fit takes no sample_weight; leave it out")
             weight["sample_weight"] = batch.weight[:, column]
-        return clone(base).fit(X, y, **weight)
+        model = clone(base)
+        unset = [name for name, value in model.get_params().items() if value is None and name.endswith("random_state")]
+        return model.set_params(**dict.fromkeys(unset, seed)).fit(X, y, **weight)
+
+    def _foreign_rows(self, X: Any, rows: np.ndarray) -> Any:
+        """Rows of X as they came, without the task column."""
+        X = take_rows(X, rows)
+        if self.task_column is None or not nw.dependencies.is_into_dataframe(X):
+            return X
+        return nw.from_native(X, eager_only=True).drop(self.task_column).to_native()
 
     def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
         matrix = _tree_matrix(batch)
@@ -157,7 +169,8 @@ class IndependentTasks(MultiTaskEstimator):
         for t, task in enumerate(self.tasks_):
             rows = np.flatnonzero(batch.task == t)
             if len(rows):
-                X_own = X if isinstance(self.estimators_[task.name], lgb.Booster) else take_rows(X, rows)
+                is_foreign = not isinstance(self.estimators_[task.name], lgb.Booster)
+                X_own = self._foreign_rows(X, rows) if is_foreign else X
                 answer = self._answer(task, X_own, matrix[rows])
                 output = np.empty((len(batch), *answer.shape[1:])) if output is None else output
                 output[rows] = answer

@@ -24,7 +24,7 @@ from tabmtl.attention import (
 )
 from tabmtl.base import ClassifierFace, RegressorFace
 from tabmtl.blocks import FeatureTokenizer, NumericEmbedding, Towers
-from tabmtl.network import NetworkEstimator
+from tabmtl.network import NetworkEstimator, check_count
 from tabmtl.schema import Columns, Task
 
 SecondLayer = Literal["none", "mixer", "batch_attention", "inducing_attention"]
@@ -246,6 +246,11 @@ class MultiTabNet(NetworkEstimator):
     head_hidden: int = 64
     dropout: float = 0.15
     attention_dropout: float = 0.0
+
+    def _check_params(self) -> None:
+        super()._check_params()
+        for name in ("d_token", "n_blocks", "n_heads", "d_ffn", "n_points"):
+            check_count(name, getattr(self, name))
 
     def _network(self, columns: Columns, tasks: Sequence[Task]) -> MultiTabNetwork:
         return MultiTabNetwork(

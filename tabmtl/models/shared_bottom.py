@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tabmtl.base import ClassifierFace, RegressorFace
 from tabmtl.blocks import MLP, FeatureTokenizer, NumericEmbedding, Towers
-from tabmtl.network import NetworkEstimator
+from tabmtl.network import NetworkEstimator, check_count
 from tabmtl.schema import Columns, Task
 
 
@@ -119,6 +119,12 @@ class SharedBottom(NetworkEstimator):
     d_embedding: int = 16
     numeric_embedding: NumericEmbedding = "piecewise"
     dropout: float = 0.1
+
+    def _check_params(self) -> None:
+        super()._check_params()
+        check_count("d_embedding", self.d_embedding)
+        if not isinstance(self.hidden, Sequence):
+            raise ValueError(f"hidden must be a sequence of widths such as (256, 128), got {self.hidden!r}")
 
     def _network(self, columns: Columns, tasks: Sequence[Task]) -> SharedBottomNetwork:
         return SharedBottomNetwork(

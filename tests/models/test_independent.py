@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from conformance import answers, features, long_table, mixed_targets, same, tiny
 from sklearn.dummy import DummyClassifier, DummyRegressor
-from sklearn.ensemble import HistGradientBoostingRegressor
+from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestRegressor
 from sklearn.linear_model import LinearRegression, LogisticRegression, RidgeClassifier
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
@@ -151,3 +151,15 @@ def test_a_parameter_that_is_no_fraction_is_named():
     X, y = features(), mixed_targets(features())
     with pytest.raises(ValueError, match="fraction"):
         tiny(IndependentTasks, validation_fraction=1.5).fit(X, y)
+
+
+def test_foreign_estimators_follow_the_seed_and_never_see_the_task_column():
+    rng = np.random.default_rng(0)
+    X = pl.DataFrame({"a": rng.normal(size=80), "school": rng.choice(["s", "t"], 80)})
+    y = pl.Series("mark", X["a"].to_numpy() * 2)
+    models = [
+        IndependentTasks(regressor=RandomForestRegressor(3), task_column="school", random_state=0).fit(X, y)
+        for _ in range(2)
+    ]
+    assert models[0].estimators_["s"].n_features_in_ == 1
+    assert models[0].predict(X).equals(models[1].predict(X))
