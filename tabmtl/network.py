@@ -114,7 +114,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MultiT
         check_is_fitted(self)
         self._check_columns(X)
         network, device = self._fitted_network()
-        batch = self._coder.read(X).map(lambda array: torch.from_numpy(array).to(device))
+        batch = _on_device(self._coder.read(X), device)
         with _threads(self.n_jobs, network):
             return represent_rows(network, batch, self.precision).cpu().numpy()
 
@@ -199,7 +199,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MultiT
     def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
         network, device = self._fitted_network()
         with _threads(self.n_jobs, network):
-            scores = predict_scores(network, batch.map(lambda a: torch.from_numpy(a).to(device)), self.precision)
+            scores = predict_scores(network, _on_device(batch, device), self.precision)
         return self._coder.labels.outputs([score.cpu().numpy() for score in scores])
 
     def _fitted_network(self) -> tuple[torch.nn.Module, torch.device]:
@@ -254,6 +254,10 @@ def _tensors(batch: Batch, coder: TableCoder, device: torch.device) -> Batch:
     """A batch for training: standardised float32 labels, on the device."""
     weight = None if batch.weight is None else batch.weight.astype(np.float32)
     batch = replace(batch, y=coder.labels.standardize(batch.y), weight=weight)
+    return _on_device(batch, device)
+
+
+def _on_device(batch: Batch, device: torch.device) -> Batch:
     return batch.map(lambda array: torch.from_numpy(array).to(device))
 
 

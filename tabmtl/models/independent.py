@@ -104,7 +104,7 @@ class IndependentTasks(MultiTaskEstimator):
         columns: Columns,
         seed: int,
     ) -> lgb.Booster:
-        column = 0 if batch.task is not None else t
+        column = _label_column(batch, t)
         if valid is None and self.early_stopping and len(batch) >= _ROWS_TO_SPLIT:
             rng = np.random.default_rng(seed)
             labels = batch.y[:, column : column + 1]
@@ -141,7 +141,7 @@ class IndependentTasks(MultiTaskEstimator):
         return params
 
     def _fit_foreign(self, base: BaseEstimator, task: Task, t: int, X: Any, batch: Batch, seed: int) -> BaseEstimator:
-        column = 0 if batch.task is not None else t
+        column = _label_column(batch, t)
         y = batch.y[:, column]
         if task.is_classification:
             y = np.array(task.classes)[y.astype(np.int64)]
@@ -226,9 +226,13 @@ def _weigh_classes(data: lgb.Dataset, task: Task, class_weight: Any) -> None:
 
 
 def _labelled_rows(batch: Batch, t: int) -> np.ndarray:
-    if batch.task is None:
-        return np.flatnonzero(~np.isnan(batch.y[:, t]))
-    return np.flatnonzero((batch.task == t) & ~np.isnan(batch.y[:, 0]))
+    labelled = ~np.isnan(batch.y[:, _label_column(batch, t)])
+    return np.flatnonzero(labelled if batch.task is None else labelled & (batch.task == t))
+
+
+def _label_column(batch: Batch, t: int) -> int:
+    """Where the labels of task t are: in the long layout, all are in one column."""
+    return t if batch.task is None else 0
 
 
 def _tree_matrix(batch: Batch) -> np.ndarray:
