@@ -1,0 +1,134 @@
+"""Three ways to boost several tasks with plain LightGBM: pooled, pooled with the task's id, and one model per task.
+
+Tables of both layouts are treated alike: the unit is a labelled cell (row, task), and a wide table is melted to its
+labelled cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import lightgbm as lgb
+import numpy as np
+
+from tabmtl.schema import UNSEEN, Batch, Kind
+
+BASELINES = ("pooled", "task_id", "per_task")
+
+_METRICS = {"binary": "binary_logloss", "regression": "rmse"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coded:
+    """Encoded rows to fit on and to stop on.
+
+    Parameters
+    ----------
+    train, val : Batch
+        With labels.
+    kinds : tuple of {"binary", "regression"}
+        Of every task.
+    n_numeric : int
+        Number of numeric features; all others are categorical.
+    """
+
+    train: Batch
+    val: Batch
+    kinds: tuple[Kind, ...]
+    n_numeric: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Boosted:
+    """A fitted baseline: one LightGBM model per group of tasks.
+
+    Parameters
+    ----------
+    groups : list of list of int
+        The tasks of each model.
+    boosters : list of Booster
+    with_id : bool
+        Whether the models see the task.
+    center, scale : ndarray of shape (T,)
+        What the labels were standardised by.
+    """
+
+    groups: list[list[int]]
+    boosters: list[lgb.Booster]
+    with_id: bool
+    center: np.ndarray
+    scale: np.ndarray
+
+    def predict(self, batch: Batch, n_threads: int = 1) -> np.ndarray:
+        """Values, or probabilities of the second class.
+
+        Returns
+        -------
+        ndarray of shape (n, T)
+            In the long layout, only the cell of every row's own task is filled; the others are NaN.
+        """
+        matrix, answer = _matrix(batch), np.full((len(batch), len(self.scale)), np.nan)
+        for group, booster in zip(self.groups, self.boosters, strict=True):
+            asked = np.ones((len(batch), len(group))) if batch.task is None else batch.task[:, None] == group
+            cell, row = np.nonzero(asked.T)
+            task = np.array(group)[cell]
+            values = booster.predict(_features(matrix, row, task, self.with_id), num_threads=n_threads)
+            answer[row, task] = values * self.scale[task] + self.center[task]
+        return answer
+
+
+def fit_baseline(method: str, data: Coded, params: Mapping[str, Any]) -> Boosted:
+    """Fit a baseline; every model stops early on the loss of its own validation cells.
+
+    Parameters
+    ----------
+    method : {"pooled", "task_id", "per_task"}
+        One model for all tasks of one kind, the same with the task as one more categorical feature, or one model
+        per task. In a wide table, regression targets are standardised per task on the train rows.
+    data : Coded
+    params : mapping of str to object
+        Parameters of LightGBM; ``n_estimators`` is the most trees a model may have, and ``early_stopping_round`` how
+        many it may grow without gain.
+    """
+    n_tasks = len(data.kinds)
+    groups = [[t] for t in range(n_tasks)]
+    if method != "per_task":
+        groups = [[t for t in range(n_tasks) if data.kinds[t] == kind] for kind in dict.fromkeys(data.kinds)]
+    with_id = method == "task_id"
+    labels = data.train.wide_labels(n_tasks)
+    center, scale = np.zeros(n_tasks), np.ones(n_tasks)
+    if data.train.task is None:
+        for t in np.flatnonzero(np.array(data.kinds) == "regression"):
+            center[t], scale[t] = np.nanmean(labels[:, t]), np.nanstd(labels[:, t])
+    train = (_matrix(data.train), (labels - center) / scale)
+    val = (_matrix(data.val), (data.val.wide_labels(n_tasks) - center) / scale)
+    boosters = []
+    for group in groups:
+        kind = data.kinds[group[0]]
+        fixed = {"objective": kind, "metric": _METRICS[kind], "verbosity": -1, "deterministic": True}
+        categorical = list(range(data.n_numeric, train[0].shape[1] + with_id))
+        cells = lgb.Dataset(*_melt(*train, group, with_id), categorical_feature=categorical)
+        watched = cells.create_valid(*_melt(*val, group, with_id))
+        boosters.append(lgb.train({**fixed, "force_col_wise": True, **params}, cells, valid_sets=[watched]))
+    return Boosted(groups=groups, boosters=boosters, with_id=with_id, center=center, scale=scale)
+
+
+def _matrix(batch: Batch) -> np.ndarray:
+    """Numeric values, then codes as LightGBM takes categories: from 0, missing as NaN."""
+    codes = batch.x_cat.astype(np.float32) - UNSEEN
+    codes[codes < 0] = np.nan
+    return np.column_stack([batch.x_num, codes])
+
+
+def _melt(matrix: np.ndarray, labels: np.ndarray, group: list[int], with_id: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Features and labels of all labelled cells of a group of tasks."""
+    cell, row = np.nonzero(~np.isnan(labels[:, group].T))
+    task = np.array(group)[cell]
+    return _features(matrix, row, task, with_id), labels[row, task]
+
+
+def _features(matrix: np.ndarray, row: np.ndarray, task: np.ndarray, with_id: bool) -> np.ndarray:
+    """Features of cells, with the task as the last one if models see it."""
+    return np.column_stack([matrix[row], task.astype(np.float32)]) if with_id else matrix[row]

@@ -1,0 +1,134 @@
+"""A real set under the split of a seed: frames, and the same rows encoded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from tabmtl.encode import TableCoder
+from tabmtl.pipelines.boosting_baselines import Coded
+from tabmtl.pipelines.datasets import Dataset, load
+from tabmtl.schema import Batch
+
+#: Share of the train units that `Problem.thinned` keeps.
+SHARE = 0.2
+#: Rows of the official train file of census_kdd, and how many of them are validation rows.
+CENSUS = (199_523, 19_952)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One set under one split.
+
+    Parameters
+    ----------
+    data : Dataset
+    names : tuple of str
+        Of the T tasks.
+    frames : dict of str to pair of frames
+        X and y of train, val and test.
+    coded : Coded
+        The first two as arrays.
+    test : Batch
+    units : ndarray of shape (n_train,)
+        What a subsample takes whole: the group of every train row, or the row itself.
+    """
+
+    data: Dataset
+    names: tuple[str, ...]
+    frames: dict[str, tuple[Any, Any]]
+    coded: Coded
+    test: Batch
+    units: np.ndarray
+
+    def batch(self, part: str) -> Batch:
+        """The encoded rows of a part."""
+        return {"train": self.coded.train, "val": self.coded.val, "test": self.test}[part]
+
+    def labels(self, part: str) -> np.ndarray:
+        """Labels (n, T) of a part, NaN where there is none; in a long set, a row has one for its own task."""
+        return self.batch(part).wide_labels(len(self.names))
+
+    def thinned(self, seed: int) -> Problem:
+        """The problem with a seeded fifth of its train units."""
+        units = np.unique(self.units)
+        kept = np.random.default_rng([seed, 2]).permutation(units)[: round(SHARE * len(units))]
+        rows = np.flatnonzero(np.isin(self.units, kept))
+        train = tuple(part[rows] for part in self.frames["train"])
+        coded = replace(self.coded, train=self.coded.train.rows(rows))
+        return replace(self, frames={**self.frames, "train": train}, coded=coded, units=self.units[rows])
+
+
+def split_rows(data: Dataset, seed: int) -> np.ndarray:
+    """The part of every row, by the recipe of the stored split.
+
+    60/20/20 of the rows, of the groups, or of the rows inside each task of a long set; census_kdd keeps its official
+    test rows.
+
+    Parameters
+    ----------
+    data : Dataset
+    seed : int
+        0 gives the stored split.
+
+    Returns
+    -------
+    ndarray of shape (n,)
+        "train", "val" or "test".
+    """
+    rng = np.random.default_rng(seed)
+    table = data.table.collect()
+    if data.name == "census_kdd":
+        official, n_val = CENSUS
+        parts = np.full(len(table), "test ")
+        parts[:official] = "train"
+        parts[rng.permutation(official)[:n_val]] = "val"
+        return np.char.strip(parts)
+    if data.task_column:
+        tasks = table[data.task_column].to_numpy()
+        parts = np.full(len(table), "train")
+        for task in np.unique(tasks):
+            rows = np.flatnonzero(tasks == task)
+            parts[rows] = _deal(len(rows), rng)
+        return parts
+    if data.groups:
+        _, group = np.unique(table[data.groups].to_numpy(), return_inverse=True)
+        return _deal(group.max() + 1, rng)[group]
+    return _deal(len(table), rng)
+
+
+def _deal(n: int, rng: np.random.Generator) -> np.ndarray:
+    order, parts = rng.permutation(n), np.full(n, "train")
+    parts[order[round(0.6 * n) :]] = "val"
+    parts[order[round(0.8 * n) :]] = "test"
+    return parts
+
+
+def open_problem(name: str, seed: int, folder: Path | None) -> Problem:
+    """Read a set, split it by the seed, and encode it; levels are those of the train rows."""
+    data = load(name, folder=folder, **({"full": True} if name == "flights" else {}))
+    X, y = pl.collect_all([data.features, data.targets])
+    parts = split_rows(data, seed)
+    rows = {part: np.flatnonzero(parts == part) for part in ("train", "val", "test")}
+    frames = {part: (X[own], y[own].to_series() if data.task_column else y[own]) for part, own in rows.items()}
+    coder = TableCoder.fit(
+        *frames["train"],
+        None,
+        tasks=data.tasks,
+        force=None,
+        task_column=data.task_column,
+        categorical="from_dtype",
+        encoding={"transform": "none", "min_frequency": 1},
+    )
+    train, val, test = (coder.read(*frames[part]) for part in rows)
+    kinds = tuple(task.kind for task in coder.labels.tasks)
+    coded = Coded(train=train, val=val, kinds=kinds, n_numeric=len(data.numeric))
+    units = rows["train"]
+    if data.groups:
+        units = data.table.select(data.groups).collect().to_series().to_numpy()[units]
+    names = tuple(task.name for task in coder.labels.tasks)
+    return Problem(data=data, names=names, frames=frames, coded=coded, test=test, units=units)
