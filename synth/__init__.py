@@ -2,5 +2,6 @@
 
 from tabmtl.synth.multitab_bench import MultitabBench, make_multitab_bench
 from tabmtl.synth.multitab_truth import MultitabTruth
+from tabmtl.synth.outlier_tasks import OutlierTasks, make_outlier_tasks
 
-__all__ = ["MultitabBench", "MultitabTruth", "make_multitab_bench"]
+__all__ = ["MultitabBench", "MultitabTruth", "OutlierTasks", "make_multitab_bench", "make_outlier_tasks"]
