@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from tabmtl.model_selection import MultiTaskKFold, make_multitask_scorer
     from tabmtl.models.independent import IndependentTasks, IndependentTasksClassifier, IndependentTasksRegressor
     from tabmtl.models.multitabnet import MultiTabNet, MultiTabNetClassifier, MultiTabNetRegressor
+    from tabmtl.models.rmtgb import RMTGB, RMTGBClassifier, RMTGBRegressor
     from tabmtl.models.shared_bottom import SharedBottom, SharedBottomClassifier, SharedBottomRegressor
     from tabmtl.persist import ModelFileError, load
     from tabmtl.schema import TabmtlWarning, Task
@@ -20,6 +21,7 @@ _HOMES = {
     "model_selection": ("MultiTaskKFold", "make_multitask_scorer"),
     "models.independent": ("IndependentTasks", "IndependentTasksClassifier", "IndependentTasksRegressor"),
     "models.multitabnet": ("MultiTabNet", "MultiTabNetClassifier", "MultiTabNetRegressor"),
+    "models.rmtgb": ("RMTGB", "RMTGBClassifier", "RMTGBRegressor"),
     "models.shared_bottom": ("SharedBottom", "SharedBottomClassifier", "SharedBottomRegressor"),
     "persist": ("ModelFileError", "load"),
     "schema": ("TabmtlWarning", "Task"),
@@ -27,6 +29,7 @@ _HOMES = {
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "RMTGB",
     "IndependentTasks",
     "IndependentTasksClassifier",
     "IndependentTasksRegressor",
@@ -36,6 +39,8 @@ __all__ = [
     "MultiTabNetRegressor",
     "MultiTaskKFold",
     "MultitaskGain",
+    "RMTGBClassifier",
+    "RMTGBRegressor",
     "SharedBottom",
     "SharedBottomClassifier",
     "SharedBottomRegressor",

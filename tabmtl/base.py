@@ -246,7 +246,11 @@ class MultiTaskEstimator(BaseEstimator):
     def _read_and_answer(self, X: Any) -> list[np.ndarray]:
         check_is_fitted(self)
         self._check_columns(X)
-        return self._outputs(X, self._coder.read(X))
+        return self._outputs(X, self._read_rows(X))
+
+    def _read_rows(self, X: Any) -> Batch:
+        """Encoded rows to predict."""
+        return self._coder.read(X)
 
     def _check_columns(self, X: Any) -> None:
         """Hold the columns of X against those of fit, with scikit-learn's messages."""

@@ -157,20 +157,26 @@ def deal_groups(strata: Strata, group: np.ndarray, n_folds: int, rng: np.random.
 
 
 def train_valid_split(
-    y: np.ndarray, tasks: Sequence[Task], fraction: float, rng: np.random.Generator
+    y: np.ndarray,
+    tasks: Sequence[Task],
+    fraction: float,
+    rng: np.random.Generator,
+    task: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Split rows in two that each hold labels of every task and class, where there are two such rows.
 
     Parameters
     ----------
     y : ndarray of shape (n, T)
-        Encoded labels: NaN = unlabelled, class indices for classification.
+        Encoded labels: NaN = unlabelled, class indices for classification. In the long layout (n, 1).
     tasks : sequence of Task
         The T tasks, with the classes that fit learned.
     fraction : float
         Part of the rows to validate on, between 0 and 1 exclusive. At least one row goes to each side.
     rng : Generator
         Chooses the rows.
+    task : ndarray of int, shape (n,), optional
+        Long layout: the index of every row's own task.
 
     Returns
     -------
@@ -195,7 +201,7 @@ def train_valid_split(
         raise ValueError(f"the fraction of rows to validate on must be between 0 and 1, got {fraction!r}")
     if len(y) < 2:
         raise ValueError(f"expected at least two rows to split into training and validation, got {len(y)}")
-    part = deal_rows(Strata.of(y, tasks), np.array([1 - fraction, fraction]), rng)
+    part = deal_rows(Strata.of(y, tasks, task), np.array([1 - fraction, fraction]), rng)
     for side in (0, 1):
         if not (part == side).any():
             part[rng.integers(len(part))] = side

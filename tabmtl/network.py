@@ -17,6 +17,7 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.base import MultiTaskEstimator
+from tabmtl.checks import check_at_least, check_choice, check_count, check_share
 from tabmtl.encode import TableCoder
 from tabmtl.encode.features import NumericTransform
 from tabmtl.metrics import score_tasks
@@ -121,14 +122,13 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MultiT
     def _check_params(self) -> None:
         for name in ("epochs", "batch_size", "patience", "min_frequency"):
             check_count(name, getattr(self, name))
-        _check_range("learning_rate", self.learning_rate, 0)
-        _check_range("weight_decay", self.weight_decay, 0)
-        _check_choice("numeric_transform", self.numeric_transform, ("standardize", "quantile"))
-        _check_choice("precision", self.precision, ("float32", "bf16"))
+        check_at_least("learning_rate", self.learning_rate, 0)
+        check_at_least("weight_decay", self.weight_decay, 0)
+        check_choice("numeric_transform", self.numeric_transform, ("standardize", "quantile"))
+        check_choice("precision", self.precision, ("float32", "bf16"))
         if not 0 <= self.average_decay < 1:
             raise ValueError(f"average_decay must be at least 0 and below 1, got {self.average_decay!r}")
-        if not 0 < self.validation_fraction < 1:
-            raise ValueError(f"validation_fraction must be between 0 and 1, got {self.validation_fraction!r}")
+        check_share("validation_fraction", self.validation_fraction)
 
     def _encoding(self) -> dict[str, Any]:
         return {"transform": self.numeric_transform, "min_frequency": self.min_frequency}
@@ -148,7 +148,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MultiT
                 )
         if valid is None and self.early_stopping and len(batch) >= _ROWS_TO_SPLIT:
             rng = np.random.default_rng(seed)
-            kept, held_out = train_valid_split(batch.wide_labels(len(tasks)), tasks, self.validation_fraction, rng)
+            kept, held_out = train_valid_split(batch.y, tasks, self.validation_fraction, rng, batch.task)
             batch, valid = batch.rows(kept), batch.rows(held_out)
         device = _device(self.device)
         with _seeded(seed, device):
@@ -297,20 +297,3 @@ def _threads(n_jobs: int | None, network: torch.nn.Module) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def check_count(name: str, value: int) -> None:
-    """Raise a ValueError that names a hyper-parameter which is no whole number of at least 1."""
-    if not isinstance(value, int | np.integer):
-        raise ValueError(f"{name} must be a whole number, got {value!r}")
-    _check_range(name, value, 1)
-
-
-def _check_range(name: str, value: float, low: float) -> None:
-    if not value >= low:
-        raise ValueError(f"{name} must be at least {low}, got {value!r}")
-
-
-def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {list(choices)}, got {value!r}")

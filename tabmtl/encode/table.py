@@ -82,11 +82,19 @@ class TableCoder:
             named=named,
         )
 
-    def read(self, X: Any, y: Any = None, sample_weight: Any = None) -> Batch:
+    def read(
+        self,
+        X: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        *,
+        unknown_task: Literal["error", "shared"] = "error",
+    ) -> Batch:
         """Encode rows, with their labels if `y` is given.
 
         Labels come in their own units. Weights come normalised to mean 1 over the labelled rows of every task; a
-        label of weight 0 becomes unlabelled.
+        label of weight 0 becomes unlabelled. With ``unknown_task="shared"`` a task that fit did not see, or a missing
+        one, has the index -1.
 
         Raises
         ------
@@ -99,7 +107,7 @@ class TableCoder:
             raise ValueError(f"X has the columns {found}, expected those of fit: {list(self.names)}")
         if tuple(found) != self.names:
             frame = frame.rename(dict(zip(found, self.names, strict=True)))
-        task = None if self.task_column is None else self._task_codes(frame)
+        task = None if self.task_column is None else self._task_codes(frame, unknown_task)
         x_num, x_cat = self.features.encode(frame if task is None else _select(frame, self.features.names))
         batch = Batch(x_num=x_num, x_cat=x_cat, task=task)
         if y is None:
@@ -125,17 +133,17 @@ class TableCoder:
                 f"task {name!r} of task_column {self.task_column!r} has no observed label; drop its rows, or label some"
             )
 
-    def _task_codes(self, frame: pl.DataFrame | pl.LazyFrame) -> np.ndarray:
+    def _task_codes(self, frame: pl.DataFrame | pl.LazyFrame, unknown_task: str) -> np.ndarray:
         texts = _task_texts(frame, str(self.task_column))
         levels = self.labels.task_levels or ()
         codes = texts.cast(pl.Enum(levels), strict=False).to_physical()
-        if codes.null_count():
+        if codes.null_count() and unknown_task == "error":
             unknown = texts.filter(codes.is_null())[0]
             raise ValueError(
                 f"task_column {self.task_column!r}: the task {unknown!r} was not seen in fit; expected one of "
                 f"{list(levels[:10])}{'...' if len(levels) > 10 else ''}: drop these rows, or fit with some of them"
             )
-        return codes.to_numpy().astype(np.int64)
+        return codes.cast(pl.Int64).fill_null(-1).to_numpy()
 
     def to_state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """The coder as JSON-able facts and arrays."""

@@ -24,7 +24,8 @@ from tabmtl.attention import (
 )
 from tabmtl.base import ClassifierFace, RegressorFace
 from tabmtl.blocks import FeatureTokenizer, NumericEmbedding, Towers
-from tabmtl.network import NetworkEstimator, check_count
+from tabmtl.checks import check_count
+from tabmtl.network import NetworkEstimator
 from tabmtl.schema import Columns, Task
 
 SecondLayer = Literal["none", "mixer", "batch_attention", "inducing_attention"]

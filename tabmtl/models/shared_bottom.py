@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from tabmtl.base import ClassifierFace, RegressorFace
 from tabmtl.blocks import MLP, FeatureTokenizer, NumericEmbedding, Towers
-from tabmtl.network import NetworkEstimator, check_count
+from tabmtl.checks import check_count
+from tabmtl.network import NetworkEstimator
 from tabmtl.schema import Columns, Task
 
 

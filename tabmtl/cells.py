@@ -1,0 +1,220 @@
+"""Labelled cells of a table, as boosting sees them: where functions of a row meet the labels of tasks, long or wide.
+
+A function of the rows gives scores (K, n): K outputs for n rows. In the long layout a row has one cell, that of its own
+task, and cells are (K, n), sorted by task. In the wide layout a row has a cell for every task and cells are (T, K, n),
+with weight 0 where no label is. All else is the same, so no table is ever melted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import lightgbm as lgb
+import numpy as np
+from scipy.special import expit, logit, logsumexp, softmax
+
+from tabmtl.encode import TableCoder
+from tabmtl.schema import Batch, Kind
+
+_SURE = 1e-6  # least probability that a constant start gives a class
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Cells:
+    """Labels of tasks of one kind.
+
+    Attributes
+    ----------
+    kind : {"binary", "multiclass", "regression"}
+    width : int
+        K: outputs of a function, one per class of multiclass tasks, else 1.
+    y : ndarray of shape (n,) or (T, n)
+        Long or wide: regression labels in training units, class indices otherwise; 0 where the weight is 0.
+    weight : ndarray like y
+        0 = unlabelled.
+    counts : ndarray of int, shape (T,), or None
+        Long layout: rows of every task.
+    """
+
+    kind: Kind
+    width: int
+    y: np.ndarray
+    weight: np.ndarray
+    counts: np.ndarray | None
+
+    @property
+    def n_tasks(self) -> int:
+        """T."""
+        return len(self.y if self.counts is None else self.counts)
+
+    def at_cells(self, scores: np.ndarray, factor: np.ndarray | None = None) -> np.ndarray:
+        """Scores (K, n) of rows at every cell, times the factor (T,) of its task."""
+        if self.counts is None:
+            return (
+                np.broadcast_to(scores, (self.n_tasks, *scores.shape))
+                if factor is None
+                else np.multiply.outer(factor, scores)
+            )
+        return scores if factor is None else scores * np.repeat(factor, self.counts)
+
+    def at_rows(self, cells: np.ndarray, factor: np.ndarray | None = None) -> np.ndarray:
+        """Cells, times the factor (T,) of their task, summed over the tasks of every row: (K, n)."""
+        if self.counts is None:
+            return cells.sum(axis=0) if factor is None else np.tensordot(factor, cells, axes=1)
+        return cells if factor is None else cells * np.repeat(factor, self.counts)
+
+    def constant(self, values: np.ndarray) -> np.ndarray:
+        """A constant (T, K) of every task, at its cells."""
+        if self.counts is None:
+            return np.repeat(values[:, :, None], self.y.shape[-1], axis=-1)
+        return np.repeat(values.T, self.counts, axis=1)
+
+    def per_task(self, cells: np.ndarray) -> np.ndarray:
+        """Sums (T,) over the cells (n,) or (T, n) of every task."""
+        if self.counts is None:
+            return cells.sum(axis=-1)
+        sums, filled = np.zeros(self.n_tasks), np.flatnonzero(self.counts)
+        firsts = np.cumsum(self.counts) - self.counts
+        sums[filled] = np.add.reduceat(cells, firsts[filled])
+        return sums
+
+    def rows_of(self, t: int) -> np.ndarray:
+        """The rows with a label of task t, ascending."""
+        if self.counts is None:
+            return np.flatnonzero(self.weight[t])
+        end = int(self.counts[: t + 1].sum())
+        return np.arange(end - int(self.counts[t]), end)
+
+    def of_task(self, t: int, rows: np.ndarray) -> Cells:
+        """The cells of task t alone, at some of its rows."""
+        at = (t, rows) if self.counts is None else (rows,)
+        counts = np.array([len(rows)])
+        return Cells(kind=self.kind, width=self.width, y=self.y[at], weight=self.weight[at], counts=counts)
+
+    def start(self) -> np.ndarray:
+        """The best constant of every task (T, K): mean, log odds, or log probabilities; in the long layout of all."""
+        y, weight = (self.y, self.weight) if self.counts is None else (self.y[None], self.weight[None])
+        total = np.maximum(weight.sum(axis=-1, keepdims=True), np.finfo(float).tiny)
+        if self.kind == "multiclass":
+            share = (self._indicators * self._weight).sum(axis=-1).reshape(len(y), -1) / total
+            best = np.log(np.maximum(share, _SURE))
+        else:
+            mean = (y * weight).sum(axis=-1, keepdims=True) / total
+            best = logit(np.clip(mean, _SURE, 1 - _SURE)) if self.kind == "binary" else mean
+        return np.broadcast_to(best, (self.n_tasks, self.width))
+
+    def derivatives(self, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """First and second derivative of the loss by the scores F of the cells.
+
+        Returns
+        -------
+        residuals : ndarray like the scores
+            r = -∂L/∂F, weighted: y - F, y - σ(F), or the indicator of each class - softmax(F).
+        hessians : ndarray that broadcasts to the scores
+            Diagonal of ∂²L/∂F², weighted: 1, p (1 - p), or K / (K - 1) p (1 - p) as LightGBM has it.
+        """
+        if self.kind == "regression":
+            return (self._y - scores) * self._weight, self._weight
+        if self.kind == "binary":
+            p = expit(scores)
+            return (self._y - p) * self._weight, p * (1 - p) * self._weight
+        p = softmax(scores, axis=-2)
+        return (self._indicators - p) * self._weight, p * (1 - p) * (self._weight * self.width / (self.width - 1))
+
+    def losses(self, scores: np.ndarray) -> np.ndarray:
+        """Sum over the labels of every task (T,), weighted: ½ (y - F)², or the log loss."""
+        if self.kind == "regression":
+            losses = np.square(self._y - scores) / 2
+        elif self.kind == "binary":
+            losses = np.logaddexp(0, scores) - self._y * scores
+        else:
+            losses = logsumexp(scores, axis=-2, keepdims=True) - (self._indicators * scores).sum(-2, keepdims=True)
+        return self.per_task((losses * self._weight)[..., 0, :])
+
+    # with an axis of outputs: (1, n) or (T, 1, n)
+
+    @property
+    def _y(self) -> np.ndarray:
+        return self.y[..., None, :]
+
+    @property
+    def _weight(self) -> np.ndarray:
+        return self.weight[..., None, :]
+
+    @cached_property
+    def _indicators(self) -> np.ndarray:
+        """1 at the label's class, like the cells."""
+        return np.moveaxis(np.eye(self.width)[self.y.astype(np.int64)], -1, -2)
+
+
+@dataclass(kw_only=True, eq=False)
+class Rows:
+    """Binned rows, their cells, and the scores F of the cells so far."""
+
+    data: lgb.Dataset
+    cells: Cells
+    scores: np.ndarray
+
+    def of_task(self, t: int, options: dict[str, Any]) -> Rows | None:
+        """The rows with a label of task t, and its cells alone; None if there are none."""
+        index = self.cells.rows_of(t)
+        if not len(index):
+            return None
+        scores = self.scores if self.cells.counts is not None else self.scores[t]
+        return Rows(
+            data=subset(self.data, index, options),
+            cells=self.cells.of_task(t, index),
+            scores=np.ascontiguousarray(scores[:, index]),
+        )
+
+
+def labelled_rows(batch: Batch) -> Batch:
+    """The rows with a label, in the long layout sorted by task."""
+    labelled = ~np.isnan(batch.y).all(axis=1)
+    if batch.task is None:
+        return batch if labelled.all() else batch.rows(np.flatnonzero(labelled))
+    order = np.argsort(batch.task, kind="stable")
+    return batch.rows(order[labelled[order]])
+
+
+def rows_of_tasks(
+    data: lgb.Dataset, batch: Batch, coder: TableCoder, members: Sequence[int], options: dict[str, Any]
+) -> Rows:
+    """The rows with a label of some tasks of one kind, all scores 0.
+
+    Parameters
+    ----------
+    data : lightgbm.Dataset
+        All rows of the batch, binned.
+    batch : Batch
+        As `labelled_rows` gives it.
+    coder : TableCoder
+    members : sequence of int
+        The tasks; in the long layout all.
+    options : dict
+        LightGBM's parameters of data.
+    """
+    tasks = coder.labels.tasks
+    first = tasks[members[0]]
+    y = (batch.y - coder.labels.center) / coder.labels.scale
+    weight = ~np.isnan(y) * (1.0 if batch.weight is None else batch.weight)
+    factor = np.array([task.weight for task in tasks])
+    y = np.nan_to_num(y, copy=False)
+    counts = None
+    if batch.task is not None:
+        counts = np.bincount(batch.task, minlength=len(tasks))
+        y, weight = y[:, 0], weight[:, 0] * factor[batch.task]
+    else:
+        y, weight = y.T[list(members)], (weight * factor).T[list(members)]
+        index = np.flatnonzero((weight > 0).any(axis=0))
+        data, y, weight = subset(data, index, options), y[:, index], weight[:, index]
+    cells = Cells(kind=first.kind, width=first.width, y=y, weight=weight, counts=counts)
+    return Rows(data=data, cells=cells, scores=cells.constant(np.zeros((len(members), first.width))))
+
+
+def subset(data: lgb.Dataset, index: np.ndarray, options: dict[str, Any]) -> lgb.Dataset:
+    """Some rows of binned data; the data itself if these are all."""
+    return data if len(index) == data.num_data() else data.subset(index, params=options).construct()

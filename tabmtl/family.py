@@ -1,0 +1,105 @@
+"""The fitted functions of tasks that share some, and what they say for one task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import lightgbm as lgb
+import numpy as np
+import polars as pl
+from scipy.special import expit
+
+from tabmtl.trees import Forest
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Family:
+    """The fitted blocks of R-MTGB for the T tasks of one loss, of K outputs each.
+
+    Attributes
+    ----------
+    members : ndarray of int, shape (T,)
+        Which tasks of the estimator.
+    rounds : ndarray of int, shape (2 + T,)
+        Of block 1, block 2, and block 3 of every task.
+    alone : ndarray of bool, shape (T,)
+        Tasks that do without the shared part.
+    start, own_start : ndarray of shape (T, K)
+        Constants: F before block 1, and what block 3 adds before its trees.
+    theta : ndarray of shape (T,)
+        Most are not above 0.
+    checks : ndarray of shape (T, 3)
+        Validation labels, and their mean loss after block 2 with the task's own s and with the normal one.
+    importances : ndarray of shape (3, n_features)
+        Total gain of the trees of each block.
+    forest : Forest
+        The shared function, B, A, and one ensemble per task.
+    """
+
+    members: np.ndarray
+    rounds: np.ndarray
+    alone: np.ndarray
+    start: np.ndarray
+    own_start: np.ndarray
+    theta: np.ndarray
+    checks: np.ndarray
+    importances: np.ndarray
+    forest: Forest
+
+    def factors(self, t: int | None) -> np.ndarray:
+        """By what the shared function, B and A enter F of a member; None = a task that is none."""
+        if t is not None and self.alone[t]:
+            return np.zeros(3)
+        s = expit(normal_theta(self.theta) if t is None else self.theta[t])
+        return np.array([1.0, 1 - s, s])
+
+    def shared(self, matrix: np.ndarray, n_threads: int) -> np.ndarray:
+        """The shared function, B and A (3, K, n) of rows."""
+        return np.stack([self.forest.predict(ensemble, matrix, n_threads) for ensemble in range(3)])
+
+    def scores(self, shared: np.ndarray, matrix: np.ndarray, t: int | None, n_threads: int) -> np.ndarray:
+        """Raw scores (n, K) of rows for a member; for a task that is none, the shared part with a normal task's s."""
+        start = self.start[0] if t is None else self.start[t] + self.own_start[t]
+        one, B, A = (factor * f for factor, f in zip(self.factors(t), shared, strict=True))
+        scores = start[:, None] + one + B + A
+        return (scores if t is None else scores + self.forest.predict(3 + t, matrix, n_threads)).T
+
+    def export(self, t: int, objective: str, scale: float = 1.0, center: float = 0.0) -> lgb.Booster:
+        """All of a member as one model, whose raw scores are ours times scale plus center."""
+        factors = {ensemble: scale * factor for ensemble, factor in enumerate(self.factors(t)) if factor}
+        start = scale * (self.start[t] + self.own_start[t]) + center
+        return self.forest.export(factors | {3 + t: scale}, start.tolist(), objective)
+
+    def table(self, names: Sequence[str]) -> pl.DataFrame:
+        """A row for every member, given their names: side, check, and rounds."""
+        shares = ~self.alone
+        labels, loss, normal_loss = self.checks.T
+        columns = {
+            "task": list(names),
+            "outlier_score": expit(self.theta) if self.rounds[1] else np.full(len(names), np.nan),
+            "shares": shares,
+            "check_labels": labels,
+            "check_loss": loss,
+            "check_loss_if_normal": normal_loss,
+            "shared": self.rounds[0] * shares,
+            "outlier": self.rounds[1] * shares,
+            "own": self.rounds[2:],
+        }
+        return pl.DataFrame(columns, nan_to_null=True)
+
+    def to_state(self) -> tuple[dict[str, np.ndarray], str, list[int]]:
+        """Arrays by name, the text of the forest and its ends."""
+        arrays = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "forest"}
+        return arrays, self.forest.text, list(self.forest.ends)
+
+    @classmethod
+    def from_state(cls, arrays: dict[str, Any], text: str, ends: list[int]) -> Family:
+        """The family that `to_state` described."""
+        return cls(**arrays, forest=Forest(text=text, ends=tuple(ends)))
+
+
+def normal_theta(theta: np.ndarray) -> float:
+    """The parameter of a normal task: the median of the side of the majority."""
+    return float(np.median(theta[theta <= np.median(theta)]))

@@ -1,0 +1,247 @@
+"""Trees of LightGBM, grown on gradients from outside, and several ensembles kept as one model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import lightgbm as lgb
+import numpy as np
+
+from tabmtl.schema import UNSEEN, Batch, Columns
+
+#: Gradients and hessians (width, n) float32 from raw scores (width, n).
+Gradients = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+def tree_matrix(batch: Batch) -> np.ndarray:
+    """Encoded rows as LightGBM takes them.
+
+    Returns
+    -------
+    matrix : ndarray of float32, shape (n, Fn + Fc)
+        Numeric values, then codes from 0; missing and unseen are NaN.
+    """
+    if not batch.x_cat.shape[1]:
+        return np.asarray(batch.x_num, dtype=np.float32)
+    codes = batch.x_cat.astype(np.float32) - UNSEEN
+    codes[codes < 0] = np.nan
+    return np.column_stack([batch.x_num, codes])
+
+
+def bin_rows(
+    batch: Batch, columns: Columns, options: dict[str, Any], reference: lgb.Dataset | None = None
+) -> lgb.Dataset:
+    """Bin rows, once for all ensembles.
+
+    Parameters
+    ----------
+    batch : Batch
+    columns : Columns
+    options : dict
+        LightGBM's parameters of data.
+    reference : lightgbm.Dataset, optional
+        Its bins are taken instead of new ones.
+    """
+    n_numeric = len(columns.numeric)
+    data = lgb.Dataset(
+        tree_matrix(batch),
+        label=np.zeros(len(batch), dtype=np.float32),  # a subset demands labels; gradients come from outside
+        reference=reference,
+        feature_name=_plain_names([*columns.numeric, *columns.categorical]),
+        categorical_feature=list(range(n_numeric, n_numeric + len(columns.categorical))),
+        params=options,
+    )
+    return data.construct()
+
+
+def _plain_names(names: Sequence[str]) -> list[str]:
+    """Names without the signs that LightGBM's text and JSON need, and still one each."""
+    plain = [re.sub(r"[^\w.+-]", "_", name) or "_" for name in names]
+    return plain if len(set(plain)) == len(plain) else [f"{name}_{j}" for j, name in enumerate(plain)]
+
+
+class Ensemble:
+    """A growing ensemble of one or several outputs.
+
+    Parameters
+    ----------
+    params : dict
+        LightGBM's parameters, without objective and number of classes.
+    data : lightgbm.Dataset
+        The rows to grow on.
+    valid : lightgbm.Dataset, optional
+        Rows whose scores are followed.
+    width : int, default=1
+        Number of outputs; every round grows one tree for each.
+    """
+
+    def __init__(
+        self, params: Mapping[str, Any], data: lgb.Dataset, valid: lgb.Dataset | None = None, *, width: int = 1
+    ) -> None:
+        self.width = width
+        self.booster = lgb.Booster({**params, "objective": "none", "metric": "None", "num_class": width}, data)
+        if valid is not None:
+            self.booster.add_valid(valid, "valid")
+
+    def update(self, gradients: Gradients) -> None:
+        """Grow one round of trees on the gradients at the current scores."""
+
+        def objective(scores: np.ndarray, _: lgb.Dataset) -> tuple[np.ndarray, np.ndarray]:
+            gradient, hessian = gradients(self._by_output(scores))
+            return (gradient[0], hessian[0]) if self.width == 1 else (gradient.T, hessian.T)
+
+        self.booster.update(fobj=objective)
+
+    @property
+    def rounds(self) -> int:
+        """Rounds grown so far; a round that found no split does not count."""
+        return self.booster.current_iteration()
+
+    def scores(self, *, of_valid: bool = False) -> np.ndarray:
+        """Raw scores (width, n) of the rows grown on, or of the followed ones; valid until the next round."""
+        found: list[np.ndarray] = []
+
+        def keep(scores: np.ndarray, _: lgb.Dataset) -> tuple[str, float, bool]:
+            found.append(scores)
+            return "kept", 0.0, False
+
+        (self.booster.eval_valid if of_valid else self.booster.eval_train)(keep)
+        return self._by_output(found[0])
+
+    def cut(self, rounds: int) -> None:
+        """Take the newest rounds back until so many are left."""
+        for _ in range(self.rounds - rounds):
+            self.booster.rollback_one_iter()
+
+    def trees(self, n_parts: int = 1) -> list[list[str]]:
+        """Texts of the trees, the outputs dealt to so many equal parts; round after round in every part."""
+        trees = _split_text(self.text())[1]
+        size = self.width // n_parts
+        parts: list[list[str]] = [[] for _ in range(n_parts)]
+        for i, tree in enumerate(trees):
+            parts[i % self.width // size].append(tree)
+        return parts
+
+    def text(self) -> str:
+        """LightGBM's text of all trees."""
+        return self.booster.model_to_string(num_iteration=-1)
+
+    def gains(self) -> np.ndarray:
+        """Total gain of the splits on every feature."""
+        return self.booster.feature_importance("gain")
+
+    def _by_output(self, scores: np.ndarray) -> np.ndarray:
+        return scores[None] if self.width == 1 else scores.T
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forest:
+    """Several ensembles over the same features in one LightGBM model, one after the other.
+
+    Attributes
+    ----------
+    text : str
+        LightGBM's text of the whole, which `Ensemble` wrote.
+    ends : tuple of int
+        Per ensemble, the iteration after its last one.
+    """
+
+    text: str
+    ends: tuple[int, ...]
+
+    @classmethod
+    def join(cls, text: str, ensembles: Sequence[Sequence[str]], width: int) -> Forest:
+        """One model of many.
+
+        Parameters
+        ----------
+        text : str
+            Of any ensemble over the same features.
+        ensembles : sequence of sequences of str
+            As `Ensemble.trees` gives them.
+        width : int
+            Outputs of every ensemble.
+        """
+        ends = np.cumsum([len(trees) // width for trees in ensembles])
+        text = _join_text(_split_text(text)[0], [tree for trees in ensembles for tree in trees], width)
+        return cls(text=text, ends=tuple(ends.tolist()))
+
+    @cached_property
+    def booster(self) -> lgb.Booster:
+        """The model of all ensembles."""
+        return lgb.Booster(model_str=self.text)
+
+    @property
+    def width(self) -> int:
+        """Number of outputs of every ensemble."""
+        return self.booster.num_model_per_iteration()
+
+    def predict(self, ensemble: int, matrix: np.ndarray, n_threads: int = 1) -> np.ndarray:
+        """Raw scores (width, n) of one ensemble for rows of `tree_matrix`."""
+        start, end = self._range(ensemble)
+        if start == end:
+            return np.zeros((self.width, len(matrix)))
+        scores = self.booster.predict(
+            matrix, start_iteration=start, num_iteration=end - start, raw_score=True, num_threads=n_threads
+        )
+        return np.asarray(scores).reshape(len(matrix), self.width).T
+
+    def export(self, factors: Mapping[int, float], start: Sequence[float], objective: str) -> lgb.Booster:
+        """A weighted sum of ensembles and a constant, as one plain model.
+
+        Parameters
+        ----------
+        factors : mapping of int to float
+            Ensembles that take part, and by what their trees are multiplied.
+        start : sequence of float, length width
+            The constant of every output.
+        objective : str
+            LightGBM's objective, which names the link: "regression", "binary sigmoid:1", "multiclass num_class:3".
+        """
+        header, trees = _split_text(self.text)
+        kept = [_constant_tree(value) for value in start]
+        for ensemble, factor in factors.items():
+            first, end = (self.width * iteration for iteration in self._range(ensemble))
+            kept += [_scale_tree(tree, factor) for tree in trees[first:end]]
+        return lgb.Booster(model_str=_join_text(header, kept, self.width, objective))
+
+    def _range(self, ensemble: int) -> tuple[int, int]:
+        return (self.ends[ensemble - 1] if ensemble else 0), self.ends[ensemble]
+
+
+# LightGBM's text: a header of key=value lines, blocks "Tree=...", "end of trees", then what prediction does not need.
+
+
+def _split_text(text: str) -> tuple[str, list[str]]:
+    header, *trees = text.partition("end of trees")[0].split("Tree=")
+    return header, [tree.partition("\n")[2].strip() for tree in trees]
+
+
+def _join_text(header: str, trees: Sequence[str], width: int, objective: str = "") -> str:
+    kept = [line for line in header.splitlines() if line.partition("=")[0] in ("max_feature_idx", "label_index")]
+    kept += [line for line in header.splitlines() if line.startswith("feature_")]
+    blocks = [f"Tree={i}\n{tree}\n\n\n" for i, tree in enumerate(trees)]
+    sizes = " ".join(str(len(block.encode())) for block in blocks)
+    head = ["tree", "version=v4", f"num_class={width}", f"num_tree_per_iteration={width}", *kept]
+    head += [f"objective={objective}"] if objective else []
+    return (
+        "\n".join([*head, f"tree_sizes={sizes}", "", "".join(blocks)])
+        + "end of trees\n\nparameters:\nend of parameters\n\npandas_categorical:null\n"
+    )
+
+
+def _constant_tree(value: float) -> str:
+    return f"num_leaves=1\nnum_cat=0\nleaf_value={float(value)!r}\nis_linear=0\nshrinkage=1"
+
+
+def _scale_tree(tree: str, factor: float) -> str:
+    lines = tree.splitlines()
+    for i, line in enumerate(lines):
+        key, _, values = line.partition("=")
+        if key in ("leaf_value", "internal_value"):
+            lines[i] = f"{key}=" + " ".join(repr(float(float(value) * factor)) for value in values.split())
+    return "\n".join(lines)
