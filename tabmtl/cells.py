@@ -7,7 +7,6 @@ with weight 0 where no label is. All else is the same, so no table is ever melte
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,6 +17,8 @@ from scipy.special import expit, logit, logsumexp, softmax
 
 from tabmtl.encode import TableCoder
 from tabmtl.schema import Batch, Kind
+
+_LONGEST_START = 2.0  # of a first step in logits
 
 _SURE = 1e-6  # least probability that a constant start gives a class
 
@@ -158,11 +159,9 @@ class Rows:
     cells: Cells
     scores: np.ndarray
 
-    def of_task(self, t: int, options: dict[str, Any]) -> Rows | None:
-        """The rows with a label of task t, and its cells alone; None if there are none."""
+    def of_task(self, t: int, options: dict[str, Any]) -> Rows:
+        """The rows with a label of task t, and its cells alone."""
         index = self.cells.rows_of(t)
-        if not len(index):
-            return None
         scores = self.scores if self.cells.counts is not None else self.scores[t]
         return Rows(
             data=subset(self.data, index, options),
@@ -181,7 +180,7 @@ def labelled_rows(batch: Batch) -> Batch:
 
 
 def rows_of_tasks(
-    data: lgb.Dataset, batch: Batch, coder: TableCoder, members: Sequence[int], options: dict[str, Any]
+    data: lgb.Dataset, batch: Batch, coder: TableCoder, members: np.ndarray, options: dict[str, Any]
 ) -> Rows:
     """The rows with a label of some tasks of one kind, all scores 0.
 
@@ -192,7 +191,7 @@ def rows_of_tasks(
     batch : Batch
         As `labelled_rows` gives it.
     coder : TableCoder
-    members : sequence of int
+    members : ndarray of int
         The tasks; in the long layout all.
     options : dict
         LightGBM's parameters of data.
@@ -208,7 +207,7 @@ def rows_of_tasks(
         counts = np.bincount(batch.task, minlength=len(tasks))
         y, weight = y[:, 0], weight[:, 0] * factor[batch.task]
     else:
-        y, weight = y.T[list(members)], (weight * factor).T[list(members)]
+        y, weight = y.T[members], (weight * factor).T[members]
         index = np.flatnonzero((weight > 0).any(axis=0))
         data, y, weight = subset(data, index, options), y[:, index], weight[:, index]
     cells = Cells(kind=first.kind, width=first.width, y=y, weight=weight, counts=counts)
@@ -217,4 +216,29 @@ def rows_of_tasks(
 
 def subset(data: lgb.Dataset, index: np.ndarray, options: dict[str, Any]) -> lgb.Dataset:
     """Some rows of binned data; the data itself if these are all."""
-    return data if len(index) == data.num_data() else data.subset(index, params=options).construct()
+    return data if len(index) == data.num_data() else data.subset(index.tolist(), params=options).construct()
+
+
+def own_start(cells: Cells) -> np.ndarray:
+    """What makes the common constant of the tasks the best one of each: (T, K)."""
+    own = [cells.of_task(t, cells.rows_of(t)).start()[0] for t in range(cells.n_tasks)]
+    return np.stack(own) - cells.start()
+
+
+def shrunk_start(rows: Rows) -> np.ndarray:
+    """Newton step of a constant for every task, shrunk to 0 as far as chance explains the differences: (T, K).
+
+    With step u and error v² of each task, τ² = mean(u² - v²) is left for the tasks, and u τ² / (τ² + v²) is taken.
+    """
+    cells = rows.cells
+    residuals, hessians = cells.derivatives(rows.scores)
+    hessians = np.broadcast_to(hessians, residuals.shape)
+    r, r2, h = (
+        np.stack([cells.per_task(values[..., k, :]) for k in range(cells.width)], axis=1)
+        for values in (residuals, residuals**2, hessians)
+    )
+    limit = np.inf if cells.kind == "regression" else _LONGEST_START
+    tiny = np.finfo(float).tiny
+    step, error = np.clip(r / (h + tiny), -limit, limit), r2 / (h**2 + tiny)
+    between = np.maximum(0, (step**2 - error).mean(axis=0))
+    return step * between / (between + error + tiny)

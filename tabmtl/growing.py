@@ -59,14 +59,14 @@ def grow(growing: Sequence[Growing], n_rounds: Sequence[int] | np.ndarray, patie
     active = caps > 0
     while active.any():
         chosen = np.flatnonzero(active)
-        for i in chosen:
+        for i in chosen.tolist():
             growing[i].update()
             idle[i] = idle[i] + 1 if growing[i].rounds == rounds[i] else 0
             rounds[i] = growing[i].rounds
         active &= (idle < _IDLE) & (rounds < caps)
         if patience is None:
             continue
-        now[chosen] = [growing[i].valid_loss() - starts[i] for i in chosen]
+        now[chosen] = [growing[i].valid_loss() - starts[i] for i in chosen.tolist()]
         judged = now[chosen] + PRIOR_ROWS * now.sum() / sizes.sum()
         better = chosen[judged < best[chosen]]
         best[better], kept[better], losses[better] = (

@@ -28,6 +28,10 @@ TINY: dict[str, Any] = {
     "n_heads": 2,
     "head_hidden": 8,
     "min_frequency": 2,
+    "n_estimators_shared": 10,
+    "n_estimators_outlier": 10,
+    "n_estimators_task": 10,
+    "unknown_task": "error",
     "n_jobs": 1,
     "random_state": 0,
 }

@@ -1,0 +1,272 @@
+"""The tree half of the contract: from rows to LightGBM ensembles per family of tasks, and back to predictions."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import lightgbm as lgb
+import numpy as np
+import polars as pl
+from joblib import effective_n_jobs
+from sklearn.utils.validation import check_is_fitted
+
+from tabmtl.base import MultiTaskEstimator
+from tabmtl.cells import Rows, labelled_rows, rows_of_tasks
+from tabmtl.checks import check_at_least, check_count, check_positive, check_share
+from tabmtl.dealing import train_valid_split
+from tabmtl.encode import TableCoder
+from tabmtl.family import Family
+from tabmtl.persist import Saved
+from tabmtl.schema import Batch, Task
+from tabmtl.trees import bin_rows, tree_matrix
+
+_ROWS_TO_SPLIT = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class TreeParams:
+    """LightGBM's parameters, of data and of trees."""
+
+    data: dict[str, Any]
+    trees: dict[str, Any]
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class BoostedEstimator(MultiTaskEstimator):
+    """Base of the estimators that boost trees; a subclass gives `_fit_family`.
+
+    Parameters
+    ----------
+    learning_rate : float, default=0.05
+    num_leaves : int, default=8
+        Most leaves of a tree.
+    min_child_samples : int, default=20
+        Least rows of a leaf.
+    subsample, colsample_bytree : float, default=1.0
+        Share of the rows, drawn anew each round, and of the columns, for every tree.
+    reg_lambda : float, default=0.0
+        L2 penalty of the leaf values.
+    max_bin : int, default=255
+        Most bins of a column.
+    early_stopping : bool, default=True
+        Stop on validation rows. Without X_val and y_val in fit, ``validation_fraction`` of the rows is set aside to
+        find the rounds, and then all rows are fitted with these: no row is lost. With less than 50 rows, all rounds
+        are grown.
+    validation_fraction : float, default=0.15
+    patience : int, default=30
+        Rounds without a lower validation loss after which an ensemble stops.
+    n_jobs : int, optional
+        Threads of LightGBM, as scikit-learn counts them; more than one pays from about 50 000 rows.
+    **options
+        The fields of :class:`tabmtl.base.MultiTaskEstimator`.
+    """
+
+    learning_rate: float = 0.05
+    num_leaves: int = 8
+    min_child_samples: int = 20
+    subsample: float = 1.0
+    colsample_bytree: float = 1.0
+    reg_lambda: float = 0.0
+    max_bin: int = 255
+    early_stopping: bool = True
+    validation_fraction: float = 0.15
+    patience: int = 30
+    n_jobs: int | None = None
+
+    @abstractmethod
+    def _fit_family(
+        self, members: np.ndarray, rows: Rows, valid: Rows | None, params: TreeParams, found: Family | None
+    ) -> Family:
+        """Fit the tasks of one loss.
+
+        Parameters
+        ----------
+        members : ndarray of int, shape (T,)
+            Which tasks of the estimator.
+        rows : Rows
+            Scores 0.
+        valid : Rows or None
+            Rows to stop on.
+        params : TreeParams
+        found : Family or None
+            What a fit with validation rows found, whose rounds are to be grown on all rows.
+        """
+
+    def export_task(self, task: str) -> lgb.Booster:
+        """Everything for one task as one plain LightGBM model.
+
+        It predicts what this estimator does, values in own units or probabilities, from the matrix of `encode`; its
+        ``pred_contrib`` (SHAP values) sums to the prediction, of a classification to the log odds or scores.
+
+        Parameters
+        ----------
+        task : str
+            Name of a task.
+
+        Returns
+        -------
+        lightgbm.Booster
+
+        Raises
+        ------
+        ValueError
+            If there is no such task.
+        """
+        check_is_fitted(self)
+        names = [each.name for each in self.tasks_]
+        if task not in names:
+            raise ValueError(f"expected task to be one of {names}, got {task!r}")
+        index = names.index(task)
+        family = next(family for family in self._families if index in family.members)
+        labels, own = self._coder.labels, self.tasks_[index]
+        objectives = {"binary": "binary sigmoid:1", "multiclass": f"multiclass num_class:{own.width}"}
+        column = 0 if labels.task_levels is not None else index
+        return family.export(
+            int(np.flatnonzero(family.members == index)[0]),
+            objectives.get(own.kind, "regression"),
+            float(labels.scale[column]),
+            float(labels.center[column]),
+        )
+
+    def encode(self, X: Any) -> np.ndarray:
+        """Rows as the models of `export_task` take them.
+
+        Returns
+        -------
+        matrix : ndarray of float32, shape (n, p)
+            The numeric columns of X, then the categorical ones as codes from 0; missing and unseen are NaN. The task
+            column of a long table is left out.
+        """
+        check_is_fitted(self)
+        self._check_columns(X)
+        return tree_matrix(self._read_rows(X))
+
+    def _check_params(self) -> None:
+        for name in ("min_child_samples", "patience"):
+            check_count(name, getattr(self, name))
+        for name in ("num_leaves", "max_bin"):
+            check_count(name, getattr(self, name), 2)
+        check_positive("learning_rate", self.learning_rate)
+        check_at_least("reg_lambda", self.reg_lambda, 0)
+        check_share("subsample", self.subsample, whole=True)
+        check_share("colsample_bytree", self.colsample_bytree, whole=True)
+        check_share("validation_fraction", self.validation_fraction)
+
+    def _fit(self, X: Any, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int) -> dict[str, Any]:
+        batch = labelled_rows(batch)
+        found: list[Family] = []
+        if not self.early_stopping:
+            valid = None
+        elif valid is not None:
+            valid = labelled_rows(valid)
+            if not len(valid):
+                raise ValueError("y_val has no label to stop on; label some validation rows")
+        elif len(batch) >= _ROWS_TO_SPLIT:
+            rng = np.random.default_rng(seed)
+            kept, held_out = train_valid_split(batch.y, coder.labels.tasks, self.validation_fraction, rng, batch.task)
+            found = self._fit_families(coder, batch.rows(kept), batch.rows(held_out), seed, [])
+        families = self._fit_families(coder, batch, valid, seed, found)
+        if batch.task is None:
+            counts = (~np.isnan(batch.y)).sum(axis=0)
+        else:
+            counts = np.bincount(batch.task, minlength=len(coder.labels.tasks))
+        return {"_families": families, **_tables(coder, families, counts)}
+
+    def _fit_families(
+        self, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int, found: Sequence[Family]
+    ) -> list[Family]:
+        """Fit every loss on rows that are binned once."""
+        params, columns = self._tree_params(seed), coder.features.columns
+        data = bin_rows(batch, columns, params.data)
+        held_out = None if valid is None else bin_rows(valid, columns, params.data, data)
+        families = []
+        for i, members in enumerate(_members_by_loss(coder.labels.tasks)):
+            rows = rows_of_tasks(data, batch, coder, members, params.data)
+            watched = None
+            if valid is not None and held_out is not None:
+                watched = rows_of_tasks(held_out, valid, coder, members, params.data)
+                watched = watched if watched.cells.weight.any() else None
+            family = self._fit_family(members, rows, watched, params, found[i] if found else None)
+            families.append(replace(family, checks=found[i].checks) if found else family)
+        return families
+
+    def _tree_params(self, seed: int) -> TreeParams:
+        options = {
+            "max_bin": self.max_bin,
+            "feature_pre_filter": False,
+            "num_threads": effective_n_jobs(self.n_jobs),
+            "verbosity": -1,
+        }
+        trees = {
+            **options,
+            "learning_rate": self.learning_rate,
+            "num_leaves": self.num_leaves,
+            "min_data_in_leaf": self.min_child_samples,
+            "bagging_fraction": self.subsample,
+            "bagging_freq": int(self.subsample < 1),
+            "feature_fraction": self.colsample_bytree,
+            "lambda_l2": self.reg_lambda,
+            "seed": seed,
+            "deterministic": True,
+            "force_row_wise": True,
+        }
+        return TreeParams(data=options, trees=trees)
+
+    def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
+        matrix, n_threads = tree_matrix(batch), effective_n_jobs(self.n_jobs)
+        scores: list[Any] = [None] * len(self.tasks_)
+        for family in self._families:
+            shared = family.shared(matrix, n_threads)
+            if batch.task is not None:
+                own = np.empty((len(matrix), family.forest.width))
+                for t in np.unique(batch.task).tolist():
+                    rows = np.flatnonzero(batch.task == t)
+                    own[rows] = family.scores(shared[:, :, rows], matrix[rows], None if t < 0 else t, n_threads)
+                return self._coder.labels.outputs([own])
+            for t, member in enumerate(family.members):
+                scores[member] = family.scores(shared, matrix, t, n_threads)
+        return self._coder.labels.outputs(scores)
+
+    def _state(self) -> Saved:
+        arrays, texts, ends = {"counts": self.outlier_score_["n_labels"].to_numpy()}, {}, []
+        for i, family in enumerate(self._families):
+            own, texts[f"family{i}"], end = family.to_state()
+            arrays |= {f"{i}.{name}": array for name, array in own.items()}
+            ends.append(end)
+        return Saved(facts={"ends": ends}, arrays=arrays, texts=texts)
+
+    def _fitted_from(self, coder: TableCoder, saved: Saved) -> dict[str, Any]:
+        families = []
+        for i, ends in enumerate(saved.facts["ends"]):
+            own = {name.partition(".")[2]: array for name, array in saved.arrays.items() if name.startswith(f"{i}.")}
+            families.append(Family.from_state(own, saved.texts[f"family{i}"], ends))
+        return {"_families": families, **_tables(coder, families, saved.arrays["counts"])}
+
+
+def _members_by_loss(tasks: Sequence[Task]) -> list[np.ndarray]:
+    """Indices of the tasks that share functions: of one kind and, with many classes, of the same classes."""
+    found: dict[Any, list[int]] = {}
+    for t, task in enumerate(tasks):
+        found.setdefault((task.kind, task.classes if task.kind == "multiclass" else None), []).append(t)
+    return [np.array(members) for members in found.values()]
+
+
+def _tables(coder: TableCoder, families: Sequence[Family], counts: np.ndarray) -> dict[str, pl.DataFrame]:
+    """The public tables of a fit."""
+    names = [task.name for task in coder.labels.tasks]
+    parts = [family.table([names[t] for t in family.members]) for family in families]
+    order = np.argsort(np.concatenate([family.members for family in families]))
+    whole = pl.concat(parts)[order].with_columns(n_labels=pl.Series(counts))
+    columns = coder.features.columns
+    gains = np.sum([family.importances for family in families], axis=0)
+    blocks = dict(zip(("shared", "outlier", "own"), gains / max(gains.sum(), 1e-300), strict=True))
+    return {
+        "outlier_score_": whole.select(
+            "task", "outlier_score", "n_labels", "shares", "check_labels", "check_loss", "check_loss_if_normal"
+        ),
+        "block_rounds_": whole.select("task", "shared", "outlier", "own"),
+        "feature_importances_": pl.DataFrame({"feature": [*columns.numeric, *columns.categorical], **blocks}),
+    }
