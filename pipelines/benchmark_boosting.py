@@ -23,6 +23,7 @@ import numpy as np
 import polars as pl
 from sklearn.metrics import log_loss, mean_squared_error, r2_score, roc_auc_score
 
+from tabmtl import RMTGB
 from tabmtl.pipelines.boosting_baselines import BASELINES, fit_baseline
 from tabmtl.pipelines.boosting_splits import Problem, open_problem
 
@@ -101,8 +102,6 @@ def fit(
 
 def fit_rmtgb(problem: Problem, setting: dict[str, Any], seed: int, args: argparse.Namespace) -> Predict:
     """Fit R-MTGB on the frames; an empty setting leaves it all its defaults."""
-    from tabmtl import RMTGB
-
     data = problem.data
     options = {**setting, "learning_rate": LEARNING_RATE, "patience": PATIENCE} if setting else {}
     model = RMTGB(tasks=data.tasks, task_column=data.task_column, n_jobs=args.threads, random_state=seed, **options)

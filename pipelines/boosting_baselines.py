@@ -13,10 +13,13 @@ from typing import Any
 import lightgbm as lgb
 import numpy as np
 
-from tabmtl.schema import UNSEEN, Batch, Kind
+from tabmtl.schema import Batch, Kind
+from tabmtl.trees import tree_matrix
 
 BASELINES = ("pooled", "task_id", "per_task")
 
+#: How far the means of two neighbouring tasks are apart, in standard deviations, where models see the task.
+_APART = 0.01
 _METRICS = {"binary": "binary_logloss", "regression": "rmse"}
 
 
@@ -69,7 +72,7 @@ class Boosted:
         ndarray of shape (n, T)
             In the long layout, only the cell of every row's own task is filled; the others are NaN.
         """
-        matrix, answer = _matrix(batch), np.full((len(batch), len(self.scale)), np.nan)
+        matrix, answer = tree_matrix(batch), np.full((len(batch), len(self.scale)), np.nan)
         for group, booster in zip(self.groups, self.boosters, strict=True):
             asked = np.ones((len(batch), len(group))) if batch.task is None else batch.task[:, None] == group
             cell, row = np.nonzero(asked.T)
@@ -86,7 +89,8 @@ def fit_baseline(method: str, data: Coded, params: Mapping[str, Any]) -> Boosted
     ----------
     method : {"pooled", "task_id", "per_task"}
         One model for all tasks of one kind, the same with the task as one more categorical feature, or one model
-        per task. In a wide table, regression targets are standardised per task on the train rows.
+        per task. In a wide table, regression targets are standardised per task on the train rows; where the model
+        sees the task, their means are left a little apart.
     data : Coded
     params : mapping of str to object
         Parameters of LightGBM; ``n_estimators`` is the most trees a model may have, and ``early_stopping_round`` how
@@ -102,8 +106,11 @@ def fit_baseline(method: str, data: Coded, params: Mapping[str, Any]) -> Boosted
     if data.train.task is None:
         for t in np.flatnonzero(np.array(data.kinds) == "regression"):
             center[t], scale[t] = np.nanmean(labels[:, t]), np.nanstd(labels[:, t])
-    train = (_matrix(data.train), (labels - center) / scale)
-    val = (_matrix(data.val), (data.val.wide_labels(n_tasks) - center) / scale)
+            if with_id:
+                # With equal means, the task has no gain at the root, and then LightGBM tries it nowhere in the tree.
+                center[t] -= _APART * t * scale[t]
+    train = (tree_matrix(data.train), (labels - center) / scale)
+    val = (tree_matrix(data.val), (data.val.wide_labels(n_tasks) - center) / scale)
     boosters = []
     for group in groups:
         kind = data.kinds[group[0]]
@@ -113,13 +120,6 @@ def fit_baseline(method: str, data: Coded, params: Mapping[str, Any]) -> Boosted
         watched = cells.create_valid(*_melt(*val, group, with_id))
         boosters.append(lgb.train({**fixed, "force_col_wise": True, **params}, cells, valid_sets=[watched]))
     return Boosted(groups=groups, boosters=boosters, with_id=with_id, center=center, scale=scale)
-
-
-def _matrix(batch: Batch) -> np.ndarray:
-    """Numeric values, then codes as LightGBM takes categories: from 0, missing as NaN."""
-    codes = batch.x_cat.astype(np.float32) - UNSEEN
-    codes[codes < 0] = np.nan
-    return np.column_stack([batch.x_num, codes])
 
 
 def _melt(matrix: np.ndarray, labels: np.ndarray, group: list[int], with_id: bool) -> tuple[np.ndarray, np.ndarray]:
