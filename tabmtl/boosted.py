@@ -14,14 +14,14 @@ from joblib import effective_n_jobs
 from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.base import MultiTaskEstimator
-from tabmtl.cells import Rows, labelled_rows, rows_of_tasks
+from tabmtl.cells import Rows, bin_labelled, rows_of_tasks
 from tabmtl.checks import check_at_least, check_count, check_positive, check_share
 from tabmtl.dealing import train_valid_split
 from tabmtl.encode import TableCoder
 from tabmtl.family import Family
 from tabmtl.persist import Saved
 from tabmtl.schema import Batch, Task
-from tabmtl.trees import bin_rows, tree_matrix
+from tabmtl.trees import tree_matrix
 
 _ROWS_TO_SPLIT = 50
 
@@ -41,7 +41,7 @@ class BoostedEstimator(MultiTaskEstimator):
     Parameters
     ----------
     learning_rate : float, default=0.05
-    num_leaves : int, default=8
+    num_leaves : int, default=16
         Most leaves of a tree.
     min_child_samples : int, default=20
         Least rows of a leaf.
@@ -65,7 +65,7 @@ class BoostedEstimator(MultiTaskEstimator):
     """
 
     learning_rate: float = 0.05
-    num_leaves: int = 8
+    num_leaves: int = 16
     min_child_samples: int = 20
     subsample: float = 1.0
     colsample_bytree: float = 1.0
@@ -156,23 +156,22 @@ class BoostedEstimator(MultiTaskEstimator):
         check_share("validation_fraction", self.validation_fraction)
 
     def _fit(self, X: Any, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int) -> dict[str, Any]:
-        batch = labelled_rows(batch)
         found: list[Family] = []
         if not self.early_stopping:
             valid = None
         elif valid is not None:
-            valid = labelled_rows(valid)
-            if not len(valid):
+            if np.isnan(valid.y).all():
                 raise ValueError("y_val has no label to stop on; label some validation rows")
         elif len(batch) >= _ROWS_TO_SPLIT:
             rng = np.random.default_rng(seed)
             kept, held_out = train_valid_split(batch.y, coder.labels.tasks, self.validation_fraction, rng, batch.task)
             found = self._fit_families(coder, batch.rows(kept), batch.rows(held_out), seed, [])
         families = self._fit_families(coder, batch, valid, seed, found)
+        labelled = ~np.isnan(batch.y)
         if batch.task is None:
-            counts = (~np.isnan(batch.y)).sum(axis=0)
+            counts = labelled.sum(axis=0)
         else:
-            counts = np.bincount(batch.task, minlength=len(coder.labels.tasks))
+            counts = np.bincount(batch.task, labelled[:, 0], minlength=len(coder.labels.tasks)).astype(np.int64)
         return {"_families": families, **_tables(coder, families, counts)}
 
     def _fit_families(
@@ -180,16 +179,14 @@ class BoostedEstimator(MultiTaskEstimator):
     ) -> list[Family]:
         """Fit every loss on rows that are binned once."""
         params, columns = self._tree_params(seed), coder.features.columns
-        data = bin_rows(batch, columns, params.data)
-        held_out = None if valid is None else bin_rows(valid, columns, params.data, data)
+        sides = [bin_labelled(batch, columns, params.data)]
+        if valid is not None:
+            sides.append(bin_labelled(valid, columns, params.data, sides[0][0]))
         families = []
         for i, members in enumerate(_members_by_loss(coder.labels.tasks)):
-            rows = rows_of_tasks(data, batch, coder, members, params.data)
-            watched = None
-            if valid is not None and held_out is not None:
-                watched = rows_of_tasks(held_out, valid, coder, members, params.data)
-                watched = watched if watched.cells.weight.any() else None
-            family = self._fit_family(members, rows, watched, params, found[i] if found else None)
+            rows, *watched = [rows_of_tasks(*side, coder, members, params.data) for side in sides]
+            held_out = watched[0] if watched and watched[0].cells.weight.any() else None
+            family = self._fit_family(members, rows, held_out, params, found[i] if found else None)
             families.append(replace(family, checks=found[i].checks) if found else family)
         return families
 

@@ -7,7 +7,7 @@ with weight 0 where no label is. All else is the same, so no table is ever melte
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,7 +16,8 @@ import numpy as np
 from scipy.special import expit, logit, logsumexp, softmax
 
 from tabmtl.encode import TableCoder
-from tabmtl.schema import Batch, Kind
+from tabmtl.schema import Batch, Columns, Kind
+from tabmtl.trees import bin_rows
 
 _LONGEST_START = 2.0  # of a first step in logits
 
@@ -66,6 +67,12 @@ class Cells:
         if self.counts is None:
             return cells.sum(axis=0) if factor is None else np.tensordot(factor, cells, axes=1)
         return cells if factor is None else cells * np.repeat(factor, self.counts)
+
+    def inner(self, cells: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        """Inner products of cells and scores (K, n) of rows over the outputs: (n,) or (T, n)."""
+        if self.width == 1:
+            return cells[..., 0, :] * scores[0]
+        return (cells * scores).sum(axis=-2)
 
     def constant(self, values: np.ndarray) -> np.ndarray:
         """A constant (T, K) of every task, at its cells."""
@@ -118,7 +125,8 @@ class Cells:
             Diagonal of ∂²L/∂F², weighted: 1, p (1 - p), or K / (K - 1) p (1 - p) as LightGBM has it.
         """
         if self.kind == "regression":
-            return (self._y - scores) * self._weight, self._weight
+            residuals = self._y - scores
+            return residuals if self.is_unweighted else residuals * self._weight, self._weight
         if self.kind == "binary":
             p = expit(scores)
             return (self._y - p) * self._weight, p * (1 - p) * self._weight
@@ -137,6 +145,11 @@ class Cells:
 
     # with an axis of outputs: (1, n) or (T, 1, n)
 
+    @cached_property
+    def is_unweighted(self) -> bool:
+        """Whether every cell has the weight 1."""
+        return bool((self.weight == 1).all())
+
     @property
     def _y(self) -> np.ndarray:
         return self.y[..., None, :]
@@ -153,30 +166,54 @@ class Cells:
 
 @dataclass(kw_only=True, eq=False)
 class Rows:
-    """Binned rows, their cells, and the scores F of the cells so far."""
+    """Binned rows, their cells, and the scores F of the cells so far; other tasks may share the data."""
 
     data: lgb.Dataset
     cells: Cells
     scores: np.ndarray
+    is_shared: bool = False
+
+    def plain_target(self) -> np.ndarray | None:
+        """What LightGBM's own regression is to fit, if it can: then it knows that the hessian is constant."""
+        is_plain = self.cells.kind == "regression" and self.cells.counts is not None and self.cells.is_unweighted
+        if self.is_shared or not is_plain:
+            return None
+        return self.cells.y - self.scores[0]
 
     def of_task(self, t: int, options: dict[str, Any]) -> Rows:
         """The rows with a label of task t, and its cells alone."""
         index = self.cells.rows_of(t)
         scores = self.scores if self.cells.counts is not None else self.scores[t]
+        data = subset(self.data, index, options)
         return Rows(
-            data=subset(self.data, index, options),
+            data=data,
             cells=self.cells.of_task(t, index),
             scores=np.ascontiguousarray(scores[:, index]),
+            is_shared=data is self.data and self.cells.n_tasks > 1,
         )
 
 
-def labelled_rows(batch: Batch) -> Batch:
-    """The rows with a label, in the long layout sorted by task."""
+def bin_labelled(
+    batch: Batch, columns: Columns, options: dict[str, Any], reference: lgb.Dataset | None = None
+) -> tuple[lgb.Dataset, Batch]:
+    """Bin the rows with a label, in the long layout sorted by task.
+
+    Parameters as in `bin_rows`.
+
+    Returns
+    -------
+    data : lightgbm.Dataset
+    labels : Batch
+        Labels, weights and tasks of these rows, without features.
+    """
     labelled = ~np.isnan(batch.y).all(axis=1)
-    if batch.task is None:
-        return batch if labelled.all() else batch.rows(np.flatnonzero(labelled))
-    order = np.argsort(batch.task, kind="stable")
-    return batch.rows(order[labelled[order]])
+    if batch.task is not None:
+        order = np.argsort(batch.task, kind="stable")
+        batch = batch.rows(order[labelled[order]])
+    elif not labelled.all():
+        batch = batch.rows(np.flatnonzero(labelled))
+    nothing = np.empty((len(batch), 0))
+    return bin_rows(batch, columns, options, reference), replace(batch, x_num=nothing, x_cat=nothing)
 
 
 def rows_of_tasks(
@@ -189,7 +226,7 @@ def rows_of_tasks(
     data : lightgbm.Dataset
         All rows of the batch, binned.
     batch : Batch
-        As `labelled_rows` gives it.
+        Their labels, as `bin_labelled` gives them.
     coder : TableCoder
     members : ndarray of int
         The tasks; in the long layout all.

@@ -13,6 +13,7 @@ import polars as pl
 import tabmtl
 import tabmtl.models
 from tabmtl.base import MultiTaskEstimator
+from tabmtl.boosted import BoostedEstimator
 from tabmtl.network import NetworkEstimator
 
 #: Given to an estimator where it has the parameter: small and quick, with dropout and early stopping still on. On the
@@ -54,7 +55,9 @@ def subclasses(cls: type) -> set[type]:
 
 
 #: All estimators: the exported ones, the classes in tabmtl.models, and whatever else is derived from the base.
-ESTIMATORS = sorted(set(_listed()) - {MultiTaskEstimator, NetworkEstimator}, key=lambda cls: cls.__name__)
+ESTIMATORS = sorted(
+    set(_listed()) - {MultiTaskEstimator, NetworkEstimator, BoostedEstimator}, key=lambda cls: cls.__name__
+)
 MIXED = [cls for cls in ESTIMATORS if cls._target_kind is None]
 FACES = [cls for cls in ESTIMATORS if cls._target_kind is not None]
 NETWORKS = [cls for cls in MIXED if issubclass(cls, NetworkEstimator)]

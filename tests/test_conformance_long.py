@@ -12,6 +12,9 @@ import tabmtl
 
 every_mixed = pytest.mark.parametrize("cls", MIXED, ids=lambda cls: cls.__name__)
 
+#: Enough to learn three slopes.
+LONGER = {"epochs": 30, "n_estimators_outlier": 200, "n_estimators_task": 200, "learning_rate": 0.02}
+
 KINDS = {
     "regression": lambda y: y,
     "binary": lambda y: (y > 50).alias("passed"),
@@ -41,7 +44,7 @@ def test_every_row_is_answered_for_its_own_task(cls, kind, tmp_path):
 @every_mixed
 def test_tasks_are_told_apart_and_scored_on_their_own_rows(cls):
     X, y = long_table(600)
-    estimator = tiny(cls, task_column="school", epochs=30, learning_rate=0.02).fit(X, y)
+    estimator = tiny(cls, task_column="school", **LONGER).fit(X, y)
     scores = estimator.score_tasks(X, y)
     predicted = estimator.predict(X)
     for school, score in scores.items():

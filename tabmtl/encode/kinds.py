@@ -128,9 +128,9 @@ def _is_regression(name: str, present: pl.Series) -> bool:
     """Whether an undeclared target is a regression target."""
     if is_text(present):
         return False
-    values = present.unique()
     if present.dtype.is_float():
-        return not set(values.to_list()) <= {0.0, 1.0}
+        return not present.is_in([0.0, 1.0]).all()
+    values = present.unique()
     if len(values) <= 2:
         return False
     is_regression = len(values) > _MAX_INFERRED_CLASSES

@@ -45,8 +45,13 @@ class Block:
 
     def __init__(self, params: dict[str, Any], rows: Rows, valid: Rows | None, *, n_functions: int = 1) -> None:
         self.rows, self.valid = rows, valid
-        held_out = None if valid is None else valid.data
-        self.ensemble = Ensemble(params, rows.data, held_out, width=n_functions * rows.cells.width)
+        self.ensemble = Ensemble(
+            params,
+            rows.data,
+            None if valid is None else valid.data,
+            width=n_functions * rows.cells.width,
+            target=rows.plain_target() if n_functions == 1 else None,
+        )
 
     def total(self, rows: Rows, functions: np.ndarray) -> np.ndarray:
         """F at the cells, given the functions at the rows."""
@@ -113,6 +118,7 @@ class MixedBlock(Block):
         super().__init__(params, rows, valid, n_functions=2)
         self.theta, self.rate = theta, rate
         self._thetas = {0: theta}
+        self._hessian: np.ndarray | None = None  # of squared error: the same in all rounds
 
     @property
     def is_flipped(self) -> bool:
@@ -127,14 +133,22 @@ class MixedBlock(Block):
     def gradients(self, functions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """A: g = -s r; B: g = -(1 - s) r. h = 1 for squared error, else Newton's s² h and (1 - s)² h."""
         cells, s = self.rows.cells, expit(self.theta)
-        residuals, hessians = cells.derivatives(self.total(self.rows, functions))
-        gradient = np.concatenate([cells.at_rows(residuals, s - 1), cells.at_rows(residuals, -s)])
-        if cells.kind == "regression":
-            hessian = np.concatenate([cells.at_rows(hessians)] * 2)
-        else:
-            hessian = np.concatenate([cells.at_rows(hessians, (1 - s) ** 2), cells.at_rows(hessians, s**2)]) + _FLOOR
         B, A = np.split(functions, 2)
-        self._move_theta((residuals * cells.at_cells(A - B)).sum(axis=-2))
+        apart = A - B
+        scores = self.rows.scores + cells.at_cells(B)
+        scores += cells.at_cells(apart, s)
+        residuals, hessians = cells.derivatives(scores)
+        for_A = cells.at_rows(residuals, s)
+        gradient = np.empty(functions.shape, dtype=np.float32)
+        np.subtract(for_A, cells.at_rows(residuals), out=gradient[: len(B)], casting="same_kind")
+        np.negative(for_A, out=gradient[len(B) :], casting="same_kind")
+        if cells.kind != "regression":
+            hessian = np.concatenate([cells.at_rows(hessians, (1 - s) ** 2), cells.at_rows(hessians, s**2)]) + _FLOOR
+        elif self._hessian is None:
+            hessian = self._hessian = np.concatenate([cells.at_rows(hessians)] * 2).astype(np.float32)
+        else:
+            hessian = self._hessian
+        self._move_theta(cells.inner(residuals, apart))
         return gradient, hessian
 
     def _move_theta(self, inner: np.ndarray) -> None:
@@ -287,7 +301,7 @@ class RMTGB(BoostedEstimator):
 
     Parameters
     ----------
-    n_estimators_shared, n_estimators_outlier, n_estimators_task : int, default=500, 300, 300
+    n_estimators_shared, n_estimators_outlier, n_estimators_task : int, default=50, 300, 300
         The most rounds of block 1, 2 and 3; 0 leaves a block out. Block 2 grows two trees a round, and each one as many
         as there are classes beyond two. A loss with a single task has block 3 only: plain boosting.
     theta_step : {"scale-free", "sum"}, default="scale-free"
@@ -341,7 +355,7 @@ class RMTGB(BoostedEstimator):
     True
     """
 
-    n_estimators_shared: int = 500
+    n_estimators_shared: int = 50
     n_estimators_outlier: int = 300
     n_estimators_task: int = 300
     theta_step: Literal["scale-free", "sum"] = "scale-free"
