@@ -180,15 +180,15 @@ class Rows:
             return None
         return self.cells.y - self.scores[0]
 
-    def of_task(self, t: int, options: dict[str, Any]) -> Rows:
-        """The rows with a label of task t, and its cells alone."""
+    def of_task(self, t: int, start: np.ndarray, options: dict[str, Any]) -> Rows:
+        """The rows with a label of task t, its cells alone, and a constant (K,) more in their scores."""
         index = self.cells.rows_of(t)
         scores = self.scores if self.cells.counts is not None else self.scores[t]
         data = subset(self.data, index, options)
         return Rows(
             data=data,
             cells=self.cells.of_task(t, index),
-            scores=np.ascontiguousarray(scores[:, index]),
+            scores=scores[:, index] + start[:, None],
             is_shared=data is self.data and self.cells.n_tasks > 1,
         )
 

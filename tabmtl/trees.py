@@ -132,25 +132,39 @@ class Ensemble:
         for _ in range(self.rounds - rounds):
             self.booster.rollback_one_iter()
 
-    def trees(self, n_parts: int = 1) -> list[list[str]]:
-        """Texts of the trees, the outputs dealt to so many equal parts; round after round in every part."""
-        trees = _split_text(self.text())[1]
-        size = self.width // n_parts
-        parts: list[list[str]] = [[] for _ in range(n_parts)]
+    def finish(self, n_ensembles: int = 1) -> Grown:
+        """What was grown, the outputs dealt to so many equal ensembles."""
+        header, trees = _split_text(self.booster.model_to_string(num_iteration=-1))
+        size = self.width // n_ensembles
+        ensembles: list[list[str]] = [[] for _ in range(n_ensembles)]
         for i, tree in enumerate(trees):
-            parts[i % self.width // size].append(tree)
-        return parts
-
-    def text(self) -> str:
-        """LightGBM's text of all trees."""
-        return self.booster.model_to_string(num_iteration=-1)
-
-    def gains(self) -> np.ndarray:
-        """Total gain of the splits on every feature."""
-        return self.booster.feature_importance("gain")
+            ensembles[i % self.width // size].append(tree)
+        gains = self.booster.feature_importance("gain")
+        return Grown(rounds=self.rounds, header=header, ensembles=ensembles, gains=gains)
 
     def _by_output(self, scores: np.ndarray) -> np.ndarray:
         return scores[None] if self.width == 1 else scores.T
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grown:
+    """Finished ensembles as LightGBM's text.
+
+    Attributes
+    ----------
+    rounds : int
+    header : str
+        What precedes the trees of a model.
+    ensembles : list of list of str
+        Their trees, round after round.
+    gains : ndarray of shape (n_features,)
+        Total gain of all splits on every feature.
+    """
+
+    rounds: int
+    header: str
+    ensembles: list[list[str]]
+    gains: np.ndarray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,20 +183,11 @@ class Forest:
     ends: tuple[int, ...]
 
     @classmethod
-    def join(cls, text: str, ensembles: Sequence[Sequence[str]], width: int) -> Forest:
-        """One model of many.
-
-        Parameters
-        ----------
-        text : str
-            Of any ensemble over the same features.
-        ensembles : sequence of sequences of str
-            As `Ensemble.trees` gives them.
-        width : int
-            Outputs of every ensemble.
-        """
+    def join(cls, grown: Sequence[Grown], width: int) -> Forest:
+        """One model of all ensembles over the same features, each with ``width`` outputs."""
+        ensembles = [trees for each in grown for trees in each.ensembles]
         ends = np.cumsum([len(trees) // width for trees in ensembles])
-        text = _join_text(_split_text(text)[0], [tree for trees in ensembles for tree in trees], width)
+        text = _join_text(grown[0].header, [tree for trees in ensembles for tree in trees], width)
         return cls(text=text, ends=tuple(ends.tolist()))
 
     @cached_property

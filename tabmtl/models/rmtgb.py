@@ -15,7 +15,7 @@ from tabmtl.checks import check_choice, check_count
 from tabmtl.family import Family, normal_theta
 from tabmtl.growing import PRIOR_ROWS, grow
 from tabmtl.schema import Batch
-from tabmtl.trees import Ensemble, Forest
+from tabmtl.trees import Ensemble, Forest, Grown
 
 Sides = tuple[Rows, Rows | None]
 
@@ -215,67 +215,75 @@ class Recipe:
         start = rows.cells.start()
         rows = replace(rows, scores=rows.cells.constant(start))
         valid = None if valid is None else replace(valid, scores=valid.cells.constant(start))
-        shared = Block(self.params.trees, rows, valid)
-        grow([shared], self.rounds[:1], self.patience)
-        mixed = MixedBlock(self.params.trees, *shared.after(), theta=theta, rate=self.theta_rate)
-        grow([mixed], self.rounds[1:2], self.patience)
+        shared, sides = self._grow_shared(rows, valid)
+        mixed, theta, checks, sides = self._grow_mixed(*sides, theta)
         shares = shared.rounds + mixed.rounds > 0
-        own, own_start, alone = self._fit_own((rows, valid), mixed.after() if shares else None)
-        functions = mixed.ensemble.trees(2)
-        if mixed.is_flipped:
-            functions.reverse()
-        blocks = ([shared], [mixed], own)
+        own, own_start, alone = self._fit_own((rows, valid), sides if shares else None)
         return Family(
             members=members,
-            rounds=np.array([block.rounds for part in blocks for block in part]),
+            rounds=np.array([shared.rounds, mixed.rounds, *(grown.rounds for grown in own)]),
             alone=alone,
             start=start,
             own_start=own_start,
-            theta=-mixed.theta if mixed.is_flipped else mixed.theta,
-            checks=mixed.check_sides(),
-            importances=np.stack([sum(block.ensemble.gains() for block in part) for part in blocks]),
-            forest=Forest.join(
-                shared.ensemble.text(),
-                [*shared.ensemble.trees(), *functions, *(block.ensemble.trees()[0] for block in own)],
-                rows.cells.width,
-            ),
+            theta=theta,
+            checks=checks,
+            importances=np.stack([shared.gains, mixed.gains, np.sum([grown.gains for grown in own], axis=0)]),
+            forest=Forest.join([shared, mixed, *own], rows.cells.width),
         )
 
-    def _fit_own(self, before: Sides, after: Sides | None) -> tuple[list[Block], np.ndarray, np.ndarray]:
-        """Block 3 of every task, on what the shared part leaves, or for those that go alone from the start."""
+    def _grow_shared(self, rows: Rows, valid: Rows | None) -> tuple[Grown, Sides]:
+        """Block 1, and the rows with it in their scores."""
+        block = Block(self.params.trees, rows, valid)
+        grow([block], self.rounds[:1], self.patience)
+        return block.ensemble.finish(), block.after()
+
+    def _grow_mixed(
+        self, rows: Rows, valid: Rows | None, theta: np.ndarray
+    ) -> tuple[Grown, np.ndarray, np.ndarray, Sides]:
+        """Block 2 with its θ and the check of it, and the rows with it in their scores; most tasks are on B's side."""
+        block = MixedBlock(self.params.trees, rows, valid, theta=theta, rate=self.theta_rate)
+        grow([block], self.rounds[1:2], self.patience)
+        grown, theta = block.ensemble.finish(2), block.theta
+        if block.is_flipped:
+            grown, theta = replace(grown, ensembles=grown.ensembles[::-1]), -theta
+        return grown, theta, block.check_sides(), block.after()
+
+    def _fit_own(self, before: Sides, after: Sides | None) -> tuple[list[Grown], np.ndarray, np.ndarray]:
+        """Block 3 of every task, on what the shared part leaves, or for those that go alone from the start.
+
+        Returns
+        -------
+        grown : list of Grown
+        start : ndarray of shape (T, K)
+        alone : ndarray of bool, shape (T,)
+        """
         n_tasks = before[0].cells.n_tasks
         none, every = np.zeros(n_tasks, dtype=bool), np.ones(n_tasks, dtype=bool)
         if after is None:
             return *self._grow_own(before, before, every)[:2], every
-        if self.alone is not None or self.patience is None:
+        if self.alone is not None or before[1] is None:
             alone = none if self.alone is None else self.alone
             return *self._grow_own(before, after, alone)[:2], alone
-        (own, start, losses), (solo, solo_start, solo_losses) = (
-            self._grow_own(before, after, choice) for choice in (none, every)
-        )
+        own, own_start, losses = self._grow_own(before, after, none)
+        solo, solo_start, solo_losses = self._grow_own(before, after, every)
         gain = losses - solo_losses
-        size = sum(block.valid_size for block in own)
-        alone = gain + PRIOR_ROWS * gain.sum() / size > 0
-        blocks = [solo[t] if alone[t] else own[t] for t in range(n_tasks)]
-        return blocks, np.where(alone[:, None], solo_start, start), alone
+        alone = gain + PRIOR_ROWS * gain.sum() / before[1].cells.weight.sum() > 0
+        grown = [solo[t] if alone[t] else own[t] for t in range(n_tasks)]
+        return grown, np.where(alone[:, None], solo_start, own_start), alone
 
-    def _grow_own(self, before: Sides, after: Sides, alone: np.ndarray) -> tuple[list[Block], np.ndarray, np.ndarray]:
-        """Blocks of the tasks, their constants (T, K), and their validation losses (T,)."""
+    def _grow_own(self, before: Sides, after: Sides, alone: np.ndarray) -> tuple[list[Grown], np.ndarray, np.ndarray]:
+        """Ensembles of the tasks, their constants (T, K), and their validation losses (T,)."""
         starts = np.where(alone[:, None], own_start(before[0].cells), shrunk_start(after[0]))
         blocks = []
-        for t in range(len(alone)):
-            side = before if alone[t] else after
-            rows = side[0].of_task(t, self.params.data)
-            valid = (
-                None if side[1] is None or not len(side[1].cells.rows_of(t)) else side[1].of_task(t, self.params.data)
-            )
-            for each in (rows, valid):
-                if each is not None:
-                    each.scores += starts[t][:, None]
+        for t, start in enumerate(starts):
+            rows, valid = before if alone[t] else after
+            rows = rows.of_task(t, start, self.params.data)
+            if valid is not None:
+                valid = valid.of_task(t, start, self.params.data) if len(valid.cells.rows_of(t)) else None
             least = max(1, min(self.params.trees["min_data_in_leaf"], rows.scores.shape[1] // 10))
             blocks.append(Block(self.params.trees | {"min_data_in_leaf": least}, rows, valid))
         losses = grow(blocks, self.rounds[2:], self.patience)
-        return blocks, starts, losses
+        return [block.ensemble.finish() for block in blocks], starts, losses
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
