@@ -1,0 +1,301 @@
+"""LightGBM's trees: binned rows, ensembles on gradients from outside, and forests of several ensembles."""
+
+import lightgbm as lgb
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tabmtl.schema import MISSING, UNSEEN, Batch, Columns
+from tabmtl.trees import Ensemble, Forest, bin_rows, tree_matrix
+
+OPTIONS = {"max_bin": 63, "feature_pre_filter": False, "num_threads": 1, "verbosity": -1}
+PARAMS = OPTIONS | {
+    "learning_rate": 0.3,
+    "num_leaves": 7,
+    "min_data_in_leaf": 10,
+    "deterministic": True,
+    "force_row_wise": True,
+    "min_data_per_group": 5,  # so that small tables have categorical splits
+    "cat_smooth": 1.0,
+}
+STRANGE = ("a b", "[x, y]", '{"é": 1}', "", "a:b,c\n=\t'", "价格", "Tree=0", "a_b")
+
+
+def columns(names=("a", "b", "c", "d")):
+    *numeric, categorical = names
+    missing = (True,) * len(numeric)
+    return Columns(
+        numeric=tuple(numeric), categorical=(categorical,), levels=(tuple("abcdefgh"),), has_missing=missing, bins=()
+    )
+
+
+COLUMNS = columns()
+
+
+def rows(n=400, seed=0, n_numeric=3):
+    """Rows with missing numbers, and a category of eight levels, missing or unseen."""
+    rng = np.random.default_rng(seed)
+    x_num = rng.normal(size=(n, n_numeric)).astype(np.float32)
+    x_num[rng.random(x_num.shape) < 0.1] = np.nan
+    return Batch(x_num=x_num, x_cat=rng.integers(0, 10, size=(n, 1)).astype(np.int32))
+
+
+def labels(batch, width=1, seed=0):
+    """Labels (width, n) that every column bears on."""
+    rng = np.random.default_rng(seed)
+    y = np.nan_to_num(batch.x_num) @ rng.normal(size=(batch.x_num.shape[1], width))
+    y += rng.normal(size=(10, width))[batch.x_cat[:, 0]] + 0.1 * rng.normal(size=y.shape)
+    return y.T
+
+
+def squared_error(y):
+    return lambda scores: ((scores - y).astype(np.float32), np.ones(y.shape, dtype=np.float32))
+
+
+def grown(y, rounds=8, data=None, valid=None, **changes):
+    """An ensemble that follows the squared error of y."""
+    data = bin_rows(rows(), COLUMNS, OPTIONS) if data is None else data
+    ensemble = Ensemble(PARAMS | changes, data, valid, width=len(y))
+    for _ in range(rounds):
+        ensemble.update(squared_error(y))
+    return ensemble
+
+
+BATCH = rows()
+Y = labels(BATCH, width=3)
+MATRIX = tree_matrix(rows(200, seed=1))
+
+
+def predicted(ensemble, matrix=MATRIX):
+    """Scores (width, n) of LightGBM's own booster."""
+    return ensemble.booster.predict(matrix, raw_score=True).reshape(len(matrix), -1).T
+
+
+def forest_of(width, rounds=(4, 0, 7, 2)):
+    """Ensembles of so many rounds, and all in one forest."""
+    ensembles = [grown(labels(BATCH, width, seed=i), count) for i, count in enumerate(rounds)]
+    return ensembles, Forest.join([ensemble.finish() for ensemble in ensembles], width)
+
+
+FORESTS = {width: forest_of(width) for width in (1, 3)}
+
+
+def test_codes_start_at_0_and_missing_is_nan():
+    x_num = np.array([[1.5], [np.nan], [0], [2]], dtype=np.float32)
+    x_cat = np.array([[MISSING], [UNSEEN], [2], [9]], dtype=np.int32)
+    matrix = tree_matrix(Batch(x_num=x_num, x_cat=x_cat))
+    assert matrix.dtype == np.float32
+    np.testing.assert_array_equal(matrix, np.column_stack([x_num, [np.nan, 0, 1, 8]]))  # unseen or rare: one more level
+
+
+def test_without_categories_the_numbers_are_the_matrix():
+    x_num = rows(10).x_num
+    matrix = tree_matrix(Batch(x_num=x_num, x_cat=np.empty((10, 0), dtype=np.int32)))
+    assert matrix.dtype == np.float32
+    np.testing.assert_array_equal(matrix, x_num)
+
+
+def test_rows_are_binned_once_under_plain_names():
+    data = bin_rows(BATCH, columns(("a b", "c[0]", 'd"', "é")), OPTIONS)
+    assert (data.num_data(), data.num_feature()) == (400, 4)
+    assert data.get_feature_name() == ["a_b", "c_0_", "d_", "é"]
+
+
+def test_bins_of_a_reference_are_shared():
+    data = bin_rows(BATCH, COLUMNS, OPTIONS)
+    alike = bin_rows(rows(1), COLUMNS, OPTIONS, data)
+    assert [alike.feature_num_bin(j) for j in range(4)] == [data.feature_num_bin(j) for j in range(4)]
+    assert bin_rows(rows(40, seed=2), COLUMNS, OPTIONS).feature_num_bin(0) < data.feature_num_bin(0)
+
+
+@pytest.mark.parametrize("names", [STRANGE[:4], STRANGE[4:], ("x", "x ", "x\t", "x_1"), ("", " ", "_", "__")])
+def test_strange_names_get_through_the_text(names):
+    check_names(names)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.text(max_size=8), min_size=4, max_size=4, unique=True))
+def test_any_names_get_through_the_text(names):
+    check_names(names)
+
+
+def check_names(names):
+    data = bin_rows(BATCH, columns(tuple(names)), OPTIONS)
+    assert len(set(data.get_feature_name())) == 4
+    ensemble = grown(Y[:1], 2, data)
+    forest = Forest.join([ensemble.finish()], 1)
+    assert forest.booster.feature_name() == data.get_feature_name()
+    np.testing.assert_array_equal(forest.predict(0, MATRIX), predicted(ensemble))
+
+
+def test_gradients_from_outside_and_a_target_grow_the_trees_of_lightgbms_regression():
+    data = lgb.Dataset(tree_matrix(BATCH), Y[0], categorical_feature=[3], params=OPTIONS)
+    theirs = lgb.train(PARAMS | {"objective": "regression", "boost_from_average": False}, data, 8).predict(MATRIX)
+    targeted = Ensemble(PARAMS, bin_rows(BATCH, COLUMNS, OPTIONS), target=Y[0])
+    for _ in range(8):
+        targeted.update(pytest.fail)  # never asked
+    for ensemble in (grown(Y[:1]), targeted):
+        np.testing.assert_allclose(predicted(ensemble)[0], theirs, atol=1e-6, rtol=1e-6)
+
+
+def test_newton_leaves_are_gradients_over_hessians():
+    weight = np.random.default_rng(0).uniform(0.5, 2, size=Y[:1].shape).astype(np.float32)
+    ensemble = Ensemble(PARAMS | {"learning_rate": 1.0}, bin_rows(BATCH, COLUMNS, OPTIONS))
+    ensemble.update(lambda scores: (((scores - Y[:1]) * weight).astype(np.float32), weight))
+    scores = ensemble.scores()[0]
+    for leaf in np.unique(scores):
+        of_leaf = scores == leaf
+        assert leaf == pytest.approx(np.average(Y[0, of_leaf], weights=weight[0, of_leaf]), rel=1e-5)
+
+
+def test_two_outputs_are_two_ensembles():
+    together, apart = grown(Y[:2]), [grown(Y[:1]), grown(Y[1:2])]
+    np.testing.assert_array_equal(together.scores(), np.concatenate([each.scores() for each in apart]))
+    finished = together.finish(2)
+    assert finished.ensembles == [each.finish().ensembles[0] for each in apart]
+    assert finished.rounds == 8
+    np.testing.assert_allclose(finished.gains, sum(each.finish().gains for each in apart))
+
+
+def test_outputs_are_dealt_to_equal_ensembles_in_order():
+    y = labels(BATCH, width=4)
+    finished = grown(y, 3).finish(2)
+    assert finished.ensembles == [grown(half, 3).finish().ensembles[0] for half in (y[:2], y[2:])]
+    forest = Forest.join([finished], 2)
+    assert forest.ends == (3, 6)
+    np.testing.assert_array_equal(forest.predict(1, MATRIX), predicted(grown(y[2:], 3)))
+
+
+@pytest.mark.parametrize("width", [1, 2])
+def test_scores_are_those_of_predict(width):
+    data, valid = bin_rows(BATCH, COLUMNS, OPTIONS), rows(100, seed=5)
+    ensemble = grown(Y[:width], data=data, valid=bin_rows(valid, COLUMNS, OPTIONS, data))
+    for batch, scores in ((BATCH, ensemble.scores()), (valid, ensemble.scores(of_valid=True))):
+        assert scores.shape == (width, len(batch))
+        np.testing.assert_allclose(scores, predicted(ensemble, tree_matrix(batch)), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("width", [1, 2])
+@pytest.mark.parametrize("kept", [0, 1, 5, 8, 20])
+def test_cut_leaves_the_ensemble_that_never_grew_on(kept, width):
+    data = bin_rows(BATCH, COLUMNS, OPTIONS)
+    valid = bin_rows(rows(100, seed=5), COLUMNS, OPTIONS, data)
+    ensemble, short = (grown(Y[:width], rounds, data, valid) for rounds in (8, min(kept, 8)))
+    ensemble.cut(kept)
+    assert ensemble.rounds == short.rounds == min(kept, 8)
+    assert ensemble.finish().ensembles == short.finish().ensembles
+    for of_valid in (False, True):
+        np.testing.assert_allclose(ensemble.scores(of_valid=of_valid), short.scores(of_valid=of_valid), atol=1e-12)
+
+
+def test_a_later_round_without_a_split_does_not_count():
+    ensemble = grown(Y[:1], 3)
+    before = ensemble.scores().copy()
+    for _ in range(2):
+        ensemble.update(lambda scores: (np.zeros_like(scores), np.ones_like(scores)))
+    assert ensemble.rounds == ensemble.finish().rounds == 3
+    assert len(ensemble.finish().ensembles[0]) == 3
+    np.testing.assert_array_equal(ensemble.scores(), before)
+
+
+@pytest.mark.parametrize("target", [None, Y[0]])
+def test_a_first_round_without_a_split_does_not_count(target):
+    """Not even the mean of the target is fitted: too few rows for a split teach an ensemble nothing."""
+    few = PARAMS | {"min_data_in_leaf": 1_000}
+    ensemble = Ensemble(few, bin_rows(BATCH, COLUMNS, OPTIONS), target=target)
+    for _ in range(2):
+        ensemble.update(squared_error(Y[:1]))
+    np.testing.assert_array_equal(ensemble.scores(), np.zeros((1, 400)))
+    assert ensemble.rounds == ensemble.finish().rounds == 0
+    assert ensemble.finish().ensembles == [[]]
+
+
+def test_cut_takes_back_all_rounds_after_a_first_one_without_a_split():
+    ensemble = grown(Y[:1], 0)
+    ensemble.update(lambda scores: (np.zeros_like(scores), np.ones_like(scores)))
+    ensemble.update(squared_error(Y[:1]))
+    assert ensemble.rounds == 1
+    ensemble.cut(0)
+    assert (ensemble.rounds, ensemble.finish().ensembles) == (0, [[]])
+
+
+def test_an_output_without_a_split_keeps_step_with_the_others():
+    def one_of_two(scores):
+        gradient, hessian = squared_error(Y[:2])(scores)
+        gradient[1] = 0
+        return gradient, hessian
+
+    ensemble = grown(Y[:2], 0)
+    for _ in range(3):
+        ensemble.update(one_of_two)
+    forest = Forest.join([ensemble.finish(2)], 1)
+    assert forest.ends == (3, 6)
+    np.testing.assert_array_equal(forest.predict(0, MATRIX), predicted(grown(Y[:1], 3)))
+    np.testing.assert_array_equal(forest.predict(1, MATRIX), np.zeros((1, 200)))
+
+
+@pytest.mark.parametrize("width", FORESTS)
+def test_every_part_of_a_forest_is_its_ensemble_bit_by_bit(width):
+    ensembles, forest = FORESTS[width]
+    assert (forest.ends, forest.width) == ((4, 4, 11, 13), width)
+    assert "cat_threshold" in forest.text
+    for i, ensemble in enumerate(ensembles):
+        np.testing.assert_array_equal(forest.predict(i, MATRIX), predicted(ensemble) if ensemble.rounds else 0)
+
+
+@pytest.mark.parametrize("width", FORESTS)
+def test_a_forest_without_trees_gives_0(width):
+    nothing = grown(Y[:width], 0).finish()
+    forest = Forest.join([nothing, nothing], width)
+    assert forest.ends == (0, 0)
+    np.testing.assert_array_equal(forest.predict(1, MATRIX), np.zeros((width, 200)))
+    exported = forest.export({0: 1.0}, [0.5] * width, "regression" if width == 1 else f"multiclass num_class:{width}")
+    np.testing.assert_array_equal(exported.predict(MATRIX, raw_score=True), np.full((200, width), 0.5).squeeze())
+
+
+@pytest.mark.parametrize("width", FORESTS)
+def test_text_and_ends_are_the_whole_forest(width):
+    _, forest = FORESTS[width]
+    for text in (forest.text, forest.booster.model_to_string(num_iteration=-1)):
+        copy = Forest(text=text, ends=forest.ends)
+        for i in range(4):
+            np.testing.assert_array_equal(copy.predict(i, MATRIX), forest.predict(i, MATRIX))
+
+
+def test_one_row_is_predicted_as_among_many():
+    for width, (_, forest) in FORESTS.items():
+        one = forest.predict(2, MATRIX[:1])
+        assert one.shape == (width, 1)
+        np.testing.assert_array_equal(one, forest.predict(2, MATRIX, n_threads=2)[:, :1])
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.sampled_from(sorted(FORESTS)),
+    st.dictionaries(st.integers(0, 3), st.floats(-1e3, 1e3), max_size=4),
+    st.lists(st.floats(-1e3, 1e3), min_size=3, max_size=3),
+)
+def test_export_is_the_weighted_sum(width, factors, start):
+    _, forest = FORESTS[width]
+    start = start[:width]
+    booster = forest.export(factors, start, "regression" if width == 1 else f"multiclass num_class:{width}")
+    expected = np.array(start)[:, None] + sum(
+        (factor * forest.predict(i, MATRIX) for i, factor in factors.items()), np.zeros((width, 200))
+    )
+    scale = 1 + np.abs(start).max() + 10 * sum(map(abs, factors.values()))
+    scores = booster.predict(MATRIX, raw_score=True).reshape(200, width).T
+    np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-12 * scale)
+    contributions = booster.predict(MATRIX, pred_contrib=True).reshape(200, width, 5).sum(axis=2).T
+    np.testing.assert_allclose(contributions, scores, rtol=0, atol=1e-12 * scale)
+
+
+def test_export_has_the_link_of_its_objective():
+    _, forest = FORESTS[1]
+    scores = 0.5 + forest.predict(0, MATRIX)[0]
+    binary = forest.export({0: 1.0}, [0.5], "binary sigmoid:1")
+    np.testing.assert_allclose(binary.predict(MATRIX), 1 / (1 + np.exp(-scores)), rtol=1e-12)
+    _, forest = FORESTS[3]
+    odds = np.exp(forest.predict(2, MATRIX))
+    many = forest.export({2: 1.0}, [0.0] * 3, "multiclass num_class:3")
+    np.testing.assert_allclose(many.predict(MATRIX).T, odds / odds.sum(axis=0), rtol=1e-12)
