@@ -91,30 +91,28 @@ class Ensemble:
         width: int = 1,
         target: np.ndarray | None = None,
     ) -> None:
-        self.width, self._has_target = width, target is not None
+        self.width, self._data, self._has_target = width, data, target is not None
+        self.rounds = 0
         if target is not None:
             data.set_label(target.astype(np.float32))
-        objective = {"objective": "none" if target is None else "regression", "boost_from_average": False}
-        self.booster = lgb.Booster({**params, **objective, "metric": "None", "num_class": width}, data)
+            # else a first round without a split becomes a tree of the mean
+            data.set_init_score(np.zeros(len(target)))
+        objective = "none" if target is None else "regression"
+        self.booster = lgb.Booster({**params, "objective": objective, "metric": "None", "num_class": width}, data)
         if valid is not None:
             self.booster.add_valid(valid, "valid")
 
     def update(self, gradients: Gradients) -> None:
-        """Grow one round of trees, on the gradients at the current scores or on the target."""
-        if self._has_target:
-            self.booster.update()
-            return
+        """Grow one round of trees, on the gradients at the current scores or on the target.
+
+        A round without any split does not count in ``rounds``.
+        """
 
         def objective(scores: np.ndarray, _: lgb.Dataset) -> tuple[np.ndarray, np.ndarray]:
             gradient, hessian = gradients(self._by_output(scores))
             return (gradient[0], hessian[0]) if self.width == 1 else (gradient.T, hessian.T)
 
-        self.booster.update(fobj=objective)
-
-    @property
-    def rounds(self) -> int:
-        """Rounds grown so far; a round that found no split does not count."""
-        return self.booster.current_iteration()
+        self.rounds += not self.booster.update(fobj=None if self._has_target else objective)
 
     def scores(self, *, of_valid: bool = False) -> np.ndarray:
         """Raw scores (width, n) of the rows grown on, or of the followed ones; valid until the next round."""
@@ -131,9 +129,12 @@ class Ensemble:
         """Take the newest rounds back until so many are left."""
         for _ in range(self.rounds - rounds):
             self.booster.rollback_one_iter()
+        self.rounds = rounds
 
     def finish(self, n_ensembles: int = 1) -> Grown:
-        """What was grown, the outputs dealt to so many equal ensembles."""
+        """What was grown, the outputs dealt to so many equal ensembles; the data is free for others."""
+        if self._has_target:
+            self._data.set_field("init_score", None)
         header, trees = _split_text(self.booster.model_to_string(num_iteration=-1))
         size = self.width // n_ensembles
         ensembles: list[list[str]] = [[] for _ in range(n_ensembles)]
