@@ -1,0 +1,286 @@
+"""Block 2 of R-MTGB: two functions, and the one parameter of every task that mixes them."""
+
+from __future__ import annotations
+
+import lightgbm as lgb
+import numpy as np
+import polars as pl
+import pytest
+from scipy.special import expit, logsumexp, softmax
+
+from tabmtl import RMTGB
+from tabmtl.cells import Cells, Rows
+from tabmtl.models import rmtgb
+from tabmtl.models.rmtgb import MixedBlock
+from tabmtl.synth import make_outlier_tasks
+
+PARAMS = {"learning_rate": 0.3, "num_leaves": 4, "min_data_in_leaf": 1, "min_data_in_bin": 1, "num_threads": 1}
+PARAMS |= {"verbosity": -1, "seed": 0, "deterministic": True, "force_row_wise": True}
+THETA = np.array([0.4, -1.1, 0.2])
+N_ROWS, N_TASKS = 30, 3
+
+every_kind = pytest.mark.parametrize("kind", ["regression", "binary", "multiclass"])
+every_layout = pytest.mark.parametrize("layout", ["long", "wide"])
+
+
+def mixed_block(kind="regression", layout="long", *, rate=None, factor=1.0, copies=1):
+    """Block 2 on rows of three tasks, in the wide layout with holes and weights; regression labels times a factor."""
+    rng = np.random.default_rng(1)
+    width = 3 if kind == "multiclass" else 1
+    shape = (N_ROWS,) if layout == "long" else (N_TASKS, N_ROWS)
+    y = factor * rng.normal(size=shape) if kind == "regression" else rng.integers(0, max(width, 2), shape).astype(float)
+    weight = np.ones(shape) if layout == "long" else rng.choice([0.0, 1.0, 1.5], shape)
+    scores = factor * rng.normal(size=(*shape[:-1], width, N_ROWS))
+    x = np.repeat(rng.normal(size=(N_ROWS, 4)), copies, axis=0)
+    cells = Cells(
+        kind=kind,
+        width=width,
+        y=np.repeat(y, copies, axis=-1),
+        weight=np.repeat(weight, copies, axis=-1),
+        counts=copies * np.array([6, 10, 14]) if layout == "long" else None,
+    )
+    options = {"min_data_in_bin": 1, "feature_pre_filter": False, "verbosity": -1, "num_threads": 1}
+    data = lgb.Dataset(x, label=np.zeros(len(x)), params=options).construct()
+    rows = Rows(data=data, cells=cells, scores=np.repeat(scores, copies, axis=-1))
+    return MixedBlock(PARAMS, rows, None, theta=THETA.copy(), rate=rate)
+
+
+def functions(block, seed=2):
+    """Some B and A at the rows: (2K, n)."""
+    size = (2 * block.rows.cells.width, block.rows.data.num_data())
+    return np.random.default_rng(seed).normal(size=size)
+
+
+def each_cell(block):
+    """Task, row, label, weight and scores before block 2 of every cell."""
+    cells, scores = block.rows.cells, block.rows.scores
+    if cells.counts is None:
+        for t, i in np.ndindex(cells.y.shape):
+            yield t, i, cells.y[t, i], cells.weight[t, i], scores[t, :, i]
+    else:
+        for i, t in enumerate(np.repeat(np.arange(N_TASKS), cells.counts)):
+            yield t, i, cells.y[i], cells.weight[i], scores[:, i]
+
+
+def written_total(before, theta, B, A):
+    """F at one cell."""
+    s = 1 / (1 + np.exp(-theta))
+    return before + (1 - s) * B + s * A
+
+
+def written_derivatives(kind, y, F):
+    """-∂L/∂F and ∂²L/∂F² of one cell."""
+    if kind == "regression":
+        return y - F, np.ones(1)
+    if kind == "binary":
+        return y - expit(F), expit(F) * (1 - expit(F))
+    p = softmax(F)
+    return (np.arange(3) == y) - p, 1.5 * p * (1 - p)
+
+
+def written_loss(block, theta, f):
+    """Total loss of all cells."""
+    total, width = 0.0, block.rows.cells.width
+    for t, i, y, weight, before in each_cell(block):
+        F = written_total(before, theta[t], f[:width, i], f[width:, i])
+        if block.rows.cells.kind == "regression":
+            loss = (y - F[0]) ** 2 / 2
+        elif block.rows.cells.kind == "binary":
+            loss = np.log1p(np.exp(F[0])) - y * F[0]
+        else:
+            loss = logsumexp(F) - F[int(y)]
+        total += weight * loss
+    return total
+
+
+def move(block, inner, theta):
+    """What one step moves θ by."""
+    block.theta = theta.copy()
+    block._move_theta(inner)
+    return block.theta - theta
+
+
+def training_scores(booster):
+    """Raw scores (n,) of the rows grown on."""
+    found = []
+    booster.eval_train(lambda scores, data: (found.append(scores.copy()), ("kept", 0.0, False))[1])
+    return found[0]
+
+
+@every_layout
+@every_kind
+def test_both_trees_of_a_round_fit_the_same_scores(kind, layout):
+    """A: g = -s r; B: g = -(1 - s) r. h = 1 for squared error, else s² h and (1 - s)² h."""
+    block = mixed_block(kind, layout)
+    f, width = functions(block), block.rows.cells.width
+    gradient, hessian = np.zeros((2, *f.shape))
+    for t, i, y, weight, before in each_cell(block):
+        B, A = f[:width, i], f[width:, i]
+        r, h = written_derivatives(kind, y, written_total(before, THETA[t], B, A))
+        s, squared = expit(THETA[t]), kind == "regression"
+        gradient[:width, i] -= (1 - s) * weight * r
+        gradient[width:, i] -= s * weight * r
+        hessian[:width, i] += (1.0 if squared else (1 - s) ** 2) * weight * h
+        hessian[width:, i] += (1.0 if squared else s**2) * weight * h
+    ours = block.gradients(f)
+    np.testing.assert_allclose(ours[0], gradient, atol=1e-6)
+    np.testing.assert_allclose(ours[1], hessian, atol=2e-6)  # a floor of 1e-6 keeps Newton's from 0
+
+
+@every_layout
+@every_kind
+def test_the_sum_step_goes_down_the_gradient_of_the_total_loss(kind, layout):
+    rate, tiny = 0.07, 1e-6
+    block = mixed_block(kind, layout, rate=rate)
+    f = functions(block)
+    block.gradients(f)
+    for t in range(N_TASKS):
+        up, down = THETA + tiny * np.eye(N_TASKS)[t], THETA - tiny * np.eye(N_TASKS)[t]
+        slope = (written_loss(block, up, f) - written_loss(block, down, f)) / (2 * tiny)
+        assert block.theta[t] - THETA[t] == pytest.approx(-rate * slope, abs=1e-7)
+        assert abs(slope) > 1e-3
+
+
+@pytest.mark.parametrize("rate", [None, 0.3])
+@every_layout
+@every_kind
+def test_the_first_round_leaves_theta_as_it_is(kind, layout, rate, monkeypatch):
+    monkeypatch.setattr(rmtgb, "_EVIDENCE", 0.0)
+    block = mixed_block(kind, layout, rate=rate)
+    block.update()
+    np.testing.assert_array_equal(block.theta, THETA)
+    block.update()
+    assert (block.theta != THETA).any()
+
+
+@pytest.mark.parametrize("theta_step", ["scale-free", "sum"])
+def test_one_round_says_nothing_of_the_labels(theta_step):
+    bench = make_outlier_tasks(n_tasks=6, n_train=60, n_test=0, random_state=0)
+    options = {"n_estimators_shared": 0, "n_estimators_task": 0, "early_stopping": False, "theta_step": theta_step}
+
+    def thetas(rounds, y):
+        estimator = RMTGB(task_column="task", n_estimators_outlier=rounds, random_state=0, **options)
+        return estimator.fit(bench.X, y).outlier_score_["outlier_score"]
+
+    other = bench.y.shuffle(seed=0)
+    assert thetas(1, bench.y).equals(thetas(1, other))
+    assert not thetas(20, bench.y).equals(thetas(20, other))
+
+
+@pytest.mark.parametrize("rate", [None, 0.05])
+def test_two_separate_ensembles_grow_the_same_trees(rate, monkeypatch):
+    """Three rounds of A and B, each in a booster of its own."""
+    monkeypatch.setattr(rmtgb, "_EVIDENCE", 0.0)
+    block, other = mixed_block(rate=rate), mixed_block()
+    y, before = other.rows.cells.y, other.rows.scores[0]
+    task, theta = np.repeat(np.arange(N_TASKS), other.rows.cells.counts), THETA.copy()
+    boosters = [lgb.Booster({**PARAMS, "objective": "none"}, other.rows.data) for _ in range(2)]
+    B, A = np.zeros((2, N_ROWS))
+    for _ in range(3):
+        block.update()
+        s = expit(theta)[task]
+        r = y - before - (1 - s) * B - s * A
+        inner, slope = r * (A - B), expit(theta) * (1 - expit(theta))
+        sums, sizes = (np.bincount(task, values) for values in (inner, np.abs(inner)))
+        theta = theta + (2 * slope * sums / (sizes + 1e-300) if rate is None else rate * slope * sums)
+        for booster, part in zip(boosters, ((1 - s) * r, s * r), strict=True):
+            booster.update(fobj=lambda scores, data, part=part: (-part, np.ones(N_ROWS)))
+        B, A = map(training_scores, boosters)
+    np.testing.assert_allclose(block.ensemble.scores(), [B, A], atol=1e-6)
+    np.testing.assert_allclose(block.theta, theta, atol=1e-6)
+
+
+@pytest.mark.parametrize("layout", ["long", "wide"])
+@pytest.mark.parametrize("kind", ["regression", "multiclass"])
+def test_the_scale_free_step_knows_neither_scale_nor_rows(kind, layout, monkeypatch):
+    monkeypatch.setattr(rmtgb, "_EVIDENCE", 0.0)
+    block, doubled = mixed_block(kind, layout), mixed_block(kind, layout, copies=2)
+    inner = np.random.default_rng(3).normal(size=block.rows.cells.y.shape)
+    step = move(block, inner, THETA)
+    assert (np.abs(step) > 1e-3).all()
+    np.testing.assert_allclose(move(block, 1e4 * inner, THETA), step, rtol=1e-12)
+    np.testing.assert_allclose(move(block, 1e-4 * inner, THETA), step, rtol=1e-12)
+    np.testing.assert_allclose(move(doubled, np.repeat(inner, 2, axis=-1), THETA), step, rtol=1e-12)
+
+
+def test_the_scale_free_step_knows_no_scale_of_labels_and_functions(monkeypatch):
+    monkeypatch.setattr(rmtgb, "_EVIDENCE", 0.0)
+    block, scaled = mixed_block(), mixed_block(factor=1000.0)
+    f = functions(block)
+    block.gradients(f)
+    scaled.gradients(1000 * f)
+    np.testing.assert_allclose(scaled.theta, block.theta, rtol=1e-12)
+    assert (np.abs(block.theta - THETA) > 1e-3).all()
+
+
+def test_the_sum_step_knows_both():
+    block, doubled = mixed_block(rate=0.1), mixed_block(rate=0.1, copies=2)
+    inner = np.random.default_rng(3).normal(size=N_ROWS)
+    step = move(block, inner, THETA)
+    np.testing.assert_allclose(move(block, 10 * inner, THETA), 10 * step)
+    np.testing.assert_allclose(move(doubled, np.repeat(inner, 2), THETA), 2 * step)
+
+
+def test_the_scale_free_step_is_half_at_most_and_ends_at_twelve():
+    block = mixed_block()
+    agreed = np.ones(N_ROWS)  # all rows of every task pull one way
+    longest = 0.5 * (1 - 4 / block.rows.cells.counts)  # the fewer rows, the less evidence
+    np.testing.assert_allclose(move(block, agreed, np.zeros(N_TASKS)), longest)
+    for inner in (1e6 * agreed, -agreed, np.random.default_rng(4).normal(size=N_ROWS)):
+        assert (np.abs(move(block, inner, THETA)) <= 0.5).all()
+    block.theta = np.full(N_TASKS, 11.9999999)
+    for _ in range(3):
+        block._move_theta(agreed)
+    assert (block.theta <= 12).all()
+    assert move(block, agreed, np.full(N_TASKS, 20.0)).tolist() == [-8.0] * N_TASKS
+
+
+def test_the_scale_free_step_waits_for_two_standard_errors():
+    block = mixed_block()
+    noise = np.tile([1.0, -1.0], N_ROWS // 2)  # sums to 0 in every task
+    for inner, moves in ((noise + 0.2, False), (noise + 2.0, True)):
+        assert ((move(block, inner, THETA) != 0) == moves).all()
+
+
+@every_layout
+@every_kind
+def test_the_names_of_the_sides_are_arbitrary(kind, layout):
+    block = mixed_block(kind, layout)
+    f = functions(block)
+    total = block.total(block.rows, f)
+    block.theta = -block.theta
+    np.testing.assert_allclose(block.total(block.rows, np.concatenate(np.split(f, 2)[::-1])), total, atol=1e-12)
+
+
+@pytest.mark.parametrize("target", ["regression", "classification"])
+def test_at_most_half_of_the_tasks_are_outliers(target):
+    flipped, options = set(), {"n_estimators_outlier": 15, "n_estimators_task": 0, "early_stopping": False}
+    for seed in range(6):
+        bench = make_outlier_tasks(n_tasks=5, n_train=60, n_test=0, target=target, random_state=seed)
+        estimator = RMTGB(task_column="task", random_state=seed, **options).fit(bench.X, bench.y)
+        score = estimator.outlier_score_["outlier_score"]
+        assert (score > 0.5).sum() <= 2
+        assert score.is_between(0, 1).all()
+        start = np.random.default_rng([seed, 0]).standard_normal(5)
+        flipped.add(bool((np.sign(start) != np.sign(score.to_numpy() - 0.5)).sum() > 2))
+    assert len(flipped) == 2  # sides changed places in some fits, and not in others
+
+
+@every_kind
+def test_a_start_on_the_other_side_gives_the_same_model(kind, monkeypatch):
+    bench = make_outlier_tasks(n_tasks=5, n_outliers=1, n_train=80, n_test=40, random_state=0)
+    y = bench.y
+    if kind != "regression":
+        y = pl.Series("y", ["a", "b", "c"]).gather((y > 0.3).cast(int) + (y > 0.8).cast(int) * (kind == "multiclass"))
+    estimators = []
+    for spread in (0.1, -0.1):
+        monkeypatch.setattr(rmtgb, "_SPREAD", spread)
+        options = {"n_estimators_outlier": 40, "n_estimators_task": 5, "early_stopping": False, "random_state": 0}
+        estimators.append(RMTGB(task_column="task", **options).fit(bench.X, y))
+    said = [
+        e.predict(bench.X_test).to_numpy() if kind == "regression" else e.predict_proba(bench.X_test)
+        for e in estimators
+    ]
+    np.testing.assert_allclose(said[0], said[1], atol=1e-9)
+    scores = [estimator.outlier_score_["outlier_score"].to_numpy() for estimator in estimators]
+    np.testing.assert_allclose(scores[0], scores[1], atol=1e-9)
