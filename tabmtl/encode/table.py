@@ -143,7 +143,7 @@ class TableCoder:
                 f"task_column {self.task_column!r}: the task {unknown!r} was not seen in fit; expected one of "
                 f"{list(levels[:10])}{'...' if len(levels) > 10 else ''}: drop these rows, or fit with some of them"
             )
-        return codes.cast(pl.Int64).fill_null(-1).to_numpy()
+        return codes.cast(pl.Int64).fill_null(-1).to_numpy(writable=True)
 
     def to_state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """The coder as JSON-able facts and arrays."""
