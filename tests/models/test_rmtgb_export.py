@@ -1,0 +1,201 @@
+"""What leaves R-MTGB: one plain LightGBM model per task, and the files of the whole."""
+
+from __future__ import annotations
+
+import itertools
+
+import lightgbm as lgb
+import numpy as np
+import polars as pl
+import pytest
+from conformance import answers, features, long_table, mixed_targets, same
+
+import tabmtl
+from tabmtl import RMTGB, ModelFileError
+from tabmtl.synth import make_outlier_tasks
+
+ROUNDS = ("n_estimators_shared", "n_estimators_outlier", "n_estimators_task")
+CASES = ["long regression", "long binary", "long multiclass", "wide"]
+
+every_case = pytest.mark.parametrize("case", CASES)
+
+
+def table(case):
+    """Numbers with holes, categories with holes, and labels with holes."""
+    if case == "wide":
+        X = features(150)
+        return X, mixed_targets(X).with_columns(again=1000 - 3 * X["count"] * X["plain"], soon=X["flag"])
+    X, y = long_table(150)
+    if case == "long binary":
+        y = (y > 50).alias("grade")
+    if case == "long multiclass":
+        y = pl.Series("grade", ["C", "B", "A"]).gather((y > 45).cast(int) + (y > 55).cast(int))
+    return X, y
+
+
+def fit(case, rounds=(8, 12, 10), **options):
+    X, y = table(case)
+    options = {"min_child_samples": 5, "random_state": 0, "early_stopping": False, **options}
+    column = None if case == "wide" else "school"
+    return RMTGB(task_column=column, **dict(zip(ROUNDS, rounds, strict=True)), **options).fit(X, y), X
+
+
+def said_of(estimator, X, task):
+    """What the estimator answers for one task: values, probabilities of the second class, or of all classes."""
+    if estimator.task_column is None:
+        found = estimator.predict(X)[task.name] if task.kind == "regression" else estimator.predict_proba(X)[task.name]
+    else:
+        X = X.with_columns(pl.lit(task.name).alias(estimator.task_column))
+        found = estimator.predict(X) if task.kind == "regression" else estimator.predict_proba(X)
+    return np.asarray(found)[:, 1] if task.kind == "binary" else np.asarray(found)
+
+
+def largest_gap(one, two):
+    return np.abs(one - two).max() / max(1.0, np.abs(two).max())
+
+
+@pytest.mark.parametrize("rounds", [*itertools.product([0, 6], repeat=3), "early stopping"], ids=str)
+@every_case
+def test_every_task_can_be_had_as_one_plain_model(case, rounds):
+    stopping = rounds == "early stopping"
+    estimator, X = fit(case, (20, 40, 40) if stopping else rounds, early_stopping=stopping)
+    new = pl.concat([X, features(40, seed=7).select(X.columns) if case == "wide" else long_table(40, seed=7)[0]])
+    matrix = estimator.encode(new)
+    for task in estimator.tasks_:
+        export = estimator.export_task(task.name)
+        assert type(export) is lgb.Booster
+        said = said_of(estimator, new, task)
+        assert largest_gap(export.predict(matrix), said) < 1e-9
+        again = lgb.Booster(model_str=export.model_to_string())
+        assert largest_gap(again.predict(matrix), said) < 1e-9
+
+
+@every_case
+def test_shap_values_sum_to_the_raw_prediction(case):
+    estimator, X = fit(case)
+    matrix = estimator.encode(X)
+    for task in estimator.tasks_:
+        export = estimator.export_task(task.name)
+        shares = export.predict(matrix, pred_contrib=True).reshape(len(X), task.width, matrix.shape[1] + 1)
+        raw = export.predict(matrix, raw_score=True).reshape(len(X), task.width)
+        assert largest_gap(shares.sum(axis=2), raw) < 1e-9
+        assert np.abs(shares[..., :-1]).max() > 0.01
+
+
+def test_an_export_holds_only_what_the_task_uses():
+    bench = make_outlier_tasks(n_tasks=4, n_outliers=0, common=0.0, n_train=100, n_test=0, random_state=0)
+    options = {"task_column": "task", "random_state": 0, "n_estimators_task": 40}
+    alone = RMTGB(**options).fit(bench.X, bench.y)
+    assert not alone.outlier_score_["shares"].any()
+    own = dict(alone.block_rounds_.select("task", "own").iter_rows())
+    assert {name: alone.export_task(name).num_trees() - 1 for name in own} == own  # one tree is the constant
+    sharing = RMTGB(early_stopping=False, n_estimators_shared=5, n_estimators_outlier=7, **options)
+    assert sharing.fit(bench.X, bench.y).export_task("t2").num_trees() == 1 + 5 + 2 * 7 + 40
+
+
+@every_case
+def test_an_unknown_name_is_answered_with_the_tasks(case):
+    estimator, _ = fit(case, (1, 1, 1))
+    with pytest.raises(ValueError, match=f"{estimator.tasks_[0].name}.*{estimator.tasks_[2].name}.*'nobody'"):
+        estimator.export_task("nobody")
+
+
+@every_case
+def test_encode_puts_numbers_before_categories_and_leaves_the_task_out(case):
+    estimator, X = fit(case, (1, 1, 1))
+    matrix = estimator.encode(X)
+    assert (matrix.dtype, matrix.shape) == (np.float32, (len(X), 7))
+    numbers = ["plain", "holes", "heavy", "count", "constant"]
+    expected = X.select(pl.col(numbers).cast(pl.Float32)).to_numpy()
+    np.testing.assert_array_equal(matrix[:, :5], expected)
+    codes = matrix[:, 5:] - np.nanmin(matrix[:, 5:], axis=0)
+    np.testing.assert_array_equal(codes[:, 0], X["flag"])
+    text = X["text"].replace_strict({"blue": 0.0, "green": 1.0, "red": 2.0})
+    np.testing.assert_array_equal(codes[:, 1], text.fill_null(np.nan))
+    assert estimator.export_task(estimator.tasks_[0].name).feature_name() == [*numbers, "flag", "text"]
+    assert estimator.feature_importances_["feature"].to_list() == [*numbers, "flag", "text"]
+
+
+def test_codes_count_from_0_and_an_unseen_level_is_missing():
+    estimator, X = fit("wide")
+    strange, missing = (X.with_columns(text=pl.lit(level, dtype=pl.String)) for level in ("violet", None))
+    assert same(answers(estimator, strange), answers(estimator, missing))
+    np.testing.assert_array_equal(estimator.encode(strange), estimator.encode(missing))
+    assert np.nanmin(estimator.encode(X)[:, 5:]) == 0
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["two words", "[x]", "größe", "a=b"],
+        ["a b", "a_b", "a\tb", "a-b"],
+        ["=", " ", "{}", '"'],
+        ["Tree=0", "end of trees", "feature_infos=", "日本\n語"],
+        ["x", "X", "0", "*"],
+    ],
+    ids=["strange", "alike once cleaned", "signs only", "words of the format", "plain"],
+)
+def test_any_feature_names_survive(names, tmp_path):
+    rng = np.random.default_rng(0)
+    X = pl.DataFrame(dict(zip(names, rng.normal(size=(4, 80)), strict=True)))
+    Y = pl.DataFrame({"t=1": X[:, 0] + X[:, 1], "t 2": X[:, 0] * X[:, 2]})
+    estimator = RMTGB(early_stopping=False, random_state=0, n_estimators_task=5).fit(X, Y)
+    assert estimator.feature_importances_["feature"].to_list() == names
+    for task in estimator.tasks_:
+        export = estimator.export_task(task.name)
+        assert len(set(export.feature_name())) == 4
+        assert largest_gap(export.predict(estimator.encode(X)), said_of(estimator, X, task)) < 1e-9
+    estimator.save(tmp_path / "model")
+    assert tabmtl.load(tmp_path / "model").predict(X).equals(estimator.predict(X))
+
+
+@pytest.mark.parametrize("early_stopping", [True, False])
+@every_case
+def test_a_loaded_model_says_the_same_to_the_bit(case, early_stopping, tmp_path):
+    estimator, X = fit(case, early_stopping=early_stopping)
+    estimator.save(tmp_path / "model")
+    loaded = tabmtl.load(tmp_path / "model")
+    assert same(answers(loaded, X), answers(estimator, X))
+    for name in ("outlier_score_", "block_rounds_", "feature_importances_"):
+        assert getattr(loaded, name).equals(getattr(estimator, name))
+        assert getattr(loaded, name).schema == getattr(estimator, name).schema
+    matrix = loaded.encode(X)
+    for task in loaded.tasks_:
+        one, two = (each.export_task(task.name).predict(matrix) for each in (loaded, estimator))
+        np.testing.assert_array_equal(one, two)
+    assert {file.suffix for file in (tmp_path / "model").iterdir()} == {".json", ".safetensors", ".txt"}
+
+
+def test_an_edited_text_is_refused_before_lightgbm_reads_it(tmp_path, monkeypatch):
+    """A malformed text makes LightGBM end the process."""
+    estimator, _ = fit("wide")
+    estimator.save(tmp_path / "model")
+
+    def booster(*args, **kwargs):
+        raise AssertionError("LightGBM was called")
+
+    texts = sorted((tmp_path / "model").glob("*.txt"))
+    assert len(texts) == 3  # a family each of binary, multiclass and regression tasks
+    monkeypatch.setattr(lgb, "Booster", booster)
+    for text in texts:
+        whole = text.read_bytes()
+        for edited in (whole.replace(b"leaf_value=", b"leaf_value=np.float64(", 1), whole[:-20], b""):
+            text.write_bytes(edited)
+            with pytest.raises(ModelFileError, match=r"truncated or was edited"):
+                tabmtl.load(tmp_path / "model")
+        text.write_bytes(whole)
+    tabmtl.load(tmp_path / "model")
+
+
+@every_case
+def test_importances_are_shares_of_the_gain_by_block(case):
+    for rounds in itertools.product([0, 6], repeat=3):
+        estimator, _ = fit(case, rounds)
+        table = estimator.feature_importances_
+        assert table.columns == ["feature", "shared", "outlier", "own"]
+        totals = table.drop("feature").sum().row(0)
+        expected = [bool(n) for n in rounds]
+        assert [total > 0 for total in totals] == expected
+        assert sum(totals) == pytest.approx(float(any(rounds)))
+        constant = table.filter(pl.col("feature") == "constant").drop("feature").row(0)
+        assert constant == (0.0, 0.0, 0.0)
