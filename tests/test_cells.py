@@ -176,6 +176,25 @@ def test_long_and_wide_cells_of_the_same_labels_are_alike(kind):
 
 @layouts
 @kinds
+def test_weights_of_tasks_are_in_the_slope_of_the_total_loss(kind, layout):
+    """A task alone does without its weight."""
+    cells, step = make(kind, layout), 1e-5
+    weighted = replace(cells, task_weight=np.array([1.0, 2.0, 0.0, 3.0, 0.5]))
+    f = functions(cells)
+    slopes = np.empty_like(f)
+    for place in np.ndindex(f.shape):
+        above, below = (weighted.total_loss(cells.at_cells(nudged(f, place, by))) for by in (step, -step))
+        slopes[place] = (above - below) / (2 * step)
+    scores = cells.at_cells(f)
+    np.testing.assert_allclose(weighted.at_rows(weighted.derivatives(scores)[0]), -slopes, atol=1e-7)
+    assert weighted.total_loss(scores) == pytest.approx(cells.losses(scores) @ weighted.task_weight)
+    np.testing.assert_array_equal(weighted.losses(scores), cells.losses(scores))
+    assert cells.total_loss(scores) == pytest.approx(cells.losses(scores).sum())
+    assert weighted.of_task(3, weighted.rows_of(3)).task_weight is None
+
+
+@layouts
+@kinds
 def test_the_cells_of_a_task_are_its_slice(kind, layout):
     cells = make(kind, layout)
     scores = scores_of(cells)

@@ -97,15 +97,16 @@ def test_the_rows_of_some_tasks_are_those_with_their_labels():
 
 
 @layouts
-def test_weights_of_labels_and_tasks_are_multiplied(layout):
+def test_weights_of_labels_and_of_tasks_are_kept(layout):
     X, y, task_column = a_table(layout)
     weight = np.random.default_rng(0).uniform(0.5, 2, 60)
-    name = "y" if layout == "long" else "y1"
-    tasks = [Task(name=name, kind="regression", weight=3.0)]
+    tasks = [Task(name="y" if layout == "long" else "y1", kind="regression", weight=3.0)]
     tasks += [Task(name="y0", kind="regression")] * (layout == "wide")
     _, _, labels, rows = rows_of(X, y, task_column, weight, tasks)
-    factor = 3.0 if layout == "long" else np.array([1.0, 3.0])
-    np.testing.assert_allclose(np.atleast_2d(rows.cells.weight).T, labels.weight * factor)
+    np.testing.assert_allclose(np.atleast_2d(rows.cells.weight).T, labels.weight)
+    np.testing.assert_array_equal(rows.cells.task_weight, [3, 3] if layout == "long" else [1, 3])
+    assert rows.plain_target() is None
+    assert rows_of(X, y, task_column)[-1].cells.task_weight is None
 
 
 @layouts

@@ -81,12 +81,12 @@ def forest_of(width, rounds=(4, 0, 7, 2)):
 FORESTS = {width: forest_of(width) for width in (1, 3)}
 
 
-def test_codes_start_at_0_and_missing_is_nan():
+def test_codes_start_at_0_and_missing_and_unseen_are_nan():
     x_num = np.array([[1.5], [np.nan], [0], [2]], dtype=np.float32)
     x_cat = np.array([[MISSING], [UNSEEN], [2], [9]], dtype=np.int32)
     matrix = tree_matrix(Batch(x_num=x_num, x_cat=x_cat))
     assert matrix.dtype == np.float32
-    np.testing.assert_array_equal(matrix, np.column_stack([x_num, [np.nan, 0, 1, 8]]))  # unseen or rare: one more level
+    np.testing.assert_array_equal(matrix, np.column_stack([x_num, [np.nan, np.nan, 0, 7]]))
 
 
 def test_without_categories_the_numbers_are_the_matrix():
