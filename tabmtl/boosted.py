@@ -137,8 +137,8 @@ class BoostedEstimator(MultiTaskEstimator):
         Returns
         -------
         matrix : ndarray of float32, shape (n, p)
-            The numeric columns of X, then the categorical ones as codes from 0; missing and unseen are NaN. The task
-            column of a long table is left out.
+            The numeric columns of X, then the categorical ones as codes from 0, levels sorted; missing and unseen are
+            NaN. The task column of a long table is left out.
         """
         check_is_fitted(self)
         self._check_columns(X)

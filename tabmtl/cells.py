@@ -39,6 +39,8 @@ class Cells:
         0 = unlabelled.
     counts : ndarray of int, shape (T,), or None
         Long layout: rows of every task.
+    task_weight : ndarray of shape (T,), optional
+        Factor of every task where tasks meet: in sums over the tasks of a row, and in the total loss.
     """
 
     kind: Kind
@@ -46,6 +48,7 @@ class Cells:
     y: np.ndarray
     weight: np.ndarray
     counts: np.ndarray | None
+    task_weight: np.ndarray | None = None
 
     @property
     def n_tasks(self) -> int:
@@ -64,6 +67,8 @@ class Cells:
 
     def at_rows(self, cells: np.ndarray, factor: np.ndarray | None = None) -> np.ndarray:
         """Cells, times the factor (T,) of their task, summed over the tasks of every row: (K, n)."""
+        if self.task_weight is not None:
+            factor = self.task_weight if factor is None else factor * self.task_weight
         if self.counts is None:
             return cells.sum(axis=0) if factor is None else np.tensordot(factor, cells, axes=1)
         return cells if factor is None else cells * np.repeat(factor, self.counts)
@@ -111,7 +116,11 @@ class Cells:
             best = np.log(np.maximum(share, _SURE))
         else:
             mean = (y * weight).sum(axis=-1, keepdims=True) / total
-            best = logit(np.clip(mean, _SURE, 1 - _SURE)) if self.kind == "binary" else mean
+            best = (
+                logit(np.clip(np.where(weight.any(axis=-1, keepdims=True), mean, 0.5), _SURE, 1 - _SURE))
+                if self.kind == "binary"
+                else mean
+            )
         return np.broadcast_to(best, (self.n_tasks, self.width))
 
     def derivatives(self, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -143,12 +152,17 @@ class Cells:
             losses = logsumexp(scores, axis=-2, keepdims=True) - (self._indicators * scores).sum(-2, keepdims=True)
         return self.per_task((losses * self._weight)[..., 0, :])
 
+    def total_loss(self, scores: np.ndarray) -> float:
+        """Sum of `losses` over the tasks, times their weights."""
+        losses = self.losses(scores)
+        return float((losses if self.task_weight is None else losses * self.task_weight).sum())
+
     # with an axis of outputs: (1, n) or (T, 1, n)
 
     @cached_property
     def is_unweighted(self) -> bool:
-        """Whether every cell has the weight 1."""
-        return bool((self.weight == 1).all())
+        """Whether every cell, and every task, has the weight 1."""
+        return self.task_weight is None and bool((self.weight == 1).all())
 
     @property
     def _y(self) -> np.ndarray:
@@ -175,7 +189,8 @@ class Rows:
 
     def plain_target(self) -> np.ndarray | None:
         """What LightGBM's own regression is to fit, if it can: then it knows that the hessian is constant."""
-        is_plain = self.cells.kind == "regression" and self.cells.counts is not None and self.cells.is_unweighted
+        cells = self.cells
+        is_plain = cells.kind == "regression" and cells.counts is not None and cells.is_unweighted
         if self.is_shared or not is_plain:
             return None
         return self.cells.y - self.scores[0]
@@ -237,17 +252,24 @@ def rows_of_tasks(
     first = tasks[members[0]]
     y = (batch.y - coder.labels.center) / coder.labels.scale
     weight = ~np.isnan(y) * (1.0 if batch.weight is None else batch.weight)
-    factor = np.array([task.weight for task in tasks])
+    factor = np.array([tasks[t].weight for t in members])
     y = np.nan_to_num(y, copy=False)
     counts = None
     if batch.task is not None:
         counts = np.bincount(batch.task, minlength=len(tasks))
-        y, weight = y[:, 0], weight[:, 0] * factor[batch.task]
+        y, weight = y[:, 0], weight[:, 0]
     else:
-        y, weight = y.T[members], (weight * factor).T[members]
+        y, weight = y.T[members], weight.T[members]
         index = np.flatnonzero((weight > 0).any(axis=0))
         data, y, weight = subset(data, index, options), y[:, index], weight[:, index]
-    cells = Cells(kind=first.kind, width=first.width, y=y, weight=weight, counts=counts)
+    cells = Cells(
+        kind=first.kind,
+        width=first.width,
+        y=y,
+        weight=weight,
+        counts=counts,
+        task_weight=None if (factor == 1).all() else factor,
+    )
     return Rows(data=data, cells=cells, scores=cells.constant(np.zeros((len(members), first.width))))
 
 

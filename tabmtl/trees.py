@@ -11,7 +11,7 @@ from typing import Any
 import lightgbm as lgb
 import numpy as np
 
-from tabmtl.schema import UNSEEN, Batch, Columns
+from tabmtl.schema import FIRST_LEVEL, Batch, Columns
 
 #: Gradients and hessians (width, n) float32 from raw scores (width, n).
 Gradients = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -23,11 +23,11 @@ def tree_matrix(batch: Batch) -> np.ndarray:
     Returns
     -------
     matrix : ndarray of float32, shape (n, Fn + Fc)
-        Numeric values, then codes from 0; missing and unseen are NaN.
+        Numeric values, then codes of the levels from 0; missing and unseen are NaN.
     """
     if not batch.x_cat.shape[1]:
         return np.asarray(batch.x_num, dtype=np.float32)
-    codes = batch.x_cat.astype(np.float32) - UNSEEN
+    codes = batch.x_cat.astype(np.float32) - FIRST_LEVEL
     codes[codes < 0] = np.nan
     return np.column_stack([batch.x_num, codes])
 
@@ -129,7 +129,7 @@ class Ensemble:
         """Take the newest rounds back until so many are left."""
         for _ in range(self.rounds - rounds):
             self.booster.rollback_one_iter()
-        self.rounds = rounds
+        self.rounds = min(self.rounds, rounds)
 
     def finish(self, n_ensembles: int = 1) -> Grown:
         """What was grown, the outputs dealt to so many equal ensembles; the data is free for others."""
@@ -138,7 +138,8 @@ class Ensemble:
         header, trees = _split_text(self.booster.model_to_string(num_iteration=-1))
         size = self.width // n_ensembles
         ensembles: list[list[str]] = [[] for _ in range(n_ensembles)]
-        for i, tree in enumerate(trees):
+        # LightGBM keeps trees of one leaf, of value 0, from a first round without a split
+        for i, tree in enumerate(trees[len(trees) - self.rounds * self.width :]):
             ensembles[i % self.width // size].append(tree)
         gains = self.booster.feature_importance("gain")
         return Grown(rounds=self.rounds, header=header, ensembles=ensembles, gains=gains)

@@ -18,7 +18,8 @@ from tabmtl.base import ClassifierFace, MultiTaskEstimator, RegressorFace
 from tabmtl.encode import TableCoder, take_rows
 from tabmtl.model_selection import train_valid_split
 from tabmtl.persist import Saved
-from tabmtl.schema import UNSEEN, Batch, Columns, Task
+from tabmtl.schema import Batch, Columns, Task
+from tabmtl.trees import tree_matrix
 
 _ROWS_TO_SPLIT = 50
 # as the reference scores of the field are made: shallow enough to be hard to beat, stopped on validation rows
@@ -162,7 +163,7 @@ class IndependentTasks(MultiTaskEstimator):
         return nw.from_native(X, eager_only=True).drop(self.task_column).to_native()
 
     def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
-        matrix = _tree_matrix(batch)
+        matrix = tree_matrix(batch)
         if batch.task is None:
             return [self._answer(task, X, matrix) for task in self.tasks_]
         output = None
@@ -235,17 +236,10 @@ def _label_column(batch: Batch, t: int) -> int:
     return t if batch.task is None else 0
 
 
-def _tree_matrix(batch: Batch) -> np.ndarray:
-    """Numeric values, then codes as LightGBM takes categories: from 0, missing as NaN."""
-    codes = batch.x_cat.astype(np.float64) - UNSEEN
-    codes[codes < 0] = np.nan
-    return np.column_stack([batch.x_num, codes])
-
-
 def _dataset(batch: Batch, column: int, columns: Columns, reference: lgb.Dataset | None = None) -> lgb.Dataset:
     n_numeric, n_categorical = len(columns.numeric), len(columns.categorical)
     return lgb.Dataset(
-        _tree_matrix(batch),
+        tree_matrix(batch),
         label=batch.y[:, column],
         weight=None if batch.weight is None else batch.weight[:, column],
         categorical_feature=list(range(n_numeric, n_numeric + n_categorical)),

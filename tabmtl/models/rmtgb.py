@@ -85,7 +85,9 @@ class Block:
 
     def valid_loss(self) -> float:
         """Summed loss of all tasks on the validation rows."""
-        return float(self.valid_losses().sum())
+        if self.valid is None:
+            return 0.0
+        return self.valid.cells.total_loss(self.total(self.valid, self.ensemble.scores(of_valid=True)))
 
     def keep(self, rounds: int) -> None:
         """Take back all later rounds."""
@@ -198,6 +200,8 @@ class Recipe:
         The most rounds of block 1, block 2, and block 3 of every task.
     patience : int or None
         Rounds without a lower validation loss that end a block; None = all rounds.
+    has_own : bool
+        Whether there is a block 3, which begins with constants.
     alone : ndarray of bool, shape (T,), or None
         Tasks without the shared part; None = the validation rows decide.
     theta_rate : float or None
@@ -207,6 +211,7 @@ class Recipe:
     params: TreeParams
     rounds: np.ndarray
     patience: int | None
+    has_own: bool
     alone: np.ndarray | None
     theta_rate: float | None
 
@@ -273,7 +278,7 @@ class Recipe:
 
     def _grow_own(self, before: Sides, after: Sides, alone: np.ndarray) -> tuple[list[Grown], np.ndarray, np.ndarray]:
         """Ensembles of the tasks, their constants (T, K), and their validation losses (T,)."""
-        starts = np.where(alone[:, None], own_start(before[0].cells), shrunk_start(after[0]))
+        starts = np.where(alone[:, None], own_start(before[0].cells), shrunk_start(after[0])) * self.has_own
         blocks = []
         for t, start in enumerate(starts):
             rows, valid = before if alone[t] else after
@@ -388,6 +393,7 @@ class RMTGB(BoostedEstimator):
             params=params,
             rounds=np.array(caps + [self.n_estimators_task] * len(members)) if found is None else found.rounds,
             patience=None if valid is None else self.patience,
+            has_own=self.n_estimators_task > 0,
             alone=None if found is None else found.alone,
             theta_rate=self.learning_rate if self.theta_step == "sum" else None,
         )
