@@ -39,8 +39,9 @@ format: $(VENV)/.dev  ## sort imports, apply safe fixes, format
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: $(VENV)/.demo  ## training speed against a plain reference, one thread
+bench: $(VENV)/.demo  ## training speed against plain references, one thread
 	OMP_NUM_THREADS=1 $(BIN)/python -m tabmtl.pipelines.benchmark_speed $(ARGS)
+	OMP_NUM_THREADS=1 POLARS_MAX_THREADS=1 $(BIN)/python -m tabmtl.pipelines.benchmark_boosting_speed $(ARGS)
 
 clean:  ## remove the environment and whatever was built
 	rm -rf $(VENV) build dist *.egg-info demo_output benchmark_output .pytest_cache .mypy_cache .ruff_cache .hypothesis
