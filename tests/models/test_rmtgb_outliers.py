@@ -1,0 +1,113 @@
+"""Which tasks R-MTGB tells apart as outliers, which it does not, and what sharing is worth beside simple models."""
+
+from __future__ import annotations
+
+import lightgbm as lgb
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from tabmtl import RMTGB, IndependentTasks
+from tabmtl.synth import make_outlier_tasks
+
+#: Block 2 alone.
+BLOCK_2 = {"n_estimators_shared": 0, "n_estimators_outlier": 100, "n_estimators_task": 0, "early_stopping": False}
+
+
+@pytest.fixture(scope="module")
+def fits():
+    """The defaults on five draws of ten tasks, the last two outliers that share another function."""
+    benches = [make_outlier_tasks(n_test=200, random_state=seed) for seed in range(5)]
+    return [(bench, RMTGB(task_column="task", random_state=0).fit(bench.X, bench.y)) for bench in benches]
+
+
+def scores_of(seed, options=BLOCK_2, **kind):
+    bench = make_outlier_tasks(n_test=0, random_state=seed, **kind)
+    estimator = RMTGB(task_column="task", random_state=seed, **options).fit(bench.X, bench.y)
+    return bench.is_outlier, estimator.outlier_score_["outlier_score"].to_numpy()
+
+
+def test_the_defaults_find_the_outliers(fits):
+    for bench, estimator in fits:
+        score = estimator.outlier_score_["outlier_score"]
+        assert roc_auc_score(bench.is_outlier, score) == 1.0
+        assert ((score > 0.5).to_numpy() == bench.is_outlier).all()
+
+
+def test_the_measured_check_tells_an_outlier_too(fits):
+    """A normal task's θ costs an outlier several times its loss, and a normal task next to nothing."""
+    for bench, estimator in fits:
+        table = estimator.outlier_score_
+        assert table["check_labels"].to_list() == [45] * 10
+        ratio = (table["check_loss_if_normal"] / table["check_loss"]).to_numpy()
+        assert (ratio[bench.is_outlier] > 3).all()
+        assert (ratio[~bench.is_outlier] < 1.5).all()
+
+
+def test_the_defaults_learn_more_than_simple_models(fits):
+    """RMSE beside the mean of y (trivial), LightGBM without the task (pooled) and per task, on the same rows."""
+    found = []
+    for bench, estimator in fits:
+        x, x_test = bench.X.drop("task").to_numpy(), bench.X_test.drop("task").to_numpy()
+        pooled = lgb.LGBMRegressor(random_state=0, verbosity=-1, n_jobs=1).fit(x, bench.y.to_numpy())
+        said = {
+            "trivial": bench.y.mean(),
+            "pooled": pooled.predict(x_test),
+            "single": IndependentTasks(task_column="task", random_state=0).fit(bench.X, bench.y).predict(bench.X_test),
+            "ours": estimator.predict(bench.X_test),
+        }
+        found.append({name: ((bench.y_test - values) ** 2).mean() ** 0.5 for name, values in said.items()})
+    mean = {name: np.mean([errors[name] for errors in found]) for name in found[0]}
+    assert mean["ours"] < 0.8 * mean["single"]
+    assert mean["single"] < 0.6 * mean["pooled"]
+    assert mean["pooled"] < 0.9 * mean["trivial"]
+    assert all(errors["ours"] < min(errors["single"], errors["pooled"]) for errors in found)
+
+
+def test_classes_of_outliers_are_learned_and_found_too():
+    """ROC AUC; who knows the task's commoner class alone has 0.5."""
+    for seed in range(2):
+        bench = make_outlier_tasks(n_test=200, target="classification", random_state=seed)
+        estimator = RMTGB(task_column="task", random_state=0).fit(bench.X, bench.y)
+        assert roc_auc_score(bench.is_outlier, estimator.outlier_score_["outlier_score"]) == 1.0
+        single = IndependentTasks(task_column="task", random_state=0).fit(bench.X, bench.y)
+        ours, alone = (each.score(bench.X_test, bench.y_test) for each in (estimator, single))
+        assert alone > 0.9
+        assert ours > alone + 0.01
+
+
+@pytest.mark.parametrize(
+    "kind, target",
+    [
+        ("shared", "classification"),
+        ("flipped", "regression"),
+        ("flipped", "classification"),
+        ("shuffled", "regression"),
+        ("shuffled", "classification"),
+        ("shifted", "regression"),
+    ],
+)
+def test_kinds_of_outliers_that_are_found(kind, target):
+    for seed in range(3):
+        is_outlier, score = scores_of(seed, outlier_kind=kind, target=target)
+        assert roc_auc_score(is_outlier, score) == 1.0
+
+
+def test_without_outliers_block_2_alone_flags_hardly_any_regression():
+    for seed in range(5):
+        _, score = scores_of(seed, n_outliers=0)
+        assert (score > 0.5).sum() <= 1
+
+
+def test_limit_after_block_1_normal_tasks_may_be_flagged():
+    """A documented limit: if this fails, the limit is gone, and the notes of the estimator should say so."""
+    flagged = [
+        (scores_of(seed, {**BLOCK_2, "n_estimators_shared": 50}, n_outliers=0)[1] > 0.5).sum() for seed in (2, 3)
+    ]
+    assert max(flagged) > 0
+
+
+def test_limit_noise_in_the_labels_is_not_found_reliably():
+    """A documented limit: if this fails, the limit is gone, and the notes of the estimator should say so."""
+    found = [roc_auc_score(*scores_of(seed, outlier_kind="noisy")) for seed in range(5)]
+    assert min(found) < 0.9
