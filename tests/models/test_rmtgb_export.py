@@ -199,3 +199,13 @@ def test_importances_are_shares_of_the_gain_by_block(case):
         assert sum(totals) == pytest.approx(float(any(rounds)))
         constant = table.filter(pl.col("feature") == "constant").drop("feature").row(0)
         assert constant == (0.0, 0.0, 0.0)
+
+
+@every_case
+def test_trees_of_every_block_have_as_many_leaves_as_asked(case):
+    estimator, _ = fit(case, (4, 5, 6), num_leaves=3)
+    for task in estimator.tasks_:
+        trees = estimator.export_task(task.name).dump_model()["tree_info"][task.width :]  # the first are constants
+        assert {tree["num_leaves"] for tree in trees} <= {1, 2, 3}
+        blocks = np.split(np.array([tree["num_leaves"] for tree in trees]), np.cumsum([4, 10])[:2] * task.width)
+        assert all(3 in block for block in blocks if len(trees) > 6 * task.width)

@@ -284,3 +284,15 @@ def test_a_start_on_the_other_side_gives_the_same_model(kind, monkeypatch):
     np.testing.assert_allclose(said[0], said[1], atol=1e-9)
     scores = [estimator.outlier_score_["outlier_score"].to_numpy() for estimator in estimators]
     np.testing.assert_allclose(scores[0], scores[1], atol=1e-9)
+
+
+def test_taking_rounds_back_takes_back_the_steps_of_theta(monkeypatch):
+    monkeypatch.setattr(rmtgb, "_EVIDENCE", 0.0)
+    blocks = long, short = mixed_block(), mixed_block()
+    for block, rounds in zip(blocks, (6, 3), strict=True):
+        for _ in range(rounds):
+            block.update()
+    assert (long.theta != short.theta).any()
+    long.keep(3)
+    np.testing.assert_array_equal(long.theta, short.theta)
+    np.testing.assert_allclose(long.after()[0].scores, short.after()[0].scores, atol=1e-12)
