@@ -44,7 +44,7 @@ class BoostedEstimator(MultiTaskEstimator):
     num_leaves : int, default=16
         Most leaves of a tree.
     min_child_samples : int, default=20
-        Least rows of a leaf.
+        Least rows of a leaf; LightGBM counts them by the sum of hessians, so roughly.
     subsample, colsample_bytree : float, default=1.0
         Share of the rows, drawn anew each round, and of the columns, for every tree.
     reg_lambda : float, default=0.0
