@@ -104,7 +104,7 @@ class BoostedEstimator(MultiTaskEstimator):
         Parameters
         ----------
         task : str
-            Name of a task.
+            Name of a task; a number will do for tasks that are numbered.
 
         Returns
         -------
@@ -117,9 +117,9 @@ class BoostedEstimator(MultiTaskEstimator):
         """
         check_is_fitted(self)
         names = [each.name for each in self.tasks_]
-        if task not in names:
+        if str(task) not in names:
             raise ValueError(f"expected task to be one of {names}, got {task!r}")
-        index = names.index(task)
+        index = names.index(str(task))
         family = next(family for family in self._families if index in family.members)
         labels, own = self._coder.labels, self.tasks_[index]
         objectives = {"binary": "binary sigmoid:1", "multiclass": f"multiclass num_class:{own.width}"}
@@ -251,19 +251,20 @@ def _members_by_loss(tasks: Sequence[Task]) -> list[np.ndarray]:
     return [np.array(members) for members in found.values()]
 
 
-def _tables(coder: TableCoder, families: Sequence[Family], counts: np.ndarray) -> dict[str, pl.DataFrame]:
+def _tables(coder: TableCoder, families: Sequence[Family], counts: np.ndarray) -> dict[str, Any]:
     """The public tables of a fit."""
     names = [task.name for task in coder.labels.tasks]
     parts = [family.table([names[t] for t in family.members]) for family in families]
     order = np.argsort(np.concatenate([family.members for family in families]))
     whole = pl.concat(parts)[order].with_columns(n_labels=pl.Series(counts))
-    columns = coder.features.columns
+    encoded = [*coder.features.columns.numeric, *coder.features.columns.categorical]
     gains = np.sum([family.importances for family in families], axis=0)
-    blocks = dict(zip(("shared", "outlier", "own"), gains / max(gains.sum(), 1e-300), strict=True))
+    importances = np.zeros((len(gains), len(coder.names)))
+    importances[:, [coder.names.index(name) for name in encoded]] = gains / max(gains.sum(), np.finfo(float).tiny)
     return {
         "outlier_score_": whole.select(
             "task", "outlier_score", "n_labels", "shares", "check_labels", "check_loss", "check_loss_if_normal"
         ),
         "block_rounds_": whole.select("task", "shared", "outlier", "own"),
-        "feature_importances_": pl.DataFrame({"feature": [*columns.numeric, *columns.categorical], **blocks}),
+        "feature_importances_": importances,
     }

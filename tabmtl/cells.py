@@ -142,15 +142,19 @@ class Cells:
         p = softmax(scores, axis=-2)
         return (self._indicators - p) * self._weight, p * (1 - p) * (self._weight * self.width / (self.width - 1))
 
-    def losses(self, scores: np.ndarray) -> np.ndarray:
-        """Sum over the labels of every task (T,), weighted: ½ (y - F)², or the log loss."""
+    def cell_losses(self, scores: np.ndarray) -> np.ndarray:
+        """Loss of every label, weighted: ½ (y - F)², or the log loss; (n,) or (T, n)."""
         if self.kind == "regression":
             losses = np.square(self._y - scores) / 2
         elif self.kind == "binary":
             losses = np.logaddexp(0, scores) - self._y * scores
         else:
             losses = logsumexp(scores, axis=-2, keepdims=True) - (self._indicators * scores).sum(-2, keepdims=True)
-        return self.per_task((losses * self._weight)[..., 0, :])
+        return (losses * self._weight)[..., 0, :]
+
+    def losses(self, scores: np.ndarray) -> np.ndarray:
+        """Sum of `cell_losses` over the labels of every task: (T,)."""
+        return self.per_task(self.cell_losses(scores))
 
     def total_loss(self, scores: np.ndarray) -> float:
         """Sum of `losses` over the tasks, times their weights."""

@@ -13,6 +13,8 @@ from scipy.special import expit
 
 from tabmtl.trees import Forest
 
+_LEAST_TASKS = 3  # of which most can be normal
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Family:
@@ -74,13 +76,13 @@ class Family:
 
     def table(self, names: Sequence[str]) -> pl.DataFrame:
         """A row for every member, given their names: side, check, and rounds."""
-        shares = ~self.alone
-        labels, loss, normal_loss = self.checks.T
+        shares, has_sides = ~self.alone, self.rounds[1] > 0 and len(names) >= _LEAST_TASKS
+        labels, loss, normal_loss = (self.checks if has_sides else np.full_like(self.checks, np.nan)).T
         columns = {
             "task": list(names),
-            "outlier_score": expit(self.theta) if self.rounds[1] else np.full(len(names), np.nan),
+            "outlier_score": expit(self.theta) if has_sides else np.full(len(names), np.nan),
             "shares": shares,
-            "check_labels": labels,
+            "check_labels": pl.Series(labels, nan_to_null=True).cast(pl.Int64),
             "check_loss": loss,
             "check_loss_if_normal": normal_loss,
             "shared": self.rounds[0] * shares,

@@ -33,8 +33,10 @@ class Growing(Protocol):
         """Take back all later rounds."""
 
 
-def grow(growing: Sequence[Growing], n_rounds: Sequence[int] | np.ndarray, patience: int | None) -> np.ndarray:
+def grow(growing: Sequence[Growing], n_rounds: Sequence[int] | np.ndarray, patience: int | None) -> None:
     """Grow side by side; with patience, each until its validation loss no longer falls, and keep its best round.
+
+    One that has stopped counts in the loss of all with its last loss, not its best one, which was chosen.
 
     Parameters
     ----------
@@ -43,11 +45,6 @@ def grow(growing: Sequence[Growing], n_rounds: Sequence[int] | np.ndarray, patie
         The most rounds of each.
     patience : int or None
         Rounds without a lower loss after which one stops; None grows all to the end.
-
-    Returns
-    -------
-    losses : ndarray of shape (len(growing),)
-        Validation loss of each at the round that was kept; 0 without patience.
     """
     caps, count = np.asarray(n_rounds), len(growing)
     rounds, kept, idle = (np.zeros(count, dtype=int) for _ in range(3))
@@ -55,7 +52,7 @@ def grow(growing: Sequence[Growing], n_rounds: Sequence[int] | np.ndarray, patie
     if patience is not None:
         starts = np.array([each.valid_loss() for each in growing])
         sizes = np.array([each.valid_size for each in growing])
-    best, losses = np.zeros(count), starts.copy()
+    best = np.zeros(count)
     active = caps > 0
     while active.any():
         chosen = np.flatnonzero(active)
@@ -68,13 +65,8 @@ def grow(growing: Sequence[Growing], n_rounds: Sequence[int] | np.ndarray, patie
             continue
         now[chosen] = [growing[i].valid_loss() - starts[i] for i in chosen.tolist()]
         judged = now[chosen] + PRIOR_ROWS * now.sum() / sizes.sum()
-        better = chosen[judged < best[chosen]]
-        best[better], kept[better], losses[better] = (
-            judged[judged < best[chosen]],
-            rounds[better],
-            (starts + now)[better],
-        )
+        is_better = judged < best[chosen]
+        best[chosen[is_better]], kept[chosen[is_better]] = judged[is_better], rounds[chosen[is_better]]
         active &= rounds - kept < patience
     for each, last, first in zip(growing, rounds, kept, strict=True):
         each.keep(int(last if patience is None else first))
-    return losses

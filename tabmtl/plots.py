@@ -268,7 +268,7 @@ class OutlierTaskDisplay(_Display):
         scored = self.outliers.drop_nulls("outlier_score").sort("outlier_score", descending=True, maintain_order=True)
         if scored.is_empty():
             raise ValueError(
-                "no outlier scores, as block 2 has no trees: it needs two tasks of one loss, n_estimators_outlier "
+                "no outlier scores, as block 2 has no trees: it needs three tasks of one loss, n_estimators_outlier "
                 "above 0, and a validation loss that falls with it (early_stopping=False grows it anyway)"
             )
         shown, ax = scored.head(self.max_tasks), self._draw_into(ax)

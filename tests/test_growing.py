@@ -41,6 +41,10 @@ class Blind(Scripted):
         raise AssertionError("no one asked for early stopping")
 
 
+def kept_losses(members):
+    return [float(each.losses[each.kept]) for each in members]
+
+
 def falling(n=201, rate=1.0):
     return -rate * np.arange(n)
 
@@ -51,28 +55,30 @@ def rising(n=201, rate=1.0):
 
 def test_patience_ends_it_and_the_best_round_is_kept():
     one = Scripted([10, 9, 7, 8, 7, 7.5, 0, 0])
-    losses = grow([one], [100], patience=3)
+    grow([one], [100], patience=3)
+    losses = kept_losses([one])
     assert (one.updates, one.kept, list(losses)) == (5, 2, [7])  # no lower loss in rounds 3, 4 and 5
 
 
 def test_a_loss_that_only_rises_keeps_no_round():
     one = Scripted(5 + rising())
-    losses = grow([one], [100], patience=4)
+    grow([one], [100], patience=4)
+    losses = kept_losses([one])
     assert (one.updates, one.kept, list(losses)) == (4, 0, [5])
 
 
 def test_nobody_grows_beyond_its_cap():
     members = [Scripted(falling()) for _ in range(3)]
-    losses = grow(members, [5, 0, 9], patience=3)
+    grow(members, [5, 0, 9], patience=3)
+    losses = kept_losses(members)
     assert [each.updates for each in members] == [each.kept for each in members] == [5, 0, 9]
     assert list(losses) == [-5, 0, -9]
 
 
 def test_without_patience_all_is_grown_and_no_loss_is_asked_for():
     members = [Blind(), Blind()]
-    losses = grow(members, np.array([3, 7]), patience=None)
+    grow(members, np.array([3, 7]), patience=None)
     assert [each.kept for each in members] == [3, 7]
-    assert list(losses) == [0, 0]
 
 
 @pytest.mark.parametrize("patience", [None, 30])
@@ -90,15 +96,16 @@ def test_rounds_without_a_split_do_not_use_up_the_cap():
 
 
 def test_nothing_to_grow_is_no_error():
-    assert grow([], [], None).shape == (0,)
+    grow([], [], None)
     one = Scripted([4.0])
-    assert list(grow([one], [0], patience=3)) == [4]
+    grow([one], [0], patience=3)
     assert (one.updates, one.kept) == (0, 0)
 
 
 def test_few_rows_go_on_while_all_together_improve():
     few, many = Scripted(rising(rate=0.001), FEW), Scripted(falling(rate=100), MANY)
-    losses = grow([few, many], [50, 50], patience=5)
+    grow([few, many], [50, 50], patience=5)
+    losses = kept_losses([few, many])
     # its own loss rises by 0.001 a round, and that of so many labels as the prior is worth falls by 0.1
     assert (few.kept, many.kept) == (50, 50)
     np.testing.assert_allclose(losses, [0.05, -5_000])
@@ -113,14 +120,16 @@ def test_few_rows_stop_when_all_together_do():
 
 def test_many_rows_stop_on_their_own():
     worse, better = Scripted(rising(rate=50), MANY), Scripted(falling(rate=100), MANY)
-    losses = grow([worse, better], [40, 40], patience=5)
+    grow([worse, better], [40, 40], patience=5)
+    losses = kept_losses([worse, better])
     assert (worse.updates, worse.kept, better.kept) == (5, 0, 40)
     assert list(losses) == [0, -4_000]
 
 
 def test_no_validation_rows_of_its_own_is_no_error():
     none, other = Scripted([0.0] * 201, 0.0), Scripted(np.abs(np.arange(201) - 7.0), FEW)
-    losses = grow([none, other], [200, 200], patience=3)
+    grow([none, other], [200, 200], patience=3)
+    losses = kept_losses([none, other])
     assert (none.kept, other.kept, list(losses)) == (7, 7, [0, 0])
 
 
@@ -129,26 +138,8 @@ def test_no_validation_rows_of_its_own_is_no_error():
 def test_one_alone_keeps_the_first_lowest_loss_within_patience(losses, patience, cap):
     cap = min(cap, len(losses) - 1)
     one = Scripted(losses)
-    found = grow([one], [cap], patience)
+    grow([one], [cap], patience)
     seen = losses[: one.updates + 1]
     assert one.kept <= one.updates <= cap
     assert one.updates == min(cap, one.kept + patience)
-    assert found[0] == pytest.approx(losses[one.kept])
     assert losses[one.kept] <= min(seen) + 1e-9  # differences are compared
-
-
-@settings(deadline=None)
-@given(
-    st.lists(
-        st.tuples(st.lists(st.floats(-100, 100), min_size=21, max_size=21), st.floats(0.1, 1e6), st.integers(0, 20)),
-        min_size=1,
-        max_size=4,
-    ),
-    st.integers(1, 6),
-)
-def test_the_losses_are_those_of_the_rounds_that_were_kept(members, patience):
-    growing = [Scripted(losses, size) for losses, size, _ in members]
-    found = grow(growing, [cap for *_, cap in members], patience)
-    for each, loss, (*_, cap) in zip(growing, found, members, strict=True):
-        assert each.kept <= cap
-        assert loss == pytest.approx(each.losses[each.kept], abs=1e-9)

@@ -127,8 +127,8 @@ def test_gain_that_is_undefined_has_no_number() -> None:
 
 @pytest.fixture(scope="module")
 def boosted(table) -> RMTGB:
-    """Of late, which is alone, and of two delays, the second of which is turned round."""
-    y = table[1].with_columns(early=-pl.col("delay"))
+    """Of late, which is alone, and of three delays, the last of which is turned round."""
+    y = table[1].with_columns(twice=2 * pl.col("delay"), early=-pl.col("delay"))
     return RMTGB(n_estimators_outlier=40, n_estimators_task=5, random_state=0).fit(table[0], y)
 
 
@@ -218,7 +218,7 @@ def test_outliers_refuse_what_has_no_scores(boosted, model) -> None:
         OutlierTaskDisplay.from_estimator(RMTGB())
     with pytest.raises(TypeError, match=r"with outlier scores, RMTGB, got SharedBottom, which has no outlier_score_"):
         OutlierTaskDisplay.from_estimator(model)
-    with pytest.raises(ValueError, match=r"\['late', 'delay', 'early'\], got \['a', 'b'\]"):
+    with pytest.raises(ValueError, match=r"\['late', 'delay', 'twice', 'early'\], got \['a', 'b'\]"):
         OutlierTaskDisplay.from_estimator(boosted, tasks=["a", "late", "b"])
     with pytest.raises(ValueError, match=r"block 2 has no trees.*n_estimators_outlier above 0.*early_stopping=False"):
         OutlierTaskDisplay.from_estimator(boosted, tasks=["late"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -23,6 +24,7 @@ _SPREAD = 0.1  # standard deviation of theta at the start
 _LARGEST = 12.0  # |theta|, scale-free step
 _LONGEST = 0.5  # one scale-free step of theta
 _EVIDENCE = 4.0  # squared standard errors that a gradient of theta must exceed, scale-free step
+_DOUBT = 1.0  # standard errors by which a task does better alone before it goes alone
 _FLOOR = 1e-6  # of a Newton hessian
 
 
@@ -77,11 +79,11 @@ class Block:
         """One round; all of it sees the same F."""
         self.ensemble.update(self.gradients)
 
-    def valid_losses(self) -> np.ndarray:
-        """Summed loss of every task on the validation rows, 0 without any."""
+    def valid_cell_losses(self) -> np.ndarray:
+        """Losses of the validation labels."""
         if self.valid is None:
-            return np.zeros(self.rows.cells.n_tasks)
-        return self.valid.cells.losses(self.total(self.valid, self.ensemble.scores(of_valid=True)))
+            return np.zeros(0)
+        return self.valid.cells.cell_losses(self.total(self.valid, self.ensemble.scores(of_valid=True)))
 
     def valid_loss(self) -> float:
         """Summed loss of all tasks on the validation rows."""
@@ -182,14 +184,15 @@ class MixedBlock(Block):
         """Validation labels of every task, their mean loss, and the same with the θ of a normal task: (T, 3)."""
         if self.valid is None or not self.rounds:
             return np.full((len(self.theta), 3), np.nan)
+        cells, functions = self.valid.cells, self.ensemble.scores(of_valid=True)
         theta, sign = self.theta, -1 if self.is_flipped else 1
-        size = self.valid.cells.per_task(self.valid.cells.weight)
-        own = self.valid_losses()
+        own = cells.losses(self.total(self.valid, functions))
         self.theta = np.full(len(theta), sign * normal_theta(sign * theta))
-        normal = self.valid_losses()
+        normal = cells.losses(self.total(self.valid, functions))
         self.theta = theta
+        weight = cells.per_task(cells.weight)
         with np.errstate(invalid="ignore"):  # a task without validation labels
-            return np.stack([size, own / size, normal / size], axis=1)
+            return np.stack([cells.per_task(cells.weight > 0), own / weight, normal / weight], axis=1)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -274,13 +277,14 @@ class Recipe:
             return *self._grow_own(before, after, alone)[:2], alone
         own, own_start, losses = self._grow_own(before, after, none)
         solo, solo_start, solo_losses = self._grow_own(before, after, every)
-        gain = losses - solo_losses
-        alone = gain + PRIOR_ROWS * gain.sum() / before[1].cells.weight.sum() > 0
+        alone = is_better([first - second for first, second in zip(losses, solo_losses, strict=True)])
         grown = [solo[t] if alone[t] else own[t] for t in range(n_tasks)]
         return grown, np.where(alone[:, None], solo_start, own_start), alone
 
-    def _grow_own(self, before: Sides, after: Sides, alone: np.ndarray) -> tuple[list[Grown], np.ndarray, np.ndarray]:
-        """Ensembles of the tasks, their constants (T, K), and their validation losses (T,)."""
+    def _grow_own(
+        self, before: Sides, after: Sides, alone: np.ndarray
+    ) -> tuple[list[Grown], np.ndarray, list[np.ndarray]]:
+        """Ensembles of the tasks, their constants (T, K), and the losses of their validation labels."""
         starts = np.where(alone[:, None], own_start(before[0].cells), shrunk_start(after[0])) * self.has_own
         blocks = []
         for t, start in enumerate(starts):
@@ -290,8 +294,21 @@ class Recipe:
                 valid = valid.of_task(t, start, self.params.data) if len(valid.cells.rows_of(t)) else None
             least = max(1, min(self.params.trees["min_data_in_leaf"], rows.scores.shape[1] // 10))
             blocks.append(Block(self.params.trees | {"min_data_in_leaf": least}, rows, valid))
-        losses = grow(blocks, self.rounds[2:], self.patience)
-        return [block.ensemble.finish() for block in blocks], starts, losses
+        grow(blocks, self.rounds[2:], self.patience)
+        return [block.ensemble.finish() for block in blocks], starts, [block.valid_cell_losses() for block in blocks]
+
+
+def is_better(gains: Sequence[np.ndarray]) -> np.ndarray:
+    """Whether the gains of every task's labels, with those of all as `PRIOR_ROWS` more, are beyond chance: (T,).
+
+    Chance is one standard error. A task without labels gains nothing.
+    """
+    total, square = (np.array([part.sum() for part in parts]) for parts in (gains, [gain**2 for gain in gains]))
+    size = np.array([len(gain) for gain in gains])
+    share = PRIOR_ROWS / max(size.sum(), 1)
+    judged = total + share * total.sum()
+    error = np.sqrt((1 + 2 * share) * square + share**2 * square.sum())
+    return (judged > _DOUBT * error) & (size > 0)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -312,8 +329,9 @@ class RMTGB(BoostedEstimator):
 
     Rows are binned once. Categories and missing values are LightGBM's own. A wide table is not melted: the gradient of
     a shared function at a row is the sum over the row's labels. Each block stops where the validation loss does not
-    fall; in block 3 every task stops where its own and the loss of all tasks say, the latter with the weight of
-    10 000 labels, and tasks which do better without the shared part, judged likewise, go without it.
+    fall. In block 3 every task stops where its own loss and that of all tasks together say, the latter with the weight
+    of 10 000 labels: few validation labels do not decide alone. By the same sum, tasks which do better without the
+    shared part by more than one standard error go alone.
 
     Parameters
     ----------
@@ -336,13 +354,15 @@ class RMTGB(BoostedEstimator):
     tasks_ : tuple of Task
     outlier_score_ : polars.DataFrame
         A row per task. ``outlier_score``: sigmoid(θ), with sides named so that most tasks are at or below 0.5; null
-        where block 2 has no trees. ``n_labels``: labels in fit. ``shares``: whether the task uses the shared part.
-        The measured check: ``check_labels`` validation labels have the mean loss ``check_loss`` after block 2, and
-        ``check_loss_if_normal`` with the θ of a normal task instead; null without validation rows.
+        where block 2 has no trees, or mixes less than three tasks. ``n_labels``: labels in fit. ``shares``: whether the
+        task uses the shared part. The measured check: ``check_labels`` validation labels have the mean loss
+        ``check_loss`` after block 2 (squared error: half of it, in standard deviations), and ``check_loss_if_normal``
+        with the θ of a normal task instead; null without validation rows.
     block_rounds_ : polars.DataFrame
-        Rounds of every task: ``shared``, ``outlier``, ``own``.
-    feature_importances_ : polars.DataFrame
-        Per feature the share of the total gain of all splits in block 1 (``shared``), 2 (``outlier``), 3 (``own``).
+        Rounds of the blocks in every task's prediction: ``shared``, ``outlier``, ``own``; of a task that goes alone,
+        ``own`` only.
+    feature_importances_ : ndarray of shape (3, n_features_in_)
+        Of blocks 1, 2 and 3, each feature's share in the total gain of all splits; the whole sums to 1.
 
     Notes
     -----

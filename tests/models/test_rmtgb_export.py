@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 from conformance import answers, features, long_table, mixed_targets, same
+from sklearn.feature_selection import SelectFromModel
 
 import tabmtl
 from tabmtl import RMTGB, ModelFileError
@@ -113,7 +114,7 @@ def test_encode_puts_numbers_before_categories_and_leaves_the_task_out(case):
     text = X["text"].replace_strict({"blue": 0.0, "green": 1.0, "red": 2.0})
     np.testing.assert_array_equal(codes[:, 1], text.fill_null(np.nan))
     assert estimator.export_task(estimator.tasks_[0].name).feature_name() == [*numbers, "flag", "text"]
-    assert estimator.feature_importances_["feature"].to_list() == [*numbers, "flag", "text"]
+    assert estimator.feature_importances_.shape == (3, estimator.n_features_in_)
 
 
 def test_codes_count_from_0_and_an_unseen_level_is_missing():
@@ -140,7 +141,8 @@ def test_any_feature_names_survive(names, tmp_path):
     X = pl.DataFrame(dict(zip(names, rng.normal(size=(4, 80)), strict=True)))
     Y = pl.DataFrame({"t=1": X[:, 0] + X[:, 1], "t 2": X[:, 0] * X[:, 2]})
     estimator = RMTGB(early_stopping=False, random_state=0, n_estimators_task=5).fit(X, Y)
-    assert estimator.feature_importances_["feature"].to_list() == names
+    assert estimator.feature_names_in_.tolist() == names
+    assert (estimator.feature_importances_.sum(axis=0)[:3] > 0).all()
     for task in estimator.tasks_:
         export = estimator.export_task(task.name)
         assert len(set(export.feature_name())) == 4
@@ -156,7 +158,8 @@ def test_a_loaded_model_says_the_same_to_the_bit(case, early_stopping, tmp_path)
     estimator.save(tmp_path / "model")
     loaded = tabmtl.load(tmp_path / "model")
     assert same(answers(loaded, X), answers(estimator, X))
-    for name in ("outlier_score_", "block_rounds_", "feature_importances_"):
+    np.testing.assert_array_equal(loaded.feature_importances_, estimator.feature_importances_)
+    for name in ("outlier_score_", "block_rounds_"):
         assert getattr(loaded, name).equals(getattr(estimator, name))
         assert getattr(loaded, name).schema == getattr(estimator, name).schema
     matrix = loaded.encode(X)
@@ -191,14 +194,19 @@ def test_an_edited_text_is_refused_before_lightgbm_reads_it(tmp_path, monkeypatc
 def test_importances_are_shares_of_the_gain_by_block(case):
     for rounds in itertools.product([0, 6], repeat=3):
         estimator, _ = fit(case, rounds)
-        table = estimator.feature_importances_
-        assert table.columns == ["feature", "shared", "outlier", "own"]
-        totals = table.drop("feature").sum().row(0)
-        expected = [bool(n) for n in rounds]
-        assert [total > 0 for total in totals] == expected
-        assert sum(totals) == pytest.approx(float(any(rounds)))
-        constant = table.filter(pl.col("feature") == "constant").drop("feature").row(0)
-        assert constant == (0.0, 0.0, 0.0)
+        blocks = estimator.feature_importances_
+        assert [total > 0 for total in blocks.sum(axis=1)] == [bool(n) for n in rounds]
+        assert blocks.sum() == pytest.approx(float(any(rounds)))
+        assert not blocks[:, estimator.feature_names_in_.tolist().index("constant")].any()
+        if estimator.task_column is not None:
+            assert not blocks[:, estimator.feature_names_in_.tolist().index(estimator.task_column)].any()
+
+
+def test_importances_choose_features():
+    X = pl.DataFrame(np.random.default_rng(0).normal(size=(300, 4)), schema=["a", "b", "c", "d"])
+    Y = pl.DataFrame({"one": X["c"] * 3, "two": X["c"] - X["a"]})
+    chosen = SelectFromModel(RMTGB(random_state=0), max_features=2, threshold=-np.inf).fit(X, Y)
+    assert chosen.get_feature_names_out().tolist() == ["a", "c"]
 
 
 @every_case

@@ -131,7 +131,7 @@ def test_unrelated_tasks_go_alone(layout):
     alone = {"n_estimators_shared": 0, "n_estimators_outlier": 0, "n_estimators_task": 100, "random_state": 0}
     together = {"n_estimators_task": 100, "random_state": 0}
     if layout == "long":
-        bench = make_outlier_tasks(n_tasks=4, n_outliers=0, common=0.0, n_train=200, n_test=50, random_state=0)
+        bench = make_outlier_tasks(n_tasks=4, n_outliers=0, common=0.0, n_train=800, n_test=50, random_state=0)
         X, y, X_test, y_test = bench.X, bench.y, bench.X_test, bench.y_test
         alone["task_column"] = together["task_column"] = "task"
     else:
