@@ -193,7 +193,7 @@ def test_outliers_of_an_estimator(boosted) -> None:
     scores = dict(table.select("task", "outlier_score").iter_rows())
     assert scores["late"] is None
     display = OutlierTaskDisplay.from_estimator(boosted)
-    assert sorted(names_of(display)) == ["delay", "early"]
+    assert sorted(names_of(display)) == ["delay", "early", "twice"]
     assert [bar.get_width() for bar in display.bars_] == [scores[name] for name in names_of(display)]
     losses = {
         name: normal / own - 1
