@@ -14,7 +14,7 @@ from joblib import effective_n_jobs
 from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.base import MultiTaskEstimator
-from tabmtl.cells import Rows, bin_labelled, rows_of_tasks
+from tabmtl.cells import Rows, bin_labelled, count_labels, rows_of_tasks
 from tabmtl.checks import check_at_least, check_count, check_positive, check_share
 from tabmtl.dealing import train_valid_split
 from tabmtl.encode import TableCoder
@@ -98,6 +98,8 @@ class BoostedEstimator(MultiTaskEstimator):
     def export_task(self, task: str) -> lgb.Booster:
         """Everything for one task as one plain LightGBM model.
 
+        For single rows, say ``predict(matrix, num_threads=1)``: LightGBM else starts all threads for each.
+
         It predicts what this estimator does, values in own units or probabilities, from the matrix of `encode`; its
         ``pred_contrib`` (SHAP values) sums to the prediction, of a classification to the log odds or scores.
 
@@ -118,7 +120,8 @@ class BoostedEstimator(MultiTaskEstimator):
         check_is_fitted(self)
         names = [each.name for each in self.tasks_]
         if str(task) not in names:
-            raise ValueError(f"expected task to be one of {names}, got {task!r}")
+            more = "..." if len(names) > 10 else ""
+            raise ValueError(f"expected task to be one of {names[:10]}{more}, got {task!r}")
         index = names.index(str(task))
         family = next(family for family in self._families if index in family.members)
         labels, own = self._coder.labels, self.tasks_[index]
@@ -165,13 +168,10 @@ class BoostedEstimator(MultiTaskEstimator):
         elif len(batch) >= _ROWS_TO_SPLIT:
             rng = np.random.default_rng(seed)
             kept, held_out = train_valid_split(batch.y, coder.labels.tasks, self.validation_fraction, rng, batch.task)
-            found = self._fit_families(coder, batch.rows(kept), batch.rows(held_out), seed, [])
+            if count_labels(batch.rows(kept), len(coder.labels.tasks)).all():
+                found = self._fit_families(coder, batch.rows(kept), batch.rows(held_out), seed, [])
         families = self._fit_families(coder, batch, valid, seed, found)
-        labelled = ~np.isnan(batch.y)
-        if batch.task is None:
-            counts = labelled.sum(axis=0)
-        else:
-            counts = np.bincount(batch.task, labelled[:, 0], minlength=len(coder.labels.tasks)).astype(np.int64)
+        counts = count_labels(batch, len(coder.labels.tasks))
         return {"_families": families, **_tables(coder, families, counts)}
 
     def _fit_families(
@@ -184,10 +184,11 @@ class BoostedEstimator(MultiTaskEstimator):
             sides.append(bin_labelled(valid, columns, params.data, sides[0][0]))
         families = []
         for i, members in enumerate(_members_by_loss(coder.labels.tasks)):
-            rows, *watched = [rows_of_tasks(*side, coder, members, params.data) for side in sides]
-            held_out = watched[0] if watched and watched[0].cells.weight.any() else None
-            family = self._fit_family(members, rows, held_out, params, found[i] if found else None)
-            families.append(replace(family, checks=found[i].checks) if found else family)
+            rows, *held_out = [rows_of_tasks(*side, coder, members, params.data) for side in sides]
+            assert rows is not None  # every task has a label to learn
+            known = found[i] if found else None
+            family = self._fit_family(members, rows, held_out[0] if held_out else None, params, known)
+            families.append(family if known is None else replace(family, checks=known.checks))
         return families
 
     def _tree_params(self, seed: int) -> TreeParams:

@@ -40,7 +40,7 @@ class Cells:
     counts : ndarray of int, shape (T,), or None
         Long layout: rows of every task.
     task_weight : ndarray of shape (T,), optional
-        Factor of every task where tasks meet: in sums over the tasks of a row, and in the total loss.
+        Factor, of mean 1, of every task where tasks meet: in sums over the tasks of a row, and in the total loss.
     """
 
     kind: Kind
@@ -212,6 +212,14 @@ class Rows:
         )
 
 
+def count_labels(batch: Batch, n_tasks: int) -> np.ndarray:
+    """Labels of every task (T,)."""
+    labelled = ~np.isnan(batch.y)
+    if batch.task is None:
+        return labelled.sum(axis=0)
+    return np.bincount(batch.task, labelled[:, 0], minlength=n_tasks).astype(np.int64)
+
+
 def bin_labelled(
     batch: Batch, columns: Columns, options: dict[str, Any], reference: lgb.Dataset | None = None
 ) -> tuple[lgb.Dataset, Batch]:
@@ -237,8 +245,8 @@ def bin_labelled(
 
 def rows_of_tasks(
     data: lgb.Dataset, batch: Batch, coder: TableCoder, members: np.ndarray, options: dict[str, Any]
-) -> Rows:
-    """The rows with a label of some tasks of one kind, all scores 0.
+) -> Rows | None:
+    """The rows with a label of some tasks of one kind, all scores 0; None if there are none.
 
     Parameters
     ----------
@@ -265,6 +273,8 @@ def rows_of_tasks(
     else:
         y, weight = y.T[members], weight.T[members]
         index = np.flatnonzero((weight > 0).any(axis=0))
+        if not len(index):
+            return None
         data, y, weight = subset(data, index, options), y[:, index], weight[:, index]
     cells = Cells(
         kind=first.kind,
@@ -272,7 +282,7 @@ def rows_of_tasks(
         y=y,
         weight=weight,
         counts=counts,
-        task_weight=None if (factor == 1).all() else factor,
+        task_weight=None if len(set(factor)) == 1 else factor / factor.mean(),
     )
     return Rows(data=data, cells=cells, scores=cells.constant(np.zeros((len(members), first.width))))
 

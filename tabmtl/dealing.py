@@ -201,7 +201,12 @@ def train_valid_split(
         raise ValueError(f"the fraction of rows to validate on must be between 0 and 1, got {fraction!r}")
     if len(y) < 2:
         raise ValueError(f"expected at least two rows to split into training and validation, got {len(y)}")
-    part = deal_rows(Strata.of(y, tasks, task), np.array([1 - fraction, fraction]), rng)
+    strata = Strata.of(y, tasks, task)
+    part = deal_rows(strata, np.array([1 - fraction, fraction]), rng)
+    absent = np.append(strata.count(part, 2)[0] == 0, False)  # the last is unlabelled
+    rare = absent[strata.codes].any(axis=0)  # what can be on one side only is to be learned
+    if ((part == 1) & ~rare).any():
+        part[rare] = 0
     for side in (0, 1):
         if not (part == side).any():
             part[rng.integers(len(part))] = side

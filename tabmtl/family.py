@@ -103,5 +103,5 @@ class Family:
 
 
 def normal_theta(theta: np.ndarray) -> float:
-    """The parameter of a normal task: the median of the side of the majority."""
-    return float(np.median(theta[theta <= np.median(theta)]))
+    """The parameter of a normal task: the median of those on the side of the majority, which is below 0."""
+    return float(np.median(theta[theta <= 0]))

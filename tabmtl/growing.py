@@ -8,8 +8,7 @@ from typing import Protocol
 import numpy as np
 
 _IDLE = 10  # rounds without a split after which an ensemble ends
-#: Where one task decides, the loss of all tasks is added as if it had so many rows: few rows decide as all do.
-PRIOR_ROWS = 10_000
+_PRIOR_LABELS = 1_000  # with as many labels more, the losses of all have a say in the stop of each
 
 
 class Growing(Protocol):
@@ -36,6 +35,9 @@ class Growing(Protocol):
 def grow(growing: Sequence[Growing], n_rounds: Sequence[int] | np.ndarray, patience: int | None) -> None:
     """Grow side by side; with patience, each until its validation loss no longer falls, and keep its best round.
 
+    To the loss of each that of all is added, as if it had `_PRIOR_LABELS` more, in units of the loss a label of each
+    has at the start: few labels stop with the others, and not by chance.
+
     One that has stopped counts in the loss of all with its last loss, not its best one, which was chosen.
 
     Parameters
@@ -52,6 +54,7 @@ def grow(growing: Sequence[Growing], n_rounds: Sequence[int] | np.ndarray, patie
     if patience is not None:
         starts = np.array([each.valid_loss() for each in growing])
         sizes = np.array([each.valid_size for each in growing])
+    units = np.where(starts > 0, starts, 1) / np.maximum(sizes, np.finfo(float).tiny)
     best = np.zeros(count)
     active = caps > 0
     while active.any():
@@ -63,8 +66,8 @@ def grow(growing: Sequence[Growing], n_rounds: Sequence[int] | np.ndarray, patie
         active &= (idle < _IDLE) & (rounds < caps)
         if patience is None:
             continue
-        now[chosen] = [growing[i].valid_loss() - starts[i] for i in chosen.tolist()]
-        judged = now[chosen] + PRIOR_ROWS * now.sum() / sizes.sum()
+        now[chosen] = [(growing[i].valid_loss() - starts[i]) / units[i] for i in chosen.tolist()]
+        judged = now[chosen] + _PRIOR_LABELS * now.sum() / sizes.sum()
         is_better = judged < best[chosen]
         best[chosen[is_better]], kept[chosen[is_better]] = judged[is_better], rounds[chosen[is_better]]
         active &= rounds - kept < patience

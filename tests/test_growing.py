@@ -5,14 +5,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tabmtl.growing import PRIOR_ROWS, grow
+from tabmtl.growing import _PRIOR_LABELS, grow
 
-MANY = 1_000 * PRIOR_ROWS  # such a task decides alone
-FEW = PRIOR_ROWS / 1_000  # and such a one as all do
+MANY = 1_000 * _PRIOR_LABELS  # such a task decides alone
+FEW = _PRIOR_LABELS / 1_000  # and such a one as all do
 
 
 class Scripted:
-    """Its validation loss after k rounds is ``losses[k]``; updates named in ``splitless`` find no split."""
+    """Its validation loss after k rounds is ``losses[k]``; updates named in ``splitless`` find no split.
+
+    A label of it has the loss 1 more, so that losses which start at 0 are in units of the start.
+    """
 
     def __init__(self, losses, size=FEW, splitless=()):
         self.losses, self.valid_size, self.splitless = list(losses), size, splitless
@@ -24,7 +27,7 @@ class Scripted:
         self.updates += 1
 
     def valid_loss(self):
-        return self.losses[self.rounds]
+        return self.losses[self.rounds] + self.valid_size
 
     def keep(self, rounds):
         assert rounds <= self.rounds

@@ -14,7 +14,7 @@ from tabmtl.boosted import BoostedEstimator, TreeParams
 from tabmtl.cells import Rows, own_start, shrunk_start
 from tabmtl.checks import check_choice, check_count
 from tabmtl.family import Family, normal_theta
-from tabmtl.growing import PRIOR_ROWS, grow
+from tabmtl.growing import grow
 from tabmtl.schema import Batch
 from tabmtl.trees import Ensemble, Forest, Grown
 
@@ -228,8 +228,7 @@ class Recipe:
         valid = None if valid is None else replace(valid, scores=valid.cells.constant(start))
         shared, sides = self._grow_shared(rows, valid)
         mixed, theta, checks, sides = self._grow_mixed(*sides, theta)
-        shares = shared.rounds + mixed.rounds > 0
-        own, own_start, alone = self._fit_own((rows, valid), sides if shares else None)
+        own, own_start, alone = self._fit_own((rows, valid), sides)
         return Family(
             members=members,
             rounds=np.array([shared.rounds, mixed.rounds, *(grown.rounds for grown in own)]),
@@ -259,7 +258,7 @@ class Recipe:
             grown, theta = replace(grown, ensembles=grown.ensembles[::-1]), -theta
         return grown, theta, block.check_sides(), block.after()
 
-    def _fit_own(self, before: Sides, after: Sides | None) -> tuple[list[Grown], np.ndarray, np.ndarray]:
+    def _fit_own(self, before: Sides, after: Sides) -> tuple[list[Grown], np.ndarray, np.ndarray]:
         """Block 3 of every task, on what the shared part leaves, or for those that go alone from the start.
 
         Returns
@@ -270,14 +269,14 @@ class Recipe:
         """
         n_tasks = before[0].cells.n_tasks
         none, every = np.zeros(n_tasks, dtype=bool), np.ones(n_tasks, dtype=bool)
-        if after is None:
-            return *self._grow_own(before, before, every)[:2], every
-        if self.alone is not None or before[1] is None:
-            alone = none if self.alone is None else self.alone
+        if self.alone is not None or not self.rounds[:2].any():
+            alone = every if self.alone is None else self.alone
             return *self._grow_own(before, after, alone)[:2], alone
         own, own_start, losses = self._grow_own(before, after, none)
+        if before[1] is None or not self.has_own:
+            return own, own_start, none
         solo, solo_start, solo_losses = self._grow_own(before, after, every)
-        alone = is_better([first - second for first, second in zip(losses, solo_losses, strict=True)])
+        alone = is_better(solo_losses, losses)
         grown = [solo[t] if alone[t] else own[t] for t in range(n_tasks)]
         return grown, np.where(alone[:, None], solo_start, own_start), alone
 
@@ -286,29 +285,64 @@ class Recipe:
     ) -> tuple[list[Grown], np.ndarray, list[np.ndarray]]:
         """Ensembles of the tasks, their constants (T, K), and the losses of their validation labels."""
         starts = np.where(alone[:, None], own_start(before[0].cells), shrunk_start(after[0])) * self.has_own
-        blocks = []
-        for t, start in enumerate(starts):
-            rows, valid = before if alone[t] else after
-            rows = rows.of_task(t, start, self.params.data)
-            if valid is not None:
-                valid = valid.of_task(t, start, self.params.data) if len(valid.cells.rows_of(t)) else None
-            least = max(1, min(self.params.trees["min_data_in_leaf"], rows.scores.shape[1] // 10))
-            blocks.append(Block(self.params.trees | {"min_data_in_leaf": least}, rows, valid))
+        sides = [before if each else after for each in alone]
+        if self.patience is None:  # one after the other, which needs the least memory
+            grown = []
+            for t, start in enumerate(starts):
+                block = self._own_block(t, start, sides[t])
+                grow([block], self.rounds[2 + t :][:1], None)
+                grown.append(block.ensemble.finish())
+            return grown, starts, []
+        blocks = [self._own_block(t, start, sides[t]) for t, start in enumerate(starts)]
         grow(blocks, self.rounds[2:], self.patience)
         return [block.ensemble.finish() for block in blocks], starts, [block.valid_cell_losses() for block in blocks]
 
+    def _own_block(self, t: int, start: np.ndarray, sides: Sides) -> Block:
+        """Block 3 of one task; what LightGBM holds against small leaves and groups is cut to its rows."""
+        rows, valid = sides[0].of_task(t, start, self.params.data), sides[1]
+        if valid is not None:
+            valid = valid.of_task(t, start, self.params.data) if len(valid.cells.rows_of(t)) else None
+        params, n_rows = self.params.trees, rows.scores.shape[1]
+        least = max(1, min(params["min_data_in_leaf"], n_rows // 10))
+        small = {
+            "min_data_in_leaf": least,
+            "num_leaves": max(2, min(params["num_leaves"], n_rows // least)),
+            "bagging_freq": params["bagging_freq"] if n_rows * params["bagging_fraction"] >= 1 else 0,
+            "min_data_per_group": max(1, min(100, n_rows // 10)),
+            "cat_smooth": min(10, n_rows / 100),
+            "cat_l2": min(10, n_rows / 100),
+        }
+        return Block(params | small, rows, valid)
 
-def is_better(gains: Sequence[np.ndarray]) -> np.ndarray:
-    """Whether the gains of every task's labels, with those of all as `PRIOR_ROWS` more, are beyond chance: (T,).
 
-    Chance is one standard error. A task without labels gains nothing.
+def is_better(losses: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> np.ndarray:
+    """Whether losses of the tasks' labels are below others beyond chance: (T,).
+
+    Random effects (DerSimonian and Laird, 1986): the gain of a task, in units of its loss, is shrunk to that of all as
+    far as chance explains the differences between the tasks, and must exceed one standard error. A task with less than
+    two labels gains nothing.
     """
-    total, square = (np.array([part.sum() for part in parts]) for parts in (gains, [gain**2 for gain in gains]))
-    size = np.array([len(gain) for gain in gains])
-    share = PRIOR_ROWS / max(size.sum(), 1)
-    judged = total + share * total.sum()
-    error = np.sqrt((1 + 2 * share) * square + share**2 * square.sum())
-    return (judged > _DOUBT * error) & (size > 0)
+    size = np.array([len(each) for each in losses])
+    known = np.flatnonzero(size > 1)
+    found = np.zeros(len(size), dtype=bool)
+    if not len(known):
+        return found
+    gains = [
+        (others[t] - losses[t]) / max((others[t] + losses[t]).mean() / 2, np.finfo(float).tiny) for t in known.tolist()
+    ]
+    gain, square = np.array([g.mean() for g in gains]), np.array([np.square(g - g.mean()).sum() for g in gains])
+    n = size[known]
+    # variances of few labels lean on that of all, as if on ten more
+    variance = (square + 10 * square.sum() / max((n - 1).sum(), 1)) / (n + 9) / n + np.finfo(float).tiny
+    weight = 1 / variance
+    spread = weight @ np.square(gain - weight @ gain / weight.sum()) - (len(n) - 1)
+    between = max(0.0, spread / max(weight.sum() - (weight @ weight) / weight.sum(), np.finfo(float).tiny))
+    weight = 1 / (variance + between)
+    trust = between / (between + variance)
+    judged = trust * gain + (1 - trust) * (weight @ gain / weight.sum())
+    error = np.sqrt(trust * variance + (1 - trust) ** 2 / weight.sum())
+    found[known] = judged > _DOUBT * error
+    return found
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -330,8 +364,8 @@ class RMTGB(BoostedEstimator):
     Rows are binned once. Categories and missing values are LightGBM's own. A wide table is not melted: the gradient of
     a shared function at a row is the sum over the row's labels. Each block stops where the validation loss does not
     fall. In block 3 every task stops where its own loss and that of all tasks together say, the latter with the weight
-    of 10 000 labels: few validation labels do not decide alone. By the same sum, tasks which do better without the
-    shared part by more than one standard error go alone.
+    of 1 000 labels: few validation labels do not decide alone. A task which does better without the shared part goes
+    alone, if that is beyond one standard error after shrinking its gain to that of all tasks.
 
     Parameters
     ----------
@@ -353,11 +387,11 @@ class RMTGB(BoostedEstimator):
     ----------
     tasks_ : tuple of Task
     outlier_score_ : polars.DataFrame
-        A row per task. ``outlier_score``: sigmoid(θ), with sides named so that most tasks are at or below 0.5; null
-        where block 2 has no trees, or mixes less than three tasks. ``n_labels``: labels in fit. ``shares``: whether the
-        task uses the shared part. The measured check: ``check_labels`` validation labels have the mean loss
-        ``check_loss`` after block 2 (squared error: half of it, in standard deviations), and ``check_loss_if_normal``
-        with the θ of a normal task instead; null without validation rows.
+        A row per task. ``outlier_score``: sigmoid(θ), with sides named so that most tasks are at or below 0.5 (at a tie
+        by chance); null where block 2 has no trees, or mixes less than three tasks. ``n_labels``: labels in fit.
+        ``shares``: whether the task uses the shared part. The measured check: ``check_labels`` validation labels have
+        the mean loss ``check_loss`` after block 2 (squared error: half of it, in standard deviations), and
+        ``check_loss_if_normal`` with the θ of a normal task instead; null without validation rows.
     block_rounds_ : polars.DataFrame
         Rounds of the blocks in every task's prediction: ``shared``, ``outlier``, ``own``; of a task that goes alone,
         ``own`` only.
@@ -370,7 +404,9 @@ class RMTGB(BoostedEstimator):
     regularisation of θ. Ours differs from it so: F starts at the mean (or log odds), not at 0; leaves are Newton steps
     where the loss is not squared, and plain means where it is; block 3 begins with a constant for each task, shrunk to
     0 as far as chance explains the differences; trees have more than two leaves; θ is drawn from the estimator's own
-    generator; predict never renumbers tasks. Mixed kinds are learned as one family of functions per loss.
+    generator; the scale-free step moves only on evidence, so that a task of few rows keeps its start; where rows were
+    set aside, the fit of all rows holds the θ that they checked; predict never renumbers tasks. Of a table with tasks
+    of unlike losses, each loss has functions of its own.
 
     What the outlier score finds, and what not: one group of tasks that follow another function (or the flipped one, or
     have shuffled or shifted labels) is told apart. Several outliers which each follow their own function share one A,
@@ -406,6 +442,7 @@ class RMTGB(BoostedEstimator):
         check_choice("unknown_task", self.unknown_task, ("shared", "error"))
 
     def _read_rows(self, X: Any) -> Batch:
+        check_choice("unknown_task", self.unknown_task, ("shared", "error"))
         return self._coder.read(X, unknown_task=self.unknown_task)
 
     def _fit_family(
@@ -419,8 +456,10 @@ class RMTGB(BoostedEstimator):
             patience=None if valid is None else self.patience,
             has_own=self.n_estimators_task > 0,
             alone=None if found is None else found.alone,
-            theta_rate=self.learning_rate if self.theta_step == "sum" else None,
+            theta_rate=None if self.theta_step == "scale-free" else self.learning_rate,
         )
+        if found is not None:  # the θ that was checked is held
+            return replace(recipe, theta_rate=0.0).fit(members, rows, valid, found.theta)
         rng = np.random.default_rng([params.trees["seed"], int(members[0])])
         return recipe.fit(members, rows, valid, _SPREAD * rng.standard_normal(len(members)))
 
