@@ -306,7 +306,7 @@ class Recipe:
         least = max(1, min(params["min_data_in_leaf"], n_rows // 10))
         small = {
             "min_data_in_leaf": least,
-            "num_leaves": max(2, min(params["num_leaves"], n_rows // least)),
+            "num_leaves": max(2, min(params["num_leaves"], 2 * n_rows // least)),  # beyond, memory is kept for nothing
             "bagging_freq": params["bagging_freq"] if n_rows * params["bagging_fraction"] >= 1 else 0,
             "min_data_per_group": max(1, min(100, n_rows // 10)),
             "cat_smooth": min(10, n_rows / 100),
