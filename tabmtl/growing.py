@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 _IDLE = 10  # rounds without a split after which an ensemble ends
-_PRIOR_LABELS = 1_000  # with as many labels more, the losses of all have a say in the stop of each
+_PRIOR_LABELS = 10_000  # with as many labels more, the losses of all have a say in the stop of each
 
 
 class Growing(Protocol):

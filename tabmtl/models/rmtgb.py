@@ -364,7 +364,7 @@ class RMTGB(BoostedEstimator):
     Rows are binned once. Categories and missing values are LightGBM's own. A wide table is not melted: the gradient of
     a shared function at a row is the sum over the row's labels. Each block stops where the validation loss does not
     fall. In block 3 every task stops where its own loss and that of all tasks together say, the latter with the weight
-    of 1 000 labels: few validation labels do not decide alone. A task which does better without the shared part goes
+    of 10 000 labels: few validation labels do not decide alone. A task which does better without the shared part goes
     alone, if that is beyond one standard error after shrinking its gain to that of all tasks.
 
     Parameters
