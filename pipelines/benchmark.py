@@ -1,4 +1,4 @@
-"""The table of scores: the networks, one LightGBM per task and a linear model, on real tables and on MultiTab-Bench.
+"""The table of scores: networks, R-MTGB, one LightGBM per task and a linear model, on real tables and MultiTab-Bench.
 
 Run it by ``python -m tabmtl.pipelines.benchmark``; ``--help`` lists the options. Every model is fitted on the stored
 train rows, stops on the validation rows, and is scored on the test rows once. MultiTab-Bench has no validation rows:
@@ -23,7 +23,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from tabmtl import IndependentTasks, MultiTabNet, SharedBottom, Task, multitask_gain
+from tabmtl import RMTGB, IndependentTasks, MultiTabNet, SharedBottom, Task, multitask_gain
 from tabmtl.pipelines.datasets import load
 from tabmtl.synth import make_multitab_bench
 
@@ -88,6 +88,11 @@ def lightgbm(problem: Problem, seed: int, epochs: int | None) -> tuple[Any, Prob
     return IndependentTasks(tasks=problem.tasks, random_state=seed), problem
 
 
+def boosted(problem: Problem, seed: int, epochs: int | None) -> tuple[Any, Problem]:
+    """R-MTGB with its defaults."""
+    return RMTGB(tasks=problem.tasks, random_state=seed), problem
+
+
 def linear(problem: Problem, seed: int, epochs: int | None) -> tuple[Any, Problem]:
     """A logistic or ridge regression per task, and the problem with its features encoded on all train rows."""
     numbers = make_pipeline(SimpleImputer(strategy="median", add_indicator=True), StandardScaler())
@@ -103,6 +108,7 @@ def linear(problem: Problem, seed: int, epochs: int | None) -> tuple[Any, Proble
 MODELS: dict[str, Callable[[Problem, int, int | None], tuple[Any, Problem]]] = {
     "MultiTabNet": lambda *args: network(MultiTabNet, *args),
     "SharedBottom": lambda *args: network(SharedBottom, *args),
+    "RMTGB": boosted,
     "IndependentTasks": lightgbm,
     "linear": linear,
 }

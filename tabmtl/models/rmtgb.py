@@ -369,7 +369,7 @@ class RMTGB(BoostedEstimator):
 
     Parameters
     ----------
-    n_estimators_shared, n_estimators_outlier, n_estimators_task : int, default=50, 300, 300
+    n_estimators_shared, n_estimators_outlier, n_estimators_task : int, default=50, 300, 1000
         The most rounds of block 1, 2 and 3; 0 leaves a block out. Block 2 grows two trees a round, and each one as many
         as there are classes beyond two. A loss with a single task has block 3 only: plain boosting.
     theta_step : {"scale-free", "sum"}, default="scale-free"
@@ -430,7 +430,7 @@ class RMTGB(BoostedEstimator):
 
     n_estimators_shared: int = 50
     n_estimators_outlier: int = 300
-    n_estimators_task: int = 300
+    n_estimators_task: int = 1_000
     theta_step: Literal["scale-free", "sum"] = "scale-free"
     unknown_task: Literal["shared", "error"] = "shared"
 
