@@ -81,15 +81,11 @@ class Block:
 
     def valid_cell_losses(self) -> np.ndarray:
         """Losses of the validation labels."""
-        if self.valid is None:
-            return np.zeros(0)
-        return self.valid.cells.cell_losses(self.total(self.valid, self.ensemble.scores(of_valid=True)))
+        return np.zeros(0) if self.valid is None else self.valid.cells.cell_losses(self._valid_total(self.valid))
 
     def valid_loss(self) -> float:
         """Summed loss of all tasks on the validation rows."""
-        if self.valid is None:
-            return 0.0
-        return self.valid.cells.total_loss(self.total(self.valid, self.ensemble.scores(of_valid=True)))
+        return 0.0 if self.valid is None else self.valid.cells.total_loss(self._valid_total(self.valid))
 
     def keep(self, rounds: int) -> None:
         """Take back all later rounds."""
@@ -98,9 +94,11 @@ class Block:
     def after(self) -> Sides:
         """The rows, with scores that hold this block."""
         rows = replace(self.rows, scores=self.total(self.rows, self.ensemble.scores()))
-        if self.valid is None:
-            return rows, None
-        return rows, replace(self.valid, scores=self.total(self.valid, self.ensemble.scores(of_valid=True)))
+        return rows, None if self.valid is None else replace(self.valid, scores=self._valid_total(self.valid))
+
+    def _valid_total(self, valid: Rows) -> np.ndarray:
+        """F at the cells of the validation rows."""
+        return self.total(valid, self.ensemble.scores(of_valid=True))
 
 
 class MixedBlock(Block):
@@ -138,10 +136,7 @@ class MixedBlock(Block):
         """A: g = -s r; B: g = -(1 - s) r. h = 1 for squared error, else Newton's s² h and (1 - s)² h."""
         cells, s = self.rows.cells, expit(self.theta)
         B, A = np.split(functions, 2)
-        apart = A - B
-        scores = self.rows.scores + cells.at_cells(B)
-        scores += cells.at_cells(apart, s)
-        residuals, hessians = cells.derivatives(scores)
+        residuals, hessians = cells.derivatives(self.total(self.rows, functions))
         for_A = cells.at_rows(residuals, s)
         gradient = np.empty(functions.shape, dtype=np.float32)
         np.subtract(for_A, cells.at_rows(residuals), out=gradient[: len(B)], casting="same_kind")
@@ -152,7 +147,7 @@ class MixedBlock(Block):
             hessian = self._hessian = np.concatenate([cells.at_rows(hessians)] * 2).astype(np.float32)
         else:
             hessian = self._hessian
-        self._move_theta(cells.inner(residuals, apart))
+        self._move_theta(cells.inner(residuals, A - B))
         return gradient, hessian
 
     def _move_theta(self, inner: np.ndarray) -> None:
@@ -184,11 +179,10 @@ class MixedBlock(Block):
         """Validation labels of every task, their mean loss, and the same with the θ of a normal task: (T, 3)."""
         if self.valid is None or not self.rounds:
             return np.full((len(self.theta), 3), np.nan)
-        cells, functions = self.valid.cells, self.ensemble.scores(of_valid=True)
-        theta, sign = self.theta, -1 if self.is_flipped else 1
-        own = cells.losses(self.total(self.valid, functions))
+        cells, theta, sign = self.valid.cells, self.theta, -1 if self.is_flipped else 1
+        own = cells.losses(self._valid_total(self.valid))
         self.theta = np.full(len(theta), sign * normal_theta(sign * theta))
-        normal = cells.losses(self.total(self.valid, functions))
+        normal = cells.losses(self._valid_total(self.valid))
         self.theta = theta
         weight = cells.per_task(cells.weight)
         with np.errstate(invalid="ignore"):  # a task without validation labels
