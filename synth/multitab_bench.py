@@ -11,6 +11,7 @@ from typing import Any, TypedDict, Unpack
 import numpy as np
 import polars as pl
 
+from tabmtl.synth.checks import check_count
 from tabmtl.synth.multitab_truth import MultitabTruth, TaskKind, bin_edges, power_sum
 from tabmtl.synth.task_vectors import checked_vectors, correlation_matrix, task_vectors
 
@@ -65,7 +66,7 @@ class MultitabBench:
         ValueError
             If ``n_samples`` is no integer >= 1.
         """
-        _check_count("n_samples", n_samples)
+        check_count("n_samples", n_samples)
         return _rows(self.truth, n_samples, np.random.default_rng(random_state).spawn(3)[2])
 
 
@@ -169,7 +170,7 @@ def make_multitab_bench(
     [1.0, 0.667, 0.333, 0.667, 0.111, 0.333, 0.667]
     """
     for name, value in (("n_samples", n_samples), ("n_features", n_features), ("n_tasks", n_tasks)):
-        _check_count(name, value)
+        check_count(name, value)
     # Three streams: a seed gives one W whatever n_samples is, and fresh rows never repeat the first ones.
     design, first, fresh = np.random.default_rng(random_state).spawn(3)
     law: dict[str, Any] = {"chain": (), **options}
@@ -188,11 +189,6 @@ def make_multitab_bench(
     }
     law |= {name: _spread(value, n_tasks) for name, value in per_task.items()}
     return _rows(MultitabTruth(W=W, **law), n_samples, rng)
-
-
-def _check_count(name: str, value: int) -> None:
-    if not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
 
 
 def _spread(value: Any, n_tasks: int) -> tuple:

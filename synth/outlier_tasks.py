@@ -10,6 +10,7 @@ from typing import Literal, TypedDict, Unpack, get_args
 import numpy as np
 import polars as pl
 
+from tabmtl.synth.checks import check_count
 from tabmtl.synth.outlier_functions import OutlierKind, TaskFunction, add_functions, draw_rows, draw_tasks, mix
 
 TargetKind = Literal["regression", "classification"]
@@ -103,7 +104,7 @@ class OutlierTasks:
         ValueError
             If ``n_samples`` is no integer >= 1.
         """
-        _check_count("n_samples", n_samples, 1)
+        check_count("n_samples", n_samples, 1)
         rng = np.random.default_rng(random_state).spawn(2)[1]
         shape = (n_samples, self.X.width - 1)
         x, values = map(np.stack, zip(*(draw_rows(shape, self.noise, rng) for _ in self.functions), strict=True))
@@ -199,8 +200,8 @@ def make_outlier_tasks(
     True
     """
     for name, value in (("n_train", n_train), ("n_features", n_features), ("n_tasks", n_tasks)):
-        _check_count(name, value, 1)
-    _check_count("n_test", n_test, 0)
+        check_count(name, value, 1)
+    check_count("n_test", n_test, 0)
     _check_outliers(n_outliers, n_tasks, outlier_kind, target)
     strength, common, noise = _numbers(**options)
     rng = np.random.default_rng(random_state)
@@ -235,13 +236,8 @@ def make_outlier_tasks(
     )
 
 
-def _check_count(name: str, value: int, least: int) -> None:
-    if not isinstance(value, (int, np.integer)) or value < least:
-        raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
-
-
 def _check_outliers(n_outliers: int, n_tasks: int, outlier_kind: str, target: str) -> None:
-    _check_count("n_outliers", n_outliers, 0)
+    check_count("n_outliers", n_outliers, 0)
     if n_outliers >= n_tasks:
         raise ValueError(f"n_outliers must be below n_tasks={n_tasks}, got {n_outliers}")
     for name, value, known in (

@@ -1,0 +1,11 @@
+"""What generators check of their arguments."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def check_count(name: str, value: int, least: int = 1) -> None:
+    """Raise a ValueError that names an argument which is no integer of at least ``least``."""
+    if not isinstance(value, (int, np.integer)) or value < least:
+        raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
