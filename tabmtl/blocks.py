@@ -189,6 +189,27 @@ class MLP(nn.Sequential):
         super().__init__(*layers)
 
 
+class Boundary(nn.Module):
+    """Where parameters that tasks share end: a tensor passes through as it is.
+
+    Gradient balancing (:mod:`tabmtl.balance`) sets ``cut``. Then what comes out is a leaf, `leaf`, on which every
+    task's gradient is taken, and `below` is what came in, from which the balanced gradient goes on.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cut = False
+        self.below: Tensor | None = None
+        self.leaf: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x, or a leaf with its values where the graph is cut."""
+        if not self.cut:
+            return x
+        self.below, self.leaf = x, x.detach().requires_grad_()
+        return self.leaf
+
+
 class TaskLinear(nn.Module):
     """One linear layer per task, as one batched matrix product.
 
@@ -197,6 +218,8 @@ class TaskLinear(nn.Module):
     n_tasks, d_in, d_out : int
         Number of layers, and width of the input and the output of each.
     """
+
+    task_specific = True  # gradient balancing leaves its parameters to their own tasks
 
     def __init__(self, n_tasks: int, d_in: int, d_out: int) -> None:
         super().__init__()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from tabmtl.base import ClassifierFace, RegressorFace
-from tabmtl.blocks import MLP, FeatureTokenizer, NumericEmbedding, Towers
+from tabmtl.blocks import MLP, Boundary, FeatureTokenizer, NumericEmbedding, Towers
 from tabmtl.checks import check_count
 from tabmtl.network import NetworkEstimator
 from tabmtl.schema import Columns, Task
@@ -52,12 +52,13 @@ class SharedBottomNetwork(nn.Module):
         self.tokenizer = FeatureTokenizer(columns, d_embedding, numeric_embedding=numeric_embedding)
         d_flat = self.tokenizer.n_tokens * d_embedding
         self.trunk = MLP(d_flat, hidden, dropout=dropout)
+        self.shared = Boundary()
         widths = [task.width for task in tasks]
         self.heads = Towers((d_flat, *hidden)[-1], widths, hidden=head_hidden, dropout=dropout)
 
     def represent(self, x_num: Tensor, x_cat: Tensor, task: Tensor | None = None) -> Tensor:
         """Return the trunk's output (B, hidden[-1]); the task of a row plays no part in it."""
-        return self.trunk(self.tokenizer(x_num, x_cat).flatten(1))
+        return self.shared(self.trunk(self.tokenizer(x_num, x_cat).flatten(1)))
 
     def forward(self, x_num: Tensor, x_cat: Tensor, task: Tensor | None = None) -> list[Tensor]:
         """Score rows.
