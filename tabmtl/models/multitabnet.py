@@ -23,8 +23,9 @@ from tabmtl.attention import (
     attention_mask,
 )
 from tabmtl.base import ClassifierFace, RegressorFace
-from tabmtl.blocks import FeatureTokenizer, NumericEmbedding, Towers
+from tabmtl.blocks import Towers
 from tabmtl.checks import check_count
+from tabmtl.embeddings import FeatureTokenizer, NumericEmbedding
 from tabmtl.network import NetworkEstimator
 from tabmtl.schema import Columns, Task
 

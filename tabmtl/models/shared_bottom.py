@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor, nn
 
 from tabmtl.base import ClassifierFace, RegressorFace
-from tabmtl.blocks import MLP, Boundary, FeatureTokenizer, NumericEmbedding, Towers
+from tabmtl.blocks import MLP, Boundary, Towers
 from tabmtl.checks import check_count
+from tabmtl.embeddings import FeatureVector, NumericEmbedding
 from tabmtl.network import NetworkEstimator
 from tabmtl.schema import Columns, Task
 
@@ -29,8 +31,8 @@ class SharedBottomNetwork(nn.Module):
         Width of a head's hidden layer; 0 or None leaves one linear layer.
     d_embedding : int, default=16
         Width of a column's embedding.
-    numeric_embedding : {"linear", "piecewise", "periodic"}, default="linear"
-        How a number becomes an embedding, see :class:`tabmtl.blocks.FeatureTokenizer`.
+    numeric_embedding : {"none", "linear", "piecewise", "periodic"}, default="linear"
+        How a number becomes an embedding, see :class:`tabmtl.embeddings.FeatureVector`.
     dropout : float, default=0.0
         Share of hidden values dropped in training, in trunk and heads.
     """
@@ -45,20 +47,19 @@ class SharedBottomNetwork(nn.Module):
         hidden: Sequence[int] = (256, 128),
         head_hidden: int | None = 64,
         d_embedding: int = 16,
-        numeric_embedding: NumericEmbedding = "linear",
+        numeric_embedding: NumericEmbedding | Literal["none"] = "linear",
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.tokenizer = FeatureTokenizer(columns, d_embedding, numeric_embedding=numeric_embedding)
-        d_flat = self.tokenizer.n_tokens * d_embedding
-        self.trunk = MLP(d_flat, hidden, dropout=dropout)
+        self.vector = FeatureVector(columns, d_embedding, numeric_embedding=numeric_embedding)
+        self.trunk = MLP(self.vector.width, hidden, dropout=dropout)
         self.shared = Boundary()
         widths = [task.width for task in tasks]
-        self.heads = Towers((d_flat, *hidden)[-1], widths, hidden=head_hidden, dropout=dropout)
+        self.heads = Towers((self.vector.width, *hidden)[-1], widths, hidden=head_hidden, dropout=dropout)
 
     def represent(self, x_num: Tensor, x_cat: Tensor, task: Tensor | None = None) -> Tensor:
         """Return the trunk's output (B, hidden[-1]); the task of a row plays no part in it."""
-        return self.shared(self.trunk(self.tokenizer(x_num, x_cat).flatten(1)))
+        return self.shared(self.trunk(self.vector(x_num, x_cat)))
 
     def forward(self, x_num: Tensor, x_cat: Tensor, task: Tensor | None = None) -> list[Tensor]:
         """Score rows.
@@ -94,8 +95,8 @@ class SharedBottom(NetworkEstimator):
         Width of a head's hidden layer; 0 leaves one linear layer per task.
     d_embedding : int, default=16
         Width of a column's embedding.
-    numeric_embedding : {"linear", "piecewise", "periodic"}, default="piecewise"
-        How a number becomes an embedding.
+    numeric_embedding : {"none", "linear", "piecewise", "periodic"}, default="piecewise"
+        How a number becomes an embedding; ``"none"`` takes it as it is.
     dropout : float, default=0.1
         Share of hidden values dropped in training.
     **options
@@ -119,7 +120,7 @@ class SharedBottom(NetworkEstimator):
     hidden: Sequence[int] = (256, 128)
     head_hidden: int = 64
     d_embedding: int = 16
-    numeric_embedding: NumericEmbedding = "piecewise"
+    numeric_embedding: NumericEmbedding | Literal["none"] = "piecewise"
     dropout: float = 0.1
 
     def _check_params(self) -> None:
