@@ -14,6 +14,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _check_feature_names, _check_n_features, check_is_fitted
 
 from tabmtl.encode import TableCoder
+from tabmtl.intervals import score_intervals
 from tabmtl.metrics import check_metric, mean_score, score_tasks
 from tabmtl.persist import Saved, from_json, to_json, write_folder
 from tabmtl.schema import Batch, Kind, Task
@@ -95,7 +96,7 @@ class MultiTaskEstimator(BaseEstimator):
             encoding=self._encoding(),
         )
         tasks = tuple(replace(task, metric=check_metric(task)) for task in coder.labels.tasks)
-        coder = replace(coder, labels=replace(coder.labels, tasks=tasks))
+        coder = replace(coder, labels=replace(coder.labels, tasks=tasks, chain=self._chain(tasks)))
         batch = coder.read(X, y, sample_weight)
         coder.check_labelled(batch)
         valid = None if X_val is None else coder.read(X_val, y_val)
@@ -156,6 +157,29 @@ class MultiTaskEstimator(BaseEstimator):
         """
         return self._score(X, y, sample_weight)
 
+    def score_intervals(self, X: Any, y: Any, sample_weight: Any = None, *, level: float = 0.95) -> pl.DataFrame:
+        """Score every task on its labelled rows, and say how exact that is.
+
+        Parameters
+        ----------
+        X, y, sample_weight : as in `score_tasks`
+        level : float, default=0.95
+            Share of intervals that are to hold the true score.
+
+        Returns
+        -------
+        intervals : polars.DataFrame
+            One row per task: task, metric, score, standard_error, low, high, n_labelled, n_positive (of binary
+            tasks). Null with a warning where undefined; `tabmtl.intervals` says what the interval holds.
+
+        Raises
+        ------
+        ValueError
+            If the level is not between 0 and 1.
+        """
+        labelled = self._labelled(X, y, sample_weight)
+        return score_intervals(self.tasks_, *labelled, level=level)
+
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Mean over the tasks of `score_tasks`; tasks whose score is undefined are left out."""
         return mean_score(self.score_tasks(X, y, sample_weight))
@@ -208,6 +232,10 @@ class MultiTaskEstimator(BaseEstimator):
     def _encoding(self) -> dict[str, Any]:
         """How features are encoded: `transform` and `min_frequency` of `FeatureCoder.fit`."""
         return {"transform": "none", "min_frequency": 1}
+
+    def _chain(self, tasks: Sequence[Task]) -> tuple[int, ...]:
+        """Indices of the steps of a funnel among the tasks, in order; none but where a method has a `task_chain`."""
+        return ()
 
     def _fit(self, X: Any, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int) -> dict[str, Any]:
         """Fit on encoded rows (labels in own units) and return the fitted attributes by name."""
@@ -262,12 +290,16 @@ class MultiTaskEstimator(BaseEstimator):
 
     def _score(self, X: Any, y: Any, sample_weight: Any, metric: str | None = None) -> dict[str, float | None]:
         """Scores of the tasks, by their own metrics or all by one."""
+        labelled = self._labelled(X, y, sample_weight)
+        tasks = self.tasks_ if metric is None else [replace(task, metric=metric) for task in self.tasks_]
+        return score_tasks(tasks, *labelled)
+
+    def _labelled(self, X: Any, y: Any, sample_weight: Any) -> tuple[Any, list[np.ndarray], Any, Any]:
+        """Labels, outputs, weights and own tasks of rows, as `score_tasks` takes them."""
         check_is_fitted(self)
         self._check_columns(X)
         batch = self._coder.read(X, y, sample_weight)
-        outputs = self._outputs(X, replace(batch, y=None, weight=None))
-        tasks = self.tasks_ if metric is None else [replace(task, metric=metric) for task in self.tasks_]
-        return score_tasks(tasks, batch.y, outputs, batch.weight, batch.task)
+        return batch.y, self._outputs(X, replace(batch, y=None, weight=None)), batch.weight, batch.task
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from sklearn import metrics as sk
@@ -61,6 +61,12 @@ def check_metric(task: Task) -> str:
     return metric
 
 
+def counted(y: np.ndarray, sample_weight: np.ndarray | None) -> np.ndarray:
+    """Mask (n,) of the rows that count: labelled, and of positive weight."""
+    labelled = ~np.isnan(y)
+    return labelled if sample_weight is None else labelled & (sample_weight > 0)
+
+
 def undefined_reason(task: Task, y: np.ndarray, sample_weight: np.ndarray | None = None) -> str | None:
     """Say why the score of a task has no value on these labels, whatever a model answers.
 
@@ -70,17 +76,15 @@ def undefined_reason(task: Task, y: np.ndarray, sample_weight: np.ndarray | None
     ----------
     task : Task
         The task and, in ``task.metric``, how it is judged.
-    y : ndarray of shape (n,)
-        Labels as for :func:`score_task`.
-    sample_weight : ndarray of shape (n,), optional
-        Weights as for :func:`score_task`.
+    y, sample_weight
+        As for :func:`score_task`.
 
     Returns
     -------
     str or None
         The reason, or None where the score is defined.
     """
-    return _reason(check_metric(task), y[_counted(y, sample_weight)])
+    return _reason(check_metric(task), y[counted(y, sample_weight)])
 
 
 def score_task(task: Task, y: np.ndarray, output: np.ndarray, sample_weight: np.ndarray | None = None) -> float:
@@ -123,21 +127,21 @@ def score_task(task: Task, y: np.ndarray, output: np.ndarray, sample_weight: np.
     1.0
     """
     metric = check_metric(task)
-    counted = _counted(y, sample_weight)
-    labels = y[counted]
+    rows = counted(y, sample_weight)
+    labels = y[rows]
     reason = _reason(metric, labels)
     if reason is not None:
         warnings.warn(f"task {task.name!r}: {metric} is undefined: {reason}", TabmtlWarning, stacklevel=2)
         return math.nan
     _check_output(task, y, output, labels)
-    answers = output[counted]
+    answers = output[rows]
     if not np.isfinite(answers).all():
         raise ValueError(
             f"task {task.name!r}: expected finite outputs to score, got NaN or infinity; the model may have "
             "diverged: try a lower learning rate"
         )
     labels = labels.astype(np.int64 if task.is_classification else np.float64)
-    weight = None if sample_weight is None else np.asarray(sample_weight[counted], dtype=np.float64)
+    weight = None if sample_weight is None else np.asarray(sample_weight[rows], dtype=np.float64)
     value = _METRICS[task.kind][metric](labels, answers.astype(np.float64), sample_weight=weight)
     return -float(value) if metric.startswith("neg_") else float(value)
 
@@ -174,20 +178,31 @@ def score_tasks(
     ValueError
         If the number of columns or outputs is not that of the tasks, or as :func:`score_task` does.
     """
+    scores: dict[str, float | None] = {}
+    for task, labels, output, weight in each_task(tasks, y, outputs, sample_weight, own_task):
+        score = score_task(task, labels, output, weight)
+        scores[task.name] = None if math.isnan(score) else score
+    return scores
+
+
+def each_task(
+    tasks: Sequence[Task],
+    y: np.ndarray,
+    outputs: Sequence[np.ndarray],
+    sample_weight: np.ndarray | None = None,
+    own_task: np.ndarray | None = None,
+) -> Iterator[tuple[Task, np.ndarray, np.ndarray, np.ndarray | None]]:
+    """Give every task with its own rows of labels, outputs and weights; all as :func:`score_tasks` has it."""
     n_columns = len(tasks) if own_task is None else 1
     if not y.shape[1] == len(outputs) == n_columns:
         raise ValueError(
             f"expected one column of y and one output for each of {n_columns} tasks, "
             f"got {y.shape[1]} columns and {len(outputs)} outputs"
         )
-    scores: dict[str, float | None] = {}
     for t, task in enumerate(tasks):
         rows, column = (slice(None), t) if own_task is None else (np.flatnonzero(own_task == t), 0)
         weight = sample_weight if sample_weight is None or sample_weight.ndim == 1 else sample_weight[:, column]
-        weight = None if weight is None else weight[rows]
-        score = score_task(task, y[rows, column], outputs[column][rows], weight)
-        scores[task.name] = None if math.isnan(score) else score
-    return scores
+        yield task, y[rows, column], outputs[column][rows], None if weight is None else weight[rows]
 
 
 def mean_score(scores: Mapping[str, float | None]) -> float:
@@ -212,12 +227,6 @@ def mean_score(scores: Mapping[str, float | None]) -> float:
     return float(np.mean(defined)) if defined else math.nan
 
 
-def _counted(y: np.ndarray, sample_weight: np.ndarray | None) -> np.ndarray:
-    """Mask of the rows that count: labelled, and of positive weight."""
-    labelled = ~np.isnan(y)
-    return labelled if sample_weight is None else labelled & (sample_weight > 0)
-
-
 def _reason(metric: str, labels: np.ndarray) -> str | None:
     """Why a metric has no value on these labels (all of them counted), or None."""
     if not len(labels):
@@ -238,9 +247,8 @@ def _check_output(task: Task, y: np.ndarray, output: np.ndarray, labels: np.ndar
         return
     n_classes = 2 if task.kind == "binary" else len(task.classes or ()) or int(labels.max()) + 1
     if output.ndim != 2 or len(output) != len(y) or output.shape[1] < n_classes:
-        expected = (len(y), n_classes)
         raise ValueError(
-            f"task {task.name!r}: expected probabilities of shape {expected}, one column per class, got {output.shape}"
+            f"task {task.name!r}: expected one column per class, of shape {(len(y), n_classes)}, got {output.shape}"
         )
 
 
@@ -255,8 +263,9 @@ def _average_precision(y: np.ndarray, p: np.ndarray, *, sample_weight: np.ndarra
     return sk.average_precision_score(y, p[:, 1], sample_weight=sample_weight)
 
 
-def _accuracy(y: np.ndarray, p: np.ndarray, *, sample_weight: np.ndarray | None) -> float:
-    return sk.accuracy_score(y, p.argmax(1), sample_weight=sample_weight)
+def _decided(score: Metric, **options: str) -> Metric:
+    """A metric of class labels, asked about the most probable class."""
+    return lambda y, p, *, sample_weight: score(y, p.argmax(1), sample_weight=sample_weight, **options)
 
 
 def _balanced_accuracy(y: np.ndarray, p: np.ndarray, *, sample_weight: np.ndarray | None) -> float:
@@ -265,30 +274,21 @@ def _balanced_accuracy(y: np.ndarray, p: np.ndarray, *, sample_weight: np.ndarra
 
 
 def _log_loss(y: np.ndarray, p: np.ndarray, *, sample_weight: np.ndarray | None) -> float:
-    # Rows of float32 probabilities sum to one too roughly for scikit-learn.
-    p = p / p.sum(axis=1, keepdims=True)
+    p = p / p.sum(axis=1, keepdims=True)  # those of float32 sum to one too roughly for scikit-learn
     return sk.log_loss(y, p, labels=np.arange(p.shape[1]), sample_weight=sample_weight)
-
-
-def _f1(y: np.ndarray, p: np.ndarray, *, sample_weight: np.ndarray | None) -> float:
-    return sk.f1_score(y, p.argmax(1), sample_weight=sample_weight)
-
-
-def _f1_macro(y: np.ndarray, p: np.ndarray, *, sample_weight: np.ndarray | None) -> float:
-    return sk.f1_score(y, p.argmax(1), average="macro", sample_weight=sample_weight)
 
 
 _MULTICLASS: dict[str, Metric] = {
     "roc_auc": _roc_auc,
-    "accuracy": _accuracy,
+    "accuracy": _decided(sk.accuracy_score),
     "balanced_accuracy": _balanced_accuracy,
     "neg_log_loss": _log_loss,
-    "f1_macro": _f1_macro,
+    "f1_macro": _decided(sk.f1_score, average="macro"),
 }
 
 #: Per kind its metrics, the default first. Those called "neg_..." are losses, score_task turns their sign.
 _METRICS: dict[Kind, dict[str, Metric]] = {
-    "binary": {**_MULTICLASS, "average_precision": _average_precision, "f1": _f1},
+    "binary": {**_MULTICLASS, "average_precision": _average_precision, "f1": _decided(sk.f1_score)},
     "multiclass": _MULTICLASS,
     "regression": {
         "r2": sk.r2_score,
