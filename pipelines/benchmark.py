@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from scipy.stats import rankdata
 from sklearn.compose import make_column_transformer
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -121,42 +120,9 @@ def run(name: str, model_name: str, seed: int, args: argparse.Namespace) -> list
     watched = {} if problem.val is None else dict(zip(("X_val", "y_val"), problem.val, strict=True))
     model.fit(*problem.train, **watched)
     seconds = time.perf_counter() - start
-    X, y = problem.test
-    scores, values = model.score_tasks(X, y), model.predict(X)
-    probabilities = model.predict_proba(X) if any(task.is_classification for task in model.tasks_) else {}
-    facts = {"set": name, "model": model_name, "seed": seed, "seconds": seconds, "test_rows": len(y)}
-    records = []
-    for task in model.tasks_:
-        labelled = y[task.name].is_not_null().to_numpy()
-        output = probabilities[task.name][:, 1] if task.kind == "binary" else values[task.name].to_numpy()
-        error = standard_error(task, y[task.name].to_numpy()[labelled], output[labelled])
-        records.append({**facts, "task": task.name, "score": scores[task.name], "standard_error": error})
-    return records
-
-
-def standard_error(task: Task, y: np.ndarray, output: np.ndarray) -> float:
-    """Standard error of a test score over draws of the test rows.
-
-    AUC: DeLong et al. (1988), Biometrics 44, from the placement values. R² and explained variance: the delta method.
-
-    Parameters
-    ----------
-    task : Task
-        Binary, or a regression.
-    y : ndarray of shape (n,)
-        0/1, or values.
-    output : ndarray of shape (n,)
-        Scores of the positive class, or predictions.
-    """
-    if task.kind == "binary":
-        positive = y == 1
-        ranks = rankdata(output)
-        above = (ranks[positive] - rankdata(output[positive])) / (~positive).sum()
-        below = (ranks[~positive] - rankdata(output[~positive])) / positive.sum()
-        return float(np.sqrt(above.var(ddof=1) / len(above) + below.var(ddof=1) / len(below)))
-    residual, spread = np.square(y - output), np.square(y - y.mean())
-    influence = (residual - spread * residual.mean() / spread.mean()) / spread.mean()
-    return float(influence.std() / np.sqrt(len(y)))
+    facts = {"set": name, "model": model_name, "seed": seed, "seconds": seconds, "test_rows": len(problem.test[1])}
+    intervals = model.score_intervals(*problem.test).select("task", "score", "standard_error")
+    return [{**facts, **row} for row in intervals.iter_rows(named=True)]
 
 
 def report(name: str, records: pl.DataFrame) -> None:
