@@ -9,38 +9,74 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tabmtl.metrics import MultitaskGain, multitask_gain
     from tabmtl.model_selection import MultiTaskKFold, make_multitask_scorer
+    from tabmtl.models.adatt import AdaTT, AdaTTClassifier, AdaTTRegressor
+    from tabmtl.models.aitm import AITM
+    from tabmtl.models.apem import APEM, APEMClassifier, APEMRegressor
+    from tabmtl.models.esmm import ESMM
+    from tabmtl.models.home import HoME, HoMEClassifier, HoMERegressor
     from tabmtl.models.independent import IndependentTasks, IndependentTasksClassifier, IndependentTasksRegressor
+    from tabmtl.models.mmoe import MMoE, MMoEClassifier, MMoERegressor
     from tabmtl.models.multitabnet import MultiTabNet, MultiTabNetClassifier, MultiTabNetRegressor
+    from tabmtl.models.ple import PLE, PLEClassifier, PLERegressor
     from tabmtl.models.rmtgb import RMTGB, RMTGBClassifier, RMTGBRegressor
     from tabmtl.models.shared_bottom import SharedBottom, SharedBottomClassifier, SharedBottomRegressor
+    from tabmtl.models.stem import STEM, STEMClassifier, STEMRegressor
     from tabmtl.persist import ModelFileError, load
     from tabmtl.schema import TabmtlWarning, Task
 
 _HOMES = {
     "metrics": ("MultitaskGain", "multitask_gain"),
     "model_selection": ("MultiTaskKFold", "make_multitask_scorer"),
+    "models.adatt": ("AdaTT", "AdaTTClassifier", "AdaTTRegressor"),
+    "models.aitm": ("AITM",),
+    "models.apem": ("APEM", "APEMClassifier", "APEMRegressor"),
+    "models.esmm": ("ESMM",),
+    "models.home": ("HoME", "HoMEClassifier", "HoMERegressor"),
     "models.independent": ("IndependentTasks", "IndependentTasksClassifier", "IndependentTasksRegressor"),
+    "models.mmoe": ("MMoE", "MMoEClassifier", "MMoERegressor"),
     "models.multitabnet": ("MultiTabNet", "MultiTabNetClassifier", "MultiTabNetRegressor"),
+    "models.ple": ("PLE", "PLEClassifier", "PLERegressor"),
     "models.rmtgb": ("RMTGB", "RMTGBClassifier", "RMTGBRegressor"),
     "models.shared_bottom": ("SharedBottom", "SharedBottomClassifier", "SharedBottomRegressor"),
+    "models.stem": ("STEM", "STEMClassifier", "STEMRegressor"),
     "persist": ("ModelFileError", "load"),
     "schema": ("TabmtlWarning", "Task"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "AITM",
+    "APEM",
+    "ESMM",
+    "PLE",
     "RMTGB",
+    "STEM",
+    "APEMClassifier",
+    "APEMRegressor",
+    "AdaTT",
+    "AdaTTClassifier",
+    "AdaTTRegressor",
+    "HoME",
+    "HoMEClassifier",
+    "HoMERegressor",
     "IndependentTasks",
     "IndependentTasksClassifier",
     "IndependentTasksRegressor",
+    "MMoE",
+    "MMoEClassifier",
+    "MMoERegressor",
     "ModelFileError",
     "MultiTabNet",
     "MultiTabNetClassifier",
     "MultiTabNetRegressor",
     "MultiTaskKFold",
     "MultitaskGain",
+    "PLEClassifier",
+    "PLERegressor",
     "RMTGBClassifier",
     "RMTGBRegressor",
+    "STEMClassifier",
+    "STEMRegressor",
     "SharedBottom",
     "SharedBottomClassifier",
     "SharedBottomRegressor",

@@ -38,3 +38,11 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     """Raise a ValueError for what is none of the choices."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {list(choices)}, got {value!r}")
+
+
+def check_widths(name: str, value: Sequence[int], low: int = 1) -> None:
+    """Raise a ValueError for what is no sequence of at least ``low`` layer widths."""
+    if not isinstance(value, Sequence) or isinstance(value, str) or len(value) < low:
+        raise ValueError(f"{name} must be a sequence of widths such as (128, 64), got {value!r}")
+    for width in value:
+        check_count(f"a width of {name}", width)

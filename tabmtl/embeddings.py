@@ -18,9 +18,14 @@ from tabmtl.schema import Columns
 
 NumericEmbedding = Literal["linear", "piecewise", "periodic"]
 
+_DENSE_ROWS = 200_000  # a larger table is trained in the rows that a batch touches only
+
 
 class CategoricalEmbedding(nn.Module):
     """All categorical columns in one table: column j's codes start at the sum of the cardinalities before it.
+
+    A table of more than 200 000 rows gives sparse gradients, and a step of `tabmtl.optimizer.Optimizer` then costs
+    time by the rows it touches.
 
     Parameters
     ----------
@@ -36,7 +41,7 @@ class CategoricalEmbedding(nn.Module):
         super().__init__()
         starts = list(accumulate(columns.cardinalities, initial=0))
         self.register_buffer("offsets", torch.tensor(starts[:-1], dtype=torch.int32), persistent=False)
-        self.table = nn.Embedding(starts[-1], d_token)
+        self.table = nn.Embedding(starts[-1], d_token, sparse=starts[-1] > _DENSE_ROWS)
         nn.init.uniform_(self.table.weight, -(d_token**-0.5), d_token**-0.5)
 
     def forward(self, x_cat: Tensor) -> Tensor:

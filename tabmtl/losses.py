@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from tabmtl.schema import Task
+
+Space = Literal["chain", "conditional", "independent"]
 
 
 class MultiTaskLoss:
@@ -31,16 +34,22 @@ class MultiTaskLoss:
 
     Attributes
     ----------
+    tasks : tuple of Task
     task_weight : Tensor of shape (T,)
         The tasks' own weights; the trainer multiplies the sums by them.
     """
 
     def __init__(self, tasks: Sequence[Task]) -> None:
+        self.tasks = tuple(tasks)
         self.n_tasks = len(tasks)
         self.task_weight = torch.tensor([task.weight for task in tasks], dtype=torch.float32)
         self._binary = [t for t, task in enumerate(tasks) if task.kind == "binary"]
         self._regression = [t for t, task in enumerate(tasks) if task.kind == "regression"]
         self._multiclass = [t for t, task in enumerate(tasks) if task.kind == "multiclass"]
+
+    def link(self, scores: Sequence[Tensor]) -> list[Tensor]:
+        """Scores of the tasks, to which the links of the table apply, from what the network gives: here the same."""
+        return list(scores)
 
     def __call__(
         self, scores: Sequence[Tensor], y: Tensor, weight: Tensor | None = None, task: Tensor | None = None
@@ -85,4 +94,90 @@ class MultiTaskLoss:
             rows[:, regression] = (score - y[:, regression]).square()
         for t in multiclass:
             rows[:, t] = F.cross_entropy(scores[t].float(), y[:, t].long(), reduction="none")
+        return rows
+
+
+def chain_logits(scores: Tensor) -> Tensor:
+    """Logits of the probabilities of a funnel, p_k = sigmoid(s_1) ... sigmoid(s_k).
+
+    log p_k = sum_j log sigmoid(s_j), and log(1 - p_k) is the log of the sum, over the steps j <= k, of the probability
+    to come as far as step j and no further: nothing is subtracted, so the logit is finite for every finite score.
+
+    Parameters
+    ----------
+    scores : Tensor of shape (B, K)
+        Logits of every step given the step before.
+
+    Returns
+    -------
+    Tensor of shape (B, K)
+        Never increasing in k.
+
+    Examples
+    --------
+    >>> import torch
+    >>> chain_logits(torch.zeros(1, 3)).sigmoid()
+    tensor([[0.5000, 0.2500, 0.1250]])
+    """
+    chained = [scores[:, 0]]
+    for score in scores.unbind(dim=1)[1:]:
+        reached, stays = F.logsigmoid(chained[-1]), F.logsigmoid(-chained[-1])
+        yes = reached + F.logsigmoid(score)
+        no = torch.logaddexp(stays, reached + F.logsigmoid(-score))
+        chained.append(torch.minimum(yes - no, chained[-1]))  # rounding alone could raise it
+    return torch.stack(chained, dim=1)
+
+
+class FunnelLoss(MultiTaskLoss):
+    """Losses of a funnel of ordered binary tasks, "click" and then "click and conversion", and of tasks beside it.
+
+    Labels and probabilities of a step mean that this step and all before it were taken, over all rows: all
+    impressions. With y_k the labels of the K steps and s_k their raw scores,
+
+    ================  ====================================  ==============================================
+    ``space``         probability                           loss of a row
+    ================  ====================================  ==============================================
+    "chain"           p_k = sigmoid(s_1) ... sigmoid(s_k)   sum_k BCE(y_k, p_k)
+    "conditional"     the same                              sum_k BCE(y_k, sigmoid(s_k)) where y_{k-1} = 1
+    "independent"     p_k = sigmoid(s_k)                    sum_k BCE(y_k, p_k)
+    ================  ====================================  ==============================================
+
+    and, for any of them, ``calibrator`` times sum_{k>1} max(p_k - p_{k-1}, 0), counted where y_k is labelled. "chain"
+    with two steps is the loss of ESMM, "independent" with a calibrator that of AITM.
+
+    Parameters
+    ----------
+    tasks : sequence of Task
+    chain : sequence of int
+        Indices of the steps among the tasks, in order.
+    space : {"chain", "conditional", "independent"}, default="chain"
+    calibrator : float, default=0.0
+    """
+
+    def __init__(
+        self, tasks: Sequence[Task], chain: Sequence[int], *, space: Space = "chain", calibrator: float = 0.0
+    ) -> None:
+        super().__init__(tasks)
+        self._chain, self._space, self._calibrator = list(chain), space, calibrator
+
+    def link(self, scores: Sequence[Tensor]) -> list[Tensor]:
+        """Scores of the tasks: those of the steps become logits of p_k."""
+        linked = list(scores)
+        if self._space != "independent":
+            chained = chain_logits(torch.cat([linked[t] for t in self._chain], dim=1).float())
+            for k, t in enumerate(self._chain):
+                linked[t] = chained[:, k : k + 1]
+        return linked
+
+    def _rows(self, scores: Sequence[Tensor], y: Tensor, long: bool) -> Tensor:
+        linked = self.link(scores)
+        if self._space == "conditional":
+            rows = super()._rows(scores, y, long)
+            reached = y[:, self._chain[:-1]] > 0
+            rows[:, self._chain[1:]] = torch.where(reached, rows[:, self._chain[1:]], 0.0)
+        else:
+            rows = super()._rows(linked, y, long)
+        if self._calibrator:
+            p = torch.cat([linked[t] for t in self._chain], dim=1).float().sigmoid()
+            rows[:, self._chain[1:]] += self._calibrator * (p[:, 1:] - p[:, :-1]).clamp_min(0)
         return rows

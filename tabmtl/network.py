@@ -4,31 +4,33 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 import torch
-from joblib import effective_n_jobs
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
+from tabmtl.balance import Balance, GradLevel, check_balance, make_balancer
 from tabmtl.base import MultiTaskEstimator
 from tabmtl.checks import check_at_least, check_choice, check_count, check_share
+from tabmtl.device import find_device, seeded, threads
 from tabmtl.encode import TableCoder
 from tabmtl.encode.features import NumericTransform
+from tabmtl.losses import MultiTaskLoss
 from tabmtl.metrics import score_tasks
 from tabmtl.model_selection import train_valid_split
 from tabmtl.persist import Saved
+from tabmtl.predict import predict_scores, represent_rows
 from tabmtl.progress import show_progress
 from tabmtl.schema import Batch, Columns, TabmtlWarning, Task
-from tabmtl.train import OnEpoch, TrainOptions, predict_scores, represent_rows, train
+from tabmtl.train import OnEpoch, TrainOptions, train
 
 _ROWS_TO_SPLIT = 20  # fewer rows are all trained on: a validation part would hold next to nothing
-_PARAMETERS_PER_THREAD = 100_000  # smaller networks lose more to the hand-over than a second thread gains
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -57,6 +59,18 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MultiT
         How numeric columns are scaled; see :class:`tabmtl.encode.FeatureCoder`.
     min_frequency : int, default=5
         Levels of a categorical column seen less often share one embedding, which unseen levels use too.
+    balance : str, sequence or mapping of weights, or TorchJD aggregator, default="sum"
+        How the losses of the tasks become one step: ``"sum"``, weights in task order or by name, or by a method:
+        ``"uncertainty"``, ``"imtl_l"``, ``"dwa"``, ``"gls"``, ``"famo"``, ``"gradnorm"``, ``"pcgrad"``, ``"mgda"``,
+        ``"imtl_g"``; see :mod:`tabmtl.balance`. Any but ``"sum"`` takes whole batches, not micro-batches. An
+        aggregator is not saved.
+    grad_level : {"auto", "representation", "parameters"}, default="auto"
+        Where gradient methods compare the tasks: in the representation that their heads read, or in all shared
+        parameters; ``"auto"`` is the first where the network has one such representation.
+    normalize_gradients : bool, default=False
+        Give the tasks' gradients one length before a gradient method joins them.
+    flat : bool, default=False
+        Seek task-based flat regions (arXiv 2211.13723): twice the gradients, at the level of parameters.
     precision : {"float32", "bf16"}, default="float32"
         ``"bf16"`` computes matrix products in bfloat16: faster on GPUs and on CPUs with AVX512-BF16 or AMX.
     device : str, default="auto"
@@ -91,6 +105,10 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MultiT
     monitor: str = "mean"
     numeric_transform: NumericTransform = "standardize"
     min_frequency: int = 5
+    balance: Balance = "sum"
+    grad_level: GradLevel = "auto"
+    normalize_gradients: bool = False
+    flat: bool = False
     precision: Literal["float32", "bf16"] = "float32"
     device: str = "auto"
     n_jobs: int | None = None
@@ -116,7 +134,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MultiT
         self._check_columns(X)
         network, device = self._fitted_network()
         batch = _on_device(self._coder.read(X), device)
-        with _threads(self.n_jobs, network):
+        with threads(self.n_jobs, network):
             return represent_rows(network, batch, self.precision).cpu().numpy()
 
     def _check_params(self) -> None:
@@ -125,6 +143,8 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MultiT
         check_at_least("learning_rate", self.learning_rate, 0)
         check_at_least("weight_decay", self.weight_decay, 0)
         check_choice("numeric_transform", self.numeric_transform, ("standardize", "quantile"))
+        check_balance(self.balance)
+        check_choice("grad_level", self.grad_level, ("auto", "representation", "parameters"))
         check_choice("precision", self.precision, ("float32", "bf16"))
         if not 0 <= self.average_decay < 1:
             raise ValueError(f"average_decay must be at least 0 and below 1, got {self.average_decay!r}")
@@ -132,6 +152,14 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MultiT
 
     def _encoding(self) -> dict[str, Any]:
         return {"transform": self.numeric_transform, "min_frequency": self.min_frequency}
+
+    def _loss(self, tasks: Sequence[Task]) -> MultiTaskLoss:
+        """What training minimises, and how the network's answers become scores of the tasks."""
+        return MultiTaskLoss(tasks)
+
+    def _inspect(self, network: torch.nn.Module, batch: Batch) -> dict[str, Any]:
+        """More fitted attributes, from the trained network and (tensors of) its training rows."""
+        return {}
 
     def _fit(self, X: Any, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int) -> dict[str, Any]:
         tasks = coder.labels.tasks
@@ -150,13 +178,14 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MultiT
             rng = np.random.default_rng(seed)
             kept, held_out = train_valid_split(batch.y, tasks, self.validation_fraction, rng, batch.task)
             batch, valid = batch.rows(kept), batch.rows(held_out)
-        device = _device(self.device)
-        with _seeded(seed, device):
+        device = find_device(self.device)
+        with seeded(seed, device):
             network = self._network(coder.features.columns, tasks).to(device)
-            with _threads(self.n_jobs, network):
+            with threads(self.n_jobs, network):
                 history, best = self._train(network, coder, batch, valid, device)
                 _, width = represent_rows(network, _tensors(batch.rows(np.arange(1)), coder, device), "float32").shape
-        return {
+                inspected = self._inspect(network, _on_device(batch, device))
+        return inspected | {
             "history_": _history(history[0], history),
             "best_iteration_": best + 1,
             "weights_": {name: tensor.detach().cpu().numpy() for name, tensor in network.state_dict().items()},
@@ -178,6 +207,17 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MultiT
             precision=self.precision,
         )
         tasks = coder.labels.tasks
+        loss = self._loss(tasks)
+        balancer = None
+        if self.flat or not (isinstance(self.balance, str) and self.balance == "sum"):
+            balancer = make_balancer(
+                self.balance,
+                tasks,
+                network,
+                grad_level=self.grad_level,
+                flat=self.flat,
+                normalize_gradients=self.normalize_gradients,
+            )
         with ExitStack() as stack:
             show = stack.enter_context(show_progress(self.epochs, tasks)) if self.verbose else None
 
@@ -188,30 +228,35 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MultiT
 
             return train(
                 network,
-                tasks,
+                loss,
                 _tensors(batch, coder, device),
                 None if valid is None else _tensors(valid, coder, device),
                 options,
+                balancer=balancer,
                 evaluate=lambda scores, scored: _evaluate(coder, scores, scored),
                 on_epoch=on_epoch,
             )
 
     def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
         network, device = self._fitted_network()
-        with _threads(self.n_jobs, network):
+        with threads(self.n_jobs, network):
             scores = predict_scores(network, _on_device(batch, device), self.precision)
+        scores = self._as_fitted()._loss(self.tasks_).link(scores)
         return self._coder.labels.outputs([score.cpu().numpy() for score in scores])
 
     def _fitted_network(self) -> tuple[torch.nn.Module, torch.device]:
         """The network on the device of the parameters; a copy from pickle builds its own on first use."""
-        device = _device(self.device)
+        device = find_device(self.device)
         if self._module is None:
-            as_fitted = type(self)(**self._fitted_params)
-            self._module: torch.nn.Module = as_fitted._rebuild(self._coder, self.weights_)
+            self._module: torch.nn.Module = self._as_fitted()._rebuild(self._coder, self.weights_)
         return self._module.to(device), device
 
+    def _as_fitted(self) -> NetworkEstimator:
+        """An estimator with the parameters of fit, whatever they have become since."""
+        return type(self)(**self._fitted_params)
+
     def _rebuild(self, coder: TableCoder, weights: dict[str, np.ndarray]) -> torch.nn.Module:
-        with _seeded(0, torch.device("cpu")):
+        with seeded(0, torch.device("cpu")):
             network = self._network(coder.features.columns, coder.labels.tasks)
         network.load_state_dict({name: torch.tensor(array) for name, array in weights.items()})
         return network.eval()
@@ -270,30 +315,3 @@ def _evaluate(coder: TableCoder, scores: Sequence[torch.Tensor], batch: Batch) -
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TabmtlWarning)
         return score_tasks(labels.tasks, own.y, outputs, own.weight, own.task)
-
-
-def _device(device: str) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(device)
-
-
-@contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's generators inside, and leave them outside as they were."""
-    with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device], device_type=device.type):
-        torch.manual_seed(seed)
-        yield
-
-
-@contextmanager
-def _threads(n_jobs: int | None, network: torch.nn.Module) -> Iterator[None]:
-    """Set torch's threads inside, and leave them outside as they were."""
-    before = torch.get_num_threads()
-    size = sum(parameter.numel() for parameter in network.parameters())
-    by_size = min(before, max(1, size // _PARAMETERS_PER_THREAD))
-    torch.set_num_threads(by_size if n_jobs is None else effective_n_jobs(n_jobs))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

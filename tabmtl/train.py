@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from tabmtl.balance import Balancer
 from tabmtl.losses import MultiTaskLoss
+from tabmtl.optimizer import Optimizer
+from tabmtl.predict import autocast, predict_scores
 from tabmtl.schema import Batch, Task
 
 Record = dict[str, float | None]
@@ -20,8 +22,6 @@ OnEpoch = Callable[[Mapping[str, float | None]], bool | None]
 Evaluate = Callable[[Sequence[Tensor], Batch], dict[str, float | None]]
 
 _CACHED_BYTES = 28_000_000  # activations that stay near a CPU's core; more rows a step only accumulate
-_PREDICT_ROWS = 1_024
-_ROW_MULTIPLE = 8
 _SCORED_TRAIN_ROWS = 50_000
 
 
@@ -61,29 +61,32 @@ class TrainOptions:
 
 def train(
     network: torch.nn.Module,
-    tasks: Sequence[Task],
+    loss: MultiTaskLoss,
     data: Batch,
     valid: Batch | None,
     options: TrainOptions,
     *,
+    balancer: Balancer | None = None,
     evaluate: Evaluate,
     on_epoch: OnEpoch | None = None,
 ) -> tuple[list[Record], int]:
-    """Train a network by AdamW; the kept weights are left in it.
+    """Train a network; the kept weights are left in it.
 
-    A step sums every task's weighted losses over the batch, divides by the batch size, and adds them up. The
-    learning rate follows half a cosine from its start to zero over all epochs. What is validated and kept is an
-    exponential moving average of the weights, w <- d w + (1 - d) w_t with d = min(``average_decay``,
-    (1 + t) / (10 + t)) after step t. Randomness comes from torch's global generator: the caller forks and seeds it.
+    A step sums every task's weighted losses over the batch, divides by the batch size, and adds them up, or lets a
+    balancer make one step of them. The learning rate follows half a cosine from its start to zero over all epochs.
+    What is validated and kept is a moving average of the weights (:class:`tabmtl.optimizer.Optimizer`). Randomness
+    comes from torch's global generator: the caller forks and seeds it.
 
     Parameters
     ----------
     network : torch.nn.Module
         A `Network`, on the device of the data.
-    tasks : sequence of Task
+    loss : MultiTaskLoss
     data, valid : Batch
         Tensors: standardised targets with NaN = unlabelled.
     options : TrainOptions
+    balancer : Balancer, optional
+        Makes one step of the tasks' losses; None adds them up.
     evaluate : callable
         ``evaluate(scores, batch)`` -> score per task (None = undefined).
     on_epoch : callable, optional
@@ -102,13 +105,14 @@ def train(
     ValueError
         If a loss is not finite.
     """
-    loop = _Loop(network, tasks, options, evaluate)
+    loop = _Loop(network, loss, options, balancer, evaluate)
+    tasks = loss.tasks
     watched = valid is not None and options.patience is not None
     history: list[Record] = []
     best, best_score, best_weights = 0, -float("inf"), network.state_dict()
     for epoch in range(options.epochs):
         record: Record = {"epoch": float(epoch), **loop.run_epoch(data, epoch)}
-        with loop.averaged_weights():
+        with loop.optimizer.averaged():
             if valid is not None:
                 record |= loop.validate(valid)
             score = _monitored(record, options.monitor, tasks) if watched else float(epoch)
@@ -124,105 +128,77 @@ def train(
     return history, best
 
 
-def predict_scores(network: torch.nn.Module, data: Batch, precision: str = "float32") -> list[Tensor]:
-    """Raw scores of all rows, one tensor a task (long layout: one tensor), computed in slices."""
-    parts = _in_slices(network, network, data, precision)
-    return [torch.cat(columns).float() for columns in zip(*parts, strict=True)]
-
-
-def represent_rows(network: torch.nn.Module, data: Batch, precision: str = "float32") -> Tensor:
-    """Shared representation (n, r) of all rows, computed in slices."""
-    represent: Any = network.represent
-    parts = _in_slices(network, lambda *inputs: [represent(*inputs)], data, precision)
-    return torch.cat([part for (part,) in parts]).float()
-
-
-def _in_slices(
-    network: torch.nn.Module, function: Callable[..., list[Tensor]], data: Batch, precision: str
-) -> list[list[Tensor]]:
-    """What a function of the network gives for all rows, a few at a time.
-
-    Every slice is filled up to a multiple of 8 rows: matrix products of fewer rows take other kernels, which round
-    otherwise, and a row's answer would depend, by some 1e-6 of the scale, on how many rows are asked with it.
-    """
-    if network.training:
-        network.eval()
-    size, multiple = (len(data), 1) if network.batch_dependent else (_PREDICT_ROWS, _ROW_MULTIPLE)
-    parts = []
-    with torch.inference_mode(), _autocast(data, precision):
-        for start in range(0, len(data), size):
-            rows = torch.arange(start, min(start + size, len(data)), device=data.x_num.device)
-            filled = torch.cat([rows, rows[-1:].expand(-len(rows) % multiple)])
-            inputs = (None if x is None else x.index_select(0, filled) for x in (data.x_num, data.x_cat, data.task))
-            parts.append([answer[: len(rows)] for answer in function(*inputs)])
-    return parts
-
-
 class _Loop:
     """Network, optimiser and loss of one training run."""
 
     def __init__(
-        self, network: torch.nn.Module, tasks: Sequence[Task], options: TrainOptions, evaluate: Evaluate
+        self,
+        network: torch.nn.Module,
+        loss: MultiTaskLoss,
+        options: TrainOptions,
+        balancer: Balancer | None,
+        evaluate: Evaluate,
     ) -> None:
-        self.network, self.tasks, self.options, self.evaluate = network, tasks, options, evaluate
-        self.loss = MultiTaskLoss(tasks)
+        self.network, self.loss, self.options = network, loss, options
+        self.balancer, self.evaluate = balancer, evaluate
+        self.tasks = loss.tasks
         self._micro: int | None = None
-        parameters = [p for p in network.parameters() if p.requires_grad]
-        self._weights = [p.detach() for p in parameters]
-        self._average = [weight.clone() for weight in self._weights]
-        self._steps = 0
-        rate, decay = options.learning_rate, options.weight_decay
-        self.optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, fused=True)
+        self.optimizer = Optimizer(
+            network,
+            learning_rate=options.learning_rate,
+            weight_decay=options.weight_decay,
+            average_decay=options.average_decay,
+        )
 
     def run_epoch(self, data: Batch, epoch: int) -> Record:
         """One pass over the shuffled rows; returns the train part of the epoch's record."""
         self.network.train()
         if self._micro is None:
-            self._micro = _micro_batch_rows(self.network, data)
+            self._micro = len(data) if self.balancer is not None else _micro_batch_rows(self.network, data)
         order = torch.randperm(len(data), device=data.x_num.device)
-        totals, kept = [], []
-        n_kept, size = 0, self.options.batch_size
-        n_steps = -(-len(data) // size)
-        for step, start in enumerate(range(0, len(data), size)):
-            progress = (epoch + step / n_steps) / self.options.epochs
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.options.learning_rate * _schedule(progress)
-            losses, scores = self.step(data, order[start : start + size])
+        steps = order.split(self.options.batch_size)
+        if len(steps) > 1 and _normalises_batches(self.network) and 2 * len(steps[-1]) < len(steps[0]):
+            steps = (*steps[:-2], torch.cat(steps[-2:]))  # statistics of a few rows are worth little
+        totals, kept, n_kept = [], [], 0
+        for step, index in enumerate(steps):
+            progress = (epoch + step / len(steps)) / self.options.epochs
+            losses, scores = self.step(data, index, self.options.learning_rate * _schedule(progress))
             totals.append(losses)
             if n_kept < _SCORED_TRAIN_ROWS:
                 kept.append(scores)
                 n_kept += len(scores[0])
         scores = [torch.cat(columns) for columns in zip(*kept, strict=True)]
-        return self._record("train", torch.stack(totals).sum(dim=0), data, scores, data.rows(order[:n_kept]))
+        record = self._record("train", torch.stack(totals).sum(dim=0), data, scores, data.rows(order[:n_kept]))
+        if self.balancer is not None:
+            means = [record[f"train/{task.name}/loss"] for task in self.tasks]
+            self.balancer.end_epoch(torch.tensor([math.nan if mean is None else mean for mean in means]))
+        return record
 
-    def step(self, data: Batch, index: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """One optimiser step on some rows, in micro-batches; returns loss sums (T,) and raw scores."""
-        nominal = min(self.options.batch_size, len(data))
+    def step(self, data: Batch, index: Tensor, learning_rate: float) -> tuple[Tensor, list[Tensor]]:
+        """One optimiser step on some rows; returns loss sums (T,) and raw scores."""
         totals, parts = [], []
-        for rows in index.split(self._micro or len(index)):
-            batch = data.rows(rows)
-            with _autocast(batch, self.options.precision):
+        nominal = min(self.options.batch_size, len(data))
+
+        def forward() -> Tensor:
+            """Losses (T,) of the rows of `batch`, to be differentiated."""
+            with autocast(batch, self.options.precision):
                 scores = self.network(batch.x_num, batch.x_cat, batch.task)
             losses = self.loss(scores, batch.y, batch.weight, batch.task)
-            ((losses * self.loss.task_weight.to(losses.device)).sum() / nominal).backward()
             totals.append(losses.detach())
             parts.append([score.detach() for score in scores])
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self._steps += 1
-        decay = min(self.options.average_decay, (1 + self._steps) / (10 + self._steps))
-        torch._foreach_lerp_(self._average, self._weights, 1 - decay)
-        return torch.stack(totals).sum(dim=0), [torch.cat(columns) for columns in zip(*parts, strict=True)]
+            return losses * self.loss.task_weight.to(losses.device) / nominal
 
-    @contextmanager
-    def averaged_weights(self) -> Iterator[None]:
-        """The network has the averaged weights inside, and its own again outside."""
-        own = [weight.clone() for weight in self._weights]
-        torch._foreach_copy_(self._weights, self._average)
-        try:
-            yield
-        finally:
-            torch._foreach_copy_(self._weights, own)
+        if self.balancer is not None:
+            batch = data.rows(index)
+            self.balancer.backward(forward, self._labelled_weight(batch) > 0)
+            self.optimizer.step(learning_rate)
+            self.balancer.after_step(forward)
+            return totals[0], parts[0]
+        for rows in index.split(self._micro or len(index)):
+            batch = data.rows(rows)
+            forward().sum().backward()
+        self.optimizer.step(learning_rate)
+        return torch.stack(totals).sum(dim=0), [torch.cat(columns) for columns in zip(*parts, strict=True)]
 
     def validate(self, valid: Batch) -> Record:
         """The validation part of the epoch's record."""
@@ -239,7 +215,7 @@ class _Loop:
                 f"training diverged: the {part} loss of task {bad[0]!r} is not finite; lower learning_rate "
                 f"(now {self.options.learning_rate})"
             )
-        values = self.evaluate(scores, scored)
+        values = self.evaluate(self.loss.link(scores), scored)
         record: Record = {}
         for task, mean in zip(self.tasks, means, strict=True):
             record[f"{part}/{task.name}/loss"] = mean if mean == mean else None
@@ -261,7 +237,7 @@ class _Loop:
 
 def _micro_batch_rows(network: torch.nn.Module, data: Batch) -> int:
     """Rows of a micro-batch: all, but on a CPU the power of two from 64 to 1024 that keeps activations in cache."""
-    if network.batch_dependent or data.x_num.device.type != "cpu":
+    if network.batch_dependent or _normalises_batches(network) or data.x_num.device.type != "cpu":
         return len(data)
     probe = data.rows(torch.arange(min(32, len(data))))
     parameters = {parameter.data_ptr() for parameter in network.parameters()}
@@ -280,6 +256,10 @@ def _micro_batch_rows(network: torch.nn.Module, data: Batch) -> int:
     return 2 ** min(max(int(math.log2(rows)), 6), 10)
 
 
+def _normalises_batches(network: torch.nn.Module) -> bool:
+    return any(getattr(module, "running_mean", None) is not None for module in network.modules())
+
+
 def _schedule(progress: float) -> float:
     """Factor of the learning rate: a short linear warm-up, then half a cosine."""
     return min(1.0, progress / 0.02 + 0.1) * 0.5 * (1 + torch.cos(torch.tensor(progress * torch.pi)).item())
@@ -292,9 +272,3 @@ def _monitored(record: Record, monitor: str, tasks: Sequence[Task]) -> float:
         if task.name == monitor != "mean":
             score, loss = record[f"val/{monitor}/{task.metric}"], record[f"val/{monitor}/loss"]
     return -(loss or 0.0) if score is None else score
-
-
-@contextmanager
-def _autocast(batch: Batch, precision: str) -> Iterator[None]:
-    with torch.autocast(batch.x_num.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
-        yield

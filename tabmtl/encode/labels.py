@@ -11,6 +11,7 @@ import polars as pl
 import polars.selectors as cs
 
 from tabmtl.encode.frames import read_targets, read_weights
+from tabmtl.encode.funnel import settle_funnel
 from tabmtl.encode.kinds import DeclaredTasks, as_values, class_values, declared_tasks, fit_task, is_text
 from tabmtl.encode.origin import Origin, write_targets
 from tabmtl.schema import Task
@@ -37,6 +38,8 @@ class LabelCoder:
         Mean and standard deviation of the labelled rows of a regression target; 0 and 1 for classes.
     task_levels : tuple of str, or None
         Long layout: the tasks' names.
+    chain : tuple of int
+        Indices of the steps of a funnel, in order; see :func:`tabmtl.encode.funnel.settle_funnel`.
     """
 
     tasks: tuple[Task, ...]
@@ -46,6 +49,7 @@ class LabelCoder:
     center: np.ndarray
     scale: np.ndarray
     task_levels: tuple[str, ...] | None = None
+    chain: tuple[int, ...] = ()
 
     @classmethod
     def fit(
@@ -132,7 +136,7 @@ class LabelCoder:
             raise ValueError(f"y has {frame.width} targets, expected {len(self.names)}: {list(self.names)}")
         frame = frame.rename(dict(zip(frame.columns, self.names, strict=True)))
         frame, weight = _without_weightless(frame, sample_weight)
-        values = self._encode_columns(frame)
+        values = settle_funnel(self._encode_columns(frame), self.tasks, self.chain)
         return values, None if weight is None else np.where(np.isnan(values), 0.0, weight)
 
     def _encode_columns(self, frame: pl.DataFrame) -> np.ndarray:
@@ -190,6 +194,7 @@ class LabelCoder:
             "names": self.names,
             "dtypes": [_describe_dtype(dtype) for dtype in self.dtypes],
             "task_levels": self.task_levels,
+            "chain": self.chain,
         }
         return facts, {"center": self.center, "scale": self.scale}
 
@@ -203,6 +208,7 @@ class LabelCoder:
             names=tuple(facts["names"]),
             dtypes=tuple(_dtype_of(*description) for description in facts["dtypes"]),
             task_levels=None if levels is None else tuple(levels),
+            chain=tuple(facts.get("chain", ())),
             **arrays,
         )
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tabmtl.base import ClassifierFace, RegressorFace
 from tabmtl.blocks import MLP, Boundary, Towers
-from tabmtl.checks import check_count
+from tabmtl.checks import check_count, check_widths
 from tabmtl.embeddings import FeatureVector, NumericEmbedding
 from tabmtl.network import NetworkEstimator
 from tabmtl.schema import Columns, Task
@@ -126,8 +126,7 @@ class SharedBottom(NetworkEstimator):
     def _check_params(self) -> None:
         super()._check_params()
         check_count("d_embedding", self.d_embedding)
-        if not isinstance(self.hidden, Sequence):
-            raise ValueError(f"hidden must be a sequence of widths such as (256, 128), got {self.hidden!r}")
+        check_widths("hidden", self.hidden, low=0)
 
     def _network(self, columns: Columns, tasks: Sequence[Task]) -> SharedBottomNetwork:
         return SharedBottomNetwork(

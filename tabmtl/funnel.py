@@ -1,0 +1,92 @@
+"""What estimators of funnels share: the parameter that names the steps and its check, and towers on one vector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from tabmtl.blocks import Towers
+from tabmtl.checks import check_choice, check_count, check_widths
+from tabmtl.embeddings import FeatureVector, NumericEmbedding
+from tabmtl.network import NetworkEstimator
+from tabmtl.schema import Columns, Task
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class FunnelEstimator(NetworkEstimator):
+    """Base of the estimators that know a funnel, such as impression, click, conversion.
+
+    Parameters
+    ----------
+    task_chain : sequence of str, optional
+        Names of binary tasks in the order of their steps, such as ``["click", "conversion"]``. Labels and
+        probabilities of a step mean that it and all steps before it were taken, over all rows (all impressions, not
+        only the clicked ones): where a step's label is 0, a missing label of a later step counts as 0, and so does a
+        1, with a warning that counts the rows. The second of a task's classes is the step taken.
+    """
+
+    task_chain: Sequence[str] | None = None
+
+    def _chain(self, tasks: Sequence[Task]) -> tuple[int, ...]:
+        if self.task_chain is None:
+            return ()
+        if isinstance(self.task_chain, str) or len(self.task_chain) < 2:
+            raise ValueError(
+                f"task_chain must name two tasks or more, such as ['click', 'conversion'], got {self.task_chain!r}"
+            )
+        index = {task.name: t for t, task in enumerate(tasks)}
+        unknown = [name for name in self.task_chain if name not in index]
+        if unknown or len(set(self.task_chain)) < len(self.task_chain):
+            what = f"tasks that y does not have: {unknown}" if unknown else "a task twice"
+            raise ValueError(f"task_chain {list(self.task_chain)} names {what}; the tasks are {list(index)}")
+        others = {name: tasks[index[name]].kind for name in self.task_chain if tasks[index[name]].kind != "binary"}
+        if others:
+            raise ValueError(f"the steps of task_chain must be binary tasks, got {others}; leave them out of the chain")
+        if self.task_column is not None:
+            raise ValueError("task_chain needs all labels of a row in one row of y; leave out task_column")
+        return tuple(index[name] for name in self.task_chain)
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class TowerEstimator(FunnelEstimator):
+    """Base of the funnel estimators that have a tower per task on the row's vector.
+
+    Parameters
+    ----------
+    task_chain : sequence of str
+        As in :class:`FunnelEstimator`; needed.
+    d_embedding : int, default=16
+        Width of a column's embedding.
+    numeric_embedding : {"none", "linear", "piecewise", "periodic"}, default="piecewise"
+        How a number becomes an embedding; ``"none"`` takes it as it is.
+    tower_hidden : sequence of int, default=(128, 64)
+        Widths of a tower's layers, below the linear one that gives the score.
+    dropout : float, default=0.1
+        Share of hidden values dropped in training.
+    """
+
+    d_embedding: int = 16
+    numeric_embedding: NumericEmbedding | Literal["none"] = "piecewise"
+    tower_hidden: Sequence[int] = (128, 64)
+    dropout: float = 0.1
+
+    def _check_params(self) -> None:
+        super()._check_params()
+        if self.task_chain is None:
+            name = type(self).__name__
+            raise ValueError(
+                f"{name} needs task_chain, the binary tasks in the order of their steps, such as "
+                f"{name}(task_chain=['click', 'conversion'])"
+            )
+        check_count("d_embedding", self.d_embedding)
+        check_choice("numeric_embedding", self.numeric_embedding, ("none", "linear", "piecewise", "periodic"))
+        check_widths("tower_hidden", self.tower_hidden)
+
+    def _vector(self, columns: Columns) -> FeatureVector:
+        """A row as one vector, with the options of this estimator."""
+        return FeatureVector(columns, self.d_embedding, numeric_embedding=self.numeric_embedding)
+
+    def _heads(self, d_in: int, tasks: Sequence[Task]) -> Towers:
+        """A linear layer per task."""
+        return Towers(d_in, [task.width for task in tasks], hidden=None)

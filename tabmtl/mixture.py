@@ -1,0 +1,236 @@
+"""Estimators whose network is a mixture of experts: their common options, and who uses which expert."""
+
+from __future__ import annotations
+
+import warnings
+from abc import abstractmethod
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor, nn
+
+from tabmtl.blocks import Towers
+from tabmtl.checks import check_choice, check_count
+from tabmtl.embeddings import FeatureVector, NumericEmbedding
+from tabmtl.encode import TableCoder
+from tabmtl.experts import Activation, Experts, Norm
+from tabmtl.network import NetworkEstimator
+from tabmtl.persist import Saved
+from tabmtl.predict import represent_rows
+from tabmtl.schema import Batch, Columns, TabmtlWarning, Task
+
+_INSPECTED_ROWS = 10_000
+_COLLAPSED_ZEROS = 0.9  # the HoME paper's example of a collapsed expert
+_UNUSED_WEIGHT = 0.01
+
+
+class TaskNetwork(nn.Module):
+    """Base of the networks that give every task features of its own; a subclass gives `task_features`.
+
+    Attributes
+    ----------
+    heads : Towers
+    levels : list of (Module, list of Module)
+        Of a mixture of experts. Per level its experts, which give (B, E, H), and its gates, which give weights
+        (B, G, E) and have ``gate_names`` and ``expert_names``.
+    """
+
+    batch_dependent = False
+    heads: Towers
+    levels: list[tuple[nn.Module, list[nn.Module]]]
+
+    @abstractmethod
+    def task_features(self, x_num: Tensor, x_cat: Tensor) -> Tensor:
+        """Features (B, T, H) that the heads read."""
+
+    def represent(self, x_num: Tensor, x_cat: Tensor, task: Tensor | None = None) -> Tensor:
+        """Features of all tasks side by side (B, T H), or of each row's own task (B, H)."""
+        features = self.task_features(x_num, x_cat)
+        if task is None:
+            return features.flatten(1)
+        return features[torch.arange(len(task), device=task.device), task]
+
+    def forward(self, x_num: Tensor, x_cat: Tensor, task: Tensor | None = None) -> list[Tensor]:
+        """Score rows.
+
+        Parameters
+        ----------
+        x_num : Tensor of shape (B, Fn), float32
+            Standardised values, NaN where missing.
+        x_cat : Tensor of shape (B, Fc), int32
+            Codes.
+        task : Tensor of shape (B,), int64, optional
+            For task-per-row data the task of each row.
+
+        Returns
+        -------
+        list of Tensor
+            (B, width) raw scores per task; with ``task``, one tensor with each row's own.
+        """
+        if task is None:
+            return self.heads(self.task_features(x_num, x_cat))
+        return self.heads(self.represent(x_num, x_cat, task), task)
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class MixtureEstimator(NetworkEstimator):
+    """Base of the estimators whose tasks weigh the outputs of experts.
+
+    Parameters
+    ----------
+    d_embedding : int, default=16
+        Width of a column's embedding.
+    numeric_embedding : {"none", "linear", "piecewise", "periodic"}, default="piecewise"
+        How a number becomes an embedding; ``"none"`` takes it as it is.
+    head_hidden : int, default=64
+        Width of a head's hidden layer; 0 leaves one linear layer per task.
+    dropout : float, default=0.1
+        Share of hidden values dropped in training, in experts and heads.
+    expert_norm : {"batch", "layer", "none"}, default="batch"
+        Normalisation of every expert's outputs by itself, over the rows of a batch or over their width. Batch
+        normalisation predicts by running statistics, so a row's prediction does not depend on other rows.
+    activation : {"relu", "silu"}, default="relu"
+        Of the experts; "silu" is Swish.
+
+    Attributes
+    ----------
+    expert_utilisation_ : polars DataFrame
+        Mean gate weight of every expert, over up to 10 000 training rows: columns ``level`` (1 is nearest to the
+        input), ``gate`` (a task, a group or "shared"), ``expert`` and ``weight``. The weights of a gate sum to 1;
+        experts that a gate may not see have no row.
+    experts_ : polars DataFrame
+        State of every expert on the same rows: ``level``, ``expert``, ``zero_rate`` (share of its outputs that are
+        0), ``std`` (standard deviation of an output over rows, mean over outputs), ``top_weight`` (the largest mean
+        weight that a gate gives it), and ``dead``: more than 90 % zeros, no variation, or a top weight below 1 %.
+    dead_expert_rate_ : float
+        Share of the experts that are dead.
+    """
+
+    d_embedding: int = 16
+    numeric_embedding: NumericEmbedding | Literal["none"] = "piecewise"
+    head_hidden: int = 64
+    dropout: float = 0.1
+    expert_norm: Norm = "batch"
+    activation: Activation = "relu"
+
+    def _vector(self, columns: Columns) -> FeatureVector:
+        """A row as one vector, with the options of this estimator."""
+        return FeatureVector(columns, self.d_embedding, numeric_embedding=self.numeric_embedding)
+
+    def _experts(self, counts: Sequence[int], d_in: int, hidden: Sequence[int]) -> Experts:
+        """Experts with the options of this estimator."""
+        return Experts(counts, d_in, hidden, norm=self.expert_norm, activation=self.activation, dropout=self.dropout)
+
+    def _heads(self, d_in: int, tasks: Sequence[Task]) -> Towers:
+        """Heads with the options of this estimator."""
+        return Towers(d_in, [task.width for task in tasks], hidden=self.head_hidden, dropout=self.dropout)
+
+    def _check_params(self) -> None:
+        super()._check_params()
+        check_count("d_embedding", self.d_embedding)
+        check_choice("expert_norm", self.expert_norm, ("batch", "layer", "none"))
+        check_choice("activation", self.activation, ("relu", "silu"))
+        check_choice("numeric_embedding", self.numeric_embedding, ("none", "linear", "piecewise", "periodic"))
+
+    def _inspect(self, network: nn.Module, batch: Batch) -> dict[str, Any]:
+        rows = torch.arange(0, len(batch), max(1, len(batch) // _INSPECTED_ROWS), device=batch.x_num.device)
+        rows = rows[: len(rows) // 8 * 8 or None]  # a slice is filled up to eight rows by repetition
+        utilisation, experts = measure_experts(network, batch.rows(rows))
+        _warn_of_collapse(experts)
+        return _usage(utilisation, experts)
+
+    def _state(self) -> Saved:
+        saved = super()._state()
+        usage = {name: getattr(self, name).to_dict(as_series=False) for name in ("expert_utilisation_", "experts_")}
+        return Saved(facts=saved.facts | usage, arrays=saved.arrays)
+
+    def _fitted_from(self, coder: TableCoder, saved: Saved) -> dict[str, Any]:
+        facts = saved.facts
+        frames = (pl.DataFrame(facts["expert_utilisation_"]), pl.DataFrame(facts["experts_"]))
+        return super()._fitted_from(coder, saved) | _usage(*frames)
+
+
+def _usage(utilisation: pl.DataFrame, experts: pl.DataFrame) -> dict[str, Any]:
+    return {
+        "expert_utilisation_": utilisation,
+        "experts_": experts,
+        "dead_expert_rate_": float(experts["dead"].mean()),  # type: ignore[arg-type]
+    }
+
+
+class _Mean:
+    """Mean over rows of what a module's output becomes by a function."""
+
+    def __init__(self, module: nn.Module, function: Any) -> None:
+        self.total: Tensor | float = 0.0
+        self.rows = 0
+        self._function = function
+        self.handle = module.register_forward_hook(self._add)
+
+    def _add(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
+        self.total = self.total + self._function(output.detach()).double().sum(dim=0)
+        self.rows += len(output)
+
+    @property
+    def value(self) -> np.ndarray:
+        return torch.as_tensor(self.total / self.rows).cpu().numpy()
+
+
+def measure_experts(network: nn.Module, batch: Batch) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Mean gate weights, and the state of every expert, on some rows.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        With the ``levels`` of :class:`TaskNetwork`.
+    batch : Batch
+        Tensors.
+
+    Returns
+    -------
+    utilisation, experts : polars DataFrame
+        As :class:`MixtureEstimator` documents them.
+    """
+    levels: list[tuple[nn.Module, list[Any]]] = network.levels  # type: ignore[assignment]
+    with ExitStack() as stack:
+        measured = []
+        for experts, gates in levels:
+            means = [_Mean(experts, lambda x: (x.abs() <= 1e-6).float().mean(dim=2)), _Mean(experts, lambda x: x)]
+            means += [_Mean(experts, torch.square), *(_Mean(gate, lambda weights: weights) for gate in gates)]
+            for mean in means:
+                stack.callback(mean.handle.remove)
+            measured.append(means)
+        represent_rows(network, batch)
+    used: list[dict[str, Any]] = []
+    states: list[dict[str, Any]] = []
+    for level, ((_, gates), means) in enumerate(zip(levels, measured, strict=True), start=1):
+        zeros, mean, square, *weights = (each.value for each in means)
+        std = np.sqrt(np.maximum(square - mean**2, 0)).mean(axis=1)
+        top = np.max(np.vstack(weights), axis=0)
+        for gate, weight in zip(gates, weights, strict=True):
+            for g, e in zip(*np.nonzero(weight), strict=True):
+                names = {"level": level, "gate": gate.gate_names[g], "expert": gate.expert_names[e]}
+                used.append(names | {"weight": float(weight[g, e])})
+        for e, name in enumerate(gates[0].expert_names):
+            dead = bool(zeros[e] > _COLLAPSED_ZEROS or std[e] < 1e-6 or top[e] < _UNUSED_WEIGHT)
+            facts = {"zero_rate": float(zeros[e]), "std": float(std[e]), "top_weight": float(top[e]), "dead": dead}
+            states.append({"level": level, "expert": name} | facts)
+    return pl.DataFrame(used), pl.DataFrame(states)
+
+
+def _warn_of_collapse(experts: pl.DataFrame) -> None:
+    collapsed = experts.filter((pl.col("zero_rate") > _COLLAPSED_ZEROS) | (pl.col("std") < 1e-6))
+    if len(collapsed):
+        names = [f"{name!r} (level {level})" for level, name in collapsed.select("level", "expert").iter_rows()]
+        warnings.warn(
+            f"{len(names)} of {len(experts)} experts have collapsed: more than 90 % of their outputs are 0, or none "
+            f"varies: {', '.join(names[:5])}{' ...' * (len(names) > 5)}; try expert_norm='batch' with "
+            "activation='silu', a lower learning_rate, or fewer experts; see experts_",
+            TabmtlWarning,
+            stacklevel=2,
+        )

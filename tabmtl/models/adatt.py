@@ -1,0 +1,163 @@
+"""AdaTT: experts of every task, and fusion units that add to a task's own experts what it takes from all others.
+
+Li et al., 2023, "AdaTT: Adaptive Task-to-Task Fusion Network for Multitask Learning in Recommendations", KDD.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from tabmtl.base import ClassifierFace, RegressorFace
+from tabmtl.blocks import Boundary
+from tabmtl.checks import check_count, check_widths
+from tabmtl.experts import Gates, mix
+from tabmtl.mixture import MixtureEstimator, TaskNetwork
+from tabmtl.schema import Columns, Task
+
+
+class FusionLevel(nn.Module):
+    """One level: every unit (a task, or the shared one) has experts, and fuses its own with those of all units.
+
+    Parameters
+    ----------
+    d_in, d_out : int
+        Width of the inputs, and of an expert.
+    units : dict of str to int
+        Number of experts of each unit, by name.
+    n_fused : int
+        How many units, from the first, give an output; at the last level the tasks only.
+    options : AdaTT
+    """
+
+    own: Tensor
+    alone: Tensor
+
+    def __init__(self, d_in: int, d_out: int, units: dict[str, int], n_fused: int, options: AdaTT) -> None:
+        super().__init__()
+        names, counts = list(units), list(units.values())
+        self.n_fused = n_fused
+        self.experts = options._experts(counts, d_in, [d_out])
+        experts = [f"{name} {i}" for name, count in units.items() for i in range(count)]
+        self.gates = Gates(d_in, names[:n_fused], experts)
+        bucket = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+        own = (bucket == torch.arange(n_fused)[:, None]).float()  # (n_fused, E)
+        size = own.sum(dim=1, keepdim=True)
+        self.register_buffer("own", own, persistent=False)
+        self.register_buffer("alone", size == 1, persistent=False)
+        start = (2 * torch.rand(own.shape) - 1) / size.sqrt()
+        self.residual = nn.Parameter(start) if max(counts[:n_fused]) > 1 else None  # v
+        self.output = Boundary()
+
+    def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Take the inputs (B, D) of all units to the outputs (B, H) of those that are fused."""
+        experts = self.output(self.experts(inputs))
+        same = all(x is inputs[0] for x in inputs)
+        weights = self.gates(inputs[0] if same else inputs[: self.n_fused])
+        static = self.own if self.residual is None else self.own * torch.where(self.alone, 1.0, self.residual)
+        return mix(weights + static, experts).unbind(dim=1)
+
+
+class AdaTTNetwork(TaskNetwork):
+    """Levels of fusion units.
+
+    Parameters
+    ----------
+    columns : Columns
+    tasks : sequence of Task
+    options : AdaTT
+        The hyper-parameters.
+    """
+
+    def __init__(self, columns: Columns, tasks: Sequence[Task], options: AdaTT) -> None:
+        super().__init__()
+        names, self.vector = [task.name for task in tasks], options._vector(columns)
+        units = dict.fromkeys(names, options.n_task_experts)
+        if options.n_shared_experts:
+            units["shared experts"] = options.n_shared_experts
+        self.n_units, n_tasks = len(units), len(tasks)
+        self.input = Boundary()
+        widths = [self.vector.width, *options.expert_hidden]
+        stacked = [
+            FusionLevel(before, after, units, n_tasks if i == len(widths) - 2 else len(units), options)
+            for i, (before, after) in enumerate(pairwise(widths))
+        ]
+        self.stack = nn.ModuleList(stacked)
+        self.heads = options._heads(widths[-1], tasks)
+        self.levels = [(level.experts, [level.gates]) for level in stacked]
+
+    def task_features(self, x_num: Tensor, x_cat: Tensor) -> Tensor:
+        """Features (B, T, H)."""
+        inputs: tuple[Tensor, ...] = (self.input(self.vector(x_num, x_cat)),) * self.n_units
+        for level in self.stack:
+            inputs = level(inputs)
+        return torch.stack(inputs, dim=1)
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class AdaTT(MixtureEstimator):
+    """AdaTT: adaptive task-to-task fusion; without shared experts AdaTT-sp.
+
+    At every level each task t has experts that read its x_t (at the first level the row's vector), and its fusion
+    unit adds to a fixed mixture of its own experts a gated mixture of all,
+
+        x_t <- softmax(W_t x_t) · (all experts) + sum over own e of v_{t,e} e,
+
+    with v learned, from U(-1/sqrt(E_t), 1/sqrt(E_t)); a task with one expert, E_t = 1, adds it as it is. Shared
+    experts are a further unit, which no head reads.
+
+    Parameters
+    ----------
+    n_task_experts : int, default=2
+        Experts of every task, at every level.
+    n_shared_experts : int, default=0
+        Experts of the shared unit; 0 is AdaTT-sp.
+    expert_hidden : sequence of int, default=(128, 64)
+        Width of an expert of each level: as many levels as there are widths. An expert is one layer.
+    **options
+        The fields of :class:`tabmtl.mixture.MixtureEstimator` (experts),
+        :class:`tabmtl.network.NetworkEstimator` (training) and :class:`tabmtl.base.MultiTaskEstimator` (tasks and
+        columns).
+
+    Notes
+    -----
+    The formula of AdaTT-sp is the one published; that the shared unit fuses as a task does is our reading.
+
+    References
+    ----------
+    Li et al. (2023), "AdaTT: Adaptive Task-to-Task Fusion Network for Multitask Learning in Recommendations", KDD.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tabmtl import AdaTT
+    >>> X = np.random.default_rng(0).normal(size=(200, 4))
+    >>> y = X @ np.ones((4, 2))
+    >>> AdaTT(epochs=2, random_state=0).fit(X, y).predict(X).shape
+    (200, 2)
+    """
+
+    n_task_experts: int = 2
+    n_shared_experts: int = 0
+    expert_hidden: Sequence[int] = (128, 64)
+
+    def _check_params(self) -> None:
+        super()._check_params()
+        check_count("n_task_experts", self.n_task_experts)
+        check_count("n_shared_experts", self.n_shared_experts, low=0)
+        check_widths("expert_hidden", self.expert_hidden)
+
+    def _network(self, columns: Columns, tasks: Sequence[Task]) -> AdaTTNetwork:
+        return AdaTTNetwork(columns, tasks, self)
+
+
+class AdaTTClassifier(ClassifierFace, AdaTT):
+    """`AdaTT` whose every task is a classification."""
+
+
+class AdaTTRegressor(RegressorFace, AdaTT):
+    """`AdaTT` whose every task is a regression."""

@@ -1,0 +1,108 @@
+"""AITM: a tower per step of a funnel, each taking over by attention what the step before passes on.
+
+Xi et al., 2021, "Modeling the Sequential Dependence among Audience Multi-step Conversions with Multi-task Learning in
+Targeted Display Advertising", KDD.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from tabmtl.blocks import Boundary
+from tabmtl.checks import check_at_least
+from tabmtl.experts import Experts
+from tabmtl.funnel import TowerEstimator
+from tabmtl.losses import FunnelLoss
+from tabmtl.mixture import TaskNetwork
+from tabmtl.schema import Columns, Task
+
+
+class AITMNetwork(TaskNetwork):
+    """Towers q_t, and along the chain the adaptive transfer of information.
+
+    Parameters
+    ----------
+    columns : Columns
+    tasks : sequence of Task
+    chain : sequence of int
+        Indices of the steps among the tasks, in order.
+    options : AITM
+        The hyper-parameters.
+    """
+
+    def __init__(self, columns: Columns, tasks: Sequence[Task], chain: Sequence[int], options: AITM) -> None:
+        super().__init__()
+        self.vector, self.input, self.chain = options._vector(columns), Boundary(), list(chain)
+        self.towers = Experts([1] * len(tasks), self.vector.width, options.tower_hidden, dropout=options.dropout)
+        k = self.towers.width
+        self.passed_on = nn.ModuleList(nn.Sequential(nn.Linear(k, k), nn.ReLU()) for _ in self.chain[1:])  # g
+        self.value_key_query = nn.Linear(k, 3 * k)  # h1, h2, h3
+        self.heads = options._heads(k, tasks)
+
+    def task_features(self, x_num: Tensor, x_cat: Tensor) -> Tensor:
+        """Features (B, T, H)."""
+        features = list(self.towers([self.input(self.vector(x_num, x_cat))]).unbind(dim=1))
+        for step, (before, t) in enumerate(zip(self.chain, self.chain[1:], strict=False)):
+            features[t] = self.transfer(self.passed_on[step](features[before]), features[t])
+        return torch.stack(features, dim=1)
+
+    def transfer(self, p: Tensor, q: Tensor) -> Tensor:
+        """What step t knows: attention (B, H) over what was passed on and its own tower's output, each (B, H)."""
+        value, key, query = self.value_key_query(torch.stack([p, q], dim=1)).chunk(3, dim=2)  # (B, 2, H) each
+        weights = ((key * query).sum(dim=2) / key.shape[2] ** 0.5).softmax(dim=1)
+        return (weights[:, :, None] * value).sum(dim=1)
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class AITM(TowerEstimator):
+    """AITM: adaptive information transfer along the steps of a funnel.
+
+    Tower t gives q_t = f_t(v) from the row's vector v. The first step's features are z_1 = q_1; each later step joins
+    its q_t with p_{t-1} = g_{t-1}(z_{t-1}) from the step before,
+
+        z_t = sum over u in {p_{t-1}, q_t} of w_u h1(u),    w_u = softmax_u(<h2(u), h3(u)> / sqrt(k)),
+
+    with h1 to h3 shared by all steps. The loss is sum_t BCE(y_t, p_t) + calibrator mean sum_{t>1} max(p_t - p_{t-1}, 0)
+    over all rows: labels are never increasing along the funnel, and the second term asks it of the probabilities.
+
+    Parameters
+    ----------
+    task_chain : sequence of str
+        The steps; needed. Tasks of y outside it, of any kind, have a tower of their own.
+    calibrator : float, default=0.6
+        Weight of the second term; the authors' value.
+    **options
+        The fields of :class:`tabmtl.funnel.TowerEstimator` (towers), :class:`tabmtl.funnel.FunnelEstimator` (labels),
+        :class:`tabmtl.network.NetworkEstimator` (training) and :class:`tabmtl.base.MultiTaskEstimator` (tasks and
+        columns).
+
+    References
+    ----------
+    Xi et al. (2021), "Modeling the Sequential Dependence among Audience Multi-step Conversions with Multi-task
+    Learning in Targeted Display Advertising", KDD.
+
+    Examples
+    --------
+    >>> from tabmtl import AITM
+    >>> from tabmtl.synth import make_funnel
+    >>> log = make_funnel(500, random_state=0)
+    >>> model = AITM(task_chain=["click", "conversion"], epochs=1, random_state=0).fit(log.X, log.y)
+    >>> model.predict_proba(log.X)["conversion"].shape
+    (500, 2)
+    """
+
+    calibrator: float = 0.6
+
+    def _check_params(self) -> None:
+        super()._check_params()
+        check_at_least("calibrator", self.calibrator, 0)
+
+    def _loss(self, tasks: Sequence[Task]) -> FunnelLoss:
+        return FunnelLoss(tasks, self._chain(tasks), space="independent", calibrator=self.calibrator)
+
+    def _network(self, columns: Columns, tasks: Sequence[Task]) -> AITMNetwork:
+        return AITMNetwork(columns, tasks, self._chain(tasks), self)

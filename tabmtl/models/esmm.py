@@ -1,0 +1,86 @@
+"""ESMM: a tower per step of a funnel on shared embeddings, trained over all impressions by products of probabilities.
+
+Ma et al., 2018, "Entire Space Multi-Task Model", SIGIR.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from tabmtl.blocks import Boundary
+from tabmtl.experts import Experts
+from tabmtl.funnel import TowerEstimator
+from tabmtl.losses import FunnelLoss
+from tabmtl.mixture import TaskNetwork
+from tabmtl.schema import Columns, Task
+
+
+class ESMMNetwork(TaskNetwork):
+    """An MLP of its own for every task, on the embeddings that all share.
+
+    Parameters
+    ----------
+    columns : Columns
+    tasks : sequence of Task
+    options : ESMM
+        The hyper-parameters.
+    """
+
+    def __init__(self, columns: Columns, tasks: Sequence[Task], options: ESMM) -> None:
+        super().__init__()
+        self.vector, self.input = options._vector(columns), Boundary()
+        counts = [1] * len(tasks)
+        self.towers = Experts(counts, self.vector.width, options.tower_hidden, dropout=options.dropout)
+        self.heads = options._heads(self.towers.width, tasks)
+
+    def task_features(self, x_num: Tensor, x_cat: Tensor) -> Tensor:
+        """Features (B, T, H)."""
+        return self.towers([self.input(self.vector(x_num, x_cat))])
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class ESMM(TowerEstimator):
+    """ESMM: entire space multi-task model of a funnel, for any number of steps.
+
+    Every step has a tower on embeddings that all steps share. Tower k scores step k given the steps before, and the
+    probability of a label is the product,
+
+        p_k = sigmoid(s_1) ... sigmoid(s_k),    loss = sum_k BCE(y_k, p_k) over all rows.
+
+    With ``task_chain=["click", "conversion"]``, p_1 is the click rate, sigmoid(s_2) the conversion rate of clicks, and
+    p_2 = p_1 sigmoid(s_2) what is compared with the label «click and conversion»: the conversion tower is trained over
+    all impressions, through the product alone, free of the bias of clicked rows.
+
+    Parameters
+    ----------
+    task_chain : sequence of str
+        The steps; needed. Tasks of y outside it, of any kind, have a tower too.
+    **options
+        The fields of :class:`tabmtl.funnel.TowerEstimator` (towers), :class:`tabmtl.funnel.FunnelEstimator` (labels),
+        :class:`tabmtl.network.NetworkEstimator` (training) and :class:`tabmtl.base.MultiTaskEstimator` (tasks and
+        columns).
+
+    References
+    ----------
+    Ma et al. (2018), "Entire Space Multi-Task Model: An Effective Approach for Estimating Post-Click Conversion
+    Rate", SIGIR.
+
+    Examples
+    --------
+    >>> from tabmtl import ESMM
+    >>> from tabmtl.synth import make_funnel
+    >>> log = make_funnel(500, random_state=0)
+    >>> model = ESMM(task_chain=["click", "conversion"], epochs=1, random_state=0).fit(log.X, log.y)
+    >>> p = model.predict_proba(log.X)
+    >>> bool((p["conversion"][:, 1] <= p["click"][:, 1]).all())
+    True
+    """
+
+    def _loss(self, tasks: Sequence[Task]) -> FunnelLoss:
+        return FunnelLoss(tasks, self._chain(tasks))
+
+    def _network(self, columns: Columns, tasks: Sequence[Task]) -> ESMMNetwork:
+        return ESMMNetwork(columns, tasks, self)

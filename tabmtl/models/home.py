@@ -1,0 +1,286 @@
+"""HoME: a hierarchy of multi-gate experts, all tasks - groups of tasks - tasks, with three cures for its diseases.
+
+Wang, Cao, Fu, Gai and Zhou (Kuaishou), 2024, "HoME: Hierarchy of Multi-Gate Experts for Multi-Task Learning at
+Kuaishou", arXiv 2408.05430. Shapes: B rows, D width of a row's vector, G groups, T tasks, H1 and H2 widths of experts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from tabmtl.base import ClassifierFace, RegressorFace
+from tabmtl.blocks import Boundary, StackedLinear
+from tabmtl.checks import check_choice, check_count, check_widths
+from tabmtl.experts import Activation, Gates, mix
+from tabmtl.mixture import MixtureEstimator, TaskNetwork
+from tabmtl.schema import Columns, Task
+
+
+class FeatureGates(nn.Module):
+    """A re-weighted copy of its input for each of K buckets: v ⊙ sum_l softmax(W_f v)_l 2 sigmoid(v B_l A_l).
+
+    A starts at zero, so that every copy starts as the input itself.
+
+    Parameters
+    ----------
+    n_buckets, width : int
+        K, and the width D of an input.
+    n_masks, rank : int
+        Number L of low-rank masks that a gate mixes, and their rank r.
+    """
+
+    def __init__(self, n_buckets: int, width: int, n_masks: int, rank: int) -> None:
+        super().__init__()
+        self.shape = (n_buckets, n_masks)
+        self.down = StackedLinear(n_buckets, width, n_masks * (rank + 1))  # B_l of all l, and W_f
+        self.up = nn.Parameter(torch.zeros(n_buckets * n_masks, rank, width))  # A_l
+
+    def forward(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Gate inputs (B, D), one per bucket."""
+        k, n_masks = self.shape
+        v = inputs[0].expand(k, -1, -1) if all(x is inputs[0] for x in inputs) else torch.stack(list(inputs))
+        low, logits = self.down(v).split([n_masks * self.up.shape[1], n_masks], dim=2)
+        low = low.unflatten(2, (n_masks, -1)).transpose(1, 2).flatten(0, 1)  # (K L, B, r)
+        masks = torch.bmm(low, self.up).sigmoid().unflatten(0, (k, n_masks))  # (K, L, B, D)
+        weights = 2 * logits.softmax(dim=2).transpose(1, 2).unsqueeze(3)  # (K, L, B, 1)
+        return (v * (masks * weights).sum(dim=1)).unbind()
+
+
+class SelfGates(Gates):
+    """Gates of buckets over their own experts: softmax, and the sigmoid where a bucket has one expert."""
+
+    def forward(self, x: Tensor | Sequence[Tensor]) -> Tensor:
+        """Weigh the experts (B, G, E) for inputs (B, D)."""
+        logits = self._logits(x)
+        alone = torch.tensor([n == 1 for n in self.n_seen], device=logits.device)
+        return torch.where(alone[:, None], logits.sigmoid(), logits.softmax(dim=-1))
+
+
+class HoMELevel(nn.Module):
+    """Buckets of experts on feature-gated inputs, and gates over them: the masked ones, and a bucket's own.
+
+    Parameters
+    ----------
+    d_in, d_gate, d_out : int
+        Width of the experts' inputs, of the gates' inputs, and of an expert.
+    buckets : dict of str to int
+        Number of experts of each bucket, by name.
+    gates : dict of str to sequence of str
+        Of each output, by name, the buckets whose experts its gate sees. The output has a bucket of its name.
+    feature_gated : bool
+    options : HoME
+    """
+
+    def __init__(
+        self,
+        d_in: int,
+        d_gate: int,
+        d_out: int,
+        buckets: Mapping[str, int],
+        gates: Mapping[str, Sequence[str]],
+        feature_gated: bool,
+        options: HoME,
+    ) -> None:
+        super().__init__()
+        owners = [bucket for bucket, count in buckets.items() for _ in range(count)]
+        names = [f"{bucket} {i}" for bucket, count in buckets.items() for i in range(count)]
+        sees = torch.tensor(
+            [[not options.hierarchy_mask or owner in seen for owner in owners] for seen in gates.values()]
+        )
+        own = torch.tensor([[owner == gate for owner in owners] for gate in gates])
+        shape = (len(buckets), d_in, options.n_feature_masks, options.feature_rank)
+        self.feature_gates = FeatureGates(*shape) if feature_gated else None
+        self.experts = options._experts(list(buckets.values()), d_in, [d_out])
+        self.gates = Gates(d_gate, list(gates), names, sees)
+        self_names = [f"{gate} (self)" for gate in gates]
+        self.self_gates = SelfGates(d_in, self_names, names, own) if options.self_gate else None
+        self.output = Boundary()
+
+    def forward(self, inputs: Sequence[Tensor], gate_inputs: Sequence[Tensor], own: Sequence[Tensor]) -> Tensor:
+        """Take inputs (B, D) of buckets, and of gates and self-gates, to outputs (B, n_gates, H)."""
+        gated = inputs if self.feature_gates is None else self.feature_gates(inputs)
+        weights = self.gates(gate_inputs)
+        if self.self_gates is not None:
+            weights = weights + self.self_gates(own)
+        return mix(weights, self.output(self.experts(gated)))
+
+
+class HoMENetwork(TaskNetwork):
+    """Two levels: groups of tasks and what all share; then tasks.
+
+    Parameters
+    ----------
+    columns : Columns
+    tasks : sequence of Task
+    options : HoME
+        The hyper-parameters.
+    """
+
+    def __init__(self, columns: Columns, tasks: Sequence[Task], options: HoME) -> None:
+        super().__init__()
+        names, self.vector = [task.name for task in tasks], options._vector(columns)
+        groups = find_groups(options.task_groups, names)
+        self.group_of = [next(g for g, members in enumerate(groups.values()) if name in members) for name in names]
+        h1, h2 = options.expert_hidden
+        shared, labels = "all", [f"group {group}" for group in groups]
+        first, second = options.n_shared_experts
+        in_group = options.n_group_experts
+        buckets = {shared: first} | dict.fromkeys(labels, in_group[0])
+        gates = {shared: list(buckets)} | {label: [shared, label] for label in labels}
+        width = self.vector.width
+        self.input, both = Boundary(), options.feature_gate == "both"
+        self.groups = HoMELevel(width, width, h1, buckets, gates, options.feature_gate != "none", options)
+        buckets = {shared: second} | dict.fromkeys(labels, in_group[1]) | dict.fromkeys(names, options.n_task_experts)
+        gates = {name: [shared, labels[g], name] for name, g in zip(names, self.group_of, strict=True)}
+        self.tasks = HoMELevel(h1, 2 * h1, h2, buckets, gates, both, options)
+        self.groups.gates.task_specific = False
+        self.heads = options._heads(h2, tasks)
+        gate_modules = [[level.gates, level.self_gates] for level in (self.groups, self.tasks)]
+        used = [[gate for gate in modules if gate is not None] for modules in gate_modules]
+        self.levels = [(self.groups.experts, used[0]), (self.tasks.experts, used[1])]
+
+    def task_features(self, x_num: Tensor, x_cat: Tensor) -> Tensor:
+        """Features (B, T, H2)."""
+        v = self.input(self.vector(x_num, x_cat))
+        n_buckets = len(self.groups.experts.counts)
+        z = self.groups([v] * n_buckets, [v], [v])
+        shared, *groups = z.unbind(dim=1)
+        joined = [torch.cat([group, shared], dim=1) for group in groups]
+        own = [groups[g] for g in self.group_of]
+        return self.tasks([shared, *groups, *own], [joined[g] for g in self.group_of], own)
+
+
+def find_groups(task_groups: Mapping[str, Sequence[str]] | None, names: Sequence[str]) -> dict[str, list[str]]:
+    """Groups of tasks by name; all tasks in one by default.
+
+    Raises
+    ------
+    ValueError
+        If a group is empty or names a task that y does not have, or a task is in no group or in two.
+    """
+    if task_groups is None:
+        return {"all": list(names)}
+    if not isinstance(task_groups, Mapping) or any(isinstance(members, str) for members in task_groups.values()):
+        raise ValueError(f"task_groups must map the name of a group to a list of tasks, got {task_groups!r}")
+    groups = {str(group): list(members) for group, members in task_groups.items()}
+    empty = [group for group, members in groups.items() if not members]
+    if empty:
+        raise ValueError(f"task_groups: the groups {empty} have no task; leave them out")
+    listed = [name for members in groups.values() for name in members]
+    unknown = sorted(set(listed) - set(names))
+    if unknown:
+        raise ValueError(f"task_groups names tasks that y does not have: {unknown}; the tasks are {list(names)}")
+    twice = sorted({name for name in listed if listed.count(name) > 1})
+    if twice:
+        raise ValueError(f"task_groups: the tasks {twice} are in two groups; a task belongs to one")
+    missing = [name for name in names if name not in listed]
+    if missing:
+        raise ValueError(f"task_groups: the tasks {missing} are in no group; give each of them one")
+    return groups
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class HoME(MixtureEstimator):
+    """HoME: hierarchy of multi-gate experts.
+
+    Experts are normalised, E(x) = SiLU(BatchNorm(W x + b)), so that gates weigh outputs of one scale (against the
+    collapse of experts). Sum(w, ...) being the sum of experts weighted by w, and v the row's vector, level 1 has
+    experts of each group k and of all, each bucket reading its own feature-gated copy v_k of v,
+
+        z_k = Sum(softmax(W_k v), shared and own experts) + SG_k        of every group k,
+        z_s = Sum(softmax(W_s v), all experts) + SG_s,
+
+    and level 2 has experts of all tasks on z_s, of each group g on z_g, and of each task t on the z_g of its group,
+
+        h_t = Sum(softmax(U_t [z_g, z_s]), shared, own group's and own experts) + SG_t,    o_t = Head_t(h_t).
+
+    Who may see whom is the hierarchy mask (against experts that degrade into one task's). A feature-gate (against
+    under-fitting) is FeaGate(v) = sum_l softmax(W_f v)_l 2 sigmoid(v B_l A_l), and v_k = v ⊙ FeaGate_k(v); it starts
+    as 1. A self-gate is SG_k = Sum(a(V_k x), own experts), with a the softmax, or the sigmoid of a single expert: own
+    experts learn whatever the gate says.
+
+    Parameters
+    ----------
+    task_groups : mapping of str to sequence of str, optional
+        Groups of tasks that go together, such as ``{"watch": ["long_view"], "interact": ["click", "like"]}``; each
+        task in one. By default all tasks are one group, which leaves two levels of CGC with self-gates.
+    n_shared_experts, n_group_experts : (int, int), default=(4, 2) and (2, 2)
+        Experts of all tasks, and of each group, at level 1 and at level 2.
+    n_task_experts : int, default=1
+        Experts of each task at level 2.
+    expert_hidden : (int, int), default=(128, 64)
+        Widths H1 and H2 of the experts of the levels; an expert is one layer.
+    hierarchy_mask : bool, default=True
+        Whether a gate sees only the experts named above; else all of its level.
+    feature_gate : {"both", "first", "none"}, default="both"
+        Levels with feature-gates.
+    n_feature_masks, feature_rank : int, default=2 and 8
+        Number L of masks that a feature-gate mixes, and their rank.
+    self_gate : bool, default=True
+    expert_norm : {"batch", "layer", "none"}, default="batch"
+    activation : {"relu", "silu"}, default="silu"
+    **options
+        The fields of :class:`tabmtl.mixture.MixtureEstimator` (experts),
+        :class:`tabmtl.network.NetworkEstimator` (training) and :class:`tabmtl.base.MultiTaskEstimator` (tasks and
+        columns).
+
+    Notes
+    -----
+    Only the abstract of the paper was at hand: that collapse is cured by normalisation and Swish, degradation by a
+    hierarchy mask, and under-fitting by feature- and self-gates is its own statement. The formulas are those on which
+    independent re-implementations agree. Where they differ or the paper could not be read, this is our reading: the
+    mixture over L and the factor 2 in feature-gates, gates that read v and not its gated copy, task experts that read
+    the group's output, self-gates that read v and z_g, and all sizes.
+
+    References
+    ----------
+    Wang, Cao, Fu, Gai and Zhou (2024), "HoME: Hierarchy of Multi-Gate Experts for Multi-Task Learning at Kuaishou",
+    KDD 2025, arXiv 2408.05430.
+
+    Examples
+    --------
+    >>> from tabmtl import HoME
+    >>> from tabmtl.synth import make_funnel
+    >>> log = make_funnel(500, random_state=0)
+    >>> model = HoME(task_groups=log.task_groups, epochs=1, random_state=0).fit(log.X, log.y)
+    >>> model.expert_utilisation_.filter(level=2, gate="click")["expert"].to_list()[:3]
+    ['all 0', 'all 1', 'group interact 0']
+    """
+
+    task_groups: Mapping[str, Sequence[str]] | None = None
+    n_shared_experts: tuple[int, int] = (4, 2)
+    n_group_experts: tuple[int, int] = (2, 2)
+    n_task_experts: int = 1
+    expert_hidden: tuple[int, int] = (128, 64)
+    hierarchy_mask: bool = True
+    feature_gate: Literal["both", "first", "none"] = "both"
+    n_feature_masks: int = 2
+    feature_rank: int = 8
+    self_gate: bool = True
+    activation: Activation = "silu"
+
+    def _check_params(self) -> None:
+        super()._check_params()
+        for name in ("n_shared_experts", "n_group_experts", "expert_hidden"):
+            check_widths(name, getattr(self, name))
+            if len(getattr(self, name)) != 2:
+                raise ValueError(f"{name} must be a pair, one number a level, got {getattr(self, name)!r}")
+        for name in ("n_task_experts", "n_feature_masks", "feature_rank"):
+            check_count(name, getattr(self, name))
+        check_choice("feature_gate", self.feature_gate, ("both", "first", "none"))
+
+    def _network(self, columns: Columns, tasks: Sequence[Task]) -> HoMENetwork:
+        return HoMENetwork(columns, tasks, self)
+
+
+class HoMEClassifier(ClassifierFace, HoME):
+    """`HoME` whose every task is a classification."""
+
+
+class HoMERegressor(RegressorFace, HoME):
+    """`HoME` whose every task is a regression."""

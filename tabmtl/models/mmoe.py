@@ -1,0 +1,100 @@
+"""MMoE: experts that all tasks share, and a gate per task that weighs them.
+
+Ma et al., 2018, "Modeling Task Relationships in Multi-task Learning with Multi-gate Mixture-of-Experts", KDD.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from tabmtl.base import ClassifierFace, RegressorFace
+from tabmtl.blocks import Boundary
+from tabmtl.checks import check_count, check_widths
+from tabmtl.experts import Gates, mix
+from tabmtl.mixture import MixtureEstimator, TaskNetwork
+from tabmtl.schema import Columns, Task
+
+
+class MMoENetwork(TaskNetwork):
+    """Features of task t: h_t = sum_i softmax(W_t x)_i e_i(x).
+
+    Parameters
+    ----------
+    columns : Columns
+    tasks : sequence of Task
+    options : MMoE
+        The hyper-parameters.
+    """
+
+    def __init__(self, columns: Columns, tasks: Sequence[Task], options: MMoE) -> None:
+        super().__init__()
+        names, self.vector = [task.name for task in tasks], options._vector(columns)
+        d, experts = self.vector.width, [f"expert {i}" for i in range(options.n_experts)]
+        self.input, self.output = Boundary(), Boundary()
+        self.experts = options._experts([options.n_experts], d, options.expert_hidden)
+        self.gates = Gates(d, names, experts)
+        self.heads = options._heads(self.experts.width, tasks)
+        self.levels = [(self.experts, [self.gates])]
+
+    def task_features(self, x_num: Tensor, x_cat: Tensor) -> Tensor:
+        """Features (B, T, H)."""
+        x = self.input(self.vector(x_num, x_cat))
+        return mix(self.gates(x), self.output(self.experts([x])))
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class MMoE(MixtureEstimator):
+    """MMoE: multi-gate mixture of experts.
+
+    All tasks share E experts e_i, small MLPs that read the row's vector x. The gate of a task weighs them for every
+    row, and the head of the task reads the sum,
+
+        h_t = sum_i softmax(W_t x)_i e_i(x),    o_t = Head_t(h_t).
+
+    Parameters
+    ----------
+    n_experts : int, default=8
+        Number E of experts.
+    expert_hidden : sequence of int, default=(128, 64)
+        Widths of an expert's layers.
+    **options
+        The fields of :class:`tabmtl.mixture.MixtureEstimator` (experts),
+        :class:`tabmtl.network.NetworkEstimator` (training) and :class:`tabmtl.base.MultiTaskEstimator` (tasks and
+        columns).
+
+    References
+    ----------
+    Ma et al. (2018), "Modeling Task Relationships in Multi-task Learning with Multi-gate Mixture-of-Experts", KDD.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tabmtl import MMoE
+    >>> X = np.random.default_rng(0).normal(size=(200, 4))
+    >>> y = X @ np.ones((4, 2))
+    >>> model = MMoE(epochs=2, n_experts=3, random_state=0).fit(X, y)
+    >>> model.expert_utilisation_["gate"].unique().sort().to_list()
+    ['y0', 'y1']
+    """
+
+    n_experts: int = 8
+    expert_hidden: Sequence[int] = (128, 64)
+
+    def _check_params(self) -> None:
+        super()._check_params()
+        check_count("n_experts", self.n_experts)
+        check_widths("expert_hidden", self.expert_hidden)
+
+    def _network(self, columns: Columns, tasks: Sequence[Task]) -> MMoENetwork:
+        return MMoENetwork(columns, tasks, self)
+
+
+class MMoEClassifier(ClassifierFace, MMoE):
+    """`MMoE` whose every task is a classification."""
+
+
+class MMoERegressor(RegressorFace, MMoE):
+    """`MMoE` whose every task is a regression."""

@@ -1,0 +1,150 @@
+"""PLE and CGC: experts that all tasks share beside experts of every task, in one level or several.
+
+Tang et al., 2020, "Progressive Layered Extraction (PLE)", RecSys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from tabmtl.base import ClassifierFace, RegressorFace
+from tabmtl.blocks import Boundary
+from tabmtl.checks import check_count, check_widths
+from tabmtl.experts import Gates, mix
+from tabmtl.mixture import MixtureEstimator, TaskNetwork
+from tabmtl.schema import Columns, Task
+
+
+class PLELevel(nn.Module):
+    """One level: buckets of experts, the shared one first, and a gate per task; but for the last level a shared gate.
+
+    Parameters
+    ----------
+    d_in : int
+        Width of the inputs.
+    names : sequence of str
+        Names of the T tasks.
+    options : PLE
+    last : bool
+        Whether heads read this level: it has no shared gate.
+    """
+
+    def __init__(self, d_in: int, names: Sequence[str], options: PLE, *, last: bool) -> None:
+        super().__init__()
+        counts = [options.n_shared_experts, *[options.n_task_experts] * len(names)]
+        self.experts = options._experts(counts, d_in, options.expert_hidden)
+        bucket = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+        own = torch.arange(1, len(counts))[:, None]
+        sees = (bucket == 0) | (bucket == own)  # (T, E): a task sees the shared and its own experts
+        gates = list(names)
+        if not last:
+            sees, gates = torch.cat([torch.ones(1, len(bucket), dtype=torch.bool), sees]), ["shared", *names]
+        owners = ["shared", *names]
+        experts = [f"{owners[k]} {i}" for k, count in enumerate(counts) for i in range(count)]
+        self.gates = Gates(d_in, gates, experts, sees, task_specific=last)
+        self.output = Boundary()
+
+    def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Take inputs (B, D), the shared one first, to outputs (B, H) of the gates."""
+        experts = self.output(self.experts(inputs))
+        gated = inputs if len(self.gates.gate_names) == len(inputs) else inputs[1:]
+        weights = self.gates(inputs[0] if all(x is inputs[0] for x in inputs) else gated)
+        return mix(weights, experts).unbind(dim=1)
+
+
+class PLENetwork(TaskNetwork):
+    """Levels of shared and own experts.
+
+    Parameters
+    ----------
+    columns : Columns
+    tasks : sequence of Task
+    options : PLE
+        The hyper-parameters.
+    """
+
+    def __init__(self, columns: Columns, tasks: Sequence[Task], options: PLE) -> None:
+        super().__init__()
+        names, self.vector = [task.name for task in tasks], options._vector(columns)
+        h, n = options.expert_hidden[-1], options.n_levels
+        self.n_buckets = len(names) + 1
+        self.input = Boundary()
+        stacked = [PLELevel(h if i else self.vector.width, names, options, last=i == n - 1) for i in range(n)]
+        self.stack = nn.ModuleList(stacked)
+        self.heads = options._heads(h, tasks)
+        self.levels = [(level.experts, [level.gates]) for level in stacked]
+
+    def task_features(self, x_num: Tensor, x_cat: Tensor) -> Tensor:
+        """Features (B, T, H)."""
+        x = self.input(self.vector(x_num, x_cat))
+        inputs: tuple[Tensor, ...] = (x,) * self.n_buckets
+        for level in self.stack:
+            inputs = level(inputs)
+        return torch.stack(inputs, dim=1)
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class PLE(MixtureEstimator):
+    """PLE: progressive layered extraction; with one level, CGC (customised gate control).
+
+    Every level has experts S that all tasks share and experts O_t of every task. With x_t and x_s the outputs of the
+    level below (at the first level all are the row's vector x), and e_i(.) reading x_s if i is in S, x_t if in O_t,
+
+        x_t <- sum over i in S and O_t of softmax(W_t x_t)_i e_i,
+        x_s <- sum over all i of softmax(W_s x_s)_i e_i;
+
+    the last level has no x_s. The head of task t reads its x_t.
+
+    Parameters
+    ----------
+    n_levels : int, default=2
+        1 is CGC.
+    n_shared_experts, n_task_experts : int, default=2
+        Experts of a level that all tasks share, and experts of each task.
+    expert_hidden : sequence of int, default=(128, 64)
+        Widths of an expert's layers, at every level.
+    **options
+        The fields of :class:`tabmtl.mixture.MixtureEstimator` (experts),
+        :class:`tabmtl.network.NetworkEstimator` (training) and :class:`tabmtl.base.MultiTaskEstimator` (tasks and
+        columns).
+
+    References
+    ----------
+    Tang et al. (2020), "Progressive Layered Extraction (PLE): A Novel Multi-Task Learning (MTL) Model for
+    Personalized Recommendations", RecSys.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tabmtl import PLE
+    >>> X = np.random.default_rng(0).normal(size=(200, 4))
+    >>> y = X @ np.ones((4, 2))
+    >>> PLE(epochs=2, n_levels=1, random_state=0).fit(X, y).predict(X).shape
+    (200, 2)
+    """
+
+    n_levels: int = 2
+    n_shared_experts: int = 2
+    n_task_experts: int = 2
+    expert_hidden: Sequence[int] = (128, 64)
+
+    def _check_params(self) -> None:
+        super()._check_params()
+        for name in ("n_levels", "n_shared_experts", "n_task_experts"):
+            check_count(name, getattr(self, name))
+        check_widths("expert_hidden", self.expert_hidden)
+
+    def _network(self, columns: Columns, tasks: Sequence[Task]) -> PLENetwork:
+        return PLENetwork(columns, tasks, self)
+
+
+class PLEClassifier(ClassifierFace, PLE):
+    """`PLE` whose every task is a classification."""
+
+
+class PLERegressor(RegressorFace, PLE):
+    """`PLE` whose every task is a regression."""

@@ -1,0 +1,135 @@
+"""STEM: an embedding of every column for each task beside the shared one, and gates that spare other tasks' experts.
+
+Su et al., 2024, "STEM: Unleashing the Power of Embeddings for Multi-task Recommendation", AAAI.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tabmtl.base import ClassifierFace, RegressorFace
+from tabmtl.blocks import Boundary, TaskLinear
+from tabmtl.checks import check_count, check_widths
+from tabmtl.embeddings import FeatureTokenizer, NumericEmbedding
+from tabmtl.experts import Gates, mix
+from tabmtl.mixture import MixtureEstimator, TaskNetwork
+from tabmtl.schema import Columns, Task
+
+
+class STEMNetwork(TaskNetwork):
+    """Shared and task embeddings, experts on each, and gates over all experts.
+
+    Parameters
+    ----------
+    columns : Columns
+    tasks : sequence of Task
+    options : STEM
+        The hyper-parameters.
+    """
+
+    own: Tensor
+
+    def __init__(self, columns: Columns, tasks: Sequence[Task], options: STEM) -> None:
+        super().__init__()
+        names, d = [task.name for task in tasks], options.d_embedding
+        kind: NumericEmbedding = options.numeric_embedding  # type: ignore[assignment]
+        self.tokenizer = FeatureTokenizer(columns, d * (len(names) + 1), numeric_embedding=kind)
+        width = self.tokenizer.n_tokens * d
+        counts = [options.n_shared_experts, *[options.n_task_experts] * len(names)]
+        bucket = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+        own = (bucket == 0) | (bucket == torch.arange(1, len(counts))[:, None])
+        self.register_buffer("own", own, persistent=False)  # (T, E): experts that learn from a task
+        experts = [f"{owner} {i}" for owner, n in zip(["shared", *names], counts, strict=True) for i in range(n)]
+        self.input, self.output = Boundary(), Boundary()
+        self.experts = options._experts(counts, width, options.expert_hidden)
+        self.gate_hidden = TaskLinear(len(names), width, options.gate_hidden)
+        self.gates = Gates(options.gate_hidden, names, experts)
+        self.heads = options._heads(self.experts.width, tasks)
+        self.levels = [(self.experts, [self.gates])]
+
+    def task_features(self, x_num: Tensor, x_cat: Tensor) -> Tensor:
+        """Features (B, T, H)."""
+        tokens = self.input(self.tokenizer(x_num, x_cat))  # (B, n, (T + 1) d)
+        slices = tokens.unflatten(2, (len(self.own) + 1, -1)).permute(2, 0, 1, 3).flatten(2)  # (T + 1, B, n d)
+        experts = self.output(self.experts(slices.unbind()))
+        gate = F.relu(self.gate_hidden(slices[1:] + slices[0]))
+        weights = self.gates(gate.unbind())
+        return mix(weights * self.own, experts) + mix(weights * ~self.own, experts.detach())
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class STEM(MixtureEstimator):
+    """STEM: shared and task-specific embeddings.
+
+    Every column has T + 1 embeddings, a shared one and one for each task, so that tasks that disagree about a user or
+    an item need not share its vector. With x_t and x_s the rows' vectors in them, the experts O_t of task t read x_t,
+    the shared experts S read x_s, and the gate of a task weighs the experts of all,
+
+        h_t = sum_i w_{t,i} e_i,    w_t = softmax(W_t ReLU(V_t (x_t + x_s))),
+
+    "all forward, task-specific backward": no gradient of task t reaches the experts and embeddings of other tasks
+    through this sum (they enter it as constants).
+
+    Parameters
+    ----------
+    n_shared_experts, n_task_experts : int, default=2 and 1
+        Experts that all tasks share, and experts of each task.
+    expert_hidden : sequence of int, default=(128, 64)
+        Widths of an expert's layers.
+    gate_hidden : int, default=32
+        Width of a gate's hidden layer.
+    d_embedding : int, default=16
+        Width of each of the T + 1 embeddings of a column.
+    numeric_embedding : {"linear", "piecewise", "periodic"}, default="piecewise"
+    **options
+        The fields of :class:`tabmtl.mixture.MixtureEstimator` (experts),
+        :class:`tabmtl.network.NetworkEstimator` (training) and :class:`tabmtl.base.MultiTaskEstimator` (tasks and
+        columns).
+
+    Notes
+    -----
+    One level, where the shared gate of the paper's deeper form has nothing to feed. The gate's input, x_t + x_s, lets
+    a task train the shared embedding; another task's embedding it never trains.
+
+    References
+    ----------
+    Su et al. (2024), "STEM: Unleashing the Power of Embeddings for Multi-task Recommendation", AAAI.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tabmtl import STEM
+    >>> X = np.random.default_rng(0).normal(size=(200, 4))
+    >>> y = X @ np.ones((4, 2))
+    >>> STEM(epochs=2, random_state=0).fit(X, y).predict(X).shape
+    (200, 2)
+    """
+
+    n_shared_experts: int = 2
+    n_task_experts: int = 1
+    expert_hidden: Sequence[int] = (128, 64)
+    gate_hidden: int = 32
+
+    def _check_params(self) -> None:
+        super()._check_params()
+        for name in ("n_shared_experts", "n_task_experts", "gate_hidden"):
+            check_count(name, getattr(self, name))
+        check_widths("expert_hidden", self.expert_hidden)
+        if self.numeric_embedding == "none":
+            raise ValueError("STEM embeds every column for every task: numeric_embedding must not be 'none'")
+
+    def _network(self, columns: Columns, tasks: Sequence[Task]) -> STEMNetwork:
+        return STEMNetwork(columns, tasks, self)
+
+
+class STEMClassifier(ClassifierFace, STEM):
+    """`STEM` whose every task is a classification."""
+
+
+class STEMRegressor(RegressorFace, STEM):
+    """`STEM` whose every task is a regression."""

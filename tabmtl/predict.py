@@ -1,0 +1,56 @@
+"""Scores and representations of many rows, in slices whose answers do not depend on each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tabmtl.schema import Batch
+
+_PREDICT_ROWS = 1_024
+_ROW_MULTIPLE = 8
+
+
+@contextmanager
+def autocast(batch: Batch, precision: str) -> Iterator[None]:
+    """Matrix products in bfloat16 inside, if the precision is bf16."""
+    with torch.autocast(batch.x_num.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+        yield
+
+
+def predict_scores(network: torch.nn.Module, data: Batch, precision: str = "float32") -> list[Tensor]:
+    """Raw scores of all rows, one tensor a task (long layout: one tensor), computed in slices."""
+    parts = _in_slices(network, network, data, precision)
+    return [torch.cat(columns).float() for columns in zip(*parts, strict=True)]
+
+
+def represent_rows(network: torch.nn.Module, data: Batch, precision: str = "float32") -> Tensor:
+    """Shared representation (n, r) of all rows, computed in slices."""
+    represent: Any = network.represent
+    parts = _in_slices(network, lambda *inputs: [represent(*inputs)], data, precision)
+    return torch.cat([part for (part,) in parts]).float()
+
+
+def _in_slices(
+    network: torch.nn.Module, function: Callable[..., list[Tensor]], data: Batch, precision: str
+) -> list[list[Tensor]]:
+    """What a function of the network gives for all rows, a few at a time.
+
+    Every slice is filled up to a multiple of 8 rows: matrix products of fewer rows take other kernels, which round
+    otherwise, and a row's answer would depend, by some 1e-6 of the scale, on how many rows are asked with it.
+    """
+    if network.training:
+        network.eval()
+    size, multiple = (len(data), 1) if network.batch_dependent else (_PREDICT_ROWS, _ROW_MULTIPLE)
+    parts = []
+    with torch.inference_mode(), autocast(data, precision):
+        for start in range(0, len(data), size):
+            rows = torch.arange(start, min(start + size, len(data)), device=data.x_num.device)
+            filled = torch.cat([rows, rows[-1:].expand(-len(rows) % multiple)])
+            inputs = (None if x is None else x.index_select(0, filled) for x in (data.x_num, data.x_cat, data.task))
+            parts.append([answer[: len(rows)] for answer in function(*inputs)])
+    return parts
