@@ -1,7 +1,18 @@
 """Generators of synthetic tables whose truth is known."""
 
+from tabmtl.synth.funnel import Funnel, make_funnel
+from tabmtl.synth.funnel_truth import FunnelTruth
 from tabmtl.synth.multitab_bench import MultitabBench, make_multitab_bench
 from tabmtl.synth.multitab_truth import MultitabTruth
 from tabmtl.synth.outlier_tasks import OutlierTasks, make_outlier_tasks
 
-__all__ = ["MultitabBench", "MultitabTruth", "OutlierTasks", "make_multitab_bench", "make_outlier_tasks"]
+__all__ = [
+    "Funnel",
+    "FunnelTruth",
+    "MultitabBench",
+    "MultitabTruth",
+    "OutlierTasks",
+    "make_funnel",
+    "make_multitab_bench",
+    "make_outlier_tasks",
+]
