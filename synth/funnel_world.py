@@ -123,7 +123,7 @@ def _task_correlation(shared: float, group_correlation: float, selection: float 
     if selection is not None:
         # Click and conversion correlate equally with the rest; opposite apart from that, they reach the least value.
         rest = C[0, 2:]
-        least = max(-1.0, 2 * rest @ np.linalg.pinv(C[2:, 2:]) @ rest - 1)
+        least = max(-1.0, float(2 * rest @ np.linalg.pinv(C[2:, 2:]) @ rest - 1))
         if not least - 1e-9 <= selection <= 1:
             raise ValueError(
                 f"selection must lie in [{least:.3g}, 1] for shared={shared} and "
