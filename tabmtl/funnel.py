@@ -31,21 +31,24 @@ class FunnelEstimator(NetworkEstimator):
     def _chain(self, tasks: Sequence[Task]) -> tuple[int, ...]:
         if self.task_chain is None:
             return ()
-        if isinstance(self.task_chain, str) or len(self.task_chain) < 2:
+        chain = list(self.task_chain) if isinstance(self.task_chain, list | tuple) else []
+        if len(chain) < 2 or not all(isinstance(name, str) for name in chain):
             raise ValueError(
-                f"task_chain must name two tasks or more, such as ['click', 'conversion'], got {self.task_chain!r}"
+                "task_chain must be a list of the names of two tasks or more, such as ['click', 'conversion'], "
+                f"got {self.task_chain!r}"
             )
         index = {task.name: t for t, task in enumerate(tasks)}
-        unknown = [name for name in self.task_chain if name not in index]
-        if unknown or len(set(self.task_chain)) < len(self.task_chain):
-            what = f"tasks that y does not have: {unknown}" if unknown else "a task twice"
-            raise ValueError(f"task_chain {list(self.task_chain)} names {what}; the tasks are {list(index)}")
-        others = {name: tasks[index[name]].kind for name in self.task_chain if tasks[index[name]].kind != "binary"}
+        unknown = [name for name in chain if name not in index]
+        twice = [name for name in index if chain.count(name) > 1]
+        if unknown or twice:
+            what = f"tasks that y does not have: {unknown}" if unknown else f"tasks twice: {twice}"
+            raise ValueError(f"task_chain {chain} names {what}; the tasks are {list(index)}")
+        others = {name: tasks[index[name]].kind for name in chain if tasks[index[name]].kind != "binary"}
         if others:
             raise ValueError(f"the steps of task_chain must be binary tasks, got {others}; leave them out of the chain")
         if self.task_column is not None:
             raise ValueError("task_chain needs all labels of a row in one row of y; leave out task_column")
-        return tuple(index[name] for name in self.task_chain)
+        return tuple(index[name] for name in chain)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -137,7 +137,10 @@ class LabelCoder:
         frame = frame.rename(dict(zip(frame.columns, self.names, strict=True)))
         frame, weight = _without_weightless(frame, sample_weight)
         values = settle_funnel(self._encode_columns(frame), self.tasks, self.chain)
-        return values, None if weight is None else np.where(np.isnan(values), 0.0, weight)
+        if weight is None:
+            return values, None
+        values = np.where(weight > 0, values, np.nan)  # what a funnel settles may have weight 0
+        return values, np.where(np.isnan(values), 0.0, weight)
 
     def _encode_columns(self, frame: pl.DataFrame) -> np.ndarray:
         pairs = zip(frame.iter_columns(), self.column_tasks(), strict=True)

@@ -68,10 +68,10 @@ class HoMELevel(nn.Module):
     ----------
     d_in, d_gate, d_out : int
         Width of the experts' inputs, of the gates' inputs, and of an expert.
-    buckets : dict of str to int
-        Number of experts of each bucket, by name.
-    gates : dict of str to sequence of str
-        Of each output, by name, the buckets whose experts its gate sees. The output has a bucket of its name.
+    buckets : sequence of (str, int)
+        Name and number of experts of each bucket; a task may be named as the bucket of another kind is.
+    gates : dict of str to sequence of int
+        Of each output, by name, the buckets whose experts its gate sees, its own first.
     feature_gated : bool
     options : HoME
     """
@@ -81,21 +81,22 @@ class HoMELevel(nn.Module):
         d_in: int,
         d_gate: int,
         d_out: int,
-        buckets: Mapping[str, int],
-        gates: Mapping[str, Sequence[str]],
+        buckets: Sequence[tuple[str, int]],
+        gates: Mapping[str, Sequence[int]],
         feature_gated: bool,
         options: HoME,
     ) -> None:
         super().__init__()
-        owners = [bucket for bucket, count in buckets.items() for _ in range(count)]
-        names = [f"{bucket} {i}" for bucket, count in buckets.items() for i in range(count)]
+        counts = [count for _, count in buckets]
+        owners = [bucket for bucket, count in enumerate(counts) for _ in range(count)]
+        names = [f"{bucket} {i}" for bucket, count in buckets for i in range(count)]
         sees = torch.tensor(
             [[not options.hierarchy_mask or owner in seen for owner in owners] for seen in gates.values()]
         )
-        own = torch.tensor([[owner == gate for owner in owners] for gate in gates])
+        own = torch.tensor([[owner == seen[0] for owner in owners] for seen in gates.values()])
         shape = (len(buckets), d_in, options.n_feature_masks, options.feature_rank)
         self.feature_gates = FeatureGates(*shape) if feature_gated else None
-        self.experts = options._experts(list(buckets.values()), d_in, [d_out])
+        self.experts = options._experts(counts, d_in, [d_out])
         self.gates = Gates(d_gate, list(gates), names, sees)
         self_names = [f"{gate} (self)" for gate in gates]
         self.self_gates = SelfGates(d_in, self_names, names, own) if options.self_gate else None
@@ -130,13 +131,14 @@ class HoMENetwork(TaskNetwork):
         shared, labels = "all", [f"group {group}" for group in groups]
         first, second = options.n_shared_experts
         in_group = options.n_group_experts
-        buckets = {shared: first} | dict.fromkeys(labels, in_group[0])
-        gates = {shared: list(buckets)} | {label: [shared, label] for label in labels}
+        buckets = [(shared, first), *((label, in_group[0]) for label in labels)]
+        gates = {shared: list(range(len(buckets)))} | {label: [k, 0] for k, label in enumerate(labels, start=1)}
         width = self.vector.width
         self.input, both = Boundary(), options.feature_gate == "both"
         self.groups = HoMELevel(width, width, h1, buckets, gates, options.feature_gate != "none", options)
-        buckets = {shared: second} | dict.fromkeys(labels, in_group[1]) | dict.fromkeys(names, options.n_task_experts)
-        gates = {name: [shared, labels[g], name] for name, g in zip(names, self.group_of, strict=True)}
+        buckets = [(shared, second), *((label, in_group[1]) for label in labels)]
+        gates = {name: [len(buckets) + t, 1 + self.group_of[t], 0] for t, name in enumerate(names)}
+        buckets += [(name, options.n_task_experts) for name in names]
         self.tasks = HoMELevel(h1, 2 * h1, h2, buckets, gates, both, options)
         self.groups.gates.task_specific = False
         self.heads = options._heads(h2, tasks)
@@ -165,7 +167,7 @@ def find_groups(task_groups: Mapping[str, Sequence[str]] | None, names: Sequence
     """
     if task_groups is None:
         return {"all": list(names)}
-    if not isinstance(task_groups, Mapping) or any(isinstance(members, str) for members in task_groups.values()):
+    if not isinstance(task_groups, Mapping) or not all(map(_is_list_of_names, task_groups.values())):
         raise ValueError(f"task_groups must map the name of a group to a list of tasks, got {task_groups!r}")
     groups = {str(group): list(members) for group, members in task_groups.items()}
     empty = [group for group, members in groups.items() if not members]
@@ -182,6 +184,10 @@ def find_groups(task_groups: Mapping[str, Sequence[str]] | None, names: Sequence
     if missing:
         raise ValueError(f"task_groups: the tasks {missing} are in no group; give each of them one")
     return groups
+
+
+def _is_list_of_names(members: object) -> bool:
+    return isinstance(members, list | tuple) and all(isinstance(name, str) for name in members)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
