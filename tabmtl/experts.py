@@ -20,13 +20,24 @@ Activation = Literal["relu", "silu"]
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """Batch normalisation of (B, C) that takes its running statistics where a batch has one row."""
+    """Batch normalisation of (B, C) that predicts well after few batches, and takes a batch of one row.
+
+    Running statistics are plain means over the first 1 / momentum batches, so the 0 and 1 that they start from, which
+    are far from the scale of an expert, count for nothing. A batch of one row is normalised by them.
+    """
+
+    n_batches = 0
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise every channel over the rows."""
-        if self.training and len(x) == 1:
-            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-        return super().forward(x)
+        statistics = (self.running_mean, self.running_var, self.weight, self.bias)
+        if not self.training or len(x) == 1:
+            return F.batch_norm(x, *statistics, eps=self.eps)
+        rate = self.momentum or 0.0
+        if rate > 0:
+            self.n_batches += 1
+            rate = max(rate, 1 / self.n_batches)
+        return F.batch_norm(x, *statistics, training=True, momentum=rate, eps=self.eps)
 
 
 class _LayerNorm(nn.Module):

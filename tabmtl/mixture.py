@@ -138,7 +138,7 @@ class MixtureEstimator(NetworkEstimator):
         check_choice("numeric_embedding", self.numeric_embedding, ("none", "linear", "piecewise", "periodic"))
 
     def _inspect(self, network: nn.Module, batch: Batch) -> dict[str, Any]:
-        rows = torch.arange(0, len(batch), max(1, len(batch) // _INSPECTED_ROWS), device=batch.x_num.device)
+        rows = torch.arange(0, len(batch), -(-len(batch) // _INSPECTED_ROWS), device=batch.x_num.device)
         rows = rows[: len(rows) // 8 * 8 or None]  # a slice is filled up to eight rows by repetition
         utilisation, experts = measure_experts(network, batch.rows(rows))
         _warn_of_collapse(experts)
@@ -201,7 +201,8 @@ def measure_experts(network: nn.Module, batch: Batch) -> tuple[pl.DataFrame, pl.
         measured = []
         for experts, gates in levels:
             means = [_Mean(experts, lambda x: (x.abs() <= 1e-6).float().mean(dim=2)), _Mean(experts, lambda x: x)]
-            means += [_Mean(experts, torch.square), *(_Mean(gate, lambda weights: weights) for gate in gates)]
+            means += [_Mean(experts, lambda x: x.double().square())]
+            means += [_Mean(gate, lambda weights: weights) for gate in gates]
             for mean in means:
                 stack.callback(mean.handle.remove)
             measured.append(means)

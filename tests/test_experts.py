@@ -33,7 +33,7 @@ def plain_norm(experts, norm, layer, e, width):
     if norm == "none":
         return nn.Identity()
     ours, own = experts.norms[layer], slice(e * width, (e + 1) * width)
-    plain = nn.BatchNorm1d(width) if norm == "batch" else nn.LayerNorm(width)
+    plain = nn.BatchNorm1d(width, momentum=None) if norm == "batch" else nn.LayerNorm(width)
     plain.weight.data, plain.bias.data = ours.weight.data.flatten()[own], ours.bias.data.flatten()[own]
     return plain
 
@@ -235,9 +235,32 @@ def test_gradients_reach_the_experts_that_a_gate_sees_and_no_others(norm, g):
     assert by_gate == [k == g and module.n_seen[k] > 1 for k in range(3)]
 
 
-def test_batch_norm_is_torchs_own_where_there_are_rows():
-    ours, plain = BatchNorm(4), nn.BatchNorm1d(4)
-    for _ in range(3):
-        x = torch.randn(10, 4)
-        assert torch.equal(ours(x), plain(x))
-    assert torch.equal(ours.running_var, plain.running_var)
+def test_running_statistics_are_plain_means_at_first_and_then_torchs_own():
+    ours, mean, moving = BatchNorm(4), nn.BatchNorm1d(4, momentum=None), nn.BatchNorm1d(4)
+    batches = [5 + 0.1 * torch.randn(10, 4) for _ in range(20)]
+    for x in batches[:10]:
+        torch.testing.assert_close(ours(x), mean(x))
+    moving.load_state_dict(mean.state_dict())
+    for name in ("running_mean", "running_var"):
+        torch.testing.assert_close(getattr(ours, name), getattr(mean, name))
+    for x in batches[10:]:
+        torch.testing.assert_close(ours(x), moving(x))
+    for name in ("running_mean", "running_var"):
+        torch.testing.assert_close(getattr(ours, name), getattr(moving, name))
+
+
+def test_one_batch_is_enough_to_predict_at_the_scale_of_training():
+    x, ours, plain = 5 + 0.01 * torch.randn(500, 4), BatchNorm(4), nn.BatchNorm1d(4)
+    torch.testing.assert_close(ours(x), ours.eval()(x), rtol=0.01, atol=0.01)
+    trained, predicted = plain(x), plain.eval()(x)
+    assert predicted.std() < 0.05 * trained.std()  # what torch's own would predict
+
+
+def test_running_statistics_stand_still_at_momentum_zero():
+    ours, x = BatchNorm(4), torch.randn(10, 4)
+    ours.momentum = 0.0
+    first = ours(x)
+    assert torch.equal(ours.running_mean, torch.zeros(4))
+    ours.momentum = 0.1
+    assert torch.equal(ours(x), first)
+    torch.testing.assert_close(ours.running_mean, x.mean(dim=0))
