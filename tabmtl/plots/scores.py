@@ -1,7 +1,4 @@
-"""Plots in scikit-learn's Display style: keep the numbers, draw them again.
-
-matplotlib is imported to draw only; without it that raises an ImportError which names the extra.
-"""
+"""Scores: over the epochs of a training, and beside a reference."""
 
 from __future__ import annotations
 
@@ -10,39 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
-from sklearn.utils.validation import check_is_fitted
 
-from tabmtl.checks import check_count
 from tabmtl.gain import MultitaskGain
+from tabmtl.plots.display import Display, tasks_of
 from tabmtl.schema import Task
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.container import BarContainer
-    from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
 
-class _Display:
-    """What was drawn into."""
-
-    ax_: Axes
-    figure_: Figure
-
-    def _draw_into(self, ax: Axes | None) -> Axes:
-        """The given axes, or new ones."""
-        if ax is None:
-            try:
-                from matplotlib import pyplot
-            except ImportError as error:
-                cure = "matplotlib, which is missing: pip install 'tabmtl[plot]'"
-                raise ImportError(f"{type(self).__name__} draws with {cure}") from error
-            ax = pyplot.subplots(layout="constrained")[1]
-        self.ax_, self.figure_ = ax, ax.figure  # type: ignore[assignment]
-        return ax
-
-
-class HistoryDisplay(_Display):
+class HistoryDisplay(Display):
     """Scores of every task over the epochs of a fit, with the epoch whose weights were kept.
 
     Better made by :meth:`from_estimator`. Every task has one colour: a full line for its validation score, a dashed one
@@ -110,7 +86,7 @@ class HistoryDisplay(_Display):
         ValueError
             If a task is not one of the estimator's.
         """
-        shown = _tasks_of(estimator, tasks, "history_", "trained in epochs, such as MultiTabNet")
+        shown = tasks_of(estimator, tasks, "history_", "trained in epochs, such as MultiTabNet")
         display = cls(estimator.history_, tasks=shown, best_iteration=estimator.best_iteration_)
         return display.plot(ax=ax, line_kw=line_kw)
 
@@ -136,7 +112,7 @@ class HistoryDisplay(_Display):
         return self
 
 
-class GainDisplay(_Display):
+class GainDisplay(Display):
     """Bars of every task's score beside the score of its reference, with the gain written above.
 
     Better made by :meth:`from_gain`.
@@ -193,107 +169,3 @@ class GainDisplay(_Display):
         ax.margins(y=0.1)
         ax.legend(fontsize="small")
         return self
-
-
-class OutlierTaskDisplay(_Display):
-    """Bars of the tasks' outlier scores, and beside each what validation rows say of it.
-
-    Better made by :meth:`from_estimator`. The score is a weight that was learned, no verdict. The check beside it is by
-    how many per cent the validation loss of the task changes with the weight of a normal task instead: far above 0,
-    the task does need its own; about 0, the weight means nothing. It is left out without validation labels.
-
-    Parameters
-    ----------
-    outliers : polars.DataFrame
-        One row a task, as ``outlier_score_`` of a fitted `RMTGB`; tasks without a score are left out.
-    max_tasks : int, default=30
-        Draw the highest scores only; the title says how many tasks are left out.
-
-    Attributes
-    ----------
-    ax_ : matplotlib Axes
-    figure_ : matplotlib Figure
-    bars_ : matplotlib BarContainer
-        From the highest score, on top, to the lowest.
-
-    Examples
-    --------
-    >>> from tabmtl import RMTGB
-    >>> from tabmtl.plots import OutlierTaskDisplay
-    >>> from tabmtl.synth import make_outlier_tasks
-    >>> bench = make_outlier_tasks(n_tasks=5, n_outliers=1, random_state=0)
-    >>> model = RMTGB(task_column="task", random_state=0).fit(bench.X, bench.y)
-    >>> display = OutlierTaskDisplay.from_estimator(model)
-    >>> [display.ax_.get_yticklabels()[0].get_text()] == [*bench.outliers]
-    True
-    """
-
-    bars_: BarContainer
-
-    def __init__(self, outliers: pl.DataFrame, *, max_tasks: int = 30) -> None:
-        check_count("max_tasks", max_tasks)
-        self.outliers, self.max_tasks = outliers, max_tasks
-
-    @classmethod
-    def from_estimator(
-        cls,
-        estimator: Any,
-        *,
-        tasks: Sequence[str] | None = None,
-        max_tasks: int = 30,
-        ax: Axes | None = None,
-        bar_kw: Mapping[str, Any] | None = None,
-    ) -> OutlierTaskDisplay:
-        """Draw the outlier scores of a fitted R-MTGB.
-
-        Parameters
-        ----------
-        estimator : RMTGB
-        tasks, ax, max_tasks
-            As in :meth:`HistoryDisplay.from_estimator`, with the same errors, and in the class.
-        bar_kw : mapping, optional
-            Arguments for the bars, as ``Axes.barh`` takes them.
-
-        Raises
-        ------
-        ValueError
-            If none of the tasks has a score, because block 2 has no trees.
-        """
-        names = [task.name for task in _tasks_of(estimator, tasks, "outlier_score_", "with outlier scores, RMTGB")]
-        outliers = estimator.outlier_score_.filter(pl.col("task").is_in(names))
-        return cls(outliers, max_tasks=max_tasks).plot(ax=ax, bar_kw=bar_kw)
-
-    def plot(self, *, ax: Axes | None = None, bar_kw: Mapping[str, Any] | None = None) -> OutlierTaskDisplay:
-        """Draw the bars; the arguments are those of :meth:`from_estimator`."""
-        scored = self.outliers.drop_nulls("outlier_score").sort("outlier_score", descending=True, maintain_order=True)
-        if scored.is_empty():
-            raise ValueError(
-                "no outlier scores, as block 2 has no trees: it needs three tasks of one loss, n_estimators_outlier "
-                "above 0, and a validation loss that falls with it (early_stopping=False grows it anyway)"
-            )
-        shown, ax = scored.head(self.max_tasks), self._draw_into(ax)
-        places = np.arange(shown.height)[::-1]
-        self.bars_ = ax.barh(places, shown["outlier_score"].to_numpy(), **(bar_kw or {}))
-        ax.axvline(0.5, color="0.6", linestyle=":")
-        left_out = self.outliers.height - shown.height
-        ax.set(xlim=(0, 1), xlabel="outlier score: a weight, no verdict", yticks=places, yticklabels=shown["task"])
-        ax.set_title("outlier scores" + f": the {shown.height} highest, {left_out} tasks left out" * (left_out > 0))
-        change = (shown["check_loss_if_normal"] / shown["check_loss"] - 1).fill_null(np.nan).to_numpy() * 100
-        checks = [f"{value:+.1f} %" if np.isfinite(value) else "" for value in change]
-        right = ax.secondary_yaxis("right")
-        right.set(yticks=places, yticklabels=checks, ylabel="validation loss with a normal task's weight")
-        ax.tick_params(axis="y", labelsize="small")
-        right.tick_params(axis="y", labelsize="small")
-        return self
-
-
-def _tasks_of(estimator: Any, names: Sequence[str] | None, attribute: str, expected: str) -> list[Task]:
-    """The tasks of these names, all by default, of a fitted estimator with an attribute."""
-    check_is_fitted(estimator)
-    if not hasattr(estimator, attribute):
-        raise TypeError(f"expected an estimator {expected}, got {type(estimator).__name__}, which has no {attribute}")
-    known = {task.name: task for task in estimator.tasks_}
-    unknown = [name for name in names or () if name not in known]
-    if unknown:
-        raise ValueError(f"expected tasks of the estimator, {list(known)}, got {unknown}")
-    return [known[name] for name in (known if names is None else names)]
