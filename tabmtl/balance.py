@@ -18,11 +18,10 @@ name           update                                                           
 "gradnorm"     of Σ w_i L_i, Σ w_i = T; w learned towards norms of w_i g_i at     1, and n down to the    1711.02257
                the last shared layer in proportion to (r_i / mean r)^1.5,         last shared layer
                r_i = L_i / its first value
-"pcgrad"       Σ g_i, each without its parts along the g_j it conflicts with      1, and n down to where  2001.06782
-"mgda"         shortest weighted mean of the g_i                                  the g_i are taken, for  1810.04650
-"imtl_g"       weighted sum of the g_i with equal projections on all of them      this and all below      (a)
-(aggregator)   ``aggregator(J)``, J (n, P) with rows g_i: any callable, such as                           2406.16232
-               an instance of an aggregator of TorchJD
+"pcgrad"       Σ g_i, each without its parts along the g_j it conflicts with      1, and n from the       2001.06782
+"mgda"         shortest weighted mean of the g_i                                  heads down to where     1810.04650
+"imtl_g"       weighted sum of the g_i with equal projections on all of them      the g_i are taken       (a)
+(aggregator)   ``aggregator(J)``, J (n, P) with rows g_i, such as one of TorchJD  the same                2406.16232
 =============  =================================================================  ======================  ==========
 
 (a) Liu et al. (2021), "Towards Impartial Multi-task Learning", ICLR.
@@ -31,8 +30,8 @@ What belongs to a single task gets the gradient of its part of the sum, or from 
 "mgda" give means where others give sums: AdamW hardly feels the length of an update. What is learned moves by an Adam
 of its own with learning rate 0.025: FAMO's authors' choice, and ours for the others.
 
-``flat=True`` looks for task-based flat regions with any of them (Phan et al., 2025, arXiv 2211.13723), for n more
-forward and 2 n backward passes.
+``flat=True`` looks for task-based flat regions with any of them (Phan et al., 2025, arXiv 2211.13723): n more forward
+and 2 n backward passes.
 """
 
 from __future__ import annotations
@@ -47,10 +46,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from tabmtl.blocks import Boundary
+from tabmtl.blocks import Boundary, Towers
 from tabmtl.checks import check_choice, check_positive
 from tabmtl.gradients import (
     Forward,
+    TaskGradients,
     balanced_backward,
     cut_at,
     flat_backward,
@@ -210,12 +210,14 @@ class Balancer:
         self._network, self._weighting, self._aggregate = network, weighting, aggregate
         self._cuts, self._rho, self._normalize = cuts, rho, normalize
         self._groups = split_parameters(network)
+        by_task = [m for m in network.modules() if isinstance(m, Towers) and m.n_tasks == len(tasks)]
+        self._gradients = TaskGradients(by_task if aggregate is not None or weighting.per_task else [])
         self._device = next(network.parameters()).device
         self._seed: int | None = None  # of the noise, where passes of a step share it
 
     @property
     def weights(self) -> Tensor:
-        """Weights (T,) of the losses: those of the next step, but the last step's for "gls" and "famo"."""
+        """Weights (T,) of the losses: of the next step, but of the last one for "gls" and "famo"."""
         return self._weighting.weights
 
     def backward(self, forward: Forward, present: Tensor) -> Tensor:
@@ -240,16 +242,16 @@ class Balancer:
         """
         if self._weighting.looks_back or self._rho is not None:
             self._seed = int(torch.randint(2**62, ()))
-        with cut_at(self._cuts) as cuts, self._noise():
+        with cut_at(self._cuts) as cuts, self._gradients.watch(), self._noise():
             losses = forward()
         self._refuse(~losses.detach().isfinite(), "loss")
         active = present & (losses.detach() != 0)
         tasks = active.nonzero().flatten().tolist()
-        weights = self._weighting.weigh(losses, active).to(losses.dtype)
+        weights = self._weighting.weigh(losses, active, self._gradients).to(losses.dtype)
         if tasks and self._rho is not None:
             flat_backward(lambda: self._again(forward), losses, weights, tasks, self._groups, self._rho, self._join)
         elif tasks and self._aggregate is not None:
-            balanced_backward(losses, tasks, cuts, self._groups, self._join)
+            balanced_backward(losses, tasks, cuts, self._groups, self._gradients, self._join)
         else:
             (weights * losses).sum().backward()
         return losses.detach()
@@ -293,8 +295,6 @@ class Balancer:
         return update
 
     def _refuse(self, broken: Tensor, what: str) -> None:
-        names = [repr(name) for name, bad in zip(self._names, broken.tolist(), strict=True) if bad]
+        names = ", ".join(repr(name) for name, bad in zip(self._names, broken.tolist(), strict=True) if bad)
         if names:
-            raise ValueError(
-                f"training diverged: the {what} of task {', '.join(names)} is not finite; lower learning_rate"
-            )
+            raise ValueError(f"training diverged: the {what} of task {names} is not finite; lower learning_rate")

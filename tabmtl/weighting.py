@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from tabmtl.gradients import jacobian, split_parameters
+from tabmtl.gradients import Jacobian, jacobian, split_parameters
 from tabmtl.schema import Task
 
 _RATE = 0.025  # of the Adam that moves what is learned here
@@ -30,13 +30,14 @@ Aggregate = Callable[[Tensor], Tensor]
 class Weighting:
     """Weights w_i of the losses; here they stay as they are."""
 
+    per_task = False  # whether `weigh` takes gradients
     looks_back = False  # whether `after_step` wants the losses after the step
 
     def __init__(self, n_tasks: int, network: nn.Module) -> None:
         self.weights = torch.ones(n_tasks, device=next(network.parameters()).device)
 
-    def weigh(self, losses: Tensor, active: Tensor) -> Tensor:
-        """Weights (T,) for this step's losses (T,), finite also where a task is not active (T,)."""
+    def weigh(self, losses: Tensor, active: Tensor, gradients: Jacobian = jacobian) -> Tensor:
+        """Weights (T,) for this step's losses (T,) with their graph, finite also where a task is not active (T,)."""
         return self.weights
 
     def after_step(self, losses: Tensor) -> None:
@@ -71,7 +72,7 @@ class ImtlL(_Learned):
         super().__init__(n_tasks, network)
         self.weights = self.factor * self._value.exp()
 
-    def weigh(self, losses: Tensor, active: Tensor) -> Tensor:
+    def weigh(self, losses: Tensor, active: Tensor, gradients: Jacobian = jacobian) -> Tensor:
         now = self.weights
         self._move(now * losses.detach() - self.factor, active)
         self.weights = self.factor * self._value.exp()
@@ -93,7 +94,7 @@ class Dwa(Weighting):
 
 
 class Gls(Weighting):
-    def weigh(self, losses: Tensor, active: Tensor) -> Tensor:
+    def weigh(self, losses: Tensor, active: Tensor, gradients: Jacobian = jacobian) -> Tensor:
         losses = losses.detach().clamp(min=_EPS)
         mean = losses[active].log().mean().exp()
         self.weights = torch.where(active, mean / losses / active.sum(), 0.0)
@@ -103,7 +104,7 @@ class Gls(Weighting):
 class Famo(_Learned):
     looks_back, decay = True, _FAMO_DECAY
 
-    def weigh(self, losses: Tensor, active: Tensor) -> Tensor:
+    def weigh(self, losses: Tensor, active: Tensor, gradients: Jacobian = jacobian) -> Tensor:
         self._before, self._active = losses.detach().clamp(min=_EPS), active
         self._share = torch.where(active, torch.softmax(self._value.masked_fill(~active, -math.inf), dim=0), 0.0)
         by_loss = self._share / self._before
@@ -116,7 +117,7 @@ class Famo(_Learned):
 
 
 class GradNorm(_Learned):
-    start = 1.0
+    per_task, start = True, 1.0
 
     def __init__(self, n_tasks: int, network: nn.Module) -> None:
         super().__init__(n_tasks, network)
@@ -126,12 +127,12 @@ class GradNorm(_Learned):
         self.reference = matrices[-1]
         self._first = torch.full_like(self.weights, math.nan)
 
-    def weigh(self, losses: Tensor, active: Tensor) -> Tensor:
+    def weigh(self, losses: Tensor, active: Tensor, gradients: Jacobian = jacobian) -> Tensor:
         now, tasks = self.weights, active.nonzero().flatten().tolist()
         if not tasks:
             return now
         norms = torch.zeros_like(now)
-        norms[tasks] = jacobian(losses, tasks, [self.reference]).norm(dim=1).to(norms.dtype)
+        norms[tasks] = gradients(losses, tasks, [self.reference]).norm(dim=1).to(norms.dtype)
         current = losses.detach().to(now.dtype)
         self._first = torch.where(active & self._first.isnan(), current, self._first)
         rate = torch.where(active, current / self._first, 0.0)

@@ -2,22 +2,17 @@
 
 import pytest
 import torch
+from balancing import N_TASKS, Branches, Mixture, OneCut, data, losses_of
 from torch import nn
-from torch.nn import functional as F
 
-from tabmtl.blocks import MLP, Boundary, TaskLinear, Towers
+from tabmtl.blocks import Boundary, TaskLinear
 from tabmtl.gradients import (
+    TaskGradients,
     balanced_backward,
     cut_at,
-    flat_backward,
-    frozen_statistics,
     jacobian,
-    repeated_noise,
     split_parameters,
-    uphill_jacobian,
 )
-
-N_TASKS = 3
 
 
 @pytest.fixture(autouse=True)
@@ -25,45 +20,6 @@ def _seed():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         yield
-
-
-class Mixture(nn.Module):
-    """Experts on a trunk, gates that read the trunk too, towers; the boundary that runs last is registered first."""
-
-    def __init__(self):
-        super().__init__()
-        self.after_experts, self.after_trunk = Boundary(), Boundary()
-        self.experts = nn.ModuleList(MLP(8, (6,)) for _ in range(4))
-        self.trunk = MLP(5, (8,))
-        self.gates = TaskLinear(N_TASKS, 8, 4)
-        self.towers = Towers(6, [1] * N_TASKS, hidden=4)
-
-    def forward(self, x):
-        x = self.after_trunk(self.trunk(x))
-        experts = self.after_experts(torch.stack([expert(x) for expert in self.experts], dim=1))
-        gates = self.gates(x.expand(N_TASKS, *x.shape)).softmax(dim=-1)
-        return self.towers(torch.einsum("tbk,bkd->btd", gates, experts))
-
-
-class OneCut(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.trunk, self.shared, self.towers = MLP(5, (8, 6)), Boundary(), Towers(6, [1] * N_TASKS, hidden=4)
-
-    def forward(self, x):
-        return self.towers(self.shared(self.trunk(x)))
-
-
-class Branches(OneCut):
-    """Two boundaries side by side, which share what is below them; one boundary runs twice."""
-
-    def forward(self, x):
-        z = self.trunk(x)
-        return self.towers(self.shared(z) * self.shared(z.tanh()))
-
-
-def losses_of(network, x, y):
-    return (torch.cat(network(x), dim=1) - y).square().mean(dim=0)
 
 
 def gradients(network):
@@ -81,10 +37,6 @@ def add_up(rows, tasks):
     return rows.sum(dim=0)
 
 
-def data(dtype=torch.float64):
-    return torch.randn(20, 5, dtype=dtype), torch.randn(20, N_TASKS, dtype=dtype)
-
-
 @pytest.mark.parametrize("network_type", [OneCut, Mixture, Branches])
 @pytest.mark.parametrize("cut", [True, False])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-6)])
@@ -95,7 +47,7 @@ def test_with_a_sum_the_gradients_are_those_of_the_plain_sum(network_type, cut, 
     boundaries = [module for module in network.modules() if isinstance(module, Boundary)]
     with cut_at(boundaries if cut else []) as cuts:
         losses = losses_of(network, x, y)
-    balanced_backward(losses, range(N_TASKS), cuts, split_parameters(network), add_up)
+    balanced_backward(losses, range(N_TASKS), cuts, split_parameters(network), jacobian, add_up)
     found = gradients(network)
     assert len(cuts) == (0 if not cut else 1 if network_type is OneCut else 2)
     for name, gradient in expected.items():
@@ -111,7 +63,9 @@ def test_weighted_rows_at_the_boundaries_reach_the_trunk_as_weighted_losses_do()
     network.zero_grad()
     with cut_at([network.after_trunk, network.after_experts]) as cuts:
         losses = losses_of(network, x, y)
-    balanced_backward(losses, range(N_TASKS), cuts, split_parameters(network), lambda rows, tasks: weights @ rows)
+    balanced_backward(
+        losses, range(N_TASKS), cuts, split_parameters(network), jacobian, lambda rows, tasks: weights @ rows
+    )
     found = gradients(network)
     # gates lie between the cuts and belong to tasks: theirs is the plain sum, and the trunk's still the weighted one
     for name in expected:
@@ -135,7 +89,7 @@ def test_a_boundary_whose_input_has_no_gradient_is_passed_over():
     boundary, head = Boundary(), TaskLinear(2, 3, 1)
     with cut_at([boundary]) as cuts:
         losses = head(boundary(torch.randn(4, 3)).expand(2, 4, 3)).square().sum(dim=(1, 2))
-    balanced_backward(losses, [0, 1], cuts, ([], list(head.parameters())), add_up)
+    balanced_backward(losses, [0, 1], cuts, ([], list(head.parameters())), jacobian, add_up)
     assert head.weight.grad.abs().sum() > 0
 
 
@@ -151,6 +105,50 @@ def test_rows_of_the_jacobian_are_the_tasks_own_gradients_and_unused_parameters_
         assert torch.allclose(row, torch.cat([g.flatten() for g in expected]), atol=1e-14)
         network.zero_grad()
     assert len(shared) + len(own) == len(list(network.parameters()))
+
+
+@pytest.mark.parametrize("network_type", [OneCut, Mixture, Branches])
+@pytest.mark.parametrize("summed_before", [False, True])
+def test_gradients_that_part_at_the_heads_are_the_tasks_own(network_type, summed_before):
+    network = network_type().double()
+    gradients = TaskGradients([network.towers])
+    shared, _ = split_parameters(network)
+    for tasks in ([1], [2, 0], [0, 1, 2], [0, 1, 2]):
+        x, y = data()
+        with gradients.watch():
+            losses = losses_of(network, x, y)
+        if summed_before:
+            losses.sum().backward(retain_graph=True)
+        assert torch.allclose(gradients(losses, tasks, shared), jacobian(losses, tasks, shared), atol=1e-14)
+    assert gradients._trusted == {0, 1, 2}
+    assert not network.towers._forward_pre_hooks
+
+
+def test_gradients_part_by_row_where_every_row_has_one_task():
+    network, task = OneCut().double(), torch.arange(20) % N_TASKS
+    x, y = data()
+    gradients = TaskGradients([network.towers])
+    shared, _ = split_parameters(network)
+    with gradients.watch():
+        (scores,) = network.towers(network.shared(network.trunk(x)), task)
+        losses = torch.zeros(N_TASKS, dtype=torch.float64).index_add(0, task, (scores - y[:, :1]).square()[:, 0])
+    assert torch.allclose(gradients(losses, range(N_TASKS), shared), jacobian(losses, range(N_TASKS), shared))
+    assert gradients._trusted == {0, 1, 2}
+
+
+def test_every_row_is_taken_alone_once_a_loss_turns_out_to_read_another_tasks_head():
+    network = OneCut().double()
+    gradients = TaskGradients([network.towers])
+    shared, _ = split_parameters(network)
+    mix = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.5, 0.0, 1.0]], dtype=torch.float64)  # as in a funnel
+    for tasks in ([0, 1], [0, 1, 2], [0, 1, 2]):
+        x, y = data()
+        with gradients.watch():
+            losses = (mix @ (torch.cat(network(x), dim=1) - y).square().mean(dim=0)) * torch.tensor(
+                [float(task in tasks) for task in range(N_TASKS)]
+            )
+        assert torch.allclose(gradients(losses, tasks, shared), jacobian(losses, tasks, shared), atol=1e-14)
+    assert gradients._towers == []
 
 
 def test_modules_marked_as_task_specific_are_not_shared_nor_are_their_submodules():
@@ -174,96 +172,8 @@ def test_sparse_gradients_are_refused_with_the_cure_at_parameters_and_balanced_a
         return head(boundary(table(codes)).expand(2, 3, 3)).square().sum(dim=(1, 2))
 
     groups = ([table.weight], list(head.parameters()))
-    with pytest.raises(ValueError, match=r"\(7, 3\) has sparse gradients.*grad_level='representation'"):
-        balanced_backward(losses(), [0, 1], [], groups, add_up)
+    with pytest.raises(ValueError, match=r"table \(7, 3\) cannot.*grad_level='representation'"):
+        balanced_backward(losses(), [0, 1], [], groups, jacobian, add_up)
     with cut_at([boundary]) as cuts:
-        balanced_backward(losses(), [0, 1], cuts, groups, add_up)
+        balanced_backward(losses(), [0, 1], cuts, groups, jacobian, add_up)
     assert table.weight.grad.is_sparse
-
-
-def test_uphill_gradients_are_those_at_the_moved_weights_and_the_weights_come_back_bitwise():
-    network = OneCut().double()
-    x, y = data()
-    shared, own = split_parameters(network)
-    before = {name: p.detach().clone() for name, p in network.named_parameters()}
-    rows = jacobian(losses_of(network, x, y), [1], [*shared, *own])
-    (found,) = uphill_jacobian(lambda: losses_of(network, x, y), [1], rows, (shared, own), 0.3)
-    assert all(torch.equal(p, before[name]) for name, p in network.named_parameters())
-    n_shared = sum(p.numel() for p in shared)
-    shift = torch.cat([0.3 * part / part.norm() for part in (rows[0, :n_shared], rows[0, n_shared:])])
-    at = 0
-    with torch.no_grad():
-        for p in [*shared, *own]:
-            p += shift[at : at + p.numel()].view_as(p)
-            at += p.numel()
-    (expected,) = jacobian(losses_of(network, x, y), [1], [*shared, *own])
-    assert torch.allclose(found, expected, atol=1e-12)
-    assert not torch.allclose(found, rows[0], atol=1e-3)
-
-
-def test_weights_come_back_bitwise_when_a_pass_fails():
-    network = OneCut()
-    x, y = data(torch.float32)
-    before = {name: p.detach().clone() for name, p in network.named_parameters()}
-    groups = split_parameters(network)
-    losses = losses_of(network, x, y)
-
-    def fail():
-        raise RuntimeError("out of memory")
-
-    with pytest.raises(RuntimeError, match="out of memory"):
-        flat_backward(fail, losses, torch.ones(N_TASKS), [0, 1], groups, 0.1, add_up)
-    assert all(torch.equal(p, before[name]) for name, p in network.named_parameters())
-
-
-def test_flat_balances_loss_and_flat_parts_separately_and_tasks_own_parameters_get_the_uphill_gradient():
-    network = OneCut().double()
-    x, y = data()
-    groups = split_parameters(network)
-    parameters = [*groups[0], *groups[1]]
-    n_shared = sum(p.numel() for p in groups[0])
-    at_weights = jacobian(losses_of(network, x, y), range(N_TASKS), parameters)
-    uphill = uphill_jacobian(lambda: losses_of(network, x, y), range(N_TASKS), at_weights, groups, 0.2)
-    seen = []
-
-    def largest(rows, tasks):  # no linear function of the rows
-        seen.append(rows)
-        return rows.abs().amax(dim=0)
-
-    flat_backward(
-        lambda: losses_of(network, x, y),
-        losses_of(network, x, y),
-        torch.ones(N_TASKS, dtype=torch.float64),
-        range(N_TASKS),
-        groups,
-        0.2,
-        largest,
-    )
-    first, second = at_weights[:, :n_shared], (uphill - at_weights)[:, :n_shared]
-    assert torch.allclose(seen[0], first)
-    assert torch.allclose(seen[1], second)
-    found = torch.cat([p.grad.flatten() for p in parameters])
-    assert torch.allclose(found[:n_shared], first.abs().amax(dim=0) + second.abs().amax(dim=0))
-    assert torch.allclose(found[n_shared:], uphill[:, n_shared:].sum(dim=0))
-
-
-def test_running_statistics_are_frozen_inside_and_move_again_outside():
-    norm = nn.BatchNorm1d(3, momentum=0.2)
-    before = norm.running_mean.clone()
-    with frozen_statistics(nn.Sequential(norm)):
-        norm(torch.randn(8, 3) + 5)
-    assert torch.equal(norm.running_mean, before)
-    assert norm.momentum == 0.2
-    norm(torch.randn(8, 3) + 5)
-    assert (norm.running_mean > 0.5).all()
-
-
-def test_passes_of_one_seed_have_the_same_masks_and_leave_the_generator_alone():
-    x, state = torch.ones(100), torch.get_rng_state()
-    masks = []
-    for seed in (1, 1, 2):
-        with repeated_noise(torch.device("cpu"), seed):
-            masks.append(F.dropout(x))
-    assert torch.equal(masks[0], masks[1])
-    assert not torch.equal(masks[0], masks[2])
-    assert torch.equal(torch.get_rng_state(), state)
