@@ -108,6 +108,20 @@ def test_an_expert_that_no_gate_uses_is_dead_without_a_warning(share, dead):
     assert found["experts_"]["top_weight"][3] == pytest.approx(share / (3 + share), rel=1e-5)
 
 
+def test_an_expert_that_a_gate_sees_has_a_row_even_at_weight_zero():
+    net = network(options())
+    weigh(net, [1.0, 1.0, 1.0, 0.0])
+    used, _ = measure_experts(net, batch())
+    assert used.filter(expert="expert 3")["weight"].to_list() == [0.0, 0.0]
+
+
+def test_few_rows_warn_of_nothing():
+    estimator = options()
+    net = network(estimator)
+    force(net, 1, 0.0)
+    assert estimator._inspect(net, batch(40))["experts_"]["dead"].to_list() == [False, True, False, False]
+
+
 def test_many_collapsed_experts_are_counted_and_five_are_named():
     estimator = MMoE(n_experts=7, expert_hidden=(5, 3), expert_norm="none", numeric_embedding="none")
     net = network(estimator)
@@ -163,7 +177,7 @@ def test_names_are_those_of_tasks_and_experts(cls):
     tasks = ["late", "size", "delay"]
     last = model.expert_utilisation_.filter(pl.col("level") == pl.col("level").max())
     assert last["gate"].unique(maintain_order=True).to_list() == tasks
-    owners = {MMoE: ["expert"] * 8, PLE: ["shared", *tasks], AdaTT: tasks, STEM: ["shared", *tasks]}[cls]
+    owners = {MMoE: ["expert"] * 8, PLE: ["(shared)", *tasks], AdaTT: tasks, STEM: ["(shared)", *tasks]}[cls]
     found = model.experts_.filter(level=1)["expert"].str.replace(r" \d+$", "")
     assert found.unique(maintain_order=True).to_list() == list(dict.fromkeys(owners))
     assert sorted(set(model.experts_["level"])) == ([1, 2] if cls in (PLE, AdaTT) else [1])
@@ -173,8 +187,8 @@ def test_experts_that_a_gate_may_not_see_have_no_row():
     model, *_ = fitted(PLE)
     pairs = model.expert_utilisation_.select("level", "gate", owner=pl.col("expert").str.replace(r" \d+$", "")).unique()
     tasks = ["late", "size", "delay"]
-    expected = {(level, task, owner) for level in (1, 2) for task in tasks for owner in ("shared", task)}
-    expected |= {(1, "shared", owner) for owner in ("shared", *tasks)}
+    expected = {(level, task, owner) for level in (1, 2) for task in tasks for owner in ("(shared)", task)}
+    expected |= {(1, "(shared)", owner) for owner in ("(shared)", *tasks)}
     assert set(pairs.iter_rows()) == expected
 
 
@@ -193,7 +207,7 @@ def test_a_loaded_model_has_the_same_frames(cls, tmp_path):
 def test_one_label_a_row_is_weighed_by_the_gates_of_all_tasks(cls):
     X, y = long_table()
     model = tiny(cls, task_column="school").fit(X, y)
-    assert set(model.expert_utilisation_["gate"]) - {"shared"} == {"east", "north", "west"}
+    assert set(model.expert_utilisation_["gate"]) - {"(shared)"} == {"east", "north", "west"}
     assert np.isfinite(model.predict(X).to_numpy()).all()
     assert model.transform(X).shape == (len(X), model.weights_["heads.hidden.weight"].shape[1])
 
@@ -203,7 +217,7 @@ def test_a_single_task_is_a_mixture_too(cls):
     X, y = long_table()
     X, y = X.filter(y.is_not_null()), y.drop_nulls()
     model = tiny(cls).fit(X, y)
-    assert set(model.expert_utilisation_["gate"]) - {"shared"} == {"grade"}
+    assert set(model.expert_utilisation_["gate"]) - {"(shared)"} == {"grade"}
     assert model.predict(X).len() == len(X)
     assert math.isfinite(model.experts_["std"].min())
 

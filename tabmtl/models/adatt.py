@@ -27,30 +27,29 @@ class FusionLevel(nn.Module):
     ----------
     d_in, d_out : int
         Width of the inputs, and of an expert.
-    units : dict of str to int
-        Number of experts of each unit, by name.
-    n_fused : int
-        How many units, from the first, give an output; at the last level the tasks only.
+    units : sequence of (str, int)
+        Name and number of experts of each unit, the tasks first.
     options : AdaTT
+    last : bool
+        Whether heads read this level: only tasks give an output.
     """
 
     own: Tensor
     alone: Tensor
 
-    def __init__(self, d_in: int, d_out: int, units: dict[str, int], n_fused: int, options: AdaTT) -> None:
+    def __init__(self, d_in: int, d_out: int, units: Sequence[tuple[str, int]], options: AdaTT, *, last: bool) -> None:
         super().__init__()
-        names, counts = list(units), list(units.values())
-        self.n_fused = n_fused
+        names, counts = zip(*units, strict=True)
+        self.n_fused = len(units) - (last and options.n_shared_experts > 0)
         self.experts = options._experts(counts, d_in, [d_out])
-        experts = [f"{name} {i}" for name, count in units.items() for i in range(count)]
-        self.gates = Gates(d_in, names[:n_fused], experts)
-        bucket = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
-        own = (bucket == torch.arange(n_fused)[:, None]).float()  # (n_fused, E)
-        size = own.sum(dim=1, keepdim=True)
-        self.register_buffer("own", own, persistent=False)
+        experts = [f"{name} {i}" for name, count in units for i in range(count)]
+        self.gates = Gates(d_in, names[: self.n_fused], experts, task_specific=last)
+        size = torch.tensor(counts).repeat_interleave(torch.tensor(counts))  # (E,), of an expert's unit
+        unit = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+        self.register_buffer("own", (unit == torch.arange(self.n_fused)[:, None]).float(), persistent=False)
         self.register_buffer("alone", size == 1, persistent=False)
-        start = (2 * torch.rand(own.shape) - 1) / size.sqrt()
-        self.residual = nn.Parameter(start) if max(counts[:n_fused]) > 1 else None  # v
+        start = (2 * torch.rand(len(size)) - 1) / size.sqrt()
+        self.residual = nn.Parameter(start) if max(counts[: self.n_fused]) > 1 else None  # v, one per expert
         self.output = Boundary()
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -76,14 +75,14 @@ class AdaTTNetwork(TaskNetwork):
     def __init__(self, columns: Columns, tasks: Sequence[Task], options: AdaTT) -> None:
         super().__init__()
         names, self.vector = [task.name for task in tasks], options._vector(columns)
-        units = dict.fromkeys(names, options.n_task_experts)
+        units = [(name, options.n_task_experts) for name in names]
         if options.n_shared_experts:
-            units["shared experts"] = options.n_shared_experts
-        self.n_units, n_tasks = len(units), len(tasks)
+            units.append(("(shared)", options.n_shared_experts))
+        self.n_units = len(units)
         self.input = Boundary()
         widths = [self.vector.width, *options.expert_hidden]
         stacked = [
-            FusionLevel(before, after, units, n_tasks if i == len(widths) - 2 else len(units), options)
+            FusionLevel(before, after, units, options, last=i == len(widths) - 2)
             for i, (before, after) in enumerate(pairwise(widths))
         ]
         self.stack = nn.ModuleList(stacked)
