@@ -218,6 +218,15 @@ def test_gradnorm_moves_weights_down_the_gradient_of_its_objective():
     assert torch.allclose(gradnorm._value.grad, weights.grad, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("steepness", "rises"), [(2.5, True), (4.0, False)])
+def test_gradnorms_target_grows_with_the_slowness_of_a_task_to_the_power_of_one_and_a_half(steepness, rises):
+    gradnorm = GradNorm(2, network())
+    gradnorm._first = torch.tensor([1.0, 1.0])
+    # norms (1, s), slowness (1, 2): the second target is (1 + s) / 2 * (4 / 3)^1.5, which s reaches from 3.34 on
+    gradnorm.weigh(torch.tensor([1.0, 2.0]), ALL, lambda *_: torch.tensor([[1.0], [steepness]]))
+    assert (gradnorm.weights[1] > 1) == rises
+
+
 @pytest.mark.parametrize("method", [Weighting, Uncertainty, ImtlL, Dwa, Gls, Famo, GradNorm])
 def test_a_task_that_is_not_active_learns_nothing_and_no_active_task_is_no_harm(method):
     net = network()
@@ -228,6 +237,11 @@ def test_a_task_that_is_not_active_learns_nothing_and_no_active_task_is_no_harm(
             losses = torch.stack([score.square().mean() for score in net(torch.ones(4, 3))]) * active
             assert weighting.weigh(losses, active).isfinite().all()
             weighting.after_step(losses.detach())
+    for active in (ALL, ALL, first_only):  # Adam's momentum would carry a task on
+        before = getattr(weighting, "_value", torch.zeros(2)).clone()
+        losses = torch.stack([score.square().mean() + 1 for score in net(torch.ones(4, 3))]) * active
+        weighting.weigh(losses, active)
+        weighting.after_step(losses.detach() * torch.tensor([0.5, 0.9]))
     if method in (Uncertainty, ImtlL, Famo):
-        assert weighting._value[1] == 0
-        assert weighting._value[0] != 0 or method is Famo  # one task alone has nothing to be weighed against
+        assert before[1] != 0
+        assert weighting._value[1] == before[1]
