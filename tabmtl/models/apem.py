@@ -161,7 +161,7 @@ class APEMNetwork(TaskNetwork):
     def __init__(self, columns: Columns, tasks: Sequence[Task], options: APEM) -> None:
         super().__init__()
         n, d, width = options.n_groups, options.d_embedding, options.d_pattern
-        kind: NumericEmbedding = options.numeric_embedding  # type: ignore[assignment]
+        kind: NumericEmbedding = options.numeric_embedding
         self.tokenizer = FeatureTokenizer(columns, d, numeric_embedding=kind)
         self.attention = SetAttention(n, options.n_points, d, options.n_heads)
         self.patterns = Patterns(n, self.tokenizer.n_tokens, d, width, options.reduction)
@@ -248,7 +248,7 @@ class APEM(FunnelEstimator, MixtureEstimator):
     reduction: int = 2
     chain_loss: Space = "chain"
     calibrator: float = 0.0
-    numeric_embedding: NumericEmbedding = "linear"  # type: ignore[assignment]
+    numeric_embedding: NumericEmbedding = "linear"
     expert_norm: Norm = "none"
 
     def _check_params(self) -> None:
