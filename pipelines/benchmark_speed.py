@@ -21,6 +21,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from tabmtl.losses import MultiTaskLoss
 from tabmtl.models.multitabnet import MultiTabNetwork
 from tabmtl.pipelines.plain_multitabnet import PlainNetwork, plain_loss, train_plain
 from tabmtl.schema import Batch, Columns, Task
@@ -141,7 +142,7 @@ def train_ours(network: nn.Module, data: Batch, case: Case, precision: str) -> N
     )
     tasks = case.shape.tasks
     torch.manual_seed(0)
-    train(network, tasks, data, None, options, evaluate=lambda *_: dict.fromkeys(t.name for t in tasks))
+    train(network, MultiTaskLoss(tasks), data, None, options, evaluate=lambda *_: dict.fromkeys(t.name for t in tasks))
 
 
 def mflop_per_row(network: nn.Module, data: Batch, tasks: tuple[Task, ...]) -> float:

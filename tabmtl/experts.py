@@ -20,24 +20,24 @@ Activation = Literal["relu", "silu"]
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """Batch normalisation of (B, C) that predicts well after few batches, and takes a batch of one row.
+    """Batch normalisation of (B, C) whose running statistics are good after few steps, and that takes single rows.
 
-    Running statistics are plain means over the first 1 / momentum batches, so the 0 and 1 that they start from, which
-    are far from the scale of an expert, count for nothing. A batch of one row is normalised by them.
+    The running statistics are the mean over the first ten batches, and then follow with momentum 0.1: a network that is
+    trained for a handful of steps predicts by what it saw. One row alone is normalised by them in training too.
     """
-
-    n_batches = 0
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise every channel over the rows."""
-        statistics = (self.running_mean, self.running_var, self.weight, self.bias)
         if not self.training or len(x) == 1:
-            return F.batch_norm(x, *statistics, eps=self.eps)
-        rate = self.momentum or 0.0
-        if rate > 0:
-            self.n_batches += 1
-            rate = max(rate, 1 / self.n_batches)
-        return F.batch_norm(x, *statistics, training=True, momentum=rate, eps=self.eps)
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        momentum = self.momentum or 0.0  # 0 where balancing looks twice at a batch
+        if momentum:
+            self._batches += 1
+            momentum = max(momentum, 1 / self._batches)
+        statistics = (self.running_mean, self.running_var)
+        return F.batch_norm(x, *statistics, self.weight, self.bias, training=True, momentum=momentum, eps=self.eps)
+
+    _batches = 0
 
 
 class _LayerNorm(nn.Module):
@@ -168,6 +168,7 @@ class Gates(nn.Module):
     tensor([[1, 2]])
     """
 
+    sees: Tensor
     places: Tensor
 
     def __init__(
@@ -183,6 +184,7 @@ class Gates(nn.Module):
         self.gate_names, self.expert_names = tuple(gates), tuple(experts)
         self.task_specific = task_specific
         sees = torch.ones(len(gates), len(experts), dtype=torch.bool) if sees is None else sees
+        self.register_buffer("sees", sees, persistent=False)
         self.register_buffer("places", sees.flatten().nonzero()[:, 0], persistent=False)
         self.n_seen = sees.sum(dim=1).tolist()
         self.linear = nn.Linear(d_in, sum(self.n_seen))

@@ -27,6 +27,7 @@ from tabmtl.schema import Batch, Columns, TabmtlWarning, Task
 _INSPECTED_ROWS = 10_000
 _COLLAPSED_ZEROS = 0.9  # the HoME paper's example of a collapsed expert
 _UNUSED_WEIGHT = 0.01
+_ROWS_TO_JUDGE = 50  # fewer rows say little about an expert
 
 
 class TaskNetwork(nn.Module):
@@ -42,7 +43,7 @@ class TaskNetwork(nn.Module):
 
     batch_dependent = False
     heads: Towers
-    levels: list[tuple[nn.Module, list[nn.Module]]]
+    levels: Sequence[tuple[nn.Module, Sequence[nn.Module]]]
 
     @abstractmethod
     def task_features(self, x_num: Tensor, x_cat: Tensor) -> Tensor:
@@ -101,8 +102,8 @@ class MixtureEstimator(NetworkEstimator):
     ----------
     expert_utilisation_ : polars DataFrame
         Mean gate weight of every expert, over up to 10 000 training rows: columns ``level`` (1 is nearest to the
-        input), ``gate`` (a task, a group or "shared"), ``expert`` and ``weight``. The weights of a gate sum to 1;
-        experts that a gate may not see have no row.
+        input), ``gate`` (a task, or in brackets what several tasks share), ``expert`` and ``weight``. The weights of a
+        gate sum to 1 (but for HoME's gate over a single own expert); experts that a gate may not see have no row.
     experts_ : polars DataFrame
         State of every expert on the same rows: ``level``, ``expert``, ``zero_rate`` (share of its outputs that are
         0), ``std`` (standard deviation of an output over rows, mean over outputs), ``top_weight`` (the largest mean
@@ -141,7 +142,8 @@ class MixtureEstimator(NetworkEstimator):
         rows = torch.arange(0, len(batch), -(-len(batch) // _INSPECTED_ROWS), device=batch.x_num.device)
         rows = rows[: len(rows) // 8 * 8 or None]  # a slice is filled up to eight rows by repetition
         utilisation, experts = measure_experts(network, batch.rows(rows))
-        _warn_of_collapse(experts)
+        if len(rows) >= _ROWS_TO_JUDGE:
+            _warn_of_collapse(experts)
         return _usage(utilisation, experts)
 
     def _state(self) -> Saved:
@@ -203,8 +205,8 @@ def measure_experts(network: nn.Module, batch: Batch) -> tuple[pl.DataFrame, pl.
             means = [_Mean(experts, lambda x: (x.abs() <= 1e-6).float().mean(dim=2)), _Mean(experts, lambda x: x)]
             means += [_Mean(experts, lambda x: x.double().square())]
             means += [_Mean(gate, lambda weights: weights) for gate in gates]
-            for mean in means:
-                stack.callback(mean.handle.remove)
+            for taken in means:
+                stack.callback(taken.handle.remove)
             measured.append(means)
         represent_rows(network, batch)
     used: list[dict[str, Any]] = []
@@ -214,7 +216,8 @@ def measure_experts(network: nn.Module, batch: Batch) -> tuple[pl.DataFrame, pl.
         std = np.sqrt(np.maximum(square - mean**2, 0)).mean(axis=1)
         top = np.max(np.vstack(weights), axis=0)
         for gate, weight in zip(gates, weights, strict=True):
-            for g, e in zip(*np.nonzero(weight), strict=True):
+            sees = getattr(gate, "sees", torch.ones(weight.shape, dtype=torch.bool)).cpu().numpy()
+            for g, e in zip(*np.nonzero(sees), strict=True):
                 names = {"level": level, "gate": gate.gate_names[g], "expert": gate.expert_names[e]}
                 used.append(names | {"weight": float(weight[g, e])})
         for e, name in enumerate(gates[0].expert_names):

@@ -66,7 +66,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MultiT
         aggregator is not saved.
     grad_level : {"auto", "representation", "parameters"}, default="auto"
         Where gradient methods compare the tasks: in the representation that their heads read, or in all shared
-        parameters; ``"auto"`` is the first where the network has one such representation.
+        parameters; ``"auto"`` is the first where the network has one such representation and a row all tasks.
     normalize_gradients : bool, default=False
         Give the tasks' gradients one length before a gradient method joins them.
     flat : bool, default=False
@@ -214,7 +214,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MultiT
                 self.balance,
                 tasks,
                 network,
-                grad_level=self.grad_level,
+                grad_level=self._grad_level(),
                 flat=self.flat,
                 normalize_gradients=self.normalize_gradients,
             )
@@ -236,6 +236,10 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MultiT
                 evaluate=lambda scores, scored: _evaluate(coder, scores, scored),
                 on_epoch=on_epoch,
             )
+
+    def _grad_level(self) -> GradLevel:
+        # a row of the long layout has one task, so that in a representation of rows no two tasks ever meet
+        return "parameters" if self.grad_level == "auto" and self.task_column is not None else self.grad_level
 
     def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
         network, device = self._fitted_network()

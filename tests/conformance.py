@@ -14,6 +14,8 @@ import tabmtl
 import tabmtl.models
 from tabmtl.base import MultiTaskEstimator
 from tabmtl.boosted import BoostedEstimator
+from tabmtl.funnel import FunnelEstimator, TowerEstimator
+from tabmtl.mixture import MixtureEstimator
 from tabmtl.network import NetworkEstimator
 
 #: Given to an estimator where it has the parameter: small and quick, with dropout and early stopping still on. On the
@@ -28,6 +30,9 @@ TINY: dict[str, Any] = {
     "d_ffn": 16,
     "n_heads": 2,
     "head_hidden": 8,
+    "expert_hidden": (8, 4),
+    "tower_hidden": (8, 4),
+    "d_pattern": 8,
     "min_frequency": 2,
     "n_estimators_shared": 10,
     "n_estimators_outlier": 10,
@@ -54,18 +59,30 @@ def subclasses(cls: type) -> set[type]:
     return found.union(*(subclasses(child) for child in found))
 
 
+#: Derived from to make estimators, and none themselves.
+BASES = {
+    MultiTaskEstimator,
+    NetworkEstimator,
+    BoostedEstimator,
+    FunnelEstimator,
+    TowerEstimator,
+    MixtureEstimator,
+}
 #: All estimators: the exported ones, the classes in tabmtl.models, and whatever else is derived from the base.
-ESTIMATORS = sorted(
-    set(_listed()) - {MultiTaskEstimator, NetworkEstimator, BoostedEstimator}, key=lambda cls: cls.__name__
-)
-MIXED = [cls for cls in ESTIMATORS if cls._target_kind is None]
-FACES = [cls for cls in ESTIMATORS if cls._target_kind is not None]
+ESTIMATORS = sorted(set(_listed()) - BASES, key=lambda cls: cls.__name__)
+#: Those whose tasks must hold a funnel: `tiny` names its steps, and `targets_for` has them.
+FUNNELS = [cls for cls in ESTIMATORS if issubclass(cls, TowerEstimator)]
+#: All others, which take targets of any kind, or of the kind of their face.
+FREE = [cls for cls in ESTIMATORS if cls not in FUNNELS]
+MIXED = [cls for cls in FREE if cls._target_kind is None]
+FACES = [cls for cls in FREE if cls._target_kind is not None]
 NETWORKS = [cls for cls in MIXED if issubclass(cls, NetworkEstimator)]
 
 
 def tiny(cls: type[MultiTaskEstimator], **params: Any) -> Any:
     """An estimator in its tiny form; parameters it does not have are left out."""
-    return cls(**{name: value for name, value in (TINY | params).items() if name in cls._get_param_names()})
+    chain = {"task_chain": ("late", "very early")} if cls in FUNNELS else {}
+    return cls(**{name: value for name, value in (TINY | chain | params).items() if name in cls._get_param_names()})
 
 
 def features(n: int = 120, seed: int = 0) -> pl.DataFrame:
@@ -108,6 +125,10 @@ def targets_for(cls: type[MultiTaskEstimator], X: pl.DataFrame) -> pl.DataFrame:
         return y.drop("delay")
     if cls._target_kind == "regression":
         return y.select("delay", (pl.col("delay") ** 2).alias("square"))
+    if cls in FUNNELS:
+        # "on time" is the step taken, for it is the second class; where it was not, the second label is missing
+        late = pl.when(pl.col("late") == "late").then(None).when(X["plain"] > -0.5).then(pl.lit("late"))
+        return y.with_columns(late.otherwise("late").alias("very early"))
     return y
 
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from conformance import (
     ESTIMATORS,
+    FREE,
     MIXED,
     answers,
     features,
@@ -23,6 +24,7 @@ from conformance import (
 from polars.testing import assert_frame_equal
 
 every_estimator = pytest.mark.parametrize("cls", ESTIMATORS, ids=lambda cls: cls.__name__)
+every_free_estimator = pytest.mark.parametrize("cls", FREE, ids=lambda cls: cls.__name__)
 every_mixed = pytest.mark.parametrize("cls", MIXED, ids=lambda cls: cls.__name__)
 
 #: The same features as polars has them, in other containers and dtypes.
@@ -112,7 +114,7 @@ def test_targets_come_back_in_their_container(cls):
     assert_frame_equal(pl.from_arrow(in_arrow), predicted)
 
 
-@every_estimator
+@every_free_estimator
 def test_flat_targets_come_back_flat(cls):
     X = features()
     y = targets_for(cls, X)[:, 0]
@@ -171,7 +173,7 @@ def test_an_array_of_objects_holds_mixed_targets(cls):
         assert predicted[:, j].tolist() == from_frame.predict(X)[name].to_list()
 
 
-@every_estimator
+@every_free_estimator
 def test_probabilities_take_the_form_of_the_face(cls):
     estimator, X, y = fitted(cls)
     if cls._target_kind == "regression":

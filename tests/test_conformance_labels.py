@@ -11,6 +11,7 @@ import pytest
 import torch
 from conformance import (
     ESTIMATORS,
+    FREE,
     MIXED,
     NETWORKS,
     answers,
@@ -24,9 +25,11 @@ from conformance import (
 
 from tabmtl import TabmtlWarning, Task
 from tabmtl.losses import MultiTaskLoss
-from tabmtl.network import _seeded, _tensors
+from tabmtl.device import seeded
+from tabmtl.network import _tensors
 
 every_estimator = pytest.mark.parametrize("cls", ESTIMATORS, ids=lambda cls: cls.__name__)
+every_free_estimator = pytest.mark.parametrize("cls", FREE, ids=lambda cls: cls.__name__)
 every_mixed = pytest.mark.parametrize("cls", MIXED, ids=lambda cls: cls.__name__)
 every_network = pytest.mark.parametrize("cls", NETWORKS, ids=lambda cls: cls.__name__)
 
@@ -35,10 +38,11 @@ CPU = torch.device("cpu")
 
 def untrained(cls):
     """A network of an estimator in training mode, its tasks, and the batch of its training rows."""
-    estimator, X, y = fitted(cls)
+    # statistics of a batch, by which one normalises, are of all its rows, unlabelled ones too
+    estimator, X, y = fitted(cls, expert_norm="layer")
     coder = estimator._coder
     batch = _tensors(coder.read(X, y), coder, CPU)
-    with _seeded(0, CPU):
+    with seeded(0, CPU):
         network = estimator._network(coder.features.columns, coder.labels.tasks)
     return network.train(), coder.labels.tasks, batch
 
@@ -46,7 +50,7 @@ def untrained(cls):
 def gradients(network, losses_of):
     """Gradients of all parameters by name, the dropout masks the same in every call."""
     network.zero_grad()
-    with _seeded(1, CPU):
+    with seeded(1, CPU):
         losses_of(network).sum().backward()
     return {
         name: np.zeros(p.shape, np.float32) if p.grad is None else p.grad.numpy().copy()
@@ -88,7 +92,7 @@ def test_a_row_without_labels_has_exactly_zero_gradient(cls):
     assert equal(there, elsewhere)
 
 
-@every_estimator
+@every_free_estimator
 def test_weight_zero_equals_an_absent_label(cls):
     X = features()
     y = targets_for(cls, X)

@@ -6,13 +6,16 @@ import pytest
 import torch
 from torch import nn
 
+from tabmtl.losses import MultiTaskLoss
+from tabmtl.predict import predict_scores, represent_rows
 from tabmtl.schema import Batch, Task
-from tabmtl.train import TrainOptions, _Loop, _schedule, predict_scores, represent_rows, train
+from tabmtl.train import TrainOptions, _Loop, _schedule, train
 
 TASKS = [
     Task(name="delay", kind="regression", metric="r2"),
     Task(name="late", kind="binary", classes=(0, 1), metric="roc_auc"),
 ]
+LOSS = MultiTaskLoss(TASKS)
 
 
 class Linear(nn.Module):
@@ -81,18 +84,15 @@ def _seed():
 class Standstill:
     """An optimiser that leaves weights and gradients as they are."""
 
-    def step(self):
-        pass
-
-    def zero_grad(self, set_to_none):
+    def step(self, learning_rate):
         pass
 
 
 def step_of(network, tasks=TASKS, micro=None, weight=None, batch_size=32):
     """The gradient that one step on 32 rows follows."""
-    loop = _Loop(network, tasks, options(batch_size=batch_size), evaluate)
+    loop = _Loop(network, MultiTaskLoss(tasks), options(batch_size=batch_size), None, evaluate)
     loop.optimizer, loop._micro = Standstill(), micro
-    loop.step(Batch(**vars(table()) | {"weight": weight}), torch.arange(32))
+    loop.step(Batch(**vars(table()) | {"weight": weight}), torch.arange(32), 0.05)
     return network.layer.weight.grad
 
 
@@ -132,7 +132,7 @@ def test_a_short_last_batch_counts_as_a_part_of_one():
 
 def test_every_row_is_trained_on_once_an_epoch():
     model, data = network(), table()
-    train(model, TASKS, data, None, options(epochs=1, batch_size=7), evaluate=evaluate)
+    train(model, LOSS, data, None, options(epochs=1, batch_size=7), evaluate=evaluate)
     seen = torch.cat(model.seen[-15:])
     assert [len(rows) for rows in model.seen[-15:]] == [7] * 14 + [2]
     assert torch.equal(seen.sort(dim=0).values, data.x_num.sort(dim=0).values)
@@ -148,7 +148,7 @@ def test_the_learning_rate_warms_up_and_falls_to_zero():
 
 
 def test_the_history_has_a_row_an_epoch():
-    history, best = train(network(), TASKS, table(), table(seed=1), options(), evaluate=evaluate)
+    history, best = train(network(), LOSS, table(), table(seed=1), options(), evaluate=evaluate)
     parts = ["loss", "delay/loss", "delay/r2", "late/loss", "late/roc_auc", "score"]
     names = {"epoch"} | {f"{part}/{name}" for part in ("train", "val") for name in parts}
     assert all(set(record) == names for record in history)
@@ -159,7 +159,7 @@ def test_the_history_has_a_row_an_epoch():
 
 def test_losses_of_the_history_are_means_over_labelled_rows():
     model, valid = network(), table(seed=1)
-    history, _ = train(model, TASKS, table(), valid, options(epochs=1), evaluate=evaluate)
+    history, _ = train(model, LOSS, table(), valid, options(epochs=1), evaluate=evaluate)
     known = ~valid.y[:, 0].isnan()
     predicted = predict_scores(model, valid)[0][known, 0]
     assert history[0]["val/delay/loss"] == pytest.approx(float(((predicted - valid.y[known, 0]) ** 2).mean()), rel=1e-5)
@@ -183,7 +183,7 @@ def test_the_best_weights_are_restored():
     values = [1.0, 3.0, 2.0, 2.5, 1.0, 1.0]
     history, best = train(
         model,
-        TASKS,
+        LOSS,
         table(),
         table(seed=1),
         options(epochs=6, monitor="delay"),
@@ -198,13 +198,13 @@ def test_the_best_weights_are_restored():
 @pytest.mark.parametrize(("monitor", "best"), [("delay", 2), ("late", 0), ("mean", 0)])
 def test_one_task_or_the_mean_is_watched(monitor, best):
     found = train(
-        network(), TASKS, table(), table(seed=1), options(epochs=3, monitor=monitor), evaluate=scripted([1.0, 2.0, 3.0])
+        network(), LOSS, table(), table(seed=1), options(epochs=3, monitor=monitor), evaluate=scripted([1.0, 2.0, 3.0])
     )
     assert found[1] == best
 
 
 def test_the_loss_is_watched_where_no_score_is_defined():
-    _, best = train(network(), TASKS, table(), table(seed=1), options(epochs=4), evaluate=scripted([None] * 4))
+    _, best = train(network(), LOSS, table(), table(seed=1), options(epochs=4), evaluate=scripted([None] * 4))
     assert best == 3
 
 
@@ -215,7 +215,7 @@ def test_without_patience_the_last_weights_stay(valid):
     values = [3.0, 2.0, 1.0] if valid is not None else [0.0, 0.0, 0.0]
     history, best = train(
         model,
-        TASKS,
+        LOSS,
         table(),
         valid,
         options(epochs=3, patience=None),
@@ -228,7 +228,7 @@ def test_without_patience_the_last_weights_stay(valid):
 
 def test_the_hook_stops_training():
     history, _ = train(
-        network(), TASKS, table(), None, options(), evaluate=evaluate, on_epoch=lambda record: record["epoch"] == 1
+        network(), LOSS, table(), None, options(), evaluate=evaluate, on_epoch=lambda record: record["epoch"] == 1
     )
     assert len(history) == 2
 
@@ -237,7 +237,7 @@ def test_a_loss_that_is_not_finite_names_task_and_cure():
     data = table()
     data.x_num[5] = math.inf
     with pytest.raises(ValueError, match=r"train loss of task 'delay' is not finite; lower learning_rate \(now 0.05\)"):
-        train(network(), TASKS, data, None, options(), evaluate=evaluate)
+        train(network(), LOSS, data, None, options(), evaluate=evaluate)
 
 
 def test_the_callers_generator_rules_the_order_of_rows():
@@ -245,7 +245,7 @@ def test_the_callers_generator_rules_the_order_of_rows():
     for seed in (0, 0, 1):
         model = network()
         torch.manual_seed(seed)
-        train(model, TASKS, table(), None, options(epochs=1), evaluate=evaluate)
+        train(model, LOSS, table(), None, options(epochs=1), evaluate=evaluate)
         runs.append(model.layer.weight.detach().clone())
     assert torch.equal(runs[0], runs[1])
     assert not torch.equal(runs[0], runs[2])
@@ -266,7 +266,7 @@ def test_a_batch_dependent_network_gets_its_rows_whole():
     model = network(batch_dependent=True)
     predict_scores(model, table(1_031))
     assert [len(rows) for rows in model.seen] == [1_031]
-    train(model, TASKS, table(1_031), None, options(epochs=1, batch_size=600), evaluate=evaluate)
+    train(model, LOSS, table(1_031), None, options(epochs=1, batch_size=600), evaluate=evaluate)
     assert [len(rows) for rows in model.seen[1:]] == [600, 431]
 
 
@@ -281,7 +281,7 @@ def test_the_kept_weights_are_the_moving_average_of_the_steps(decay):
         steps.append({name: value.clone() for name, value in network.state_dict().items()})
 
     run = options(epochs=4, average_decay=decay, patience=None)
-    train(network, TASKS, table(32), None, run, evaluate=evaluate, on_epoch=watch)  # one step an epoch
+    train(network, LOSS, table(32), None, run, evaluate=evaluate, on_epoch=watch)  # one step an epoch
     for t, weights in enumerate(steps, start=1):
         d = min(decay, (1 + t) / (10 + t))
         average = {name: d * value + (1 - d) * weights[name] for name, value in average.items()}

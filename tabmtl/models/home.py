@@ -69,9 +69,9 @@ class HoMELevel(nn.Module):
     d_in, d_gate, d_out : int
         Width of the experts' inputs, of the gates' inputs, and of an expert.
     buckets : sequence of (str, int)
-        Name and number of experts of each bucket; a task may be named as the bucket of another kind is.
-    gates : dict of str to sequence of int
-        Of each output, by name, the buckets whose experts its gate sees, its own first.
+        Name and number of experts of each bucket; names may be alike.
+    gates : sequence of (str, sequence of int)
+        Name of each output, and the buckets whose experts its gate sees, its own first.
     feature_gated : bool
     options : HoME
     """
@@ -82,7 +82,7 @@ class HoMELevel(nn.Module):
         d_gate: int,
         d_out: int,
         buckets: Sequence[tuple[str, int]],
-        gates: Mapping[str, Sequence[int]],
+        gates: Sequence[tuple[str, Sequence[int]]],
         feature_gated: bool,
         options: HoME,
     ) -> None:
@@ -90,15 +90,13 @@ class HoMELevel(nn.Module):
         counts = [count for _, count in buckets]
         owners = [bucket for bucket, count in enumerate(counts) for _ in range(count)]
         names = [f"{bucket} {i}" for bucket, count in buckets for i in range(count)]
-        sees = torch.tensor(
-            [[not options.hierarchy_mask or owner in seen for owner in owners] for seen in gates.values()]
-        )
-        own = torch.tensor([[owner == seen[0] for owner in owners] for seen in gates.values()])
+        sees = torch.tensor([[not options.hierarchy_mask or owner in seen for owner in owners] for _, seen in gates])
+        own = torch.tensor([[owner == seen[0] for owner in owners] for _, seen in gates])
         shape = (len(buckets), d_in, options.n_feature_masks, options.feature_rank)
         self.feature_gates = FeatureGates(*shape) if feature_gated else None
         self.experts = options._experts(counts, d_in, [d_out])
-        self.gates = Gates(d_gate, list(gates), names, sees)
-        self_names = [f"{gate} (self)" for gate in gates]
+        self.gates = Gates(d_gate, [gate for gate, _ in gates], names, sees)
+        self_names = [f"{gate} (self)" for gate, _ in gates]
         self.self_gates = SelfGates(d_in, self_names, names, own) if options.self_gate else None
         self.output = Boundary()
 
@@ -128,16 +126,16 @@ class HoMENetwork(TaskNetwork):
         groups = find_groups(options.task_groups, names)
         self.group_of = [next(g for g, members in enumerate(groups.values()) if name in members) for name in names]
         h1, h2 = options.expert_hidden
-        shared, labels = "all", [f"group {group}" for group in groups]
+        shared, labels = "(all)", [f"({group})" for group in groups]
         first, second = options.n_shared_experts
         in_group = options.n_group_experts
         buckets = [(shared, first), *((label, in_group[0]) for label in labels)]
-        gates = {shared: list(range(len(buckets)))} | {label: [k, 0] for k, label in enumerate(labels, start=1)}
+        gates = [(shared, list(range(len(buckets)))), *((label, [k, 0]) for k, label in enumerate(labels, start=1))]
         width = self.vector.width
         self.input, both = Boundary(), options.feature_gate == "both"
         self.groups = HoMELevel(width, width, h1, buckets, gates, options.feature_gate != "none", options)
         buckets = [(shared, second), *((label, in_group[1]) for label in labels)]
-        gates = {name: [len(buckets) + t, 1 + self.group_of[t], 0] for t, name in enumerate(names)}
+        gates = [(name, [len(buckets) + t, 1 + self.group_of[t], 0]) for t, name in enumerate(names)]
         buckets += [(name, options.n_task_experts) for name in names]
         self.tasks = HoMELevel(h1, 2 * h1, h2, buckets, gates, both, options)
         self.groups.gates.task_specific = False
@@ -166,7 +164,7 @@ def find_groups(task_groups: Mapping[str, Sequence[str]] | None, names: Sequence
         If a group is empty or names a task that y does not have, or a task is in no group or in two.
     """
     if task_groups is None:
-        return {"all": list(names)}
+        return {"tasks": list(names)}
     if not isinstance(task_groups, Mapping) or not all(map(_is_list_of_names, task_groups.values())):
         raise ValueError(f"task_groups must map the name of a group to a list of tasks, got {task_groups!r}")
     groups = {str(group): list(members) for group, members in task_groups.items()}
@@ -255,7 +253,7 @@ class HoME(MixtureEstimator):
     >>> log = make_funnel(500, random_state=0)
     >>> model = HoME(task_groups=log.task_groups, epochs=1, random_state=0).fit(log.X, log.y)
     >>> model.expert_utilisation_.filter(level=2, gate="click")["expert"].to_list()[:3]
-    ['all 0', 'all 1', 'group interact 0']
+    ['(all) 0', '(all) 1', '(interact) 0']
     """
 
     task_groups: Mapping[str, Sequence[str]] | None = None

@@ -42,8 +42,8 @@ class PLELevel(nn.Module):
         sees = (bucket == 0) | (bucket == own)  # (T, E): a task sees the shared and its own experts
         gates = list(names)
         if not last:
-            sees, gates = torch.cat([torch.ones(1, len(bucket), dtype=torch.bool), sees]), ["shared", *names]
-        owners = ["shared", *names]
+            sees, gates = torch.cat([torch.ones(1, len(bucket), dtype=torch.bool), sees]), ["(shared)", *names]
+        owners = ["(shared)", *names]
         experts = [f"{owners[k]} {i}" for k, count in enumerate(counts) for i in range(count)]
         self.gates = Gates(d_in, gates, experts, sees, task_specific=last)
         self.output = Boundary()

@@ -44,7 +44,7 @@ class STEMNetwork(TaskNetwork):
         bucket = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
         own = (bucket == 0) | (bucket == torch.arange(1, len(counts))[:, None])
         self.register_buffer("own", own, persistent=False)  # (T, E): experts that learn from a task
-        experts = [f"{owner} {i}" for owner, n in zip(["shared", *names], counts, strict=True) for i in range(n)]
+        experts = [f"{owner} {i}" for owner, n in zip(["(shared)", *names], counts, strict=True) for i in range(n)]
         self.input, self.output = Boundary(), Boundary()
         self.experts = options._experts(counts, width, options.expert_hidden)
         self.gate_hidden = TaskLinear(len(names), width, options.gate_hidden)
