@@ -176,7 +176,8 @@ class _Loop:
 
     def step(self, data: Batch, index: Tensor, learning_rate: float) -> tuple[Tensor, list[Tensor]]:
         """One optimiser step on some rows; returns loss sums (T,) and raw scores."""
-        totals, parts = [], []
+        totals: list[Tensor] = []
+        parts: list[list[Tensor]] = []
         nominal = min(self.options.batch_size, len(data))
 
         def forward() -> Tensor:

@@ -138,7 +138,9 @@ class HoMENetwork(TaskNetwork):
         gates = [(name, [len(buckets) + t, 1 + self.group_of[t], 0]) for t, name in enumerate(names)]
         buckets += [(name, options.n_task_experts) for name in names]
         self.tasks = HoMELevel(h1, 2 * h1, h2, buckets, gates, both, options)
-        self.groups.gates.task_specific = False
+        for gate in (self.groups.gates, self.groups.self_gates):
+            if gate is not None:
+                gate.task_specific = False  # of groups
         self.heads = options._heads(h2, tasks)
         gate_modules = [[level.gates, level.self_gates] for level in (self.groups, self.tasks)]
         used = [[gate for gate in modules if gate is not None] for modules in gate_modules]

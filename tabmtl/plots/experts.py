@@ -170,9 +170,9 @@ class ExpertUsageDisplay(Display):
 
 def _write_values(ax: Axes, image: AxesImage) -> None:
     """Write the weights into their cells, in a colour that stands out."""
-    weights = np.ma.asarray(image.get_array())
+    weights: Any = np.ma.asarray(image.get_array())
     for (row, column), weight in np.ma.ndenumerate(weights):
         red, green, blue, _ = image.cmap(image.norm(weight))
         dark = 0.3 * red + 0.6 * green + 0.1 * blue < 0.5
-        style = {"color": "white" if dark else "black", "fontsize": "small"}
-        ax.text(column, row, f"{weight:.2f}", ha="center", va="center", **style)
+        color = "white" if dark else "black"
+        ax.text(column, row, f"{weight:.2f}", ha="center", va="center", color=color, fontsize="small")
