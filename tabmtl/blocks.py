@@ -48,8 +48,11 @@ class Dropout(nn.Module):
             return F.dropout(x, self.p)
         # random_() without bounds never sets the sign bit: every eighth byte would be biased.
         words = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
-        dropped = words.view(torch.uint8)[: x.numel()].view(x.shape) < self._dropped
-        return x.masked_fill(dropped, 0.0) * (256 / (256 - self._dropped))
+        bytes_ = words.view(torch.uint8)[: x.numel()].view(x.shape)
+        kept = torch.ge(
+            bytes_, self._dropped, out=torch.empty(x.shape, dtype=x.dtype)
+        )  # a mask of x's type needs no cast
+        return x * kept.mul_(256 / (256 - self._dropped))
 
     def extra_repr(self) -> str:
         """Show the rate in the printed module."""

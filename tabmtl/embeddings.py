@@ -19,6 +19,7 @@ from tabmtl.schema import Columns
 NumericEmbedding = Literal["linear", "piecewise", "periodic"]
 
 _DENSE_ROWS = 200_000  # a larger table is trained in the rows that a batch touches only
+EMBEDDING_STD = 0.05  # of embeddings that an MLP reads side by side: large ones are noise that rare levels keep
 
 
 class CategoricalEmbedding(nn.Module):
@@ -33,16 +34,21 @@ class CategoricalEmbedding(nn.Module):
         With at least one categorical column.
     d_token : int
         Width e of an embedding.
+    std : float, optional
+        Standard deviation of the normal distribution of the first embeddings; uniform in ±e^-½ by default.
     """
 
     offsets: Tensor
 
-    def __init__(self, columns: Columns, d_token: int) -> None:
+    def __init__(self, columns: Columns, d_token: int, std: float | None = None) -> None:
         super().__init__()
         starts = list(accumulate(columns.cardinalities, initial=0))
         self.register_buffer("offsets", torch.tensor(starts[:-1], dtype=torch.int32), persistent=False)
         self.table = nn.Embedding(starts[-1], d_token, sparse=starts[-1] > _DENSE_ROWS)
-        nn.init.uniform_(self.table.weight, -(d_token**-0.5), d_token**-0.5)
+        if std is None:
+            nn.init.uniform_(self.table.weight, -(d_token**-0.5), d_token**-0.5)
+        else:
+            nn.init.normal_(self.table.weight, std=std)
 
     def forward(self, x_cat: Tensor) -> Tensor:
         """Embed codes (B, Fc) to (B, Fc, e)."""
@@ -89,6 +95,8 @@ class FeatureTokenizer(nn.Module):
     numeric_embedding : {"linear", "piecewise", "periodic"}, default="linear"
         ``x w_j + b_j``; the same plus a piecewise-linear part over the quantile bins of the column; or sines
         and cosines of learned frequencies, a linear layer of the column's own and a ReLU.
+    std : float, optional
+        Of the first embeddings of categories, see :class:`CategoricalEmbedding`.
 
     Raises
     ------
@@ -98,12 +106,19 @@ class FeatureTokenizer(nn.Module):
 
     missing_index: Tensor
 
-    def __init__(self, columns: Columns, d_token: int, *, numeric_embedding: NumericEmbedding = "linear") -> None:
+    def __init__(
+        self,
+        columns: Columns,
+        d_token: int,
+        *,
+        numeric_embedding: NumericEmbedding = "linear",
+        std: float | None = None,
+    ) -> None:
         super().__init__()
         self.n_tokens = len(columns.categorical) + len(columns.numeric)
         if self.n_tokens == 0:
             raise ValueError("a network needs at least one feature column, got none")
-        self.categorical = CategoricalEmbedding(columns, d_token) if columns.categorical else None
+        self.categorical = CategoricalEmbedding(columns, d_token, std) if columns.categorical else None
         self.numeric = _numeric_embedding(numeric_embedding, columns, d_token) if columns.numeric else None
         with_missing = [j for j, missing in enumerate(columns.has_missing) if missing]
         self.register_buffer("missing_index", torch.tensor(with_missing, dtype=torch.int64), persistent=False)
@@ -128,7 +143,7 @@ class FeatureTokenizer(nn.Module):
 
 
 class FeatureVector(nn.Module):
-    """A row as one vector: the embeddings of its columns side by side.
+    """A row as one vector: the embeddings of its columns side by side, those of categories from N(0, 0.05²) at first.
 
     Parameters
     ----------
@@ -155,11 +170,11 @@ class FeatureVector(nn.Module):
         self.tokenizer = self.categorical = None
         if numeric_embedding != "none" or not columns.numeric:
             kind: NumericEmbedding = "linear" if numeric_embedding == "none" else numeric_embedding
-            self.tokenizer = FeatureTokenizer(columns, d_embedding, numeric_embedding=kind)
+            self.tokenizer = FeatureTokenizer(columns, d_embedding, numeric_embedding=kind, std=EMBEDDING_STD)
             self.width = self.tokenizer.n_tokens * d_embedding
             return
         if columns.categorical:
-            self.categorical = CategoricalEmbedding(columns, d_embedding)
+            self.categorical = CategoricalEmbedding(columns, d_embedding, EMBEDDING_STD)
         with_missing = [j for j, missing in enumerate(columns.has_missing) if missing]
         self.register_buffer("missing_index", torch.tensor(with_missing, dtype=torch.int64), persistent=False)
         self.width = len(columns.categorical) * d_embedding + len(columns.numeric) + len(with_missing)

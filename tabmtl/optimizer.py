@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 _TABLE_RATE = 25  # times the learning rate; see the class
 _EPSILON = 1e-8
@@ -89,9 +90,8 @@ class _Table:
         """One step in the rows of the gradient; the sums of log decays are those before and after it."""
         if self._parameter.grad is None:
             return
-        gradient = self._parameter.grad.coalesce()
+        rows, values = _sum_rows(self._parameter.grad)
         self._parameter.grad = None
-        rows, values = gradient.indices()[0], gradient.values()
         square = self._square.index_select(0, rows).add_(values.square().mean(dim=1))
         weight, average = self.weight.index_select(0, rows), self.average.index_select(0, rows)
         stood_still = torch.exp(log_before - self._caught_up.index_select(0, rows)).to(weight.dtype)
@@ -108,3 +108,19 @@ class _Table:
         stood_still = torch.exp(log_now - self._caught_up).to(self.weight.dtype)
         self.average.sub_(self.weight).mul_(stood_still[:, None]).add_(self.weight)
         self._caught_up.fill_(log_now)
+
+
+def _sum_rows(gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows of a sparse gradient, each once and in order, and their values (R, e)."""
+    if gradient.device.type != "cpu":
+        gradient = gradient.coalesce()
+        return gradient.indices()[0], gradient.values()
+    # torch's coalesce is several times slower: sort (row, place) as one number
+    rows, values = gradient._indices()[0], gradient._values()
+    keys = (rows << 32) + torch.arange(len(rows))
+    keys.numpy().sort()
+    order, rows = keys & 0xFFFFFFFF, keys >> 32
+    new = torch.ones(len(rows), dtype=torch.bool)
+    new[1:] = rows[1:] != rows[:-1]
+    first = new.nonzero()[:, 0]
+    return rows[first], F.embedding_bag(order, values, first, mode="sum")

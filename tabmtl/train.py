@@ -105,6 +105,8 @@ def train(
     ValueError
         If a loss is not finite.
     """
+    # glibc gives freed memory back, and takes it anew at every step, until a block as large as this one was freed
+    torch.empty(2**25 - 2**16, dtype=torch.uint8)
     loop = _Loop(network, loss, options, balancer, evaluate)
     tasks = loss.tasks
     watched = valid is not None and options.patience is not None

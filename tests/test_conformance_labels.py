@@ -24,8 +24,8 @@ from conformance import (
 )
 
 from tabmtl import TabmtlWarning, Task
-from tabmtl.losses import MultiTaskLoss
 from tabmtl.device import seeded
+from tabmtl.losses import MultiTaskLoss
 from tabmtl.network import _tensors
 
 every_estimator = pytest.mark.parametrize("cls", ESTIMATORS, ids=lambda cls: cls.__name__)

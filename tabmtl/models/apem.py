@@ -89,13 +89,14 @@ class SetAttention(nn.Module):
         points = self.points[:, None].expand(n, b, p, d).reshape(n, b * p, d)
         held = self.inward.finish(points, attended)  # (n, B p, d)
         # the row's tokens ask the points
-        keys = held @ self.outward.scores().transpose(1, 2).flatten(2)  # (n, B p, h d) by (n, d, h d)
-        keys = keys.view(n, b, p, h, d).permute(1, 4, 0, 3, 2).reshape(b, d, n * h * p)
-        weights = (x @ keys).view(b, -1, n, h, p).softmax(dim=4)  # (B, m, n, h, p)
-        values = (held @ self.outward.values().transpose(1, 2).flatten(2)).view(n, b, p, h, d)
-        values = values.transpose(2, 3).reshape(n * b, h * p, d)
-        weights = weights.permute(2, 0, 1, 3, 4).reshape(n * b, -1, h * p)
-        attended = torch.bmm(weights, values).view(n, -1, d)  # (n, B m, d)
+        both = (
+            torch.cat([self.outward.scores(), self.outward.values()], dim=1).transpose(1, 2).flatten(2)
+        )  # (n, d, 2hd)
+        both = (held @ both).view(n, b, p, 2, h, d).permute(3, 1, 0, 4, 2, 5)
+        keys, values = both.reshape(2, b * n, h * p, d).unbind()
+        logits = torch.bmm(keys.view(b, n * h * p, d), x.transpose(1, 2))  # (B, n h p, m)
+        weights = logits.view(b, n * h, p, -1).softmax(dim=2).view(b * n, h * p, -1)
+        attended = torch.bmm(weights.transpose(1, 2), values).view(b, n, -1, d).transpose(0, 1).reshape(n, -1, d)
         asking = x.expand(n, *x.shape).reshape(n, -1, d)
         return self.outward.finish(asking, attended).view(n, *x.shape)
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tabmtl.base import ClassifierFace, RegressorFace
 from tabmtl.blocks import Boundary, StackedLinear
 from tabmtl.checks import check_choice, check_count, check_widths
-from tabmtl.experts import Activation, Gates, mix
+from tabmtl.experts import Activation, Gates, mix, softmax_last
 from tabmtl.mixture import MixtureEstimator, TaskNetwork
 from tabmtl.schema import Columns, Task
 
@@ -58,7 +58,7 @@ class SelfGates(Gates):
         """Weigh the experts (B, G, E) for inputs (B, D)."""
         logits = self._logits(x)
         alone = torch.tensor([n == 1 for n in self.n_seen], device=logits.device)
-        return torch.where(alone[:, None], logits.sigmoid(), logits.softmax(dim=-1))
+        return torch.where(alone[:, None], logits.sigmoid(), softmax_last(logits))
 
 
 class HoMELevel(nn.Module):

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from tabmtl.base import ClassifierFace, RegressorFace
 from tabmtl.blocks import Boundary, TaskLinear
 from tabmtl.checks import check_count, check_widths
-from tabmtl.embeddings import FeatureTokenizer, NumericEmbedding
+from tabmtl.embeddings import EMBEDDING_STD, FeatureTokenizer, NumericEmbedding
 from tabmtl.experts import Gates, mix
 from tabmtl.mixture import MixtureEstimator, TaskNetwork
 from tabmtl.schema import Columns, Task
@@ -38,7 +38,8 @@ class STEMNetwork(TaskNetwork):
         super().__init__()
         names, d = [task.name for task in tasks], options.d_embedding
         kind: NumericEmbedding = options.numeric_embedding  # type: ignore[assignment]
-        self.tokenizer = FeatureTokenizer(columns, d * (len(names) + 1), numeric_embedding=kind)
+        wide = d * (len(names) + 1)
+        self.tokenizer = FeatureTokenizer(columns, wide, numeric_embedding=kind, std=EMBEDDING_STD)
         width = self.tokenizer.n_tokens * d
         counts = [options.n_shared_experts, *[options.n_task_experts] * len(names)]
         bucket = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
