@@ -90,7 +90,7 @@ class MixtureEstimator(NetworkEstimator):
         How a number becomes an embedding; ``"none"`` takes it as it is.
     head_hidden : int, default=64
         Width of a head's hidden layer; 0 leaves one linear layer per task.
-    dropout : float, default=0.1
+    dropout : float, default=0.3
         Share of hidden values dropped in training, in experts and heads.
     expert_norm : {"batch", "layer", "none"}, default="batch"
         Normalisation of every expert's outputs by itself, over the rows of a batch or over their width. Batch
@@ -115,7 +115,7 @@ class MixtureEstimator(NetworkEstimator):
     d_embedding: int = 16
     numeric_embedding: NumericEmbedding | Literal["none"] = "piecewise"
     head_hidden: int = 64
-    dropout: float = 0.1
+    dropout: float = 0.3
     expert_norm: Norm = "batch"
     activation: Activation = "relu"
 

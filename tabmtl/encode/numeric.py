@@ -135,13 +135,23 @@ def quantiles(sample: np.ndarray, n: int) -> np.ndarray:
 
 
 def bin_edges(encoded: np.ndarray) -> tuple[tuple[float, ...], ...]:
-    """Increasing quantile edges, at least two, of every sorted row of encoded values (n_numeric, m)."""
+    """Increasing bin edges, at least two, of every sorted row of encoded values (n_numeric, m).
+
+    A value that fills a bin by itself, such as the zero of most incomes, is an edge, and the other edges are evenly
+    spaced quantiles of all other values.
+    """
     bins = []
-    for edges, column in zip(quantiles(encoded, _BINS + 1), encoded, strict=True):
-        distinct = np.unique(edges.astype(np.float32)).astype(np.float64)
+    for column in encoded:
+        present = column[: _count(column)]
+        values, inverse, counts = np.unique(present, return_inverse=True, return_counts=True)
+        frequent = counts * _BINS > present.size
+        rest = present[~frequent[inverse]]
+        n_edges = _BINS + 1 - int(frequent.sum())
+        edges = quantiles(rest[None], max(n_edges, 2))[0] if rest.size else rest
+        distinct = np.unique(np.concatenate([values[frequent], edges]).astype(np.float32)).astype(np.float64)
         if len(distinct) == 1:
             distinct = distinct[0] + np.array([0.0, max(1.0, abs(distinct[0]) / 2)])
-        bins.append(tuple(distinct.tolist()) if _count(column) else (0.0, 1.0))
+        bins.append(tuple(distinct.tolist()) if present.size else (0.0, 1.0))
     return tuple(bins)
 
 
