@@ -209,7 +209,7 @@ class APEM(FunnelEstimator, MixtureEstimator):
         as probabilities; or each label by itself. See :class:`tabmtl.losses.FunnelLoss`.
     calibrator : float, default=0.0
         Weight of AITM's penalty on probabilities that rise along the chain; only "independent" can have such.
-    numeric_embedding : {"linear", "piecewise", "periodic"}, default="linear"
+    numeric_embedding : {"linear", "piecewise", "periodic"}, default="piecewise"
         How a number becomes a token.
     **options
         The fields of :class:`tabmtl.funnel.FunnelEstimator` (labels of a funnel),
@@ -249,7 +249,7 @@ class APEM(FunnelEstimator, MixtureEstimator):
     reduction: int = 2
     chain_loss: Space = "chain"
     calibrator: float = 0.0
-    numeric_embedding: NumericEmbedding = "linear"
+    numeric_embedding: NumericEmbedding = "piecewise"
     expert_norm: Norm = "none"
 
     def _check_params(self) -> None:
