@@ -18,20 +18,23 @@ name           update                                                           
 "gradnorm"     of Σ w_i L_i, Σ w_i = T; w learned towards norms of w_i g_i at     1, and n down to the    1711.02257
                the last shared layer in proportion to (r_i / mean r)^1.5,         last shared layer
                r_i = L_i / its first value
-"pcgrad"       Σ g_i, each without its parts along the g_j it conflicts with      1, and n from the       2001.06782
-"mgda"         shortest weighted mean of the g_i                                  heads down to where     1810.04650
-"imtl_g"       weighted sum of the g_i with equal projections on all of them      the g_i are taken       (a)
-(aggregator)   ``aggregator(J)``, J (n, P) with rows g_i, such as one of TorchJD  the same                2406.16232
+"pcgrad"       Σ g_i, each without its parts along the g_j it conflicts with      (b)                     2001.06782
+"mgda"         shortest weighted mean of the g_i                                  (b)                     1810.04650
+"imtl_g"       weighted sum of the g_i with equal projections on all of them      (b)                     (a)
+(aggregator)   ``aggregator(J)``, J (n, P) with rows g_i, such as one of TorchJD  (b)                     2406.16232
 =============  =================================================================  ======================  ==========
 
 (a) Liu et al. (2021), "Towards Impartial Multi-task Learning", ICLR.
+
+(b) With the g_i taken in representations: 1, and n from the heads down to these. At the shared parameters: 2 through
+the heads, and n through all that is shared. Funnels, whose losses read several heads, take all n from the losses on.
 
 What belongs to a single task gets the gradient of its part of the sum, or from "pcgrad" on of Σ L_i. "famo" and
 "mgda" give means where others give sums: AdamW hardly feels the length of an update. What is learned moves by an Adam
 of its own with learning rate 0.025: FAMO's authors' choice, and ours for the others.
 
 ``flat=True`` looks for task-based flat regions with any of them (Phan et al., 2025, arXiv 2211.13723): n more forward
-and 2 n backward passes.
+passes, and 2 n backward ones through the whole network.
 """
 
 from __future__ import annotations
@@ -59,41 +62,17 @@ from tabmtl.gradients import (
     split_parameters,
 )
 from tabmtl.schema import Task
-from tabmtl.weighting import (
-    Aggregate,
-    Dwa,
-    Famo,
-    Gls,
-    GradNorm,
-    ImtlL,
-    Uncertainty,
-    Weighting,
-    given_weights,
-    imtl_g,
-    mgda,
-    normalize_rows,
-    pcgrad,
-)
+from tabmtl.weighting import METHODS, Aggregate, Weighting, given_weights, normalize_rows
 
 Balance = str | Mapping[str, float] | Sequence[float] | Aggregate
 GradLevel = Literal["auto", "representation", "parameters"]
 
-METHODS: dict[str, type[Weighting] | Aggregate] = {
-    "sum": Weighting,
-    "uncertainty": Uncertainty,
-    "imtl_l": ImtlL,
-    "dwa": Dwa,
-    "gls": Gls,
-    "famo": Famo,
-    "gradnorm": GradNorm,
-    "pcgrad": pcgrad,
-    "mgda": mgda,
-    "imtl_g": imtl_g,
-}
 
-
-def check_balance(balance: Balance) -> None:
+def check_balance(
+    balance: Balance, *, grad_level: GradLevel = "auto", flat: bool = False, normalize_gradients: bool = False
+) -> None:
     """Raise a ValueError for what no balancer can be made of, whatever the tasks and the network."""
+    check_choice("grad_level", grad_level, ("auto", "representation", "parameters"))
     if isinstance(balance, str):
         check_choice("balance", balance, list(METHODS))
     elif isinstance(balance, Mapping | Sequence):
@@ -105,6 +84,12 @@ def check_balance(balance: Balance) -> None:
             f"balance must be one of {list(METHODS)}, weights by task name or in task order, or an instance of an "
             f"aggregator (a callable of the gradients), got {balance!r}"
         )
+    if flat and grad_level == "representation":
+        raise ValueError("flat=True moves parameters, so that grad_level must be 'parameters' or 'auto'")
+    of_losses = isinstance(METHODS[balance], type) if isinstance(balance, str) else not callable(balance)
+    for name, is_set in (("normalize_gradients", normalize_gradients), ("grad_level", grad_level != "auto")):
+        if of_losses and is_set and not (flat and name == "grad_level"):
+            raise ValueError(f"{name} needs a balance of gradients such as 'pcgrad', got {balance!r}; leave it out")
 
 
 def make_balancer(
@@ -115,6 +100,7 @@ def make_balancer(
     grad_level: GradLevel = "auto",
     flat: bool = False,
     normalize_gradients: bool = False,
+    task_per_row: bool = False,
     rho: float = 0.01,
 ) -> Balancer:
     """What does the backward pass of a training run.
@@ -130,8 +116,8 @@ def make_balancer(
     grad_level : {"auto", "representation", "parameters"}, default="auto"
         Where gradient-level methods take the g_i: ``"representation"`` at the network's `tabmtl.blocks.Boundary`
         modules, from where one backward pass goes on (the upper bound of MGDA's paper); cheap, and safe for sparse
-        embeddings, but there tasks meet only in rows that both have labels in, so never where a row has one task.
-        ``"parameters"``: at all shared parameters. ``"auto"``: at boundaries if there are any and flat is False.
+        embeddings, but there tasks meet only in rows that both have labels in. ``"parameters"``: at all shared
+        parameters. ``"auto"``: at boundaries, but at parameters if there are none, with flat, and with task_per_row.
     flat : bool, default=False
         Take every task's g_i once at the weights and once where its own loss is about the worst within ``rho``;
         balance the first and the difference of both separately, add them up, and give tasks' own parameters the
@@ -139,6 +125,8 @@ def make_balancer(
         step. Loss-level methods weigh both by the losses at the weights.
     normalize_gradients : bool, default=False
         Give the g_i one length before they are joined: the mean of their lengths, so that the step keeps its size.
+    task_per_row : bool, default=False
+        Whether every row has one task, so that no two tasks ever meet in the representation of a row.
     rho : float, default=0.01
         Length of the moves of ``flat``, one for the shared and one for the task's own parameters.
 
@@ -160,8 +148,7 @@ def make_balancer(
     >>> balancer.backward(lambda: network(torch.ones(5, 3)).square().mean(dim=0), torch.tensor([True, True])).shape
     torch.Size([2])
     """
-    check_balance(balance)
-    check_choice("grad_level", grad_level, ("auto", "representation", "parameters"))
+    check_balance(balance, grad_level=grad_level, flat=flat, normalize_gradients=normalize_gradients)
     check_positive("rho", rho)
     method = METHODS[balance] if isinstance(balance, str) else balance
     aggregate: Aggregate | None = None
@@ -174,22 +161,15 @@ def make_balancer(
         aggregate = deepcopy(method)
         if hasattr(aggregate, "reset"):
             aggregate.reset()
-    if normalize_gradients and aggregate is None:
-        raise ValueError("normalize_gradients needs a balance of gradients such as 'pcgrad'; leave it False")
     if aggregate is not None and not split_parameters(network)[0]:
         raise ValueError("a balance of gradients needs parameters that tasks share; use balance='sum'")
-    cuts = [] if aggregate is None else _boundaries(grad_level, network, flat)
+    cuts = [module for module in network.modules() if isinstance(module, Boundary)]
+    if grad_level == "representation" and not cuts:
+        raise ValueError("grad_level: this network marks no boundary of what tasks share; use 'parameters' or 'auto'")
+    if aggregate is None or flat or grad_level == "parameters" or (grad_level == "auto" and task_per_row):
+        cuts = []
     radius = rho if flat else None
     return Balancer(tasks, network, weighting, aggregate, cuts=cuts, rho=radius, normalize=normalize_gradients)
-
-
-def _boundaries(grad_level: GradLevel, network: nn.Module, flat: bool) -> list[Boundary]:
-    """Where to cut the graph; nowhere if gradients are taken at parameters."""
-    boundaries = [module for module in network.modules() if isinstance(module, Boundary)]
-    if grad_level == "representation" and (flat or not boundaries):
-        why = "flat=True moves parameters" if flat else "this network marks no boundary of what tasks share"
-        raise ValueError(f"grad_level='representation' is impossible here: {why}; use 'parameters' or 'auto'")
-    return [] if flat or grad_level == "parameters" else boundaries
 
 
 class Balancer:

@@ -57,6 +57,8 @@ class MultiTaskEstimator(BaseEstimator):
 
     # what the three faces differ in: the kind of every undeclared task
     _target_kind: ClassVar[TargetKind] = None
+    # parameters that may hold code, which only training runs; it is not saved
+    _training_code: ClassVar[tuple[str, ...]] = ()
 
     def fit(self, X: Any, y: Any, *, sample_weight: Any = None, X_val: Any = None, y_val: Any = None) -> Self:
         """Fit all tasks.
@@ -188,7 +190,8 @@ class MultiTaskEstimator(BaseEstimator):
         """Save to a folder of JSON, safetensors and, for trees, LightGBM text; no pickle.
 
         Saving is atomic: a reader sees the old model or the new one. `tabmtl.load` reads it. Parameters are saved as
-        they were in fit, but for a callback such as ``on_epoch``.
+        they were in fit, but for code that only training runs, a callback ``on_epoch`` or an aggregator as ``balance``:
+        the loaded estimator has the default there, and predicts the same.
 
         Parameters
         ----------
@@ -203,7 +206,8 @@ class MultiTaskEstimator(BaseEstimator):
         check_is_fitted(self)
         fitted = self._state()
         coder_facts, coder_arrays = self._coder.to_state()
-        params = {name: to_json(name, value) for name, value in self._fitted_params.items()}
+        kept = {k: v for k, v in self._fitted_params.items() if not (k in self._training_code and callable(v))}
+        params = {name: to_json(name, value) for name, value in kept.items()}
         arrays = {f"coder.{name}": array for name, array in coder_arrays.items()}
         saved = Saved(
             facts={"params": params, "coder": coder_facts, "fitted": fitted.facts},

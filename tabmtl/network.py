@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import polars as pl
@@ -63,14 +63,16 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MultiT
         How the losses of the tasks become one step: ``"sum"``, weights in task order or by name, or by a method:
         ``"uncertainty"``, ``"imtl_l"``, ``"dwa"``, ``"gls"``, ``"famo"``, ``"gradnorm"``, ``"pcgrad"``, ``"mgda"``,
         ``"imtl_g"``; see :mod:`tabmtl.balance`. Any but ``"sum"`` takes whole batches, not micro-batches. An
-        aggregator is not saved.
+        aggregator is not saved: a loaded estimator has ``"sum"``, and predicts the same.
     grad_level : {"auto", "representation", "parameters"}, default="auto"
-        Where gradient methods compare the tasks: in the representation that their heads read, or in all shared
-        parameters; ``"auto"`` is the first where the network has one such representation and a row all tasks.
+        Where the last three and aggregators compare the tasks: in what networks mark as shared (`SharedBottom`: the
+        trunk's output; mixtures: a row's vector and the experts' outputs; `APEM`: the patterns; `ESMM` and `AITM`: a
+        row's vector), or in all shared parameters. ``"auto"`` is the first, but the second where nothing is marked
+        (`MultiTabNet`), where a row has one task (``task_column``), and with ``flat``.
     normalize_gradients : bool, default=False
-        Give the tasks' gradients one length before a gradient method joins them.
+        Give the tasks' gradients one length before the last three or an aggregator join them.
     flat : bool, default=False
-        Seek task-based flat regions (arXiv 2211.13723): twice the gradients, at the level of parameters.
+        Seek task-based flat regions (arXiv 2211.13723) with any balance, at all parameters: twice the gradients.
     precision : {"float32", "bf16"}, default="float32"
         ``"bf16"`` computes matrix products in bfloat16: faster on GPUs and on CPUs with AVX512-BF16 or AMX.
     device : str, default="auto"
@@ -115,12 +117,14 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MultiT
     verbose: int = 0
     on_epoch: OnEpoch | None = None
 
+    _training_code: ClassVar[tuple[str, ...]] = ("balance", "on_epoch")
+
     @abstractmethod
     def _network(self, columns: Columns, tasks: Sequence[Task]) -> torch.nn.Module:
         """Build the untrained network; see `tabmtl.train.Network`."""
 
     def transform(self, X: Any) -> np.ndarray:
-        """The shared representation that the tasks' heads read.
+        """What the tasks' heads read.
 
         Parameters
         ----------
@@ -129,6 +133,8 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MultiT
         Returns
         -------
         representation : ndarray of float32, shape (n, r)
+            What all heads read alike; of a network that gives every task its own, such as a mixture of experts, the
+            features of all tasks side by side, in task order. In the long layout those of every row's own task.
         """
         check_is_fitted(self)
         self._check_columns(X)
@@ -143,8 +149,9 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MultiT
         check_at_least("learning_rate", self.learning_rate, 0)
         check_at_least("weight_decay", self.weight_decay, 0)
         check_choice("numeric_transform", self.numeric_transform, ("standardize", "quantile"))
-        check_balance(self.balance)
-        check_choice("grad_level", self.grad_level, ("auto", "representation", "parameters"))
+        check_balance(
+            self.balance, grad_level=self.grad_level, flat=self.flat, normalize_gradients=self.normalize_gradients
+        )
         check_choice("precision", self.precision, ("float32", "bf16"))
         if not 0 <= self.average_decay < 1:
             raise ValueError(f"average_decay must be at least 0 and below 1, got {self.average_decay!r}")
@@ -214,9 +221,10 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MultiT
                 self.balance,
                 tasks,
                 network,
-                grad_level=self._grad_level(),
+                grad_level=self.grad_level,
                 flat=self.flat,
                 normalize_gradients=self.normalize_gradients,
+                task_per_row=self.task_column is not None,
             )
         with ExitStack() as stack:
             show = stack.enter_context(show_progress(self.epochs, tasks)) if self.verbose else None
@@ -236,10 +244,6 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MultiT
                 evaluate=lambda scores, scored: _evaluate(coder, scores, scored),
                 on_epoch=on_epoch,
             )
-
-    def _grad_level(self) -> GradLevel:
-        # a row of the long layout has one task, so that in a representation of rows no two tasks ever meet
-        return "parameters" if self.grad_level == "auto" and self.task_column is not None else self.grad_level
 
     def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
         network, device = self._fitted_network()

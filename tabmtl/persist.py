@@ -167,8 +167,8 @@ def to_json(name: str, value: Any) -> Any:
     TypeError
         If the value is neither plain, nor a Task, nor a LightGBM estimator.
     """
-    if (callable(value) and name.startswith("on_")) or isinstance(value, np.random.RandomState):
-        return None
+    if isinstance(value, np.random.RandomState):
+        return None  # a loaded model draws nothing
     if isinstance(value, np.ndarray):
         return to_json(name, value.tolist())
     if isinstance(value, Task):

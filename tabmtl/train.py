@@ -30,7 +30,7 @@ class Network(Protocol):
 
     ``network(x_num, x_cat, task)`` gives raw scores: a list of T tensors (B, width_t) in task order, or, where
     ``task`` (B,) names the own task of every row (long layout), a list of one tensor (B, width).
-    ``represent`` gives the shared representation (B, r). ``batch_dependent`` says whether a row's scores depend on
+    ``represent`` gives what the heads read, (B, r). ``batch_dependent`` says whether a row's scores depend on
     the other rows, which forbids micro-batches.
     """
 

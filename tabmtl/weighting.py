@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from tabmtl.blocks import StackedLinear
 from tabmtl.gradients import Jacobian, jacobian, split_parameters
 from tabmtl.schema import Task
 
@@ -121,10 +122,12 @@ class GradNorm(_Learned):
 
     def __init__(self, n_tasks: int, network: nn.Module) -> None:
         super().__init__(n_tasks, network)
-        matrices = [parameter for parameter in split_parameters(network)[0] if parameter.ndim >= 2]
-        if not matrices:
+        shared = {id(parameter) for parameter in split_parameters(network)[0]}
+        layers = [module for module in network.modules() if isinstance(module, nn.Linear | StackedLinear)]
+        weights = [layer.weight for layer in layers if id(layer.weight) in shared]
+        if not weights:
             raise ValueError("balance='gradnorm' needs a layer that tasks share; use 'uncertainty' or another one")
-        self.reference = matrices[-1]
+        self.reference = weights[-1]
         self._first = torch.full_like(self.weights, math.nan)
 
     def weigh(self, losses: Tensor, active: Tensor, gradients: Jacobian = jacobian) -> Tensor:
@@ -235,3 +238,18 @@ def _combined(rows: Tensor, weigh: Callable[[Tensor], Tensor]) -> Tensor:
     if live.any():
         weights[live] = weigh(gramian[live][:, live])
     return weights.to(rows) @ rows
+
+
+#: How tasks are balanced, by name: weights of losses are classes, joins of gradients functions.
+METHODS: dict[str, type[Weighting] | Aggregate] = {
+    "sum": Weighting,
+    "uncertainty": Uncertainty,
+    "imtl_l": ImtlL,
+    "dwa": Dwa,
+    "gls": Gls,
+    "famo": Famo,
+    "gradnorm": GradNorm,
+    "pcgrad": pcgrad,
+    "mgda": mgda,
+    "imtl_g": imtl_g,
+}

@@ -7,6 +7,11 @@ import torch
 from balancing import GRADIENT_LEVEL, NAMES, Problem
 from torch import nn
 
+AT_PARAMETERS = {"grad_level": "parameters"}
+#: Methods of losses know no level.
+WAYS = [(name, way) for name in NAMES for way in ({}, {"flat": True}, AT_PARAMETERS)]
+WAYS = [(name, way) for name, way in WAYS if way is not AT_PARAMETERS or name in GRADIENT_LEVEL]
+
 
 @pytest.fixture(autouse=True)
 def _seed():
@@ -15,8 +20,7 @@ def _seed():
         yield
 
 
-@pytest.mark.parametrize("balance", NAMES)
-@pytest.mark.parametrize("options", [{}, {"grad_level": "parameters"}, {"flat": True}])
+@pytest.mark.parametrize(("balance", "options"), WAYS)
 @pytest.mark.parametrize("n_tasks", [1, 2, 4])
 def test_every_method_fills_every_gradient_and_returns_the_losses(balance, options, n_tasks):
     problem = Problem(n_tasks)
@@ -86,8 +90,7 @@ def test_a_fixed_weight_doubled_doubles_its_part_of_the_gradient():
     assert torch.equal(Problem(2).balancer({"t1": 2.0, "t0": 1.0}).weights, torch.tensor([1.0, 2.0]))
 
 
-@pytest.mark.parametrize("balance", NAMES)
-@pytest.mark.parametrize("options", [{}, {"grad_level": "parameters"}, {"flat": True}])
+@pytest.mark.parametrize(("balance", "options"), WAYS)
 def test_a_task_without_a_label_changes_nothing_for_the_others(balance, options):
     problem = Problem(3)
     problem.y[:, 1] = math.nan
@@ -241,7 +244,7 @@ def test_an_aggregator_with_a_state_is_copied_and_reset_and_gets_zeros_for_absen
     assert balancer._aggregate.shapes == [((3, 16 * 6), [True, False, True])]
 
 
-def test_boundaries_are_used_where_there_are_any_and_parameters_else():
+def test_boundaries_are_used_where_there_are_any_and_rows_have_all_tasks_and_parameters_else():
     seen = []
 
     def watch(rows):
@@ -250,10 +253,10 @@ def test_boundaries_are_used_where_there_are_any_and_parameters_else():
 
     problem = Problem(2)
     n_shared = sum(p.numel() for p in problem.network.trunk.parameters())
-    for options in ({}, {"grad_level": "representation"}, {"grad_level": "parameters"}, {"flat": True}):
+    for options in ({}, {"grad_level": "representation"}, AT_PARAMETERS, {"flat": True}, {"task_per_row": True}):
         problem.gradients(watch, **options)
     problem.network.shared = nn.Identity()
     problem.gradients(watch)
-    assert seen == [16 * 6, 16 * 6, n_shared, n_shared, n_shared, n_shared]
+    assert seen == [16 * 6, 16 * 6, *[n_shared] * 5]
     with pytest.raises(ValueError, match=r"marks no boundary.*use 'parameters' or 'auto'"):
         problem.balancer("mgda", grad_level="representation")

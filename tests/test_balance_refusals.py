@@ -62,7 +62,11 @@ def test_unknown_names_are_refused_with_the_list_of_names():
         ([1.0], {}, "2 weights.*got 1"),
         ("mgda", {"grad_level": "features"}, "grad_level must be one of"),
         ("mgda", {"grad_level": "representation", "flat": True}, "flat=True moves parameters"),
-        ("sum", {"normalize_gradients": True}, "needs a balance of gradients"),
+        ("sum", {"flat": True, "grad_level": "representation"}, "flat=True moves parameters"),
+        ("sum", {"normalize_gradients": True}, "normalize_gradients needs a balance of gradients"),
+        ([1.0, 2.0], {"normalize_gradients": True, "flat": True}, "normalize_gradients needs a balance of gradients"),
+        ("sum", {"grad_level": "parameters"}, "grad_level needs a balance of gradients such as 'pcgrad', got 'sum'"),
+        ("famo", {"grad_level": "representation"}, "grad_level needs a balance of gradients"),
         ("sum", {"flat": True, "rho": 0.0}, "rho must be"),
     ],
 )

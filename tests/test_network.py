@@ -145,6 +145,8 @@ def test_progress_is_shown(capsys, monkeypatch):
         ({"validation_fraction": 1.0}, "validation_fraction must be between 0 and 1"),
         ({"numeric_transform": "log"}, r"numeric_transform must be one of .*'quantile'.* got 'log'"),
         ({"precision": "fp8"}, "precision must be one of"),
+        ({"normalize_gradients": True}, "normalize_gradients needs a balance of gradients"),
+        ({"grad_level": "parameters"}, "grad_level needs a balance of gradients"),
         ({"dropout": 1.5}, "dropout"),
         ({"numeric_embedding": "fourier"}, "numeric_embedding"),
         ({"device": "toaster"}, "toaster"),
@@ -164,7 +166,7 @@ def test_both_ways_to_scale_numbers_are_there(cls):
     assert not same(answers(quantile, X), answers(tiny(cls, numeric_transform="standardize").fit(X, y), X))
     stretched = X.with_columns(pl.col("plain").exp())
     other = tiny(cls, numeric_transform="quantile").fit(stretched, y)
-    assert np.corrcoef(quantile.predict(X)["delay"], other.predict(stretched)["delay"])[0, 1] > 0.999
+    assert np.corrcoef(quantile.predict(X)["delay"], other.predict(stretched)["delay"])[0, 1] > 0.998
 
 
 @every_network

@@ -45,10 +45,23 @@ def test_parameters_that_need_pickle_are_named(value):
         to_json("colour", value)
 
 
-def test_a_callback_is_not_saved(tmp_path):
-    estimator, _, _ = fitted(SharedBottom, on_epoch=lambda record: None)
+@pytest.mark.parametrize(
+    ("name", "code", "default"),
+    [("on_epoch", lambda record: None, None), ("balance", lambda rows: rows.sum(dim=0), "sum")],
+)
+def test_code_that_only_training_runs_is_not_saved_and_a_loaded_model_has_the_default(tmp_path, name, code, default):
+    estimator, X, _ = fitted(SharedBottom, **{name: code})
     estimator.save(tmp_path / "model")
-    assert tabmtl.load(tmp_path / "model").on_epoch is None
+    loaded = tabmtl.load(tmp_path / "model")
+    assert getattr(loaded, name) == default
+    assert same(answers(estimator, X), answers(loaded, X))
+
+
+def test_code_elsewhere_is_named():
+    estimator, _, _ = fitted(SharedBottom)
+    estimator._fitted_params["monitor"] = print
+    with pytest.raises(TypeError, match=r"monitor=.*cannot be saved without pickle"):
+        estimator.save("nowhere")
 
 
 def test_lightgbm_estimators_are_saved_as_their_parameters(tmp_path):

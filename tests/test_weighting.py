@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from tabmtl.blocks import Boundary, Towers
+from tabmtl.experts import Experts
 from tabmtl.weighting import (
     Dwa,
     Famo,
@@ -193,6 +194,13 @@ def test_gradnorms_layer_is_the_last_shared_one_and_its_weights_keep_their_sum()
     assert gradnorm.weights.sum().item() == pytest.approx(2)
     with pytest.raises(ValueError, match="needs a layer that tasks share"):
         GradNorm(2, net[3])
+
+
+def test_gradnorms_layer_is_a_matrix_also_where_biases_and_norms_are_two_dimensional():
+    experts = Experts([2], 3, (8, 4), norm="layer")
+    net = nn.Sequential(experts, Boundary(), Towers(4, [1, 1], hidden=None))
+    assert experts.later[0].bias.ndim == experts.norms[1].weight.ndim == 2
+    assert GradNorm(2, net).reference is experts.later[0].weight
 
 
 def test_gradnorm_moves_weights_down_the_gradient_of_its_objective():
