@@ -23,7 +23,8 @@ class FunnelEstimator(NetworkEstimator):
         Names of binary tasks in the order of their steps, such as ``["click", "conversion"]``. Labels and
         probabilities of a step mean that it and all steps before it were taken, over all rows (all impressions, not
         only the clicked ones): where a step's label is 0, a missing label of a later step counts as 0, and so does a
-        1, with a warning that counts the rows. The second of a task's classes is the step taken.
+        1, with a warning that counts the rows; any other missing label is left out. The second of a task's classes is
+        the step taken.
     """
 
     task_chain: Sequence[str] | None = None

@@ -143,7 +143,9 @@ class FunnelLoss(MultiTaskLoss):
     ================  ====================================  ==============================================
 
     and, for any of them, ``calibrator`` times sum_{k>1} max(p_k - p_{k-1}, 0), counted where y_k is labelled. "chain"
-    with two steps is the loss of ESMM, "independent" with a calibrator that of AITM.
+    with two steps is the loss of ESMM, "independent" with a calibrator that of AITM. Where y_{k-1} is unlabelled,
+    "conditional" leaves out step k, even if y_k = 1 says that y_{k-1} is 1 too: with such ones, and without the zeros
+    of rows that came as far, the step would look too frequent.
 
     Parameters
     ----------
@@ -171,12 +173,10 @@ class FunnelLoss(MultiTaskLoss):
 
     def _rows(self, scores: Sequence[Tensor], y: Tensor, long: bool) -> Tensor:
         linked = self.link(scores)
+        rows = super()._rows(scores if self._space == "conditional" else linked, y, long)
         if self._space == "conditional":
-            rows = super()._rows(scores, y, long)
             reached = y[:, self._chain[:-1]] > 0
             rows[:, self._chain[1:]] = torch.where(reached, rows[:, self._chain[1:]], 0.0)
-        else:
-            rows = super()._rows(linked, y, long)
         if self._calibrator:
             p = torch.cat([linked[t] for t in self._chain], dim=1).float().sigmoid()
             rows[:, self._chain[1:]] += self._calibrator * (p[:, 1:] - p[:, :-1]).clamp_min(0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from itertools import pairwise
 
 import numpy as np
 
@@ -15,7 +14,8 @@ def settle_funnel(values: np.ndarray, tasks: Sequence[Task], chain: Sequence[int
     """Make the labels of a funnel mean «this step and all before it», over all rows.
 
     Where a step was not taken, all later ones are 0: a missing label is known after all, and a 1 (a conversion
-    without a click) contradicts the step before.
+    without a click) contradicts the step before. A missing label before a 1 stays missing, although it can only be 1:
+    labels that are known where they are 1, and else unknown, would make a step look too frequent.
 
     Parameters
     ----------
@@ -32,7 +32,8 @@ def settle_funnel(values: np.ndarray, tasks: Sequence[Task], chain: Sequence[int
     Warns
     -----
     TabmtlWarning
-        Where a step is labelled 1 after a 0; it names both tasks and counts the rows.
+        Where a step is labelled 1 after a 0; it names both tasks, of a row the first 0 and the first 1 after it, and
+        counts the rows.
 
     Examples
     --------
@@ -44,19 +45,21 @@ def settle_funnel(values: np.ndarray, tasks: Sequence[Task], chain: Sequence[int
     """
     if not chain:
         return values
-    values = values.copy()
-    for before, after in pairwise(chain):
-        not_taken = values[:, before] == 0
-        against = int((not_taken & (values[:, after] == 1)).sum())
-        if against:
-            first, second = tasks[before], tasks[after]
-            yes, no = (second.classes or (0, 1))[1], (first.classes or (0, 1))[0]
-            warnings.warn(
-                f"{against} of {len(values)} rows have {second.name}={yes!r} although {first.name}={no!r}; they count "
-                f"as not {second.name!r}, for task_chain says that it needs {first.name!r} before. If the order or the "
-                "classes are meant otherwise, change task_chain, or Task(classes=(no, yes))",
-                TabmtlWarning,
-                stacklevel=2,
-            )
-        values[not_taken, after] = 0
-    return values
+    steps = values[:, list(chain)]
+    ended = np.maximum.accumulate(steps == 0, axis=1)
+    against = ended & (steps == 1)
+    rows = against.any(axis=1)
+    pairs = np.column_stack([ended[rows].argmax(axis=1), against[rows].argmax(axis=1)])
+    for (before, after), count in zip(*np.unique(pairs, axis=0, return_counts=True), strict=True):
+        first, second = tasks[chain[before]], tasks[chain[after]]
+        yes, no = (second.classes or (0, 1))[1], (first.classes or (0, 1))[0]
+        warnings.warn(
+            f"{count} of {len(values)} rows have {second.name}={yes!r} although {first.name}={no!r}; they count "
+            f"as not {second.name!r}, for task_chain says that it needs {first.name!r} before. If the order or the "
+            "classes are meant otherwise, change task_chain, or Task(classes=(no, yes))",
+            TabmtlWarning,
+            stacklevel=2,
+        )
+    settled = values.copy()
+    settled[:, list(chain)] = np.where(ended, 0, steps)
+    return settled

@@ -68,9 +68,26 @@ def test_rows_against_the_order_are_counted_and_named_and_become_0():
 
 
 def test_a_1_two_steps_after_a_0_is_against_the_order_too():
-    with pytest.warns(TabmtlWarning, match=r"1 of 2 rows have buy=1 although cart=0"):
-        found = settle_funnel(np.array([[0, NAN, 1.0], [1, 1, 1]]), STEPS, (0, 1, 2))
-    assert found.tolist() == [[0, 0, 0], [1, 1, 1]]
+    values = np.array([[0, NAN, 1], [0, NAN, 1], [1, 1, 1], [1, 0, 1], [0, 1, 1], [0, 0, 1]])
+    with pytest.warns(TabmtlWarning) as caught:
+        found = settle_funnel(values, STEPS, (0, 1, 2))
+    said = [str(warning.message).partition(";")[0] for warning in caught]  # every row once, by its own 0
+    assert said == [
+        "1 of 6 rows have cart=1 although click=0",
+        "3 of 6 rows have buy=1 although click=0",
+        "1 of 6 rows have buy=1 although cart=0",
+    ]
+    assert found.tolist() == [[0, 0, 0], [0, 0, 0], [1, 1, 1], [1, 0, 0], [0, 0, 0], [0, 0, 0]]
+
+
+def test_a_missing_label_before_a_1_stays_missing_lest_a_step_look_too_frequent():
+    rng = np.random.default_rng(0)
+    click = rng.random(10_000) < 0.4
+    labels = np.column_stack([click, click & (rng.random(10_000) < 0.5)]).astype(float)
+    labels[rng.random(10_000) < 0.5, 0] = NAN
+    found = settled(labels, chain=(0, 1))
+    np.testing.assert_array_equal(found[:, 0], labels[:, 0])
+    assert np.nanmean(found[:, 0]) == pytest.approx(0.4, abs=0.02)  # 0.5 with every click that a 1 of buy implies
 
 
 def test_the_warning_speaks_of_the_classes_of_the_tasks():
