@@ -92,11 +92,6 @@ class MixtureEstimator(NetworkEstimator):
         Width of a head's hidden layer; 0 leaves one linear layer per task.
     dropout : float, default=0.3
         Share of hidden values dropped in training, in experts and heads.
-    expert_norm : {"batch", "layer", "none"}, default="batch"
-        Normalisation of every expert's outputs by itself, over the rows of a batch or over their width. Batch
-        normalisation predicts by running statistics, so a row's prediction does not depend on other rows.
-    activation : {"relu", "silu"}, default="relu"
-        Of the experts; "silu" is Swish.
 
     Attributes
     ----------
@@ -116,16 +111,10 @@ class MixtureEstimator(NetworkEstimator):
     numeric_embedding: NumericEmbedding | Literal["none"] = "piecewise"
     head_hidden: int = 64
     dropout: float = 0.3
-    expert_norm: Norm = "batch"
-    activation: Activation = "relu"
 
     def _vector(self, columns: Columns) -> FeatureVector:
         """A row as one vector, with the options of this estimator."""
         return FeatureVector(columns, self.d_embedding, numeric_embedding=self.numeric_embedding)
-
-    def _experts(self, counts: Sequence[int], d_in: int, hidden: Sequence[int]) -> Experts:
-        """Experts with the options of this estimator."""
-        return Experts(counts, d_in, hidden, norm=self.expert_norm, activation=self.activation, dropout=self.dropout)
 
     def _heads(self, d_in: int, tasks: Sequence[Task]) -> Towers:
         """Heads with the options of this estimator."""
@@ -134,8 +123,6 @@ class MixtureEstimator(NetworkEstimator):
     def _check_params(self) -> None:
         super()._check_params()
         check_count("d_embedding", self.d_embedding)
-        check_choice("expert_norm", self.expert_norm, ("batch", "layer", "none"))
-        check_choice("activation", self.activation, ("relu", "silu"))
         check_choice("numeric_embedding", self.numeric_embedding, ("none", "linear", "piecewise", "periodic"))
 
     def _inspect(self, network: nn.Module, batch: Batch) -> dict[str, Any]:
@@ -143,7 +130,8 @@ class MixtureEstimator(NetworkEstimator):
         rows = rows[: len(rows) // 8 * 8 or None]  # a slice is filled up to eight rows by repetition
         utilisation, experts = measure_experts(network, batch.rows(rows))
         if len(rows) >= _ROWS_TO_JUDGE:
-            _warn_of_collapse(experts)
+            cure = ", expert_norm='batch' with activation='silu'" if hasattr(self, "expert_norm") else ""
+            _warn_of_collapse(experts, f"a lower learning_rate{cure}, or fewer experts")
         return _usage(utilisation, experts)
 
     def _state(self) -> Saved:
@@ -155,6 +143,32 @@ class MixtureEstimator(NetworkEstimator):
         facts = saved.facts
         frames = (pl.DataFrame(facts["expert_utilisation_"]), pl.DataFrame(facts["experts_"]))
         return super()._fitted_from(coder, saved) | _usage(*frames)
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class ExpertEstimator(MixtureEstimator):
+    """Base of the mixtures whose experts are MLPs.
+
+    Parameters
+    ----------
+    expert_norm : {"batch", "layer", "none"}, default="batch"
+        Normalisation of every expert's outputs by itself, over the rows of a batch or over their width. Batch
+        normalisation predicts by running statistics, so a row's prediction does not depend on other rows.
+    activation : {"relu", "silu"}, default="relu"
+        Of the experts; "silu" is Swish.
+    """
+
+    expert_norm: Norm = "batch"
+    activation: Activation = "relu"
+
+    def _check_params(self) -> None:
+        super()._check_params()
+        check_choice("expert_norm", self.expert_norm, ("batch", "layer", "none"))
+        check_choice("activation", self.activation, ("relu", "silu"))
+
+    def _experts(self, counts: Sequence[int], d_in: int, hidden: Sequence[int]) -> Experts:
+        """Experts with the options of this estimator."""
+        return Experts(counts, d_in, hidden, norm=self.expert_norm, activation=self.activation, dropout=self.dropout)
 
 
 def _usage(utilisation: pl.DataFrame, experts: pl.DataFrame) -> dict[str, Any]:
@@ -227,14 +241,13 @@ def measure_experts(network: nn.Module, batch: Batch) -> tuple[pl.DataFrame, pl.
     return pl.DataFrame(used), pl.DataFrame(states)
 
 
-def _warn_of_collapse(experts: pl.DataFrame) -> None:
+def _warn_of_collapse(experts: pl.DataFrame, cure: str) -> None:
     collapsed = experts.filter((pl.col("zero_rate") > _COLLAPSED_ZEROS) | (pl.col("std") < 1e-6))
     if len(collapsed):
         names = [f"{name!r} (level {level})" for level, name in collapsed.select("level", "expert").iter_rows()]
         warnings.warn(
             f"{len(names)} of {len(experts)} experts have collapsed: more than 90 % of their outputs are 0, or none "
-            f"varies: {', '.join(names[:5])}{' ...' * (len(names) > 5)}; try expert_norm='batch' with "
-            "activation='silu', a lower learning_rate, or fewer experts; see experts_",
+            f"varies: {', '.join(names[:5])}{' ...' * (len(names) > 5)}; try {cure}; see experts_",
             TabmtlWarning,
             stacklevel=2,
         )

@@ -15,7 +15,7 @@ import tabmtl.models
 from tabmtl.base import MultiTaskEstimator
 from tabmtl.boosted import BoostedEstimator
 from tabmtl.funnel import FunnelEstimator, TowerEstimator
-from tabmtl.mixture import MixtureEstimator
+from tabmtl.mixture import ExpertEstimator, MixtureEstimator
 from tabmtl.network import NetworkEstimator
 
 #: Given to an estimator where it has the parameter: small and quick, with dropout and early stopping still on. On the
@@ -67,6 +67,7 @@ BASES = {
     FunnelEstimator,
     TowerEstimator,
     MixtureEstimator,
+    ExpertEstimator,
 }
 #: All estimators: the exported ones, the classes in tabmtl.models, and whatever else is derived from the base.
 ESTIMATORS = sorted(set(_listed()) - BASES, key=lambda cls: cls.__name__)

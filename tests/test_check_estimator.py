@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from conformance import ESTIMATORS, tiny
+from conformance import FREE, tiny
 from sklearn.base import BaseEstimator
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
@@ -50,14 +50,18 @@ def expected_failures(estimator: BaseEstimator) -> dict[str, str]:
     }
 
 
-#: The faces that every run checks: all of MultiTabNet, and one of each other model.
-QUICK = [cls for cls in ESTIMATORS if cls.__name__.startswith("MultiTabNet") or cls._target_kind == "classification"]
-OTHERS = [cls for cls in ESTIMATORS if cls not in QUICK]
+#: The faces that every run checks: all of MultiTabNet, and one of each other model. The checks have no targets for
+#: models of funnels.
+QUICK = [cls for cls in FREE if cls.__name__.startswith("MultiTabNet") or cls._target_kind == "classification"]
+OTHERS = [cls for cls in FREE if cls not in QUICK]
 
 checks_of = partial(parametrize_with_checks, expected_failed_checks=expected_failures, xfail_strict=True)
 
 # the labels of the checks are whole numbers, of which a mixed estimator says that it had to guess their kind
-pytestmark = pytest.mark.filterwarnings("ignore:task .* whole numbers:tabmtl.schema.TabmtlWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:task .* whole numbers:tabmtl.schema.TabmtlWarning"),
+    pytest.mark.filterwarnings("ignore:.* experts have collapsed:tabmtl.schema.TabmtlWarning"),  # at this learning rate
+]
 
 
 @checks_of([tiny(cls, **ENOUGH) for cls in QUICK])
@@ -71,6 +75,6 @@ def test_scikit_learn_checks_of_the_other_faces(estimator, check):
     check(estimator)
 
 
-@pytest.mark.parametrize("cls", ESTIMATORS, ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("cls", FREE, ids=lambda cls: cls.__name__)
 def test_at_most_three_checks_are_expected_to_fail(cls):
     assert len(expected_failures(tiny(cls))) <= 3

@@ -212,6 +212,7 @@ def test_one_label_a_row_is_weighed_by_the_gates_of_all_tasks(cls):
     assert model.transform(X).shape == (len(X), model.weights_["heads.hidden.weight"].shape[1])
 
 
+@pytest.mark.filterwarnings("ignore:.* experts have collapsed:tabmtl.schema.TabmtlWarning")
 @every_mixture
 def test_a_single_task_is_a_mixture_too(cls):
     X, y = long_table()

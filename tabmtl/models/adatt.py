@@ -16,7 +16,7 @@ from tabmtl.base import ClassifierFace, RegressorFace
 from tabmtl.blocks import Boundary
 from tabmtl.checks import check_count, check_widths
 from tabmtl.experts import Gates, mix
-from tabmtl.mixture import MixtureEstimator, TaskNetwork
+from tabmtl.mixture import ExpertEstimator, TaskNetwork
 from tabmtl.schema import Columns, Task
 
 
@@ -98,7 +98,7 @@ class AdaTTNetwork(TaskNetwork):
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class AdaTT(MixtureEstimator):
+class AdaTT(ExpertEstimator):
     """AdaTT: adaptive task-to-task fusion; without shared experts AdaTT-sp.
 
     At every level each task t has experts that read its x_t (at the first level the row's vector), and its fusion
@@ -118,7 +118,7 @@ class AdaTT(MixtureEstimator):
     expert_hidden : sequence of int, default=(128, 64)
         Width of an expert of each level: as many levels as there are widths. An expert is one layer.
     **options
-        The fields of :class:`tabmtl.mixture.MixtureEstimator` (experts),
+        The fields of :class:`tabmtl.mixture.ExpertEstimator` (experts),
         :class:`tabmtl.network.NetworkEstimator` (training) and :class:`tabmtl.base.MultiTaskEstimator` (tasks and
         columns).
 

@@ -17,7 +17,7 @@ from tabmtl.base import ClassifierFace, RegressorFace
 from tabmtl.blocks import Boundary, StackedLinear
 from tabmtl.checks import check_at_least, check_choice, check_count
 from tabmtl.embeddings import FeatureTokenizer, NumericEmbedding
-from tabmtl.experts import Norm, mix
+from tabmtl.experts import mix
 from tabmtl.funnel import FunnelEstimator
 from tabmtl.losses import FunnelLoss, MultiTaskLoss, Space
 from tabmtl.mixture import MixtureEstimator, TaskNetwork
@@ -213,9 +213,9 @@ class APEM(FunnelEstimator, MixtureEstimator):
         How a number becomes a token.
     **options
         The fields of :class:`tabmtl.funnel.FunnelEstimator` (labels of a funnel),
-        :class:`tabmtl.mixture.MixtureEstimator` (a pattern counts as an expert; ``expert_norm`` and ``activation`` play
-        no part), :class:`tabmtl.network.NetworkEstimator` (training) and :class:`tabmtl.base.MultiTaskEstimator`
-        (tasks and columns).
+        :class:`tabmtl.mixture.MixtureEstimator` (a pattern counts as an expert),
+        :class:`tabmtl.network.NetworkEstimator` (training) and :class:`tabmtl.base.MultiTaskEstimator` (tasks and
+        columns).
 
     Notes
     -----
@@ -250,7 +250,6 @@ class APEM(FunnelEstimator, MixtureEstimator):
     chain_loss: Space = "chain"
     calibrator: float = 0.0
     numeric_embedding: NumericEmbedding = "piecewise"
-    expert_norm: Norm = "none"
 
     def _check_params(self) -> None:
         super()._check_params()

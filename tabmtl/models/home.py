@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from tabmtl.base import ClassifierFace, RegressorFace
 from tabmtl.blocks import Boundary, StackedLinear
 from tabmtl.checks import check_choice, check_count, check_widths
-from tabmtl.experts import Activation, Gates, mix, softmax_last
-from tabmtl.mixture import MixtureEstimator, TaskNetwork
+from tabmtl.experts import Activation, Gates, gate_softmax, mix
+from tabmtl.mixture import ExpertEstimator, TaskNetwork
 from tabmtl.schema import Columns, Task
 
 
@@ -58,7 +58,7 @@ class SelfGates(Gates):
         """Weigh the experts (B, G, E) for inputs (B, D)."""
         logits = self._logits(x)
         alone = torch.tensor([n == 1 for n in self.n_seen], device=logits.device)
-        return torch.where(alone[:, None], logits.sigmoid(), softmax_last(logits))
+        return torch.where(alone[:, None], logits.sigmoid(), gate_softmax(logits, training=self.training))
 
 
 class HoMELevel(nn.Module):
@@ -191,7 +191,7 @@ def _is_list_of_names(members: object) -> bool:
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class HoME(MixtureEstimator):
+class HoME(ExpertEstimator):
     """HoME: hierarchy of multi-gate experts.
 
     Experts are normalised, E(x) = SiLU(BatchNorm(W x + b)), so that gates weigh outputs of one scale (against the
@@ -231,7 +231,7 @@ class HoME(MixtureEstimator):
     expert_norm : {"batch", "layer", "none"}, default="batch"
     activation : {"relu", "silu"}, default="silu"
     **options
-        The fields of :class:`tabmtl.mixture.MixtureEstimator` (experts),
+        The fields of :class:`tabmtl.mixture.ExpertEstimator` (experts),
         :class:`tabmtl.network.NetworkEstimator` (training) and :class:`tabmtl.base.MultiTaskEstimator` (tasks and
         columns).
 

@@ -14,7 +14,7 @@ from tabmtl.base import ClassifierFace, RegressorFace
 from tabmtl.blocks import Boundary
 from tabmtl.checks import check_count, check_widths
 from tabmtl.experts import Gates, mix
-from tabmtl.mixture import MixtureEstimator, TaskNetwork
+from tabmtl.mixture import ExpertEstimator, TaskNetwork
 from tabmtl.schema import Columns, Task
 
 
@@ -46,7 +46,7 @@ class MMoENetwork(TaskNetwork):
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class MMoE(MixtureEstimator):
+class MMoE(ExpertEstimator):
     """MMoE: multi-gate mixture of experts.
 
     All tasks share E experts e_i, small MLPs that read the row's vector x. The gate of a task weighs them for every
@@ -61,7 +61,7 @@ class MMoE(MixtureEstimator):
     expert_hidden : sequence of int, default=(128, 64)
         Widths of an expert's layers.
     **options
-        The fields of :class:`tabmtl.mixture.MixtureEstimator` (experts),
+        The fields of :class:`tabmtl.mixture.ExpertEstimator` (experts),
         :class:`tabmtl.network.NetworkEstimator` (training) and :class:`tabmtl.base.MultiTaskEstimator` (tasks and
         columns).
 

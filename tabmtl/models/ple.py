@@ -15,7 +15,7 @@ from tabmtl.base import ClassifierFace, RegressorFace
 from tabmtl.blocks import Boundary
 from tabmtl.checks import check_count, check_widths
 from tabmtl.experts import Gates, mix
-from tabmtl.mixture import MixtureEstimator, TaskNetwork
+from tabmtl.mixture import ExpertEstimator, TaskNetwork
 from tabmtl.schema import Columns, Task
 
 
@@ -88,7 +88,7 @@ class PLENetwork(TaskNetwork):
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class PLE(MixtureEstimator):
+class PLE(ExpertEstimator):
     """PLE: progressive layered extraction; with one level, CGC (customised gate control).
 
     Every level has experts S that all tasks share and experts O_t of every task. With x_t and x_s the outputs of the
@@ -108,7 +108,7 @@ class PLE(MixtureEstimator):
     expert_hidden : sequence of int, default=(128, 64)
         Widths of an expert's layers, at every level.
     **options
-        The fields of :class:`tabmtl.mixture.MixtureEstimator` (experts),
+        The fields of :class:`tabmtl.mixture.ExpertEstimator` (experts),
         :class:`tabmtl.network.NetworkEstimator` (training) and :class:`tabmtl.base.MultiTaskEstimator` (tasks and
         columns).
 

@@ -17,7 +17,7 @@ from tabmtl.blocks import Boundary, TaskLinear
 from tabmtl.checks import check_count, check_widths
 from tabmtl.embeddings import EMBEDDING_STD, FeatureTokenizer, NumericEmbedding
 from tabmtl.experts import Gates, mix
-from tabmtl.mixture import MixtureEstimator, TaskNetwork
+from tabmtl.mixture import ExpertEstimator, TaskNetwork
 from tabmtl.schema import Columns, Task
 
 
@@ -64,7 +64,7 @@ class STEMNetwork(TaskNetwork):
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class STEM(MixtureEstimator):
+class STEM(ExpertEstimator):
     """STEM: shared and task-specific embeddings.
 
     Every column has T + 1 embeddings, a shared one and one for each task, so that tasks that disagree about a user or
@@ -88,7 +88,7 @@ class STEM(MixtureEstimator):
         Width of each of the T + 1 embeddings of a column.
     numeric_embedding : {"linear", "piecewise", "periodic"}, default="piecewise"
     **options
-        The fields of :class:`tabmtl.mixture.MixtureEstimator` (experts),
+        The fields of :class:`tabmtl.mixture.ExpertEstimator` (experts),
         :class:`tabmtl.network.NetworkEstimator` (training) and :class:`tabmtl.base.MultiTaskEstimator` (tasks and
         columns).
 

@@ -171,7 +171,7 @@ def test_a_row_is_scored_alone_as_among_others():
 @pytest.mark.parametrize("d_embedding", [4, 6])
 def test_parameters_are_those_of_the_layers(d_embedding):
     d, m, n, p, h, squeezed = d_embedding, 5, 3, 4, 5, 3
-    model = network(d_embedding=d)
+    model = network(d_embedding=d, numeric_embedding="linear")
     attention = n * p * d + 2 * n * (4 * d * d + d * d + d + 4 * d)
     patterns = n * ((m + 1) * squeezed + (squeezed + 1) * m + (m * d + 1) * h)
     heads = 4 * (h + 1) * 4 + (4 + 1) * (1 + 3 + 1 + 1)
