@@ -82,22 +82,17 @@ class MLP(nn.Sequential):
 class Boundary(nn.Module):
     """Where parameters that tasks share end: a tensor passes through as it is.
 
-    Gradient balancing (:mod:`tabmtl.balance`) sets ``cut``. Then what comes out is a leaf, `leaf`, on which every
-    task's gradient is taken, and `below` is what came in, from which the balanced gradient goes on.
+    Gradient balancing (:mod:`tabmtl.balance`) sets ``cut``. Then what comes out is a leaf, on which every task's
+    gradient is taken, and from what came in the balanced gradient goes on.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.cut = False
-        self.below: Tensor | None = None
-        self.leaf: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x, or a leaf with its values where the graph is cut."""
-        if not self.cut:
-            return x
-        self.below, self.leaf = x, x.detach().requires_grad_()
-        return self.leaf
+        return x.detach().requires_grad_() if self.cut else x
 
 
 class StackedLinear(nn.Module):

@@ -159,7 +159,7 @@ def cut_at(boundaries: Sequence[Boundary]) -> Iterator[list[Cut]]:
     finally:
         for boundary, hook in zip(boundaries, hooks, strict=True):
             hook.remove()
-            boundary.cut, boundary.below, boundary.leaf = False, None, None
+            boundary.cut = False
 
 
 def balanced_backward(

@@ -165,7 +165,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MultiT
         return MultiTaskLoss(tasks)
 
     def _inspect(self, network: torch.nn.Module, batch: Batch) -> dict[str, Any]:
-        """More fitted attributes, from the trained network and (tensors of) its training rows."""
+        """More fitted attributes, from the trained network and (tensors of) the features of its training rows."""
         return {}
 
     def _fit(self, X: Any, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int) -> dict[str, Any]:
@@ -191,7 +191,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MultiT
             with threads(self.n_jobs, network):
                 history, best = self._train(network, coder, batch, valid, device)
                 _, width = represent_rows(network, _tensors(batch.rows(np.arange(1)), coder, device), "float32").shape
-                inspected = self._inspect(network, _on_device(batch, device))
+                inspected = self._inspect(network, _on_device(replace(batch, y=None, weight=None), device))
         return inspected | {
             "history_": _history(history[0], history),
             "best_iteration_": best + 1,

@@ -22,12 +22,12 @@ class Optimizer:
 
         G_r <- G_r + mean(g_r²),    w_r <- w_r - 25 lr g_r / (sqrt(G_r) + 1e-8),
 
-    with one number of state a row and no weight decay. Its rate is a multiple of AdamW's, since AdamW moves a rare row
+    with one number G_r a row and no weight decay. Its rate is a multiple of AdamW's, since AdamW moves a rare row
     on for many steps after its gradient, in all about 30 times as far as the first of them.
 
     The average of all weights, a <- d a + (1 - d) w with d = min(``average_decay``, (1 + t) / (10 + t)) after step t,
-    is exact for tables too: a row whose weight has stood still is caught up when it is touched next, or read. Running
-    statistics of normalisations are averaged alike.
+    is exact for tables too: a row whose weight has stood still is caught up when it is touched next, or read; a second
+    number a row says how far it has come. Running statistics of normalisations are averaged alike.
 
     Parameters
     ----------

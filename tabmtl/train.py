@@ -144,6 +144,7 @@ class _Loop:
         self.network, self.loss, self.options = network, loss, options
         self.balancer, self.evaluate = balancer, evaluate
         self.tasks = loss.tasks
+        self._task_weight = loss.task_weight.to(next(network.parameters()).device)
         self._micro: int | None = None
         self.optimizer = Optimizer(
             network,
@@ -189,7 +190,7 @@ class _Loop:
             losses = self.loss(scores, batch.y, batch.weight, batch.task)
             totals.append(losses.detach())
             parts.append([score.detach() for score in scores])
-            return losses * self.loss.task_weight.to(losses.device) / nominal
+            return losses * self._task_weight / nominal
 
         if self.balancer is not None:
             batch = data.rows(index)

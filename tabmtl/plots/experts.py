@@ -52,7 +52,7 @@ class ExpertUsageDisplay(Display):
     >>> model = PLE(n_shared_experts=1, n_task_experts=1, epochs=1, random_state=0).fit(X, X[:, :2])
     >>> display = ExpertUsageDisplay.from_estimator(model, level=2)
     >>> [label.get_text() for label in display.ax_.get_xticklabels()]
-    ['shared 0', 'y0 0', 'y1 0']
+    ['(shared) 0', 'y0 0', 'y1 0']
     >>> display.images_[2].get_array().mask.tolist()
     [[False, False, True], [False, True, False]]
     """

@@ -56,14 +56,14 @@ def test_every_level_has_a_panel_with_the_weights_of_the_estimator(mixture) -> N
 
 def test_tasks_come_before_other_gates(mixture) -> None:
     display = ExpertUsageDisplay.from_estimator(mixture)
-    assert mixture.expert_utilisation_["gate"][0] == "shared"
-    assert gates(display, 1) == ["late", "delay", "shared"]
+    assert mixture.expert_utilisation_["gate"][0] == "(shared)"
+    assert gates(display, 1) == ["late", "delay", "(shared)"]
     assert gates(display, 2) == ["late", "delay"]
 
 
 def test_an_expert_that_a_gate_may_not_see_is_no_zero(mixture) -> None:
     display = ExpertUsageDisplay.from_estimator(mixture, level=2, im_kw={"interpolation": "nearest"})
-    assert x_labels(display, 2) == ["shared 0", "shared 1", "late 0", "delay 0"]
+    assert x_labels(display, 2) == ["(shared) 0", "(shared) 1", "late 0", "delay 0"]
     hidden = [[False, False, False, True], [False, False, True, False]]
     np.testing.assert_array_equal(display.images_[2].get_array().mask, hidden)
     image = display.images_[2]
