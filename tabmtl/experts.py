@@ -20,24 +20,29 @@ Activation = Literal["relu", "silu"]
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """Batch normalisation of (B, C) whose running statistics are good after few steps, and that takes single rows.
+    """Batch normalisation of (B, C) that takes its running statistics where a batch has one row.
 
-    The running statistics are the mean over the first ten batches, and then follow with momentum 0.1: a network that is
-    trained for a handful of steps predicts by what it saw. One row alone is normalised by them in training too.
+    The running statistics are the mean over the first ten batches, and then follow with momentum 0.1. What predicts are
+    the statistics that training settles after every epoch, see `tabmtl.train.settle_statistics`.
     """
+
+    _batches = 0
+
+    def reset_running_stats(self) -> None:
+        """Forget all batches."""
+        super().reset_running_stats()
+        self._batches = 0
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise every channel over the rows."""
         if not self.training or len(x) == 1:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-        momentum = self.momentum or 0.0  # 0 where balancing looks twice at a batch
-        if momentum:
+        momentum = 0.0
+        if self.momentum != 0:  # it is 0 where balancing looks twice at a batch, and None is the mean of all batches
             self._batches += 1
-            momentum = max(momentum, 1 / self._batches)
+            momentum = max(self.momentum or 0.0, 1 / self._batches)
         statistics = (self.running_mean, self.running_var)
         return F.batch_norm(x, *statistics, self.weight, self.bias, training=True, momentum=momentum, eps=self.eps)
-
-    _batches = 0
 
 
 class _LayerNorm(nn.Module):

@@ -27,7 +27,7 @@ class Optimizer:
 
     The average of all weights, a <- d a + (1 - d) w with d = min(``average_decay``, (1 + t) / (10 + t)) after step t,
     is exact for tables too: a row whose weight has stood still is caught up when it is touched next, or read; a second
-    number a row says how far it has come. Running statistics of normalisations are averaged alike.
+    number a row says how far it has come.
 
     Parameters
     ----------
@@ -41,10 +41,7 @@ class Optimizer:
         dense = [p for p in network.parameters() if p.requires_grad and not any(p is table for table in sparse)]
         self._tables = [_Table(table) for table in sparse]
         self._adam = torch.optim.AdamW(dense, lr=learning_rate, weight_decay=weight_decay, fused=True)
-        statistics = [
-            buffer for name, buffer in network.named_buffers() if name.endswith(("running_mean", "running_var"))
-        ]
-        self._weights = [*(p.detach() for p in dense), *statistics]
+        self._weights = [p.detach() for p in dense]
         self._average = [weight.clone() for weight in self._weights]
         self._average_decay = average_decay
         self._steps, self._log_decay = 0, 0.0

@@ -7,7 +7,6 @@ from torch import nn
 from tabmtl import MMoE, SharedBottom, load
 from tabmtl import embeddings as blocks
 from tabmtl.embeddings import CategoricalEmbedding
-from tabmtl.experts import BatchNorm
 from tabmtl.optimizer import Optimizer
 from tabmtl.schema import Columns
 from tabmtl.synth import make_funnel
@@ -96,22 +95,6 @@ def test_a_step_without_gradient_leaves_a_table_alone():
     network.layer(torch.ones(1, 3)).sum().backward()
     optimizer.step(0.01)
     assert torch.equal(network.table.weight.detach(), tables[-1])
-
-
-def test_running_statistics_are_averaged_like_weights():
-    torch.manual_seed(0)
-    network = nn.Sequential(nn.Linear(2, 4), BatchNorm(4))
-    optimizer = Optimizer(network, learning_rate=0.1, weight_decay=0.0, average_decay=0.9)
-    average = network[1].running_mean.clone()
-    for t in range(1, 4):
-        network(torch.randn(8, 2)).square().sum().backward()
-        optimizer.step(0.1)
-        d = min(0.9, (1 + t) / (10 + t))
-        average = d * average + (1 - d) * network[1].running_mean
-    own = network[1].running_mean.clone()
-    with optimizer.averaged():
-        torch.testing.assert_close(network[1].running_mean, average)
-    assert torch.equal(network[1].running_mean, own)
 
 
 def test_an_error_while_the_average_is_read_gives_the_weights_back():

@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from tabmtl.experts import BatchNorm
 from tabmtl.losses import MultiTaskLoss
 from tabmtl.predict import predict_scores, represent_rows
 from tabmtl.schema import Batch, Task
-from tabmtl.train import TrainOptions, _Loop, _schedule, train
+from tabmtl.train import TrainOptions, _Loop, _schedule, settle_statistics, train
 
 TASKS = [
     Task(name="delay", kind="regression", metric="r2"),
@@ -288,3 +289,44 @@ def test_the_kept_weights_are_the_moving_average_of_the_steps(decay):
     assert len(steps) == 4
     for name, value in network.state_dict().items():
         torch.testing.assert_close(value, average[name], rtol=1e-5, atol=1e-6)
+
+
+class Normalised(Linear):
+    """Dropout, batch normalisation, and the linear layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5), BatchNorm(3))
+
+    def forward(self, x_num, x_cat, task=None):
+        return super().forward(self.first(x_num), x_cat, task)
+
+
+def test_running_statistics_are_those_of_the_kept_weights_without_dropout():
+    torch.manual_seed(0)
+    model, data = Normalised(), table(100)
+    train(model, LOSS, data, None, options(epochs=2, average_decay=0.9, patience=None), evaluate=evaluate)
+    values = model.first[0](data.x_num).detach()
+    norm = model.first[2]
+    torch.testing.assert_close(norm.running_mean, values.mean(dim=0), rtol=1e-4, atol=1e-5)
+    within = torch.stack([values[start::10].var(dim=0) for start in range(10)]).mean(dim=0)
+    torch.testing.assert_close(norm.running_var, within, rtol=1e-4, atol=1e-5)
+    assert norm.momentum == 0.1
+
+
+def test_settling_takes_rows_from_all_over_a_large_table():
+    torch.manual_seed(0)
+    model = Normalised()
+    x = torch.arange(50_000.0)[:, None].expand(-1, 3) / 50_000
+    settle_statistics(model, Batch(x_num=x, x_cat=torch.zeros(50_000, 0, dtype=torch.int32)))
+    assert sum(len(rows) for rows in model.seen) == 10_240
+    expected = model.first[0](x).detach().mean(dim=0)
+    torch.testing.assert_close(model.first[2].running_mean, expected, rtol=1e-3, atol=1e-3)
+    assert not model.training
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 19])
+def test_few_rows_settle_statistics_that_are_finite(n):
+    model = Normalised()
+    settle_statistics(model, table(n))
+    assert all(value.isfinite().all() for value in model.state_dict().values())
