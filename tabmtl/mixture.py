@@ -39,9 +39,12 @@ class TaskNetwork(nn.Module):
     levels : list of (Module, list of Module)
         Of a mixture of experts. Per level its experts, which give (B, E, H), and its gates, which give weights
         (B, G, E) and have ``gate_names`` and ``expert_names``.
+    gates_decide : bool
+        Whether experts reach tasks through these gates alone, so that without weight an expert is dead.
     """
 
     batch_dependent = False
+    gates_decide = True
     heads: Towers
     levels: Sequence[tuple[nn.Module, Sequence[nn.Module]]]
 
@@ -96,13 +99,15 @@ class MixtureEstimator(NetworkEstimator):
     Attributes
     ----------
     expert_utilisation_ : polars DataFrame
-        Mean gate weight of every expert, over up to 10 000 training rows: columns ``level`` (1 is nearest to the
-        input), ``gate`` (a task, or in brackets what several tasks share), ``expert`` and ``weight``. The weights of a
-        gate sum to 1 (but for HoME's gate over a single own expert); experts that a gate may not see have no row.
+        Mean gate weight of every expert, over up to 10 000 training rows of all tasks: columns ``level`` (1 is nearest
+        to the input), ``gate`` (a task, or in brackets what several tasks share), ``expert`` and ``weight``. The
+        weights of a gate sum to 1 (but for HoME's gate over a single own expert); experts that a gate may not see have
+        no row.
     experts_ : polars DataFrame
         State of every expert on the same rows: ``level``, ``expert``, ``zero_rate`` (share of its outputs that are
         0), ``std`` (standard deviation of an output over rows, mean over outputs), ``top_weight`` (the largest mean
-        weight that a gate gives it), and ``dead``: more than 90 % zeros, no variation, or a top weight below 1 %.
+        weight that a gate gives it), and ``dead``: more than 90 % zeros, no variation, or a top weight below 1 %
+        (but for `AdaTT`, whose tasks use their own experts without a gate too).
     dead_expert_rate_ : float
         Share of the experts that are dead.
     """
@@ -203,7 +208,7 @@ def measure_experts(network: nn.Module, batch: Batch) -> tuple[pl.DataFrame, pl.
     Parameters
     ----------
     network : torch.nn.Module
-        With the ``levels`` of :class:`TaskNetwork`.
+        With ``levels`` and ``gates_decide`` of :class:`TaskNetwork`.
     batch : Batch
         Tensors.
 
@@ -235,7 +240,8 @@ def measure_experts(network: nn.Module, batch: Batch) -> tuple[pl.DataFrame, pl.
                 names = {"level": level, "gate": gate.gate_names[g], "expert": gate.expert_names[e]}
                 used.append(names | {"weight": float(weight[g, e])})
         for e, name in enumerate(gates[0].expert_names):
-            dead = bool(zeros[e] > _COLLAPSED_ZEROS or std[e] < 1e-6 or top[e] < _UNUSED_WEIGHT)
+            unused = network.gates_decide and top[e] < _UNUSED_WEIGHT
+            dead = bool(zeros[e] > _COLLAPSED_ZEROS or std[e] < 1e-6 or unused)
             facts = {"zero_rate": float(zeros[e]), "std": float(std[e]), "top_weight": float(top[e]), "dead": dead}
             states.append({"level": level, "expert": name} | facts)
     return pl.DataFrame(used), pl.DataFrame(states)

@@ -115,6 +115,16 @@ def test_an_expert_that_a_gate_sees_has_a_row_even_at_weight_zero():
     assert used.filter(expert="expert 3")["weight"].to_list() == [0.0, 0.0]
 
 
+def test_an_expert_that_a_fixed_weight_uses_is_alive_whatever_the_gates_say():
+    net = network(AdaTT(n_task_experts=1, expert_hidden=(5,), expert_norm="none", numeric_embedding="none"))
+    with torch.no_grad():
+        net.stack[0].gates.linear.weight.zero_()
+        net.stack[0].gates.linear.bias.copy_(torch.tensor([9.0, 0.0, 9.0, 0.0]))
+    _, states = measure_experts(net, batch())
+    assert states["top_weight"][1] < 0.01
+    assert states["dead"].to_list() == [False, False]
+
+
 def test_few_rows_warn_of_nothing():
     estimator = options()
     net = network(estimator)

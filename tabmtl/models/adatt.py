@@ -72,6 +72,8 @@ class AdaTTNetwork(TaskNetwork):
         The hyper-parameters.
     """
 
+    gates_decide = False  # an expert that no gate uses still has its fixed weight
+
     def __init__(self, columns: Columns, tasks: Sequence[Task], options: AdaTT) -> None:
         super().__init__()
         names, self.vector = [task.name for task in tasks], options._vector(columns)
