@@ -89,6 +89,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("importlib.metadata").version("tabmtl")
     if name not in _HOME_OF:
         raise AttributeError(f"module 'tabmtl' has no attribute {name!r}")
     return getattr(import_module(f"tabmtl.{_HOME_OF[name]}"), name)

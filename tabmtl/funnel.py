@@ -9,8 +9,12 @@ from typing import Literal
 from tabmtl.blocks import Towers
 from tabmtl.checks import check_choice, check_count, check_widths
 from tabmtl.embeddings import FeatureVector, NumericEmbedding
+from tabmtl.encode.kinds import declared_tasks
 from tabmtl.network import NetworkEstimator
 from tabmtl.schema import Columns, Task
+
+#: Classes of text whose sorted order is beyond doubt.
+_NO_YES = {("no", "yes"), ("n", "y"), ("false", "true"), ("f", "t"), ("0", "1")}
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -24,7 +28,7 @@ class FunnelEstimator(NetworkEstimator):
         probabilities of a step mean that it and all steps before it were taken, over all rows (all impressions, not
         only the clicked ones): where a step's label is 0, a missing label of a later step counts as 0, and so does a
         1, with a warning that counts the rows; any other missing label is left out. The second of a task's classes is
-        the step taken.
+        the step taken; classes that are text, other than no and yes or false and true, are to be declared in ``tasks``.
     """
 
     task_chain: Sequence[str] | None = None
@@ -49,7 +53,23 @@ class FunnelEstimator(NetworkEstimator):
             raise ValueError(f"the steps of task_chain must be binary tasks, got {others}; leave them out of the chain")
         if self.task_column is not None:
             raise ValueError("task_chain needs all labels of a row in one row of y; leave out task_column")
+        self._check_order_of_text([tasks[index[name]] for name in chain], tasks)
         return tuple(index[name] for name in chain)
+
+    def _check_order_of_text(self, steps: Sequence[Task], tasks: Sequence[Task]) -> None:
+        """Refuse text classes that nobody ordered: sorting is right for "no" and "yes", and a guess for other words."""
+        declared = declared_tasks(self.tasks, [task.name for task in tasks])
+        for step in steps:
+            classes = step.classes or ()
+            said = declared.get(step.name)
+            if (said is not None and said.classes) or not all(isinstance(name, str) for name in classes):
+                continue
+            if tuple(str(name).lower() for name in classes) not in _NO_YES:
+                raise ValueError(
+                    f"task_chain cannot tell which of {list(classes)} means that the step {step.name!r} was taken; "
+                    f"declare it: tasks={{{step.name!r}: Task(name={step.name!r}, kind='binary', classes=(<not taken>, "
+                    "<taken>))}"
+                )
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

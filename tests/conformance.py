@@ -17,6 +17,7 @@ from tabmtl.boosted import BoostedEstimator
 from tabmtl.funnel import FunnelEstimator, TowerEstimator
 from tabmtl.mixture import ExpertEstimator, MixtureEstimator
 from tabmtl.network import NetworkEstimator
+from tabmtl.schema import Task
 
 #: Given to an estimator where it has the parameter: small and quick, with dropout and early stopping still on. On the
 #: CPU, where the bits of two runs can be compared.
@@ -82,7 +83,11 @@ NETWORKS = [cls for cls in MIXED if issubclass(cls, NetworkEstimator)]
 
 def tiny(cls: type[MultiTaskEstimator], **params: Any) -> Any:
     """An estimator in its tiny form; parameters it does not have are left out."""
-    chain = {"task_chain": ("late", "very early")} if cls in FUNNELS else {}
+    chain: dict[str, Any] = {}
+    if cls in FUNNELS:
+        steps = ("late", "very early")
+        classes = {name: Task(name=name, kind="binary", classes=("late", "on time")) for name in steps}
+        chain = {"task_chain": steps, "tasks": classes}
     return cls(**{name: value for name, value in (TINY | chain | params).items() if name in cls._get_param_names()})
 
 

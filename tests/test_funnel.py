@@ -9,6 +9,7 @@ from sklearn.base import clone
 
 from tabmtl import AITM, APEM, ESMM, TabmtlWarning, load
 from tabmtl.schema import Task
+from tabmtl.synth import make_funnel
 
 CHAIN = ["click", "buy"]
 FUNNELS = [ESMM, AITM, APEM]
@@ -190,3 +191,21 @@ def test_sizes_of_towers_out_of_range_are_named(cls, params):
     X, y = table()
     with pytest.raises(ValueError, match=next(iter(params))):
         small(cls, **params).fit(X, y)
+
+
+@pytest.mark.parametrize("cls", [ESMM, AITM, APEM])
+def test_text_classes_that_nobody_ordered_are_refused(cls):
+    log = make_funnel(300, click_rate=0.3, conversion_rate=0.1, random_state=0)
+    words = log.y["conversion"].replace_strict({0: "none", 1: "bought"}, return_dtype=pl.String)
+    y = log.y.select("click", conversion=words)
+    with pytest.raises(ValueError, match=r"which of \['bought', 'none'\] means that the step 'conversion' was taken"):
+        cls(task_chain=["click", "conversion"], epochs=1).fit(log.X, y)
+    declared = Task(name="conversion", kind="binary", classes=("none", "bought"))
+    model = cls(task_chain=["click", "conversion"], tasks={"conversion": declared}, epochs=1, random_state=0)
+    numbers = cls(task_chain=["click", "conversion"], epochs=1, random_state=0).fit(log.X, log.y.select(y.columns))
+    assert equal(model.fit(log.X, y).predict_proba(log.X), numbers.predict_proba(log.X))
+
+
+def test_options_of_a_chain_without_one_are_refused():
+    with pytest.raises(ValueError, match="name them by task_chain"):
+        APEM(chain_loss="conditional").fit(np.zeros((4, 1)), np.array([0, 1, 0, 1]))

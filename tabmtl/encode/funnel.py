@@ -56,7 +56,8 @@ def settle_funnel(values: np.ndarray, tasks: Sequence[Task], chain: Sequence[int
         warnings.warn(
             f"{count} of {len(values)} rows have {second.name}={yes!r} although {first.name}={no!r}; they count "
             f"as not {second.name!r}, for task_chain says that it needs {first.name!r} before. If the order or the "
-            "classes are meant otherwise, change task_chain, or Task(classes=(no, yes))",
+            "classes are meant otherwise, change task_chain, or declare tasks={name: Task(name=name, kind='binary', "
+            "classes=(<not taken>, <taken>))}",
             TabmtlWarning,
             stacklevel=2,
         )

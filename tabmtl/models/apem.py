@@ -258,6 +258,8 @@ class APEM(FunnelEstimator, MixtureEstimator):
         check_choice("numeric_embedding", self.numeric_embedding, ("linear", "piecewise", "periodic"))
         check_choice("chain_loss", self.chain_loss, ("chain", "conditional", "independent"))
         check_at_least("calibrator", self.calibrator, 0)
+        if self.task_chain is None and (self.chain_loss != "chain" or self.calibrator):
+            raise ValueError("chain_loss and calibrator are of the steps of a funnel; name them by task_chain")
         if self.d_embedding % self.n_heads:
             raise ValueError(f"d_embedding ({self.d_embedding}) must be a multiple of n_heads ({self.n_heads})")
 

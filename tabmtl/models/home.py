@@ -272,10 +272,11 @@ class HoME(ExpertEstimator):
 
     def _check_params(self) -> None:
         super()._check_params()
-        for name in ("n_shared_experts", "n_group_experts", "expert_hidden"):
-            check_widths(name, getattr(self, name))
-            if len(getattr(self, name)) != 2:
-                raise ValueError(f"{name} must be a pair, one number a level, got {getattr(self, name)!r}")
+        for name, example in (("n_shared_experts", (4, 2)), ("n_group_experts", (2, 2)), ("expert_hidden", (128, 64))):
+            pair = getattr(self, name)
+            if not isinstance(pair, Sequence) or len(pair) != 2:
+                raise ValueError(f"{name} must be a pair, one number a level, such as {example}, got {pair!r}")
+            check_widths(name, pair)
         for name in ("n_task_experts", "n_feature_masks", "feature_rank"):
             check_count(name, getattr(self, name))
         check_choice("feature_gate", self.feature_gate, ("both", "first", "none"))

@@ -63,7 +63,7 @@ def test_rows_against_the_order_are_counted_and_named_and_become_0():
     (warning,) = caught
     message = str(warning.message)
     assert message.startswith("2 of 5 rows have cart=1 although click=0; they count as not 'cart'")
-    assert "change task_chain, or Task(classes=(no, yes))" in message
+    assert "change task_chain, or declare tasks={name: Task(name=name, kind='binary'" in message
     np.testing.assert_array_equal(found, [[0, 0, 0], [0, 0, 0], [1, 1, 1], [1, 0, 0], [NAN, 1, NAN]])
 
 
