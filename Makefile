@@ -39,9 +39,10 @@ format: $(VENV)/.dev  ## sort imports, apply safe fixes, format
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: $(VENV)/.demo  ## training speed against plain references, one thread
+bench: $(VENV)/.bench  ## training speed against plain references and torch-rechub, one thread
 	OMP_NUM_THREADS=1 $(BIN)/python -m tabmtl.pipelines.benchmark_speed $(ARGS)
 	OMP_NUM_THREADS=1 POLARS_MAX_THREADS=1 $(BIN)/python -m tabmtl.pipelines.benchmark_boosting_speed $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tabmtl.pipelines.benchmark_experts_speed $(ARGS)
 
 clean:  ## remove the environment and whatever was built
 	rm -rf $(VENV) build dist *.egg-info demo_output benchmark_output .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -61,6 +62,6 @@ $(VENV)/.pip:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
 	@touch $@
 
-$(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: $(VENV)/.pip pyproject.toml
+$(VENV)/.demo $(VENV)/.dev $(VENV)/.bench: $(VENV)/.%: $(VENV)/.pip pyproject.toml
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable . --group $*
 	@touch $@
