@@ -94,7 +94,7 @@ class MixtureEstimator(NetworkEstimator):
     head_hidden : int, default=64
         Width of a head's hidden layer; 0 leaves one linear layer per task.
     dropout : float, default=0.3
-        Share of hidden values dropped in training, in experts and heads.
+        Share of hidden values dropped in training, in heads and in experts that are MLPs.
 
     Attributes
     ----------

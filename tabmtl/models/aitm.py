@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +47,7 @@ class AITMNetwork(TaskNetwork):
     def task_features(self, x_num: Tensor, x_cat: Tensor) -> Tensor:
         """Features (B, T, H)."""
         features = list(self.towers([self.input(self.vector(x_num, x_cat))]).unbind(dim=1))
-        for step, (before, t) in enumerate(zip(self.chain, self.chain[1:], strict=False)):
+        for step, (before, t) in enumerate(pairwise(self.chain)):
             features[t] = self.transfer(self.passed_on[step](features[before]), features[t])
         return torch.stack(features, dim=1)
 

@@ -57,8 +57,8 @@ class SelfGates(Gates):
     def forward(self, x: Tensor | Sequence[Tensor]) -> Tensor:
         """Weigh the experts (B, G, E) for inputs (B, D)."""
         logits = self._logits(x)
-        alone = torch.tensor([n == 1 for n in self.n_seen], device=logits.device)
-        return torch.where(alone[:, None], logits.sigmoid(), gate_softmax(logits, training=self.training))
+        alone = self.sees.sum(dim=1, keepdim=True) == 1
+        return torch.where(alone, logits.sigmoid(), gate_softmax(logits, training=self.training))
 
 
 class HoMELevel(nn.Module):
@@ -126,7 +126,7 @@ class HoMENetwork(TaskNetwork):
         groups = find_groups(options.task_groups, names)
         self.group_of = [next(g for g, members in enumerate(groups.values()) if name in members) for name in names]
         h1, h2 = options.expert_hidden
-        shared, labels = "(all)", [f"({group})" for group in groups]
+        shared, labels = "(shared)", [f"(group {group})" for group in groups]  # never alike
         first, second = options.n_shared_experts
         in_group = options.n_group_experts
         buckets = [(shared, first), *((label, in_group[0]) for label in labels)]
@@ -179,7 +179,7 @@ def find_groups(task_groups: Mapping[str, Sequence[str]] | None, names: Sequence
         raise ValueError(f"task_groups names tasks that y does not have: {unknown}; the tasks are {list(names)}")
     twice = sorted({name for name in listed if listed.count(name) > 1})
     if twice:
-        raise ValueError(f"task_groups: the tasks {twice} are in two groups; a task belongs to one")
+        raise ValueError(f"task_groups: the tasks {twice} are listed twice; a task belongs to one group")
     missing = [name for name in names if name not in listed]
     if missing:
         raise ValueError(f"task_groups: the tasks {missing} are in no group; give each of them one")
@@ -255,7 +255,7 @@ class HoME(ExpertEstimator):
     >>> log = make_funnel(500, random_state=0)
     >>> model = HoME(task_groups=log.task_groups, epochs=1, random_state=0).fit(log.X, log.y)
     >>> model.expert_utilisation_.filter(level=2, gate="click")["expert"].to_list()[:3]
-    ['(all) 0', '(all) 1', '(interact) 0']
+    ['(shared) 0', '(shared) 1', '(group interact) 0']
     """
 
     task_groups: Mapping[str, Sequence[str]] | None = None
