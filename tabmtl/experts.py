@@ -48,18 +48,16 @@ class BatchNorm(nn.BatchNorm1d):
 class _LayerNorm(nn.Module):
     """Layer normalisation of every expert by itself, (B, E H) to the same."""
 
-    def __init__(self, n_experts: int, width: int, *, affine: bool) -> None:
+    def __init__(self, n_experts: int, width: int) -> None:
         super().__init__()
         self.shape = (n_experts, width)
-        self.weight = nn.Parameter(torch.ones(self.shape)) if affine else None
-        self.bias = nn.Parameter(torch.zeros(self.shape)) if affine else None
+        self.weight = nn.Parameter(torch.ones(self.shape))
+        self.bias = nn.Parameter(torch.zeros(self.shape))
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the outputs of every expert in every row."""
         x = F.layer_norm(x.view(-1, *self.shape), self.shape[1:])
-        if self.weight is not None and self.bias is not None:
-            x = torch.addcmul(self.bias, x, self.weight)
-        return x.flatten(1)
+        return torch.addcmul(self.bias, x, self.weight).flatten(1)
 
 
 class Experts(nn.Module):
@@ -80,8 +78,6 @@ class Experts(nn.Module):
         Normalisation of every expert's outputs by itself: each over the rows of the batch, or over its width.
     activation : {"relu", "silu"}, default="relu"
         SiLU(x) = x sigmoid(x), also called Swish.
-    affine : bool, default=True
-        Whether a normalisation has learned scales and shifts.
     dropout : float, default=0.0
         Share of values dropped after each layer.
 
@@ -108,7 +104,6 @@ class Experts(nn.Module):
         *,
         norm: Norm = "none",
         activation: Activation = "relu",
-        affine: bool = True,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
@@ -116,14 +111,14 @@ class Experts(nn.Module):
         self.first = nn.Linear(d_in, self.n_experts * hidden[0])
         self._sizes = [count * hidden[0] for count in counts]
         self.later = nn.ModuleList(StackedLinear(self.n_experts, before, after) for before, after in pairwise(hidden))
-        self.norms = nn.ModuleList(self._norm(norm, width, affine) for width in hidden)
+        self.norms = nn.ModuleList(self._norm(norm, width) for width in hidden)
         self.activation = nn.SiLU() if activation == "silu" else nn.ReLU()
         self.dropout = Dropout(dropout)
 
-    def _norm(self, norm: Norm, width: int, affine: bool) -> nn.Module:
+    def _norm(self, norm: Norm, width: int) -> nn.Module:
         if norm == "batch":
-            return BatchNorm(self.n_experts * width, affine=affine)
-        return _LayerNorm(self.n_experts, width, affine=affine) if norm == "layer" else nn.Identity()
+            return BatchNorm(self.n_experts * width)
+        return _LayerNorm(self.n_experts, width) if norm == "layer" else nn.Identity()
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """Apply the experts.

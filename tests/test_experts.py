@@ -141,21 +141,20 @@ def n_parameters(module):
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-@pytest.mark.parametrize("affine", [True, False])
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("hidden", [(6,), (6, 5, 3)])
 @pytest.mark.parametrize("counts", COUNTS)
-def test_parameters_of_experts_are_those_of_as_many_mlps(counts, hidden, norm, affine):
-    experts = Experts(counts, 7, hidden, norm=norm, affine=affine)
+def test_parameters_of_experts_are_those_of_as_many_mlps(counts, hidden, norm):
+    experts = Experts(counts, 7, hidden, norm=norm)
     layers = sum(before * after + after for before, after in pairwise((7, *hidden)))
-    scales = 2 * sum(hidden) if affine and norm != "none" else 0
+    scales = 2 * sum(hidden) if norm != "none" else 0
     assert n_parameters(experts) == sum(counts) * (layers + scales)
     assert sum(n_parameters(module) for module in experts.norms) == sum(counts) * scales
 
 
 @pytest.mark.parametrize("norm", ["batch", "layer"])
-def test_without_learned_scales_a_normalised_expert_has_unit_scale(norm):
-    experts = Experts([3], 4, (50,), norm=norm, affine=False)
+def test_a_normalised_expert_starts_with_unit_scale(norm):
+    experts = Experts([3], 4, (50,), norm=norm)
     found = experts.norms[0](experts.first(10 * torch.randn(400, 4))).view(400, 3, 50)
     axis = 0 if norm == "batch" else 2
     assert found.mean(dim=axis).abs().max() < 1e-4
