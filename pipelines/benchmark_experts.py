@@ -53,12 +53,16 @@ def open_set(name: str, seed: int, folder: Path | None) -> tuple[Problem, dict[s
         options: dict[str, Any] = {"census_kdd": {"college_degree": False}, "flights": {"full": True}}.get(name, {})
         data = load(name, folder=folder, **options)
         train, val, test = (data.part(part) for part in ("train", "val", "test"))
-        roles = {"tasks": data.tasks, "numeric": data.numeric, "categorical": data.categorical}
-        return Problem(train=train, val=val, test=test, **roles), {}
+        real = Problem(
+            train=train, val=val, test=test, tasks=data.tasks, numeric=data.numeric, categorical=data.categorical
+        )
+        return real, {}
     log = make_funnel(FUNNEL_ROWS, random_state=seed)
-    val, test = (log.draw(FRESH_ROWS, random_state=1000 * part + seed) for part in (1, 2))
-    problem = Problem(train=(log.X, log.y), val=(val.X, val.y), test=(test.X, test.y), tasks=log.tasks, numeric=())
-    return problem, test.ceiling()
+    watched, fresh = (log.draw(FRESH_ROWS, random_state=1000 * part + seed) for part in (1, 2))
+    drawn = Problem(
+        train=(log.X, log.y), val=(watched.X, watched.y), test=(fresh.X, fresh.y), tasks=log.tasks, numeric=()
+    )
+    return drawn, fresh.ceiling()
 
 
 def make(model: str, name: str, problem: Problem, seed: int, epochs: int) -> Any:
