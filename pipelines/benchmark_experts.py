@@ -1,8 +1,8 @@
 """Mixtures of experts and their family against one LightGBM per task, on real tables and on a funnel.
 
-    python -m tabmtl.pipelines.benchmark_experts [--sets ...] [--models ...] [--seeds 0 1 2] [--epochs 8]
+    python -m tabmtl.pipelines.benchmark_experts [--sets ...] [--models ...] [--seeds 0 1 2] [--epochs 6]
 
-Every network has its defaults and the same budget: at most 8 epochs, stopped on the validation rows. Test rows are
+Every network has its defaults and the same budget: at most 6 epochs, stopped on the validation rows. Test rows are
 scored once: census_kdd with two tasks (income and marriage; education is a feature) on its official test rows,
 rand_hie, gss_abortion and flights on the stored split, and "funnel" on fresh impressions of
 :func:`tabmtl.synth.make_funnel`, where ESMM, AITM and APEM know the chain, HoME knows the groups, and the true
@@ -150,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="default: 0 1 2")
-    parser.add_argument("--epochs", type=int, default=8, help="of the networks, at most (default: 8)")
+    parser.add_argument("--epochs", type=int, default=6, help="of the networks, at most (default: 6)")
     parser.add_argument("--folder", type=Path, help="the data folder; default $TABMTL_DATA")
     parser.add_argument("--output", type=Path, default=Path("benchmark_output"), help="default: ./benchmark_output")
     args = parser.parse_args(argv)

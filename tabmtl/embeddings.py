@@ -19,7 +19,7 @@ from tabmtl.schema import Columns
 NumericEmbedding = Literal["linear", "piecewise", "periodic"]
 
 _DENSE_ROWS = 200_000  # a larger table is trained in the rows that a batch touches only
-EMBEDDING_STD = 0.05  # of embeddings that an MLP reads side by side: large ones are noise that rare levels keep
+EMBEDDING_STD = 0.01  # of embeddings that an MLP reads side by side: large ones are noise that rare levels keep
 
 
 class CategoricalEmbedding(nn.Module):
@@ -143,7 +143,7 @@ class FeatureTokenizer(nn.Module):
 
 
 class FeatureVector(nn.Module):
-    """A row as one vector: the embeddings of its columns side by side, those of categories from N(0, 0.05²) at first.
+    """A row as one vector: the embeddings of its columns side by side, those of categories from N(0, 0.01²) at first.
 
     Parameters
     ----------

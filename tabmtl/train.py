@@ -116,8 +116,8 @@ def train(
     for epoch in range(options.epochs):
         record: Record = {"epoch": float(epoch), **loop.run_epoch(data, epoch)}
         with loop.optimizer.averaged():
-            settle_statistics(network, data, options.precision)
             if valid is not None:
+                settle_statistics(network, data, options.precision)
                 record |= loop.validate(valid)
             score = _monitored(record, options.monitor, tasks) if watched else float(epoch)
             if score > best_score:
@@ -129,6 +129,8 @@ def train(
         if options.patience is not None and epoch - best >= options.patience:
             break
     network.load_state_dict(best_weights)
+    if valid is None:
+        settle_statistics(network, data, options.precision)
     return history, best
 
 
