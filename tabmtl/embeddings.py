@@ -19,7 +19,7 @@ from tabmtl.schema import Columns
 NumericEmbedding = Literal["linear", "piecewise", "periodic"]
 
 _DENSE_ROWS = 200_000  # a larger table is trained in the rows that a batch touches only
-EMBEDDING_STD = 0.01  # of embeddings that an MLP reads side by side: large ones are noise that rare levels keep
+EMBEDDING_STD = 0.01  # before experts, whose normalisation brings out small ones: large ones are noise that levels keep
 
 
 class CategoricalEmbedding(nn.Module):
@@ -143,7 +143,7 @@ class FeatureTokenizer(nn.Module):
 
 
 class FeatureVector(nn.Module):
-    """A row as one vector: the embeddings of its columns side by side, those of categories from N(0, 0.01²) at first.
+    """A row as one vector: the embeddings of its columns side by side.
 
     Parameters
     ----------
@@ -154,6 +154,8 @@ class FeatureVector(nn.Module):
     numeric_embedding : {"none", "linear", "piecewise", "periodic"}
         ``"none"`` appends standardised numbers as they are (0 where missing), and a 0/1 flag for each numeric column
         that had missing values in fit; the others as :class:`FeatureTokenizer` says.
+    std : float, optional
+        Of the first embeddings of categories, see :class:`CategoricalEmbedding`.
 
     Attributes
     ----------
@@ -164,17 +166,22 @@ class FeatureVector(nn.Module):
     missing_index: Tensor
 
     def __init__(
-        self, columns: Columns, d_embedding: int, *, numeric_embedding: NumericEmbedding | Literal["none"]
+        self,
+        columns: Columns,
+        d_embedding: int,
+        *,
+        numeric_embedding: NumericEmbedding | Literal["none"],
+        std: float | None = None,
     ) -> None:
         super().__init__()
         self.tokenizer = self.categorical = None
         if numeric_embedding != "none" or not columns.numeric:
             kind: NumericEmbedding = "linear" if numeric_embedding == "none" else numeric_embedding
-            self.tokenizer = FeatureTokenizer(columns, d_embedding, numeric_embedding=kind, std=EMBEDDING_STD)
+            self.tokenizer = FeatureTokenizer(columns, d_embedding, numeric_embedding=kind, std=std)
             self.width = self.tokenizer.n_tokens * d_embedding
             return
         if columns.categorical:
-            self.categorical = CategoricalEmbedding(columns, d_embedding, EMBEDDING_STD)
+            self.categorical = CategoricalEmbedding(columns, d_embedding, std)
         with_missing = [j for j, missing in enumerate(columns.has_missing) if missing]
         self.register_buffer("missing_index", torch.tensor(with_missing, dtype=torch.int64), persistent=False)
         self.width = len(columns.categorical) * d_embedding + len(columns.numeric) + len(with_missing)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from tabmtl.blocks import Towers
 from tabmtl.checks import check_choice, check_count
-from tabmtl.embeddings import FeatureVector, NumericEmbedding
+from tabmtl.embeddings import EMBEDDING_STD, FeatureVector, NumericEmbedding
 from tabmtl.encode import TableCoder
 from tabmtl.experts import Activation, Experts, Norm
 from tabmtl.network import NetworkEstimator
@@ -119,7 +119,8 @@ class MixtureEstimator(NetworkEstimator):
 
     def _vector(self, columns: Columns) -> FeatureVector:
         """A row as one vector, with the options of this estimator."""
-        return FeatureVector(columns, self.d_embedding, numeric_embedding=self.numeric_embedding)
+        kind = self.numeric_embedding
+        return FeatureVector(columns, self.d_embedding, numeric_embedding=kind, std=EMBEDDING_STD)
 
     def _heads(self, d_in: int, tasks: Sequence[Task]) -> Towers:
         """Heads with the options of this estimator."""
