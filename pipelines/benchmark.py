@@ -138,7 +138,7 @@ def report(name: str, records: pl.DataFrame) -> None:
         own = records.filter(pl.col("model") == model)
         grid = own.pivot("task", index="seed", values="score").select(tasks).to_numpy()
         means[model] = dict(zip(tasks, grid.mean(axis=0).tolist(), strict=True))
-        cells = [_cell(column) for column in (*grid.T, grid.mean(axis=1))]
+        cells = [mean_and_spread(column) for column in (*grid.T, grid.mean(axis=1))]
         columns[model] = [*cells, _delta_m(model, records), format(own["seconds"].to_numpy().mean(), ".1f")]
     if before is not None and "linear" in models:
         columns["linear before"] = [f"{score:.4f}" for score in (*before, np.mean(before))] + ["", ""]
@@ -152,7 +152,8 @@ def report(name: str, records: pl.DataFrame) -> None:
     _judge(means, errors)
 
 
-def _cell(scores: np.ndarray) -> str:
+def mean_and_spread(scores: np.ndarray) -> str:
+    """Mean ± standard deviation, of one score the score alone."""
     return f"{scores.mean():.4f}" + (f" ± {scores.std(ddof=1):.4f}" if len(scores) > 1 else "")
 
 

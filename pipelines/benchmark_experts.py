@@ -26,7 +26,7 @@ import polars as pl
 import tabmtl
 from tabmtl import IndependentTasks
 from tabmtl.intervals import score_difference
-from tabmtl.pipelines.benchmark import Problem
+from tabmtl.pipelines.benchmark import Problem, mean_and_spread
 from tabmtl.pipelines.datasets import load
 from tabmtl.synth import make_funnel
 
@@ -126,11 +126,6 @@ def report(records: pl.DataFrame) -> None:
     if len(known):
         ceiling: Mapping[str, float] = dict(known.iter_rows())
         print("  ".join([f"{'(ceiling)':18s}", *(f"{ceiling.get(task, float('nan')):>17.4f}" for task in tasks)]))
-
-
-def mean_and_spread(scores: np.ndarray) -> str:
-    """Mean ± standard deviation."""
-    return f"{scores.mean():.4f}" + (f" ± {scores.std(ddof=1):.4f}" if len(scores) > 1 else "")
 
 
 def compare(own: pl.DataFrame) -> str:

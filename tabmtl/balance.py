@@ -51,6 +51,7 @@ from torch import Tensor, nn
 
 from tabmtl.blocks import Boundary, Towers
 from tabmtl.checks import check_choice, check_positive
+from tabmtl.device import seeded
 from tabmtl.gradients import (
     Forward,
     TaskGradients,
@@ -58,7 +59,6 @@ from tabmtl.gradients import (
     cut_at,
     flat_backward,
     frozen_statistics,
-    repeated_noise,
     split_parameters,
 )
 from tabmtl.schema import Task
@@ -247,7 +247,7 @@ class Balancer:
         self._weighting.end_epoch(losses.to(self._device))
 
     def _noise(self) -> AbstractContextManager[None]:
-        return nullcontext() if self._seed is None else repeated_noise(self._device, self._seed)
+        return nullcontext() if self._seed is None else seeded(self._seed, self._device)
 
     def _again(self, forward: Forward) -> Tensor:
         """Losses of another pass of the same step."""

@@ -49,9 +49,8 @@ class Dropout(nn.Module):
         # random_() without bounds never sets the sign bit: every eighth byte would be biased.
         words = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
         bytes_ = words.view(torch.uint8)[: x.numel()].view(x.shape)
-        kept = torch.ge(
-            bytes_, self._dropped, out=torch.empty(x.shape, dtype=x.dtype)
-        )  # a mask of x's type needs no cast
+        # a mask of x's own type needs no cast
+        kept = torch.ge(bytes_, self._dropped, out=torch.empty(x.shape, dtype=x.dtype))
         return x * kept.mul_(256 / (256 - self._dropped))
 
     def extra_repr(self) -> str:

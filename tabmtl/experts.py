@@ -115,6 +115,15 @@ class Experts(nn.Module):
         self.activation = nn.SiLU() if activation == "silu" else nn.ReLU()
         self.dropout = Dropout(dropout)
 
+    @property
+    def bucket(self) -> Tensor:
+        """Index (E,) of every expert's bucket."""
+        return torch.arange(len(self.counts)).repeat_interleave(torch.tensor(self.counts))
+
+    def names(self, buckets: Sequence[str]) -> list[str]:
+        """Names of the experts, by the names of their buckets."""
+        return [f"{bucket} {i}" for bucket, count in zip(buckets, self.counts, strict=True) for i in range(count)]
+
     def _norm(self, norm: Norm, width: int) -> nn.Module:
         if norm == "batch":
             return BatchNorm(self.n_experts * width)

@@ -210,14 +210,6 @@ def _backward_from(cuts: Sequence[Cut], update: Tensor) -> None:
 
 
 @contextmanager
-def repeated_noise(device: torch.device, seed: int) -> Iterator[None]:
-    """Dropout masks inside are those of every other pass with this seed; torch's generators are as before outside."""
-    with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device], device_type=device.type):
-        torch.manual_seed(seed)
-        yield
-
-
-@contextmanager
 def frozen_statistics(network: nn.Module) -> Iterator[None]:
     """Batch normalisation keeps its running statistics inside: every ``momentum`` is 0."""
     modules: list[Any] = [module for module in network.modules() if hasattr(module, "momentum")]

@@ -67,6 +67,8 @@ class _Learned(Weighting):
 
 
 class ImtlL(_Learned):
+    """IMTL-L: weights exp(s_i)."""
+
     factor = 1.0
 
     def __init__(self, n_tasks: int, network: nn.Module) -> None:
@@ -81,10 +83,14 @@ class ImtlL(_Learned):
 
 
 class Uncertainty(ImtlL):
+    """Weights ½ exp(-s_i)."""
+
     factor = 0.5  # and the learned number is -s
 
 
 class Dwa(Weighting):
+    """Dynamic weight average, by how fast the losses of the last two epochs fell."""
+
     _last: Tensor | None = None
 
     def end_epoch(self, losses: Tensor) -> None:
@@ -95,6 +101,8 @@ class Dwa(Weighting):
 
 
 class Gls(Weighting):
+    """Geometric mean of the losses."""
+
     def weigh(self, losses: Tensor, active: Tensor, gradients: Jacobian = jacobian) -> Tensor:
         losses = losses.detach().clamp(min=_EPS)
         mean = losses[active].log().mean().exp()
@@ -103,6 +111,8 @@ class Gls(Weighting):
 
 
 class Famo(_Learned):
+    """FAMO: weights that even out how fast the logarithms of the losses fall."""
+
     looks_back, decay = True, _FAMO_DECAY
 
     def weigh(self, losses: Tensor, active: Tensor, gradients: Jacobian = jacobian) -> Tensor:
@@ -118,6 +128,8 @@ class Famo(_Learned):
 
 
 class GradNorm(_Learned):
+    """GradNorm: weights that even out the tasks' rates of training, by gradients at the last shared layer."""
+
     per_task, start = True, 1.0
 
     def __init__(self, n_tasks: int, network: nn.Module) -> None:

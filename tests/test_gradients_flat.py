@@ -6,11 +6,11 @@ from balancing import N_TASKS, OneCut, data, losses_of
 from torch import nn
 from torch.nn import functional as F
 
+from tabmtl.device import seeded
 from tabmtl.gradients import (
     flat_backward,
     frozen_statistics,
     jacobian,
-    repeated_noise,
     split_parameters,
     uphill_jacobian,
 )
@@ -104,7 +104,7 @@ def test_passes_of_one_seed_have_the_same_masks_and_leave_the_generator_alone():
     x, state = torch.ones(100), torch.get_rng_state()
     masks = []
     for seed in (1, 1, 2):
-        with repeated_noise(torch.device("cpu"), seed):
+        with seeded(seed, torch.device("cpu")):
             masks.append(F.dropout(x))
     assert torch.equal(masks[0], masks[1])
     assert not torch.equal(masks[0], masks[2])

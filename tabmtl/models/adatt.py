@@ -42,10 +42,9 @@ class FusionLevel(nn.Module):
         names, counts = zip(*units, strict=True)
         self.n_fused = len(units) - (last and options.n_shared_experts > 0)
         self.experts = options._experts(counts, d_in, [d_out])
-        experts = [f"{name} {i}" for name, count in units for i in range(count)]
-        self.gates = Gates(d_in, names[: self.n_fused], experts, task_specific=last)
-        size = torch.tensor(counts).repeat_interleave(torch.tensor(counts))  # (E,), of an expert's unit
-        unit = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+        self.gates = Gates(d_in, names[: self.n_fused], self.experts.names(names), task_specific=last)
+        unit = self.experts.bucket
+        size = torch.tensor(counts)[unit]  # (E,), of an expert's unit
         self.register_buffer("own", (unit == torch.arange(self.n_fused)[:, None]).float(), persistent=False)
         self.register_buffer("alone", size == 1, persistent=False)
         start = (2 * torch.rand(len(size)) - 1) / size.sqrt()
@@ -55,8 +54,7 @@ class FusionLevel(nn.Module):
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Take the inputs (B, D) of all units to the outputs (B, H) of those that are fused."""
         experts = self.output(self.experts(inputs))
-        same = all(x is inputs[0] for x in inputs)
-        weights = self.gates(inputs[0] if same else inputs[: self.n_fused])
+        weights = self.gates(inputs[: self.n_fused])
         static = self.own if self.residual is None else self.own * torch.where(self.alone, 1.0, self.residual)
         return mix(weights + static, experts).unbind(dim=1)
 

@@ -88,13 +88,12 @@ class HoMELevel(nn.Module):
     ) -> None:
         super().__init__()
         counts = [count for _, count in buckets]
-        owners = [bucket for bucket, count in enumerate(counts) for _ in range(count)]
-        names = [f"{bucket} {i}" for bucket, count in buckets for i in range(count)]
-        sees = torch.tensor([[not options.hierarchy_mask or owner in seen for owner in owners] for _, seen in gates])
-        own = torch.tensor([[owner == seen[0] for owner in owners] for _, seen in gates])
         shape = (len(buckets), d_in, options.n_feature_masks, options.feature_rank)
         self.feature_gates = FeatureGates(*shape) if feature_gated else None
         self.experts = options._experts(counts, d_in, [d_out])
+        owners, names = self.experts.bucket.tolist(), self.experts.names([name for name, _ in buckets])
+        sees = torch.tensor([[not options.hierarchy_mask or owner in seen for owner in owners] for _, seen in gates])
+        own = torch.tensor([[owner == seen[0] for owner in owners] for _, seen in gates])
         self.gates = Gates(d_gate, [gate for gate, _ in gates], names, sees)
         self_names = [f"{gate} (self)" for gate, _ in gates]
         self.self_gates = SelfGates(d_in, self_names, names, own) if options.self_gate else None

@@ -32,10 +32,9 @@ class MMoENetwork(TaskNetwork):
     def __init__(self, columns: Columns, tasks: Sequence[Task], options: MMoE) -> None:
         super().__init__()
         names, self.vector = [task.name for task in tasks], options._vector(columns)
-        d, experts = self.vector.width, [f"expert {i}" for i in range(options.n_experts)]
         self.input, self.output = Boundary(), Boundary()
-        self.experts = options._experts([options.n_experts], d, options.expert_hidden)
-        self.gates = Gates(d, names, experts)
+        self.experts = options._experts([options.n_experts], self.vector.width, options.expert_hidden)
+        self.gates = Gates(self.vector.width, names, self.experts.names(["expert"]))
         self.heads = options._heads(self.experts.width, tasks)
         self.levels = [(self.experts, [self.gates])]
 

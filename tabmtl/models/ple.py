@@ -37,23 +37,18 @@ class PLELevel(nn.Module):
         super().__init__()
         counts = [options.n_shared_experts, *[options.n_task_experts] * len(names)]
         self.experts = options._experts(counts, d_in, options.expert_hidden)
-        bucket = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+        bucket, owners = self.experts.bucket, ["(shared)", *names]
         own = torch.arange(1, len(counts))[:, None]
         sees = (bucket == 0) | (bucket == own)  # (T, E): a task sees the shared and its own experts
-        gates = list(names)
         if not last:
-            sees, gates = torch.cat([torch.ones(1, len(bucket), dtype=torch.bool), sees]), ["(shared)", *names]
-        owners = ["(shared)", *names]
-        experts = [f"{owners[k]} {i}" for k, count in enumerate(counts) for i in range(count)]
-        self.gates = Gates(d_in, gates, experts, sees, task_specific=last)
+            sees = torch.cat([torch.ones(1, len(bucket), dtype=torch.bool), sees])
+        self.gates = Gates(d_in, owners[-len(sees) :], self.experts.names(owners), sees, task_specific=last)
         self.output = Boundary()
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Take inputs (B, D), the shared one first, to outputs (B, H) of the gates."""
         experts = self.output(self.experts(inputs))
-        gated = inputs if len(self.gates.gate_names) == len(inputs) else inputs[1:]
-        weights = self.gates(inputs[0] if all(x is inputs[0] for x in inputs) else gated)
-        return mix(weights, experts).unbind(dim=1)
+        return mix(self.gates(inputs[-len(self.gates.gate_names) :]), experts).unbind(dim=1)
 
 
 class PLENetwork(TaskNetwork):

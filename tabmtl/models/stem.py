@@ -42,14 +42,13 @@ class STEMNetwork(TaskNetwork):
         self.tokenizer = FeatureTokenizer(columns, wide, numeric_embedding=kind, std=EMBEDDING_STD)
         width = self.tokenizer.n_tokens * d
         counts = [options.n_shared_experts, *[options.n_task_experts] * len(names)]
-        bucket = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+        self.experts = options._experts(counts, width, options.expert_hidden)
+        bucket = self.experts.bucket
         own = (bucket == 0) | (bucket == torch.arange(1, len(counts))[:, None])
         self.register_buffer("own", own, persistent=False)  # (T, E): experts that learn from a task
-        experts = [f"{owner} {i}" for owner, n in zip(["(shared)", *names], counts, strict=True) for i in range(n)]
         self.input, self.output = Boundary(), Boundary()
-        self.experts = options._experts(counts, width, options.expert_hidden)
         self.gate_hidden = TaskLinear(len(names), width, options.gate_hidden)
-        self.gates = Gates(options.gate_hidden, names, experts)
+        self.gates = Gates(options.gate_hidden, names, self.experts.names(["(shared)", *names]))
         self.heads = options._heads(self.experts.width, tasks)
         self.levels = [(self.experts, [self.gates])]
 
