@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from tabmtl.blocks import Towers
-from tabmtl.checks import check_choice, check_count, check_widths
-from tabmtl.embeddings import FeatureVector, NumericEmbedding
+from tabmtl.checks import check_widths
 from tabmtl.encode.kinds import declared_tasks
 from tabmtl.network import NetworkEstimator
-from tabmtl.schema import Columns, Task
+from tabmtl.schema import Task
+from tabmtl.vector import VectorEstimator
 
 #: Classes of text whose sorted order is beyond doubt.
 _NO_YES = {("no", "yes"), ("n", "y"), ("false", "true"), ("f", "t"), ("0", "1")}
@@ -73,25 +72,21 @@ class FunnelEstimator(NetworkEstimator):
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class TowerEstimator(FunnelEstimator):
+class TowerEstimator(FunnelEstimator, VectorEstimator):
     """Base of the funnel estimators that have a tower per task on the row's vector.
 
     Parameters
     ----------
     task_chain : sequence of str
         As in :class:`FunnelEstimator`; needed.
-    d_embedding : int, default=16
-        Width of a column's embedding.
-    numeric_embedding : {"none", "linear", "piecewise", "periodic"}, default="piecewise"
-        How a number becomes an embedding; ``"none"`` takes it as it is.
     tower_hidden : sequence of int, default=(128, 64)
         Widths of a tower's layers, below the linear one that gives the score.
     dropout : float, default=0.1
         Share of hidden values dropped in training.
+    **options
+        The embeddings of :class:`tabmtl.vector.VectorEstimator`.
     """
 
-    d_embedding: int = 16
-    numeric_embedding: NumericEmbedding | Literal["none"] = "piecewise"
     tower_hidden: Sequence[int] = (128, 64)
     dropout: float = 0.1
 
@@ -103,13 +98,7 @@ class TowerEstimator(FunnelEstimator):
                 f"{name} needs task_chain, the binary tasks in the order of their steps, such as "
                 f"{name}(task_chain=['click', 'conversion'])"
             )
-        check_count("d_embedding", self.d_embedding)
-        check_choice("numeric_embedding", self.numeric_embedding, ("none", "linear", "piecewise", "periodic"))
         check_widths("tower_hidden", self.tower_hidden)
-
-    def _vector(self, columns: Columns) -> FeatureVector:
-        """A row as one vector, with the options of this estimator."""
-        return FeatureVector(columns, self.d_embedding, numeric_embedding=self.numeric_embedding)
 
     def _heads(self, d_in: int, tasks: Sequence[Task]) -> Towers:
         """A linear layer per task."""

@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -15,14 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from tabmtl.blocks import Towers
-from tabmtl.checks import check_choice, check_count
-from tabmtl.embeddings import EMBEDDING_STD, FeatureVector, NumericEmbedding
+from tabmtl.checks import check_choice
+from tabmtl.embeddings import EMBEDDING_STD
 from tabmtl.encode import TableCoder
 from tabmtl.experts import Activation, Experts, Norm
-from tabmtl.network import NetworkEstimator
 from tabmtl.persist import Saved
 from tabmtl.predict import represent_rows
-from tabmtl.schema import Batch, Columns, TabmtlWarning, Task
+from tabmtl.schema import Batch, TabmtlWarning, Task
+from tabmtl.vector import VectorEstimator
 
 _INSPECTED_ROWS = 10_000
 _COLLAPSED_ZEROS = 0.9  # the HoME paper's example of a collapsed expert
@@ -82,19 +82,17 @@ class TaskNetwork(nn.Module):
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class MixtureEstimator(NetworkEstimator):
-    """Base of the estimators whose tasks weigh the outputs of experts.
+class MixtureEstimator(VectorEstimator):
+    """Base of the estimators whose tasks weigh the outputs of experts, which read the row's embeddings.
 
     Parameters
     ----------
-    d_embedding : int, default=16
-        Width of a column's embedding.
-    numeric_embedding : {"none", "linear", "piecewise", "periodic"}, default="piecewise"
-        How a number becomes an embedding; ``"none"`` takes it as it is.
     head_hidden : int, default=64
         Width of a head's hidden layer; 0 leaves one linear layer per task.
     dropout : float, default=0.3
         Share of hidden values dropped in training, in heads and in experts that are MLPs.
+    **options
+        The embeddings of :class:`tabmtl.vector.VectorEstimator`.
 
     Attributes
     ----------
@@ -112,24 +110,14 @@ class MixtureEstimator(NetworkEstimator):
         Share of the experts that are dead.
     """
 
-    d_embedding: int = 16
-    numeric_embedding: NumericEmbedding | Literal["none"] = "piecewise"
     head_hidden: int = 64
     dropout: float = 0.3
 
-    def _vector(self, columns: Columns) -> FeatureVector:
-        """A row as one vector, with the options of this estimator."""
-        kind = self.numeric_embedding
-        return FeatureVector(columns, self.d_embedding, numeric_embedding=kind, std=EMBEDDING_STD)
+    _embedding_std = EMBEDDING_STD
 
     def _heads(self, d_in: int, tasks: Sequence[Task]) -> Towers:
         """Heads with the options of this estimator."""
         return Towers(d_in, [task.width for task in tasks], hidden=self.head_hidden, dropout=self.dropout)
-
-    def _check_params(self) -> None:
-        super()._check_params()
-        check_count("d_embedding", self.d_embedding)
-        check_choice("numeric_embedding", self.numeric_embedding, ("none", "linear", "piecewise", "periodic"))
 
     def _inspect(self, network: nn.Module, batch: Batch) -> dict[str, Any]:
         rows = torch.arange(0, len(batch), -(-len(batch) // _INSPECTED_ROWS), device=batch.x_num.device)

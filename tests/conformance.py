@@ -18,6 +18,7 @@ from tabmtl.funnel import FunnelEstimator, TowerEstimator
 from tabmtl.mixture import ExpertEstimator, MixtureEstimator
 from tabmtl.network import NetworkEstimator
 from tabmtl.schema import Task
+from tabmtl.vector import VectorEstimator
 
 #: Given to an estimator where it has the parameter: small and quick, with dropout and early stopping still on. On the
 #: CPU, where the bits of two runs can be compared.
@@ -67,6 +68,7 @@ BASES = {
     BoostedEstimator,
     FunnelEstimator,
     TowerEstimator,
+    VectorEstimator,
     MixtureEstimator,
     ExpertEstimator,
 }

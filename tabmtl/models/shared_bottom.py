@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from tabmtl.base import ClassifierFace, RegressorFace
 from tabmtl.blocks import MLP, Boundary, Towers
-from tabmtl.checks import check_count, check_widths
+from tabmtl.checks import check_widths
 from tabmtl.embeddings import FeatureVector, NumericEmbedding
-from tabmtl.network import NetworkEstimator
 from tabmtl.schema import Columns, Task
+from tabmtl.vector import VectorEstimator
 
 
 class SharedBottomNetwork(nn.Module):
@@ -82,7 +82,7 @@ class SharedBottomNetwork(nn.Module):
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class SharedBottom(NetworkEstimator):
+class SharedBottom(VectorEstimator):
     """Shared bottom: one trunk h = MLP(embeddings of the columns) for all tasks, and a head per task on it.
 
     The oldest multi-task network, and the one to beat: tasks share everything but their heads.
@@ -93,15 +93,11 @@ class SharedBottom(NetworkEstimator):
         Widths of the trunk's layers.
     head_hidden : int, default=64
         Width of a head's hidden layer; 0 leaves one linear layer per task.
-    d_embedding : int, default=16
-        Width of a column's embedding.
-    numeric_embedding : {"none", "linear", "piecewise", "periodic"}, default="piecewise"
-        How a number becomes an embedding; ``"none"`` takes it as it is.
     dropout : float, default=0.1
         Share of hidden values dropped in training.
     **options
-        The fields of :class:`tabmtl.network.NetworkEstimator` (training) and
-        :class:`tabmtl.base.MultiTaskEstimator` (tasks and columns).
+        The fields of :class:`tabmtl.vector.VectorEstimator` (embeddings), :class:`tabmtl.network.NetworkEstimator`
+        (training) and :class:`tabmtl.base.MultiTaskEstimator` (tasks and columns).
 
     References
     ----------
@@ -119,13 +115,10 @@ class SharedBottom(NetworkEstimator):
 
     hidden: Sequence[int] = (256, 128)
     head_hidden: int = 64
-    d_embedding: int = 16
-    numeric_embedding: NumericEmbedding | Literal["none"] = "piecewise"
     dropout: float = 0.1
 
     def _check_params(self) -> None:
         super()._check_params()
-        check_count("d_embedding", self.d_embedding)
         check_widths("hidden", self.hidden, low=0)
 
     def _network(self, columns: Columns, tasks: Sequence[Task]) -> SharedBottomNetwork:
