@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import polars as pl
-from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _check_feature_names, _check_n_features, check_is_fitted
 
 from tabmtl.encode import TableCoder
+from tabmtl.estimator import SavableEstimator
 from tabmtl.intervals import score_intervals
 from tabmtl.metrics import check_metric, mean_score, score_tasks
-from tabmtl.persist import Saved, from_json, to_json, write_folder
+from tabmtl.persist import Saved
 from tabmtl.schema import Batch, Kind, Task
 
 TargetKind = Literal["classification", "regression"] | None
@@ -31,7 +31,7 @@ def _gives_probabilities(estimator: MultiTaskEstimator) -> bool:
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class MultiTaskEstimator(BaseEstimator):
+class MultiTaskEstimator(SavableEstimator):
     """Base of all estimators: one object that learns several targets at once.
 
     A subclass gives `_fit` and `_outputs`; frames, targets, scores and files are handled here.
@@ -57,8 +57,6 @@ class MultiTaskEstimator(BaseEstimator):
 
     # what the three faces differ in: the kind of every undeclared task
     _target_kind: ClassVar[TargetKind] = None
-    # parameters that may hold code, which only training runs; it is not saved
-    _training_code: ClassVar[tuple[str, ...]] = ()
 
     def fit(self, X: Any, y: Any, *, sample_weight: Any = None, X_val: Any = None, y_val: Any = None) -> Self:
         """Fit all tasks.
@@ -186,48 +184,6 @@ class MultiTaskEstimator(BaseEstimator):
         """Mean over the tasks of `score_tasks`; tasks whose score is undefined are left out."""
         return mean_score(self.score_tasks(X, y, sample_weight))
 
-    def save(self, path: str | Path) -> None:
-        """Save to a folder of JSON, safetensors and, for trees, LightGBM text; no pickle.
-
-        Saving is atomic: a reader sees the old model or the new one. `tabmtl.load` reads it. Parameters are saved as
-        they were in fit, but for code that only training runs, a callback ``on_epoch`` or an aggregator as ``balance``:
-        the loaded estimator has the default there, and predicts the same.
-
-        Parameters
-        ----------
-        path : str or Path
-            Folder; made where it does not exist.
-
-        Raises
-        ------
-        TypeError
-            If a parameter cannot be written without pickle.
-        """
-        check_is_fitted(self)
-        fitted = self._state()
-        coder_facts, coder_arrays = self._coder.to_state()
-        kept = {k: v for k, v in self._fitted_params.items() if not (k in self._training_code and callable(v))}
-        params = {name: to_json(name, value) for name, value in kept.items()}
-        arrays = {f"coder.{name}": array for name, array in coder_arrays.items()}
-        saved = Saved(
-            facts={"params": params, "coder": coder_facts, "fitted": fitted.facts},
-            arrays=arrays | {f"fitted.{name}": array for name, array in fitted.arrays.items()},
-            texts=fitted.texts,
-        )
-        write_folder(path, type(self).__name__, saved)
-
-    @classmethod
-    def _from_saved(cls, saved: Saved) -> Self:
-        estimator = cls(**{name: from_json(value) for name, value in saved.facts["params"].items()})
-        parts: dict[str, dict[str, np.ndarray]] = {"coder": {}, "fitted": {}}
-        for name, array in saved.arrays.items():
-            part, key = name.split(".", 1)
-            parts[part][key] = array
-        coder = TableCoder.from_state(saved.facts["coder"], parts["coder"])
-        fitted = Saved(facts=saved.facts["fitted"], arrays=parts["fitted"], texts=saved.texts)
-        estimator._set_fitted(coder, estimator._fitted_from(coder, fitted))
-        return estimator
-
     # what a subclass gives
 
     def _check_params(self) -> None:
@@ -259,10 +215,16 @@ class MultiTaskEstimator(BaseEstimator):
 
     # shared steps
 
+    def _parts(self) -> dict[str, Saved]:
+        facts, arrays = self._coder.to_state()
+        return {"coder": Saved(facts=facts, arrays=arrays), "fitted": self._state()}
+
+    def _restore(self, parts: dict[str, Saved]) -> None:
+        coder = TableCoder.from_state(parts["coder"].facts, parts["coder"].arrays)
+        self._set_fitted(coder, self._fitted_from(coder, parts["fitted"]))
+
     def _set_fitted(self, coder: TableCoder, fitted: dict[str, Any]) -> None:
-        # forget a former fit only now that the new one has succeeded
-        for name in [name for name in vars(self) if name.endswith("_") and not name.startswith("_")]:
-            delattr(self, name)
+        self._forget()
         self._coder = coder
         self._fitted_params = self.get_params(deep=False)
         self.tasks_ = coder.labels.tasks

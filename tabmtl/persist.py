@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -145,9 +146,8 @@ def load(path: str | Path, cls: type | None = None) -> Any:
     """
     class_name, saved = read_folder(path)
     if cls is None:
-        import tabmtl
-
-        cls = getattr(tabmtl, class_name) if class_name in tabmtl.__all__ else None
+        homes = [import_module(name) for name in ("tabmtl", "tabmtl.sessions")]
+        cls = next((getattr(home, class_name) for home in homes if class_name in home.__all__), None)
         if not hasattr(cls, "_from_saved"):
             raise ModelFileError(
                 f"{path} holds a {class_name}, which is no estimator of tabmtl; give its class: "

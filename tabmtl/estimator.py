@@ -1,0 +1,76 @@
+"""What all estimators of the package are: scikit-learn estimators that save to files without pickle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_is_fitted
+
+from tabmtl.persist import Saved, from_json, to_json, write_folder
+
+
+class SavableEstimator(BaseEstimator):
+    """Base of everything that `tabmtl.load` reads; a subclass gives `_parts` and `_restore`.
+
+    ``fit`` keeps the parameters it saw as ``_fitted_params``.
+    """
+
+    # parameters that may hold code, which only training runs; it is not saved
+    _training_code: ClassVar[tuple[str, ...]] = ()
+    _fitted_params: dict[str, Any]
+
+    def save(self, path: str | Path) -> None:
+        """Save to a folder of JSON, safetensors and, for trees, LightGBM text; no pickle.
+
+        Saving is atomic: a reader sees the old model or the new one. `tabmtl.load` reads it. Parameters are saved as
+        they were in fit, but for code that only training runs, a callback ``on_epoch`` or an aggregator as ``balance``:
+        the loaded estimator has the default there, and predicts the same.
+
+        Parameters
+        ----------
+        path : str or Path
+            Folder; made where it does not exist.
+
+        Raises
+        ------
+        TypeError
+            If a parameter cannot be written without pickle.
+        """
+        check_is_fitted(self)
+        parts = self._parts()
+        kept = {k: v for k, v in self._fitted_params.items() if not (k in self._training_code and callable(v))}
+        params = {name: to_json(name, value) for name, value in kept.items()}
+        saved = Saved(
+            facts={"params": params, **{part: saved.facts for part, saved in parts.items()}},
+            arrays={f"{part}.{name}": array for part, saved in parts.items() for name, array in saved.arrays.items()},
+            texts={name: text for saved in parts.values() for name, text in saved.texts.items()},
+        )
+        write_folder(path, type(self).__name__, saved)
+
+    @classmethod
+    def _from_saved(cls, saved: Saved) -> Self:
+        facts = dict(saved.facts)
+        estimator = cls(**{name: from_json(value) for name, value in facts.pop("params").items()})
+        arrays: dict[str, dict[str, np.ndarray]] = {part: {} for part in facts}
+        for name, array in saved.arrays.items():
+            part, key = name.split(".", 1)
+            arrays[part][key] = array
+        parts = {part: Saved(facts=facts[part], arrays=arrays[part], texts=saved.texts) for part in facts}
+        estimator._restore(parts)
+        return estimator
+
+    def _parts(self) -> dict[str, Saved]:
+        """What was fitted, in named parts of JSON values, arrays and texts; no two texts have one name."""
+        raise NotImplementedError
+
+    def _restore(self, parts: dict[str, Saved]) -> None:
+        """Become fitted as `_parts` described; every part has all texts."""
+        raise NotImplementedError
+
+    def _forget(self) -> None:
+        """Drop what a former fit left, now that a new one has succeeded."""
+        for name in [name for name in vars(self) if name.endswith("_") and not name.startswith("_")]:
+            delattr(self, name)

@@ -1,0 +1,131 @@
+"""The items that can be recommended: their names, how often each was clicked in training, and what is known of them."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from tabmtl.schema import TabmtlWarning
+from tabmtl.sessions.data import code_items, to_polars
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Catalogue:
+    """Items in the order of their codes: item i has code i + 1.
+
+    Attributes
+    ----------
+    ids : polars.Series of length N
+        Item names, each once.
+    counts : ndarray of int64, shape (N,)
+        Clicks of each item in training; 0 for one that was never clicked there.
+    metadata : polars.DataFrame of N rows, or None
+        Columns of the item table but for the names; null in the rows of items that the table does not hold.
+    """
+
+    ids: pl.Series
+    counts: np.ndarray
+    metadata: pl.DataFrame | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def codes(self, items: Any, what: str) -> np.ndarray:
+        """Codes of items by name, (m,) from 1.
+
+        Raises
+        ------
+        ValueError
+            If one of them is not in the catalogue.
+        """
+        names = items if isinstance(items, pl.Series) else pl.Series(list(items), strict=False)
+        codes = code_items(names, self.ids).to_numpy()
+        if len(codes) and not codes.all():
+            unknown = names.gather(np.flatnonzero(codes == 0)[:3]).to_list()
+            raise ValueError(f"{what} names {unknown}, which the catalogue does not hold: add_items adds them")
+        return codes
+
+    def to_state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """JSON-able facts and arrays; the metadata is left to those who need it."""
+        facts: dict[str, Any] = {"dtype": str(self.ids.dtype)}
+        arrays = {"counts": self.counts}
+        if self.ids.dtype.is_integer():
+            arrays["ids"] = self.ids.to_numpy()
+        else:
+            facts["ids"] = self.ids.to_list()
+        return facts, arrays
+
+    @classmethod
+    def from_state(cls, facts: dict[str, Any], arrays: dict[str, np.ndarray]) -> Catalogue:
+        """The catalogue that `to_state` described."""
+        ids = pl.Series("item", facts["ids"], dtype=pl.String) if "ids" in facts else pl.Series("item", arrays["ids"])
+        return cls(ids=ids, counts=arrays["counts"])
+
+
+def make_catalogue(clicked: pl.Series, items: Any, item_column: str) -> Catalogue:
+    """The catalogue of a click log and of an item table.
+
+    Parameters
+    ----------
+    clicked : polars.Series
+        The clicked items of the training log.
+    items : frame or None
+        One row per item.
+    item_column : str
+        Where the item table names its items.
+
+    Raises
+    ------
+    ValueError
+        If the item table has no such column, or a missing or repeated name.
+    """
+    clicked = _plain(clicked).alias("item")
+    counted = clicked.value_counts(name="count")
+    if items is None:
+        counted = counted.sort("item")
+        return Catalogue(ids=counted["item"], counts=counted["count"].to_numpy().astype(np.int64))
+    names, metadata = read_items(items, item_column)
+    known = pl.DataFrame({"item": names}).hstack(metadata)
+    seen = code_items(counted["item"], names).to_numpy()
+    unlisted = counted["item"].filter(seen == 0).cast(names.dtype)
+    if len(unlisted):
+        warnings.warn(
+            f"{len(unlisted)} items of the click log are not in the item table, among them "
+            f"{unlisted.head(3).to_list()}: all their metadata counts as missing",
+            TabmtlWarning,
+            stacklevel=4,
+        )
+        known = pl.concat([known, pl.DataFrame({"item": unlisted})], how="diagonal")
+    known = known.sort("item")
+    counts = np.zeros(len(known) + 1, dtype=np.int64)
+    counts[code_items(counted["item"], known["item"]).to_numpy()] = counted["count"].to_numpy()
+    return Catalogue(ids=known["item"], counts=counts[1:], metadata=known.drop("item"))
+
+
+def read_items(items: Any, item_column: str) -> tuple[pl.Series, pl.DataFrame]:
+    """Names and other columns of an item table; see `make_catalogue`."""
+    frame = to_polars(items, "the item table").lazy().collect()
+    if item_column not in frame.columns:
+        raise ValueError(
+            f"the item table has no column {item_column!r}; its columns are {frame.columns}: rename its column of names"
+        )
+    names = _plain(frame[item_column]).alias("item")
+    if names.null_count():
+        raise ValueError(f"the column {item_column!r} of the item table is missing in {names.null_count()} rows")
+    if names.n_unique() < len(names):
+        repeated = names.filter(names.is_duplicated())[0]
+        raise ValueError(f"the item table has {repeated!r} more than once in {item_column!r}: keep one row an item")
+    return names, frame.drop(item_column)
+
+
+def _plain(names: pl.Series) -> pl.Series:
+    """Item names as whole numbers or text: categories have no order of their own between processes."""
+    if names.dtype in (pl.Categorical, pl.Enum):
+        return names.cast(pl.String)
+    if names.dtype.is_integer() or names.dtype == pl.String:
+        return names
+    raise TypeError(f"items must be named by whole numbers or text, got {names.dtype}: cast the column {names.name!r}")

@@ -1,0 +1,90 @@
+"""How well next clicks are predicted: rank of the target among all items, and what follows from it.
+
+A rank counts the items that score at least as much as the target, itself included: ties count against the
+recommender, so that constant scores gain nothing. With the rank r of a target and a list of k items::
+
+    recall@k = 1[r <= k]        mrr@k = 1[r <= k] / r        ndcg@k = 1[r <= k] / log2(1 + r)
+
+each as the mean over all targets. Sampled candidates reorder recommenders, so there is no such option.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+#: Least training clicks of a target in each bucket, and the name of the bucket.
+BUCKETS = ((0, "0"), (1, "1-5"), (6, "6-20"), (21, "21-100"), (101, ">100"))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Ranking:
+    """Ranks of next clicks.
+
+    Attributes
+    ----------
+    ranks : ndarray of float64, shape (m,)
+        Rank of every target among all items, from 1; infinite where the catalogue does not hold it.
+    counts : ndarray of int64, shape (m,)
+        Clicks of the target in training.
+    n_items : int
+        Size of the catalogue.
+    top : ndarray of int64, shape (m, k)
+        Places in the catalogue of the best items, best first.
+    """
+
+    ranks: np.ndarray
+    counts: np.ndarray
+    n_items: int
+    top: np.ndarray
+
+    def recall(self, k: int) -> float:
+        """Share of targets among the first k."""
+        return float(np.mean(self.ranks <= k))
+
+    def mrr(self, k: int) -> float:
+        """Mean of 1 / rank, 0 beyond k."""
+        return float(np.mean(np.where(self.ranks <= k, 1 / self.ranks, 0.0)))
+
+    def ndcg(self, k: int) -> float:
+        """Mean of 1 / log2(1 + rank), 0 beyond k."""
+        return float(np.mean(np.where(self.ranks <= k, 1 / np.log2(1 + self.ranks), 0.0)))
+
+    def coverage(self, k: int) -> float:
+        """Share of the catalogue that is among the first k of at least one target."""
+        return len(np.unique(self.top[:, :k])) / self.n_items
+
+    def only(self, chosen: np.ndarray) -> Ranking:
+        """The targets of a mask (m,)."""
+        return Ranking(ranks=self.ranks[chosen], counts=self.counts[chosen], n_items=self.n_items, top=self.top[chosen])
+
+
+def rank_targets(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Ranks (m,) of targets, codes from 1 or 0 for none of the catalogue, in scores (m, N).
+
+    A target that is excluded (minus infinity) or not a number has an infinite rank.
+    """
+    own = scores[np.arange(len(scores)), np.maximum(targets, 1) - 1]
+    ranks = np.count_nonzero(scores >= own[:, None], axis=1).astype(np.float64)
+    ranks[(targets < 1) | ~(own > -np.inf)] = np.inf
+    return ranks
+
+
+def summarize(ranking: Ranking, ks: Sequence[int]) -> pl.DataFrame:
+    """One row for all targets and one a bucket of training clicks; null where a bucket has no target."""
+    lows = np.array([low for low, _ in BUCKETS])
+    bucket = np.searchsorted(lows, ranking.counts, side="right") - 1
+    parts = [("all", ranking), *((name, ranking.only(bucket == j)) for j, (_, name) in enumerate(BUCKETS))]
+    return pl.DataFrame([_row(name, part, ks, covered=name == "all") for name, part in parts], infer_schema_length=None)
+
+
+def _row(name: str, part: Ranking, ks: Sequence[int], *, covered: bool) -> dict[str, str | int | float | None]:
+    row: dict[str, str | int | float | None] = {"bucket": name, "n_targets": len(part.ranks)}
+    for k in ks:
+        some = len(part.ranks) > 0
+        row |= {f"recall@{k}": part.recall(k) if some else None, f"mrr@{k}": part.mrr(k) if some else None}
+        row |= {f"ndcg@{k}": part.ndcg(k) if some else None, f"coverage@{k}": part.coverage(k) if covered else None}
+    return row

@@ -1,0 +1,247 @@
+"""The contract of recommenders: what every one of them does with a click log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import polars as pl
+from sklearn.utils.validation import check_is_fitted
+
+from tabmtl.checks import check_count
+from tabmtl.estimator import SavableEstimator
+from tabmtl.persist import Saved
+from tabmtl.sessions.catalogue import Catalogue, make_catalogue
+from tabmtl.sessions.data import LogColumns, Sessions, group_log, like, read_log, read_sessions
+from tabmtl.sessions.metrics import Ranking, rank_targets, summarize
+from tabmtl.sessions.search import top_k
+
+_BLOCK_BYTES = 64_000_000  # of scores that are held at a time
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class Recommender(SavableEstimator):
+    """Base of all recommenders; a subclass gives `_fit`, `_scores`, `_state` and `_fitted_from`.
+
+    Parameters
+    ----------
+    session_column, item_column : str, default="session_id", "item_id"
+        Columns of the click log; the item table names its items by ``item_column`` too.
+    time_column : str or None, default="time"
+        When a click was: a date, a datetime, or a number of seconds. None if the log has an order only.
+    order_column : str, optional
+        Orders clicks of equal time, or all clicks of a session where there is no time. What is equal in both stays in
+        the order of the rows.
+    """
+
+    session_column: str = "session_id"
+    item_column: str = "item_id"
+    time_column: str | None = "time"
+    order_column: str | None = None
+
+    def fit(self, clicks: Any, *, items: Any = None, clicks_val: Any = None) -> Self:
+        """Learn from a click log.
+
+        Parameters
+        ----------
+        clicks : polars DataFrame or LazyFrame, pandas DataFrame or pyarrow Table
+            One row per click, in any order.
+        items : frame, optional
+            The item table: one row per item, its name in ``item_column`` and metadata in other columns. Its items
+            can be recommended whether they were clicked or not.
+        clicks_val : frame, optional
+            A later log for early stopping, where the method has it.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the input does not fit; the message names the column and the cure. The recommender is then left as it
+            was.
+        """
+        self._check_params()
+        columns = self._log_columns()
+        log = read_log(clicks, columns)
+        catalogue = make_catalogue(log["item"], items, self.item_column)
+        sessions = group_log(log, catalogue.ids)
+        valid = None if clicks_val is None else read_sessions(clicks_val, columns, catalogue.ids)
+        fitted = self._fit(sessions, catalogue, valid)
+        self._set_fitted(catalogue, fitted)
+        return self
+
+    def recommend(self, sessions: Any, k: int = 20, *, candidates: Any = None, exclude_seen: bool = False) -> Any:
+        """Recommend items for the next click of every session.
+
+        Parameters
+        ----------
+        sessions : frame
+            A click log with the columns of fit; sessions and items may be new. Items that the catalogue does not hold
+            say nothing but that there was a click.
+        k : int, default=20
+            Recommendations per session; fewer come where there are fewer candidates.
+        candidates : sequence or series of items, optional
+            Recommend these only.
+        exclude_seen : bool, default=False
+            Leave out items that the session holds already. People do click again, so repeats are allowed.
+
+        Returns
+        -------
+        recommendations : frame like ``sessions``
+            Columns: that of the session, ``rank`` (from 1), that of the item, and ``score``, higher is better; sessions
+            in the order of their last clicks.
+        """
+        check_is_fitted(self)
+        check_count("k", k)
+        catalogue = self._catalogue
+        allowed = None
+        if candidates is not None:
+            allowed = np.zeros(len(catalogue), dtype=bool)
+            allowed[catalogue.codes(candidates, "candidates") - 1] = True
+        read = read_sessions(sessions, self._log_columns(), catalogue.ids)
+        items, scores = self._top(read, k, allowed, exclude_seen)
+        found = items >= 0
+        owner, rank = np.nonzero(found)
+        frame = pl.DataFrame(
+            {
+                self.session_column: read.ids.gather(owner),
+                "rank": (rank + 1).astype(np.int32),
+                self.item_column: catalogue.ids.gather(items[found]),
+                "score": scores[found],
+            }
+        )
+        return like(frame, sessions)
+
+    def rank(self, clicks: Any, *, top: int = 20) -> Ranking:
+        """Rank of every next click among all items of the catalogue, given the clicks before it.
+
+        Parameters
+        ----------
+        clicks : frame
+            A click log; every click but the first of its session is a target.
+        top : int, default=20
+            Length of the recommendations that are kept, for the coverage.
+
+        Returns
+        -------
+        Ranking
+            Of the targets, in the order of the sessions; ties count against the recommender.
+
+        Raises
+        ------
+        ValueError
+            If no session has two clicks.
+        """
+        check_is_fitted(self)
+        return self._rank(read_sessions(clicks, self._log_columns(), self._catalogue.ids), top)
+
+    def evaluate(self, clicks: Any, k: int | Sequence[int] = 20) -> pl.DataFrame:
+        """Recall, MRR and NDCG at k over the full catalogue, in all and by how often the target was clicked in training.
+
+        Parameters
+        ----------
+        clicks : frame
+            A click log; every click but the first of its session is a target.
+        k : int or sequence of int, default=20
+
+        Returns
+        -------
+        metrics : polars.DataFrame
+            One row a bucket of training clicks ("all", "0", "1-5", "6-20", "21-100", ">100"): ``bucket``,
+            ``n_targets``, and per k ``recall@k``, ``mrr@k``, ``ndcg@k`` and, in all, ``coverage@k``.
+        """
+        ks = [k] if isinstance(k, int) else list(k)
+        for value in ks:
+            check_count("k", value)
+        return summarize(self.rank(clicks, top=max(ks)), ks)
+
+    def score(self, clicks: Any) -> float:
+        """MRR@20 over the full catalogue; see `evaluate`."""
+        return self.rank(clicks).mrr(20)
+
+    # what a subclass gives
+
+    def _check_params(self) -> None:
+        """Raise a ValueError for a hyper-parameter out of range."""
+
+    def _fit(self, sessions: Sessions, catalogue: Catalogue, valid: Sessions | None) -> dict[str, Any]:
+        """Learn, and return the fitted attributes by name."""
+        raise NotImplementedError
+
+    def _scores(self, sessions: Sessions) -> np.ndarray:
+        """Score of every item (S, N), float32, for the click after each session."""
+        raise NotImplementedError
+
+    def _state(self) -> Saved:
+        """The fitted attributes as JSON values and arrays."""
+        raise NotImplementedError
+
+    def _fitted_from(self, catalogue: Catalogue, saved: Saved) -> dict[str, Any]:
+        """The fitted attributes that `_state` described."""
+        raise NotImplementedError
+
+    # shared steps
+
+    def _log_columns(self) -> LogColumns:
+        return LogColumns(
+            session=self.session_column, item=self.item_column, time=self.time_column, order=self.order_column
+        )
+
+    def _blocks(self, sessions: Sessions) -> Iterator[Sessions]:
+        """The sessions, as many at a time as there is room for scores."""
+        size = max(1, _BLOCK_BYTES // (4 * len(self._catalogue)))
+        for start in range(0, len(sessions), size):
+            yield sessions.take(np.arange(start, min(start + size, len(sessions))))
+
+    def _top(
+        self, sessions: Sessions, k: int, allowed: np.ndarray | None, exclude_seen: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Place in the catalogue (S, k), -1 where there is none, and score of the best items."""
+        found = []
+        for block in self._blocks(sessions):
+            scores = self._scores(block)
+            if allowed is not None:
+                scores[:, ~allowed] = -np.inf
+            if exclude_seen:
+                rows, seen = np.repeat(np.arange(len(block)), block.lengths), block.items
+                scores[rows[seen > 0], seen[seen > 0] - 1] = -np.inf
+            found.append(top_k(scores, k))
+        items, scores = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        return np.where(np.isneginf(scores), -1, items), scores
+
+    def _rank(self, sessions: Sessions, top: int = 20) -> Ranking:
+        prefixes, targets = sessions.prefixes()
+        if not len(prefixes):
+            raise ValueError("no session of this log has two clicks, so there is no next click to predict")
+        ranks, tops, start = [], [], 0
+        for block in self._blocks(prefixes):
+            scores = self._scores(block)
+            ranks.append(rank_targets(scores, targets[start : start + len(block)]))
+            tops.append(top_k(scores, top)[0])
+            start += len(block)
+        counts = np.concatenate([[0], self._catalogue.counts])[targets]
+        return Ranking(
+            ranks=np.concatenate(ranks), counts=counts, n_items=len(self._catalogue), top=np.concatenate(tops)
+        )
+
+    def _set_fitted(self, catalogue: Catalogue, fitted: dict[str, Any]) -> None:
+        self._forget()
+        self._catalogue = catalogue
+        self._fitted_params = self.get_params(deep=False)
+        self.n_items_ = len(catalogue)
+        self.item_ids_ = catalogue.ids
+        self.item_counts_ = catalogue.counts
+        for name, value in fitted.items():
+            setattr(self, name, value)
+
+    def _parts(self) -> dict[str, Saved]:
+        facts, arrays = self._catalogue.to_state()
+        return {"catalogue": Saved(facts=facts, arrays=arrays), "fitted": self._state()}
+
+    def _restore(self, parts: dict[str, Saved]) -> None:
+        catalogue = Catalogue.from_state(parts["catalogue"].facts, parts["catalogue"].arrays)
+        self._set_fitted(catalogue, self._fitted_from(catalogue, parts["fitted"]))
