@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
+from tabmtl.epochs import schedule
 from tabmtl.models.multitabnet import MultiTabNetwork
 from tabmtl.schema import Batch, Task
-from tabmtl.train import _schedule
 
 
 class PlainBlock(nn.Module):
@@ -132,7 +132,7 @@ def train_plain(
     loader = DataLoader(TensorDataset(data.x_num, data.x_cat, data.y), batch_size=batch_size)
     optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=0.0)
     for step, (x_num, x_cat, y) in enumerate(loader):
-        optimizer.param_groups[0]["lr"] = learning_rate * _schedule(step / len(loader))
+        optimizer.param_groups[0]["lr"] = learning_rate * schedule(step / len(loader))
         loss = plain_loss(network(x_num, x_cat), y, tasks)
         optimizer.zero_grad()
         loss.backward()

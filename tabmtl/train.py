@@ -1,9 +1,9 @@
-"""The only gradient loop of the project."""
+"""The gradient loop of tables; its epochs are those of all training, see `tabmtl.epochs`."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,13 +12,12 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from tabmtl.balance import Balancer
+from tabmtl.epochs import OnEpoch, Record, run_epochs, schedule
 from tabmtl.losses import MultiTaskLoss
 from tabmtl.optimizer import Optimizer
 from tabmtl.predict import autocast, predict_scores
 from tabmtl.schema import Batch, Task
 
-Record = dict[str, float | None]
-OnEpoch = Callable[[Mapping[str, float | None]], bool | None]
 Evaluate = Callable[[Sequence[Tensor], Batch], dict[str, float | None]]
 
 _CACHED_BYTES = 28_000_000  # activations that stay near a CPU's core; more rows a step only accumulate
@@ -106,32 +105,8 @@ def train(
     ValueError
         If a loss is not finite.
     """
-    # glibc gives freed memory back, and takes it anew at every step, until a block as large as this one was freed
-    torch.empty(2**25 - 2**16, dtype=torch.uint8)
-    loop = _Loop(network, loss, options, balancer, evaluate)
-    tasks = loss.tasks
-    watched = valid is not None and options.patience is not None
-    history: list[Record] = []
-    best, best_score, best_weights = 0, -float("inf"), network.state_dict()
-    for epoch in range(options.epochs):
-        record: Record = {"epoch": float(epoch), **loop.run_epoch(data, epoch)}
-        with loop.optimizer.averaged():
-            if valid is not None:
-                settle_statistics(network, data, options.precision)
-                record |= loop.validate(valid)
-            score = _monitored(record, options.monitor, tasks) if watched else float(epoch)
-            if score > best_score:
-                best, best_score = epoch, score
-                best_weights = {k: v.clone() for k, v in network.state_dict().items()}
-        history.append(record)
-        if on_epoch is not None and on_epoch(record):
-            break
-        if options.patience is not None and epoch - best >= options.patience:
-            break
-    network.load_state_dict(best_weights)
-    if valid is None:
-        settle_statistics(network, data, options.precision)
-    return history, best
+    loop = _Loop(network, loss, data, valid, options, balancer, evaluate)
+    return run_epochs(network, loop, epochs=options.epochs, patience=options.patience, on_epoch=on_epoch)
 
 
 class _Loop:
@@ -141,11 +116,14 @@ class _Loop:
         self,
         network: torch.nn.Module,
         loss: MultiTaskLoss,
+        data: Batch,
+        valid: Batch | None,
         options: TrainOptions,
         balancer: Balancer | None,
         evaluate: Evaluate,
     ) -> None:
         self.network, self.loss, self.options = network, loss, options
+        self.data, self.valid = data, valid
         self.balancer, self.evaluate = balancer, evaluate
         self.tasks = loss.tasks
         self._task_weight = loss.task_weight.to(next(network.parameters()).device)
@@ -157,8 +135,9 @@ class _Loop:
             average_decay=options.average_decay,
         )
 
-    def run_epoch(self, data: Batch, epoch: int) -> Record:
+    def run_epoch(self, epoch: int) -> Record:
         """One pass over the shuffled rows; returns the train part of the epoch's record."""
+        data = self.data
         self.network.train()
         if self._micro is None:
             self._micro = len(data) if self.balancer is not None else _micro_batch_rows(self.network, data)
@@ -169,7 +148,7 @@ class _Loop:
         totals, kept, n_kept = [], [], 0
         for step, index in enumerate(steps):
             progress = (epoch + step / len(steps)) / self.options.epochs
-            losses, scores = self.step(data, index, self.options.learning_rate * _schedule(progress))
+            losses, scores = self.step(index, self.options.learning_rate * schedule(progress))
             totals.append(losses)
             if n_kept < _SCORED_TRAIN_ROWS:
                 kept.append(scores)
@@ -181,8 +160,9 @@ class _Loop:
             self.balancer.end_epoch(torch.tensor([math.nan if mean is None else mean for mean in means]))
         return record
 
-    def step(self, data: Batch, index: Tensor, learning_rate: float) -> tuple[Tensor, list[Tensor]]:
+    def step(self, index: Tensor, learning_rate: float) -> tuple[Tensor, list[Tensor]]:
         """One optimiser step on some rows; returns loss sums (T,) and raw scores."""
+        data = self.data
         totals: list[Tensor] = []
         parts: list[list[Tensor]] = []
         nominal = min(self.options.batch_size, len(data))
@@ -208,11 +188,20 @@ class _Loop:
         self.optimizer.step(learning_rate)
         return torch.stack(totals).sum(dim=0), [torch.cat(columns) for columns in zip(*parts, strict=True)]
 
-    def validate(self, valid: Batch) -> Record:
-        """The validation part of the epoch's record."""
-        scores = predict_scores(self.network, valid, self.options.precision)
-        losses = self.loss(scores, valid.y, valid.weight, valid.task)
-        return self._record("val", losses, valid, scores, valid)
+    def validate(self) -> tuple[Record, float | None]:
+        """The validation part of the epoch's record, and what early stopping watches."""
+        if self.valid is None:
+            return {}, None
+        settle_statistics(self.network, self.data, self.options.precision)
+        scores = predict_scores(self.network, self.valid, self.options.precision)
+        losses = self.loss(scores, self.valid.y, self.valid.weight, self.valid.task)
+        record = self._record("val", losses, self.valid, scores, self.valid)
+        return record, _monitored(record, self.options.monitor, self.tasks)
+
+    def finish(self) -> None:
+        """Settle statistics that validation has not settled."""
+        if self.valid is None:
+            settle_statistics(self.network, self.data, self.options.precision)
 
     def _record(self, part: str, losses: Tensor, data: Batch, scores: list[Tensor], scored: Batch) -> Record:
         """Mean losses over the labelled weight of `data`, and the scores of the rows `scored`."""
@@ -294,11 +283,6 @@ def settle_statistics(network: torch.nn.Module, data: Batch, precision: str = "f
     for norm, momentum in zip(norms, usual, strict=True):
         norm.momentum = momentum
         norm.eval()
-
-
-def _schedule(progress: float) -> float:
-    """Factor of the learning rate: a short linear warm-up, then half a cosine."""
-    return min(1.0, progress / 0.02 + 0.1) * 0.5 * (1 + torch.cos(torch.tensor(progress * torch.pi)).item())
 
 
 def _monitored(record: Record, monitor: str, tasks: Sequence[Task]) -> float:

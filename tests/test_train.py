@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import nn
 
+from tabmtl.epochs import schedule
 from tabmtl.experts import BatchNorm
 from tabmtl.losses import MultiTaskLoss
 from tabmtl.predict import predict_scores, represent_rows
 from tabmtl.schema import Batch, Task
-from tabmtl.train import TrainOptions, _Loop, _schedule, settle_statistics, train
+from tabmtl.train import TrainOptions, _Loop, settle_statistics, train
 
 TASKS = [
     Task(name="delay", kind="regression", metric="r2"),
@@ -91,9 +92,10 @@ class Standstill:
 
 def step_of(network, tasks=TASKS, micro=None, weight=None, batch_size=32):
     """The gradient that one step on 32 rows follows."""
-    loop = _Loop(network, MultiTaskLoss(tasks), options(batch_size=batch_size), None, evaluate)
+    data = Batch(**vars(table()) | {"weight": weight})
+    loop = _Loop(network, MultiTaskLoss(tasks), data, None, options(batch_size=batch_size), None, evaluate)
     loop.optimizer, loop._micro = Standstill(), micro
-    loop.step(Batch(**vars(table()) | {"weight": weight}), torch.arange(32), 0.05)
+    loop.step(torch.arange(32), 0.05)
     return network.layer.weight.grad
 
 
@@ -141,7 +143,7 @@ def test_every_row_is_trained_on_once_an_epoch():
 
 
 def test_the_learning_rate_warms_up_and_falls_to_zero():
-    rates = [_schedule(step / 100) for step in range(101)]
+    rates = [schedule(step / 100) for step in range(101)]
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == rates[2] > 0.99
     assert rates[2:] == sorted(rates[2:], reverse=True)
