@@ -5,6 +5,8 @@ from tabmtl.synth.funnel_truth import FunnelTruth
 from tabmtl.synth.multitab_bench import MultitabBench, make_multitab_bench
 from tabmtl.synth.multitab_truth import MultitabTruth
 from tabmtl.synth.outlier_tasks import OutlierTasks, make_outlier_tasks
+from tabmtl.synth.session_truth import SessionTruth
+from tabmtl.synth.sessions import SessionLog, make_sessions
 
 __all__ = [
     "Funnel",
@@ -12,7 +14,10 @@ __all__ = [
     "MultitabBench",
     "MultitabTruth",
     "OutlierTasks",
+    "SessionLog",
+    "SessionTruth",
     "make_funnel",
     "make_multitab_bench",
     "make_outlier_tasks",
+    "make_sessions",
 ]

@@ -106,7 +106,7 @@ class FeatureAttention(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None, n_queries: int) -> Tensor:
-        """Let the first tokens of x (B, n, e) look at all; mask (n, n) is added to the scores.
+        """Let the first tokens of x (B, n, e) look at all; mask, (n, n) up to (B, h, n, n), is added to the scores.
 
         Returns (B, n_queries, e).
         """
@@ -135,7 +135,7 @@ class FeatureAttention(nn.Module):
         q = q.view(n_rows * s, heads, d_head).transpose(0, 1) @ w_k.view(heads, d_head, d_token)
         q = q.view(heads, n_rows, s, d_token).transpose(0, 1).reshape(n_rows, heads * s, d_token)
         scores = (q @ x.transpose(1, 2)).view(n_rows, heads, s, n_tokens)
-        weights = self.dropout(_softmax(scores, None if mask is None else mask[:s]))
+        weights = self.dropout(_softmax(scores, None if mask is None else mask[..., :s, :]))
         seen = weights.view(n_rows, heads * s, n_tokens) @ x
         seen = seen.view(n_rows, heads, s, d_token).transpose(0, 1).reshape(heads, n_rows * s, d_token)
         values = torch.baddbmm(b_v.view(heads, 1, d_head), seen, w_v.view(heads, d_head, d_token).mT)

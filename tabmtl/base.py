@@ -13,7 +13,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _check_feature_names, _check_n_features, check_is_fitted
 
 from tabmtl.encode import TableCoder
-from tabmtl.estimator import SavableEstimator
+from tabmtl.estimator import SavableEstimator, draw_seed
 from tabmtl.intervals import score_intervals
 from tabmtl.metrics import check_metric, mean_score, score_tasks
 from tabmtl.persist import Saved
@@ -100,7 +100,7 @@ class MultiTaskEstimator(SavableEstimator):
         batch = coder.read(X, y, sample_weight)
         coder.check_labelled(batch)
         valid = None if X_val is None else coder.read(X_val, y_val)
-        fitted = self._fit(X, coder, batch, valid, _draw_seed(self.random_state))
+        fitted = self._fit(X, coder, batch, valid, draw_seed(self.random_state))
         self._set_fitted(coder, fitted)
         return self
 
@@ -294,15 +294,3 @@ class RegressorFace(RegressorMixin):
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """R², averaged over the tasks; unlabelled cells are left out."""
         return mean_score(self._score(X, y, sample_weight, "r2"))
-
-
-def _draw_seed(random_state: int | np.random.RandomState | None) -> int:
-    if random_state is None:
-        return int(np.random.default_rng().integers(2**31))
-    if isinstance(random_state, np.random.RandomState):
-        return int(random_state.randint(2**31 - 1))
-    if not isinstance(random_state, int | np.integer) or not 0 <= random_state < 2**32:
-        raise ValueError(
-            f"random_state must be a whole number from 0 to 2**32 - 1, a RandomState or None, got {random_state!r}"
-        )
-    return int(random_state)

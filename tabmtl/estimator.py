@@ -70,7 +70,24 @@ class SavableEstimator(BaseEstimator):
         """Become fitted as `_parts` described; every part has all texts."""
         raise NotImplementedError
 
+    def _as_fitted(self) -> Self:
+        """An estimator with the parameters of fit, whatever they have become since."""
+        return type(self)(**self._fitted_params)
+
     def _forget(self) -> None:
         """Drop what a former fit left, now that a new one has succeeded."""
         for name in [name for name in vars(self) if name.endswith("_") and not name.startswith("_")]:
             delattr(self, name)
+
+
+def draw_seed(random_state: int | np.random.RandomState | None) -> int:
+    """A seed from what scikit-learn calls a random state; a ValueError for anything else."""
+    if random_state is None:
+        return int(np.random.default_rng().integers(2**31))
+    if isinstance(random_state, np.random.RandomState):
+        return int(random_state.randint(2**31 - 1))
+    if not isinstance(random_state, int | np.integer) or not 0 <= random_state < 2**32:
+        raise ValueError(
+            f"random_state must be a whole number from 0 to 2**32 - 1, a RandomState or None, got {random_state!r}"
+        )
+    return int(random_state)

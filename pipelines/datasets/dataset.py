@@ -105,8 +105,8 @@ class Dataset:
         return X, y.to_series() if self.task_column else y
 
 
-def stored(name: str, folder: str | Path | None) -> Path:
-    """Path of the stored table of a set: ``<folder>/<name>/data.parquet``.
+def stored(name: str, folder: str | Path | None, table: str = "data") -> Path:
+    """Path of a stored table of a set: ``<folder>/<name>/<table>.parquet``.
 
     Parameters
     ----------
@@ -114,18 +114,20 @@ def stored(name: str, folder: str | Path | None) -> Path:
         Name of the set.
     folder : str, pathlib.Path or None
         The data folder; None reads the environment variable ``TABMTL_DATA``.
+    table : str, default="data"
+        Which table of the set, where it has several.
 
     Raises
     ------
     FileNotFoundError
         If no folder is named, or it does not hold the table.
     """
-    table = f"{name}/data.parquet"
-    cure = f"name the folder that holds {table} by folder= or by the environment variable TABMTL_DATA"
+    file = f"{name}/{table}.parquet"
+    cure = f"name the folder that holds {file} by folder= or by the environment variable TABMTL_DATA"
     root = folder or os.environ.get("TABMTL_DATA")
     if not root:
-        raise FileNotFoundError(f"{name}: expected {table} in a data folder, but none is named; {cure}")
-    path = Path(root) / table
+        raise FileNotFoundError(f"{name}: expected {file} in a data folder, but none is named; {cure}")
+    path = Path(root) / file
     if not path.is_file():
         raise FileNotFoundError(f"{name}: expected the table {path}, but there is no such file; {cure}")
     return path

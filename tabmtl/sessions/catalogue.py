@@ -39,12 +39,14 @@ class Catalogue:
 
         Raises
         ------
-        ValueError
-            If one of them is not in the catalogue.
+        TypeError, ValueError
+            If one of them is of another type or not in the catalogue.
         """
         names = items if isinstance(items, pl.Series) else pl.Series(list(items), strict=False)
-        codes = code_items(names, self.ids).to_numpy()
-        if len(codes) and not codes.all():
+        if names.is_empty():
+            return np.zeros(0, dtype=np.int32)
+        codes = code_items(names, self.ids, what).to_numpy()
+        if not codes.all():
             unknown = names.gather(np.flatnonzero(codes == 0)[:3]).to_list()
             raise ValueError(f"{what} names {unknown}, which the catalogue does not hold: add_items adds them")
         return codes
@@ -83,27 +85,28 @@ def make_catalogue(clicked: pl.Series, items: Any, item_column: str) -> Catalogu
     ValueError
         If the item table has no such column, or a missing or repeated name.
     """
-    clicked = _plain(clicked).alias("item")
-    counted = clicked.value_counts(name="count")
+    counted = _plain(clicked.alias(item_column)).alias("item").value_counts(name="count")
     if items is None:
         counted = counted.sort("item")
         return Catalogue(ids=counted["item"], counts=counted["count"].to_numpy().astype(np.int64))
     names, metadata = read_items(items, item_column)
-    known = pl.DataFrame({"item": names}).hstack(metadata)
-    seen = code_items(counted["item"], names).to_numpy()
-    unlisted = counted["item"].filter(seen == 0).cast(names.dtype)
+    seen = code_items(counted["item"], names, f"the items of the click log in {item_column!r}").to_numpy()
+    known = metadata.with_columns(names.alias(item_column))
+    unlisted = counted.filter(seen == 0)["item"]
     if len(unlisted):
         warnings.warn(
             f"{len(unlisted)} items of the click log are not in the item table, among them "
             f"{unlisted.head(3).to_list()}: all their metadata counts as missing",
             TabmtlWarning,
-            stacklevel=4,
+            stacklevel=3,
         )
-        known = pl.concat([known, pl.DataFrame({"item": unlisted})], how="diagonal")
-    known = known.sort("item")
+        # the wider of two types of whole numbers holds the items of both
+        known = pl.concat([known, unlisted.alias(item_column).to_frame()], how="diagonal_relaxed")
+    known = known.sort(item_column)
+    ids = known[item_column].alias("item")
     counts = np.zeros(len(known) + 1, dtype=np.int64)
-    counts[code_items(counted["item"], known["item"]).to_numpy()] = counted["count"].to_numpy()
-    return Catalogue(ids=known["item"], counts=counts[1:], metadata=known.drop("item"))
+    counts[code_items(counted["item"], ids).to_numpy()] = counted["count"].to_numpy()
+    return Catalogue(ids=ids, counts=counts[1:], metadata=known.drop(item_column))
 
 
 def read_items(items: Any, item_column: str) -> tuple[pl.Series, pl.DataFrame]:

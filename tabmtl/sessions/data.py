@@ -164,10 +164,10 @@ def read_sessions(clicks: Any, columns: LogColumns, items: pl.Series) -> Session
     Raises
     ------
     TypeError, ValueError
-        If the log is no frame, is empty, lacks a column, has a missing session, item, time or order, or a time of a
-        type that is none, or items of another type than the catalogue.
+        If the log is no frame, is empty, lacks a column, has a missing session, item, time or order (null, NaN or
+        infinite), or a time of a type that is none, or items of another type than the catalogue.
     """
-    return group_log(read_log(clicks, columns), items)
+    return group_log(read_log(clicks, columns), items, f"the items of the click log in {columns.item!r}")
 
 
 def read_log(clicks: Any, columns: LogColumns) -> pl.DataFrame:
@@ -188,26 +188,32 @@ def read_log(clicks: Any, columns: LogColumns) -> pl.DataFrame:
     for role in log.columns:
         holes = log[role].null_count()
         if log[role].dtype.is_float():
-            holes += int(log[role].is_nan().sum())
+            holes += int((~log[role].is_finite()).sum())
         if holes:
             raise ValueError(
-                f"the column {roles[role]!r} of the click log is missing in {holes} of {len(log)} rows: drop or fill them"
+                f"the column {roles[role]!r} of the click log is missing (null, NaN or infinite) in {holes} of "
+                f"{len(log)} rows: drop or fill them"
             )
     if columns.time is None:
         return log
     return log.with_columns(_seconds(log["time"], columns.time))
 
 
-def group_log(log: pl.DataFrame, items: pl.Series) -> Sessions:
-    """The sessions of a log that `read_log` has read."""
+def group_log(log: pl.DataFrame, items: pl.Series, what: str = "the items of the click log") -> Sessions:
+    """The sessions of a log that `read_log` has read; an error calls its items ``what``."""
     timed = "time" in log.columns
-    log = log.with_columns(code_items(log["item"], items).alias("item"))
+    log = log.with_columns(code_items(log["item"], items, what).alias("item"))
     grouped = log.lazy().select("session", *(["time"] if timed else [])).group_by("session", maintain_order=True)
     last = pl.col("time").max() if timed else pl.lit(0.0).alias("time")
     sessions = grouped.agg(last).sort("time", maintain_order=True).with_row_index("code").collect()
-    coded = log.lazy().join(sessions.lazy().select("session", "code"), on="session", how="left", maintain_order="left")
     keys = ["code", *(name for name in ("time", "order") if name in log.columns)]
-    coded = coded.drop("session").sort(keys, maintain_order=True).collect()
+    coded = (
+        log.lazy()
+        .join(sessions.lazy().select("session", "code"), on="session", how="left", maintain_order="left")
+        .drop("session")
+        .sort(keys, maintain_order=True)
+        .collect()
+    )
     return Sessions(
         ids=sessions["session"],
         offsets=offsets_of(np.bincount(coded["code"].to_numpy(), minlength=len(sessions))),
@@ -233,8 +239,8 @@ def like(frame: pl.DataFrame, example: Any) -> Any:
     return native.to_arrow() if nw.from_native(example).implementation.is_pyarrow() else native.to_pandas()
 
 
-def code_items(values: pl.Series, items: pl.Series) -> pl.Series:
-    """Codes of items: their place in the catalogue from 1, 0 where it has none.
+def code_items(values: pl.Series, items: pl.Series, what: str = "the items of the click log") -> pl.Series:
+    """Codes of items: their place in the catalogue from 1, 0 where it has none; an error calls them ``what``.
 
     Raises
     ------
@@ -242,9 +248,7 @@ def code_items(values: pl.Series, items: pl.Series) -> pl.Series:
         If the catalogue holds another type of names.
     """
     if _family(values.dtype) != _family(items.dtype):
-        raise TypeError(
-            f"the items of this log are {values.dtype}, those of the catalogue {items.dtype}: cast one of them"
-        )
+        raise TypeError(f"{what} are {values.dtype}, those of the catalogue {items.dtype}: cast one of them")
     if values.dtype != items.dtype:
         values = values.cast(items.dtype, strict=False)
     vocabulary = pl.DataFrame({"item": items, "code": np.arange(1, len(items) + 1, dtype=np.int32)})

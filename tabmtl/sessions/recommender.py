@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -102,7 +102,7 @@ class Recommender(SavableEstimator):
         if candidates is not None:
             allowed = np.zeros(len(catalogue), dtype=bool)
             allowed[catalogue.codes(candidates, "candidates") - 1] = True
-        read = read_sessions(sessions, self._log_columns(), catalogue.ids)
+        read = self._read(sessions)
         items, scores = self._top(read, k, allowed, exclude_seen)
         found = items >= 0
         owner, rank = np.nonzero(found)
@@ -137,10 +137,10 @@ class Recommender(SavableEstimator):
             If no session has two clicks.
         """
         check_is_fitted(self)
-        return self._rank(read_sessions(clicks, self._log_columns(), self._catalogue.ids), top)
+        return self._rank(self._read(clicks), top)
 
     def evaluate(self, clicks: Any, k: int | Sequence[int] = 20) -> pl.DataFrame:
-        """Recall, MRR and NDCG at k over the full catalogue, in all and by how often the target was clicked in training.
+        """Recall, MRR and NDCG at k over the full catalogue, in all and by the training clicks of the target.
 
         Parameters
         ----------
@@ -191,18 +191,15 @@ class Recommender(SavableEstimator):
             session=self.session_column, item=self.item_column, time=self.time_column, order=self.order_column
         )
 
-    def _blocks(self, sessions: Sessions) -> Iterator[Sessions]:
-        """The sessions, as many at a time as there is room for scores."""
-        size = max(1, _BLOCK_BYTES // (4 * len(self._catalogue)))
-        for start in range(0, len(sessions), size):
-            yield sessions.take(np.arange(start, min(start + size, len(sessions))))
+    def _read(self, clicks: Any) -> Sessions:
+        return read_sessions(clicks, self._log_columns(), self._catalogue.ids)
 
     def _top(
         self, sessions: Sessions, k: int, allowed: np.ndarray | None, exclude_seen: bool
     ) -> tuple[np.ndarray, np.ndarray]:
         """Place in the catalogue (S, k), -1 where there is none, and score of the best items."""
         found = []
-        for block in self._blocks(sessions):
+        for block in blocks(sessions, len(self._catalogue)):
             scores = self._scores(block)
             if allowed is not None:
                 scores[:, ~allowed] = -np.inf
@@ -217,26 +214,20 @@ class Recommender(SavableEstimator):
         prefixes, targets = sessions.prefixes()
         if not len(prefixes):
             raise ValueError("no session of this log has two clicks, so there is no next click to predict")
-        ranks, tops, start = [], [], 0
-        for block in self._blocks(prefixes):
-            scores = self._scores(block)
-            ranks.append(rank_targets(scores, targets[start : start + len(block)]))
-            tops.append(top_k(scores, top)[0])
-            start += len(block)
-        counts = np.concatenate([[0], self._catalogue.counts])[targets]
-        return Ranking(
-            ranks=np.concatenate(ranks), counts=counts, n_items=len(self._catalogue), top=np.concatenate(tops)
-        )
+        return rank_next(self._scores, prefixes, targets, self._catalogue.counts, top)
 
     def _set_fitted(self, catalogue: Catalogue, fitted: dict[str, Any]) -> None:
         self._forget()
-        self._catalogue = catalogue
         self._fitted_params = self.get_params(deep=False)
+        self._set_catalogue(catalogue)
+        for name, value in fitted.items():
+            setattr(self, name, value)
+
+    def _set_catalogue(self, catalogue: Catalogue) -> None:
+        self._catalogue = catalogue
         self.n_items_ = len(catalogue)
         self.item_ids_ = catalogue.ids
         self.item_counts_ = catalogue.counts
-        for name, value in fitted.items():
-            setattr(self, name, value)
 
     def _parts(self) -> dict[str, Saved]:
         facts, arrays = self._catalogue.to_state()
@@ -245,3 +236,28 @@ class Recommender(SavableEstimator):
     def _restore(self, parts: dict[str, Saved]) -> None:
         catalogue = Catalogue.from_state(parts["catalogue"].facts, parts["catalogue"].arrays)
         self._set_fitted(catalogue, self._fitted_from(catalogue, parts["fitted"]))
+
+
+def blocks(sessions: Sessions, n_items: int) -> Iterator[Sessions]:
+    """The sessions, as many at a time as there is room for scores of all items."""
+    size = max(1, _BLOCK_BYTES // (4 * n_items))
+    for start in range(0, len(sessions), size):
+        yield sessions.take(np.arange(start, min(start + size, len(sessions))))
+
+
+def rank_next(
+    scores_of: Callable[[Sessions], np.ndarray],
+    prefixes: Sessions,
+    targets: np.ndarray,
+    counts: np.ndarray,
+    top: int = 20,
+) -> Ranking:
+    """Rank the next click of every session among all items, of which each was clicked ``counts`` times in training."""
+    ranks, tops, start = [], [], 0
+    for block in blocks(prefixes, len(counts)):
+        scores = scores_of(block)
+        ranks.append(rank_targets(scores, targets[start : start + len(block)]))
+        tops.append(top_k(scores, top)[0])
+        start += len(block)
+    clicked = np.concatenate([[0], counts])[targets]
+    return Ranking(ranks=np.concatenate(ranks), counts=clicked, n_items=len(counts), top=np.concatenate(tops))

@@ -1,0 +1,72 @@
+"""What an id-free recommender can reach: items of equal metadata cannot be told apart."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import polars as pl
+
+from tabmtl.schema import TabmtlWarning
+from tabmtl.sessions.catalogue import Catalogue
+from tabmtl.sessions.data import Sessions
+from tabmtl.sessions.knn import VSKNN
+from tabmtl.sessions.recommender import rank_next
+
+_COMPARED = 2_000  # clicks on which the neighbour baseline is measured
+
+
+def oracle_ceiling(row: np.ndarray, counts: np.ndarray, targets: np.ndarray, k: int = 20) -> dict[str, float]:
+    """Scores of an oracle that knows the metadata of the next item exactly, and ranks by popularity among its equals.
+
+    Parameters
+    ----------
+    row : ndarray of int64, shape (N,)
+        Which distinct row of metadata every item has.
+    counts : ndarray of int64, shape (N,)
+        Training clicks of every item.
+    targets : ndarray of int32, shape (m,)
+        Codes of the items clicked next; 0, an unknown one, is never found.
+    k : int, default=20
+
+    Returns
+    -------
+    dict of str to float
+        ``recall@k`` and ``mrr@k``; equally popular items count against it.
+
+    Examples
+    --------
+    >>> oracle_ceiling(np.array([0, 0, 1]), np.array([5, 3, 1]), np.array([1, 2, 3, 0]), k=1)
+    {'recall@1': 0.5, 'mrr@1': 0.5}
+    """
+    order = np.lexsort((-counts, row))
+    sorted_row, sorted_counts = row[order], counts[order]
+    # behind the last item of the same metadata and popularity, counted from the first of the same metadata
+    ends = np.append(np.flatnonzero((np.diff(sorted_row) != 0) | (np.diff(sorted_counts) != 0)), len(order) - 1)
+    last = ends[np.searchsorted(ends, np.arange(len(order)))]
+    first = np.searchsorted(sorted_row, sorted_row, side="left")
+    rank = np.empty(len(order))
+    rank[order] = last - first + 1
+    ranks = np.concatenate([[np.inf], rank])[targets]
+    found = ranks <= k
+    return {f"recall@{k}": float(found.mean()), f"mrr@{k}": float(np.where(found, 1 / ranks, 0).mean())}
+
+
+def warn_of_ceiling(
+    ceiling: float, n_distinct: int, counts: np.ndarray, train: Sessions, prefixes: Sessions, targets: np.ndarray
+) -> None:
+    """Warn where VSKNN, on the newest of these clicks, is above the Recall@20 that an id-free one can reach."""
+    names = pl.Series(np.arange(len(counts)))
+    baseline = VSKNN(time_column=None)
+    catalogue = Catalogue(ids=names, counts=counts)
+    baseline._set_fitted(catalogue, baseline._fit(train, catalogue, None))
+    newest = np.arange(max(0, len(targets) - _COMPARED), len(targets))
+    reached = rank_next(baseline._scores, prefixes.take(newest), targets[newest], counts).recall(20)
+    if reached > ceiling:
+        warnings.warn(
+            f"{n_distinct} different rows of metadata stand for {len(counts)} items: id_mode='none' cannot exceed "
+            f"Recall@20 {ceiling:.3f}, and VSKNN reaches {reached:.3f} on the same clicks: give more columns of "
+            "metadata, or take id_mode='full'",
+            TabmtlWarning,
+            stacklevel=5,
+        )

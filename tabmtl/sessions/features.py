@@ -1,0 +1,310 @@
+"""Metadata of items to arrays: numbers, categories, bags of tags and of words, and vectors, once per distinct row."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+from scipy.sparse import hstack
+from sklearn.feature_extraction.text import HashingVectorizer
+
+from tabmtl.encode.features import FeatureCoder
+from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN, TabmtlWarning
+from tabmtl.sessions.data import offsets_of
+
+_TEXT = (pl.String, pl.Categorical, pl.Enum)
+_FEW_ITEMS = 50
+_TEXT_BUCKETS = 2**15  # half for words, half for 3-grams
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Bags:
+    """A bag of weighted codes per row: what a multi-valued column or a text is.
+
+    Attributes
+    ----------
+    offsets : ndarray of int64, shape (G + 1,)
+    codes : ndarray of int32, shape (m,)
+    weights : ndarray of float32, shape (m,)
+        They add up to 1 in every row that holds anything: the embedding of a bag is a mean.
+    """
+
+    offsets: np.ndarray
+    codes: np.ndarray
+    weights: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ItemFeatures:
+    """Encoded metadata of G distinct rows, and which of them every item has.
+
+    Attributes
+    ----------
+    x_num : ndarray of float32, shape (G, Fn)
+        NaN = missing.
+    x_cat : ndarray of int32, shape (G, Fc)
+        0 missing, 1 unseen, then the levels.
+    bags : tuple of Bags
+        One a multi-valued or text column.
+    vectors : ndarray of float32, shape (G, V)
+        All vector columns side by side; 0 where missing.
+    row : ndarray of int64, shape (N,)
+        The row of every item.
+    """
+
+    x_num: np.ndarray
+    x_cat: np.ndarray
+    bags: tuple[Bags, ...]
+    vectors: np.ndarray
+    row: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.x_num)
+
+    def extended(self, more: ItemFeatures, *, join: bool) -> ItemFeatures:
+        """These items, and then others; with ``join``, those of known metadata get its row."""
+        bags = [
+            Bags(
+                offsets=np.concatenate([a.offsets, a.offsets[-1] + b.offsets[1:]]),
+                codes=np.concatenate([a.codes, b.codes]),
+                weights=np.concatenate([a.weights, b.weights]),
+            )
+            for a, b in zip(self.bags, more.bags, strict=True)
+        ]
+        both = ItemFeatures(
+            x_num=np.concatenate([self.x_num, more.x_num]),
+            x_cat=np.concatenate([self.x_cat, more.x_cat]),
+            bags=tuple(bags),
+            vectors=np.concatenate([self.vectors, more.vectors]),
+            row=np.concatenate([self.row, len(self) + more.row]),
+        )
+        if not join:
+            return both
+        first: dict[bytes, int] = {}
+        same = np.array([first.setdefault(both._key(row), row) for row in range(len(both))])
+        return replace(both, row=same[both.row])
+
+    def _key(self, row: int) -> bytes:
+        """All that is known of a row."""
+        inside = [slice(bag.offsets[row], bag.offsets[row + 1]) for bag in self.bags]
+        arrays = [self.x_num[row], self.x_cat[row], self.vectors[row]]
+        arrays += [bag.codes[part] for bag, part in zip(self.bags, inside, strict=True)]
+        return b"|".join(array.tobytes() for array in arrays)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ItemCoder:
+    """Fitted encoding of the item table.
+
+    Attributes
+    ----------
+    table : FeatureCoder or None
+        Numbers and categories.
+    tags : mapping of str to tuple of str
+        Levels of every multi-valued column.
+    texts : tuple of str
+        Columns that are hashed: lower-case words, and 3-grams of letters within words, to 32 768 buckets.
+    vectors : mapping of str to int
+        Widths of the vector columns.
+    """
+
+    table: FeatureCoder | None
+    tags: Mapping[str, tuple[str, ...]]
+    texts: tuple[str, ...]
+    vectors: Mapping[str, int]
+
+    @classmethod
+    def fit(
+        cls,
+        metadata: pl.DataFrame,
+        *,
+        categories: Sequence[str] = (),
+        categorical: Literal["from_dtype"] | Sequence[str] = "from_dtype",
+        texts: Sequence[str] = (),
+        min_frequency: int = 1,
+    ) -> ItemCoder:
+        """Learn the encoding of an item table without its names; ``categories`` are categorical whatever their type.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a column has a type that is none of these, or a named one does not exist or is of another type.
+        """
+        if categorical == "from_dtype":
+            text_like = [name for name, dtype in metadata.schema.items() if dtype in (*_TEXT, pl.Boolean)]
+            categorical = [name for name in text_like if name not in texts]
+        _check_named(metadata, {"categories": categories, "categorical_features": categorical, "text_features": texts})
+        for name in texts:
+            if metadata.schema[name] not in _TEXT:
+                raise TypeError(f"text_features names {name!r}, which holds {metadata.schema[name]}, not text")
+        chosen = list(dict.fromkeys([*categorical, *categories]))
+        kinds = {name: dtype for name, dtype in metadata.schema.items() if name not in texts}
+        tags = {name: _levels(metadata[name], min_frequency) for name, dtype in kinds.items() if _is_tags(dtype)}
+        vectors = {name: _width(metadata[name]) for name, dtype in kinds.items() if _is_vector(dtype)}
+        plain = metadata.select(name for name in kinds if name not in tags and name not in vectors)
+        coder = None
+        if plain.width:
+            coder = FeatureCoder.fit(plain, categorical=chosen, min_frequency=min_frequency)
+            _warn_of_names(coder, len(plain))
+        return cls(table=coder, tags=tags, texts=tuple(texts), vectors=vectors)
+
+    @property
+    def names(self) -> list[str]:
+        """All columns that are read."""
+        return [*(self.table.names if self.table else ()), *self.tags, *self.texts, *self.vectors]
+
+    @property
+    def bag_sizes(self) -> list[int]:
+        """Number of codes of every bag column: multi-valued columns, then texts."""
+        return [FIRST_LEVEL + len(levels) for levels in self.tags.values()] + [_TEXT_BUCKETS] * len(self.texts)
+
+    def encode(self, metadata: pl.DataFrame) -> ItemFeatures:
+        """Encode items; equal rows of metadata become one.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If a column is missing or now holds another kind of value.
+        """
+        missing = [name for name in self.names if name not in metadata.columns]
+        if missing:
+            raise ValueError(
+                f"the item table lacks the column {missing[0]!r}, which it had in fit: give it, with nulls if need be"
+            )
+        distinct, row = _distinct(metadata.select(self.names), joined=not self.vectors)
+        x_num, x_cat = np.empty((len(distinct), 0), np.float32), np.empty((len(distinct), 0), np.int32)
+        if self.table is not None:
+            x_num, x_cat = self.table.encode(distinct.select(self.table.names))
+        bags = [_encode_tags(distinct[name], levels) for name, levels in self.tags.items()]
+        bags += [_encode_text(distinct[name]) for name in self.texts]
+        vectors = [_encode_vectors(distinct[name], width) for name, width in self.vectors.items()]
+        joined = np.concatenate(vectors, axis=1) if vectors else np.empty((len(distinct), 0), np.float32)
+        return ItemFeatures(x_num=x_num, x_cat=x_cat, bags=tuple(bags), vectors=joined, row=row)
+
+    def to_state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """JSON-able facts and arrays."""
+        facts: dict[str, Any] = {
+            "tags": {name: list(levels) for name, levels in self.tags.items()},
+            "texts": list(self.texts),
+            "vectors": dict(self.vectors),
+            "table": None,
+        }
+        arrays: dict[str, np.ndarray] = {}
+        if self.table is not None:
+            facts["table"], arrays = self.table.to_state()
+        return facts, arrays
+
+    @classmethod
+    def from_state(cls, facts: dict[str, Any], arrays: dict[str, np.ndarray]) -> ItemCoder:
+        """The coder that `to_state` described."""
+        return cls(
+            table=None if facts["table"] is None else FeatureCoder.from_state(facts["table"], arrays),
+            tags={name: tuple(levels) for name, levels in facts["tags"].items()},
+            texts=tuple(facts["texts"]),
+            vectors=facts["vectors"],
+        )
+
+
+def _check_named(metadata: pl.DataFrame, named: Mapping[str, Sequence[str]]) -> None:
+    for parameter, names in named.items():
+        unknown = [name for name in names if name not in metadata.columns]
+        if unknown:
+            raise ValueError(f"{parameter} names {unknown}, which the item table lacks; it has {metadata.columns}")
+
+
+def _warn_of_names(coder: FeatureCoder, n_items: int) -> None:
+    for name, levels in zip(coder.columns.categorical, coder.columns.levels, strict=True):
+        if n_items >= _FEW_ITEMS and len(levels) > n_items / 2:
+            warnings.warn(
+                f"the column {name!r} of the item table has {len(levels)} levels for {n_items} items, so it names items "
+                "and tells new ones nothing: list it in text_features if it is text, or drop it",
+                TabmtlWarning,
+                stacklevel=6,
+            )
+
+
+def _is_vector(dtype: pl.DataType) -> bool:
+    if isinstance(dtype, pl.List | pl.Array):
+        return isinstance(dtype.inner, pl.DataType) and dtype.inner.is_float()
+    return False
+
+
+def _is_tags(dtype: pl.DataType) -> bool:
+    return isinstance(dtype, pl.List | pl.Array) and not _is_vector(dtype)
+
+
+def _width(vectors: pl.Series) -> int:
+    widths = vectors.drop_nulls().cast(pl.List(pl.Float32)).list.len().unique().to_list()
+    if len(widths) != 1:
+        raise ValueError(f"the vectors of column {vectors.name!r} must have one length, got {sorted(widths)}")
+    return widths[0]
+
+
+def _as_lists(tags: pl.Series) -> pl.Series:
+    return tags.cast(pl.List(pl.String))
+
+
+def _levels(tags: pl.Series, min_frequency: int) -> tuple[str, ...]:
+    counts = _as_lists(tags).explode().drop_nulls().value_counts(name="count")
+    return tuple(counts.filter(pl.col("count") >= min_frequency)[tags.name].sort().to_list())
+
+
+def _distinct(metadata: pl.DataFrame, *, joined: bool) -> tuple[pl.DataFrame, np.ndarray]:
+    """Distinct rows, and of every row which it is; rows with vectors are taken as they are."""
+    if not joined or not metadata.width:
+        return (metadata, np.arange(len(metadata))) if metadata.width else (metadata, np.zeros(len(metadata), np.int64))
+    keys = metadata.with_columns(
+        _as_lists(metadata[name]).list.sort().list.join("\x1f")
+        for name, dtype in metadata.schema.items()
+        if _is_tags(dtype)
+    )
+    places = pl.Series("place of the row", np.arange(len(keys)))
+    groups = keys.with_columns(places).group_by(metadata.columns, maintain_order=True).agg(places.name)[places.name]
+    row = np.empty(len(keys), dtype=np.int64)
+    row[groups.explode().to_numpy()] = np.repeat(np.arange(len(groups)), groups.list.len().to_numpy())
+    return metadata[groups.list.first().to_numpy()], row
+
+
+def _encode_tags(tags: pl.Series, levels: tuple[str, ...]) -> Bags:
+    """Codes of tags: a row without any has the code of a missing value, an unknown tag that of an unseen one."""
+    lists = _as_lists(tags).fill_null([]).list.drop_nulls()
+    lists = pl.select(pl.when(lists.list.len() == 0).then(pl.lit([None], dtype=pl.List(pl.String))).otherwise(lists))
+    lengths = lists.to_series().list.len().to_numpy()
+    flat = lists.to_series().explode()
+    known = flat.cast(pl.Enum(levels), strict=False).to_physical().cast(pl.Int32) + FIRST_LEVEL
+    codes = known.fill_null(UNSEEN).to_numpy()
+    codes = np.where(flat.is_null().to_numpy(), MISSING, codes).astype(np.int32)
+    return Bags(offsets=offsets_of(lengths), codes=codes, weights=np.repeat(1 / lengths, lengths).astype(np.float32))
+
+
+def _encode_text(texts: pl.Series) -> Bags:
+    """Hashed words and 3-grams of letters, each as often as it comes."""
+    half = _TEXT_BUCKETS // 2
+    options: dict[str, Any] = {"n_features": half, "norm": None, "alternate_sign": False}
+    words = HashingVectorizer(token_pattern=r"(?u)\b\w+\b", **options)
+    grams = HashingVectorizer(analyzer="char_wb", ngram_range=(3, 3), **options)
+    lines = texts.cast(pl.String).fill_null("").to_list()
+    bags = hstack([words.transform(lines), grams.transform(lines)], format="csr")
+    total = np.repeat(np.asarray(bags.sum(axis=1)).ravel(), np.diff(bags.indptr))
+    return Bags(
+        offsets=bags.indptr.astype(np.int64),
+        codes=bags.indices.astype(np.int32),
+        weights=(bags.data / total).astype(np.float32),
+    )
+
+
+def _encode_vectors(vectors: pl.Series, width: int) -> np.ndarray:
+    lists = vectors.cast(pl.List(pl.Float32))
+    wrong = lists.list.len().drop_nulls() != width
+    if wrong.any():
+        raise ValueError(f"the vectors of column {vectors.name!r} must have the length of fit, {width}")
+    table = np.zeros((len(lists), width), dtype=np.float32)
+    given = lists.is_not_null().to_numpy()
+    table[given] = lists.drop_nulls().explode().fill_null(0).to_numpy().reshape(-1, width)
+    if not np.isfinite(table).all():
+        raise ValueError(f"the column {vectors.name!r} holds a vector that is not finite: drop or mend it")
+    return table

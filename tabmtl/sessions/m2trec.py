@@ -1,0 +1,496 @@
+"""M2TRec: a session recommender that knows items by their metadata, so that it recommends items it has never seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import polars as pl
+import torch
+from sklearn.utils.validation import check_is_fitted
+
+from tabmtl.checks import check_at_least, check_choice, check_count, check_positive, check_share
+from tabmtl.device import find_device, seeded, threads
+from tabmtl.epochs import OnEpoch, Record, run_epochs
+from tabmtl.estimator import draw_seed
+from tabmtl.persist import Saved, write_file
+from tabmtl.progress import show_progress
+from tabmtl.sessions.catalogue import Catalogue, read_items
+from tabmtl.sessions.ceiling import oracle_ceiling, warn_of_ceiling
+from tabmtl.sessions.data import Sessions, code_items
+from tabmtl.sessions.encoder import Pooling
+from tabmtl.sessions.features import ItemCoder
+from tabmtl.sessions.items import KnownItems
+from tabmtl.sessions.loop import Examples, LoopOptions, SessionLoop, Training
+from tabmtl.sessions.network import M2TRecNetwork, Units, make_network
+from tabmtl.sessions.recommender import Recommender, rank_next
+from tabmtl.sessions.scorer import Scorer
+from tabmtl.sessions.softmax import Candidates
+
+IdMode = Literal["none", "delta", "full"]
+
+_VALIDATED = 20_000  # clicks that are predicted after an epoch, spread over the validation log
+_SESSIONS_TO_SPLIT = 20  # fewer sessions are all trained on
+_METADATA_FACTS = ("n_distinct_metadata_", "oracle_ceiling_")
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class M2TRec(Recommender):
+    """Metadata-aware multi-task transformer for sessions (M2TRec, arXiv 2209.11824).
+
+    Items are what their metadata says of them, so items that were never clicked have a vector too. A session is a
+    transformer's reading of its items, and one query answers for the next item and, as further tasks, for its category
+    at every level of a hierarchy::
+
+        E_i = tower(metadata_i) (+ own_i)        q = encoder(E of the clicks)
+        loss = CE(q·E, next item) + sum_l a_l CE(W_l q, its category at level l)
+
+    Of the paper, the abstract and the figure of the architecture were at hand: metadata in place of item ids, the
+    average-pooled transformer, and next item, category and subcategories learned together (``id_mode="none"``,
+    ``pooling="mean"``). All else is our reading: widths, positions, the form of the logits, losses and training. See
+    :mod:`tabmtl.sessions.tower`, :mod:`tabmtl.sessions.encoder` and :mod:`tabmtl.sessions.softmax` for the equations.
+
+    Parameters
+    ----------
+    categories : sequence of str, default=()
+        Columns of the item table that hold the levels of the items' categories, coarse to fine. Each is a feature and a
+        task.
+    categorical_features : "from_dtype" or sequence of str, default="from_dtype"
+        Columns of the item table that hold categories; by default those with text, categories or booleans. Numbers are
+        numbers, lists of text or whole numbers are tags, lists of floats are given vectors.
+    text_features : sequence of str, default=()
+        Columns of free text, read as hashed words and 3-grams of letters.
+    id_mode : {"full", "delta", "none"}, default="full"
+        Whether items that are clicked in training have a vector of their own beside that of their metadata.
+        ``"full"``: a free one, left out of some steps (``id_dropout``) so that metadata alone stays good for new items.
+        ``"delta"``: one that starts at 0 and is at most ``delta_norm`` long. ``"none"``: the paper's, where items of
+        equal metadata cannot be told apart; they share one place in the softmax and are then ranked by training clicks.
+    id_dropout : float, default=0.1
+    delta_norm : float, default=0.5
+        Vectors of items are about 1 long.
+    d_model : int, default=128
+        Width of vectors and queries.
+    n_layers, n_heads : int, default=1, 2
+        Of the transformer.
+    pooling : {"items", "mean", "last", "mean+last"}, default="items"
+        From the transformer's outputs to a query; ``"mean"`` is the paper's. See
+        :class:`tabmtl.sessions.encoder.SessionEncoder`.
+    temperature : float or None, default=0.07
+        Scores are cosines of query and item, divided by it; None takes inner products.
+    dropout, item_dropout : float, default=0.2, 0.2
+        Of hidden values and attention weights, and of the vectors of clicked items.
+    unknown_rate : float, default=0.05
+        Share of categories and tags that are taken for unseen in training.
+    hierarchy : bool, default=False
+        Feed the predicted categories back into the query (as HierSRec, arXiv 2309.06533).
+    category_weight : float or sequence of float, default=0.5
+        Weights a_l of the category losses, one for all levels or one each; 0 trains the item task alone.
+    max_length : int, default=50
+        Clicks of a session that are read, the newest.
+    min_frequency : int, default=1
+        Levels of a category that fewer items have count as unseen.
+    cold_prior : float, default=1.0
+        Clicks that every item is given beyond its own when items of equal metadata are ranked (``id_mode="none"``): an
+        item without clicks comes after the others, but not last of all.
+    training : {"per_session", "per_prefix"}, default="per_session"
+        One pass over a session that predicts every click after the first, or an example of every prefix.
+    n_negatives : int or None, default=4096
+        Items drawn for the softmax of a step, beside its targets; None takes all.
+    epochs, patience : int, default=10, 2
+    batch_size : int, default=2048
+        Clicks that are predicted in a step.
+    learning_rate, weight_decay, average_decay : float, default=2e-3, 1e-5, 0.998
+        Of AdamW, and of the moving average of the weights that is validated and kept.
+    early_stopping : bool, default=True
+        Watch MRR@20 on the validation log, or else on the newest ``validation_fraction`` of the sessions, which are
+        then not trained on.
+    validation_fraction : float, default=0.05
+    precision : {"float32", "bf16"}, default="float32"
+    device : str, default="auto"
+    n_jobs : int, optional
+        Threads; None lets the size of the network decide.
+    random_state : int, RandomState or None, default=None
+    verbose : int, default=0
+    on_epoch : callable, optional
+        Called after every epoch with its row of ``history_`` as a dict; a true answer stops training. Not saved.
+
+    Attributes
+    ----------
+    item_ids_, item_counts_ : polars.Series, ndarray
+        The catalogue, and the clicks of every item in the log of fit.
+    n_distinct_metadata_ : int
+        Number of different rows of metadata; ``n_items_`` is that of items.
+    oracle_ceiling_ : dict of str to float
+        Recall@20 and MRR@20 of an oracle that knows the metadata of the next item: the best that ``id_mode="none"`` can
+        reach, on validation sessions, or training sessions without any.
+    history_ : polars.DataFrame
+        One row an epoch: losses, and Recall@20 and MRR@20 on at most 20 000 clicks of the validation log.
+    best_iteration_ : int
+
+    Examples
+    --------
+    >>> from tabmtl.sessions import M2TRec
+    >>> from tabmtl.synth import make_sessions
+    >>> log = make_sessions(300, 50, random_state=0)
+    >>> model = M2TRec(categories=["category"], epochs=1, random_state=0).fit(log.clicks, items=log.items)
+    >>> model.recommend(log.clicks.head(4), k=3).columns
+    ['session_id', 'rank', 'item_id', 'score']
+    """
+
+    categories: Sequence[str] = ()
+    categorical_features: Literal["from_dtype"] | Sequence[str] = "from_dtype"
+    text_features: Sequence[str] = ()
+    id_mode: IdMode = "full"
+    id_dropout: float = 0.1
+    delta_norm: float = 0.5
+    d_model: int = 128
+    n_layers: int = 1
+    n_heads: int = 2
+    pooling: Pooling = "items"
+    temperature: float | None = 0.07
+    dropout: float = 0.2
+    item_dropout: float = 0.2
+    unknown_rate: float = 0.05
+    hierarchy: bool = False
+    category_weight: float | Sequence[float] = 0.5
+    max_length: int = 50
+    min_frequency: int = 1
+    cold_prior: float = 1.0
+    training: Training = "per_session"
+    n_negatives: int | None = 4096
+    epochs: int = 10
+    batch_size: int = 2048
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-5
+    average_decay: float = 0.998
+    early_stopping: bool = True
+    validation_fraction: float = 0.05
+    patience: int = 2
+    precision: Literal["float32", "bf16"] = "float32"
+    device: str = "auto"
+    n_jobs: int | None = None
+    random_state: int | np.random.RandomState | None = None
+    verbose: int = 0
+    on_epoch: OnEpoch | None = None
+
+    _training_code: ClassVar[tuple[str, ...]] = ("on_epoch",)
+
+    def _check_params(self) -> None:
+        check_choice("id_mode", self.id_mode, ("full", "delta", "none"))
+        check_choice("pooling", self.pooling, ("items", "mean", "last", "mean+last"))
+        check_choice("training", self.training, ("per_session", "per_prefix"))
+        check_choice("precision", self.precision, ("float32", "bf16"))
+        for name in (
+            "d_model",
+            "n_layers",
+            "n_heads",
+            "max_length",
+            "min_frequency",
+            "epochs",
+            "batch_size",
+            "patience",
+        ):
+            check_count(name, getattr(self, name))
+        if self.n_negatives is not None:
+            check_count("n_negatives", self.n_negatives)
+        for name in ("delta_norm", "cold_prior", "learning_rate"):
+            check_positive(name, getattr(self, name))
+        if self.temperature is not None:
+            check_positive("temperature", self.temperature)
+        for name in ("id_dropout", "unknown_rate", "dropout", "item_dropout", "average_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 0 and below 1, got {getattr(self, name)!r}")
+        check_at_least("weight_decay", self.weight_decay, 0)
+        check_share("validation_fraction", self.validation_fraction)
+        self._level_weights()
+
+    def _level_weights(self) -> dict[str, float]:
+        """Levels whose task is learned, and its weight."""
+        levels = list(self.categories)
+        given = self.category_weight
+        weights = [given] * len(levels) if isinstance(given, int | float) else list(given)
+        if len(weights) != len(levels):
+            raise ValueError(
+                f"category_weight has {len(weights)} weights, expected one per level of categories: {levels}"
+            )
+        for weight in weights:
+            check_at_least("category_weight", weight, 0)
+        return dict(zip(levels, weights, strict=True))
+
+    def _fit(self, sessions: Sessions, catalogue: Catalogue, valid: Sessions | None) -> dict[str, Any]:
+        train, valid = self._split(sessions, valid)
+        counts = np.bincount(train.items, minlength=len(catalogue) + 1)[1:]
+        coder = self._code_items(catalogue, counts)
+        features = None if coder is None else coder.encode(catalogue.metadata)
+        own = np.where(counts > 0, np.cumsum(counts > 0), 0) * (self.id_mode != "none")
+        items = KnownItems(features=features, own=own, shared=self.id_mode == "none")
+        device = find_device(self.device)
+        with seeded(draw_seed(self.random_state), device):
+            network = make_network(self, coder, int(own.max(initial=0)), self._tasks()).to(device)
+            with threads(self.n_jobs, network):
+                history, best = self._train(network, coder, items, train, valid, counts)
+        return self._say_what_metadata_tells(items, counts, train, valid) | {
+            "history_": pl.DataFrame(history, infer_schema_length=None),
+            "best_iteration_": best + 1,
+            "weights_": {name: tensor.detach().cpu().numpy() for name, tensor in network.state_dict().items()},
+            "_coder": coder,
+            "_items": items,
+            "_scorer": None,
+        }
+
+    def _split(self, sessions: Sessions, valid: Sessions | None) -> tuple[Sessions, Sessions | None]:
+        """Sessions to train on, and to validate on if early stopping is wanted; of two clicks at least."""
+        if not self.early_stopping:
+            valid = None
+        elif valid is None and len(sessions) >= _SESSIONS_TO_SPLIT:
+            kept = len(sessions) - max(1, round(self.validation_fraction * len(sessions)))
+            sessions, valid = sessions.take(np.arange(kept)), sessions.take(np.arange(kept, len(sessions)))
+        train = sessions.at_least(2)
+        if not len(train):
+            raise ValueError("no session of the click log has two clicks, so there is no next click to learn from")
+        if valid is not None and not len(valid.at_least(2)):
+            raise ValueError("no session of the validation log has two clicks; give a longer clicks_val")
+        return train, valid
+
+    def _code_items(self, catalogue: Catalogue, counts: np.ndarray) -> ItemCoder | None:
+        """The encoding of metadata, learned on the items that are clicked."""
+        if catalogue.metadata is not None and catalogue.metadata.width:
+            return ItemCoder.fit(
+                catalogue.metadata.filter(pl.Series(counts > 0)),
+                categories=self.categories,
+                categorical=self.categorical_features,
+                texts=self.text_features,
+                min_frequency=self.min_frequency,
+            )
+        if self.id_mode != "full" or self.categories or self.text_features:
+            raise ValueError(
+                f"id_mode={self.id_mode!r}, categories={list(self.categories)} and text_features="
+                f"{list(self.text_features)} need an item table with metadata: fit with items="
+            )
+        return None
+
+    def _tasks(self) -> dict[str, float]:
+        """Levels whose category is a task, and the weight of its loss."""
+        return {name: weight for name, weight in self._level_weights().items() if weight > 0}
+
+    def _train(
+        self,
+        network: M2TRecNetwork,
+        coder: ItemCoder | None,
+        items: KnownItems,
+        train: Sessions,
+        valid: Sessions | None,
+        counts: np.ndarray,
+    ) -> tuple[list[Record], int]:
+        device = next(network.parameters()).device
+        units, unit_of = self._units(coder, items, device), items.unit_of
+        unit_counts = np.bincount(unit_of[1:], weights=counts, minlength=len(units))
+        prefixes, targets = _spread(valid) if valid is not None else (None, None)
+
+        def validate() -> tuple[Record, float | None]:
+            if prefixes is None or targets is None:
+                return {}, None
+            scorer = Scorer.of(network, units, unit_of, items.bias(counts, self.cold_prior), self.max_length)
+            ranking = rank_next(scorer.scores, prefixes, targets, counts)
+            score = ranking.mrr(20)
+            return {"val/recall@20": ranking.recall(20), "val/mrr@20": score}, score
+
+        loop = SessionLoop(
+            network,
+            units,
+            Examples.of(train, unit_of, self.max_length, self.training, device),
+            Candidates(torch.from_numpy(unit_counts).to(device), self.n_negatives),
+            weights=self._tasks(),
+            options=LoopOptions(
+                epochs=self.epochs,
+                batch_size=self.batch_size,
+                learning_rate=self.learning_rate,
+                weight_decay=self.weight_decay,
+                average_decay=self.average_decay,
+                precision=self.precision,
+            ),
+            validate=validate,
+        )
+        with ExitStack() as stack:
+            show = stack.enter_context(show_progress(self.epochs, _describe)) if self.verbose else None
+
+            def on_epoch(record: Mapping[str, float | None]) -> bool:
+                if show is not None:
+                    show(record)
+                return bool(self.on_epoch is not None and self.on_epoch(record))
+
+            patience = None if valid is None else self.patience
+            return run_epochs(network, loop, epochs=self.epochs, patience=patience, on_epoch=on_epoch)
+
+    def _units(self, coder: ItemCoder | None, items: KnownItems, device: torch.device) -> Units:
+        columns = () if coder is None or coder.table is None else coder.table.columns.categorical
+        levels = [columns.index(name) for name in self._tasks()]
+        return Units.of(items.features, items.unit_rows, items.unit_own, levels, device)
+
+    def transform(self, sessions: Any) -> np.ndarray:
+        """Queries of sessions: their inner products with `item_vectors` are the scores.
+
+        Parameters
+        ----------
+        sessions : frame
+            A click log with the columns of fit.
+
+        Returns
+        -------
+        queries : ndarray of float32, shape (S, d_model + 1)
+            Sessions in the order of their last clicks; the last column is 1.
+        """
+        check_is_fitted(self)
+        scorer = self._fitted_scorer()
+        with threads(self.n_jobs, scorer.network):
+            return scorer.queries(self._read(sessions)).cpu().numpy()
+
+    def item_vectors(self) -> np.ndarray:
+        """Vectors of all items in the order of ``item_ids_``.
+
+        Returns
+        -------
+        vectors : ndarray of float32, shape (N, d_model + 1)
+            The last column is what is added to the item's score in every session: 0 but for ``id_mode="none"``.
+        """
+        check_is_fitted(self)
+        return np.ascontiguousarray(self._fitted_scorer().matrix.T.cpu().numpy())
+
+    def export_index(self, path: str | Path) -> None:
+        """Write what an index of nearest neighbours outside needs; inner products with `transform` are the scores.
+
+        Parameters
+        ----------
+        path : str or Path
+            Folder, made where it does not exist: ``vectors.npy``, float32 of shape (N, d_model + 1), and
+            ``items.parquet``, one row an item in the same order. Each file is written beside and then renamed.
+        """
+        folder, vectors, items = Path(path), BytesIO(), BytesIO()
+        np.save(vectors, self.item_vectors())
+        pl.DataFrame({self.item_column: self.item_ids_}).write_parquet(items)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_file(folder / "vectors.npy", vectors.getvalue())
+        write_file(folder / "items.parquet", items.getvalue())
+
+    def add_items(self, items: Any) -> Self:
+        """Add items by their metadata; they can be recommended at once, and nothing is trained.
+
+        Parameters
+        ----------
+        items : frame
+            Rows of an item table with the columns of that of fit; values may be new.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError, TypeError
+            If an item is in the catalogue already, or the table does not fit that of fit; nothing is added then.
+        """
+        check_is_fitted(self)
+        names, metadata = read_items(items, self.item_column)
+        known = self._catalogue
+        here = code_items(names, known.ids).to_numpy() > 0
+        if here.any():
+            raise ValueError(
+                f"the catalogue holds {names.filter(pl.Series(here)).head(3).to_list()} already: add new items only"
+            )
+        if self._coder is None:
+            raise ValueError("this model was fitted without an item table, so it knows no new item: fit with items=")
+        extended = self._items.extended(self._coder.encode(metadata))
+        counts = np.concatenate([known.counts, np.zeros(len(names), dtype=np.int64)])
+        catalogue = Catalogue(ids=pl.concat([known.ids, names.cast(known.ids.dtype)]), counts=counts)
+        scorer = self._fitted_scorer()
+        units = self._as_fitted()._units(self._coder, extended, scorer.unit_vectors.device)
+        self._scorer = scorer.extended(units, extended.unit_of, extended.bias(counts, self.cold_prior))
+        self._items = extended
+        self._set_catalogue(catalogue)
+        return self
+
+    def _scores(self, sessions: Sessions) -> np.ndarray:
+        scorer = self._fitted_scorer()
+        with threads(self.n_jobs, scorer.network):
+            return scorer.scores(sessions)
+
+    def _say_what_metadata_tells(
+        self, items: KnownItems, counts: np.ndarray, train: Sessions, valid: Sessions | None
+    ) -> dict[str, Any]:
+        """How many items metadata tells apart, what an id-free recommender can reach at best."""
+        if items.features is None:
+            return {}
+        prefixes, targets = _spread(train if valid is None else valid)
+        ceiling = oracle_ceiling(items.features.row, counts, targets)
+        if self.id_mode == "none":
+            warn_of_ceiling(ceiling["recall@20"], len(items.features), counts, train, prefixes, targets)
+        return {"n_distinct_metadata_": len(items.features), "oracle_ceiling_": ceiling}
+
+    def _fitted_scorer(self) -> Scorer:
+        """The network with the vectors of all items; a copy from pickle builds its own on first use."""
+        device = find_device(self.device)
+        if self._scorer is None or self._scorer.unit_vectors.device.type != device.type:
+            fitted = self._as_fitted()
+            with seeded(0, torch.device("cpu")):
+                network = make_network(fitted, self._coder, int(self._items.own.max(initial=0)), fitted._tasks())
+            network.load_state_dict({name: torch.tensor(array) for name, array in self.weights_.items()})
+            bias = self._items.bias(self._catalogue.counts, fitted.cold_prior)
+            units = fitted._units(self._coder, self._items, device)
+            self._scorer = Scorer.of(network.to(device), units, self._items.unit_of, bias, fitted.max_length)
+        return self._scorer
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(super().__getstate__())
+        if "_scorer" in state:
+            state["_scorer"] = None  # the weights say it all, as arrays
+        return state
+
+    def _state(self) -> Saved:
+        items, arrays = self._items.to_state()
+        facts: dict[str, Any] = {
+            "items": items,
+            "coder": None,
+            "history": self.history_.to_dict(as_series=False),
+            "best_iteration": self.best_iteration_,
+            "metadata": {name: getattr(self, name) for name in _METADATA_FACTS if hasattr(self, name)},
+        }
+        parts = {"items": arrays, "weights": self.weights_}
+        if self._coder is not None:
+            facts["coder"], parts["coder"] = self._coder.to_state()
+        return Saved(facts=facts, arrays={f"{part}.{k}": v for part, held in parts.items() for k, v in held.items()})
+
+    def _fitted_from(self, catalogue: Catalogue, saved: Saved) -> dict[str, Any]:
+        parts: dict[str, dict[str, np.ndarray]] = {"items": {}, "weights": {}, "coder": {}}
+        for name, array in saved.arrays.items():
+            part, key = name.split(".", 1)
+            parts[part][key] = array
+        facts = saved.facts
+        coder = None if facts["coder"] is None else ItemCoder.from_state(facts["coder"], parts["coder"])
+        return facts["metadata"] | {
+            "history_": pl.DataFrame(facts["history"]),
+            "best_iteration_": facts["best_iteration"],
+            "weights_": parts["weights"],
+            "_coder": coder,
+            "_items": KnownItems.from_state(facts["items"], parts["items"]),
+            "_scorer": None,
+        }
+
+
+def _spread(sessions: Sessions) -> tuple[Sessions, np.ndarray]:
+    """Prefixes and next clicks, at most 20 000 of them, spread over all."""
+    prefixes, targets = sessions.prefixes()
+    chosen = np.arange(len(targets))
+    if len(targets) > _VALIDATED:
+        chosen = np.linspace(0, len(targets) - 1, _VALIDATED).astype(np.int64)
+    return prefixes.take(chosen), targets[chosen]
+
+
+def _describe(record: Mapping[str, float | None]) -> str:
+    """What `verbose=1` shows of an epoch."""
+    names = [name for name in ("train/loss", "val/recall@20", "val/mrr@20") if record.get(name) is not None]
+    return "  ".join(f"{name} {record[name]:.4f}" for name in names)

@@ -1,0 +1,172 @@
+"""The network of M2TRec: units to vectors, sessions to queries, queries to scores of items and of categories.
+
+Shapes: U units (of `ItemVectors`), B sessions of at most L clicks, P queries, d the width of a vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tabmtl.sessions.encoder import SessionEncoder, unit_length
+from tabmtl.sessions.features import ItemCoder, ItemFeatures
+from tabmtl.sessions.tower import FeatureTensors, ItemTower, ItemVectors
+
+if TYPE_CHECKING:
+    from tabmtl.sessions.m2trec import M2TRec
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Units:
+    """What the network knows of its units, on a device; unit 0 is an item that nobody knows.
+
+    Attributes
+    ----------
+    features : FeatureTensors or None
+        Distinct rows of metadata; the last stands for nothing known.
+    row : Tensor of int64, shape (U,)
+        Row of metadata of every unit.
+    own : Tensor of int64, shape (U,)
+        Which own vector every unit has; 0 for none.
+    levels : Tensor of int64, shape (U, n_levels)
+        Code of every unit's category at each level; 0 missing.
+    """
+
+    features: FeatureTensors | None
+    row: Tensor
+    own: Tensor
+    levels: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        features: ItemFeatures | None,
+        row: np.ndarray,
+        own: np.ndarray,
+        level_columns: Sequence[int],
+        device: torch.device,
+    ) -> Units:
+        """Units whose rows count through the features; -1 is the row of nothing known."""
+        tensors = None if features is None else FeatureTensors.of(features, device)
+        rows = torch.from_numpy(row).to(device)
+        levels = rows.new_zeros(len(rows), 0)
+        if tensors is not None:
+            rows = rows.where(rows >= 0, len(tensors) - 1)
+            levels = tensors.x_cat[rows][:, list(level_columns)].long()
+        return cls(features=tensors, row=rows, own=torch.from_numpy(own).to(device), levels=levels)
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+
+class M2TRecNetwork(nn.Module):
+    """Item tower, session encoder and heads.
+
+    A score of an item is q·E_i, or with a temperature cos(q, E_i) / tau; those of the categories of level l are
+    W_l q + b_l. With ``hierarchy``, what the heads say is fed back: q' = W_q [q ; W_p [softmax(c_1) ; softmax(c_2) ; ...]].
+
+    Parameters
+    ----------
+    items : ItemVectors
+    encoder : SessionEncoder
+    level_sizes : sequence of int
+        Number of codes of each level of categories.
+    temperature : float or None
+    hierarchy : bool
+    """
+
+    def __init__(
+        self,
+        items: ItemVectors,
+        encoder: SessionEncoder,
+        level_sizes: Sequence[int],
+        *,
+        temperature: float | None,
+        hierarchy: bool,
+    ) -> None:
+        super().__init__()
+        self.items, self.encoder, self.temperature = items, encoder, temperature
+        d_model = items.d_model
+        self.heads = nn.ModuleList(nn.Linear(d_model, size) for size in level_sizes)
+        self.project = self.join = None
+        if hierarchy and level_sizes:
+            self.project = nn.Linear(sum(level_sizes), d_model)
+            self.join = nn.Linear(2 * d_model, d_model)
+
+    def vectors(self, units: Units, index: Tensor) -> Tensor:
+        """Vectors (n, d) of units by number (n,), as scores compare them, float32."""
+        vectors = self.items(units.features, units.row[index], units.own[index])
+        return vectors.float() if self.temperature is None else unit_length(vectors)
+
+    def forward(self, clicked: Tensor, lengths: Tensor, *, every: bool = False) -> tuple[Tensor, list[Tensor]]:
+        """Queries and category scores of sessions.
+
+        Parameters
+        ----------
+        clicked : Tensor of shape (B, L, d)
+            Vectors of the clicked items, newest first.
+        lengths : Tensor of shape (B,)
+        every : bool, default=False
+            Of every prefix, one row each, place by place; not only of whole sessions.
+
+        Returns
+        -------
+        queries : Tensor of float32, shape (P, d)
+            Their inner products with vectors are the scores.
+        categories : list of Tensor (P, n codes)
+        """
+        queries = self.encoder(clicked, lengths, every=every)
+        if every:
+            queries = queries[torch.arange(clicked.shape[1], device=lengths.device) < lengths[:, None]]
+        categories = [head(queries) for head in self.heads]
+        if self.project is not None and self.join is not None:
+            said = self.project(torch.cat([torch.softmax(c.float(), dim=1) for c in categories], dim=1))
+            queries = self.join(torch.cat([queries, said], dim=1))
+        if self.temperature is None:
+            return queries.float(), categories
+        return unit_length(queries) / self.temperature, categories
+
+
+def make_network(model: M2TRec, coder: ItemCoder | None, n_own: int, tasks: Iterable[str]) -> M2TRecNetwork:
+    """The untrained network of an estimator's hyper-parameters.
+
+    Parameters
+    ----------
+    model : M2TRec
+    coder : ItemCoder or None
+        Of the item table, if there is one.
+    n_own : int
+        Items that have a vector of their own.
+    tasks : iterable of str
+        Levels of categories that are predicted.
+    """
+    tower, level_sizes, width = None, [], model.d_model
+    if coder is not None:
+        columns = None if coder.table is None else coder.table.columns
+        tower = ItemTower(columns, coder.bag_sizes, sum(coder.vectors.values()), width, unknown_rate=model.unknown_rate)
+        sizes = {} if columns is None else dict(zip(columns.categorical, columns.cardinalities, strict=True))
+        level_sizes = [sizes[name] for name in tasks]
+    items = ItemVectors(
+        tower,
+        n_own,
+        width,
+        own_std=0.0 if model.id_mode == "delta" else width**-0.5,
+        own_dropout=model.id_dropout if model.id_mode == "full" and tower is not None else 0.0,
+        own_bound=model.delta_norm if model.id_mode == "delta" else None,
+    )
+    encoder = SessionEncoder(
+        width,
+        n_layers=model.n_layers,
+        n_heads=model.n_heads,
+        d_ffn=4 * width,
+        max_length=model.max_length,
+        pooling=model.pooling,
+        dropout=model.dropout,
+        item_dropout=model.item_dropout,
+    )
+    return M2TRecNetwork(items, encoder, level_sizes, temperature=model.temperature, hierarchy=model.hierarchy)

@@ -1,0 +1,143 @@
+"""What is clicked most, everywhere or in a category: the least that a recommender has to beat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from tabmtl.persist import Saved
+from tabmtl.sessions.catalogue import Catalogue
+from tabmtl.sessions.data import Sessions
+from tabmtl.sessions.recommender import Recommender
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class Popularity(Recommender):
+    """The items that were clicked most in training, the same for every session.
+
+    The score of an item is its share of all training clicks.
+
+    Parameters
+    ----------
+    **options
+        The fields of :class:`tabmtl.sessions.recommender.Recommender` (columns of the click log).
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from tabmtl.sessions import Popularity
+    >>> log = pl.DataFrame({"session_id": [1, 1, 2, 2], "item_id": ["a", "b", "b", "b"], "time": [0, 1, 2, 3]})
+    >>> model = Popularity().fit(log)
+    >>> model.recommend(log.head(1), k=2).select("item_id", "score").rows()
+    [('b', 0.75), ('a', 0.25)]
+    """
+
+    def _fit(self, sessions: Sessions, catalogue: Catalogue, valid: Sessions | None) -> dict[str, Any]:
+        return {}
+
+    def _scores(self, sessions: Sessions) -> np.ndarray:
+        counts = self._catalogue.counts
+        return np.tile((counts / counts.sum()).astype(np.float32), (len(sessions), 1))
+
+    def _state(self) -> Saved:
+        return Saved(facts={})
+
+    def _fitted_from(self, catalogue: Catalogue, saved: Saved) -> dict[str, Any]:
+        return {}
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class CategoryPopularity(Recommender):
+    """The items that were clicked most in training, those of the last clicked item's category first.
+
+    The last click on an item of the catalogue names the category. Of n items in it with c clicks together, one of c_i
+    clicks scores (c_i + 1) / (c + n), so that all of them stand above the items of other categories, which follow
+    by popularity. Popularity alone rules after an item without a category, and where no item is known.
+
+    Parameters
+    ----------
+    category : str, default="category"
+        Column of the item table; a missing value is no category.
+    **options
+        The fields of :class:`tabmtl.sessions.recommender.Recommender` (columns of the click log).
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from tabmtl.sessions import CategoryPopularity
+    >>> log = pl.DataFrame({"session_id": [1, 1, 2, 2], "item_id": ["a", "b", "b", "c"], "time": [0, 1, 2, 3]})
+    >>> items = pl.DataFrame({"item_id": ["a", "b", "c"], "category": ["x", "y", "x"]})
+    >>> model = CategoryPopularity().fit(log, items=items)
+    >>> model.recommend(log.head(1), k=3)["item_id"].to_list()
+    ['a', 'c', 'b']
+    """
+
+    category: str = "category"
+
+    def _fit(self, sessions: Sessions, catalogue: Catalogue, valid: Sessions | None) -> dict[str, Any]:
+        return {"_categories": _read_categories(catalogue.metadata, self.category)}
+
+    def _scores(self, sessions: Sessions) -> np.ndarray:
+        counts, categories = self._catalogue.counts, self._categories
+        clicks = np.bincount(categories, weights=counts) + np.bincount(categories)
+        inside = ((counts + 1) / clicks[categories]).astype(np.float32)
+        known = sessions.without_unseen()
+        last = np.full(len(known), -1)  # fits no item, unlike the 0 of an item without a category
+        some = known.lengths > 0
+        last[some] = categories[known.items[known.offsets[1:][some] - 1] - 1]
+        last[last == 0] = -1
+        return np.where(last[:, None] == categories, inside, popularity_below_zero(counts))
+
+    def _state(self) -> Saved:
+        return Saved(facts={}, arrays={"categories": self._categories})
+
+    def _fitted_from(self, catalogue: Catalogue, saved: Saved) -> dict[str, Any]:
+        return {"_categories": saved.arrays["categories"]}
+
+
+def popularity_below_zero(counts: np.ndarray) -> np.ndarray:
+    """Popularity as scores (N,) of float32 in [-1, 0), for items that nothing else speaks for.
+
+    Clicks count relative to the most clicked item: shares of all clicks would be too small to tell apart next to -1.
+    """
+    return (counts / (counts.max() + 1) - 1).astype(np.float32)
+
+
+def fill_with_popularity(scores: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Let items that were not found follow those that were, by popularity.
+
+    Parameters
+    ----------
+    scores : ndarray of float32, shape (S, N)
+        Positive for the items that were found, else 0; changed in place.
+    counts : ndarray of int64, shape (N,)
+        Training clicks.
+
+    Returns
+    -------
+    scores : ndarray of float32, shape (S, N)
+        The same array.
+    """
+    np.copyto(scores, popularity_below_zero(counts), where=scores <= 0)
+    return scores
+
+
+def _read_categories(metadata: pl.DataFrame | None, name: str) -> np.ndarray:
+    """Number of every item's category, (N,) of int32 from 1; 0 where it has none."""
+    if metadata is None:
+        raise ValueError(
+            f"there is no item table to hold the column {name!r}: give fit one, items=..., or use Popularity"
+        )
+    if name not in metadata.columns:
+        raise ValueError(
+            f"the item table has no column {name!r}; its columns are {metadata.columns}: name its categories by category"
+        )
+    values = metadata[name]
+    if values.dtype.is_nested():
+        raise ValueError(f"the column {name!r} of the item table holds {values.dtype}: give one category an item")
+    if values.dtype.is_float():
+        values = values.fill_nan(None)
+    return values.rank("dense").fill_null(0).to_numpy().astype(np.int32)

@@ -1,0 +1,93 @@
+"""Sequential rules: what was clicked soon after the last item, or after the last few.
+
+Kamehkhosh et al., 2017, "A Comparison of Frequent Pattern Techniques and a Deep Learning Method for Session-Based
+Recommendation", TempRec workshop at RecSys.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from tabmtl.checks import check_count, check_share
+from tabmtl.persist import Saved
+from tabmtl.sessions.catalogue import Catalogue
+from tabmtl.sessions.data import Sessions
+from tabmtl.sessions.popularity import fill_with_popularity
+from tabmtl.sessions.recommender import Recommender
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class SequentialRules(Recommender):
+    """Sequential rules, SR.
+
+    Wherever item b follows item a in a training session, at most ``steps`` clicks later,
+
+        R[a, b] += 1 / (pos_b - pos_a),    score(i) = sum_{x < n_last} decay^x R[item x clicks back, i].
+
+    The defaults are SR, which reads the last click alone; ``n_last=5`` is the usual co-occurrence baseline. An item may
+    follow itself. Items that the catalogue does not hold are left out of the session before clicks are counted. Items
+    that follow none of those read come after all others, by popularity, with scores in [-1, 0).
+
+    Parameters
+    ----------
+    steps : int, default=10
+        How many clicks later an item still counts as following.
+    n_last : int, default=1
+        Clicks of the session that are read, from its end.
+    decay : float, default=0.5
+        Weight of a click relative to the one after it, above 0 and at most 1.
+    **options
+        The fields of :class:`tabmtl.sessions.recommender.Recommender` (columns of the click log).
+
+    References
+    ----------
+    Kamehkhosh et al. (2017), "A Comparison of Frequent Pattern Techniques and a Deep Learning Method for Session-Based
+    Recommendation", TempRec workshop at RecSys.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from tabmtl.sessions import SequentialRules
+    >>> log = pl.DataFrame({"session_id": [1, 1, 1], "item_id": ["a", "b", "c"], "time": [0, 1, 2]})
+    >>> model = SequentialRules().fit(log)
+    >>> model.recommend(log.head(1), k=2).select("item_id", "score").rows()
+    [('b', 1.0), ('c', 0.5)]
+    """
+
+    steps: int = 10
+    n_last: int = 1
+    decay: float = 0.5
+
+    def _check_params(self) -> None:
+        check_count("steps", self.steps)
+        check_count("n_last", self.n_last)
+        check_share("decay", self.decay, whole=True)
+
+    def _fit(self, sessions: Sessions, catalogue: Catalogue, valid: Sessions | None) -> dict[str, Any]:
+        owner = np.repeat(np.arange(len(sessions)), sessions.lengths)
+        items, shape = sessions.items - 1, (len(catalogue), len(catalogue))
+        rules = sparse.csr_array(shape, dtype=np.float64)
+        for step in range(1, min(self.steps + 1, int(sessions.lengths.max()))):
+            together = owner[step:] == owner[:-step]
+            pairs = (items[:-step][together], items[step:][together])
+            rules = rules + sparse.csr_array((np.full(len(pairs[0]), 1 / step), pairs), shape=shape)
+        return {"_rules": rules.astype(np.float32)}
+
+    def _scores(self, sessions: Sessions) -> np.ndarray:
+        read = sessions.without_unseen().last(self.n_last)
+        back = np.repeat(read.offsets[1:], read.lengths) - 1 - np.arange(len(read.items))
+        weights = np.power(self.decay, back).astype(np.float32)
+        clicks = sparse.csr_array((weights, read.items - 1, read.offsets), shape=(len(read), self.n_items_))
+        return fill_with_popularity((clicks @ self._rules).toarray(), self._catalogue.counts)
+
+    def _state(self) -> Saved:
+        rules = self._rules
+        return Saved(facts={}, arrays={"indptr": rules.indptr, "indices": rules.indices, "data": rules.data})
+
+    def _fitted_from(self, catalogue: Catalogue, saved: Saved) -> dict[str, Any]:
+        parts = tuple(saved.arrays[name] for name in ("data", "indices", "indptr"))
+        return {"_rules": sparse.csr_array(parts, shape=(len(catalogue), len(catalogue)))}

@@ -1,0 +1,100 @@
+"""What a trained network answers: queries of sessions and vectors of items, and their inner products."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tabmtl.sessions.data import Sessions
+from tabmtl.sessions.loop import blocks_of
+from tabmtl.sessions.network import M2TRecNetwork, Units
+
+_UNITS_AT_A_TIME = 8192
+_SESSIONS_AT_A_TIME = 256
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scorer:
+    """A network with the vectors of all items computed once.
+
+    Attributes
+    ----------
+    network : M2TRecNetwork
+        In eval mode.
+    units : Units
+    unit_of : ndarray of int64, shape (N + 1,)
+        Unit of every item code.
+    unit_vectors : Tensor of float32, shape (U, d)
+    matrix : Tensor of float32, shape (d + 1, N)
+        Vectors of all items as columns, so that one query reads them in order; the last row is added to scores.
+    max_length : int
+    """
+
+    network: M2TRecNetwork
+    units: Units
+    unit_of: np.ndarray
+    unit_vectors: Tensor
+    matrix: Tensor
+    max_length: int
+
+    @classmethod
+    def of(cls, network: M2TRecNetwork, units: Units, unit_of: np.ndarray, bias: np.ndarray, max_length: int) -> Scorer:
+        """Compute all vectors; the bias (N,) is added to the scores of every session."""
+        vectors = encode_units(network, units, 0)
+        return cls(
+            network=network,
+            units=units,
+            unit_of=unit_of,
+            unit_vectors=vectors,
+            matrix=join_bias(vectors[torch.from_numpy(unit_of[1:]).to(vectors.device)], bias),
+            max_length=max_length,
+        )
+
+    def extended(self, units: Units, unit_of: np.ndarray, bias: np.ndarray) -> Scorer:
+        """The same network with more items, whose units come behind those that are known."""
+        vectors = torch.cat([self.unit_vectors, encode_units(self.network, units, len(self.unit_vectors))])
+        matrix = join_bias(vectors[torch.from_numpy(unit_of[1:]).to(vectors.device)], bias)
+        return replace(self, units=units, unit_of=unit_of, unit_vectors=vectors, matrix=matrix)
+
+    def queries(self, sessions: Sessions) -> Tensor:
+        """Queries (S, d + 1), the last column ones; a session without a click is one click on an unknown item."""
+        sessions = sessions.last(self.max_length)
+        lengths = sessions.lengths
+        device = self.unit_vectors.device
+        found = self.unit_vectors.new_ones(len(sessions), self.unit_vectors.shape[1] + 1)
+        self.network.eval()
+        for block in blocks_of(np.maximum(lengths, 1), _SESSIONS_AT_A_TIME):
+            codes = sessions.take(block).padded(newest_first=True)
+            width = 8 * -(-codes.shape[1] // 8)
+            rows = 8 * -(-len(block) // 8)  # matrix kernels round otherwise for fewer rows
+            filled = np.zeros((rows, min(width, max(self.max_length, 1))), dtype=np.int64)
+            filled[: len(block), : codes.shape[1]] = self.unit_of[codes]
+            own = np.ones(rows, dtype=np.int64)
+            own[: len(block)] = np.maximum(lengths[block], 1)
+            with torch.no_grad():
+                clicked = self.unit_vectors[torch.from_numpy(filled).to(device)]
+                queries, _ = self.network(clicked, torch.from_numpy(own).to(device))
+            found[torch.from_numpy(block).to(device), :-1] = queries[: len(block)]
+        return found
+
+    def scores(self, sessions: Sessions) -> np.ndarray:
+        """Scores (S, N) of all items."""
+        return (self.queries(sessions) @ self.matrix).cpu().numpy()
+
+
+def encode_units(network: M2TRecNetwork, units: Units, start: int) -> Tensor:
+    """Vectors of the units from ``start`` on."""
+    network.eval()
+    index = torch.arange(start, len(units), device=units.row.device)
+    with torch.no_grad():
+        parts = [network.vectors(units, part) for part in index.split(_UNITS_AT_A_TIME)]
+    return torch.cat(parts) if parts else torch.empty(0, network.items.d_model, device=units.row.device)
+
+
+def join_bias(vectors: Tensor, bias: np.ndarray) -> Tensor:
+    """Vectors (N, d) and biases (N,) as one matrix (d + 1, N), its rows contiguous."""
+    column = torch.from_numpy(bias.astype(np.float32)).to(vectors.device)[:, None]
+    return torch.cat([vectors, column], dim=1).T.contiguous()

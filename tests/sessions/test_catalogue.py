@@ -1,0 +1,150 @@
+"""Which items can be recommended, what they are called, and what is known of them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tabmtl.schema import TabmtlWarning
+from tabmtl.sessions.catalogue import Catalogue, make_catalogue
+
+TABLE = pl.DataFrame({"item_id": [3, 1, 2], "brand": ["x", None, "y"], "price": [3.0, 1.0, 2.0]})
+
+
+def test_without_a_table_the_clicked_items_are_the_catalogue() -> None:
+    catalogue = make_catalogue(pl.Series([5, 2, 5, 9]), None, "item_id")
+    assert catalogue.ids.to_list() == [2, 5, 9]
+    assert catalogue.counts.tolist() == [1, 2, 1]
+    assert catalogue.metadata is None
+
+
+@pytest.mark.parametrize("library", [pl.DataFrame.lazy, pl.DataFrame.to_pandas, pl.DataFrame.to_arrow])
+def test_a_table_holds_items_that_were_never_clicked(library: Any) -> None:
+    catalogue = make_catalogue(pl.Series([2, 2, 3]), library(TABLE), "item_id")
+    assert catalogue.ids.to_list() == [1, 2, 3]
+    assert catalogue.counts.tolist() == [0, 2, 1]
+    assert catalogue.metadata is not None
+    assert catalogue.metadata.to_dict(as_series=False) == {"brand": [None, "y", "x"], "price": [1.0, 2.0, 3.0]}
+
+
+def test_items_that_the_table_lacks_are_warned_of_and_have_no_metadata() -> None:
+    with pytest.warns(TabmtlWarning, match=r"1 items of the click log .* \[7\]: .* missing"):
+        catalogue = make_catalogue(pl.Series([7, 2, 7]), TABLE, "item_id")
+    assert catalogue.ids.to_list() == [1, 2, 3, 7]
+    assert catalogue.counts.tolist() == [0, 1, 0, 2]
+    assert catalogue.metadata is not None
+    assert catalogue.metadata.row(3) == (None, None)
+
+
+@settings(deadline=None, max_examples=40)
+@given(clicked=st.lists(st.integers(0, 9), min_size=1), listed=st.sets(st.integers(0, 9), min_size=1))
+def test_every_item_is_there_once_with_its_clicks(clicked: list[int], listed: set[int]) -> None:
+    table = pl.DataFrame({"item_id": list(listed), "twice": [2 * item for item in listed]})
+    if set(clicked) <= listed:
+        catalogue = make_catalogue(pl.Series(clicked), table, "item_id")
+    else:
+        with pytest.warns(TabmtlWarning, match="not in the item table"):
+            catalogue = make_catalogue(pl.Series(clicked), table, "item_id")
+    items = sorted(listed | set(clicked))
+    assert catalogue.ids.to_list() == items
+    assert catalogue.counts.tolist() == [clicked.count(item) for item in items]
+    assert catalogue.metadata is not None
+    assert catalogue.metadata["twice"].to_list() == [2 * item if item in listed else None for item in items]
+
+
+def test_metadata_may_have_any_names() -> None:
+    table = TABLE.rename({"brand": "item", "price": "count"})
+    catalogue = make_catalogue(pl.Series([1]), table, "item_id")
+    assert catalogue.metadata is not None
+    assert catalogue.metadata.to_dict(as_series=False) == {"item": [None, "y", "x"], "count": [1.0, 2.0, 3.0]}
+
+
+def test_a_table_of_names_alone_has_no_metadata() -> None:
+    catalogue = make_catalogue(pl.Series([1]), TABLE.select("item_id"), "item_id")
+    assert catalogue.ids.to_list() == [1, 2, 3]
+    assert catalogue.metadata is not None
+    assert catalogue.metadata.columns == []
+
+
+@pytest.mark.filterwarnings("ignore:.*not in the item table:tabmtl.schema.TabmtlWarning")
+def test_the_log_may_have_wider_numbers_than_the_table() -> None:
+    catalogue = make_catalogue(pl.Series([1, 2**40]), TABLE.cast({"item_id": pl.Int32}), "item_id")
+    assert catalogue.ids.to_list() == [1, 2, 3, 2**40]
+    assert catalogue.counts.tolist() == [1, 0, 0, 1]
+
+
+def test_categories_name_items_as_text_does() -> None:
+    clicked = pl.Series(["b", "a", "b"], dtype=pl.Categorical)
+    table = pl.DataFrame({"item_id": pl.Series(["b", "c", "a"], dtype=pl.Enum(["b", "c", "a"]))})
+    for items in (None, table):
+        catalogue = make_catalogue(clicked, items, "item_id")
+        assert catalogue.ids.dtype == pl.String
+        assert catalogue.ids.to_list() == ["a", "b"] + (["c"] if items is not None else [])
+        assert catalogue.counts[:2].tolist() == [1, 2]
+
+
+REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
+    "no such column": (TABLE.drop("item_id"), ValueError, r"item table has no column 'item_id'; .*'brand'.*rename"),
+    "missing": (TABLE.with_columns(item_id=pl.Series([1, None, 2])), ValueError, r"'item_id' .* missing in 1 rows"),
+    "repeated": (TABLE.with_columns(item_id=pl.Series([1, 2, 1])), ValueError, r"has 1 more than once in 'item_id'"),
+    "text": (
+        TABLE.cast({"item_id": pl.String}),
+        TypeError,
+        r"click log in 'item_id' are Int64, those of the catalogue String: cast",
+    ),
+    "floats": (TABLE.cast({"item_id": pl.Float64}), TypeError, r"whole numbers or text, got Float64: .* 'item_id'"),
+    "no frame": ([1, 2, 3], TypeError, r"item table must be .* got list"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_table_that_does_not_fit_is_refused_with_the_cure(case: str) -> None:
+    items, error, message = REFUSED[case]
+    with pytest.raises(error, match=message):
+        make_catalogue(pl.Series([1, 2]), items, "item_id")
+
+
+def test_clicked_items_must_be_names() -> None:
+    with pytest.raises(TypeError, match=r"whole numbers or text, got Float64: cast the column 'sku'"):
+        make_catalogue(pl.Series("item", [1.0]), None, "sku")
+
+
+@pytest.mark.parametrize("make", [list, np.array, pl.Series, lambda items: pl.Series(items).to_pandas()])
+def test_codes_of_items_by_name(make: Any) -> None:
+    numbers = make_catalogue(pl.Series([5, 2, 9]), None, "item_id")
+    assert numbers.codes(make([9, 2, 9]), "candidates").tolist() == [3, 1, 3]
+    text = make_catalogue(pl.Series(["b", "a"]), None, "item_id")
+    assert text.codes(make(["b", "a"]), "candidates").tolist() == [2, 1]
+
+
+def test_codes_refuse_what_the_catalogue_does_not_hold() -> None:
+    catalogue = make_catalogue(pl.Series([5, 2]), None, "item_id")
+    assert catalogue.codes([], "candidates").shape == (0,)
+    with pytest.raises(ValueError, match=r"candidates names \[7, 8\], .* add_items"):
+        catalogue.codes([5, 7, 8], "candidates")
+    with pytest.raises(TypeError, match="candidates are String, those of the catalogue Int64"):
+        catalogue.codes(["5"], "candidates")
+
+
+@pytest.mark.parametrize("ids", [pl.Series([5, 2], dtype=pl.Int32), pl.Series([2**63 + 1, 2], dtype=pl.UInt64)])
+def test_numbers_come_back_from_their_state(ids: pl.Series) -> None:
+    check_state(make_catalogue(ids, None, "item_id"))
+
+
+def test_text_comes_back_from_its_state() -> None:
+    check_state(make_catalogue(pl.Series(["ß", "", "a"]), None, "item_id"))
+
+
+def check_state(catalogue: Catalogue) -> None:
+    facts, arrays = catalogue.to_state()
+    again = Catalogue.from_state(json.loads(json.dumps(facts)), arrays)
+    assert again.ids.dtype == catalogue.ids.dtype
+    assert again.ids.to_list() == catalogue.ids.to_list()
+    assert again.counts.tolist() == catalogue.counts.tolist()
+    assert len(again) == len(catalogue)

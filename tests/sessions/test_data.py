@@ -1,0 +1,280 @@
+"""Click logs become sessions as a plain reading in Python has them, from any frame and any type of time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import date, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tabmtl.sessions.data import LogColumns, Sessions, code_items, read_log, read_sessions, to_polars
+
+ITEMS = pl.Series([10, 20, 30, 40])
+ORDERED = LogColumns(time=None)
+
+#: Rows of (session, item, time, order); item 50 is in no catalogue.
+Rows = list[tuple[int, int, int, int]]
+rows = st.lists(
+    st.tuples(st.integers(0, 4), st.sampled_from([10, 20, 30, 40, 50]), st.integers(0, 5), st.integers(0, 2)),
+    min_size=1,
+    max_size=30,
+)
+
+
+def frame(log: Rows) -> pl.DataFrame:
+    return pl.DataFrame(log, schema=["session_id", "item_id", "time", "order"], orient="row")
+
+
+def lists(sessions: Sessions) -> list[tuple[Any, list[int]]]:
+    """Name and item codes of every session."""
+    ends = zip(sessions.offsets[:-1], sessions.offsets[1:], strict=True)
+    return [(name, sessions.items[a:b].tolist()) for name, (a, b) in zip(sessions.ids, ends, strict=True)]
+
+
+def expected(log: Rows, *, timed: bool, ordered: bool) -> list[tuple[int, list[int]]]:
+    """What `read_sessions` promises, row by row; Python's sorts keep the order of equal elements."""
+    held: dict[int, list[tuple[int, int, int, int]]] = {}
+    for row in log:
+        held.setdefault(row[0], []).append(row)
+    names = sorted(held, key=lambda name: max(row[2] for row in held[name]) if timed else 0)
+    codes = {item: code for code, item in enumerate(ITEMS, start=1)}
+    clicks = {
+        name: sorted(held[name], key=lambda row: (row[2] if timed else 0, row[3] if ordered else 0)) for name in names
+    }
+    return [(name, [codes.get(row[1], 0) for row in clicks[name]]) for name in names]
+
+
+@settings(deadline=None, max_examples=60)
+@given(log=rows, timed=st.booleans(), ordered=st.booleans())
+def test_sessions_are_those_of_a_plain_reading(log: Rows, timed: bool, ordered: bool) -> None:
+    columns = LogColumns(time="time" if timed else None, order="order" if ordered else None)
+    sessions = read_sessions(frame(log), columns, ITEMS)
+    assert lists(sessions) == expected(log, timed=timed, ordered=ordered)
+    assert sessions.items.dtype == np.int32
+    assert sessions.offsets.dtype == np.int64
+    if timed:
+        assert sessions.times is not None
+        for a, b in zip(sessions.offsets[:-1], sessions.offsets[1:], strict=True):
+            assert (np.diff(sessions.times[a:b]) >= 0).all()
+    else:
+        assert sessions.times is None
+
+
+def test_interleaved_sessions_come_in_the_order_of_their_last_clicks() -> None:
+    log = pl.DataFrame(
+        {
+            "session_id": ["late", "early", "late", "tied", "early"],
+            "item_id": [10, 20, 30, 40, 10],
+            "time": [9, 3, 1, 4, 4],
+        }
+    )
+    # early and tied end together: the first row of early stands before
+    sessions = read_sessions(log, LogColumns(), ITEMS)
+    assert lists(sessions) == [("early", [2, 1]), ("tied", [4]), ("late", [3, 1])]
+
+
+def test_the_order_column_rules_within_equal_times_only() -> None:
+    log = frame([(0, 10, 1, 2), (0, 20, 1, 1), (0, 30, 0, 9), (0, 40, 1, 1)])
+    assert lists(read_sessions(log, LogColumns(order="order"), ITEMS)) == [(0, [3, 2, 4, 1])]
+    assert lists(read_sessions(log, LogColumns(), ITEMS)) == [(0, [3, 1, 2, 4])]
+    assert lists(read_sessions(log, LogColumns(time=None, order="order"), ITEMS)) == [(0, [2, 4, 1, 3])]
+    assert lists(read_sessions(log, ORDERED, ITEMS)) == [(0, [1, 2, 3, 4])]
+
+
+LIBRARIES: dict[str, Callable[[pl.DataFrame], Any]] = {
+    "polars lazy": pl.DataFrame.lazy,
+    "pandas": pl.DataFrame.to_pandas,
+    "pandas with an index": lambda log: log.to_pandas().set_axis(range(7, 7 + len(log))),
+    "pyarrow": pl.DataFrame.to_arrow,
+}
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_every_library_gives_the_same_sessions(library: str) -> None:
+    log = frame([(1, 10, 5, 0), (0, 20, 3, 0), (1, 50, 2, 0), (0, 40, 9, 0)])
+    log = log.with_columns(time=pl.lit(datetime(2024, 1, 1)) + pl.duration(minutes=pl.col("time")))
+    own, other = (read_sessions(part, LogColumns(), ITEMS) for part in (log, LIBRARIES[library](log)))
+    assert lists(own) == lists(other) == [(1, [0, 1]), (0, [2, 4])]
+    assert own.times is not None
+    np.testing.assert_array_equal(own.times, other.times)
+
+
+TIMES: dict[str, pl.Series] = {
+    "datetime in ms": pl.Series([datetime(2024, 1, 2), datetime(2024, 1, 1)], dtype=pl.Datetime("ms")),
+    "datetime in ns": pl.Series([datetime(2024, 1, 2), datetime(2024, 1, 1)], dtype=pl.Datetime("ns")),
+    "datetime of a zone": pl.Series([datetime(2024, 1, 2), datetime(2024, 1, 1)]).dt.replace_time_zone("Asia/Tokyo"),
+    "date": pl.Series([date(2024, 1, 2), date(2024, 1, 1)]),
+    "float": pl.Series([86_400.5, 0.5]),
+    "int": pl.Series([86_400, 0]),
+    "int32": pl.Series([86_400, 0], dtype=pl.Int32),
+}
+
+
+@pytest.mark.parametrize("kind", TIMES)
+def test_every_type_of_time_is_read_in_seconds(kind: str) -> None:
+    log = pl.DataFrame({"session_id": [1, 1], "item_id": [10, 20], "time": TIMES[kind]})
+    sessions = read_sessions(log, LogColumns(), ITEMS)
+    assert lists(sessions) == [(1, [2, 1])]
+    assert sessions.times is not None
+    assert sessions.times.dtype == np.float64
+    assert np.diff(sessions.times).tolist() == [86_400.0]
+
+
+@pytest.mark.parametrize("dtype", [pl.Int64, pl.Int32, pl.Int8, pl.UInt64])
+def test_whole_numbers_of_any_width_name_the_same_items(dtype: Any) -> None:
+    log = frame([(0, 10, 0, 0), (0, 40, 1, 0), (0, 50, 2, 0)]).with_columns(pl.col("item_id").cast(dtype))
+    for items in (ITEMS, ITEMS.cast(pl.Int32), ITEMS.cast(pl.UInt8)):
+        assert lists(read_sessions(log, LogColumns(), items)) == [(0, [1, 4, 0])]
+
+
+def test_an_item_beyond_the_width_of_the_catalogue_is_unseen() -> None:
+    log = frame([(0, 10, 0, 0), (0, 2**40, 1, 0), (0, -1, 2, 0)])
+    assert lists(read_sessions(log, LogColumns(), ITEMS.cast(pl.UInt8))) == [(0, [1, 0, 0])]
+
+
+@pytest.mark.parametrize("dtype", [pl.String, pl.Categorical, pl.Enum(["x", "b", "a"])])
+def test_text_in_any_form_names_items(dtype: Any) -> None:
+    log = pl.DataFrame({"session_id": [0, 0, 0], "item_id": pl.Series(["b", "x", "a"], dtype=dtype), "time": [0, 1, 2]})
+    assert lists(read_sessions(log, LogColumns(), pl.Series(["a", "b"]))) == [(0, [2, 0, 1])]
+
+
+def test_a_name_that_looks_like_a_pattern_is_a_name() -> None:
+    columns = LogColumns(session="^s.*$", item="i+(", time="^.*$", order="")
+    log = pl.DataFrame({"^s.*$": [0, 0], "i+(": [10, 20], "^.*$": [1, 1], "": [2, 1], "side": [0, 0]})
+    assert read_log(log, columns).columns == ["session", "item", "time", "order"]
+    assert lists(read_sessions(log, columns, ITEMS)) == [(0, [2, 1])]
+
+
+def test_one_column_may_play_two_roles() -> None:
+    log = frame([(0, 10, 1, 0), (0, 20, 0, 0)])
+    assert lists(read_sessions(log, LogColumns(time=None, order="time"), ITEMS)) == [(0, [2, 1])]
+    assert lists(read_sessions(log, LogColumns(order="time"), ITEMS)) == [(0, [2, 1])]
+
+
+def test_columns_that_are_not_read_do_not_matter() -> None:
+    log = frame([(0, 10, 1, 0)]).with_columns(session=pl.lit("x"), item=None, code=None)
+    assert lists(read_sessions(log, LogColumns(), ITEMS)) == [(0, [1])]
+
+
+LOG = frame([(0, 10, 0, 0), (1, 20, 1, 1)])
+
+REFUSED: dict[str, tuple[Any, LogColumns, type[Exception], str]] = {
+    "session": (
+        LOG.drop("session_id"),
+        LogColumns(),
+        ValueError,
+        r"no column 'session_id'; .*'item_id'.*session_column",
+    ),
+    "item": (LOG, LogColumns(item="sku"), ValueError, r"no column 'sku'; .*item_column"),
+    "time": (LOG.drop("time"), LogColumns(), ValueError, r"no column 'time'; .*time_column=None if .* order only"),
+    "order": (LOG, LogColumns(order="place"), ValueError, r"no column 'place'; .*order_column"),
+    "no row": (LOG.clear(), LogColumns(), ValueError, r"click log has no row"),
+    "no frame": ({"session_id": [1]}, LogColumns(), TypeError, r"click log must be a polars, .* frame, got dict"),
+    "an array": (np.zeros((2, 3)), LogColumns(), TypeError, r"click log must be .* got ndarray"),
+    "text as time": (
+        LOG.with_columns(pl.col("time").cast(pl.String)),
+        LogColumns(),
+        TypeError,
+        r"time column 'time' must hold dates, datetimes or seconds, got String: parse it",
+    ),
+    "a duration as time": (
+        LOG.with_columns(time=pl.Series([timedelta(1), timedelta(2)])),
+        LogColumns(),
+        TypeError,
+        r"'time' must hold .* got Duration",
+    ),
+    "text as items": (
+        LOG.with_columns(pl.col("item_id").cast(pl.String)),
+        LogColumns(),
+        TypeError,
+        r"click log in 'item_id' are String, those of the catalogue Int64: cast",
+    ),
+    "floats as items": (
+        LOG.with_columns(pl.col("item_id").cast(pl.Float64)),
+        LogColumns(),
+        TypeError,
+        r"click log in 'item_id' are Float64, those of the catalogue Int64: cast",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_log_that_does_not_fit_is_refused_by_name_with_the_cure(case: str) -> None:
+    log, columns, error, message = REFUSED[case]
+    with pytest.raises(error, match=message):
+        read_sessions(log, columns, ITEMS)
+
+
+@pytest.mark.parametrize("column", ["session_id", "item_id", "time", "order"])
+def test_a_missing_value_is_refused_by_column_and_number(column: str) -> None:
+    holes = LOG.with_columns(pl.when(pl.col("session_id") > 0).then(column).alias(column))
+    for log in (holes, holes.lazy(), holes.to_pandas(), holes.to_arrow()):
+        with pytest.raises(ValueError, match=rf"column '{column}' .* missing .* in 1 of 2 rows: drop or fill"):
+            read_sessions(log, LogColumns(order="order"), ITEMS)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_time_that_is_no_time_is_refused(value: float) -> None:
+    log = LOG.with_columns(time=pl.Series([0.0, value]))
+    with pytest.raises(ValueError, match=r"'time' .* infinite\) in 1 of 2 rows"):
+        read_sessions(log, LogColumns(), ITEMS)
+
+
+def test_a_missing_name_in_pandas_is_refused() -> None:
+    log = pd.DataFrame({"session_id": ["a", None, float("nan")], "item_id": [10, 20, 30], "time": [1, 2, 3]})
+    with pytest.raises(ValueError, match=r"'session_id' .* in 2 of 3 rows"):
+        read_sessions(log, LogColumns(), ITEMS)
+
+
+@given(lengths=st.lists(st.integers(0, 5), max_size=6), first=st.integers(1, 3), n=st.integers(1, 3), data=st.data())
+@settings(deadline=None, max_examples=60)
+def test_ragged_steps_are_those_of_lists(lengths: list[int], first: int, n: int, data: st.DataObject) -> None:
+    size = sum(lengths)
+    codes = data.draw(st.lists(st.integers(0, 4), min_size=size, max_size=size))
+    sessions = Sessions(
+        ids=pl.Series(range(len(lengths)), dtype=pl.Int64),
+        offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
+        items=np.array(codes, dtype=np.int32),
+        times=np.arange(size, dtype=np.float64),
+    )
+    plain = lists(sessions)
+    index = data.draw(st.lists(st.integers(0, len(lengths) - 1), max_size=8)) if lengths else []
+
+    assert sessions.lengths.tolist() == lengths
+    assert len(sessions) == len(lengths)
+    assert lists(sessions.take(np.array(index, dtype=np.int64))) == [plain[i] for i in index]
+    assert lists(sessions.last(n)) == [(name, items[-n:]) for name, items in plain]
+    assert lists(sessions.without_unseen()) == [(name, [i for i in items if i]) for name, items in plain]
+    assert lists(sessions.at_least(n)) == [(name, items) for name, items in plain if len(items) >= n]
+
+    prefixes, targets = sessions.prefixes(first)
+    cuts = [(name, items, k) for name, items in plain for k in range(first, len(items))]
+    assert lists(prefixes) == [(name, items[:k]) for name, items, k in cuts]
+    assert targets.tolist() == [items[k] for _, items, k in cuts]
+
+    longest = max([1, *lengths])
+    assert sessions.padded().tolist() == [items + [0] * (longest - len(items)) for _, items in plain]
+    turned = [items[::-1] + [0] * (longest - len(items)) for _, items in plain]
+    assert sessions.padded(newest_first=True).tolist() == turned
+
+    # times go along with their clicks
+    assert prefixes.times is not None
+    assert all(codes[int(t)] == item for t, item in zip(prefixes.times, prefixes.items, strict=True))
+
+
+def test_codes_are_places_in_the_catalogue_as_it_stands() -> None:
+    assert code_items(pl.Series([3, 9, 1, 3]), pl.Series([3, 1])).to_list() == [1, 0, 2, 1]
+    with pytest.raises(TypeError, match="candidates are String, those of the catalogue Int64"):
+        code_items(pl.Series(["3"]), pl.Series([3]), "candidates")
+
+
+def test_frames_of_polars_pass_as_they_are() -> None:
+    assert to_polars(LOG, "it") is LOG
+    with pytest.raises(TypeError, match=r"the item table must be .* got list"):
+        to_polars([LOG], "the item table")

@@ -1,0 +1,126 @@
+"""Ranks and what follows from them, by hand and by the definition."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tabmtl.sessions.metrics import Ranking, rank_targets, summarize
+
+INF = float("inf")
+
+
+def ranking(ranks: list[float], counts: list[int] | None = None, n_items: int = 10) -> Ranking:
+    return Ranking(
+        ranks=np.array(ranks),
+        counts=np.array(counts or [0] * len(ranks)),
+        n_items=n_items,
+        top=np.tile(np.arange(3), (len(ranks), 1)),
+    )
+
+
+def test_ranks_by_hand() -> None:
+    scores = np.array([[0.1, 0.9, 0.5], [0.1, 0.9, 0.5], [0.1, 0.9, 0.5]], dtype=np.float32)
+    assert rank_targets(scores, np.array([2, 3, 1])).tolist() == [1, 2, 3]
+
+
+def test_ties_count_against_the_recommender() -> None:
+    scores = np.array([[1, 2, 2, 2, 0]], dtype=np.float32)
+    assert rank_targets(scores, np.array([2])).tolist() == [4 - 1]
+    assert rank_targets(scores, np.array([1])).tolist() == [4]
+
+
+def test_constant_scores_gain_nothing() -> None:
+    n_items = 50
+    ranks = rank_targets(np.full((4, n_items), 0.3, dtype=np.float32), np.array([1, 2, 25, 50]))
+    assert ranks.tolist() == [n_items] * 4
+    constant = ranking(ranks.tolist(), n_items=n_items)
+    assert constant.recall(20) == constant.mrr(20) == constant.ndcg(20) == 0
+
+
+def test_a_target_outside_the_catalogue_is_never_found() -> None:
+    scores = np.array([[1, 2], [1, 2]], dtype=np.float32)
+    assert rank_targets(scores, np.array([0, 2])).tolist() == [INF, 1]
+    assert ranking([INF, 1]).recall(1000) == 0.5
+    assert ranking([INF, 1]).mrr(1000) == 0.5
+    assert ranking([INF]).ndcg(1000) == 0
+
+
+def test_a_target_that_is_excluded_or_no_number_is_never_found() -> None:
+    scores = np.array([[-INF, -INF], [float("nan"), 1], [float("nan"), 1]], dtype=np.float32)
+    assert rank_targets(scores, np.array([1, 1, 2])).tolist() == [INF, INF, 1]
+    assert rank_targets(np.full((1, 3), np.nan, dtype=np.float32), np.array([2])).tolist() == [INF]
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=12), st.data())
+def test_a_rank_counts_the_items_that_score_at_least_as_much(row: list[int], data: st.DataObject) -> None:
+    target = data.draw(st.integers(1, len(row)))
+    [rank] = rank_targets(np.array([row], dtype=np.float32), np.array([target]))
+    assert rank == sum(score >= row[target - 1] for score in row)
+    assert 1 <= rank <= len(row)
+
+
+def test_measures_by_hand() -> None:
+    some = ranking([1, 3, 20, 21])
+    assert some.recall(20) == 0.75
+    assert some.recall(2) == 0.25
+    assert some.mrr(20) == pytest.approx((1 + 1 / 3 + 1 / 20) / 4)
+    assert some.mrr(1) == 0.25
+    assert some.ndcg(20) == pytest.approx((1 + 1 / 2 + 1 / math.log2(21)) / 4)
+
+
+def test_coverage_counts_items_among_the_first_k() -> None:
+    some = Ranking(ranks=np.array([1.0, 1.0]), counts=np.array([1, 1]), n_items=8, top=np.array([[0, 1, 2], [0, 3, 1]]))
+    assert [some.coverage(k) for k in (1, 2, 3)] == [1 / 8, 3 / 8, 4 / 8]
+
+
+def test_a_mask_takes_everything_along() -> None:
+    part = ranking([1, 2, 3], [7, 8, 9]).only(np.array([True, False, True]))
+    assert part.ranks.tolist() == [1, 3]
+    assert part.counts.tolist() == [7, 9]
+    assert part.top.shape == (2, 3)
+
+
+def test_a_summary_has_a_row_for_all_and_one_a_bucket() -> None:
+    counts = [0, 1, 5, 6, 20, 21, 100, 101, 5000]
+    ranks = [1, 2, 30, 1, 1, 4, 4, INF, 5]
+    table = summarize(ranking(ranks, counts), [1, 20])
+    assert table.columns == [
+        *("bucket", "n_targets"),
+        *("recall@1", "mrr@1", "ndcg@1", "coverage@1"),
+        *("recall@20", "mrr@20", "ndcg@20", "coverage@20"),
+    ]
+    assert table["bucket"].to_list() == ["all", "0", "1-5", "6-20", "21-100", ">100"]
+    assert table["n_targets"].to_list() == [9, 1, 2, 2, 2, 2]
+    assert table["recall@1"].to_list() == pytest.approx([3 / 9, 1, 0, 1, 0, 0])
+    assert table["recall@20"].to_list() == pytest.approx([7 / 9, 1, 0.5, 1, 1, 0.5])
+    assert table["mrr@20"].to_list()[1:] == pytest.approx([1, 0.25, 1, 0.25, 0.1])
+    assert table["coverage@20"].to_list() == [0.3, None, None, None, None, None]
+
+
+def test_a_bucket_without_targets_has_no_measure() -> None:
+    table = summarize(ranking([1.0], [3]), [20])
+    empty = table.row(1, named=True)
+    assert empty == {"bucket": "0", "n_targets": 0, "recall@20": None, "mrr@20": None, "ndcg@20": None} | {
+        "coverage@20": None
+    }
+    assert table.row(2, named=True)["recall@20"] == 1
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.tuples(st.integers(1, 60), st.integers(0, 300)), min_size=1, max_size=20), st.integers(1, 30))
+def test_the_buckets_make_up_the_whole(targets: list[tuple[int, int]], k: int) -> None:
+    ranks, counts = zip(*targets, strict=True)
+    table = summarize(ranking(list(ranks), list(counts), n_items=100), [k])
+    parts = table[1:]
+    assert parts["n_targets"].sum() == table["n_targets"][0] == len(targets)
+    for measure in ("recall", "mrr", "ndcg"):
+        name = f"{measure}@{k}"
+        total = (parts[name] * parts["n_targets"]).sum()
+        assert total / len(targets) == pytest.approx(table[name][0])
+    assert table[f"mrr@{k}"][0] <= table[f"ndcg@{k}"][0] <= table[f"recall@{k}"][0]

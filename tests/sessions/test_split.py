@@ -1,0 +1,224 @@
+"""A cut in time: nothing of the future in train, nothing lost, and sessions whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from functools import partial
+from typing import Any
+
+import narwhals.stable.v2 as nw
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
+
+from tabmtl.sessions import temporal_split
+
+rows = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 9)), min_size=2, max_size=40)
+
+
+def frame(log: list[tuple[int, int]]) -> pl.DataFrame:
+    """A log of (session, time); items tell the rows apart."""
+    table = pl.DataFrame(log, schema=["session_id", "time"], orient="row")
+    return table.with_row_index("item_id").select("session_id", "item_id", "time")
+
+
+def last_clicks(log: list[tuple[int, int]]) -> dict[int, int]:
+    return {session: max(time for name, time in log if name == session) for session, _ in log}
+
+
+def refused_or(split: Callable[[], Any], n_train: int, n: int) -> Any:
+    """The parts, or None where one of them must be refused as empty."""
+    if 0 < n_train < n:
+        return split()
+    with pytest.raises(ValueError, match=f"no session for {'test' if n_train else 'train'}"):
+        split()
+    return None
+
+
+def check_parts(log: list[tuple[int, int]], train: pl.DataFrame, test: pl.DataFrame, tested: set[int]) -> None:
+    """Whole sessions, all rows in their order, and no click of train at or after the cut."""
+    table = frame(log)
+    assert_frame_equal(test, table.filter(pl.col("session_id").is_in(tested)))
+    assert_frame_equal(train, table.filter(~pl.col("session_id").is_in(tested)))
+
+
+@settings(deadline=None, max_examples=60)
+@given(log=rows, cut=st.integers(-1, 10))
+def test_a_cut_leaks_nothing(log: list[tuple[int, int]], cut: int) -> None:
+    last = last_clicks(log)
+    tested = {session for session, time in last.items() if time >= cut}
+    parts = refused_or(lambda: temporal_split(frame(log), cut), len(last) - len(tested), len(last))
+    if parts:
+        check_parts(log, *parts, tested)
+        assert parts[0]["time"].max() < cut
+
+
+@settings(deadline=None, max_examples=60)
+@given(log=rows, share=st.floats(0.01, 0.99))
+def test_a_share_takes_the_newest_and_what_is_as_new(log: list[tuple[int, int]], share: float) -> None:
+    last = last_clicks(log)
+    n_test = max(1, round(share * len(last)))
+    cut = sorted(last.values())[-n_test]
+    tested = {session for session, time in last.items() if time >= cut}
+    parts = refused_or(lambda: temporal_split(frame(log), test_size=share), len(last) - len(tested), len(last))
+    if parts:
+        check_parts(log, *parts, tested)
+        assert parts[0]["time"].max() < cut
+        assert len(tested) >= n_test
+
+
+@settings(deadline=None, max_examples=60)
+@given(log=rows, share=st.floats(0.01, 0.99))
+def test_without_times_sessions_are_as_old_as_their_first_rows(log: list[tuple[int, int]], share: float) -> None:
+    sessions = list(dict.fromkeys(session for session, _ in log))
+    n_test = max(1, round(share * len(sessions)))
+    split = partial(temporal_split, frame(log), test_size=share, time_column=None)
+    parts = refused_or(split, len(sessions) - n_test, len(sessions))
+    if parts:
+        check_parts(log, *parts, set(sessions[-n_test:]))
+
+
+def test_a_session_that_straddles_the_cut_goes_whole_to_test() -> None:
+    log = frame([(0, 1), (1, 2), (1, 8), (2, 9), (0, 3)])
+    train, test = temporal_split(log, 5)
+    assert train["session_id"].to_list() == [0, 0]
+    assert test["session_id"].to_list() == [1, 1, 2]
+
+
+def test_items_that_train_does_not_hold_stay_in_test() -> None:
+    train, test = temporal_split(frame([(0, 1), (1, 2)]), 2)
+    assert train["item_id"].to_list() == [0]
+    assert test["item_id"].to_list() == [1]
+
+
+LIBRARIES: dict[str, tuple[Callable[[pl.DataFrame], Any], str]] = {
+    "polars": (lambda log: log, "polars"),
+    "polars lazy": (pl.DataFrame.lazy, "polars"),
+    "pandas": (pl.DataFrame.to_pandas, "pandas"),
+    "pandas with an index": (lambda log: log.to_pandas().set_index(log["item_id"].to_numpy() + 7), "pandas"),
+    "pyarrow": (pl.DataFrame.to_arrow, "pyarrow"),
+}
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_parts_are_frames_of_the_same_library(library: str) -> None:
+    make, kind = LIBRARIES[library]
+    log = frame([(0, 1), (1, 2), (1, 8), (2, 9), (0, 3)]).with_columns(note=pl.Series(["a", None, "b", "c", "d"]))
+    native = make(log)
+    for part, want in zip(temporal_split(native, 5), temporal_split(log, 5), strict=True):
+        read = nw.from_native(part, eager_only=True)
+        assert read.implementation.value == kind
+        assert_frame_equal(read.to_polars(), want)
+        if kind == "pandas":
+            assert part.dtypes.equals(native.dtypes)
+            assert part.index.isin(native.index).all()
+            assert (native.loc[part.index, "item_id"] == part["item_id"]).all()
+
+
+DAYS = pl.Series([date(2024, 1, day) for day in range(1, 11)])
+TOKYO = "Asia/Tokyo"
+
+#: A column of ten days, a cut, and the first day (from 0) of test.
+CUTS: dict[str, tuple[pl.Series, Any, int]] = {
+    "date": (DAYS, date(2024, 1, 8), 7),
+    "date by datetime": (DAYS, datetime(2024, 1, 8, 1), 8),
+    "datetime": (DAYS.cast(pl.Datetime("us")), datetime(2024, 1, 8), 7),
+    "datetime in ns by date": (DAYS.cast(pl.Datetime("ns")), date(2024, 1, 8), 7),
+    "datetime in ms": (DAYS.cast(pl.Datetime("ms")), datetime(2024, 1, 8, microsecond=1), 8),
+    # midnight of Tokyo is 15:00 of the day before in UTC
+    "zone": (DAYS.cast(pl.Datetime("us")).dt.replace_time_zone(TOKYO), datetime(2024, 1, 7, 15, tzinfo=UTC), 7),
+    "zone by date": (DAYS.cast(pl.Datetime("us")).dt.replace_time_zone(TOKYO), date(2024, 1, 8), 7),
+    "int": (pl.Series(range(10)), 7, 7),
+    "int by float": (pl.Series(range(10)), 6.5, 7),
+    "float": (pl.Series(range(10), dtype=pl.Float32), 7, 7),
+}
+
+
+@pytest.mark.parametrize("kind", CUTS)
+def test_a_cut_is_a_time_of_the_column(kind: str) -> None:
+    times, cut, first = CUTS[kind]
+    log = pl.DataFrame({"s": range(10), "item_id": range(10), "when": times})
+    for native in (log, log.to_pandas()):
+        train, test = temporal_split(native, cut, session_column="s", time_column="when")
+        assert list(train["s"]) == list(range(first))
+        assert list(test["s"]) == list(range(first, 10))
+
+
+def test_a_timedelta_is_the_last_so_much_of_the_log() -> None:
+    log = pl.DataFrame({"session_id": range(10), "time": DAYS})
+    # dates are whole days, a datetime is a moment: two days before midnight of day 10 it is midnight of day 8
+    assert len(temporal_split(log, test_size=timedelta(days=2))[1]) == 2
+    moments = log.with_columns(pl.col("time").cast(pl.Datetime("us")))
+    assert len(temporal_split(moments, test_size=timedelta(days=2))[1]) == 3
+    seconds = log.with_columns(time=pl.int_range(10) * 86_400)
+    assert len(temporal_split(seconds, test_size=timedelta(days=2))[1]) == 3
+
+
+LOG = frame([(0, 1), (1, 2), (2, 3)])
+DATES = LOG.with_columns(time=DAYS[:3])
+ZONED = DATES.with_columns(pl.col("time").cast(pl.Datetime("us")).dt.replace_time_zone(TOKYO))
+
+REFUSED: dict[str, tuple[Any, dict[str, Any], type[Exception], str]] = {
+    "neither": (LOG, {}, ValueError, r"exactly one of cut and test_size, got none"),
+    "both": (LOG, {"cut": 2, "test_size": 0.5}, ValueError, r"exactly one of cut and test_size, got both"),
+    "share 1": (LOG, {"test_size": 1.0}, ValueError, r"between 0 and 1 or a timedelta, got 1.0"),
+    "share 0": (LOG, {"test_size": 0}, ValueError, r"between 0 and 1 or a timedelta, got 0"),
+    "share NaN": (LOG, {"test_size": float("nan")}, ValueError, r"between 0 and 1 or a timedelta, got nan"),
+    "share True": (LOG, {"test_size": True}, ValueError, r"between 0 and 1 or a timedelta, got True"),
+    "share text": (LOG, {"test_size": "7d"}, TypeError, r"between 0 and 1 or a timedelta, got '7d'"),
+    "no time at all": (LOG, {"test_size": timedelta(0)}, ValueError, r"test_size must be a time longer than 0"),
+    "cut of an order": (LOG, {"cut": 2, "time_column": None}, ValueError, r"cut needs times, .* as a share"),
+    "period of an order": (
+        LOG,
+        {"test_size": timedelta(1), "time_column": None},
+        ValueError,
+        r"test_size needs times, but time_column is None: .* as a share",
+    ),
+    "cut text": (
+        DATES,
+        {"cut": "2024-01-02"},
+        TypeError,
+        r"datetime or a date like the column 'time' \(Date\), got '2",
+    ),
+    "cut number of dates": (DATES, {"cut": 2}, TypeError, r"datetime or a date like the column 'time' \(Date\), got 2"),
+    "cut date of numbers": (
+        LOG,
+        {"cut": date(2024, 1, 2)},
+        TypeError,
+        r"finite number like the column 'time' \(Int64\)",
+    ),
+    "cut NaN": (LOG, {"cut": float("nan")}, TypeError, r"finite number like the column 'time' \(Int64\), got nan"),
+    "cut True": (LOG, {"cut": True}, TypeError, r"finite number like the column 'time' \(Int64\), got True"),
+    "cut without zone": (
+        ZONED,
+        {"cut": datetime(2024, 1, 2)},
+        TypeError,
+        r"'time' has the time zone Asia/Tokyo, .* give",
+    ),
+    "cut with zone": (
+        DATES,
+        {"cut": datetime(2024, 1, 2, tzinfo=UTC)},
+        TypeError,
+        r"'time' has no time zone, but cut is .*: leave it out",
+    ),
+    "no train": (DATES, {"cut": date(2024, 1, 1)}, ValueError, r"no session for train: .* 2024-01-01 .* to 2024-01-03"),
+    "no test": (LOG, {"cut": 4}, ValueError, r"cut=4 leaves no session for test: .* 3 sessions are from 1.0 to 3.0"),
+    "period too long": (DATES, {"test_size": timedelta(9)}, ValueError, r"test_size=.*days=9.* no session for train"),
+    "one session": (LOG[:1], {"test_size": 0.5}, ValueError, r"no session for train"),
+    "no session column": (LOG, {"cut": 2, "session_column": "s"}, ValueError, r"no column 's'; .*session_column"),
+    "no time column": (LOG, {"cut": 2, "time_column": "t"}, ValueError, r"no column 't'; .*time_column=None"),
+    "no row": (LOG.clear(), {"cut": 2}, ValueError, r"no row"),
+    "missing": (LOG.with_columns(time=pl.Series([1, None, 2])), {"cut": 2}, ValueError, r"'time' .* in 1 of 3 rows"),
+    "text as time": (LOG.cast({"time": pl.String}), {"cut": "2"}, TypeError, r"'time' must hold dates, .* got String"),
+    "no frame": ([1], {"cut": 2}, TypeError, r"must be a polars, pandas or pyarrow frame, got list"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_split_is_refused_with_the_cure(case: str) -> None:
+    log, arguments, error, message = REFUSED[case]
+    with pytest.raises(error, match=message):
+        temporal_split(log, **arguments)
