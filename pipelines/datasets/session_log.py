@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -116,6 +115,6 @@ class SessionLog:
         return self._with_train(train.filter(pl.len().over("session_id") >= 2))
 
     def _with_train(self, train: pl.DataFrame) -> SessionLog:
-        test: Any = self.clicks.filter(pl.col("split") == "test")
+        test = self.clicks.filter(pl.col("split") == "test")
         train = train.with_columns(split=pl.lit("train")).select(test.columns)
         return replace(self, clicks=pl.concat([train, test]))

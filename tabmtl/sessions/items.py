@@ -50,12 +50,15 @@ class KnownItems:
         return np.concatenate([[0], self.own])
 
     def bias(self, counts: np.ndarray, prior: float) -> np.ndarray:
-        """What is added to the scores of items (N,): of a shared unit, the log of an item's share of its clicks.
+        """What is added to the scores of items (N,).
 
-        The unit's probability is then dealt to its items: p(i) = p(unit) (n_i + prior) / sum_j (n_j + prior).
+        Of a shared unit, the log of an item's share of its clicks: the unit's probability is dealt to its items,
+        p(i) = p(unit) (n_i + prior) / sum_j (n_j + prior). Else an item without a vector of its own stands, by its
+        metadata, for the mean of all items like it, and gets log(prior / mean clicks), if that is negative.
         """
         if not self.shared or self.features is None:
-            return np.zeros(len(counts))
+            mean = counts[self.own > 0].mean() if self.own.any() else prior
+            return np.where(self.own > 0, 0.0, min(0.0, np.log(prior / mean)))
         clicks = counts + prior
         return np.log(clicks / np.bincount(self.features.row, weights=clicks)[self.features.row])
 

@@ -1,14 +1,14 @@
 """Nearest sessions: what was clicked in the training sessions that share items with this one.
 
 A session with its n clicks at positions 1 to n is compared with the ``sample_size`` newest training sessions that share
-an item with it; the k most similar of them, the newer of equal ones, vote for the items that they hold. Sessions are
-sets here: a shared item counts once, by its latest click. Items that the catalogue does not hold are left out of the
-session before clicks are counted. Items that no neighbour holds come last, by popularity, with scores in [-1, 0).
+an item with it; the k most similar of them, the newer of equal ones, vote for the items that they hold. A shared item
+counts once, by its latest click. Items that the catalogue does not hold are left out of the session before clicks are
+counted. Items that no neighbour holds come last, by popularity, with scores in [-1, 0).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -21,16 +21,24 @@ from tabmtl.sessions.data import Sessions, offsets_of
 from tabmtl.sessions.popularity import fill_with_popularity
 from tabmtl.sessions.recommender import Recommender
 
-_FADES = ("linear", "linear_0.1", "div", "log", "quadratic", "same")
+# weight of what was x clicks ago in a session of n
+_FADES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "linear": lambda x, n: 1 - x / n,
+    "linear_0.1": lambda x, n: np.maximum(1 - 0.1 * x, 0),
+    "div": lambda x, n: 1 / (x + 1),
+    "log": lambda x, n: 1 / np.log10(x + 1.7),
+    "quadratic": lambda x, n: (1 - x / n) ** 2,
+    "same": lambda x, n: np.ones(len(x)),
+}
 _PAIRS = 1_000_000  # of sessions and training sessions, or items of these, that are held at a time, about
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Pairs:
-    """Sessions and training sessions that share items; all (m,), sorted by row and by session.
+    """Rows, sessions to continue, and training sessions that share items with them: (m,), sorted by row and session.
 
-    ``weight`` is the sum of the weights of the shared items; ``back`` says how many clicks ago the latest of them was,
-    and ``place`` where the training session clicked one last. ``length`` is the number n of clicks of the row.
+    ``weight`` sums the weights of the shared items; ``back`` is how many clicks ago the latest of them was, ``place``
+    where the training session has its last click on one, and ``length`` the number n of clicks of the row.
     """
 
     row: np.ndarray
@@ -47,29 +55,20 @@ class _Pairs:
 class _Memory:
     """The training sessions: the items that each holds, and for each item the sessions that hold it, old to new.
 
-    Parameters
-    ----------
-    offsets : ndarray of int64, shape (S + 1,)
-    items, places : ndarray of int32, shape (m,)
-        The different items of every session, as codes from 1, and where in the session each was clicked last.
-    times : ndarray of float64, shape (S,), or None
-        Last clicks, in seconds.
-    n_items : int
+    ``lengths`` (S,) counts clicks. ``sizes`` (S,) counts the different items, whose codes ``items`` and latest
+    ``places`` stand session by session, (m,). ``times`` (S,), of the last clicks, may be None.
     """
 
-    def __init__(
-        self, offsets: np.ndarray, items: np.ndarray, places: np.ndarray, times: np.ndarray | None, n_items: int
-    ) -> None:
-        self.offsets, self.items, self.places, self.times = offsets, items, places, times
-        self.sizes = np.diff(offsets)
-        by_item = np.argsort(items, kind="stable")
-        self.holders = np.repeat(np.arange(len(self.sizes)), self.sizes)[by_item]
-        self.holder_places = places[by_item]
-        self.n_holders = np.bincount(items, minlength=n_items + 1)  # by code
+    def __init__(self, arrays: dict[str, np.ndarray], n_items: int) -> None:
+        self.arrays, self.times = arrays, arrays.get("times")
+        self.lengths, self.sizes = arrays["lengths"], arrays["sizes"]
+        self.items, self.places = arrays["items"], arrays["places"]
+        self.size, self.offsets = len(self.sizes), offsets_of(self.sizes)
+        by_item = np.argsort(self.items, kind="stable")
+        self.holders = np.repeat(np.arange(self.size), self.sizes)[by_item]
+        self.holder_places = self.places[by_item]
+        self.n_holders = np.bincount(self.items, minlength=n_items + 1)  # by code
         self.holder_ends = np.cumsum(self.n_holders)
-
-    def __len__(self) -> int:
-        return len(self.sizes)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -89,17 +88,19 @@ class _Neighbours(Recommender):
 
     def _similarity(self, pairs: _Pairs) -> np.ndarray:
         """Similarity (m,) of pairs."""
-        raise NotImplementedError
+        return pairs.weight / np.sqrt(pairs.length * self._memory.lengths[pairs.session])
 
-    def _vote(self, near: _Pairs, voter: np.ndarray, items: np.ndarray, places: np.ndarray) -> np.ndarray:
-        """Factor (v,) of a vote: for item ``items[j]``, last clicked at ``places[j]`` in pair ``voter[j]``."""
+    def _votes(self, near: _Pairs, voter: np.ndarray, held: np.ndarray) -> np.ndarray:
+        """Factors (v,) of votes: of pair ``voter[j]`` for the item at ``held[j]`` of the memory."""
         raise NotImplementedError
 
     def _fit(self, sessions: Sessions, catalogue: Catalogue, valid: Sessions | None) -> dict[str, Any]:
         owner, items, places = _distinct(sessions)
-        offsets = offsets_of(np.bincount(owner, minlength=len(sessions)))
-        times = None if sessions.times is None else sessions.times[sessions.offsets[1:] - 1]
-        return {"_memory": _Memory(offsets, items, places.astype(np.int32), times, len(catalogue))}
+        sizes = np.bincount(owner, minlength=len(sessions))
+        arrays = {"lengths": sessions.lengths, "sizes": sizes, "items": items, "places": places.astype(np.int32)}
+        if sessions.times is not None:
+            arrays["times"] = sessions.times[sessions.offsets[1:] - 1]
+        return {"_memory": _Memory(arrays, len(catalogue))}
 
     def _scores(self, sessions: Sessions) -> np.ndarray:
         known = sessions.without_unseen()
@@ -107,18 +108,18 @@ class _Neighbours(Recommender):
         for rows in self._parts_of(known):
             pairs = self._pairs(known.take(rows))
             similarity = self._similarity(pairs)
-            best = _first_k(pairs, similarity, self.k)
+            # float32, so that rounding does not part equal ones
+            order = np.lexsort((-pairs.session, -similarity.astype(np.float32), pairs.row))
+            best = order[np.arange(len(order)) - np.searchsorted(pairs.row, pairs.row) < self.k]
             self._add_votes(scores[rows[0] : rows[-1] + 1], pairs.take(best), similarity[best])
         return fill_with_popularity(scores, self._catalogue.counts)
 
-    def _parts_of(self, known: Sessions) -> Iterator[np.ndarray]:
+    def _parts_of(self, known: Sessions) -> list[np.ndarray]:
         """Numbers of the sessions, as many at a time as there is room for pairs and votes."""
-        memory = self._memory
-        held = np.minimum(memory.n_holders, self.sample_size)[known.items]
-        pairs = np.concatenate([[0], np.cumsum(held)])[known.offsets[:-1]]
-        votes = np.arange(len(known)) * int(self.k * memory.sizes.mean() + 1)
-        part = (pairs + votes) // _PAIRS
-        yield from np.split(np.arange(len(known)), np.flatnonzero(np.diff(part)) + 1)
+        pairs = np.minimum(self._memory.n_holders, self.sample_size)[known.items]
+        votes = np.arange(len(known)) * int(self.k * self._memory.sizes.mean() + 1)
+        part = (offsets_of(pairs)[known.offsets[:-1]] + votes) // _PAIRS
+        return np.split(np.arange(len(known)), np.flatnonzero(np.diff(part)) + 1)
 
     def _pairs(self, known: Sessions) -> _Pairs:
         """The newest training sessions that share an item with each of these."""
@@ -129,11 +130,11 @@ class _Neighbours(Recommender):
         count = np.minimum(memory.n_holders[item], self.sample_size)
         link = _ranges(memory.holder_ends[item] - count, count)
         click = np.repeat(np.arange(len(row)), count)
-        pair = row[click] * len(memory) + memory.holders[link]
+        pair = row[click] * memory.size + memory.holders[link]
         order = np.argsort(pair, kind="stable")
         pair, click, link = pair[order], click[order], link[order]
         first = np.flatnonzero(np.diff(pair, prepend=-1))
-        owner, session = np.divmod(pair[first], len(memory))
+        owner, session = np.divmod(pair[first], memory.size)
         pairs = _Pairs(
             row=owner,
             session=session,
@@ -142,46 +143,38 @@ class _Neighbours(Recommender):
             place=np.maximum.reduceat(memory.holder_places[link], first),
             length=lengths[owner],
         )
-        end = np.cumsum(np.bincount(owner, minlength=len(known)))
-        return pairs.take(np.flatnonzero(end[owner] - np.arange(len(owner)) <= self.sample_size))
+        age = np.searchsorted(owner, owner, side="right") - np.arange(len(owner))
+        return pairs.take(np.flatnonzero(age <= self.sample_size))
 
     def _add_votes(self, scores: np.ndarray, near: _Pairs, similarity: np.ndarray) -> None:
         """Add what the neighbours hold to scores (rows, N)."""
         memory = self._memory
         size = memory.sizes[near.session]
-        held = _ranges(memory.offsets[near.session], size)
-        voter = np.repeat(np.arange(len(size)), size)
-        items = memory.items[held]
-        votes = similarity[voter] * self._vote(near, voter, items, memory.places[held])
-        cell, which = np.unique(near.row[voter] * scores.shape[1] + items - 1, return_inverse=True)
+        voter, held = np.repeat(np.arange(len(size)), size), _ranges(memory.offsets[near.session], size)
+        votes = similarity[voter] * self._votes(near, voter, held)
+        cell, which = np.unique(near.row[voter] * scores.shape[1] + memory.items[held] - 1, return_inverse=True)
         scores.reshape(-1)[cell] = np.bincount(which, weights=votes, minlength=len(cell))
 
     def _state(self) -> Saved:
-        memory = self._memory
-        arrays = {"offsets": memory.offsets, "items": memory.items, "places": memory.places}
-        return Saved(facts={}, arrays=arrays if memory.times is None else {**arrays, "times": memory.times})
+        return Saved(facts={}, arrays=self._memory.arrays)
 
     def _fitted_from(self, catalogue: Catalogue, saved: Saved) -> dict[str, Any]:
-        arrays = saved.arrays
-        parts = (arrays["offsets"], arrays["items"], arrays["places"], arrays.get("times"))
-        return {"_memory": _Memory(*parts, len(catalogue))}
+        return {"_memory": _Memory(saved.arrays, len(catalogue))}
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class VSKNN(_Neighbours):
     """V-SKNN: nearest sessions, where late clicks weigh more.
 
-    With N(s) the k most similar to session s of the newest training sessions t that share an item with it, each a set
-    of |t| items, and p_i the latest position of item i in s,
+    With N(s) the k neighbours t of session s, n and |t| the numbers of clicks, p_i the latest position of item i in s,
 
-        sim(s, t) = sum_{i in s, t} w(p_i) / sqrt(n |t|)    ("cosine"),    or the sum / n    ("vec"),
-
-        score(i) = sum_{t in N(s), t has i} sim(s, t) v(p*) (1 + idf_weight ln(S / df_i)),
+        sim(s, t) = sum_{i in s and t} w(p_i) / sqrt(n |t|)    ("cosine"; "vec" divides by n instead),
+        score(i) = (1 + idf_weight ln(S / df_i)) sum_{t in N(s) with i} sim(s, t) v(p*),
 
     where p* is the latest position in s that t shares, and df_i of S training sessions hold item i. Both w and v fade
     with the number x = n - p of clicks since: "linear" 1 - x / n, which is p / n; "linear_0.1" 1 - 0.1 x, 0 from x =
-    10; "div" 1 / (x + 1); "log" 1 / log10(x + 1.7); "quadratic" (1 - x / n)^2; "same" 1. The root of n stands for that
-    of the sum of w^2 in other codes: equal for all neighbours, it does not change their order.
+    10; "div" 1 / (x + 1); "log" 1 / log10(x + 1.7); "quadratic" (1 - x / n)^2; "same" 1. Other codes have the root of
+    the sum of w^2 for that of n: equal for all neighbours, neither changes their order.
 
     Parameters
     ----------
@@ -201,8 +194,7 @@ class VSKNN(_Neighbours):
 
     References
     ----------
-    Ludewig and Jannach (2018), "Evaluation of Session-based Recommendation Algorithms", User Modeling and User-Adapted
-    Interaction 28.
+    Ludewig and Jannach (2018), "Evaluation of Session-based Recommendation Algorithms", UMUAI 28.
 
     Examples
     --------
@@ -220,40 +212,34 @@ class VSKNN(_Neighbours):
 
     def _check_params(self) -> None:
         super()._check_params()
-        check_choice("weighting", self.weighting, _FADES)
-        check_choice("decay", self.decay, _FADES)
+        check_choice("weighting", self.weighting, list(_FADES))
+        check_choice("decay", self.decay, list(_FADES))
         check_choice("similarity", self.similarity, ("cosine", "vec"))
         check_at_least("idf_weight", self.idf_weight, 0)
 
     def _click_weights(self, back: np.ndarray, length: np.ndarray) -> np.ndarray:
-        return _fade(self.weighting, back, length)
+        return _FADES[self.weighting](back, length)
 
     def _similarity(self, pairs: _Pairs) -> np.ndarray:
-        if self.similarity == "vec":
-            return pairs.weight / pairs.length
-        return pairs.weight / np.sqrt(pairs.length * self._memory.sizes[pairs.session])
+        return super()._similarity(pairs) if self.similarity == "cosine" else pairs.weight / pairs.length
 
-    def _vote(self, near: _Pairs, voter: np.ndarray, items: np.ndarray, places: np.ndarray) -> np.ndarray:
-        votes = _fade(self.decay, near.back, near.length)[voter]
-        if self.idf_weight:
-            votes *= 1 + self.idf_weight * np.log(len(self._memory) / self._memory.n_holders[items])
-        return votes
+    def _votes(self, near: _Pairs, voter: np.ndarray, held: np.ndarray) -> np.ndarray:
+        decay, memory = _FADES[self.decay](near.back, near.length), self._memory
+        return decay[voter] * (1 + self.idf_weight * np.log(memory.size / memory.n_holders[memory.items[held]]))
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class STAN(_Neighbours):
     """STAN: nearest sessions, where late clicks, new neighbours and items close to the shared ones weigh more.
 
-    With N(s) the k most similar to session s of the newest training sessions t that share an item with it, each a set
-    of |t| items, and p_i the latest position of item i in s,
+    With N(s) the k neighbours t of session s, n and |t| the numbers of clicks, p_i the latest position of item i in s,
 
-        sim(s, t) = sum_{i in s, t} exp((p_i - n) / l1) / sqrt(n |t|) exp(-(T - T_t) / l2),
-
-        score(i) = sum_{t in N(s), t has i} sim(s, t) exp(-|q_t(i) - q_t| / l3),
+        sim(s, t) = sum_{i in s and t} exp((p_i - n) / l1) / sqrt(n |t|) exp(-(T - T_t) / l2),
+        score(i) = sum_{t in N(s) with i} sim(s, t) exp(-|q_t(i) - q_t| / l3),
 
     where q_t(i) is the latest position of item i in t, and q_t the latest of any item that s shares. T_t is the time of
     the last click of t, and T that of the newest session compared. The paper takes that of s: equal for all
-    neighbours, it does not change their order, but the factor of old logs would vanish.
+    neighbours, it does not change their order, but after a long pause all scores would vanish.
 
     Parameters
     ----------
@@ -264,8 +250,7 @@ class STAN(_Neighbours):
     l1 : float, default=1.02
         Clicks of the session in which the weight of an item falls to 1 / e.
     l2 : float, default=432000.0
-        Seconds, 5 days, in which the weight of a training session falls to 1 / e. Without a ``time_column`` all of them
-        weigh the same.
+        Seconds, 5 days, in which the weight of a training session falls to 1 / e; no matter without a ``time_column``.
     l3 : float, default=2.05
         Clicks of a neighbour in which its vote for an item falls to 1 / e.
     **options
@@ -290,37 +275,15 @@ class STAN(_Neighbours):
         return np.exp(-back / self.l1)
 
     def _similarity(self, pairs: _Pairs) -> np.ndarray:
-        cosine = pairs.weight / np.sqrt(pairs.length * self._memory.sizes[pairs.session])
+        cosine = super()._similarity(pairs)
         if self._memory.times is None:
             return cosine
         times = self._memory.times[pairs.session]
-        last = np.flatnonzero(np.diff(pairs.row, append=-1))
-        newest = np.repeat(times[last], np.diff(last, prepend=-1))
+        newest = times[np.searchsorted(pairs.row, pairs.row, side="right") - 1]
         return cosine * np.exp((times - newest) / self.l2)
 
-    def _vote(self, near: _Pairs, voter: np.ndarray, items: np.ndarray, places: np.ndarray) -> np.ndarray:
-        return np.exp(-np.abs(places - near.place[voter]) / self.l3)
-
-
-def _fade(kind: str, back: np.ndarray, length: np.ndarray) -> np.ndarray:
-    """Weight of what was ``back`` clicks ago in a session of ``length``; see `VSKNN`."""
-    if kind == "linear":
-        return 1 - back / length
-    if kind == "linear_0.1":
-        return np.maximum(1 - 0.1 * back, 0)
-    if kind == "div":
-        return 1 / (back + 1)
-    if kind == "log":
-        return 1 / np.log10(back + 1.7)
-    return (1 - back / length) ** 2 if kind == "quadratic" else np.ones(len(back))
-
-
-def _first_k(pairs: _Pairs, similarity: np.ndarray, k: int) -> np.ndarray:
-    """Numbers of the k most similar pairs of every row, the newer of equal ones."""
-    order = np.lexsort((-pairs.session, -similarity, pairs.row))
-    start = np.flatnonzero(np.diff(pairs.row, prepend=-1))
-    place = np.arange(len(order)) - np.repeat(start, np.diff(start, append=len(order)))
-    return order[place < k]
+    def _votes(self, near: _Pairs, voter: np.ndarray, held: np.ndarray) -> np.ndarray:
+        return np.exp(-np.abs(self._memory.places[held] - near.place[voter]) / self.l3)
 
 
 def _distinct(sessions: Sessions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -133,7 +133,7 @@ def _read_categories(metadata: pl.DataFrame | None, name: str) -> np.ndarray:
         )
     if name not in metadata.columns:
         raise ValueError(
-            f"the item table has no column {name!r}; its columns are {metadata.columns}: name its categories by category"
+            f"the item table has no column {name!r}; its columns are {metadata.columns}: name one by category"
         )
     values = metadata[name]
     if values.dtype.is_nested():

@@ -1,0 +1,269 @@
+"""Nearest sessions against their formulas, by hand and written out slowly, and V-SKNN on Diginetica."""
+
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from sklearn.base import clone
+
+import tabmtl
+from tabmtl.sessions import STAN, VSKNN, knn
+
+FADES = {
+    "linear": lambda x, n: 1 - x / n,
+    "linear_0.1": lambda x, n: max(1 - 0.1 * x, 0),
+    "div": lambda x, n: 1 / (x + 1),
+    "log": lambda x, n: 1 / math.log10(x + 1.7),
+    "quadratic": lambda x, n: (1 - x / n) ** 2,
+    "same": lambda x, n: 1,
+}
+DAY = 86_400
+
+
+def log(sessions, times=None):
+    """Sessions by name; ``times`` of their clicks, else one second after the other."""
+    rows = [(name, item) for name, items in sessions.items() for item in items]
+    times = range(len(rows)) if times is None else [times[name] for name, _ in rows]
+    return pl.DataFrame(
+        {"session_id": [name for name, _ in rows], "item_id": [item for _, item in rows], "time": times}
+    )
+
+
+def random_log(seed, n_sessions=60, n_items=10, longest=9):
+    """Session s is clicked at a random time; clicks of a session are as far apart as their places say."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(1, longest + 1, n_sessions)
+    starts = rng.random(n_sessions) * 20 * DAY
+    owner = np.repeat(np.arange(n_sessions), lengths)
+    place = np.concatenate([np.arange(length) for length in lengths])
+    items = rng.integers(n_items, size=len(owner))
+    return pl.DataFrame({"session_id": owner, "item_id": items, "time": starts[owner] + 60 * place})
+
+
+def sessions_of(frame):
+    """Name, items and time of every session, by time."""
+    frame = frame.sort("time", maintain_order=True)
+    grouped = frame.group_by("session_id", maintain_order=True).agg("item_id", pl.col("time").last())
+    return grouped.sort("time", maintain_order=True).rows()
+
+
+def all_scores(model, frame):
+    """Score by session and item, of the items that were found."""
+    found = model.recommend(frame, k=model.n_items_).select("session_id", "item_id", "score")
+    return {(session, item): score for session, item, score in found.rows() if score > 0}
+
+
+def places(items):
+    """Position of the last click on every item, from 1."""
+    return {item: place + 1 for place, item in enumerate(items)}
+
+
+def nearest(model, past, now, similarity):
+    """The k most similar of the newest sessions of the past that share an item: similarity and items."""
+    sharing = [number for number, (_, items, _) in enumerate(past) if set(items) & set(now)][-model.sample_size :]
+    scored = [(similarity(past[number], past[sharing[-1]][2]), number) for number in sharing]
+    scored.sort(key=lambda pair: (np.float32(pair[0]), pair[1]), reverse=True)
+    return [(sim, past[number][1]) for sim, number in scored[: model.k]]
+
+
+def vsknn(model, past, now):
+    place, n = places(now), len(now)
+    fade = {kind: (lambda item, f=FADES[kind]: f(n - place[item], n)) for kind in FADES}
+
+    def similarity(session, _):
+        shared = sorted(set(session[1]) & set(now))
+        total = sum(fade[model.weighting](item) for item in shared)
+        return total / (math.sqrt(n * len(session[1])) if model.similarity == "cosine" else n)
+
+    scores = {}
+    for sim, items in nearest(model, past, now, similarity):
+        latest = max(set(items) & set(now), key=place.get)
+        for item in set(items):
+            df = sum(item in other for _, other, _ in past)
+            idf = 1 + model.idf_weight * math.log(len(past) / df)
+            scores[item] = scores.get(item, 0) + sim * fade[model.decay](latest) * idf
+    return scores
+
+
+def stan(model, past, now):
+    place, n = places(now), len(now)
+    timed = model.time_column is not None
+
+    def similarity(session, newest):
+        shared = sorted(set(session[1]) & set(now))
+        total = sum(math.exp((place[item] - n) / model.l1) for item in shared)
+        recency = math.exp(-(newest - session[2]) / model.l2) if timed else 1
+        return total / math.sqrt(n * len(session[1])) * recency
+
+    scores = {}
+    for sim, items in nearest(model, past, now, similarity):
+        there = places(items)
+        anchor = max(there[item] for item in set(items) & set(now))
+        for item, where in there.items():
+            scores[item] = scores.get(item, 0) + sim * math.exp(-abs(where - anchor) / model.l3)
+    return scores
+
+
+def assert_equals_the_definition(model, define, train, new):
+    found, past = all_scores(model.fit(train), new), sessions_of(train)
+    known = {item for _, items, _ in past for item in items}
+    expected = {}
+    for name, items, _ in sessions_of(new):
+        now = [item for item in items if item in known]
+        scores = define(model, past, now) if now else {}
+        expected |= {(name, item): score for item, score in scores.items() if score > 0}
+    assert found.keys() == expected.keys()
+    np.testing.assert_allclose([found[key] for key in expected], list(expected.values()), rtol=1e-5)
+
+
+def test_vsknn_by_hand():
+    model = VSKNN().fit(log({"t": "ab", "u": "bcd", "v": "ef"}))
+    found = all_scores(model, log({"n": "ab"}))
+    # w(a) = 1/2, w(b) = 1; t shares both and u shares b, the last click of n, so that nothing decays
+    t, u = 1.5 / math.sqrt(2 * 2), 1 / math.sqrt(2 * 3)
+    expected = {"a": t, "b": t + u, "c": u, "d": u}
+    assert found == {("n", item): pytest.approx(score) for item, score in expected.items()}
+    # one more click: b is one click ago, 1 - 0.1
+    found = all_scores(model, log({"n": "abe"}))
+    t, u, v = 0.9 * (1 / 3 + 2 / 3) / math.sqrt(3 * 2), 0.9 * (2 / 3) / math.sqrt(3 * 3), 1 / math.sqrt(3 * 2)
+    expected = {"a": t, "b": t + u, "c": u, "d": u, "e": v, "f": v}
+    assert found == {("n", item): pytest.approx(score) for item, score in expected.items()}
+
+
+def test_vsknn_by_hand_with_rare_items_counting_more():
+    model = VSKNN(similarity="vec", idf_weight=0.5, weighting="div", decay="div").fit(log({"t": "ab", "u": "bc"}))
+    found = all_scores(model, log({"n": "ba"}))
+    t, u = (1 / 2 + 1) / 2, (1 / 2) / 2 * (1 / 2)
+    expected = {"a": t * (1 + 0.5 * math.log(2)), "b": t + u, "c": u * (1 + 0.5 * math.log(2))}
+    assert found == {("n", item): pytest.approx(score) for item, score in expected.items()}
+
+
+def test_stan_by_hand():
+    times = {"t": 0, "u": 2 * DAY, "v": 3 * DAY}
+    model = STAN(l1=2, l2=4 * DAY, l3=3).fit(log({"t": "abc", "u": "cbd", "v": "ef"}, times))
+    found = all_scores(model, log({"n": "ab"}, {"n": 9 * DAY}))
+    t = (1 + math.exp(-1 / 2)) / math.sqrt(2 * 3) * math.exp(-2 / 4)  # u is the newest that shares an item
+    u = 1 / math.sqrt(2 * 3)
+    near = math.exp(-1 / 3)
+    expected = {"a": t * near, "b": t + u, "c": t * near + u * near, "d": u * near}
+    assert found == {("n", item): pytest.approx(score) for item, score in expected.items()}
+
+
+@pytest.mark.parametrize("weighting", FADES)
+@pytest.mark.parametrize("decay", FADES)
+def test_vsknn_equals_its_definition(weighting, decay):
+    model = VSKNN(k=7, sample_size=20, weighting=weighting, decay=decay)
+    assert_equals_the_definition(model, vsknn, random_log(0), random_log(1, n_items=12, longest=14))
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "vec"])
+@pytest.mark.parametrize("idf_weight", [0.0, 2.0])
+@pytest.mark.parametrize(("k", "sample_size"), [(1, 1), (3, 5), (5, 1000), (100, 10), (100, 1000)])
+def test_vsknn_takes_neighbours_and_similarities_as_defined(similarity, idf_weight, k, sample_size):
+    model = VSKNN(k=k, sample_size=sample_size, similarity=similarity, idf_weight=idf_weight)
+    assert_equals_the_definition(model, vsknn, random_log(2), random_log(3, n_items=12))
+
+
+@pytest.mark.parametrize("options", [{}, {"l1": 5.0}, {"l2": 0.5 * DAY}, {"l3": 0.3}, {"l1": 0.2, "l2": 100.0 * DAY}])
+@pytest.mark.parametrize(("k", "sample_size"), [(3, 8), (100, 5000)])
+@pytest.mark.parametrize("time_column", ["time", None])
+def test_stan_equals_its_definition(options, k, sample_size, time_column):
+    train, new = random_log(4), random_log(5, n_items=12)
+    order = None
+    if time_column is None:  # sessions are then sorted by their first row
+        train, new, order = train.sort("time"), new.sort("time"), "time"
+        train, new = (frame.sort(pl.col("time").last().over("session_id"), "time") for frame in (train, new))
+    model = STAN(k=k, sample_size=sample_size, time_column=time_column, order_column=order, **options)
+    assert_equals_the_definition(model, stan, train, new)
+
+
+@pytest.mark.parametrize("model", [VSKNN(), STAN()])
+def test_a_repeated_item_counts_once_by_its_latest_click(model):
+    model = clone(model).fit(log({"t": "ab", "u": "bc"}))
+    once, twice = (all_scores(model, log({"n": items})) for items in ("xaab", "xbab"))
+    # both sessions are 3 known clicks with b last; only a, one click ago, and b count
+    assert twice == once
+
+
+@pytest.mark.parametrize("model", [VSKNN(), STAN()])
+def test_unseen_items_do_not_count_as_clicks(model):
+    model = clone(model).fit(random_log(0))
+    assert all_scores(model, log({"n": [3, 99, 5, 98]})) == all_scores(model, log({"n": [3, 5]}))
+
+
+@pytest.mark.parametrize("model", [VSKNN(), STAN()])
+def test_items_of_no_neighbour_follow_by_popularity(model):
+    model = clone(model).fit(log({"t": "ab", "u": "ccc", "v": "dcd"}))
+    found = model.recommend(log({"n": "a"}), k=4)
+    assert found["item_id"].to_list()[2:] == ["c", "d"]
+    np.testing.assert_allclose(found["score"][2:], [4 / 5 - 1, 2 / 5 - 1], rtol=1e-6)
+    assert model.recommend(log({"n": "zz"}), k=4)["item_id"].to_list() == ["c", "d", "a", "b"]
+
+
+@pytest.mark.parametrize("model", [VSKNN(k=1), STAN(k=1, time_column=None)])
+def test_of_equally_similar_sessions_the_newer_votes(model):
+    model = clone(model).fit(log({"t": "ab", "u": "ac", "v": "xy"}))
+    assert {item for _, item in all_scores(model, log({"n": "a"}))} == {"a", "c"}
+
+
+def test_only_the_newest_sessions_are_compared():
+    model = VSKNN(sample_size=1).fit(log({"t": "ab", "u": "bcde"}))
+    # t is more similar, u is newer
+    assert {item for _, item in all_scores(model, log({"n": "ab"}))} == set("bcde")
+
+
+def test_neighbours_long_ago_still_vote():
+    model = STAN().fit(log({"t": "ab", "u": "ac"}, {"t": 0, "u": DAY}))
+    found = all_scores(model, log({"n": "a"}, {"n": 10_000 * DAY}))
+    assert found["n", "c"] > found["n", "b"] > 0
+
+
+@pytest.mark.parametrize("model", [VSKNN(k=5, sample_size=20), STAN(k=5, sample_size=20)])
+def test_a_session_scores_the_same_alone_and_in_parts_and_blocks(model, monkeypatch):
+    model, new = clone(model).fit(random_log(0)), random_log(1, n_items=12)
+    together = model.recommend(new, k=10)
+    alone = [model.recommend(new.filter(pl.col("session_id") == name), k=10) for name, _, _ in sessions_of(new)]
+    assert pl.concat(alone).equals(together)
+    monkeypatch.setattr(knn, "_PAIRS", 100)
+    assert model.recommend(new, k=10).equals(together)
+
+
+@pytest.mark.parametrize("model", [VSKNN(k=7, idf_weight=0.3), STAN(k=7), STAN(k=7, time_column=None)])
+def test_saved_and_loaded_neighbours_score_bit_for_bit(model, tmp_path):
+    model = clone(model).fit(random_log(0))
+    model.save(tmp_path / "model")
+    loaded = tabmtl.load(tmp_path / "model")
+    assert loaded.get_params() == model.get_params()
+    assert loaded.recommend(random_log(1), k=10).equals(model.recommend(random_log(1), k=10))
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (VSKNN(k=0), "k must be at least 1"),
+        (VSKNN(sample_size=0), "sample_size must be at least 1"),
+        (VSKNN(weighting="cubic"), "weighting must be one of .*'linear_0.1'"),
+        (VSKNN(decay="cubic"), "decay must be one of"),
+        (VSKNN(similarity="jaccard"), r"similarity must be one of \['cosine', 'vec'\]"),
+        (VSKNN(idf_weight=-1.0), "idf_weight must be at least 0"),
+        (STAN(k=2.5), "k must be a whole number"),
+        *((STAN(**{name: 0.0}), f"{name} must be a finite number above 0") for name in ("l1", "l2", "l3")),
+    ],
+)
+def test_parameters_out_of_range_are_named(model, message):
+    with pytest.raises(ValueError, match=message):
+        model.fit(random_log(0))
+
+
+def test_vsknn_reproduces_the_known_figures_on_diginetica():
+    if "TABMTL_DATA" not in os.environ:
+        pytest.skip("TABMTL_DATA is unset: it names the folder that holds diginetica/clicks.parquet")
+    clicks = pl.read_parquet(Path(os.environ["TABMTL_DATA"]) / "diginetica" / "clicks.parquet")
+    model = VSKNN(time_column=None, order_column="position").fit(clicks.filter(pl.col("split") == "train"))
+    found = model.evaluate(clicks.filter(pl.col("split") == "test")).row(0, named=True)
+    assert found["n_targets"] == 60_858
+    assert found["recall@20"] == pytest.approx(0.512, abs=0.001)
+    assert found["mrr@20"] == pytest.approx(0.181, abs=0.001)

@@ -1,0 +1,126 @@
+"""Sequential rules against their definition, written out."""
+
+import numpy as np
+import polars as pl
+import pytest
+from sklearn.base import clone
+
+import tabmtl
+from tabmtl.sessions import SequentialRules
+
+
+def log(sessions):
+    rows = [(name, item) for name, items in sessions.items() for item in items]
+    return pl.DataFrame(
+        {
+            "session_id": [name for name, _ in rows],
+            "item_id": [item for _, item in rows],
+            "time": range(len(rows)),
+        }
+    )
+
+
+def random_log(seed, n_sessions=40, n_items=9):
+    rng = np.random.default_rng(seed)
+    return log({f"s{i}": rng.integers(n_items, size=rng.integers(1, 9)).tolist() for i in range(n_sessions)})
+
+
+def scores(model, sessions):
+    """Score by session and item, of the items that were found."""
+    found = model.recommend(log(sessions), k=model.n_items_)
+    return {(s, i): score for s, i, score in found.select("session_id", "item_id", "score").rows() if score > 0}
+
+
+def reference(train, session, steps, n_last, decay):
+    rules, known = {}, [item for item in session if any(item in items for items in train.values())]
+    for items in train.values():
+        for place, before in enumerate(items):
+            for later in range(place + 1, min(place + steps + 1, len(items))):
+                rules[before, items[later]] = rules.get((before, items[later]), 0) + 1 / (later - place)
+    found = {}
+    for back, item in enumerate(known[::-1][:n_last]):
+        for (before, after), weight in rules.items():
+            if before == item:
+                found[after] = found.get(after, 0) + decay**back * weight
+    return found
+
+
+def test_rules_count_how_soon_an_item_follows():
+    model = SequentialRules(steps=2).fit(log({"s": "abcd", "t": "ac", "u": "aa"}))
+    # a: b one click later, c two in s and one in t, d three, which is too many, and a itself in u
+    assert scores(model, {"n": "a"}) == {("n", "b"): 1, ("n", "c"): 1.5, ("n", "a"): 1}
+    assert scores(model, {"n": "ab"}) == {("n", "c"): 1, ("n", "d"): 0.5}
+
+
+def test_the_last_items_add_up_with_decay():
+    model = SequentialRules(n_last=2, decay=0.25).fit(log({"s": "abc", "t": "bd"}))
+    # b: c and d one click later; a one click back: b one later, c two
+    assert scores(model, {"n": "dab"}) == {("n", "c"): 1 + 0.25 / 2, ("n", "d"): 1, ("n", "b"): 0.25}
+
+
+def test_items_that_nothing_precedes_follow_by_popularity():
+    model = SequentialRules().fit(log({"s": "ab", "t": "cc", "u": "cd"}))
+    found = model.recommend(log({"n": "a"}), k=4)
+    assert found["item_id"].to_list() == ["b", "c", "a", "d"]
+    np.testing.assert_allclose(found["score"], [1, 3 / 4 - 1, 1 / 4 - 1, 1 / 4 - 1], rtol=1e-6)
+    # nothing follows b, and z is unseen
+    for items in ("b", "z"):
+        assert model.recommend(log({"n": items}), k=4)["item_id"].to_list() == ["c", "a", "b", "d"]
+
+
+def test_unseen_items_do_not_count_as_clicks():
+    model = SequentialRules(n_last=2).fit(log({"s": "abc", "t": "bd"}))
+    assert scores(model, {"n": "zazbz"}) == scores(model, {"n": "ab"})
+
+
+@pytest.mark.parametrize("n_last", [1, 5])
+@pytest.mark.parametrize("steps", [1, 3, 10])
+@pytest.mark.parametrize("decay", [0.5, 1.0])
+def test_scores_equal_the_definition(n_last, steps, decay):
+    train, new = random_log(0), random_log(1, n_items=12)
+    model = SequentialRules(steps=steps, n_last=n_last, decay=decay).fit(train)
+    trained, read = (dict(part.group_by("session_id").agg("item_id").iter_rows()) for part in (train, new))
+    expected = {
+        (name, item): score
+        for name, items in read.items()
+        for item, score in reference(trained, items, steps, n_last, decay).items()
+    }
+    found = scores(model, read)
+    assert found.keys() == expected.keys()
+    np.testing.assert_allclose([found[key] for key in expected], list(expected.values()), rtol=1e-5)
+
+
+def test_a_session_alone_scores_as_in_a_block():
+    model = SequentialRules(n_last=5).fit(random_log(0))
+    new = random_log(1)
+    together = model.recommend(new, k=9)
+    alone = [model.recommend(part, k=9) for part in new.partition_by("session_id", maintain_order=True)]
+    assert pl.concat(alone).equals(together)
+
+
+def test_saved_and_loaded_rules_score_bit_for_bit(tmp_path):
+    model = clone(SequentialRules(steps=4, n_last=3, decay=0.7)).fit(random_log(0))
+    model.save(tmp_path / "model")
+    loaded = tabmtl.load(tmp_path / "model")
+    assert loaded.get_params() == model.get_params()
+    assert loaded.recommend(random_log(1), k=9).equals(model.recommend(random_log(1), k=9))
+
+
+def test_sessions_of_one_click_make_no_rule():
+    model = SequentialRules().fit(log({"s": "a", "t": "b", "u": "b"}))
+    assert scores(model, {"n": "ab"}) == {}
+    assert model.recommend(log({"n": "a"}), k=2)["item_id"].to_list() == ["b", "a"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"n_last": 1.5}, "n_last must be a whole number"),
+        ({"decay": 0}, "decay must be above 0 and at most 1"),
+        ({"decay": 1.1}, "decay must be above 0 and at most 1"),
+    ],
+)
+def test_parameters_out_of_range_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        SequentialRules(**options).fit(random_log(0))
