@@ -22,6 +22,7 @@ from tabmtl.checks import check_at_least, check_choice, check_count, check_share
 from tabmtl.device import find_device, seeded, threads
 from tabmtl.encode import TableCoder
 from tabmtl.encode.features import NumericTransform
+from tabmtl.epochs import OnEpoch
 from tabmtl.losses import MultiTaskLoss
 from tabmtl.metrics import score_tasks
 from tabmtl.model_selection import train_valid_split
@@ -29,7 +30,6 @@ from tabmtl.persist import Saved
 from tabmtl.predict import predict_scores, represent_rows
 from tabmtl.progress import describe_tasks, show_progress
 from tabmtl.schema import Batch, Columns, TabmtlWarning, Task
-from tabmtl.epochs import OnEpoch
 from tabmtl.train import TrainOptions, train
 
 _ROWS_TO_SPLIT = 20  # fewer rows are all trained on: a validation part would hold next to nothing

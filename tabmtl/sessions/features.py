@@ -220,8 +220,8 @@ def _warn_of_names(coder: FeatureCoder, n_items: int) -> None:
     for name, levels in zip(coder.columns.categorical, coder.columns.levels, strict=True):
         if n_items >= _FEW_ITEMS and len(levels) > n_items / 2:
             warnings.warn(
-                f"the column {name!r} of the item table has {len(levels)} levels for {n_items} items, so it names items "
-                "and tells new ones nothing: list it in text_features if it is text, or drop it",
+                f"the column {name!r} of the item table has {len(levels)} levels for {n_items} items, so it names "
+                "items and tells new ones nothing: list it in text_features if it is text, or drop it",
                 TabmtlWarning,
                 stacklevel=6,
             )
@@ -271,10 +271,11 @@ def _distinct(metadata: pl.DataFrame, *, joined: bool) -> tuple[pl.DataFrame, np
 
 def _encode_tags(tags: pl.Series, levels: tuple[str, ...]) -> Bags:
     """Codes of tags: a row without any has the code of a missing value, an unknown tag that of an unseen one."""
-    lists = _as_lists(tags).fill_null([]).list.drop_nulls()
-    lists = pl.select(pl.when(lists.list.len() == 0).then(pl.lit([None], dtype=pl.List(pl.String))).otherwise(lists))
-    lengths = lists.to_series().list.len().to_numpy()
-    flat = lists.to_series().explode()
+    given = _as_lists(tags).fill_null([]).list.drop_nulls()
+    none = pl.lit([None], dtype=pl.List(pl.String))
+    lists = pl.select(pl.when(given.list.len() == 0).then(none).otherwise(given)).to_series()
+    lengths = lists.list.len().to_numpy()
+    flat = lists.explode()
     known = flat.cast(pl.Enum(levels), strict=False).to_physical().cast(pl.Int32) + FIRST_LEVEL
     codes = known.fill_null(UNSEEN).to_numpy()
     codes = np.where(flat.is_null().to_numpy(), MISSING, codes).astype(np.int32)

@@ -5,32 +5,29 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from io import BytesIO
-from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import polars as pl
 import torch
-from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.checks import check_at_least, check_choice, check_count, check_positive, check_share
 from tabmtl.device import find_device, seeded, threads
 from tabmtl.epochs import OnEpoch, Record, run_epochs
 from tabmtl.estimator import draw_seed
-from tabmtl.persist import Saved, write_file
 from tabmtl.progress import show_progress
-from tabmtl.sessions.catalogue import Catalogue, read_items
+from tabmtl.sessions.catalogue import Catalogue
 from tabmtl.sessions.ceiling import oracle_ceiling, warn_of_ceiling
-from tabmtl.sessions.data import Sessions, code_items
+from tabmtl.sessions.data import Sessions
 from tabmtl.sessions.encoder import Pooling
 from tabmtl.sessions.features import ItemCoder
 from tabmtl.sessions.items import KnownItems
 from tabmtl.sessions.loop import Examples, LoopOptions, SessionLoop, Training
-from tabmtl.sessions.network import M2TRecNetwork, Units, make_network
-from tabmtl.sessions.recommender import Recommender, rank_next
+from tabmtl.sessions.network import M2TRecNetwork, make_network
+from tabmtl.sessions.recommender import rank_next
 from tabmtl.sessions.scorer import Scorer
 from tabmtl.sessions.softmax import Candidates
+from tabmtl.sessions.vectors import VectorRecommender
 
 IdMode = Literal["none", "delta", "full"]
 
@@ -40,7 +37,7 @@ _METADATA_FACTS = ("n_distinct_metadata_", "oracle_ceiling_")
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class M2TRec(Recommender):
+class M2TRec(VectorRecommender):
     """Metadata-aware multi-task transformer for sessions (M2TRec, arXiv 2209.11824).
 
     Items are what their metadata says of them, so items that were never clicked have a vector too. A session is a
@@ -72,7 +69,7 @@ class M2TRec(Recommender):
         equal metadata cannot be told apart; they share one place in the softmax and are then ranked by training clicks.
     id_dropout : float, default=0.1
     delta_norm : float, default=0.5
-        Vectors of items are about 1 long.
+        Vectors of metadata are about 1/2 long at the start.
     d_model : int, default=128
         Width of vectors and queries.
     n_layers, n_heads : int, default=1, 2
@@ -90,13 +87,8 @@ class M2TRec(Recommender):
         Feed the predicted categories back into the query (as HierSRec, arXiv 2309.06533).
     category_weight : float or sequence of float, default=0.5
         Weights a_l of the category losses, one for all levels or one each; 0 trains the item task alone.
-    max_length : int, default=50
-        Clicks of a session that are read, the newest.
     min_frequency : int, default=1
         Levels of a category that fewer items have count as unseen.
-    cold_prior : float, default=1.0
-        Clicks that every item is given beyond its own when items of equal metadata are ranked (``id_mode="none"``): an
-        item without clicks comes after the others, but not last of all.
     training : {"per_session", "per_prefix"}, default="per_session"
         One pass over a session that predicts every click after the first, or an example of every prefix.
     n_negatives : int or None, default=4096
@@ -111,9 +103,6 @@ class M2TRec(Recommender):
         then not trained on.
     validation_fraction : float, default=0.05
     precision : {"float32", "bf16"}, default="float32"
-    device : str, default="auto"
-    n_jobs : int, optional
-        Threads; None lets the size of the network decide.
     random_state : int, RandomState or None, default=None
     verbose : int, default=0
     on_epoch : callable, optional
@@ -158,9 +147,7 @@ class M2TRec(Recommender):
     unknown_rate: float = 0.05
     hierarchy: bool = False
     category_weight: float | Sequence[float] = 0.5
-    max_length: int = 50
     min_frequency: int = 1
-    cold_prior: float = 1.0
     training: Training = "per_session"
     n_negatives: int | None = 4096
     epochs: int = 10
@@ -172,8 +159,6 @@ class M2TRec(Recommender):
     validation_fraction: float = 0.05
     patience: int = 2
     precision: Literal["float32", "bf16"] = "float32"
-    device: str = "auto"
-    n_jobs: int | None = None
     random_state: int | np.random.RandomState | None = None
     verbose: int = 0
     on_epoch: OnEpoch | None = None
@@ -198,7 +183,7 @@ class M2TRec(Recommender):
             check_count(name, getattr(self, name))
         if self.n_negatives is not None:
             check_count("n_negatives", self.n_negatives)
-        for name in ("delta_norm", "cold_prior", "learning_rate"):
+        for name in ("delta_norm", "learning_rate"):
             check_positive(name, getattr(self, name))
         if self.temperature is not None:
             check_positive("temperature", self.temperature)
@@ -226,12 +211,12 @@ class M2TRec(Recommender):
         train, valid = self._split(sessions, valid)
         counts = np.bincount(train.items, minlength=len(catalogue) + 1)[1:]
         coder = self._code_items(catalogue, counts)
-        features = None if coder is None else coder.encode(catalogue.metadata)
+        features = None if coder is None or catalogue.metadata is None else coder.encode(catalogue.metadata)
         own = np.where(counts > 0, np.cumsum(counts > 0), 0) * (self.id_mode != "none")
         items = KnownItems(features=features, own=own, shared=self.id_mode == "none")
         device = find_device(self.device)
         with seeded(draw_seed(self.random_state), device):
-            network = make_network(self, coder, int(own.max(initial=0)), self._tasks()).to(device)
+            network = self._network(coder, int(own.max(initial=0))).to(device)
             with threads(self.n_jobs, network):
                 history, best = self._train(network, coder, items, train, valid, counts)
         return self._say_what_metadata_tells(items, counts, train, valid) | {
@@ -240,7 +225,6 @@ class M2TRec(Recommender):
             "weights_": {name: tensor.detach().cpu().numpy() for name, tensor in network.state_dict().items()},
             "_coder": coder,
             "_items": items,
-            "_scorer": None,
         }
 
     def _split(self, sessions: Sessions, valid: Sessions | None) -> tuple[Sessions, Sessions | None]:
@@ -274,8 +258,10 @@ class M2TRec(Recommender):
             )
         return None
 
+    def _network(self, coder: ItemCoder | None, n_own: int) -> M2TRecNetwork:
+        return make_network(self, coder, n_own, self._tasks())
+
     def _tasks(self) -> dict[str, float]:
-        """Levels whose category is a task, and the weight of its loss."""
         return {name: weight for name, weight in self._level_weights().items() if weight > 0}
 
     def _train(
@@ -327,98 +313,6 @@ class M2TRec(Recommender):
             patience = None if valid is None else self.patience
             return run_epochs(network, loop, epochs=self.epochs, patience=patience, on_epoch=on_epoch)
 
-    def _units(self, coder: ItemCoder | None, items: KnownItems, device: torch.device) -> Units:
-        columns = () if coder is None or coder.table is None else coder.table.columns.categorical
-        levels = [columns.index(name) for name in self._tasks()]
-        return Units.of(items.features, items.unit_rows, items.unit_own, levels, device)
-
-    def transform(self, sessions: Any) -> np.ndarray:
-        """Queries of sessions: their inner products with `item_vectors` are the scores.
-
-        Parameters
-        ----------
-        sessions : frame
-            A click log with the columns of fit.
-
-        Returns
-        -------
-        queries : ndarray of float32, shape (S, d_model + 1)
-            Sessions in the order of their last clicks; the last column is 1.
-        """
-        check_is_fitted(self)
-        scorer = self._fitted_scorer()
-        with threads(self.n_jobs, scorer.network):
-            return scorer.queries(self._read(sessions)).cpu().numpy()
-
-    def item_vectors(self) -> np.ndarray:
-        """Vectors of all items in the order of ``item_ids_``.
-
-        Returns
-        -------
-        vectors : ndarray of float32, shape (N, d_model + 1)
-            The last column is what is added to the item's score in every session: 0 but for ``id_mode="none"``.
-        """
-        check_is_fitted(self)
-        return np.ascontiguousarray(self._fitted_scorer().matrix.T.cpu().numpy())
-
-    def export_index(self, path: str | Path) -> None:
-        """Write what an index of nearest neighbours outside needs; inner products with `transform` are the scores.
-
-        Parameters
-        ----------
-        path : str or Path
-            Folder, made where it does not exist: ``vectors.npy``, float32 of shape (N, d_model + 1), and
-            ``items.parquet``, one row an item in the same order. Each file is written beside and then renamed.
-        """
-        folder, vectors, items = Path(path), BytesIO(), BytesIO()
-        np.save(vectors, self.item_vectors())
-        pl.DataFrame({self.item_column: self.item_ids_}).write_parquet(items)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_file(folder / "vectors.npy", vectors.getvalue())
-        write_file(folder / "items.parquet", items.getvalue())
-
-    def add_items(self, items: Any) -> Self:
-        """Add items by their metadata; they can be recommended at once, and nothing is trained.
-
-        Parameters
-        ----------
-        items : frame
-            Rows of an item table with the columns of that of fit; values may be new.
-
-        Returns
-        -------
-        self
-
-        Raises
-        ------
-        ValueError, TypeError
-            If an item is in the catalogue already, or the table does not fit that of fit; nothing is added then.
-        """
-        check_is_fitted(self)
-        names, metadata = read_items(items, self.item_column)
-        known = self._catalogue
-        here = code_items(names, known.ids).to_numpy() > 0
-        if here.any():
-            raise ValueError(
-                f"the catalogue holds {names.filter(pl.Series(here)).head(3).to_list()} already: add new items only"
-            )
-        if self._coder is None:
-            raise ValueError("this model was fitted without an item table, so it knows no new item: fit with items=")
-        extended = self._items.extended(self._coder.encode(metadata))
-        counts = np.concatenate([known.counts, np.zeros(len(names), dtype=np.int64)])
-        catalogue = Catalogue(ids=pl.concat([known.ids, names.cast(known.ids.dtype)]), counts=counts)
-        scorer = self._fitted_scorer()
-        units = self._as_fitted()._units(self._coder, extended, scorer.unit_vectors.device)
-        self._scorer = scorer.extended(units, extended.unit_of, extended.bias(counts, self.cold_prior))
-        self._items = extended
-        self._set_catalogue(catalogue)
-        return self
-
-    def _scores(self, sessions: Sessions) -> np.ndarray:
-        scorer = self._fitted_scorer()
-        with threads(self.n_jobs, scorer.network):
-            return scorer.scores(sessions)
-
     def _say_what_metadata_tells(
         self, items: KnownItems, counts: np.ndarray, train: Sessions, valid: Sessions | None
     ) -> dict[str, Any]:
@@ -430,55 +324,6 @@ class M2TRec(Recommender):
         if self.id_mode == "none":
             warn_of_ceiling(ceiling["recall@20"], len(items.features), counts, train, prefixes, targets)
         return {"n_distinct_metadata_": len(items.features), "oracle_ceiling_": ceiling}
-
-    def _fitted_scorer(self) -> Scorer:
-        """The network with the vectors of all items; a copy from pickle builds its own on first use."""
-        device = find_device(self.device)
-        if self._scorer is None or self._scorer.unit_vectors.device.type != device.type:
-            fitted = self._as_fitted()
-            with seeded(0, torch.device("cpu")):
-                network = make_network(fitted, self._coder, int(self._items.own.max(initial=0)), fitted._tasks())
-            network.load_state_dict({name: torch.tensor(array) for name, array in self.weights_.items()})
-            bias = self._items.bias(self._catalogue.counts, fitted.cold_prior)
-            units = fitted._units(self._coder, self._items, device)
-            self._scorer = Scorer.of(network.to(device), units, self._items.unit_of, bias, fitted.max_length)
-        return self._scorer
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = dict(super().__getstate__())
-        if "_scorer" in state:
-            state["_scorer"] = None  # the weights say it all, as arrays
-        return state
-
-    def _state(self) -> Saved:
-        items, arrays = self._items.to_state()
-        facts: dict[str, Any] = {
-            "items": items,
-            "coder": None,
-            "history": self.history_.to_dict(as_series=False),
-            "best_iteration": self.best_iteration_,
-            "metadata": {name: getattr(self, name) for name in _METADATA_FACTS if hasattr(self, name)},
-        }
-        parts = {"items": arrays, "weights": self.weights_}
-        if self._coder is not None:
-            facts["coder"], parts["coder"] = self._coder.to_state()
-        return Saved(facts=facts, arrays={f"{part}.{k}": v for part, held in parts.items() for k, v in held.items()})
-
-    def _fitted_from(self, catalogue: Catalogue, saved: Saved) -> dict[str, Any]:
-        parts: dict[str, dict[str, np.ndarray]] = {"items": {}, "weights": {}, "coder": {}}
-        for name, array in saved.arrays.items():
-            part, key = name.split(".", 1)
-            parts[part][key] = array
-        facts = saved.facts
-        coder = None if facts["coder"] is None else ItemCoder.from_state(facts["coder"], parts["coder"])
-        return facts["metadata"] | {
-            "history_": pl.DataFrame(facts["history"]),
-            "best_iteration_": facts["best_iteration"],
-            "weights_": parts["weights"],
-            "_coder": coder,
-            "_items": KnownItems.from_state(facts["items"], parts["items"]),
-            "_scorer": None,
-        }
 
 
 def _spread(sessions: Sessions) -> tuple[Sessions, np.ndarray]:

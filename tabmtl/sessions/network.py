@@ -68,7 +68,9 @@ class M2TRecNetwork(nn.Module):
     """Item tower, session encoder and heads.
 
     A score of an item is q·E_i, or with a temperature cos(q, E_i) / tau; those of the categories of level l are
-    W_l q + b_l. With ``hierarchy``, what the heads say is fed back: q' = W_q [q ; W_p [softmax(c_1) ; softmax(c_2) ; ...]].
+    W_l q + b_l. With ``hierarchy``, what the heads say is fed back::
+
+        q' = W_q [q ; W_p [softmax(c_1) ; softmax(c_2) ; ...]]
 
     Parameters
     ----------
@@ -155,7 +157,7 @@ def make_network(model: M2TRec, coder: ItemCoder | None, n_own: int, tasks: Iter
         tower,
         n_own,
         width,
-        own_std=0.0 if model.id_mode == "delta" else width**-0.5,
+        own_std=0.0 if model.id_mode == "delta" else 0.5 * width**-0.5,
         own_dropout=model.id_dropout if model.id_mode == "full" and tower is not None else 0.0,
         own_bound=model.delta_norm if model.id_mode == "delta" else None,
     )

@@ -104,17 +104,7 @@ class Recommender(SavableEstimator):
             allowed[catalogue.codes(candidates, "candidates") - 1] = True
         read = self._read(sessions)
         items, scores = self._top(read, k, allowed, exclude_seen)
-        found = items >= 0
-        owner, rank = np.nonzero(found)
-        frame = pl.DataFrame(
-            {
-                self.session_column: read.ids.gather(owner),
-                "rank": (rank + 1).astype(np.int32),
-                self.item_column: catalogue.ids.gather(items[found]),
-                "score": scores[found],
-            }
-        )
-        return like(frame, sessions)
+        return self._frame(read, items, scores, sessions)
 
     def rank(self, clicks: Any, *, top: int = 20) -> Ranking:
         """Rank of every next click among all items of the catalogue, given the clicks before it.
@@ -193,6 +183,20 @@ class Recommender(SavableEstimator):
 
     def _read(self, clicks: Any) -> Sessions:
         return read_sessions(clicks, self._log_columns(), self._catalogue.ids)
+
+    def _frame(self, read: Sessions, items: np.ndarray, scores: np.ndarray, example: Any) -> Any:
+        """Recommendations as a frame: places in the catalogue (S, k), -1 for none, and their scores."""
+        found = items >= 0
+        owner, rank = np.nonzero(found)
+        frame = pl.DataFrame(
+            {
+                self.session_column: read.ids.gather(owner),
+                "rank": (rank + 1).astype(np.int32),
+                self.item_column: self._catalogue.ids.gather(items[found]),
+                "score": scores[found],
+            }
+        )
+        return like(frame, example)
 
     def _top(
         self, sessions: Sessions, k: int, allowed: np.ndarray | None, exclude_seen: bool

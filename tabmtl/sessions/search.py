@@ -5,6 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from tabmtl.sessions.data import Sessions
+
+_EXPANSION = 128  # candidates that usearch looks at; its default of 64 finds fewer
+
 
 def top_k(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """The k best items of every row, best first; of equal ones the first in the catalogue.
@@ -33,3 +37,52 @@ def top_k(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         found[row, better:] = np.flatnonzero(scores[row] == least[row])[: k - better]
     order = np.lexsort((found, -values), axis=1)
     return np.take_along_axis(found, order, axis=1), np.take_along_axis(values, order, axis=1)
+
+
+class NeighbourGraph:
+    """An approximate index of inner products, by usearch (HNSW).
+
+    Parameters
+    ----------
+    vectors : ndarray of float32, shape (N, w)
+
+    Raises
+    ------
+    ImportError
+        If usearch is missing.
+    """
+
+    def __init__(self, vectors: np.ndarray) -> None:
+        try:
+            from usearch.index import Index
+        except ImportError as error:
+            cure = "pip install 'tabmtl[ann]', or search exactly"
+            raise ImportError(f"approximate search needs usearch, which is missing: {cure}") from error
+        self._vectors = vectors
+        self._index = Index(ndim=vectors.shape[1], metric="ip", dtype="f32", expansion_search=_EXPANSION)
+        self._index.add(np.arange(len(vectors)), vectors)
+
+    def search(self, queries: np.ndarray, k: int, seen: Sessions | None) -> tuple[np.ndarray, np.ndarray]:
+        """Places (m, k) of good items, best first, -1 behind the last, and their scores.
+
+        Parameters
+        ----------
+        queries : ndarray of float32, shape (m, w)
+        k : int
+        seen : Sessions or None
+            The clicks of every query, to be left out.
+        """
+        wide = k if seen is None else k + int(seen.lengths.max(initial=0))
+        wide = min(wide, len(self._vectors))
+        found = np.atleast_2d(self._index.search(queries, wide).keys).astype(np.int64)
+        scores = np.einsum("mkw,mw->mk", self._vectors[found], queries)
+        if seen is not None:
+            scores[(found[:, :, None] == seen.padded()[:, None, :].astype(np.int64) - 1).any(axis=2)] = -np.inf
+        best, scores = top_k(scores, k)
+        return np.where(np.isneginf(scores), -1, np.take_along_axis(found, best, axis=1)), scores
+
+
+def share_found(found: np.ndarray, exact: np.ndarray) -> float:
+    """Share of the exact recommendations (m, k) that are among those found (m, k); -1 is none."""
+    hits = (exact[:, :, None] == found[:, None, :]).any(axis=2)
+    return float(hits[exact >= 0].mean())

@@ -18,6 +18,7 @@ from tabmtl.schema import FIRST_LEVEL, UNSEEN, Columns
 from tabmtl.sessions.features import Bags, ItemFeatures
 
 _EMBEDDING_STD = 0.1
+_SPARSE_ROWS = 200_000  # as of tabmtl.embeddings: larger tables are trained in the rows that a step touches
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -126,7 +127,7 @@ class ItemTower(nn.Module):
         self.up = nn.Linear(width, 2 * d_model)
         self.down = nn.Linear(2 * d_model, d_model)
         self.norm = nn.LayerNorm(d_model)
-        nn.init.constant_(self.norm.weight, d_model**-0.5)  # vectors of about length 1
+        nn.init.constant_(self.norm.weight, 0.5 * d_model**-0.5)  # vectors of about length 1/2
 
     def forward(self, features: FeatureTensors) -> Tensor:
         """Rows of metadata to vectors (n, d)."""
@@ -192,18 +193,18 @@ class ItemVectors(nn.Module):
 
     def forward(self, features: FeatureTensors | None, rows: Tensor, own: Tensor) -> Tensor:
         """Vectors (n, d) of units with these rows of metadata and own vectors (0 for none), both (n,)."""
-        vectors = None
+        parts = []
         if self.tower is not None and features is not None:
             distinct, place = torch.unique(rows, return_inverse=True)
-            vectors = self.tower(features.take(distinct)).index_select(0, place)
-        if self.own is None:
-            return vectors
-        if self.training and self.own_dropout:
-            own = own.masked_fill(torch.rand(own.shape, device=own.device) < self.own_dropout, 0)
-        free = self.own(own)
-        if self.own_bound is not None:
-            free = free * (self.own_bound / free.norm(dim=1, keepdim=True).clamp(min=self.own_bound))
-        return free if vectors is None else vectors + free
+            parts.append(self.tower(features.take(distinct)).index_select(0, place))
+        if self.own is not None:
+            if self.training and self.own_dropout:
+                own = own.masked_fill(torch.rand(own.shape, device=own.device) < self.own_dropout, 0)
+            parts.append(self._bounded(self.own(own)))
+        return sum(parts[1:], parts[0])
 
-
-_SPARSE_ROWS = 200_000  # as of tabmtl.embeddings: larger tables are trained in the rows that a step touches
+    def _bounded(self, free: Tensor) -> Tensor:
+        """Own vectors (n, d), the long ones cut."""
+        if self.own_bound is None:
+            return free
+        return free * (self.own_bound / free.norm(dim=1, keepdim=True).clamp(min=self.own_bound))

@@ -1,0 +1,258 @@
+"""Recommenders whose scores are inner products of vectors: search, new items, export and files."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import polars as pl
+import torch
+from sklearn.utils.validation import check_is_fitted
+
+from tabmtl.checks import check_count, check_positive
+from tabmtl.device import find_device, seeded, threads
+from tabmtl.persist import Saved, write_file
+from tabmtl.sessions.catalogue import Catalogue, read_items
+from tabmtl.sessions.data import Sessions, code_items
+from tabmtl.sessions.features import ItemCoder
+from tabmtl.sessions.items import KnownItems
+from tabmtl.sessions.network import M2TRecNetwork, Units
+from tabmtl.sessions.recommender import Recommender
+from tabmtl.sessions.scorer import Scorer
+from tabmtl.sessions.search import NeighbourGraph, share_found
+
+_CHECKED = 100  # sessions on which approximate search is compared with exact search
+_METADATA_FACTS = ("n_distinct_metadata_", "oracle_ceiling_")
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class VectorRecommender(Recommender):
+    """Base of recommenders that compare a query of the session with vectors of items.
+
+    A subclass gives `_network` and the names of its category tasks, and fits ``weights_``, ``_coder`` and ``_items``.
+
+    Parameters
+    ----------
+    max_length : int, default=50
+        Clicks of a session that are read, the newest.
+    cold_prior : float, default=1.0
+        Training clicks that an item without any is credited with. By its metadata such an item stands for the mean of
+        all items like it; its score is lowered by the log of what it lacks to their mean number of clicks. Raise it, up
+        to that mean, where new items are launched to sell. With ``id_mode="none"``, clicks that every item has beyond
+        its own when items of equal metadata are ranked.
+    device : str, default="auto"
+        ``"auto"`` is a GPU if torch sees one, else the CPU.
+    n_jobs : int, optional
+        Threads, as scikit-learn counts them; None lets the size of the network decide.
+    """
+
+    max_length: int = 50
+    cold_prior: float = 1.0
+    device: str = "auto"
+    n_jobs: int | None = None
+
+    @abstractmethod
+    def _network(self, coder: ItemCoder | None, n_own: int) -> M2TRecNetwork:
+        """Build the untrained network for items of an encoding, of which some have a vector of their own."""
+
+    @abstractmethod
+    def _tasks(self) -> dict[str, float]:
+        """Levels whose category is a task, and the weight of its loss."""
+
+    def _check_params(self) -> None:
+        check_count("max_length", self.max_length)
+        check_positive("cold_prior", self.cold_prior)
+
+    def _set_fitted(self, catalogue: Catalogue, fitted: dict[str, Any]) -> None:
+        super()._set_fitted(catalogue, fitted)
+        self._coder: ItemCoder | None = fitted["_coder"]
+        self._items: KnownItems = fitted["_items"]
+        self._scorer: Scorer | None = None
+        self._graph: NeighbourGraph | None = None
+
+    def recommend(
+        self,
+        sessions: Any,
+        k: int = 20,
+        *,
+        candidates: Any = None,
+        exclude_seen: bool = False,
+        approximate: bool = False,
+    ) -> Any:
+        """Recommend items for the next click of every session; see `Recommender.recommend`.
+
+        Parameters
+        ----------
+        sessions, k, candidates, exclude_seen
+            As every recommender has them.
+        approximate : bool, default=False
+            Search a graph of neighbours (usearch, the extra ``ann``) and not all items: worth it from about a million
+            items on. The graph is built at the first such call. ``approximate_recall_`` says which share of the exact
+            recommendations it found, on up to 100 of these sessions.
+
+        Returns
+        -------
+        recommendations : frame like ``sessions``
+        """
+        if not approximate:
+            return super().recommend(sessions, k, candidates=candidates, exclude_seen=exclude_seen)
+        check_is_fitted(self)
+        check_count("k", k)
+        if candidates is not None:
+            raise ValueError("approximate=True searches all items; leave out candidates, or search exactly")
+        read = self._read(sessions)
+        scorer = self._fitted_scorer()
+        with threads(self.n_jobs, scorer.network):
+            queries = scorer.queries(read).cpu().numpy()
+        if self._graph is None:
+            self._graph = NeighbourGraph(self.item_vectors())
+        found = self._graph.search(queries, k, read if exclude_seen else None)
+        some = read.take(np.arange(min(len(read), _CHECKED)))
+        exact, _ = self._top(some, k, None, exclude_seen)
+        self.approximate_recall_ = share_found(found[0][: len(some)], exact)
+        return self._frame(read, *found, sessions)
+
+    def transform(self, sessions: Any) -> np.ndarray:
+        """Queries of sessions: their inner products with `item_vectors` are the scores.
+
+        Parameters
+        ----------
+        sessions : frame
+            A click log with the columns of fit.
+
+        Returns
+        -------
+        queries : ndarray of float32, shape (S, d_model + 1)
+            Sessions in the order of their last clicks; the last column is 1.
+        """
+        check_is_fitted(self)
+        scorer = self._fitted_scorer()
+        with threads(self.n_jobs, scorer.network):
+            return scorer.queries(self._read(sessions)).cpu().numpy()
+
+    def item_vectors(self) -> np.ndarray:
+        """Vectors of all items in the order of ``item_ids_``.
+
+        Returns
+        -------
+        vectors : ndarray of float32, shape (N, d_model + 1)
+            The last column is what is added to the item's score in every session: 0 but for ``id_mode="none"``.
+        """
+        check_is_fitted(self)
+        return np.ascontiguousarray(self._fitted_scorer().matrix.T.cpu().numpy())
+
+    def export_index(self, path: str | Path) -> None:
+        """Write what an index of nearest neighbours outside needs; inner products with `transform` are the scores.
+
+        Parameters
+        ----------
+        path : str or Path
+            Folder, made where it does not exist: ``vectors.npy``, float32 of shape (N, d_model + 1), and
+            ``items.parquet``, one row an item in the same order. Each file is written beside and then renamed.
+        """
+        folder, vectors, items = Path(path), BytesIO(), BytesIO()
+        np.save(vectors, self.item_vectors())
+        pl.DataFrame({self.item_column: self.item_ids_}).write_parquet(items)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_file(folder / "vectors.npy", vectors.getvalue())
+        write_file(folder / "items.parquet", items.getvalue())
+
+    def add_items(self, items: Any) -> Self:
+        """Add items by their metadata; they can be recommended at once, and nothing is trained.
+
+        Parameters
+        ----------
+        items : frame
+            Rows of an item table with the columns of that of fit; values may be new.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError, TypeError
+            If an item is in the catalogue already, or the table does not fit that of fit; nothing is added then.
+        """
+        check_is_fitted(self)
+        names, metadata = read_items(items, self.item_column)
+        known = self._catalogue
+        here = code_items(names, known.ids).to_numpy() > 0
+        if here.any():
+            raise ValueError(
+                f"the catalogue holds {names.filter(pl.Series(here)).head(3).to_list()} already: add new items only"
+            )
+        if self._coder is None:
+            raise ValueError("this model was fitted without an item table, so it knows no new item: fit with items=")
+        extended = self._items.extended(self._coder.encode(metadata))
+        counts = np.concatenate([known.counts, np.zeros(len(names), dtype=np.int64)])
+        catalogue = Catalogue(ids=pl.concat([known.ids, names.cast(known.ids.dtype)]), counts=counts)
+        scorer = self._fitted_scorer()
+        units = self._as_fitted()._units(self._coder, extended, scorer.unit_vectors.device)
+        self._scorer = scorer.extended(units, extended.unit_of, extended.bias(counts, self.cold_prior))
+        self._items, self._graph = extended, None
+        self._set_catalogue(catalogue)
+        return self
+
+    def _scores(self, sessions: Sessions) -> np.ndarray:
+        scorer = self._fitted_scorer()
+        with threads(self.n_jobs, scorer.network):
+            return scorer.scores(sessions)
+
+    def _fitted_scorer(self) -> Scorer:
+        """The network with the vectors of all items; a copy from pickle builds its own on first use."""
+        device = find_device(self.device)
+        if self._scorer is None or self._scorer.unit_vectors.device.type != device.type:
+            fitted = self._as_fitted()
+            with seeded(0, torch.device("cpu")):
+                network = fitted._network(self._coder, int(self._items.own.max(initial=0)))
+            network.load_state_dict({name: torch.tensor(array) for name, array in self.weights_.items()})
+            bias = self._items.bias(self._catalogue.counts, fitted.cold_prior)
+            units = fitted._units(self._coder, self._items, device)
+            self._scorer = Scorer.of(network.to(device), units, self._items.unit_of, bias, fitted.max_length)
+        return self._scorer
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(super().__getstate__())
+        for name in ("_scorer", "_graph"):
+            if name in state:
+                state[name] = None  # the weights say it all, as arrays
+        return state
+
+    def _units(self, coder: ItemCoder | None, items: KnownItems, device: torch.device) -> Units:
+        columns = () if coder is None or coder.table is None else coder.table.columns.categorical
+        levels = [columns.index(name) for name in self._tasks()]
+        return Units.of(items.features, items.unit_rows, items.unit_own, levels, device)
+
+    def _state(self) -> Saved:
+        items, arrays = self._items.to_state()
+        facts: dict[str, Any] = {
+            "items": items,
+            "coder": None,
+            "history": self.history_.to_dict(as_series=False),
+            "best_iteration": self.best_iteration_,
+            "metadata": {name: getattr(self, name) for name in _METADATA_FACTS if hasattr(self, name)},
+        }
+        parts = {"items": arrays, "weights": self.weights_}
+        if self._coder is not None:
+            facts["coder"], parts["coder"] = self._coder.to_state()
+        return Saved(facts=facts, arrays={f"{part}.{k}": v for part, held in parts.items() for k, v in held.items()})
+
+    def _fitted_from(self, catalogue: Catalogue, saved: Saved) -> dict[str, Any]:
+        parts: dict[str, dict[str, np.ndarray]] = {"items": {}, "weights": {}, "coder": {}}
+        for name, array in saved.arrays.items():
+            part, key = name.split(".", 1)
+            parts[part][key] = array
+        facts = saved.facts
+        coder = None if facts["coder"] is None else ItemCoder.from_state(facts["coder"], parts["coder"])
+        return facts["metadata"] | {
+            "history_": pl.DataFrame(facts["history"]),
+            "best_iteration_": facts["best_iteration"],
+            "weights_": parts["weights"],
+            "_coder": coder,
+            "_items": KnownItems.from_state(facts["items"], parts["items"]),
+        }
