@@ -54,7 +54,10 @@ def correlation_matrix(correlation: float | Sequence | np.ndarray, n_tasks: int)
 
 
 def task_vectors(P: np.ndarray, n_features: int, rng: np.random.Generator) -> np.ndarray:
-    """Random W with WWᵀ = P: with P = QΛQᵀ and random orthonormal rows U, W = QΛ^{1/2}U.
+    """Random W with WWᵀ = P: with P = QΛQᵀ and random orthonormal rows U, W = QΛ^{1/2}QᵀU.
+
+    The symmetric root of P is unique, while eigenvectors have any sign, and any direction where eigenvalues are equal:
+    with W = QΛ^{1/2}U, of the same law, a seed would give another world on another kind of processor.
 
     Parameters
     ----------
@@ -79,7 +82,7 @@ def task_vectors(P: np.ndarray, n_features: int, rng: np.random.Generator) -> np
     Q, R = np.linalg.qr(rng.standard_normal((len(P), n_features)).T)
     U = (Q * np.sign(R.diagonal())).T
     eigenvalues, eigenvectors = np.linalg.eigh(P)
-    return eigenvectors * np.sqrt(np.clip(eigenvalues, 0, None)) @ U
+    return (eigenvectors * np.sqrt(np.clip(eigenvalues, 0, None))) @ eigenvectors.T @ U
 
 
 def checked_vectors(weights: np.ndarray, n_tasks: int, n_features: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 """WWᵀ = P, exactly, by the published algorithm."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -36,6 +37,17 @@ class TestTaskVectors:
         np.fill_diagonal(expected, 1)
         assert np.abs(truth.P - expected).max() < 1e-10
 
+    @pytest.mark.parametrize("turn", [0.0, 0.7])
+    def test_equal_eigenvalues_leave_nothing_to_the_processor(self, turn, monkeypatch):
+        """Two of three eigenvalues are equal: whatever basis of their plane eigh picks, W is the same."""
+        P = np.full((3, 3), 0.4) + 0.6 * np.eye(3)
+        expected = task_vectors(P, 6, np.random.default_rng(5))
+        values, Q = np.linalg.eigh(P)
+        plane = np.eye(3)
+        plane[:2, :2] = [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]
+        monkeypatch.setattr(np.linalg, "eigh", lambda _: (values, -Q @ plane))
+        np.testing.assert_allclose(task_vectors(P, 6, np.random.default_rng(5)), expected, atol=1e-12)
+
     def test_equals_the_algorithm_written_out(self):
         P = np.full((3, 3), 0.4) + 0.6 * np.eye(3)
         U = np.random.default_rng(5).standard_normal((3, 6))
@@ -44,5 +56,5 @@ class TestTaskVectors:
                 U[i] -= (U[i] @ U[k]) * U[k]
             U[i] /= np.linalg.norm(U[i])
         values, Q = np.linalg.eigh(P)
-        W = Q @ np.diag(np.sqrt(values)) @ U
+        W = Q @ np.diag(np.sqrt(values)) @ Q.T @ U
         np.testing.assert_allclose(task_vectors(P, 6, np.random.default_rng(5)), W, atol=1e-12)
