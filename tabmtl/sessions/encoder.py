@@ -29,7 +29,9 @@ class SessionEncoder(nn.Module):
         "mean"       q = W_o mean_j H_j                                       the paper's
         "last"       q = W_o H_n
         "mean+last"  q = W_o [mean_j H_j ; H_n]
-        "items"      q = sum_j a_j E_j,  a = softmax_j(w·H_j + c[n - j])      in the space of the items, as CORE's
+        "items"      q = W_o sum_j a_j E_j,  a = softmax_j(w·H_j + c[n - j])
+
+    The last, CORE's weighting (SIGIR 2022), stays in the space of the items: W_o is the identity at the start.
 
     Parameters
     ----------
@@ -68,8 +70,10 @@ class SessionEncoder(nn.Module):
         if pooling == "items":
             self.weigh = nn.Linear(d_model, 1, bias=False)
             self.weigh_distance = nn.Parameter(torch.zeros(max_length))
-        else:
-            self.out = nn.Linear(2 * d_model if pooling == "mean+last" else d_model, d_model)
+        self.out = nn.Linear(2 * d_model if pooling == "mean+last" else d_model, d_model)
+        if pooling == "items":
+            nn.init.eye_(self.out.weight)
+            nn.init.zeros_(self.out.bias)
 
     def forward(self, items: Tensor, lengths: Tensor, *, every: bool = False) -> Tensor:
         """Encode sessions.
@@ -135,7 +139,7 @@ class SessionEncoder(nn.Module):
             scores = scores + padding[:, 0]
         if not every:
             scores = scores[:, :1]
-        pooled = torch.softmax(scores, dim=-1) @ items.float()  # (B, L or 1, d)
+        pooled = self.out(torch.softmax(scores, dim=-1) @ items.float())  # (B, L or 1, d)
         return pooled if every else pooled[:, 0]
 
 

@@ -3,39 +3,19 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import polars as pl
-from scipy.sparse import hstack
-from sklearn.feature_extraction.text import HashingVectorizer
 
 from tabmtl.encode.features import FeatureCoder
-from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN, TabmtlWarning
-from tabmtl.sessions.data import offsets_of
+from tabmtl.schema import FIRST_LEVEL, TabmtlWarning
+from tabmtl.sessions.bags import TEXT_BUCKETS, Bags, as_lists, encode_tags, encode_text, levels_of
 
 _TEXT = (pl.String, pl.Categorical, pl.Enum)
 _FEW_ITEMS = 50
-_TEXT_BUCKETS = 2**15  # half for words, half for 3-grams
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Bags:
-    """A bag of weighted codes per row: what a multi-valued column or a text is.
-
-    Attributes
-    ----------
-    offsets : ndarray of int64, shape (G + 1,)
-    codes : ndarray of int32, shape (m,)
-    weights : ndarray of float32, shape (m,)
-        They add up to 1 in every row that holds anything: the embedding of a bag is a mean.
-    """
-
-    offsets: np.ndarray
-    codes: np.ndarray
-    weights: np.ndarray
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -67,33 +47,34 @@ class ItemFeatures:
 
     def extended(self, more: ItemFeatures, *, join: bool) -> ItemFeatures:
         """These items, and then others; with ``join``, those of known metadata get its row."""
-        bags = [
-            Bags(
-                offsets=np.concatenate([a.offsets, a.offsets[-1] + b.offsets[1:]]),
-                codes=np.concatenate([a.codes, b.codes]),
-                weights=np.concatenate([a.weights, b.weights]),
-            )
-            for a, b in zip(self.bags, more.bags, strict=True)
-        ]
         both = ItemFeatures(
             x_num=np.concatenate([self.x_num, more.x_num]),
             x_cat=np.concatenate([self.x_cat, more.x_cat]),
-            bags=tuple(bags),
+            bags=tuple(a.extended(b) for a, b in zip(self.bags, more.bags, strict=True)),
             vectors=np.concatenate([self.vectors, more.vectors]),
             row=np.concatenate([self.row, len(self) + more.row]),
         )
-        if not join:
-            return both
-        first: dict[bytes, int] = {}
-        same = np.array([first.setdefault(both._key(row), row) for row in range(len(both))])
-        return replace(both, row=same[both.row])
+        return both.joined() if join else both
 
-    def _key(self, row: int) -> bytes:
-        """All that is known of a row."""
-        inside = [slice(bag.offsets[row], bag.offsets[row + 1]) for bag in self.bags]
-        arrays = [self.x_num[row], self.x_cat[row], self.vectors[row]]
-        arrays += [bag.codes[part] for bag, part in zip(self.bags, inside, strict=True)]
-        return b"|".join(array.tobytes() for array in arrays)
+    def joined(self) -> ItemFeatures:
+        """The same items with equal rows made one; the first of these stays, and rows stay in order."""
+        first: dict[tuple[bytes, ...], int] = {}
+        place = np.array([first.setdefault(key, len(first)) for key in self._keys()], dtype=np.int64)
+        kept = np.unique(place, return_index=True)[1]
+        return ItemFeatures(
+            x_num=self.x_num[kept],
+            x_cat=self.x_cat[kept],
+            bags=tuple(bag.take(kept) for bag in self.bags),
+            vectors=self.vectors[kept],
+            row=place[self.row],
+        )
+
+    def _keys(self) -> Iterator[tuple[bytes, ...]]:
+        """All that is known of every row."""
+        x_num = np.where(np.isnan(self.x_num), np.float32(np.nan), self.x_num)  # there are several NaN
+        plain = np.concatenate([array.view(np.int32) for array in (x_num, self.x_cat, self.vectors)], axis=1)
+        lines = (row.tobytes() for row in plain)
+        return zip(lines, *(bag.keys() for bag in self.bags), strict=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,13 +119,12 @@ class ItemCoder:
             text_like = [name for name, dtype in metadata.schema.items() if dtype in (*_TEXT, pl.Boolean)]
             categorical = [name for name in text_like if name not in texts]
         _check_named(metadata, {"categories": categories, "categorical_features": categorical, "text_features": texts})
-        for name in texts:
-            if metadata.schema[name] not in _TEXT:
-                raise TypeError(f"text_features names {name!r}, which holds {metadata.schema[name]}, not text")
         chosen = list(dict.fromkeys([*categorical, *categories]))
         kinds = {name: dtype for name, dtype in metadata.schema.items() if name not in texts}
-        tags = {name: _levels(metadata[name], min_frequency) for name, dtype in kinds.items() if _is_tags(dtype)}
-        vectors = {name: _width(metadata[name]) for name, dtype in kinds.items() if _is_vector(dtype)}
+        tags = {
+            name: levels_of(metadata[name], min_frequency) for name, dtype in kinds.items() if _is_tags(name, dtype)
+        }
+        vectors = {name: _width(metadata[name]) for name, dtype in kinds.items() if _is_vector(name, dtype)}
         plain = metadata.select(name for name in kinds if name not in tags and name not in vectors)
         coder = None
         if plain.width:
@@ -160,7 +140,7 @@ class ItemCoder:
     @property
     def bag_sizes(self) -> list[int]:
         """Number of codes of every bag column: multi-valued columns, then texts."""
-        return [FIRST_LEVEL + len(levels) for levels in self.tags.values()] + [_TEXT_BUCKETS] * len(self.texts)
+        return [FIRST_LEVEL + len(levels) for levels in self.tags.values()] + [TEXT_BUCKETS] * len(self.texts)
 
     def encode(self, metadata: pl.DataFrame) -> ItemFeatures:
         """Encode items; equal rows of metadata become one.
@@ -175,15 +155,25 @@ class ItemCoder:
             raise ValueError(
                 f"the item table lacks the column {missing[0]!r}, which it had in fit: give it, with nulls if need be"
             )
+        self._check_types(metadata.schema)
         distinct, row = _distinct(metadata.select(self.names), joined=not self.vectors)
         x_num, x_cat = np.empty((len(distinct), 0), np.float32), np.empty((len(distinct), 0), np.int32)
         if self.table is not None:
             x_num, x_cat = self.table.encode(distinct.select(self.table.names))
-        bags = [_encode_tags(distinct[name], levels) for name, levels in self.tags.items()]
-        bags += [_encode_text(distinct[name]) for name in self.texts]
+        bags = [encode_tags(distinct[name], levels) for name, levels in self.tags.items()]
+        bags += [encode_text(distinct[name]) for name in self.texts]
         vectors = [_encode_vectors(distinct[name], width) for name, width in self.vectors.items()]
         joined = np.concatenate(vectors, axis=1) if vectors else np.empty((len(distinct), 0), np.float32)
-        return ItemFeatures(x_num=x_num, x_cat=x_cat, bags=tuple(bags), vectors=joined, row=row)
+        return ItemFeatures(x_num=x_num, x_cat=x_cat, bags=tuple(bags), vectors=joined, row=row).joined()
+
+    def _check_types(self, schema: pl.Schema) -> None:
+        """Columns of lists and of text; the others are the table's."""
+        for kind, names in (("lists of text", self.tags), ("text", self.texts), ("vectors", self.vectors)):
+            for name in names:
+                dtype = schema[name]
+                fits = dtype in _TEXT if kind == "text" else isinstance(dtype, pl.List | pl.Array)
+                if not fits and dtype != pl.Null:
+                    raise TypeError(f"column {name!r} held {kind} in fit and is now {dtype}: cast it, or fit again")
 
     def to_state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """JSON-able facts and arrays."""
@@ -210,10 +200,20 @@ class ItemCoder:
 
 
 def _check_named(metadata: pl.DataFrame, named: Mapping[str, Sequence[str]]) -> None:
+    texts = named["text_features"]
     for parameter, names in named.items():
         unknown = [name for name in names if name not in metadata.columns]
         if unknown:
             raise ValueError(f"{parameter} names {unknown}, which the item table lacks; it has {metadata.columns}")
+        if len(set(names)) < len(names):
+            raise ValueError(f"{parameter} names a column twice: {list(names)}")
+        for name in names:
+            dtype = metadata.schema[name]
+            if parameter != "text_features" and name in texts:
+                raise ValueError(f"both {parameter} and text_features name {name!r}: choose one")
+            if isinstance(dtype, pl.List | pl.Array) or (name in texts and dtype not in _TEXT):
+                expected = "text" if name in texts else "one value an item"
+                raise TypeError(f"{parameter} names {name!r}, which holds {dtype}, not {expected}")
 
 
 def _warn_of_names(coder: FeatureCoder, n_items: int) -> None:
@@ -227,14 +227,18 @@ def _warn_of_names(coder: FeatureCoder, n_items: int) -> None:
             )
 
 
-def _is_vector(dtype: pl.DataType) -> bool:
-    if isinstance(dtype, pl.List | pl.Array):
-        return isinstance(dtype.inner, pl.DataType) and dtype.inner.is_float()
-    return False
+def _is_vector(name: str, dtype: pl.DataType) -> bool:
+    """Whether a column of lists holds vectors or tags; False for all other columns."""
+    if not isinstance(dtype, pl.List | pl.Array):
+        return False
+    inner = pl.List(dtype.inner).inner
+    if not isinstance(inner, pl.DataType) or not (inner in (*_TEXT, pl.Boolean, pl.Null) or inner.is_numeric()):
+        raise TypeError(f"the column {name!r} of the item table holds {dtype}: expected lists of text or numbers")
+    return inner.is_float()
 
 
-def _is_tags(dtype: pl.DataType) -> bool:
-    return isinstance(dtype, pl.List | pl.Array) and not _is_vector(dtype)
+def _is_tags(name: str, dtype: pl.DataType) -> bool:
+    return isinstance(dtype, pl.List | pl.Array) and not _is_vector(name, dtype)
 
 
 def _width(vectors: pl.Series) -> int:
@@ -244,58 +248,20 @@ def _width(vectors: pl.Series) -> int:
     return widths[0]
 
 
-def _as_lists(tags: pl.Series) -> pl.Series:
-    return tags.cast(pl.List(pl.String))
-
-
-def _levels(tags: pl.Series, min_frequency: int) -> tuple[str, ...]:
-    counts = _as_lists(tags).explode().drop_nulls().value_counts(name="count")
-    return tuple(counts.filter(pl.col("count") >= min_frequency)[tags.name].sort().to_list())
-
-
 def _distinct(metadata: pl.DataFrame, *, joined: bool) -> tuple[pl.DataFrame, np.ndarray]:
     """Distinct rows, and of every row which it is; rows with vectors are taken as they are."""
     if not joined or not metadata.width:
         return (metadata, np.arange(len(metadata))) if metadata.width else (metadata, np.zeros(len(metadata), np.int64))
     keys = metadata.with_columns(
-        _as_lists(metadata[name]).list.sort().list.join("\x1f")
+        as_lists(metadata[name]).list.sort().list.join("\x1f")
         for name, dtype in metadata.schema.items()
-        if _is_tags(dtype)
+        if _is_tags(name, dtype)
     )
     places = pl.Series("place of the row", np.arange(len(keys)))
     groups = keys.with_columns(places).group_by(metadata.columns, maintain_order=True).agg(places.name)[places.name]
     row = np.empty(len(keys), dtype=np.int64)
     row[groups.explode().to_numpy()] = np.repeat(np.arange(len(groups)), groups.list.len().to_numpy())
     return metadata[groups.list.first().to_numpy()], row
-
-
-def _encode_tags(tags: pl.Series, levels: tuple[str, ...]) -> Bags:
-    """Codes of tags: a row without any has the code of a missing value, an unknown tag that of an unseen one."""
-    given = _as_lists(tags).fill_null([]).list.drop_nulls()
-    none = pl.lit([None], dtype=pl.List(pl.String))
-    lists = pl.select(pl.when(given.list.len() == 0).then(none).otherwise(given)).to_series()
-    lengths = lists.list.len().to_numpy()
-    flat = lists.explode()
-    known = flat.cast(pl.Enum(levels), strict=False).to_physical().cast(pl.Int32) + FIRST_LEVEL
-    codes = known.fill_null(UNSEEN).to_numpy()
-    codes = np.where(flat.is_null().to_numpy(), MISSING, codes).astype(np.int32)
-    return Bags(offsets=offsets_of(lengths), codes=codes, weights=np.repeat(1 / lengths, lengths).astype(np.float32))
-
-
-def _encode_text(texts: pl.Series) -> Bags:
-    """Hashed words and 3-grams of letters, each as often as it comes."""
-    half = _TEXT_BUCKETS // 2
-    options: dict[str, Any] = {"n_features": half, "norm": None, "alternate_sign": False}
-    words = HashingVectorizer(token_pattern=r"(?u)\b\w+\b", **options)
-    grams = HashingVectorizer(analyzer="char_wb", ngram_range=(3, 3), **options)
-    lines = texts.cast(pl.String).fill_null("").to_list()
-    bags = hstack([words.transform(lines), grams.transform(lines)], format="csr")
-    total = np.repeat(np.asarray(bags.sum(axis=1)).ravel(), np.diff(bags.indptr))
-    return Bags(
-        offsets=bags.indptr.astype(np.int64),
-        codes=bags.indices.astype(np.int32),
-        weights=(bags.data / total).astype(np.float32),
-    )
 
 
 def _encode_vectors(vectors: pl.Series, width: int) -> np.ndarray:

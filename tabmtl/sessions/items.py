@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from tabmtl.sessions.features import Bags, ItemFeatures
+from tabmtl.sessions.bags import Bags
+from tabmtl.sessions.features import ItemFeatures
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from tabmtl.epochs import Record, schedule
 from tabmtl.optimizer import Optimizer
-from tabmtl.sessions.data import Sessions
+from tabmtl.sessions.data import Sessions, offsets_of
 from tabmtl.sessions.network import M2TRecNetwork, Units
 from tabmtl.sessions.softmax import Candidates, softmax_loss
 
@@ -45,17 +45,17 @@ class Examples:
     def of(
         cls, sessions: Sessions, unit_of: np.ndarray, max_length: int, training: Training, device: torch.device
     ) -> Examples:
-        """The examples of sessions of at least two clicks."""
+        """The examples of sessions of at least two clicks; passes over a longer session than is read are several."""
         every = training == "per_session"
         lengths = sessions.lengths - 1
-        starts = sessions.offsets[:-1]
-        if not every:
-            owner = np.repeat(np.arange(len(sessions)), lengths)
-            lengths = np.arange(len(owner)) - np.repeat(np.cumsum(lengths) - lengths, lengths) + 1
-            starts = starts[owner]
-        seen = np.minimum(lengths, max_length)
+        counts = -(-lengths // max_length) if every else lengths
+        owner = np.repeat(np.arange(len(sessions)), counts)
+        place = np.arange(len(owner)) - offsets_of(counts)[owner]
+        ends = lengths[owner] - place * (max_length if every else 1)
+        seen = np.minimum(ends, max_length)
+        starts = sessions.offsets[owner] + ends - seen
         units = torch.from_numpy(unit_of[sessions.items].astype(np.int64)).to(device)
-        return cls(units=units, starts=starts + lengths - seen, lengths=seen, every=every)
+        return cls(units=units, starts=starts, lengths=seen, every=every)
 
     def batches(self, batch_size: int) -> list[np.ndarray]:
         """All examples in random steps of about so many targets, examples of a step of about one length."""

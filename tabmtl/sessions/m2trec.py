@@ -33,7 +33,6 @@ IdMode = Literal["none", "delta", "full"]
 
 _VALIDATED = 20_000  # clicks that are predicted after an epoch, spread over the validation log
 _SESSIONS_TO_SPLIT = 20  # fewer sessions are all trained on
-_METADATA_FACTS = ("n_distinct_metadata_", "oracle_ceiling_")
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -69,7 +68,7 @@ class M2TRec(VectorRecommender):
         equal metadata cannot be told apart; they share one place in the softmax and are then ranked by training clicks.
     id_dropout : float, default=0.1
     delta_norm : float, default=0.5
-        Vectors of metadata are about 1/2 long at the start.
+        Vectors of metadata are about 0.1 long at the start.
     d_model : int, default=128
         Width of vectors and queries.
     n_layers, n_heads : int, default=1, 2
@@ -166,6 +165,7 @@ class M2TRec(VectorRecommender):
     _training_code: ClassVar[tuple[str, ...]] = ("on_epoch",)
 
     def _check_params(self) -> None:
+        super()._check_params()
         check_choice("id_mode", self.id_mode, ("full", "delta", "none"))
         check_choice("pooling", self.pooling, ("items", "mean", "last", "mean+last"))
         check_choice("training", self.training, ("per_session", "per_prefix"))
@@ -174,13 +174,14 @@ class M2TRec(VectorRecommender):
             "d_model",
             "n_layers",
             "n_heads",
-            "max_length",
             "min_frequency",
             "epochs",
             "batch_size",
             "patience",
         ):
             check_count(name, getattr(self, name))
+        if self.d_model % self.n_heads:
+            raise ValueError(f"d_model must be a multiple of n_heads, got {self.d_model} and {self.n_heads}")
         if self.n_negatives is not None:
             check_count("n_negatives", self.n_negatives)
         for name in ("delta_norm", "learning_rate"):

@@ -20,6 +20,8 @@ from tabmtl.sessions.tower import FeatureTensors, ItemTower, ItemVectors
 if TYPE_CHECKING:
     from tabmtl.sessions.m2trec import M2TRec
 
+_FIRST_LENGTH = 0.1  # of vectors of items at the start, as the tower's: short ones turn quickly
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Units:
@@ -99,6 +101,9 @@ class M2TRecNetwork(nn.Module):
         if hierarchy and level_sizes:
             self.project = nn.Linear(sum(level_sizes), d_model)
             self.join = nn.Linear(2 * d_model, d_model)
+            with torch.no_grad():  # begin as q' = q: a random map would take queries out of the space of the items
+                self.join.weight.copy_(torch.cat([torch.eye(d_model), torch.zeros(d_model, d_model)], dim=1))
+                self.join.bias.zero_()
 
     def vectors(self, units: Units, index: Tensor) -> Tensor:
         """Vectors (n, d) of units by number (n,), as scores compare them, float32."""
@@ -157,7 +162,7 @@ def make_network(model: M2TRec, coder: ItemCoder | None, n_own: int, tasks: Iter
         tower,
         n_own,
         width,
-        own_std=0.0 if model.id_mode == "delta" else 0.5 * width**-0.5,
+        own_std=0.0 if model.id_mode == "delta" else _FIRST_LENGTH * width**-0.5,
         own_dropout=model.id_dropout if model.id_mode == "full" and tower is not None else 0.0,
         own_bound=model.delta_norm if model.id_mode == "delta" else None,
     )

@@ -144,7 +144,7 @@ class Recommender(SavableEstimator):
             One row a bucket of training clicks ("all", "0", "1-5", "6-20", "21-100", ">100"): ``bucket``,
             ``n_targets``, and per k ``recall@k``, ``mrr@k``, ``ndcg@k`` and, in all, ``coverage@k``.
         """
-        ks = [k] if isinstance(k, int) else list(k)
+        ks = [k] if isinstance(k, int | np.integer) else list(k)
         for value in ks:
             check_count("k", value)
         return summarize(self.rank(clicks, top=max(ks)), ks)

@@ -7,6 +7,7 @@ import torch
 
 from tabmtl.sessions.data import Sessions
 
+_QUERIES_AT_A_TIME = 1024
 _EXPANSION = 128  # candidates that usearch looks at; its default of 64 finds fewer
 
 
@@ -72,17 +73,34 @@ class NeighbourGraph:
         seen : Sessions or None
             The clicks of every query, to be left out.
         """
+        starts = range(0, len(queries), _QUERIES_AT_A_TIME)
+        places = [np.arange(start, min(start + _QUERIES_AT_A_TIME, len(queries))) for start in starts]
+        found = [self._search(queries[part], k, None if seen is None else seen.take(part)) for part in places]
+        items, scores = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        return items, scores
+
+    def _search(self, queries: np.ndarray, k: int, seen: Sessions | None) -> tuple[np.ndarray, np.ndarray]:
+        k = min(k, len(self._vectors))
         wide = k if seen is None else k + int(seen.lengths.max(initial=0))
-        wide = min(wide, len(self._vectors))
-        found = np.atleast_2d(self._index.search(queries, wide).keys).astype(np.int64)
+        matches = self._index.search(queries, min(wide, len(self._vectors)))
+        found = np.atleast_2d(matches.keys).astype(np.int64)
+        counts = np.atleast_1d(getattr(matches, "counts", len(matches)))  # of one query, matches are all that there are
+        found[np.arange(found.shape[1]) >= counts[:, None]] = -1
         scores = np.einsum("mkw,mw->mk", self._vectors[found], queries)
+        scores[found < 0] = -np.inf
         if seen is not None:
             scores[(found[:, :, None] == seen.padded()[:, None, :].astype(np.int64) - 1).any(axis=2)] = -np.inf
         best, scores = top_k(scores, k)
-        return np.where(np.isneginf(scores), -1, np.take_along_axis(found, best, axis=1)), scores
+        found = np.where(np.isneginf(scores), -1, np.take_along_axis(found, best, axis=1))
+        return _widened(found, k, -1), _widened(scores, k, -np.inf)
 
 
 def share_found(found: np.ndarray, exact: np.ndarray) -> float:
     """Share of the exact recommendations (m, k) that are among those found (m, k); -1 is none."""
     hits = (exact[:, :, None] == found[:, None, :]).any(axis=2)
     return float(hits[exact >= 0].mean())
+
+
+def _widened(found: np.ndarray, k: int, nothing: float) -> np.ndarray:
+    """The same (m, k), with nothing behind the last column."""
+    return np.pad(found, ((0, 0), (0, k - found.shape[1])), constant_values=nothing)

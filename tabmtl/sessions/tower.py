@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from tabmtl.embeddings import FeatureVector
 from tabmtl.schema import FIRST_LEVEL, UNSEEN, Columns
-from tabmtl.sessions.features import Bags, ItemFeatures
+from tabmtl.sessions.bags import Bags
+from tabmtl.sessions.features import ItemFeatures
 
 _EMBEDDING_STD = 0.1
 _SPARSE_ROWS = 200_000  # as of tabmtl.embeddings: larger tables are trained in the rows that a step touches
@@ -127,7 +128,7 @@ class ItemTower(nn.Module):
         self.up = nn.Linear(width, 2 * d_model)
         self.down = nn.Linear(2 * d_model, d_model)
         self.norm = nn.LayerNorm(d_model)
-        nn.init.constant_(self.norm.weight, 0.5 * d_model**-0.5)  # vectors of about length 1/2
+        nn.init.constant_(self.norm.weight, 0.1 * d_model**-0.5)  # vectors of about length 0.1
 
     def forward(self, features: FeatureTensors) -> Tensor:
         """Rows of metadata to vectors (n, d)."""

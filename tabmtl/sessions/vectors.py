@@ -181,7 +181,7 @@ class VectorRecommender(Recommender):
         check_is_fitted(self)
         names, metadata = read_items(items, self.item_column)
         known = self._catalogue
-        here = code_items(names, known.ids).to_numpy() > 0
+        here = code_items(names, known.ids, f"the items of {self.item_column!r}").to_numpy() > 0
         if here.any():
             raise ValueError(
                 f"the catalogue holds {names.filter(pl.Series(here)).head(3).to_list()} already: add new items only"
@@ -190,10 +190,13 @@ class VectorRecommender(Recommender):
             raise ValueError("this model was fitted without an item table, so it knows no new item: fit with items=")
         extended = self._items.extended(self._coder.encode(metadata))
         counts = np.concatenate([known.counts, np.zeros(len(names), dtype=np.int64)])
-        catalogue = Catalogue(ids=pl.concat([known.ids, names.cast(known.ids.dtype)]), counts=counts)
+        # the wider of two types of whole numbers holds the items of both
+        joined = pl.concat([known.ids.to_frame("item"), names.to_frame("item")], how="vertical_relaxed")
+        catalogue = Catalogue(ids=joined["item"], counts=counts)
         scorer = self._fitted_scorer()
-        units = self._as_fitted()._units(self._coder, extended, scorer.unit_vectors.device)
-        self._scorer = scorer.extended(units, extended.unit_of, extended.bias(counts, self.cold_prior))
+        fitted = self._as_fitted()
+        units = fitted._units(self._coder, extended, scorer.unit_vectors.device)
+        self._scorer = scorer.extended(units, extended.unit_of, extended.bias(counts, fitted.cold_prior))
         self._items, self._graph = extended, None
         self._set_catalogue(catalogue)
         return self

@@ -1,0 +1,233 @@
+"""M2TRec against neighbours, rules and popularity: real click logs, cold items, and a generator whose law is known.
+
+    python -m tabmtl.pipelines.benchmark_sessions [--sets ...] [--models ...] [--seeds 0 1 2] [--choose]
+
+Train comes before test in time; every click after the first of a test session is a target, ranked among all items, ties
+counted against the recommender. ``--choose`` compares settings of M2TRec on the newest 25 % of train, of which the newest
+tenth of the sessions judges; the setting that was chosen is `CHOSEN`, and runs on all of train for a fixed number of
+epochs. Test clicks are ranked once. Sets:
+
+- ``diginetica``, and ``diginetica_cold``: 10 % of its items are never clicked in train;
+- ``complete_journey``: baskets (simulated, says their owner), with six fields of metadata and natural cold items;
+- ``generator``: :func:`tabmtl.synth.make_sessions`; the law itself scores the ceiling, and M2TRec without category tasks
+  takes as many steps as with them, so that their curves say which learns faster.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from tabmtl.pipelines.benchmark import mean_and_spread
+from tabmtl.pipelines.datasets import load_sessions
+from tabmtl.pipelines.datasets.session_log import SessionLog
+from tabmtl.sessions import STAN, VSKNN, CategoryPopularity, M2TRec, Popularity, SequentialRules, temporal_split
+from tabmtl.synth import make_sessions
+
+COLD, GENERATOR = "diginetica_cold", "generator"
+SETS = ("diginetica", COLD, "complete_journey", GENERATOR)
+K = 20
+#: Fixed by ``--choose``: what differs from the defaults of M2TRec, which were chosen there too.
+CHOSEN: dict[str, dict[str, Any]] = {
+    "diginetica": {"epochs": 10},
+    COLD: {"epochs": 10},
+    "complete_journey": {"epochs": 10, "text_features": ["package_size"]},
+    GENERATOR: {"epochs": 10, "text_features": ["name"]},
+}
+#: What ``--choose`` compares on the newest part of train.
+CANDIDATES: dict[str, dict[str, Any]] = {
+    "full": {},
+    "full, item task only": {"category_weight": 0},
+    "full, id_dropout 0": {"id_dropout": 0.0},
+    "full, id_dropout 0.3": {"id_dropout": 0.3},
+    "delta": {"id_mode": "delta"},
+    "none": {"id_mode": "none"},
+    "none, item task only": {"id_mode": "none", "category_weight": 0},
+    "full, hierarchy": {"hierarchy": True},
+    "full, mean pooling": {"pooling": "mean"},
+    "full, last pooling": {"pooling": "last"},
+    "full, 2 layers": {"n_layers": 2},
+    "full, learning rate 4e-3": {"learning_rate": 4e-3},
+}
+
+
+def open_set(name: str, seed: int, folder: Path | None) -> tuple[SessionLog, dict[str, float]]:
+    """A log, which only the generator draws by the seed, and the ceiling of its test scores where it is known."""
+    if name != GENERATOR:
+        data = load_sessions(name.removesuffix("_cold"), folder=folder)
+        return (data.with_cold_items(0.1, random_state=0) if name == COLD else data), {}
+    drawn = make_sessions(20_000, 1_000, random_state=seed)
+    train, test = drawn.split()
+    parts = [part.with_columns(split=pl.lit(split)) for split, part in (("train", train), ("test", test))]
+    log = SessionLog(
+        name=name,
+        clicks=pl.concat(parts),
+        items=drawn.items,
+        columns={"time_column": "time"},
+        categories=("category", "subcategory"),
+        licence="none needed",
+        source="tabmtl.synth",
+    )
+    return log, drawn.truth.ceiling(test, K)
+
+
+def baselines(data: SessionLog) -> dict[str, Callable[[], Any]]:
+    """Everything that M2TRec has to beat."""
+    return {
+        "Popularity": lambda: Popularity(**data.columns),
+        "CategoryPopularity": lambda: CategoryPopularity(category=data.categories[-1], **data.columns),
+        "SequentialRules": lambda: SequentialRules(**data.columns),
+        "SequentialRules, last 5": lambda: SequentialRules(n_last=5, **data.columns),
+        "VSKNN": lambda: VSKNN(**data.columns),
+        "STAN": lambda: STAN(**data.columns),
+    }
+
+
+def m2trec(data: SessionLog, name: str, seed: int, **settings: Any) -> M2TRec:
+    """M2TRec by the chosen setting of a set, and with what is given."""
+    chosen = CHOSEN[name] | settings
+    text = chosen.get("text_features", [])
+    return M2TRec(
+        categories=data.categories,
+        precision="bf16",
+        random_state=seed,
+        **data.columns,
+        **chosen | {"text_features": text},
+    )
+
+
+def score(model: Any, train: pl.DataFrame, test: pl.DataFrame, items: pl.DataFrame) -> list[dict[str, Any]]:
+    """Fit, and give one record a bucket of training clicks."""
+    start = time.process_time()
+    model.fit(train, items=items)
+    seconds = time.process_time() - start
+    return [record | {"cpu_seconds": seconds} for record in model.evaluate(test, K).to_dicts()]
+
+
+def run(name: str, models: Sequence[str], seed: int, folder: Path | None, *, first: bool) -> list[dict[str, Any]]:
+    """All models of one seed; baselines do not depend on it, and run once."""
+    data, ceiling = open_set(name, seed, folder)
+    train, test = data.part("train"), data.part("test")
+    made = dict(baselines(data)) if first or name == GENERATOR else {}
+    made |= {"M2TRec": lambda: m2trec(data, name, seed, early_stopping=False)}
+    made |= {"M2TRec, id-free": lambda: m2trec(data, name, seed, early_stopping=False, id_mode="none")}
+    if name == COLD:
+        made |= {"M2TRec, cold_prior 20": lambda: m2trec(data, name, seed, early_stopping=False, cold_prior=20.0)}
+    records = []
+    for label, make in made.items():
+        if label.split(",")[0] in models:
+            found = score(make(), train, test, data.items)
+            records += [{"set": name, "model": label, "seed": seed} | record for record in found]
+            print(
+                f"{name} seed {seed} {label}: recall {found[0][f'recall@{K}']:.4f} mrr {found[0][f'mrr@{K}']:.4f}",
+                flush=True,
+            )
+    if ceiling:
+        records += [{"set": name, "model": "(the law)", "seed": seed, "bucket": "all", "n_targets": 0} | ceiling]
+    return records
+
+
+def report(records: pl.DataFrame) -> None:
+    """Print Recall@20 and MRR@20, in all and by bucket of training clicks: mean ± standard deviation over the seeds."""
+    buckets = records["bucket"].unique(maintain_order=True).to_list()
+    print(f"\n{records['set'][0]}: recall@{K} and mrr@{K}, in all and by training clicks of the target")
+    print("  ".join([f"{'model':26s}", f"{'mrr':>17s}", *(f"{bucket:>17s}" for bucket in buckets)]))
+    for model in records["model"].unique(maintain_order=True):
+        own = records.filter(pl.col("model") == model)
+        cells = [own.filter(pl.col("bucket") == "all")[f"mrr@{K}"]]
+        cells += [own.filter(pl.col("bucket") == bucket)[f"recall@{K}"] for bucket in buckets]
+        print("  ".join([f"{model:26s}", *(f"{_cell(cell.drop_nulls().to_numpy()):>17s}" for cell in cells)]))
+
+
+def _cell(values: np.ndarray) -> str:
+    return mean_and_spread(values) if len(values) else ""
+
+
+def choose(name: str, seed: int, folder: Path | None, share: float) -> None:
+    """Compare settings on the newest part of train; the newest tenth of its sessions judges. Test plays no part."""
+    data, _ = open_set(name, seed, folder)
+    newest = data.newest(share).part("train") if share < 1 else data.part("train")
+    train, judged = temporal_split(newest, test_size=0.1, time_column=data.columns["time_column"])
+    models: Mapping[str, Callable[[], Any]] = baselines(data) | {
+        label: lambda settings=settings: m2trec(data, name, seed, patience=3, **settings)  # type: ignore[misc]
+        for label, settings in CANDIDATES.items()
+    }
+    for label, make in models.items():
+        start = time.process_time()
+        model = make().fit(train, items=data.items, clicks_val=judged)
+        found = model.evaluate(judged, K)
+        epochs = f"best of epoch {model.best_iteration_}" if isinstance(model, M2TRec) else ""
+        recalls = " ".join(f"{value or 0:.4f}" for value in found[f"recall@{K}"])
+        print(
+            f"{name} {label:26s} mrr {found[f'mrr@{K}'][0]:.4f} recall by bucket {recalls} "
+            f"{time.process_time() - start:.0f} CPU s {epochs}",
+            flush=True,
+        )
+
+
+def curves(seeds: Sequence[int], output: Path) -> None:
+    """Generator: validation recall after every epoch, with and without category tasks, at equal steps."""
+    rows = []
+    for seed in seeds:
+        data, _ = open_set(GENERATOR, seed, None)
+        train, judged = temporal_split(data.part("train"), test_size=0.1)
+        for mode in ("none", "full"):
+            for weight in (0.5, 0.0):
+                model = m2trec(data, GENERATOR, seed, id_mode=mode, category_weight=weight, patience=100)
+                model.fit(train, items=data.items, clicks_val=judged)
+                kept = model.history_.select("epoch", "val/recall@20", "val/mrr@20")
+                rows.append(kept.with_columns(seed=pl.lit(seed), id_mode=pl.lit(mode), weight=pl.lit(weight)))
+    table = pl.concat(rows)
+    table.write_csv(output / "sessions_curves.csv")
+    means = table.group_by("id_mode", "epoch", "weight", maintain_order=True).agg(
+        pl.col("val/recall@20").mean().alias("mean"), pl.col("val/recall@20").std().alias("sd")
+    )
+    print("\ngenerator: validation recall@20 by epoch, category_weight 0.5 against 0 (item task only), equal steps")
+    with pl.Config(tbl_rows=-1):
+        print(means.pivot("weight", index=["id_mode", "epoch"], values=["mean", "sd"]).sort("id_mode", "epoch"))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark; the arguments are those of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tabmtl.pipelines.benchmark_sessions", description=(__doc__ or "").split("\n")[0]
+    )
+    models = ("Popularity", "CategoryPopularity", "SequentialRules", "VSKNN", "STAN", "M2TRec")
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
+    parser.add_argument("--models", nargs="+", choices=models, default=models)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="default: 0 1 2")
+    parser.add_argument("--choose", action="store_true", help="compare settings on validation sessions instead")
+    parser.add_argument("--share", type=float, default=0.25, help="newest share of train for --choose (default: 0.25)")
+    parser.add_argument("--curves", action="store_true", help="category tasks against none at equal steps instead")
+    parser.add_argument("--folder", type=Path, help="the data folder; default $TABMTL_DATA")
+    parser.add_argument("--output", type=Path, default=Path("benchmark_output"), help="default: ./benchmark_output")
+    args = parser.parse_args(argv)
+    args.output.mkdir(parents=True, exist_ok=True)
+    if args.curves:
+        curves(args.seeds, args.output)
+        return 0
+    for name in args.sets:
+        try:
+            if args.choose:
+                choose(name, args.seeds[0], args.folder, args.share)
+                continue
+            records: list[dict[str, Any]] = []
+            for seed in args.seeds:
+                records += run(name, args.models, seed, args.folder, first=seed == args.seeds[0])
+                pl.DataFrame(records, infer_schema_length=None).write_csv(args.output / f"sessions_{name}.csv")
+        except FileNotFoundError as error:
+            print(f"\nskipped: {error}")
+            continue
+        if records:
+            report(pl.DataFrame(records, infer_schema_length=None))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

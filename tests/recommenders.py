@@ -1,0 +1,57 @@
+"""Every recommender the package lists, in a tiny form, and a log to fit it on."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import polars as pl
+
+import tabmtl.sessions
+from tabmtl.sessions.recommender import Recommender
+from tabmtl.synth import make_sessions
+
+#: Given to a recommender where it has the parameter: small and quick, with dropout and early stopping still on.
+TINY: dict[str, Any] = {
+    "categories": ("category", "subcategory"),
+    "text_features": ("name",),
+    "d_model": 16,
+    "n_heads": 2,
+    "epochs": 2,
+    "batch_size": 128,
+    "device": "cpu",
+    "n_jobs": 1,
+    "random_state": 0,
+}
+
+LOG = make_sessions(400, 60, n_categories=5, n_subcategories=2, random_state=0)
+TRAIN, TEST = LOG.split()
+ITEMS = LOG.items
+
+_EXPORTED = [getattr(tabmtl.sessions, name) for name in tabmtl.sessions.__all__]
+#: All recommenders that the package exports.
+RECOMMENDERS = [cls for cls in _EXPORTED if isinstance(cls, type) and issubclass(cls, Recommender)]
+#: Name to class and parameters: every recommender, and forms of one that differ in more than numbers.
+FORMS: dict[str, tuple[type[Recommender], dict[str, Any]]] = {cls.__name__: (cls, {}) for cls in RECOMMENDERS} | {
+    "M2TRec of the paper": (tabmtl.sessions.M2TRec, {"id_mode": "none", "pooling": "mean", "n_layers": 2}),
+    "M2TRec delta": (tabmtl.sessions.M2TRec, {"id_mode": "delta", "pooling": "last", "hierarchy": True}),
+}
+
+
+def tiny(form: str, **params: Any) -> Any:
+    """A recommender in its tiny form; parameters it does not have are left out."""
+    cls, own = FORMS[form]
+    known = cls._get_param_names()
+    return cls(**{name: value for name, value in (TINY | own | params).items() if name in known})
+
+
+@cache
+def fitted(form: str) -> Any:
+    """A tiny fitted recommender; not to be changed."""
+    return tiny(form).fit(TRAIN, items=ITEMS)
+
+
+def all_scores(model: Any, sessions: pl.DataFrame) -> pl.DataFrame:
+    """Scores of all items, sorted by session and item."""
+    found = model.recommend(sessions, k=model.n_items_)
+    return found.sort(model.session_column, model.item_column).drop("rank")
