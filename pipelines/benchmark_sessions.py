@@ -2,15 +2,16 @@
 
     python -m tabmtl.pipelines.benchmark_sessions [--sets ...] [--models ...] [--seeds 0 1 2] [--choose]
 
-Train comes before test in time; every click after the first of a test session is a target, ranked among all items, ties
-counted against the recommender. ``--choose`` compares settings of M2TRec on the newest 25 % of train, of which the newest
-tenth of the sessions judges; the setting that was chosen is `CHOSEN`, and runs on all of train for a fixed number of
-epochs. Test clicks are ranked once. Sets:
+Train comes before test; every click after the first of a test session is a target, ranked among all items, ties
+counted against the recommender. ``--choose`` compares settings of M2TRec on the newest 25 % of train, of which the
+newest tenth of the sessions judges; the setting that was chosen is `CHOSEN`, and runs on all of train for a fixed
+number of epochs. Test clicks are ranked once. Sets:
 
 - ``diginetica``, and ``diginetica_cold``: 10 % of its items are never clicked in train;
 - ``complete_journey``: baskets (simulated, says their owner), with six fields of metadata and natural cold items;
-- ``generator``: :func:`tabmtl.synth.make_sessions`; the law itself scores the ceiling, and M2TRec without category tasks
-  takes as many steps as with them, so that their curves say which learns faster.
+- ``generator``: :func:`tabmtl.synth.make_sessions`; the law itself scores the ceiling.
+
+``--curves`` trains on the generator with and without category tasks, for equal steps: which learns faster?
 """
 
 from __future__ import annotations

@@ -218,7 +218,7 @@ def _check_named(metadata: pl.DataFrame, named: Mapping[str, Sequence[str]]) -> 
 
 def _warn_of_names(coder: FeatureCoder, n_items: int) -> None:
     for name, levels in zip(coder.columns.categorical, coder.columns.levels, strict=True):
-        if n_items >= _FEW_ITEMS and len(levels) > n_items / 2:
+        if n_items >= _FEW_ITEMS and len(levels) > 0.9 * n_items:
             warnings.warn(
                 f"the column {name!r} of the item table has {len(levels)} levels for {n_items} items, so it names "
                 "items and tells new ones nothing: list it in text_features if it is text, or drop it",

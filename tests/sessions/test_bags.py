@@ -1,0 +1,95 @@
+"""Bags of tags and of words: codes and weights, whatever the order and the type of what is given."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN
+from tabmtl.sessions.bags import TEXT_BUCKETS, Bags, encode_tags, encode_text, levels_of
+
+LEVELS = ("blue", "green", "red")
+
+
+def rows(bags: Bags) -> list[list[int]]:
+    return [bags.codes[start:end].tolist() for start, end in zip(bags.offsets, bags.offsets[1:], strict=False)]
+
+
+def test_tags_are_levels_unseen_or_missing() -> None:
+    tags = pl.Series("tags", [["red", "blue"], ["mauve"], [], None, [None], [None, "green"], ["pink", "blue"]])
+    bags = encode_tags(tags, LEVELS)
+    blue, green, red = range(FIRST_LEVEL, FIRST_LEVEL + 3)
+    assert rows(bags) == [[blue, red], [UNSEEN], [MISSING], [MISSING], [MISSING], [green], [UNSEEN, blue]]
+    assert bags.weights.tolist() == [0.5, 0.5, 1, 1, 1, 1, 1, 0.5, 0.5]
+    assert (bags.codes.dtype, bags.weights.dtype, bags.offsets.dtype) == (np.int32, np.float32, np.int64)
+
+
+@pytest.mark.parametrize("dtype", [pl.List(pl.Categorical), pl.List(pl.Enum(LEVELS)), pl.Array(pl.String, 2)])
+def test_tags_may_be_text_of_any_type(dtype: pl.DataType) -> None:
+    tags = pl.Series([["red", "blue"], ["green", "red"]])
+    assert rows(encode_tags(tags.cast(dtype), LEVELS)) == rows(encode_tags(tags, LEVELS))
+    numbers = pl.Series([[3, 1], [2, 2]])
+    assert levels_of(numbers, 1) == ("1", "2", "3")
+    assert rows(encode_tags(numbers, ("1", "2", "3"))) == [[2, 4], [3, 3]]
+
+
+@pytest.mark.parametrize("name", ["tags", "count", "tag", ""])
+def test_levels_are_the_frequent_tags_in_order(name: str) -> None:
+    tags = pl.Series(name, [["b", "a"], ["b"], None, ["c", None, "b", "a"]])
+    assert levels_of(tags, 1) == ("a", "b", "c")
+    assert levels_of(tags, 2) == ("a", "b")
+    assert levels_of(tags, 9) == ()
+
+
+def test_without_levels_all_tags_are_unseen() -> None:
+    assert rows(encode_tags(pl.Series([["a", "b"], None]), ())) == [[UNSEEN, UNSEEN], [MISSING]]
+
+
+@given(st.lists(st.none() | st.lists(st.sampled_from(["red", "blue", "odd", None]), max_size=4), min_size=1))
+def test_codes_of_a_row_are_sorted_and_weigh_one(tags: list[list[str | None] | None]) -> None:
+    series = pl.Series(tags, dtype=pl.List(pl.String))
+    bags = encode_tags(series, LEVELS)
+    assert all(row == sorted(row) and row for row in rows(bags))
+    np.testing.assert_allclose(np.add.reduceat(bags.weights, bags.offsets[:-1]), 1, rtol=1e-6)
+    backwards = pl.Series([None if row is None else row[::-1] for row in tags], dtype=pl.List(pl.String))
+    assert list(bags.keys()) == list(encode_tags(backwards, LEVELS).keys())
+
+
+def test_words_and_letters_are_hashed_into_halves_of_their_own() -> None:
+    bags = encode_text(pl.Series(["Red shoe", "red  SHOE", "shoe red", "a red-shoe", "", None]))
+    first, same, turned, other, empty, none = rows(bags)
+    assert first == same == turned
+    assert empty == none == []
+    half = TEXT_BUCKETS // 2
+    assert sum(code < half for code in first) == 2
+    assert sum(code < half for code in other) == 3
+    assert all(0 <= code < TEXT_BUCKETS for code in other)
+    starts = bags.offsets[:-1][:4]
+    np.testing.assert_allclose(np.add.reduceat(bags.weights, starts), 1, rtol=1e-6)
+
+
+def test_a_letter_changed_leaves_most_3_grams() -> None:
+    first, second = rows(encode_text(pl.Series(["waterproof", "waterprof"])))
+    half = TEXT_BUCKETS // 2
+    shared = set(first) & set(second)
+    assert all(code >= half for code in shared)
+    assert len(shared) >= 6
+
+
+def test_how_often_a_word_comes_counts() -> None:
+    once, twice = encode_text(pl.Series(["a bb", "a a bb"])).keys()
+    assert once != twice
+
+
+def test_rows_are_taken_and_extended() -> None:
+    bags = encode_tags(pl.Series([["red", "blue"], None, ["odd"]]), LEVELS)
+    taken = bags.take(np.array([2, 0, 0]))
+    assert rows(taken) == [rows(bags)[place] for place in (2, 0, 0)]
+    assert list(taken.keys()) == [list(bags.keys())[place] for place in (2, 0, 0)]
+    both = bags.extended(taken)
+    assert rows(both) == rows(bags) + rows(taken)
+    assert list(both.keys()) == list(bags.keys()) + list(taken.keys())
+    assert rows(bags.take(np.zeros(0, dtype=np.int64))) == []

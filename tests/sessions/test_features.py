@@ -1,0 +1,231 @@
+"""Metadata of items to arrays: equal rows become one, and what is new, rare or missing has its place."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN, TabmtlWarning
+from tabmtl.sessions.features import ItemCoder, ItemFeatures
+
+TABLE = pl.DataFrame(
+    {
+        "brand": ["x", "y", None, "x", "x"],
+        "price": [1.0, 2.0, None, 1.0, 3.0],
+        "tags": [["a", "b"], ["a"], None, ["b", "a"], []],
+        "name": ["red shoe", "blue hat", None, "red shoe", ""],
+        "vector": [[1.0, 0.0], [0.0, 1.0], None, [1.0, 0.0], [0.0, 0.0]],
+    }
+)
+
+
+def fit(table: pl.DataFrame = TABLE, **options: Any) -> ItemCoder:
+    options.setdefault("texts", [name for name in table.columns if name == "name"])
+    return ItemCoder.fit(table, **options)
+
+
+def decoded(features: ItemFeatures) -> list[tuple[Any, ...]]:
+    """All that is known of every item, whatever its row."""
+    keys = list(features._keys())
+    return [keys[row] for row in features.row]
+
+
+def test_columns_are_read_by_their_type() -> None:
+    coder = fit()
+    assert coder.table is not None
+    assert coder.table.columns.categorical == ("brand",)
+    assert coder.table.columns.numeric == ("price",)
+    assert dict(coder.tags) == {"tags": ("a", "b")}
+    assert coder.texts == ("name",)
+    assert dict(coder.vectors) == {"vector": 2}
+    assert coder.bag_sizes == [FIRST_LEVEL + 2, 2**15]
+    assert coder.names == ["brand", "price", "tags", "name", "vector"]
+
+
+def test_equal_rows_become_one() -> None:
+    features = fit().encode(TABLE)
+    assert features.row.tolist() == [0, 1, 2, 0, 3]
+    assert len(features) == len(features.x_cat) == len(features.vectors) == len(features.bags[0].offsets) - 1 == 4
+    assert features.x_cat[:, 0].tolist() == [FIRST_LEVEL, FIRST_LEVEL + 1, MISSING, FIRST_LEVEL]
+    np.testing.assert_array_equal(np.isnan(features.x_num[:, 0]), [False, False, True, False])
+    assert features.vectors.tolist() == [[1, 0], [0, 1], [0, 0], [0, 0]]
+
+
+@pytest.mark.parametrize("column", TABLE.columns)
+def test_every_kind_of_column_tells_rows_apart_alone(column: str) -> None:
+    table = TABLE.select(column)
+    features = fit(table).encode(table)
+    # an empty text or bag is a missing one, and so is a vector of zeros
+    expected = [0, 1, 2, 0, 3] if column == "price" else [0, 1, 2, 0, {"brand": 0}.get(column, 2)]
+    assert features.row.tolist() == expected
+    assert len(features) == max(expected) + 1
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=12))
+def test_items_share_a_row_if_and_only_if_they_are_equal(cells: list[tuple[int, int, int]]) -> None:
+    brands, tags, words = ["x", "y", None], [["a", "b"], ["a"], None], ["one two", "two", None]
+    table = pl.DataFrame(
+        {
+            "brand": pl.Series([brands[a] for a, _, _ in cells], dtype=pl.String),
+            "tags": pl.Series([tags[b] for _, b, _ in cells], dtype=pl.List(pl.String)),
+            "name": pl.Series([words[c] for _, _, c in cells], dtype=pl.String),
+        }
+    )
+    features = fit(table).encode(table)
+    for first, row in zip(cells, features.row, strict=True):
+        assert [first == other for other in cells] == (features.row == row).tolist()
+    assert sorted(set(features.row.tolist())) == list(range(len(features)))
+
+
+def test_what_is_unseen_is_one_thing_and_what_is_missing_another() -> None:
+    new = TABLE[:3].with_columns(
+        brand=pl.Series(["new", "newer", None]),
+        tags=pl.Series([["new"], ["newer"], None], dtype=pl.List(pl.String)),
+        price=pl.lit(None),
+        name=pl.lit(None),
+        vector=pl.lit(None),
+    )
+    features = fit().encode(new)
+    assert features.row.tolist() == [0, 0, 1]  # nobody can tell two new brands apart
+    assert features.x_cat[:, 0].tolist() == [UNSEEN, MISSING]
+    assert features.bags[0].codes.tolist() == [UNSEEN, MISSING]
+    assert np.isnan(features.x_num).all()
+
+
+def test_rare_levels_count_as_unseen() -> None:
+    features = fit(min_frequency=2).encode(TABLE)
+    assert features.x_cat[features.row, 0].tolist() == [FIRST_LEVEL, UNSEEN, MISSING, FIRST_LEVEL, FIRST_LEVEL]
+    table = pl.DataFrame({"brand": ["x", "y", "z"]})
+    assert fit(table, min_frequency=2).encode(table).row.tolist() == [0, 0, 0]
+
+
+def test_missing_numbers_of_any_kind_are_equal() -> None:
+    table = pl.DataFrame({"price": [1.0, None, float("nan"), -float("nan"), 2.0]})
+    assert fit(table).encode(table).row.tolist() == [0, 1, 1, 1, 2]
+
+
+def test_items_of_known_metadata_join_it() -> None:
+    coder = fit()
+    known = coder.encode(TABLE)
+    new = TABLE[[4, 1, 0]].with_columns(tags=pl.Series([[], ["a"], ["b", "a"]], dtype=pl.List(pl.String)))
+    new = pl.concat([new, new[:1].with_columns(price=9.0)])
+    more = coder.encode(new)
+    joined = known.extended(more, join=True)
+    assert joined.row.tolist() == [0, 1, 2, 0, 3, 3, 1, 0, 4]
+    assert len(joined) == 5
+    apart = known.extended(more, join=False)
+    assert apart.row.tolist() == [0, 1, 2, 0, 3, 4, 5, 6, 7]
+    assert decoded(joined) == decoded(apart) == decoded(known) + decoded(more)
+    # known rows keep their numbers, for units of a network are counted by them
+    assert list(joined._keys())[: len(known)] == list(known._keys())
+
+
+def test_the_order_of_items_does_not_matter() -> None:
+    coder = fit()
+    assert decoded(coder.encode(TABLE[::-1])) == decoded(coder.encode(TABLE))[::-1]
+    alone = [decoded(coder.encode(TABLE[place : place + 1]))[0] for place in range(len(TABLE))]
+    assert alone == decoded(coder.encode(TABLE))
+
+
+def test_columns_may_have_any_order_and_more_of_them_are_left_aside() -> None:
+    coder = fit()
+    shuffled = TABLE.select(reversed(TABLE.columns)).with_columns(other=pl.lit(1))
+    assert decoded(coder.encode(shuffled)) == decoded(coder.encode(TABLE))
+
+
+def test_categories_are_levels_whatever_their_type() -> None:
+    table = pl.DataFrame({"aisle": [3, 5, None, 3], "price": [1.0, 1.0, 1.0, 1.0]})
+    coder = fit(table, categories=["aisle"])
+    assert coder.table is not None
+    assert coder.table.columns.categorical == ("aisle",)
+    assert coder.encode(table).x_cat[:, 0].tolist() == [FIRST_LEVEL, FIRST_LEVEL + 1, MISSING]
+    named = fit(table, categorical=["price"], categories=["aisle"])
+    assert named.table is not None
+    assert named.table.columns.numeric == ()
+
+
+def test_no_item_and_a_column_of_nulls_are_encoded() -> None:
+    coder = fit()
+    assert len(coder.encode(TABLE[:0])) == 0
+    nothing = pl.DataFrame({name: pl.Series([None, None]) for name in TABLE.columns})
+    assert decoded(coder.encode(nothing)) == decoded(coder.encode(TABLE[[2, 2]]))
+
+
+def test_a_coder_comes_back_from_its_state() -> None:
+    coder = fit()
+    facts, arrays = coder.to_state()
+    again = ItemCoder.from_state(json.loads(json.dumps(facts)), arrays)
+    assert (again.names, again.bag_sizes) == (coder.names, coder.bag_sizes)
+    assert decoded(again.encode(TABLE)) == decoded(coder.encode(TABLE))
+    tags_only = fit(TABLE.select("tags"))
+    facts, arrays = tags_only.to_state()
+    assert decoded(ItemCoder.from_state(facts, arrays).encode(TABLE)) == decoded(tags_only.encode(TABLE))
+
+
+def test_a_column_that_names_items_is_warned_of() -> None:
+    table = pl.DataFrame({"sku": [f"{i}" for i in range(60)], "brand": ["x", "y"] * 30})
+    with pytest.warns(TabmtlWarning, match=r"'sku' .* has 60 levels for 60 items, .* text_features .* drop it"):
+        ItemCoder.fit(table)
+    ItemCoder.fit(table, texts=["sku"])
+    ItemCoder.fit(table[:40])  # of few items, few levels are many
+
+
+REFUSED: dict[str, tuple[pl.DataFrame, dict[str, Any], type[Exception], str]] = {
+    "category": (
+        TABLE,
+        {"categories": ["kind"]},
+        ValueError,
+        r"categories names \['kind'\], .* lacks; it has \['brand",
+    ),
+    "categorical": (TABLE, {"categorical": ["kind"]}, ValueError, r"categorical_features names \['kind'\]"),
+    "text": (TABLE, {"texts": ["title"]}, ValueError, r"text_features names \['title'\]"),
+    "number as text": (TABLE, {"texts": ["price"]}, TypeError, r"text_features names 'price', .* Float64, not text"),
+    "tags as category": (TABLE, {"categories": ["tags"]}, TypeError, r"categories names 'tags', .* not one value"),
+    "text as category": (TABLE, {"categories": ["name"]}, ValueError, r"both categories and text_features name 'name'"),
+    "twice": (TABLE, {"categories": ["brand", "brand"]}, ValueError, r"categories names a column twice"),
+    "dates": (TABLE.with_columns(day=pl.date(2024, 1, 1)), {}, TypeError, r"'day' holds dates"),
+    "records": (TABLE.with_columns(tags=pl.concat_list(pl.struct("price"))), {}, TypeError, r"'tags' .* lists of text"),
+    "infinite": (TABLE.with_columns(price=float("inf")), {}, ValueError, r"'price' holds an infinite value"),
+    "widths": (
+        TABLE.with_columns(vector=pl.Series([[1.0], [1.0, 2.0], None, [], [0.5]])),
+        {},
+        ValueError,
+        r"\[0, 1, 2\]",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_table_that_does_not_fit_is_refused(case: str) -> None:
+    table, options, error, message = REFUSED[case]
+    with pytest.raises(error, match=message):
+        fit(table, **options)
+
+
+CHANGED: dict[str, tuple[pl.DataFrame, type[Exception], str]] = {
+    "lacking": (TABLE.drop("tags"), ValueError, r"lacks the column 'tags', which it had in fit: .* nulls"),
+    "text for a number": (
+        TABLE.with_columns(price=pl.lit("x")),
+        TypeError,
+        r"'price' was numeric in fit and is now Str",
+    ),
+    "text for tags": (TABLE.with_columns(tags=pl.lit("x")), TypeError, r"'tags' held lists of text in fit .* String"),
+    "number for text": (TABLE.with_columns(name=pl.lit(3)), TypeError, r"'name' held text in fit and is now Int32"),
+    "number for vectors": (TABLE.with_columns(vector=1.0), TypeError, r"'vector' held vectors in fit .* Float64"),
+    "length": (TABLE.with_columns(vector=pl.lit([1.0])), ValueError, r"'vector' must have the length of fit, 2"),
+    "NaN": (TABLE.with_columns(vector=pl.lit([1.0, float("nan")])), ValueError, r"'vector' holds .* not finite"),
+}
+
+
+@pytest.mark.parametrize("case", CHANGED)
+def test_new_items_of_another_kind_are_refused(case: str) -> None:
+    table, error, message = CHANGED[case]
+    with pytest.raises(error, match=message):
+        fit().encode(table)
