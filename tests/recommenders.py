@@ -34,7 +34,10 @@ RECOMMENDERS = [cls for cls in _EXPORTED if isinstance(cls, type) and issubclass
 #: Name to class and parameters: every recommender, and forms of one that differ in more than numbers.
 FORMS: dict[str, tuple[type[Recommender], dict[str, Any]]] = {cls.__name__: (cls, {}) for cls in RECOMMENDERS} | {
     "M2TRec of the paper": (tabmtl.sessions.M2TRec, {"id_mode": "none", "pooling": "mean", "n_layers": 2}),
-    "M2TRec delta": (tabmtl.sessions.M2TRec, {"id_mode": "delta", "pooling": "last", "hierarchy": True}),
+    "M2TRec delta": (
+        tabmtl.sessions.M2TRec,
+        {"id_mode": "delta", "pooling": "last", "hierarchy": True, "popularity": True},
+    ),
 }
 
 

@@ -89,8 +89,8 @@ def encode_text(texts: pl.Series) -> Bags:
     options: dict[str, Any] = {"n_features": half, "norm": None, "alternate_sign": False}
     words = HashingVectorizer(token_pattern=r"(?u)\b\w+\b", **options)
     grams = HashingVectorizer(analyzer="char_wb", ngram_range=(3, 3), **options)
-    lines = texts.cast(pl.String).fill_null("").to_list()
-    bags = hstack([words.transform(lines), grams.transform(lines)], format="csr")
+    lines = [*texts.cast(pl.String).fill_null(""), ""]  # of no line at all, a vectorizer makes nothing
+    bags = hstack([words.transform(lines), grams.transform(lines)], format="csr")[:-1]
     bags.sort_indices()
     total = np.repeat(np.asarray(bags.sum(axis=1)).ravel(), np.diff(bags.indptr))
     return Bags(

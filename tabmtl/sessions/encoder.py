@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from tabmtl.attention import FeatureLayer
 from tabmtl.blocks import Dropout
 
-Pooling = Literal["mean", "last", "mean+last", "items"]
+Pooling = Literal["mean", "last", "mean+last", "items", "items+linear"]
 
 
 class SessionEncoder(nn.Module):
@@ -26,21 +26,28 @@ class SessionEncoder(nn.Module):
     attention scores. (Added to the input, the same distance would be another vector in every prefix of a session.) With
     the states H_1 .. H_n of a prefix, and vectors E_i of its items, the query is::
 
-        "mean"       q = W_o mean_j H_j                                       the paper's
-        "last"       q = W_o H_n
-        "mean+last"  q = W_o [mean_j H_j ; H_n]
-        "items"      q = W_o sum_j a_j E_j,  a = softmax_j(w·H_j + c[n - j])
+        "mean"          q = W_o mean_j H_j                                    the paper's
+        "last"          q = W_o H_n
+        "mean+last"     q = W_o [mean_j H_j ; H_n]
+        "items"         q = sum_j a_j E_j,   a = softmax_j(w·H_j + c[n - j])
+        "items+linear"  q = W_o sum_j a_j E_j
 
-    The last, CORE's weighting (SIGIR 2022), stays in the space of the items: W_o is the identity at the start.
+    "items" is the weighting of CORE (SIGIR 2022): queries stay in the space of the items, near what was clicked. With
+    W_o, the identity at the start, they can leave it, for instance for the category that follows.
 
     Parameters
     ----------
     d_model, n_layers, n_heads, d_ffn : int
     max_length : int
         Greatest number L of clicks; one bias a distance.
-    pooling : {"mean", "last", "mean+last", "items"}
+    pooling : {"mean", "last", "mean+last", "items", "items+linear"}
     dropout, item_dropout : float
         Shares dropped in training: of hidden values and attention weights, and of the items' vectors.
+
+    Attributes
+    ----------
+    width : int
+        Of a summary.
     """
 
     distance: Tensor
@@ -67,15 +74,17 @@ class SessionEncoder(nn.Module):
         self.item_dropout = Dropout(item_dropout)
         places = torch.arange(max_length)
         self.register_buffer("distance", places[None, :] - places[:, None], persistent=False)
-        if pooling == "items":
+        self.width = 2 * d_model if pooling == "mean+last" else d_model
+        self.out: nn.Module = nn.Linear(self.width, d_model)
+        if pooling.startswith("items"):
             self.weigh = nn.Linear(d_model, 1, bias=False)
             self.weigh_distance = nn.Parameter(torch.zeros(max_length))
-        self.out = nn.Linear(2 * d_model if pooling == "mean+last" else d_model, d_model)
-        if pooling == "items":
             nn.init.eye_(self.out.weight)
             nn.init.zeros_(self.out.bias)
+        if pooling == "items":
+            self.out = nn.Identity()
 
-    def forward(self, items: Tensor, lengths: Tensor, *, every: bool = False) -> Tensor:
+    def forward(self, items: Tensor, lengths: Tensor, *, every: bool = False) -> tuple[Tensor, Tensor]:
         """Encode sessions.
 
         Parameters
@@ -87,6 +96,12 @@ class SessionEncoder(nn.Module):
         every : bool, default=False
             Give the query of every prefix, (B, L, d), place i for the session without its last i clicks; not only that
             of the whole sessions, (B, d).
+
+        Returns
+        -------
+        queries : Tensor of shape (B, d) or (B, L, d)
+        summaries : Tensor of shape (B, width) or (B, L, width)
+            What W_o reads; of the poolings of items, the state H_n.
         """
         n = items.shape[1]
         items = self.item_dropout(items)
@@ -96,7 +111,14 @@ class SessionEncoder(nn.Module):
         for number, layer in enumerate(self.layers):
             first = 1 if last_only and number == len(self.layers) - 1 else n
             x = layer(x, self._mask(number, n, padding), first)
-        return self._pool(self.norm(x), items, lengths, every=every)
+        states = self.norm(x)
+        last = states if every else states[:, 0]
+        if self.pooling.startswith("items"):
+            return self.out(self._weighted_items(states, items, padding, every=every)), last
+        if self.pooling != "last":
+            mean = self._mean(states, lengths, every=every)
+            last = mean if self.pooling == "mean" else torch.cat([mean, last], dim=-1)
+        return self.out(last), last
 
     def _padding(self, lengths: Tensor, n: int) -> Tensor | None:
         """Minus infinity (B, 1, n, n) where a click may not look behind the session's end; itself it always sees."""
@@ -111,16 +133,6 @@ class SessionEncoder(nn.Module):
         mask = _by_distance(self.bias[layer], self.distance[:n, :n])
         return mask if padding is None else mask + padding
 
-    def _pool(self, states: Tensor, items: Tensor, lengths: Tensor, *, every: bool) -> Tensor:
-        if self.pooling == "last":
-            return self.out(states if every else states[:, 0])
-        if self.pooling == "items":
-            return self._weighted_items(states, items, lengths, every=every)
-        mean = self._mean(states, lengths, every=every)
-        if self.pooling == "mean":
-            return self.out(mean)
-        return self.out(torch.cat([mean, states if every else states[:, 0]], dim=-1))
-
     def _mean(self, states: Tensor, lengths: Tensor, *, every: bool) -> Tensor:
         """Mean of a state and all older ones: (B, L, d), or of the newest (B, d)."""
         n = states.shape[1]
@@ -131,15 +143,14 @@ class SessionEncoder(nn.Module):
         older = states.flip(1).cumsum(1).flip(1)
         return older / left.clamp(min=1)[..., None]
 
-    def _weighted_items(self, states: Tensor, items: Tensor, lengths: Tensor, *, every: bool) -> Tensor:
+    def _weighted_items(self, states: Tensor, items: Tensor, padding: Tensor | None, *, every: bool) -> Tensor:
         n = states.shape[1]
         scores = self.weigh(states).float()[:, None, :, 0] + _by_distance(self.weigh_distance, self.distance[:n, :n])
-        padding = self._padding(lengths, n)
         if padding is not None:
             scores = scores + padding[:, 0]
         if not every:
             scores = scores[:, :1]
-        pooled = self.out(torch.softmax(scores, dim=-1) @ items.float())  # (B, L or 1, d)
+        pooled = torch.softmax(scores, dim=-1) @ items.float()  # (B, L or 1, d)
         return pooled if every else pooled[:, 0]
 
 

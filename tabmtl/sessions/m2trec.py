@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import polars as pl
@@ -40,11 +40,11 @@ class M2TRec(VectorRecommender):
     """Metadata-aware multi-task transformer for sessions (M2TRec, arXiv 2209.11824).
 
     Items are what their metadata says of them, so items that were never clicked have a vector too. A session is a
-    transformer's reading of its items, and one query answers for the next item and, as further tasks, for its category
+    transformer's reading of its items, and one pass answers for the next item and, as further tasks, for its category
     at every level of a hierarchy::
 
-        E_i = tower(metadata_i) (+ own_i)        q = encoder(E of the clicks)
-        loss = CE(q·E, next item) + sum_l a_l CE(W_l q, its category at level l)
+        E_i = tower(metadata_i) (+ own_i)        q, h = encoder(E of the clicks)
+        loss = CE(q·E, next item) + sum_l a_l CE(W_l h, its category at level l)
 
     Of the paper, the abstract and the figure of the architecture were at hand: metadata in place of item ids, the
     average-pooled transformer, and next item, category and subcategories learned together (``id_mode="none"``,
@@ -73,7 +73,7 @@ class M2TRec(VectorRecommender):
         Width of vectors and queries.
     n_layers, n_heads : int, default=1, 2
         Of the transformer.
-    pooling : {"items", "mean", "last", "mean+last"}, default="items"
+    pooling : {"items", "items+linear", "mean", "last", "mean+last"}, default="items"
         From the transformer's outputs to a query; ``"mean"`` is the paper's. See
         :class:`tabmtl.sessions.encoder.SessionEncoder`.
     temperature : float or None, default=0.07
@@ -84,7 +84,10 @@ class M2TRec(VectorRecommender):
         Share of categories and tags that are taken for unseen in training.
     hierarchy : bool, default=False
         Feed the predicted categories back into the query (as HierSRec, arXiv 2309.06533).
-    category_weight : float or sequence of float, default=0.5
+    popularity : bool, default=False
+        Add the log of an item's training clicks to its score, times a number that the session decides: better at the
+        top of the list where few items are bought by all, and worse on rare items.
+    category_weight : float or sequence of float, default=0.1
         Weights a_l of the category losses, one for all levels or one each; 0 trains the item task alone.
     min_frequency : int, default=1
         Levels of a category that fewer items have count as unseen.
@@ -145,7 +148,8 @@ class M2TRec(VectorRecommender):
     item_dropout: float = 0.2
     unknown_rate: float = 0.05
     hierarchy: bool = False
-    category_weight: float | Sequence[float] = 0.5
+    popularity: bool = False
+    category_weight: float | Sequence[float] = 0.1
     min_frequency: int = 1
     training: Training = "per_session"
     n_negatives: int | None = 4096
@@ -167,7 +171,7 @@ class M2TRec(VectorRecommender):
     def _check_params(self) -> None:
         super()._check_params()
         check_choice("id_mode", self.id_mode, ("full", "delta", "none"))
-        check_choice("pooling", self.pooling, ("items", "mean", "last", "mean+last"))
+        check_choice("pooling", self.pooling, get_args(Pooling))
         check_choice("training", self.training, ("per_session", "per_prefix"))
         check_choice("precision", self.precision, ("float32", "bf16"))
         for name in (
@@ -213,14 +217,13 @@ class M2TRec(VectorRecommender):
         counts = np.bincount(train.items, minlength=len(catalogue) + 1)[1:]
         coder = self._code_items(catalogue, counts)
         features = None if coder is None or catalogue.metadata is None else coder.encode(catalogue.metadata)
-        own = np.where(counts > 0, np.cumsum(counts > 0), 0) * (self.id_mode != "none")
-        items = KnownItems(features=features, own=own, shared=self.id_mode == "none")
+        items = KnownItems(features=features, clicks=counts, shared=self.id_mode == "none")
         device = find_device(self.device)
         with seeded(draw_seed(self.random_state), device):
-            network = self._network(coder, int(own.max(initial=0))).to(device)
+            network = self._network(coder, int(items.own.max(initial=0))).to(device)
             with threads(self.n_jobs, network):
-                history, best = self._train(network, coder, items, train, valid, counts)
-        return self._say_what_metadata_tells(items, counts, train, valid) | {
+                history, best = self._train(network, coder, items, train, valid)
+        return self._say_what_metadata_tells(items, train, valid) | {
             "history_": pl.DataFrame(history, infer_schema_length=None),
             "best_iteration_": best + 1,
             "weights_": {name: tensor.detach().cpu().numpy() for name, tensor in network.state_dict().items()},
@@ -272,18 +275,16 @@ class M2TRec(VectorRecommender):
         items: KnownItems,
         train: Sessions,
         valid: Sessions | None,
-        counts: np.ndarray,
     ) -> tuple[list[Record], int]:
         device = next(network.parameters()).device
         units, unit_of = self._units(coder, items, device), items.unit_of
-        unit_counts = np.bincount(unit_of[1:], weights=counts, minlength=len(units))
         prefixes, targets = _spread(valid) if valid is not None else (None, None)
 
         def validate() -> tuple[Record, float | None]:
             if prefixes is None or targets is None:
                 return {}, None
-            scorer = Scorer.of(network, units, unit_of, items.bias(counts, self.cold_prior), self.max_length)
-            ranking = rank_next(scorer.scores, prefixes, targets, counts)
+            scorer = Scorer.of(network, units, unit_of, items.bias(self.cold_prior), self.max_length)
+            ranking = rank_next(scorer.scores, prefixes, targets, items.clicks)
             score = ranking.mrr(20)
             return {"val/recall@20": ranking.recall(20), "val/mrr@20": score}, score
 
@@ -291,7 +292,7 @@ class M2TRec(VectorRecommender):
             network,
             units,
             Examples.of(train, unit_of, self.max_length, self.training, device),
-            Candidates(torch.from_numpy(unit_counts).to(device), self.n_negatives),
+            Candidates(torch.from_numpy(items.unit_clicks).to(device), self.n_negatives),
             weights=self._tasks(),
             options=LoopOptions(
                 epochs=self.epochs,
@@ -314,16 +315,14 @@ class M2TRec(VectorRecommender):
             patience = None if valid is None else self.patience
             return run_epochs(network, loop, epochs=self.epochs, patience=patience, on_epoch=on_epoch)
 
-    def _say_what_metadata_tells(
-        self, items: KnownItems, counts: np.ndarray, train: Sessions, valid: Sessions | None
-    ) -> dict[str, Any]:
+    def _say_what_metadata_tells(self, items: KnownItems, train: Sessions, valid: Sessions | None) -> dict[str, Any]:
         """How many items metadata tells apart, what an id-free recommender can reach at best."""
         if items.features is None:
             return {}
         prefixes, targets = _spread(train if valid is None else valid)
-        ceiling = oracle_ceiling(items.features.row, counts, targets)
+        ceiling = oracle_ceiling(items.features.row, items.clicks, targets)
         if self.id_mode == "none":
-            warn_of_ceiling(ceiling["recall@20"], len(items.features), counts, train, prefixes, targets)
+            warn_of_ceiling(ceiling["recall@20"], len(items.features), items.clicks, train, prefixes, targets)
         return {"n_distinct_metadata_": len(items.features), "oracle_ceiling_": ceiling}
 
 

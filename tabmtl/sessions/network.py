@@ -9,12 +9,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from tabmtl.sessions.encoder import SessionEncoder, unit_length
-from tabmtl.sessions.features import ItemCoder, ItemFeatures
+from tabmtl.sessions.features import ItemCoder
+from tabmtl.sessions.items import KnownItems
 from tabmtl.sessions.tower import FeatureTensors, ItemTower, ItemVectors
 
 if TYPE_CHECKING:
@@ -37,30 +38,28 @@ class Units:
         Which own vector every unit has; 0 for none.
     levels : Tensor of int64, shape (U, n_levels)
         Code of every unit's category at each level; 0 missing.
+    popularity : Tensor of float32, shape (U,)
+        log(clicks / mean clicks); 0 of units without clicks.
     """
 
     features: FeatureTensors | None
     row: Tensor
     own: Tensor
     levels: Tensor
+    popularity: Tensor
 
     @classmethod
-    def of(
-        cls,
-        features: ItemFeatures | None,
-        row: np.ndarray,
-        own: np.ndarray,
-        level_columns: Sequence[int],
-        device: torch.device,
-    ) -> Units:
-        """Units whose rows count through the features; -1 is the row of nothing known."""
-        tensors = None if features is None else FeatureTensors.of(features, device)
-        rows = torch.from_numpy(row).to(device)
+    def of(cls, items: KnownItems, level_columns: Sequence[int], device: torch.device) -> Units:
+        """The units of items; columns of categories by number are the levels."""
+        tensors = None if items.features is None else FeatureTensors.of(items.features, device)
+        rows, own, popularity = (
+            torch.from_numpy(array).to(device) for array in (items.unit_rows, items.unit_own, items.popularity)
+        )
         levels = rows.new_zeros(len(rows), 0)
         if tensors is not None:
             rows = rows.where(rows >= 0, len(tensors) - 1)
             levels = tensors.x_cat[rows][:, list(level_columns)].long()
-        return cls(features=tensors, row=rows, own=torch.from_numpy(own).to(device), levels=levels)
+        return cls(features=tensors, row=rows, own=own, levels=levels, popularity=popularity)
 
     def __len__(self) -> int:
         return len(self.row)
@@ -70,7 +69,8 @@ class M2TRecNetwork(nn.Module):
     """Item tower, session encoder and heads.
 
     A score of an item is q·E_i, or with a temperature cos(q, E_i) / tau; those of the categories of level l are
-    W_l q + b_l. With ``hierarchy``, what the heads say is fed back::
+    W_l h + b_l, where h is the summary that q is made of. With ``popularity``, (w·h + b) log(n_i / mean n) is added to
+    the score of item i, which was clicked n_i times in training. With ``hierarchy``, what the heads say is fed back::
 
         q' = W_q [q ; W_p [softmax(c_1) ; softmax(c_2) ; ...]]
 
@@ -81,7 +81,7 @@ class M2TRecNetwork(nn.Module):
     level_sizes : sequence of int
         Number of codes of each level of categories.
     temperature : float or None
-    hierarchy : bool
+    hierarchy, popularity : bool
     """
 
     def __init__(
@@ -92,11 +92,17 @@ class M2TRecNetwork(nn.Module):
         *,
         temperature: float | None,
         hierarchy: bool,
+        popularity: bool,
     ) -> None:
         super().__init__()
         self.items, self.encoder, self.temperature = items, encoder, temperature
         d_model = items.d_model
-        self.heads = nn.ModuleList(nn.Linear(d_model, size) for size in level_sizes)
+        self.heads = nn.ModuleList(nn.Linear(encoder.width, size) for size in level_sizes)
+        self.weigh_popularity = None
+        if popularity:
+            self.weigh_popularity = nn.Linear(encoder.width, 1)
+            nn.init.zeros_(self.weigh_popularity.weight)
+            nn.init.zeros_(self.weigh_popularity.bias)
         self.project = self.join = None
         if hierarchy and level_sizes:
             self.project = nn.Linear(sum(level_sizes), d_model)
@@ -106,16 +112,17 @@ class M2TRecNetwork(nn.Module):
                 self.join.bias.zero_()
 
     def vectors(self, units: Units, index: Tensor) -> Tensor:
-        """Vectors (n, d) of units by number (n,), as scores compare them, float32."""
+        """Vectors (n, d + 1) of units by number (n,), as scores compare them, float32; last comes the popularity."""
         vectors = self.items(units.features, units.row[index], units.own[index])
-        return vectors.float() if self.temperature is None else unit_length(vectors)
+        vectors = vectors.float() if self.temperature is None else unit_length(vectors)
+        return torch.cat([vectors, units.popularity[index, None]], dim=1)
 
     def forward(self, clicked: Tensor, lengths: Tensor, *, every: bool = False) -> tuple[Tensor, list[Tensor]]:
         """Queries and category scores of sessions.
 
         Parameters
         ----------
-        clicked : Tensor of shape (B, L, d)
+        clicked : Tensor of shape (B, L, d + 1)
             Vectors of the clicked items, newest first.
         lengths : Tensor of shape (B,)
         every : bool, default=False
@@ -123,20 +130,22 @@ class M2TRecNetwork(nn.Module):
 
         Returns
         -------
-        queries : Tensor of float32, shape (P, d)
+        queries : Tensor of float32, shape (P, d + 1)
             Their inner products with vectors are the scores.
         categories : list of Tensor (P, n codes)
         """
-        queries = self.encoder(clicked, lengths, every=every)
+        queries, summaries = self.encoder(clicked[..., :-1], lengths, every=every)
         if every:
-            queries = queries[torch.arange(clicked.shape[1], device=lengths.device) < lengths[:, None]]
-        categories = [head(queries) for head in self.heads]
+            inside = torch.arange(clicked.shape[1], device=lengths.device) < lengths[:, None]
+            queries, summaries = queries[inside], summaries[inside]
+        categories = [head(summaries) for head in self.heads]
         if self.project is not None and self.join is not None:
             said = self.project(torch.cat([torch.softmax(c.float(), dim=1) for c in categories], dim=1))
             queries = self.join(torch.cat([queries, said], dim=1))
-        if self.temperature is None:
-            return queries.float(), categories
-        return unit_length(queries) / self.temperature, categories
+        queries = queries.float() if self.temperature is None else unit_length(queries) / self.temperature
+        if self.weigh_popularity is None:
+            return F.pad(queries, (0, 1)), categories
+        return torch.cat([queries, self.weigh_popularity(summaries).float()], dim=1), categories
 
 
 def make_network(model: M2TRec, coder: ItemCoder | None, n_own: int, tasks: Iterable[str]) -> M2TRecNetwork:
@@ -176,4 +185,11 @@ def make_network(model: M2TRec, coder: ItemCoder | None, n_own: int, tasks: Iter
         dropout=model.dropout,
         item_dropout=model.item_dropout,
     )
-    return M2TRecNetwork(items, encoder, level_sizes, temperature=model.temperature, hierarchy=model.hierarchy)
+    return M2TRecNetwork(
+        items,
+        encoder,
+        level_sizes,
+        temperature=model.temperature,
+        hierarchy=model.hierarchy,
+        popularity=model.popularity,
+    )

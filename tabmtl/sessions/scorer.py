@@ -27,8 +27,8 @@ class Scorer:
     units : Units
     unit_of : ndarray of int64, shape (N + 1,)
         Unit of every item code.
-    unit_vectors : Tensor of float32, shape (U, d)
-    matrix : Tensor of float32, shape (d + 1, N)
+    unit_vectors : Tensor of float32, shape (U, d + 1)
+    matrix : Tensor of float32, shape (d + 2, N)
         Vectors of all items as columns, so that one query reads them in order; the last row is added to scores.
     max_length : int
     """
@@ -60,7 +60,7 @@ class Scorer:
         return replace(self, units=units, unit_of=unit_of, unit_vectors=vectors, matrix=matrix)
 
     def queries(self, sessions: Sessions) -> Tensor:
-        """Queries (S, d + 1), the last column ones; a session without a click is one click on an unknown item."""
+        """Queries (S, d + 2), the last column ones; a session without a click is one click on an unknown item."""
         sessions = sessions.last(self.max_length)
         lengths = sessions.lengths
         device = self.unit_vectors.device
@@ -91,10 +91,10 @@ def encode_units(network: M2TRecNetwork, units: Units, start: int) -> Tensor:
     index = torch.arange(start, len(units), device=units.row.device)
     with torch.no_grad():
         parts = [network.vectors(units, part) for part in index.split(_UNITS_AT_A_TIME)]
-    return torch.cat(parts) if parts else torch.empty(0, network.items.d_model, device=units.row.device)
+    return torch.cat(parts) if parts else torch.empty(0, network.items.d_model + 1, device=units.row.device)
 
 
 def join_bias(vectors: Tensor, bias: np.ndarray) -> Tensor:
-    """Vectors (N, d) and biases (N,) as one matrix (d + 1, N), its rows contiguous."""
+    """Vectors (N, d + 1) and biases (N,) as one matrix (d + 2, N), its rows contiguous."""
     column = torch.from_numpy(bias.astype(np.float32)).to(vectors.device)[:, None]
     return torch.cat([vectors, column], dim=1).T.contiguous()

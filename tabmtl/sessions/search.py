@@ -8,6 +8,7 @@ import torch
 from tabmtl.sessions.data import Sessions
 
 _QUERIES_AT_A_TIME = 1024
+_BLOCK = 64  # items whose scores are first looked at by their maximum
 _EXPANSION = 128  # candidates that usearch looks at; its default of 64 finds fewer
 
 
@@ -28,9 +29,28 @@ def top_k(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     scores : ndarray of float32, shape (m, min(k, N))
     """
     k = min(k, scores.shape[1])
+    n_blocks = scores.shape[1] // _BLOCK
+    if n_blocks < 4 * k:
+        return _sorted_top(scores, k)
+    # an item outside the k best blocks, the earlier of equal ones, has one that beats it in each of them
+    blocks, rest = torch.from_numpy(scores).tensor_split((n_blocks * _BLOCK,), dim=1)
+    blocks = blocks.unflatten(1, (n_blocks, _BLOCK))
+    largest = blocks.amax(dim=2)
+    if largest.isnan().any():
+        return top_k(np.where(np.isnan(scores), np.float32(-np.inf), scores), k)
+    chosen = torch.from_numpy(np.sort(top_k(largest.numpy(), k)[0], axis=1))[:, :, None]
+    near = torch.cat([blocks.gather(1, chosen.expand(-1, -1, _BLOCK)).flatten(1), rest], dim=1)
+    inside = (chosen * _BLOCK + torch.arange(_BLOCK)).flatten(1)
+    places = torch.cat([inside, torch.arange(n_blocks * _BLOCK, scores.shape[1]).expand(len(scores), -1)], dim=1)
+    found, values = _sorted_top(near.numpy(), k)
+    return np.take_along_axis(places.numpy(), found, axis=1), values
+
+
+def _sorted_top(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """`top_k` by a look at all scores."""
     values, found = (part.numpy() for part in torch.topk(torch.from_numpy(scores), k, dim=1))
     if np.isnan(values[:, :1]).any():  # torch takes what is no number for the greatest one
-        return top_k(np.where(np.isnan(scores), np.float32(-np.inf), scores), k)
+        return _sorted_top(np.where(np.isnan(scores), np.float32(-np.inf), scores), k)
     least = values[:, -1:]
     # which of several equal items comes last is for the catalogue to say, not for the number of rows
     for row in np.flatnonzero(np.count_nonzero(scores >= least, axis=1) > k):

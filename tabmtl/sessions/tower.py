@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tabmtl.embeddings import FeatureVector
+from tabmtl.embeddings import FeatureVector, fill_missing
 from tabmtl.schema import FIRST_LEVEL, UNSEEN, Columns
 from tabmtl.sessions.bags import Bags
 from tabmtl.sessions.features import ItemFeatures
@@ -132,16 +132,31 @@ class ItemTower(nn.Module):
 
     def forward(self, features: FeatureTensors) -> Tensor:
         """Rows of metadata to vectors (n, d)."""
-        parts = []
-        if self.fields is not None:
-            parts.append(self.fields(features.x_num, self._forget(features.x_cat)))
+        return self.norm(self.down(F.gelu(self._first_layer(features))))
+
+    def _first_layer(self, features: FeatureTensors) -> Tensor:
+        """``W_1 z + b_1``, where a number's part of ``W_1 z`` is ``x (V w) + V b``: its embedding is never formed."""
+        parts, tokenizer, width = [], None if self.fields is None else self.fields.tokenizer, 0
+        if tokenizer is not None and tokenizer.categorical is not None:
+            parts.append(tokenizer.categorical(self._forget(features.x_cat)).flatten(1))
+            width = parts[0].shape[1]
         for bag, given in zip(self.bags, features.bags, strict=True):
             codes = self._forget(given.codes)
             parts.append(bag(codes, given.offsets[:-1], per_sample_weights=given.weights))
         if self.adapter is not None:
             parts.append(self.adapter(features.vectors))
-        hidden = F.gelu(self.up(torch.cat(parts, dim=1)))
-        return self.norm(self.down(hidden))
+        if tokenizer is None or tokenizer.numeric is None:
+            return self.up(torch.cat(parts, dim=1))
+        slope, start = tokenizer.numeric.parameters()  # (Fn, e) each
+        before, own, behind = self.up.weight.tensor_split((width, width + slope.numel()), dim=1)
+        own = own.unflatten(1, slope.shape)
+        values, missing = fill_missing(features.x_num)
+        parts, weights = [*parts, values], [before, behind, (own * slope).sum(dim=2)]
+        if tokenizer.missing is not None:
+            parts.append(missing.index_select(1, tokenizer.missing_index))
+            weights.append((own.index_select(1, tokenizer.missing_index) * tokenizer.missing).sum(dim=2))
+        bias = self.up.bias + (own * start).sum(dim=(1, 2))
+        return F.linear(torch.cat(parts, dim=1), torch.cat(weights, dim=1), bias)
 
     def _forget(self, codes: Tensor) -> Tensor:
         """Some known values as unseen ones, in training."""

@@ -126,8 +126,9 @@ class VectorRecommender(Recommender):
 
         Returns
         -------
-        queries : ndarray of float32, shape (S, d_model + 1)
-            Sessions in the order of their last clicks; the last column is 1.
+        queries : ndarray of float32, shape (S, d_model + 2)
+            Sessions in the order of their last clicks. The last columns are what a session makes of an item's
+            popularity, and 1.
         """
         check_is_fitted(self)
         scorer = self._fitted_scorer()
@@ -139,8 +140,9 @@ class VectorRecommender(Recommender):
 
         Returns
         -------
-        vectors : ndarray of float32, shape (N, d_model + 1)
-            The last column is what is added to the item's score in every session: 0 but for ``id_mode="none"``.
+        vectors : ndarray of float32, shape (N, d_model + 2)
+            The last columns are the log of the item's clicks over their mean, and what is added to the item's score in
+            every session: see ``cold_prior``.
         """
         check_is_fitted(self)
         return np.ascontiguousarray(self._fitted_scorer().matrix.T.cpu().numpy())
@@ -151,7 +153,7 @@ class VectorRecommender(Recommender):
         Parameters
         ----------
         path : str or Path
-            Folder, made where it does not exist: ``vectors.npy``, float32 of shape (N, d_model + 1), and
+            Folder, made where it does not exist: ``vectors.npy``, float32 of shape (N, d_model + 2), and
             ``items.parquet``, one row an item in the same order. Each file is written beside and then renamed.
         """
         folder, vectors, items = Path(path), BytesIO(), BytesIO()
@@ -196,7 +198,7 @@ class VectorRecommender(Recommender):
         scorer = self._fitted_scorer()
         fitted = self._as_fitted()
         units = fitted._units(self._coder, extended, scorer.unit_vectors.device)
-        self._scorer = scorer.extended(units, extended.unit_of, extended.bias(counts, fitted.cold_prior))
+        self._scorer = scorer.extended(units, extended.unit_of, extended.bias(fitted.cold_prior))
         self._items, self._graph = extended, None
         self._set_catalogue(catalogue)
         return self
@@ -214,7 +216,7 @@ class VectorRecommender(Recommender):
             with seeded(0, torch.device("cpu")):
                 network = fitted._network(self._coder, int(self._items.own.max(initial=0)))
             network.load_state_dict({name: torch.tensor(array) for name, array in self.weights_.items()})
-            bias = self._items.bias(self._catalogue.counts, fitted.cold_prior)
+            bias = self._items.bias(fitted.cold_prior)
             units = fitted._units(self._coder, self._items, device)
             self._scorer = Scorer.of(network.to(device), units, self._items.unit_of, bias, fitted.max_length)
         return self._scorer
@@ -229,7 +231,7 @@ class VectorRecommender(Recommender):
     def _units(self, coder: ItemCoder | None, items: KnownItems, device: torch.device) -> Units:
         columns = () if coder is None or coder.table is None else coder.table.columns.categorical
         levels = [columns.index(name) for name in self._tasks()]
-        return Units.of(items.features, items.unit_rows, items.unit_own, levels, device)
+        return Units.of(items, levels, device)
 
     def _state(self) -> Saved:
         items, arrays = self._items.to_state()

@@ -1,13 +1,16 @@
-"""The best items of a row: those of a full sort, whatever the other rows are."""
+"""The best items of a row: those of a full sort, whatever the other rows are; and most of them, by a graph."""
 
 from __future__ import annotations
 
 import numpy as np
+import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tabmtl.sessions.search import top_k
+from tabmtl.sessions import search
+from tabmtl.sessions.data import Sessions, offsets_of
+from tabmtl.sessions.search import NeighbourGraph, share_found, top_k
 
 INF = np.float32(np.inf)
 
@@ -37,6 +40,28 @@ def test_the_best_are_those_of_a_full_sort(levels: int, k: int) -> None:
 def test_ties_of_any_kind_are_resolved_by_the_catalogue(data: st.DataObject, m: int, n: int, k: int) -> None:
     cells = data.draw(st.lists(st.sampled_from([-INF, -1.5, -0.0, 0.0, 2.0, INF]), min_size=m * n, max_size=m * n))
     check(np.array(cells, dtype=np.float32).reshape(m, n), k)
+
+
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data(), st.integers(1, 3), st.integers(8, 40), st.integers(1, 3))
+def test_blocks_of_items_are_invisible(
+    monkeypatch: pytest.MonkeyPatch, data: st.DataObject, m: int, n: int, k: int
+) -> None:
+    monkeypatch.setattr(search, "_BLOCK", 2)
+    values = st.sampled_from([-INF, -1.5, -0.0, 0.0, 1.0, 2.0, INF]) | st.floats(-3, 3, width=32)
+    scores = np.array(data.draw(st.lists(values, min_size=m * n, max_size=m * n)), dtype=np.float32).reshape(m, n)
+    check(scores, k)
+    holes = scores.copy()
+    holes[:, data.draw(st.lists(st.integers(0, n - 1), max_size=n))] = np.nan
+    items, found = top_k(holes, k)
+    lowest = np.where(np.isnan(holes), -INF, holes)
+    np.testing.assert_array_equal(items, sorted_by_numpy(lowest, k))
+    np.testing.assert_array_equal(found, np.take_along_axis(lowest, items, axis=1))
+
+
+@pytest.mark.parametrize("levels", [2, 50, 10_000_000], ids=["many ties", "ties", "no ties"])
+def test_the_best_of_many_are_those_of_a_full_sort(levels: int) -> None:
+    check(np.random.default_rng(0).integers(levels, size=(20, 6_001)).astype(np.float32), 20)
 
 
 def test_a_row_alone_gives_what_it_gives_in_a_block() -> None:
@@ -73,3 +98,56 @@ def test_what_is_no_number_comes_last() -> None:
     assert values.tolist() == [[3, 2], [4, 3]]
     assert top_k(scores, 4)[1][0].tolist() == [3, 2, 1, -INF]
     assert np.isnan(scores[0, 0])  # the scores are left as they were
+
+
+def graph(n: int, width: int = 8, seed: int = 0) -> tuple[NeighbourGraph, np.ndarray, np.ndarray]:
+    """A graph of vectors, the vectors, and queries."""
+    pytest.importorskip("usearch")
+    rng = np.random.default_rng(seed)
+    vectors, queries = (rng.normal(size=(m, width)).astype(np.float32) for m in (n, 40))
+    return NeighbourGraph(vectors), vectors, queries
+
+
+def test_the_graph_finds_most_of_the_best_with_their_scores() -> None:
+    index, vectors, queries = graph(2000)
+    found, scores = index.search(queries, 20, None)
+    exact, _ = top_k(queries @ vectors.T, 20)
+    assert share_found(found, exact) > 0.95
+    np.testing.assert_allclose(scores, np.take_along_axis(queries @ vectors.T, found, axis=1), rtol=1e-4, atol=1e-4)
+    assert (np.diff(scores, axis=1) <= 0).all()
+
+
+@pytest.mark.parametrize("m", [1, 40])
+def test_the_graph_names_no_item_twice_however_many_are_asked_for(m: int) -> None:
+    """It does not reach all of many items; what it does not find is none."""
+    index, _, queries = graph(3000)
+    found, scores = index.search(queries[:m], 4000, None)
+    assert found.shape == scores.shape == (m, 3000)
+    for row, values in zip(found, scores, strict=True):
+        there = row[row >= 0]
+        assert len(np.unique(there)) == len(there) > 2000
+        assert (row[: len(there)] >= 0).all()
+        assert np.isneginf(values[len(there) :]).all()
+
+
+def test_the_graph_leaves_out_what_was_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    index, vectors, queries = graph(300)
+    lengths = np.arange(40) % 5
+    best, _ = top_k(queries @ vectors.T, 5)
+    items = np.concatenate([row[:n] + 1 for row, n in zip(best, lengths, strict=True)]).astype(np.int32)
+    seen = Sessions(ids=pl.Series(range(40)), offsets=offsets_of(lengths), items=items, times=None)
+    found, scores = index.search(queries, 10, seen)
+    for row, known, n in zip(found, best, lengths, strict=True):
+        assert not set(row.tolist()) & set(known[:n].tolist())
+        assert (row >= 0).all()
+    # as many queries as there is room for are searched at a time
+    monkeypatch.setattr(search, "_QUERIES_AT_A_TIME", 7)
+    again, values = index.search(queries, 10, seen)
+    np.testing.assert_array_equal(again, found)
+    np.testing.assert_allclose(values, scores, rtol=1e-6)
+
+
+def test_the_share_found_counts_the_exact_ones() -> None:
+    exact = np.array([[1, 2, 3], [4, -1, -1]])
+    assert share_found(exact, exact) == 1
+    assert share_found(np.array([[3, 1, 9], [-1, -1, -1]]), exact) == 0.5

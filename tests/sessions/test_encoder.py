@@ -1,0 +1,177 @@
+"""Sessions to queries: one causal pass serves all prefixes, and what is behind the end of a session says nothing."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any, get_args
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tabmtl.sessions.encoder import Pooling, SessionEncoder, unit_length
+
+POOLINGS = get_args(Pooling)
+every_form = pytest.mark.parametrize(("pooling", "n_layers"), list(product(POOLINGS, (1, 2))))
+
+
+class Queries(SessionEncoder):
+    """An encoder that gives its queries only."""
+
+    def forward(self, *args: Any, **options: Any) -> torch.Tensor:  # type: ignore[override]
+        return super().forward(*args, **options)[0]
+
+
+def make(pooling: str = "items", n_layers: int = 1, **options: Any) -> SessionEncoder:
+    """An encoder whose biases by distance are not 0 any more."""
+    torch.manual_seed(0)
+    options = {"n_heads": 2, "d_ffn": 16, "max_length": 9, "dropout": 0.3, "item_dropout": 0.3} | options
+    encoder = Queries(8, n_layers=n_layers, pooling=pooling, **options)  # type: ignore[arg-type]
+    for parameter in encoder.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return encoder.eval()
+
+
+def clicks(n: int, length: int, seed: int = 1) -> torch.Tensor:
+    return torch.randn(n, length, 8, generator=torch.Generator().manual_seed(seed))
+
+
+def lengths_of(*lengths: int) -> torch.Tensor:
+    return torch.tensor(lengths)
+
+
+def assert_equal(first: torch.Tensor, second: torch.Tensor) -> None:
+    torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-5)
+
+
+@every_form
+def test_one_pass_gives_the_query_of_every_prefix(pooling: str, n_layers: int) -> None:
+    encoder, items = make(pooling, n_layers), clicks(3, 6)
+    lengths = lengths_of(6, 4, 1)
+    queries = encoder(items, lengths, every=True)
+    assert queries.shape == (3, 6, 8)
+    for row, n in enumerate(lengths.tolist()):
+        for gone in range(n):
+            alone = encoder(items[row : row + 1, gone:n], lengths_of(n - gone))
+            assert_equal(queries[row, gone], alone[0])
+
+
+@every_form
+def test_summaries_are_of_every_prefix_too(pooling: str, n_layers: int) -> None:
+    encoder, items, lengths = make(pooling, n_layers), clicks(3, 6), lengths_of(6, 4, 1)
+    _, summaries = SessionEncoder.forward(encoder, items, lengths, every=True)
+    assert summaries.shape == (3, 6, encoder.width)
+    for row, n in enumerate(lengths.tolist()):
+        for gone in range(n):
+            _, alone = SessionEncoder.forward(encoder, items[row : row + 1, gone:n], lengths_of(n - gone))
+            assert_equal(summaries[row, gone], alone[0])
+    if not pooling.startswith("items"):
+        assert_equal(encoder(items, lengths), encoder.out(SessionEncoder.forward(encoder, items, lengths)[1]))
+
+
+@every_form
+def test_the_query_of_the_whole_is_that_of_the_longest_prefix(pooling: str, n_layers: int) -> None:
+    """With pooling "last", the whole alone is computed by a shortcut of the last layer."""
+    encoder, items, lengths = make(pooling, n_layers), clicks(4, 5), lengths_of(5, 2, 3, 1)
+    assert_equal(encoder(items, lengths), encoder(items, lengths, every=True)[:, 0])
+
+
+@every_form
+def test_what_is_behind_the_end_says_nothing(pooling: str, n_layers: int) -> None:
+    encoder, items, lengths = make(pooling, n_layers), clicks(3, 7), lengths_of(7, 3, 1)
+    inside = torch.arange(7) < lengths[:, None]
+    other = items.where(inside[..., None], 100 * clicks(3, 7, seed=2))
+    assert torch.equal(encoder(items, lengths), encoder(other, lengths))
+    first, second = (encoder(x, lengths, every=True)[inside] for x in (items, other))
+    assert torch.equal(first, second)
+    for row, n in enumerate(lengths.tolist()):
+        assert_equal(encoder(items, lengths)[row], encoder(items[row : row + 1, :n], lengths_of(n))[0])
+    assert torch.isfinite(encoder(other, lengths, every=True)).all()
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=5), st.sampled_from(POOLINGS))
+def test_sessions_do_not_meet(lengths: list[int], pooling: str) -> None:
+    encoder, items = make(pooling), clicks(len(lengths), 9)
+    together = encoder(items, torch.tensor(lengths))
+    for row, n in enumerate(lengths):
+        assert_equal(together[row], encoder(items[row : row + 1], lengths_of(n))[0])
+
+
+@every_form
+def test_the_order_of_clicks_matters(pooling: str, n_layers: int) -> None:
+    encoder, items = make(pooling, n_layers), clicks(1, 5)
+    turned = items[:, [0, 2, 1, 3, 4]]  # the last click stays the last
+    difference = (encoder(items, lengths_of(5)) - encoder(turned, lengths_of(5))).abs().max()
+    # one layer that is read at the last click only knows the others by their distance
+    assert difference > 1e-3
+
+
+def test_without_biases_by_distance_the_older_clicks_are_a_set() -> None:
+    encoder, items = make("last"), clicks(1, 5)
+    torch.nn.init.zeros_(encoder.bias)
+    turned = items[:, [0, 2, 1, 4, 3]]
+    assert_equal(encoder(items, lengths_of(5)), encoder(turned, lengths_of(5)))
+
+
+def test_distance_counts_from_the_click_that_looks() -> None:
+    """The bias of distance 3 is felt by prefixes of four clicks and more only."""
+    encoder, items = make("last"), clicks(1, 6)
+    before = encoder(items, lengths_of(6), every=True)[0]
+    with torch.no_grad():
+        encoder.bias[:, :, 3] += 1
+    changed = (encoder(items, lengths_of(6), every=True)[0] - before).abs().amax(dim=1) > 1e-4
+    assert changed.tolist() == [True, True, True, False, False, False]
+
+
+@pytest.mark.parametrize("pooling", ["items", "items+linear"])
+def test_pooled_items_are_a_weighted_mean_of_the_items(pooling: str) -> None:
+    encoder = make(pooling)
+    same = clicks(1, 1).expand(1, 6, 8)
+    assert_equal(encoder(same, lengths_of(6)), encoder.out(same[:, 0]))
+    items = clicks(1, 4)
+    torch.nn.init.zeros_(encoder.weigh.weight)
+    torch.nn.init.zeros_(encoder.weigh_distance)
+    assert_equal(encoder(items, lengths_of(3)), encoder.out(items[:, :3].mean(dim=1)))
+    with torch.no_grad():
+        encoder.weigh_distance[1] = 30.0  # the last click but one, and nothing else
+    assert_equal(encoder(items, lengths_of(3)), encoder.out(items[:, 1]))
+
+
+@pytest.mark.parametrize("pooling", ["items", "items+linear"])
+def test_pooled_items_begin_in_the_space_of_the_items(pooling: Pooling) -> None:
+    encoder = Queries(8, n_layers=1, n_heads=2, d_ffn=16, max_length=9, pooling=pooling, dropout=0.0, item_dropout=0.0)
+    same = clicks(1, 1).expand(1, 6, 8)
+    assert_equal(encoder(same, lengths_of(6)), same[:, 0])
+
+
+def test_the_mean_is_over_the_states_of_the_session() -> None:
+    encoder, items = make("mean"), clicks(2, 5)
+    lengths = lengths_of(5, 2)
+    states: list[torch.Tensor] = []
+    encoder.norm.register_forward_hook(lambda module, args, output: states.append(output))
+    queries = encoder(items, lengths)
+    expected = torch.stack([states[0][0].mean(dim=0), states[0][1, :2].mean(dim=0)])
+    assert_equal(queries, encoder.out(expected))
+
+
+def test_gradients_do_not_come_from_later_clicks() -> None:
+    encoder, items = make("items", 2), clicks(1, 5).requires_grad_()
+    encoder(items, lengths_of(5), every=True)[0, 2].sum().backward()
+    assert items.grad is not None
+    assert (items.grad[0].abs().sum(dim=1) > 0).tolist() == [False, False, True, True, True]
+
+
+def test_dropout_is_of_training_only() -> None:
+    encoder, items = make(), clicks(2, 5)
+    assert torch.equal(encoder(items, lengths_of(5, 3)), encoder(items, lengths_of(5, 3)))
+    encoder.train()
+    assert not torch.equal(encoder(items, lengths_of(5, 3)), encoder(items, lengths_of(5, 3)))
+
+
+def test_unit_length() -> None:
+    vectors = torch.tensor([[3.0, 4.0], [0.0, 0.0]], dtype=torch.bfloat16)
+    found = unit_length(vectors)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, torch.tensor([[0.6, 0.8], [0.0, 0.0]]))

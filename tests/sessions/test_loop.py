@@ -1,0 +1,132 @@
+"""Examples of training: every next click is a target once, with the clicks before it; and losses of categories."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from tabmtl.sessions.data import Sessions, offsets_of
+from tabmtl.sessions.loop import Examples, Training, blocks_of, category_loss
+
+MODES: tuple[Training, ...] = ("per_session", "per_prefix")
+logs = st.lists(st.lists(st.integers(1, 7), min_size=2, max_size=13), min_size=1, max_size=8)
+every_mode = pytest.mark.parametrize("training", MODES)
+
+
+def make(log: list[list[int]], max_length: int, training: Training) -> Examples:
+    """Examples whose unit of a click is its place in the log, so that clicks can be told apart."""
+    lengths = np.array([len(session) for session in log])
+    items = np.arange(1, lengths.sum() + 1, dtype=np.int32)
+    sessions = Sessions(ids=pl.Series(range(len(log))), offsets=offsets_of(lengths), items=items, times=None)
+    return Examples.of(sessions, np.arange(len(items) + 1), max_length, training, torch.device("cpu"))
+
+
+def pairs(examples: Examples, index: np.ndarray) -> list[tuple[tuple[int, ...], int]]:
+    """Clicks, old to new, and the target behind them, as a network reads them."""
+    units, lengths, targets = examples.read(index)
+    found = []
+    for row, n in enumerate(lengths.tolist()):
+        session = units[row, :n].tolist()
+        assert units[row, n:].tolist() == [0] * (units.shape[1] - n)
+        found += [tuple(session[gone:][::-1]) for gone in range(n if examples.every else 1)]
+    return list(zip(found, targets.tolist(), strict=True))
+
+
+@every_mode
+@settings(deadline=None, max_examples=40)
+@given(log=logs, max_length=st.integers(1, 14), batch_size=st.integers(1, 30), seed=st.integers(0, 5))
+def test_every_next_click_is_a_target_once_an_epoch(
+    training: Training, log: list[list[int]], max_length: int, batch_size: int, seed: int
+) -> None:
+    examples = make(log, max_length, training)
+    torch.manual_seed(seed)
+    steps = examples.batches(batch_size)
+    found = [pair for step in steps for pair in pairs(examples, step)]
+    places, start = [], 1
+    for session in log:
+        places += [(start, start + place) for place in range(1, len(session))]
+        start += len(session)
+    assert Counter(target for _, target in found) == Counter(target for _, target in places)
+    begins = {target: begin for begin, target in places}
+    for seen, target in found:
+        # the clicks right before the target, of its own session, and as many as are read
+        assert seen == tuple(range(target - len(seen), target))
+        assert 1 <= len(seen) <= max_length
+        assert seen[0] >= begins[target]
+        if training == "per_prefix":
+            assert len(seen) == min(target - begins[target], max_length)
+
+
+@settings(deadline=None, max_examples=25)
+@given(log=logs)
+def test_both_modes_show_the_same_where_sessions_are_short(log: list[list[int]]) -> None:
+    shown = []
+    for training in MODES:
+        examples = make(log, 13, training)
+        shown.append(sorted(pairs(examples, np.arange(len(examples.lengths)))))
+    assert shown[0] == shown[1]
+
+
+def test_a_session_longer_than_is_read_is_passed_in_pieces_from_its_end() -> None:
+    examples = make([[1] * 9], 3, "per_session")
+    assert sorted(zip(examples.starts.tolist(), examples.lengths.tolist(), strict=True)) == [(0, 2), (2, 3), (5, 3)]
+
+
+@every_mode
+def test_steps_hold_about_so_many_targets(training: Training) -> None:
+    rng = np.random.default_rng(0)
+    examples = make([[1] * n for n in rng.integers(2, 30, 600)], 20, training)
+    torch.manual_seed(0)
+    sizes = [len(examples.read(step)[2]) for step in examples.batches(100)]
+    assert sum(sizes) == sum(examples.lengths if examples.every else np.ones_like(examples.lengths))
+    assert max(sizes) <= 100 + 20
+    assert np.median(sizes) > 80
+
+
+@every_mode
+def test_steps_are_random_and_sorted_by_length(training: Training) -> None:
+    rng = np.random.default_rng(0)
+    examples = make([[1] * n for n in rng.integers(2, 30, 600)], 20, training)
+    torch.manual_seed(0)
+    first, second = examples.batches(100), examples.batches(100)
+    assert not np.array_equal(np.concatenate(first), np.concatenate(second))
+    padded = sum(len(step) * examples.lengths[step].max() for step in first)
+    order = torch.randperm(len(examples.lengths)).numpy()
+    shuffled = np.split(order, np.cumsum([len(step) for step in first])[:-1])
+    assert padded < 0.85 * sum(len(step) * examples.lengths[step].max() for step in shuffled)
+
+
+def test_category_loss_is_over_known_categories() -> None:
+    scores = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    codes = torch.tensor([0, 3, 1, 0, 2, 3])
+    loss = category_loss(scores, codes)
+    torch.testing.assert_close(loss, F.cross_entropy(scores[codes > 0], codes[codes > 0]))
+    loss.backward()
+    assert scores.grad is not None
+    assert (scores.grad.abs().sum(dim=1) > 0).tolist() == (codes > 0).tolist()
+
+
+def test_category_loss_of_no_known_category_is_nothing() -> None:
+    scores = torch.randn(3, 4, requires_grad=True)
+    loss = category_loss(scores, torch.zeros(3, dtype=torch.long))
+    loss.backward()
+    assert loss.item() == 0
+    assert scores.grad is not None
+    assert scores.grad.abs().sum() == 0
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(1, 6))
+def test_blocks_hold_every_session_once_among_its_like(lengths: list[int], size: int) -> None:
+    blocks = list(blocks_of(np.array(lengths), size))
+    assert sorted(np.concatenate(blocks).tolist()) == list(range(len(lengths)))
+    for block in blocks:
+        assert 1 <= len(block) <= size
+        assert len({-(-lengths[place] // 8) for place in block}) == 1

@@ -1,0 +1,278 @@
+"""M2TRec: what its parameters do, how its training ends, and what it refuses."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from recommenders import ITEMS, TEST, TRAIN, all_scores, fitted, tiny
+
+import tabmtl
+from tabmtl.schema import TabmtlWarning
+from tabmtl.sessions import M2TRec, Popularity
+
+
+def fit(**params: Any) -> M2TRec:
+    return tiny("M2TRec", **params).fit(TRAIN, items=ITEMS)
+
+
+def test_the_best_weights_are_kept() -> None:
+    model = tiny("M2TRec", epochs=40, learning_rate=0.05, patience=3, dropout=0.0, item_dropout=0.0)
+    history = model.fit(TRAIN.head(500), items=ITEMS, clicks_val=TEST).history_
+    assert history["epoch"].to_list() == list(range(len(history)))
+    assert {"train/loss", "train/item/loss", "train/category/loss", "train/subcategory/loss"} < set(history.columns)
+    best = history["val/mrr@20"].to_list().index(history["val/mrr@20"].max())
+    assert model.best_iteration_ == best + 1
+    assert len(history) == best + 1 + 3 < 40
+    ranking = model.rank(TEST)
+    assert ranking.mrr(20) == pytest.approx(history["val/mrr@20"][best], abs=1e-3)
+    assert ranking.recall(20) == pytest.approx(history["val/recall@20"][best], abs=5e-3)
+    assert ranking.mrr(20) > history["val/mrr@20"][-1] + 1e-3
+
+
+def test_the_losses_add_up_by_their_weights() -> None:
+    row = fit(epochs=1, category_weight=[0.25, 2.0]).history_.row(0, named=True)
+    parts = row["train/item/loss"] + 0.25 * row["train/category/loss"] + 2 * row["train/subcategory/loss"]
+    assert row["train/loss"] == pytest.approx(parts, rel=1e-5)
+
+
+def test_the_newest_sessions_are_held_back() -> None:
+    model = fit(epochs=1, validation_fraction=0.2)
+    order = TRAIN.group_by("session_id").agg(pl.col("time").max()).sort("time")["session_id"]
+    kept = order[: len(order) - round(0.2 * len(order))].to_list()
+    old, new = (TRAIN.filter(pl.col("session_id").is_in(kept) == here) for here in (True, False))
+    by_hand = tiny("M2TRec", epochs=1).fit(old, items=ITEMS, clicks_val=new)
+    columns = model.history_.columns
+    assert model.history_.equals(by_hand.history_.select(columns))
+    assert model.item_counts_.sum() == len(TRAIN)
+
+
+def test_without_early_stopping_all_is_trained_on_to_the_end() -> None:
+    model = tiny("M2TRec", epochs=3, early_stopping=False).fit(TRAIN, items=ITEMS, clicks_val=TEST)
+    assert len(model.history_) == model.best_iteration_ == 3
+    assert not [name for name in model.history_.columns if name.startswith("val/")]
+    alone = tiny("M2TRec", epochs=3, early_stopping=False).fit(TRAIN, items=ITEMS)
+    assert all_scores(alone, TEST).equals(all_scores(model, TEST))
+    few = TRAIN.filter(pl.col("session_id").is_in(TRAIN["session_id"].unique()[:19].to_list()))
+    assert "val/mrr@20" not in tiny("M2TRec").fit(few, items=ITEMS).history_.columns
+
+
+def test_on_epoch_sees_every_epoch_and_stops() -> None:
+    seen: list[dict[str, Any]] = []
+
+    def stop(record: Any) -> bool:
+        seen.append(dict(record))
+        return len(seen) == 2
+
+    model = fit(epochs=9, on_epoch=stop)
+    assert len(model.history_) == 2
+    assert seen == model.history_.to_dicts()
+
+
+def test_a_fit_that_is_broken_off_leaves_the_model_as_it_was() -> None:
+    def fail(record: Any) -> None:
+        raise KeyboardInterrupt
+
+    model = pickle.loads(pickle.dumps(fitted("M2TRec"))).set_params(on_epoch=fail)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(TRAIN.head(200), items=ITEMS)
+    assert all_scores(model, TEST).equals(all_scores(fitted("M2TRec"), TEST))
+    with pytest.raises(ValueError, match=r"training diverged: .* lower learning_rate \(now 1e\+20\)"):
+        model.set_params(on_epoch=None, learning_rate=1e20, temperature=None, epochs=5).fit(TRAIN, items=ITEMS)
+    assert all_scores(model, TEST).equals(all_scores(fitted("M2TRec"), TEST))
+
+
+def test_what_was_reported_is_saved_and_callbacks_are_not(tmp_path: Any) -> None:
+    model = fit(on_epoch=print)
+    model.save(tmp_path / "model")
+    loaded = tabmtl.load(tmp_path / "model")
+    assert loaded.on_epoch is None
+    assert loaded.history_.equals(model.history_)
+    assert loaded.best_iteration_ == model.best_iteration_
+    assert loaded.oracle_ceiling_ == model.oracle_ceiling_
+    assert loaded.n_distinct_metadata_ == model.n_distinct_metadata_ == 60
+    assert loaded.weights_.keys() == model.weights_.keys()
+
+
+def heads(model: M2TRec) -> set[str]:
+    return {name.split(".")[1] for name in model.weights_ if name.startswith("heads.")}
+
+
+def test_a_weight_of_0_is_no_head() -> None:
+    assert heads(fitted("M2TRec")) == {"0", "1"}
+    one = fit(epochs=1, category_weight=[0, 0.5])
+    assert heads(one) == {"0"}
+    assert [name for name in one.history_.columns if "category" in name] == ["train/subcategory/loss"]
+    none = fit(epochs=1, category_weight=0, hierarchy=True)
+    assert heads(none) == set()
+    assert none.history_.columns[:3] == ["epoch", "train/loss", "train/item/loss"]
+    # the columns stay features
+    assert all_scores(none, TEST).equals(all_scores(fit(epochs=1, categories=()), TEST))
+
+
+def test_categories_of_numbers_are_heads_too() -> None:
+    items = ITEMS.with_columns(pl.col("category").cast(pl.Categorical).to_physical())
+    model = tiny("M2TRec", categories=["category"]).fit(TRAIN, items=items)
+    assert model.weights_["heads.0.weight"].shape == (2 + 5, 16)
+
+
+def test_hierarchy_changes_what_is_recommended() -> None:
+    plain, fed = fit(epochs=3), fit(epochs=3, hierarchy=True)
+    assert "project.weight" in fed.weights_
+    assert not np.allclose(plain.transform(TEST), fed.transform(TEST), atol=1e-3)
+
+
+def test_without_an_item_table_items_are_their_ids() -> None:
+    model = tiny("M2TRec", categories=(), text_features=(), epochs=8, learning_rate=0.01).fit(TRAIN)
+    assert model.n_items_ == TRAIN["item_id"].n_unique()
+    assert not hasattr(model, "oracle_ceiling_")
+    assert not [name for name in model.weights_ if "tower" in name]
+    assert model.score(TEST) > 1.5 * Popularity().fit(TRAIN).score(TEST)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [{"id_mode": "none"}, {"id_mode": "delta"}, {"categories": ["category"]}, {"text_features": ["name"]}],
+    ids=str,
+)
+@pytest.mark.parametrize("items", [None, ITEMS.select("item_id")], ids=["no table", "names only"])
+def test_what_needs_metadata_says_so(params: dict[str, Any], items: pl.DataFrame | None) -> None:
+    model = M2TRec(device="cpu", **params)
+    with pytest.raises(ValueError, match=r"id_mode=.* need an item table with metadata: fit with items="):
+        model.fit(TRAIN, items=items)
+
+
+def twins() -> pl.DataFrame:
+    """Every item has the metadata of the one before or behind it."""
+    place = pl.int_range(pl.len()) // 2 * 2
+    return ITEMS.select("item_id", pl.exclude("item_id").gather(place))
+
+
+def test_without_ids_equals_are_ranked_by_training_clicks() -> None:
+    model = tiny("M2TRec", id_mode="none", early_stopping=False).fit(TRAIN, items=twins())
+    assert model.n_distinct_metadata_ <= 30
+    scores = all_scores(model, TEST)["score"].to_numpy().reshape(-1, 30, 2)
+    counts = model.item_counts_.reshape(30, 2)
+    gaps = np.log(counts[:, 0] + 1) - np.log(counts[:, 1] + 1)
+    np.testing.assert_allclose(scores[..., 0] - scores[..., 1], np.broadcast_to(gaps, scores.shape[:2]), atol=1e-4)
+
+
+def test_own_vectors_tell_equals_apart_as_far_as_they_may() -> None:
+    gaps = []
+    for params in ({"id_mode": "delta", "delta_norm": 1e-6}, {"id_mode": "delta"}, {"id_mode": "full"}):
+        model = tiny("M2TRec", epochs=4, **params).fit(TRAIN, items=twins())
+        clicked = (model.item_counts_ > 5).reshape(30, 2).all(axis=1)
+        vectors = model.item_vectors()[:, :16].reshape(30, 2, 16)[clicked]
+        gaps.append(np.linalg.norm(vectors[:, 0] - vectors[:, 1], axis=1).mean())
+    assert gaps[0] < 1e-4
+    assert gaps[1] > 0.1
+    assert gaps[2] > 0.1
+
+
+def test_only_the_newest_clicks_are_read() -> None:
+    model = fit(epochs=1, max_length=2)
+    newest = TEST.filter(pl.int_range(pl.len()).over("session_id") >= pl.len().over("session_id") - 2)
+    assert len(newest) < len(TEST)
+    assert all_scores(model, newest).equals(all_scores(model, TEST))
+    assert not all_scores(fitted("M2TRec"), newest).equals(all_scores(fitted("M2TRec"), TEST))
+
+
+def test_both_ways_of_training_learn_alike() -> None:
+    scores = [fit(training=way, epochs=10, learning_rate=0.01).score(TEST) for way in ("per_session", "per_prefix")]
+    assert min(scores) > 1.5 * Popularity().fit(TRAIN).score(TEST)
+    assert abs(scores[0] - scores[1]) < 0.15 * max(scores)
+
+
+@pytest.mark.parametrize("params", [{"n_negatives": 10}, {"precision": "bf16"}, {"temperature": None}], ids=str)
+def test_cheaper_and_other_forms_learn_too(params: dict[str, Any]) -> None:
+    score = fit(epochs=10, learning_rate=0.01, **params).score(TEST)
+    assert score > 1.4 * Popularity().fit(TRAIN).score(TEST)
+
+
+def test_columns_of_every_kind_are_read() -> None:
+    vectors = pl.Series("vector", np.random.default_rng(0).normal(size=(60, 3)).tolist())
+    changed = ITEMS.with_columns(vectors, flag=pl.col("price") > 50, nothing=pl.lit(None))
+    model = tiny("M2TRec").fit(TRAIN, items=changed)
+    first = changed[:1].with_columns(item_id=pl.lit("new"))
+    before = pickle.loads(pickle.dumps(model)).add_items(first).item_vectors()[-1]
+    for column in ("vector", "flag", "price", "tags", "name", "brand", "subcategory"):
+        known = changed[column].drop_nulls().to_list()
+        other = next(value for value in known if value != first[column].to_list()[0])
+        mixed = first.with_columns(pl.Series(column, [other], dtype=first[column].dtype))
+        vector = pickle.loads(pickle.dumps(model)).add_items(mixed).item_vectors()[-1]
+        assert np.abs(vector - before).max() > 1e-3, column
+
+
+def test_a_column_that_names_items_is_warned_of_where_fit_is_called() -> None:
+    with pytest.warns(TabmtlWarning, match=r"'name' .* 53 levels for 53 items.*list it in text_features") as caught:
+        tiny("M2TRec", text_features=(), epochs=1).fit(TRAIN, items=ITEMS)
+    assert caught[0].filename == __file__
+
+
+def test_seeds() -> None:
+    states = [np.random.RandomState(3) for _ in range(2)]
+    first, second = (all_scores(fit(epochs=1, random_state=state), TEST) for state in states)
+    assert first.equals(second)
+    assert not all_scores(fit(epochs=1, random_state=1), TEST).equals(all_scores(fit(epochs=1), TEST))
+    assert not all_scores(fit(epochs=1, random_state=None), TEST).equals(all_scores(fit(epochs=1), TEST))
+    with pytest.raises(ValueError, match="random_state must be a whole number"):
+        fit(random_state="seven")
+
+
+def test_progress_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    fit(verbose=1)
+    shown = capsys.readouterr()
+    assert "val/mrr@20" in shown.out + shown.err
+
+
+BAD: dict[str, tuple[Any, str]] = {
+    "id_mode": ("some", r"id_mode must be one of \['full', 'delta', 'none'\], got 'some'"),
+    "pooling": ("max", "pooling must be one of"),
+    "training": ("per_click", "training must be one of"),
+    "precision": ("float16", "precision must be one of"),
+    "d_model": (15, "d_model must be a multiple of n_heads, got 15 and 2"),
+    "n_layers": (0, "n_layers must be at least 1, got 0"),
+    "n_heads": (1.5, "n_heads must be a whole number, got 1.5"),
+    "max_length": (0, "max_length must be at least 1"),
+    "min_frequency": (0, "min_frequency must be at least 1"),
+    "epochs": (0, "epochs must be at least 1"),
+    "batch_size": (-3, "batch_size must be at least 1, got -3"),
+    "patience": ("2", "patience must be a whole number, got '2'"),
+    "n_negatives": (0, "n_negatives must be at least 1"),
+    "delta_norm": (0, "delta_norm must be a finite number above 0, got 0"),
+    "learning_rate": (float("nan"), "learning_rate must be a finite number above 0, got nan"),
+    "temperature": (0, "temperature must be a finite number above 0, got 0"),
+    "cold_prior": (-1, "cold_prior must be a finite number above 0, got -1"),
+    "id_dropout": (1, "id_dropout must be at least 0 and below 1, got 1"),
+    "unknown_rate": (1.5, "unknown_rate must be at least 0 and below 1"),
+    "dropout": (-0.1, "dropout must be at least 0 and below 1"),
+    "item_dropout": (1.0, "item_dropout must be at least 0 and below 1"),
+    "average_decay": (1, "average_decay must be at least 0 and below 1"),
+    "weight_decay": (-1, "weight_decay must be at least 0"),
+    "validation_fraction": (1, "validation_fraction must be between 0 and 1"),
+    "category_weight": ([1.0], r"category_weight has 1 weights, expected one per level of categories: \['cat"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_parameter_out_of_range_is_named(name: str) -> None:
+    value, message = BAD[name]
+    model = M2TRec(**{"categories": ["category", "subcategory"], name: value})
+    with pytest.raises(ValueError, match=f"^{message}"):
+        model.fit(TRAIN, items=ITEMS)
+
+
+def test_a_negative_category_weight_is_refused() -> None:
+    with pytest.raises(ValueError, match="category_weight must be at least 0, got -1"):
+        fit(category_weight=-1)
+
+
+def test_logs_without_a_next_click_are_refused() -> None:
+    single = TRAIN.unique("session_id")
+    with pytest.raises(ValueError, match="no session of the click log has two clicks"):
+        tiny("M2TRec").fit(single, items=ITEMS)
+    with pytest.raises(ValueError, match="no session of the validation log has two clicks"):
+        tiny("M2TRec").fit(TRAIN, items=ITEMS, clicks_val=single)

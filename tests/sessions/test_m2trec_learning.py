@@ -1,0 +1,50 @@
+"""M2TRec on sessions whose law is known: above all baselines, below the law, and far above chance on cold items."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tabmtl.sessions import STAN, VSKNN, CategoryPopularity, M2TRec, Popularity, SequentialRules
+from tabmtl.synth import make_sessions
+
+# Measured on these 3349 clicks, Recall@20 / MRR@20: the law itself .795 / .463, Popularity .308 / .076,
+# CategoryPopularity .559 / .230, SequentialRules .599 / .377, VSKNN .611 / .382, STAN .585 / .381; M2TRec with id_mode
+# "full" .665 / .390, "none" .684 / .422. Recall@20 on the 319 clicks on cold items, where chance is .050: all baselines
+# .000, "full" .335, "none" .665.
+
+
+@pytest.fixture(scope="module")
+def world() -> Any:
+    log = make_sessions(4000, 400, random_state=0)
+    train, test = log.split()
+    baselines = [Popularity(), CategoryPopularity(), SequentialRules(), VSKNN(), STAN()]
+    tables = [model.fit(train, items=log.items).evaluate(test) for model in baselines]
+    return log, tables
+
+
+@pytest.mark.parametrize("id_mode", ["full", "none"])
+def test_it_beats_all_baselines_and_stays_below_the_law(world: Any, id_mode: str) -> None:
+    log, baselines = world
+    train, test = log.split()
+    model = M2TRec(
+        categories=["category", "subcategory"],
+        text_features=["name"],
+        id_mode=id_mode,  # type: ignore[arg-type]
+        d_model=64,
+        epochs=10,
+        batch_size=256,
+        learning_rate=4e-3,
+        device="cpu",
+        random_state=0,
+    )
+    found = model.fit(train, items=log.items).evaluate(test)
+    law = log.truth.ceiling(test)
+    for metric in ("recall@20", "mrr@20"):
+        assert max(table[metric][0] for table in baselines) < found[metric][0] < law[metric]
+    assert found["recall@20"][0] > 0.03 + max(table["recall@20"][0] for table in baselines)
+    chance = 20 / model.n_items_
+    assert found["bucket"][1] == "0"
+    assert max(table["recall@20"][1] for table in baselines) < chance / 5
+    assert found["recall@20"][1] > 3 * chance

@@ -1,0 +1,179 @@
+"""The whole network: heads, the categories that are fed back, and items of equal metadata as one unit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from torch import Tensor
+
+from tabmtl.sessions import M2TRec
+from tabmtl.sessions.features import ItemCoder
+from tabmtl.sessions.items import KnownItems
+from tabmtl.sessions.loop import category_loss
+from tabmtl.sessions.network import M2TRecNetwork, Units, make_network
+from tabmtl.sessions.softmax import Candidates, softmax_loss
+
+CPU = torch.device("cpu")
+TABLE = pl.DataFrame(
+    {
+        "kind": ["a", "b", "a", None, "b", "c"],
+        "brand": ["x", "y", "x", "y", "y", "x"],
+        "price": [1.0, 2.0, 1.0, 4.0, 2.0, 3.0],
+    }
+)
+COUNTS = np.array([5, 3, 2, 4, 0, 0])
+CODER = ItemCoder.fit(TABLE)
+
+
+def make(tasks: tuple[str, ...] = ("kind",), **options: Any) -> tuple[M2TRecNetwork, Units, KnownItems]:
+    model = M2TRec(**{"categories": tasks, "d_model": 8, "max_length": 5} | options)
+    items = KnownItems(features=CODER.encode(TABLE), clicks=COUNTS, shared=model.id_mode == "none")
+    torch.manual_seed(0)
+    network = make_network(model, CODER, int(items.own.max()), tasks).eval()
+    for parameter in network.encoder.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    assert CODER.table is not None
+    levels = [CODER.table.columns.categorical.index(name) for name in tasks]
+    return network, Units.of(items, levels, CPU), items
+
+
+def vectors(network: M2TRecNetwork, units: Units) -> Tensor:
+    with torch.no_grad():
+        return network.vectors(units, torch.arange(len(units)))
+
+
+def test_units_know_their_categories() -> None:
+    _, units, _ = make(("kind", "brand"))
+    assert len(units) == 7
+    assert units.levels.tolist() == [[1, 1], [2, 2], [3, 3], [2, 2], [0, 3], [3, 3], [4, 2]]
+    assert make(())[1].levels.shape == (7, 0)
+
+
+def test_equal_metadata_is_one_vector_without_ids_and_with_own_ones_two() -> None:
+    network, units, items = make(id_mode="none")
+    assert network.items.own is None
+    assert len(units) == 5
+    found = vectors(network, units)[torch.from_numpy(items.unit_of[1:])]
+    assert torch.equal(found[0], found[2])
+    assert torch.equal(found[1], found[4])
+    for mode in ("full", "delta"):
+        network, units, _ = make(id_mode=mode)
+        with torch.no_grad():
+            assert network.items.own is not None
+            network.items.own.weight[1:] += 0.1 * torch.randn(4, 8)
+        found = vectors(network, units)[1:, :8]
+        assert (found[0] - found[2]).norm() > 1e-2
+        # item 4 was never clicked: it has metadata only, that of item 1
+        assert (found[1] - found[4]).norm() > 1e-2
+
+
+def test_cold_items_have_the_vector_of_their_metadata() -> None:
+    network, units, _ = make(id_mode="full", temperature=None)
+    assert units.own.tolist() == [0, 1, 2, 3, 4, 0, 0]
+    assert network.items.tower is not None
+    assert units.features is not None
+    with torch.no_grad():
+        tower = network.items.tower(units.features)[units.row]
+    found = vectors(network, units)[:, :8]
+    torch.testing.assert_close(found[[0, 5, 6]], tower[[0, 5, 6]])
+    assert ((found - tower)[1:5].norm(dim=1) > 1e-3).all()
+
+
+def test_temperature_makes_scores_cosines() -> None:
+    network, units, _ = make(temperature=0.1)
+    found = vectors(network, units)
+    torch.testing.assert_close(found[:, :8].norm(dim=1), torch.ones(7))
+    query, _ = network(found[None, [3, 1]], torch.tensor([2]))
+    torch.testing.assert_close(query[:, :8].norm(dim=1), torch.tensor([10.0]))
+    plain, units, _ = make(temperature=None)
+    assert not torch.allclose(vectors(plain, units)[:, :8].norm(dim=1), torch.ones(7), atol=0.1)
+
+
+@pytest.mark.parametrize("hierarchy", [False, True])
+def test_what_the_heads_say_is_fed_back_where_it_is_wanted(hierarchy: bool) -> None:
+    network, units, _ = make(("kind", "brand"), hierarchy=hierarchy, temperature=None)
+    if network.project is not None and network.join is not None:
+        torch.nn.init.normal_(network.join.weight)
+    clicked = vectors(network, units)[None, [3, 1]]
+    before, categories = network(clicked, torch.tensor([2]))
+    assert [scores.shape for scores in categories] == [(1, 5), (1, 4)]
+    with torch.no_grad():
+        network.heads[0].bias[2] += 5
+    after, changed = network(clicked, torch.tensor([2]))
+    assert not torch.allclose(changed[0], categories[0])
+    assert torch.allclose(after, before) != hierarchy
+
+
+def test_hierarchy_begins_as_without() -> None:
+    fed, units, _ = make(hierarchy=True)
+    plain, _, _ = make(hierarchy=False)
+    plain.load_state_dict({name: value for name, value in fed.state_dict().items() if name in plain.state_dict()})
+    clicked = vectors(fed, units)[None, [3, 1]]
+    torch.testing.assert_close(fed(clicked, torch.tensor([2]))[0], plain(clicked, torch.tensor([2]))[0])
+    assert make((), hierarchy=True)[0].project is None  # no head, nothing to feed back
+
+
+def test_how_much_popularity_says_is_for_the_session_to_tell() -> None:
+    network, units, items = make(temperature=None, popularity=True)
+    assert network.weigh_popularity is not None
+    found = vectors(network, units)
+    assert found.shape == (7, 9)
+    assert found[:, -1].tolist() == items.popularity.tolist() == units.popularity.tolist()
+    clicked = found[None, [3, 1]]
+    before, _ = network(clicked, torch.tensor([2]))
+    assert before[0, -1] == 0  # nothing at the start
+    torch.nn.init.normal_(network.weigh_popularity.weight)
+    weights = [network(found[None, index], torch.tensor([2]))[0][0, -1] for index in ([3, 1], [2, 4])]
+    assert abs(weights[0] - weights[1]) > 1e-3
+    torch.testing.assert_close(network(clicked, torch.tensor([2]))[0][:, :-1], before[:, :-1])
+    plain, _, _ = make(temperature=None)
+    assert plain.weigh_popularity is None
+    assert plain(clicked, torch.tensor([2]))[0][0, -1] == 0
+
+
+def test_every_prefix_is_a_query_place_by_place() -> None:
+    network, units, _ = make(("kind", "brand"), hierarchy=True)
+    clicked = vectors(network, units)[torch.tensor([[3, 1, 5], [2, 4, 0]])]
+    lengths = torch.tensor([3, 2])
+    queries, categories = network(clicked, lengths, every=True)
+    assert len(queries) == len(categories[0]) == len(categories[1]) == 5
+    expected = [(row, gone) for row, n in enumerate(lengths.tolist()) for gone in range(n)]
+    for place, (row, gone) in enumerate(expected):
+        n = int(lengths[row])
+        query, scores = network(clicked[row : row + 1, gone:n], torch.tensor([n - gone]))
+        torch.testing.assert_close(queries[place], query[0], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(categories[1][place], scores[1][0], rtol=1e-4, atol=1e-4)
+
+
+def gradients(item: int, **options: Any) -> list[Tensor]:
+    """Of the loss of one session before this target."""
+    network, units, items = make(**options)
+    target = torch.from_numpy(items.unit_of[[item]])
+    chosen, place, correction = Candidates(torch.from_numpy(items.unit_clicks), None).draw(target)
+    found = network.vectors(units, torch.arange(len(units)))
+    queries, categories = network(found[None, [2, 1]], torch.tensor([2]))
+    loss = softmax_loss(queries, found[chosen], correction, place, low=False)
+    loss = loss + category_loss(categories[0], units.levels[target, 0])
+    loss.backward()
+    return [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+
+
+def test_the_loss_is_that_of_the_set_of_equals() -> None:
+    """Without ids, the gradient is the same whichever item of equal metadata is the target."""
+    first, second, other = (gradients(item, id_mode="none") for item in (1, 3, 2))
+    for a, b in zip(first, second, strict=True):
+        assert torch.equal(a, b)
+    assert any(not torch.allclose(a, b) for a, b in zip(first, other, strict=True))
+    full = [gradients(item, id_mode="full") for item in (1, 3)]
+    assert any(not torch.allclose(a, b) for a, b in zip(*full, strict=True))
+
+
+def test_a_missing_category_teaches_the_heads_nothing() -> None:
+    network, units, _ = make()
+    scores = network(vectors(network, units)[None, [1, 2]], torch.tensor([2]))[1][0]
+    category_loss(scores, units.levels[torch.tensor([4]), 0]).backward()
+    assert all(p.grad is None or p.grad.abs().sum() == 0 for p in network.heads.parameters())

@@ -1,0 +1,106 @@
+"""Scores are inner products of queries and vectors, whatever sessions are scored together."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from recommenders import TEST, TRAIN, fitted
+
+from tabmtl.sessions.data import LogColumns, Sessions, offsets_of, read_sessions
+from tabmtl.sessions.scorer import Scorer, join_bias
+
+FORMS = ("M2TRec", "M2TRec of the paper", "M2TRec delta")
+every_form = pytest.mark.parametrize("form", FORMS)
+
+
+def scorer_of(form: str) -> Scorer:
+    return fitted(form)._fitted_scorer()
+
+
+def sessions(form: str, log: pl.DataFrame = TEST) -> Sessions:
+    return read_sessions(log, LogColumns(), fitted(form).item_ids_)
+
+
+def of_lengths(*lengths: int, n_items: int = 60) -> Sessions:
+    rng = np.random.default_rng(0)
+    items = rng.integers(1, n_items + 1, sum(lengths)).astype(np.int32)
+    return Sessions(ids=pl.Series(range(len(lengths))), offsets=offsets_of(np.array(lengths)), items=items, times=None)
+
+
+@every_form
+def test_scores_are_those_of_the_network(form: str) -> None:
+    scorer, read = scorer_of(form), sessions(form).take(np.arange(12))
+    scores = scorer.scores(read)
+    bias = scorer.matrix[-1].numpy()
+    for place in range(len(read)):
+        codes = read.take(np.array([place])).items[::-1]
+        with torch.no_grad():
+            unit = torch.from_numpy(scorer.unit_of[codes])
+            clicked = scorer.network.vectors(scorer.units, unit)
+            query, _ = scorer.network(clicked[None], torch.tensor([len(codes)]))
+            vectors = scorer.network.vectors(scorer.units, torch.from_numpy(scorer.unit_of[1:]))
+        np.testing.assert_allclose(scores[place], (vectors @ query[0]).numpy() + bias, rtol=1e-4, atol=1e-4)
+
+
+@every_form
+def test_a_session_scores_alike_alone_and_among_others(form: str) -> None:
+    scorer, read = scorer_of(form), of_lengths(1, 9, 2, 30, 8, 16, 17, 3)
+    together = scorer.scores(read)
+    for place in range(len(read)):
+        alone = scorer.scores(read.take(np.array([place])))
+        np.testing.assert_allclose(alone[0], together[place], rtol=1e-5, atol=1e-5)
+    turned = np.arange(len(read))[::-1]
+    np.testing.assert_allclose(scorer.scores(read.take(turned)), together[turned], rtol=1e-5, atol=1e-5)
+
+
+@every_form
+def test_only_the_newest_clicks_are_read(form: str) -> None:
+    scorer = scorer_of(form)
+    longest = of_lengths(scorer.max_length + 30)
+    np.testing.assert_array_equal(scorer.scores(longest), scorer.scores(longest.last(scorer.max_length)))
+    assert not np.allclose(scorer.scores(longest), scorer.scores(longest.last(scorer.max_length - 1)), atol=1e-6)
+
+
+@every_form
+def test_a_session_without_a_click_is_one_click_on_an_unknown_item(form: str) -> None:
+    scorer = scorer_of(form)
+    ids = pl.Series([0, 1])
+    none = Sessions(ids=ids, offsets=np.array([0, 0, 1]), items=np.array([0], dtype=np.int32), times=None)
+    scores = scorer.scores(none)
+    assert np.isfinite(scores).all()
+    np.testing.assert_allclose(scores[0], scores[1], rtol=1e-5)
+
+
+@every_form
+def test_an_unknown_click_says_that_there_was_a_click(form: str) -> None:
+    scorer = scorer_of(form)
+
+    def of(*items: int) -> np.ndarray:
+        array = np.array(items, dtype=np.int32)
+        return scorer.scores(Sessions(ids=pl.Series([0]), offsets=np.array([0, len(items)]), items=array, times=None))
+
+    assert not np.allclose(of(5, 0), of(5), atol=1e-6)
+    assert not np.allclose(of(5, 0), of(0, 5), atol=1e-6)
+
+
+def test_queries_end_in_a_one() -> None:
+    queries = scorer_of("M2TRec").queries(of_lengths(2, 5))
+    assert queries.shape == (2, 18)
+    assert queries[:, -1].tolist() == [1, 1]
+
+
+def test_vectors_and_biases_are_joined_as_columns() -> None:
+    matrix = join_bias(torch.ones(3, 2), np.array([1.0, 2.0, 3.0]))
+    assert matrix.tolist() == [[1, 1, 1], [1, 1, 1], [1, 2, 3]]
+    assert matrix.is_contiguous()
+
+
+def test_scoring_leaves_no_gradient_and_no_training_mode() -> None:
+    scorer = scorer_of("M2TRec")
+    scorer.network.train()
+    first = scorer.scores(sessions("M2TRec", TRAIN).take(np.arange(5)))
+    assert not scorer.network.training
+    assert not scorer.queries(of_lengths(2)).requires_grad
+    np.testing.assert_array_equal(first, scorer.scores(sessions("M2TRec", TRAIN).take(np.arange(5))))

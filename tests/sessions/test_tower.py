@@ -1,0 +1,214 @@
+"""Items to vectors: a function of metadata, and what an item has of its own beside it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from tabmtl.schema import UNSEEN
+from tabmtl.sessions.features import ItemCoder
+from tabmtl.sessions.tower import FeatureTensors, ItemTower, ItemVectors
+
+CPU = torch.device("cpu")
+TABLE = pl.DataFrame(
+    {
+        "brand": ["x", "y", "z", "x", None, "x"],
+        "price": [1.0, 2.0, 4.0, 1.0, None, 3.0],
+        "tags": [["a", "b"], ["b"], ["c"], ["b", "a"], None, []],
+        "name": ["red shoe", "blue hat", "red hat", "red shoe", None, ""],
+        "vector": [[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [1.0, 0.0], None, [0.5, 0.0]],
+    }
+)
+
+
+def make(columns: list[str] | None = None, d_model: int = 12, **options: Any) -> tuple[ItemCoder, ItemTower]:
+    table = TABLE.select(columns or TABLE.columns)
+    coder = ItemCoder.fit(table, texts=[name for name in table.columns if name == "name"])
+    torch.manual_seed(0)
+    fields = None if coder.table is None else coder.table.columns
+    tower = ItemTower(fields, coder.bag_sizes, sum(coder.vectors.values()), d_model, **options)
+    return coder, tower.eval()
+
+
+def vectors(coder: ItemCoder, tower: ItemTower, table: pl.DataFrame) -> torch.Tensor:
+    """Vector of every item."""
+    features = coder.encode(table)
+    with torch.no_grad():
+        return tower(FeatureTensors.of(features, CPU))[torch.from_numpy(features.row)]
+
+
+@pytest.mark.parametrize("columns", [None, *([name] for name in TABLE.columns)])
+def test_equal_metadata_gives_equal_vectors_and_other_metadata_others(columns: list[str] | None) -> None:
+    coder, tower = make(columns)
+    found = vectors(coder, tower, TABLE)
+    assert found.shape == (6, 12)
+    assert torch.equal(found[0], found[3])
+    others = torch.cdist(found, found)[[0, 0, 1], [1, 2, 2]]
+    assert (others > 1e-2 * found.norm(dim=1).mean()).all()
+
+
+def test_a_vector_depends_on_its_own_row_alone() -> None:
+    coder, tower = make()
+    together = vectors(coder, tower, TABLE)
+    for place in range(len(TABLE)):
+        torch.testing.assert_close(vectors(coder, tower, TABLE[place : place + 1])[0], together[place])
+    torch.testing.assert_close(vectors(coder, tower, TABLE[::-1]), together.flip(0))
+
+
+def test_new_values_are_unseen_and_missing_ones_missing() -> None:
+    coder, tower = make()
+    unseen = TABLE[:1].with_columns(brand=pl.lit("new"), tags=pl.lit(["new"]))
+    other = TABLE[:1].with_columns(brand=pl.lit("newer"), tags=pl.lit(["newest"]))
+    missing = TABLE[:1].with_columns(brand=pl.lit(None), tags=pl.lit(None))
+    first, second, third = (vectors(coder, tower, table)[0] for table in (unseen, other, missing))
+    assert torch.equal(first, second)
+    assert (first - third).norm() > 1e-2 * first.norm()
+    nothing = TABLE[:1].select(pl.lit(None).alias(name) for name in TABLE.columns)
+    torch.testing.assert_close(vectors(coder, tower, nothing)[0], vectors(coder, tower, TABLE)[4])
+
+
+def test_the_last_row_of_tensors_stands_for_nothing_known() -> None:
+    coder, tower = make()
+    tensors = FeatureTensors.of(coder.encode(TABLE), CPU)
+    assert len(tensors) == 6  # 5 distinct rows
+    last = tensors.take(torch.tensor([5]))
+    assert last.x_cat.tolist() == [[UNSEEN]]
+    assert torch.isnan(last.x_num).all()
+    assert [bag.codes.numel() for bag in last.bags] == [0, 0]
+    assert last.vectors.tolist() == [[0, 0]]
+    assert torch.isfinite(tower(last)).all()
+
+
+def test_rows_of_tensors_are_taken_by_number() -> None:
+    tensors = FeatureTensors.of(make()[0].encode(TABLE), CPU)
+    index = torch.tensor([3, 1, 1, 5, 0])
+    taken = tensors.take(index)
+    for place, row in enumerate(index.tolist()):
+        assert torch.equal(taken.x_cat[place], tensors.x_cat[row])
+        for mine, whole in zip(taken.bags, tensors.bags, strict=True):
+            cut = slice(*mine.offsets[place : place + 2].tolist())
+            from_whole = slice(*whole.offsets[row : row + 2].tolist())
+            assert torch.equal(mine.codes[cut], whole.codes[from_whole])
+            assert torch.equal(mine.weights[cut], whole.weights[from_whole])
+
+
+def test_a_bag_is_the_mean_of_its_rows() -> None:
+    coder, tower = make(["tags"])
+    table = tower.bags[0].weight.detach()
+    a, b = table[2], table[3]
+    with torch.no_grad():
+        expected = tower.norm(tower.down(torch.nn.functional.gelu(tower.up((a + b) / 2))))
+    torch.testing.assert_close(vectors(coder, tower, TABLE)[0], expected)
+
+
+@pytest.mark.parametrize("columns", [None, ["price"], ["brand"], ["price", "name"], ["brand", "price", "vector"]])
+def test_the_tower_is_its_equation(columns: list[str] | None) -> None:
+    """Embeddings of fields side by side, through two layers and a norm; they need not be formed to get there."""
+    coder, tower = make(columns)
+    torch.nn.init.normal_(tower.up.bias)
+    tensors = FeatureTensors.of(coder.encode(TABLE), CPU)
+    parts = []
+    if tower.fields is not None:
+        for parameter in tower.fields.parameters():
+            torch.nn.init.normal_(parameter)
+        parts.append(tower.fields(tensors.x_num, tensors.x_cat))
+    for bag, given in zip(tower.bags, tensors.bags, strict=True):
+        rows = zip(given.offsets[:-1].tolist(), given.offsets[1:].tolist(), strict=True)
+        means = [(bag.weight[given.codes[a:b]] * given.weights[a:b, None]).sum(dim=0) for a, b in rows]
+        parts.append(torch.stack(means))
+    if tower.adapter is not None:
+        parts.append(tower.adapter(tensors.vectors))
+    hidden = torch.nn.functional.gelu(tower.up(torch.cat(parts, dim=1)))
+    torch.testing.assert_close(tower(tensors), tower.norm(tower.down(hidden)), rtol=1e-4, atol=1e-6)
+
+
+def test_vectors_have_one_length_at_the_start() -> None:
+    coder, tower = make(d_model=64)
+    length = tower.norm.weight.norm().expand(6)
+    torch.testing.assert_close(vectors(coder, tower, TABLE).norm(dim=1), length, rtol=0.3, atol=0)
+
+
+def test_in_training_some_known_values_are_taken_for_unseen() -> None:
+    coder, tower = make(["brand"], unknown_rate=0.25)
+    codes = torch.tensor([[0], [1], [2], [3], [4]], dtype=torch.int32).repeat(2000, 1)
+    torch.manual_seed(0)
+    forgotten = (tower.train()._forget(codes) != codes).view(2000, 5).float().mean(dim=0)
+    assert forgotten[:2].tolist() == [0, 0]  # a missing value is known to be missing
+    np.testing.assert_allclose(forgotten[2:], 0.25, atol=0.04)
+    again = tower._forget(codes)
+    assert (again[again != codes] == UNSEEN).all()
+    assert tower.eval()._forget(codes) is codes
+    # so that the row of unseen values is learned
+    tower.train()
+    for _ in range(50):
+        tower(FeatureTensors.of(coder.encode(TABLE), CPU)).sum().backward()
+    assert tower.fields is not None
+    gradients = [p.grad for name, p in tower.fields.named_parameters() if "table" in name]
+    assert gradients[0] is not None
+    assert gradients[0][UNSEEN].abs().sum() > 0
+
+
+def own_vectors(tower: ItemTower | None = None, n_own: int = 4, **options: Any) -> ItemVectors:
+    torch.manual_seed(1)
+    options = {"own_std": 0.5, "own_dropout": 0.0, "own_bound": None} | options
+    return ItemVectors(tower, n_own, 12, **options)
+
+
+def test_an_own_vector_is_added_to_that_of_the_metadata() -> None:
+    coder, tower = make()
+    tensors = FeatureTensors.of(coder.encode(TABLE), CPU)
+    items = own_vectors(tower).eval()
+    rows, own = torch.tensor([0, 0, 2, 5]), torch.tensor([0, 3, 1, 0])
+    assert items.own is not None
+    expected = tower(tensors)[rows] + items.own.weight[own]
+    torch.testing.assert_close(items(tensors, rows, own), expected)
+    torch.testing.assert_close(items(tensors, rows, own)[0], tower(tensors)[0])  # without one, metadata alone
+    assert items.own.weight[0].abs().sum() == 0
+
+
+def test_without_metadata_a_vector_is_the_own_one() -> None:
+    items = own_vectors().eval()
+    assert items.own is not None
+    own = torch.tensor([2, 0, 4])
+    assert torch.equal(items(None, torch.full((3,), -1), own), items.own.weight[own])
+
+
+def test_an_item_without_own_vector_never_learns_one() -> None:
+    items = own_vectors()
+    optimizer = torch.optim.AdamW(items.parameters(), lr=0.1, weight_decay=0.1)
+    for _ in range(3):
+        items(None, torch.zeros(3), torch.tensor([0, 1, 0])).square().sum().add(1).backward()
+        optimizer.step()
+    assert items.own is not None
+    assert items.own.weight[0].abs().sum() == 0
+
+
+def test_bounded_vectors_start_at_zero_and_stay_within_the_bound() -> None:
+    coder, tower = make()
+    tensors = FeatureTensors.of(coder.encode(TABLE), CPU)
+    items = own_vectors(tower, own_std=0.0, own_bound=0.5).eval()
+    rows, own = torch.arange(4), torch.arange(1, 5)
+    assert torch.equal(items(tensors, rows, own), tower(tensors)[rows])
+    assert items.own is not None
+    with torch.no_grad():
+        items.own.weight[1:] = torch.randn(4, 12) * torch.tensor([0.01, 0.05, 1, 100])[:, None]
+    delta = items(tensors, rows, own) - tower(tensors)[rows]
+    lengths = items.own.weight[1:].norm(dim=1)
+    torch.testing.assert_close(delta.norm(dim=1), lengths.clamp(max=0.5), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        torch.nn.functional.cosine_similarity(delta, items.own.weight[1:]), torch.ones(4), rtol=1e-4, atol=0
+    )
+    assert torch.isfinite(torch.autograd.grad(items(tensors, rows, own).sum(), items.own.weight)[0]).all()
+
+
+def test_own_vectors_are_left_out_of_some_steps_only() -> None:
+    items = own_vectors(own_dropout=0.25)
+    own = torch.tensor([1, 2, 3, 4]).repeat(2000)
+    assert items.own is not None
+    left_out = items.train()(None, own, own).abs().sum(dim=1) == 0
+    assert left_out.float().mean().item() == pytest.approx(0.25, abs=0.03)
+    assert torch.equal(items.eval()(None, own, own), items.own.weight[own])

@@ -1,0 +1,256 @@
+"""Vectors of sessions and items: their inner products are the scores, inside, exported, and of items that are new."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from polars.testing import assert_frame_equal
+from recommenders import ITEMS, LOG, TEST, TRAIN, all_scores, fitted, tiny
+from sklearn.exceptions import NotFittedError
+
+import tabmtl
+
+FORMS = ("M2TRec", "M2TRec of the paper", "M2TRec delta")
+every_form = pytest.mark.parametrize("form", FORMS)
+
+
+def again(form: str) -> Any:
+    """A copy of a fitted recommender, to be changed."""
+    return pickle.loads(pickle.dumps(fitted(form)))
+
+
+def renamed(items: pl.DataFrame, prefix: str = "new ") -> pl.DataFrame:
+    return items.with_columns(item_id=prefix + pl.col("item_id"))
+
+
+@every_form
+def test_inner_products_are_the_scores(form: str) -> None:
+    model = fitted(form)
+    queries, vectors = model.transform(TEST), model.item_vectors()
+    assert queries.shape == (TEST["session_id"].n_unique(), 18)
+    assert vectors.shape == (60, 18)
+    assert queries.dtype == vectors.dtype == np.float32
+    assert (queries[:, -1] == 1).all()
+    found = model.recommend(TEST, k=60)
+    order = found["session_id"].unique(maintain_order=True)
+    places = dict(zip(model.item_ids_, range(60), strict=True))
+    rows = dict(zip(order, range(len(order)), strict=True))
+    said = (queries @ vectors.T)[
+        found["session_id"].replace_strict(rows).to_numpy(), found["item_id"].replace_strict(places).to_numpy()
+    ]
+    np.testing.assert_allclose(said, found["score"], rtol=1e-4, atol=1e-4)
+
+
+@every_form
+def test_exported_files_give_the_scores(form: str, tmp_path: Path) -> None:
+    model = fitted(form)
+    for _ in range(2):
+        model.export_index(tmp_path / "a" / "index")
+    folder = tmp_path / "a" / "index"
+    assert sorted(file.name for file in folder.iterdir()) == ["items.parquet", "vectors.npy"]
+    vectors, items = np.load(folder / "vectors.npy", allow_pickle=False), pl.read_parquet(folder / "items.parquet")
+    assert items["item_id"].to_list() == model.item_ids_.to_list()
+    assert vectors.dtype == np.float32
+    np.testing.assert_array_equal(vectors, model.item_vectors())
+
+
+@every_form
+def test_new_items_score_at_once_as_old_ones_of_equal_metadata(form: str) -> None:
+    model = again(form)
+    before, weights = all_scores(model, TEST), {name: array.copy() for name, array in model.weights_.items()}
+    cold = LOG.cold.to_list()
+    old = ITEMS.filter(pl.col("item_id").is_in(cold))
+    assert model.add_items(renamed(old)) is model
+    assert model.n_items_ == 60 + len(cold)
+    assert model.item_ids_.to_list()[60:] == ["new " + item for item in old["item_id"]]
+    assert model.item_counts_[60:].tolist() == [0] * len(cold)
+    assert all(np.array_equal(weights[name], array) for name, array in model.weights_.items())
+    found = all_scores(model, TEST)
+    new = found.filter(pl.col("item_id").str.starts_with("new ")).with_columns(pl.col("item_id").str.slice(4))
+    twins = found.filter(pl.col("item_id").is_in(cold))
+    assert_frame_equal(new, twins, rel_tol=1e-5, abs_tol=1e-5)
+    if form != "M2TRec of the paper":  # there equals share what one had
+        kept = found.filter(~pl.col("item_id").str.starts_with("new "))
+        assert_frame_equal(kept, before, rel_tol=1e-5, abs_tol=1e-5)
+
+
+def test_without_ids_a_new_item_shares_with_its_equals_by_clicks() -> None:
+    model = again("M2TRec of the paper")
+    item = model.item_ids_[int(np.argmax(model.item_counts_))]
+    clicks = model._items.clicks[model.item_ids_.index_of(item)]
+    before = all_scores(model, TEST).filter(item_id=item)["score"]
+    model.add_items(renamed(ITEMS.filter(item_id=item)))
+    found = all_scores(model, TEST)
+    old, new = (found.filter(item_id=name)["score"] for name in (item, f"new {item}"))
+    np.testing.assert_allclose(np.exp(old) + np.exp(new), np.exp(before), rtol=1e-4)
+    np.testing.assert_allclose(np.exp(new - old), 1 / (clicks + 1), rtol=1e-3)
+
+
+@every_form
+def test_new_items_may_have_new_and_missing_values(form: str) -> None:
+    model = again(form)
+    strange = ITEMS[:3].with_columns(
+        brand=pl.lit("new brand"), category=pl.lit("new"), tags=pl.lit(["new tag"]), price=1e9, name=pl.lit("zzz")
+    )
+    nothing = ITEMS[3:4].select("item_id", *(pl.lit(None).alias(name) for name in ITEMS.columns[1:]))
+    model.add_items(renamed(strange)).add_items(renamed(nothing, "no "))
+    found = model.recommend(TEST, k=64, candidates=["new i00", "new i01", "new i02", "no i03"])
+    assert found["score"].is_finite().all()
+    assert found["item_id"].n_unique() == 4
+
+
+@every_form
+def test_added_items_are_saved_pickled_and_clicked(form: str, tmp_path: Path) -> None:
+    model = again(form).add_items(renamed(ITEMS[:5]))
+    model.save(tmp_path / "model")
+    for copy in (tabmtl.load(tmp_path / "model"), pickle.loads(pickle.dumps(model))):
+        assert copy.item_ids_.equals(model.item_ids_)
+        assert_frame_equal(all_scores(copy, TEST), all_scores(model, TEST), rel_tol=1e-5, abs_tol=1e-5)
+        copy.add_items(renamed(ITEMS[5:7]))
+        assert copy.n_items_ == 67
+    log = TEST.with_columns(item_id=pl.lit("new i02"))
+    unknown = TEST.with_columns(item_id=pl.lit("nobody"))
+    assert not all_scores(model, log).equals(all_scores(model, unknown))
+    assert model.recommend(log, k=65, exclude_seen=True)["item_id"].is_in(["new i02"]).any() is False
+    assert np.isfinite(model.rank(log).ranks).all()
+
+
+@pytest.mark.parametrize("library", ["to_pandas", "to_arrow", "lazy"])
+def test_added_items_may_come_from_any_library(library: str) -> None:
+    model = again("M2TRec").add_items(getattr(renamed(ITEMS[:5]), library)())
+    expected = again("M2TRec").add_items(renamed(ITEMS[:5]))
+    assert all_scores(model, TEST).equals(all_scores(expected, TEST))
+
+
+def test_adding_no_item_changes_nothing() -> None:
+    model = again("M2TRec").add_items(renamed(ITEMS[:0]))
+    assert all_scores(model, TEST).equals(all_scores(fitted("M2TRec"), TEST))
+
+
+REFUSED: dict[str, tuple[pl.DataFrame, type[Exception], str]] = {
+    "known": (ITEMS[:5], ValueError, r"holds \['i00', 'i01', 'i02'\] already: add new items only"),
+    "twice": (renamed(pl.concat([ITEMS[:1], ITEMS[:1]])), ValueError, r"'new i00' more than once in 'item_id'"),
+    "no name": (renamed(ITEMS).drop("item_id"), ValueError, r"no column 'item_id'"),
+    "lacking": (renamed(ITEMS).drop("brand"), ValueError, r"lacks the column 'brand', which it had in fit"),
+    "kind": (renamed(ITEMS).with_columns(price=pl.lit("x")), TypeError, r"'price' was numeric in fit"),
+    "names": (
+        ITEMS.with_columns(item_id=pl.int_range(60)),
+        TypeError,
+        r"items of 'item_id' are Int64, .* String: cast",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_items_that_do_not_fit_are_refused_and_none_is_added(case: str) -> None:
+    items, error, message = REFUSED[case]
+    model = again("M2TRec")
+    with pytest.raises(error, match=message):
+        model.add_items(items)
+    assert all_scores(model, TEST).equals(all_scores(fitted("M2TRec"), TEST))
+
+
+def numbered(frame: pl.DataFrame, dtype: Any = pl.Int32) -> pl.DataFrame:
+    return frame.with_columns(pl.col("item_id").str.slice(1).cast(dtype))
+
+
+def test_added_names_may_be_wider_numbers() -> None:
+    model = tiny("M2TRec", epochs=1).fit(numbered(TRAIN), items=numbered(ITEMS))
+    model.add_items(numbered(ITEMS[:1], pl.Int64).with_columns(item_id=pl.lit(2**40)))
+    assert model.recommend(numbered(TEST), k=1, candidates=[2**40])["item_id"].unique().to_list() == [2**40]
+
+
+def test_without_an_item_table_no_item_can_be_added() -> None:
+    model = tiny("M2TRec", epochs=1, categories=(), text_features=()).fit(TRAIN)
+    with pytest.raises(ValueError, match="fitted without an item table, so it knows no new item: fit with items="):
+        model.add_items(renamed(ITEMS))
+
+
+def test_parameters_changed_after_fit_do_not_change_what_was_fitted() -> None:
+    model = again("M2TRec").set_params(cold_prior=50.0, d_model=32, max_length=2, category_weight=0)
+    model.add_items(renamed(ITEMS[:5]))
+    expected = again("M2TRec").add_items(renamed(ITEMS[:5]))
+    assert all_scores(model, TEST).equals(all_scores(expected, TEST))
+
+
+def test_before_fit_there_are_no_vectors(tmp_path: Path) -> None:
+    model = tiny("M2TRec")
+    with pytest.raises(NotFittedError):
+        model.transform(TEST)
+    with pytest.raises(NotFittedError):
+        model.item_vectors()
+    with pytest.raises(NotFittedError):
+        model.add_items(ITEMS)
+    with pytest.raises(NotFittedError):
+        model.export_index(tmp_path)
+    with pytest.raises(NotFittedError):
+        model.recommend(TEST, approximate=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_approximate_search_says_how_much_it_finds() -> None:
+    pytest.importorskip("usearch")
+    model = again("M2TRec")
+    for options in ({}, {"exclude_seen": True}):
+        found = model.recommend(TEST, k=10, approximate=True, **options)
+        exact = model.recommend(TEST, k=10, **options)
+        assert 0.9 < model.approximate_recall_ <= 1
+        shared = found.join(exact, on=["session_id", "item_id"])
+        assert len(shared) > 0.9 * len(exact)
+        np.testing.assert_allclose(shared["score"], shared["score_right"], rtol=1e-4, atol=1e-4)
+        assert found["rank"].to_list() == exact["rank"].to_list()
+    clicked = TEST.select("session_id", "item_id")
+    assert found.join(clicked, on=["session_id", "item_id"]).is_empty()
+    assert model.recommend(TEST, k=100, approximate=True).group_by("session_id").len()["len"].max() <= 60
+
+
+def test_approximate_search_finds_added_items() -> None:
+    pytest.importorskip("usearch")
+    model = again("M2TRec")
+    model.recommend(TEST, approximate=True)
+    model.add_items(renamed(ITEMS[:5]))
+    found = model.recommend(TEST, k=65, approximate=True)
+    assert found["item_id"].str.starts_with("new").any()
+    assert pickle.loads(pickle.dumps(model)).recommend(TEST, k=5, approximate=True).shape == (
+        5 * found["session_id"].n_unique(),
+        4,
+    )
+
+
+def test_approximate_search_is_of_all_items_and_needs_usearch(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = again("M2TRec")
+    with pytest.raises(ValueError, match="approximate=True searches all items; leave out candidates"):
+        model.recommend(TEST, approximate=True, candidates=["i00"])
+    with pytest.raises(ValueError, match="k must be at least 1"):
+        model.recommend(TEST, k=0, approximate=True)
+    monkeypatch.setitem(sys.modules, "usearch.index", None)
+    with pytest.raises(ImportError, match=r"needs usearch, which is missing: pip install 'tabmtl\[ann\]'"):
+        model.recommend(TEST, approximate=True)
+
+
+@pytest.mark.parametrize("value", [0, -1.0, float("nan"), float("inf")])
+def test_the_prior_must_be_a_positive_number(value: float) -> None:
+    with pytest.raises(ValueError, match="cold_prior must be a finite number above 0"):
+        tiny("M2TRec", cold_prior=value).fit(TRAIN, items=ITEMS)
+
+
+def test_a_higher_prior_lifts_cold_items() -> None:
+    mean = []
+    for prior in (0.5, 5.0):
+        model = tiny("M2TRec", cold_prior=prior).fit(TRAIN, items=ITEMS)
+        found = all_scores(model, TEST)
+        mean.append(found.filter(pl.col("item_id").is_in(LOG.cold.to_list()))["score"].mean())
+    assert mean[1] - mean[0] == pytest.approx(np.log(10), rel=1e-3)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_a_gpu_scores_as_the_cpu() -> None:
+    model = again("M2TRec").set_params(device="cuda")
+    assert_frame_equal(all_scores(model, TEST), all_scores(fitted("M2TRec"), TEST), rel_tol=1e-3, abs_tol=1e-3)
