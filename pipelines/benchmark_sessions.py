@@ -92,15 +92,8 @@ def baselines(data: SessionLog) -> dict[str, Callable[[], Any]]:
 
 def m2trec(data: SessionLog, name: str, seed: int, **settings: Any) -> M2TRec:
     """M2TRec by the chosen setting of a set, and with what is given."""
-    chosen = CHOSEN[name] | settings
-    text = chosen.get("text_features", [])
-    return M2TRec(
-        categories=data.categories,
-        precision="bf16",
-        random_state=seed,
-        **data.columns,
-        **chosen | {"text_features": text},
-    )
+    common: dict[str, Any] = {"categories": data.categories, "precision": "bf16", "random_state": seed}
+    return M2TRec(**common | data.columns | CHOSEN[name] | settings)
 
 
 def score(model: Any, train: pl.DataFrame, test: pl.DataFrame, items: pl.DataFrame) -> list[dict[str, Any]]:
@@ -155,7 +148,7 @@ def choose(name: str, seed: int, folder: Path | None, share: float) -> None:
     newest = data.newest(share).part("train") if share < 1 else data.part("train")
     train, judged = temporal_split(newest, test_size=0.1, time_column=data.columns["time_column"])
     models: Mapping[str, Callable[[], Any]] = baselines(data) | {
-        label: lambda settings=settings: m2trec(data, name, seed, patience=3, **settings)  # type: ignore[misc]
+        label: lambda settings=settings: m2trec(data, name, seed, patience=3, **settings)
         for label, settings in CANDIDATES.items()
     }
     for label, make in models.items():
