@@ -80,13 +80,14 @@ def open_set(name: str, seed: int, folder: Path | None) -> tuple[SessionLog, dic
 
 def baselines(data: SessionLog) -> dict[str, Callable[[], Any]]:
     """Everything that M2TRec has to beat."""
+    columns: dict[str, Any] = dict(data.columns)
     return {
-        "Popularity": lambda: Popularity(**data.columns),
-        "CategoryPopularity": lambda: CategoryPopularity(category=data.categories[-1], **data.columns),
-        "SequentialRules": lambda: SequentialRules(**data.columns),
-        "SequentialRules, last 5": lambda: SequentialRules(n_last=5, **data.columns),
-        "VSKNN": lambda: VSKNN(**data.columns),
-        "STAN": lambda: STAN(**data.columns),
+        "Popularity": lambda: Popularity(**columns),
+        "CategoryPopularity": lambda: CategoryPopularity(category=data.categories[-1], **columns),
+        "SequentialRules": lambda: SequentialRules(**columns),
+        "SequentialRules, last 5": lambda: SequentialRules(n_last=5, **columns),
+        "VSKNN": lambda: VSKNN(**columns),
+        "STAN": lambda: STAN(**columns),
     }
 
 
