@@ -85,7 +85,7 @@ def make_catalogue(clicked: pl.Series, items: Any, item_column: str) -> Catalogu
     ValueError
         If the item table has no such column, or a missing or repeated name.
     """
-    counted = _plain(clicked.alias(item_column)).alias("item").value_counts(name="count")
+    counted = plain_names(clicked.alias(item_column)).alias("item").value_counts(name="count")
     if items is None:
         counted = counted.sort("item")
         return Catalogue(ids=counted["item"], counts=counted["count"].to_numpy().astype(np.int64))
@@ -102,6 +102,7 @@ def make_catalogue(clicked: pl.Series, items: Any, item_column: str) -> Catalogu
         )
         # the wider of two types of whole numbers holds the items of both
         known = pl.concat([known, unlisted.alias(item_column).to_frame()], how="diagonal_relaxed")
+        known = known.with_columns(plain_names(known[item_column]))
     known = known.sort(item_column)
     ids = known[item_column].alias("item")
     counts = np.zeros(len(known) + 1, dtype=np.int64)
@@ -116,7 +117,7 @@ def read_items(items: Any, item_column: str) -> tuple[pl.Series, pl.DataFrame]:
         raise ValueError(
             f"the item table has no column {item_column!r}; its columns are {frame.columns}: rename its column of names"
         )
-    names = _plain(frame[item_column]).alias("item")
+    names = plain_names(frame[item_column]).alias("item")
     if names.null_count():
         raise ValueError(f"the column {item_column!r} of the item table is missing in {names.null_count()} rows")
     if names.n_unique() < len(names):
@@ -125,10 +126,18 @@ def read_items(items: Any, item_column: str) -> tuple[pl.Series, pl.DataFrame]:
     return names, frame.drop(item_column)
 
 
-def _plain(names: pl.Series) -> pl.Series:
-    """Item names as whole numbers or text: categories have no order of their own between processes."""
+def plain_names(names: pl.Series) -> pl.Series:
+    """Item names as text or whole numbers of at most 64 bits.
+
+    Categories have no order of their own between processes; Int128 is what polars makes of Int64 and UInt64.
+    """
     if names.dtype in (pl.Categorical, pl.Enum):
         return names.cast(pl.String)
+    if names.dtype in (pl.Int128, pl.UInt128):
+        small = names.cast(pl.Int64, strict=False)
+        if small.null_count() > names.null_count():
+            raise TypeError(f"the column {names.name!r} names items by numbers beyond Int64: cast them to text")
+        return small
     if names.dtype.is_integer() or names.dtype == pl.String:
         return names
     raise TypeError(f"items must be named by whole numbers or text, got {names.dtype}: cast the column {names.name!r}")

@@ -13,7 +13,7 @@ from tabmtl.sessions.data import Sessions
 from tabmtl.sessions.knn import VSKNN
 from tabmtl.sessions.recommender import rank_next
 
-_COMPARED = 2_000  # clicks on which the neighbour baseline is measured
+_COMPARED = 2_000  # clicks on which the neighbour baseline is measured, spread over all
 
 
 def oracle_ceiling(row: np.ndarray, counts: np.ndarray, targets: np.ndarray, k: int = 20) -> dict[str, float]:
@@ -52,20 +52,23 @@ def oracle_ceiling(row: np.ndarray, counts: np.ndarray, targets: np.ndarray, k: 
     return {f"recall@{k}": float(found.mean()), f"mrr@{k}": float(np.where(found, 1 / ranks, 0).mean())}
 
 
-def warn_of_ceiling(
-    ceiling: float, n_distinct: int, counts: np.ndarray, train: Sessions, prefixes: Sessions, targets: np.ndarray
-) -> None:
-    """Warn where VSKNN, on the newest of these clicks, is above the Recall@20 that an id-free one can reach."""
-    names = pl.Series(np.arange(len(counts)))
+def warn_of_ceiling(row: np.ndarray, counts: np.ndarray, older: Sessions, judged: Sessions) -> None:
+    """Warn where VSKNN, which knows older sessions, beats on those judged the Recall@20 that is possible without ids.
+
+    ``row`` and ``counts`` are those of `oracle_ceiling`. No session may be both older and judged: it would be its own
+    nearest neighbour.
+    """
+    prefixes, targets = judged.prefixes(most=_COMPARED)
+    ceiling = oracle_ceiling(row, counts, targets)["recall@20"]
+    seen = np.bincount(older.items, minlength=len(counts) + 1)[1:]
+    catalogue = Catalogue(ids=pl.Series(np.arange(len(counts))), counts=seen)
     baseline = VSKNN(time_column=None)
-    catalogue = Catalogue(ids=names, counts=counts)
-    baseline._set_fitted(catalogue, baseline._fit(train, catalogue, None))
-    newest = np.arange(max(0, len(targets) - _COMPARED), len(targets))
-    reached = rank_next(baseline._scores, prefixes.take(newest), targets[newest], counts).recall(20)
+    baseline._set_fitted(catalogue, baseline._fit(older, catalogue, None))
+    reached = rank_next(baseline._scores, prefixes, targets, seen).recall(20)
     if reached > ceiling:
         warnings.warn(
-            f"{n_distinct} different rows of metadata stand for {len(counts)} items: id_mode='none' cannot exceed "
-            f"Recall@20 {ceiling:.3f}, and VSKNN reaches {reached:.3f} on the same clicks: give more columns of "
+            f"{int(row.max()) + 1} different rows of metadata stand for {len(counts)} items: id_mode='none' cannot "
+            f"exceed Recall@20 {ceiling:.3f}, and VSKNN reaches {reached:.3f} on the same clicks: give more columns of "
             "metadata, or take id_mode='full'",
             TabmtlWarning,
             stacklevel=5,

@@ -94,8 +94,10 @@ class Sessions:
         """The sessions of at least n clicks."""
         return self.take(np.flatnonzero(self.lengths >= n))
 
-    def prefixes(self, first: int = 1) -> tuple[Sessions, np.ndarray]:
+    def prefixes(self, first: int = 1, most: int | None = None) -> tuple[Sessions, np.ndarray]:
         """Every proper prefix of at least ``first`` clicks, session by session, and the item clicked next.
+
+        With ``most``, if there are more than so many, so many of them, spread evenly over all.
 
         Returns
         -------
@@ -103,9 +105,13 @@ class Sessions:
             m of them; ids repeat.
         targets : ndarray of int32, shape (m,)
         """
-        counts = np.maximum(self.lengths - first, 0)
-        owner = np.repeat(np.arange(len(self)), counts)
-        length = first + _places(counts)
+        ends = np.cumsum(np.maximum(self.lengths - first, 0), dtype=np.int64)
+        total = int(ends[-1]) if len(ends) else 0
+        chosen = np.arange(total)
+        if most is not None and total > most:
+            chosen = np.linspace(0, total - 1, most).astype(np.int64)
+        owner = np.searchsorted(ends, chosen, side="right")
+        length = self.lengths[owner] - (ends[owner] - chosen)
         starts = self.offsets[owner]
         return self._ragged(owner, starts, length), self.items[starts + length]
 

@@ -90,13 +90,9 @@ class SessionLoop:
     units : Units
     examples : Examples
     candidates : Candidates
-    optimizer : Optimizer
-    level_weights : sequence of float
-        Of the category losses, beside 1 of the items.
-    level_names : sequence of str
-    batch_size, epochs : int
-    learning_rate : float
-    precision : {"float32", "bf16"}
+    weights : dict of str to float
+        Of the category losses by level, beside 1 of the items.
+    options : LoopOptions
     validate : callable
         Gives the validation record and what early stopping maximises.
     """

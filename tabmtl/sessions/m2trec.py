@@ -2,36 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import polars as pl
-import torch
 
 from tabmtl.checks import check_at_least, check_choice, check_count, check_positive, check_share
 from tabmtl.device import find_device, seeded, threads
-from tabmtl.epochs import OnEpoch, Record, run_epochs
+from tabmtl.epochs import OnEpoch
 from tabmtl.estimator import draw_seed
-from tabmtl.progress import show_progress
 from tabmtl.sessions.catalogue import Catalogue
 from tabmtl.sessions.ceiling import oracle_ceiling, warn_of_ceiling
 from tabmtl.sessions.data import Sessions
 from tabmtl.sessions.encoder import Pooling
 from tabmtl.sessions.features import ItemCoder
 from tabmtl.sessions.items import KnownItems
-from tabmtl.sessions.loop import Examples, LoopOptions, SessionLoop, Training
+from tabmtl.sessions.loop import Training
 from tabmtl.sessions.network import M2TRecNetwork, make_network
-from tabmtl.sessions.recommender import rank_next
-from tabmtl.sessions.scorer import Scorer
-from tabmtl.sessions.softmax import Candidates
+from tabmtl.sessions.training import VALIDATED, train_network
 from tabmtl.sessions.vectors import VectorRecommender
 
 IdMode = Literal["none", "delta", "full"]
 
-_VALIDATED = 20_000  # clicks that are predicted after an epoch, spread over the validation log
 _SESSIONS_TO_SPLIT = 20  # fewer sessions are all trained on
 
 
@@ -115,13 +109,17 @@ class M2TRec(VectorRecommender):
     item_ids_, item_counts_ : polars.Series, ndarray
         The catalogue, and the clicks of every item in the log of fit.
     n_distinct_metadata_ : int
-        Number of different rows of metadata; ``n_items_`` is that of items.
+        Number of different rows of metadata among the items of fit, where there was metadata; ``n_items_`` is that of
+        all items.
     oracle_ceiling_ : dict of str to float
         Recall@20 and MRR@20 of an oracle that knows the metadata of the next item: the best that ``id_mode="none"`` can
-        reach, on validation sessions, or training sessions without any.
+        reach, on validation sessions, or training sessions without any. Only where there was metadata.
     history_ : polars.DataFrame
         One row an epoch: losses, and Recall@20 and MRR@20 on at most 20 000 clicks of the validation log.
     best_iteration_ : int
+        The epoch, from 1, whose weights were kept.
+    weights_ : dict of str to ndarray
+        Of the network.
 
     Examples
     --------
@@ -197,6 +195,9 @@ class M2TRec(VectorRecommender):
                 raise ValueError(f"{name} must be at least 0 and below 1, got {getattr(self, name)!r}")
         check_at_least("weight_decay", self.weight_decay, 0)
         check_share("validation_fraction", self.validation_fraction)
+        for name in ("categories", "text_features"):
+            if isinstance(getattr(self, name), str):
+                raise TypeError(f"{name} must be a sequence of columns, got {getattr(self, name)!r}: put it in a list")
         self._level_weights()
 
     def _level_weights(self) -> dict[str, float]:
@@ -221,8 +222,9 @@ class M2TRec(VectorRecommender):
         device = find_device(self.device)
         with seeded(draw_seed(self.random_state), device):
             network = self._network(coder, int(items.own.max(initial=0))).to(device)
+            units = self._units(coder, items, device)
             with threads(self.n_jobs, network):
-                history, best = self._train(network, coder, items, train, valid)
+                history, best = train_network(self, network, units, items, train, valid)
         return self._say_what_metadata_tells(items, train, valid) | {
             "history_": pl.DataFrame(history, infer_schema_length=None),
             "best_iteration_": best + 1,
@@ -235,15 +237,21 @@ class M2TRec(VectorRecommender):
         """Sessions to train on, and to validate on if early stopping is wanted; of two clicks at least."""
         if not self.early_stopping:
             valid = None
-        elif valid is None and len(sessions) >= _SESSIONS_TO_SPLIT:
-            kept = len(sessions) - max(1, round(self.validation_fraction * len(sessions)))
-            sessions, valid = sessions.take(np.arange(kept)), sessions.take(np.arange(kept, len(sessions)))
+        elif valid is None:
+            sessions, valid = self._newest_apart(sessions)
         train = sessions.at_least(2)
         if not len(train):
             raise ValueError("no session of the click log has two clicks, so there is no next click to learn from")
         if valid is not None and not len(valid.at_least(2)):
             raise ValueError("no session of the validation log has two clicks; give a longer clicks_val")
         return train, valid
+
+    def _newest_apart(self, sessions: Sessions) -> tuple[Sessions, Sessions | None]:
+        """Older sessions and the newest ``validation_fraction``; all and None where there are few."""
+        if len(sessions) < _SESSIONS_TO_SPLIT:
+            return sessions, None
+        kept = len(sessions) - max(1, round(self.validation_fraction * len(sessions)))
+        return sessions.take(np.arange(kept)), sessions.take(np.arange(kept, len(sessions)))
 
     def _code_items(self, catalogue: Catalogue, counts: np.ndarray) -> ItemCoder | None:
         """The encoding of metadata, learned on the items that are clicked."""
@@ -268,74 +276,17 @@ class M2TRec(VectorRecommender):
     def _tasks(self) -> dict[str, float]:
         return {name: weight for name, weight in self._level_weights().items() if weight > 0}
 
-    def _train(
-        self,
-        network: M2TRecNetwork,
-        coder: ItemCoder | None,
-        items: KnownItems,
-        train: Sessions,
-        valid: Sessions | None,
-    ) -> tuple[list[Record], int]:
-        device = next(network.parameters()).device
-        units, unit_of = self._units(coder, items, device), items.unit_of
-        prefixes, targets = _spread(valid) if valid is not None else (None, None)
-
-        def validate() -> tuple[Record, float | None]:
-            if prefixes is None or targets is None:
-                return {}, None
-            scorer = Scorer.of(network, units, unit_of, items.bias(self.cold_prior), self.max_length)
-            ranking = rank_next(scorer.scores, prefixes, targets, items.clicks)
-            score = ranking.mrr(20)
-            return {"val/recall@20": ranking.recall(20), "val/mrr@20": score}, score
-
-        loop = SessionLoop(
-            network,
-            units,
-            Examples.of(train, unit_of, self.max_length, self.training, device),
-            Candidates(torch.from_numpy(items.unit_clicks).to(device), self.n_negatives),
-            weights=self._tasks(),
-            options=LoopOptions(
-                epochs=self.epochs,
-                batch_size=self.batch_size,
-                learning_rate=self.learning_rate,
-                weight_decay=self.weight_decay,
-                average_decay=self.average_decay,
-                precision=self.precision,
-            ),
-            validate=validate,
-        )
-        with ExitStack() as stack:
-            show = stack.enter_context(show_progress(self.epochs, _describe)) if self.verbose else None
-
-            def on_epoch(record: Mapping[str, float | None]) -> bool:
-                if show is not None:
-                    show(record)
-                return bool(self.on_epoch is not None and self.on_epoch(record))
-
-            patience = None if valid is None else self.patience
-            return run_epochs(network, loop, epochs=self.epochs, patience=patience, on_epoch=on_epoch)
-
     def _say_what_metadata_tells(self, items: KnownItems, train: Sessions, valid: Sessions | None) -> dict[str, Any]:
         """How many items metadata tells apart, what an id-free recommender can reach at best."""
         if items.features is None:
             return {}
-        prefixes, targets = _spread(train if valid is None else valid)
-        ceiling = oracle_ceiling(items.features.row, items.clicks, targets)
+        _, targets = (train if valid is None else valid).prefixes(most=VALIDATED)
+        row = items.features.row
         if self.id_mode == "none":
-            warn_of_ceiling(ceiling["recall@20"], len(items.features), items.clicks, train, prefixes, targets)
-        return {"n_distinct_metadata_": len(items.features), "oracle_ceiling_": ceiling}
-
-
-def _spread(sessions: Sessions) -> tuple[Sessions, np.ndarray]:
-    """Prefixes and next clicks, at most 20 000 of them, spread over all."""
-    prefixes, targets = sessions.prefixes()
-    chosen = np.arange(len(targets))
-    if len(targets) > _VALIDATED:
-        chosen = np.linspace(0, len(targets) - 1, _VALIDATED).astype(np.int64)
-    return prefixes.take(chosen), targets[chosen]
-
-
-def _describe(record: Mapping[str, float | None]) -> str:
-    """What `verbose=1` shows of an epoch."""
-    names = [name for name in ("train/loss", "val/recall@20", "val/mrr@20") if record.get(name) is not None]
-    return "  ".join(f"{name} {record[name]:.4f}" for name in names)
+            older, judged = (train, valid) if valid is not None else self._newest_apart(train)
+            if judged is not None:
+                warn_of_ceiling(row, items.clicks, older, judged)
+        return {
+            "n_distinct_metadata_": len(items.features),
+            "oracle_ceiling_": oracle_ceiling(row, items.clicks, targets),
+        }

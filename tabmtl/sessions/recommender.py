@@ -66,6 +66,12 @@ class Recommender(SavableEstimator):
         """
         self._check_params()
         columns = self._log_columns()
+        names = (self.session_column, self.item_column, "rank", "score")  # columns of recommendations
+        if len(set(names)) < len(names):
+            raise ValueError(
+                f"session_column and item_column must differ, and be neither 'rank' nor 'score', got {names[:2]}: "
+                "rename the column of the log"
+            )
         log = read_log(clicks, columns)
         catalogue = make_catalogue(log["item"], items, self.item_column)
         sessions = group_log(log, catalogue.ids)
@@ -127,6 +133,7 @@ class Recommender(SavableEstimator):
             If no session has two clicks.
         """
         check_is_fitted(self)
+        check_count("top", top)
         return self._rank(self._read(clicks), top)
 
     def evaluate(self, clicks: Any, k: int | Sequence[int] = 20) -> pl.DataFrame:
@@ -145,6 +152,8 @@ class Recommender(SavableEstimator):
             ``n_targets``, and per k ``recall@k``, ``mrr@k``, ``ndcg@k`` and, in all, ``coverage@k``.
         """
         ks = [k] if isinstance(k, int | np.integer) else list(k)
+        if not ks:
+            raise ValueError("k must name one length of a list at least, got none")
         for value in ks:
             check_count("k", value)
         return summarize(self.rank(clicks, top=max(ks)), ks)

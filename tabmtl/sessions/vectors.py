@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from tabmtl.checks import check_count, check_positive
 from tabmtl.device import find_device, seeded, threads
 from tabmtl.persist import Saved, write_file
-from tabmtl.sessions.catalogue import Catalogue, read_items
+from tabmtl.sessions.catalogue import Catalogue, plain_names, read_items
 from tabmtl.sessions.data import Sessions, code_items
 from tabmtl.sessions.features import ItemCoder
 from tabmtl.sessions.items import KnownItems
@@ -194,7 +194,7 @@ class VectorRecommender(Recommender):
         counts = np.concatenate([known.counts, np.zeros(len(names), dtype=np.int64)])
         # the wider of two types of whole numbers holds the items of both
         joined = pl.concat([known.ids.to_frame("item"), names.to_frame("item")], how="vertical_relaxed")
-        catalogue = Catalogue(ids=joined["item"], counts=counts)
+        catalogue = Catalogue(ids=plain_names(joined["item"]), counts=counts)
         scorer = self._fitted_scorer()
         fitted = self._as_fitted()
         units = fitted._units(self._coder, extended, scorer.unit_vectors.device)

@@ -13,7 +13,7 @@ from tabmtl.synth import make_sessions
 @pytest.fixture
 def small(monkeypatch):
     monkeypatch.setattr(benchmark_sessions, "make_sessions", lambda n, m, **options: make_sessions(300, 60, **options))
-    tiny = {"epochs": 1, "d_model": 8, "device": "cpu", "n_jobs": 1, "text_features": ["name"]}
+    tiny = {"epochs": 1, "d_model": 8, "device": "cpu", "n_jobs": 1}
     monkeypatch.setattr(benchmark_sessions, "CHOSEN", {GENERATOR: tiny})
     monkeypatch.setattr(benchmark_sessions, "CANDIDATES", {"as chosen": {}, "none": {"id_mode": "none"}})
 

@@ -148,3 +148,15 @@ def check_state(catalogue: Catalogue) -> None:
     assert again.ids.to_list() == catalogue.ids.to_list()
     assert again.counts.tolist() == catalogue.counts.tolist()
     assert len(again) == len(catalogue)
+
+
+def test_signed_and_unsigned_names_join() -> None:
+    clicked, items = pl.Series([1, 3, 3]), pl.DataFrame({"item_id": pl.Series([2, 1], dtype=pl.UInt64)})
+    with pytest.warns(TabmtlWarning, match=r"1 items .* among them \[3\]"):
+        catalogue = make_catalogue(clicked, items, "item_id")
+    assert catalogue.ids.dtype == pl.Int64
+    assert catalogue.counts.tolist() == [1, 0, 2]
+    check_state(catalogue)
+    beyond = pl.DataFrame({"item_id": pl.Series([2**63 + 1], dtype=pl.UInt64)})
+    with pytest.warns(TabmtlWarning), pytest.raises(TypeError, match="beyond Int64: cast them to text"):
+        make_catalogue(clicked, beyond, "item_id")

@@ -95,3 +95,18 @@ def test_the_ceiling_is_measured_on_validation_clicks_by_training_clicks() -> No
     targets = 1 + valid.filter(pl.int_range(pl.len()).over("session_id") > 0)["item_id"].to_numpy()
     row = np.arange(100) % 2
     assert model.oracle_ceiling_ == oracle_ceiling(row, model.item_counts_, targets)
+
+
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_neighbours_are_judged_on_sessions_that_they_do_not_hold(early_stopping: bool) -> None:
+    rng = np.random.default_rng(0)
+    clicks = {"session_id": np.repeat(np.arange(400), 5), "item_id": rng.integers(400, size=2000), "time": range(2000)}
+    items = pl.DataFrame({"item_id": range(400), "category": [str(item % 4) for item in range(400)]})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", TabmtlWarning)  # nothing can be known of these clicks
+        M2TRec(id_mode="none", early_stopping=early_stopping, **TINY).fit(pl.DataFrame(clicks), items=items)
+
+
+def test_without_early_stopping_it_is_warned_too() -> None:
+    with pytest.warns(TabmtlWarning, match="VSKNN reaches 1"):
+        M2TRec(id_mode="none", early_stopping=False, **TINY).fit(cycles(), items=CATEGORIES)

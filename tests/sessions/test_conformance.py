@@ -270,3 +270,20 @@ def test_what_cannot_be_asked_is_refused(form):
         fitted(form).recommend(TEST.drop("time"))
     with pytest.raises(TypeError, match="Int64, those of the catalogue String"):
         fitted(form).recommend(TEST.with_columns(item_id=pl.lit(1, pl.Int64)))
+
+
+@every_form
+def test_columns_of_recommendations_have_names_of_their_own(form):
+    clicks = TRAIN.rename({"session_id": "rank"})
+    with pytest.raises(ValueError, match=r"neither 'rank' nor 'score', got \('rank', 'item_id'\)"):
+        tiny(form, session_column="rank").fit(clicks, items=ITEMS)
+    with pytest.raises(ValueError, match="must differ"):
+        tiny(form, session_column="item_id").fit(clicks, items=ITEMS)
+
+
+@every_form
+def test_lengths_of_lists_are_checked(form):
+    with pytest.raises(ValueError, match="top must be"):
+        fitted(form).rank(TEST, top=0)
+    with pytest.raises(ValueError, match="one length"):
+        fitted(form).evaluate(TEST, [])

@@ -276,3 +276,9 @@ def test_logs_without_a_next_click_are_refused() -> None:
         tiny("M2TRec").fit(single, items=ITEMS)
     with pytest.raises(ValueError, match="no session of the validation log has two clicks"):
         tiny("M2TRec").fit(TRAIN, items=ITEMS, clicks_val=single)
+
+
+@pytest.mark.parametrize("name", ["categories", "text_features"])
+def test_one_column_is_given_in_a_list(name: str) -> None:
+    with pytest.raises(TypeError, match=rf"{name} must be a sequence of columns, got 'category': put it in a list"):
+        tiny("M2TRec", **{name: "category"}).fit(TRAIN, items=ITEMS)
