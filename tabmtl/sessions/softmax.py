@@ -73,8 +73,9 @@ class Candidates:
     A sample is drawn uniformly without replacement, once a step for all its targets, which join it.
     Unit j then takes part with probability ``p_j = 1 - (1 - f_j)^P (1 - n / C)``, where f_j is its share of all clicks,
     P the number of targets, n that of drawn units, and C that of all. Its term in the sum of a softmax is divided by
-    p_j, that is, -log p_j is added to its logit (the logQ correction; the target itself is always there). The sum is then
-    right on average for independent targets; those of one session repeat items, which leaves p_j some percent too high.
+    p_j, that is, -log p_j is added to its logit (the logQ correction; the target itself is always there). The sum is
+    then right on average for independent targets; those of one session repeat items, which leaves p_j some percent too
+    high.
 
     Parameters
     ----------
