@@ -236,14 +236,14 @@ def test_parameters_changed_after_fit_do_not_change_the_fitted_network(cls, tmp_
 
 
 #: R² of four tasks y = z + z² of closely related projections z of 8 features, on 2 000 new rows after 1 500.
-#: The mean of the labels scores 0, a linear model 0.33 at best, no model above 0.997, and one LightGBM per task 0.84.
-SINGLE_TASK, CEILING = 0.84, 0.997
+#: The mean of the labels scores 0, a linear model 0.33 at best, no model above 0.997, and one LightGBM per task 0.88.
+SINGLE_TASK, CEILING = 0.88, 0.997
 
 
 @pytest.mark.parametrize(
     ("estimator", "score"),
     [
-        (SharedBottom(epochs=15, hidden=(64, 32), batch_size=128, learning_rate=5e-3, n_jobs=1, random_state=0), 0.92),
+        (SharedBottom(epochs=15, hidden=(64, 32), batch_size=128, learning_rate=5e-3, n_jobs=1, random_state=0), 0.90),
         (MultiTabNet(epochs=15, batch_size=128, learning_rate=5e-3, n_jobs=1, random_state=0), 0.97),
     ],
     ids=["SharedBottom", "MultiTabNet"],

@@ -124,7 +124,7 @@ def test_tasks_beside_the_chain_are_learned_too():
     assert model.predict(X).schema == y.schema
 
 
-#: Two towers on 13 columns of 6 000 impressions, of which 123 convert, and 20 000 fresh ones.
+#: Two towers on 13 columns of 6 000 impressions, of which 152 convert, and 20 000 fresh ones.
 WORLD = {"n_users": 100, "n_items": 30, "click_rate": 0.2, "conversion_rate": 0.02, "spread": 2.0}
 
 
@@ -140,8 +140,8 @@ def test_it_learns_a_rare_conversion(log):
     model = ESMM(task_chain=train.task_chain, random_state=0, **sizes)
     scores = model.fit(train.X, train.y.select(train.task_chain)).score_tasks(test.X, test.y.select(train.task_chain))
     ceiling = test.ceiling()
-    assert 0.74 < scores["click"] < ceiling["click"]
-    assert 0.8 < scores["conversion"] < ceiling["conversion"]
+    assert 0.72 < scores["click"] < ceiling["click"]
+    assert 0.78 < scores["conversion"] < ceiling["conversion"]
     p = model.predict_proba(test.X)
     assert (p["conversion"][:, 1] <= p["click"][:, 1]).all()
     cvr = p["conversion"][:, 1] / p["click"][:, 1]
@@ -151,8 +151,8 @@ def test_it_learns_a_rare_conversion(log):
 def test_the_single_models_score_what_the_comparisons_say(log):
     train, test = log
     y, fresh = (part.y.select(pl.col(train.task_chain).fill_null(0)) for part in (train, test))
-    assert y["conversion"].sum() == 123
+    assert y["conversion"].sum() == 152
     scores = IndependentTasks(n_jobs=1, random_state=0).fit(train.X, y).score_tasks(test.X, fresh)
-    assert scores["click"] == pytest.approx(0.80, abs=0.02)
-    assert scores["conversion"] == pytest.approx(0.84, abs=0.03)
-    assert test.ceiling()["conversion"] == pytest.approx(0.94, abs=0.01)
+    assert scores["click"] == pytest.approx(0.76, abs=0.02)
+    assert scores["conversion"] == pytest.approx(0.76, abs=0.03)
+    assert test.ceiling()["conversion"] == pytest.approx(0.93, abs=0.01)
