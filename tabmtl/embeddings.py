@@ -18,7 +18,7 @@ from tabmtl.schema import Columns
 
 NumericEmbedding = Literal["linear", "piecewise", "periodic"]
 
-_DENSE_ROWS = 200_000  # a larger table is trained in the rows that a batch touches only
+DENSE_ROWS = 200_000  # a larger table is trained in the rows that a batch touches only
 EMBEDDING_STD = 0.01  # before experts, whose normalisation brings out small ones: large ones are noise that levels keep
 
 
@@ -44,7 +44,7 @@ class CategoricalEmbedding(nn.Module):
         super().__init__()
         starts = list(accumulate(columns.cardinalities, initial=0))
         self.register_buffer("offsets", torch.tensor(starts[:-1], dtype=torch.int32), persistent=False)
-        self.table = nn.Embedding(starts[-1], d_token, sparse=starts[-1] > _DENSE_ROWS)
+        self.table = nn.Embedding(starts[-1], d_token, sparse=starts[-1] > DENSE_ROWS)
         if std is None:
             nn.init.uniform_(self.table.weight, -(d_token**-0.5), d_token**-0.5)
         else:

@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
-from tabmtl.persist import Saved, from_json, to_json, write_folder
+from tabmtl.persist import Saved, from_json, join_parts, split_parts, to_json, write_folder
 
 
 class SavableEstimator(BaseEstimator):
@@ -45,7 +45,7 @@ class SavableEstimator(BaseEstimator):
         params = {name: to_json(name, value) for name, value in kept.items()}
         saved = Saved(
             facts={"params": params, **{part: saved.facts for part, saved in parts.items()}},
-            arrays={f"{part}.{name}": array for part, saved in parts.items() for name, array in saved.arrays.items()},
+            arrays=join_parts({part: saved.arrays for part, saved in parts.items()}),
             texts={name: text for saved in parts.values() for name, text in saved.texts.items()},
         )
         write_folder(path, type(self).__name__, saved)
@@ -54,10 +54,7 @@ class SavableEstimator(BaseEstimator):
     def _from_saved(cls, saved: Saved) -> Self:
         facts = dict(saved.facts)
         estimator = cls(**{name: from_json(value) for name, value in facts.pop("params").items()})
-        arrays: dict[str, dict[str, np.ndarray]] = {part: {} for part in facts}
-        for name, array in saved.arrays.items():
-            part, key = name.split(".", 1)
-            arrays[part][key] = array
+        arrays = split_parts(saved.arrays, facts)
         parts = {part: Saved(facts=facts[part], arrays=arrays[part], texts=saved.texts) for part in facts}
         estimator._restore(parts)
         return estimator

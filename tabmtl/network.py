@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -28,7 +27,7 @@ from tabmtl.metrics import score_tasks
 from tabmtl.model_selection import train_valid_split
 from tabmtl.persist import Saved
 from tabmtl.predict import predict_scores, represent_rows
-from tabmtl.progress import describe_tasks, show_progress
+from tabmtl.progress import describe_tasks, watching
 from tabmtl.schema import Batch, Columns, TabmtlWarning, Task
 from tabmtl.train import TrainOptions, train
 
@@ -228,18 +227,8 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MultiT
                 normalize_gradients=self.normalize_gradients,
                 task_per_row=self.task_column is not None,
             )
-        with ExitStack() as stack:
-            show = (
-                stack.enter_context(show_progress(self.epochs, partial(describe_tasks, tasks)))
-                if self.verbose
-                else None
-            )
-
-            def on_epoch(record: Mapping[str, float | None]) -> bool:
-                if show is not None:
-                    show(record)
-                return bool(self.on_epoch is not None and self.on_epoch(record))
-
+        describe = partial(describe_tasks, tasks)
+        with watching(self.epochs, describe, verbose=self.verbose, on_epoch=self.on_epoch) as on_epoch:
             return train(
                 network,
                 loss,

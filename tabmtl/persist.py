@@ -7,7 +7,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from importlib import import_module
@@ -120,6 +120,20 @@ def read_folder(path: str | Path) -> tuple[str, Saved]:
         arrays = load_arrays(contents.pop("arrays.safetensors"))
         texts = {name.removesuffix(".txt"): content.decode() for name, content in contents.items()}
         return manifest["class"], Saved(facts=facts, arrays=arrays, texts=texts)
+
+
+def join_parts(parts: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Arrays of several parts as one mapping: ``part.name``. A part's name has no dot."""
+    return {f"{part}.{name}": array for part, arrays in parts.items() for name, array in arrays.items()}
+
+
+def split_parts(arrays: Mapping[str, np.ndarray], parts: Iterable[str]) -> dict[str, dict[str, np.ndarray]]:
+    """What `join_parts` joined; a part without arrays is empty."""
+    found: dict[str, dict[str, np.ndarray]] = {part: {} for part in parts}
+    for name, array in arrays.items():
+        part, key = name.split(".", 1)
+        found[part][key] = array
+    return found
 
 
 def load(path: str | Path, cls: type | None = None) -> Any:

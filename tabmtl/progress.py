@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from tabmtl.schema import Task
 
@@ -38,6 +38,35 @@ def show_progress(epochs: int, describe: Describe) -> Iterator[Callable[[Record]
     with Progress(*columns) as progress:
         bar = progress.add_task("", total=epochs)
         yield lambda record: progress.update(bar, advance=1, description=describe(record))
+
+
+@contextmanager
+def watching(
+    epochs: int, describe: Describe, *, verbose: int, on_epoch: Callable[[Record], bool | None] | None
+) -> Iterator[Callable[[Record], bool]]:
+    """What a training calls after every epoch: shows it if ``verbose``, and asks the user's callback whether to stop.
+
+    Parameters
+    ----------
+    epochs, describe
+        As in `show_progress`.
+    verbose : int
+    on_epoch : callable or None
+
+    Yields
+    ------
+    callable
+        To be called with the record of every epoch; a true answer stops training.
+    """
+    with ExitStack() as stack:
+        show = stack.enter_context(show_progress(epochs, describe)) if verbose else None
+
+        def watch(record: Record) -> bool:
+            if show is not None:
+                show(record)
+            return bool(on_epoch is not None and on_epoch(record))
+
+        yield watch
 
 
 def describe_tasks(tasks: Sequence[Task], record: Record) -> str:

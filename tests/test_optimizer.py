@@ -116,7 +116,7 @@ def test_a_table_of_many_rows_gives_sparse_gradients(levels, sparse):
 @pytest.mark.parametrize("network", [SharedBottom, MMoE])
 @pytest.mark.parametrize("balance", ["sum", "pcgrad"])
 def test_networks_with_big_tables_learn_save_and_load(network, balance, monkeypatch, tmp_path):
-    monkeypatch.setattr(blocks, "_DENSE_ROWS", 50)  # every table counts as big
+    monkeypatch.setattr(blocks, "DENSE_ROWS", 50)  # every table counts as big
     log = make_funnel(4_000, n_users=100, n_items=50, random_state=0)
     options = {"tasks": log.tasks, "n_jobs": 1, "random_state": 0, "balance": balance}
     model = network(epochs=6, **options).fit(log.X, log.y)

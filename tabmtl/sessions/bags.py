@@ -13,7 +13,7 @@ from scipy.sparse import hstack
 from sklearn.feature_extraction.text import HashingVectorizer
 
 from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN
-from tabmtl.sessions.data import offsets_of
+from tabmtl.sessions.data import offsets_of, ranges
 
 #: Codes of a text column: half for words, half for 3-grams.
 TEXT_BUCKETS = 2**15
@@ -47,9 +47,8 @@ class Bags:
     def take(self, rows: np.ndarray) -> Bags:
         """Rows by number."""
         lengths = np.diff(self.offsets)[rows]
-        offsets = offsets_of(lengths)
-        index = np.arange(offsets[-1]) + np.repeat(self.offsets[rows] - offsets[:-1], lengths)
-        return Bags(offsets=offsets, codes=self.codes[index], weights=self.weights[index])
+        index = ranges(self.offsets[rows], lengths)
+        return Bags(offsets=offsets_of(lengths), codes=self.codes[index], weights=self.weights[index])
 
     def keys(self) -> Iterator[bytes]:
         """What every row holds."""

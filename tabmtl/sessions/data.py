@@ -119,7 +119,7 @@ class Sessions:
         """Item codes (S, longest) of int32, 0 behind the end of a session."""
         lengths = self.lengths
         codes = np.zeros((len(self), int(lengths.max(initial=1))), dtype=np.int32)
-        place = _places(lengths)
+        place = ranges(0, lengths)
         if newest_first:
             place = np.repeat(lengths, lengths) - 1 - place
         codes[np.repeat(np.arange(len(self)), lengths), place] = self.items
@@ -127,7 +127,7 @@ class Sessions:
 
     def _ragged(self, owner: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> Sessions:
         """Sessions whose clicks are given as ranges of these."""
-        clicks = np.repeat(starts, lengths) + _places(lengths)
+        clicks = ranges(starts, lengths)
         return Sessions(
             ids=self.ids.gather(owner),
             offsets=offsets_of(lengths),
@@ -147,10 +147,10 @@ def offsets_of(lengths: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
 
 
-def _places(lengths: np.ndarray) -> np.ndarray:
-    """0, 1, ... inside every range."""
+def ranges(starts: np.ndarray | int, lengths: np.ndarray) -> np.ndarray:
+    """Whole numbers of ranges with these starts, all of them or each, and lengths, one range behind the other."""
     offsets = offsets_of(lengths)
-    return np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
+    return np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
 
 
 def read_sessions(clicks: Any, columns: LogColumns, items: pl.Series) -> Sessions:

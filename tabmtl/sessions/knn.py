@@ -17,7 +17,7 @@ import numpy as np
 from tabmtl.checks import check_at_least, check_choice, check_count, check_positive
 from tabmtl.persist import Saved
 from tabmtl.sessions.catalogue import Catalogue
-from tabmtl.sessions.data import Sessions, offsets_of
+from tabmtl.sessions.data import Sessions, offsets_of, ranges
 from tabmtl.sessions.popularity import fill_with_popularity
 from tabmtl.sessions.recommender import Recommender
 
@@ -128,7 +128,7 @@ class _Neighbours(Recommender):
         back = lengths[row] - 1 - place
         # an older one would not be among the newest of any session that holds the item
         count = np.minimum(memory.n_holders[item], self.sample_size)
-        link = _ranges(memory.holder_ends[item] - count, count)
+        link = ranges(memory.holder_ends[item] - count, count)
         click = np.repeat(np.arange(len(row)), count)
         pair = row[click] * memory.size + memory.holders[link]
         order = np.argsort(pair, kind="stable")
@@ -150,7 +150,7 @@ class _Neighbours(Recommender):
         """Add what the neighbours hold to scores (rows, N)."""
         memory = self._memory
         size = memory.sizes[near.session]
-        voter, held = np.repeat(np.arange(len(size)), size), _ranges(memory.offsets[near.session], size)
+        voter, held = np.repeat(np.arange(len(size)), size), ranges(memory.offsets[near.session], size)
         votes = similarity[voter] * self._votes(near, voter, held)
         cell, which = np.unique(near.row[voter] * scores.shape[1] + memory.items[held] - 1, return_inverse=True)
         scores.reshape(-1)[cell] = np.bincount(which, weights=votes, minlength=len(cell))
@@ -293,8 +293,3 @@ def _distinct(sessions: Sessions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     items, place = sessions.items[order], order - sessions.offsets[owner]
     last = np.flatnonzero(np.diff(owner, append=-1) | np.diff(items, append=0))
     return owner[last], items[last], place[last]
-
-
-def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Numbers of ranges, one behind the other."""
-    return np.repeat(starts - offsets_of(lengths)[:-1], lengths) + np.arange(int(lengths.sum()))

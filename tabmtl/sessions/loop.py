@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from tabmtl.epochs import Record, schedule
 from tabmtl.optimizer import Optimizer
-from tabmtl.sessions.data import Sessions, offsets_of
+from tabmtl.sessions.data import Sessions, ranges
 from tabmtl.sessions.network import M2TRecNetwork, Units
 from tabmtl.sessions.softmax import Candidates, softmax_loss
 
@@ -50,7 +50,7 @@ class Examples:
         lengths = sessions.lengths - 1
         counts = -(-lengths // max_length) if every else lengths
         owner = np.repeat(np.arange(len(sessions)), counts)
-        place = np.arange(len(owner)) - offsets_of(counts)[owner]
+        place = ranges(0, counts)
         ends = lengths[owner] - place * (max_length if every else 1)
         seen = np.minimum(ends, max_length)
         starts = sessions.offsets[owner] + ends - seen
@@ -180,12 +180,3 @@ def category_loss(scores: Tensor, codes: Tensor) -> Tensor:
     """Mean cross-entropy over the targets whose category is known (not code 0); 0 if there is none."""
     total = F.cross_entropy(scores.float(), codes.where(codes > 0, -100), reduction="sum", ignore_index=-100)
     return total / (codes > 0).sum().clamp(min=1)
-
-
-def blocks_of(lengths: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    """Sessions by number, in blocks of one padded length, which depends on a session's own length only."""
-    padded = 8 * -(-lengths // 8)
-    for width in np.unique(padded):
-        members = np.flatnonzero(padded == width)
-        for start in range(0, len(members), size):
-            yield members[start : start + size]

@@ -16,12 +16,10 @@ from torch.nn import functional as F
 from tabmtl.sessions.encoder import SessionEncoder, unit_length
 from tabmtl.sessions.features import ItemCoder
 from tabmtl.sessions.items import KnownItems
-from tabmtl.sessions.tower import FeatureTensors, ItemTower, ItemVectors
+from tabmtl.sessions.tower import FIRST_LENGTH, FeatureTensors, ItemTower, ItemVectors
 
 if TYPE_CHECKING:
     from tabmtl.sessions.m2trec import M2TRec
-
-_FIRST_LENGTH = 0.1  # of vectors of items at the start, as the tower's: short ones turn quickly
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -171,7 +169,7 @@ def make_network(model: M2TRec, coder: ItemCoder | None, n_own: int, tasks: Iter
         tower,
         n_own,
         width,
-        own_std=0.0 if model.id_mode == "delta" else _FIRST_LENGTH * width**-0.5,
+        own_std=0.0 if model.id_mode == "delta" else FIRST_LENGTH * width**-0.5,
         own_dropout=model.id_dropout if model.id_mode == "full" and tower is not None else 0.0,
         own_bound=model.delta_norm if model.id_mode == "delta" else None,
     )

@@ -134,7 +134,10 @@ class Recommender(SavableEstimator):
         """
         check_is_fitted(self)
         check_count("top", top)
-        return self._rank(self._read(clicks), top)
+        prefixes, targets = self._read(clicks).prefixes()
+        if not len(prefixes):
+            raise ValueError("no session of this log has two clicks, so there is no next click to predict")
+        return rank_next(self._scores, prefixes, targets, self._catalogue.counts, top)
 
     def evaluate(self, clicks: Any, k: int | Sequence[int] = 20) -> pl.DataFrame:
         """Recall, MRR and NDCG at k over the full catalogue, in all and by the training clicks of the target.
@@ -223,12 +226,6 @@ class Recommender(SavableEstimator):
         items, scores = (np.concatenate(parts) for parts in zip(*found, strict=True))
         return np.where(np.isneginf(scores), -1, items), scores
 
-    def _rank(self, sessions: Sessions, top: int = 20) -> Ranking:
-        prefixes, targets = sessions.prefixes()
-        if not len(prefixes):
-            raise ValueError("no session of this log has two clicks, so there is no next click to predict")
-        return rank_next(self._scores, prefixes, targets, self._catalogue.counts, top)
-
     def _set_fitted(self, catalogue: Catalogue, fitted: dict[str, Any]) -> None:
         self._forget()
         self._fitted_params = self.get_params(deep=False)
@@ -263,14 +260,17 @@ def rank_next(
     prefixes: Sessions,
     targets: np.ndarray,
     counts: np.ndarray,
-    top: int = 20,
+    top: int = 0,
 ) -> Ranking:
-    """Rank the next click of every session among all items, of which each was clicked ``counts`` times in training."""
+    """Rank the next click of every session among all items, of which each was clicked ``counts`` times in training.
+
+    The ``top`` best items are kept, for the coverage; with 0, the default, they are not looked for.
+    """
     ranks, tops, start = [], [], 0
     for block in blocks(prefixes, len(counts)):
         scores = scores_of(block)
         ranks.append(rank_targets(scores, targets[start : start + len(block)]))
-        tops.append(top_k(scores, top)[0])
+        tops.append(top_k(scores, top)[0] if top else np.empty((len(block), 0), dtype=np.int64))
         start += len(block)
     clicked = np.concatenate([[0], counts])[targets]
     return Ranking(ranks=np.concatenate(ranks), counts=clicked, n_items=len(counts), top=np.concatenate(tops))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,7 +10,6 @@ import torch
 from torch import Tensor
 
 from tabmtl.sessions.data import Sessions
-from tabmtl.sessions.loop import blocks_of
 from tabmtl.sessions.network import M2TRecNetwork, Units
 
 _UNITS_AT_A_TIME = 8192
@@ -70,7 +70,7 @@ class Scorer:
             codes = sessions.take(block).padded(newest_first=True)
             width = 8 * -(-codes.shape[1] // 8)
             rows = 8 * -(-len(block) // 8)  # matrix kernels round otherwise for fewer rows
-            filled = np.zeros((rows, min(width, max(self.max_length, 1))), dtype=np.int64)
+            filled = np.zeros((rows, min(width, self.max_length)), dtype=np.int64)
             filled[: len(block), : codes.shape[1]] = self.unit_of[codes]
             own = np.ones(rows, dtype=np.int64)
             own[: len(block)] = np.maximum(lengths[block], 1)
@@ -98,3 +98,12 @@ def join_bias(vectors: Tensor, bias: np.ndarray) -> Tensor:
     """Vectors (N, d + 1) and biases (N,) as one matrix (d + 2, N), its rows contiguous."""
     column = torch.from_numpy(bias.astype(np.float32)).to(vectors.device)[:, None]
     return torch.cat([vectors, column], dim=1).T.contiguous()
+
+
+def blocks_of(lengths: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """Sessions by number, in blocks of one padded length, which depends on a session's own length only."""
+    padded = 8 * -(-lengths // 8)
+    for width in np.unique(padded):
+        members = np.flatnonzero(padded == width)
+        for start in range(0, len(members), size):
+            yield members[start : start + size]

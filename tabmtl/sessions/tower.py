@@ -13,13 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tabmtl.embeddings import FeatureVector, fill_missing
+from tabmtl.embeddings import DENSE_ROWS, FeatureVector, fill_missing
 from tabmtl.schema import FIRST_LEVEL, UNSEEN, Columns
 from tabmtl.sessions.bags import Bags
 from tabmtl.sessions.features import ItemFeatures
 
 _EMBEDDING_STD = 0.1
-_SPARSE_ROWS = 200_000  # as of tabmtl.embeddings: larger tables are trained in the rows that a step touches
+#: Length of items' vectors at the start, about: short ones turn quickly.
+FIRST_LENGTH = 0.1
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -128,7 +129,7 @@ class ItemTower(nn.Module):
         self.up = nn.Linear(width, 2 * d_model)
         self.down = nn.Linear(2 * d_model, d_model)
         self.norm = nn.LayerNorm(d_model)
-        nn.init.constant_(self.norm.weight, 0.1 * d_model**-0.5)  # vectors of about length 0.1
+        nn.init.constant_(self.norm.weight, FIRST_LENGTH * d_model**-0.5)
 
     def forward(self, features: FeatureTensors) -> Tensor:
         """Rows of metadata to vectors (n, d)."""
@@ -202,7 +203,7 @@ class ItemVectors(nn.Module):
         self.tower, self.own_dropout, self.d_model = tower, own_dropout, d_model
         self.own = None
         if n_own:
-            self.own = nn.Embedding(n_own + 1, d_model, padding_idx=0, sparse=n_own > _SPARSE_ROWS)
+            self.own = nn.Embedding(n_own + 1, d_model, padding_idx=0, sparse=n_own > DENSE_ROWS)
             nn.init.normal_(self.own.weight, std=own_std)
             with torch.no_grad():
                 self.own.weight[0] = 0

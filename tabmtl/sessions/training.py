@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import torch
 
 from tabmtl.epochs import Record, run_epochs
-from tabmtl.progress import show_progress
+from tabmtl.progress import watching
 from tabmtl.sessions.data import Sessions
 from tabmtl.sessions.items import KnownItems
 from tabmtl.sessions.loop import Examples, LoopOptions, SessionLoop
@@ -66,15 +65,8 @@ def train_network(
         ),
         validate=_validation(model, network, units, items, valid),
     )
-    with ExitStack() as stack:
-        show = stack.enter_context(show_progress(model.epochs, _describe)) if model.verbose else None
-
-        def on_epoch(record: Mapping[str, float | None]) -> bool:
-            if show is not None:
-                show(record)
-            return bool(model.on_epoch is not None and model.on_epoch(record))
-
-        patience = None if valid is None else model.patience
+    patience = None if valid is None else model.patience
+    with watching(model.epochs, _describe, verbose=model.verbose, on_epoch=model.on_epoch) as on_epoch:
         return run_epochs(network, loop, epochs=model.epochs, patience=patience, on_epoch=on_epoch)
 
 

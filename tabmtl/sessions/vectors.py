@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.checks import check_count, check_positive
 from tabmtl.device import find_device, seeded, threads
-from tabmtl.persist import Saved, write_file
+from tabmtl.persist import Saved, join_parts, split_parts, write_file
 from tabmtl.sessions.catalogue import Catalogue, plain_names, read_items
 from tabmtl.sessions.data import Sessions, code_items
 from tabmtl.sessions.features import ItemCoder
@@ -245,13 +245,10 @@ class VectorRecommender(Recommender):
         parts = {"items": arrays, "weights": self.weights_}
         if self._coder is not None:
             facts["coder"], parts["coder"] = self._coder.to_state()
-        return Saved(facts=facts, arrays={f"{part}.{k}": v for part, held in parts.items() for k, v in held.items()})
+        return Saved(facts=facts, arrays=join_parts(parts))
 
     def _fitted_from(self, catalogue: Catalogue, saved: Saved) -> dict[str, Any]:
-        parts: dict[str, dict[str, np.ndarray]] = {"items": {}, "weights": {}, "coder": {}}
-        for name, array in saved.arrays.items():
-            part, key = name.split(".", 1)
-            parts[part][key] = array
+        parts = split_parts(saved.arrays, ("items", "weights", "coder"))
         facts = saved.facts
         coder = None if facts["coder"] is None else ItemCoder.from_state(facts["coder"], parts["coder"])
         return facts["metadata"] | {

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from tabmtl.sessions.data import Sessions, offsets_of
-from tabmtl.sessions.loop import Examples, Training, blocks_of, category_loss
+from tabmtl.sessions.loop import Examples, Training, category_loss
 
 MODES: tuple[Training, ...] = ("per_session", "per_prefix")
 logs = st.lists(st.lists(st.integers(1, 7), min_size=2, max_size=13), min_size=1, max_size=8)
@@ -120,13 +120,3 @@ def test_category_loss_of_no_known_category_is_nothing() -> None:
     assert loss.item() == 0
     assert scores.grad is not None
     assert scores.grad.abs().sum() == 0
-
-
-@settings(deadline=None, max_examples=40)
-@given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(1, 6))
-def test_blocks_hold_every_session_once_among_its_like(lengths: list[int], size: int) -> None:
-    blocks = list(blocks_of(np.array(lengths), size))
-    assert sorted(np.concatenate(blocks).tolist()) == list(range(len(lengths)))
-    for block in blocks:
-        assert 1 <= len(block) <= size
-        assert len({-(-lengths[place] // 8) for place in block}) == 1

@@ -6,10 +6,12 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from recommenders import TEST, TRAIN, fitted
 
 from tabmtl.sessions.data import LogColumns, Sessions, offsets_of, read_sessions
-from tabmtl.sessions.scorer import Scorer, join_bias
+from tabmtl.sessions.scorer import Scorer, blocks_of, join_bias
 
 FORMS = ("M2TRec", "M2TRec of the paper", "M2TRec delta")
 every_form = pytest.mark.parametrize("form", FORMS)
@@ -104,3 +106,13 @@ def test_scoring_leaves_no_gradient_and_no_training_mode() -> None:
     assert not scorer.network.training
     assert not scorer.queries(of_lengths(2)).requires_grad
     np.testing.assert_array_equal(first, scorer.scores(sessions("M2TRec", TRAIN).take(np.arange(5))))
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(1, 6))
+def test_blocks_hold_every_session_once_among_its_like(lengths: list[int], size: int) -> None:
+    blocks = list(blocks_of(np.array(lengths), size))
+    assert sorted(np.concatenate(blocks).tolist()) == list(range(len(lengths)))
+    for block in blocks:
+        assert 1 <= len(block) <= size
+        assert len({-(-lengths[place] // 8) for place in block}) == 1
