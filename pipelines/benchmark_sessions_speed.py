@@ -114,13 +114,14 @@ def our_step(
     units = model._units(coder, items, torch.device("cpu"))
     batch = np.arange(setting.n_sessions)
     clicks = torch.randint(1, n + 1, (len(batch) * (setting.length + 1),))
+    counts = torch.from_numpy(items.unit_clicks)
     starts, lengths = batch * (setting.length + 1), np.full_like(batch, setting.length)
     fixed: dict[str, Any] = {"epochs": 1, "batch_size": len(batch), "learning_rate": 1e-3, "weight_decay": 0.01}
     loop = SessionLoop(
         network,
         units,
         Examples(units=clicks, starts=starts, lengths=lengths, every=False),
-        Candidates(torch.from_numpy(items.unit_clicks), n_negatives),
+        Candidates(counts, counts, n_negatives),
         weights={},
         options=LoopOptions(average_decay=0.998, precision=precision, **fixed),
         validate=lambda: ({}, None),

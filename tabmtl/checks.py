@@ -10,7 +10,7 @@ import numpy as np
 
 def check_count(name: str, value: int, low: int = 1) -> None:
     """Raise a ValueError that names a hyper-parameter which is no whole number of at least ``low``."""
-    if not isinstance(value, int | np.integer):
+    if not isinstance(value, int | np.integer) or isinstance(value, bool):
         raise ValueError(f"{name} must be a whole number, got {value!r}")
     check_at_least(name, value, low)
 

@@ -37,6 +37,7 @@ def test_good_values_pass(check, value, more):
         (check_count, 1, {"low": 2}, "patience must be at least 2, got 1"),
         (check_count, -3, {"low": 0}, "patience must be at least 0, got -3"),
         (check_count, 3.0, {}, "patience must be a whole number, got 3.0"),
+        (check_count, True, {}, "patience must be a whole number, got True"),
         (check_count, "3", {}, "patience must be a whole number, got '3'"),
         (check_count, None, {}, "patience must be a whole number, got None"),
         (check_at_least, -0.5, {"low": 0}, "patience must be at least 0, got -0.5"),

@@ -9,7 +9,7 @@ import polars as pl
 
 from tabmtl.schema import TabmtlWarning
 from tabmtl.sessions.catalogue import Catalogue
-from tabmtl.sessions.data import Sessions
+from tabmtl.sessions.data import Sessions, spread
 from tabmtl.sessions.knn import VSKNN
 from tabmtl.sessions.recommender import rank_next
 
@@ -58,13 +58,13 @@ def warn_of_ceiling(row: np.ndarray, counts: np.ndarray, older: Sessions, judged
     ``row`` and ``counts`` are those of `oracle_ceiling`. No session may be both older and judged: it would be its own
     nearest neighbour.
     """
-    prefixes, targets = judged.prefixes(most=_COMPARED)
+    _, targets = judged.prefixes(chosen=spread(judged.count_prefixes(), _COMPARED))
     ceiling = oracle_ceiling(row, counts, targets)["recall@20"]
     seen = np.bincount(older.items, minlength=len(counts) + 1)[1:]
     catalogue = Catalogue(ids=pl.Series(np.arange(len(counts))), counts=seen)
     baseline = VSKNN(time_column=None)
     baseline._set_fitted(catalogue, baseline._fit(older, catalogue, None))
-    reached = rank_next(baseline._scores, prefixes, targets, seen).recall(20)
+    reached = rank_next(baseline._scores, judged.at_least(2), seen, most=_COMPARED).recall(20)
     if reached > ceiling:
         warnings.warn(
             f"{int(row.max()) + 1} different rows of metadata stand for {len(counts)} items: id_mode='none' cannot "

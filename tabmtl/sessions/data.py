@@ -94,10 +94,14 @@ class Sessions:
         """The sessions of at least n clicks."""
         return self.take(np.flatnonzero(self.lengths >= n))
 
-    def prefixes(self, first: int = 1, most: int | None = None) -> tuple[Sessions, np.ndarray]:
+    def count_prefixes(self, first: int = 1) -> int:
+        """Number of proper prefixes of at least ``first`` clicks."""
+        return int(np.maximum(self.lengths - first, 0).sum(dtype=np.int64))
+
+    def prefixes(self, first: int = 1, chosen: np.ndarray | None = None) -> tuple[Sessions, np.ndarray]:
         """Every proper prefix of at least ``first`` clicks, session by session, and the item clicked next.
 
-        With ``most``, if there are more than so many, so many of them, spread evenly over all.
+        ``chosen`` (m,) takes some of them by number; see `spread`.
 
         Returns
         -------
@@ -106,10 +110,8 @@ class Sessions:
         targets : ndarray of int32, shape (m,)
         """
         ends = np.cumsum(np.maximum(self.lengths - first, 0), dtype=np.int64)
-        total = int(ends[-1]) if len(ends) else 0
-        chosen = np.arange(total)
-        if most is not None and total > most:
-            chosen = np.linspace(0, total - 1, most).astype(np.int64)
+        if chosen is None:
+            chosen = np.arange(self.count_prefixes(first))
         owner = np.searchsorted(ends, chosen, side="right")
         length = self.lengths[owner] - (ends[owner] - chosen)
         starts = self.offsets[owner]
@@ -140,6 +142,11 @@ class Sessions:
         before = np.concatenate([[0], np.cumsum(kept)])
         times = None if self.times is None else self.times[kept]
         return Sessions(ids=self.ids, offsets=before[self.offsets], items=self.items[kept], times=times)
+
+
+def spread(n: int, most: int) -> np.ndarray:
+    """Whole numbers below n: all of them, or if there are more than ``most``, so many, evenly spread."""
+    return np.arange(n) if n <= most else np.linspace(0, n - 1, most).astype(np.int64)
 
 
 def offsets_of(lengths: np.ndarray) -> np.ndarray:

@@ -253,7 +253,7 @@ def _distinct(metadata: pl.DataFrame, *, joined: bool) -> tuple[pl.DataFrame, np
     if not joined or not metadata.width:
         return (metadata, np.arange(len(metadata))) if metadata.width else (metadata, np.zeros(len(metadata), np.int64))
     keys = metadata.with_columns(
-        as_lists(metadata[name]).list.sort().list.join("\x1f")
+        as_lists(metadata[name]).list.drop_nulls().list.sort().list.eval(pl.element() + "\x1f").list.join("")
         for name, dtype in metadata.schema.items()
         if _is_tags(name, dtype)
     )
@@ -271,7 +271,9 @@ def _encode_vectors(vectors: pl.Series, width: int) -> np.ndarray:
         raise ValueError(f"the vectors of column {vectors.name!r} must have the length of fit, {width}")
     table = np.zeros((len(lists), width), dtype=np.float32)
     given = lists.is_not_null().to_numpy()
-    table[given] = lists.drop_nulls().explode().fill_null(0).to_numpy().reshape(-1, width)
+    table[given] = lists.drop_nulls().explode().to_numpy().reshape(-1, width)
     if not np.isfinite(table).all():
-        raise ValueError(f"the column {vectors.name!r} holds a vector that is not finite: drop or mend it")
+        raise ValueError(
+            f"the column {vectors.name!r} holds a vector with a number that is missing or not finite: drop or mend it"
+        )
     return table

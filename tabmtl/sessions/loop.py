@@ -122,11 +122,11 @@ class SessionLoop:
         self.network.train()
         names = ["item", *self._weights]
         steps = self.examples.batches(self._options.batch_size)
-        totals, n_targets = torch.zeros(len(names)), 0
+        totals, n_targets = torch.zeros(len(names), device=self.units.row.device), 0
         for number, index in enumerate(steps):
             progress = (epoch + number / len(steps)) / self._options.epochs
             losses, n = self.step(index, self._options.learning_rate * schedule(progress))
-            totals += n * losses.cpu()
+            totals += n * losses
             n_targets += n
         means = (totals / n_targets).tolist()
         if not np.isfinite(means).all():

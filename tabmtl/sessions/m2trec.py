@@ -15,7 +15,7 @@ from tabmtl.epochs import OnEpoch
 from tabmtl.estimator import draw_seed
 from tabmtl.sessions.catalogue import Catalogue
 from tabmtl.sessions.ceiling import oracle_ceiling, warn_of_ceiling
-from tabmtl.sessions.data import Sessions
+from tabmtl.sessions.data import Sessions, spread
 from tabmtl.sessions.encoder import Pooling
 from tabmtl.sessions.features import ItemCoder
 from tabmtl.sessions.items import KnownItems
@@ -96,18 +96,19 @@ class M2TRec(VectorRecommender):
         Of AdamW, and of the moving average of the weights that is validated and kept.
     early_stopping : bool, default=True
         Watch MRR@20 on the validation log, or else on the newest ``validation_fraction`` of the sessions, which are
-        then not trained on.
+        then not trained on. False trains all epochs and keeps the last; a validation log is then only scored.
     validation_fraction : float, default=0.05
     precision : {"float32", "bf16"}, default="float32"
     random_state : int, RandomState or None, default=None
     verbose : int, default=0
+        1 shows what metadata can tell (``oracle_ceiling_``) and the epochs.
     on_epoch : callable, optional
         Called after every epoch with its row of ``history_`` as a dict; a true answer stops training. Not saved.
 
     Attributes
     ----------
     item_ids_, item_counts_ : polars.Series, ndarray
-        The catalogue, and the clicks of every item in the log of fit.
+        The catalogue, and the clicks of every item in the log of fit, sessions that were set aside among them.
     n_distinct_metadata_ : int
         Number of different rows of metadata among the items of fit, where there was metadata; ``n_items_`` is that of
         all items.
@@ -219,13 +220,14 @@ class M2TRec(VectorRecommender):
         coder = self._code_items(catalogue, counts)
         features = None if coder is None or catalogue.metadata is None else coder.encode(catalogue.metadata)
         items = KnownItems(features=features, clicks=counts, shared=self.id_mode == "none")
+        told = self._say_what_metadata_tells(items, train, valid)
         device = find_device(self.device)
         with seeded(draw_seed(self.random_state), device):
             network = self._network(coder, int(items.own.max(initial=0))).to(device)
             units = self._units(coder, items, device)
             with threads(self.n_jobs, network):
                 history, best = train_network(self, network, units, items, train, valid)
-        return self._say_what_metadata_tells(items, train, valid) | {
+        return told | {
             "history_": pl.DataFrame(history, infer_schema_length=None),
             "best_iteration_": best + 1,
             "weights_": {name: tensor.detach().cpu().numpy() for name, tensor in network.state_dict().items()},
@@ -234,10 +236,8 @@ class M2TRec(VectorRecommender):
         }
 
     def _split(self, sessions: Sessions, valid: Sessions | None) -> tuple[Sessions, Sessions | None]:
-        """Sessions to train on, and to validate on if early stopping is wanted; of two clicks at least."""
-        if not self.early_stopping:
-            valid = None
-        elif valid is None:
+        """Sessions to train on, of two clicks at least, and to validate on: those given, or set aside to stop early."""
+        if valid is None and self.early_stopping:
             sessions, valid = self._newest_apart(sessions)
         train = sessions.at_least(2)
         if not len(train):
@@ -280,13 +280,18 @@ class M2TRec(VectorRecommender):
         """How many items metadata tells apart, what an id-free recommender can reach at best."""
         if items.features is None:
             return {}
-        _, targets = (train if valid is None else valid).prefixes(most=VALIDATED)
+        known = train if valid is None else valid
+        _, targets = known.prefixes(chosen=spread(known.count_prefixes(), VALIDATED))
         row = items.features.row
         if self.id_mode == "none":
             older, judged = (train, valid) if valid is not None else self._newest_apart(train)
             if judged is not None:
                 warn_of_ceiling(row, items.clicks, older, judged)
-        return {
-            "n_distinct_metadata_": len(items.features),
-            "oracle_ceiling_": oracle_ceiling(row, items.clicks, targets),
-        }
+        ceiling, n_distinct = oracle_ceiling(row, items.clicks, targets), len(items.features)
+        if self.verbose:
+            print(
+                f"metadata tells {n_distinct} of {len(row)} items apart: without ids, Recall@20 is at most "
+                f"{ceiling['recall@20']:.3f} and MRR@20 {ceiling['mrr@20']:.3f}",
+                flush=True,
+            )
+        return {"n_distinct_metadata_": n_distinct, "oracle_ceiling_": ceiling}

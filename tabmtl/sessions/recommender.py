@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -14,7 +14,7 @@ from tabmtl.checks import check_count
 from tabmtl.estimator import SavableEstimator
 from tabmtl.persist import Saved
 from tabmtl.sessions.catalogue import Catalogue, make_catalogue
-from tabmtl.sessions.data import LogColumns, Sessions, group_log, like, read_log, read_sessions
+from tabmtl.sessions.data import LogColumns, Sessions, group_log, like, read_log, read_sessions, spread
 from tabmtl.sessions.metrics import Ranking, rank_targets, summarize
 from tabmtl.sessions.search import top_k
 
@@ -52,7 +52,7 @@ class Recommender(SavableEstimator):
             The item table: one row per item, its name in ``item_column`` and metadata in other columns. Its items
             can be recommended whether they were clicked or not.
         clicks_val : frame, optional
-            A later log for early stopping, where the method has it.
+            A later log to stop on, or only to follow, where the method trains in epochs.
 
         Returns
         -------
@@ -134,10 +134,10 @@ class Recommender(SavableEstimator):
         """
         check_is_fitted(self)
         check_count("top", top)
-        prefixes, targets = self._read(clicks).prefixes()
-        if not len(prefixes):
+        sessions = self._read(clicks).at_least(2)
+        if not len(sessions):
             raise ValueError("no session of this log has two clicks, so there is no next click to predict")
-        return rank_next(self._scores, prefixes, targets, self._catalogue.counts, top)
+        return rank_next(self._scores, sessions, self._catalogue.counts, top=top)
 
     def evaluate(self, clicks: Any, k: int | Sequence[int] = 20) -> pl.DataFrame:
         """Recall, MRR and NDCG at k over the full catalogue, in all and by the training clicks of the target.
@@ -214,8 +214,9 @@ class Recommender(SavableEstimator):
         self, sessions: Sessions, k: int, allowed: np.ndarray | None, exclude_seen: bool
     ) -> tuple[np.ndarray, np.ndarray]:
         """Place in the catalogue (S, k), -1 where there is none, and score of the best items."""
-        found = []
-        for block in blocks(sessions, len(self._catalogue)):
+        found, size = [], block_size(len(self._catalogue))
+        for start in range(0, len(sessions), size):
+            block = sessions.take(np.arange(start, min(start + size, len(sessions))))
             scores = self._scores(block)
             if allowed is not None:
                 scores[:, ~allowed] = -np.inf
@@ -248,29 +249,32 @@ class Recommender(SavableEstimator):
         self._set_fitted(catalogue, self._fitted_from(catalogue, parts["fitted"]))
 
 
-def blocks(sessions: Sessions, n_items: int) -> Iterator[Sessions]:
-    """The sessions, as many at a time as there is room for scores of all items."""
-    size = max(1, _BLOCK_BYTES // (4 * n_items))
-    for start in range(0, len(sessions), size):
-        yield sessions.take(np.arange(start, min(start + size, len(sessions))))
+def block_size(n_items: int) -> int:
+    """Sessions at a time, so that there is room for scores of all items."""
+    return max(1, _BLOCK_BYTES // (4 * n_items))
 
 
 def rank_next(
     scores_of: Callable[[Sessions], np.ndarray],
-    prefixes: Sessions,
-    targets: np.ndarray,
+    sessions: Sessions,
     counts: np.ndarray,
+    *,
     top: int = 0,
+    most: int | None = None,
 ) -> Ranking:
-    """Rank the next click of every session among all items, of which each was clicked ``counts`` times in training.
+    """Rank the next clicks of sessions of two at least among all items, which have ``counts`` clicks in training.
 
-    The ``top`` best items are kept, for the coverage; with 0, the default, they are not looked for.
+    The ``top`` best items are kept, for the coverage; with 0, the default, they are not looked for. With ``most``, if
+    there are more next clicks than so many, so many of them are ranked, spread evenly over all.
     """
-    ranks, tops, start = [], [], 0
-    for block in blocks(prefixes, len(counts)):
-        scores = scores_of(block)
-        ranks.append(rank_targets(scores, targets[start : start + len(block)]))
-        tops.append(top_k(scores, top)[0] if top else np.empty((len(block), 0), dtype=np.int64))
-        start += len(block)
-    clicked = np.concatenate([[0], counts])[targets]
-    return Ranking(ranks=np.concatenate(ranks), counts=clicked, n_items=len(counts), top=np.concatenate(tops))
+    n = sessions.count_prefixes()
+    chosen = spread(n, n if most is None else most)
+    ranks, clicked, tops, size = [], [], [], block_size(len(counts))
+    for start in range(0, len(chosen), size):
+        prefixes, targets = sessions.prefixes(chosen=chosen[start : start + size])
+        scores = scores_of(prefixes)
+        ranks.append(rank_targets(scores, targets))
+        clicked.append(np.concatenate([[0], counts])[targets])
+        tops.append(top_k(scores, top)[0] if top else np.empty((len(targets), 0), dtype=np.int64))
+    joined = (np.concatenate(parts) for parts in (ranks, clicked, tops))
+    return Ranking(n_items=len(counts), **dict(zip(("ranks", "counts", "top"), joined, strict=True)))

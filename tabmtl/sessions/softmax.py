@@ -71,23 +71,23 @@ class Candidates:
     """Which units a target competes with: all that were clicked in training, or a sample of them.
 
     A sample is drawn uniformly without replacement, once a step for all its targets, which join it.
-    Unit j then takes part with probability ``p_j = 1 - (1 - f_j)^P (1 - n / C)``, where f_j is its share of all clicks,
-    P the number of targets, n that of drawn units, and C that of all. Its term in the sum of a softmax is divided by
-    p_j, that is, -log p_j is added to its logit (the logQ correction; the target itself is always there). The sum is
-    then right on average for independent targets; those of one session repeat items, which leaves p_j some percent too
-    high.
+    Unit j then takes part with probability ``p_j = 1 - (1 - f_j)^P (1 - n / C)``, where f_j is its share of all
+    targets, P the number of those of the step, n that of drawn units, and C that of all. Its term in the sum of a
+    softmax is divided by p_j, that is, -log p_j is added to its logit (the logQ correction; the target itself is always
+    there). The sum is then right on average for independent targets; those of one session repeat items, which leaves
+    p_j some percent too high.
 
     Parameters
     ----------
-    counts : Tensor of shape (U,)
-        Training clicks of every unit.
+    clicks, targets : Tensor of shape (U,)
+        Training clicks of every unit, and how many of them are targets.
     n_negatives : int or None
         Units that are drawn; None takes all.
     """
 
-    def __init__(self, counts: Tensor, n_negatives: int | None) -> None:
-        self._pool = counts.nonzero()[:, 0]
-        self._share = counts.double() / counts.sum()
+    def __init__(self, clicks: Tensor, targets: Tensor, n_negatives: int | None) -> None:
+        self._pool = clicks.nonzero()[:, 0]
+        self._share = targets.double() / targets.sum()
         self._n = n_negatives if n_negatives is not None and n_negatives < len(self._pool) else None
 
     def draw(self, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:

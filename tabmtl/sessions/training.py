@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from tabmtl.epochs import Record, run_epochs
@@ -53,7 +54,7 @@ def train_network(
         network,
         units,
         Examples.of(train, items.unit_of, model.max_length, model.training, device),
-        Candidates(torch.from_numpy(items.unit_clicks).to(device), model.n_negatives),
+        Candidates(*_clicks_of_units(items, train, device), model.n_negatives),
         weights=model._tasks(),
         options=LoopOptions(
             epochs=model.epochs,
@@ -65,9 +66,17 @@ def train_network(
         ),
         validate=_validation(model, network, units, items, valid),
     )
-    patience = None if valid is None else model.patience
+    patience = model.patience if model.early_stopping and valid is not None else None
     with watching(model.epochs, _describe, verbose=model.verbose, on_epoch=model.on_epoch) as on_epoch:
         return run_epochs(network, loop, epochs=model.epochs, patience=patience, on_epoch=on_epoch)
+
+
+def _clicks_of_units(items: KnownItems, train: Sessions, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Training clicks of every unit (U,), and those that are targets: all but the first of a session."""
+    later = np.ones(len(train.items), dtype=bool)
+    later[train.offsets[:-1]] = False
+    targets = np.bincount(items.unit_of[train.items[later]], minlength=len(items.unit_rows))
+    return torch.from_numpy(items.unit_clicks).to(device), torch.from_numpy(targets).to(device)
 
 
 def _validation(
@@ -76,11 +85,11 @@ def _validation(
     """What an epoch's weights are judged by: ranks of next clicks among all items."""
     if valid is None:
         return lambda: ({}, None)
-    prefixes, targets = valid.prefixes(most=VALIDATED)
+    judged = valid.at_least(2)
 
     def validate() -> tuple[Record, float | None]:
         scorer = Scorer.of(network, units, items.unit_of, items.bias(model.cold_prior), model.max_length)
-        ranking = rank_next(scorer.scores, prefixes, targets, items.clicks)
+        ranking = rank_next(scorer.scores, judged, items.clicks, most=VALIDATED)
         score = ranking.mrr(20)
         return {"val/recall@20": ranking.recall(20), "val/mrr@20": score}, score
 

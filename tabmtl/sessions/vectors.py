@@ -85,6 +85,9 @@ class VectorRecommender(Recommender):
     ) -> Any:
         """Recommend items for the next click of every session; see `Recommender.recommend`.
 
+        Matrix kernels round otherwise for fewer than four sessions: their scores may differ in the last bits from
+        those of the same sessions among others.
+
         Parameters
         ----------
         sessions, k, candidates, exclude_seen

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tabmtl.sessions.data import LogColumns, Sessions, code_items, read_log, read_sessions, to_polars
+from tabmtl.sessions.data import LogColumns, Sessions, code_items, read_log, read_sessions, spread, to_polars
 
 ITEMS = pl.Series([10, 20, 30, 40])
 ORDERED = LogColumns(time=None)
@@ -257,10 +257,11 @@ def test_ragged_steps_are_those_of_lists(lengths: list[int], first: int, n: int,
     cuts = [(name, items, k) for name, items in plain for k in range(first, len(items))]
     assert lists(prefixes) == [(name, items[:k]) for name, items, k in cuts]
     assert targets.tolist() == [items[k] for _, items, k in cuts]
-    some, some_targets = sessions.prefixes(first, most=n)
-    spread = range(len(cuts)) if len(cuts) <= n else np.linspace(0, len(cuts) - 1, n).astype(int)
-    assert lists(some) == [lists(prefixes)[place] for place in spread]
-    assert some_targets.tolist() == [targets[place] for place in spread]
+    assert sessions.count_prefixes(first) == len(cuts)
+    chosen = spread(len(cuts), n)
+    some, some_targets = sessions.prefixes(first, chosen)
+    assert lists(some) == [lists(prefixes)[place] for place in chosen]
+    assert some_targets.tolist() == [targets[place] for place in chosen]
 
     longest = max([1, *lengths])
     assert sessions.padded().tolist() == [items + [0] * (longest - len(items)) for _, items in plain]

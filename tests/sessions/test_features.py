@@ -111,6 +111,13 @@ def test_missing_numbers_of_any_kind_are_equal() -> None:
     assert fit(table).encode(table).row.tolist() == [0, 1, 1, 1, 2]
 
 
+def test_no_tag_an_empty_tag_and_several_are_different() -> None:
+    tags = [[], [""], None, ["", ""], ["b", "a"], ["a", "b"], ["ab"], ["a", None, "b"]]
+    table = pl.DataFrame({"tags": pl.Series(tags, dtype=pl.List(pl.String))})
+    features = fit(table).encode(table)
+    assert features.row.tolist() == [0, 1, 0, 2, 3, 3, 4, 3]
+
+
 def test_items_of_known_metadata_join_it() -> None:
     coder = fit()
     known = coder.encode(TABLE)
@@ -221,6 +228,7 @@ CHANGED: dict[str, tuple[pl.DataFrame, type[Exception], str]] = {
     "number for vectors": (TABLE.with_columns(vector=1.0), TypeError, r"'vector' held vectors in fit .* Float64"),
     "length": (TABLE.with_columns(vector=pl.lit([1.0])), ValueError, r"'vector' must have the length of fit, 2"),
     "NaN": (TABLE.with_columns(vector=pl.lit([1.0, float("nan")])), ValueError, r"'vector' holds .* not finite"),
+    "a hole": (TABLE.with_columns(vector=pl.lit([1.0, None])), ValueError, r"'vector' holds .* is missing"),
 }
 
 

@@ -153,7 +153,8 @@ def gradients(item: int, **options: Any) -> list[Tensor]:
     """Of the loss of one session before this target."""
     network, units, items = make(**options)
     target = torch.from_numpy(items.unit_of[[item]])
-    chosen, place, correction = Candidates(torch.from_numpy(items.unit_clicks), None).draw(target)
+    clicks = torch.from_numpy(items.unit_clicks)
+    chosen, place, correction = Candidates(clicks, clicks, None).draw(target)
     found = network.vectors(units, torch.arange(len(units)))
     queries, categories = network(found[None, [2, 1]], torch.tensor([2]))
     loss = softmax_loss(queries, found[chosen], correction, place, low=False)

@@ -92,7 +92,7 @@ CLICKED = COUNTS.nonzero()[:, 0]
 def test_all_clicked_units_compete_where_none_is_drawn() -> None:
     targets = torch.tensor([8, 1, 1, 3])
     for n in (None, 8, 500):
-        units, place, correction = Candidates(COUNTS, n).draw(targets)
+        units, place, correction = Candidates(COUNTS, COUNTS, n).draw(targets)
         assert units.tolist() == CLICKED.tolist()
         assert units[place].tolist() == targets.tolist()
         assert correction.tolist() == [0] * 8
@@ -100,7 +100,7 @@ def test_all_clicked_units_compete_where_none_is_drawn() -> None:
 
 def test_a_sample_holds_its_targets_and_no_unit_twice() -> None:
     torch.manual_seed(0)
-    candidates, targets = Candidates(COUNTS, 3), torch.tensor([8, 1, 1, 3])
+    candidates, targets = Candidates(COUNTS, COUNTS, 3), torch.tensor([8, 1, 1, 3])
     sizes = set()
     for _ in range(50):
         units, place, correction = candidates.draw(targets)
@@ -115,7 +115,7 @@ def test_a_sample_holds_its_targets_and_no_unit_twice() -> None:
 @pytest.mark.parametrize(("n", "n_targets"), [(3, 4), (1, 12), (6, 1)])
 def test_a_unit_takes_part_as_often_as_its_correction_says(n: int, n_targets: int) -> None:
     torch.manual_seed(1)
-    candidates, draws = Candidates(COUNTS, n), 4000
+    candidates, draws = Candidates(COUNTS, COUNTS, n), 4000
     seen, share = torch.zeros(len(COUNTS)), torch.zeros(len(COUNTS))
     for _ in range(draws):
         units, _, correction = candidates.draw(torch.multinomial(COUNTS.double(), n_targets, replacement=True))
@@ -130,7 +130,7 @@ def test_the_corrected_sum_is_right_on_average() -> None:
     torch.manual_seed(2)
     z = torch.randn(len(COUNTS)).double()
     full = torch.exp(z[CLICKED]).sum()
-    candidates, sums = Candidates(COUNTS, 3), []
+    candidates, sums = Candidates(COUNTS, COUNTS, 3), []
     for _ in range(4000):
         units, _, correction = candidates.draw(torch.multinomial(COUNTS.double(), 4, replacement=True))
         sums.append(torch.exp(z[units] + correction).sum())
@@ -148,7 +148,7 @@ def test_the_sampled_gradient_is_near_the_full_one_on_average() -> None:
     queries, vectors = torch.randn(64, WIDTH, generator=generator), torch.randn(200, WIDTH, generator=generator)
     target = torch.multinomial(counts.double(), 64, replacement=True)
     full = by_softmax_loss(queries, vectors, torch.zeros(200), target)
-    candidates, mean = Candidates(counts, 120), torch.zeros_like(full[1])
+    candidates, mean = Candidates(counts, counts, 120), torch.zeros_like(full[1])
     for _ in range(100):
         units, place, correction = candidates.draw(target)
         mean += by_softmax_loss(queries, vectors[units], correction, place)[1] / 100
