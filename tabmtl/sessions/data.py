@@ -264,7 +264,10 @@ def code_items(values: pl.Series, items: pl.Series, what: str = "the items of th
         raise TypeError(f"{what} are {values.dtype}, those of the catalogue {items.dtype}: cast one of them")
     if values.dtype != items.dtype:
         values = values.cast(items.dtype, strict=False)
-    vocabulary = pl.DataFrame({"item": items, "code": np.arange(1, len(items) + 1, dtype=np.int32)})
+    place = np.arange(len(items), dtype=np.int32)
+    if len(values) < len(items):  # a join would make a table of the whole catalogue for a few clicks
+        place = place[items.is_in(values.unique().implode()).to_numpy()]
+    vocabulary = pl.DataFrame({"item": items.gather(place), "code": place + 1})
     coded = pl.DataFrame({"item": values}).join(vocabulary, on="item", how="left", maintain_order="left")
     return coded["code"].fill_null(UNSEEN_ITEM)
 
