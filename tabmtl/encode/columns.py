@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 import numbers
 from decimal import Decimal
 from typing import Any
@@ -119,7 +120,10 @@ def _read_objects(values: np.ndarray, name: str) -> pl.Series:
 
 
 def _float(value: Any) -> float | None:
-    return None if value is None else float(value)
+    try:
+        return None if value is None else float(value)
+    except OverflowError:  # an integer of hundreds of digits; the reader of numbers refuses it, and names the column
+        return math.inf if value > 0 else -math.inf
 
 
 def _all(kinds: set[type], *allowed: type) -> bool:

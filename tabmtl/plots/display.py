@@ -20,6 +20,12 @@ class Display:
     ax_: Axes
     figure_: Figure
 
+    def close(self) -> None:
+        """Let go of the figure: no notebook shows it, and its memory is freed."""
+        from matplotlib import pyplot
+
+        pyplot.close(self.figure_)
+
     def _draw_into(self, ax: Axes | None) -> Axes:
         """The given axes, or new ones."""
         if ax is None:
@@ -28,13 +34,13 @@ class Display:
         return ax
 
     def _new_axes(self, n_panels: int = 1, **options: Any) -> list[Axes]:
-        """Axes below each other in a new figure, with options of ``pyplot.subplots``."""
+        """Axes below each other in a new figure, row by row with ``ncols``, with options of ``pyplot.subplots``."""
         try:
             from matplotlib import pyplot
         except ImportError as error:
             cure = "matplotlib, which is missing: pip install 'tabmtl[plot]'"
             raise ImportError(f"{type(self).__name__} draws with {cure}") from error
-        return list(pyplot.subplots(n_panels, squeeze=False, layout="constrained", **options)[1][:, 0])
+        return list(pyplot.subplots(n_panels, squeeze=False, layout="constrained", **options)[1].flat)
 
 
 def tasks_of(estimator: Any, names: Sequence[str] | None, attribute: str, expected: str) -> list[Task]:

@@ -263,6 +263,11 @@ def test_weights():
             read_weights(pl.Series([1.0, bad]), 2, names)
 
 
+def test_an_integer_beyond_all_floats_is_infinite():
+    frame, _ = read_features(pd.DataFrame({"a": pd.Series([10**400, -(10**400), 10**30, None], dtype=object)}))
+    assert frame["a"].to_list() == [float("inf"), float("-inf"), 1e30, None]
+
+
 def test_take_rows_keeps_the_container():
     index = np.array([2, 0])
     for frame in (pl.DataFrame({"a": [1, 2, 3]}), pa.table({"a": [1, 2, 3]})):

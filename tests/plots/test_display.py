@@ -9,10 +9,11 @@ import polars as pl
 import pytest
 
 from tabmtl import multitask_gain
-from tabmtl.plots import ExpertUsageDisplay, GainDisplay, HistoryDisplay, OutlierTaskDisplay
+from tabmtl.plots import ExpertUsageDisplay, GainDisplay, HistoryDisplay, OutlierTaskDisplay, ParetoDisplay
 
 OUTLIERS = pl.DataFrame({"task": ["a"], "outlier_score": [0.5], "check_loss": [1.0], "check_loss_if_normal": [1.0]})
 USAGE = pl.DataFrame({"level": [1], "gate": ["a"], "expert": ["own"], "weight": [1.0], "dead": [False]})
+FRONT = pl.DataFrame({"trial": [0], "score/a": [0.5], "score/b": [0.4]})
 
 
 @pytest.mark.parametrize(
@@ -22,8 +23,9 @@ USAGE = pl.DataFrame({"level": [1], "gate": ["a"], "expert": ["own"], "weight": 
         lambda model: GainDisplay.from_gain(multitask_gain({"a": 0.5}, {"a": 0.4})),
         lambda model: OutlierTaskDisplay(OUTLIERS).plot(),
         lambda model: ExpertUsageDisplay(USAGE, USAGE).plot(),
+        lambda model: ParetoDisplay.from_front(FRONT),
     ],
-    ids=["HistoryDisplay", "GainDisplay", "OutlierTaskDisplay", "ExpertUsageDisplay"],
+    ids=["HistoryDisplay", "GainDisplay", "OutlierTaskDisplay", "ExpertUsageDisplay", "ParetoDisplay"],
 )
 def test_without_matplotlib_the_extra_is_named(
     draw, model, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch

@@ -1,0 +1,276 @@
+"""What a training leaves in MLflow's log: parameters, metrics per epoch, the schema, the data and the plots."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from importlib.metadata import version
+from typing import Any
+
+import mlflow
+import polars as pl
+import polars.selectors as cs
+from mlflow.data.polars_dataset import from_polars
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
+from sklearn.utils.validation import check_is_fitted
+
+from tabmtl.base import MultiTaskEstimator
+from tabmtl.encode.frames import read_features, read_targets
+from tabmtl.epochs import OnEpoch
+from tabmtl.gain import MultitaskGain, multitask_gain
+from tabmtl.plots import ExpertUsageDisplay, GainDisplay, HistoryDisplay, OutlierTaskDisplay
+from tabmtl.plots.display import Display
+from tabmtl.schema import TabmtlWarning
+from tabmtl.sessions.data import to_polars
+from tabmtl.sessions.recommender import Recommender
+
+_MOST_METRICS, _MOST_PARAMS = 1000, 100  # in one request to MLflow
+_LONGEST_NAME = 250  # of a metric or parameter
+_LONGEST_TAG = 500  # of a data set
+_LAZY_ROWS = 10_000  # a LazyFrame may not fit in memory, so the data set shows its first rows
+_MOST_LINES = 20  # tasks in the plot of the history
+
+
+@dataclass(kw_only=True)
+class MLflowCallback:
+    """Log a training to MLflow: each epoch as it ends, and all else when it is over.
+
+    As ``on_epoch`` of an estimator it logs the history's numbers under their own names, such as
+    ``val/cancelled/roc_auc``, with the epoch as step; what is undefined is left out. `log_fitted` logs the rest, and
+    works for estimators without epochs too.
+
+    Parameters
+    ----------
+    run_id : str, optional
+        The run to log to; default the one that is active at the first call, or else a new one. One callback logs one
+        fit.
+    on_epoch : callable, optional
+        Called too; a true answer stops training.
+
+    Examples
+    --------
+    .. code-block:: text
+
+        with mlflow.start_run():
+            callback = MLflowCallback()
+            model = MultiTabNet(on_epoch=callback).fit(X, y, X_val=X_val, y_val=y_val)
+            callback.log_fitted(model, X, y, X_val=X_val, y_val=y_val)
+            tabmtl.mlflow.log_model(model, input_example=X.head(5))
+    """
+
+    run_id: str | None = None
+    on_epoch: OnEpoch | None = None
+
+    def __call__(self, record: Mapping[str, float | None]) -> bool:
+        """Log the record of an epoch; see `NetworkEstimator.on_epoch`."""
+        values = {metric_name(key): value for key, value in record.items() if key != "epoch"}
+        self._log_metrics(values, step=int(record["epoch"] or 0))
+        return bool(self.on_epoch is not None and self.on_epoch(record))
+
+    def log_fitted(
+        self,
+        estimator: MultiTaskEstimator | Recommender,
+        X: Any,
+        y: Any = None,
+        *,
+        X_val: Any = None,
+        y_val: Any = None,
+        reference: Any = None,
+        plots: bool = True,
+    ) -> None:
+        """Log what is known when training is over.
+
+        The parameters of fit; the tasks and features (``schema.json``, and the names of the tasks as a tag); the data
+        sets; scores of the kept weights on the validation rows as ``final/<task>/<metric>`` and with their intervals
+        (``scores.json``); the gain over a reference (``gain/<task>``, ``gain.txt``); and the plots that there are of an
+        estimator of this kind (``plots/``).
+
+        Parameters
+        ----------
+        estimator : fitted estimator of the package
+        X, y : as in fit
+            The training rows; of a recommender, its click log alone. A LazyFrame is shown by its first 10 000 rows.
+        X_val, y_val : as in fit, optional
+            Rows that fit did not learn from. Without them there are no final scores.
+        reference : fitted estimator or mapping of task to score, optional
+            What multi-task learning is to be held against, such as `IndependentTasks`, on the same validation rows.
+        plots : bool, default=True
+
+        Raises
+        ------
+        ValueError
+            If there is a reference, but no validation rows.
+        """
+        check_is_fitted(estimator)
+        if reference is not None and y_val is None:
+            raise ValueError("a reference is compared on validation rows; give X_val and y_val too")
+        self._log_estimator(estimator)
+        self._log_data(estimator, X, y, "training")
+        gain = None
+        if X_val is not None:
+            self._log_data(estimator, X_val, y_val, "validation")
+            scores = self._log_scores(estimator, X_val, y_val)
+            if reference is not None:
+                known = reference if isinstance(reference, Mapping) else reference.score_tasks(X_val, y_val)
+                gain = self._log_gain(scores, known)
+        if plots:
+            against = "reference" if isinstance(reference, Mapping) else type(reference).__name__
+            self._log_plots(estimator, gain, (type(estimator).__name__, against))
+
+    def _run(self) -> str:
+        if self.run_id is None:
+            self.run_id = (mlflow.active_run() or mlflow.start_run()).info.run_id
+        return self.run_id
+
+    def _log_metrics(self, values: Mapping[str, float | None], step: int = 0) -> None:
+        now = int(time.time() * 1000)
+        metrics = [Metric(name, value, now, step) for name, value in values.items() if value is not None]
+        for start in range(0, len(metrics), _MOST_METRICS):
+            mlflow.MlflowClient().log_batch(self._run(), metrics=metrics[start : start + _MOST_METRICS])
+
+    def _log_estimator(self, estimator: MultiTaskEstimator | Recommender) -> None:
+        client, run = mlflow.MlflowClient(), self._run()
+        values = {"class": type(estimator), **estimator._as_fitted().get_params()}
+        values.pop("on_epoch", None)
+        params = [Param(_fit_name(_escape(name)), _text_of(value)) for name, value in values.items()]
+        for start in range(0, len(params), _MOST_PARAMS):
+            client.log_batch(run, params=params[start : start + _MOST_PARAMS])
+        schema = _schema(estimator)
+        client.set_tag(run, "tabmtl.estimator", schema["estimator"])
+        if "tasks" in schema:
+            client.set_tag(run, "tabmtl.tasks", json.dumps([task["name"] for task in schema["tasks"]]))
+        client.log_dict(run, schema, "schema.json")
+
+    def _log_data(self, estimator: MultiTaskEstimator | Recommender, X: Any, y: Any, context: str) -> None:
+        frame, targets = _data(estimator, X, y)
+        data = from_polars(frame, targets=targets[0] if len(targets) == 1 else None)
+        tags = [InputTag("mlflow.data.context", context)]
+        if targets:
+            tags.append(InputTag("targets", json.dumps(targets)[:_LONGEST_TAG]))
+        entity = Dataset(**data.to_dict())
+        mlflow.MlflowClient().log_inputs(self._run(), datasets=[DatasetInput(entity, tags)])
+
+    def _log_scores(self, estimator: MultiTaskEstimator | Recommender, X: Any, y: Any) -> dict[str, float | None]:
+        """Log final scores, and give those of the tasks."""
+        if isinstance(estimator, Recommender):
+            table, scores = estimator.evaluate(X), {}
+            values = table.row(0, named=True)
+            final = {f"final/{name}": value for name, value in values.items() if name not in ("bucket", "n_targets")}
+        else:
+            table = estimator.score_intervals(X, y)
+            scores = dict(table.select("task", "score").iter_rows())
+            final = {
+                f"final/{task}/{metric}": score for task, metric, score in table["task", "metric", "score"].iter_rows()
+            }
+            final["final/score"] = table["score"].mean()
+        self._log_metrics({metric_name(key): value for key, value in final.items()})
+        mlflow.MlflowClient().log_table(self._run(), table.to_dict(as_series=False), "scores.json")
+        return scores
+
+    def _log_gain(self, scores: Mapping[str, float | None], reference: Mapping[str, float | None]) -> MultitaskGain:
+        gain = multitask_gain(scores, reference)
+        values = {
+            f"gain/{_escape(task)}": per_cent for task, per_cent in gain.table["task", "gain_percent"].iter_rows()
+        }
+        self._log_metrics({_fit_name(name): value for name, value in values.items()})
+        if gain.n_defined:
+            self._log_metrics({"gain_delta_m": gain.delta_m})
+        mlflow.MlflowClient().log_text(self._run(), str(gain), "gain.txt")
+        return gain
+
+    def _log_plots(self, estimator: Any, gain: MultitaskGain | None, names: tuple[str, str]) -> None:
+        try:
+            for name, display in _displays(estimator, gain, names):
+                mlflow.MlflowClient().log_figure(self._run(), display.figure_, f"plots/{name}.png")
+                display.close()
+        except ImportError as error:
+            warnings.warn(f"the plots are not logged: {error}", TabmtlWarning, stacklevel=3)
+
+
+def metric_name(key: str) -> str:
+    """A key of a record as MLflow allows names: ``<part>/<task>/<metric>``, one name a key.
+
+    MLflow takes letters and digits of any script, spaces and ``_-.``; what else is in the name of a task becomes its
+    code, such as ``:3d:`` for ``=``.
+
+    Examples
+    --------
+    >>> metric_name("val/late > 15/roc_auc"), metric_name("val/a/b/r2"), metric_name("val/recall@20")
+    ('val/late :3e: 15/roc_auc', 'val/a:2f:b/r2', 'val/recall_at_20')
+    """
+    part, *task, metric = key.split("/")
+    middle = [_escape("/".join(task))] if task else []
+    return _fit_name("/".join([part, *middle, metric.replace("@", "_at_")]))
+
+
+def _escape(name: str) -> str:
+    pattern = r"[^\w \-]" if set(name) <= {"."} else r"[^\w. \-]"  # dots alone would be a path
+    return re.sub(pattern, lambda found: f":{ord(found[0]):x}:", name) or "::"
+
+
+def _fit_name(name: str) -> str:
+    """A name that is short enough, one for each."""
+    if len(name) <= _LONGEST_NAME:
+        return name
+    checksum = sha256(name.encode()).hexdigest()[:16]
+    return f"{name[: _LONGEST_NAME - len(checksum) - 1]}:{checksum}"
+
+
+def _text_of(value: Any) -> str:
+    """A parameter; of an estimator or a function, what it is called."""
+    if hasattr(value, "get_params") or callable(value):
+        return getattr(value, "__name__", type(value).__name__)
+    return str(value)
+
+
+def _schema(estimator: MultiTaskEstimator | Recommender) -> dict[str, Any]:
+    """What a model reads and answers, as plain values."""
+    facts: dict[str, Any] = {"estimator": type(estimator).__name__, "tabmtl": version("tabmtl")}
+    if isinstance(estimator, Recommender):
+        return facts | {"columns": asdict(estimator._log_columns()), "n_items": estimator.n_items_}
+    columns = estimator._coder.features.columns
+    categories = zip(columns.categorical, columns.levels, strict=True)
+    return facts | {
+        "tasks": [asdict(task) for task in estimator.tasks_],
+        "task_column": estimator._coder.task_column,
+        "numeric": dict(zip(columns.numeric, [{"missing in fit": held} for held in columns.has_missing], strict=True)),
+        "categorical": {name: {"levels": len(levels)} for name, levels in categories},
+    }
+
+
+def _data(estimator: MultiTaskEstimator | Recommender, X: Any, y: Any) -> tuple[pl.DataFrame, list[str]]:
+    """Rows with their targets as one frame of types that MLflow has names for, and the names of the targets."""
+    frame = to_polars(X, "the click log") if isinstance(estimator, Recommender) else read_features(X)[0]
+    frame = frame.head(_LAZY_ROWS).collect() if isinstance(frame, pl.LazyFrame) else frame
+    targets: list[str] = []
+    if y is not None and isinstance(estimator, MultiTaskEstimator):
+        labels, origin = read_targets(y)
+        if not origin.named:
+            labels = labels.rename(dict(zip(labels.columns, estimator._coder.labels.names, strict=True)))
+        taken = {name: f"{name} (target)" for name in labels.columns if name in frame.columns}
+        labels = labels.head(frame.height).rename(taken)
+        frame, targets = pl.concat([frame, labels], how="horizontal"), labels.columns
+    return frame.with_columns(
+        (cs.categorical() | cs.enum() | cs.by_dtype(pl.Null)).cast(pl.String),
+        cs.unsigned_integer().cast(pl.Int64, strict=False),
+        cs.decimal().cast(pl.Float64),
+        cs.date().cast(pl.Datetime),
+    ), targets
+
+
+def _displays(estimator: Any, gain: MultitaskGain | None, names: tuple[str, str]) -> Iterator[tuple[str, Display]]:
+    """The plots that there are of an estimator of this kind."""
+    tasks = [task.name for task in getattr(estimator, "tasks_", ())]
+    if tasks and hasattr(estimator, "history_"):
+        yield "history", HistoryDisplay.from_estimator(estimator, tasks=tasks[:_MOST_LINES])
+    if hasattr(estimator, "expert_utilisation_"):
+        yield "experts", ExpertUsageDisplay.from_estimator(estimator)
+    if hasattr(estimator, "outlier_score_") and estimator.outlier_score_["outlier_score"].count():
+        yield "outliers", OutlierTaskDisplay.from_estimator(estimator)
+    if gain is not None:
+        yield "gain", GainDisplay.from_gain(gain, names=names)

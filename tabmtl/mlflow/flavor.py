@@ -1,0 +1,170 @@
+"""From a fitted estimator to a model of MLflow, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from importlib.metadata import requires, version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import mlflow.artifacts
+import mlflow.pyfunc
+from mlflow.models import Model
+from packaging.requirements import Requirement
+from packaging.version import Version
+from sklearn.utils.validation import check_is_fitted
+
+from tabmtl.base import MultiTaskEstimator
+from tabmtl.mlflow.serving import SessionModel, TableModel, probability_names
+from tabmtl.mlflow.signature import pandas_view, signature_of
+from tabmtl.persist import load
+from tabmtl.sessions.recommender import Recommender
+
+if TYPE_CHECKING:
+    from mlflow.models.model import ModelInfo
+
+_LOADER = "tabmtl.mlflow"
+
+
+def log_model(
+    estimator: Any,
+    name: str = "model",
+    *,
+    input_example: Any = None,
+    registered_model_name: str | None = None,
+    pip_requirements: Sequence[str] | None = None,
+    loader_module: str = _LOADER,
+    **options: Any,
+) -> ModelInfo:
+    """Log a fitted estimator to the active run, or to a new one.
+
+    Parameters
+    ----------
+    estimator : fitted estimator of the package
+        Of tables or a recommender.
+    name : str, default="model"
+        Of the logged model.
+    input_example : frame, optional
+        Some rows as they will come, of polars, pandas or pyarrow; they are stored, and served once as a trial. The
+        types of the columns come from fit; those of a recommender's sessions and times from here.
+    registered_model_name : str, optional
+        Registers the model as a new version under this name.
+    pip_requirements : sequence of str, optional
+        Default: tabmtl and what it depends on, in the installed versions. Nothing is inferred, which takes MLflow long.
+    loader_module : str
+        Module whose ``_load_pyfunc(path)`` rebuilds what serves the model. An estimator of a class of your own needs
+        one of your own, which says ``return as_pyfunc(tabmtl.load(path, cls=MyNet))``.
+    **options
+        Further arguments of ``mlflow.pyfunc.log_model``, such as ``metadata``, ``tags`` and ``params``.
+
+    Returns
+    -------
+    mlflow.models.model.ModelInfo
+        With ``model_uri``.
+
+    Raises
+    ------
+    NotFittedError, TypeError, ValueError
+        If the estimator is not fitted, of a class that the loader does not know, or cannot be saved; if two
+        probabilities would have one name; or if the example lacks a column.
+    """
+    with _exported(estimator, input_example, pip_requirements, loader_module) as arguments:
+        arguments |= options
+        return mlflow.pyfunc.log_model(name=name, registered_model_name=registered_model_name, **arguments)
+
+
+def save_model(
+    estimator: Any,
+    path: str | Path,
+    *,
+    input_example: Any = None,
+    pip_requirements: Sequence[str] | None = None,
+    loader_module: str = _LOADER,
+    **options: Any,
+) -> None:
+    """Save a fitted estimator to a local folder as MLflow keeps models; see `log_model`.
+
+    Parameters
+    ----------
+    path : str or Path
+        A folder that does not exist, or an empty one.
+    estimator, input_example, pip_requirements, loader_module, **options
+        As in `log_model`, the last for ``mlflow.pyfunc.save_model``.
+    """
+    with _exported(estimator, input_example, pip_requirements, loader_module) as arguments:
+        arguments |= options
+        mlflow.pyfunc.save_model(path=path, **arguments)
+
+
+def load_model(model_uri: str | Path, cls: type | None = None) -> Any:
+    """Load the estimator itself, which takes and gives frames of any library.
+
+    Parameters
+    ----------
+    model_uri : str or Path
+        Such as ``"models:/flights@champion"``, ``"runs:/<run>/model"``, ``info.model_uri``, or a local folder.
+    cls : type, optional
+        Class of the estimator where it is not one of this package.
+
+    Returns
+    -------
+    estimator
+        Fitted; its predictions equal those of the logged one bit for bit.
+
+    Raises
+    ------
+    ModelFileError, ValueError
+        If this is no model of tabmtl, or not the whole and untouched one.
+    """
+    with TemporaryDirectory() as folder:
+        local = mlflow.artifacts.download_artifacts(artifact_uri=str(model_uri), dst_path=folder)
+        served = Model.load(local).flavors.get(mlflow.pyfunc.FLAVOR_NAME, {})
+        if mlflow.pyfunc.DATA not in served:
+            raise ValueError(f"{model_uri} is no model that tabmtl.mlflow has logged; load it with mlflow.pyfunc")
+        return load(Path(local) / served[mlflow.pyfunc.DATA], cls)
+
+
+def as_pyfunc(estimator: MultiTaskEstimator | Recommender) -> TableModel | SessionModel:
+    """What serves a fitted estimator: the object with ``predict(model_input, params)`` that ``pyfunc`` wants."""
+    return SessionModel(estimator) if isinstance(estimator, Recommender) else TableModel(estimator)
+
+
+@contextmanager
+def _exported(
+    estimator: Any, input_example: Any, pip_requirements: Sequence[str] | None, loader_module: str
+) -> Iterator[dict[str, Any]]:
+    """Arguments for MLflow, valid as long as the files they name."""
+    if not isinstance(estimator, MultiTaskEstimator | Recommender):
+        raise TypeError(f"expected an estimator of tabmtl, got {type(estimator).__name__}")
+    check_is_fitted(estimator)
+    name = type(estimator).__name__
+    if loader_module == _LOADER and not any(
+        getattr(import_module(home), name, None) is type(estimator) for home in ("tabmtl", "tabmtl.sessions")
+    ):
+        raise TypeError(
+            f"{name} is no class of tabmtl, so {_LOADER} could not load it; give loader_module=, a module of yours "
+            f"whose _load_pyfunc(path) returns tabmtl.mlflow.as_pyfunc(tabmtl.load(path, cls={name}))"
+        )
+    if isinstance(estimator, MultiTaskEstimator):
+        probability_names(estimator._coder.labels.column_tasks())
+    signature = signature_of(estimator, input_example)
+    with TemporaryDirectory() as folder:
+        estimator.save(Path(folder) / "model")
+        yield {
+            "loader_module": loader_module,
+            "data_path": str(Path(folder) / "model"),
+            "signature": signature,
+            "input_example": None if input_example is None else pandas_view(input_example, signature),
+            "pip_requirements": _requirements() if pip_requirements is None else list(pip_requirements),
+        }
+
+
+def _requirements() -> list[str]:
+    """This release and what it depends on, as installed: a model answers alike with the versions it was made with."""
+    needed = [Requirement(line) for line in requires("tabmtl") or ()]
+    names = ["tabmtl", *(need.name for need in needed if need.marker is None or need.marker.evaluate({"extra": ""}))]
+    # without the local part of a version, as in torch's 2.6.0+cpu, which no index serves
+    return [f"{name}=={Version(version(name)).public}" for name in names]

@@ -1,0 +1,238 @@
+"""What answers MLflow's ``pyfunc`` and its server: rows as they come over the wire, and one named value per task."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+
+from tabmtl.base import MultiTaskEstimator
+from tabmtl.encode.frames import read_features
+from tabmtl.encode.levels import text_of
+from tabmtl.schema import Task
+from tabmtl.sessions.data import to_polars
+from tabmtl.sessions.recommender import Recommender
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+METHODS = ("predict", "predict_proba")
+# what MLflow's server makes of a null and of NaN in a column of text, in the format ``inputs``
+_NULLS = ("None", "nan")
+_BOOLEANS = {"true": ("True", "TRUE", "1"), "false": ("False", "FALSE", "0")}
+_SHOWN = 20
+
+
+class TableModel:
+    """A fitted multi-task estimator behind ``pyfunc``.
+
+    Parameters
+    ----------
+    estimator : MultiTaskEstimator
+    """
+
+    def __init__(self, estimator: MultiTaskEstimator) -> None:
+        self.estimator = estimator
+        coder = estimator._coder
+        columns = coder.features.columns
+        levels = dict(zip(columns.categorical, columns.levels, strict=True))
+        if coder.task_column is not None:
+            levels[coder.task_column] = coder.labels.task_levels or ()
+        self._spellings = {name: _spellings(known) for name, known in levels.items()}
+
+    def get_raw_model(self) -> MultiTaskEstimator:
+        """The estimator itself."""
+        return self.estimator
+
+    def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> pd.DataFrame:
+        """Answer rows.
+
+        Parameters
+        ----------
+        model_input : frame
+            With the columns of fit, in any order; further ones are ignored.
+        params : mapping, optional
+            ``{"method": "predict"}``, the default, or ``{"method": "predict_proba"}``.
+
+        Returns
+        -------
+        pandas DataFrame of shape (n, T), or (n, K) of probabilities
+            One column per task, or one per class of every classification task, which is named ``<task>=<class>``. In
+            the long layout, one column, or one per class, under the name of the target.
+
+        Raises
+        ------
+        MlflowException
+            Which the server answers with status 400, if a row does not fit; it names the column.
+        """
+        with bad_request():
+            method = (params or {}).get("method") or "predict"
+            if method not in METHODS:
+                raise ValueError(f"the parameter method must be one of {list(METHODS)}, got {method!r}")
+            labels = self.estimator._coder.labels
+            if method == "predict_proba" and not any(task.is_classification for task in labels.tasks):
+                raise ValueError("the method predict_proba needs a classification task; all tasks are regressions")
+            outputs = self.estimator._read_and_answer(self._read(model_input))
+            if method == "predict_proba":
+                return _to_pandas(self._probabilities(outputs))
+            frame = replace(labels, origin=replace(labels.origin, container="polars", ndim=2)).decode(outputs)
+            return _to_pandas({series.name: _values(series) for series in frame.iter_columns()})
+
+    def _probabilities(self, outputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        names = probability_names(self.estimator._coder.labels.column_tasks())
+        return {
+            name: values
+            for own, output in zip(names, outputs, strict=True)
+            for name, values in zip(own, output.T, strict=bool(own))
+        }
+
+    def _read(self, rows: Any) -> Any:
+        """Rows as the estimator takes them, with the levels of fit in the spelling of fit."""
+        coder = self.estimator._coder
+        frame = read_features(_columns(rows, coder.names))[0].lazy().collect()
+        frame = frame.with_columns([_respell(frame[name], others) for name, others in self._spellings.items()])
+        # names that fit did not see would make scikit-learn warn
+        return frame if coder.named else np.column_stack([np.array(s.to_list(), dtype=object) for s in frame])
+
+
+class SessionModel:
+    """A fitted recommender behind ``pyfunc``.
+
+    Parameters
+    ----------
+    recommender : Recommender
+    """
+
+    def __init__(self, recommender: Recommender) -> None:
+        self.recommender = recommender
+        columns, items = recommender._log_columns(), recommender.item_ids_
+        self._spellings = {columns.session: _spellings(())}
+        if items.dtype == pl.String:
+            self._spellings[columns.item] = _spellings([text for text in _NULLS if text in items])
+
+    def get_raw_model(self) -> Recommender:
+        """The recommender itself."""
+        return self.recommender
+
+    def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> pd.DataFrame:
+        """Recommend items for the next click of every session.
+
+        Parameters
+        ----------
+        model_input : frame
+            One row per click, with the columns of fit. Times are dates, seconds, or text as ISO 8601 has it.
+        params : mapping, optional
+            ``k`` (20) and ``exclude_seen`` (False), as `Recommender.recommend` has them.
+
+        Returns
+        -------
+        pandas DataFrame
+            The session, ``rank`` from 1, the item, and its score, higher is better.
+
+        Raises
+        ------
+        MlflowException
+            Which the server answers with status 400, if a click does not fit; it names the column.
+        """
+        given = {name: value for name, value in (params or {}).items() if value is not None}
+        columns = self.recommender._log_columns()
+        with bad_request():
+            log = to_polars(_columns(model_input, columns.names), "the click log").lazy().collect()
+            for name, spellings in self._spellings.items():
+                if log[name].dtype == pl.String:
+                    log = log.with_columns(_respell(log[name], spellings))
+            if columns.time is not None and log[columns.time].dtype == pl.String:
+                log = log.with_columns(_times(log[columns.time]))
+            found = self.recommender.recommend(log, given.get("k", 20), exclude_seen=given.get("exclude_seen", False))
+        return _to_pandas({series.name: _values(series) for series in found.iter_columns()})
+
+
+def probability_names(tasks: Sequence[Task]) -> list[list[str]]:
+    """Names ``<task>=<class>`` of the probabilities of every task; none of a regression.
+
+    Raises
+    ------
+    ValueError
+        If two of them have one name.
+    """
+    names = [[f"{task.name}={label}" for label in task.classes or ()] for task in tasks]
+    counts = Counter(chain.from_iterable(names))
+    twice = next((name for name, count in counts.items() if count > 1), None)
+    if twice is not None:
+        raise ValueError(f"two probabilities would be called {twice!r}, <task>=<class>; rename a task or a class")
+    return names
+
+
+@contextmanager
+def bad_request() -> Iterator[None]:
+    """What is wrong with the input becomes the error that the server answers with status 400."""
+    try:
+        yield
+    except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
+        raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from error
+
+
+def _columns(rows: Any, names: Sequence[str]) -> Any:
+    """The named columns of a frame, which MLflow does not demand where they are optional."""
+    missing = [name for name in names if name not in rows.columns]
+    if missing:
+        raise ValueError(
+            f"the input has no column {', '.join(map(repr, missing[:_SHOWN]))}{', ...' if missing[_SHOWN:] else ''}; "
+            f"give all {len(names)} columns by name, with null where a value is missing "
+            "(dataframe_records, dataframe_split, inputs or CSV; not instances)"
+        )
+    return rows[list(names)]
+
+
+def _spellings(levels: Sequence[str]) -> dict[str, str | None]:
+    """How else a level, or none, may come: JSON and CSV have True, 1 and 3.0 where fit saw true and 3."""
+    known = set(levels)
+    found: dict[str, str | None] = dict.fromkeys(_NULLS)
+    found |= {f"{level}.0": level for level in levels if level.lstrip("-").isdecimal()}
+    if known <= _BOOLEANS.keys():
+        found |= {text: level for level in levels for text in _BOOLEANS[level]}
+    return {text: level for text, level in found.items() if text not in known}
+
+
+def _respell(series: pl.Series, spellings: Mapping[str, str | None]) -> pl.Series:
+    texts = series.to_frame().select(text_of(series.name, series.dtype)).to_series()
+    return pl.Series(series.name, [spellings.get(text, text) for text in texts.to_list()], dtype=pl.String)
+
+
+def _times(series: pl.Series) -> pl.Series:
+    """Times of text as seconds."""
+    import pandas as pd
+
+    texts = series.to_pandas()
+    seconds = pd.to_numeric(texts, errors="coerce")
+    dates = pd.to_datetime(texts.where(seconds.isna()), errors="coerce", utc=True, format="ISO8601")
+    wrong = texts[texts.notna() & seconds.isna() & dates.isna() & ~texts.isin(_NULLS)]
+    if len(wrong):
+        raise ValueError(
+            f"the time column {series.name!r} must hold seconds or dates as ISO 8601 has them, got {wrong.iloc[0]!r}"
+        )
+    since = (dates - pd.Timestamp(0, tz="UTC")).dt.total_seconds()
+    return pl.Series(series.name, seconds.where(seconds.notna(), since).to_numpy(np.float64), nan_to_null=True)
+
+
+def _values(series: pl.Series) -> Any:
+    """A column of answers as plain numbers, booleans or texts."""
+    if series.dtype.is_float():
+        return series.cast(pl.Float64).to_numpy()
+    if series.dtype.is_integer():
+        return series.cast(pl.Int64).to_numpy()
+    return series.to_list()
+
+
+def _to_pandas(columns: Mapping[str, Any]) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame(columns)

@@ -1,0 +1,160 @@
+"""What a model tells MLflow of its columns, and frames as these columns want them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import narwhals.stable.v2 as nw
+import polars as pl
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
+
+from tabmtl.base import MultiTaskEstimator
+from tabmtl.encode.columns import read_column
+from tabmtl.encode.frames import read_features
+from tabmtl.sessions.recommender import Recommender
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def signature_of(estimator: MultiTaskEstimator | Recommender, input_example: Any = None) -> ModelSignature:
+    """What MLflow checks and shows of a fitted estimator: named and typed columns and parameters.
+
+    Numbers are ``double``, whole ones too: MLflow's ``long`` takes no null. Categories are ``string``, those of whole
+    numbers and booleans too: MLflow's server reads a null of a ``boolean`` column as False. It casts nothing to
+    ``string`` but in the format ``inputs``, so true and 3 come as they are. Every feature may be null, so all are
+    optional to MLflow; that a column is missing is said by :class:`tabmtl.mlflow.serving.TableModel`. The output is
+    that of ``predict``, for a signature describes one method only. Columns of text come first.
+
+    Parameters
+    ----------
+    estimator : fitted estimator of the package
+    input_example : frame, optional
+        A click log, from which sessions, times and orders take their types. Without one, sessions and times are
+        ``string`` (numbers, or text as ISO 8601 has it), and orders ``double``. MLflow's server reads no ``datetime``
+        from CSV, and takes a number there for nanoseconds.
+
+    Returns
+    -------
+    ModelSignature
+    """
+    if isinstance(estimator, Recommender):
+        return _recommender_signature(estimator, input_example)
+    coder = estimator._coder
+    columns, labels = coder.features.columns, coder.labels
+    inputs: list[ColSpec | TensorSpec] = []
+    inputs += [] if coder.task_column is None else [ColSpec(DataType.string, coder.task_column)]
+    # the server reads rows without names by the type of the first column: only as text do they all get as far as
+    # to our error, which says that names are needed
+    inputs += [ColSpec(DataType.string, name, required=False) for name in columns.categorical]
+    inputs += [ColSpec(DataType.double, name, required=False) for name in columns.numeric]
+    answered = zip(labels.names, labels.dtypes, strict=True)
+    return ModelSignature(
+        inputs=Schema(inputs),
+        outputs=Schema([ColSpec(_type_of(dtype), name) for name, dtype in answered]),
+        params=ParamSchema([ParamSpec("method", DataType.string, "predict")]),
+    )
+
+
+def pandas_view(X: Any, signature: ModelSignature) -> pd.DataFrame:
+    """A frame as MLflow wants it for a model: pandas, with the columns of the signature and their types.
+
+    ``mlflow.pyfunc`` takes no polars frame, and refuses pandas' int64 where the signature has ``double``, and its bool
+    where it has ``string``. So in one process, say ``model.predict(pandas_view(X, model.metadata.signature))``, or use
+    the estimator itself: `tabmtl.mlflow.load_model`.
+
+    Parameters
+    ----------
+    X : polars DataFrame or LazyFrame, pandas DataFrame, pyarrow Table, or array-like of shape (n, p)
+        Columns that the signature does not name are left out.
+    signature : ModelSignature
+
+    Returns
+    -------
+    pandas DataFrame
+        Of the same rows; null is NaN in numbers and None elsewhere.
+
+    Raises
+    ------
+    ValueError
+        If X lacks a column.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from mlflow.models import ModelSignature
+    >>> from mlflow.types import ColSpec, Schema
+    >>> signature = ModelSignature(Schema([ColSpec("double", "size"), ColSpec("string", "new")]))
+    >>> pandas_view(pl.DataFrame({"new": [True, None], "size": [1, 2]}), signature).to_dict("list")
+    {'size': [1.0, 2.0], 'new': [True, None]}
+    """
+    import pandas as pd
+
+    columns = _read(X)
+    specs = signature.inputs.inputs
+    missing = [spec.name for spec in specs if spec.name not in columns]
+    if missing:
+        raise ValueError(f"X lacks the columns {missing}; it has {list(columns)}: the model was fitted on all of them")
+    return pd.DataFrame({spec.name: _view(columns[spec.name], spec.type) for spec in specs})
+
+
+def _recommender_signature(estimator: Recommender, input_example: Any) -> ModelSignature:
+    columns, ids = estimator._log_columns(), estimator._catalogue.ids
+    example = {} if input_example is None else _read(input_example)
+    types = {columns.session: DataType.string, columns.item: _type_of(ids.dtype)}
+    types |= {columns.time: DataType.string} if columns.time is not None else {}
+    types |= {columns.order: DataType.double} if columns.order is not None else {}
+    for name in types:
+        if name in example and name != columns.item:
+            types[name] = _type_of(example[name].dtype)
+    outputs = {
+        columns.session: types[columns.session],
+        "rank": DataType.long,
+        columns.item: types[columns.item],
+        "score": DataType.double,
+    }
+    params = [ParamSpec("k", DataType.long, 20), ParamSpec("exclude_seen", DataType.boolean, False)]
+    return ModelSignature(
+        inputs=Schema([ColSpec(kind, name) for name, kind in types.items()]),
+        outputs=Schema([ColSpec(kind, name) for name, kind in outputs.items()]),
+        params=ParamSchema(params),
+    )
+
+
+def _type_of(dtype: pl.DataType) -> DataType:
+    """MLflow's name of a type."""
+    if dtype == pl.Boolean:
+        return DataType.boolean
+    if dtype.is_integer():
+        return DataType.long
+    if dtype.is_numeric():
+        return DataType.double
+    return DataType.datetime if dtype.is_temporal() else DataType.string
+
+
+def _read(X: Any) -> dict[str, pl.Series]:
+    """The columns of a frame of any library, or of an array. Dates stay dates, which no model takes as features."""
+    if isinstance(X, pl.LazyFrame):
+        X = X.collect()
+    if not nw.dependencies.is_into_dataframe(X):
+        return {series.name: series for series in read_features(X)[0].lazy().collect().iter_columns()}
+    return {
+        str(series.name): series.to_polars() if series.dtype.is_temporal() else read_column(series, str(series.name))
+        for series in nw.from_native(X, eager_only=True).iter_columns()
+    }
+
+
+def _view(series: pl.Series, kind: DataType) -> Any:
+    """A column for MLflow's type; what does not fit is left, for MLflow names the column."""
+    dtype = series.dtype
+    is_number = dtype.is_numeric() or dtype in (pl.Boolean, pl.Null)
+    if kind == DataType.double and is_number:
+        return series.cast(pl.Float64).to_numpy()
+    if kind == DataType.long and dtype.is_integer() and not series.null_count():
+        return series.cast(pl.Int64).to_numpy()
+    if kind == DataType.datetime and dtype.is_temporal():
+        return series.cast(pl.Datetime("ns")).to_numpy()
+    if kind == DataType.string and dtype.is_temporal():
+        series = series.cast(pl.Datetime("us")).dt.to_string("iso:strict")
+    return pl.Series(series.to_list(), dtype=pl.Object).to_numpy()

@@ -1,0 +1,242 @@
+"""Logged models: what MLflow is told of them, that they come back whole, and that no pickle is in them."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+import types
+from importlib.metadata import version
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+from conformance import answers, features, fitted, long_table, mixed_targets, same, tiny
+from mlflow.models import Model
+from mlflow.types import DataType
+from tracking import tracking
+
+import tabmtl
+import tabmtl.mlflow
+from tabmtl import ESMM, RMTGB, IndependentTasks, ModelFileError, MultiTabNetRegressor, PLEClassifier, SharedBottom
+from tabmtl.mlflow import as_pyfunc, load_model, log_model, pandas_view, save_model
+from tabmtl.mlflow.serving import probability_names
+from tabmtl.mlflow.signature import signature_of
+from tabmtl.schema import Task
+
+PROBA = {"method": "predict_proba"}
+
+
+class OwnNet(SharedBottom):
+    """A network of a user."""
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A function that saves an estimator, and gives what serves it."""
+
+    def saved(estimator, input_example=None):
+        folder = tmp_path_factory.mktemp("saved") / "model"
+        save_model(estimator, folder, input_example=input_example)
+        return mlflow.pyfunc.load_model(str(folder))
+
+    return saved
+
+
+@pytest.fixture(scope="module")
+def net(saved):
+    """What serves a network, the network, and its features."""
+    estimator, X, _ = fitted(SharedBottom)
+    return saved(estimator, X.head(3)), estimator, X
+
+
+def types_of(schema):
+    return {column.name: (column.type, column.required) for column in schema.inputs}
+
+
+def test_the_signature_names_and_types_all_columns(net):
+    signature = net[0].metadata.signature
+    number, text = (DataType.double, False), (DataType.string, False)
+    assert types_of(signature.inputs) == {
+        "flag": text,
+        "text": text,
+        "plain": number,
+        "holes": number,
+        "heavy": number,
+        "count": number,
+        "constant": number,
+    }
+    string = (DataType.string, True)
+    assert types_of(signature.outputs) == {"late": string, "size": string, "delay": (DataType.double, True)}
+    assert [(param.name, param.default) for param in signature.params.params] == [("method", "predict")]
+
+
+def test_labels_keep_their_types():
+    X = features()
+    y = pl.DataFrame({"is": X["plain"] > 0, "n": (X["plain"] > 0.3).cast(pl.Int8), "x": X["plain"].cast(pl.Float32)})
+    estimator = tiny(SharedBottom).fit(X, y)
+    expected = {"is": DataType.boolean, "n": DataType.long, "x": DataType.double}
+    assert {name: kind for name, (kind, _) in types_of(signature_of(estimator).outputs).items()} == expected
+    answered = as_pyfunc(estimator).predict(X.to_pandas())
+    assert answered.dtypes.astype(str).to_dict() == {"is": "bool", "n": "int64", "x": "float64"}
+    assert answered["n"].tolist() == estimator.predict(X)["n"].to_list()
+    probabilities = as_pyfunc(estimator).predict(X.to_pandas(), PROBA)
+    assert probabilities.columns.tolist() == ["is=False", "is=True", "n=0", "n=1"]
+
+
+@pytest.mark.parametrize("cls", [SharedBottom, RMTGB, IndependentTasks, ESMM, PLEClassifier, MultiTabNetRegressor])
+def test_pyfunc_answers_as_the_estimator_does(saved, cls):
+    estimator, X, _ = fitted(cls)
+    served = saved(estimator, X.to_pandas().head(2))
+    assert type(served.get_raw_model()) is cls
+    signature = served.metadata.signature
+    view = pandas_view(X, signature)
+    predicted = served.predict(view)
+    assert predicted.to_dict("list") == estimator.predict(X).to_dict(as_series=False)
+    assert {name: DataType.string if text else DataType.double for name, text in _is_text(predicted).items()} == {
+        name: kind for name, (kind, _) in types_of(signature.outputs).items()
+    }
+    if cls is MultiTabNetRegressor:
+        with pytest.raises(mlflow.MlflowException, match="needs a classification task"):
+            served.predict(view, params=PROBA)
+        return
+    probabilities = estimator.predict_proba(X)
+    parts = list(probabilities.values()) if isinstance(probabilities, dict) else probabilities
+    found = served.predict(view, params=PROBA)
+    np.testing.assert_array_equal(found.to_numpy(), np.concatenate(parts, axis=1))
+    classes = [f"{task.name}={label}" for task in estimator.tasks_ for label in task.classes or ()]
+    assert found.columns.tolist() == classes
+
+
+def _is_text(frame):
+    return {name: not pd.api.types.is_numeric_dtype(column) for name, column in frame.items()}
+
+
+def test_arrays_have_columns_by_number(saved):
+    X = np.random.default_rng(0).normal(size=(80, 3))
+    estimator = tiny(SharedBottom).fit(X, X[:, :2])
+    served = saved(estimator, X[:2])
+    signature = served.metadata.signature
+    assert signature.inputs.input_names() == ["x0", "x1", "x2"]
+    predicted = served.predict(pandas_view(X, signature))
+    assert predicted.columns.tolist() == ["y0", "y1"]
+    np.testing.assert_array_equal(predicted.to_numpy(), estimator.predict(X))
+
+
+def test_one_flat_target_is_a_column():
+    X = features()
+    estimator = tiny(SharedBottom).fit(X.to_pandas(), mixed_targets(X)["size"].fill_null("small").to_pandas())
+    assert as_pyfunc(estimator).predict(X).columns.tolist() == ["size"]
+
+
+def test_the_long_layout_has_a_required_task(saved):
+    X, y = long_table()
+    estimator = tiny(SharedBottom, task_column="school").fit(X, y)
+    served = saved(estimator, X.head(2))
+    signature = served.metadata.signature
+    assert types_of(signature.inputs)["school"] == (DataType.string, True)
+    predicted = served.predict(pandas_view(X, signature))
+    assert predicted.to_dict("list") == {"grade": estimator.predict(X).to_list()}
+
+
+@pytest.mark.parametrize("library", ["polars", "lazy", "pandas", "pyarrow"])
+def test_the_view_takes_frames_of_all_libraries(net, library):
+    signature, X = net[0].metadata.signature, net[2]
+    frames = {"polars": X, "lazy": X.lazy(), "pandas": X.to_pandas(), "pyarrow": X.to_arrow()}
+    view = pandas_view(frames[library], signature)
+    assert view.columns.tolist() == signature.inputs.input_names()
+    assert view["count"].dtype == "float64"
+    assert view["flag"].tolist() == X["flag"].to_list()
+    assert view["text"].isna().tolist() == X["text"].is_null().to_list()
+    assert view["holes"].isna().tolist() == X["holes"].is_null().to_list()
+
+
+def test_the_view_names_missing_columns(net):
+    with pytest.raises(ValueError, match=r"X lacks the columns \['plain'\]"):
+        pandas_view(net[2].drop("plain"), net[0].metadata.signature)
+
+
+def test_the_estimator_comes_back(net, tmp_path):
+    _, estimator, X = net
+    with tracking("models"):
+        info = log_model(estimator, "net", input_example=X.head(2), registered_model_name="net")
+        mlflow.MlflowClient().set_registered_model_alias("net", "champion", info.registered_model_version)
+        for uri in (info.model_uri, "models:/net/1", "models:/net@champion"):
+            assert same(answers(load_model(uri), X), answers(estimator, X))
+    save_model(estimator, tmp_path / "model")
+    assert same(answers(load_model(tmp_path / "model"), X), answers(estimator, X))
+
+
+def test_nothing_is_pickled_or_unpickled(net, monkeypatch, tmp_path):
+    def refuse(*args, **kwargs):
+        raise AssertionError("pickle was used")
+
+    _, estimator, X = net
+    save_model(estimator, tmp_path / "first")
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    for name in ("dump", "dumps", "load", "loads", "Pickler", "Unpickler"):
+        monkeypatch.setattr(pickle, name, refuse)
+    served = mlflow.pyfunc.load_model(str(tmp_path / "first"))
+    predicted = served.predict(pandas_view(X, served.metadata.signature))
+    assert predicted["late"].tolist() == estimator.predict(X)["late"].to_list()
+    save_model(estimator, tmp_path / "model", input_example=X.head(2))
+    suffixes = {file.suffix for file in (tmp_path / "model").rglob("*") if file.is_file()}
+    assert suffixes == {"", ".json", ".safetensors", ".txt", ".yaml"}
+    assert not any(file.read_bytes().startswith(b"\x80") for file in (tmp_path / "model").rglob("*.*"))
+
+
+def test_requirements_are_told_and_never_inferred(net, monkeypatch, tmp_path):
+    def refuse(*args, **kwargs):
+        raise AssertionError("requirements were inferred")
+
+    monkeypatch.setattr(mlflow.models, "infer_pip_requirements", refuse)
+    save_model(net[1], tmp_path / "model")
+    lines = (tmp_path / "model" / "requirements.txt").read_text().split()
+    assert f"tabmtl=={version('tabmtl')}" in lines
+    assert f"polars=={version('polars')}" in lines
+    assert {line.partition("==")[0] for line in lines} >= {"mlflow", "torch", "lightgbm", "safetensors"}
+    assert not any("optuna" in line or "+" in line for line in lines)
+    save_model(net[1], tmp_path / "other", pip_requirements=["mlflow", "tabmtl"])
+    assert (tmp_path / "other" / "requirements.txt").read_text().split() == ["mlflow", "tabmtl"]
+
+
+def test_a_class_of_the_user_needs_a_loader_of_the_user(tmp_path, monkeypatch):
+    estimator, X, _ = fitted(OwnNet)
+    with pytest.raises(TypeError, match=r"OwnNet is no class of tabmtl.*loader_module="):
+        save_model(estimator, tmp_path / "model")
+    loader = types.ModuleType("own_loader")
+    loader._load_pyfunc = lambda path: as_pyfunc(tabmtl.load(path, cls=OwnNet))
+    monkeypatch.setitem(sys.modules, "own_loader", loader)
+    save_model(estimator, tmp_path / "model", loader_module="own_loader")
+    served = mlflow.pyfunc.load_model(str(tmp_path / "model"))
+    assert type(served.get_raw_model()) is OwnNet
+    assert same(answers(load_model(tmp_path / "model", cls=OwnNet), X), answers(estimator, X))
+    with pytest.raises(ModelFileError, match="cls=OwnNet"):
+        load_model(tmp_path / "model")
+
+
+def test_options_reach_mlflow(net, tmp_path):
+    save_model(net[1], tmp_path / "model", metadata={"table": "flights"})
+    assert Model.load(str(tmp_path / "model")).metadata == {"table": "flights"}
+
+
+def test_what_is_no_fitted_estimator_of_ours_is_refused(tmp_path):
+    with pytest.raises(TypeError, match="expected an estimator of tabmtl, got dict"):
+        save_model({}, tmp_path / "model")
+    with pytest.raises(ValueError, match="not fitted"):
+        save_model(SharedBottom(), tmp_path / "model")
+    assert not Path(tmp_path / "model").exists()
+    Model(model_id="0").save(str(tmp_path / "MLmodel"))
+    with pytest.raises(ValueError, match=r"is no model that tabmtl\.mlflow has logged"):
+        load_model(tmp_path)
+
+
+def test_no_two_probabilities_have_one_name(tmp_path):
+    X = features()
+    y = pl.DataFrame({"a": ["b=c", "d"] * 60, "a=b": ["c", "e"] * 60})
+    estimator = tiny(SharedBottom).fit(X, y)
+    with pytest.raises(ValueError, match="two probabilities would be called 'a=b=c'"):
+        save_model(estimator, tmp_path / "model")
+    assert probability_names([Task(name="x", kind="regression")]) == [[]]

@@ -1,0 +1,263 @@
+"""Rows as they come over the wire: MLflow's own reading of every format, then ours, without a server."""
+
+from __future__ import annotations
+
+import json
+
+import mlflow
+import numpy as np
+import polars as pl
+import pytest
+import recommenders
+from conformance import features, fitted, long_table, mixed_targets, tiny
+from tracking import JSON, bodies, invoke
+
+from tabmtl import RMTGB, SharedBottom
+from tabmtl.mlflow import pandas_view, save_model
+
+FORMATS = ["dataframe_records", "dataframe_split", "inputs", "csv"]
+
+
+@pytest.fixture(scope="module")
+def serve(tmp_path_factory):
+    """A function that saves an estimator and loads what serves it."""
+
+    def serve(estimator, input_example=None):
+        folder = tmp_path_factory.mktemp("served") / "model"
+        save_model(estimator, folder, input_example=input_example)
+        return mlflow.pyfunc.load_model(str(folder))
+
+    return serve
+
+
+@pytest.fixture(scope="module")
+def model(serve):
+    """A served network, and its features."""
+    estimator, X, _ = fitted(SharedBottom)
+    return serve(estimator), X
+
+
+@pytest.fixture(scope="module")
+def coded(serve):
+    """A served network whose categories are whole numbers, halves, and text that looks like numbers."""
+    rng = np.random.default_rng(0)
+    X = features().with_columns(half=rng.integers(0, 3, 120) / 2, zip=pl.Series(["01", "1", "None"] * 40))
+    categories = ["count", "half", "zip", "flag", "text"]
+    y = mixed_targets(X).with_columns(delay=pl.lit(1.0) * X["half"] * 100 + X["count"])
+    return serve(tiny(SharedBottom, categorical_features=categories, epochs=5).fit(X, y)), X
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_all_formats_have_one_answer(model, name):
+    served, X = model
+    rows = X.to_dicts()
+    assert any(row["text"] is None for row in rows)
+    assert any(row["holes"] is None for row in rows)
+    status, found = invoke(served, *bodies(rows)[name])
+    assert status == 200
+    assert found == served.get_raw_model().predict(X).to_dicts()
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_categories_of_numbers_and_booleans_keep_their_levels(coded, name):
+    served, X = coded
+    X = X.with_columns(flag=pl.when(pl.int_range(120) % 5 > 0).then("flag"), half=pl.col("half").replace(0.5, None))
+    # a CSV file cannot tell the text "None" from a null, nor "01" from 1 where it is made
+    rows = X.drop("zip").with_columns(zip=pl.lit("01")).to_dicts()
+    expected = served.get_raw_model().predict(X.with_columns(zip=pl.lit("01")))
+    assert expected["delay"].n_unique() > 100
+    status, found = invoke(served, *bodies(rows)[name])
+    assert (status, found) == (200, expected.to_dicts())
+
+
+def test_a_level_called_none_stays_a_level(coded):
+    served, X = coded
+    rows = X.filter(zip="None").head(2)
+    for name in FORMATS[:3]:
+        assert invoke(served, *bodies(rows.to_dicts())[name]) == (200, served.get_raw_model().predict(rows).to_dicts())
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("changes", [{"text": "purple"}, dict.fromkeys(features(1).columns)])
+def test_nulls_and_unseen_levels_are_answered(model, name, changes):
+    served, X = model
+    row = X.row(0, named=True) | changes
+    expected = served.get_raw_model().predict(pl.DataFrame([row], schema=X.schema))
+    assert invoke(served, *bodies([row])[name]) == (200, expected.to_dicts())
+
+
+@pytest.mark.parametrize("flag", ["true", "True", "TRUE", "1", 1, 1.0, True])
+def test_a_boolean_may_be_written_in_many_ways(model, flag):
+    served, X = model
+    row = X.row(0, named=True) | {"flag": flag}
+    expected = served.get_raw_model().predict(X.head(1).with_columns(flag=True))
+    assert invoke(served, json.dumps({"dataframe_records": [row]})) == (200, expected.to_dicts())
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_missing_column_is_named(model, name):
+    served, X = model
+    status, message = invoke(served, *bodies(X.drop("holes", "flag").head(2).to_dicts())[name])
+    assert status == 400
+    assert "the input has no column 'holes', 'flag'; give all 7 columns by name" in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"plain": "tall"}, "Failed to convert column plain"),
+        ({"plain": [1]}, "Failed to convert column plain"),
+        ({"text": ["red"]}, "column 'text': argument must be a string or a number"),
+        ({"text": {"a": 1}}, "column 'text': argument must be a string or a number"),
+        ({"plain": float("inf")}, "column 'plain' holds an infinite value"),
+    ],
+)
+def test_a_wrong_type_is_named(model, changes, said):
+    served, X = model
+    row = X.row(0, named=True) | changes
+    for name in ("dataframe_records", "dataframe_split"):
+        status, message = invoke(served, _one(row, name))
+        assert status == 400
+        assert said in message
+
+
+def _one(row, name):
+    content = [row] if name == "dataframe_records" else {"columns": list(row), "data": [list(row.values())]}
+    return json.dumps({name: content})
+
+
+def test_rows_without_names_are_told_to_have_names(model):
+    served, X = model
+    for key in ("instances", "inputs"):
+        status, message = invoke(served, json.dumps({key: [list(row) for row in X.head(2).rows()]}))
+        assert status == 400
+        assert "the input has no column 'plain', 'holes', 'heavy'" in message
+        assert "not instances" in message
+
+
+@pytest.mark.parametrize("method", ["fit", "", None, 3])
+def test_the_method_is_checked(model, method):
+    served, X = model
+    body = {"dataframe_records": X.head(1).to_dicts(), "params": {"method": method}}
+    status, answer = invoke(served, json.dumps(body))
+    if method:
+        assert status == 400
+        assert "method" in answer
+    else:
+        assert (status, answer) == (200, served.get_raw_model().predict(X.head(1)).to_dicts())
+
+
+def test_probabilities_are_named_by_task_and_class(model):
+    served, X = model
+    body = json.dumps({"dataframe_records": X.head(2).to_dicts(), "params": {"method": "predict_proba"}})
+    status, found = invoke(served, body)
+    probabilities = served.get_raw_model().predict_proba(X.head(2))
+    assert status == 200
+    assert [row["late=on time"] for row in found] == probabilities["late"][:, 1].tolist()
+    assert list(found[0]) == ["late=late", "late=on time", "size=large", "size=medium", "size=small"]
+
+
+@pytest.fixture(scope="module", params=["named", "numbered"])
+def long(request, serve):
+    """A served network of the long layout, its features, and whether its tasks are whole numbers."""
+    X, y = long_table()
+    if request.param == "numbered":
+        X = X.with_columns(school=pl.col("school").replace_strict({"east": 1, "north": 20, "west": 3}))
+    return serve(tiny(SharedBottom, task_column="school").fit(X, y)), X, request.param == "numbered"
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_row_is_answered_for_its_own_task(long, name):
+    model, X, numbered = long
+    status, found = invoke(model, *bodies(X.to_dicts())[name])
+    assert (status, [row["grade"] for row in found]) == (200, model.get_raw_model().predict(X).to_list())
+    row = X.row(0, named=True)
+    for unknown, said in ((7 if numbered else "south", "the task '7'" if numbered else "the task 'south'"), (None, "")):
+        status, message = invoke(model, *bodies([row | {"school": unknown}])[name])
+        assert status == 400
+        assert f"task_column 'school': {said}" in message
+    row.pop("school")
+    status, message = invoke(model, *bodies([row])[name])
+    assert (status, "missing inputs ['school']" in message) == (400, True)
+
+
+def test_an_unknown_task_is_shared_where_the_estimator_says_so(serve):
+    X, y = long_table()
+    estimator = tiny(RMTGB, task_column="school", unknown_task="shared").fit(X, y)
+    row = X.row(0, named=True) | {"school": "south"}
+    expected = estimator.predict(pl.DataFrame([row], schema=X.schema)).to_list()
+    assert invoke(serve(estimator), json.dumps({"dataframe_records": [row]})) == (200, [{"grade": expected[0]}])
+
+
+@pytest.fixture(scope="module")
+def clicks():
+    return recommenders.TEST.head(40)
+
+
+@pytest.fixture(scope="module")
+def untyped(serve):
+    """A served recommender that was logged without an example: its sessions and times are text to MLflow."""
+    return serve(recommenders.fitted("M2TRec"))
+
+
+@pytest.mark.parametrize("form", ["M2TRec", "VSKNN", "Popularity"])
+def test_sessions_are_answered_by_frames_of_recommendations(serve, form, clicks):
+    estimator = recommenders.fitted(form)
+    model = serve(estimator, clicks.head(3))
+    inputs = {column.name: str(column.type) for column in model.metadata.signature.inputs}
+    assert inputs == {"session_id": "DataType.long", "item_id": "DataType.string", "time": "DataType.datetime"}
+    found = model.predict(clicks.to_pandas(), params={"k": 3})
+    expected = estimator.recommend(clicks, k=3).with_columns(pl.col("score").cast(pl.Float64))
+    assert found.to_dict("list") == expected.to_dict(as_series=False)
+    unseen = model.predict(clicks.to_pandas(), params={"k": 1000, "exclude_seen": True})
+    assert len(unseen) == len(estimator.recommend(clicks, k=1000, exclude_seen=True))
+
+
+@pytest.mark.parametrize("column", ["session_id", "item_id", "time"])
+def test_clicks_have_no_nulls_in_any_format(untyped, clicks, column):
+    row = clicks.with_columns(pl.col("time").dt.to_string("iso:strict")).row(0, named=True) | {column: None}
+    for name in FORMATS:
+        status, message = invoke(untyped, *bodies([row])[name])
+        assert (status, f"the column {column!r} of the click log is missing" in message) == (400, True)
+
+
+@pytest.mark.parametrize("times", ["iso", "zulu", "seconds", "datetime"])
+@pytest.mark.parametrize("name", FORMATS)
+def test_times_may_be_text_or_seconds(untyped, clicks, name, times):
+    written = {
+        "iso": clicks["time"].dt.to_string("iso:strict"),
+        "zulu": clicks["time"].dt.to_string("%Y-%m-%dT%H:%M:%S%.6fZ"),
+        "seconds": clicks["time"].dt.epoch("us") / 1e6,
+        "datetime": clicks["time"].dt.to_string("%Y-%m-%d %H:%M:%S%.6f"),
+    }
+    rows = clicks.with_columns(written[times].alias("time")).to_dicts()
+    status, found = invoke(untyped, *bodies(rows)[name])
+    expected = untyped.get_raw_model().recommend(clicks)
+    assert status == 200
+    assert [str(row["session_id"]) for row in found] == expected["session_id"].cast(pl.String).to_list()
+    assert [row["item_id"] for row in found] == expected["item_id"].to_list()
+    np.testing.assert_allclose([row["score"] for row in found], expected["score"].to_numpy(), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "params", "said"),
+    [
+        ({"time": "noon"}, {}, "the time column 'time' must hold seconds or dates as ISO 8601 has them, got 'noon'"),
+        ({"item_id": 3}, {}, "the items of the click log in 'item_id' are Int64"),
+        ({}, {"k": 0}, "k must be at least 1, got 0"),
+        ({}, {"k": "many"}, "Invalid parameters"),
+    ],
+)
+def test_clicks_that_do_not_fit_are_named(untyped, clicks, changes, params, said):
+    row = clicks.with_columns(pl.col("time").dt.to_string("iso:strict")).row(0, named=True) | changes
+    status, message = invoke(untyped, json.dumps({"dataframe_records": [row], "params": params}), JSON)
+    assert status == 400
+    assert said in message
+    row.pop("item_id")
+    status, message = invoke(untyped, json.dumps({"dataframe_records": [row]}), JSON)
+    assert (status, "missing inputs ['item_id']" in message) == (400, True)
+
+
+def test_the_view_of_clicks_fits_models_without_an_example(untyped, clicks):
+    found = untyped.predict(pandas_view(clicks, untyped.metadata.signature), params={"k": 2})
+    assert found["item_id"].tolist() == untyped.get_raw_model().recommend(clicks, k=2)["item_id"].to_list()
