@@ -37,9 +37,9 @@ K = 20
 #: More clicks than any item has: items without clicks are not lowered.
 AS_OTHERS = 1e6
 #: What differs from the defaults of M2TRec, chosen on validation sessions; docs/design.md has the comparisons. But the
-#: ``cold_prior`` of cold Diginetica is an analogy (it lowers cold items as much as one click does on the newest quarter:
-#: items that were taken out of train cannot be validated), and the pooling of the generator was judged on test clicks of
-#: a smaller log of it.
+#: ``cold_prior`` of cold Diginetica is an analogy (it lowers cold items as much as one click does on the newest
+#: quarter: items that were taken out of train cannot be validated), and the pooling of the generator was judged on test
+#: clicks of a smaller log of it.
 CHOSEN: dict[str, dict[str, Any]] = {
     "diginetica": {"epochs": 6, "learning_rate": 4e-3, "category_weight": 0, "id_dropout": 0.0},
     COLD: {"epochs": 5, "category_weight": 0, "cold_prior": 5.0},
