@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tabmtl.encode.exported import OnnxCoder
     from tabmtl.metrics import MultitaskGain, multitask_gain
     from tabmtl.model_selection import MultiTaskKFold, make_multitask_scorer
     from tabmtl.models.adatt import AdaTT, AdaTTClassifier, AdaTTRegressor
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from tabmtl.schema import TabmtlWarning, Task
 
 _HOMES = {
+    "encode.exported": ("OnnxCoder",),
     "metrics": ("MultitaskGain", "multitask_gain"),
     "model_selection": ("MultiTaskKFold", "make_multitask_scorer"),
     "models.adatt": ("AdaTT", "AdaTTClassifier", "AdaTTRegressor"),
@@ -71,6 +73,7 @@ __all__ = [
     "MultiTabNetRegressor",
     "MultiTaskKFold",
     "MultitaskGain",
+    "OnnxCoder",
     "PLEClassifier",
     "PLERegressor",
     "RMTGBClassifier",

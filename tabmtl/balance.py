@@ -61,7 +61,7 @@ from tabmtl.gradients import (
     frozen_statistics,
     split_parameters,
 )
-from tabmtl.schema import Task
+from tabmtl.schema import DivergenceError, Task
 from tabmtl.weighting import METHODS, Aggregate, Weighting, given_weights, normalize_rows
 
 Balance = str | Mapping[str, float] | Sequence[float] | Aggregate
@@ -277,4 +277,4 @@ class Balancer:
     def _refuse(self, broken: Tensor, what: str) -> None:
         names = ", ".join(repr(name) for name, bad in zip(self._names, broken.tolist(), strict=True) if bad)
         if names:
-            raise ValueError(f"training diverged: the {what} of task {names} is not finite; lower learning_rate")
+            raise DivergenceError(f"training diverged: the {what} of task {names} is not finite; lower learning_rate")

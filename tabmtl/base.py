@@ -12,6 +12,7 @@ from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _check_feature_names, _check_n_features, check_is_fitted
 
+from tabmtl.callbacks import CallbackSupport, watched_fit
 from tabmtl.encode import TableCoder
 from tabmtl.estimator import SavableEstimator, draw_seed
 from tabmtl.intervals import score_intervals
@@ -31,7 +32,7 @@ def _gives_probabilities(estimator: MultiTaskEstimator) -> bool:
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class MultiTaskEstimator(SavableEstimator):
+class MultiTaskEstimator(CallbackSupport, SavableEstimator):
     """Base of all estimators: one object that learns several targets at once.
 
     A subclass gives `_fit` and `_outputs`; frames, targets, scores and files are handled here.
@@ -58,6 +59,7 @@ class MultiTaskEstimator(SavableEstimator):
     # what the three faces differ in: the kind of every undeclared task
     _target_kind: ClassVar[TargetKind] = None
 
+    @watched_fit
     def fit(self, X: Any, y: Any, *, sample_weight: Any = None, X_val: Any = None, y_val: Any = None) -> Self:
         """Fit all tasks.
 
@@ -82,13 +84,19 @@ class MultiTaskEstimator(SavableEstimator):
             If the input does not fit; the message names the column or task and the cure. The estimator is
             then left as it was.
         """
+        coder, batch, valid = self._encode(X, y, sample_weight, X_val, y_val)
+        self._set_fitted(coder, self._fit(X, coder, batch, valid, draw_seed(self.random_state)))
+        return self
+
+    def _encode(self, X: Any, y: Any, weight: Any, X_val: Any, y_val: Any) -> tuple[TableCoder, Batch, Batch | None]:
+        """Check all that fit is given, and encode the rows."""
         if (X_val is None) != (y_val is None):
             raise ValueError("X_val and y_val belong together; got only one of them")
         self._check_params()
         coder = TableCoder.fit(
             X,
             y,
-            sample_weight,
+            weight,
             tasks=self.tasks,
             force=self._target_kind,
             task_column=self.task_column,
@@ -97,12 +105,9 @@ class MultiTaskEstimator(SavableEstimator):
         )
         tasks = tuple(replace(task, metric=check_metric(task)) for task in coder.labels.tasks)
         coder = replace(coder, labels=replace(coder.labels, tasks=tasks, chain=self._chain(tasks)))
-        batch = coder.read(X, y, sample_weight)
+        batch = coder.read(X, y, weight)
         coder.check_labelled(batch)
-        valid = None if X_val is None else coder.read(X_val, y_val)
-        fitted = self._fit(X, coder, batch, valid, draw_seed(self.random_state))
-        self._set_fitted(coder, fitted)
-        return self
+        return coder, batch, None if X_val is None else coder.read(X_val, y_val)
 
     def predict(self, X: Any) -> Any:
         """Predict all tasks.
@@ -119,8 +124,7 @@ class MultiTaskEstimator(SavableEstimator):
             is answered for its own task.
         """
         outputs = self._read_and_answer(X)
-        index = X.index if type(X).__module__.startswith("pandas") else None
-        return self._coder.labels.decode(outputs, index)
+        return self._coder.labels.decode(outputs, X.index if type(X).__module__.startswith("pandas") else None)
 
     @available_if(_gives_probabilities)
     def predict_proba(self, X: Any) -> Any:
@@ -177,8 +181,7 @@ class MultiTaskEstimator(SavableEstimator):
         ValueError
             If the level is not between 0 and 1.
         """
-        labelled = self._labelled(X, y, sample_weight)
-        return score_intervals(self.tasks_, *labelled, level=level)
+        return score_intervals(*self._labelled(X, y, sample_weight), level=level)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Mean over the tasks of `score_tasks`; tasks whose score is undefined are left out."""
@@ -238,7 +241,6 @@ class MultiTaskEstimator(SavableEstimator):
             setattr(self, name, value)
 
     def _read_and_answer(self, X: Any) -> list[np.ndarray]:
-        check_is_fitted(self)
         self._check_columns(X)
         return self._outputs(X, self._read_rows(X))
 
@@ -247,7 +249,10 @@ class MultiTaskEstimator(SavableEstimator):
         return self._coder.read(X)
 
     def _check_columns(self, X: Any) -> None:
-        """Hold the columns of X against those of fit, with scikit-learn's messages."""
+        """Hold the columns of X against those of fit, if there was one, with scikit-learn's messages."""
+        check_is_fitted(self)
+        if isinstance(X, pl.DataFrame) and self._coder.named and tuple(X.columns) == self._coder.names:
+            return
         if isinstance(X, pl.LazyFrame):
             X = pl.DataFrame(schema=X.collect_schema())
         _check_feature_names(self, X, reset=False)
@@ -256,16 +261,15 @@ class MultiTaskEstimator(SavableEstimator):
 
     def _score(self, X: Any, y: Any, sample_weight: Any, metric: str | None = None) -> dict[str, float | None]:
         """Scores of the tasks, by their own metrics or all by one."""
-        labelled = self._labelled(X, y, sample_weight)
-        tasks = self.tasks_ if metric is None else [replace(task, metric=metric) for task in self.tasks_]
+        tasks, *labelled = self._labelled(X, y, sample_weight)
+        tasks = tasks if metric is None else [replace(task, metric=metric) for task in tasks]
         return score_tasks(tasks, *labelled)
 
-    def _labelled(self, X: Any, y: Any, sample_weight: Any) -> tuple[Any, list[np.ndarray], Any, Any]:
-        """Labels, outputs, weights and own tasks of rows, as `score_tasks` takes them."""
-        check_is_fitted(self)
+    def _labelled(self, X: Any, y: Any, sample_weight: Any) -> tuple[Any, Any, list[np.ndarray], Any, Any]:
+        """All tasks, and labels, outputs, weights and own tasks of rows, as `score_tasks` takes them."""
         self._check_columns(X)
         batch = self._coder.read(X, y, sample_weight)
-        return batch.y, self._outputs(X, replace(batch, y=None, weight=None)), batch.weight, batch.task
+        return self.tasks_, batch.y, self._outputs(X, replace(batch, y=None, weight=None)), batch.weight, batch.task
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

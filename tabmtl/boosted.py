@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import lightgbm as lgb
 import numpy as np
@@ -75,6 +75,15 @@ class BoostedEstimator(MultiTaskEstimator):
     validation_fraction: float = 0.15
     patience: int = 30
     n_jobs: int | None = None
+
+    search_space: ClassVar[dict[str, Any]] = {
+        "learning_rate": {"low": 0.01, "high": 0.2, "log": True},
+        "num_leaves": {"low": 4, "high": 128, "log": True},
+        "min_child_samples": {"low": 5, "high": 100, "log": True},
+        "subsample": {"low": 0.5, "high": 1.0},
+        "colsample_bytree": {"low": 0.3, "high": 1.0},
+        "reg_lambda": {"low": 0.0, "high": 10.0},
+    }
 
     @abstractmethod
     def _fit_family(

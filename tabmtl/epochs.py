@@ -42,7 +42,8 @@ def run_epochs(
     patience : int or None
         Epochs without a better score after which training stops; None trains all epochs and keeps the last weights.
     on_epoch : callable, optional
-        Called with the epoch's record; a true answer stops training.
+        Called with the epoch's record, while the network has the weights that were validated; a true answer stops
+        training.
 
     Returns
     -------
@@ -64,10 +65,9 @@ def run_epochs(
             if score > best_score:
                 best, best_score = epoch, score
                 best_weights = {k: v.clone() for k, v in network.state_dict().items()}
-        history.append(record)
-        if on_epoch is not None and on_epoch(record):
-            break
-        if patience is not None and epoch - best >= patience:
+            history.append(record)
+            stop = on_epoch is not None and on_epoch(record)  # who looks at the network sees what was validated
+        if stop or (patience is not None and epoch - best >= patience):
             break
     network.load_state_dict(best_weights)
     loop.finish()

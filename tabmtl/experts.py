@@ -144,9 +144,9 @@ class Experts(nn.Module):
         """
         x = self._finish(0, wide_linear(self.first, inputs, self._sizes))
         for i, layer in enumerate(self.later, start=1):
-            x = layer(x.view(len(x), self.n_experts, -1).transpose(0, 1))
+            x = layer(x.view(x.shape[0], self.n_experts, -1).transpose(0, 1))
             x = self._finish(i, x.transpose(0, 1).flatten(1))
-        return x.view(len(x), self.n_experts, self.width)
+        return x.view(x.shape[0], self.n_experts, self.width)
 
     def _finish(self, layer: int, x: Tensor) -> Tensor:
         return self.dropout(self.activation(self.norms[layer](x)))
@@ -216,7 +216,7 @@ class Gates(nn.Module):
     def _logits(self, x: Tensor | Sequence[Tensor]) -> Tensor:
         """Logits (B, G, E), minus infinity where a gate does not see."""
         logits = wide_linear(self.linear, [x] if isinstance(x, Tensor) else x, self.n_seen)
-        shape = (len(logits), len(self.gate_names), len(self.expert_names))
+        shape = (logits.shape[0], len(self.gate_names), len(self.expert_names))
         if len(self.places) < shape[1] * shape[2]:
             hidden = logits.new_full((shape[0], shape[1] * shape[2]), -torch.inf)
             logits = hidden.index_copy(1, self.places, logits)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from tabmtl.blocks import Towers
 from tabmtl.checks import check_widths
@@ -89,6 +90,11 @@ class TowerEstimator(FunnelEstimator, VectorEstimator):
 
     tower_hidden: Sequence[int] = (128, 64)
     dropout: float = 0.1
+
+    search_space: ClassVar[dict[str, Any]] = VectorEstimator.search_space | {
+        "tower_hidden": {"choices": ((64,), (128, 64), (256, 128))},
+        "dropout": {"low": 0.0, "high": 0.5},
+    }
 
     def _check_params(self) -> None:
         super()._check_params()

@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
@@ -57,7 +57,7 @@ class TaskNetwork(nn.Module):
         features = self.task_features(x_num, x_cat)
         if task is None:
             return features.flatten(1)
-        return features[torch.arange(len(task), device=task.device), task]
+        return features[torch.arange(task.shape[0], device=task.device), task]
 
     def forward(self, x_num: Tensor, x_cat: Tensor, task: Tensor | None = None) -> list[Tensor]:
         """Score rows.
@@ -113,6 +113,11 @@ class MixtureEstimator(VectorEstimator):
     head_hidden: int = 64
     dropout: float = 0.3
 
+    search_space: ClassVar[dict[str, Any]] = VectorEstimator.search_space | {
+        "head_hidden": {"choices": (0, 32, 64, 128)},
+        "dropout": {"low": 0.0, "high": 0.5},
+    }
+
     _embedding_std = EMBEDDING_STD
 
     def _heads(self, d_in: int, tasks: Sequence[Task]) -> Towers:
@@ -154,6 +159,11 @@ class ExpertEstimator(MixtureEstimator):
 
     expert_norm: Norm = "batch"
     activation: Activation = "relu"
+
+    search_space: ClassVar[dict[str, Any]] = MixtureEstimator.search_space | {
+        "expert_norm": {"choices": ("batch", "layer", "none")},
+        "activation": {"choices": ("relu", "silu")},
+    }
 
     def _check_params(self) -> None:
         super()._check_params()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
@@ -17,11 +18,13 @@ from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.balance import Balance, GradLevel, check_balance, make_balancer
 from tabmtl.base import MultiTaskEstimator
+from tabmtl.callbacks import epochs_as_tasks
 from tabmtl.checks import check_at_least, check_choice, check_count, check_share
 from tabmtl.device import find_device, seeded, threads
 from tabmtl.encode import TableCoder
 from tabmtl.encode.features import NumericTransform
-from tabmtl.epochs import OnEpoch
+from tabmtl.epochs import OnEpoch, Record
+from tabmtl.export import export_onnx
 from tabmtl.losses import MultiTaskLoss
 from tabmtl.metrics import score_tasks
 from tabmtl.model_selection import train_valid_split
@@ -29,7 +32,7 @@ from tabmtl.persist import Saved
 from tabmtl.predict import predict_scores, represent_rows
 from tabmtl.progress import describe_tasks, watching
 from tabmtl.schema import Batch, Columns, TabmtlWarning, Task
-from tabmtl.train import TrainOptions, train
+from tabmtl.train import TrainOptions, settle_statistics, train
 
 _ROWS_TO_SPLIT = 20  # fewer rows are all trained on: a validation part would hold next to nothing
 
@@ -118,7 +121,18 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MultiT
     verbose: int = 0
     on_epoch: OnEpoch | None = None
 
+    search_space: ClassVar[dict[str, Any]] = {
+        "learning_rate": {"low": 5e-4, "high": 1e-2, "log": True},
+        "weight_decay": {"low": 1e-6, "high": 3e-2, "log": True},
+        "batch_size": {"choices": (128, 256, 512, 1024)},
+        "average_decay": {"low": 0.98, "high": 0.999},
+        "numeric_transform": {"choices": ("standardize", "quantile")},
+        "balance": {"choices": ("sum", "uncertainty", "dwa", "famo")},
+    }
+
     _training_code: ClassVar[tuple[str, ...]] = ("balance", "on_epoch")
+
+    export_onnx = export_onnx
 
     @abstractmethod
     def _network(self, columns: Columns, tasks: Sequence[Task]) -> torch.nn.Module:
@@ -187,23 +201,39 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MultiT
             kept, held_out = train_valid_split(batch.y, tasks, self.validation_fraction, rng, batch.task)
             batch, valid = batch.rows(kept), batch.rows(held_out)
         device = find_device(self.device)
+        data = _tensors(batch, coder, device)
         with seeded(seed, device):
-            network = self._network(coder.features.columns, tasks).to(device)
+            network = self._network(coder.features.columns, coder.labels.tasks).to(device)
             with threads(self.n_jobs, network):
-                history, best = self._train(network, coder, batch, valid, device)
-                _, width = represent_rows(network, _tensors(batch.rows(np.arange(1)), coder, device), "float32").shape
-                inspected = self._inspect(network, _on_device(replace(batch, y=None, weight=None), device))
-        return inspected | {
+                trained = self._train(network, coder, data, None if valid is None else _tensors(valid, coder, device))
+                return self._trained(network, data, *trained)
+
+    def _trained(self, network: torch.nn.Module, data: Batch, history: list[Record], best: int) -> dict[str, Any]:
+        """Fitted attributes, from a trained network and its training rows."""
+        features = replace(data, y=None, weight=None)
+        first = features.rows(torch.arange(1, device=data.x_num.device))
+        return self._inspect(network, features) | {
             "history_": _history(history[0], history),
             "best_iteration_": best + 1,
             "weights_": {name: tensor.detach().cpu().numpy() for name, tensor in network.state_dict().items()},
-            "_n_features_out": width,
+            "_n_features_out": represent_rows(network, first).shape[1],
             "_module": network.eval(),
         }
 
+    def _trained_so_far(
+        self, network: torch.nn.Module, coder: TableCoder, data: Batch, history: list[Record]
+    ) -> dict[str, Any]:
+        """Fitted attributes, as if training had ended with the last epoch of the history."""
+        now, network = type(self)(**self.get_params(deep=False)), copy.deepcopy(network)
+        settle_statistics(network, data, self.precision)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", TabmtlWarning)  # of experts, which the end of training will tell
+            now._set_fitted(coder, self._trained(network, data, history, len(history) - 1))
+        return dict(vars(now))
+
     def _train(
-        self, network: torch.nn.Module, coder: TableCoder, batch: Batch, valid: Batch | None, device: torch.device
-    ) -> tuple[list[dict[str, float | None]], int]:
+        self, network: torch.nn.Module, coder: TableCoder, data: Batch, valid: Batch | None
+    ) -> tuple[list[Record], int]:
         options = TrainOptions(
             epochs=self.epochs,
             batch_size=self.batch_size,
@@ -228,12 +258,16 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MultiT
                 task_per_row=self.task_column is not None,
             )
         describe = partial(describe_tasks, tasks)
-        with watching(self.epochs, describe, verbose=self.verbose, on_epoch=self.on_epoch) as on_epoch:
+        so_far = partial(self._trained_so_far, network, coder, data)
+        with (
+            epochs_as_tasks(self, self.on_epoch, so_far) as hook,
+            watching(self.epochs, describe, verbose=self.verbose, on_epoch=hook) as on_epoch,
+        ):
             return train(
                 network,
                 loss,
-                _tensors(batch, coder, device),
-                None if valid is None else _tensors(valid, coder, device),
+                data,
+                valid,
                 options,
                 balancer=balancer,
                 evaluate=lambda scores, scored: _evaluate(coder, scores, scored),
@@ -252,7 +286,9 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MultiT
         device = find_device(self.device)
         if self._module is None:
             self._module: torch.nn.Module = self._as_fitted()._rebuild(self._coder, self.weights_)
-        return self._module.to(device), device
+        if next(self._module.parameters()).device != device:
+            self._module.to(device)
+        return self._module, device
 
     def _rebuild(self, coder: TableCoder, weights: dict[str, np.ndarray]) -> torch.nn.Module:
         with seeded(0, torch.device("cpu")):

@@ -19,6 +19,10 @@ class TabmtlWarning(UserWarning):
     """A warning of this package: what was guessed, left out or undefined, and the cure."""
 
 
+class DivergenceError(ValueError):
+    """Training, or what it led to, is no longer finite; a lower learning rate is the usual cure."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """One target: its name, what kind of value it holds, and how it is judged.

@@ -16,7 +16,7 @@ from tabmtl.epochs import OnEpoch, Record, run_epochs, schedule
 from tabmtl.losses import MultiTaskLoss
 from tabmtl.optimizer import Optimizer
 from tabmtl.predict import autocast, predict_scores
-from tabmtl.schema import Batch, Task
+from tabmtl.schema import Batch, DivergenceError, Task
 
 Evaluate = Callable[[Sequence[Tensor], Batch], dict[str, float | None]]
 
@@ -102,7 +102,7 @@ def train(
 
     Raises
     ------
-    ValueError
+    DivergenceError
         If a loss is not finite.
     """
     loop = _Loop(network, loss, data, valid, options, balancer, evaluate)
@@ -208,7 +208,7 @@ class _Loop:
         means = (losses / self._labelled_weight(data)).tolist()
         bad = [task.name for task, loss in zip(self.tasks, losses.tolist(), strict=True) if not math.isfinite(loss)]
         if bad:
-            raise ValueError(
+            raise DivergenceError(
                 f"training diverged: the {part} loss of task {bad[0]!r} is not finite; lower learning_rate "
                 f"(now {self.options.learning_rate})"
             )

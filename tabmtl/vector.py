@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from tabmtl.checks import check_choice, check_count
 from tabmtl.embeddings import FeatureVector, NumericEmbedding
@@ -25,6 +25,11 @@ class VectorEstimator(NetworkEstimator):
 
     d_embedding: int = 16
     numeric_embedding: NumericEmbedding | Literal["none"] = "piecewise"
+
+    search_space: ClassVar[dict[str, Any]] = NetworkEstimator.search_space | {
+        "d_embedding": {"choices": (8, 16, 32)},
+        "numeric_embedding": {"choices": ("linear", "piecewise", "periodic")},
+    }
 
     _embedding_std: ClassVar[float | None] = None
 

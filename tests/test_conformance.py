@@ -30,15 +30,16 @@ def test_no_estimator_is_left_out():
 
 def silent_attributes(cls: type[MultiTaskEstimator]) -> set[str]:
     """Public class attributes that look like hyper-parameters and are none, for want of an annotation."""
-    values = {}
+    values, annotated = {}, set()
     for base in reversed(cls.__mro__):
         if base.__module__.partition(".")[0] not in ("sklearn", "builtins"):
             values |= vars(base)
+            annotated |= set(vars(base).get("__annotations__", ()))  # of fields, and of what says to be a ClassVar
     return {
         name
         for name, value in values.items()
         if not (name.startswith("_") or callable(value) or hasattr(type(value), "__get__"))
-    } - set(cls._get_param_names())
+    } - annotated
 
 
 @every_estimator

@@ -9,6 +9,7 @@ from torch import nn
 from tabmtl.epochs import schedule
 from tabmtl.experts import BatchNorm
 from tabmtl.losses import MultiTaskLoss
+from tabmtl.optimizer import Optimizer
 from tabmtl.predict import predict_scores, represent_rows
 from tabmtl.schema import Batch, Task
 from tabmtl.train import TrainOptions, _Loop, settle_statistics, train
@@ -274,21 +275,29 @@ def test_a_batch_dependent_network_gets_its_rows_whole():
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.15, 0.9])
-def test_the_kept_weights_are_the_moving_average_of_the_steps(decay):
+def test_the_kept_weights_are_the_moving_average_of_the_steps(decay, monkeypatch):
     torch.manual_seed(0)
     network = Linear()
     average = {name: value.clone() for name, value in network.state_dict().items()}
-    steps = []
+    steps, seen, take_step = [], [], Optimizer.step
 
-    def watch(_):
-        steps.append({name: value.clone() for name, value in network.state_dict().items()})
+    def weights():
+        return {name: value.clone() for name, value in network.state_dict().items()}
 
+    def step(optimizer, learning_rate):
+        take_step(optimizer, learning_rate)
+        steps.append(weights())
+
+    monkeypatch.setattr(Optimizer, "step", step)
     run = options(epochs=4, average_decay=decay, patience=None)
-    train(network, LOSS, table(32), None, run, evaluate=evaluate, on_epoch=watch)  # one step an epoch
-    for t, weights in enumerate(steps, start=1):
+    # one step an epoch
+    train(network, LOSS, table(32), None, run, evaluate=evaluate, on_epoch=lambda _: seen.append(weights()))
+    assert len(steps) == len(seen) == 4
+    for t, own in enumerate(steps, start=1):
         d = min(decay, (1 + t) / (10 + t))
-        average = {name: d * value + (1 - d) * weights[name] for name, value in average.items()}
-    assert len(steps) == 4
+        average = {name: d * value + (1 - d) * own[name] for name, value in average.items()}
+        for name, value in seen[t - 1].items():  # the hook sees what is validated
+            torch.testing.assert_close(value, average[name], rtol=1e-5, atol=1e-6)
     for name, value in network.state_dict().items():
         torch.testing.assert_close(value, average[name], rtol=1e-5, atol=1e-6)
 

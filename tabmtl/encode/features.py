@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 
+from tabmtl.encode.few import MOST_ROWS, FewRows
 from tabmtl.encode.levels import code_of, find_levels
 from tabmtl.encode.numeric import NumericScaler, NumericTransform, bin_edges, number_of
 from tabmtl.schema import Columns
@@ -19,6 +20,8 @@ _SAMPLE_ROWS = 200_000  # quantiles are taken from at most so many rows
 _SLICE_ROWS = 65_536  # rows read at a time: bounds the memory beside the result
 _CHUNK_ROWS = 2_048  # rows scaled at a time: the block stays in the processor's cache
 _TEXT = (pl.String, pl.Categorical, pl.Enum, pl.Boolean)
+
+Reading = tuple[list[pl.Expr], list[pl.Expr], FewRows | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +109,7 @@ class FeatureCoder:
         Returns
         -------
         x_num : ndarray of float32, shape (n, n_numeric)
-            NaN = missing.
+            NaN = missing; float64 where the scaler leaves raw values.
         x_cat : ndarray of int32, shape (n, n_categorical)
 
         Raises
@@ -114,9 +117,13 @@ class FeatureCoder:
         TypeError, ValueError
             If a column now holds another kind of value, or an infinite one.
         """
-        numbers, codes = self._expressions(frame.collect_schema())
+        numbers, codes, few = self._expressions(frame.collect_schema())
         n = _count_rows(frame)
-        x_num = np.empty((n, len(numbers)), dtype=np.float32)
+        x_num = np.empty((n, len(numbers)), dtype=self.scaler.dtype)
+        if few is not None and n <= MOST_ROWS and isinstance(frame, pl.DataFrame):
+            columns, x_cat = few.read(frame)
+            self._scale(columns, x_num)
+            return x_num, x_cat
         x_cat = np.empty((n, len(codes)), dtype=np.int32)
         # one reading each, because what a query has under way takes memory by the column
         for rows, columns in _slices(frame, self.columns.categorical, codes):
@@ -126,9 +133,9 @@ class FeatureCoder:
             self._scale(columns, x_num[rows])
         return x_num, x_cat
 
-    def _expressions(self, schema: pl.Schema) -> tuple[list[pl.Expr], list[pl.Expr]]:
-        """Columns of numbers, and of codes. They depend on the fit and the types only, so the last ones are kept: for
-        one row, building them takes longer than running them."""
+    def _expressions(self, schema: pl.Schema) -> Reading:
+        """Columns of numbers, and of codes, and a reader of few rows. They depend on the fit and the types only, so the
+        last ones are kept: for one row, building them takes longer than running them."""
         types = tuple(map(type, schema.dtypes()))
         kept = self._kept.get(types)
         if kept is None:
@@ -137,13 +144,14 @@ class FeatureCoder:
             kept = (
                 [number_of(name, schema[name]) for name in self.columns.numeric],
                 [code_of(name, schema[name], pl.Enum(known)) for name, known in levels],
+                FewRows.of(self.columns, schema),
             )
             self._kept.clear()
             self._kept[types] = kept
         return kept
 
     @cached_property
-    def _kept(self) -> dict[tuple[type, ...], tuple[list[pl.Expr], list[pl.Expr]]]:
+    def _kept(self) -> dict[tuple[type, ...], Reading]:
         return {}
 
     def __getstate__(self) -> dict[str, Any]:

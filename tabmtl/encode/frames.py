@@ -39,6 +39,9 @@ def read_features(X: Any) -> tuple[pl.DataFrame | pl.LazyFrame, bool]:
     """
     if isinstance(X, pl.LazyFrame):
         return X, True
+    if isinstance(X, pl.DataFrame):
+        _check_not_empty(X)
+        return X, True
     if isinstance(X, pl.Series) or nw.dependencies.is_into_series(X):
         raise ValueError(f"Expected 2D array or a frame, got a series of type {type(X).__name__} instead")
     if nw.dependencies.is_into_dataframe(X):

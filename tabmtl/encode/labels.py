@@ -164,8 +164,10 @@ class LabelCoder:
             if task.kind == "regression":
                 results.append(score[:, 0] * self.scale[j] + self.center[j])
             elif task.kind == "binary":
-                positive = 1 / (1 + np.exp(-np.clip(score[:, 0], -700, 700)))
-                results.append(np.column_stack([1 - positive, positive]))
+                both = np.empty((len(score), 2))  # for one row, numpy's clip and column_stack take longer than the exp
+                both[:, 1] = 1 / (1 + np.exp(-np.minimum(np.maximum(score[:, 0], -700), 700)))
+                both[:, 0] = 1 - both[:, 1]
+                results.append(both)
             else:
                 exponent = np.exp(score - score.max(axis=1, keepdims=True))
                 results.append(exponent / exponent.sum(axis=1, keepdims=True))
@@ -184,7 +186,7 @@ class LabelCoder:
         columns = {}
         for output, task, name, dtype in zip(outputs, self.column_tasks(), self.names, self.dtypes, strict=True):
             if task.is_classification:
-                columns[name] = class_values(task).gather(np.argmax(output, axis=1)).cast(dtype)
+                columns[name] = class_values(task)[np.argmax(output, axis=1)].cast(dtype)
             else:
                 columns[name] = pl.Series(output, dtype=dtype)
         return write_targets(pl.DataFrame(columns), self.origin, index)

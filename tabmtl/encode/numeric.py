@@ -11,13 +11,13 @@ import polars as pl
 import polars.selectors as cs
 from scipy.special import ndtri
 
-NumericTransform = Literal["standardize", "quantile", "none"]
+NumericTransform = Literal["standardize", "quantile", "none", "raw"]
 
 _KNOTS = 255
 _WIDTH = 256  # of the search table: a power of two above the knots
 _BINS = 48
-_CLIP = 4.0  # in robust standard deviations
-_FAR = 1e12  # farther out than any clip, and its square is finite
+CLIP = 4.0  # in robust standard deviations
+FAR = 1e12  # farther out than any clip, and its square is finite
 _LARGEST = 8e307  # the difference of two such numbers is finite
 
 
@@ -39,11 +39,12 @@ class NumericScaler:
       scale is the median distance of the values that differ from the median;
     * ``"quantile"``: the empirical distribution function at 255 knots, then the normal quantile function: every
       continuous column becomes standard normal whatever its tails; ties get the middle of their interval;
-    * ``"none"``: the values as they are (for trees), within the range of float32.
+    * ``"none"``: the values as they are (for trees), within the range of float32;
+    * ``"raw"``: the values as they are, as float64: an exported network scales them itself (`tabmtl.export`).
 
     Attributes
     ----------
-    transform : {"standardize", "quantile", "none"}
+    transform : {"standardize", "quantile", "none", "raw"}
     center, scale : ndarray of shape (n_numeric,)
         Used by ``"standardize"``.
     knots : ndarray of shape (n_numeric, 255) or (0, 0)
@@ -64,6 +65,11 @@ class NumericScaler:
         knots = quantiles(sample, _KNOTS) if transform == "quantile" else np.empty((0, 0))
         return cls(transform=transform, center=center, scale=scale, knots=knots)
 
+    @property
+    def dtype(self) -> type[np.floating]:
+        """Type of the mapped values."""
+        return np.float64 if self.transform == "raw" else np.float32
+
     def apply(self, block: np.ndarray) -> None:
         """Map raw values (n_numeric, rows), float64, in place; NaN stays NaN."""
         with np.errstate(over="ignore"):
@@ -71,15 +77,15 @@ class NumericScaler:
                 self._standardize(block)
             elif self.transform == "quantile":
                 self._interpolate(block)
-            else:
+            elif self.transform == "none":
                 largest = np.finfo(np.float32).max
                 np.clip(block, -largest, largest, out=block)
 
     def _standardize(self, block: np.ndarray) -> None:
         block -= self.center[:, None]
         block /= self.scale[:, None]
-        np.clip(block, -_FAR, _FAR, out=block)
-        root = block / _CLIP
+        np.clip(block, -FAR, FAR, out=block)
+        root = block / CLIP
         np.square(root, out=root)
         root += 1
         np.sqrt(root, out=root)
@@ -87,7 +93,7 @@ class NumericScaler:
 
     def _interpolate(self, block: np.ndarray) -> None:
         """Map by the line between the two knots around a value."""
-        first, last, knots, positions, slopes = self._lines
+        first, last, knots, positions, slopes = self.lines
         np.clip(block, first, last, out=block)
         # bisect all values at once, without a branch: some times faster than np.interp value by value
         index = np.empty(block.shape, dtype=np.intp)
@@ -101,7 +107,7 @@ class NumericScaler:
         block += positions.take(index)
 
     @cached_property
-    def _lines(self) -> tuple[np.ndarray, ...]:
+    def lines(self) -> tuple[np.ndarray, ...]:
         """First and last knots (n_numeric, 1), and flat tables of 256 entries a column: knots, their normal scores,
         and the slopes to the next one."""
         knots = np.full((len(self.knots), _WIDTH), np.inf)

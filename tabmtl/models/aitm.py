@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -97,6 +98,8 @@ class AITM(TowerEstimator):
     """
 
     calibrator: float = 0.6
+
+    search_space: ClassVar[dict[str, Any]] = TowerEstimator.search_space | {"calibrator": {"low": 0.0, "high": 2.0}}
 
     def _check_params(self) -> None:
         super()._check_params()

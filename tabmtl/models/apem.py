@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -79,7 +80,7 @@ class SetAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Take tokens (B, m, d) to tokens (n, B, m, d)."""
-        (n, p, d), b, h = self.points.shape, len(x), self.inward.query.shape[1]
+        (n, p, d), b, h = self.points.shape, x.shape[0], self.inward.query.shape[1]
         # points ask the row's tokens: their queries are the same in all rows
         queries = self.inward.scores() @ self.points.transpose(1, 2)[:, None]  # (n, h, d, p)
         logits = x @ queries.permute(2, 0, 1, 3).flatten(1)  # (B, m, n h p)
@@ -250,6 +251,14 @@ class APEM(FunnelEstimator, MixtureEstimator):
     chain_loss: Space = "chain"
     calibrator: float = 0.0
     numeric_embedding: NumericEmbedding = "piecewise"
+
+    search_space: ClassVar[dict[str, Any]] = MixtureEstimator.search_space | {
+        "n_groups": {"low": 2, "high": 8},
+        "n_points": {"low": 2, "high": 8},
+        "n_heads": {"choices": (1, 2, 4)},
+        "d_pattern": {"choices": (32, 64, 128)},
+        "reduction": {"choices": (2, 4)},
+    }
 
     def _check_params(self) -> None:
         super()._check_params()

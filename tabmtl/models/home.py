@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -268,6 +268,14 @@ class HoME(ExpertEstimator):
     feature_rank: int = 8
     self_gate: bool = True
     activation: Activation = "silu"
+
+    search_space: ClassVar[dict[str, Any]] = ExpertEstimator.search_space | {
+        "n_shared_experts": {"choices": ((2, 1), (4, 2), (6, 4))},
+        "n_group_experts": {"choices": ((1, 1), (2, 2), (3, 3))},
+        "n_task_experts": {"low": 1, "high": 3},
+        "expert_hidden": {"choices": ((64, 32), (128, 64), (256, 128))},
+        "feature_gate": {"choices": ("both", "first", "none")},
+    }
 
     def _check_params(self) -> None:
         super()._check_params()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import lightgbm as lgb
 import narwhals.stable.v2 as nw
@@ -15,6 +15,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import has_fit_parameter
 
 from tabmtl.base import ClassifierFace, MultiTaskEstimator, RegressorFace
+from tabmtl.checks import check_at_least, check_count, check_positive, check_share
 from tabmtl.encode import TableCoder, take_rows
 from tabmtl.model_selection import train_valid_split
 from tabmtl.persist import Saved
@@ -22,14 +23,8 @@ from tabmtl.schema import Batch, Columns, Task
 from tabmtl.trees import tree_matrix
 
 _ROWS_TO_SPLIT = 50
-# as the reference scores of the field are made: shallow enough to be hard to beat, stopped on validation rows
-_DEFAULTS: dict[str, Any] = {
-    "n_estimators": 1_000,
-    "learning_rate": 0.05,
-    "num_leaves": 31,
-    "min_child_samples": 20,
-    "colsample_bytree": 0.8,
-}
+_MOST_TREES = 1_000
+_OWN = ("learning_rate", "num_leaves", "min_child_samples", "colsample_bytree", "reg_lambda")
 _METRICS = {"binary": "auc", "multiclass": "multi_logloss", "regression": "rmse"}
 
 
@@ -46,6 +41,9 @@ class IndependentTasks(MultiTaskEstimator):
     classifier, regressor : estimator, optional
         Cloned for every classification and regression task. A LightGBM estimator is trained like the default, with
         its own parameters, ``class_weight`` and ``random_state`` among them.
+    learning_rate, num_leaves, min_child_samples, colsample_bytree, reg_lambda : default=0.05, 31, 20, 0.8, 0.0
+        Of the default LightGBM, as it names them; it grows at most 1000 trees. By default as the reference scores of
+        the field are made.
     early_stopping : bool, default=True
         Stop LightGBM where a task's validation score (ROC AUC, log loss for many classes, RMSE) has not improved
         for ``patience`` trees. Without X_val and y_val in fit, ``validation_fraction`` of the rows is set aside.
@@ -75,10 +73,30 @@ class IndependentTasks(MultiTaskEstimator):
 
     classifier: BaseEstimator | None = None
     regressor: BaseEstimator | None = None
+    learning_rate: float = 0.05
+    num_leaves: int = 31
+    min_child_samples: int = 20
+    colsample_bytree: float = 0.8
+    reg_lambda: float = 0.0
     early_stopping: bool = True
     validation_fraction: float = 0.15
     patience: int = 30
     n_jobs: int | None = None
+
+    search_space: ClassVar[dict[str, Any]] = {
+        "learning_rate": {"low": 0.01, "high": 0.2, "log": True},
+        "num_leaves": {"low": 4, "high": 128, "log": True},
+        "min_child_samples": {"low": 5, "high": 100, "log": True},
+        "colsample_bytree": {"low": 0.3, "high": 1.0},
+        "reg_lambda": {"low": 0.0, "high": 10.0},
+    }
+
+    def _check_params(self) -> None:
+        check_positive("learning_rate", self.learning_rate)
+        check_count("num_leaves", self.num_leaves, 2)
+        check_count("min_child_samples", self.min_child_samples)
+        check_share("colsample_bytree", self.colsample_bytree, whole=True)
+        check_at_least("reg_lambda", self.reg_lambda, 0)
 
     def _fit(self, X: Any, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int) -> dict[str, Any]:
         estimators: dict[str, Any] = {}
@@ -128,7 +146,8 @@ class IndependentTasks(MultiTaskEstimator):
 
     def _lightgbm_params(self, base: lgb.LGBMModel | None, task: Task, seed: int) -> dict[str, Any]:
         """Parameters of `lightgbm.train`; those of a given estimator go before ours."""
-        given = _DEFAULTS if base is None else base.get_params()
+        own = {name: getattr(self, name) for name in _OWN} | {"n_estimators": _MOST_TREES}
+        given = own if base is None else base.get_params()
         params = {name: value for name, value in given.items() if value is not None}
         if callable(params.get("objective")):
             raise ValueError(f"task {task.name!r}: the objective of LightGBM must be a name, got a function")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -81,6 +82,11 @@ class MMoE(ExpertEstimator):
 
     n_experts: int = 8
     expert_hidden: Sequence[int] = (128, 64)
+
+    search_space: ClassVar[dict[str, Any]] = ExpertEstimator.search_space | {
+        "n_experts": {"low": 2, "high": 16, "log": True},
+        "expert_hidden": {"choices": ((64,), (128,), (128, 64), (256, 128))},
+    }
 
     def _check_params(self) -> None:
         super()._check_params()

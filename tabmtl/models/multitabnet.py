@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -158,7 +158,7 @@ class MultiTabNetwork(nn.Module):
         if task is not None and self.multi_token:
             first = vectors.index_select(0, task)[:, None]  # (B, 1, e)
         else:
-            first = vectors.expand(len(x_num), -1, -1)  # (B, s, e)
+            first = vectors.expand(x_num.shape[0], -1, -1)  # (B, s, e)
         return self.tokenizer(x_num, x_cat, [first])
 
     def _blocks(self, x: Tensor) -> Tensor:
@@ -248,6 +248,19 @@ class MultiTabNet(NetworkEstimator):
     head_hidden: int = 64
     dropout: float = 0.15
     attention_dropout: float = 0.0
+
+    search_space: ClassVar[dict[str, Any]] = NetworkEstimator.search_space | {
+        "d_token": {"choices": (8, 16, 32, 64)},
+        "n_blocks": {"low": 1, "high": 3},
+        "n_heads": {"choices": (2, 4, 8)},
+        "d_ffn": {"choices": (64, 128, 256, 512)},
+        "mask": {"choices": ("none", "FxT", "TxT", "FxT_TxT")},
+        "row_layer": {"choices": ("none", "mixer", "inducing_attention")},  # those that keep rows apart
+        "numeric_embedding": {"choices": ("linear", "piecewise", "periodic")},
+        "head_hidden": {"choices": (0, 32, 64, 128)},
+        "dropout": {"low": 0.0, "high": 0.4},
+        "attention_dropout": {"low": 0.0, "high": 0.3},
+    }
 
     def _check_params(self) -> None:
         super()._check_params()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -126,6 +127,13 @@ class PLE(ExpertEstimator):
     n_shared_experts: int = 2
     n_task_experts: int = 2
     expert_hidden: Sequence[int] = (128, 64)
+
+    search_space: ClassVar[dict[str, Any]] = ExpertEstimator.search_space | {
+        "n_levels": {"low": 1, "high": 3},
+        "n_shared_experts": {"low": 1, "high": 4},
+        "n_task_experts": {"low": 1, "high": 4},
+        "expert_hidden": {"choices": ((64,), (128,), (128, 64), (256, 128))},
+    }
 
     def _check_params(self) -> None:
         super()._check_params()

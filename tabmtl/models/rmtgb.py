@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from scipy.special import expit
@@ -427,6 +427,11 @@ class RMTGB(BoostedEstimator):
     n_estimators_task: int = 1_000
     theta_step: Literal["scale-free", "sum"] = "scale-free"
     unknown_task: Literal["shared", "error"] = "shared"
+
+    search_space: ClassVar[dict[str, Any]] = BoostedEstimator.search_space | {
+        "n_estimators_shared": {"choices": (0, 50, 500)},
+        "n_estimators_outlier": {"choices": (0, 300)},
+    }
 
     def _check_params(self) -> None:
         super()._check_params()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -116,6 +116,12 @@ class SharedBottom(VectorEstimator):
     hidden: Sequence[int] = (256, 128)
     head_hidden: int = 64
     dropout: float = 0.1
+
+    search_space: ClassVar[dict[str, Any]] = VectorEstimator.search_space | {
+        "hidden": {"choices": ((128,), (128, 64), (256, 128), (512, 256))},
+        "head_hidden": {"choices": (0, 32, 64, 128)},
+        "dropout": {"low": 0.0, "high": 0.5},
+    }
 
     def _check_params(self) -> None:
         super()._check_params()

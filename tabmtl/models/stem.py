@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -114,6 +115,13 @@ class STEM(ExpertEstimator):
     n_task_experts: int = 1
     expert_hidden: Sequence[int] = (128, 64)
     gate_hidden: int = 32
+
+    search_space: ClassVar[dict[str, Any]] = ExpertEstimator.search_space | {
+        "n_shared_experts": {"low": 1, "high": 4},
+        "n_task_experts": {"low": 1, "high": 3},
+        "expert_hidden": {"choices": ((64,), (128,), (128, 64), (256, 128))},
+        "gate_hidden": {"choices": (16, 32, 64)},
+    }
 
     def _check_params(self) -> None:
         super()._check_params()
