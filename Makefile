@@ -24,10 +24,10 @@ demo: $(VENV)/.demo  ## train on real flights and say, per task, whether multi-t
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tabmtl.pipelines.demo $(ARGS)
 
 test: lint  ## lint, types, import order, and every test but the slow check_estimator runs
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not all_faces" $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not all_faces" $(ARGS)
 
 test-all: lint  ## the same with check_estimator on every face of every model
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(VENV)/.dev tree  ## ruff (rules and format), mypy, import-linter
 	$(BIN)/ruff check
@@ -45,7 +45,7 @@ bench: $(VENV)/.bench  ## training speed against plain references and torch-rech
 	OMP_NUM_THREADS=1 $(BIN)/python -m tabmtl.pipelines.benchmark_experts_speed $(ARGS)
 
 clean:  ## remove the environment and whatever was built
-	rm -rf $(VENV) build dist *.egg-info demo_output benchmark_output .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info demo_output benchmark_output mlflow.db mlruns .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 tree:
