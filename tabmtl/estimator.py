@@ -9,14 +9,23 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
-from tabmtl.persist import Saved, from_json, join_parts, split_parts, to_json, write_folder
+from tabmtl.parameters import read_params, to_json
+from tabmtl.persist import Saved, check_saved, join_parts, split_parts, write_folder
 
 
 class SavableEstimator(BaseEstimator):
     """Base of everything that `tabmtl.load` reads; a subclass gives `_parts` and `_restore`.
 
     ``fit`` keeps the parameters it saw as ``_fitted_params``.
+
+    Attributes
+    ----------
+    search_space : dict of str to dict
+        What is worth tuning, by parameter: ``{"low": ..., "high": ...}``, of whole numbers if both are, perhaps with
+        ``"log": True`` or a ``"step"``; or ``{"choices": ...}``. See :mod:`tabmtl.tuning`.
     """
+
+    search_space: ClassVar[dict[str, Any]] = {}
 
     # parameters that may hold code, which only training runs; it is not saved
     _training_code: ClassVar[tuple[str, ...]] = ()
@@ -48,16 +57,23 @@ class SavableEstimator(BaseEstimator):
             arrays=join_parts({part: saved.arrays for part, saved in parts.items()}),
             texts={name: text for saved in parts.values() for name, text in saved.texts.items()},
         )
+        check_saved(saved, is_own=type(self).__module__.startswith("tabmtl."))  # what load refuses replaces no model
         write_folder(path, type(self).__name__, saved)
 
     @classmethod
     def _from_saved(cls, saved: Saved) -> Self:
         facts = dict(saved.facts)
-        estimator = cls(**{name: from_json(value) for name, value in facts.pop("params").items()})
+        params = read_params(facts.pop("params"))
+        # what is left out was code, which the check of the others may look at
+        cls(**params, **{name: _left_out for name in cls._training_code if name not in params})._check_params()
+        estimator = cls(**params)
         arrays = split_parts(saved.arrays, facts)
         parts = {part: Saved(facts=facts[part], arrays=arrays[part], texts=saved.texts) for part in facts}
         estimator._restore(parts)
         return estimator
+
+    def _check_params(self) -> None:
+        """Raise a ValueError for a hyper-parameter out of range."""
 
     def _parts(self) -> dict[str, Saved]:
         """What was fitted, in named parts of JSON values, arrays and texts; no two texts have one name."""
@@ -75,6 +91,10 @@ class SavableEstimator(BaseEstimator):
         """Drop what a former fit left, now that a new one has succeeded."""
         for name in [name for name in vars(self) if name.endswith("_") and not name.startswith("_")]:
             delattr(self, name)
+
+
+def _left_out(*args: Any) -> None:
+    """Code that was not saved."""
 
 
 def draw_seed(random_state: int | np.random.RandomState | None) -> int:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tabmtl.sessions.knn import STAN, VSKNN
     from tabmtl.sessions.m2trec import M2TRec
+    from tabmtl.sessions.metrics import Ranking
     from tabmtl.sessions.popularity import CategoryPopularity, Popularity
     from tabmtl.sessions.rules import SequentialRules
     from tabmtl.sessions.split import temporal_split
@@ -20,10 +21,20 @@ _HOMES = {
     "SequentialRules": "rules",
     "VSKNN": "knn",
     "STAN": "knn",
+    "Ranking": "metrics",
     "temporal_split": "split",
 }
 
-__all__ = ["STAN", "VSKNN", "CategoryPopularity", "M2TRec", "Popularity", "SequentialRules", "temporal_split"]
+__all__ = [
+    "STAN",
+    "VSKNN",
+    "CategoryPopularity",
+    "M2TRec",
+    "Popularity",
+    "Ranking",
+    "SequentialRules",
+    "temporal_split",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -13,7 +13,7 @@ from scipy.sparse import hstack
 from sklearn.feature_extraction.text import HashingVectorizer
 
 from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN
-from tabmtl.sessions.data import offsets_of, ranges
+from tabmtl.sessions.ragged import offsets_of, ranges
 
 #: Codes of a text column: half for words, half for 3-grams.
 TEXT_BUCKETS = 2**15

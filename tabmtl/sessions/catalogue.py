@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import narwhals.stable.v2 as nw
 import numpy as np
 import polars as pl
 
@@ -34,21 +36,25 @@ class Catalogue:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def codes(self, items: Any, what: str) -> np.ndarray:
-        """Codes of items by name, (m,) from 1.
+    def codes(self, items: Any, what: str, cure: str) -> np.ndarray:
+        """Codes of items by name, (m,) from 1; ``cure`` is what to do about an unknown one.
 
         Raises
         ------
         TypeError, ValueError
-            If one of them is of another type or not in the catalogue.
+            If they are no list of items, or one of them is of another type or not in the catalogue.
         """
+        if not isinstance(items, Iterable) or isinstance(items, str | bytes | Mapping):
+            raise TypeError(f"{what} must be a list or series of items, got {items!r}: put it in a list")
+        if nw.dependencies.is_into_dataframe(items) or isinstance(items, pl.LazyFrame):
+            raise TypeError(f"{what} must be a list or series of items, got a frame: give its column of names")
         names = items if isinstance(items, pl.Series) else pl.Series(list(items), strict=False)
         if names.is_empty():
             return np.zeros(0, dtype=np.int32)
         codes = code_items(names, self.ids, what).to_numpy()
         if not codes.all():
             unknown = names.gather(np.flatnonzero(codes == 0)[:3]).to_list()
-            raise ValueError(f"{what} names {unknown}, which the catalogue does not hold: add_items adds them")
+            raise ValueError(f"{what} names {unknown}, which the catalogue does not hold: {cure}")
         return codes
 
     def to_state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -68,7 +74,7 @@ class Catalogue:
         return cls(ids=ids, counts=arrays["counts"])
 
 
-def make_catalogue(clicked: pl.Series, items: Any, item_column: str) -> Catalogue:
+def make_catalogue(clicked: pl.Series, items: Any, item_column: str, *, described: bool = True) -> Catalogue:
     """The catalogue of a click log and of an item table.
 
     Parameters
@@ -79,6 +85,9 @@ def make_catalogue(clicked: pl.Series, items: Any, item_column: str) -> Catalogu
         One row per item.
     item_column : str
         Where the item table names its items.
+    described : bool, default=True
+        Whether anybody reads the metadata. If so, a warning counts the clicked items that the table lacks; else only
+        where it lacks all.
 
     Raises
     ------
@@ -94,12 +103,9 @@ def make_catalogue(clicked: pl.Series, items: Any, item_column: str) -> Catalogu
     known = metadata.with_columns(names.alias(item_column))
     unlisted = counted.filter(seen == 0)["item"]
     if len(unlisted):
-        warnings.warn(
-            f"{len(unlisted)} items of the click log are not in the item table, among them "
-            f"{unlisted.head(3).to_list()}: all their metadata counts as missing",
-            TabmtlWarning,
-            stacklevel=3,
-        )
+        if described or len(unlisted) == len(counted):
+            said = _say_what_is_unlisted(unlisted, len(counted), item_column, described)
+            warnings.warn(said, TabmtlWarning, stacklevel=3)
         # the wider of two types of whole numbers holds the items of both
         known = pl.concat([known, unlisted.alias(item_column).to_frame()], how="diagonal_relaxed")
         known = known.with_columns(plain_names(known[item_column]))
@@ -108,6 +114,15 @@ def make_catalogue(clicked: pl.Series, items: Any, item_column: str) -> Catalogu
     counts = np.zeros(len(known) + 1, dtype=np.int64)
     counts[code_items(counted["item"], ids).to_numpy()] = counted["count"].to_numpy()
     return Catalogue(ids=ids, counts=counts[1:], metadata=known.drop(item_column))
+
+
+def _say_what_is_unlisted(unlisted: pl.Series, n_clicked: int, item_column: str, described: bool) -> str:
+    said = f"{len(unlisted)} of {n_clicked} clicked items are not in the item table, such as"
+    said = f"{said} {unlisted.sort().head(3).to_list()}"
+    said += ": all their metadata counts as missing" if described else ""
+    if len(unlisted) < n_clicked:
+        return said
+    return f"{said}; as it lacks them all, does {item_column!r} name the same things in the log and in the item table?"
 
 
 def read_items(items: Any, item_column: str) -> tuple[pl.Series, pl.DataFrame]:

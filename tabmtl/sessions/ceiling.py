@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from tabmtl.schema import TabmtlWarning
 from tabmtl.sessions.catalogue import Catalogue
-from tabmtl.sessions.data import Sessions, spread
+from tabmtl.sessions.items import KnownItems
 from tabmtl.sessions.knn import VSKNN
-from tabmtl.sessions.recommender import rank_next
+from tabmtl.sessions.metrics import rank_next
+from tabmtl.sessions.ragged import Sessions, spread
+from tabmtl.sessions.training import VALIDATED
 
 _COMPARED = 2_000  # clicks on which the neighbour baseline is measured, spread over all
 
@@ -50,6 +53,38 @@ def oracle_ceiling(row: np.ndarray, counts: np.ndarray, targets: np.ndarray, k: 
     ranks = np.concatenate([[np.inf], rank])[targets]
     found = ranks <= k
     return {f"recall@{k}": float(found.mean()), f"mrr@{k}": float(np.where(found, 1 / ranks, 0).mean())}
+
+
+def say_what_metadata_tells(
+    items: KnownItems, known: Sessions, apart: tuple[Sessions, Sessions | None] | None, *, verbose: int
+) -> dict[str, Any]:
+    """How many items metadata tells apart, and what an id-free recommender can reach at best: fitted attributes.
+
+    Parameters
+    ----------
+    items : KnownItems
+    known : Sessions
+        Whose next clicks the ceiling is of.
+    apart : pair of Sessions, or None
+        Older sessions, and those on which `warn_of_ceiling` compares VSKNN with the ceiling, if there are any; None
+        where ids tell items apart, so that there is nothing to warn of.
+    verbose : int
+        1 prints it.
+    """
+    if items.features is None:
+        return {}
+    row = items.features.row
+    if apart is not None and apart[1] is not None:
+        warn_of_ceiling(row, items.clicks, apart[0], apart[1])
+    _, targets = known.prefixes(chosen=spread(known.count_prefixes(), VALIDATED))
+    ceiling, n_distinct = oracle_ceiling(row, items.clicks, targets), len(items.features)
+    if verbose:
+        print(
+            f"metadata tells {n_distinct} of {len(row)} items apart: without ids, Recall@20 is at most "
+            f"{ceiling['recall@20']:.3f} and MRR@20 {ceiling['mrr@20']:.3f}",
+            flush=True,
+        )
+    return {"n_distinct_metadata_": n_distinct, "oracle_ceiling_": ceiling}
 
 
 def warn_of_ceiling(row: np.ndarray, counts: np.ndarray, older: Sessions, judged: Sessions) -> None:

@@ -9,8 +9,9 @@ import narwhals.stable.v2 as nw
 import numpy as np
 import polars as pl
 
-#: Code of an item that the catalogue does not hold; known items count from 1.
-UNSEEN_ITEM = 0
+from tabmtl.sessions.ragged import UNSEEN_ITEM, Sessions, offsets_of
+
+_UNREADABLE = (TypeError, ValueError, OverflowError, NotImplementedError, pl.exceptions.PolarsError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,134 +34,28 @@ class LogColumns:
     time: str | None = "time"
     order: str | None = None
 
+    def __post_init__(self) -> None:
+        for role, name in self.roles.items():
+            if not isinstance(name, str):
+                more = "" if role in ("session", "item") else ", or None"
+                raise TypeError(f"{role}_column must be the name of a column, a text{more}, got {name!r}")
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """What is read, to the column that holds it."""
+        chosen = {"session": self.session, "item": self.item}
+        chosen |= {} if self.time is None else {"time": self.time}
+        return chosen | ({} if self.order is None else {"order": self.order})
+
     @property
     def names(self) -> list[str]:
         """The columns that are read."""
-        return [name for name in (self.session, self.item, self.time, self.order) if name is not None]
+        return list(self.roles.values())
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Sessions:
-    """Sessions as ragged arrays, sorted by the time of their last click.
-
-    Attributes
-    ----------
-    ids : polars.Series of length S
-        Session names.
-    offsets : ndarray of int64, shape (S + 1,)
-        Clicks of session s are ``offsets[s]`` up to ``offsets[s + 1]``.
-    items : ndarray of int32, shape (n,)
-        Code of the clicked item, from 1; 0 is an item that the catalogue does not hold.
-    times : ndarray of float64, shape (n,), or None
-        Seconds.
-
-    Examples
-    --------
-    >>> import polars as pl
-    >>> log = pl.DataFrame({"session_id": ["b", "a", "b"], "item_id": [7, 9, 8], "time": [3, 1, 2]})
-    >>> sessions = read_sessions(log, LogColumns(), pl.Series([7, 8]))
-    >>> sessions.ids.to_list(), sessions.offsets.tolist(), sessions.items.tolist()
-    (['a', 'b'], [0, 1, 3], [0, 2, 1])
-    """
-
-    ids: pl.Series
-    offsets: np.ndarray
-    items: np.ndarray
-    times: np.ndarray | None
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Clicks of every session, (S,)."""
-        return np.diff(self.offsets)
-
-    def take(self, index: np.ndarray) -> Sessions:
-        """Sessions by number, (m,)."""
-        index = np.asarray(index, dtype=np.int64)
-        return self._ragged(index, self.offsets[index], self.lengths[index])
-
-    def last(self, n: int) -> Sessions:
-        """The last n clicks of every session."""
-        kept = np.minimum(self.lengths, n)
-        return self._ragged(np.arange(len(self)), self.offsets[1:] - kept, kept)
-
-    def without_unseen(self) -> Sessions:
-        """The clicks on items of the catalogue; a session may become empty."""
-        return self._keep(self.items != UNSEEN_ITEM)
-
-    def at_least(self, n: int) -> Sessions:
-        """The sessions of at least n clicks."""
-        return self.take(np.flatnonzero(self.lengths >= n))
-
-    def count_prefixes(self, first: int = 1) -> int:
-        """Number of proper prefixes of at least ``first`` clicks."""
-        return int(np.maximum(self.lengths - first, 0).sum(dtype=np.int64))
-
-    def prefixes(self, first: int = 1, chosen: np.ndarray | None = None) -> tuple[Sessions, np.ndarray]:
-        """Every proper prefix of at least ``first`` clicks, session by session, and the item clicked next.
-
-        ``chosen`` (m,) takes some of them by number; see `spread`.
-
-        Returns
-        -------
-        prefixes : Sessions
-            m of them; ids repeat.
-        targets : ndarray of int32, shape (m,)
-        """
-        ends = np.cumsum(np.maximum(self.lengths - first, 0), dtype=np.int64)
-        if chosen is None:
-            chosen = np.arange(self.count_prefixes(first))
-        owner = np.searchsorted(ends, chosen, side="right")
-        length = self.lengths[owner] - (ends[owner] - chosen)
-        starts = self.offsets[owner]
-        return self._ragged(owner, starts, length), self.items[starts + length]
-
-    def padded(self, *, newest_first: bool = False) -> np.ndarray:
-        """Item codes (S, longest) of int32, 0 behind the end of a session."""
-        lengths = self.lengths
-        codes = np.zeros((len(self), int(lengths.max(initial=1))), dtype=np.int32)
-        place = ranges(0, lengths)
-        if newest_first:
-            place = np.repeat(lengths, lengths) - 1 - place
-        codes[np.repeat(np.arange(len(self)), lengths), place] = self.items
-        return codes
-
-    def _ragged(self, owner: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> Sessions:
-        """Sessions whose clicks are given as ranges of these."""
-        clicks = ranges(starts, lengths)
-        return Sessions(
-            ids=self.ids.gather(owner),
-            offsets=offsets_of(lengths),
-            items=self.items[clicks],
-            times=None if self.times is None else self.times[clicks],
-        )
-
-    def _keep(self, kept: np.ndarray) -> Sessions:
-        """These sessions with some of their clicks."""
-        before = np.concatenate([[0], np.cumsum(kept)])
-        times = None if self.times is None else self.times[kept]
-        return Sessions(ids=self.ids, offsets=before[self.offsets], items=self.items[kept], times=times)
-
-
-def spread(n: int, most: int) -> np.ndarray:
-    """Whole numbers below n: all of them, or if there are more than ``most``, so many, evenly spread."""
-    return np.arange(n) if n <= most else np.linspace(0, n - 1, most).astype(np.int64)
-
-
-def offsets_of(lengths: np.ndarray) -> np.ndarray:
-    """Where ranges of these lengths start, and behind them where the last one ends: (S + 1,) of int64."""
-    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-
-
-def ranges(starts: np.ndarray | int, lengths: np.ndarray) -> np.ndarray:
-    """Whole numbers of ranges with these starts, all of them or each, and lengths, one range behind the other."""
-    offsets = offsets_of(lengths)
-    return np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
-
-
-def read_sessions(clicks: Any, columns: LogColumns, items: pl.Series) -> Sessions:
+def read_sessions(
+    clicks: Any, columns: LogColumns, items: pl.Series, what: str = "the click log", *, empty: bool = False
+) -> Sessions:
     """Read a click log.
 
     Sessions are sorted by the time of their last click, those of equal time and those of a log without time by their
@@ -173,43 +68,46 @@ def read_sessions(clicks: Any, columns: LogColumns, items: pl.Series) -> Session
     columns : LogColumns
     items : polars.Series
         The catalogue: item i of it has code i + 1.
+    what : str, default="the click log"
+        What errors call the frame.
+    empty : bool, default=False
+        Take a log without a row, whose columns may then be of any type, for no session.
 
     Raises
     ------
     TypeError, ValueError
         If the log is no frame, is empty, lacks a column, has a missing session, item, time or order (null, NaN or
-        infinite), or a time of a type that is none, or items of another type than the catalogue.
+        infinite), or a time or an order of a type that is none, or items of another type than the catalogue.
     """
-    return group_log(read_log(clicks, columns), items, f"the items of the click log in {columns.item!r}")
+    log = read_log(clicks, columns, what, empty=empty)
+    if log.is_empty():
+        times = None if columns.time is None else np.zeros(0)
+        return Sessions(ids=log["session"], offsets=offsets_of(np.zeros(0)), items=np.zeros(0, np.int32), times=times)
+    return group_log(log, items, f"the items of {what} in {columns.item!r}")
 
 
-def read_log(clicks: Any, columns: LogColumns) -> pl.DataFrame:
-    """The columns of a click log, checked, under the names ``session``, ``item``, ``time`` and ``order``."""
-    frame = to_polars(clicks, "the click log")
-    known = frame.collect_schema().names()
-    missing = [name for name in columns.names if name not in known]
-    if missing:
-        cure = "name the columns by session_column, item_column, time_column and order_column"
-        if missing == [columns.time]:
-            cure = "name it by time_column, or say time_column=None if the log has an order only"
-        raise ValueError(f"the click log has no column {missing[0]!r}; its columns are {known}: {cure}")
-    roles = {"session": columns.session, "item": columns.item, "time": columns.time, "order": columns.order}
-    chosen = [pl.col(f"^{_escape(name)}$").alias(role) for role, name in roles.items() if name is not None]
+def read_log(clicks: Any, columns: LogColumns, what: str = "the click log", *, empty: bool = False) -> pl.DataFrame:
+    """The columns of a click log under the names ``session``, ``item``, ``time`` and ``order``; see `read_sessions`."""
+    frame = to_polars(clicks, what)
+    known, roles = frame.collect_schema().names(), columns.roles
+    for role, name in roles.items():
+        if name not in known:
+            cure = f"name it by {role}_column"
+            cure += ", or say time_column=None if the log has an order only" if role == "time" else ""
+            raise ValueError(f"{what} has no column {name!r}; its columns are {known}: {cure}")
+    chosen = [pl.col(f"^{_escape(name)}$").alias(role) for role, name in roles.items()]
     log = frame.lazy().select(chosen).collect()
     if log.is_empty():
-        raise ValueError("the click log has no row")
-    for role in log.columns:
-        holes = log[role].null_count()
-        if log[role].dtype.is_float():
-            holes += int((~log[role].is_finite()).sum())
-        if holes:
-            raise ValueError(
-                f"the column {roles[role]!r} of the click log is missing (null, NaN or infinite) in {holes} of "
-                f"{len(log)} rows: drop or fill them"
-            )
+        if empty:
+            return log
+        raise ValueError(f"{what} has no row")
+    for role, name in roles.items():
+        _check_whole(log[role], f"the column {name!r} of {what}")
+    if columns.order is not None:
+        _check_order(log["order"], f"the order column {columns.order!r} of {what}")
     if columns.time is None:
         return log
-    return log.with_columns(_seconds(log["time"], columns.time))
+    return log.with_columns(_seconds(log["time"], f"the time column {columns.time!r} of {what}"))
 
 
 def group_log(log: pl.DataFrame, items: pl.Series, what: str = "the items of the click log") -> Sessions:
@@ -241,7 +139,23 @@ def to_polars(frame: Any, what: str) -> pl.DataFrame | pl.LazyFrame:
         return frame
     if not nw.dependencies.is_into_dataframe(frame):
         raise TypeError(f"{what} must be a polars, pandas or pyarrow frame, got {type(frame).__name__}")
-    return nw.from_native(frame, eager_only=True).to_polars()
+    native = nw.from_native(frame, eager_only=True)
+    try:
+        return native.to_polars()
+    except _UNREADABLE as error:
+        raise TypeError(_say_what_is_unreadable(native, what, error)) from error
+
+
+def _say_what_is_unreadable(frame: nw.DataFrame, what: str, error: Exception) -> str:
+    """Which column of a frame polars cannot read, and the cure; pandas may hold text and numbers in one column."""
+    for column in frame.iter_columns():
+        try:
+            column.to_polars()
+        except _UNREADABLE:
+            kinds = sorted({type(value).__name__ for value in column.to_list() if value is not None})
+            cure = "cast it to numbers, text or dates, or drop it"
+            return f"the column {column.name!r} of {what} holds values of the types {', '.join(kinds)}: {cure}"
+    return f"{what} cannot be read as a polars frame: {error}"
 
 
 def like(frame: pl.DataFrame, example: Any) -> Any:
@@ -278,16 +192,31 @@ def _family(dtype: pl.DataType) -> str:
     return "text" if dtype in (pl.String, pl.Categorical, pl.Enum) else str(dtype)
 
 
-def _seconds(times: pl.Series, name: str) -> pl.Series:
+def _check_whole(values: pl.Series, what: str) -> None:
+    holes = values.null_count()
+    if values.dtype.is_float():
+        holes += int((~values.is_finite()).sum())
+    if holes:
+        raise ValueError(
+            f"{what} is missing (null, NaN or infinite) in {holes} of {len(values)} rows: drop or fill them"
+        )
+
+
+def _check_order(order: pl.Series, what: str) -> None:
+    if not (order.dtype.is_numeric() or order.dtype.is_temporal()):
+        raise TypeError(
+            f'{what} must hold numbers, dates or datetimes, got {order.dtype}, which would put "10" before "2": cast it'
+        )
+
+
+def _seconds(times: pl.Series, what: str) -> pl.Series:
     if times.dtype == pl.Date:
         times = times.cast(pl.Datetime("us"))
     if isinstance(times.dtype, pl.Datetime):
         return times.dt.epoch("us").cast(pl.Float64) / 1e6
     if times.dtype.is_numeric():
         return times.cast(pl.Float64)
-    raise TypeError(
-        f"the time column {name!r} must hold dates, datetimes or seconds, got {times.dtype}: parse it first"
-    )
+    raise TypeError(f"{what} must hold dates, datetimes or seconds, got {times.dtype}: parse it first")
 
 
 def _escape(name: str) -> str:

@@ -129,7 +129,7 @@ class ItemCoder:
         coder = None
         if plain.width:
             coder = FeatureCoder.fit(plain, categorical=chosen, min_frequency=min_frequency)
-            _warn_of_names(coder, len(plain))
+            _warn_of_names(coder, plain)
         return cls(table=coder, tags=tags, texts=tuple(texts), vectors=vectors)
 
     @property
@@ -216,12 +216,15 @@ def _check_named(metadata: pl.DataFrame, named: Mapping[str, Sequence[str]]) -> 
                 raise TypeError(f"{parameter} names {name!r}, which holds {dtype}, not {expected}")
 
 
-def _warn_of_names(coder: FeatureCoder, n_items: int) -> None:
+def _warn_of_names(coder: FeatureCoder, items: pl.DataFrame) -> None:
     for name, levels in zip(coder.columns.categorical, coder.columns.levels, strict=True):
-        if n_items >= _FEW_ITEMS and len(levels) > 0.9 * n_items:
+        if len(items) >= _FEW_ITEMS and len(levels) > 0.9 * len(items):
+            cure = "list it in text_features if it is text"
+            if items.schema[name].is_numeric():
+                cure = "leave it out of categories and categorical_features if it is a quantity"
             warnings.warn(
-                f"the column {name!r} of the item table has {len(levels)} levels for {n_items} items, so it names "
-                "items and tells new ones nothing: list it in text_features if it is text, or drop it",
+                f"the column {name!r} of the item table has {len(levels)} levels for {len(items)} items, so it names "
+                f"items and tells new ones nothing: {cure}, or drop it",
                 TabmtlWarning,
                 stacklevel=6,
             )

@@ -9,16 +9,17 @@ counted. Items that no neighbour holds come last, by popularity, with scores in 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 
 from tabmtl.checks import check_at_least, check_choice, check_count, check_positive
 from tabmtl.persist import Saved
 from tabmtl.sessions.catalogue import Catalogue
-from tabmtl.sessions.data import Sessions, offsets_of, ranges
+from tabmtl.sessions.memory import Memory, Pairs, last_clicks
 from tabmtl.sessions.popularity import fill_with_popularity
+from tabmtl.sessions.ragged import Sessions, offsets_of, ranges
 from tabmtl.sessions.recommender import Recommender
 
 # weight of what was x clicks ago in a session of n
@@ -33,50 +34,17 @@ _FADES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 _PAIRS = 1_000_000  # of sessions and training sessions, or items of these, that are held at a time, about
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Pairs:
-    """Rows, sessions to continue, and training sessions that share items with them: (m,), sorted by row and session.
-
-    ``weight`` sums the weights of the shared items; ``back`` is how many clicks ago the latest of them was, ``place``
-    where the training session has its last click on one, and ``length`` the number n of clicks of the row.
-    """
-
-    row: np.ndarray
-    session: np.ndarray
-    weight: np.ndarray
-    back: np.ndarray
-    place: np.ndarray
-    length: np.ndarray
-
-    def take(self, index: np.ndarray) -> _Pairs:
-        return _Pairs(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
-
-
-class _Memory:
-    """The training sessions: the items that each holds, and for each item the sessions that hold it, old to new.
-
-    ``lengths`` (S,) counts clicks. ``sizes`` (S,) counts the different items, whose codes ``items`` and latest
-    ``places`` stand session by session, (m,). ``times`` (S,), of the last clicks, may be None.
-    """
-
-    def __init__(self, arrays: dict[str, np.ndarray], n_items: int) -> None:
-        self.arrays, self.times = arrays, arrays.get("times")
-        self.lengths, self.sizes = arrays["lengths"], arrays["sizes"]
-        self.items, self.places = arrays["items"], arrays["places"]
-        self.size, self.offsets = len(self.sizes), offsets_of(self.sizes)
-        by_item = np.argsort(self.items, kind="stable")
-        self.holders = np.repeat(np.arange(self.size), self.sizes)[by_item]
-        self.holder_places = self.places[by_item]
-        self.n_holders = np.bincount(self.items, minlength=n_items + 1)  # by code
-        self.holder_ends = np.cumsum(self.n_holders)
-
-
 @dataclass(kw_only=True, eq=False, repr=False)
 class _Neighbours(Recommender):
     """Base of the nearest-session recommenders; a subclass says what clicks, neighbours and votes weigh."""
 
     k: int = 100
     sample_size: int = 1000
+
+    search_space: ClassVar[dict[str, Any]] = {
+        "k": {"low": 20, "high": 500, "log": True},
+        "sample_size": {"low": 200, "high": 10_000, "log": True},
+    }
 
     def _check_params(self) -> None:
         check_count("k", self.k)
@@ -86,21 +54,21 @@ class _Neighbours(Recommender):
         """Weight (m,) of a click with ``back`` others after it in a session of ``length``."""
         raise NotImplementedError
 
-    def _similarity(self, pairs: _Pairs) -> np.ndarray:
+    def _similarity(self, pairs: Pairs) -> np.ndarray:
         """Similarity (m,) of pairs."""
         return pairs.weight / np.sqrt(pairs.length * self._memory.lengths[pairs.session])
 
-    def _votes(self, near: _Pairs, voter: np.ndarray, held: np.ndarray) -> np.ndarray:
+    def _votes(self, near: Pairs, voter: np.ndarray, held: np.ndarray) -> np.ndarray:
         """Factors (v,) of votes: of pair ``voter[j]`` for the item at ``held[j]`` of the memory."""
         raise NotImplementedError
 
     def _fit(self, sessions: Sessions, catalogue: Catalogue, valid: Sessions | None) -> dict[str, Any]:
-        owner, items, places = _distinct(sessions)
+        owner, items, places = last_clicks(sessions)
         sizes = np.bincount(owner, minlength=len(sessions))
         arrays = {"lengths": sessions.lengths, "sizes": sizes, "items": items, "places": places.astype(np.int32)}
         if sessions.times is not None:
             arrays["times"] = sessions.times[sessions.offsets[1:] - 1]
-        return {"_memory": _Memory(arrays, len(catalogue))}
+        return {"_memory": Memory(arrays, len(catalogue))}
 
     def _scores(self, sessions: Sessions) -> np.ndarray:
         known = sessions.without_unseen()
@@ -121,10 +89,10 @@ class _Neighbours(Recommender):
         part = (offsets_of(pairs)[known.offsets[:-1]] + votes) // _PAIRS
         return np.split(np.arange(len(known)), np.flatnonzero(np.diff(part)) + 1)
 
-    def _pairs(self, known: Sessions) -> _Pairs:
+    def _pairs(self, known: Sessions) -> Pairs:
         """The newest training sessions that share an item with each of these."""
         memory, lengths = self._memory, known.lengths
-        row, item, place = _distinct(known)
+        row, item, place = last_clicks(known)
         back = lengths[row] - 1 - place
         # an older one would not be among the newest of any session that holds the item
         count = np.minimum(memory.n_holders[item], self.sample_size)
@@ -135,7 +103,7 @@ class _Neighbours(Recommender):
         pair, click, link = pair[order], click[order], link[order]
         first = np.flatnonzero(np.diff(pair, prepend=-1))
         owner, session = np.divmod(pair[first], memory.size)
-        pairs = _Pairs(
+        pairs = Pairs(
             row=owner,
             session=session,
             weight=np.add.reduceat(self._click_weights(back, lengths[row])[click], first),
@@ -146,7 +114,7 @@ class _Neighbours(Recommender):
         age = np.searchsorted(owner, owner, side="right") - np.arange(len(owner))
         return pairs.take(np.flatnonzero(age <= self.sample_size))
 
-    def _add_votes(self, scores: np.ndarray, near: _Pairs, similarity: np.ndarray) -> None:
+    def _add_votes(self, scores: np.ndarray, near: Pairs, similarity: np.ndarray) -> None:
         """Add what the neighbours hold to scores (rows, N)."""
         memory = self._memory
         size = memory.sizes[near.session]
@@ -159,7 +127,7 @@ class _Neighbours(Recommender):
         return Saved(facts={}, arrays=self._memory.arrays)
 
     def _fitted_from(self, catalogue: Catalogue, saved: Saved) -> dict[str, Any]:
-        return {"_memory": _Memory(saved.arrays, len(catalogue))}
+        return {"_memory": Memory(saved.arrays, len(catalogue))}
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -210,6 +178,13 @@ class VSKNN(_Neighbours):
     similarity: str = "cosine"
     idf_weight: float = 0.0
 
+    search_space: ClassVar[dict[str, Any]] = _Neighbours.search_space | {
+        "weighting": {"choices": tuple(_FADES)},
+        "decay": {"choices": tuple(_FADES)},
+        "similarity": {"choices": ("cosine", "vec")},
+        "idf_weight": {"low": 0.0, "high": 5.0},
+    }
+
     def _check_params(self) -> None:
         super()._check_params()
         check_choice("weighting", self.weighting, list(_FADES))
@@ -220,10 +195,10 @@ class VSKNN(_Neighbours):
     def _click_weights(self, back: np.ndarray, length: np.ndarray) -> np.ndarray:
         return _FADES[self.weighting](back, length)
 
-    def _similarity(self, pairs: _Pairs) -> np.ndarray:
+    def _similarity(self, pairs: Pairs) -> np.ndarray:
         return super()._similarity(pairs) if self.similarity == "cosine" else pairs.weight / pairs.length
 
-    def _votes(self, near: _Pairs, voter: np.ndarray, held: np.ndarray) -> np.ndarray:
+    def _votes(self, near: Pairs, voter: np.ndarray, held: np.ndarray) -> np.ndarray:
         decay, memory = _FADES[self.decay](near.back, near.length), self._memory
         return decay[voter] * (1 + self.idf_weight * np.log(memory.size / memory.n_holders[memory.items[held]]))
 
@@ -266,6 +241,12 @@ class STAN(_Neighbours):
     l2: float = 432_000.0
     l3: float = 2.05
 
+    search_space: ClassVar[dict[str, Any]] = _Neighbours.search_space | {
+        "l1": {"low": 0.3, "high": 10.0, "log": True},
+        "l2": {"low": 43_200.0, "high": 8_640_000.0, "log": True},  # half a day to 100 days
+        "l3": {"low": 0.3, "high": 10.0, "log": True},
+    }
+
     def _check_params(self) -> None:
         super()._check_params()
         for name in ("l1", "l2", "l3"):
@@ -274,7 +255,7 @@ class STAN(_Neighbours):
     def _click_weights(self, back: np.ndarray, length: np.ndarray) -> np.ndarray:
         return np.exp(-back / self.l1)
 
-    def _similarity(self, pairs: _Pairs) -> np.ndarray:
+    def _similarity(self, pairs: Pairs) -> np.ndarray:
         cosine = super()._similarity(pairs)
         if self._memory.times is None:
             return cosine
@@ -282,14 +263,5 @@ class STAN(_Neighbours):
         newest = times[np.searchsorted(pairs.row, pairs.row, side="right") - 1]
         return cosine * np.exp((times - newest) / self.l2)
 
-    def _votes(self, near: _Pairs, voter: np.ndarray, held: np.ndarray) -> np.ndarray:
+    def _votes(self, near: Pairs, voter: np.ndarray, held: np.ndarray) -> np.ndarray:
         return np.exp(-np.abs(self._memory.places[held] - near.place[voter]) / self.l3)
-
-
-def _distinct(sessions: Sessions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Session, item and place, from 0, of the last click on every item of a session, by session and item."""
-    owner = np.repeat(np.arange(len(sessions)), sessions.lengths)
-    order = np.lexsort((sessions.items, owner))  # stable: clicks on one item stay in their order
-    items, place = sessions.items[order], order - sessions.offsets[owner]
-    last = np.flatnonzero(np.diff(owner, append=-1) | np.diff(items, append=0))
-    return owner[last], items[last], place[last]

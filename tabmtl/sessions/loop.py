@@ -13,8 +13,9 @@ from torch.nn import functional as F
 
 from tabmtl.epochs import Record, schedule
 from tabmtl.optimizer import Optimizer
-from tabmtl.sessions.data import Sessions, ranges
+from tabmtl.schema import DivergenceError
 from tabmtl.sessions.network import M2TRecNetwork, Units
+from tabmtl.sessions.ragged import Sessions, ranges
 from tabmtl.sessions.softmax import Candidates, softmax_loss
 
 Training = Literal["per_session", "per_prefix"]
@@ -130,7 +131,7 @@ class SessionLoop:
             n_targets += n
         means = (totals / n_targets).tolist()
         if not np.isfinite(means).all():
-            raise ValueError(
+            raise DivergenceError(
                 f"training diverged: a loss is not finite; lower learning_rate (now {self._options.learning_rate})"
             )
         weighted = zip(means, (1.0, *self._weights.values()), strict=True)

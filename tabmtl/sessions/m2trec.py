@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
-import polars as pl
 
-from tabmtl.checks import check_at_least, check_choice, check_count, check_positive, check_share
+from tabmtl.checks import (
+    check_at_least,
+    check_choice,
+    check_count,
+    check_names,
+    check_positive,
+    check_rate,
+    check_share,
+    is_number,
+)
 from tabmtl.device import find_device, seeded, threads
 from tabmtl.epochs import OnEpoch
 from tabmtl.estimator import draw_seed
 from tabmtl.sessions.catalogue import Catalogue
-from tabmtl.sessions.ceiling import oracle_ceiling, warn_of_ceiling
-from tabmtl.sessions.data import Sessions, spread
+from tabmtl.sessions.ceiling import say_what_metadata_tells
 from tabmtl.sessions.encoder import Pooling
 from tabmtl.sessions.features import ItemCoder
 from tabmtl.sessions.items import KnownItems
 from tabmtl.sessions.loop import Training
 from tabmtl.sessions.network import M2TRecNetwork, make_network
-from tabmtl.sessions.training import VALIDATED, train_network
+from tabmtl.sessions.ragged import Sessions
+from tabmtl.sessions.training import fit_coder, history_frame, newest_apart, split_sessions, train_network
 from tabmtl.sessions.vectors import VectorRecommender
 
 IdMode = Literal["none", "delta", "full"]
-
-_SESSIONS_TO_SPLIT = 20  # fewer sessions are all trained on
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -45,14 +51,18 @@ class M2TRec(VectorRecommender):
     ``pooling="mean"``). All else is our reading: widths, positions, the form of the logits, losses and training. See
     :mod:`tabmtl.sessions.tower`, :mod:`tabmtl.sessions.encoder` and :mod:`tabmtl.sessions.softmax` for the equations.
 
+    A fitted model answers as it was fitted: parameters that are set later wait for the next fit, but for ``device`` and
+    ``n_jobs``.
+
     Parameters
     ----------
     categories : sequence of str, default=()
         Columns of the item table that hold the levels of the items' categories, coarse to fine. Each is a feature and a
         task.
     categorical_features : "from_dtype" or sequence of str, default="from_dtype"
-        Columns of the item table that hold categories; by default those with text, categories or booleans. Numbers are
-        numbers, lists of text or whole numbers are tags, lists of floats are given vectors.
+        Columns of the item table that hold categories; by default those with text, categories or booleans. A list must
+        name every such column, but for those in ``text_features``. Numbers are numbers, codes of categories too if they
+        are not named; lists of text or whole numbers are tags, lists of floats are given vectors.
     text_features : sequence of str, default=()
         Columns of free text, read as hashed words and 3-grams of letters.
     id_mode : {"full", "delta", "none"}, default="full"
@@ -61,8 +71,9 @@ class M2TRec(VectorRecommender):
         ``"delta"``: one that starts at 0 and is at most ``delta_norm`` long. ``"none"``: the paper's, where items of
         equal metadata cannot be told apart; they share one place in the softmax and are then ranked by training clicks.
     id_dropout : float, default=0.1
+        Share of the items whose own vector is left out of a step, of ``"full"``.
     delta_norm : float, default=0.5
-        Vectors of metadata are about 0.1 long at the start.
+        Greatest length of own vectors, of ``"delta"``; those of metadata are about 0.1 long at the start.
     d_model : int, default=128
         Width of vectors and queries.
     n_layers, n_heads : int, default=1, 2
@@ -77,7 +88,7 @@ class M2TRec(VectorRecommender):
     unknown_rate : float, default=0.05
         Share of categories and tags that are taken for unseen in training.
     hierarchy : bool, default=False
-        Feed the predicted categories back into the query (as HierSRec, arXiv 2309.06533).
+        Feed the predicted categories, of which there must be some, back into the query (as HierSRec, arXiv 2309.06533).
     popularity : bool, default=False
         Add the log of an item's training clicks to its score, times a number that the session decides: better at the
         top of the list where few items are bought by all, and worse on rare items.
@@ -98,12 +109,26 @@ class M2TRec(VectorRecommender):
         Watch MRR@20 on the validation log, or else on the newest ``validation_fraction`` of the sessions, which are
         then not trained on. False trains all epochs and keeps the last; a validation log is then only scored.
     validation_fraction : float, default=0.05
+        Share of the sessions that early stopping sets aside where fit gets no ``clicks_val``; none of fewer than 20.
     precision : {"float32", "bf16"}, default="float32"
+        ``"bf16"`` trains with matrix products in bfloat16: faster on GPUs, and on CPUs with AVX512-BF16 or AMX.
     random_state : int, RandomState or None, default=None
+        Rules all randomness; the global generators stay untouched.
     verbose : int, default=0
         1 shows what metadata can tell (``oracle_ceiling_``) and the epochs.
     on_epoch : callable, optional
         Called after every epoch with its row of ``history_`` as a dict; a true answer stops training. Not saved.
+    max_length : int, default=50
+        Clicks of a session that are read, the newest.
+    cold_prior : float, default=1.0
+        Training clicks that an item without any is credited with; see
+        :class:`tabmtl.sessions.vectors.VectorRecommender`.
+    device : str, default="auto"
+        ``"auto"`` is a GPU if torch sees one, else the CPU.
+    n_jobs : int, optional
+        Threads, as scikit-learn counts them (-1 = all); None lets the size of the network decide.
+    session_column, item_column, time_column, order_column : str, default="session_id", "item_id", "time", None
+        Columns of the click log; see :class:`tabmtl.sessions.recommender.Recommender`.
 
     Attributes
     ----------
@@ -116,7 +141,7 @@ class M2TRec(VectorRecommender):
         Recall@20 and MRR@20 of an oracle that knows the metadata of the next item: the best that ``id_mode="none"`` can
         reach, on validation sessions, or training sessions without any. Only where there was metadata.
     history_ : polars.DataFrame
-        One row an epoch: losses, and Recall@20 and MRR@20 on at most 20 000 clicks of the validation log.
+        One row an epoch: ``epoch`` from 0, losses, and Recall@20 and MRR@20 on at most 20 000 validation clicks.
     best_iteration_ : int
         The epoch, from 1, whose weights were kept.
     weights_ : dict of str to ndarray
@@ -165,6 +190,17 @@ class M2TRec(VectorRecommender):
     verbose: int = 0
     on_epoch: OnEpoch | None = None
 
+    search_space: ClassVar[dict[str, Any]] = {
+        "learning_rate": {"low": 5e-4, "high": 1e-2, "log": True},
+        "d_model": {"choices": (64, 128, 256)},
+        "pooling": {"choices": get_args(Pooling)},
+        "temperature": {"low": 0.03, "high": 0.2, "log": True},
+        "id_dropout": {"low": 0.0, "high": 0.5},
+        "dropout": {"low": 0.0, "high": 0.5},
+        "item_dropout": {"low": 0.0, "high": 0.5},
+        "popularity": {"choices": (False, True)},
+    }
+
     _training_code: ClassVar[tuple[str, ...]] = ("on_epoch",)
 
     def _check_params(self) -> None:
@@ -173,15 +209,7 @@ class M2TRec(VectorRecommender):
         check_choice("pooling", self.pooling, get_args(Pooling))
         check_choice("training", self.training, ("per_session", "per_prefix"))
         check_choice("precision", self.precision, ("float32", "bf16"))
-        for name in (
-            "d_model",
-            "n_layers",
-            "n_heads",
-            "min_frequency",
-            "epochs",
-            "batch_size",
-            "patience",
-        ):
+        for name in ("d_model", "n_layers", "n_heads", "min_frequency", "epochs", "batch_size", "patience"):
             check_count(name, getattr(self, name))
         if self.d_model % self.n_heads:
             raise ValueError(f"d_model must be a multiple of n_heads, got {self.d_model} and {self.n_heads}")
@@ -192,20 +220,31 @@ class M2TRec(VectorRecommender):
         if self.temperature is not None:
             check_positive("temperature", self.temperature)
         for name in ("id_dropout", "unknown_rate", "dropout", "item_dropout", "average_decay"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 0 and below 1, got {getattr(self, name)!r}")
+            check_rate(name, getattr(self, name))
         check_at_least("weight_decay", self.weight_decay, 0)
         check_share("validation_fraction", self.validation_fraction)
+        if self.on_epoch is not None and not callable(self.on_epoch):
+            raise TypeError(f"on_epoch must be a function of the record of an epoch, or None, got {self.on_epoch!r}")
+        self._check_columns()
+
+    def _check_columns(self) -> None:
         for name in ("categories", "text_features"):
-            if isinstance(getattr(self, name), str):
-                raise TypeError(f"{name} must be a sequence of columns, got {getattr(self, name)!r}: put it in a list")
-        self._level_weights()
+            check_names(name, getattr(self, name))
+        if not isinstance(self.categorical_features, str) or self.categorical_features != "from_dtype":
+            check_names("categorical_features, where it is not 'from_dtype',", self.categorical_features)
+        tasks = self._tasks()
+        if self.hierarchy and not tasks:
+            raise ValueError(
+                "hierarchy=True feeds predicted categories back, but none is predicted: name columns in categories, "
+                "with a category_weight above 0"
+            )
 
     def _level_weights(self) -> dict[str, float]:
         """Levels whose task is learned, and its weight."""
-        levels = list(self.categories)
-        given = self.category_weight
-        weights = [given] * len(levels) if isinstance(given, int | float) else list(given)
+        levels, given = list(self.categories), self.category_weight
+        if isinstance(given, str | bytes | Mapping) or not (is_number(given) or isinstance(given, Iterable)):
+            raise ValueError(f"category_weight must be a number or a list of one a level of categories, got {given!r}")
+        weights = list(given) if isinstance(given, Iterable) else [given] * len(levels)
         if len(weights) != len(levels):
             raise ValueError(
                 f"category_weight has {len(weights)} weights, expected one per level of categories: {levels}"
@@ -215,12 +254,15 @@ class M2TRec(VectorRecommender):
         return dict(zip(levels, weights, strict=True))
 
     def _fit(self, sessions: Sessions, catalogue: Catalogue, valid: Sessions | None) -> dict[str, Any]:
-        train, valid = self._split(sessions, valid)
+        train, valid = split_sessions(self, sessions, valid)
         counts = np.bincount(train.items, minlength=len(catalogue) + 1)[1:]
-        coder = self._code_items(catalogue, counts)
+        coder = fit_coder(self, catalogue, counts)
         features = None if coder is None or catalogue.metadata is None else coder.encode(catalogue.metadata)
         items = KnownItems(features=features, clicks=counts, shared=self.id_mode == "none")
-        told = self._say_what_metadata_tells(items, train, valid)
+        apart = None
+        if self.id_mode == "none":
+            apart = newest_apart(train, self.validation_fraction) if valid is None else (train, valid)
+        told = say_what_metadata_tells(items, train if valid is None else valid, apart, verbose=self.verbose)
         device = find_device(self.device)
         with seeded(draw_seed(self.random_state), device):
             network = self._network(coder, int(items.own.max(initial=0))).to(device)
@@ -228,70 +270,15 @@ class M2TRec(VectorRecommender):
             with threads(self.n_jobs, network):
                 history, best = train_network(self, network, units, items, train, valid)
         return told | {
-            "history_": pl.DataFrame(history, infer_schema_length=None),
+            "history_": history_frame(history),
             "best_iteration_": best + 1,
             "weights_": {name: tensor.detach().cpu().numpy() for name, tensor in network.state_dict().items()},
             "_coder": coder,
             "_items": items,
         }
 
-    def _split(self, sessions: Sessions, valid: Sessions | None) -> tuple[Sessions, Sessions | None]:
-        """Sessions to train on, of two clicks at least, and to validate on: those given, or set aside to stop early."""
-        if valid is None and self.early_stopping:
-            sessions, valid = self._newest_apart(sessions)
-        train = sessions.at_least(2)
-        if not len(train):
-            raise ValueError("no session of the click log has two clicks, so there is no next click to learn from")
-        if valid is not None and not len(valid.at_least(2)):
-            raise ValueError("no session of the validation log has two clicks; give a longer clicks_val")
-        return train, valid
-
-    def _newest_apart(self, sessions: Sessions) -> tuple[Sessions, Sessions | None]:
-        """Older sessions and the newest ``validation_fraction``; all and None where there are few."""
-        if len(sessions) < _SESSIONS_TO_SPLIT:
-            return sessions, None
-        kept = len(sessions) - max(1, round(self.validation_fraction * len(sessions)))
-        return sessions.take(np.arange(kept)), sessions.take(np.arange(kept, len(sessions)))
-
-    def _code_items(self, catalogue: Catalogue, counts: np.ndarray) -> ItemCoder | None:
-        """The encoding of metadata, learned on the items that are clicked."""
-        if catalogue.metadata is not None and catalogue.metadata.width:
-            return ItemCoder.fit(
-                catalogue.metadata.filter(pl.Series(counts > 0)),
-                categories=self.categories,
-                categorical=self.categorical_features,
-                texts=self.text_features,
-                min_frequency=self.min_frequency,
-            )
-        if self.id_mode != "full" or self.categories or self.text_features:
-            raise ValueError(
-                f"id_mode={self.id_mode!r}, categories={list(self.categories)} and text_features="
-                f"{list(self.text_features)} need an item table with metadata: fit with items="
-            )
-        return None
-
     def _network(self, coder: ItemCoder | None, n_own: int) -> M2TRecNetwork:
         return make_network(self, coder, n_own, self._tasks())
 
     def _tasks(self) -> dict[str, float]:
         return {name: weight for name, weight in self._level_weights().items() if weight > 0}
-
-    def _say_what_metadata_tells(self, items: KnownItems, train: Sessions, valid: Sessions | None) -> dict[str, Any]:
-        """How many items metadata tells apart, what an id-free recommender can reach at best."""
-        if items.features is None:
-            return {}
-        known = train if valid is None else valid
-        _, targets = known.prefixes(chosen=spread(known.count_prefixes(), VALIDATED))
-        row = items.features.row
-        if self.id_mode == "none":
-            older, judged = (train, valid) if valid is not None else self._newest_apart(train)
-            if judged is not None:
-                warn_of_ceiling(row, items.clicks, older, judged)
-        ceiling, n_distinct = oracle_ceiling(row, items.clicks, targets), len(items.features)
-        if self.verbose:
-            print(
-                f"metadata tells {n_distinct} of {len(row)} items apart: without ids, Recall@20 is at most "
-                f"{ceiling['recall@20']:.3f} and MRR@20 {ceiling['mrr@20']:.3f}",
-                flush=True,
-            )
-        return {"n_distinct_metadata_": n_distinct, "oracle_ceiling_": ceiling}

@@ -10,12 +10,17 @@ each as the mean over all targets. Sampled candidates reorder recommenders, so t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
+from tabmtl.checks import check_count
+from tabmtl.sessions.ragged import Sessions, spread
+from tabmtl.sessions.search import top_k
+
+_BLOCK_BYTES = 64_000_000  # of scores that are held at a time
 #: Least training clicks of a target in each bucket, and the name of the bucket.
 BUCKETS = ((0, "0"), (1, "1-5"), (6, "6-20"), (21, "21-100"), (101, ">100"))
 
@@ -33,7 +38,7 @@ class Ranking:
     n_items : int
         Size of the catalogue.
     top : ndarray of int64, shape (m, k)
-        Places in the catalogue of the best items, best first.
+        Places in the catalogue of the best items, best first: the ``top`` of `Recommender.rank`, or all items.
     """
 
     ranks: np.ndarray
@@ -54,7 +59,17 @@ class Ranking:
         return float(np.mean(np.where(self.ranks <= k, 1 / np.log2(1 + self.ranks), 0.0)))
 
     def coverage(self, k: int) -> float:
-        """Share of the catalogue that is among the first k of at least one target."""
+        """Share of the catalogue that is among the first k of at least one target.
+
+        Raises
+        ------
+        ValueError
+            If shorter lists were kept.
+        """
+        check_count("k", k)
+        kept = self.top.shape[1]
+        if kept < min(k, self.n_items):
+            raise ValueError(f"coverage({k}) needs lists of {k} items, but those kept have {kept}: rank(..., top={k})")
         return len(np.unique(self.top[:, :k])) / self.n_items
 
     def only(self, chosen: np.ndarray) -> Ranking:
@@ -71,6 +86,37 @@ def rank_targets(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     ranks = np.count_nonzero(scores >= own[:, None], axis=1).astype(np.float64)
     ranks[(targets < 1) | ~(own > -np.inf)] = np.inf
     return ranks
+
+
+def block_size(n_items: int) -> int:
+    """Sessions at a time, so that there is room for scores of all items."""
+    return max(1, _BLOCK_BYTES // (4 * n_items))
+
+
+def rank_next(
+    scores_of: Callable[[Sessions], np.ndarray],
+    sessions: Sessions,
+    counts: np.ndarray,
+    *,
+    top: int = 0,
+    most: int | None = None,
+) -> Ranking:
+    """Rank the next clicks of sessions of two at least among all items, which have ``counts`` clicks in training.
+
+    The ``top`` best items are kept, for the coverage; with 0, the default, they are not looked for. With ``most``, if
+    there are more next clicks than so many, so many of them are ranked, spread evenly over all.
+    """
+    n = sessions.count_prefixes()
+    chosen = spread(n, n if most is None else most)
+    ranks, clicked, tops, size = [], [], [], block_size(len(counts))
+    for start in range(0, len(chosen), size):
+        prefixes, targets = sessions.prefixes(chosen=chosen[start : start + size])
+        scores = scores_of(prefixes)
+        ranks.append(rank_targets(scores, targets))
+        clicked.append(np.concatenate([[0], counts])[targets])
+        tops.append(top_k(scores, top)[0] if top else np.empty((len(targets), 0), dtype=np.int64))
+    joined = (np.concatenate(parts) for parts in (ranks, clicked, tops))
+    return Ranking(n_items=len(counts), **dict(zip(("ranks", "counts", "top"), joined, strict=True)))
 
 
 def summarize(ranking: Ranking, ks: Sequence[int]) -> pl.DataFrame:

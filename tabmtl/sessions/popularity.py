@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
 
 from tabmtl.persist import Saved
 from tabmtl.sessions.catalogue import Catalogue
-from tabmtl.sessions.data import Sessions
+from tabmtl.sessions.ragged import Sessions
 from tabmtl.sessions.recommender import Recommender
 
 
@@ -76,6 +76,8 @@ class CategoryPopularity(Recommender):
     """
 
     category: str = "category"
+
+    _reads_metadata: ClassVar[bool] = True
 
     def _fit(self, sessions: Sessions, catalogue: Catalogue, valid: Sessions | None) -> dict[str, Any]:
         return {"_categories": _read_categories(catalogue.metadata, self.category)}

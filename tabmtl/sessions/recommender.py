@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import polars as pl
@@ -14,32 +14,38 @@ from tabmtl.checks import check_count
 from tabmtl.estimator import SavableEstimator
 from tabmtl.persist import Saved
 from tabmtl.sessions.catalogue import Catalogue, make_catalogue
-from tabmtl.sessions.data import LogColumns, Sessions, group_log, like, read_log, read_sessions, spread
-from tabmtl.sessions.metrics import Ranking, rank_targets, summarize
+from tabmtl.sessions.data import LogColumns, group_log, like, read_log, read_sessions
+from tabmtl.sessions.metrics import Ranking, block_size, rank_next, summarize
+from tabmtl.sessions.ragged import Sessions
 from tabmtl.sessions.search import top_k
-
-_BLOCK_BYTES = 64_000_000  # of scores that are held at a time
+from tabmtl.sessions.split import warn_of_leaks
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class Recommender(SavableEstimator):
     """Base of all recommenders; a subclass gives `_fit`, `_scores`, `_state` and `_fitted_from`.
 
+    A fitted recommender answers as it was fitted: parameters that are set later, names of columns among them, wait for
+    the next fit. Only ``device`` and ``n_jobs``, where there are such, hold at once.
+
     Parameters
     ----------
     session_column, item_column : str, default="session_id", "item_id"
         Columns of the click log; the item table names its items by ``item_column`` too.
     time_column : str or None, default="time"
-        When a click was: a date, a datetime, or a number of seconds. None if the log has an order only.
+        When a click was: a date, a datetime, or a number, which counts seconds. None if the log has an order only.
     order_column : str, optional
-        Orders clicks of equal time, or all clicks of a session where there is no time. What is equal in both stays in
-        the order of the rows.
+        Numbers, dates or datetimes that order clicks of equal time, or all clicks of a session where there is no time.
+        What is equal in both stays in the order of the rows.
     """
 
     session_column: str = "session_id"
     item_column: str = "item_id"
     time_column: str | None = "time"
     order_column: str | None = None
+
+    # whether the item table tells more than which items there are
+    _reads_metadata: ClassVar[bool] = False
 
     def fit(self, clicks: Any, *, items: Any = None, clicks_val: Any = None) -> Self:
         """Learn from a click log.
@@ -52,7 +58,7 @@ class Recommender(SavableEstimator):
             The item table: one row per item, its name in ``item_column`` and metadata in other columns. Its items
             can be recommended whether they were clicked or not.
         clicks_val : frame, optional
-            A later log to stop on, or only to follow, where the method trains in epochs.
+            A later log of other sessions to stop on, or only to follow, where the method trains in epochs.
 
         Returns
         -------
@@ -65,7 +71,7 @@ class Recommender(SavableEstimator):
             was.
         """
         self._check_params()
-        columns = self._log_columns()
+        columns = _columns_of(vars(self))
         names = (self.session_column, self.item_column, "rank", "score")  # columns of recommendations
         if len(set(names)) < len(names):
             raise ValueError(
@@ -73,9 +79,11 @@ class Recommender(SavableEstimator):
                 "rename the column of the log"
             )
         log = read_log(clicks, columns)
-        catalogue = make_catalogue(log["item"], items, self.item_column)
-        sessions = group_log(log, catalogue.ids)
-        valid = None if clicks_val is None else read_sessions(clicks_val, columns, catalogue.ids)
+        catalogue = make_catalogue(log["item"], items, self.item_column, described=self._reads_metadata)
+        sessions, valid = group_log(log, catalogue.ids), None
+        if clicks_val is not None:
+            valid = read_sessions(clicks_val, columns, catalogue.ids, "the log given as clicks_val")
+            warn_of_leaks(sessions, valid)
         fitted = self._fit(sessions, catalogue, valid)
         self._set_fitted(catalogue, fitted)
         return self
@@ -87,7 +95,7 @@ class Recommender(SavableEstimator):
         ----------
         sessions : frame
             A click log with the columns of fit; sessions and items may be new. Items that the catalogue does not hold
-            say nothing but that there was a click.
+            say nothing but that there was a click. Of no row, no session is answered.
         k : int, default=20
             Recommendations per session; fewer come where there are fewer candidates.
         candidates : sequence or series of items, optional
@@ -99,7 +107,13 @@ class Recommender(SavableEstimator):
         -------
         recommendations : frame like ``sessions``
             Columns: that of the session, ``rank`` (from 1), that of the item, and ``score``, higher is better; sessions
-            in the order of their last clicks.
+            in the order of their last clicks, those of equal time in that of their first rows. A polars DataFrame for
+            a LazyFrame.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the log or the candidates do not fit; the message names the column and the cure.
         """
         check_is_fitted(self)
         check_count("k", k)
@@ -107,7 +121,7 @@ class Recommender(SavableEstimator):
         allowed = None
         if candidates is not None:
             allowed = np.zeros(len(catalogue), dtype=bool)
-            allowed[catalogue.codes(candidates, "candidates") - 1] = True
+            allowed[catalogue.codes(candidates, "candidates", self._cure_of_unknown()) - 1] = True
         read = self._read(sessions)
         items, scores = self._top(read, k, allowed, exclude_seen)
         return self._frame(read, items, scores, sessions)
@@ -134,10 +148,10 @@ class Recommender(SavableEstimator):
         """
         check_is_fitted(self)
         check_count("top", top)
-        sessions = self._read(clicks).at_least(2)
+        sessions = read_sessions(clicks, self._log_columns(), self._catalogue.ids).at_least(2)
         if not len(sessions):
             raise ValueError("no session of this log has two clicks, so there is no next click to predict")
-        return rank_next(self._scores, sessions, self._catalogue.counts, top=top)
+        return rank_next(self._in_force()._scores, sessions, self._catalogue.counts, top=top)
 
     def evaluate(self, clicks: Any, k: int | Sequence[int] = 20) -> pl.DataFrame:
         """Recall, MRR and NDCG at k over the full catalogue, in all and by the training clicks of the target.
@@ -154,7 +168,7 @@ class Recommender(SavableEstimator):
             One row a bucket of training clicks ("all", "0", "1-5", "6-20", "21-100", ">100"): ``bucket``,
             ``n_targets``, and per k ``recall@k``, ``mrr@k``, ``ndcg@k`` and, in all, ``coverage@k``.
         """
-        ks = [k] if isinstance(k, int | np.integer) else list(k)
+        ks = list(k) if isinstance(k, Iterable) and not isinstance(k, str) else [k]
         if not ks:
             raise ValueError("k must name one length of a list at least, got none")
         for value in ks:
@@ -189,22 +203,37 @@ class Recommender(SavableEstimator):
     # shared steps
 
     def _log_columns(self) -> LogColumns:
-        return LogColumns(
-            session=self.session_column, item=self.item_column, time=self.time_column, order=self.order_column
+        """The columns of fit."""
+        return _columns_of(self._fitted_params)
+
+    def _in_force(self) -> Self:
+        """What answers: this recommender, or one with the parameters of fit if they were changed since."""
+        fitted = self._fitted_params
+        if all(getattr(self, name) == value for name, value in fitted.items()):
+            return self
+        kept = self._as_fitted()
+        kept.__dict__ |= {name: value for name, value in vars(self).items() if name not in fitted}
+        return kept
+
+    def _read(self, sessions: Any) -> Sessions:
+        """The sessions that `recommend` is asked for."""
+        return read_sessions(
+            sessions, self._log_columns(), self._catalogue.ids, "the log given as sessions", empty=True
         )
 
-    def _read(self, clicks: Any) -> Sessions:
-        return read_sessions(clicks, self._log_columns(), self._catalogue.ids)
+    def _cure_of_unknown(self) -> str:
+        """What to do about an item that the catalogue does not hold."""
+        return "leave them out, or fit again with an item table that lists them"
 
     def _frame(self, read: Sessions, items: np.ndarray, scores: np.ndarray, example: Any) -> Any:
         """Recommendations as a frame: places in the catalogue (S, k), -1 for none, and their scores."""
-        found = items >= 0
+        found, columns = items >= 0, self._log_columns()
         owner, rank = np.nonzero(found)
         frame = pl.DataFrame(
             {
-                self.session_column: read.ids.gather(owner),
+                columns.session: read.ids.gather(owner),
                 "rank": (rank + 1).astype(np.int32),
-                self.item_column: self._catalogue.ids.gather(items[found]),
+                columns.item: self._catalogue.ids.gather(items[found]),
                 "score": scores[found],
             }
         )
@@ -214,10 +243,12 @@ class Recommender(SavableEstimator):
         self, sessions: Sessions, k: int, allowed: np.ndarray | None, exclude_seen: bool
     ) -> tuple[np.ndarray, np.ndarray]:
         """Place in the catalogue (S, k), -1 where there is none, and score of the best items."""
-        found, size = [], block_size(len(self._catalogue))
+        if not len(sessions):
+            return np.zeros((0, k), dtype=np.int64), np.zeros((0, k), dtype=np.float32)
+        found, size, model = [], block_size(len(self._catalogue)), self._in_force()
         for start in range(0, len(sessions), size):
             block = sessions.take(np.arange(start, min(start + size, len(sessions))))
-            scores = self._scores(block)
+            scores = model._scores(block)
             if allowed is not None:
                 scores[:, ~allowed] = -np.inf
             if exclude_seen:
@@ -249,32 +280,10 @@ class Recommender(SavableEstimator):
         self._set_fitted(catalogue, self._fitted_from(catalogue, parts["fitted"]))
 
 
-def block_size(n_items: int) -> int:
-    """Sessions at a time, so that there is room for scores of all items."""
-    return max(1, _BLOCK_BYTES // (4 * n_items))
-
-
-def rank_next(
-    scores_of: Callable[[Sessions], np.ndarray],
-    sessions: Sessions,
-    counts: np.ndarray,
-    *,
-    top: int = 0,
-    most: int | None = None,
-) -> Ranking:
-    """Rank the next clicks of sessions of two at least among all items, which have ``counts`` clicks in training.
-
-    The ``top`` best items are kept, for the coverage; with 0, the default, they are not looked for. With ``most``, if
-    there are more next clicks than so many, so many of them are ranked, spread evenly over all.
-    """
-    n = sessions.count_prefixes()
-    chosen = spread(n, n if most is None else most)
-    ranks, clicked, tops, size = [], [], [], block_size(len(counts))
-    for start in range(0, len(chosen), size):
-        prefixes, targets = sessions.prefixes(chosen=chosen[start : start + size])
-        scores = scores_of(prefixes)
-        ranks.append(rank_targets(scores, targets))
-        clicked.append(np.concatenate([[0], counts])[targets])
-        tops.append(top_k(scores, top)[0] if top else np.empty((len(targets), 0), dtype=np.int64))
-    joined = (np.concatenate(parts) for parts in (ranks, clicked, tops))
-    return Ranking(n_items=len(counts), **dict(zip(("ranks", "counts", "top"), joined, strict=True)))
+def _columns_of(params: Mapping[str, Any]) -> LogColumns:
+    return LogColumns(
+        session=params["session_column"],
+        item=params["item_column"],
+        time=params["time_column"],
+        order=params["order_column"],
+    )

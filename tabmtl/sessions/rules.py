@@ -7,7 +7,7 @@ Recommendation", TempRec workshop at RecSys.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from scipy import sparse
@@ -15,8 +15,8 @@ from scipy import sparse
 from tabmtl.checks import check_count, check_share
 from tabmtl.persist import Saved
 from tabmtl.sessions.catalogue import Catalogue
-from tabmtl.sessions.data import Sessions
 from tabmtl.sessions.popularity import fill_with_popularity
+from tabmtl.sessions.ragged import Sessions
 from tabmtl.sessions.recommender import Recommender
 
 
@@ -61,6 +61,12 @@ class SequentialRules(Recommender):
     steps: int = 10
     n_last: int = 1
     decay: float = 0.5
+
+    search_space: ClassVar[dict[str, Any]] = {
+        "steps": {"low": 2, "high": 30, "log": True},
+        "n_last": {"low": 1, "high": 10, "log": True},
+        "decay": {"low": 0.1, "high": 1.0},
+    }
 
     def _check_params(self) -> None:
         check_count("steps", self.steps)

@@ -9,11 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tabmtl.sessions.data import Sessions
 from tabmtl.sessions.network import M2TRecNetwork, Units
+from tabmtl.sessions.ragged import Sessions
 
 _UNITS_AT_A_TIME = 8192
 _SESSIONS_AT_A_TIME = 256
+#: Of the log of clicks over their mean where nothing else is known: a hair below 1, so that an item without clicks,
+#: which its bias credits with ``cold_prior`` of them, comes behind those that have as many.
+_POPULARITY = 0.99
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -60,7 +63,10 @@ class Scorer:
         return replace(self, units=units, unit_of=unit_of, unit_vectors=vectors, matrix=matrix)
 
     def queries(self, sessions: Sessions) -> Tensor:
-        """Queries (S, d + 2), the last column ones; a session without a click is one click on an unknown item."""
+        """Queries (S, d + 2), the last column ones; a session without a click is one click on an unknown item.
+
+        Where there is no metadata, popularity answers a session without a known item.
+        """
         sessions = sessions.last(self.max_length)
         lengths = sessions.lengths
         device = self.unit_vectors.device
@@ -78,6 +84,9 @@ class Scorer:
                 clicked = self.unit_vectors[torch.from_numpy(filled).to(device)]
                 queries, _ = self.network(clicked, torch.from_numpy(own).to(device))
             found[torch.from_numpy(block).to(device), :-1] = queries[: len(block)]
+        if self.units.features is None:
+            lost = torch.from_numpy(sessions.without_unseen().lengths == 0).to(device)
+            found[lost, :-2], found[lost, -2] = 0.0, _POPULARITY
         return found
 
     def scores(self, sessions: Sessions) -> np.ndarray:

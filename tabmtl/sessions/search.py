@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import torch
 
-from tabmtl.sessions.data import Sessions
+from tabmtl.schema import TabmtlWarning
+from tabmtl.sessions.ragged import Sessions
 
 _QUERIES_AT_A_TIME = 1024
 _BLOCK = 64  # items whose scores are first looked at by their maximum
-_EXPANSION = 128  # candidates that usearch looks at; its default of 64 finds fewer
+_EXPANSION = 256  # candidates that usearch looks at; its default of 64 finds fewer
+_PADDED = 0.75  # share of the items that are brought to one length
+_ENOUGH = 0.9  # share of the exact recommendations, below which is warned
+_LEAST = 0.2  # of the median scale of coordinates: none is lost for queries that are not typical
 
 
 def top_k(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -63,9 +69,21 @@ def _sorted_top(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
 class NeighbourGraph:
     """An approximate index of inner products, by usearch (HNSW).
 
+    A graph of neighbours finds the greatest inner products well only where items are about equally long, and where
+    close items have close scores. So what queries make much of counts much: coordinate j of the items is multiplied by
+    its root mean square s_j over typical queries, and divided by it in queries, which changes no inner product. And the
+    shorter three quarters of the items get the length M of the longest of them by one more coordinate,
+    ``sqrt(M^2 - |x|^2)``, which is 0 in queries. (Were all as long as the longest, long ones would rarely be found.)
+
+    Of the exact 20 best among 3 000 random items of 32 dimensions, popularity and bias it found 0.98 to 1.00 (five
+    seeds, lengths equal or from 0.5 to 2; ``tests/sessions/test_search.py``); a graph of the vectors as they are found
+    0.42 to 0.98. More items, and more dimensions if all are needed, leave less.
+
     Parameters
     ----------
     vectors : ndarray of float32, shape (N, w)
+    queries : ndarray of float32, shape (m, w)
+        Typical ones.
 
     Raises
     ------
@@ -73,15 +91,16 @@ class NeighbourGraph:
         If usearch is missing.
     """
 
-    def __init__(self, vectors: np.ndarray) -> None:
+    def __init__(self, vectors: np.ndarray, queries: np.ndarray) -> None:
         try:
             from usearch.index import Index
         except ImportError as error:
             cure = "pip install 'tabmtl[ann]', or search exactly"
             raise ImportError(f"approximate search needs usearch, which is missing: {cure}") from error
-        self._vectors = vectors
-        self._index = Index(ndim=vectors.shape[1], metric="ip", dtype="f32", expansion_search=_EXPANSION)
-        self._index.add(np.arange(len(vectors)), vectors)
+        scale = np.sqrt(np.mean(np.square(queries, dtype=np.float64), axis=0))
+        self._vectors, self._scale = vectors, np.maximum(scale, _LEAST * np.median(scale)).astype(np.float32)
+        self._index = Index(ndim=vectors.shape[1] + 1, metric="ip", dtype="f32", expansion_search=_EXPANSION)
+        self._index.add(np.arange(len(vectors)), _of_one_length(vectors * self._scale))
 
     def search(self, queries: np.ndarray, k: int, seen: Sessions | None) -> tuple[np.ndarray, np.ndarray]:
         """Places (m, k) of good items, best first, -1 behind the last, and their scores.
@@ -102,7 +121,8 @@ class NeighbourGraph:
     def _search(self, queries: np.ndarray, k: int, seen: Sessions | None) -> tuple[np.ndarray, np.ndarray]:
         k = min(k, len(self._vectors))
         wide = k if seen is None else k + int(seen.lengths.max(initial=0))
-        matches = self._index.search(queries, min(wide, len(self._vectors)))
+        asked = np.pad(queries / self._scale, ((0, 0), (0, 1)))
+        matches = self._index.search(asked, min(wide, len(self._vectors)))
         found = np.atleast_2d(matches.keys).astype(np.int64)
         counts = np.atleast_1d(getattr(matches, "counts", len(matches)))  # of one query, matches are all that there are
         found[np.arange(found.shape[1]) >= counts[:, None]] = -1
@@ -115,10 +135,28 @@ class NeighbourGraph:
         return _widened(found, k, -1), _widened(scores, k, -np.inf)
 
 
+def _of_one_length(vectors: np.ndarray) -> np.ndarray:
+    """Vectors (N, w) with one more coordinate, which brings most of them to one length."""
+    squares = np.einsum("nw,nw->n", vectors, vectors)
+    gaps = np.maximum(np.quantile(squares, _PADDED) - squares, 0)
+    return np.column_stack([vectors, np.sqrt(gaps).astype(np.float32)])
+
+
 def share_found(found: np.ndarray, exact: np.ndarray) -> float:
     """Share of the exact recommendations (m, k) that are among those found (m, k); -1 is none."""
     hits = (exact[:, :, None] == found[:, None, :]).any(axis=2)
     return float(hits[exact >= 0].mean())
+
+
+def warn_of_misses(share: float, k: int, n: int) -> None:
+    """Warn of a share of the k exact recommendations of n sessions that is too small to be of use."""
+    if share < _ENOUGH:
+        warnings.warn(
+            f"approximate search found {share:.2f} of the {k} exact recommendations of {n} sessions: leave out "
+            "approximate=True, which searches exactly, or ask for a smaller k",
+            TabmtlWarning,
+            stacklevel=3,
+        )
 
 
 def _widened(found: np.ndarray, k: int, nothing: float) -> np.ndarray:

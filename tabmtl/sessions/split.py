@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -11,7 +12,10 @@ import narwhals.stable.v2 as nw
 import numpy as np
 import polars as pl
 
+from tabmtl.checks import is_number
+from tabmtl.schema import TabmtlWarning
 from tabmtl.sessions.data import LogColumns, read_log
+from tabmtl.sessions.ragged import UNSEEN_ITEM, Sessions
 
 
 def temporal_split(
@@ -41,8 +45,8 @@ def temporal_split(
     session_column : str, default="session_id"
         Names the session.
     time_column : str or None, default="time"
-        When a click was: a date, a datetime or a number of seconds. None: the log has an order only, and sessions
-        follow one another as their first rows do; then only a share can be asked for.
+        When a click was: a date, a datetime or a number, which counts seconds. None: the log has an order only, and
+        sessions follow one another as their first rows do; then only a share can be asked for.
 
     Returns
     -------
@@ -78,18 +82,49 @@ def temporal_split(
     log = rows.select(last=last.over("session"), first=first)
     times = log.filter("first")["last"].sort().to_numpy()  # of sessions
     dtype = None if time_column is None else _dtype(clicks, time_column)
-    if isinstance(test_size, int | float):
+    if isinstance(test_size, int | float | np.number):
         start = _start_of_newest(times, test_size)
     elif dtype is None:
         name = "cut" if test_size is None else "test_size"
-        raise ValueError(f"{name} needs times, but time_column is None: give test_size as a share of sessions")
+        raise ValueError(
+            f"{name} needs times, but time_column is None: give test_size as a share of sessions{_hint(cut)}"
+        )
     elif test_size is None:
         start = _start_at(cut, dtype, time_column)
     else:
         start = _start_of_period(times[-1], test_size, dtype)
-    _check_both(times, start, dtype, f"cut={cut!r}" if test_size is None else f"test_size={test_size!r}")
+    _check_both(times, start, dtype, "test_size" if cut is None else "cut", test_size if cut is None else cut)
     tested = log["last"] >= start
     return _rows(clicks, ~tested), _rows(clicks, tested)
+
+
+def warn_of_leaks(sessions: Sessions, later: Sessions) -> None:
+    """Warn of a validation log that repeats sessions of training, or asks for nothing that can be answered."""
+    shared = _count_shared(sessions.ids, later.ids)
+    if shared:
+        warnings.warn(
+            f"{shared} of the {len(later)} sessions of clicks_val are named like sessions of clicks: what was trained "
+            "on cannot validate; give later sessions, as temporal_split does, or other names if they are others",
+            TabmtlWarning,
+            stacklevel=3,
+        )
+    targets = np.delete(later.items, later.offsets[:-1])  # all but the first click of a session
+    if len(targets) and (targets == UNSEEN_ITEM).all():
+        warnings.warn(
+            f"none of the {len(targets)} items to predict in clicks_val is in clicks or the item table, so that every "
+            "validation score is 0: are its items named as those of clicks are?",
+            TabmtlWarning,
+            stacklevel=3,
+        )
+
+
+def _count_shared(names: pl.Series, others: pl.Series) -> int:
+    """How many of the other names are among the names, which may be of another type."""
+    if names.dtype.is_integer() and others.dtype.is_integer():
+        names, others = names.cast(pl.Int128), others.cast(pl.Int128)
+    if isinstance(names.dtype, pl.Categorical | pl.Enum) or isinstance(others.dtype, pl.Categorical | pl.Enum):
+        names, others = names.cast(pl.String), others.cast(pl.String)
+    return int(others.is_in(names.implode()).sum()) if names.dtype == others.dtype else 0
 
 
 def _start_of_newest(times: np.ndarray, share: float) -> float:
@@ -111,12 +146,13 @@ def _start_of_period(newest: float, period: Any, dtype: pl.DataType) -> float:
 def _start_at(cut: Any, dtype: pl.DataType, time_column: str | None) -> float:
     """A cut as seconds, as `read_log` has times."""
     if not dtype.is_temporal():
-        number = isinstance(cut, int | float | np.number) and not isinstance(cut, bool)
-        if not number or not math.isfinite(cut):
+        if not is_number(cut) or not math.isfinite(cut):
             raise TypeError(f"cut must be a finite number like the column {time_column!r} ({dtype}), got {cut!r}")
         return float(cut)
     if not isinstance(cut, date):
-        raise TypeError(f"cut must be a datetime or a date like the column {time_column!r} ({dtype}), got {cut!r}")
+        raise TypeError(
+            f"cut must be a datetime or a date like the column {time_column!r} ({dtype}), got {cut!r}{_hint(cut)}"
+        )
     zone = dtype.time_zone if isinstance(dtype, pl.Datetime) else None
     if not isinstance(cut, datetime):
         cut = datetime.combine(cut, time(), tzinfo=None if zone is None else ZoneInfo(zone))
@@ -135,7 +171,12 @@ def _dtype(clicks: Any, column: str) -> pl.DataType:
     return one.schema[column]
 
 
-def _check_both(times: np.ndarray, start: float, dtype: pl.DataType | None, asked: str) -> None:
+def _hint(cut: Any) -> str:
+    """A share that was given as the cut."""
+    return f"; did you mean test_size={cut!r}?" if is_number(cut) and 0 < cut < 1 else ""
+
+
+def _check_both(times: np.ndarray, start: float, dtype: pl.DataType | None, name: str, value: Any) -> None:
     """Refuse a cut that leaves one part without a session."""
     n_train = int(np.searchsorted(times, start))
     if 0 < n_train < len(times):
@@ -145,8 +186,8 @@ def _check_both(times: np.ndarray, start: float, dtype: pl.DataType | None, aske
     if dtype is not None and dtype.is_temporal():
         ends = [str(_epoch(None) + timedelta(seconds=end)) for end in ends]
     raise ValueError(
-        f"{asked} leaves no session for {part}: the last clicks of the {len(times)} sessions are from {ends[0]} to "
-        f"{ends[1]}: cut between them"
+        f"{name}={value!r} leaves no session for {part}: the last clicks of the {len(times)} sessions are from "
+        f"{ends[0]} to {ends[1]}: cut between them{_hint(value) if name == 'cut' else ''}"
     )
 
 

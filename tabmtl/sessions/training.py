@@ -3,25 +3,71 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import polars as pl
 import torch
 
 from tabmtl.epochs import Record, run_epochs
 from tabmtl.progress import watching
-from tabmtl.sessions.data import Sessions
+from tabmtl.sessions.catalogue import Catalogue
+from tabmtl.sessions.features import ItemCoder
 from tabmtl.sessions.items import KnownItems
 from tabmtl.sessions.loop import Examples, LoopOptions, SessionLoop
+from tabmtl.sessions.metrics import rank_next
 from tabmtl.sessions.network import M2TRecNetwork, Units
-from tabmtl.sessions.recommender import rank_next
+from tabmtl.sessions.ragged import Sessions
 from tabmtl.sessions.scorer import Scorer
 from tabmtl.sessions.softmax import Candidates
 
 if TYPE_CHECKING:
     from tabmtl.sessions.m2trec import M2TRec
 
+_SESSIONS_TO_SPLIT = 20  # fewer sessions are all trained on
 VALIDATED = 20_000  # clicks that are predicted after an epoch, spread over the validation log
+
+
+def split_sessions(model: M2TRec, sessions: Sessions, valid: Sessions | None) -> tuple[Sessions, Sessions | None]:
+    """Sessions to train on, of two clicks at least, and to validate on: those given, or set aside to stop early."""
+    if valid is None and model.early_stopping:
+        sessions, valid = newest_apart(sessions, model.validation_fraction)
+    train = sessions.at_least(2)
+    if not len(train):
+        raise ValueError("no session of the click log has two clicks, so there is no next click to learn from")
+    if valid is not None and not len(valid.at_least(2)):
+        raise ValueError("no session of the validation log has two clicks; give a longer clicks_val")
+    return train, valid
+
+
+def newest_apart(sessions: Sessions, share: float) -> tuple[Sessions, Sessions | None]:
+    """Older sessions and the newest share; all and None where there are few."""
+    if len(sessions) < _SESSIONS_TO_SPLIT:
+        return sessions, None
+    kept = len(sessions) - max(1, round(share * len(sessions)))
+    return sessions.take(np.arange(kept)), sessions.take(np.arange(kept, len(sessions)))
+
+
+def fit_coder(model: M2TRec, catalogue: Catalogue, counts: np.ndarray) -> ItemCoder | None:
+    """The encoding of metadata, learned on the items that have clicks among ``counts`` (N,); None without metadata."""
+    if catalogue.metadata is not None and catalogue.metadata.width:
+        return ItemCoder.fit(
+            catalogue.metadata.filter(pl.Series(counts > 0)),
+            categories=model.categories,
+            categorical=model.categorical_features,
+            texts=model.text_features,
+            min_frequency=model.min_frequency,
+        )
+    needs = [] if model.id_mode == "full" else [f"id_mode={model.id_mode!r}"]
+    named = ("categories", "categorical_features", "text_features")
+    lists = {name: getattr(model, name) for name in named if not isinstance(getattr(model, name), str)}
+    needs += [f"{name}={list(columns)}" for name, columns in lists.items() if len(columns)]
+    if needs:
+        cure = "fit with items="
+        if catalogue.metadata is not None:
+            cure = f"the one given has no column but {model.item_column!r}"
+        raise ValueError(f"an item table with metadata is needed for {' and '.join(needs)}: {cure}")
+    return None
 
 
 def train_network(
@@ -100,3 +146,9 @@ def _describe(record: Mapping[str, float | None]) -> str:
     """What `verbose=1` shows of an epoch."""
     names = [name for name in ("train/loss", "val/recall@20", "val/mrr@20") if record.get(name) is not None]
     return "  ".join(f"{name} {record[name]:.4f}" for name in names)
+
+
+def history_frame(records: Any) -> pl.DataFrame:
+    """Records of epochs, or columns of them by name, as a frame: whole numbers of epochs, and measures."""
+    history = pl.DataFrame(records, infer_schema_length=None)
+    return history.with_columns(pl.col("epoch").cast(pl.Int64), pl.exclude("epoch").cast(pl.Float64))

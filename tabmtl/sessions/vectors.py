@@ -6,7 +6,7 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import polars as pl
@@ -14,18 +14,21 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.checks import check_count, check_positive
-from tabmtl.device import find_device, seeded, threads
+from tabmtl.device import check_jobs, find_device, seeded, threads
 from tabmtl.persist import Saved, join_parts, split_parts, write_file
 from tabmtl.sessions.catalogue import Catalogue, plain_names, read_items
-from tabmtl.sessions.data import Sessions, code_items
+from tabmtl.sessions.data import code_items
 from tabmtl.sessions.features import ItemCoder
 from tabmtl.sessions.items import KnownItems
 from tabmtl.sessions.network import M2TRecNetwork, Units
+from tabmtl.sessions.ragged import Sessions, spread
 from tabmtl.sessions.recommender import Recommender
 from tabmtl.sessions.scorer import Scorer
-from tabmtl.sessions.search import NeighbourGraph, share_found
+from tabmtl.sessions.search import NeighbourGraph, share_found, warn_of_misses
+from tabmtl.sessions.training import history_frame
 
 _CHECKED = 100  # sessions on which approximate search is compared with exact search
+_TYPICAL = 1_000  # sessions of one click that the graph of neighbours is built for
 _METADATA_FACTS = ("n_distinct_metadata_", "oracle_ceiling_")
 
 
@@ -43,17 +46,22 @@ class VectorRecommender(Recommender):
         Training clicks that an item without any is credited with. By its metadata such an item stands for the mean of
         all items like it; its score is lowered by the log of what it lacks to their mean number of clicks. Raise it, up
         to that mean, where new items are launched to sell. With ``id_mode="none"``, clicks that every item has beyond
-        its own when items of equal metadata are ranked.
+        its own when items of equal metadata are ranked. Without an item table, clicks that an item without any has
+        where popularity answers.
     device : str, default="auto"
-        ``"auto"`` is a GPU if torch sees one, else the CPU.
+        ``"auto"`` is a GPU if torch sees one, else the CPU. It may be set after fit.
     n_jobs : int, optional
-        Threads, as scikit-learn counts them; None lets the size of the network decide.
+        Threads, as scikit-learn counts them; None lets the size of the network decide. It may be set after fit.
+    **options
+        The fields of :class:`tabmtl.sessions.recommender.Recommender` (columns of the click log).
     """
 
     max_length: int = 50
     cold_prior: float = 1.0
     device: str = "auto"
     n_jobs: int | None = None
+
+    _reads_metadata: ClassVar[bool] = True
 
     @abstractmethod
     def _network(self, coder: ItemCoder | None, n_own: int) -> M2TRecNetwork:
@@ -66,6 +74,8 @@ class VectorRecommender(Recommender):
     def _check_params(self) -> None:
         check_count("max_length", self.max_length)
         check_positive("cold_prior", self.cold_prior)
+        find_device(self.device)
+        check_jobs(self.n_jobs)
 
     def _set_fitted(self, catalogue: Catalogue, fitted: dict[str, Any]) -> None:
         super()._set_fitted(catalogue, fitted)
@@ -95,11 +105,16 @@ class VectorRecommender(Recommender):
         approximate : bool, default=False
             Search a graph of neighbours (usearch, the extra ``ann``) and not all items: worth it from about a million
             items on. The graph is built at the first such call. ``approximate_recall_`` says which share of the exact
-            recommendations it found, on up to 100 of these sessions.
+            recommendations it found, on up to 100 of these sessions; a warning says where it is below 0.9.
 
         Returns
         -------
         recommendations : frame like ``sessions``
+
+        Raises
+        ------
+        TypeError, ValueError, ImportError
+            As `Recommender.recommend`; if ``approximate`` is asked for with candidates, or usearch is missing.
         """
         if not approximate:
             return super().recommend(sessions, k, candidates=candidates, exclude_seen=exclude_seen)
@@ -108,16 +123,23 @@ class VectorRecommender(Recommender):
         if candidates is not None:
             raise ValueError("approximate=True searches all items; leave out candidates, or search exactly")
         read = self._read(sessions)
-        scorer = self._fitted_scorer()
-        with threads(self.n_jobs, scorer.network):
-            queries = scorer.queries(read).cpu().numpy()
-        if self._graph is None:
-            self._graph = NeighbourGraph(self.item_vectors())
-        found = self._graph.search(queries, k, read if exclude_seen else None)
+        if not len(read):
+            return self._frame(read, *self._top(read, k, None, exclude_seen), sessions)
+        found = self._neighbours().search(self._queries(read), k, read if exclude_seen else None)
         some = read.take(np.arange(min(len(read), _CHECKED)))
         exact, _ = self._top(some, k, None, exclude_seen)
         self.approximate_recall_ = share_found(found[0][: len(some)], exact)
+        warn_of_misses(self.approximate_recall_, k, len(some))
         return self._frame(read, *found, sessions)
+
+    def _neighbours(self) -> NeighbourGraph:
+        """The graph of all items, built for the sessions of one click on each of many items, and for one of none."""
+        if self._graph is None:
+            clicked = np.append(1 + spread(self.n_items_, _TYPICAL), 0).astype(np.int32)
+            offsets = np.arange(len(clicked) + 1)
+            one_click = Sessions(ids=pl.Series(clicked), offsets=offsets, items=clicked, times=None)
+            self._graph = NeighbourGraph(self.item_vectors(), self._queries(one_click))
+        return self._graph
 
     def transform(self, sessions: Any) -> np.ndarray:
         """Queries of sessions: their inner products with `item_vectors` are the scores.
@@ -125,18 +147,21 @@ class VectorRecommender(Recommender):
         Parameters
         ----------
         sessions : frame
-            A click log with the columns of fit.
+            A click log with the columns of fit; of no row, there is no query.
 
         Returns
         -------
         queries : ndarray of float32, shape (S, d_model + 2)
-            Sessions in the order of their last clicks. The last columns are what a session makes of an item's
-            popularity, and 1.
+            Sessions in the order of their last clicks, those of equal time in that of their first rows: that in which
+            `recommend` answers them. The last columns are what a session makes of an item's popularity, and 1.
         """
         check_is_fitted(self)
+        return self._queries(self._read(sessions))
+
+    def _queries(self, sessions: Sessions) -> np.ndarray:
         scorer = self._fitted_scorer()
         with threads(self.n_jobs, scorer.network):
-            return scorer.queries(self._read(sessions)).cpu().numpy()
+            return scorer.queries(sessions).cpu().numpy()
 
     def item_vectors(self) -> np.ndarray:
         """Vectors of all items in the order of ``item_ids_``.
@@ -161,7 +186,7 @@ class VectorRecommender(Recommender):
         """
         folder, vectors, items = Path(path), BytesIO(), BytesIO()
         np.save(vectors, self.item_vectors())
-        pl.DataFrame({self.item_column: self.item_ids_}).write_parquet(items)
+        pl.DataFrame({self._log_columns().item: self.item_ids_}).write_parquet(items)
         folder.mkdir(parents=True, exist_ok=True)
         write_file(folder / "vectors.npy", vectors.getvalue())
         write_file(folder / "items.parquet", items.getvalue())
@@ -184,9 +209,9 @@ class VectorRecommender(Recommender):
             If an item is in the catalogue already, or the table does not fit that of fit; nothing is added then.
         """
         check_is_fitted(self)
-        names, metadata = read_items(items, self.item_column)
-        known = self._catalogue
-        here = code_items(names, known.ids, f"the items of {self.item_column!r}").to_numpy() > 0
+        column, known = self._log_columns().item, self._catalogue
+        names, metadata = read_items(items, column)
+        here = code_items(names, known.ids, f"the items of {column!r}").to_numpy() > 0
         if here.any():
             raise ValueError(
                 f"the catalogue holds {names.filter(pl.Series(here)).head(3).to_list()} already: add new items only"
@@ -205,6 +230,12 @@ class VectorRecommender(Recommender):
         self._items, self._graph = extended, None
         self._set_catalogue(catalogue)
         return self
+
+    def _in_force(self) -> Self:
+        return self  # its scorer has the parameters of fit
+
+    def _cure_of_unknown(self) -> str:
+        return super()._cure_of_unknown() if self._coder is None else "add_items adds them"
 
     def _scores(self, sessions: Sessions) -> np.ndarray:
         scorer = self._fitted_scorer()
@@ -255,7 +286,7 @@ class VectorRecommender(Recommender):
         facts = saved.facts
         coder = None if facts["coder"] is None else ItemCoder.from_state(facts["coder"], parts["coder"])
         return facts["metadata"] | {
-            "history_": pl.DataFrame(facts["history"]),
+            "history_": history_frame(facts["history"]),
             "best_iteration_": facts["best_iteration"],
             "weights_": parts["weights"],
             "_coder": coder,

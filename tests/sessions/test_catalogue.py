@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from typing import Any
 
 import numpy as np
@@ -34,12 +35,27 @@ def test_a_table_holds_items_that_were_never_clicked(library: Any) -> None:
 
 
 def test_items_that_the_table_lacks_are_warned_of_and_have_no_metadata() -> None:
-    with pytest.warns(TabmtlWarning, match=r"1 items of the click log .* \[7\]: .* missing"):
+    with pytest.warns(TabmtlWarning, match=r"^1 of 2 clicked items .* such as \[7\]: .* missing$"):
         catalogue = make_catalogue(pl.Series([7, 2, 7]), TABLE, "item_id")
     assert catalogue.ids.to_list() == [1, 2, 3, 7]
     assert catalogue.counts.tolist() == [0, 1, 0, 2]
     assert catalogue.metadata is not None
     assert catalogue.metadata.row(3) == (None, None)
+
+
+def test_a_table_of_none_of_the_items_asks_for_the_key() -> None:
+    message = r"^4 of 4 clicked items .* such as \[5, 6, 7\]: .* missing; .* does 'item_id' name the same things in the"
+    for _ in range(5):  # the examples are always the same
+        with pytest.warns(TabmtlWarning, match=message):
+            make_catalogue(pl.Series([8, 7, 6, 5, 8]), TABLE, "item_id")
+
+
+def test_who_reads_no_metadata_is_told_of_a_wrong_key_only() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make_catalogue(pl.Series([7, 2]), TABLE, "item_id", described=False)
+    with pytest.warns(TabmtlWarning, match=r"^2 of 2 clicked items .* \[7, 8\]; as it lacks them all, does 'item_id'"):
+        make_catalogue(pl.Series([7, 8]), TABLE, "item_id", described=False)
 
 
 @settings(deadline=None, max_examples=40)
@@ -118,18 +134,27 @@ def test_clicked_items_must_be_names() -> None:
 @pytest.mark.parametrize("make", [list, np.array, pl.Series, lambda items: pl.Series(items).to_pandas()])
 def test_codes_of_items_by_name(make: Any) -> None:
     numbers = make_catalogue(pl.Series([5, 2, 9]), None, "item_id")
-    assert numbers.codes(make([9, 2, 9]), "candidates").tolist() == [3, 1, 3]
+    assert numbers.codes(make([9, 2, 9]), "candidates", "leave it out").tolist() == [3, 1, 3]
     text = make_catalogue(pl.Series(["b", "a"]), None, "item_id")
-    assert text.codes(make(["b", "a"]), "candidates").tolist() == [2, 1]
+    assert text.codes(make(["b", "a"]), "candidates", "leave it out").tolist() == [2, 1]
 
 
 def test_codes_refuse_what_the_catalogue_does_not_hold() -> None:
     catalogue = make_catalogue(pl.Series([5, 2]), None, "item_id")
-    assert catalogue.codes([], "candidates").shape == (0,)
-    with pytest.raises(ValueError, match=r"candidates names \[7, 8\], .* add_items"):
-        catalogue.codes([5, 7, 8], "candidates")
+    assert catalogue.codes([], "candidates", "leave it out").shape == (0,)
+    with pytest.raises(ValueError, match=r"^candidates names \[7, 8\], which .* not hold: leave it out$"):
+        catalogue.codes([5, 7, 8], "candidates", "leave it out")
     with pytest.raises(TypeError, match="candidates are String, those of the catalogue Int64"):
-        catalogue.codes(["5"], "candidates")
+        catalogue.codes(["5"], "candidates", "leave it out")
+
+
+@pytest.mark.parametrize(
+    "items", ["i000", b"i000", 5, None, {"i000": 1}, TABLE, TABLE.lazy(), TABLE.to_pandas()], ids=type
+)
+def test_codes_are_of_a_list(items: Any) -> None:
+    catalogue = make_catalogue(pl.Series([5, 2]), None, "item_id")
+    with pytest.raises(TypeError, match=r"^candidates must be a list or series of items, .*: (put it in|give its)"):
+        catalogue.codes(items, "candidates", "leave it out")
 
 
 @pytest.mark.parametrize("ids", [pl.Series([5, 2], dtype=pl.Int32), pl.Series([2**63 + 1, 2], dtype=pl.UInt64)])
@@ -152,7 +177,7 @@ def check_state(catalogue: Catalogue) -> None:
 
 def test_signed_and_unsigned_names_join() -> None:
     clicked, items = pl.Series([1, 3, 3]), pl.DataFrame({"item_id": pl.Series([2, 1], dtype=pl.UInt64)})
-    with pytest.warns(TabmtlWarning, match=r"1 items .* among them \[3\]"):
+    with pytest.warns(TabmtlWarning, match=r"1 of 2 clicked items .* such as \[3\]"):
         catalogue = make_catalogue(clicked, items, "item_id")
     assert catalogue.ids.dtype == pl.Int64
     assert catalogue.counts.tolist() == [1, 0, 2]

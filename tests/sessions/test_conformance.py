@@ -148,8 +148,11 @@ def test_only_candidates_are_recommended_and_their_scores_stay(form):
 
 @every_form
 def test_unknown_candidates_are_refused(form):
-    with pytest.raises(ValueError, match=r"candidates names \['nothing'\], which the catalogue does not hold"):
+    cure = "add_items adds them" if hasattr(fitted(form), "add_items") else "leave them out, or fit again with an item"
+    with pytest.raises(ValueError, match=rf"candidates names \['nothing'\], which the catalogue does not hold: {cure}"):
         fitted(form).recommend(TEST, candidates=["i00", "nothing"])
+    with pytest.raises(TypeError, match="candidates must be a list or series of items, got 'i00': put it in a list"):
+        fitted(form).recommend(TEST, candidates="i00")
     with pytest.raises(TypeError, match="candidates are Int64"):
         fitted(form).recommend(TEST, candidates=[3])
 
@@ -259,9 +262,11 @@ def test_score_is_the_mrr_of_evaluate(form):
 
 @every_form
 def test_what_cannot_be_asked_is_refused(form):
-    for k in (0, -1, 2.5, "3"):
+    for k in (0, -1, 2.5, "3", None, True):
         with pytest.raises(ValueError, match="k must be"):
             fitted(form).recommend(TEST, k=k)
+        with pytest.raises(ValueError, match=rf"k must be .*, got {k!r}"):
+            fitted(form).evaluate(TEST, k=k)
     with pytest.raises(ValueError, match="k must be at least 1"):
         fitted(form).evaluate(TEST, k=[20, 0])
     with pytest.raises(ValueError, match="no session of this log has two clicks"):

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import date, datetime, timedelta
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tabmtl.sessions.data import LogColumns, Sessions, code_items, read_log, read_sessions, spread, to_polars
+from tabmtl.sessions.data import LogColumns, code_items, read_log, read_sessions
+from tabmtl.sessions.ragged import Sessions
 
 ITEMS = pl.Series([10, 20, 30, 40])
 ORDERED = LogColumns(time=None)
@@ -87,24 +86,6 @@ def test_the_order_column_rules_within_equal_times_only() -> None:
     assert lists(read_sessions(log, ORDERED, ITEMS)) == [(0, [1, 2, 3, 4])]
 
 
-LIBRARIES: dict[str, Callable[[pl.DataFrame], Any]] = {
-    "polars lazy": pl.DataFrame.lazy,
-    "pandas": pl.DataFrame.to_pandas,
-    "pandas with an index": lambda log: log.to_pandas().set_axis(range(7, 7 + len(log))),
-    "pyarrow": pl.DataFrame.to_arrow,
-}
-
-
-@pytest.mark.parametrize("library", LIBRARIES)
-def test_every_library_gives_the_same_sessions(library: str) -> None:
-    log = frame([(1, 10, 5, 0), (0, 20, 3, 0), (1, 50, 2, 0), (0, 40, 9, 0)])
-    log = log.with_columns(time=pl.lit(datetime(2024, 1, 1)) + pl.duration(minutes=pl.col("time")))
-    own, other = (read_sessions(part, LogColumns(), ITEMS) for part in (log, LIBRARIES[library](log)))
-    assert lists(own) == lists(other) == [(1, [0, 1]), (0, [2, 4])]
-    assert own.times is not None
-    np.testing.assert_array_equal(own.times, other.times)
-
-
 TIMES: dict[str, pl.Series] = {
     "datetime in ms": pl.Series([datetime(2024, 1, 2), datetime(2024, 1, 1)], dtype=pl.Datetime("ms")),
     "datetime in ns": pl.Series([datetime(2024, 1, 2), datetime(2024, 1, 1)], dtype=pl.Datetime("ns")),
@@ -174,20 +155,33 @@ REFUSED: dict[str, tuple[Any, LogColumns, type[Exception], str]] = {
     "item": (LOG, LogColumns(item="sku"), ValueError, r"no column 'sku'; .*item_column"),
     "time": (LOG.drop("time"), LogColumns(), ValueError, r"no column 'time'; .*time_column=None if .* order only"),
     "order": (LOG, LogColumns(order="place"), ValueError, r"no column 'place'; .*order_column"),
+    "session and time": (LOG.drop("session_id", "time"), LogColumns(), ValueError, r"name it by session_column$"),
     "no row": (LOG.clear(), LogColumns(), ValueError, r"click log has no row"),
+    "text as order": (
+        LOG.with_columns(pl.col("order").cast(pl.String)),
+        LogColumns(order="order"),
+        TypeError,
+        r"order column 'order' of the click log must hold numbers, dates or datetimes, got String, .* \"2\": cast it",
+    ),
+    "categories as order": (
+        LOG.with_columns(pl.col("order").cast(pl.String).cast(pl.Categorical)),
+        LogColumns(order="order"),
+        TypeError,
+        r"order column 'order' .* got Categorical",
+    ),
     "no frame": ({"session_id": [1]}, LogColumns(), TypeError, r"click log must be a polars, .* frame, got dict"),
     "an array": (np.zeros((2, 3)), LogColumns(), TypeError, r"click log must be .* got ndarray"),
     "text as time": (
         LOG.with_columns(pl.col("time").cast(pl.String)),
         LogColumns(),
         TypeError,
-        r"time column 'time' must hold dates, datetimes or seconds, got String: parse it",
+        r"time column 'time' of the click log must hold dates, datetimes or seconds, got String: parse it",
     ),
     "a duration as time": (
         LOG.with_columns(time=pl.Series([timedelta(1), timedelta(2)])),
         LogColumns(),
         TypeError,
-        r"'time' must hold .* got Duration",
+        r"'time' of the click log must hold .* got Duration",
     ),
     "text as items": (
         LOG.with_columns(pl.col("item_id").cast(pl.String)),
@@ -211,6 +205,31 @@ def test_a_log_that_does_not_fit_is_refused_by_name_with_the_cure(case: str) -> 
         read_sessions(log, columns, ITEMS)
 
 
+@pytest.mark.parametrize("case", ["session", "missing", "order", "text as time", "text as items"])
+def test_an_error_says_which_log_it_is_about(case: str) -> None:
+    log, columns, error, _ = REFUSED.get(case, (LOG.with_columns(time=None), LogColumns(), ValueError, ""))
+    with pytest.raises(error, match="the log of today") as caught:
+        read_sessions(log, columns, ITEMS, "the log of today")
+    assert "click log" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["session", "item", "time", "order"])
+@pytest.mark.parametrize("value", [None, ["x"], 3])
+def test_a_column_is_named_by_text(name: str, value: Any) -> None:
+    if value is None and name in ("time", "order"):
+        assert name not in LogColumns(**{name: None}).roles
+        return
+    with pytest.raises(TypeError, match=rf"^{name}_column must be the name of a column, a text.*, got "):
+        LogColumns(**{name: value})
+
+
+def test_orders_are_numbers_dates_or_datetimes() -> None:
+    days = pl.Series([date(2024, 1, 10), date(2024, 1, 2)])
+    for order in (pl.Series([10, 2]), pl.Series([1.5, 0.5]), days, days.cast(pl.Datetime("us")), days.cast(pl.Int32)):
+        log = pl.DataFrame({"session_id": [0, 0], "item_id": [10, 20], "order": order})
+        assert lists(read_sessions(log, LogColumns(time=None, order="order"), ITEMS)) == [(0, [2, 1])]
+
+
 @pytest.mark.parametrize("column", ["session_id", "item_id", "time", "order"])
 def test_a_missing_value_is_refused_by_column_and_number(column: str) -> None:
     holes = LOG.with_columns(pl.when(pl.col("session_id") > 0).then(column).alias(column))
@@ -226,60 +245,7 @@ def test_a_time_that_is_no_time_is_refused(value: float) -> None:
         read_sessions(log, LogColumns(), ITEMS)
 
 
-def test_a_missing_name_in_pandas_is_refused() -> None:
-    log = pd.DataFrame({"session_id": ["a", None, float("nan")], "item_id": [10, 20, 30], "time": [1, 2, 3]})
-    with pytest.raises(ValueError, match=r"'session_id' .* in 2 of 3 rows"):
-        read_sessions(log, LogColumns(), ITEMS)
-
-
-@given(lengths=st.lists(st.integers(0, 5), max_size=6), first=st.integers(1, 3), n=st.integers(1, 3), data=st.data())
-@settings(deadline=None, max_examples=60)
-def test_ragged_steps_are_those_of_lists(lengths: list[int], first: int, n: int, data: st.DataObject) -> None:
-    size = sum(lengths)
-    codes = data.draw(st.lists(st.integers(0, 4), min_size=size, max_size=size))
-    sessions = Sessions(
-        ids=pl.Series(range(len(lengths)), dtype=pl.Int64),
-        offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
-        items=np.array(codes, dtype=np.int32),
-        times=np.arange(size, dtype=np.float64),
-    )
-    plain = lists(sessions)
-    index = data.draw(st.lists(st.integers(0, len(lengths) - 1), max_size=8)) if lengths else []
-
-    assert sessions.lengths.tolist() == lengths
-    assert len(sessions) == len(lengths)
-    assert lists(sessions.take(np.array(index, dtype=np.int64))) == [plain[i] for i in index]
-    assert lists(sessions.last(n)) == [(name, items[-n:]) for name, items in plain]
-    assert lists(sessions.without_unseen()) == [(name, [i for i in items if i]) for name, items in plain]
-    assert lists(sessions.at_least(n)) == [(name, items) for name, items in plain if len(items) >= n]
-
-    prefixes, targets = sessions.prefixes(first)
-    cuts = [(name, items, k) for name, items in plain for k in range(first, len(items))]
-    assert lists(prefixes) == [(name, items[:k]) for name, items, k in cuts]
-    assert targets.tolist() == [items[k] for _, items, k in cuts]
-    assert sessions.count_prefixes(first) == len(cuts)
-    chosen = spread(len(cuts), n)
-    some, some_targets = sessions.prefixes(first, chosen)
-    assert lists(some) == [lists(prefixes)[place] for place in chosen]
-    assert some_targets.tolist() == [targets[place] for place in chosen]
-
-    longest = max([1, *lengths])
-    assert sessions.padded().tolist() == [items + [0] * (longest - len(items)) for _, items in plain]
-    turned = [items[::-1] + [0] * (longest - len(items)) for _, items in plain]
-    assert sessions.padded(newest_first=True).tolist() == turned
-
-    # times go along with their clicks
-    assert prefixes.times is not None
-    assert all(codes[int(t)] == item for t, item in zip(prefixes.times, prefixes.items, strict=True))
-
-
 def test_codes_are_places_in_the_catalogue_as_it_stands() -> None:
     assert code_items(pl.Series([3, 9, 1, 3]), pl.Series([3, 1])).to_list() == [1, 0, 2, 1]
     with pytest.raises(TypeError, match="candidates are String, those of the catalogue Int64"):
         code_items(pl.Series(["3"]), pl.Series([3]), "candidates")
-
-
-def test_frames_of_polars_pass_as_they_are() -> None:
-    assert to_polars(LOG, "it") is LOG
-    with pytest.raises(TypeError, match=r"the item table must be .* got list"):
-        to_polars([LOG], "the item table")

@@ -184,6 +184,13 @@ def test_a_column_that_names_items_is_warned_of() -> None:
     ItemCoder.fit(table[:40])  # of few items, few levels are many
 
 
+def test_a_number_that_names_items_is_not_said_to_be_text() -> None:
+    table = pl.DataFrame({"price": [float(i) for i in range(60)], "brand": ["x", "y"] * 30})
+    with pytest.warns(TabmtlWarning, match=r"'price' .* leave it out of categories .*, or drop it") as caught:
+        ItemCoder.fit(table, categories=["price"])
+    assert "text" not in str(caught[0].message)
+
+
 REFUSED: dict[str, tuple[pl.DataFrame, dict[str, Any], type[Exception], str]] = {
     "category": (
         TABLE,

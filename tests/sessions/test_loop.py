@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from tabmtl.sessions.data import Sessions, offsets_of
 from tabmtl.sessions.loop import Examples, Training, category_loss
+from tabmtl.sessions.ragged import Sessions, offsets_of
 
 MODES: tuple[Training, ...] = ("per_session", "per_prefix")
 logs = st.lists(st.lists(st.integers(1, 7), min_size=2, max_size=13), min_size=1, max_size=8)

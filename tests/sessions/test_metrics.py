@@ -19,7 +19,7 @@ def ranking(ranks: list[float], counts: list[int] | None = None, n_items: int = 
         ranks=np.array(ranks),
         counts=np.array(counts or [0] * len(ranks)),
         n_items=n_items,
-        top=np.tile(np.arange(3), (len(ranks), 1)),
+        top=np.tile(np.arange(n_items), (len(ranks), 1)),
     )
 
 
@@ -79,11 +79,21 @@ def test_coverage_counts_items_among_the_first_k() -> None:
     assert [some.coverage(k) for k in (1, 2, 3)] == [1 / 8, 3 / 8, 4 / 8]
 
 
+def test_coverage_beyond_the_lists_that_were_kept_is_refused() -> None:
+    some = Ranking(ranks=np.array([1.0]), counts=np.array([1]), n_items=8, top=np.array([[0, 1, 2]]))
+    with pytest.raises(ValueError, match=r"coverage\(5\) needs lists of 5 items, .* have 3: rank\(.*top=5\)"):
+        some.coverage(5)
+    with pytest.raises(ValueError, match="k must be at least 1, got 0"):
+        some.coverage(0)
+    whole = Ranking(ranks=np.array([1.0]), counts=np.array([1]), n_items=3, top=np.array([[0, 1, 2]]))
+    assert whole.coverage(5) == 1  # there are no more
+
+
 def test_a_mask_takes_everything_along() -> None:
     part = ranking([1, 2, 3], [7, 8, 9]).only(np.array([True, False, True]))
     assert part.ranks.tolist() == [1, 3]
     assert part.counts.tolist() == [7, 9]
-    assert part.top.shape == (2, 3)
+    assert part.top.shape == (2, 10)
 
 
 def test_a_summary_has_a_row_for_all_and_one_a_bucket() -> None:
@@ -100,7 +110,7 @@ def test_a_summary_has_a_row_for_all_and_one_a_bucket() -> None:
     assert table["recall@1"].to_list() == pytest.approx([3 / 9, 1, 0, 1, 0, 0])
     assert table["recall@20"].to_list() == pytest.approx([7 / 9, 1, 0.5, 1, 1, 0.5])
     assert table["mrr@20"].to_list()[1:] == pytest.approx([1, 0.25, 1, 0.25, 0.1])
-    assert table["coverage@20"].to_list() == [0.3, None, None, None, None, None]
+    assert table["coverage@20"].to_list() == [1, None, None, None, None, None]
 
 
 def test_a_bucket_without_targets_has_no_measure() -> None:

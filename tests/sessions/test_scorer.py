@@ -10,7 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from recommenders import TEST, TRAIN, fitted
 
-from tabmtl.sessions.data import LogColumns, Sessions, offsets_of, read_sessions
+from tabmtl.sessions import M2TRec
+from tabmtl.sessions.data import LogColumns, read_sessions
+from tabmtl.sessions.items import KnownItems
+from tabmtl.sessions.network import Units, make_network
+from tabmtl.sessions.ragged import Sessions, offsets_of
 from tabmtl.sessions.scorer import Scorer, blocks_of, join_bias
 
 FORMS = ("M2TRec", "M2TRec of the paper", "M2TRec delta")
@@ -85,6 +89,41 @@ def test_an_unknown_click_says_that_there_was_a_click(form: str) -> None:
 
     assert not np.allclose(of(5, 0), of(5), atol=1e-6)
     assert not np.allclose(of(5, 0), of(0, 5), atol=1e-6)
+
+
+def of_ids(prior: float = 1.0) -> Scorer:
+    """A scorer of items that have clicks but no metadata."""
+    clicks = np.array([2, 0, 5, 1, 1, 0, 3])
+    items = KnownItems(features=None, clicks=clicks, shared=False)
+    torch.manual_seed(0)
+    model = M2TRec(d_model=8, max_length=3, pooling="mean", popularity=True)
+    network = make_network(model, None, int(items.own.max()), ()).eval()
+    torch.nn.init.normal_(network.items.own.weight[1:])
+    return Scorer.of(network, Units.of(items, [], torch.device("cpu")), items.unit_of, items.bias(prior), 3)
+
+
+def of_items(*sessions: list[int]) -> Sessions:
+    items = np.array([item for session in sessions for item in session], dtype=np.int32)
+    offsets = offsets_of(np.array([len(session) for session in sessions]))
+    return Sessions(ids=pl.Series(range(len(sessions))), offsets=offsets, items=items, times=None)
+
+
+def test_without_metadata_a_session_of_unknown_items_gets_the_popular_ones_and_last_those_without_clicks() -> None:
+    scorer = of_ids()
+    found = scorer.queries(of_items([0], [0, 0, 0, 0], [], [3, 0, 0, 0], [0, 3]))
+    assert found[0].tolist() == pytest.approx([*[0.0] * 8, 0.99, 1.0])
+    assert all(torch.equal(found[row], found[0]) for row in (1, 2, 3))  # the known click is older than what is read
+    assert not torch.allclose(found[4], found[0])
+    scores = scorer.scores(of_items([0]))[0]
+    assert np.argsort(-scores, kind="stable").tolist() == [2, 6, 0, 3, 4, 1, 5]
+    assert scores[3] == scores[4] > scores[1] == scores[5]
+    known = np.array([2, 5, 1, 1, 3])
+    np.testing.assert_allclose(scores[[0, 2, 3, 4, 6]], 0.99 * np.log(known / known.mean()), rtol=1e-5)
+
+
+def test_a_higher_prior_credits_items_without_clicks_there_too() -> None:
+    scores = of_ids(prior=2.2).scores(of_items([0]))[0]
+    assert np.argsort(-scores, kind="stable").tolist() == [2, 6, 1, 5, 0, 3, 4]
 
 
 def test_queries_end_in_a_one() -> None:

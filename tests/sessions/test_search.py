@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tabmtl.schema import TabmtlWarning
 from tabmtl.sessions import search
-from tabmtl.sessions.data import Sessions, offsets_of
+from tabmtl.sessions.ragged import Sessions, offsets_of
 from tabmtl.sessions.search import NeighbourGraph, share_found, top_k
 
 INF = np.float32(np.inf)
@@ -105,7 +108,7 @@ def graph(n: int, width: int = 8, seed: int = 0) -> tuple[NeighbourGraph, np.nda
     pytest.importorskip("usearch")
     rng = np.random.default_rng(seed)
     vectors, queries = (rng.normal(size=(m, width)).astype(np.float32) for m in (n, 40))
-    return NeighbourGraph(vectors), vectors, queries
+    return NeighbourGraph(vectors, queries), vectors, queries
 
 
 def test_the_graph_finds_most_of_the_best_with_their_scores() -> None:
@@ -115,6 +118,50 @@ def test_the_graph_finds_most_of_the_best_with_their_scores() -> None:
     assert share_found(found, exact) > 0.95
     np.testing.assert_allclose(scores, np.take_along_axis(queries @ vectors.T, found, axis=1), rtol=1e-4, atol=1e-4)
     assert (np.diff(scores, axis=1) <= 0).all()
+
+
+def world(temperature: float | None, popularity: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """3 000 random items and 200 queries as `VectorRecommender` has them: popularity and bias come last."""
+    rng = np.random.default_rng(seed)
+    vectors, queries = rng.normal(size=(3_000, 32)), rng.normal(size=(200, 32))
+    if temperature is None:
+        vectors *= rng.uniform(0.5, 2, size=(3_000, 1))
+    else:
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        queries /= temperature * np.linalg.norm(queries, axis=1, keepdims=True)
+    clicks = rng.zipf(1.5, size=3_000).clip(max=10**9) * (rng.random(3_000) < 0.9)
+    mean = clicks[clicks > 0].mean()
+    known = np.log(np.where(clicks > 0, clicks, mean) / mean)
+    bias = np.where(clicks > 0, 0, -np.log(mean))
+    said = popularity * rng.normal(1, 1, size=200)
+    items = np.column_stack([vectors, known, bias]).astype(np.float32)
+    return items, np.column_stack([queries, said, np.ones(200)]).astype(np.float32)
+
+
+# Measured, seeds 0 to 4: .98 to 1.00. A graph of the vectors as they are finds .42 to .66 with the temperature, and .88
+# to .98 without.
+@pytest.mark.parametrize("popularity", [0, 0.3])
+@pytest.mark.parametrize("temperature", [0.07, None])
+def test_the_graph_finds_most_whatever_the_lengths_and_the_columns_that_queries_ignore(
+    temperature: float | None, popularity: float
+) -> None:
+    pytest.importorskip("usearch")
+    items, queries = world(temperature, popularity, 0)
+    index, queries = NeighbourGraph(items, queries[:100]), queries[100:]
+    assert share_found(index.search(queries, 20, None)[0], top_k(queries @ items.T, 20)[0]) > 0.95
+    # clicks of which nothing is known leave popularity, which typical queries hardly read
+    lost = np.zeros((1, 34), dtype=np.float32)
+    lost[0, -2:] = 0.99, 1
+    found = share_found(index.search(lost, 20, None)[0], top_k(lost @ items.T, 20)[0])
+    assert found > (0.9 if temperature else 0.5)
+
+
+def test_few_of_the_exact_ones_are_warned_of_with_the_cure() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        search.warn_of_misses(0.9, 20, 100)
+    with pytest.warns(TabmtlWarning, match=r"found 0\.79 of the 20 exact .* 100 sessions: leave out approximate=True"):
+        search.warn_of_misses(0.79, 20, 100)
 
 
 @pytest.mark.parametrize("m", [1, 40])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
@@ -14,7 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
+from tabmtl.schema import TabmtlWarning
 from tabmtl.sessions import temporal_split
+from tabmtl.sessions.data import LogColumns, read_sessions
+from tabmtl.sessions.ragged import Sessions
+from tabmtl.sessions.split import warn_of_leaks
 
 rows = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 9)), min_size=2, max_size=40)
 
@@ -208,11 +213,36 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], type[Exception], str]] = {
     "no test": (LOG, {"cut": 4}, ValueError, r"cut=4 leaves no session for test: .* 3 sessions are from 1.0 to 3.0"),
     "period too long": (DATES, {"test_size": timedelta(9)}, ValueError, r"test_size=.*days=9.* no session for train"),
     "one session": (LOG[:1], {"test_size": 0.5}, ValueError, r"no session for train"),
-    "no session column": (LOG, {"cut": 2, "session_column": "s"}, ValueError, r"no column 's'; .*session_column"),
+    "a share as cut": (DATES, {"cut": 0.2}, TypeError, r"got 0.2; did you mean test_size=0.2\?$"),
+    "a share as cut of seconds": (
+        LOG,
+        {"cut": 0.2},
+        ValueError,
+        r"no session for train.*; did you mean test_size=0.2\?$",
+    ),
+    "a share as cut of an order": (
+        LOG,
+        {"cut": 0.2, "time_column": None},
+        ValueError,
+        r"; did you mean test_size=0.2\?$",
+    ),
+    "no cut of numbers": (LOG, {"cut": 9}, ValueError, r"between them$"),
+    "a list of columns": (LOG, {"cut": 2, "session_column": ["s"]}, TypeError, r"session_column must be the name"),
+    "no session column": (
+        LOG,
+        {"cut": 2, "session_column": "s"},
+        ValueError,
+        r"no column 's'; .*: name it by session_column$",
+    ),
     "no time column": (LOG, {"cut": 2, "time_column": "t"}, ValueError, r"no column 't'; .*time_column=None"),
     "no row": (LOG.clear(), {"cut": 2}, ValueError, r"no row"),
     "missing": (LOG.with_columns(time=pl.Series([1, None, 2])), {"cut": 2}, ValueError, r"'time' .* in 1 of 3 rows"),
-    "text as time": (LOG.cast({"time": pl.String}), {"cut": "2"}, TypeError, r"'time' must hold dates, .* got String"),
+    "text as time": (
+        LOG.cast({"time": pl.String}),
+        {"cut": "2"},
+        TypeError,
+        r"'time' .* hold dates, .* got String",
+    ),
     "no frame": ([1], {"cut": 2}, TypeError, r"must be a polars, pandas or pyarrow frame, got list"),
 }
 
@@ -222,3 +252,35 @@ def test_what_cannot_be_split_is_refused_with_the_cure(case: str) -> None:
     log, arguments, error, message = REFUSED[case]
     with pytest.raises(error, match=message):
         temporal_split(log, **arguments)
+
+
+SESSIONS = LogColumns(session="session_id", item="item_id", time="time")
+
+
+def sessions(names: Any, items: Any, catalogue: Any = (1, 2, 3)) -> Sessions:
+    log = pl.DataFrame({"session_id": names, "item_id": items, "time": range(len(items))})
+    return read_sessions(log, SESSIONS, pl.Series(catalogue))
+
+
+@pytest.mark.parametrize("dtype", [pl.Int64, pl.UInt8, pl.String, pl.Categorical])
+def test_sessions_of_both_logs_are_warned_of(dtype: Any) -> None:
+    old = sessions(pl.Series([1, 1, 2, 2, 3]).cast(pl.String).cast(dtype), [1, 2, 3, 1, 2])
+    other = dtype if dtype != pl.UInt8 else pl.Int16
+    new = sessions(pl.Series([2, 2, 3, 4, 4]).cast(pl.String).cast(other), [1, 2, 3, 1, 2])
+    with pytest.warns(TabmtlWarning, match=r"^2 of the 3 sessions of clicks_val are named like sessions of clicks: "):
+        warn_of_leaks(old, new)
+
+
+def test_a_later_log_of_known_items_is_not_warned_of() -> None:
+    old = sessions([1, 1, 2], [1, 2, 3])
+    for new in (sessions([3, 3], [9, 1]), sessions(["1", "1"], [1, 2]), sessions([3, 4], [9, 9])):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            warn_of_leaks(old, new)
+
+
+def test_a_later_log_of_unknown_items_alone_is_warned_of() -> None:
+    with pytest.warns(
+        TabmtlWarning, match=r"^none of the 3 items to predict in clicks_val is in clicks or the item table"
+    ):
+        warn_of_leaks(sessions([1, 1, 2], [1, 2, 3]), sessions([3, 3, 3, 4, 4], [1, 9, 8, 2, 9]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -195,44 +194,18 @@ def test_before_fit_there_are_no_vectors(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_approximate_search_says_how_much_it_finds() -> None:
-    pytest.importorskip("usearch")
-    model = again("M2TRec")
-    for options in ({}, {"exclude_seen": True}):
-        found = model.recommend(TEST, k=10, approximate=True, **options)
-        exact = model.recommend(TEST, k=10, **options)
-        assert 0.9 < model.approximate_recall_ <= 1
-        shared = found.join(exact, on=["session_id", "item_id"])
-        assert len(shared) > 0.9 * len(exact)
-        np.testing.assert_allclose(shared["score"], shared["score_right"], rtol=1e-4, atol=1e-4)
-        assert found["rank"].to_list() == exact["rank"].to_list()
-    clicked = TEST.select("session_id", "item_id")
-    assert found.join(clicked, on=["session_id", "item_id"]).is_empty()
-    assert model.recommend(TEST, k=100, approximate=True).group_by("session_id").len()["len"].max() <= 60
+def test_new_items_are_named_by_the_column_of_fit(tmp_path: Path) -> None:
+    model = again("M2TRec").set_params(item_column="sku")
+    model.add_items(renamed(ITEMS[:1]))
+    model.export_index(tmp_path)
+    assert pl.read_parquet(tmp_path / "items.parquet").columns == ["item_id"]
 
 
-def test_approximate_search_finds_added_items() -> None:
-    pytest.importorskip("usearch")
-    model = again("M2TRec")
-    model.recommend(TEST, approximate=True)
-    model.add_items(renamed(ITEMS[:5]))
-    found = model.recommend(TEST, k=65, approximate=True)
-    assert found["item_id"].str.starts_with("new").any()
-    assert pickle.loads(pickle.dumps(model)).recommend(TEST, k=5, approximate=True).shape == (
-        5 * found["session_id"].n_unique(),
-        4,
-    )
-
-
-def test_approximate_search_is_of_all_items_and_needs_usearch(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = again("M2TRec")
-    with pytest.raises(ValueError, match="approximate=True searches all items; leave out candidates"):
-        model.recommend(TEST, approximate=True, candidates=["i00"])
-    with pytest.raises(ValueError, match="k must be at least 1"):
-        model.recommend(TEST, k=0, approximate=True)
-    monkeypatch.setitem(sys.modules, "usearch.index", None)
-    with pytest.raises(ImportError, match=r"needs usearch, which is missing: pip install 'tabmtl\[ann\]'"):
-        model.recommend(TEST, approximate=True)
+def test_epochs_are_whole_numbers_in_saved_models_too(tmp_path: Path) -> None:
+    fitted("M2TRec").save(tmp_path / "model")
+    assert tabmtl.load(tmp_path / "model").history_.equals(fitted("M2TRec").history_)
+    assert tabmtl.load(tmp_path / "model").history_.schema == fitted("M2TRec").history_.schema
+    assert fitted("M2TRec").history_["epoch"].dtype == pl.Int64
 
 
 @pytest.mark.parametrize("value", [0, -1.0, float("nan"), float("inf")])

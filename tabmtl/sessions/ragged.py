@@ -1,0 +1,133 @@
+"""Sessions as ragged arrays of item codes, and what is cut out of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+#: Code of an item that the catalogue does not hold; known items count from 1.
+UNSEEN_ITEM = 0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sessions:
+    """Sessions as ragged arrays, sorted by the time of their last click.
+
+    Attributes
+    ----------
+    ids : polars.Series of length S
+        Session names.
+    offsets : ndarray of int64, shape (S + 1,)
+        Clicks of session s are ``offsets[s]`` up to ``offsets[s + 1]``.
+    items : ndarray of int32, shape (n,)
+        Code of the clicked item, from 1; 0 is an item that the catalogue does not hold.
+    times : ndarray of float64, shape (n,), or None
+        Seconds.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from tabmtl.sessions.data import LogColumns, read_sessions
+    >>> log = pl.DataFrame({"session_id": ["b", "a", "b"], "item_id": [7, 9, 8], "time": [3, 1, 2]})
+    >>> sessions = read_sessions(log, LogColumns(), pl.Series([7, 8]))
+    >>> sessions.ids.to_list(), sessions.offsets.tolist(), sessions.items.tolist()
+    (['a', 'b'], [0, 1, 3], [0, 2, 1])
+    """
+
+    ids: pl.Series
+    offsets: np.ndarray
+    items: np.ndarray
+    times: np.ndarray | None
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Clicks of every session, (S,)."""
+        return np.diff(self.offsets)
+
+    def take(self, index: np.ndarray) -> Sessions:
+        """Sessions by number, (m,)."""
+        index = np.asarray(index, dtype=np.int64)
+        return self._ragged(index, self.offsets[index], self.lengths[index])
+
+    def last(self, n: int) -> Sessions:
+        """The last n clicks of every session."""
+        kept = np.minimum(self.lengths, n)
+        return self._ragged(np.arange(len(self)), self.offsets[1:] - kept, kept)
+
+    def without_unseen(self) -> Sessions:
+        """The clicks on items of the catalogue; a session may become empty."""
+        return self._keep(self.items != UNSEEN_ITEM)
+
+    def at_least(self, n: int) -> Sessions:
+        """The sessions of at least n clicks."""
+        return self.take(np.flatnonzero(self.lengths >= n))
+
+    def count_prefixes(self, first: int = 1) -> int:
+        """Number of proper prefixes of at least ``first`` clicks."""
+        return int(np.maximum(self.lengths - first, 0).sum(dtype=np.int64))
+
+    def prefixes(self, first: int = 1, chosen: np.ndarray | None = None) -> tuple[Sessions, np.ndarray]:
+        """Every proper prefix of at least ``first`` clicks, session by session, and the item clicked next.
+
+        ``chosen`` (m,) takes some of them by number; see `spread`.
+
+        Returns
+        -------
+        prefixes : Sessions
+            m of them; ids repeat.
+        targets : ndarray of int32, shape (m,)
+        """
+        ends = np.cumsum(np.maximum(self.lengths - first, 0), dtype=np.int64)
+        if chosen is None:
+            chosen = np.arange(self.count_prefixes(first))
+        owner = np.searchsorted(ends, chosen, side="right")
+        length = self.lengths[owner] - (ends[owner] - chosen)
+        starts = self.offsets[owner]
+        return self._ragged(owner, starts, length), self.items[starts + length]
+
+    def padded(self, *, newest_first: bool = False) -> np.ndarray:
+        """Item codes (S, longest) of int32, 0 behind the end of a session."""
+        lengths = self.lengths
+        codes = np.zeros((len(self), int(lengths.max(initial=1))), dtype=np.int32)
+        place = ranges(0, lengths)
+        if newest_first:
+            place = np.repeat(lengths, lengths) - 1 - place
+        codes[np.repeat(np.arange(len(self)), lengths), place] = self.items
+        return codes
+
+    def _ragged(self, owner: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> Sessions:
+        """Sessions whose clicks are given as ranges of these."""
+        clicks = ranges(starts, lengths)
+        return Sessions(
+            ids=self.ids.gather(owner),
+            offsets=offsets_of(lengths),
+            items=self.items[clicks],
+            times=None if self.times is None else self.times[clicks],
+        )
+
+    def _keep(self, kept: np.ndarray) -> Sessions:
+        """These sessions with some of their clicks."""
+        before = np.concatenate([[0], np.cumsum(kept)])
+        times = None if self.times is None else self.times[kept]
+        return Sessions(ids=self.ids, offsets=before[self.offsets], items=self.items[kept], times=times)
+
+
+def spread(n: int, most: int) -> np.ndarray:
+    """Whole numbers below n: all of them, or if there are more than ``most``, so many, evenly spread."""
+    return np.arange(n) if n <= most else np.linspace(0, n - 1, most).astype(np.int64)
+
+
+def offsets_of(lengths: np.ndarray) -> np.ndarray:
+    """Where ranges of these lengths start, and behind them where the last one ends: (S + 1,) of int64."""
+    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+
+
+def ranges(starts: np.ndarray | int, lengths: np.ndarray) -> np.ndarray:
+    """Whole numbers of ranges with these starts, all of them or each, and lengths, one range behind the other."""
+    offsets = offsets_of(lengths)
+    return np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])

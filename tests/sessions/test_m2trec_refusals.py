@@ -1,0 +1,140 @@
+"""M2TRec refuses, by name and with the cure, what it cannot be asked; and its help explains what it can."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from dataclasses import fields
+from typing import Any
+
+import pytest
+import torch
+from recommenders import ITEMS, TEST, TRAIN, fitted, tiny
+
+from tabmtl.sessions import M2TRec
+
+
+def fit(**params: Any) -> M2TRec:
+    return tiny("M2TRec", **params).fit(TRAIN, items=ITEMS)
+
+
+BAD: dict[str, tuple[Any, str]] = {
+    "id_mode": ("some", r"id_mode must be one of \['full', 'delta', 'none'\], got 'some'"),
+    "pooling": ("max", "pooling must be one of"),
+    "training": ("per_click", "training must be one of"),
+    "precision": ("float16", "precision must be one of"),
+    "d_model": (15, "d_model must be a multiple of n_heads, got 15 and 2"),
+    "n_layers": (0, "n_layers must be at least 1, got 0"),
+    "n_heads": (1.5, "n_heads must be a whole number, got 1.5"),
+    "max_length": (0, "max_length must be at least 1"),
+    "min_frequency": (0, "min_frequency must be at least 1"),
+    "epochs": (0, "epochs must be at least 1"),
+    "batch_size": (-3, "batch_size must be at least 1, got -3"),
+    "patience": ("2", "patience must be a whole number, got '2'"),
+    "n_negatives": (0, "n_negatives must be at least 1"),
+    "delta_norm": (0, "delta_norm must be a finite number above 0, got 0"),
+    "learning_rate": (float("nan"), "learning_rate must be a finite number above 0, got nan"),
+    "temperature": (0, "temperature must be a finite number above 0, got 0"),
+    "cold_prior": (-1, "cold_prior must be a finite number above 0, got -1"),
+    "id_dropout": (1, "id_dropout must be at least 0 and below 1, got 1"),
+    "unknown_rate": (1.5, "unknown_rate must be at least 0 and below 1"),
+    "dropout": (-0.1, "dropout must be at least 0 and below 1"),
+    "item_dropout": (1.0, "item_dropout must be at least 0 and below 1"),
+    "average_decay": (1, "average_decay must be at least 0 and below 1"),
+    "weight_decay": (-1, "weight_decay must be at least 0"),
+    "validation_fraction": (1, "validation_fraction must be between 0 and 1"),
+    "category_weight": ([1.0], r"category_weight has 1 weights, expected one per level of categories: \['cat"),
+    "device": ("gpu", r"device must be 'auto', 'cpu', 'cuda', or another name .*, got 'gpu'$"),
+    "n_jobs": ("all", "n_jobs must be None or a whole number other than 0, such as -1 for all, got 'all'"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_parameter_out_of_range_is_named(name: str) -> None:
+    value, message = BAD[name]
+    model = M2TRec(**{"categories": ["category", "subcategory"], name: value})
+    with pytest.raises(ValueError, match=f"^{message}"):
+        model.fit(TRAIN, items=ITEMS)
+
+
+def test_a_negative_category_weight_is_refused() -> None:
+    with pytest.raises(ValueError, match="category_weight must be at least 0, got -1"):
+        fit(category_weight=-1)
+
+
+def test_logs_without_a_next_click_are_refused() -> None:
+    single = TRAIN.unique("session_id")
+    with pytest.raises(ValueError, match="no session of the click log has two clicks"):
+        tiny("M2TRec").fit(single, items=ITEMS)
+    with pytest.raises(ValueError, match="no session of the validation log has two clicks"):
+        tiny("M2TRec").fit(TRAIN, items=ITEMS, clicks_val=TEST.unique("session_id"))
+
+
+@pytest.mark.parametrize("value", ["a", "ab", {"category": 1, "subcategory": 2}, None, True, object])
+def test_weights_are_a_number_or_a_list_of_them(value: Any) -> None:
+    expected = "category_weight must be a number or a list of one a level of categories, got "
+    with pytest.raises(ValueError, match=f"^{re.escape(expected + repr(value))}$"):
+        fit(category_weight=value)
+    with pytest.raises(ValueError, match=r"^category_weight must be a number of at least 0, got '1'$"):
+        fit(category_weight=[0.5, "1"])
+
+
+@pytest.mark.parametrize("params", [{"categories": ()}, {"category_weight": 0}, {"category_weight": [0, 0]}], ids=str)
+def test_a_hierarchy_of_no_predicted_category_is_refused(params: dict[str, Any]) -> None:
+    with pytest.raises(
+        ValueError, match=r"^hierarchy=True feeds predicted categories back, but none is predicted: name col"
+    ):
+        fit(hierarchy=True, **params)
+
+
+@pytest.mark.parametrize("name", ["categories", "text_features", "categorical_features"])
+def test_columns_are_given_in_a_list(name: str) -> None:
+    with pytest.raises(TypeError, match=rf"^{name}.* must be a sequence of columns, got 'category': put it in a list$"):
+        fit(**{name: "category"})
+    with pytest.raises(TypeError, match=rf"^{name}.* must be a sequence of columns, got None: give a list"):
+        fit(**{name: None})
+    with pytest.raises(TypeError, match=rf"^{name}.* must name columns by text, got 3"):
+        fit(**{name: [3]})
+
+
+NEEDS: dict[str, tuple[dict[str, Any], str]] = {
+    "none": ({"id_mode": "none"}, "id_mode='none'"),
+    "delta": ({"id_mode": "delta"}, "id_mode='delta'"),
+    "categories": ({"categories": ["category"]}, "categories=['category']"),
+    "texts": ({"text_features": ["name"]}, "text_features=['name']"),
+    "categorical": ({"categorical_features": ["brand"]}, "categorical_features=['brand']"),
+    "two": ({"id_mode": "none", "text_features": ["name"]}, "id_mode='none' and text_features=['name']"),
+}
+
+
+@pytest.mark.parametrize("case", NEEDS)
+def test_what_needs_metadata_and_nothing_else_is_named(case: str) -> None:
+    params, named = NEEDS[case]
+    said = f"an item table with metadata is needed for {named}: "
+    for items, cure in (
+        (None, "fit with items="),
+        (ITEMS.select("item_id"), "the one given has no column but 'item_id'"),
+    ):
+        with pytest.raises(ValueError, match=f"^{re.escape(said + cure)}$"):
+            M2TRec(device="cpu", **params).fit(TRAIN, items=items)
+
+
+def test_a_callback_that_is_none_is_refused_before_training() -> None:
+    with pytest.raises(TypeError, match=r"^on_epoch must be a function of the record of an epoch, or None, got 3$"):
+        fit(on_epoch=3)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_device_that_is_not_there_is_refused_by_name_with_the_cure() -> None:
+    message = r"^torch cannot compute on device='cuda(:1)?' here \(.*\): say device='auto' or 'cpu'$"
+    for device in ("cuda", "cuda:1"):
+        with pytest.raises(ValueError, match=message):
+            fit(device=device)
+    model = pickle.loads(pickle.dumps(fitted("M2TRec"))).set_params(device="cuda")
+    with pytest.raises(ValueError, match=message):
+        model.recommend(TEST)
+
+
+def test_help_explains_what_is_inherited() -> None:
+    for field in fields(M2TRec):
+        assert re.search(rf"^    ([a-z_]+, )*{field.name}(, [a-z_]+)* : ", M2TRec.__doc__ or "", re.M), field.name

@@ -1,0 +1,59 @@
+"""Steps of ragged sessions are those of lists."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tabmtl.sessions.ragged import Sessions, spread
+
+
+def lists(sessions: Sessions) -> list[tuple[Any, list[int]]]:
+    """Name and item codes of every session."""
+    ends = zip(sessions.offsets[:-1], sessions.offsets[1:], strict=True)
+    return [(name, sessions.items[a:b].tolist()) for name, (a, b) in zip(sessions.ids, ends, strict=True)]
+
+
+@given(lengths=st.lists(st.integers(0, 5), max_size=6), first=st.integers(1, 3), n=st.integers(1, 3), data=st.data())
+@settings(deadline=None, max_examples=60)
+def test_ragged_steps_are_those_of_lists(lengths: list[int], first: int, n: int, data: st.DataObject) -> None:
+    size = sum(lengths)
+    codes = data.draw(st.lists(st.integers(0, 4), min_size=size, max_size=size))
+    sessions = Sessions(
+        ids=pl.Series(range(len(lengths)), dtype=pl.Int64),
+        offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
+        items=np.array(codes, dtype=np.int32),
+        times=np.arange(size, dtype=np.float64),
+    )
+    plain = lists(sessions)
+    index = data.draw(st.lists(st.integers(0, len(lengths) - 1), max_size=8)) if lengths else []
+
+    assert sessions.lengths.tolist() == lengths
+    assert len(sessions) == len(lengths)
+    assert lists(sessions.take(np.array(index, dtype=np.int64))) == [plain[i] for i in index]
+    assert lists(sessions.last(n)) == [(name, items[-n:]) for name, items in plain]
+    assert lists(sessions.without_unseen()) == [(name, [i for i in items if i]) for name, items in plain]
+    assert lists(sessions.at_least(n)) == [(name, items) for name, items in plain if len(items) >= n]
+
+    prefixes, targets = sessions.prefixes(first)
+    cuts = [(name, items, k) for name, items in plain for k in range(first, len(items))]
+    assert lists(prefixes) == [(name, items[:k]) for name, items, k in cuts]
+    assert targets.tolist() == [items[k] for _, items, k in cuts]
+    assert sessions.count_prefixes(first) == len(cuts)
+    chosen = spread(len(cuts), n)
+    some, some_targets = sessions.prefixes(first, chosen)
+    assert lists(some) == [lists(prefixes)[place] for place in chosen]
+    assert some_targets.tolist() == [targets[place] for place in chosen]
+
+    longest = max([1, *lengths])
+    assert sessions.padded().tolist() == [items + [0] * (longest - len(items)) for _, items in plain]
+    turned = [items[::-1] + [0] * (longest - len(items)) for _, items in plain]
+    assert sessions.padded(newest_first=True).tolist() == turned
+
+    # times go along with their clicks
+    assert prefixes.times is not None
+    assert all(codes[int(t)] == item for t, item in zip(prefixes.times, prefixes.items, strict=True))
