@@ -19,7 +19,7 @@ from sklearn.utils.validation import check_is_fitted
 from tabmtl.balance import Balance, GradLevel, check_balance, make_balancer
 from tabmtl.base import MultiTaskEstimator
 from tabmtl.callbacks import epochs_as_tasks
-from tabmtl.checks import check_at_least, check_choice, check_count, check_share
+from tabmtl.checks import check_at_least, check_choice, check_count, check_rate, check_share
 from tabmtl.device import find_device, seeded, threads
 from tabmtl.encode import TableCoder
 from tabmtl.encode.features import NumericTransform
@@ -168,8 +168,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MultiT
             self.balance, grad_level=self.grad_level, flat=self.flat, normalize_gradients=self.normalize_gradients
         )
         check_choice("precision", self.precision, ("float32", "bf16"))
-        if not 0 <= self.average_decay < 1:
-            raise ValueError(f"average_decay must be at least 0 and below 1, got {self.average_decay!r}")
+        check_rate("average_decay", self.average_decay)
         check_share("validation_fraction", self.validation_fraction)
 
     def _encoding(self) -> dict[str, Any]:

@@ -218,7 +218,7 @@ def test_clicks_have_no_nulls_in_any_format(untyped, clicks, column):
     row = clicks.with_columns(pl.col("time").dt.to_string("iso:strict")).row(0, named=True) | {column: None}
     for name in FORMATS:
         status, message = invoke(untyped, *bodies([row])[name])
-        assert (status, f"the column {column!r} of the click log is missing" in message) == (400, True)
+        assert (status, f"the column {column!r} of the log given as sessions is missing" in message) == (400, True)
 
 
 @pytest.mark.parametrize("times", ["iso", "zulu", "seconds", "datetime"])
@@ -243,7 +243,7 @@ def test_times_may_be_text_or_seconds(untyped, clicks, name, times):
     ("changes", "params", "said"),
     [
         ({"time": "noon"}, {}, "the time column 'time' must hold seconds or dates as ISO 8601 has them, got 'noon'"),
-        ({"item_id": 3}, {}, "the items of the click log in 'item_id' are Int64"),
+        ({"item_id": 3}, {}, "the items of the log given as sessions in 'item_id' are Int64"),
         ({}, {"k": 0}, "k must be at least 1, got 0"),
         ({}, {"k": "many"}, "Invalid parameters"),
     ],
