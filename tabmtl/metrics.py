@@ -13,7 +13,7 @@ import numpy as np
 from sklearn import metrics as sk
 
 from tabmtl.gain import MultitaskGain, multitask_gain
-from tabmtl.schema import Kind, TabmtlWarning, Task
+from tabmtl.schema import DivergenceError, Kind, TabmtlWarning, Task
 
 __all__ = [
     "MultitaskGain",
@@ -136,7 +136,7 @@ def score_task(task: Task, y: np.ndarray, output: np.ndarray, sample_weight: np.
     _check_output(task, y, output, labels)
     answers = output[rows]
     if not np.isfinite(answers).all():
-        raise ValueError(
+        raise DivergenceError(
             f"task {task.name!r}: expected finite outputs to score, got NaN or infinity; the model may have "
             "diverged: try a lower learning rate"
         )

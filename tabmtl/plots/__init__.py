@@ -5,6 +5,7 @@ matplotlib is imported to draw only; without it that raises an ImportError which
 
 from tabmtl.plots.experts import ExpertUsageDisplay
 from tabmtl.plots.outliers import OutlierTaskDisplay
+from tabmtl.plots.pareto import ParetoDisplay
 from tabmtl.plots.scores import GainDisplay, HistoryDisplay
 
-__all__ = ["ExpertUsageDisplay", "GainDisplay", "HistoryDisplay", "OutlierTaskDisplay"]
+__all__ = ["ExpertUsageDisplay", "GainDisplay", "HistoryDisplay", "OutlierTaskDisplay", "ParetoDisplay"]

@@ -1,0 +1,209 @@
+"""Objectives of tables and of click logs: the rows that trials are fitted on and judged by."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sklearn.base import clone
+
+from tabmtl.base import MultiTaskEstimator
+from tabmtl.metrics import mean_score, undefined_reason
+from tabmtl.schema import Batch, TabmtlWarning, Task
+from tabmtl.sessions.recommender import Recommender
+from tabmtl.tuning.spaces import Space, check_space
+from tabmtl.tuning.trial import Objective, Scores
+
+
+def objective(
+    est: MultiTaskEstimator,
+    X: Any,
+    y: Any,
+    *,
+    X_val: Any,
+    y_val: Any,
+    sample_weight: Any = None,
+    per_task: bool = False,
+    search_space: Space | None = None,
+) -> Objective:
+    """What a trial does with a table: fit a clone on the training rows, and score the validation rows.
+
+    Parameters
+    ----------
+    est : MultiTaskEstimator
+        Its parameters hold, but for those that are searched. Its own ``on_epoch`` is called too.
+    X, y : frame or array
+        Training rows, as `fit` takes them.
+    X_val, y_val : frame or array
+        Validation rows, which stop the fit and judge it; test rows have no part in a search.
+    sample_weight : array or frame, optional
+        Of the training rows, as `fit` takes it.
+    per_task : bool, default=False
+        Maximise the score of every task, for a Pareto front; else the mean over the tasks.
+    search_space : mapping of str to mapping, optional
+        What to search instead of ``est.search_space``, in the same form. To search some of it, or more, write
+        ``{**est.search_space, "epochs": {"low": 5, "high": 50}}``.
+
+    Returns
+    -------
+    Objective
+        To be called with an Optuna trial. It can be pickled if the estimator and the rows can.
+
+    Raises
+    ------
+    TypeError
+        If ``est`` is no estimator of tables.
+    ValueError
+        If the rows do not fit, as `fit` says it; the search space does not fit the estimator; or the score of a task is
+        undefined on the validation rows. With the mean that is a warning, unless no score is left.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tabmtl import MMoE
+    >>> from tabmtl.tuning import choose_point, objective, open_study, pareto_front, run_study, with_params
+    >>> X = np.random.default_rng(0).normal(size=(200, 4))
+    >>> y = X @ np.random.default_rng(1).normal(size=(4, 2))
+    >>> model = MMoE(epochs=2, random_state=0)
+    >>> goal = objective(model, X[:150], y[:150], X_val=X[150:], y_val=y[150:], per_task=True)
+    >>> study = open_study("two tasks", goal, storage="two_tasks.journal", seed=0)
+    >>> run_study(study, goal, n_trials=3)
+    >>> point = choose_point(pareto_front(study), weights={"y0": 2, "y1": 1})
+    >>> with_params(model, point).fit(X, y).predict(X).shape
+    (200, 2)
+    """
+    if not isinstance(est, MultiTaskEstimator):
+        raise TypeError(
+            f"expected an estimator of tables, such as MMoE(), got {est!r}; recommenders are tuned by session_objective"
+        )
+    space = check_space(est, est.search_space if search_space is None else search_space)
+    coder, _, valid = clone(est)._encode(X, y, sample_weight, X_val, y_val)
+    if valid is None:
+        raise ValueError("expected validation rows to judge trials by, got X_val=None and y_val=None")
+    tasks = _judged(coder.labels.tasks, valid, per_task)
+    return _TableObjective(
+        est=est,
+        search_space=space,
+        names=tuple(task.name for task in tasks) if per_task else ("mean",),
+        X=X,
+        y=y,
+        X_val=X_val,
+        y_val=y_val,
+        sample_weight=sample_weight,
+        tasks=tasks,
+        per_task=per_task,
+    )
+
+
+def session_objective(
+    est: Recommender, clicks: Any, *, clicks_val: Any, items: Any = None, search_space: Space | None = None
+) -> Objective:
+    """What a trial does with a click log: fit a clone, and take MRR@20 of the next clicks in a later log.
+
+    Parameters
+    ----------
+    est : Recommender
+        Its parameters hold, but for those that are searched.
+    clicks, items : frame
+        The log and the item table, as `fit` takes them.
+    clicks_val : frame
+        A later log, which stops the fit and judges it.
+    search_space : mapping of str to mapping, optional
+        What to search instead of ``est.search_space``, in the same form.
+
+    Returns
+    -------
+    Objective
+        To be called with an Optuna trial.
+
+    Raises
+    ------
+    TypeError
+        If ``est`` is no recommender.
+    ValueError
+        If the search space is empty, as that of `Popularity` is, or does not fit the recommender.
+
+    Examples
+    --------
+    >>> from tabmtl.sessions import SequentialRules, temporal_split
+    >>> from tabmtl.synth import make_sessions
+    >>> from tabmtl.tuning import open_study, run_study, session_objective
+    >>> train, val = temporal_split(make_sessions(200, 40, random_state=0).clicks, test_size=0.2)
+    >>> goal = session_objective(SequentialRules(), train, clicks_val=val)
+    >>> study = open_study("rules", goal, seed=0)  # keeps rules.journal
+    >>> run_study(study, goal, n_trials=3)
+    >>> sorted(study.best_params)
+    ['decay', 'n_last', 'steps']
+    """
+    if not isinstance(est, Recommender):
+        raise TypeError(f"expected a recommender, such as VSKNN(), got {est!r}; tables are tuned by objective")
+    space = check_space(est, est.search_space if search_space is None else search_space)
+    names = ("mrr@20",)
+    return _SessionObjective(
+        est=est, search_space=space, names=names, clicks=clicks, items=items, clicks_val=clicks_val
+    )
+
+
+@dataclass(kw_only=True, eq=False)
+class _TableObjective(Objective):
+    X: Any
+    y: Any
+    X_val: Any
+    y_val: Any
+    sample_weight: Any
+    tasks: tuple[Task, ...]
+    per_task: bool
+
+    def _fit_and_score(self, model: Any) -> Scores:
+        model.fit(self.X, self.y, sample_weight=self.sample_weight, X_val=self.X_val, y_val=self.y_val)
+        return model.score_tasks(self.X_val, self.y_val)
+
+    def _epoch_scores(self, record: Mapping[str, float | None]) -> Scores:
+        return {task.name: record.get(f"val/{task.name}/{task.metric}") for task in self.tasks}
+
+    def _chosen(self, scores: Scores) -> tuple[float, ...]:
+        if not self.per_task:
+            return (mean_score(scores),)
+        return tuple(mean_score({name: scores[name]}) for name in self.names)
+
+    def _floor_names(self) -> tuple[str, ...]:
+        return tuple(task.name for task in self.tasks)
+
+
+@dataclass(kw_only=True, eq=False)
+class _SessionObjective(Objective):
+    clicks: Any
+    items: Any
+    clicks_val: Any
+
+    def _fit_and_score(self, model: Any) -> Scores:
+        model.fit(self.clicks, items=self.items, clicks_val=self.clicks_val)
+        return {"mrr@20": model.score(self.clicks_val)}
+
+    def _epoch_scores(self, record: Mapping[str, float | None]) -> Scores:
+        return {"mrr@20": record.get("val/mrr@20")}
+
+    def _chosen(self, scores: Scores) -> tuple[float, ...]:
+        return (mean_score(scores),)
+
+
+def _judged(tasks: Sequence[Task], valid: Batch, per_task: bool) -> tuple[Task, ...]:
+    """The tasks whose score is defined on the validation rows."""
+    labels = valid.wide_labels(len(tasks))
+    reasons = {task.name: undefined_reason(task, labels[:, t]) for t, task in enumerate(tasks)}
+    undefined = {name: reason for name, reason in reasons.items() if reason is not None}
+    said = "; ".join(f"{name}: {reason}" for name, reason in list(undefined.items())[:10])
+    if undefined and (per_task or len(undefined) == len(tasks)):
+        raise ValueError(
+            f"expected validation rows that score every task, but {len(undefined)} of {len(tasks)} are undefined "
+            f"({said}); give other rows in X_val and y_val"
+        )
+    if undefined:
+        warnings.warn(
+            f"{len(undefined)} of {len(tasks)} tasks have no part in the mean score, undefined on y_val: {said}",
+            TabmtlWarning,
+            stacklevel=3,
+        )
+    return tuple(task for task in tasks if task.name not in undefined)

@@ -1,0 +1,185 @@
+"""What a trial does: suggest parameters, fit an estimator with them, and say how good it is on validation rows."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+import warnings
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+import optuna
+from sklearn.base import clone
+
+from tabmtl.checks import check_count, check_positive
+from tabmtl.schema import DivergenceError, TabmtlWarning
+from tabmtl.tuning.spaces import current, suggest
+
+Scores = dict[str, float | None]
+
+
+@dataclass(kw_only=True, eq=False)
+class Objective:
+    """What Optuna maximises, made by `objective` or `session_objective`: call it, or give it to `run_study`.
+
+    One number is reported after every epoch, and the pruner of the study may end the trial. With a number for each task
+    Optuna cannot prune; `within` ends trials then. Models without epochs, such as trees, run to their end.
+
+    A fit that diverges or runs out of memory is a pruned trial, with a warning, the reason as its user attribute
+    ``failure``; so is any other ValueError, once a fit has succeeded. Before that, it is more likely to be about the
+    estimator or the rows than about the trial's parameters, and is raised.
+
+    Attributes
+    ----------
+    names : tuple of str
+        What the numbers are: ``("mean",)``, the tasks, or ``("mrr@20",)``.
+    search_space : dict
+        What is suggested, choices as a study keeps them.
+    """
+
+    est: Any
+    search_space: dict[str, dict[str, Any]]
+    names: tuple[str, ...]
+    seconds: float | None = None
+    floors: dict[str, float] = field(default_factory=dict)
+    warmup: int = 5
+    _works: bool = field(default=False, init=False)
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The parameters that the estimator has now, as a study keeps them: a first trial."""
+        return current(self.est, self.search_space)
+
+    def within(
+        self, *, seconds: float | None = None, floors: Mapping[str, float] | None = None, warmup: int = 5
+    ) -> Self:
+        """The same objective with a budget: trials that exceed it are pruned.
+
+        Parameters
+        ----------
+        seconds : float, optional
+            Time of a trial; looked at after every epoch.
+        floors : mapping of str to float, optional
+            Task to the score that it must have: in validation after ``warmup`` epochs at the latest, and in the end.
+        warmup : int, default=5
+
+        Returns
+        -------
+        Objective
+            A new one.
+
+        Raises
+        ------
+        ValueError
+            If a number is out of range, or a floor is that of no task.
+        """
+        if seconds is not None:
+            check_positive("seconds", seconds)
+        check_count("warmup", warmup)
+        unknown = [task for task in floors or () if task not in self._floor_names()]
+        if unknown:
+            raise ValueError(f"floors names {unknown}; there are scores of {list(self._floor_names())}")
+        return replace(self, seconds=seconds, floors=dict(floors or {}), warmup=warmup)
+
+    def __call__(self, trial: optuna.Trial) -> float | tuple[float, ...]:
+        """Run a trial.
+
+        Returns
+        -------
+        value : float, or tuple of float
+            One for each of ``names``.
+
+        Raises
+        ------
+        optuna.TrialPruned
+            If the trial was ended early, or its fit failed.
+        """
+        params = suggest(trial, self.search_space)
+        model = clone(self.est).set_params(**params)
+        watch = _Watch(self, trial)
+        if hasattr(model, "on_epoch"):
+            model.set_params(on_epoch=watch)
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", ".* is undefined", TabmtlWarning)  # said once, by `objective`
+                scores = self._fit_and_score(model)
+        except Exception as error:
+            if not (_is_of_parameters(error) or (self._works and isinstance(error, ValueError))):
+                raise
+            self._fail(trial, error)
+        self._works = True
+        watch.check_floors(scores)
+        return self._values(trial, scores)
+
+    def _values(self, trial: optuna.Trial, scores: Scores) -> float | tuple[float, ...]:
+        values = self._chosen(scores)
+        wrong = [name for name, value in zip(self.names, values, strict=True) if not math.isfinite(value)]
+        if wrong:
+            self._fail(trial, ValueError(f"the score of {wrong} is not finite"))
+        return values[0] if len(values) == 1 else values
+
+    def _fail(self, trial: optuna.Trial, error: Exception) -> None:
+        reason = f"{type(error).__name__}: {error}"
+        trial.set_user_attr("failure", reason[:1000])
+        warnings.warn(f"trial {trial.number} failed and counts as pruned: {reason}", TabmtlWarning, stacklevel=3)
+        raise optuna.TrialPruned(reason) from error
+
+    @abstractmethod
+    def _fit_and_score(self, model: Any) -> Scores:
+        """Fit, and score the validation rows."""
+
+    @abstractmethod
+    def _epoch_scores(self, record: Mapping[str, float | None]) -> Scores:
+        """Scores of the validation rows after an epoch, by the names of `_fit_and_score`."""
+
+    @abstractmethod
+    def _chosen(self, scores: Scores) -> tuple[float, ...]:
+        """A number for each of ``names``; NaN where there is none."""
+
+    def _floor_names(self) -> tuple[str, ...]:
+        return ()
+
+
+class _Watch:
+    """What a fit calls after every epoch: the user's own hook first, then what may end the trial."""
+
+    def __init__(self, goal: Objective, trial: optuna.Trial) -> None:
+        self._goal, self._trial, self._own = goal, trial, getattr(goal.est, "on_epoch", None)
+        self._start, self._best = time.monotonic(), dict.fromkeys(goal.floors, -math.inf)
+
+    def __call__(self, record: Mapping[str, float | None]) -> bool | None:
+        answer = None if self._own is None else self._own(record)
+        goal, epoch = self._goal, int(record["epoch"] or 0) + 1
+        scores = goal._epoch_scores(record)
+        spent = time.monotonic() - self._start
+        if goal.seconds is not None and spent > goal.seconds:
+            raise optuna.TrialPruned(f"{spent:.0f} s after epoch {epoch}, of {goal.seconds:g}")
+        for task in self._best:
+            score = scores[task]
+            self._best[task] = max(self._best[task], -math.inf if score is None else score)
+        if epoch >= goal.warmup:
+            self.check_floors(self._best)
+        if len(goal.names) == 1:
+            (value,) = goal._chosen(scores)
+            if math.isfinite(value):
+                self._trial.report(value, epoch)
+            if self._trial.should_prune():
+                raise optuna.TrialPruned(f"by the pruner, after epoch {epoch}")
+        return answer
+
+    def check_floors(self, scores: Mapping[str, float | None]) -> None:
+        """Prune the trial if a task is below its floor."""
+        for task, floor in self._goal.floors.items():
+            score = scores[task]
+            if score is not None and score < floor:
+                raise optuna.TrialPruned(f"{task} is at {score:.4f}, below {floor:g}")
+
+
+def _is_of_parameters(error: Exception) -> bool:
+    """Whether other parameters would have gone well."""
+    torch = sys.modules.get("torch")
+    exhausted = (MemoryError,) if torch is None else (MemoryError, torch.OutOfMemoryError)
+    return isinstance(error, (DivergenceError, *exhausted))

@@ -1,0 +1,243 @@
+"""Objectives: what a trial returns, what ends it early, and whose mistake a failure is."""
+
+from __future__ import annotations
+
+import pickle
+import time
+
+import numpy as np
+import optuna
+import polars as pl
+import pytest
+import recommenders
+from conformance import features, long_table, mixed_targets, tiny
+from optuna.trial import TrialState
+from recommenders import ITEMS, TEST, TRAIN
+
+from tabmtl import RMTGB, IndependentTasks, MMoE, MultiTabNet, SharedBottom
+from tabmtl.metrics import mean_score
+from tabmtl.schema import TabmtlWarning
+from tabmtl.sessions import VSKNN
+from tabmtl.tuning import objective, session_objective, with_params
+
+X, Y = features(200), mixed_targets(features(200))
+ROWS = {"X_val": X[140:], "y_val": Y[140:]}
+NETWORK = tiny(SharedBottom, patience=99)
+SPACE = {"learning_rate": {"low": 1e-3, "high": 1e-2, "log": True}}
+
+
+def table(est=NETWORK, **options):
+    return objective(est, X[:140], Y[:140], **{**ROWS, "search_space": SPACE, **options})
+
+
+def run(goal, n_trials=1, pruner=None, **params):
+    """A study of some trials, the first with these parameters."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    sampler = optuna.samplers.RandomSampler(seed=0)
+    study = optuna.create_study(directions=["maximize"] * len(goal.names), sampler=sampler, pruner=pruner)
+    if params:
+        study.enqueue_trial(params)
+    study.optimize(goal, n_trials=n_trials)
+    return study
+
+
+class Prune(optuna.pruners.BasePruner):
+    """Ends every trial after an epoch."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def prune(self, study, trial):
+        return trial.last_step == self.epoch
+
+
+def test_the_mean_of_the_validation_scores_is_maximised():
+    goal = table()
+    study = run(goal)
+    model = with_params(NETWORK, study.best_trial).fit(X[:140], Y[:140], **ROWS)
+    assert goal.names == ("mean",)
+    assert study.best_value == mean_score(model.score_tasks(*ROWS.values()))
+    assert list(study.best_trial.intermediate_values.values()) == model.history_["val/score"].to_list()
+    assert list(study.best_trial.intermediate_values) == [1, 2], "epochs from 1"
+
+
+@pytest.mark.parametrize("cls", [SharedBottom, RMTGB, IndependentTasks], ids=lambda cls: cls.__name__)
+def test_one_score_per_task_in_their_order(cls):
+    est = tiny(cls)
+    goal = objective(est, X[:140], Y[:140], **ROWS, per_task=True)
+    (trial,) = run(goal).trials
+    assert goal.names == ("late", "size", "delay")
+    scores = with_params(est, trial).fit(X[:140], Y[:140], **ROWS).score_tasks(*ROWS.values())
+    assert trial.values == list(scores.values())
+    assert trial.intermediate_values == {}
+
+
+def test_weights_reach_the_fit():
+    weight = np.linspace(0.1, 3, 140)
+    (trial,) = run(table(sample_weight=weight, per_task=True)).trials
+    model = with_params(NETWORK, trial).fit(X[:140], Y[:140], sample_weight=weight, **ROWS)
+    assert trial.values == list(model.score_tasks(*ROWS.values()).values())
+
+
+def test_a_long_table():
+    rows, grade = long_table()
+    est = tiny(MMoE, task_column="school")
+    goal = objective(est, rows[:100], grade[:100], X_val=rows[100:], y_val=grade[100:], per_task=True)
+    assert goal.names == ("east", "north", "west")
+    assert len(run(goal, **goal.defaults).best_trials[0].values) == 3
+
+
+def test_the_pruner_ends_a_trial_between_epochs():
+    epochs = []
+    est = tiny(SharedBottom, epochs=5, on_epoch=lambda record: epochs.append(record["epoch"]))
+    (trial,) = run(table(est), pruner=Prune(epoch=2)).trials
+    assert trial.state == TrialState.PRUNED
+    assert epochs == [0, 1], "the user's own hook is called, and the fit is not finished"
+    assert list(trial.intermediate_values) == [1, 2]
+
+
+def test_the_users_own_hook_still_stops_the_fit():
+    est = tiny(SharedBottom, epochs=5, on_epoch=lambda record: record["epoch"] == 1)
+    (trial,) = run(table(est)).trials
+    assert trial.state == TrialState.COMPLETE
+    assert list(trial.intermediate_values) == [1, 2]
+
+
+def test_a_single_task_of_its_own_is_pruned_too():
+    goal = objective(NETWORK, X[:140], Y["delay"][:140], X_val=X[140:], y_val=Y["delay"][140:], per_task=True)
+    assert goal.names == ("delay",)
+    assert run(goal, pruner=Prune(epoch=1)).trials[0].state == TrialState.PRUNED
+
+
+def test_a_budget_of_time():
+    est = tiny(SharedBottom, epochs=3, on_epoch=lambda record: time.sleep(0.02))
+    (trial,) = run(table(est, per_task=True).within(seconds=0.01)).trials
+    assert trial.state == TrialState.PRUNED
+    assert run(table(per_task=True).within(seconds=600)).trials[0].state == TrialState.COMPLETE
+
+
+def test_floors_end_trials_after_the_warm_up_or_in_the_end():
+    epochs = []
+    est = tiny(SharedBottom, epochs=4, patience=99, on_epoch=lambda record: epochs.append(record["epoch"]))
+    for floor, warmup, state, seen in [
+        (1.1, 2, TrialState.PRUNED, [0, 1]),
+        (1.1, 9, TrialState.PRUNED, [0, 1, 2, 3]),
+        (-99.0, 1, TrialState.COMPLETE, [0, 1, 2, 3]),
+    ]:
+        epochs.clear()
+        goal = table(est, per_task=True).within(floors={"delay": floor}, warmup=warmup)
+        (trial,) = run(goal).trials
+        assert (trial.state, epochs) == (state, seen)
+    trees = objective(tiny(RMTGB), X[:140], Y[:140], **ROWS, per_task=True).within(floors={"late": 1.1})
+    assert run(trees).trials[0].state == TrialState.PRUNED
+
+
+def test_a_budget_that_cannot_be():
+    with pytest.raises(ValueError, match=r"floors names \['lat'\]; there are scores of \['late', 'size', 'delay'\]"):
+        table().within(floors={"lat": 0.5})
+    with pytest.raises(ValueError, match="seconds must be a finite number above 0"):
+        table().within(seconds=0)
+
+
+def test_mistakes_about_the_rows_come_before_any_trial():
+    with pytest.raises(ValueError, match="X_val and y_val belong together"):
+        table(y_val=None)
+    with pytest.raises(ValueError, match="expected validation rows"):
+        table(X_val=None, y_val=None)
+    with pytest.raises(ValueError, match="late"):
+        table(y_val=Y[140:].drop("late"))
+    with pytest.raises(ValueError, match="epochs must be at least 1"):
+        table(tiny(SharedBottom, epochs=0))
+    with pytest.raises(TypeError, match=r"expected an estimator of tables.*session_objective"):
+        table(VSKNN())
+    with pytest.raises(TypeError, match="tables are tuned by objective"):
+        session_objective(NETWORK, TRAIN, clicks_val=TEST)
+
+
+def test_a_score_that_is_undefined_is_said_before_any_trial():
+    one_class = Y[140:].with_columns(late=pl.lit("late"))
+    with pytest.raises(ValueError, match=r"1 of 3 are undefined \(late: one single class.*X_val and y_val"):
+        table(per_task=True, y_val=one_class)
+    with pytest.raises(ValueError, match="3 of 3 are undefined"):
+        table(y_val=Y[140:].clear(60))
+    with pytest.warns(TabmtlWarning, match=r"1 of 3 tasks have no part in the mean score.*late: one single class"):
+        goal = table(y_val=one_class)
+    (trial,) = run(goal).trials  # and says nothing more
+    model = with_params(NETWORK, trial).fit(X[:140], Y[:140], **ROWS)
+    scores = model.score_tasks(*ROWS.values())
+    assert trial.value == pytest.approx((scores["size"] + scores["delay"]) / 2, abs=0.2)
+
+
+def test_a_mistake_about_the_estimator_is_raised():
+    with pytest.raises(ValueError, match="monitor must be 'mean' or a task"):
+        run(table(tiny(SharedBottom, monitor="lat")))
+
+
+@pytest.mark.parametrize("per_task", [False, True])
+def test_a_fit_that_diverges_is_pruned_with_its_reason(per_task):
+    goal = table(search_space={"learning_rate": {"choices": (1e30,)}}, per_task=per_task)
+    with pytest.warns(TabmtlWarning, match=r"trial 0 failed and counts as pruned: DivergenceError: .*diverged"):
+        (trial,) = run(goal).trials
+    assert trial.state == TrialState.PRUNED
+    assert trial.user_attrs["failure"].startswith("DivergenceError")
+
+
+def test_parameters_that_do_not_go_together_are_pruned_once_a_fit_has_gone_well():
+    est = tiny(MultiTabNet, epochs=1)
+    space = {"n_heads": {"choices": (2, 3)}}
+    goal = table(est, search_space=space)
+    with pytest.raises(ValueError, match="multiple of n_heads"):
+        run(goal, n_heads=3)
+    with pytest.warns(TabmtlWarning, match="ValueError: d_token must be a multiple of n_heads"):
+        study = run(goal, n_trials=8, n_heads=2)
+    assert {trial.state for trial in study.trials} == {TrialState.COMPLETE, TrialState.PRUNED}
+    assert {trial.params["n_heads"] for trial in study.trials if trial.state == TrialState.PRUNED} == {3}
+
+
+def test_a_lack_of_memory_is_pruned():
+    def exhaust(record):
+        raise MemoryError("no room")
+
+    with pytest.warns(TabmtlWarning, match="MemoryError: no room"):
+        (trial,) = run(table(tiny(SharedBottom, on_epoch=exhaust))).trials
+    assert trial.state == TrialState.PRUNED
+
+
+def test_an_error_that_is_no_value_error_is_raised():
+    def break_off(record):
+        raise RuntimeError("broken")
+
+    goal = table()
+    run(goal)
+    goal.est.on_epoch = break_off
+    try:
+        with pytest.raises(RuntimeError, match="broken"):
+            run(goal)
+    finally:
+        goal.est.on_epoch = None
+
+
+def test_sessions():
+    goal = session_objective(VSKNN(), TRAIN, clicks_val=TEST)
+    (trial,) = run(goal).trials
+    assert goal.names == ("mrr@20",)
+    assert trial.value == with_params(VSKNN(), trial).fit(TRAIN).score(TEST)
+
+
+def test_sessions_are_pruned_between_epochs():
+    est = recommenders.tiny("M2TRec", epochs=3)
+    space = {"dropout": {"low": 0.0, "high": 0.5}}
+    goal = session_objective(est, TRAIN, items=ITEMS, clicks_val=TEST, search_space=space)
+    (trial,) = run(goal, pruner=Prune(epoch=1)).trials
+    assert trial.state == TrialState.PRUNED
+    (trial,) = run(goal, dropout=0.2).trials
+    assert trial.value == pytest.approx(max(trial.intermediate_values.values()))
+    with pytest.raises(ValueError, match="floors names"):
+        goal.within(floors={"mrr@20": 0.1})
+
+
+def test_an_objective_can_be_sent_to_another_process():
+    goal = pickle.loads(pickle.dumps(table(per_task=True)))
+    assert (
+        run(goal, learning_rate=2e-3).trials[0].values == run(table(per_task=True), learning_rate=2e-3).trials[0].values
+    )

@@ -1,0 +1,182 @@
+"""Search spaces: what every estimator states, and that a study gives back what was fitted."""
+
+from __future__ import annotations
+
+import json
+
+import lightgbm as lgb
+import numpy as np
+import optuna
+import polars as pl
+import pytest
+import recommenders
+from conformance import ESTIMATORS, FUNNELS, MIXED, features, long_table, targets_for, tiny
+from recommenders import ITEMS, RECOMMENDERS, TRAIN
+
+from tabmtl import IndependentTasks, MMoE, MultiTabNet, SharedBottom
+from tabmtl.sessions import CategoryPopularity, Popularity
+from tabmtl.tuning import pareto_front, with_params
+from tabmtl.tuning.spaces import check_space, current, decode, encode, suggest
+
+EMPTY = {Popularity, CategoryPopularity}
+EVERY = [cls for cls in (*ESTIMATORS, *RECOMMENDERS) if cls not in EMPTY]
+
+
+def named(classes):
+    return pytest.mark.parametrize("cls", classes, ids=lambda cls: cls.__name__)
+
+
+def samples(space, n, seed=0):
+    """Parameters that trials suggest."""
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+    return [suggest(study.ask(), space) for _ in range(n)]
+
+
+@named(EVERY)
+def test_every_estimator_says_what_to_tune(cls):
+    space = cls.search_space
+    assert len(space) >= 3
+    assert set(space) <= set(cls._get_param_names())
+    assert json.loads(json.dumps(space)).keys() == space.keys(), "plain data"
+    checked = check_space(cls(), space)
+    values = cls().get_params()
+    assert set(current(cls(), checked)) == {name for name in space if values[name] is not None}, "holds the defaults"
+
+
+def test_what_has_nothing_to_tune_is_refused():
+    for cls in EMPTY:
+        assert cls.search_space == {}
+        with pytest.raises(ValueError, match=rf"{cls.__name__} has nothing to tune"):
+            check_space(cls(), cls.search_space)
+
+
+def test_a_subclass_adds_to_the_space_of_its_base():
+    assert set(MMoE.search_space) > {"learning_rate", "d_embedding", "dropout", "expert_norm", "n_experts"}
+    assert "n_experts" not in SharedBottom.search_space
+
+
+@named([*MIXED, *FUNNELS])
+def test_sampled_parameters_fit(cls):
+    X = features()
+    for params in samples(check_space(cls(), cls.search_space), 2):
+        model = tiny(cls, epochs=1).set_params(**params).fit(X, targets_for(cls, X))
+        assert model.get_params().items() >= params.items()
+
+
+@pytest.mark.parametrize("cls", [MMoE, MultiTabNet], ids=lambda cls: cls.__name__)
+def test_sampled_parameters_fit_a_long_table(cls):
+    X, y = long_table()
+    for params in samples(check_space(cls(), cls.search_space), 2, seed=1):
+        tiny(cls, epochs=1, task_column="school").set_params(**params).fit(X, y)
+
+
+@named([cls for cls in RECOMMENDERS if cls not in EMPTY])
+def test_sampled_parameters_fit_a_recommender(cls):
+    for params in samples(check_space(cls(), cls.search_space), 2):
+        recommenders.tiny(cls.__name__, epochs=1).set_params(**params).fit(TRAIN, items=ITEMS)
+
+
+SPACE = {
+    "n_experts": {"low": 2, "high": 5},
+    "learning_rate": {"low": 1e-3, "high": 1e-2, "log": True},
+    "dropout": {"low": 0, "high": 0.5, "step": 0.25},
+    "expert_hidden": {"choices": ([8], (8, 4), np.array([16, 8]).tolist())},
+    "balance": {"choices": ("sum", "uncertainty", {"a": 1.0, "b": 2.5}, (1, 2))},
+    "head_hidden": {"choices": (0, np.int64(8), None)},
+    "flat": {"choices": (False, True)},
+}
+
+
+@pytest.mark.parametrize("storage", ["memory", "journal", "sqlite"])
+@pytest.mark.filterwarnings("error")
+def test_a_study_and_its_frame_give_back_what_was_suggested(storage, tmp_path):
+    kept = {
+        "memory": lambda: None,
+        "journal": lambda: optuna.storages.JournalStorage(
+            optuna.storages.journal.JournalFileBackend(str(tmp_path / "journal"))
+        ),
+        "sqlite": lambda: f"sqlite:///{tmp_path}/study.db",
+    }[storage]()
+    space, seen = check_space(MMoE(), SPACE), {}
+
+    def run(trial):
+        seen[trial.number] = suggest(trial, space)
+        return trial.number
+
+    study = optuna.create_study(study_name="s", storage=kept, sampler=optuna.samplers.RandomSampler(seed=0))
+    study.optimize(run, n_trials=12)
+    if storage != "memory":
+        study = optuna.load_study(study_name="s", storage=kept)
+    trials = pareto_front(study, dominated=True)
+    for trial in study.trials:
+        for found in (trial, trials.filter(trial=trial.number), trials.row(trial.number, named=True)):
+            params = with_params(MMoE(), found).get_params()
+            assert {name: params[name] for name in seen[trial.number]} == seen[trial.number]
+    kinds = {name: {type(params[name]) for params in seen.values()} for name in space}
+    assert kinds["expert_hidden"] == {tuple}
+    assert kinds["balance"] == {str, dict, tuple}
+    assert kinds["n_experts"] == {int}
+    assert kinds["dropout"] == kinds["learning_rate"] == {float}
+    assert kinds["flat"] == {bool}
+
+
+def test_with_params_leaves_everything_else_and_the_original():
+    base = MMoE(epochs=3, random_state=5)
+    model = with_params(base, {"n_experts": 3, "expert_hidden": "[16, 8]"})
+    assert (model.n_experts, model.expert_hidden, model.epochs, model.random_state) == (3, (16, 8), 3, 5)
+    assert base.n_experts == 8
+    with pytest.raises(ValueError, match="expected one row, got 2"):
+        with_params(base, pl.DataFrame({"trial": [1, 2], "param/n_experts": [2, 3]}))
+    with pytest.raises(ValueError, match="Invalid parameter 'n_groups'"):
+        with_params(base, {"n_groups": 3})
+
+
+def test_parameters_of_an_inner_estimator_may_be_searched():
+    base = IndependentTasks(regressor=lgb.LGBMRegressor())
+    space = check_space(base, {"regressor__num_leaves": {"low": 2, "high": 63}})
+    assert current(base, space) == {"regressor__num_leaves": 31}
+    assert with_params(base, {"regressor__num_leaves": 7}).regressor.num_leaves == 7
+
+
+def test_what_lies_outside_the_space_is_left_to_the_search():
+    base = MMoE(n_experts=40, expert_hidden=(7,), learning_rate=5e-3, balance=(1.0, 2.0))
+    space = check_space(base, MMoE.search_space)
+    assert current(base, space)["learning_rate"] == 5e-3
+    assert not {"n_experts", "expert_hidden", "balance"} & set(current(base, space))
+
+
+@pytest.mark.parametrize("value", [None, True, 3, 0.5, "sum", (1, (2, None)), {"a": (1, 2)}, ()])
+def test_codes_are_exact(value):
+    assert decode(encode("x", value)) == value
+    assert isinstance(encode("x", value), bool | int | float | str | None)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"low": 1}, "expected low and high"),
+        ({"low": 1, "high": 2, "choices": (1,)}, "expected low and high"),
+        ({"low": 1, "high": 2, "prior": "log"}, "expected low and high"),
+        ({"low": 2, "high": 1}, "finite numbers low <= high, got 2 and 1"),
+        ({"low": 0, "high": np.inf}, "finite numbers"),
+        ({"low": False, "high": True}, "finite numbers"),
+        ({"low": 0, "high": 1, "log": True}, "a log scale needs low above 0"),
+        ({"low": 1, "high": 9, "log": True, "step": 2}, "a log scale"),
+        ({"choices": ()}, "choices must be a sequence"),
+        ({"choices": "sum"}, "choices must be a sequence"),
+        ({"choices": (1, "sum")}, "all numbers, all text or sequences, or all booleans"),
+        ({"choices": (0, True)}, "all numbers"),
+        ({"choices": (1, 1.0)}, "listed twice"),
+        ({"choices": ("[8]", (8,))}, "must not start with a bracket"),
+        ({"choices": (object(),)}, "plain data"),
+        ({"choices": ((object(),),)}, "plain data"),
+    ],
+)
+def test_an_entry_that_has_not_the_form_is_named(entry, message):
+    with pytest.raises(ValueError, match=rf"search_space, n_experts: .*{message}"):
+        check_space(MMoE(), {"n_experts": entry})
+
+
+def test_a_name_that_is_no_parameter_is_named():
+    with pytest.raises(ValueError, match=r"what MMoE does not have: \['n_groups'\]; its parameters are \['activation'"):
+        check_space(MMoE(), {"n_groups": {"low": 1, "high": 2}})
