@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -19,13 +17,17 @@ import numpy as np
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
-from tabmtl.schema import Task
+from tabmtl.budget import bounded
+from tabmtl.files import failed_save, locked, read_file, remove_others, stamp, sync_folder, write_file
+from tabmtl.tree_text import check_trees
+from tabmtl.verify import check_contents
 
 FORMAT = 1
-_LIGHTGBM = ("LGBMClassifier", "LGBMRegressor")
 _MANIFEST = "manifest.json"
+_MOST_JSON = 128 * 2**20  # bytes; read, they take up to twenty times the memory
 # what this module writes, half-written files included; all else in a folder belongs to somebody else
 _OURS = re.compile(r"\.?[A-Za-z0-9]+-[0-9a-f]{16}\.(json|safetensors|txt)(\.\d+)?|\.manifest\.json\.\d+")
+_NAMES = re.compile(r"model\.json|arrays\.safetensors|[A-Za-z0-9]+\.txt")
 
 
 class ModelFileError(ValueError):
@@ -42,7 +44,7 @@ class Saved:
         Plain JSON values.
     arrays : dict of str to ndarray
     texts : dict of str to str
-        Foreign text formats, such as LightGBM's, by a plain name.
+        LightGBM's text, by a plain name.
     """
 
     facts: dict[str, Any]
@@ -55,7 +57,8 @@ def write_folder(path: str | Path, class_name: str, saved: Saved) -> None:
 
     New files carry their checksum in their name and stand beside the old ones; the manifest that names them is
     replaced last, and then all other files of this package are removed, those of a save that was killed among them.
-    One process at a time may write to a folder.
+    Of several processes that save here at once, one after the other does, and the last one's model stays. (Windows and
+    some network file systems have no such locks: there, let one process at a time write.)
 
     Parameters
     ----------
@@ -68,6 +71,9 @@ def write_folder(path: str | Path, class_name: str, saved: Saved) -> None:
     ------
     FileExistsError
         If the folder holds anything else than a model of this package.
+    OSError
+        If it cannot be written, for instance because the disk is full. What the folder held before is still there, and
+        nothing is beside it.
     """
     folder = Path(path)
     _check_ours(folder)
@@ -76,20 +82,18 @@ def write_folder(path: str | Path, class_name: str, saved: Saved) -> None:
         "arrays.safetensors": save_arrays({k: np.ascontiguousarray(v) for k, v in saved.arrays.items()}),
         **{f"{name}.txt": text.encode() for name, text in saved.texts.items()},
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    files = {}
-    for name, content in contents.items():
-        checksum = hashlib.sha256(content).hexdigest()
-        stored = f"{Path(name).stem}-{checksum[:16]}{Path(name).suffix}"
-        write_file(folder / stored, content)
-        files[name] = {"file": stored, "sha256": checksum}
-    manifest = {"format": FORMAT, "tabmtl": version("tabmtl"), "class": class_name, "files": files}
-    manifest["sha256"] = _checksum(manifest)
-    write_file(folder / _MANIFEST, json.dumps(manifest, indent=1).encode())
-    kept = {entry["file"] for entry in files.values()}
-    for file in folder.iterdir():
-        if _OURS.fullmatch(file.name) and file.name not in kept:
-            file.unlink(missing_ok=True)
+    if len(contents["model.json"]) > _MOST_JSON:
+        raise ValueError(f"{folder}: there are more than {_MOST_JSON} bytes of names; use whole numbers for names")
+    is_new = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder):
+            _write_locked(folder, class_name, contents)
+    except OSError as error:
+        if is_new:
+            with suppress(OSError):
+                folder.rmdir()
+        raise failed_save(error, folder, sum(map(len, contents.values()))) from error
 
 
 def read_folder(path: str | Path) -> tuple[str, Saved]:
@@ -106,17 +110,18 @@ def read_folder(path: str | Path) -> tuple[str, Saved]:
         If the folder is missing, foreign, truncated, edited, or of a newer format.
     """
     folder = Path(path)
-    manifest = _read_manifest(folder)
-    try:
-        contents = _read_files(folder, manifest)
-    except ModelFileError:
-        # a save that ended meanwhile has removed the files of the manifest before it
-        newer = _read_manifest(folder)
-        if newer == manifest:
-            raise
-        manifest, contents = newer, _read_files(folder, newer)
+    while True:
+        before = stamp(folder / _MANIFEST)
+        manifest = _read_manifest(folder)
+        try:
+            contents = _read_files(folder, manifest)
+            break
+        except ModelFileError:
+            # a save that ended meanwhile has removed the files of the manifest before it
+            if stamp(folder / _MANIFEST) == before:
+                raise
     with _as_file_error(f"{folder} is no tabmtl model"):
-        facts = json.loads(contents.pop("model.json"))
+        facts = json.loads(contents.pop("model.json"), parse_constant=_refuse_constant)
         arrays = load_arrays(contents.pop("arrays.safetensors"))
         texts = {name.removesuffix(".txt"): content.decode() for name, content in contents.items()}
         return manifest["class"], Saved(facts=facts, arrays=arrays, texts=texts)
@@ -159,6 +164,7 @@ def load(path: str | Path, cls: type | None = None) -> Any:
         If the folder is missing, foreign, truncated or edited, or of another class.
     """
     class_name, saved = read_folder(path)
+    is_own = cls is None
     if cls is None:
         homes = [import_module(name) for name in ("tabmtl", "tabmtl.sessions")]
         cls = next((getattr(home, class_name) for home in homes if class_name in home.__all__), None)
@@ -169,60 +175,22 @@ def load(path: str | Path, cls: type | None = None) -> Any:
             )
     elif cls.__name__ != class_name:
         raise ModelFileError(f"{path} holds a {class_name}, but cls is {cls.__name__}")
-    with _as_file_error(f"{path} does not describe a {class_name}"):
-        return cls._from_saved(saved)  # type: ignore[union-attr]
+    what = f"{path} does not describe a {class_name} of this release: it was edited, or written by another release"
+    with _as_file_error(f"{what}; save it again"):
+        check_saved(saved, is_own=is_own)
+        with bounded(saved.arrays):
+            return cls._from_saved(saved)  # type: ignore[union-attr]
 
 
-def to_json(name: str, value: Any) -> Any:
-    """A hyper-parameter as JSON; what is no plain value is tagged by its type.
-
-    Raises
-    ------
-    TypeError
-        If the value is neither plain, nor a Task, nor a LightGBM estimator.
-    """
-    if isinstance(value, np.random.RandomState):
-        return None  # a loaded model draws nothing
-    if isinstance(value, np.ndarray):
-        return to_json(name, value.tolist())
-    if isinstance(value, Task):
-        return {"task": {field.name: to_json(name, getattr(value, field.name)) for field in fields(value)}}
-    if type(value).__module__.startswith("lightgbm.") and type(value).__name__ in _LIGHTGBM:
-        return {"lightgbm": {"class": type(value).__name__, "params": to_json(name, value.get_params())}}
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, tuple):
-        return {"tuple": [to_json(name, item) for item in value]}
-    if isinstance(value, list):
-        return [to_json(name, item) for item in value]
-    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-        return {"dict": {key: to_json(name, item) for key, item in value.items()}}
-    if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value)):
-        return value
-    raise TypeError(
-        f"the parameter {name}={value!r} cannot be saved without pickle; set it to a plain value "
-        "(number, text, list, dict with text keys, or Task) before saving"
-    )
-
-
-def from_json(value: Any) -> Any:
-    """The hyper-parameter that `to_json` described."""
-    if isinstance(value, list):
-        return [from_json(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    ((tag, content),) = value.items()
-    if tag == "task":
-        return Task(**{key: from_json(item) for key, item in content.items()})
-    if tag == "tuple":
-        return tuple(from_json(item) for item in content)
-    if tag == "lightgbm" and content["class"] in _LIGHTGBM:
-        import lightgbm
-
-        return getattr(lightgbm, content["class"])(**from_json(content["params"]))
-    if tag == "dict":
-        return {key: from_json(item) for key, item in content.items()}
-    raise ModelFileError(f"a parameter is tagged {tag!r}, which this release does not know")
+def check_saved(saved: Saved, *, is_own: bool) -> None:
+    """Raise a ValueError for contents that no model has; ``is_own`` says that its class is one of this package."""
+    shapes = {}
+    for name, text in saved.texts.items():
+        try:
+            shapes[name] = check_trees(text.encode())
+        except ValueError as error:
+            raise ValueError(f"{name}.txt is no model of LightGBM: {error}") from error
+    check_contents(saved.facts, saved.arrays, shapes, is_own=is_own)
 
 
 @contextmanager
@@ -253,11 +221,11 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 def _parse_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of any tabmtl release, unverified."""
     try:
-        manifest = json.loads((folder / _MANIFEST).read_bytes())
+        manifest = json.loads(read_file(folder / _MANIFEST, _MOST_JSON))
     except OSError as error:
         raise ModelFileError(f"{folder} is no tabmtl model: it has no readable {_MANIFEST}") from error
     except (ValueError, RecursionError) as error:
-        raise ModelFileError(f"{folder}: {_MANIFEST} is truncated or was edited") from error
+        raise ModelFileError(f"{folder}: {_MANIFEST} is truncated or was edited ({error})") from error
     if not isinstance(manifest, dict) or not {"format", "tabmtl", "class", "files"} <= manifest.keys():
         raise ModelFileError(f"{folder} is no tabmtl model: its {_MANIFEST} is none of this package")
     return manifest
@@ -270,13 +238,38 @@ def _read_files(folder: Path, manifest: Mapping[str, Any]) -> dict[str, bytes]:
         entries = {name: (entry["file"], entry["sha256"]) for name, entry in manifest["files"].items()}
     for name, (stored, checksum) in entries.items():
         # a name with a path in it could lead out of the folder
-        if not _OURS.fullmatch(str(stored)):
+        if not _OURS.fullmatch(str(stored)) or not _NAMES.fullmatch(name):
             raise ModelFileError(f"{folder}: {_MANIFEST} names {stored!r}, which is no file of a model")
         with _as_file_error(f"{folder}: {stored} cannot be read, so the model is incomplete; save it again"):
-            contents[name] = (folder / stored).read_bytes()
+            contents[name] = read_file(folder / stored, _MOST_JSON if name == "model.json" else None)
         if hashlib.sha256(contents[name]).hexdigest() != checksum:
             raise ModelFileError(f"{folder}: {stored} is truncated or was edited (its checksum differs)")
     return contents
+
+
+def _write_locked(folder: Path, class_name: str, contents: Mapping[str, bytes]) -> None:
+    """Write the files, then the manifest, then remove all others; or leave the folder as it was."""
+    before = {file.name for file in folder.iterdir()}
+    files = {}
+    try:
+        for name, content in contents.items():
+            checksum = hashlib.sha256(content).hexdigest()
+            stored = f"{Path(name).stem}-{checksum[:16]}{Path(name).suffix}"
+            write_file(folder / stored, content)
+            files[name] = {"file": stored, "sha256": checksum}
+        manifest = {"format": FORMAT, "tabmtl": version("tabmtl"), "class": class_name, "files": files}
+        manifest["sha256"] = _checksum(manifest)
+        sync_folder(folder)  # a manifest must not be there before its files
+        write_file(folder / _MANIFEST, json.dumps(manifest, indent=1).encode())
+    except BaseException:
+        remove_others(folder, _OURS, before)
+        raise
+    remove_others(folder, _OURS, {entry["file"] for entry in files.values()})
+    sync_folder(folder)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"model.json holds {name}, which is no number")
 
 
 def _check_ours(folder: Path) -> None:
@@ -293,13 +286,3 @@ def _check_ours(folder: Path) -> None:
 
 def _checksum(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-
-
-def write_file(file: Path, content: bytes) -> None:
-    """Write a file beside and rename it: a reader sees the old content or the new one."""
-    beside = file.with_name(f".{file.name}.{os.getpid()}")
-    with beside.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(beside, file)

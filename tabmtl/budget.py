@@ -1,0 +1,76 @@
+"""A limit on the memory that torch may take while a network is rebuilt from a file.
+
+The hyper-parameters of a file say how large its network is, which is built before its weights are looked at. So a file
+of a kilobyte could ask for terabytes, or for layers without end.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from math import prod
+from typing import Any
+
+import numpy as np
+
+_SPARE, _TIMES = (
+    2**30,
+    8,
+)  # bytes for masks and the like, and for every byte of weights what building them leaves behind
+_FIRST_STEPS, _STEPS = 2_000, 50  # operations of torch, in all and for every array of weights
+_SMALL = 2**16  # values that need no planning: the operations are counted
+
+
+@contextmanager
+def bounded(arrays: Mapping[str, np.ndarray]) -> Iterator[None]:
+    """Let torch take no more memory and steps than it needs for a network with these weights.
+
+    Raises
+    ------
+    ValueError
+        At the first tensor, before it is made, that goes beyond.
+    """
+    if "torch" not in sys.modules:  # then there is no network either
+        yield
+        return
+    n_bytes = _SPARE + _TIMES * sum(array.nbytes for array in arrays.values())
+    with _limit(n_bytes, _FIRST_STEPS + _STEPS * len(arrays)):
+        yield
+
+
+def _limit(n_bytes: int, n_steps: int) -> Any:
+    """What stands between torch and its operations, as a context."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves, tree_map
+
+    def planned(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+        return torch.device("meta") if isinstance(value, torch.device) else value
+
+    def count_bytes(func: Any, args: Any, kwargs: Any) -> int:
+        """Memory of what an operation would make, if that can be much."""
+        leaves = tree_leaves((args, kwargs))
+        tensors = [leaf.numel() for leaf in leaves if isinstance(leaf, torch.Tensor)]
+        numbers = [abs(leaf) for leaf in leaves if isinstance(leaf, int) and leaf]
+        if func._schema.is_mutable or prod(tensors) * prod(numbers) <= _SMALL:
+            return 0
+        try:
+            made = tree_leaves(func(*tree_map(planned, args), **tree_map(planned, kwargs)))
+        except (NotImplementedError, RuntimeError):
+            return 0  # it looks at values, and makes none
+        return sum(leaf.numel() * leaf.element_size() for leaf in made if isinstance(leaf, torch.Tensor))
+
+    class Limit(TorchDispatchMode):
+        bytes_left, steps_left = n_bytes, n_steps
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.steps_left -= 1
+            self.bytes_left -= count_bytes(func, args, kwargs or {})
+            if self.bytes_left < 0 or self.steps_left < 0:
+                raise ValueError("the hyper-parameters describe a network that is far larger than its weights")
+            return func(*args, **kwargs or {})
+
+    return Limit()

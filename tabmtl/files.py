@@ -1,0 +1,121 @@
+"""Files that are whole or not there: written beside and renamed, read only where they lie, one writer at a time."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import stat
+import sys
+from collections.abc import Container, Iterator
+from contextlib import contextmanager, suppress
+from errno import EDQUOT, ENOSPC
+from pathlib import Path
+
+if sys.platform != "win32":
+    import fcntl
+
+
+def write_file(file: Path, content: bytes) -> None:
+    """Write a file beside and rename it: a reader sees the old content or the new one, and no part stays behind."""
+    beside = file.with_name(f".{file.name}.{secrets.randbits(60)}")
+    try:
+        with beside.open("xb") as stream:  # "x" follows no link that somebody has put there
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(beside, file)
+    except BaseException:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise
+
+
+def read_file(file: Path, most: int | None = None) -> bytes:
+    """Read a file that lies where it is said to lie.
+
+    Parameters
+    ----------
+    file : Path
+    most : int, optional
+        Bytes that it may have; by default what the machine's memory holds.
+
+    Raises
+    ------
+    ValueError
+        If it is a link, a folder or a device, or larger.
+    OSError
+    """
+    status = file.lstat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(f"{file.name} is a link or no file at all, and could lead anywhere; put a copy in its place")
+    most = _memory() if most is None else most
+    if status.st_size > most:
+        raise ValueError(f"{file.name} has {status.st_size} bytes, which is more than the {most} that can be read")
+    return file.read_bytes()
+
+
+def remove_others(folder: Path, pattern: re.Pattern[str], kept: Container[str]) -> None:
+    """Remove the files of a folder whose names fit a pattern, but for some."""
+    for file in folder.iterdir():
+        if pattern.fullmatch(file.name) and file.name not in kept:
+            with suppress(OSError):  # a reader may hold it; the next save removes it
+                file.unlink(missing_ok=True)
+
+
+def stamp(file: Path) -> tuple[int, ...] | None:
+    """What changes whenever a file is replaced; None where there is none."""
+    try:
+        status = file.lstat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_ctime_ns
+
+
+def failed_save(error: OSError, folder: Path, size: int) -> OSError:
+    """The error of a save of so many bytes that left all as it was, with the cure."""
+    cure = "give permission to write, or save to another folder"
+    if error.errno in (ENOSPC, EDQUOT):
+        cure = f"make room for {size:_} bytes, or save to another folder"
+    what = f"the model was not saved, and what was here before is untouched: {error.strerror}; {cure}"
+    return OSError(error.errno, what, str(folder))
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring what was renamed in a folder to the disk, where the system can."""
+    if sys.platform != "win32":
+        with suppress(OSError), _opened(folder) as descriptor:
+            os.fsync(descriptor)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes and threads out that lock this folder; the lock ends with the process that holds it.
+
+    The folder itself is locked, so nothing stays behind. Windows, and network file systems that lock no folders, keep
+    nobody out.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    with _opened(folder) as descriptor:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[int]:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _memory() -> int:
+    """Bytes of the machine's memory, or a terabyte where it does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 2**40

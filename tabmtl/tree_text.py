@@ -1,0 +1,300 @@
+"""LightGBM's model text, checked to the letter before LightGBM reads it.
+
+LightGBM trusts its text: a child, a feature or a category out of range reads foreign memory, a cycle never ends, and a
+malformed number ends the process, because an error in its parallel region cannot be caught. So nothing passes but the
+grammar of its format v4, as ``Booster.model_to_string`` and :mod:`tabmtl.trees` write it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple, NoReturn
+
+import numpy as np
+
+MOST_LEAVES = 131_072  # LightGBM's own limit of num_leaves
+MOST_OUTPUTS = 100_000
+DEEPEST = 4_096  # splits above a leaf: SHAP values recurse by them, and take memory by their square
+
+_COUNT, _INDEX, _CHILD = rb"\d{1,10}+", rb"\d{1,9}+", rb"-?+\d{1,6}+"
+_NUMBER = rb"-?+\d{1,25}+(?:\.\d{1,25}+)?+(?:e[+-]\d\d\d?+)?+"
+_NUMBER_OR = rb"-?+(?:%b|\d{1,25}+(?:\.\d{1,25}+)?+(?:e[+-]\d\d\d?+)?+)"
+_LIMIT, _ANY = _NUMBER_OR % b"inf", _NUMBER_OR % b"inf|nan"
+# the lines of a tree in LightGBM's order, and what one of their values is
+_VALUES = {
+    "num_leaves": rb"[1-9]\d{0,5}+",
+    "num_cat": rb"\d{1,6}+",
+    "split_feature": _INDEX,
+    "split_gain": _ANY,
+    "threshold": _LIMIT,
+    "decision_type": rb"\d\d?+",
+    "left_child": _CHILD,
+    "right_child": _CHILD,
+    "leaf_value": _NUMBER,
+    "leaf_weight": _ANY,
+    "leaf_count": _COUNT,
+    "internal_value": _ANY,
+    "internal_weight": _ANY,
+    "internal_count": _COUNT,
+    "cat_boundaries": _INDEX,
+    "cat_threshold": _COUNT,
+    "is_linear": rb"[01]",
+    "leaf_const": _NUMBER,
+    "num_features": _INDEX,
+    "leaf_features": _INDEX,
+    "leaf_coeff": _NUMBER,
+    "shrinkage": _NUMBER,
+}
+_ONCE = ("num_leaves", "num_cat", "is_linear", "shrinkage")
+_PER_NODE = (
+    *("split_feature", "split_gain", "threshold", "decision_type", "left_child", "right_child"),
+    *("internal_value", "internal_weight", "internal_count"),
+)
+_LENGTH, _COLUMN = "has too many or too few values", "names a column beyond max_feature_idx"
+_PREDICTED = ("leaf_value", "leaf_const", "leaf_coeff")
+_TREE = re.compile(b"".join(b"(?:%b=([^\n]*+)\n)?" % key.encode() for key in _VALUES) + b"\n\n")
+_ROWS = {key: re.compile(rb"(?:%b[ \n])*" % value) for key, value in _VALUES.items()}
+# decision_type: 1 for categories, 2 if missing values go left, and 4 or 8 for what counts as missing
+_NUMERIC, _CATEGORICAL = (0, 2, 4, 6, 8, 10), (1, 5, 9)
+
+_NAME, _BOUND = rb"[\w.+\x80-\xff-]+", rb"-?(?:\d+(?:\.\d+)?(?:e[+-]\d+)?|inf)"
+_INFO = rb"(?:none|\[%b:%b\]|-?\d+(?::-?\d+)*)" % (_BOUND, _BOUND)
+_HEADER = {
+    "version": rb"v4",
+    "num_class": rb"[1-9]\d{0,5}",
+    "num_tree_per_iteration": rb"[1-9]\d{0,5}",
+    "label_index": rb"\d{1,9}",
+    "max_feature_idx": rb"\d{1,9}",
+    "feature_names": rb"%b(?: %b)*" % (_NAME, _NAME),
+    "feature_infos": rb"%b(?: %b)*" % (_INFO, _INFO),
+    "tree_sizes": rb"(?:\d{1,12}(?: \d{1,12})*)?",
+    "objective": rb"[a-z_0-9]+(?: sqrt| [a-z_]+:\d+(?:\.\d+)?(?:e[+-]\d+)?)*",
+    "average_output": rb"",
+    "monotone_constraints": rb"(?:-1|0|1)(?: (?:-1|0|1))*",
+}
+_OPTIONAL = ("objective", "average_output", "monotone_constraints")
+_ONE_OUTPUT = (
+    *("regression", "regression_l1", "huber", "fair", "poisson", "quantile", "mape", "gamma", "tweedie", "binary"),
+    *("cross_entropy", "cross_entropy_lambda"),
+)
+_FOOTER = re.compile(
+    rb"end of trees\n(?:\nfeature_importances:\n(?:%b=\d+\n)*)?" % _NAME
+    + rb'(?:\nparameters:\n(?:\[\w+: [^"\\\x00-\x1f]*\]\n)*\n?end of parameters\n)?'
+    + rb"\npandas_categorical:(?:null|\[\])\n*"
+)
+
+
+class TreeShape(NamedTuple):
+    """How many columns, outputs, iterations and parameters a model has."""
+
+    n_features: int
+    width: int
+    n_iterations: int
+    n_params: int
+
+
+def check_trees(content: bytes) -> TreeShape:
+    """Hold LightGBM's model text against its grammar, and its trees against being trees.
+
+    Raises
+    ------
+    ValueError
+        If LightGBM never wrote this; it names the line, and the tree.
+    """
+    head, _, _ = content.partition(b"\n\n")
+    header, starts = _read_header(head), [len(head) + 2]
+    rows: list[Sequence[bytes | None]] = []
+    for size in header["tree_sizes"].split():
+        first, start, end = b"Tree=%d\n" % len(rows), starts[-1], starts[-1] + int(size)
+        found = _TREE.fullmatch(content, start + len(first), end) if content.startswith(first, start) else None
+        if found is None:
+            _refuse_block(content, len(rows), start, end)
+        rows.append(found.groups())
+        starts.append(end)
+    if not _FOOTER.fullmatch(content, starts[-1]):
+        raise ValueError(f"line {_line(content, starts[-1])}: what follows the trees is not LightGBM's")
+    width, n_features = int(header["num_class"]), int(header["max_feature_idx"]) + 1
+    if len(rows) % width:
+        raise ValueError(f"there are {len(rows)} trees, no multiple of num_class={width}")
+    if rows:
+        _Trees(content, starts, rows).check(n_features)
+    return TreeShape(n_features, width, len(rows) // width, content.count(b"\n[", starts[-1]))
+
+
+def _read_header(head: bytes) -> dict[str, bytes]:
+    """Values of the header by key."""
+    header: dict[str, bytes] = {}
+    for number, line in enumerate(head.split(b"\n"), start=1):
+        name, sign, value = line.partition(b"=")
+        key = name.decode(errors="replace")
+        if number == 1:
+            fits = line == b"tree"
+        else:
+            fits = key in _HEADER and key not in header and bool(sign) == (key != "average_output")
+            fits = fits and re.fullmatch(_HEADER[key], value) is not None
+            header[key] = value
+        if not fits:
+            raise ValueError(f"line {number}: the header cannot hold {_shown(line)}")
+    missing = [key for key in _HEADER if key not in header and key not in _OPTIONAL]
+    if missing:
+        raise ValueError(f"the header lacks {missing[0]}")
+    _check_outputs(header)
+    n_features = int(header["max_feature_idx"]) + 1
+    for key in ("feature_names", "feature_infos", "monotone_constraints"):
+        if key in header and header[key].count(b" ") + 1 != n_features:
+            raise ValueError(f"{key} has {header[key].count(b' ') + 1} entries, max_feature_idx + 1 is {n_features}")
+    return header
+
+
+def _check_outputs(header: dict[str, bytes]) -> None:
+    """The number of outputs is said three times; where these differ, LightGBM writes past its memory."""
+    width = header["num_class"]
+    fits = header["num_tree_per_iteration"] == width and int(width) <= MOST_OUTPUTS
+    if fits and "objective" in header:
+        name, *options = header["objective"].split(b" ")
+        if name in (b"multiclass", b"multiclassova"):
+            fits = width != b"1" and [option for option in options if b"num_class" in option] == [b"num_class:" + width]
+        else:
+            fits = width == b"1" and name.decode() in _ONE_OUTPUT
+    if not fits:
+        shown = {key: header[key].decode() for key in ("num_tree_per_iteration", "objective") if key in header}
+        raise ValueError(f"{shown} do not go with num_class={width.decode()}")
+
+
+def _line(content: bytes, place: int) -> int:
+    return content.count(b"\n", 0, place) + 1
+
+
+def _shown(line: bytes) -> str:
+    return repr(line[:40].decode(errors="replace"))
+
+
+def _refuse_block(content: bytes, tree: int, start: int, end: int) -> NoReturn:
+    """Name the first line of a block that no tree has."""
+    number = _line(content, start)
+    first, *lines = content[start:end].split(b"\n")
+    if first != b"Tree=%d" % tree:
+        raise ValueError(f"line {number}: expected 'Tree={tree}', by tree_sizes, got {_shown(first)}")
+    for offset, line in enumerate(lines, start=1):
+        if line and line.partition(b"=")[0].decode(errors="replace") not in _VALUES:
+            raise ValueError(f"line {number + offset} (tree {tree}): a tree cannot hold {_shown(line)}")
+    raise ValueError(f"line {number} (tree {tree}): lines are missing or out of order, or tree_sizes is wrong")
+
+
+class _Trees:
+    """All T trees of a text: where each starts, and what is on the lines of `_VALUES`, None for a line it lacks."""
+
+    def __init__(self, content: bytes, starts: Sequence[int], rows: Sequence[Sequence[bytes | None]]) -> None:
+        self.content, self.starts = content, starts
+        self.lines = dict(zip(_VALUES, zip(*rows, strict=True), strict=True))
+        for key in ("leaf_features", "leaf_coeff"):  # leaves without features leave more than one space behind
+            self.lines[key] = tuple(row and b" ".join(filter(None, row.split(b" "))) for row in self.lines[key])
+        self.joined = {key: b"\n".join([*filter(None, rows), b""]) for key, rows in self.lines.items()}
+
+    def check(self, n_features: int) -> None:
+        """Raise a ValueError that names the line, and the tree which is none."""
+        for key in _VALUES:
+            self._check_grammar(key)
+        for key in _ONCE:
+            self._refuse(self._counts(key) != 1, key, _LENGTH)
+        leaves = self._whole("num_leaves")
+        self._refuse(leaves > MOST_LEAVES, "num_leaves", f"is above {MOST_LEAVES}")
+        self._check_lengths(leaves)
+        # of the nodes of all trees, one tree after the other: their trees, and their numbers in these
+        self.owner = np.repeat(np.arange(len(leaves)), leaves - 1)
+        self.first = np.cumsum(leaves - 1) - (leaves - 1)
+        self.number = np.arange(len(self.owner)) - self.first[self.owner]
+        self._refuse(self._whole("split_feature") >= n_features, "split_feature", _COLUMN, self.owner)
+        self._check_children(leaves)
+        self._check_categories()
+        self._check_linear(leaves, n_features)
+
+    def _whole(self, key: str) -> np.ndarray:
+        return np.fromstring(self.joined[key], dtype=np.int64, sep=" ") if self.joined[key] else np.zeros(0, np.int64)
+
+    def _counts(self, key: str) -> np.ndarray:
+        """How many values the trees have on a line: (T,)."""
+        return np.array([row.count(b" ") + 1 if row else 0 for row in self.lines[key]])
+
+    def _refuse(self, bad: np.ndarray, key: str, what: str, owner: np.ndarray | None = None) -> None:
+        """Refuse the first bad tree, of (T,), or the tree of the first bad value, given the trees of all values."""
+        if bad.any():
+            tree = int(np.argmax(bad)) if owner is None else int(owner[np.argmax(bad)])
+            place = self.content.find(b"\n%b=" % key.encode(), self.starts[tree], self.starts[tree + 1])
+            line = _line(self.content, self.starts[tree] if place < 0 else place + 1)
+            raise ValueError(f"line {line} (tree {tree}): {key} {what}")
+
+    def _check_grammar(self, key: str) -> None:
+        pattern, joined = _ROWS[key], self.joined[key]
+        if not pattern.fullmatch(joined):
+            bad = [row is not None and row != b"" and not pattern.fullmatch(row + b"\n") for row in self.lines[key]]
+            self._refuse(np.array(bad), key, "has what is no value of it")
+        if key in _PREDICTED and b"e+" in joined:
+            bad = [not np.isfinite([float(value) for value in (row or b"").split()]).all() for row in self.lines[key]]
+            self._refuse(np.array(bad), key, "is not finite")
+
+    def _check_lengths(self, leaves: np.ndarray) -> None:
+        """One value a node or leaf; trees of one leaf may lack what no prediction looks at."""
+        for key in (*_PER_NODE, "leaf_value", "leaf_weight", "leaf_count"):
+            found = self._counts(key)
+            lacking = (leaves == 1) & (found == 0) & (key != "leaf_value")
+            self._refuse((found != leaves - (key in _PER_NODE)) & ~lacking, key, _LENGTH)
+
+    def _check_children(self, leaves: np.ndarray) -> None:
+        """Every node but the first, and every leaf, is the child of one node before it, and none lies too deep."""
+        child = np.concatenate([self._whole("left_child"), self._whole("right_child")])
+        owner, number = np.tile(self.owner, 2), np.tile(self.number, 2)
+        fits = np.where(child < 0, ~child < leaves[owner], (number < child) & (child < leaves[owner] - 1))
+        # places of a tree of L leaves: its L - 1 nodes, then its leaves
+        place = 2 * self.first[owner] + owner + np.where(child < 0, leaves[owner] - 2 - child, child)
+        again = np.bincount(place[fits], minlength=1)[np.where(fits, place, 0)] > 1
+        bad = (~fits | again).reshape(2, -1)
+        for key, row in zip(("left_child", "right_child"), bad, strict=True):
+            self._refuse(row, key, "makes no tree: a node or leaf is out of range, or has two parents", self.owner)
+        left, right = child.reshape(2, -1)
+        level = self.first[leaves > 1]
+        for _ in range(DEEPEST):
+            below = np.concatenate([left[level], right[level]])
+            level = (self.first[np.tile(self.owner[level], 2)] + below)[below > 0]
+            if not len(level):
+                return
+        self._refuse(level >= 0, "left_child", f"makes a tree deeper than {DEEPEST}", self.owner[level])
+
+    def _check_categories(self) -> None:
+        """Every split by category has a set of categories of its own, in order, inside what the tree holds."""
+        kinds, sets = self._whole("decision_type"), self._whole("num_cat")
+        named = np.isin(kinds, _CATEGORICAL)
+        self._refuse(~named & ~np.isin(kinds, _NUMERIC), "decision_type", "is of no known kind", self.owner)
+        found = np.bincount(self.owner[named], minlength=len(sets))
+        self._refuse(found != sets, "num_cat", "is not the number of splits by category")
+        words, ends = self._counts("cat_threshold"), self._whole("cat_boundaries")
+        self._refuse(self._counts("cat_boundaries") != np.where(sets > 0, sets + 1, 0), "cat_boundaries", _LENGTH)
+        self._refuse((sets == 0) & (words > 0), "cat_threshold", _LENGTH)
+        some = np.flatnonzero(sets)
+        last = np.cumsum(sets[some] + 1) - 1
+        first = last - sets[some]
+        bad = np.zeros(len(sets), dtype=bool)
+        bad[some] = (ends[first] != 0) | (ends[last] != words[some])
+        falls = np.flatnonzero(np.diff(ends) < 0)
+        bad[some[np.searchsorted(last, falls[~np.isin(falls, last)])]] = True
+        self._refuse(bad, "cat_boundaries", "does not divide cat_threshold")
+        nodes = np.split(self.number[named], np.cumsum(sets[some])[:-1]) if len(some) else []
+        for tree, own in zip(some.tolist(), nodes, strict=True):
+            values = (self.lines["threshold"][tree] or b"").split(b" ")
+            bad[tree] = [values[node] for node in own] != [b"%d" % number for number in range(len(own))]
+        self._refuse(bad, "threshold", "does not count the splits by category")
+
+    def _check_linear(self, leaves: np.ndarray, n_features: int) -> None:
+        """Linear functions in the leaves: so many features and coefficients as they say."""
+        linear = self._whole("is_linear") > 0
+        for key in ("leaf_const", "num_features"):
+            self._refuse(self._counts(key) != linear * leaves, key, _LENGTH)
+        owner = np.repeat(np.arange(len(leaves)), linear * leaves)
+        sizes = np.bincount(owner, weights=self._whole("num_features"), minlength=len(leaves))
+        for key in ("leaf_features", "leaf_coeff"):
+            self._refuse(self._counts(key) != sizes, key, _LENGTH)
+        owner = np.repeat(np.arange(len(leaves)), self._counts("leaf_features"))
+        self._refuse(self._whole("leaf_features") >= n_features, "leaf_features", _COLUMN, owner)
+        lacks = np.array([row is None for row in self.lines["left_child"]])
+        self._refuse(linear & lacks, "left_child", "is missing")

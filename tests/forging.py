@@ -1,0 +1,85 @@
+"""Folders of models as somebody would forge them: changed, with every checksum right again."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from safetensors.numpy import load, save
+
+from tabmtl.persist import _checksum
+
+SECONDS = 60  # after which LightGBM is taken to hang
+
+
+def parts_of(folder: Path) -> dict[str, Path]:
+    """The files of a folder by the names that its manifest has for them."""
+    files = json.loads((folder / "manifest.json").read_text())["files"]
+    return {name: folder / entry["file"] for name, entry in files.items()}
+
+
+def forge(folder: Path, contents: dict[str, bytes] | None = None, **changes: Any) -> Path:
+    """Change files, by the names that the manifest has for them, and entries of the manifest."""
+    manifest = json.loads((folder / "manifest.json").read_text()) | changes
+    for name, content in (contents or {}).items():
+        manifest["files"][name]["sha256"] = sha256(content).hexdigest()
+        (folder / manifest["files"][name]["file"]).write_bytes(content)
+    manifest.pop("sha256")
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"sha256": _checksum(manifest)}))
+    return folder
+
+
+def forge_facts(folder: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
+    """Change the facts of a model in place."""
+    facts = json.loads(parts_of(folder)["model.json"].read_text())
+    change(facts)
+    return forge(folder, {"model.json": json.dumps(facts).encode()})
+
+
+def forge_arrays(folder: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
+    """Change the arrays of a model in place."""
+    arrays = load(parts_of(folder)["arrays.safetensors"].read_bytes())
+    change(arrays)
+    return forge(folder, {"arrays.safetensors": save(arrays)})
+
+
+def copy_of(folder: Path, place: Path) -> Path:
+    """A fresh copy of a model at a place, whatever is there."""
+    shutil.rmtree(place, ignore_errors=True)
+    return Path(shutil.copytree(folder, place))
+
+
+def sized(text: str) -> str:
+    """LightGBM's text with the sizes that its trees have."""
+    trees = re.findall(r"^Tree=.*?(?=^Tree=|^end of trees)", text, re.DOTALL | re.MULTILINE)
+    sizes = " ".join(str(len(tree.encode())) for tree in trees)
+    return re.sub(r"^tree_sizes=.*$", f"tree_sizes={sizes}", text, count=1, flags=re.MULTILINE)
+
+
+def use_trees(texts: list[str]) -> list[str]:
+    """Load texts and predict in every way, in a process that may die of it; return the errors that were no deaths."""
+    import lightgbm
+    import numpy as np
+
+    signal.alarm(SECONDS)
+    rng = np.random.default_rng(0)
+    wide = np.concatenate([rng.normal(size=(20, 9)), rng.choice([np.nan, 0, 3, 1e30, -1e30, np.inf], size=(20, 9))])
+    errors = []
+    for text in texts:
+        try:
+            booster = lightgbm.Booster(model_str=text)
+            rows = wide[:, : booster.num_feature()]
+            booster.predict(rows, num_threads=1)
+            booster.predict(rows, num_threads=1, pred_leaf=True)
+            booster.predict(rows, num_threads=1, pred_contrib=True)
+            lightgbm.Booster(model_str=booster.model_to_string())
+        except (lightgbm.basic.LightGBMError, ValueError) as error:
+            errors.append(repr(error))
+    signal.alarm(0)
+    return errors
