@@ -45,7 +45,8 @@ bench: $(VENV)/.bench  ## training speed against plain references and torch-rech
 	OMP_NUM_THREADS=1 $(BIN)/python -m tabmtl.pipelines.benchmark_experts_speed $(ARGS)
 
 clean:  ## remove the environment and whatever was built
-	rm -rf $(VENV) build dist *.egg-info demo_output benchmark_output mlflow.db mlruns .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info demo_output benchmark_output .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf mlflow.db mlruns sweep.journal sweep.journal.workers
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 tree:

@@ -1,6 +1,7 @@
 """The main demonstration: one network for four targets of real flights, against one LightGBM per target.
 
-Run it by ``python -m tabmtl.pipelines.demo``; ``--help`` lists the options.
+Run it by ``python -m tabmtl.pipelines.demo``, or ``tabmtl demo``; ``--help`` lists the options. The model is registered
+in a database of MLflow in the current folder, from where it is served.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,10 +19,18 @@ import polars as pl
 
 import tabmtl
 from tabmtl.pipelines.datasets import Dataset, load
+from tabmtl.pipelines.tracking import CHAMPION, DEFAULT_URI, Log, Tracking, open_log, page_command, program
+from tabmtl.pipelines.train import check_output
 from tabmtl.plots import GainDisplay, HistoryDisplay
+
+#: Of the experiment, and of the registered model.
+NAME = "flights"
 
 #: Enough for the scores to level off, few enough for some minutes on two cores.
 EPOCHS = 12
+
+#: What is left beside the model.
+FILES = ("table.csv", "learning_curves.png", "gain.png")
 
 Parts = dict[str, tuple[pl.DataFrame, Any]]
 
@@ -53,12 +63,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--seed must be a whole number from 0 to 2147483647, got {args.seed}")
     if find_spec("matplotlib") is None:
         parser.error("the plots need matplotlib, which is missing: pip install 'tabmtl[plot]'")
+    if find_spec("mlflow") is None and not args.no_mlflow:
+        parser.error("MLflow is missing: pip install 'tabmtl[mlflow]', or go on with --no-mlflow")
+    # not the store of the environment, where others may serve a model of this name
+    tracking = Tracking(tracking_uri=args.tracking_uri, experiment=NAME, no_mlflow=args.no_mlflow)
     try:
+        check_output(args.output / "model")
         args.output.mkdir(parents=True, exist_ok=True)
         data = load("flights", folder=args.folder, full=args.full)
         parts = {name: data.part(name) for name in ("train", "val", "test")}
         _describe(data, parts, whole=args.full or args.folder is not None)
-        _compare(data, parts, args)
+        with open_log(tracking) as log, nullcontext() if log is None else log.run("demo") as run_id:
+            _compare(data, parts, args, None if log is None else _Logged(log, str(run_id)))
     except (OSError, ValueError, pl.exceptions.PolarsError) as error:
         parser.error(" ".join(str(error).split()))
     return 0
@@ -81,6 +97,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output", type=Path, default=Path("demo_output"), help="where the files go (default: ./demo_output)"
     )
+    parser.add_argument("--tracking-uri", default=DEFAULT_URI, help=f"of MLflow (default: {DEFAULT_URI})")
+    parser.add_argument("--no-mlflow", action="store_true", help="log and register nothing")
     return parser
 
 
@@ -100,11 +118,39 @@ def _describe(data: Dataset, parts: Parts, *, whole: bool) -> None:
     print("A flight that was cancelled has no delay: such cells are null, and are left out of losses and scores.")
 
 
-def _compare(data: Dataset, parts: Parts, args: argparse.Namespace) -> None:
+class _Logged:
+    """The run of MLflow that the demonstration leaves."""
+
+    def __init__(self, log: Log, run_id: str) -> None:
+        from tabmtl.mlflow import MLflowCallback
+
+        self.log, self.callback = log, MLflowCallback(run_id=run_id)
+
+    def finish(self, model: tabmtl.MultiTabNet, single: tabmtl.IndependentTasks, parts: Parts, output: Path) -> None:
+        """Log what is known when training is over, register the model, and say how it is served."""
+        import mlflow
+
+        from tabmtl.mlflow import log_model
+
+        X_val, y_val = parts["val"]
+        self.callback.log_fitted(model, *parts["train"], X_val=X_val, y_val=y_val, reference=single)
+        for name in FILES:
+            mlflow.log_artifact(str(output / name))
+        info = log_model(model, input_example=parts["train"][0].head(5), registered_model_name=NAME)
+        version = str(info.registered_model_version)
+        self.log.client.set_registered_model_alias(NAME, CHAMPION, version)
+        print(f"\nLogged to {self.log.uri}, and registered as version {version} of the model {NAME}, alias {CHAMPION}.")
+        print("The two commands that serve it and open MLflow's page, both for this machine alone:\n")
+        print(f"  {program('tabmtl')} serve start {NAME}")
+        print(f"  {page_command(self.log.uri)}")
+
+
+def _compare(data: Dataset, parts: Parts, args: argparse.Namespace, logged: _Logged | None) -> None:
     """Fit both, score both, and leave the files."""
     X_test, y_test = parts["test"]
     print(f"\nMultiTabNet: one network for all targets, at most {args.epochs} epochs ...", flush=True)
-    model = tabmtl.MultiTabNet(tasks=data.tasks, epochs=args.epochs, random_state=args.seed, verbose=1)
+    watch = None if logged is None else logged.callback
+    model = tabmtl.MultiTabNet(tasks=data.tasks, epochs=args.epochs, random_state=args.seed, verbose=1, on_epoch=watch)
     seconds = _fit(model, parts)
     kept = f"the weights after epoch {model.best_iteration_} of {model.history_.height}"
     print(f"  fitted in {seconds:.1f} s; {kept} are kept")
@@ -121,8 +167,10 @@ def _compare(data: Dataset, parts: Parts, args: argparse.Namespace) -> None:
     table = gain.table.rename({"reference": "single_task_score"})
     table.write_csv(args.output / "table.csv")
     _draw(model, gain, args.output)
-    names = "model/ (tabmtl.load reads it), table.csv, learning_curves.png, gain.png"
+    names = f"model/ (tabmtl.load reads it), {', '.join(FILES)}"
     print(f"\nSaved in {args.output}: {names}.\nThe saved model was loaded again: its predictions are bit-equal.")
+    if logged is not None:
+        logged.finish(model, single, parts, args.output)
 
 
 def _fit(model: tabmtl.MultiTabNet | tabmtl.IndependentTasks, parts: Parts) -> float:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
+import commands
 import polars as pl
 import pytest
 
 import tabmtl
 from tabmtl.pipelines import datasets, demo
-
-pytest.importorskip("matplotlib")
 
 TARGETS = ["cancelled", "dep_del15", "arr_delay", "air_time"]
 EVERY = 25
@@ -27,13 +25,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+def store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return commands.store(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path, store: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """One run of the demo; gives its output folder and its arguments."""
     output = tmp_path_factory.mktemp("output") / "demo"
-    argv = ["--folder", str(folder), "--epochs", "2", "--seed", "3", "--output", str(output)]
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert demo.main(argv) == 0
+    argv = ["--folder", str(folder), "--epochs", "2", "--seed", "3", "--output", str(output), "--tracking-uri", store]
+    assert demo.main(argv) == 0
     return output, argv
 
 
@@ -56,8 +57,38 @@ def test_the_saved_model_has_the_scores_of_the_table(run: tuple[Path, list[str]]
     assert scores == pytest.approx(dict(zip(table["task"], table["score"], strict=True)))
 
 
+def test_the_run_holds_parameters_epochs_data_plots_and_schema(run: tuple[Path, list[str]], store: str) -> None:
+    logged = commands.Registry(store).runs("flights")["demo"]
+    client = commands.Registry(store).client
+    assert logged.info.status == "FINISHED"
+    assert (logged.data.params["class"], logged.data.params["epochs"]) == ("MultiTabNet", "2")
+    for name in ("val/cancelled/roc_auc", "val/air_time/r2"):
+        assert [point.step for point in client.get_metric_history(logged.info.run_id, name)] == [0, 1]
+    assert {"final/arr_delay/r2", "gain/dep_del15"} <= logged.data.metrics.keys()
+    files = {file.path for folder in (None, "plots") for file in client.list_artifacts(logged.info.run_id, folder)}
+    assert {*demo.FILES, "schema.json", "scores.json", "plots/history.png", "plots/gain.png"} <= files
+    assert len(logged.inputs.dataset_inputs) == 2
+
+
+def test_the_registered_champion_is_the_saved_model(
+    run: tuple[Path, list[str]], store: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    import tabmtl.mlflow
+
+    assert commands.Registry(store).aliases("flights") == {"champion": "1"}
+    X, _ = datasets.load("flights", folder=folder).part("test")
+    mlflow.set_tracking_uri(store)
+    try:
+        champion = tabmtl.mlflow.load_model("models:/flights@champion")
+    finally:
+        mlflow.set_tracking_uri(None)
+    assert champion.predict(X).equals(tabmtl.load(run[0] / "model").predict(X))
+
+
 def test_again_gives_the_same_table_and_says_what_it_does(
-    run: tuple[Path, list[str]], folder: Path, capsys: pytest.CaptureFixture[str]
+    run: tuple[Path, list[str]], folder: Path, store: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output, argv = run
     _, y = datasets.load("flights", folder=folder).part("train")
@@ -70,6 +101,11 @@ def test_again_gives_the_same_table_and_says_what_it_does(
     assert "Δm = " in printed
     assert f"Saved in {output}" in printed
     assert "bit-equal" in printed
+    assert commands.Registry(store).aliases("flights") == {"champion": "2"}
+    assert "version 2 of the model flights, alias champion" in printed
+    serves, opens = printed.splitlines()[-2:]
+    assert serves.endswith("tabmtl serve start flights")
+    assert f"mlflow server --backend-store-uri {store} --host 127.0.0.1 --port 5000" in opens
     for target in TARGETS:
         assert sum(line.split()[:1] == [target] for line in printed.splitlines()) == 2, target
 
@@ -77,6 +113,13 @@ def test_again_gives_the_same_table_and_says_what_it_does(
 def test_the_sample_is_the_default() -> None:
     args = demo._parser().parse_args([])
     assert (args.full, args.folder, args.output) == (False, None, Path("demo_output"))
+    assert args.tracking_uri == "sqlite:///mlflow.db"
+
+
+def test_without_mlflow_the_files_are_left_alone(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert demo.main(["--folder", str(folder), "--epochs", "1", "--output", "out", "--no-mlflow"]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 MISTAKES = {
@@ -84,11 +127,12 @@ MISTAKES = {
     "no such folder": (["--folder", "no"], "data.parquet"),
     "no parquet": (["--folder", "broken"], "parquet"),
     "output is a file": (["--output", "file"], "'file'"),
-    "model folder is foreign": (["--output", "foreign", "--folder", "data", "--epochs", "1"], "choose another folder"),
+    "model folder is foreign": (["--output", "foreign", "--folder", "data"], "choose another folder"),
     "no epochs": (["--epochs", "0"], "--epochs must be at least 1"),
     "negative seed": (["--seed", "-1"], "--seed"),
     "seed is no number": (["--seed", "x"], "--seed"),
     "unknown option": (["--fulll"], "--fulll"),
+    "no such store": (["--folder", "data", "--tracking-uri", "ftp://x"], "cannot open ftp://x"),
 }
 
 
@@ -118,14 +162,15 @@ def test_mistakes_are_one_line_and_exit_code_2(
     assert error.count("\n") == 1
 
 
-def test_without_matplotlib_nothing_is_trained(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("library", "extra"), [("matplotlib", "plot"), ("mlflow", "mlflow")])
+def test_without_a_library_nothing_is_trained(
+    library: str, extra: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(demo, "find_spec", lambda name: None)
+    monkeypatch.setattr(demo, "find_spec", lambda name: None if name == library else object())
     with pytest.raises(SystemExit) as stopped:
         demo.main([])
     assert stopped.value.code == 2
-    assert "pip install 'tabmtl[plot]'" in capsys.readouterr().err
+    assert f"pip install 'tabmtl[{extra}]'" in capsys.readouterr().err
 
 
 def test_a_model_that_comes_back_different_is_an_error(

@@ -1,0 +1,128 @@
+"""The command ``tabmtl``.
+
+Train multi-task models on tables and click logs, search their parameters, and register, compare and serve them.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from textwrap import fill
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tabmtl.pipelines.options import Help, as_command, near, summary
+from tabmtl.pipelines.terminal import in_order, is_mistake, one_line
+
+if TYPE_CHECKING:
+    import typer
+
+_MISTAKE, _INTERRUPTED = 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments; default those of the command line.
+
+    Returns
+    -------
+    int
+        Exit code: 0; 2 after a mistake of the user, which is said in one line; 130 after Ctrl-C; 1 where ``serve
+        promote`` leaves the champion. A bug keeps its traceback.
+    """
+    if find_spec("typer") is None:
+        print("tabmtl: error: the commands need typer, which is missing: pip install 'tabmtl[cli]'", file=sys.stderr)
+        return _MISTAKE
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    words = [word for word in arguments[:2] if not word.startswith("-")]
+    prog = " ".join(["tabmtl", *words[: 2 if words[:1] == ["serve"] else 1]])
+    try:
+        with in_order():
+            result = _command()(arguments, "tabmtl", standalone_mode=False)
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except Exception as error:
+        message = getattr(error, "format_message", None)  # of typer's own errors, whose class is private
+        if message is None and not is_mistake(error):
+            raise
+        said = one_line(error) if message is None else f"{' '.join(message().split())} (--help lists the options)"
+        print(f"{prog}: error: {said}", file=sys.stderr)
+        return _MISTAKE
+    return result if isinstance(result, int) else getattr(result, "exit_code", 0)
+
+
+def benchmarks() -> dict[str, tuple[str, str]]:
+    """The benchmarks by name, each with its module and what it says of itself in one line."""
+    found = {}
+    for file in sorted(Path(__file__).parent.glob("benchmark*.py")):
+        name = file.stem.removeprefix("benchmark").strip("_").replace("_", "-") or "scores"
+        docstring = ast.get_docstring(ast.parse(file.read_text())) or ""
+        found[name] = (f"tabmtl.pipelines.{file.stem}", docstring.partition("\n")[0])
+    return found
+
+
+Arguments = Annotated[list[str] | None, Help("of the module that does it", "[ARGUMENT]...", is_argument=True)]
+
+
+def demo(arguments: Arguments = None) -> int:
+    """Train on real flights and compare with one LightGBM per target."""
+    return import_module("tabmtl.pipelines.demo").main(arguments or [])
+
+
+def bench(arguments: Arguments = None) -> int:
+    """List the benchmarks, or run one."""
+    known = benchmarks()
+    if not arguments or arguments[0] in ("--help", "-h"):
+        print("Usage: tabmtl bench NAME [OPTIONS]\n\n  Measure, and print a table; NAME --help lists the options.\n")
+        indent = " " * (max(map(len, known)) + 4)
+        for name, (_, says) in known.items():
+            print(fill(says, 80, initial_indent=f"  {name}".ljust(len(indent)), subsequent_indent=indent))
+        return 0
+    name, *options = arguments
+    if name not in known:
+        raise ValueError(f"there is no benchmark {name!r}: {near(name, [*known])}")
+    return import_module(known[name][0]).main(options) or 0
+
+
+def _command() -> Any:
+    """The command line, as typer makes it of functions."""
+    import typer
+    from typer.main import get_command
+
+    from tabmtl.pipelines import serve, sweep, train
+
+    plain: dict[str, Any] = {"rich_markup_mode": None, "add_completion": False, "no_args_is_help": True}
+    app = typer.Typer(**plain, help=summary(sys.modules[__name__]).partition("\n\n")[2])
+    registry = typer.Typer(**plain, help=summary(serve).split("\n\n")[1])
+    _add(app, demo, passed_on=True)
+    _add(app, train.train)
+    _add(app, sweep.sweep)
+    _add(registry, serve.register)
+    _add(registry, serve.promote)
+    _add(registry, serve.start)
+    app.add_typer(registry, name="serve", short_help="Register, compare, promote and serve models.")
+    _add(app, bench, passed_on=True)
+    return get_command(app)
+
+
+def _add(app: typer.Typer, function: Callable[..., Any], *, passed_on: bool = False) -> None:
+    """Add a command; if all arguments are passed on, its help is that of the module they go to."""
+    from tabmtl.pipelines.help_page import GroupedCommand
+
+    settings: dict[str, Any] = {"max_content_width": 100, "terminal_width": None}
+    if passed_on:
+        settings |= {"ignore_unknown_options": True, "help_option_names": []}
+    app.command(cls=GroupedCommand, context_settings=settings)(as_command(function))
+
+
+if __name__ == "__main__":
+    from tabmtl.pipelines.cli import main as main_of_package  # errors are told apart by the module they come from
+
+    raise SystemExit(main_of_package())

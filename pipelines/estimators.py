@@ -1,0 +1,133 @@
+"""Estimators by name, with parameters as text: what ``--model``, ``--set`` and ``--seed`` mean."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from tabmtl.pipelines.options import Help, near, pairs
+
+#: Parameters that other options of the command line rule.
+_ELSEWHERE = {
+    "random_state": "--seed",
+    "tasks": "--target",
+    "task_column": "--task-column",
+    "categorical_features": "--categorical",
+    "session_column": "--session-column",
+    "item_column": "--item-column",
+    "time_column": "--time-column",
+    "order_column": "--order-column",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelChoice:
+    """Model: an estimator, and how it differs from its defaults.
+
+    Parameters
+    ----------
+    model : str
+        A class of `tabmtl` for tables, or of `tabmtl.sessions` for click logs.
+    settings : list of str
+        ``name=value`` of its parameters; the value is JSON, or else text.
+    seed : int
+        Its ``random_state``.
+    """
+
+    model: Annotated[
+        str, Help("any estimator of tabmtl or tabmtl.sessions, such as MMoE, RMTGB or M2TRec", metavar="NAME")
+    ] = "MultiTabNet"
+    settings: Annotated[
+        list[str],
+        Help("a parameter of the model, JSON or text: epochs=5; may be repeated", metavar="NAME=VALUE", flag="--set"),
+    ] = field(default_factory=list)
+    seed: Annotated[int, Help("ruler of all randomness of the model and of the search")] = 0
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The settings as values.
+
+        Raises
+        ------
+        ValueError
+            If a setting is not ``name=value``, or its parameter has an option of its own.
+        """
+        found = {name: _value(text) for name, text in pairs(self.settings, "--set")}
+        for name in found.keys() & _ELSEWHERE.keys():
+            raise ValueError(f"--set {name} is not taken: {_ELSEWHERE[name]} says it")
+        return found
+
+
+def find_class(name: str) -> type:
+    """The class of an estimator by its name.
+
+    Raises
+    ------
+    ValueError
+        If there is none; the message names those that are near, or all.
+    """
+    known = tables() | recommenders()
+    if name not in known:
+        plain = [one for one in known if not one.endswith(("Classifier", "Regressor"))]
+        raise ValueError(f"there is no model {name!r}: {near(name, plain)}")
+    return known[name]
+
+
+def tables() -> dict[str, type]:
+    """The estimators of tables, by name."""
+    import tabmtl
+    from tabmtl.base import MultiTaskEstimator
+
+    return _exported(tabmtl, MultiTaskEstimator)
+
+
+def recommenders() -> dict[str, type]:
+    """The recommenders, by name."""
+    import tabmtl.sessions
+    from tabmtl.sessions.recommender import Recommender
+
+    return _exported(tabmtl.sessions, Recommender)
+
+
+def make(cls: Any, choice: ModelChoice, facts: Mapping[str, Any]) -> Any:
+    """The chosen estimator, not fitted.
+
+    Parameters
+    ----------
+    cls : type
+        As `find_class` gives it.
+    choice : ModelChoice
+    facts : mapping of str to value
+        Parameters that follow from the data; those that the class does not have are left out, and what the user has
+        set is kept.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is unknown, its value is out of range, or the seed is.
+    """
+    known, params = cls._get_param_names(), choice.params
+    settable = [name for name in known if name not in _ELSEWHERE and name != "on_epoch"]  # which holds code
+    for name in params:
+        if name not in settable:
+            raise ValueError(f"{choice.model} has no parameter {name!r} to set: {near(name, settable)}")
+    if not 0 <= choice.seed < 2**31:
+        raise ValueError(f"--seed must be a whole number from 0 to 2147483647, got {choice.seed}")
+    given = {"random_state": choice.seed, **facts}
+    estimator = cls(**{name: value for name, value in given.items() if name in known} | params)
+    estimator._check_params()
+    return estimator
+
+
+def _exported(package: Any, base: type) -> dict[str, type]:
+    found = {name: getattr(package, name) for name in package.__all__}
+    return {name: cls for name, cls in found.items() if isinstance(cls, type) and issubclass(cls, base)}
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text

@@ -1,0 +1,281 @@
+"""Models in MLflow's registry: register, compare, promote and serve them: ``tabmtl serve``.
+
+The alias "champion" names the version that is served. It moves to a challenger when no task falls by more than a margin
+on validation rows.
+
+``python -m tabmtl.pipelines.serve`` is the same; ``--help`` lists the commands.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import os
+import shlex
+import socket
+import subprocess
+import sys
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tabmtl.pipelines.layout import lay_out
+from tabmtl.pipelines.options import Help
+from tabmtl.pipelines.promotion import Promotion, check_tasks, judge, rows_for, score, table_of
+from tabmtl.pipelines.sources import RowSource, same_rows
+from tabmtl.pipelines.tracking import (
+    CHALLENGER,
+    CHAMPION,
+    ROWS,
+    Experiment,
+    Store,
+    Tracking,
+    check_model_name,
+    connected,
+    open_log,
+)
+from tabmtl.schema import TabmtlWarning
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+Name = Annotated[str, Help("of the registered model", "NAME", is_argument=True)]
+
+
+def register(
+    name: Name,
+    folder: Annotated[Path, Help("that the model was saved to", "FOLDER", is_argument=True)],
+    experiment: Experiment,
+) -> str:
+    """Register a saved model as a new version.
+
+    It becomes the champion if there is none, else its challenger.
+
+    Parameters
+    ----------
+    name : str
+    folder : Path
+        As ``model.save(folder)`` and ``--output`` leave it.
+    experiment : Experiment
+
+    Returns
+    -------
+    version : str
+
+    Raises
+    ------
+    ValueError, OSError, ImportError
+        If the folder holds no model, or MLflow does not answer.
+    """
+    import tabmtl
+
+    model = tabmtl.load(folder)
+    with open_log(Tracking(**asdict(experiment), register=name)) as log:
+        import tabmtl.mlflow
+
+        assert log is not None
+        with log.run(f"register {name}"):
+            info = tabmtl.mlflow.log_model(model, registered_model_name=name)
+        version = str(info.registered_model_version)
+        print(f"Registered as version {version} of {name}, alias {log.label(name, version)}.")
+    return version
+
+
+def promote(
+    name: Name,
+    source: RowSource,
+    store: Store,
+    *,
+    margin: Annotated[float, Help("that a task may fall by, in units of its score")] = 0.005,
+    version: Annotated[int | None, Help("the challenger; default the newest version", "NUMBER")] = None,
+    part: Annotated[str, Help("rows to judge by; all: of a new file, none of which was trained on", "val|all")] = "val",
+    allow_undefined: Annotated[bool, Help("pass tasks that have no score on these rows")] = False,
+) -> Promotion:
+    """Make a challenger the champion if no task falls too far.
+
+    Both are scored on the same validation rows: give the same --data and split as in training. Without a champion, the
+    challenger becomes it. The exit code is 1 where the champion stays.
+
+    Parameters
+    ----------
+    name : str
+    source : RowSource
+        The targets and columns are those that the models know.
+    store : Store
+    margin : float, default=0.005
+        The alias moves if no task falls by more.
+    version : int, optional
+    part : {"val", "all"}, default="val"
+    allow_undefined : bool, default=False
+        Else a task without a score keeps the alias where it is.
+
+    Returns
+    -------
+    Promotion
+
+    Raises
+    ------
+    ValueError, OSError, ImportError
+        If there is no such model or version, the two learn different tasks, or the rows do not fit them.
+    """
+    if not (math.isfinite(margin) and margin >= 0):
+        raise ValueError(f"--margin must be at least 0, got {margin:g}")
+    if part not in ("val", "all"):
+        raise ValueError(f"--part is val or all, got {part!r}: test rows judge no choice")
+    with connected(store):
+        client = _client()
+        champion, challenger = _versions(client, name, version)
+        if champion == challenger:
+            return _say(Promotion(table=None, moved=True, reason=f"Version {champion} is the champion already."))
+        new = _load(name, challenger)
+        rows = rows_for(new, source, whole=part == "all")
+        _warn_of_split(client, name, challenger, source)
+        scores = score(new, rows, part, challenger)
+        if champion is None:
+            reason = f"There was no champion: version {challenger} is it now."
+            found = Promotion(table=table_of(scores), moved=True, reason=reason)
+        else:
+            old = _load(name, champion)
+            check_tasks(old, new, champion, challenger)
+            print(f"Champion: version {champion} of {name}; challenger: version {challenger}. Both are scored on")
+            print(f"{rows.sizes[part]:,} {rows.unit} of {rows.name} ({part}). A task may fall by {margin:g}.")
+            found = judge(score(old, rows, part, champion), scores, margin, allow_undefined=allow_undefined)
+        if found.moved:
+            _move(client, name, champion, challenger)
+        client.set_model_version_tag(name, challenger, "tabmtl.promotion", found.reason)
+    return _say(found)
+
+
+def start(
+    name: Name,
+    store: Store,
+    *,
+    port: Annotated[int, Help("of the server")] = 5001,
+    host: Annotated[str, Help("address it listens on; the default is for this machine alone")] = "127.0.0.1",
+) -> int:
+    """Serve the champion over HTTP, for this machine alone.
+
+    It is MLflow's server: ``/invocations`` answers dataframe_records, dataframe_split, inputs and CSV. It asks nobody
+    who they are.
+
+    Parameters
+    ----------
+    name : str
+    store : Store
+    port : int, default=5001
+    host : str, default="127.0.0.1"
+
+    Returns
+    -------
+    int
+        Exit code of the server.
+
+    Raises
+    ------
+    ValueError, OSError, ImportError
+        If there is no champion, or the port is taken.
+    """
+    with connected(store) as uri:
+        champion, _ = _versions(_client(), name, None)
+    if champion is None:
+        raise ValueError(f"{name} has no version with the alias {CHAMPION}: tabmtl serve promote gives it")
+    if not _is_loopback(host):
+        warnings.warn(
+            f"whoever reaches {host}:{port} can use this server, which asks nobody who they are: put a proxy with "
+            "authentication in front, or leave --host out",
+            TabmtlWarning,
+            stacklevel=2,
+        )
+    _check_free(host, port)
+    model = f"models:/{name}@{CHAMPION}"
+    words = ["models", "serve", "-m", model, "--host", host, "--port", str(port), "--env-manager", "local"]
+    print(f"Version {champion} of {name}, at http://{host}:{port}/invocations:", flush=True)
+    print(f"  MLFLOW_TRACKING_URI={shlex.quote(uri)} mlflow {shlex.join(words)}", flush=True)
+    # MLflow calls uvicorn by its name
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": uri, "PATH": path, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    try:
+        return subprocess.run([sys.executable, "-m", "mlflow", *words], env=environment, check=False).returncode
+    except KeyboardInterrupt:
+        return 0
+
+
+def _client() -> MlflowClient:
+    import mlflow
+
+    return mlflow.MlflowClient()
+
+
+def _versions(client: MlflowClient, name: str, version: int | None) -> tuple[str | None, str]:
+    """The champion, if there is one, and the challenger."""
+    check_model_name(name)
+    found = {str(entry.version): entry for entry in client.search_model_versions(f"name = '{name}'")}
+    if not found:
+        models = ", ".join(model.name for model in client.search_registered_models(max_results=20))
+        raise ValueError(f"there is no registered model {name!r}; there are {models or 'none'}")
+    newest = max(found, key=int)
+    challenger = newest if version is None else str(version)
+    if challenger not in found:
+        raise ValueError(f"{name} has no version {challenger}; the newest is {newest}")
+    champion = client.get_registered_model(name).aliases.get(CHAMPION)
+    return (None if champion is None else str(champion)), challenger
+
+
+def _load(name: str, version: str) -> Any:
+    import tabmtl.mlflow
+
+    return tabmtl.mlflow.load_model(f"models:/{name}/{version}")
+
+
+def _warn_of_split(client: MlflowClient, name: str, version: str, source: RowSource) -> None:
+    """Warn where a version has seen the same data, split otherwise."""
+    seen, judged = client.get_model_version(name, version).tags.get(ROWS), same_rows(source)
+    if seen is not None and seen != judged and seen.split()[:2] == judged.split()[:2]:
+        warnings.warn(
+            f"version {version} was trained with {seen}, and is judged with {judged}: it may have learned from the "
+            "rows that judge it",
+            TabmtlWarning,
+            stacklevel=3,
+        )
+
+
+def _move(client: MlflowClient, name: str, champion: str | None, challenger: str) -> None:
+    """Move the alias, unless somebody else has in the meantime."""
+    aliases = client.get_registered_model(name).aliases
+    now = aliases.get(CHAMPION)
+    if (None if now is None else str(now)) != champion:
+        raise ValueError(f"the champion of {name} has become version {now} in the meantime: compare again")
+    client.set_registered_model_alias(name, CHAMPION, challenger)
+    if str(aliases.get(CHALLENGER)) == challenger:
+        client.delete_registered_model_alias(name, CHALLENGER)
+
+
+def _say(found: Promotion) -> Promotion:
+    if found.table is not None:
+        print(f"\n{lay_out(found.table, signed=['difference'])}\n")
+    print(found.reason)
+    return found
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _check_free(host: str, port: int) -> None:
+    if not 0 < port < 65536:
+        raise ValueError(f"--port must be from 1 to 65535, got {port}")
+    try:
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+        raise ValueError(f"cannot listen on {host}:{port} ({reason}): take another --host or --port") from error
+
+
+if __name__ == "__main__":
+    from tabmtl.pipelines.cli import main
+
+    raise SystemExit(main(["serve", *sys.argv[1:]]))

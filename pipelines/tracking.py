@@ -1,0 +1,269 @@
+"""MLflow for the commands: where runs and models go, runs that end as what happened to them, and the registry."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shlex
+import shutil
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from tabmtl.pipelines.options import Help
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+DEFAULT_URI = "sqlite:///mlflow.db"
+
+#: Aliases of model versions: what is served, and the newest that may take its place.
+CHAMPION, CHALLENGER = "champion", "challenger"
+
+#: Tag of model versions: the options that gave the rows, as one types them.
+ROWS = "tabmtl.rows"
+
+_SECONDS = 10  # that a server has to answer at all
+
+
+@dataclass(frozen=True, kw_only=True)
+class Store:
+    """MLflow: the store of its runs and models.
+
+    Parameters
+    ----------
+    tracking_uri : str, optional
+        Default ``MLFLOW_TRACKING_URI`` of the environment, or else a database in the current folder.
+    """
+
+    tracking_uri: Annotated[
+        str | None, Help(f"database or server; default $MLFLOW_TRACKING_URI, else {DEFAULT_URI}", metavar="URI")
+    ] = None
+
+    @property
+    def uri(self) -> str:
+        """The store that is meant."""
+        return self.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment(Store):
+    """MLflow: the store, and an experiment in it.
+
+    Parameters
+    ----------
+    experiment : str
+        Made where it does not exist.
+    """
+
+    experiment: Annotated[str, Help("name of the experiment", "NAME")] = "tabmtl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tracking(Experiment):
+    """MLflow: what is logged, and under which names.
+
+    Parameters
+    ----------
+    register : str, optional
+        Registers the model under this name: as the champion if there is none, else as its challenger.
+    no_mlflow : bool
+        Nothing is logged.
+    """
+
+    register: Annotated[str | None, Help("register it: as champion if there is none, else challenger", "NAME")] = None
+    no_mlflow: Annotated[bool, Help("log nothing")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Log:
+    """An open experiment; MLflow's own functions log to its store as long as it is open.
+
+    Parameters
+    ----------
+    uri : str
+    experiment : str
+    experiment_id : str
+    artifacts : str
+        Where its files go.
+    """
+
+    uri: str
+    experiment: str
+    experiment_id: str
+    artifacts: str
+
+    @property
+    def client(self) -> MlflowClient:
+        """What reads and writes the store."""
+        import mlflow
+
+        return mlflow.MlflowClient()
+
+    @contextmanager
+    def run(self, name: str, *, tags: Mapping[str, str] | None = None, run_id: str | None = None) -> Iterator[str]:
+        """An active run, a new one or one that goes on; it ends as what happened inside.
+
+        FINISHED; KILLED if it was interrupted; FAILED if there was an error.
+
+        Parameters
+        ----------
+        name : str
+        tags : mapping of str to str, optional
+        run_id : str, optional
+            Of the run that goes on.
+
+        Yields
+        ------
+        run_id : str
+        """
+        import mlflow
+
+        run = mlflow.start_run(
+            run_id=run_id,
+            run_name=name,
+            experiment_id=self.experiment_id,
+            tags=dict(tags or {}),
+            nested=mlflow.active_run() is not None,
+        )
+        try:
+            yield run.info.run_id
+        except BaseException as error:
+            mlflow.end_run(status_of(error))
+            raise
+        mlflow.end_run()
+
+    def label(self, name: str, version: str, rows: str = "") -> str:
+        """Give a new version its alias, champion if there is none, else challenger, and what it was trained with.
+
+        Returns
+        -------
+        alias : str
+        """
+        if rows:
+            self.client.set_model_version_tag(name, version, ROWS, rows)
+        alias = CHALLENGER if CHAMPION in self.client.get_registered_model(name).aliases else CHAMPION
+        self.client.set_registered_model_alias(name, alias, version)
+        return alias
+
+
+def status_of(error: BaseException) -> str:
+    """How MLflow says what ended a run."""
+    return "FAILED" if isinstance(error, Exception) else "KILLED"
+
+
+@contextmanager
+def connected(store: Store) -> Iterator[str]:
+    """Let MLflow know its store inside, once it has answered, and as before outside.
+
+    Yields
+    ------
+    uri : str
+
+    Raises
+    ------
+    ModuleNotFoundError
+        If MLflow is missing.
+    ValueError
+        If the store does not answer.
+    """
+    if find_spec("mlflow") is None:
+        raise ModuleNotFoundError("MLflow is missing: pip install 'tabmtl[mlflow]', or --no-mlflow", name="mlflow")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    import mlflow
+
+    for noisy in ("mlflow", "alembic"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    before = mlflow.get_tracking_uri() if mlflow.tracking.is_tracking_uri_set() else None
+    mlflow.set_tracking_uri(store.uri)
+    try:
+        _check_answers(store.uri)
+        yield store.uri
+    finally:
+        mlflow.set_tracking_uri(before)  # type: ignore[arg-type]  # None forgets it
+
+
+@contextmanager
+def open_log(tracking: Tracking) -> Iterator[Log | None]:
+    """Open the experiment, and make it where there is none; None with ``no_mlflow``.
+
+    The files of a database of sqlite go to the folder ``mlruns`` beside it; elsewhere MLflow has its own place.
+
+    Raises
+    ------
+    ModuleNotFoundError, ValueError
+        As `connected` raises them, or if a name cannot be one.
+    """
+    if tracking.no_mlflow:
+        if tracking.register:
+            raise ValueError("--register needs MLflow: leave --no-mlflow out")
+        yield None
+        return
+    if tracking.register is not None:
+        check_model_name(tracking.register)
+    with connected(tracking) as uri:
+        import mlflow
+
+        client, name = mlflow.MlflowClient(), tracking.experiment
+        if client.get_experiment_by_name(name) is None:
+            client.create_experiment(name, _beside(uri, name))
+        found = client.get_experiment_by_name(name)
+        if found is None or found.lifecycle_stage != "active":
+            raise ValueError(f"--experiment {name}: it was deleted; restore it, or take another name")
+        yield Log(uri=uri, experiment=name, experiment_id=found.experiment_id, artifacts=found.artifact_location)
+
+
+def check_model_name(name: str) -> None:
+    """Raise a ValueError for a name that the registry would refuse when all work is done."""
+    if not name.strip() or name in (".", "..") or re.search(r"[/:@%\"']", name):
+        raise ValueError(f"the name of a registered model has none of / : @ % and quotes, got {name!r}")
+
+
+def page_command(uri: str) -> str:
+    """What opens MLflow's page of a store, on this machine alone."""
+    if uri.startswith(("http://", "https://")):
+        return uri
+    return f"{program('mlflow')} server --backend-store-uri {shlex.quote(uri)} --host 127.0.0.1 --port 5000 --workers 1"
+
+
+def program(name: str) -> str:
+    """A command of this environment as one would type it here."""
+    own = Path(sys.executable).parent / name
+    found = shutil.which(name)
+    if found is not None and Path(found).parent == own.parent:
+        return name
+    here = Path.cwd()
+    return str(own.relative_to(here) if own.is_relative_to(here) else own)
+
+
+def _beside(uri: str, experiment: str) -> str | None:
+    """Folder of the files of an experiment beside a database of sqlite."""
+    if not uri.startswith("sqlite:///"):
+        return None
+    folder = Path(uri.removeprefix("sqlite:///")).resolve().parent / "mlruns"
+    return (folder / (re.sub(r"[^\w .-]", "_", experiment).strip(". ") or "_")).as_uri()
+
+
+def _check_answers(uri: str) -> None:
+    import mlflow
+
+    try:
+        if uri.startswith(("http://", "https://")):
+            # MLflow itself would try again for minutes
+            urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=_SECONDS).close()
+        mlflow.MlflowClient().search_experiments(max_results=1)
+    except urllib.error.HTTPError:
+        return  # somebody answers: MLflow will say what is wrong
+    except Exception as error:  # whatever a database, a driver or a server may raise
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"MLflow cannot open {uri} ({reason}); --tracking-uri takes {DEFAULT_URI} or the address of a server"
+        ) from error

@@ -1,0 +1,219 @@
+"""Trials of a sweep as nested runs of MLflow, in whatever process they run and however they end."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import optuna
+from optuna.trial import TrialState
+from sklearn.base import clone
+
+from tabmtl.metrics import mean_score
+from tabmtl.pipelines.tracking import Log, status_of
+from tabmtl.schema import TabmtlWarning
+from tabmtl.tuning import Objective
+from tabmtl.tuning.trial import Scores
+
+#: User attribute of trials: the score of every task.
+SCORES = "scores"
+
+#: Tags of runs: of which trial, how that ended and why; and the mark of the run that fits the chosen trial again.
+TRIAL, STATE, REASON, REFIT = "tabmtl.trial", "tabmtl.state", "tabmtl.reason", "tabmtl.refit"
+
+_PARENT = "mlflow.parentRunId"
+_LONGEST = 500  # letters of a reason
+_MOST_RUNS = 1000
+
+
+@dataclass(kw_only=True, eq=False)
+class ReportedObjective(Objective):
+    """An objective whose trials keep the score of every task, and are logged.
+
+    Attributes
+    ----------
+    goal : Objective
+    runs : TrialRuns or None
+    """
+
+    goal: Objective
+    runs: TrialRuns | None = None
+    _trial: Any = field(default=None, init=False)
+
+    @classmethod
+    def of(cls, goal: Objective, runs: TrialRuns | None) -> Self:
+        """The same objective, reported."""
+        est = goal.est
+        if runs is not None and hasattr(est, "on_epoch"):
+            est = clone(est).set_params(on_epoch=runs)
+        return cls(est=est, search_space=goal.search_space, names=goal.names, goal=goal, runs=runs)
+
+    def __call__(self, trial: optuna.Trial) -> float | tuple[float, ...]:
+        """Run a trial, and its run of MLflow."""
+        self._trial = trial
+        if self.runs is None:
+            return super().__call__(trial)
+        with self.runs.of(trial):
+            return super().__call__(trial)
+
+    def _fit_and_score(self, model: Any) -> Scores:
+        scores = self.goal._fit_and_score(model)
+        self._trial.set_user_attr(SCORES, scores)
+        if self.runs is not None:
+            self.runs.log_scores(model, scores)
+        return scores
+
+    def _epoch_scores(self, record: Mapping[str, float | None]) -> Scores:
+        return self.goal._epoch_scores(record)
+
+    def _chosen(self, scores: Scores) -> tuple[float, ...]:
+        return self.goal._chosen(scores)
+
+    def _floor_names(self) -> tuple[str, ...]:
+        return self.goal._floor_names()
+
+
+class TrialRuns:
+    """A nested run for every trial of this process, called after every epoch.
+
+    A store that does not answer costs what it should have kept, and a warning, but no trial.
+
+    Parameters
+    ----------
+    experiment_id, parent : str
+        Of the run of the sweep.
+    """
+
+    def __init__(self, experiment_id: str, parent: str) -> None:
+        self.experiment_id, self.parent = experiment_id, parent
+        self._trial: Any = None
+        self._run_id: str | None = None
+        self._callback: Any = None
+        self._has_params = False
+
+    def __deepcopy__(self, memo: Any) -> Self:
+        """A clone of the estimator calls this one too."""
+        return self
+
+    @contextmanager
+    def of(self, trial: optuna.Trial) -> Iterator[None]:
+        """The run of a trial: FINISHED, KILLED where it was pruned or interrupted, or FAILED."""
+        self._begin(trial)
+        try:
+            yield
+        except optuna.TrialPruned as error:
+            failed = "failure" in trial.user_attrs
+            self._end("FAILED" if failed else "KILLED", "failed" if failed else "pruned", str(error))
+            raise
+        except BaseException as error:
+            self._end(status_of(error), "failed" if isinstance(error, Exception) else "interrupted", repr(error))
+            raise
+        self._end("FINISHED", "complete", "")
+
+    def __call__(self, record: Mapping[str, float | None]) -> None:
+        """Log the record of an epoch."""
+        if self._callback is not None:
+            with self._as_warning():
+                self._log_params()
+                self._callback(record)
+
+    def log_scores(self, model: Any, scores: Scores) -> None:
+        """Log what the kept weights have scored."""
+        from tabmtl.mlflow.callback import metric_name
+
+        names = {task.name: f"{task.name}/{task.metric}" for task in getattr(model, "tasks_", ())}
+        final = {f"final/{names.get(name, name)}": score for name, score in scores.items()}
+        final |= {"final/score": mean_score(scores)}
+        with self._as_warning():
+            for name, score in final.items():
+                if self._run_id is not None and score is not None and math.isfinite(score):
+                    _client().log_metric(self._run_id, metric_name(name), score)
+
+    def _begin(self, trial: optuna.Trial) -> None:
+        from tabmtl.mlflow import MLflowCallback
+
+        self._trial, self._run_id, self._callback, self._has_params = trial, None, None, False
+        with self._as_warning():
+            end_lost_runs(trial.study, self.experiment_id, self.parent)
+            tags = {_PARENT: self.parent, TRIAL: str(trial.number)}
+            run = _client().create_run(self.experiment_id, run_name=f"trial {trial.number}", tags=tags)
+            self._run_id = run.info.run_id
+            self._callback = MLflowCallback(run_id=self._run_id)
+
+    def _end(self, status: str, state: str, reason: str) -> None:
+        if self._run_id is None:
+            return
+        with self._as_warning():
+            client = _client()
+            self._log_params()
+            client.set_tag(self._run_id, STATE, state)
+            if reason:
+                client.set_tag(self._run_id, REASON, reason[:_LONGEST])
+            client.set_terminated(self._run_id, status)
+
+    def _log_params(self) -> None:
+        """Log what the trial was fitted with; known since its fit has begun."""
+        from mlflow.entities import Param
+
+        if not self._has_params:
+            params = [Param(name, str(value)) for name, value in self._trial.params.items()]
+            _client().log_batch(self._run_id, params=params)
+            self._has_params = True
+
+    @contextmanager
+    def _as_warning(self) -> Iterator[None]:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            yield
+        except MlflowException as error:
+            said = f"trial {self._trial.number} is not logged in full, but goes on: MLflow says {error}"
+            warnings.warn(said, TabmtlWarning, stacklevel=2)
+
+
+def end_lost_runs(study: optuna.Study, experiment_id: str, parent: str) -> None:
+    """End the runs of trials that are over, but had no chance to say so: their process was killed."""
+    trials = study.get_trials(deepcopy=False)
+    for run in _open_runs(experiment_id, parent):
+        number = int(run.data.tags.get(TRIAL, -1))
+        if 0 <= number < len(trials) and trials[number].state.is_finished():
+            complete = trials[number].state == TrialState.COMPLETE
+            _client().set_tag(run.info.run_id, STATE, "complete" if complete else "lost")
+            _client().set_terminated(run.info.run_id, "FINISHED" if complete else "KILLED")
+
+
+def end_lost_refits(experiment_id: str, parent: str) -> None:
+    """End the runs of final fits whose sweep was killed."""
+    for run in _open_runs(experiment_id, parent):
+        if REFIT in run.data.tags:
+            _client().set_tag(run.info.run_id, STATE, "lost")
+            _client().set_terminated(run.info.run_id, "KILLED")
+
+
+def go_on(log: Log, run_id: str | None) -> str | None:
+    """The run of a sweep that goes on, if it is still there."""
+    from mlflow.exceptions import MlflowException
+
+    if run_id is None:
+        return None
+    try:
+        run = log.client.get_run(run_id)
+    except MlflowException:
+        return None
+    there = run.info.lifecycle_stage == "active" and run.info.experiment_id == log.experiment_id
+    return run_id if there else None
+
+
+def _open_runs(experiment_id: str, parent: str) -> Any:
+    among = f"tags.{_PARENT} = '{parent}' and attributes.status = 'RUNNING'"
+    return _client().search_runs([experiment_id], among, max_results=_MOST_RUNS)
+
+
+def _client() -> Any:
+    import mlflow
+
+    return mlflow.MlflowClient()

@@ -1,0 +1,151 @@
+"""Rows by name or from a file: what is read, what is learned, and how it is split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import commands
+import polars as pl
+import pytest
+
+from tabmtl import MultiTabNet
+from tabmtl.pipelines.click_rows import ClickRows
+from tabmtl.pipelines.datasets import load
+from tabmtl.pipelines.rows import open_rows
+from tabmtl.pipelines.sources import ClickColumns, DataSource, same_rows
+from tabmtl.pipelines.table_rows import TableRows
+from tabmtl.sessions import M2TRec
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return commands.small_table(tmp_path_factory.mktemp("sources"))
+
+
+def opened(data: Path | str, **options: object) -> TableRows:
+    found = open_rows(DataSource(data=str(data), **options), ClickColumns(), MultiTabNet)  # type: ignore[arg-type]
+    assert isinstance(found, TableRows)
+    return found
+
+
+def test_a_named_set_has_its_own_split_and_kinds() -> None:
+    rows, data = opened("portal", target=["male", "weight"], drop=["genus"], categorical=["year"]), load("portal")
+    X, y = rows.parts["train"]
+    assert rows.facts == {"tasks": {"weight": "regression", "male": "binary"}, "task_column": None}
+    assert y.columns == ["weight", "male"]
+    assert X.columns == [name for name in data.part("train")[0].columns if name != "genus"]
+    assert X["year"].dtype == pl.String
+    assert rows.sizes == {part: len(data.part(part)[0]) for part in ("train", "val", "test")}
+
+
+def test_a_file_says_its_split_by_a_column(table: Path) -> None:
+    rows = opened(table, target=["weight", "male=binary"], split_column="split")
+    stored = pl.read_parquet(table)
+    for part, (X, y) in rows.parts.items():
+        mine = stored.filter(split=part)
+        assert X.equals(mine.drop("split", "weight", "male"))
+        assert y.equals(mine["weight", "male"])
+    assert rows.facts["tasks"] == {"male": "binary"}
+
+
+def test_rows_are_drawn_by_a_seed_of_their_own(table: Path) -> None:
+    numbered = pl.read_parquet(table).with_row_index("row")
+    numbered.write_parquet(table.with_name("numbered.parquet"))
+    first, again, other = (
+        opened(table.with_name("numbered.parquet"), target=["weight"], split_seed=seed, val_share=0.1, test_share=0.3)
+        for seed in (0, 0, 1)
+    )
+    drawn = {part: set(X["row"]) for part, (X, _) in first.parts.items()}
+    assert sorted(row for rows in drawn.values() for row in rows) == list(range(600))
+    assert first.sizes == pytest.approx({"train": 360, "val": 60, "test": 180}, abs=1)
+    assert drawn == {part: set(X["row"]) for part, (X, _) in again.parts.items()}
+    assert drawn != {part: set(X["row"]) for part, (X, _) in other.parts.items()}
+
+
+def test_without_a_test_share_there_are_no_test_rows(table: Path) -> None:
+    assert opened(table, target=["weight"], test_share=0.0).sizes == {"train": 480, "val": 120}
+
+
+def test_rare_classes_are_in_every_part(tmp_path: Path) -> None:
+    label = pl.Series(["rare"] * 6 + ["common"] * 294)
+    pl.DataFrame({"x": range(300), "label": label}).write_csv(tmp_path / "rare.csv")
+    rows = opened(tmp_path / "rare.csv", target=["label"])
+    assert all((y["label"] == "rare").any() for _, y in rows.parts.values())
+
+
+def test_csv_and_parquet_are_the_same(table: Path) -> None:
+    pl.read_parquet(table).write_csv(table.with_suffix(".csv"))
+    options = {"target": ["weight"], "split_column": "split"}
+    csv, parquet = opened(table.with_suffix(".csv"), **options), opened(table, **options)
+    assert csv.parts["val"][0].cast(pl.String).equals(parquet.parts["val"][0].cast(pl.String))
+
+
+def test_names_with_an_equals_sign_are_names(tmp_path: Path) -> None:
+    pl.DataFrame({"x": range(60), "a=b": [float(i) for i in range(60)]}).write_csv(tmp_path / "t.csv")
+    assert opened(tmp_path / "t.csv", target=["a=b"]).facts["tasks"] == {}
+    assert opened(tmp_path / "t.csv", target=["a=b=regression"]).facts["tasks"] == {"a=b": "regression"}
+
+
+def test_clicks_are_split_in_time(tmp_path: Path) -> None:
+    clicks, items = commands.small_log(tmp_path)
+    source = DataSource(data=str(clicks), val_share=0.2, test_share=0.2)
+    rows = open_rows(source, ClickColumns(items=items), M2TRec)
+    assert isinstance(rows, ClickRows)
+    assert rows.items is not None
+    assert rows.facts["time_column"] == "time"
+    ends = {part: log.group_by("session_id").agg(pl.col("time").max())["time"] for part, log in rows.parts.items()}
+    assert ends["train"].max() <= ends["val"].min() < ends["val"].max() <= ends["test"].min()
+    assert [len(ends[part]) for part in ("train", "val", "test")] == pytest.approx([120, 40, 40], abs=2)
+
+
+def test_a_log_without_times_has_an_order(tmp_path: Path) -> None:
+    clicks, _ = commands.small_log(tmp_path)
+    pl.read_csv(clicks).drop("time").write_csv(clicks)
+    rows = open_rows(DataSource(data=str(clicks)), ClickColumns(), M2TRec)
+    assert rows.facts["time_column"] is None
+
+
+def test_the_options_of_the_same_rows_can_be_typed() -> None:
+    assert same_rows(DataSource(data="portal", target=["male"], drop=["x"])) == "--data portal"
+    source = DataSource(data="t.csv", split_column="part", split_seed=3, test_share=0.0, full=True)
+    assert same_rows(source) == "--data t.csv --full --split-column part --test-share 0.0 --split-seed 3"
+
+
+MISTAKES = {
+    "no target": ({}, "--target is to name the columns"),
+    "unknown target": ({"target": ["wieght"]}, "near is weight"),
+    "target twice": ({"target": ["weight", "weight=binary"]}, "names 'weight' twice"),
+    "two targets of a long table": ({"target": ["weight", "male"], "task_column": "species_id"}, "one --target"),
+    "unknown task column": ({"target": ["weight"], "task_column": "x"}, "--task-column: there is no column 'x'"),
+    "unknown split column": ({"target": ["weight"], "split_column": "spilt"}, "near is split"),
+    "no split": ({"target": ["weight"], "split_column": "plot_type"}, "expected train, val and perhaps test"),
+    "unknown column to drop": ({"target": ["weight"], "drop": ["x"]}, "--drop: there is no column 'x'"),
+    "unknown category": ({"target": ["weight"], "categorical": ["x"]}, "--categorical: there is no column 'x'"),
+    "no val share": ({"target": ["weight"], "val_share": 0.0}, "--val-share must be above 0"),
+    "no train share": ({"target": ["weight"], "val_share": 0.6, "test_share": 0.5}, "together below 1"),
+}
+
+
+@pytest.mark.parametrize(("options", "message"), MISTAKES.values(), ids=MISTAKES)
+def test_mistakes_name_the_option(options: dict[str, object], message: str, table: Path) -> None:
+    with pytest.raises(ValueError, match="--") as caught:
+        opened(table, **options)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "content"), [("t.xlsx", "x"), ("t.parquet", "no parquet"), ("t.csv", "")])
+def test_files_that_cannot_be_read_are_named(name: str, content: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=name):
+        opened(tmp_path / name, target=["y"])
+
+
+@pytest.mark.parametrize("option", ["task_column", "split_column"])
+def test_what_is_about_files_is_refused_for_names(option: str) -> None:
+    with pytest.raises(ValueError, match="is about files"):
+        opened("portal", **{option: "x"})
+
+
+def test_all_rows_of_flights_are_asked_for_flights_only() -> None:
+    with pytest.raises(ValueError, match="--full is about flights"):
+        opened("portal", full=True)

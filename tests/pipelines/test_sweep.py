@@ -1,0 +1,287 @@
+"""Sweeps from the command line: trials as nested runs, the chosen fit, and what is left when one was killed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import commands
+import optuna
+import pytest
+from commands import TARGETS, TINY
+from mlflow.exceptions import MlflowException
+from optuna.trial import FrozenTrial, TrialState
+
+import tabmtl
+from tabmtl.pipelines import trials
+from tabmtl.tuning import open_study
+from tabmtl.tuning.lost import REPEATS
+
+PARENT = "mlflow.parentRunId"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sweep")
+    commands.small_table(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def table(folder: Path) -> list[str]:
+    return ["--data", str(folder / "rodents.parquet"), "--split-column", "split", *TARGETS]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> str:
+    return commands.store(tmp_path)
+
+
+@pytest.fixture
+def sweep(table: list[str], tmp_path: Path, store: str) -> Any:
+    """A quick sweep with a journal and a store of its own; gives its exit code."""
+    journal = tmp_path / "sweep.journal"
+
+    def run(*words: Any) -> int:
+        return commands.run("sweep", *table, *TINY, "--storage", journal, *words, store=store)
+
+    return run
+
+
+def study_of(path: Path, name: str = "rodents-SharedBottom-mean") -> Any:
+    return open_study(name, storage=path / "sweep.journal")
+
+
+def test_every_trial_is_a_nested_run_and_the_best_is_fitted_again(
+    sweep: Any, tmp_path: Path, store: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep("--trials", 3, "--register", "rodents", "--output", tmp_path / "model") == 0
+    registry, study = commands.Registry(store), study_of(tmp_path)
+    runs = registry.runs()
+    parent = runs.pop("rodents-SharedBottom-mean")
+    assert {run.data.tags[PARENT] for run in runs.values()} == {parent.info.run_id}
+    assert {run.info.status for run in [parent, *runs.values()]} == {"FINISHED"}
+    for trial in study.trials:
+        run = runs[f"trial {trial.number}"]
+        assert run.data.params["learning_rate"] == str(trial.params["learning_rate"])
+        assert run.data.metrics["final/score"] == pytest.approx(trial.value)
+        assert {"final/male/roc_auc", "val/weight/r2", "train/loss"} <= run.data.metrics.keys()
+    best = study.best_trial
+    again = runs[f"trial {best.number} again"]
+    assert again.data.metrics["final/score"] == pytest.approx(best.value)
+    assert again.data.tags[trials.REFIT] == str(best.number)
+    assert registry.aliases("rodents") == {"champion": "1"}
+    assert tabmtl.load(tmp_path / "model").learning_rate == best.params["learning_rate"]
+    assert f"Trial {best.number} is chosen" in capsys.readouterr().out
+
+
+def test_the_same_command_goes_on_and_scores_no_test_rows_twice(
+    sweep: Any, tmp_path: Path, store: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep("--trials", 2, "--register", "rodents") == 0
+    first = capsys.readouterr().out
+    assert sweep("--trials", 2, "--register", "rodents") == 0
+    second = capsys.readouterr().out
+    assert "the test rows are not scored twice" in second
+    assert next(line for line in first.splitlines() if "roc_auc" in line) in second
+    assert commands.Registry(store).versions("rodents") == ["1"]
+    assert sweep("--trials", 3, "--no-refit") == 0
+    assert len(study_of(tmp_path).trials) == 3
+    assert sum(PARENT not in run.data.tags for run in commands.Registry(store).runs().values()) == 1
+
+
+def test_parameters_that_are_set_are_not_searched(sweep: Any, tmp_path: Path) -> None:
+    assert sweep("--trials", 1, "--set", "batch_size=64", "--no-refit", "--no-mlflow") == 0
+    (trial,) = study_of(tmp_path).trials
+    assert {"batch_size", "hidden"}.isdisjoint(trial.params)
+    assert "learning_rate" in trial.params
+
+
+def test_a_study_is_not_mixed_with_other_settings(sweep: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sweep("--trials", 1, "--no-refit", "--no-mlflow") == 0
+    for words, named in ((["--set", "patience=3"], "set"), (["--seed", 5], "seed"), (["--target", "year"], "columns")):
+        assert sweep("--trials", 2, "--no-mlflow", *words) == 2
+        error = capsys.readouterr().err
+        assert f"was made with {named} = " in error
+        assert "another --study" in error
+
+
+def test_a_front_is_searched_and_a_point_above_single_tasks_chosen(
+    sweep: Any, tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--objective", "pareto", "--trials", 3]
+    assert sweep(*words, "--weight", "weight=1") == 0
+    study = study_of(tmp_path, "rodents-SharedBottom-pareto")
+    best = max(study.trials, key=lambda trial: trial.values[0])
+    assert f"Trial {best.number} is chosen" in capsys.readouterr().out
+    parent = commands.Registry(store).runs()["rodents-SharedBottom-pareto"]
+    files = {file.path for file in commands.Registry(store).client.list_artifacts(parent.info.run_id)}
+    assert {"pareto.png", "trials.csv"} <= files
+    study.set_user_attr("tabmtl:single_task", dict.fromkeys(["weight", "hindfoot_length", "male"], 0.999))
+    assert sweep(*words, "--above-single-task") == 2
+    assert "none of" in capsys.readouterr().err
+    study.set_user_attr("tabmtl:single_task", dict.fromkeys(["weight", "hindfoot_length", "male"], -99.0))
+    assert sweep(*words, "--above-single-task") == 0
+    assert commands.Registry(store).client.get_run(parent.info.run_id).info.status == "FINISHED"
+
+
+def test_pruned_failed_and_interrupted_trials_are_said_to_be(
+    sweep: Any, tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends = [optuna.TrialPruned("by the pruner"), MemoryError("no room"), KeyboardInterrupt()]
+    goal = trials.ReportedObjective
+
+    def fit(self: Any, model: Any) -> Any:
+        raise ends.pop(0)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(goal, "_fit_and_score", fit)
+        assert sweep("--trials", 3) == 130
+    runs = commands.Registry(store).runs()
+    found = [(runs[f"trial {i}"].info.status, runs[f"trial {i}"].data.tags[trials.STATE]) for i in range(3)]
+    assert found == [("KILLED", "pruned"), ("FAILED", "failed"), ("KILLED", "interrupted")]
+    assert "no room" in runs["trial 1"].data.tags[trials.REASON]
+    assert runs["rodents-SharedBottom-mean"].info.status == "KILLED"
+    assert sweep("--trials", 3, "--no-refit") == 0
+    assert commands.Registry(store).runs()["rodents-SharedBottom-mean"].info.status == "FINISHED"
+    states = [trial.state for trial in study_of(tmp_path).trials]
+    assert states == [TrialState.PRUNED, TrialState.PRUNED, TrialState.FAIL, TrialState.COMPLETE]
+
+
+def test_a_store_that_fails_costs_no_trial(sweep: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken:
+        def __getattr__(self, name: str) -> Any:
+            raise MlflowException("the database is locked")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trials.TrialRuns, "__call__", lambda *_: None)
+        real, calls = trials._client, iter([False, True])
+
+        def client() -> Any:
+            return Broken() if next(calls, False) else real()
+
+        patch.setattr(trials, "_client", client)
+        assert sweep("--trials", 1, "--no-refit") == 0
+    (trial,) = study_of(tmp_path).trials
+    assert trial.state == TrialState.COMPLETE
+
+
+def test_without_a_complete_trial_nothing_is_chosen(
+    sweep: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def prune(*_: Any) -> Any:
+        raise optuna.TrialPruned("hopeless")
+
+    monkeypatch.setattr(trials.ReportedObjective, "_fit_and_score", prune)
+    assert sweep("--trials", 1, "--no-mlflow") == 2
+    assert "is complete" in capsys.readouterr().err
+
+
+def test_a_recommender_is_tuned(tmp_path: Path, store: str) -> None:
+    clicks, _ = commands.small_log(tmp_path)
+    words = ["--data", clicks, "--model", "SequentialRules", "--trials", 2, "--storage", tmp_path / "sweep.journal"]
+    assert commands.run("sweep", *words, store=store) == 0
+    study = study_of(tmp_path, "clicks-SequentialRules-mean")
+    runs = commands.Registry(store).runs()
+    assert study.metric_names == ["mrr@20"]
+    assert runs["trial 0"].data.metrics["final/mrr_at_20"] == pytest.approx(study.trials[0].value)
+    assert commands.run("sweep", *words, "--objective", "pareto", store=store) == 2
+
+
+def slow_sweep(table: list[str], folder: Path, store: str) -> list[str]:
+    """A sweep whose trials have many epochs, and take a second or two."""
+    model = ["--model", "SharedBottom", "--set", "epochs=8", "--set", "patience=8", "--set", "batch_size=2"]
+    places = ["--storage", str(folder / "sweep.journal"), "--tracking-uri", store]
+    return [*table, *model, "--set", "n_jobs=1", *places]
+
+
+def apart(*words: str) -> subprocess.Popen[str]:
+    """The sweep in a process of its own."""
+    command = [sys.executable, "-m", "tabmtl.pipelines.sweep", *words]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+
+
+def wait_until(condition: Callable[[list[FrozenTrial]], bool], folder: Path, process: subprocess.Popen[str]) -> None:
+    """Return when the trials of the sweep are so."""
+    for _ in range(6000):
+        time.sleep(0.02)
+        assert process.poll() is None, process.communicate()
+        try:
+            if condition(study_of(folder).trials):
+                return
+        except (ValueError, FileNotFoundError):  # not made yet
+            continue
+    raise TimeoutError("the trials did not come to this")
+
+
+def test_a_killed_sweep_goes_on_with_nothing_lost(table: list[str], tmp_path: Path, store: str) -> None:
+    words = [*slow_sweep(table, tmp_path, store), "--trials", "3", "--register", "rodents"]
+    with apart(*words) as first:
+        wait_until(lambda found: len(found) > 1 and bool(found[1].intermediate_values), tmp_path, first)
+        first.kill()
+    runs = commands.Registry(store).runs()
+    assert {name: run.info.status for name, run in runs.items()} == {
+        "rodents-SharedBottom-mean": "RUNNING",
+        "trial 0": "FINISHED",
+        "trial 1": "RUNNING",  # a lie, until the sweep goes on
+    }
+    assert commands.run("sweep", *words) == 0
+    study, registry = study_of(tmp_path), commands.Registry(store)
+    lost = study.trials[1]
+    repeated = [trial for trial in study.trials if trial.user_attrs.get(REPEATS) == 1]
+    assert lost.state == TrialState.FAIL
+    assert [trial.params for trial in repeated] == [lost.params]
+    done = [trial for trial in study.trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    assert len(done) == 3
+    assert len(study.trials) == 4
+    runs = registry.runs()
+    assert runs["trial 1"].info.status == "KILLED"
+    assert runs["trial 1"].data.tags[trials.STATE] == "lost"
+    assert runs["trial 1"].data.params["learning_rate"] == str(lost.params["learning_rate"])
+    assert not [name for name, run in runs.items() if run.info.status == "RUNNING"]
+    parents = [run for run in runs.values() if PARENT not in run.data.tags]
+    assert [run.info.status for run in parents] == ["FINISHED"]
+    assert registry.versions("rodents") == ["1"]
+
+
+def test_workers_share_the_trials_and_end_with_the_sweep(table: list[str], tmp_path: Path, store: str) -> None:
+    with apart(*slow_sweep(table, tmp_path, store), "--trials", "99", "--workers", "2") as process:
+        wait_until(
+            lambda found: len({trial.user_attrs.get("worker") for trial in found} - {None}) == 2, tmp_path, process
+        )
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        process.kill()
+    workers = [child for child in children if Path(f"/proc/{child}").exists()]
+    for _ in range(200):
+        workers = [child for child in workers if Path(f"/proc/{child}").exists()]
+        if not workers:
+            break
+        time.sleep(0.05)
+    assert workers == []
+    assert commands.Registry(store).runs()["trial 0"].data.tags[PARENT]
+
+
+MISTAKES = {
+    "unknown objective": (["--objective", "max"], "--objective is mean or pareto"),
+    "weight without a front": (["--weight", "male=1"], "take --objective pareto"),
+    "two ways to choose": (["--objective", "pareto", "--weight", "male=1", "--above-single-task"], "take one"),
+    "weight of no task": (["--objective", "pareto", "--weight", "mal=1"], "near is male"),
+    "weight that is no number": (["--objective", "pareto", "--weight", "male=much"], "takes a number"),
+    "no trials": (["--trials", "0"], "--trials must be at least 1"),
+    "no time": (["--timeout", "0"], "--timeout must be above 0"),
+    "unknown database": (["--storage", "nosql://x"], "nosql"),
+}
+
+
+@pytest.mark.parametrize(("words", "message"), MISTAKES.values(), ids=MISTAKES)
+def test_mistakes_are_one_line(words: list[str], message: str, sweep: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sweep(*words) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
