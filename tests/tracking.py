@@ -11,6 +11,7 @@ from typing import Any
 
 import mlflow
 import polars as pl
+from mlflow.environment_variables import MLFLOW_EXPERIMENT_ID
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PyFuncModel, scoring_server
 
@@ -41,6 +42,9 @@ def tracking(experiment: str) -> Iterator[None]:
         while mlflow.active_run() is not None:
             mlflow.end_run()
         mlflow.set_tracking_uri(None)
+        # what set_experiment leaves behind, here and for processes started from here, has no public end
+        mlflow.tracking.fluent._active_experiment_id = None
+        MLFLOW_EXPERIMENT_ID.unset()
 
 
 def bodies(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, str]]:

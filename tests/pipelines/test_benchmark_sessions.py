@@ -15,14 +15,14 @@ def small(monkeypatch):
     monkeypatch.setattr(benchmark_sessions, "make_sessions", lambda n, m, **options: make_sessions(300, 60, **options))
     tiny = {"epochs": 1, "d_model": 8, "device": "cpu", "n_jobs": 1}
     monkeypatch.setattr(benchmark_sessions, "CHOSEN", {GENERATOR: tiny})
-    monkeypatch.setattr(benchmark_sessions, "CANDIDATES", {"as chosen": {}, "none": {"id_mode": "none"}})
+    monkeypatch.setattr(benchmark_sessions, "CHANGES", ({"id_mode": "none"}, {"d_model": 8}))
 
 
 def test_all_models_are_scored_on_every_seed(small, tmp_path, capsys):
     assert main(["--sets", GENERATOR, "--seeds", "0", "1", "--output", str(tmp_path)]) == 0
     table = pl.read_csv(tmp_path / f"sessions_{GENERATOR}.csv")
     models = {"Popularity", "CategoryPopularity", "SequentialRules", "SequentialRules, last 5", "VSKNN", "STAN"}
-    models |= {"M2TRec", "M2TRec, id-free", "(the law)"}
+    models |= {"M2TRec", "M2TRec, id-free", "M2TRec, launching", "(the law)"}
     assert set(table["model"]) == models
     assert table.group_by("model").agg(pl.col("seed").n_unique())["seed"].to_list() == [2] * len(models)
     everything = table.filter((pl.col("bucket") == "all") & (pl.col("model") != "(the law)"))
@@ -39,7 +39,8 @@ def test_settings_are_chosen_without_test_clicks(small, tmp_path, capsys, monkey
     monkeypatch.setattr(benchmark_sessions, "open_set", lambda *_: (untested, {}))
     assert main(["--sets", GENERATOR, "--choose", "--share", "0.5", "--output", str(tmp_path)]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(GENERATOR)]
-    assert [line.split("mrr")[0].removeprefix(GENERATOR).strip() for line in lines][-2:] == ["as chosen", "none"]
+    labels = [line.split("mrr")[0].removeprefix(GENERATOR).strip() for line in lines]
+    assert labels[-2:] == ["M2TRec", "M2TRec {'id_mode': 'none'}"]  # a change that is none is left out
     assert len(lines) == 8
 
 
