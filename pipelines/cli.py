@@ -40,14 +40,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if find_spec("typer") is None:
         print("tabmtl: error: the commands need typer, which is missing: pip install 'tabmtl[cli]'", file=sys.stderr)
         return _MISTAKE
+    import typer
+
     arguments = list(sys.argv[1:] if argv is None else argv)
     words = [word for word in arguments[:2] if not word.startswith("-")]
     prog = " ".join(["tabmtl", *words[: 2 if words[:1] == ["serve"] else 1]])
     try:
         with in_order():
             result = _command()(arguments, "tabmtl", standalone_mode=False)
-    except KeyboardInterrupt:
-        return _INTERRUPTED
+    except (KeyboardInterrupt, typer.Abort):
+        result = _INTERRUPTED
     except Exception as error:
         message = getattr(error, "format_message", None)  # of typer's own errors, whose class is private
         if message is None and not is_mistake(error):
@@ -55,6 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         said = one_line(error) if message is None else f"{' '.join(message().split())} (--help lists the options)"
         print(f"{prog}: error: {said}", file=sys.stderr)
         return _MISTAKE
+    if result == _INTERRUPTED:  # which newer releases of typer return
+        print(f"{prog}: interrupted", file=sys.stderr)
     return result if isinstance(result, int) else getattr(result, "exit_code", 0)
 
 

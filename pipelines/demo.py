@@ -19,7 +19,15 @@ import polars as pl
 
 import tabmtl
 from tabmtl.pipelines.datasets import Dataset, load
-from tabmtl.pipelines.tracking import CHAMPION, DEFAULT_URI, Log, Tracking, open_log, page_command, program
+from tabmtl.pipelines.tracking import (
+    CHAMPION,
+    DEFAULT_URI,
+    Log,
+    Tracking,
+    open_log,
+    page_command,
+    program,
+)
 from tabmtl.pipelines.train import check_output
 from tabmtl.plots import GainDisplay, HistoryDisplay
 
@@ -139,7 +147,9 @@ class _Logged:
         info = log_model(model, input_example=parts["train"][0].head(5), registered_model_name=NAME)
         version = str(info.registered_model_version)
         self.log.client.set_registered_model_alias(NAME, CHAMPION, version)
-        print(f"\nLogged to {self.log.uri}, and registered as version {version} of the model {NAME}, alias {CHAMPION}.")
+        print(
+            f"\nLogged to {self.log.shown}, and registered as version {version} of the model {NAME}, alias {CHAMPION}."
+        )
         print("The two commands that serve it and open MLflow's page, both for this machine alone:\n")
         print(f"  {program('tabmtl')} serve start {NAME}")
         print(f"  {page_command(self.log.uri)}")

@@ -18,7 +18,7 @@ from tabmtl.pipelines.options import Help, near, pairs
 from tabmtl.pipelines.rows import Rows
 from tabmtl.pipelines.sources import ClickColumns, DataSource
 from tabmtl.pipelines.terminal import in_order
-from tabmtl.pipelines.tracking import Tracking, connected
+from tabmtl.pipelines.tracking import Tracking, connected, without_password
 from tabmtl.pipelines.train import open_problem
 
 if TYPE_CHECKING:
@@ -159,8 +159,8 @@ def open_search(name: str, goal: Objective, search: Search, facts: Mapping[str, 
     for fact, value in ours.items():
         if known.get(fact) != value:
             raise ValueError(
-                f"the study {name!r} in {search.storage} was made with {fact} = {known.get(fact)}, and is asked to go "
-                f"on with {value}: give what it had, or another --study"
+                f"the study {name!r} in {without_password(search.storage)} was made with {fact} = {known.get(fact)}, "
+                f"and is asked to go on with {value}: give what it had, or another --study"
             )
     return study
 

@@ -231,7 +231,7 @@ def _load(name: str, version: str) -> Any:
 def _warn_of_split(client: MlflowClient, name: str, version: str, source: RowSource) -> None:
     """Warn where a version has seen the same data, split otherwise."""
     seen, judged = client.get_model_version(name, version).tags.get(ROWS), same_rows(source)
-    if seen is not None and seen != judged and seen.split()[:2] == judged.split()[:2]:
+    if seen is not None and seen != judged and shlex.split(seen)[:2] == shlex.split(judged)[:2]:
         warnings.warn(
             f"version {version} was trained with {seen}, and is judged with {judged}: it may have learned from the "
             "rows that judge it",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
@@ -95,10 +96,12 @@ class ClickColumns:
 
 def same_rows(source: RowSource) -> str:
     """The options that give the same parts of the same rows, as one types them."""
-    given = {entry.name: getattr(source, entry.name) for entry in fields(RowSource)}
-    changed = [entry.name for entry in fields(RowSource) if given[entry.name] != entry.default]
-    words = [f"--{name.replace('_', '-')}" + ("" if given[name] is True else f" {given[name]}") for name in changed]
-    return " ".join(words)
+    words = []
+    for entry in fields(RowSource):
+        value = getattr(source, entry.name)
+        if value != entry.default:
+            words += [f"--{entry.name.replace('_', '-')}", *([] if value is True else [str(value)])]
+    return shlex.join(words)
 
 
 def read_file(path: Path) -> pl.DataFrame:

@@ -88,7 +88,11 @@ def sweep(
             experiment_id=None if log is None else log.experiment_id,
             parent=parent,
         )
-        run_trials(job, study, goal)
+        try:
+            run_trials(job, study, goal)
+        except KeyboardInterrupt:
+            print("Interrupted: the same command goes on from here.", file=sys.stderr)
+            raise
         found = _Found(study=study, rows=rows, estimator=estimator, log=log, parent=parent)
         found.say_trials()
         if search.no_refit:
@@ -152,9 +156,9 @@ class _Found:
         for name, value in self.study.get_trials(deepcopy=False)[trial].params.items():
             print(f"  {name} = {value}")
         asked = {"trial": trial, "register": register, "output": None if output is None else str(output)}
-        asked |= {"store": None if self.log is None else self.log.uri}
+        asked |= {"store": None if self.log is None else self.log.shown}
         before = self.study.user_attrs.get(_REFIT, {})
-        if before.get("asked") == asked:
+        if before.get("asked") == asked and (output is None or output.exists()):
             print("It was fitted again before; the test rows are not scored twice. Their scores were:\n")
             scores = pl.DataFrame(before["scores"])
             print(lay_out(scores), "\n")
@@ -166,7 +170,7 @@ class _Found:
         if self.log is not None and self.parent is not None:
             end_lost_refits(self.log.experiment_id, self.parent)
         fitted = fit_and_report(
-            self.rows, model, self.log, name=f"trial {trial} again", register=register, tags={REFIT: str(trial)}
+            self.rows, model, self.log, name=f"refit of trial {trial}", register=register, tags={REFIT: str(trial)}
         )
         if output is not None:
             model.save(output)

@@ -101,6 +101,11 @@ class Log:
     artifacts: str
 
     @property
+    def shown(self) -> str:
+        """The store as it may be printed and kept."""
+        return without_password(self.uri)
+
+    @property
     def client(self) -> MlflowClient:
         """What reads and writes the store."""
         import mlflow
@@ -227,8 +232,20 @@ def check_model_name(name: str) -> None:
         raise ValueError(f"the name of a registered model has none of / : @ % and quotes, got {name!r}")
 
 
+def without_password(uri: str) -> str:
+    """A URI as it may be shown and kept.
+
+    Examples
+    --------
+    >>> without_password("postgresql://me:secret@host/runs")
+    'postgresql://me:***@host/runs'
+    """
+    return re.sub(r"(://[^/@:]*):[^@]*@", r"\1:***@", uri)
+
+
 def page_command(uri: str) -> str:
-    """What opens MLflow's page of a store, on this machine alone."""
+    """What opens MLflow's page of a store, for this machine alone."""
+    uri = without_password(uri)
     if uri.startswith(("http://", "https://")):
         return uri
     return f"{program('mlflow')} server --backend-store-uri {shlex.quote(uri)} --host 127.0.0.1 --port 5000 --workers 1"
@@ -265,5 +282,6 @@ def _check_answers(uri: str) -> None:
     except Exception as error:  # whatever a database, a driver or a server may raise
         reason = str(error).strip().splitlines()[0]
         raise ValueError(
-            f"MLflow cannot open {uri} ({reason}); --tracking-uri takes {DEFAULT_URI} or the address of a server"
+            f"MLflow cannot open {without_password(uri)} ({reason}); --tracking-uri takes a database, such as "
+            f"{DEFAULT_URI}, or the address of a server"
         ) from error

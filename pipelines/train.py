@@ -164,7 +164,7 @@ def check_output(output: Path) -> None:
 
 def say_where(log: Log, fitted: Fitted, register: str | None, source: DataSource) -> None:
     """Print where the run, the model and its files are, and the commands that go on from there."""
-    print(f"Logged to {log.uri}, experiment {log.experiment}, run {fitted.run_id}; files in {log.artifacts}")
+    print(f"Logged to {log.shown}, experiment {log.experiment}, run {fitted.run_id}; files in {log.artifacts}")
     if register is not None:
         print(f"Registered as version {fitted.version} of {register}, alias {fitted.alias}.")
         own = program("tabmtl")

@@ -15,7 +15,7 @@ from safetensors.numpy import load, save
 
 from tabmtl.persist import _checksum
 
-SECONDS = 60  # after which LightGBM is taken to hang
+SECONDS = 30  # after which LightGBM is taken to hang
 
 
 def parts_of(folder: Path) -> dict[str, Path]:

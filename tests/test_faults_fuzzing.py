@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
@@ -10,34 +11,19 @@ import lightgbm as lgb
 import numpy as np
 import pytest
 from forging import sized, use_trees
-from hypothesis import HealthCheck, given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from tabmtl.tree_text import check_trees
 from tabmtl.trees import _constant_tree, _join_text, _split_text
 
 NUMBERS = [
-    *("0", "1", "2", "3", "-1", "-2", "-3", "-9", "9", "10", "12", "128", "257", "131073", "2147483648", "4294967297"),
-    *(
-        "-2147483648",
-        "1e5",
-        "1e300",
-        "-1e999",
-        "nan",
-        "inf",
-        "-inf",
-        "",
-        "x",
-        "1.5",
-        ".5",
-        "5.",
-        "1e",
-        "--1",
-        "1-2",
-        "1,2",
-    ),
-    *("0x1", "1_0", "\u0661", "1 1", "\0", "\r"),
+    *("0", "1", "2", "3", "-1", "-2", "-3", "-9", "9", "10", "12", "128", "257", "999999", "-999999", "2147483648"),
+    *("-2147483648", "4294967297", "1e5", "1e300", "-1e999", "nan", "inf", "-inf", "", "x", "1.5", ".5", "5.", "1e"),
+    *("--1", "1-2", "1,2", "0x1", "1_0", "\u0661", "1 1", "\0", "\r"),
 ]
+# lines by which LightGBM finds its way
+LINKS = ("left_child", "right_child", "split_feature", "decision_type", "threshold", "cat_boundaries", "num_cat")
 
 
 def train(label: str, **params) -> str:
@@ -66,19 +52,20 @@ def bases() -> list[str]:
 BASES = bases()
 
 
-@st.composite
-def damaged(draw) -> str:
+def damaged(seed: int) -> str:
     """A text with up to three lines, values or letters changed, and mostly with the right sizes of trees."""
-    text = draw(st.sampled_from(BASES))
-    for _ in range(draw(st.integers(1, 3))):
+    rng = random.Random(seed)
+    text = rng.choice(BASES)
+    for _ in range(rng.randint(1, 3)):
         lines = text.split("\n")
-        i, j = (draw(st.integers(0, max(0, min(len(lines), 80) - 1))) for _ in range(2))
-        how = draw(st.sampled_from(["value", "value", "value", "value", "swap", "repeat", "drop", "letter", "cut"]))
-        if how == "value":
+        how = rng.choice(["value"] * 4 + ["link"] * 8 + ["swap", "repeat", "drop", "letter", "cut"])
+        links = [k for k, line in enumerate(lines) if line.partition("=")[0] in LINKS]
+        i, j = (rng.choice(links) if how == "link" and links else rng.randrange(len(lines)) for _ in range(2))
+        if how in ("value", "link"):
             key, _, values = lines[i].partition("=")
             row = values.split(" ")
-            k = draw(st.integers(0, len(row) - 1))
-            row[k : k + draw(st.integers(0, 1))] = draw(st.lists(st.sampled_from([*NUMBERS, row[-1]]), max_size=1))
+            k = rng.randrange(len(row))
+            row[k : k + rng.choice([0, 1, 1, 1, 1])] = rng.choice([[rng.choice(NUMBERS)], [rng.choice(row)], []])
             lines[i] = f"{key}={' '.join(row)}"
         elif how == "swap":
             lines[i], lines[j] = lines[j], lines[i]
@@ -87,12 +74,12 @@ def damaged(draw) -> str:
         elif how == "drop":
             del lines[i]
         elif how == "letter":
-            place = draw(st.integers(0, len(lines[i])))
-            lines[i] = lines[i][:place] + draw(st.sampled_from("0159 -=.e[]:\n\r\0xé")) + lines[i][place + 1 :]
+            place = rng.randint(0, len(lines[i]))
+            lines[i] = lines[i][:place] + rng.choice("0159 -=.e[]:\n\r\0xé") + lines[i][place + 1 :]
         else:
             lines = lines[: i + 1]
         text = "\n".join(lines)
-    return sized(text) if draw(st.integers(0, 4)) else text
+    return sized(text) if rng.random() < 0.8 else text
 
 
 @pytest.fixture(scope="module")
@@ -129,10 +116,13 @@ def test_the_worker_dies_of_what_the_check_refuses(worker):
         worker([text])
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
-@given(st.lists(damaged(), min_size=10, max_size=20))
-def test_lightgbm_survives_all_that_is_accepted(worker, texts):
-    assert all(accepted(text) for text in BASES)
-    for error in worker([text for text in texts if accepted(text)]):
+@settings(max_examples=100, deadline=None, derandomize=True, database=None, phases=[Phase.generate])
+@given(st.lists(st.integers(0, 2**64), min_size=25, max_size=25, unique=True))
+def test_lightgbm_survives_all_that_is_accepted(worker, seeds):
+    for error in worker([text for text in map(damaged, seeds) if accepted(text)]):
         # an answer, as the parameters behind the trees are not all of the types that LightGBM has for them
         assert "SHAP" in error or "JSON" in error or "Unknown token" in error, error
+
+
+def test_undamaged_texts_are_accepted():
+    assert all(accepted(text) for text in BASES)

@@ -107,8 +107,8 @@ def test_a_log_without_times_has_an_order(tmp_path: Path) -> None:
 
 def test_the_options_of_the_same_rows_can_be_typed() -> None:
     assert same_rows(DataSource(data="portal", target=["male"], drop=["x"])) == "--data portal"
-    source = DataSource(data="t.csv", split_column="part", split_seed=3, test_share=0.0, full=True)
-    assert same_rows(source) == "--data t.csv --full --split-column part --test-share 0.0 --split-seed 3"
+    source = DataSource(data="a table.csv", split_column="part", split_seed=3, test_share=0.0, full=True)
+    assert same_rows(source) == "--data 'a table.csv' --full --split-column part --test-share 0.0 --split-seed 3"
 
 
 MISTAKES = {

@@ -72,7 +72,7 @@ def test_every_trial_is_a_nested_run_and_the_best_is_fitted_again(
         assert run.data.metrics["final/score"] == pytest.approx(trial.value)
         assert {"final/male/roc_auc", "val/weight/r2", "train/loss"} <= run.data.metrics.keys()
     best = study.best_trial
-    again = runs[f"trial {best.number} again"]
+    again = runs[f"refit of trial {best.number}"]
     assert again.data.metrics["final/score"] == pytest.approx(best.value)
     assert again.data.tags[trials.REFIT] == str(best.number)
     assert registry.aliases("rodents") == {"champion": "1"}
@@ -195,9 +195,10 @@ def test_a_recommender_is_tuned(tmp_path: Path, store: str) -> None:
 
 def slow_sweep(table: list[str], folder: Path, store: str) -> list[str]:
     """A sweep whose trials have many epochs, and take a second or two."""
-    model = ["--model", "SharedBottom", "--set", "epochs=8", "--set", "patience=8", "--set", "batch_size=2"]
+    settings = ("epochs=8", "patience=8", "batch_size=2", "hidden=[8]", "n_jobs=1")
+    words = [word for setting in settings for word in ("--set", setting)]
     places = ["--storage", str(folder / "sweep.journal"), "--tracking-uri", store]
-    return [*table, *model, "--set", "n_jobs=1", *places]
+    return [*table, "--model", "SharedBottom", *words, *places]
 
 
 def apart(*words: str) -> subprocess.Popen[str]:
@@ -209,8 +210,8 @@ def apart(*words: str) -> subprocess.Popen[str]:
 
 def wait_until(condition: Callable[[list[FrozenTrial]], bool], folder: Path, process: subprocess.Popen[str]) -> None:
     """Return when the trials of the sweep are so."""
-    for _ in range(6000):
-        time.sleep(0.02)
+    for _ in range(1200):
+        time.sleep(0.1)
         assert process.poll() is None, process.communicate()
         try:
             if condition(study_of(folder).trials):

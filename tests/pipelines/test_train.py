@@ -137,7 +137,13 @@ def test_a_recommender_learns_from_a_click_log(tmp_path: Path, store: str, capsy
     ("error", "status", "code"), [(KeyboardInterrupt(), "KILLED", 130), (OSError("disk full"), "FAILED", 2)]
 )
 def test_a_run_ends_as_what_happened(
-    error: BaseException, status: str, code: int, table: list[str], store: str, monkeypatch: pytest.MonkeyPatch
+    error: BaseException,
+    status: str,
+    code: int,
+    table: list[str],
+    store: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def fail(*_: object) -> None:
         raise error
@@ -145,6 +151,7 @@ def test_a_run_ends_as_what_happened(
     monkeypatch.setattr(table_rows.TableRows, "fit", fail)
     words = ["--experiment", status]
     assert commands.run("train", *table, *TINY, *words, store=store) == code
+    assert capsys.readouterr().err in ("tabmtl train: interrupted\n", "tabmtl train: error: disk full\n")
     (run,) = commands.Registry(store).runs(status).values()
     assert run.info.status == status
 

@@ -1,0 +1,300 @@
+"""Folders whose checksums are right and whose contents are not: refused at load, before anything is built from them."""
+
+from __future__ import annotations
+
+import json
+import resource
+from dataclasses import replace
+from functools import cache
+
+import lightgbm as lgb
+import numpy as np
+import pytest
+import recommenders
+from conformance import answers, fitted, same
+from forging import copy_of, forge, forge_arrays, forge_facts, parts_of
+from lightgbm.basic import _ConfigAliases
+
+import tabmtl
+from tabmtl import PLE, RMTGB, IndependentTasks, ModelFileError, MultiTabNet, SharedBottom
+from tabmtl.estimator import SavableEstimator
+from tabmtl.parameters import _OPENING, MOST_JOBS, from_json, to_json
+from tabmtl.persist import Saved, check_saved, join_parts
+
+FORMS = [*recommenders.FORMS, MultiTabNet, RMTGB, IndependentTasks]
+
+
+@cache
+def contents(form) -> tuple[SavableEstimator, Saved]:
+    """A fitted estimator and what it saves; not to be changed."""
+    model = recommenders.fitted(form) if isinstance(form, str) else fitted(form)[0]
+    parts = model._parts()
+    params = {name: to_json(name, value) for name, value in model._fitted_params.items() if not callable(value)}
+    facts = {"params": params} | {name: part.facts for name, part in parts.items()}
+    arrays = join_parts({name: part.arrays for name, part in parts.items()})
+    texts = {name: text for part in parts.values() for name, text in part.texts.items()}
+    return model, Saved(facts=json.loads(json.dumps(facts)), arrays=arrays, texts=texts)
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    """A function that gives the folder of a class; not to be changed."""
+
+    @cache
+    def folder_of(form):
+        folder = tmp_path_factory.mktemp("stored") / "model"
+        contents(form)[0].save(folder)
+        return folder
+
+    return folder_of
+
+
+def refused(folder, *words: str) -> None:
+    with pytest.raises(ModelFileError) as caught:
+        tabmtl.load(folder)
+    for word in (str(folder), "save it again", *words):
+        assert word in str(caught.value), caught.value
+
+
+# hyper-parameters
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "word"),
+    [
+        *(("colour", 3, "colour"), ("epochs", -1, "epochs must be at least 1"), ("epochs", "x", "epochs")),
+        *(
+            ("tasks", {"pickle": "gASVCg=="}, "'pickle'"),
+            ("tasks", {"task": {"name": "a", "kind": "x"}}, "kind must be"),
+        ),
+        *(("balance", "none of ours", "balance must be"), ("dropout", "x", "str"), ("hidden", "ab", "hidden must be")),
+        *(("n_jobs", 10**6, f"up to {MOST_JOBS}"), ("n_jobs", 0, "n_jobs"), ("n_jobs", "1", "n_jobs")),
+        *((None, [], "list"), (None, None, "None"), (None, {"epochs": {"a": 1, "b": 2}}, "unpack")),
+    ],
+)
+def test_parameters_that_fit_never_had_are_refused(stored, tmp_path, name, value, word):
+    folder = copy_of(stored(SharedBottom), tmp_path / "model")
+    forge_facts(
+        folder, lambda facts: facts.update(params=value) if name is None else facts["params"].update({name: value})
+    )
+    refused(folder, word.replace("up to", "from 1 to"))
+
+
+GIANTS = [
+    *((SharedBottom, name, 10**9) for name in ("d_embedding", "head_hidden")),
+    *((SharedBottom, "hidden", {"tuple": value}) for value in ([10**9], [30_000, 30_000], [8] * 3_000)),
+    *((MultiTabNet, name, 10**8) for name in ("d_token", "d_ffn")),
+    *((PLE, "n_levels", 10**9), (PLE, "expert_hidden", {"tuple": [60_000, 60_000]})),
+]
+
+
+@pytest.mark.parametrize(("cls", "name", "value"), GIANTS)
+def test_a_network_larger_than_its_weights_is_not_built(stored, tmp_path, cls, name, value):
+    folder = copy_of(stored(cls), tmp_path / "model")
+    forge_facts(folder, lambda facts: facts["params"].update({name: value}))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    refused(folder)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kilobytes
+
+
+def test_a_loaded_network_is_the_fitted_one_whatever_watched_its_building(stored):
+    for cls in (SharedBottom, MultiTabNet, PLE):
+        model, X, _ = fitted(cls)
+        assert same(answers(model, X), answers(tabmtl.load(stored(cls)), X))
+
+
+# LightGBM's own
+
+
+def test_all_of_lightgbms_parameters_that_open_something_are_known():
+    aliases = _ConfigAliases._get_all_param_aliases()
+    opening = {name for names in aliases.values() for name in names if set(names) & set(_OPENING)}
+    assert opening == set(_OPENING)
+    found = {name for names in aliases.values() for name in names if any(word in name for word in ("file", "machine"))}
+    assert found <= opening
+
+
+def test_what_lightgbm_would_open_is_not_saved(tmp_path):
+    opened = {"forcedsplits_filename": str(tmp_path / "splits.json"), "machines": "evil.example:123"}
+    (tmp_path / "splits.json").write_text("{}")
+    described = to_json("regressor", lgb.LGBMRegressor(num_leaves=7, **opened))
+    assert from_json(described).get_params() == lgb.LGBMRegressor(num_leaves=7).get_params()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(
+            (name, "/etc/passwd")
+            for name in ("forcedsplits_filename", "fs", "forcedbins_filename", "data", "input_model")
+        ),
+        *(
+            ("machines", "evil:1"),
+            ("num_machines", 2),
+            ("output_model", "x"),
+            ("valid", "x"),
+            ("config", "x"),
+            ("port", 1),
+        ),
+        *(("objective", "binary machines=evil:1"), ("metric", ["auc", "l2\tdata=/etc/passwd"]), ("a b", 1), ("x=1", 1)),
+        *(("objective", "binary\nfs=x"), ("boosting_type", "/lib/evil.so"), ("n_jobs", 10**6), ("nthread", 10**6)),
+        ("interaction_constraints", [[["0 fs=x"]]]),
+    ],
+)
+def test_a_lightgbm_estimator_that_would_open_something_is_refused(stored, tmp_path, name, value):
+    folder = copy_of(stored(IndependentTasks), tmp_path / "model")
+    params = {"dict": {name: value}}
+    forge_facts(
+        folder,
+        lambda facts: facts["params"].update(regressor={"lightgbm": {"class": "LGBMRegressor", "params": params}}),
+    )
+    refused(folder, name.split()[0].split("=")[0])
+
+
+# facts and arrays
+
+
+def test_whatever_is_saved_is_accepted():
+    for form in FORMS:
+        check_saved(contents(form)[1], is_own=True)
+
+
+def rejects(saved: Saved) -> bool:
+    try:
+        check_saved(saved, is_own=True)
+    except (ValueError, TypeError, LookupError):
+        return True
+    return False
+
+
+def with_first(array: np.ndarray, value: float) -> np.ndarray:
+    changed = array.copy()
+    changed.flat[0] = value
+    return changed
+
+
+def changes_of(name: str, array: np.ndarray, *, is_late: bool):
+    """What an array cannot be; of weights, the shape is held against the network, which comes late."""
+    if not is_late:
+        yield "another rank", array[None]
+        yield "another type", array > 0 if array.dtype.kind != "b" else array.astype(float)
+    if not is_late and array.size:
+        yield "twice", np.concatenate([array, array], axis=0)
+    if array.dtype.kind == "f" and array.size:
+        may_miss = name.endswith(("x_num", "checks"))
+        yield from ((str(value), with_first(array, value)) for value in (np.nan, np.inf, -np.inf)[may_miss:])
+    if array.dtype.kind == "i" and array.size:
+        yield "negative", with_first(array, -1)
+        yield "numbers", array.astype(float)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_arrays_of_other_shapes_types_and_values_are_refused(form):
+    _, saved = contents(form)
+    late = "fitted." if form is MultiTabNet else "fitted.weights."
+    for name, array in saved.arrays.items():
+        for what, changed in changes_of(name, array, is_late=name.startswith(late)):
+            assert rejects(replace(saved, arrays=saved.arrays | {name: changed})), f"{name}: {what}"
+        if not name.startswith(late) and form != "CategoryPopularity":  # which without categories is Popularity
+            left = {other: array for other, array in saved.arrays.items() if other != name}
+            assert rejects(replace(saved, arrays=left)), name
+    for name in ("fitted.more", "coder.more", "catalogue.more", "stray.x", "nameless"):
+        if name != "fitted.more" or form is not MultiTabNet:  # whose network does not know it
+            assert rejects(replace(saved, arrays=saved.arrays | {name: np.zeros(3)})), name
+
+
+@pytest.mark.parametrize(
+    ("form", "name", "value"),
+    [
+        *((form, "fitted.sizes", value) for form in ("VSKNN", "STAN") for value in (0, 2, 2**40)),
+        *((form, "fitted.items", value) for form in ("VSKNN", "STAN") for value in (0, 61, 2**31 - 1)),
+        *(("SequentialRules", f"fitted.{name}", value) for name in ("indices", "indptr") for value in (60, 2**31 - 1)),
+        *(("CategoryPopularity", "fitted.categories", value) for value in (61, 2**31 - 1)),
+        *(("M2TRec", "fitted.items.row", value) for value in (60, 2**62)),
+        *(
+            ("M2TRec", f"fitted.items.{name}", 2**31 - 1)
+            for name in ("x_cat", "codes.0", "codes.1", "offsets.0", "offsets.1")
+        ),
+        *((RMTGB, "fitted.0.members", value) for value in (1, 3, 2**62)),
+    ],
+)
+def test_indices_beyond_what_they_point_at_are_refused(form, name, value):
+    _, saved = contents(form)
+    assert rejects(replace(saved, arrays=saved.arrays | {name: with_first(saved.arrays[name], value)}))
+
+
+@pytest.mark.parametrize("name", ["encoder.bias", "encoder.layers.0.attention.qkv.weight", "items.own.weight"])
+def test_weights_that_say_how_large_a_network_of_sessions_is_fit_its_parameters(name):
+    _, saved = contents("M2TRec")
+    name = f"fitted.weights.{name}"
+    assert rejects(replace(saved, arrays=saved.arrays | {name: saved.arrays[name][..., :-1]}))
+
+
+BAD = [None, "x", -1, 10**9, 1.5, [], {}, ["x", "x"], [-1], [[1]]]
+PATHS = [
+    *("coder features names", "coder features numeric", "coder features categorical", "coder features levels"),
+    *("coder features bins", "coder features has_missing", "coder features transform", "coder labels tasks"),
+    *("coder labels names", "coder labels dtypes", "coder labels origin", "coder labels origin container"),
+    *(
+        "coder labels origin ndim",
+        "coder labels origin dtypes",
+        "coder names",
+        "coder task_column",
+        "fitted ends",
+        "coder",
+    ),
+]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_facts_of_other_types_and_sizes_are_refused(path):
+    _, saved = contents(RMTGB)
+    for value in BAD:
+        facts = json.loads(json.dumps(saved.facts))
+        *way, last = path.split()
+        place = facts
+        for key in way:
+            place = place[key]
+        if place[last] != value:
+            place[last] = value
+            assert rejects(replace(saved, facts=facts)), value
+
+
+def test_parts_that_no_model_has_are_refused():
+    for form in FORMS:
+        _, saved = contents(form)
+        assert rejects(replace(saved, facts=saved.facts | {"more": {}}))
+        for part in saved.facts.keys() - {"params"}:
+            assert rejects(replace(saved, facts={name: facts for name, facts in saved.facts.items() if name != part}))
+
+
+def test_trees_fit_the_columns_and_the_tasks(stored, tmp_path):
+    for cls, names in ((RMTGB, ("family0.txt", "family1.txt")), (IndependentTasks, ("task0.txt", "task1.txt"))):
+        folder = copy_of(stored(cls), tmp_path / "model")
+        one, many = (parts_of(folder)[name].read_bytes() for name in names)
+        refused(forge(folder, {names[0]: many}), names[0], "outputs", "expected")
+        wide = one.replace(b"max_feature_idx=6", b"max_feature_idx=7").replace(b"_infos=", b"_infos=none ")
+        refused(forge(folder, {names[0]: wide.replace(b"_names=", b"_names=more ")}), names[0], "columns")
+
+
+def test_metadata_names_no_attribute_but_its_own(stored, tmp_path):
+    folder = copy_of(stored("M2TRec"), tmp_path / "model")
+    forge_facts(folder, lambda facts: facts["fitted"]["metadata"].update(recommend="x", _catalogue=1))
+    refused(folder, "recommend")
+
+
+def test_a_forged_array_ends_in_an_error_that_names_it(stored, tmp_path):
+    folder = copy_of(stored("SequentialRules"), tmp_path / "model")
+    forge_arrays(folder, lambda arrays: arrays["fitted.indices"].__setitem__(0, 10**6))
+    refused(folder, "fitted.indices", "not in 0 to 59")
+
+
+def test_what_load_would_refuse_is_not_saved_over_a_model(stored, tmp_path):
+    folder = copy_of(stored(SharedBottom), tmp_path / "model")
+    model, X, _ = fitted(SharedBottom)
+    broken = tabmtl.load(folder)
+    name = min(broken.weights_)
+    broken.weights_ = broken.weights_ | {name: np.full_like(broken.weights_[name], np.nan)}
+    with pytest.raises(ValueError, match=rf"fitted\.{name} has a value that is not finite"):
+        broken.save(folder)
+    assert same(answers(model, X), answers(tabmtl.load(folder), X))
