@@ -35,8 +35,9 @@ class SavableEstimator(BaseEstimator):
         """Save to a folder of JSON, safetensors and, for trees, LightGBM text; no pickle.
 
         Saving is atomic: a reader sees the old model or the new one. `tabmtl.load` reads it. Parameters are saved as
-        they were in fit, but for code that only training runs, a callback ``on_epoch`` or an aggregator as ``balance``:
-        the loaded estimator has the default there, and predicts the same.
+        they were in fit, but for code that only training runs, a callback ``on_epoch`` or an aggregator as ``balance``,
+        and for the files and machines that LightGBM would open: the loaded estimator has the default there, and
+        predicts the same. Of several processes that save to one folder, the last one's model stays.
 
         Parameters
         ----------
@@ -47,6 +48,10 @@ class SavableEstimator(BaseEstimator):
         ------
         TypeError
             If a parameter cannot be written without pickle.
+        ValueError
+            If it holds what `tabmtl.load` would refuse, such as a weight that is NaN.
+        OSError
+            If the folder cannot be written or the disk is full. What it held before is untouched.
         """
         check_is_fitted(self)
         parts = self._parts()

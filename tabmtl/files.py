@@ -116,6 +116,7 @@ def _opened(folder: Path) -> Iterator[int]:
 def _memory() -> int:
     """Bytes of the machine's memory, or a terabyte where it does not say."""
     try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
-        return 2**40
+        found = 0
+    return found if found > 0 else 2**40

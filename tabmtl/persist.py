@@ -144,7 +144,9 @@ def split_parts(arrays: Mapping[str, np.ndarray], parts: Iterable[str]) -> dict[
 def load(path: str | Path, cls: type | None = None) -> Any:
     """Load a fitted estimator that ``save`` wrote.
 
-    Nothing in the folder is executed: it holds JSON, safetensors and LightGBM text, verified by checksum.
+    Nothing in the folder is executed: it holds JSON, safetensors and LightGBM text, verified by checksum. A checksum
+    does not say who wrote it, so what would harm is refused besides: links out of the folder, trees that end or hang
+    LightGBM, networks larger than their weights, indices out of range.
 
     Parameters
     ----------
@@ -161,7 +163,8 @@ def load(path: str | Path, cls: type | None = None) -> Any:
     Raises
     ------
     ModelFileError
-        If the folder is missing, foreign, truncated or edited, or of another class.
+        If the folder is missing, foreign, truncated or edited, of another class or a newer format, or if it holds what
+        no model of this release has.
     """
     class_name, saved = read_folder(path)
     is_own = cls is None

@@ -15,7 +15,7 @@ import numpy as np
 
 LONGEST_SESSION = 10_000  # clicks that a network may read: it keeps their distances, which are as many squared
 
-_TINY = 5e-324
+_TINY, _TEXT_BUCKETS = 5e-324, 2**15
 _TRANSFORMS = ("standardize", "quantile", "none")
 _CONTAINERS = ("polars", "pandas", "pyarrow", "numpy")
 _KINDS = {"b": "booleans", "i": "whole numbers", "f": "numbers"}
@@ -269,10 +269,12 @@ def _check_items(facts: dict[str, Any], arrays: _Arrays, n_items: int) -> None:
         _need(column.max(initial=0) < size + 2, "an item has a category beyond the levels of its column")
     arrays.take("items.vectors", "f", (len(x_num), sum(vectors.values())))
     arrays.take("items.row", "i", (n_items,), 0, len(x_num) - 1)
-    for i in range(n_bags):
-        codes = arrays.take(f"items.codes.{i}", "i", (None,), 0, sizes[i] - 1 if i < len(sizes) else 2**15 - 1)
+    for i, size in enumerate(sizes + [_TEXT_BUCKETS] * (n_bags - len(sizes))):
+        codes = arrays.take(f"items.codes.{i}", "i", (None,), 0, size - 1)
         arrays.take(f"items.weights.{i}", "f", (len(codes),), 0)
         arrays.take_offsets(f"items.offsets.{i}", len(x_num), len(codes))
+        table = arrays.left.get(f"weights.items.tower.bags.{i}.weight", ())
+        _need(len(table) == size, f"bag {i} has {size} codes and {len(table)} embeddings")
 
 
 def _check_network(params: dict[str, Any], arrays: _Arrays) -> None:

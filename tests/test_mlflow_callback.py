@@ -128,8 +128,13 @@ def test_a_reference_gives_the_gain(logged):
 def test_the_plots_are_logged_and_closed(logged):
     from matplotlib import pyplot
 
-    assert logged[0].files("plots") == {"plots/history.png", "plots/experts.png", "plots/gain.png"}
-    assert not pyplot.get_fignums()
+    log, model = logged
+    assert log.files("plots") == {"plots/history.png", "plots/experts.png", "plots/gain.png"}
+    before = pyplot.get_fignums()  # other tests may have left some
+    with mlflow.start_run() as run:
+        MLflowCallback().log_fitted(model, X, Y)
+    assert Log(run.info.run_id).files("plots") == {"plots/history.png", "plots/experts.png"}
+    assert pyplot.get_fignums() == before
 
 
 def log_of(estimator, *data, **options):
