@@ -103,6 +103,7 @@ def rows_for(model: Any, source: RowSource, *, whole: bool) -> Rows:
 
 
 def score(model: Any, rows: Rows, part: Part, version: str) -> dict[str, float | None]:
+    """Scores of a version on a part of the rows, of which it takes the columns that it knows."""
     if not isinstance(rows, TableRows):
         return rows.scores(model, part)
     X, y = rows.parts[part]
@@ -126,4 +127,5 @@ def _list(tasks: Mapping[str, tuple[str, str | None]]) -> str:
 
 
 def table_of(scores: Scores) -> pl.DataFrame:
+    """Scores as a frame: task, score."""
     return pl.DataFrame({"task": list(scores), "score": list(scores.values())}, schema_overrides={"score": pl.Float64})

@@ -33,6 +33,7 @@ from tabmtl.pipelines.tracking import (
     Tracking,
     check_model_name,
     connected,
+    make_client,
     open_log,
 )
 from tabmtl.schema import TabmtlWarning
@@ -124,7 +125,7 @@ def promote(
     if part not in ("val", "all"):
         raise ValueError(f"--part is val or all, got {part!r}: test rows judge no choice")
     with connected(store):
-        client = _client()
+        client = make_client()
         champion, challenger = _versions(client, name, version)
         if champion == challenger:
             return _say(Promotion(table=None, moved=True, reason=f"Version {champion} is the champion already."))
@@ -177,7 +178,7 @@ def start(
         If there is no champion, or the port is taken.
     """
     with connected(store) as uri:
-        champion, _ = _versions(_client(), name, None)
+        champion, _ = _versions(make_client(), name, None)
     if champion is None:
         raise ValueError(f"{name} has no version with the alias {CHAMPION}: tabmtl serve promote gives it")
     if not _is_loopback(host):
@@ -199,12 +200,6 @@ def start(
         return subprocess.run([sys.executable, "-m", "mlflow", *words], env=environment, check=False).returncode
     except KeyboardInterrupt:
         return 0
-
-
-def _client() -> MlflowClient:
-    import mlflow
-
-    return mlflow.MlflowClient()
 
 
 def _versions(client: MlflowClient, name: str, version: int | None) -> tuple[str | None, str]:

@@ -108,9 +108,7 @@ class Log:
     @property
     def client(self) -> MlflowClient:
         """What reads and writes the store."""
-        import mlflow
-
-        return mlflow.MlflowClient()
+        return make_client()
 
     @contextmanager
     def run(self, name: str, *, tags: Mapping[str, str] | None = None, run_id: str | None = None) -> Iterator[str]:
@@ -157,6 +155,13 @@ class Log:
         alias = CHALLENGER if CHAMPION in self.client.get_registered_model(name).aliases else CHAMPION
         self.client.set_registered_model_alias(name, alias, version)
         return alias
+
+
+def make_client() -> MlflowClient:
+    """What reads and writes the store that MLflow knows, see `connected`."""
+    import mlflow
+
+    return mlflow.MlflowClient()
 
 
 def status_of(error: BaseException) -> str:

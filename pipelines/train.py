@@ -157,9 +157,9 @@ def fit_and_report(
 
 def check_output(output: Path) -> None:
     """Raise an error before anything is trained if a model cannot be saved there."""
-    from tabmtl.persist import _check_ours
+    from tabmtl.persist import check_ours
 
-    _check_ours(output)
+    check_ours(output)
 
 
 def say_where(log: Log, fitted: Fitted, register: str | None, source: DataSource) -> None:

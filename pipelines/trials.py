@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 from sklearn.base import clone
 
 from tabmtl.metrics import mean_score
-from tabmtl.pipelines.tracking import Log, status_of
+from tabmtl.pipelines.tracking import Log, make_client, status_of
 from tabmtl.schema import TabmtlWarning
 from tabmtl.tuning import Objective
 from tabmtl.tuning.trial import Scores
@@ -131,7 +131,7 @@ class TrialRuns:
         with self._as_warning():
             for name, score in final.items():
                 if self._run_id is not None and score is not None and math.isfinite(score):
-                    _client().log_metric(self._run_id, metric_name(name), score)
+                    make_client().log_metric(self._run_id, metric_name(name), score)
 
     def _begin(self, trial: optuna.Trial) -> None:
         from tabmtl.mlflow import MLflowCallback
@@ -140,7 +140,7 @@ class TrialRuns:
         with self._as_warning():
             end_lost_runs(trial.study, self.experiment_id, self.parent)
             tags = {_PARENT: self.parent, TRIAL: str(trial.number)}
-            run = _client().create_run(self.experiment_id, run_name=f"trial {trial.number}", tags=tags)
+            run = make_client().create_run(self.experiment_id, run_name=f"trial {trial.number}", tags=tags)
             self._run_id = run.info.run_id
             self._callback = MLflowCallback(run_id=self._run_id)
 
@@ -148,7 +148,7 @@ class TrialRuns:
         if self._run_id is None:
             return
         with self._as_warning():
-            client = _client()
+            client = make_client()
             self._log_params()
             client.set_tag(self._run_id, STATE, state)
             if reason:
@@ -159,9 +159,9 @@ class TrialRuns:
         """Log what the trial was fitted with; known since its fit has begun."""
         from mlflow.entities import Param
 
-        if not self._has_params:
+        if self._run_id is not None and not self._has_params:
             params = [Param(name, str(value)) for name, value in self._trial.params.items()]
-            _client().log_batch(self._run_id, params=params)
+            make_client().log_batch(self._run_id, params=params)
             self._has_params = True
 
     @contextmanager
@@ -182,16 +182,16 @@ def end_lost_runs(study: optuna.Study, experiment_id: str, parent: str) -> None:
         number = int(run.data.tags.get(TRIAL, -1))
         if 0 <= number < len(trials) and trials[number].state.is_finished():
             complete = trials[number].state == TrialState.COMPLETE
-            _client().set_tag(run.info.run_id, STATE, "complete" if complete else "lost")
-            _client().set_terminated(run.info.run_id, "FINISHED" if complete else "KILLED")
+            make_client().set_tag(run.info.run_id, STATE, "complete" if complete else "lost")
+            make_client().set_terminated(run.info.run_id, "FINISHED" if complete else "KILLED")
 
 
 def end_lost_refits(experiment_id: str, parent: str) -> None:
     """End the runs of final fits whose sweep was killed."""
     for run in _open_runs(experiment_id, parent):
         if REFIT in run.data.tags:
-            _client().set_tag(run.info.run_id, STATE, "lost")
-            _client().set_terminated(run.info.run_id, "KILLED")
+            make_client().set_tag(run.info.run_id, STATE, "lost")
+            make_client().set_terminated(run.info.run_id, "KILLED")
 
 
 def go_on(log: Log, run_id: str | None) -> str | None:
@@ -210,10 +210,4 @@ def go_on(log: Log, run_id: str | None) -> str | None:
 
 def _open_runs(experiment_id: str, parent: str) -> Any:
     among = f"tags.{_PARENT} = '{parent}' and attributes.status = 'RUNNING'"
-    return _client().search_runs([experiment_id], among, max_results=_MOST_RUNS)
-
-
-def _client() -> Any:
-    import mlflow
-
-    return mlflow.MlflowClient()
+    return make_client().search_runs([experiment_id], among, max_results=_MOST_RUNS)

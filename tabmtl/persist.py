@@ -76,7 +76,7 @@ def write_folder(path: str | Path, class_name: str, saved: Saved) -> None:
         nothing is beside it.
     """
     folder = Path(path)
-    _check_ours(folder)
+    check_ours(folder)
     contents = {
         "model.json": json.dumps(saved.facts, allow_nan=False).encode(),
         "arrays.safetensors": save_arrays({k: np.ascontiguousarray(v) for k, v in saved.arrays.items()}),
@@ -169,8 +169,7 @@ def load(path: str | Path, cls: type | None = None) -> Any:
     class_name, saved = read_folder(path)
     is_own = cls is None
     if cls is None:
-        homes = [import_module(name) for name in ("tabmtl", "tabmtl.sessions")]
-        cls = next((getattr(home, class_name) for home in homes if class_name in home.__all__), None)
+        cls = own_class(class_name)
         if not hasattr(cls, "_from_saved"):
             raise ModelFileError(
                 f"{path} holds a {class_name}, which is no estimator of tabmtl; give its class: "
@@ -183,6 +182,12 @@ def load(path: str | Path, cls: type | None = None) -> Any:
         check_saved(saved, is_own=is_own)
         with bounded(saved.arrays):
             return cls._from_saved(saved)  # type: ignore[union-attr]
+
+
+def own_class(name: str) -> Any:
+    """What the package exports under a name; None for nothing."""
+    homes = [import_module(home) for home in ("tabmtl", "tabmtl.sessions")]
+    return next((getattr(home, name) for home in homes if name in home.__all__), None)
 
 
 def check_saved(saved: Saved, *, is_own: bool) -> None:
@@ -275,7 +280,7 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"model.json holds {name}, which is no number")
 
 
-def _check_ours(folder: Path) -> None:
+def check_ours(folder: Path) -> None:
     """Refuse to write where anything else than a model of this package lies."""
     if not folder.exists() or all(_OURS.fullmatch(file.name) for file in folder.iterdir()):
         return

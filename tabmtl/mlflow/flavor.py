@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib import import_module
 from importlib.metadata import requires, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,7 +19,7 @@ from sklearn.utils.validation import check_is_fitted
 from tabmtl.base import MultiTaskEstimator
 from tabmtl.mlflow.serving import SessionModel, TableModel, probability_names
 from tabmtl.mlflow.signature import pandas_view, signature_of
-from tabmtl.persist import load
+from tabmtl.persist import load, own_class
 from tabmtl.sessions.recommender import Recommender
 
 if TYPE_CHECKING:
@@ -141,9 +140,7 @@ def _exported(
         raise TypeError(f"expected an estimator of tabmtl, got {type(estimator).__name__}")
     check_is_fitted(estimator)
     name = type(estimator).__name__
-    if loader_module == _LOADER and not any(
-        getattr(import_module(home), name, None) is type(estimator) for home in ("tabmtl", "tabmtl.sessions")
-    ):
+    if loader_module == _LOADER and own_class(name) is not type(estimator):
         raise TypeError(
             f"{name} is no class of tabmtl, so {_LOADER} could not load it; give loader_module=, a module of yours "
             f"whose _load_pyfunc(path) returns tabmtl.mlflow.as_pyfunc(tabmtl.load(path, cls={name}))"

@@ -160,12 +160,12 @@ def test_a_store_that_fails_costs_no_trial(sweep: Any, tmp_path: Path, monkeypat
 
     with monkeypatch.context() as patch:
         patch.setattr(trials.TrialRuns, "__call__", lambda *_: None)
-        real, calls = trials._client, iter([False, True])
+        real, calls = trials.make_client, iter([False, True])
 
         def client() -> Any:
             return Broken() if next(calls, False) else real()
 
-        patch.setattr(trials, "_client", client)
+        patch.setattr(trials, "make_client", client)
         assert sweep("--trials", 1, "--no-refit") == 0
     (trial,) = study_of(tmp_path).trials
     assert trial.state == TrialState.COMPLETE
