@@ -134,15 +134,16 @@ def plain_recall(model: PlainSASRec, sessions: Sessions, k: int = 20) -> float:
 
 
 def plain_step(n_items: int, n_sessions: int, length: int, **sizes: Any) -> tuple[PlainSASRec, Callable[[], Tensor]]:
-    """A network, and its training step on one batch of one target a session among those of the batch."""
+    """A network, and its training step on one batch of one target a session, among all items of the batch."""
     torch.manual_seed(0)
     network = PlainSASRec(n_items, length, dropout=0.0, **sizes)
     optimizer = torch.optim.AdamW(network.parameters())
     clicks = torch.randint(1, n_items + 1, (n_sessions, length + 1))
 
     def step() -> Tensor:
-        queries, targets = network(clicks[:, :-1])[:, -1], network.items(clicks[:, -1])
-        loss = F.cross_entropy(queries @ targets.T, torch.arange(n_sessions))
+        queries = network(clicks[:, :-1])[:, -1]
+        candidates, place = torch.unique(clicks, return_inverse=True)
+        loss = F.cross_entropy(queries @ network.items(candidates).T, place[:, -1])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -143,13 +143,13 @@ class SessionLoop:
         units, lengths, targets = self.examples.read(index)
         low = self._options.precision == "bf16"
         with torch.autocast(units.device.type, torch.bfloat16, enabled=low):
-            chosen, place, correction = self.candidates.draw(targets)
-            needed, where = torch.unique(torch.cat([units.flatten(), chosen]), return_inverse=True)
-            vectors = self.network.vectors(self.units, needed)
-            clicked = vectors.index_select(0, where[: units.numel()]).view(*units.shape, -1)
+            candidates, place, correction = self.candidates.draw(torch.cat([units.flatten(), targets]))
+            vectors = self.network.vectors(self.units, candidates)
+            places, target = place[: units.numel()].view_as(units), place[units.numel() :]
+            clicked = vectors.index_select(0, places.flatten()).view(*units.shape, -1)
             queries, categories = self.network(clicked, lengths, every=self.examples.every)
-        known = vectors.index_select(0, where[units.numel() :])
-        losses = [softmax_loss(queries, known, correction, place, low=low)]
+        own = _own_places(places, lengths if self.examples.every else torch.ones_like(lengths), target)
+        losses = [softmax_loss(queries, vectors, correction, own, low=low)]
         for level, scores in enumerate(categories):
             losses.append(category_loss(scores, self.units.levels[targets, level]))
         loss = losses[0] + sum(weight * part for weight, part in zip(self._weights.values(), losses[1:], strict=True))
@@ -175,6 +175,16 @@ class LoopOptions:
     weight_decay: float
     average_decay: float
     precision: str
+
+
+def _own_places(places: Tensor, counts: Tensor, target: Tensor) -> Tensor:
+    """Candidates of every query's own session (P, L + 2): its target, the session's last click, and those before it.
+
+    Sessions have places (B, L) of their clicks, 0 behind the end, and some targets each, the newest first.
+    """
+    newest = target[counts.cumsum(0) - counts]
+    own = torch.cat([newest[:, None], places], dim=1).repeat_interleave(counts, dim=0)
+    return torch.cat([target[:, None], own.where(own > 0, target[:, None])], dim=1)
 
 
 def category_loss(scores: Tensor, codes: Tensor) -> Tensor:

@@ -99,7 +99,7 @@ class M2TRec(VectorRecommender):
     training : {"per_session", "per_prefix"}, default="per_session"
         One pass over a session that predicts every click after the first, or an example of every prefix.
     n_negatives : int or None, default=4096
-        Items drawn for the softmax of a step, beside its targets; None takes all.
+        Negatives of a step's softmax: its own clicks, and drawn items up to so many in all; None takes all items.
     epochs, patience : int, default=10, 2
     batch_size : int, default=2048
         Clicks that are predicted in a step.

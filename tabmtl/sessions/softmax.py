@@ -12,14 +12,14 @@ _BLOCK_ROWS = 256  # or, with many candidates, up to 16 times as much: products 
 
 
 class _SoftmaxLoss(torch.autograd.Function):
-    """Mean over rows of ``log sum_j exp(z_j + c_j [j != t]) - z_t`` with ``z = q·v_j``, and its gradient with it.
+    """Mean over rows of ``log sum_j exp(z_j + c_j [j not own]) - z_t`` with ``z = q·v_j``, and its gradient with it.
 
     Both come from the same logits, which are never held for all rows at once: a third of the memory traffic of
     autograd, and three matrix products.
     """
 
     @staticmethod
-    def forward(ctx: Any, queries: Tensor, vectors: Tensor, correction: Tensor, target: Tensor, low: bool) -> Tensor:
+    def forward(ctx: Any, queries: Tensor, vectors: Tensor, correction: Tensor, own: Tensor, low: bool) -> Tensor:
         dtype = torch.bfloat16 if low else torch.float32
         q, v = queries.to(dtype), vectors.to(dtype)
         grad_q, grad_v = torch.empty_like(queries), torch.zeros_like(vectors, dtype=torch.float32)
@@ -27,16 +27,16 @@ class _SoftmaxLoss(torch.autograd.Function):
         fit = _BLOCK_BYTES / (4 * len(vectors))
         size = max(1, int(fit), min(_BLOCK_ROWS, int(16 * fit)))
         for start in range(0, len(q), size):
-            rows, own = q[start : start + size], target[start : start + size, None]
+            rows, places = q[start : start + size], own[start : start + size]
             logits = (rows @ v.T).float()
-            own_logit = logits.gather(1, own)
-            logits.add_(correction).scatter_(1, own, own_logit)
+            own_logits = logits.gather(1, places)
+            logits.add_(correction).scatter_(1, places, own_logits)
             largest = logits.amax(dim=1, keepdim=True)
             logits.sub_(largest).exp_()
             sums = logits.sum(dim=1, keepdim=True)
-            total += (sums.log() + largest - own_logit).sum()
+            total += (sums.log() + largest - own_logits[:, :1]).sum()
             logits.div_(sums)
-            logits.scatter_add_(1, own, logits.new_full(own.shape, -1.0))
+            logits.scatter_add_(1, places[:, :1], logits.new_full((len(rows), 1), -1.0))
             probabilities = logits.to(dtype)
             grad_q[start : start + size] = probabilities @ v
             grad_v += (probabilities.T @ rows).float()
@@ -49,7 +49,7 @@ class _SoftmaxLoss(torch.autograd.Function):
         return grad[0] * grad_q, grad[0] * grad_v, None, None, None
 
 
-def softmax_loss(queries: Tensor, vectors: Tensor, correction: Tensor, target: Tensor, *, low: bool) -> Tensor:
+def softmax_loss(queries: Tensor, vectors: Tensor, correction: Tensor, own: Tensor, *, low: bool) -> Tensor:
     """Mean cross-entropy of targets among candidates.
 
     Parameters
@@ -58,56 +58,67 @@ def softmax_loss(queries: Tensor, vectors: Tensor, correction: Tensor, target: T
     vectors : Tensor of float32, shape (C, d)
         Of the candidates.
     correction : Tensor of shape (C,)
-        Added to the logit of a candidate wherever it is not the target; see `Candidates.draw`.
-    target : Tensor of int64, shape (P,)
-        Which candidate is right.
+        Added to the logits of candidates, but for a query's own; see `Candidates.draw`.
+    own : Tensor of int64, shape (P, m)
+        Candidates that come with the query, some perhaps twice; the first is the target.
     low : bool
         Take matrix products in bfloat16.
     """
-    return _SoftmaxLoss.apply(queries, vectors, correction, target, low)
+    return _SoftmaxLoss.apply(queries, vectors, correction, own, low)
 
 
 class Candidates:
-    """Which units a target competes with: all that were clicked in training, or a sample of them.
+    """Which units the targets of a step compete with: all that were clicked in training, or a sample of them.
 
-    A sample is drawn uniformly without replacement, once a step for all its targets, which join it.
-    Unit j then takes part with probability ``p_j = 1 - (1 - f_j)^P (1 - n / C)``, where f_j is its share of all
-    targets, P the number of those of the step, n that of drawn units, and C that of all. Its term in the sum of a
-    softmax is divided by p_j, that is, -log p_j is added to its logit (the logQ correction; the target itself is always
-    there). The sum is then right on average for independent targets; those of one session repeat items, which leaves
-    p_j some percent too high.
+    A sample is all units of the sessions of the step, whose vectors are needed anyway; and if they have fewer clicks
+    than there are to be negatives, so many further units, drawn uniformly without replacement. For a query of another
+    session, unit j takes part with probability ``p_j = 1 - (1 - f_j)^M (1 - n / C)``, where f_j is its share of all
+    clicks, M the number of those in the step, n that of drawn units, and C that of all. Its term in the sum of a
+    softmax is divided by p_j, that is, -log p_j is added to its logit (the logQ correction). The units of a query's own
+    session are always there, so theirs is not. The sum is then right on average for independent clicks; those of one
+    session repeat items, which leaves p_j some percent too high.
 
     Parameters
     ----------
-    clicks, targets : Tensor of shape (U,)
-        Training clicks of every unit, and how many of them are targets.
+    clicks : Tensor of shape (U,)
+        Training clicks of every unit.
     n_negatives : int or None
-        Units that are drawn; None takes all.
+        Clicks of a step and drawn units together; None takes all.
     """
 
-    def __init__(self, clicks: Tensor, targets: Tensor, n_negatives: int | None) -> None:
+    def __init__(self, clicks: Tensor, n_negatives: int | None) -> None:
         self._pool = clicks.nonzero()[:, 0]
-        self._share = targets.double() / targets.sum()
+        self._share = clicks.double() / clicks.sum()
         self._n = n_negatives if n_negatives is not None and n_negatives < len(self._pool) else None
 
-    def draw(self, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def draw(self, clicked: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Candidates of a step.
 
         Parameters
         ----------
-        targets : Tensor of int64, shape (P,)
+        clicked : Tensor of int64, shape (M,)
+            Units of all clicks of the step, 0 where there is none.
 
         Returns
         -------
-        units : Tensor of int64, shape (C,)
-            Sorted.
-        target : Tensor of int64, shape (P,)
-            Place of every target among them.
-        correction : Tensor of float32, shape (C,)
+        units : Tensor of int64, shape (C + 1,)
+            Sorted; unit 0, which is no candidate, comes first.
+        place : Tensor of int64, shape (M,)
+            Where every click's unit is among them.
+        correction : Tensor of float32, shape (C + 1,)
+            Minus infinity of unit 0.
         """
+        none = clicked.new_zeros(1)
         if self._n is None:
-            return self._pool, torch.searchsorted(self._pool, targets), self._pool.new_zeros(len(self._pool)).float()
-        drawn = self._pool[torch.randperm(len(self._pool), device=self._pool.device)[: self._n]]
-        units, place = torch.unique(torch.cat([targets, drawn]), return_inverse=True)
-        stays_out = (1 - self._share[units]) ** len(targets) * (1 - self._n / len(self._pool))
-        return units, place[: len(targets)], -torch.log1p(-stays_out).float()
+            units = torch.cat([none, self._pool])
+            correction = torch.zeros(len(units), device=units.device)
+            correction[0] = -torch.inf
+            return units, torch.searchsorted(units, clicked), correction
+        n_clicks = int(torch.count_nonzero(clicked))
+        n_drawn = max(0, self._n - n_clicks)  # what depended on the units that are clicked would leave p_j wrong
+        drawn = self._pool[torch.randperm(len(self._pool), device=self._pool.device)[:n_drawn]]
+        units, place = torch.unique(torch.cat([clicked, drawn, none]), return_inverse=True)
+        stays_out = (1 - self._share[units]) ** n_clicks * (1 - n_drawn / len(self._pool))
+        correction = -torch.log1p(-stays_out).float()
+        correction[0] = -torch.inf
+        return units, place[: len(clicked)], correction

@@ -100,7 +100,7 @@ def train_network(
         network,
         units,
         Examples.of(train, items.unit_of, model.max_length, model.training, device),
-        Candidates(*_clicks_of_units(items, train, device), model.n_negatives),
+        Candidates(torch.from_numpy(items.unit_clicks).to(device), model.n_negatives),
         weights=model._tasks(),
         options=LoopOptions(
             epochs=model.epochs,
@@ -115,14 +115,6 @@ def train_network(
     patience = model.patience if model.early_stopping and valid is not None else None
     with watching(model.epochs, _describe, verbose=model.verbose, on_epoch=model.on_epoch) as on_epoch:
         return run_epochs(network, loop, epochs=model.epochs, patience=patience, on_epoch=on_epoch)
-
-
-def _clicks_of_units(items: KnownItems, train: Sessions, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Training clicks of every unit (U,), and those that are targets: all but the first of a session."""
-    later = np.ones(len(train.items), dtype=bool)
-    later[train.offsets[:-1]] = False
-    targets = np.bincount(items.unit_of[train.items[later]], minlength=len(items.unit_rows))
-    return torch.from_numpy(items.unit_clicks).to(device), torch.from_numpy(targets).to(device)
 
 
 def _validation(

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from tabmtl.pipelines.benchmark_sessions_speed import (
-    DRAWN,
+    NEGATIVES,
     Setting,
     compare_epochs,
     draw_items,
@@ -86,14 +86,13 @@ def test_both_bodies_have_about_the_same_parameters_and_losses_that_fall():
     matrices = [p.shape for p in plain.layers.parameters() if p.ndim == 2]
     assert sorted(matrices) == sorted(p.shape for p in ours.encoder.layers.parameters() if p.ndim == 2)
     losses = [(plain_run().item(), our_run()[0].item()) for _ in range(60)]
-    assert losses[0][0] == pytest.approx(np.log(8), rel=0.2)
+    n_clicked = 34  # of 60 items, by the 48 clicks of a step; ours begins by guessing the last click once more
+    assert losses[0][0] == pytest.approx(np.log(n_clicked), rel=0.1)
     assert losses[-1][0] < losses[0][0] - 0.2
     assert losses[-1][1] < losses[0][1] - 0.2
 
 
-@pytest.mark.parametrize(
-    ("kind", "least", "most"), [("in-batch", 1, 9), ("1024 drawn", 1024, 1032), ("full", 3000, 3000)]
-)
+@pytest.mark.parametrize(("kind", "least", "most"), [("in-batch", 40, 48), ("1024", 1010, 1024), ("full", 3000, 3000)])
 def test_a_step_has_the_candidates_that_its_name_says(kind, least, most, monkeypatch):
     items = draw_items(3000).drop("item_id")
     coder = ItemCoder.fit(items)
@@ -104,10 +103,10 @@ def test_a_step_has_the_candidates_that_its_name_says(kind, least, most, monkeyp
         return queries.mean() + vectors.mean()
 
     monkeypatch.setattr("tabmtl.sessions.loop.softmax_loss", loss)
-    our_step(TINY, (coder, coder.encode(items)), n_negatives=DRAWN[kind])[1]()
+    our_step(TINY, (coder, coder.encode(items)), n_negatives=NEGATIVES[kind])[1]()
     [(n_queries, n_candidates)] = seen
     assert n_queries == TINY.n_sessions
-    assert least <= n_candidates <= most
+    assert least <= n_candidates - 1 <= most  # unit 0 is none
 
 
 def test_drawn_data_are_what_the_setting_says():
@@ -151,7 +150,7 @@ def test_the_sections_print_goals_beside_what_was_measured(capfd, monkeypatch):
     said = capfd.readouterr().out
     for part in (
         "body: bf16, pooling=last",
-        "8192 drawn",
+        "full, and beside 8192",
         ">= 3x",
         "3000 items, 256 sessions",
         "epoch: skipped",

@@ -154,10 +154,10 @@ def gradients(item: int, **options: Any) -> list[Tensor]:
     network, units, items = make(**options)
     target = torch.from_numpy(items.unit_of[[item]])
     clicks = torch.from_numpy(items.unit_clicks)
-    chosen, place, correction = Candidates(clicks, clicks, None).draw(target)
+    chosen, place, correction = Candidates(clicks, None).draw(target)
     found = network.vectors(units, torch.arange(len(units)))
     queries, categories = network(found[None, [2, 1]], torch.tensor([2]))
-    loss = softmax_loss(queries, found[chosen], correction, place, low=False)
+    loss = softmax_loss(queries, found[chosen], correction, place[:, None], low=False)
     loss = loss + category_loss(categories[0], units.levels[target, 0])
     loss.backward()
     return [parameter.grad for parameter in network.parameters() if parameter.grad is not None]

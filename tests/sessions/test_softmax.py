@@ -10,44 +10,43 @@ from torch.nn import functional as F
 from tabmtl.sessions import softmax
 from tabmtl.sessions.softmax import Candidates, softmax_loss
 
-N_ROWS, N_CANDIDATES, WIDTH = 37, 50, 6
+N_ROWS, N_CANDIDATES, N_OWN, WIDTH = 37, 50, 4, 6
 
 
 def draw(seed: int = 0, scale: float = 1.0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Queries, vectors, corrections and targets."""
+    """Queries, vectors, corrections, and candidates of the query's own session, first the target."""
     generator = torch.Generator().manual_seed(seed)
     queries = scale * torch.randn(N_ROWS, WIDTH, generator=generator)
     vectors = torch.randn(N_CANDIDATES, WIDTH, generator=generator)
     correction = 3 * torch.rand(N_CANDIDATES, generator=generator)
-    target = torch.randint(N_CANDIDATES, (N_ROWS,), generator=generator)
-    return queries, vectors, correction, target
+    own = torch.randint(N_CANDIDATES, (N_ROWS, N_OWN), generator=generator)
+    return queries, vectors, correction, own
 
 
-def by_autograd(queries: Tensor, vectors: Tensor, correction: Tensor, target: Tensor) -> tuple[Tensor, ...]:
+def by_autograd(queries: Tensor, vectors: Tensor, correction: Tensor, own: Tensor) -> tuple[Tensor, ...]:
     """Loss and both gradients in float64."""
     q, v = (x.double().requires_grad_() for x in (queries, vectors))
-    logits = q @ v.T + correction.double()
-    logits = logits - F.one_hot(target, len(v)) * correction.double()
-    loss = F.cross_entropy(logits, target)
+    strange = 1 - F.one_hot(own, len(v)).amax(dim=1)
+    loss = F.cross_entropy(q @ v.T + strange * correction.double(), own[:, 0])
     return loss.detach(), *torch.autograd.grad(loss, (q, v))
 
 
 def by_softmax_loss(
-    queries: Tensor, vectors: Tensor, correction: Tensor, target: Tensor, *, low: bool = False, times: float = 1.0
+    queries: Tensor, vectors: Tensor, correction: Tensor, own: Tensor, *, low: bool = False, times: float = 1.0
 ) -> tuple[Tensor, ...]:
     q, v = (x.clone().requires_grad_() for x in (queries, vectors))
-    loss = softmax_loss(q, v, correction, target, low=low)
+    loss = softmax_loss(q, v, correction, own, low=low)
     return loss.detach(), *torch.autograd.grad(times * loss, (q, v))
 
 
 @pytest.mark.parametrize("corrected", [False, True], ids=["full", "sampled"])
 @pytest.mark.parametrize("scale", [0.0, 1.0, 30.0])
 def test_loss_and_gradients_are_autograds(corrected: bool, scale: float) -> None:
-    queries, vectors, correction, target = draw(scale=scale)
+    queries, vectors, correction, own = draw(scale=scale)
     correction = correction if corrected else torch.zeros_like(correction)
     for found, expected in zip(
-        by_softmax_loss(queries, vectors, correction, target),
-        by_autograd(queries, vectors, correction, target),
+        by_softmax_loss(queries, vectors, correction, own),
+        by_autograd(queries, vectors, correction, own),
         strict=True,
     ):
         assert found.dtype == torch.float32
@@ -75,52 +74,77 @@ def test_bfloat16_products_are_near() -> None:
         torch.testing.assert_close(found.double(), expected, rtol=0.05, atol=0.01)
 
 
-def test_the_targets_own_correction_is_not_added() -> None:
+def test_corrections_are_not_for_a_querys_own_session() -> None:
     queries, vectors, correction, _ = draw()
-    target = torch.full((N_ROWS,), 7)
-    loss = by_softmax_loss(queries, vectors, correction, target)[0]
-    correction[7] += 5
-    assert by_softmax_loss(queries, vectors, correction, target)[0] == loss
+    own = torch.tensor([[7, 9, 9]]).expand(N_ROWS, 3)
+    loss = by_softmax_loss(queries, vectors, correction, own)[0]
+    correction[[7, 9]] += 5
+    assert by_softmax_loss(queries, vectors, correction, own)[0] == loss
     correction[8] += 5
-    assert by_softmax_loss(queries, vectors, correction, target)[0] > loss
+    assert by_softmax_loss(queries, vectors, correction, own)[0] > loss
+
+
+def test_what_is_no_candidate_takes_no_part() -> None:
+    queries, vectors, correction, own = draw()
+    correction[0] = -torch.inf
+    own = own.clamp(min=1)
+    loss, grad_q, grad_v = by_softmax_loss(queries, vectors, correction, own)
+    without = by_softmax_loss(queries, vectors[1:], correction[1:], own - 1)
+    assert (grad_v[0] == 0).all()
+    for found, expected in zip((loss, grad_q, grad_v[1:]), without, strict=True):
+        torch.testing.assert_close(found, expected)
 
 
 COUNTS = torch.tensor([0, 60, 5, 1, 0, 30, 2, 2, 90, 10])
 CLICKED = COUNTS.nonzero()[:, 0]
 
 
+def check_draw(units: Tensor, place: Tensor, correction: Tensor, clicked: Tensor) -> None:
+    """Sorted units that were clicked, behind unit 0, which is no candidate."""
+    assert units.tolist() == sorted(set(units.tolist()))
+    assert set(units.tolist()) <= {0, *CLICKED.tolist()}
+    assert units[place].tolist() == clicked.tolist()
+    assert correction[0] == -torch.inf
+    assert units[0] == 0
+    assert (correction[1:] >= 0).all()
+
+
 def test_all_clicked_units_compete_where_none_is_drawn() -> None:
-    targets = torch.tensor([8, 1, 1, 3])
+    clicked = torch.tensor([8, 1, 0, 1, 3])
     for n in (None, 8, 500):
-        units, place, correction = Candidates(COUNTS, COUNTS, n).draw(targets)
-        assert units.tolist() == CLICKED.tolist()
-        assert units[place].tolist() == targets.tolist()
-        assert correction.tolist() == [0] * 8
+        units, place, correction = Candidates(COUNTS, n).draw(clicked)
+        check_draw(units, place, correction, clicked)
+        assert units[1:].tolist() == CLICKED.tolist()
+        assert correction[1:].tolist() == [0] * 8
 
 
-def test_a_sample_holds_its_targets_and_no_unit_twice() -> None:
+def test_a_sample_holds_what_is_clicked_and_no_unit_twice() -> None:
     torch.manual_seed(0)
-    candidates, targets = Candidates(COUNTS, COUNTS, 3), torch.tensor([8, 1, 1, 3])
-    sizes = set()
+    candidates, clicked, sizes = Candidates(COUNTS, 6), torch.tensor([8, 1, 0, 1, 3]), set()
     for _ in range(50):
-        units, place, correction = candidates.draw(targets)
-        assert units.tolist() == sorted(set(units.tolist()))
-        assert set(units.tolist()) <= set(CLICKED.tolist())
-        assert units[place].tolist() == targets.tolist()
-        assert (correction >= 0).all()
-        sizes.add(len(units))
-    assert {4, 5, 6} <= sizes <= {3, 4, 5, 6}
+        units, place, correction = candidates.draw(clicked)
+        check_draw(units, place, correction, clicked)
+        sizes.add(len(units) - 1)
+    assert {4, 5} <= sizes <= {3, 4, 5}  # for 4 clicks on 3 units, 2 are drawn, among them perhaps the same
 
 
-@pytest.mark.parametrize(("n", "n_targets"), [(3, 4), (1, 12), (6, 1)])
-def test_a_unit_takes_part_as_often_as_its_correction_says(n: int, n_targets: int) -> None:
+def test_nothing_is_drawn_where_a_step_has_clicks_enough() -> None:
+    clicked = torch.tensor([8, 1, 5, 3])
+    units, place, correction = Candidates(COUNTS, 4).draw(clicked)
+    check_draw(units, place, correction, clicked)
+    assert units.tolist() == [0, 1, 3, 5, 8]
+
+
+@pytest.mark.parametrize(("n", "n_clicks"), [(7, 4), (1, 12), (7, 1)])
+def test_a_unit_takes_part_as_often_as_its_correction_says(n: int, n_clicks: int) -> None:
     torch.manual_seed(1)
-    candidates, draws = Candidates(COUNTS, COUNTS, n), 4000
+    candidates, draws = Candidates(COUNTS, n), 4000
     seen, share = torch.zeros(len(COUNTS)), torch.zeros(len(COUNTS))
     for _ in range(draws):
-        units, _, correction = candidates.draw(torch.multinomial(COUNTS.double(), n_targets, replacement=True))
-        seen[units] += 1
+        units, _, correction = candidates.draw(torch.multinomial(COUNTS.double(), n_clicks, replacement=True))
+        seen[units[1:]] += 1
         share[units] = torch.exp(-correction)
+    share[0] = 0
     error = torch.sqrt(share * (1 - share) / draws)
     assert ((seen / draws - share).abs() <= 4.5 * error + 1e-6).all()
 
@@ -130,7 +154,7 @@ def test_the_corrected_sum_is_right_on_average() -> None:
     torch.manual_seed(2)
     z = torch.randn(len(COUNTS)).double()
     full = torch.exp(z[CLICKED]).sum()
-    candidates, sums = Candidates(COUNTS, COUNTS, 3), []
+    candidates, sums = Candidates(COUNTS, 7), []
     for _ in range(4000):
         units, _, correction = candidates.draw(torch.multinomial(COUNTS.double(), 4, replacement=True))
         sums.append(torch.exp(z[units] + correction).sum())
@@ -143,14 +167,14 @@ def test_the_corrected_sum_is_right_on_average() -> None:
 def test_the_sampled_gradient_is_near_the_full_one_on_average() -> None:
     """Of a log of a sum, the average is right only in the limit: most units are drawn here."""
     torch.manual_seed(3)
-    counts = torch.randint(1, 50, (200,))
+    counts = torch.cat([torch.zeros(1), torch.randint(1, 50, (200,))])
     generator = torch.Generator().manual_seed(4)
-    queries, vectors = torch.randn(64, WIDTH, generator=generator), torch.randn(200, WIDTH, generator=generator)
+    queries, vectors = torch.randn(64, WIDTH, generator=generator), torch.randn(201, WIDTH, generator=generator)
     target = torch.multinomial(counts.double(), 64, replacement=True)
-    full = by_softmax_loss(queries, vectors, torch.zeros(200), target)
-    candidates, mean = Candidates(counts, counts, 120), torch.zeros_like(full[1])
+    full = by_softmax_loss(queries, vectors[1:], torch.zeros(200), target[:, None] - 1)
+    candidates, mean = Candidates(counts, 160), torch.zeros_like(full[1])
     for _ in range(100):
         units, place, correction = candidates.draw(target)
-        mean += by_softmax_loss(queries, vectors[units], correction, place)[1] / 100
+        mean += by_softmax_loss(queries, vectors[units], correction, place[:, None])[1] / 100
     # these targets are one draw of theirs, and corrections are for all draws: a rest stays
     assert F.cosine_similarity(mean.flatten(), full[1].flatten(), dim=0) > 0.98
