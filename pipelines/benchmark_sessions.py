@@ -43,11 +43,15 @@ AS_OTHERS = 1e6
 CHOSEN: dict[str, dict[str, Any]] = {
     "diginetica": {"epochs": 6, "learning_rate": 4e-3, "category_weight": 0, "id_dropout": 0.0},
     COLD: {"epochs": 5, "category_weight": 0, "cold_prior": 5.0},
-    "complete_journey": {"epochs": 3, "pooling": "items+linear", "hierarchy": True, "cold_prior": 20.0},
+    "complete_journey": {
+        "epochs": 3,
+        "pooling": "items+linear",
+        "hierarchy": True,
+        "popularity": True,
+        "repeats": True,
+    },
     GENERATOR: {"epochs": 10, "pooling": "items+linear"},
 }
-#: On Complete Journey no setting is ahead both at the top of the list and on rare items: this one is for rare items.
-FOR_RARE: dict[str, Any] = {"epochs": 6, "category_weight": 0}
 #: Columns of the item table that are text, for every setting.
 TEXTS = {"complete_journey": ["package_size"], GENERATOR: ["name"]}
 #: What ``--choose`` changes in the chosen setting, one thing at a time.
@@ -63,7 +67,11 @@ CHANGES: tuple[dict[str, Any], ...] = (
     {"category_weight": 0.1, "hierarchy": True},
     {"id_dropout": 0.0},
     {"id_dropout": 0.3},
+    {"popularity": False},
     {"popularity": True},
+    {"repeats": False},
+    {"repeats": True},
+    {"hierarchy": False},
     {"text_features": []},
     {"dropout": 0.2, "item_dropout": 0.2},
     {"dropout": 0.4, "item_dropout": 0.4},
@@ -135,8 +143,6 @@ def run(name: str, models: Sequence[str], seed: int, folder: Path | None, *, fir
     made |= {"M2TRec": lambda: m2trec(data, seed, early_stopping=False, **chosen)}
     if name == GENERATOR or (first and name == "complete_journey"):
         made |= {"M2TRec, id-free": lambda: m2trec(data, seed, early_stopping=False, **chosen | {"id_mode": "none"})}
-    if name == "complete_journey":
-        made |= {"M2TRec, for rare items": lambda: m2trec(data, seed, early_stopping=False, **FOR_RARE)}
     if name == GENERATOR:
         launched = chosen | {"cold_prior": AS_OTHERS}
         made |= {"M2TRec, launching": lambda: m2trec(data, seed, early_stopping=False, **launched)}

@@ -16,7 +16,7 @@ from tabmtl.optimizer import Optimizer
 from tabmtl.schema import DivergenceError
 from tabmtl.sessions.network import M2TRecNetwork, Units
 from tabmtl.sessions.ragged import Sessions, ranges
-from tabmtl.sessions.softmax import Candidates, softmax_loss
+from tabmtl.sessions.softmax import Candidates, OwnItems, softmax_loss
 
 Training = Literal["per_session", "per_prefix"]
 
@@ -148,8 +148,8 @@ class SessionLoop:
             places, target = place[: units.numel()].view_as(units), place[units.numel() :]
             clicked = vectors.index_select(0, places.flatten()).view(*units.shape, -1)
             queries, categories = self.network(clicked, lengths, every=self.examples.every)
-        own = _own_places(places, lengths if self.examples.every else torch.ones_like(lengths), target)
-        losses = [softmax_loss(queries, vectors, correction, own, low=low)]
+        own = OwnItems.of(target, places, lengths if self.examples.every else torch.ones_like(lengths))
+        losses = [softmax_loss(queries[:, :-1], queries[:, -1], vectors, correction, own, low=low)]
         for level, scores in enumerate(categories):
             losses.append(category_loss(scores, self.units.levels[targets, level]))
         loss = losses[0] + sum(weight * part for weight, part in zip(self._weights.values(), losses[1:], strict=True))
@@ -175,16 +175,6 @@ class LoopOptions:
     weight_decay: float
     average_decay: float
     precision: str
-
-
-def _own_places(places: Tensor, counts: Tensor, target: Tensor) -> Tensor:
-    """Candidates of every query's own session (P, L + 2): its target, the session's last click, and those before it.
-
-    Sessions have places (B, L) of their clicks, 0 behind the end, and some targets each, the newest first.
-    """
-    newest = target[counts.cumsum(0) - counts]
-    own = torch.cat([newest[:, None], places], dim=1).repeat_interleave(counts, dim=0)
-    return torch.cat([target[:, None], own.where(own > 0, target[:, None])], dim=1)
 
 
 def category_loss(scores: Tensor, codes: Tensor) -> Tensor:

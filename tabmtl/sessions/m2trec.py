@@ -92,6 +92,10 @@ class M2TRec(VectorRecommender):
     popularity : bool, default=False
         Add the log of an item's training clicks to its score, times a number that the session decides: better at the
         top of the list where few items are bought by all, and worse on rare items.
+    repeats : bool, default=False
+        Learn how much more, or less, likely than by their vectors alone the items that a session has clicked are
+        clicked again. For baskets, where nothing is put twice; where people come back to what they looked at, vectors
+        alone did better (docs/design.md).
     category_weight : float or sequence of float, default=0.1
         Weights a_l of the category losses, one for all levels or one each; 0 trains the item task alone.
     min_frequency : int, default=1
@@ -173,6 +177,7 @@ class M2TRec(VectorRecommender):
     unknown_rate: float = 0.05
     hierarchy: bool = False
     popularity: bool = False
+    repeats: bool = False
     category_weight: float | Sequence[float] = 0.1
     min_frequency: int = 1
     training: Training = "per_session"
@@ -199,6 +204,7 @@ class M2TRec(VectorRecommender):
         "dropout": {"low": 0.0, "high": 0.5},
         "item_dropout": {"low": 0.0, "high": 0.5},
         "popularity": {"choices": (False, True)},
+        "repeats": {"choices": (False, True)},
     }
 
     _training_code: ClassVar[tuple[str, ...]] = ("on_epoch",)

@@ -68,7 +68,8 @@ class M2TRecNetwork(nn.Module):
 
     A score of an item is q·E_i, or with a temperature cos(q, E_i) / tau; those of the categories of level l are
     W_l h + b_l, where h is the summary that q is made of. With ``popularity``, (w·h + b) log(n_i / mean n) is added to
-    the score of item i, which was clicked n_i times in training. With ``hierarchy``, what the heads say is fed back::
+    the score of item i, which was clicked n_i times in training; with ``repeats``, w'·h + b' to those of the items that
+    the session has clicked. With ``hierarchy``, what the heads say is fed back::
 
         q' = W_q [q ; W_p [softmax(c_1) ; softmax(c_2) ; ...]]
 
@@ -79,7 +80,7 @@ class M2TRecNetwork(nn.Module):
     level_sizes : sequence of int
         Number of codes of each level of categories.
     temperature : float or None
-    hierarchy, popularity : bool
+    hierarchy, popularity, repeats : bool
     """
 
     def __init__(
@@ -91,16 +92,14 @@ class M2TRecNetwork(nn.Module):
         temperature: float | None,
         hierarchy: bool,
         popularity: bool,
+        repeats: bool,
     ) -> None:
         super().__init__()
         self.items, self.encoder, self.temperature = items, encoder, temperature
         d_model = items.d_model
         self.heads = nn.ModuleList(nn.Linear(encoder.width, size) for size in level_sizes)
-        self.weigh_popularity = None
-        if popularity:
-            self.weigh_popularity = nn.Linear(encoder.width, 1)
-            nn.init.zeros_(self.weigh_popularity.weight)
-            nn.init.zeros_(self.weigh_popularity.bias)
+        self.weigh_popularity = _zero_map(encoder.width) if popularity else None
+        self.weigh_repeat = _zero_map(encoder.width) if repeats else None
         self.project = self.join = None
         if hierarchy and level_sizes:
             self.project = nn.Linear(sum(level_sizes), d_model)
@@ -128,8 +127,9 @@ class M2TRecNetwork(nn.Module):
 
         Returns
         -------
-        queries : Tensor of float32, shape (P, d + 1)
-            Their inner products with vectors are the scores.
+        queries : Tensor of float32, shape (P, d + 2)
+            Their inner products with vectors are the scores, but for the last column: it is added to those of clicked
+            items.
         categories : list of Tensor (P, n codes)
         """
         queries, summaries = self.encoder(clicked[..., :-1], lengths, every=every)
@@ -141,9 +141,18 @@ class M2TRecNetwork(nn.Module):
             said = self.project(torch.cat([torch.softmax(c.float(), dim=1) for c in categories], dim=1))
             queries = self.join(torch.cat([queries, said], dim=1))
         queries = queries.float() if self.temperature is None else unit_length(queries) / self.temperature
-        if self.weigh_popularity is None:
-            return F.pad(queries, (0, 1)), categories
-        return torch.cat([queries, self.weigh_popularity(summaries).float()], dim=1), categories
+        for weigh in (self.weigh_popularity, self.weigh_repeat):
+            more = F.pad(queries[:, :0], (0, 1)) if weigh is None else weigh(summaries).float()
+            queries = torch.cat([queries, more], dim=1)
+        return queries, categories
+
+
+def _zero_map(width: int) -> nn.Linear:
+    """A map to one number, which begins as 0."""
+    linear = nn.Linear(width, 1)
+    nn.init.zeros_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return linear
 
 
 def make_network(model: M2TRec, coder: ItemCoder | None, n_own: int, tasks: Iterable[str]) -> M2TRecNetwork:
@@ -190,4 +199,5 @@ def make_network(model: M2TRec, coder: ItemCoder | None, n_own: int, tasks: Iter
         temperature=model.temperature,
         hierarchy=model.hierarchy,
         popularity=model.popularity,
+        repeats=model.repeats,
     )

@@ -59,6 +59,11 @@ class Sessions:
         kept = np.minimum(self.lengths, n)
         return self._ragged(np.arange(len(self)), self.offsets[1:] - kept, kept)
 
+    def known_clicks(self) -> tuple[np.ndarray, np.ndarray]:
+        """Session by number and place in the catalogue (from 0) of every click on an item that it holds."""
+        known = self.items != UNSEEN_ITEM
+        return np.repeat(np.arange(len(self)), self.lengths)[known], self.items[known] - 1
+
     def without_unseen(self) -> Sessions:
         """The clicks on items of the catalogue; a session may become empty."""
         return self._keep(self.items != UNSEEN_ITEM)

@@ -252,8 +252,7 @@ class Recommender(SavableEstimator):
             if allowed is not None:
                 scores[:, ~allowed] = -np.inf
             if exclude_seen:
-                rows, seen = np.repeat(np.arange(len(block)), block.lengths), block.items
-                scores[rows[seen > 0], seen[seen > 0] - 1] = -np.inf
+                scores[block.known_clicks()] = -np.inf
             found.append(top_k(scores, k))
         items, scores = (np.concatenate(parts) for parts in zip(*found, strict=True))
         return np.where(np.isneginf(scores), -1, items), scores

@@ -31,8 +31,9 @@ class Scorer:
     unit_of : ndarray of int64, shape (N + 1,)
         Unit of every item code.
     unit_vectors : Tensor of float32, shape (U, d + 1)
-    matrix : Tensor of float32, shape (d + 2, N)
-        Vectors of all items as columns, so that one query reads them in order; the last row is added to scores.
+    matrix : Tensor of float32, shape (d + 3, N)
+        Vectors of all items as columns, so that one query reads them in order; then zeros, for what queries add to
+        clicked items; the last row is added to scores.
     max_length : int
     """
 
@@ -63,14 +64,14 @@ class Scorer:
         return replace(self, units=units, unit_of=unit_of, unit_vectors=vectors, matrix=matrix)
 
     def queries(self, sessions: Sessions) -> Tensor:
-        """Queries (S, d + 2), the last column ones; a session without a click is one click on an unknown item.
+        """Queries (S, d + 3), the last column ones; a session without a click is one click on an unknown item.
 
         Where there is no metadata, popularity answers a session without a known item.
         """
         sessions = sessions.last(self.max_length)
         lengths = sessions.lengths
         device = self.unit_vectors.device
-        found = self.unit_vectors.new_ones(len(sessions), self.unit_vectors.shape[1] + 1)
+        found = self.unit_vectors.new_ones(len(sessions), len(self.matrix))
         self.network.eval()
         for block in blocks_of(np.maximum(lengths, 1), _SESSIONS_AT_A_TIME):
             codes = sessions.take(block).padded(newest_first=True)
@@ -86,12 +87,16 @@ class Scorer:
             found[torch.from_numpy(block).to(device), :-1] = queries[: len(block)]
         if self.units.features is None:
             lost = torch.from_numpy(sessions.without_unseen().lengths == 0).to(device)
-            found[lost, :-2], found[lost, -2] = 0.0, _POPULARITY
+            found[lost, :-1], found[lost, -3] = 0.0, _POPULARITY
         return found
 
     def scores(self, sessions: Sessions) -> np.ndarray:
         """Scores (S, N) of all items."""
-        return (self.queries(sessions) @ self.matrix).cpu().numpy()
+        queries = self.queries(sessions)
+        scores = (queries @ self.matrix).cpu().numpy()
+        rows, clicked = sessions.last(self.max_length).known_clicks()
+        scores[rows, clicked] += queries[:, -2].cpu().numpy()[rows]  # once, also of what was clicked twice
+        return scores
 
 
 def encode_units(network: M2TRecNetwork, units: Units, start: int) -> Tensor:
@@ -104,9 +109,9 @@ def encode_units(network: M2TRecNetwork, units: Units, start: int) -> Tensor:
 
 
 def join_bias(vectors: Tensor, bias: np.ndarray) -> Tensor:
-    """Vectors (N, d + 1) and biases (N,) as one matrix (d + 2, N), its rows contiguous."""
+    """Vectors (N, d + 1), zeros and biases (N,) as one matrix (d + 3, N), its rows contiguous."""
     column = torch.from_numpy(bias.astype(np.float32)).to(vectors.device)[:, None]
-    return torch.cat([vectors, column], dim=1).T.contiguous()
+    return torch.cat([vectors, torch.zeros_like(column), column], dim=1).T.contiguous()
 
 
 def blocks_of(lengths: np.ndarray, size: int) -> Iterator[np.ndarray]:

@@ -102,37 +102,52 @@ class NeighbourGraph:
         self._index = Index(ndim=vectors.shape[1] + 1, metric="ip", dtype="f32", expansion_search=_EXPANSION)
         self._index.add(np.arange(len(vectors)), _of_one_length(vectors * self._scale))
 
-    def search(self, queries: np.ndarray, k: int, seen: Sessions | None) -> tuple[np.ndarray, np.ndarray]:
+    def search(
+        self, queries: np.ndarray, k: int, clicked: Sessions, exclude_seen: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Places (m, k) of good items, best first, -1 behind the last, and their scores.
 
         Parameters
         ----------
         queries : ndarray of float32, shape (m, w)
+            The last column but one is added to the scores of clicked items.
         k : int
-        seen : Sessions or None
-            The clicks of every query, to be left out.
+        clicked : Sessions
+            Of every query.
+        exclude_seen : bool
+            Leave clicked items out.
         """
         starts = range(0, len(queries), _QUERIES_AT_A_TIME)
         places = [np.arange(start, min(start + _QUERIES_AT_A_TIME, len(queries))) for start in starts]
-        found = [self._search(queries[part], k, None if seen is None else seen.take(part)) for part in places]
+        found = [self._search(queries[part], k, clicked.take(part), exclude_seen) for part in places]
         items, scores = (np.concatenate(parts) for parts in zip(*found, strict=True))
         return items, scores
 
-    def _search(self, queries: np.ndarray, k: int, seen: Sessions | None) -> tuple[np.ndarray, np.ndarray]:
+    def _search(
+        self, queries: np.ndarray, k: int, clicked: Sessions, exclude_seen: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
         k = min(k, len(self._vectors))
-        wide = k if seen is None else k + int(seen.lengths.max(initial=0))
+        seen = np.sort(clicked.padded().astype(np.int64) - 1, axis=1)
+        seen[:, 1:][seen[:, 1:] == seen[:, :-1]] = -1
         asked = np.pad(queries / self._scale, ((0, 0), (0, 1)))
-        matches = self._index.search(asked, min(wide, len(self._vectors)))
+        matches = self._index.search(asked, min(k + seen.shape[1], len(self._vectors)))
         found = np.atleast_2d(matches.keys).astype(np.int64)
         counts = np.atleast_1d(getattr(matches, "counts", len(matches)))  # of one query, matches are all that there are
         found[np.arange(found.shape[1]) >= counts[:, None]] = -1
-        scores = np.einsum("mkw,mw->mk", self._vectors[found], queries)
-        scores[found < 0] = -np.inf
-        if seen is not None:
-            scores[(found[:, :, None] == seen.padded()[:, None, :].astype(np.int64) - 1).any(axis=2)] = -np.inf
+        found[(found[:, :, None] == seen[:, None, :]).any(axis=2)] = -1
+        scores = self._scores(queries, found)
+        if not exclude_seen:
+            scores = np.hstack([scores, self._scores(queries, seen) + queries[:, -2:-1]])
+            found = np.hstack([found, seen])
         best, scores = top_k(scores, k)
         found = np.where(np.isneginf(scores), -1, np.take_along_axis(found, best, axis=1))
         return _widened(found, k, -1), _widened(scores, k, -np.inf)
+
+    def _scores(self, queries: np.ndarray, places: np.ndarray) -> np.ndarray:
+        """Inner products (m, n) with the items at places (m, n); minus infinity at -1."""
+        scores = np.einsum("mnw,mw->mn", self._vectors[places], queries)
+        scores[places < 0] = -np.inf
+        return scores
 
 
 def _of_one_length(vectors: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,24 +13,28 @@ _BLOCK_ROWS = 256  # or, with many candidates, up to 16 times as much: products 
 
 
 class _SoftmaxLoss(torch.autograd.Function):
-    """Mean over rows of ``log sum_j exp(z_j + c_j [j not own]) - z_t`` with ``z = q·v_j``, and its gradient with it.
+    """Mean over rows of ``log sum_j exp(z_j + c_j [j not own]) - z_t``, ``z_j = q·v_j + r [j seen]``, and its gradient.
 
     Both come from the same logits, which are never held for all rows at once: a third of the memory traffic of
     autograd, and three matrix products.
     """
 
     @staticmethod
-    def forward(ctx: Any, queries: Tensor, vectors: Tensor, correction: Tensor, own: Tensor, low: bool) -> Tensor:
+    def forward(
+        ctx: Any, queries: Tensor, repeat: Tensor, vectors: Tensor, correction: Tensor, own: OwnItems, low: bool
+    ) -> Tensor:
         dtype = torch.bfloat16 if low else torch.float32
         q, v = queries.to(dtype), vectors.to(dtype)
         grad_q, grad_v = torch.empty_like(queries), torch.zeros_like(vectors, dtype=torch.float32)
+        grad_r = torch.empty_like(repeat)
         total = queries.new_zeros(())
         fit = _BLOCK_BYTES / (4 * len(vectors))
         size = max(1, int(fit), min(_BLOCK_ROWS, int(16 * fit)))
         for start in range(0, len(q), size):
-            rows, places = q[start : start + size], own[start : start + size]
+            block = slice(start, start + size)
+            rows, places, seen = q[block], own.places[block], own.seen[block]
             logits = (rows @ v.T).float()
-            own_logits = logits.gather(1, places)
+            own_logits = logits.gather(1, places) + repeat[block, None] * (seen > 0)
             logits.add_(correction).scatter_(1, places, own_logits)
             largest = logits.amax(dim=1, keepdim=True)
             logits.sub_(largest).exp_()
@@ -37,34 +42,78 @@ class _SoftmaxLoss(torch.autograd.Function):
             total += (sums.log() + largest - own_logits[:, :1]).sum()
             logits.div_(sums)
             logits.scatter_add_(1, places[:, :1], logits.new_full((len(rows), 1), -1.0))
+            grad_r[block] = (logits.gather(1, places) * seen).sum(dim=1)
             probabilities = logits.to(dtype)
-            grad_q[start : start + size] = probabilities @ v
+            grad_q[block] = probabilities @ v
             grad_v += (probabilities.T @ rows).float()
-        ctx.save_for_backward(grad_q.div_(len(q)), grad_v.div_(len(q)))
+        ctx.save_for_backward(*(grad.div_(len(q)) for grad in (grad_q, grad_r, grad_v)))
         return total / len(q)
 
     @staticmethod
     def backward(ctx: Any, *grad: Any) -> tuple[Tensor | None, ...]:
-        grad_q, grad_v = ctx.saved_tensors
-        return grad[0] * grad_q, grad[0] * grad_v, None, None, None
+        return *(grad[0] * saved for saved in ctx.saved_tensors), None, None, None
 
 
-def softmax_loss(queries: Tensor, vectors: Tensor, correction: Tensor, own: Tensor, *, low: bool) -> Tensor:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OwnItems:
+    """Candidates that come with a query: the items of its session.
+
+    Attributes
+    ----------
+    places : Tensor of int64, shape (P, m)
+        Which candidates they are, some perhaps twice; the first is the target.
+    seen : Tensor of float32, shape (P, m)
+        Of items that the query has seen, 1 over how often ``places`` names them; 0 of the others.
+    """
+
+    places: Tensor
+    seen: Tensor
+
+    @classmethod
+    def of(cls, targets: Tensor, clicks: Tensor, counts: Tensor) -> OwnItems:
+        """The items of sessions that have some queries each.
+
+        Parameters
+        ----------
+        targets : Tensor of int64, shape (P,)
+            Session by session, the newest first.
+        clicks : Tensor of int64, shape (B, L)
+            Of the sessions, the newest first, 0 behind the end. The first query has seen them all, the next all but the
+            newest, and so on.
+        counts : Tensor of int64, shape (B,)
+            Queries of every session.
+        """
+        starts = counts.cumsum(0) - counts
+        session = torch.repeat_interleave(counts)
+        gone = torch.arange(len(targets), device=counts.device) - starts[session]
+        clicks = clicks[session]
+        seen = (torch.arange(clicks.shape[1], device=counts.device) >= gone[:, None]) & (clicks > 0)
+        clicks = clicks.where(clicks > 0, targets[:, None])
+        places = torch.cat([targets[:, None], targets[starts][session][:, None], clicks], dim=1)
+        same = places[:, :, None] == places[:, None, :]
+        again = (same[:, :, 2:] & seen[:, None, :]).any(dim=2)
+        return cls(places=places, seen=again / same.sum(dim=2))
+
+
+def softmax_loss(
+    queries: Tensor, repeat: Tensor, vectors: Tensor, correction: Tensor, own: OwnItems, *, low: bool
+) -> Tensor:
     """Mean cross-entropy of targets among candidates.
 
     Parameters
     ----------
     queries : Tensor of float32, shape (P, d)
+    repeat : Tensor of float32, shape (P,)
+        Added to the logits of items that a query has seen.
     vectors : Tensor of float32, shape (C, d)
         Of the candidates.
     correction : Tensor of shape (C,)
         Added to the logits of candidates, but for a query's own; see `Candidates.draw`.
-    own : Tensor of int64, shape (P, m)
-        Candidates that come with the query, some perhaps twice; the first is the target.
+    own : OwnItems
     low : bool
         Take matrix products in bfloat16.
     """
-    return _SoftmaxLoss.apply(queries, vectors, correction, own, low)
+    return _SoftmaxLoss.apply(queries, repeat, vectors, correction, own, low)
 
 
 class Candidates:

@@ -81,6 +81,7 @@ class VectorRecommender(Recommender):
         super()._set_fitted(catalogue, fitted)
         self._coder: ItemCoder | None = fitted["_coder"]
         self._items: KnownItems = fitted["_items"]
+        self._module: M2TRecNetwork | None = self._rebuild()  # a file whose weights do not fit is refused here
         self._scorer: Scorer | None = None
         self._graph: NeighbourGraph | None = None
 
@@ -125,7 +126,9 @@ class VectorRecommender(Recommender):
         read = self._read(sessions)
         if not len(read):
             return self._frame(read, *self._top(read, k, None, exclude_seen), sessions)
-        found = self._neighbours().search(self._queries(read), k, read if exclude_seen else None)
+        found = self._neighbours().search(
+            self._queries(read), k, read if exclude_seen else read.last(self._as_fitted().max_length), exclude_seen
+        )
         some = read.take(np.arange(min(len(read), _CHECKED)))
         exact, _ = self._top(some, k, None, exclude_seen)
         self.approximate_recall_ = share_found(found[0][: len(some)], exact)
@@ -142,7 +145,7 @@ class VectorRecommender(Recommender):
         return self._graph
 
     def transform(self, sessions: Any) -> np.ndarray:
-        """Queries of sessions: their inner products with `item_vectors` are the scores.
+        """Queries of sessions: their inner products with `item_vectors` are the scores, but for what was clicked.
 
         Parameters
         ----------
@@ -151,9 +154,10 @@ class VectorRecommender(Recommender):
 
         Returns
         -------
-        queries : ndarray of float32, shape (S, d_model + 2)
+        queries : ndarray of float32, shape (S, d_model + 3)
             Sessions in the order of their last clicks, those of equal time in that of their first rows: that in which
-            `recommend` answers them. The last columns are what a session makes of an item's popularity, and 1.
+            `recommend` answers them. The last columns are what a session makes of an item's popularity; what it adds to
+            the scores of items that it has clicked (see ``repeats``), where vectors have 0; and 1.
         """
         check_is_fitted(self)
         return self._queries(self._read(sessions))
@@ -168,20 +172,23 @@ class VectorRecommender(Recommender):
 
         Returns
         -------
-        vectors : ndarray of float32, shape (N, d_model + 2)
-            The last columns are the log of the item's clicks over their mean, and what is added to the item's score in
-            every session: see ``cold_prior``.
+        vectors : ndarray of float32, shape (N, d_model + 3)
+            The last columns are the log of the item's clicks over their mean, 0, and what is added to the item's score
+            in every session: see ``cold_prior``.
         """
         check_is_fitted(self)
         return np.ascontiguousarray(self._fitted_scorer().matrix.T.cpu().numpy())
 
     def export_index(self, path: str | Path) -> None:
-        """Write what an index of nearest neighbours outside needs; inner products with `transform` are the scores.
+        """Write what an index of nearest neighbours outside needs.
+
+        Inner products with `transform` are the scores, but for items that the session has clicked: to theirs, add the
+        last column of the query but one.
 
         Parameters
         ----------
         path : str or Path
-            Folder, made where it does not exist: ``vectors.npy``, float32 of shape (N, d_model + 2), and
+            Folder, made where it does not exist: ``vectors.npy``, float32 of shape (N, d_model + 3), and
             ``items.parquet``, one row an item in the same order. Each file is written beside and then renamed.
         """
         folder, vectors, items = Path(path), BytesIO(), BytesIO()
@@ -243,21 +250,27 @@ class VectorRecommender(Recommender):
             return scorer.scores(sessions)
 
     def _fitted_scorer(self) -> Scorer:
-        """The network with the vectors of all items; a copy from pickle builds its own on first use."""
+        """The network with the vectors of all items, computed on first use."""
         device = find_device(self.device)
         if self._scorer is None or self._scorer.unit_vectors.device.type != device.type:
             fitted = self._as_fitted()
-            with seeded(0, torch.device("cpu")):
-                network = fitted._network(self._coder, int(self._items.own.max(initial=0)))
-            network.load_state_dict({name: torch.tensor(array) for name, array in self.weights_.items()})
+            if self._module is None:
+                self._module = self._rebuild()
             bias = self._items.bias(fitted.cold_prior)
             units = fitted._units(self._coder, self._items, device)
-            self._scorer = Scorer.of(network.to(device), units, self._items.unit_of, bias, fitted.max_length)
+            self._scorer = Scorer.of(self._module.to(device), units, self._items.unit_of, bias, fitted.max_length)
         return self._scorer
+
+    def _rebuild(self) -> M2TRecNetwork:
+        """The network with its weights; a RuntimeError if they are not those of parameters, encoding and items."""
+        with seeded(0, torch.device("cpu")):
+            network = self._as_fitted()._network(self._coder, int(self._items.own.max(initial=0)))
+        network.load_state_dict({name: torch.tensor(array) for name, array in self.weights_.items()})
+        return network
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(super().__getstate__())
-        for name in ("_scorer", "_graph"):
+        for name in ("_module", "_scorer", "_graph"):
             if name in state:
                 state[name] = None  # the weights say it all, as arrays
         return state

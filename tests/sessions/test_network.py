@@ -15,7 +15,7 @@ from tabmtl.sessions.features import ItemCoder
 from tabmtl.sessions.items import KnownItems
 from tabmtl.sessions.loop import category_loss
 from tabmtl.sessions.network import M2TRecNetwork, Units, make_network
-from tabmtl.sessions.softmax import Candidates, softmax_loss
+from tabmtl.sessions.softmax import Candidates, OwnItems, softmax_loss
 
 CPU = torch.device("cpu")
 TABLE = pl.DataFrame(
@@ -120,19 +120,30 @@ def test_hierarchy_begins_as_without() -> None:
 def test_how_much_popularity_says_is_for_the_session_to_tell() -> None:
     network, units, items = make(temperature=None, popularity=True)
     assert network.weigh_popularity is not None
+    assert network.weigh_repeat is None
     found = vectors(network, units)
     assert found.shape == (7, 9)
     assert found[:, -1].tolist() == items.popularity.tolist() == units.popularity.tolist()
     clicked = found[None, [3, 1]]
     before, _ = network(clicked, torch.tensor([2]))
-    assert before[0, -1] == 0  # nothing at the start
+    assert before[0, -2:].tolist() == [0, 0]  # nothing at the start
     torch.nn.init.normal_(network.weigh_popularity.weight)
-    weights = [network(found[None, index], torch.tensor([2]))[0][0, -1] for index in ([3, 1], [2, 4])]
+    weights = [network(found[None, index], torch.tensor([2]))[0][0, -2] for index in ([3, 1], [2, 4])]
     assert abs(weights[0] - weights[1]) > 1e-3
-    torch.testing.assert_close(network(clicked, torch.tensor([2]))[0][:, :-1], before[:, :-1])
-    plain, _, _ = make(temperature=None)
-    assert plain.weigh_popularity is None
-    assert plain(clicked, torch.tensor([2]))[0][0, -1] == 0
+    after, _ = network(clicked, torch.tensor([2]))
+    torch.testing.assert_close(after[:, :-2], before[:, :-2])
+    assert after[0, -1] == 0
+
+
+def test_how_much_is_clicked_again_is_for_the_session_to_tell() -> None:
+    network, units, _ = make(temperature=None, repeats=True)
+    assert network.weigh_popularity is None
+    assert network.weigh_repeat is not None
+    clicked = vectors(network, units)[None, [3, 1]]
+    before, _ = network(clicked, torch.tensor([2]))
+    torch.nn.init.ones_(network.weigh_repeat.bias)
+    after, _ = network(clicked, torch.tensor([2]))
+    torch.testing.assert_close(after - before, torch.tensor([[0.0] * 9 + [1.0]]))
 
 
 def test_every_prefix_is_a_query_place_by_place() -> None:
@@ -157,7 +168,9 @@ def gradients(item: int, **options: Any) -> list[Tensor]:
     chosen, place, correction = Candidates(clicks, None).draw(target)
     found = network.vectors(units, torch.arange(len(units)))
     queries, categories = network(found[None, [2, 1]], torch.tensor([2]))
-    loss = softmax_loss(queries, found[chosen], correction, place[:, None], low=False)
+    clicked = place.new_zeros(1, 0)
+    own = OwnItems.of(place, clicked, place.new_ones(1))
+    loss = softmax_loss(queries[:, :-1], queries[:, -1], found[chosen], correction, own, low=False)
     loss = loss + category_loss(categories[0], units.levels[target, 0])
     loss.backward()
     return [parameter.grad for parameter in network.parameters() if parameter.grad is not None]

@@ -49,7 +49,7 @@ def test_approximate_search_that_finds_little_is_warned_of_where_it_is_asked_for
     pytest.importorskip("usearch")
     model = again("M2TRec")
     monkeypatch.setattr(
-        NeighbourGraph, "search", lambda graph, queries, k, seen: (np.zeros((len(queries), k), int), queries)
+        NeighbourGraph, "search", lambda graph, queries, k, *rest: (np.zeros((len(queries), k), int), queries)
     )
     monkeypatch.setattr(model, "_frame", lambda *answer: None)
     with pytest.warns(TabmtlWarning, match=r"found 0\.\d\d of the 5 exact .* leave out approximate=True") as caught:
@@ -80,7 +80,7 @@ def test_queries_are_in_the_order_in_which_sessions_are_answered(form: str) -> N
 @every_form
 def test_no_session_has_no_query(form: str) -> None:
     queries = fitted(form).transform(TEST.clear())
-    assert queries.shape == (0, 18)
+    assert queries.shape == (0, 19)
     assert queries.dtype == np.float32
 
 
