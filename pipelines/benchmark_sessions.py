@@ -34,6 +34,8 @@ from tabmtl.synth import make_sessions
 COLD, GENERATOR = "diginetica_cold", "generator"
 SETS = ("diginetica", COLD, "complete_journey", GENERATOR)
 K = 20
+#: Of models whose lists leave out what the session holds: in a basket nothing is put twice.
+WITHOUT_SEEN = ", without seen"
 #: More clicks than any item has: items without clicks are not lowered.
 AS_OTHERS = 1e6
 #: What differs from the defaults of M2TRec, chosen on validation sessions; docs/design.md has the comparisons. But the
@@ -53,7 +55,9 @@ CHOSEN: dict[str, dict[str, Any]] = {
     GENERATOR: {"epochs": 10, "pooling": "items+linear"},
 }
 #: Columns of the item table that are text, for every setting.
-TEXTS = {"complete_journey": ["package_size"], GENERATOR: ["name"]}
+TEXTS = {GENERATOR: ["name"]}
+#: Columns that could be text too, which ``--choose`` compares.
+MORE_TEXTS = {"complete_journey": ["package_size"]}
 #: What ``--choose`` changes in the chosen setting, one thing at a time.
 CHANGES: tuple[dict[str, Any], ...] = (
     {"id_mode": "delta"},
@@ -72,7 +76,6 @@ CHANGES: tuple[dict[str, Any], ...] = (
     {"repeats": False},
     {"repeats": True},
     {"hierarchy": False},
-    {"text_features": []},
     {"dropout": 0.2, "item_dropout": 0.2},
     {"dropout": 0.4, "item_dropout": 0.4},
     {"dropout": 0.6, "item_dropout": 0.6},
@@ -126,12 +129,16 @@ def m2trec(data: SessionLog, seed: int, **settings: Any) -> M2TRec:
     return M2TRec(**common | data.columns | settings)
 
 
-def score(model: Any, train: pl.DataFrame, test: pl.DataFrame, items: pl.DataFrame) -> list[dict[str, Any]]:
+def score(
+    model: Any, train: pl.DataFrame, test: pl.DataFrame, items: pl.DataFrame, exclude_seen: bool = False
+) -> list[dict[str, Any]]:
     """Fit, and give one record a bucket of training clicks."""
     start = time.process_time()
     model.fit(train, items=items)
     seconds = time.process_time() - start
-    return [record | {"cpu_seconds": seconds} for record in model.evaluate(test, K).to_dicts()]
+    return [
+        record | {"cpu_seconds": seconds} for record in model.evaluate(test, K, exclude_seen=exclude_seen).to_dicts()
+    ]
 
 
 def run(name: str, models: Sequence[str], seed: int, folder: Path | None, *, first: bool) -> list[dict[str, Any]]:
@@ -140,6 +147,8 @@ def run(name: str, models: Sequence[str], seed: int, folder: Path | None, *, fir
     train, test = data.part("train"), data.part("test")
     made = dict(baselines(data)) if first or name == GENERATOR else {}
     chosen = CHOSEN[name]
+    if made and name == "complete_journey":
+        made["VSKNN" + WITHOUT_SEEN] = made["VSKNN"]
     made |= {"M2TRec": lambda: m2trec(data, seed, early_stopping=False, **chosen)}
     if name == GENERATOR or (first and name == "complete_journey"):
         made |= {"M2TRec, id-free": lambda: m2trec(data, seed, early_stopping=False, **chosen | {"id_mode": "none"})}
@@ -149,7 +158,7 @@ def run(name: str, models: Sequence[str], seed: int, folder: Path | None, *, fir
     records = []
     for label, make in made.items():
         if label.split(",")[0] in models:
-            found = score(make(), train, test, data.items)
+            found = score(make(), train, test, data.items, label.endswith(WITHOUT_SEEN))
             records += [{"set": name, "model": label, "seed": seed} | record for record in found]
             print(
                 f"{name} seed {seed} {label}: recall {found[0][f'recall@{K}']:.4f} mrr {found[0][f'mrr@{K}']:.4f}",
@@ -183,7 +192,8 @@ def choose(name: str, seed: int, folder: Path | None, share: float) -> None:
     train, judged = temporal_split(newest, test_size=0.1, time_column=data.columns["time_column"])
     chosen = CHOSEN[name]
     plain = m2trec(data, seed, **chosen).get_params(deep=False)
-    settings = [{}, *(change for change in CHANGES if plain | change != plain)]
+    changes = [*CHANGES, {"text_features": MORE_TEXTS.get(name, plain["text_features"])}]
+    settings = [{}, *(change for change in changes if plain | change != plain)]
     models: dict[str, Callable[[], Any]] = baselines(data) | {
         f"M2TRec {change or ''}": lambda change=change: m2trec(data, seed, early_stopping=False, **chosen | change)
         for change in settings

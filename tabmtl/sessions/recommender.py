@@ -126,7 +126,7 @@ class Recommender(SavableEstimator):
         items, scores = self._top(read, k, allowed, exclude_seen)
         return self._frame(read, items, scores, sessions)
 
-    def rank(self, clicks: Any, *, top: int = 20) -> Ranking:
+    def rank(self, clicks: Any, *, top: int = 20, exclude_seen: bool = False) -> Ranking:
         """Rank of every next click among all items of the catalogue, given the clicks before it.
 
         Parameters
@@ -135,6 +135,8 @@ class Recommender(SavableEstimator):
             A click log; every click but the first of its session is a target.
         top : int, default=20
             Length of the recommendations that are kept, for the coverage.
+        exclude_seen : bool, default=False
+            Leave out items that the session holds; a target among them is missed.
 
         Returns
         -------
@@ -151,9 +153,10 @@ class Recommender(SavableEstimator):
         sessions = read_sessions(clicks, self._log_columns(), self._catalogue.ids).at_least(2)
         if not len(sessions):
             raise ValueError("no session of this log has two clicks, so there is no next click to predict")
-        return rank_next(self._in_force()._scores, sessions, self._catalogue.counts, top=top)
+        model = self._in_force()
+        return rank_next(lambda some: model._scores_of(some, exclude_seen), sessions, self._catalogue.counts, top=top)
 
-    def evaluate(self, clicks: Any, k: int | Sequence[int] = 20) -> pl.DataFrame:
+    def evaluate(self, clicks: Any, k: int | Sequence[int] = 20, *, exclude_seen: bool = False) -> pl.DataFrame:
         """Recall, MRR and NDCG at k over the full catalogue, in all and by the training clicks of the target.
 
         Parameters
@@ -161,6 +164,8 @@ class Recommender(SavableEstimator):
         clicks : frame
             A click log; every click but the first of its session is a target.
         k : int or sequence of int, default=20
+        exclude_seen : bool, default=False
+            Leave out items that the session holds; a target among them is missed.
 
         Returns
         -------
@@ -173,7 +178,7 @@ class Recommender(SavableEstimator):
             raise ValueError("k must name one length of a list at least, got none")
         for value in ks:
             check_count("k", value)
-        return summarize(self.rank(clicks, top=max(ks)), ks)
+        return summarize(self.rank(clicks, top=max(ks), exclude_seen=exclude_seen), ks)
 
     def score(self, clicks: Any) -> float:
         """MRR@20 over the full catalogue; see `evaluate`."""
@@ -248,14 +253,19 @@ class Recommender(SavableEstimator):
         found, size, model = [], block_size(len(self._catalogue)), self._in_force()
         for start in range(0, len(sessions), size):
             block = sessions.take(np.arange(start, min(start + size, len(sessions))))
-            scores = model._scores(block)
+            scores = model._scores_of(block, exclude_seen)
             if allowed is not None:
                 scores[:, ~allowed] = -np.inf
-            if exclude_seen:
-                scores[block.known_clicks()] = -np.inf
             found.append(top_k(scores, k))
         items, scores = (np.concatenate(parts) for parts in zip(*found, strict=True))
         return np.where(np.isneginf(scores), -1, items), scores
+
+    def _scores_of(self, sessions: Sessions, exclude_seen: bool) -> np.ndarray:
+        """Scores (S, N); minus infinity of items that the session holds, if they are to be left out."""
+        scores = self._scores(sessions)
+        if exclude_seen:
+            scores[sessions.known_clicks()] = -np.inf
+        return scores
 
     def _set_fitted(self, catalogue: Catalogue, fitted: dict[str, Any]) -> None:
         self._forget()

@@ -169,6 +169,20 @@ def test_repeats_are_allowed_unless_excluded(form):
 
 
 @every_form
+def test_ranks_leave_out_what_is_excluded(form):
+    """a, b, a, c: the third click is among those before it, and the fourth gains by it."""
+    a, b, c = fitted(form).recommend(TEST.head(1), k=60)["item_id"][:60:25]
+    log = pl.DataFrame({"session_id": 0, "item_id": [a, b, a, c], "time": [1.0, 2.0, 3.0, 4.0]})
+    every, fresh = (fitted(form).rank(log, exclude_seen=excluded) for excluded in (False, True))
+    found = fitted(form).recommend(log[:3], k=60, exclude_seen=True)
+    assert np.isinf(fresh.ranks).tolist() == [False, True, False]
+    assert fresh.ranks[2] == (found["score"] >= found.filter(item_id=c)["score"][0]).sum() <= every.ranks[2]
+    assert not np.isin(fresh.top[2], fitted(form).item_ids_.is_in([a, b]).arg_true()).any()
+    recall = fitted(form).evaluate(log, 60, exclude_seen=True)["recall@60"][0]
+    assert recall == pytest.approx(2 / 3)
+
+
+@every_form
 def test_sessions_and_items_may_be_new(form):
     model = fitted(form)
     log = pl.DataFrame({"session_id": [-1, -1, -2], "item_id": ["new", "i00", "newer"], "time": [1.0, 2.0, 3.0]})
