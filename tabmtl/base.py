@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
+import narwhals.stable.v2 as nw
 import numpy as np
 import polars as pl
 from sklearn.base import ClassifierMixin, RegressorMixin
@@ -250,8 +251,11 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
 
     def _check_columns(self, X: Any) -> None:
         """Hold the columns of X against those of fit, if there was one, with scikit-learn's messages."""
-        check_is_fitted(self)
-        if isinstance(X, pl.DataFrame) and self._coder.named and tuple(X.columns) == self._coder.names:
+        # for a row, scikit-learn's checks take longer than reading it
+        if not hasattr(self, "_coder"):
+            check_is_fitted(self)
+        is_frame = isinstance(X, pl.DataFrame) or nw.dependencies.is_pandas_dataframe(X)
+        if is_frame and self._coder.named and tuple(X.columns) == self._coder.names:
             return
         if isinstance(X, pl.LazyFrame):
             X = pl.DataFrame(schema=X.collect_schema())

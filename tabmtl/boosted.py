@@ -226,15 +226,15 @@ class BoostedEstimator(MultiTaskEstimator):
         matrix, n_threads = tree_matrix(batch), effective_n_jobs(self.n_jobs)
         scores: list[Any] = [None] * len(self.tasks_)
         for family in self._families:
-            shared = family.shared(matrix, n_threads)
             if batch.task is not None:
+                shared = family.shared(matrix, n_threads)
                 own = np.empty((len(matrix), family.forest.width))
                 for t in np.unique(batch.task).tolist():
                     rows = np.flatnonzero(batch.task == t)
                     own[rows] = family.scores(shared[:, :, rows], matrix[rows], None if t < 0 else t, n_threads)
                 return self._coder.labels.outputs([own])
-            for t, member in enumerate(family.members):
-                scores[member] = family.scores(shared, matrix, t, n_threads)
+            for member, own in zip(family.members, family.all_scores(matrix, n_threads), strict=True):
+                scores[member] = own
         return self._coder.labels.outputs(scores)
 
     def _state(self) -> Saved:

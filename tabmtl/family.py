@@ -63,10 +63,21 @@ class Family:
 
     def scores(self, shared: np.ndarray, matrix: np.ndarray, t: int | None, n_threads: int) -> np.ndarray:
         """Raw scores (n, K) of rows for a member; for a task that is none, the shared part with a normal task's s."""
+        return self._sum(shared, None if t is None else self.forest.predict(3 + t, matrix, n_threads), t)
+
+    def all_scores(self, matrix: np.ndarray, n_threads: int) -> list[np.ndarray]:
+        """Raw scores (n, K) of rows for every member."""
+        if len(matrix) > 1:
+            shared = self.shared(matrix, n_threads)
+            return [self.scores(shared, matrix, t, n_threads) for t in range(len(self.members))]
+        found = self.forest.predict_row(matrix)
+        return [self._sum(found[:3], own, t) for t, own in enumerate(found[3:])]
+
+    def _sum(self, shared: np.ndarray, own: np.ndarray | None, t: int | None) -> np.ndarray:
         start = self.start[0] if t is None else self.start[t] + self.own_start[t]
         one, B, A = (factor * f for factor, f in zip(self.factors(t), shared, strict=True))
         scores = start[:, None] + one + B + A
-        return (scores if t is None else scores + self.forest.predict(3 + t, matrix, n_threads)).T
+        return (scores if own is None else scores + own).T
 
     def export(self, t: int, objective: str, scale: float = 1.0, center: float = 0.0) -> lgb.Booster:
         """All of a member as one model, whose raw scores are ours times scale plus center."""

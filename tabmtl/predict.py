@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,14 +25,18 @@ def autocast(batch: Batch, precision: str) -> Iterator[None]:
 def predict_scores(network: torch.nn.Module, data: Batch, precision: str = "float32") -> list[Tensor]:
     """Raw scores of all rows, one tensor a task (long layout: one tensor), computed in slices."""
     parts = _in_slices(network, network, data, precision)
-    return [torch.cat(columns).float() for columns in zip(*parts, strict=True)]
+    return [_joined(columns).float() for columns in zip(*parts, strict=True)]
 
 
 def represent_rows(network: torch.nn.Module, data: Batch, precision: str = "float32") -> Tensor:
     """Shared representation (n, r) of all rows, computed in slices."""
     represent: Any = network.represent
     parts = _in_slices(network, lambda *inputs: [represent(*inputs)], data, precision)
-    return torch.cat([part for (part,) in parts]).float()
+    return _joined([part for (part,) in parts]).float()
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return torch.cat(list(parts)) if len(parts) > 1 else parts[0]
 
 
 def _in_slices(
@@ -49,8 +53,8 @@ def _in_slices(
     parts = []
     with torch.inference_mode(), autocast(data, precision):
         for start in range(0, len(data), size):
-            rows = torch.arange(start, min(start + size, len(data)), device=data.x_num.device)
-            filled = torch.cat([rows, rows[-1:].expand(-len(rows) % multiple)])
+            n = min(size, len(data) - start)
+            filled = torch.arange(start, start + n + -n % multiple, device=data.x_num.device).clamp_(max=len(data) - 1)
             inputs = (None if x is None else x.index_select(0, filled) for x in (data.x_num, data.x_cat, data.task))
-            parts.append([answer[: len(rows)] for answer in function(*inputs)])
+            parts.append([answer[:n] for answer in function(*inputs)])
     return parts

@@ -14,6 +14,7 @@ from tracking import JSON, bodies, invoke
 
 from tabmtl import RMTGB, SharedBottom
 from tabmtl.mlflow import pandas_view, save_model
+from tabmtl.mlflow.serving import TableModel
 
 FORMATS = ["dataframe_records", "dataframe_split", "inputs", "csv"]
 
@@ -68,6 +69,17 @@ def test_categories_of_numbers_and_booleans_keep_their_levels(coded, name):
     assert expected["delay"].n_unique() > 100
     status, found = invoke(served, *bodies(rows)[name])
     assert (status, found) == (200, expected.to_dicts())
+
+
+def test_columns_come_in_any_order_and_further_ones_are_left_out(coded):
+    served, X = coded
+    table, rows = TableModel(served.get_raw_model()), X.head(3).to_pandas()
+    expected = table.predict(rows)
+    for other in (rows[rows.columns[::-1]], rows.assign(further=[object()] * 3)[["further", *rows.columns[::-1]]]):
+        assert table.predict(other).equals(expected)
+    twice = rows.assign(further=0).rename(columns={"further": "half"})
+    with pytest.raises(mlflow.MlflowException, match="every column needs a name of its own"):
+        table.predict(twice)
 
 
 def test_a_level_called_none_stays_a_level(coded):

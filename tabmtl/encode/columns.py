@@ -30,9 +30,16 @@ def read_column(series: nw.Series, name: str) -> pl.Series:
         return series.to_native().alias(name)
     if series.implementation.is_pyarrow():
         return series.to_polars().alias(name)
-    native, dtype = series.to_native(), series.dtype
+    return read_pandas(series.to_native(), name)
+
+
+def read_pandas(native: Any, name: str) -> pl.Series:
+    """A column of pandas; see `read_column`."""
     if isinstance(native.dtype, np.dtype):
         return read_array(native.to_numpy(), name)
+    if type(native.dtype).__name__ == "StringDtype":
+        return _read_objects(native.to_numpy(dtype=object), name)
+    dtype = nw.from_native(native, series_only=True).dtype
     if dtype.is_temporal():
         return _dates(len(native), name)
     if str(native.dtype) == "category":

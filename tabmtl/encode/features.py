@@ -117,12 +117,12 @@ class FeatureCoder:
         TypeError, ValueError
             If a column now holds another kind of value, or an infinite one.
         """
-        numbers, codes, few = self._expressions(frame.collect_schema())
+        numbers, codes, few = self._expressions(frame)
         n = _count_rows(frame)
         x_num = np.empty((n, len(numbers)), dtype=self.scaler.dtype)
         if few is not None and n <= MOST_ROWS and isinstance(frame, pl.DataFrame):
-            columns, x_cat = few.read(frame)
-            self._scale(columns, x_num)
+            values, x_cat = few.read(frame)
+            self._scale_block(values.T, x_num)
             return x_num, x_cat
         x_cat = np.empty((n, len(codes)), dtype=np.int32)
         # one reading each, because what a query has under way takes memory by the column
@@ -133,12 +133,15 @@ class FeatureCoder:
             self._scale(columns, x_num[rows])
         return x_num, x_cat
 
-    def _expressions(self, schema: pl.Schema) -> Reading:
+    def _expressions(self, frame: pl.DataFrame | pl.LazyFrame) -> Reading:
         """Columns of numbers, and of codes, and a reader of few rows. They depend on the fit and the types only, so the
         last ones are kept: for one row, building them takes longer than running them."""
-        types = tuple(map(type, schema.dtypes()))
+        # the schema of a DataFrame is built anew each time, which takes longer than the types alone
+        dtypes = frame.dtypes if isinstance(frame, pl.DataFrame) else frame.collect_schema().dtypes()
+        types = tuple(map(type, dtypes))
         kept = self._kept.get(types)
         if kept is None:
+            schema = frame.collect_schema()
             self._check_types(schema)
             levels = zip(self.columns.categorical, self.columns.levels, strict=True)
             kept = (
@@ -177,9 +180,13 @@ class FeatureCoder:
             block = buffer[:, : len(out[rows])]
             for j, column in enumerate(columns):
                 block[j] = column[rows]
-            _reject_infinite(block, self.columns.numeric)
-            self.scaler.apply(block)
-            out[rows] = block.T
+            self._scale_block(block, out[rows])
+
+    def _scale_block(self, block: np.ndarray, out: np.ndarray) -> None:
+        """Map raw values (n_numeric, rows), which are overwritten, into out (rows, n_numeric)."""
+        _reject_infinite(block, self.columns.numeric)
+        self.scaler.apply(block)
+        out[:] = block.T
 
     def to_state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """The coder as JSON-able facts and arrays."""

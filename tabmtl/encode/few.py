@@ -39,12 +39,15 @@ class FewRows:
         levels = all(schema[name] in _TEXT or _is_whole(schema[name]) for name in columns.categorical)
         return cls(columns, schema) if numbers and levels else None
 
-    def read(self, frame: pl.DataFrame) -> tuple[list[np.ndarray], np.ndarray]:
-        """Numeric columns, each (n,) with NaN for missing, and codes (n, Fc) of int32."""
+    def read(self, frame: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+        """Numbers (n, Fn) of float64, NaN for missing, and codes (n, Fc) of int32."""
         rows = frame.rows(named=True)
-        numbers = [np.array([row[name] for row in rows], dtype=np.float64) for name in self._numeric]  # None is NaN
+        numbers = np.array([[row[name] for name in self._numeric] for row in rows], dtype=np.float64)  # None is NaN
         codes = [[_code(row[name], text, known) for name, text, known in self._codes] for row in rows]
-        return numbers, np.array(codes, dtype=np.int32).reshape(len(rows), len(self._codes))
+        return (
+            numbers.reshape(len(rows), len(self._numeric)),
+            np.array(codes, dtype=np.int32).reshape(len(rows), len(self._codes)),
+        )
 
 
 def _code(value: Any, text: Callable[[Any], str] | None, known: dict[str, int]) -> int:

@@ -12,7 +12,7 @@ import polars as pl
 from narwhals.exceptions import DuplicateError
 from sklearn.utils import check_array
 
-from tabmtl.encode.columns import read_array, read_column
+from tabmtl.encode.columns import read_array, read_column, read_pandas
 from tabmtl.encode.origin import Origin, native_dtype, origin_of
 
 
@@ -42,14 +42,19 @@ def read_features(X: Any) -> tuple[pl.DataFrame | pl.LazyFrame, bool]:
     if isinstance(X, pl.DataFrame):
         _check_not_empty(X)
         return X, True
-    if isinstance(X, pl.Series) or nw.dependencies.is_into_series(X):
-        raise ValueError(f"Expected 2D array or a frame, got a series of type {type(X).__name__} instead")
     if nw.dependencies.is_into_dataframe(X):
-        frame, names = _read_frame(X)
+        frame, names = (_read_pandas if nw.dependencies.is_pandas_dataframe(X) else _read_frame)(X)
         _check_not_empty(frame)
         return frame, all(isinstance(name, str) for name in names)
+    if isinstance(X, pl.Series) or nw.dependencies.is_into_series(X):
+        raise ValueError(f"Expected 2D array or a frame, got a series of type {type(X).__name__} instead")
     array = _as_array(X, ensure_2d=True)
     return _read_array(array, [f"x{i}" for i in range(array.shape[1])]), False
+
+
+def names_of(frame: pl.DataFrame | pl.LazyFrame) -> list[str]:
+    """Names of the columns, of a DataFrame without the schema, which takes longer than reading a row."""
+    return frame.columns if isinstance(frame, pl.DataFrame) else frame.collect_schema().names()
 
 
 def _as_array(values: Any, *, ensure_2d: bool) -> np.ndarray:
@@ -165,11 +170,25 @@ def _read_frame(
         raise ValueError(f"every column needs a name of its own; rename or drop columns: {error}") from None
     if native.implementation.is_polars():
         return native.to_native(), native.columns
-    names = [str(name) for name in native.columns]
-    if len(set(names)) < len(names):
-        raise ValueError(f"every column needs a name of its own, as text too; got {native.columns}: rename columns")
+    names = _as_texts(native.columns)
     columns = {name: read(column, name) for column, name in zip(native.iter_columns(), names, strict=True)}
     return pl.DataFrame(columns), native.columns
+
+
+def _read_pandas(frame: Any) -> tuple[pl.DataFrame, list[Any]]:
+    """As `_read_frame`, without narwhals, whose wrappers take longer than a row."""
+    labels = frame.columns.tolist()
+    columns = {
+        name: read_pandas(column, name) for name, (_, column) in zip(_as_texts(labels), frame.items(), strict=True)
+    }
+    return pl.DataFrame(columns), labels
+
+
+def _as_texts(labels: Sequence[Any]) -> list[str]:
+    names = [str(label) for label in labels]
+    if len(set(names)) < len(names):
+        raise ValueError(f"every column needs a name of its own, as text too; got {labels}: rename columns")
+    return names
 
 
 def _read_array(array: np.ndarray, names: Sequence[str]) -> pl.DataFrame:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -164,10 +165,8 @@ class LabelCoder:
             if task.kind == "regression":
                 results.append(score[:, 0] * self.scale[j] + self.center[j])
             elif task.kind == "binary":
-                both = np.empty((len(score), 2))  # for one row, numpy's clip and column_stack take longer than the exp
-                both[:, 1] = 1 / (1 + np.exp(-np.minimum(np.maximum(score[:, 0], -700), 700)))
-                both[:, 0] = 1 - both[:, 1]
-                results.append(both)
+                # for one row, numpy's clip takes longer than the exp
+                results.append(both_classes(1 / (1 + np.exp(-np.minimum(np.maximum(score[:, 0], -700), 700)))))
             else:
                 exponent = np.exp(score - score.max(axis=1, keepdims=True))
                 results.append(exponent / exponent.sum(axis=1, keepdims=True))
@@ -184,12 +183,21 @@ class LabelCoder:
             Row labels of the answer where y was pandas.
         """
         columns = {}
-        for output, task, name, dtype in zip(outputs, self.column_tasks(), self.names, self.dtypes, strict=True):
-            if task.is_classification:
-                columns[name] = class_values(task)[np.argmax(output, axis=1)].cast(dtype)
-            else:
+        for output, classes, name, dtype in zip(outputs, self._classes, self.names, self.dtypes, strict=True):
+            if classes is None:
                 columns[name] = pl.Series(output, dtype=dtype)
+            else:
+                best = pl.Series(np.argmax(output, axis=1).astype(np.uint32))  # the type by which polars looks up
+                columns[name] = classes[best].cast(dtype)
         return write_targets(pl.DataFrame(columns), self.origin, index)
+
+    @cached_property
+    def _classes(self) -> tuple[pl.Series | None, ...]:
+        """Class labels per column of y, None of a regression."""
+        return tuple(class_values(task) if task.is_classification else None for task in self.column_tasks())
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def to_state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """The coder as JSON-able facts and arrays."""
@@ -216,6 +224,13 @@ class LabelCoder:
             chain=tuple(facts.get("chain", ())),
             **arrays,
         )
+
+
+def both_classes(positive: np.ndarray) -> np.ndarray:
+    """Probabilities (n, 2) of a binary task, given those of its second class (n,)."""
+    both = np.empty((len(positive), 2))  # for one row, numpy's column_stack takes several times as long
+    both[:, 0], both[:, 1] = 1 - positive, positive
+    return both
 
 
 def _read(y: Any) -> tuple[pl.DataFrame, Origin]:

@@ -11,7 +11,7 @@ import polars as pl
 import polars.selectors as cs
 
 from tabmtl.encode.features import FeatureCoder
-from tabmtl.encode.frames import read_features
+from tabmtl.encode.frames import names_of, read_features
 from tabmtl.encode.kinds import DeclaredTasks
 from tabmtl.encode.labels import LabelCoder
 from tabmtl.encode.levels import text_of
@@ -59,7 +59,7 @@ class TableCoder:
         `encoding`.
         """
         frame, named = read_features(X)
-        names = tuple(frame.collect_schema().names())
+        names = tuple(names_of(frame))
         levels = None
         if task_column is not None:
             if task_column not in names:
@@ -102,7 +102,7 @@ class TableCoder:
             If rows do not match, a task is unknown, or a value does not fit; see the coders.
         """
         frame, named = read_features(X)
-        found = frame.collect_schema().names()
+        found = names_of(frame)
         if len(found) != len(self.names) or (named and self.named and tuple(found) != self.names):
             raise ValueError(f"X has the columns {found}, expected those of fit: {list(self.names)}")
         if tuple(found) != self.names:

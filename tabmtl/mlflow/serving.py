@@ -47,6 +47,7 @@ class TableModel:
         if coder.task_column is not None:
             levels[coder.task_column] = coder.labels.task_levels or ()
         self._spellings = {name: _spellings(known) for name, known in levels.items()}
+        self._labels = replace(coder.labels, origin=replace(coder.labels.origin, container="polars", ndim=2))
 
     def get_raw_model(self) -> MultiTaskEstimator:
         """The estimator itself."""
@@ -77,13 +78,12 @@ class TableModel:
             method = (params or {}).get("method") or "predict"
             if method not in METHODS:
                 raise ValueError(f"the parameter method must be one of {list(METHODS)}, got {method!r}")
-            labels = self.estimator._coder.labels
-            if method == "predict_proba" and not any(task.is_classification for task in labels.tasks):
+            if method == "predict_proba" and not any(task.is_classification for task in self._labels.tasks):
                 raise ValueError("the method predict_proba needs a classification task; all tasks are regressions")
             outputs = self.estimator._read_and_answer(self._read(model_input))
             if method == "predict_proba":
                 return _to_pandas(self._probabilities(outputs))
-            frame = replace(labels, origin=replace(labels.origin, container="polars", ndim=2)).decode(outputs)
+            frame = self._labels.decode(outputs)
             return _to_pandas({series.name: _values(series) for series in frame.iter_columns()})
 
     def _probabilities(self, outputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
@@ -97,8 +97,11 @@ class TableModel:
     def _read(self, rows: Any) -> Any:
         """Rows as the estimator takes them, with the levels of fit in the spelling of fit."""
         coder = self.estimator._coder
-        frame = read_features(_columns(rows, coder.names))[0].lazy().collect()
-        frame = frame.with_columns([_respell(frame[name], others) for name, others in self._spellings.items()])
+        frame = read_features(_columns(rows, coder.names))[0]
+        frame = (frame.collect() if isinstance(frame, pl.LazyFrame) else frame)[list(coder.names)]
+        respelled = [_respell(frame[name], others) for name, others in self._spellings.items()]
+        if changed := [series for series in respelled if series is not None]:
+            frame = frame.with_columns(changed)
         # names that fit did not see would make scikit-learn warn
         return frame if coder.named else np.column_stack([np.array(s.to_list(), dtype=object) for s in frame])
 
@@ -147,8 +150,8 @@ class SessionModel:
         with bad_request():
             log = to_polars(_columns(model_input, columns.names), "the click log").lazy().collect()
             for name, spellings in self._spellings.items():
-                if log[name].dtype == pl.String:
-                    log = log.with_columns(_respell(log[name], spellings))
+                respelled = _respell(log[name], spellings) if log[name].dtype == pl.String else None
+                log = log if respelled is None else log.with_columns(respelled)
             if columns.time is not None and log[columns.time].dtype == pl.String:
                 log = log.with_columns(_times(log[columns.time]))
             found = self.recommender.recommend(log, given.get("k", 20), exclude_seen=given.get("exclude_seen", False))
@@ -181,15 +184,16 @@ def bad_request() -> Iterator[None]:
 
 
 def _columns(rows: Any, names: Sequence[str]) -> Any:
-    """The named columns of a frame, which MLflow does not demand where they are optional."""
-    missing = [name for name in names if name not in rows.columns]
+    """The named columns of a frame, in any order; MLflow does not demand them where they are optional."""
+    given = list(rows.columns)
+    missing = [name for name in names if name not in given]
     if missing:
         raise ValueError(
             f"the input has no column {', '.join(map(repr, missing[:_SHOWN]))}{', ...' if missing[_SHOWN:] else ''}; "
             f"give all {len(names)} columns by name, with null where a value is missing "
             "(dataframe_records, dataframe_split, inputs or CSV; not instances)"
         )
-    return rows[list(names)]
+    return rows if len(given) == len(names) else rows[list(names)]  # for a row, pandas takes as long as the rest
 
 
 def _spellings(levels: Sequence[str]) -> dict[str, str | None]:
@@ -202,9 +206,14 @@ def _spellings(levels: Sequence[str]) -> dict[str, str | None]:
     return {text: level for text, level in found.items() if text not in known}
 
 
-def _respell(series: pl.Series, spellings: Mapping[str, str | None]) -> pl.Series:
-    texts = series.to_frame().select(text_of(series.name, series.dtype)).to_series()
-    return pl.Series(series.name, [spellings.get(text, text) for text in texts.to_list()], dtype=pl.String)
+def _respell(series: pl.Series, spellings: Mapping[str, str | None]) -> pl.Series | None:
+    """Levels in the spelling of fit; None if they are."""
+    is_text = series.dtype == pl.String
+    texts = series if is_text else series.to_frame().select(text_of(series.name, series.dtype)).to_series()
+    values = texts.to_list()
+    if is_text and spellings.keys().isdisjoint(values):
+        return None
+    return pl.Series(series.name, [spellings.get(value, value) for value in values], dtype=pl.String)
 
 
 def _times(series: pl.Series) -> pl.Series:

@@ -17,6 +17,7 @@ from sklearn.utils.validation import has_fit_parameter
 from tabmtl.base import ClassifierFace, MultiTaskEstimator, RegressorFace
 from tabmtl.checks import check_at_least, check_count, check_positive, check_share
 from tabmtl.encode import TableCoder, take_rows
+from tabmtl.encode.labels import both_classes
 from tabmtl.model_selection import train_valid_split
 from tabmtl.persist import Saved
 from tabmtl.schema import Batch, Columns, Task
@@ -201,7 +202,7 @@ class IndependentTasks(MultiTaskEstimator):
         estimator = self.estimators_[task.name]
         if isinstance(estimator, lgb.Booster):
             answer = np.asarray(estimator.predict(matrix, num_threads=effective_n_jobs(self.n_jobs)))
-            return np.column_stack([1 - answer, answer]) if task.kind == "binary" else answer
+            return both_classes(answer) if task.kind == "binary" else answer
         if not task.is_classification:
             return np.asarray(estimator.predict(X), dtype=np.float64)
         probabilities = np.zeros((len(matrix), len(task.classes or ())))

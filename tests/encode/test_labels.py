@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import pickle
+from copy import deepcopy
+from dataclasses import fields
 
 import numpy as np
 import pandas as pd
@@ -243,6 +246,17 @@ def test_regression_is_trained_in_standard_units_and_answered_in_its_own():
     assert coder.decode(coder.outputs([standard[[0, 1, 3]]])).to_list() == pytest.approx([10, 20, 30], rel=1e-6)
     constant = LabelCoder.fit(pl.Series([7.5, 7.5]))
     assert constant.outputs([np.zeros((1, 1))])[0].tolist() == [7.5]
+
+
+def test_what_is_kept_of_the_classes_is_not_copied():
+    y = pl.DataFrame({"a": ["u", None, "v"], "b": [0.5, 1.0, 2.0]})
+    coder = LabelCoder.fit(y)
+    outputs = [np.array([[0.2, 0.8]]), np.array([3.0])]
+    said = coder.decode(outputs)
+    assert said.to_dicts() == [{"a": "v", "b": 3.0}]
+    for copied in (deepcopy(coder), pickle.loads(pickle.dumps(coder))):
+        assert vars(copied).keys() == {field.name for field in fields(LabelCoder)}
+        assert copied.decode(outputs).equals(said)
 
 
 def test_scores_become_probabilities_without_overflow():
