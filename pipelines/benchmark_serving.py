@@ -39,6 +39,7 @@ import torch
 
 from tabmtl import RMTGB, IndependentTasks, MultiTabNet, OnnxCoder, SharedBottom
 from tabmtl.pipelines.datasets import load
+from tabmtl.pipelines.tracking import server_environment
 from tabmtl.predict import predict_scores
 from tabmtl.trees import tree_matrix
 
@@ -167,8 +168,7 @@ def served(model: Path) -> Iterator[http.client.HTTPConnection]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", str(model), "-h", "127.0.0.1", "-p", str(port)]
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])  # where uvicorn is
-    environment = {**os.environ, "PATH": path, "MLFLOW_DISABLE_TELEMETRY": "true", "OMP_NUM_THREADS": "1"}
+    environment = {**server_environment(), "OMP_NUM_THREADS": "1"}
     with (model.parent / "server.log").open("w") as log:
         server = subprocess.Popen(
             [*command, "--env-manager", "local"], env=environment, stdout=log, stderr=log, start_new_session=True

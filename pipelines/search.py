@@ -41,6 +41,8 @@ class Search:
         Of the study in the end, those of former calls among them.
     timeout : float, optional
         Seconds after which no trial begins.
+    trial_timeout : float, optional
+        Seconds after which a trial of a network ends with its epoch, pruned.
     storage : str
         A journal file, or the URL of a database.
     study : str, optional
@@ -59,6 +61,9 @@ class Search:
 
     trials: Annotated[int, Help("of the study in the end; the same command again goes on to it")] = 20
     timeout: Annotated[float | None, Help("seconds after which no trial begins", "SECONDS")] = None
+    trial_timeout: Annotated[
+        float | None, Help("seconds after which a trial is pruned, looked at after every epoch", "SECONDS")
+    ] = None
     storage: Annotated[
         str, Help("journal file of this machine, or database of several: postgresql://...", "FILE|URL")
     ] = "sweep.journal"
@@ -82,8 +87,9 @@ class Search:
         for name in ("trials", "workers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
-        if self.timeout is not None and not self.timeout > 0:
-            raise ValueError(f"--timeout must be above 0, got {self.timeout:g}")
+        for flag, seconds in (("--timeout", self.timeout), ("--trial-timeout", self.trial_timeout)):
+            if seconds is not None and not seconds > 0:
+                raise ValueError(f"{flag} must be above 0, got {seconds:g}")
 
     def check_weights(self, tasks: Sequence[str]) -> None:
         """Raise a ValueError for a weight of no task."""
@@ -127,9 +133,10 @@ class Job:
 
 
 def make_goal(rows: Rows, estimator: Any, choice: ModelChoice, search: Search) -> Objective:
-    """What the trials do: parameters that are set are not searched."""
+    """What the trials do, and in which time: parameters that are set are not searched."""
     space = {name: entry for name, entry in estimator.search_space.items() if name not in choice.params}
-    return rows.objective(estimator, per_task=search.objective == "pareto", search_space=space)
+    goal = rows.objective(estimator, per_task=search.objective == "pareto", search_space=space)
+    return goal.within(seconds=search.trial_timeout)
 
 
 def open_search(name: str, goal: Objective, search: Search, facts: Mapping[str, Any], seed: int) -> optuna.Study:
@@ -205,14 +212,13 @@ def _ended(study: optuna.Study) -> int:
 
 
 def _work(job: Job, study: optuna.Study, goal: Objective) -> None:
-    from tabmtl.pipelines.trials import ReportedObjective, TrialRuns
     from tabmtl.tuning import run_study
 
-    runs = None
     if job.parent is not None and job.experiment_id is not None:
-        runs = TrialRuns(job.experiment_id, job.parent)
-    reported = ReportedObjective.of(goal, runs)
-    run_study(study, reported, n_trials=job.search.trials, timeout=job.search.timeout, callbacks=[_say_trial])
+        from tabmtl.pipelines.trials import TrialRuns
+
+        goal = goal.reported_to(TrialRuns(job.experiment_id, job.parent))
+    run_study(study, goal, n_trials=job.search.trials, timeout=job.search.timeout, callbacks=[_say_trial])
 
 
 def _work_apart(job: Job) -> None:
@@ -252,8 +258,11 @@ def _threads_for(workers: int) -> Iterator[None]:
 
 def _say_trial(study: optuna.Study, trial: FrozenTrial) -> None:
     """Print a line on a trial that has ended."""
+    from tabmtl.tuning.trial import ENDED, FAILURE
+
     if trial.values is None:
-        said = trial.user_attrs.get("failure", trial.state.name.lower())
+        reasons = [trial.user_attrs[name] for name in (FAILURE, ENDED) if name in trial.user_attrs]
+        said = ": ".join([trial.state.name.lower(), *reasons])
     else:
         said = ", ".join(
             f"{name} {value:.4f}" for name, value in zip(study.metric_names or (), trial.values, strict=True)

@@ -35,6 +35,7 @@ from tabmtl.pipelines.tracking import (
     connected,
     make_client,
     open_log,
+    server_environment,
 )
 from tabmtl.schema import TabmtlWarning
 
@@ -193,9 +194,7 @@ def start(
     words = ["models", "serve", "-m", model, "--host", host, "--port", str(port), "--env-manager", "local"]
     print(f"Version {champion} of {name}, at http://{host}:{port}/invocations:", flush=True)
     print(f"  MLFLOW_TRACKING_URI={shlex.quote(uri)} mlflow {shlex.join(words)}", flush=True)
-    # MLflow calls uvicorn by its name
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": uri, "PATH": path, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    environment = {**server_environment(), "MLFLOW_TRACKING_URI": uri}
     try:
         return subprocess.run([sys.executable, "-m", "mlflow", *words], env=environment, check=False).returncode
     except KeyboardInterrupt:

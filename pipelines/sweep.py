@@ -24,7 +24,7 @@ from tabmtl.pipelines.rows import Rows
 from tabmtl.pipelines.search import Job, Search, make_goal, open_search, run_trials
 from tabmtl.pipelines.sources import ClickColumns, DataSource
 from tabmtl.pipelines.tracking import Log, Tracking, open_log
-from tabmtl.pipelines.train import Fitted, check_output, fit_and_report, open_problem, say_where
+from tabmtl.pipelines.train import Fitted, check_output, fit_and_report, fit_single_tasks, open_problem, say_where
 
 if TYPE_CHECKING:
     import optuna
@@ -182,13 +182,9 @@ class _Found:
 
     def _single_task(self) -> dict[str, float | None]:
         """Scores of one LightGBM per task on the validation rows; fitted once a study."""
-        from tabmtl import IndependentTasks
-
         known = self.study.user_attrs.get(_SINGLE)
         if known is None:
-            single = IndependentTasks(random_state=self.estimator.random_state, **self.rows.facts)
-            self.rows.fit(single)
-            known = self.rows.scores(single, "val")
+            known = self.rows.scores(fit_single_tasks(self.rows, self.estimator), "val")
             self.study.set_user_attr(_SINGLE, known)
         scores = ", ".join(f"{task} {score:.4f}" for task, score in known.items())
         print(f"One LightGBM per task, with its defaults, has on the validation rows: {scores}")
@@ -243,8 +239,8 @@ def _count(study: optuna.Study) -> dict[str, int]:
 
 def _best(study: optuna.Study) -> pl.DataFrame:
     """The front, or the best trials by one number, best first, with the scores of the tasks where they are few."""
-    from tabmtl.pipelines.trials import SCORES
     from tabmtl.tuning import pareto_front
+    from tabmtl.tuning.trial import SCORES
 
     table = pareto_front(study, dominated=True)
     numbers = [name for name in table.columns if name.startswith("score/")]

@@ -256,6 +256,12 @@ def page_command(uri: str) -> str:
     return f"{program('mlflow')} server --backend-store-uri {shlex.quote(uri)} --host 127.0.0.1 --port 5000 --workers 1"
 
 
+def server_environment() -> dict[str, str]:
+    """This environment for MLflow's server: it calls uvicorn by its name, and is to tell nobody that it is used."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    return {**os.environ, "PATH": path, "MLFLOW_DISABLE_TELEMETRY": "true"}
+
+
 def program(name: str) -> str:
     """A command of this environment as one would type it here."""
     own = Path(sys.executable).parent / name

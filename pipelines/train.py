@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import polars as pl
 
@@ -21,6 +21,9 @@ from tabmtl.pipelines.options import Help
 from tabmtl.pipelines.rows import Rows, open_rows
 from tabmtl.pipelines.sources import ClickColumns, DataSource, Part, same_rows
 from tabmtl.pipelines.tracking import CHAMPION, Log, Tracking, open_log, page_command, program
+
+if TYPE_CHECKING:
+    from tabmtl import IndependentTasks
 
 
 def train(
@@ -144,7 +147,7 @@ def fit_and_report(
         callback = _watch(estimator, run_id)
         seconds = _fit(rows, estimator)
         print(f"{name}: fitted in {seconds:.1f} s{_kept(estimator)}", flush=True)
-        reference = _fit_baseline(rows, estimator) if baseline else None
+        reference = fit_single_tasks(rows, estimator) if baseline else None
         part = "test" if "test" in rows.parts else "val"
         scores = _print_scores(rows, estimator, part, reference)
         if log is None:
@@ -153,6 +156,15 @@ def fit_and_report(
         version = _log_model(rows, estimator, log, part, register)
         alias = None if register is None or version is None else log.label(register, version, rows.origin)
         return Fitted(scores=scores, run_id=run_id, version=version, alias=alias)
+
+
+def fit_single_tasks(rows: Rows, estimator: Any) -> IndependentTasks:
+    """Fit what an estimator of tables is to beat: one LightGBM per task, with its defaults, on the same rows."""
+    from tabmtl import IndependentTasks
+
+    single = IndependentTasks(random_state=estimator.random_state, **rows.facts)
+    print(f"IndependentTasks, one LightGBM per task: fitted in {_fit(rows, single):.1f} s", flush=True)
+    return single
 
 
 def check_output(output: Path) -> None:
@@ -209,14 +221,6 @@ def _kept(estimator: Any) -> str:
     if not hasattr(estimator, "best_iteration_") or not hasattr(estimator, "history_"):
         return ""
     return f"; the weights after epoch {estimator.best_iteration_} of {estimator.history_.height} are kept"
-
-
-def _fit_baseline(rows: Rows, estimator: Any) -> Any:
-    from tabmtl import IndependentTasks
-
-    single = IndependentTasks(random_state=estimator.random_state, **rows.facts)
-    print(f"IndependentTasks, one LightGBM per task: fitted in {_fit(rows, single):.1f} s", flush=True)
-    return single
 
 
 def _print_scores(rows: Rows, estimator: Any, part: Part, reference: Any) -> pl.DataFrame:

@@ -6,21 +6,15 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 
 import optuna
 from optuna.trial import TrialState
-from sklearn.base import clone
 
 from tabmtl.metrics import mean_score
 from tabmtl.pipelines.tracking import Log, make_client, status_of
 from tabmtl.schema import TabmtlWarning
-from tabmtl.tuning import Objective
-from tabmtl.tuning.trial import Scores
-
-#: User attribute of trials: the score of every task.
-SCORES = "scores"
+from tabmtl.tuning.trial import FAILURE, Scores
 
 #: Tags of runs: of which trial, how that ended and why; and the mark of the run that fits the chosen trial again.
 TRIAL, STATE, REASON, REFIT = "tabmtl.trial", "tabmtl.state", "tabmtl.reason", "tabmtl.refit"
@@ -30,55 +24,8 @@ _LONGEST = 500  # letters of a reason
 _MOST_RUNS = 1000
 
 
-@dataclass(kw_only=True, eq=False)
-class ReportedObjective(Objective):
-    """An objective whose trials keep the score of every task, and are logged.
-
-    Attributes
-    ----------
-    goal : Objective
-    runs : TrialRuns or None
-    """
-
-    goal: Objective
-    runs: TrialRuns | None = None
-    _trial: Any = field(default=None, init=False)
-
-    @classmethod
-    def of(cls, goal: Objective, runs: TrialRuns | None) -> Self:
-        """The same objective, reported."""
-        est = goal.est
-        if runs is not None and hasattr(est, "on_epoch"):
-            est = clone(est).set_params(on_epoch=runs)
-        return cls(est=est, search_space=goal.search_space, names=goal.names, goal=goal, runs=runs)
-
-    def __call__(self, trial: optuna.Trial) -> float | tuple[float, ...]:
-        """Run a trial, and its run of MLflow."""
-        self._trial = trial
-        if self.runs is None:
-            return super().__call__(trial)
-        with self.runs.of(trial):
-            return super().__call__(trial)
-
-    def _fit_and_score(self, model: Any) -> Scores:
-        scores = self.goal._fit_and_score(model)
-        self._trial.set_user_attr(SCORES, scores)
-        if self.runs is not None:
-            self.runs.log_scores(model, scores)
-        return scores
-
-    def _epoch_scores(self, record: Mapping[str, float | None]) -> Scores:
-        return self.goal._epoch_scores(record)
-
-    def _chosen(self, scores: Scores) -> tuple[float, ...]:
-        return self.goal._chosen(scores)
-
-    def _floor_names(self) -> tuple[str, ...]:
-        return self.goal._floor_names()
-
-
 class TrialRuns:
-    """A nested run for every trial of this process, called after every epoch.
+    """A nested run for every trial of this process: what an objective reports to.
 
     A store that does not answer costs what it should have kept, and a warning, but no trial.
 
@@ -95,10 +42,6 @@ class TrialRuns:
         self._callback: Any = None
         self._has_params = False
 
-    def __deepcopy__(self, memo: Any) -> Self:
-        """A clone of the estimator calls this one too."""
-        return self
-
     @contextmanager
     def of(self, trial: optuna.Trial) -> Iterator[None]:
         """The run of a trial: FINISHED, KILLED where it was pruned or interrupted, or FAILED."""
@@ -106,7 +49,7 @@ class TrialRuns:
         try:
             yield
         except optuna.TrialPruned as error:
-            failed = "failure" in trial.user_attrs
+            failed = FAILURE in trial.user_attrs
             self._end("FAILED" if failed else "KILLED", "failed" if failed else "pruned", str(error))
             raise
         except BaseException as error:
@@ -114,7 +57,7 @@ class TrialRuns:
             raise
         self._end("FINISHED", "complete", "")
 
-    def __call__(self, record: Mapping[str, float | None]) -> None:
+    def log_epoch(self, record: Mapping[str, float | None]) -> None:
         """Log the record of an epoch."""
         if self._callback is not None:
             with self._as_warning():

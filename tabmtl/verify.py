@@ -18,7 +18,13 @@ LONGEST_SESSION = 10_000  # clicks that a network may read: it keeps their dista
 _TINY, _TEXT_BUCKETS = 5e-324, 2**15
 _TRANSFORMS = ("standardize", "quantile", "none")
 _CONTAINERS = ("polars", "pandas", "pyarrow", "numpy")
-_KINDS = {"b": "booleans", "i": "whole numbers", "f": "numbers"}
+# of arrays that torch computes with, whose operations take no other
+_FLOAT32, _INT32, _INT64 = "f4", "i4", "i8"
+_KINDS = {"b": "booleans", "i": "whole numbers", "iu": "whole numbers", "f": "numbers"} | {
+    _FLOAT32: "32-bit numbers",
+    _INT32: "32-bit whole numbers",
+    _INT64: "64-bit whole numbers",
+}
 
 
 class _Arrays:
@@ -37,7 +43,7 @@ class _Arrays:
         *,
         missing: bool = False,
     ) -> np.ndarray:
-        """An array of a kind ("b", "i", "iu" or "f") and shape, None for any size, with values from low to high.
+        """An array of a kind, one of `_KINDS`, and a shape, None for any size, with values from low to high.
 
         With ``missing``, NaN is a value too; infinity never is.
         """
@@ -45,27 +51,28 @@ class _Arrays:
             raise ValueError(f"the array {self.part}.{name} is missing")
         array = self.left.pop(name)
         sizes = tuple(size if wanted is None else wanted for size, wanted in zip(array.shape, shape, strict=False))
-        if array.dtype.kind not in kind or array.ndim != len(shape) or array.shape != sizes:
+        is_kind = array.dtype.kind in kind if kind.isalpha() else array.dtype.str[1:] == kind
+        if not is_kind or array.ndim != len(shape) or array.shape != sizes:
             wanted = ", ".join("any" if size is None else str(size) for size in shape)
             raise ValueError(
                 f"the array {self.part}.{name} has type {array.dtype} and shape {array.shape}, "
-                f"expected {_KINDS[kind[0]]} of shape ({wanted})"
+                f"expected {_KINDS[kind]} of shape ({wanted})"
             )
         present = array[~np.isnan(array)] if missing else array
         if present.size and not (low <= present.min() and present.max() <= high and np.isfinite(present).all()):
             raise ValueError(f"the array {self.part}.{name} has a value that is not finite, or not in {low} to {high}")
         return array
 
-    def take_offsets(self, name: str, size: int, total: int) -> None:
+    def take_offsets(self, name: str, kind: str, size: int, total: int) -> None:
         """Where ranges start and end that share out ``total`` values."""
-        offsets = self.take(name, "i", (size + 1,), 0, total)
+        offsets = self.take(name, kind, (size + 1,), 0, total)
         if offsets[0] != 0 or offsets[-1] != total or (np.diff(offsets) < 0).any():
             raise ValueError(f"the array {self.part}.{name} does not share out {total} values")
 
-    def take_weights(self, prefix: str = "") -> dict[str, np.ndarray]:
-        """All that begin so, of any shape and finite."""
-        names = [name for name in self.left if name.startswith(prefix)]
-        return {n: self.take(n, self.left[n].dtype.kind, self.left[n].shape) for n in names}
+    def take_weights(self, prefix: str = "", kind: str | None = None) -> None:
+        """All that begin so, of any shape and finite; their shapes are held against the network, which comes late."""
+        for name in [name for name in self.left if name.startswith(prefix)]:
+            self.take(name, kind or self.left[name].dtype.kind, self.left[name].shape)
 
     def finish(self) -> None:
         """Raise a ValueError for what nobody asked for."""
@@ -237,17 +244,19 @@ def _check_recommender(facts: dict[str, Any], arrays: _Arrays, n_items: int) -> 
     elif "indptr" in names:
         total = len(arrays.take("indices", "i", (None,), 0, n_items - 1))
         arrays.take("data", "f", (total,))
-        arrays.take_offsets("indptr", n_items, total)
+        arrays.take_offsets("indptr", "i", n_items, total)
     elif "categories" in names:
         arrays.take("categories", "i", (n_items,), 0, n_items)
     elif "items.clicks" in names:
         _check_items(facts["fitted"], arrays, n_items)
-        _check_network(facts["params"], arrays)
+        arrays.take_weights("weights.", _FLOAT32)
+        length = facts["params"]["max_length"]
+        _need(length <= LONGEST_SESSION, f"max_length is {length}, expected {LONGEST_SESSION} at most")
 
 
 def _check_items(facts: dict[str, Any], arrays: _Arrays, n_items: int) -> None:
     """Metadata of items, inside what its encoding knows."""
-    arrays.take("items.clicks", "i", (n_items,), 0)
+    arrays.take("items.clicks", _INT64, (n_items,), 0)
     _need(set(facts["metadata"]) <= {"n_distinct_metadata_", "oracle_ceiling_"}, f"it cannot say {facts['metadata']}")
     coder, n_bags = facts["coder"], facts["items"]["n_bags"]
     _need(type(facts["items"]["shared"]) is bool, "items neither share vectors nor not")
@@ -263,33 +272,13 @@ def _check_items(facts: dict[str, Any], arrays: _Arrays, n_items: int) -> None:
     if table is not None:
         _check_features(table, arrays, "coder.")
     _need(n_bags == len(sizes) + len(_texts(coder["texts"], "texts")), f"it has {n_bags} bags")
-    x_num = arrays.take("items.x_num", "f", (None, 0 if table is None else len(table["numeric"])), missing=True)
-    x_cat = arrays.take("items.x_cat", "i", (len(x_num), len(levels)), 0)
+    x_num = arrays.take("items.x_num", _FLOAT32, (None, 0 if table is None else len(table["numeric"])), missing=True)
+    x_cat = arrays.take("items.x_cat", _INT32, (len(x_num), len(levels)), 0)
     for column, size in zip(x_cat.T, levels, strict=True):
         _need(column.max(initial=0) < size + 2, "an item has a category beyond the levels of its column")
-    arrays.take("items.vectors", "f", (len(x_num), sum(vectors.values())))
-    arrays.take("items.row", "i", (n_items,), 0, len(x_num) - 1)
+    arrays.take("items.vectors", _FLOAT32, (len(x_num), sum(vectors.values())))
+    arrays.take("items.row", _INT64, (n_items,), 0, len(x_num) - 1)
     for i, size in enumerate(sizes + [_TEXT_BUCKETS] * (n_bags - len(sizes))):
-        codes = arrays.take(f"items.codes.{i}", "i", (None,), 0, size - 1)
-        arrays.take(f"items.weights.{i}", "f", (len(codes),), 0)
-        arrays.take_offsets(f"items.offsets.{i}", len(x_num), len(codes))
-        table = arrays.left.get(f"weights.items.tower.bags.{i}.weight", ())
-        _need(len(table) == size, f"bag {i} has {size} codes and {len(table)} embeddings")
-
-
-def _check_network(params: dict[str, Any], arrays: _Arrays) -> None:
-    """The weights of a network for sessions, which is built when it is first used: those that say how large it is."""
-    weights = arrays.take_weights("weights.")
-    width, depth, length = params["d_model"], params["n_layers"], params["max_length"]
-    _need(length <= LONGEST_SESSION, f"max_length is {length}, expected {LONGEST_SESSION} at most")
-    expected = {
-        "weights.encoder.bias": (depth, params["n_heads"], length),
-        f"weights.encoder.layers.{depth - 1}.attention.qkv.weight": (3 * width, width),
-        "weights.items.tower.down.weight": (width, 2 * width),
-        "weights.items.own.weight": (None, width),
-    }
-    for name, shape in expected.items():
-        if name in weights or "encoder" in name:
-            found = weights[name].shape
-            fits = len(found) == len(shape) and all(a in (None, b) for a, b in zip(shape, found, strict=True))
-            _need(fits, f"the array {arrays.part}.{name} has shape {found}, by the parameters it is {shape}")
+        codes = arrays.take(f"items.codes.{i}", _INT32, (None,), 0, size - 1)
+        arrays.take(f"items.weights.{i}", _FLOAT32, (len(codes),), 0)
+        arrays.take_offsets(f"items.offsets.{i}", _INT64, len(x_num), len(codes))

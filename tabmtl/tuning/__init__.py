@@ -1,9 +1,10 @@
 """Tune estimators with Optuna: one objective with pruning, or one per task and the Pareto front between them.
 
 Every estimator states what is worth tuning as plain data, ``search_space``. `objective` and `session_objective` turn an
-estimator and its rows into what a trial does, `open_study` makes a study or goes on with one, and `run_study` works on
-it, in as many processes as there are. `pareto_front` and `choose_point` read what was found, and `with_params` gives an
-estimator with it. A study is plain Optuna: its plots, samplers and dashboard go on working.
+estimator and its rows into what a trial does, `Objective.within` gives trials a budget, and `Objective.reported_to`
+tells a `Reporter` of them. `open_study` makes a study or goes on with one, and `run_study` works on it, in as many
+processes as there are. `pareto_front` and `choose_point` read what was found, and `with_params` gives an estimator with
+it. A study is plain Optuna: its plots, samplers and dashboard go on working.
 """
 
 from importlib.util import find_spec
@@ -17,10 +18,12 @@ from tabmtl.tuning.front import choose_point, pareto_front
 from tabmtl.tuning.objectives import Objective, objective, session_objective
 from tabmtl.tuning.spaces import with_params
 from tabmtl.tuning.studies import open_study
+from tabmtl.tuning.trial import Reporter
 from tabmtl.tuning.workers import run_study
 
 __all__ = [
     "Objective",
+    "Reporter",
     "choose_point",
     "objective",
     "open_study",

@@ -8,8 +8,9 @@ import time
 import warnings
 from abc import abstractmethod
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, NoReturn, Protocol, Self
 
 import optuna
 from sklearn.base import clone
@@ -20,6 +21,22 @@ from tabmtl.tuning.spaces import current, suggest
 
 Scores = dict[str, float | None]
 
+#: User attributes of trials: what the validation rows scored, why one was ended early, and why its fit failed.
+SCORES, ENDED, FAILURE = "scores", "ended", "failure"
+
+
+class Reporter(Protocol):
+    """What is told of every trial of an objective, see `Objective.reported_to`; what it raises ends the trial."""
+
+    def of(self, trial: optuna.Trial) -> AbstractContextManager[Any]:
+        """Give what a trial runs in, from before it has parameters; what ends it early is raised inside."""
+
+    def log_epoch(self, record: Mapping[str, float | None]) -> None:
+        """Take what a model with epochs has recorded after each, before that may end the trial."""
+
+    def log_scores(self, model: Any, scores: Scores) -> None:
+        """Take the fitted model, and what it scored on the validation rows."""
+
 
 @dataclass(kw_only=True, eq=False)
 class Objective:
@@ -28,9 +45,12 @@ class Objective:
     One number is reported after every epoch, and the pruner of the study may end the trial. With a number for each task
     Optuna cannot prune; `within` ends trials then. Models without epochs, such as trees, run to their end.
 
-    A fit that diverges or runs out of memory is a pruned trial, with a warning, the reason as its user attribute
-    ``failure``; so is any other ValueError, once a fit has succeeded. Before that, it is more likely to be about the
-    estimator or the rows than about the trial's parameters, and is raised.
+    A fit that diverges or runs out of memory is a pruned trial, with a warning; so is any other ValueError, once a fit
+    has succeeded. Before that, it is more likely to be about the estimator or the rows than about the trial's
+    parameters, and is raised.
+
+    Trials keep in their user attributes what the validation rows scored (``scores``: of every task, or MRR@20), why
+    they were ended early (``ended``), and why their fit failed (``failure``).
 
     Attributes
     ----------
@@ -46,6 +66,7 @@ class Objective:
     seconds: float | None = None
     floors: dict[str, float] = field(default_factory=dict)
     warmup: int = 5
+    reporter: Reporter | None = None
     _works: bool = field(default=False, init=False)
 
     @property
@@ -61,7 +82,7 @@ class Objective:
         Parameters
         ----------
         seconds : float, optional
-            Time of a trial; looked at after every epoch.
+            Time that a trial may take; looked at after every epoch, so that the one it is in is trained to its end.
         floors : mapping of str to float, optional
             Task to the score that it must have: in validation after ``warmup`` epochs at the latest, and in the end.
         warmup : int, default=5
@@ -74,15 +95,24 @@ class Objective:
         Raises
         ------
         ValueError
-            If a number is out of range, or a floor is that of no task.
+            If a number is out of range, a floor is that of no task, or time is given to an estimator without epochs.
         """
         if seconds is not None:
             check_positive("seconds", seconds)
+            if not hasattr(self.est, "on_epoch"):
+                raise ValueError(
+                    f"the seconds of a trial are looked at after every epoch, and {type(self.est).__name__} has none: "
+                    "leave them out"
+                )
         check_count("warmup", warmup)
         unknown = [task for task in floors or () if task not in self._floor_names()]
         if unknown:
             raise ValueError(f"floors names {unknown}; there are scores of {list(self._floor_names())}")
         return replace(self, seconds=seconds, floors=dict(floors or {}), warmup=warmup)
+
+    def reported_to(self, reporter: Reporter) -> Self:
+        """The same objective, a new one whose trials are told to somebody, such as a log of experiments."""
+        return replace(self, reporter=reporter)
 
     def __call__(self, trial: optuna.Trial) -> float | tuple[float, ...]:
         """Run a trial.
@@ -97,6 +127,10 @@ class Objective:
         optuna.TrialPruned
             If the trial was ended early, or its fit failed.
         """
+        with nullcontext() if self.reporter is None else self.reporter.of(trial):
+            return self._run(trial)
+
+    def _run(self, trial: optuna.Trial) -> float | tuple[float, ...]:
         params = suggest(trial, self.search_space)
         model = clone(self.est).set_params(**params)
         watch = _Watch(self, trial)
@@ -111,6 +145,9 @@ class Objective:
                 raise
             self._fail(trial, error)
         self._works = True
+        trial.set_user_attr(SCORES, scores)
+        if self.reporter is not None:
+            self.reporter.log_scores(model, scores)
         watch.check_floors(scores)
         return self._values(trial, scores)
 
@@ -123,8 +160,8 @@ class Objective:
 
     def _fail(self, trial: optuna.Trial, error: Exception) -> None:
         reason = f"{type(error).__name__}: {error}"
-        trial.set_user_attr("failure", reason[:1000])
-        warnings.warn(f"trial {trial.number} failed and counts as pruned: {reason}", TabmtlWarning, stacklevel=3)
+        trial.set_user_attr(FAILURE, reason[:1000])
+        warnings.warn(f"trial {trial.number} failed and counts as pruned: {reason}", TabmtlWarning, stacklevel=4)
         raise optuna.TrialPruned(reason) from error
 
     @abstractmethod
@@ -144,7 +181,7 @@ class Objective:
 
 
 class _Watch:
-    """What a fit calls after every epoch: the user's own hook first, then what may end the trial."""
+    """What a fit calls after every epoch: the user's own hook first, then the reporter, then what may end the trial."""
 
     def __init__(self, goal: Objective, trial: optuna.Trial) -> None:
         self._goal, self._trial, self._own = goal, trial, getattr(goal.est, "on_epoch", None)
@@ -153,10 +190,12 @@ class _Watch:
     def __call__(self, record: Mapping[str, float | None]) -> bool | None:
         answer = None if self._own is None else self._own(record)
         goal, epoch = self._goal, int(record["epoch"] or 0) + 1
+        if goal.reporter is not None:
+            goal.reporter.log_epoch(record)
         scores = goal._epoch_scores(record)
         spent = time.monotonic() - self._start
         if goal.seconds is not None and spent > goal.seconds:
-            raise optuna.TrialPruned(f"{spent:.0f} s after epoch {epoch}, of {goal.seconds:g}")
+            self._end(f"after epoch {epoch} and {spent:.1f} s, of {goal.seconds:g}")
         for task in self._best:
             score = scores[task]
             self._best[task] = max(self._best[task], -math.inf if score is None else score)
@@ -167,7 +206,7 @@ class _Watch:
             if math.isfinite(value):
                 self._trial.report(value, epoch)
             if self._trial.should_prune():
-                raise optuna.TrialPruned(f"by the pruner, after epoch {epoch}")
+                self._end(f"by the pruner, after epoch {epoch}")
         return answer
 
     def check_floors(self, scores: Mapping[str, float | None]) -> None:
@@ -175,7 +214,11 @@ class _Watch:
         for task, floor in self._goal.floors.items():
             score = scores[task]
             if score is not None and score < floor:
-                raise optuna.TrialPruned(f"{task} is at {score:.4f}, below {floor:g}")
+                self._end(f"{task} is at {score:.4f}, below {floor:g}")
+
+    def _end(self, reason: str) -> NoReturn:
+        self._trial.set_user_attr(ENDED, reason)
+        raise optuna.TrialPruned(reason)
 
 
 def _is_of_parameters(error: Exception) -> bool:

@@ -134,13 +134,12 @@ def test_pruned_failed_and_interrupted_trials_are_said_to_be(
     sweep: Any, tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ends = [optuna.TrialPruned("by the pruner"), MemoryError("no room"), KeyboardInterrupt()]
-    goal = trials.ReportedObjective
 
-    def fit(self: Any, model: Any) -> Any:
+    def fit(*_: Any, **__: Any) -> Any:
         raise ends.pop(0)
 
     with monkeypatch.context() as patch:
-        patch.setattr(goal, "_fit_and_score", fit)
+        patch.setattr(tabmtl.SharedBottom, "fit", fit)
         assert sweep("--trials", 3) == 130
     runs = commands.Registry(store).runs()
     found = [(runs[f"trial {i}"].info.status, runs[f"trial {i}"].data.tags[trials.STATE]) for i in range(3)]
@@ -153,13 +152,34 @@ def test_pruned_failed_and_interrupted_trials_are_said_to_be(
     assert states == [TrialState.PRUNED, TrialState.PRUNED, TrialState.FAIL, TrialState.COMPLETE]
 
 
+@pytest.mark.parametrize("objective", ["mean", "pareto"])
+def test_a_trial_ends_with_the_epoch_in_which_its_time_is_up(
+    objective: str, sweep: Any, tmp_path: Path, store: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--objective", objective, "--no-refit"]
+    assert sweep(*words, "--trials", 1, "--trial-timeout", 1e-6) == 0
+    assert "trial 0: pruned: after epoch 1 and " in capsys.readouterr().out
+    run = commands.Registry(store).runs()["trial 0"]
+    assert (run.info.status, run.data.tags[trials.STATE]) == ("KILLED", "pruned")
+    assert "s, of 1e-06" in run.data.tags[trials.REASON]
+    assert "val/weight/r2" in run.data.metrics, "the epoch is logged"
+    assert sweep(*words, "--trials", 2, "--trial-timeout", 600) == 0
+    states = [trial.state for trial in study_of(tmp_path, f"rodents-SharedBottom-{objective}").trials]
+    assert states == [TrialState.PRUNED, TrialState.COMPLETE]
+
+
+def test_time_is_of_no_use_to_trees(table: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert commands.run("sweep", *table, "--model", "RMTGB", "--trial-timeout", 9) == 2
+    assert "every epoch, and RMTGB has none: leave them out" in capsys.readouterr().err
+
+
 def test_a_store_that_fails_costs_no_trial(sweep: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Broken:
         def __getattr__(self, name: str) -> Any:
             raise MlflowException("the database is locked")
 
     with monkeypatch.context() as patch:
-        patch.setattr(trials.TrialRuns, "__call__", lambda *_: None)
+        patch.setattr(trials.TrialRuns, "log_epoch", lambda *_: None)
         real, calls = trials.make_client, iter([False, True])
 
         def client() -> Any:
@@ -174,10 +194,10 @@ def test_a_store_that_fails_costs_no_trial(sweep: Any, tmp_path: Path, monkeypat
 def test_without_a_complete_trial_nothing_is_chosen(
     sweep: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def prune(*_: Any) -> Any:
+    def prune(*_: Any, **__: Any) -> Any:
         raise optuna.TrialPruned("hopeless")
 
-    monkeypatch.setattr(trials.ReportedObjective, "_fit_and_score", prune)
+    monkeypatch.setattr(tabmtl.SharedBottom, "fit", prune)
     assert sweep("--trials", 1, "--no-mlflow") == 2
     assert "is complete" in capsys.readouterr().err
 
@@ -276,6 +296,7 @@ MISTAKES = {
     "weight that is no number": (["--objective", "pareto", "--weight", "male=much"], "takes a number"),
     "no trials": (["--trials", "0"], "--trials must be at least 1"),
     "no time": (["--timeout", "0"], "--timeout must be above 0"),
+    "no time for a trial": (["--trial-timeout", "0"], "--trial-timeout must be above 0"),
     "unknown database": (["--storage", "nosql://x"], "nosql"),
 }
 

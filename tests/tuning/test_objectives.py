@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pickle
+import re
 import time
+from contextlib import contextmanager
 
 import numpy as np
 import optuna
@@ -114,6 +116,70 @@ def test_a_budget_of_time():
     (trial,) = run(table(est, per_task=True).within(seconds=0.01)).trials
     assert trial.state == TrialState.PRUNED
     assert run(table(per_task=True).within(seconds=600)).trials[0].state == TrialState.COMPLETE
+
+
+def test_time_is_of_no_use_to_models_without_epochs():
+    trees = objective(tiny(RMTGB), X[:140], Y[:140], **ROWS)
+    with pytest.raises(ValueError, match="looked at after every epoch, and RMTGB has none: leave them out"):
+        trees.within(seconds=60)
+
+
+def test_a_trial_says_what_it_scored_and_why_it_ended():
+    (trial,) = run(table()).trials
+    assert trial.user_attrs["scores"].keys() == {"late", "size", "delay"}
+    assert mean_score(trial.user_attrs["scores"]) == trial.value
+    for goal, reason in [
+        (table().within(seconds=1e-6), r"after epoch 1 and \d+\.\d s, of 1e-06"),
+        (table().within(floors={"late": 1.1}, warmup=1), r"late is at .*, below 1\.1"),
+    ]:
+        (trial,) = run(goal).trials
+        assert re.fullmatch(reason, trial.user_attrs["ended"])
+    (trial,) = run(table(), pruner=Prune(epoch=2)).trials
+    assert trial.user_attrs["ended"] == "by the pruner, after epoch 2"
+
+
+class Notes:
+    """A reporter that writes down what it is told."""
+
+    def __init__(self):
+        self.told = []
+
+    @contextmanager
+    def of(self, trial):
+        self.told.append(("begun", dict(trial.params)))
+        try:
+            yield
+        except optuna.TrialPruned as error:
+            self.told.append(("pruned", str(error)))
+            raise
+        self.told.append(("complete", trial.number))
+
+    def log_epoch(self, record):
+        self.told.append(("epoch", record["epoch"]))
+
+    def log_scores(self, model, scores):
+        self.told.append(("scores", scores == model.score_tasks(*ROWS.values())))
+
+
+def test_trials_are_reported_in_order():
+    notes, epochs = Notes(), []
+    est = tiny(SharedBottom, epochs=2, patience=99, on_epoch=lambda record: epochs.append(record["epoch"]))
+    run(table(est).reported_to(notes))
+    expected = [("begun", {}), ("epoch", 0), ("epoch", 1), ("scores", True), ("complete", 0)]
+    assert (notes.told, epochs) == (expected, [0, 1]), "the user's own hook is called too"
+
+
+@pytest.mark.parametrize("first", ["within", "reported_to"])
+def test_a_reported_objective_keeps_its_budget(first):
+    notes, budget = Notes(), {"seconds": 600, "floors": {"late": 1.1}, "warmup": 2}
+    goal = table(tiny(SharedBottom, epochs=4, patience=99), per_task=True)
+    goal = goal.within(**budget).reported_to(notes) if first == "within" else goal.reported_to(notes).within(**budget)
+    assert {name: getattr(goal, name) for name in budget} == budget
+    (trial,) = run(goal).trials
+    assert trial.state == TrialState.PRUNED
+    assert notes.told[1:] == [("epoch", 0), ("epoch", 1), ("pruned", trial.user_attrs["ended"])]
+    (trial,) = run(goal.within(seconds=1e-6)).trials
+    assert trial.user_attrs["ended"].startswith("after epoch 1")
 
 
 def test_floors_end_trials_after_the_warm_up_or_in_the_end():
