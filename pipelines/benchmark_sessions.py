@@ -45,13 +45,7 @@ AS_OTHERS = 1e6
 CHOSEN: dict[str, dict[str, Any]] = {
     "diginetica": {"epochs": 6, "learning_rate": 4e-3, "category_weight": 0, "id_dropout": 0.0},
     COLD: {"epochs": 5, "category_weight": 0, "cold_prior": 5.0},
-    "complete_journey": {
-        "epochs": 3,
-        "pooling": "items+linear",
-        "hierarchy": True,
-        "popularity": True,
-        "repeats": True,
-    },
+    "complete_journey": {"epochs": 3, "hierarchy": True, "popularity": True, "repeats": True},
     GENERATOR: {"epochs": 10, "pooling": "items+linear"},
 }
 #: Columns of the item table that are text, for every setting.
