@@ -1,4 +1,4 @@
-"""A limit on the memory that torch may take while a network is rebuilt from a file.
+"""A limit on what torch may do while a network is rebuilt from a file.
 
 The hyper-parameters of a file say how large its network is, which is built before its weights are looked at. So a file
 of a kilobyte could ask for terabytes, or for layers without end.
@@ -9,22 +9,27 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from math import prod
+from math import inf, prod
 from typing import Any
 
 import numpy as np
 
-_SPARE, _TIMES = (
-    2**30,
-    8,
-)  # bytes for masks and the like, and for every byte of weights what building them leaves behind
+# bytes for masks and the like, and for every byte of weights what building them leaves behind
+_SPARE, _TIMES = 2**30, 8
 _FIRST_STEPS, _STEPS = 2_000, 50  # operations of torch, in all and for every array of weights
 _SMALL = 2**16  # values that need no planning: the operations are counted
 
 
 @contextmanager
-def bounded(arrays: Mapping[str, np.ndarray]) -> Iterator[None]:
-    """Let torch take no more memory and steps than it needs for a network with these weights.
+def bounded(arrays: Mapping[str, np.ndarray], *, is_own: bool) -> Iterator[None]:
+    """Let torch take no more memory, and no more steps, than it needs for a network with these weights.
+
+    Parameters
+    ----------
+    arrays : mapping of str to ndarray
+        With the weights.
+    is_own : bool
+        Whether the network is one of this package. Another may take all the steps that its code wants.
 
     Raises
     ------
@@ -35,11 +40,12 @@ def bounded(arrays: Mapping[str, np.ndarray]) -> Iterator[None]:
         yield
         return
     n_bytes = _SPARE + _TIMES * sum(array.nbytes for array in arrays.values())
-    with _limit(n_bytes, _FIRST_STEPS + _STEPS * len(arrays)):
+    n_steps = _FIRST_STEPS + _STEPS * len(arrays) if is_own else inf
+    with _limit(n_bytes, n_steps):
         yield
 
 
-def _limit(n_bytes: int, n_steps: int) -> Any:
+def _limit(n_bytes: int, n_steps: float) -> Any:
     """What stands between torch and its operations, as a context."""
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
@@ -70,7 +76,8 @@ def _limit(n_bytes: int, n_steps: int) -> Any:
             self.steps_left -= 1
             self.bytes_left -= count_bytes(func, args, kwargs or {})
             if self.bytes_left < 0 or self.steps_left < 0:
-                raise ValueError("the hyper-parameters describe a network that is far larger than its weights")
+                most = f"{n_bytes} bytes" if self.bytes_left < 0 else f"{n_steps} operations of torch"
+                raise ValueError(f"building its network takes more than {most}, far more than its weights need")
             return func(*args, **kwargs or {})
 
     return Limit()

@@ -7,13 +7,17 @@ import re
 import secrets
 import stat
 import sys
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from errno import EDQUOT, ENOSPC
 from pathlib import Path
 
 if sys.platform != "win32":
     import fcntl
+
+# a part of a model with its checksum, and the manifest, while `write_file` writes them too
+_STORED = re.compile(r"\.?([A-Za-z0-9]+)-[0-9a-f]{16}(\.json|\.safetensors|\.txt)(\.\d+)?|\.manifest\.json\.\d+")
+_OWN_PARTS = re.compile(r"model\.json|arrays\.safetensors|(task|family)\d+\.txt")
 
 
 def write_file(file: Path, content: bytes) -> None:
@@ -55,12 +59,28 @@ def read_file(file: Path, most: int | None = None) -> bytes:
     return file.read_bytes()
 
 
-def remove_others(folder: Path, pattern: re.Pattern[str], kept: Container[str]) -> None:
-    """Remove the files of a folder whose names fit a pattern, but for some."""
-    for file in folder.iterdir():
-        if pattern.fullmatch(file.name) and file.name not in kept:
-            with suppress(OSError):  # a reader may hold it; the next save removes it
-                file.unlink(missing_ok=True)
+def is_part(file: str, names: Container[str] = ()) -> bool:
+    """Whether a save gives a file this name: to a part that the models of this package have, or to one of these.
+
+    Examples
+    --------
+    >>> is_part("task0-0123456789abcdef.txt"), is_part("notes-0123456789abcdef.txt"), is_part("model.json")
+    (True, False, False)
+    >>> is_part("leaves-0123456789abcdef.txt", ["leaves.txt"])  # of a class of the user
+    True
+    """
+    found = _STORED.fullmatch(file)
+    if found is None or found[1] is None:
+        return found is not None
+    name = found[1] + found[2]
+    return name in names or _OWN_PARTS.fullmatch(name) is not None
+
+
+def remove_files(folder: Path, names: Iterable[str]) -> None:
+    """Remove files of a folder, those of them that are there."""
+    for name in names:
+        with suppress(OSError):  # a reader may hold it; the next save removes it
+            (folder / name).unlink(missing_ok=True)
 
 
 def stamp(file: Path) -> tuple[int, ...] | None:

@@ -18,15 +18,13 @@ from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
 from tabmtl.budget import bounded
-from tabmtl.files import failed_save, locked, read_file, remove_others, stamp, sync_folder, write_file
+from tabmtl.files import failed_save, is_part, locked, read_file, remove_files, stamp, sync_folder, write_file
 from tabmtl.tree_text import check_trees
 from tabmtl.verify import check_contents
 
 FORMAT = 1
 _MANIFEST = "manifest.json"
 _MOST_JSON = 128 * 2**20  # bytes; read, they take up to twenty times the memory
-# what this module writes, half-written files included; all else in a folder belongs to somebody else
-_OURS = re.compile(r"\.?[A-Za-z0-9]+-[0-9a-f]{16}\.(json|safetensors|txt)(\.\d+)?|\.manifest\.json\.\d+")
 _NAMES = re.compile(r"model\.json|arrays\.safetensors|[A-Za-z0-9]+\.txt")
 
 
@@ -56,7 +54,7 @@ def write_folder(path: str | Path, class_name: str, saved: Saved) -> None:
     """Write a model's folder so that a reader sees the old model or the new one, never a mixture.
 
     New files carry their checksum in their name and stand beside the old ones; the manifest that names them is
-    replaced last, and then all other files of this package are removed, those of a save that was killed among them.
+    replaced last, and then the files of models before it are removed, those of a save that was killed among them.
     Of several processes that save here at once, one after the other does, and the last one's model stays. (Windows and
     some network file systems have no such locks: there, let one process at a time write.)
 
@@ -167,7 +165,6 @@ def load(path: str | Path, cls: type | None = None) -> Any:
         no model of this release has.
     """
     class_name, saved = read_folder(path)
-    is_own = cls is None
     if cls is None:
         cls = own_class(class_name)
         if not hasattr(cls, "_from_saved"):
@@ -177,10 +174,12 @@ def load(path: str | Path, cls: type | None = None) -> Any:
             )
     elif cls.__name__ != class_name:
         raise ModelFileError(f"{path} holds a {class_name}, but cls is {cls.__name__}")
+    is_own = cls is own_class(class_name)
     what = f"{path} does not describe a {class_name} of this release: it was edited, or written by another release"
+    what += "" if is_own else " or another version of the class"
     with _as_file_error(f"{what}; save it again"):
         check_saved(saved, is_own=is_own)
-        with bounded(saved.arrays):
+        with bounded(saved.arrays, is_own=is_own):
             return cls._from_saved(saved)  # type: ignore[union-attr]
 
 
@@ -246,7 +245,7 @@ def _read_files(folder: Path, manifest: Mapping[str, Any]) -> dict[str, bytes]:
         entries = {name: (entry["file"], entry["sha256"]) for name, entry in manifest["files"].items()}
     for name, (stored, checksum) in entries.items():
         # a name with a path in it could lead out of the folder
-        if not _OURS.fullmatch(str(stored)) or not _NAMES.fullmatch(name):
+        if not _NAMES.fullmatch(name) or not is_part(str(stored), {name}):
             raise ModelFileError(f"{folder}: {_MANIFEST} names {stored!r}, which is no file of a model")
         with _as_file_error(f"{folder}: {stored} cannot be read, so the model is incomplete; save it again"):
             contents[name] = read_file(folder / stored, _MOST_JSON if name == "model.json" else None)
@@ -256,23 +255,24 @@ def _read_files(folder: Path, manifest: Mapping[str, Any]) -> dict[str, bytes]:
 
 
 def _write_locked(folder: Path, class_name: str, contents: Mapping[str, bytes]) -> None:
-    """Write the files, then the manifest, then remove all others; or leave the folder as it was."""
+    """Write the files, then the manifest, then remove those of models before; or leave the folder as it was."""
     before = {file.name for file in folder.iterdir()}
     files = {}
     try:
         for name, content in contents.items():
             checksum = hashlib.sha256(content).hexdigest()
             stored = f"{Path(name).stem}-{checksum[:16]}{Path(name).suffix}"
-            write_file(folder / stored, content)
             files[name] = {"file": stored, "sha256": checksum}
+            write_file(folder / stored, content)
         manifest = {"format": FORMAT, "tabmtl": version("tabmtl"), "class": class_name, "files": files}
         manifest["sha256"] = _checksum(manifest)
         sync_folder(folder)  # a manifest must not be there before its files
         write_file(folder / _MANIFEST, json.dumps(manifest, indent=1).encode())
     except BaseException:
-        remove_others(folder, _OURS, before)
+        remove_files(folder, {entry["file"] for entry in files.values()} - before)
         raise
-    remove_others(folder, _OURS, {entry["file"] for entry in files.values()})
+    former = {name for name in before if is_part(name, contents)}
+    remove_files(folder, former - {entry["file"] for entry in files.values()})
     sync_folder(folder)
 
 
@@ -282,7 +282,7 @@ def _refuse_constant(name: str) -> None:
 
 def check_ours(folder: Path) -> None:
     """Refuse to write where anything else than a model of this package lies."""
-    if not folder.exists() or all(_OURS.fullmatch(file.name) for file in folder.iterdir()):
+    if not folder.exists() or all(is_part(file.name) for file in folder.iterdir()):
         return
     try:
         _parse_manifest(folder)

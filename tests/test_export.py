@@ -227,7 +227,10 @@ def test_a_file_of_another_kind_is_no_model_of_ours(model, tmp_path):
     entry = proto.metadata_props.add(key="tabmtl", value=json.dumps({"format": 2, "tabmtl": "9.1"}))
     with pytest.raises(ValueError, match=r"format 2, written by tabmtl 9\.1; this release reads format 1"):
         OnnxCoder(session_of(proto.SerializeToString()))
-    assert entry.key == "tabmtl"
+    for value in ("{}", "[]", '{"format": 1}', '{"format": 1, "tabmtl": "1"}', "no JSON", "3", "[" * 100_000):
+        entry.value = value
+        with pytest.raises(ValueError, match="the metadata 'tabmtl' of the ONNX model are not what export_onnx writes"):
+            OnnxCoder(session_of(proto.SerializeToString()))
     del proto.metadata_props[:]
 
 

@@ -67,3 +67,29 @@ def invoke(model: PyFuncModel, body: str, content_type: str = JSON) -> tuple[int
     except MlflowException as error:
         return error.get_http_status_code(), error.message
     return answer.status, json.loads(answer.response)["predictions"]
+
+
+class Log:
+    """What a run holds."""
+
+    def __init__(self, run_id):
+        self.client, self.run_id = mlflow.MlflowClient(), run_id
+        self.data = self.client.get_run(run_id).data
+        self.params, self.metrics, self.tags = self.data.params, self.data.metrics, self.data.tags
+
+    def series(self, name):
+        return [(point.step, point.value) for point in self.client.get_metric_history(self.run_id, name)]
+
+    def files(self, folder=None):
+        return {file.path for file in self.client.list_artifacts(self.run_id, folder)}
+
+    def text(self, name):
+        with open(self.client.download_artifacts(self.run_id, name)) as file:
+            return file.read()
+
+    def inputs(self):
+        found = {}
+        for data in self.client.get_run(self.run_id).inputs.dataset_inputs:
+            tags = {tag.key: tag.value for tag in data.tags}
+            found[tags["mlflow.data.context"]] = data.dataset, tags
+        return found

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
@@ -66,7 +67,7 @@ class OnnxCoder:
     Raises
     ------
     ValueError
-        If the file was not written by ``export_onnx``, or by a later release that encodes otherwise.
+        If the file was not written by ``export_onnx``, was edited, or is of a later release that encodes otherwise.
     """
 
     def __init__(self, session: Any) -> None:
@@ -75,17 +76,20 @@ class OnnxCoder:
             raise ValueError(
                 f"the ONNX model has no metadata {METADATA!r}: it was not written by export_onnx of tabmtl"
             )
-        self.facts: dict[str, Any] = json.loads(text)
-        if self.facts["format"] != FORMAT:
+        with _read():
+            self.facts: dict[str, Any] = json.loads(text)
+            found, release = self.facts["format"], self.facts["tabmtl"]
+        if found != FORMAT:
             raise ValueError(
-                f"the ONNX model has format {self.facts['format']}, written by tabmtl {self.facts['tabmtl']}; this "
-                f"release reads format {FORMAT}: export it again"
+                f"the ONNX model has format {found}, written by tabmtl {release}; this release reads format {FORMAT}: "
+                "export it again"
             )
-        none, n_targets = np.empty(0), len(self.facts["labels"]["names"])
-        arrays = {"features.center": none, "features.scale": none, "features.knots": np.empty((0, 0))}
-        # answers are in own units
-        arrays |= {"labels.center": np.zeros(n_targets), "labels.scale": np.ones(n_targets)}
-        self._coder = TableCoder.from_state(self.facts, arrays)
+        with _read():
+            none, n_targets = np.empty(0), len(self.facts["labels"]["names"])
+            arrays = {"features.center": none, "features.scale": none, "features.knots": np.empty((0, 0))}
+            # answers are in own units
+            arrays |= {"labels.center": np.zeros(n_targets), "labels.scale": np.ones(n_targets)}
+            self._coder = TableCoder.from_state(self.facts, arrays)
 
     def encode(self, X: Any) -> dict[str, np.ndarray]:
         """Encode rows.
@@ -112,3 +116,16 @@ class OnnxCoder:
     def decode(self, outputs: Sequence[np.ndarray]) -> Any:
         """Predictions from what ``session.run(None, ...)`` gave: a frame, series or array like the y of fit."""
         return self._coder.labels.decode(outputs)
+
+
+@contextmanager
+def _read() -> Iterator[None]:
+    """Whatever foreign metadata lead to inside, the user gets one kind of error."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(
+            f"the metadata {METADATA!r} of the ONNX model are not what export_onnx writes, see "
+            f"tabmtl.encode.exported.describe_encoding; they were edited, or are of something else: export it again "
+            f"({error!r})"
+        ) from error

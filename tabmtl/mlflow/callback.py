@@ -7,32 +7,30 @@ import re
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from hashlib import sha256
-from importlib.metadata import version
 from typing import Any
 
 import mlflow
-import polars as pl
-import polars.selectors as cs
 from mlflow.data.polars_dataset import from_polars
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
+from mlflow.tracking.context.registry import resolve_tags
+from mlflow.tracking.fluent import _get_experiment_id
 from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.base import MultiTaskEstimator
-from tabmtl.encode.frames import read_features, read_targets
 from tabmtl.epochs import OnEpoch
 from tabmtl.gain import MultitaskGain, multitask_gain
+from tabmtl.mlflow.signature import rows_of, schema_of
 from tabmtl.plots import ExpertUsageDisplay, GainDisplay, HistoryDisplay, OutlierTaskDisplay
 from tabmtl.plots.display import Display
 from tabmtl.schema import TabmtlWarning
-from tabmtl.sessions.data import to_polars
 from tabmtl.sessions.recommender import Recommender
 
 _MOST_METRICS, _MOST_PARAMS = 1000, 100  # in one request to MLflow
 _LONGEST_NAME = 250  # of a metric or parameter
 _LONGEST_TAG = 500  # of a data set
-_LAZY_ROWS = 10_000  # a LazyFrame may not fit in memory, so the data set shows its first rows
 _MOST_LINES = 20  # tasks in the plot of the history
 
 
@@ -44,11 +42,16 @@ class MLflowCallback:
     ``val/cancelled/roc_auc``, with the epoch as step; what is undefined is left out. `log_fitted` logs the rest, and
     works for estimators without epochs too.
 
+    A store that does not answer costs no training: a warning says so, and what could not be logged is logged with the
+    next epoch that can be, by `flush` or by `log_fitted`. MLflow itself asks a server again for minutes before it gives
+    up, less with a smaller ``MLFLOW_HTTP_REQUEST_MAX_RETRIES`` in the environment.
+
     Parameters
     ----------
     run_id : str, optional
-        The run to log to; default the one that is active at the first call, or else a new one. One callback logs one
-        fit.
+        The run to log to; default the one that is active at the first call, or else a new one in the active experiment,
+        which is not made active, and which `log_fitted` ends. One callback logs one fit: copies, such as those of a
+        grid search, that nobody has called yet make a run each.
     on_epoch : callable, optional
         Called too; a true answer stops training.
 
@@ -65,12 +68,24 @@ class MLflowCallback:
 
     run_id: str | None = None
     on_epoch: OnEpoch | None = None
+    _waiting: list[Metric] = field(default_factory=list, init=False, repr=False)
+    _made_run: bool = field(default=False, init=False, repr=False)
 
     def __call__(self, record: Mapping[str, float | None]) -> bool:
         """Log the record of an epoch; see `NetworkEstimator.on_epoch`."""
         values = {metric_name(key): value for key, value in record.items() if key != "epoch"}
-        self._log_metrics(values, step=int(record["epoch"] or 0))
+        step = int(record["epoch"] or 0)
+        said = f"epoch {step} is not logged yet, which is tried again with the next one and in log_fitted"
+        with suppress(Exception) if self._waiting else as_warning(said):  # said once while the store is down
+            self._log_metrics(values, step)
         return bool(self.on_epoch is not None and self.on_epoch(record))
+
+    def flush(self) -> None:
+        """Log what epochs could not; an error of MLflow is raised, and what is not logged then waits on."""
+        client = mlflow.MlflowClient()
+        while self._waiting:
+            client.log_batch(self._run(), metrics=self._waiting[:_MOST_METRICS])
+            del self._waiting[:_MOST_METRICS]
 
     def log_fitted(
         self,
@@ -83,12 +98,13 @@ class MLflowCallback:
         reference: Any = None,
         plots: bool = True,
     ) -> None:
-        """Log what is known when training is over.
+        """Log what is known when training is over, and end the run if the callback has made it.
 
-        The parameters of fit; the tasks and features (``schema.json``, and the names of the tasks as a tag); the data
-        sets; scores of the kept weights on the validation rows as ``final/<task>/<metric>`` and with their intervals
-        (``scores.json``); the gain over a reference (``gain/<task>``, ``gain.txt``); and the plots that there are of an
-        estimator of this kind (``plots/``).
+        Epochs that could not be logged yet; the parameters of fit; the tasks and features (``schema.json``, and the
+        names of the tasks as a tag); the data sets; scores of the kept weights on the validation rows as
+        ``final/<task>/<metric>`` and with their intervals (``scores.json``); the gain over a reference
+        (``gain/<task>``, ``gain.txt``); and the plots that there are of an estimator of this kind (``plots/``). Errors
+        of MLflow are raised here, where they cost no training.
 
         Parameters
         ----------
@@ -96,7 +112,8 @@ class MLflowCallback:
         X, y : as in fit
             The training rows; of a recommender, its click log alone. A LazyFrame is shown by its first 10 000 rows.
         X_val, y_val : as in fit, optional
-            Rows that fit did not learn from. Without them there are no final scores.
+            Rows that fit did not learn from; of a recommender, a later click log as X_val alone. Without them there are
+            no final scores.
         reference : fitted estimator or mapping of task to score, optional
             What multi-task learning is to be held against, such as `IndependentTasks`, on the same validation rows.
         plots : bool, default=True
@@ -104,11 +121,12 @@ class MLflowCallback:
         Raises
         ------
         ValueError
-            If there is a reference, but no validation rows.
+            If X_val comes without y_val or the other way round, or a reference without both; or if a recommender gets
+            more than X_val.
         """
         check_is_fitted(estimator)
-        if reference is not None and y_val is None:
-            raise ValueError("a reference is compared on validation rows; give X_val and y_val too")
+        _check_validation(estimator, X_val, y_val, reference)
+        self.flush()
         self._log_estimator(estimator)
         self._log_data(estimator, X, y, "training")
         gain = None
@@ -121,17 +139,20 @@ class MLflowCallback:
         if plots:
             against = "reference" if isinstance(reference, Mapping) else type(reference).__name__
             self._log_plots(estimator, gain, (type(estimator).__name__, against))
+        if self._made_run:
+            mlflow.MlflowClient().set_terminated(self._run())
 
     def _run(self) -> str:
         if self.run_id is None:
-            self.run_id = (mlflow.active_run() or mlflow.start_run()).info.run_id
+            active = mlflow.active_run()
+            self._made_run = active is None
+            self.run_id = _make_run() if active is None else active.info.run_id
         return self.run_id
 
     def _log_metrics(self, values: Mapping[str, float | None], step: int = 0) -> None:
         now = int(time.time() * 1000)
-        metrics = [Metric(name, value, now, step) for name, value in values.items() if value is not None]
-        for start in range(0, len(metrics), _MOST_METRICS):
-            mlflow.MlflowClient().log_batch(self._run(), metrics=metrics[start : start + _MOST_METRICS])
+        self._waiting += [Metric(name, value, now, step) for name, value in values.items() if value is not None]
+        self.flush()
 
     def _log_estimator(self, estimator: MultiTaskEstimator | Recommender) -> None:
         client, run = mlflow.MlflowClient(), self._run()
@@ -140,14 +161,14 @@ class MLflowCallback:
         params = [Param(_fit_name(_escape(name)), _text_of(value)) for name, value in values.items()]
         for start in range(0, len(params), _MOST_PARAMS):
             client.log_batch(run, params=params[start : start + _MOST_PARAMS])
-        schema = _schema(estimator)
+        schema = schema_of(estimator)
         client.set_tag(run, "tabmtl.estimator", schema["estimator"])
         if "tasks" in schema:
             client.set_tag(run, "tabmtl.tasks", json.dumps([task["name"] for task in schema["tasks"]]))
         client.log_dict(run, schema, "schema.json")
 
     def _log_data(self, estimator: MultiTaskEstimator | Recommender, X: Any, y: Any, context: str) -> None:
-        frame, targets = _data(estimator, X, y)
+        frame, targets = rows_of(estimator, X, y)
         data = from_polars(frame, targets=targets[0] if len(targets) == 1 else None)
         tags = [InputTag("mlflow.data.context", context)]
         if targets:
@@ -192,6 +213,32 @@ class MLflowCallback:
             warnings.warn(f"the plots are not logged: {error}", TabmtlWarning, stacklevel=3)
 
 
+@contextmanager
+def as_warning(what: str) -> Iterator[None]:
+    """Let an error of a store cost what it should have kept, and a warning that says what, but not the work around."""
+    try:
+        yield
+    except Exception as error:  # whatever a database, a driver or a server may raise
+        warnings.warn(f"{what}: MLflow says {error}", TabmtlWarning, stacklevel=3)
+
+
+def _make_run() -> str:
+    """A run in the active experiment; `mlflow.start_run` would leave it active for whatever logs next."""
+    experiment = _get_experiment_id()
+    return mlflow.MlflowClient().create_run(experiment, tags=resolve_tags()).info.run_id  # type: ignore[arg-type]
+
+
+def _check_validation(estimator: MultiTaskEstimator | Recommender, X_val: Any, y_val: Any, reference: Any) -> None:
+    if isinstance(estimator, Recommender):
+        if y_val is not None or reference is not None:
+            raise ValueError("a recommender is scored on a later click log, X_val; leave y_val and reference out")
+    elif (X_val is None) != (y_val is None):
+        given, missing = ("X_val", "y_val") if y_val is None else ("y_val", "X_val")
+        raise ValueError(f"validation rows are X_val and y_val, got {given} alone; give {missing} too, or neither")
+    elif reference is not None and X_val is None:
+        raise ValueError("a reference is compared on validation rows; give X_val and y_val too")
+
+
 def metric_name(key: str) -> str:
     """A key of a record as MLflow allows names: ``<part>/<task>/<metric>``, one name a key.
 
@@ -226,41 +273,6 @@ def _text_of(value: Any) -> str:
     if hasattr(value, "get_params") or callable(value):
         return getattr(value, "__name__", type(value).__name__)
     return str(value)
-
-
-def _schema(estimator: MultiTaskEstimator | Recommender) -> dict[str, Any]:
-    """What a model reads and answers, as plain values."""
-    facts: dict[str, Any] = {"estimator": type(estimator).__name__, "tabmtl": version("tabmtl")}
-    if isinstance(estimator, Recommender):
-        return facts | {"columns": asdict(estimator._log_columns()), "n_items": estimator.n_items_}
-    columns = estimator._coder.features.columns
-    categories = zip(columns.categorical, columns.levels, strict=True)
-    return facts | {
-        "tasks": [asdict(task) for task in estimator.tasks_],
-        "task_column": estimator._coder.task_column,
-        "numeric": dict(zip(columns.numeric, [{"missing in fit": held} for held in columns.has_missing], strict=True)),
-        "categorical": {name: {"levels": len(levels)} for name, levels in categories},
-    }
-
-
-def _data(estimator: MultiTaskEstimator | Recommender, X: Any, y: Any) -> tuple[pl.DataFrame, list[str]]:
-    """Rows with their targets as one frame of types that MLflow has names for, and the names of the targets."""
-    frame = to_polars(X, "the click log") if isinstance(estimator, Recommender) else read_features(X)[0]
-    frame = frame.head(_LAZY_ROWS).collect() if isinstance(frame, pl.LazyFrame) else frame
-    targets: list[str] = []
-    if y is not None and isinstance(estimator, MultiTaskEstimator):
-        labels, origin = read_targets(y)
-        if not origin.named:
-            labels = labels.rename(dict(zip(labels.columns, estimator._coder.labels.names, strict=True)))
-        taken = {name: f"{name} (target)" for name in labels.columns if name in frame.columns}
-        labels = labels.head(frame.height).rename(taken)
-        frame, targets = pl.concat([frame, labels], how="horizontal"), labels.columns
-    return frame.with_columns(
-        (cs.categorical() | cs.enum() | cs.by_dtype(pl.Null)).cast(pl.String),
-        cs.unsigned_integer().cast(pl.Int64, strict=False),
-        cs.decimal().cast(pl.Float64),
-        cs.date().cast(pl.Datetime),
-    ), targets
 
 
 def _displays(estimator: Any, gain: MultitaskGain | None, names: tuple[str, str]) -> Iterator[tuple[str, Display]]:

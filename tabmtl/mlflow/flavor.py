@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 import mlflow.artifacts
 import mlflow.pyfunc
 from mlflow.models import Model
+from mlflow.store.artifact.models_artifact_repo import ModelsArtifactRepository
+from mlflow.utils.file_utils import local_file_uri_to_path
+from mlflow.utils.uri import is_local_uri
 from packaging.requirements import Requirement
 from packaging.version import Version
 from sklearn.utils.validation import check_is_fitted
@@ -19,7 +22,7 @@ from sklearn.utils.validation import check_is_fitted
 from tabmtl.base import MultiTaskEstimator
 from tabmtl.mlflow.serving import SessionModel, TableModel, probability_names
 from tabmtl.mlflow.signature import pandas_view, signature_of
-from tabmtl.persist import load, own_class
+from tabmtl.persist import ModelFileError, load, own_class
 from tabmtl.sessions.recommender import Recommender
 
 if TYPE_CHECKING:
@@ -101,6 +104,10 @@ def save_model(
 def load_model(model_uri: str | Path, cls: type | None = None) -> Any:
     """Load the estimator itself, which takes and gives frames of any library.
 
+    Where the files of the model are on this machine, as in a local folder or behind ``models:/``, they are read where
+    they lie; else, and of ``runs:/``, from a copy that MLflow makes. Unlike ``mlflow.pyfunc.load_model``, this runs no
+    code that the model brings or names.
+
     Parameters
     ----------
     model_uri : str or Path
@@ -116,19 +123,73 @@ def load_model(model_uri: str | Path, cls: type | None = None) -> Any:
     Raises
     ------
     ModelFileError, ValueError
-        If this is no model of tabmtl, or not the whole and untouched one.
+        If this is no model of tabmtl, or not the whole and untouched one, or if its files lead out of its folder.
     """
+    place = _place_of(str(model_uri))
+    if place is not None:
+        return load(data_folder(place), cls)
     with TemporaryDirectory() as folder:
         local = mlflow.artifacts.download_artifacts(artifact_uri=str(model_uri), dst_path=folder)
-        served = Model.load(local).flavors.get(mlflow.pyfunc.FLAVOR_NAME, {})
-        if mlflow.pyfunc.DATA not in served:
-            raise ValueError(f"{model_uri} is no model that tabmtl.mlflow has logged; load it with mlflow.pyfunc")
-        return load(Path(local) / served[mlflow.pyfunc.DATA], cls)
+        return load(data_folder(Path(local)), cls)
+
+
+def served_folder(path: str | Path) -> Path:
+    """The folder that ``pyfunc`` says to load, if it is the one that belongs to the model around it.
+
+    MLflow joins the folder of a model and what its ``MLmodel`` names, whatever that is, and tells the result only.
+
+    Raises
+    ------
+    ModelFileError, ValueError
+        If no model is around it, or another.
+    """
+    named = Path(path)
+    root = next((place for place in named.parents if (place / "MLmodel").is_file()), None)
+    if root is None or ".." in named.parts or data_folder(root) != named.resolve():
+        raise ModelFileError(
+            f"{path} is not the data of the model that names it: its MLmodel was edited; expected a folder beside "
+            "MLmodel, such as data/model. Log the model again"
+        )
+    return named
+
+
+def data_folder(root: Path) -> Path:
+    """The folder in a model of MLflow that `tabmtl.load` reads.
+
+    Raises
+    ------
+    ModelFileError, ValueError
+        If it is no model of tabmtl, or names a folder outside.
+    """
+    root = root.resolve()
+    try:
+        data = Model.load(str(root)).flavors[mlflow.pyfunc.FLAVOR_NAME][mlflow.pyfunc.DATA]
+    except Exception as error:  # whatever a foreign or missing file leads to
+        raise ValueError(
+            f"{root} is no model that tabmtl.mlflow has logged; load it with mlflow.pyfunc ({error!r})"
+        ) from error
+    folder = (root / str(data)).resolve()
+    if Path(str(data)).is_absolute() or not folder.is_relative_to(root):
+        raise ModelFileError(
+            f"{root}: MLmodel names {data!r} as the data of the model, which leads out of its folder: it was edited, "
+            "or a link was put there; expected a folder beside MLmodel, such as data/model. Log the model again"
+        )
+    return folder
 
 
 def as_pyfunc(estimator: MultiTaskEstimator | Recommender) -> TableModel | SessionModel:
     """What serves a fitted estimator: the object with ``predict(model_input, params)`` that ``pyfunc`` wants."""
     return SessionModel(estimator) if isinstance(estimator, Recommender) else TableModel(estimator)
+
+
+def _place_of(uri: str) -> Path | None:
+    """Where a model lies, if that is on this machine: a copy would have followed links."""
+    if Path(uri).exists():
+        return Path(uri)
+    if ModelsArtifactRepository.is_models_uri(uri):
+        uri = ModelsArtifactRepository.get_underlying_uri(uri)
+    local = is_local_uri(uri, is_tracking_or_registry_uri=False)
+    return Path(local_file_uri_to_path(uri)) if local else None
 
 
 @contextmanager

@@ -1,21 +1,27 @@
-"""What a model tells MLflow of its columns, and frames as these columns want them."""
+"""What MLflow is told of the columns of a model and its rows, and frames as these columns want them."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import narwhals.stable.v2 as nw
 import polars as pl
+import polars.selectors as cs
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
 from tabmtl.base import MultiTaskEstimator
 from tabmtl.encode.columns import read_column
-from tabmtl.encode.frames import read_features
+from tabmtl.encode.frames import read_features, read_targets
+from tabmtl.sessions.data import to_polars
 from tabmtl.sessions.recommender import Recommender
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_LAZY_ROWS = 10_000
 
 
 def signature_of(estimator: MultiTaskEstimator | Recommender, input_example: Any = None) -> ModelSignature:
@@ -55,6 +61,44 @@ def signature_of(estimator: MultiTaskEstimator | Recommender, input_example: Any
         outputs=Schema([ColSpec(_type_of(dtype), name) for name, dtype in answered]),
         params=ParamSchema([ParamSpec("method", DataType.string, "predict")]),
     )
+
+
+def schema_of(estimator: MultiTaskEstimator | Recommender) -> dict[str, Any]:
+    """What a model reads and answers, as plain values."""
+    facts: dict[str, Any] = {"estimator": type(estimator).__name__, "tabmtl": version("tabmtl")}
+    if isinstance(estimator, Recommender):
+        return facts | {"columns": asdict(estimator._log_columns()), "n_items": estimator.n_items_}
+    columns = estimator._coder.features.columns
+    categories = zip(columns.categorical, columns.levels, strict=True)
+    return facts | {
+        "tasks": [asdict(task) for task in estimator.tasks_],
+        "task_column": estimator._coder.task_column,
+        "numeric": dict(zip(columns.numeric, [{"missing in fit": held} for held in columns.has_missing], strict=True)),
+        "categorical": {name: {"levels": len(levels)} for name, levels in categories},
+    }
+
+
+def rows_of(estimator: MultiTaskEstimator | Recommender, X: Any, y: Any) -> tuple[pl.DataFrame, list[str]]:
+    """Rows with their targets as one frame of types that MLflow has names for, and the names of the targets.
+
+    Of a LazyFrame, which may not fit in memory, the first 10 000 rows.
+    """
+    frame = to_polars(X, "the click log") if isinstance(estimator, Recommender) else read_features(X)[0]
+    frame = frame.head(_LAZY_ROWS).collect() if isinstance(frame, pl.LazyFrame) else frame
+    targets: list[str] = []
+    if y is not None and isinstance(estimator, MultiTaskEstimator):
+        labels, origin = read_targets(y)
+        if not origin.named:
+            labels = labels.rename(dict(zip(labels.columns, estimator._coder.labels.names, strict=True)))
+        taken = {name: f"{name} (target)" for name in labels.columns if name in frame.columns}
+        labels = labels.head(frame.height).rename(taken)
+        frame, targets = pl.concat([frame, labels], how="horizontal"), labels.columns
+    return frame.with_columns(
+        (cs.categorical() | cs.enum() | cs.by_dtype(pl.Null)).cast(pl.String),
+        cs.unsigned_integer().cast(pl.Int64, strict=False),
+        cs.decimal().cast(pl.Float64),
+        cs.date().cast(pl.Datetime),
+    ), targets
 
 
 def pandas_view(X: Any, signature: ModelSignature) -> pd.DataFrame:

@@ -1,0 +1,101 @@
+"""Folders of logged models: read where they lie, and nothing outside of them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import mlflow
+import pytest
+import yaml
+from conformance import answers, fitted, same
+from tracking import tracking
+
+from tabmtl import ModelFileError, SharedBottom
+from tabmtl.mlflow import load_model, log_model, save_model
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    """A folder that MLflow has written; not to be changed."""
+    folder = tmp_path_factory.mktemp("stored") / "model"
+    save_model(fitted(SharedBottom)[0], folder)
+    return folder
+
+
+@pytest.fixture
+def folder(stored, tmp_path):
+    return Path(shutil.copytree(stored, tmp_path / "model"))
+
+
+def forge(folder, data):
+    """Let MLmodel name other data."""
+    described = yaml.safe_load((folder / "MLmodel").read_text())
+    described["flavors"]["python_function"]["data"] = data
+    (folder / "MLmodel").write_text(yaml.safe_dump(described))
+
+
+@pytest.mark.parametrize("data", ["{other}", "../other", "data/../../other", "data/model/../../../other", "/"])
+def test_data_outside_are_refused(folder, tmp_path, data):
+    shutil.copytree(folder / "data" / "model", tmp_path / "other")
+    forge(folder, data.format(other=tmp_path / "other"))
+    with pytest.raises(ModelFileError, match=r"leads out of its folder.* expected a folder beside MLmodel"):
+        load_model(folder)
+    with pytest.raises(ModelFileError, match="is not the data of the model that names it"):
+        mlflow.pyfunc.load_model(str(folder))
+
+
+def test_an_absolute_path_to_its_own_data_is_refused_too(folder):
+    forge(folder, str(folder / "data" / "model"))
+    with pytest.raises(ModelFileError, match="leads out of its folder"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("name", ["data", "data/model"])
+def test_a_folder_that_is_a_link_is_refused(folder, tmp_path, name):
+    (folder / name).rename(tmp_path / "other")
+    (folder / name).symlink_to(tmp_path / "other")
+    for load in (load_model, mlflow.pyfunc.load_model):
+        with pytest.raises(ModelFileError, match="leads out of its folder: it was edited, or a link was put there"):
+            load(str(folder))
+
+
+def test_a_file_that_is_a_link_is_refused_where_the_model_lies_here(stored, tmp_path):
+    estimator, X, _ = fitted(SharedBottom)
+    with tracking("folders"), mlflow.start_run() as run:
+        info = log_model(estimator, "net", registered_model_name="folders")
+        root = Path(mlflow.artifacts.download_artifacts(artifact_uri=info.model_uri))
+        file = next((root / "data" / "model").glob("arrays-*"))
+        file.rename(tmp_path / "arrays")
+        file.symlink_to(tmp_path / "arrays")
+        for uri in (root, root.as_uri(), info.model_uri, "models:/folders/1"):
+            with pytest.raises(ModelFileError, match="is a link"):
+                load_model(uri)
+        file.unlink()
+        (tmp_path / "arrays").rename(file)
+        for uri in (info.model_uri, f"runs:/{run.info.run_id}/net"):
+            assert same(answers(load_model(uri), X), answers(estimator, X))
+
+
+def test_a_model_on_this_machine_is_not_copied(folder, monkeypatch):
+    estimator, X, _ = fitted(SharedBottom)
+    monkeypatch.setattr(mlflow.artifacts, "download_artifacts", None)
+    monkeypatch.chdir(folder.parent)
+    (folder.parent / "latest").symlink_to(folder)
+    before = sorted(folder.rglob("*"))
+    for uri in (folder, str(folder), folder.as_uri(), "model", f"{folder}{os.sep}", "latest"):
+        assert same(answers(load_model(uri), X), answers(estimator, X))
+    assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize("described", ["", "[]", "flavors: 3", "flavors: {python_function: 3}", "a: [", "!!python/x y"])
+def test_what_is_no_description_of_a_model_is_refused(folder, described):
+    (folder / "MLmodel").write_text(described)
+    with pytest.raises(ValueError, match=r"is no model that tabmtl\.mlflow has logged"):
+        load_model(folder)
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ValueError, match="nowhere is no model"):
+        load_model(tmp_path / "nowhere")
