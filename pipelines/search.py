@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tabmtl.pipelines.estimators import ModelChoice
 from tabmtl.pipelines.options import Help, near, pairs
 from tabmtl.pipelines.rows import Rows
 from tabmtl.pipelines.sources import ClickColumns, DataSource
-from tabmtl.pipelines.terminal import in_order
+from tabmtl.pipelines.terminal import in_order, is_mistake, one_line
 from tabmtl.pipelines.tracking import Tracking, connected, without_password
 from tabmtl.pipelines.train import open_problem
+from tabmtl.schema import TabmtlWarning
 
 if TYPE_CHECKING:
     import optuna
-    from optuna.trial import FrozenTrial
 
     from tabmtl.tuning import Objective
 
 _FACTS = "tabmtl:facts"  # user attribute of a study: what it was made for
+_MISTAKE, _INTERRUPTED = 2, 130  # exit codes of a worker
 _PATIENCE = 30  # seconds that a worker has to end in order
 
 
@@ -50,9 +55,10 @@ class Search:
     objective : {"mean", "pareto"}
         One number, with pruning, or the score of every task.
     weight : list of str
-        ``task=number``: chooses the point of the Pareto front with the best weighted mean; all are equal by default.
+        ``task=number``: chooses the point of the Pareto front with the best weighted mean; tasks that are left out
+        count 0. All are equal by default.
     above_single_task : bool
-        Choose a point where no task is below `IndependentTasks` on the validation rows.
+        Instead of weights, choose a point where no task is below `IndependentTasks` on the validation rows.
     workers : int
         Processes on this machine.
     no_refit : bool
@@ -69,10 +75,12 @@ class Search:
     ] = "sweep.journal"
     study: Annotated[str | None, Help("default: data, model and objective", "NAME")] = None
     objective: Annotated[str, Help("mean prunes bad trials early; pareto seeks the front", "mean|pareto")] = "mean"
-    weight: Annotated[list[str], Help("of a task, to choose from the front; repeated", "TASK=NUMBER")] = field(
-        default_factory=list
-    )
-    above_single_task: Annotated[bool, Help("choose a point with no task below one LightGBM per task")] = False
+    weight: Annotated[
+        list[str], Help("to choose from the front, a task that is left out counts 0; repeated", "TASK=NUMBER")
+    ] = field(default_factory=list)
+    above_single_task: Annotated[
+        bool, Help("instead of --weight: choose a point with no task below one LightGBM per task")
+    ] = False
     workers: Annotated[int, Help("processes that share the trials")] = 1
     no_refit: Annotated[bool, Help("only run trials, as further machines do")] = False
 
@@ -84,6 +92,9 @@ class Search:
             raise ValueError("--weight and --above-single-task choose from a front: take --objective pareto")
         if self.weight and self.above_single_task:
             raise ValueError("--weight and --above-single-task are two ways to choose: take one")
+        numbers = self.weights.values()
+        if self.weight and not (all(math.isfinite(number) and number >= 0 for number in numbers) and any(numbers)):
+            raise ValueError(f"--weight takes numbers of at least 0, and one above it, got {' '.join(self.weight)}")
         for name in ("trials", "workers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
@@ -190,8 +201,7 @@ def run_trials(job: Job, study: optuna.Study, goal: Objective) -> None:
         for worker in workers:
             worker.start()
     try:
-        for worker in workers:
-            worker.join()
+        _wait_for(workers)
     finally:
         for worker in workers:
             worker.terminate()
@@ -203,6 +213,21 @@ def run_trials(job: Job, study: optuna.Study, goal: Objective) -> None:
         raise ChildProcessError(f"all workers ended with errors, see above; exit codes {codes}")
 
 
+def _wait_for(workers: Sequence[BaseProcess]) -> None:
+    """Wait for all workers, and say of those that had no chance to say it themselves that they are gone."""
+    left = [*workers]
+    while left:
+        ended = wait([worker.sentinel for worker in left])
+        for worker in [worker for worker in left if worker.sentinel in ended]:
+            worker.join()
+            left.remove(worker)
+            code = worker.exitcode or 0
+            if code < 0 or code == _INTERRUPTED:
+                by = f"signal {-code}" if code < 0 else "an interrupt"
+                said = f"a worker was ended by {by}; {len(left)} of {len(workers)} go on"
+                warnings.warn(said, TabmtlWarning, stacklevel=2)
+
+
 def _ended(study: optuna.Study) -> int:
     """Trials that have ended, as `run_study` counts them."""
     from tabmtl.tuning.lost import REPEATS
@@ -212,13 +237,20 @@ def _ended(study: optuna.Study) -> int:
 
 
 def _work(job: Job, study: optuna.Study, goal: Objective) -> None:
+    import optuna
+
+    from tabmtl.pipelines.trials import TrialRuns, say_trial
     from tabmtl.tuning import run_study
 
     if job.parent is not None and job.experiment_id is not None:
-        from tabmtl.pipelines.trials import TrialRuns
-
         goal = goal.reported_to(TrialRuns(job.experiment_id, job.parent))
-    run_study(study, goal, n_trials=job.search.trials, timeout=job.search.timeout, callbacks=[_say_trial])
+    say = partial(say_trial, goal.names)
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # below, it prints the traceback of an error that is raised too
+    try:
+        run_study(study, goal, n_trials=job.search.trials, timeout=job.search.timeout, callbacks=[say])
+    finally:
+        optuna.logging.set_verbosity(level)
 
 
 def _work_apart(job: Job) -> None:
@@ -233,7 +265,12 @@ def _work_apart(job: Job) -> None:
             study = open_study(job.study, goal, storage=job.search.storage, seed=job.choice.seed)
             _work(job, study, goal)
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(_INTERRUPTED)
+    except Exception as error:
+        if not is_mistake(error):
+            raise
+        print(f"tabmtl sweep: error: {one_line(error)}", file=sys.stderr)
+        sys.exit(_MISTAKE)
 
 
 def _end_with_parent() -> None:
@@ -254,18 +291,3 @@ def _threads_for(workers: int) -> Iterator[None]:
         yield
     finally:
         del os.environ["OMP_NUM_THREADS"]
-
-
-def _say_trial(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Print a line on a trial that has ended."""
-    from tabmtl.tuning.trial import ENDED, FAILURE
-
-    if trial.values is None:
-        reasons = [trial.user_attrs[name] for name in (FAILURE, ENDED) if name in trial.user_attrs]
-        said = ": ".join([trial.state.name.lower(), *reasons])
-    else:
-        said = ", ".join(
-            f"{name} {value:.4f}" for name, value in zip(study.metric_names or (), trial.values, strict=True)
-        )
-    seconds = trial.duration.total_seconds() if trial.duration is not None else 0.0
-    print(f"trial {trial.number}: {said}  ({seconds:.1f} s)", flush=True)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import polars as pl
 
@@ -34,6 +34,19 @@ _RUN, _REFIT, _SINGLE = "tabmtl:run", "tabmtl:refit", "tabmtl:single_task"
 _SHOWN_TRIALS, _SHOWN_TASKS = 5, 6
 
 
+@dataclass(frozen=True)
+class NoPoint:
+    """What a sweep gives where no point of its front is good enough.
+
+    Parameters
+    ----------
+    reason : str
+    """
+
+    reason: str
+    exit_code: ClassVar[int] = 1
+
+
 def sweep(
     source: DataSource,
     clicks: ClickColumns,
@@ -42,11 +55,12 @@ def sweep(
     tracking: Tracking,
     *,
     output: Annotated[Path | None, Help("save the chosen model to this folder", "FOLDER")] = None,
-) -> Fitted | None:
+) -> Fitted | NoPoint | None:
     """Search the parameters of a model, and fit the best again.
 
     Every trial learns from train rows, and is stopped and judged on validation rows. The chosen one is fitted again in
     the same way, scored on test rows once, logged and registered. The same command again goes on, also after a kill.
+    The exit code is 1 where no point is chosen, as all have a task below one LightGBM per task.
 
     Parameters
     ----------
@@ -58,13 +72,13 @@ def sweep(
 
     Returns
     -------
-    Fitted or None
+    Fitted, NoPoint or None
         None with ``no_refit``.
 
     Raises
     ------
     ValueError, OSError, ImportError
-        If an option does not fit, no trial is complete, or no point is to be chosen; what was done is kept.
+        If an option does not fit, or no trial is complete; what was done is kept.
     """
     search.check()
     if output is not None:
@@ -97,7 +111,12 @@ def sweep(
         found.say_trials()
         if search.no_refit:
             return None
-        fitted = found.fit_chosen(found.choose(search), tracking.register, output)
+        point = found.choose(search)
+        if isinstance(point, NoPoint):
+            print(f"No point is chosen: {point.reason}.")
+            print("The options for that are more --trials, or --weight in place of --above-single-task.")
+            return point
+        fitted = found.fit_chosen(point, tracking.register, output)
         if log is not None:
             say_where(log, fitted, tracking.register, source)
     return fitted
@@ -129,9 +148,10 @@ class _Found:
             self.log.client.log_metric(self.parent, f"trials/{state}", count)
         self.log.client.log_text(self.parent, pareto_front(self.study, dominated=True).write_csv(), "trials.csv")
 
-    def choose(self, search: Search) -> pl.DataFrame:
+    def choose(self, search: Search) -> pl.DataFrame | NoPoint:
         """The row of the chosen trial."""
         from tabmtl.tuning import choose_point, pareto_front
+        from tabmtl.tuning.front import NoPointError
 
         front = pareto_front(self.study)
         if front.is_empty():
@@ -142,7 +162,10 @@ class _Found:
         reference = self._single_task() if search.above_single_task else None
         names = self.study.metric_names or []
         weights = None if reference else search.weights or dict.fromkeys(names, 1.0)
-        point = choose_point(front, weights=weights, reference=reference)
+        try:
+            point = choose_point(front, weights=weights, reference=reference)
+        except NoPointError as error:
+            return NoPoint(str(error))
         self._log_front(point, reference)
         return point
 

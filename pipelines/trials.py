@@ -1,20 +1,20 @@
-"""Trials of a sweep as nested runs of MLflow, in whatever process they run and however they end."""
+"""Trials of a sweep as lines of the terminal and nested runs of MLflow, in whatever process and however they end."""
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from tabmtl.metrics import mean_score
 from tabmtl.pipelines.tracking import Log, make_client, status_of
 from tabmtl.schema import TabmtlWarning
-from tabmtl.tuning.trial import FAILURE, Scores
+from tabmtl.tuning.trial import ENDED, FAILURE, Scores
 
 #: Tags of runs: of which trial, how that ended and why; and the mark of the run that fits the chosen trial again.
 TRIAL, STATE, REASON, REFIT = "tabmtl.trial", "tabmtl.state", "tabmtl.reason", "tabmtl.refit"
@@ -22,6 +22,16 @@ TRIAL, STATE, REASON, REFIT = "tabmtl.trial", "tabmtl.state", "tabmtl.reason", "
 _PARENT = "mlflow.parentRunId"
 _LONGEST = 500  # letters of a reason
 _MOST_RUNS = 1000
+
+
+def say_trial(names: Sequence[str], study: optuna.Study, trial: FrozenTrial) -> None:
+    """Print a line on a trial that has ended; Optuna keeps the last numbers of one that was pruned."""
+    said = ", ".join(f"{name} {value:.4f}" for name, value in zip(names, trial.values or (), strict=False))
+    if trial.state != TrialState.COMPLETE:
+        reasons = [trial.user_attrs[name] for name in (FAILURE, ENDED) if name in trial.user_attrs]
+        said = ": ".join([trial.state.name.lower(), *reasons]) + (f", {said} so far" if said else "")
+    seconds = trial.duration.total_seconds() if trial.duration is not None else 0.0
+    print(f"trial {trial.number}: {said}  ({seconds:.1f} s)", flush=True)
 
 
 class TrialRuns:

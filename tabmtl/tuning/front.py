@@ -13,6 +13,10 @@ from tabmtl.gain import SMALLEST_REFERENCE
 from tabmtl.tuning.spaces import PARAM, SCORE
 
 
+class NoPointError(ValueError):
+    """No point of a front has every task at its reference or above."""
+
+
 def pareto_front(study: optuna.Study, *, dominated: bool = False) -> pl.DataFrame:
     """The trials that no other trial beats: none is as good in all numbers, and better in one.
 
@@ -26,8 +30,8 @@ def pareto_front(study: optuna.Study, *, dominated: bool = False) -> pl.DataFram
     Returns
     -------
     front : polars.DataFrame
-        One row a trial, in order: ``trial``, its number; ``score/<name>`` for every number; ``param/<name>`` for every
-        parameter, sequences as JSON text. Without a complete trial it has no row.
+        One row a trial, in order: ``trial``, its number; ``score/<name>`` for every number, as `Objective` names them;
+        ``param/<name>`` for every parameter, sequences as JSON text. Without a complete trial it has no row.
     """
     names = study.metric_names or [str(i) for i in range(len(study.directions))]
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
@@ -72,8 +76,10 @@ def choose_point(
     Raises
     ------
     ValueError
-        If not one of the two is given, the front has no point, the names are not those of its tasks, or every point has
-        a task below the reference; the message says which tasks, and which trial is nearest.
+        If not one of the two is given, the front has no point, or the names are not those of its tasks.
+    NoPointError
+        If every point has a task below the reference; the message says which tasks, and which trial is nearest. It is a
+        ValueError.
 
     Examples
     --------
@@ -116,9 +122,9 @@ def _best_above(scores: np.ndarray, reference: np.ndarray, tasks: list[str], tri
         nearest = int(np.maximum(-gains, 0).sum(axis=1).argmin())
         below = [f"{tasks[t]} by {-gains[nearest, t]:.4f}" for t in np.flatnonzero(gains[nearest] < 0)]
         always = [tasks[t] for t in np.flatnonzero((gains < 0).all(axis=0))]
-        everywhere = f"; {', '.join(always)} at all points" if always else ""
-        raise ValueError(
-            f"none of {len(trials)} points has every task at its reference or above{everywhere}. Nearest is trial "
+        everywhere = f"; {', '.join(always)} is below in all" if always else ""
+        raise NoPointError(
+            f"of {len(trials)} points, none has every task at its reference or above{everywhere}. Nearest is trial "
             f"{trials[nearest]}, below in {', '.join(below)}: search on, or choose by weights"
         )
     says = np.abs(reference) >= SMALLEST_REFERENCE

@@ -146,7 +146,7 @@ def session_objective(
     )
 
 
-@dataclass(kw_only=True, eq=False)
+@dataclass(kw_only=True, eq=False, repr=False)
 class _TableObjective(Objective):
     X: Any
     y: Any
@@ -172,7 +172,7 @@ class _TableObjective(Objective):
         return tuple(task.name for task in self.tasks)
 
 
-@dataclass(kw_only=True, eq=False)
+@dataclass(kw_only=True, eq=False, repr=False)
 class _SessionObjective(Objective):
     clicks: Any
     items: Any

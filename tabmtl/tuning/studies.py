@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 import optuna
-from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.exceptions import ExperimentalWarning
+from optuna.storages import BaseStorage, RDBStorage
 
+from tabmtl.tuning.journal import Journal
 from tabmtl.tuning.locks import FileLock, Lock, NoLock, PostgresLock
 from tabmtl.tuning.lost import WORKER
-from tabmtl.tuning.trial import Objective
+from tabmtl.tuning.trial import Objective, name_numbers
 
 _SOUGHT = "tabmtl:sought"  # user attribute of a study: what it searches
 _HEARTBEAT, _GRACE = 60, 180  # seconds; of databases
@@ -34,9 +34,9 @@ def open_study(
     """Make a study, or open the one of this name.
 
     Open it once before several workers do: making the tables of a new database at the same time is a race. The first
-    trial of a new study has the parameters of the estimator as it is. Trials are suggested by TPE, and pruned after
-    three epochs
-    if the best epoch so far is below the median of other trials at that epoch.
+    trial of a new study has the parameters of the estimator as it is; a study that Optuna made, or whose maker was
+    killed, is given that trial too, and what else it lacks. Trials are suggested by TPE, and
+    pruned after three epochs if the best epoch so far is below the median of other trials at that epoch.
 
     Parameters
     ----------
@@ -65,27 +65,26 @@ def open_study(
     kept = _find_storage(name, storage)
     sampler = optuna.samplers.TPESampler() if seed is None else _SeededTPE(seed)
     pruner = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=3)
-    if objective is not None:
-        directions = [optuna.study.StudyDirection.MAXIMIZE] * len(objective.names)
+    if objective is None:
         try:
-            with quiet():
-                study = optuna.create_study(
-                    study_name=name, storage=kept, sampler=sampler, pruner=pruner, directions=directions
-                )
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ExperimentalWarning)
-                study.set_metric_names(list(objective.names))
-            study.set_user_attr(_SOUGHT, _sought(objective))
-            study.enqueue_trial(objective.defaults, user_attrs={WORKER: ""})
-            return study
-        except DuplicatedStudyError:
-            pass
-    try:
-        study = optuna.load_study(study_name=name, storage=kept, sampler=sampler, pruner=pruner)
-    except KeyError:
-        raise ValueError(f"there is no study {name!r} in {storage}; give the objective to make one") from None
-    if objective is not None:
-        _check_same(study, objective)
+            return optuna.load_study(study_name=name, storage=kept, sampler=sampler, pruner=pruner)
+        except KeyError:
+            there = storage or f"{name}.journal"
+            if isinstance(kept, RDBStorage):
+                there = repr(kept.engine.url.set(query={}))  # without the password, wherever it is
+            raise ValueError(f"there is no study {name!r} in {there}; give the objective to make one") from None
+    directions = [optuna.study.StudyDirection.MAXIMIZE] * len(objective.names)
+    with quiet():
+        study = optuna.create_study(
+            study_name=name,
+            storage=kept,
+            sampler=sampler,
+            pruner=pruner,
+            directions=directions,
+            load_if_exists=True,
+        )
+    _check_same(study, objective)
+    _complete(study, objective)
     return study
 
 
@@ -99,21 +98,6 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         optuna.logging.set_verbosity(level)
-
-
-class Journal(JournalStorage):
-    """A journal that knows its file, and the folder beside it of what its workers hold.
-
-    Optuna's own lock of the file outlives a worker that is killed while it writes, and holds all others up for half a
-    minute; this one does not.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.folder = path.with_name(f"{path.name}.workers")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.folder / "write")
-        _mend(path, lock)
-        super().__init__(JournalFileBackend(str(path), lock))  # type: ignore[arg-type]
 
 
 def journal_folder(study: optuna.Study) -> Path | None:
@@ -188,24 +172,24 @@ def _with_driver(url: str) -> str:
     return f"postgresql+{drivers[0]}://{url.partition('://')[2]}"
 
 
-def _mend(path: Path, lock: FileLock) -> None:
-    """Cut off a last line that was not written to its end, which would spoil the line after it."""
-    if not path.exists():
-        return
-    lock.acquire()
-    try:
-        content = path.read_bytes()
-        if content and not content.endswith(b"\n"):
-            with path.open("rb+") as file:
-                file.truncate(content.rfind(b"\n") + 1)
-    finally:
-        lock.release()
-
-
 def _sought(objective: Objective) -> dict[str, Any]:
     """What a study searches, as JSON gives it back."""
     space = json.loads(json.dumps(objective.search_space))
     return {"estimator": type(objective.est).__name__, "search_space": space}
+
+
+def _complete(study: optuna.Study, objective: Objective) -> None:
+    """Give a study what Optuna does not; the mark that it has that comes last, as its maker may be killed before."""
+    turn = turn_of(study)
+    turn.acquire()
+    try:
+        if _SOUGHT in study.user_attrs:
+            return
+        name_numbers(study, objective.names)
+        study.enqueue_trial(objective.defaults, user_attrs={WORKER: ""}, skip_if_exists=True)
+        study.set_user_attr(_SOUGHT, _sought(objective))
+    finally:
+        turn.release()
 
 
 def _check_same(study: optuna.Study, objective: Objective) -> None:

@@ -7,12 +7,13 @@ import sys
 import time
 import warnings
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn, Protocol, Self
 
 import optuna
+from optuna.exceptions import ExperimentalWarning
 from sklearn.base import clone
 
 from tabmtl.checks import check_count, check_positive
@@ -38,7 +39,7 @@ class Reporter(Protocol):
         """Take the fitted model, and what it scored on the validation rows."""
 
 
-@dataclass(kw_only=True, eq=False)
+@dataclass(kw_only=True, eq=False, repr=False)
 class Objective:
     """What Optuna maximises, made by `objective` or `session_objective`: call it, or give it to `run_study`.
 
@@ -68,6 +69,10 @@ class Objective:
     warmup: int = 5
     reporter: Reporter | None = None
     _works: bool = field(default=False, init=False)
+
+    def __repr__(self) -> str:
+        numbers, searched = ", ".join(self.names), ", ".join(self.search_space)
+        return f"<objective of {type(self.est).__name__}: {numbers}; searches {searched}>"
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -126,9 +131,23 @@ class Objective:
         ------
         optuna.TrialPruned
             If the trial was ended early, or its fit failed.
+        ValueError
+            If the study minimises, or takes another count of numbers.
         """
+        study = getattr(trial, "study", None)  # which a FixedTrial lacks
+        if study is not None:
+            self._check_directions(study)
+            name_numbers(study, self.names)
         with nullcontext() if self.reporter is None else self.reporter.of(trial):
             return self._run(trial)
+
+    def _check_directions(self, study: optuna.Study) -> None:
+        directions = [direction.name.lower() for direction in study.directions]
+        if directions != ["maximize"] * len(self.names):
+            raise ValueError(
+                f"the objective gives {list(self.names)}, to be maximised, and the directions of the study are "
+                f"{directions}: make it by open_study, or with directions=['maximize'] * {len(self.names)}"
+            )
 
     def _run(self, trial: optuna.Trial) -> float | tuple[float, ...]:
         params = suggest(trial, self.search_space)
@@ -219,6 +238,14 @@ class _Watch:
     def _end(self, reason: str) -> NoReturn:
         self._trial.set_user_attr(ENDED, reason)
         raise optuna.TrialPruned(reason)
+
+
+def name_numbers(study: optuna.Study, names: Sequence[str]) -> None:
+    """Name what a study maximises, unless it has names."""
+    if study.metric_names is None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            study.set_metric_names(list(names))
 
 
 def _is_of_parameters(error: Exception) -> bool:

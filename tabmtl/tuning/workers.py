@@ -159,10 +159,13 @@ class Worker:
 
         try:
             self.study.optimize(run, n_trials=1, callbacks=list(callbacks))
-        except Exception:
+        except Exception as error:
             trials = self.study.get_trials(deepcopy=False)
-            if not any(was_lost(trials[number]) for number in begun):  # else others took this worker for dead
-                raise
+            if any(was_lost(trials[number]) for number in begun):
+                return  # others took this worker for dead
+            if isinstance(error, AssertionError) and isinstance(error.__context__, OSError):
+                raise error.__context__ from None  # which a check of Optuna's has covered up
+            raise
 
 
 def _count(study: optuna.Study) -> tuple[int, int]:

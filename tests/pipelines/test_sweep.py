@@ -1,12 +1,7 @@
-"""Sweeps from the command line: trials as nested runs, the chosen fit, and what is left when one was killed."""
+"""Sweeps from the command line: trials as nested runs, the chosen fit, and mistakes."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +10,11 @@ import optuna
 import pytest
 from commands import TARGETS, TINY
 from mlflow.exceptions import MlflowException
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 import tabmtl
 from tabmtl.pipelines import trials
 from tabmtl.tuning import open_study
-from tabmtl.tuning.lost import REPEATS
 
 PARENT = "mlflow.parentRunId"
 
@@ -123,8 +117,11 @@ def test_a_front_is_searched_and_a_point_above_single_tasks_chosen(
     files = {file.path for file in commands.Registry(store).client.list_artifacts(parent.info.run_id)}
     assert {"pareto.png", "trials.csv"} <= files
     study.set_user_attr("tabmtl:single_task", dict.fromkeys(["weight", "hindfoot_length", "male"], 0.999))
-    assert sweep(*words, "--above-single-task") == 2
-    assert "none of" in capsys.readouterr().err
+    assert sweep(*words, "--above-single-task") == 1
+    said = capsys.readouterr()
+    assert "No point is chosen: of " in said.out
+    assert "more --trials, or --weight in place of" in said.out
+    assert said.err.count("error") == 0
     study.set_user_attr("tabmtl:single_task", dict.fromkeys(["weight", "hindfoot_length", "male"], -99.0))
     assert sweep(*words, "--above-single-task") == 0
     assert commands.Registry(store).client.get_run(parent.info.run_id).info.status == "FINISHED"
@@ -166,6 +163,27 @@ def test_a_trial_ends_with_the_epoch_in_which_its_time_is_up(
     assert sweep(*words, "--trials", 2, "--trial-timeout", 600) == 0
     states = [trial.state for trial in study_of(tmp_path, f"rodents-SharedBottom-{objective}").trials]
     assert states == [TrialState.PRUNED, TrialState.COMPLETE]
+
+
+def test_a_line_on_a_trial_says_how_it_ended(capsys: pytest.CaptureFixture[str]) -> None:
+    study = optuna.create_study(direction="maximize")
+    for state, value, reason in [
+        (TrialState.COMPLETE, 0.5, None),
+        (TrialState.PRUNED, 0.62951, "by the pruner, after epoch 5"),
+        (TrialState.PRUNED, None, "after epoch 1 and 2.0 s, of 1"),
+    ]:
+        trial = study.ask()
+        if value is not None:
+            trial.report(value, 5)
+        if reason is not None:
+            trial.set_user_attr("ended", reason)
+        trials.say_trial(["mean"], study, study.tell(trial, value if reason is None else None, state))
+    said = [line.rpartition("  (")[0] for line in capsys.readouterr().out.splitlines()]
+    assert said == [
+        "trial 0: mean 0.5000",
+        "trial 1: pruned: by the pruner, after epoch 5, mean 0.6295 so far",
+        "trial 2: pruned: after epoch 1 and 2.0 s, of 1",
+    ]
 
 
 def test_time_is_of_no_use_to_trees(table: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -213,91 +231,20 @@ def test_a_recommender_is_tuned(tmp_path: Path, store: str) -> None:
     assert commands.run("sweep", *words, "--objective", "pareto", store=store) == 2
 
 
-def slow_sweep(table: list[str], folder: Path, store: str) -> list[str]:
-    """A sweep whose trials have many epochs, and take a second or two."""
-    settings = ("epochs=8", "patience=8", "batch_size=2", "hidden=[8]", "n_jobs=1")
-    words = [word for setting in settings for word in ("--set", setting)]
-    places = ["--storage", str(folder / "sweep.journal"), "--tracking-uri", store]
-    return [*table, "--model", "SharedBottom", *words, *places]
-
-
-def apart(*words: str) -> subprocess.Popen[str]:
-    """The sweep in a process of its own."""
-    command = [sys.executable, "-m", "tabmtl.pipelines.sweep", *words]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
-
-
-def wait_until(condition: Callable[[list[FrozenTrial]], bool], folder: Path, process: subprocess.Popen[str]) -> None:
-    """Return when the trials of the sweep are so."""
-    for _ in range(1200):
-        time.sleep(0.1)
-        assert process.poll() is None, process.communicate()
-        try:
-            if condition(study_of(folder).trials):
-                return
-        except (ValueError, FileNotFoundError):  # not made yet
-            continue
-    raise TimeoutError("the trials did not come to this")
-
-
-def test_a_killed_sweep_goes_on_with_nothing_lost(table: list[str], tmp_path: Path, store: str) -> None:
-    words = [*slow_sweep(table, tmp_path, store), "--trials", "3", "--register", "rodents"]
-    with apart(*words) as first:
-        wait_until(lambda found: len(found) > 1 and bool(found[1].intermediate_values), tmp_path, first)
-        first.kill()
-    runs = commands.Registry(store).runs()
-    assert {name: run.info.status for name, run in runs.items()} == {
-        "rodents-SharedBottom-mean": "RUNNING",
-        "trial 0": "FINISHED",
-        "trial 1": "RUNNING",  # a lie, until the sweep goes on
-    }
-    assert commands.run("sweep", *words) == 0
-    study, registry = study_of(tmp_path), commands.Registry(store)
-    lost = study.trials[1]
-    repeated = [trial for trial in study.trials if trial.user_attrs.get(REPEATS) == 1]
-    assert lost.state == TrialState.FAIL
-    assert [trial.params for trial in repeated] == [lost.params]
-    done = [trial for trial in study.trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
-    assert len(done) == 3
-    assert len(study.trials) == 4
-    runs = registry.runs()
-    assert runs["trial 1"].info.status == "KILLED"
-    assert runs["trial 1"].data.tags[trials.STATE] == "lost"
-    assert runs["trial 1"].data.params["learning_rate"] == str(lost.params["learning_rate"])
-    assert not [name for name, run in runs.items() if run.info.status == "RUNNING"]
-    parents = [run for run in runs.values() if PARENT not in run.data.tags]
-    assert [run.info.status for run in parents] == ["FINISHED"]
-    assert registry.versions("rodents") == ["1"]
-
-
-def test_workers_share_the_trials_and_end_with_the_sweep(table: list[str], tmp_path: Path, store: str) -> None:
-    with apart(*slow_sweep(table, tmp_path, store), "--trials", "99", "--workers", "2") as process:
-        wait_until(
-            lambda found: len({trial.user_attrs.get("worker") for trial in found} - {None}) == 2, tmp_path, process
-        )
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        process.kill()
-    workers = [child for child in children if Path(f"/proc/{child}").exists()]
-    for _ in range(200):
-        workers = [child for child in workers if Path(f"/proc/{child}").exists()]
-        if not workers:
-            break
-        time.sleep(0.05)
-    assert workers == []
-    assert commands.Registry(store).runs()["trial 0"].data.tags[PARENT]
-
-
 MISTAKES = {
     "unknown objective": (["--objective", "max"], "--objective is mean or pareto"),
     "weight without a front": (["--weight", "male=1"], "take --objective pareto"),
     "two ways to choose": (["--objective", "pareto", "--weight", "male=1", "--above-single-task"], "take one"),
     "weight of no task": (["--objective", "pareto", "--weight", "mal=1"], "near is male"),
     "weight that is no number": (["--objective", "pareto", "--weight", "male=much"], "takes a number"),
+    "weight that is not finite": (["--objective", "pareto", "--weight", "male=nan"], "at least 0, and one above it"),
+    "weight below 0": (["--objective", "pareto", "--weight", "male=1", "--weight", "weight=-1"], "at least 0"),
+    "weights of 0": (["--objective", "pareto", "--weight", "male=0"], "one above it, got male=0"),
     "no trials": (["--trials", "0"], "--trials must be at least 1"),
     "no time": (["--timeout", "0"], "--timeout must be above 0"),
     "no time for a trial": (["--trial-timeout", "0"], "--trial-timeout must be above 0"),
     "unknown database": (["--storage", "nosql://x"], "nosql"),
+    "database that does not answer": (["--storage", "postgresql://me@127.0.0.1:1/x"], "refused"),
 }
 
 

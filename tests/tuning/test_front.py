@@ -80,8 +80,8 @@ def test_the_mean_gain_is_relative_and_leaves_out_what_is_near_zero():
 
 def test_without_such_a_point_the_tasks_and_the_nearest_trial_are_named():
     message = (
-        r"none of 3 points has every task at its reference or above; delay at all points. Nearest is trial 5, below in "
-        r"late by 0.0500, delay by 0.0200: search on"
+        r"of 3 points, none has every task at its reference or above; delay is below in all. Nearest is trial 5, below "
+        r"in late by 0.0500, delay by 0.0200: search on"
     )
     with pytest.raises(ValueError, match=message):
         choose_point(FRONT, reference={"late": 0.75, "delay": 0.42})

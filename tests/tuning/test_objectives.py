@@ -20,7 +20,7 @@ from tabmtl import RMTGB, IndependentTasks, MMoE, MultiTabNet, SharedBottom
 from tabmtl.metrics import mean_score
 from tabmtl.schema import TabmtlWarning
 from tabmtl.sessions import VSKNN
-from tabmtl.tuning import objective, session_objective, with_params
+from tabmtl.tuning import choose_point, objective, pareto_front, session_objective, with_params
 
 X, Y = features(200), mixed_targets(features(200))
 ROWS = {"X_val": X[140:], "y_val": Y[140:]}
@@ -72,6 +72,32 @@ def test_one_score_per_task_in_their_order(cls):
     scores = with_params(est, trial).fit(X[:140], Y[:140], **ROWS).score_tasks(*ROWS.values())
     assert trial.values == list(scores.values())
     assert trial.intermediate_values == {}
+
+
+@pytest.mark.parametrize(
+    ("per_task", "directions"), [(False, ["minimize"]), (True, ["maximize"]), (True, ["maximize"] * 2 + ["minimize"])]
+)
+def test_a_study_of_other_directions_is_refused_before_any_fit(per_task, directions, monkeypatch):
+    monkeypatch.setattr(SharedBottom, "fit", lambda *_, **__: pytest.fail("it was fitted"))
+    goal = table(per_task=per_task)
+    message = rf"to be maximised, and .* are \['{directions[0]}'.*directions=\['maximize'\] \* {len(goal.names)}"
+    with pytest.raises(ValueError, match=message):
+        optuna.create_study(directions=directions).optimize(goal, n_trials=1)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_study_made_by_hand_is_named_by_the_objective():
+    study = run(table(per_task=True))
+    front = pareto_front(study)
+    assert choose_point(front, weights={"late": 2, "delay": 1})["score/late"].item() == study.trials[0].values[0]
+    study = optuna.create_study(direction="maximize")
+    table()(study.ask())
+    assert study.metric_names == ["mean"]
+    assert table()(optuna.trial.FixedTrial({"learning_rate": 2e-3})) > -99
+
+
+def test_an_objective_is_short_to_read():
+    assert repr(table(per_task=True)) == "<objective of SharedBottom: late, size, delay; searches learning_rate>"
 
 
 def test_weights_reach_the_fit():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,8 @@ import pytest
 from optuna.storages.journal import JournalFileBackend
 
 from tabmtl import MMoE, SharedBottom
-from tabmtl.tuning import Objective, open_study, run_study
+from tabmtl.tuning import Objective, open_study, pareto_front, run_study
+from tabmtl.tuning.journal import _WholeLines
 from tabmtl.tuning.spaces import check_space
 
 SPACE: dict[str, Any] = {
@@ -118,11 +121,45 @@ def test_another_search_under_the_name_of_a_study_is_refused():
         open_study("low", quick(("few",)), storage="sqlite:///low.db")
 
 
+def steps_until_a_study_is_made(monkeypatch, stop_after=99):
+    """Make a study in a journal of its own, killed after so many changes; gives their number."""
+    steps = []
+
+    def append(backend, logs):
+        if len(steps) == stop_after:
+            raise KeyboardInterrupt
+        steps.append(logs)
+        real(backend, logs)
+
+    real = _WholeLines.append_logs
+    with monkeypatch.context() as patch:
+        patch.setattr(_WholeLines, "append_logs", append)
+        open_study("s", quick(), storage=f"{stop_after}.journal", seed=1)
+    return len(steps)
+
+
+def test_a_study_whose_maker_was_killed_is_completed(monkeypatch):
+    n_steps = steps_until_a_study_is_made(monkeypatch)
+    assert n_steps >= 4
+    for stop_after in range(n_steps):
+        with pytest.raises(KeyboardInterrupt):
+            steps_until_a_study_is_made(monkeypatch, stop_after)
+        study = open_study("s", quick(), storage=f"{stop_after}.journal", seed=1)
+        assert study.metric_names == ["few", "many"]
+        run_study(study, quick(), n_trials=2)
+        assert [trial.params == quick().defaults for trial in study.trials] == [True, False]
+        with pytest.raises(ValueError, match="searches parameters of MMoE"):
+            open_study("s", quick(est=SharedBottom(), space={"dropout": SPACE["dropout"]}), storage=study._storage)
+
+
 def test_a_study_of_plain_optuna_is_gone_on_with():
-    optuna.create_study(study_name="s", storage="sqlite:///s.db", directions=["maximize"] * 2)
+    optuna.create_study(study_name="s", storage="sqlite:///s.db", directions=["maximize"] * 2).ask()
     study = open_study("s", quick(), storage="sqlite:///s.db")
-    run_study(study, quick(), n_trials=2)
-    assert len(study.trials) == 2
+    seen = []
+    run_study(study, quick(), n_trials=2, callbacks=[lambda study, trial: seen.append(study.metric_names)])
+    assert seen == [["few", "many"]] * 2
+    assert study.trials[1].params == quick().defaults
+    assert pareto_front(study).columns[:3] == ["trial", "score/few", "score/many"]
 
 
 def test_a_study_that_is_not_there_needs_an_objective():
@@ -130,15 +167,69 @@ def test_a_study_that_is_not_there_needs_an_objective():
         open_study("s", storage="j")
 
 
-def test_a_line_that_was_cut_off_is_mended():
+def test_a_study_that_is_not_there_is_named_without_a_password():
+    url = f"sqlite:///file:{Path('a.db').absolute()}?uri=true&password=secret"
+    with pytest.raises(ValueError, match=r"there is no study 's' in sqlite:///.*a\.db;") as caught:
+        open_study("s", storage=url)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("reopened", [True, False])
+def test_a_line_that_was_cut_off_is_mended(reopened):
     study = open_study("s", quick(), storage="j")
     run_study(study, quick(), n_trials=3)
+    n_lines = len(Path("j").read_bytes().splitlines())
     with Path("j").open("ab") as file:
-        file.write(b'{"op_code":4,"worker_id":"x","st')  # the machine went down
-    again = open_study("s", quick(), storage="j")
-    run_study(again, quick(), n_trials=5)
+        file.write(b'{"op_code":4,"worker_id":"' + b"x" * 9999)  # the machine went down, or another worker
+    assert len(list(JournalFileBackend("j").read_logs(0))) == n_lines
+    study = open_study("s", quick(), storage="j") if reopened else study
+    run_study(study, quick(), n_trials=5)
     assert len(open_study("s", storage="j").trials) == 5
-    assert JournalFileBackend("j").read_logs(0)
+    lines = Path("j").read_bytes().splitlines()
+    assert len(list(JournalFileBackend("j").read_logs(0))) == len(lines) > n_lines
+
+
+def limit_files_to(size: int) -> None:
+    """What this process writes fails like on a full disk."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
+def run_into_a_full_disk(room: int) -> None:
+    """Run trials until there is no more room, and go on when there is room again."""
+    study = open_study("s", quick(), storage="j")
+    size = Path("j").stat().st_size + room
+    limit_files_to(size)
+    with pytest.raises(OSError, match=r"File too large: the journal j takes no more lines.*make room on its disk"):
+        run_study(study, quick(), n_trials=99)
+    assert size - 2000 < Path("j").stat().st_size
+    limit_files_to(resource.RLIM_INFINITY)
+    run_study(study, quick(), n_trials=len(study.trials) + 3)
+
+
+@pytest.mark.parametrize("room", [700, 731, 2000])
+def test_a_full_disk_costs_no_study(room):
+    run_study(open_study("s", quick(), storage="j"), quick(), n_trials=2)
+    worker = multiprocessing.get_context("fork").Process(target=run_into_a_full_disk, args=(room,))
+    worker.start()
+    worker.join()
+    assert worker.exitcode == 0
+    study = open_study("s", quick(), storage="j")
+    assert {trial.state.name for trial in study.trials} <= {"COMPLETE", "FAIL"}
+    assert len(study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))) >= 5
+    assert Path("j").read_bytes().endswith(b"\n")
+
+
+def test_a_full_disk_of_one_of_two_writers():
+    run_study(open_study("s", quick(), storage="j"), quick(), n_trials=2)
+    worker = multiprocessing.get_context("fork").Process(target=run_into_a_full_disk, args=(3000,))
+    worker.start()
+    study, n_trials = open_study("s", quick(), storage="j"), 2
+    while worker.is_alive() and n_trials < 400:
+        n_trials += 1
+        run_study(study, quick(), n_trials=n_trials)
+    worker.join()
+    assert worker.exitcode == 0
+    assert len(open_study("s", storage="j").trials) >= n_trials
 
 
 def test_optuna_keeps_quiet_unless_it_is_asked(caplog):
