@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         message = getattr(error, "format_message", None)  # of typer's own errors, whose class is private
         if message is None and not is_mistake(error):
             raise
-        said = one_line(error) if message is None else f"{' '.join(message().split())} (--help lists the options)"
+        said = one_line(error) if message is None else f"{one_line(message())} (--help lists the options)"
         print(f"{prog}: error: {said}", file=sys.stderr)
         return _MISTAKE
     if result == _INTERRUPTED:  # which newer releases of typer return

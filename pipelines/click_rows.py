@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import polars as pl
 
+from tabmtl.pipelines.content import content_of
 from tabmtl.pipelines.sources import (
     ClickColumns,
     DataSource,
@@ -23,6 +24,8 @@ from tabmtl.pipelines.sources import (
 
 if TYPE_CHECKING:
     from tabmtl.tuning import Objective
+
+_SCORES = ("recall@20", "mrr@20", "ndcg@20")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,7 +59,9 @@ class ClickRows:
     @property
     def identity(self) -> dict[str, Any]:
         """What tells these clicks from others, as JSON."""
-        return {"data": self.name, "rows": self.sizes, "columns": self.facts}
+        frames = self.parts if self.items is None else {**self.parts, "items": self.items}
+        content = {name: content_of(frame) for name, frame in frames.items()}
+        return {"data": self.name, "rows": self.sizes, "columns": self.facts, "content": content}
 
     def describe(self) -> str:
         """One line on the clicks and items."""
@@ -69,16 +74,15 @@ class ClickRows:
 
     def scores(self, estimator: Any, part: Part) -> dict[str, float | None]:
         """Recall, MRR and NDCG of 20 items, over all next clicks."""
-        row = estimator.evaluate(self.parts[part]).row(0, named=True)
-        return {name: row[name] for name in ("recall@20", "mrr@20", "ndcg@20")}
+        return self.table(estimator, part).select(_SCORES).row(0, named=True)
 
     def table(self, estimator: Any, part: Part) -> pl.DataFrame:
         """The scores, by how often the target was clicked in training."""
         return estimator.evaluate(self.parts[part])
 
-    def metrics(self, estimator: Any, part: Part) -> dict[str, float | None]:
-        """The scores by ``<part>/<metric>``, as they are logged."""
-        return {f"{part}/{name}": value for name, value in self.scores(estimator, part).items()}
+    def metrics(self, table: pl.DataFrame, part: Part) -> dict[str, float | None]:
+        """The scores of a `table` by ``<part>/<metric>``, as they are logged."""
+        return {f"{part}/{name}": value for name, value in table.select(_SCORES).row(0, named=True).items()}
 
     def objective(self, estimator: Any, *, per_task: bool, search_space: Mapping[str, Any]) -> Objective:
         """What a trial of a search does."""
@@ -120,6 +124,8 @@ def clicks_of_file(source: DataSource, columns: ClickColumns, *, whole: bool = F
     from tabmtl.sessions import temporal_split
 
     log = read_file(Path(source.data))
+    if log.is_empty():
+        raise ValueError(f"{source.data} has no rows")
     names: dict[str, str | None] = {"session": columns.session_column, "item": columns.item_column}
     time = columns.time_column or ("time" if "time" in log.columns else None)
     names |= {"time": time, "order": columns.order_column}

@@ -19,9 +19,11 @@ import polars as pl
 
 import tabmtl
 from tabmtl.pipelines.datasets import Dataset, load
+from tabmtl.pipelines.sources import RowSource, same_rows
 from tabmtl.pipelines.tracking import (
     CHAMPION,
     DEFAULT_URI,
+    ROWS,
     Log,
     Tracking,
     open_log,
@@ -82,7 +84,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parts = {name: data.part(name) for name in ("train", "val", "test")}
         _describe(data, parts, whole=args.full or args.folder is not None)
         with open_log(tracking) as log, nullcontext() if log is None else log.run("demo") as run_id:
-            _compare(data, parts, args, None if log is None else _Logged(log, str(run_id)))
+            source = RowSource(data="flights", folder=args.folder, full=args.full or args.folder is not None)
+            _compare(data, parts, args, None if log is None else _Logged(log, str(run_id), source))
     except (OSError, ValueError, pl.exceptions.PolarsError) as error:
         parser.error(" ".join(str(error).split()))
     return 0
@@ -129,10 +132,10 @@ def _describe(data: Dataset, parts: Parts, *, whole: bool) -> None:
 class _Logged:
     """The run of MLflow that the demonstration leaves."""
 
-    def __init__(self, log: Log, run_id: str) -> None:
+    def __init__(self, log: Log, run_id: str, source: RowSource) -> None:
         from tabmtl.mlflow import MLflowCallback
 
-        self.log, self.callback = log, MLflowCallback(run_id=run_id)
+        self.log, self.source, self.callback = log, source, MLflowCallback(run_id=run_id)
 
     def finish(self, model: tabmtl.MultiTabNet, single: tabmtl.IndependentTasks, parts: Parts, output: Path) -> None:
         """Log what is known when training is over, register the model, and say how it is served."""
@@ -146,11 +149,13 @@ class _Logged:
             mlflow.log_artifact(str(output / name))
         info = log_model(model, input_example=parts["train"][0].head(5), registered_model_name=NAME)
         version = str(info.registered_model_version)
-        self.log.client.set_registered_model_alias(NAME, CHAMPION, version)
-        print(
-            f"\nLogged to {self.log.shown}, and registered as version {version} of the model {NAME}, alias {CHAMPION}."
-        )
-        print("The two commands that serve it and open MLflow's page, both for this machine alone:\n")
+        rows = same_rows(self.source)
+        alias = self.log.label(NAME, version, {ROWS: rows})
+        print(f"\nLogged to {self.log.shown}, and registered as version {version} of the model {NAME}, alias {alias}.")
+        if alias != CHAMPION:
+            print("The champion stays until this version is promoted:\n")
+            print(f"  {program('tabmtl')} serve promote {NAME} {rows}\n")
+        print("The two commands that serve the champion and open MLflow's page, both for this machine alone:\n")
         print(f"  {program('tabmtl')} serve start {NAME}")
         print(f"  {page_command(self.log.uri)}")
 

@@ -21,6 +21,9 @@ _ELSEWHERE = {
     "order_column": "--order-column",
 }
 
+#: Parameters that hold code, or a model of another package.
+_OBJECTS = ("on_epoch", "classifier", "regressor")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelChoice:
@@ -108,8 +111,10 @@ def make(cls: Any, choice: ModelChoice, facts: Mapping[str, Any]) -> Any:
     ValueError
         If a parameter is unknown, its value is out of range, or the seed is.
     """
+    from tabmtl.device import check_jobs
+
     known, params = cls._get_param_names(), choice.params
-    settable = [name for name in known if name not in _ELSEWHERE and name != "on_epoch"]  # which holds code
+    settable = [name for name in known if name not in _ELSEWHERE and name not in _OBJECTS]
     for name in params:
         if name not in settable:
             raise ValueError(f"{choice.model} has no parameter {name!r} to set: {near(name, settable)}")
@@ -118,6 +123,7 @@ def make(cls: Any, choice: ModelChoice, facts: Mapping[str, Any]) -> Any:
     given = {"random_state": choice.seed, **facts}
     estimator = cls(**{name: value for name, value in given.items() if name in known} | params)
     estimator._check_params()
+    check_jobs(params.get("n_jobs"))
     return estimator
 
 

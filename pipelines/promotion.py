@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,8 +12,9 @@ from typing import Any
 import polars as pl
 
 from tabmtl.pipelines.rows import Rows, open_rows
-from tabmtl.pipelines.sources import ClickColumns, DataSource, Part, RowSource, known
+from tabmtl.pipelines.sources import ClickColumns, DataSource, Part, RowSource, known, same_rows
 from tabmtl.pipelines.table_rows import TableRows
+from tabmtl.pipelines.tracking import REFIT, ROWS
 
 Scores = Mapping[str, float | None]
 
@@ -91,15 +93,32 @@ def rows_for(model: Any, source: RowSource, *, whole: bool) -> Rows:
     """The rows with the targets and columns that a model knows."""
     from tabmtl.sessions.recommender import Recommender
 
+    is_file = Path(source.data).is_file()
     if isinstance(model, Recommender):
-        names = ("session_column", "item_column", "time_column", "order_column")
+        names = ("session_column", "item_column", "time_column", "order_column") if is_file else ()
         columns = ClickColumns(**{name: getattr(model, name) for name in names})
         return open_rows(DataSource(**asdict(source)), columns, type(model), whole=whole)
     targets = [f"{task.name}={task.kind}" for task in model._coder.labels.column_tasks()]
-    named = DataSource(**asdict(source), target=targets)
-    if Path(source.data).is_file():
-        named = DataSource(**asdict(source), target=targets, task_column=model.task_column)
+    named = DataSource(**asdict(source), target=targets, task_column=model.task_column if is_file else None)
     return open_rows(named, ClickColumns(), type(model), whole=whole)
+
+
+def why_unfair(tags: Mapping[str, str], source: RowSource, part: Part) -> str | None:
+    """What speaks against judging a version by these rows, as far as its tags tell; None if nothing does."""
+    judged = same_rows(source)
+    if ROWS not in tags:
+        unknown = "has no record of the rows that it was trained on, and may have learned from those that judge it"
+        return unknown if part == "val" else None
+    _, data, *split = shlex.split(tags[ROWS])
+    if Path(data).name != Path(source.data).name:
+        return None
+    if part == "all":
+        return f"was trained with {tags[ROWS]}, so it has learned from most of the rows that judge it"
+    if split != shlex.split(judged)[2:]:
+        return f"was trained with {tags[ROWS]}, and is judged with {judged}: it may have learned from these rows"
+    if REFIT in tags:
+        return f"is the refit of trial {tags[REFIT]}, which was chosen by its scores on these rows"
+    return None
 
 
 def score(model: Any, rows: Rows, part: Part, version: str) -> dict[str, float | None]:

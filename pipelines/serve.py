@@ -11,19 +11,22 @@ from __future__ import annotations
 import ipaddress
 import math
 import os
+import re
 import shlex
+import signal
 import socket
 import subprocess
 import sys
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tabmtl.pipelines.layout import lay_out
 from tabmtl.pipelines.options import Help
-from tabmtl.pipelines.promotion import Promotion, check_tasks, judge, rows_for, score, table_of
-from tabmtl.pipelines.sources import RowSource, same_rows
+from tabmtl.pipelines.promotion import Promotion, check_tasks, judge, rows_for, score, table_of, why_unfair
+from tabmtl.pipelines.sources import Part, RowSource
 from tabmtl.pipelines.tracking import (
     CHALLENGER,
     CHAMPION,
@@ -36,6 +39,7 @@ from tabmtl.pipelines.tracking import (
     make_client,
     open_log,
     server_environment,
+    without_password,
 )
 from tabmtl.schema import TabmtlWarning
 
@@ -49,6 +53,10 @@ def register(
     name: Name,
     folder: Annotated[Path, Help("that the model was saved to", "FOLDER", is_argument=True)],
     experiment: Experiment,
+    *,
+    rows: Annotated[
+        str | None, Help("that it was trained on, for promote to compare: '--data shop.csv --split-seed 3'", "OPTIONS")
+    ] = None,
 ) -> str:
     """Register a saved model as a new version.
 
@@ -60,6 +68,8 @@ def register(
     folder : Path
         As ``model.save(folder)`` and ``--output`` leave it.
     experiment : Experiment
+    rows : str, optional
+        The options of `train` that gave them.
 
     Returns
     -------
@@ -68,9 +78,12 @@ def register(
     Raises
     ------
     ValueError, OSError, ImportError
-        If the folder holds no model, or MLflow does not answer.
+        If the folder holds no model, the rows are no options, or MLflow does not answer.
     """
     import tabmtl
+
+    if rows is not None and not re.match(r"--data \S", rows):
+        raise ValueError(f"--rows are options that begin with --data, got {rows!r}")
 
     model = tabmtl.load(folder)
     with open_log(Tracking(**asdict(experiment), register=name)) as log:
@@ -80,7 +93,8 @@ def register(
         with log.run(f"register {name}"):
             info = tabmtl.mlflow.log_model(model, registered_model_name=name)
         version = str(info.registered_model_version)
-        print(f"Registered as version {version} of {name}, alias {log.label(name, version)}.")
+        alias = log.label(name, version, {} if rows is None else {ROWS: rows})
+        print(f"Registered as version {version} of {name}, alias {alias}.")
     return version
 
 
@@ -132,7 +146,7 @@ def promote(
             return _say(Promotion(table=None, moved=True, reason=f"Version {champion} is the champion already."))
         new = _load(name, challenger)
         rows = rows_for(new, source, whole=part == "all")
-        _warn_of_split(client, name, challenger, source)
+        _warn_of_rows(client, name, [champion, challenger], source, part)
         scores = score(new, rows, part, challenger)
         if champion is None:
             reason = f"There was no champion: version {challenger} is it now."
@@ -193,11 +207,15 @@ def start(
     model = f"models:/{name}@{CHAMPION}"
     words = ["models", "serve", "-m", model, "--host", host, "--port", str(port), "--env-manager", "local"]
     print(f"Version {champion} of {name}, at http://{host}:{port}/invocations:", flush=True)
-    print(f"  MLFLOW_TRACKING_URI={shlex.quote(uri)} mlflow {shlex.join(words)}", flush=True)
+    print(f"  MLFLOW_TRACKING_URI={shlex.quote(without_password(uri))} mlflow {shlex.join(words)}", flush=True)
     environment = {**server_environment(), "MLFLOW_TRACKING_URI": uri}
+    # in a session of its own, so that Ctrl-C does not reach its processes one by one
+    server = subprocess.Popen([sys.executable, "-m", "mlflow", *words], env=environment, start_new_session=True)
     try:
-        return subprocess.run([sys.executable, "-m", "mlflow", *words], env=environment, check=False).returncode
+        return server.wait()
     except KeyboardInterrupt:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait()
         return 0
 
 
@@ -222,16 +240,15 @@ def _load(name: str, version: str) -> Any:
     return tabmtl.mlflow.load_model(f"models:/{name}/{version}")
 
 
-def _warn_of_split(client: MlflowClient, name: str, version: str, source: RowSource) -> None:
-    """Warn where a version has seen the same data, split otherwise."""
-    seen, judged = client.get_model_version(name, version).tags.get(ROWS), same_rows(source)
-    if seen is not None and seen != judged and shlex.split(seen)[:2] == shlex.split(judged)[:2]:
-        warnings.warn(
-            f"version {version} was trained with {seen}, and is judged with {judged}: it may have learned from the "
-            "rows that judge it",
-            TabmtlWarning,
-            stacklevel=3,
-        )
+def _warn_of_rows(
+    client: MlflowClient, name: str, versions: Sequence[str | None], source: RowSource, part: Part
+) -> None:
+    """Warn of rows that favour a version."""
+    for version in filter(None, versions):
+        reason = why_unfair(client.get_model_version(name, version).tags, source, part)
+        if reason is not None:
+            said = f"version {version} {reason}; a file of rows that no version has seen, and --part all, are fair"
+            warnings.warn(said, TabmtlWarning, stacklevel=3)
 
 
 def _move(client: MlflowClient, name: str, champion: str | None, challenger: str) -> None:

@@ -23,7 +23,7 @@ from tabmtl.pipelines.options import Help
 from tabmtl.pipelines.rows import Rows
 from tabmtl.pipelines.search import Job, Search, make_goal, open_search, run_trials
 from tabmtl.pipelines.sources import ClickColumns, DataSource
-from tabmtl.pipelines.tracking import Log, Tracking, open_log
+from tabmtl.pipelines.tracking import REFIT, Log, Tracking, open_log
 from tabmtl.pipelines.train import Fitted, check_output, fit_and_report, fit_single_tasks, open_problem, say_where
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ class _Found:
 
     def fit_chosen(self, point: pl.DataFrame, register: str | None, output: Path | None) -> Fitted:
         """Fit the chosen trial again, unless a former call has, and score the test rows."""
-        from tabmtl.pipelines.trials import REFIT, end_lost_refits
+        from tabmtl.pipelines.trials import end_lost_refits
         from tabmtl.tuning import with_params
 
         trial = point["trial"].item()
@@ -193,10 +193,14 @@ class _Found:
         if self.log is not None and self.parent is not None:
             end_lost_refits(self.log.experiment_id, self.parent)
         fitted = fit_and_report(
-            self.rows, model, self.log, name=f"refit of trial {trial}", register=register, tags={REFIT: str(trial)}
+            self.rows,
+            model,
+            self.log,
+            name=f"refit of trial {trial}",
+            register=register,
+            output=output,
+            tags={REFIT: str(trial)},
         )
-        if output is not None:
-            model.save(output)
         kept = {"run_id": fitted.run_id, "version": fitted.version, "alias": fitted.alias}
         self.study.set_user_attr(
             _REFIT, {"asked": asked, "fitted": kept, "scores": fitted.scores.to_dict(as_series=False)}

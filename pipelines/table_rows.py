@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, get_args
 import numpy as np
 import polars as pl
 
+from tabmtl.pipelines.content import content_of
 from tabmtl.pipelines.options import near
 from tabmtl.pipelines.sources import PARTS, DataSource, Part, check_shares, known, read_file, readable, same_rows, say
 from tabmtl.schema import Kind
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from tabmtl.tuning import Objective
 
 _KINDS: tuple[Kind, ...] = get_args(Kind)
+_TEXT = (pl.String, pl.Categorical, pl.Enum)
 _PLAIN = {"transform": "none", "min_frequency": 1}  # encoding of features that no model reads
 
 
@@ -32,6 +34,8 @@ class TableRows:
         "train", "val" and, where there are such rows, "test".
     facts : dict
         Parameters of estimators that follow from the table: ``tasks`` and ``task_column``.
+    split : str
+        How the parts were made.
     origin : str
         The options that gave them, as one types them.
     """
@@ -39,6 +43,7 @@ class TableRows:
     name: str
     parts: dict[Part, tuple[pl.DataFrame, Any]]
     facts: dict[str, Any]
+    split: str = "stored with the set"
     origin: str = ""
     unit: ClassVar[str] = "rows"
 
@@ -57,8 +62,14 @@ class TableRows:
     def identity(self) -> dict[str, Any]:
         """What tells these rows from others, as JSON."""
         X, _ = next(iter(self.parts.values()))
-        columns = {"features": X.columns, "targets": self.targets, **self.facts}
-        return {"data": self.name, "rows": self.sizes, "columns": columns}
+        return {
+            "data": self.name,
+            "split": self.split,
+            "rows": self.sizes,
+            "columns": {"features": X.columns, "targets": self.targets, **self.facts},
+            "categories": [name for name, dtype in X.schema.items() if dtype in _TEXT],
+            "content": {part: content_of(X.hstack(pl.DataFrame(y))) for part, (X, y) in self.parts.items()},
+        }
 
     def describe(self) -> str:
         """One line on the rows and columns."""
@@ -67,6 +78,13 @@ class TableRows:
         long = self.facts.get("task_column")
         tasks = f"{tasks} of {X[long].n_unique()} tasks in one column" if long else tasks
         return f"{self.name}: {say(self.sizes, self.unit)}; {X.width} features, {tasks}"
+
+    def check_features(self) -> None:
+        """Raise an error that names a column which no model takes, such as one of dates."""
+        from tabmtl.encode import FeatureCoder
+
+        X, _ = self.parts["train"]
+        FeatureCoder.fit(X.head(1).drop([self.facts["task_column"]] if self.facts["task_column"] else []))
 
     def fit(self, estimator: Any) -> None:
         """Fit on the train rows; the validation rows stop the fit."""
@@ -82,10 +100,9 @@ class TableRows:
         table = estimator.score_intervals(*self.parts[part])
         return table.select("task", "metric", "score", low="low", high="high", labelled="n_labelled")
 
-    def metrics(self, estimator: Any, part: Part) -> dict[str, float | None]:
-        """The scores by ``<part>/<task>/<metric>``, as they are logged."""
-        scores = self.scores(estimator, part)
-        return {f"{part}/{task.name}/{task.metric}": scores[task.name] for task in estimator.tasks_}
+    def metrics(self, table: pl.DataFrame, part: Part) -> dict[str, float | None]:
+        """The scores of a `table` by ``<part>/<task>/<metric>``, as they are logged."""
+        return {f"{part}/{row['task']}/{row['metric']}": row["score"] for row in table.iter_rows(named=True)}
 
     def objective(self, estimator: Any, *, per_task: bool, search_space: Mapping[str, Any]) -> Objective:
         """What a trial of a search does."""
@@ -120,7 +137,7 @@ def named_table(source: DataSource) -> TableRows:
     # the folder alone would choose all rows of flights
     folder = None if source.data == "flights" and not source.full else source.folder
     data = load(source.data, folder=folder, **({"full": True} if source.full else {}))
-    kinds = _targets(source.target)
+    kinds = _targets(source.target, [*data.tasks])
     for name in kinds:
         if name not in data.tasks:
             raise ValueError(f"{source.data} has no target {name!r}: {near(name, [*data.tasks])}")
@@ -128,7 +145,7 @@ def named_table(source: DataSource) -> TableRows:
     with readable(source.data):
         parts = {part: data.part(part) for part in PARTS}
     for part, (X, y) in parts.items():
-        X = X.with_columns(pl.col(known(X, source.categorical, "--categorical")).cast(pl.String))
+        X = _with_categories(X, source)
         kept = y.select(list(tasks)) if isinstance(y, pl.DataFrame) else y
         parts[part] = X.drop(known(X, source.drop, "--drop")), kept
     return TableRows(
@@ -151,7 +168,9 @@ def table_of_file(source: DataSource, *, whole: bool = False) -> TableRows:
         If the file cannot be read, a column is not there, or the split cannot be made.
     """
     frame = read_file(Path(source.data))
-    kinds = _targets(source.target)
+    if frame.is_empty():
+        raise ValueError(f"{source.data} has no rows")
+    kinds = _targets(source.target, frame.columns)
     if not kinds:
         raise ValueError(f"--target is to name the columns of {source.data} to learn: {', '.join(frame.columns)}")
     targets = known(frame, kinds, "--target")
@@ -160,27 +179,41 @@ def table_of_file(source: DataSource, *, whole: bool = False) -> TableRows:
     named = {"--task-column": source.task_column, "--split-column": source.split_column}
     for option, name in named.items():
         known(frame, [name] if name else [], option)
-    frame = frame.with_columns(pl.col(known(frame, source.categorical, "--categorical")).cast(pl.String))
+    frame = _with_categories(frame, source)
     unused = [*targets, *known(frame, source.drop, "--drop"), *([source.split_column] if source.split_column else [])]
     X, y = frame.drop(unused), frame.select(targets)
     labels = y.to_series() if source.task_column else y
     facts = {"tasks": {name: kind for name, kind in kinds.items() if kind}, "task_column": source.task_column}
     if whole:
         parts: dict[Part, np.ndarray] = {"all": np.arange(len(X))}
+        split = "none"
     elif source.split_column:
         parts = _stored_split(frame[source.split_column], source)
+        split = f"by the column {source.split_column}"
     else:
         parts = _drawn_split(X, labels, facts, source)
+        split = f"drawn: {source.val_share:g} val and {source.test_share:g} test by seed {source.split_seed}"
     chosen = {part: (X[rows], labels[rows]) for part, rows in parts.items()}
-    return TableRows(name=Path(source.data).stem, parts=chosen, facts=facts, origin=same_rows(source))
+    return TableRows(name=Path(source.data).stem, parts=chosen, facts=facts, split=split, origin=same_rows(source))
 
 
-def _targets(texts: list[str]) -> dict[str, Kind | None]:
+def _with_categories(frame: pl.DataFrame, source: DataSource) -> pl.DataFrame:
+    """The frame, with the columns that hold categories as text."""
+    chosen = frame.select(known(frame, source.categorical, "--categorical"))
+    for name, dtype in chosen.schema.items():
+        if dtype.is_nested() or dtype == pl.Binary:
+            raise ValueError(f"--categorical {name}: the column has type {dtype}, which holds no categories")
+    return frame.with_columns(column.cast(pl.String) for column in chosen.iter_columns())
+
+
+def _targets(texts: list[str], columns: Sequence[str]) -> dict[str, Kind | None]:
     """Names of the targets, and their kinds where they are said."""
     found: dict[str, Kind | None] = {}
     for text in texts:
         name, _, said = text.rpartition("=")
         kind = next((kind for kind in _KINDS if kind == said), None)
+        if not kind and text not in columns and name in columns:
+            raise ValueError(f"--target {text}: unknown kind {said!r}: {near(said, _KINDS)}")
         name = name if kind else text
         if name in found:
             raise ValueError(f"--target names {name!r} twice")
@@ -205,8 +238,13 @@ def _drawn_split(X: pl.DataFrame, y: Any, facts: Mapping[str, Any], source: Data
     from tabmtl.model_selection import train_valid_split
 
     check_shares(source)
-    coder = TableCoder.fit(X, y, None, **facts, force=None, categorical="from_dtype", encoding=_PLAIN)
-    batch, tasks = coder.read(X, y), coder.labels.tasks
+    if source.split_seed < 0:
+        raise ValueError(f"--split-seed must be at least 0, got {source.split_seed}")
+    long = facts["task_column"]
+    # features have no say in it, and those that are dropped later may hold what no model takes
+    frame = pl.DataFrame({"": np.arange(len(X)), **({long: X[long]} if long else {})})
+    coder = TableCoder.fit(frame, y, None, **facts, force=None, categorical="from_dtype", encoding=_PLAIN)
+    batch, tasks = coder.read(frame, y), coder.labels.tasks
     rng = np.random.default_rng(source.split_seed)
     parts: dict[Part, np.ndarray] = {"train": np.arange(len(X))}
     left = 1.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dis
+import re
 import signal
 import sys
 import threading
@@ -12,29 +13,51 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, TextIO
 
-#: Packages whose errors are about servers and databases that the user has named.
-_OUTSIDE = ("mlflow", "sqlalchemy", "optuna", "psycopg", "psycopg2")
+#: Packages whose errors are about files, servers and databases that the user has named.
+_OUTSIDE = ("mlflow", "sqlalchemy", "optuna", "polars", "psycopg", "psycopg2")
+
+# a password may hold an @ itself
+_BEFORE_HOST = re.compile(r"(://[^/:?\s]*):\S*@")
+_DECLARED = re.compile(r"tasks=\{['\"](.+?)['\"]: '(\w+)'\}")  # a kind, as the functions take it
+_IN_QUERY = re.compile(r"([?&][^=&\s]*(?:pass|pwd|secret|token)[^=&\s]*=)[^&#\s]*", re.IGNORECASE)
 
 
 def is_mistake(error: BaseException) -> bool:
     """Whether an error is about what the user has given, so that its message is all there is to say.
 
-    That are errors of files, of databases and servers, and those that a ``raise`` of this package made to say what is
-    wrong. What numpy, torch or Python itself raise in the middle of our work is a bug.
+    That are errors of files and of polars, of databases and servers, and those that a ``raise`` of this package made to
+    say what is wrong. What numpy, torch or Python itself raise in the middle of our work is a bug.
     """
     if isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _OUTSIDE:
         return True
     return isinstance(error, ValueError | TypeError | ImportError) and _is_said_by_us(error)
 
 
-def one_line(error: BaseException) -> str:
-    """The message of an error without line breaks."""
-    return " ".join(str(error).split()) or type(error).__name__
+def one_line(said: Warning | BaseException | str) -> str:
+    """A message without line breaks and passwords."""
+    return without_password(" ".join(str(said).split())) or type(said).__name__
+
+
+def without_password(uri: str) -> str:
+    """A URI, or a text that holds one, as it may be shown and kept.
+
+    Examples
+    --------
+    >>> without_password("postgresql://me:s@cret@host/runs")
+    'postgresql://me:***@host/runs'
+    >>> without_password("postgresql://host/runs?user=me&password=secret")
+    'postgresql://host/runs?user=me&password=***'
+    """
+    return _IN_QUERY.sub(r"\1***", _BEFORE_HOST.sub(r"\1:***@", uri))
 
 
 @contextmanager
 def in_order() -> Iterator[None]:
-    """Say every warning inside once and in one line, and take SIGTERM for Ctrl-C, so that runs and trials are ended."""
+    """Say every warning inside once and in one line, and end in order.
+
+    SIGTERM, and the SIGHUP of a terminal that is closed, are taken for Ctrl-C, so that runs, trials and servers are
+    ended; a SIGHUP that is ignored, as under nohup, is left so.
+    """
     said: set[str] = set()
 
     def show(
@@ -45,20 +68,23 @@ def in_order() -> Iterator[None]:
         file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
-        text = " ".join(str(message).split())
+        text = _DECLARED.sub(r"--target \1=\2", one_line(message))
         if text not in said:
             said.add(text)
             print(f"warning: {text}", file=file or sys.stderr, flush=True)
 
     is_main = threading.current_thread() is threading.main_thread()
-    before = warnings.showwarning, signal.signal(signal.SIGTERM, _interrupt) if is_main else None
-    warnings.showwarning = show
+    ends = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])] if is_main else []
+    handlers = {end: signal.getsignal(end) for end in ends if signal.getsignal(end) != signal.SIG_IGN}
+    before, warnings.showwarning = warnings.showwarning, show
     try:
+        for end in handlers:
+            signal.signal(end, _interrupt)
         yield
     finally:
-        warnings.showwarning = before[0]
-        if is_main:
-            signal.signal(signal.SIGTERM, before[1])
+        warnings.showwarning = before
+        for end, handler in handlers.items():
+            signal.signal(end, handler)
 
 
 def _interrupt(*_: Any) -> None:

@@ -9,15 +9,18 @@ import shlex
 import shutil
 import sys
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 from tabmtl.pipelines.options import Help
+from tabmtl.pipelines.terminal import without_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -27,8 +30,8 @@ DEFAULT_URI = "sqlite:///mlflow.db"
 #: Aliases of model versions: what is served, and the newest that may take its place.
 CHAMPION, CHALLENGER = "champion", "challenger"
 
-#: Tag of model versions: the options that gave the rows, as one types them.
-ROWS = "tabmtl.rows"
+#: Tags of model versions: the options that gave the rows, as one types them; and the trial that was fitted again.
+ROWS, REFIT = "tabmtl.rows", "tabmtl.refit"
 
 _SECONDS = 10  # that a server has to answer at all
 
@@ -143,15 +146,15 @@ class Log:
             raise
         mlflow.end_run()
 
-    def label(self, name: str, version: str, rows: str = "") -> str:
-        """Give a new version its alias, champion if there is none, else challenger, and what it was trained with.
+    def label(self, name: str, version: str, tags: Mapping[str, str]) -> str:
+        """Give a new version its tags, and its alias: champion if there is none, else challenger.
 
         Returns
         -------
         alias : str
         """
-        if rows:
-            self.client.set_model_version_tag(name, version, ROWS, rows)
+        for key, value in tags.items():
+            self.client.set_model_version_tag(name, version, key, value)
         alias = CHALLENGER if CHAMPION in self.client.get_registered_model(name).aliases else CHAMPION
         self.client.set_registered_model_alias(name, alias, version)
         return alias
@@ -210,7 +213,7 @@ def open_log(tracking: Tracking) -> Iterator[Log | None]:
     Raises
     ------
     ModuleNotFoundError, ValueError
-        As `connected` raises them, or if a name cannot be one.
+        As `connected` raises them, or if a name cannot be one, or its files cannot be written.
     """
     if tracking.no_mlflow:
         if tracking.register:
@@ -228,6 +231,7 @@ def open_log(tracking: Tracking) -> Iterator[Log | None]:
         found = client.get_experiment_by_name(name)
         if found is None or found.lifecycle_stage != "active":
             raise ValueError(f"--experiment {name}: it was deleted; restore it, or take another name")
+        _check_artifacts(found.artifact_location)
         yield Log(uri=uri, experiment=name, experiment_id=found.experiment_id, artifacts=found.artifact_location)
 
 
@@ -237,15 +241,13 @@ def check_model_name(name: str) -> None:
         raise ValueError(f"the name of a registered model has none of / : @ % and quotes, got {name!r}")
 
 
-def without_password(uri: str) -> str:
-    """A URI as it may be shown and kept.
-
-    Examples
-    --------
-    >>> without_password("postgresql://me:secret@host/runs")
-    'postgresql://me:***@host/runs'
-    """
-    return re.sub(r"(://[^/@:]*):[^@]*@", r"\1:***@", uri)
+def check_writable(folder: Path, option: str) -> None:
+    """Raise a ValueError that names the option unless files can be written to a folder, which need not exist yet."""
+    try:
+        place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        TemporaryDirectory(prefix=".tabmtl-", dir=place).cleanup()
+    except OSError as error:
+        raise ValueError(f"{option}: nothing can be written to {folder} ({error.strerror})") from error
 
 
 def page_command(uri: str) -> str:
@@ -280,8 +282,15 @@ def _beside(uri: str, experiment: str) -> str | None:
     return (folder / (re.sub(r"[^\w .-]", "_", experiment).strip(". ") or "_")).as_uri()
 
 
+def _check_artifacts(location: str) -> None:
+    parsed = urllib.parse.urlparse(location)
+    if parsed.scheme in ("", "file"):
+        check_writable(Path(urllib.request.url2pathname(parsed.path)), "the files of MLflow")
+
+
 def _check_answers(uri: str) -> None:
     import mlflow
+    from mlflow.tracking.registry import UnsupportedModelRegistryStoreURIException
 
     try:
         if uri.startswith(("http://", "https://")):
@@ -291,7 +300,8 @@ def _check_answers(uri: str) -> None:
     except urllib.error.HTTPError:
         return  # somebody answers: MLflow will say what is wrong
     except Exception as error:  # whatever a database, a driver or a server may raise
-        reason = str(error).strip().splitlines()[0]
+        is_unknown = isinstance(error, UnsupportedModelRegistryStoreURIException)
+        reason = "unknown kind of address" if is_unknown else str(error).strip().splitlines()[0]
         raise ValueError(
             f"MLflow cannot open {without_password(uri)} ({reason}); --tracking-uri takes a database, such as "
             f"{DEFAULT_URI}, or the address of a server"

@@ -20,7 +20,18 @@ from tabmtl.pipelines.layout import lay_out
 from tabmtl.pipelines.options import Help
 from tabmtl.pipelines.rows import Rows, open_rows
 from tabmtl.pipelines.sources import ClickColumns, DataSource, Part, same_rows
-from tabmtl.pipelines.tracking import CHAMPION, Log, Tracking, open_log, page_command, program
+from tabmtl.pipelines.table_rows import TableRows
+from tabmtl.pipelines.tracking import (
+    CHAMPION,
+    ROWS,
+    Log,
+    Tracking,
+    check_writable,
+    open_log,
+    page_command,
+    program,
+    without_password,
+)
 
 if TYPE_CHECKING:
     from tabmtl import IndependentTasks
@@ -69,11 +80,14 @@ def train(
     print(rows.describe(), flush=True)
     with open_log(tracking) as log:
         fitted = fit_and_report(
-            rows, estimator, log, name=f"{choice.model} on {rows.name}", baseline=baseline, register=tracking.register
+            rows,
+            estimator,
+            log,
+            name=f"{choice.model} on {rows.name}",
+            baseline=baseline,
+            register=tracking.register,
+            output=output,
         )
-        if output is not None:
-            estimator.save(output)
-            print(f"Saved in {output}: tabmtl.load({str(output)!r}) gives the model.")
         if log is not None:
             say_where(log, fitted, tracking.register, source)
     return estimator
@@ -110,6 +124,8 @@ def open_problem(source: DataSource, clicks: ClickColumns, choice: ModelChoice) 
     cls = find_class(choice.model)
     make(cls, choice, {})  # a wrong parameter is said before the rows are read
     rows = open_rows(source, clicks, cls)
+    if isinstance(rows, TableRows):
+        rows.check_features()
     return rows, make(cls, choice, rows.facts)
 
 
@@ -121,9 +137,12 @@ def fit_and_report(
     name: str,
     baseline: bool = False,
     register: str | None = None,
+    output: Path | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> Fitted:
-    """Fit, print and log the scores of the test rows, and log and register the model.
+    """Fit, save, print and log the scores of the test rows, and log and register the model.
+
+    It is saved first, so that nothing that fails later costs the fit.
 
     Parameters
     ----------
@@ -136,8 +155,9 @@ def fit_and_report(
         Of the run.
     baseline : bool, default=False
     register : str, optional
+    output : Path, optional
     tags : mapping of str to str, optional
-        Of the run.
+        Of the run and of the registered version.
 
     Returns
     -------
@@ -147,14 +167,19 @@ def fit_and_report(
         callback = _watch(estimator, run_id)
         seconds = _fit(rows, estimator)
         print(f"{name}: fitted in {seconds:.1f} s{_kept(estimator)}", flush=True)
+        if output is not None:
+            estimator.save(output)
+            print(f"Saved in {output}: tabmtl.load({str(output)!r}) gives the model.", flush=True)
         reference = fit_single_tasks(rows, estimator) if baseline else None
         part = "test" if "test" in rows.parts else "val"
         scores = _print_scores(rows, estimator, part, reference)
         if log is None:
             return Fitted(scores=scores)
         rows.log_fitted(callback, estimator, reference)
-        version = _log_model(rows, estimator, log, part, register)
-        alias = None if register is None or version is None else log.label(register, version, rows.origin)
+        version = _log_model(rows, estimator, rows.metrics(scores, part), register)
+        alias = None
+        if register is not None and version is not None:
+            alias = log.label(register, version, {ROWS: rows.origin, **(tags or {})})
         return Fitted(scores=scores, run_id=run_id, version=version, alias=alias)
 
 
@@ -172,11 +197,13 @@ def check_output(output: Path) -> None:
     from tabmtl.persist import check_ours
 
     check_ours(output)
+    check_writable(output, "--output")
 
 
 def say_where(log: Log, fitted: Fitted, register: str | None, source: DataSource) -> None:
     """Print where the run, the model and its files are, and the commands that go on from there."""
-    print(f"Logged to {log.shown}, experiment {log.experiment}, run {fitted.run_id}; files in {log.artifacts}")
+    files = without_password(log.artifacts)
+    print(f"Logged to {log.shown}, experiment {log.experiment}, run {fitted.run_id}; files in {files}")
     if register is not None:
         print(f"Registered as version {fitted.version} of {register}, alias {fitted.alias}.")
         own = program("tabmtl")
@@ -187,8 +214,6 @@ def say_where(log: Log, fitted: Fitted, register: str | None, source: DataSource
 
 
 def _check_baseline(rows: Rows, choice: ModelChoice) -> None:
-    from tabmtl.pipelines.table_rows import TableRows
-
     if not isinstance(rows, TableRows):
         raise ValueError("--baseline is one LightGBM per task, for tables; fit another recommender on the same clicks")
     if choice.model.startswith("IndependentTasks"):
@@ -226,22 +251,22 @@ def _kept(estimator: Any) -> str:
 def _print_scores(rows: Rows, estimator: Any, part: Part, reference: Any) -> pl.DataFrame:
     from tabmtl import multitask_gain
 
-    which = "test rows, which are scored once" if part == "test" else "validation rows, on which it was stopped"
+    which, why = ("test", "which are scored once") if part == "test" else ("validation", "on which it was stopped")
     scores = rows.table(estimator, part)
-    print(f"\nScores of the {which}; higher is better.\n\n{lay_out(scores)}\n")
+    print(f"\nScores of the {which} rows, {why}; higher is better.\n\n{lay_out(scores)}\n")
     if reference is not None:
-        print("Gain over one LightGBM per task, with its defaults, on the same rows:\n")
-        print(multitask_gain(rows.scores(estimator, part), rows.scores(reference, part)), "\n")
+        own = dict(scores.select("task", "score").iter_rows())
+        print(f"Gain on the {which} rows over one LightGBM per task, with its defaults:\n")
+        print(multitask_gain(own, rows.scores(reference, part)), "\n")
     return scores
 
 
-def _log_model(rows: Rows, estimator: Any, log: Log, part: Part, register: str | None) -> str | None:
+def _log_model(rows: Rows, estimator: Any, metrics: Mapping[str, float | None], register: str | None) -> str | None:
     import mlflow
 
     import tabmtl.mlflow
     from tabmtl.mlflow.callback import metric_name
 
-    metrics = rows.metrics(estimator, part)
     mlflow.log_metrics({metric_name(key): value for key, value in metrics.items() if value is not None})
     info = tabmtl.mlflow.log_model(estimator, input_example=rows.example(), registered_model_name=register)
     return None if info.registered_model_version is None else str(info.registered_model_version)

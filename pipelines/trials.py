@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from tabmtl.metrics import mean_score
-from tabmtl.pipelines.tracking import Log, make_client, status_of
-from tabmtl.schema import TabmtlWarning
+from tabmtl.pipelines.tracking import REFIT, Log, make_client, status_of
 from tabmtl.tuning.trial import ENDED, FAILURE, Scores
 
-#: Tags of runs: of which trial, how that ended and why; and the mark of the run that fits the chosen trial again.
-TRIAL, STATE, REASON, REFIT = "tabmtl.trial", "tabmtl.state", "tabmtl.reason", "tabmtl.refit"
+#: Tags of runs: of which trial, how that ended and why.
+TRIAL, STATE, REASON = "tabmtl.trial", "tabmtl.state", "tabmtl.reason"
 
 _PARENT = "mlflow.parentRunId"
 _LONGEST = 500  # letters of a reason
@@ -103,6 +101,7 @@ class TrialRuns:
         with self._as_warning():
             client = make_client()
             self._log_params()
+            self._callback.flush()
             client.set_tag(self._run_id, STATE, state)
             if reason:
                 client.set_tag(self._run_id, REASON, reason[:_LONGEST])
@@ -117,15 +116,10 @@ class TrialRuns:
             make_client().log_batch(self._run_id, params=params)
             self._has_params = True
 
-    @contextmanager
-    def _as_warning(self) -> Iterator[None]:
-        from mlflow.exceptions import MlflowException
+    def _as_warning(self) -> AbstractContextManager[None]:
+        from tabmtl.mlflow.callback import as_warning
 
-        try:
-            yield
-        except MlflowException as error:
-            said = f"trial {self._trial.number} is not logged in full, but goes on: MLflow says {error}"
-            warnings.warn(said, TabmtlWarning, stacklevel=2)
+        return as_warning(f"trial {self._trial.number} is not logged in full, but goes on")
 
 
 def end_lost_runs(study: optuna.Study, experiment_id: str, parent: str) -> None:

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import commands
+import polars as pl
 import pytest
 
 from tabmtl.pipelines import cli, demo
 from tabmtl.pipelines.options import Help, as_command, near, pairs
-from tabmtl.pipelines.terminal import in_order, is_mistake
+from tabmtl.pipelines.terminal import in_order, is_mistake, one_line, without_password
 from tabmtl.schema import TabmtlWarning
 
 ROOT = Path(__file__).parents[2]
@@ -93,6 +94,7 @@ def raised_by(function: Any) -> BaseException:
 def test_what_we_say_is_a_mistake_and_what_python_says_a_bug() -> None:
     assert is_mistake(raised_by(lambda: [*pairs(["x"], "--set")]))
     assert is_mistake(raised_by(lambda: Path("/no/such/file").read_text()))
+    assert is_mistake(raised_by(lambda: pl.DataFrame().select("x")))
     assert not is_mistake(raised_by(lambda: int("x")))
     assert not is_mistake(raised_by(lambda: near(3, ["a"])))  # type: ignore[arg-type]
     assert not is_mistake(raised_by(lambda: [*pairs([None], "--set")]))  # type: ignore[list-item]
@@ -146,11 +148,45 @@ def test_warnings_are_one_line_and_said_once(capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().err == "warning: a task is undefined\n"
 
 
-def test_sigterm_ends_in_order() -> None:
-    before = signal.getsignal(signal.SIGTERM)
+def test_a_kind_that_is_to_be_declared_is_said_as_an_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with warnings.catch_warnings(), in_order():
+        warnings.simplefilter("always")
+        warnings.warn("say which it is: tasks={'rating': 'multiclass'}", TabmtlWarning, stacklevel=1)
+    assert capsys.readouterr().err == "warning: say which it is: --target rating=multiclass\n"
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGHUP])
+def test_signals_end_in_order(end: signal.Signals) -> None:
+    before = signal.getsignal(end)
     with pytest.raises(KeyboardInterrupt), in_order():
-        os.kill(os.getpid(), signal.SIGTERM)
-    assert signal.getsignal(signal.SIGTERM) is before
+        os.kill(os.getpid(), end)
+    assert signal.getsignal(end) is before
+
+
+def test_a_hangup_that_is_ignored_stays_so() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with in_order():
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+PASSWORDS = {
+    "postgresql://me:secret@host/runs": "postgresql://me:***@host/runs",
+    "postgresql://me:s@cret@host/runs": "postgresql://me:***@host/runs",
+    "postgresql://me:se/cret?@host/runs": "postgresql://me:***@host/runs",
+    "postgresql://:secret@host": "postgresql://:***@host",
+    "postgresql://host/runs?user=me&password=secret&x=1": "postgresql://host/runs?user=me&password=***&x=1",
+    "http://127.0.0.1:5000/runs": "http://127.0.0.1:5000/runs",
+    "sqlite:////a/b:c@d/mlflow.db": "sqlite:////a/b:c@d/mlflow.db",
+}
+
+
+@pytest.mark.parametrize(("uri", "shown"), PASSWORDS.items())
+def test_passwords_are_not_shown(uri: str, shown: str) -> None:
+    assert without_password(uri) == shown
+    assert one_line(ValueError(f"cannot open\n{uri} (refused)")) == f"cannot open {shown} (refused)"
 
 
 @dataclass(frozen=True, kw_only=True)

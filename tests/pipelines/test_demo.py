@@ -101,8 +101,9 @@ def test_again_gives_the_same_table_and_says_what_it_does(
     assert "Δm = " in printed
     assert f"Saved in {output}" in printed
     assert "bit-equal" in printed
-    assert commands.Registry(store).aliases("flights") == {"champion": "2"}
-    assert "version 2 of the model flights, alias champion" in printed
+    assert commands.Registry(store).aliases("flights") == {"champion": "1", "challenger": "2"}
+    assert "version 2 of the model flights, alias challenger" in printed
+    assert f"serve promote flights --data flights --folder {folder} --full\n" in printed
     serves, opens = printed.splitlines()[-2:]
     assert serves.endswith("tabmtl serve start flights")
     assert f"mlflow server --backend-store-uri {store} --host 127.0.0.1 --port 5000" in opens
@@ -126,7 +127,7 @@ MISTAKES = {
     "no folder named": (["--full"], "TABMTL_DATA"),
     "no such folder": (["--folder", "no"], "data.parquet"),
     "no parquet": (["--folder", "broken"], "parquet"),
-    "output is a file": (["--output", "file"], "'file'"),
+    "output is a file": (["--output", "file"], "nothing can be written to file/model (Not a directory)"),
     "model folder is foreign": (["--output", "foreign", "--folder", "data"], "choose another folder"),
     "no epochs": (["--epochs", "0"], "--epochs must be at least 1"),
     "negative seed": (["--seed", "-1"], "--seed"),

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
+import signal
 import socket
+import subprocess
+import sys
+import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +20,9 @@ import pytest
 from commands import TARGETS, TINY
 
 from tabmtl.pipelines import promotion, serve
-from tabmtl.pipelines.promotion import judge
+from tabmtl.pipelines.promotion import judge, why_unfair
+from tabmtl.pipelines.sources import RowSource
+from tabmtl.pipelines.tracking import REFIT, ROWS
 
 GOOD = ["--model", "SharedBottom", "--set", "epochs=12", "--set", "batch_size=32", "--set", "n_jobs=1"]
 
@@ -122,7 +130,47 @@ def test_the_same_file_split_otherwise_is_warned_of(
     store: str, folder: Path, champion: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     promote(store, "rodents", "--data", folder / "rodents.parquet", "--split-seed", 7)
-    assert "it may have learned from the rows that judge it" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    for version in ("1", "2"):
+        assert f"version {version} was trained with" in said
+    assert "it may have learned from these rows" in said
+
+
+def test_the_command_that_train_prints_judges_a_model_that_dropped_columns(
+    store: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = folder / "dated.parquet"
+    pl.read_parquet(folder / "rodents.parquet").with_columns(when=pl.date(2020, 1, "month")).write_parquet(data)
+    words = ["--data", data, *TARGETS, "--drop", "when", "--drop", "split", *TINY, "--register", "dated"]
+    for seed in (0, 1):
+        assert commands.run("train", *words, "--seed", seed, store=store) == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "serve promote" in line)
+    printed = shlex.split(line.partition("promote")[2])
+    assert commands.run("serve", "promote", *printed, "--margin", 9, store=store) == 0
+    captured = capsys.readouterr()
+    assert "120 rows of dated (val)" in captured.out
+    assert captured.err == ""
+
+
+FILE = "--data /there/shop.csv"
+UNFAIR = {
+    "the same split": ({ROWS: FILE}, {}, "val", None),
+    "another split": ({ROWS: f"{FILE} --split-seed 3"}, {}, "val", "may have learned from these rows"),
+    "all rows, the same file": ({ROWS: FILE}, {}, "all", "has learned from most of the rows"),
+    "another file": ({ROWS: "--data old.csv", REFIT: "3"}, {"split_seed": 3}, "val", None),
+    "no record": ({}, {}, "val", "has no record of the rows"),
+    "no record, new rows": ({}, {}, "all", None),
+    "chosen by these rows": ({ROWS: FILE, REFIT: "3"}, {}, "val", "is the refit of trial 3"),
+}
+
+
+@pytest.mark.parametrize(("tags", "options", "part", "reason"), UNFAIR.values(), ids=UNFAIR)
+def test_what_speaks_against_rows_is_known_by_tags(
+    tags: dict[str, str], options: dict[str, Any], part: str, reason: str | None
+) -> None:
+    said = why_unfair(tags, RowSource(data="shop.csv", **options), part)
+    assert (said is None) == (reason is None)
+    assert (reason or "") in (said or "")
 
 
 def test_an_alias_that_has_moved_is_left(
@@ -150,8 +198,10 @@ def test_a_recommender_is_promoted(store: str, tmp_path: Path, capsys: pytest.Ca
 
 
 def test_a_saved_model_is_registered(store: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert commands.run("serve", "register", "saved", folder / "one task", store=store) == 0
+    words = ["serve", "register", "saved", folder / "one task"]
+    assert commands.run(*words, "--rows", "--data rodents.parquet", store=store) == 0
     assert commands.Registry(store).aliases("saved") == {"champion": "1"}
+    assert commands.Registry(store).client.get_model_version("saved", "1").tags[ROWS] == "--data rodents.parquet"
     assert "version 1 of saved, alias champion" in capsys.readouterr().out
 
 
@@ -186,11 +236,11 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], dict[str, 
     """Servers that would have been started: command and environment."""
     calls: list[tuple[list[str], dict[str, str]]] = []
 
-    def start(command: list[str], *, env: dict[str, str], check: bool) -> Any:
+    def start(command: list[str], *, env: dict[str, str], start_new_session: bool) -> Any:
         calls.append((command, env))
-        return SimpleNamespace(returncode=0)
+        return SimpleNamespace(wait=lambda: 0)
 
-    monkeypatch.setattr(serve.subprocess, "run", start)
+    monkeypatch.setattr(serve.subprocess, "Popen", start)
     return calls
 
 
@@ -212,6 +262,34 @@ def test_the_champion_is_served_on_loopback(store: str, started: list[Any], caps
     captured = capsys.readouterr()
     assert f"http://127.0.0.1:{port}/invocations" in captured.out
     assert captured.err == ""
+
+
+def test_the_server_listens_on_loopback_and_ends_with_the_command(store: str, tmp_path: Path) -> None:
+    port = free_port()
+    words = ["serve", "start", "rodents", "--port", str(port), "--tracking-uri", store]
+    with (tmp_path / "log").open("w") as log:
+        command = subprocess.Popen([sys.executable, "-m", "tabmtl.pipelines.cli", *words], stdout=log, stderr=log)
+    try:
+        end = time.monotonic() + 120
+        while not (listening := addresses(port)):
+            assert command.poll() is None, (tmp_path / "log").read_text()
+            assert time.monotonic() < end
+            time.sleep(0.2)
+        assert listening == {"127.0.0.1"}
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=60) as answer:
+            assert answer.status == 200
+    finally:
+        command.send_signal(signal.SIGTERM)
+    assert command.wait(60) == 0
+    assert addresses(port) == set()
+    assert "Shutting down" in (tmp_path / "log").read_text()
+
+
+def addresses(port: int) -> set[str]:
+    """What listens on a port, by the kernel."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    found = {row[1].partition(":")[0] for row in rows if row[1].endswith(f":{port:04X}") and row[3] == "0A"}
+    return {socket.inet_ntoa(bytes.fromhex(address)[::-1]) for address in found}
 
 
 def test_another_address_is_warned_of(store: str, started: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
@@ -239,6 +317,7 @@ MISTAKES = {
     "no model in the folder": (["register", "x", "nowhere"], "nowhere"),
     "no such port": (["start", "rodents", "--port", "70000"], "--port must be from 1 to 65535"),
     "no such host": (["start", "rodents", "--host", "no.such.host.invalid"], "cannot listen on no.such.host.invalid"),
+    "rows that are no options": (["register", "x", "nowhere", "--rows", "shop.csv"], "begin with --data"),
     "bad name": (["start", "rodents' or 'x"], "none of / : @ %"),
 }
 

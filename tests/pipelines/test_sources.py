@@ -10,6 +10,7 @@ import pytest
 
 from tabmtl import MultiTabNet
 from tabmtl.pipelines.click_rows import ClickRows
+from tabmtl.pipelines.content import content_of
 from tabmtl.pipelines.datasets import load
 from tabmtl.pipelines.rows import open_rows
 from tabmtl.pipelines.sources import ClickColumns, DataSource, same_rows
@@ -60,6 +61,38 @@ def test_rows_are_drawn_by_a_seed_of_their_own(table: Path) -> None:
     assert first.sizes == pytest.approx({"train": 360, "val": 60, "test": 180}, abs=1)
     assert drawn == {part: set(X["row"]) for part, (X, _) in again.parts.items()}
     assert drawn != {part: set(X["row"]) for part, (X, _) in other.parts.items()}
+
+
+def test_features_have_no_say_in_the_split(table: Path) -> None:
+    dated = pl.read_parquet(table).with_columns(when=pl.date(2020, 1, "month"))
+    dated.write_parquet(table.with_name("dated.parquet"))
+    kept, dropped = (opened(table.with_name("dated.parquet"), target=["male"], drop=drop) for drop in ([], ["when"]))
+    for part, (X, _) in kept.parts.items():
+        assert X.drop("when").equals(dropped.parts[part][0])
+    dropped.check_features()
+    with pytest.raises(TypeError, match="column 'when' holds dates"):
+        kept.check_features()
+
+
+def test_the_identity_of_rows_is_their_split_types_and_values(table: Path) -> None:
+    pl.read_parquet(table).write_csv(table.with_suffix(".csv"))
+    frame = pl.read_csv(table.with_suffix(".csv"))
+    frame.with_columns(year=pl.col("year").replace(1990, 1991)).write_csv(table.with_name("other.csv"))
+    options = {"target": ["weight"], "drop": ["split"]}
+    ours = opened(table.with_suffix(".csv"), **options).identity
+    assert opened(table.with_suffix(".csv"), **options).identity == ours
+    changes = {"split": {"split_seed": 7}, "categories": {"categorical": ["year"]}, "columns": {"drop": ["month"]}}
+    for fact, change in changes.items():
+        changed = opened(table.with_suffix(".csv"), **options | change).identity
+        assert changed[fact] != ours[fact], fact
+    assert opened(table.with_name("other.csv"), **options).identity["content"] != ours["content"]
+
+
+def test_content_tells_values_of_all_types_apart() -> None:
+    frame = pl.DataFrame({"a": [1.5, None], "b": [[1, 2], None], "c": [b"x", None], "^d$": ["", None]})
+    assert content_of(frame) == content_of(frame.clone())
+    for other in (frame.reverse(), frame.head(1), frame.fill_null(0), frame.with_columns(b=pl.Series([[1, 3], None]))):
+        assert content_of(other) != content_of(frame)
 
 
 def test_without_a_test_share_there_are_no_test_rows(table: Path) -> None:
@@ -121,6 +154,13 @@ MISTAKES = {
     "no split": ({"target": ["weight"], "split_column": "plot_type"}, "expected train, val and perhaps test"),
     "unknown column to drop": ({"target": ["weight"], "drop": ["x"]}, "--drop: there is no column 'x'"),
     "unknown category": ({"target": ["weight"], "categorical": ["x"]}, "--categorical: there is no column 'x'"),
+    "unknown kind": ({"target": ["male=binry"]}, "--target male=binry: unknown kind 'binry': near is binary"),
+    "negative seed of the split": ({"target": ["weight"], "split_seed": -1}, "--split-seed must be at least 0, got -1"),
+    "a split that is stored and drawn": (
+        {"target": ["weight"], "split_column": "split", "split_seed": 1},
+        "--split-seed draws rows, of which --split-column leaves none to draw",
+    ),
+    "all rows of a file": ({"target": ["weight"], "full": True}, "--full is about named sets"),
     "no val share": ({"target": ["weight"], "val_share": 0.0}, "--val-share must be above 0"),
     "no train share": ({"target": ["weight"], "val_share": 0.6, "test_share": 0.5}, "together below 1"),
 }
@@ -140,10 +180,36 @@ def test_files_that_cannot_be_read_are_named(name: str, content: str, tmp_path: 
         opened(tmp_path / name, target=["y"])
 
 
-@pytest.mark.parametrize("option", ["task_column", "split_column"])
-def test_what_is_about_files_is_refused_for_names(option: str) -> None:
+def test_lists_are_no_categories_and_a_header_is_no_table(tmp_path: Path) -> None:
+    pl.DataFrame({"x": [[1], [2]], "y": [0, 1]}).write_parquet(tmp_path / "list.parquet")
+    with pytest.raises(ValueError, match="--categorical x: the column has type List"):
+        opened(tmp_path / "list.parquet", target=["y"], categorical=["x"])
+    (tmp_path / "empty.csv").write_text("x,y\n")
+    for cls in (MultiTabNet, M2TRec):
+        with pytest.raises(ValueError, match=r"empty\.csv has no rows"):
+            open_rows(DataSource(data=str(tmp_path / "empty.csv")), ClickColumns(), cls)
+
+
+@pytest.mark.parametrize(
+    "option", [{"task_column": "x"}, {"split_column": "x"}, {"split_seed": 1}, {"val_share": 0.1}, {"test_share": 0.0}]
+)
+def test_what_is_about_files_is_refused_for_names(option: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="is about files"):
-        opened("portal", **{option: "x"})
+        opened("portal", **option)
+
+
+@pytest.mark.parametrize("name", ["target", "categorical", "drop", "task_column", "split_column", "split_seed"])
+def test_what_is_about_tables_is_refused_for_clicks(name: str, tmp_path: Path) -> None:
+    clicks, _ = commands.small_log(tmp_path)
+    value = {"task_column": "x", "split_column": "x", "split_seed": 1}.get(name, ["x"])
+    with pytest.raises(ValueError, match="is about tables; M2TRec learns from a click log"):
+        open_rows(DataSource(data=str(clicks), **{name: value}), ClickColumns(), M2TRec)
+
+
+@pytest.mark.parametrize("name", ["items", "session_column", "item_column", "time_column", "order_column"])
+def test_what_is_about_clicks_is_refused_for_tables(name: str, table: Path) -> None:
+    with pytest.raises(ValueError, match="is about click logs; MultiTabNet learns from a table"):
+        open_rows(DataSource(data=str(table), target=["weight"]), ClickColumns(**{name: "x"}), MultiTabNet)
 
 
 def test_all_rows_of_flights_are_asked_for_flights_only() -> None:

@@ -56,7 +56,7 @@ def test_the_scores_of_the_test_rows_are_printed(printed: str, folder: Path) -> 
     scores = tabmtl.load(folder / "model").score_tasks(X, y)
     for task, score in scores.items():
         assert any(line.split()[:1] == [task] and f"{score:.4f}" in line for line in printed.splitlines()), task
-    assert "one LightGBM per task" in printed
+    assert "Gain on the test rows over one LightGBM per task" in printed
     assert "Δm = " in printed
 
 
@@ -156,6 +156,20 @@ def test_a_run_ends_as_what_happened(
     assert run.info.status == status
 
 
+def test_the_model_is_saved_before_it_is_logged(
+    table: list[str], store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(table_rows.TableRows, "log_fitted", fail)
+    assert commands.run("train", *table, *TINY, "--output", tmp_path / "model", store=store) == 2
+    captured = capsys.readouterr()
+    assert captured.err == "tabmtl train: error: disk full\n"
+    assert f"Saved in {tmp_path / 'model'}" in captured.out
+    assert tabmtl.load(tmp_path / "model").tasks_
+
+
 MISTAKES = {
     "unknown set": (["--data", "portl"], "near is portal"),
     "unknown model": (["--data", "portal", "--model", "MMoo"], "near is MMoE"),
@@ -171,10 +185,26 @@ MISTAKES = {
     "a log for a table model": (["--data", "diginetica"], "diginetica is a click log"),
     "no data folder": (["--data", "star"], "TABMTL_DATA"),
     "output of another kind": (["--data", "portal", "--output", "thesis"], "choose another folder"),
+    "output in a file": (
+        ["--data", "portal", "--output", "notes.txt/x"],
+        "--output: nothing can be written to notes.txt/x",
+    ),
+    "files of MLflow in a file": (
+        ["--data", "portal", "--tracking-uri", "sqlite:///full/mlflow.db"],
+        "nothing can be written",
+    ),
+    "threads": (["--data", "portal", "--model", "IndependentTasks", "--set", "n_jobs=0"], "n_jobs must be None or"),
+    "a model in a parameter": (
+        ["--data", "portal", "--model", "IndependentTasks", "--set", "classifier=x"],
+        "no parameter 'classifier' to set",
+    ),
     "baseline of itself": (["--data", "portal", "--model", "IndependentTasks", "--baseline"], "already"),
     "store is no database": (["--data", "portal", "--tracking-uri", "sqlite:///notes.txt"], "cannot open"),
     "nobody answers": (["--data", "portal", "--tracking-uri", "http://127.0.0.1:9"], "cannot open http://127.0.0.1:9"),
-    "unknown scheme": (["--data", "portal", "--tracking-uri", "ftp://x"], "cannot open ftp://x"),
+    "unknown scheme": (
+        ["--data", "portal", "--tracking-uri", "ftp://x"],
+        "open ftp://x (unknown kind of address)",
+    ),
     "bad model name": (["--data", "portal", "--register", "a/b"], "'a/b'"),
     "register nowhere": (["--data", "portal", "--register", "a", "--no-mlflow"], "--register needs MLflow"),
 }
@@ -193,6 +223,9 @@ def test_mistakes_are_one_line_and_nothing_is_trained(
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "draft.txt").write_text("not to be overwritten")
     (tmp_path / "notes.txt").write_text("no database" * 100)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mlruns").write_text("no folder")
+    commands.store(tmp_path / "full")
     monkeypatch.setattr(table_rows.TableRows, "fit", lambda *_: pytest.fail("trained"))
     assert commands.run("train", *words) == 2
     error = capsys.readouterr().err
