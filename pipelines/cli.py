@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     -------
     int
         Exit code: 0; 2 after a mistake of the user, which is said in one line; 130 after Ctrl-C; 1 where ``serve
-        promote`` leaves the champion. A bug keeps its traceback.
+        promote`` leaves the champion, or ``sweep --above-single-task`` finds no point. A bug keeps its traceback.
     """
     if find_spec("typer") is None:
         print("tabmtl: error: the commands need typer, which is missing: pip install 'tabmtl[cli]'", file=sys.stderr)
