@@ -15,12 +15,10 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tabmtl.pipelines.options import Help, as_command, near, summary
-from tabmtl.pipelines.terminal import in_order, is_mistake, one_line
+from tabmtl.pipelines.terminal import INTERRUPTED, MISTAKE, in_order, is_mistake, one_line
 
 if TYPE_CHECKING:
     import typer
-
-_MISTAKE, _INTERRUPTED = 2, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     if find_spec("typer") is None:
         print("tabmtl: error: the commands need typer, which is missing: pip install 'tabmtl[cli]'", file=sys.stderr)
-        return _MISTAKE
+        return MISTAKE
     import typer
 
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -49,15 +47,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         with in_order():
             result = _command()(arguments, "tabmtl", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
-        result = _INTERRUPTED
+        result = INTERRUPTED
     except Exception as error:
         message = getattr(error, "format_message", None)  # of typer's own errors, whose class is private
         if message is None and not is_mistake(error):
             raise
         said = one_line(error) if message is None else f"{one_line(message())} (--help lists the options)"
         print(f"{prog}: error: {said}", file=sys.stderr)
-        return _MISTAKE
-    if result == _INTERRUPTED:  # which newer releases of typer return
+        return MISTAKE
+    if result == INTERRUPTED:  # which newer releases of typer return
         print(f"{prog}: interrupted", file=sys.stderr)
     return result if isinstance(result, int) else getattr(result, "exit_code", 0)
 

@@ -17,6 +17,7 @@ from tabmtl.pipelines.sources import (
     check_shares,
     known,
     read_file,
+    read_rows,
     readable,
     same_rows,
     say,
@@ -123,9 +124,7 @@ def clicks_of_file(source: DataSource, columns: ClickColumns, *, whole: bool = F
     """
     from tabmtl.sessions import temporal_split
 
-    log = read_file(Path(source.data))
-    if log.is_empty():
-        raise ValueError(f"{source.data} has no rows")
+    log = read_rows(Path(source.data))
     names: dict[str, str | None] = {"session": columns.session_column, "item": columns.item_column}
     time = columns.time_column or ("time" if "time" in log.columns else None)
     names |= {"time": time, "order": columns.order_column}

@@ -21,7 +21,7 @@ from tabmtl.pipelines.estimators import ModelChoice
 from tabmtl.pipelines.options import Help, near, pairs
 from tabmtl.pipelines.rows import Rows
 from tabmtl.pipelines.sources import ClickColumns, DataSource
-from tabmtl.pipelines.terminal import in_order, is_mistake, one_line
+from tabmtl.pipelines.terminal import INTERRUPTED, MISTAKE, in_order, is_mistake, one_line
 from tabmtl.pipelines.tracking import Tracking, connected, without_password
 from tabmtl.pipelines.train import open_problem
 from tabmtl.schema import TabmtlWarning
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from tabmtl.tuning import Objective
 
 _FACTS = "tabmtl:facts"  # user attribute of a study: what it was made for
-_MISTAKE, _INTERRUPTED = 2, 130  # exit codes of a worker
 _PATIENCE = 30  # seconds that a worker has to end in order
 
 
@@ -222,7 +221,7 @@ def _wait_for(workers: Sequence[BaseProcess]) -> None:
             worker.join()
             left.remove(worker)
             code = worker.exitcode or 0
-            if code < 0 or code == _INTERRUPTED:
+            if code < 0 or code == INTERRUPTED:
                 by = f"signal {-code}" if code < 0 else "an interrupt"
                 said = f"a worker was ended by {by}; {len(left)} of {len(workers)} go on"
                 warnings.warn(said, TabmtlWarning, stacklevel=2)
@@ -265,12 +264,12 @@ def _work_apart(job: Job) -> None:
             study = open_study(job.study, goal, storage=job.search.storage, seed=job.choice.seed)
             _work(job, study, goal)
     except KeyboardInterrupt:
-        sys.exit(_INTERRUPTED)
+        sys.exit(INTERRUPTED)
     except Exception as error:
         if not is_mistake(error):
             raise
         print(f"tabmtl sweep: error: {one_line(error)}", file=sys.stderr)
-        sys.exit(_MISTAKE)
+        sys.exit(MISTAKE)
 
 
 def _end_with_parent() -> None:

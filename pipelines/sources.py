@@ -122,6 +122,14 @@ def read_file(path: Path) -> pl.DataFrame:
         return pl.read_parquet(path)
 
 
+def read_rows(path: Path) -> pl.DataFrame:
+    """As `read_file`, of a file that has to have rows."""
+    frame = read_file(path)
+    if frame.is_empty():
+        raise ValueError(f"{path} has no rows")
+    return frame
+
+
 @contextmanager
 def readable(what: str | Path) -> Iterator[None]:
     """What polars cannot read inside becomes a ValueError that names it."""

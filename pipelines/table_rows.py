@@ -12,7 +12,7 @@ import polars as pl
 
 from tabmtl.pipelines.content import content_of
 from tabmtl.pipelines.options import near
-from tabmtl.pipelines.sources import PARTS, DataSource, Part, check_shares, known, read_file, readable, same_rows, say
+from tabmtl.pipelines.sources import PARTS, DataSource, Part, check_shares, known, read_rows, readable, same_rows, say
 from tabmtl.schema import Kind
 
 if TYPE_CHECKING:
@@ -167,9 +167,7 @@ def table_of_file(source: DataSource, *, whole: bool = False) -> TableRows:
     ValueError, OSError
         If the file cannot be read, a column is not there, or the split cannot be made.
     """
-    frame = read_file(Path(source.data))
-    if frame.is_empty():
-        raise ValueError(f"{source.data} has no rows")
+    frame = read_rows(Path(source.data))
     kinds = _targets(source.target, frame.columns)
     if not kinds:
         raise ValueError(f"--target is to name the columns of {source.data} to learn: {', '.join(frame.columns)}")

@@ -13,6 +13,9 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, TextIO
 
+#: Exit codes: after a mistake of the user, and after Ctrl-C.
+MISTAKE, INTERRUPTED = 2, 130
+
 #: Packages whose errors are about files, servers and databases that the user has named.
 _OUTSIDE = ("mlflow", "sqlalchemy", "optuna", "polars", "psycopg", "psycopg2")
 
