@@ -244,7 +244,7 @@ def _micro_batch_rows(network: torch.nn.Module, data: Batch) -> int:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in parameters:
             saved[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # a graph that holds an output of its own is never freed
 
     with torch.random.fork_rng(devices=[]), saved_tensors_hooks(count, lambda tensor: tensor):
         scores = network(probe.x_num, probe.x_cat, probe.task)

@@ -1,0 +1,82 @@
+"""Fits that are over leave nothing behind: no tensor, no object, no memory."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+from collections.abc import Callable
+
+import pytest
+import torch
+from conformance import ESTIMATORS, features, targets_for, tiny
+from recommenders import FORMS, ITEMS, TRAIN
+from recommenders import tiny as tiny_recommender
+
+from tabmtl import SharedBottom
+
+_FITS = 20
+_WARMING_UP = 3
+_SLACK = 100_000  # bytes; one tiny network a fit would be several times as much
+
+
+class _Allocated(ctypes.Structure):
+    """``struct mallinfo2`` of glibc."""
+
+    _names = ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
+    _fields_ = tuple((name, ctypes.c_size_t) for name in _names)
+
+
+def allocated() -> int:
+    """Bytes that malloc has given out and that are not freed, exactly; 0 where the C library does not count them."""
+    mallinfo2 = getattr(ctypes.CDLL(None), "mallinfo2", None)
+    if mallinfo2 is None:
+        return 0
+    mallinfo2.restype = _Allocated
+    found = mallinfo2()
+    return found.uordblks + found.hblkhd
+
+
+def alive() -> tuple[int, int, int]:
+    """How many tensors and objects the garbage collector knows, and the bytes in use."""
+    gc.collect()
+    objects = gc.get_objects()
+    return sum(issubclass(type(found), torch.Tensor) for found in objects), len(objects), allocated()
+
+
+def assert_nothing_stays(fit: Callable[[], object]) -> None:
+    for _ in range(_WARMING_UP):
+        fit()
+    tensors, objects, memory = alive()
+    for _ in range(_FITS):
+        fit()
+    tensors_now, objects_now, memory_now = alive()
+    assert tensors_now == tensors
+    assert objects_now < objects + _FITS
+    assert memory_now < memory + _SLACK
+
+
+@pytest.mark.parametrize("cls", [cls for cls in ESTIMATORS if cls._target_kind is None], ids=lambda cls: cls.__name__)
+def test_a_fit_leaves_nothing_behind(cls):
+    X = features(40)
+    y = targets_for(cls, X)
+    assert_nothing_stays(lambda: tiny(cls, epochs=1).fit(X, y).predict(X))
+
+
+@pytest.mark.parametrize("params", [{"balance": "pcgrad"}, {"balance": "gradnorm"}, {"balance": "famo", "flat": True}])
+def test_a_balanced_fit_leaves_nothing_behind(params):
+    X = features(40)
+    y = targets_for(SharedBottom, X)
+    assert_nothing_stays(lambda: tiny(SharedBottom, epochs=1, **params).fit(X, y))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_fit_on_a_click_log_leaves_nothing_behind(form):
+    log = TRAIN.head(200)
+    assert_nothing_stays(lambda: tiny_recommender(form, epochs=1).fit(log, items=ITEMS).recommend(log, k=3))
+
+
+@pytest.mark.parametrize("make", [lambda: torch.zeros(1), lambda: [[]], lambda: bytes(10_000)])
+def test_what_stays_is_seen(make):
+    held = []
+    with pytest.raises(AssertionError):
+        assert_nothing_stays(lambda: held.append(make()))
