@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import Any, TypeVar, cast
 
+from tabmtl.device import unseeded
 from tabmtl.epochs import OnEpoch, Record
 
 try:
@@ -81,9 +82,11 @@ def epochs_as_tasks(
         yield on_epoch
         return
     root, shown = task
-    epochs = _Epochs(root, shown, on_epoch, attributes)
+    with unseeded():
+        epochs = _Epochs(root, shown, on_epoch, attributes)
     yield epochs
-    epochs.close()
+    with unseeded():
+        epochs.close()
 
 
 class _Epochs:

@@ -2,14 +2,46 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from numbers import Integral
 
 import torch
 from joblib import effective_n_jobs
+from torch import Tensor
 
 _PARAMETERS_PER_THREAD = 100_000  # smaller networks lose more to the hand-over than a second thread gains
+
+
+class _Turn(threading.local):
+    """A thread's turn to draw from torch's generators, which belong to the whole process.
+
+    ``outside`` holds the states of the generators outside of the turn; None while this thread has no turn.
+    """
+
+    outside: list[Tensor] | None = None
+    device = torch.device("cpu")
+    door, room = threading.Lock(), threading.Lock()  # of all threads
+
+    def begin(self, device: torch.device) -> None:
+        with self.door:  # so whoever waits comes before a thread that only gives way
+            self.room.acquire()
+        try:
+            self.outside, self.device = _states(device), device
+        except BaseException:
+            self.room.release()
+            raise
+
+    def end(self) -> None:
+        if self.outside is not None:  # else an interrupt came while `unseeded` waited for the room
+            _set_states(self.outside, self.device)
+            self.outside = None
+            self.room.release()
+
+
+_turn = _Turn()
+_inside: list[tuple[int, int, int]] = []  # who is inside of `threads`: its ident, its number of threads, that outside
 
 
 def find_device(device: str) -> torch.device:
@@ -50,24 +82,81 @@ def check_jobs(n_jobs: int | None) -> None:
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's generators inside, and leave them outside as they were."""
-    with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device], device_type=device.type):
+    """Seed torch's generators inside, and leave them outside as they were.
+
+    One thread at a time is inside; others wait. Long work inside calls `give_way`, and calls code of the user, which
+    may wait for other threads, in `unseeded`.
+    """
+    if _turn.outside is not None:
+        with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device], device_type=device.type):
+            torch.manual_seed(seed)
+            yield
+        return
+    _turn.begin(device)
+    try:
         torch.manual_seed(seed)
         yield
+    finally:
+        _turn.end()
+
+
+@contextmanager
+def unseeded() -> Iterator[None]:
+    """Give torch's generators back for a while, inside of `seeded`: to the caller, and to threads that wait."""
+    if _turn.outside is None:
+        yield
+        return
+    device, inside = _turn.device, _states(_turn.device)
+    _turn.end()
+    try:
+        yield
+    finally:
+        _turn.begin(device)
+        _set_states(inside, device)
+
+
+def give_way() -> None:
+    """Let a thread that waits for `seeded` have its turn now."""
+    if _turn.door.locked():
+        with unseeded():
+            pass
+
+
+def _states(device: torch.device) -> list[Tensor]:
+    """States of torch's generators on the CPU and on a device."""
+    states = [torch.get_rng_state()]
+    if device.type != "cpu":
+        states.append(torch.get_device_module(device).get_rng_state(device))
+    return states
+
+
+def _set_states(states: list[Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states[0])
+    if device.type != "cpu":
+        torch.get_device_module(device).set_rng_state(states[1], device)
 
 
 @contextmanager
 def threads(n_jobs: int | None, network: torch.nn.Module) -> Iterator[None]:
-    """Set torch's threads inside, and leave them outside as they were."""
-    before = wanted = torch.get_num_threads()
+    """Set torch's threads inside, and leave them outside as they were.
+
+    A thread of Python that is new to torch begins with the number that was set last, in whichever thread. Where that is
+    the number inside of another thread, the number outside of it counts.
+    """
+    now, ident, inside = torch.get_num_threads(), threading.get_ident(), tuple(_inside)
+    usual = wanted = next((outside for _, number, outside in inside if number == now), now)
+    after = now if any(ident == other for other, _, _ in inside) else usual
     if n_jobs is not None:
         check_jobs(n_jobs)
         wanted = effective_n_jobs(n_jobs)
-    elif before > 1:  # counting parameters takes as long as a tenth of a small network
+    elif usual > 1:  # counting parameters takes as long as a tenth of a small network
         size = sum(parameter.numel() for parameter in network.parameters())
-        wanted = min(before, max(1, size // _PARAMETERS_PER_THREAD))
+        wanted = min(usual, max(1, size // _PARAMETERS_PER_THREAD))
+    mine = (ident, wanted, usual)
+    _inside.append(mine)
     torch.set_num_threads(wanted)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        _inside.remove(mine)
+        torch.set_num_threads(after)

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import torch
 
+from tabmtl.device import unseeded
 from tabmtl.optimizer import Optimizer
 
 Record = dict[str, float | None]
@@ -43,7 +44,7 @@ def run_epochs(
         Epochs without a better score after which training stops; None trains all epochs and keeps the last weights.
     on_epoch : callable, optional
         Called with the epoch's record, while the network has the weights that were validated; a true answer stops
-        training.
+        training. Torch's generators are the caller's meanwhile.
 
     Returns
     -------
@@ -66,7 +67,8 @@ def run_epochs(
                 best, best_score = epoch, score
                 best_weights = {k: v.clone() for k, v in network.state_dict().items()}
             history.append(record)
-            stop = on_epoch is not None and on_epoch(record)  # who looks at the network sees what was validated
+            with unseeded():
+                stop = on_epoch is not None and on_epoch(record)  # who looks at the network sees what was validated
         if stop or (patience is not None and epoch - best >= patience):
             break
     network.load_state_dict(best_weights)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from tabmtl.balance import Balancer
+from tabmtl.device import give_way
 from tabmtl.epochs import OnEpoch, Record, run_epochs, schedule
 from tabmtl.losses import MultiTaskLoss
 from tabmtl.optimizer import Optimizer
@@ -149,6 +150,7 @@ class _Loop:
         for step, index in enumerate(steps):
             progress = (epoch + step / len(steps)) / self.options.epochs
             losses, scores = self.step(index, self.options.learning_rate * schedule(progress))
+            give_way()
             totals.append(losses)
             if n_kept < _SCORED_TRAIN_ROWS:
                 kept.append(scores)

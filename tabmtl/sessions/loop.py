@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tabmtl.device import give_way
 from tabmtl.epochs import Record, schedule
 from tabmtl.optimizer import Optimizer
 from tabmtl.schema import DivergenceError
@@ -127,6 +128,7 @@ class SessionLoop:
         for number, index in enumerate(steps):
             progress = (epoch + number / len(steps)) / self._options.epochs
             losses, n = self.step(index, self._options.learning_rate * schedule(progress))
+            give_way()
             totals += n * losses
             n_targets += n
         means = (totals / n_targets).tolist()
