@@ -14,7 +14,8 @@ task      int64, (n,)            long layout only: index of the row's own task a
 
 An input without columns is left out. There is one output for every column of y, named like it: float64 probabilities
 (n, K), classes in the order of the metadata, or values (n,) in the target's own units. They are what ``predict_proba``
-and ``predict`` answer in float32. Which columns, levels, tasks and classes there are, and in which order, is JSON in
+and ``predict`` answer in float32. The n rows are one batch, which only ``row_layer="batch_attention"`` of `MultiTabNet`
+can tell. Which columns, levels, tasks and classes there are, and in which order, is JSON in
 the metadata of the file under the key "tabmtl", see :func:`tabmtl.encode.exported.describe_encoding`;
 :class:`tabmtl.OnnxCoder` reads it, encodes frames and makes frames of answers.
 """

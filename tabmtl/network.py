@@ -156,7 +156,8 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MultiT
         network, device = self._fitted_network()
         batch = _on_device(self._coder.read(X), device)
         with threads(self.n_jobs, network):
-            return represent_rows(network, batch, self.precision).cpu().numpy()
+            size = self._fitted_params["batch_size"]
+            return represent_rows(network, batch, self.precision, batch_size=size).cpu().numpy()
 
     def _check_params(self) -> None:
         for name in ("epochs", "batch_size", "patience", "min_frequency"):
@@ -276,7 +277,8 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MultiT
     def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
         network, device = self._fitted_network()
         with threads(self.n_jobs, network):
-            scores = predict_scores(network, _on_device(batch, device), self.precision)
+            size = self._fitted_params["batch_size"]
+            scores = predict_scores(network, _on_device(batch, device), self.precision, batch_size=size)
         scores = self._as_fitted()._loss(self.tasks_).link(scores)
         return self._coder.labels.outputs([score.cpu().numpy() for score in scores])
 

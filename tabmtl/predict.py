@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -22,16 +23,23 @@ def autocast(batch: Batch, precision: str) -> Iterator[None]:
         yield
 
 
-def predict_scores(network: torch.nn.Module, data: Batch, precision: str = "float32") -> list[Tensor]:
-    """Raw scores of all rows, one tensor a task (long layout: one tensor), computed in slices."""
-    parts = _in_slices(network, network, data, precision)
+def predict_scores(
+    network: torch.nn.Module, data: Batch, precision: str = "float32", *, batch_size: int = _PREDICT_ROWS
+) -> list[Tensor]:
+    """Raw scores of all rows, one tensor a task (long layout: one tensor), computed in slices.
+
+    Where the rows of a batch depend on each other, at most ``batch_size`` rows meet: a slice is a batch.
+    """
+    parts = _in_slices(network, network, data, precision, batch_size)
     return [_joined(columns).float() for columns in zip(*parts, strict=True)]
 
 
-def represent_rows(network: torch.nn.Module, data: Batch, precision: str = "float32") -> Tensor:
-    """Shared representation (n, r) of all rows, computed in slices."""
+def represent_rows(
+    network: torch.nn.Module, data: Batch, precision: str = "float32", *, batch_size: int = _PREDICT_ROWS
+) -> Tensor:
+    """Shared representation (n, r) of all rows, computed in slices as those of `predict_scores`."""
     represent: Any = network.represent
-    parts = _in_slices(network, lambda *inputs: [represent(*inputs)], data, precision)
+    parts = _in_slices(network, lambda *inputs: [represent(*inputs)], data, precision, batch_size)
     return _joined([part for (part,) in parts]).float()
 
 
@@ -40,16 +48,19 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
 
 
 def _in_slices(
-    network: torch.nn.Module, function: Callable[..., list[Tensor]], data: Batch, precision: str
+    network: torch.nn.Module, function: Callable[..., list[Tensor]], data: Batch, precision: str, batch_size: int
 ) -> list[list[Tensor]]:
     """What a function of the network gives for all rows, a few at a time.
 
     Every slice is filled up to a multiple of 8 rows: matrix products of fewer rows take other kernels, which round
-    otherwise, and a row's answer would depend, by some 1e-6 of the scale, on how many rows are asked with it.
+    otherwise, and a row's answer would depend, by some 1e-6 of the scale, on how many rows are asked with it. Batches
+    whose rows depend on each other are not filled up, but of about equal size, so that no row is left alone.
     """
     if network.training:
         network.eval()
-    size, multiple = (len(data), 1) if network.batch_dependent else (_PREDICT_ROWS, _ROW_MULTIPLE)
+    size, multiple = _PREDICT_ROWS, _ROW_MULTIPLE
+    if network.batch_dependent:
+        size, multiple = math.ceil(len(data) / math.ceil(len(data) / batch_size)), 1
     parts = []
     with torch.inference_mode(), autocast(data, precision):
         for start in range(0, len(data), size):

@@ -195,7 +195,8 @@ class _Loop:
         if self.valid is None:
             return {}, None
         settle_statistics(self.network, self.data, self.options.precision)
-        scores = predict_scores(self.network, self.valid, self.options.precision)
+        options = self.options
+        scores = predict_scores(self.network, self.valid, options.precision, batch_size=options.batch_size)
         losses = self.loss(scores, self.valid.y, self.valid.weight, self.valid.task)
         record = self._record("val", losses, self.valid, scores, self.valid)
         return record, _monitored(record, self.options.monitor, self.tasks)

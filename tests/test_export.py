@@ -38,7 +38,10 @@ VARIANTS = {
         MultiTabNet,
         {"row_layer": "inducing_attention", "n_points": 5, "multi_token": False, "n_blocks": 2, "mask": "FxT_TxT"},
     ),
-    "rows meet": (MultiTabNet, {"row_layer": "batch_attention", "mask": "FxT", "numeric_embedding": "periodic"}),
+    "rows meet": (
+        MultiTabNet,
+        {"row_layer": "batch_attention", "batch_size": 300, "mask": "FxT", "numeric_embedding": "periodic"},
+    ),
     "row alone": (MultiTabNet, {"row_layer": "none", "mask": "none", "numeric_embedding": "piecewise"}),
     "plain": (SharedBottom, {"numeric_embedding": "none", "hidden": (), "head_hidden": 0}),
     "groups": (

@@ -185,6 +185,16 @@ def test_threads_are_given_back(cls):
     assert torch.get_num_threads() == before
 
 
+def test_rows_that_look_at_each_other_meet_in_batches():
+    estimator, X, _ = fitted(MultiTabNet, row_layer="batch_attention", batch_size=50)
+    whole = answers(estimator, X)
+    parts = [answers(estimator, X[start : start + 40]) for start in range(0, 120, 40)]
+    assert same(whole, [np.concatenate(each) for each in zip(*parts, strict=True)])
+    assert not same([whole[-1][:20]], [answers(estimator, X[:20])[-1]])
+    estimator.set_params(batch_size=7)
+    assert same(whole, answers(estimator, X))
+
+
 @every_network
 def test_the_representation_is_named_and_float32(cls):
     estimator, X, _ = fitted(cls)

@@ -266,12 +266,28 @@ def test_rows_are_scored_in_multiples_of_eight(n):
     assert not model.training
 
 
-def test_a_batch_dependent_network_gets_its_rows_whole():
+def test_a_batch_dependent_network_trains_on_whole_batches():
     model = network(batch_dependent=True)
-    predict_scores(model, table(1_031))
-    assert [len(rows) for rows in model.seen] == [1_031]
     train(model, LOSS, table(1_031), None, options(epochs=1, batch_size=600), evaluate=evaluate)
-    assert [len(rows) for rows in model.seen[1:]] == [600, 431]
+    assert [len(rows) for rows in model.seen] == [600, 431]
+
+
+@pytest.mark.parametrize(
+    ("n", "sizes"), [(1, [1]), (600, [600]), (601, [301, 300]), (1_031, [516, 515]), (1_801, [451, 451, 451, 448])]
+)
+def test_a_batch_dependent_network_predicts_in_batches_of_equal_size(n, sizes):
+    model, data = network(batch_dependent=True), table(n)
+    for predict in (predict_scores, represent_rows):
+        model.seen.clear()
+        predict(model, data, batch_size=600)
+        assert [len(rows) for rows in model.seen] == sizes
+        assert torch.equal(torch.cat(model.seen), data.x_num)
+
+
+def test_a_batch_dependent_network_is_validated_in_batches():
+    model = network(batch_dependent=True)
+    train(model, LOSS, table(600), table(1_000), options(epochs=1, batch_size=600), evaluate=evaluate)
+    assert [len(rows) for rows in model.seen] == [600, 500, 500]
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.15, 0.9])

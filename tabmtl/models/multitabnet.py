@@ -55,7 +55,8 @@ class MultiTabNetwork(nn.Module):
         - ``"mixer"``: ``W_o W_v x`` on the joined tokens; what the released code computes where its
           rotary option is on.
         - ``"batch_attention"``: the paper's attention between the rows of a batch. A prediction then depends
-          on the other rows given with it, and one row alone is not served well.
+          on the other rows given with it, and one row alone is not served well. More than ``batch_size`` rows are
+          predicted in batches of about equal size, in the order in which they are given.
         - ``"inducing_attention"``: ours, rows attend to ``n_points`` learned points.
     n_points : int, default=64
         Number M of learned points.
@@ -198,7 +199,8 @@ class MultiTabNet(NetworkEstimator):
         Who may not look at whom: features at tasks, tasks at each other, or both.
     row_layer : {"none", "mixer", "batch_attention", "inducing_attention"}, default="mixer"
         The second layer of a block; see :class:`MultiTabNetwork`. ``"batch_attention"``, the paper's, makes a
-        prediction depend on the rows it is asked with; all others do not.
+        prediction depend on the rows it is asked with; all others do not. It predicts in batches of at most
+        ``batch_size`` rows, all of about equal size, in the order of the rows.
     n_points : int, default=64
         Learned points of ``"inducing_attention"``.
     multi_token : bool, default=True
