@@ -19,7 +19,7 @@ from sklearn.utils.validation import check_is_fitted
 from tabmtl.balance import Balance, GradLevel, check_balance, make_balancer
 from tabmtl.base import MultiTaskEstimator
 from tabmtl.callbacks import epochs_as_tasks
-from tabmtl.checks import check_at_least, check_choice, check_count, check_rate, check_share
+from tabmtl.checks import check_at_least, check_choice, check_count, check_positive, check_rate, check_share
 from tabmtl.device import find_device, seeded, threads
 from tabmtl.encode import TableCoder
 from tabmtl.encode.features import NumericTransform
@@ -77,6 +77,9 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MultiT
         Give the tasks' gradients one length before the last three or an aggregator join them.
     flat : bool, default=False
         Seek task-based flat regions (arXiv 2211.13723) with any balance, at all parameters: twice the gradients.
+    rho : float, default=0.01
+        How far ``flat`` looks: length of the moves towards a task's worst loss, one for the shared and one for the
+        task's own parameters. Not used without ``flat``.
     precision : {"float32", "bf16"}, default="float32"
         ``"bf16"`` computes matrix products in bfloat16: faster on GPUs and on CPUs with AVX512-BF16 or AMX.
     device : str, default="auto"
@@ -115,6 +118,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MultiT
     grad_level: GradLevel = "auto"
     normalize_gradients: bool = False
     flat: bool = False
+    rho: float = 0.01
     precision: Literal["float32", "bf16"] = "float32"
     device: str = "auto"
     n_jobs: int | None = None
@@ -168,6 +172,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MultiT
         check_balance(
             self.balance, grad_level=self.grad_level, flat=self.flat, normalize_gradients=self.normalize_gradients
         )
+        check_positive("rho", self.rho)
         check_choice("precision", self.precision, ("float32", "bf16"))
         check_rate("average_decay", self.average_decay)
         check_share("validation_fraction", self.validation_fraction)
@@ -256,6 +261,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MultiT
                 flat=self.flat,
                 normalize_gradients=self.normalize_gradients,
                 task_per_row=self.task_column is not None,
+                rho=self.rho,
             )
         describe = partial(describe_tasks, tasks)
         so_far = partial(self._trained_so_far, network, coder, data)
