@@ -25,6 +25,7 @@ from tabmtl.verify import check_contents
 FORMAT = 1
 _MANIFEST = "manifest.json"
 _MOST_JSON = 128 * 2**20  # bytes; read, they take up to twenty times the memory
+_ENTRY = ("file", "bytes", "sha256")  # what the manifest says of a file
 _NAMES = re.compile(r"model\.json|arrays\.safetensors|[A-Za-z0-9]+\.txt")
 
 
@@ -242,13 +243,13 @@ def _read_files(folder: Path, manifest: Mapping[str, Any]) -> dict[str, bytes]:
     """The verified contents of the files that a manifest names."""
     contents = {}
     with _as_file_error(f"{folder}: {_MANIFEST} was edited"):
-        entries = {name: (entry["file"], entry["sha256"]) for name, entry in manifest["files"].items()}
-    for name, (stored, checksum) in entries.items():
+        entries = {name: tuple(entry[key] for key in _ENTRY) for name, entry in manifest["files"].items()}
+    for name, (stored, size, checksum) in entries.items():
         # a name with a path in it could lead out of the folder
-        if not _NAMES.fullmatch(name) or not is_part(str(stored), {name}):
-            raise ModelFileError(f"{folder}: {_MANIFEST} names {stored!r}, which is no file of a model")
+        if not _NAMES.fullmatch(name) or not is_part(str(stored), {name}) or type(size) is not int:
+            raise ModelFileError(f"{folder}: {_MANIFEST} names {stored!r}, {size!r} bytes, which is no file of a model")
         with _as_file_error(f"{folder}: {stored} cannot be read, so the model is incomplete; save it again"):
-            contents[name] = read_file(folder / stored, _MOST_JSON if name == "model.json" else None)
+            contents[name] = read_file(folder / stored, _MOST_JSON if name == "model.json" else None, size)
         if hashlib.sha256(contents[name]).hexdigest() != checksum:
             raise ModelFileError(f"{folder}: {stored} is truncated or was edited (its checksum differs)")
     return contents
@@ -262,7 +263,7 @@ def _write_locked(folder: Path, class_name: str, contents: Mapping[str, bytes]) 
         for name, content in contents.items():
             checksum = hashlib.sha256(content).hexdigest()
             stored = f"{Path(name).stem}-{checksum[:16]}{Path(name).suffix}"
-            files[name] = {"file": stored, "sha256": checksum}
+            files[name] = dict(zip(_ENTRY, (stored, len(content), checksum), strict=True))
             write_file(folder / stored, content)
         manifest = {"format": FORMAT, "tabmtl": version("tabmtl"), "class": class_name, "files": files}
         manifest["sha256"] = _checksum(manifest)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -129,6 +130,23 @@ def test_a_file_larger_than_the_memory_is_not_read(folder):
         os.truncate(file, 2**42)  # of holes, which take no room
         refused(folder, file.name, "more than the")
         file.write_bytes(content)
+
+
+def test_a_file_of_another_size_than_the_manifest_says_is_not_read(folder):
+    for file in parts_of(folder).values():
+        content = file.read_bytes()
+        os.truncate(file, 3 * 2**30)  # of holes, and less than the memory
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        refused(folder, file.name, "more than the" if file.suffix == ".json" else f"expected {len(content)}")
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kilobytes
+        file.write_bytes(content)
+
+
+@pytest.mark.parametrize("size", [-1, 2**80, 1.5, "12", None, []])
+def test_a_size_that_no_file_has_is_refused(folder, size):
+    files = json.loads((folder / "manifest.json").read_text())["files"]
+    files["model.json"]["bytes"] = size
+    refused(forge(folder, files=files), "model-", str(size))
 
 
 def test_a_model_with_more_names_than_load_reads_is_not_saved(folder, stored, monkeypatch):

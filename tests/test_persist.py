@@ -140,7 +140,18 @@ def test_a_manifest_does_not_lead_out_of_its_folder(folder, name):
         tabmtl.load(folder)
 
 
-@pytest.mark.parametrize("files", [[], None, {"model.json": "x"}, {"model.json": {"file": "a"}}, {}, "text"])
+@pytest.mark.parametrize(
+    "files",
+    [
+        [],
+        None,
+        {"model.json": "x"},
+        {"model.json": {"file": "a"}},
+        {},
+        "text",
+        {"model.json": {"file": "a", "sha256": "b"}},
+    ],
+)
 def test_a_forged_manifest_is_refused(folder, files):
     forge(folder, files=files)
     with pytest.raises(ModelFileError):
@@ -162,7 +173,7 @@ def test_forged_contents_with_right_checksums_are_refused(folder, what):
     name, content = FORGERIES[what]
     files = json.loads((folder / "manifest.json").read_text())["files"]
     (folder / files[name]["file"]).write_bytes(content)
-    files[name]["sha256"] = sha256(content).hexdigest()
+    files[name] |= {"bytes": len(content), "sha256": sha256(content).hexdigest()}
     forge(folder, files=files)
     with pytest.raises(ModelFileError):
         tabmtl.load(folder)
