@@ -164,7 +164,11 @@ def load(path: str | Path, cls: type | None = None) -> Any:
     ModelFileError
         If the folder is missing, foreign, truncated or edited, of another class or a newer format, or if it holds what
         no model of this release has.
+    TypeError
+        If ``cls`` is no class of an estimator.
     """
+    if cls is not None and not (isinstance(cls, type) and hasattr(cls, "_from_saved")):
+        raise TypeError(f"cls must be the class of the estimator, got {cls!r}; leave it out for one of tabmtl")
     class_name, saved = read_folder(path)
     if cls is None:
         cls = own_class(class_name)

@@ -197,6 +197,12 @@ def test_another_class_is_refused(folder, stored):
         tabmtl.load(folder)
 
 
+@pytest.mark.parametrize("cls", [1, "SharedBottom", int, SharedBottom(), lambda: SharedBottom])
+def test_what_is_no_class_of_an_estimator_is_refused(folder, cls):
+    with pytest.raises(TypeError, match=r"cls must be the class of the estimator, got .*; leave it out"):
+        tabmtl.load(folder, cls=cls)
+
+
 def test_a_class_of_the_user_is_given(tmp_path):
     estimator, X, _ = fitted(OwnNet)
     estimator.save(tmp_path / "model")
