@@ -70,6 +70,8 @@ def write_folder(path: str | Path, class_name: str, saved: Saved) -> None:
     ------
     FileExistsError
         If the folder holds anything else than a model of this package.
+    ValueError
+        If no folder can have this name.
     OSError
         If it cannot be written, for instance because the disk is full. What the folder held before is still there, and
         nothing is beside it.
@@ -108,7 +110,7 @@ def read_folder(path: str | Path) -> tuple[str, Saved]:
     ModelFileError
         If the folder is missing, foreign, truncated, edited, or of a newer format.
     """
-    folder = Path(path)
+    folder = _named(path)
     while True:
         before = stamp(folder / _MANIFEST)
         manifest = _read_manifest(folder)
@@ -285,8 +287,21 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"model.json holds {name}, which is no number")
 
 
-def check_ours(folder: Path) -> None:
+def _named(path: str | Path) -> Path:
+    """A path; a ModelFileError for a name that no file system takes."""
+    folder = Path(path)
+    try:
+        folder.lstat()
+    except OSError:
+        pass  # what is missing or locked is told when it is opened
+    except ValueError as error:
+        raise ModelFileError(f"no folder can be named {str(folder)!r}: {error}; take that out of the path") from error
+    return folder
+
+
+def check_ours(path: str | Path) -> None:
     """Refuse to write where anything else than a model of this package lies."""
+    folder = _named(path)
     if not folder.exists() or all(is_part(file.name) for file in folder.iterdir()):
         return
     try:

@@ -129,6 +129,14 @@ def test_what_is_no_folder_of_a_model_is_refused(tmp_path):
             tabmtl.load(tmp_path / name)
 
 
+@pytest.mark.parametrize("name", ["a\0b", "a\ud800"])
+def test_a_path_that_no_file_system_takes_is_refused(stored, tmp_path, name):
+    for use in (tabmtl.load, stored[1].save):
+        with pytest.raises(ModelFileError, match=r"no folder can be named .*take that out of the path") as caught:
+            use(f"{tmp_path}/{name}")
+        assert str(caught.value).isprintable()
+
+
 @pytest.mark.parametrize("name", ["../secret-0123456789abcdef.json", "/etc/passwd", "..", "manifest.json", "", 7, None])
 def test_a_manifest_does_not_lead_out_of_its_folder(folder, name):
     content = b"{}"
