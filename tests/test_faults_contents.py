@@ -80,6 +80,16 @@ def test_parameters_that_fit_never_had_are_refused(stored, tmp_path, name, value
     refused(folder, word.replace("up to", "from 1 to"))
 
 
+@pytest.mark.parametrize("form", ["VSKNN", "STAN"])
+@pytest.mark.parametrize(("value", "word"), [(10**29, "at most"), (1e29, "a whole number")])
+def test_numbers_that_numpy_cannot_hold_are_refused(stored, tmp_path, form, value, word):
+    folder = copy_of(stored(form), tmp_path / "model")
+    for name in ("sample_size", "k"):
+        forge_facts(folder, lambda facts, name=name: facts["params"].update({name: value}))
+        refused(folder, f"{name} must be {word}")
+        forge_facts(folder, lambda facts, name=name: facts["params"].update({name: 100}))
+
+
 GIANTS = [
     *((SharedBottom, name, 10**9) for name in ("d_embedding", "head_hidden")),
     *((SharedBottom, "hidden", {"tuple": value}) for value in ([10**9], [30_000, 30_000], [8] * 3_000)),

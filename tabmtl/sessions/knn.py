@@ -84,8 +84,9 @@ class _Neighbours(Recommender):
 
     def _parts_of(self, known: Sessions) -> list[np.ndarray]:
         """Numbers of the sessions, as many at a time as there is room for pairs and votes."""
-        pairs = np.minimum(self._memory.n_holders, self.sample_size)[known.items]
-        votes = np.arange(len(known)) * int(self.k * self._memory.sizes.mean() + 1)
+        memory = self._memory
+        pairs = np.minimum(memory.n_holders, self.sample_size)[known.items]
+        votes = np.arange(len(known)) * int(min(self.k, memory.size) * memory.sizes.mean() + 1)
         part = (offsets_of(pairs)[known.offsets[:-1]] + votes) // _PAIRS
         return np.split(np.arange(len(known)), np.flatnonzero(np.diff(part)) + 1)
 
