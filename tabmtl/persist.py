@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -26,6 +27,7 @@ FORMAT = 1
 _MANIFEST = "manifest.json"
 _MOST_JSON = 128 * 2**20  # bytes; read, they take up to twenty times the memory
 _ENTRY = ("file", "bytes", "sha256")  # what the manifest says of a file
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _NAMES = re.compile(r"model\.json|arrays\.safetensors|[A-Za-z0-9]+\.txt")
 
 
@@ -79,7 +81,7 @@ def write_folder(path: str | Path, class_name: str, saved: Saved) -> None:
     folder = Path(path)
     check_ours(folder)
     contents = {
-        "model.json": json.dumps(saved.facts, allow_nan=False).encode(),
+        "model.json": json.dumps(saved.facts, allow_nan=False, ensure_ascii=False).encode(),
         "arrays.safetensors": save_arrays({k: np.ascontiguousarray(v) for k, v in saved.arrays.items()}),
         **{f"{name}.txt": text.encode() for name, text in saved.texts.items()},
     }
@@ -122,7 +124,7 @@ def read_folder(path: str | Path) -> tuple[str, Saved]:
             if stamp(folder / _MANIFEST) == before:
                 raise
     with _as_file_error(f"{folder} is no tabmtl model"):
-        facts = json.loads(contents.pop("model.json"), parse_constant=_refuse_constant)
+        facts = _parse(contents.pop("model.json"))
         arrays = load_arrays(contents.pop("arrays.safetensors"))
         texts = {name.removesuffix(".txt"): content.decode() for name, content in contents.items()}
         return manifest["class"], Saved(facts=facts, arrays=arrays, texts=texts)
@@ -215,7 +217,8 @@ def _as_file_error(what: str) -> Iterator[None]:
     except ModelFileError:
         raise
     except Exception as error:
-        raise ModelFileError(f"{what}: {error!r}") from error
+        # the repr of a UnicodeError holds all of the text
+        raise ModelFileError(f"{what}: {type(error).__name__}({error})") from error
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
@@ -235,7 +238,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 def _parse_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of any tabmtl release, unverified."""
     try:
-        manifest = json.loads(read_file(folder / _MANIFEST, _MOST_JSON))
+        manifest = _parse(read_file(folder / _MANIFEST, _MOST_JSON))
     except OSError as error:
         raise ModelFileError(f"{folder} is no tabmtl model: it has no readable {_MANIFEST}") from error
     except (ValueError, RecursionError) as error:
@@ -283,8 +286,19 @@ def _write_locked(folder: Path, class_name: str, contents: Mapping[str, bytes]) 
     sync_folder(folder)
 
 
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"model.json holds {name}, which is no number")
+def _parse(content: bytes) -> Any:
+    """JSON whose numbers are finite and whose texts can be written again."""
+    text = content.decode()  # json itself lets surrogates pass
+    value = json.loads(text, parse_constant=_finite, parse_float=_finite)
+    if _SURROGATE.search(text):
+        json.dumps(value, ensure_ascii=False).encode()  # fails at half a pair, which no frame holds and no screen shows
+    return value
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(float(text)):
+        raise ValueError(f"{text} is no finite number")
+    return float(text)
 
 
 def _named(path: str | Path) -> Path:

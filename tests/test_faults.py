@@ -162,9 +162,29 @@ LIES = {
     "deep": b'{"params": ' + b"[" * 100_000,
     "no number": b'{"params": {"epochs": NaN}, "coder": {}, "fitted": {}}',
     "endless number": b'{"params": {"epochs": ' + b"9" * 10_000 + b'}, "coder": {}, "fitted": {}}',
+    "infinite number": b'{"params": {"epochs": 1e999}, "coder": {}, "fitted": {}}',
     "null": b"null",
     "no text": b"\xff\xfe{}",
 }
+
+
+def test_half_a_surrogate_pair_in_a_forged_folder_is_refused_in_a_message_that_can_be_shown(folder):
+    facts = parts_of(folder)["model.json"].read_text()
+    for half in (rb"\ud800", rb"\uDFFF\ud83d", b"\xed\xa0\x80"):
+        forged = facts.encode().replace(b"late", half)
+        assert forged != facts.encode()
+        assert refused(forge(folder, {"model.json": forged})).isprintable()
+        assert len(refused(folder)) < 2_000
+    forge(folder, {"model.json": facts.encode()})
+    tabmtl.load(folder)
+    assert refused(forge(folder, **{"class": "Shared\ud800"})).isprintable()
+
+
+def test_text_beyond_16_bits_comes_back(tmp_path):
+    write_folder(tmp_path / "model", "M", Saved(facts={"\U0001f600": "\U0001f600", "escape": "\\ud800"}))
+    assert read_folder(tmp_path / "model")[1].facts == {"\U0001f600": "\U0001f600", "escape": "\\ud800"}
+    forge(tmp_path / "model", {"model.json": b'"\\ud83d\\ude00"'})
+    assert read_folder(tmp_path / "model")[1].facts == "\U0001f600"
 
 
 @pytest.mark.parametrize("what", LIES)
