@@ -13,7 +13,7 @@ from typing import Any
 
 from safetensors.numpy import load, save
 
-from tabmtl.persist import _checksum
+from tabmtl.storage.persist import _checksum
 
 SECONDS = 30  # after which LightGBM is taken to hang
 

@@ -22,8 +22,8 @@ from sklearn.utils.validation import check_is_fitted
 from tabmtl.base import MultiTaskEstimator
 from tabmtl.mlflow.serving import SessionModel, TableModel, probability_names
 from tabmtl.mlflow.signature import pandas_view, signature_of
-from tabmtl.persist import ModelFileError, load, own_class
 from tabmtl.sessions.recommender import Recommender
+from tabmtl.storage.persist import ModelFileError, load, own_class
 
 if TYPE_CHECKING:
     from mlflow.models.model import ModelInfo

@@ -15,12 +15,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tabmtl.checks import check_at_least, check_choice, check_count, check_positive
-from tabmtl.persist import Saved
 from tabmtl.sessions.catalogue import Catalogue
 from tabmtl.sessions.memory import Memory, Pairs, last_clicks
 from tabmtl.sessions.popularity import fill_with_popularity
 from tabmtl.sessions.ragged import Sessions, offsets_of, ranges
 from tabmtl.sessions.recommender import Recommender
+from tabmtl.storage.persist import Saved
 
 # weight of what was x clicks ago in a session of n
 _FADES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {

@@ -19,7 +19,7 @@ import tabmtl
 from tabmtl import PLE, RMTGB, IndependentTasks, ModelFileError, MultiTabNet, SharedBottom
 from tabmtl.estimator import SavableEstimator
 from tabmtl.parameters import _OPENING, MOST_JOBS, from_json, to_json
-from tabmtl.persist import Saved, check_saved, join_parts
+from tabmtl.storage.persist import Saved, check_saved, join_parts
 
 FORMS = [*recommenders.FORMS, MultiTabNet, RMTGB, IndependentTasks]
 

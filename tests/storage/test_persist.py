@@ -21,7 +21,7 @@ from safetensors.numpy import load_file
 
 import tabmtl
 from tabmtl import IndependentTasks, ModelFileError, SharedBottom
-from tabmtl.persist import FORMAT, Saved, _checksum, read_folder, write_folder
+from tabmtl.storage.persist import FORMAT, Saved, _checksum, read_folder, write_folder
 
 MODELS = [SharedBottom, IndependentTasks]
 
@@ -256,7 +256,7 @@ KILLED_SAVE = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-from tabmtl.persist import Saved, write_folder
+from tabmtl.storage.persist import Saved, write_folder
 
 owner, name = {"fsync": (os, "fsync"), "replace": (os, "replace"), "unlink": (Path, "unlink")}[sys.argv[2]]
 function, calls = getattr(owner, name), []

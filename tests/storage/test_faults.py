@@ -19,8 +19,9 @@ from conformance import answers, fitted, same
 from forging import copy_of, forge, parts_of
 
 import tabmtl
-from tabmtl import IndependentTasks, ModelFileError, SharedBottom, persist
-from tabmtl.persist import FORMAT, Saved, read_folder, write_folder
+from tabmtl import IndependentTasks, ModelFileError, SharedBottom
+from tabmtl.storage import persist
+from tabmtl.storage.persist import FORMAT, Saved, read_folder, write_folder
 
 
 def saved(value: int, size: int = 100) -> Saved:
@@ -114,7 +115,7 @@ def test_files_that_no_model_has_are_refused(folder):
 def test_a_save_does_not_write_through_a_link_that_lies_in_wait(stored, tmp_path, monkeypatch):
     (tmp_path / "precious").write_text("years of work")
     (tmp_path / "model").mkdir()
-    monkeypatch.setattr("tabmtl.files.secrets.randbits", lambda bits: 7)
+    monkeypatch.setattr("tabmtl.storage.atomic.secrets.randbits", lambda bits: 7)
     (tmp_path / "model" / ".manifest.json.7").symlink_to(tmp_path / "precious")
     with pytest.raises(OSError, match="save to another folder"):
         stored[1].save(tmp_path / "model")
@@ -292,7 +293,7 @@ def test_a_failure_at_any_step_leaves_the_folder_as_it_was(tmp_path, monkeypatch
 WRITER = """
 import sys
 import numpy as np
-from tabmtl.persist import Saved, write_folder
+from tabmtl.storage.persist import Saved, write_folder
 
 first, count = int(sys.argv[2]), int(sys.argv[3])
 for i in range(count):

@@ -18,10 +18,10 @@ import numpy as np
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
-from tabmtl.budget import bounded
-from tabmtl.files import failed_save, is_part, locked, read_file, remove_files, stamp, sync_folder, write_file
-from tabmtl.tree_text import check_trees
-from tabmtl.verify import check_contents
+from tabmtl.storage.atomic import failed_save, is_part, locked, read_file, remove_files, stamp, sync_folder, write_file
+from tabmtl.storage.lightgbm_text import check_trees
+from tabmtl.storage.limits import bounded
+from tabmtl.storage.verify import check_contents
 
 FORMAT = 1
 _MANIFEST = "manifest.json"
