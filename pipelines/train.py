@@ -194,7 +194,7 @@ def fit_single_tasks(rows: Rows, estimator: Any) -> IndependentTasks:
 
 def check_output(output: Path) -> None:
     """Raise an error before anything is trained if a model cannot be saved there."""
-    from tabmtl.persist import check_ours
+    from tabmtl.storage.persist import check_ours
 
     check_ours(output)
     check_writable(output, "--output")

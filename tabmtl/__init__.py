@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from tabmtl.models.rmtgb import RMTGB, RMTGBClassifier, RMTGBRegressor
     from tabmtl.models.shared_bottom import SharedBottom, SharedBottomClassifier, SharedBottomRegressor
     from tabmtl.models.stem import STEM, STEMClassifier, STEMRegressor
-    from tabmtl.persist import ModelFileError, load
     from tabmtl.schema import TabmtlWarning, Task
+    from tabmtl.storage.persist import ModelFileError, load
 
 _HOMES = {
     "encode.exported": ("OnnxCoder",),
@@ -41,8 +41,8 @@ _HOMES = {
     "models.rmtgb": ("RMTGB", "RMTGBClassifier", "RMTGBRegressor"),
     "models.shared_bottom": ("SharedBottom", "SharedBottomClassifier", "SharedBottomRegressor"),
     "models.stem": ("STEM", "STEMClassifier", "STEMRegressor"),
-    "persist": ("ModelFileError", "load"),
     "schema": ("TabmtlWarning", "Task"),
+    "storage.persist": ("ModelFileError", "load"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -18,8 +18,8 @@ from tabmtl.encode import TableCoder
 from tabmtl.estimator import SavableEstimator, draw_seed
 from tabmtl.intervals import score_intervals
 from tabmtl.metrics import check_metric, mean_score, score_tasks
-from tabmtl.persist import Saved
 from tabmtl.schema import Batch, Kind, Task
+from tabmtl.storage.persist import Saved
 
 TargetKind = Literal["classification", "regression"] | None
 

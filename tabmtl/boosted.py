@@ -19,8 +19,8 @@ from tabmtl.checks import check_at_least, check_count, check_positive, check_sha
 from tabmtl.dealing import train_valid_split
 from tabmtl.encode import TableCoder
 from tabmtl.family import Family
-from tabmtl.persist import Saved
 from tabmtl.schema import Batch, Task
+from tabmtl.storage.persist import Saved
 from tabmtl.trees import tree_matrix
 
 _ROWS_TO_SPLIT = 50

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
+_LARGEST = 2**63 - 1  # of numpy's whole numbers
+
 
 def is_number(value: Any) -> bool:
     """Whether a value is a real number of Python or numpy; a boolean is none."""
@@ -14,10 +16,12 @@ def is_number(value: Any) -> bool:
 
 
 def check_count(name: str, value: int, low: int = 1) -> None:
-    """Raise a ValueError that names a hyper-parameter which is no whole number of at least ``low``."""
+    """Raise a ValueError that names a hyper-parameter which is no whole number of at least ``low`` and 64 bits."""
     if not isinstance(value, Integral) or isinstance(value, bool):
         raise ValueError(f"{name} must be a whole number, got {value!r}")
     check_at_least(name, value, low)
+    if value > _LARGEST:
+        raise ValueError(f"{name} must be at most {_LARGEST}, got {value!r}")
 
 
 def check_at_least(name: str, value: float, low: float) -> None:

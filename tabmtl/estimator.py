@@ -10,7 +10,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.parameters import read_params, to_json
-from tabmtl.persist import Saved, check_saved, join_parts, split_parts, write_folder
+from tabmtl.storage.persist import Saved, check_saved, join_parts, split_parts, write_folder
 
 
 class SavableEstimator(BaseEstimator):

@@ -40,9 +40,9 @@ from tabmtl.encode import TableCoder
 from tabmtl.encode.exported import METADATA, describe_encoding
 from tabmtl.encode.numeric import CLIP, FAR, NumericScaler
 from tabmtl.losses import MultiTaskLoss
-from tabmtl.persist import write_file
 from tabmtl.predict import predict_scores
 from tabmtl.schema import Batch, Task
+from tabmtl.storage.atomic import write_file
 
 INPUTS = ("x_num", "x_cat", "task")
 

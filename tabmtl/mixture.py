@@ -19,9 +19,9 @@ from tabmtl.checks import check_choice
 from tabmtl.embeddings import EMBEDDING_STD
 from tabmtl.encode import TableCoder
 from tabmtl.experts import Activation, Experts, Norm
-from tabmtl.persist import Saved
 from tabmtl.predict import represent_rows
 from tabmtl.schema import Batch, TabmtlWarning, Task
+from tabmtl.storage.persist import Saved
 from tabmtl.vector import VectorEstimator
 
 _INSPECTED_ROWS = 10_000

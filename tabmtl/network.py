@@ -28,10 +28,10 @@ from tabmtl.export import export_onnx
 from tabmtl.losses import MultiTaskLoss
 from tabmtl.metrics import score_tasks
 from tabmtl.model_selection import train_valid_split
-from tabmtl.persist import Saved
 from tabmtl.predict import predict_scores, represent_rows
 from tabmtl.progress import describe_tasks, watching
 from tabmtl.schema import Batch, Columns, TabmtlWarning, Task
+from tabmtl.storage.persist import Saved
 from tabmtl.train import TrainOptions, settle_statistics, train
 
 _ROWS_TO_SPLIT = 20  # fewer rows are all trained on: a validation part would hold next to nothing

@@ -30,6 +30,7 @@ _OPENING = (
 _JOBS = ("n_jobs", "num_threads", "num_thread", "nthread", "nthreads")
 # LightGBM gets all its parameters as one line of key=value, which a blank in a value would add to
 _WORD = re.compile(r"[\w.,:+\[\]-]*")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def to_json(name: str, value: Any) -> Any:
@@ -42,12 +43,15 @@ def to_json(name: str, value: Any) -> Any:
     TypeError
         If the value is neither plain, nor a Task, nor a LightGBM estimator.
     ValueError
-        If a parameter of a LightGBM estimator holds more than one word, or too many threads are asked for.
+        If a parameter of a LightGBM estimator holds more than one word, too many threads are asked for, or a text holds
+        half a surrogate pair.
     """
     _check_jobs({name: value})
+    if isinstance(value, str) and _SURROGATE.search(value):
+        raise ValueError(f"the parameter {name}={value!r} holds half a surrogate pair, which no file can; take it out")
     if isinstance(value, np.random.RandomState):
         return None  # a loaded model draws nothing
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.ndarray | np.generic):
         return to_json(name, value.tolist())
     if isinstance(value, Task):
         return {"task": {field.name: to_json(name, getattr(value, field.name)) for field in fields(value)}}
@@ -55,14 +59,12 @@ def to_json(name: str, value: Any) -> Any:
         params = {key: item for key, item in value.get_params().items() if key not in _OPENING}
         _check_lightgbm(params, name)
         return {"lightgbm": {"class": type(value).__name__, "params": to_json(name, params)}}
-    if isinstance(value, np.generic):
-        return value.item()
     if isinstance(value, tuple):
         return {"tuple": [to_json(name, item) for item in value]}
     if isinstance(value, list):
         return [to_json(name, item) for item in value]
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-        return {"dict": {key: to_json(name, item) for key, item in value.items()}}
+        return {"dict": {to_json(name, key): to_json(name, item) for key, item in value.items()}}
     if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value)):
         return value
     raise TypeError(

@@ -13,7 +13,7 @@ from typing import Any
 
 from safetensors.numpy import load, save
 
-from tabmtl.persist import _checksum
+from tabmtl.storage.persist import _checksum
 
 SECONDS = 30  # after which LightGBM is taken to hang
 
@@ -28,7 +28,7 @@ def forge(folder: Path, contents: dict[str, bytes] | None = None, **changes: Any
     """Change files, by the names that the manifest has for them, and entries of the manifest."""
     manifest = json.loads((folder / "manifest.json").read_text()) | changes
     for name, content in (contents or {}).items():
-        manifest["files"][name]["sha256"] = sha256(content).hexdigest()
+        manifest["files"][name] |= {"bytes": len(content), "sha256": sha256(content).hexdigest()}
         (folder / manifest["files"][name]["file"]).write_bytes(content)
     manifest.pop("sha256")
     (folder / "manifest.json").write_text(json.dumps(manifest | {"sha256": _checksum(manifest)}))

@@ -24,7 +24,7 @@ from tabmtl import (
     make_multitask_scorer,
 )
 from tabmtl.base import MultiTaskEstimator
-from tabmtl.persist import Saved
+from tabmtl.storage.persist import Saved
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

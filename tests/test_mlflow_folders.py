@@ -52,6 +52,12 @@ def test_an_absolute_path_to_its_own_data_is_refused_too(folder):
         load_model(folder)
 
 
+def test_data_that_no_file_system_names_are_refused(folder):
+    forge(folder, "data/\0")
+    with pytest.raises(ValueError, match=r"is no model that tabmtl\.mlflow has logged"):
+        load_model(folder)
+
+
 @pytest.mark.parametrize("name", ["data", "data/model"])
 def test_a_folder_that_is_a_link_is_refused(folder, tmp_path, name):
     (folder / name).rename(tmp_path / "other")

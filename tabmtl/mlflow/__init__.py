@@ -39,7 +39,7 @@ __all__ = ["MLflowCallback", "as_pyfunc", "load_model", "log_model", "pandas_vie
 def _load_pyfunc(path: str) -> Any:
     """What serves the model in a folder; MLflow calls this by its name."""
     from tabmtl.mlflow.flavor import as_pyfunc, served_folder
-    from tabmtl.persist import load
+    from tabmtl.storage.persist import load
 
     return as_pyfunc(load(served_folder(path)))
 

@@ -22,8 +22,8 @@ from sklearn.utils.validation import check_is_fitted
 from tabmtl.base import MultiTaskEstimator
 from tabmtl.mlflow.serving import SessionModel, TableModel, probability_names
 from tabmtl.mlflow.signature import pandas_view, signature_of
-from tabmtl.persist import ModelFileError, load, own_class
 from tabmtl.sessions.recommender import Recommender
+from tabmtl.storage.persist import ModelFileError, load, own_class
 
 if TYPE_CHECKING:
     from mlflow.models.model import ModelInfo
@@ -163,13 +163,13 @@ def data_folder(root: Path) -> Path:
     """
     root = root.resolve()
     try:
-        data = Model.load(str(root)).flavors[mlflow.pyfunc.FLAVOR_NAME][mlflow.pyfunc.DATA]
+        data = str(Model.load(str(root)).flavors[mlflow.pyfunc.FLAVOR_NAME][mlflow.pyfunc.DATA])
+        folder = (root / data).resolve()
     except Exception as error:  # whatever a foreign or missing file leads to
         raise ValueError(
             f"{root} is no model that tabmtl.mlflow has logged; load it with mlflow.pyfunc ({error!r})"
         ) from error
-    folder = (root / str(data)).resolve()
-    if Path(str(data)).is_absolute() or not folder.is_relative_to(root):
+    if Path(data).is_absolute() or not folder.is_relative_to(root):
         raise ModelFileError(
             f"{root}: MLmodel names {data!r} as the data of the model, which leads out of its folder: it was edited, "
             "or a link was put there; expected a folder beside MLmodel, such as data/model. Log the model again"

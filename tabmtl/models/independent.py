@@ -19,8 +19,8 @@ from tabmtl.checks import check_at_least, check_count, check_positive, check_sha
 from tabmtl.encode import TableCoder, take_rows
 from tabmtl.encode.labels import both_classes
 from tabmtl.model_selection import train_valid_split
-from tabmtl.persist import Saved
 from tabmtl.schema import Batch, Columns, Task
+from tabmtl.storage.persist import Saved
 from tabmtl.trees import tree_matrix
 
 _ROWS_TO_SPLIT = 50

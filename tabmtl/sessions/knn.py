@@ -15,12 +15,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tabmtl.checks import check_at_least, check_choice, check_count, check_positive
-from tabmtl.persist import Saved
 from tabmtl.sessions.catalogue import Catalogue
 from tabmtl.sessions.memory import Memory, Pairs, last_clicks
 from tabmtl.sessions.popularity import fill_with_popularity
 from tabmtl.sessions.ragged import Sessions, offsets_of, ranges
 from tabmtl.sessions.recommender import Recommender
+from tabmtl.storage.persist import Saved
 
 # weight of what was x clicks ago in a session of n
 _FADES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
@@ -84,8 +84,9 @@ class _Neighbours(Recommender):
 
     def _parts_of(self, known: Sessions) -> list[np.ndarray]:
         """Numbers of the sessions, as many at a time as there is room for pairs and votes."""
-        pairs = np.minimum(self._memory.n_holders, self.sample_size)[known.items]
-        votes = np.arange(len(known)) * int(self.k * self._memory.sizes.mean() + 1)
+        memory = self._memory
+        pairs = np.minimum(memory.n_holders, self.sample_size)[known.items]
+        votes = np.arange(len(known)) * int(min(self.k, memory.size) * memory.sizes.mean() + 1)
         part = (offsets_of(pairs)[known.offsets[:-1]] + votes) // _PAIRS
         return np.split(np.arange(len(known)), np.flatnonzero(np.diff(part)) + 1)
 

@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 import numpy as np
 import polars as pl
 
-from tabmtl.persist import Saved
 from tabmtl.sessions.catalogue import Catalogue
 from tabmtl.sessions.ragged import Sessions
 from tabmtl.sessions.recommender import Recommender
+from tabmtl.storage.persist import Saved
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -12,13 +12,13 @@ from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.checks import check_count
 from tabmtl.estimator import SavableEstimator
-from tabmtl.persist import Saved
 from tabmtl.sessions.catalogue import Catalogue, make_catalogue
 from tabmtl.sessions.data import LogColumns, group_log, like, read_log, read_sessions
 from tabmtl.sessions.metrics import Ranking, block_size, rank_next, summarize
 from tabmtl.sessions.ragged import Sessions
 from tabmtl.sessions.search import top_k
 from tabmtl.sessions.split import warn_of_leaks
+from tabmtl.storage.persist import Saved
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

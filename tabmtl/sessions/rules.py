@@ -13,11 +13,11 @@ import numpy as np
 from scipy import sparse
 
 from tabmtl.checks import check_count, check_share
-from tabmtl.persist import Saved
 from tabmtl.sessions.catalogue import Catalogue
 from tabmtl.sessions.popularity import fill_with_popularity
 from tabmtl.sessions.ragged import Sessions
 from tabmtl.sessions.recommender import Recommender
+from tabmtl.storage.persist import Saved
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

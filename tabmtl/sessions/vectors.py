@@ -15,7 +15,6 @@ from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.checks import check_count, check_positive
 from tabmtl.device import check_jobs, find_device, seeded, threads
-from tabmtl.persist import Saved, join_parts, split_parts, write_file
 from tabmtl.sessions.catalogue import Catalogue, plain_names, read_items
 from tabmtl.sessions.data import code_items
 from tabmtl.sessions.features import ItemCoder
@@ -26,6 +25,8 @@ from tabmtl.sessions.recommender import Recommender
 from tabmtl.sessions.scorer import Scorer
 from tabmtl.sessions.search import NeighbourGraph, share_found, warn_of_misses
 from tabmtl.sessions.training import history_frame
+from tabmtl.storage.atomic import write_file
+from tabmtl.storage.persist import Saved, join_parts, split_parts
 
 _CHECKED = 100  # sessions on which approximate search is compared with exact search
 _TYPICAL = 1_000  # sessions of one click that the graph of neighbours is built for

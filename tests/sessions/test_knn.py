@@ -209,6 +209,13 @@ def test_of_equally_similar_sessions_the_newer_votes(model):
     assert {item for _, item in all_scores(model, log({"n": "a"}))} == {"a", "c"}
 
 
+@pytest.mark.parametrize("name", ["k", "sample_size"])
+@pytest.mark.parametrize("model", [VSKNN(), STAN()])
+def test_the_largest_number_takes_all(model, name):
+    all_there_are, largest = (clone(model).set_params(**{name: n}).fit(random_log(0)) for n in (60, 2**63 - 1))
+    assert all_scores(largest, random_log(1)) == all_scores(all_there_are, random_log(1))
+
+
 def test_only_the_newest_sessions_are_compared():
     model = VSKNN(sample_size=1).fit(log({"t": "ab", "u": "bcde"}))
     # t is more similar, u is newer

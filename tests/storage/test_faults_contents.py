@@ -19,7 +19,7 @@ import tabmtl
 from tabmtl import PLE, RMTGB, IndependentTasks, ModelFileError, MultiTabNet, SharedBottom
 from tabmtl.estimator import SavableEstimator
 from tabmtl.parameters import _OPENING, MOST_JOBS, from_json, to_json
-from tabmtl.persist import Saved, check_saved, join_parts
+from tabmtl.storage.persist import Saved, check_saved, join_parts
 
 FORMS = [*recommenders.FORMS, MultiTabNet, RMTGB, IndependentTasks]
 
@@ -78,6 +78,16 @@ def test_parameters_that_fit_never_had_are_refused(stored, tmp_path, name, value
         folder, lambda facts: facts.update(params=value) if name is None else facts["params"].update({name: value})
     )
     refused(folder, word.replace("up to", "from 1 to"))
+
+
+@pytest.mark.parametrize("form", ["VSKNN", "STAN"])
+@pytest.mark.parametrize(("value", "word"), [(10**29, "at most"), (1e29, "a whole number")])
+def test_numbers_that_numpy_cannot_hold_are_refused(stored, tmp_path, form, value, word):
+    folder = copy_of(stored(form), tmp_path / "model")
+    for name in ("sample_size", "k"):
+        forge_facts(folder, lambda facts, name=name: facts["params"].update({name: value}))
+        refused(folder, f"{name} must be {word}")
+        forge_facts(folder, lambda facts, name=name: facts["params"].update({name: 100}))
 
 
 GIANTS = [

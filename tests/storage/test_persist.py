@@ -21,7 +21,7 @@ from safetensors.numpy import load_file
 
 import tabmtl
 from tabmtl import IndependentTasks, ModelFileError, SharedBottom
-from tabmtl.persist import FORMAT, Saved, _checksum, read_folder, write_folder
+from tabmtl.storage.persist import FORMAT, Saved, _checksum, read_folder, write_folder
 
 MODELS = [SharedBottom, IndependentTasks]
 
@@ -129,6 +129,14 @@ def test_what_is_no_folder_of_a_model_is_refused(tmp_path):
             tabmtl.load(tmp_path / name)
 
 
+@pytest.mark.parametrize("name", ["a\0b", "a\ud800"])
+def test_a_path_that_no_file_system_takes_is_refused(stored, tmp_path, name):
+    for use in (tabmtl.load, stored[1].save):
+        with pytest.raises(ModelFileError, match=r"no folder can be named .*take that out of the path") as caught:
+            use(f"{tmp_path}/{name}")
+        assert str(caught.value).isprintable()
+
+
 @pytest.mark.parametrize("name", ["../secret-0123456789abcdef.json", "/etc/passwd", "..", "manifest.json", "", 7, None])
 def test_a_manifest_does_not_lead_out_of_its_folder(folder, name):
     content = b"{}"
@@ -140,7 +148,18 @@ def test_a_manifest_does_not_lead_out_of_its_folder(folder, name):
         tabmtl.load(folder)
 
 
-@pytest.mark.parametrize("files", [[], None, {"model.json": "x"}, {"model.json": {"file": "a"}}, {}, "text"])
+@pytest.mark.parametrize(
+    "files",
+    [
+        [],
+        None,
+        {"model.json": "x"},
+        {"model.json": {"file": "a"}},
+        {},
+        "text",
+        {"model.json": {"file": "a", "sha256": "b"}},
+    ],
+)
 def test_a_forged_manifest_is_refused(folder, files):
     forge(folder, files=files)
     with pytest.raises(ModelFileError):
@@ -162,7 +181,7 @@ def test_forged_contents_with_right_checksums_are_refused(folder, what):
     name, content = FORGERIES[what]
     files = json.loads((folder / "manifest.json").read_text())["files"]
     (folder / files[name]["file"]).write_bytes(content)
-    files[name]["sha256"] = sha256(content).hexdigest()
+    files[name] |= {"bytes": len(content), "sha256": sha256(content).hexdigest()}
     forge(folder, files=files)
     with pytest.raises(ModelFileError):
         tabmtl.load(folder)
@@ -184,6 +203,12 @@ def test_another_class_is_refused(folder, stored):
     forge(folder, **{"class": {IndependentTasks: "SharedBottom", SharedBottom: "IndependentTasks"}[type(stored[1])]})
     with pytest.raises(ModelFileError):
         tabmtl.load(folder)
+
+
+@pytest.mark.parametrize("cls", [1, "SharedBottom", int, SharedBottom(), lambda: SharedBottom])
+def test_what_is_no_class_of_an_estimator_is_refused(folder, cls):
+    with pytest.raises(TypeError, match=r"cls must be the class of the estimator, got .*; leave it out"):
+        tabmtl.load(folder, cls=cls)
 
 
 def test_a_class_of_the_user_is_given(tmp_path):
@@ -231,7 +256,7 @@ KILLED_SAVE = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-from tabmtl.persist import Saved, write_folder
+from tabmtl.storage.persist import Saved, write_folder
 
 owner, name = {"fsync": (os, "fsync"), "replace": (os, "replace"), "unlink": (Path, "unlink")}[sys.argv[2]]
 function, calls = getattr(owner, name), []

@@ -45,6 +45,13 @@ def test_parameters_that_need_pickle_are_named(value):
         to_json("colour", value)
 
 
+@pytest.mark.parametrize("value", ["\ud800", ["a", ("b\udfff",)], {"\udc80": 1}, Task(name="\ud900", kind="binary")])
+def test_half_a_surrogate_pair_is_named(value):
+    with pytest.raises(ValueError, match=r"colour=.*half a surrogate pair.*take it out") as caught:
+        to_json("colour", value)
+    assert str(caught.value).isprintable()
+
+
 @pytest.mark.parametrize(
     ("name", "code", "default"),
     [("on_epoch", lambda record: None, None), ("balance", lambda rows: rows.sum(dim=0), "sum")],

@@ -91,7 +91,7 @@ def check_contents(
         With the parameters and parts of an estimator.
     arrays : mapping of str to ndarray
     trees : mapping of str to sequence of int
-        Per text its `tabmtl.tree_text.TreeShape`.
+        Per text its `tabmtl.storage.lightgbm_text.TreeShape`.
     is_own : bool
         Whether the estimator is one of this package. Of another, what was fitted is not looked at.
 

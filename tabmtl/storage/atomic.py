@@ -35,27 +35,32 @@ def write_file(file: Path, content: bytes) -> None:
         raise
 
 
-def read_file(file: Path, most: int | None = None) -> bytes:
+def read_file(file: Path, most: int | None = None, size: int | None = None) -> bytes:
     """Read a file that lies where it is said to lie.
 
     Parameters
     ----------
     file : Path
     most : int, optional
-        Bytes that it may have; by default what the machine's memory holds.
+        Bytes that it may have; by default a quarter of the machine's memory, because arrays and trees take four times
+        their size while they are read.
+    size : int, optional
+        Bytes that it must have.
 
     Raises
     ------
     ValueError
-        If it is a link, a folder or a device, or larger.
+        If it is a link, a folder or a device, or of another size. Nothing is read then.
     OSError
     """
     status = file.lstat()
     if not stat.S_ISREG(status.st_mode):
         raise ValueError(f"{file.name} is a link or no file at all, and could lead anywhere; put a copy in its place")
-    most = _memory() if most is None else most
+    most = _memory() // 4 if most is None else most
     if status.st_size > most:
         raise ValueError(f"{file.name} has {status.st_size} bytes, which is more than the {most} that can be read")
+    if size is not None and status.st_size != size:
+        raise ValueError(f"{file.name} has {status.st_size} bytes, expected {size}: it is truncated or was edited")
     return file.read_bytes()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -18,8 +19,9 @@ from conformance import answers, fitted, same
 from forging import copy_of, forge, parts_of
 
 import tabmtl
-from tabmtl import IndependentTasks, ModelFileError, SharedBottom, persist
-from tabmtl.persist import FORMAT, Saved, read_folder, write_folder
+from tabmtl import IndependentTasks, ModelFileError, SharedBottom
+from tabmtl.storage import persist
+from tabmtl.storage.persist import FORMAT, Saved, read_folder, write_folder
 
 
 def saved(value: int, size: int = 100) -> Saved:
@@ -113,7 +115,7 @@ def test_files_that_no_model_has_are_refused(folder):
 def test_a_save_does_not_write_through_a_link_that_lies_in_wait(stored, tmp_path, monkeypatch):
     (tmp_path / "precious").write_text("years of work")
     (tmp_path / "model").mkdir()
-    monkeypatch.setattr("tabmtl.files.secrets.randbits", lambda bits: 7)
+    monkeypatch.setattr("tabmtl.storage.atomic.secrets.randbits", lambda bits: 7)
     (tmp_path / "model" / ".manifest.json.7").symlink_to(tmp_path / "precious")
     with pytest.raises(OSError, match="save to another folder"):
         stored[1].save(tmp_path / "model")
@@ -131,6 +133,23 @@ def test_a_file_larger_than_the_memory_is_not_read(folder):
         file.write_bytes(content)
 
 
+def test_a_file_of_another_size_than_the_manifest_says_is_not_read(folder):
+    for file in parts_of(folder).values():
+        content = file.read_bytes()
+        os.truncate(file, 3 * 2**30)  # of holes, and less than the memory
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        refused(folder, file.name, "more than the" if file.suffix == ".json" else f"expected {len(content)}")
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kilobytes
+        file.write_bytes(content)
+
+
+@pytest.mark.parametrize("size", [-1, 2**80, 1.5, "12", None, []])
+def test_a_size_that_no_file_has_is_refused(folder, size):
+    files = json.loads((folder / "manifest.json").read_text())["files"]
+    files["model.json"]["bytes"] = size
+    refused(forge(folder, files=files), "model-", str(size))
+
+
 def test_a_model_with_more_names_than_load_reads_is_not_saved(folder, stored, monkeypatch):
     monkeypatch.setattr(persist, "_MOST_JSON", 3_000)
     refused(folder, "model-", "more than the 3000 that can be read")
@@ -144,9 +163,29 @@ LIES = {
     "deep": b'{"params": ' + b"[" * 100_000,
     "no number": b'{"params": {"epochs": NaN}, "coder": {}, "fitted": {}}',
     "endless number": b'{"params": {"epochs": ' + b"9" * 10_000 + b'}, "coder": {}, "fitted": {}}',
+    "infinite number": b'{"params": {"epochs": 1e999}, "coder": {}, "fitted": {}}',
     "null": b"null",
     "no text": b"\xff\xfe{}",
 }
+
+
+def test_half_a_surrogate_pair_in_a_forged_folder_is_refused_in_a_message_that_can_be_shown(folder):
+    facts = parts_of(folder)["model.json"].read_text()
+    for half in (rb"\ud800", rb"\uDFFF\ud83d", b"\xed\xa0\x80"):
+        forged = facts.encode().replace(b"late", half)
+        assert forged != facts.encode()
+        assert refused(forge(folder, {"model.json": forged})).isprintable()
+        assert len(refused(folder)) < 2_000
+    forge(folder, {"model.json": facts.encode()})
+    tabmtl.load(folder)
+    assert refused(forge(folder, **{"class": "Shared\ud800"})).isprintable()
+
+
+def test_text_beyond_16_bits_comes_back(tmp_path):
+    write_folder(tmp_path / "model", "M", Saved(facts={"\U0001f600": "\U0001f600", "escape": "\\ud800"}))
+    assert read_folder(tmp_path / "model")[1].facts == {"\U0001f600": "\U0001f600", "escape": "\\ud800"}
+    forge(tmp_path / "model", {"model.json": b'"\\ud83d\\ude00"'})
+    assert read_folder(tmp_path / "model")[1].facts == "\U0001f600"
 
 
 @pytest.mark.parametrize("what", LIES)
@@ -254,7 +293,7 @@ def test_a_failure_at_any_step_leaves_the_folder_as_it_was(tmp_path, monkeypatch
 WRITER = """
 import sys
 import numpy as np
-from tabmtl.persist import Saved, write_folder
+from tabmtl.storage.persist import Saved, write_folder
 
 first, count = int(sys.argv[2]), int(sys.argv[3])
 for i in range(count):

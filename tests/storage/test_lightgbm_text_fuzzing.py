@@ -14,7 +14,7 @@ from forging import sized, use_trees
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from tabmtl.tree_text import check_trees
+from tabmtl.storage.lightgbm_text import check_trees
 from tabmtl.trees import _constant_tree, _join_text, _split_text
 
 NUMBERS = [

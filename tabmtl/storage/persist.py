@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -17,14 +18,16 @@ import numpy as np
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
-from tabmtl.budget import bounded
-from tabmtl.files import failed_save, is_part, locked, read_file, remove_files, stamp, sync_folder, write_file
-from tabmtl.tree_text import check_trees
-from tabmtl.verify import check_contents
+from tabmtl.storage.atomic import failed_save, is_part, locked, read_file, remove_files, stamp, sync_folder, write_file
+from tabmtl.storage.lightgbm_text import check_trees
+from tabmtl.storage.limits import bounded
+from tabmtl.storage.verify import check_contents
 
 FORMAT = 1
 _MANIFEST = "manifest.json"
 _MOST_JSON = 128 * 2**20  # bytes; read, they take up to twenty times the memory
+_ENTRY = ("file", "bytes", "sha256")  # what the manifest says of a file
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _NAMES = re.compile(r"model\.json|arrays\.safetensors|[A-Za-z0-9]+\.txt")
 
 
@@ -69,6 +72,8 @@ def write_folder(path: str | Path, class_name: str, saved: Saved) -> None:
     ------
     FileExistsError
         If the folder holds anything else than a model of this package.
+    ValueError
+        If no folder can have this name.
     OSError
         If it cannot be written, for instance because the disk is full. What the folder held before is still there, and
         nothing is beside it.
@@ -76,7 +81,7 @@ def write_folder(path: str | Path, class_name: str, saved: Saved) -> None:
     folder = Path(path)
     check_ours(folder)
     contents = {
-        "model.json": json.dumps(saved.facts, allow_nan=False).encode(),
+        "model.json": json.dumps(saved.facts, allow_nan=False, ensure_ascii=False).encode(),
         "arrays.safetensors": save_arrays({k: np.ascontiguousarray(v) for k, v in saved.arrays.items()}),
         **{f"{name}.txt": text.encode() for name, text in saved.texts.items()},
     }
@@ -107,7 +112,7 @@ def read_folder(path: str | Path) -> tuple[str, Saved]:
     ModelFileError
         If the folder is missing, foreign, truncated, edited, or of a newer format.
     """
-    folder = Path(path)
+    folder = _named(path)
     while True:
         before = stamp(folder / _MANIFEST)
         manifest = _read_manifest(folder)
@@ -119,7 +124,7 @@ def read_folder(path: str | Path) -> tuple[str, Saved]:
             if stamp(folder / _MANIFEST) == before:
                 raise
     with _as_file_error(f"{folder} is no tabmtl model"):
-        facts = json.loads(contents.pop("model.json"), parse_constant=_refuse_constant)
+        facts = _parse(contents.pop("model.json"))
         arrays = load_arrays(contents.pop("arrays.safetensors"))
         texts = {name.removesuffix(".txt"): content.decode() for name, content in contents.items()}
         return manifest["class"], Saved(facts=facts, arrays=arrays, texts=texts)
@@ -163,7 +168,11 @@ def load(path: str | Path, cls: type | None = None) -> Any:
     ModelFileError
         If the folder is missing, foreign, truncated or edited, of another class or a newer format, or if it holds what
         no model of this release has.
+    TypeError
+        If ``cls`` is no class of an estimator.
     """
+    if cls is not None and not (isinstance(cls, type) and hasattr(cls, "_from_saved")):
+        raise TypeError(f"cls must be the class of the estimator, got {cls!r}; leave it out for one of tabmtl")
     class_name, saved = read_folder(path)
     if cls is None:
         cls = own_class(class_name)
@@ -208,7 +217,8 @@ def _as_file_error(what: str) -> Iterator[None]:
     except ModelFileError:
         raise
     except Exception as error:
-        raise ModelFileError(f"{what}: {error!r}") from error
+        # the repr of a UnicodeError holds all of the text
+        raise ModelFileError(f"{what}: {type(error).__name__}({error})") from error
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
@@ -228,7 +238,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 def _parse_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of any tabmtl release, unverified."""
     try:
-        manifest = json.loads(read_file(folder / _MANIFEST, _MOST_JSON))
+        manifest = _parse(read_file(folder / _MANIFEST, _MOST_JSON))
     except OSError as error:
         raise ModelFileError(f"{folder} is no tabmtl model: it has no readable {_MANIFEST}") from error
     except (ValueError, RecursionError) as error:
@@ -242,13 +252,13 @@ def _read_files(folder: Path, manifest: Mapping[str, Any]) -> dict[str, bytes]:
     """The verified contents of the files that a manifest names."""
     contents = {}
     with _as_file_error(f"{folder}: {_MANIFEST} was edited"):
-        entries = {name: (entry["file"], entry["sha256"]) for name, entry in manifest["files"].items()}
-    for name, (stored, checksum) in entries.items():
+        entries = {name: tuple(entry[key] for key in _ENTRY) for name, entry in manifest["files"].items()}
+    for name, (stored, size, checksum) in entries.items():
         # a name with a path in it could lead out of the folder
-        if not _NAMES.fullmatch(name) or not is_part(str(stored), {name}):
-            raise ModelFileError(f"{folder}: {_MANIFEST} names {stored!r}, which is no file of a model")
+        if not _NAMES.fullmatch(name) or not is_part(str(stored), {name}) or type(size) is not int:
+            raise ModelFileError(f"{folder}: {_MANIFEST} names {stored!r}, {size!r} bytes, which is no file of a model")
         with _as_file_error(f"{folder}: {stored} cannot be read, so the model is incomplete; save it again"):
-            contents[name] = read_file(folder / stored, _MOST_JSON if name == "model.json" else None)
+            contents[name] = read_file(folder / stored, _MOST_JSON if name == "model.json" else None, size)
         if hashlib.sha256(contents[name]).hexdigest() != checksum:
             raise ModelFileError(f"{folder}: {stored} is truncated or was edited (its checksum differs)")
     return contents
@@ -262,7 +272,7 @@ def _write_locked(folder: Path, class_name: str, contents: Mapping[str, bytes]) 
         for name, content in contents.items():
             checksum = hashlib.sha256(content).hexdigest()
             stored = f"{Path(name).stem}-{checksum[:16]}{Path(name).suffix}"
-            files[name] = {"file": stored, "sha256": checksum}
+            files[name] = dict(zip(_ENTRY, (stored, len(content), checksum), strict=True))
             write_file(folder / stored, content)
         manifest = {"format": FORMAT, "tabmtl": version("tabmtl"), "class": class_name, "files": files}
         manifest["sha256"] = _checksum(manifest)
@@ -276,12 +286,36 @@ def _write_locked(folder: Path, class_name: str, contents: Mapping[str, bytes]) 
     sync_folder(folder)
 
 
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"model.json holds {name}, which is no number")
+def _parse(content: bytes) -> Any:
+    """JSON whose numbers are finite and whose texts can be written again."""
+    text = content.decode()  # json itself lets surrogates pass
+    value = json.loads(text, parse_constant=_finite, parse_float=_finite)
+    if _SURROGATE.search(text):
+        json.dumps(value, ensure_ascii=False).encode()  # fails at half a pair, which no frame holds and no screen shows
+    return value
 
 
-def check_ours(folder: Path) -> None:
+def _finite(text: str) -> float:
+    if not math.isfinite(float(text)):
+        raise ValueError(f"{text} is no finite number")
+    return float(text)
+
+
+def _named(path: str | Path) -> Path:
+    """A path; a ModelFileError for a name that no file system takes."""
+    folder = Path(path)
+    try:
+        folder.lstat()
+    except OSError:
+        pass  # what is missing or locked is told when it is opened
+    except ValueError as error:
+        raise ModelFileError(f"no folder can be named {str(folder)!r}: {error}; take that out of the path") from error
+    return folder
+
+
+def check_ours(path: str | Path) -> None:
     """Refuse to write where anything else than a model of this package lies."""
+    folder = _named(path)
     if not folder.exists() or all(is_part(file.name) for file in folder.iterdir()):
         return
     try:

@@ -15,7 +15,7 @@ from forging import copy_of, forge, parts_of, sized, use_trees
 
 import tabmtl
 from tabmtl import RMTGB, IndependentTasks
-from tabmtl.tree_text import DEEPEST, check_trees
+from tabmtl.storage.lightgbm_text import DEEPEST, check_trees
 from tabmtl.trees import _constant_tree, _join_text, _scale_tree, _split_text
 
 rng = np.random.default_rng(0)
