@@ -11,7 +11,7 @@ export DO_NOT_TRACK = true
 export HF_HUB_DISABLE_TELEMETRY = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint format bench clean
+.PHONY: help demo test test-all lint format bench evidence clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -37,9 +37,12 @@ format: $(VENV)/.dev  ## sort imports, apply safe fixes, format
 	$(BIN)/ruff format
 
 bench: $(VENV)/.bench  ## training speed against plain references and torch-rechub, one thread
-	OMP_NUM_THREADS=1 $(BIN)/python -m tabmtl.pipelines.benchmark_speed $(ARGS)
-	OMP_NUM_THREADS=1 POLARS_MAX_THREADS=1 $(BIN)/python -m tabmtl.pipelines.benchmark_boosting_speed $(ARGS)
-	OMP_NUM_THREADS=1 $(BIN)/python -m tabmtl.pipelines.benchmark_experts_speed $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.speed $(ARGS)
+	OMP_NUM_THREADS=1 POLARS_MAX_THREADS=1 $(BIN)/python -m benchmarks.boosting_speed $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.experts_speed $(ARGS)
+
+evidence: $(VENV)/.bench  ## tables of scores against other models, on the data sets of $$TABMTL_DATA: hours
+	set -e; for name in scores boosting experts sessions; do $(BIN)/python -m benchmarks.$$name $(ARGS); done
 
 clean:  ## remove the environment and whatever was built
 	rm -rf $(VENV) build dist *.egg-info demo_output benchmark_output .pytest_cache .mypy_cache .ruff_cache .hypothesis
