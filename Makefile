@@ -10,11 +10,8 @@ export MLFLOW_DISABLE_TELEMETRY = true
 export DO_NOT_TRACK = true
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-# The package as the wheel holds it, linked together: type checker and import-linter see synth and pipelines in place.
-TREE = build/tree
-
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint format bench clean tree
+.PHONY: help demo test test-all lint format bench evidence clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -29,30 +26,28 @@ test: lint  ## lint, types, import order, and every test but the slow check_esti
 test-all: lint  ## the same with check_estimator on every face of every model
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
-lint: $(VENV)/.dev tree  ## ruff (rules and format), mypy, import-linter
+lint: $(VENV)/.dev  ## ruff (rules and format), mypy, import-linter
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	cd $(TREE) && $(BIN)/mypy
-	cd $(TREE) && $(BIN)/lint-imports --no-cache
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 format: $(VENV)/.dev  ## sort imports, apply safe fixes, format
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
 bench: $(VENV)/.bench  ## training speed against plain references and torch-rechub, one thread
-	OMP_NUM_THREADS=1 $(BIN)/python -m tabmtl.pipelines.benchmark_speed $(ARGS)
-	OMP_NUM_THREADS=1 POLARS_MAX_THREADS=1 $(BIN)/python -m tabmtl.pipelines.benchmark_boosting_speed $(ARGS)
-	OMP_NUM_THREADS=1 $(BIN)/python -m tabmtl.pipelines.benchmark_experts_speed $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.speed $(ARGS)
+	OMP_NUM_THREADS=1 POLARS_MAX_THREADS=1 $(BIN)/python -m benchmarks.boosting_speed $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.experts_speed $(ARGS)
+
+evidence: $(VENV)/.bench  ## tables of scores against other models, on the data sets of $$TABMTL_DATA: hours
+	set -e; for name in scores boosting experts sessions; do $(BIN)/python -m benchmarks.$$name $(ARGS); done
 
 clean:  ## remove the environment and whatever was built
 	rm -rf $(VENV) build dist *.egg-info demo_output benchmark_output .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	rm -rf mlflow.db mlruns sweep.journal sweep.journal.workers
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
-
-tree:
-	@rm -rf $(TREE) && mkdir -p $(TREE)/tabmtl
-	@ln -s $(CURDIR)/pyproject.toml $(TREE)/
-	@ln -s $(CURDIR)/tabmtl/* $(CURDIR)/synth $(CURDIR)/pipelines $(TREE)/tabmtl/
 
 # Stamps: an environment is made once, and a group is installed again when pyproject.toml changes.
 $(VENV)/.pip:

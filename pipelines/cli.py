@@ -5,16 +5,13 @@ Train multi-task models on tables and click logs, search their parameters, and r
 
 from __future__ import annotations
 
-import ast
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.util import find_spec
-from pathlib import Path
-from textwrap import fill
 from typing import TYPE_CHECKING, Annotated, Any
 
-from tabmtl.pipelines.options import Help, as_command, near, summary
+from tabmtl.pipelines.options import Help, as_command, summary
 from tabmtl.pipelines.terminal import INTERRUPTED, MISTAKE, in_order, is_mistake, one_line
 
 if TYPE_CHECKING:
@@ -60,37 +57,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return result if isinstance(result, int) else getattr(result, "exit_code", 0)
 
 
-def benchmarks() -> dict[str, tuple[str, str]]:
-    """The benchmarks by name, each with its module and what it says of itself in one line."""
-    found = {}
-    for file in sorted(Path(__file__).parent.glob("benchmark*.py")):
-        name = file.stem.removeprefix("benchmark").strip("_").replace("_", "-") or "scores"
-        docstring = ast.get_docstring(ast.parse(file.read_text())) or ""
-        found[name] = (f"tabmtl.pipelines.{file.stem}", docstring.partition("\n")[0])
-    return found
-
-
 Arguments = Annotated[list[str] | None, Help("of the module that does it", "[ARGUMENT]...", is_argument=True)]
 
 
 def demo(arguments: Arguments = None) -> int:
     """Train on real flights and compare with one LightGBM per target."""
     return import_module("tabmtl.pipelines.demo").main(arguments or [])
-
-
-def bench(arguments: Arguments = None) -> int:
-    """List the benchmarks, or run one."""
-    known = benchmarks()
-    if not arguments or arguments[0] in ("--help", "-h"):
-        print("Usage: tabmtl bench NAME [OPTIONS]\n\n  Measure, and print a table; NAME --help lists the options.\n")
-        indent = " " * (max(map(len, known)) + 4)
-        for name, (_, says) in known.items():
-            print(fill(says, 80, initial_indent=f"  {name}".ljust(len(indent)), subsequent_indent=indent))
-        return 0
-    name, *options = arguments
-    if name not in known:
-        raise ValueError(f"there is no benchmark {name!r}: {near(name, [*known])}")
-    return import_module(known[name][0]).main(options) or 0
 
 
 def _command() -> Any:
@@ -110,7 +82,6 @@ def _command() -> Any:
     _add(registry, serve.promote)
     _add(registry, serve.start)
     app.add_typer(registry, name="serve", short_help="Register, compare, promote and serve models.")
-    _add(app, bench, passed_on=True)
     return get_command(app)
 
 

@@ -32,12 +32,9 @@ FENCE = re.compile(r"^([ \t]*)(`{3,}|~{3,})[ \t]*([^\n`]*)\n(.*?)^[ \t]*\2[`~]*[
 
 
 def module_names() -> list[str]:
-    """All modules of the package; in a checkout synth and pipelines lie beside it and are walked apart."""
-    names = []
-    for package in ("tabmtl", "tabmtl.synth", "tabmtl.pipelines"):
-        path = importlib.import_module(package).__path__
-        names += [package, *(module.name for module in pkgutil.walk_packages(path, f"{package}."))]
-    return sorted(set(names))
+    """All modules of the package."""
+    path = importlib.import_module("tabmtl").__path__
+    return ["tabmtl", *(module.name for module in pkgutil.walk_packages(path, "tabmtl."))]
 
 
 @contextmanager

@@ -65,7 +65,8 @@ def test_clones_make_a_run_each_and_the_search_goes_on():
 
 def test_a_run_of_somebody_else_stays_open():
     model, X, y = fitted(SharedBottom)
-    run_id = mlflow.MlflowClient().create_run("0").info.run_id
+    experiment = mlflow.get_experiment_by_name("callback").experiment_id
+    run_id = mlflow.MlflowClient().create_run(experiment).info.run_id
     with mlflow.start_run() as active:
         for callback in (MLflowCallback(), MLflowCallback(run_id=run_id)):
             callback.log_fitted(model, X, y, plots=False)

@@ -73,7 +73,6 @@ USAGE = {
     "missing option": (["train"], "tabmtl train: error: Missing option '--data'"),
     "not a number": (["sweep", "--data", "portal", "--trials", "x"], "tabmtl sweep: error: Invalid value"),
     "missing argument": (["serve", "start"], "tabmtl serve start: error: Missing argument"),
-    "unknown benchmark": (["bench", "sped"], "tabmtl bench: error: there is no benchmark 'sped': near is speed"),
 }
 
 
@@ -102,9 +101,9 @@ def test_what_we_say_is_a_mistake_and_what_python_says_a_bug() -> None:
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "benchmarks", lambda: int("a bug"))
+    monkeypatch.setattr(demo, "main", lambda words: int("a bug"))
     with pytest.raises(ValueError, match="a bug"):
-        commands.run("bench")
+        commands.run("demo")
 
 
 def test_without_typer_the_cure_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -113,21 +112,6 @@ def test_without_typer_the_cure_is_said(monkeypatch: pytest.MonkeyPatch, capsys:
     assert capsys.readouterr().err == (
         "tabmtl: error: the commands need typer, which is missing: pip install 'tabmtl[cli]'\n"
     )
-
-
-def test_benchmarks_are_listed_and_get_their_arguments(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert commands.run("bench") == 0
-    listed = capsys.readouterr().out
-    assert {"scores", "boosting", "experts", "sessions", "speed"} <= {*cli.benchmarks()}
-    for name, (module, says) in cli.benchmarks().items():
-        assert f"  {name} " in listed
-        assert says.split()[0] in listed, module
-    with pytest.raises(SystemExit) as stopped:
-        commands.run("bench", "scores", "--help")
-    assert stopped.value.code == 0
-    assert "--sets" in capsys.readouterr().out
 
 
 def test_the_demonstration_gets_its_arguments(monkeypatch: pytest.MonkeyPatch) -> None:

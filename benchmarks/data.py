@@ -1,6 +1,6 @@
 """Time and memory from a parquet file to tensors, against scikit-learn's ColumnTransformer on pandas.
 
-    python -m tabmtl.pipelines.benchmark_data [--quick] [--rows N] [--rounds N]
+    python -m benchmarks.data [--quick] [--rows N] [--rounds N]
 
 The file is drawn anew into a temporary folder: 20 numeric columns (float32, 5 % nulls, some with heavy tails) and
 10 text columns of 10 to 10 000 levels. Every side runs in a process of its own, imports not counted, and ends with
@@ -129,9 +129,9 @@ STEPS: dict[str, Callable[[Path, str], dict[str, float]]] = {
 
 def in_own_process(step: str, path: Path, *details: str) -> dict[str, float]:
     """Run one step in a fresh process and read what it prints."""
-    command = [sys.executable, "-m", "tabmtl.pipelines.benchmark_data", "--step", step, str(path), *details]
+    command = [sys.executable, "-m", "benchmarks.data", "--step", step, str(path), *details]
     environment = {**os.environ, "POLARS_MAX_THREADS": "2"}
-    answer = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
+    answer = subprocess.check_output(command, env=environment, cwd=Path(__file__).parents[1], text=True)
     return json.loads(answer)
 
 

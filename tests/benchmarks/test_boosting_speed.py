@@ -8,8 +8,8 @@ from sklearn.ensemble import GradientBoostingRegressor
 from sklearn.metrics import roc_auc_score
 from sklearn.tree import DecisionTreeRegressor
 
-from tabmtl.pipelines.benchmark_boosting_speed import compare_overhead, compare_plain, draw_columns, to_frame, to_matrix
-from tabmtl.pipelines.plain_rmtgb import PlainRMTGB, sigmoid
+from benchmarks.boosting_speed import compare_overhead, compare_plain, draw_columns, to_frame, to_matrix
+from benchmarks.peers.rmtgb import PlainRMTGB, sigmoid
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """The table of scores: networks, R-MTGB, one LightGBM per task and a linear model, on real tables and MultiTab-Bench.
 
-Run it by ``python -m tabmtl.pipelines.benchmark``; ``--help`` lists the options. Every model is fitted on the stored
+Run it by ``python -m benchmarks.scores``; ``--help`` lists the options. Every model is fitted on the stored
 train rows, stops on the validation rows, and is scored on the test rows once. MultiTab-Bench has no validation rows:
 its networks train 6 epochs on 20 000 rows, and all are scored by explained variance on 20 000 fresh rows.
 """
@@ -179,9 +179,7 @@ def _judge(means: dict[str, dict[str, float]], errors: Sequence[float]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; the arguments are those of the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tabmtl.pipelines.benchmark", description=(__doc__ or "").split("\n")[0]
-    )
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scores", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS[:-1], help="default: all but census_kdd")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=[*MODELS], help="default: all")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="default: 0 1 2")

@@ -1,6 +1,6 @@
 """M2TRec against neighbours, rules and popularity: real click logs, cold items, and a generator whose law is known.
 
-    python -m tabmtl.pipelines.benchmark_sessions [--sets ...] [--models ...] [--seeds 0 1 2] [--choose]
+    python -m benchmarks.sessions [--sets ...] [--models ...] [--seeds 0 1 2] [--choose]
 
 Train comes before test; every click after the first of a test session is a target, ranked among all items, ties
 counted against the recommender. ``--choose`` compares `CHOSEN`, changed in one thing at a time, on the newest 25 % of
@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from tabmtl.pipelines.benchmark import mean_and_spread
+from benchmarks.scores import mean_and_spread
 from tabmtl.pipelines.datasets import load_sessions
 from tabmtl.pipelines.datasets.session_log import SessionLog
 from tabmtl.sessions import STAN, VSKNN, CategoryPopularity, M2TRec, Popularity, SequentialRules, temporal_split
@@ -226,9 +226,7 @@ def curves(seeds: Sequence[int], output: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; the arguments are those of the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tabmtl.pipelines.benchmark_sessions", description=(__doc__ or "").split("\n")[0]
-    )
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.sessions", description=(__doc__ or "").split("\n")[0])
     models = ("Popularity", "CategoryPopularity", "SequentialRules", "VSKNN", "STAN", "M2TRec")
     parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
     parser.add_argument("--models", nargs="+", choices=models, default=models)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tabmtl.pipelines.benchmark_data import (
+from benchmarks.data import (
     N_CATEGORICAL,
     N_NUMERIC,
     draw_table,

@@ -5,17 +5,17 @@ from dataclasses import replace
 import polars as pl
 import pytest
 
-from tabmtl.pipelines import benchmark_sessions
-from tabmtl.pipelines.benchmark_sessions import GENERATOR, main, open_set, report
+from benchmarks import sessions
+from benchmarks.sessions import GENERATOR, main, open_set, report
 from tabmtl.synth import make_sessions
 
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setattr(benchmark_sessions, "make_sessions", lambda n, m, **options: make_sessions(300, 60, **options))
+    monkeypatch.setattr(sessions, "make_sessions", lambda n, m, **options: make_sessions(300, 60, **options))
     tiny = {"epochs": 1, "d_model": 8, "device": "cpu", "n_jobs": 1}
-    monkeypatch.setattr(benchmark_sessions, "CHOSEN", {GENERATOR: tiny})
-    monkeypatch.setattr(benchmark_sessions, "CHANGES", ({"id_mode": "none"}, {"d_model": 8}))
+    monkeypatch.setattr(sessions, "CHOSEN", {GENERATOR: tiny})
+    monkeypatch.setattr(sessions, "CHANGES", ({"id_mode": "none"}, {"d_model": 8}))
 
 
 def test_all_models_are_scored_on_every_seed(small, tmp_path, capsys):
@@ -36,7 +36,7 @@ def test_all_models_are_scored_on_every_seed(small, tmp_path, capsys):
 def test_settings_are_chosen_without_test_clicks(small, tmp_path, capsys, monkeypatch):
     data, _ = open_set(GENERATOR, 0, None)
     untested = replace(data, clicks=data.part("train").with_columns(split=pl.lit("train")))
-    monkeypatch.setattr(benchmark_sessions, "open_set", lambda *_: (untested, {}))
+    monkeypatch.setattr(sessions, "open_set", lambda *_: (untested, {}))
     assert main(["--sets", GENERATOR, "--choose", "--share", "0.5", "--output", str(tmp_path)]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(GENERATOR)]
     labels = [line.split("mrr")[0].removeprefix(GENERATOR).strip() for line in lines]

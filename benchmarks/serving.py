@@ -1,6 +1,6 @@
 """Latency of fitted models: in process, in ONNX Runtime, and behind MLflow's server, by the rows of a request.
 
-    python -m tabmtl.pipelines.benchmark_serving [--rows 1 32 1024] [--requests 1000] [--no-mlflow] [--quick]
+    python -m benchmarks.serving [--rows 1 32 1024] [--requests 1000] [--no-mlflow] [--quick]
 
 Models are fitted on flights, so that trees are as many as early stopping leaves. One request follows the other, on one
 thread, over different rows of the test part; wall time of a request, as p50, p99 and the least. Goals, of p50 for one
@@ -168,7 +168,7 @@ def served(model: Path) -> Iterator[http.client.HTTPConnection]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", str(model), "-h", "127.0.0.1", "-p", str(port)]
-    environment = {**server_environment(), "OMP_NUM_THREADS": "1"}
+    environment = {**server_environment(), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
     with (model.parent / "server.log").open("w") as log:
         server = subprocess.Popen(
             [*command, "--env-manager", "local"], env=environment, stdout=log, stderr=log, start_new_session=True
@@ -203,7 +203,7 @@ def time_mlflow(estimator: Any, X: pl.DataFrame, setting: Setting) -> None:
 
     floors: dict[int, float] = {}
     for name, loader in (
-        ("a constant", "tabmtl.pipelines.benchmark_serving"),
+        ("a constant", "benchmarks.serving"),
         (type(estimator).__name__, "tabmtl.mlflow"),
     ):
         with TemporaryDirectory() as folder:

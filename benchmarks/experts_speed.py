@@ -1,6 +1,6 @@
 """Speed of mixtures of experts against torch-rechub, of one another, and of big embedding tables; one CPU thread.
 
-    python -m tabmtl.pipelines.benchmark_experts_speed [--quick] [--only NAME ...] [--figure PATH]
+    python -m benchmarks.experts_speed [--quick] [--only NAME ...] [--figure PATH]
 
 All sides run in one process, in turn, and the least CPU time counts, so other work on the machine hardly matters to
 the ratios. Goals are printed beside what was measured.
@@ -33,12 +33,12 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
+from benchmarks.peers.rechub import INSTALL, N_COLUMNS, Tables, draw_tables, has_rechub, train_rechub
+from benchmarks.speed import least_cpu_time
 from tabmtl import APEM, PLE, HoME, MMoE
 from tabmtl.embeddings import CategoricalEmbedding
 from tabmtl.mixture import MixtureEstimator
 from tabmtl.optimizer import Optimizer
-from tabmtl.pipelines.benchmark_speed import least_cpu_time
-from tabmtl.pipelines.rechub import INSTALL, N_COLUMNS, Tables, draw_tables, has_rechub, train_rechub
 from tabmtl.schema import Columns
 
 #: Least times faster than torch-rechub, and what we aim at.

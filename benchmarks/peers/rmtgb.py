@@ -1,4 +1,4 @@
-"""R-MTGB written the obvious way: what :mod:`tabmtl.pipelines.benchmark_boosting_speed` measures ours against.
+"""R-MTGB written the obvious way: what :mod:`benchmarks.boosting_speed` measures ours against.
 
 The method of arXiv 2507.11411 as its released code trains it (GAA-UAM/R-MTGB), in our own words: a scikit-learn tree
 for every step, grown on the raw numbers, one ``predict`` call per tree and step, and a boolean mask over all rows for

@@ -8,7 +8,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tabmtl.pipelines import benchmark, datasets
+from benchmarks import scores as benchmark
+from tabmtl.pipelines import datasets
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""MultiTab-Net written the obvious way: what :mod:`tabmtl.pipelines.benchmark_speed` measures ours against.
+"""MultiTab-Net written the obvious way: what :mod:`benchmarks.speed` measures ours against.
 
 One module per column and head, ``nn.MultiheadAttention`` with a mask, every token computed in every layer,
 PyTorch's default AdamW, a ``DataLoader`` over rows. The mixer is attention over a sequence of one element, as the

@@ -1,13 +1,13 @@
 """Speed and memory of M2TRec against plain code, on one CPU thread.
 
-    python -m tabmtl.pipelines.benchmark_sessions_speed [--sections NAME ...] [--quick]
+    python -m benchmarks.sessions_speed [--sections NAME ...] [--quick]
 
 Sections:
 
 - ``body``: a training step of sessions to queries with in-batch negatives, against ``nn.TransformerEncoder``.
 - ``step``: a whole training step with the item tower, by which items the softmax is over.
 - ``search``: exact top 20, against ``q @ X.T`` and ``topk``.
-- ``epoch``: epochs on Diginetica, against :mod:`tabmtl.pipelines.plain_sasrec`, and what both have learned by then.
+- ``epoch``: epochs on Diginetica, against :mod:`benchmarks.peers.sasrec`, and what both have learned by then.
 - ``memory`` and ``reading``: a training run, and 10 million clicks to sessions; each in a process of its own.
 
 Sides of a comparison run in one process, in turn, and are compared by the least CPU time of several rounds; ratios
@@ -32,9 +32,9 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from tabmtl.pipelines.benchmark_speed import least_cpu_time
+from benchmarks.peers.sasrec import fit_plain, plain_step
+from benchmarks.speed import least_cpu_time
 from tabmtl.pipelines.datasets import SessionLog, load_sessions
-from tabmtl.pipelines.plain_sasrec import fit_plain, plain_step
 from tabmtl.sessions import M2TRec
 from tabmtl.sessions.data import LogColumns, read_sessions
 from tabmtl.sessions.features import ItemCoder, ItemFeatures
@@ -234,9 +234,9 @@ def peak_memory() -> float:
 
 def in_own_process(section: str, arguments: list[str]) -> None:
     """Run a section in a fresh process with two threads, and say what it prints."""
-    command = [sys.executable, "-m", "tabmtl.pipelines.benchmark_sessions_speed", "--child", section, *arguments]
+    command = [sys.executable, "-m", "benchmarks.sessions_speed", "--child", section, *arguments]
     environment = {**os.environ, "POLARS_MAX_THREADS": "2"}
-    answer = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
+    answer = subprocess.check_output(command, env=environment, cwd=Path(__file__).parents[1], text=True)
     for row in json.loads(answer):
         say(*row)
 

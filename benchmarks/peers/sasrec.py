@@ -1,4 +1,4 @@
-"""SASRec written the obvious way: what :mod:`tabmtl.pipelines.benchmark_sessions_speed` measures M2TRec against.
+"""SASRec written the obvious way: what :mod:`benchmarks.sessions_speed` measures M2TRec against.
 
 Item ids and learned positions, ``nn.TransformerEncoder`` under a causal mask, cross-entropy over all items at every
 click that is followed by another, PyTorch's default AdamW, and a ``DataLoader`` over sessions that are padded to one

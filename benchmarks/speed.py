@@ -1,10 +1,10 @@
 """Speed of MultiTab-Net's training against the same network written the obvious way, on one CPU thread.
 
-    python -m tabmtl.pipelines.benchmark_speed [--quick]
+    python -m benchmarks.speed [--quick]
 
 Both sides run in one process, in turn, and are compared by the least CPU time of several rounds, so that other
 work on the machine hardly matters: ratios repeat within some percent, absolute numbers do not. Ours is
-:func:`tabmtl.train.train` as the estimators call it; the reference is :mod:`tabmtl.pipelines.plain_multitabnet`,
+:func:`tabmtl.train.train` as the estimators call it; the reference is :mod:`benchmarks.peers.multitabnet`,
 in float32. Both start from the same weights and see the same rows; their losses after equal steps stand side by
 side. Goals are printed beside what was measured.
 """
@@ -21,9 +21,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.peers.multitabnet import PlainNetwork, plain_loss, train_plain
 from tabmtl.losses import MultiTaskLoss
 from tabmtl.models.multitabnet import MultiTabNetwork
-from tabmtl.pipelines.plain_multitabnet import PlainNetwork, plain_loss, train_plain
 from tabmtl.schema import Batch, Columns, Task
 from tabmtl.train import TrainOptions, train
 

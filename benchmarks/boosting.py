@@ -1,6 +1,6 @@
 """The table of scores of R-MTGB against three ways to use plain LightGBM, on real tables.
 
-Run it by ``python -m tabmtl.pipelines.benchmark_boosting``; ``--help`` lists the options. A seed redraws the split by
+Run it by ``python -m benchmarks.boosting``; ``--help`` lists the options. A seed redraws the split by
 the recipe of the data folder (seed 0 gives the stored one). Every method has the same number of trials: the first is
 its defaults, the others are drawn from one space, alike for all methods. The validation rows choose a trial and stop
 all models; the chosen one is scored on the test rows once. Where there are more than 40 000 train rows, trials see a
@@ -23,9 +23,9 @@ import numpy as np
 import polars as pl
 from sklearn.metrics import log_loss, mean_squared_error, r2_score, roc_auc_score
 
+from benchmarks.peers.lightgbm import BASELINES, fit_baseline
+from benchmarks.splits import Problem, open_problem
 from tabmtl import RMTGB
-from tabmtl.pipelines.boosting_baselines import BASELINES, fit_baseline
-from tabmtl.pipelines.boosting_splits import Problem, open_problem
 
 SETS = ("school", "mathachieve", "star", "rand_hie", "flights", "census_kdd")
 #: rmtgb_default is R-MTGB as it comes, without any search.
@@ -249,9 +249,7 @@ def _spread(values: np.ndarray) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the comparison; the arguments are those of the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tabmtl.pipelines.benchmark_boosting", description=(__doc__ or "").split("\n")[0]
-    )
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.boosting", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS, help="default: all")
     parser.add_argument("--methods", nargs="+", choices=(*BASELINES, *OURS), default=(*BASELINES, *OURS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4], help="default: 0 1 2 3 4")

@@ -10,10 +10,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tabmtl.pipelines import benchmark_boosting as bench
+from benchmarks import boosting as bench
+from benchmarks.peers.lightgbm import BASELINES, Boosted, Coded, fit_baseline
+from benchmarks.splits import open_problem, split_rows
 from tabmtl.pipelines import datasets
-from tabmtl.pipelines.boosting_baselines import BASELINES, Boosted, Coded, fit_baseline
-from tabmtl.pipelines.boosting_splits import open_problem, split_rows
 from tabmtl.schema import Batch
 
 N_SCHOOLS, N_PUPILS = 6, 50

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tabmtl.pipelines.benchmark_sessions_speed import (
+from benchmarks.peers.sasrec import PaddedSessions, PlainSASRec, plain_recall, plain_step, train_plain
+from benchmarks.sessions_speed import (
     NEGATIVES,
     Setting,
     compare_epochs,
@@ -18,7 +19,6 @@ from tabmtl.pipelines.benchmark_sessions_speed import (
     our_step,
 )
 from tabmtl.pipelines.datasets import SessionLog
-from tabmtl.pipelines.plain_sasrec import PaddedSessions, PlainSASRec, plain_recall, plain_step, train_plain
 from tabmtl.sessions.data import LogColumns, read_sessions
 from tabmtl.sessions.features import ItemCoder
 
@@ -143,7 +143,7 @@ def test_epochs_compare_time_and_recall_on_a_held_out_log(capsys):
 
 def test_the_sections_print_goals_beside_what_was_measured(capfd, monkeypatch):
     monkeypatch.delenv("TABMTL_DATA", raising=False)
-    monkeypatch.setattr("tabmtl.pipelines.benchmark_sessions_speed.SMALL", TINY)
+    monkeypatch.setattr("benchmarks.sessions_speed.SMALL", TINY)
     threads = torch.get_num_threads()
     main(["--quick", "--sections", "body", "step", "search", "epoch", "reading"])
     torch.set_num_threads(threads)

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 import torch
 
-from tabmtl.pipelines.benchmark_serving import _load_pyfunc, frames_of, main, measure, report
+from benchmarks.serving import _load_pyfunc, frames_of, main, measure, report
 
 TIMES = r" +[\d.]+ +[\d.]+ +[\d.]+"
 

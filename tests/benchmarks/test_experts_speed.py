@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tabmtl import MMoE
-from tabmtl.pipelines.benchmark_experts_speed import (
+from benchmarks.experts_speed import (
     compare_embeddings,
     draw_figure,
     fit_ours,
@@ -13,7 +12,8 @@ from tabmtl.pipelines.benchmark_experts_speed import (
     main,
     options,
 )
-from tabmtl.pipelines.rechub import N_LEVELS, RATES, draw_tables
+from benchmarks.peers.rechub import N_LEVELS, RATES, draw_tables
+from tabmtl import MMoE
 
 
 def test_the_rows_have_the_rates_and_levels_that_are_asked_for():

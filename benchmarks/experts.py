@@ -1,6 +1,6 @@
 """Mixtures of experts and their family against one LightGBM per task, on real tables and on a funnel.
 
-    python -m tabmtl.pipelines.benchmark_experts [--sets ...] [--models ...] [--seeds 0 1 2] [--epochs 6]
+    python -m benchmarks.experts [--sets ...] [--models ...] [--seeds 0 1 2] [--epochs 6]
 
 Every network has its defaults and the same budget: at most 6 epochs, stopped on the validation rows. Test rows are
 scored once: census_kdd with two tasks (income and marriage; education is a feature) on its official test rows,
@@ -24,9 +24,9 @@ import numpy as np
 import polars as pl
 
 import tabmtl
+from benchmarks.scores import Problem, mean_and_spread
 from tabmtl import IndependentTasks
 from tabmtl.intervals import score_difference
-from tabmtl.pipelines.benchmark import Problem, mean_and_spread
 from tabmtl.pipelines.datasets import load
 from tabmtl.synth import make_funnel
 
@@ -139,9 +139,7 @@ def compare(own: pl.DataFrame) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; the arguments are those of the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tabmtl.pipelines.benchmark_experts", description=(__doc__ or "").split("\n")[0]
-    )
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.experts", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="default: 0 1 2")

@@ -1,13 +1,13 @@
 """Speed and memory of R-MTGB: against a plain loop over scikit-learn trees, and against bare LightGBM.
 
-    python -m tabmtl.pipelines.benchmark_boosting_speed [--quick] [--only NAME ...]
+    python -m benchmarks.boosting_speed [--quick] [--only NAME ...]
 
 Everything runs on one thread (set OMP_NUM_THREADS=1 and POLARS_MAX_THREADS=1). Both sides of a comparison run in one
 process, in turn, and the least CPU time of several rounds counts; where memory is compared, each has a process of its
 own. Goals are printed beside what was measured. The time of ours is that of ``fit`` as a user calls it: reading the
 polars frame, binning, all trees.
 
-plain     the released code's setting (stumps), against :mod:`tabmtl.pipelines.plain_rmtgb`, which gets arrays
+plain     the released code's setting (stumps), against :mod:`benchmarks.peers.rmtgb`, which gets arrays
 overhead  against LightGBM's own trees with the same parameters, binning of an array included
 growth    with rows, tasks and iterations
 million   a million rows, against one pooled LightGBM that has the task as a category; memory too
@@ -33,8 +33,8 @@ import numpy as np
 import polars as pl
 from sklearn.metrics import root_mean_squared_error
 
+from benchmarks.peers.rmtgb import PlainRMTGB
 from tabmtl import RMTGB
-from tabmtl.pipelines.plain_rmtgb import PlainRMTGB
 from tabmtl.synth import make_outlier_tasks
 
 #: CPU seconds of the released code (GAA-UAM/R-MTGB at ec9f54b, scikit-learn 1.6.1) by rows per task, in the setting of
@@ -280,8 +280,8 @@ def print_million(quick: bool) -> None:
     print("         |  CPU s  peak GB (imports alone)")
     sides = {}
     for side in ("lightgbm", "ours"):
-        command = [sys.executable, "-m", "tabmtl.pipelines.benchmark_boosting_speed", "--side", side, str(n_rows)]
-        found = sides[side] = json.loads(subprocess.check_output(command, text=True))
+        command = [sys.executable, "-m", "benchmarks.boosting_speed", "--side", side, str(n_rows)]
+        found = sides[side] = json.loads(subprocess.check_output(command, cwd=Path(__file__).parents[1], text=True))
         print(f"{side:8} | {found['cpu']:6.2f}  {found['peak']:.2f} ({found['imports']:.2f})")
     for key, goal in MILLION_GOALS.items():
         print(f"{key:8} | {sides['ours'][key] / sides['lightgbm'][key]:.2f}x (goal <= {goal:g}x)", flush=True)

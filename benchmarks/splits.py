@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from benchmarks.peers.lightgbm import Coded
 from tabmtl.encode import TableCoder
-from tabmtl.pipelines.boosting_baselines import Coded
 from tabmtl.pipelines.datasets import Dataset, load
 from tabmtl.schema import Batch
 

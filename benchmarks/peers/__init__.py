@@ -1,0 +1,1 @@
+"""What the benchmarks measure the package against: methods written the obvious way, and other libraries."""
