@@ -26,7 +26,7 @@ import polars as pl
 import tabmtl
 from benchmarks.scores import Problem, mean_and_spread
 from tabmtl import IndependentTasks
-from tabmtl.intervals import score_difference
+from tabmtl.metrics.intervals import score_difference
 from tabmtl.pipelines.datasets import load
 from tabmtl.synth import make_funnel
 

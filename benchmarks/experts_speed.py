@@ -36,10 +36,10 @@ from torch import nn
 from benchmarks.peers.rechub import INSTALL, N_COLUMNS, Tables, draw_tables, has_rechub, train_rechub
 from benchmarks.speed import least_cpu_time
 from tabmtl import APEM, PLE, HoME, MMoE
-from tabmtl.embeddings import CategoricalEmbedding
-from tabmtl.mixture import MixtureEstimator
-from tabmtl.optimizer import Optimizer
+from tabmtl.estimators.mixture import MixtureEstimator
+from tabmtl.nn.embeddings import CategoricalEmbedding
 from tabmtl.schema import Columns
+from tabmtl.training.optimizer import Optimizer
 
 #: Least times faster than torch-rechub, and what we aim at.
 PEER_GOAL, PEER_AIM = 2.0, 2.5
@@ -220,7 +220,9 @@ def compare_embeddings(table_rows: Sequence[int], rounds: int) -> dict[int, dict
     """Milliseconds a step with batches of 1024 by rows of the table and by optimiser; the largest with 8192 too."""
     milliseconds: dict[int, dict[str, float]] = {}
     print("\nembeddings alone, 20 columns of width 16: CPU ms of forward, backward and step, and fused / row-wise;")
-    print("row-wise and 'dense, averaged' are tabmtl.optimizer.Optimizer, which keeps a moving average; AdamW is bare")
+    print(
+        "row-wise and 'dense, averaged' are tabmtl.training.optimizer.Optimizer, which keeps a moving average; AdamW is bare"
+    )
     for rows, batch_size in (*((rows, 1024) for rows in table_rows), (table_rows[-1], 8192)):
         steps = embedding_steps(rows, batch_size, n_batches=4)
         found = {kind: seconds / 4 * 1e3 for kind, seconds in least_cpu_time(steps, rounds).items()}

@@ -40,7 +40,7 @@ import torch
 from tabmtl import RMTGB, IndependentTasks, MultiTabNet, OnnxCoder, SharedBottom
 from tabmtl.pipelines.datasets import load
 from tabmtl.pipelines.tracking import server_environment
-from tabmtl.predict import predict_scores
+from tabmtl.training.predict import predict_scores
 from tabmtl.trees import tree_matrix
 
 NETWORKS = (MultiTabNet, SharedBottom)

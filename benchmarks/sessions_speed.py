@@ -281,7 +281,9 @@ def main(arguments: list[str] | None = None) -> None:
     if given.child:
         print(json.dumps(train_alone(setting) if given.child == "memory" else read_alone(n_clicks)))
         return
-    torch.empty(2**25 - 2**16, dtype=torch.uint8)  # for all sides, as training does: see tabmtl.epochs.run_epochs
+    torch.empty(
+        2**25 - 2**16, dtype=torch.uint8
+    )  # for all sides, as training does: see tabmtl.training.epochs.run_epochs
     print(f"torch {torch.__version__}, 1 thread, CPU time, and ratio to the first line of the same section and kind")
     for section, compare in {"body": compare_bodies, "step": compare_steps, "search": compare_searches}.items():
         if section in given.sections:

@@ -4,7 +4,7 @@
 
 Both sides run in one process, in turn, and are compared by the least CPU time of several rounds, so that other
 work on the machine hardly matters: ratios repeat within some percent, absolute numbers do not. Ours is
-:func:`tabmtl.train.train` as the estimators call it; the reference is :mod:`benchmarks.peers.multitabnet`,
+:func:`tabmtl.training.table_loop.train` as the estimators call it; the reference is :mod:`benchmarks.peers.multitabnet`,
 in float32. Both start from the same weights and see the same rows; their losses after equal steps stand side by
 side. Goals are printed beside what was measured.
 """
@@ -22,10 +22,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.peers.multitabnet import PlainNetwork, plain_loss, train_plain
-from tabmtl.losses import MultiTaskLoss
 from tabmtl.models.multitabnet import MultiTabNetwork
 from tabmtl.schema import Batch, Columns, Task
-from tabmtl.train import TrainOptions, train
+from tabmtl.training.losses import MultiTaskLoss
+from tabmtl.training.table_loop import TrainOptions, train
 
 LEARNING_RATE = 1e-3
 

@@ -81,7 +81,7 @@ def find_class(name: str) -> type:
 def tables() -> dict[str, type]:
     """The estimators of tables, by name."""
     import tabmtl
-    from tabmtl.base import MultiTaskEstimator
+    from tabmtl.estimators.tables import MultiTaskEstimator
 
     return _exported(tabmtl, MultiTaskEstimator)
 
@@ -111,7 +111,7 @@ def make(cls: Any, choice: ModelChoice, facts: Mapping[str, Any]) -> Any:
     ValueError
         If a parameter is unknown, its value is out of range, or the seed is.
     """
-    from tabmtl.device import check_jobs
+    from tabmtl.training.device import check_jobs
 
     known, params = cls._get_param_names(), choice.params
     settable = [name for name in known if name not in _ELSEWHERE and name not in _OBJECTS]

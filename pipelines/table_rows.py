@@ -233,7 +233,7 @@ def _stored_split(column: pl.Series, source: DataSource) -> dict[Part, np.ndarra
 def _drawn_split(X: pl.DataFrame, y: Any, facts: Mapping[str, Any], source: DataSource) -> dict[Part, np.ndarray]:
     """Parts that each hold labels of every task and class, where there are rows enough."""
     from tabmtl.encode import TableCoder
-    from tabmtl.model_selection import train_valid_split
+    from tabmtl.model_selection.folds import train_valid_split
 
     check_shares(source)
     if source.split_seed < 0:

@@ -10,7 +10,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from tabmtl.metrics import mean_score
+from tabmtl.metrics.scores import mean_score
 from tabmtl.pipelines.tracking import REFIT, Log, make_client, status_of
 from tabmtl.tuning.trial import ENDED, FAILURE, Scores
 

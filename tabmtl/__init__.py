@@ -7,9 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tabmtl.encode.exported import OnnxCoder
-    from tabmtl.metrics import MultitaskGain, multitask_gain
-    from tabmtl.model_selection import MultiTaskKFold, make_multitask_scorer
+    from tabmtl.metrics.scores import MultitaskGain, multitask_gain
+    from tabmtl.model_selection.folds import MultiTaskKFold, make_multitask_scorer
     from tabmtl.models.adatt import AdaTT, AdaTTClassifier, AdaTTRegressor
     from tabmtl.models.aitm import AITM
     from tabmtl.models.apem import APEM, APEMClassifier, APEMRegressor
@@ -22,11 +21,12 @@ if TYPE_CHECKING:
     from tabmtl.models.rmtgb import RMTGB, RMTGBClassifier, RMTGBRegressor
     from tabmtl.models.shared_bottom import SharedBottom, SharedBottomClassifier, SharedBottomRegressor
     from tabmtl.models.stem import STEM, STEMClassifier, STEMRegressor
+    from tabmtl.onnx.coder import OnnxCoder
     from tabmtl.schema import TabmtlWarning, Task
     from tabmtl.storage.persist import ModelFileError, load
 
 _HOMES = {
-    "encode.exported": ("OnnxCoder",),
+    "onnx.coder": ("OnnxCoder",),
     "metrics": ("MultitaskGain", "multitask_gain"),
     "model_selection": ("MultiTaskKFold", "make_multitask_scorer"),
     "models.adatt": ("AdaTT", "AdaTTClassifier", "AdaTTRegressor"),

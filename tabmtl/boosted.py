@@ -13,12 +13,12 @@ import polars as pl
 from joblib import effective_n_jobs
 from sklearn.utils.validation import check_is_fitted
 
-from tabmtl.base import MultiTaskEstimator
 from tabmtl.cells import Rows, bin_labelled, count_labels, rows_of_tasks
-from tabmtl.checks import check_at_least, check_count, check_positive, check_share
-from tabmtl.dealing import train_valid_split
 from tabmtl.encode import TableCoder
+from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.family import Family
+from tabmtl.model_selection.stratify import train_valid_split
+from tabmtl.params import check_at_least, check_count, check_positive, check_share
 from tabmtl.schema import Batch, Task
 from tabmtl.storage.persist import Saved
 from tabmtl.trees import tree_matrix
@@ -61,7 +61,7 @@ class BoostedEstimator(MultiTaskEstimator):
     n_jobs : int, optional
         Threads of LightGBM, as scikit-learn counts them; more than one pays from about 50 000 rows.
     **options
-        The fields of :class:`tabmtl.base.MultiTaskEstimator`.
+        The fields of :class:`tabmtl.estimators.tables.MultiTaskEstimator`.
     """
 
     learning_rate: float = 0.05

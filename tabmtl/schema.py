@@ -37,7 +37,7 @@ class Task:
         The class labels in the order of the columns of ``predict_proba``. Left out, they are learned from the
         labels in ``fit`` and sorted. For a binary task, the second is the positive class.
     metric : str, optional
-        Name of the score in :mod:`tabmtl.metrics`; default ROC AUC for classification (macro one-vs-rest for
+        Name of the score in :mod:`tabmtl.metrics.scores`; default ROC AUC for classification (macro one-vs-rest for
         many classes) and R² for regression.
     weight : float, default=1.0
         Factor of the task's loss in training. Must be finite and not negative.

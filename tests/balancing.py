@@ -3,9 +3,9 @@
 import torch
 from torch import nn
 
-from tabmtl.balance import METHODS, make_balancer
-from tabmtl.blocks import MLP, Boundary, Dropout, TaskLinear, Towers
+from tabmtl.nn.layers import MLP, Boundary, Dropout, TaskLinear, Towers
 from tabmtl.schema import Task
+from tabmtl.training.balance.balancer import METHODS, make_balancer
 
 NAMES = list(METHODS)
 N_TASKS = 3

@@ -12,13 +12,13 @@ import polars as pl
 
 import tabmtl
 import tabmtl.models
-from tabmtl.base import MultiTaskEstimator
 from tabmtl.boosted import BoostedEstimator
-from tabmtl.funnel import FunnelEstimator, TowerEstimator
-from tabmtl.mixture import ExpertEstimator, MixtureEstimator
-from tabmtl.network import NetworkEstimator
+from tabmtl.estimators.funnel import FunnelEstimator, TowerEstimator
+from tabmtl.estimators.mixture import ExpertEstimator, MixtureEstimator
+from tabmtl.estimators.network import NetworkEstimator
+from tabmtl.estimators.tables import MultiTaskEstimator
+from tabmtl.estimators.vector import VectorEstimator
 from tabmtl.schema import Task
-from tabmtl.vector import VectorEstimator
 
 #: Given to an estimator where it has the parameter: small and quick, with dropout and early stopping still on. On the
 #: CPU, where the bits of two runs can be compared.

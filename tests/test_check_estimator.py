@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from tabmtl.boosted import BoostedEstimator
-from tabmtl.network import NetworkEstimator
+from tabmtl.estimators.network import NetworkEstimator
 
 #: Enough to learn the checks' small tables, which they ask for. Narrower heads are computed by another kernel for few
 #: rows than for many, which rounds otherwise, and a check compares to 1e-7.

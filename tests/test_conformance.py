@@ -15,7 +15,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
 import tabmtl
-from tabmtl.base import MultiTaskEstimator
+from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.models.shared_bottom import SharedBottom
 
 every_estimator = pytest.mark.parametrize("cls", ESTIMATORS, ids=lambda cls: cls.__name__)

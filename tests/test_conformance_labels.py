@@ -24,9 +24,9 @@ from conformance import (
 )
 
 from tabmtl import TabmtlWarning, Task
-from tabmtl.device import seeded
-from tabmtl.losses import MultiTaskLoss
-from tabmtl.network import _tensors
+from tabmtl.estimators.network import _tensors
+from tabmtl.training.device import seeded
+from tabmtl.training.losses import MultiTaskLoss
 
 every_estimator = pytest.mark.parametrize("cls", ESTIMATORS, ids=lambda cls: cls.__name__)
 every_free_estimator = pytest.mark.parametrize("cls", FREE, ids=lambda cls: cls.__name__)

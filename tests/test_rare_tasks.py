@@ -4,8 +4,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tabmtl.dealing import train_valid_split
-from tabmtl.model_selection import MultiTaskKFold
+from tabmtl.model_selection.folds import MultiTaskKFold
+from tabmtl.model_selection.stratify import train_valid_split
 from tabmtl.schema import TabmtlWarning, Task
 
 N_ROWS = 20_000

@@ -15,7 +15,7 @@ from recommenders import ITEMS, TEST, TRAIN, all_scores
 from recommenders import tiny as tiny_recommender
 
 from tabmtl import APEM, ESMM, MMoE, MultiTabNet, SharedBottom
-from tabmtl.device import threads
+from tabmtl.training.device import threads
 
 N_THREADS = 8
 PATIENCE = 60  # seconds until a thread counts as one that waits for ever

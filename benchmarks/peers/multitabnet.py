@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from tabmtl.epochs import schedule
 from tabmtl.models.multitabnet import MultiTabNetwork
 from tabmtl.schema import Batch, Task
+from tabmtl.training.epochs import schedule
 
 
 class PlainBlock(nn.Module):

@@ -12,8 +12,8 @@ import polars as pl
 from narwhals.exceptions import DuplicateError
 from sklearn.utils import check_array
 
-from tabmtl.encode.columns import read_array, read_column, read_pandas
-from tabmtl.encode.origin import Origin, native_dtype, origin_of
+from tabmtl.encode.read import read_array, read_column, read_pandas
+from tabmtl.encode.write import Origin, native_dtype, origin_of
 
 
 def read_features(X: Any) -> tuple[pl.DataFrame | pl.LazyFrame, bool]:

@@ -13,8 +13,8 @@ import polars.selectors as cs
 
 from tabmtl.encode.frames import read_targets, read_weights
 from tabmtl.encode.funnel import settle_funnel
-from tabmtl.encode.kinds import DeclaredTasks, as_values, class_values, declared_tasks, fit_task, is_text
-from tabmtl.encode.origin import Origin, write_targets
+from tabmtl.encode.tasks import DeclaredTasks, as_values, class_values, declared_tasks, fit_task, is_text
+from tabmtl.encode.write import Origin, write_targets
 from tabmtl.schema import Task
 
 

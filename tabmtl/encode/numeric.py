@@ -40,7 +40,7 @@ class NumericScaler:
     * ``"quantile"``: the empirical distribution function at 255 knots, then the normal quantile function: every
       continuous column becomes standard normal whatever its tails; ties get the middle of their interval;
     * ``"none"``: the values as they are (for trees), within the range of float32;
-    * ``"raw"``: the values as they are, as float64: an exported network scales them itself (`tabmtl.export`).
+    * ``"raw"``: the values as they are, as float64: an exported network scales them itself (`tabmtl.onnx.export`).
 
     Attributes
     ----------

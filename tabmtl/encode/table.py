@@ -12,9 +12,9 @@ import polars.selectors as cs
 
 from tabmtl.encode.features import FeatureCoder
 from tabmtl.encode.frames import names_of, read_features
-from tabmtl.encode.kinds import DeclaredTasks
 from tabmtl.encode.labels import LabelCoder
 from tabmtl.encode.levels import text_of
+from tabmtl.encode.tasks import DeclaredTasks
 from tabmtl.schema import Batch
 
 

@@ -19,14 +19,14 @@ from mlflow.tracking.context.registry import resolve_tags
 from mlflow.tracking.fluent import _get_experiment_id
 from sklearn.utils.validation import check_is_fitted
 
-from tabmtl.base import MultiTaskEstimator
-from tabmtl.epochs import OnEpoch
-from tabmtl.gain import MultitaskGain, multitask_gain
+from tabmtl.estimators.tables import MultiTaskEstimator
+from tabmtl.metrics.gain import MultitaskGain, multitask_gain
 from tabmtl.mlflow.signature import rows_of, schema_of
 from tabmtl.plots import ExpertUsageDisplay, GainDisplay, HistoryDisplay, OutlierTaskDisplay
 from tabmtl.plots.display import Display
 from tabmtl.schema import TabmtlWarning
 from tabmtl.sessions.recommender import Recommender
+from tabmtl.training.epochs import OnEpoch
 
 _MOST_METRICS, _MOST_PARAMS = 1000, 100  # in one request to MLflow
 _LONGEST_NAME = 250  # of a metric or parameter
@@ -162,7 +162,7 @@ class MLflowCallback:
         for start in range(0, len(params), _MOST_PARAMS):
             client.log_batch(run, params=params[start : start + _MOST_PARAMS])
         schema = schema_of(estimator)
-        client.set_tag(run, "tabmtl.estimator", schema["estimator"])
+        client.set_tag(run, "tabmtl.estimators.base", schema["estimator"])
         if "tasks" in schema:
             client.set_tag(run, "tabmtl.tasks", json.dumps([task["name"] for task in schema["tasks"]]))
         client.log_dict(run, schema, "schema.json")

@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 from sklearn.utils.validation import check_is_fitted
 
-from tabmtl.base import MultiTaskEstimator
+from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.mlflow.serving import SessionModel, TableModel, probability_names
 from tabmtl.mlflow.signature import pandas_view, signature_of
 from tabmtl.sessions.recommender import Recommender

@@ -14,9 +14,9 @@ import polars as pl
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
-from tabmtl.base import MultiTaskEstimator
 from tabmtl.encode.frames import read_features
 from tabmtl.encode.levels import text_of
+from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.schema import Task
 from tabmtl.sessions.data import to_polars
 from tabmtl.sessions.recommender import Recommender

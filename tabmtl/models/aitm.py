@@ -14,13 +14,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from tabmtl.blocks import Boundary
-from tabmtl.checks import check_at_least
-from tabmtl.experts import Experts
-from tabmtl.funnel import TowerEstimator
-from tabmtl.losses import FunnelLoss
-from tabmtl.mixture import TaskNetwork
+from tabmtl.estimators.funnel import TowerEstimator
+from tabmtl.estimators.mixture import TaskNetwork
+from tabmtl.nn.experts import Experts
+from tabmtl.nn.layers import Boundary
+from tabmtl.params import check_at_least
 from tabmtl.schema import Columns, Task
+from tabmtl.training.losses import FunnelLoss
 
 
 class AITMNetwork(TaskNetwork):
@@ -78,8 +78,8 @@ class AITM(TowerEstimator):
     calibrator : float, default=0.6
         Weight of the second term; the authors' value.
     **options
-        The fields of :class:`tabmtl.funnel.TowerEstimator` (towers), :class:`tabmtl.funnel.FunnelEstimator` (labels),
-        :class:`tabmtl.network.NetworkEstimator` (training) and :class:`tabmtl.base.MultiTaskEstimator` (tasks and
+        The fields of :class:`tabmtl.estimators.funnel.TowerEstimator` (towers), :class:`tabmtl.estimators.funnel.FunnelEstimator` (labels),
+        :class:`tabmtl.estimators.network.NetworkEstimator` (training) and :class:`tabmtl.estimators.tables.MultiTaskEstimator` (tasks and
         columns).
 
     References

@@ -14,15 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tabmtl.base import ClassifierFace, RegressorFace
-from tabmtl.blocks import Boundary, StackedLinear
-from tabmtl.checks import check_at_least, check_choice, check_count
-from tabmtl.embeddings import FeatureTokenizer, NumericEmbedding
-from tabmtl.experts import mix
-from tabmtl.funnel import FunnelEstimator
-from tabmtl.losses import FunnelLoss, MultiTaskLoss, Space
-from tabmtl.mixture import MixtureEstimator, TaskNetwork
+from tabmtl.estimators.funnel import FunnelEstimator
+from tabmtl.estimators.mixture import MixtureEstimator, TaskNetwork
+from tabmtl.estimators.tables import ClassifierFace, RegressorFace
+from tabmtl.nn.embeddings import FeatureTokenizer, NumericEmbedding
+from tabmtl.nn.experts import mix
+from tabmtl.nn.layers import Boundary, StackedLinear
+from tabmtl.params import check_at_least, check_choice, check_count
 from tabmtl.schema import Columns, Task
+from tabmtl.training.losses import FunnelLoss, MultiTaskLoss, Space
 
 
 class AttentionBlocks(nn.Module):
@@ -207,15 +207,15 @@ class APEM(FunnelEstimator, MixtureEstimator):
         Of the columns between squeeze and excitation.
     chain_loss : {"chain", "conditional", "independent"}, default="chain"
         Of the steps of ``task_chain``: products over all rows; each step on the rows that reached it, with products
-        as probabilities; or each label by itself. See :class:`tabmtl.losses.FunnelLoss`.
+        as probabilities; or each label by itself. See :class:`tabmtl.training.losses.FunnelLoss`.
     calibrator : float, default=0.0
         Weight of AITM's penalty on probabilities that rise along the chain; only "independent" can have such.
     numeric_embedding : {"linear", "piecewise", "periodic"}, default="piecewise"
         How a number becomes a token.
     **options
-        The fields of :class:`tabmtl.funnel.FunnelEstimator` (labels of a funnel),
-        :class:`tabmtl.mixture.MixtureEstimator` (a pattern counts as an expert),
-        :class:`tabmtl.network.NetworkEstimator` (training) and :class:`tabmtl.base.MultiTaskEstimator` (tasks and
+        The fields of :class:`tabmtl.estimators.funnel.FunnelEstimator` (labels of a funnel),
+        :class:`tabmtl.estimators.mixture.MixtureEstimator` (a pattern counts as an expert),
+        :class:`tabmtl.estimators.network.NetworkEstimator` (training) and :class:`tabmtl.estimators.tables.MultiTaskEstimator` (tasks and
         columns).
 
     Notes

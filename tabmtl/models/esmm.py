@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from tabmtl.blocks import Boundary
-from tabmtl.experts import Experts
-from tabmtl.funnel import TowerEstimator
-from tabmtl.losses import FunnelLoss
-from tabmtl.mixture import TaskNetwork
+from tabmtl.estimators.funnel import TowerEstimator
+from tabmtl.estimators.mixture import TaskNetwork
+from tabmtl.nn.experts import Experts
+from tabmtl.nn.layers import Boundary
 from tabmtl.schema import Columns, Task
+from tabmtl.training.losses import FunnelLoss
 
 
 class ESMMNetwork(TaskNetwork):
@@ -59,8 +59,8 @@ class ESMM(TowerEstimator):
     task_chain : sequence of str
         The steps; needed. Tasks of y outside it, of any kind, have a tower too.
     **options
-        The fields of :class:`tabmtl.funnel.TowerEstimator` (towers), :class:`tabmtl.funnel.FunnelEstimator` (labels),
-        :class:`tabmtl.network.NetworkEstimator` (training) and :class:`tabmtl.base.MultiTaskEstimator` (tasks and
+        The fields of :class:`tabmtl.estimators.funnel.TowerEstimator` (towers), :class:`tabmtl.estimators.funnel.FunnelEstimator` (labels),
+        :class:`tabmtl.estimators.network.NetworkEstimator` (training) and :class:`tabmtl.estimators.tables.MultiTaskEstimator` (tasks and
         columns).
 
     References

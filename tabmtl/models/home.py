@@ -13,11 +13,11 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from tabmtl.base import ClassifierFace, RegressorFace
-from tabmtl.blocks import Boundary, StackedLinear
-from tabmtl.checks import check_choice, check_count, check_widths
-from tabmtl.experts import Activation, Gates, gate_softmax, mix
-from tabmtl.mixture import ExpertEstimator, TaskNetwork
+from tabmtl.estimators.mixture import ExpertEstimator, TaskNetwork
+from tabmtl.estimators.tables import ClassifierFace, RegressorFace
+from tabmtl.nn.experts import Activation, Gates, gate_softmax, mix
+from tabmtl.nn.layers import Boundary, StackedLinear
+from tabmtl.params import check_choice, check_count, check_widths
 from tabmtl.schema import Columns, Task
 
 
@@ -230,8 +230,8 @@ class HoME(ExpertEstimator):
     expert_norm : {"batch", "layer", "none"}, default="batch"
     activation : {"relu", "silu"}, default="silu"
     **options
-        The fields of :class:`tabmtl.mixture.ExpertEstimator` (experts),
-        :class:`tabmtl.network.NetworkEstimator` (training) and :class:`tabmtl.base.MultiTaskEstimator` (tasks and
+        The fields of :class:`tabmtl.estimators.mixture.ExpertEstimator` (experts),
+        :class:`tabmtl.estimators.network.NetworkEstimator` (training) and :class:`tabmtl.estimators.tables.MultiTaskEstimator` (tasks and
         columns).
 
     Notes

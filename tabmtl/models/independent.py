@@ -14,11 +14,11 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import has_fit_parameter
 
-from tabmtl.base import ClassifierFace, MultiTaskEstimator, RegressorFace
-from tabmtl.checks import check_at_least, check_count, check_positive, check_share
 from tabmtl.encode import TableCoder, take_rows
 from tabmtl.encode.labels import both_classes
-from tabmtl.model_selection import train_valid_split
+from tabmtl.estimators.tables import ClassifierFace, MultiTaskEstimator, RegressorFace
+from tabmtl.model_selection.folds import train_valid_split
+from tabmtl.params import check_at_least, check_count, check_positive, check_share
 from tabmtl.schema import Batch, Columns, Task
 from tabmtl.storage.persist import Saved
 from tabmtl.trees import tree_matrix
@@ -53,7 +53,7 @@ class IndependentTasks(MultiTaskEstimator):
     n_jobs : int, optional
         Threads of LightGBM, as scikit-learn counts them.
     **options
-        The fields of :class:`tabmtl.base.MultiTaskEstimator`.
+        The fields of :class:`tabmtl.estimators.tables.MultiTaskEstimator`.
 
     Attributes
     ----------

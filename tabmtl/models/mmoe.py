@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from tabmtl.base import ClassifierFace, RegressorFace
-from tabmtl.blocks import Boundary
-from tabmtl.checks import check_count, check_widths
-from tabmtl.experts import Gates, mix
-from tabmtl.mixture import ExpertEstimator, TaskNetwork
+from tabmtl.estimators.mixture import ExpertEstimator, TaskNetwork
+from tabmtl.estimators.tables import ClassifierFace, RegressorFace
+from tabmtl.nn.experts import Gates, mix
+from tabmtl.nn.layers import Boundary
+from tabmtl.params import check_count, check_widths
 from tabmtl.schema import Columns, Task
 
 
@@ -61,8 +61,8 @@ class MMoE(ExpertEstimator):
     expert_hidden : sequence of int, default=(128, 64)
         Widths of an expert's layers.
     **options
-        The fields of :class:`tabmtl.mixture.ExpertEstimator` (experts),
-        :class:`tabmtl.network.NetworkEstimator` (training) and :class:`tabmtl.base.MultiTaskEstimator` (tasks and
+        The fields of :class:`tabmtl.estimators.mixture.ExpertEstimator` (experts),
+        :class:`tabmtl.estimators.network.NetworkEstimator` (training) and :class:`tabmtl.estimators.tables.MultiTaskEstimator` (tasks and
         columns).
 
     References

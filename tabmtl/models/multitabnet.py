@@ -13,7 +13,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from tabmtl.attention import (
+from tabmtl.estimators.network import NetworkEstimator
+from tabmtl.estimators.tables import ClassifierFace, RegressorFace
+from tabmtl.nn.attention import (
     FeatureLayer,
     InducingAttention,
     Mask,
@@ -22,11 +24,9 @@ from tabmtl.attention import (
     RowMixer,
     attention_mask,
 )
-from tabmtl.base import ClassifierFace, RegressorFace
-from tabmtl.blocks import Towers
-from tabmtl.checks import check_count
-from tabmtl.embeddings import FeatureTokenizer, NumericEmbedding
-from tabmtl.network import NetworkEstimator
+from tabmtl.nn.embeddings import FeatureTokenizer, NumericEmbedding
+from tabmtl.nn.layers import Towers
+from tabmtl.params import check_count
 from tabmtl.schema import Columns, Task
 
 SecondLayer = Literal["none", "mixer", "batch_attention", "inducing_attention"]
@@ -212,8 +212,8 @@ class MultiTabNet(NetworkEstimator):
     dropout, attention_dropout : float, default=0.15 and 0.0
         Shares of hidden values and of attention weights dropped in training.
     **options
-        The fields of :class:`tabmtl.network.NetworkEstimator` (training) and
-        :class:`tabmtl.base.MultiTaskEstimator` (tasks and columns).
+        The fields of :class:`tabmtl.estimators.network.NetworkEstimator` (training) and
+        :class:`tabmtl.estimators.tables.MultiTaskEstimator` (tasks and columns).
 
     Notes
     -----

@@ -9,12 +9,12 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from scipy.special import expit
 
-from tabmtl.base import ClassifierFace, RegressorFace
 from tabmtl.boosted import BoostedEstimator, TreeParams
 from tabmtl.cells import Rows, own_start, shrunk_start
-from tabmtl.checks import check_choice, check_count
+from tabmtl.estimators.tables import ClassifierFace, RegressorFace
 from tabmtl.family import Family, normal_theta
 from tabmtl.growing import grow
+from tabmtl.params import check_choice, check_count
 from tabmtl.schema import Batch
 from tabmtl.trees import Ensemble, Forest, Grown
 
@@ -375,7 +375,7 @@ class RMTGB(BoostedEstimator):
         with the θ of a normal task, the median of the majority.
     **options
         The fields of :class:`tabmtl.boosted.BoostedEstimator` (trees, early stopping) and
-        :class:`tabmtl.base.MultiTaskEstimator` (tasks and columns; ``task_column`` for tables with a task per row).
+        :class:`tabmtl.estimators.tables.MultiTaskEstimator` (tasks and columns; ``task_column`` for tables with a task per row).
 
     Attributes
     ----------

@@ -8,12 +8,12 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
-from tabmtl.base import ClassifierFace, RegressorFace
-from tabmtl.blocks import MLP, Boundary, Towers
-from tabmtl.checks import check_widths
-from tabmtl.embeddings import FeatureVector, NumericEmbedding
+from tabmtl.estimators.tables import ClassifierFace, RegressorFace
+from tabmtl.estimators.vector import VectorEstimator
+from tabmtl.nn.embeddings import FeatureVector, NumericEmbedding
+from tabmtl.nn.layers import MLP, Boundary, Towers
+from tabmtl.params import check_widths
 from tabmtl.schema import Columns, Task
-from tabmtl.vector import VectorEstimator
 
 
 class SharedBottomNetwork(nn.Module):
@@ -32,7 +32,7 @@ class SharedBottomNetwork(nn.Module):
     d_embedding : int, default=16
         Width of a column's embedding.
     numeric_embedding : {"none", "linear", "piecewise", "periodic"}, default="linear"
-        How a number becomes an embedding, see :class:`tabmtl.embeddings.FeatureVector`.
+        How a number becomes an embedding, see :class:`tabmtl.nn.embeddings.FeatureVector`.
     dropout : float, default=0.0
         Share of hidden values dropped in training, in trunk and heads.
     """
@@ -96,8 +96,8 @@ class SharedBottom(VectorEstimator):
     dropout : float, default=0.1
         Share of hidden values dropped in training.
     **options
-        The fields of :class:`tabmtl.vector.VectorEstimator` (embeddings), :class:`tabmtl.network.NetworkEstimator`
-        (training) and :class:`tabmtl.base.MultiTaskEstimator` (tasks and columns).
+        The fields of :class:`tabmtl.estimators.vector.VectorEstimator` (embeddings), :class:`tabmtl.estimators.network.NetworkEstimator`
+        (training) and :class:`tabmtl.estimators.tables.MultiTaskEstimator` (tasks and columns).
 
     References
     ----------

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tabmtl.base import ClassifierFace, RegressorFace
-from tabmtl.blocks import Boundary, TaskLinear
-from tabmtl.checks import check_count, check_widths
-from tabmtl.embeddings import EMBEDDING_STD, FeatureTokenizer, NumericEmbedding
-from tabmtl.experts import Gates, mix
-from tabmtl.mixture import ExpertEstimator, TaskNetwork
+from tabmtl.estimators.mixture import ExpertEstimator, TaskNetwork
+from tabmtl.estimators.tables import ClassifierFace, RegressorFace
+from tabmtl.nn.embeddings import EMBEDDING_STD, FeatureTokenizer, NumericEmbedding
+from tabmtl.nn.experts import Gates, mix
+from tabmtl.nn.layers import Boundary, TaskLinear
+from tabmtl.params import check_count, check_widths
 from tabmtl.schema import Columns, Task
 
 
@@ -88,8 +88,8 @@ class STEM(ExpertEstimator):
         Width of each of the T + 1 embeddings of a column.
     numeric_embedding : {"linear", "piecewise", "periodic"}, default="piecewise"
     **options
-        The fields of :class:`tabmtl.mixture.ExpertEstimator` (experts),
-        :class:`tabmtl.network.NetworkEstimator` (training) and :class:`tabmtl.base.MultiTaskEstimator` (tasks and
+        The fields of :class:`tabmtl.estimators.mixture.ExpertEstimator` (experts),
+        :class:`tabmtl.estimators.network.NetworkEstimator` (training) and :class:`tabmtl.estimators.tables.MultiTaskEstimator` (tasks and
         columns).
 
     Notes

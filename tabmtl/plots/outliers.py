@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from tabmtl.checks import check_count
+from tabmtl.params import check_count
 from tabmtl.plots.display import Display, tasks_of
 
 if TYPE_CHECKING:

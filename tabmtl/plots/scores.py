@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from tabmtl.gain import MultitaskGain
+from tabmtl.metrics.gain import MultitaskGain
 from tabmtl.plots.display import Display, tasks_of
 from tabmtl.schema import Task
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tabmtl.attention import FeatureLayer
-from tabmtl.blocks import Dropout
+from tabmtl.nn.attention import FeatureLayer
+from tabmtl.nn.layers import Dropout
 
 Pooling = Literal["mean", "last", "mean+last", "items", "items+linear"]
 

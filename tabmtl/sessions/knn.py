@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from tabmtl.checks import check_at_least, check_choice, check_count, check_positive
+from tabmtl.params import check_at_least, check_choice, check_count, check_positive
 from tabmtl.sessions.catalogue import Catalogue
 from tabmtl.sessions.memory import Memory, Pairs, last_clicks
 from tabmtl.sessions.popularity import fill_with_popularity

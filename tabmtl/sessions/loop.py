@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tabmtl.device import give_way
-from tabmtl.epochs import Record, schedule
-from tabmtl.optimizer import Optimizer
 from tabmtl.schema import DivergenceError
 from tabmtl.sessions.network import M2TRecNetwork, Units
 from tabmtl.sessions.ragged import Sessions, ranges
 from tabmtl.sessions.softmax import Candidates, OwnItems, softmax_loss
+from tabmtl.training.device import give_way
+from tabmtl.training.epochs import Record, schedule
+from tabmtl.training.optimizer import Optimizer
 
 Training = Literal["per_session", "per_prefix"]
 
@@ -84,7 +84,7 @@ class Examples:
 
 
 class SessionLoop:
-    """One training of a network; see `tabmtl.epochs.Loop`.
+    """One training of a network; see `tabmtl.training.epochs.Loop`.
 
     Parameters
     ----------

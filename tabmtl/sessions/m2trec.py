@@ -8,7 +8,8 @@ from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 
-from tabmtl.checks import (
+from tabmtl.estimators.base import draw_seed
+from tabmtl.params import (
     check_at_least,
     check_choice,
     check_count,
@@ -18,9 +19,6 @@ from tabmtl.checks import (
     check_share,
     is_number,
 )
-from tabmtl.device import find_device, seeded, threads
-from tabmtl.epochs import OnEpoch
-from tabmtl.estimator import draw_seed
 from tabmtl.sessions.catalogue import Catalogue
 from tabmtl.sessions.ceiling import say_what_metadata_tells
 from tabmtl.sessions.encoder import Pooling
@@ -31,6 +29,8 @@ from tabmtl.sessions.network import M2TRecNetwork, make_network
 from tabmtl.sessions.ragged import Sessions
 from tabmtl.sessions.training import fit_coder, history_frame, newest_apart, split_sessions, train_network
 from tabmtl.sessions.vectors import VectorRecommender
+from tabmtl.training.device import find_device, seeded, threads
+from tabmtl.training.epochs import OnEpoch
 
 IdMode = Literal["none", "delta", "full"]
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from tabmtl.checks import check_count
+from tabmtl.params import check_count
 from tabmtl.sessions.ragged import Sessions, spread
 from tabmtl.sessions.search import top_k
 

@@ -10,8 +10,8 @@ import numpy as np
 import polars as pl
 from sklearn.utils.validation import check_is_fitted
 
-from tabmtl.checks import check_count
-from tabmtl.estimator import SavableEstimator
+from tabmtl.estimators.base import SavableEstimator
+from tabmtl.params import check_count
 from tabmtl.sessions.catalogue import Catalogue, make_catalogue
 from tabmtl.sessions.data import LogColumns, group_log, like, read_log, read_sessions
 from tabmtl.sessions.metrics import Ranking, block_size, rank_next, summarize

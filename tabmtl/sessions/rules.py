@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 from scipy import sparse
 
-from tabmtl.checks import check_count, check_share
+from tabmtl.params import check_count, check_share
 from tabmtl.sessions.catalogue import Catalogue
 from tabmtl.sessions.popularity import fill_with_popularity
 from tabmtl.sessions.ragged import Sessions

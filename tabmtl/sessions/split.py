@@ -12,7 +12,7 @@ import narwhals.stable.v2 as nw
 import numpy as np
 import polars as pl
 
-from tabmtl.checks import is_number
+from tabmtl.params import is_number
 from tabmtl.schema import TabmtlWarning
 from tabmtl.sessions.data import LogColumns, read_log
 from tabmtl.sessions.ragged import UNSEEN_ITEM, Sessions

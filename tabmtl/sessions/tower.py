@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tabmtl.embeddings import DENSE_ROWS, FeatureVector, fill_missing
+from tabmtl.nn.embeddings import DENSE_ROWS, FeatureVector, fill_missing
 from tabmtl.schema import FIRST_LEVEL, UNSEEN, Columns
 from tabmtl.sessions.bags import Bags
 from tabmtl.sessions.features import ItemFeatures

@@ -9,8 +9,6 @@ import numpy as np
 import polars as pl
 import torch
 
-from tabmtl.epochs import Record, run_epochs
-from tabmtl.progress import watching
 from tabmtl.sessions.catalogue import Catalogue
 from tabmtl.sessions.features import ItemCoder
 from tabmtl.sessions.items import KnownItems
@@ -20,6 +18,8 @@ from tabmtl.sessions.network import M2TRecNetwork, Units
 from tabmtl.sessions.ragged import Sessions
 from tabmtl.sessions.scorer import Scorer
 from tabmtl.sessions.softmax import Candidates
+from tabmtl.training.epochs import Record, run_epochs
+from tabmtl.training.progress import watching
 
 if TYPE_CHECKING:
     from tabmtl.sessions.m2trec import M2TRec

@@ -13,8 +13,7 @@ import polars as pl
 import torch
 from sklearn.utils.validation import check_is_fitted
 
-from tabmtl.checks import check_count, check_positive
-from tabmtl.device import check_jobs, find_device, seeded, threads
+from tabmtl.params import check_count, check_positive
 from tabmtl.sessions.catalogue import Catalogue, plain_names, read_items
 from tabmtl.sessions.data import code_items
 from tabmtl.sessions.features import ItemCoder
@@ -27,6 +26,7 @@ from tabmtl.sessions.search import NeighbourGraph, share_found, warn_of_misses
 from tabmtl.sessions.training import history_frame
 from tabmtl.storage.atomic import write_file
 from tabmtl.storage.persist import Saved, join_parts, split_parts
+from tabmtl.training.device import check_jobs, find_device, seeded, threads
 
 _CHECKED = 100  # sessions on which approximate search is compared with exact search
 _TYPICAL = 1_000  # sessions of one click that the graph of neighbours is built for

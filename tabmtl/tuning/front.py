@@ -9,7 +9,7 @@ import optuna
 import polars as pl
 from optuna.trial import TrialState
 
-from tabmtl.gain import SMALLEST_REFERENCE
+from tabmtl.metrics.gain import SMALLEST_REFERENCE
 from tabmtl.tuning.spaces import PARAM, SCORE
 
 

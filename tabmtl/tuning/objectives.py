@@ -9,8 +9,8 @@ from typing import Any
 
 from sklearn.base import clone
 
-from tabmtl.base import MultiTaskEstimator
-from tabmtl.metrics import mean_score, undefined_reason
+from tabmtl.estimators.tables import MultiTaskEstimator
+from tabmtl.metrics.scores import mean_score, undefined_reason
 from tabmtl.schema import Batch, TabmtlWarning, Task
 from tabmtl.sessions.recommender import Recommender
 from tabmtl.tuning.spaces import Space, check_space

@@ -16,7 +16,7 @@ import optuna
 from optuna.exceptions import ExperimentalWarning
 from sklearn.base import clone
 
-from tabmtl.checks import check_count, check_positive
+from tabmtl.params import check_count, check_positive
 from tabmtl.schema import DivergenceError, TabmtlWarning
 from tabmtl.tuning.spaces import current, suggest
 

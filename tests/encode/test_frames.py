@@ -19,7 +19,7 @@ from polars.testing import assert_series_equal
 
 from tabmtl.encode import FeatureCoder, take_rows
 from tabmtl.encode.frames import read_features, read_targets, read_weights
-from tabmtl.encode.origin import write_targets
+from tabmtl.encode.write import write_targets
 
 NAN = float("nan")
 

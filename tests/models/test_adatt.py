@@ -6,8 +6,8 @@ import torch
 from torch.nn import functional as F
 
 from tabmtl import AdaTT
-from tabmtl.gradients import split_parameters
 from tabmtl.schema import Columns, Task
+from tabmtl.training.balance.gradients import split_parameters
 
 COLUMNS = Columns(
     numeric=("a", "b"),

@@ -10,10 +10,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from tabmtl import APEM, load
-from tabmtl.losses import FunnelLoss, MultiTaskLoss
 from tabmtl.models.apem import AttentionBlocks, SetAttention
 from tabmtl.schema import Columns, Task
 from tabmtl.synth import make_funnel
+from tabmtl.training.losses import FunnelLoss, MultiTaskLoss
 
 COLUMNS = Columns(
     numeric=("a", "b", "c"),

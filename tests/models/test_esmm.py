@@ -9,9 +9,9 @@ import torch
 from torch.nn import functional as F
 
 from tabmtl import ESMM, IndependentTasks
-from tabmtl.losses import FunnelLoss
 from tabmtl.schema import Columns, Task
 from tabmtl.synth import make_funnel
+from tabmtl.training.losses import FunnelLoss
 
 COLUMNS = Columns(
     numeric=("a", "b"),

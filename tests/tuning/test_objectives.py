@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 from recommenders import ITEMS, TEST, TRAIN
 
 from tabmtl import RMTGB, IndependentTasks, MMoE, MultiTabNet, SharedBottom
-from tabmtl.metrics import mean_score
+from tabmtl.metrics.scores import mean_score
 from tabmtl.schema import TabmtlWarning
 from tabmtl.sessions import VSKNN
 from tabmtl.tuning import choose_point, objective, pareto_front, session_objective, with_params

@@ -1,0 +1,111 @@
+"""What estimators of funnels share: the parameter that names the steps and its check, and towers on one vector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from tabmtl.encode.tasks import declared_tasks
+from tabmtl.estimators.network import NetworkEstimator
+from tabmtl.estimators.vector import VectorEstimator
+from tabmtl.nn.layers import Towers
+from tabmtl.params import check_widths
+from tabmtl.schema import Task
+
+#: Classes of text whose sorted order is beyond doubt.
+_NO_YES = {("no", "yes"), ("n", "y"), ("false", "true"), ("f", "t"), ("0", "1")}
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class FunnelEstimator(NetworkEstimator):
+    """Base of the estimators that know a funnel, such as impression, click, conversion.
+
+    Parameters
+    ----------
+    task_chain : sequence of str, optional
+        Names of binary tasks in the order of their steps, such as ``["click", "conversion"]``. Labels and
+        probabilities of a step mean that it and all steps before it were taken, over all rows (all impressions, not
+        only the clicked ones): where a step's label is 0, a missing label of a later step counts as 0, and so does a
+        1, with a warning that counts the rows; any other missing label is left out. The second of a task's classes is
+        the step taken; classes that are text, other than no and yes or false and true, are to be declared in ``tasks``.
+    """
+
+    task_chain: Sequence[str] | None = None
+
+    def _chain(self, tasks: Sequence[Task]) -> tuple[int, ...]:
+        if self.task_chain is None:
+            return ()
+        chain = list(self.task_chain) if isinstance(self.task_chain, list | tuple) else []
+        if len(chain) < 2 or not all(isinstance(name, str) for name in chain):
+            raise ValueError(
+                "task_chain must be a list of the names of two tasks or more, such as ['click', 'conversion'], "
+                f"got {self.task_chain!r}"
+            )
+        index = {task.name: t for t, task in enumerate(tasks)}
+        unknown = [name for name in chain if name not in index]
+        twice = [name for name in index if chain.count(name) > 1]
+        if unknown or twice:
+            what = f"tasks that y does not have: {unknown}" if unknown else f"tasks twice: {twice}"
+            raise ValueError(f"task_chain {chain} names {what}; the tasks are {list(index)}")
+        others = {name: tasks[index[name]].kind for name in chain if tasks[index[name]].kind != "binary"}
+        if others:
+            raise ValueError(f"the steps of task_chain must be binary tasks, got {others}; leave them out of the chain")
+        if self.task_column is not None:
+            raise ValueError("task_chain needs all labels of a row in one row of y; leave out task_column")
+        self._check_order_of_text([tasks[index[name]] for name in chain], tasks)
+        return tuple(index[name] for name in chain)
+
+    def _check_order_of_text(self, steps: Sequence[Task], tasks: Sequence[Task]) -> None:
+        """Refuse text classes that nobody ordered: sorting is right for "no" and "yes", and a guess for other words."""
+        declared = declared_tasks(self.tasks, [task.name for task in tasks])
+        for step in steps:
+            classes = step.classes or ()
+            said = declared.get(step.name)
+            if (said is not None and said.classes) or not all(isinstance(name, str) for name in classes):
+                continue
+            if tuple(str(name).lower() for name in classes) not in _NO_YES:
+                raise ValueError(
+                    f"task_chain cannot tell which of {list(classes)} means that the step {step.name!r} was taken; "
+                    f"declare it: tasks={{{step.name!r}: Task(name={step.name!r}, kind='binary', classes=(<not taken>, "
+                    "<taken>))}"
+                )
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class TowerEstimator(FunnelEstimator, VectorEstimator):
+    """Base of the funnel estimators that have a tower per task on the row's vector.
+
+    Parameters
+    ----------
+    task_chain : sequence of str
+        As in :class:`FunnelEstimator`; needed.
+    tower_hidden : sequence of int, default=(128, 64)
+        Widths of a tower's layers, below the linear one that gives the score.
+    dropout : float, default=0.1
+        Share of hidden values dropped in training.
+    **options
+        The embeddings of :class:`tabmtl.estimators.vector.VectorEstimator`.
+    """
+
+    tower_hidden: Sequence[int] = (128, 64)
+    dropout: float = 0.1
+
+    search_space: ClassVar[dict[str, Any]] = VectorEstimator.search_space | {
+        "tower_hidden": {"choices": ((64,), (128, 64), (256, 128))},
+        "dropout": {"low": 0.0, "high": 0.5},
+    }
+
+    def _check_params(self) -> None:
+        super()._check_params()
+        if self.task_chain is None:
+            name = type(self).__name__
+            raise ValueError(
+                f"{name} needs task_chain, the binary tasks in the order of their steps, such as "
+                f"{name}(task_chain=['click', 'conversion'])"
+            )
+        check_widths("tower_hidden", self.tower_hidden)
+
+    def _heads(self, d_in: int, tasks: Sequence[Task]) -> Towers:
+        """A linear layer per task."""
+        return Towers(d_in, [task.width for task in tasks], hidden=None)

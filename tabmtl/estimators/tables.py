@@ -1,0 +1,304 @@
+"""The contract: what every multi-task estimator does, with scikit-learn's names and rules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, Self
+
+import narwhals.stable.v2 as nw
+import numpy as np
+import polars as pl
+from sklearn.base import ClassifierMixin, RegressorMixin
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import _check_feature_names, _check_n_features, check_is_fitted
+
+from tabmtl.encode import TableCoder
+from tabmtl.estimators.base import SavableEstimator, draw_seed
+from tabmtl.metrics.intervals import score_intervals
+from tabmtl.metrics.scores import check_metric, mean_score, score_tasks
+from tabmtl.schema import Batch, Kind, Task
+from tabmtl.storage.persist import Saved
+from tabmtl.training.hooks import CallbackSupport, watched_fit
+
+TargetKind = Literal["classification", "regression"] | None
+
+
+def _gives_probabilities(estimator: MultiTaskEstimator) -> bool:
+    if estimator._target_kind == "regression":
+        return False
+    if not hasattr(estimator, "tasks_") or any(task.is_classification for task in estimator.tasks_):
+        return True
+    raise AttributeError("predict_proba needs a classification task; all tasks are regressions")
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class MultiTaskEstimator(CallbackSupport, SavableEstimator):
+    """Base of all estimators: one object that learns several targets at once.
+
+    A subclass gives `_fit` and `_outputs`; frames, targets, scores and files are handled here.
+
+    Parameters
+    ----------
+    tasks : mapping of name to kind or Task, or sequence of Task, optional
+        Kinds of the targets; what is not declared is inferred. Text, categories and booleans are classes; floats
+        are a regression target, except floats that are only 0 and 1; whole numbers with two values are binary;
+        other whole numbers are ambiguous, which a warning says.
+    task_column : str, optional
+        Long layout: the column of X that names every row's own task. Then y holds one label a row.
+    categorical_features : "from_dtype" or sequence of str or int, default="from_dtype"
+        Columns of X that hold categories; by default those with text, categories or booleans.
+    random_state : int, RandomState or None, default=None
+        Rules all randomness; the global generators stay untouched.
+    """
+
+    tasks: Mapping[str, Kind | Task] | Sequence[Task] | None = None
+    task_column: str | None = None
+    categorical_features: Literal["from_dtype"] | Sequence[str | int] = "from_dtype"
+    random_state: int | np.random.RandomState | None = None
+
+    # what the three faces differ in: the kind of every undeclared task
+    _target_kind: ClassVar[TargetKind] = None
+
+    @watched_fit
+    def fit(self, X: Any, y: Any, *, sample_weight: Any = None, X_val: Any = None, y_val: Any = None) -> Self:
+        """Fit all tasks.
+
+        Parameters
+        ----------
+        X : frame or array of shape (n, p)
+            Features: numbers, booleans, text or categories; null and NaN are missing values.
+        y : frame, series or array of shape (n,) or (n, T)
+            Targets of any mix of kinds; null and NaN are unlabelled cells.
+        sample_weight : array of shape (n,) or (n, T), or frame with the task names, optional
+            Normalised over the labelled rows of every task; weight 0 equals an absent label.
+        X_val, y_val : as X and y, optional
+            Rows for early stopping, where the method has it.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError, TypeError
+            If the input does not fit; the message names the column or task and the cure. The estimator is
+            then left as it was.
+        """
+        coder, batch, valid = self._encode(X, y, sample_weight, X_val, y_val)
+        self._set_fitted(coder, self._fit(X, coder, batch, valid, draw_seed(self.random_state)))
+        return self
+
+    def _encode(self, X: Any, y: Any, weight: Any, X_val: Any, y_val: Any) -> tuple[TableCoder, Batch, Batch | None]:
+        """Check all that fit is given, and encode the rows."""
+        if (X_val is None) != (y_val is None):
+            raise ValueError("X_val and y_val belong together; got only one of them")
+        self._check_params()
+        coder = TableCoder.fit(
+            X,
+            y,
+            weight,
+            tasks=self.tasks,
+            force=self._target_kind,
+            task_column=self.task_column,
+            categorical=self.categorical_features,
+            encoding=self._encoding(),
+        )
+        tasks = tuple(replace(task, metric=check_metric(task)) for task in coder.labels.tasks)
+        coder = replace(coder, labels=replace(coder.labels, tasks=tasks, chain=self._chain(tasks)))
+        batch = coder.read(X, y, weight)
+        coder.check_labelled(batch)
+        return coder, batch, None if X_val is None else coder.read(X_val, y_val)
+
+    def predict(self, X: Any) -> Any:
+        """Predict all tasks.
+
+        Parameters
+        ----------
+        X : frame or array of shape (n, p)
+            With the columns of fit.
+
+        Returns
+        -------
+        y : like the y of fit
+            Its container, names and label types: (n, T), or (n,) for a flat target. In the long layout every row
+            is answered for its own task.
+        """
+        outputs = self._read_and_answer(X)
+        return self._coder.labels.decode(outputs, X.index if type(X).__module__.startswith("pandas") else None)
+
+    @available_if(_gives_probabilities)
+    def predict_proba(self, X: Any) -> Any:
+        """Class probabilities.
+
+        Returns
+        -------
+        probabilities : ndarray, list or dict
+            One array (n, K) for a flat target. For several targets, a dict from task to (n, K) with the
+            classification tasks only; the Classifier faces give scikit-learn's list instead. The columns
+            follow ``classes`` of the task.
+        """
+        outputs = self._read_and_answer(X)
+        labels = self._coder.labels
+        if labels.origin.ndim == 1:
+            return outputs[0]
+        if self._target_kind == "classification":
+            return outputs
+        pairs = zip(labels.column_tasks(), outputs, strict=True)
+        return {task.name: output for task, output in pairs if task.is_classification}
+
+    def score_tasks(self, X: Any, y: Any, sample_weight: Any = None) -> dict[str, float | None]:
+        """Score every task on its labelled rows.
+
+        Parameters
+        ----------
+        X, y : as in fit
+        sample_weight : array of shape (n,) or (n, T), or frame, optional
+
+        Returns
+        -------
+        scores : dict of str to float
+            Task to score, by the task's metric, higher is better; None with a warning where it is undefined.
+        """
+        return self._score(X, y, sample_weight)
+
+    def score_intervals(self, X: Any, y: Any, sample_weight: Any = None, *, level: float = 0.95) -> pl.DataFrame:
+        """Score every task on its labelled rows, and say how exact that is.
+
+        Parameters
+        ----------
+        X, y, sample_weight : as in `score_tasks`
+        level : float, default=0.95
+            Share of intervals that are to hold the true score.
+
+        Returns
+        -------
+        intervals : polars.DataFrame
+            One row per task: task, metric, score, standard_error, low, high, n_labelled, n_positive (of binary
+            tasks). Null with a warning where undefined; `tabmtl.metrics.intervals` says what the interval holds.
+
+        Raises
+        ------
+        ValueError
+            If the level is not between 0 and 1.
+        """
+        return score_intervals(*self._labelled(X, y, sample_weight), level=level)
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Mean over the tasks of `score_tasks`; tasks whose score is undefined are left out."""
+        return mean_score(self.score_tasks(X, y, sample_weight))
+
+    # what a subclass gives
+
+    def _check_params(self) -> None:
+        """Raise a ValueError for a hyper-parameter out of range."""
+
+    def _encoding(self) -> dict[str, Any]:
+        """How features are encoded: `transform` and `min_frequency` of `FeatureCoder.fit`."""
+        return {"transform": "none", "min_frequency": 1}
+
+    def _chain(self, tasks: Sequence[Task]) -> tuple[int, ...]:
+        """Indices of the steps of a funnel among the tasks, in order; none but where a method has a `task_chain`."""
+        return ()
+
+    def _fit(self, X: Any, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int) -> dict[str, Any]:
+        """Fit on encoded rows (labels in own units) and return the fitted attributes by name."""
+        raise NotImplementedError
+
+    def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
+        """Probabilities (n, K) or values (n,) per column of y."""
+        raise NotImplementedError
+
+    def _state(self) -> Saved:
+        """The fitted attributes as JSON values, arrays and texts."""
+        raise NotImplementedError
+
+    def _fitted_from(self, coder: TableCoder, saved: Saved) -> dict[str, Any]:
+        """The fitted attributes that `_state` described."""
+        raise NotImplementedError
+
+    # shared steps
+
+    def _parts(self) -> dict[str, Saved]:
+        facts, arrays = self._coder.to_state()
+        return {"coder": Saved(facts=facts, arrays=arrays), "fitted": self._state()}
+
+    def _restore(self, parts: dict[str, Saved]) -> None:
+        coder = TableCoder.from_state(parts["coder"].facts, parts["coder"].arrays)
+        self._set_fitted(coder, self._fitted_from(coder, parts["fitted"]))
+
+    def _set_fitted(self, coder: TableCoder, fitted: dict[str, Any]) -> None:
+        self._forget()
+        self._coder = coder
+        self._fitted_params = self.get_params(deep=False)
+        self.tasks_ = coder.labels.tasks
+        self.n_features_in_ = len(coder.names)
+        if coder.named:
+            self.feature_names_in_ = np.array(coder.names, dtype=object)
+        if self._target_kind == "classification":
+            classes = [np.array(task.classes) for task in coder.labels.column_tasks()]
+            self.classes_ = classes[0] if coder.labels.origin.ndim == 1 else classes
+        for name, value in fitted.items():
+            setattr(self, name, value)
+
+    def _read_and_answer(self, X: Any) -> list[np.ndarray]:
+        self._check_columns(X)
+        return self._outputs(X, self._read_rows(X))
+
+    def _read_rows(self, X: Any) -> Batch:
+        """Encoded rows to predict."""
+        return self._coder.read(X)
+
+    def _check_columns(self, X: Any) -> None:
+        """Hold the columns of X against those of fit, if there was one, with scikit-learn's messages."""
+        # for a row, scikit-learn's checks take longer than reading it
+        if not hasattr(self, "_coder"):
+            check_is_fitted(self)
+        is_frame = isinstance(X, pl.DataFrame) or nw.dependencies.is_pandas_dataframe(X)
+        if is_frame and self._coder.named and tuple(X.columns) == self._coder.names:
+            return
+        if isinstance(X, pl.LazyFrame):
+            X = pl.DataFrame(schema=X.collect_schema())
+        _check_feature_names(self, X, reset=False)
+        if getattr(X, "ndim", 2) == 2:  # other shapes are refused where X is read
+            _check_n_features(self, X, reset=False)
+
+    def _score(self, X: Any, y: Any, sample_weight: Any, metric: str | None = None) -> dict[str, float | None]:
+        """Scores of the tasks, by their own metrics or all by one."""
+        tasks, *labelled = self._labelled(X, y, sample_weight)
+        tasks = tasks if metric is None else [replace(task, metric=metric) for task in tasks]
+        return score_tasks(tasks, *labelled)
+
+    def _labelled(self, X: Any, y: Any, sample_weight: Any) -> tuple[Any, Any, list[np.ndarray], Any, Any]:
+        """All tasks, and labels, outputs, weights and own tasks of rows, as `score_tasks` takes them."""
+        self._check_columns(X)
+        batch = self._coder.read(X, y, sample_weight)
+        return self.tasks_, batch.y, self._outputs(X, replace(batch, y=None, weight=None)), batch.weight, batch.task
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = True
+        tags.target_tags.multi_output = True
+        tags.input_tags.allow_nan = True
+        tags.input_tags.categorical = True
+        return tags
+
+
+class ClassifierFace(ClassifierMixin):
+    """Every task is a classification; scikit-learn sees a classifier."""
+
+    _target_kind: ClassVar[TargetKind] = "classification"
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Accuracy, averaged over the tasks; unlabelled cells are left out."""
+        return mean_score(self._score(X, y, sample_weight, "accuracy"))
+
+
+class RegressorFace(RegressorMixin):
+    """Every task is a regression; scikit-learn sees a regressor."""
+
+    _target_kind: ClassVar[TargetKind] = "regression"
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """R², averaged over the tasks; unlabelled cells are left out."""
+        return mean_score(self._score(X, y, sample_weight, "r2"))

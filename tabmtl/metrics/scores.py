@@ -1,0 +1,300 @@
+"""Scores of tasks that know what an unlabelled cell is.
+
+Every score is one of scikit-learn's, under the name of its scorer, so higher is always better.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+from sklearn import metrics as sk
+
+from tabmtl.metrics.gain import MultitaskGain, multitask_gain
+from tabmtl.schema import DivergenceError, Kind, TabmtlWarning, Task
+
+__all__ = [
+    "MultitaskGain",
+    "check_metric",
+    "mean_score",
+    "multitask_gain",
+    "score_task",
+    "score_tasks",
+    "undefined_reason",
+]
+
+Metric = Callable[..., float]
+
+
+def check_metric(task: Task) -> str:
+    """Name of the metric that judges a task.
+
+    Parameters
+    ----------
+    task : Task
+        ``task.metric``, or where that is None the default of the kind: ROC AUC or R².
+
+    Returns
+    -------
+    str
+        A name that :func:`score_task` knows for the kind of this task.
+
+    Raises
+    ------
+    ValueError
+        If the task names a metric that does not fit its kind; the message lists those that do.
+
+    Examples
+    --------
+    >>> from tabmtl.schema import Task
+    >>> check_metric(Task(name="delay", kind="regression"))
+    'r2'
+    """
+    known = _METRICS[task.kind]
+    metric = task.metric or next(iter(known))
+    if metric not in known:
+        raise ValueError(
+            f"task {task.name!r}: metric {metric!r} does not fit a {task.kind} task; choose one of {list(known)}"
+        )
+    return metric
+
+
+def counted(y: np.ndarray, sample_weight: np.ndarray | None) -> np.ndarray:
+    """Mask (n,) of the rows that count: labelled, and of positive weight."""
+    labelled = ~np.isnan(y)
+    return labelled if sample_weight is None else labelled & (sample_weight > 0)
+
+
+def undefined_reason(task: Task, y: np.ndarray, sample_weight: np.ndarray | None = None) -> str | None:
+    """Say why the score of a task has no value on these labels, whatever a model answers.
+
+    Ask once before a loop that scores the same rows again and again, and leave such tasks out of it.
+
+    Parameters
+    ----------
+    task : Task
+        The task and, in ``task.metric``, how it is judged.
+    y, sample_weight
+        As for :func:`score_task`.
+
+    Returns
+    -------
+    str or None
+        The reason, or None where the score is defined.
+    """
+    return _reason(check_metric(task), y[counted(y, sample_weight)])
+
+
+def score_task(task: Task, y: np.ndarray, output: np.ndarray, sample_weight: np.ndarray | None = None) -> float:
+    """Score one task on its labelled rows.
+
+    Parameters
+    ----------
+    task : Task
+        The task and, in ``task.metric``, how it is judged. Binary: "roc_auc" (default), "average_precision",
+        "accuracy", "balanced_accuracy", "neg_log_loss", "f1", "f1_macro". Multiclass: the same without
+        "average_precision" and "f1"; "roc_auc" is the plain mean over the labelled classes of one against the
+        rest. Regression: "r2" (default), "explained_variance", "neg_root_mean_squared_error",
+        "neg_mean_absolute_error", "neg_mean_squared_error".
+    y : ndarray of shape (n,)
+        Class indices 0..K-1 or, for regression, values in the target's own units. NaN is an unlabelled row.
+    output : ndarray of shape (n, K) or (n,)
+        Probabilities of the K classes (two of a binary task), or predictions in the target's own units.
+    sample_weight : ndarray of shape (n,), optional
+        Weights of the rows. A row of weight 0 counts as unlabelled.
+
+    Returns
+    -------
+    float
+        The score, higher is better. NaN with a TabmtlWarning where the labels leave it undefined: no labelled
+        row, one single class, constant labels (:func:`undefined_reason` tells beforehand).
+
+    Raises
+    ------
+    ValueError
+        If the metric does not fit the kind, ``output`` has the wrong shape, or a labelled row has an output
+        that is not finite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tabmtl.schema import Task
+    >>> y = np.array([0, 1, 1, np.nan])
+    >>> late = np.array([0.1, 0.8, 0.6, 0.9])
+    >>> score_task(Task(name="late", kind="binary"), y, np.column_stack([1 - late, late]))
+    1.0
+    """
+    metric = check_metric(task)
+    rows = counted(y, sample_weight)
+    labels = y[rows]
+    reason = _reason(metric, labels)
+    if reason is not None:
+        warnings.warn(f"task {task.name!r}: {metric} is undefined: {reason}", TabmtlWarning, stacklevel=2)
+        return math.nan
+    _check_output(task, y, output, labels)
+    answers = output[rows]
+    if not np.isfinite(answers).all():
+        raise DivergenceError(
+            f"task {task.name!r}: expected finite outputs to score, got NaN or infinity; the model may have "
+            "diverged: try a lower learning rate"
+        )
+    labels = labels.astype(np.int64 if task.is_classification else np.float64)
+    weight = None if sample_weight is None else np.asarray(sample_weight[rows], dtype=np.float64)
+    value = _METRICS[task.kind][metric](labels, answers.astype(np.float64), sample_weight=weight)
+    return -float(value) if metric.startswith("neg_") else float(value)
+
+
+def score_tasks(
+    tasks: Sequence[Task],
+    y: np.ndarray,
+    outputs: Sequence[np.ndarray],
+    sample_weight: np.ndarray | None = None,
+    own_task: np.ndarray | None = None,
+) -> dict[str, float | None]:
+    """Score every task on its own labelled rows.
+
+    Parameters
+    ----------
+    tasks : sequence of Task
+        The T tasks.
+    y : ndarray of shape (n, T), or (n, 1) in the long layout
+        One column of labels per task, as :func:`score_task` takes them.
+    outputs : sequence of arrays
+        One output per column of y, as :func:`score_task` takes them.
+    sample_weight : ndarray of shape (n,) or that of y, optional
+        Weights of the rows, the same for all tasks or one column per task.
+    own_task : ndarray of int, shape (n,), optional
+        Long layout: the index of each row's own task.
+
+    Returns
+    -------
+    dict
+        Task name to score, in task order. None with a TabmtlWarning where the score is undefined.
+
+    Raises
+    ------
+    ValueError
+        If the number of columns or outputs is not that of the tasks, or as :func:`score_task` does.
+    """
+    scores: dict[str, float | None] = {}
+    for task, labels, output, weight in each_task(tasks, y, outputs, sample_weight, own_task):
+        score = score_task(task, labels, output, weight)
+        scores[task.name] = None if math.isnan(score) else score
+    return scores
+
+
+def each_task(
+    tasks: Sequence[Task],
+    y: np.ndarray,
+    outputs: Sequence[np.ndarray],
+    sample_weight: np.ndarray | None = None,
+    own_task: np.ndarray | None = None,
+) -> Iterator[tuple[Task, np.ndarray, np.ndarray, np.ndarray | None]]:
+    """Give every task with its own rows of labels, outputs and weights; all as :func:`score_tasks` has it."""
+    n_columns = len(tasks) if own_task is None else 1
+    if not y.shape[1] == len(outputs) == n_columns:
+        raise ValueError(
+            f"expected one column of y and one output for each of {n_columns} tasks, "
+            f"got {y.shape[1]} columns and {len(outputs)} outputs"
+        )
+    for t, task in enumerate(tasks):
+        rows, column = (slice(None), t) if own_task is None else (np.flatnonzero(own_task == t), 0)
+        weight = sample_weight if sample_weight is None or sample_weight.ndim == 1 else sample_weight[:, column]
+        yield task, y[rows, column], outputs[column][rows], None if weight is None else weight[rows]
+
+
+def mean_score(scores: Mapping[str, float | None]) -> float:
+    """Mean over the tasks whose score is defined.
+
+    Parameters
+    ----------
+    scores : mapping of str to float or None
+        Task name to score; None and NaN are undefined.
+
+    Returns
+    -------
+    float
+        The plain mean, NaN where no score is defined.
+
+    Examples
+    --------
+    >>> mean_score({"late": 0.75, "delay": 0.25, "diverted": None})
+    0.5
+    """
+    defined = [score for score in scores.values() if score is not None and not math.isnan(score)]
+    return float(np.mean(defined)) if defined else math.nan
+
+
+def _reason(metric: str, labels: np.ndarray) -> str | None:
+    """Why a metric has no value on these labels (all of them counted), or None."""
+    if not len(labels):
+        return "no labelled row"
+    # Losses and accuracy compare row by row; every other metric compares labels with each other.
+    if metric.startswith("neg_") or metric == "accuracy" or labels.min() != labels.max():
+        return None
+    if metric in _METRICS["regression"]:
+        return "one single labelled row" if len(labels) == 1 else f"every label is {labels[0]:g}"
+    return "one single class among the labelled rows"
+
+
+def _check_output(task: Task, y: np.ndarray, output: np.ndarray, labels: np.ndarray) -> None:
+    """Raise where an output cannot belong to these labels."""
+    if not task.is_classification:
+        if output.shape != y.shape:
+            raise ValueError(f"task {task.name!r}: expected outputs of shape {y.shape}, got {output.shape}")
+        return
+    n_classes = 2 if task.kind == "binary" else len(task.classes or ()) or int(labels.max()) + 1
+    if output.ndim != 2 or len(output) != len(y) or output.shape[1] < n_classes:
+        raise ValueError(
+            f"task {task.name!r}: expected one column per class, of shape {(len(y), n_classes)}, got {output.shape}"
+        )
+
+
+def _roc_auc(y: np.ndarray, p: np.ndarray, *, sample_weight: np.ndarray | None) -> float:
+    if p.shape[1] == 2:
+        return sk.roc_auc_score(y, p[:, 1], sample_weight=sample_weight)
+    # scikit-learn's own "ovr" fails where a class has no label.
+    return np.mean([sk.roc_auc_score(y == k, p[:, k], sample_weight=sample_weight) for k in np.unique(y)])
+
+
+def _average_precision(y: np.ndarray, p: np.ndarray, *, sample_weight: np.ndarray | None) -> float:
+    return sk.average_precision_score(y, p[:, 1], sample_weight=sample_weight)
+
+
+def _decided(score: Metric, **options: str) -> Metric:
+    """A metric of class labels, asked about the most probable class."""
+    return lambda y, p, *, sample_weight: score(y, p.argmax(1), sample_weight=sample_weight, **options)
+
+
+def _balanced_accuracy(y: np.ndarray, p: np.ndarray, *, sample_weight: np.ndarray | None) -> float:
+    # The value of balanced_accuracy_score, which warns where a class without labels is predicted.
+    return sk.recall_score(y, p.argmax(1), labels=np.unique(y), average="macro", sample_weight=sample_weight)
+
+
+def _log_loss(y: np.ndarray, p: np.ndarray, *, sample_weight: np.ndarray | None) -> float:
+    p = p / p.sum(axis=1, keepdims=True)  # those of float32 sum to one too roughly for scikit-learn
+    return sk.log_loss(y, p, labels=np.arange(p.shape[1]), sample_weight=sample_weight)
+
+
+_MULTICLASS: dict[str, Metric] = {
+    "roc_auc": _roc_auc,
+    "accuracy": _decided(sk.accuracy_score),
+    "balanced_accuracy": _balanced_accuracy,
+    "neg_log_loss": _log_loss,
+    "f1_macro": _decided(sk.f1_score, average="macro"),
+}
+
+#: Per kind its metrics, the default first. Those called "neg_..." are losses, score_task turns their sign.
+_METRICS: dict[Kind, dict[str, Metric]] = {
+    "binary": {**_MULTICLASS, "average_precision": _average_precision, "f1": _decided(sk.f1_score)},
+    "multiclass": _MULTICLASS,
+    "regression": {
+        "r2": sk.r2_score,
+        "explained_variance": sk.explained_variance_score,
+        "neg_root_mean_squared_error": sk.root_mean_squared_error,
+        "neg_mean_absolute_error": sk.mean_absolute_error,
+        "neg_mean_squared_error": sk.mean_squared_error,
+    },
+}

@@ -1,0 +1,1 @@
+"""Torch modules: no estimator, no training loop."""

@@ -1,0 +1,131 @@
+"""What travels with an exported network: how its rows are encoded and its answers are read; no torch is needed here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from tabmtl.encode.numeric import NumericScaler
+from tabmtl.encode.table import TableCoder
+
+#: Key of the metadata of an ONNX file under which the text of `describe_encoding` lies.
+METADATA = "tabmtl"
+FORMAT = 1
+
+
+def describe_encoding(class_name: str, coder: TableCoder) -> str:
+    """Features, tasks and their order as JSON, for `OnnxCoder` and for services without this package.
+
+    ========================  =====================================================================================
+    key                       value
+    ========================  =====================================================================================
+    ``format``, ``tabmtl``    1, and the version that wrote the file
+    ``class``                 name of the estimator
+    ``names``                 columns of X in the order of fit
+    ``features``              ``numeric`` and ``categorical``: names of the columns of the inputs ``x_num`` and
+                              ``x_cat``, in order; ``levels``: for each of ``categorical`` its levels
+    ``task_column``           long layout: the column of X that names a row's task; else null
+    ``labels``                ``tasks``: name, kind and classes of every task; ``names``: the outputs, in order;
+                              ``task_levels``: long layout, the tasks in the order of their codes; and what leads from
+                              answers back to a frame like y
+    ========================  =====================================================================================
+    """
+    features = coder.features
+    columns = replace(features.columns, bins=((),) * len(features.columns.numeric))  # the network has them
+    scaler = NumericScaler(transform="raw", center=np.empty(0), scale=np.empty(0), knots=np.empty((0, 0)))
+    raw = replace(coder, features=replace(features, columns=columns, scaler=scaler))
+    facts, _ = raw.to_state()
+    return json.dumps({"format": FORMAT, "tabmtl": version("tabmtl"), "class": class_name, **facts}, allow_nan=False)
+
+
+class OnnxCoder:
+    """From rows of a frame to the inputs of an exported network, and from its outputs to predictions.
+
+    Neither torch nor the estimator is needed, only the file that ``export_onnx`` wrote::
+
+        session = onnxruntime.InferenceSession("model.onnx")
+        coder = OnnxCoder(session)
+        outputs = session.run(None, coder.encode(X))    # as predict_proba, and predict of regressions
+        y = coder.decode(outputs)                       # as predict
+
+    Parameters
+    ----------
+    session : onnxruntime.InferenceSession
+        Of an exported network.
+
+    Attributes
+    ----------
+    facts : dict
+        What the file says about its encoding, see :func:`describe_encoding`.
+
+    Raises
+    ------
+    ValueError
+        If the file was not written by ``export_onnx``, was edited, or is of a later release that encodes otherwise.
+    """
+
+    def __init__(self, session: Any) -> None:
+        text = session.get_modelmeta().custom_metadata_map.get(METADATA)
+        if text is None:
+            raise ValueError(
+                f"the ONNX model has no metadata {METADATA!r}: it was not written by export_onnx of tabmtl"
+            )
+        with _read():
+            self.facts: dict[str, Any] = json.loads(text)
+            found, release = self.facts["format"], self.facts["tabmtl"]
+        if found != FORMAT:
+            raise ValueError(
+                f"the ONNX model has format {found}, written by tabmtl {release}; this release reads format {FORMAT}: "
+                "export it again"
+            )
+        with _read():
+            none, n_targets = np.empty(0), len(self.facts["labels"]["names"])
+            arrays = {"features.center": none, "features.scale": none, "features.knots": np.empty((0, 0))}
+            # answers are in own units
+            arrays |= {"labels.center": np.zeros(n_targets), "labels.scale": np.ones(n_targets)}
+            self._coder = TableCoder.from_state(self.facts, arrays)
+
+    def encode(self, X: Any) -> dict[str, np.ndarray]:
+        """Encode rows.
+
+        Parameters
+        ----------
+        X : frame or array of shape (n, p)
+            With the columns of fit.
+
+        Returns
+        -------
+        inputs : dict of str to ndarray
+            As ``session.run`` takes them: of ``x_num``, ``x_cat`` and ``task`` those that the network has.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a column is missing or holds another kind of value than in fit, or a task is unknown.
+        """
+        batch = self._coder.read(X)
+        inputs = {name: array for name, array in (("x_num", batch.x_num), ("x_cat", batch.x_cat)) if array.shape[1]}
+        return inputs if batch.task is None else inputs | {"task": batch.task}
+
+    def decode(self, outputs: Sequence[np.ndarray]) -> Any:
+        """Predictions from what ``session.run(None, ...)`` gave: a frame, series or array like the y of fit."""
+        return self._coder.labels.decode(outputs)
+
+
+@contextmanager
+def _read() -> Iterator[None]:
+    """Whatever foreign metadata lead to inside, the user gets one kind of error."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(
+            f"the metadata {METADATA!r} of the ONNX model are not what export_onnx writes, see "
+            f"tabmtl.onnx.coder.describe_encoding; they were edited, or are of something else: export it again "
+            f"({error!r})"
+        ) from error

@@ -1,0 +1,270 @@
+"""Fitted networks as ONNX files, for services that answer single rows quickly, in any language, without torch.
+
+The file holds the whole way from raw values to answers: scaling of numbers, network, links, and units of the targets.
+
+========  =====================  ============================================================================
+input     type and shape         holds
+========  =====================  ============================================================================
+x_num     float64, (n, Fn)       numeric columns as they are in the table; NaN = missing, true = 1, false = 0
+x_cat     int32, (n, Fc)         codes of categorical columns: 0 missing, 1 a level that fit did not see,
+                                 k + 2 the level k of the metadata; the level of a whole number is its
+                                 decimal text, that of a boolean ``"true"`` or ``"false"``
+task      int64, (n,)            long layout only: index of the row's own task among those of the metadata
+========  =====================  ============================================================================
+
+An input without columns is left out. There is one output for every column of y, named like it: float64 probabilities
+(n, K), classes in the order of the metadata, or values (n,) in the target's own units. They are what ``predict_proba``
+and ``predict`` answer in float32. The n rows are one batch, which only ``row_layer="batch_attention"`` of `MultiTabNet`
+can tell. Which columns, levels, tasks and classes there are, and in which order, is JSON in
+the metadata of the file under the key "tabmtl", see :func:`tabmtl.onnx.coder.describe_encoding`;
+:class:`tabmtl.OnnxCoder` reads it, encodes frames and makes frames of answers.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor, nn
+
+from tabmtl.encode import TableCoder
+from tabmtl.encode.numeric import CLIP, FAR, NumericScaler
+from tabmtl.onnx.coder import METADATA, describe_encoding
+from tabmtl.schema import Batch, Task
+from tabmtl.storage.atomic import write_file
+from tabmtl.training.losses import MultiTaskLoss
+from tabmtl.training.predict import predict_scores
+
+INPUTS = ("x_num", "x_cat", "task")
+
+_TOLERANCE = 1e-5  # of an answer, in units of the target's scale or of the farthest drawn answer
+_CHECKED_ROWS = (1, 2, 11)
+_COARSE = 16  # of the 256 knots of a column, the first of as many equal parts
+_CHATTY = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
+
+
+def export_onnx(estimator: Any, path: str | Path) -> None:
+    """Write the fitted network as an ONNX file, from raw values to the answers of `predict_proba` and `predict`.
+
+    What the file takes and gives is said in :mod:`tabmtl.onnx.export`; :class:`tabmtl.OnnxCoder` encodes frames for it. It
+    computes in float32, whatever ``precision`` is. Before it is written, its answers are compared with the network's on
+    a few drawn rows, if onnxruntime is installed. No probability may differ by more than 1e-5, and no value by more
+    than 1e-5 of the target's standard deviation, or, as float32 has no more digits, of the distance from the mean to
+    the farthest of the drawn answers, where that is more.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file, such as ``"model.onnx"``. It is written beside and renamed, so a reader sees the old or the new one.
+
+    Raises
+    ------
+    ImportError
+        If onnx or onnxscript is missing: ``pip install 'tabmtl[onnx]'``.
+    ValueError
+        If a target has the name of an input, or the network cannot be exported, or is larger than the 2 GB that an ONNX
+        file may have; no file is written.
+    RuntimeError
+        If the file would answer otherwise than the network; no file is written.
+    """
+    check_is_fitted(estimator)
+    try:
+        for name in ("onnx", "onnxscript"):
+            import_module(name)
+    except ImportError as error:
+        raise ImportError(f"export_onnx needs onnx and onnxscript: pip install 'tabmtl[onnx]' ({error})") from error
+    coder, name = estimator._coder, type(estimator).__name__
+    taken = [target for target in coder.labels.names if target in INPUTS]
+    if taken:
+        raise ValueError(f"the targets {taken} have names of inputs ({', '.join(INPUTS)}); rename them, and fit again")
+    network = copy.deepcopy(estimator._fitted_network()[0]).cpu().float().eval()
+    answers = _Answers(network, coder, estimator._as_fitted()._loss(coder.labels.tasks)).eval()
+    model = _translate(answers, _drawn_rows(coder, _CHECKED_ROWS[-1]), name)
+    model.metadata_props.add(key=METADATA, value=describe_encoding(name, coder))
+    content = model.SerializeToString()
+    _check(content, answers)
+    write_file(Path(path), content)
+
+
+class _Scaling(nn.Module):
+    """`NumericScaler` as a network: raw values (B, Fn) in float64 to what the network reads, in float32."""
+
+    def __init__(self, scaler: NumericScaler) -> None:
+        super().__init__()
+        self.quantile = scaler.transform == "quantile"
+        if not self.quantile:
+            self.center, self.scale = torch.from_numpy(scaler.center), torch.from_numpy(scaler.scale)
+            return
+        first, last, *tables = scaler.lines
+        self.first, self.last = torch.from_numpy(first[:, 0]), torch.from_numpy(last[:, 0])
+        self.knots, self.positions, self.slopes = (torch.from_numpy(table) for table in tables)
+        self.parts = self.knots.view(-1, _COARSE)  # (Fn * 16, 16)
+        self.coarse = self.parts[:, 0].reshape(-1, _COARSE)  # (Fn, 16)
+        self.start = torch.arange(len(first)) * _COARSE
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale values; NaN stays NaN."""
+        missing = x.isnan()
+        x = x.masked_fill(missing, 0.0)
+        x = self._interpolate(x) if self.quantile else self._standardize(x)
+        return x.masked_fill(missing, torch.nan).float()
+
+    def _standardize(self, x: Tensor) -> Tensor:
+        z = ((x - self.center) / self.scale).clamp(-FAR, FAR)
+        return z / ((z / CLIP).square() + 1).sqrt()
+
+    def _interpolate(self, x: Tensor) -> Tensor:
+        x = torch.minimum(torch.maximum(x, self.first), self.last)
+        part = self.start + (self.coarse <= x[:, :, None]).sum(dim=2) - 1  # (B, Fn)
+        index = part * _COARSE + (self.parts[part] <= x[:, :, None]).sum(dim=2) - 1
+        return (x - self.knots[index]) * self.slopes[index] + self.positions[index]
+
+
+class _Answers(nn.Module):
+    """From raw values and codes to the answers of `LabelCoder.outputs`.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+    coder : TableCoder
+    loss : MultiTaskLoss
+        With the link of the scores.
+    """
+
+    def __init__(self, network: nn.Module, coder: TableCoder, loss: MultiTaskLoss) -> None:
+        super().__init__()
+        self.network, self.coder, self.loss = network, coder, loss
+        columns = coder.features.columns
+        has = (bool(columns.numeric), bool(columns.categorical), coder.task_column is not None)
+        self.inputs = [name for name, given in zip(INPUTS, has, strict=True) if given]
+        self.scaling = _Scaling(coder.features.scaler)
+        # tensors, because the exporter rounds numbers to float32
+        self.units = list(zip(torch.from_numpy(coder.labels.center), torch.from_numpy(coder.labels.scale), strict=True))
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Answer rows, given the inputs that there are."""
+        given, n = dict(zip(self.inputs, inputs, strict=True)), inputs[0].shape[0]
+        x_num = self.scaling(given["x_num"]) if "x_num" in given else torch.zeros(n, 0)
+        x_cat = given["x_cat"] if "x_cat" in given else torch.zeros(n, 0, dtype=torch.int32)
+        scores = self.loss.link(self.network(x_num, x_cat, given.get("task")))
+        tasks = zip(scores, self.coder.labels.column_tasks(), self.units, strict=True)
+        return tuple(_answer(score.double(), task, *units) for score, task, units in tasks)
+
+    def expected(self, rows: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Answers as the estimator computes them, in float32."""
+        given = dict(zip(self.inputs, rows, strict=True))
+        x_num = given.get("x_num", np.empty((len(rows[0]), 0))).T.copy()
+        self.coder.features.scaler.apply(x_num)
+        x_cat = given.get("x_cat", np.empty((len(rows[0]), 0), dtype=np.int32))
+        batch = Batch(x_num=x_num.T.astype(np.float32), x_cat=x_cat, task=given.get("task")).map(torch.from_numpy)
+        scores = self.loss.link(predict_scores(self.network, batch))
+        return self.coder.labels.outputs([score.numpy() for score in scores])
+
+
+def _answer(score: Tensor, task: Task, center: Tensor, scale: Tensor) -> Tensor:
+    """Probabilities (B, K), or values (B,) in own units, from raw scores (B, width)."""
+    if task.kind == "regression":
+        return score[:, 0] * scale + center
+    if task.kind == "multiclass":
+        return score.softmax(dim=1)
+    positive = score[:, 0].sigmoid()
+    return torch.stack([1 - positive, positive], dim=1)
+
+
+def _drawn_rows(coder: TableCoder, n: int) -> list[np.ndarray]:
+    """Rows with values around those of fit, and with missing and unseen ones, as the inputs that the network has."""
+    rng, columns, scaler = np.random.default_rng(0), coder.features.columns, coder.features.scaler
+    rows = []
+    if columns.numeric:
+        x_num = rng.normal(scaler.center, 2 * scaler.scale, size=(n, len(columns.numeric)))
+        rows.append(np.where(rng.random(x_num.shape) < 0.1, np.nan, x_num))
+    if columns.categorical:
+        rows.append(rng.integers(columns.cardinalities, size=(n, len(columns.categorical)), dtype=np.int32))
+    if coder.task_column is not None:
+        rows.append(rng.integers(len(coder.labels.tasks), size=n))
+    return rows
+
+
+def _translate(answers: _Answers, rows: Sequence[np.ndarray], name: str) -> Any:
+    """The network as an ONNX model whose number of rows is free."""
+    free = {0: torch.export.Dim.DYNAMIC}
+    targets = answers.coder.labels.names
+    try:
+        with _quiet():
+            program = torch.export.export(
+                answers, tuple(map(torch.from_numpy, rows)), dynamic_shapes=((free,) * len(rows),), strict=False
+            )
+            translated = torch.onnx.export(program, (), dynamo=True, external_data=False, verbose=False)
+    except Exception as error:
+        raise ValueError(
+            f"the network of {name} cannot be exported; it must treat any number of rows alike (x.shape[0], not len(x))"
+            f", without a branch on values: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        ) from error
+    model = translated.model_proto  # type: ignore[union-attr]
+    _rename(model.graph, answers.inputs, targets)
+    return model
+
+
+def _rename(graph: Any, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    """Name inputs and outputs, number all else so that no target's name meets it, and drop where a node's code lay."""
+    names: dict[str, str] = {"": ""}
+    for value, name in zip([*graph.input, *graph.output], [*inputs, *outputs], strict=True):
+        names[value.name] = value.name = name
+    prefix = "_" * (1 + max(map(len, names.values())))
+    for initializer in graph.initializer:
+        initializer.name = names.setdefault(initializer.name, f"{prefix}{len(names)}")
+    for node in graph.node:
+        for values in (node.input, node.output):
+            values[:] = [names.setdefault(value, f"{prefix}{len(names)}") for value in values]
+        del node.metadata_props[:]
+        node.doc_string = ""
+    del graph.value_info[:]
+
+
+def _check(content: bytes, answers: _Answers) -> None:
+    """Raise a RuntimeError if onnxruntime answers otherwise than the network; pass if it is not installed."""
+    try:
+        import onnxruntime
+    except ImportError:
+        return
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level, options.intra_op_num_threads = 3, 1
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    drawn, labels = _drawn_rows(answers.coder, _CHECKED_ROWS[-1]), answers.coder.labels
+    for n in _CHECKED_ROWS:
+        rows = [array[:n] for array in drawn]
+        found = session.run(None, dict(zip(answers.inputs, rows, strict=True)))
+        facts = zip(labels.names, labels.center, labels.scale, strict=True)
+        for own, expected, (name, center, scale) in zip(found, answers.expected(rows), facts, strict=True):
+            most = _TOLERANCE * max(scale, np.abs(expected - center).max())
+            gap = np.abs(own - expected).max() if own.shape == expected.shape else np.inf
+            if not gap <= most:
+                raise RuntimeError(
+                    f"the exported network answers {name!r} otherwise than torch, for {n} rows by {gap:.1e}, expected "
+                    f"at most {most:.1e}; nothing was written. Please report it, with the parameters of the estimator"
+                )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Neither warnings nor the log of the exporter inside."""
+    loggers = [logging.getLogger(name) for name in _CHATTY]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

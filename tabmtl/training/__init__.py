@@ -1,0 +1,1 @@
+"""From losses to optimiser steps, for tables and sessions alike."""

@@ -1,0 +1,280 @@
+"""How the losses of several tasks become one step of the shared weights.
+
+L_i is the loss of task i, g_i its gradient where tasks share, T the number of tasks, n that of the tasks with a label
+in the batch and a loss other than 0; the other tasks play no part in a step.
+
+=============  =================================================================  ======================  ==========
+name           update                                                             backward passes         arXiv
+=============  =================================================================  ======================  ==========
+"sum"          gradient of Σ L_i                                                  1
+(weights)      of Σ w_i L_i, w_i given by task name or in task order              1
+"uncertainty"  of Σ ½ exp(-s_i) L_i + ½ s_i; s_i learned, unbounded               1                       1705.07115
+"imtl_l"       of Σ exp(s_i) L_i - s_i: "uncertainty", but twice as large         1                       (a)
+"dwa"          of Σ w_i L_i; w = T softmax(r / 2), r_i the ratio of the last      1                       1803.10704
+               two epochs' mean losses, w_i = 1 until both are known
+"gls"          of (Π L_i)^(1/n)                                                   1                       1904.08492
+"famo"         of c Σ z_i log L_i; z = softmax(v), c = 1 / Σ (z_i / L_i); v       1, and 1 more forward   2306.03792
+               learns from what the step did to log L_i
+"gradnorm"     of Σ w_i L_i, Σ w_i = T; w learned towards norms of w_i g_i at     1, and n down to the    1711.02257
+               the last shared layer in proportion to (r_i / mean r)^1.5,         last shared layer
+               r_i = L_i / its first value
+"pcgrad"       Σ g_i, each without its parts along the g_j it conflicts with      (b)                     2001.06782
+"mgda"         shortest weighted mean of the g_i                                  (b)                     1810.04650
+"imtl_g"       weighted sum of the g_i with equal projections on all of them      (b)                     (a)
+(aggregator)   ``aggregator(J)``, J (n, P) with rows g_i, such as one of TorchJD  (b)                     2406.16232
+=============  =================================================================  ======================  ==========
+
+(a) Liu et al. (2021), "Towards Impartial Multi-task Learning", ICLR.
+
+(b) With the g_i taken in representations: 1, and n from the heads down to these. At the shared parameters: 2 through
+the heads, and n through all that is shared. Funnels, whose losses read several heads, take all n from the losses on.
+
+What belongs to a single task gets the gradient of its part of the sum, or from "pcgrad" on of Σ L_i. "famo" and
+"mgda" give means where others give sums: AdamW hardly feels the length of an update. What is learned moves by an Adam
+of its own with learning rate 0.025: FAMO's authors' choice, and ours for the others.
+
+``flat=True`` looks for task-based flat regions with any of them (Phan et al., 2025, arXiv 2211.13723): n more forward
+passes, and 2 n backward ones through the whole network.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
+from numbers import Real
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from tabmtl.nn.layers import Boundary, Towers
+from tabmtl.params import check_choice, check_positive
+from tabmtl.schema import DivergenceError, Task
+from tabmtl.training.balance.gradients import (
+    Forward,
+    TaskGradients,
+    balanced_backward,
+    cut_at,
+    flat_backward,
+    frozen_statistics,
+    split_parameters,
+)
+from tabmtl.training.balance.loss_weights import METHODS, Aggregate, Weighting, given_weights, normalize_rows
+from tabmtl.training.device import seeded
+
+Balance = str | Mapping[str, float] | Sequence[float] | Aggregate
+GradLevel = Literal["auto", "representation", "parameters"]
+
+
+def check_balance(
+    balance: Balance, *, grad_level: GradLevel = "auto", flat: bool = False, normalize_gradients: bool = False
+) -> None:
+    """Raise a ValueError for what no balancer can be made of, whatever the tasks and the network."""
+    check_choice("grad_level", grad_level, ("auto", "representation", "parameters"))
+    if isinstance(balance, str):
+        check_choice("balance", balance, list(METHODS))
+    elif isinstance(balance, Mapping | Sequence):
+        for weight in balance.values() if isinstance(balance, Mapping) else balance:
+            if not isinstance(weight, Real) or not 0 <= weight < math.inf:
+                raise ValueError(f"a weight in balance must be a finite number >= 0, got {weight!r}")
+    elif isinstance(balance, type) or not callable(balance):
+        raise ValueError(
+            f"balance must be one of {list(METHODS)}, weights by task name or in task order, or an instance of an "
+            f"aggregator (a callable of the gradients), got {balance!r}"
+        )
+    if flat and grad_level == "representation":
+        raise ValueError("flat=True moves parameters, so that grad_level must be 'parameters' or 'auto'")
+    of_losses = isinstance(METHODS[balance], type) if isinstance(balance, str) else not callable(balance)
+    for name, is_set in (("normalize_gradients", normalize_gradients), ("grad_level", grad_level != "auto")):
+        if of_losses and is_set and not (flat and name == "grad_level"):
+            raise ValueError(f"{name} needs a balance of gradients such as 'pcgrad', got {balance!r}; leave it out")
+
+
+def make_balancer(
+    balance: Balance,
+    tasks: Sequence[Task],
+    network: nn.Module,
+    *,
+    grad_level: GradLevel = "auto",
+    flat: bool = False,
+    normalize_gradients: bool = False,
+    task_per_row: bool = False,
+    rho: float = 0.01,
+) -> Balancer:
+    """What does the backward pass of a training run.
+
+    Parameters
+    ----------
+    balance : str, mapping, sequence or callable
+        A name of the table above; weights >= 0 by task name or in task order; or an aggregator, of which a copy is
+        used. One with a method ``reset`` has a state: it is reset, and gets (T, P), zero where a task is not active.
+    tasks : sequence of Task
+    network : torch.nn.Module
+        On the device of the losses. Parameters outside of modules with ``task_specific = True`` are shared.
+    grad_level : {"auto", "representation", "parameters"}, default="auto"
+        Where gradient-level methods take the g_i: ``"representation"`` at the network's `tabmtl.nn.layers.Boundary`
+        modules, from where one backward pass goes on (the upper bound of MGDA's paper); cheap, and safe for sparse
+        embeddings, but there tasks meet only in rows that both have labels in. ``"parameters"``: at all shared
+        parameters. ``"auto"``: at boundaries, but at parameters if there are none, with flat, and with task_per_row.
+    flat : bool, default=False
+        Take every task's g_i once at the weights and once where its own loss is about the worst within ``rho``;
+        balance the first and the difference of both separately, add them up, and give tasks' own parameters the
+        second. At the shared parameters; running statistics stay and dropout masks are the same in all passes of a
+        step. Loss-level methods weigh both by the losses at the weights.
+    normalize_gradients : bool, default=False
+        Give the g_i one length before they are joined: the mean of their lengths, so that the step keeps its size.
+    task_per_row : bool, default=False
+        Whether every row has one task, so that no two tasks ever meet in the representation of a row.
+    rho : float, default=0.01
+        Length of the moves of ``flat``, one for the shared and one for the task's own parameters.
+
+    Returns
+    -------
+    balancer : Balancer
+
+    Raises
+    ------
+    ValueError
+        If a value is unknown, weights do not fit the tasks, or the network lacks what the method needs.
+
+    Examples
+    --------
+    >>> import torch
+    >>> network = torch.nn.Linear(3, 2)
+    >>> tasks = [Task(name="a", kind="regression"), Task(name="b", kind="regression")]
+    >>> balancer = make_balancer({"a": 1.0, "b": 2.0}, tasks, network)
+    >>> balancer.backward(lambda: network(torch.ones(5, 3)).square().mean(dim=0), torch.tensor([True, True])).shape
+    torch.Size([2])
+    """
+    check_balance(balance, grad_level=grad_level, flat=flat, normalize_gradients=normalize_gradients)
+    check_positive("rho", rho)
+    method = METHODS[balance] if isinstance(balance, str) else balance
+    aggregate: Aggregate | None = None
+    weighting = Weighting(len(tasks), network)
+    if isinstance(method, type):
+        weighting = method(len(tasks), network)
+    elif isinstance(method, Mapping | Sequence):
+        weighting.weights = weighting.weights.new_tensor(given_weights(method, tasks))
+    else:
+        aggregate = deepcopy(method)
+        if hasattr(aggregate, "reset"):
+            aggregate.reset()
+    if aggregate is not None and not split_parameters(network)[0]:
+        raise ValueError("a balance of gradients needs parameters that tasks share; use balance='sum'")
+    cuts = [module for module in network.modules() if isinstance(module, Boundary)]
+    if grad_level == "representation" and not cuts:
+        raise ValueError("grad_level: this network marks no boundary of what tasks share; use 'parameters' or 'auto'")
+    if aggregate is None or flat or grad_level == "parameters" or (grad_level == "auto" and task_per_row):
+        cuts = []
+    radius = rho if flat else None
+    return Balancer(tasks, network, weighting, aggregate, cuts=cuts, rho=radius, normalize=normalize_gradients)
+
+
+class Balancer:
+    """The backward passes of one training run, from `make_balancer`; random draws are torch's global generator's."""
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        network: nn.Module,
+        weighting: Weighting,
+        aggregate: Aggregate | None,
+        *,
+        cuts: Sequence[Boundary],
+        rho: float | None,
+        normalize: bool,
+    ) -> None:
+        self._names = [task.name for task in tasks]
+        self._network, self._weighting, self._aggregate = network, weighting, aggregate
+        self._cuts, self._rho, self._normalize = cuts, rho, normalize
+        self._groups = split_parameters(network)
+        by_task = [m for m in network.modules() if isinstance(m, Towers) and m.n_tasks == len(tasks)]
+        self._gradients = TaskGradients(by_task if aggregate is not None or weighting.per_task else [])
+        self._device = next(network.parameters()).device
+        self._seed: int | None = None  # of the noise, where passes of a step share it
+
+    @property
+    def weights(self) -> Tensor:
+        """Weights (T,) of the losses: of the next step, but of the last one for "gls" and "famo"."""
+        return self._weighting.weights
+
+    def backward(self, forward: Forward, present: Tensor) -> Tensor:
+        """Fill ``.grad`` of all parameters, which has to be None before.
+
+        Parameters
+        ----------
+        forward : callable
+            Runs network and loss on the step's rows, gives losses (T,) with their graph. May be called often.
+        present : Tensor of bool, shape (T,)
+            Whether a task has a label in these rows.
+
+        Returns
+        -------
+        losses : Tensor of shape (T,)
+            Those of the weights as they are, without graph.
+
+        Raises
+        ------
+        ValueError
+            If a loss or a gradient is not finite, or an aggregator's answer has not the form of a gradient.
+        """
+        if self._weighting.looks_back or self._rho is not None:
+            self._seed = int(torch.randint(2**62, ()))
+        with cut_at(self._cuts) as cuts, self._gradients.watch(), self._noise():
+            losses = forward()
+        self._refuse(~losses.detach().isfinite(), "loss")
+        active = present & (losses.detach() != 0)
+        tasks = active.nonzero().flatten().tolist()
+        weights = self._weighting.weigh(losses, active, self._gradients).to(losses.dtype)
+        if tasks and self._rho is not None:
+            flat_backward(lambda: self._again(forward), losses, weights, tasks, self._groups, self._rho, self._join)
+        elif tasks and self._aggregate is not None:
+            balanced_backward(losses, tasks, cuts, self._groups, self._gradients, self._join)
+        else:
+            (weights * losses).sum().backward()
+        return losses.detach()
+
+    def after_step(self, forward: Forward) -> None:
+        """Learn from what the optimiser's step did ("famo" only): ``forward`` as in `backward`, on the same rows."""
+        if self._weighting.looks_back:
+            with torch.no_grad():
+                self._weighting.after_step(self._again(forward))
+
+    def end_epoch(self, losses: Tensor) -> None:
+        """Learn from the mean training losses (T,) of an epoch, NaN = none ("dwa" only)."""
+        self._weighting.end_epoch(losses.to(self._device))
+
+    def _noise(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._seed is None else seeded(self._seed, self._device)
+
+    def _again(self, forward: Forward) -> Tensor:
+        """Losses of another pass of the same step."""
+        with self._noise(), frozen_statistics(self._network):
+            return forward()
+
+    def _join(self, rows: Tensor, tasks: Sequence[int]) -> Tensor:
+        """One gradient (P,) of the active tasks' (n, P)."""
+        broken = torch.zeros(len(self._names), dtype=torch.bool)
+        broken[tasks] = ~rows.sum(dim=1).isfinite().cpu()
+        self._refuse(broken, "gradient")
+        if self._aggregate is None:
+            return rows.sum(dim=0)
+        if self._normalize:
+            rows = normalize_rows(rows)
+        if hasattr(self._aggregate, "reset"):
+            of_active, rows = rows, rows.new_zeros(len(self._names), rows.shape[1])
+            rows[tasks] = of_active
+        update = self._aggregate(rows)
+        if update.shape != rows.shape[1:]:
+            raise ValueError(
+                f"balance {self._aggregate!r} must turn gradients {tuple(rows.shape)} into one of shape "
+                f"{tuple(rows.shape[1:])}, got {tuple(update.shape)}"
+            )
+        return update
+
+    def _refuse(self, broken: Tensor, what: str) -> None:
+        names = ", ".join(repr(name) for name, bad in zip(self._names, broken.tolist(), strict=True) if bad)
+        if names:
+            raise DivergenceError(f"training diverged: the {what} of task {names} is not finite; lower learning_rate")

@@ -1,0 +1,267 @@
+"""How much every task counts in a step: weights of losses, and of gradients by their inner products.
+
+Shapes: T tasks, n of them active (with a label in the batch and a loss other than 0), P numbers in a gradient.
+`tabmtl.training.balance.balancer` has the formulas and their sources.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from tabmtl.nn.layers import StackedLinear
+from tabmtl.schema import Task
+from tabmtl.training.balance.gradients import Jacobian, jacobian, split_parameters
+
+_RATE = 0.025  # of the Adam that moves what is learned here
+_DWA_TEMPERATURE = 2.0
+_GRADNORM_ALPHA, _GRADNORM_MIN = 1.5, 1e-3
+_FAMO_DECAY = 1e-3
+_MGDA_GAP, _MGDA_MAX_STEPS = 1e-6, 1_000
+_RANK_TOLERANCE = 1e-6  # gradients in float32 know no smaller eigenvalue
+_EPS = 1e-12
+
+
+Aggregate = Callable[[Tensor], Tensor]
+
+
+class Weighting:
+    """Weights w_i of the losses; here they stay as they are."""
+
+    per_task = False  # whether `weigh` takes gradients
+    looks_back = False  # whether `after_step` wants the losses after the step
+
+    def __init__(self, n_tasks: int, network: nn.Module) -> None:
+        self.weights = torch.ones(n_tasks, device=next(network.parameters()).device)
+
+    def weigh(self, losses: Tensor, active: Tensor, gradients: Jacobian = jacobian) -> Tensor:
+        """Weights (T,) for this step's losses (T,) with their graph, finite also where a task is not active (T,)."""
+        return self.weights
+
+    def after_step(self, losses: Tensor) -> None:
+        """Learn from the same batch's losses after the step."""
+
+    def end_epoch(self, losses: Tensor) -> None:
+        """Learn from the mean losses of an epoch, NaN = none."""
+
+
+class _Learned(Weighting):
+    """Weights by a number per task, which Adam moves."""
+
+    start, decay = 0.0, 0.0
+
+    def __init__(self, n_tasks: int, network: nn.Module) -> None:
+        super().__init__(n_tasks, network)
+        self._value = torch.full_like(self.weights, self.start)
+        self._adam = torch.optim.Adam([self._value], lr=_RATE, weight_decay=self.decay)
+
+    def _move(self, gradient: Tensor, active: Tensor) -> None:
+        """One step of Adam; tasks that are not active stay."""
+        before = self._value.clone()
+        self._value.grad = torch.where(active, gradient, 0.0).to(self._value.dtype)
+        self._adam.step()
+        self._value.copy_(torch.where(active, self._value, before))
+
+
+class ImtlL(_Learned):
+    """IMTL-L: weights exp(s_i)."""
+
+    factor = 1.0
+
+    def __init__(self, n_tasks: int, network: nn.Module) -> None:
+        super().__init__(n_tasks, network)
+        self.weights = self.factor * self._value.exp()
+
+    def weigh(self, losses: Tensor, active: Tensor, gradients: Jacobian = jacobian) -> Tensor:
+        now = self.weights
+        self._move(now * losses.detach() - self.factor, active)
+        self.weights = self.factor * self._value.exp()
+        return now
+
+
+class Uncertainty(ImtlL):
+    """Weights ½ exp(-s_i)."""
+
+    factor = 0.5  # and the learned number is -s
+
+
+class Dwa(Weighting):
+    """Dynamic weight average, by how fast the losses of the last two epochs fell."""
+
+    _last: Tensor | None = None
+
+    def end_epoch(self, losses: Tensor) -> None:
+        if self._last is not None:
+            ratio = (losses / self._last).nan_to_num(1.0, posinf=1.0)
+            self.weights = len(losses) * torch.softmax(ratio / _DWA_TEMPERATURE, dim=0)
+        self._last = losses
+
+
+class Gls(Weighting):
+    """Geometric mean of the losses."""
+
+    def weigh(self, losses: Tensor, active: Tensor, gradients: Jacobian = jacobian) -> Tensor:
+        losses = losses.detach().clamp(min=_EPS)
+        mean = losses[active].log().mean().exp()
+        self.weights = torch.where(active, mean / losses / active.sum(), 0.0)
+        return self.weights
+
+
+class Famo(_Learned):
+    """FAMO: weights that even out how fast the logarithms of the losses fall."""
+
+    looks_back, decay = True, _FAMO_DECAY
+
+    def weigh(self, losses: Tensor, active: Tensor, gradients: Jacobian = jacobian) -> Tensor:
+        self._before, self._active = losses.detach().clamp(min=_EPS), active
+        self._share = torch.where(active, torch.softmax(self._value.masked_fill(~active, -math.inf), dim=0), 0.0)
+        by_loss = self._share / self._before
+        self.weights = by_loss / by_loss.sum().clamp(min=_EPS)
+        return self.weights
+
+    def after_step(self, losses: Tensor) -> None:
+        gain = self._before.log() - losses.clamp(min=_EPS).log()
+        self._move(self._share * (gain - (self._share * gain).sum()), self._active)
+
+
+class GradNorm(_Learned):
+    """GradNorm: weights that even out the tasks' rates of training, by gradients at the last shared layer."""
+
+    per_task, start = True, 1.0
+
+    def __init__(self, n_tasks: int, network: nn.Module) -> None:
+        super().__init__(n_tasks, network)
+        shared = {id(parameter) for parameter in split_parameters(network)[0]}
+        layers = [module for module in network.modules() if isinstance(module, nn.Linear | StackedLinear)]
+        weights = [layer.weight for layer in layers if id(layer.weight) in shared]
+        if not weights:
+            raise ValueError("balance='gradnorm' needs a layer that tasks share; use 'uncertainty' or another one")
+        self.reference = weights[-1]
+        self._first = torch.full_like(self.weights, math.nan)
+
+    def weigh(self, losses: Tensor, active: Tensor, gradients: Jacobian = jacobian) -> Tensor:
+        now, tasks = self.weights, active.nonzero().flatten().tolist()
+        if not tasks:
+            return now
+        norms = torch.zeros_like(now)
+        norms[tasks] = gradients(losses, tasks, [self.reference]).norm(dim=1).to(norms.dtype)
+        current = losses.detach().to(now.dtype)
+        self._first = torch.where(active & self._first.isnan(), current, self._first)
+        rate = torch.where(active, current / self._first, 0.0)
+        reached, n = now * norms, len(tasks)
+        target = reached.sum() / n * (rate * n / rate.sum()) ** _GRADNORM_ALPHA
+        self._move((reached - target).sign() * norms, active)
+        self._value.clamp_(min=_GRADNORM_MIN)
+        self._value.mul_(len(now) / self._value.sum())
+        self.weights = self._value.clone()
+        return now
+
+
+def given_weights(balance: Mapping[str, float] | Sequence[float], tasks: Sequence[Task]) -> list[float]:
+    """Weights that a user gave, in task order; a ValueError if they do not fit the tasks."""
+    names = [task.name for task in tasks]
+    if isinstance(balance, Mapping):
+        wrong = sorted(set(names) ^ set(balance))
+        if wrong:
+            raise ValueError(f"balance must give every task and no other a weight; see {wrong}, tasks are {names}")
+        return [float(balance[name]) for name in names]
+    if len(balance) != len(names):
+        raise ValueError(f"balance must give {len(names)} weights, one for each of {names}, got {len(balance)}")
+    return [float(weight) for weight in balance]
+
+
+def normalize_rows(rows: Tensor) -> Tensor:
+    """Give all rows (n, P) one length, the mean of their lengths; zero rows stay zero."""
+    norms = rows.norm(dim=1, keepdim=True)
+    return rows * (norms.mean() / (norms + _EPS))
+
+
+def pcgrad(rows: Tensor) -> Tensor:
+    """Sum of the rows (n, P), each without what conflicts with another (Yu et al., 2020).
+
+    From a row g_i, for every other row g_j in random order, its part along g_j is taken away where their inner
+    product is negative. The order comes from torch's global generator.
+    """
+    return _combined(rows, _pcgrad_weights)
+
+
+def _pcgrad_weights(gramian: Tensor) -> Tensor:
+    # every row is a combination of all: line i of the mix; all rows meet their k-th other row together
+    n = len(gramian)
+    mix = torch.eye(n, dtype=gramian.dtype)
+    orders = torch.stack([torch.randperm(n) for _ in range(n)], dim=1)
+    lines = torch.arange(n)
+    for others in orders:
+        inner = (mix * gramian[others]).sum(dim=1)
+        conflicts = (inner < 0) & (others != lines)
+        mix[lines, others] -= torch.where(conflicts, inner / gramian.diagonal()[others], 0.0)
+    return mix.sum(dim=0)
+
+
+def mgda(rows: Tensor) -> Tensor:
+    """Shortest vector among the weighted means of the rows (n, P) (Désidéri, 2012; Sener and Koltun, 2018).
+
+    A mean, not a sum: the update is at most as long as the shortest row.
+    """
+    return _combined(rows, _mgda_weights)
+
+
+def _mgda_weights(gramian: Tensor) -> Tensor:
+    """Frank-Wolfe, which each time moves weight from the row that pays most to the one that pays least."""
+    weights = torch.full((len(gramian),), 1 / len(gramian), dtype=gramian.dtype)
+    smallest = gramian.diagonal().min()
+    for _ in range(_MGDA_MAX_STEPS):
+        slope = gramian @ weights
+        low, high = slope.argmin(), torch.where(weights > 0, slope, -torch.inf).argmax()
+        gap = slope[high] - slope[low]
+        if gap <= _MGDA_GAP * smallest:
+            break
+        curvature = gramian[low, low] + gramian[high, high] - 2 * gramian[low, high]
+        step = torch.minimum(gap / curvature.clamp(min=_EPS * smallest), weights[high])
+        weights[low] += step
+        weights[high] -= step
+    return weights
+
+
+def imtl_g(rows: Tensor) -> Tensor:
+    """Weighted sum of the rows (n, P) that has equal projections on all of them (Liu et al., 2021).
+
+    The absolute weights sum to 1. The paper lets the weights themselves sum to 1: the same where none is negative,
+    and uphill for every task where their sum is.
+    """
+    return _combined(rows, _imtl_g_weights)
+
+
+def _imtl_g_weights(gramian: Tensor) -> Tensor:
+    norms = gramian.diagonal().sqrt()
+    cosines = gramian / norms / norms[:, None]
+    weights = torch.linalg.pinv(cosines, rtol=_RANK_TOLERANCE, hermitian=True).sum(dim=1) / norms
+    return weights / (weights.abs().sum() + _EPS / norms.min())
+
+
+def _combined(rows: Tensor, weigh: Callable[[Tensor], Tensor]) -> Tensor:
+    """Weighted sum of rows by their inner products; a zero row has no say."""
+    gramian = (rows @ rows.T).double().cpu()
+    live = gramian.diagonal() > 0
+    weights = gramian.new_zeros(len(rows))
+    if live.any():
+        weights[live] = weigh(gramian[live][:, live])
+    return weights.to(rows) @ rows
+
+
+#: How tasks are balanced, by name: weights of losses are classes, joins of gradients functions.
+METHODS: dict[str, type[Weighting] | Aggregate] = {
+    "sum": Weighting,
+    "uncertainty": Uncertainty,
+    "imtl_l": ImtlL,
+    "dwa": Dwa,
+    "gls": Gls,
+    "famo": Famo,
+    "gradnorm": GradNorm,
+    "pcgrad": pcgrad,
+    "mgda": mgda,
+    "imtl_g": imtl_g,
+}

@@ -1,0 +1,81 @@
+"""The epochs of every training: averaged weights are validated, the best are kept, and learning ends early."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import torch
+
+from tabmtl.training.device import unseeded
+from tabmtl.training.optimizer import Optimizer
+
+Record = dict[str, float | None]
+OnEpoch = Callable[[Mapping[str, float | None]], bool | None]
+
+
+class Loop(Protocol):
+    """What `run_epochs` repeats: one epoch of some kind of training."""
+
+    optimizer: Optimizer
+
+    def run_epoch(self, epoch: int) -> Record:
+        """One pass over the training data; the train part of the epoch's record."""
+
+    def validate(self) -> tuple[Record, float | None]:
+        """The validation part of the record, and the number that early stopping maximises; None to keep the last."""
+
+    def finish(self) -> None:
+        """Called once, when the kept weights are in the network."""
+
+
+def run_epochs(
+    network: torch.nn.Module, loop: Loop, *, epochs: int, patience: int | None, on_epoch: OnEpoch | None
+) -> tuple[list[Record], int]:
+    """Train in epochs: validate averaged weights after each, stop early, and leave the kept weights in the network.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+    loop : Loop
+    epochs : int
+        At most.
+    patience : int or None
+        Epochs without a better score after which training stops; None trains all epochs and keeps the last weights.
+    on_epoch : callable, optional
+        Called with the epoch's record, while the network has the weights that were validated; a true answer stops
+        training. Torch's generators are the caller's meanwhile.
+
+    Returns
+    -------
+    history : list of dict
+        One record an epoch.
+    best : int
+        Index of the epoch whose weights were kept.
+    """
+    # glibc gives freed memory back, and takes it anew at every step, until a block as large as this one was freed
+    torch.empty(2**25 - 2**16, dtype=torch.uint8)
+    history: list[Record] = []
+    best, best_score, best_weights = 0, -float("inf"), network.state_dict()
+    for epoch in range(epochs):
+        record: Record = {"epoch": float(epoch), **loop.run_epoch(epoch)}
+        with loop.optimizer.averaged():
+            validated, score = loop.validate()
+            record |= validated
+            score = float(epoch) if score is None or patience is None else score
+            if score > best_score:
+                best, best_score = epoch, score
+                best_weights = {k: v.clone() for k, v in network.state_dict().items()}
+            history.append(record)
+            with unseeded():
+                stop = on_epoch is not None and on_epoch(record)  # who looks at the network sees what was validated
+        if stop or (patience is not None and epoch - best >= patience):
+            break
+    network.load_state_dict(best_weights)
+    loop.finish()
+    return history, best
+
+
+def schedule(progress: float) -> float:
+    """Factor of the learning rate: a short linear warm-up, then half a cosine."""
+    return min(1.0, progress / 0.02 + 0.1) * 0.5 * (1 + torch.cos(torch.tensor(progress * torch.pi)).item())

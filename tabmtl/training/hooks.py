@@ -1,0 +1,126 @@
+"""scikit-learn's callbacks (``set_callbacks``), fed by our hook ``on_epoch``: all that touches ``sklearn.callback``.
+
+A fit is a task, and every epoch of a network is a task in it, which a `GridSearchCV` shows below its own. A true
+answer to the end of an epoch ends training, as one of ``on_epoch`` does. What a callback is given as the fitted
+estimator of an epoch predicts by that epoch's averaged weights, as ``val/score`` of ``history_`` does.
+
+That part of scikit-learn is young, and the method which opens a fit has an underscore. Where it is missing, estimators
+have no ``set_callbacks``, and all else stays. Of an estimator without callbacks nothing here runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any, TypeVar, cast
+
+from tabmtl.training.device import unseeded
+from tabmtl.training.epochs import OnEpoch, Record
+
+try:
+    from sklearn.callback import CallbackSupportMixin, with_callbacks
+except ImportError:
+    CallbackSupportMixin = with_callbacks = None
+
+SUPPORTED = hasattr(CallbackSupportMixin, "_init_callback_context")
+#: Base of the estimators: gives ``set_callbacks``, where scikit-learn has it.
+CallbackSupport: Any = CallbackSupportMixin if SUPPORTED else object
+
+Fit = TypeVar("Fit", bound=Callable[..., Any])
+
+
+def watched_fit(fit: Fit) -> Fit:
+    """Decorate a method ``fit(X, y, *, sample_weight, ...)``: callbacks see its begin and its end."""
+
+    @wraps(fit)
+    def watched(estimator: Any, *args: Any, **kwargs: Any) -> Any:
+        if not (SUPPORTED and getattr(estimator, "_skl_callbacks", None)):
+            return fit(estimator, *args, **kwargs)
+        return with_callbacks(_fit_as_task)(estimator, fit, *args, **kwargs)
+
+    return cast(Fit, watched)
+
+
+def _fit_as_task(estimator: Any, fit: Callable[..., Any], X: Any, y: Any, **options: Any) -> Any:
+    estimator._check_params()  # before a bar counts the epochs
+    weight = options.get("sample_weight")
+    shown = {"estimator": estimator, "X": X, "y": y, "metadata": None if weight is None else {"sample_weight": weight}}
+    root = estimator._init_callback_context(max_subtasks=getattr(estimator, "epochs", 0))
+    root.call_on_fit_task_begin(**shown)
+    estimator._fit_task = root, shown
+    try:
+        fit(estimator, X, y, **options)
+    finally:
+        del estimator._fit_task
+    root.call_on_fit_task_end(**shown, reconstruction_attributes={})
+    return estimator
+
+
+@contextmanager
+def epochs_as_tasks(
+    estimator: Any, on_epoch: OnEpoch | None, attributes: Callable[[list[Record]], dict[str, Any]]
+) -> Iterator[OnEpoch | None]:
+    """Let the callbacks of an estimator see its epochs.
+
+    Parameters
+    ----------
+    estimator : MultiTaskEstimator
+        In its fit.
+    on_epoch : callable or None
+        The user's own hook.
+    attributes : callable
+        Fitted attributes as if training had ended by now, given the records of the epochs so far.
+
+    Yields
+    ------
+    callable or None
+        To be called after every epoch; ``on_epoch`` itself where there are no callbacks.
+    """
+    task = getattr(estimator, "_fit_task", None)
+    if task is None:
+        yield on_epoch
+        return
+    root, shown = task
+    with unseeded():
+        epochs = _Epochs(root, shown, on_epoch, attributes)
+    yield epochs
+    with unseeded():
+        epochs.close()
+
+
+class _Epochs:
+    """The tasks of the epochs: one is begun before the first epoch, and another where one has ended."""
+
+    def __init__(
+        self,
+        root: Any,
+        shown: dict[str, Any],
+        on_epoch: OnEpoch | None,
+        attributes: Callable[[list[Record]], dict[str, Any]],
+    ) -> None:
+        self._root, self._shown, self._on_epoch, self._attributes = root, shown, on_epoch, attributes
+        self._history: list[Record] = []
+        self._begin()
+
+    def _begin(self) -> None:
+        self._task = self._root.subcontext(task_name="epoch")
+        self._task.call_on_fit_task_begin(**self._shown)
+
+    def __call__(self, record: Any) -> bool:
+        """End the task of an epoch, and begin the next; whether anyone asks to stop."""
+        self._history.append(dict(record))
+        stop = self._task.call_on_fit_task_end(**self._shown, reconstruction_attributes=self._now)
+        self._task = None
+        stop |= bool(self._on_epoch is not None and self._on_epoch(record))
+        if not stop and len(self._history) < self._root.max_subtasks:
+            self._begin()
+        return stop
+
+    def _now(self) -> dict[str, Any]:
+        return self._attributes(self._history) | {"_fit_task": None}  # a copy that somebody keeps holds no data
+
+    def close(self) -> None:
+        """End the task of an epoch that never ran, because training had ended early."""
+        if self._task is not None:
+            self._task.call_on_fit_task_end(estimator=self._shown["estimator"])

@@ -1,0 +1,123 @@
+"""One optimiser for a whole network: dense parameters, tables of which a step touches few rows, and their average."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+_TABLE_RATE = 25  # times the learning rate; see the class
+_EPSILON = 1e-8
+
+
+class Optimizer:
+    """AdamW for dense parameters, row-wise Adagrad for tables with sparse gradients, and a moving average of both.
+
+    Dense parameters are stepped by AdamW. A table with sparse gradients (`tabmtl.nn.embeddings.CategoricalEmbedding`
+    makes one of a table of many rows) is stepped in the rows that a batch has touched and nowhere else,
+
+        G_r <- G_r + mean(g_r²),    w_r <- w_r - 25 lr g_r / (sqrt(G_r) + 1e-8),
+
+    with one number G_r a row and no weight decay. Its rate is a multiple of AdamW's, since AdamW moves a rare row
+    on for many steps after its gradient, in all about 30 times as far as the first of them.
+
+    The average of all weights, a <- d a + (1 - d) w with d = min(``average_decay``, (1 + t) / (10 + t)) after step t,
+    is exact for tables too: a row whose weight has stood still is caught up when it is touched next, or read; a second
+    number a row says how far it has come.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+    learning_rate, weight_decay, average_decay : float
+        Of AdamW, and of the average; an ``average_decay`` of 0 makes the average the weights themselves.
+    """
+
+    def __init__(self, network: nn.Module, *, learning_rate: float, weight_decay: float, average_decay: float) -> None:
+        sparse = [m.weight for m in network.modules() if isinstance(m, nn.Embedding) and m.sparse]
+        dense = [p for p in network.parameters() if p.requires_grad and not any(p is table for table in sparse)]
+        self._tables = [_Table(table) for table in sparse]
+        self._adam = torch.optim.AdamW(dense, lr=learning_rate, weight_decay=weight_decay, fused=True)
+        self._weights = [p.detach() for p in dense]
+        self._average = [weight.clone() for weight in self._weights]
+        self._average_decay = average_decay
+        self._steps, self._log_decay = 0, 0.0
+
+    def step(self, learning_rate: float) -> None:
+        """Move the weights along their gradients, clear these, and update the average."""
+        for group in self._adam.param_groups:
+            group["lr"] = learning_rate
+        self._adam.step()
+        self._adam.zero_grad(set_to_none=True)
+        self._steps += 1
+        decay = max(min(self._average_decay, (1 + self._steps) / (10 + self._steps)), 1e-30)
+        torch._foreach_lerp_(self._average, self._weights, 1 - decay)
+        before, self._log_decay = self._log_decay, self._log_decay + math.log(decay)
+        for table in self._tables:
+            table.step(_TABLE_RATE * learning_rate, before, self._log_decay)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The network has the averaged weights inside, and its own again outside."""
+        for table in self._tables:
+            table.catch_up(self._log_decay)
+        weights = [*self._weights, *(table.weight for table in self._tables)]
+        average = [*self._average, *(table.average for table in self._tables)]
+        own = [weight.clone() for weight in weights]
+        torch._foreach_copy_(weights, average)
+        try:
+            yield
+        finally:
+            torch._foreach_copy_(weights, own)
+
+
+class _Table:
+    """A table with sparse gradients: its Adagrad state, and its average as of every row's own last step."""
+
+    def __init__(self, parameter: Tensor) -> None:
+        self._parameter, self.weight = parameter, parameter.detach()
+        self.average = self.weight.clone()
+        self._square = self.weight.new_zeros(len(self.weight))
+        self._caught_up = self.weight.new_zeros(len(self.weight), dtype=torch.float64)  # sum of log decays by then
+
+    def step(self, rate: float, log_before: float, log_after: float) -> None:
+        """One step in the rows of the gradient; the sums of log decays are those before and after it."""
+        if self._parameter.grad is None:
+            return
+        rows, values = _sum_rows(self._parameter.grad)
+        self._parameter.grad = None
+        square = self._square.index_select(0, rows).add_(values.square().mean(dim=1))
+        weight, average = self.weight.index_select(0, rows), self.average.index_select(0, rows)
+        stood_still = torch.exp(log_before - self._caught_up.index_select(0, rows)).to(weight.dtype)
+        average.sub_(weight).mul_(stood_still[:, None]).add_(weight)
+        weight.sub_(values.mul_((rate / (square.sqrt() + _EPSILON))[:, None]))
+        average.lerp_(weight, 1 - math.exp(log_after - log_before))
+        self._square.index_copy_(0, rows, square)
+        self.weight.index_copy_(0, rows, weight)
+        self.average.index_copy_(0, rows, average)
+        self._caught_up.index_fill_(0, rows, log_after)
+
+    def catch_up(self, log_now: float) -> None:
+        """Bring the average of all rows to this step."""
+        stood_still = torch.exp(log_now - self._caught_up).to(self.weight.dtype)
+        self.average.sub_(self.weight).mul_(stood_still[:, None]).add_(self.weight)
+        self._caught_up.fill_(log_now)
+
+
+def _sum_rows(gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows of a sparse gradient, each once and in order, and their values (R, e)."""
+    if gradient.device.type != "cpu":
+        gradient = gradient.coalesce()
+        return gradient.indices()[0], gradient.values()
+    # torch's coalesce is several times slower: sort (row, place) as one number
+    rows, values = gradient._indices()[0], gradient._values()
+    keys = (rows << 32) + torch.arange(len(rows))
+    keys.numpy().sort()
+    order, rows = keys & 0xFFFFFFFF, keys >> 32
+    new = torch.ones(len(rows), dtype=torch.bool)
+    new[1:] = rows[1:] != rows[:-1]
+    first = new.nonzero()[:, 0]
+    return rows[first], F.embedding_bag(order, values, first, mode="sum")

@@ -1,0 +1,297 @@
+"""The gradient loop of tables; its epochs are those of all training, see `tabmtl.training.epochs`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from tabmtl.schema import Batch, DivergenceError, Task
+from tabmtl.training.balance.balancer import Balancer
+from tabmtl.training.device import give_way
+from tabmtl.training.epochs import OnEpoch, Record, run_epochs, schedule
+from tabmtl.training.losses import MultiTaskLoss
+from tabmtl.training.optimizer import Optimizer
+from tabmtl.training.predict import autocast, predict_scores
+
+Evaluate = Callable[[Sequence[Tensor], Batch], dict[str, float | None]]
+
+_CACHED_BYTES = 28_000_000  # activations that stay near a CPU's core; more rows a step only accumulate
+_SCORED_TRAIN_ROWS = 50_000
+_SETTLING_ROWS = 10_240
+
+
+class Network(Protocol):
+    """What every network of the package is, besides a ``torch.nn.Module``.
+
+    ``network(x_num, x_cat, task)`` gives raw scores: a list of T tensors (B, width_t) in task order, or, where
+    ``task`` (B,) names the own task of every row (long layout), a list of one tensor (B, width).
+    ``represent`` gives what the heads read, (B, r). ``batch_dependent`` says whether a row's scores depend on
+    the other rows, which forbids micro-batches.
+    """
+
+    batch_dependent: bool
+
+    def __call__(self, x_num: Tensor, x_cat: Tensor, task: Tensor | None = None) -> list[Tensor]: ...
+
+    def represent(self, x_num: Tensor, x_cat: Tensor, task: Tensor | None = None) -> Tensor: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """How to train: the fields of :class:`tabmtl.estimators.network.NetworkEstimator` that the loop reads.
+
+    ``patience`` None trains all epochs and keeps the last weights; else the best weights on the validation rows are
+    kept.
+    """
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    average_decay: float
+    patience: int | None
+    monitor: str
+    precision: str
+
+
+def train(
+    network: torch.nn.Module,
+    loss: MultiTaskLoss,
+    data: Batch,
+    valid: Batch | None,
+    options: TrainOptions,
+    *,
+    balancer: Balancer | None = None,
+    evaluate: Evaluate,
+    on_epoch: OnEpoch | None = None,
+) -> tuple[list[Record], int]:
+    """Train a network; the kept weights are left in it.
+
+    A step sums every task's weighted losses over the batch, divides by the batch size, and adds them up, or lets a
+    balancer make one step of them. The learning rate follows half a cosine from its start to zero over all epochs.
+    What is validated and kept is a moving average of the weights (:class:`tabmtl.training.optimizer.Optimizer`). Randomness
+    comes from torch's global generator: the caller forks and seeds it.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        A `Network`, on the device of the data.
+    loss : MultiTaskLoss
+    data, valid : Batch
+        Tensors: standardised targets with NaN = unlabelled.
+    options : TrainOptions
+    balancer : Balancer, optional
+        Makes one step of the tasks' losses; None adds them up.
+    evaluate : callable
+        ``evaluate(scores, batch)`` -> score per task (None = undefined).
+    on_epoch : callable, optional
+        Called with the epoch's record; a true answer stops training.
+
+    Returns
+    -------
+    history : list of dict
+        One record an epoch: ``epoch``, ``train/loss``, ``train/<task>/loss``, ``train/<task>/<metric>`` (running
+        scores, on the first 50 000 rows of the epoch), the same under ``val/``, and ``val/score``, their mean.
+    best : int
+        Index of the epoch whose weights were kept.
+
+    Raises
+    ------
+    DivergenceError
+        If a loss is not finite.
+    """
+    loop = _Loop(network, loss, data, valid, options, balancer, evaluate)
+    return run_epochs(network, loop, epochs=options.epochs, patience=options.patience, on_epoch=on_epoch)
+
+
+class _Loop:
+    """Network, optimiser and loss of one training run."""
+
+    def __init__(
+        self,
+        network: torch.nn.Module,
+        loss: MultiTaskLoss,
+        data: Batch,
+        valid: Batch | None,
+        options: TrainOptions,
+        balancer: Balancer | None,
+        evaluate: Evaluate,
+    ) -> None:
+        self.network, self.loss, self.options = network, loss, options
+        self.data, self.valid = data, valid
+        self.balancer, self.evaluate = balancer, evaluate
+        self.tasks = loss.tasks
+        self._task_weight = loss.task_weight.to(next(network.parameters()).device)
+        self._micro: int | None = None
+        self.optimizer = Optimizer(
+            network,
+            learning_rate=options.learning_rate,
+            weight_decay=options.weight_decay,
+            average_decay=options.average_decay,
+        )
+
+    def run_epoch(self, epoch: int) -> Record:
+        """One pass over the shuffled rows; returns the train part of the epoch's record."""
+        data = self.data
+        self.network.train()
+        if self._micro is None:
+            self._micro = len(data) if self.balancer is not None else _micro_batch_rows(self.network, data)
+        order = torch.randperm(len(data), device=data.x_num.device)
+        steps = order.split(self.options.batch_size)
+        if len(steps) > 1 and _batch_norms(self.network) and 2 * len(steps[-1]) < len(steps[0]):
+            steps = (*steps[:-2], torch.cat(steps[-2:]))  # statistics of a few rows are worth little
+        totals, kept, n_kept = [], [], 0
+        for step, index in enumerate(steps):
+            progress = (epoch + step / len(steps)) / self.options.epochs
+            losses, scores = self.step(index, self.options.learning_rate * schedule(progress))
+            give_way()
+            totals.append(losses)
+            if n_kept < _SCORED_TRAIN_ROWS:
+                kept.append(scores)
+                n_kept += len(scores[0])
+        scores = [torch.cat(columns) for columns in zip(*kept, strict=True)]
+        record = self._record("train", torch.stack(totals).sum(dim=0), data, scores, data.rows(order[:n_kept]))
+        if self.balancer is not None:
+            means = [record[f"train/{task.name}/loss"] for task in self.tasks]
+            self.balancer.end_epoch(torch.tensor([math.nan if mean is None else mean for mean in means]))
+        return record
+
+    def step(self, index: Tensor, learning_rate: float) -> tuple[Tensor, list[Tensor]]:
+        """One optimiser step on some rows; returns loss sums (T,) and raw scores."""
+        data = self.data
+        totals: list[Tensor] = []
+        parts: list[list[Tensor]] = []
+        nominal = min(self.options.batch_size, len(data))
+
+        def forward() -> Tensor:
+            """Losses (T,) of the rows of `batch`, to be differentiated."""
+            with autocast(batch, self.options.precision):
+                scores = self.network(batch.x_num, batch.x_cat, batch.task)
+            losses = self.loss(scores, batch.y, batch.weight, batch.task)
+            totals.append(losses.detach())
+            parts.append([score.detach() for score in scores])
+            return losses * self._task_weight / nominal
+
+        if self.balancer is not None:
+            batch = data.rows(index)
+            self.balancer.backward(forward, self._labelled_weight(batch) > 0)
+            self.optimizer.step(learning_rate)
+            self.balancer.after_step(forward)
+            return totals[0], parts[0]
+        for rows in index.split(self._micro or len(index)):
+            batch = data.rows(rows)
+            forward().sum().backward()
+        self.optimizer.step(learning_rate)
+        return torch.stack(totals).sum(dim=0), [torch.cat(columns) for columns in zip(*parts, strict=True)]
+
+    def validate(self) -> tuple[Record, float | None]:
+        """The validation part of the epoch's record, and what early stopping watches."""
+        if self.valid is None:
+            return {}, None
+        settle_statistics(self.network, self.data, self.options.precision)
+        options = self.options
+        scores = predict_scores(self.network, self.valid, options.precision, batch_size=options.batch_size)
+        losses = self.loss(scores, self.valid.y, self.valid.weight, self.valid.task)
+        record = self._record("val", losses, self.valid, scores, self.valid)
+        return record, _monitored(record, self.options.monitor, self.tasks)
+
+    def finish(self) -> None:
+        """Settle statistics that validation has not settled."""
+        if self.valid is None:
+            settle_statistics(self.network, self.data, self.options.precision)
+
+    def _record(self, part: str, losses: Tensor, data: Batch, scores: list[Tensor], scored: Batch) -> Record:
+        """Mean losses over the labelled weight of `data`, and the scores of the rows `scored`."""
+        means = (losses / self._labelled_weight(data)).tolist()
+        bad = [task.name for task, loss in zip(self.tasks, losses.tolist(), strict=True) if not math.isfinite(loss)]
+        if bad:
+            raise DivergenceError(
+                f"training diverged: the {part} loss of task {bad[0]!r} is not finite; lower learning_rate "
+                f"(now {self.options.learning_rate})"
+            )
+        values = self.evaluate(self.loss.link(scores), scored)
+        record: Record = {}
+        for task, mean in zip(self.tasks, means, strict=True):
+            record[f"{part}/{task.name}/loss"] = mean if mean == mean else None
+            record[f"{part}/{task.name}/{task.metric}"] = values[task.name]
+        losses_defined = [mean for mean in means if mean == mean]
+        record[f"{part}/loss"] = sum(losses_defined) / max(len(losses_defined), 1)
+        scores_defined = [value for value in values.values() if value is not None]
+        record[f"{part}/score"] = sum(scores_defined) / len(scores_defined) if scores_defined else None
+        return record
+
+    def _labelled_weight(self, data: Batch) -> Tensor:
+        labelled = (~data.y.isnan()).float()
+        if data.weight is not None:
+            labelled = labelled * data.weight
+        if data.task is None:
+            return labelled.sum(dim=0)
+        return labelled.new_zeros(len(self.tasks)).index_add(0, data.task, labelled[:, 0])
+
+
+def _micro_batch_rows(network: torch.nn.Module, data: Batch) -> int:
+    """Rows of a micro-batch: all, but on a CPU the power of two from 64 to 1024 that keeps activations in cache."""
+    if network.batch_dependent or _batch_norms(network) or data.x_num.device.type != "cpu":
+        return len(data)
+    probe = data.rows(torch.arange(min(32, len(data))))
+    parameters = {parameter.data_ptr() for parameter in network.parameters()}
+    saved: dict[int, int] = {}
+
+    def count(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor.detach()  # a graph that holds an output of its own is never freed
+
+    with torch.random.fork_rng(devices=[]), saved_tensors_hooks(count, lambda tensor: tensor):
+        scores = network(probe.x_num, probe.x_cat, probe.task)
+    del scores  # only now: a freed activation's address would be counted again
+    rows = _CACHED_BYTES * len(probe) / max(sum(saved.values()), 1)
+    return 2 ** min(max(int(math.log2(rows)), 6), 10)
+
+
+def _batch_norms(network: torch.nn.Module) -> list[Any]:
+    return [module for module in network.modules() if getattr(module, "running_mean", None) is not None]
+
+
+def settle_statistics(network: torch.nn.Module, data: Batch, precision: str = "float32") -> None:
+    """Set the running statistics of batch normalisation to those of the weights as they are, without dropout.
+
+    Statistics gathered in training are those of earlier weights and of values that dropout spreads; predictions by them
+    are biased, which shows in the probabilities of rare classes. Means are over ten batches that together hold up to
+    10 240 training rows, spread over all.
+    """
+    norms = _batch_norms(network)
+    if not norms:
+        return
+    network.eval()
+    usual = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    n_rows = min(len(data), _SETTLING_ROWS)
+    rows = torch.arange(n_rows, device=data.x_num.device) * len(data) // n_rows
+    n_batches = min(10, max(1, len(rows) // 2))
+    with torch.no_grad(), autocast(data, precision):
+        for start in range(n_batches):
+            batch = data.rows(rows[start::n_batches])
+            network(batch.x_num, batch.x_cat, batch.task)
+    for norm, momentum in zip(norms, usual, strict=True):
+        norm.momentum = momentum
+        norm.eval()
+
+
+def _monitored(record: Record, monitor: str, tasks: Sequence[Task]) -> float:
+    """The number that early stopping maximises: a score, or minus the loss where no score is defined."""
+    score, loss = record["val/score"], record["val/loss"]
+    for task in tasks:
+        if task.name == monitor != "mean":
+            score, loss = record[f"val/{monitor}/{task.metric}"], record[f"val/{monitor}/loss"]
+    return -(loss or 0.0) if score is None else score

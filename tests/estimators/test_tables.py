@@ -1,0 +1,165 @@
+"""What a new estimator gets from the base: everything but fitting and answering. And what scikit-learn's tools get."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import pytest
+from conformance import features, fitted, mixed_targets, tiny
+from sklearn.base import is_classifier, is_regressor
+from sklearn.inspection import permutation_importance
+from sklearn.model_selection import GridSearchCV, KFold, cross_validate, train_test_split
+from sklearn.pipeline import make_pipeline
+from sklearn.utils import estimator_html_repr, get_tags
+
+import tabmtl
+from tabmtl import (
+    IndependentTasks,
+    IndependentTasksClassifier,
+    IndependentTasksRegressor,
+    MultiTaskKFold,
+    SharedBottom,
+    make_multitask_scorer,
+)
+from tabmtl.estimators.tables import MultiTaskEstimator
+from tabmtl.storage.persist import Saved
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class Averages(MultiTaskEstimator):
+    """Answers the mean, or the classes' shares, whatever the row."""
+
+    shrink: float = 0.0
+
+    def _check_params(self):
+        if self.shrink < 0:
+            raise ValueError(f"shrink must be at least 0, got {self.shrink}")
+
+    def _fit(self, X, coder, batch, valid, seed):
+        columns = zip(coder.labels.column_tasks(), batch.y.T, strict=True)
+        return {
+            "averages_": [
+                [np.nanmean(y) * (1 - self.shrink)]
+                if not task.is_classification
+                else [np.mean(y[~np.isnan(y)] == k) for k in range(len(task.classes))]
+                for task, y in columns
+            ]
+        }
+
+    def _outputs(self, X, batch):
+        rows = [np.tile(average, (len(batch), 1)) for average in self.averages_]
+        return [row if row.shape[1] > 1 else row[:, 0] for row in rows]
+
+    def _state(self):
+        return Saved(facts={"averages": self.averages_})
+
+    def _fitted_from(self, coder, saved):
+        return {"averages_": saved.facts["averages"]}
+
+
+def test_a_new_estimator_is_two_methods(tmp_path):
+    X, y = features(), mixed_targets(features())
+    estimator = Averages().fit(X, y)
+    predicted = estimator.predict(X)
+    assert predicted.schema == y.schema
+    assert predicted["delay"].to_list() == pytest.approx([y["delay"].mean()] * len(X))
+    assert predicted["size"].unique().to_list() == y["size"].drop_nulls().mode().to_list()
+    assert estimator.score_tasks(X, y) == pytest.approx({"late": 0.5, "size": 0.5, "delay": 0.0})
+    estimator.save(tmp_path / "model")
+    loaded = tabmtl.load(tmp_path / "model", cls=Averages)
+    assert loaded.predict(X).equals(predicted)
+
+
+def test_a_failed_fit_forgets_nothing_and_a_good_one_everything():
+    X, y = features(), mixed_targets(features())
+    estimator = Averages().fit(X, y)
+    estimator.extra_ = "of another fit"
+    with pytest.raises(ValueError, match="shrink"):
+        estimator.set_params(shrink=-1.0).fit(X, y)
+    assert estimator.extra_ == "of another fit"
+    estimator.set_params(shrink=0.5).fit(X[["plain"]].to_numpy(), y["delay"])
+    assert not hasattr(estimator, "extra_")
+    assert not hasattr(estimator, "feature_names_in_")
+    assert estimator.n_features_in_ == 1
+
+
+def test_validation_rows_come_with_labels():
+    X, y = features(), mixed_targets(features())
+    for given in ({"X_val": X}, {"y_val": y}):
+        with pytest.raises(ValueError, match="X_val and y_val belong together"):
+            Averages().fit(X, y, **given)
+
+
+def test_faces_have_the_types_of_scikit_learn():
+    assert (is_classifier(IndependentTasks()), is_regressor(IndependentTasks())) == (False, False)
+    assert is_classifier(IndependentTasksClassifier())
+    assert is_regressor(IndependentTasksRegressor())
+    for cls in (IndependentTasks, IndependentTasksClassifier, IndependentTasksRegressor):
+        tags = get_tags(cls())
+        assert tags.target_tags.required
+        assert tags.target_tags.multi_output
+        assert tags.target_tags.single_output
+        assert tags.input_tags.allow_nan
+
+
+def test_tables_of_regressions_have_no_probabilities():
+    X, y = features(), mixed_targets(features())
+    assert hasattr(Averages(), "predict_proba")
+    assert not hasattr(Averages().fit(X, y.select("delay")), "predict_proba")
+    assert not hasattr(IndependentTasksRegressor(), "predict_proba")
+
+
+def test_searches_and_pipelines_carry_mixed_targets():
+    X, y = features(240), mixed_targets(features(240))
+    X_train, X_test, y_train, y_test = train_test_split(X, y, random_state=0)
+    grid = GridSearchCV(
+        make_pipeline(tiny(SharedBottom).set_params(epochs=15)),
+        {"sharedbottom__learning_rate": [1e-6, 0.05]},
+        scoring=make_multitask_scorer(),
+        cv=MultiTaskKFold(3, random_state=0),
+        error_score="raise",
+    ).fit(X_train, y_train)
+    assert grid.best_params_ == {"sharedbottom__learning_rate": 0.05}
+    assert grid.predict(X_test).schema == y.schema
+    assert np.isfinite(make_multitask_scorer()(grid, X_test, y_test))
+
+
+def test_cross_validation_slices_weights_and_frames():
+    X, y = features(240), mixed_targets(features(240))
+    weight = np.ones((len(X), 3))
+    scorer = make_multitask_scorer(per_task=True)
+    found = cross_validate(tiny(SharedBottom), X, y, cv=KFold(3), params={"sample_weight": weight}, scoring=scorer)
+    assert {"test_late", "test_size", "test_delay", "test_mean"} <= set(found)
+    late = y["late"].fill_null("late")
+    for estimator, labels in ((IndependentTasksRegressor, y["delay"]), (IndependentTasksClassifier, late)):
+        scores = cross_validate(tiny(estimator), X, labels, cv=3, error_score="raise")["test_score"]
+        assert np.isfinite(scores).all()
+
+
+def test_importance_and_repr_work():
+    estimator, X, y = fitted(IndependentTasksRegressor)
+    X = X.select("plain", "count", "constant").to_pandas()
+    estimator.fit(X, y)
+    importance = permutation_importance(estimator, X, y, n_repeats=2, random_state=0).importances_mean
+    assert importance[0] > importance[2] == 0
+    assert "tasks_" in estimator_html_repr(estimator)
+    assert repr(tiny(IndependentTasks)) == "IndependentTasks(n_jobs=1, random_state=0)"
+
+
+def test_scores_are_asked_for_once_and_rows_read_once(monkeypatch):
+    estimator, X, y = fitted(IndependentTasks)
+    coder = type(estimator._coder)
+    read, calls = coder.read, []
+    monkeypatch.setattr(coder, "read", lambda self, *args: calls.append(args) or read(self, *args))
+    estimator.score(X, y)
+    assert len(calls) == 1
+
+
+def test_a_column_of_the_face_may_be_named_anything():
+    X = features()
+    y = pl.DataFrame({"mean": X["plain"], "a/b": X["plain"] * 2, "loss": X["plain"] > 0})
+    estimator = tiny(SharedBottom).fit(X, y)
+    assert estimator.predict(X).columns == y.columns
+    assert list(estimator.score_tasks(X, y)) == y.columns

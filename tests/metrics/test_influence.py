@@ -1,0 +1,60 @@
+"""The influence of a row is the slope of the score in the row's weight, whatever the metric."""
+
+import numpy as np
+import pytest
+
+from tabmtl.metrics.influence import row_influence
+from tabmtl.metrics.scores import _METRICS, score_task
+from tabmtl.schema import Task
+
+CASES = [(kind, metric) for kind, metrics in _METRICS.items() for metric in metrics]
+
+
+def some_rows(kind, rng, n=60):
+    """Labels of which some class is rare, outputs with ties, and weights."""
+    weight = rng.random(n) + 0.2
+    if kind == "regression":
+        y = rng.normal(5.0, 2.0, n)
+        return y, y + rng.normal(1.0, 1.0, n), weight
+    n_classes = 2 if kind == "binary" else 4
+    y = np.append(np.arange(n_classes).repeat(2), rng.choice(n_classes, n - 2 * n_classes))
+    shares = np.round(rng.dirichlet(np.ones(n_classes), n) + np.eye(n_classes)[y] / 2, 1) + 0.01
+    return y.astype(float), shares / shares.sum(axis=1, keepdims=True), weight
+
+
+@pytest.mark.parametrize(("kind", "metric"), CASES)
+def test_influence_is_weight_times_the_slope_of_the_score(kind, metric):
+    y, output, weight = some_rows(kind, np.random.default_rng(0))
+    task = Task(name="a", kind=kind, metric=metric)
+    labels = y if kind == "regression" else y.astype(int)
+    step = 1e-4 * np.diag(weight)
+    slope = [(score_task(task, y, output, weight + h) - score_task(task, y, output, weight - h)) / 2e-4 for h in step]
+    influence = row_influence(metric, labels, output, weight)
+    np.testing.assert_allclose(influence, slope, atol=1e-8)
+    assert influence.sum() == pytest.approx(0, abs=1e-12)
+    assert np.abs(influence).max() > 1e-3
+
+
+def test_influence_does_not_depend_on_the_unit_of_the_weights():
+    for kind, metric in CASES:
+        y, output, weight = some_rows(kind, np.random.default_rng(1))
+        labels = y if kind == "regression" else y.astype(int)
+        one, ten = (row_influence(metric, labels, output, factor * weight) for factor in (1, 10))
+        np.testing.assert_allclose(one, ten, atol=1e-12)
+
+
+def test_classes_that_no_row_has_count_nowhere():
+    y, output, weight = some_rows("binary", np.random.default_rng(2))
+    wide = np.column_stack([output, np.zeros((len(y), 2))])
+    wide[5] = [0, 0.1, 0.9, 0]  # answered, never labelled
+    task = Task(name="a", kind="multiclass", classes=("p", "q", "r", "s"), metric="f1_macro")
+    step = np.zeros(len(y))
+    step[5] = 1e-4
+    slope = (score_task(task, y, wide, weight + step) - score_task(task, y, wide, weight - step)) / 2e-4
+    assert row_influence("f1_macro", y.astype(int), wide, weight)[5] == pytest.approx(weight[5] * slope, abs=1e-8)
+
+
+def test_a_perfect_regression_has_no_influences():
+    y = np.arange(5.0)
+    for metric in _METRICS["regression"]:
+        assert not row_influence(metric, y, y, np.ones(5)).any()

@@ -1,0 +1,209 @@
+"""Intervals of scores hold what they promise, for rare classes too, and say where there is nothing to promise."""
+
+import math
+
+import numpy as np
+import polars as pl
+import pytest
+from conformance import features, mixed_targets, tiny
+from scipy import stats
+
+from tabmtl import SharedBottom
+from tabmtl.metrics.intervals import ScoreInterval, score_difference, score_interval, score_intervals
+from tabmtl.metrics.scores import score_task
+from tabmtl.schema import TabmtlWarning, Task
+
+LATE = Task(name="late", kind="binary", classes=("no", "yes"))
+
+
+def two_columns(score):
+    """Probabilities of two classes in the order of any scores."""
+    positive = stats.norm.cdf(score)
+    return np.column_stack([1 - positive, positive])
+
+
+def rare_rows(rng, n, n_positive, distance=1.2):
+    """Labels of which a given number is positive, and scores that are normal in both classes."""
+    y = np.zeros(n)
+    y[rng.permutation(n)[:n_positive]] = 1
+    return y, rng.normal(size=n) + distance * y
+
+
+def placement_values(y, score):
+    """The two means of the n1 x n0 comparisons, in O(n²)."""
+    differences = score[y == 1][:, None] - score[y == 0]
+    wins = (differences > 0) + 0.5 * (differences == 0)
+    return wins.mean(axis=1), wins.mean(axis=0)
+
+
+@pytest.mark.parametrize("decimals", [8, 0])
+def test_auc_error_is_that_of_delong_with_and_without_ties(decimals):
+    y, score = rare_rows(np.random.default_rng(0), 300, 20)
+    score = np.round(score, decimals)
+    of_positive, of_negative = placement_values(y, score)
+    expected = math.sqrt(of_positive.var(ddof=1) / 20 + of_negative.var(ddof=1) / 280)
+    interval = score_interval(LATE, y, two_columns(score))
+    assert interval.score == pytest.approx(of_positive.mean())
+    assert interval.standard_error == pytest.approx(expected, rel=1e-12)
+
+
+def test_error_of_a_difference_is_that_of_delongs_covariance():
+    rng = np.random.default_rng(1)
+    y, score = rare_rows(rng, 300, 20)
+    other = score + rng.normal(size=300)
+    parts = [placement_values(y, each) for each in (score, other)]
+    covariance = sum(np.cov(first, second) / len(first) for first, second in zip(*parts, strict=True))
+    difference = score_difference(LATE, y, two_columns(score), two_columns(other))
+    expected = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
+    assert difference.standard_error**2 == pytest.approx(expected, rel=1e-9)
+    assert expected < 0.8 * (covariance[0, 0] + covariance[1, 1])
+    assert difference.low < difference.score < difference.high
+    assert difference.score + difference.low < 2 * difference.score < difference.score + difference.high
+
+
+@pytest.mark.parametrize(
+    ("kind", "metric"),
+    [
+        *(("binary", metric) for metric in ("roc_auc", "average_precision", "neg_log_loss", "f1")),
+        *(("multiclass", metric) for metric in ("roc_auc", "f1_macro", "balanced_accuracy")),
+        *(("regression", metric) for metric in ("r2", "neg_root_mean_squared_error")),
+    ],
+)
+def test_error_is_that_of_redrawn_rows(kind, metric):
+    rng = np.random.default_rng(0)
+    value = rng.normal(size=800)
+    y = value + rng.standard_t(9, size=800)
+    output = value
+    if kind == "binary":
+        y, output = (y > 1).astype(float), two_columns(value - 1)
+    if kind == "multiclass":
+        y = np.digitize(y, [-1, 1]).astype(float)
+        output = np.exp(-np.square(value[:, None] - [-2, 0, 2]) / 2)
+        output /= output.sum(axis=1, keepdims=True)
+    task = Task(name="a", kind=kind, metric=metric)
+    weight = rng.choice([0.5, 1.0, 1.5], size=800)
+    redrawn = [score_task(task, y[rows], output[rows], weight[rows]) for rows in rng.integers(800, size=(250, 800))]
+    assert score_interval(task, y, output, weight).standard_error == pytest.approx(np.std(redrawn), rel=0.15)
+
+
+@pytest.mark.parametrize(("distance", "n_positive", "n"), [(1.2, 20, 20_000), (2.0, 50, 2_000), (3.0, 20, 2_000)])
+def test_intervals_of_rare_tasks_hold_the_true_auc_as_often_as_they_say(distance, n_positive, n):
+    rng = np.random.default_rng(1)
+    truth = stats.norm.cdf(distance / math.sqrt(2))
+    held = 0
+    for _ in range(300):
+        y, score = rare_rows(rng, n, n_positive, distance)
+        interval = score_interval(LATE, y, two_columns(score))
+        held += interval.low <= truth <= interval.high
+    assert 0.90 <= held / 300 <= 0.99
+
+
+def test_intervals_stay_where_scores_can_be():
+    rng = np.random.default_rng(0)
+    y, score = rare_rows(rng, 60, 6, distance=1.0)
+    for metric in ("roc_auc", "average_precision", "f1", "accuracy", "balanced_accuracy", "neg_log_loss"):
+        interval = score_interval(Task(name="a", kind="binary", metric=metric), y, two_columns(score), level=0.999)
+        assert (-math.inf if metric == "neg_log_loss" else 0) <= interval.low < interval.score
+        assert interval.score < interval.high <= (0 if metric == "neg_log_loss" else 1)
+    value = rng.normal(size=4)
+    for metric in ("r2", "explained_variance", "neg_mean_absolute_error"):
+        task = Task(name="a", kind="regression", metric=metric)
+        interval = score_interval(task, value, value + 0.1 * rng.normal(size=4), level=0.999)
+        assert interval.low < interval.score < interval.high < (0 if metric.startswith("neg") else 1)
+
+
+def test_a_perfect_auc_is_as_certain_as_its_rarest_class_allows():
+    y = np.repeat([0.0, 1.0], [500, 12])
+    for sign, low, high in ((1, 0.025 ** (1 / 12), 1.0), (-1, 0.0, 1 - 0.025 ** (1 / 12))):
+        interval = score_interval(LATE, y, two_columns(sign * y))
+        assert interval == (max(sign, 0), 0, pytest.approx(low), pytest.approx(high))
+    nearly = y.copy()
+    nearly[0] = 1  # ties with the positives
+    assert score_interval(LATE, y, two_columns(nearly)).low <= 0.025 ** (1 / 12)
+
+
+def test_a_constant_model_is_known_to_be_one():
+    y = np.repeat([0.0, 1.0], [500, 12])
+    assert score_interval(LATE, y, np.full((512, 2), 0.5)) == pytest.approx((0.5, 0, 0.5, 0.5))
+
+
+@pytest.mark.parametrize("metric", ["roc_auc", "average_precision", "f1"])
+def test_one_positive_row_has_a_score_without_interval(metric):
+    y, score = rare_rows(np.random.default_rng(0), 50, 1)
+    task = Task(name="late", kind="binary", metric=metric)
+    with pytest.warns(TabmtlWarning, match=r"task 'late'.*no interval: the rarest class has one single labelled row"):
+        interval = score_interval(task, y, two_columns(score))
+    assert interval == (score_task(task, y, two_columns(score)), None, None, None)
+    with pytest.warns(TabmtlWarning, match="no interval"):
+        assert score_difference(task, y, two_columns(score), two_columns(-score))[1:] == (None, None, None)
+
+
+def test_one_row_of_a_loss_has_no_interval():
+    task = Task(name="late", kind="regression", metric="neg_mean_absolute_error")
+    with pytest.warns(TabmtlWarning, match="there is one single labelled row"):
+        assert score_interval(task, np.array([2.0, np.nan]), np.zeros(2)) == (-2, None, None, None)
+
+
+def test_an_undefined_score_has_neither_error_nor_bounds():
+    y = np.zeros(5)
+    nothing = ScoreInterval(None, None, None, None)
+    with pytest.warns(TabmtlWarning, match="task 'late'.*one single class") as caught:
+        assert score_interval(LATE, y, two_columns(y)) == nothing
+        assert score_difference(LATE, y, two_columns(y), two_columns(y)) == nothing
+    assert len(caught) == 2
+
+
+def test_rows_without_label_or_weight_count_nowhere():
+    rng = np.random.default_rng(0)
+    y, score = rare_rows(rng, 200, 30)
+    weight = np.where(rng.random(200) < 0.3, 0.0, 2.0)
+    hidden = np.where(weight == 0, np.nan, y)
+    expected = score_interval(LATE, y[weight > 0], two_columns(score[weight > 0]))
+    assert score_interval(LATE, hidden, two_columns(score)) == expected
+    assert score_interval(LATE, y, two_columns(score), weight) == pytest.approx(expected)
+
+
+def test_equal_models_do_not_differ_and_a_wider_level_is_wider():
+    y, score = rare_rows(np.random.default_rng(0), 200, 30)
+    assert score_difference(LATE, y, two_columns(score), two_columns(2 * score + 1)) == (0, 0, 0, 0)
+    narrow, wide = (score_interval(LATE, y, two_columns(score), level=level) for level in (0.8, 0.99))
+    assert wide.low < narrow.low < narrow.high < wide.high
+    for call in (score_interval, lambda *args, level: score_difference(*args, args[-1], level=level)):
+        with pytest.raises(ValueError, match=r"between 0 and 1, such as 0\.95, got 95"):
+            call(LATE, y, two_columns(score), level=95)
+
+
+def test_tables_of_both_layouts_hold_every_task():
+    rng = np.random.default_rng(0)
+    y, score = rare_rows(rng, 200, 30)
+    y[:50] = np.nan
+    other = rng.normal(size=200)
+    tasks = [LATE, Task(name="delay", kind="regression")]
+    wide = score_intervals(tasks, np.column_stack([y, other]), [two_columns(score), other / 2])
+    assert wide.schema == dict.fromkeys(("task", "metric"), pl.String) | dict.fromkeys(
+        ("score", "standard_error", "low", "high"), pl.Float64
+    ) | dict.fromkeys(("n_labelled", "n_positive"), pl.Int64)
+    assert wide["n_labelled"].to_list() == [150, 200]
+    assert wide["n_positive"].to_list() == [np.nansum(y), None]
+    assert wide.row(0)[2:6] == score_interval(LATE, y, two_columns(score))
+    early = Task(name="early", kind="binary", classes=("no", "yes"))
+    own = np.repeat([0, 1], 100)
+    long = score_intervals([early, LATE], y[:, None], [two_columns(score)], None, own)
+    assert long.row(1)[2:6] == score_interval(LATE, y[100:], two_columns(score[100:]))
+    assert long["n_labelled"].to_list() == [50, 100]
+
+
+def test_an_estimator_says_how_exact_its_scores_are():
+    X = features()
+    y = mixed_targets(X).with_columns(pl.Series("rare", ["yes", "yes", *["no"] * (len(X) - 2)]))
+    model = tiny(SharedBottom, epochs=1).fit(X, y)
+    table = model.score_intervals(X, y)
+    assert table["task"].to_list() == y.columns
+    assert table["metric"].to_list() == ["roc_auc", "roc_auc", "r2", "roc_auc"]
+    assert dict(table.select("task", "score").iter_rows()) == model.score_tasks(X, y)
+    assert table["n_labelled"].to_list() == [y[name].count() for name in y.columns]
+    assert table["n_positive"].to_list() == [(y["late"] == "on time").sum(), None, None, 2]
+    assert (table["low"] < table["score"]).all() and (table["score"] < table["high"]).all()
+    with pytest.warns(TabmtlWarning, match="task 'rare'.*one single class"):
+        rest = model.score_intervals(X[2:], y[2:], level=0.5)
+    assert rest.row(3) == ("rare", "roc_auc", None, None, None, None, len(X) - 2, 0)

@@ -1,0 +1,181 @@
+"""Scores equal scikit-learn on the labelled rows, or say why they are undefined."""
+
+import math
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics as sk
+
+from tabmtl.metrics.scores import (
+    check_metric,
+    mean_score,
+    score_task,
+    score_tasks,
+    undefined_reason,
+)
+from tabmtl.schema import TabmtlWarning, Task
+
+N_ROWS = 120
+
+BINARY = {
+    None: lambda y, p, w: sk.roc_auc_score(y, p[:, 1], sample_weight=w),
+    "average_precision": lambda y, p, w: sk.average_precision_score(y, p[:, 1], sample_weight=w),
+    "accuracy": lambda y, p, w: sk.accuracy_score(y, p.argmax(1), sample_weight=w),
+    "balanced_accuracy": lambda y, p, w: sk.balanced_accuracy_score(y, p.argmax(1), sample_weight=w),
+    "neg_log_loss": lambda y, p, w: -sk.log_loss(y, p, sample_weight=w),
+    "f1": lambda y, p, w: sk.f1_score(y, p.argmax(1), sample_weight=w),
+    "f1_macro": lambda y, p, w: sk.f1_score(y, p.argmax(1), average="macro", sample_weight=w),
+}
+MULTICLASS = {
+    None: lambda y, p, w: sk.roc_auc_score(y, p, multi_class="ovr", sample_weight=w),
+    **{name: BINARY[name] for name in ("accuracy", "balanced_accuracy", "neg_log_loss", "f1_macro")},
+}
+REGRESSION = {
+    None: lambda y, p, w: sk.r2_score(y, p, sample_weight=w),
+    "explained_variance": lambda y, p, w: sk.explained_variance_score(y, p, sample_weight=w),
+    "neg_root_mean_squared_error": lambda y, p, w: -sk.root_mean_squared_error(y, p, sample_weight=w),
+    "neg_mean_absolute_error": lambda y, p, w: -sk.mean_absolute_error(y, p, sample_weight=w),
+    "neg_mean_squared_error": lambda y, p, w: -sk.mean_squared_error(y, p, sample_weight=w),
+}
+CASES = [
+    *(("binary", metric, oracle) for metric, oracle in BINARY.items()),
+    *(("multiclass", metric, oracle) for metric, oracle in MULTICLASS.items()),
+    *(("regression", metric, oracle) for metric, oracle in REGRESSION.items()),
+]
+
+
+def some_rows(kind, rng, n=N_ROWS):
+    """Labels with holes, outputs, and weights of which some are 0."""
+    n_classes = 2 if kind == "binary" else 4
+    if kind == "regression":
+        y, output = rng.normal(5.0, 2.0, n), rng.normal(5.0, 2.0, n)
+    else:
+        y, output = rng.integers(0, n_classes, n).astype(float), rng.dirichlet(np.ones(n_classes), n)
+    y[rng.random(n) < 0.3] = np.nan
+    return y, output, np.where(rng.random(n) < 0.2, 0.0, rng.random(n))
+
+
+@pytest.mark.parametrize(("kind", "metric", "oracle"), CASES)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_score_is_that_of_scikit_learn_on_the_labelled_rows(kind, metric, oracle, weighted):
+    y, output, weight = some_rows(kind, np.random.default_rng(3))
+    labelled = ~np.isnan(y)
+    task = Task(name="a", kind=kind, metric=metric)
+    score = score_task(task, y, output, weight if weighted else None)
+    expected = oracle(y[labelled], output[labelled], weight[labelled] if weighted else None)
+    assert score == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(("kind", "metric", "oracle"), CASES)
+def test_weight_zero_equals_no_label(kind, metric, oracle):
+    y, output, weight = some_rows(kind, np.random.default_rng(4))
+    task = Task(name="a", kind=kind, metric=metric)
+    unlabelled = np.where(weight == 0, np.nan, y)
+    assert score_task(task, y, output, weight) == score_task(task, unlabelled, output, weight)
+
+
+@pytest.mark.parametrize(("kind", "metric", "oracle"), CASES)
+def test_float32_scores_alike_and_silently(kind, metric, oracle):
+    y, output, _ = some_rows(kind, np.random.default_rng(5))
+    task = Task(name="a", kind=kind, metric=metric)
+    score = score_task(task, y.astype(np.float32), output.astype(np.float32))
+    assert score == pytest.approx(score_task(task, y, output), abs=1e-4)
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from([0.0, 1.0, 3.0, math.nan]), min_size=1, max_size=30), st.integers(0, 9))
+def test_multiclass_scores_bear_absent_classes(labels, seed):
+    y = np.array(labels)
+    probability = np.random.default_rng(seed).dirichlet(np.ones(4), len(y))
+    for metric in MULTICLASS:
+        task = Task(name="a", kind="multiclass", metric=metric, classes=("p", "q", "r", "s"))
+        if undefined_reason(task, y) is None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                assert math.isfinite(score_task(task, y, probability))
+        else:
+            with pytest.warns(TabmtlWarning, match="task 'a'"):
+                assert math.isnan(score_task(task, y, probability))
+
+
+@pytest.mark.parametrize(
+    ("kind", "metric", "labels", "reason"),
+    [
+        ("binary", None, [math.nan, math.nan], "no labelled row"),
+        ("binary", "accuracy", [math.nan, math.nan], "no labelled row"),
+        ("binary", None, [1.0, math.nan], "one single class"),
+        ("multiclass", "balanced_accuracy", [1.0, 1.0], "one single class"),
+        ("regression", None, [2.5, math.nan], "one single labelled row"),
+        ("regression", "explained_variance", [2.5, 2.5], "every label is 2.5"),
+    ],
+)
+def test_undefined_score_is_nan_and_names_task_and_reason(kind, metric, labels, reason):
+    task = Task(name="late", kind=kind, metric=metric)
+    y = np.array(labels)
+    output = np.zeros(2) if kind == "regression" else np.full((2, 2), 0.5)
+    with pytest.warns(TabmtlWarning, match=f"task 'late'.*{reason}"):
+        assert math.isnan(score_task(task, y, output))
+    with pytest.warns(TabmtlWarning, match=reason):
+        assert score_tasks([task], y[:, None], [output]) == {"late": None}
+
+
+def test_losses_and_accuracy_of_one_row_are_defined():
+    y = np.array([1.0, math.nan])
+    probability = np.array([[0.2, 0.8], [0.5, 0.5]])
+    scored = {
+        metric: score_task(Task(name="a", kind="binary", metric=metric), y, probability)
+        for metric in ("accuracy", "neg_log_loss")
+    }
+    assert scored == {"accuracy": 1.0, "neg_log_loss": pytest.approx(math.log(0.8))}
+    error = Task(name="a", kind="regression", metric="neg_mean_absolute_error")
+    assert score_task(error, y, np.array([1.5, 0.0])) == -0.5
+
+
+@pytest.mark.parametrize(
+    ("kind", "metric", "fitting"), [("regression", "roc_auc", "'r2'"), ("multiclass", "f1", "'f1_macro'")]
+)
+def test_metric_of_another_kind_is_refused_with_those_that_fit(kind, metric, fitting):
+    with pytest.raises(ValueError, match=f"task 'a'.*{metric}.*{fitting}"):
+        check_metric(Task(name="a", kind=kind, metric=metric))
+
+
+def test_outputs_that_are_not_finite_are_refused_where_they_count():
+    task = Task(name="a", kind="regression")
+    y = np.array([1.0, 2.0, math.nan])
+    with pytest.raises(ValueError, match=r"task 'a'.*diverged"):
+        score_task(task, y, np.array([1.0, math.nan, 0.0]))
+    assert score_task(task, y, np.array([1.0, 2.0, math.nan])) == 1.0
+
+
+@pytest.mark.parametrize("kind", ["binary", "multiclass", "regression"])
+def test_output_of_a_wrong_shape_is_refused(kind):
+    y = np.array([0.0, 1.0, 2.0]) if kind != "binary" else np.array([0.0, 1.0, 1.0])
+    with pytest.raises(ValueError, match=r"task 'a': expected .* of shape \(3,"):
+        score_task(Task(name="a", kind=kind), y, np.zeros((3, 1)))
+
+
+@pytest.mark.parametrize("per_task_weight", [False, True])
+def test_score_tasks_scores_each_column_with_its_weights(per_task_weight):
+    rng = np.random.default_rng(0)
+    tasks = [Task(name=kind, kind=kind) for kind in ("regression", "binary", "multiclass")]
+    rows = [some_rows(task.kind, rng) for task in tasks]
+    y = np.column_stack([labels for labels, _, _ in rows])
+    weight = np.column_stack([w for _, _, w in rows]) if per_task_weight else rows[0][2]
+    scores = score_tasks(tasks, y, [output for _, output, _ in rows], weight)
+    assert list(scores) == ["regression", "binary", "multiclass"]
+    for task, (labels, output, w) in zip(tasks, rows, strict=True):
+        assert scores[task.name] == score_task(task, labels, output, w if per_task_weight else weight)
+
+
+def test_score_tasks_refuses_another_number_of_columns():
+    with pytest.raises(ValueError, match="each of 1 tasks, got 2 columns and 1 outputs"):
+        score_tasks([Task(name="a", kind="regression")], np.zeros((3, 2)), [np.zeros(3)])
+
+
+def test_mean_score_leaves_undefined_tasks_out():
+    assert mean_score({"a": 0.5, "b": None, "c": math.nan, "d": 0.7}) == pytest.approx(0.6)
+    assert math.isnan(mean_score({"a": None}))
+    assert math.isnan(mean_score({}))

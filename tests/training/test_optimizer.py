@@ -1,0 +1,128 @@
+"""Steps and averages of dense parameters and of tables of which a step touches few rows, against steps by hand."""
+
+import pytest
+import torch
+from torch import nn
+
+from tabmtl import MMoE, SharedBottom, load
+from tabmtl.nn import embeddings as blocks
+from tabmtl.nn.embeddings import CategoricalEmbedding
+from tabmtl.schema import Columns
+from tabmtl.synth import make_funnel
+from tabmtl.training.optimizer import Optimizer
+
+
+class Tables(nn.Module):
+    """A table with sparse gradients, and a dense layer on its rows."""
+
+    def __init__(self, n=20, d=3):
+        super().__init__()
+        self.table = nn.Embedding(n, d, sparse=True)
+        self.layer = nn.Linear(d, 1)
+
+    def forward(self, rows):
+        return self.layer(self.table(rows))
+
+
+def run(decay, batches, rate=0.01):
+    """Train for some steps; the network, and copies of its table after each step."""
+    torch.manual_seed(0)
+    network = Tables()
+    optimizer = Optimizer(network, learning_rate=rate, weight_decay=0.0, average_decay=decay)
+    tables = [network.table.weight.detach().clone()]
+    for rows in batches:
+        network(torch.tensor(rows)).square().sum().backward()
+        optimizer.step(rate)
+        tables.append(network.table.weight.detach().clone())
+    return network, optimizer, tables
+
+
+BATCHES = [[1, 2, 2], [3], [2, 5], [7], [1, 3], [7, 7], [2]]
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5, 0.998])
+def test_the_average_of_a_table_is_exact_though_rows_are_caught_up_late(decay):
+    network, optimizer, tables = run(decay, BATCHES)
+    average = tables[0].clone()
+    for t, weights in enumerate(tables[1:], start=1):
+        d = min(decay, (1 + t) / (10 + t))
+        average = d * average + (1 - d) * weights
+    with optimizer.averaged():
+        torch.testing.assert_close(network.table.weight.detach(), average, rtol=1e-6, atol=1e-7)
+    assert torch.equal(network.table.weight.detach(), tables[-1])
+
+
+def test_reading_the_average_in_between_changes_nothing():
+    def averages(read):
+        torch.manual_seed(0)
+        network = Tables()
+        optimizer = Optimizer(network, learning_rate=0.01, weight_decay=0.0, average_decay=0.9)
+        for rows in BATCHES:
+            network(torch.tensor(rows)).square().sum().backward()
+            optimizer.step(0.01)
+            if read:
+                with optimizer.averaged():
+                    pass
+        with optimizer.averaged():
+            return network.table.weight.detach().clone()
+
+    torch.testing.assert_close(averages(True), averages(False), rtol=1e-6, atol=1e-7)
+
+
+def test_a_step_moves_the_touched_rows_by_row_wise_adagrad_and_no_other():
+    torch.manual_seed(0)
+    network = Tables()
+    start = network.table.weight.detach().clone()
+    optimizer = Optimizer(network, learning_rate=0.01, weight_decay=0.1, average_decay=0.0)
+    squares = torch.zeros(20)
+    expected = start.clone()
+    for rows in BATCHES:
+        dense = expected.clone().requires_grad_()
+        network.layer(dense[rows]).square().sum().backward()
+        gradient = dense.grad
+        network.zero_grad()
+        network(torch.tensor(rows)).square().sum().backward()
+        optimizer.step(0.01)
+        squares += gradient.square().mean(dim=1)
+        expected -= 0.25 * gradient / (squares.sqrt() + 1e-8)[:, None]
+        torch.testing.assert_close(network.table.weight.detach(), expected)
+    untouched = [row for row in range(20) if row not in {1, 2, 3, 5, 7}]
+    assert torch.equal(network.table.weight[untouched], start[untouched])
+
+
+def test_a_step_without_gradient_leaves_a_table_alone():
+    network, optimizer, tables = run(0.9, BATCHES[:2])
+    network.layer(torch.ones(1, 3)).sum().backward()
+    optimizer.step(0.01)
+    assert torch.equal(network.table.weight.detach(), tables[-1])
+
+
+def test_an_error_while_the_average_is_read_gives_the_weights_back():
+    network, optimizer, tables = run(0.9, BATCHES)
+    with pytest.raises(RuntimeError, match="stop"), optimizer.averaged():
+        raise RuntimeError("stop")
+    assert torch.equal(network.table.weight.detach(), tables[-1])
+
+
+@pytest.mark.parametrize(("levels", "sparse"), [(100_000, False), (250_000, True)])
+def test_a_table_of_many_rows_gives_sparse_gradients(levels, sparse):
+    names = tuple(range(levels))
+    columns = Columns(numeric=(), categorical=("id",), levels=(names,), has_missing=(), bins=())
+    embedding = CategoricalEmbedding(columns, 2)
+    embedding(torch.tensor([[3], [5]], dtype=torch.int32)).sum().backward()
+    assert embedding.table.weight.grad.is_sparse is sparse
+
+
+@pytest.mark.parametrize("network", [SharedBottom, MMoE])
+@pytest.mark.parametrize("balance", ["sum", "pcgrad"])
+def test_networks_with_big_tables_learn_save_and_load(network, balance, monkeypatch, tmp_path):
+    monkeypatch.setattr(blocks, "DENSE_ROWS", 50)  # every table counts as big
+    log = make_funnel(4_000, n_users=100, n_items=50, random_state=0)
+    options = {"tasks": log.tasks, "n_jobs": 1, "random_state": 0, "balance": balance}
+    model = network(epochs=6, **options).fit(log.X, log.y)
+    assert model.score_tasks(log.X, log.y)["click"] > 0.65  # always the same answer: 0.5
+    model.save(tmp_path / "model")
+
+    assert load(tmp_path / "model").predict(log.X).equals(model.predict(log.X))
+    with pytest.raises(ValueError, match="sparse gradients of a table"):
+        network(epochs=1, **options | {"balance": "mgda", "grad_level": "parameters"}).fit(log.X, log.y)
