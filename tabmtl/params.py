@@ -1,11 +1,59 @@
-"""Checks of hyper-parameters: an error that names the parameter, what was expected and what came."""
+"""Hyper-parameters: the rules of their fields, and their values as JSON.
+
+A field of an estimator states its rule as its type, and `check_fields` holds all fields against their types:
+
+>>> from dataclasses import dataclass
+>>> from typing import Literal
+>>> @dataclass
+... class Model:
+...     epochs: Count = 30
+...     precision: Literal["float32", "bf16"] = "float32"
+>>> check_fields(Model())
+>>> check_fields(Model(epochs=0))
+Traceback (most recent call last):
+ValueError: epochs must be at least 1, got 0
+>>> check_fields(Model(precision="bf15"))
+Traceback (most recent call last):
+ValueError: precision must be one of ['float32', 'bf16'], got 'bf15'; near is 'bf16'
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
+from difflib import get_close_matches
+from functools import cache, partial
 from numbers import Integral, Real
-from typing import Any
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
+
+from tabmtl.schema import Task
+
+Rule = Callable[[str, Any], None]
+
+MOST_JOBS = 1_024  # threads that a file may ask for: where the system refuses one, OpenMP ends the process
+
+_LIGHTGBM = ("LGBMClassifier", "LGBMRegressor")
+# LightGBM's parameters, under all their names, that open files or connections when an estimator is fitted
+_OPENING = (
+    *("data", "data_filename", "train", "train_data", "train_data_file", "valid", "valid_data", "valid_data_file"),
+    *("valid_filenames", "test", "test_data", "test_data_file", "config", "config_file", "task", "task_type"),
+    *("input_model", "model_input", "model_in", "output_model", "model_output", "model_out", "snapshot_freq"),
+    *("save_period", "save_binary", "is_save_binary", "is_save_binary_file", "output_result", "predict_result"),
+    *("prediction_result", "predict_name", "prediction_name", "pred_name", "name_pred", "convert_model"),
+    *("convert_model_file", "convert_model_language", "forcedsplits_filename", "forced_splits_filename"),
+    *("forced_splits_file", "forced_splits", "fs", "forcedbins_filename", "parser_config_file", "machines", "workers"),
+    *("nodes", "machine_list_filename", "machine_list_file", "machine_list", "mlist", "num_machines", "num_machine"),
+    *("local_listen_port", "local_port", "port", "time_out"),
+)
+_JOBS = ("n_jobs", "num_threads", "num_thread", "nthread", "nthreads")
+# LightGBM gets all its parameters as one line of key=value, which a blank in a value would add to
+_WORD = re.compile(r"[\w.,:+\[\]-]*")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 _LARGEST = 2**63 - 1  # of numpy's whole numbers
 
@@ -16,7 +64,7 @@ def is_number(value: Any) -> bool:
 
 
 def check_count(name: str, value: int, low: int = 1) -> None:
-    """Raise a ValueError that names a hyper-parameter which is no whole number of at least ``low`` and 64 bits."""
+    """Raise a ValueError for a value that is no whole number of at least ``low`` and at most 64 bits."""
     if not isinstance(value, Integral) or isinstance(value, bool):
         raise ValueError(f"{name} must be a whole number, got {value!r}")
     check_at_least(name, value, low)
@@ -25,14 +73,14 @@ def check_count(name: str, value: int, low: int = 1) -> None:
 
 
 def check_at_least(name: str, value: float, low: float) -> None:
-    """Raise a ValueError for what is no number of at least ``low``."""
+    """Raise a ValueError for a value that is no number of at least ``low``."""
     _check_number(name, value, f"of at least {low}")
     if not value >= low:
         raise ValueError(f"{name} must be at least {low}, got {value!r}")
 
 
 def check_share(name: str, value: float, *, whole: bool = False) -> None:
-    """Raise a ValueError for what is no number between 0 and 1; with ``whole``, 1 is allowed."""
+    """Raise a ValueError for a value that is no number between 0 and 1; with ``whole``, 1 is allowed."""
     expected = "above 0 and at most 1" if whole else "between 0 and 1"
     _check_number(name, value, expected)
     if not (0 < value < 1 or (whole and value == 1)):
@@ -40,26 +88,26 @@ def check_share(name: str, value: float, *, whole: bool = False) -> None:
 
 
 def check_rate(name: str, value: float) -> None:
-    """Raise a ValueError for what is no number of at least 0 and below 1."""
+    """Raise a ValueError for a value that is no number of at least 0 and below 1."""
     _check_number(name, value, "of at least 0 and below 1")
     if not 0 <= value < 1:
         raise ValueError(f"{name} must be at least 0 and below 1, got {value!r}")
 
 
 def check_positive(name: str, value: float) -> None:
-    """Raise a ValueError for what is no finite number above 0."""
+    """Raise a ValueError for a value that is no finite number above 0."""
     if not is_number(value) or not 0 < value < math.inf:
         raise ValueError(f"{name} must be a finite number above 0, got {value!r}")
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    """Raise a ValueError for what is none of the choices."""
+    """Raise a ValueError for a value that is none of the choices."""
     if not isinstance(value, str) or value not in choices:
-        raise ValueError(f"{name} must be one of {list(choices)}, got {value!r}")
+        raise ValueError(f"{name} must be one of {list(choices)}, got {value!r}{near(value, choices)}")
 
 
 def check_widths(name: str, value: Sequence[int], low: int = 1) -> None:
-    """Raise a ValueError for what is no sequence of at least ``low`` layer widths."""
+    """Raise a ValueError for a value that is no sequence of at least ``low`` layer widths."""
     if not isinstance(value, Sequence) or isinstance(value, str) or len(value) < low:
         raise ValueError(f"{name} must be a sequence of widths such as (128, 64), got {value!r}")
     for width in value:
@@ -67,7 +115,7 @@ def check_widths(name: str, value: Sequence[int], low: int = 1) -> None:
 
 
 def check_names(name: str, value: Sequence[str]) -> None:
-    """Raise a TypeError for what is no sequence of names of columns, such as a single one."""
+    """Raise a TypeError for a value that is no sequence of names of columns, such as a single one."""
     if isinstance(value, str):
         raise TypeError(f"{name} must be a sequence of columns, got {value!r}: put it in a list")
     if not hasattr(value, "__getitem__") or isinstance(value, bytes | Mapping):
@@ -80,3 +128,216 @@ def check_names(name: str, value: Sequence[str]) -> None:
 def _check_number(name: str, value: Any, expected: str) -> None:
     if not is_number(value):
         raise ValueError(f"{name} must be a number {expected}, got {value!r}")
+
+
+def check_random_state(name: str, value: Any) -> None:
+    """Raise a ValueError for a value that is no seed, no RandomState and not None."""
+    is_seed = isinstance(value, Integral) and not isinstance(value, bool) and 0 <= value < 2**32
+    if not is_seed and value is not None and not isinstance(value, np.random.RandomState):
+        raise ValueError(f"{name} must be a whole number from 0 to 2**32 - 1, a RandomState or None, got {value!r}")
+
+
+def check_callback(name: str, value: Any) -> None:
+    """Raise a TypeError for a hook that cannot be called after an epoch."""
+    if value is not None and not callable(value):
+        raise TypeError(f"{name} must be a function of the record of an epoch, or None, got {value!r}")
+
+
+def near(name: Any, known: Iterable[str]) -> str:
+    """Hint at the known name nearest to an unknown one; empty if none is near."""
+    found = get_close_matches(name, list(known), n=1) if isinstance(name, str) else []
+    return f"; near is {found[0]!r}" if found else ""
+
+
+# Types of fields that carry a rule.
+Count = Annotated[int, check_count]
+CountOrZero = Annotated[int, partial(check_count, low=0)]
+NonNegative = Annotated[float, partial(check_at_least, low=0)]
+Positive = Annotated[float, check_positive]
+Share = Annotated[float, check_share]
+WholeShare = Annotated[float, partial(check_share, whole=True)]
+Rate = Annotated[float, check_rate]
+Widths = Annotated[Sequence[int], check_widths]
+Names = Annotated[Sequence[str], check_names]
+RandomState = Annotated[int | np.random.RandomState | None, check_random_state]
+
+
+def check_fields(owner: Any) -> None:
+    """Raise an error for the first field of a dataclass that its annotation does not allow.
+
+    An annotation is a plain type, a class, ``Literal``, ``Sequence``, ``Mapping``, ``tuple``, ``Callable``, a union of
+    these, or ``Annotated[type, rule]`` with a function of name and value that raises the error itself.
+
+    Raises
+    ------
+    ValueError, TypeError
+        The message names the field, what was expected and the value.
+    """
+    for name, check in _checks_of(type(owner)):
+        check(name, getattr(owner, name))
+
+
+@cache
+def _checks_of(cls: type) -> list[tuple[str, Rule]]:
+    hints = get_type_hints(cls, include_extras=True)
+    return [(field.name, _rule_of(hints[field.name])) for field in fields(cls)]
+
+
+def _rule_of(hint: Any) -> Rule:
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return hint.__metadata__[0]
+    if origin is Literal:
+        return partial(check_choice, choices=args)
+    some = [part for part in args if part is not NoneType]
+    if origin in _UNIONS and len(some) == 1:
+        rule = _rule_of(some[0])
+        return lambda name, value: None if value is None else rule(name, value)
+    return partial(_check_type, hint=hint)
+
+
+def _check_type(name: str, value: Any, hint: Any) -> None:
+    if not _accepts(hint, value):
+        choices = [choice for part in get_args(hint) if get_origin(part) is Literal for choice in get_args(part)]
+        raise ValueError(f"{name} must be {_words(hint)}, got {value!r}{near(value, choices)}")
+
+
+def _accepts(hint: Any, value: Any) -> bool:
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in _UNIONS:
+        return any(_accepts(part, value) for part in args)
+    if origin is Literal:
+        return isinstance(value, str) and value in args
+    if origin is Sequence:
+        is_sequence = isinstance(value, Sequence | np.ndarray) and not isinstance(value, str | bytes)
+        return is_sequence and all(_accepts(args[0], item) for item in value)
+    if origin is Mapping:
+        return isinstance(value, Mapping) and all(
+            _accepts(args[0], key) and _accepts(args[1], item) for key, item in value.items()
+        )
+    return _PLAIN[hint][0](value) if hint in _PLAIN else isinstance(value, origin or hint)
+
+
+def _words(hint: Any) -> str:
+    """Name the values that an annotation allows."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in _UNIONS:
+        return " or ".join(_words(part) for part in args)
+    if origin is Literal:
+        return f"one of {list(args)}" if len(args) > 1 else repr(args[0])
+    if origin is Sequence:
+        return f"a list of {_words(args[0])}"
+    if origin is Mapping:
+        return f"a mapping from {_words(args[0])} to {_words(args[1])}"
+    return _PLAIN[hint][1] if hint in _PLAIN else f"a {(origin or hint).__name__}"
+
+
+_UNIONS = (Union, UnionType)
+_PLAIN: dict[Any, tuple[Callable[[Any], bool], str]] = {
+    bool: (lambda value: isinstance(value, bool | np.bool_), "True or False"),
+    int: (lambda value: isinstance(value, Integral) and not isinstance(value, bool), "a whole number"),
+    float: (is_number, "a number"),
+    str: (lambda value: isinstance(value, str), "text"),
+    NoneType: (lambda value: value is None, "None"),
+}
+
+
+def to_json(name: str, value: Any) -> Any:
+    """A hyper-parameter as JSON; what is no plain value is tagged by its type.
+
+    Of a LightGBM estimator, what would open a file or a connection is left out.
+
+    Raises
+    ------
+    TypeError
+        If the value is neither plain, nor a Task, nor a LightGBM estimator.
+    ValueError
+        If a parameter of a LightGBM estimator holds more than one word, too many threads are asked for, or a text holds
+        half a surrogate pair.
+    """
+    _check_jobs({name: value})
+    if isinstance(value, str) and _SURROGATE.search(value):
+        raise ValueError(f"the parameter {name}={value!r} holds half a surrogate pair, which no file can; take it out")
+    if isinstance(value, np.random.RandomState):
+        return None  # a loaded model draws nothing
+    if isinstance(value, np.ndarray | np.generic):
+        return to_json(name, value.tolist())
+    if isinstance(value, Task):
+        return {"task": {field.name: to_json(name, getattr(value, field.name)) for field in fields(value)}}
+    if type(value).__module__.startswith("lightgbm.") and type(value).__name__ in _LIGHTGBM:
+        params = {key: item for key, item in value.get_params().items() if key not in _OPENING}
+        _check_lightgbm(params, name)
+        return {"lightgbm": {"class": type(value).__name__, "params": to_json(name, params)}}
+    if isinstance(value, tuple):
+        return {"tuple": [to_json(name, item) for item in value]}
+    if isinstance(value, list):
+        return [to_json(name, item) for item in value]
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {"dict": {to_json(name, key): to_json(name, item) for key, item in value.items()}}
+    if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    raise TypeError(
+        f"the parameter {name}={value!r} cannot be saved without pickle; set it to a plain value "
+        "(number, text, list, dict with text keys, or Task) before saving"
+    )
+
+
+def from_json(value: Any) -> Any:
+    """The hyper-parameter that `to_json` described.
+
+    Raises
+    ------
+    ValueError
+        If `to_json` never described it.
+    """
+    if isinstance(value, list):
+        return [from_json(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    ((tag, content),) = value.items()
+    if tag == "task":
+        return Task(**{key: from_json(item) for key, item in content.items()})
+    if tag == "tuple":
+        return tuple(from_json(item) for item in content)
+    if tag == "lightgbm" and content["class"] in _LIGHTGBM:
+        import lightgbm
+
+        params = from_json(content["params"])
+        _check_lightgbm(params, "lightgbm")
+        return getattr(lightgbm, content["class"])(**params)
+    if tag == "dict":
+        return {key: from_json(item) for key, item in content.items()}
+    raise ValueError(f"a parameter is tagged {tag!r}, which this release does not know")
+
+
+def read_params(described: Mapping[str, Any]) -> dict[str, Any]:
+    """The hyper-parameters of an estimator that `to_json` described one by one."""
+    params = {name: from_json(value) for name, value in described.items()}
+    _check_jobs(params)
+    return params
+
+
+def _check_jobs(params: Mapping[str, Any]) -> None:
+    for name in _JOBS:
+        jobs = params.get(name)
+        if jobs is not None and not (isinstance(jobs, int | np.integer) and 0 < abs(int(jobs)) <= MOST_JOBS):
+            raise ValueError(f"{name} must be a whole number from 1 to {MOST_JOBS}, or negative, got {jobs!r}")
+
+
+def _check_lightgbm(params: Any, where: str) -> None:
+    """Refuse parameters of a LightGBM estimator that hold or would open anything but plain settings."""
+    for name, value in params.items():
+        if name in _OPENING or not name.isidentifier():
+            raise ValueError(f"{where}: LightGBM's {name} opens files or connections, which a saved model must not")
+        if not all(_WORD.fullmatch(word) for word in _words(value)):
+            raise ValueError(f"{where}: LightGBM's {name} must be a number, a word or a list of them, got {value!r}")
+    _check_jobs(params)
+
+
+def _words(value: Any) -> Iterator[str]:
+    """All texts in a value, however deep."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _words(item)

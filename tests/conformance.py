@@ -15,9 +15,8 @@ import tabmtl.models
 from tabmtl.boosted import BoostedEstimator
 from tabmtl.estimators.funnel import FunnelEstimator, TowerEstimator
 from tabmtl.estimators.mixture import ExpertEstimator, MixtureEstimator
-from tabmtl.estimators.network import NetworkEstimator
+from tabmtl.estimators.network import NetworkEstimator, VectorEstimator
 from tabmtl.estimators.tables import MultiTaskEstimator
-from tabmtl.estimators.vector import VectorEstimator
 from tabmtl.schema import Task
 
 #: Given to an estimator where it has the parameter: small and quick, with dropout and early stopping still on. On the

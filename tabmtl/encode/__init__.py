@@ -1,8 +1,8 @@
 """The only border between frames and arrays: features and labels in, predictions out."""
 
 from tabmtl.encode.features import FeatureCoder
-from tabmtl.encode.frames import take_rows
 from tabmtl.encode.labels import LabelCoder
+from tabmtl.encode.read import take_rows
 from tabmtl.encode.table import TableCoder
 
 __all__ = ["FeatureCoder", "LabelCoder", "TableCoder", "take_rows"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, Literal
@@ -11,17 +11,75 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 
-from tabmtl.encode.few import MOST_ROWS, FewRows
-from tabmtl.encode.levels import code_of, find_levels
 from tabmtl.encode.numeric import NumericScaler, NumericTransform, bin_edges, number_of
-from tabmtl.schema import Columns
+from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN, Columns
+
+MOST_ROWS = 4
+
+_TEXT = (pl.String, pl.Categorical, pl.Enum)
+
+
+class SingleRows:
+    """The values of some rows as `FeatureCoder` reads them, bit for bit.
+
+    Parameters
+    ----------
+    columns : Columns
+    schema : polars Schema
+        Of the rows; `of` says whether it is one that is read here.
+    """
+
+    def __init__(self, columns: Columns, schema: pl.Schema) -> None:
+        self._numeric = columns.numeric
+        self._codes: list[tuple[str, Callable[[Any], str] | None, dict[str, int]]] = []
+        for name, levels in zip(columns.categorical, columns.levels, strict=True):
+            known = {level: code for code, level in enumerate(levels, start=FIRST_LEVEL)}
+            self._codes.append((name, _text_of(schema[name]), known))
+
+    @classmethod
+    def of(cls, columns: Columns, schema: pl.Schema) -> SingleRows | None:
+        """A reader of rows with a schema; None where only polars itself makes numbers or text of some type."""
+        numbers = all(_is_plain(schema[name]) for name in columns.numeric)
+        levels = all(schema[name] in _TEXT or _is_whole(schema[name]) for name in columns.categorical)
+        return cls(columns, schema) if numbers and levels else None
+
+    def read(self, frame: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+        """Numbers (n, Fn) of float64, NaN for missing, and codes (n, Fc) of int32."""
+        rows = frame.rows(named=True)
+        numbers = np.array([[row[name] for name in self._numeric] for row in rows], dtype=np.float64)  # None is NaN
+        codes = [[_code(row[name], text, known) for name, text, known in self._codes] for row in rows]
+        return (
+            numbers.reshape(len(rows), len(self._numeric)),
+            np.array(codes, dtype=np.int32).reshape(len(rows), len(self._codes)),
+        )
+
+
+def _code(value: Any, text: Callable[[Any], str] | None, known: dict[str, int]) -> int:
+    if value is None:
+        return MISSING
+    return known.get(value if text is None else text(value), UNSEEN)
+
+
+def _text_of(dtype: pl.DataType) -> Callable[[Any], str] | None:
+    """How a value becomes the name of its level; None where it is one."""
+    if dtype in _TEXT:
+        return None
+    return (lambda value: "true" if value else "false") if dtype == pl.Boolean else str
+
+
+def _is_whole(dtype: pl.DataType) -> bool:
+    return dtype.is_integer() or dtype in (pl.Boolean, pl.Null)
+
+
+def _is_plain(dtype: pl.DataType) -> bool:
+    return dtype.is_float() or _is_whole(dtype)
+
 
 _SAMPLE_ROWS = 200_000  # quantiles are taken from at most so many rows
 _SLICE_ROWS = 65_536  # rows read at a time: bounds the memory beside the result
 _CHUNK_ROWS = 2_048  # rows scaled at a time: the block stays in the processor's cache
-_TEXT = (pl.String, pl.Categorical, pl.Enum, pl.Boolean)
 
-Reading = tuple[list[pl.Expr], list[pl.Expr], FewRows | None]
+Reading = tuple[list[pl.Expr], list[pl.Expr], SingleRows | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +205,7 @@ class FeatureCoder:
             kept = (
                 [number_of(name, schema[name]) for name in self.columns.numeric],
                 [code_of(name, schema[name], pl.Enum(known)) for name, known in levels],
-                FewRows.of(self.columns, schema),
+                SingleRows.of(self.columns, schema),
             )
             self._kept.clear()
             self._kept[types] = kept
@@ -216,7 +274,7 @@ class FeatureCoder:
 
 
 def _is_feature(dtype: pl.DataType) -> bool:
-    return dtype in _TEXT or dtype.is_numeric() or dtype == pl.Null
+    return dtype in (*_TEXT, pl.Boolean) or dtype.is_numeric() or dtype == pl.Null
 
 
 def _roles(
@@ -243,7 +301,7 @@ def _roles(
             raise TypeError(
                 f"column {name!r} has type {dtype}; expected numbers, text, booleans or categories: cast it, or drop it"
             )
-        is_text = dtype in _TEXT
+        is_text = dtype in (*_TEXT, pl.Boolean)
         chosen = is_text if categorical == "from_dtype" else name in categorical
         if is_text and not chosen and dtype != pl.Boolean:
             raise TypeError(
@@ -305,3 +363,38 @@ def _reject_infinite(block: np.ndarray, names: Sequence[str]) -> None:
     if infinite.any():
         name = names[int(infinite.any(axis=1).argmax())]
         raise ValueError(f"column {name!r} holds an infinite value; replace it by null or a finite number")
+
+
+def text_of(name: str, dtype: pl.DataType) -> pl.Expr:
+    """A categorical column as text; whole numbers without decimals, NaN as null."""
+    # a selector, because pl.col takes a name like "*" or "^a$" for a pattern
+    column = cs.by_name(name).as_expr()
+    if not dtype.is_float():
+        return column.cast(pl.String)
+    whole = (column == column.round()) & column.is_finite() & (column.abs() < 2**53)
+    digits = column.cast(pl.Int64, strict=False).cast(pl.String)
+    return pl.when(column.is_nan()).then(None).when(whole).then(digits).otherwise(column.cast(pl.String)).alias(name)
+
+
+def find_levels(
+    lazy: pl.LazyFrame, schema: pl.Schema, names: Sequence[str], min_frequency: int
+) -> tuple[tuple[str, ...], ...]:
+    """Levels of every column that are seen often enough, sorted by code point."""
+    # one small aggregation per column streams; counting all columns in one select would hold them in memory
+    counts = pl.collect_all(
+        [
+            lazy.select(text_of(name, schema[name]).alias("level")).group_by("level").agg(pl.len().alias("count"))
+            for name in names
+        ]
+    )
+    return tuple(
+        tuple(table.filter(pl.col("count") >= min_frequency)["level"].drop_nulls().sort().to_list()) for table in counts
+    )
+
+
+def code_of(name: str, dtype: pl.DataType, levels: pl.Enum) -> pl.Expr:
+    """Codes of a categorical column, int32: 0 missing, 1 unseen, then the levels."""
+    text = text_of(name, dtype)
+    known = text.cast(levels, strict=False).to_physical().cast(pl.Int32) + FIRST_LEVEL
+    # MISSING and UNSEEN are 0 and 1: whether there is a value
+    return pl.coalesce(known, text.is_not_null().cast(pl.Int32)).alias(name)

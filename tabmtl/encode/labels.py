@@ -11,9 +11,8 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 
-from tabmtl.encode.frames import read_targets, read_weights
-from tabmtl.encode.funnel import settle_funnel
-from tabmtl.encode.tasks import DeclaredTasks, as_values, class_values, declared_tasks, fit_task, is_text
+from tabmtl.encode.read import read_targets, read_weights
+from tabmtl.encode.tasks import DeclaredTasks, as_values, class_values, declared_tasks, fit_task, is_text, settle_funnel
 from tabmtl.encode.write import Origin, write_targets
 from tabmtl.schema import Task
 
@@ -40,7 +39,7 @@ class LabelCoder:
     task_levels : tuple of str, or None
         Long layout: the tasks' names.
     chain : tuple of int
-        Indices of the steps of a funnel, in order; see :func:`tabmtl.encode.funnel.settle_funnel`.
+        Indices of the steps of a funnel, in order; see :func:`tabmtl.encode.tasks.settle_funnel`.
     """
 
     tasks: tuple[Task, ...]

@@ -5,12 +5,17 @@ from __future__ import annotations
 import datetime
 import math
 import numbers
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any
 
 import narwhals.stable.v2 as nw
 import numpy as np
 import polars as pl
+from narwhals.exceptions import DuplicateError
+from sklearn.utils import check_array
+
+from tabmtl.encode.write import Origin, native_dtype, origin_of
 
 _INT64 = range(-(2**63), 2**63)
 
@@ -135,3 +140,182 @@ def _float(value: Any) -> float | None:
 
 def _all(kinds: set[type], *allowed: type) -> bool:
     return all(issubclass(kind, allowed) for kind in kinds)
+
+
+def read_features(X: Any) -> tuple[pl.DataFrame | pl.LazyFrame, bool]:
+    """Read features from any supported container.
+
+    Parameters
+    ----------
+    X : polars DataFrame or LazyFrame, pandas DataFrame, pyarrow Table, or array-like of shape (n, p)
+        The features. An array's columns are called ``x0``, ``x1``, ...
+
+    Returns
+    -------
+    frame : polars DataFrame or LazyFrame
+    named : bool
+        Whether X brought column names.
+
+    Raises
+    ------
+    TypeError
+        If X is a sparse matrix, or a column mixes text and numbers.
+    ValueError
+        If X is a series, has no row or no column, is not two-dimensional, or has two columns of one name.
+    """
+    if isinstance(X, pl.LazyFrame):
+        return X, True
+    if isinstance(X, pl.DataFrame):
+        _check_not_empty(X)
+        return X, True
+    if nw.dependencies.is_into_dataframe(X):
+        frame, names = (_read_pandas if nw.dependencies.is_pandas_dataframe(X) else _read_frame)(X)
+        _check_not_empty(frame)
+        return frame, all(isinstance(name, str) for name in names)
+    if isinstance(X, pl.Series) or nw.dependencies.is_into_series(X):
+        raise ValueError(f"Expected 2D array or a frame, got a series of type {type(X).__name__} instead")
+    array = _as_array(X, ensure_2d=True)
+    return _read_array(array, [f"x{i}" for i in range(array.shape[1])]), False
+
+
+def names_of(frame: pl.DataFrame | pl.LazyFrame) -> list[str]:
+    """Names of the columns, of a DataFrame without the schema, which takes longer than reading a row."""
+    return frame.columns if isinstance(frame, pl.DataFrame) else frame.collect_schema().names()
+
+
+def _as_array(values: Any, *, ensure_2d: bool) -> np.ndarray:
+    array = check_array(values, dtype=None, ensure_2d=ensure_2d, ensure_all_finite=False)
+    if array.dtype.kind == "U" and not isinstance(values, np.ndarray):
+        # numpy made text of the numbers in a list that holds both
+        array = np.array(values, dtype=object).reshape(array.shape)
+    return array
+
+
+def _check_not_empty(frame: pl.DataFrame) -> None:
+    # scikit-learn's words, which its checks look for
+    for size, what in ((frame.width, "feature"), (frame.height, "sample")):
+        if size == 0:
+            raise ValueError(f"Found array with 0 {what}(s) (shape={frame.shape}) while a minimum of 1 is required.")
+
+
+def read_targets(y: Any) -> tuple[pl.DataFrame, Origin]:
+    """Read targets from any supported container.
+
+    Parameters
+    ----------
+    y : frame (n, T), series (n,) or array-like of shape (n,) or (n, T)
+        The targets. Array columns are called ``y0``, ``y1``, ...; one flat unnamed target is called ``y``.
+
+    Returns
+    -------
+    frame : polars DataFrame of shape (n, T)
+    origin : Origin
+    """
+    if y is None:
+        raise ValueError("y is required: requires y to be passed, but the target y is None")
+    if isinstance(y, pl.LazyFrame):
+        y = y.collect()
+    if nw.dependencies.is_into_series(y):
+        series = nw.from_native(y, series_only=True)
+        named = isinstance(series.name, str) and series.name != ""
+        return _read_target(series, series.name if named else "y").to_frame(), origin_of([series], ndim=1, named=named)
+    if nw.dependencies.is_into_dataframe(y):
+        frame, _ = _read_frame(y, read=_read_target)
+        return frame, origin_of(list(nw.from_native(y, eager_only=True).iter_columns()), ndim=2, named=True)
+    array = _as_array(y, ensure_2d=False)
+    names = ["y"] if array.ndim == 1 else [f"y{i}" for i in range(array.shape[1])]
+    n = len(names)
+    origin = Origin(
+        container="numpy", ndim=array.ndim, named=False, dtypes=(str(array.dtype),) * n, categories=(None,) * n
+    )
+    return _read_array(array.reshape(len(array), -1), names), origin
+
+
+def read_weights(sample_weight: Any, n: int, names: Sequence[str]) -> np.ndarray | None:
+    """Read sample weights: None, (n,), (n, T), or a frame whose columns are the task names.
+
+    Returns
+    -------
+    weight : ndarray of float64, shape (n,) or (n, T), or None
+
+    Raises
+    ------
+    ValueError
+        If the shape or the names do not fit, or a weight is negative or not finite.
+    """
+    if sample_weight is None:
+        return None
+    if nw.dependencies.is_into_dataframe(sample_weight):
+        native = nw.from_native(sample_weight, eager_only=True)
+        columns = {str(name): column for name, column in zip(native.columns, native.iter_columns(), strict=True)}
+        if set(columns) != set(names):
+            raise ValueError(f"sample_weight has columns {list(columns)}, expected one per task: {list(names)}")
+        weight = np.column_stack([columns[name].to_numpy() for name in names]).astype(np.float64)
+    elif nw.dependencies.is_into_series(sample_weight):
+        weight = nw.from_native(sample_weight, series_only=True).to_numpy().astype(np.float64)
+    elif isinstance(sample_weight, numbers.Number):
+        weight = np.full(n, sample_weight, dtype=np.float64)
+    else:
+        weight = check_array(
+            sample_weight,
+            dtype=np.float64,
+            ensure_2d=False,
+            ensure_all_finite=False,
+            input_name="sample_weight",
+        )
+    if weight.shape not in {(n,), (n, len(names))}:
+        raise ValueError(
+            f"sample_weight.shape == {weight.shape}, expected {(n,)!r} or {(n, len(names))!r} (rows, tasks)"
+        )
+    if not np.isfinite(weight).all() or (weight < 0).any():
+        raise ValueError("sample_weight holds a negative, missing or infinite value; weights must be finite and >= 0")
+    return weight
+
+
+def take_rows(X: Any, index: np.ndarray) -> Any:
+    """Rows of any supported eager container, in that container."""
+    if nw.dependencies.is_into_dataframe(X):
+        return nw.from_native(X, eager_only=True)[index.tolist(), :].to_native()
+    return np.asarray(X)[index]
+
+
+def _read_target(series: nw.Series, name: str) -> pl.Series:
+    if native_dtype(series).startswith("category"):
+        # a class label goes back as it came: its value is read, not its text
+        series = nw.from_native(series.to_native().astype(object), series_only=True)
+    return read_column(series, name)
+
+
+def _read_frame(
+    frame: Any, read: Callable[[nw.Series, str], pl.Series] = read_column
+) -> tuple[pl.DataFrame, list[Any]]:
+    """A frame of any library, and its names as they were."""
+    try:
+        native = nw.from_native(frame, eager_only=True)
+    except DuplicateError as error:
+        raise ValueError(f"every column needs a name of its own; rename or drop columns: {error}") from None
+    if native.implementation.is_polars():
+        return native.to_native(), native.columns
+    names = _as_texts(native.columns)
+    columns = {name: read(column, name) for column, name in zip(native.iter_columns(), names, strict=True)}
+    return pl.DataFrame(columns), native.columns
+
+
+def _read_pandas(frame: Any) -> tuple[pl.DataFrame, list[Any]]:
+    """As `_read_frame`, without narwhals, whose wrappers take longer than a row."""
+    labels = frame.columns.tolist()
+    columns = {
+        name: read_pandas(column, name) for name, (_, column) in zip(_as_texts(labels), frame.items(), strict=True)
+    }
+    return pl.DataFrame(columns), labels
+
+
+def _as_texts(labels: Sequence[Any]) -> list[str]:
+    names = [str(label) for label in labels]
+    if len(set(names)) < len(names):
+        raise ValueError(f"every column needs a name of its own, as text too; got {labels}: rename columns")
+    return names
+
+
+def _read_array(array: np.ndarray, names: Sequence[str]) -> pl.DataFrame:
+    return pl.DataFrame({name: read_array(array[:, i], name) for i, name in enumerate(names)})

@@ -10,10 +10,9 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 
-from tabmtl.encode.features import FeatureCoder
-from tabmtl.encode.frames import names_of, read_features
+from tabmtl.encode.features import FeatureCoder, text_of
 from tabmtl.encode.labels import LabelCoder
-from tabmtl.encode.levels import text_of
+from tabmtl.encode.read import names_of, read_features
 from tabmtl.encode.tasks import DeclaredTasks
 from tabmtl.schema import Batch
 

@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
-from tabmtl.parameters import read_params, to_json
+from tabmtl.params import read_params, to_json
 from tabmtl.storage.persist import Saved, check_saved, join_parts, split_parts, write_folder
 
 

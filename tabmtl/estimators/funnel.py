@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from tabmtl.encode.tasks import declared_tasks
-from tabmtl.estimators.network import NetworkEstimator
-from tabmtl.estimators.vector import VectorEstimator
+from tabmtl.estimators.network import NetworkEstimator, VectorEstimator
 from tabmtl.nn.layers import Towers
 from tabmtl.params import check_widths
 from tabmtl.schema import Task
@@ -85,7 +84,7 @@ class TowerEstimator(FunnelEstimator, VectorEstimator):
     dropout : float, default=0.1
         Share of hidden values dropped in training.
     **options
-        The embeddings of :class:`tabmtl.estimators.vector.VectorEstimator`.
+        The embeddings of :class:`tabmtl.estimators.network.VectorEstimator`.
     """
 
     tower_hidden: Sequence[int] = (128, 64)

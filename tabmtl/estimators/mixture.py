@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tabmtl.encode import TableCoder
-from tabmtl.estimators.vector import VectorEstimator
+from tabmtl.estimators.network import VectorEstimator
 from tabmtl.nn.embeddings import EMBEDDING_STD
 from tabmtl.nn.experts import Activation, Experts, Norm
 from tabmtl.nn.layers import Towers
@@ -92,7 +92,7 @@ class MixtureEstimator(VectorEstimator):
     dropout : float, default=0.3
         Share of hidden values dropped in training, in heads and in experts that are MLPs.
     **options
-        The embeddings of :class:`tabmtl.estimators.vector.VectorEstimator`.
+        The embeddings of :class:`tabmtl.estimators.network.VectorEstimator`.
 
     Attributes
     ----------

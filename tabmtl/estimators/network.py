@@ -21,6 +21,7 @@ from tabmtl.encode.features import NumericTransform
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.metrics.scores import score_tasks
 from tabmtl.model_selection.folds import train_valid_split
+from tabmtl.nn.embeddings import FeatureVector, NumericEmbedding
 from tabmtl.onnx.export import export_onnx
 from tabmtl.params import check_at_least, check_choice, check_count, check_positive, check_rate, check_share
 from tabmtl.schema import Batch, Columns, TabmtlWarning, Task
@@ -28,10 +29,9 @@ from tabmtl.storage.persist import Saved
 from tabmtl.training.balance.balancer import Balance, GradLevel, check_balance, make_balancer
 from tabmtl.training.device import find_device, seeded, threads
 from tabmtl.training.epochs import OnEpoch, Record
-from tabmtl.training.hooks import epochs_as_tasks
+from tabmtl.training.hooks import describe_tasks, epochs_as_tasks, watching
 from tabmtl.training.losses import MultiTaskLoss
 from tabmtl.training.predict import predict_scores, represent_rows
-from tabmtl.training.progress import describe_tasks, watching
 from tabmtl.training.table_loop import TrainOptions, settle_statistics, train
 
 _ROWS_TO_SPLIT = 20  # fewer rows are all trained on: a validation part would hold next to nothing
@@ -357,3 +357,36 @@ def _evaluate(coder: TableCoder, scores: Sequence[torch.Tensor], batch: Batch) -
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TabmtlWarning)
         return score_tasks(labels.tasks, own.y, outputs, own.weight, own.task)
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class VectorEstimator(NetworkEstimator):
+    """Base of the estimators whose network reads a row as one vector.
+
+    Parameters
+    ----------
+    d_embedding : int, default=16
+        Width of a column's embedding.
+    numeric_embedding : {"none", "linear", "piecewise", "periodic"}, default="piecewise"
+        How a number becomes an embedding; ``"none"`` takes it as it is.
+    """
+
+    d_embedding: int = 16
+    numeric_embedding: NumericEmbedding | Literal["none"] = "piecewise"
+
+    search_space: ClassVar[dict[str, Any]] = NetworkEstimator.search_space | {
+        "d_embedding": {"choices": (8, 16, 32)},
+        "numeric_embedding": {"choices": ("linear", "piecewise", "periodic")},
+    }
+
+    _embedding_std: ClassVar[float | None] = None
+
+    def _check_params(self) -> None:
+        super()._check_params()
+        check_count("d_embedding", self.d_embedding)
+        check_choice("numeric_embedding", self.numeric_embedding, ("none", "linear", "piecewise", "periodic"))
+
+    def _vector(self, columns: Columns) -> FeatureVector:
+        """A row as one vector, with the options of this estimator."""
+        kind, std = self.numeric_embedding, self._embedding_std
+        return FeatureVector(columns, self.d_embedding, numeric_embedding=kind, std=std)

@@ -14,8 +14,8 @@ import polars as pl
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
-from tabmtl.encode.frames import read_features
-from tabmtl.encode.levels import text_of
+from tabmtl.encode.features import text_of
+from tabmtl.encode.read import read_features
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.schema import Task
 from tabmtl.sessions.data import to_polars

@@ -12,8 +12,7 @@ import polars.selectors as cs
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
-from tabmtl.encode.frames import read_features, read_targets
-from tabmtl.encode.read import read_column
+from tabmtl.encode.read import read_column, read_features, read_targets
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.sessions.data import to_polars
 from tabmtl.sessions.recommender import Recommender

@@ -16,8 +16,8 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import check_array, check_consistent_length
 from sklearn.utils.metadata_routing import UNUSED
 
-from tabmtl.encode.frames import read_features
 from tabmtl.encode.labels import DeclaredTasks, LabelCoder
+from tabmtl.encode.read import read_features
 from tabmtl.metrics.scores import mean_score
 from tabmtl.model_selection.stratify import Strata, deal_groups, deal_rows, train_valid_split
 from tabmtl.schema import TabmtlWarning, Task

@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
+from tabmtl.estimators.network import VectorEstimator
 from tabmtl.estimators.tables import ClassifierFace, RegressorFace
-from tabmtl.estimators.vector import VectorEstimator
 from tabmtl.nn.embeddings import FeatureVector, NumericEmbedding
 from tabmtl.nn.layers import MLP, Boundary, Towers
 from tabmtl.params import check_widths
@@ -96,7 +96,7 @@ class SharedBottom(VectorEstimator):
     dropout : float, default=0.1
         Share of hidden values dropped in training.
     **options
-        The fields of :class:`tabmtl.estimators.vector.VectorEstimator` (embeddings), :class:`tabmtl.estimators.network.NetworkEstimator`
+        The fields of :class:`tabmtl.estimators.network.VectorEstimator` (embeddings), :class:`tabmtl.estimators.network.NetworkEstimator`
         (training) and :class:`tabmtl.estimators.tables.MultiTaskEstimator` (tasks and columns).
 
     References

@@ -19,7 +19,7 @@ from tabmtl.sessions.ragged import Sessions
 from tabmtl.sessions.scorer import Scorer
 from tabmtl.sessions.softmax import Candidates
 from tabmtl.training.epochs import Record, run_epochs
-from tabmtl.training.progress import watching
+from tabmtl.training.hooks import watching
 
 if TYPE_CHECKING:
     from tabmtl.sessions.m2trec import M2TRec

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tabmtl.metrics.influence import row_influence
+from tabmtl.metrics.intervals import row_influence
 from tabmtl.metrics.scores import _METRICS, score_task
 from tabmtl.schema import Task
 

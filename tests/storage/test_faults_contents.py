@@ -18,7 +18,7 @@ from lightgbm.basic import _ConfigAliases
 import tabmtl
 from tabmtl import PLE, RMTGB, IndependentTasks, ModelFileError, MultiTabNet, SharedBottom
 from tabmtl.estimators.base import SavableEstimator
-from tabmtl.parameters import _OPENING, MOST_JOBS, from_json, to_json
+from tabmtl.params import _OPENING, MOST_JOBS, from_json, to_json
 from tabmtl.storage.persist import Saved, check_saved, join_parts
 
 FORMS = [*recommenders.FORMS, MultiTabNet, RMTGB, IndependentTasks]

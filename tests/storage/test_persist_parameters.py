@@ -12,7 +12,7 @@ from sklearn.linear_model import LinearRegression
 
 import tabmtl
 from tabmtl import IndependentTasks, SharedBottom, Task
-from tabmtl.parameters import from_json, to_json
+from tabmtl.params import from_json, to_json
 
 UNSAVED = [object(), float("nan"), {1: 2}, LinearRegression(), print, lgb.LGBMRanker()]
 

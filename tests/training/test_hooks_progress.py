@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 
 from tabmtl.schema import Task
-from tabmtl.training.progress import describe_tasks, show_progress
+from tabmtl.training.hooks import describe_tasks, show_progress
 
 
 def tasks(n):

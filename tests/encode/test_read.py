@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from polars.testing import assert_series_equal
 
 from tabmtl.encode import FeatureCoder, take_rows
-from tabmtl.encode.frames import read_features, read_targets, read_weights
+from tabmtl.encode.read import read_features, read_targets, read_weights
 from tabmtl.encode.write import write_targets
 
 NAN = float("nan")

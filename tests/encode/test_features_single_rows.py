@@ -8,8 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tabmtl.encode.features import FeatureCoder
-from tabmtl.encode.few import MOST_ROWS, FewRows
+from tabmtl.encode.features import MOST_ROWS, FeatureCoder, SingleRows
 
 N = 40
 NUMBERS = {
@@ -60,7 +59,7 @@ def levels() -> pl.DataFrame:
 
 
 def check(coder: FeatureCoder, frame: pl.DataFrame, *, few: bool = True) -> None:
-    assert (FewRows.of(coder.columns, frame.schema) is not None) == few
+    assert (SingleRows.of(coder.columns, frame.schema) is not None) == few
     x_num, x_cat = coder.encode(frame)
     for n in (1, 2, MOST_ROWS):
         for start in range(0, len(frame) - n, 3):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tabmtl import TabmtlWarning
 from tabmtl.encode import LabelCoder
-from tabmtl.encode.funnel import settle_funnel
+from tabmtl.encode.tasks import settle_funnel
 from tabmtl.schema import Task
 
 NAN = float("nan")

@@ -1,0 +1,96 @@
+"""Docstrings of estimators: every parameter and attribute, from the class that declares it."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+
+_SECTIONS = ("Parameters", "Attributes")
+_HEADING = re.compile(r"^(\w[\w ]*)\n-{3,}\n", re.MULTILINE)
+_NAMES = re.compile(r"(\w+(?:, \w+)*)(?: :.*)?")
+_DEFAULT = re.compile(r"default=.*")
+
+
+def complete_docstring(cls: type) -> str | None:
+    """Complete the docstring of a class by the parameters and attributes that its bases document.
+
+    An entry of the class itself stands first, and beats that of a base. Where the class only gives an inherited parameter
+    another default, the entry tells the new one.
+
+    Parameters
+    ----------
+    cls : type
+        Its bases are complete already.
+    """
+    if cls.__doc__ is None:
+        return None
+    doc = inspect.cleandoc(cls.__doc__)
+    for title in _SECTIONS:
+        doc = _with_entries(doc, title, _missing_entries(cls, doc, title))
+    return doc
+
+
+def documented(doc: str, title: str = "Parameters") -> dict[str, str]:
+    """Entries of a section by their names; names that share an entry have it both."""
+    return {name: entry for names, entry in _entries(doc, title) for name in names}
+
+
+def _missing_entries(cls: type, doc: str, title: str) -> str:
+    known = set(documented(doc, title))
+    found = ""
+    for base in cls.__mro__[1:]:
+        for names, entry in _entries(base.__doc__ or "", title):
+            if known.isdisjoint(names):
+                found += _with_default(entry, cls, base, names)
+            known.update(names)
+    return found
+
+
+def _entries(doc: str, title: str) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Names and text of every entry of a section."""
+    start, end = _span(doc, title)
+    for entry in re.split(r"^(?=\w)", doc[start:end], flags=re.MULTILINE):
+        names = _NAMES.match(entry)
+        if names:
+            yield tuple(names[1].split(", ")), entry.rstrip() + "\n"
+
+
+def _span(doc: str, title: str) -> tuple[int, int]:
+    """Begin and end of the entries of a section; where they would stand, if there is none."""
+    headings = list(_HEADING.finditer(doc))
+    for i, heading in enumerate(headings):
+        if heading[1] == title:
+            return heading.end(), headings[i + 1].start() if i + 1 < len(headings) else len(doc)
+    before = () if title == "Parameters" else ("Parameters",)
+    later = [heading.start() for heading in headings if heading[1] not in before]
+    return (later[0], later[0]) if later else (len(doc), len(doc))
+
+
+def _with_entries(doc: str, title: str, entries: str) -> str:
+    if not entries:
+        return doc
+    start, end = _span(doc, title)
+    own = doc[start:end].rstrip()
+    heading = "" if own else f"{title}\n{'-' * len(title)}\n"
+    parts = (
+        doc[:start].rstrip() + ("\n\n" if heading else "\n"),
+        heading,
+        own + "\n" * bool(own),
+        entries,
+        "\n",
+        doc[end:],
+    )
+    return "".join(parts).rstrip() + "\n"
+
+
+def _with_default(entry: str, cls: type, base: type, names: tuple[str, ...]) -> str:
+    """Tell the default of this class, where it is not that of the base."""
+    defaults = [getattr(cls, name, None) for name in names]
+    if defaults == [getattr(base, name, None) for name in names]:
+        return entry
+    return _DEFAULT.sub("default=" + ", ".join(map(_shown, defaults)), entry, count=1)
+
+
+def _shown(default: object) -> str:
+    return f'"{default}"' if isinstance(default, str) else repr(default)
