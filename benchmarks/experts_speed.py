@@ -220,9 +220,7 @@ def compare_embeddings(table_rows: Sequence[int], rounds: int) -> dict[int, dict
     """Milliseconds a step with batches of 1024 by rows of the table and by optimiser; the largest with 8192 too."""
     milliseconds: dict[int, dict[str, float]] = {}
     print("\nembeddings alone, 20 columns of width 16: CPU ms of forward, backward and step, and fused / row-wise;")
-    print(
-        "row-wise and 'dense, averaged' are tabmtl.training.optimizer.Optimizer, which keeps a moving average; AdamW is bare"
-    )
+    print("row-wise and 'dense, averaged' are our Optimizer, which keeps a moving average; AdamW is bare")
     for rows, batch_size in (*((rows, 1024) for rows in table_rows), (table_rows[-1], 8192)):
         steps = embedding_steps(rows, batch_size, n_batches=4)
         found = {kind: seconds / 4 * 1e3 for kind, seconds in least_cpu_time(steps, rounds).items()}

@@ -2,11 +2,11 @@
 
     python -m benchmarks.speed [--quick]
 
-Both sides run in one process, in turn, and are compared by the least CPU time of several rounds, so that other
-work on the machine hardly matters: ratios repeat within some percent, absolute numbers do not. Ours is
-:func:`tabmtl.training.table_loop.train` as the estimators call it; the reference is :mod:`benchmarks.peers.multitabnet`,
-in float32. Both start from the same weights and see the same rows; their losses after equal steps stand side by
-side. Goals are printed beside what was measured.
+Both sides run in one process, in turn, and are compared by the least CPU time of several rounds, so that other work on
+the machine hardly matters: ratios repeat within some percent, absolute numbers do not. Ours is
+:class:`tabmtl.training.table_loop.TableLoop` as estimators run it; the reference is
+:mod:`benchmarks.peers.multitabnet`, in float32. Both start from the same weights and see the same rows; their losses
+after equal steps stand side by side. Goals are printed beside what was measured.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.peers.multitabnet import PlainNetwork, plain_loss, train_plain
-from tabmtl.models.multitabnet import MultiTabNetwork
+from tabmtl.models.multitabnet import MultiTabNet, MultiTabNetwork
 from tabmtl.schema import Batch, Columns, Task
+from tabmtl.training.epochs import run_epochs
 from tabmtl.training.losses import MultiTaskLoss
-from tabmtl.training.table_loop import TrainOptions, train
+from tabmtl.training.table_loop import TableLoop
 
 LEARNING_RATE = 1e-3
 
@@ -130,19 +131,19 @@ def least_cpu_time(runs: Mapping[str, Callable[[], object]], rounds: int) -> dic
 
 def train_ours(network: nn.Module, data: Batch, case: Case, precision: str) -> None:
     """One epoch as the estimators train, on the seeded order that the reference gets."""
-    options = TrainOptions(
+    options = MultiTabNet(
         epochs=1,
         batch_size=case.batch_size,
         learning_rate=LEARNING_RATE,
         weight_decay=0.0,
         average_decay=0.0,
-        patience=None,
-        monitor="mean",
         precision=precision,
     )
     tasks = case.shape.tasks
+    no_scores = dict.fromkeys(task.name for task in tasks)
     torch.manual_seed(0)
-    train(network, MultiTaskLoss(tasks), data, None, options, evaluate=lambda *_: dict.fromkeys(t.name for t in tasks))
+    loop = TableLoop(options, network, MultiTaskLoss(tasks), data, None, evaluate=lambda *_: no_scores)
+    run_epochs(network, loop, options, validated=False, on_epoch=None)
 
 
 def mflop_per_row(network: nn.Module, data: Batch, tasks: tuple[Task, ...]) -> float:

@@ -111,7 +111,7 @@ def make(cls: Any, choice: ModelChoice, facts: Mapping[str, Any]) -> Any:
     ValueError
         If a parameter is unknown, its value is out of range, or the seed is.
     """
-    from tabmtl.training.device import check_jobs
+    from tabmtl.params import check_jobs
 
     known, params = cls._get_param_names(), choice.params
     settable = [name for name in known if name not in _ELSEWHERE and name not in _OBJECTS]
@@ -123,7 +123,7 @@ def make(cls: Any, choice: ModelChoice, facts: Mapping[str, Any]) -> Any:
     given = {"random_state": choice.seed, **facts}
     estimator = cls(**{name: value for name, value in given.items() if name in known} | params)
     estimator._check_params()
-    check_jobs(params.get("n_jobs"))
+    check_jobs("n_jobs", params.get("n_jobs"))
     return estimator
 
 

@@ -137,6 +137,12 @@ def check_random_state(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be a whole number from 0 to 2**32 - 1, a RandomState or None, got {value!r}")
 
 
+def check_jobs(name: str, value: Any) -> None:
+    """Raise a ValueError for a number of threads that scikit-learn does not take."""
+    if value is not None and (not isinstance(value, Integral) or isinstance(value, bool) or value == 0):
+        raise ValueError(f"{name} must be None or a whole number other than 0, such as -1 for all, got {value!r}")
+
+
 def check_callback(name: str, value: Any) -> None:
     """Raise a TypeError for a hook that cannot be called after an epoch."""
     if value is not None and not callable(value):
@@ -159,6 +165,7 @@ WholeShare = Annotated[float, partial(check_share, whole=True)]
 Rate = Annotated[float, check_rate]
 Widths = Annotated[Sequence[int], check_widths]
 Names = Annotated[Sequence[str], check_names]
+Jobs = Annotated[int | None, check_jobs]
 RandomState = Annotated[int | np.random.RandomState | None, check_random_state]
 
 

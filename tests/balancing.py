@@ -5,11 +5,13 @@ from torch import nn
 
 from tabmtl.nn.layers import MLP, Boundary, Dropout, TaskLinear, Towers
 from tabmtl.schema import Task
-from tabmtl.training.balance.balancer import METHODS, make_balancer
+from tabmtl.training.balance import make_balancer
+from tabmtl.training.balance.gradient_joins import GRADIENT_JOINS
+from tabmtl.training.balance.loss_weights import LOSS_WEIGHTS
 
-NAMES = list(METHODS)
+NAMES = [*LOSS_WEIGHTS, *GRADIENT_JOINS]
 N_TASKS = 3
-GRADIENT_LEVEL = [name for name, method in METHODS.items() if not isinstance(method, type)]
+GRADIENT_LEVEL = list(GRADIENT_JOINS)
 
 
 class Network(nn.Module):

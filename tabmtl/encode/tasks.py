@@ -5,19 +5,30 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import polars as pl
 
 from tabmtl.schema import Kind, TabmtlWarning, Task
 
-DeclaredTasks = Mapping[str, Kind | Task] | Sequence[Task]
+
+def check_tasks(name: str, value: Any) -> None:
+    """Raise a ValueError for a value that declares no tasks."""
+    is_mapping = isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
+    is_list = isinstance(value, Sequence) and all(isinstance(task, Task) for task in value)
+    if not (value is None or is_mapping or is_list) or isinstance(value, str):
+        raise ValueError(
+            f"{name} must be a mapping from columns of y to their kind or Task, or a list of Tasks, got {value!r}"
+        )
+
+
+DeclaredTasks = Annotated[Mapping[str, Kind | Task] | Sequence[Task] | None, check_tasks]
 
 _MAX_INFERRED_CLASSES = 20
 
 
-def declared_tasks(tasks: DeclaredTasks | None, columns: Sequence[str]) -> dict[str, Task]:
+def declared_tasks(tasks: DeclaredTasks, columns: Sequence[str]) -> dict[str, Task]:
     """Declared tasks by column of y.
 
     Raises

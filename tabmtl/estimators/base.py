@@ -1,7 +1,8 @@
-"""What all estimators of the package are: scikit-learn estimators that save to files without pickle."""
+"""Base of every estimator and recommender: checked parameters, composed documentation, files without pickle."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -9,7 +10,8 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
-from tabmtl.params import read_params, to_json
+from tabmtl.estimators.docstrings import complete_docstring
+from tabmtl.params import check_fields, check_random_state, near, read_params, to_json
 from tabmtl.storage.persist import Saved, check_saved, join_parts, split_parts, write_folder
 
 
@@ -30,6 +32,22 @@ class SavableEstimator(BaseEstimator):
     # parameters that may hold code, which only training runs; it is not saved
     _training_code: ClassVar[tuple[str, ...]] = ()
     _fitted_params: dict[str, Any]
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls.__doc__ = complete_docstring(cls)
+
+    def __new__(cls, *args: Any, **params: Any) -> Self:
+        cls._check_names(params)
+        return super().__new__(cls)
+
+    @classmethod
+    def _check_names(cls, params: Iterable[str]) -> None:
+        """Raise a TypeError for a parameter that the class does not have."""
+        known = cls._get_param_names()
+        for name in params:
+            if name not in known:
+                raise TypeError(f"{cls.__name__} has no parameter {name!r}{near(name, known)}; it has {known}")
 
     def save(self, path: str | Path) -> None:
         """Save to a folder of JSON, safetensors and, for trees, LightGBM text; no pickle.
@@ -78,7 +96,8 @@ class SavableEstimator(BaseEstimator):
         return estimator
 
     def _check_params(self) -> None:
-        """Raise a ValueError for a hyper-parameter out of range."""
+        """Raise an error for a bad hyper-parameter; a subclass adds the rules that join several."""
+        check_fields(self)
 
     def _parts(self) -> dict[str, Saved]:
         """What was fitted, in named parts of JSON values, arrays and texts; no two texts have one name."""
@@ -103,13 +122,10 @@ def _left_out(*args: Any) -> None:
 
 
 def draw_seed(random_state: int | np.random.RandomState | None) -> int:
-    """A seed from what scikit-learn calls a random state; a ValueError for anything else."""
+    """Draw a seed from a random state of scikit-learn."""
+    check_random_state("random_state", random_state)
     if random_state is None:
         return int(np.random.default_rng().integers(2**31))
     if isinstance(random_state, np.random.RandomState):
         return int(random_state.randint(2**31 - 1))
-    if not isinstance(random_state, int | np.integer) or not 0 <= random_state < 2**32:
-        raise ValueError(
-            f"random_state must be a whole number from 0 to 2**32 - 1, a RandomState or None, got {random_state!r}"
-        )
     return int(random_state)

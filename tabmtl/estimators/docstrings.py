@@ -15,8 +15,8 @@ _DEFAULT = re.compile(r"default=.*")
 def complete_docstring(cls: type) -> str | None:
     """Complete the docstring of a class by the parameters and attributes that its bases document.
 
-    An entry of the class itself stands first, and beats that of a base. Where the class only gives an inherited parameter
-    another default, the entry tells the new one.
+    An entry of the class itself stands first, and beats that of a base. Where the class only changes the default of an
+    inherited parameter, the entry tells the new one.
 
     Parameters
     ----------

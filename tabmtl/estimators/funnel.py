@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from tabmtl.encode.tasks import declared_tasks
 from tabmtl.estimators.network import NetworkEstimator, VectorEstimator
 from tabmtl.nn.layers import Towers
-from tabmtl.params import check_widths
+from tabmtl.params import Rate, Widths
 from tabmtl.schema import Task
 
 #: Classes of text whose sorted order is beyond doubt.
@@ -83,12 +83,10 @@ class TowerEstimator(FunnelEstimator, VectorEstimator):
         Widths of a tower's layers, below the linear one that gives the score.
     dropout : float, default=0.1
         Share of hidden values dropped in training.
-    **options
-        The embeddings of :class:`tabmtl.estimators.network.VectorEstimator`.
     """
 
-    tower_hidden: Sequence[int] = (128, 64)
-    dropout: float = 0.1
+    tower_hidden: Widths = (128, 64)
+    dropout: Rate = 0.1
 
     search_space: ClassVar[dict[str, Any]] = VectorEstimator.search_space | {
         "tower_hidden": {"choices": ((64,), (128, 64), (256, 128))},
@@ -103,7 +101,6 @@ class TowerEstimator(FunnelEstimator, VectorEstimator):
                 f"{name} needs task_chain, the binary tasks in the order of their steps, such as "
                 f"{name}(task_chain=['click', 'conversion'])"
             )
-        check_widths("tower_hidden", self.tower_hidden)
 
     def _heads(self, d_in: int, tasks: Sequence[Task]) -> Towers:
         """A linear layer per task."""

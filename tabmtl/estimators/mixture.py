@@ -19,7 +19,7 @@ from tabmtl.estimators.network import VectorEstimator
 from tabmtl.nn.embeddings import EMBEDDING_STD
 from tabmtl.nn.experts import Activation, Experts, Norm
 from tabmtl.nn.layers import Towers
-from tabmtl.params import check_choice
+from tabmtl.params import CountOrZero, Rate
 from tabmtl.schema import Batch, TabmtlWarning, Task
 from tabmtl.storage.persist import Saved
 from tabmtl.training.predict import represent_rows
@@ -91,8 +91,6 @@ class MixtureEstimator(VectorEstimator):
         Width of a head's hidden layer; 0 leaves one linear layer per task.
     dropout : float, default=0.3
         Share of hidden values dropped in training, in heads and in experts that are MLPs.
-    **options
-        The embeddings of :class:`tabmtl.estimators.network.VectorEstimator`.
 
     Attributes
     ----------
@@ -110,8 +108,8 @@ class MixtureEstimator(VectorEstimator):
         Share of the experts that are dead.
     """
 
-    head_hidden: int = 64
-    dropout: float = 0.3
+    head_hidden: CountOrZero = 64
+    dropout: Rate = 0.3
 
     search_space: ClassVar[dict[str, Any]] = VectorEstimator.search_space | {
         "head_hidden": {"choices": (0, 32, 64, 128)},
@@ -164,11 +162,6 @@ class ExpertEstimator(MixtureEstimator):
         "expert_norm": {"choices": ("batch", "layer", "none")},
         "activation": {"choices": ("relu", "silu")},
     }
-
-    def _check_params(self) -> None:
-        super()._check_params()
-        check_choice("expert_norm", self.expert_norm, ("batch", "layer", "none"))
-        check_choice("activation", self.activation, ("relu", "silu"))
 
     def _experts(self, counts: Sequence[int], d_in: int, hidden: Sequence[int]) -> Experts:
         """Experts with the options of this estimator."""

@@ -5,13 +5,12 @@ from __future__ import annotations
 import copy
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import polars as pl
 import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
@@ -19,44 +18,31 @@ from sklearn.utils.validation import check_is_fitted
 from tabmtl.encode import TableCoder
 from tabmtl.encode.features import NumericTransform
 from tabmtl.estimators.tables import MultiTaskEstimator
+from tabmtl.estimators.trained import TrainedEstimator, load_weights, saved_attributes, trained_attributes
 from tabmtl.metrics.scores import score_tasks
 from tabmtl.model_selection.folds import train_valid_split
-from tabmtl.nn.embeddings import FeatureVector, NumericEmbedding
+from tabmtl.nn.embeddings import FeatureVector
 from tabmtl.onnx.export import export_onnx
-from tabmtl.params import check_at_least, check_choice, check_count, check_positive, check_rate, check_share
+from tabmtl.params import Count, Positive
 from tabmtl.schema import Batch, Columns, TabmtlWarning, Task
 from tabmtl.storage.persist import Saved
-from tabmtl.training.balance.balancer import Balance, GradLevel, check_balance, make_balancer
+from tabmtl.training.balance import Balance, Balancer, GradLevel, check_grad_level, make_balancer
 from tabmtl.training.device import find_device, seeded, threads
-from tabmtl.training.epochs import OnEpoch, Record
-from tabmtl.training.hooks import describe_tasks, epochs_as_tasks, watching
+from tabmtl.training.epochs import Record
+from tabmtl.training.hooks import describe_tasks, epochs_as_tasks
 from tabmtl.training.losses import MultiTaskLoss
 from tabmtl.training.predict import predict_scores, represent_rows
-from tabmtl.training.table_loop import TrainOptions, settle_statistics, train
+from tabmtl.training.table_loop import TableLoop, settle_statistics
 
 _ROWS_TO_SPLIT = 20  # fewer rows are all trained on: a validation part would hold next to nothing
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MultiTaskEstimator):
+class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TrainedEstimator, MultiTaskEstimator):
     """Base of the estimators whose model is a torch network; a subclass gives `_network`.
 
     Parameters
     ----------
-    epochs : int, default=30
-        Passes over the training rows, at most.
-    batch_size : int, default=512
-        Rows of an optimiser step. On a CPU, micro-batches that fit its cache add up to the same step.
-    learning_rate : float, default=2e-3
-        Of AdamW at the start; it falls to zero over all epochs along half a cosine.
-    weight_decay : float, default=1e-5
-    average_decay : float, default=0.998
-        Decay of the moving average of the weights that is validated and kept; 0 keeps the weights themselves.
-    early_stopping : bool, default=True
-        Watch the validation score, stop when it has not risen for ``patience`` epochs, and keep the best weights.
-        Without X_val and y_val in fit, ``validation_fraction`` of the rows is set aside.
-    validation_fraction : float, default=0.15
-    patience : int, default=6
     monitor : str, default="mean"
         What early stopping watches: the mean of the tasks' validation scores, or the name of one task.
     numeric_transform : {"standardize", "quantile"}, default="standardize"
@@ -66,7 +52,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MultiT
     balance : str, sequence or mapping of weights, or TorchJD aggregator, default="sum"
         How the losses of the tasks become one step: ``"sum"``, weights in task order or by name, or by a method:
         ``"uncertainty"``, ``"imtl_l"``, ``"dwa"``, ``"gls"``, ``"famo"``, ``"gradnorm"``, ``"pcgrad"``, ``"mgda"``,
-        ``"imtl_g"``; see :mod:`tabmtl.training.balance.balancer`. Any but ``"sum"`` takes whole batches, not micro-batches. An
+        ``"imtl_g"``; see :mod:`tabmtl.training.balance`. Any but ``"sum"`` takes whole batches, not micro-batches. An
         aggregator is not saved: a loaded estimator has ``"sum"``, and predicts the same.
     grad_level : {"auto", "representation", "parameters"}, default="auto"
         Where the last three and aggregators compare the tasks: in what networks mark as shared (`SharedBottom`: the
@@ -80,50 +66,23 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MultiT
     rho : float, default=0.01
         How far ``flat`` looks: length of the moves towards a task's worst loss, one for the shared and one for the
         task's own parameters. Not used without ``flat``.
-    precision : {"float32", "bf16"}, default="float32"
-        ``"bf16"`` computes matrix products in bfloat16: faster on GPUs and on CPUs with AVX512-BF16 or AMX.
-    device : str, default="auto"
-        ``"auto"`` is a GPU if torch sees one, else the CPU.
-    n_jobs : int, optional
-        Threads, as scikit-learn counts them (-1 = all). None lets the size of the network decide: one thread for a
-        small one, all for a large one.
-    verbose : int, default=0
-        1 shows progress with the current scores.
-    on_epoch : callable, optional
-        Called after every epoch with its row of ``history_`` as a dict; a true answer stops training. Not saved.
 
     Attributes
     ----------
-    tasks_ : tuple of Task
     history_ : polars DataFrame
         One row an epoch: ``epoch``, ``train/loss``, ``train/score`` and per task ``train/<task>/loss`` and
         ``train/<task>/<metric>``; the same under ``val/``. Train scores are taken while the weights move, on up
         to 50 000 rows.
-    best_iteration_ : int
-        Number of epochs whose weights were kept.
     """
 
-    epochs: int = 30
-    batch_size: int = 512
-    learning_rate: float = 2e-3
-    weight_decay: float = 1e-5
-    average_decay: float = 0.998
-    early_stopping: bool = True
-    validation_fraction: float = 0.15
-    patience: int = 6
     monitor: str = "mean"
     numeric_transform: NumericTransform = "standardize"
-    min_frequency: int = 5
+    min_frequency: Count = 5
     balance: Balance = "sum"
     grad_level: GradLevel = "auto"
     normalize_gradients: bool = False
     flat: bool = False
-    rho: float = 0.01
-    precision: Literal["float32", "bf16"] = "float32"
-    device: str = "auto"
-    n_jobs: int | None = None
-    verbose: int = 0
-    on_epoch: OnEpoch | None = None
+    rho: Positive = 0.01
 
     search_space: ClassVar[dict[str, Any]] = {
         "learning_rate": {"low": 5e-4, "high": 1e-2, "log": True},
@@ -164,18 +123,10 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MultiT
             return represent_rows(network, batch, self.precision, batch_size=size).cpu().numpy()
 
     def _check_params(self) -> None:
-        for name in ("epochs", "batch_size", "patience", "min_frequency"):
-            check_count(name, getattr(self, name))
-        check_at_least("learning_rate", self.learning_rate, 0)
-        check_at_least("weight_decay", self.weight_decay, 0)
-        check_choice("numeric_transform", self.numeric_transform, ("standardize", "quantile"))
-        check_balance(
+        super()._check_params()
+        check_grad_level(
             self.balance, grad_level=self.grad_level, flat=self.flat, normalize_gradients=self.normalize_gradients
         )
-        check_positive("rho", self.rho)
-        check_choice("precision", self.precision, ("float32", "bf16"))
-        check_rate("average_decay", self.average_decay)
-        check_share("validation_fraction", self.validation_fraction)
 
     def _encoding(self) -> dict[str, Any]:
         return {"transform": self.numeric_transform, "min_frequency": self.min_frequency}
@@ -211,17 +162,19 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MultiT
             network = self._network(coder.features.columns, coder.labels.tasks).to(device)
             with threads(self.n_jobs, network):
                 trained = self._train(network, coder, data, None if valid is None else _tensors(valid, coder, device))
-                return self._trained(network, data, *trained)
+                return self._trained(network, coder, data, *trained)
 
-    def _trained(self, network: torch.nn.Module, data: Batch, history: list[Record], best: int) -> dict[str, Any]:
+    def _trained(
+        self, network: torch.nn.Module, coder: TableCoder, data: Batch, history: list[Record], best: int
+    ) -> dict[str, Any]:
         """Fitted attributes, from a trained network and its training rows."""
         features = replace(data, y=None, weight=None)
         first = features.rows(torch.arange(1, device=data.x_num.device))
-        return self._inspect(network, features) | {
-            "history_": _history(history[0], history),
-            "best_iteration_": best + 1,
-            "weights_": {name: tensor.detach().cpu().numpy() for name, tensor in network.state_dict().items()},
+        return {
+            **self._inspect(network, features),
+            **trained_attributes(network, history, best),
             "_n_features_out": represent_rows(network, first).shape[1],
+            "_link": self._loss(coder.labels.tasks).link,
             "_module": network.eval(),
         }
 
@@ -233,81 +186,51 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MultiT
         settle_statistics(network, data, self.precision)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", TabmtlWarning)  # of experts, which the end of training will tell
-            now._set_fitted(coder, self._trained(network, data, history, len(history) - 1))
+            now._set_fitted(coder, self._trained(network, coder, data, history, len(history) - 1))
         return dict(vars(now))
 
     def _train(
         self, network: torch.nn.Module, coder: TableCoder, data: Batch, valid: Batch | None
     ) -> tuple[list[Record], int]:
-        options = TrainOptions(
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            weight_decay=self.weight_decay,
-            average_decay=self.average_decay,
-            patience=self.patience if self.early_stopping and valid is not None else None,
-            monitor=self.monitor,
-            precision=self.precision,
-        )
         tasks = coder.labels.tasks
-        loss = self._loss(tasks)
-        balancer = None
-        if self.flat or not (isinstance(self.balance, str) and self.balance == "sum"):
-            balancer = make_balancer(
-                self.balance,
-                tasks,
-                network,
-                grad_level=self.grad_level,
-                flat=self.flat,
-                normalize_gradients=self.normalize_gradients,
-                task_per_row=self.task_column is not None,
-                rho=self.rho,
-            )
-        describe = partial(describe_tasks, tasks)
+        balancer = self._balancer(network, tasks)
+        loop = TableLoop(
+            self, network, self._loss(tasks), data, valid, balancer=balancer, evaluate=partial(_evaluate, coder)
+        )
         so_far = partial(self._trained_so_far, network, coder, data)
-        with (
-            epochs_as_tasks(self, self.on_epoch, so_far) as hook,
-            watching(self.epochs, describe, verbose=self.verbose, on_epoch=hook) as on_epoch,
-        ):
-            return train(
-                network,
-                loss,
-                data,
-                valid,
-                options,
-                balancer=balancer,
-                evaluate=lambda scores, scored: _evaluate(coder, scores, scored),
-                on_epoch=on_epoch,
-            )
+        with epochs_as_tasks(self, self.on_epoch, so_far) as hook:
+            describe = partial(describe_tasks, tasks)
+            return self._run_epochs(network, loop, validated=valid is not None, describe=describe, on_epoch=hook)
+
+    def _balancer(self, network: torch.nn.Module, tasks: Sequence[Task]) -> Balancer | None:
+        """Make the balancer of a training; the plain sum of losses needs none."""
+        if not self.flat and isinstance(self.balance, str) and self.balance == "sum":
+            return None
+        return make_balancer(
+            self.balance,
+            tasks,
+            network,
+            grad_level=self.grad_level,
+            flat=self.flat,
+            normalize_gradients=self.normalize_gradients,
+            task_per_row=self.task_column is not None,
+            rho=self.rho,
+        )
 
     def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
         network, device = self._fitted_network()
         with threads(self.n_jobs, network):
             size = self._fitted_params["batch_size"]
             scores = predict_scores(network, _on_device(batch, device), self.precision, batch_size=size)
-        scores = self._as_fitted()._loss(self.tasks_).link(scores)
-        return self._coder.labels.outputs([score.cpu().numpy() for score in scores])
+        return self._coder.labels.outputs([score.cpu().numpy() for score in self._link(scores)])
 
-    def _fitted_network(self) -> tuple[torch.nn.Module, torch.device]:
-        """The network on the device of the parameters; a copy from pickle builds its own on first use."""
-        device = find_device(self.device)
-        if self._module is None:
-            self._module: torch.nn.Module = self._as_fitted()._rebuild(self._coder, self.weights_)
-        if next(self._module.parameters()).device != device:
-            self._module.to(device)
-        return self._module, device
+    def _rebuild(self) -> torch.nn.Module:
+        return self._as_fitted()._network_of(self._coder, self.weights_)
 
-    def _rebuild(self, coder: TableCoder, weights: dict[str, np.ndarray]) -> torch.nn.Module:
+    def _network_of(self, coder: TableCoder, weights: dict[str, np.ndarray]) -> torch.nn.Module:
         with seeded(0, torch.device("cpu")):
             network = self._network(coder.features.columns, coder.labels.tasks)
-        network.load_state_dict({name: torch.tensor(array) for name, array in weights.items()})
-        return network.eval()
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = dict(super().__getstate__())
-        if "_module" in state:
-            state["_module"] = None  # the weights say it all, as arrays
-        return state
+        return load_weights(network, weights)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -315,26 +238,16 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MultiT
         return tags
 
     def _state(self) -> Saved:
-        facts = {
-            "history": self.history_.to_dict(as_series=False),
-            "best_iteration": self.best_iteration_,
-            "n_features_out": self._n_features_out,
-        }
-        return Saved(facts=facts, arrays=self.weights_)
+        saved = self._training_state()
+        return Saved(facts={**saved.facts, "n_features_out": self._n_features_out}, arrays=saved.arrays)
 
     def _fitted_from(self, coder: TableCoder, saved: Saved) -> dict[str, Any]:
         return {
-            "history_": _history(saved.facts["history"], saved.facts["history"]),
-            "best_iteration_": saved.facts["best_iteration"],
-            "weights_": saved.arrays,
+            **saved_attributes(saved),
             "_n_features_out": saved.facts["n_features_out"],
-            "_module": self._rebuild(coder, saved.arrays),
+            "_link": self._loss(coder.labels.tasks).link,
+            "_module": self._network_of(coder, saved.arrays),
         }
-
-
-def _history(names: Iterable[str], records: Any) -> pl.DataFrame:
-    # declared, for a score may be undefined in every epoch
-    return pl.DataFrame(records, schema={name: pl.Int64 if name == "epoch" else pl.Float64 for name in names})
 
 
 def _tensors(batch: Batch, coder: TableCoder, device: torch.device) -> Batch:
@@ -371,8 +284,8 @@ class VectorEstimator(NetworkEstimator):
         How a number becomes an embedding; ``"none"`` takes it as it is.
     """
 
-    d_embedding: int = 16
-    numeric_embedding: NumericEmbedding | Literal["none"] = "piecewise"
+    d_embedding: Count = 16
+    numeric_embedding: Literal["none", "linear", "piecewise", "periodic"] = "piecewise"
 
     search_space: ClassVar[dict[str, Any]] = NetworkEstimator.search_space | {
         "d_embedding": {"choices": (8, 16, 32)},
@@ -380,11 +293,6 @@ class VectorEstimator(NetworkEstimator):
     }
 
     _embedding_std: ClassVar[float | None] = None
-
-    def _check_params(self) -> None:
-        super()._check_params()
-        check_count("d_embedding", self.d_embedding)
-        check_choice("numeric_embedding", self.numeric_embedding, ("none", "linear", "piecewise", "periodic"))
 
     def _vector(self, columns: Columns) -> FeatureVector:
         """A row as one vector, with the options of this estimator."""

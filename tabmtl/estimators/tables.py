@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
@@ -14,10 +14,12 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _check_feature_names, _check_n_features, check_is_fitted
 
 from tabmtl.encode import TableCoder
+from tabmtl.encode.tasks import DeclaredTasks
 from tabmtl.estimators.base import SavableEstimator, draw_seed
 from tabmtl.metrics.intervals import score_intervals
 from tabmtl.metrics.scores import check_metric, mean_score, score_tasks
-from tabmtl.schema import Batch, Kind, Task
+from tabmtl.params import RandomState
+from tabmtl.schema import Batch, Task
 from tabmtl.storage.persist import Saved
 from tabmtl.training.hooks import CallbackSupport, watched_fit
 
@@ -52,10 +54,10 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         Rules all randomness; the global generators stay untouched.
     """
 
-    tasks: Mapping[str, Kind | Task] | Sequence[Task] | None = None
+    tasks: DeclaredTasks = None
     task_column: str | None = None
     categorical_features: Literal["from_dtype"] | Sequence[str | int] = "from_dtype"
-    random_state: int | np.random.RandomState | None = None
+    random_state: RandomState = None
 
     # what the three faces differ in: the kind of every undeclared task
     _target_kind: ClassVar[TargetKind] = None
@@ -189,9 +191,6 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         return mean_score(self.score_tasks(X, y, sample_weight))
 
     # what a subclass gives
-
-    def _check_params(self) -> None:
-        """Raise a ValueError for a hyper-parameter out of range."""
 
     def _encoding(self) -> dict[str, Any]:
         """How features are encoded: `transform` and `min_frequency` of `FeatureCoder.fit`."""

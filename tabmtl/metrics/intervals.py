@@ -73,7 +73,8 @@ def score_interval(
     Parameters
     ----------
     task, y, output, sample_weight
-        As for :func:`tabmtl.metrics.scores.score_task`. A weight says how much a row counts, not how many rows it stands for.
+        As for :func:`tabmtl.metrics.scores.score_task`. A weight says how much a row counts, not how many rows it
+        stands for.
     level : float, default=0.95
         Share of intervals that are to hold the true score.
 

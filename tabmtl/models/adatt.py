@@ -17,7 +17,7 @@ from tabmtl.estimators.mixture import ExpertEstimator, TaskNetwork
 from tabmtl.estimators.tables import ClassifierFace, RegressorFace
 from tabmtl.nn.experts import Gates, mix
 from tabmtl.nn.layers import Boundary
-from tabmtl.params import check_count, check_widths
+from tabmtl.params import Count, CountOrZero, Widths
 from tabmtl.schema import Columns, Task
 
 
@@ -118,10 +118,6 @@ class AdaTT(ExpertEstimator):
         Experts of the shared unit; 0 is AdaTT-sp.
     expert_hidden : sequence of int, default=(128, 64)
         Width of an expert of each level: as many levels as there are widths. An expert is one layer.
-    **options
-        The fields of :class:`tabmtl.estimators.mixture.ExpertEstimator` (experts),
-        :class:`tabmtl.estimators.network.NetworkEstimator` (training) and :class:`tabmtl.estimators.tables.MultiTaskEstimator` (tasks and
-        columns).
 
     Notes
     -----
@@ -141,21 +137,15 @@ class AdaTT(ExpertEstimator):
     (200, 2)
     """
 
-    n_task_experts: int = 2
-    n_shared_experts: int = 0
-    expert_hidden: Sequence[int] = (128, 64)
+    n_task_experts: Count = 2
+    n_shared_experts: CountOrZero = 0
+    expert_hidden: Widths = (128, 64)
 
     search_space: ClassVar[dict[str, Any]] = ExpertEstimator.search_space | {
         "n_task_experts": {"low": 1, "high": 4},
         "n_shared_experts": {"low": 0, "high": 4},
         "expert_hidden": {"choices": ((64,), (128,), (128, 64), (256, 128))},
     }
-
-    def _check_params(self) -> None:
-        super()._check_params()
-        check_count("n_task_experts", self.n_task_experts)
-        check_count("n_shared_experts", self.n_shared_experts, low=0)
-        check_widths("expert_hidden", self.expert_hidden)
 
     def _network(self, columns: Columns, tasks: Sequence[Task]) -> AdaTTNetwork:
         return AdaTTNetwork(columns, tasks, self)

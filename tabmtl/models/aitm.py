@@ -18,7 +18,7 @@ from tabmtl.estimators.funnel import TowerEstimator
 from tabmtl.estimators.mixture import TaskNetwork
 from tabmtl.nn.experts import Experts
 from tabmtl.nn.layers import Boundary
-from tabmtl.params import check_at_least
+from tabmtl.params import NonNegative
 from tabmtl.schema import Columns, Task
 from tabmtl.training.losses import FunnelLoss
 
@@ -77,10 +77,6 @@ class AITM(TowerEstimator):
         The steps; needed. Tasks of y outside it, of any kind, have a tower of their own.
     calibrator : float, default=0.6
         Weight of the second term; the authors' value.
-    **options
-        The fields of :class:`tabmtl.estimators.funnel.TowerEstimator` (towers), :class:`tabmtl.estimators.funnel.FunnelEstimator` (labels),
-        :class:`tabmtl.estimators.network.NetworkEstimator` (training) and :class:`tabmtl.estimators.tables.MultiTaskEstimator` (tasks and
-        columns).
 
     References
     ----------
@@ -97,13 +93,9 @@ class AITM(TowerEstimator):
     (500, 2)
     """
 
-    calibrator: float = 0.6
+    calibrator: NonNegative = 0.6
 
     search_space: ClassVar[dict[str, Any]] = TowerEstimator.search_space | {"calibrator": {"low": 0.0, "high": 2.0}}
-
-    def _check_params(self) -> None:
-        super()._check_params()
-        check_at_least("calibrator", self.calibrator, 0)
 
     def _loss(self, tasks: Sequence[Task]) -> FunnelLoss:
         return FunnelLoss(tasks, self._chain(tasks), space="independent", calibrator=self.calibrator)

@@ -20,7 +20,7 @@ from tabmtl.estimators.tables import ClassifierFace, RegressorFace
 from tabmtl.nn.embeddings import FeatureTokenizer, NumericEmbedding
 from tabmtl.nn.experts import mix
 from tabmtl.nn.layers import Boundary, StackedLinear
-from tabmtl.params import check_at_least, check_choice, check_count
+from tabmtl.params import Count, NonNegative
 from tabmtl.schema import Columns, Task
 from tabmtl.training.losses import FunnelLoss, MultiTaskLoss, Space
 
@@ -212,11 +212,6 @@ class APEM(FunnelEstimator, MixtureEstimator):
         Weight of AITM's penalty on probabilities that rise along the chain; only "independent" can have such.
     numeric_embedding : {"linear", "piecewise", "periodic"}, default="piecewise"
         How a number becomes a token.
-    **options
-        The fields of :class:`tabmtl.estimators.funnel.FunnelEstimator` (labels of a funnel),
-        :class:`tabmtl.estimators.mixture.MixtureEstimator` (a pattern counts as an expert),
-        :class:`tabmtl.estimators.network.NetworkEstimator` (training) and :class:`tabmtl.estimators.tables.MultiTaskEstimator` (tasks and
-        columns).
 
     Notes
     -----
@@ -243,13 +238,13 @@ class APEM(FunnelEstimator, MixtureEstimator):
     True
     """
 
-    n_groups: int = 4
-    n_points: int = 4
-    n_heads: int = 2
-    d_pattern: int = 64
-    reduction: int = 2
+    n_groups: Count = 4
+    n_points: Count = 4
+    n_heads: Count = 2
+    d_pattern: Count = 64
+    reduction: Count = 2
     chain_loss: Space = "chain"
-    calibrator: float = 0.0
+    calibrator: NonNegative = 0.0
     numeric_embedding: NumericEmbedding = "piecewise"
 
     search_space: ClassVar[dict[str, Any]] = MixtureEstimator.search_space | {
@@ -262,11 +257,6 @@ class APEM(FunnelEstimator, MixtureEstimator):
 
     def _check_params(self) -> None:
         super()._check_params()
-        for name in ("n_groups", "n_points", "n_heads", "d_pattern", "reduction"):
-            check_count(name, getattr(self, name))
-        check_choice("numeric_embedding", self.numeric_embedding, ("linear", "piecewise", "periodic"))
-        check_choice("chain_loss", self.chain_loss, ("chain", "conditional", "independent"))
-        check_at_least("calibrator", self.calibrator, 0)
         if self.task_chain is None and (self.chain_loss != "chain" or self.calibrator):
             raise ValueError("chain_loss and calibrator are of the steps of a funnel; name them by task_chain")
         if self.d_embedding % self.n_heads:

@@ -58,10 +58,6 @@ class ESMM(TowerEstimator):
     ----------
     task_chain : sequence of str
         The steps; needed. Tasks of y outside it, of any kind, have a tower too.
-    **options
-        The fields of :class:`tabmtl.estimators.funnel.TowerEstimator` (towers), :class:`tabmtl.estimators.funnel.FunnelEstimator` (labels),
-        :class:`tabmtl.estimators.network.NetworkEstimator` (training) and :class:`tabmtl.estimators.tables.MultiTaskEstimator` (tasks and
-        columns).
 
     References
     ----------

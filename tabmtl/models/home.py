@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from tabmtl.estimators.mixture import ExpertEstimator, TaskNetwork
 from tabmtl.estimators.tables import ClassifierFace, RegressorFace
 from tabmtl.nn.experts import Activation, Gates, gate_softmax, mix
 from tabmtl.nn.layers import Boundary, StackedLinear
-from tabmtl.params import check_choice, check_count, check_widths
+from tabmtl.params import Count, check_widths
 from tabmtl.schema import Columns, Task
 
 
@@ -189,6 +189,16 @@ def _is_list_of_names(members: object) -> bool:
     return isinstance(members, list | tuple) and all(isinstance(name, str) for name in members)
 
 
+def check_pair(name: str, value: Any) -> None:
+    """Raise a ValueError for a value that is no pair of counts."""
+    if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 2:
+        raise ValueError(f"{name} must be a pair, one number a level, such as (4, 2), got {value!r}")
+    check_widths(name, value)
+
+
+Pair = Annotated[tuple[int, int], check_pair]
+
+
 @dataclass(kw_only=True, eq=False, repr=False)
 class HoME(ExpertEstimator):
     """HoME: hierarchy of multi-gate experts.
@@ -229,10 +239,6 @@ class HoME(ExpertEstimator):
     self_gate : bool, default=True
     expert_norm : {"batch", "layer", "none"}, default="batch"
     activation : {"relu", "silu"}, default="silu"
-    **options
-        The fields of :class:`tabmtl.estimators.mixture.ExpertEstimator` (experts),
-        :class:`tabmtl.estimators.network.NetworkEstimator` (training) and :class:`tabmtl.estimators.tables.MultiTaskEstimator` (tasks and
-        columns).
 
     Notes
     -----
@@ -258,14 +264,14 @@ class HoME(ExpertEstimator):
     """
 
     task_groups: Mapping[str, Sequence[str]] | None = None
-    n_shared_experts: tuple[int, int] = (4, 2)
-    n_group_experts: tuple[int, int] = (2, 2)
-    n_task_experts: int = 1
-    expert_hidden: tuple[int, int] = (128, 64)
+    n_shared_experts: Pair = (4, 2)
+    n_group_experts: Pair = (2, 2)
+    n_task_experts: Count = 1
+    expert_hidden: Pair = (128, 64)
     hierarchy_mask: bool = True
     feature_gate: Literal["both", "first", "none"] = "both"
-    n_feature_masks: int = 2
-    feature_rank: int = 8
+    n_feature_masks: Count = 2
+    feature_rank: Count = 8
     self_gate: bool = True
     activation: Activation = "silu"
 
@@ -276,17 +282,6 @@ class HoME(ExpertEstimator):
         "expert_hidden": {"choices": ((64, 32), (128, 64), (256, 128))},
         "feature_gate": {"choices": ("both", "first", "none")},
     }
-
-    def _check_params(self) -> None:
-        super()._check_params()
-        for name, example in (("n_shared_experts", (4, 2)), ("n_group_experts", (2, 2)), ("expert_hidden", (128, 64))):
-            pair = getattr(self, name)
-            if not isinstance(pair, Sequence) or len(pair) != 2:
-                raise ValueError(f"{name} must be a pair, one number a level, such as {example}, got {pair!r}")
-            check_widths(name, pair)
-        for name in ("n_task_experts", "n_feature_masks", "feature_rank"):
-            check_count(name, getattr(self, name))
-        check_choice("feature_gate", self.feature_gate, ("both", "first", "none"))
 
     def _network(self, columns: Columns, tasks: Sequence[Task]) -> HoMENetwork:
         return HoMENetwork(columns, tasks, self)

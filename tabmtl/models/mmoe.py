@@ -15,7 +15,7 @@ from tabmtl.estimators.mixture import ExpertEstimator, TaskNetwork
 from tabmtl.estimators.tables import ClassifierFace, RegressorFace
 from tabmtl.nn.experts import Gates, mix
 from tabmtl.nn.layers import Boundary
-from tabmtl.params import check_count, check_widths
+from tabmtl.params import Count, Widths
 from tabmtl.schema import Columns, Task
 
 
@@ -60,10 +60,6 @@ class MMoE(ExpertEstimator):
         Number E of experts.
     expert_hidden : sequence of int, default=(128, 64)
         Widths of an expert's layers.
-    **options
-        The fields of :class:`tabmtl.estimators.mixture.ExpertEstimator` (experts),
-        :class:`tabmtl.estimators.network.NetworkEstimator` (training) and :class:`tabmtl.estimators.tables.MultiTaskEstimator` (tasks and
-        columns).
 
     References
     ----------
@@ -80,18 +76,13 @@ class MMoE(ExpertEstimator):
     ['y0', 'y1']
     """
 
-    n_experts: int = 8
-    expert_hidden: Sequence[int] = (128, 64)
+    n_experts: Count = 8
+    expert_hidden: Widths = (128, 64)
 
     search_space: ClassVar[dict[str, Any]] = ExpertEstimator.search_space | {
         "n_experts": {"low": 2, "high": 16, "log": True},
         "expert_hidden": {"choices": ((64,), (128,), (128, 64), (256, 128))},
     }
-
-    def _check_params(self) -> None:
-        super()._check_params()
-        check_count("n_experts", self.n_experts)
-        check_widths("expert_hidden", self.expert_hidden)
 
     def _network(self, columns: Columns, tasks: Sequence[Task]) -> MMoENetwork:
         return MMoENetwork(columns, tasks, self)

@@ -26,7 +26,7 @@ from tabmtl.nn.attention import (
 )
 from tabmtl.nn.embeddings import FeatureTokenizer, NumericEmbedding
 from tabmtl.nn.layers import Towers
-from tabmtl.params import check_count
+from tabmtl.params import Count, CountOrZero, Rate
 from tabmtl.schema import Columns, Task
 
 SecondLayer = Literal["none", "mixer", "batch_attention", "inducing_attention"]
@@ -60,8 +60,6 @@ class MultiTabNetwork(nn.Module):
         - ``"inducing_attention"``: ours, rows attend to ``n_points`` learned points.
     n_points : int, default=64
         Number M of learned points.
-    **options
-        As :class:`MultiTabNet` documents them.
 
     Raises
     ------
@@ -211,9 +209,6 @@ class MultiTabNet(NetworkEstimator):
         Width of a head's hidden layer; 0 leaves one linear layer.
     dropout, attention_dropout : float, default=0.15 and 0.0
         Shares of hidden values and of attention weights dropped in training.
-    **options
-        The fields of :class:`tabmtl.estimators.network.NetworkEstimator` (training) and
-        :class:`tabmtl.estimators.tables.MultiTaskEstimator` (tasks and columns).
 
     Notes
     -----
@@ -238,18 +233,18 @@ class MultiTabNet(NetworkEstimator):
     ['binary', 'regression']
     """
 
-    d_token: int = 16
-    n_blocks: int = 1
-    n_heads: int = 4
-    d_ffn: int = 256
+    d_token: Count = 16
+    n_blocks: Count = 1
+    n_heads: Count = 4
+    d_ffn: Count = 256
     mask: Mask = "TxT"
     row_layer: SecondLayer = "mixer"
-    n_points: int = 64
+    n_points: Count = 64
     multi_token: bool = True
     numeric_embedding: NumericEmbedding = "linear"
-    head_hidden: int = 64
-    dropout: float = 0.15
-    attention_dropout: float = 0.0
+    head_hidden: CountOrZero = 64
+    dropout: Rate = 0.15
+    attention_dropout: Rate = 0.0
 
     search_space: ClassVar[dict[str, Any]] = NetworkEstimator.search_space | {
         "d_token": {"choices": (8, 16, 32, 64)},
@@ -263,11 +258,6 @@ class MultiTabNet(NetworkEstimator):
         "dropout": {"low": 0.0, "high": 0.4},
         "attention_dropout": {"low": 0.0, "high": 0.3},
     }
-
-    def _check_params(self) -> None:
-        super()._check_params()
-        for name in ("d_token", "n_blocks", "n_heads", "d_ffn", "n_points"):
-            check_count(name, getattr(self, name))
 
     def _network(self, columns: Columns, tasks: Sequence[Task]) -> MultiTabNetwork:
         return MultiTabNetwork(

@@ -16,7 +16,7 @@ from tabmtl.estimators.mixture import ExpertEstimator, TaskNetwork
 from tabmtl.estimators.tables import ClassifierFace, RegressorFace
 from tabmtl.nn.experts import Gates, mix
 from tabmtl.nn.layers import Boundary
-from tabmtl.params import check_count, check_widths
+from tabmtl.params import Count, Widths
 from tabmtl.schema import Columns, Task
 
 
@@ -103,10 +103,6 @@ class PLE(ExpertEstimator):
         Experts of a level that all tasks share, and experts of each task.
     expert_hidden : sequence of int, default=(128, 64)
         Widths of an expert's layers, at every level.
-    **options
-        The fields of :class:`tabmtl.estimators.mixture.ExpertEstimator` (experts),
-        :class:`tabmtl.estimators.network.NetworkEstimator` (training) and :class:`tabmtl.estimators.tables.MultiTaskEstimator` (tasks and
-        columns).
 
     References
     ----------
@@ -123,10 +119,10 @@ class PLE(ExpertEstimator):
     (200, 2)
     """
 
-    n_levels: int = 2
-    n_shared_experts: int = 2
-    n_task_experts: int = 2
-    expert_hidden: Sequence[int] = (128, 64)
+    n_levels: Count = 2
+    n_shared_experts: Count = 2
+    n_task_experts: Count = 2
+    expert_hidden: Widths = (128, 64)
 
     search_space: ClassVar[dict[str, Any]] = ExpertEstimator.search_space | {
         "n_levels": {"low": 1, "high": 3},
@@ -134,12 +130,6 @@ class PLE(ExpertEstimator):
         "n_task_experts": {"low": 1, "high": 4},
         "expert_hidden": {"choices": ((64,), (128,), (128, 64), (256, 128))},
     }
-
-    def _check_params(self) -> None:
-        super()._check_params()
-        for name in ("n_levels", "n_shared_experts", "n_task_experts"):
-            check_count(name, getattr(self, name))
-        check_widths("expert_hidden", self.expert_hidden)
 
     def _network(self, columns: Columns, tasks: Sequence[Task]) -> PLENetwork:
         return PLENetwork(columns, tasks, self)

@@ -375,7 +375,8 @@ class RMTGB(BoostedEstimator):
         with the θ of a normal task, the median of the majority.
     **options
         The fields of :class:`tabmtl.boosted.BoostedEstimator` (trees, early stopping) and
-        :class:`tabmtl.estimators.tables.MultiTaskEstimator` (tasks and columns; ``task_column`` for tables with a task per row).
+        :class:`tabmtl.estimators.tables.MultiTaskEstimator` (tasks and columns; ``task_column`` for tables with a task
+        per row).
 
     Attributes
     ----------

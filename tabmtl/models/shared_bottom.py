@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from functools import partial
+from typing import Annotated, Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -12,7 +13,7 @@ from tabmtl.estimators.network import VectorEstimator
 from tabmtl.estimators.tables import ClassifierFace, RegressorFace
 from tabmtl.nn.embeddings import FeatureVector, NumericEmbedding
 from tabmtl.nn.layers import MLP, Boundary, Towers
-from tabmtl.params import check_widths
+from tabmtl.params import CountOrZero, Rate, check_widths
 from tabmtl.schema import Columns, Task
 
 
@@ -95,9 +96,6 @@ class SharedBottom(VectorEstimator):
         Width of a head's hidden layer; 0 leaves one linear layer per task.
     dropout : float, default=0.1
         Share of hidden values dropped in training.
-    **options
-        The fields of :class:`tabmtl.estimators.network.VectorEstimator` (embeddings), :class:`tabmtl.estimators.network.NetworkEstimator`
-        (training) and :class:`tabmtl.estimators.tables.MultiTaskEstimator` (tasks and columns).
 
     References
     ----------
@@ -113,19 +111,15 @@ class SharedBottom(VectorEstimator):
     (200, 2)
     """
 
-    hidden: Sequence[int] = (256, 128)
-    head_hidden: int = 64
-    dropout: float = 0.1
+    hidden: Annotated[Sequence[int], partial(check_widths, low=0)] = (256, 128)
+    head_hidden: CountOrZero = 64
+    dropout: Rate = 0.1
 
     search_space: ClassVar[dict[str, Any]] = VectorEstimator.search_space | {
         "hidden": {"choices": ((128,), (128, 64), (256, 128), (512, 256))},
         "head_hidden": {"choices": (0, 32, 64, 128)},
         "dropout": {"low": 0.0, "high": 0.5},
     }
-
-    def _check_params(self) -> None:
-        super()._check_params()
-        check_widths("hidden", self.hidden, low=0)
 
     def _network(self, columns: Columns, tasks: Sequence[Task]) -> SharedBottomNetwork:
         return SharedBottomNetwork(

@@ -18,7 +18,7 @@ from tabmtl.estimators.tables import ClassifierFace, RegressorFace
 from tabmtl.nn.embeddings import EMBEDDING_STD, FeatureTokenizer, NumericEmbedding
 from tabmtl.nn.experts import Gates, mix
 from tabmtl.nn.layers import Boundary, TaskLinear
-from tabmtl.params import check_count, check_widths
+from tabmtl.params import Count, Widths
 from tabmtl.schema import Columns, Task
 
 
@@ -87,10 +87,6 @@ class STEM(ExpertEstimator):
     d_embedding : int, default=16
         Width of each of the T + 1 embeddings of a column.
     numeric_embedding : {"linear", "piecewise", "periodic"}, default="piecewise"
-    **options
-        The fields of :class:`tabmtl.estimators.mixture.ExpertEstimator` (experts),
-        :class:`tabmtl.estimators.network.NetworkEstimator` (training) and :class:`tabmtl.estimators.tables.MultiTaskEstimator` (tasks and
-        columns).
 
     Notes
     -----
@@ -111,10 +107,10 @@ class STEM(ExpertEstimator):
     (200, 2)
     """
 
-    n_shared_experts: int = 2
-    n_task_experts: int = 1
-    expert_hidden: Sequence[int] = (128, 64)
-    gate_hidden: int = 32
+    n_shared_experts: Count = 2
+    n_task_experts: Count = 1
+    expert_hidden: Widths = (128, 64)
+    gate_hidden: Count = 32
 
     search_space: ClassVar[dict[str, Any]] = ExpertEstimator.search_space | {
         "n_shared_experts": {"low": 1, "high": 4},
@@ -125,9 +121,6 @@ class STEM(ExpertEstimator):
 
     def _check_params(self) -> None:
         super()._check_params()
-        for name in ("n_shared_experts", "n_task_experts", "gate_hidden"):
-            check_count(name, getattr(self, name))
-        check_widths("expert_hidden", self.expert_hidden)
         if self.numeric_embedding == "none":
             raise ValueError("STEM embeds every column for every task: numeric_embedding must not be 'none'")
 

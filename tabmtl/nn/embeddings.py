@@ -25,8 +25,8 @@ EMBEDDING_STD = 0.01  # before experts, whose normalisation brings out small one
 class CategoricalEmbedding(nn.Module):
     """All categorical columns in one table: column j's codes start at the sum of the cardinalities before it.
 
-    A table of more than 200 000 rows gives sparse gradients, and a step of `tabmtl.training.optimizer.Optimizer` then costs
-    time by the rows it touches.
+    A table of more than 200 000 rows gives sparse gradients, and a step of `tabmtl.training.optimizer.Optimizer` then
+    costs time by the rows it touches.
 
     Parameters
     ----------

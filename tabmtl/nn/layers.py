@@ -81,8 +81,8 @@ class MLP(nn.Sequential):
 class Boundary(nn.Module):
     """Where parameters that tasks share end: a tensor passes through as it is.
 
-    Gradient balancing (:mod:`tabmtl.training.balance.balancer`) sets ``cut``. Then what comes out is a leaf, on which every task's
-    gradient is taken, and from what came in the balanced gradient goes on.
+    Gradient balancing (:mod:`tabmtl.training.balance`) sets ``cut``. Then what comes out is a leaf, on which every
+    task's gradient is taken, and from what came in the balanced gradient goes on.
     """
 
     def __init__(self) -> None:

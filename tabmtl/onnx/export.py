@@ -55,9 +55,9 @@ _CHATTY = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
 def export_onnx(estimator: Any, path: str | Path) -> None:
     """Write the fitted network as an ONNX file, from raw values to the answers of `predict_proba` and `predict`.
 
-    What the file takes and gives is said in :mod:`tabmtl.onnx.export`; :class:`tabmtl.OnnxCoder` encodes frames for it. It
-    computes in float32, whatever ``precision`` is. Before it is written, its answers are compared with the network's on
-    a few drawn rows, if onnxruntime is installed. No probability may differ by more than 1e-5, and no value by more
+    What the file takes and gives is said in :mod:`tabmtl.onnx.export`; :class:`tabmtl.OnnxCoder` encodes frames for it.
+    It computes in float32, whatever ``precision`` is. Before it is written, its answers are compared with the network's
+    on a few drawn rows, if onnxruntime is installed. No probability may differ by more than 1e-5, and no value by more
     than 1e-5 of the target's standard deviation, or, as float32 has no more digits, of the distance from the mean to
     the farthest of the drawn answers, where that is more.
 

@@ -13,7 +13,7 @@ import polars as pl
 import torch
 from sklearn.utils.validation import check_is_fitted
 
-from tabmtl.params import check_count, check_positive
+from tabmtl.params import check_count, check_jobs, check_positive
 from tabmtl.sessions.catalogue import Catalogue, plain_names, read_items
 from tabmtl.sessions.data import code_items
 from tabmtl.sessions.features import ItemCoder
@@ -26,7 +26,7 @@ from tabmtl.sessions.search import NeighbourGraph, share_found, warn_of_misses
 from tabmtl.sessions.training import history_frame
 from tabmtl.storage.atomic import write_file
 from tabmtl.storage.persist import Saved, join_parts, split_parts
-from tabmtl.training.device import check_jobs, find_device, seeded, threads
+from tabmtl.training.device import find_device, seeded, threads
 
 _CHECKED = 100  # sessions on which approximate search is compared with exact search
 _TYPICAL = 1_000  # sessions of one click that the graph of neighbours is built for
@@ -76,7 +76,7 @@ class VectorRecommender(Recommender):
         check_count("max_length", self.max_length)
         check_positive("cold_prior", self.cold_prior)
         find_device(self.device)
-        check_jobs(self.n_jobs)
+        check_jobs("n_jobs", self.n_jobs)
 
     def _set_fitted(self, catalogue: Catalogue, fitted: dict[str, Any]) -> None:
         super()._set_fitted(catalogue, fitted)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from numbers import Integral
+from typing import Annotated, Any
 
 import torch
 from joblib import effective_n_jobs
 from torch import Tensor
+
+from tabmtl.params import check_jobs
 
 _PARAMETERS_PER_THREAD = 100_000  # smaller networks lose more to the hand-over than a second thread gains
 
@@ -44,8 +46,20 @@ _turn = _Turn()
 _inside: list[tuple[int, int, int]] = []  # who is inside of `threads`: its ident, its number of threads, that outside
 
 
+def check_device(name: str, value: Any) -> None:
+    """Raise a ValueError for a name that torch has for no device."""
+    try:
+        torch.device("cpu" if value == "auto" else value)
+    except (RuntimeError, TypeError) as error:
+        expected = "'auto', 'cpu', 'cuda', or another name that torch has for a device, such as 'cuda:1'"
+        raise ValueError(f"{name} must be {expected}, got {value!r}") from error
+
+
+Device = Annotated[str, check_device]
+
+
 def find_device(device: str) -> torch.device:
-    """The device of a name; "auto" is a GPU if torch sees one, else the CPU.
+    """Find the device of a name; "auto" is a GPU if torch sees one, else the CPU.
 
     Raises
     ------
@@ -54,11 +68,8 @@ def find_device(device: str) -> torch.device:
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        found = torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        expected = "'auto', 'cpu', 'cuda', or another name that torch has for a device, such as 'cuda:1'"
-        raise ValueError(f"device must be {expected}, got {device!r}") from error
+    check_device("device", device)
+    found = torch.device(device)
     if found.type != "cpu":
         _check_there(found)
     return found
@@ -72,12 +83,6 @@ def _check_there(device: torch.device) -> None:
         raise ValueError(
             f"torch cannot compute on device={str(device)!r} here ({reason}): say device='auto' or 'cpu'"
         ) from error
-
-
-def check_jobs(n_jobs: int | None) -> None:
-    """Raise a ValueError for what scikit-learn does not take for a number of threads."""
-    if n_jobs is not None and (not isinstance(n_jobs, Integral) or isinstance(n_jobs, bool) or n_jobs == 0):
-        raise ValueError(f"n_jobs must be None or a whole number other than 0, such as -1 for all, got {n_jobs!r}")
 
 
 @contextmanager
@@ -147,7 +152,7 @@ def threads(n_jobs: int | None, network: torch.nn.Module) -> Iterator[None]:
     usual = wanted = next((outside for _, number, outside in inside if number == now), now)
     after = now if any(ident == other for other, _, _ in inside) else usual
     if n_jobs is not None:
-        check_jobs(n_jobs)
+        check_jobs("n_jobs", n_jobs)
         wanted = effective_n_jobs(n_jobs)
     elif usual > 1:  # counting parameters takes as long as a tenth of a small network
         size = sum(parameter.numel() for parameter in network.parameters())

@@ -14,6 +14,19 @@ Record = dict[str, float | None]
 OnEpoch = Callable[[Mapping[str, float | None]], bool | None]
 
 
+class TrainingOptions(Protocol):
+    """Parameters that every training reads; see :class:`tabmtl.estimators.trained.TrainedEstimator`."""
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    average_decay: float
+    early_stopping: bool
+    patience: int
+    precision: str
+
+
 class Loop(Protocol):
     """What `run_epochs` repeats: one epoch of some kind of training."""
 
@@ -30,7 +43,7 @@ class Loop(Protocol):
 
 
 def run_epochs(
-    network: torch.nn.Module, loop: Loop, *, epochs: int, patience: int | None, on_epoch: OnEpoch | None
+    network: torch.nn.Module, loop: Loop, options: TrainingOptions, *, validated: bool, on_epoch: OnEpoch | None
 ) -> tuple[list[Record], int]:
     """Train in epochs: validate averaged weights after each, stop early, and leave the kept weights in the network.
 
@@ -38,10 +51,11 @@ def run_epochs(
     ----------
     network : torch.nn.Module
     loop : Loop
-    epochs : int
-        At most.
-    patience : int or None
-        Epochs without a better score after which training stops; None trains all epochs and keeps the last weights.
+    options : TrainingOptions
+        Such as an estimator.
+    validated : bool
+        Whether there is validation data. Without it, or without early stopping, all epochs are trained and the last
+        weights are kept.
     on_epoch : callable, optional
         Called with the epoch's record, while the network has the weights that were validated; a true answer stops
         training. Torch's generators are the caller's meanwhile.
@@ -56,8 +70,9 @@ def run_epochs(
     # glibc gives freed memory back, and takes it anew at every step, until a block as large as this one was freed
     torch.empty(2**25 - 2**16, dtype=torch.uint8)
     history: list[Record] = []
+    patience = options.patience if options.early_stopping and validated else None
     best, best_score, best_weights = 0, -float("inf"), network.state_dict()
-    for epoch in range(epochs):
+    for epoch in range(options.epochs):
         record: Record = {"epoch": float(epoch), **loop.run_epoch(epoch)}
         with loop.optimizer.averaged():
             validated, score = loop.validate()

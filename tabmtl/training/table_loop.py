@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -12,9 +11,9 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from tabmtl.schema import Batch, DivergenceError, Task
-from tabmtl.training.balance.balancer import Balancer
+from tabmtl.training.balance import Balancer
 from tabmtl.training.device import give_way
-from tabmtl.training.epochs import OnEpoch, Record, run_epochs, schedule
+from tabmtl.training.epochs import Record, TrainingOptions, schedule
 from tabmtl.training.losses import MultiTaskLoss
 from tabmtl.training.optimizer import Optimizer
 from tabmtl.training.predict import autocast, predict_scores
@@ -42,88 +41,45 @@ class Network(Protocol):
     def represent(self, x_num: Tensor, x_cat: Tensor, task: Tensor | None = None) -> Tensor: ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainOptions:
-    """How to train: the fields of :class:`tabmtl.estimators.network.NetworkEstimator` that the loop reads.
+class TableOptions(TrainingOptions, Protocol):
+    """Parameters of training that the loop of tables reads, too."""
 
-    ``patience`` None trains all epochs and keeps the last weights; else the best weights on the validation rows are
-    kept.
-    """
-
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    weight_decay: float
-    average_decay: float
-    patience: int | None
     monitor: str
-    precision: str
 
 
-def train(
-    network: torch.nn.Module,
-    loss: MultiTaskLoss,
-    data: Batch,
-    valid: Batch | None,
-    options: TrainOptions,
-    *,
-    balancer: Balancer | None = None,
-    evaluate: Evaluate,
-    on_epoch: OnEpoch | None = None,
-) -> tuple[list[Record], int]:
-    """Train a network; the kept weights are left in it.
+class TableLoop:
+    """Network, optimiser and loss of one training on tables.
 
     A step sums every task's weighted losses over the batch, divides by the batch size, and adds them up, or lets a
-    balancer make one step of them. The learning rate follows half a cosine from its start to zero over all epochs.
-    What is validated and kept is a moving average of the weights (:class:`tabmtl.training.optimizer.Optimizer`). Randomness
-    comes from torch's global generator: the caller forks and seeds it.
+    balancer make one step of them. Randomness comes from torch's global generators, which the caller seeds.
 
     Parameters
     ----------
+    options : TableOptions
+        Such as an estimator.
     network : torch.nn.Module
         A `Network`, on the device of the data.
     loss : MultiTaskLoss
     data, valid : Batch
         Tensors: standardised targets with NaN = unlabelled.
-    options : TrainOptions
     balancer : Balancer, optional
         Makes one step of the tasks' losses; None adds them up.
     evaluate : callable
         ``evaluate(scores, batch)`` -> score per task (None = undefined).
-    on_epoch : callable, optional
-        Called with the epoch's record; a true answer stops training.
-
-    Returns
-    -------
-    history : list of dict
-        One record an epoch: ``epoch``, ``train/loss``, ``train/<task>/loss``, ``train/<task>/<metric>`` (running
-        scores, on the first 50 000 rows of the epoch), the same under ``val/``, and ``val/score``, their mean.
-    best : int
-        Index of the epoch whose weights were kept.
-
-    Raises
-    ------
-    DivergenceError
-        If a loss is not finite.
     """
-    loop = _Loop(network, loss, data, valid, options, balancer, evaluate)
-    return run_epochs(network, loop, epochs=options.epochs, patience=options.patience, on_epoch=on_epoch)
-
-
-class _Loop:
-    """Network, optimiser and loss of one training run."""
 
     def __init__(
         self,
+        options: TableOptions,
         network: torch.nn.Module,
         loss: MultiTaskLoss,
         data: Batch,
         valid: Batch | None,
-        options: TrainOptions,
-        balancer: Balancer | None,
+        *,
+        balancer: Balancer | None = None,
         evaluate: Evaluate,
     ) -> None:
-        self.network, self.loss, self.options = network, loss, options
+        self.options, self.network, self.loss = options, network, loss
         self.data, self.valid = data, valid
         self.balancer, self.evaluate = balancer, evaluate
         self.tasks = loss.tasks
@@ -163,32 +119,41 @@ class _Loop:
         return record
 
     def step(self, index: Tensor, learning_rate: float) -> tuple[Tensor, list[Tensor]]:
-        """One optimiser step on some rows; returns loss sums (T,) and raw scores."""
-        data = self.data
+        """Take one optimiser step on some rows; return loss sums (T,) and raw scores."""
+        if self.balancer is not None:
+            return self._balanced_step(self.balancer, self.data.rows(index), learning_rate)
         totals: list[Tensor] = []
         parts: list[list[Tensor]] = []
-        nominal = min(self.options.batch_size, len(data))
-
-        def forward() -> Tensor:
-            """Losses (T,) of the rows of `batch`, to be differentiated."""
-            with autocast(batch, self.options.precision):
-                scores = self.network(batch.x_num, batch.x_cat, batch.task)
-            losses = self.loss(scores, batch.y, batch.weight, batch.task)
+        for rows in index.split(self._micro or len(index)):
+            losses, scores = self._forward(self.data.rows(rows))
             totals.append(losses.detach())
             parts.append([score.detach() for score in scores])
-            return losses * self._task_weight / nominal
-
-        if self.balancer is not None:
-            batch = data.rows(index)
-            self.balancer.backward(forward, self._labelled_weight(batch) > 0)
-            self.optimizer.step(learning_rate)
-            self.balancer.after_step(forward)
-            return totals[0], parts[0]
-        for rows in index.split(self._micro or len(index)):
-            batch = data.rows(rows)
-            forward().sum().backward()
+            self._of_step(losses).sum().backward()
         self.optimizer.step(learning_rate)
         return torch.stack(totals).sum(dim=0), [torch.cat(columns) for columns in zip(*parts, strict=True)]
+
+    def _balanced_step(self, balancer: Balancer, batch: Batch, learning_rate: float) -> tuple[Tensor, list[Tensor]]:
+        passes: list[tuple[Tensor, list[Tensor]]] = []
+
+        def forward() -> Tensor:
+            passes.append(self._forward(batch))
+            return self._of_step(passes[-1][0])
+
+        balancer.backward(forward, self._labelled_weight(batch) > 0)
+        self.optimizer.step(learning_rate)
+        balancer.after_step(forward)
+        losses, scores = passes[0]
+        return losses.detach(), [score.detach() for score in scores]
+
+    def _forward(self, batch: Batch) -> tuple[Tensor, list[Tensor]]:
+        """Loss sums (T,) and raw scores of some rows."""
+        with autocast(batch, self.options.precision):
+            scores = self.network(batch.x_num, batch.x_cat, batch.task)
+        return self.loss(scores, batch.y, batch.weight, batch.task), scores
+
+    def _of_step(self, losses: Tensor) -> Tensor:
+        """Weighted losses (T,) a row of a nominal step, to be differentiated."""
+        return losses * self._task_weight / min(self.options.batch_size, len(self.data))
 
     def validate(self) -> tuple[Record, float | None]:
         """The validation part of the epoch's record, and what early stopping watches."""

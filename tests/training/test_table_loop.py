@@ -1,6 +1,7 @@
 """The training loop on a linear network, whose steps can be done by hand."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,11 +9,11 @@ from torch import nn
 
 from tabmtl.nn.experts import BatchNorm
 from tabmtl.schema import Batch, Task
-from tabmtl.training.epochs import schedule
+from tabmtl.training.epochs import run_epochs, schedule
 from tabmtl.training.losses import MultiTaskLoss
 from tabmtl.training.optimizer import Optimizer
 from tabmtl.training.predict import predict_scores, represent_rows
-from tabmtl.training.table_loop import TrainOptions, _Loop, settle_statistics, train
+from tabmtl.training.table_loop import TableLoop, settle_statistics
 
 TASKS = [
     Task(name="delay", kind="regression", metric="r2"),
@@ -56,11 +57,18 @@ def options(**changes):
         "learning_rate": 0.05,
         "weight_decay": 0.0,
         "average_decay": 0.0,
+        "early_stopping": True,
         "patience": 3,
         "monitor": "mean",
         "precision": "float32",
     }
-    return TrainOptions(**(defaults | changes))
+    return SimpleNamespace(**(defaults | changes))
+
+
+def train(model, loss, data, valid, run, *, evaluate, on_epoch=None):
+    """All epochs of a loop, as the estimators run them."""
+    loop = TableLoop(run, model, loss, data, valid, evaluate=evaluate)
+    return run_epochs(model, loop, run, validated=valid is not None, on_epoch=on_epoch)
 
 
 def evaluate(scores, batch):
@@ -94,7 +102,7 @@ class Standstill:
 def step_of(network, tasks=TASKS, micro=None, weight=None, batch_size=32):
     """The gradient that one step on 32 rows follows."""
     data = Batch(**vars(table()) | {"weight": weight})
-    loop = _Loop(network, MultiTaskLoss(tasks), data, None, options(batch_size=batch_size), None, evaluate)
+    loop = TableLoop(options(batch_size=batch_size), network, MultiTaskLoss(tasks), data, None, evaluate=evaluate)
     loop.optimizer, loop._micro = Standstill(), micro
     loop.step(torch.arange(32), 0.05)
     return network.layer.weight.grad
@@ -222,7 +230,7 @@ def test_without_patience_the_last_weights_stay(valid):
         LOSS,
         table(),
         valid,
-        options(epochs=3, patience=None),
+        options(epochs=3, early_stopping=False),
         evaluate=scripted(values),
         on_epoch=lambda record: weights.append(model.layer.weight.detach().clone()),
     )
@@ -305,7 +313,7 @@ def test_the_kept_weights_are_the_moving_average_of_the_steps(decay, monkeypatch
         steps.append(weights())
 
     monkeypatch.setattr(Optimizer, "step", step)
-    run = options(epochs=4, average_decay=decay, patience=None)
+    run = options(epochs=4, average_decay=decay, early_stopping=False)
     # one step an epoch
     train(network, LOSS, table(32), None, run, evaluate=evaluate, on_epoch=lambda _: seen.append(weights()))
     assert len(steps) == len(seen) == 4
@@ -332,7 +340,7 @@ class Normalised(Linear):
 def test_running_statistics_are_those_of_the_kept_weights_without_dropout():
     torch.manual_seed(0)
     model, data = Normalised(), table(100)
-    train(model, LOSS, data, None, options(epochs=2, average_decay=0.9, patience=None), evaluate=evaluate)
+    train(model, LOSS, data, None, options(epochs=2, average_decay=0.9, early_stopping=False), evaluate=evaluate)
     values = model.first[0](data.x_num).detach()
     norm = model.first[2]
     torch.testing.assert_close(norm.running_mean, values.mean(dim=0), rtol=1e-4, atol=1e-5)

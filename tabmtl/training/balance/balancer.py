@@ -1,41 +1,4 @@
-"""How the losses of several tasks become one step of the shared weights.
-
-L_i is the loss of task i, g_i its gradient where tasks share, T the number of tasks, n that of the tasks with a label
-in the batch and a loss other than 0; the other tasks play no part in a step.
-
-=============  =================================================================  ======================  ==========
-name           update                                                             backward passes         arXiv
-=============  =================================================================  ======================  ==========
-"sum"          gradient of Σ L_i                                                  1
-(weights)      of Σ w_i L_i, w_i given by task name or in task order              1
-"uncertainty"  of Σ ½ exp(-s_i) L_i + ½ s_i; s_i learned, unbounded               1                       1705.07115
-"imtl_l"       of Σ exp(s_i) L_i - s_i: "uncertainty", but twice as large         1                       (a)
-"dwa"          of Σ w_i L_i; w = T softmax(r / 2), r_i the ratio of the last      1                       1803.10704
-               two epochs' mean losses, w_i = 1 until both are known
-"gls"          of (Π L_i)^(1/n)                                                   1                       1904.08492
-"famo"         of c Σ z_i log L_i; z = softmax(v), c = 1 / Σ (z_i / L_i); v       1, and 1 more forward   2306.03792
-               learns from what the step did to log L_i
-"gradnorm"     of Σ w_i L_i, Σ w_i = T; w learned towards norms of w_i g_i at     1, and n down to the    1711.02257
-               the last shared layer in proportion to (r_i / mean r)^1.5,         last shared layer
-               r_i = L_i / its first value
-"pcgrad"       Σ g_i, each without its parts along the g_j it conflicts with      (b)                     2001.06782
-"mgda"         shortest weighted mean of the g_i                                  (b)                     1810.04650
-"imtl_g"       weighted sum of the g_i with equal projections on all of them      (b)                     (a)
-(aggregator)   ``aggregator(J)``, J (n, P) with rows g_i, such as one of TorchJD  (b)                     2406.16232
-=============  =================================================================  ======================  ==========
-
-(a) Liu et al. (2021), "Towards Impartial Multi-task Learning", ICLR.
-
-(b) With the g_i taken in representations: 1, and n from the heads down to these. At the shared parameters: 2 through
-the heads, and n through all that is shared. Funnels, whose losses read several heads, take all n from the losses on.
-
-What belongs to a single task gets the gradient of its part of the sum, or from "pcgrad" on of Σ L_i. "famo" and
-"mgda" give means where others give sums: AdamW hardly feels the length of an update. What is learned moves by an Adam
-of its own with learning rate 0.025: FAMO's authors' choice, and ours for the others.
-
-``flat=True`` looks for task-based flat regions with any of them (Phan et al., 2025, arXiv 2211.13723): n more forward
-passes, and 2 n backward ones through the whole network.
-"""
+"""The balancer: the backward passes of one training, by the methods of `tabmtl.training.balance`."""
 
 from __future__ import annotations
 
@@ -44,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from numbers import Real
-from typing import Literal
+from typing import Annotated, Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +15,7 @@ from torch import Tensor, nn
 from tabmtl.nn.layers import Boundary, Towers
 from tabmtl.params import check_choice, check_positive
 from tabmtl.schema import DivergenceError, Task
+from tabmtl.training.balance.gradient_joins import GRADIENT_JOINS, Aggregate, normalize_rows
 from tabmtl.training.balance.gradients import (
     Forward,
     TaskGradients,
@@ -61,32 +25,39 @@ from tabmtl.training.balance.gradients import (
     frozen_statistics,
     split_parameters,
 )
-from tabmtl.training.balance.loss_weights import METHODS, Aggregate, Weighting, given_weights, normalize_rows
+from tabmtl.training.balance.loss_weights import LOSS_WEIGHTS, Weighting, given_weights
 from tabmtl.training.device import seeded
 
-Balance = str | Mapping[str, float] | Sequence[float] | Aggregate
+_NAMES = [*LOSS_WEIGHTS, *GRADIENT_JOINS]
+
 GradLevel = Literal["auto", "representation", "parameters"]
 
 
-def check_balance(
+def check_balance(name: str, value: Any) -> None:
+    """Raise a ValueError for a value that makes no balancer, whatever the tasks and the network."""
+    if isinstance(value, str):
+        check_choice(name, value, _NAMES)
+    elif isinstance(value, Mapping | Sequence):
+        for weight in value.values() if isinstance(value, Mapping) else value:
+            if not isinstance(weight, Real) or not 0 <= weight < math.inf:
+                raise ValueError(f"a weight in {name} must be a finite number >= 0, got {weight!r}")
+    elif isinstance(value, type) or not callable(value):
+        raise ValueError(
+            f"{name} must be one of {_NAMES}, weights by task name or in task order, or an instance of an "
+            f"aggregator (a callable of the gradients), got {value!r}"
+        )
+
+
+Balance = Annotated[str | Mapping[str, float] | Sequence[float] | Aggregate, check_balance]
+
+
+def check_grad_level(
     balance: Balance, *, grad_level: GradLevel = "auto", flat: bool = False, normalize_gradients: bool = False
 ) -> None:
-    """Raise a ValueError for what no balancer can be made of, whatever the tasks and the network."""
-    check_choice("grad_level", grad_level, ("auto", "representation", "parameters"))
-    if isinstance(balance, str):
-        check_choice("balance", balance, list(METHODS))
-    elif isinstance(balance, Mapping | Sequence):
-        for weight in balance.values() if isinstance(balance, Mapping) else balance:
-            if not isinstance(weight, Real) or not 0 <= weight < math.inf:
-                raise ValueError(f"a weight in balance must be a finite number >= 0, got {weight!r}")
-    elif isinstance(balance, type) or not callable(balance):
-        raise ValueError(
-            f"balance must be one of {list(METHODS)}, weights by task name or in task order, or an instance of an "
-            f"aggregator (a callable of the gradients), got {balance!r}"
-        )
+    """Raise a ValueError for a level of gradients that does not go with a balance."""
     if flat and grad_level == "representation":
         raise ValueError("flat=True moves parameters, so that grad_level must be 'parameters' or 'auto'")
-    of_losses = isinstance(METHODS[balance], type) if isinstance(balance, str) else not callable(balance)
+    of_losses = balance in LOSS_WEIGHTS if isinstance(balance, str) else not callable(balance)
     for name, is_set in (("normalize_gradients", normalize_gradients), ("grad_level", grad_level != "auto")):
         if of_losses and is_set and not (flat and name == "grad_level"):
             raise ValueError(f"{name} needs a balance of gradients such as 'pcgrad', got {balance!r}; leave it out")
@@ -148,17 +119,18 @@ def make_balancer(
     >>> balancer.backward(lambda: network(torch.ones(5, 3)).square().mean(dim=0), torch.tensor([True, True])).shape
     torch.Size([2])
     """
-    check_balance(balance, grad_level=grad_level, flat=flat, normalize_gradients=normalize_gradients)
+    check_balance("balance", balance)
+    check_choice("grad_level", grad_level, get_args(GradLevel))
+    check_grad_level(balance, grad_level=grad_level, flat=flat, normalize_gradients=normalize_gradients)
     check_positive("rho", rho)
-    method = METHODS[balance] if isinstance(balance, str) else balance
     aggregate: Aggregate | None = None
     weighting = Weighting(len(tasks), network)
-    if isinstance(method, type):
-        weighting = method(len(tasks), network)
-    elif isinstance(method, Mapping | Sequence):
-        weighting.weights = weighting.weights.new_tensor(given_weights(method, tasks))
+    if isinstance(balance, str) and balance in LOSS_WEIGHTS:
+        weighting = LOSS_WEIGHTS[balance](len(tasks), network)
+    elif isinstance(balance, Mapping) or (isinstance(balance, Sequence) and not isinstance(balance, str)):
+        weighting.weights = weighting.weights.new_tensor(given_weights(balance, tasks))
     else:
-        aggregate = deepcopy(method)
+        aggregate = GRADIENT_JOINS[balance] if isinstance(balance, str) else deepcopy(balance)
         if hasattr(aggregate, "reset"):
             aggregate.reset()
     if aggregate is not None and not split_parameters(network)[0]:

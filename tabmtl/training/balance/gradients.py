@@ -1,6 +1,6 @@
 """Gradients of several tasks, one row each: how they are taken, and how they are joined into one update.
 
-Shapes: T tasks, n of them active in a step, P numbers in a row. `tabmtl.training.balance.balancer` says which method does what.
+Shapes: T tasks, n of them active in a step, P numbers in a row. `tabmtl.training.balance` says which method does what.
 """
 
 from __future__ import annotations

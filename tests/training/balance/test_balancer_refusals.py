@@ -41,17 +41,17 @@ def test_a_gradient_that_is_not_finite_is_refused_with_its_task_and_the_cure(bal
 @pytest.mark.parametrize("balance", ["mean", UnicodeError, 3, None, [1.0, -1.0], {"t0": math.nan, "t1": 1}, ["a", "b"]])
 def test_what_is_no_balance_is_refused_without_a_network(balance):
     with pytest.raises(ValueError, match="balance"):
-        check_balance(balance)
+        check_balance("balance", balance)
 
 
 @pytest.mark.parametrize("balance", [*NAMES, [1, 0.5], {"a": np.float32(1)}, torch.sum])
 def test_what_is_a_balance_passes_the_check(balance):
-    assert check_balance(balance) is None
+    assert check_balance("balance", balance) is None
 
 
 def test_unknown_names_are_refused_with_the_list_of_names():
     with pytest.raises(ValueError, match=r"'sum'.*'imtl_g'.*got 'nash'"):
-        check_balance("nash")
+        check_balance("balance", "nash")
 
 
 @pytest.mark.parametrize(

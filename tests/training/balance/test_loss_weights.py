@@ -8,19 +8,8 @@ from torch import nn
 
 from tabmtl.nn.experts import Experts
 from tabmtl.nn.layers import Boundary, Towers
-from tabmtl.training.balance.loss_weights import (
-    Dwa,
-    Famo,
-    Gls,
-    GradNorm,
-    ImtlL,
-    Uncertainty,
-    Weighting,
-    imtl_g,
-    mgda,
-    normalize_rows,
-    pcgrad,
-)
+from tabmtl.training.balance.gradient_joins import imtl_g, mgda, normalize_rows, pcgrad
+from tabmtl.training.balance.loss_weights import Dwa, Famo, Gls, GradNorm, ImtlL, Uncertainty, Weighting
 
 ALL = torch.tensor([True, True])
 

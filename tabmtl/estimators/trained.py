@@ -1,0 +1,140 @@
+"""The training contract of tables and sessions: its options, its history, and the weights it leaves."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+import polars as pl
+import torch
+
+from tabmtl.estimators.base import SavableEstimator
+from tabmtl.params import Count, Jobs, NonNegative, Rate, Share, check_callback
+from tabmtl.storage.persist import Saved
+from tabmtl.training.device import Device, find_device
+from tabmtl.training.epochs import Loop, OnEpoch, Record, run_epochs
+from tabmtl.training.hooks import Describe, watching
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class TrainedEstimator(SavableEstimator):
+    """Base of the estimators whose network learns in epochs; a subclass gives `_rebuild`.
+
+    Parameters
+    ----------
+    epochs : int, default=30
+        Passes over the training data, at most.
+    batch_size : int, default=512
+        Rows of an optimiser step. On a CPU, micro-batches that fit its cache add up to the same step.
+    learning_rate : float, default=2e-3
+        Of AdamW at the start; it falls to zero over all epochs along half a cosine.
+    weight_decay : float, default=1e-5
+        Of AdamW.
+    average_decay : float, default=0.998
+        Decay of the moving average of the weights that is validated and kept; 0 keeps the weights themselves.
+    early_stopping : bool, default=True
+        Watch the validation score, stop when it has not risen for ``patience`` epochs, and keep the best weights.
+        Without X_val and y_val in fit, ``validation_fraction`` of the rows is set aside.
+    validation_fraction : float, default=0.15
+        Share of the rows that early stopping sets aside.
+    patience : int, default=6
+        Epochs without a better validation score after which training stops.
+    precision : {"float32", "bf16"}, default="float32"
+        ``"bf16"`` computes matrix products in bfloat16: faster on GPUs and on CPUs with AVX512-BF16 or AMX.
+    device : str, default="auto"
+        ``"auto"`` is a GPU if torch sees one, else the CPU.
+    n_jobs : int, optional
+        Threads, as scikit-learn counts them (-1 = all). None lets the size of the network decide: one thread for a
+        small one, all for a large one. Sums are rounded otherwise with another number of threads.
+    verbose : int, default=0
+        1 shows progress with the current scores.
+    on_epoch : callable, optional
+        Called after every epoch with its row of ``history_`` as a dict; a true answer stops training. Not saved.
+
+    Attributes
+    ----------
+    history_ : polars DataFrame
+        One row an epoch: ``epoch`` from 0, and losses and scores of training and validation.
+    best_iteration_ : int
+        Number of epochs whose weights were kept.
+    weights_ : dict of str to ndarray
+        Weights of the network.
+    """
+
+    epochs: Count = 30
+    batch_size: Count = 512
+    learning_rate: NonNegative = 2e-3
+    weight_decay: NonNegative = 1e-5
+    average_decay: Rate = 0.998
+    early_stopping: bool = True
+    validation_fraction: Share = 0.15
+    patience: Count = 6
+    precision: Literal["float32", "bf16"] = "float32"
+    device: Device = "auto"
+    n_jobs: Jobs = None
+    verbose: int | bool = 0
+    on_epoch: Annotated[OnEpoch | None, check_callback] = None
+
+    _training_code: ClassVar[tuple[str, ...]] = ("on_epoch",)
+
+    @abstractmethod
+    def _rebuild(self) -> torch.nn.Module:
+        """Build the fitted network from ``weights_`` and the parameters of fit, on the CPU."""
+
+    def _run_epochs(
+        self, network: torch.nn.Module, loop: Loop, *, validated: bool, describe: Describe, on_epoch: OnEpoch | None
+    ) -> tuple[list[Record], int]:
+        """Train a network as the parameters say; see `tabmtl.training.epochs.run_epochs`."""
+        with watching(self.epochs, describe, verbose=self.verbose, on_epoch=on_epoch) as watch:
+            return run_epochs(network, loop, self, validated=validated, on_epoch=watch)
+
+    def _fitted_network(self) -> tuple[Any, torch.device]:
+        """The network on the device of the parameters; a copy from pickle builds its own on first use."""
+        device = find_device(self.device)
+        if self._module is None:
+            self._module: torch.nn.Module | None = self._rebuild()
+        if next(self._module.parameters()).device != device:
+            self._module.to(device)
+        return self._module, device
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(super().__getstate__())
+        if "_module" in state:
+            state["_module"] = None  # the weights say it all, as arrays
+        return state
+
+    def _training_state(self) -> Saved:
+        facts = {"history": self.history_.to_dict(as_series=False), "best_iteration": self.best_iteration_}
+        return Saved(facts=facts, arrays=self.weights_)
+
+
+def trained_attributes(network: torch.nn.Module, history: list[Record], best: int) -> dict[str, Any]:
+    """Fitted attributes of a training that has just ended."""
+    return {
+        "history_": _history_frame(history[0], history),
+        "best_iteration_": best + 1,
+        "weights_": {name: tensor.detach().cpu().numpy() for name, tensor in network.state_dict().items()},
+    }
+
+
+def saved_attributes(saved: Saved) -> dict[str, Any]:
+    """Fitted attributes of a training, as `TrainedEstimator._training_state` has them."""
+    return {
+        "history_": _history_frame(saved.facts["history"], saved.facts["history"]),
+        "best_iteration_": saved.facts["best_iteration"],
+        "weights_": saved.arrays,
+    }
+
+
+def load_weights(network: torch.nn.Module, weights: dict[str, np.ndarray]) -> torch.nn.Module:
+    """Give a network copies of fitted weights, and make it ready to predict."""
+    network.load_state_dict({name: torch.tensor(array) for name, array in weights.items()})
+    return network.eval()
+
+
+def _history_frame(names: Iterable[str], records: Any) -> pl.DataFrame:
+    # declared, for a score may be undefined in every epoch
+    return pl.DataFrame(records, schema={name: pl.Int64 if name == "epoch" else pl.Float64 for name in names})
