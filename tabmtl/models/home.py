@@ -166,8 +166,6 @@ def find_groups(task_groups: Mapping[str, Sequence[str]] | None, names: Sequence
     """
     if task_groups is None:
         return {"tasks": list(names)}
-    if not isinstance(task_groups, Mapping) or not all(map(_is_list_of_names, task_groups.values())):
-        raise ValueError(f"task_groups must map the name of a group to a list of tasks, got {task_groups!r}")
     groups = {str(group): list(members) for group, members in task_groups.items()}
     empty = [group for group, members in groups.items() if not members]
     if empty:
@@ -196,7 +194,14 @@ def check_pair(name: str, value: Any) -> None:
     check_widths(name, value)
 
 
+def check_groups(name: str, value: Any) -> None:
+    """Raise a ValueError for a value that is no mapping to lists of names."""
+    if value is not None and (not isinstance(value, Mapping) or not all(map(_is_list_of_names, value.values()))):
+        raise ValueError(f"{name} must map the name of a group to a list of tasks, got {value!r}")
+
+
 Pair = Annotated[tuple[int, int], check_pair]
+Groups = Annotated[Mapping[str, Sequence[str]] | None, check_groups]
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -263,7 +268,7 @@ class HoME(ExpertEstimator):
     ['(shared) 0', '(shared) 1', '(group interact) 0']
     """
 
-    task_groups: Mapping[str, Sequence[str]] | None = None
+    task_groups: Groups = None
     n_shared_experts: Pair = (4, 2)
     n_group_experts: Pair = (2, 2)
     n_task_experts: Count = 1
