@@ -14,6 +14,7 @@ from sklearn.utils import check_array
 
 from tabmtl.encode.columns import read_array, read_column, read_pandas
 from tabmtl.encode.origin import Origin, native_dtype, origin_of
+from tabmtl.forks import check_pool
 
 
 def read_features(X: Any) -> tuple[pl.DataFrame | pl.LazyFrame, bool]:
@@ -38,6 +39,7 @@ def read_features(X: Any) -> tuple[pl.DataFrame | pl.LazyFrame, bool]:
         If X is a series, has no row or no column, is not two-dimensional, or has two columns of one name.
     """
     if isinstance(X, pl.LazyFrame):
+        check_pool()
         return X, True
     if isinstance(X, pl.DataFrame):
         _check_not_empty(X)
@@ -85,6 +87,7 @@ def read_targets(y: Any) -> tuple[pl.DataFrame, Origin]:
     frame : polars DataFrame of shape (n, T)
     origin : Origin
     """
+    check_pool()
     if y is None:
         raise ValueError("y is required: requires y to be passed, but the target y is None")
     if isinstance(y, pl.LazyFrame):
