@@ -46,6 +46,8 @@ _HOMES = {
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
+import_module("tabmtl.forks")  # which has to see every fork from now on
+
 __all__ = [
     "AITM",
     "APEM",

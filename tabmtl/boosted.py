@@ -10,13 +10,13 @@ from typing import Any, ClassVar
 import lightgbm as lgb
 import numpy as np
 import polars as pl
-from joblib import effective_n_jobs
 from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.cells import Rows, bin_labelled, count_labels, rows_of_tasks
 from tabmtl.encode import TableCoder
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.family import Family
+from tabmtl.forks import count_threads
 from tabmtl.model_selection.stratify import train_valid_split
 from tabmtl.params import check_at_least, check_count, check_positive, check_share
 from tabmtl.schema import Batch, Task
@@ -204,7 +204,7 @@ class BoostedEstimator(MultiTaskEstimator):
         options = {
             "max_bin": self.max_bin,
             "feature_pre_filter": False,
-            "num_threads": effective_n_jobs(self.n_jobs),
+            "num_threads": count_threads(self.n_jobs),
             "verbosity": -1,
         }
         trees = {
@@ -223,7 +223,7 @@ class BoostedEstimator(MultiTaskEstimator):
         return TreeParams(data=options, trees=trees)
 
     def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
-        matrix, n_threads = tree_matrix(batch), effective_n_jobs(self.n_jobs)
+        matrix, n_threads = tree_matrix(batch), count_threads(self.n_jobs)
         scores: list[Any] = [None] * len(self.tasks_)
         for family in self._families:
             if batch.task is not None:

@@ -12,6 +12,7 @@ import polars as pl
 import polars.selectors as cs
 
 from tabmtl.encode.numeric import NumericScaler, NumericTransform, bin_edges, number_of
+from tabmtl.forks import has_pool
 from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN, Columns
 
 MOST_ROWS = 4
@@ -332,7 +333,7 @@ def _slices(
     for part in parts:
         stop = start + part.height
         # for few rows, waking other threads takes longer than the work
-        select = part.select_seq if part.height <= _CHUNK_ROWS else part.select
+        select = part.select if part.height > _CHUNK_ROWS and has_pool() else part.select_seq
         yield slice(start, stop), [column.to_numpy() for column in select(expressions).iter_columns()]
         start = stop
 

@@ -16,6 +16,7 @@ from narwhals.exceptions import DuplicateError
 from sklearn.utils import check_array
 
 from tabmtl.encode.write import Origin, native_dtype, origin_of
+from tabmtl.forks import check_pool
 
 _INT64 = range(-(2**63), 2**63)
 
@@ -164,6 +165,7 @@ def read_features(X: Any) -> tuple[pl.DataFrame | pl.LazyFrame, bool]:
         If X is a series, has no row or no column, is not two-dimensional, or has two columns of one name.
     """
     if isinstance(X, pl.LazyFrame):
+        check_pool()
         return X, True
     if isinstance(X, pl.DataFrame):
         _check_not_empty(X)
@@ -211,6 +213,7 @@ def read_targets(y: Any) -> tuple[pl.DataFrame, Origin]:
     frame : polars DataFrame of shape (n, T)
     origin : Origin
     """
+    check_pool()
     if y is None:
         raise ValueError("y is required: requires y to be passed, but the target y is None")
     if isinstance(y, pl.LazyFrame):

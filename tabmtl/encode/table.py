@@ -14,6 +14,7 @@ from tabmtl.encode.features import FeatureCoder, text_of
 from tabmtl.encode.labels import LabelCoder
 from tabmtl.encode.read import names_of, read_features
 from tabmtl.encode.tasks import DeclaredTasks
+from tabmtl.forks import check_pool
 from tabmtl.schema import Batch
 
 
@@ -57,6 +58,7 @@ class TableCoder:
         Parameters as in `LabelCoder.fit` and `FeatureCoder.fit`, whose ``transform`` and ``min_frequency`` are in
         `encoding`.
         """
+        check_pool()
         frame, named = read_features(X)
         names = tuple(names_of(frame))
         levels = None
@@ -135,14 +137,15 @@ class TableCoder:
     def _task_codes(self, frame: pl.DataFrame | pl.LazyFrame, unknown_task: str) -> np.ndarray:
         texts = _task_texts(frame, str(self.task_column))
         levels = self.labels.task_levels or ()
-        codes = texts.cast(pl.Enum(levels), strict=False).to_physical()
-        if codes.null_count() and unknown_task == "error":
-            unknown = texts.filter(codes.is_null())[0]
+        physical = texts.cast(pl.Enum(levels), strict=False).to_physical().to_numpy()
+        codes = np.nan_to_num(physical, nan=-1).astype(np.int64)
+        if unknown_task == "error" and (codes < 0).any():
+            unknown = texts[int(np.argmin(codes))]
             raise ValueError(
                 f"task_column {self.task_column!r}: the task {unknown!r} was not seen in fit; expected one of "
                 f"{list(levels[:10])}{'...' if len(levels) > 10 else ''}: drop these rows, or fit with some of them"
             )
-        return codes.cast(pl.Int64).fill_null(-1).to_numpy(writable=True)
+        return codes
 
     def to_state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """The coder as JSON-able facts and arrays."""
@@ -176,13 +179,14 @@ class TableCoder:
 
 def _select(frame: pl.DataFrame | pl.LazyFrame, names: Sequence[str]) -> pl.DataFrame | pl.LazyFrame:
     # a selector, because select takes a name like "*" for a pattern
-    return frame.select(cs.by_name(*names))
+    return frame.select_seq(cs.by_name(*names))
 
 
 def _task_texts(frame: pl.DataFrame | pl.LazyFrame, task_column: str) -> pl.Series:
     """Every row's task as text, by the rule for levels: 3 and 3.0 are one task."""
-    dtype = frame.collect_schema()[task_column]
-    return frame.lazy().select(text_of(task_column, dtype).alias("task")).collect().to_series()
+    texts = text_of(task_column, frame.collect_schema()[task_column]).alias("task")
+    found = frame.select_seq(texts)
+    return (found.collect() if isinstance(found, pl.LazyFrame) else found).to_series()
 
 
 def _task_levels(frame: pl.DataFrame | pl.LazyFrame, task_column: str) -> tuple[str, ...]:

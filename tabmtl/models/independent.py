@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 import lightgbm as lgb
 import narwhals.stable.v2 as nw
 import numpy as np
-from joblib import effective_n_jobs
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import has_fit_parameter
@@ -17,6 +16,7 @@ from sklearn.utils.validation import has_fit_parameter
 from tabmtl.encode import TableCoder, take_rows
 from tabmtl.encode.labels import both_classes
 from tabmtl.estimators.tables import ClassifierFace, MultiTaskEstimator, RegressorFace
+from tabmtl.forks import count_threads
 from tabmtl.model_selection.folds import train_valid_split
 from tabmtl.params import check_at_least, check_count, check_positive, check_share
 from tabmtl.schema import Batch, Columns, Task
@@ -154,7 +154,7 @@ class IndependentTasks(MultiTaskEstimator):
             raise ValueError(f"task {task.name!r}: the objective of LightGBM must be a name, got a function")
         if params.pop("importance_type", "split") != "split":
             raise ValueError("importance_type has no effect here; ask estimators_[task].feature_importance(...) for it")
-        params["num_threads"] = effective_n_jobs(params.pop("n_jobs", self.n_jobs))
+        params["num_threads"] = count_threads(params.pop("n_jobs", self.n_jobs))
         ours = {"random_state": seed, "verbosity": -1, "deterministic": True, "force_col_wise": True}
         params = {**ours, "objective": task.kind, "metric": _METRICS[task.kind], **params}
         if task.kind == "multiclass":
@@ -201,7 +201,7 @@ class IndependentTasks(MultiTaskEstimator):
     def _answer(self, task: Task, X: Any, matrix: np.ndarray) -> np.ndarray:
         estimator = self.estimators_[task.name]
         if isinstance(estimator, lgb.Booster):
-            answer = np.asarray(estimator.predict(matrix, num_threads=effective_n_jobs(self.n_jobs)))
+            answer = np.asarray(estimator.predict(matrix, num_threads=count_threads(self.n_jobs)))
             return both_classes(answer) if task.kind == "binary" else answer
         if not task.is_classification:
             return np.asarray(estimator.predict(X), dtype=np.float64)

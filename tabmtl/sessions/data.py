@@ -9,6 +9,7 @@ import narwhals.stable.v2 as nw
 import numpy as np
 import polars as pl
 
+from tabmtl.forks import check_pool
 from tabmtl.sessions.ragged import UNSEEN_ITEM, Sessions, offsets_of
 
 _UNREADABLE = (TypeError, ValueError, OverflowError, NotImplementedError, pl.exceptions.PolarsError)
@@ -135,6 +136,7 @@ def group_log(log: pl.DataFrame, items: pl.Series, what: str = "the items of the
 
 def to_polars(frame: Any, what: str) -> pl.DataFrame | pl.LazyFrame:
     """A frame of any library as polars."""
+    check_pool()
     if isinstance(frame, pl.DataFrame | pl.LazyFrame):
         return frame
     if not nw.dependencies.is_into_dataframe(frame):

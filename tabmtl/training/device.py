@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
 import torch
-from joblib import effective_n_jobs
 from torch import Tensor
 
+from tabmtl.forks import count_threads, is_forked
 from tabmtl.params import check_jobs
 
 _PARAMETERS_PER_THREAD = 100_000  # smaller networks lose more to the hand-over than a second thread gains
@@ -41,8 +42,15 @@ class _Turn(threading.local):
             self.outside = None
             self.room.release()
 
+    def renew(self) -> None:
+        """In a forked process, open what other threads of the parent held."""
+        if self.outside is None:
+            type(self).door, type(self).room = threading.Lock(), threading.Lock()
+
 
 _turn = _Turn()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_turn.renew)
 _inside: list[tuple[int, int, int]] = []  # who is inside of `threads`: its ident, its number of threads, that outside
 
 
@@ -146,14 +154,17 @@ def threads(n_jobs: int | None, network: torch.nn.Module) -> Iterator[None]:
     """Set torch's threads inside, and leave them outside as they were.
 
     A thread of Python that is new to torch begins with the number that was set last, in whichever thread. Where that is
-    the number inside of another thread, the number outside of it counts.
+    the number inside of another thread, the number outside of it counts. A forked process is left with one thread.
     """
-    now, ident, inside = torch.get_num_threads(), threading.get_ident(), tuple(_inside)
-    usual = wanted = next((outside for _, number, outside in inside if number == now), now)
+    ident, inside = threading.get_ident(), tuple(_inside)
+    now = usual = wanted = 1
+    if not is_forked():
+        now = torch.get_num_threads()
+        usual = wanted = next((outside for _, number, outside in inside if number == now), now)
     after = now if any(ident == other for other, _, _ in inside) else usual
     if n_jobs is not None:
         check_jobs("n_jobs", n_jobs)
-        wanted = effective_n_jobs(n_jobs)
+        wanted = count_threads(n_jobs)
     elif usual > 1:  # counting parameters takes as long as a tenth of a small network
         size = sum(parameter.numel() for parameter in network.parameters())
         wanted = min(usual, max(1, size // _PARAMETERS_PER_THREAD))

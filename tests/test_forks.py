@@ -1,0 +1,123 @@
+"""Forked processes work, or say why not; none of them hangs.
+
+The cases run in processes of their own, whose threads the forked ones lack: one fork a case.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+
+START = """
+import json, os, pickle, signal, tempfile, threading, warnings
+import numpy as np, torch
+import tabmtl
+from tabmtl import IndependentTasks, RMTGB, SharedBottom
+
+def in_a_fork(case):
+    reader, writer = os.pipe()
+    if not os.fork():
+        signal.alarm(30)  # which ends it, and it says nothing
+        try:
+            said = repr(case())
+        except BaseException as error:
+            said = f"{type(error).__name__}: {error}"
+        os.write(writer, said.encode())
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as answer:
+        return answer.read()
+
+warnings.simplefilter("ignore")
+torch.set_num_threads(2)
+torch.ones(600, 600) @ torch.ones(600, 600)
+numbers = np.random.default_rng(0).normal(size=(50, 3))
+"""
+
+NO_POOL = """
+def fit_in_threads(cls, **options):
+    model = cls(n_jobs=2, random_state=0, **options).fit(numbers, numbers)
+    return np.isfinite(model.predict(numbers)).all().item()
+
+cases = {
+    "network": lambda: fit_in_threads(SharedBottom, epochs=1),
+    "wide network": lambda: fit_in_threads(SharedBottom, epochs=1, hidden=(600, 600)),
+    "trees": lambda: fit_in_threads(RMTGB, n_estimators_shared=5),
+    "children": lambda: in_a_fork(lambda: fit_in_threads(IndependentTasks)),
+}
+print(json.dumps({name: in_a_fork(case) for name, case in cases.items()}))
+"""
+
+POOL = """
+import recommenders
+from conformance import answers, features, long_table, same, targets_for, tiny
+
+X, many = features(), features(5_000)
+y = targets_for(SharedBottom, X)
+network, *trees = [tiny(cls, n_jobs=2).fit(X, y) for cls in (SharedBottom, RMTGB, IndependentTasks)]
+table, grade = long_table()
+long, plain = tiny(SharedBottom, task_column="school").fit(table, grade), tiny(SharedBottom).fit(numbers, numbers)
+pandas = tiny(SharedBottom).fit(X.to_pandas(), y.to_pandas())
+pairs = [(model, rows) for model in (network, *trees) for rows in (X[:1], X, many)]
+pairs += [(long, table[:1]), (long, table), (plain, numbers), (pandas, X.to_pandas())]
+before, copy = [answers(model, rows) for model, rows in pairs], pickle.dumps(network)
+popular, folder = recommenders.fitted("Popularity"), tempfile.TemporaryDirectory()
+network.save(folder.name)
+
+def predict_a_copy():
+    return same(answers(pickle.loads(copy), X), before[1])
+
+cases = {
+    "predict": lambda: all(same(answers(model, rows), old) for (model, rows), old in zip(pairs, before)),
+    "copy": predict_a_copy,
+    "load": lambda: same(answers(tabmtl.load(folder.name), X), before[1]),
+    "fit": lambda: tiny(SharedBottom).fit(X, y),
+    "fit trees": lambda: tiny(RMTGB).fit(numbers, numbers),
+    "lazy": lambda: network.predict(X.lazy()),
+    "score": lambda: network.score_tasks(X, y),
+    "recommend": lambda: popular.recommend(recommenders.TEST, k=3),
+    "fit a log": lambda: recommenders.tiny("M2TRec").fit(recommenders.TRAIN, items=recommenders.ITEMS),
+    "child of a child": lambda: in_a_fork(cases["fit"]),
+}
+found = {name: in_a_fork(case) for name, case in cases.items()}
+begun, stop = threading.Event(), threading.Event()
+busy = tiny(SharedBottom, epochs=10**6, on_epoch=lambda record: begun.set() or stop.is_set())
+fit = threading.Thread(target=busy.fit, args=(X, y))
+fit.start()
+begun.wait()
+found["copy beside a fit"] = in_a_fork(predict_a_copy)
+stop.set()
+fit.join()
+print(json.dumps(found))
+"""
+
+
+def run(script: str) -> dict[str, str]:
+    """What the forked processes of a script said."""
+    path = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = [sys.executable, "-c", START + script]
+    done = subprocess.run(
+        command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=True, timeout=300
+    )
+    return json.loads(done.stdout)
+
+
+def test_a_fork_before_polars_has_threads_fits_and_predicts():
+    assert run(NO_POOL) == {"network": "True", "wide network": "True", "trees": "True", "children": "'True'"}
+
+
+def test_a_fork_after_polars_has_threads_predicts_and_refuses_the_rest():
+    found = run(POOL)
+    for name in ("predict", "copy", "load", "copy beside a fit"):
+        assert found.pop(name) == "True", name
+    assert set(found) == {"fit", "fit trees", "lazy", "score", "recommend", "fit a log", "child of a child"}
+    for name, said in found.items():
+        assert "RuntimeError: this process was forked after polars had started its threads" in said, name
+        assert "start processes by 'spawn' or 'forkserver'" in said
