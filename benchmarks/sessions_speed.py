@@ -36,13 +36,13 @@ from benchmarks.peers.sasrec import fit_plain, plain_step
 from benchmarks.speed import least_cpu_time
 from tabmtl.pipelines.datasets import SessionLog, load_sessions
 from tabmtl.sessions import M2TRec
-from tabmtl.sessions.data import LogColumns, read_sessions
-from tabmtl.sessions.features import ItemCoder, ItemFeatures
-from tabmtl.sessions.items import KnownItems
-from tabmtl.sessions.loop import Examples, LoopOptions, SessionLoop
-from tabmtl.sessions.network import M2TRecNetwork
+from tabmtl.sessions.log import LogColumns, read_sessions
+from tabmtl.sessions.m2trec.item_features import ItemCoder, ItemFeatures
+from tabmtl.sessions.m2trec.items import KnownItems
+from tabmtl.sessions.m2trec.network import M2TRecNetwork
+from tabmtl.sessions.m2trec.softmax import Candidates
+from tabmtl.sessions.m2trec.training import Examples, LoopOptions, SessionLoop
 from tabmtl.sessions.search import top_k
-from tabmtl.sessions.softmax import Candidates
 
 SECTIONS = ("body", "step", "search", "epoch", "memory", "reading")
 #: The batch has 10 752 clicks, which serve as negatives: of these, only 16 384 draws further items.

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from tabmtl.sessions.data import LogColumns, Sessions, read_sessions
-from tabmtl.sessions.metrics import rank_targets
+from tabmtl.sessions.log import LogColumns, Sessions, read_sessions
+from tabmtl.sessions.ranking import rank_targets
 
 _PREFIXES_AT_A_TIME = 256
 

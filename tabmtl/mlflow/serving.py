@@ -18,7 +18,7 @@ from tabmtl.encode.features import text_of
 from tabmtl.encode.read import read_features
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.schema import Task
-from tabmtl.sessions.data import to_polars
+from tabmtl.sessions.log import to_polars
 from tabmtl.sessions.recommender import Recommender
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, Tens
 
 from tabmtl.encode.read import read_column, read_features, read_targets
 from tabmtl.estimators.tables import MultiTaskEstimator
-from tabmtl.sessions.data import to_polars
+from tabmtl.sessions.log import to_polars
 from tabmtl.sessions.recommender import Recommender
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tabmtl.sessions.knn import STAN, VSKNN
     from tabmtl.sessions.m2trec import M2TRec
-    from tabmtl.sessions.metrics import Ranking
     from tabmtl.sessions.popularity import CategoryPopularity, Popularity
+    from tabmtl.sessions.ranking import Ranking
     from tabmtl.sessions.rules import SequentialRules
     from tabmtl.sessions.split import temporal_split
 
@@ -21,7 +21,7 @@ _HOMES = {
     "SequentialRules": "rules",
     "VSKNN": "knn",
     "STAN": "knn",
-    "Ranking": "metrics",
+    "Ranking": "ranking",
     "temporal_split": "split",
 }
 

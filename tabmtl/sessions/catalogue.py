@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from tabmtl.schema import TabmtlWarning
-from tabmtl.sessions.data import code_items, to_polars
+from tabmtl.sessions.log import code_items, to_polars
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from tabmtl.sessions.data import Sessions, offsets_of
+from tabmtl.sessions.log import Sessions, offsets_of
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -29,7 +29,7 @@ class Sessions:
     Examples
     --------
     >>> import polars as pl
-    >>> from tabmtl.sessions.data import LogColumns, read_sessions
+    >>> from tabmtl.sessions.log import LogColumns, read_sessions
     >>> log = pl.DataFrame({"session_id": ["b", "a", "b"], "item_id": [7, 9, 8], "time": [3, 1, 2]})
     >>> sessions = read_sessions(log, LogColumns(), pl.Series([7, 8]))
     >>> sessions.ids.to_list(), sessions.offsets.tolist(), sessions.items.tolist()

@@ -14,7 +14,7 @@ import polars as pl
 
 from tabmtl.params import is_number
 from tabmtl.schema import TabmtlWarning
-from tabmtl.sessions.data import LogColumns, read_log
+from tabmtl.sessions.log import LogColumns, read_log
 from tabmtl.sessions.ragged import UNSEEN_ITEM, Sessions
 
 

@@ -19,8 +19,8 @@ from benchmarks.sessions_speed import (
     our_step,
 )
 from tabmtl.pipelines.datasets import SessionLog
-from tabmtl.sessions.data import LogColumns, read_sessions
-from tabmtl.sessions.features import ItemCoder
+from tabmtl.sessions.log import LogColumns, read_sessions
+from tabmtl.sessions.m2trec.item_features import ItemCoder
 
 TINY = Setting(n_items=3000, n_body_items=60, n_sessions=8, length=5, d_model=16, rounds=1)
 SIZES = {"d_model": 16, "n_layers": 2, "n_heads": 4}
@@ -102,7 +102,7 @@ def test_a_step_has_the_candidates_that_its_name_says(kind, least, most, monkeyp
         seen.append((len(queries), len(vectors)))
         return queries.mean() + vectors.mean()
 
-    monkeypatch.setattr("tabmtl.sessions.loop.softmax_loss", loss)
+    monkeypatch.setattr("tabmtl.sessions.m2trec.training.softmax_loss", loss)
     our_step(TINY, (coder, coder.encode(items)), n_negatives=NEGATIVES[kind])[1]()
     [(n_queries, n_candidates)] = seen
     assert n_queries == TINY.n_sessions

@@ -12,7 +12,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from tabmtl.pipelines.datasets import NAMES, SESSION_NAMES, SessionLog, complete_journey, load, load_sessions
-from tabmtl.sessions.data import LogColumns, read_sessions
+from tabmtl.sessions.log import LogColumns, read_sessions
 
 NEWEST = datetime(2020, 5, 1, 12)
 

@@ -17,7 +17,7 @@ from polars.testing import assert_frame_equal
 
 from tabmtl.schema import TabmtlWarning
 from tabmtl.sessions import temporal_split
-from tabmtl.sessions.data import LogColumns, read_sessions
+from tabmtl.sessions.log import LogColumns, read_sessions
 from tabmtl.sessions.ragged import Sessions
 from tabmtl.sessions.split import warn_of_leaks
 

@@ -11,7 +11,7 @@ import pandas as pd
 import polars as pl
 import pytest
 
-from tabmtl.sessions.data import LogColumns, like, read_sessions, to_polars
+from tabmtl.sessions.log import LogColumns, like, read_sessions, to_polars
 
 ITEMS = pl.Series([10, 20, 30, 40])
 LOG = pl.DataFrame({"session_id": [0, 1], "item_id": [10, 20], "time": [0, 1], "order": [0, 1]})

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN, TabmtlWarning
-from tabmtl.sessions.features import ItemCoder, ItemFeatures
+from tabmtl.sessions.m2trec.item_features import ItemCoder, ItemFeatures
 
 TABLE = pl.DataFrame(
     {

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from tabmtl.sessions import M2TRec
-from tabmtl.sessions.features import ItemCoder
-from tabmtl.sessions.items import KnownItems
-from tabmtl.sessions.loop import category_loss
-from tabmtl.sessions.network import M2TRecNetwork, Units, make_network
-from tabmtl.sessions.softmax import Candidates, OwnItems, softmax_loss
+from tabmtl.sessions.m2trec.item_features import ItemCoder
+from tabmtl.sessions.m2trec.items import KnownItems
+from tabmtl.sessions.m2trec.network import M2TRecNetwork, Units, make_network
+from tabmtl.sessions.m2trec.softmax import Candidates, OwnItems, softmax_loss
+from tabmtl.sessions.m2trec.training import category_loss
 
 CPU = torch.device("cpu")
 TABLE = pl.DataFrame(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tabmtl.schema import TabmtlWarning
 from tabmtl.sessions import M2TRec
-from tabmtl.sessions.ceiling import oracle_ceiling
+from tabmtl.sessions.m2trec.ceiling import oracle_ceiling
 
 
 def by_brute_force(row: np.ndarray, counts: np.ndarray, targets: np.ndarray, k: int) -> tuple[float, float]:

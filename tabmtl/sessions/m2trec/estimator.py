@@ -20,15 +20,15 @@ from tabmtl.params import (
     is_number,
 )
 from tabmtl.sessions.catalogue import Catalogue
-from tabmtl.sessions.ceiling import say_what_metadata_tells
-from tabmtl.sessions.encoder import Pooling
-from tabmtl.sessions.features import ItemCoder
-from tabmtl.sessions.items import KnownItems
-from tabmtl.sessions.loop import Training
-from tabmtl.sessions.network import M2TRecNetwork, make_network
+from tabmtl.sessions.m2trec.ceiling import say_what_metadata_tells
+from tabmtl.sessions.m2trec.encoder import Pooling
+from tabmtl.sessions.m2trec.fitting import fit_coder, history_frame, newest_apart, split_sessions, train_network
+from tabmtl.sessions.m2trec.item_features import ItemCoder
+from tabmtl.sessions.m2trec.items import KnownItems
+from tabmtl.sessions.m2trec.network import M2TRecNetwork, make_network
+from tabmtl.sessions.m2trec.training import Training
+from tabmtl.sessions.m2trec.vectors import VectorRecommender
 from tabmtl.sessions.ragged import Sessions
-from tabmtl.sessions.training import fit_coder, history_frame, newest_apart, split_sessions, train_network
-from tabmtl.sessions.vectors import VectorRecommender
 from tabmtl.training.device import find_device, seeded, threads
 from tabmtl.training.epochs import OnEpoch
 
@@ -48,8 +48,9 @@ class M2TRec(VectorRecommender):
 
     Of the paper, the abstract and the figure of the architecture were at hand: metadata in place of item ids, the
     average-pooled transformer, and next item, category and subcategories learned together (``id_mode="none"``,
-    ``pooling="mean"``). All else is our reading: widths, positions, the form of the logits, losses and training. See
-    :mod:`tabmtl.sessions.tower`, :mod:`tabmtl.sessions.encoder` and :mod:`tabmtl.sessions.softmax` for the equations.
+    ``pooling="mean"``). All else is our reading: widths, positions, the form of the logits, losses and training. The
+    equations are in :mod:`~tabmtl.sessions.m2trec.tower`, :mod:`~tabmtl.sessions.m2trec.encoder` and
+    :mod:`~tabmtl.sessions.m2trec.softmax`.
 
     A fitted model answers as it was fitted: parameters that are set later wait for the next fit, but for ``device`` and
     ``n_jobs``.
@@ -80,7 +81,7 @@ class M2TRec(VectorRecommender):
         Of the transformer.
     pooling : {"items", "items+linear", "mean", "last", "mean+last"}, default="items"
         From the transformer's outputs to a query; ``"mean"`` is the paper's. See
-        :class:`tabmtl.sessions.encoder.SessionEncoder`.
+        :class:`tabmtl.sessions.m2trec.encoder.SessionEncoder`.
     temperature : float or None, default=0.07
         Scores are cosines of query and item, divided by it; None takes inner products.
     dropout, item_dropout : float, default=0.2, 0.2
@@ -126,7 +127,7 @@ class M2TRec(VectorRecommender):
         Clicks of a session that are read, the newest.
     cold_prior : float, default=1.0
         Training clicks that an item without any is credited with; see
-        :class:`tabmtl.sessions.vectors.VectorRecommender`.
+        :class:`tabmtl.sessions.m2trec.vectors.VectorRecommender`.
     device : str, default="auto"
         ``"auto"`` is a GPU if torch sees one, else the CPU.
     n_jobs : int, optional

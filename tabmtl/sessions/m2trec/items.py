@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from tabmtl.sessions.bags import Bags
-from tabmtl.sessions.features import ItemFeatures
+from tabmtl.sessions.m2trec.bags import Bags
+from tabmtl.sessions.m2trec.item_features import ItemFeatures
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

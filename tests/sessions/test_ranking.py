@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tabmtl.sessions.metrics import Ranking, rank_targets, summarize
+from tabmtl.sessions.ranking import Ranking, rank_targets, summarize
 
 INF = float("inf")
 

@@ -12,7 +12,7 @@ import polars as pl
 
 from tabmtl.encode.features import FeatureCoder
 from tabmtl.schema import FIRST_LEVEL, TabmtlWarning
-from tabmtl.sessions.bags import TEXT_BUCKETS, Bags, as_lists, encode_tags, encode_text, levels_of
+from tabmtl.sessions.m2trec.bags import TEXT_BUCKETS, Bags, as_lists, encode_tags, encode_text, levels_of
 
 _TEXT = (pl.String, pl.Categorical, pl.Enum)
 _FEW_ITEMS = 50

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tabmtl.schema import DivergenceError
-from tabmtl.sessions.network import M2TRecNetwork, Units
+from tabmtl.sessions.m2trec.network import M2TRecNetwork, Units
+from tabmtl.sessions.m2trec.softmax import Candidates, OwnItems, softmax_loss
 from tabmtl.sessions.ragged import Sessions, ranges
-from tabmtl.sessions.softmax import Candidates, OwnItems, softmax_loss
 from tabmtl.training.device import give_way
 from tabmtl.training.epochs import Record, schedule
 from tabmtl.training.optimizer import Optimizer

@@ -8,8 +8,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tabmtl.sessions.features import ItemCoder
-from tabmtl.sessions.items import KnownItems
+from tabmtl.sessions.m2trec.item_features import ItemCoder
+from tabmtl.sessions.m2trec.items import KnownItems
 
 TABLE = pl.DataFrame(
     {

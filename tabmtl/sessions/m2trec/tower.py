@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from tabmtl.nn.embeddings import DENSE_ROWS, FeatureVector, fill_missing
 from tabmtl.schema import FIRST_LEVEL, UNSEEN, Columns
-from tabmtl.sessions.bags import Bags
-from tabmtl.sessions.features import ItemFeatures
+from tabmtl.sessions.m2trec.bags import Bags
+from tabmtl.sessions.m2trec.item_features import ItemFeatures
 
 _EMBEDDING_STD = 0.1
 #: Length of items' vectors at the start, about: short ones turn quickly.

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tabmtl.sessions.encoder import SessionEncoder, unit_length
-from tabmtl.sessions.features import ItemCoder
-from tabmtl.sessions.items import KnownItems
-from tabmtl.sessions.tower import FIRST_LENGTH, FeatureTensors, ItemTower, ItemVectors
+from tabmtl.sessions.m2trec.encoder import SessionEncoder, unit_length
+from tabmtl.sessions.m2trec.item_features import ItemCoder
+from tabmtl.sessions.m2trec.items import KnownItems
+from tabmtl.sessions.m2trec.tower import FIRST_LENGTH, FeatureTensors, ItemTower, ItemVectors
 
 if TYPE_CHECKING:
     from tabmtl.sessions.m2trec import M2TRec

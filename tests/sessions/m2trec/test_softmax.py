@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tabmtl.sessions import softmax
-from tabmtl.sessions.softmax import Candidates, OwnItems, softmax_loss
+from tabmtl.sessions.m2trec import softmax
+from tabmtl.sessions.m2trec.softmax import Candidates, OwnItems, softmax_loss
 
 N_ROWS, N_CANDIDATES, N_OWN, WIDTH = 37, 50, 4, 6
 

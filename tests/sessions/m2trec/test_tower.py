@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from tabmtl.schema import UNSEEN
-from tabmtl.sessions.features import ItemCoder
-from tabmtl.sessions.tower import FeatureTensors, ItemTower, ItemVectors
+from tabmtl.sessions.m2trec.item_features import ItemCoder
+from tabmtl.sessions.m2trec.tower import FeatureTensors, ItemTower, ItemVectors
 
 CPU = torch.device("cpu")
 TABLE = pl.DataFrame(

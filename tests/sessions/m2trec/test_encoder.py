@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tabmtl.sessions.encoder import Pooling, SessionEncoder, unit_length
+from tabmtl.sessions.m2trec.encoder import Pooling, SessionEncoder, unit_length
 
 POOLINGS = get_args(Pooling)
 every_form = pytest.mark.parametrize(("pooling", "n_layers"), list(product(POOLINGS, (1, 2))))

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from tabmtl.sessions.loop import Examples, Training, category_loss
+from tabmtl.sessions.m2trec.training import Examples, Training, category_loss
 from tabmtl.sessions.ragged import Sessions, offsets_of
 
 MODES: tuple[Training, ...] = ("per_session", "per_prefix")

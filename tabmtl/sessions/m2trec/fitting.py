@@ -10,14 +10,14 @@ import polars as pl
 import torch
 
 from tabmtl.sessions.catalogue import Catalogue
-from tabmtl.sessions.features import ItemCoder
-from tabmtl.sessions.items import KnownItems
-from tabmtl.sessions.loop import Examples, LoopOptions, SessionLoop
-from tabmtl.sessions.metrics import rank_next
-from tabmtl.sessions.network import M2TRecNetwork, Units
+from tabmtl.sessions.m2trec.index import Scorer
+from tabmtl.sessions.m2trec.item_features import ItemCoder
+from tabmtl.sessions.m2trec.items import KnownItems
+from tabmtl.sessions.m2trec.network import M2TRecNetwork, Units
+from tabmtl.sessions.m2trec.softmax import Candidates
+from tabmtl.sessions.m2trec.training import Examples, LoopOptions, SessionLoop
 from tabmtl.sessions.ragged import Sessions
-from tabmtl.sessions.scorer import Scorer
-from tabmtl.sessions.softmax import Candidates
+from tabmtl.sessions.ranking import rank_next
 from tabmtl.training.epochs import Record, run_epochs
 from tabmtl.training.hooks import watching
 

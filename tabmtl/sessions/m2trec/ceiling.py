@@ -10,11 +10,11 @@ import polars as pl
 
 from tabmtl.schema import TabmtlWarning
 from tabmtl.sessions.catalogue import Catalogue
-from tabmtl.sessions.items import KnownItems
 from tabmtl.sessions.knn import VSKNN
-from tabmtl.sessions.metrics import rank_next
+from tabmtl.sessions.m2trec.fitting import VALIDATED
+from tabmtl.sessions.m2trec.items import KnownItems
 from tabmtl.sessions.ragged import Sessions, spread
-from tabmtl.sessions.training import VALIDATED
+from tabmtl.sessions.ranking import rank_next
 
 _COMPARED = 2_000  # clicks on which the neighbour baseline is measured, spread over all
 

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from recommenders import TEST, TRAIN, fitted
 
 from tabmtl.sessions import M2TRec
-from tabmtl.sessions.data import LogColumns, read_sessions
-from tabmtl.sessions.items import KnownItems
-from tabmtl.sessions.network import Units, make_network
+from tabmtl.sessions.log import LogColumns, read_sessions
+from tabmtl.sessions.m2trec.index import Scorer, blocks_of, join_bias
+from tabmtl.sessions.m2trec.items import KnownItems
+from tabmtl.sessions.m2trec.network import Units, make_network
 from tabmtl.sessions.ragged import Sessions, offsets_of
-from tabmtl.sessions.scorer import Scorer, blocks_of, join_bias
 
 FORMS = ("M2TRec", "M2TRec of the paper", "M2TRec delta")
 every_form = pytest.mark.parametrize("form", FORMS)

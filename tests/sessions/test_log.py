@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tabmtl.sessions.data import LogColumns, code_items, read_log, read_sessions
+from tabmtl.sessions.log import LogColumns, code_items, read_log, read_sessions
 from tabmtl.sessions.ragged import Sessions
 
 ITEMS = pl.Series([10, 20, 30, 40])

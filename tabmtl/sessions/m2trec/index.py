@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tabmtl.sessions.network import M2TRecNetwork, Units
+from tabmtl.sessions.m2trec.network import M2TRecNetwork, Units
 from tabmtl.sessions.ragged import Sessions
 
 _UNITS_AT_A_TIME = 8192

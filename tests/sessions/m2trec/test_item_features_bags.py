@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN
-from tabmtl.sessions.bags import TEXT_BUCKETS, Bags, encode_tags, encode_text, levels_of
+from tabmtl.sessions.m2trec.bags import TEXT_BUCKETS, Bags, encode_tags, encode_text, levels_of
 
 LEVELS = ("blue", "green", "red")
 
