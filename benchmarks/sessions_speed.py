@@ -42,7 +42,7 @@ from tabmtl.sessions.m2trec.items import KnownItems
 from tabmtl.sessions.m2trec.network import M2TRecNetwork
 from tabmtl.sessions.m2trec.softmax import Candidates
 from tabmtl.sessions.m2trec.training import Examples, LoopOptions, SessionLoop
-from tabmtl.sessions.search import top_k
+from tabmtl.sessions.ranking import top_k
 
 SECTIONS = ("body", "step", "search", "epoch", "memory", "reading")
 #: The batch has 10 752 clicks, which serve as negatives: of these, only 16 384 draws further items.

@@ -9,14 +9,13 @@ counted. Items that no neighbour holds come last, by popularity, with scores in 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass, fields
 from typing import Any, ClassVar
 
 import numpy as np
 
 from tabmtl.params import check_at_least, check_choice, check_count, check_positive
 from tabmtl.sessions.catalogue import Catalogue
-from tabmtl.sessions.memory import Memory, Pairs, last_clicks
 from tabmtl.sessions.popularity import fill_with_popularity
 from tabmtl.sessions.ragged import Sessions, offsets_of, ranges
 from tabmtl.sessions.recommender import Recommender
@@ -31,7 +30,51 @@ _FADES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "quadratic": lambda x, n: (1 - x / n) ** 2,
     "same": lambda x, n: np.ones(len(x)),
 }
-_PAIRS = 1_000_000  # of sessions and training sessions, or items of these, that are held at a time, about
+_PAIRS = 1_000_000  # pairs of sessions, or votes of neighbours, that are held at a time, about
+
+
+@dataclass(kw_only=True, eq=False)
+class _Memory:
+    """The training sessions, old to new, and for each item the sessions that hold it.
+
+    ``lengths`` (S,) counts clicks. ``sizes`` (S,) counts distinct items, whose codes ``items`` and latest ``places``
+    stand session by session, (m,). ``times`` (S,) are those of the last clicks.
+    """
+
+    lengths: np.ndarray
+    sizes: np.ndarray
+    items: np.ndarray
+    places: np.ndarray
+    times: np.ndarray | None = None
+    n_items: InitVar[int]
+
+    def __post_init__(self, n_items: int) -> None:
+        self.size, self.offsets = len(self.sizes), offsets_of(self.sizes)
+        by_item = np.argsort(self.items, kind="stable")
+        self.holders = np.repeat(np.arange(self.size), self.sizes)[by_item]
+        self.holder_places = self.places[by_item]
+        self.n_holders = np.bincount(self.items, minlength=n_items + 1)  # by code
+        self.holder_ends = np.cumsum(self.n_holders)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Pairs:
+    """Pairs of a session to continue and a training session that shares items with it: (m,), sorted by both.
+
+    ``weight`` sums the weights of the shared items. ``back`` counts the clicks since the latest of them, ``place`` is
+    its place in the training session, and ``length`` is the number n of clicks of the session to continue.
+    """
+
+    row: np.ndarray
+    session: np.ndarray
+    weight: np.ndarray
+    back: np.ndarray
+    place: np.ndarray
+    length: np.ndarray
+
+    def take(self, index: np.ndarray) -> _Pairs:
+        """Pairs by number."""
+        return _Pairs(**{name: array[index] for name, array in vars(self).items()})
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -54,21 +97,26 @@ class _Neighbours(Recommender):
         """Weight (m,) of a click with ``back`` others after it in a session of ``length``."""
         raise NotImplementedError
 
-    def _similarity(self, pairs: Pairs) -> np.ndarray:
+    def _similarity(self, pairs: _Pairs) -> np.ndarray:
         """Similarity (m,) of pairs."""
         return pairs.weight / np.sqrt(pairs.length * self._memory.lengths[pairs.session])
 
-    def _votes(self, near: Pairs, voter: np.ndarray, held: np.ndarray) -> np.ndarray:
+    def _votes(self, near: _Pairs, voter: np.ndarray, held: np.ndarray) -> np.ndarray:
         """Factors (v,) of votes: of pair ``voter[j]`` for the item at ``held[j]`` of the memory."""
         raise NotImplementedError
 
     def _fit(self, sessions: Sessions, catalogue: Catalogue, valid: Sessions | None) -> dict[str, Any]:
-        owner, items, places = last_clicks(sessions)
+        owner, items, places = _last_clicks(sessions)
         sizes = np.bincount(owner, minlength=len(sessions))
-        arrays = {"lengths": sessions.lengths, "sizes": sizes, "items": items, "places": places.astype(np.int32)}
-        if sessions.times is not None:
-            arrays["times"] = sessions.times[sessions.offsets[1:] - 1]
-        return {"_memory": Memory(arrays, len(catalogue))}
+        memory = _Memory(
+            lengths=sessions.lengths,
+            sizes=sizes,
+            items=items,
+            places=places.astype(np.int32),
+            times=None if sessions.times is None else sessions.times[sessions.offsets[1:] - 1],
+            n_items=len(catalogue),
+        )
+        return {"_memory": memory}
 
     def _scores(self, sessions: Sessions) -> np.ndarray:
         known = sessions.without_unseen()
@@ -90,10 +138,10 @@ class _Neighbours(Recommender):
         part = (offsets_of(pairs)[known.offsets[:-1]] + votes) // _PAIRS
         return np.split(np.arange(len(known)), np.flatnonzero(np.diff(part)) + 1)
 
-    def _pairs(self, known: Sessions) -> Pairs:
+    def _pairs(self, known: Sessions) -> _Pairs:
         """The newest training sessions that share an item with each of these."""
         memory, lengths = self._memory, known.lengths
-        row, item, place = last_clicks(known)
+        row, item, place = _last_clicks(known)
         back = lengths[row] - 1 - place
         # an older one would not be among the newest of any session that holds the item
         count = np.minimum(memory.n_holders[item], self.sample_size)
@@ -104,7 +152,7 @@ class _Neighbours(Recommender):
         pair, click, link = pair[order], click[order], link[order]
         first = np.flatnonzero(np.diff(pair, prepend=-1))
         owner, session = np.divmod(pair[first], memory.size)
-        pairs = Pairs(
+        pairs = _Pairs(
             row=owner,
             session=session,
             weight=np.add.reduceat(self._click_weights(back, lengths[row])[click], first),
@@ -115,7 +163,7 @@ class _Neighbours(Recommender):
         age = np.searchsorted(owner, owner, side="right") - np.arange(len(owner))
         return pairs.take(np.flatnonzero(age <= self.sample_size))
 
-    def _add_votes(self, scores: np.ndarray, near: Pairs, similarity: np.ndarray) -> None:
+    def _add_votes(self, scores: np.ndarray, near: _Pairs, similarity: np.ndarray) -> None:
         """Add what the neighbours hold to scores (rows, N)."""
         memory = self._memory
         size = memory.sizes[near.session]
@@ -125,10 +173,11 @@ class _Neighbours(Recommender):
         scores.reshape(-1)[cell] = np.bincount(which, weights=votes, minlength=len(cell))
 
     def _state(self) -> Saved:
-        return Saved(facts={}, arrays=self._memory.arrays)
+        arrays = {field.name: getattr(self._memory, field.name) for field in fields(self._memory)}
+        return Saved(facts={}, arrays={name: array for name, array in arrays.items() if array is not None})
 
     def _fitted_from(self, catalogue: Catalogue, saved: Saved) -> dict[str, Any]:
-        return {"_memory": Memory(saved.arrays, len(catalogue))}
+        return {"_memory": _Memory(**saved.arrays, n_items=len(catalogue))}
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -196,10 +245,10 @@ class VSKNN(_Neighbours):
     def _click_weights(self, back: np.ndarray, length: np.ndarray) -> np.ndarray:
         return _FADES[self.weighting](back, length)
 
-    def _similarity(self, pairs: Pairs) -> np.ndarray:
+    def _similarity(self, pairs: _Pairs) -> np.ndarray:
         return super()._similarity(pairs) if self.similarity == "cosine" else pairs.weight / pairs.length
 
-    def _votes(self, near: Pairs, voter: np.ndarray, held: np.ndarray) -> np.ndarray:
+    def _votes(self, near: _Pairs, voter: np.ndarray, held: np.ndarray) -> np.ndarray:
         decay, memory = _FADES[self.decay](near.back, near.length), self._memory
         return decay[voter] * (1 + self.idf_weight * np.log(memory.size / memory.n_holders[memory.items[held]]))
 
@@ -256,7 +305,7 @@ class STAN(_Neighbours):
     def _click_weights(self, back: np.ndarray, length: np.ndarray) -> np.ndarray:
         return np.exp(-back / self.l1)
 
-    def _similarity(self, pairs: Pairs) -> np.ndarray:
+    def _similarity(self, pairs: _Pairs) -> np.ndarray:
         cosine = super()._similarity(pairs)
         if self._memory.times is None:
             return cosine
@@ -264,5 +313,14 @@ class STAN(_Neighbours):
         newest = times[np.searchsorted(pairs.row, pairs.row, side="right") - 1]
         return cosine * np.exp((times - newest) / self.l2)
 
-    def _votes(self, near: Pairs, voter: np.ndarray, held: np.ndarray) -> np.ndarray:
+    def _votes(self, near: _Pairs, voter: np.ndarray, held: np.ndarray) -> np.ndarray:
         return np.exp(-np.abs(self._memory.places[held] - near.place[voter]) / self.l3)
+
+
+def _last_clicks(sessions: Sessions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Session, item and place, from 0, of the last click on every item of a session, by session and item."""
+    owner = np.repeat(np.arange(len(sessions)), sessions.lengths)
+    order = np.lexsort((sessions.items, owner))  # stable: clicks on one item stay in their order
+    items, place = sessions.items[order], order - sessions.offsets[owner]
+    last = np.flatnonzero(np.diff(owner, append=-1) | np.diff(items, append=0))
+    return owner[last], items[last], place[last]

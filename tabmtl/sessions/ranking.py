@@ -15,12 +15,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
+import torch
 
 from tabmtl.params import check_count
 from tabmtl.sessions.ragged import Sessions, spread
-from tabmtl.sessions.search import top_k
 
 _BLOCK_BYTES = 64_000_000  # of scores that are held at a time
+_BLOCK = 64  # items whose scores are first looked at by their maximum
 #: Least training clicks of a target in each bucket, and the name of the bucket.
 BUCKETS = ((0, "0"), (1, "1-5"), (6, "6-20"), (21, "21-100"), (101, ">100"))
 
@@ -91,6 +92,54 @@ def rank_targets(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
 def block_size(n_items: int) -> int:
     """Sessions at a time, so that there is room for scores of all items."""
     return max(1, _BLOCK_BYTES // (4 * n_items))
+
+
+def top_k(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k best items of every row, best first; of equal ones the first in the catalogue.
+
+    A score that is not a number counts, and is returned, as minus infinity.
+
+    Parameters
+    ----------
+    scores : ndarray of float32, shape (m, N)
+    k : int
+        At most N are returned.
+
+    Returns
+    -------
+    items : ndarray of int64, shape (m, min(k, N))
+    scores : ndarray of float32, shape (m, min(k, N))
+    """
+    k = min(k, scores.shape[1])
+    n_blocks = scores.shape[1] // _BLOCK
+    if n_blocks < 4 * k:
+        return _sorted_top(scores, k)
+    # an item outside the k best blocks, the earlier of equal ones, has one that beats it in each of them
+    blocks, rest = torch.from_numpy(scores).tensor_split((n_blocks * _BLOCK,), dim=1)
+    blocks = blocks.unflatten(1, (n_blocks, _BLOCK))
+    largest = blocks.amax(dim=2)
+    if largest.isnan().any():
+        return top_k(np.where(np.isnan(scores), np.float32(-np.inf), scores), k)
+    chosen = torch.from_numpy(np.sort(top_k(largest.numpy(), k)[0], axis=1))[:, :, None]
+    near = torch.cat([blocks.gather(1, chosen.expand(-1, -1, _BLOCK)).flatten(1), rest], dim=1)
+    inside = (chosen * _BLOCK + torch.arange(_BLOCK)).flatten(1)
+    places = torch.cat([inside, torch.arange(n_blocks * _BLOCK, scores.shape[1]).expand(len(scores), -1)], dim=1)
+    found, values = _sorted_top(near.numpy(), k)
+    return np.take_along_axis(places.numpy(), found, axis=1), values
+
+
+def _sorted_top(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """`top_k` by a look at all scores."""
+    values, found = (part.numpy() for part in torch.topk(torch.from_numpy(scores), k, dim=1))
+    if np.isnan(values[:, :1]).any():  # torch takes what is no number for the greatest one
+        return _sorted_top(np.where(np.isnan(scores), np.float32(-np.inf), scores), k)
+    least = values[:, -1:]
+    # which of several equal items comes last is for the catalogue to say, not for the number of rows
+    for row in np.flatnonzero(np.count_nonzero(scores >= least, axis=1) > k):
+        better = np.count_nonzero(values[row] > least[row])
+        found[row, better:] = np.flatnonzero(scores[row] == least[row])[: k - better]
+    order = np.lexsort((found, -values), axis=1)
+    return np.take_along_axis(found, order, axis=1), np.take_along_axis(values, order, axis=1)
 
 
 def rank_next(

@@ -15,8 +15,7 @@ from tabmtl.params import check_count
 from tabmtl.sessions.catalogue import Catalogue, make_catalogue
 from tabmtl.sessions.log import LogColumns, group_log, like, read_log, read_sessions
 from tabmtl.sessions.ragged import Sessions
-from tabmtl.sessions.ranking import Ranking, block_size, rank_next, summarize
-from tabmtl.sessions.search import top_k
+from tabmtl.sessions.ranking import Ranking, block_size, rank_next, summarize, top_k
 from tabmtl.sessions.split import warn_of_leaks
 from tabmtl.storage.persist import Saved
 

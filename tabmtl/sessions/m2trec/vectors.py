@@ -17,13 +17,12 @@ from tabmtl.params import check_count, check_jobs, check_positive
 from tabmtl.sessions.catalogue import Catalogue, plain_names, read_items
 from tabmtl.sessions.log import code_items
 from tabmtl.sessions.m2trec.fitting import history_frame
-from tabmtl.sessions.m2trec.index import Scorer
+from tabmtl.sessions.m2trec.index import NeighbourGraph, Scorer, share_found, warn_of_misses
 from tabmtl.sessions.m2trec.item_features import ItemCoder
 from tabmtl.sessions.m2trec.items import KnownItems
 from tabmtl.sessions.m2trec.network import M2TRecNetwork, Units
 from tabmtl.sessions.ragged import Sessions, spread
 from tabmtl.sessions.recommender import Recommender
-from tabmtl.sessions.search import NeighbourGraph, share_found, warn_of_misses
 from tabmtl.storage.atomic import write_file
 from tabmtl.storage.persist import Saved, join_parts, split_parts
 from tabmtl.training.device import find_device, seeded, threads

@@ -13,7 +13,7 @@ from recommenders import ITEMS, TEST, TRAIN, fitted, tiny
 
 from tabmtl.schema import TabmtlWarning
 from tabmtl.sessions import Popularity
-from tabmtl.sessions.search import NeighbourGraph
+from tabmtl.sessions.m2trec.index import NeighbourGraph
 
 every_form = pytest.mark.parametrize("form", ("M2TRec", "M2TRec of the paper", "M2TRec delta"))
 
