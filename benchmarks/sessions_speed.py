@@ -40,8 +40,7 @@ from tabmtl.sessions.log import LogColumns, read_sessions
 from tabmtl.sessions.m2trec.item_features import ItemCoder, ItemFeatures
 from tabmtl.sessions.m2trec.items import KnownItems
 from tabmtl.sessions.m2trec.network import M2TRecNetwork
-from tabmtl.sessions.m2trec.softmax import Candidates
-from tabmtl.sessions.m2trec.training import Examples, LoopOptions, SessionLoop
+from tabmtl.sessions.m2trec.training import Examples, SessionLoop
 from tabmtl.sessions.ranking import top_k
 
 SECTIONS = ("body", "step", "search", "epoch", "memory", "reading")
@@ -95,7 +94,7 @@ def draw_log(n_sessions: int, length: int, n_items: int) -> pl.DataFrame:
 
 def our_step(
     setting: Setting,
-    coded: tuple[ItemCoder, ItemFeatures] | None,
+    coded: tuple[ItemCoder, tuple[ItemFeatures, np.ndarray]] | None,
     *,
     n_negatives: int | None = 1,
     precision: str = "float32",
@@ -105,29 +104,20 @@ def our_step(
 
     With one negative, the softmax is over the items of the batch and no more.
     """
-    coder, features = coded or (None, None)
+    coder, (features, row) = coded or (None, (None, None))
     n, mode = (setting.n_body_items, "full") if features is None else (setting.n_items, "none")
     still = {"dropout": 0.0, "item_dropout": 0.0, "unknown_rate": 0.0}
     options: dict[str, Any] = {"id_mode": mode, "pooling": pooling, "max_length": setting.length, **still}
+    options |= {"n_negatives": n_negatives, "precision": precision, "epochs": 1, "weight_decay": 0.01}
     model = M2TRec(**options, **setting.network)
-    items = KnownItems(features=features, clicks=np.ones(n, dtype=np.int64), shared=mode == "none")
+    items = KnownItems(features=features, row=row, clicks=np.ones(n, dtype=np.int64), shared=mode == "none")
     torch.manual_seed(0)
-    network = model._network(coder, int(items.own.max())).train()
-    units = model._units(coder, items, torch.device("cpu"))
+    network = model._network(coder, items).train()
     batch = np.arange(setting.n_sessions)
     clicks = torch.randint(1, n + 1, (len(batch) * (setting.length + 1),))
-    counts = torch.from_numpy(items.unit_clicks)
     starts, lengths = batch * (setting.length + 1), np.full_like(batch, setting.length)
-    fixed: dict[str, Any] = {"epochs": 1, "batch_size": len(batch), "learning_rate": 1e-3, "weight_decay": 0.01}
-    loop = SessionLoop(
-        network,
-        units,
-        Examples(units=clicks, starts=starts, lengths=lengths, every=False),
-        Candidates(counts, n_negatives),
-        weights={},
-        options=LoopOptions(average_decay=0.998, precision=precision, **fixed),
-        validate=lambda: ({}, None),
-    )
+    examples = Examples(units=clicks, starts=starts, lengths=lengths, all_prefixes=False)
+    loop = SessionLoop(network, items.on(torch.device("cpu")), examples, {}, model, lambda: ({}, None))
     return network, lambda: loop.step(batch, 1e-3)
 
 
@@ -170,16 +160,16 @@ def compare_searches(setting: Setting) -> None:
     log = draw_log(512, setting.length, setting.n_items)
     model = M2TRec(epochs=1, early_stopping=False, max_length=setting.length, n_jobs=1, **setting.network)
     model.fit(log, items=draw_items(setting.n_items).select("item_id", "category"))
-    scorer = model._fitted_scorer()
+    index = model._fitted_index()
     for n in (1, 32, 256):
         some = log.filter(pl.col("session_id") < n)
         read = model._read(some)
         parts: dict[str, Callable[[], object]] = {
-            "network and search": lambda read=read: top_k(scorer.scores(read), 20),  # type: ignore[misc]
+            "network and search": lambda read=read: top_k(index.scores(read), 20),  # type: ignore[misc]
             "recommend": lambda some=some: model.recommend(some),  # type: ignore[misc]
         }
-        search(setting, scorer.queries(read), scorer.matrix, 3.5 if n == 1 else 0.9, parts)
-    width = len(scorer.matrix)
+        search(setting, index.queries(read), index.matrix, 3.5 if n == 1 else 0.9, parts)
+    width = len(index.matrix)
     search(setting, torch.randn(1, width), torch.randn(width, 10 * setting.n_items), 30.0, {})
 
 

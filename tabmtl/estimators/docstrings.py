@@ -41,7 +41,7 @@ def _missing_entries(cls: type, doc: str, title: str) -> str:
     found = ""
     for base in cls.__mro__[1:]:
         for names, entry in _entries(base.__doc__ or "", title):
-            if known.isdisjoint(names):
+            if not known.issuperset(names):
                 found += _with_default(entry, cls, base, names)
             known.update(names)
     return found

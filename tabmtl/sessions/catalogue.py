@@ -1,4 +1,4 @@
-"""The items that can be recommended: their names, how often each was clicked in training, and what is known of them."""
+"""The items that can be recommended: their names, their clicks in training, and their metadata."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Catalogue:
     counts : ndarray of int64, shape (N,)
         Clicks of each item in training; 0 for one that was never clicked there.
     metadata : polars.DataFrame of N rows, or None
-        Columns of the item table but for the names; null in the rows of items that the table does not hold.
+        Columns of the item table except the names; null in the rows of items that the table does not hold.
     """
 
     ids: pl.Series
@@ -37,12 +37,12 @@ class Catalogue:
         return len(self.ids)
 
     def codes(self, items: Any, what: str, cure: str) -> np.ndarray:
-        """Codes of items by name, (m,) from 1; ``cure`` is what to do about an unknown one.
+        """Look up the codes of items by name, (m,) from 1; ``cure`` tells how to deal with an unknown item.
 
         Raises
         ------
         TypeError, ValueError
-            If they are no list of items, or one of them is of another type or not in the catalogue.
+            If ``items`` is no list of items, or one of them has another type or is not in the catalogue.
         """
         if not isinstance(items, Iterable) or isinstance(items, str | bytes | Mapping):
             raise TypeError(f"{what} must be a list or series of items, got {items!r}: put it in a list")
@@ -58,7 +58,7 @@ class Catalogue:
         return codes
 
     def to_state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """JSON-able facts and arrays; the metadata is left to those who need it."""
+        """Give JSON-able facts and arrays; recommenders save the metadata that they need."""
         facts: dict[str, Any] = {"dtype": str(self.ids.dtype)}
         arrays = {"counts": self.counts}
         if self.ids.dtype.is_integer():
@@ -69,13 +69,13 @@ class Catalogue:
 
     @classmethod
     def from_state(cls, facts: dict[str, Any], arrays: dict[str, np.ndarray]) -> Catalogue:
-        """The catalogue that `to_state` described."""
+        """Rebuild the catalogue from `to_state`."""
         ids = pl.Series("item", facts["ids"], dtype=pl.String) if "ids" in facts else pl.Series("item", arrays["ids"])
         return cls(ids=ids, counts=arrays["counts"])
 
 
 def make_catalogue(clicked: pl.Series, items: Any, item_column: str, *, described: bool = True) -> Catalogue:
-    """The catalogue of a click log and of an item table.
+    """Make the catalogue of a click log and an item table.
 
     Parameters
     ----------
@@ -84,10 +84,10 @@ def make_catalogue(clicked: pl.Series, items: Any, item_column: str, *, describe
     items : frame or None
         One row per item.
     item_column : str
-        Where the item table names its items.
+        Column of the item table with the names of the items.
     described : bool, default=True
-        Whether anybody reads the metadata. If so, a warning counts the clicked items that the table lacks; else only
-        where it lacks all.
+        Whether the recommender reads the metadata. If so, a warning counts the clicked items that the table lacks;
+        else there is a warning only if the table lacks all of them.
 
     Raises
     ------
@@ -104,8 +104,8 @@ def make_catalogue(clicked: pl.Series, items: Any, item_column: str, *, describe
     unlisted = counted.filter(seen == 0)["item"]
     if len(unlisted):
         if described or len(unlisted) == len(counted):
-            said = _say_what_is_unlisted(unlisted, len(counted), item_column, described)
-            warnings.warn(said, TabmtlWarning, stacklevel=3)
+            message = _unlisted_message(unlisted, len(counted), item_column, described)
+            warnings.warn(message, TabmtlWarning, stacklevel=3)
         # the wider of two types of whole numbers holds the items of both
         known = pl.concat([known, unlisted.alias(item_column).to_frame()], how="diagonal_relaxed")
         known = known.with_columns(plain_names(known[item_column]))
@@ -116,17 +116,17 @@ def make_catalogue(clicked: pl.Series, items: Any, item_column: str, *, describe
     return Catalogue(ids=ids, counts=counts[1:], metadata=known.drop(item_column))
 
 
-def _say_what_is_unlisted(unlisted: pl.Series, n_clicked: int, item_column: str, described: bool) -> str:
-    said = f"{len(unlisted)} of {n_clicked} clicked items are not in the item table, such as"
-    said = f"{said} {unlisted.sort().head(3).to_list()}"
-    said += ": all their metadata counts as missing" if described else ""
-    if len(unlisted) < n_clicked:
-        return said
-    return f"{said}; as it lacks them all, does {item_column!r} name the same things in the log and in the item table?"
+def _unlisted_message(unlisted: pl.Series, n_clicked: int, item_column: str, described: bool) -> str:
+    examples = unlisted.sort().head(3).to_list()
+    message = f"{len(unlisted)} of {n_clicked} clicked items are not in the item table, such as {examples}"
+    message += ": all their metadata counts as missing" if described else ""
+    if len(unlisted) == n_clicked:
+        message += f"; as it lacks them all, does {item_column!r} name the same things in the log and the table?"
+    return message
 
 
 def read_items(items: Any, item_column: str) -> tuple[pl.Series, pl.DataFrame]:
-    """Names and other columns of an item table; see `make_catalogue`."""
+    """Read the names and the other columns of an item table; see `make_catalogue`."""
     frame = to_polars(items, "the item table").lazy().collect()
     if item_column not in frame.columns:
         raise ValueError(
@@ -142,9 +142,9 @@ def read_items(items: Any, item_column: str) -> tuple[pl.Series, pl.DataFrame]:
 
 
 def plain_names(names: pl.Series) -> pl.Series:
-    """Item names as text or whole numbers of at most 64 bits.
+    """Cast item names to text or whole numbers of at most 64 bits.
 
-    Categories have no order of their own between processes; Int128 is what polars makes of Int64 and UInt64.
+    The order of categories differs between processes. polars joins Int64 and UInt64 to Int128.
     """
     if names.dtype in (pl.Categorical, pl.Enum):
         return names.cast(pl.String)

@@ -1,4 +1,4 @@
-"""Nearest sessions: what was clicked in the training sessions that share items with this one.
+"""Nearest sessions: items that were clicked in the training sessions that share items with this one.
 
 A session with its n clicks at positions 1 to n is compared with the ``sample_size`` newest training sessions that share
 an item with it; the k most similar of them, the newer of equal ones, vote for the items that they hold. A shared item
@@ -10,18 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import InitVar, dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from tabmtl.params import check_at_least, check_choice, check_count, check_positive
+from tabmtl.params import Count, NonNegative, Positive
 from tabmtl.sessions.catalogue import Catalogue
 from tabmtl.sessions.popularity import fill_with_popularity
 from tabmtl.sessions.ragged import Sessions, offsets_of, ranges
 from tabmtl.sessions.recommender import Recommender
 from tabmtl.storage.persist import Saved
 
-# weight of what was x clicks ago in a session of n
+# weight of a click with x clicks after it in a session of n
+Fade = Literal["linear", "linear_0.1", "div", "log", "quadratic", "same"]
 _FADES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "linear": lambda x, n: 1 - x / n,
     "linear_0.1": lambda x, n: np.maximum(1 - 0.1 * x, 0),
@@ -79,30 +80,26 @@ class _Pairs:
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class _Neighbours(Recommender):
-    """Base of the nearest-session recommenders; a subclass says what clicks, neighbours and votes weigh."""
+    """Base of the nearest-session recommenders; a subclass gives the weights of clicks, neighbours and votes."""
 
-    k: int = 100
-    sample_size: int = 1000
+    k: Count = 100
+    sample_size: Count = 1000
 
     search_space: ClassVar[dict[str, Any]] = {
         "k": {"low": 20, "high": 500, "log": True},
         "sample_size": {"low": 200, "high": 10_000, "log": True},
     }
 
-    def _check_params(self) -> None:
-        check_count("k", self.k)
-        check_count("sample_size", self.sample_size)
-
     def _click_weights(self, back: np.ndarray, length: np.ndarray) -> np.ndarray:
-        """Weight (m,) of a click with ``back`` others after it in a session of ``length``."""
+        """Compute the weights (m,) of clicks with ``back`` others after them in sessions of ``length``."""
         raise NotImplementedError
 
     def _similarity(self, pairs: _Pairs) -> np.ndarray:
-        """Similarity (m,) of pairs."""
+        """Compute the similarity (m,) of pairs."""
         return pairs.weight / np.sqrt(pairs.length * self._memory.lengths[pairs.session])
 
     def _votes(self, near: _Pairs, voter: np.ndarray, held: np.ndarray) -> np.ndarray:
-        """Factors (v,) of votes: of pair ``voter[j]`` for the item at ``held[j]`` of the memory."""
+        """Compute the factors (v,) of votes: of pair ``voter[j]`` for the item at ``held[j]`` of the memory."""
         raise NotImplementedError
 
     def _fit(self, sessions: Sessions, catalogue: Catalogue, valid: Sessions | None) -> dict[str, Any]:
@@ -124,14 +121,14 @@ class _Neighbours(Recommender):
         for rows in self._parts_of(known):
             pairs = self._pairs(known.take(rows))
             similarity = self._similarity(pairs)
-            # float32, so that rounding does not part equal ones
+            # float32, so that rounding does not separate equal ones
             order = np.lexsort((-pairs.session, -similarity.astype(np.float32), pairs.row))
             best = order[np.arange(len(order)) - np.searchsorted(pairs.row, pairs.row) < self.k]
             self._add_votes(scores[rows[0] : rows[-1] + 1], pairs.take(best), similarity[best])
         return fill_with_popularity(scores, self._catalogue.counts)
 
     def _parts_of(self, known: Sessions) -> list[np.ndarray]:
-        """Numbers of the sessions, as many at a time as there is room for pairs and votes."""
+        """Split the sessions, by number, into parts whose pairs and votes fit the memory."""
         memory = self._memory
         pairs = np.minimum(memory.n_holders, self.sample_size)[known.items]
         votes = np.arange(len(known)) * int(min(self.k, memory.size) * memory.sizes.mean() + 1)
@@ -139,11 +136,11 @@ class _Neighbours(Recommender):
         return np.split(np.arange(len(known)), np.flatnonzero(np.diff(part)) + 1)
 
     def _pairs(self, known: Sessions) -> _Pairs:
-        """The newest training sessions that share an item with each of these."""
+        """Find the newest training sessions that share an item with each of these."""
         memory, lengths = self._memory, known.lengths
         row, item, place = _last_clicks(known)
         back = lengths[row] - 1 - place
-        # an older one would not be among the newest of any session that holds the item
+        # older holders of the item are not among the newest of any session
         count = np.minimum(memory.n_holders[item], self.sample_size)
         link = ranges(memory.holder_ends[item] - count, count)
         click = np.repeat(np.arange(len(row)), count)
@@ -164,7 +161,7 @@ class _Neighbours(Recommender):
         return pairs.take(np.flatnonzero(age <= self.sample_size))
 
     def _add_votes(self, scores: np.ndarray, near: _Pairs, similarity: np.ndarray) -> None:
-        """Add what the neighbours hold to scores (rows, N)."""
+        """Add the votes of the neighbours for their items to scores (rows, N)."""
         memory = self._memory
         size = memory.sizes[near.session]
         voter, held = np.repeat(np.arange(len(size)), size), ranges(memory.offsets[near.session], size)
@@ -191,8 +188,8 @@ class VSKNN(_Neighbours):
 
     where p* is the latest position in s that t shares, and df_i of S training sessions hold item i. Both w and v fade
     with the number x = n - p of clicks since: "linear" 1 - x / n, which is p / n; "linear_0.1" 1 - 0.1 x, 0 from x =
-    10; "div" 1 / (x + 1); "log" 1 / log10(x + 1.7); "quadratic" (1 - x / n)^2; "same" 1. Other codes have the root of
-    the sum of w^2 for that of n: equal for all neighbours, neither changes their order.
+    10; "div" 1 / (x + 1); "log" 1 / log10(x + 1.7); "quadratic" (1 - x / n)^2; "same" 1. Other implementations divide
+    by the root of the sum of w^2 in place of n: both are equal for all neighbours, so neither changes their order.
 
     Parameters
     ----------
@@ -206,7 +203,7 @@ class VSKNN(_Neighbours):
         The factor v of a neighbour's votes.
     similarity : {"cosine", "vec"}, default="cosine"
     idf_weight : float, default=0.0
-        How much more votes for rare items count.
+        Extra weight of votes for rare items; 0 for none.
     **options
         The fields of :class:`tabmtl.sessions.recommender.Recommender` (columns of the click log).
 
@@ -223,10 +220,10 @@ class VSKNN(_Neighbours):
     ['a', 'c', 'b']
     """
 
-    weighting: str = "linear"
-    decay: str = "linear_0.1"
-    similarity: str = "cosine"
-    idf_weight: float = 0.0
+    weighting: Fade = "linear"
+    decay: Fade = "linear_0.1"
+    similarity: Literal["cosine", "vec"] = "cosine"
+    idf_weight: NonNegative = 0.0
 
     search_space: ClassVar[dict[str, Any]] = _Neighbours.search_space | {
         "weighting": {"choices": tuple(_FADES)},
@@ -234,13 +231,6 @@ class VSKNN(_Neighbours):
         "similarity": {"choices": ("cosine", "vec")},
         "idf_weight": {"low": 0.0, "high": 5.0},
     }
-
-    def _check_params(self) -> None:
-        super()._check_params()
-        check_choice("weighting", self.weighting, list(_FADES))
-        check_choice("decay", self.decay, list(_FADES))
-        check_choice("similarity", self.similarity, ("cosine", "vec"))
-        check_at_least("idf_weight", self.idf_weight, 0)
 
     def _click_weights(self, back: np.ndarray, length: np.ndarray) -> np.ndarray:
         return _FADES[self.weighting](back, length)
@@ -263,8 +253,8 @@ class STAN(_Neighbours):
         score(i) = sum_{t in N(s) with i} sim(s, t) exp(-|q_t(i) - q_t| / l3),
 
     where q_t(i) is the latest position of item i in t, and q_t the latest of any item that s shares. T_t is the time of
-    the last click of t, and T that of the newest session compared. The paper takes that of s: equal for all
-    neighbours, it does not change their order, but after a long pause all scores would vanish.
+    the last click of t, and T that of the newest session compared. The paper takes the time of s. It is equal for all
+    neighbours and does not change their order, but after a long pause all scores would vanish.
 
     Parameters
     ----------
@@ -275,7 +265,7 @@ class STAN(_Neighbours):
     l1 : float, default=1.02
         Clicks of the session in which the weight of an item falls to 1 / e.
     l2 : float, default=432000.0
-        Seconds, 5 days, in which the weight of a training session falls to 1 / e; no matter without a ``time_column``.
+        Seconds (5 days) in which the weight of a training session falls to 1 / e; unused without a ``time_column``.
     l3 : float, default=2.05
         Clicks of a neighbour in which its vote for an item falls to 1 / e.
     **options
@@ -286,21 +276,16 @@ class STAN(_Neighbours):
     Garg et al. (2019), "Sequence and Time Aware Neighborhood for Session-based Recommendations", SIGIR.
     """
 
-    sample_size: int = 5000
-    l1: float = 1.02
-    l2: float = 432_000.0
-    l3: float = 2.05
+    sample_size: Count = 5000
+    l1: Positive = 1.02
+    l2: Positive = 432_000.0
+    l3: Positive = 2.05
 
     search_space: ClassVar[dict[str, Any]] = _Neighbours.search_space | {
         "l1": {"low": 0.3, "high": 10.0, "log": True},
         "l2": {"low": 43_200.0, "high": 8_640_000.0, "log": True},  # half a day to 100 days
         "l3": {"low": 0.3, "high": 10.0, "log": True},
     }
-
-    def _check_params(self) -> None:
-        super()._check_params()
-        for name in ("l1", "l2", "l3"):
-            check_positive(name, getattr(self, name))
 
     def _click_weights(self, back: np.ndarray, length: np.ndarray) -> np.ndarray:
         return np.exp(-back / self.l1)
@@ -318,7 +303,7 @@ class STAN(_Neighbours):
 
 
 def _last_clicks(sessions: Sessions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Session, item and place, from 0, of the last click on every item of a session, by session and item."""
+    """Find session, item and place, from 0, of the last click on every item of a session, by session and item."""
     owner = np.repeat(np.arange(len(sessions)), sessions.lengths)
     order = np.lexsort((sessions.items, owner))  # stable: clicks on one item stay in their order
     items, place = sessions.items[order], order - sessions.offsets[owner]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import narwhals.stable.v2 as nw
 import numpy as np
@@ -15,16 +15,25 @@ from tabmtl.sessions.ragged import UNSEEN_ITEM, Sessions, offsets_of
 _UNREADABLE = (TypeError, ValueError, OverflowError, NotImplementedError, pl.exceptions.PolarsError)
 
 
+def check_column(name: str, value: Any) -> None:
+    """Raise a TypeError for a value that is no name of a column."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be the name of a column, a text, got {value!r}")
+
+
+Column = Annotated[str, check_column]
+
+
 @dataclass(frozen=True, kw_only=True)
 class LogColumns:
-    """Which columns of a click log say what.
+    """The columns of a click log by their roles.
 
     Attributes
     ----------
     session, item : str
         Names of the session and of the clicked item.
     time : str or None
-        When the click was: a date, a datetime or a number of seconds. None: the log has order only.
+        Time of the click: a date, a datetime or a number of seconds. None: the log has an order only.
     order : str or None
         Orders the clicks of a session of equal time, or all of them where there is no time. Clicks that are equal in
         both stay in the order of the rows.
@@ -37,13 +46,11 @@ class LogColumns:
 
     def __post_init__(self) -> None:
         for role, name in self.roles.items():
-            if not isinstance(name, str):
-                more = "" if role in ("session", "item") else ", or None"
-                raise TypeError(f"{role}_column must be the name of a column, a text{more}, got {name!r}")
+            check_column(f"{role}_column", name)
 
     @property
     def roles(self) -> dict[str, str]:
-        """What is read, to the column that holds it."""
+        """Column of every role that the log has."""
         chosen = {"session": self.session, "item": self.item}
         chosen |= {} if self.time is None else {"time": self.time}
         return chosen | ({} if self.order is None else {"order": self.order})
@@ -70,15 +77,15 @@ def read_sessions(
     items : polars.Series
         The catalogue: item i of it has code i + 1.
     what : str, default="the click log"
-        What errors call the frame.
+        Name of the frame in errors.
     empty : bool, default=False
-        Take a log without a row, whose columns may then be of any type, for no session.
+        Read a log without a row, whose columns may then be of any type, as no session.
 
     Raises
     ------
     TypeError, ValueError
         If the log is no frame, is empty, lacks a column, has a missing session, item, time or order (null, NaN or
-        infinite), or a time or an order of a type that is none, or items of another type than the catalogue.
+        infinite), has times or orders of a type that cannot be ordered, or items of another type than the catalogue.
     """
     log = read_log(clicks, columns, what, empty=empty)
     if log.is_empty():
@@ -88,7 +95,7 @@ def read_sessions(
 
 
 def read_log(clicks: Any, columns: LogColumns, what: str = "the click log", *, empty: bool = False) -> pl.DataFrame:
-    """The columns of a click log under the names ``session``, ``item``, ``time`` and ``order``; see `read_sessions`."""
+    """Read a click log into columns ``session``, ``item``, ``time`` and ``order``; see `read_sessions`."""
     frame = to_polars(clicks, what)
     known, roles = frame.collect_schema().names(), columns.roles
     for role, name in roles.items():
@@ -112,7 +119,7 @@ def read_log(clicks: Any, columns: LogColumns, what: str = "the click log", *, e
 
 
 def group_log(log: pl.DataFrame, items: pl.Series, what: str = "the items of the click log") -> Sessions:
-    """The sessions of a log that `read_log` has read; an error calls its items ``what``."""
+    """Group the clicks that `read_log` has read by session; an error calls its items ``what``."""
     timed = "time" in log.columns
     log = log.with_columns(code_items(log["item"], items, what).alias("item"))
     grouped = log.lazy().select("session", *(["time"] if timed else [])).group_by("session", maintain_order=True)
@@ -135,7 +142,7 @@ def group_log(log: pl.DataFrame, items: pl.Series, what: str = "the items of the
 
 
 def to_polars(frame: Any, what: str) -> pl.DataFrame | pl.LazyFrame:
-    """A frame of any library as polars."""
+    """Convert a frame of any library to polars."""
     check_pool()
     if isinstance(frame, pl.DataFrame | pl.LazyFrame):
         return frame
@@ -145,11 +152,11 @@ def to_polars(frame: Any, what: str) -> pl.DataFrame | pl.LazyFrame:
     try:
         return native.to_polars()
     except _UNREADABLE as error:
-        raise TypeError(_say_what_is_unreadable(native, what, error)) from error
+        raise TypeError(_unreadable_message(native, what, error)) from error
 
 
-def _say_what_is_unreadable(frame: nw.DataFrame, what: str, error: Exception) -> str:
-    """Which column of a frame polars cannot read, and the cure; pandas may hold text and numbers in one column."""
+def _unreadable_message(frame: nw.DataFrame, what: str, error: Exception) -> str:
+    """Name the column that polars cannot read, and the cure; pandas may hold text and numbers in one column."""
     for column in frame.iter_columns():
         try:
             column.to_polars()
@@ -161,7 +168,7 @@ def _say_what_is_unreadable(frame: nw.DataFrame, what: str, error: Exception) ->
 
 
 def like(frame: pl.DataFrame, example: Any) -> Any:
-    """A polars frame in the library of another frame."""
+    """Convert a polars frame to the library of another frame."""
     if isinstance(example, pl.DataFrame | pl.LazyFrame):
         return frame
     native = nw.from_native(frame)
@@ -169,7 +176,7 @@ def like(frame: pl.DataFrame, example: Any) -> Any:
 
 
 def code_items(values: pl.Series, items: pl.Series, what: str = "the items of the click log") -> pl.Series:
-    """Codes of items: their place in the catalogue from 1, 0 where it has none; an error calls them ``what``.
+    """Look up the codes of items: their place in the catalogue from 1, or 0; an error calls them ``what``.
 
     Raises
     ------
@@ -222,5 +229,5 @@ def _seconds(times: pl.Series, what: str) -> pl.Series:
 
 
 def _escape(name: str) -> str:
-    """A column's name as a pattern that only it fits: pl.col takes names that begin with ^ for patterns."""
+    """Turn a column's name into a pattern that only it matches: pl.col reads names that begin with ^ as patterns."""
     return "".join(f"\\x{{{ord(letter):x}}}" for letter in name)

@@ -1,4 +1,4 @@
-"""What is clicked most, everywhere or in a category: the least that a recommender has to beat."""
+"""The most clicked items, of all or of a category: the least that a recommender has to beat."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from tabmtl.sessions.catalogue import Catalogue
+from tabmtl.sessions.log import Column
 from tabmtl.sessions.ragged import Sessions
 from tabmtl.sessions.recommender import Recommender
 from tabmtl.storage.persist import Saved
@@ -53,14 +54,14 @@ class Popularity(Recommender):
 class CategoryPopularity(Recommender):
     """The items that were clicked most in training, those of the last clicked item's category first.
 
-    The last click on an item of the catalogue names the category. Of n items in it with c clicks together, one of c_i
-    clicks scores (c_i + 1) / (c + n), so that all of them stand above the items of other categories, which follow
-    by popularity. Popularity alone rules after an item without a category, and where no item is known.
+    The last click on an item of the catalogue names the category. If its n items have c clicks together, an item of c_i
+    clicks scores (c_i + 1) / (c + n), so that all of them rank above the items of other categories, which follow
+    by popularity. After an item without a category, and where no item is known, popularity alone decides.
 
     Parameters
     ----------
     category : str, default="category"
-        Column of the item table; a missing value is no category.
+        Column of the item table; a missing value means no category.
     **options
         The fields of :class:`tabmtl.sessions.recommender.Recommender` (columns of the click log).
 
@@ -75,7 +76,7 @@ class CategoryPopularity(Recommender):
     ['a', 'c', 'b']
     """
 
-    category: str = "category"
+    category: Column = "category"
 
     _reads_metadata: ClassVar[bool] = True
 
@@ -101,15 +102,15 @@ class CategoryPopularity(Recommender):
 
 
 def popularity_below_zero(counts: np.ndarray) -> np.ndarray:
-    """Popularity as scores (N,) of float32 in [-1, 0), for items that nothing else speaks for.
+    """Score items (N,) by popularity in [-1, 0), float32, below those that a method has found.
 
-    Clicks count relative to the most clicked item: shares of all clicks would be too small to tell apart next to -1.
+    Clicks are relative to the most clicked item: next to -1, shares of all clicks would be too small to tell apart.
     """
     return (counts / (counts.max() + 1) - 1).astype(np.float32)
 
 
 def fill_with_popularity(scores: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Let items that were not found follow those that were, by popularity.
+    """Rank items that were not found behind those that were, by popularity.
 
     Parameters
     ----------
@@ -128,7 +129,7 @@ def fill_with_popularity(scores: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def _read_categories(metadata: pl.DataFrame | None, name: str) -> np.ndarray:
-    """Number of every item's category, (N,) of int32 from 1; 0 where it has none."""
+    """Number the categories of items, (N,) of int32 from 1; 0 for none."""
     if metadata is None:
         raise ValueError(
             f"there is no item table to hold the column {name!r}: give fit one, items=..., or use Popularity"

@@ -1,4 +1,4 @@
-"""Sessions as ragged arrays of item codes, and what is cut out of them."""
+"""Sessions as ragged arrays of item codes, and the parts that are cut out of them."""
 
 from __future__ import annotations
 
@@ -50,41 +50,44 @@ class Sessions:
         return np.diff(self.offsets)
 
     def take(self, index: np.ndarray) -> Sessions:
-        """Sessions by number, (m,)."""
+        """Take sessions by number, (m,)."""
         index = np.asarray(index, dtype=np.int64)
         return self._ragged(index, self.offsets[index], self.lengths[index])
 
     def last(self, n: int) -> Sessions:
-        """The last n clicks of every session."""
+        """Cut every session to its last n clicks."""
         kept = np.minimum(self.lengths, n)
         return self._ragged(np.arange(len(self)), self.offsets[1:] - kept, kept)
 
     def known_clicks(self) -> tuple[np.ndarray, np.ndarray]:
-        """Session by number and place in the catalogue (from 0) of every click on an item that it holds."""
+        """Give the session by number and the place in the catalogue (from 0) of every click on an item of it."""
         known = self.items != UNSEEN_ITEM
         return np.repeat(np.arange(len(self)), self.lengths)[known], self.items[known] - 1
 
     def without_unseen(self) -> Sessions:
-        """The clicks on items of the catalogue; a session may become empty."""
-        return self._keep(self.items != UNSEEN_ITEM)
+        """Drop the clicks on items that the catalogue does not hold; a session may become empty."""
+        kept = self.items != UNSEEN_ITEM
+        before = np.concatenate([[0], np.cumsum(kept)])
+        times = None if self.times is None else self.times[kept]
+        return Sessions(ids=self.ids, offsets=before[self.offsets], items=self.items[kept], times=times)
 
     def at_least(self, n: int) -> Sessions:
-        """The sessions of at least n clicks."""
+        """Take the sessions of at least n clicks."""
         return self.take(np.flatnonzero(self.lengths >= n))
 
     def count_prefixes(self, first: int = 1) -> int:
-        """Number of proper prefixes of at least ``first`` clicks."""
+        """Count the proper prefixes of at least ``first`` clicks."""
         return int(np.maximum(self.lengths - first, 0).sum(dtype=np.int64))
 
     def prefixes(self, first: int = 1, chosen: np.ndarray | None = None) -> tuple[Sessions, np.ndarray]:
-        """Every proper prefix of at least ``first`` clicks, session by session, and the item clicked next.
+        """Cut out every proper prefix of at least ``first`` clicks, session by session, and give the item clicked next.
 
         ``chosen`` (m,) takes some of them by number; see `spread`.
 
         Returns
         -------
         prefixes : Sessions
-            m of them; ids repeat.
+            m sessions; ids repeat.
         targets : ndarray of int32, shape (m,)
         """
         ends = np.cumsum(np.maximum(self.lengths - first, 0), dtype=np.int64)
@@ -96,7 +99,7 @@ class Sessions:
         return self._ragged(owner, starts, length), self.items[starts + length]
 
     def padded(self, *, newest_first: bool = False) -> np.ndarray:
-        """Item codes (S, longest) of int32, 0 behind the end of a session."""
+        """Give item codes (S, longest) of int32, 0 behind the end of a session."""
         lengths = self.lengths
         codes = np.zeros((len(self), int(lengths.max(initial=1))), dtype=np.int32)
         place = ranges(0, lengths)
@@ -106,7 +109,7 @@ class Sessions:
         return codes
 
     def _ragged(self, owner: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> Sessions:
-        """Sessions whose clicks are given as ranges of these."""
+        """Make sessions of ranges of these clicks."""
         clicks = ranges(starts, lengths)
         return Sessions(
             ids=self.ids.gather(owner),
@@ -115,24 +118,18 @@ class Sessions:
             times=None if self.times is None else self.times[clicks],
         )
 
-    def _keep(self, kept: np.ndarray) -> Sessions:
-        """These sessions with some of their clicks."""
-        before = np.concatenate([[0], np.cumsum(kept)])
-        times = None if self.times is None else self.times[kept]
-        return Sessions(ids=self.ids, offsets=before[self.offsets], items=self.items[kept], times=times)
-
 
 def spread(n: int, most: int) -> np.ndarray:
-    """Whole numbers below n: all of them, or if there are more than ``most``, so many, evenly spread."""
+    """Give the whole numbers below n, or at most ``most`` of them, evenly spread."""
     return np.arange(n) if n <= most else np.linspace(0, n - 1, most).astype(np.int64)
 
 
 def offsets_of(lengths: np.ndarray) -> np.ndarray:
-    """Where ranges of these lengths start, and behind them where the last one ends: (S + 1,) of int64."""
+    """Compute the starts of ranges of these lengths and the end of the last one: (S + 1,) of int64."""
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
 
 
 def ranges(starts: np.ndarray | int, lengths: np.ndarray) -> np.ndarray:
-    """Whole numbers of ranges with these starts, all of them or each, and lengths, one range behind the other."""
+    """Join ranges of whole numbers with these starts, one for all or one each, and lengths."""
     offsets = offsets_of(lengths)
     return np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])

@@ -1,11 +1,11 @@
-"""How well next clicks are predicted: rank of the target among all items, and what follows from it.
+"""How well next clicks are predicted: ranks of the targets among all items, their scores, and the best items.
 
-A rank counts the items that score at least as much as the target, itself included: ties count against the
+A rank counts the items that score at least as much as the target, including the target: ties count against the
 recommender, so that constant scores gain nothing. With the rank r of a target and a list of k items::
 
     recall@k = 1[r <= k]        mrr@k = 1[r <= k] / r        ndcg@k = 1[r <= k] / log2(1 + r)
 
-each as the mean over all targets. Sampled candidates reorder recommenders, so there is no such option.
+each as the mean over all targets. Ranking among sampled candidates would reorder recommenders, so it is not offered.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ class Ranking:
     Attributes
     ----------
     ranks : ndarray of float64, shape (m,)
-        Rank of every target among all items, from 1; infinite where the catalogue does not hold it.
+        Rank of every target among all items, from 1; infinite if the catalogue does not hold it.
     counts : ndarray of int64, shape (m,)
-        Clicks of the target in training.
+        Clicks of every target in training.
     n_items : int
         Size of the catalogue.
     top : ndarray of int64, shape (m, k)
-        Places in the catalogue of the best items, best first: the ``top`` of `Recommender.rank`, or all items.
+        Places in the catalogue of the best items, best first; k is ``top`` of `Recommender.rank`.
     """
 
     ranks: np.ndarray
@@ -48,19 +48,19 @@ class Ranking:
     top: np.ndarray
 
     def recall(self, k: int) -> float:
-        """Share of targets among the first k."""
+        """Compute the share of targets among the first k."""
         return float(np.mean(self.ranks <= k))
 
     def mrr(self, k: int) -> float:
-        """Mean of 1 / rank, 0 beyond k."""
+        """Average 1 / rank, 0 beyond k."""
         return float(np.mean(np.where(self.ranks <= k, 1 / self.ranks, 0.0)))
 
     def ndcg(self, k: int) -> float:
-        """Mean of 1 / log2(1 + rank), 0 beyond k."""
+        """Average 1 / log2(1 + rank), 0 beyond k."""
         return float(np.mean(np.where(self.ranks <= k, 1 / np.log2(1 + self.ranks), 0.0)))
 
     def coverage(self, k: int) -> float:
-        """Share of the catalogue that is among the first k of at least one target.
+        """Compute the share of the catalogue that is among the first k of at least one target.
 
         Raises
         ------
@@ -74,12 +74,12 @@ class Ranking:
         return len(np.unique(self.top[:, :k])) / self.n_items
 
     def only(self, chosen: np.ndarray) -> Ranking:
-        """The targets of a mask (m,)."""
+        """Take the targets of a mask (m,)."""
         return Ranking(ranks=self.ranks[chosen], counts=self.counts[chosen], n_items=self.n_items, top=self.top[chosen])
 
 
 def rank_targets(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Ranks (m,) of targets, codes from 1 or 0 for none of the catalogue, in scores (m, N).
+    """Rank targets (m,), codes from 1, or 0 for an unknown item, by scores (m, N).
 
     A target that is excluded (minus infinity) or not a number has an infinite rank.
     """
@@ -90,12 +90,12 @@ def rank_targets(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 
 def block_size(n_items: int) -> int:
-    """Sessions at a time, so that there is room for scores of all items."""
+    """Choose how many sessions are scored at a time, so that the scores of all items fit the memory."""
     return max(1, _BLOCK_BYTES // (4 * n_items))
 
 
 def top_k(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k best items of every row, best first; of equal ones the first in the catalogue.
+    """Find the k best items of every row, best first; among equal ones the first in the catalogue.
 
     A score that is not a number counts, and is returned, as minus infinity.
 
@@ -114,7 +114,7 @@ def top_k(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     n_blocks = scores.shape[1] // _BLOCK
     if n_blocks < 4 * k:
         return _sorted_top(scores, k)
-    # an item outside the k best blocks, the earlier of equal ones, has one that beats it in each of them
+    # each of the k best blocks, the earlier of equal ones, has an item that beats all items outside of them
     blocks, rest = torch.from_numpy(scores).tensor_split((n_blocks * _BLOCK,), dim=1)
     blocks = blocks.unflatten(1, (n_blocks, _BLOCK))
     largest = blocks.amax(dim=2)
@@ -129,12 +129,12 @@ def top_k(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _sorted_top(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """`top_k` by a look at all scores."""
+    """Find the same as `top_k`, by a look at all scores."""
     values, found = (part.numpy() for part in torch.topk(torch.from_numpy(scores), k, dim=1))
-    if np.isnan(values[:, :1]).any():  # torch takes what is no number for the greatest one
+    if np.isnan(values[:, :1]).any():  # torch puts NaN first
         return _sorted_top(np.where(np.isnan(scores), np.float32(-np.inf), scores), k)
     least = values[:, -1:]
-    # which of several equal items comes last is for the catalogue to say, not for the number of rows
+    # among equal items at the end of the list, the catalogue decides, not the number of rows
     for row in np.flatnonzero(np.count_nonzero(scores >= least, axis=1) > k):
         better = np.count_nonzero(values[row] > least[row])
         found[row, better:] = np.flatnonzero(scores[row] == least[row])[: k - better]
@@ -150,10 +150,9 @@ def rank_next(
     top: int = 0,
     most: int | None = None,
 ) -> Ranking:
-    """Rank the next clicks of sessions of two at least among all items, which have ``counts`` clicks in training.
+    """Rank the next clicks of sessions of at least two clicks among all items, with ``counts`` clicks in training.
 
-    The ``top`` best items are kept, for the coverage; with 0, the default, they are not looked for. With ``most``, if
-    there are more next clicks than so many, so many of them are ranked, spread evenly over all.
+    The ``top`` best items are kept for the coverage. At most ``most`` next clicks are ranked, evenly spread.
     """
     n = sessions.count_prefixes()
     chosen = spread(n, n if most is None else most)
@@ -169,7 +168,7 @@ def rank_next(
 
 
 def summarize(ranking: Ranking, ks: Sequence[int]) -> pl.DataFrame:
-    """One row for all targets and one a bucket of training clicks; null where a bucket has no target."""
+    """Make a row for all targets and one per bucket of training clicks; null where a bucket has no target."""
     lows = np.array([low for low, _ in BUCKETS])
     bucket = np.searchsorted(lows, ranking.counts, side="right") - 1
     parts = [("all", ranking), *((name, ranking.only(bucket == j)) for j, (_, name) in enumerate(BUCKETS))]

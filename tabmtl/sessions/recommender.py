@@ -1,4 +1,4 @@
-"""The contract of recommenders: what every one of them does with a click log."""
+"""The contract of recommenders: every one learns from a click log, recommends, ranks and is saved alike."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from tabmtl.estimators.base import SavableEstimator
 from tabmtl.params import check_count
 from tabmtl.sessions.catalogue import Catalogue, make_catalogue
-from tabmtl.sessions.log import LogColumns, group_log, like, read_log, read_sessions
+from tabmtl.sessions.log import Column, LogColumns, group_log, like, read_log, read_sessions
 from tabmtl.sessions.ragged import Sessions
 from tabmtl.sessions.ranking import Ranking, block_size, rank_next, summarize, top_k
 from tabmtl.sessions.split import warn_of_leaks
@@ -24,26 +24,26 @@ from tabmtl.storage.persist import Saved
 class Recommender(SavableEstimator):
     """Base of all recommenders; a subclass gives `_fit`, `_scores`, `_state` and `_fitted_from`.
 
-    A fitted recommender answers as it was fitted: parameters that are set later, names of columns among them, wait for
-    the next fit. Only ``device`` and ``n_jobs``, where there are such, hold at once.
+    A fitted recommender answers as it was fitted: parameters that are set later, including names of columns, wait for
+    the next fit. Only ``device`` and ``n_jobs``, where they exist, hold at once.
 
     Parameters
     ----------
     session_column, item_column : str, default="session_id", "item_id"
         Columns of the click log; the item table names its items by ``item_column`` too.
     time_column : str or None, default="time"
-        When a click was: a date, a datetime, or a number, which counts seconds. None if the log has an order only.
+        Time of a click: a date, a datetime, or a number of seconds. None if the log has an order only.
     order_column : str, optional
         Numbers, dates or datetimes that order clicks of equal time, or all clicks of a session where there is no time.
-        What is equal in both stays in the order of the rows.
+        Clicks that are equal in both stay in the order of the rows.
     """
 
-    session_column: str = "session_id"
-    item_column: str = "item_id"
-    time_column: str | None = "time"
-    order_column: str | None = None
+    session_column: Column = "session_id"
+    item_column: Column = "item_id"
+    time_column: Column | None = "time"
+    order_column: Column | None = None
 
-    # whether the item table tells more than which items there are
+    # whether columns of the item table are read, and not only the names
     _reads_metadata: ClassVar[bool] = False
 
     def fit(self, clicks: Any, *, items: Any = None, clicks_val: Any = None) -> Self:
@@ -55,9 +55,9 @@ class Recommender(SavableEstimator):
             One row per click, in any order.
         items : frame, optional
             The item table: one row per item, its name in ``item_column`` and metadata in other columns. Its items
-            can be recommended whether they were clicked or not.
+            can be recommended even if they were never clicked.
         clicks_val : frame, optional
-            A later log of other sessions to stop on, or only to follow, where the method trains in epochs.
+            A later log of other sessions, for methods that train in epochs: they stop early on it, or only report it.
 
         Returns
         -------
@@ -66,8 +66,7 @@ class Recommender(SavableEstimator):
         Raises
         ------
         TypeError, ValueError
-            If the input does not fit; the message names the column and the cure. The recommender is then left as it
-            was.
+            If the input does not fit; the message names the column and the cure. The recommender then stays as it was.
         """
         self._check_params()
         columns = _columns_of(vars(self))
@@ -93,21 +92,21 @@ class Recommender(SavableEstimator):
         Parameters
         ----------
         sessions : frame
-            A click log with the columns of fit; sessions and items may be new. Items that the catalogue does not hold
-            say nothing but that there was a click. Of no row, no session is answered.
+            A click log with the columns of fit; sessions and items may be new. Of an item that the catalogue does not
+            hold, only the click counts. A log without a row has no session to answer.
         k : int, default=20
-            Recommendations per session; fewer come where there are fewer candidates.
+            Recommendations per session; fewer if there are fewer candidates.
         candidates : sequence or series of items, optional
             Recommend these only.
         exclude_seen : bool, default=False
-            Leave out items that the session holds already. People do click again, so repeats are allowed.
+            Leave out items that the session holds already. By default they may be recommended: people do click again.
 
         Returns
         -------
         recommendations : frame like ``sessions``
-            Columns: that of the session, ``rank`` (from 1), that of the item, and ``score``, higher is better; sessions
-            in the order of their last clicks, those of equal time in that of their first rows. A polars DataFrame for
-            a LazyFrame.
+            Columns: the session, ``rank`` (from 1), the item, and ``score``, higher is better. Sessions are in the
+            order of their last clicks, those of equal time in the order of their first rows. A polars DataFrame for a
+            LazyFrame.
 
         Raises
         ------
@@ -126,7 +125,7 @@ class Recommender(SavableEstimator):
         return self._frame(read, items, scores, sessions)
 
     def rank(self, clicks: Any, *, top: int = 20, exclude_seen: bool = False) -> Ranking:
-        """Rank of every next click among all items of the catalogue, given the clicks before it.
+        """Rank every next click among all items of the catalogue, given the clicks before it.
 
         Parameters
         ----------
@@ -140,7 +139,7 @@ class Recommender(SavableEstimator):
         Returns
         -------
         Ranking
-            Of the targets, in the order of the sessions; ties count against the recommender.
+            Ranks of the targets, in the order of the sessions; ties count against the recommender.
 
         Raises
         ------
@@ -156,7 +155,7 @@ class Recommender(SavableEstimator):
         return rank_next(lambda some: model._scores_of(some, exclude_seen), sessions, self._catalogue.counts, top=top)
 
     def evaluate(self, clicks: Any, k: int | Sequence[int] = 20, *, exclude_seen: bool = False) -> pl.DataFrame:
-        """Recall, MRR and NDCG at k over the full catalogue, in all and by the training clicks of the target.
+        """Compute recall, MRR and NDCG at k over the full catalogue, for all targets and by their training clicks.
 
         Parameters
         ----------
@@ -169,8 +168,8 @@ class Recommender(SavableEstimator):
         Returns
         -------
         metrics : polars.DataFrame
-            One row a bucket of training clicks ("all", "0", "1-5", "6-20", "21-100", ">100"): ``bucket``,
-            ``n_targets``, and per k ``recall@k``, ``mrr@k``, ``ndcg@k`` and, in all, ``coverage@k``.
+            One row per bucket of training clicks ("all", "0", "1-5", "6-20", "21-100", ">100"): ``bucket``,
+            ``n_targets``, and per k ``recall@k``, ``mrr@k``, ``ndcg@k`` and, for "all", ``coverage@k``.
         """
         ks = list(k) if isinstance(k, Iterable) and not isinstance(k, str) else [k]
         if not ks:
@@ -180,38 +179,35 @@ class Recommender(SavableEstimator):
         return summarize(self.rank(clicks, top=max(ks), exclude_seen=exclude_seen), ks)
 
     def score(self, clicks: Any) -> float:
-        """MRR@20 over the full catalogue; see `evaluate`."""
+        """Compute MRR@20 over the full catalogue; see `evaluate`."""
         return self.rank(clicks).mrr(20)
 
-    # what a subclass gives
-
-    def _check_params(self) -> None:
-        """Raise a ValueError for a hyper-parameter out of range."""
+    # a subclass gives these
 
     def _fit(self, sessions: Sessions, catalogue: Catalogue, valid: Sessions | None) -> dict[str, Any]:
         """Learn, and return the fitted attributes by name."""
         raise NotImplementedError
 
     def _scores(self, sessions: Sessions) -> np.ndarray:
-        """Score of every item (S, N), float32, for the click after each session."""
+        """Score every item (S, N), float32, for the click after each session."""
         raise NotImplementedError
 
     def _state(self) -> Saved:
-        """The fitted attributes as JSON values and arrays."""
+        """Give the fitted attributes as JSON values and arrays."""
         raise NotImplementedError
 
     def _fitted_from(self, catalogue: Catalogue, saved: Saved) -> dict[str, Any]:
-        """The fitted attributes that `_state` described."""
+        """Rebuild the fitted attributes from `_state`."""
         raise NotImplementedError
 
     # shared steps
 
     def _log_columns(self) -> LogColumns:
-        """The columns of fit."""
+        """Give the columns of fit."""
         return _columns_of(self._fitted_params)
 
     def _in_force(self) -> Self:
-        """What answers: this recommender, or one with the parameters of fit if they were changed since."""
+        """Give this recommender, or one with the parameters of fit if they were changed since."""
         fitted = self._fitted_params
         if all(getattr(self, name) == value for name, value in fitted.items()):
             return self
@@ -220,17 +216,16 @@ class Recommender(SavableEstimator):
         return kept
 
     def _read(self, sessions: Any) -> Sessions:
-        """The sessions that `recommend` is asked for."""
-        return read_sessions(
-            sessions, self._log_columns(), self._catalogue.ids, "the log given as sessions", empty=True
-        )
+        """Read the sessions that `recommend` is asked for."""
+        what = "the log given as sessions"
+        return read_sessions(sessions, self._log_columns(), self._catalogue.ids, what, empty=True)
 
     def _cure_of_unknown(self) -> str:
-        """What to do about an item that the catalogue does not hold."""
+        """Say how to deal with an item that the catalogue does not hold."""
         return "leave them out, or fit again with an item table that lists them"
 
     def _frame(self, read: Sessions, items: np.ndarray, scores: np.ndarray, example: Any) -> Any:
-        """Recommendations as a frame: places in the catalogue (S, k), -1 for none, and their scores."""
+        """Make a frame of recommendations: places in the catalogue (S, k), -1 for none, and their scores."""
         found, columns = items >= 0, self._log_columns()
         owner, rank = np.nonzero(found)
         frame = pl.DataFrame(
@@ -246,7 +241,7 @@ class Recommender(SavableEstimator):
     def _top(
         self, sessions: Sessions, k: int, allowed: np.ndarray | None, exclude_seen: bool
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Place in the catalogue (S, k), -1 where there is none, and score of the best items."""
+        """Find the places in the catalogue (S, k), -1 for none, and the scores of the best items."""
         if not len(sessions):
             return np.zeros((0, k), dtype=np.int64), np.zeros((0, k), dtype=np.float32)
         found, size, model = [], block_size(len(self._catalogue)), self._in_force()
@@ -260,7 +255,7 @@ class Recommender(SavableEstimator):
         return np.where(np.isneginf(scores), -1, items), scores
 
     def _scores_of(self, sessions: Sessions, exclude_seen: bool) -> np.ndarray:
-        """Scores (S, N); minus infinity of items that the session holds, if they are to be left out."""
+        """Compute scores (S, N): with ``exclude_seen``, minus infinity for items that the session holds."""
         scores = self._scores(sessions)
         if exclude_seen:
             scores[sessions.known_clicks()] = -np.inf
@@ -270,8 +265,7 @@ class Recommender(SavableEstimator):
         self._forget()
         self._fitted_params = self.get_params(deep=False)
         self._set_catalogue(catalogue)
-        for name, value in fitted.items():
-            setattr(self, name, value)
+        self.__dict__ |= fitted
 
     def _set_catalogue(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
@@ -289,9 +283,4 @@ class Recommender(SavableEstimator):
 
 
 def _columns_of(params: Mapping[str, Any]) -> LogColumns:
-    return LogColumns(
-        session=params["session_column"],
-        item=params["item_column"],
-        time=params["time_column"],
-        order=params["order_column"],
-    )
+    return LogColumns(**{role: params[f"{role}_column"] for role in ("session", "item", "time", "order")})

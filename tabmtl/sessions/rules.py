@@ -1,4 +1,4 @@
-"""Sequential rules: what was clicked soon after the last item, or after the last few.
+"""Sequential rules: items that were clicked soon after the last item, or after the last few.
 
 Kamehkhosh et al., 2017, "A Comparison of Frequent Pattern Techniques and a Deep Learning Method for Session-Based
 Recommendation", TempRec workshop at RecSys.
@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 from scipy import sparse
 
-from tabmtl.params import check_count, check_share
+from tabmtl.params import Count, WholeShare
 from tabmtl.sessions.catalogue import Catalogue
 from tabmtl.sessions.popularity import fill_with_popularity
 from tabmtl.sessions.ragged import Sessions
@@ -35,9 +35,9 @@ class SequentialRules(Recommender):
     Parameters
     ----------
     steps : int, default=10
-        How many clicks later an item still counts as following.
+        An item follows another if it is clicked at most this many clicks later.
     n_last : int, default=1
-        Clicks of the session that are read, from its end.
+        Newest clicks of the session that are read.
     decay : float, default=0.5
         Weight of a click relative to the one after it, above 0 and at most 1.
     **options
@@ -58,20 +58,15 @@ class SequentialRules(Recommender):
     [('b', 1.0), ('c', 0.5)]
     """
 
-    steps: int = 10
-    n_last: int = 1
-    decay: float = 0.5
+    steps: Count = 10
+    n_last: Count = 1
+    decay: WholeShare = 0.5
 
     search_space: ClassVar[dict[str, Any]] = {
         "steps": {"low": 2, "high": 30, "log": True},
         "n_last": {"low": 1, "high": 10, "log": True},
         "decay": {"low": 0.1, "high": 1.0},
     }
-
-    def _check_params(self) -> None:
-        check_count("steps", self.steps)
-        check_count("n_last", self.n_last)
-        check_share("decay", self.decay, whole=True)
 
     def _fit(self, sessions: Sessions, catalogue: Catalogue, valid: Sessions | None) -> dict[str, Any]:
         owner = np.repeat(np.arange(len(sessions)), sessions.lengths)

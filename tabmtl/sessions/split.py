@@ -1,4 +1,4 @@
-"""One cut in time through a click log: train on what was known before it, test on the sessions after it."""
+"""One cut in time through a click log: train on the sessions before it, test on those after it."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ def temporal_split(
 
     A session whose last click is at or after the cut goes whole to test, every other one to train. So no session is in
     both, and no click of train is at or after the cut: nothing leaks. A session that straddles the cut shows its early
-    clicks in test only. Items are left alone: those of test that train does not hold are what a cold start is about.
+    clicks in test only. No item is removed: items of test that train does not hold measure the cold start.
 
     Parameters
     ----------
     clicks : polars DataFrame or LazyFrame, pandas DataFrame or pyarrow Table
         One row per click, in any order.
     cut : datetime, date or number, optional
-        The cut, as the time column has it; a date stands for its first moment.
+        The cut, of the type of the time column; a date stands for its first moment.
     test_size : float or datetime.timedelta, optional
         Instead of ``cut``. A number between 0 and 1 is the share of sessions, the newest by their last click, that go
-        to test; sessions whose last clicks are equally old stay together, so there may be more. A timedelta is the last
-        so much of the log: up to its last click, or, where the times are dates, up to the end of its last day.
+        to test; sessions whose last clicks are equally old stay together, so there may be more. A timedelta is a period
+        at the end of the log: up to its last click, or, where the times are dates, up to the end of its last day.
     session_column : str, default="session_id"
-        Names the session.
+        Column that names the session.
     time_column : str or None, default="time"
-        When a click was: a date, a datetime or a number, which counts seconds. None: the log has an order only, and
-        sessions follow one another as their first rows do; then only a share can be asked for.
+        Time of a click: a date, a datetime, or a number of seconds. None: the log has an order only, and sessions
+        follow one another as their first rows do; ``test_size`` must then be a share.
 
     Returns
     -------
@@ -56,8 +56,8 @@ def temporal_split(
     Raises
     ------
     TypeError, ValueError
-        If not exactly one of ``cut`` and ``test_size`` is given, it does not fit the time column, the log cannot be
-        read, or one part would be empty.
+        If not exactly one of ``cut`` and ``test_size`` is given, if it does not fit the time column, if the log cannot
+        be read, or if one part would be empty.
 
     Examples
     --------
@@ -99,7 +99,7 @@ def temporal_split(
 
 
 def warn_of_leaks(sessions: Sessions, later: Sessions) -> None:
-    """Warn of a validation log that repeats sessions of training, or asks for nothing that can be answered."""
+    """Warn of a validation log that repeats sessions of training, or whose targets are all unknown."""
     shared = _count_shared(sessions.ids, later.ids)
     if shared:
         warnings.warn(
@@ -119,7 +119,7 @@ def warn_of_leaks(sessions: Sessions, later: Sessions) -> None:
 
 
 def _count_shared(names: pl.Series, others: pl.Series) -> int:
-    """How many of the other names are among the names, which may be of another type."""
+    """Count the other names that are among the names, which may be of another type."""
     if names.dtype.is_integer() and others.dtype.is_integer():
         names, others = names.cast(pl.Int128), others.cast(pl.Int128)
     if isinstance(names.dtype, pl.Categorical | pl.Enum) or isinstance(others.dtype, pl.Categorical | pl.Enum):
@@ -128,14 +128,14 @@ def _count_shared(names: pl.Series, others: pl.Series) -> int:
 
 
 def _start_of_newest(times: np.ndarray, share: float) -> float:
-    """Least time of the newest share of sessions."""
+    """Find the least time of the newest share of sessions."""
     if isinstance(share, bool) or not 0 < share < 1:
         raise ValueError(f"test_size must be a share between 0 and 1 or a timedelta, got {share!r}")
     return float(times[-max(1, round(share * len(times)))])
 
 
 def _start_of_period(newest: float, period: Any, dtype: pl.DataType) -> float:
-    """Where the last so much of the log begins."""
+    """Find the start of the last period of the log."""
     if not isinstance(period, timedelta):
         raise TypeError(f"test_size must be a share between 0 and 1 or a timedelta, got {period!r}")
     if period <= timedelta(0):
@@ -144,7 +144,7 @@ def _start_of_period(newest: float, period: Any, dtype: pl.DataType) -> float:
 
 
 def _start_at(cut: Any, dtype: pl.DataType, time_column: str | None) -> float:
-    """A cut as seconds, as `read_log` has times."""
+    """Convert a cut to seconds, as `read_log` converts times."""
     if not dtype.is_temporal():
         if not is_number(cut) or not math.isfinite(cut):
             raise TypeError(f"cut must be a finite number like the column {time_column!r} ({dtype}), got {cut!r}")
@@ -172,7 +172,7 @@ def _dtype(clicks: Any, column: str) -> pl.DataType:
 
 
 def _hint(cut: Any) -> str:
-    """A share that was given as the cut."""
+    """Suggest test_size where a share was given as the cut."""
     return f"; did you mean test_size={cut!r}?" if is_number(cut) and 0 < cut < 1 else ""
 
 

@@ -98,7 +98,7 @@ def test_a_step_has_the_candidates_that_its_name_says(kind, least, most, monkeyp
     coder = ItemCoder.fit(items)
     seen = []
 
-    def loss(queries, repeat, vectors, *rest, low):
+    def loss(queries, repeat, vectors, *rest, bfloat16):
         seen.append((len(queries), len(vectors)))
         return queries.mean() + vectors.mean()
 

@@ -1,4 +1,4 @@
-"""What an id-free recommender can reach: items of equal metadata cannot be told apart."""
+"""The best that a recommender without ids can reach: it cannot tell items of equal metadata apart."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import polars as pl
 from tabmtl.schema import TabmtlWarning
 from tabmtl.sessions.catalogue import Catalogue
 from tabmtl.sessions.knn import VSKNN
-from tabmtl.sessions.m2trec.fitting import VALIDATED
 from tabmtl.sessions.m2trec.items import KnownItems
+from tabmtl.sessions.m2trec.training import MAX_VALIDATION_CLICKS
 from tabmtl.sessions.ragged import Sessions, spread
 from tabmtl.sessions.ranking import rank_next
 
@@ -20,16 +20,16 @@ _COMPARED = 2_000  # clicks on which the neighbour baseline is measured, spread 
 
 
 def oracle_ceiling(row: np.ndarray, counts: np.ndarray, targets: np.ndarray, k: int = 20) -> dict[str, float]:
-    """Scores of an oracle that knows the metadata of the next item exactly, and ranks by popularity among its equals.
+    """Score an oracle that knows the metadata of the next item exactly, and ranks by popularity among its equals.
 
     Parameters
     ----------
     row : ndarray of int64, shape (N,)
-        Which distinct row of metadata every item has.
+        Distinct row of metadata of every item.
     counts : ndarray of int64, shape (N,)
         Training clicks of every item.
     targets : ndarray of int32, shape (m,)
-        Codes of the items clicked next; 0, an unknown one, is never found.
+        Codes of the items clicked next; 0, an unknown item, is never found.
     k : int, default=20
 
     Returns
@@ -44,7 +44,7 @@ def oracle_ceiling(row: np.ndarray, counts: np.ndarray, targets: np.ndarray, k: 
     """
     order = np.lexsort((-counts, row))
     sorted_row, sorted_counts = row[order], counts[order]
-    # behind the last item of the same metadata and popularity, counted from the first of the same metadata
+    # an item ranks behind all items of its metadata and popularity, counted from the first of its metadata
     ends = np.append(np.flatnonzero((np.diff(sorted_row) != 0) | (np.diff(sorted_counts) != 0)), len(order) - 1)
     last = ends[np.searchsorted(ends, np.arange(len(order)))]
     first = np.searchsorted(sorted_row, sorted_row, side="left")
@@ -55,56 +55,44 @@ def oracle_ceiling(row: np.ndarray, counts: np.ndarray, targets: np.ndarray, k: 
     return {f"recall@{k}": float(found.mean()), f"mrr@{k}": float(np.where(found, 1 / ranks, 0).mean())}
 
 
-def say_what_metadata_tells(
-    items: KnownItems, known: Sessions, apart: tuple[Sessions, Sessions | None] | None, *, verbose: int
-) -> dict[str, Any]:
-    """How many items metadata tells apart, and what an id-free recommender can reach at best: fitted attributes.
+def describe_metadata(items: KnownItems, sessions: Sessions, *, verbose: int) -> dict[str, Any]:
+    """Count the items that metadata tells apart, and compute the ceiling without ids on the next clicks of sessions.
 
-    Parameters
-    ----------
-    items : KnownItems
-    known : Sessions
-        Whose next clicks the ceiling is of.
-    apart : pair of Sessions, or None
-        Older sessions, and those on which `warn_of_ceiling` compares VSKNN with the ceiling, if there are any; None
-        where ids tell items apart, so that there is nothing to warn of.
-    verbose : int
-        1 prints it.
+    Returns fitted attributes of M2TRec; ``verbose=1`` prints them too.
     """
-    if items.features is None:
+    if items.features is None or items.row is None:
         return {}
-    row = items.features.row
-    if apart is not None and apart[1] is not None:
-        warn_of_ceiling(row, items.clicks, apart[0], apart[1])
-    _, targets = known.prefixes(chosen=spread(known.count_prefixes(), VALIDATED))
-    ceiling, n_distinct = oracle_ceiling(row, items.clicks, targets), len(items.features)
+    _, targets = sessions.prefixes(chosen=spread(sessions.count_prefixes(), MAX_VALIDATION_CLICKS))
+    ceiling, n_distinct = oracle_ceiling(items.row, items.clicks, targets), len(items.features)
     if verbose:
         print(
-            f"metadata tells {n_distinct} of {len(row)} items apart: without ids, Recall@20 is at most "
+            f"metadata tells {n_distinct} of {len(items.row)} items apart: without ids, Recall@20 is at most "
             f"{ceiling['recall@20']:.3f} and MRR@20 {ceiling['mrr@20']:.3f}",
             flush=True,
         )
     return {"n_distinct_metadata_": n_distinct, "oracle_ceiling_": ceiling}
 
 
-def warn_of_ceiling(row: np.ndarray, counts: np.ndarray, older: Sessions, judged: Sessions) -> None:
-    """Warn where VSKNN, which knows older sessions, beats on those judged the Recall@20 that is possible without ids.
+def warn_of_ceiling(items: KnownItems, earlier: Sessions, judged: Sessions) -> None:
+    """Warn if VSKNN, fitted on earlier sessions, beats the Recall@20 that is possible without ids on those judged.
 
-    ``row`` and ``counts`` are those of `oracle_ceiling`. No session may be both older and judged: it would be its own
-    nearest neighbour.
+    No session may be in both: it would be its own nearest neighbour.
     """
+    row, n_items = items.row, len(items.clicks)
+    if row is None:
+        return
     _, targets = judged.prefixes(chosen=spread(judged.count_prefixes(), _COMPARED))
-    ceiling = oracle_ceiling(row, counts, targets)["recall@20"]
-    seen = np.bincount(older.items, minlength=len(counts) + 1)[1:]
-    catalogue = Catalogue(ids=pl.Series(np.arange(len(counts))), counts=seen)
+    ceiling = oracle_ceiling(row, items.clicks, targets)["recall@20"]
+    clicks = np.bincount(earlier.items, minlength=n_items + 1)[1:]
+    catalogue = Catalogue(ids=pl.Series(np.arange(n_items)), counts=clicks)
     baseline = VSKNN(time_column=None)
-    baseline._set_fitted(catalogue, baseline._fit(older, catalogue, None))
-    reached = rank_next(baseline._scores, judged.at_least(2), seen, most=_COMPARED).recall(20)
+    baseline._set_fitted(catalogue, baseline._fit(earlier, catalogue, None))
+    reached = rank_next(baseline._scores, judged, clicks, most=_COMPARED).recall(20)
     if reached > ceiling:
         warnings.warn(
-            f"{int(row.max()) + 1} different rows of metadata stand for {len(counts)} items: id_mode='none' cannot "
+            f"{int(row.max()) + 1} different rows of metadata stand for {n_items} items: id_mode='none' cannot "
             f"exceed Recall@20 {ceiling:.3f}, and VSKNN reaches {reached:.3f} on the same clicks: give more columns of "
             "metadata, or take id_mode='full'",
             TabmtlWarning,
-            stacklevel=5,
+            stacklevel=4,
         )

@@ -4,153 +4,171 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
+import polars as pl
+import torch
+from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.estimators.base import draw_seed
+from tabmtl.estimators.trained import TrainedEstimator, load_weights, saved_attributes, trained_attributes
 from tabmtl.params import (
+    Count,
+    Names,
+    Positive,
+    RandomState,
+    Rate,
+    Share,
     check_at_least,
-    check_choice,
     check_count,
     check_names,
-    check_positive,
-    check_rate,
-    check_share,
     is_number,
 )
-from tabmtl.sessions.catalogue import Catalogue
-from tabmtl.sessions.m2trec.ceiling import say_what_metadata_tells
+from tabmtl.sessions.catalogue import Catalogue, plain_names, read_items
+from tabmtl.sessions.log import code_items
+from tabmtl.sessions.m2trec.ceiling import describe_metadata, warn_of_ceiling
 from tabmtl.sessions.m2trec.encoder import Pooling
-from tabmtl.sessions.m2trec.fitting import fit_coder, history_frame, newest_apart, split_sessions, train_network
+from tabmtl.sessions.m2trec.index import ItemIndex, share_found, warn_of_misses
 from tabmtl.sessions.m2trec.item_features import ItemCoder
-from tabmtl.sessions.m2trec.items import KnownItems
-from tabmtl.sessions.m2trec.network import M2TRecNetwork, make_network
-from tabmtl.sessions.m2trec.training import Training
-from tabmtl.sessions.m2trec.vectors import VectorRecommender
+from tabmtl.sessions.m2trec.items import KnownItems, NetworkItems
+from tabmtl.sessions.m2trec.network import M2TRecNetwork
+from tabmtl.sessions.m2trec.training import MAX_VALIDATION_CLICKS, ExampleMode, Examples, SessionLoop
 from tabmtl.sessions.ragged import Sessions
+from tabmtl.sessions.ranking import rank_next
+from tabmtl.sessions.recommender import Recommender
+from tabmtl.storage.atomic import write_file
+from tabmtl.storage.persist import Saved, join_parts, split_parts
 from tabmtl.training.device import find_device, seeded, threads
-from tabmtl.training.epochs import OnEpoch
+from tabmtl.training.epochs import Record
 
-IdMode = Literal["none", "delta", "full"]
+_SESSIONS_TO_SPLIT = 20  # fewer sessions are all trained on
+_CHECKED = 100  # sessions on which approximate search is compared with exact search
+_METADATA_FACTS = ("n_distinct_metadata_", "oracle_ceiling_")
+
+
+def check_categorical(name: str, value: Any) -> None:
+    """Raise a TypeError for a value that names no columns of categories."""
+    if not isinstance(value, str) or value != "from_dtype":
+        check_names(f"{name}, where it is not 'from_dtype',", value)
+
+
+def check_weights(name: str, value: Any) -> None:
+    """Raise a ValueError for a value that is neither a weight nor a list of weights."""
+    if isinstance(value, str | bytes | Mapping) or not (is_number(value) or isinstance(value, Iterable)):
+        raise ValueError(f"{name} must be a number or a list of one a level of categories, got {value!r}")
+    for weight in value if isinstance(value, Iterable) else [value]:
+        check_at_least(name, weight, 0)
+
+
+CategoricalColumns = Annotated[Literal["from_dtype"] | Sequence[str], check_categorical]
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class M2TRec(VectorRecommender):
+class M2TRec(TrainedEstimator, Recommender):
     """Metadata-aware multi-task transformer for sessions (M2TRec, arXiv 2209.11824).
 
-    Items are what their metadata says of them, so items that were never clicked have a vector too. A session is a
-    transformer's reading of its items, and one pass answers for the next item and, as further tasks, for its category
-    at every level of a hierarchy::
+    An item's vector is a function of its metadata, so items that were never clicked have one too. A transformer reads
+    the items of a session, and one pass predicts the next item and, as further tasks, its category at every level of a
+    hierarchy::
 
         E_i = tower(metadata_i) (+ own_i)        q, h = encoder(E of the clicks)
         loss = CE(q·E, next item) + sum_l a_l CE(W_l h, its category at level l)
 
-    Of the paper, the abstract and the figure of the architecture were at hand: metadata in place of item ids, the
+    Only the abstract and the figure of the architecture of the paper were at hand: metadata in place of item ids, the
     average-pooled transformer, and next item, category and subcategories learned together (``id_mode="none"``,
     ``pooling="mean"``). All else is our reading: widths, positions, the form of the logits, losses and training. The
     equations are in :mod:`~tabmtl.sessions.m2trec.tower`, :mod:`~tabmtl.sessions.m2trec.encoder` and
     :mod:`~tabmtl.sessions.m2trec.softmax`.
 
-    A fitted model answers as it was fitted: parameters that are set later wait for the next fit, but for ``device`` and
+    A fitted model answers as it was fitted: parameters that are set later wait for the next fit, except ``device`` and
     ``n_jobs``.
 
     Parameters
     ----------
     categories : sequence of str, default=()
-        Columns of the item table that hold the levels of the items' categories, coarse to fine. Each is a feature and a
-        task.
+        Columns of the item table with the levels of categories, coarse to fine. Each is a feature and a task.
     categorical_features : "from_dtype" or sequence of str, default="from_dtype"
         Columns of the item table that hold categories; by default those with text, categories or booleans. A list must
-        name every such column, but for those in ``text_features``. Numbers are numbers, codes of categories too if they
-        are not named; lists of text or whole numbers are tags, lists of floats are given vectors.
+        name every such column that is not in ``text_features``. Columns of numbers that are not named are read as
+        numbers, codes of categories too. Lists of text or whole numbers are tags, lists of floats are given vectors.
     text_features : sequence of str, default=()
         Columns of free text, read as hashed words and 3-grams of letters.
     id_mode : {"full", "delta", "none"}, default="full"
-        Whether items that are clicked in training have a vector of their own beside that of their metadata.
-        ``"full"``: a free one, left out of some steps (``id_dropout``) so that metadata alone stays good for new items.
-        ``"delta"``: one that starts at 0 and is at most ``delta_norm`` long. ``"none"``: the paper's, where items of
-        equal metadata cannot be told apart; they share one place in the softmax and are then ranked by training clicks.
+        Whether items that are clicked in training get a vector of their own in addition to that of their metadata.
+        ``"full"``: a free vector, left out of some steps (``id_dropout``) so that metadata alone stays good for new
+        items. ``"delta"``: a vector that starts at 0 and is at most ``delta_norm`` long. ``"none"``: no such vector, as
+        in the paper. Items of equal metadata then share one place in the softmax, and are ranked by training clicks.
     id_dropout : float, default=0.1
-        Share of the items whose own vector is left out of a step, of ``"full"``.
+        With ``id_mode="full"``, the share of the items whose own vector is left out of a step.
     delta_norm : float, default=0.5
-        Greatest length of own vectors, of ``"delta"``; those of metadata are about 0.1 long at the start.
+        With ``id_mode="delta"``, the greatest length of own vectors; those of metadata are about 0.1 long at the start.
     d_model : int, default=128
         Width of vectors and queries.
     n_layers, n_heads : int, default=1, 2
-        Of the transformer.
+        Layers of the transformer, and attention heads of each; ``d_model`` must be a multiple of ``n_heads``.
     pooling : {"items", "items+linear", "mean", "last", "mean+last"}, default="items"
-        From the transformer's outputs to a query; ``"mean"`` is the paper's. See
+        How the transformer's outputs become a query; ``"mean"`` is the paper's. See
         :class:`tabmtl.sessions.m2trec.encoder.SessionEncoder`.
     temperature : float or None, default=0.07
-        Scores are cosines of query and item, divided by it; None takes inner products.
+        Scores are cosines of query and item, divided by the temperature; None takes inner products.
     dropout, item_dropout : float, default=0.2, 0.2
-        Of hidden values and attention weights, and of the vectors of clicked items.
+        Shares dropped in training: of hidden values and attention weights, and of the vectors of clicked items.
     unknown_rate : float, default=0.05
-        Share of categories and tags that are taken for unseen in training.
+        Share of categories and tags that training replaces by unseen ones, so that these are learned.
     hierarchy : bool, default=False
-        Feed the predicted categories, of which there must be some, back into the query (as HierSRec, arXiv 2309.06533).
+        Feed the predicted categories back into the query, as HierSRec does (arXiv 2309.06533); needs ``categories``.
     popularity : bool, default=False
-        Add the log of an item's training clicks to its score, times a number that the session decides: better at the
+        Add the log of an item's training clicks to its score, times a number that depends on the session: better at the
         top of the list where few items are bought by all, and worse on rare items.
     repeats : bool, default=False
-        Learn how much more, or less, likely than by their vectors alone the items that a session has clicked are
-        clicked again. For baskets, where nothing is put twice; where people come back to what they looked at, vectors
-        alone did better (docs/design.md).
+        Learn a term for the items that a session has clicked already: it makes them more likely, or less, than their
+        vectors alone. Use it for baskets, which hold nothing twice; where people come back to items that they looked
+        at, vectors alone did better (docs/design.md).
     category_weight : float or sequence of float, default=0.1
-        Weights a_l of the category losses, one for all levels or one each; 0 trains the item task alone.
+        Weights a_l of the category losses: one for all levels, or one for each; 0 trains the item task alone.
     min_frequency : int, default=1
-        Levels of a category that fewer items have count as unseen.
+        Levels of a category or tag that fewer items have count as unseen.
     training : {"per_session", "per_prefix"}, default="per_session"
-        One pass over a session that predicts every click after the first, or an example of every prefix.
+        One pass over a session predicts every click after the first; or every prefix is an example of its own.
     n_negatives : int or None, default=4096
-        Negatives of a step's softmax: its own clicks, and drawn items up to so many in all; None takes all items.
-    epochs, patience : int, default=10, 2
+        Negatives in the softmax of a step: its own clicks, filled up to this number with drawn items. None takes all
+        items.
     batch_size : int, default=2048
         Clicks that are predicted in a step.
-    learning_rate, weight_decay, average_decay : float, default=2e-3, 1e-5, 0.998
-        Of AdamW, and of the moving average of the weights that is validated and kept.
     early_stopping : bool, default=True
         Watch MRR@20 on the validation log, or else on the newest ``validation_fraction`` of the sessions, which are
-        then not trained on. False trains all epochs and keeps the last; a validation log is then only scored.
+        then not trained on. False trains all epochs and keeps the last weights; a validation log is then only scored.
     validation_fraction : float, default=0.05
-        Share of the sessions that early stopping sets aside where fit gets no ``clicks_val``; none of fewer than 20.
-    precision : {"float32", "bf16"}, default="float32"
-        ``"bf16"`` trains with matrix products in bfloat16: faster on GPUs, and on CPUs with AVX512-BF16 or AMX.
+        Share of the sessions that early stopping sets aside if fit gets no ``clicks_val``. Fewer than 20 sessions are
+        all trained on.
     random_state : int, RandomState or None, default=None
-        Rules all randomness; the global generators stay untouched.
-    verbose : int, default=0
-        1 shows what metadata can tell (``oracle_ceiling_``) and the epochs.
-    on_epoch : callable, optional
-        Called after every epoch with its row of ``history_`` as a dict; a true answer stops training. Not saved.
+        Seed of all randomness; the global generators stay untouched.
     max_length : int, default=50
-        Clicks of a session that are read, the newest.
+        Newest clicks of a session that are read.
     cold_prior : float, default=1.0
-        Training clicks that an item without any is credited with; see
-        :class:`tabmtl.sessions.m2trec.vectors.VectorRecommender`.
-    device : str, default="auto"
-        ``"auto"`` is a GPU if torch sees one, else the CPU.
-    n_jobs : int, optional
-        Threads, as scikit-learn counts them (-1 = all); None lets the size of the network decide.
-    session_column, item_column, time_column, order_column : str, default="session_id", "item_id", "time", None
-        Columns of the click log; see :class:`tabmtl.sessions.recommender.Recommender`.
+        Training clicks that an item without any is credited with. By its metadata such an item stands for the mean of
+        all items like it; its score is lowered by the log of the prior to their mean number of clicks. Raise it, up to
+        that mean, where new items are launched to sell. With ``id_mode="none"``, every item has these clicks in
+        addition to its own when items of equal metadata are ranked. Without an item table, an item without clicks has
+        these clicks where popularity answers.
 
     Attributes
     ----------
     item_ids_, item_counts_ : polars.Series, ndarray
-        The catalogue, and the clicks of every item in the log of fit, sessions that were set aside among them.
+        The catalogue, and the clicks of every item in the log of fit, including sessions that were set aside.
     n_distinct_metadata_ : int
-        Number of different rows of metadata among the items of fit, where there was metadata; ``n_items_`` is that of
-        all items.
+        Number of distinct rows of metadata among the ``n_items_`` items of fit. Only where there was metadata.
     oracle_ceiling_ : dict of str to float
         Recall@20 and MRR@20 of an oracle that knows the metadata of the next item: the best that ``id_mode="none"`` can
-        reach, on validation sessions, or training sessions without any. Only where there was metadata.
+        reach on the validation sessions, or if there are none, on the training sessions. Only where there was metadata.
     history_ : polars.DataFrame
-        One row an epoch: ``epoch`` from 0, losses, and Recall@20 and MRR@20 on at most 20 000 validation clicks.
-    best_iteration_ : int
-        The epoch, from 1, whose weights were kept.
-    weights_ : dict of str to ndarray
-        Of the network.
+        One row per epoch: ``epoch`` from 0, losses, and Recall@20 and MRR@20 on at most 20 000 validation clicks.
+    approximate_recall_ : float
+        Share of the exact recommendations that the last ``recommend(approximate=True)`` found.
 
     Examples
     --------
@@ -162,39 +180,35 @@ class M2TRec(VectorRecommender):
     ['session_id', 'rank', 'item_id', 'score']
     """
 
-    categories: Sequence[str] = ()
-    categorical_features: Literal["from_dtype"] | Sequence[str] = "from_dtype"
-    text_features: Sequence[str] = ()
-    id_mode: IdMode = "full"
-    id_dropout: float = 0.1
-    delta_norm: float = 0.5
-    d_model: int = 128
-    n_layers: int = 1
-    n_heads: int = 2
+    categories: Names = ()
+    categorical_features: CategoricalColumns = "from_dtype"
+    text_features: Names = ()
+    id_mode: Literal["full", "delta", "none"] = "full"
+    id_dropout: Rate = 0.1
+    delta_norm: Positive = 0.5
+    d_model: Count = 128
+    n_layers: Count = 1
+    n_heads: Count = 2
     pooling: Pooling = "items"
-    temperature: float | None = 0.07
-    dropout: float = 0.2
-    item_dropout: float = 0.2
-    unknown_rate: float = 0.05
+    temperature: Positive | None = 0.07
+    dropout: Rate = 0.2
+    item_dropout: Rate = 0.2
+    unknown_rate: Rate = 0.05
     hierarchy: bool = False
     popularity: bool = False
     repeats: bool = False
-    category_weight: float | Sequence[float] = 0.1
-    min_frequency: int = 1
-    training: Training = "per_session"
-    n_negatives: int | None = 4096
-    epochs: int = 10
-    batch_size: int = 2048
-    learning_rate: float = 2e-3
-    weight_decay: float = 1e-5
-    average_decay: float = 0.998
-    early_stopping: bool = True
-    validation_fraction: float = 0.05
-    patience: int = 2
-    precision: Literal["float32", "bf16"] = "float32"
-    random_state: int | np.random.RandomState | None = None
-    verbose: int = 0
-    on_epoch: OnEpoch | None = None
+    category_weight: Annotated[float | Sequence[float], check_weights] = 0.1
+    min_frequency: Count = 1
+    training: ExampleMode = "per_session"
+    n_negatives: Count | None = 4096
+    max_length: Count = 50
+    cold_prior: Positive = 1.0
+    epochs: Count = 10
+    batch_size: Count = 2048
+    learning_rate: Positive = 2e-3
+    validation_fraction: Share = 0.05
+    patience: Count = 2
+    random_state: RandomState = None
 
     search_space: ClassVar[dict[str, Any]] = {
         "learning_rate": {"low": 5e-4, "high": 1e-2, "log": True},
@@ -208,84 +222,314 @@ class M2TRec(VectorRecommender):
         "repeats": {"choices": (False, True)},
     }
 
-    _training_code: ClassVar[tuple[str, ...]] = ("on_epoch",)
+    _reads_metadata: ClassVar[bool] = True
+
+    def recommend(
+        self,
+        sessions: Any,
+        k: int = 20,
+        *,
+        candidates: Any = None,
+        exclude_seen: bool = False,
+        approximate: bool = False,
+    ) -> Any:
+        """Recommend items for the next click of every session; see `Recommender.recommend`.
+
+        Matrix kernels round otherwise for fewer than four sessions: their scores may differ in the last bits from
+        those of the same sessions among others.
+
+        Parameters
+        ----------
+        sessions, k, candidates, exclude_seen
+            As in every recommender.
+        approximate : bool, default=False
+            Search a graph of neighbours (usearch, the extra ``ann``) instead of all items: worth it from about a
+            million items on. The graph is built at the first such call. ``approximate_recall_`` is the share of the
+            exact recommendations that it found, on up to 100 of these sessions; below 0.9 there is a warning.
+
+        Returns
+        -------
+        recommendations : frame like ``sessions``
+
+        Raises
+        ------
+        TypeError, ValueError, ImportError
+            As `Recommender.recommend`; and if ``approximate`` comes with candidates, or usearch is missing.
+        """
+        if not approximate:
+            return super().recommend(sessions, k, candidates=candidates, exclude_seen=exclude_seen)
+        check_is_fitted(self)
+        check_count("k", k)
+        if candidates is not None:
+            raise ValueError("approximate=True searches all items; leave out candidates, or search exactly")
+        read = self._read(sessions)
+        some = read.take(np.arange(min(len(read), _CHECKED)))
+        exact = self._top(some, k, None, exclude_seen)
+        if not len(read):
+            return self._frame(read, *exact, sessions)
+        index = self._fitted_index()
+        with threads(self.n_jobs, index.network):
+            found = index.search(read, k, exclude_seen)
+        self.approximate_recall_ = share_found(found[0][: len(some)], exact[0])
+        warn_of_misses(self.approximate_recall_, k, len(some))
+        return self._frame(read, *found, sessions)
+
+    def transform(self, sessions: Any) -> np.ndarray:
+        """Compute queries of sessions; their inner products with `item_vectors` are the scores of unclicked items.
+
+        Parameters
+        ----------
+        sessions : frame
+            A click log with the columns of fit; a log without a row has no query.
+
+        Returns
+        -------
+        queries : ndarray of float32, shape (S, d_model + 3)
+            Sessions in the order of their last clicks, those of equal time in that of their first rows, as `recommend`
+            answers them. The last three columns are the weight of an item's popularity; the term that ``repeats`` adds
+            to the scores of clicked items, where vectors have 0; and 1.
+        """
+        check_is_fitted(self)
+        index, read = self._fitted_index(), self._read(sessions)
+        with threads(self.n_jobs, index.network):
+            return index.queries(read).cpu().numpy()
+
+    def item_vectors(self) -> np.ndarray:
+        """Give the vectors of all items in the order of ``item_ids_``.
+
+        Returns
+        -------
+        vectors : ndarray of float32, shape (N, d_model + 3)
+            The last three columns are the log of the item's clicks over their mean; 0; and the term of the item's score
+            in every session (see ``cold_prior``).
+        """
+        check_is_fitted(self)
+        return self._fitted_index().vectors()
+
+    def export_index(self, path: str | Path) -> None:
+        """Write files for an index of nearest neighbours outside this package.
+
+        Inner products with `transform` are the scores, except for items that the session has clicked: add the last
+        column but one of the query to theirs.
+
+        Parameters
+        ----------
+        path : str or Path
+            Folder, made where it does not exist: ``vectors.npy``, float32 of shape (N, d_model + 3), and
+            ``items.parquet``, one row an item in the same order. Each file is written beside and then renamed.
+        """
+        folder, vectors, items = Path(path), BytesIO(), BytesIO()
+        np.save(vectors, self.item_vectors())
+        pl.DataFrame({self._log_columns().item: self.item_ids_}).write_parquet(items)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_file(folder / "vectors.npy", vectors.getvalue())
+        write_file(folder / "items.parquet", items.getvalue())
+
+    def add_items(self, items: Any) -> Self:
+        """Add items by their metadata; they can be recommended at once, and nothing is trained.
+
+        Parameters
+        ----------
+        items : frame
+            Rows of an item table with the columns of that of fit; values may be new.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError, TypeError
+            If an item is in the catalogue already, or the table does not fit that of fit; nothing is added then.
+        """
+        check_is_fitted(self)
+        column, known = self._log_columns().item, self._catalogue
+        names, metadata = read_items(items, column)
+        here = code_items(names, known.ids, f"the items of {column!r}").to_numpy() > 0
+        if here.any():
+            raise ValueError(
+                f"the catalogue holds {names.filter(pl.Series(here)).head(3).to_list()} already: add new items only"
+            )
+        if self._coder is None:
+            raise ValueError("this model was fitted without an item table, so it knows no new item: fit with items=")
+        extended = self._items.extended(*self._coder.encode(metadata))
+        counts = np.concatenate([known.counts, np.zeros(len(names), dtype=np.int64)])
+        # the wider of two types of whole numbers holds the items of both
+        joined = pl.concat([known.ids.to_frame("item"), names.to_frame("item")], how="vertical_relaxed")
+        catalogue = Catalogue(ids=plain_names(joined["item"]), counts=counts)
+        index = self._fitted_index()
+        units = extended.on(index.unit_vectors.device)
+        self._index = ItemIndex.of(index.network, extended, units, self._as_fitted(), index.unit_vectors)
+        self._items = extended
+        self._set_catalogue(catalogue)
+        return self
+
+    # parameters
 
     def _check_params(self) -> None:
         super()._check_params()
-        check_choice("id_mode", self.id_mode, ("full", "delta", "none"))
-        check_choice("pooling", self.pooling, get_args(Pooling))
-        check_choice("training", self.training, ("per_session", "per_prefix"))
-        check_choice("precision", self.precision, ("float32", "bf16"))
-        for name in ("d_model", "n_layers", "n_heads", "min_frequency", "epochs", "batch_size", "patience"):
-            check_count(name, getattr(self, name))
         if self.d_model % self.n_heads:
             raise ValueError(f"d_model must be a multiple of n_heads, got {self.d_model} and {self.n_heads}")
-        if self.n_negatives is not None:
-            check_count("n_negatives", self.n_negatives)
-        for name in ("delta_norm", "learning_rate"):
-            check_positive(name, getattr(self, name))
-        if self.temperature is not None:
-            check_positive("temperature", self.temperature)
-        for name in ("id_dropout", "unknown_rate", "dropout", "item_dropout", "average_decay"):
-            check_rate(name, getattr(self, name))
-        check_at_least("weight_decay", self.weight_decay, 0)
-        check_share("validation_fraction", self.validation_fraction)
-        if self.on_epoch is not None and not callable(self.on_epoch):
-            raise TypeError(f"on_epoch must be a function of the record of an epoch, or None, got {self.on_epoch!r}")
-        self._check_columns()
-
-    def _check_columns(self) -> None:
-        for name in ("categories", "text_features"):
-            check_names(name, getattr(self, name))
-        if not isinstance(self.categorical_features, str) or self.categorical_features != "from_dtype":
-            check_names("categorical_features, where it is not 'from_dtype',", self.categorical_features)
-        tasks = self._tasks()
-        if self.hierarchy and not tasks:
+        if self.hierarchy and not self._tasks():
             raise ValueError(
                 "hierarchy=True feeds predicted categories back, but none is predicted: name columns in categories, "
                 "with a category_weight above 0"
             )
 
-    def _level_weights(self) -> dict[str, float]:
-        """Levels whose task is learned, and its weight."""
+    def _tasks(self) -> dict[str, float]:
+        """Give the levels whose category is a task, and the weights of their losses."""
         levels, given = list(self.categories), self.category_weight
-        if isinstance(given, str | bytes | Mapping) or not (is_number(given) or isinstance(given, Iterable)):
-            raise ValueError(f"category_weight must be a number or a list of one a level of categories, got {given!r}")
         weights = list(given) if isinstance(given, Iterable) else [given] * len(levels)
         if len(weights) != len(levels):
             raise ValueError(
                 f"category_weight has {len(weights)} weights, expected one per level of categories: {levels}"
             )
-        for weight in weights:
-            check_at_least("category_weight", weight, 0)
-        return dict(zip(levels, weights, strict=True))
+        return {level: weight for level, weight in zip(levels, weights, strict=True) if weight > 0}
+
+    # training
 
     def _fit(self, sessions: Sessions, catalogue: Catalogue, valid: Sessions | None) -> dict[str, Any]:
-        train, valid = split_sessions(self, sessions, valid)
-        counts = np.bincount(train.items, minlength=len(catalogue) + 1)[1:]
-        coder = fit_coder(self, catalogue, counts)
-        features = None if coder is None or catalogue.metadata is None else coder.encode(catalogue.metadata)
-        items = KnownItems(features=features, clicks=counts, shared=self.id_mode == "none")
-        apart = None
+        if valid is None and self.early_stopping:
+            sessions, valid = self._set_newest_aside(sessions)
+        train = sessions.at_least(2)
+        if not len(train):
+            raise ValueError("no session of the click log has two clicks, so there is no next click to learn from")
+        if valid is not None:
+            valid = valid.at_least(2)
+            if not len(valid):
+                raise ValueError("no session of the validation log has two clicks; give a longer clicks_val")
+        clicks = np.bincount(train.items, minlength=len(catalogue) + 1)[1:]
+        coder = self._fit_coder(catalogue, clicks)
+        features, row = None, None
+        if coder is not None and catalogue.metadata is not None:
+            features, row = coder.encode(catalogue.metadata)
+        known = KnownItems(features=features, row=row, clicks=clicks, shared=self.id_mode == "none")
         if self.id_mode == "none":
-            apart = newest_apart(train, self.validation_fraction) if valid is None else (train, valid)
-        told = say_what_metadata_tells(items, train if valid is None else valid, apart, verbose=self.verbose)
+            earlier, judged = self._set_newest_aside(train) if valid is None else (train, valid)
+            if judged is not None:
+                warn_of_ceiling(known, earlier, judged)
+        metadata_facts = describe_metadata(known, train if valid is None else valid, verbose=self.verbose)
         device = find_device(self.device)
         with seeded(draw_seed(self.random_state), device):
-            network = self._network(coder, int(items.own.max(initial=0))).to(device)
-            units = self._units(coder, items, device)
+            network = self._network(coder, known).to(device)
             with threads(self.n_jobs, network):
-                history, best = train_network(self, network, units, items, train, valid)
-        return told | {
-            "history_": history_frame(history),
-            "best_iteration_": best + 1,
-            "weights_": {name: tensor.detach().cpu().numpy() for name, tensor in network.state_dict().items()},
-            "_coder": coder,
-            "_items": items,
-        }
+                history, best = self._train(network, known, train, valid)
+        return metadata_facts | trained_attributes(network, history, best) | {"_coder": coder, "_items": known}
 
-    def _network(self, coder: ItemCoder | None, n_own: int) -> M2TRecNetwork:
-        return make_network(self, coder, n_own, self._tasks())
+    def _set_newest_aside(self, sessions: Sessions) -> tuple[Sessions, Sessions | None]:
+        """Part the newest ``validation_fraction`` of sessions from the older ones; of few sessions, none."""
+        if len(sessions) < _SESSIONS_TO_SPLIT:
+            return sessions, None
+        kept = len(sessions) - max(1, round(self.validation_fraction * len(sessions)))
+        return sessions.take(np.arange(kept)), sessions.take(np.arange(kept, len(sessions)))
 
-    def _tasks(self) -> dict[str, float]:
-        return {name: weight for name, weight in self._level_weights().items() if weight > 0}
+    def _fit_coder(self, catalogue: Catalogue, clicks: np.ndarray) -> ItemCoder | None:
+        """Learn the encoding of metadata on the items with clicks (N,); None without metadata."""
+        if catalogue.metadata is not None and catalogue.metadata.width:
+            return ItemCoder.fit(
+                catalogue.metadata.filter(pl.Series(clicks > 0)),
+                categories=self.categories,
+                categorical=self.categorical_features,
+                texts=self.text_features,
+                min_frequency=self.min_frequency,
+            )
+        needs = [] if self.id_mode == "full" else [f"id_mode={self.id_mode!r}"]
+        for name in ("categories", "categorical_features", "text_features"):
+            columns = getattr(self, name)
+            needs += [f"{name}={list(columns)}"] if len(columns) and not isinstance(columns, str) else []
+        if needs:
+            cure = "fit with items="
+            if catalogue.metadata is not None:
+                cure = f"the one given has no column but {self.item_column!r}"
+            raise ValueError(f"an item table with metadata is needed for {' and '.join(needs)}: {cure}")
+        return None
+
+    def _network(self, coder: ItemCoder | None, known: KnownItems) -> M2TRecNetwork:
+        """Build the untrained network."""
+        return M2TRecNetwork(coder, known.n_own, self._tasks(), self)
+
+    def _train(
+        self, network: M2TRecNetwork, known: KnownItems, train: Sessions, valid: Sessions | None
+    ) -> tuple[list[Record], int]:
+        """Train the network, in which the kept weights are left; see `run_epochs`."""
+        device = next(network.parameters()).device
+        items = known.on(device)
+        examples = Examples.of(train, known.unit_of, self.max_length, self.training, device)
+        validate = partial(self._validate, network, known, items, valid)
+        loop = SessionLoop(network, items, examples, self._tasks(), self, validate)
+        return self._run_epochs(network, loop, validated=valid is not None, describe=_describe, on_epoch=self.on_epoch)
+
+    def _validate(
+        self, network: M2TRecNetwork, known: KnownItems, items: NetworkItems, valid: Sessions | None
+    ) -> tuple[Record, float | None]:
+        """Rank the next clicks of validation sessions among all items."""
+        if valid is None:
+            return {}, None
+        scores = ItemIndex.of(network, known, items, self).scores
+        ranking = rank_next(scores, valid, known.clicks, most=MAX_VALIDATION_CLICKS)
+        score = ranking.mrr(20)
+        return {"val/recall@20": ranking.recall(20), "val/mrr@20": score}, score
+
+    # answers
+
+    def _set_fitted(self, catalogue: Catalogue, fitted: dict[str, Any]) -> None:
+        super()._set_fitted(catalogue, fitted)
+        self._coder: ItemCoder | None = fitted["_coder"]
+        self._items: KnownItems = fitted["_items"]
+        self._module: M2TRecNetwork | None = self._rebuild()  # a file whose weights do not fit is refused here
+        self._index: ItemIndex | None = None
+
+    def _in_force(self) -> Self:
+        return self  # its index has the parameters of fit
+
+    def _cure_of_unknown(self) -> str:
+        return super()._cure_of_unknown() if self._coder is None else "add_items adds them"
+
+    def _scores(self, sessions: Sessions) -> np.ndarray:
+        index = self._fitted_index()
+        with threads(self.n_jobs, index.network):
+            return index.scores(sessions)
+
+    def _fitted_index(self) -> ItemIndex:
+        """Give the network with the vectors of all items, computed on first use."""
+        device = find_device(self.device)
+        if self._index is None or self._index.unit_vectors.device.type != device.type:
+            network, device = self._fitted_network()
+            self._index = ItemIndex.of(network, self._items, self._items.on(device), self._as_fitted())
+        return self._index
+
+    def _rebuild(self) -> M2TRecNetwork:
+        """Build the network with its weights; a RuntimeError if they do not fit parameters, encoding and items."""
+        with seeded(0, torch.device("cpu")):
+            network = self._as_fitted()._network(self._coder, self._items)
+        return load_weights(network, self.weights_)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        if "_index" in state:
+            state["_index"] = None  # computed again from the weights
+        return state
+
+    def _state(self) -> Saved:
+        items, arrays = self._items.to_state()
+        saved = self._training_state()
+        metadata = {name: getattr(self, name) for name in _METADATA_FACTS if hasattr(self, name)}
+        facts: dict[str, Any] = {**saved.facts, "items": items, "coder": None, "metadata": metadata}
+        parts = {"items": arrays, "weights": saved.arrays}
+        if self._coder is not None:
+            facts["coder"], parts["coder"] = self._coder.to_state()
+        return Saved(facts=facts, arrays=join_parts(parts))
+
+    def _fitted_from(self, catalogue: Catalogue, saved: Saved) -> dict[str, Any]:
+        parts = split_parts(saved.arrays, ("items", "weights", "coder"))
+        facts = saved.facts
+        coder = None if facts["coder"] is None else ItemCoder.from_state(facts["coder"], parts["coder"])
+        items = KnownItems.from_state(facts["items"], parts["items"])
+        trained = saved_attributes(Saved(facts=facts, arrays=parts["weights"]))
+        return facts["metadata"] | trained | {"_coder": coder, "_items": items}
+
+
+def _describe(record: Mapping[str, float | None]) -> str:
+    """Describe an epoch for `verbose=1`."""
+    names = [name for name in ("train/loss", "val/recall@20", "val/mrr@20") if record.get(name) is not None]
+    return "  ".join(f"{name} {record[name]:.4f}" for name in names)

@@ -1,129 +1,148 @@
-"""What a trained network answers: queries of sessions and vectors of items, and their inner products."""
+"""The vectors of all items, and the best items for queries of sessions: exactly, or by a graph of neighbours."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 from torch import Tensor
 
 from tabmtl.schema import TabmtlWarning
-from tabmtl.sessions.m2trec.network import M2TRecNetwork, Units
-from tabmtl.sessions.ragged import Sessions
+from tabmtl.sessions.m2trec.items import KnownItems, NetworkItems
+from tabmtl.sessions.m2trec.network import M2TRecNetwork
+from tabmtl.sessions.ragged import Sessions, spread
 from tabmtl.sessions.ranking import top_k
 
+_UNITS_AT_A_TIME = 8192
+_SESSIONS_AT_A_TIME = 256
 _QUERIES_AT_A_TIME = 1024
+_TYPICAL = 1_000  # sessions of one click that the graph of neighbours is built for
 _EXPANSION = 256  # candidates that usearch looks at; its default of 64 finds fewer
 _PADDED = 0.75  # share of the items that are brought to one length
 _ENOUGH = 0.9  # share of the exact recommendations, below which is warned
 _LEAST = 0.2  # of the median scale of coordinates: none is lost for queries that are not typical
-_UNITS_AT_A_TIME = 8192
-_SESSIONS_AT_A_TIME = 256
-#: Of the log of clicks over their mean where nothing else is known: a hair below 1, so that an item without clicks,
-#: which its bias credits with ``cold_prior`` of them, comes behind those that have as many.
+# weight of popularity where nothing else is known: a hair below 1, so that an item without clicks, which its bias
+# credits with ``cold_prior`` of them, comes behind those that have as many
 _POPULARITY = 0.99
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Scorer:
+class ItemIndex:
     """A network with the vectors of all items computed once.
 
     Attributes
     ----------
     network : M2TRecNetwork
-        In eval mode.
-    units : Units
+    items : NetworkItems
+        On the device of the network.
     unit_of : ndarray of int64, shape (N + 1,)
         Unit of every item code.
     unit_vectors : Tensor of float32, shape (U, d + 1)
     matrix : Tensor of float32, shape (d + 3, N)
-        Vectors of all items as columns, so that one query reads them in order; then zeros, for what queries add to
-        clicked items; the last row is added to scores.
+        Vectors of all items as columns, so that one query reads them in order. The last row but one is 0, where queries
+        hold what they add to clicked items; the last row is added to scores.
     max_length : int
+        Clicks of a session that are read.
     """
 
     network: M2TRecNetwork
-    units: Units
+    items: NetworkItems
     unit_of: np.ndarray
     unit_vectors: Tensor
     matrix: Tensor
     max_length: int
 
     @classmethod
-    def of(cls, network: M2TRecNetwork, units: Units, unit_of: np.ndarray, bias: np.ndarray, max_length: int) -> Scorer:
-        """Compute all vectors; the bias (N,) is added to the scores of every session."""
-        vectors = encode_units(network, units, 0)
+    def of(
+        cls, network: M2TRecNetwork, known: KnownItems, items: NetworkItems, options: Any, before: Tensor | None = None
+    ) -> ItemIndex:
+        """Compute the vectors of all units, or of those behind the first ones, whose vectors ``before`` holds."""
+        network.eval()
+        units = torch.arange(0 if before is None else len(before), len(items), device=items.row.device)
+        with torch.no_grad():
+            parts = [network.vectors(items, part) for part in units.split(_UNITS_AT_A_TIME)]
+        vectors, unit_of = torch.cat(parts if before is None else [before, *parts]), known.unit_of
         return cls(
             network=network,
-            units=units,
+            items=items,
             unit_of=unit_of,
             unit_vectors=vectors,
-            matrix=join_bias(vectors[torch.from_numpy(unit_of[1:]).to(vectors.device)], bias),
-            max_length=max_length,
+            matrix=join_bias(vectors[torch.from_numpy(unit_of[1:]).to(vectors.device)], known.bias(options.cold_prior)),
+            max_length=options.max_length,
         )
 
-    def extended(self, units: Units, unit_of: np.ndarray, bias: np.ndarray) -> Scorer:
-        """The same network with more items, whose units come behind those that are known."""
-        vectors = torch.cat([self.unit_vectors, encode_units(self.network, units, len(self.unit_vectors))])
-        matrix = join_bias(vectors[torch.from_numpy(unit_of[1:]).to(vectors.device)], bias)
-        return replace(self, units=units, unit_of=unit_of, unit_vectors=vectors, matrix=matrix)
-
     def queries(self, sessions: Sessions) -> Tensor:
-        """Queries (S, d + 3), the last column ones; a session without a click is one click on an unknown item.
+        """Compute queries (S, d + 3), whose last column is ones.
 
-        Where there is no metadata, popularity answers a session without a known item.
+        A session without a click is read as one click on an unknown item. Where there is no metadata, a session without
+        a known item is answered by popularity.
         """
-        sessions = sessions.last(self.max_length)
-        lengths = sessions.lengths
+        return self._queries(sessions.last(self.max_length))
+
+    def _queries(self, sessions: Sessions) -> Tensor:
+        lengths = np.maximum(sessions.lengths, 1)
         device = self.unit_vectors.device
         found = self.unit_vectors.new_ones(len(sessions), len(self.matrix))
         self.network.eval()
-        for block in blocks_of(np.maximum(lengths, 1), _SESSIONS_AT_A_TIME):
+        for block in blocks_of(lengths, _SESSIONS_AT_A_TIME):
             codes = sessions.take(block).padded(newest_first=True)
             width = 8 * -(-codes.shape[1] // 8)
             rows = 8 * -(-len(block) // 8)  # matrix kernels round otherwise for fewer rows
-            filled = np.zeros((rows, min(width, self.max_length)), dtype=np.int64)
-            filled[: len(block), : codes.shape[1]] = self.unit_of[codes]
-            own = np.ones(rows, dtype=np.int64)
-            own[: len(block)] = np.maximum(lengths[block], 1)
+            units = np.zeros((rows, min(width, self.max_length)), dtype=np.int64)
+            units[: len(block), : codes.shape[1]] = self.unit_of[codes]
+            read = np.ones(rows, dtype=np.int64)
+            read[: len(block)] = lengths[block]
             with torch.no_grad():
-                clicked = self.unit_vectors[torch.from_numpy(filled).to(device)]
-                queries, _ = self.network(clicked, torch.from_numpy(own).to(device))
+                clicked = self.unit_vectors[torch.from_numpy(units).to(device)]
+                queries, _ = self.network(clicked, torch.from_numpy(read).to(device))
             found[torch.from_numpy(block).to(device), :-1] = queries[: len(block)]
-        if self.units.features is None:
+        if self.items.features is None:
             lost = torch.from_numpy(sessions.without_unseen().lengths == 0).to(device)
             found[lost, :-1], found[lost, -3] = 0.0, _POPULARITY
         return found
 
     def scores(self, sessions: Sessions) -> np.ndarray:
-        """Scores (S, N) of all items."""
-        queries = self.queries(sessions)
+        """Compute the scores (S, N) of all items."""
+        sessions = sessions.last(self.max_length)
+        queries = self._queries(sessions)
         scores = (queries @ self.matrix).cpu().numpy()
-        rows, clicked = sessions.last(self.max_length).known_clicks()
-        scores[rows, clicked] += queries[:, -2].cpu().numpy()[rows]  # once, also of what was clicked twice
+        if self.network.weigh_repeat is not None:
+            rows, clicked = sessions.known_clicks()
+            scores[rows, clicked] += queries[:, -2].cpu().numpy()[rows]  # once, even for an item that is clicked twice
         return scores
 
+    def search(self, sessions: Sessions, k: int, exclude_seen: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Search the graph of neighbours; see `NeighbourGraph.search`."""
+        clicked = sessions if exclude_seen else sessions.last(self.max_length)
+        return self._graph.search(self.queries(sessions).cpu().numpy(), k, clicked, exclude_seen)
 
-def encode_units(network: M2TRecNetwork, units: Units, start: int) -> Tensor:
-    """Vectors of the units from ``start`` on."""
-    network.eval()
-    index = torch.arange(start, len(units), device=units.row.device)
-    with torch.no_grad():
-        parts = [network.vectors(units, part) for part in index.split(_UNITS_AT_A_TIME)]
-    return torch.cat(parts) if parts else torch.empty(0, network.items.d_model + 1, device=units.row.device)
+    @cached_property
+    def _graph(self) -> NeighbourGraph:
+        """The graph of all items, built for the sessions of one click on each of many items, and for one of none."""
+        clicked = np.append(1 + spread(len(self.unit_of) - 1, _TYPICAL), 0).astype(np.int32)
+        offsets = np.arange(len(clicked) + 1)
+        one_click = Sessions(ids=pl.Series(clicked), offsets=offsets, items=clicked, times=None)
+        return NeighbourGraph(self.vectors(), self.queries(one_click).cpu().numpy())
+
+    def vectors(self) -> np.ndarray:
+        """Give the vectors (N, d + 3) of all items."""
+        return np.ascontiguousarray(self.matrix.T.cpu().numpy())
 
 
 def join_bias(vectors: Tensor, bias: np.ndarray) -> Tensor:
-    """Vectors (N, d + 1), zeros and biases (N,) as one matrix (d + 3, N), its rows contiguous."""
+    """Join vectors (N, d + 1), zeros and biases (N,) to one matrix (d + 3, N), its rows contiguous."""
     column = torch.from_numpy(bias.astype(np.float32)).to(vectors.device)[:, None]
     return torch.cat([vectors, torch.zeros_like(column), column], dim=1).T.contiguous()
 
 
 def blocks_of(lengths: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    """Sessions by number, in blocks of one padded length, which depends on a session's own length only."""
+    """Group sessions by number in blocks of one padded length, which depends on a session's own length only."""
     padded = 8 * -(-lengths // 8)
     for width in np.unique(padded):
         members = np.flatnonzero(padded == width)
@@ -135,20 +154,20 @@ class NeighbourGraph:
     """An approximate index of inner products, by usearch (HNSW).
 
     A graph of neighbours finds the greatest inner products well only where items are about equally long, and where
-    close items have close scores. So what queries make much of counts much: coordinate j of the items is multiplied by
-    its root mean square s_j over typical queries, and divided by it in queries, which changes no inner product. And the
-    shorter three quarters of the items get the length M of the longest of them by one more coordinate,
-    ``sqrt(M^2 - |x|^2)``, which is 0 in queries. (Were all as long as the longest, long ones would rarely be found.)
+    close items have close scores. So coordinates that queries weigh highly count more: coordinate j of the items is
+    multiplied by its root mean square s_j over typical queries, and divided by it in queries, which changes no inner
+    product. And the shorter three quarters of the items get the length M of the longest of them by one more coordinate,
+    ``sqrt(M^2 - |x|^2)``, which is 0 in queries. (If all were as long as the longest, long ones would rarely be found.)
 
     Of the exact 20 best among 3 000 random items of 32 dimensions, popularity and bias, the graph found 0.98 to 1.00
-    (five seeds, lengths equal or from 0.5 to 2); without these scales 0.42 to 0.98. With more items,
-    or more dimensions that all matter, it finds less.
+    (five seeds, lengths equal or from 0.5 to 2); a graph of the plain vectors found 0.42 to 0.98. With more items, or
+    more dimensions that all matter, it finds less.
 
     Parameters
     ----------
     vectors : ndarray of float32, shape (N, w)
     queries : ndarray of float32, shape (m, w)
-        Typical ones.
+        Typical queries.
 
     Raises
     ------
@@ -170,7 +189,7 @@ class NeighbourGraph:
     def search(
         self, queries: np.ndarray, k: int, clicked: Sessions, exclude_seen: bool
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Places (m, k) of good items, best first, -1 behind the last, and their scores.
+        """Find the places (m, k) of good items, best first, -1 behind the last, and their scores.
 
         Parameters
         ----------
@@ -178,7 +197,7 @@ class NeighbourGraph:
             The last column but one is added to the scores of clicked items.
         k : int
         clicked : Sessions
-            Of every query.
+            Session of every query.
         exclude_seen : bool
             Leave clicked items out.
         """
@@ -197,7 +216,7 @@ class NeighbourGraph:
         asked = np.pad(queries / self._scale, ((0, 0), (0, 1)))
         matches = self._index.search(asked, min(k + seen.shape[1], len(self._vectors)))
         found = np.atleast_2d(matches.keys).astype(np.int64)
-        counts = np.atleast_1d(getattr(matches, "counts", len(matches)))  # of one query, matches are all that there are
+        counts = np.atleast_1d(getattr(matches, "counts", len(matches)))  # the matches of one query have no counts
         found[np.arange(found.shape[1]) >= counts[:, None]] = -1
         found[(found[:, :, None] == seen[:, None, :]).any(axis=2)] = -1
         scores = self._scores(queries, found)
@@ -209,27 +228,27 @@ class NeighbourGraph:
         return _widened(found, k, -1), _widened(scores, k, -np.inf)
 
     def _scores(self, queries: np.ndarray, places: np.ndarray) -> np.ndarray:
-        """Inner products (m, n) with the items at places (m, n); minus infinity at -1."""
+        """Compute inner products (m, n) with the items at places (m, n); minus infinity at -1."""
         scores = np.einsum("mnw,mw->mn", self._vectors[places], queries)
         scores[places < 0] = -np.inf
         return scores
 
 
 def _of_one_length(vectors: np.ndarray) -> np.ndarray:
-    """Vectors (N, w) with one more coordinate, which brings most of them to one length."""
+    """Add a coordinate to vectors (N, w) that brings most of them to one length."""
     squares = np.einsum("nw,nw->n", vectors, vectors)
     gaps = np.maximum(np.quantile(squares, _PADDED) - squares, 0)
     return np.column_stack([vectors, np.sqrt(gaps).astype(np.float32)])
 
 
 def share_found(found: np.ndarray, exact: np.ndarray) -> float:
-    """Share of the exact recommendations (m, k) that are among those found (m, k); -1 is none."""
+    """Compute the share of the exact recommendations (m, k) that are among those found (m, k); -1 is none."""
     hits = (exact[:, :, None] == found[:, None, :]).any(axis=2)
     return float(hits[exact >= 0].mean())
 
 
 def warn_of_misses(share: float, k: int, n: int) -> None:
-    """Warn of a share of the k exact recommendations of n sessions that is too small to be of use."""
+    """Warn if too few of the k exact recommendations of n sessions were found."""
     if share < _ENOUGH:
         warnings.warn(
             f"approximate search found {share:.2f} of the {k} exact recommendations of {n} sessions: leave out "
@@ -240,5 +259,5 @@ def warn_of_misses(share: float, k: int, n: int) -> None:
 
 
 def _widened(found: np.ndarray, k: int, nothing: float) -> np.ndarray:
-    """The same (m, k), with nothing behind the last column."""
+    """Fill up to k columns with ``nothing``."""
     return np.pad(found, ((0, 0), (0, k - found.shape[1])), constant_values=nothing)

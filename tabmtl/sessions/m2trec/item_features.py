@@ -1,80 +1,149 @@
-"""Metadata of items to arrays: numbers, categories, bags of tags and of words, and vectors, once per distinct row."""
+"""Metadata of items to arrays: numbers, categories, bags of tags and of words, and vectors, once per distinct row.
+
+Arrays are numpy until `ItemFeatures.map` makes them tensors.
+"""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
 import polars as pl
+import torch
+from scipy.sparse import hstack
+from sklearn.feature_extraction.text import HashingVectorizer
+from torch import Tensor
+from torch.nn import functional as F
 
 from tabmtl.encode.features import FeatureCoder
-from tabmtl.schema import FIRST_LEVEL, TabmtlWarning
-from tabmtl.sessions.m2trec.bags import TEXT_BUCKETS, Bags, as_lists, encode_tags, encode_text, levels_of
+from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN, TabmtlWarning
+from tabmtl.sessions.ragged import offsets_of
+
+#: Codes of a text column: half for words, half for 3-grams.
+TEXT_BUCKETS = 2**15
 
 _TEXT = (pl.String, pl.Categorical, pl.Enum)
 _FEW_ITEMS = 50
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ItemFeatures:
-    """Encoded metadata of G distinct rows, and which of them every item has.
+class Bags:
+    """A bag of weighted codes per row.
 
     Attributes
     ----------
-    x_num : ndarray of float32, shape (G, Fn)
+    offsets : (G + 1,) int64
+    codes : (m,) int32
+        Sorted inside a row.
+    weights : (m,) float32
+        They add up to 1 in every row that holds anything: the embedding of a bag is a mean.
+    """
+
+    offsets: Any
+    codes: Any
+    weights: Any
+
+    def map(self, function: Callable[[Any], Any]) -> Bags:
+        """Apply a function to every array."""
+        return Bags(**{name: function(part) for name, part in vars(self).items()})
+
+    def take(self, rows: Tensor) -> Bags:
+        """Take rows by number, of tensors."""
+        starts = self.offsets[rows]
+        lengths = self.offsets[rows + 1] - starts
+        offsets = F.pad(lengths.cumsum(0), (1, 0))
+        index = torch.arange(int(offsets[-1]), device=rows.device)
+        index += (starts - offsets[:-1]).repeat_interleave(lengths)
+        return Bags(offsets=offsets, codes=self.codes[index], weights=self.weights[index])
+
+    def extended(self, more: Bags) -> Bags:
+        """Append rows, of numpy arrays."""
+        return Bags(
+            offsets=np.concatenate([self.offsets, self.offsets[-1] + more.offsets[1:]]),
+            codes=np.concatenate([self.codes, more.codes]),
+            weights=np.concatenate([self.weights, more.weights]),
+        )
+
+    def keys(self) -> Iterator[bytes]:
+        """Give the content of every row, of numpy arrays."""
+        pairs = np.stack([self.codes, self.weights.view(np.int32)], axis=1).tobytes()
+        ends = (8 * self.offsets).tolist()
+        return (pairs[start:end] for start, end in pairwise(ends))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ItemFeatures:
+    """G rows of encoded metadata.
+
+    Attributes
+    ----------
+    x_num : (G, Fn) float32
         NaN = missing.
-    x_cat : ndarray of int32, shape (G, Fc)
+    x_cat : (G, Fc) int32
         0 missing, 1 unseen, then the levels.
     bags : tuple of Bags
         One a multi-valued or text column.
-    vectors : ndarray of float32, shape (G, V)
+    vectors : (G, V) float32
         All vector columns side by side; 0 where missing.
-    row : ndarray of int64, shape (N,)
-        The row of every item.
     """
 
-    x_num: np.ndarray
-    x_cat: np.ndarray
+    x_num: Any
+    x_cat: Any
     bags: tuple[Bags, ...]
-    vectors: np.ndarray
-    row: np.ndarray
+    vectors: Any
 
     def __len__(self) -> int:
         return len(self.x_num)
 
-    def extended(self, more: ItemFeatures, *, join: bool) -> ItemFeatures:
-        """These items, and then others; with ``join``, those of known metadata get its row."""
-        both = ItemFeatures(
+    def map(self, function: Callable[[Any], Any]) -> ItemFeatures:
+        """Apply a function to every array, such as one that makes a tensor of it."""
+        bags = tuple(bags.map(function) for bags in self.bags)
+        return ItemFeatures(
+            x_num=function(self.x_num), x_cat=function(self.x_cat), bags=bags, vectors=function(self.vectors)
+        )
+
+    def take(self, rows: Tensor) -> ItemFeatures:
+        """Take rows by number, of tensors."""
+        bags = tuple(bags.take(rows) for bags in self.bags)
+        return ItemFeatures(x_num=self.x_num[rows], x_cat=self.x_cat[rows], bags=bags, vectors=self.vectors[rows])
+
+    def extended(self, more: ItemFeatures) -> ItemFeatures:
+        """Append rows, of numpy arrays."""
+        return ItemFeatures(
             x_num=np.concatenate([self.x_num, more.x_num]),
             x_cat=np.concatenate([self.x_cat, more.x_cat]),
             bags=tuple(a.extended(b) for a, b in zip(self.bags, more.bags, strict=True)),
             vectors=np.concatenate([self.vectors, more.vectors]),
-            row=np.concatenate([self.row, len(self) + more.row]),
         )
-        return both.joined() if join else both
 
-    def joined(self) -> ItemFeatures:
-        """The same items with equal rows made one; the first of these stays, and rows stay in order."""
+    def with_unknown(self) -> ItemFeatures:
+        """Append a row for an item of which nothing is known: unseen levels, missing numbers and empty bags."""
+        empty = Bags(offsets=np.zeros(2, np.int64), codes=np.zeros(0, np.int32), weights=np.zeros(0, np.float32))
+        unknown = ItemFeatures(
+            x_num=np.full((1, self.x_num.shape[1]), np.nan, dtype=np.float32),
+            x_cat=np.full((1, self.x_cat.shape[1]), UNSEEN, dtype=np.int32),
+            bags=(empty,) * len(self.bags),
+            vectors=np.zeros((1, self.vectors.shape[1]), dtype=np.float32),
+        )
+        return self.extended(unknown)
+
+    def distinct(self) -> tuple[ItemFeatures, np.ndarray]:
+        """Keep the first of equal rows, in their order; and say for every row (G,) which of the kept ones it is."""
         first: dict[tuple[bytes, ...], int] = {}
-        place = np.array([first.setdefault(key, len(first)) for key in self._keys()], dtype=np.int64)
-        kept = np.unique(place, return_index=True)[1]
-        return ItemFeatures(
-            x_num=self.x_num[kept],
-            x_cat=self.x_cat[kept],
-            bags=tuple(bag.take(kept) for bag in self.bags),
-            vectors=self.vectors[kept],
-            row=place[self.row],
-        )
+        place = np.array([first.setdefault(key, len(first)) for key in self.keys()], dtype=np.int64)
+        kept = torch.from_numpy(np.unique(place, return_index=True)[1])
+        return self.map(torch.from_numpy).take(kept).map(Tensor.numpy), place
 
-    def _keys(self) -> Iterator[tuple[bytes, ...]]:
-        """All that is known of every row."""
+    def keys(self) -> Iterator[tuple[bytes, ...]]:
+        """Give the content of every row, of numpy arrays."""
         x_num = np.where(np.isnan(self.x_num), np.float32(np.nan), self.x_num)  # there are several NaN
         plain = np.concatenate([array.view(np.int32) for array in (x_num, self.x_cat, self.vectors)], axis=1)
         lines = (row.tobytes() for row in plain)
-        return zip(lines, *(bag.keys() for bag in self.bags), strict=True)
+        return zip(lines, *(bags.keys() for bags in self.bags), strict=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,19 +182,17 @@ class ItemCoder:
         Raises
         ------
         TypeError, ValueError
-            If a column has a type that is none of these, or a named one does not exist or is of another type.
+            If a column has another type than these, or a named column does not exist or does not fit its role.
         """
         if categorical == "from_dtype":
             text_like = [name for name, dtype in metadata.schema.items() if dtype in (*_TEXT, pl.Boolean)]
             categorical = [name for name in text_like if name not in texts]
         _check_named(metadata, {"categories": categories, "categorical_features": categorical, "text_features": texts})
         chosen = list(dict.fromkeys([*categorical, *categories]))
-        kinds = {name: dtype for name, dtype in metadata.schema.items() if name not in texts}
-        tags = {
-            name: levels_of(metadata[name], min_frequency) for name, dtype in kinds.items() if _is_tags(name, dtype)
-        }
-        vectors = {name: _width(metadata[name]) for name, dtype in kinds.items() if _is_vector(name, dtype)}
-        plain = metadata.select(name for name in kinds if name not in tags and name not in vectors)
+        holds = {name: _list_holds(name, dtype) for name, dtype in metadata.schema.items()}
+        tags = {name: levels_of(metadata[name], min_frequency) for name in holds if holds[name] == "tags"}
+        vectors = {name: _width(metadata[name]) for name in holds if holds[name] == "vectors"}
+        plain = metadata.select(name for name in holds if holds[name] is None and name not in texts)
         coder = None
         if plain.width:
             coder = FeatureCoder.fit(plain, categorical=chosen, min_frequency=min_frequency)
@@ -134,7 +201,7 @@ class ItemCoder:
 
     @property
     def names(self) -> list[str]:
-        """All columns that are read."""
+        """The columns that are read."""
         return [*(self.table.names if self.table else ()), *self.tags, *self.texts, *self.vectors]
 
     @property
@@ -142,8 +209,8 @@ class ItemCoder:
         """Number of codes of every bag column: multi-valued columns, then texts."""
         return [FIRST_LEVEL + len(levels) for levels in self.tags.values()] + [TEXT_BUCKETS] * len(self.texts)
 
-    def encode(self, metadata: pl.DataFrame) -> ItemFeatures:
-        """Encode items; equal rows of metadata become one.
+    def encode(self, metadata: pl.DataFrame) -> tuple[ItemFeatures, np.ndarray]:
+        """Encode the distinct rows of metadata; and say for every item (N,) which of them it has.
 
         Raises
         ------
@@ -156,7 +223,9 @@ class ItemCoder:
                 f"the item table lacks the column {missing[0]!r}, which it had in fit: give it, with nulls if need be"
             )
         self._check_types(metadata.schema)
-        distinct, row = _distinct(metadata.select(self.names), joined=not self.vectors)
+        distinct, row = metadata.select(self.names), np.arange(len(metadata))
+        if not self.vectors:
+            distinct, row = _distinct(distinct)
         x_num, x_cat = np.empty((len(distinct), 0), np.float32), np.empty((len(distinct), 0), np.int32)
         if self.table is not None:
             x_num, x_cat = self.table.encode(distinct.select(self.table.names))
@@ -164,10 +233,11 @@ class ItemCoder:
         bags += [encode_text(distinct[name]) for name in self.texts]
         vectors = [_encode_vectors(distinct[name], width) for name, width in self.vectors.items()]
         joined = np.concatenate(vectors, axis=1) if vectors else np.empty((len(distinct), 0), np.float32)
-        return ItemFeatures(x_num=x_num, x_cat=x_cat, bags=tuple(bags), vectors=joined, row=row).joined()
+        features, place = ItemFeatures(x_num=x_num, x_cat=x_cat, bags=tuple(bags), vectors=joined).distinct()
+        return features, place[row]
 
     def _check_types(self, schema: pl.Schema) -> None:
-        """Columns of lists and of text; the others are the table's."""
+        """Check columns of lists and of text; the table checks the others."""
         for kind, names in (("lists of text", self.tags), ("text", self.texts), ("vectors", self.vectors)):
             for name in names:
                 dtype = schema[name]
@@ -176,7 +246,7 @@ class ItemCoder:
                     raise TypeError(f"column {name!r} held {kind} in fit and is now {dtype}: cast it, or fit again")
 
     def to_state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """JSON-able facts and arrays."""
+        """Give JSON-able facts and arrays."""
         facts: dict[str, Any] = {
             "tags": {name: list(levels) for name, levels in self.tags.items()},
             "texts": list(self.texts),
@@ -190,7 +260,7 @@ class ItemCoder:
 
     @classmethod
     def from_state(cls, facts: dict[str, Any], arrays: dict[str, np.ndarray]) -> ItemCoder:
-        """The coder that `to_state` described."""
+        """Rebuild the coder from `to_state`."""
         return cls(
             table=None if facts["table"] is None else FeatureCoder.from_state(facts["table"], arrays),
             tags={name: tuple(levels) for name, levels in facts["tags"].items()},
@@ -230,18 +300,14 @@ def _warn_of_names(coder: FeatureCoder, items: pl.DataFrame) -> None:
             )
 
 
-def _is_vector(name: str, dtype: pl.DataType) -> bool:
-    """Whether a column of lists holds vectors or tags; False for all other columns."""
+def _list_holds(name: str, dtype: pl.DataType) -> Literal["tags", "vectors"] | None:
+    """Tell what a column of lists holds; None for all other columns."""
     if not isinstance(dtype, pl.List | pl.Array):
-        return False
+        return None
     inner = pl.List(dtype.inner).inner
     if not isinstance(inner, pl.DataType) or not (inner in (*_TEXT, pl.Boolean, pl.Null) or inner.is_numeric()):
         raise TypeError(f"the column {name!r} of the item table holds {dtype}: expected lists of text or numbers")
-    return inner.is_float()
-
-
-def _is_tags(name: str, dtype: pl.DataType) -> bool:
-    return isinstance(dtype, pl.List | pl.Array) and not _is_vector(name, dtype)
+    return "vectors" if inner.is_float() else "tags"
 
 
 def _width(vectors: pl.Series) -> int:
@@ -251,14 +317,12 @@ def _width(vectors: pl.Series) -> int:
     return widths[0]
 
 
-def _distinct(metadata: pl.DataFrame, *, joined: bool) -> tuple[pl.DataFrame, np.ndarray]:
-    """Distinct rows, and of every row which it is; rows with vectors are taken as they are."""
-    if not joined or not metadata.width:
-        return (metadata, np.arange(len(metadata))) if metadata.width else (metadata, np.zeros(len(metadata), np.int64))
+def _distinct(metadata: pl.DataFrame) -> tuple[pl.DataFrame, np.ndarray]:
+    """Keep the first of equal rows of a frame without vectors; and say for every row which of the kept ones it is."""
     keys = metadata.with_columns(
-        as_lists(metadata[name]).list.drop_nulls().list.sort().list.eval(pl.element() + "\x1f").list.join("")
+        _as_lists(metadata[name]).list.drop_nulls().list.sort().list.eval(pl.element() + "\x1f").list.join("")
         for name, dtype in metadata.schema.items()
-        if _is_tags(name, dtype)
+        if _list_holds(name, dtype) == "tags"
     )
     places = pl.Series("place of the row", np.arange(len(keys)))
     groups = keys.with_columns(places).group_by(metadata.columns, maintain_order=True).agg(places.name)[places.name]
@@ -280,3 +344,45 @@ def _encode_vectors(vectors: pl.Series, width: int) -> np.ndarray:
             f"the column {vectors.name!r} holds a vector with a number that is missing or not finite: drop or mend it"
         )
     return table
+
+
+def _as_lists(tags: pl.Series) -> pl.Series:
+    """Cast tags of any type to lists of text."""
+    return tags.cast(pl.List(pl.String))
+
+
+def levels_of(tags: pl.Series, min_frequency: int) -> tuple[str, ...]:
+    """Find the tags of at least ``min_frequency`` items, sorted."""
+    counts = _as_lists(tags).alias("tag").explode().drop_nulls().value_counts(name="count")
+    return tuple(counts.filter(pl.col("count") >= min_frequency)["tag"].sort().to_list())
+
+
+def encode_tags(tags: pl.Series, levels: tuple[str, ...]) -> Bags:
+    """Encode tags: a row without any has the code of a missing value, an unknown tag that of an unseen one."""
+    given = _as_lists(tags).fill_null([]).list.drop_nulls()
+    none = pl.lit([None], dtype=pl.List(pl.String))
+    lists = pl.select(pl.when(given.list.len() == 0).then(none).otherwise(given)).to_series()
+    lengths = lists.list.len().to_numpy()
+    flat = lists.explode()
+    known = flat.cast(pl.Enum(levels), strict=False).to_physical().cast(pl.Int32) + FIRST_LEVEL
+    codes = known.fill_null(UNSEEN).to_numpy()
+    codes = np.where(flat.is_null().to_numpy(), MISSING, codes).astype(np.int32)
+    codes = codes[np.lexsort((codes, np.repeat(np.arange(len(lengths)), lengths)))]
+    return Bags(offsets=offsets_of(lengths), codes=codes, weights=np.repeat(1 / lengths, lengths).astype(np.float32))
+
+
+def encode_text(texts: pl.Series) -> Bags:
+    """Hash words and 3-grams of letters; each weighs as often as it occurs."""
+    half = TEXT_BUCKETS // 2
+    options: dict[str, Any] = {"n_features": half, "norm": None, "alternate_sign": False}
+    words = HashingVectorizer(token_pattern=r"(?u)\b\w+\b", **options)
+    grams = HashingVectorizer(analyzer="char_wb", ngram_range=(3, 3), **options)
+    lines = [*texts.cast(pl.String).fill_null(""), ""]  # a vectorizer refuses to read no line at all
+    bags = hstack([words.transform(lines), grams.transform(lines)], format="csr")[:-1]
+    bags.sort_indices()
+    total = np.repeat(np.asarray(bags.sum(axis=1)).ravel(), np.diff(bags.indptr))
+    return Bags(
+        offsets=bags.indptr.astype(np.int64),
+        codes=bags.indices.astype(np.int32),
+        weights=(bags.data / total).astype(np.float32),
+    )

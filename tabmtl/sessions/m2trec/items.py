@@ -1,4 +1,7 @@
-"""The items of a fitted M2TRec: their metadata, which of them have a vector of their own, and new ones beside them."""
+"""The items of a fitted M2TRec, and the units by which its network knows them.
+
+A unit is one item, or with ``id_mode="none"`` all items of equal metadata. Unit 0 stands for unknown items.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,41 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from tabmtl.sessions.m2trec.bags import Bags
-from tabmtl.sessions.m2trec.item_features import ItemFeatures
+from tabmtl.sessions.m2trec.item_features import Bags, ItemFeatures
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NetworkItems:
+    """U units as tensors on the device of the network.
+
+    Attributes
+    ----------
+    features : ItemFeatures or None
+        Distinct rows of metadata; the last one stands for nothing known.
+    row, own : Tensor of int64, shape (U,)
+        Row of metadata, and number of the own vector; 0 for none.
+    clicks : Tensor of float64, shape (U,)
+        Clicks in training.
+    popularity : Tensor of float32, shape (U,)
+        log(clicks / mean clicks); 0 for units without clicks.
+    """
+
+    features: ItemFeatures | None
+    row: Tensor
+    own: Tensor
+    clicks: Tensor
+    popularity: Tensor
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def codes(self, units: Tensor, column: int) -> Tensor:
+        """Look up the codes of units (n,) in a categorical column by number; 0 is a missing category."""
+        assert self.features is not None
+        return self.features.x_cat[self.row[units], column].long()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -18,98 +53,101 @@ class KnownItems:
     Attributes
     ----------
     features : ItemFeatures or None
-        None where there is no item table.
+        Distinct rows of metadata; None without an item table.
+    row : ndarray of int64, shape (N,), or None
+        Row of metadata of every item.
     clicks : ndarray of int64, shape (N,)
         Clicks of every item in the sessions that were trained on.
     shared : bool
-        Whether items of equal metadata are one unit of the network (``id_mode="none"``), or every item is its own.
+        Whether items of equal metadata share a unit (``id_mode="none"``).
     """
 
     features: ItemFeatures | None
+    row: np.ndarray | None
     clicks: np.ndarray
     shared: bool
 
     @property
-    def own(self) -> np.ndarray:
-        """Which own vector an item has, (N,), from 1; 0 for none."""
-        if self.shared:
-            return np.zeros(len(self.clicks), dtype=np.int64)
-        return np.where(self.clicks > 0, np.cumsum(self.clicks > 0), 0)
-
-    @property
-    def unit_clicks(self) -> np.ndarray:
-        """Clicks of every unit, (U,)."""
-        return np.bincount(self.unit_of[1:], weights=self.clicks, minlength=len(self.unit_rows))
+    def n_own(self) -> int:
+        """Number of items that have a vector of their own: those with clicks."""
+        return 0 if self.shared else int(np.count_nonzero(self.clicks))
 
     @property
     def unit_of(self) -> np.ndarray:
-        """Unit of every item code, (N + 1,): 0 of code 0."""
-        if self.shared and self.features is not None:
-            return np.concatenate([[0], 1 + self.features.row])
-        return np.arange(len(self.clicks) + 1)
+        """Unit of every item code, (N + 1,)."""
+        units = np.arange(len(self.clicks)) if self.row is None or not self.shared else self.row
+        return np.concatenate([[0], 1 + units])
 
-    @property
-    def unit_rows(self) -> np.ndarray:
-        """Row of metadata of every unit, (U,); -1 where nothing is known."""
-        if self.features is None:
-            return np.full(len(self.clicks) + 1, -1)
-        return np.concatenate([[-1], np.arange(len(self.features)) if self.shared else self.features.row])
-
-    @property
-    def unit_own(self) -> np.ndarray:
-        """Own vector of every unit, (U,)."""
-        if self.shared:
-            return np.zeros(len(self.unit_rows), dtype=np.int64)
-        return np.concatenate([[0], self.own])
-
-    @property
-    def popularity(self) -> np.ndarray:
-        """log(clicks / mean clicks) of every unit, (U,) of float32; 0 of those without clicks."""
-        clicks = self.unit_clicks
+    def on(self, device: torch.device) -> NetworkItems:
+        """Make tensors of the units."""
+        n_rows = 0 if self.features is None else len(self.features)
+        units = self.unit_of[1:]
+        n_units = 1 + int(units.max(initial=0))
+        row, own = np.full(n_units, n_rows), np.zeros(n_units, dtype=np.int64)
+        if self.row is not None:
+            row[units] = self.row
+        if not self.shared:
+            own[units] = np.where(self.clicks > 0, np.cumsum(self.clicks > 0), 0)
+        clicks = np.bincount(units, weights=self.clicks, minlength=n_units)
         clicked = clicks > 0
         mean = clicks[clicked].mean() if clicked.any() else 1.0
-        return np.where(clicked, np.log(np.maximum(clicks, 1) / mean), 0).astype(np.float32)
+        popularity = np.where(clicked, np.log(np.maximum(clicks, 1) / mean), 0).astype(np.float32)
+
+        def tensor(array: np.ndarray) -> Tensor:
+            return torch.from_numpy(array).to(device)
+
+        return NetworkItems(
+            features=None if self.features is None else self.features.with_unknown().map(tensor),
+            row=tensor(row),
+            own=tensor(own),
+            clicks=tensor(clicks),
+            popularity=tensor(popularity),
+        )
 
     def bias(self, prior: float) -> np.ndarray:
-        """What is added to the scores of items (N,).
+        """Compute what is added to the scores of items in every session, (N,).
 
-        Of a shared unit, the log of an item's share of its clicks: the unit's probability is dealt to its items,
-        p(i) = p(unit) (n_i + prior) / sum_j (n_j + prior). Else an item without clicks stands, by its metadata, for the
-        mean of all items like it, and gets log(prior / mean clicks), if that is negative.
+        In a shared unit, this is the log of an item's share of the clicks: the probability of the unit is divided among
+        its items, p(i) = p(unit) (n_i + prior) / sum_j (n_j + prior). Else an item without clicks stands, by its
+        metadata, for the mean of all items like it, and gets log(prior / mean clicks) where that is negative.
         """
-        if not self.shared or self.features is None:
+        if self.row is None or not self.shared:
             clicked = self.clicks > 0
             return np.where(clicked, 0.0, min(0.0, np.log(prior / self.clicks[clicked].mean())))
         clicks = self.clicks + prior
-        return np.log(clicks / np.bincount(self.features.row, weights=clicks)[self.features.row])
+        return np.log(clicks / np.bincount(self.row, weights=clicks)[self.row])
 
-    def extended(self, more: ItemFeatures) -> KnownItems:
-        """These items, and then new ones without clicks."""
-        if self.features is None:
+    def extended(self, features: ItemFeatures, row: np.ndarray) -> KnownItems:
+        """Append items without clicks; shared units take in those of known metadata."""
+        if self.features is None or self.row is None:
             raise ValueError(
                 "this model was fitted without an item table, so metadata says nothing to it: fit with items="
             )
-        clicks = np.concatenate([self.clicks, np.zeros(len(more.row), dtype=np.int64)])
-        return KnownItems(features=self.features.extended(more, join=self.shared), clicks=clicks, shared=self.shared)
+        features, row = self.features.extended(features), np.concatenate([self.row, len(self.features) + row])
+        if self.shared:
+            features, place = features.distinct()
+            row = place[row]
+        clicks = np.concatenate([self.clicks, np.zeros(len(row) - len(self.clicks), dtype=np.int64)])
+        return KnownItems(features=features, row=row, clicks=clicks, shared=self.shared)
 
     def to_state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """JSON-able facts and arrays."""
+        """Give JSON-able facts and arrays."""
         arrays = {"clicks": self.clicks}
         facts: dict[str, Any] = {"shared": self.shared, "n_bags": None}
-        if self.features is not None:
+        if self.features is not None and self.row is not None:
             facts["n_bags"] = len(self.features.bags)
-            arrays |= {name: getattr(self.features, name) for name in ("x_num", "x_cat", "vectors", "row")}
+            arrays |= {"row": self.row} | {name: getattr(self.features, name) for name in ("x_num", "x_cat", "vectors")}
             for number, bags in enumerate(self.features.bags):
                 arrays |= {f"{name}.{number}": array for name, array in vars(bags).items()}
         return facts, arrays
 
     @classmethod
     def from_state(cls, facts: dict[str, Any], arrays: dict[str, np.ndarray]) -> KnownItems:
-        """The items that `to_state` described."""
+        """Rebuild the items from `to_state`."""
         features = None
         if facts["n_bags"] is not None:
             parts = ("offsets", "codes", "weights")
             bags = [Bags(**{name: arrays[f"{name}.{number}"] for name in parts}) for number in range(facts["n_bags"])]
-            plain = {name: arrays[name] for name in ("x_num", "x_cat", "vectors", "row")}
+            plain = {name: arrays[name] for name in ("x_num", "x_cat", "vectors")}
             features = ItemFeatures(**plain, bags=tuple(bags))
-        return cls(features=features, clicks=arrays["clicks"], shared=facts["shared"])
+        return cls(features=features, row=arrays.get("row"), clicks=arrays["clicks"], shared=facts["shared"])

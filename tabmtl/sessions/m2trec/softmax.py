@@ -15,26 +15,28 @@ _BLOCK_ROWS = 256  # or, with many candidates, up to 16 times as much: products 
 class _SoftmaxLoss(torch.autograd.Function):
     """Mean over rows of ``log sum_j exp(z_j + c_j [j not own]) - z_t``, ``z_j = q·v_j + r [j seen]``, and its gradient.
 
-    Both come from the same logits, which are never held for all rows at once: a third of the memory traffic of
-    autograd, and three matrix products.
+    Both come from the same logits, which are never held for all rows at once. This takes three matrix products, and a
+    third of the memory traffic of autograd.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, queries: Tensor, repeat: Tensor, vectors: Tensor, correction: Tensor, own: OwnItems, low: bool
+        ctx: Any, queries: Tensor, repeat: Tensor, vectors: Tensor, correction: Tensor, own: OwnItems, bfloat16: bool
     ) -> Tensor:
-        dtype = torch.bfloat16 if low else torch.float32
+        dtype = torch.bfloat16 if bfloat16 else torch.float32
         q, v = queries.to(dtype), vectors.to(dtype)
         grad_q, grad_v = torch.empty_like(queries), torch.zeros_like(vectors, dtype=torch.float32)
-        grad_r = torch.empty_like(repeat)
+        grad_r = torch.zeros_like(repeat)
         total = queries.new_zeros(())
         fit = _BLOCK_BYTES / (4 * len(vectors))
         size = max(1, int(fit), min(_BLOCK_ROWS, int(16 * fit)))
         for start in range(0, len(q), size):
             block = slice(start, start + size)
-            rows, places, seen = q[block], own.places[block], own.seen[block]
+            rows, places = q[block], own.places[block]
             logits = (rows @ v.T).float()
-            own_logits = logits.gather(1, places) + repeat[block, None] * (seen > 0)
+            own_logits = logits.gather(1, places)
+            if own.seen is not None:
+                own_logits += repeat[block, None] * (own.seen[block] > 0)
             logits.add_(correction).scatter_(1, places, own_logits)
             largest = logits.amax(dim=1, keepdim=True)
             logits.sub_(largest).exp_()
@@ -42,7 +44,8 @@ class _SoftmaxLoss(torch.autograd.Function):
             total += (sums.log() + largest - own_logits[:, :1]).sum()
             logits.div_(sums)
             logits.scatter_add_(1, places[:, :1], logits.new_full((len(rows), 1), -1.0))
-            grad_r[block] = (logits.gather(1, places) * seen).sum(dim=1)
+            if own.seen is not None:
+                grad_r[block] = (logits.gather(1, places) * own.seen[block]).sum(dim=1)
             probabilities = logits.to(dtype)
             grad_q[block] = probabilities @ v
             grad_v += (probabilities.T @ rows).float()
@@ -61,44 +64,50 @@ class OwnItems:
     Attributes
     ----------
     places : Tensor of int64, shape (P, m)
-        Which candidates they are, some perhaps twice; the first is the target.
-    seen : Tensor of float32, shape (P, m)
-        Of items that the query has seen, 1 over how often ``places`` names them; 0 of the others.
+        Their places among the candidates, some perhaps twice; the target comes first.
+    seen : Tensor of float32, shape (P, m), or None
+        For items that the query has seen, 1 over how often ``places`` names them; 0 for the others. None without
+        ``repeats``.
     """
 
     places: Tensor
-    seen: Tensor
+    seen: Tensor | None
 
     @classmethod
-    def of(cls, targets: Tensor, clicks: Tensor, counts: Tensor) -> OwnItems:
-        """The items of sessions that have some queries each.
+    def of(cls, targets: Tensor, clicks: Tensor, counts: Tensor, *, repeats: bool) -> OwnItems:
+        """Collect the items of sessions that have some queries each.
 
         Parameters
         ----------
         targets : Tensor of int64, shape (P,)
             Session by session, the newest first.
         clicks : Tensor of int64, shape (B, L)
-            Of the sessions, the newest first, 0 behind the end. The first query has seen them all, the next all but the
-            newest, and so on.
+            Clicks of the sessions, the newest first, 0 behind the end. The first query has seen them all, the next all
+            but the newest, and so on.
         counts : Tensor of int64, shape (B,)
             Queries of every session.
+        repeats : bool
+            Find the items that a query has seen.
         """
         starts = counts.cumsum(0) - counts
         session = torch.repeat_interleave(counts)
-        gone = torch.arange(len(targets), device=counts.device) - starts[session]
         clicks = clicks[session]
-        seen = (torch.arange(clicks.shape[1], device=counts.device) >= gone[:, None]) & (clicks > 0)
-        clicks = clicks.where(clicks > 0, targets[:, None])
-        places = torch.cat([targets[:, None], targets[starts][session][:, None], clicks], dim=1)
+        there = clicks > 0
+        own = clicks.where(there, targets[:, None])
+        places = torch.cat([targets[:, None], targets[starts][session][:, None], own], dim=1)
+        if not repeats:
+            return cls(places=places, seen=None)
+        gone = torch.arange(len(targets), device=counts.device) - starts[session]
+        seen = (torch.arange(clicks.shape[1], device=counts.device) >= gone[:, None]) & there
         same = places[:, :, None] == places[:, None, :]
         again = (same[:, :, 2:] & seen[:, None, :]).any(dim=2)
         return cls(places=places, seen=again / same.sum(dim=2))
 
 
 def softmax_loss(
-    queries: Tensor, repeat: Tensor, vectors: Tensor, correction: Tensor, own: OwnItems, *, low: bool
+    queries: Tensor, repeat: Tensor, vectors: Tensor, correction: Tensor, own: OwnItems, *, bfloat16: bool
 ) -> Tensor:
-    """Mean cross-entropy of targets among candidates.
+    """Compute the mean cross-entropy of targets among candidates.
 
     Parameters
     ----------
@@ -106,33 +115,33 @@ def softmax_loss(
     repeat : Tensor of float32, shape (P,)
         Added to the logits of items that a query has seen.
     vectors : Tensor of float32, shape (C, d)
-        Of the candidates.
+        Vectors of the candidates.
     correction : Tensor of shape (C,)
-        Added to the logits of candidates, but for a query's own; see `Candidates.draw`.
+        Added to the logits of candidates, except a query's own items; see `Candidates.draw`.
     own : OwnItems
-    low : bool
+    bfloat16 : bool
         Take matrix products in bfloat16.
     """
-    return _SoftmaxLoss.apply(queries, repeat, vectors, correction, own, low)
+    return _SoftmaxLoss.apply(queries, repeat, vectors, correction, own, bfloat16)
 
 
 class Candidates:
-    """Which units the targets of a step compete with: all that were clicked in training, or a sample of them.
+    """The units that the targets of a step compete with: all that were clicked in training, or a sample of them.
 
-    A sample is all units of the sessions of the step, whose vectors are needed anyway; and if they have fewer clicks
-    than there are to be negatives, so many further units, drawn uniformly without replacement. For a query of another
+    A sample holds all units of the sessions of the step, whose vectors are needed anyway. If these have fewer clicks
+    than ``n_negatives``, further units fill the gap, drawn uniformly without replacement. For a query of another
     session, unit j takes part with probability ``p_j = 1 - (1 - f_j)^M (1 - n / C)``, where f_j is its share of all
-    clicks, M the number of those in the step, n that of drawn units, and C that of all. Its term in the sum of a
-    softmax is divided by p_j, that is, -log p_j is added to its logit (the logQ correction). The units of a query's own
-    session are always there, so theirs is not. The sum is then right on average for independent clicks; those of one
-    session repeat items, which leaves p_j some percent too high.
+    clicks, M the number of clicks in the step, n the number of drawn units, and C the number of all units. Its term in
+    the sum of a softmax is divided by p_j: -log p_j is added to its logit (the logQ correction). The units of a query's
+    own session always take part, so they are not corrected. The sum is then right on average for independent clicks.
+    The clicks of one session repeat items, which leaves p_j some percent too high.
 
     Parameters
     ----------
     clicks : Tensor of shape (U,)
         Training clicks of every unit.
     n_negatives : int or None
-        Clicks of a step and drawn units together; None takes all.
+        Clicks of a step and drawn units together; None takes all units.
     """
 
     def __init__(self, clicks: Tensor, n_negatives: int | None) -> None:
@@ -141,7 +150,7 @@ class Candidates:
         self._n = n_negatives if n_negatives is not None and n_negatives < len(self._pool) else None
 
     def draw(self, clicked: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Candidates of a step.
+        """Draw the candidates of a step.
 
         Parameters
         ----------
@@ -153,9 +162,9 @@ class Candidates:
         units : Tensor of int64, shape (C + 1,)
             Sorted; unit 0, which is no candidate, comes first.
         place : Tensor of int64, shape (M,)
-            Where every click's unit is among them.
+            Place of every click's unit among them.
         correction : Tensor of float32, shape (C + 1,)
-            Minus infinity of unit 0.
+            Minus infinity for unit 0.
         """
         none = clicked.new_zeros(1)
         if self._n is None:
@@ -164,7 +173,7 @@ class Candidates:
             correction[0] = -torch.inf
             return units, torch.searchsorted(units, clicked), correction
         n_clicks = int(torch.count_nonzero(clicked))
-        n_drawn = max(0, self._n - n_clicks)  # what depended on the units that are clicked would leave p_j wrong
+        n_drawn = max(0, self._n - n_clicks)  # a number that depends on the clicked units would make p_j wrong
         drawn = self._pool[torch.randperm(len(self._pool), device=self._pool.device)[:n_drawn]]
         units, place = torch.unique(torch.cat([clicked, drawn, none]), return_inverse=True)
         stays_out = (1 - self._share[units]) ** n_clicks * (1 - n_drawn / len(self._pool))

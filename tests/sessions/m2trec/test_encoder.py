@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tabmtl.sessions import M2TRec
 from tabmtl.sessions.m2trec.encoder import Pooling, SessionEncoder, unit_length
 
 POOLINGS = get_args(Pooling)
@@ -23,11 +24,14 @@ class Queries(SessionEncoder):
         return super().forward(*args, **options)[0]
 
 
+def options_of(**options: Any) -> M2TRec:
+    return M2TRec(**{"d_model": 8, "n_heads": 2, "max_length": 9, "dropout": 0.3, "item_dropout": 0.3} | options)
+
+
 def make(pooling: str = "items", n_layers: int = 1, **options: Any) -> SessionEncoder:
     """An encoder whose biases by distance are not 0 any more."""
     torch.manual_seed(0)
-    options = {"n_heads": 2, "d_ffn": 16, "max_length": 9, "dropout": 0.3, "item_dropout": 0.3} | options
-    encoder = Queries(8, n_layers=n_layers, pooling=pooling, **options)  # type: ignore[arg-type]
+    encoder = Queries(options_of(pooling=pooling, n_layers=n_layers, **options))
     for parameter in encoder.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     return encoder.eval()
@@ -49,7 +53,7 @@ def assert_equal(first: torch.Tensor, second: torch.Tensor) -> None:
 def test_one_pass_gives_the_query_of_every_prefix(pooling: str, n_layers: int) -> None:
     encoder, items = make(pooling, n_layers), clicks(3, 6)
     lengths = lengths_of(6, 4, 1)
-    queries = encoder(items, lengths, every=True)
+    queries = encoder(items, lengths, all_prefixes=True)
     assert queries.shape == (3, 6, 8)
     for row, n in enumerate(lengths.tolist()):
         for gone in range(n):
@@ -60,7 +64,7 @@ def test_one_pass_gives_the_query_of_every_prefix(pooling: str, n_layers: int) -
 @every_form
 def test_summaries_are_of_every_prefix_too(pooling: str, n_layers: int) -> None:
     encoder, items, lengths = make(pooling, n_layers), clicks(3, 6), lengths_of(6, 4, 1)
-    _, summaries = SessionEncoder.forward(encoder, items, lengths, every=True)
+    _, summaries = SessionEncoder.forward(encoder, items, lengths, all_prefixes=True)
     assert summaries.shape == (3, 6, encoder.width)
     for row, n in enumerate(lengths.tolist()):
         for gone in range(n):
@@ -74,7 +78,7 @@ def test_summaries_are_of_every_prefix_too(pooling: str, n_layers: int) -> None:
 def test_the_query_of_the_whole_is_that_of_the_longest_prefix(pooling: str, n_layers: int) -> None:
     """With pooling "last", the whole alone is computed by a shortcut of the last layer."""
     encoder, items, lengths = make(pooling, n_layers), clicks(4, 5), lengths_of(5, 2, 3, 1)
-    assert_equal(encoder(items, lengths), encoder(items, lengths, every=True)[:, 0])
+    assert_equal(encoder(items, lengths), encoder(items, lengths, all_prefixes=True)[:, 0])
 
 
 @every_form
@@ -83,11 +87,11 @@ def test_what_is_behind_the_end_says_nothing(pooling: str, n_layers: int) -> Non
     inside = torch.arange(7) < lengths[:, None]
     other = items.where(inside[..., None], 100 * clicks(3, 7, seed=2))
     assert torch.equal(encoder(items, lengths), encoder(other, lengths))
-    first, second = (encoder(x, lengths, every=True)[inside] for x in (items, other))
+    first, second = (encoder(x, lengths, all_prefixes=True)[inside] for x in (items, other))
     assert torch.equal(first, second)
     for row, n in enumerate(lengths.tolist()):
         assert_equal(encoder(items, lengths)[row], encoder(items[row : row + 1, :n], lengths_of(n))[0])
-    assert torch.isfinite(encoder(other, lengths, every=True)).all()
+    assert torch.isfinite(encoder(other, lengths, all_prefixes=True)).all()
 
 
 @settings(deadline=None, max_examples=30)
@@ -118,10 +122,10 @@ def test_without_biases_by_distance_the_older_clicks_are_a_set() -> None:
 def test_distance_counts_from_the_click_that_looks() -> None:
     """The bias of distance 3 is felt by prefixes of four clicks and more only."""
     encoder, items = make("last"), clicks(1, 6)
-    before = encoder(items, lengths_of(6), every=True)[0]
+    before = encoder(items, lengths_of(6), all_prefixes=True)[0]
     with torch.no_grad():
         encoder.bias[:, :, 3] += 1
-    changed = (encoder(items, lengths_of(6), every=True)[0] - before).abs().amax(dim=1) > 1e-4
+    changed = (encoder(items, lengths_of(6), all_prefixes=True)[0] - before).abs().amax(dim=1) > 1e-4
     assert changed.tolist() == [True, True, True, False, False, False]
 
 
@@ -141,7 +145,7 @@ def test_pooled_items_are_a_weighted_mean_of_the_items(pooling: str) -> None:
 
 @pytest.mark.parametrize("pooling", ["items", "items+linear"])
 def test_pooled_items_begin_in_the_space_of_the_items(pooling: Pooling) -> None:
-    encoder = Queries(8, n_layers=1, n_heads=2, d_ffn=16, max_length=9, pooling=pooling, dropout=0.0, item_dropout=0.0)
+    encoder = Queries(options_of(pooling=pooling, dropout=0.0, item_dropout=0.0))
     same = clicks(1, 1).expand(1, 6, 8)
     assert_equal(encoder(same, lengths_of(6)), same[:, 0])
 
@@ -158,7 +162,7 @@ def test_the_mean_is_over_the_states_of_the_session() -> None:
 
 def test_gradients_do_not_come_from_later_clicks() -> None:
     encoder, items = make("items", 2), clicks(1, 5).requires_grad_()
-    encoder(items, lengths_of(5), every=True)[0, 2].sum().backward()
+    encoder(items, lengths_of(5), all_prefixes=True)[0, 2].sum().backward()
     assert items.grad is not None
     assert (items.grad[0].abs().sum(dim=1) > 0).tolist() == [False, False, True, True, True]
 

@@ -12,17 +12,16 @@ from recommenders import TEST, TRAIN, fitted
 
 from tabmtl.sessions import M2TRec
 from tabmtl.sessions.log import LogColumns, read_sessions
-from tabmtl.sessions.m2trec.index import Scorer, blocks_of, join_bias
+from tabmtl.sessions.m2trec.index import ItemIndex, blocks_of, join_bias
 from tabmtl.sessions.m2trec.items import KnownItems
-from tabmtl.sessions.m2trec.network import Units, make_network
 from tabmtl.sessions.ragged import Sessions, offsets_of
 
 FORMS = ("M2TRec", "M2TRec of the paper", "M2TRec delta")
 every_form = pytest.mark.parametrize("form", FORMS)
 
 
-def scorer_of(form: str) -> Scorer:
-    return fitted(form)._fitted_scorer()
+def index_of(form: str) -> ItemIndex:
+    return fitted(form)._fitted_index()
 
 
 def sessions(form: str, log: pl.DataFrame = TEST) -> Sessions:
@@ -37,16 +36,16 @@ def of_lengths(*lengths: int, n_items: int = 60) -> Sessions:
 
 @every_form
 def test_scores_are_those_of_the_network(form: str) -> None:
-    scorer, read = scorer_of(form), sessions(form).take(np.arange(12))
-    scores = scorer.scores(read)
-    bias = scorer.matrix[-1].numpy()
+    index, read = index_of(form), sessions(form).take(np.arange(12))
+    scores = index.scores(read)
+    bias = index.matrix[-1].numpy()
     for place in range(len(read)):
         codes = read.take(np.array([place])).items[::-1]
         with torch.no_grad():
-            unit = torch.from_numpy(scorer.unit_of[codes])
-            clicked = scorer.network.vectors(scorer.units, unit)
-            query, _ = scorer.network(clicked[None], torch.tensor([len(codes)]))
-            vectors = scorer.network.vectors(scorer.units, torch.from_numpy(scorer.unit_of[1:]))
+            unit = torch.from_numpy(index.unit_of[codes])
+            clicked = index.network.vectors(index.items, unit)
+            query, _ = index.network(clicked[None], torch.tensor([len(codes)]))
+            vectors = index.network.vectors(index.items, torch.from_numpy(index.unit_of[1:]))
         expected = (vectors @ query[0, :-1]).numpy() + bias
         expected[np.unique(codes) - 1] += query[0, -1].item()
         np.testing.assert_allclose(scores[place], expected, rtol=1e-4, atol=1e-4)
@@ -54,54 +53,54 @@ def test_scores_are_those_of_the_network(form: str) -> None:
 
 @every_form
 def test_a_session_scores_alike_alone_and_among_others(form: str) -> None:
-    scorer, read = scorer_of(form), of_lengths(1, 9, 2, 30, 8, 16, 17, 3)
-    together = scorer.scores(read)
+    index, read = index_of(form), of_lengths(1, 9, 2, 30, 8, 16, 17, 3)
+    together = index.scores(read)
     for place in range(len(read)):
-        alone = scorer.scores(read.take(np.array([place])))
+        alone = index.scores(read.take(np.array([place])))
         np.testing.assert_allclose(alone[0], together[place], rtol=1e-5, atol=1e-5)
     turned = np.arange(len(read))[::-1]
-    np.testing.assert_allclose(scorer.scores(read.take(turned)), together[turned], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(index.scores(read.take(turned)), together[turned], rtol=1e-5, atol=1e-5)
 
 
 @every_form
 def test_only_the_newest_clicks_are_read(form: str) -> None:
-    scorer = scorer_of(form)
-    longest = of_lengths(scorer.max_length + 30)
-    np.testing.assert_array_equal(scorer.scores(longest), scorer.scores(longest.last(scorer.max_length)))
-    assert not np.allclose(scorer.scores(longest), scorer.scores(longest.last(scorer.max_length - 1)), atol=1e-6)
+    index = index_of(form)
+    longest = of_lengths(index.max_length + 30)
+    np.testing.assert_array_equal(index.scores(longest), index.scores(longest.last(index.max_length)))
+    assert not np.allclose(index.scores(longest), index.scores(longest.last(index.max_length - 1)), atol=1e-6)
 
 
 @every_form
 def test_a_session_without_a_click_is_one_click_on_an_unknown_item(form: str) -> None:
-    scorer = scorer_of(form)
+    index = index_of(form)
     ids = pl.Series([0, 1])
     none = Sessions(ids=ids, offsets=np.array([0, 0, 1]), items=np.array([0], dtype=np.int32), times=None)
-    scores = scorer.scores(none)
+    scores = index.scores(none)
     assert np.isfinite(scores).all()
     np.testing.assert_allclose(scores[0], scores[1], rtol=1e-5)
 
 
 @every_form
 def test_an_unknown_click_says_that_there_was_a_click(form: str) -> None:
-    scorer = scorer_of(form)
+    index = index_of(form)
 
     def of(*items: int) -> np.ndarray:
         array = np.array(items, dtype=np.int32)
-        return scorer.scores(Sessions(ids=pl.Series([0]), offsets=np.array([0, len(items)]), items=array, times=None))
+        return index.scores(Sessions(ids=pl.Series([0]), offsets=np.array([0, len(items)]), items=array, times=None))
 
     assert not np.allclose(of(5, 0), of(5), atol=1e-6)
     assert not np.allclose(of(5, 0), of(0, 5), atol=1e-6)
 
 
-def of_ids(prior: float = 1.0) -> Scorer:
-    """A scorer of items that have clicks but no metadata."""
+def of_ids(prior: float = 1.0) -> ItemIndex:
+    """An index of items that have clicks but no metadata."""
     clicks = np.array([2, 0, 5, 1, 1, 0, 3])
-    items = KnownItems(features=None, clicks=clicks, shared=False)
+    known = KnownItems(features=None, row=None, clicks=clicks, shared=False)
     torch.manual_seed(0)
-    model = M2TRec(d_model=8, max_length=3, pooling="mean", popularity=True)
-    network = make_network(model, None, int(items.own.max()), ()).eval()
+    model = M2TRec(d_model=8, max_length=3, pooling="mean", popularity=True, cold_prior=prior)
+    network = model._network(None, known).eval()
     torch.nn.init.normal_(network.items.own.weight[1:])
-    return Scorer.of(network, Units.of(items, [], torch.device("cpu")), items.unit_of, items.bias(prior), 3)
+    return ItemIndex.of(network, known, known.on(torch.device("cpu")), model)
 
 
 def of_items(*sessions: list[int]) -> Sessions:
@@ -111,12 +110,12 @@ def of_items(*sessions: list[int]) -> Sessions:
 
 
 def test_without_metadata_a_session_of_unknown_items_gets_the_popular_ones_and_last_those_without_clicks() -> None:
-    scorer = of_ids()
-    found = scorer.queries(of_items([0], [0, 0, 0, 0], [], [3, 0, 0, 0], [0, 3]))
+    index = of_ids()
+    found = index.queries(of_items([0], [0, 0, 0, 0], [], [3, 0, 0, 0], [0, 3]))
     assert found[0].tolist() == pytest.approx([*[0.0] * 8, 0.99, 0.0, 1.0])
     assert all(torch.equal(found[row], found[0]) for row in (1, 2, 3))  # the known click is older than what is read
     assert not torch.allclose(found[4], found[0])
-    scores = scorer.scores(of_items([0]))[0]
+    scores = index.scores(of_items([0]))[0]
     assert np.argsort(-scores, kind="stable").tolist() == [2, 6, 0, 3, 4, 1, 5]
     assert scores[3] == scores[4] > scores[1] == scores[5]
     known = np.array([2, 5, 1, 1, 3])
@@ -129,7 +128,7 @@ def test_a_higher_prior_credits_items_without_clicks_there_too() -> None:
 
 
 def test_queries_end_in_a_one() -> None:
-    queries = scorer_of("M2TRec").queries(of_lengths(2, 5))
+    queries = index_of("M2TRec").queries(of_lengths(2, 5))
     assert queries.shape == (2, 19)
     assert queries[:, -1].tolist() == [1, 1]
 
@@ -141,12 +140,12 @@ def test_vectors_and_biases_are_joined_as_columns() -> None:
 
 
 def test_scoring_leaves_no_gradient_and_no_training_mode() -> None:
-    scorer = scorer_of("M2TRec")
-    scorer.network.train()
-    first = scorer.scores(sessions("M2TRec", TRAIN).take(np.arange(5)))
-    assert not scorer.network.training
-    assert not scorer.queries(of_lengths(2)).requires_grad
-    np.testing.assert_array_equal(first, scorer.scores(sessions("M2TRec", TRAIN).take(np.arange(5))))
+    index = index_of("M2TRec")
+    index.network.train()
+    first = index.scores(sessions("M2TRec", TRAIN).take(np.arange(5)))
+    assert not index.network.training
+    assert not index.queries(of_lengths(2)).requires_grad
+    np.testing.assert_array_equal(first, index.scores(sessions("M2TRec", TRAIN).take(np.arange(5))))
 
 
 @settings(deadline=None, max_examples=40)

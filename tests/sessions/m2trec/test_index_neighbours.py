@@ -46,7 +46,7 @@ def test_the_graph_finds_most_of_the_best_with_their_scores() -> None:
 
 
 def world(temperature: float | None, popularity: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """3 000 random items and 200 queries as `VectorRecommender` has them: popularity, repeats and bias come last."""
+    """3 000 random items and 200 queries as `M2TRec` has them: popularity, repeats and bias come last."""
     rng = np.random.default_rng(seed)
     vectors, queries = rng.normal(size=(3_000, 32)), rng.normal(size=(200, 32))
     if temperature is None:

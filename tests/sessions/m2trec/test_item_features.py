@@ -30,10 +30,11 @@ def fit(table: pl.DataFrame = TABLE, **options: Any) -> ItemCoder:
     return ItemCoder.fit(table, **options)
 
 
-def decoded(features: ItemFeatures) -> list[tuple[Any, ...]]:
+def decoded(encoded: tuple[ItemFeatures, np.ndarray]) -> list[tuple[Any, ...]]:
     """All that is known of every item, whatever its row."""
-    keys = list(features._keys())
-    return [keys[row] for row in features.row]
+    features, row = encoded
+    keys = list(features.keys())
+    return [keys[place] for place in row]
 
 
 def test_columns_are_read_by_their_type() -> None:
@@ -49,8 +50,8 @@ def test_columns_are_read_by_their_type() -> None:
 
 
 def test_equal_rows_become_one() -> None:
-    features = fit().encode(TABLE)
-    assert features.row.tolist() == [0, 1, 2, 0, 3]
+    features, row = fit().encode(TABLE)
+    assert row.tolist() == [0, 1, 2, 0, 3]
     assert len(features) == len(features.x_cat) == len(features.vectors) == len(features.bags[0].offsets) - 1 == 4
     assert features.x_cat[:, 0].tolist() == [FIRST_LEVEL, FIRST_LEVEL + 1, MISSING, FIRST_LEVEL]
     np.testing.assert_array_equal(np.isnan(features.x_num[:, 0]), [False, False, True, False])
@@ -60,10 +61,10 @@ def test_equal_rows_become_one() -> None:
 @pytest.mark.parametrize("column", TABLE.columns)
 def test_every_kind_of_column_tells_rows_apart_alone(column: str) -> None:
     table = TABLE.select(column)
-    features = fit(table).encode(table)
+    features, row = fit(table).encode(table)
     # an empty text or bag is a missing one, and so is a vector of zeros
     expected = [0, 1, 2, 0, 3] if column == "price" else [0, 1, 2, 0, {"brand": 0}.get(column, 2)]
-    assert features.row.tolist() == expected
+    assert row.tolist() == expected
     assert len(features) == max(expected) + 1
 
 
@@ -78,10 +79,10 @@ def test_items_share_a_row_if_and_only_if_they_are_equal(cells: list[tuple[int, 
             "name": pl.Series([words[c] for _, _, c in cells], dtype=pl.String),
         }
     )
-    features = fit(table).encode(table)
-    for first, row in zip(cells, features.row, strict=True):
-        assert [first == other for other in cells] == (features.row == row).tolist()
-    assert sorted(set(features.row.tolist())) == list(range(len(features)))
+    features, rows = fit(table).encode(table)
+    for first, row in zip(cells, rows, strict=True):
+        assert [first == other for other in cells] == (rows == row).tolist()
+    assert sorted(set(rows.tolist())) == list(range(len(features)))
 
 
 def test_what_is_unseen_is_one_thing_and_what_is_missing_another() -> None:
@@ -92,46 +93,46 @@ def test_what_is_unseen_is_one_thing_and_what_is_missing_another() -> None:
         name=pl.lit(None),
         vector=pl.lit(None),
     )
-    features = fit().encode(new)
-    assert features.row.tolist() == [0, 0, 1]  # nobody can tell two new brands apart
+    features, row = fit().encode(new)
+    assert row.tolist() == [0, 0, 1]  # nobody can tell two new brands apart
     assert features.x_cat[:, 0].tolist() == [UNSEEN, MISSING]
     assert features.bags[0].codes.tolist() == [UNSEEN, MISSING]
     assert np.isnan(features.x_num).all()
 
 
 def test_rare_levels_count_as_unseen() -> None:
-    features = fit(min_frequency=2).encode(TABLE)
-    assert features.x_cat[features.row, 0].tolist() == [FIRST_LEVEL, UNSEEN, MISSING, FIRST_LEVEL, FIRST_LEVEL]
+    features, row = fit(min_frequency=2).encode(TABLE)
+    assert features.x_cat[row, 0].tolist() == [FIRST_LEVEL, UNSEEN, MISSING, FIRST_LEVEL, FIRST_LEVEL]
     table = pl.DataFrame({"brand": ["x", "y", "z"]})
-    assert fit(table, min_frequency=2).encode(table).row.tolist() == [0, 0, 0]
+    assert fit(table, min_frequency=2).encode(table)[1].tolist() == [0, 0, 0]
 
 
 def test_missing_numbers_of_any_kind_are_equal() -> None:
     table = pl.DataFrame({"price": [1.0, None, float("nan"), -float("nan"), 2.0]})
-    assert fit(table).encode(table).row.tolist() == [0, 1, 1, 1, 2]
+    assert fit(table).encode(table)[1].tolist() == [0, 1, 1, 1, 2]
 
 
 def test_no_tag_an_empty_tag_and_several_are_different() -> None:
     tags = [[], [""], None, ["", ""], ["b", "a"], ["a", "b"], ["ab"], ["a", None, "b"]]
     table = pl.DataFrame({"tags": pl.Series(tags, dtype=pl.List(pl.String))})
-    features = fit(table).encode(table)
-    assert features.row.tolist() == [0, 1, 0, 2, 3, 3, 4, 3]
+    assert fit(table).encode(table)[1].tolist() == [0, 1, 0, 2, 3, 3, 4, 3]
 
 
-def test_items_of_known_metadata_join_it() -> None:
+def test_rows_of_known_metadata_join_it() -> None:
     coder = fit()
-    known = coder.encode(TABLE)
+    known, row = coder.encode(TABLE)
     new = TABLE[[4, 1, 0]].with_columns(tags=pl.Series([[], ["a"], ["b", "a"]], dtype=pl.List(pl.String)))
     new = pl.concat([new, new[:1].with_columns(price=9.0)])
-    more = coder.encode(new)
-    joined = known.extended(more, join=True)
-    assert joined.row.tolist() == [0, 1, 2, 0, 3, 3, 1, 0, 4]
+    more, new_row = coder.encode(new)
+    apart, apart_row = known.extended(more), np.concatenate([row, len(known) + new_row])
+    assert apart_row.tolist() == [0, 1, 2, 0, 3, 4, 5, 6, 7]
+    joined, place = apart.distinct()
+    assert place[apart_row].tolist() == [0, 1, 2, 0, 3, 3, 1, 0, 4]
     assert len(joined) == 5
-    apart = known.extended(more, join=False)
-    assert apart.row.tolist() == [0, 1, 2, 0, 3, 4, 5, 6, 7]
-    assert decoded(joined) == decoded(apart) == decoded(known) + decoded(more)
+    both = decoded((known, row)) + decoded((more, new_row))
+    assert decoded((joined, place[apart_row])) == decoded((apart, apart_row)) == both
     # known rows keep their numbers, for units of a network are counted by them
-    assert list(joined._keys())[: len(known)] == list(known._keys())
+    assert list(joined.keys())[: len(known)] == list(known.keys())
 
 
 def test_the_order_of_items_does_not_matter() -> None:
@@ -152,7 +153,7 @@ def test_categories_are_levels_whatever_their_type() -> None:
     coder = fit(table, categories=["aisle"])
     assert coder.table is not None
     assert coder.table.columns.categorical == ("aisle",)
-    assert coder.encode(table).x_cat[:, 0].tolist() == [FIRST_LEVEL, FIRST_LEVEL + 1, MISSING]
+    assert coder.encode(table)[0].x_cat[:, 0].tolist() == [FIRST_LEVEL, FIRST_LEVEL + 1, MISSING]
     named = fit(table, categorical=["price"], categories=["aisle"])
     assert named.table is not None
     assert named.table.columns.numeric == ()
@@ -160,7 +161,7 @@ def test_categories_are_levels_whatever_their_type() -> None:
 
 def test_no_item_and_a_column_of_nulls_are_encoded() -> None:
     coder = fit()
-    assert len(coder.encode(TABLE[:0])) == 0
+    assert len(coder.encode(TABLE[:0])[0]) == 0
     nothing = pl.DataFrame({name: pl.Series([None, None]) for name in TABLE.columns})
     assert decoded(coder.encode(nothing)) == decoded(coder.encode(TABLE[[2, 2]]))
 

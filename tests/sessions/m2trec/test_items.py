@@ -7,10 +7,12 @@ import json
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from tabmtl.sessions.m2trec.item_features import ItemCoder
 from tabmtl.sessions.m2trec.items import KnownItems
 
+CPU = torch.device("cpu")
 TABLE = pl.DataFrame(
     {
         "brand": ["x", "y", "x", "z", None],
@@ -23,29 +25,31 @@ CODER = ItemCoder.fit(TABLE, texts=["name"])
 
 
 def items(*, shared: bool) -> KnownItems:
-    return KnownItems(features=CODER.encode(TABLE), clicks=COUNTS, shared=shared)
+    features, row = CODER.encode(TABLE)
+    return KnownItems(features=features, row=row, clicks=COUNTS, shared=shared)
 
 
 def test_shared_units_are_those_of_equal_metadata() -> None:
     known = items(shared=True)
     assert known.unit_of.tolist() == [0, 1, 2, 1, 3, 4]
-    assert known.unit_rows.tolist() == [-1, 0, 1, 2, 3]
-    assert known.unit_own.tolist() == [0] * 5
+    assert known.on(CPU).row.tolist() == [4, 0, 1, 2, 3]
+    assert known.on(CPU).own.tolist() == [0] * 5
 
 
 def test_else_every_item_is_its_own_unit() -> None:
     known = items(shared=False)
     assert known.unit_of.tolist() == [0, 1, 2, 3, 4, 5]
-    assert known.unit_rows.tolist() == [-1, 0, 1, 0, 2, 3]
-    assert known.unit_own.tolist() == [0, 1, 2, 3, 0, 0]
+    assert known.on(CPU).row.tolist() == [4, 0, 1, 0, 2, 3]
+    assert known.on(CPU).own.tolist() == [0, 1, 2, 3, 0, 0]
 
 
 def test_without_metadata_items_are_units_of_no_row() -> None:
-    known = KnownItems(features=None, clicks=COUNTS, shared=False)
+    known = KnownItems(features=None, row=None, clicks=COUNTS, shared=False)
     assert known.unit_of.tolist() == [0, 1, 2, 3, 4, 5]
-    assert known.unit_rows.tolist() == [-1] * 6
+    assert known.on(CPU).features is None
+    assert len(known.on(CPU)) == 6
     with pytest.raises(ValueError, match="fitted without an item table"):
-        known.extended(CODER.encode(TABLE))
+        known.extended(*CODER.encode(TABLE))
 
 
 def test_a_shared_unit_deals_its_probability_to_its_items_by_clicks() -> None:
@@ -62,14 +66,14 @@ def test_cold_items_are_credited_with_the_prior() -> None:
 def test_popularity_is_relative_to_the_mean_unit_and_none_of_the_cold() -> None:
     for shared, clicks in ((True, [8, 3, 0, 0]), (False, [6, 3, 2, 0, 0])):
         known = items(shared=shared)
-        assert known.unit_clicks.tolist() == [0, *clicks]
+        assert known.on(CPU).clicks.tolist() == [0, *clicks]
         mean = np.mean([n for n in clicks if n])
         expected = [np.log(n / mean) if n else 0 for n in [0, *clicks]]
-        np.testing.assert_allclose(known.popularity, expected, rtol=1e-6)
-        assert known.popularity.dtype == np.float32
-        more = known.extended(CODER.encode(NEW))
-        assert more.popularity[: len(expected)].tolist() == known.popularity.tolist()
-        assert not more.popularity[len(expected) :].any()
+        np.testing.assert_allclose(known.on(CPU).popularity, expected, rtol=1e-6)
+        assert known.on(CPU).popularity.dtype == torch.float32
+        more = known.extended(*CODER.encode(NEW))
+        assert more.on(CPU).popularity[: len(expected)].tolist() == known.on(CPU).popularity.tolist()
+        assert not more.on(CPU).popularity[len(expected) :].any()
 
 
 NEW = pl.DataFrame(
@@ -79,9 +83,9 @@ NEW = pl.DataFrame(
 
 def test_new_items_of_known_metadata_join_its_unit() -> None:
     known = items(shared=True)
-    more = known.extended(CODER.encode(NEW))
+    more = known.extended(*CODER.encode(NEW))
     assert more.unit_of[:6].tolist() == known.unit_of.tolist()
-    assert more.unit_rows[:5].tolist() == known.unit_rows.tolist()
+    assert more.on(CPU).row[1:5].tolist() == known.on(CPU).row[1:].tolist()
     # two new brands are one unit, for nobody can tell them apart
     assert more.unit_of[6:].tolist() == [1, 5, 5, 4 - 1]
     chance = np.exp(more.bias(1.0))
@@ -92,10 +96,10 @@ def test_new_items_of_known_metadata_join_its_unit() -> None:
 
 def test_new_items_have_units_of_their_own_and_no_own_vector() -> None:
     known = items(shared=False)
-    more = known.extended(CODER.encode(NEW))
+    more = known.extended(*CODER.encode(NEW))
     assert more.unit_of.tolist() == list(range(10))
-    assert more.unit_own.tolist() == [0, 1, 2, 3, 0, 0, 0, 0, 0, 0]
-    assert more.unit_rows[:6].tolist() == known.unit_rows.tolist()
+    assert more.on(CPU).own.tolist() == [0, 1, 2, 3, 0, 0, 0, 0, 0, 0]
+    assert more.on(CPU).row[1:6].tolist() == known.on(CPU).row[1:].tolist()
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -103,17 +107,18 @@ def test_items_come_back_from_their_state(shared: bool) -> None:
     known = items(shared=shared)
     facts, arrays = known.to_state()
     again = KnownItems.from_state(json.loads(json.dumps(facts)), arrays)
-    for name in ("unit_of", "unit_rows", "unit_own"):
-        assert getattr(again, name).tolist() == getattr(known, name).tolist()
+    assert again.unit_of.tolist() == known.unit_of.tolist()
+    for name in ("row", "own"):
+        assert getattr(again.on(CPU), name).tolist() == getattr(known.on(CPU), name).tolist()
     assert again.features is not None
     assert known.features is not None
-    assert list(again.features._keys()) == list(known.features._keys())
-    extended = again.extended(CODER.encode(NEW))
-    assert extended.unit_of.tolist() == known.extended(CODER.encode(NEW)).unit_of.tolist()
+    assert list(again.features.keys()) == list(known.features.keys())
+    extended = again.extended(*CODER.encode(NEW))
+    assert extended.unit_of.tolist() == known.extended(*CODER.encode(NEW)).unit_of.tolist()
 
 
 def test_items_without_metadata_come_back_too() -> None:
-    facts, arrays = KnownItems(features=None, clicks=COUNTS, shared=False).to_state()
+    facts, arrays = KnownItems(features=None, row=None, clicks=COUNTS, shared=False).to_state()
     again = KnownItems.from_state(json.loads(json.dumps(facts)), arrays)
     assert again.features is None
-    assert again.own.tolist() == [1, 2, 3, 0, 0]
+    assert again.on(CPU).own.tolist() == [0, 1, 2, 3, 0, 0]

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from tabmtl.sessions import M2TRec
 from tabmtl.sessions.m2trec.item_features import ItemCoder
-from tabmtl.sessions.m2trec.items import KnownItems
-from tabmtl.sessions.m2trec.network import M2TRecNetwork, Units, make_network
+from tabmtl.sessions.m2trec.items import KnownItems, NetworkItems
+from tabmtl.sessions.m2trec.network import M2TRecNetwork
 from tabmtl.sessions.m2trec.softmax import Candidates, OwnItems, softmax_loss
 from tabmtl.sessions.m2trec.training import category_loss
 
@@ -29,28 +29,28 @@ COUNTS = np.array([5, 3, 2, 4, 0, 0])
 CODER = ItemCoder.fit(TABLE)
 
 
-def make(tasks: tuple[str, ...] = ("kind",), **options: Any) -> tuple[M2TRecNetwork, Units, KnownItems]:
+def make(tasks: tuple[str, ...] = ("kind",), **options: Any) -> tuple[M2TRecNetwork, NetworkItems, KnownItems]:
     model = M2TRec(**{"categories": tasks, "d_model": 8, "max_length": 5} | options)
-    items = KnownItems(features=CODER.encode(TABLE), clicks=COUNTS, shared=model.id_mode == "none")
+    features, row = CODER.encode(TABLE)
+    items = KnownItems(features=features, row=row, clicks=COUNTS, shared=model.id_mode == "none")
     torch.manual_seed(0)
-    network = make_network(model, CODER, int(items.own.max()), tasks).eval()
+    network = model._network(CODER, items).eval()
     for parameter in network.encoder.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    assert CODER.table is not None
-    levels = [CODER.table.columns.categorical.index(name) for name in tasks]
-    return network, Units.of(items, levels, CPU), items
+    return network, items.on(CPU), items
 
 
-def vectors(network: M2TRecNetwork, units: Units) -> Tensor:
+def vectors(network: M2TRecNetwork, units: NetworkItems) -> Tensor:
     with torch.no_grad():
         return network.vectors(units, torch.arange(len(units)))
 
 
 def test_units_know_their_categories() -> None:
-    _, units, _ = make(("kind", "brand"))
+    network, units, _ = make(("kind", "brand"))
     assert len(units) == 7
-    assert units.levels.tolist() == [[1, 1], [2, 2], [3, 3], [2, 2], [0, 3], [3, 3], [4, 2]]
-    assert make(())[1].levels.shape == (7, 0)
+    codes = [units.codes(torch.arange(7), column).tolist() for column in network.level_columns]
+    assert codes == [[1, 2, 3, 2, 0, 3, 4], [1, 2, 3, 2, 3, 3, 2]]
+    assert make(())[0].level_columns == []
 
 
 def test_equal_metadata_is_one_vector_without_ids_and_with_own_ones_two() -> None:
@@ -118,12 +118,12 @@ def test_hierarchy_begins_as_without() -> None:
 
 
 def test_how_much_popularity_says_is_for_the_session_to_tell() -> None:
-    network, units, items = make(temperature=None, popularity=True)
+    network, units, _ = make(temperature=None, popularity=True)
     assert network.weigh_popularity is not None
     assert network.weigh_repeat is None
     found = vectors(network, units)
     assert found.shape == (7, 9)
-    assert found[:, -1].tolist() == items.popularity.tolist() == units.popularity.tolist()
+    assert found[:, -1].tolist() == units.popularity.tolist()
     clicked = found[None, [3, 1]]
     before, _ = network(clicked, torch.tensor([2]))
     assert before[0, -2:].tolist() == [0, 0]  # nothing at the start
@@ -150,7 +150,7 @@ def test_every_prefix_is_a_query_place_by_place() -> None:
     network, units, _ = make(("kind", "brand"), hierarchy=True)
     clicked = vectors(network, units)[torch.tensor([[3, 1, 5], [2, 4, 0]])]
     lengths = torch.tensor([3, 2])
-    queries, categories = network(clicked, lengths, every=True)
+    queries, categories = network(clicked, lengths, all_prefixes=True)
     assert len(queries) == len(categories[0]) == len(categories[1]) == 5
     expected = [(row, gone) for row, n in enumerate(lengths.tolist()) for gone in range(n)]
     for place, (row, gone) in enumerate(expected):
@@ -164,14 +164,13 @@ def gradients(item: int, **options: Any) -> list[Tensor]:
     """Of the loss of one session before this target."""
     network, units, items = make(**options)
     target = torch.from_numpy(items.unit_of[[item]])
-    clicks = torch.from_numpy(items.unit_clicks)
-    chosen, place, correction = Candidates(clicks, None).draw(target)
+    chosen, place, correction = Candidates(units.clicks, None).draw(target)
     found = network.vectors(units, torch.arange(len(units)))
     queries, categories = network(found[None, [2, 1]], torch.tensor([2]))
     clicked = place.new_zeros(1, 0)
-    own = OwnItems.of(place, clicked, place.new_ones(1))
-    loss = softmax_loss(queries[:, :-1], queries[:, -1], found[chosen], correction, own, low=False)
-    loss = loss + category_loss(categories[0], units.levels[target, 0])
+    own = OwnItems.of(place, clicked, place.new_ones(1), repeats=False)
+    loss = softmax_loss(queries[:, :-1], queries[:, -1], found[chosen], correction, own, bfloat16=False)
+    loss = loss + category_loss(categories[0], units.codes(target, network.level_columns[0]))
     loss.backward()
     return [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
 
@@ -189,5 +188,5 @@ def test_the_loss_is_that_of_the_set_of_equals() -> None:
 def test_a_missing_category_teaches_the_heads_nothing() -> None:
     network, units, _ = make()
     scores = network(vectors(network, units)[None, [1, 2]], torch.tensor([2]))[1][0]
-    category_loss(scores, units.levels[torch.tensor([4]), 0]).backward()
+    category_loss(scores, units.codes(torch.tensor([4]), network.level_columns[0])).backward()
     assert all(p.grad is None or p.grad.abs().sum() == 0 for p in network.heads.parameters())

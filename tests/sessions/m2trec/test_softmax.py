@@ -55,11 +55,11 @@ def by_softmax_loss(
     correction: Tensor,
     own: OwnItems,
     *,
-    low: bool = False,
+    bfloat16: bool = False,
     times: float = 1.0,
 ) -> list[Tensor]:
     q, r, v = (x.clone().requires_grad_() for x in (queries, repeat, vectors))
-    loss = softmax_loss(q, r, v, correction, own, low=low)
+    loss = softmax_loss(q, r, v, correction, own, bfloat16=bfloat16)
     return [loss.detach(), *torch.autograd.grad(times * loss, (q, r, v))]
 
 
@@ -93,7 +93,7 @@ def test_gradients_are_scaled_by_what_is_behind_the_loss() -> None:
 
 
 def test_bfloat16_products_are_near() -> None:
-    for found, expected in zip(by_softmax_loss(*draw(), low=True), by_autograd(*draw()), strict=True):
+    for found, expected in zip(by_softmax_loss(*draw(), bfloat16=True), by_autograd(*draw()), strict=True):
         assert found.dtype == torch.float32
         torch.testing.assert_close(found.double(), expected, rtol=0.05, atol=0.01)
 
@@ -122,7 +122,7 @@ def test_what_is_no_candidate_takes_no_part() -> None:
 def test_own_items_are_those_of_the_session_and_seen_are_the_older_clicks() -> None:
     """Two sessions, 5 6 5 | 8 and 7 | 9, newest first, whose every click predicts the next."""
     clicks, counts = torch.tensor([[5, 6, 5], [7, 0, 0]]), torch.tensor([3, 1])
-    own = OwnItems.of(torch.tensor([8, 5, 6, 9]), clicks, counts)
+    own = OwnItems.of(torch.tensor([8, 5, 6, 9]), clicks, counts, repeats=True)
     assert own.places.tolist() == [[8, 8, 5, 6, 5], [5, 8, 5, 6, 5], [6, 8, 5, 6, 5], [9, 9, 7, 9, 9]]
     half, third = 1 / 2, 1 / 3
     expected = [[0, 0, half, 1, half], [third, 0, third, 1, third], [0, 0, half, 0, half], [0, 0, 1, 0, 0]]
@@ -130,9 +130,24 @@ def test_own_items_are_those_of_the_session_and_seen_are_the_older_clicks() -> N
 
 
 def test_own_items_where_only_the_last_click_predicts() -> None:
-    own = OwnItems.of(torch.tensor([6, 9]), torch.tensor([[5, 6], [7, 0]]), torch.tensor([1, 1]))
+    own = OwnItems.of(torch.tensor([6, 9]), torch.tensor([[5, 6], [7, 0]]), torch.tensor([1, 1]), repeats=True)
     assert own.places.tolist() == [[6, 6, 5, 6], [9, 9, 7, 9]]
     torch.testing.assert_close(own.seen, torch.tensor([[1 / 3, 1 / 3, 1, 1 / 3], [0, 0, 1, 0]]))
+
+
+def test_without_repeats_nothing_is_seen_and_the_rest_is_the_same() -> None:
+    queries, repeat, vectors, correction, _ = draw()
+    clicks, counts = torch.tensor([[5, 6, 5], [7, 0, 0]]), torch.tensor([3, 1])
+    targets = torch.tensor([8, 5, 6, 9])
+    given = (queries[:4], torch.zeros(4), vectors, correction)
+    seen, unseen = (OwnItems.of(targets, clicks, counts, repeats=repeats) for repeats in (True, False))
+    assert unseen.seen is None
+    assert torch.equal(unseen.places, seen.places)
+    first, second = by_softmax_loss(*given, seen), by_softmax_loss(*given, unseen)
+    for place in (0, 1, 3):  # the loss, and gradients of queries and vectors
+        assert torch.equal(first[place], second[place])
+    assert by_softmax_loss(queries[:4], repeat[:4], vectors, correction, unseen)[0] == second[0]
+    assert not second[2].any()
 
 
 COUNTS = torch.tensor([0, 60, 5, 1, 0, 30, 2, 2, 90, 10])

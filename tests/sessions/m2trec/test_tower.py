@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from tabmtl.schema import UNSEEN
-from tabmtl.sessions.m2trec.item_features import ItemCoder
-from tabmtl.sessions.m2trec.tower import FeatureTensors, ItemTower, ItemVectors
+from tabmtl.sessions import M2TRec
+from tabmtl.sessions.m2trec.item_features import ItemCoder, ItemFeatures
+from tabmtl.sessions.m2trec.tower import ItemTower, ItemVectors
 
-CPU = torch.device("cpu")
 TABLE = pl.DataFrame(
     {
         "brand": ["x", "y", "z", "x", None, "x"],
@@ -29,16 +29,19 @@ def make(columns: list[str] | None = None, d_model: int = 12, **options: Any) ->
     table = TABLE.select(columns or TABLE.columns)
     coder = ItemCoder.fit(table, texts=[name for name in table.columns if name == "name"])
     torch.manual_seed(0)
-    fields = None if coder.table is None else coder.table.columns
-    tower = ItemTower(fields, coder.bag_sizes, sum(coder.vectors.values()), d_model, **options)
-    return coder, tower.eval()
+    return coder, ItemTower(coder, M2TRec(d_model=d_model, **options)).eval()
+
+
+def tensors_of(coder: ItemCoder) -> ItemFeatures:
+    """The rows of the table as the network reads them."""
+    return coder.encode(TABLE)[0].with_unknown().map(torch.from_numpy)
 
 
 def vectors(coder: ItemCoder, tower: ItemTower, table: pl.DataFrame) -> torch.Tensor:
     """Vector of every item."""
-    features = coder.encode(table)
+    features, row = coder.encode(table)
     with torch.no_grad():
-        return tower(FeatureTensors.of(features, CPU))[torch.from_numpy(features.row)]
+        return tower(features.map(torch.from_numpy))[torch.from_numpy(row)]
 
 
 @pytest.mark.parametrize("columns", [None, *([name] for name in TABLE.columns)])
@@ -73,7 +76,7 @@ def test_new_values_are_unseen_and_missing_ones_missing() -> None:
 
 def test_the_last_row_of_tensors_stands_for_nothing_known() -> None:
     coder, tower = make()
-    tensors = FeatureTensors.of(coder.encode(TABLE), CPU)
+    tensors = tensors_of(coder)
     assert len(tensors) == 6  # 5 distinct rows
     last = tensors.take(torch.tensor([5]))
     assert last.x_cat.tolist() == [[UNSEEN]]
@@ -84,7 +87,7 @@ def test_the_last_row_of_tensors_stands_for_nothing_known() -> None:
 
 
 def test_rows_of_tensors_are_taken_by_number() -> None:
-    tensors = FeatureTensors.of(make()[0].encode(TABLE), CPU)
+    tensors = tensors_of(make()[0])
     index = torch.tensor([3, 1, 1, 5, 0])
     taken = tensors.take(index)
     for place, row in enumerate(index.tolist()):
@@ -110,7 +113,7 @@ def test_the_tower_is_its_equation(columns: list[str] | None) -> None:
     """Embeddings of fields side by side, through two layers and a norm; they need not be formed to get there."""
     coder, tower = make(columns)
     torch.nn.init.normal_(tower.up.bias)
-    tensors = FeatureTensors.of(coder.encode(TABLE), CPU)
+    tensors = tensors_of(coder)
     parts = []
     if tower.fields is not None:
         for parameter in tower.fields.parameters():
@@ -145,23 +148,24 @@ def test_in_training_some_known_values_are_taken_for_unseen() -> None:
     # so that the row of unseen values is learned
     tower.train()
     for _ in range(50):
-        tower(FeatureTensors.of(coder.encode(TABLE), CPU)).sum().backward()
+        tower(tensors_of(coder)).sum().backward()
     assert tower.fields is not None
     gradients = [p.grad for name, p in tower.fields.named_parameters() if "table" in name]
     assert gradients[0] is not None
     assert gradients[0][UNSEEN].abs().sum() > 0
 
 
-def own_vectors(tower: ItemTower | None = None, n_own: int = 4, **options: Any) -> ItemVectors:
+def own_vectors(coder: ItemCoder | None = None, n_own: int = 4, **options: Any) -> ItemVectors:
     torch.manual_seed(1)
-    options = {"own_std": 0.5, "own_dropout": 0.0, "own_bound": None} | options
-    return ItemVectors(tower, n_own, 12, **options)
+    return ItemVectors(coder, n_own, M2TRec(**{"d_model": 12, "id_dropout": 0.0} | options))
 
 
 def test_an_own_vector_is_added_to_that_of_the_metadata() -> None:
-    coder, tower = make()
-    tensors = FeatureTensors.of(coder.encode(TABLE), CPU)
-    items = own_vectors(tower).eval()
+    coder, _ = make()
+    tensors = tensors_of(coder)
+    items = own_vectors(coder).eval()
+    tower = items.tower
+    assert tower is not None
     rows, own = torch.tensor([0, 0, 2, 5]), torch.tensor([0, 3, 1, 0])
     assert items.own is not None
     expected = tower(tensors)[rows] + items.own.weight[own]
@@ -188,9 +192,11 @@ def test_an_item_without_own_vector_never_learns_one() -> None:
 
 
 def test_bounded_vectors_start_at_zero_and_stay_within_the_bound() -> None:
-    coder, tower = make()
-    tensors = FeatureTensors.of(coder.encode(TABLE), CPU)
-    items = own_vectors(tower, own_std=0.0, own_bound=0.5).eval()
+    coder, _ = make()
+    tensors = tensors_of(coder)
+    items = own_vectors(coder, id_mode="delta", delta_norm=0.5).eval()
+    tower = items.tower
+    assert tower is not None
     rows, own = torch.arange(4), torch.arange(1, 5)
     assert torch.equal(items(tensors, rows, own), tower(tensors)[rows])
     assert items.own is not None
@@ -206,9 +212,15 @@ def test_bounded_vectors_start_at_zero_and_stay_within_the_bound() -> None:
 
 
 def test_own_vectors_are_left_out_of_some_steps_only() -> None:
-    items = own_vectors(own_dropout=0.25)
-    own = torch.tensor([1, 2, 3, 4]).repeat(2000)
+    coder, _ = make()
+    tensors = tensors_of(coder)
+    items = own_vectors(coder, id_dropout=0.25, unknown_rate=0.0)
+    rows, own = torch.tensor([0, 1, 2, 3]).repeat(2000), torch.tensor([1, 2, 3, 4]).repeat(2000)
     assert items.own is not None
-    left_out = items.train()(None, own, own).abs().sum(dim=1) == 0
+    assert items.tower is not None
+    metadata = items.tower(tensors)[rows]
+    left_out = (items.train()(tensors, rows, own) - metadata).abs().sum(dim=1) == 0
     assert left_out.float().mean().item() == pytest.approx(0.25, abs=0.03)
-    assert torch.equal(items.eval()(None, own, own), items.own.weight[own])
+    torch.testing.assert_close(items.eval()(tensors, rows, own), metadata + items.own.weight[own])
+    # without metadata an own vector is all that there is
+    assert own_vectors(id_dropout=0.25).own_dropout == 0

@@ -12,20 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from tabmtl.sessions.m2trec.training import Examples, Training, category_loss
+from tabmtl.sessions.m2trec.training import ExampleMode, Examples, category_loss
 from tabmtl.sessions.ragged import Sessions, offsets_of
 
-MODES: tuple[Training, ...] = ("per_session", "per_prefix")
+MODES: tuple[ExampleMode, ...] = ("per_session", "per_prefix")
 logs = st.lists(st.lists(st.integers(1, 7), min_size=2, max_size=13), min_size=1, max_size=8)
-every_mode = pytest.mark.parametrize("training", MODES)
+every_mode = pytest.mark.parametrize("mode", MODES)
 
 
-def make(log: list[list[int]], max_length: int, training: Training) -> Examples:
+def make(log: list[list[int]], max_length: int, mode: ExampleMode) -> Examples:
     """Examples whose unit of a click is its place in the log, so that clicks can be told apart."""
     lengths = np.array([len(session) for session in log])
     items = np.arange(1, lengths.sum() + 1, dtype=np.int32)
     sessions = Sessions(ids=pl.Series(range(len(log))), offsets=offsets_of(lengths), items=items, times=None)
-    return Examples.of(sessions, np.arange(len(items) + 1), max_length, training, torch.device("cpu"))
+    return Examples.of(sessions, np.arange(len(items) + 1), max_length, mode, torch.device("cpu"))
 
 
 def pairs(examples: Examples, index: np.ndarray) -> list[tuple[tuple[int, ...], int]]:
@@ -35,7 +35,7 @@ def pairs(examples: Examples, index: np.ndarray) -> list[tuple[tuple[int, ...], 
     for row, n in enumerate(lengths.tolist()):
         session = units[row, :n].tolist()
         assert units[row, n:].tolist() == [0] * (units.shape[1] - n)
-        found += [tuple(session[gone:][::-1]) for gone in range(n if examples.every else 1)]
+        found += [tuple(session[gone:][::-1]) for gone in range(n if examples.all_prefixes else 1)]
     return list(zip(found, targets.tolist(), strict=True))
 
 
@@ -43,9 +43,9 @@ def pairs(examples: Examples, index: np.ndarray) -> list[tuple[tuple[int, ...], 
 @settings(deadline=None, max_examples=40)
 @given(log=logs, max_length=st.integers(1, 14), batch_size=st.integers(1, 30), seed=st.integers(0, 5))
 def test_every_next_click_is_a_target_once_an_epoch(
-    training: Training, log: list[list[int]], max_length: int, batch_size: int, seed: int
+    mode: ExampleMode, log: list[list[int]], max_length: int, batch_size: int, seed: int
 ) -> None:
-    examples = make(log, max_length, training)
+    examples = make(log, max_length, mode)
     torch.manual_seed(seed)
     steps = examples.batches(batch_size)
     found = [pair for step in steps for pair in pairs(examples, step)]
@@ -60,7 +60,7 @@ def test_every_next_click_is_a_target_once_an_epoch(
         assert seen == tuple(range(target - len(seen), target))
         assert 1 <= len(seen) <= max_length
         assert seen[0] >= begins[target]
-        if training == "per_prefix":
+        if mode == "per_prefix":
             assert len(seen) == min(target - begins[target], max_length)
 
 
@@ -68,8 +68,8 @@ def test_every_next_click_is_a_target_once_an_epoch(
 @given(log=logs)
 def test_both_modes_show_the_same_where_sessions_are_short(log: list[list[int]]) -> None:
     shown = []
-    for training in MODES:
-        examples = make(log, 13, training)
+    for mode in MODES:
+        examples = make(log, 13, mode)
         shown.append(sorted(pairs(examples, np.arange(len(examples.lengths)))))
     assert shown[0] == shown[1]
 
@@ -80,20 +80,20 @@ def test_a_session_longer_than_is_read_is_passed_in_pieces_from_its_end() -> Non
 
 
 @every_mode
-def test_steps_hold_about_so_many_targets(training: Training) -> None:
+def test_steps_hold_about_so_many_targets(mode: ExampleMode) -> None:
     rng = np.random.default_rng(0)
-    examples = make([[1] * n for n in rng.integers(2, 30, 600)], 20, training)
+    examples = make([[1] * n for n in rng.integers(2, 30, 600)], 20, mode)
     torch.manual_seed(0)
     sizes = [len(examples.read(step)[2]) for step in examples.batches(100)]
-    assert sum(sizes) == sum(examples.lengths if examples.every else np.ones_like(examples.lengths))
+    assert sum(sizes) == sum(examples.lengths if examples.all_prefixes else np.ones_like(examples.lengths))
     assert max(sizes) <= 100 + 20
     assert np.median(sizes) > 80
 
 
 @every_mode
-def test_steps_are_random_and_sorted_by_length(training: Training) -> None:
+def test_steps_are_random_and_sorted_by_length(mode: ExampleMode) -> None:
     rng = np.random.default_rng(0)
-    examples = make([[1] * n for n in rng.integers(2, 30, 600)], 20, training)
+    examples = make([[1] * n for n in rng.integers(2, 30, 600)], 20, mode)
     torch.manual_seed(0)
     first, second = examples.batches(100), examples.batches(100)
     assert not np.array_equal(np.concatenate(first), np.concatenate(second))
