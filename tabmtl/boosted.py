@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import lightgbm as lgb
 import numpy as np
@@ -14,13 +14,13 @@ from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.cells import Rows, bin_labelled, count_labels, rows_of_tasks
 from tabmtl.encode import TableCoder
-from tabmtl.estimators.tables import MultiTaskEstimator
+from tabmtl.estimators.tables import MultiTaskEstimator, TableState
 from tabmtl.family import Family
 from tabmtl.forks import count_threads
 from tabmtl.model_selection.stratify import train_valid_split
 from tabmtl.params import check_at_least, check_count, check_positive, check_share
 from tabmtl.schema import Batch, Task
-from tabmtl.storage.persist import Saved
+from tabmtl.storage.stored import Stored
 from tabmtl.trees import tree_matrix
 
 _ROWS_TO_SPLIT = 50
@@ -32,6 +32,28 @@ class TreeParams:
 
     data: dict[str, Any]
     trees: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BoostedState(TableState):
+    """Fitted attributes that the file of a boosted estimator keeps."""
+
+    _families: tuple[Family, ...]
+    outlier_score_: pl.DataFrame
+    block_rounds_: pl.DataFrame
+    feature_importances_: Annotated[np.ndarray, Stored("f8", "3 P")]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        tasks, columns = self._coder.labels.tasks, self._coder.features.columns
+        members = [t for family in self._families for t in family.members.tolist()]
+        if sorted(members) != list(range(len(tasks))):
+            raise ValueError(f"the families have the tasks {members[:5]}, expected each of {len(tasks)} once")
+        for family in self._families:
+            found = family.importances.shape[1], {family.start.shape[1]}
+            expected = columns.n_features, {tasks[t].width for t in family.members}
+            if found != expected:
+                raise ValueError(f"a family has columns and outputs {found}, expected {expected}")
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -84,6 +106,8 @@ class BoostedEstimator(MultiTaskEstimator):
         "colsample_bytree": {"low": 0.3, "high": 1.0},
         "reg_lambda": {"low": 0.0, "high": 10.0},
     }
+
+    _stored: ClassVar[type] = BoostedState
 
     @abstractmethod
     def _fit_family(
@@ -236,21 +260,6 @@ class BoostedEstimator(MultiTaskEstimator):
             for member, own in zip(family.members, family.all_scores(matrix, n_threads), strict=True):
                 scores[member] = own
         return self._coder.labels.outputs(scores)
-
-    def _state(self) -> Saved:
-        arrays, texts, ends = {"counts": self.outlier_score_["n_labels"].to_numpy()}, {}, []
-        for i, family in enumerate(self._families):
-            own, texts[f"family{i}"], end = family.to_state()
-            arrays |= {f"{i}.{name}": array for name, array in own.items()}
-            ends.append(end)
-        return Saved(facts={"ends": ends}, arrays=arrays, texts=texts)
-
-    def _fitted_from(self, coder: TableCoder, saved: Saved) -> dict[str, Any]:
-        families = []
-        for i, ends in enumerate(saved.facts["ends"]):
-            own = {name.partition(".")[2]: array for name, array in saved.arrays.items() if name.startswith(f"{i}.")}
-            families.append(Family.from_state(own, saved.texts[f"family{i}"], ends))
-        return {"_families": families, **_tables(coder, families, saved.arrays["counts"])}
 
 
 def _members_by_loss(tasks: Sequence[Task]) -> list[np.ndarray]:

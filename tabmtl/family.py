@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated
 
 import lightgbm as lgb
 import numpy as np
 import polars as pl
 from scipy.special import expit
 
+from tabmtl.storage.stored import Stored
 from tabmtl.trees import Forest
 
 _LEAST_TASKS = 3  # of which most can be normal
@@ -40,15 +41,19 @@ class Family:
         The shared function, B, A, and one ensemble per task.
     """
 
-    members: np.ndarray
-    rounds: np.ndarray
-    alone: np.ndarray
-    start: np.ndarray
-    own_start: np.ndarray
-    theta: np.ndarray
-    checks: np.ndarray
-    importances: np.ndarray
+    members: Annotated[np.ndarray, Stored("i", "T", low=0)]
+    rounds: Annotated[np.ndarray, Stored("i", "T+2", low=0)]
+    alone: Annotated[np.ndarray, Stored("b", "T")]
+    start: Annotated[np.ndarray, Stored("f8", "T K")]
+    own_start: Annotated[np.ndarray, Stored("f8", "T K")]
+    theta: Annotated[np.ndarray, Stored("f8", "T")]
+    checks: Annotated[np.ndarray, Stored("f8", "T 3", missing=True)]
+    importances: Annotated[np.ndarray, Stored("f8", "3 F", low=0)]
     forest: Forest
+
+    def __post_init__(self) -> None:
+        if len(self.forest) != 3 + len(self.members):
+            raise ValueError(f"there are {len(self.forest)} ensembles, expected {3 + len(self.members)}")
 
     def factors(self, t: int | None) -> np.ndarray:
         """By what the shared function, B and A enter F of a member; None = a task that is none."""
@@ -101,16 +106,6 @@ class Family:
             "own": self.rounds[2:],
         }
         return pl.DataFrame(columns, nan_to_null=True)
-
-    def to_state(self) -> tuple[dict[str, np.ndarray], str, list[int]]:
-        """Arrays by name, the text of the forest and its ends."""
-        arrays = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "forest"}
-        return arrays, self.forest.text, list(self.forest.ends)
-
-    @classmethod
-    def from_state(cls, arrays: dict[str, Any], text: str, ends: list[int]) -> Family:
-        """The family that `to_state` described."""
-        return cls(**arrays, forest=Forest(text=text, ends=tuple(ends)))
 
 
 def normal_theta(theta: np.ndarray) -> float:

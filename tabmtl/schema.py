@@ -105,6 +105,11 @@ class Columns:
     bins: tuple[tuple[float, ...], ...]
 
     @property
+    def n_features(self) -> int:
+        """Number of all columns."""
+        return len(self.numeric) + len(self.categorical)
+
+    @property
     def cardinalities(self) -> tuple[int, ...]:
         """Number of codes per categorical column, the two reserved ones included."""
         return tuple(len(levels) + FIRST_LEVEL for levels in self.levels)

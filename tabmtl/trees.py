@@ -6,12 +6,14 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 import lightgbm as lgb
 import numpy as np
 
 from tabmtl.schema import FIRST_LEVEL, Batch, Columns
+from tabmtl.storage.lightgbm_text import TreeText
+from tabmtl.storage.stored import Stored
 
 #: Gradients and hessians (width, n) float32 from raw scores (width, n).
 Gradients = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -169,28 +171,31 @@ class Grown:
     gains: np.ndarray
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Forest:
     """Several ensembles over the same features in one LightGBM model, one after the other.
 
     Attributes
     ----------
-    text : str
+    offsets : ndarray of int64, shape (E + 1,)
+        Ensemble e has the iterations from ``offsets[e]`` up to ``offsets[e + 1]``.
+    text : TreeText
         LightGBM's text of the whole, which `Ensemble` wrote.
-    ends : tuple of int
-        Per ensemble, the iteration after its last one.
     """
 
-    text: str
-    ends: tuple[int, ...]
+    offsets: Annotated[np.ndarray, Stored("i8", "E+1", offsets="R")]
+    text: Annotated[TreeText, Stored(shape="F K R 0")]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
 
     @classmethod
     def join(cls, grown: Sequence[Grown], width: int) -> Forest:
         """One model of all ensembles over the same features, each with ``width`` outputs."""
         ensembles = [trees for each in grown for trees in each.ensembles]
-        ends = np.cumsum([len(trees) // width for trees in ensembles])
+        offsets = np.cumsum([0, *(len(trees) // width for trees in ensembles)], dtype=np.int64)
         text = _join_text(grown[0].header, [tree for trees in ensembles for tree in trees], width)
-        return cls(text=text, ends=tuple(ends.tolist()))
+        return cls(offsets=offsets, text=TreeText(text))
 
     @cached_property
     def booster(self) -> lgb.Booster:
@@ -201,12 +206,12 @@ class Forest:
     def abreast(self) -> lgb.Booster:
         """The ensembles as outputs of one model, the shorter ones filled up with trees of one leaf, of value 0."""
         header, trees = _split_text(self.text)
-        ensembles = [self._own(trees, ensemble) for ensemble in range(len(self.ends))]
+        ensembles = [self._own(trees, ensemble) for ensemble in range(len(self))]
         longest = max(map(len, ensembles))
         filled = [own + [_constant_tree(0)] * (longest - len(own)) for own in ensembles]
         rounds = range(0, longest, self.width)
         dealt = [tree for first in rounds for own in filled for tree in own[first : first + self.width]]
-        return lgb.Booster(model_str=_join_text(header, dealt, self.width * len(self.ends)))
+        return lgb.Booster(model_str=_join_text(header, dealt, self.width * len(self)))
 
     @cached_property
     def width(self) -> int:
@@ -230,7 +235,7 @@ class Forest:
         ensemble stay in the processor's cache from row to row, those of all do not.
         """
         scores = self.abreast.predict(row, num_iteration=-1, raw_score=True, num_threads=1)
-        return np.asarray(scores).reshape(len(self.ends), self.width, 1)
+        return np.asarray(scores).reshape(len(self), self.width, 1)
 
     def export(self, factors: Mapping[int, float], start: Sequence[float], objective: str) -> lgb.Booster:
         """A weighted sum of ensembles and a constant, as one plain model.
@@ -251,7 +256,7 @@ class Forest:
         return lgb.Booster(model_str=_join_text(header, kept, self.width, objective))
 
     def _range(self, ensemble: int) -> tuple[int, int]:
-        return (self.ends[ensemble - 1] if ensemble else 0), self.ends[ensemble]
+        return int(self.offsets[ensemble]), int(self.offsets[ensemble + 1])
 
     def _own(self, trees: list[str], ensemble: int) -> list[str]:
         """The trees of one ensemble."""

@@ -11,9 +11,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors.numpy import load, save
 
 from tabmtl.storage.persist import _checksum
+from tabmtl.storage.stored import Saved, put_together, take_apart
 
 SECONDS = 30  # after which LightGBM is taken to hang
 
@@ -47,6 +49,14 @@ def forge_arrays(folder: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
     arrays = load(parts_of(folder)["arrays.safetensors"].read_bytes())
     change(arrays)
     return forge(folder, {"arrays.safetensors": save(arrays)})
+
+
+def through_file(value: Any) -> Any:
+    """A stored dataclass as a file gives it back."""
+    saved = take_apart(value)
+    facts = json.loads(json.dumps(saved.facts, allow_nan=False))
+    arrays = load(save({name: np.ascontiguousarray(array) for name, array in saved.arrays.items()}))
+    return put_together(type(value), Saved(facts=facts, arrays=arrays, texts=saved.texts))
 
 
 def copy_of(folder: Path, place: Path) -> Path:

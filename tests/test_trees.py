@@ -162,7 +162,7 @@ def test_outputs_are_dealt_to_equal_ensembles_in_order():
     finished = grown(y, 3).finish(2)
     assert finished.ensembles == [grown(half, 3).finish().ensembles[0] for half in (y[:2], y[2:])]
     forest = Forest.join([finished], 2)
-    assert forest.ends == (3, 6)
+    assert forest.offsets.tolist() == [0, 3, 6]
     np.testing.assert_array_equal(forest.predict(1, MATRIX), predicted(grown(y[2:], 3)))
 
 
@@ -234,7 +234,7 @@ def test_an_output_without_a_split_keeps_step_with_the_others():
     for _ in range(3):
         ensemble.update(one_of_two)
     forest = Forest.join([ensemble.finish(2)], 1)
-    assert forest.ends == (3, 6)
+    assert forest.offsets.tolist() == [0, 3, 6]
     np.testing.assert_array_equal(forest.predict(0, MATRIX), predicted(grown(Y[:1], 3)))
     np.testing.assert_array_equal(forest.predict(1, MATRIX), np.zeros((1, 200)))
 
@@ -242,7 +242,7 @@ def test_an_output_without_a_split_keeps_step_with_the_others():
 @pytest.mark.parametrize("width", FORESTS)
 def test_every_part_of_a_forest_is_its_ensemble_bit_by_bit(width):
     ensembles, forest = FORESTS[width]
-    assert (forest.ends, forest.width) == ((4, 4, 11, 13), width)
+    assert (forest.offsets.tolist(), forest.width) == ([0, 4, 4, 11, 13], width)
     assert "cat_threshold" in forest.text
     for i, ensemble in enumerate(ensembles):
         np.testing.assert_array_equal(forest.predict(i, MATRIX), predicted(ensemble) if ensemble.rounds else 0)
@@ -261,7 +261,7 @@ def test_one_row_gets_all_scores_at_once_bit_by_bit(width):
 def test_a_forest_without_trees_gives_0(width):
     nothing = grown(Y[:width], 0).finish()
     forest = Forest.join([nothing, nothing], width)
-    assert forest.ends == (0, 0)
+    assert forest.offsets.tolist() == [0, 0, 0]
     np.testing.assert_array_equal(forest.predict(1, MATRIX), np.zeros((width, 200)))
     np.testing.assert_array_equal(forest.predict_row(MATRIX[:1]), np.zeros((2, width, 1)))
     exported = forest.export({0: 1.0}, [0.5] * width, "regression" if width == 1 else f"multiclass num_class:{width}")
@@ -269,10 +269,10 @@ def test_a_forest_without_trees_gives_0(width):
 
 
 @pytest.mark.parametrize("width", FORESTS)
-def test_text_and_ends_are_the_whole_forest(width):
+def test_text_and_offsets_are_the_whole_forest(width):
     _, forest = FORESTS[width]
     for text in (forest.text, forest.booster.model_to_string(num_iteration=-1)):
-        copy = Forest(text=text, ends=forest.ends)
+        copy = Forest(text=text, offsets=forest.offsets)
         for i in range(4):
             np.testing.assert_array_equal(copy.predict(i, MATRIX), forest.predict(i, MATRIX))
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any, Literal
+from itertools import pairwise
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import polars as pl
@@ -14,6 +16,7 @@ import polars.selectors as cs
 from tabmtl.encode.numeric import NumericScaler, NumericTransform, bin_edges, number_of
 from tabmtl.forks import has_pool
 from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN, Columns
+from tabmtl.storage.stored import Stored
 
 MOST_ROWS = 4
 
@@ -112,9 +115,23 @@ class FeatureCoder:
     (array([[0.]], dtype=float32), array([[1]], dtype=int32))
     """
 
-    names: tuple[str, ...]
+    names: Annotated[tuple[str, ...], Stored(distinct=True)]
     columns: Columns
     scaler: NumericScaler
+
+    def __post_init__(self) -> None:
+        columns = self.columns
+        sizes = {len(own) for own in (columns.has_missing, columns.bins, self.scaler.center)}
+        if sizes != {len(columns.numeric)} or len(columns.levels) != len(columns.categorical):
+            raise ValueError("a numeric column lacks a flag, bins or a scale, or a categorical one its levels")
+        if not self.names or sorted(self.names) != sorted(columns.numeric + columns.categorical):
+            raise ValueError(f"the features are {self.names[:5]}, expected the numeric and the categorical ones")
+        for name, levels in zip(columns.categorical, columns.levels, strict=True):
+            if len(set(levels)) < len(levels):
+                raise ValueError(f"the levels of {name!r} are not distinct")
+        for name, edges in zip(columns.numeric, columns.bins, strict=True):
+            if len(edges) < 2 or not all(a < b < math.inf for a, b in pairwise(edges)):
+                raise ValueError(f"the bins of {name!r} do not rise")
 
     @classmethod
     def fit(
@@ -246,32 +263,6 @@ class FeatureCoder:
         _reject_infinite(block, self.columns.numeric)
         self.scaler.apply(block)
         out[:] = block.T
-
-    def to_state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """The coder as JSON-able facts and arrays."""
-        facts = {
-            "names": self.names,
-            "transform": self.scaler.transform,
-            "numeric": self.columns.numeric,
-            "categorical": self.columns.categorical,
-            "levels": self.columns.levels,
-            "has_missing": self.columns.has_missing,
-            "bins": self.columns.bins,
-        }
-        return facts, {"center": self.scaler.center, "scale": self.scaler.scale, "knots": self.scaler.knots}
-
-    @classmethod
-    def from_state(cls, facts: dict[str, Any], arrays: dict[str, np.ndarray]) -> FeatureCoder:
-        """The coder that `to_state` described."""
-        columns = Columns(
-            numeric=tuple(facts["numeric"]),
-            categorical=tuple(facts["categorical"]),
-            levels=tuple(tuple(levels) for levels in facts["levels"]),
-            has_missing=tuple(facts["has_missing"]),
-            bins=tuple(tuple(edges) for edges in facts["bins"]),
-        )
-        scaler = NumericScaler(transform=facts["transform"], **arrays)
-        return cls(names=tuple(facts["names"]), columns=columns, scaler=scaler)
 
 
 def _is_feature(dtype: pl.DataType) -> bool:

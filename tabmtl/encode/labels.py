@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import polars as pl
@@ -15,6 +15,7 @@ from tabmtl.encode.read import read_targets, read_weights
 from tabmtl.encode.tasks import DeclaredTasks, as_values, class_values, declared_tasks, fit_task, is_text, settle_funnel
 from tabmtl.encode.write import Origin, write_targets
 from tabmtl.schema import Task
+from tabmtl.storage.stored import POSITIVE, Stored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,12 +45,24 @@ class LabelCoder:
 
     tasks: tuple[Task, ...]
     origin: Origin
-    names: tuple[str, ...]
-    dtypes: tuple[pl.DataType, ...]
-    center: np.ndarray
-    scale: np.ndarray
-    task_levels: tuple[str, ...] | None = None
+    names: Annotated[tuple[str, ...], Stored(shape="C", distinct=True)]
+    dtypes: Annotated[tuple[pl.DataType, ...], Stored(shape="C")]
+    center: Annotated[np.ndarray, Stored("f8", "C")]
+    scale: Annotated[np.ndarray, Stored("f8", "C", low=POSITIVE)]
+    task_levels: Annotated[tuple[str, ...], Stored(distinct=True)] | None = None
     chain: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        found, expected = tuple(task.name for task in self.tasks), self.task_levels or self.names
+        if found != expected:
+            raise ValueError(f"the tasks are {found[:5]}, expected {expected[:5]}")
+        if len(self.names) != 1 and (self.task_levels is not None or self.origin.ndim == 1):
+            raise ValueError(f"y has the columns {self.names[:5]}, expected one")
+        if not all(0 <= step < len(self.tasks) for step in self.chain):
+            raise ValueError(f"the steps of the funnel are {self.chain}, expected numbers below {len(self.tasks)}")
+        for task in self.tasks:
+            if task.is_classification and not 1 < len(class_values(task)) == len(set(task.classes or ())):
+                raise ValueError(f"task {task.name!r} has the classes {task.classes}, expected several distinct ones")
 
     @classmethod
     def fit(
@@ -198,32 +211,6 @@ class LabelCoder:
     def __getstate__(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
-    def to_state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """The coder as JSON-able facts and arrays."""
-        facts = {
-            "tasks": [asdict(task) for task in self.tasks],
-            "origin": self.origin.to_state(),
-            "names": self.names,
-            "dtypes": [_describe_dtype(dtype) for dtype in self.dtypes],
-            "task_levels": self.task_levels,
-            "chain": self.chain,
-        }
-        return facts, {"center": self.center, "scale": self.scale}
-
-    @classmethod
-    def from_state(cls, facts: dict[str, Any], arrays: dict[str, np.ndarray]) -> LabelCoder:
-        """The coder that `to_state` described."""
-        levels = facts["task_levels"]
-        return cls(
-            tasks=tuple(Task(**task) for task in facts["tasks"]),
-            origin=Origin.from_state(facts["origin"]),
-            names=tuple(facts["names"]),
-            dtypes=tuple(_dtype_of(*description) for description in facts["dtypes"]),
-            task_levels=None if levels is None else tuple(levels),
-            chain=tuple(facts.get("chain", ())),
-            **arrays,
-        )
-
 
 def both_classes(positive: np.ndarray) -> np.ndarray:
     """Probabilities (n, 2) of a binary task, given those of its second class (n,)."""
@@ -309,17 +296,3 @@ def _output_dtype(series: pl.Series, task: Task) -> pl.DataType:
         lacks = isinstance(dtype, pl.Enum) and not set(task.classes or ()) <= set(dtype.categories)
         return pl.String() if lacks else dtype
     return pl.Float32() if series.dtype == pl.Float32 else pl.Float64()
-
-
-def _describe_dtype(dtype: pl.DataType) -> tuple[str, list[str] | None]:
-    name = str(type(dtype).__name__)
-    return name, dtype.categories.to_list() if isinstance(dtype, pl.Enum) else None
-
-
-def _dtype_of(name: str, categories: list[str] | None) -> pl.DataType:
-    if categories is not None:
-        return pl.Enum(categories)
-    dtype = getattr(pl, name, None)
-    if not (isinstance(dtype, type) and issubclass(dtype, pl.DataType)):
-        raise ValueError(f"unknown label dtype {name!r}")
-    return dtype()

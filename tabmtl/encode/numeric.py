@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import polars as pl
 import polars.selectors as cs
 from scipy.special import ndtri
+
+from tabmtl.storage.stored import POSITIVE, Stored
 
 NumericTransform = Literal["standardize", "quantile", "none", "raw"]
 
@@ -47,14 +49,19 @@ class NumericScaler:
     transform : {"standardize", "quantile", "none", "raw"}
     center, scale : ndarray of shape (n_numeric,)
         Used by ``"standardize"``.
-    knots : ndarray of shape (n_numeric, 255) or (0, 0)
+    knots : ndarray of shape (n_numeric, 255) or (n_numeric, 0)
         Quantiles of the raw values, used by ``"quantile"``.
     """
 
     transform: NumericTransform
-    center: np.ndarray
-    scale: np.ndarray
-    knots: np.ndarray
+    center: Annotated[np.ndarray, Stored("f8", "Fn")]
+    scale: Annotated[np.ndarray, Stored("f8", "Fn", low=POSITIVE)]
+    knots: Annotated[np.ndarray, Stored("f8", "Fn Q")]
+
+    def __post_init__(self) -> None:
+        n_knots = self.knots.shape[1]
+        if not (0 < n_knots < _WIDTH if self.transform == "quantile" else n_knots == 0):
+            raise ValueError(f"{self.transform!r} has {n_knots} knots, expected some below {_WIDTH} of 'quantile' only")
 
     @classmethod
     def fit(cls, sample: np.ndarray, transform: NumericTransform) -> NumericScaler:
@@ -62,7 +69,7 @@ class NumericScaler:
         np.clip(sample, -_LARGEST, _LARGEST, out=sample)
         sample.sort(axis=1)
         center, scale = _robust_scale(sample)
-        knots = quantiles(sample, _KNOTS) if transform == "quantile" else np.empty((0, 0))
+        knots = quantiles(sample, _KNOTS if transform == "quantile" else 0)
         return cls(transform=transform, center=center, scale=scale, knots=knots)
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import polars as pl
@@ -16,6 +16,7 @@ from tabmtl.encode.read import names_of, read_features
 from tabmtl.encode.tasks import DeclaredTasks
 from tabmtl.forks import check_pool
 from tabmtl.schema import Batch
+from tabmtl.storage.stored import Stored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +38,14 @@ class TableCoder:
     features: FeatureCoder
     labels: LabelCoder
     task_column: str | None
-    names: tuple[str, ...]
+    names: Annotated[tuple[str, ...], Stored(shape="P")]
     named: bool
+
+    def __post_init__(self) -> None:
+        if (self.task_column is None) != (self.labels.task_levels is None):
+            raise ValueError(f"task_column is {self.task_column!r}, the tasks of rows are {self.labels.task_levels}")
+        if tuple(name for name in self.names if name != self.task_column) != self.features.names:
+            raise ValueError(f"the columns of X are {self.names[:5]}, the features {self.features.names[:5]}")
 
     @classmethod
     def fit(
@@ -146,35 +153,6 @@ class TableCoder:
                 f"{list(levels[:10])}{'...' if len(levels) > 10 else ''}: drop these rows, or fit with some of them"
             )
         return codes
-
-    def to_state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """The coder as JSON-able facts and arrays."""
-        features, feature_arrays = self.features.to_state()
-        labels, label_arrays = self.labels.to_state()
-        facts = {
-            "features": features,
-            "labels": labels,
-            "task_column": self.task_column,
-            "names": self.names,
-            "named": self.named,
-        }
-        arrays = {f"features.{name}": array for name, array in feature_arrays.items()}
-        return facts, arrays | {f"labels.{name}": array for name, array in label_arrays.items()}
-
-    @classmethod
-    def from_state(cls, facts: dict[str, Any], arrays: dict[str, np.ndarray]) -> TableCoder:
-        """The coder that `to_state` described."""
-        parts: dict[str, dict[str, np.ndarray]] = {"features": {}, "labels": {}}
-        for name, array in arrays.items():
-            part, key = name.split(".", 1)
-            parts[part][key] = array
-        return cls(
-            features=FeatureCoder.from_state(facts["features"], parts["features"]),
-            labels=LabelCoder.from_state(facts["labels"], parts["labels"]),
-            task_column=facts["task_column"],
-            names=tuple(facts["names"]),
-            named=facts["named"],
-        )
 
 
 def _select(frame: pl.DataFrame | pl.LazyFrame, names: Sequence[str]) -> pl.DataFrame | pl.LazyFrame:

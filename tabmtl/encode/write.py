@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 import narwhals.stable.v2 as nw
 import numpy as np
 import polars as pl
+
+from tabmtl.storage.stored import Stored
 
 Container = Literal["polars", "pandas", "pyarrow", "numpy"]
 
@@ -32,23 +34,13 @@ class Origin:
     """
 
     container: Container
-    ndim: int
+    ndim: Literal[1, 2]
     named: bool
-    dtypes: tuple[str, ...]
-    categories: tuple[tuple | None, ...]
-
-    def to_state(self) -> dict[str, Any]:
-        """The origin as JSON-able facts."""
-        return asdict(self)
-
-    @classmethod
-    def from_state(cls, facts: dict[str, Any]) -> Origin:
-        """The origin that `to_state` described."""
-        categories = tuple(None if values is None else tuple(values) for values in facts["categories"])
-        return cls(**{**facts, "dtypes": tuple(facts["dtypes"]), "categories": categories})
+    dtypes: Annotated[tuple[str, ...], Stored(shape="C")]
+    categories: Annotated[tuple[tuple | None, ...], Stored(shape="C")]
 
 
-def origin_of(columns: Sequence[nw.Series], *, ndim: int, named: bool) -> Origin:
+def origin_of(columns: Sequence[nw.Series], *, ndim: Literal[1, 2], named: bool) -> Origin:
     """Where these columns come from."""
     return Origin(
         container=_container(columns[0]) if columns else "polars",

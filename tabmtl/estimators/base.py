@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -12,11 +13,12 @@ from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.estimators.docstrings import complete_docstring
 from tabmtl.params import check_fields, check_random_state, near, read_params, to_json
-from tabmtl.storage.persist import Saved, check_saved, join_parts, split_parts, write_folder
+from tabmtl.storage.persist import write_folder
+from tabmtl.storage.stored import Saved, put_together, take_apart
 
 
 class SavableEstimator(BaseEstimator):
-    """Base of everything that `tabmtl.load` reads; a subclass gives `_parts` and `_restore`.
+    """Base of everything that `tabmtl.load` reads; a subclass gives `_stored` and `_restore`.
 
     ``fit`` keeps the parameters it saw as ``_fitted_params``.
 
@@ -31,6 +33,8 @@ class SavableEstimator(BaseEstimator):
 
     # parameters that may hold code, which only training runs; it is not saved
     _training_code: ClassVar[tuple[str, ...]] = ()
+    # what a file keeps of a fit: a dataclass that `put_together` reads, of fitted attributes under their names
+    _stored: ClassVar[type]
     _fitted_params: dict[str, Any]
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -72,16 +76,11 @@ class SavableEstimator(BaseEstimator):
             If the folder cannot be written or the disk is full. What it held before is untouched.
         """
         check_is_fitted(self)
-        parts = self._parts()
+        saved = take_apart(self._state())
+        put_together(self._stored, saved)  # what load refuses replaces no model
         kept = {k: v for k, v in self._fitted_params.items() if not (k in self._training_code and callable(v))}
         params = {name: to_json(name, value) for name, value in kept.items()}
-        saved = Saved(
-            facts={"params": params, **{part: saved.facts for part, saved in parts.items()}},
-            arrays=join_parts({part: saved.arrays for part, saved in parts.items()}),
-            texts={name: text for saved in parts.values() for name, text in saved.texts.items()},
-        )
-        check_saved(saved, is_own=type(self).__module__.startswith("tabmtl."))  # what load refuses replaces no model
-        write_folder(path, type(self).__name__, saved)
+        write_folder(path, type(self).__name__, replace(saved, facts=saved.facts | {"params": params}))
 
     @classmethod
     def _from_saved(cls, saved: Saved) -> Self:
@@ -90,21 +89,19 @@ class SavableEstimator(BaseEstimator):
         # what is left out was code, which the check of the others may look at
         cls(**params, **{name: _left_out for name in cls._training_code if name not in params})._check_params()
         estimator = cls(**params)
-        arrays = split_parts(saved.arrays, facts)
-        parts = {part: Saved(facts=facts[part], arrays=arrays[part], texts=saved.texts) for part in facts}
-        estimator._restore(parts)
+        estimator._restore(put_together(cls._stored, replace(saved, facts=facts)))
         return estimator
 
     def _check_params(self) -> None:
         """Raise an error for a bad hyper-parameter; a subclass adds the rules that join several."""
         check_fields(self)
 
-    def _parts(self) -> dict[str, Saved]:
-        """What was fitted, in named parts of JSON values, arrays and texts; no two texts have one name."""
-        raise NotImplementedError
+    def _state(self) -> Any:
+        """The fitted attributes that a file keeps, as `_stored`."""
+        return self._stored(**{field.name: getattr(self, field.name, None) for field in fields(self._stored)})
 
-    def _restore(self, parts: dict[str, Saved]) -> None:
-        """Become fitted as `_parts` described; every part has all texts."""
+    def _restore(self, state: Any) -> None:
+        """Become fitted as `_state` says, which somebody else may have written."""
         raise NotImplementedError
 
     def _as_fitted(self) -> Self:

@@ -14,14 +14,12 @@ import polars as pl
 import torch
 from torch import Tensor, nn
 
-from tabmtl.encode import TableCoder
-from tabmtl.estimators.network import VectorEstimator
+from tabmtl.estimators.network import NetworkState, VectorEstimator
 from tabmtl.nn.embeddings import EMBEDDING_STD
 from tabmtl.nn.experts import Activation, Experts, Norm
 from tabmtl.nn.layers import Towers
 from tabmtl.params import CountOrZero, Rate
 from tabmtl.schema import Batch, TabmtlWarning, Task
-from tabmtl.storage.persist import Saved
 from tabmtl.training.predict import represent_rows
 
 _INSPECTED_ROWS = 10_000
@@ -81,6 +79,15 @@ class TaskNetwork(nn.Module):
         return self.heads(self.represent(x_num, x_cat, task), task)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MixtureState(NetworkState):
+    """Fitted attributes that the file of a mixture keeps."""
+
+    expert_utilisation_: pl.DataFrame
+    experts_: pl.DataFrame
+    dead_expert_rate_: float
+
+
 @dataclass(kw_only=True, eq=False, repr=False)
 class MixtureEstimator(VectorEstimator):
     """Base of the estimators whose tasks weigh the outputs of experts, which read the row's embeddings.
@@ -117,6 +124,7 @@ class MixtureEstimator(VectorEstimator):
     }
 
     _embedding_std = EMBEDDING_STD
+    _stored: ClassVar[type] = MixtureState
 
     def _heads(self, d_in: int, tasks: Sequence[Task]) -> Towers:
         """Heads with the options of this estimator."""
@@ -129,17 +137,8 @@ class MixtureEstimator(VectorEstimator):
         if len(rows) >= _ROWS_TO_JUDGE:
             cure = ", expert_norm='batch' with activation='silu'" if hasattr(self, "expert_norm") else ""
             _warn_of_collapse(experts, f"a lower learning_rate{cure}, or fewer experts")
-        return _usage(utilisation, experts)
-
-    def _state(self) -> Saved:
-        saved = super()._state()
-        usage = {name: getattr(self, name).to_dict(as_series=False) for name in ("expert_utilisation_", "experts_")}
-        return Saved(facts=saved.facts | usage, arrays=saved.arrays)
-
-    def _fitted_from(self, coder: TableCoder, saved: Saved) -> dict[str, Any]:
-        facts = saved.facts
-        frames = (pl.DataFrame(facts["expert_utilisation_"]), pl.DataFrame(facts["experts_"]))
-        return super()._fitted_from(coder, saved) | _usage(*frames)
+        rate = float(experts["dead"].mean())  # type: ignore[arg-type]
+        return {"expert_utilisation_": utilisation, "experts_": experts, "dead_expert_rate_": rate}
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -166,14 +165,6 @@ class ExpertEstimator(MixtureEstimator):
     def _experts(self, counts: Sequence[int], d_in: int, hidden: Sequence[int]) -> Experts:
         """Experts with the options of this estimator."""
         return Experts(counts, d_in, hidden, norm=self.expert_norm, activation=self.activation, dropout=self.dropout)
-
-
-def _usage(utilisation: pl.DataFrame, experts: pl.DataFrame) -> dict[str, Any]:
-    return {
-        "expert_utilisation_": utilisation,
-        "experts_": experts,
-        "dead_expert_rate_": float(experts["dead"].mean()),  # type: ignore[arg-type]
-    }
 
 
 class _Mean:

@@ -17,15 +17,14 @@ from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.encode import TableCoder
 from tabmtl.encode.features import NumericTransform
-from tabmtl.estimators.tables import MultiTaskEstimator
-from tabmtl.estimators.trained import TrainedEstimator, load_weights, saved_attributes, trained_attributes
+from tabmtl.estimators.tables import MultiTaskEstimator, TableState
+from tabmtl.estimators.trained import TrainedEstimator, TrainedState, load_weights, trained_attributes
 from tabmtl.metrics.scores import score_tasks
 from tabmtl.model_selection.folds import train_valid_split
 from tabmtl.nn.embeddings import FeatureVector
 from tabmtl.onnx.export import export_onnx
 from tabmtl.params import Count, Positive
 from tabmtl.schema import Batch, Columns, TabmtlWarning, Task
-from tabmtl.storage.persist import Saved
 from tabmtl.training.balance import Balance, Balancer, GradLevel, check_grad_level, make_balancer
 from tabmtl.training.device import find_device, seeded, threads
 from tabmtl.training.epochs import Record
@@ -35,6 +34,13 @@ from tabmtl.training.predict import predict_scores, represent_rows
 from tabmtl.training.table_loop import TableLoop, settle_statistics
 
 _ROWS_TO_SPLIT = 20  # fewer rows are all trained on: a validation part would hold next to nothing
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NetworkState(TrainedState, TableState):
+    """Fitted attributes that the file of a network keeps."""
+
+    _n_features_out: int
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -94,6 +100,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     }
 
     _training_code: ClassVar[tuple[str, ...]] = ("balance", "on_epoch")
+    _stored: ClassVar[type] = NetworkState
 
     export_onnx = export_onnx
 
@@ -225,29 +232,19 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         return self._coder.labels.outputs([score.cpu().numpy() for score in self._link(scores)])
 
     def _rebuild(self) -> torch.nn.Module:
-        return self._as_fitted()._network_of(self._coder, self.weights_)
-
-    def _network_of(self, coder: TableCoder, weights: dict[str, np.ndarray]) -> torch.nn.Module:
         with seeded(0, torch.device("cpu")):
-            network = self._network(coder.features.columns, coder.labels.tasks)
-        return load_weights(network, weights)
+            network = self._as_fitted()._network(self._coder.features.columns, self.tasks_)
+        return load_weights(network, self.weights_)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = []  # the representation is float32
         return tags
 
-    def _state(self) -> Saved:
-        saved = self._training_state()
-        return Saved(facts={**saved.facts, "n_features_out": self._n_features_out}, arrays=saved.arrays)
-
-    def _fitted_from(self, coder: TableCoder, saved: Saved) -> dict[str, Any]:
-        return {
-            **saved_attributes(saved),
-            "_n_features_out": saved.facts["n_features_out"],
-            "_link": self._loss(coder.labels.tasks).link,
-            "_module": self._network_of(coder, saved.arrays),
-        }
+    def _restore(self, state: NetworkState) -> None:
+        super()._restore(state)
+        self._link = self._loss(self.tasks_).link
+        self._module = self._rebuild()
 
 
 def _tensors(batch: Batch, coder: TableCoder, device: torch.device) -> Batch:

@@ -20,7 +20,6 @@ from tabmtl.metrics.intervals import score_intervals
 from tabmtl.metrics.scores import check_metric, mean_score, score_tasks
 from tabmtl.params import RandomState
 from tabmtl.schema import Batch, Task
-from tabmtl.storage.persist import Saved
 from tabmtl.training.hooks import CallbackSupport, watched_fit
 
 TargetKind = Literal["classification", "regression"] | None
@@ -34,11 +33,23 @@ def _gives_probabilities(estimator: MultiTaskEstimator) -> bool:
     raise AttributeError("predict_proba needs a classification task; all tasks are regressions")
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TableState:
+    """Fitted attributes that the file of an estimator keeps; a subclass adds those of its method."""
+
+    _coder: TableCoder
+
+    def __post_init__(self) -> None:
+        if self._coder.features.scaler.transform == "raw":
+            raise ValueError("numbers are 'raw', which only exported networks read")
+
+
 @dataclass(kw_only=True, eq=False, repr=False)
 class MultiTaskEstimator(CallbackSupport, SavableEstimator):
     """Base of all estimators: one object that learns several targets at once.
 
-    A subclass gives `_fit` and `_outputs`; frames, targets, scores and files are handled here.
+    A subclass gives `_fit` and `_outputs`, and says by `_stored` which fitted attributes its file keeps; frames,
+    targets, scores and files are handled here.
 
     Parameters
     ----------
@@ -208,23 +219,11 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         """Probabilities (n, K) or values (n,) per column of y."""
         raise NotImplementedError
 
-    def _state(self) -> Saved:
-        """The fitted attributes as JSON values, arrays and texts."""
-        raise NotImplementedError
-
-    def _fitted_from(self, coder: TableCoder, saved: Saved) -> dict[str, Any]:
-        """The fitted attributes that `_state` described."""
-        raise NotImplementedError
-
     # shared steps
 
-    def _parts(self) -> dict[str, Saved]:
-        facts, arrays = self._coder.to_state()
-        return {"coder": Saved(facts=facts, arrays=arrays), "fitted": self._state()}
-
-    def _restore(self, parts: dict[str, Saved]) -> None:
-        coder = TableCoder.from_state(parts["coder"].facts, parts["coder"].arrays)
-        self._set_fitted(coder, self._fitted_from(coder, parts["fitted"]))
+    def _restore(self, state: TableState) -> None:
+        fitted = dict(vars(state))
+        self._set_fitted(fitted.pop("_coder"), fitted)
 
     def _set_fitted(self, coder: TableCoder, fitted: dict[str, Any]) -> None:
         self._forget()

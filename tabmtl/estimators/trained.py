@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -13,10 +12,19 @@ import torch
 
 from tabmtl.estimators.base import SavableEstimator
 from tabmtl.params import Count, Jobs, NonNegative, Rate, Share, check_callback
-from tabmtl.storage.persist import Saved
+from tabmtl.storage.stored import Stored
 from tabmtl.training.device import Device, find_device
 from tabmtl.training.epochs import Loop, OnEpoch, Record, run_epochs
 from tabmtl.training.hooks import Describe, watching
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrainedState:
+    """Fitted attributes of a training that a file keeps."""
+
+    history_: pl.DataFrame
+    best_iteration_: int
+    weights_: Annotated[dict[str, np.ndarray], Stored()]
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -106,26 +114,15 @@ class TrainedEstimator(SavableEstimator):
             state["_module"] = None  # the weights say it all, as arrays
         return state
 
-    def _training_state(self) -> Saved:
-        facts = {"history": self.history_.to_dict(as_series=False), "best_iteration": self.best_iteration_}
-        return Saved(facts=facts, arrays=self.weights_)
-
 
 def trained_attributes(network: torch.nn.Module, history: list[Record], best: int) -> dict[str, Any]:
     """Fitted attributes of a training that has just ended."""
+    # declared, for a score may be undefined in every epoch
+    types = {name: pl.Int64 if name == "epoch" else pl.Float64 for name in history[0]}
     return {
-        "history_": _history_frame(history[0], history),
+        "history_": pl.DataFrame(history, types),
         "best_iteration_": best + 1,
         "weights_": {name: tensor.detach().cpu().numpy() for name, tensor in network.state_dict().items()},
-    }
-
-
-def saved_attributes(saved: Saved) -> dict[str, Any]:
-    """Fitted attributes of a training, as `TrainedEstimator._training_state` has them."""
-    return {
-        "history_": _history_frame(saved.facts["history"], saved.facts["history"]),
-        "best_iteration_": saved.facts["best_iteration"],
-        "weights_": saved.arrays,
     }
 
 
@@ -133,8 +130,3 @@ def load_weights(network: torch.nn.Module, weights: dict[str, np.ndarray]) -> to
     """Give a network copies of fitted weights, and make it ready to predict."""
     network.load_state_dict({name: torch.tensor(array) for name, array in weights.items()})
     return network.eval()
-
-
-def _history_frame(names: Iterable[str], records: Any) -> pl.DataFrame:
-    # declared, for a score may be undefined in every epoch
-    return pl.DataFrame(records, schema={name: pl.Int64 if name == "epoch" else pl.Float64 for name in names})

@@ -15,18 +15,33 @@ from sklearn.utils.validation import has_fit_parameter
 
 from tabmtl.encode import TableCoder, take_rows
 from tabmtl.encode.labels import both_classes
-from tabmtl.estimators.tables import ClassifierFace, MultiTaskEstimator, RegressorFace
+from tabmtl.estimators.tables import ClassifierFace, MultiTaskEstimator, RegressorFace, TableState
 from tabmtl.forks import count_threads
 from tabmtl.model_selection.folds import train_valid_split
 from tabmtl.params import check_at_least, check_count, check_positive, check_share
 from tabmtl.schema import Batch, Columns, Task
-from tabmtl.storage.persist import Saved
+from tabmtl.storage.lightgbm_text import TreeText
 from tabmtl.trees import tree_matrix
 
 _ROWS_TO_SPLIT = 50
 _MOST_TREES = 1_000
 _OWN = ("learning_rate", "num_leaves", "min_child_samples", "colsample_bytree", "reg_lambda")
 _METRICS = {"binary": "auc", "multiclass": "multi_logloss", "regression": "rmse"}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class IndependentState(TableState):
+    """What the file of `IndependentTasks` keeps: the trees of every task, in task order."""
+
+    trees: tuple[TreeText, ...]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        tasks, columns = self._coder.labels.tasks, self._coder.features.columns
+        found = [trees.shape[:2] for trees in self.trees]
+        expected = [(columns.n_features, task.width) for task in tasks]
+        if found != expected:
+            raise ValueError(f"the trees have columns and outputs {found[:5]}, expected {expected[:5]}")
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -91,6 +106,8 @@ class IndependentTasks(MultiTaskEstimator):
         "colsample_bytree": {"low": 0.3, "high": 1.0},
         "reg_lambda": {"low": 0.0, "high": 10.0},
     }
+
+    _stored: ClassVar[type] = IndependentState
 
     def _check_params(self) -> None:
         check_positive("learning_rate", self.learning_rate)
@@ -213,21 +230,21 @@ class IndependentTasks(MultiTaskEstimator):
             probabilities[np.arange(len(matrix)), [own[label] for label in estimator.predict(X).tolist()]] = 1
         return probabilities
 
-    def _state(self) -> Saved:
-        texts = {}
-        for t, (name, model) in enumerate(self.estimators_.items()):
+    def _state(self) -> IndependentState:
+        for name, model in self.estimators_.items():
             if not isinstance(model, lgb.Booster):
                 raise TypeError(
                     f"save writes LightGBM models and networks; the model of task {name!r} is a "
                     f"{type(model).__name__}, which only pickle could write: use joblib.dump, or skops, on files you "
                     "trust"
                 )
-            texts[f"task{t}"] = model.model_to_string()
-        return Saved(facts={"tasks": list(self.estimators_)}, texts=texts)
+        texts = (TreeText(model.model_to_string()) for model in self.estimators_.values())
+        return IndependentState(_coder=self._coder, trees=tuple(texts))
 
-    def _fitted_from(self, coder: TableCoder, saved: Saved) -> dict[str, Any]:
-        boosters = {name: lgb.Booster(model_str=saved.texts[f"task{t}"]) for t, name in enumerate(saved.facts["tasks"])}
-        return {"estimators_": boosters}
+    def _restore(self, state: IndependentState) -> None:
+        boosters = [lgb.Booster(model_str=trees) for trees in state.trees]
+        names = [task.name for task in state._coder.labels.tasks]
+        self._set_fitted(state._coder, {"estimators_": dict(zip(names, boosters, strict=True))})
 
 
 class IndependentTasksClassifier(ClassifierFace, IndependentTasks):

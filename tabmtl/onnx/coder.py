@@ -13,6 +13,7 @@ import numpy as np
 
 from tabmtl.encode.numeric import NumericScaler
 from tabmtl.encode.table import TableCoder
+from tabmtl.storage.stored import Saved, put_together, take_apart
 
 #: Key of the metadata of an ONNX file under which the text of `describe_encoding` lies.
 METADATA = "tabmtl"
@@ -28,20 +29,20 @@ def describe_encoding(class_name: str, coder: TableCoder) -> str:
     ``format``, ``tabmtl``    1, and the version that wrote the file
     ``class``                 name of the estimator
     ``names``                 columns of X in the order of fit
-    ``features``              ``numeric`` and ``categorical``: names of the columns of the inputs ``x_num`` and
-                              ``x_cat``, in order; ``levels``: for each of ``categorical`` its levels
+    ``features``              in ``columns``, ``numeric`` and ``categorical``: names of the columns of the inputs
+                              ``x_num`` and ``x_cat``, in order; ``levels``: for each of ``categorical`` its levels
     ``task_column``           long layout: the column of X that names a row's task; else null
     ``labels``                ``tasks``: name, kind and classes of every task; ``names``: the outputs, in order;
                               ``task_levels``: long layout, the tasks in the order of their codes; and what leads from
                               answers back to a frame like y
     ========================  =====================================================================================
     """
-    features = coder.features
-    columns = replace(features.columns, bins=((),) * len(features.columns.numeric))  # the network has them
-    scaler = NumericScaler(transform="raw", center=np.empty(0), scale=np.empty(0), knots=np.empty((0, 0)))
-    raw = replace(coder, features=replace(features, columns=columns, scaler=scaler))
-    facts, _ = raw.to_state()
-    return json.dumps({"format": FORMAT, "tabmtl": version("tabmtl"), "class": class_name, **facts}, allow_nan=False)
+    n_numeric = len(coder.features.columns.numeric)
+    columns = replace(coder.features.columns, bins=((0.0, 1.0),) * n_numeric)  # the network has them
+    scaler = NumericScaler(transform="raw", **_no_scale(n_numeric), knots=np.empty((n_numeric, 0)))
+    raw = replace(coder, features=replace(coder.features, columns=columns, scaler=scaler))
+    about = {"format": FORMAT, "tabmtl": version("tabmtl"), "class": class_name}
+    return json.dumps(about | take_apart(raw).facts, allow_nan=False)
 
 
 class OnnxCoder:
@@ -85,11 +86,13 @@ class OnnxCoder:
                 "export it again"
             )
         with _read():
-            none, n_targets = np.empty(0), len(self.facts["labels"]["names"])
-            arrays = {"features.center": none, "features.scale": none, "features.knots": np.empty((0, 0))}
-            # answers are in own units
-            arrays |= {"labels.center": np.zeros(n_targets), "labels.scale": np.ones(n_targets)}
-            self._coder = TableCoder.from_state(self.facts, arrays)
+            facts = {name: fact for name, fact in self.facts.items() if name not in ("format", "tabmtl", "class")}
+            n_numeric, n_targets = len(facts["features"]["columns"]["numeric"]), len(facts["labels"]["names"])
+            # the network scales its inputs, and answers in own units
+            scales = {"features.scaler": _no_scale(n_numeric), "labels": _no_scale(n_targets)}
+            arrays = {f"{part}.{name}": array for part, own in scales.items() for name, array in own.items()}
+            arrays["features.scaler.knots"] = np.empty((n_numeric, 0))
+            self._coder = put_together(TableCoder, Saved(facts=facts, arrays=arrays))
 
     def encode(self, X: Any) -> dict[str, np.ndarray]:
         """Encode rows.
@@ -116,6 +119,10 @@ class OnnxCoder:
     def decode(self, outputs: Sequence[np.ndarray]) -> Any:
         """Predictions from what ``session.run(None, ...)`` gave: a frame, series or array like the y of fit."""
         return self._coder.labels.decode(outputs)
+
+
+def _no_scale(n: int) -> dict[str, np.ndarray]:
+    return {"center": np.zeros(n), "scale": np.ones(n)}
 
 
 @contextmanager

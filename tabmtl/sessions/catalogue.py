@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import narwhals.stable.v2 as nw
 import numpy as np
@@ -13,6 +13,7 @@ import polars as pl
 
 from tabmtl.schema import TabmtlWarning
 from tabmtl.sessions.log import code_items, to_polars
+from tabmtl.storage.stored import Stored
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -29,9 +30,14 @@ class Catalogue:
         Columns of the item table except the names; null in the rows of items that the table does not hold.
     """
 
-    ids: pl.Series
-    counts: np.ndarray
+    ids: Annotated[pl.Series, Stored(shape="N", distinct=True)]
+    counts: Annotated[np.ndarray, Stored("i8", "N", low=0)]
     metadata: pl.DataFrame | None = None
+
+    def __post_init__(self) -> None:
+        plain_names(self.ids)
+        if not self.counts.any():
+            raise ValueError("no item was ever clicked")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -56,22 +62,6 @@ class Catalogue:
             unknown = names.gather(np.flatnonzero(codes == 0)[:3]).to_list()
             raise ValueError(f"{what} names {unknown}, which the catalogue does not hold: {cure}")
         return codes
-
-    def to_state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Give JSON-able facts and arrays; recommenders save the metadata that they need."""
-        facts: dict[str, Any] = {"dtype": str(self.ids.dtype)}
-        arrays = {"counts": self.counts}
-        if self.ids.dtype.is_integer():
-            arrays["ids"] = self.ids.to_numpy()
-        else:
-            facts["ids"] = self.ids.to_list()
-        return facts, arrays
-
-    @classmethod
-    def from_state(cls, facts: dict[str, Any], arrays: dict[str, np.ndarray]) -> Catalogue:
-        """Rebuild the catalogue from `to_state`."""
-        ids = pl.Series("item", facts["ids"], dtype=pl.String) if "ids" in facts else pl.Series("item", arrays["ids"])
-        return cls(ids=ids, counts=arrays["counts"])
 
 
 def make_catalogue(clicked: pl.Series, items: Any, item_column: str, *, described: bool = True) -> Catalogue:

@@ -9,8 +9,8 @@ counted. Items that no neighbour holds come last, by popularity, with scores in 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import InitVar, dataclass, fields
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -18,8 +18,8 @@ from tabmtl.params import Count, NonNegative, Positive
 from tabmtl.sessions.catalogue import Catalogue
 from tabmtl.sessions.popularity import fill_with_popularity
 from tabmtl.sessions.ragged import Sessions, offsets_of, ranges
-from tabmtl.sessions.recommender import Recommender
-from tabmtl.storage.persist import Saved
+from tabmtl.sessions.recommender import Recommender, SessionState
+from tabmtl.storage.stored import Stored
 
 # weight of a click with x clicks after it in a session of n
 Fade = Literal["linear", "linear_0.1", "div", "log", "quadratic", "same"]
@@ -38,23 +38,24 @@ _PAIRS = 1_000_000  # pairs of sessions, or votes of neighbours, that are held a
 class _Memory:
     """The training sessions, old to new, and for each item the sessions that hold it.
 
-    ``lengths`` (S,) counts clicks. ``sizes`` (S,) counts distinct items, whose codes ``items`` and latest ``places``
-    stand session by session, (m,). ``times`` (S,) are those of the last clicks.
+    The distinct items of session s stand at ``offsets[s]`` to ``offsets[s + 1]`` of ``items``, their latest places in
+    the session at those of ``places``. ``lengths`` counts clicks, ``times`` are those of the last ones.
     """
 
-    lengths: np.ndarray
-    sizes: np.ndarray
-    items: np.ndarray
-    places: np.ndarray
-    times: np.ndarray | None = None
-    n_items: InitVar[int]
+    n_items: int
+    offsets: Annotated[np.ndarray, Stored("i8", "S+1", offsets="m")]
+    items: Annotated[np.ndarray, Stored("i4", "m", low=1, below="N+1")]
+    places: Annotated[np.ndarray, Stored("i4", "m", low=0)]
+    lengths: Annotated[np.ndarray, Stored("i8", "S", low=1)]
+    times: Annotated[np.ndarray, Stored("f8", "S")] | None
 
-    def __post_init__(self, n_items: int) -> None:
-        self.size, self.offsets = len(self.sizes), offsets_of(self.sizes)
+    def __post_init__(self) -> None:
+        self.sizes = np.diff(self.offsets)
+        self.size = len(self.sizes)
         by_item = np.argsort(self.items, kind="stable")
         self.holders = np.repeat(np.arange(self.size), self.sizes)[by_item]
         self.holder_places = self.places[by_item]
-        self.n_holders = np.bincount(self.items, minlength=n_items + 1)  # by code
+        self.n_holders = np.bincount(self.items, minlength=self.n_items + 1)  # by code
         self.holder_ends = np.cumsum(self.n_holders)
 
 
@@ -78,6 +79,18 @@ class _Pairs:
         return _Pairs(**{name: array[index] for name, array in vars(self).items()})
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NeighbourState(SessionState):
+    """Fitted attributes that the file of a nearest-session recommender keeps."""
+
+    _memory: _Memory
+
+    def __post_init__(self) -> None:
+        if self._memory.n_items != len(self._catalogue) or not self._memory.size:
+            found = f"{self._memory.size} sessions of {self._memory.n_items} items"
+            raise ValueError(f"there are {found}, expected some of {len(self._catalogue)}")
+
+
 @dataclass(kw_only=True, eq=False, repr=False)
 class _Neighbours(Recommender):
     """Base of the nearest-session recommenders; a subclass gives the weights of clicks, neighbours and votes."""
@@ -89,6 +102,8 @@ class _Neighbours(Recommender):
         "k": {"low": 20, "high": 500, "log": True},
         "sample_size": {"low": 200, "high": 10_000, "log": True},
     }
+
+    _stored: ClassVar[type] = NeighbourState
 
     def _click_weights(self, back: np.ndarray, length: np.ndarray) -> np.ndarray:
         """Compute the weights (m,) of clicks with ``back`` others after them in sessions of ``length``."""
@@ -104,14 +119,13 @@ class _Neighbours(Recommender):
 
     def _fit(self, sessions: Sessions, catalogue: Catalogue, valid: Sessions | None) -> dict[str, Any]:
         owner, items, places = _last_clicks(sessions)
-        sizes = np.bincount(owner, minlength=len(sessions))
         memory = _Memory(
-            lengths=sessions.lengths,
-            sizes=sizes,
+            n_items=len(catalogue),
+            offsets=offsets_of(np.bincount(owner, minlength=len(sessions))),
             items=items,
             places=places.astype(np.int32),
+            lengths=sessions.lengths,
             times=None if sessions.times is None else sessions.times[sessions.offsets[1:] - 1],
-            n_items=len(catalogue),
         )
         return {"_memory": memory}
 
@@ -168,13 +182,6 @@ class _Neighbours(Recommender):
         votes = similarity[voter] * self._votes(near, voter, held)
         cell, which = np.unique(near.row[voter] * scores.shape[1] + memory.items[held] - 1, return_inverse=True)
         scores.reshape(-1)[cell] = np.bincount(which, weights=votes, minlength=len(cell))
-
-    def _state(self) -> Saved:
-        arrays = {field.name: getattr(self._memory, field.name) for field in fields(self._memory)}
-        return Saved(facts={}, arrays={name: array for name, array in arrays.items() if array is not None})
-
-    def _fitted_from(self, catalogue: Catalogue, saved: Saved) -> dict[str, Any]:
-        return {"_memory": _Memory(**saved.arrays, n_items=len(catalogue))}
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

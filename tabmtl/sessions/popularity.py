@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import polars as pl
@@ -11,8 +11,8 @@ import polars as pl
 from tabmtl.sessions.catalogue import Catalogue
 from tabmtl.sessions.log import Column
 from tabmtl.sessions.ragged import Sessions
-from tabmtl.sessions.recommender import Recommender
-from tabmtl.storage.persist import Saved
+from tabmtl.sessions.recommender import Recommender, SessionState
+from tabmtl.storage.stored import Stored
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -36,6 +36,8 @@ class Popularity(Recommender):
     [('b', 0.75), ('a', 0.25)]
     """
 
+    _stored: ClassVar[type] = SessionState
+
     def _fit(self, sessions: Sessions, catalogue: Catalogue, valid: Sessions | None) -> dict[str, Any]:
         return {}
 
@@ -43,11 +45,12 @@ class Popularity(Recommender):
         counts = self._catalogue.counts
         return np.tile((counts / counts.sum()).astype(np.float32), (len(sessions), 1))
 
-    def _state(self) -> Saved:
-        return Saved(facts={})
 
-    def _fitted_from(self, catalogue: Catalogue, saved: Saved) -> dict[str, Any]:
-        return {}
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CategoryState(SessionState):
+    """Fitted attributes that the file of `CategoryPopularity` keeps."""
+
+    _categories: Annotated[np.ndarray, Stored("i4", "N", low=0, below="N+1")]
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -79,6 +82,7 @@ class CategoryPopularity(Recommender):
     category: Column = "category"
 
     _reads_metadata: ClassVar[bool] = True
+    _stored: ClassVar[type] = CategoryState
 
     def _fit(self, sessions: Sessions, catalogue: Catalogue, valid: Sessions | None) -> dict[str, Any]:
         return {"_categories": _read_categories(catalogue.metadata, self.category)}
@@ -93,12 +97,6 @@ class CategoryPopularity(Recommender):
         last[some] = categories[known.items[known.offsets[1:][some] - 1] - 1]
         last[last == 0] = -1
         return np.where(last[:, None] == categories, inside, popularity_below_zero(counts))
-
-    def _state(self) -> Saved:
-        return Saved(facts={}, arrays={"categories": self._categories})
-
-    def _fitted_from(self, catalogue: Catalogue, saved: Saved) -> dict[str, Any]:
-        return {"_categories": saved.arrays["categories"]}
 
 
 def popularity_below_zero(counts: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -17,12 +17,18 @@ from tabmtl.sessions.log import Column, LogColumns, group_log, like, read_log, r
 from tabmtl.sessions.ragged import Sessions
 from tabmtl.sessions.ranking import Ranking, block_size, rank_next, summarize, top_k
 from tabmtl.sessions.split import warn_of_leaks
-from tabmtl.storage.persist import Saved
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SessionState:
+    """Fitted attributes that the file of a recommender keeps; a subclass adds those of its method."""
+
+    _catalogue: Catalogue
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class Recommender(SavableEstimator):
-    """Base of all recommenders; a subclass gives `_fit`, `_scores`, `_state` and `_fitted_from`.
+    """Base of all recommenders; a subclass gives `_fit`, `_scores` and `_stored`.
 
     A fitted recommender answers as it was fitted: parameters that are set later, including names of columns, wait for
     the next fit. Only ``device`` and ``n_jobs``, where they exist, hold at once.
@@ -192,14 +198,6 @@ class Recommender(SavableEstimator):
         """Score every item (S, N), float32, for the click after each session."""
         raise NotImplementedError
 
-    def _state(self) -> Saved:
-        """Give the fitted attributes as JSON values and arrays."""
-        raise NotImplementedError
-
-    def _fitted_from(self, catalogue: Catalogue, saved: Saved) -> dict[str, Any]:
-        """Rebuild the fitted attributes from `_state`."""
-        raise NotImplementedError
-
     # shared steps
 
     def _log_columns(self) -> LogColumns:
@@ -268,18 +266,14 @@ class Recommender(SavableEstimator):
         self.__dict__ |= fitted
 
     def _set_catalogue(self, catalogue: Catalogue) -> None:
-        self._catalogue = catalogue
+        self._catalogue = replace(catalogue, metadata=None)  # which only fit reads
         self.n_items_ = len(catalogue)
         self.item_ids_ = catalogue.ids
         self.item_counts_ = catalogue.counts
 
-    def _parts(self) -> dict[str, Saved]:
-        facts, arrays = self._catalogue.to_state()
-        return {"catalogue": Saved(facts=facts, arrays=arrays), "fitted": self._state()}
-
-    def _restore(self, parts: dict[str, Saved]) -> None:
-        catalogue = Catalogue.from_state(parts["catalogue"].facts, parts["catalogue"].arrays)
-        self._set_fitted(catalogue, self._fitted_from(catalogue, parts["fitted"]))
+    def _restore(self, state: SessionState) -> None:
+        fitted = dict(vars(state))
+        self._set_fitted(fitted.pop("_catalogue"), fitted)
 
 
 def _columns_of(params: Mapping[str, Any]) -> LogColumns:

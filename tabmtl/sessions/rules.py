@@ -7,7 +7,8 @@ Recommendation", TempRec workshop at RecSys.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from functools import cached_property
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from scipy import sparse
@@ -16,8 +17,30 @@ from tabmtl.params import Count, WholeShare
 from tabmtl.sessions.catalogue import Catalogue
 from tabmtl.sessions.popularity import fill_with_popularity
 from tabmtl.sessions.ragged import Sessions
-from tabmtl.sessions.recommender import Recommender
-from tabmtl.storage.persist import Saved
+from tabmtl.sessions.recommender import Recommender, SessionState
+from tabmtl.storage.stored import Stored
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RuleTable:
+    """R as the arrays of a sparse matrix: from ``offsets[a]`` on, the items that follow item a, and their weights."""
+
+    offsets: Annotated[np.ndarray, Stored("i", "N+1", offsets="m")]
+    items: Annotated[np.ndarray, Stored("i", "m", low=0, below="N")]
+    weights: Annotated[np.ndarray, Stored("f4", "m")]
+
+    @cached_property
+    def matrix(self) -> sparse.csr_array:
+        """R itself."""
+        n_items = len(self.offsets) - 1
+        return sparse.csr_array((self.weights, self.items, self.offsets), shape=(n_items, n_items))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RulesState(SessionState):
+    """Fitted attributes that the file of `SequentialRules` keeps."""
+
+    _rules: RuleTable
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -68,6 +91,8 @@ class SequentialRules(Recommender):
         "decay": {"low": 0.1, "high": 1.0},
     }
 
+    _stored: ClassVar[type] = RulesState
+
     def _fit(self, sessions: Sessions, catalogue: Catalogue, valid: Sessions | None) -> dict[str, Any]:
         owner = np.repeat(np.arange(len(sessions)), sessions.lengths)
         items, shape = sessions.items - 1, (len(catalogue), len(catalogue))
@@ -76,19 +101,12 @@ class SequentialRules(Recommender):
             together = owner[step:] == owner[:-step]
             pairs = (items[:-step][together], items[step:][together])
             rules = rules + sparse.csr_array((np.full(len(pairs[0]), 1 / step), pairs), shape=shape)
-        return {"_rules": rules.astype(np.float32)}
+        rules = rules.astype(np.float32)
+        return {"_rules": RuleTable(offsets=rules.indptr, items=rules.indices, weights=rules.data)}
 
     def _scores(self, sessions: Sessions) -> np.ndarray:
         read = sessions.without_unseen().last(self.n_last)
         back = np.repeat(read.offsets[1:], read.lengths) - 1 - np.arange(len(read.items))
         weights = np.power(self.decay, back).astype(np.float32)
         clicks = sparse.csr_array((weights, read.items - 1, read.offsets), shape=(len(read), self.n_items_))
-        return fill_with_popularity((clicks @ self._rules).toarray(), self._catalogue.counts)
-
-    def _state(self) -> Saved:
-        rules = self._rules
-        return Saved(facts={}, arrays={"indptr": rules.indptr, "indices": rules.indices, "data": rules.data})
-
-    def _fitted_from(self, catalogue: Catalogue, saved: Saved) -> dict[str, Any]:
-        parts = tuple(saved.arrays[name] for name in ("data", "indices", "indptr"))
-        return {"_rules": sparse.csr_array(parts, shape=(len(catalogue), len(catalogue)))}
+        return fill_with_popularity((clicks @ self._rules.matrix).toarray(), self._catalogue.counts)

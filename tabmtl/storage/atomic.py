@@ -7,7 +7,7 @@ import re
 import secrets
 import stat
 import sys
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from errno import EDQUOT, ENOSPC
 from pathlib import Path
@@ -16,8 +16,10 @@ if sys.platform != "win32":
     import fcntl
 
 # a part of a model with its checksum, and the manifest, while `write_file` writes them too
-_STORED = re.compile(r"\.?([A-Za-z0-9]+)-[0-9a-f]{16}(\.json|\.safetensors|\.txt)(\.\d+)?|\.manifest\.json\.\d+")
-_OWN_PARTS = re.compile(r"model\.json|arrays\.safetensors|(task|family)\d+\.txt")
+_SUM = r"[0-9a-f]{16}"
+_STORED = re.compile(
+    rf"\.?(model-{_SUM}\.json|arrays-{_SUM}\.safetensors|trees\d+-{_SUM}\.txt)(\.\d+)?|\.manifest\.json\.\d+"
+)
 
 
 def write_file(file: Path, content: bytes) -> None:
@@ -64,21 +66,15 @@ def read_file(file: Path, most: int | None = None, size: int | None = None) -> b
     return file.read_bytes()
 
 
-def is_part(file: str, names: Container[str] = ()) -> bool:
-    """Whether a save gives a file this name: to a part that the models of this package have, or to one of these.
+def is_part(file: str) -> bool:
+    """Whether a save gives a file this name.
 
     Examples
     --------
-    >>> is_part("task0-0123456789abcdef.txt"), is_part("notes-0123456789abcdef.txt"), is_part("model.json")
+    >>> is_part("trees0-0123456789abcdef.txt"), is_part("notes-0123456789abcdef.txt"), is_part("model.json")
     (True, False, False)
-    >>> is_part("leaves-0123456789abcdef.txt", ["leaves.txt"])  # of a class of the user
-    True
     """
-    found = _STORED.fullmatch(file)
-    if found is None or found[1] is None:
-        return found is not None
-    name = found[1] + found[2]
-    return name in names or _OWN_PARTS.fullmatch(name) is not None
+    return _STORED.fullmatch(file) is not None
 
 
 def remove_files(folder: Path, names: Iterable[str]) -> None:

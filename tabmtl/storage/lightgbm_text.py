@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import cached_property
 from typing import NamedTuple, NoReturn
 
 import numpy as np
@@ -92,6 +93,15 @@ class TreeShape(NamedTuple):
     width: int
     n_iterations: int
     n_params: int
+
+
+class TreeText(str):
+    """LightGBM's text of a model."""
+
+    @cached_property
+    def shape(self) -> TreeShape:
+        """What `check_trees` finds; a ValueError if LightGBM never wrote this."""
+        return check_trees(self.encode())
 
 
 def check_trees(content: bytes) -> TreeShape:

@@ -6,9 +6,8 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -19,38 +18,19 @@ from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
 from tabmtl.storage.atomic import failed_save, is_part, locked, read_file, remove_files, stamp, sync_folder, write_file
-from tabmtl.storage.lightgbm_text import check_trees
 from tabmtl.storage.limits import bounded
-from tabmtl.storage.verify import check_contents
+from tabmtl.storage.stored import Saved
 
 FORMAT = 1
 _MANIFEST = "manifest.json"
 _MOST_JSON = 128 * 2**20  # bytes; read, they take up to twenty times the memory
 _ENTRY = ("file", "bytes", "sha256")  # what the manifest says of a file
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-_NAMES = re.compile(r"model\.json|arrays\.safetensors|[A-Za-z0-9]+\.txt")
+_NAMES = re.compile(r"model\.json|arrays\.safetensors|trees\d+\.txt")
 
 
 class ModelFileError(ValueError):
     """A folder that is no whole, untouched tabmtl model."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Saved:
-    """What a model's folder holds.
-
-    Attributes
-    ----------
-    facts : dict
-        Plain JSON values.
-    arrays : dict of str to ndarray
-    texts : dict of str to str
-        LightGBM's text, by a plain name.
-    """
-
-    facts: dict[str, Any]
-    arrays: dict[str, np.ndarray] = field(default_factory=dict)
-    texts: dict[str, str] = field(default_factory=dict)
 
 
 def write_folder(path: str | Path, class_name: str, saved: Saved) -> None:
@@ -130,20 +110,6 @@ def read_folder(path: str | Path) -> tuple[str, Saved]:
         return manifest["class"], Saved(facts=facts, arrays=arrays, texts=texts)
 
 
-def join_parts(parts: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Arrays of several parts as one mapping: ``part.name``. A part's name has no dot."""
-    return {f"{part}.{name}": array for part, arrays in parts.items() for name, array in arrays.items()}
-
-
-def split_parts(arrays: Mapping[str, np.ndarray], parts: Iterable[str]) -> dict[str, dict[str, np.ndarray]]:
-    """What `join_parts` joined; a part without arrays is empty."""
-    found: dict[str, dict[str, np.ndarray]] = {part: {} for part in parts}
-    for name, array in arrays.items():
-        part, key = name.split(".", 1)
-        found[part][key] = array
-    return found
-
-
 def load(path: str | Path, cls: type | None = None) -> Any:
     """Load a fitted estimator that ``save`` wrote.
 
@@ -186,27 +152,14 @@ def load(path: str | Path, cls: type | None = None) -> Any:
     is_own = cls is own_class(class_name)
     what = f"{path} does not describe a {class_name} of this release: it was edited, or written by another release"
     what += "" if is_own else " or another version of the class"
-    with _as_file_error(f"{what}; save it again"):
-        check_saved(saved, is_own=is_own)
-        with bounded(saved.arrays, is_own=is_own):
-            return cls._from_saved(saved)  # type: ignore[union-attr]
+    with _as_file_error(f"{what}; save it again"), bounded(saved.arrays, is_own=is_own):
+        return cls._from_saved(saved)  # type: ignore[union-attr]
 
 
 def own_class(name: str) -> Any:
     """What the package exports under a name; None for nothing."""
     homes = [import_module(home) for home in ("tabmtl", "tabmtl.sessions")]
     return next((getattr(home, name) for home in homes if name in home.__all__), None)
-
-
-def check_saved(saved: Saved, *, is_own: bool) -> None:
-    """Raise a ValueError for contents that no model has; ``is_own`` says that its class is one of this package."""
-    shapes = {}
-    for name, text in saved.texts.items():
-        try:
-            shapes[name] = check_trees(text.encode())
-        except ValueError as error:
-            raise ValueError(f"{name}.txt is no model of LightGBM: {error}") from error
-    check_contents(saved.facts, saved.arrays, shapes, is_own=is_own)
 
 
 @contextmanager
@@ -255,7 +208,7 @@ def _read_files(folder: Path, manifest: Mapping[str, Any]) -> dict[str, bytes]:
         entries = {name: tuple(entry[key] for key in _ENTRY) for name, entry in manifest["files"].items()}
     for name, (stored, size, checksum) in entries.items():
         # a name with a path in it could lead out of the folder
-        if not _NAMES.fullmatch(name) or not is_part(str(stored), {name}) or type(size) is not int:
+        if not _NAMES.fullmatch(name) or not is_part(str(stored)) or type(size) is not int:
             raise ModelFileError(f"{folder}: {_MANIFEST} names {stored!r}, {size!r} bytes, which is no file of a model")
         with _as_file_error(f"{folder}: {stored} cannot be read, so the model is incomplete; save it again"):
             contents[name] = read_file(folder / stored, _MOST_JSON if name == "model.json" else None, size)
@@ -281,7 +234,7 @@ def _write_locked(folder: Path, class_name: str, contents: Mapping[str, bytes]) 
     except BaseException:
         remove_files(folder, {entry["file"] for entry in files.values()} - before)
         raise
-    former = {name for name in before if is_part(name, contents)}
+    former = set(filter(is_part, before))
     remove_files(folder, former - {entry["file"] for entry in files.values()})
     sync_folder(folder)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 from copy import deepcopy
 from datetime import date
@@ -10,11 +9,13 @@ from datetime import date
 import numpy as np
 import polars as pl
 import pytest
+from forging import through_file
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tabmtl.encode import FeatureCoder, features
 from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN
+from tabmtl.storage.stored import take_apart
 
 TRANSFORMS = ("standardize", "quantile", "none")
 
@@ -111,7 +112,7 @@ def test_missing_values_are_nan_however_they_come(transform):
     nan = frame.with_columns(pl.col("float", "tail", "float32").fill_null(float("nan")))
     assert same(coder.encode(nan), (x_num, x_cat))
     again = FeatureCoder.fit(nan, transform=transform)
-    assert again.to_state()[0] == coder.to_state()[0]
+    assert take_apart(again).facts == take_apart(coder).facts
 
 
 @pytest.mark.parametrize("transform", TRANSFORMS)
@@ -128,7 +129,7 @@ def test_lazy_frames_slices_and_single_rows_give_the_same(transform, monkeypatch
     monkeypatch.setattr(features, "_CHUNK_ROWS", 5)
     for source in (frame, frame.lazy(), pl.concat([frame[:30], frame[30:]], rechunk=False)):
         again = FeatureCoder.fit(source, transform=transform)
-        assert again.to_state()[0] == coder.to_state()[0]
+        assert take_apart(again).facts == take_apart(coder).facts
         assert same(again.encode(source), whole)
 
 
@@ -147,7 +148,7 @@ def test_large_tables_are_summed_up_from_a_seeded_sample(monkeypatch):
     monkeypatch.setattr(features, "_SAMPLE_ROWS", 2_000)
     monkeypatch.setattr(features, "_SLICE_ROWS", 999)
     sampled = FeatureCoder.fit(frame)
-    assert sampled.to_state()[0] == FeatureCoder.fit(frame.lazy()).to_state()[0]
+    assert take_apart(sampled).facts == take_apart(FeatureCoder.fit(frame.lazy())).facts
     np.testing.assert_allclose(sampled.scaler.center[0], exact.scaler.center[0], rtol=0.05)
     np.testing.assert_allclose(sampled.scaler.scale[0], exact.scaler.scale[0], rtol=0.05)
     # what is exact stays exact
@@ -173,7 +174,7 @@ def test_numbers_of_any_type_are_the_same_numbers(dtype):
     coder = FeatureCoder.fit(values.to_frame(), categorical=[])
     typed = values.cast(dtype).to_frame()
     assert same(coder.encode(typed), coder.encode(values.to_frame()))
-    assert FeatureCoder.fit(typed, categorical=[]).to_state()[0] == coder.to_state()[0]
+    assert take_apart(FeatureCoder.fit(typed, categorical=[])).facts == take_apart(coder).facts
 
 
 def test_what_is_kept_between_calls_follows_the_types():
@@ -196,11 +197,11 @@ def test_what_is_kept_between_calls_follows_the_types():
 def test_state_goes_through_json(transform):
     frame = table()
     coder = FeatureCoder.fit(frame, transform=transform)
-    facts, arrays = coder.to_state()
-    copied = FeatureCoder.from_state(json.loads(json.dumps(facts, allow_nan=False)), arrays)
+    copied = through_file(coder)
     assert copied.columns == coder.columns
-    assert copied.to_state()[0] == facts
-    assert all(np.array_equal(copied.to_state()[1][name], array) for name, array in arrays.items())
+    assert take_apart(copied).facts == take_apart(coder).facts
+    arrays = take_apart(copied).arrays
+    assert all(np.array_equal(arrays[name], array) for name, array in take_apart(coder).arrays.items())
     assert same(copied.encode(frame), coder.encode(frame))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 from copy import deepcopy
 from dataclasses import fields
@@ -12,11 +11,13 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+from forging import through_file
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tabmtl.encode import LabelCoder
 from tabmtl.schema import Task
+from tabmtl.storage.stored import take_apart
 
 NAN = float("nan")
 
@@ -35,9 +36,8 @@ def outputs_of(coder: LabelCoder, values: np.ndarray) -> list[np.ndarray]:
 def come_back(y, **options) -> object:
     """Labels encoded, answered perfectly, and decoded; through a saved coder."""
     coder = LabelCoder.fit(y, **options)
-    facts, arrays = coder.to_state()
-    coder = LabelCoder.from_state(json.loads(json.dumps(facts, allow_nan=False)), arrays)
-    assert coder.to_state()[0] == facts
+    facts, coder = take_apart(coder).facts, through_file(coder)
+    assert take_apart(coder).facts == facts
     values, weight = coder.encode(y)
     assert weight is None
     return coder.decode(outputs_of(coder, values))
@@ -177,10 +177,10 @@ def test_declared_classes_fix_the_order_and_may_be_unseen():
         coder = LabelCoder.fit(y, tasks=[Task(name="t", kind="multiclass", classes=classes)])
         assert coder.encode(y)[0][:2, 0].tolist() == [1, 0]
         assert list(coder.decode([np.eye(3)])) == ["yes", "no", "maybe"]
-        json.dumps(coder.to_state()[0])
+        through_file(coder)
     numbers = Task(name="t", kind="multiclass", classes=np.array([2, 1, 0]))
     coder = LabelCoder.fit(pd.Series([0.0, 1.0, NAN], name="t"), tasks=[numbers])
-    assert json.loads(json.dumps(coder.to_state()[0]))["tasks"][0]["classes"] == [2, 1, 0]
+    assert through_file(coder).tasks[0].classes == (2, 1, 0)
     assert coder.encode([0, 1, 2])[0].ravel().tolist() == [2, 1, 0]
 
 
@@ -270,7 +270,6 @@ def test_long_layout_gives_every_task_the_kind_of_the_one_target():
     coder = LabelCoder.fit(pl.Series("passed", [True, False]), task_levels=["s1", "s2", "s3"])
     assert [(task.name, task.kind) for task in coder.tasks] == [(f"s{i}", "binary") for i in (1, 2, 3)]
     assert [task.name for task in coder.column_tasks()] == ["passed"]
-    facts, arrays = coder.to_state()
-    copied = LabelCoder.from_state(json.loads(json.dumps(facts)), arrays)
+    copied = through_file(coder)
     assert copied.task_levels == ("s1", "s2", "s3")
     assert copied.decode([np.eye(2)]).to_list() == [False, True]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import polars as pl
@@ -23,8 +24,12 @@ from tabmtl import (
     SharedBottom,
     make_multitask_scorer,
 )
-from tabmtl.estimators.tables import MultiTaskEstimator
-from tabmtl.storage.persist import Saved
+from tabmtl.estimators.tables import MultiTaskEstimator, TableState
+
+
+@dataclass(frozen=True, kw_only=True)
+class AveragesState(TableState):
+    averages_: tuple[tuple[float, ...], ...]
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -32,6 +37,8 @@ class Averages(MultiTaskEstimator):
     """Answers the mean, or the classes' shares, whatever the row."""
 
     shrink: float = 0.0
+
+    _stored: ClassVar[type] = AveragesState
 
     def _check_params(self):
         if self.shrink < 0:
@@ -51,12 +58,6 @@ class Averages(MultiTaskEstimator):
     def _outputs(self, X, batch):
         rows = [np.tile(average, (len(batch), 1)) for average in self.averages_]
         return [row if row.shape[1] > 1 else row[:, 0] for row in rows]
-
-    def _state(self):
-        return Saved(facts={"averages": self.averages_})
-
-    def _fitted_from(self, coder, saved):
-        return {"averages_": saved.facts["averages"]}
 
 
 def test_a_new_estimator_is_two_methods(tmp_path):

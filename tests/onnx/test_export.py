@@ -190,12 +190,12 @@ def test_a_service_without_the_package_can_encode(model):
     assert (facts["format"], facts["class"], facts["task_column"]) == (1, "SharedBottom", None)
     assert [task["kind"] for task in facts["labels"]["tasks"]] == ["binary", "multiclass", "regression"]
     assert facts["labels"]["tasks"][1]["classes"] == ["large", "medium", "small"]
-    rows = new_rows(20).to_dicts()
-    numbers = [[row[name] for name in facts["features"]["numeric"]] for row in rows]
+    rows, columns = new_rows(20).to_dicts(), facts["features"]["columns"]
+    numbers = [[row[name] for name in columns["numeric"]] for row in rows]
     codes = []
     for row in rows:
         own = []
-        for name, levels in zip(facts["features"]["categorical"], facts["features"]["levels"], strict=True):
+        for name, levels in zip(columns["categorical"], columns["levels"], strict=True):
             text = {True: "true", False: "false"}.get(row[name], row[name])
             own.append(0 if text is None else 2 + levels.index(text) if text in levels else 1)
         codes.append(own)

@@ -26,7 +26,7 @@ from tabmtl.storage.persist import FORMAT, Saved, read_folder, write_folder
 
 def saved(value: int, size: int = 100) -> Saved:
     """Contents that are whole if all of them say the same."""
-    return Saved(facts={"value": value}, arrays={"a": np.full(size, value)}, texts={"t": f"{value} " * size})
+    return Saved(facts={"value": value}, arrays={"a": np.full(size, value)}, texts={"trees0": f"{value} " * size})
 
 
 def whole(folder: Path) -> int:
@@ -34,7 +34,7 @@ def whole(folder: Path) -> int:
     _, found = read_folder(folder)
     value = found.facts["value"]
     assert (found.arrays["a"] == value).all()
-    assert set(found.texts["t"].split()) == {str(value)}
+    assert set(found.texts["trees0"].split()) == {str(value)}
     return value
 
 
@@ -106,7 +106,7 @@ def test_a_name_with_a_path_in_it_is_refused(folder, name):
 
 def test_files_that_no_model_has_are_refused(folder):
     files = json.loads((folder / "manifest.json").read_text())["files"]
-    for name in ("evil.pkl", "../task0.txt", "model.json.txt"):
+    for name in ("evil.pkl", "../trees0.txt", "model.json.txt"):
         refused(forge(folder, files=files | {name: files["model.json"]}), "which is no file of a model")
     for name in ("model.json", "arrays.safetensors"):
         refused(forge(folder, files={other: entry for other, entry in files.items() if other != name}), name)
@@ -299,7 +299,7 @@ first, count = int(sys.argv[2]), int(sys.argv[3])
 for i in range(count):
     # every second model is one that the others save too: files of one name, which nobody may remove
     value = first + i if i % 2 else i % 5
-    saved = Saved(facts={"value": value}, arrays={"a": np.full(100, value)}, texts={"t": f"{value} " * 100})
+    saved = Saved(facts={"value": value}, arrays={"a": np.full(100, value)}, texts={"trees0": f"{value} " * 100})
     write_folder(sys.argv[1], "M", saved)
 """
 

@@ -253,14 +253,14 @@ PLAIN = "import sys, lightgbm; lightgbm.Booster(model_file=sys.argv[1])"
 def test_texts_that_end_the_process_end_in_errors(tmp_path):
     model, _, _ = fitted(IndependentTasks)
     model.save(tmp_path / "model")
-    text = parts_of(tmp_path / "model")["task0.txt"].read_text()
+    text = parts_of(tmp_path / "model")["trees0.txt"].read_text()
     killers = [text[: len(text) // 3], sized(text.replace("left_child=", "left_child=9", 1))]
     folders = [copy_of(tmp_path / "model", tmp_path / f"forged{i}") for i in range(2)]
     for folder, killer in zip(folders, killers, strict=True):
-        forge(folder, {"task0.txt": killer.encode()})
+        forge(folder, {"trees0.txt": killer.encode()})
     ours = subprocess.run([sys.executable, "-c", LOAD, *folders], capture_output=True, text=True, check=True)
     for folder, line in zip(folders, ours.stdout.splitlines(), strict=True):
-        assert re.search(rf"{folder}.*save it again.*task0\.txt is no model of LightGBM: line \d+ \(tree \d+\)", line)
+        assert re.search(rf"{folder}.*save it again.*trees\.0 is no model of LightGBM: line \d+ \(tree \d+\)", line)
     (tmp_path / "killer.txt").write_text(killers[0])
     theirs = subprocess.run([sys.executable, "-c", PLAIN, tmp_path / "killer.txt"], capture_output=True, check=False)
     assert theirs.returncode == -signal.SIGABRT

@@ -105,7 +105,7 @@ def test_a_damaged_file_is_refused_and_reaches_no_reader(folder, damage, monkeyp
         raise AssertionError("a damaged model was read")
 
     monkeypatch.setattr(lgb, "Booster", refuse)
-    monkeypatch.setattr(SharedBottom, "_fitted_from", refuse)
+    monkeypatch.setattr(SharedBottom, "_restore", refuse)
     for file in sorted(folder.iterdir()):
         content = file.read_bytes()
         file.write_bytes(DAMAGES[damage](content))
@@ -268,7 +268,7 @@ def count_and_die(*args, **kwargs):
     return function(*args, **kwargs)
 
 setattr(owner, name, count_and_die)
-new = Saved(facts={"new": True}, arrays={"a": np.ones(3)}, texts={"task0": "text"})
+new = Saved(facts={"new": True}, arrays={"a": np.ones(3)}, texts={"trees0": "text"})
 write_folder(sys.argv[1], "New", new)
 """
 

@@ -15,7 +15,7 @@ from tabmtl.storage.persist import Saved, read_folder, write_folder
 NOTES = ["chunk-0123456789abcdef.json", "notes-fedcba9876543210.txt", "task-0123456789abcdef.txt", "model.json"]
 LEFT = [
     *("model-0123456789abcdef.json", ".model-0123456789abcdef.json.77", "arrays-0123456789abcdef.safetensors"),
-    *("task12-0123456789abcdef.txt", "family0-0123456789abcdef.txt", ".manifest.json.5"),
+    *("trees12-0123456789abcdef.txt", "trees0-0123456789abcdef.txt", ".manifest.json.5"),
 ]
 
 
@@ -33,13 +33,13 @@ def test_a_folder_of_the_user_is_not_written_to(tmp_path, name):
 
 
 def test_files_of_the_user_beside_a_model_stay_and_those_of_killed_saves_go(tmp_path):
-    write_folder(tmp_path, "M", contents(leaves="old"))
-    for name in (*NOTES, *LEFT, "leaves-0123456789abcdef.txt"):
+    write_folder(tmp_path, "M", contents(trees7="old"))
+    for name in (*NOTES, *LEFT, "trees7-0123456789abcdef.txt"):
         (tmp_path / name).write_text("years of work")
-    write_folder(tmp_path, "M", contents(leaves="new", task0="x"))
+    write_folder(tmp_path, "M", contents(trees7="new", trees0="x"))
     assert len(list(tmp_path.iterdir())) == len(NOTES) + 5
     assert all((tmp_path / name).read_text() == "years of work" for name in NOTES)
-    assert read_folder(tmp_path)[1].texts == {"leaves": "new", "task0": "x"}
+    assert read_folder(tmp_path)[1].texts == {"trees7": "new", "trees0": "x"}
 
 
 def test_a_folder_of_killed_saves_is_written_to(tmp_path):

@@ -15,7 +15,7 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.estimators.base import draw_seed
-from tabmtl.estimators.trained import TrainedEstimator, load_weights, saved_attributes, trained_attributes
+from tabmtl.estimators.trained import TrainedEstimator, TrainedState, load_weights, trained_attributes
 from tabmtl.params import (
     Count,
     Names,
@@ -39,14 +39,15 @@ from tabmtl.sessions.m2trec.network import M2TRecNetwork
 from tabmtl.sessions.m2trec.training import MAX_VALIDATION_CLICKS, ExampleMode, Examples, SessionLoop
 from tabmtl.sessions.ragged import Sessions
 from tabmtl.sessions.ranking import rank_next
-from tabmtl.sessions.recommender import Recommender
+from tabmtl.sessions.recommender import Recommender, SessionState
 from tabmtl.storage.atomic import write_file
-from tabmtl.storage.persist import Saved, join_parts, split_parts
+from tabmtl.storage.stored import Stored
 from tabmtl.training.device import find_device, seeded, threads
 from tabmtl.training.epochs import Record
 
 _SESSIONS_TO_SPLIT = 20  # fewer sessions are all trained on
 _CHECKED = 100  # sessions on which approximate search is compared with exact search
+_LONGEST = 10_000  # clicks that a network may read: it keeps their distances, which are as many squared
 _METADATA_FACTS = ("n_distinct_metadata_", "oracle_ceiling_")
 
 
@@ -64,7 +65,31 @@ def check_weights(name: str, value: Any) -> None:
         check_at_least(name, weight, 0)
 
 
+def check_length(name: str, value: Any) -> None:
+    """Raise a ValueError for a number of clicks that a network does not read."""
+    check_count(name, value)
+    if value > _LONGEST:
+        raise ValueError(f"{name} must be at most {_LONGEST}, got {value}")
+
+
 CategoricalColumns = Annotated[Literal["from_dtype"] | Sequence[str], check_categorical]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class M2TRecState(TrainedState, SessionState):
+    """Fitted attributes that a file keeps."""
+
+    weights_: Annotated[dict[str, np.ndarray], Stored("f4")]
+    _coder: ItemCoder | None
+    _items: KnownItems
+    n_distinct_metadata_: int | None
+    oracle_ceiling_: dict[str, float] | None
+
+    def __post_init__(self) -> None:
+        if not ((self._coder is None) == (self._items.features is None) == (self._items.row is None)):
+            raise ValueError("it has metadata of items, rows of it, or an encoding of it, but not all three")
+        if self._coder is not None and self._items.features is not None:
+            self._coder.check(self._items.features)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -148,7 +173,7 @@ class M2TRec(TrainedEstimator, Recommender):
     random_state : int, RandomState or None, default=None
         Seed of all randomness; the global generators stay untouched.
     max_length : int, default=50
-        Newest clicks of a session that are read.
+        Newest clicks of a session that are read; at most 10 000, for the distances between them are kept.
     cold_prior : float, default=1.0
         Training clicks that an item without any is credited with. By its metadata such an item stands for the mean of
         all items like it; its score is lowered by the log of the prior to their mean number of clicks. Raise it, up to
@@ -201,7 +226,7 @@ class M2TRec(TrainedEstimator, Recommender):
     min_frequency: Count = 1
     training: ExampleMode = "per_session"
     n_negatives: Count | None = 4096
-    max_length: Count = 50
+    max_length: Annotated[int, check_length] = 50
     cold_prior: Positive = 1.0
     epochs: Count = 10
     batch_size: Count = 2048
@@ -223,6 +248,7 @@ class M2TRec(TrainedEstimator, Recommender):
     }
 
     _reads_metadata: ClassVar[bool] = True
+    _stored: ClassVar[type] = M2TRecState
 
     def recommend(
         self,
@@ -510,23 +536,11 @@ class M2TRec(TrainedEstimator, Recommender):
             state["_index"] = None  # computed again from the weights
         return state
 
-    def _state(self) -> Saved:
-        items, arrays = self._items.to_state()
-        saved = self._training_state()
-        metadata = {name: getattr(self, name) for name in _METADATA_FACTS if hasattr(self, name)}
-        facts: dict[str, Any] = {**saved.facts, "items": items, "coder": None, "metadata": metadata}
-        parts = {"items": arrays, "weights": saved.arrays}
-        if self._coder is not None:
-            facts["coder"], parts["coder"] = self._coder.to_state()
-        return Saved(facts=facts, arrays=join_parts(parts))
-
-    def _fitted_from(self, catalogue: Catalogue, saved: Saved) -> dict[str, Any]:
-        parts = split_parts(saved.arrays, ("items", "weights", "coder"))
-        facts = saved.facts
-        coder = None if facts["coder"] is None else ItemCoder.from_state(facts["coder"], parts["coder"])
-        items = KnownItems.from_state(facts["items"], parts["items"])
-        trained = saved_attributes(Saved(facts=facts, arrays=parts["weights"]))
-        return facts["metadata"] | trained | {"_coder": coder, "_items": items}
+    def _restore(self, state: M2TRecState) -> None:
+        super()._restore(state)
+        for name in _METADATA_FACTS:
+            if getattr(self, name) is None:
+                delattr(self, name)
 
 
 def _describe(record: Mapping[str, float | None]) -> str:

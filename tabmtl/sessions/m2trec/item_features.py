@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import polars as pl
@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from tabmtl.encode.features import FeatureCoder
 from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN, TabmtlWarning
 from tabmtl.sessions.ragged import offsets_of
+from tabmtl.storage.stored import Stored
 
 #: Codes of a text column: half for words, half for 3-grams.
 TEXT_BUCKETS = 2**15
@@ -43,9 +44,9 @@ class Bags:
         They add up to 1 in every row that holds anything: the embedding of a bag is a mean.
     """
 
-    offsets: Any
-    codes: Any
-    weights: Any
+    offsets: Annotated[Any, Stored("i8", "G+1", offsets="m")]
+    codes: Annotated[Any, Stored("i4", "m", low=0)]
+    weights: Annotated[Any, Stored("f4", "m", low=0)]
 
     def map(self, function: Callable[[Any], Any]) -> Bags:
         """Apply a function to every array."""
@@ -91,10 +92,10 @@ class ItemFeatures:
         All vector columns side by side; 0 where missing.
     """
 
-    x_num: Any
-    x_cat: Any
+    x_num: Annotated[Any, Stored("f4", "G Fn", missing=True)]
+    x_cat: Annotated[Any, Stored("i4", "G Fc", low=0)]
     bags: tuple[Bags, ...]
-    vectors: Any
+    vectors: Annotated[Any, Stored("f4", "G V")]
 
     def __len__(self) -> int:
         return len(self.x_num)
@@ -154,18 +155,18 @@ class ItemCoder:
     ----------
     table : FeatureCoder or None
         Numbers and categories.
-    tags : mapping of str to tuple of str
+    tags : dict of str to tuple of str
         Levels of every multi-valued column.
     texts : tuple of str
         Columns that are hashed: lower-case words, and 3-grams of letters within words, to 32 768 buckets.
-    vectors : mapping of str to int
+    vectors : dict of str to int
         Widths of the vector columns.
     """
 
     table: FeatureCoder | None
-    tags: Mapping[str, tuple[str, ...]]
+    tags: dict[str, Annotated[tuple[str, ...], Stored(distinct=True)]]
     texts: tuple[str, ...]
-    vectors: Mapping[str, int]
+    vectors: dict[str, int]
 
     @classmethod
     def fit(
@@ -209,6 +210,20 @@ class ItemCoder:
         """Number of codes of every bag column: multi-valued columns, then texts."""
         return [FIRST_LEVEL + len(levels) for levels in self.tags.values()] + [TEXT_BUCKETS] * len(self.texts)
 
+    def check(self, features: ItemFeatures) -> None:
+        """Raise a ValueError for features that this encoding does not give."""
+        columns = None if self.table is None else self.table.columns
+        found = [features.x_num.shape[1], features.vectors.shape[1], features.x_cat.shape[1], len(features.bags)]
+        cardinalities = () if columns is None else columns.cardinalities
+        n_numeric = 0 if columns is None else len(columns.numeric)
+        expected = [n_numeric, sum(self.vectors.values()), len(cardinalities), len(self.bag_sizes)]
+        if found != expected or min(self.vectors.values(), default=0) < 0:
+            raise ValueError(f"items have numbers, vectors, categories and bags {found}, expected {expected}")
+        codes = [*features.x_cat.T, *(bag.codes for bag in features.bags)]
+        sizes = [*cardinalities, *self.bag_sizes]
+        if any(own.max(initial=0) >= size for own, size in zip(codes, sizes, strict=True)):
+            raise ValueError("an item has a code beyond the levels of its column")
+
     def encode(self, metadata: pl.DataFrame) -> tuple[ItemFeatures, np.ndarray]:
         """Encode the distinct rows of metadata; and say for every item (N,) which of them it has.
 
@@ -244,29 +259,6 @@ class ItemCoder:
                 fits = dtype in _TEXT if kind == "text" else isinstance(dtype, pl.List | pl.Array)
                 if not fits and dtype != pl.Null:
                     raise TypeError(f"column {name!r} held {kind} in fit and is now {dtype}: cast it, or fit again")
-
-    def to_state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Give JSON-able facts and arrays."""
-        facts: dict[str, Any] = {
-            "tags": {name: list(levels) for name, levels in self.tags.items()},
-            "texts": list(self.texts),
-            "vectors": dict(self.vectors),
-            "table": None,
-        }
-        arrays: dict[str, np.ndarray] = {}
-        if self.table is not None:
-            facts["table"], arrays = self.table.to_state()
-        return facts, arrays
-
-    @classmethod
-    def from_state(cls, facts: dict[str, Any], arrays: dict[str, np.ndarray]) -> ItemCoder:
-        """Rebuild the coder from `to_state`."""
-        return cls(
-            table=None if facts["table"] is None else FeatureCoder.from_state(facts["table"], arrays),
-            tags={name: tuple(levels) for name, levels in facts["tags"].items()},
-            texts=tuple(facts["texts"]),
-            vectors=facts["vectors"],
-        )
 
 
 def _check_named(metadata: pl.DataFrame, named: Mapping[str, Sequence[str]]) -> None:

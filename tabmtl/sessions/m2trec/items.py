@@ -6,13 +6,14 @@ A unit is one item, or with ``id_mode="none"`` all items of equal metadata. Unit
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tabmtl.sessions.m2trec.item_features import Bags, ItemFeatures
+from tabmtl.sessions.m2trec.item_features import ItemFeatures
+from tabmtl.storage.stored import Stored
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -63,8 +64,8 @@ class KnownItems:
     """
 
     features: ItemFeatures | None
-    row: np.ndarray | None
-    clicks: np.ndarray
+    row: Annotated[np.ndarray, Stored("i8", "N", low=0, below="G")] | None
+    clicks: Annotated[np.ndarray, Stored("i8", "N", low=0)]
     shared: bool
 
     @property
@@ -129,25 +130,3 @@ class KnownItems:
             row = place[row]
         clicks = np.concatenate([self.clicks, np.zeros(len(row) - len(self.clicks), dtype=np.int64)])
         return KnownItems(features=features, row=row, clicks=clicks, shared=self.shared)
-
-    def to_state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Give JSON-able facts and arrays."""
-        arrays = {"clicks": self.clicks}
-        facts: dict[str, Any] = {"shared": self.shared, "n_bags": None}
-        if self.features is not None and self.row is not None:
-            facts["n_bags"] = len(self.features.bags)
-            arrays |= {"row": self.row} | {name: getattr(self.features, name) for name in ("x_num", "x_cat", "vectors")}
-            for number, bags in enumerate(self.features.bags):
-                arrays |= {f"{name}.{number}": array for name, array in vars(bags).items()}
-        return facts, arrays
-
-    @classmethod
-    def from_state(cls, facts: dict[str, Any], arrays: dict[str, np.ndarray]) -> KnownItems:
-        """Rebuild the items from `to_state`."""
-        features = None
-        if facts["n_bags"] is not None:
-            parts = ("offsets", "codes", "weights")
-            bags = [Bags(**{name: arrays[f"{name}.{number}"] for name in parts}) for number in range(facts["n_bags"])]
-            plain = {name: arrays[name] for name in ("x_num", "x_cat", "vectors")}
-            features = ItemFeatures(**plain, bags=tuple(bags))
-        return cls(features=features, row=arrays.get("row"), clicks=arrays["clicks"], shared=facts["shared"])

@@ -12,11 +12,13 @@ from forging import copy_of, forge_arrays, forge_facts
 from recommenders import fitted
 
 import tabmtl
+from tabmtl.storage.stored import take_apart
 
 FORMS = ("M2TRec", "M2TRec of the paper", "M2TRec delta")
 
 #: Arrays of what items are, which torch reads as they are.
-ITEMS_ARRAYS = [*("clicks", "row", "x_num", "x_cat", "vectors"), *("codes.0", "weights.0", "offsets.0")]
+ITEMS_ARRAYS = ["clicks", *(f"features.{name}" for name in ("row", "x_num", "x_cat", "vectors"))]
+ITEMS_ARRAYS += [f"features.bags.0.{name}" for name in ("codes", "weights", "offsets")]
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +65,9 @@ def test_weights_are_those_of_the_network(name: str, what: str, stored: dict[str
     change, word = OF_WEIGHTS[what]
 
     def forged(arrays: dict[str, Any]) -> None:
-        array = arrays.pop(f"fitted.weights.{name}")
+        array = arrays.pop(f"weights.{name}")
         if change is not None:
-            arrays[f"fitted.weights.{name}"] = change(array)
+            arrays[f"weights.{name}"] = change(array)
 
     refused(forge_arrays(copy_of(stored["M2TRec"], tmp_path / "model"), forged), name, word)
 
@@ -73,7 +75,7 @@ def test_weights_are_those_of_the_network(name: str, what: str, stored: dict[str
 @pytest.mark.parametrize("name", ["more", "items.own.more", "encoder.layers.9.norm.weight"])
 def test_a_weight_that_the_network_does_not_have(name: str, stored: dict[str, Path], tmp_path: Path) -> None:
     folder = copy_of(stored["M2TRec"], tmp_path / "model")
-    forge_arrays(folder, lambda arrays: arrays.update({f"fitted.weights.{name}": np.zeros(3, "f4")}))
+    forge_arrays(folder, lambda arrays: arrays.update({f"weights.{name}": np.zeros(3, "f4")}))
     refused(folder, name, "Unexpected key(s)")
 
 
@@ -97,13 +99,13 @@ def test_the_parameters_are_those_of_the_weights(name: str, stored: dict[str, Pa
 
 @pytest.mark.parametrize("name", ITEMS_ARRAYS)
 def test_arrays_of_items_have_the_types_that_torch_takes(name: str, stored: dict[str, Path], tmp_path: Path) -> None:
-    name = f"fitted.items.{name}"
+    name = f"items.{name}"
     for dtype in (np.float64, np.float32, np.int64, np.int32, np.int16):
 
         def forged(arrays: dict[str, Any], dtype: Any = dtype) -> None:
             arrays[name] = np.nan_to_num(arrays[name]).astype(dtype)
 
-        if fitted("M2TRec")._parts()["fitted"].arrays[name.removeprefix("fitted.")].dtype != dtype:
+        if take_apart(fitted("M2TRec")._items).arrays[name.removeprefix("items.")].dtype != dtype:
             folder = forge_arrays(copy_of(stored["M2TRec"], tmp_path / "model"), forged)
             refused(folder, name, np.dtype(dtype).name, "-bit")
 
@@ -111,24 +113,28 @@ def test_arrays_of_items_have_the_types_that_torch_takes(name: str, stored: dict
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *(("row", value) for value in (-1, 60, 2**62)),
-        *((name, value) for name in ("x_cat", "codes.0", "codes.1") for value in (-1, 2**31 - 1)),
-        *((name, value) for name in ("offsets.0", "offsets.1") for value in (-1, 1, 2**62)),
-        *(("weights.0", value) for value in (np.nan, np.inf, -1)),
-        ("x_num", np.inf),
+        *(("features.row", value) for value in (-1, 60, 2**62)),
+        *(
+            (f"features.{name}", value)
+            for name in ("x_cat", "bags.0.codes", "bags.1.codes")
+            for value in (-1, 2**31 - 1)
+        ),
+        *((f"features.bags.{bag}.offsets", value) for bag in (0, 1) for value in (-1, 1, 2**62)),
+        *(("features.bags.0.weights", value) for value in (np.nan, np.inf, -1)),
+        ("features.x_num", np.inf),
         ("clicks", -1),
     ],
 )
 def test_values_of_items_are_in_range(name: str, value: float, stored: dict[str, Path], tmp_path: Path) -> None:
     folder = copy_of(stored["M2TRec"], tmp_path / "model")
-    name = f"fitted.items.{name}"
+    name = f"items.{name}"
     refused(forge_arrays(folder, lambda arrays: arrays.update({name: with_first(arrays[name], value)})))
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_catalogue_of_other_items_is_refused(form: str, stored: dict[str, Path], tmp_path: Path) -> None:
     def of_more_clicks(arrays: dict[str, Any]) -> None:
-        arrays["fitted.items.clicks"] = 1 + arrays["fitted.items.clicks"]
+        arrays["items.clicks"] = 1 + arrays["items.clicks"]
 
     folder = forge_arrays(copy_of(stored[form], tmp_path / "model"), of_more_clicks)
     if form == "M2TRec of the paper":  # whose items have no vectors of their own

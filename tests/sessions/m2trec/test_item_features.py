@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+from forging import through_file
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -168,13 +168,11 @@ def test_no_item_and_a_column_of_nulls_are_encoded() -> None:
 
 def test_a_coder_comes_back_from_its_state() -> None:
     coder = fit()
-    facts, arrays = coder.to_state()
-    again = ItemCoder.from_state(json.loads(json.dumps(facts)), arrays)
+    again = through_file(coder)
     assert (again.names, again.bag_sizes) == (coder.names, coder.bag_sizes)
     assert decoded(again.encode(TABLE)) == decoded(coder.encode(TABLE))
     tags_only = fit(TABLE.select("tags"))
-    facts, arrays = tags_only.to_state()
-    assert decoded(ItemCoder.from_state(facts, arrays).encode(TABLE)) == decoded(tags_only.encode(TABLE))
+    assert decoded(through_file(tags_only).encode(TABLE)) == decoded(tags_only.encode(TABLE))
 
 
 def test_a_column_that_names_items_is_warned_of() -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import polars as pl
 import pytest
 import torch
+from forging import through_file
 
 from tabmtl.sessions.m2trec.item_features import ItemCoder
 from tabmtl.sessions.m2trec.items import KnownItems
@@ -105,8 +104,7 @@ def test_new_items_have_units_of_their_own_and_no_own_vector() -> None:
 @pytest.mark.parametrize("shared", [False, True])
 def test_items_come_back_from_their_state(shared: bool) -> None:
     known = items(shared=shared)
-    facts, arrays = known.to_state()
-    again = KnownItems.from_state(json.loads(json.dumps(facts)), arrays)
+    again = through_file(known)
     assert again.unit_of.tolist() == known.unit_of.tolist()
     for name in ("row", "own"):
         assert getattr(again.on(CPU), name).tolist() == getattr(known.on(CPU), name).tolist()
@@ -118,7 +116,6 @@ def test_items_come_back_from_their_state(shared: bool) -> None:
 
 
 def test_items_without_metadata_come_back_too() -> None:
-    facts, arrays = KnownItems(features=None, row=None, clicks=COUNTS, shared=False).to_state()
-    again = KnownItems.from_state(json.loads(json.dumps(facts)), arrays)
+    again = through_file(KnownItems(features=None, row=None, clicks=COUNTS, shared=False))
     assert again.features is None
     assert again.on(CPU).own.tolist() == [0, 1, 2, 3, 0, 0]

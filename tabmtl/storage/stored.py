@@ -1,0 +1,299 @@
+"""Saved state, declared once: the fields of a dataclass say what is written, how it is read, and what a file may hold.
+
+A stored dataclass is made of plain values, tuples and dicts of them, other stored dataclasses, polars frames, series
+and types, `TreeText`, and arrays, whose annotation names type, sizes and range::
+
+    theta: Annotated[np.ndarray, Stored("f8", "T")]
+
+A checksum says that a folder is whole, not who wrote it. Indices out of range read foreign memory in compiled code, and
+sizes that belong to nothing fill the memory; so nothing is built before all of it fits the declaration. What several
+fields have to agree on beyond sizes and ranges, a dataclass checks in its ``__post_init__``.
+"""
+
+from __future__ import annotations
+
+import math
+import reprlib
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field, fields, is_dataclass
+from functools import cache
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
+import polars as pl
+
+from tabmtl.storage.lightgbm_text import TreeText
+
+T = TypeVar("T")
+
+POSITIVE = math.ulp(0.0)  #: the least number above 0
+_KINDS = {"": "values", "b": "booleans", "i": "whole numbers", "u": "whole numbers", "f": "numbers"}
+_PLAIN = {bool: (bool,), int: (int,), float: (int, float), str: (str,), Any: (bool, int, float, str)}
+_ARRAY = object()  # stands in the facts for what the arrays hold
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saved:
+    """What a model's folder holds.
+
+    Attributes
+    ----------
+    facts : dict
+        Plain JSON values.
+    arrays : dict of str to ndarray
+    texts : dict of str to str
+        LightGBM's text, by a plain name.
+    """
+
+    facts: dict[str, Any]
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The values that an array may hold; and the size of a tuple, a series or trees.
+
+    Parameters
+    ----------
+    dtype : str, default=""
+        How numpy's name of the type begins: "f8", or "f" for floats of all sizes; "" for any type.
+    shape : str, optional
+        Sizes with spaces between: numbers, and names such as "T" or "T+1", which have one value in the whole model.
+        What is new in an item of a tuple belongs to that item. Trees have columns, outputs, iterations and parameters.
+    low : float, optional
+        The least value. Infinity is never one.
+    below : str, optional
+        A size that all values are below.
+    missing : bool, default=False
+        Whether NaN is a value too.
+    offsets : str, optional
+        A size: values rise from 0 to it, and so give that many others to ranges.
+    distinct : bool, default=False
+        Whether no value of a tuple or series comes twice.
+    """
+
+    dtype: str = ""
+    shape: str | None = None
+    _: KW_ONLY
+    low: float = -math.inf
+    below: str | None = None
+    missing: bool = False
+    offsets: str | None = None
+    distinct: bool = False
+
+
+def take_apart(value: Any) -> Saved:
+    """Facts, arrays and texts of a stored dataclass, by the names of its fields without underscores around them."""
+    saved = Saved(facts={})
+    return Saved(facts=_describe(value, "", saved), arrays=saved.arrays, texts=saved.texts)
+
+
+def put_together(cls: type[T], saved: Saved) -> T:
+    """The stored dataclass that `take_apart` described.
+
+    Raises
+    ------
+    ValueError, TypeError, LookupError, PolarsError
+        If the contents are not what its fields declare, all of it and nothing else.
+    """
+    reader = _Reader(saved)
+    found = reader.read(cls, saved.facts, "", {})
+    for name in (*reader.arrays, *reader.texts):
+        raise ValueError(f"{name} belongs to no such model")
+    return found
+
+
+def _describe(value: Any, path: str, saved: Saved) -> Any:
+    """A value as JSON; its arrays and texts are added to what is saved."""
+    if is_dataclass(value):
+        value = {name.strip("_"): getattr(value, name) for name in _hints(type(value))}
+    if isinstance(value, Mapping):
+        found = {name: _describe(item, _join(path, name), saved) for name, item in value.items()}
+        return {name: item for name, item in found.items() if item is not _ARRAY}
+    if isinstance(value, pl.DataFrame):
+        value = value.get_columns()
+    if isinstance(value, tuple | list):
+        return [_describe(item, f"{path}.{i}", saved) for i, item in enumerate(value)]
+    if isinstance(value, np.ndarray):
+        saved.arrays[path] = value
+        return _ARRAY
+    if isinstance(value, TreeText):
+        saved.texts[f"trees{len(saved.texts)}"] = value
+        return f"trees{len(saved.texts) - 1}"
+    if isinstance(value, pl.Series):
+        plain = not value.dtype.is_numeric() or value.null_count()
+        values = value.to_list() if plain else value.to_numpy()
+        return _describe({"name": value.name, "dtype": value.dtype, "values": values}, path, saved)
+    if isinstance(value, pl.DataType):
+        return [type(value).__name__, value.categories.to_list() if isinstance(value, pl.Enum) else None]
+    return value
+
+
+class _Reader:
+    """The contents of a model: arrays and texts that are left, once others were read."""
+
+    def __init__(self, saved: Saved) -> None:
+        self.arrays, self.texts = dict(saved.arrays), dict(saved.texts)
+
+    def read(self, hint: Any, fact: Any, path: str, sizes: dict[str, int]) -> Any:
+        """The value of an annotation, from its fact, or from the arrays at its path; new sizes are added."""
+        hint, rule = get_args(hint) if get_origin(hint) is Annotated else (hint, Stored())
+        kind, args = get_origin(hint) or hint, get_args(hint)
+        if kind in (Union, UnionType):
+            return None if fact is None else self.read(args[0], fact, path, sizes)
+        if kind is np.ndarray or (kind is Any and rule.dtype):
+            _need(fact is _ARRAY, path, fact, "an array")
+            return self._array(path, rule, sizes)
+        if kind is dict and args[1] is np.ndarray:
+            _need(fact == {}, path, fact, "arrays")
+            names = [name for name in self.arrays if name.startswith(f"{path}.")]
+            return {name.removeprefix(f"{path}."): self._array(name, rule, sizes) for name in names}
+        value = self._value(kind, args, fact, path, sizes)
+        if rule.shape is not None or rule.distinct:
+            _check_group(value, rule, path, sizes)
+        return value
+
+    def _array(self, path: str, rule: Stored, sizes: dict[str, int]) -> np.ndarray:
+        if path not in self.arrays:
+            raise ValueError(f"the array {path} is missing")
+        _check_array(self.arrays[path], rule, path, sizes)
+        return self.arrays.pop(path)
+
+    def _value(self, kind: Any, args: tuple[Any, ...], fact: Any, path: str, sizes: dict[str, int]) -> Any:
+        if kind is Literal:
+            kind = type(args[0])
+            _need(fact in args, path, fact, f"one of {args}")
+        if kind in _PLAIN:
+            _need(_are_plain([fact], kind), path, fact, f"a value of {kind}")
+            return fact
+        if kind is TreeText:
+            _need(fact in self.texts, path, fact, "the name of a text")
+            return _trees_of(self.texts.pop(fact), path)
+        if kind is pl.DataType:
+            return _type_of(*fact)
+        if kind in (tuple, pl.DataFrame):
+            _need(isinstance(fact, list | tuple), path, fact, "a list")
+            if kind is tuple:
+                return self._tuple(args[0] if args else Any, fact, path, sizes)
+            return pl.DataFrame(self._tuple(pl.Series, fact, path, sizes))
+        _need(isinstance(fact, dict), path, fact, "an object")
+        if kind is pl.Series:
+            return self._series(fact, path)
+        if kind is dict:
+            return {name: self.read(args[1], item, f"{path}.{name}", sizes) for name, item in fact.items()}
+        return self._dataclass(kind, dict(fact), path, sizes)
+
+    def _dataclass(self, cls: Any, facts: dict[str, Any], path: str, sizes: dict[str, int]) -> Any:
+        values = {}
+        for attribute, hint in _hints(cls).items():
+            name = attribute.strip("_")
+            values[attribute] = self.read(hint, facts.pop(name, _ARRAY), _join(path, name), sizes)
+        _need(not facts, path, facts, f"nothing but {[*values]}")
+        return cls(**values)
+
+    def _tuple(self, item: Any, facts: Sequence[Any], path: str, sizes: dict[str, int]) -> tuple[Any, ...]:
+        if item in _PLAIN:
+            _need(_are_plain(facts, item), path, facts, f"a list of {item}")
+            return tuple(facts)
+        return tuple(self.read(item, fact, f"{path}.{i}", dict(sizes)) for i, fact in enumerate(facts))
+
+    def _series(self, facts: dict[str, Any], path: str) -> pl.Series:
+        dtype = _type_of(*facts["dtype"])
+        if "values" in facts:
+            _need(isinstance(facts["values"], list | tuple), path, facts["values"], "a list")
+            return pl.Series(facts["name"], facts["values"], dtype=dtype)
+        series = pl.Series(facts["name"], self._array(f"{path}.values", Stored(shape="n"), {}))
+        _need(series.dtype == dtype, path, series.dtype, str(dtype))
+        return series
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    hints = get_type_hints(cls, include_extras=True)
+    return {item.name: hints[item.name] for item in fields(cls)}
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _need(fits: bool, path: str, found: Any, expected: str) -> None:
+    if not fits:
+        came = "nothing" if found is _ARRAY else reprlib.repr(found)
+        raise ValueError(f"{path or 'the model'} holds {came}, expected {expected}")
+
+
+def _are_plain(values: Sequence[Any], kind: Any) -> bool:
+    """Whether all values are of a plain type; a boolean is no number."""
+    allowed = _PLAIN[kind]
+    return all(bool in allowed if cls is bool else issubclass(cls, allowed) for cls in set(map(type, values)))
+
+
+def _type_of(name: str, categories: list[str] | None) -> pl.DataType:
+    """The type of a column of numbers, text, booleans or categories."""
+    if categories is not None:
+        return pl.Enum(categories)
+    cls = getattr(pl, name, None)
+    if not (isinstance(cls, type) and issubclass(cls, pl.DataType)):
+        raise ValueError(f"polars has no type {name!r}")
+    if not (cls.is_integer() or cls.is_float() or cls in (pl.Boolean, pl.Categorical, pl.String)):
+        raise ValueError(f"a column cannot be of type {name}")
+    return cls()
+
+
+def _trees_of(text: str, path: str) -> TreeText:
+    trees = text if isinstance(text, TreeText) else TreeText(text)
+    try:
+        _ = trees.shape
+    except ValueError as error:
+        raise ValueError(f"{path} is no model of LightGBM: {error}") from error
+    return trees
+
+
+def _check_array(array: np.ndarray, rule: Stored, path: str, sizes: dict[str, int]) -> None:
+    """Raise a ValueError for an array that its declaration does not allow."""
+    if not (_fits(array.shape, rule, sizes) and array.dtype.str[1:].startswith(rule.dtype)):
+        bits = f"{8 * int(rule.dtype[1:])}-bit " if rule.dtype[1:] else ""
+        expected = f"{bits}{_KINDS[rule.dtype[:1]]} of shape {_named(rule, sizes)}"
+        raise ValueError(f"the array {path} has type {array.dtype} and shape {array.shape}, expected {expected}")
+    high = math.inf if rule.below is None else _size_of(rule.below, sizes, 0) - 1
+    present = array[~np.isnan(array)] if rule.missing else array
+    if present.size and not (rule.low <= present.min() and present.max() <= high and np.isfinite(present).all()):
+        raise ValueError(f"the array {path} has a value that is not finite, or not in {rule.low} to {high}")
+    if rule.offsets is not None:
+        total = sizes.setdefault(rule.offsets, int(array[-1]))
+        if array[0] != 0 or array[-1] != total or (np.diff(array) < 0).any():
+            raise ValueError(f"the array {path} does not share out {total} values")
+
+
+def _check_group(value: Any, rule: Stored, path: str, sizes: dict[str, int]) -> None:
+    """Raise a ValueError for a tuple, a series or trees that their declaration does not allow."""
+    shape = (len(value),) if isinstance(value, tuple) else tuple(value.shape)
+    if not _fits(shape, rule, sizes):
+        what = "columns, outputs, iterations and parameters" if isinstance(value, TreeText) else "size"
+        raise ValueError(f"{path} has {what} {shape}, expected {_named(rule, sizes)}")
+    if rule.distinct:
+        n_distinct = value.drop_nulls().n_unique() if isinstance(value, pl.Series) else len(set(value))
+        _need(n_distinct == len(value), path, value, "nothing twice")
+
+
+def _fits(shape: Sequence[int], rule: Stored, sizes: dict[str, int]) -> bool:
+    """Whether a shape is the declared one; names that are new get their sizes from it."""
+    if rule.shape is None:
+        return True
+    names = rule.shape.split()
+    pairs = zip(names, shape, strict=False)
+    return len(names) == len(shape) and all(size == _size_of(name, sizes, size) for name, size in pairs)
+
+
+def _size_of(name: str, sizes: dict[str, int], found: int) -> int:
+    """The size that a name stands for; the one that was found if it is new."""
+    base, _, more = name.partition("+")
+    return int(base) if base.isdigit() else sizes.setdefault(base, found - int(more or 0)) + int(more or 0)
+
+
+def _named(rule: Stored, sizes: dict[str, int]) -> str:
+    """A declared shape, with the sizes that are known."""
+    return f"({', '.join(str(sizes.get(name, name)) for name in (rule.shape or 'any').split())})"
