@@ -229,7 +229,11 @@ def read_targets(y: Any) -> tuple[pl.DataFrame, Origin]:
     names = ["y"] if array.ndim == 1 else [f"y{i}" for i in range(array.shape[1])]
     n = len(names)
     origin = Origin(
-        container="numpy", ndim=array.ndim, named=False, dtypes=(str(array.dtype),) * n, categories=(None,) * n
+        container="numpy",
+        ndim=1 if array.ndim == 1 else 2,
+        named=False,
+        dtypes=(str(array.dtype),) * n,
+        categories=(None,) * n,
     )
     return _read_array(array.reshape(len(array), -1), names), origin
 

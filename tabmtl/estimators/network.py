@@ -241,7 +241,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         tags.transformer_tags.preserves_dtype = []  # the representation is float32
         return tags
 
-    def _restore(self, state: NetworkState) -> None:
+    def _restore(self, state: Any) -> None:
         super()._restore(state)
         self._link = self._loss(self.tasks_).link
         self._module = self._rebuild()

@@ -221,7 +221,7 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
 
     # shared steps
 
-    def _restore(self, state: TableState) -> None:
+    def _restore(self, state: Any) -> None:
         fitted = dict(vars(state))
         self._set_fitted(fitted.pop("_coder"), fitted)
 

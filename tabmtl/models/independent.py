@@ -241,7 +241,7 @@ class IndependentTasks(MultiTaskEstimator):
         texts = (TreeText(model.model_to_string()) for model in self.estimators_.values())
         return IndependentState(_coder=self._coder, trees=tuple(texts))
 
-    def _restore(self, state: IndependentState) -> None:
+    def _restore(self, state: Any) -> None:
         boosters = [lgb.Booster(model_str=trees) for trees in state.trees]
         names = [task.name for task in state._coder.labels.tasks]
         self._set_fitted(state._coder, {"estimators_": dict(zip(names, boosters, strict=True))})

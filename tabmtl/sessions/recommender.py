@@ -271,7 +271,7 @@ class Recommender(SavableEstimator):
         self.item_ids_ = catalogue.ids
         self.item_counts_ = catalogue.counts
 
-    def _restore(self, state: SessionState) -> None:
+    def _restore(self, state: Any) -> None:
         fitted = dict(vars(state))
         self._set_fitted(fitted.pop("_catalogue"), fitted)
 

@@ -220,7 +220,7 @@ def _read_files(folder: Path, manifest: Mapping[str, Any]) -> dict[str, bytes]:
 def _write_locked(folder: Path, class_name: str, contents: Mapping[str, bytes]) -> None:
     """Write the files, then the manifest, then remove those of models before; or leave the folder as it was."""
     before = {file.name for file in folder.iterdir()}
-    files = {}
+    files: dict[str, dict[str, Any]] = {}
     try:
         for name, content in contents.items():
             checksum = hashlib.sha256(content).hexdigest()
@@ -234,7 +234,7 @@ def _write_locked(folder: Path, class_name: str, contents: Mapping[str, bytes]) 
     except BaseException:
         remove_files(folder, {entry["file"] for entry in files.values()} - before)
         raise
-    former = set(filter(is_part, before))
+    former = {name for name in before if is_part(name)}
     remove_files(folder, former - {entry["file"] for entry in files.values()})
     sync_folder(folder)
 

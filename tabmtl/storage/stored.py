@@ -100,15 +100,21 @@ def put_together(cls: type[T], saved: Saved) -> T:
     """
     reader = _Reader(saved)
     found = reader.read(cls, saved.facts, "", {})
-    for name in (*reader.arrays, *reader.texts):
-        raise ValueError(f"{name} belongs to no such model")
+    left = [*reader.arrays, *reader.texts]
+    if left:
+        raise ValueError(f"{left[0]} belongs to no such model")
     return found
 
 
 def _describe(value: Any, path: str, saved: Saved) -> Any:
     """A value as JSON; its arrays and texts are added to what is saved."""
+    if type(value) in _PLAIN:
+        return value
+    if isinstance(value, TreeText):
+        saved.texts[f"trees{len(saved.texts)}"] = value
+        return f"trees{len(saved.texts) - 1}"
     if is_dataclass(value):
-        value = {name.strip("_"): getattr(value, name) for name in _hints(type(value))}
+        value = {name.strip("_"): getattr(value, name) for name in _hints(value.__class__)}
     if isinstance(value, Mapping):
         found = {name: _describe(item, _join(path, name), saved) for name, item in value.items()}
         return {name: item for name, item in found.items() if item is not _ARRAY}
@@ -119,9 +125,6 @@ def _describe(value: Any, path: str, saved: Saved) -> Any:
     if isinstance(value, np.ndarray):
         saved.arrays[path] = value
         return _ARRAY
-    if isinstance(value, TreeText):
-        saved.texts[f"trees{len(saved.texts)}"] = value
-        return f"trees{len(saved.texts) - 1}"
     if isinstance(value, pl.Series):
         plain = not value.dtype.is_numeric() or value.null_count()
         values = value.to_list() if plain else value.to_numpy()
@@ -139,8 +142,7 @@ class _Reader:
 
     def read(self, hint: Any, fact: Any, path: str, sizes: dict[str, int]) -> Any:
         """The value of an annotation, from its fact, or from the arrays at its path; new sizes are added."""
-        hint, rule = get_args(hint) if get_origin(hint) is Annotated else (hint, Stored())
-        kind, args = get_origin(hint) or hint, get_args(hint)
+        kind, args, rule = _split(hint)
         if kind in (Union, UnionType):
             return None if fact is None else self.read(args[0], fact, path, sizes)
         if kind is np.ndarray or (kind is Any and rule.dtype):
@@ -213,6 +215,13 @@ class _Reader:
 def _hints(cls: type) -> dict[str, Any]:
     hints = get_type_hints(cls, include_extras=True)
     return {item.name: hints[item.name] for item in fields(cls)}
+
+
+@cache
+def _split(hint: Any) -> tuple[Any, tuple[Any, ...], Stored]:
+    """The type of an annotation, the types in its brackets, and its declaration."""
+    hint, rule = get_args(hint) if get_origin(hint) is Annotated else (hint, Stored())
+    return get_origin(hint) or hint, get_args(hint), rule
 
 
 def _join(path: str, name: str) -> str:

@@ -21,7 +21,8 @@ from forging import copy_of, forge, parts_of
 import tabmtl
 from tabmtl import IndependentTasks, ModelFileError, SharedBottom
 from tabmtl.storage import persist
-from tabmtl.storage.persist import FORMAT, Saved, read_folder, write_folder
+from tabmtl.storage.persist import FORMAT, read_folder, write_folder
+from tabmtl.storage.stored import Saved
 
 
 def saved(value: int, size: int = 100) -> Saved:
@@ -293,7 +294,8 @@ def test_a_failure_at_any_step_leaves_the_folder_as_it_was(tmp_path, monkeypatch
 WRITER = """
 import sys
 import numpy as np
-from tabmtl.storage.persist import Saved, write_folder
+from tabmtl.storage.persist import write_folder
+from tabmtl.storage.stored import Saved
 
 first, count = int(sys.argv[2]), int(sys.argv[3])
 for i in range(count):

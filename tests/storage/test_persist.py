@@ -21,7 +21,8 @@ from safetensors.numpy import load_file
 
 import tabmtl
 from tabmtl import IndependentTasks, ModelFileError, SharedBottom
-from tabmtl.storage.persist import FORMAT, Saved, _checksum, read_folder, write_folder
+from tabmtl.storage.persist import FORMAT, _checksum, read_folder, write_folder
+from tabmtl.storage.stored import Saved
 
 MODELS = [SharedBottom, IndependentTasks]
 
@@ -256,7 +257,8 @@ KILLED_SAVE = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-from tabmtl.storage.persist import Saved, write_folder
+from tabmtl.storage.persist import write_folder
+from tabmtl.storage.stored import Saved
 
 owner, name = {"fsync": (os, "fsync"), "replace": (os, "replace"), "unlink": (Path, "unlink")}[sys.argv[2]]
 function, calls = getattr(owner, name), []

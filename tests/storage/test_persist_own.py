@@ -10,7 +10,8 @@ from conformance import answers, fitted, same, tiny
 import tabmtl
 from tabmtl import ModelFileError, SharedBottom
 from tabmtl.models.shared_bottom import SharedBottomNetwork
-from tabmtl.storage.persist import Saved, read_folder, write_folder
+from tabmtl.storage.persist import read_folder, write_folder
+from tabmtl.storage.stored import Saved
 
 NOTES = ["chunk-0123456789abcdef.json", "notes-fedcba9876543210.txt", "task-0123456789abcdef.txt", "model.json"]
 LEFT = [
