@@ -18,8 +18,8 @@ import numpy as np
 import polars as pl
 
 import tabmtl
+from tabmtl.pipelines.data.files import RowSource, same_rows
 from tabmtl.pipelines.datasets import Dataset, load
-from tabmtl.pipelines.sources import RowSource, same_rows
 from tabmtl.pipelines.tracking import (
     CHAMPION,
     DEFAULT_URI,

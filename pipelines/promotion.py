@@ -11,9 +11,9 @@ from typing import Any
 
 import polars as pl
 
-from tabmtl.pipelines.rows import Rows, open_rows
-from tabmtl.pipelines.sources import ClickColumns, DataSource, Part, RowSource, known, same_rows
-from tabmtl.pipelines.table_rows import TableRows
+from tabmtl.pipelines.data import Rows, open_rows
+from tabmtl.pipelines.data.files import ClickColumns, DataSource, Part, RowSource, known, same_rows
+from tabmtl.pipelines.data.tables import TableRows
 from tabmtl.pipelines.tracking import REFIT, ROWS
 
 Scores = Mapping[str, float | None]

@@ -17,10 +17,10 @@ from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Annotated, Any
 
-from tabmtl.pipelines.estimators import ModelChoice
+from tabmtl.pipelines.data import Rows
+from tabmtl.pipelines.data.files import ClickColumns, DataSource
+from tabmtl.pipelines.model_choice import ModelChoice
 from tabmtl.pipelines.options import Help, near, pairs
-from tabmtl.pipelines.rows import Rows
-from tabmtl.pipelines.sources import ClickColumns, DataSource
 from tabmtl.pipelines.terminal import INTERRUPTED, MISTAKE, in_order, is_mistake, one_line
 from tabmtl.pipelines.tracking import Tracking, connected, without_password
 from tabmtl.pipelines.train import open_problem

@@ -23,10 +23,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from tabmtl.pipelines.data.files import Part, RowSource
 from tabmtl.pipelines.layout import lay_out
 from tabmtl.pipelines.options import Help
 from tabmtl.pipelines.promotion import Promotion, check_tasks, judge, rows_for, score, table_of, why_unfair
-from tabmtl.pipelines.sources import Part, RowSource
 from tabmtl.pipelines.tracking import (
     CHALLENGER,
     CHAMPION,

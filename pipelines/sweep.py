@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import polars as pl
 
-from tabmtl.pipelines.estimators import ModelChoice
+from tabmtl.pipelines.data import Rows
+from tabmtl.pipelines.data.files import ClickColumns, DataSource
 from tabmtl.pipelines.layout import lay_out
+from tabmtl.pipelines.model_choice import ModelChoice
 from tabmtl.pipelines.options import Help
-from tabmtl.pipelines.rows import Rows
 from tabmtl.pipelines.search import Job, Search, make_goal, open_search, run_trials
-from tabmtl.pipelines.sources import ClickColumns, DataSource
 from tabmtl.pipelines.tracking import REFIT, Log, Tracking, open_log
 from tabmtl.pipelines.train import Fitted, check_output, fit_and_report, fit_single_tasks, open_problem, say_where
 

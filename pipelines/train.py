@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import polars as pl
 
-from tabmtl.pipelines.estimators import ModelChoice, find_class, make
+from tabmtl.pipelines.data import Rows, open_rows
+from tabmtl.pipelines.data.files import ClickColumns, DataSource, Part, same_rows
+from tabmtl.pipelines.data.tables import TableRows
 from tabmtl.pipelines.layout import lay_out
+from tabmtl.pipelines.model_choice import ModelChoice, find_class, make
 from tabmtl.pipelines.options import Help
-from tabmtl.pipelines.rows import Rows, open_rows
-from tabmtl.pipelines.sources import ClickColumns, DataSource, Part, same_rows
-from tabmtl.pipelines.table_rows import TableRows
 from tabmtl.pipelines.tracking import (
     CHAMPION,
     ROWS,

@@ -20,8 +20,8 @@ import pytest
 from commands import TARGETS, TINY
 
 from tabmtl.pipelines import promotion, serve
+from tabmtl.pipelines.data.files import RowSource
 from tabmtl.pipelines.promotion import judge, why_unfair
-from tabmtl.pipelines.sources import RowSource
 from tabmtl.pipelines.tracking import REFIT, ROWS
 
 GOOD = ["--model", "SharedBottom", "--set", "epochs=12", "--set", "batch_size=32", "--set", "n_jobs=1"]

@@ -13,9 +13,9 @@ from commands import TARGETS, TINY
 
 import tabmtl
 import tabmtl.mlflow
-from tabmtl.pipelines import table_rows
-from tabmtl.pipelines.estimators import ModelChoice
-from tabmtl.pipelines.sources import ClickColumns, DataSource
+from tabmtl.pipelines.data import tables
+from tabmtl.pipelines.data.files import ClickColumns, DataSource
+from tabmtl.pipelines.model_choice import ModelChoice
 from tabmtl.pipelines.tracking import Tracking
 from tabmtl.pipelines.train import train
 
@@ -148,7 +148,7 @@ def test_a_run_ends_as_what_happened(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(table_rows.TableRows, "fit", fail)
+    monkeypatch.setattr(tables.TableRows, "fit", fail)
     words = ["--experiment", status]
     assert commands.run("train", *table, *TINY, *words, store=store) == code
     assert capsys.readouterr().err in ("tabmtl train: interrupted\n", "tabmtl train: error: disk full\n")
@@ -162,7 +162,7 @@ def test_the_model_is_saved_before_it_is_logged(
     def fail(*_: object, **__: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(table_rows.TableRows, "log_fitted", fail)
+    monkeypatch.setattr(tables.TableRows, "log_fitted", fail)
     assert commands.run("train", *table, *TINY, "--output", tmp_path / "model", store=store) == 2
     captured = capsys.readouterr()
     assert captured.err == "tabmtl train: error: disk full\n"
@@ -226,7 +226,7 @@ def test_mistakes_are_one_line_and_nothing_is_trained(
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mlruns").write_text("no folder")
     commands.store(tmp_path / "full")
-    monkeypatch.setattr(table_rows.TableRows, "fit", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr(tables.TableRows, "fit", lambda *_: pytest.fail("trained"))
     assert commands.run("train", *words) == 2
     error = capsys.readouterr().err
     assert message in error

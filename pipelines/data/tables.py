@@ -11,8 +11,18 @@ import numpy as np
 import polars as pl
 
 from tabmtl.pipelines.content import content_of
+from tabmtl.pipelines.data.files import (
+    PARTS,
+    DataSource,
+    Part,
+    check_shares,
+    known,
+    read_rows,
+    readable,
+    same_rows,
+    say,
+)
 from tabmtl.pipelines.options import near
-from tabmtl.pipelines.sources import PARTS, DataSource, Part, check_shares, known, read_rows, readable, same_rows, say
 from tabmtl.schema import Kind
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from tabmtl.pipelines.click_rows import ClickRows, clicks_of_file, named_clicks
+from tabmtl.pipelines.data.clicks import ClickRows, clicks_of_file, named_clicks
+from tabmtl.pipelines.data.files import ClickColumns, DataSource
+from tabmtl.pipelines.data.tables import TableRows, named_table, table_of_file
 from tabmtl.pipelines.options import near
-from tabmtl.pipelines.sources import ClickColumns, DataSource
-from tabmtl.pipelines.table_rows import TableRows, named_table, table_of_file
 
 Rows = TableRows | ClickRows
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import polars as pl
 
 from tabmtl.pipelines.content import content_of
-from tabmtl.pipelines.sources import (
+from tabmtl.pipelines.data.files import (
     ClickColumns,
     DataSource,
     Part,

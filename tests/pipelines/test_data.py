@@ -9,12 +9,12 @@ import polars as pl
 import pytest
 
 from tabmtl import MultiTabNet
-from tabmtl.pipelines.click_rows import ClickRows
 from tabmtl.pipelines.content import content_of
+from tabmtl.pipelines.data import open_rows
+from tabmtl.pipelines.data.clicks import ClickRows
+from tabmtl.pipelines.data.files import ClickColumns, DataSource, same_rows
+from tabmtl.pipelines.data.tables import TableRows
 from tabmtl.pipelines.datasets import load
-from tabmtl.pipelines.rows import open_rows
-from tabmtl.pipelines.sources import ClickColumns, DataSource, same_rows
-from tabmtl.pipelines.table_rows import TableRows
 from tabmtl.sessions import M2TRec
 
 
