@@ -1,21 +1,20 @@
-"""The command ``tabmtl``.
+"""The command ``tabmtl``: functions of the pipelines as commands, read by cyclopts.
 
-Train multi-task models on tables and click logs, search their parameters, and register, compare and serve them.
+A parameter of a function, or a field of a dataclass that it takes, is an option; the docstring has its help.
 """
 
-from __future__ import annotations
-
 import sys
-from collections.abc import Callable, Sequence
-from importlib import import_module
+from collections.abc import Sequence
+from functools import cache, partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, Any
 
-from tabmtl.pipelines.options import Help, as_command, summary
-from tabmtl.pipelines.terminal import INTERRUPTED, MISTAKE, in_order, is_mistake, one_line
+from tabmtl.pipelines.terminal import INTERRUPTED, MISTAKE, exit_code
 
 if TYPE_CHECKING:
-    import typer
+    from cyclopts import App
+    from cyclopts.help import HelpPanel
+    from rich.console import Console
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,73 +28,91 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit code: 0; 2 after a mistake of the user, which is said in one line; 130 after Ctrl-C; 1 where ``serve
+        Exit code: 0; 2 after a mistake of the user, which is reported in one line; 130 after Ctrl-C; 1 where ``serve
         promote`` leaves the champion, or ``sweep --above-single-task`` finds no point. A bug keeps its traceback.
     """
-    if find_spec("typer") is None:
-        print("tabmtl: error: the commands need typer, which is missing: pip install 'tabmtl[cli]'", file=sys.stderr)
+    if find_spec("cyclopts") is None:
+        print("tabmtl: error: the commands need cyclopts, which is missing: pip install 'tabmtl[cli]'", file=sys.stderr)
         return MISTAKE
-    import typer
-
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    words = [word for word in arguments[:2] if not word.startswith("-")]
-    prog = " ".join(["tabmtl", *words[: 2 if words[:1] == ["serve"] else 1]])
-    try:
-        with in_order():
-            result = _command()(arguments, "tabmtl", standalone_mode=False)
-    except (KeyboardInterrupt, typer.Abort):
-        result = INTERRUPTED
-    except Exception as error:
-        message = getattr(error, "format_message", None)  # of typer's own errors, whose class is private
-        if message is None and not is_mistake(error):
-            raise
-        said = one_line(error) if message is None else f"{one_line(message())} (--help lists the options)"
-        print(f"{prog}: error: {said}", file=sys.stderr)
-        return MISTAKE
-    if result == INTERRUPTED:  # which newer releases of typer return
+    app, arguments = _app(), list(sys.argv[1:] if argv is None else argv)
+    prog = " ".join(["tabmtl", *app.parse_commands(arguments)[0]])
+    code = exit_code(partial(app.meta, arguments), prog, traceback="--traceback" in arguments)
+    if code == INTERRUPTED:
         print(f"{prog}: interrupted", file=sys.stderr)
-    return result if isinstance(result, int) else getattr(result, "exit_code", 0)
+    return code
 
 
-Arguments = Annotated[list[str] | None, Help("of the module that does it", "[ARGUMENT]...", is_argument=True)]
+@cache
+def _app() -> "App":
+    """The commands, with the options in groups."""
+    from cyclopts import App, Group, Parameter
+
+    from tabmtl.pipelines import demo, serve, sweep, train
+    from tabmtl.pipelines.data.files import ClickColumns, RowSource
+    from tabmtl.pipelines.model_choice import ModelChoice
+    from tabmtl.pipelines.search import Search
+    from tabmtl.pipelines.tracking import Store
+
+    groups = {"Data": RowSource, "Click logs": ClickColumns, "Model": ModelChoice, "Search": Search, "MLflow": Store}
+    for place, (heading, options) in enumerate(groups.items()):
+        Parameter(name="*", group=Group(heading, sort_key=place))(options)
+    settings: dict[str, Any] = {
+        "default_parameter": Parameter(negative=(), allow_repeating=True, show_default=_shown),
+        "group_parameters": Group("Options", sort_key=len(groups)),
+        "help_formatter": _HelpPage(),
+        "version_flags": (),
+        "result_action": "return_value",
+        "exit_on_error": False,
+        "print_error": False,
+        "suppress_keyboard_interrupt": False,
+    }
+    summary = "Train multi-task models on tables and click logs, search their parameters, and register and serve them."
+    app = App(name="tabmtl", help=summary, **settings)
+    registry = App(name="serve", help=serve.__doc__, **settings)
+    for command in (demo.demo, train.train, sweep.sweep):
+        app.command(command)
+    # the value of its --rows begins with --data
+    registry.command(serve.register, default_parameter=Parameter(allow_leading_hyphen=True))
+    registry.command(serve.promote)
+    registry.command(serve.start)
+    app.command(registry)
+    app.meta.suppress_keyboard_interrupt = False
+
+    @app.meta.default
+    def run(*words: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)], traceback: bool = False) -> Any:
+        """Run a command.
+
+        Parameters
+        ----------
+        words : str
+            The command and its arguments.
+        traceback : bool
+            Show where an error comes from.
+        """
+        return app(words)
+
+    return app
 
 
-def demo(arguments: Arguments = None) -> int:
-    """Train on real flights and compare with one LightGBM per target."""
-    return import_module("tabmtl.pipelines.demo").main(arguments or [])
+def _shown(default: Any) -> str | None:
+    """A default as the help page shows it; a flag, an empty list and None go without saying."""
+    return None if isinstance(default, bool | list | None) else str(default)
 
 
-def _command() -> Any:
-    """The command line, as typer makes it of functions."""
-    import typer
-    from typer.main import get_command
+class _HelpPage:
+    """Help pages whose groups stand under plain headings, without boxes."""
 
-    from tabmtl.pipelines import serve, sweep, train
+    def render_usage(self, console: "Console", _: Any, usage: Any) -> None:
+        console.print("Usage:", usage)
 
-    plain: dict[str, Any] = {"rich_markup_mode": None, "add_completion": False, "no_args_is_help": True}
-    app = typer.Typer(**plain, help=summary(sys.modules[__name__]).partition("\n\n")[2])
-    registry = typer.Typer(**plain, help=summary(serve).split("\n\n")[1])
-    _add(app, demo, passed_on=True)
-    _add(app, train.train)
-    _add(app, sweep.sweep)
-    _add(registry, serve.register)
-    _add(registry, serve.promote)
-    _add(registry, serve.start)
-    app.add_typer(registry, name="serve", short_help="Register, compare, promote and serve models.")
-    return get_command(app)
+    def __call__(self, console: "Console", _: Any, panel: "HelpPanel") -> None:
+        from cyclopts.help import ColumnSpec, DescriptionRenderer, NameRenderer, TableSpec
 
-
-def _add(app: typer.Typer, function: Callable[..., Any], *, passed_on: bool = False) -> None:
-    """Add a command; if all arguments are passed on, its help is that of the module they go to."""
-    from tabmtl.pipelines.help_page import GroupedCommand
-
-    settings: dict[str, Any] = {"max_content_width": 100, "terminal_width": None}
-    if passed_on:
-        settings |= {"ignore_unknown_options": True, "help_option_names": []}
-    app.command(cls=GroupedCommand, context_settings=settings)(as_command(function))
+        if panel.entries:
+            columns = ColumnSpec(renderer=NameRenderer(max_width=30)), ColumnSpec(renderer=DescriptionRenderer())
+            table = TableSpec(pad_edge=True, padding=(0, 0, 0, 2)).build(columns, panel.entries)
+            console.print(f"{panel.title}:", table, "", sep="\n", highlight=False)
 
 
 if __name__ == "__main__":
-    from tabmtl.pipelines.cli import main as main_of_package  # errors are told apart by the module they come from
-
-    raise SystemExit(main_of_package())
+    raise SystemExit(main())

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Any
 
-from tabmtl.pipelines.options import Help, near, pairs
+from tabmtl.pipelines.terminal import near, pairs
 
 #: Parameters that other options of the command line rule.
 _ELSEWHERE = {
@@ -27,26 +27,21 @@ _OBJECTS = ("on_epoch", "classifier", "regressor")
 
 @dataclass(frozen=True, kw_only=True)
 class ModelChoice:
-    """Model: an estimator, and how it differs from its defaults.
+    """An estimator, and how it differs from its defaults.
 
     Parameters
     ----------
     model : str
-        A class of `tabmtl` for tables, or of `tabmtl.sessions` for click logs.
-    settings : list of str
-        ``name=value`` of its parameters; the value is JSON, or else text.
+        Estimator of tabmtl or tabmtl.sessions, such as RMTGB or M2TRec.
+    set : list of str
+        NAME=VALUE: a parameter of the model, in JSON or text, such as epochs=5; may be repeated.
     seed : int
-        Its ``random_state``.
+        Random seed of the model and of the search.
     """
 
-    model: Annotated[
-        str, Help("any estimator of tabmtl or tabmtl.sessions, such as MMoE, RMTGB or M2TRec", metavar="NAME")
-    ] = "MultiTabNet"
-    settings: Annotated[
-        list[str],
-        Help("a parameter of the model, JSON or text: epochs=5; may be repeated", metavar="NAME=VALUE", flag="--set"),
-    ] = field(default_factory=list)
-    seed: Annotated[int, Help("ruler of all randomness of the model and of the search")] = 0
+    model: str = "MultiTabNet"
+    set: list[str] = field(default_factory=list)
+    seed: int = 0
 
     @property
     def params(self) -> dict[str, Any]:
@@ -57,9 +52,9 @@ class ModelChoice:
         ValueError
             If a setting is not ``name=value``, or its parameter has an option of its own.
         """
-        found = {name: _value(text) for name, text in pairs(self.settings, "--set")}
+        found = {name: _value(text) for name, text in pairs(self.set, "--set").items()}
         for name in found.keys() & _ELSEWHERE.keys():
-            raise ValueError(f"--set {name} is not taken: {_ELSEWHERE[name]} says it")
+            raise ValueError(f"use {_ELSEWHERE[name]} instead of --set {name}")
         return found
 
 

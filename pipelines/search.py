@@ -15,15 +15,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from tabmtl.pipelines.data import Rows
 from tabmtl.pipelines.data.files import ClickColumns, DataSource
 from tabmtl.pipelines.model_choice import ModelChoice
-from tabmtl.pipelines.options import Help, near, pairs
-from tabmtl.pipelines.terminal import INTERRUPTED, MISTAKE, in_order, is_mistake, one_line
+from tabmtl.pipelines.terminal import INTERRUPTED, exit_code, near, pairs
 from tabmtl.pipelines.tracking import Tracking, connected, without_password
-from tabmtl.pipelines.train import open_problem
+from tabmtl.pipelines.train import open_rows_and_model
 from tabmtl.schema import TabmtlWarning
 
 if TYPE_CHECKING:
@@ -37,56 +36,44 @@ _PATIENCE = 30  # seconds that a worker has to end in order
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """Search: how many trials, where they are kept, and what is best.
+    """How many trials are run, where they are kept, and which one is the best.
 
     Parameters
     ----------
     trials : int
-        Of the study in the end, those of former calls among them.
+        Trials of the study in the end, over all calls.
     timeout : float, optional
         Seconds after which no trial begins.
     trial_timeout : float, optional
-        Seconds after which a trial of a network ends with its epoch, pruned.
+        Seconds after which a trial is pruned, after an epoch.
     storage : str
-        A journal file, or the URL of a database.
+        Journal file, or database of several machines: postgresql://...
     study : str, optional
-        Name; default that of the data, the model and the objective.
+        Name of the study; default data, model and objective.
     objective : {"mean", "pareto"}
-        One number, with pruning, or the score of every task.
+        One number, with pruning, or the Pareto front of the tasks.
     weight : list of str
-        ``task=number``: chooses the point of the Pareto front with the best weighted mean; tasks that are left out
-        count 0. All are equal by default.
+        TASK=NUMBER, to choose from the front; tasks that are left out count 0; may be repeated.
     above_single_task : bool
-        Instead of weights, choose a point where no task is below `IndependentTasks` on the validation rows.
+        Instead of --weight: no task below one LightGBM per task.
     workers : int
-        Processes on this machine.
+        Processes that share the trials.
     no_refit : bool
-        Only work on the trials.
+        Only run trials, as further machines do.
     """
 
-    trials: Annotated[int, Help("of the study in the end; the same command again goes on to it")] = 20
-    timeout: Annotated[float | None, Help("seconds after which no trial begins", "SECONDS")] = None
-    trial_timeout: Annotated[
-        float | None, Help("seconds after which a trial is pruned, looked at after every epoch", "SECONDS")
-    ] = None
-    storage: Annotated[
-        str, Help("journal file of this machine, or database of several: postgresql://...", "FILE|URL")
-    ] = "sweep.journal"
-    study: Annotated[str | None, Help("default: data, model and objective", "NAME")] = None
-    objective: Annotated[str, Help("mean prunes bad trials early; pareto seeks the front", "mean|pareto")] = "mean"
-    weight: Annotated[
-        list[str], Help("to choose from the front, a task that is left out counts 0; repeated", "TASK=NUMBER")
-    ] = field(default_factory=list)
-    above_single_task: Annotated[
-        bool, Help("instead of --weight: choose a point with no task below one LightGBM per task")
-    ] = False
-    workers: Annotated[int, Help("processes that share the trials")] = 1
-    no_refit: Annotated[bool, Help("only run trials, as further machines do")] = False
+    trials: int = 20
+    timeout: float | None = None
+    trial_timeout: float | None = None
+    storage: str = "sweep.journal"
+    study: str | None = None
+    objective: Literal["mean", "pareto"] = "mean"
+    weight: list[str] = field(default_factory=list)
+    above_single_task: bool = False
+    workers: int = 1
+    no_refit: bool = False
 
-    def check(self) -> None:
-        """Raise a ValueError for what does not go together."""
-        if self.objective not in ("mean", "pareto"):
-            raise ValueError(f"--objective is mean or pareto, got {self.objective!r}")
+    def __post_init__(self) -> None:
         if self.objective == "mean" and (self.weight or self.above_single_task):
             raise ValueError("--weight and --above-single-task choose from a front: take --objective pareto")
         if self.weight and self.above_single_task:
@@ -111,7 +98,7 @@ class Search:
     def weights(self) -> dict[str, float]:
         """The weights as numbers."""
         found = {}
-        for name, text in pairs(self.weight, "--weight"):
+        for name, text in pairs(self.weight, "--weight").items():
             try:
                 found[name] = float(text)
             except ValueError:
@@ -253,23 +240,19 @@ def _work(job: Job, study: optuna.Study, goal: Objective) -> None:
 
 
 def _work_apart(job: Job) -> None:
-    """What a worker process does; it ends with the process that started it, however that ends."""
+    """Work in a process of its own, which ends with the process that started it, however that ends."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    sys.exit(exit_code(partial(_open_and_work, job), "tabmtl sweep"))
+
+
+def _open_and_work(job: Job) -> None:
     from tabmtl.tuning import open_study
 
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    try:
-        with in_order(), nullcontext() if job.parent is None else connected(job.tracking):
-            rows, estimator = open_problem(job.source, job.clicks, job.choice)
-            goal = make_goal(rows, estimator, job.choice, job.search)
-            study = open_study(job.study, goal, storage=job.search.storage, seed=job.choice.seed)
-            _work(job, study, goal)
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
-    except Exception as error:
-        if not is_mistake(error):
-            raise
-        print(f"tabmtl sweep: error: {one_line(error)}", file=sys.stderr)
-        sys.exit(MISTAKE)
+    with nullcontext() if job.parent is None else connected(job.tracking):
+        rows, estimator = open_rows_and_model(job.source, job.clicks, job.choice)
+        goal = make_goal(rows, estimator, job.choice, job.search)
+        study = open_study(job.study, goal, storage=job.search.storage, seed=job.choice.seed)
+        _work(job, study, goal)
 
 
 def _end_with_parent() -> None:

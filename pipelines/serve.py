@@ -1,9 +1,7 @@
-"""Models in MLflow's registry: register, compare, promote and serve them: ``tabmtl serve``.
+"""Register, compare, promote and serve models.
 
 The alias "champion" names the version that is served. It moves to a challenger when no task falls by more than a margin
 on validation rows.
-
-``python -m tabmtl.pipelines.serve`` is the same; ``--help`` lists the commands.
 """
 
 from __future__ import annotations
@@ -21,12 +19,11 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from tabmtl.pipelines.data.files import Part, RowSource
-from tabmtl.pipelines.layout import lay_out
-from tabmtl.pipelines.options import Help
 from tabmtl.pipelines.promotion import Promotion, check_tasks, judge, rows_for, score, table_of, why_unfair
+from tabmtl.pipelines.terminal import lay_out
 from tabmtl.pipelines.tracking import (
     CHALLENGER,
     CHAMPION,
@@ -46,18 +43,8 @@ from tabmtl.schema import TabmtlWarning
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-Name = Annotated[str, Help("of the registered model", "NAME", is_argument=True)]
 
-
-def register(
-    name: Name,
-    folder: Annotated[Path, Help("that the model was saved to", "FOLDER", is_argument=True)],
-    experiment: Experiment,
-    *,
-    rows: Annotated[
-        str | None, Help("that it was trained on, for promote to compare: '--data shop.csv --split-seed 3'", "OPTIONS")
-    ] = None,
-) -> str:
+def register(name: str, folder: Path, /, experiment: Experiment = Experiment(), *, rows: str | None = None) -> str:
     """Register a saved model as a new version.
 
     It becomes the champion if there is none, else its challenger.
@@ -65,11 +52,13 @@ def register(
     Parameters
     ----------
     name : str
+        Name of the registered model.
     folder : Path
-        As ``model.save(folder)`` and ``--output`` leave it.
+        Folder of the model, as --output and ``model.save(folder)`` leave it.
     experiment : Experiment
+        Where it is logged.
     rows : str, optional
-        The options of `train` that gave them.
+        Options of train that gave its rows, for promote to compare: "--data shop.csv --split-seed 3".
 
     Returns
     -------
@@ -87,26 +76,23 @@ def register(
 
     model = tabmtl.load(folder)
     with open_log(Tracking(**asdict(experiment), register=name)) as log:
-        import tabmtl.mlflow
-
         assert log is not None
         with log.run(f"register {name}"):
-            info = tabmtl.mlflow.log_model(model, registered_model_name=name)
-        version = str(info.registered_model_version)
-        alias = log.label(name, version, {} if rows is None else {ROWS: rows})
+            version, alias = log.log_model(model, register=name, tags={ROWS: rows})
         print(f"Registered as version {version} of {name}, alias {alias}.")
-    return version
+    return str(version)
 
 
 def promote(
-    name: Name,
+    name: str,
+    /,
     source: RowSource,
-    store: Store,
+    store: Store = Store(),
     *,
-    margin: Annotated[float, Help("that a task may fall by, in units of its score")] = 0.005,
-    version: Annotated[int | None, Help("the challenger; default the newest version", "NUMBER")] = None,
-    part: Annotated[str, Help("rows to judge by; all: of a new file, none of which was trained on", "val|all")] = "val",
-    allow_undefined: Annotated[bool, Help("pass tasks that have no score on these rows")] = False,
+    margin: float = 0.005,
+    version: int | None = None,
+    part: Literal["val", "all"] = "val",
+    allow_undefined: bool = False,
 ) -> Promotion:
     """Make a challenger the champion if no task falls too far.
 
@@ -116,15 +102,19 @@ def promote(
     Parameters
     ----------
     name : str
+        Name of the registered model.
     source : RowSource
-        The targets and columns are those that the models know.
+        Where the rows come from; targets and columns are those that the models know.
     store : Store
+        Where the versions are.
     margin : float, default=0.005
-        The alias moves if no task falls by more.
+        How far a task may fall, in units of its score.
     version : int, optional
+        The challenger; default the newest version.
     part : {"val", "all"}, default="val"
+        Rows to judge by: the validation rows, or all rows of a new file. Test rows judge no choice.
     allow_undefined : bool, default=False
-        Else a task without a score keeps the alias where it is.
+        Let tasks pass that have no score on these rows.
 
     Returns
     -------
@@ -137,8 +127,6 @@ def promote(
     """
     if not (math.isfinite(margin) and margin >= 0):
         raise ValueError(f"--margin must be at least 0, got {margin:g}")
-    if part not in ("val", "all"):
-        raise ValueError(f"--part is val or all, got {part!r}: test rows judge no choice")
     with connected(store):
         client = make_client()
         champion, challenger = _versions(client, name, version)
@@ -163,13 +151,7 @@ def promote(
     return _say(found)
 
 
-def start(
-    name: Name,
-    store: Store,
-    *,
-    port: Annotated[int, Help("of the server")] = 5001,
-    host: Annotated[str, Help("address it listens on; the default is for this machine alone")] = "127.0.0.1",
-) -> int:
+def start(name: str, /, store: Store = Store(), *, port: int = 5001, host: str = "127.0.0.1") -> int:
     """Serve the champion over HTTP, for this machine alone.
 
     It is MLflow's server: ``/invocations`` answers dataframe_records, dataframe_split, inputs and CSV. It asks nobody
@@ -178,9 +160,13 @@ def start(
     Parameters
     ----------
     name : str
+        Name of the registered model.
     store : Store
+        Where the versions are.
     port : int, default=5001
+        Port of the server.
     host : str, default="127.0.0.1"
+        Address that the server listens on; the default is for this machine alone.
 
     Returns
     -------

@@ -1,6 +1,6 @@
 """Search the parameters of a model, fit the chosen point again, and log and register it: ``tabmtl sweep``.
 
-``python -m tabmtl.pipelines.sweep`` is the same; ``--help`` lists the options. A sweep is a study of Optuna, kept in a
+A sweep is a study of Optuna, kept in a
 journal file or a database, and a run of MLflow with a nested run for every trial. The same command again goes on with
 it until it has all its trials, also if it was killed; other machines join it with ``--no-refit``.
 """
@@ -13,18 +13,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import polars as pl
 
 from tabmtl.pipelines.data import Rows
 from tabmtl.pipelines.data.files import ClickColumns, DataSource
-from tabmtl.pipelines.layout import lay_out
 from tabmtl.pipelines.model_choice import ModelChoice
-from tabmtl.pipelines.options import Help
 from tabmtl.pipelines.search import Job, Search, make_goal, open_search, run_trials
+from tabmtl.pipelines.terminal import lay_out
 from tabmtl.pipelines.tracking import REFIT, Log, Tracking, open_log
-from tabmtl.pipelines.train import Fitted, check_output, fit_and_report, fit_single_tasks, open_problem, say_where
+from tabmtl.pipelines.train import (
+    Fitted,
+    check_output,
+    fit_and_report,
+    fit_single_tasks,
+    open_rows_and_model,
+    print_places,
+)
 
 if TYPE_CHECKING:
     import optuna
@@ -49,12 +55,12 @@ class NoPoint:
 
 def sweep(
     source: DataSource,
-    clicks: ClickColumns,
-    choice: ModelChoice,
-    search: Search,
-    tracking: Tracking,
+    clicks: ClickColumns = ClickColumns(),
+    choice: ModelChoice = ModelChoice(),
+    search: Search = Search(),
+    tracking: Tracking = Tracking(),
     *,
-    output: Annotated[Path | None, Help("save the chosen model to this folder", "FOLDER")] = None,
+    output: Path | None = None,
 ) -> Fitted | NoPoint | None:
     """Search the parameters of a model, and fit the best again.
 
@@ -64,11 +70,16 @@ def sweep(
 
     Parameters
     ----------
-    source, clicks, choice : DataSource, ClickColumns, ModelChoice
-        As `train` takes them. Parameters that ``choice`` sets are not searched.
+    source, clicks : DataSource, ClickColumns
+        Where the rows come from.
+    choice : ModelChoice
+        The estimator; parameters that it sets are not searched.
     search : Search
+        The trials.
     tracking : Tracking
+        Where they are logged.
     output : Path, optional
+        Save the chosen model to this folder.
 
     Returns
     -------
@@ -80,10 +91,9 @@ def sweep(
     ValueError, OSError, ImportError
         If an option does not fit, or no trial is complete; what was done is kept.
     """
-    search.check()
     if output is not None:
         check_output(output)
-    rows, estimator = open_problem(source, clicks, choice)
+    rows, estimator = open_rows_and_model(source, clicks, choice)
     goal = make_goal(rows, estimator, choice, search)
     search.check_weights(goal.names)
     name = search.study or f"{rows.name}-{choice.model}-{search.objective}"
@@ -118,7 +128,7 @@ def sweep(
             return point
         fitted = found.fit_chosen(point, tracking.register, output)
         if log is not None:
-            say_where(log, fitted, tracking.register, source)
+            print_places(log, fitted, tracking.register, rows.origin)
     return fitted
 
 

@@ -1,44 +1,72 @@
-"""What a command says on the terminal when something is wrong: one line for a mistake, a traceback for a bug."""
+"""The way of a command on the terminal: tables as text, warnings and errors in one line, exit codes and signals."""
 
 from __future__ import annotations
 
-import dis
 import re
 import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from types import TracebackType
-from typing import Any, TextIO
+from difflib import get_close_matches
+from typing import Any
+
+import polars as pl
 
 #: Exit codes: after a mistake of the user, and after Ctrl-C.
 MISTAKE, INTERRUPTED = 2, 130
 
-#: Packages whose errors are about files, servers and databases that the user has named.
-_OUTSIDE = ("mlflow", "sqlalchemy", "optuna", "polars", "psycopg", "psycopg2")
+_MISTAKES = (ValueError, TypeError, OSError, ImportError)
+
+#: Packages whose errors are about the command line, and about files, servers and databases that the user has named.
+_OUTSIDE = ("cyclopts", "mlflow", "sqlalchemy", "optuna", "polars", "psycopg", "psycopg2")
 
 # a password may hold an @ itself
 _BEFORE_HOST = re.compile(r"(://[^/:?\s]*):\S*@")
 _DECLARED = re.compile(r"tasks=\{['\"](.+?)['\"]: '(\w+)'\}")  # a kind, as the functions take it
 _IN_QUERY = re.compile(r"([?&][^=&\s]*(?:pass|pwd|secret|token)[^=&\s]*=)[^&#\s]*", re.IGNORECASE)
 
+_MOST_ROWS = 30
 
-def is_mistake(error: BaseException) -> bool:
-    """Whether an error is about what the user has given, so that its message is all there is to say.
 
-    That are errors of files and of polars, of databases and servers, and those that a ``raise`` of this package made to
-    say what is wrong. What numpy, torch or Python itself raise in the middle of our work is a bug.
+def exit_code(run: Callable[[], Any], prog: str, *, traceback: bool = False) -> int:
+    """Run a command, and report a mistake of the user in one line.
+
+    Mistakes are errors of the types ValueError, TypeError, OSError and ImportError, and those of databases and servers.
+    Other errors are bugs, and are raised.
+
+    Parameters
+    ----------
+    run : callable
+        Returns the exit code, or an object with an ``exit_code``; any other result counts as success.
+    prog : str
+        The command, as it begins the line.
+    traceback : bool, default=False
+        Raise mistakes too.
+
+    Returns
+    -------
+    int
+        0, `MISTAKE`, `INTERRUPTED`, or the code of the result.
     """
-    if isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _OUTSIDE:
-        return True
-    return isinstance(error, ValueError | TypeError | ImportError) and _is_said_by_us(error)
+    try:
+        with in_order():
+            result = run()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Exception as error:
+        is_mistake = isinstance(error, _MISTAKES) or type(error).__module__.partition(".")[0] in _OUTSIDE
+        if traceback or not is_mistake:
+            raise
+        print(f"{prog}: error: {one_line(error)}", file=sys.stderr)
+        return MISTAKE
+    return result if isinstance(result, int) else getattr(result, "exit_code", 0)
 
 
-def one_line(said: Warning | BaseException | str) -> str:
+def one_line(message: Warning | BaseException | str) -> str:
     """A message without line breaks and passwords."""
-    return without_password(" ".join(str(said).split())) or type(said).__name__
+    return without_password(" ".join(str(message).split())) or type(message).__name__
 
 
 def without_password(uri: str) -> str:
@@ -56,25 +84,18 @@ def without_password(uri: str) -> str:
 
 @contextmanager
 def in_order() -> Iterator[None]:
-    """Say every warning inside once and in one line, and end in order.
+    """Print every warning inside once and in one line, and end in order.
 
     SIGTERM, and the SIGHUP of a terminal that is closed, are taken for Ctrl-C, so that runs, trials and servers are
     ended; a SIGHUP that is ignored, as under nohup, is left so.
     """
-    said: set[str] = set()
+    shown: set[str] = set()
 
-    def show(
-        message: Warning | str,
-        category: type[Warning],
-        filename: str,
-        lineno: int,
-        file: TextIO | None = None,
-        line: str | None = None,
-    ) -> None:
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
         text = _DECLARED.sub(r"--target \1=\2", one_line(message))
-        if text not in said:
-            said.add(text)
-            print(f"warning: {text}", file=file or sys.stderr, flush=True)
+        if text not in shown:
+            shown.add(text)
+            print(f"warning: {text}", file=sys.stderr, flush=True)
 
     is_main = threading.current_thread() is threading.main_thread()
     ends = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])] if is_main else []
@@ -94,13 +115,59 @@ def _interrupt(*_: Any) -> None:
     raise KeyboardInterrupt
 
 
-def _is_said_by_us(error: BaseException) -> bool:
-    """Whether a ``raise`` statement of the package made the error."""
-    last: TracebackType | None = error.__traceback__
-    while last is not None and last.tb_next is not None:
-        last = last.tb_next
-    if last is None:
-        return False
-    frame = last.tb_frame
-    raised = frame.f_code.co_code[last.tb_lasti] == dis.opmap["RAISE_VARARGS"]
-    return raised and str(frame.f_globals.get("__name__", "")).partition(".")[0] == "tabmtl"
+def near(name: str, known: Sequence[str]) -> str:
+    """Known names like the given one, for an error message; all of them if none is like it."""
+    found = get_close_matches(name, known, cutoff=0.5)
+    return f"near is {' or '.join(found)}" if found else f"known are {', '.join(known)}"
+
+
+def pairs(texts: Sequence[str], flag: str) -> dict[str, str]:
+    """Names and values of options that are written ``name=value``.
+
+    Raises
+    ------
+    ValueError
+        If one has no "=" or no name, or a name comes twice.
+    """
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise ValueError(f"{flag} takes name=value, got {text!r}")
+        if name in found:
+            raise ValueError(f"{flag} names {name!r} twice")
+        found[name] = value
+    return found
+
+
+def lay_out(frame: pl.DataFrame, *, signed: Sequence[str] = ()) -> str:
+    """A frame as text, in columns that are aligned right; numbers have 4 places, and a null is "-".
+
+    Parameters
+    ----------
+    frame : polars.DataFrame
+        Its first 30 rows are shown, and how many more there are.
+    signed : sequence of str
+        Columns whose numbers show their sign.
+
+    Examples
+    --------
+    >>> print(lay_out(pl.DataFrame({"task": ["late", "delay"], "rows": [1200, 80], "score": [0.81234, None]})))
+     task   rows   score
+     late  1,200  0.8123
+    delay     80       -
+    """
+    shown = frame.head(_MOST_ROWS)
+    columns = [[column.name, *(_cell(value, column.name in signed) for value in column)] for column in shown]
+    widths = [max(map(len, column)) for column in columns]
+    lines = ["  ".join(map(str.rjust, row, widths)) for row in zip(*columns, strict=True)]
+    rest = frame.height - shown.height
+    return "\n".join([*lines, *([f"... and {rest} more"] if rest else [])])
+
+
+def _cell(value: Any, signed: bool) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return format(value, "+.4f" if signed else ".4f")
+    return format(value, ",") if isinstance(value, int) else str(value)

@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Any
 
-from tabmtl.pipelines.options import Help
 from tabmtl.pipelines.terminal import without_password
 
 if TYPE_CHECKING:
@@ -38,17 +37,15 @@ _SECONDS = 10  # that a server has to answer at all
 
 @dataclass(frozen=True, kw_only=True)
 class Store:
-    """MLflow: the store of its runs and models.
+    """The store of MLflow, with its runs and models.
 
     Parameters
     ----------
     tracking_uri : str, optional
-        Default ``MLFLOW_TRACKING_URI`` of the environment, or else a database in the current folder.
+        Database or server of MLflow; default ``$MLFLOW_TRACKING_URI``, or else sqlite:///mlflow.db.
     """
 
-    tracking_uri: Annotated[
-        str | None, Help(f"database or server; default $MLFLOW_TRACKING_URI, else {DEFAULT_URI}", metavar="URI")
-    ] = None
+    tracking_uri: str | None = None
 
     @property
     def uri(self) -> str:
@@ -58,31 +55,31 @@ class Store:
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment(Store):
-    """MLflow: the store, and an experiment in it.
+    """The store of MLflow, and an experiment in it.
 
     Parameters
     ----------
     experiment : str
-        Made where it does not exist.
+        Name of the experiment.
     """
 
-    experiment: Annotated[str, Help("name of the experiment", "NAME")] = "tabmtl"
+    experiment: str = "tabmtl"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tracking(Experiment):
-    """MLflow: what is logged, and under which names.
+    """The store of MLflow, and the names under which a model is logged.
 
     Parameters
     ----------
     register : str, optional
-        Registers the model under this name: as the champion if there is none, else as its challenger.
+        Register the model, as champion if there is none, else as challenger.
     no_mlflow : bool
-        Nothing is logged.
+        Log nothing.
     """
 
-    register: Annotated[str | None, Help("register it: as champion if there is none, else challenger", "NAME")] = None
-    no_mlflow: Annotated[bool, Help("log nothing")] = False
+    register: str | None = None
+    no_mlflow: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,18 +143,43 @@ class Log:
             raise
         mlflow.end_run()
 
-    def label(self, name: str, version: str, tags: Mapping[str, str]) -> str:
-        """Give a new version its tags, and its alias: champion if there is none, else challenger.
+    def log_model(
+        self,
+        estimator: Any,
+        *,
+        example: Any = None,
+        register: str | None = None,
+        tags: Mapping[str, str | None] | None = None,
+    ) -> tuple[str | None, str | None]:
+        """Log a model in the active run, and register it: as champion if there is none, else as challenger.
+
+        Parameters
+        ----------
+        estimator : estimator
+        example : frame, optional
+            Rows as they will come.
+        register : str, optional
+            Name of the registered model.
+        tags : mapping of str to str or None, optional
+            Of the version; None is no tag.
 
         Returns
         -------
-        alias : str
+        version, alias : str or None
+            None if the model is not registered.
         """
-        for key, value in tags.items():
-            self.client.set_model_version_tag(name, version, key, value)
-        alias = CHALLENGER if CHAMPION in self.client.get_registered_model(name).aliases else CHAMPION
-        self.client.set_registered_model_alias(name, alias, version)
-        return alias
+        import tabmtl.mlflow
+
+        info = tabmtl.mlflow.log_model(estimator, input_example=example, registered_model_name=register)
+        if register is None:
+            return None, None
+        version = str(info.registered_model_version)
+        for key, value in (tags or {}).items():
+            if value is not None:
+                self.client.set_model_version_tag(register, version, key, value)
+        alias = CHALLENGER if CHAMPION in self.client.get_registered_model(register).aliases else CHAMPION
+        self.client.set_registered_model_alias(register, alias, version)
+        return version, alias
 
 
 def make_client() -> MlflowClient:

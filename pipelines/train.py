@@ -1,7 +1,4 @@
-"""Fit one model on a table or a click log, score it, and log, register and save it: ``tabmtl train``.
-
-``python -m tabmtl.pipelines.train`` is the same; ``--help`` lists the options.
-"""
+"""Fit one model on a table or a click log, score it, and log, register and save it: ``tabmtl train``."""
 
 from __future__ import annotations
 
@@ -11,16 +8,15 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from tabmtl.pipelines.data import Rows, open_rows
-from tabmtl.pipelines.data.files import ClickColumns, DataSource, Part, same_rows
+from tabmtl.pipelines.data.files import ClickColumns, DataSource
 from tabmtl.pipelines.data.tables import TableRows
-from tabmtl.pipelines.layout import lay_out
 from tabmtl.pipelines.model_choice import ModelChoice, find_class, make
-from tabmtl.pipelines.options import Help
+from tabmtl.pipelines.terminal import lay_out
 from tabmtl.pipelines.tracking import (
     CHAMPION,
     ROWS,
@@ -39,12 +35,12 @@ if TYPE_CHECKING:
 
 def train(
     source: DataSource,
-    clicks: ClickColumns,
-    choice: ModelChoice,
-    tracking: Tracking,
+    clicks: ClickColumns = ClickColumns(),
+    choice: ModelChoice = ModelChoice(),
+    tracking: Tracking = Tracking(),
     *,
-    baseline: Annotated[bool, Help("fit one LightGBM per task too, and show what learning together gains")] = False,
-    output: Annotated[Path | None, Help("save the model to this folder; tabmtl.load reads it", "FOLDER")] = None,
+    baseline: bool = False,
+    output: Path | None = None,
 ) -> Any:
     """Fit one model, score it, and log and register it.
 
@@ -56,10 +52,13 @@ def train(
     source, clicks : DataSource, ClickColumns
         Where the rows come from.
     choice : ModelChoice
+        The estimator.
     tracking : Tracking
+        Where the fit is logged.
     baseline : bool, default=False
-        Of tables: compare with `IndependentTasks` on the same rows.
+        Fit one LightGBM per task too, and show the gain of learning together.
     output : Path, optional
+        Save the model to this folder; tabmtl.load reads it.
 
     Returns
     -------
@@ -71,31 +70,27 @@ def train(
     ValueError, OSError, ImportError
         If an option does not fit; nothing is trained then.
     """
-    rows, estimator = open_problem(source, clicks, choice)
-    if baseline:
-        _check_baseline(rows, choice)
+    rows, estimator = open_rows_and_model(source, clicks, choice)
+    if baseline and not isinstance(rows, TableRows):
+        raise ValueError("--baseline is one LightGBM per task, for tables; fit another recommender on the same clicks")
+    if baseline and choice.model.startswith("IndependentTasks"):
+        raise ValueError("--baseline is IndependentTasks, which --model is already")
     if output is not None:
         check_output(output)
-    estimator.set_params(**({"verbose": 1} if _can_show(estimator, choice) else {}))
+    if "verbose" in estimator.get_params(deep=False) and "verbose" not in choice.params:
+        estimator.set_params(verbose=1)
     print(rows.describe(), flush=True)
     with open_log(tracking) as log:
-        fitted = fit_and_report(
-            rows,
-            estimator,
-            log,
-            name=f"{choice.model} on {rows.name}",
-            baseline=baseline,
-            register=tracking.register,
-            output=output,
-        )
+        name, register = f"{choice.model} on {rows.name}", tracking.register
+        fitted = fit_and_report(rows, estimator, log, name=name, baseline=baseline, register=register, output=output)
         if log is not None:
-            say_where(log, fitted, tracking.register, source)
+            print_places(log, fitted, register, rows.origin)
     return estimator
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fitted:
-    """What a fit has left.
+    """The scores of a fit, and where it was logged.
 
     Parameters
     ----------
@@ -113,7 +108,7 @@ class Fitted:
     alias: str | None = None
 
 
-def open_problem(source: DataSource, clicks: ClickColumns, choice: ModelChoice) -> tuple[Rows, Any]:
+def open_rows_and_model(source: DataSource, clicks: ClickColumns, choice: ModelChoice) -> tuple[Rows, Any]:
     """The rows, and the estimator that is to learn from them.
 
     Raises
@@ -122,7 +117,7 @@ def open_problem(source: DataSource, clicks: ClickColumns, choice: ModelChoice) 
         If there is no such model, parameter, set, file or column.
     """
     cls = find_class(choice.model)
-    make(cls, choice, {})  # a wrong parameter is said before the rows are read
+    make(cls, choice, {})  # reports a wrong parameter before the rows are read
     rows = open_rows(source, clicks, cls)
     if isinstance(rows, TableRows):
         rows.check_features()
@@ -164,9 +159,8 @@ def fit_and_report(
     Fitted
     """
     with nullcontext() if log is None else log.run(name, tags=tags) as run_id:
-        callback = _watch(estimator, run_id)
-        seconds = _fit(rows, estimator)
-        print(f"{name}: fitted in {seconds:.1f} s{_kept(estimator)}", flush=True)
+        callback = watch(estimator, run_id)
+        print(f"{name}: fitted in {timed_fit(rows, estimator):.1f} s{kept_epoch(estimator)}", flush=True)
         if output is not None:
             estimator.save(output)
             print(f"Saved in {output}: tabmtl.load({str(output)!r}) gives the model.", flush=True)
@@ -176,19 +170,18 @@ def fit_and_report(
         if log is None:
             return Fitted(scores=scores)
         rows.log_fitted(callback, estimator, reference)
-        version = _log_model(rows, estimator, rows.metrics(scores, part), register)
-        alias = None
-        if register is not None and version is not None:
-            alias = log.label(register, version, {ROWS: rows.origin, **(tags or {})})
+        _log_scores(rows.metrics(scores, part))
+        tags = {ROWS: rows.origin, **(tags or {})}
+        version, alias = log.log_model(estimator, example=rows.example(), register=register, tags=tags)
         return Fitted(scores=scores, run_id=run_id, version=version, alias=alias)
 
 
 def fit_single_tasks(rows: Rows, estimator: Any) -> IndependentTasks:
-    """Fit what an estimator of tables is to beat: one LightGBM per task, with its defaults, on the same rows."""
+    """Fit the reference of an estimator of tables: one LightGBM per task, with its defaults, on the same rows."""
     from tabmtl import IndependentTasks
 
     single = IndependentTasks(random_state=estimator.random_state, **rows.facts)
-    print(f"IndependentTasks, one LightGBM per task: fitted in {_fit(rows, single):.1f} s", flush=True)
+    print(f"IndependentTasks, one LightGBM per task: fitted in {timed_fit(rows, single):.1f} s", flush=True)
     return single
 
 
@@ -200,31 +193,20 @@ def check_output(output: Path) -> None:
     check_writable(output, "--output")
 
 
-def say_where(log: Log, fitted: Fitted, register: str | None, source: DataSource) -> None:
+def print_places(log: Log, fitted: Fitted, register: str | None, origin: str) -> None:
     """Print where the run, the model and its files are, and the commands that go on from there."""
     files = without_password(log.artifacts)
     print(f"Logged to {log.shown}, experiment {log.experiment}, run {fitted.run_id}; files in {files}")
     if register is not None:
-        print(f"Registered as version {fitted.version} of {register}, alias {fitted.alias}.")
+        print(f"Registered as version {fitted.version} of the model {register}, alias {fitted.alias}.")
         own = program("tabmtl")
         if fitted.alias != CHAMPION:
-            print(f"  compare with the champion:  {own} serve promote {register} {same_rows(source)}")
+            print(f"  compare with the champion:  {own} serve promote {register} {origin}")
         print(f"  serve the champion:         {own} serve start {register}")
     print(f"  open the page:              {page_command(log.uri)}")
 
 
-def _check_baseline(rows: Rows, choice: ModelChoice) -> None:
-    if not isinstance(rows, TableRows):
-        raise ValueError("--baseline is one LightGBM per task, for tables; fit another recommender on the same clicks")
-    if choice.model.startswith("IndependentTasks"):
-        raise ValueError("--baseline is IndependentTasks, which --model is already")
-
-
-def _can_show(estimator: Any, choice: ModelChoice) -> bool:
-    return "verbose" in estimator.get_params(deep=False) and "verbose" not in choice.params
-
-
-def _watch(estimator: Any, run_id: str | None) -> Any:
+def watch(estimator: Any, run_id: str | None) -> Any:
     """A callback that logs to the run; networks call it after every epoch."""
     if run_id is None:
         return None
@@ -236,19 +218,21 @@ def _watch(estimator: Any, run_id: str | None) -> Any:
     return callback
 
 
-def _fit(rows: Rows, estimator: Any) -> float:
+def timed_fit(rows: Rows, estimator: Any) -> float:
+    """Fit on the train rows, and return the seconds."""
     start = time.perf_counter()
     rows.fit(estimator)
     return time.perf_counter() - start
 
 
-def _kept(estimator: Any) -> str:
+def kept_epoch(estimator: Any) -> str:
+    """The epoch whose weights a network has kept, as the end of a line."""
     if not hasattr(estimator, "best_iteration_") or not hasattr(estimator, "history_"):
         return ""
     return f"; the weights after epoch {estimator.best_iteration_} of {estimator.history_.height} are kept"
 
 
-def _print_scores(rows: Rows, estimator: Any, part: Part, reference: Any) -> pl.DataFrame:
+def _print_scores(rows: Rows, estimator: Any, part: str, reference: Any) -> pl.DataFrame:
     from tabmtl import multitask_gain
 
     which, why = ("test", "which are scored once") if part == "test" else ("validation", "on which it was stopped")
@@ -261,15 +245,12 @@ def _print_scores(rows: Rows, estimator: Any, part: Part, reference: Any) -> pl.
     return scores
 
 
-def _log_model(rows: Rows, estimator: Any, metrics: Mapping[str, float | None], register: str | None) -> str | None:
+def _log_scores(scores: Mapping[str, float | None]) -> None:
     import mlflow
 
-    import tabmtl.mlflow
     from tabmtl.mlflow.callback import metric_name
 
-    mlflow.log_metrics({metric_name(key): value for key, value in metrics.items() if value is not None})
-    info = tabmtl.mlflow.log_model(estimator, input_example=rows.example(), registered_model_name=register)
-    return None if info.registered_model_version is None else str(info.registered_model_version)
+    mlflow.log_metrics({metric_name(key): value for key, value in scores.items() if value is not None})
 
 
 if __name__ == "__main__":

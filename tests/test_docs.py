@@ -20,7 +20,7 @@ import pytest
 
 #: Packages of the extras: without them some modules and examples cannot run.
 OPTIONAL = {
-    *("optuna", "mlflow", "torchjd", "typer", "rich", "matplotlib"),
+    *("optuna", "mlflow", "torchjd", "cyclopts", "rich", "matplotlib"),
     *("onnx", "onnxscript", "onnxruntime", "usearch"),
 }
 

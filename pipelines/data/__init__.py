@@ -10,7 +10,7 @@ from typing import Any
 from tabmtl.pipelines.data.clicks import ClickRows, clicks_of_file, named_clicks
 from tabmtl.pipelines.data.files import ClickColumns, DataSource
 from tabmtl.pipelines.data.tables import TableRows, named_table, table_of_file
-from tabmtl.pipelines.options import near
+from tabmtl.pipelines.terminal import near
 
 Rows = TableRows | ClickRows
 
@@ -79,7 +79,7 @@ def _refuse_ignored(
     _refuse(source, plain, ("folder", "full"), f"is about named sets; {source.data} is a file")
     drawn_by = "--part all" if whole else "--split-column" if source.split_column else None
     if drawn_by:
-        _refuse(source, plain, _OF_DRAWING, f"draws rows, of which {drawn_by} leaves none to draw")
+        _refuse(source, plain, _OF_DRAWING, f"has no effect with {drawn_by}")
 
 
 def _refuse(given: Any, plain: Any, names: Sequence[str], reason: str) -> None:

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import polars as pl
 
-from tabmtl.pipelines.options import Help, near
+from tabmtl.pipelines.terminal import near
 
 Part = str  # "train", "val", "test", or "all"
 PARTS = ("train", "val", "test")
@@ -22,76 +22,80 @@ _USES = {"train": "to train on", "val": "to stop on", "test": "to score", "all":
 
 @dataclass(frozen=True, kw_only=True)
 class RowSource:
-    """Data: a set by name, or a file; and how its rows are split.
+    """A data set by name, or a file, and how its rows are split.
 
     Parameters
     ----------
     data : str
-        A name of `tabmtl.pipelines.datasets`, or the path of a parquet or CSV file.
+        Data set by name, such as portal, or a parquet or CSV file.
     folder : Path, optional
-        The data folder of named sets; default ``TABMTL_DATA`` of the environment. Flights and portal ship.
+        Folder of sets that do not ship; default ``$TABMTL_DATA``.
     full : bool
-        All rows of flights.
+        All rows of flights instead of the sample that ships.
     split_column : str, optional
-        Column of a file that says "train", "val" or "test". Without it the rows are split by ``split_seed``.
-    val_share, test_share : float
+        Column that says train, val or test; else rows are drawn.
+    val_share : float
+        Share of a file's rows, or train sessions, to stop on.
+    test_share : float
+        Share of a file's rows or sessions, to score once.
     split_seed : int
-        Apart from the seed of the model, so that other seeds see the same rows.
+        Seed of the rows that are drawn.
     """
 
-    data: Annotated[str, Help("a set by name, such as portal or flights, or a parquet or CSV file", "NAME|PATH")]
-    folder: Annotated[Path | None, Help("of the named sets that do not ship; else $TABMTL_DATA", "FOLDER")] = None
-    full: Annotated[bool, Help("all rows of flights in place of the sample that ships")] = False
-    split_column: Annotated[str | None, Help("says train, val or test; else rows are drawn", "COLUMN")] = None
-    val_share: Annotated[float, Help("of a file's rows, or of train sessions, to stop on", "SHARE")] = 0.2
-    test_share: Annotated[float, Help("of a file's rows or sessions, to score once", "SHARE")] = 0.2
-    split_seed: Annotated[int, Help("which rows of a file are drawn")] = 0
+    data: str
+    folder: Path | None = None
+    full: bool = False
+    split_column: str | None = None
+    val_share: float = 0.2
+    test_share: float = 0.2
+    split_seed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataSource(RowSource):
-    """Data: a set by name, or a file; and what is to be learned from it.
+    """A data set by name, or a file, and what is learned from it.
 
     Parameters
     ----------
     target : list of str
-        Columns of a file to learn, each with its kind or without; of a named set, those of its targets to learn.
+        Column to learn, COLUMN or COLUMN=KIND with the kind binary, multiclass or regression; may be repeated.
     task_column : str, optional
-        Long tables: the column that names every row's own task.
-    categorical, drop : list of str
-        Columns that hold categories whatever their type, and columns that are no features.
+        Column that names the task of each row, in a long table.
+    categorical : list of str
+        Column of numbers that are categories; may be repeated.
+    drop : list of str
+        Column to leave out, such as an id; may be repeated.
     """
 
-    target: Annotated[
-        list[str], Help("column to learn, =binary, multiclass or regression; repeated", "COLUMN[=KIND]")
-    ] = field(default_factory=list)
-    task_column: Annotated[str | None, Help("names the task of each row, in a long table", "COLUMN")] = None
-    categorical: Annotated[list[str], Help("numbers that are categories; repeated", "COLUMN")] = field(
-        default_factory=list
-    )
-    drop: Annotated[list[str], Help("no feature: an id, or known too late; repeated", "COLUMN")] = field(
-        default_factory=list
-    )
+    target: list[str] = field(default_factory=list)
+    task_column: str | None = None
+    categorical: list[str] = field(default_factory=list)
+    drop: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClickColumns:
-    """Click logs: the item table, and columns where they have other names.
+    """The item table of a click log, and the names of its columns.
 
     Parameters
     ----------
     items : Path, optional
-        Parquet or CSV file with one row an item.
-    session_column, item_column : str
-    time_column, order_column : str, optional
-        Default "time", where the log has it.
+        Parquet or CSV file of the item table, one row an item.
+    session_column : str
+        Column that names the session.
+    item_column : str
+        Column that names the item.
+    time_column : str, optional
+        Column with the time of a click; default "time" if the log has it.
+    order_column : str, optional
+        Column that orders the clicks of a session.
     """
 
-    items: Annotated[Path | None, Help("file of the item table")] = None
-    session_column: Annotated[str, Help("names the session", "COLUMN")] = "session_id"
-    item_column: Annotated[str, Help("names the item", "COLUMN")] = "item_id"
-    time_column: Annotated[str | None, Help('when a click was; default "time" if there is one', "COLUMN")] = None
-    order_column: Annotated[str | None, Help("orders the clicks of a session", "COLUMN")] = None
+    items: Path | None = None
+    session_column: str = "session_id"
+    item_column: str = "item_id"
+    time_column: str | None = None
+    order_column: str | None = None
 
 
 def same_rows(source: RowSource) -> str:

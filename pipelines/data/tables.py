@@ -22,7 +22,7 @@ from tabmtl.pipelines.data.files import (
     same_rows,
     say,
 )
-from tabmtl.pipelines.options import near
+from tabmtl.pipelines.terminal import near
 from tabmtl.schema import Kind
 
 if TYPE_CHECKING:

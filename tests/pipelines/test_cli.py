@@ -8,22 +8,19 @@ import subprocess
 import sys
 import tomllib
 import warnings
-from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import Annotated, Any
 
 import commands
 import polars as pl
 import pytest
 
-from tabmtl.pipelines import cli, demo
-from tabmtl.pipelines.options import Help, as_command, near, pairs
-from tabmtl.pipelines.terminal import in_order, is_mistake, one_line, without_password
+from tabmtl.pipelines import cli
+from tabmtl.pipelines.terminal import exit_code, in_order, near, one_line, pairs, without_password
 from tabmtl.schema import TabmtlWarning
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ["train", "sweep", "serve register", "serve promote", "serve start"]
+COMMANDS = ["demo", "train", "sweep", "serve register", "serve promote", "serve start"]
 
 
 def test_the_command_is_installed() -> None:
@@ -53,7 +50,17 @@ def test_options_stand_in_groups(capsys: pytest.CaptureFixture[str]) -> None:
     assert headings == ["Data:", "Click logs:", "Model:", "Search:", "MLflow:", "Options:"]
 
 
-@pytest.mark.parametrize("module", ["train", "sweep", "serve"])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_is_documented(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    commands.run(*command.split(), "--help")
+    entries = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  ") and line[2] != " "]
+    assert len(entries) > 3
+    for entry in entries:
+        name, _, text = entry.strip().partition("  ")
+        assert text.strip()[:1].isalpha(), f"{name}: {text}"
+
+
+@pytest.mark.parametrize("module", ["demo", "train", "sweep", "serve"])
 def test_modules_are_commands_too(module: str) -> None:
     command = [sys.executable, "-m", f"tabmtl.pipelines.{module}", "--help"]
     page = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -68,11 +75,22 @@ def test_help_loads_nothing_heavy() -> None:
 
 
 USAGE = {
-    "unknown command": (["trian"], "tabmtl trian: error: No such command 'trian'"),
-    "unknown option": (["train", "--dat", "x"], "tabmtl train: error: No such option"),
-    "missing option": (["train"], "tabmtl train: error: Missing option '--data'"),
+    "unknown command": (["trian"], 'tabmtl: error: Unknown command "trian". Did you mean "train"?'),
+    "unknown option": (
+        ["train", "--data", "x", "--outptu", "x"],
+        "tabmtl train: error: Unknown option: --outptu. Did",
+    ),
+    "missing option": (["train", "--dat", "x"], 'tabmtl train: error: Command "train" parameter --data requires'),
     "not a number": (["sweep", "--data", "portal", "--trials", "x"], "tabmtl sweep: error: Invalid value"),
-    "missing argument": (["serve", "start"], "tabmtl serve start: error: Missing argument"),
+    "unknown choice": (
+        ["serve", "promote", "rodents", "--data", "portal", "--part", "vall"],
+        'tabmtl serve promote: error: Invalid value "vall" for --part. Choose from: "val", "all". Did you mean "val"?',
+    ),
+    "missing argument": (
+        ["serve", "start"],
+        'tabmtl serve start: error: Command "serve start" parameter NAME',
+    ),
+    "no benchmarks": (["bench"], 'tabmtl: error: Unknown command "bench".'),
 }
 
 
@@ -84,41 +102,66 @@ def test_usage_errors_are_one_line(words: list[str], message: str, capsys: pytes
     assert error.count("\n") == 1
 
 
-def raised_by(function: Any) -> BaseException:
-    with pytest.raises(Exception) as caught:
-        function()
-    return caught.value
+MISTAKES = [
+    ValueError("a\n  b"),
+    TypeError("a b"),
+    OSError("a b"),
+    ModuleNotFoundError("a b"),
+    pl.exceptions.ColumnNotFoundError("a b"),
+]
 
 
-def test_what_we_say_is_a_mistake_and_what_python_says_a_bug() -> None:
-    assert is_mistake(raised_by(lambda: [*pairs(["x"], "--set")]))
-    assert is_mistake(raised_by(lambda: Path("/no/such/file").read_text()))
-    assert is_mistake(raised_by(lambda: pl.DataFrame().select("x")))
-    assert not is_mistake(raised_by(lambda: int("x")))
-    assert not is_mistake(raised_by(lambda: near(3, ["a"])))  # type: ignore[arg-type]
-    assert not is_mistake(raised_by(lambda: [*pairs([None], "--set")]))  # type: ignore[list-item]
-    assert not is_mistake(ValueError("never raised"))
+def fail(error: BaseException) -> None:
+    raise error
 
 
-def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "main", lambda words: int("a bug"))
-    with pytest.raises(ValueError, match="a bug"):
-        commands.run("demo")
+@pytest.mark.parametrize("error", MISTAKES, ids=lambda error: type(error).__name__)
+def test_mistakes_are_one_line_and_have_a_traceback_when_asked(
+    error: Exception, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code(lambda: fail(error), "tabmtl train") == 2
+    assert capsys.readouterr().err == "tabmtl train: error: a b\n"
+    with pytest.raises(type(error)):
+        exit_code(lambda: fail(error), "tabmtl train", traceback=True)
 
 
-def test_without_typer_the_cure_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("error", [KeyError("x"), RuntimeError("x"), AssertionError("x"), ZeroDivisionError("x")])
+def test_a_bug_keeps_its_traceback(error: Exception) -> None:
+    with pytest.raises(type(error)):
+        exit_code(lambda: fail(error), "tabmtl train")
+
+
+def test_traceback_is_an_option_of_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["train", "--data", "portl", "--traceback"], ["--traceback", "train", "--data", "portl"]):
+        with pytest.raises(ValueError, match="near is portal"):
+            commands.run(*words)
+    assert commands.run("train", "--data", "portl") == 2
+    for command in COMMANDS:
+        commands.run(*command.split(), "--help")
+        assert "  --traceback  " in capsys.readouterr().out
+
+
+def test_the_exit_code_is_that_of_the_result() -> None:
+    assert exit_code(lambda: None, "tabmtl") == exit_code(lambda: "version 3", "tabmtl") == 0
+    assert exit_code(lambda: 7, "tabmtl") == 7
+    assert exit_code(lambda: fail(KeyboardInterrupt()), "tabmtl") == 130
+
+
+def test_without_cyclopts_the_cure_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(cli, "find_spec", lambda name: None)
     assert commands.run("train", "--help") == 2
     assert capsys.readouterr().err == (
-        "tabmtl: error: the commands need typer, which is missing: pip install 'tabmtl[cli]'\n"
+        "tabmtl: error: the commands need cyclopts, which is missing: pip install 'tabmtl[cli]'\n"
     )
 
 
-def test_the_demonstration_gets_its_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
-    given: list[list[str]] = []
-    monkeypatch.setattr(demo, "main", lambda words: given.append(words) or 0)
-    assert commands.run("demo", "--epochs", 2, "--no-mlflow", "--folder", "x") == 0
-    assert given == [["--epochs", "2", "--no-mlflow", "--folder", "x"]]
+def test_functions_and_data_do_not_need_cyclopts() -> None:
+    code = (
+        "import sys; sys.modules['cyclopts'] = None; from tabmtl.pipelines import demo, serve, sweep, train; "
+        "from tabmtl.pipelines.datasets import load; print(load('portal').name)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert found == "portal\n"
 
 
 def test_warnings_are_one_line_and_said_once(capsys: pytest.CaptureFixture[str]) -> None:
@@ -173,43 +216,10 @@ def test_passwords_are_not_shown(uri: str, shown: str) -> None:
     assert one_line(ValueError(f"cannot open\n{uri} (refused)")) == f"cannot open {shown} (refused)"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Fruit:
-    """Fruit: what is eaten."""
-
-    name: Annotated[str, Help("of the fruit")] = "apple"
-    parts: Annotated[list[str], Help("of it", flag="--part")] = field(default_factory=list)
-
-
-def test_groups_become_options_and_groups_again() -> None:
-    def eat(fruit: Fruit, *, often: Annotated[int, Help("how often")] = 1) -> tuple[Fruit, int]:
-        """Eat `fruit`.
-
-        Parameters
-        ----------
-        fruit : Fruit
-        """
-        return fruit, often
-
-    eat.__annotations__ = {"fruit": Fruit, "often": Annotated[int, Help("how often")], "return": tuple}
-    command = as_command(eat)
-    assert command.__doc__ == "Eat fruit."
-    assert command(name="pear", parts=["stem"], often=2) == (Fruit(name="pear", parts=["stem"]), 2)
-
-
-def test_a_parameter_without_help_is_refused() -> None:
-    def silent(count: int) -> None:
-        """Say nothing."""
-
-    silent.__annotations__ = {"count": int}
-    with pytest.raises(TypeError, match="'count'"):
-        as_command(silent)
-
-
 def test_near_names_and_pairs() -> None:
     assert near("epoch", ["epochs", "seed"]) == "near is epochs"
     assert near("zzz", ["epochs", "seed"]) == "known are epochs, seed"
-    assert dict(pairs(["a=1", "b=x=y"], "--set")) == {"a": "1", "b": "x=y"}
+    assert pairs(["a=1", "b=x=y"], "--set") == {"a": "1", "b": "x=y"}
     for wrong in (["a"], ["=1"], ["a=1", "a=2"]):
         with pytest.raises(ValueError, match="--set"):
-            list(pairs(wrong, "--set"))
+            pairs(wrong, "--set")

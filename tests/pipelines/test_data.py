@@ -158,7 +158,7 @@ MISTAKES = {
     "negative seed of the split": ({"target": ["weight"], "split_seed": -1}, "--split-seed must be at least 0, got -1"),
     "a split that is stored and drawn": (
         {"target": ["weight"], "split_column": "split", "split_seed": 1},
-        "--split-seed draws rows, of which --split-column leaves none to draw",
+        "--split-seed has no effect with --split-column",
     ),
     "all rows of a file": ({"target": ["weight"], "full": True}, "--full is about named sets"),
     "no val share": ({"target": ["weight"], "val_share": 0.0}, "--val-share must be above 0"),

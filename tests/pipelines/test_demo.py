@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 import commands
@@ -9,7 +10,7 @@ import polars as pl
 import pytest
 
 import tabmtl
-from tabmtl.pipelines import datasets, demo
+from tabmtl.pipelines import datasets, demo, tracking
 
 TARGETS = ["cancelled", "dep_del15", "arr_delay", "air_time"]
 EVERY = 25
@@ -34,7 +35,7 @@ def run(folder: Path, store: str, tmp_path_factory: pytest.TempPathFactory) -> t
     """One run of the demo; gives its output folder and its arguments."""
     output = tmp_path_factory.mktemp("output") / "demo"
     argv = ["--folder", str(folder), "--epochs", "2", "--seed", "3", "--output", str(output), "--tracking-uri", store]
-    assert demo.main(argv) == 0
+    assert commands.run("demo", *argv) == 0
     return output, argv
 
 
@@ -93,7 +94,7 @@ def test_again_gives_the_same_table_and_says_what_it_does(
     output, argv = run
     _, y = datasets.load("flights", folder=folder).part("train")
     before = (output / "table.csv").read_bytes()
-    assert demo.main(argv) == 0
+    assert commands.run("demo", *argv) == 0
     assert (output / "table.csv").read_bytes() == before
     printed = capsys.readouterr().out
     assert "2,415 rows (all rows)" in printed
@@ -112,14 +113,14 @@ def test_again_gives_the_same_table_and_says_what_it_does(
 
 
 def test_the_sample_is_the_default() -> None:
-    args = demo._parser().parse_args([])
-    assert (args.full, args.folder, args.output) == (False, None, Path("demo_output"))
-    assert args.tracking_uri == "sqlite:///mlflow.db"
+    defaults = {name: parameter.default for name, parameter in inspect.signature(demo.demo).parameters.items()}
+    assert (defaults["full"], defaults["folder"], defaults["output"]) == (False, None, Path("demo_output"))
+    assert defaults["tracking_uri"] == "sqlite:///mlflow.db"
 
 
 def test_without_mlflow_the_files_are_left_alone(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert demo.main(["--folder", str(folder), "--epochs", "1", "--output", "out", "--no-mlflow"]) == 0
+    assert commands.run("demo", "--folder", folder, "--epochs", 1, "--output", "out", "--no-mlflow") == 0
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
@@ -155,9 +156,7 @@ def workplace(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_mistakes_are_one_line_and_exit_code_2(
     argv: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        demo.main(argv)
-    assert stopped.value.code == 2
+    assert commands.run("demo", *argv) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
@@ -165,12 +164,12 @@ def test_mistakes_are_one_line_and_exit_code_2(
 
 @pytest.mark.parametrize(("library", "extra"), [("matplotlib", "plot"), ("mlflow", "mlflow")])
 def test_without_a_library_nothing_is_trained(
-    library: str, extra: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    library: str, extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(demo, "find_spec", lambda name: None if name == library else object())
-    with pytest.raises(SystemExit) as stopped:
-        demo.main([])
-    assert stopped.value.code == 2
+    for module in (demo, tracking):
+        monkeypatch.setattr(module, "find_spec", lambda name: None if name == library else object())
+    monkeypatch.setattr(demo, "_compare", lambda *_: pytest.fail("trained"))
+    assert commands.run("demo", "--output", tmp_path) == 2
     assert f"pip install 'tabmtl[{extra}]'" in capsys.readouterr().err
 
 

@@ -310,7 +310,7 @@ MISTAKES = {
     "unknown model": (["promote", "rodent", "--data", "portal"], "there is no registered model 'rodent'; there are"),
     "unknown version": (["promote", "rodents", "--data", "portal", "--version", "9"], "no version 9; the newest is 2"),
     "negative margin": (["promote", "rodents", "--data", "portal", "--margin", "-1"], "--margin must be at least 0"),
-    "unknown part": (["promote", "rodents", "--data", "portal", "--part", "test"], "test rows judge no choice"),
+    "unknown part": (["promote", "rodents", "--data", "portal", "--part", "test"], 'Choose from: "val", "all"'),
     "other columns": (["promote", "rodents", "--data", "other.csv", "--version", "2"], "no column 'hindfoot_length'"),
     "no rows": (["promote", "rodents", "--data", "nowhere.csv", "--version", "2"], "no file 'nowhere.csv'"),
     "no model to serve": (["start", "rodent"], "there is no registered model 'rodent'"),

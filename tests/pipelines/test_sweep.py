@@ -232,7 +232,7 @@ def test_a_recommender_is_tuned(tmp_path: Path, store: str) -> None:
 
 
 MISTAKES = {
-    "unknown objective": (["--objective", "max"], "--objective is mean or pareto"),
+    "unknown objective": (["--objective", "max"], 'for --objective. Choose from: "mean", "pareto"'),
     "weight without a front": (["--weight", "male=1"], "take --objective pareto"),
     "two ways to choose": (["--objective", "pareto", "--weight", "male=1", "--above-single-task"], "take one"),
     "weight of no task": (["--objective", "pareto", "--weight", "mal=1"], "near is male"),

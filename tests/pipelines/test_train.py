@@ -105,7 +105,7 @@ def test_without_mlflow_nothing_is_left(table: list[str], tmp_path: Path, monkey
 
 def test_the_function_is_called_from_python_too(folder: Path) -> None:
     source = DataSource(data=str(folder / "rodents.parquet"), split_column="split", target=["weight=regression"])
-    choice = ModelChoice(model="RMTGB", settings=["n_estimators_task=5", "n_estimators_shared=5"], seed=3)
+    choice = ModelChoice(model="RMTGB", set=["n_estimators_task=5", "n_estimators_shared=5"], seed=3)
     model = train(source, ClickColumns(), choice, Tracking(no_mlflow=True))
     assert [task.name for task in model.tasks_] == ["weight"]
     assert model.random_state == 3
@@ -118,7 +118,7 @@ def test_a_long_table_is_learned(tmp_path: Path) -> None:
     X = pl.DataFrame({"x": rng.normal(size=200), "school": school})
     X.with_columns(grade=2 * X["x"]).write_csv(tmp_path / "long.csv")
     source = DataSource(data=str(tmp_path / "long.csv"), target=["grade"], task_column="school")
-    choice = ModelChoice(model="SharedBottom", settings=["epochs=1"])
+    choice = ModelChoice(model="SharedBottom", set=["epochs=1"])
     model = train(source, ClickColumns(), choice, Tracking(no_mlflow=True))
     assert [task.name for task in model.tasks_] == ["east", "west"]
 
@@ -174,7 +174,10 @@ MISTAKES = {
     "unknown set": (["--data", "portl"], "near is portal"),
     "unknown model": (["--data", "portal", "--model", "MMoo"], "near is MMoE"),
     "unknown parameter": (["--data", "portal", "--set", "epoch=1"], "near is epochs"),
-    "parameter of another option": (["--data", "portal", "--set", "random_state=1"], "--seed says it"),
+    "parameter of another option": (
+        ["--data", "portal", "--set", "random_state=1"],
+        "use --seed instead of --set random_state",
+    ),
     "parameter that holds code": (["--data", "portal", "--set", "on_epoch=1"], "no parameter 'on_epoch'"),
     "parameter out of range": (["--data", "portal", "--set", "epochs=0"], "epochs must be at least 1, got 0"),
     "parameter of another type": (["--data", "portal", "--set", "epochs=many"], "got 'many'"),
