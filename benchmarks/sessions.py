@@ -26,8 +26,7 @@ import numpy as np
 import polars as pl
 
 from benchmarks.scores import mean_and_spread
-from tabmtl.pipelines.datasets import load_sessions
-from tabmtl.pipelines.datasets.session_log import SessionLog
+from tabmtl.pipelines.datasets import ClickLog, load_sessions
 from tabmtl.sessions import STAN, VSKNN, CategoryPopularity, M2TRec, Popularity, SequentialRules, temporal_split
 from tabmtl.synth import make_sessions
 
@@ -83,7 +82,7 @@ CHANGES: tuple[dict[str, Any], ...] = (
 )
 
 
-def open_set(name: str, seed: int, folder: Path | None) -> tuple[SessionLog, dict[str, float]]:
+def open_set(name: str, seed: int, folder: Path | None) -> tuple[ClickLog, dict[str, float]]:
     """A log, which only the generator draws by the seed, and the ceiling of its test scores where it is known."""
     if name != GENERATOR:
         data = load_sessions(name.removesuffix("_cold"), folder=folder)
@@ -91,7 +90,7 @@ def open_set(name: str, seed: int, folder: Path | None) -> tuple[SessionLog, dic
     drawn = make_sessions(20_000, 1_000, random_state=seed)
     train, test = drawn.split()
     parts = [part.with_columns(split=pl.lit(split)) for split, part in (("train", train), ("test", test))]
-    log = SessionLog(
+    log = ClickLog(
         name=name,
         clicks=pl.concat(parts),
         items=drawn.items,
@@ -103,7 +102,7 @@ def open_set(name: str, seed: int, folder: Path | None) -> tuple[SessionLog, dic
     return log, drawn.truth.ceiling(test, K)
 
 
-def baselines(data: SessionLog) -> dict[str, Callable[[], Any]]:
+def baselines(data: ClickLog) -> dict[str, Callable[[], Any]]:
     """Everything that M2TRec has to beat."""
     columns: dict[str, Any] = dict(data.columns)
     return {
@@ -116,7 +115,7 @@ def baselines(data: SessionLog) -> dict[str, Callable[[], Any]]:
     }
 
 
-def m2trec(data: SessionLog, seed: int, **settings: Any) -> M2TRec:
+def m2trec(data: ClickLog, seed: int, **settings: Any) -> M2TRec:
     """M2TRec of a set with its defaults, but for what is given."""
     common: dict[str, Any] = {"categories": data.categories, "text_features": TEXTS.get(data.name, [])}
     common |= {"precision": "bf16", "random_state": seed}

@@ -34,7 +34,7 @@ from torch import Tensor
 
 from benchmarks.peers.sasrec import fit_plain, plain_step
 from benchmarks.speed import least_cpu_time
-from tabmtl.pipelines.datasets import SessionLog, load_sessions
+from tabmtl.pipelines.datasets import ClickLog, load_sessions
 from tabmtl.sessions import M2TRec
 from tabmtl.sessions.log import LogColumns, read_sessions
 from tabmtl.sessions.m2trec.item_features import ItemCoder, ItemFeatures
@@ -193,7 +193,7 @@ def search(
         say(where, f"{own:.3f} ms, {seconds[plain] / taken:.2f}x", *cells)
 
 
-def compare_epochs(data: SessionLog, setting: Setting, epochs: int, n_held_out: int) -> dict[str, tuple[float, float]]:
+def compare_epochs(data: ClickLog, setting: Setting, epochs: int, n_held_out: int) -> dict[str, tuple[float, float]]:
     """CPU seconds an epoch, with all that `fit` does, and Recall@20 on held-out sessions, by side."""
     named: dict[str, Any] = {**data.columns}
     columns = LogColumns(**{name.removesuffix("_column"): column for name, column in named.items()})

@@ -48,7 +48,8 @@ def _app() -> "App":
     from cyclopts import App, Group, Parameter
 
     from tabmtl.pipelines import demo, serve, sweep, train
-    from tabmtl.pipelines.data.files import ClickColumns, RowSource
+    from tabmtl.pipelines.data.clicks import ClickColumns
+    from tabmtl.pipelines.data.files import RowSource
     from tabmtl.pipelines.model_choice import ModelChoice
     from tabmtl.pipelines.search import Search
     from tabmtl.pipelines.tracking import Store

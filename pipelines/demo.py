@@ -11,8 +11,7 @@ import numpy as np
 import polars as pl
 
 import tabmtl
-from tabmtl.pipelines.data.files import DataSource
-from tabmtl.pipelines.data.tables import TableRows, named_table
+from tabmtl.pipelines.data.tables import DataSource, TableRows, open_table
 from tabmtl.pipelines.model_choice import ModelChoice, make
 from tabmtl.pipelines.tracking import DEFAULT_URI, ROWS, Tracking, open_log
 from tabmtl.pipelines.train import Fitted, check_output, kept_epoch, print_places, timed_fit, watch
@@ -69,7 +68,7 @@ def demo(
     check_output(output / "model")
     output.mkdir(parents=True, exist_ok=True)
     whole = full or folder is not None
-    rows = named_table(DataSource(data="flights", folder=folder, full=whole))
+    rows = open_table(DataSource(data="flights", folder=folder, full=whole))
     _describe(rows, whole=whole)
     # not the store of the environment, where others may serve a model of this name
     tracking = Tracking(tracking_uri=tracking_uri, experiment=NAME, no_mlflow=no_mlflow)

@@ -11,8 +11,8 @@ from typing import Any
 
 import polars as pl
 
-from tabmtl.pipelines.data import Rows, open_rows
-from tabmtl.pipelines.data.files import ClickColumns, DataSource, Part, RowSource, known, same_rows
+from tabmtl.pipelines.data import ClickColumns, DataSource, Rows, open_rows
+from tabmtl.pipelines.data.files import RowSource, known
 from tabmtl.pipelines.data.tables import TableRows
 from tabmtl.pipelines.tracking import REFIT, ROWS
 
@@ -103,9 +103,9 @@ def rows_for(model: Any, source: RowSource, *, whole: bool) -> Rows:
     return open_rows(named, ClickColumns(), type(model), whole=whole)
 
 
-def why_unfair(tags: Mapping[str, str], source: RowSource, part: Part) -> str | None:
+def why_unfair(tags: Mapping[str, str], source: RowSource, part: str) -> str | None:
     """What speaks against judging a version by these rows, as far as its tags tell; None if nothing does."""
-    judged = same_rows(source)
+    judged = source.as_typed
     if ROWS not in tags:
         unknown = "has no record of the rows that it was trained on, and may have learned from those that judge it"
         return unknown if part == "val" else None
@@ -121,7 +121,7 @@ def why_unfair(tags: Mapping[str, str], source: RowSource, part: Part) -> str | 
     return None
 
 
-def score(model: Any, rows: Rows, part: Part, version: str) -> dict[str, float | None]:
+def score(model: Any, rows: Rows, part: str, version: str) -> dict[str, float | None]:
     """Scores of a version on a part of the rows, of which it takes the columns that it knows."""
     if not isinstance(rows, TableRows):
         return rows.scores(model, part)

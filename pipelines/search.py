@@ -17,8 +17,7 @@ from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any, Literal
 
-from tabmtl.pipelines.data import Rows
-from tabmtl.pipelines.data.files import ClickColumns, DataSource
+from tabmtl.pipelines.data import ClickColumns, DataSource, Rows
 from tabmtl.pipelines.model_choice import ModelChoice
 from tabmtl.pipelines.terminal import INTERRUPTED, exit_code, near, pairs
 from tabmtl.pipelines.tracking import Tracking, connected, without_password

@@ -21,7 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tabmtl.pipelines.data.files import Part, RowSource
+from tabmtl.pipelines.data.files import RowSource
 from tabmtl.pipelines.promotion import Promotion, check_tasks, judge, rows_for, score, table_of, why_unfair
 from tabmtl.pipelines.terminal import lay_out
 from tabmtl.pipelines.tracking import (
@@ -227,7 +227,7 @@ def _load(name: str, version: str) -> Any:
 
 
 def _warn_of_rows(
-    client: MlflowClient, name: str, versions: Sequence[str | None], source: RowSource, part: Part
+    client: MlflowClient, name: str, versions: Sequence[str | None], source: RowSource, part: str
 ) -> None:
     """Warn of rows that favour a version."""
     for version in filter(None, versions):

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import polars as pl
 
-from tabmtl.pipelines.data import Rows
-from tabmtl.pipelines.data.files import ClickColumns, DataSource
+from tabmtl.pipelines.data import ClickColumns, DataSource, Rows
 from tabmtl.pipelines.model_choice import ModelChoice
 from tabmtl.pipelines.search import Job, Search, make_goal, open_search, run_trials
 from tabmtl.pipelines.terminal import lay_out

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from tabmtl.pipelines.data import Rows, open_rows
-from tabmtl.pipelines.data.files import ClickColumns, DataSource
+from tabmtl.pipelines.data import ClickColumns, DataSource, Rows, open_rows
 from tabmtl.pipelines.data.tables import TableRows
 from tabmtl.pipelines.model_choice import ModelChoice, find_class, make
 from tabmtl.pipelines.terminal import lay_out

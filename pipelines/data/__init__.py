@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import fields
+from collections.abc import Iterator
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
 
-from tabmtl.pipelines.data.clicks import ClickRows, clicks_of_file, named_clicks
-from tabmtl.pipelines.data.files import ClickColumns, DataSource
-from tabmtl.pipelines.data.tables import TableRows, named_table, table_of_file
+from tabmtl.pipelines.data.clicks import ClickColumns, ClickRows, open_clicks
+from tabmtl.pipelines.data.tables import DataSource, TableRows, open_table
 from tabmtl.pipelines.terminal import near
 
 Rows = TableRows | ClickRows
 
-#: Options that say nothing where the rows are no table; which draw the rows of a file; and which only files need.
-_OF_TABLES = ("target", "task_column", "categorical", "drop", "split_column", "split_seed", "full")
-_OF_DRAWING = ("val_share", "test_share", "split_seed")
-_OF_FILES = ("task_column", "split_column", "test_share", "split_seed")
 _OF_CLICKS = tuple(entry.name for entry in fields(ClickColumns))
 
 
@@ -40,7 +34,7 @@ def open_rows(source: DataSource, clicks: ClickColumns, cls: type, *, whole: boo
     Raises
     ------
     ValueError, OSError
-        If there is no such set, file or column, the data do not fit the model, or an option says nothing of them.
+        If there is no such set, file or column, the data do not fit the model, or an option has no effect on them.
     """
     from tabmtl.pipelines.datasets import NAMES, SESSION_NAMES
     from tabmtl.sessions.recommender import Recommender
@@ -51,39 +45,36 @@ def open_rows(source: DataSource, clicks: ClickColumns, cls: type, *, whole: boo
         kinds = "a table", "a click log"
         has, needs = kinds[not wants_clicks], kinds[wants_clicks]
         raise ValueError(f"{source.data} is {has}, and {cls.__name__} learns from {needs}: {', '.join(own)}, or a file")
-    named = source.data in own
-    if not named and not Path(source.data).is_file():
+    is_set = source.data in own
+    if not is_set and not Path(source.data).is_file():
         raise ValueError(f"there is no file {source.data!r}, nor a data set of this name: {near(source.data, own)}")
-    _refuse_ignored(source, clicks, cls, wants_clicks=wants_clicks, named=named, whole=whole)
-    if named:
-        return named_clicks(source) if wants_clicks else named_table(source)
-    return clicks_of_file(source, clicks, whole=whole) if wants_clicks else table_of_file(source, whole=whole)
+    given = {**asdict(source), **asdict(clicks), "part": "all" if whole else "val"}
+    defaults = {**asdict(DataSource(data=source.data)), **asdict(ClickColumns()), "part": "val"}
+    for names, reason in _without_effect(
+        source, cls, wants_clicks=wants_clicks, is_set=source.data in own, whole=whole
+    ):
+        for name in names:
+            if given[name] != defaults[name]:
+                raise ValueError(f"--{name.replace('_', '-')} {reason}")
+    return open_clicks(source, clicks, whole=whole) if wants_clicks else open_table(source, whole=whole)
 
 
-def _refuse_ignored(
-    source: DataSource, clicks: ClickColumns, cls: type, *, wants_clicks: bool, named: bool, whole: bool
-) -> None:
-    """Refuse options that say nothing of such rows."""
-    plain, plain_clicks = DataSource(data=source.data), ClickColumns()
+def _without_effect(
+    source: DataSource, cls: type, *, wants_clicks: bool, is_set: bool, whole: bool
+) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Options that have no effect on such rows, and why."""
     if wants_clicks:
-        _refuse(source, plain, _OF_TABLES, f"is about tables; {cls.__name__} learns from a click log")
+        of_tables = ("target", "task_column", "categorical", "drop", "split_column", "split_seed", "full")
+        yield of_tables, f"is about tables; {cls.__name__} learns from a click log"
     else:
-        _refuse(clicks, plain_clicks, _OF_CLICKS, f"is about click logs; {cls.__name__} learns from a table")
-    if named:
-        reason = f"is about files; {source.data} has its own columns and split"
-        _refuse(source, plain, _OF_FILES if wants_clicks else ("val_share", *_OF_FILES), reason)
-        _refuse(clicks, plain_clicks, _OF_CLICKS, reason)
-        if whole:
-            raise ValueError(f"--part all {reason}")
-        return
-    _refuse(source, plain, ("folder", "full"), f"is about named sets; {source.data} is a file")
-    drawn_by = "--part all" if whole else "--split-column" if source.split_column else None
-    if drawn_by:
-        _refuse(source, plain, _OF_DRAWING, f"has no effect with {drawn_by}")
-
-
-def _refuse(given: Any, plain: Any, names: Sequence[str], reason: str) -> None:
-    """Refuse those of the options that are not as they are by default."""
-    for name in names:
-        if getattr(given, name) != getattr(plain, name):
-            raise ValueError(f"--{name.replace('_', '-')} {reason}")
+        yield _OF_CLICKS, f"is about click logs; {cls.__name__} learns from a table"
+    if is_set:
+        of_files = ("task_column", "split_column", "test_share", "split_seed", "part", *_OF_CLICKS)
+        # the newest train sessions of a log are drawn
+        shares = () if wants_clicks else ("val_share",)
+        yield (*shares, *of_files), f"is about files; {source.data} has its own columns and split"
+    else:
+        yield ("folder", "full"), f"is about named sets; {source.data} is a file"
+        if whole or source.split_column:
+            drawn = ("val_share", "test_share", "split_seed")
+            yield drawn, f"has no effect with {'--part all' if whole else '--split-column'}"

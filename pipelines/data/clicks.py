@@ -1,32 +1,162 @@
-"""Clicks of sessions: read by name or from a file, split in time, and what a recommender does with them."""
+"""Click logs: a real log with its item table, and clicks split in time, as a recommender uses them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import polars as pl
 
-from tabmtl.pipelines.content import content_of
 from tabmtl.pipelines.data.files import (
-    ClickColumns,
-    DataSource,
-    Part,
-    check_shares,
+    PARTS,
+    RowSource,
+    describe_sizes,
+    fingerprint,
     known,
     read_file,
-    read_rows,
     readable,
-    same_rows,
-    say,
+    rows_of,
 )
 
 if TYPE_CHECKING:
     from tabmtl.tuning import Objective
 
 _SCORES = ("recall@20", "mrr@20", "ndcg@20")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ClickLog:
+    """One real click log for next-item recommendation.
+
+    ``clicks`` has the columns ``session_id``, ``item_id``, ``position`` (order in the session, from 0), ``time``
+    where it is known, and ``split``, which says "train" or "test" and never differs within a session. Train comes
+    before test in time.
+
+    Parameters
+    ----------
+    name : str
+        Name of the set.
+    clicks : polars.DataFrame
+        One row per click, by session and position; sessions in order of time.
+    items : polars.DataFrame
+        One row per item that can be recommended: ``item_id`` and its metadata, all String.
+    columns : dict
+        Columns of the clicks, as parameters of a recommender: ``M2TRec(**data.columns)``.
+    categories : tuple of str
+        Columns of ``items`` that are levels of one hierarchy, coarse to fine.
+    licence, source : str
+        Whose data these are, and where they come from.
+
+    Examples
+    --------
+    >>> clicks = {"session_id": [0, 0, 1, 1, 2, 2], "item_id": [1, 2, 2, 3, 1, 3], "position": [0, 1] * 3}
+    >>> data = ClickLog(
+    ...     name="toy",
+    ...     clicks=pl.DataFrame(clicks).with_columns(split=pl.Series(["train"] * 4 + ["test"] * 2)),
+    ...     items=pl.DataFrame({"item_id": [1, 2, 3], "category": ["a", "a", "b"]}),
+    ...     columns={"time_column": None, "order_column": "position"},
+    ...     categories=("category",),
+    ...     licence="CC0",
+    ...     source="made up",
+    ... )
+    >>> data.part("test")["item_id"].to_list()
+    [1, 3]
+    >>> from tabmtl.sessions import Popularity
+    >>> model = Popularity(**data.columns).fit(data.part("train"), items=data.items)
+    """
+
+    name: str
+    clicks: pl.DataFrame
+    items: pl.DataFrame
+    columns: dict[str, str | None]
+    categories: tuple[str, ...]
+    licence: str
+    source: str
+
+    def part(self, name: str) -> pl.DataFrame:
+        """Clicks of one part, without the column ``split``.
+
+        Parameters
+        ----------
+        name : {"train", "test"}
+            Which part.
+
+        Raises
+        ------
+        ValueError
+            If there is no part of this name.
+        """
+        return rows_of(name, self.clicks, self.name, ("train", "test")).drop("split")
+
+    def newest(self, share: float) -> ClickLog:
+        """The same log with the newest share of the train sessions only; test stays.
+
+        Parameters
+        ----------
+        share : float
+            Between 0 and 1.
+        """
+        from tabmtl.sessions import temporal_split
+
+        _, train = temporal_split(self.part("train"), test_size=share, time_column=self.columns["time_column"])
+        return self._with_train(train)
+
+    def with_cold_items(self, share: float = 0.1, *, random_state: int = 0) -> ClickLog:
+        """The same log with a share of the items never clicked in train, to test a cold start; test and items stay.
+
+        The deleted items are the first of ``numpy.random.default_rng(random_state).permutation`` of the sorted item
+        ids. Train sessions that are left with fewer than 2 clicks go as a whole, so a few items more become cold.
+
+        Parameters
+        ----------
+        share : float, default=0.1
+            Of the items of ``items``, between 0 and 1.
+        random_state : int, default=0
+
+        Raises
+        ------
+        ValueError
+            If the share is not between 0 and 1.
+        """
+        if not 0 < share < 1:
+            raise ValueError(f"{self.name}: share must be between 0 and 1, got {share!r}")
+        shuffled = np.random.default_rng(random_state).permutation(self.items["item_id"].sort().to_numpy())
+        cold = pl.Series(shuffled[: round(share * len(shuffled))])
+        train = self.part("train").filter(~pl.col("item_id").is_in(cold.implode()))
+        return self._with_train(train.filter(pl.len().over("session_id") >= 2))
+
+    def _with_train(self, train: pl.DataFrame) -> ClickLog:
+        test = self.clicks.filter(pl.col("split") == "test")
+        train = train.with_columns(split=pl.lit("train")).select(test.columns)
+        return replace(self, clicks=pl.concat([train, test]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClickColumns:
+    """The item table of a click log, and the names of its columns.
+
+    Parameters
+    ----------
+    items : Path, optional
+        Parquet or CSV file of the item table, one row an item.
+    session_column : str
+        Column that names the session.
+    item_column : str
+        Column that names the item.
+    time_column : str, optional
+        Column with the time of a click; default "time" if the log has it.
+    order_column : str, optional
+        Column that orders the clicks of a session.
+    """
+
+    items: Path | None = None
+    session_column: str = "session_id"
+    item_column: str = "item_id"
+    time_column: str | None = None
+    order_column: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -37,7 +167,7 @@ class ClickRows:
     ----------
     name : str
     parts : dict of str to polars.DataFrame
-        "train", "val" and "test", one after the other in time.
+        "train", "val" and "test", one after the other in time; or "all".
     items : polars.DataFrame or None
     facts : dict
         Parameters of recommenders that follow from the log: its columns, and ``categories``.
@@ -46,47 +176,47 @@ class ClickRows:
     """
 
     name: str
-    parts: dict[Part, pl.DataFrame]
+    parts: dict[str, pl.DataFrame]
     items: pl.DataFrame | None
     facts: dict[str, Any]
-    origin: str = ""
+    origin: str
     unit: ClassVar[str] = "clicks"
 
     @property
-    def sizes(self) -> dict[Part, int]:
+    def sizes(self) -> dict[str, int]:
         """Clicks of every part."""
         return {part: len(clicks) for part, clicks in self.parts.items()}
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What tells these clicks from others, as JSON."""
+        """Facts that tell these clicks from others, as JSON."""
         frames = self.parts if self.items is None else {**self.parts, "items": self.items}
-        content = {name: content_of(frame) for name, frame in frames.items()}
+        content = {name: fingerprint(frame) for name, frame in frames.items()}
         return {"data": self.name, "rows": self.sizes, "columns": self.facts, "content": content}
 
     def describe(self) -> str:
         """One line on the clicks and items."""
         items = "no item table" if self.items is None else f"{self.items.height:,} items"
-        return f"{self.name}: {say(self.sizes, self.unit)}, in order of time; {items}"
+        return f"{self.name}: {describe_sizes(self.sizes, self.unit)}, in order of time; {items}"
 
     def fit(self, estimator: Any) -> None:
         """Fit on the train sessions; the validation sessions stop the fit."""
         estimator.fit(self.parts["train"], items=self.items, clicks_val=self.parts["val"])
 
-    def scores(self, estimator: Any, part: Part) -> dict[str, float | None]:
+    def scores(self, estimator: Any, part: str) -> dict[str, float | None]:
         """Recall, MRR and NDCG of 20 items, over all next clicks."""
         return self.table(estimator, part).select(_SCORES).row(0, named=True)
 
-    def table(self, estimator: Any, part: Part) -> pl.DataFrame:
+    def table(self, estimator: Any, part: str) -> pl.DataFrame:
         """The scores, by how often the target was clicked in training."""
         return estimator.evaluate(self.parts[part])
 
-    def metrics(self, table: pl.DataFrame, part: Part) -> dict[str, float | None]:
+    def metrics(self, table: pl.DataFrame, part: str) -> dict[str, float | None]:
         """The scores of a `table` by ``<part>/<metric>``, as they are logged."""
         return {f"{part}/{name}": value for name, value in table.select(_SCORES).row(0, named=True).items()}
 
     def objective(self, estimator: Any, *, per_task: bool, search_space: Mapping[str, Any]) -> Objective:
-        """What a trial of a search does."""
+        """The objective of a search: fit on the train sessions, score the validation sessions."""
         from tabmtl.tuning import session_objective
 
         if per_task:
@@ -95,7 +225,7 @@ class ClickRows:
         return session_objective(estimator, self.parts["train"], **clicks, search_space=search_space)
 
     def log_fitted(self, callback: Any, estimator: Any, reference: Any = None) -> None:
-        """Log what is known when training is over; there is no reference of recommenders."""
+        """Log the facts of a fit that is over; there is no reference of recommenders."""
         callback.log_fitted(estimator, self.parts["train"], X_val=self.parts["val"])
 
     def example(self) -> pl.DataFrame:
@@ -103,53 +233,57 @@ class ClickRows:
         return self.parts["train"].head(5)
 
 
-def named_clicks(source: DataSource) -> ClickRows:
-    """Clicks of a log by name: its own test sessions, and the newest of its train sessions to stop on."""
-    from tabmtl.pipelines.datasets import load_sessions
+def open_clicks(source: RowSource, columns: ClickColumns, *, whole: bool = False) -> ClickRows:
+    """Read a click log, and split it in time; a set has its own test sessions.
 
-    with readable(source.data):
-        data = load_sessions(source.data, folder=source.folder)
-    parts = _newest({"train": data.part("train"), "test": data.part("test")}, source.val_share, data.columns)
-    facts = {**data.columns, "categories": data.categories}
-    return ClickRows(name=source.data, parts=parts, items=data.items, facts=facts, origin=same_rows(source))
-
-
-def clicks_of_file(source: DataSource, columns: ClickColumns, *, whole: bool = False) -> ClickRows:
-    """Clicks of a file, split in time; with ``whole``, all as one part "all".
+    Parameters
+    ----------
+    source : RowSource
+    columns : ClickColumns
+        Of a file.
+    whole : bool, default=False
+        All clicks of a file as one part "all".
 
     Raises
     ------
     ValueError, OSError
         If a file cannot be read, a column is not there, or a part would be empty.
     """
-    from tabmtl.sessions import temporal_split
+    from tabmtl.pipelines.datasets import SESSION_NAMES, load_sessions
 
-    log = read_rows(Path(source.data))
-    names: dict[str, str | None] = {"session": columns.session_column, "item": columns.item_column}
-    time = columns.time_column or ("time" if "time" in log.columns else None)
-    names |= {"time": time, "order": columns.order_column}
-    for kind, name in names.items():
-        known(log, [name] if name else [], f"--{kind}-column")
-    facts = {f"{kind}_column": name for kind, name in names.items()}
-    items = None if columns.items is None else read_file(columns.items)
-    parts: dict[Part, pl.DataFrame] = {"all": log}
+    share = source.val_share
+    if source.data in SESSION_NAMES:
+        with readable(source.data):
+            data = load_sessions(source.data, folder=source.folder)
+        facts, items = {**data.columns, "categories": data.categories}, data.items
+        parts = {"train": data.part("train"), "test": data.part("test")}
+    else:
+        log = read_file(Path(source.data))
+        facts = _columns(log, columns)
+        items = None if columns.items is None else read_file(columns.items)
+        parts = {"all" if whole else "train": log}
+        if source.test_share and not whole:
+            parts, share = _cut(parts, "test", source.test_share, facts), share / (1 - source.test_share)
     if not whole:
-        check_shares(source)
-        parts = {"train": log}
-        if source.test_share:
-            train, test = temporal_split(log, test_size=source.test_share, **_in_time(facts))
-            parts = {"train": train, "test": test}
-        parts = _newest(parts, source.val_share / (1 - source.test_share), facts)
-    return ClickRows(name=Path(source.data).stem, parts=parts, items=items, facts=facts, origin=same_rows(source))
+        parts = _cut(parts, "val", share, facts)
+    return ClickRows(name=Path(source.data).stem, parts=parts, items=items, facts=facts, origin=source.as_typed)
 
 
-def _newest(parts: Mapping[Part, pl.DataFrame], share: float, facts: Mapping[str, Any]) -> dict[Part, pl.DataFrame]:
-    """The parts, with the newest share of the train sessions as "val"."""
+def _columns(log: pl.DataFrame, columns: ClickColumns) -> dict[str, Any]:
+    """The columns of a log, as parameters of a recommender."""
+    names = {name: value for name, value in asdict(columns).items() if name != "items"}
+    if names["time_column"] is None and "time" in log.columns:
+        names["time_column"] = "time"
+    for name, value in names.items():
+        known(log, [value], f"--{name.replace('_', '-')}")
+    return names
+
+
+def _cut(parts: Mapping[str, pl.DataFrame], name: str, share: float, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts, with the newest share of the train sessions as another one."""
     from tabmtl.sessions import temporal_split
 
-    train, val = temporal_split(parts["train"], test_size=share, **_in_time(facts))
-    return {"train": train, "val": val, **{part: clicks for part, clicks in parts.items() if part != "train"}}
-
-
-def _in_time(facts: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: facts[name] for name in ("session_column", "time_column")}
+    in_time = {column: facts[column] for column in ("session_column", "time_column")}
+    train, newest = temporal_split(parts["train"], test_size=share, **in_time)
+    cut = {**parts, "train": train, name: newest}
+    return {part: cut[part] for part in PARTS if part in cut}

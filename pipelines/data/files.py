@@ -1,23 +1,28 @@
-"""Where rows come from, as options: a data set by name, or a file; and how files are read."""
+"""Where rows come from: a data set by name, or a file; and how tables are read, checked and told apart."""
 
 from __future__ import annotations
 
+import hashlib
+import os
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import polars as pl
+import polars.selectors as cs
 
 from tabmtl.pipelines.terminal import near
 
-Part = str  # "train", "val", "test", or "all"
 PARTS = ("train", "val", "test")
 
 #: What the parts are for.
 _USES = {"train": "to train on", "val": "to stop on", "test": "to score", "all": "to score"}
+_SLICE = 50_000  # rows that are text at a time
+
+Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,62 +55,53 @@ class RowSource:
     test_share: float = 0.2
     split_seed: int = 0
 
+    def __post_init__(self) -> None:
+        val, test = self.val_share, self.test_share
+        if not (0 < val < 1 and 0 <= test < 1 and val + test < 1):
+            raise ValueError(
+                f"--val-share must be above 0, --test-share at least 0, and both together below 1; got {val:g} and "
+                f"{test:g}"
+            )
+        if self.split_seed < 0:
+            raise ValueError(f"--split-seed must be at least 0, got {self.split_seed}")
 
-@dataclass(frozen=True, kw_only=True)
-class DataSource(RowSource):
-    """A data set by name, or a file, and what is learned from it.
-
-    Parameters
-    ----------
-    target : list of str
-        Column to learn, COLUMN or COLUMN=KIND with the kind binary, multiclass or regression; may be repeated.
-    task_column : str, optional
-        Column that names the task of each row, in a long table.
-    categorical : list of str
-        Column of numbers that are categories; may be repeated.
-    drop : list of str
-        Column to leave out, such as an id; may be repeated.
-    """
-
-    target: list[str] = field(default_factory=list)
-    task_column: str | None = None
-    categorical: list[str] = field(default_factory=list)
-    drop: list[str] = field(default_factory=list)
+    @property
+    def as_typed(self) -> str:
+        """The options that give the same parts of the same rows, as one types them."""
+        words = []
+        for entry in fields(RowSource):
+            value = getattr(self, entry.name)
+            if value != entry.default:
+                words += [f"--{entry.name.replace('_', '-')}", *([] if value is True else [str(value)])]
+        return shlex.join(words)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ClickColumns:
-    """The item table of a click log, and the names of its columns.
+def stored(name: str, folder: str | Path | None, table: str = "data") -> Path:
+    """Path of a stored table of a set: ``<folder>/<name>/<table>.parquet``.
 
     Parameters
     ----------
-    items : Path, optional
-        Parquet or CSV file of the item table, one row an item.
-    session_column : str
-        Column that names the session.
-    item_column : str
-        Column that names the item.
-    time_column : str, optional
-        Column with the time of a click; default "time" if the log has it.
-    order_column : str, optional
-        Column that orders the clicks of a session.
+    name : str
+        Name of the set.
+    folder : str, pathlib.Path or None
+        The data folder; None reads the environment variable ``TABMTL_DATA``.
+    table : str, default="data"
+        Which table of the set, where it has several.
+
+    Raises
+    ------
+    FileNotFoundError
+        If no folder is named, or it does not hold the table.
     """
-
-    items: Path | None = None
-    session_column: str = "session_id"
-    item_column: str = "item_id"
-    time_column: str | None = None
-    order_column: str | None = None
-
-
-def same_rows(source: RowSource) -> str:
-    """The options that give the same parts of the same rows, as one types them."""
-    words = []
-    for entry in fields(RowSource):
-        value = getattr(source, entry.name)
-        if value != entry.default:
-            words += [f"--{entry.name.replace('_', '-')}", *([] if value is True else [str(value)])]
-    return shlex.join(words)
+    file = f"{name}/{table}.parquet"
+    cure = f"name the folder that holds {file} by folder= or by the environment variable TABMTL_DATA"
+    root = folder or os.environ.get("TABMTL_DATA")
+    if not root:
+        raise FileNotFoundError(f"{name}: expected {file} in a data folder, but none is named; {cure}")
+    path = Path(root) / file
+    if not path.is_file():
+        raise FileNotFoundError(f"{name}: expected the table {path}, but there is no such file; {cure}")
+    return path
 
 
 def read_file(path: Path) -> pl.DataFrame:
@@ -114,7 +110,7 @@ def read_file(path: Path) -> pl.DataFrame:
     Raises
     ------
     ValueError, OSError
-        If it cannot be read.
+        If it cannot be read, or has no rows.
     """
     kind = path.suffix.lower()
     if kind not in (".parquet", ".pq", ".csv"):
@@ -122,52 +118,67 @@ def read_file(path: Path) -> pl.DataFrame:
     with readable(path):
         if kind == ".csv":
             # types are those of all rows, not of the first; of dates too, which no model takes for categories
-            return pl.read_csv(path, infer_schema_length=None, try_parse_dates=True)
-        return pl.read_parquet(path)
-
-
-def read_rows(path: Path) -> pl.DataFrame:
-    """As `read_file`, of a file that has to have rows."""
-    frame = read_file(path)
+            frame = pl.read_csv(path, infer_schema_length=None, try_parse_dates=True)
+        else:
+            frame = pl.read_parquet(path)
     if frame.is_empty():
         raise ValueError(f"{path} has no rows")
     return frame
 
 
 @contextmanager
-def readable(what: str | Path) -> Iterator[None]:
-    """What polars cannot read inside becomes a ValueError that names it."""
+def readable(name: str | Path) -> Iterator[None]:
+    """Turn errors of polars into a ValueError that names what cannot be read."""
     try:
         yield
     except pl.exceptions.PolarsError as error:
-        raise ValueError(f"{what} cannot be read: {error}") from error
+        raise ValueError(f"{name} cannot be read: {error}") from error
 
 
-def known(frame: pl.DataFrame, names: Any, option: str) -> list[str]:
-    """The names as a list.
+def rows_of(part: str, table: Frame, name: str, parts: Iterable[str]) -> Frame:
+    """Rows of one part of a table with a column ``split``.
+
+    Raises
+    ------
+    ValueError
+        If there is no part of this name.
+    """
+    if part not in parts:
+        raise ValueError(f"{name}: a part is one of {', '.join(parts)}; got {part!r}")
+    return table.filter(pl.col("split") == part)
+
+
+def known(frame: pl.DataFrame, names: Iterable[str | None], option: str) -> list[str]:
+    """The names that are not None.
 
     Raises
     ------
     ValueError
         If the frame lacks one; the message names the option that asked for it, and the columns that are near.
     """
-    for name in names:
+    asked = [name for name in names if name is not None]
+    for name in asked:
         if name not in frame.columns:
             raise ValueError(f"{option}: there is no column {name!r}: {near(name, frame.columns)}")
-    return list(names)
+    return asked
 
 
-def check_shares(source: RowSource) -> None:
-    """Raise a ValueError unless the shares leave rows to train on."""
-    shares = source.val_share, source.test_share
-    if not (0 < shares[0] < 1 and 0 <= shares[1] < 1 and sum(shares) < 1):
-        raise ValueError(
-            f"--val-share must be above 0, --test-share at least 0, and both together below 1; got {shares[0]:g} and "
-            f"{shares[1]:g}"
-        )
+def fingerprint(frame: pl.DataFrame) -> str:
+    """A checksum of the values of a frame, row by row.
+
+    It is that of their text, which is the same in every process and, unlike `polars.DataFrame.hash_rows`, for every
+    release of polars.
+    """
+    nested = [name for name, dtype in frame.schema.items() if dtype.is_nested()]
+    as_text = [pl.struct(cs.by_name(name)).struct.json_encode().alias(name) for name in nested]
+    plain = frame.with_columns(*as_text, cs.binary().bin.encode("hex"))
+    digest = hashlib.sha256()
+    for rows in plain.iter_slices(_SLICE):
+        digest.update(rows.write_csv(include_header=False).encode())
+    return digest.hexdigest()[:16]
 
 
-def say(sizes: Mapping[Part, int], unit: str) -> str:
-    """How much there is of every part, and what for."""
+def describe_sizes(sizes: Mapping[str, int], unit: str) -> str:
+    """The size of every part, and its use."""
     (first, size), *others = sizes.items()
     return ", ".join([f"{size:,} {unit} {_USES[first]}", *(f"{size:,} {_USES[part]}" for part, size in others)])

@@ -1,26 +1,24 @@
-"""Rows of a table with their targets: read by name or from a file, split, and what a model does with them."""
+"""Tables: a real set with its roles, and rows with their targets, split into parts, as a model uses them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 import numpy as np
 import polars as pl
 
-from tabmtl.pipelines.content import content_of
 from tabmtl.pipelines.data.files import (
     PARTS,
-    DataSource,
-    Part,
-    check_shares,
+    RowSource,
+    describe_sizes,
+    fingerprint,
     known,
-    read_rows,
+    read_file,
     readable,
-    same_rows,
-    say,
+    rows_of,
 )
 from tabmtl.pipelines.terminal import near
 from tabmtl.schema import Kind
@@ -34,6 +32,118 @@ _PLAIN = {"transform": "none", "min_frequency": 1}  # encoding of features that 
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Dataset:
+    """One real table with its roles, as polars reads it: nothing is loaded before a ``collect``.
+
+    ``features``, ``targets`` and ``split`` are views of one table, so their rows agree. The dtype of a
+    feature says what it is: every categorical feature and the task column are String, whatever the file
+    stores (integer codes, or polars Categorical, whose codes differ from process to process); every other
+    feature is a number. Binary targets are Int8, regression targets Float32, and a null target is an
+    unlabelled cell.
+
+    Parameters
+    ----------
+    name : str
+        Name of the set.
+    table : polars.LazyFrame
+        The stored rows, with a column ``split`` that says "train", "val" or "test".
+    numeric, categorical : tuple of str
+        The features. A column named nowhere here leaks a target or identifies a row: it is no feature.
+    tasks : dict of str to {"binary", "regression"}
+        Kind of each target. A long set has one target, which every task of ``task_column`` fills.
+    licence, source : str
+        Whose data these are, and where they come from.
+    task_column : str, optional
+        In a long set (one task per row), the feature that names the row's task.
+    groups : str, optional
+        Column of ``table`` whose values never cross the split: what ``groups=`` of a cross-validation takes.
+
+    Examples
+    --------
+    >>> from tabmtl.pipelines.datasets import load
+    >>> portal = load("portal")
+    >>> portal.tasks
+    {'weight': 'regression', 'hindfoot_length': 'regression', 'male': 'binary'}
+    >>> X, y = portal.part("train")
+    >>> X.shape, y.shape
+    ((20548, 7), (20548, 3))
+    """
+
+    name: str
+    table: pl.LazyFrame
+    numeric: tuple[str, ...]
+    categorical: tuple[str, ...]
+    tasks: dict[str, Kind]
+    licence: str
+    source: str
+    task_column: str | None = None
+    groups: str | None = None
+
+    @property
+    def features(self) -> pl.LazyFrame:
+        """The numeric, then the categorical features, and last the task column of a long set."""
+        strings = (*self.categorical, *([self.task_column] if self.task_column else []))
+        return self.table.select(pl.col(self.numeric), pl.col(strings).cast(pl.String))
+
+    @property
+    def targets(self) -> pl.LazyFrame:
+        """One column per target, null where a row has no label."""
+        dtypes = {"binary": pl.Int8, "regression": pl.Float32}
+        return self.table.select(pl.col(name).cast(dtypes[kind]) for name, kind in self.tasks.items())
+
+    @property
+    def split(self) -> pl.LazyFrame:
+        """The one column ``split``: "train", "val" or "test"."""
+        return self.table.select("split")
+
+    def part(self, name: str) -> tuple[pl.DataFrame, pl.DataFrame | pl.Series]:
+        """Collect one part of the stored split, in the order of the table.
+
+        Parameters
+        ----------
+        name : {"train", "val", "test"}
+            Which part.
+
+        Returns
+        -------
+        X : polars.DataFrame of shape (n, n_features)
+            The features, and in a long set the task column.
+        y : polars.DataFrame of shape (n, n_tasks), or polars.Series of length n
+            The targets; a Series in a long set, where each row belongs to one task.
+
+        Raises
+        ------
+        ValueError
+            If there is no part of this name.
+        """
+        rows = replace(self, table=rows_of(name, self.table, self.name, PARTS))
+        X, y = pl.collect_all([rows.features, rows.targets])
+        return X, y.to_series() if self.task_column else y
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSource(RowSource):
+    """A data set by name, or a file, and what is learned from it.
+
+    Parameters
+    ----------
+    target : list of str
+        Column to learn, COLUMN or COLUMN=KIND with the kind binary, multiclass or regression; may be repeated.
+    task_column : str, optional
+        Column that names the task of each row, in a long table.
+    categorical : list of str
+        Column of numbers that are categories; may be repeated.
+    drop : list of str
+        Column to leave out, such as an id; may be repeated.
+    """
+
+    target: list[str] = field(default_factory=list)
+    task_column: str | None = None
+    categorical: list[str] = field(default_factory=list)
+    drop: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class TableRows:
     """Rows of a table with their targets, in parts.
 
@@ -41,7 +151,7 @@ class TableRows:
     ----------
     name : str
     parts : dict of str to (X, y)
-        "train", "val" and, where there are such rows, "test".
+        "train", "val" and, where there are such rows, "test"; or "all".
     facts : dict
         Parameters of estimators that follow from the table: ``tasks`` and ``task_column``.
     split : str
@@ -51,14 +161,14 @@ class TableRows:
     """
 
     name: str
-    parts: dict[Part, tuple[pl.DataFrame, Any]]
+    parts: dict[str, tuple[pl.DataFrame, Any]]
     facts: dict[str, Any]
-    split: str = "stored with the set"
-    origin: str = ""
+    split: str
+    origin: str
     unit: ClassVar[str] = "rows"
 
     @property
-    def sizes(self) -> dict[Part, int]:
+    def sizes(self) -> dict[str, int]:
         """Rows of every part."""
         return {part: len(X) for part, (X, _) in self.parts.items()}
 
@@ -70,7 +180,7 @@ class TableRows:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What tells these rows from others, as JSON."""
+        """Facts that tell these rows from others, as JSON."""
         X, _ = next(iter(self.parts.values()))
         return {
             "data": self.name,
@@ -78,68 +188,100 @@ class TableRows:
             "rows": self.sizes,
             "columns": {"features": X.columns, "targets": self.targets, **self.facts},
             "categories": [name for name, dtype in X.schema.items() if dtype in _TEXT],
-            "content": {part: content_of(X.hstack(pl.DataFrame(y))) for part, (X, y) in self.parts.items()},
+            "content": {part: fingerprint(X.hstack(pl.DataFrame(y))) for part, (X, y) in self.parts.items()},
         }
 
     def describe(self) -> str:
         """One line on the rows and columns."""
         X, targets = next(iter(self.parts.values()))[0], self.targets
         tasks = f"{len(targets)} targets" if len(targets) > 1 else f"the target {targets[0]}"
-        long = self.facts.get("task_column")
+        long = self.facts["task_column"]
         tasks = f"{tasks} of {X[long].n_unique()} tasks in one column" if long else tasks
-        return f"{self.name}: {say(self.sizes, self.unit)}; {X.width} features, {tasks}"
+        return f"{self.name}: {describe_sizes(self.sizes, self.unit)}; {X.width} features, {tasks}"
 
     def check_features(self) -> None:
         """Raise an error that names a column which no model takes, such as one of dates."""
         from tabmtl.encode import FeatureCoder
 
         X, _ = self.parts["train"]
-        FeatureCoder.fit(X.head(1).drop([self.facts["task_column"]] if self.facts["task_column"] else []))
+        FeatureCoder.fit(X.head(1).select(pl.exclude(self.facts["task_column"] or [])))
 
     def fit(self, estimator: Any) -> None:
         """Fit on the train rows; the validation rows stop the fit."""
-        X_val, y_val = self.parts["val"]
-        estimator.fit(*self.parts["train"], X_val=X_val, y_val=y_val)
+        estimator.fit(*self.parts["train"], **self._watched)
 
-    def scores(self, estimator: Any, part: Part) -> dict[str, float | None]:
+    def scores(self, estimator: Any, part: str) -> dict[str, float | None]:
         """Score of every task."""
         return estimator.score_tasks(*self.parts[part])
 
-    def table(self, estimator: Any, part: Part) -> pl.DataFrame:
+    def table(self, estimator: Any, part: str) -> pl.DataFrame:
         """Scores and their confidence intervals, one row a task."""
         table = estimator.score_intervals(*self.parts[part])
         return table.select("task", "metric", "score", low="low", high="high", labelled="n_labelled")
 
-    def metrics(self, table: pl.DataFrame, part: Part) -> dict[str, float | None]:
+    def metrics(self, table: pl.DataFrame, part: str) -> dict[str, float | None]:
         """The scores of a `table` by ``<part>/<task>/<metric>``, as they are logged."""
         return {f"{part}/{row['task']}/{row['metric']}": row["score"] for row in table.iter_rows(named=True)}
 
     def objective(self, estimator: Any, *, per_task: bool, search_space: Mapping[str, Any]) -> Objective:
-        """What a trial of a search does."""
+        """The objective of a search: fit on the train rows, score the validation rows."""
         from tabmtl.tuning import objective
 
-        X_val, y_val = self.parts["val"]
-        watched = {"X_val": X_val, "y_val": y_val}
-        return objective(estimator, *self.parts["train"], **watched, per_task=per_task, search_space=search_space)
+        train = self.parts["train"]
+        return objective(estimator, *train, **self._watched, per_task=per_task, search_space=search_space)
 
     def log_fitted(self, callback: Any, estimator: Any, reference: Any = None) -> None:
-        """Log what is known when training is over."""
-        X_val, y_val = self.parts["val"]
-        callback.log_fitted(estimator, *self.parts["train"], X_val=X_val, y_val=y_val, reference=reference)
+        """Log the facts of a fit that is over."""
+        callback.log_fitted(estimator, *self.parts["train"], **self._watched, reference=reference)
 
     def example(self) -> pl.DataFrame:
         """Some rows as they will come."""
         return self.parts["train"][0].head(5)
 
+    @property
+    def _watched(self) -> dict[str, Any]:
+        X, y = self.parts["val"]
+        return {"X_val": X, "y_val": y}
 
-def named_table(source: DataSource) -> TableRows:
-    """Rows of a data set, with the split that is stored with it.
+
+def open_table(source: DataSource, *, whole: bool = False) -> TableRows:
+    """Read a table; the split is stored with a set, named by a column of a file, or drawn.
+
+    Parameters
+    ----------
+    source : DataSource
+    whole : bool, default=False
+        All rows of a file as one part "all".
 
     Raises
     ------
     ValueError, OSError
-        If an option does not fit the set, or its table is not where it should be.
+        If the table cannot be read, an option does not fit it, or the split cannot be made.
     """
+    from tabmtl.pipelines.datasets import NAMES
+
+    is_set = source.data in NAMES
+    frame, tasks, task_column = (_read_set if is_set else _read_table)(source)
+    split_column = "split" if is_set else source.split_column
+    frame = _with_categories(frame, source)
+    unused = [*tasks, *known(frame, source.drop, "--drop"), *known(frame, [split_column], "--split-column")]
+    X, y = frame.drop(unused), frame.select(list(tasks))
+    labels = y.to_series() if task_column else y
+    facts = {"tasks": {name: kind for name, kind in tasks.items() if kind}, "task_column": task_column}
+    if whole:
+        parts, split = {"all": np.arange(len(X))}, "none"
+    elif split_column:
+        parts = _stored_split(frame[split_column])
+        split = "stored with the set" if is_set else f"by the column {split_column}"
+    else:
+        parts = _drawn_split(X, labels, facts, source)
+        split = f"drawn: {source.val_share:g} val and {source.test_share:g} test by seed {source.split_seed}"
+    chosen = {part: (X[rows], labels[rows]) for part, rows in parts.items()}
+    return TableRows(name=Path(source.data).stem, parts=chosen, facts=facts, split=split, origin=source.as_typed)
+
+
+def _read_set(source: DataSource) -> tuple[pl.DataFrame, dict[str, Kind | None], str | None]:
+    """Features, chosen targets and split of a set; the kinds of the targets, and the task column."""
     from tabmtl.pipelines.datasets import load
 
     if source.full and source.data != "flights":
@@ -147,62 +289,42 @@ def named_table(source: DataSource) -> TableRows:
     # the folder alone would choose all rows of flights
     folder = None if source.data == "flights" and not source.full else source.folder
     data = load(source.data, folder=folder, **({"full": True} if source.full else {}))
-    kinds = _targets(source.target, [*data.tasks])
+    kinds = _kinds(source.target, [*data.tasks])
     for name in kinds:
         if name not in data.tasks:
             raise ValueError(f"{source.data} has no target {name!r}: {near(name, [*data.tasks])}")
     tasks = {name: kinds.get(name) or kind for name, kind in data.tasks.items() if not kinds or name in kinds}
     with readable(source.data):
-        parts = {part: data.part(part) for part in PARTS}
-    for part, (X, y) in parts.items():
-        X = _with_categories(X, source)
-        kept = y.select(list(tasks)) if isinstance(y, pl.DataFrame) else y
-        parts[part] = X.drop(known(X, source.drop, "--drop")), kept
-    return TableRows(
-        name=source.data, parts=parts, facts={"tasks": tasks, "task_column": data.task_column}, origin=same_rows(source)
-    )
+        frames = pl.collect_all([data.features, data.targets.select(list(tasks)), data.split])
+    return pl.concat(frames, how="horizontal"), tasks, data.task_column
 
 
-def table_of_file(source: DataSource, *, whole: bool = False) -> TableRows:
-    """Rows of a file; without a column that says the split, it is drawn.
-
-    Parameters
-    ----------
-    source : DataSource
-    whole : bool, default=False
-        All rows as one part "all".
-
-    Raises
-    ------
-    ValueError, OSError
-        If the file cannot be read, a column is not there, or the split cannot be made.
-    """
-    frame = read_rows(Path(source.data))
-    kinds = _targets(source.target, frame.columns)
-    if not kinds:
+def _read_table(source: DataSource) -> tuple[pl.DataFrame, dict[str, Kind | None], str | None]:
+    """The columns of a file; the kinds of the targets where they are declared, and the task column."""
+    frame = read_file(Path(source.data))
+    tasks = _kinds(source.target, frame.columns)
+    if not tasks:
         raise ValueError(f"--target is to name the columns of {source.data} to learn: {', '.join(frame.columns)}")
-    targets = known(frame, kinds, "--target")
-    if source.task_column and len(targets) > 1:
-        raise ValueError(f"a long table has one --target, which every row's own task fills; got {len(targets)}")
-    named = {"--task-column": source.task_column, "--split-column": source.split_column}
-    for option, name in named.items():
-        known(frame, [name] if name else [], option)
-    frame = _with_categories(frame, source)
-    unused = [*targets, *known(frame, source.drop, "--drop"), *([source.split_column] if source.split_column else [])]
-    X, y = frame.drop(unused), frame.select(targets)
-    labels = y.to_series() if source.task_column else y
-    facts = {"tasks": {name: kind for name, kind in kinds.items() if kind}, "task_column": source.task_column}
-    if whole:
-        parts: dict[Part, np.ndarray] = {"all": np.arange(len(X))}
-        split = "none"
-    elif source.split_column:
-        parts = _stored_split(frame[source.split_column], source)
-        split = f"by the column {source.split_column}"
-    else:
-        parts = _drawn_split(X, labels, facts, source)
-        split = f"drawn: {source.val_share:g} val and {source.test_share:g} test by seed {source.split_seed}"
-    chosen = {part: (X[rows], labels[rows]) for part, rows in parts.items()}
-    return TableRows(name=Path(source.data).stem, parts=chosen, facts=facts, split=split, origin=same_rows(source))
+    known(frame, tasks, "--target")
+    if source.task_column and len(tasks) > 1:
+        raise ValueError(f"a long table has one --target, which every row's own task fills; got {len(tasks)}")
+    known(frame, [source.task_column], "--task-column")
+    return frame, tasks, source.task_column
+
+
+def _kinds(texts: list[str], columns: Sequence[str]) -> dict[str, Kind | None]:
+    """Names of the targets, and their kinds where they are declared."""
+    found: dict[str, Kind | None] = {}
+    for text in texts:
+        name, _, declared = text.rpartition("=")
+        kind = next((kind for kind in _KINDS if kind == declared), None)
+        if not kind and text not in columns and name in columns:
+            raise ValueError(f"--target {text}: unknown kind {declared!r}: {near(declared, _KINDS)}")
+        name = name if kind else text
+        if name in found:
+            raise ValueError(f"--target names {name!r} twice")
+        found[name] = kind
+    return found
 
 
 def _with_categories(frame: pl.DataFrame, source: DataSource) -> pl.DataFrame:
@@ -214,47 +336,28 @@ def _with_categories(frame: pl.DataFrame, source: DataSource) -> pl.DataFrame:
     return frame.with_columns(column.cast(pl.String) for column in chosen.iter_columns())
 
 
-def _targets(texts: list[str], columns: Sequence[str]) -> dict[str, Kind | None]:
-    """Names of the targets, and their kinds where they are said."""
-    found: dict[str, Kind | None] = {}
-    for text in texts:
-        name, _, said = text.rpartition("=")
-        kind = next((kind for kind in _KINDS if kind == said), None)
-        if not kind and text not in columns and name in columns:
-            raise ValueError(f"--target {text}: unknown kind {said!r}: {near(said, _KINDS)}")
-        name = name if kind else text
-        if name in found:
-            raise ValueError(f"--target names {name!r} twice")
-        found[name] = kind
-    return found
-
-
-def _stored_split(column: pl.Series, source: DataSource) -> dict[Part, np.ndarray]:
+def _stored_split(column: pl.Series) -> dict[str, np.ndarray]:
     values = set(column.unique().to_list())
-    unknown = sorted(map(str, values - {*PARTS}))
-    if unknown or not {"train", "val"} <= values:
+    if not {"train", "val"} <= values <= {*PARTS}:
         raise ValueError(
-            f"--split-column {source.split_column}: expected train, val and perhaps test in every row, got "
+            f"--split-column {column.name}: expected train, val and perhaps test in every row, got "
             f"{', '.join(sorted(map(str, values))[:6])}"
         )
     return {part: np.flatnonzero((column == part).to_numpy()) for part in PARTS if part in values}
 
 
-def _drawn_split(X: pl.DataFrame, y: Any, facts: Mapping[str, Any], source: DataSource) -> dict[Part, np.ndarray]:
+def _drawn_split(X: pl.DataFrame, y: Any, facts: Mapping[str, Any], source: DataSource) -> dict[str, np.ndarray]:
     """Parts that each hold labels of every task and class, where there are rows enough."""
     from tabmtl.encode import TableCoder
     from tabmtl.model_selection.folds import train_valid_split
 
-    check_shares(source)
-    if source.split_seed < 0:
-        raise ValueError(f"--split-seed must be at least 0, got {source.split_seed}")
     long = facts["task_column"]
     # features have no say in it, and those that are dropped later may hold what no model takes
     frame = pl.DataFrame({"": np.arange(len(X)), **({long: X[long]} if long else {})})
     coder = TableCoder.fit(frame, y, None, **facts, force=None, categorical="from_dtype", encoding=_PLAIN)
     batch, tasks = coder.read(frame, y), coder.labels.tasks
     rng = np.random.default_rng(source.split_seed)
-    parts: dict[Part, np.ndarray] = {"train": np.arange(len(X))}
+    parts = {"train": np.arange(len(X))}
     left = 1.0
     for part, share in {"test": source.test_share, "val": source.val_share}.items():
         if share:

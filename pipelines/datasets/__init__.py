@@ -8,48 +8,20 @@ folder, named by ``folder=`` or by the environment variable ``TABMTL_DATA``, whi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from tabmtl.pipelines.datasets import (
-    census_kdd,
-    complete_journey,
-    diginetica,
-    flights,
-    gss_abortion,
-    mathachieve,
-    portal,
-    rand_hie,
-    school,
-    star,
-)
-from tabmtl.pipelines.datasets.dataset import Dataset
-from tabmtl.pipelines.datasets.session_log import SessionLog
+from tabmtl.pipelines.data.clicks import ClickLog
+from tabmtl.pipelines.data.tables import Dataset
 
-__all__ = ["NAMES", "SESSION_NAMES", "Dataset", "SessionLog", "load", "load_sessions"]
+__all__ = ["NAMES", "SESSION_NAMES", "ClickLog", "Dataset", "load", "load_sessions"]
 
-_LOADERS: dict[str, Callable[..., Dataset]] = {
-    "portal": portal.load,
-    "flights": flights.load,
-    "census_kdd": census_kdd.load,
-    "star": star.load,
-    "rand_hie": rand_hie.load,
-    "gss_abortion": gss_abortion.load,
-    "mathachieve": mathachieve.load,
-    "school": school.load,
-}
-
-_SESSION_LOADERS: dict[str, Callable[..., SessionLog]] = {
-    "diginetica": diginetica.load,
-    "complete_journey": complete_journey.load,
-}
-
-#: The known tables.
-NAMES = tuple(_LOADERS)
+#: The known tables; each is a module with a function ``load``.
+NAMES = ("portal", "flights", "census_kdd", "star", "rand_hie", "gss_abortion", "mathachieve", "school")
 
 #: The known click logs.
-SESSION_NAMES = tuple(_SESSION_LOADERS)
+SESSION_NAMES = ("diginetica", "complete_journey")
 
 
 def load(name: str, *, folder: str | Path | None = None, **options: Any) -> Dataset:
@@ -82,14 +54,14 @@ def load(name: str, *, folder: str | Path | None = None, **options: Any) -> Data
     >>> y.null_count().to_dicts()
     [{'cancelled': 0, 'dep_del15': 440, 'arr_delay': 481, 'air_time': 481}]
     """
-    if name in _SESSION_LOADERS:
+    if name in SESSION_NAMES:
         raise ValueError(f"{name!r} is a click log, not a table: load_sessions opens it")
-    if name not in _LOADERS:
+    if name not in NAMES:
         raise ValueError(f"unknown data set {name!r}; known are {', '.join(NAMES)}")
-    return _LOADERS[name](folder, **options)
+    return import_module(f"{__name__}.{name}").load(folder, **options)
 
 
-def load_sessions(name: str, *, folder: str | Path | None = None, **options: Any) -> SessionLog:
+def load_sessions(name: str, *, folder: str | Path | None = None, **options: Any) -> ClickLog:
     """Open a click log by name; the docstring of each module says what it holds.
 
     Parameters
@@ -105,7 +77,7 @@ def load_sessions(name: str, *, folder: str | Path | None = None, **options: Any
 
     Returns
     -------
-    SessionLog
+    ClickLog
 
     Raises
     ------
@@ -114,6 +86,6 @@ def load_sessions(name: str, *, folder: str | Path | None = None, **options: Any
     FileNotFoundError
         If a table is not where it should be.
     """
-    if name not in _SESSION_LOADERS:
+    if name not in SESSION_NAMES:
         raise ValueError(f"unknown click log {name!r}; known are {', '.join(SESSION_NAMES)}")
-    return _SESSION_LOADERS[name](folder, **options)
+    return import_module(f"{__name__}.{name}").load(folder, **options)

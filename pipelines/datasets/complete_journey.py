@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from tabmtl.pipelines.datasets.dataset import stored
-from tabmtl.pipelines.datasets.session_log import SessionLog
+from tabmtl.pipelines.data.clicks import ClickLog
+from tabmtl.pipelines.data.files import stored
 
 #: Departments of volumes and of bookings, not of products that one picks.
 DROPPED = ("FUEL", "MISCELLANEOUS")
 
 
-def load(folder: str | Path | None = None, *, train_days: int = 120, test_days: int = 28, seed: int = 0) -> SessionLog:
+def load(folder: str | Path | None = None, *, train_days: int = 120, test_days: int = 28, seed: int = 0) -> ClickLog:
     """Baskets of 2 469 households in 2017 as sessions, in the setting of the figures of this project.
 
     The owner calls the data simulated, for teaching and prototyping and not for research on real consumers: say so
@@ -44,7 +44,7 @@ def load(folder: str | Path | None = None, *, train_days: int = 120, test_days: 
 
     Returns
     -------
-    SessionLog
+    ClickLog
         37 853 sessions of train and 8 866 of test; the levels ``department``, ``product_category`` and
         ``product_type``, and ``brand``, ``manufacturer_id`` and ``package_size``, all String.
 
@@ -69,7 +69,7 @@ def load(folder: str | Path | None = None, *, train_days: int = 120, test_days: 
     cut = pl.lit(newest) - timedelta(days=test_days)
     lines = lines.filter(pl.col("time") >= cut - timedelta(days=train_days))
     sessions = lines.filter(pl.len().over("session_id").is_between(2, 40))
-    return SessionLog(
+    return ClickLog(
         name="complete_journey",
         clicks=sessions.with_columns(
             split=pl.when(pl.col("time") < cut).then(pl.lit("train")).otherwise(pl.lit("test"))

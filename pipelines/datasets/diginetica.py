@@ -6,11 +6,11 @@ from pathlib import Path
 
 import polars as pl
 
-from tabmtl.pipelines.datasets.dataset import stored
-from tabmtl.pipelines.datasets.session_log import SessionLog
+from tabmtl.pipelines.data.clicks import ClickLog
+from tabmtl.pipelines.data.files import stored
 
 
-def load(folder: str | Path | None = None) -> SessionLog:
+def load(folder: str | Path | None = None) -> ClickLog:
     """982 961 clicks of 202 633 sessions on 43 097 items of 995 categories, in the preprocessing of SR-GNN.
 
     The log has an order only: sessions are sorted by date, and the last 7 days are test. Metadata is the category
@@ -26,7 +26,7 @@ def load(folder: str | Path | None = None) -> SessionLog:
 
     Returns
     -------
-    SessionLog
+    ClickLog
         186 670 sessions of train and 15 963 of test; one category level, ``category``.
 
     Raises
@@ -35,7 +35,7 @@ def load(folder: str | Path | None = None) -> SessionLog:
         If a table is not where it should be.
     """
     clicks, items = (pl.scan_parquet(stored("diginetica", folder, table)) for table in ("clicks", "items"))
-    return SessionLog(
+    return ClickLog(
         name="diginetica",
         clicks=clicks.select("session_id", "item_id", "position", "split").collect(),
         items=items.select("item_id", pl.col("category").cast(pl.String)).collect(),

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import polars as pl
 
-from tabmtl.pipelines.datasets.dataset import Dataset, stored
+from tabmtl.pipelines.data.files import stored
+from tabmtl.pipelines.data.tables import Dataset
 
 
 def load(folder: str | Path | None = None) -> Dataset:

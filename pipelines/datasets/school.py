@@ -6,7 +6,8 @@ from pathlib import Path
 
 import polars as pl
 
-from tabmtl.pipelines.datasets.dataset import Dataset, stored
+from tabmtl.pipelines.data.files import stored
+from tabmtl.pipelines.data.tables import Dataset
 
 #: Levels of each one-hot group; the indicators are stored as 0/1 and stay numbers.
 GROUPS = {

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import polars as pl
 
-from tabmtl.pipelines.datasets.dataset import Dataset, stored
+from tabmtl.pipelines.data.files import stored
+from tabmtl.pipelines.data.tables import Dataset
 
 GRADES = ("k", "1", "2", "3")
 PER_GRADE = ("star", "lunch", "school", "degree", "ladder", "tethnicity", "system", "schoolid")

@@ -18,7 +18,7 @@ from benchmarks.sessions_speed import (
     main,
     our_step,
 )
-from tabmtl.pipelines.datasets import SessionLog
+from tabmtl.pipelines.datasets import ClickLog
 from tabmtl.sessions.log import LogColumns, read_sessions
 from tabmtl.sessions.m2trec.item_features import ItemCoder
 
@@ -119,7 +119,7 @@ def test_drawn_data_are_what_the_setting_says():
 
 def test_epochs_compare_time_and_recall_on_a_held_out_log(capsys):
     log = rounds_log()
-    data = SessionLog(
+    data = ClickLog(
         name="circle",
         clicks=log.with_columns(
             split=pl.when(pl.col("session_id") < 50).then(pl.lit("train")).otherwise(pl.lit("test"))

@@ -9,10 +9,9 @@ import polars as pl
 import pytest
 
 from tabmtl import MultiTabNet
-from tabmtl.pipelines.content import content_of
-from tabmtl.pipelines.data import open_rows
+from tabmtl.pipelines.data import ClickColumns, DataSource, open_rows
 from tabmtl.pipelines.data.clicks import ClickRows
-from tabmtl.pipelines.data.files import ClickColumns, DataSource, same_rows
+from tabmtl.pipelines.data.files import fingerprint
 from tabmtl.pipelines.data.tables import TableRows
 from tabmtl.pipelines.datasets import load
 from tabmtl.sessions import M2TRec
@@ -90,9 +89,9 @@ def test_the_identity_of_rows_is_their_split_types_and_values(table: Path) -> No
 
 def test_content_tells_values_of_all_types_apart() -> None:
     frame = pl.DataFrame({"a": [1.5, None], "b": [[1, 2], None], "c": [b"x", None], "^d$": ["", None]})
-    assert content_of(frame) == content_of(frame.clone())
+    assert fingerprint(frame) == fingerprint(frame.clone())
     for other in (frame.reverse(), frame.head(1), frame.fill_null(0), frame.with_columns(b=pl.Series([[1, 3], None]))):
-        assert content_of(other) != content_of(frame)
+        assert fingerprint(other) != fingerprint(frame)
 
 
 def test_without_a_test_share_there_are_no_test_rows(table: Path) -> None:
@@ -139,9 +138,9 @@ def test_a_log_without_times_has_an_order(tmp_path: Path) -> None:
 
 
 def test_the_options_of_the_same_rows_can_be_typed() -> None:
-    assert same_rows(DataSource(data="portal", target=["male"], drop=["x"])) == "--data portal"
+    assert DataSource(data="portal", target=["male"], drop=["x"]).as_typed == "--data portal"
     source = DataSource(data="a table.csv", split_column="part", split_seed=3, test_share=0.0, full=True)
-    assert same_rows(source) == "--data 'a table.csv' --full --split-column part --test-share 0.0 --split-seed 3"
+    assert source.as_typed == "--data 'a table.csv' --full --split-column part --test-share 0.0 --split-seed 3"
 
 
 MISTAKES = {

