@@ -51,12 +51,11 @@ def _app() -> "App":
     from tabmtl.pipelines.data.clicks import ClickColumns
     from tabmtl.pipelines.data.files import RowSource
     from tabmtl.pipelines.model_choice import ModelChoice
-    from tabmtl.pipelines.search import Search
     from tabmtl.pipelines.tracking import Store
 
-    groups = {"Data": RowSource, "Click logs": ClickColumns, "Model": ModelChoice, "Search": Search, "MLflow": Store}
-    for place, (heading, options) in enumerate(groups.items()):
-        Parameter(name="*", group=Group(heading, sort_key=place))(options)
+    groups = ["Data", "Click logs", "Model", "Search", "MLflow"]
+    for place, options in enumerate([RowSource, ClickColumns, ModelChoice, sweep.Search, Store]):
+        Parameter(name="*", group=Group(groups[place], sort_key=place))(options)
     settings: dict[str, Any] = {
         "default_parameter": Parameter(negative=(), allow_repeating=True, show_default=_shown),
         "group_parameters": Group("Options", sort_key=len(groups)),

@@ -1,27 +1,35 @@
 """Search the parameters of a model, fit the chosen point again, and log and register it: ``tabmtl sweep``.
 
-A sweep is a study of Optuna, kept in a
-journal file or a database, and a run of MLflow with a nested run for every trial. The same command again goes on with
-it until it has all its trials, also if it was killed; other machines join it with ``--no-refit``.
+A sweep is a study of Optuna, kept in a file or a database, and a run of MLflow with a nested run for every trial. The
+same command again goes on with it until it has all its trials, also if it was killed; other machines join it with
+``--no-refit``.
 """
 
 from __future__ import annotations
 
+import json
+import math
+import multiprocessing
+import os
 import sys
+import threading
+import warnings
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import polars as pl
 
 from tabmtl.pipelines.data import ClickColumns, DataSource, Rows
 from tabmtl.pipelines.model_choice import ModelChoice
-from tabmtl.pipelines.search import Job, Search, make_goal, open_search, run_trials
-from tabmtl.pipelines.terminal import lay_out
-from tabmtl.pipelines.tracking import REFIT, Log, Tracking, open_log
+from tabmtl.pipelines.terminal import INTERRUPTED, exit_code, lay_out, near, pairs
+from tabmtl.pipelines.tracking import REFIT, Log, Tracking, TrialRuns, connected, open_log, without_password
 from tabmtl.pipelines.train import (
     Fitted,
     check_output,
@@ -30,18 +38,89 @@ from tabmtl.pipelines.train import (
     open_rows_and_model,
     print_places,
 )
+from tabmtl.schema import TabmtlWarning
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.trial import FrozenTrial
 
-#: User attributes of a study: its run of MLflow, the chosen fit, and the scores of single-task models.
-_RUN, _REFIT, _SINGLE = "tabmtl:run", "tabmtl:refit", "tabmtl:single_task"
+    from tabmtl.tuning import Objective
+
+#: User attributes of a study: its data and settings, its run of MLflow, the chosen fit, and the single-task scores.
+_FACTS, _RUN, _REFIT, _SINGLE = "tabmtl:facts", "tabmtl:run", "tabmtl:refit", "tabmtl:single_task"
 _SHOWN_TRIALS, _SHOWN_TASKS = 5, 6
+_PATIENCE = 30  # seconds that a worker has to end in order
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """How many trials are run, where they are kept, and which one is the best.
+
+    Parameters
+    ----------
+    trials : int
+        Trials of the study in the end, over all calls.
+    timeout : float, optional
+        Seconds after which no trial begins.
+    trial_timeout : float, optional
+        Seconds after which a trial is pruned, after an epoch.
+    storage : str
+        Journal file, or database of several machines: postgresql://...
+    study : str, optional
+        Name of the study; default data, model and objective.
+    objective : {"mean", "pareto"}
+        One number, with pruning, or the Pareto front of the tasks.
+    weight : list of str
+        TASK=NUMBER, to choose from the front; tasks that are left out count 0; may be repeated.
+    above_single_task : bool
+        Instead of --weight: no task below one LightGBM per task.
+    workers : int
+        Processes that share the trials.
+    no_refit : bool
+        Only run trials, as further machines do.
+    """
+
+    trials: int = 20
+    timeout: float | None = None
+    trial_timeout: float | None = None
+    storage: str = "sweep.journal"
+    study: str | None = None
+    objective: Literal["mean", "pareto"] = "mean"
+    weight: list[str] = field(default_factory=list)
+    above_single_task: bool = False
+    workers: int = 1
+    no_refit: bool = False
+
+    def __post_init__(self) -> None:
+        if self.objective == "mean" and (self.weight or self.above_single_task):
+            raise ValueError("--weight and --above-single-task choose from a front: take --objective pareto")
+        if self.weight and self.above_single_task:
+            raise ValueError("--weight and --above-single-task are two ways to choose: take one")
+        numbers = self.weights.values()
+        if self.weight and not (all(math.isfinite(number) and number >= 0 for number in numbers) and any(numbers)):
+            raise ValueError(f"--weight takes numbers of at least 0, and one above it, got {' '.join(self.weight)}")
+        for name in ("trials", "workers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
+        for flag, seconds in (("--timeout", self.timeout), ("--trial-timeout", self.trial_timeout)):
+            if seconds is not None and not seconds > 0:
+                raise ValueError(f"{flag} must be above 0, got {seconds:g}")
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weights as numbers."""
+        found = {}
+        for name, text in pairs(self.weight, "--weight").items():
+            try:
+                found[name] = float(text)
+            except ValueError:
+                raise ValueError(f"--weight {name}= takes a number, got {text!r}") from None
+        return found
 
 
 @dataclass(frozen=True)
 class NoPoint:
-    """What a sweep gives where no point of its front is good enough.
+    """The result of a sweep where no point of its front is good enough.
 
     Parameters
     ----------
@@ -93,31 +172,25 @@ def sweep(
     if output is not None:
         check_output(output)
     rows, estimator = open_rows_and_model(source, clicks, choice)
-    goal = make_goal(rows, estimator, choice, search)
-    search.check_weights(goal.names)
+    goal = _make_goal(rows, estimator, choice, search)
+    for task in search.weights:
+        if task not in goal.names:
+            raise ValueError(f"--weight: there is no task {task!r}: {near(task, goal.names)}")
     name = search.study or f"{rows.name}-{choice.model}-{search.objective}"
     facts = {**rows.identity, "set": choice.params, "seed": choice.seed}
-    study = open_search(name, goal, search, facts, choice.seed)
+    study = _open_study(name, goal, search, facts, choice.seed)
     print(rows.describe())
     print(f"Study {name}: {search.trials} trials of {choice.model} over {', '.join(goal.search_space)}", flush=True)
     with open_log(tracking) as log, _run_of_sweep(log, study, search) as parent:
-        job = Job(
-            source=source,
-            clicks=clicks,
-            choice=choice,
-            tracking=tracking,
-            search=search,
-            study=name,
-            experiment_id=None if log is None else log.experiment_id,
-            parent=parent,
-        )
+        runs = None if log is None or parent is None else TrialRuns(log.experiment_id, parent)
         try:
-            run_trials(job, study, goal)
+            in_worker = partial(_open_and_work, source, clicks, choice, search, tracking, name, runs)
+            _run_trials(study, goal, search, runs, in_worker)
         except KeyboardInterrupt:
             print("Interrupted: the same command goes on from here.", file=sys.stderr)
             raise
-        found = _Found(study=study, rows=rows, estimator=estimator, log=log, parent=parent)
-        found.say_trials()
+        found = _Found(study=study, rows=rows, estimator=estimator, log=log, runs=runs)
+        found.print_trials()
         if search.no_refit:
             return None
         point = found.choose(search)
@@ -131,31 +204,189 @@ def sweep(
     return fitted
 
 
+def _make_goal(rows: Rows, estimator: Any, choice: ModelChoice, search: Search) -> Objective:
+    """The objective of the trials; parameters that are set are not searched."""
+    space = {name: entry for name, entry in estimator.search_space.items() if name not in choice.params}
+    goal = rows.objective(estimator, per_task=search.objective == "pareto", search_space=space)
+    return goal.within(seconds=search.trial_timeout)
+
+
+def _open_study(name: str, goal: Objective, search: Search, facts: Mapping[str, Any], seed: int) -> optuna.Study:
+    """Make the study, or go on with it if it was made for the same data, settings and parameters."""
+    from tabmtl.tuning import open_study
+
+    study = open_study(name, goal, storage=search.storage, seed=seed)
+    ours, known = json.loads(json.dumps(facts)), study.user_attrs.get(_FACTS)
+    if known is None:
+        study.set_user_attr(_FACTS, ours)
+        return study
+    for fact, value in ours.items():
+        if known.get(fact) != value:
+            raise ValueError(
+                f"the study {name!r} in {without_password(search.storage)} was made with {fact} = {known.get(fact)}, "
+                f"and is asked to go on with {value}: give what it had, or another --study"
+            )
+    return study
+
+
+@contextmanager
+def _run_of_sweep(log: Log | None, study: optuna.Study, search: Search) -> Iterator[str | None]:
+    """The run that holds those of the trials: a new one, or that of the study, which goes on."""
+    if log is None:
+        yield None
+        return
+    known = study.user_attrs.get(_RUN)
+    known = known if log.still_has(known) else None
+    if known is not None and search.no_refit and log.client.get_run(known).info.status == "RUNNING":
+        yield known  # of another machine, which will end it
+        return
+    with log.run(study.study_name, run_id=known) as parent:
+        study.set_user_attr(_RUN, parent)
+        log.client.log_param(parent, "study", study.study_name)
+        log.client.log_param(parent, "objective", search.objective)
+        yield parent
+
+
+def _run_trials(
+    study: optuna.Study, goal: Objective, search: Search, runs: TrialRuns | None, in_worker: Callable[[], None]
+) -> None:
+    """Run the trials that are left, in this process, or in as many as ``workers`` says.
+
+    Raises
+    ------
+    ChildProcessError
+        If all workers ended with an error.
+    """
+    n_workers = min(search.workers, search.trials - _n_ended(study))
+    if n_workers < 2:
+        _work(study, goal, search, runs)
+        return
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=_work_apart, args=(in_worker,)) for _ in range(n_workers)]
+    with _threads_for(n_workers):
+        for worker in workers:
+            worker.start()
+    try:
+        _wait_for(workers)
+    finally:
+        for worker in workers:
+            worker.terminate()
+        for worker in workers:
+            worker.join(_PATIENCE)
+            worker.kill()
+    codes = [worker.exitcode for worker in workers]
+    if all(codes):
+        raise ChildProcessError(f"all workers ended with errors, see above; exit codes {codes}")
+
+
+def _wait_for(workers: Sequence[BaseProcess]) -> None:
+    """Wait for all workers, and report those that had no chance to do it themselves."""
+    left = [*workers]
+    while left:
+        ended = wait([worker.sentinel for worker in left])
+        for worker in [worker for worker in left if worker.sentinel in ended]:
+            worker.join()
+            left.remove(worker)
+            code = worker.exitcode or 0
+            if code < 0 or code == INTERRUPTED:
+                by = f"signal {-code}" if code < 0 else "an interrupt"
+                message = f"a worker was ended by {by}; {len(left)} of {len(workers)} go on"
+                warnings.warn(message, TabmtlWarning, stacklevel=2)
+
+
+@contextmanager
+def _threads_for(workers: int) -> Iterator[None]:
+    """Share the processors among the workers that are started inside, where the user has not."""
+    if "OMP_NUM_THREADS" in os.environ:
+        yield
+        return
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // workers))
+    try:
+        yield
+    finally:
+        del os.environ["OMP_NUM_THREADS"]
+
+
+def _work_apart(in_worker: Callable[[], None]) -> None:
+    """Work in a process of its own, which ends with the process that started it, however that ends."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    sys.exit(exit_code(in_worker, "tabmtl sweep"))
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)  # the trial is lost, and known to be
+
+
+def _open_and_work(
+    source: DataSource,
+    clicks: ClickColumns,
+    choice: ModelChoice,
+    search: Search,
+    tracking: Tracking,
+    name: str,
+    runs: TrialRuns | None,
+) -> None:
+    from tabmtl.tuning import open_study
+
+    with nullcontext() if runs is None else connected(tracking):
+        rows, estimator = open_rows_and_model(source, clicks, choice)
+        goal = _make_goal(rows, estimator, choice, search)
+        _work(open_study(name, goal, storage=search.storage, seed=choice.seed), goal, search, runs)
+
+
+def _work(study: optuna.Study, goal: Objective, search: Search, runs: TrialRuns | None) -> None:
+    import optuna
+
+    from tabmtl.tuning import run_study
+
+    goal = goal if runs is None else goal.reported_to(runs)
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # below, it prints the traceback of an error that is raised too
+    try:
+        callbacks = [partial(print_trial, goal.names)]
+        run_study(study, goal, n_trials=search.trials, timeout=search.timeout, callbacks=callbacks)
+    finally:
+        optuna.logging.set_verbosity(level)
+
+
+def print_trial(names: Sequence[str], study: optuna.Study, trial: FrozenTrial) -> None:
+    """Print a line on a trial that has ended; Optuna keeps the last numbers of one that was pruned."""
+    from tabmtl.tuning.trial import ENDED, FAILURE
+
+    text = ", ".join(f"{name} {value:.4f}" for name, value in zip(names, trial.values or (), strict=False))
+    if trial.state.name != "COMPLETE":
+        reasons = [trial.user_attrs[name] for name in (FAILURE, ENDED) if name in trial.user_attrs]
+        text = ": ".join([trial.state.name.lower(), *reasons]) + (f", {text} so far" if text else "")
+    seconds = trial.duration.total_seconds() if trial.duration is not None else 0.0
+    print(f"trial {trial.number}: {text}  ({seconds:.1f} s)", flush=True)
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Found:
-    """The trials of a sweep, and what is made of them."""
+    """The trials of a sweep, and the choice among them."""
 
     study: optuna.Study
     rows: Rows
     estimator: Any
     log: Log | None
-    parent: str | None
+    runs: TrialRuns | None
 
-    def say_trials(self) -> None:
+    def print_trials(self) -> None:
         """Print how the trials ended, and the best; and log that."""
-        from tabmtl.pipelines.trials import end_lost_runs
         from tabmtl.tuning import pareto_front
 
         counts = _count(self.study)
-        table = _best(self.study)
-        print(f"\n{', '.join(f'{count} {state}' for state, count in counts.items())}. Best on the validation rows:\n")
-        print(f"{lay_out(table.head(_SHOWN_TRIALS))}\n", flush=True)
-        if self.log is None or self.parent is None:
-            return
-        end_lost_runs(self.study, self.log.experiment_id, self.parent)
-        for state, count in counts.items():
-            self.log.client.log_metric(self.parent, f"trials/{state}", count)
-        self.log.client.log_text(self.parent, pareto_front(self.study, dominated=True).write_csv(), "trials.csv")
+        print(f"\n{', '.join(f'{count} {end}' for end, count in counts.items())}. Best on the validation rows:\n")
+        print(f"{lay_out(_best(self.study).head(_SHOWN_TRIALS))}\n", flush=True)
+        if self.log is not None and self.runs is not None:
+            self.runs.end_lost(self.study)
+            for end, count in counts.items():
+                self.log.client.log_metric(self.runs.parent, f"trials/{end}", count)
+            table = pareto_front(self.study, dominated=True).write_csv()
+            self.log.client.log_text(self.runs.parent, table, "trials.csv")
 
     def choose(self, search: Search) -> pl.DataFrame | NoPoint:
         """The row of the chosen trial."""
@@ -169,8 +400,7 @@ class _Found:
                 "lines above say why; give more --trials, or other --set"
             )
         reference = self._single_task() if search.above_single_task else None
-        names = self.study.metric_names or []
-        weights = None if reference else search.weights or dict.fromkeys(names, 1.0)
+        weights = None if reference else search.weights or dict.fromkeys(self.study.metric_names or [], 1.0)
         try:
             point = choose_point(front, weights=weights, reference=reference)
         except NoPointError as error:
@@ -180,7 +410,6 @@ class _Found:
 
     def fit_chosen(self, point: pl.DataFrame, register: str | None, output: Path | None) -> Fitted:
         """Fit the chosen trial again, unless a former call has, and score the test rows."""
-        from tabmtl.pipelines.trials import end_lost_refits
         from tabmtl.tuning import with_params
 
         trial = point["trial"].item()
@@ -192,28 +421,18 @@ class _Found:
         before = self.study.user_attrs.get(_REFIT, {})
         if before.get("asked") == asked and (output is None or output.exists()):
             print("It was fitted again before; the test rows are not scored twice. Their scores were:\n")
-            scores = pl.DataFrame(before["scores"])
-            print(lay_out(scores), "\n")
-            return Fitted(scores=scores, **before["fitted"])
+            fitted = Fitted(**before["fitted"] | {"scores": pl.DataFrame(before["fitted"]["scores"])})
+            print(lay_out(fitted.scores), "\n")
+            return fitted
         if before:
             print(f"The test rows were scored before, for trial {before['asked']['trial']}: choose by validation rows.")
         print("It is fitted again on the train rows, and stops on the validation rows.", flush=True)
-        model = with_params(self.estimator, point)
-        if self.log is not None and self.parent is not None:
-            end_lost_refits(self.log.experiment_id, self.parent)
-        fitted = fit_and_report(
-            self.rows,
-            model,
-            self.log,
-            name=f"refit of trial {trial}",
-            register=register,
-            output=output,
-            tags={REFIT: str(trial)},
-        )
-        kept = {"run_id": fitted.run_id, "version": fitted.version, "alias": fitted.alias}
-        self.study.set_user_attr(
-            _REFIT, {"asked": asked, "fitted": kept, "scores": fitted.scores.to_dict(as_series=False)}
-        )
+        if self.runs is not None:
+            self.runs.end_lost_refits()
+        model, name, tags = with_params(self.estimator, point), f"refit of trial {trial}", {REFIT: str(trial)}
+        fitted = fit_and_report(self.rows, model, self.log, name=name, register=register, output=output, tags=tags)
+        kept = {**vars(fitted), "scores": fitted.scores.to_dict(as_series=False)}
+        self.study.set_user_attr(_REFIT, {"asked": asked, "fitted": kept})
         return fitted
 
     def _single_task(self) -> dict[str, float | None]:
@@ -228,38 +447,25 @@ class _Found:
 
     def _log_front(self, point: pl.DataFrame, reference: Any) -> None:
         """Log the chosen point, and draw the front where it has a picture."""
-        from tabmtl.tuning import pareto_front
-
-        if self.log is None or self.parent is None:
+        if self.log is None or self.runs is None:
             return
-        self.log.client.set_tag(self.parent, "tabmtl.chosen_trial", point["trial"].item())
-        names = self.study.metric_names or []
-        if 2 <= len(names) <= _SHOWN_TASKS:
+        self.log.client.set_tag(self.runs.parent, "tabmtl.chosen_trial", point["trial"].item())
+        if 2 <= len(self.study.metric_names or []) <= _SHOWN_TASKS:
             from tabmtl.plots import ParetoDisplay
+            from tabmtl.tuning import pareto_front
 
             front = pareto_front(self.study, dominated=True)
             display = ParetoDisplay.from_front(front, reference=reference, chosen=point)
-            self.log.client.log_figure(self.parent, display.figure_, "pareto.png")
+            self.log.client.log_figure(self.runs.parent, display.figure_, "pareto.png")
             display.close()
 
 
-@contextmanager
-def _run_of_sweep(log: Log | None, study: optuna.Study, search: Search) -> Iterator[str | None]:
-    """The run that holds those of the trials: a new one, or that of the study, which goes on."""
-    if log is None:
-        yield None
-        return
-    from tabmtl.pipelines.trials import go_on
+def _n_ended(study: optuna.Study) -> int:
+    """Trials that have ended, as `run_study` counts them."""
+    from tabmtl.tuning.lost import REPEATS
 
-    known = go_on(log, study.user_attrs.get(_RUN))
-    if known is not None and search.no_refit and log.client.get_run(known).info.status == "RUNNING":
-        yield known  # of another machine, which will end it
-        return
-    with log.run(study.study_name, run_id=known) as parent:
-        study.set_user_attr(_RUN, parent)
-        log.client.log_param(parent, "study", study.study_name)
-        log.client.log_param(parent, "objective", search.objective)
-        yield parent
+    trials = study.get_trials(deepcopy=False)
+    return sum(trial.state.is_finished() - (REPEATS in trial.user_attrs) for trial in trials)
 
 
 def _count(study: optuna.Study) -> dict[str, int]:

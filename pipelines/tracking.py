@@ -1,8 +1,9 @@
-"""MLflow for the commands: where runs and models go, runs that end as what happened to them, and the registry."""
+"""MLflow for the commands: the store, runs that end as what happened to them, trials as runs, and the registry."""
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 import shlex
@@ -12,7 +13,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from tabmtl.pipelines.terminal import without_password
 
 if TYPE_CHECKING:
+    import optuna
     from mlflow import MlflowClient
 
 DEFAULT_URI = "sqlite:///mlflow.db"
@@ -32,6 +34,12 @@ CHAMPION, CHALLENGER = "champion", "challenger"
 #: Tags of model versions: the options that gave the rows, as one types them; and the trial that was fitted again.
 ROWS, REFIT = "tabmtl.rows", "tabmtl.refit"
 
+#: Tags of runs: the number of a trial, how it ended and why.
+TRIAL, STATE, REASON = "tabmtl.trial", "tabmtl.state", "tabmtl.reason"
+
+_PARENT = "mlflow.parentRunId"
+_LONGEST = 500  # letters of a reason
+_MOST_RUNS = 1000
 _SECONDS = 10  # that a server has to answer at all
 
 
@@ -107,7 +115,7 @@ class Log:
 
     @property
     def client(self) -> MlflowClient:
-        """What reads and writes the store."""
+        """The client of the store."""
         return make_client()
 
     @contextmanager
@@ -139,9 +147,21 @@ class Log:
         try:
             yield run.info.run_id
         except BaseException as error:
-            mlflow.end_run(status_of(error))
+            mlflow.end_run(_status_of(error))
             raise
         mlflow.end_run()
+
+    def still_has(self, run_id: str | None) -> bool:
+        """Whether a run of this experiment is still there, so that it can go on."""
+        from mlflow.exceptions import MlflowException
+
+        if run_id is None:
+            return False
+        try:
+            info = self.client.get_run(run_id).info
+        except MlflowException:
+            return False
+        return info.lifecycle_stage == "active" and info.experiment_id == self.experiment_id
 
     def log_model(
         self,
@@ -182,15 +202,132 @@ class Log:
         return version, alias
 
 
+class TrialRuns:
+    """A nested run of MLflow for every trial of this process: a reporter of an objective.
+
+    A store that does not answer costs the record of a trial, and a warning, but no trial.
+
+    Parameters
+    ----------
+    experiment_id, parent : str
+        Of the run of the sweep.
+    """
+
+    def __init__(self, experiment_id: str, parent: str) -> None:
+        self.experiment_id, self.parent = experiment_id, parent
+        self._trial: Any = None
+        self._run_id: str | None = None
+        self._callback: Any = None
+        self._has_params = False
+
+    @contextmanager
+    def of(self, trial: optuna.Trial) -> Iterator[None]:
+        """The run of a trial: FINISHED, KILLED where it was pruned or interrupted, or FAILED."""
+        import optuna
+
+        from tabmtl.tuning.trial import FAILURE
+
+        self._begin(trial)
+        try:
+            yield
+        except optuna.TrialPruned as error:
+            failed = FAILURE in trial.user_attrs
+            self._end("FAILED" if failed else "KILLED", "failed" if failed else "pruned", str(error))
+            raise
+        except BaseException as error:
+            self._end(_status_of(error), "failed" if isinstance(error, Exception) else "interrupted", repr(error))
+            raise
+        self._end("FINISHED", "complete")
+
+    def log_epoch(self, record: Mapping[str, float | None]) -> None:
+        """Log the record of an epoch."""
+        if self._callback is not None:
+            with self._as_warning():
+                self._log_params()
+                self._callback(record)
+
+    def log_scores(self, model: Any, scores: Mapping[str, float | None]) -> None:
+        """Log the scores of the kept weights."""
+        from tabmtl.metrics.scores import mean_score
+        from tabmtl.mlflow.callback import metric_name
+
+        names = {task.name: f"{task.name}/{task.metric}" for task in getattr(model, "tasks_", ())}
+        final = {f"final/{names.get(name, name)}": score for name, score in scores.items()}
+        final |= {"final/score": mean_score(scores)}
+        with self._as_warning():
+            for name, score in final.items():
+                if self._run_id is not None and score is not None and math.isfinite(score):
+                    make_client().log_metric(self._run_id, metric_name(name), score)
+
+    def end_lost(self, study: optuna.Study) -> None:
+        """End the runs of trials that are over, but had no chance to say so: their process was killed."""
+        trials = study.get_trials(deepcopy=False)
+        for run in self._open_runs():
+            number = int(run.data.tags.get(TRIAL, -1))
+            if 0 <= number < len(trials) and trials[number].state.is_finished():
+                is_complete = trials[number].state.name == "COMPLETE"
+                _terminate(run.info.run_id, *(("FINISHED", "complete") if is_complete else ("KILLED", "lost")))
+
+    def end_lost_refits(self) -> None:
+        """End the runs of final fits whose sweep was killed."""
+        for run in self._open_runs():
+            if REFIT in run.data.tags:
+                _terminate(run.info.run_id, "KILLED", "lost")
+
+    def _open_runs(self) -> Any:
+        among = f"tags.{_PARENT} = '{self.parent}' and attributes.status = 'RUNNING'"
+        return make_client().search_runs([self.experiment_id], among, max_results=_MOST_RUNS)
+
+    def _begin(self, trial: optuna.Trial) -> None:
+        from tabmtl.mlflow import MLflowCallback
+
+        self._trial, self._run_id, self._callback, self._has_params = trial, None, None, False
+        with self._as_warning():
+            self.end_lost(trial.study)
+            tags = {_PARENT: self.parent, TRIAL: str(trial.number)}
+            run = make_client().create_run(self.experiment_id, run_name=f"trial {trial.number}", tags=tags)
+            self._run_id = run.info.run_id
+            self._callback = MLflowCallback(run_id=self._run_id)
+
+    def _end(self, status: str, state: str, reason: str = "") -> None:
+        if self._run_id is None:
+            return
+        with self._as_warning():
+            self._log_params()
+            self._callback.flush()
+            if reason:
+                make_client().set_tag(self._run_id, REASON, reason[:_LONGEST])
+            _terminate(self._run_id, status, state)
+
+    def _log_params(self) -> None:
+        """Log the parameters of the trial, known since its fit has begun."""
+        from mlflow.entities import Param
+
+        if self._run_id is not None and not self._has_params:
+            params = [Param(name, str(value)) for name, value in self._trial.params.items()]
+            make_client().log_batch(self._run_id, params=params)
+            self._has_params = True
+
+    def _as_warning(self) -> AbstractContextManager[None]:
+        from tabmtl.mlflow.callback import as_warning
+
+        return as_warning(f"trial {self._trial.number} is not logged in full, but goes on")
+
+
 def make_client() -> MlflowClient:
-    """What reads and writes the store that MLflow knows, see `connected`."""
+    """The client of the store that MLflow knows, see `connected`."""
     import mlflow
 
     return mlflow.MlflowClient()
 
 
-def status_of(error: BaseException) -> str:
-    """How MLflow says what ended a run."""
+def _terminate(run_id: str, status: str, state: str) -> None:
+    make_client().set_tag(run_id, STATE, state)
+    make_client().set_terminated(run_id, status)
+
+
+def _status_of(error: BaseException) -> str:
+    """The status of a run that an error has ended, as MLflow names it."""
     return "FAILED" if isinstance(error, Exception) else "KILLED"
 
 
@@ -273,7 +410,7 @@ def check_writable(folder: Path, option: str) -> None:
 
 
 def page_command(uri: str) -> str:
-    """What opens MLflow's page of a store, for this machine alone."""
+    """The command, or the address, that opens MLflow's page of a store."""
     uri = without_password(uri)
     if uri.startswith(("http://", "https://")):
         return uri

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import commands
+import mlflow
 import optuna
 import pytest
 from commands import TARGETS, TINY
@@ -13,7 +14,8 @@ from mlflow.exceptions import MlflowException
 from optuna.trial import TrialState
 
 import tabmtl
-from tabmtl.pipelines import trials
+from tabmtl.pipelines.sweep import print_trial
+from tabmtl.pipelines.tracking import REASON, REFIT, STATE, TrialRuns
 from tabmtl.tuning import open_study
 
 PARENT = "mlflow.parentRunId"
@@ -68,7 +70,7 @@ def test_every_trial_is_a_nested_run_and_the_best_is_fitted_again(
     best = study.best_trial
     again = runs[f"refit of trial {best.number}"]
     assert again.data.metrics["final/score"] == pytest.approx(best.value)
-    assert again.data.tags[trials.REFIT] == str(best.number)
+    assert again.data.tags[REFIT] == str(best.number)
     assert registry.aliases("rodents") == {"champion": "1"}
     assert tabmtl.load(tmp_path / "model").learning_rate == best.params["learning_rate"]
     assert f"Trial {best.number} is chosen" in capsys.readouterr().out
@@ -139,9 +141,9 @@ def test_pruned_failed_and_interrupted_trials_are_said_to_be(
         patch.setattr(tabmtl.SharedBottom, "fit", fit)
         assert sweep("--trials", 3) == 130
     runs = commands.Registry(store).runs()
-    found = [(runs[f"trial {i}"].info.status, runs[f"trial {i}"].data.tags[trials.STATE]) for i in range(3)]
+    found = [(runs[f"trial {i}"].info.status, runs[f"trial {i}"].data.tags[STATE]) for i in range(3)]
     assert found == [("KILLED", "pruned"), ("FAILED", "failed"), ("KILLED", "interrupted")]
-    assert "no room" in runs["trial 1"].data.tags[trials.REASON]
+    assert "no room" in runs["trial 1"].data.tags[REASON]
     assert runs["rodents-SharedBottom-mean"].info.status == "KILLED"
     assert sweep("--trials", 3, "--no-refit") == 0
     assert commands.Registry(store).runs()["rodents-SharedBottom-mean"].info.status == "FINISHED"
@@ -157,8 +159,8 @@ def test_a_trial_ends_with_the_epoch_in_which_its_time_is_up(
     assert sweep(*words, "--trials", 1, "--trial-timeout", 1e-6) == 0
     assert "trial 0: pruned: after epoch 1 and " in capsys.readouterr().out
     run = commands.Registry(store).runs()["trial 0"]
-    assert (run.info.status, run.data.tags[trials.STATE]) == ("KILLED", "pruned")
-    assert "s, of 1e-06" in run.data.tags[trials.REASON]
+    assert (run.info.status, run.data.tags[STATE]) == ("KILLED", "pruned")
+    assert "s, of 1e-06" in run.data.tags[REASON]
     assert "val/weight/r2" in run.data.metrics, "the epoch is logged"
     assert sweep(*words, "--trials", 2, "--trial-timeout", 600) == 0
     states = [trial.state for trial in study_of(tmp_path, f"rodents-SharedBottom-{objective}").trials]
@@ -177,7 +179,7 @@ def test_a_line_on_a_trial_says_how_it_ended(capsys: pytest.CaptureFixture[str])
             trial.report(value, 5)
         if reason is not None:
             trial.set_user_attr("ended", reason)
-        trials.say_trial(["mean"], study, study.tell(trial, value if reason is None else None, state))
+        print_trial(["mean"], study, study.tell(trial, value if reason is None else None, state))
     said = [line.rpartition("  (")[0] for line in capsys.readouterr().out.splitlines()]
     assert said == [
         "trial 0: mean 0.5000",
@@ -191,20 +193,20 @@ def test_time_is_of_no_use_to_trees(table: list[str], capsys: pytest.CaptureFixt
     assert "every epoch, and RMTGB has none: leave them out" in capsys.readouterr().err
 
 
-def test_a_store_that_fails_costs_no_trial(sweep: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Broken:
-        def __getattr__(self, name: str) -> Any:
+def test_a_store_that_fails_costs_no_trial(
+    sweep: Any, tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def create_run(client: Any, *given: Any, run_name: str, **options: Any) -> Any:
+        if run_name.startswith("trial "):
             raise MlflowException("the database is locked")
+        return real(client, *given, run_name=run_name, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trials.TrialRuns, "log_epoch", lambda *_: None)
-        real, calls = trials.make_client, iter([False, True])
-
-        def client() -> Any:
-            return Broken() if next(calls, False) else real()
-
-        patch.setattr(trials, "make_client", client)
+        patch.setattr(TrialRuns, "log_epoch", lambda *_: None)
+        real = mlflow.MlflowClient.create_run
+        patch.setattr(mlflow.MlflowClient, "create_run", create_run)
         assert sweep("--trials", 1, "--no-refit") == 0
+    assert "trial 0" not in commands.Registry(store).runs()
     (trial,) = study_of(tmp_path).trials
     assert trial.state == TrialState.COMPLETE
 

@@ -16,7 +16,7 @@ import pytest
 from commands import TARGETS, TINY
 from optuna.trial import FrozenTrial, TrialState
 
-from tabmtl.pipelines import trials
+from tabmtl.pipelines.tracking import STATE
 from tabmtl.tuning import open_study
 from tabmtl.tuning.lost import REPEATS
 
@@ -87,7 +87,7 @@ def test_a_killed_sweep_goes_on_with_nothing_lost(table: list[str], tmp_path: Pa
     assert len(study.trials) == 4
     runs = registry.runs()
     assert runs["trial 1"].info.status == "KILLED"
-    assert runs["trial 1"].data.tags[trials.STATE] == "lost"
+    assert runs["trial 1"].data.tags[STATE] == "lost"
     assert runs["trial 1"].data.params["learning_rate"] == str(lost.params["learning_rate"])
     assert not [name for name, run in runs.items() if run.info.status == "RUNNING"]
     parents = [run for run in runs.values() if PARENT not in run.data.tags]
