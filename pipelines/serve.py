@@ -16,17 +16,21 @@ import socket
 import subprocess
 import sys
 import warnings
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tabmtl.pipelines.data.files import RowSource
-from tabmtl.pipelines.promotion import Promotion, check_tasks, judge, rows_for, score, table_of, why_unfair
+import polars as pl
+
+from tabmtl.pipelines.data import ClickColumns, DataSource, Rows, open_rows
+from tabmtl.pipelines.data.files import RowSource, known
+from tabmtl.pipelines.data.tables import TableRows
 from tabmtl.pipelines.terminal import lay_out
 from tabmtl.pipelines.tracking import (
     CHALLENGER,
     CHAMPION,
+    REFIT,
     ROWS,
     Experiment,
     Store,
@@ -42,6 +46,32 @@ from tabmtl.schema import TabmtlWarning
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+
+Scores = Mapping[str, float | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Promotion:
+    """The result of a comparison.
+
+    Parameters
+    ----------
+    table : polars.DataFrame or None
+        One row a task: the scores of both versions, their difference, and the verdict; None where nothing was compared.
+    moved : bool
+        Whether the challenger is the champion now.
+    reason : str
+    """
+
+    table: pl.DataFrame | None
+    moved: bool
+    reason: str
+
+    @property
+    def exit_code(self) -> int:
+        """0 where the challenger is the champion now, else 1."""
+        return 0 if self.moved else 1
 
 
 def register(name: str, folder: Path, /, experiment: Experiment = Experiment(), *, rows: str | None = None) -> str:
@@ -128,27 +158,33 @@ def promote(
     if not (math.isfinite(margin) and margin >= 0):
         raise ValueError(f"--margin must be at least 0, got {margin:g}")
     with connected(store):
+        import tabmtl.mlflow
+
         client = make_client()
         champion, challenger = _versions(client, name, version)
         if champion == challenger:
-            return _say(Promotion(table=None, moved=True, reason=f"Version {champion} is the champion already."))
-        new = _load(name, challenger)
-        rows = rows_for(new, source, whole=part == "all")
-        _warn_of_rows(client, name, [champion, challenger], source, part)
-        scores = score(new, rows, part, challenger)
-        if champion is None:
-            reason = f"There was no champion: version {challenger} is it now."
-            found = Promotion(table=table_of(scores), moved=True, reason=reason)
+            found = Promotion(table=None, moved=True, reason=f"Version {champion} is the champion already.")
         else:
-            old = _load(name, champion)
-            check_tasks(old, new, champion, challenger)
-            print(f"Champion: version {champion} of {name}; challenger: version {challenger}. Both are scored on")
-            print(f"{rows.sizes[part]:,} {rows.unit} of {rows.name} ({part}). A task may fall by {margin:g}.")
-            found = judge(score(old, rows, part, champion), scores, margin, allow_undefined=allow_undefined)
-        if found.moved:
-            _move(client, name, champion, challenger)
-        client.set_model_version_tag(name, challenger, "tabmtl.promotion", found.reason)
-    return _say(found)
+            new = tabmtl.mlflow.load_model(f"models:/{name}/{challenger}")
+            rows = _rows_for(new, source, whole=part == "all")
+            _warn_of_rows(client, name, [champion, challenger], source, part)
+            scores = score(new, rows, part, challenger)
+            if champion is None:
+                reason = f"There was no champion: version {challenger} is it now."
+                found = Promotion(table=_table(score=scores), moved=True, reason=reason)
+            else:
+                old = tabmtl.mlflow.load_model(f"models:/{name}/{champion}")
+                _check_tasks(old, new, champion, challenger)
+                print(f"Champion: version {champion} of {name}; challenger: version {challenger}. Both are scored on")
+                print(f"{rows.sizes[part]:,} {rows.unit} of {rows.name} ({part}). A task may fall by {margin:g}.")
+                found = judge(score(old, rows, part, champion), scores, margin, allow_undefined=allow_undefined)
+            if found.moved:
+                _move(client, name, champion, challenger)
+            client.set_model_version_tag(name, challenger, "tabmtl.promotion", found.reason)
+    if found.table is not None:
+        print(f"\n{lay_out(found.table, signed=['difference'])}\n")
+    print(found.reason)
+    return found
 
 
 def start(name: str, /, store: Store = Store(), *, port: int = 5001, host: str = "127.0.0.1") -> int:
@@ -220,12 +256,6 @@ def _versions(client: MlflowClient, name: str, version: int | None) -> tuple[str
     return (None if champion is None else str(champion)), challenger
 
 
-def _load(name: str, version: str) -> Any:
-    import tabmtl.mlflow
-
-    return tabmtl.mlflow.load_model(f"models:/{name}/{version}")
-
-
 def _warn_of_rows(
     client: MlflowClient, name: str, versions: Sequence[str | None], source: RowSource, part: str
 ) -> None:
@@ -248,11 +278,105 @@ def _move(client: MlflowClient, name: str, champion: str | None, challenger: str
         client.delete_registered_model_alias(name, CHALLENGER)
 
 
-def _say(found: Promotion) -> Promotion:
-    if found.table is not None:
-        print(f"\n{lay_out(found.table, signed=['difference'])}\n")
-    print(found.reason)
-    return found
+def judge(champion: Scores, challenger: Scores, margin: float, *, allow_undefined: bool = False) -> Promotion:
+    """Compare the scores of two versions.
+
+    Parameters
+    ----------
+    champion, challenger : mapping of str to float or None
+        Of the same tasks on the same rows; higher is better, None is undefined.
+    margin : float
+    allow_undefined : bool, default=False
+        Whether tasks without a score are passed.
+
+    Returns
+    -------
+    Promotion
+
+    Examples
+    --------
+    >>> found = judge({"late": 0.80, "delay": 0.40}, {"late": 0.85, "delay": 0.38}, 0.01)
+    >>> found.moved, found.reason
+    (False, 'The champion stays: delay falls by 0.0200, more than 0.01.')
+    """
+    difference = pl.col("difference")
+    verdict = pl.when(difference.is_null()).then(pl.lit("undefined")).when(difference < -margin).then(pl.lit("falls"))
+    table = _table(champion=champion, challenger=challenger)
+    table = table.with_columns(difference=pl.col("challenger") - pl.col("champion"))
+    table = table.with_columns(verdict=verdict.otherwise(pl.lit("ok")))
+    falls = [f"{row['task']} falls by {-row['difference']:.4f}" for row in table.filter(verdict="falls").to_dicts()]
+    undefined = ", ".join(table.filter(verdict="undefined")["task"])
+    if falls:
+        reason = f"The champion stays: {', '.join(falls)}, more than {margin:g}."
+    elif undefined and not allow_undefined:
+        reason = f"The champion stays: no score on these rows of {undefined}; give others, or --allow-undefined."
+    else:
+        reason = f"The challenger is the champion now: no task falls by more than {margin:g}."
+        reason += f" Passed without a score: {undefined}." if undefined else ""
+    return Promotion(table=table, moved=not falls and (allow_undefined or not undefined), reason=reason)
+
+
+def _table(**scores: Scores) -> pl.DataFrame:
+    """Scores by task as columns; what is undefined is null."""
+    tasks = next(iter(scores.values()))
+    columns = {name: pl.Series([found[task] for task in tasks], dtype=pl.Float64) for name, found in scores.items()}
+    return pl.DataFrame({"task": list(tasks), **columns}).fill_nan(None)
+
+
+def _rows_for(model: Any, source: RowSource, *, whole: bool) -> Rows:
+    """The rows with the targets and columns that a model knows."""
+    from tabmtl.sessions.recommender import Recommender
+
+    is_file, options, columns = Path(source.data).is_file(), asdict(source), ClickColumns()
+    if isinstance(model, Recommender):
+        if is_file:
+            names = [entry.name for entry in fields(ClickColumns) if entry.name != "items"]
+            columns = ClickColumns(**{name: getattr(model, name) for name in names})
+    else:
+        options["target"] = [f"{task.name}={task.kind}" for task in model._coder.labels.column_tasks()]
+        options["task_column"] = model.task_column if is_file else None
+    return open_rows(DataSource(**options), columns, type(model), whole=whole)
+
+
+def why_unfair(tags: Mapping[str, str], source: RowSource, part: str) -> str | None:
+    """The reason against judging a version by these rows, as far as its tags tell; None if there is none."""
+    if ROWS not in tags:
+        unknown = "has no record of the rows that it was trained on, and may have learned from those that judge it"
+        return unknown if part == "val" else None
+    _, data, *split = shlex.split(tags[ROWS])
+    if Path(data).name != Path(source.data).name:
+        return None
+    if part == "all":
+        return f"was trained with {tags[ROWS]}, so it has learned from most of the rows that judge it"
+    judged = source.as_typed
+    if split != shlex.split(judged)[2:]:
+        return f"was trained with {tags[ROWS]}, and is judged with {judged}: it may have learned from these rows"
+    if REFIT in tags:
+        return f"is the refit of trial {tags[REFIT]}, which was chosen by its scores on these rows"
+    return None
+
+
+def score(model: Any, rows: Rows, part: str, version: str) -> Scores:
+    """Scores of a version on a part of the rows, of which it takes the columns that it knows."""
+    if not isinstance(rows, TableRows):
+        return rows.scores(model, part)
+    X, y = rows.parts[part]
+    names = list(getattr(model, "feature_names_in_", X.columns))
+    return model.score_tasks(X.select(known(X, names, f"--data, for version {version}")), y)
+
+
+def _check_tasks(old: Any, new: Any, champion: str, challenger: str) -> None:
+    """Refuse versions whose scores are of different things."""
+
+    def learned(model: Any) -> str:
+        tasks = [f"{task.name} ({task.kind}, {task.metric})" for task in getattr(model, "tasks_", ())]
+        return ", ".join(sorted(tasks)) or "next clicks"
+
+    if learned(old) != learned(new):
+        raise ValueError(
+            f"version {challenger} learns {learned(new)}, and the champion, version {champion}, learns {learned(old)}: "
+            "only the same tasks by the same metrics can be compared; register one under another name"
+        )
 
 
 def _is_loopback(host: str) -> bool:

@@ -19,9 +19,9 @@ import polars as pl
 import pytest
 from commands import TARGETS, TINY
 
-from tabmtl.pipelines import promotion, serve
+from tabmtl.pipelines import serve
 from tabmtl.pipelines.data.files import RowSource
-from tabmtl.pipelines.promotion import judge, why_unfair
+from tabmtl.pipelines.serve import judge, why_unfair
 from tabmtl.pipelines.tracking import REFIT, ROWS
 
 GOOD = ["--model", "SharedBottom", "--set", "epochs=12", "--set", "batch_size=32", "--set", "n_jobs=1"]
@@ -176,7 +176,7 @@ def test_what_speaks_against_rows_is_known_by_tags(
 def test_an_alias_that_has_moved_is_left(
     store: str, rows: list[str], champion: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    real, client = promotion.score, commands.Registry(store).client
+    real, client = serve.score, commands.Registry(store).client
 
     def score(*given: Any) -> Any:
         client.set_registered_model_alias("rodents", "champion", "2")
