@@ -47,36 +47,36 @@ def _app() -> "App":
     """The commands, with the options in groups."""
     from cyclopts import App, Group, Parameter
 
-    from tabmtl.pipelines import demo, serve, sweep, train
-    from tabmtl.pipelines.data.clicks import ClickColumns
-    from tabmtl.pipelines.data.files import RowSource
-    from tabmtl.pipelines.model_choice import ModelChoice
-    from tabmtl.pipelines.tracking import Store
+    from tabmtl.pipelines import data, demo, model_choice, serve, sweep, tracking, train
 
-    groups = ["Data", "Click logs", "Model", "Search", "MLflow"]
-    for place, options in enumerate([RowSource, ClickColumns, ModelChoice, sweep.Search, Store]):
-        Parameter(name="*", group=Group(groups[place], sort_key=place))(options)
-    settings: dict[str, Any] = {
-        "default_parameter": Parameter(negative=(), allow_repeating=True, show_default=_shown),
-        "group_parameters": Group("Options", sort_key=len(groups)),
-        "help_formatter": _HelpPage(),
-        "version_flags": (),
-        "result_action": "return_value",
-        "exit_on_error": False,
-        "print_error": False,
-        "suppress_keyboard_interrupt": False,
-    }
-    summary = "Train multi-task models on tables and click logs, search their parameters, and register and serve them."
-    app = App(name="tabmtl", help=summary, **settings)
-    registry = App(name="serve", help=serve.__doc__, **settings)
-    for command in (demo.demo, train.train, sweep.sweep):
+    groups = [data.RowSource, data.ClickColumns, model_choice.ModelChoice, sweep.Search, tracking.Store]
+    for place, heading in enumerate(["Data", "Click logs", "Model", "Search", "MLflow"]):
+        Parameter(name="*", group=Group(heading, sort_key=place))(groups[place])
+    app = App(
+        name="tabmtl",
+        help="Train multi-task models on tables and click logs, search their parameters, and register and serve them.",
+        default_parameter=Parameter(negative=(), allow_repeating=True, show_default=_shown),
+        group_parameters=Group("Options", sort_key=len(groups)),
+        help_formatter=_HelpPage(),
+        result_action="return_value",
+        exit_on_error=False,
+        print_error=False,
+        suppress_keyboard_interrupt=False,
+    )
+    registry = App(name="serve", help=serve.__doc__)
+    for command in (demo.demo, train.train, sweep.sweep, registry):
         app.command(command)
     # the value of its --rows begins with --data
     registry.command(serve.register, default_parameter=Parameter(allow_leading_hyphen=True))
     registry.command(serve.promote)
     registry.command(serve.start)
-    app.command(registry)
-    app.meta.suppress_keyboard_interrupt = False
+    _add_traceback(app)
+    return app
+
+
+def _add_traceback(app: "App") -> None:
+    """Give all commands the option --traceback."""
+    from cyclopts import Parameter
 
     @app.meta.default
     def run(*words: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)], traceback: bool = False) -> Any:
@@ -91,7 +91,7 @@ def _app() -> "App":
         """
         return app(words)
 
-    return app
+    app.meta.suppress_keyboard_interrupt = False
 
 
 def _shown(default: Any) -> str | None:

@@ -1,4 +1,4 @@
-"""Estimators by name, with parameters as text: what ``--model``, ``--set`` and ``--seed`` mean."""
+"""Estimators by name, with parameters as text: the options ``--model``, ``--set`` and ``--seed``."""
 
 from __future__ import annotations
 
@@ -10,16 +10,8 @@ from typing import Any
 from tabmtl.pipelines.terminal import near, pairs
 
 #: Parameters that other options of the command line rule.
-_ELSEWHERE = {
-    "random_state": "--seed",
-    "tasks": "--target",
-    "task_column": "--task-column",
-    "categorical_features": "--categorical",
-    "session_column": "--session-column",
-    "item_column": "--item-column",
-    "time_column": "--time-column",
-    "order_column": "--order-column",
-}
+_ELSEWHERE = {"random_state": "--seed", "tasks": "--target", "categorical_features": "--categorical"}
+_ELSEWHERE |= {f"{name}_column": f"--{name}-column" for name in ("task", "session", "item", "time", "order")}
 
 #: Parameters that hold code, or a model of another package.
 _OBJECTS = ("on_epoch", "classifier", "regressor")
@@ -66,27 +58,17 @@ def find_class(name: str) -> type:
     ValueError
         If there is none; the message names those that are near, or all.
     """
-    known = tables() | recommenders()
-    if name not in known:
-        plain = [one for one in known if not one.endswith(("Classifier", "Regressor"))]
-        raise ValueError(f"there is no model {name!r}: {near(name, plain)}")
-    return known[name]
-
-
-def tables() -> dict[str, type]:
-    """The estimators of tables, by name."""
-    import tabmtl
-    from tabmtl.estimators.tables import MultiTaskEstimator
-
-    return _exported(tabmtl, MultiTaskEstimator)
-
-
-def recommenders() -> dict[str, type]:
-    """The recommenders, by name."""
     import tabmtl.sessions
+    from tabmtl.estimators.tables import MultiTaskEstimator
     from tabmtl.sessions.recommender import Recommender
 
-    return _exported(tabmtl.sessions, Recommender)
+    public = {word: getattr(package, word) for package in (tabmtl, tabmtl.sessions) for word in package.__all__}
+    bases = MultiTaskEstimator, Recommender
+    known = {word: cls for word, cls in public.items() if isinstance(cls, type) and issubclass(cls, bases)}
+    if name not in known:
+        plain = [word for word in known if not word.endswith(("Classifier", "Regressor"))]
+        raise ValueError(f"there is no model {name!r}: {near(name, plain)}")
+    return known[name]
 
 
 def make(cls: Any, choice: ModelChoice, facts: Mapping[str, Any]) -> Any:
@@ -98,8 +80,8 @@ def make(cls: Any, choice: ModelChoice, facts: Mapping[str, Any]) -> Any:
         As `find_class` gives it.
     choice : ModelChoice
     facts : mapping of str to value
-        Parameters that follow from the data; those that the class does not have are left out, and what the user has
-        set is kept.
+        Parameters that follow from the data; those that the class does not have are left out, and those that the user
+        has set are kept.
 
     Raises
     ------
@@ -120,11 +102,6 @@ def make(cls: Any, choice: ModelChoice, facts: Mapping[str, Any]) -> Any:
     estimator._check_params()
     check_jobs("n_jobs", params.get("n_jobs"))
     return estimator
-
-
-def _exported(package: Any, base: type) -> dict[str, type]:
-    found = {name: getattr(package, name) for name in package.__all__}
-    return {name: cls for name, cls in found.items() if isinstance(cls, type) and issubclass(cls, base)}
 
 
 def _value(text: str) -> Any:

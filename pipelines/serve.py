@@ -16,17 +16,16 @@ import socket
 import subprocess
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import polars as pl
 
-from tabmtl.pipelines.data import ClickColumns, DataSource, Rows, open_rows
-from tabmtl.pipelines.data.files import RowSource, known
-from tabmtl.pipelines.data.tables import TableRows
-from tabmtl.pipelines.terminal import lay_out
+from tabmtl.pipelines.data import ClickColumns, DataSource, Rows, RowSource, TableRows, open_rows
+from tabmtl.pipelines.data.files import known
+from tabmtl.pipelines.terminal import lay_out, without_password
 from tabmtl.pipelines.tracking import (
     CHALLENGER,
     CHAMPION,
@@ -40,13 +39,8 @@ from tabmtl.pipelines.tracking import (
     make_client,
     open_log,
     server_environment,
-    without_password,
 )
 from tabmtl.schema import TabmtlWarning
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-
 
 Scores = Mapping[str, float | None]
 
@@ -158,29 +152,14 @@ def promote(
     if not (math.isfinite(margin) and margin >= 0):
         raise ValueError(f"--margin must be at least 0, got {margin:g}")
     with connected(store):
-        import tabmtl.mlflow
-
-        client = make_client()
-        champion, challenger = _versions(client, name, version)
+        champion, challenger = _versions(name, version)
         if champion == challenger:
             found = Promotion(table=None, moved=True, reason=f"Version {champion} is the champion already.")
         else:
-            new = tabmtl.mlflow.load_model(f"models:/{name}/{challenger}")
-            rows = _rows_for(new, source, whole=part == "all")
-            _warn_of_rows(client, name, [champion, challenger], source, part)
-            scores = score(new, rows, part, challenger)
-            if champion is None:
-                reason = f"There was no champion: version {challenger} is it now."
-                found = Promotion(table=_table(score=scores), moved=True, reason=reason)
-            else:
-                old = tabmtl.mlflow.load_model(f"models:/{name}/{champion}")
-                _check_tasks(old, new, champion, challenger)
-                print(f"Champion: version {champion} of {name}; challenger: version {challenger}. Both are scored on")
-                print(f"{rows.sizes[part]:,} {rows.unit} of {rows.name} ({part}). A task may fall by {margin:g}.")
-                found = judge(score(old, rows, part, champion), scores, margin, allow_undefined=allow_undefined)
+            found = _compare(name, champion, challenger, source, part, margin, allow_undefined)
             if found.moved:
-                _move(client, name, champion, challenger)
-            client.set_model_version_tag(name, challenger, "tabmtl.promotion", found.reason)
+                _move(name, champion, challenger)
+            make_client().set_model_version_tag(name, challenger, "tabmtl.promotion", found.reason)
     if found.table is not None:
         print(f"\n{lay_out(found.table, signed=['difference'])}\n")
     print(found.reason)
@@ -215,7 +194,7 @@ def start(name: str, /, store: Store = Store(), *, port: int = 5001, host: str =
         If there is no champion, or the port is taken.
     """
     with connected(store) as uri:
-        champion, _ = _versions(make_client(), name, None)
+        champion, _ = _versions(name, None)
     if champion is None:
         raise ValueError(f"{name} has no version with the alias {CHAMPION}: tabmtl serve promote gives it")
     if not _is_loopback(host):
@@ -241,10 +220,11 @@ def start(name: str, /, store: Store = Store(), *, port: int = 5001, host: str =
         return 0
 
 
-def _versions(client: MlflowClient, name: str, version: int | None) -> tuple[str | None, str]:
+def _versions(name: str, version: int | None) -> tuple[str | None, str]:
     """The champion, if there is one, and the challenger."""
     check_model_name(name)
-    found = {str(entry.version): entry for entry in client.search_model_versions(f"name = '{name}'")}
+    client = make_client()
+    found = [str(entry.version) for entry in client.search_model_versions(f"name = '{name}'")]
     if not found:
         models = ", ".join(model.name for model in client.search_registered_models(max_results=20))
         raise ValueError(f"there is no registered model {name!r}; there are {models or 'none'}")
@@ -252,29 +232,51 @@ def _versions(client: MlflowClient, name: str, version: int | None) -> tuple[str
     challenger = newest if version is None else str(version)
     if challenger not in found:
         raise ValueError(f"{name} has no version {challenger}; the newest is {newest}")
-    champion = client.get_registered_model(name).aliases.get(CHAMPION)
-    return (None if champion is None else str(champion)), challenger
+    return _champion(name), challenger
 
 
-def _warn_of_rows(
-    client: MlflowClient, name: str, versions: Sequence[str | None], source: RowSource, part: str
-) -> None:
-    """Warn of rows that favour a version."""
-    for version in filter(None, versions):
-        reason = why_unfair(client.get_model_version(name, version).tags, source, part)
+def _champion(name: str) -> str | None:
+    champion = make_client().get_registered_model(name).aliases.get(CHAMPION)
+    return None if champion is None else str(champion)
+
+
+def _compare(
+    name: str,
+    champion: str | None,
+    challenger: str,
+    source: RowSource,
+    part: str,
+    margin: float,
+    allow_undefined: bool,
+) -> Promotion:
+    """Score the challenger, and the champion on the same rows if there is one."""
+    from tabmtl.mlflow import load_model
+
+    new = load_model(f"models:/{name}/{challenger}")
+    rows = _rows_for(new, source, whole=part == "all")
+    for version in filter(None, [champion, challenger]):
+        reason = why_unfair(make_client().get_model_version(name, version).tags, source, part)
         if reason is not None:
-            said = f"version {version} {reason}; a file of rows that no version has seen, and --part all, are fair"
-            warnings.warn(said, TabmtlWarning, stacklevel=3)
+            message = f"version {version} {reason}; a file of rows that no version has seen, and --part all, are fair"
+            warnings.warn(message, TabmtlWarning, stacklevel=3)
+    scores = score(new, rows, part, challenger)
+    if champion is None:
+        reason = f"There was no champion: version {challenger} is it now."
+        return Promotion(table=_table(score=scores), moved=True, reason=reason)
+    old = load_model(f"models:/{name}/{champion}")
+    _check_tasks(old, new, champion, challenger)
+    print(f"Champion: version {champion} of {name}; challenger: version {challenger}. Both are scored on")
+    print(f"{rows.sizes[part]:,} {rows.unit} of {rows.name} ({part}). A task may fall by {margin:g}.")
+    return judge(score(old, rows, part, champion), scores, margin, allow_undefined=allow_undefined)
 
 
-def _move(client: MlflowClient, name: str, champion: str | None, challenger: str) -> None:
+def _move(name: str, champion: str | None, challenger: str) -> None:
     """Move the alias, unless somebody else has in the meantime."""
-    aliases = client.get_registered_model(name).aliases
-    now = aliases.get(CHAMPION)
-    if (None if now is None else str(now)) != champion:
+    client, now = make_client(), _champion(name)
+    if now != champion:
         raise ValueError(f"the champion of {name} has become version {now} in the meantime: compare again")
     client.set_registered_model_alias(name, CHAMPION, challenger)
-    if str(aliases.get(CHALLENGER)) == challenger:
+    if str(client.get_registered_model(name).aliases.get(CHALLENGER)) == challenger:
         client.delete_registered_model_alias(name, CHALLENGER)
 
 

@@ -28,8 +28,8 @@ import polars as pl
 
 from tabmtl.pipelines.data import ClickColumns, DataSource, Rows
 from tabmtl.pipelines.model_choice import ModelChoice
-from tabmtl.pipelines.terminal import INTERRUPTED, exit_code, lay_out, near, pairs
-from tabmtl.pipelines.tracking import REFIT, Log, Tracking, TrialRuns, connected, open_log, without_password
+from tabmtl.pipelines.terminal import INTERRUPTED, exit_code, lay_out, near, pairs, without_password
+from tabmtl.pipelines.tracking import REFIT, Log, Tracking, TrialRuns, connected, make_client, open_log
 from tabmtl.pipelines.train import (
     Fitted,
     check_output,
@@ -173,16 +173,13 @@ def sweep(
         check_output(output)
     rows, estimator = open_rows_and_model(source, clicks, choice)
     goal = _make_goal(rows, estimator, choice, search)
-    for task in search.weights:
-        if task not in goal.names:
-            raise ValueError(f"--weight: there is no task {task!r}: {near(task, goal.names)}")
     name = search.study or f"{rows.name}-{choice.model}-{search.objective}"
     facts = {**rows.identity, "set": choice.params, "seed": choice.seed}
     study = _open_study(name, goal, search, facts, choice.seed)
     print(rows.describe())
     print(f"Study {name}: {search.trials} trials of {choice.model} over {', '.join(goal.search_space)}", flush=True)
     with open_log(tracking) as log, _run_of_sweep(log, study, search) as parent:
-        runs = None if log is None or parent is None else TrialRuns(log.experiment_id, parent)
+        runs = None if log is None or parent is None else TrialRuns(log.experiment.experiment_id, parent)
         try:
             in_worker = partial(_open_and_work, source, clicks, choice, search, tracking, name, runs)
             _run_trials(study, goal, search, runs, in_worker)
@@ -195,8 +192,6 @@ def sweep(
             return None
         point = found.choose(search)
         if isinstance(point, NoPoint):
-            print(f"No point is chosen: {point.reason}.")
-            print("The options for that are more --trials, or --weight in place of --above-single-task.")
             return point
         fitted = found.fit_chosen(point, tracking.register, output)
         if log is not None:
@@ -208,6 +203,9 @@ def _make_goal(rows: Rows, estimator: Any, choice: ModelChoice, search: Search) 
     """The objective of the trials; parameters that are set are not searched."""
     space = {name: entry for name, entry in estimator.search_space.items() if name not in choice.params}
     goal = rows.objective(estimator, per_task=search.objective == "pareto", search_space=space)
+    for task in search.weights:
+        if task not in goal.names:
+            raise ValueError(f"--weight: there is no task {task!r}: {near(task, goal.names)}")
     return goal.within(seconds=search.trial_timeout)
 
 
@@ -235,15 +233,15 @@ def _run_of_sweep(log: Log | None, study: optuna.Study, search: Search) -> Itera
     if log is None:
         yield None
         return
-    known = study.user_attrs.get(_RUN)
-    known = known if log.still_has(known) else None
-    if known is not None and search.no_refit and log.client.get_run(known).info.status == "RUNNING":
+    client, known = make_client(), study.user_attrs.get(_RUN)
+    there = client.search_runs([log.experiment.experiment_id], f"attributes.run_id = '{known}'")
+    if there and search.no_refit and there[0].info.status == "RUNNING":
         yield known  # of another machine, which will end it
         return
-    with log.run(study.study_name, run_id=known) as parent:
+    with log.run(study.study_name, run_id=known if there else None) as parent:
         study.set_user_attr(_RUN, parent)
-        log.client.log_param(parent, "study", study.study_name)
-        log.client.log_param(parent, "objective", search.objective)
+        client.log_param(parent, "study", study.study_name)
+        client.log_param(parent, "objective", search.objective)
         yield parent
 
 
@@ -381,15 +379,15 @@ class _Found:
         counts = _count(self.study)
         print(f"\n{', '.join(f'{count} {end}' for end, count in counts.items())}. Best on the validation rows:\n")
         print(f"{lay_out(_best(self.study).head(_SHOWN_TRIALS))}\n", flush=True)
-        if self.log is not None and self.runs is not None:
+        if self.runs is not None:
             self.runs.end_lost(self.study)
             for end, count in counts.items():
-                self.log.client.log_metric(self.runs.parent, f"trials/{end}", count)
+                make_client().log_metric(self.runs.parent, f"trials/{end}", count)
             table = pareto_front(self.study, dominated=True).write_csv()
-            self.log.client.log_text(self.runs.parent, table, "trials.csv")
+            make_client().log_text(self.runs.parent, table, "trials.csv")
 
     def choose(self, search: Search) -> pl.DataFrame | NoPoint:
-        """The row of the chosen trial."""
+        """The row of the chosen trial, which is logged."""
         from tabmtl.tuning import choose_point, pareto_front
         from tabmtl.tuning.front import NoPointError
 
@@ -404,6 +402,8 @@ class _Found:
         try:
             point = choose_point(front, weights=weights, reference=reference)
         except NoPointError as error:
+            print(f"No point is chosen: {error}.")
+            print("The options for that are more --trials, or --weight in place of --above-single-task.")
             return NoPoint(str(error))
         self._log_front(point, reference)
         return point
@@ -417,7 +417,7 @@ class _Found:
         for name, value in self.study.get_trials(deepcopy=False)[trial].params.items():
             print(f"  {name} = {value}")
         asked = {"trial": trial, "register": register, "output": None if output is None else str(output)}
-        asked |= {"store": None if self.log is None else self.log.shown}
+        asked |= {"store": None if self.log is None else self.log.uri}
         before = self.study.user_attrs.get(_REFIT, {})
         if before.get("asked") == asked and (output is None or output.exists()):
             print("It was fitted again before; the test rows are not scored twice. Their scores were:\n")
@@ -447,16 +447,16 @@ class _Found:
 
     def _log_front(self, point: pl.DataFrame, reference: Any) -> None:
         """Log the chosen point, and draw the front where it has a picture."""
-        if self.log is None or self.runs is None:
+        if self.runs is None:
             return
-        self.log.client.set_tag(self.runs.parent, "tabmtl.chosen_trial", point["trial"].item())
+        make_client().set_tag(self.runs.parent, "tabmtl.chosen_trial", point["trial"].item())
         if 2 <= len(self.study.metric_names or []) <= _SHOWN_TASKS:
             from tabmtl.plots import ParetoDisplay
             from tabmtl.tuning import pareto_front
 
             front = pareto_front(self.study, dominated=True)
             display = ParetoDisplay.from_front(front, reference=reference, chosen=point)
-            self.log.client.log_figure(self.runs.parent, display.figure_, "pareto.png")
+            make_client().log_figure(self.runs.parent, display.figure_, "pareto.png")
             display.close()
 
 

@@ -25,6 +25,8 @@ from tabmtl.pipelines.terminal import without_password
 if TYPE_CHECKING:
     import optuna
     from mlflow import MlflowClient
+    from mlflow.entities import Experiment as MlflowExperiment
+    from mlflow.entities import Run
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 
@@ -97,26 +99,12 @@ class Log:
     Parameters
     ----------
     uri : str
-    experiment : str
-    experiment_id : str
-    artifacts : str
-        Where its files go.
+        Of the store, as it may be printed and kept.
+    experiment : mlflow.entities.Experiment
     """
 
     uri: str
-    experiment: str
-    experiment_id: str
-    artifacts: str
-
-    @property
-    def shown(self) -> str:
-        """The store as it may be printed and kept."""
-        return without_password(self.uri)
-
-    @property
-    def client(self) -> MlflowClient:
-        """The client of the store."""
-        return make_client()
+    experiment: MlflowExperiment
 
     @contextmanager
     def run(self, name: str, *, tags: Mapping[str, str] | None = None, run_id: str | None = None) -> Iterator[str]:
@@ -140,28 +128,16 @@ class Log:
         run = mlflow.start_run(
             run_id=run_id,
             run_name=name,
-            experiment_id=self.experiment_id,
+            experiment_id=self.experiment.experiment_id,
             tags=dict(tags or {}),
             nested=mlflow.active_run() is not None,
         )
         try:
             yield run.info.run_id
         except BaseException as error:
-            mlflow.end_run(_status_of(error))
+            mlflow.end_run("FAILED" if isinstance(error, Exception) else "KILLED")
             raise
         mlflow.end_run()
-
-    def still_has(self, run_id: str | None) -> bool:
-        """Whether a run of this experiment is still there, so that it can go on."""
-        from mlflow.exceptions import MlflowException
-
-        if run_id is None:
-            return False
-        try:
-            info = self.client.get_run(run_id).info
-        except MlflowException:
-            return False
-        return info.lifecycle_stage == "active" and info.experiment_id == self.experiment_id
 
     def log_model(
         self,
@@ -193,12 +169,12 @@ class Log:
         info = tabmtl.mlflow.log_model(estimator, input_example=example, registered_model_name=register)
         if register is None:
             return None, None
-        version = str(info.registered_model_version)
+        client, version = make_client(), str(info.registered_model_version)
         for key, value in (tags or {}).items():
             if value is not None:
-                self.client.set_model_version_tag(register, version, key, value)
-        alias = CHALLENGER if CHAMPION in self.client.get_registered_model(register).aliases else CHAMPION
-        self.client.set_registered_model_alias(register, alias, version)
+                client.set_model_version_tag(register, version, key, value)
+        alias = CHALLENGER if CHAMPION in client.get_registered_model(register).aliases else CHAMPION
+        client.set_registered_model_alias(register, alias, version)
         return version, alias
 
 
@@ -216,26 +192,25 @@ class TrialRuns:
     def __init__(self, experiment_id: str, parent: str) -> None:
         self.experiment_id, self.parent = experiment_id, parent
         self._trial: Any = None
-        self._run_id: str | None = None
+        self._run: Run | None = None
         self._callback: Any = None
         self._has_params = False
 
     @contextmanager
     def of(self, trial: optuna.Trial) -> Iterator[None]:
         """The run of a trial: FINISHED, KILLED where it was pruned or interrupted, or FAILED."""
-        import optuna
+        from optuna import TrialPruned
 
         from tabmtl.tuning.trial import FAILURE
 
         self._begin(trial)
         try:
             yield
-        except optuna.TrialPruned as error:
-            failed = FAILURE in trial.user_attrs
-            self._end("FAILED" if failed else "KILLED", "failed" if failed else "pruned", str(error))
-            raise
         except BaseException as error:
-            self._end(_status_of(error), "failed" if isinstance(error, Exception) else "interrupted", repr(error))
+            pruned = isinstance(error, TrialPruned)
+            failed = FAILURE in trial.user_attrs if pruned else isinstance(error, Exception)
+            state = "failed" if failed else "pruned" if pruned else "interrupted"
+            self._end("FAILED" if failed else "KILLED", state, str(error) if pruned else repr(error))
             raise
         self._end("FINISHED", "complete")
 
@@ -256,8 +231,8 @@ class TrialRuns:
         final |= {"final/score": mean_score(scores)}
         with self._as_warning():
             for name, score in final.items():
-                if self._run_id is not None and score is not None and math.isfinite(score):
-                    make_client().log_metric(self._run_id, metric_name(name), score)
+                if self._run is not None and score is not None and math.isfinite(score):
+                    make_client().log_metric(self._run.info.run_id, metric_name(name), score)
 
     def end_lost(self, study: optuna.Study) -> None:
         """End the runs of trials that are over, but had no chance to say so: their process was killed."""
@@ -266,13 +241,13 @@ class TrialRuns:
             number = int(run.data.tags.get(TRIAL, -1))
             if 0 <= number < len(trials) and trials[number].state.is_finished():
                 is_complete = trials[number].state.name == "COMPLETE"
-                _terminate(run.info.run_id, *(("FINISHED", "complete") if is_complete else ("KILLED", "lost")))
+                _terminate(run, "FINISHED" if is_complete else "KILLED", "complete" if is_complete else "lost")
 
     def end_lost_refits(self) -> None:
         """End the runs of final fits whose sweep was killed."""
         for run in self._open_runs():
             if REFIT in run.data.tags:
-                _terminate(run.info.run_id, "KILLED", "lost")
+                _terminate(run, "KILLED", "lost")
 
     def _open_runs(self) -> Any:
         among = f"tags.{_PARENT} = '{self.parent}' and attributes.status = 'RUNNING'"
@@ -281,31 +256,30 @@ class TrialRuns:
     def _begin(self, trial: optuna.Trial) -> None:
         from tabmtl.mlflow import MLflowCallback
 
-        self._trial, self._run_id, self._callback, self._has_params = trial, None, None, False
+        self._trial, self._run, self._callback, self._has_params = trial, None, None, False
         with self._as_warning():
             self.end_lost(trial.study)
             tags = {_PARENT: self.parent, TRIAL: str(trial.number)}
-            run = make_client().create_run(self.experiment_id, run_name=f"trial {trial.number}", tags=tags)
-            self._run_id = run.info.run_id
-            self._callback = MLflowCallback(run_id=self._run_id)
+            self._run = make_client().create_run(self.experiment_id, run_name=f"trial {trial.number}", tags=tags)
+            self._callback = MLflowCallback(run_id=self._run.info.run_id)
 
     def _end(self, status: str, state: str, reason: str = "") -> None:
-        if self._run_id is None:
+        if self._run is None:
             return
         with self._as_warning():
             self._log_params()
             self._callback.flush()
             if reason:
-                make_client().set_tag(self._run_id, REASON, reason[:_LONGEST])
-            _terminate(self._run_id, status, state)
+                make_client().set_tag(self._run.info.run_id, REASON, reason[:_LONGEST])
+            _terminate(self._run, status, state)
 
     def _log_params(self) -> None:
         """Log the parameters of the trial, known since its fit has begun."""
         from mlflow.entities import Param
 
-        if self._run_id is not None and not self._has_params:
+        if self._run is not None and not self._has_params:
             params = [Param(name, str(value)) for name, value in self._trial.params.items()]
-            make_client().log_batch(self._run_id, params=params)
+            make_client().log_batch(self._run.info.run_id, params=params)
             self._has_params = True
 
     def _as_warning(self) -> AbstractContextManager[None]:
@@ -321,14 +295,9 @@ def make_client() -> MlflowClient:
     return mlflow.MlflowClient()
 
 
-def _terminate(run_id: str, status: str, state: str) -> None:
-    make_client().set_tag(run_id, STATE, state)
-    make_client().set_terminated(run_id, status)
-
-
-def _status_of(error: BaseException) -> str:
-    """The status of a run that an error has ended, as MLflow names it."""
-    return "FAILED" if isinstance(error, Exception) else "KILLED"
+def _terminate(run: Run, status: str, state: str) -> None:
+    make_client().set_tag(run.info.run_id, STATE, state)
+    make_client().set_terminated(run.info.run_id, status)
 
 
 @contextmanager
@@ -391,7 +360,7 @@ def open_log(tracking: Tracking) -> Iterator[Log | None]:
         if found is None or found.lifecycle_stage != "active":
             raise ValueError(f"--experiment {name}: it was deleted; restore it, or take another name")
         _check_artifacts(found.artifact_location)
-        yield Log(uri=uri, experiment=name, experiment_id=found.experiment_id, artifacts=found.artifact_location)
+        yield Log(uri=without_password(uri), experiment=found)
 
 
 def check_model_name(name: str) -> None:
@@ -411,7 +380,6 @@ def check_writable(folder: Path, option: str) -> None:
 
 def page_command(uri: str) -> str:
     """The command, or the address, that opens MLflow's page of a store."""
-    uri = without_password(uri)
     if uri.startswith(("http://", "https://")):
         return uri
     return f"{program('mlflow')} server --backend-store-uri {shlex.quote(uri)} --host 127.0.0.1 --port 5000 --workers 1"

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from tabmtl.pipelines.data import ClickColumns, DataSource, Rows, open_rows
-from tabmtl.pipelines.data.tables import TableRows
+from tabmtl.pipelines.data import ClickColumns, DataSource, Rows, TableRows, open_rows
 from tabmtl.pipelines.model_choice import ModelChoice, find_class, make
-from tabmtl.pipelines.terminal import lay_out
+from tabmtl.pipelines.terminal import lay_out, without_password
 from tabmtl.pipelines.tracking import (
     CHAMPION,
     ROWS,
@@ -25,7 +24,6 @@ from tabmtl.pipelines.tracking import (
     open_log,
     page_command,
     program,
-    without_password,
 )
 
 if TYPE_CHECKING:
@@ -194,8 +192,8 @@ def check_output(output: Path) -> None:
 
 def print_places(log: Log, fitted: Fitted, register: str | None, origin: str) -> None:
     """Print where the run, the model and its files are, and the commands that go on from there."""
-    files = without_password(log.artifacts)
-    print(f"Logged to {log.shown}, experiment {log.experiment}, run {fitted.run_id}; files in {files}")
+    files = without_password(log.experiment.artifact_location)
+    print(f"Logged to {log.uri}, experiment {log.experiment.name}, run {fitted.run_id}; files in {files}")
     if register is not None:
         print(f"Registered as version {fitted.version} of the model {register}, alias {fitted.alias}.")
         own = program("tabmtl")

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
 from tabmtl.pipelines.data.clicks import ClickColumns, ClickRows, open_clicks
+from tabmtl.pipelines.data.files import RowSource
 from tabmtl.pipelines.data.tables import DataSource, TableRows, open_table
 from tabmtl.pipelines.terminal import near
 
-Rows = TableRows | ClickRows
+__all__ = ["ClickColumns", "ClickRows", "DataSource", "RowSource", "Rows", "TableRows", "open_rows"]
 
-_OF_CLICKS = tuple(entry.name for entry in fields(ClickColumns))
+Rows = TableRows | ClickRows
 
 
 def open_rows(source: DataSource, clicks: ClickColumns, cls: type, *, whole: bool = False) -> Rows:
@@ -50,9 +51,7 @@ def open_rows(source: DataSource, clicks: ClickColumns, cls: type, *, whole: boo
         raise ValueError(f"there is no file {source.data!r}, nor a data set of this name: {near(source.data, own)}")
     given = {**asdict(source), **asdict(clicks), "part": "all" if whole else "val"}
     defaults = {**asdict(DataSource(data=source.data)), **asdict(ClickColumns()), "part": "val"}
-    for names, reason in _without_effect(
-        source, cls, wants_clicks=wants_clicks, is_set=source.data in own, whole=whole
-    ):
+    for names, reason in _without_effect(source, cls.__name__, wants_clicks=wants_clicks, is_set=is_set, whole=whole):
         for name in names:
             if given[name] != defaults[name]:
                 raise ValueError(f"--{name.replace('_', '-')} {reason}")
@@ -60,21 +59,22 @@ def open_rows(source: DataSource, clicks: ClickColumns, cls: type, *, whole: boo
 
 
 def _without_effect(
-    source: DataSource, cls: type, *, wants_clicks: bool, is_set: bool, whole: bool
-) -> Iterator[tuple[tuple[str, ...], str]]:
+    source: DataSource, model: str, *, wants_clicks: bool, is_set: bool, whole: bool
+) -> Iterator[tuple[Sequence[str], str]]:
     """Options that have no effect on such rows, and why."""
+    of_clicks = [entry.name for entry in fields(ClickColumns)]
     if wants_clicks:
         of_tables = ("target", "task_column", "categorical", "drop", "split_column", "split_seed", "full")
-        yield of_tables, f"is about tables; {cls.__name__} learns from a click log"
+        yield of_tables, f"is about tables; {model} learns from a click log"
     else:
-        yield _OF_CLICKS, f"is about click logs; {cls.__name__} learns from a table"
+        yield of_clicks, f"is about click logs; {model} learns from a table"
     if is_set:
-        of_files = ("task_column", "split_column", "test_share", "split_seed", "part", *_OF_CLICKS)
-        # the newest train sessions of a log are drawn
-        shares = () if wants_clicks else ("val_share",)
-        yield (*shares, *of_files), f"is about files; {source.data} has its own columns and split"
+        reason = f"is about files; {source.data} has its own columns and split"
+        yield ["task_column", "split_column", "test_share", "split_seed", "part", *of_clicks], reason
+        if not wants_clicks:  # of a log, the newest train sessions are drawn
+            yield ["val_share"], reason
     else:
         yield ("folder", "full"), f"is about named sets; {source.data} is a file"
         if whole or source.split_column:
-            drawn = ("val_share", "test_share", "split_seed")
-            yield drawn, f"has no effect with {'--part all' if whole else '--split-column'}"
+            by = "--part all" if whole else "--split-column"
+            yield ("val_share", "test_share", "split_seed"), f"has no effect with {by}"
