@@ -251,6 +251,7 @@ def open_clicks(source: RowSource, columns: ClickColumns, *, whole: bool = False
     """
     from tabmtl.pipelines.datasets import SESSION_NAMES, load_sessions
 
+    items: pl.DataFrame | None
     share = source.val_share
     if source.data in SESSION_NAMES:
         with readable(source.data):

@@ -293,6 +293,7 @@ def _read_set(source: DataSource) -> tuple[pl.DataFrame, dict[str, Kind | None],
     for name in kinds:
         if name not in data.tasks:
             raise ValueError(f"{source.data} has no target {name!r}: {near(name, [*data.tasks])}")
+    tasks: dict[str, Kind | None]
     tasks = {name: kinds.get(name) or kind for name, kind in data.tasks.items() if not kinds or name in kinds}
     with readable(source.data):
         frames = pl.collect_all([data.features, data.targets.select(list(tasks)), data.split])
