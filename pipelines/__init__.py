@@ -1,1 +1,1 @@
-"""Pipelines over real data, and what is run on them."""
+"""Pipelines over real data: data sets, the command line, and the demonstration."""

@@ -95,7 +95,7 @@ def _add_traceback(app: "App") -> None:
 
 
 def _shown(default: Any) -> str | None:
-    """A default as the help page shows it; a flag, an empty list and None go without saying."""
+    """A default as the help page shows it; nothing for a flag, an empty list and None."""
     return None if isinstance(default, bool | list | None) else str(default)
 
 

@@ -14,7 +14,7 @@ import tabmtl
 from tabmtl.pipelines.data.tables import DataSource, TableRows, open_table
 from tabmtl.pipelines.model_choice import ModelChoice, make
 from tabmtl.pipelines.tracking import DEFAULT_URI, ROWS, Tracking, open_log
-from tabmtl.pipelines.train import Fitted, check_output, kept_epoch, print_places, timed_fit, watch
+from tabmtl.pipelines.train import Fitted, check_output, fit_single_tasks, kept_epoch, print_places, timed_fit, watch
 
 #: Of the experiment, and of the registered model.
 NAME = "flights"
@@ -105,10 +105,8 @@ def _describe(rows: TableRows, *, whole: bool) -> None:
 def _compare(rows: TableRows, model: tabmtl.MultiTabNet) -> tuple[tabmtl.MultitaskGain, tabmtl.IndependentTasks]:
     """Fit the network and one LightGBM per target, and score both."""
     print(f"\nMultiTabNet: one network for all targets, at most {model.epochs} epochs ...", flush=True)
-    print(f"  fitted in {timed_fit(rows, model):.1f} s{kept_epoch(model)}")
-    print(f"IndependentTasks: {len(rows.targets)} LightGBM models, one for each target ...", flush=True)
-    single = tabmtl.IndependentTasks(random_state=model.random_state, **rows.facts)
-    print(f"  fitted in {timed_fit(rows, single):.1f} s")
+    print(f"MultiTabNet: fitted in {timed_fit(rows, model):.1f} s{kept_epoch(model)}", flush=True)
+    single = fit_single_tasks(rows, model)
     gain = tabmtl.multitask_gain(rows.scores(model, "test"), rows.scores(single, "test"))
     print("\nScores on the test rows: ROC AUC of binary targets, R² of regressions, higher is better.")
     print("The reference is the single-task score.\n")

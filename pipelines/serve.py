@@ -319,7 +319,7 @@ def judge(champion: Scores, challenger: Scores, margin: float, *, allow_undefine
 
 
 def _table(**scores: Scores) -> pl.DataFrame:
-    """Scores by task as columns; what is undefined is null."""
+    """Scores by task as columns; undefined ones are null."""
     tasks = next(iter(scores.values()))
     columns = {name: pl.Series([found[task] for task in tasks], dtype=pl.Float64) for name, found in scores.items()}
     return pl.DataFrame({"task": list(tasks), **columns}).fill_nan(None)
@@ -359,7 +359,7 @@ def why_unfair(tags: Mapping[str, str], source: RowSource, part: str) -> str | N
 
 
 def score(model: Any, rows: Rows, part: str, version: str) -> Scores:
-    """Scores of a version on a part of the rows, of which it takes the columns that it knows."""
+    """Scores of a version on a part of the rows; it takes the columns that it knows."""
     if not isinstance(rows, TableRows):
         return rows.scores(model, part)
     X, y = rows.parts[part]

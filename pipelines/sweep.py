@@ -167,7 +167,7 @@ def sweep(
     Raises
     ------
     ValueError, OSError, ImportError
-        If an option does not fit, or no trial is complete; what was done is kept.
+        If an option does not fit, or no trial is complete; finished trials are kept.
     """
     if output is not None:
         check_output(output)
@@ -222,7 +222,7 @@ def _open_study(name: str, goal: Objective, search: Search, facts: Mapping[str, 
         if known.get(fact) != value:
             raise ValueError(
                 f"the study {name!r} in {without_password(search.storage)} was made with {fact} = {known.get(fact)}, "
-                f"and is asked to go on with {value}: give what it had, or another --study"
+                f"and is asked to go on with {value}: give the same again, or another --study"
             )
     return study
 
@@ -248,7 +248,7 @@ def _run_of_sweep(log: Log | None, study: optuna.Study, search: Search) -> Itera
 def _run_trials(
     study: optuna.Study, goal: Objective, search: Search, runs: TrialRuns | None, in_worker: Callable[[], None]
 ) -> None:
-    """Run the trials that are left, in this process, or in as many as ``workers`` says.
+    """Run the trials that are left, in this process or in several.
 
     Raises
     ------

