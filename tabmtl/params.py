@@ -132,7 +132,7 @@ def _check_number(name: str, value: Any, expected: str) -> None:
 
 def check_random_state(name: str, value: Any) -> None:
     """Raise a ValueError for a value that is no seed, no RandomState and not None."""
-    is_seed = isinstance(value, Integral) and not isinstance(value, bool) and 0 <= value < 2**32
+    is_seed = isinstance(value, int | np.integer) and not isinstance(value, bool) and 0 <= value < 2**32
     if not is_seed and value is not None and not isinstance(value, np.random.RandomState):
         raise ValueError(f"{name} must be a whole number from 0 to 2**32 - 1, a RandomState or None, got {value!r}")
 
@@ -180,12 +180,12 @@ def check_fields(owner: Any) -> None:
     ValueError, TypeError
         The message names the field, what was expected and the value.
     """
-    for name, check in _checks_of(type(owner)):
+    for name, check in _checks_of(type(owner)):  # type: ignore[arg-type]
         check(name, getattr(owner, name))
 
 
 @cache
-def _checks_of(cls: type) -> list[tuple[str, Rule]]:
+def _checks_of(cls: Any) -> list[tuple[str, Rule]]:
     hints = get_type_hints(cls, include_extras=True)
     return [(field.name, _rule_of(hints[field.name])) for field in fields(cls)]
 
@@ -206,7 +206,7 @@ def _rule_of(hint: Any) -> Rule:
 def _check_type(name: str, value: Any, hint: Any) -> None:
     if not _accepts(hint, value):
         choices = [choice for part in get_args(hint) if get_origin(part) is Literal for choice in get_args(part)]
-        raise ValueError(f"{name} must be {_words(hint)}, got {value!r}{near(value, choices)}")
+        raise ValueError(f"{name} must be {_expected(hint)}, got {value!r}{near(value, choices)}")
 
 
 def _accepts(hint: Any, value: Any) -> bool:
@@ -225,17 +225,17 @@ def _accepts(hint: Any, value: Any) -> bool:
     return _PLAIN[hint][0](value) if hint in _PLAIN else isinstance(value, origin or hint)
 
 
-def _words(hint: Any) -> str:
+def _expected(hint: Any) -> str:
     """Name the values that an annotation allows."""
     origin, args = get_origin(hint), get_args(hint)
     if origin in _UNIONS:
-        return " or ".join(_words(part) for part in args)
+        return " or ".join(_expected(part) for part in args)
     if origin is Literal:
         return f"one of {list(args)}" if len(args) > 1 else repr(args[0])
     if origin is Sequence:
-        return f"a list of {_words(args[0])}"
+        return f"a list of {_expected(args[0])}"
     if origin is Mapping:
-        return f"a mapping from {_words(args[0])} to {_words(args[1])}"
+        return f"a mapping from {_expected(args[0])} to {_expected(args[1])}"
     return _PLAIN[hint][1] if hint in _PLAIN else f"a {(origin or hint).__name__}"
 
 

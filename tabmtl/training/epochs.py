@@ -75,8 +75,8 @@ def run_epochs(
     for epoch in range(options.epochs):
         record: Record = {"epoch": float(epoch), **loop.run_epoch(epoch)}
         with loop.optimizer.averaged():
-            validated, score = loop.validate()
-            record |= validated
+            of_validation, score = loop.validate()
+            record |= of_validation
             score = float(epoch) if score is None or patience is None else score
             if score > best_score:
                 best, best_score = epoch, score

@@ -10,7 +10,7 @@ have no ``set_callbacks``, and all else stays. Of an estimator without callbacks
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import wraps
 from typing import Any, TypeVar, cast
@@ -127,13 +127,13 @@ class _Epochs:
             self._task.call_on_fit_task_end(estimator=self._shown["estimator"])
 
 
-Describe = Callable[[Record], str]
+Describe = Callable[[Mapping[str, float | None]], str]
 
 _SHOWN_TASKS = 8
 
 
 @contextmanager
-def show_progress(epochs: int, describe: Describe) -> Iterator[Callable[[Record], None]]:
+def show_progress(epochs: int, describe: Describe) -> Iterator[Callable[[Mapping[str, float | None]], None]]:
     """Show the epochs of a training run, in a terminal or a notebook.
 
     Parameters
@@ -160,9 +160,7 @@ def show_progress(epochs: int, describe: Describe) -> Iterator[Callable[[Record]
 
 
 @contextmanager
-def watching(
-    epochs: int, describe: Describe, *, verbose: int, on_epoch: Callable[[Record], bool | None] | None
-) -> Iterator[Callable[[Record], bool]]:
+def watching(epochs: int, describe: Describe, *, verbose: int, on_epoch: OnEpoch | None) -> Iterator[OnEpoch]:
     """What a training calls after every epoch: shows it if ``verbose``, and asks the user's callback whether to stop.
 
     Parameters
@@ -180,7 +178,7 @@ def watching(
     with ExitStack() as stack:
         show = stack.enter_context(show_progress(epochs, describe)) if verbose else None
 
-        def watch(record: Record) -> bool:
+        def watch(record: Mapping[str, float | None]) -> bool:
             if show is not None:
                 show(record)
             return bool(on_epoch is not None and on_epoch(record))
@@ -188,7 +186,7 @@ def watching(
         yield watch
 
 
-def describe_tasks(tasks: Sequence[Task], record: Record) -> str:
+def describe_tasks(tasks: Sequence[Task], record: Mapping[str, float | None]) -> str:
     """Mean loss and the scores of the first tasks: on validation rows if there are any."""
     part = "val" if "val/loss" in record else "train"
     texts = [f"{part} loss {record[f'{part}/loss']:.4f}"]

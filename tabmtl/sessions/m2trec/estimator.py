@@ -250,6 +250,13 @@ class M2TRec(TrainedEstimator, Recommender):
     _reads_metadata: ClassVar[bool] = True
     _stored: ClassVar[type] = M2TRecState
 
+    def _set_fitted(self, catalogue: Catalogue, fitted: dict[str, Any]) -> None:
+        super()._set_fitted(catalogue, fitted)
+        self._coder: ItemCoder | None = fitted["_coder"]
+        self._items: KnownItems = fitted["_items"]
+        self._module: M2TRecNetwork | None = self._rebuild()  # a file whose weights do not fit is refused here
+        self._index: ItemIndex | None = None
+
     def recommend(
         self,
         sessions: Any,
@@ -498,13 +505,6 @@ class M2TRec(TrainedEstimator, Recommender):
 
     # answers
 
-    def _set_fitted(self, catalogue: Catalogue, fitted: dict[str, Any]) -> None:
-        super()._set_fitted(catalogue, fitted)
-        self._coder: ItemCoder | None = fitted["_coder"]
-        self._items: KnownItems = fitted["_items"]
-        self._module: M2TRecNetwork | None = self._rebuild()  # a file whose weights do not fit is refused here
-        self._index: ItemIndex | None = None
-
     def _in_force(self) -> Self:
         return self  # its index has the parameters of fit
 
@@ -528,7 +528,8 @@ class M2TRec(TrainedEstimator, Recommender):
         """Build the network with its weights; a RuntimeError if they do not fit parameters, encoding and items."""
         with seeded(0, torch.device("cpu")):
             network = self._as_fitted()._network(self._coder, self._items)
-        return load_weights(network, self.weights_)
+        load_weights(network, self.weights_)
+        return network
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()

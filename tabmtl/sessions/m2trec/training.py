@@ -153,8 +153,8 @@ class SessionLoop:
         losses = [softmax_loss(queries[:, :-1], queries[:, -1], vectors, correction, own, bfloat16=bfloat16)]
         for column, scores in zip(network.level_columns, categories, strict=True):
             losses.append(category_loss(scores, items.codes(targets, column)))
-        loss = sum(weight * part for weight, part in zip(self.weights.values(), losses, strict=True))
-        loss.backward()
+        weighted = [weight * part for weight, part in zip(self.weights.values(), losses, strict=True)]
+        sum(weighted[1:], start=weighted[0]).backward()
         self.optimizer.step(learning_rate)
         return torch.stack([part.detach() for part in losses]), len(targets)
 

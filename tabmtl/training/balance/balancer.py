@@ -6,14 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
-from numbers import Real
 from typing import Annotated, Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from tabmtl.nn.layers import Boundary, Towers
-from tabmtl.params import check_choice, check_positive
+from tabmtl.params import check_choice, check_positive, is_number
 from tabmtl.schema import DivergenceError, Task
 from tabmtl.training.balance.gradient_joins import GRADIENT_JOINS, Aggregate, normalize_rows
 from tabmtl.training.balance.gradients import (
@@ -39,7 +38,7 @@ def check_balance(name: str, value: Any) -> None:
         check_choice(name, value, _NAMES)
     elif isinstance(value, Mapping | Sequence):
         for weight in value.values() if isinstance(value, Mapping) else value:
-            if not isinstance(weight, Real) or not 0 <= weight < math.inf:
+            if not is_number(weight) or not 0 <= weight < math.inf:
                 raise ValueError(f"a weight in {name} must be a finite number >= 0, got {weight!r}")
     elif isinstance(value, type) or not callable(value):
         raise ValueError(
