@@ -1,4 +1,4 @@
-"""Workers on one study, as processes: ``python swarm.py STORAGE STUDY FOLDER N_WORKERS N_TRIALS [GRACE]``.
+"""Workers on one study, as processes: ``python swarm.py STORAGE STUDY FOLDER N_WORKERS N_TRIALS``.
 
 They are forked off one process, so that the libraries are loaded once. The first begins a trial, writes its process id
 to ``FOLDER/hanging`` and goes no further. Their mates write what went wrong with them to ``FOLDER/error``.
@@ -15,7 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from tabmtl import SharedBottom
-from tabmtl.tuning import Objective, objective, open_study, run_study, studies
+from tabmtl.tuning import Objective, objective, open_study, run_study
+
+GRACE_PERIOD = 3  # seconds
 
 
 def make_goal(on_epoch=None) -> Objective:
@@ -34,12 +36,11 @@ def _work(storage: str, study: str, folder: Path, n_trials: int, *, hangs: bool)
         time.sleep(600)
 
     goal = make_goal(hang if hangs else None)
-    run_study(open_study(study, goal, storage=storage, seed=0), goal, n_trials=n_trials)
+    run_study(open_study(study, goal, storage=storage, seed=0, grace_period=GRACE_PERIOD), goal, n_trials=n_trials)
 
 
-def main(storage: str, study: str, folder: Path, n_workers: int, n_trials: int, grace: int = 180) -> None:
+def main(storage: str, study: str, folder: Path, n_workers: int, n_trials: int) -> None:
     """Start the workers, and wait for them."""
-    studies._HEARTBEAT, studies._GRACE = max(1, grace // 3), grace
     for number in range(n_workers):
         if os.fork() == 0:
             try:

@@ -1,27 +1,33 @@
-"""Studies: made once, kept in a journal file or a database, and gone on with."""
+"""Studies: made once, kept in an SQLite file or a database, and opened again."""
 
 from __future__ import annotations
 
 import json
+import sqlite3
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
+from contextvars import ContextVar
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import optuna
-from optuna.exceptions import ExperimentalWarning
-from optuna.storages import BaseStorage, RDBStorage
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
+from optuna.storages import BaseStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.trial import FrozenTrial, TrialState
 
-from tabmtl.tuning.journal import Journal
-from tabmtl.tuning.locks import FileLock, Lock, NoLock, PostgresLock
-from tabmtl.tuning.lost import WORKER
+from tabmtl.params import check_count
+from tabmtl.schema import TabmtlWarning
 from tabmtl.tuning.trial import Objective, name_numbers
 
-_SOUGHT = "tabmtl:sought"  # user attribute of a study: what it searches
-_HEARTBEAT, _GRACE = 60, 180  # seconds; of databases
+#: Whether `run_study` is at work in this thread: only then are trials begun with a heartbeat.
+at_work = ContextVar("at_work", default=False)
+
+_SOUGHT = "tabmtl:sought"  # user attribute of a study: its search space
+_LOCK_TIMEOUT = 60.0  # seconds that a process waits while others write to the file
+_MAX_RETRIES = 2  # a trial that kills its worker every time would kill all workers
 
 
 def open_study(
@@ -30,67 +36,81 @@ def open_study(
     *,
     storage: str | Path | BaseStorage | None = None,
     seed: int | None = None,
+    grace_period: int = 15,
 ) -> optuna.Study:
     """Make a study, or open the one of this name.
 
-    Open it once before several workers do: making the tables of a new database at the same time is a race. The first
-    trial of a new study has the parameters of the estimator as it is; a study that Optuna made, or whose maker was
-    killed, is given that trial too, and what else it lacks. Trials are suggested by TPE, and
-    pruned after three epochs if the best epoch so far is below the median of other trials at that epoch.
+    The first trial of a new study has the parameters of the estimator as it is. A study that Optuna made, or whose
+    maker was killed, gets that trial too. Trials are suggested by TPE. The pruner ends a trial after three epochs or
+    more if its best epoch so far is below the median of other trials at that epoch. Trials whose worker is dead are
+    put in the queue again.
 
     Parameters
     ----------
     name : str
     objective : Objective, optional
-        What is to be maximised; without it, only a study that exists is opened.
+        The objective to maximise. Without it, only a study that exists is opened.
     storage : str, Path, or optuna storage, optional
-        A file, the journal of any number of studies, for workers of one machine; default ``<name>.journal``. Or the URL
-        of a database for workers of several machines, such as ``postgresql://user@host/database``. Whoever may write it
-        rules the searches that go on from it.
+        An SQLite file, which holds any number of studies, for workers of one machine; default ``<name>.db``. Or the URL
+        of a database for workers of several machines, such as ``postgresql://user@host/database``: open the study once
+        before they start, as workers that make the tables of a database at the same time fail. A storage object of
+        Optuna is taken as it is; without a heartbeat it notices no dead workers. Whoever may write to a storage
+        controls the searches that go on from it.
     seed : int, optional
-        Of the search: the same seed gives the same trials if one worker runs all. No two workers draw the same.
+        Random seed of the search: the same seed gives the same trials if one worker runs all. No two workers draw the
+        same.
+    grace_period : int, default=15
+        Seconds without a sign of life after which a worker counts as dead. A worker gives three in that time.
 
     Returns
     -------
     optuna.Study
-        With a direction, and a name, for each of ``objective.names``.
+        With a direction and a name for each of ``objective.names``.
 
     Raises
     ------
     ValueError
-        If there is no such study and no objective, or the study maximises or searches something else.
+        If there is no such study and no objective, the study maximises or searches something else, or the file holds
+        something else.
+    OSError
+        If the storage is locked, full, read-only or out of reach.
     ImportError
         If the driver of the database is missing.
     """
-    kept = _find_storage(name, storage)
+    check_count("grace_period", grace_period)
+    if storage is None:
+        if Path(name).name != name:
+            raise ValueError(f"the study {name!r} cannot name a file of its own; give storage, such as 'search.db'")
+        storage = f"{name}.db"
     sampler = optuna.samplers.TPESampler() if seed is None else _SeededTPE(seed)
     pruner = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=3)
-    if objective is None:
-        try:
-            return optuna.load_study(study_name=name, storage=kept, sampler=sampler, pruner=pruner)
-        except KeyError:
-            there = storage or f"{name}.journal"
-            if isinstance(kept, RDBStorage):
-                there = repr(kept.engine.url.set(query={}))  # without the password, wherever it is
-            raise ValueError(f"there is no study {name!r} in {there}; give the objective to make one") from None
-    directions = [optuna.study.StudyDirection.MAXIMIZE] * len(objective.names)
-    with quiet():
-        study = optuna.create_study(
-            study_name=name,
-            storage=kept,
-            sampler=sampler,
-            pruner=pruner,
-            directions=directions,
-            load_if_exists=True,
-        )
-    _check_same(study, objective)
-    _complete(study, objective)
+    with quiet(), storage_errors(_show(storage)):
+        kept = storage if isinstance(storage, BaseStorage) else _open_database(storage, grace_period)
+        if objective is None:
+            try:
+                study = optuna.load_study(study_name=name, storage=kept, sampler=sampler, pruner=pruner)
+            except KeyError:
+                raise ValueError(
+                    f"there is no study {name!r} in {_show(storage)}; give the objective to make one"
+                ) from None
+        else:
+            study = optuna.create_study(
+                study_name=name,
+                storage=kept,
+                sampler=sampler,
+                pruner=pruner,
+                directions=[optuna.study.StudyDirection.MAXIMIZE] * len(objective.names),
+                load_if_exists=True,
+            )
+            _check_same(study, objective)
+            _complete(study, objective)
+        retry_stale(study)
     return study
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Hold back what Optuna says of every study and trial, unless its user has asked for more or less."""
+    """Hold back Optuna's messages about every study and trial, unless its user has set another level."""
     level = optuna.logging.get_verbosity()
     if level == optuna.logging.INFO:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -100,21 +120,76 @@ def quiet() -> Iterator[None]:
         optuna.logging.set_verbosity(level)
 
 
-def journal_folder(study: optuna.Study) -> Path | None:
-    """The folder of what the workers of a study hold; None where it is not in a journal that `open_study` opened."""
-    storage = study._storage  # of which Study has no public name
-    return storage.folder if isinstance(storage, Journal) else None
+@contextmanager
+def storage_errors(storage: str) -> Iterator[None]:
+    """Turn an error of a storage that is locked, full, read-only or out of reach into an OSError with the cure."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (AssertionError, StorageInternalError, SQLAlchemyError, sqlite3.OperationalError) as error:
+        # Optuna fails an assertion after it failed to store a trial, and hides the reason behind an error of its own
+        cause = error.__context__ if isinstance(error, AssertionError) else error
+        cause = cause.__cause__ if isinstance(cause, StorageInternalError) else cause
+        if not isinstance(cause, SQLAlchemyError | sqlite3.OperationalError):
+            raise
+        reason = " ".join(str(getattr(cause, "orig", cause)).split())
+        raise OSError(
+            f"{storage} cannot be read or written: {reason}. What it holds is kept: make sure that it is in reach, "
+            "writable, unlocked and has room on its disk, and go on"
+        ) from error
 
 
-def turn_of(study: optuna.Study) -> Lock:
-    """What one worker of a study holds at a time."""
-    folder = journal_folder(study)
-    if folder is not None:
-        return FileLock(folder / "turn")
-    database = getattr(study._storage, "_backend", None)  # Optuna keeps a cache before it
-    if isinstance(database, RDBStorage) and database.engine.dialect.name == "postgresql":
-        return PostgresLock(database.engine, study.study_name)
-    return NoLock()
+def retry_stale(study: optuna.Study) -> None:
+    """Fail the trials of dead workers, and put them in the queue again."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        optuna.storages.fail_stale_trials(study)
+
+
+def retry(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Put a failed trial whose worker is gone in the queue again, at most twice."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        former = RetryHeartbeatStaleTrialCallback.retry_history(trial)
+        if len(former) < _MAX_RETRIES:
+            RetryHeartbeatStaleTrialCallback()(study, trial)
+            return
+    warnings.warn(
+        f"trial {former[0]} was lost with its worker {len(former) + 1} times, and is not tried again: its parameters "
+        f"{trial.params} may need more memory than there is",
+        TabmtlWarning,
+        stacklevel=2,
+    )
+
+
+class _Database(RDBStorage):
+    """A database that takes every trial from its queue once, and in which `run_study` loses none.
+
+    Optuna gives a trial its first heartbeat after its sampler has run: a worker that dies before that is never noticed.
+    """
+
+    def _get_prepared_new_trial(self, study_id: int, template_trial: FrozenTrial | None, session: Any) -> Any:
+        from optuna.storages._rdb.models import TrialHeartbeatModel
+
+        trial = super()._get_prepared_new_trial(study_id, template_trial, session)
+        if template_trial is None and at_work.get():
+            session.add(TrialHeartbeatModel(trial_id=trial.trial_id))
+        return trial
+
+    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
+        from sqlalchemy import text
+
+        if state == TrialState.RUNNING and at_work.get():
+            self.record_heartbeat(trial_id)
+        if self.engine.name == "sqlite":  # has no SELECT ... FOR UPDATE: lock before the state is read
+            self.scoped_session().execute(text("BEGIN IMMEDIATE"))
+        return super().set_trial_state_values(trial_id, state, values)
+
+    def record_heartbeat(self, trial_id: int) -> None:
+        """Give a sign of life; if that fails, the next one may not."""
+        with suppress(StorageInternalError):
+            super().record_heartbeat(trial_id)
 
 
 class _SeededTPE(optuna.samplers.BaseSampler):
@@ -141,25 +216,73 @@ class _SeededTPE(optuna.samplers.BaseSampler):
         self._tpe.after_trial(study, trial, state, values)
 
 
-def _find_storage(name: str, storage: str | Path | BaseStorage | None) -> BaseStorage:
-    if isinstance(storage, BaseStorage):
-        return storage
-    if storage is None:
-        if Path(name).name != name:
-            raise ValueError(
-                f"the study {name!r} cannot name a file of its own; give storage, such as 'search.journal'"
-            )
-        storage = f"{name}.journal"
-    if isinstance(storage, Path) or "://" not in storage:
-        return Journal(Path(storage))
+def _is_url(storage: str | Path | BaseStorage) -> TypeGuard[str]:
+    return isinstance(storage, str) and "://" in storage
+
+
+def _show(storage: str | Path | BaseStorage) -> str:
+    """A storage without its password, wherever that stands."""
+    from sqlalchemy.engine import make_url
+
+    return repr(make_url(storage).set(query={})) if _is_url(storage) else str(storage)
+
+
+def _open_database(storage: str | Path, grace_period: int) -> RDBStorage:
+    from sqlalchemy.engine import URL
+
+    options: dict[str, Any] = {"pool_pre_ping": True}
+    if not _is_url(storage):
+        _prepare_file(Path(storage))
+        storage = URL.create("sqlite", database=str(storage)).render_as_string()
+    if storage.startswith("sqlite"):
+        options["connect_args"] = {"timeout": _LOCK_TIMEOUT}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
-        return RDBStorage(
+        return _Database(
             _with_driver(storage),
-            engine_kwargs={"pool_pre_ping": True},
-            heartbeat_interval=_HEARTBEAT,
-            grace_period=_GRACE,
+            engine_kwargs=options,
+            heartbeat_interval=max(1, grace_period // 3),
+            grace_period=grace_period,
+            heartbeat_stale_trial_callback=retry,
         )
+
+
+def _prepare_file(path: Path) -> None:
+    """Make the tables of a new file in one step: Optuna makes them one by one, and fails if two workers do that.
+
+    Raises
+    ------
+    ValueError
+        If the file is no database, or one of another program.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(path, timeout=_LOCK_TIMEOUT, isolation_level=None)) as file:
+        try:
+            tables = _tables(file)
+            if not tables:
+                file.execute("BEGIN IMMEDIATE")
+                for statement in [] if _tables(file) else _schema():
+                    file.execute(statement)
+                file.commit()
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):
+                raise
+            raise ValueError(
+                f"{path} holds no studies, as it is no SQLite file; journals of tabmtl 0.1.0 are no longer read: name "
+                "another file"
+            ) from error
+    if tables and "studies" not in tables:
+        raise ValueError(f"{path} holds no studies but the tables {tables[:3]} of another program: name another file")
+
+
+def _tables(file: sqlite3.Connection) -> list[str]:
+    return [name for (name,) in file.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+
+
+def _schema() -> list[str]:
+    """The statements that make Optuna's tables."""
+    with closing(RDBStorage("sqlite://").engine.raw_connection()) as connection:
+        return list(connection.driver_connection.iterdump())[1:-1]  # without BEGIN and COMMIT
 
 
 def _with_driver(url: str) -> str:
@@ -173,23 +296,18 @@ def _with_driver(url: str) -> str:
 
 
 def _sought(objective: Objective) -> dict[str, Any]:
-    """What a study searches, as JSON gives it back."""
+    """The search of a study, as JSON gives it back."""
     space = json.loads(json.dumps(objective.search_space))
     return {"estimator": type(objective.est).__name__, "search_space": space}
 
 
 def _complete(study: optuna.Study, objective: Objective) -> None:
-    """Give a study what Optuna does not; the mark that it has that comes last, as its maker may be killed before."""
-    turn = turn_of(study)
-    turn.acquire()
-    try:
-        if _SOUGHT in study.user_attrs:
-            return
-        name_numbers(study, objective.names)
-        study.enqueue_trial(objective.defaults, user_attrs={WORKER: ""}, skip_if_exists=True)
-        study.set_user_attr(_SOUGHT, _sought(objective))
-    finally:
-        turn.release()
+    """Add to a study what Optuna does not; the mark that it is complete comes last, as its maker may be killed."""
+    if _SOUGHT in study.user_attrs:
+        return
+    name_numbers(study, objective.names)
+    study.enqueue_trial(objective.defaults, skip_if_exists=True)
+    study.set_user_attr(_SOUGHT, _sought(objective))
 
 
 def _check_same(study: optuna.Study, objective: Objective) -> None:

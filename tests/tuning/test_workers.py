@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
+import threading
 import time
 import uuid
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import optuna
@@ -16,11 +19,11 @@ import pytest
 import swarm
 from optuna.trial import TrialState
 
+from tabmtl import SharedBottom
 from tabmtl.schema import TabmtlWarning
-from tabmtl.tuning import Objective, open_study, pareto_front, run_study
-from tabmtl.tuning.locks import FileLock
-from tabmtl.tuning.lost import REPEATS, WORKER
-from tabmtl.tuning.workers import Worker
+from tabmtl.tuning import Objective, count_ended, open_study, pareto_front, repeated_trials, run_study
+from tabmtl.tuning.studies import retry_stale
+from tabmtl.tuning.workers import WORKER
 
 POSTGRES = os.environ.get("TABMTL_POSTGRES_URL")
 
@@ -47,39 +50,44 @@ def kill_the_hanging(folder: Path) -> None:
     os.kill(int((folder / "hanging").read_text()), signal.SIGKILL)
 
 
-def count_the_lost(study, n_trials, folder) -> int:
-    """All trials are complete but those that were lost, which have been repeated; how many were lost."""
+def count_the_lost(study, n_trials, n_workers, folder) -> int:
+    """Check that all trials are complete, or lost and repeated; give the number that were lost."""
     assert not (folder / "error").exists(), (folder / "error").read_text()
     lost = {trial.number: trial for trial in study.trials if trial.state != TrialState.COMPLETE}
     assert {trial.state for trial in lost.values()} == {TrialState.FAIL}
-    again = {trial.user_attrs[REPEATS]: trial for trial in study.trials if REPEATS in trial.user_attrs}
-    assert again.keys() == lost.keys()
+    again = {trial.system_attrs["retry_history"][-1]: trial for trial in study.trials if is_retry(trial)}
+    assert again.keys() == lost.keys() == repeated_trials(study)
     assert all(again[number].params.items() >= trial.params.items() for number, trial in lost.items())
-    assert len(study.trials) - len(lost) == n_trials
+    assert len(study.trials) - len(lost) == count_ended(study)
+    assert n_trials <= count_ended(study) <= n_trials + n_workers - 1
     return len(lost)
 
 
+def is_retry(trial) -> bool:
+    return "retry_history" in trial.system_attrs
+
+
 def test_four_workers_of_which_one_is_killed(tmp_path):
-    journal, goal = tmp_path / "journal", swarm.make_goal()
-    study = open_study("shared", goal, storage=journal, seed=0)
-    with working(journal, "shared", tmp_path, 4, 14):
+    file, goal = tmp_path / "study.db", swarm.make_goal()
+    study = open_study("shared", goal, storage=file, seed=0)
+    with working(file, "shared", tmp_path, 4, 14):
         kill_the_hanging(tmp_path)
-    assert count_the_lost(study, 14, tmp_path) == 1
+    assert count_the_lost(study, 14, 4, tmp_path) == 1
     assert len({trial.user_attrs[WORKER] for trial in study.trials}) >= 3
-    drawn = [trial.params["dropout"] for trial in study.trials if REPEATS not in trial.user_attrs]
+    drawn = [trial.params["dropout"] for trial in study.trials if not is_retry(trial)]
     assert len(set(drawn)) == len(drawn), "no two workers draw the same"
     assert pareto_front(study).height
-    assert sorted(file.name for file in tmp_path.joinpath("journal.workers").iterdir()) == ["turn", "write"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hanging", "study.db"]
 
 
 def test_a_study_whose_only_worker_was_killed_is_gone_on_with(tmp_path):
-    journal, goal = tmp_path / "journal", swarm.make_goal()
-    study = open_study("alone", goal, storage=journal)
-    with working(journal, "alone", tmp_path, 1, 3):
+    file, goal = tmp_path / "study.db", swarm.make_goal()
+    study = open_study("alone", goal, storage=file)
+    with working(file, "alone", tmp_path, 1, 3):
         kill_the_hanging(tmp_path)
     assert [trial.state for trial in study.trials] == [TrialState.RUNNING]
-    run_study(open_study("alone", goal, storage=journal), goal, n_trials=3)
-    assert count_the_lost(study, 3, tmp_path) == 1
+    run_study(open_study("alone", goal, storage=file, grace_period=swarm.GRACE_PERIOD), goal, n_trials=3)
+    assert count_the_lost(study, 3, 1, tmp_path) == 1
     assert study.trials[0].params.items() >= goal.defaults.items()
 
 
@@ -88,9 +96,9 @@ def test_four_workers_on_postgresql(tmp_path):
     name, goal = f"tabmtl-{uuid.uuid4().hex}", swarm.make_goal()
     study = open_study(name, goal, storage=POSTGRES, seed=0)
     try:
-        with working(POSTGRES, name, tmp_path, 4, 14, 9):
+        with working(POSTGRES, name, tmp_path, 4, 14):
             kill_the_hanging(tmp_path)
-        assert count_the_lost(study, 14, tmp_path)  # a busy machine may take a slow worker for dead
+        assert count_the_lost(study, 14, 4, tmp_path)  # a busy machine may take a slow worker for dead
         run_study(open_study(name, goal, storage=POSTGRES), goal, n_trials=20)
         assert len(open_study(name, storage=POSTGRES).get_trials(states=(TrialState.COMPLETE,))) == 20
     finally:
@@ -104,6 +112,8 @@ class Scripted(Objective):
         step = self.script.pop(0)
         if isinstance(step, BaseException):
             raise step
+        if callable(step):
+            step = step()
         return {"mean": step}
 
     def _chosen(self, scores):
@@ -111,8 +121,7 @@ class Scripted(Objective):
 
 
 def scripted(*script) -> Scripted:
-    est = swarm.make_goal().est
-    goal = Scripted(est=est, search_space={"dropout": {"low": 0.0, "high": 0.5}}, names=("mean",))
+    goal = Scripted(est=SharedBottom(), search_space={"dropout": {"low": 0.0, "high": 0.5}}, names=("mean",))
     goal.script = list(script)
     return goal
 
@@ -121,10 +130,27 @@ def states(study):
     return [trial.state.name for trial in study.trials]
 
 
-@pytest.fixture(params=["journal", "sqlite:///study.db"])
-def storage(request, tmp_path, monkeypatch):
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(params=["study.db", "sqlite:///study.db"])
+def storage(request):
     return request.param
+
+
+def apart(work, *arguments) -> None:
+    """Do some work in a process of its own, and wait for its end."""
+    process = multiprocessing.get_context("fork").Process(target=work, args=arguments)
+    process.start()
+    process.join()
+
+
+def let_an_hour_pass() -> None:
+    """Let the last signs of life be an hour old."""
+    with closing(sqlite3.connect("study.db")) as file, file:
+        file.execute("UPDATE trial_heartbeats SET heartbeat = datetime('now', '-1 hour')")
 
 
 def test_an_interrupted_trial_is_tried_again(storage):
@@ -132,7 +158,7 @@ def test_an_interrupted_trial_is_tried_again(storage):
     study = open_study("s", goal, storage=storage)
     with pytest.raises(KeyboardInterrupt):
         run_study(study, goal, n_trials=3)
-    assert states(study) == ["COMPLETE", "FAIL"]
+    assert states(study) == ["COMPLETE", "FAIL", "WAITING"]
     run_study(study, goal, n_trials=3)
     assert states(study) == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
     assert study.trials[2].params == study.trials[1].params
@@ -150,27 +176,60 @@ def test_a_mistake_is_raised_and_counts_as_a_trial(storage):
     assert len(study.trials) == 3
 
 
-def test_a_trial_that_kills_its_workers_is_given_up(tmp_path):
-    goal = scripted(*[0.1] * 9)
-    study = open_study("s", goal, storage=tmp_path / "journal")
-    for attempt in range(3):
-        Worker(study).recover()
-        trial = study.ask()
-        trial.suggest_float("dropout", 0, 0.5)
-        trial.set_user_attr(WORKER, f"gone {attempt}")
+def die_in_a_trial() -> None:
+    goal = scripted(lambda: os._exit(9))
+    run_study(open_study("s", goal, storage="study.db"), goal, n_trials=1)
+
+
+def test_a_trial_that_kills_its_workers_is_given_up(storage):
+    goal = scripted(0.1, 0.2)
+    study = open_study("s", goal, storage=storage)
+    for _ in range(3):
+        apart(die_in_a_trial)
+        let_an_hour_pass()
     assert states(study) == ["FAIL", "FAIL", "RUNNING"]
     with pytest.warns(TabmtlWarning, match=r"trial 0 was lost with its worker 3 times.*{'dropout': 0.1}"):
         run_study(study, goal, n_trials=2)
     assert states(study) == ["FAIL", "FAIL", "FAIL", "COMPLETE"], "which counts as one trial"
 
 
-def test_a_trial_that_was_taken_from_the_queue_by_a_worker_that_died_at_once(tmp_path):
-    goal = scripted(0.1, 0.2)
-    study = open_study("s", goal, storage=tmp_path / "journal")
-    assert study.ask().user_attrs == {WORKER: ""}, "which would have signed, before it gave its turn away"
+def test_a_reader_notices_a_dead_worker():
+    study = open_study("s", scripted(), storage="study.db")
+    apart(die_in_a_trial)
+    open_study("s", storage="study.db")
+    assert states(study) == ["RUNNING"], "it may live"
+    let_an_hour_pass()
+    open_study("s", storage="study.db")
+    assert states(study) == ["FAIL", "WAITING"]
+    assert study.trials[0].params == study.trials[1].params == scripted().defaults
+
+
+class Dying(optuna.samplers.RandomSampler):
+    """Ends its process when a trial has just begun."""
+
+    def before_trial(self, study, trial):
+        os._exit(9)
+
+
+def die_at_the_start_of_a_trial() -> None:
+    goal = scripted()
+    study = open_study("s", goal, storage="study.db")
+    study.sampler = Dying()
+    run_study(study, goal, n_trials=99)
+
+
+@pytest.mark.parametrize("n_before", [0, 1], ids=["from the queue", "a new one"])
+def test_a_worker_that_dies_before_its_first_sign_of_life(storage, n_before):
+    goal = scripted(0.1, 0.2, 0.3)
+    study = open_study("s", goal, storage=storage)
+    run_study(study, goal, n_trials=n_before)
+    apart(die_at_the_start_of_a_trial)
+    assert states(study) == ["COMPLETE"] * n_before + ["RUNNING"]
+    let_an_hour_pass()
     run_study(study, goal, n_trials=2)
-    assert states(study) == ["FAIL", "COMPLETE", "COMPLETE"]
-    assert study.trials[1].params == goal.defaults
+    assert states(study) == ["COMPLETE"] * n_before + ["FAIL"] + ["COMPLETE"] * (2 - n_before)
+    default = study.trials[1 if n_before == 0 else 0]
+    assert default.params == goal.defaults
 
 
 @pytest.mark.filterwarnings("ignore:Heartbeat of storage")
@@ -179,20 +238,35 @@ def test_a_foreign_trial_is_left_alone(storage):
     study = open_study("s", goal, storage=storage)
     run_study(study, goal, n_trials=1)
     study.ask()
-    study.ask().set_user_attr(WORKER, "../journal")
+    study.ask().set_user_attr(WORKER, "another")
+    let_an_hour_pass()
     run_study(study, goal, n_trials=2, timeout=0.5)
     assert states(study)[:3] == ["COMPLETE", "RUNNING", "RUNNING"]
 
 
-def test_a_trial_whose_worker_lives_is_left_alone(tmp_path):
+def test_a_trial_whose_worker_lives_is_left_alone(storage):
+    began, end = threading.Event(), threading.Event()
+
+    def wait():
+        began.set()
+        assert end.wait(60)
+        return 0.5
+
+    def work():
+        slow = scripted(wait)
+        run_study(open_study("s", slow, storage=storage, grace_period=2), slow, n_trials=1)
+
     goal = scripted(0.1, 0.2)
-    study = open_study("s", goal, storage=tmp_path / "journal")
-    with Worker(study).at_work() as other:
-        trial = study.ask()
-        trial.set_user_attr(WORKER, other.name)
-        run_study(study, goal, n_trials=2, timeout=0.3)
+    study = open_study("s", goal, storage=storage, grace_period=2)
+    other = threading.Thread(target=work)
+    other.start()
+    try:
+        assert began.wait(60)
+        run_study(study, goal, n_trials=2, timeout=4)
         assert states(study) == ["RUNNING", "COMPLETE"], "it waits for the other"
-    study.tell(trial, 0.5)
+    finally:
+        end.set()
+        other.join()
     run_study(study, goal, n_trials=2)
     assert states(study) == ["COMPLETE", "COMPLETE"]
 
@@ -203,13 +277,35 @@ def test_a_trial_that_was_taken_over_does_not_stop_its_worker(storage):
 
     def fit(model):
         if len(study.trials) == 1:  # others hold this worker for dead
-            study.tell(0, state=TrialState.FAIL)
+            let_an_hour_pass()
+            retry_stale(study)
         return {"mean": goal.script.pop(0)}
 
     goal._fit_and_score = fit
     run_study(study, goal, n_trials=2)
     assert states(study) == ["FAIL", "COMPLETE", "COMPLETE"]
     assert study.trials[1].params == study.trials[0].params
+
+
+def note_trials() -> None:
+    goal = scripted(*[0.1] * 99)
+    study = open_study("s", goal, storage="study.db")
+    with Path("notes").open("a", buffering=1) as notes:
+        run_study(study, goal, n_trials=20, callbacks=[lambda study, trial: notes.write(f"{trial.number}\n")])
+
+
+def test_workers_take_no_trial_from_the_queue_twice():
+    study = open_study("s", scripted(), storage="study.db")
+    for i in range(19):
+        study.enqueue_trial({"dropout": i / 100})
+    workers = [multiprocessing.get_context("fork").Process(target=note_trials) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    numbers = [int(line) for line in Path("notes").read_text().splitlines()]
+    assert sorted(numbers) == list(range(len(study.trials)))
+    assert set(states(study)) == {"COMPLETE"}
 
 
 def test_an_end_is_needed_and_kept(storage):
@@ -222,13 +318,3 @@ def test_an_end_is_needed_and_kept(storage):
     seen = []
     run_study(study, goal, n_trials=2, timeout=60, callbacks=[lambda study, trial: seen.append(trial.number)])
     assert seen == [0, 1]
-
-
-def test_a_lock_is_of_one_at_a_time(tmp_path):
-    first, second = FileLock(tmp_path / "lock"), FileLock(tmp_path / "lock")
-    assert first.acquire()
-    assert not second.acquire(wait=False)
-    first.release()
-    first.release()
-    assert second.acquire(wait=False)
-    second.release()
