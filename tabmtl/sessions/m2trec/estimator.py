@@ -537,7 +537,7 @@ class M2TRec(TrainedEstimator, Recommender):
             state["_index"] = None  # computed again from the weights
         return state
 
-    def _restore(self, state: M2TRecState) -> None:
+    def _restore(self, state: Any) -> None:
         super()._restore(state)
         for name in _METADATA_FACTS:
             if getattr(self, name) is None:

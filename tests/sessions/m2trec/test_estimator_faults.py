@@ -17,7 +17,7 @@ from tabmtl.storage.stored import take_apart
 FORMS = ("M2TRec", "M2TRec of the paper", "M2TRec delta")
 
 #: Arrays of what items are, which torch reads as they are.
-ITEMS_ARRAYS = ["clicks", *(f"features.{name}" for name in ("row", "x_num", "x_cat", "vectors"))]
+ITEMS_ARRAYS = ["clicks", "row", *(f"features.{name}" for name in ("x_num", "x_cat", "vectors"))]
 ITEMS_ARRAYS += [f"features.bags.0.{name}" for name in ("codes", "weights", "offsets")]
 
 
@@ -113,7 +113,7 @@ def test_arrays_of_items_have_the_types_that_torch_takes(name: str, stored: dict
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *(("features.row", value) for value in (-1, 60, 2**62)),
+        *(("row", value) for value in (-1, 60, 2**62)),
         *(
             (f"features.{name}", value)
             for name in ("x_cat", "bags.0.codes", "bags.1.codes")
