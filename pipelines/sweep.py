@@ -30,14 +30,7 @@ from tabmtl.pipelines.data import ClickColumns, DataSource, Rows
 from tabmtl.pipelines.model_choice import ModelChoice
 from tabmtl.pipelines.terminal import INTERRUPTED, exit_code, lay_out, near, pairs, without_password
 from tabmtl.pipelines.tracking import REFIT, Log, Tracking, TrialRuns, connected, make_client, open_log
-from tabmtl.pipelines.train import (
-    Fitted,
-    check_output,
-    fit_and_report,
-    fit_single_tasks,
-    open_rows_and_model,
-    print_places,
-)
+from tabmtl.pipelines.train import Fitted, check_output, fit_and_report, fit_single_tasks, prepare, print_places
 from tabmtl.schema import TabmtlWarning
 
 if TYPE_CHECKING:
@@ -171,7 +164,7 @@ def sweep(
     """
     if output is not None:
         check_output(output)
-    rows, estimator = open_rows_and_model(source, clicks, choice)
+    rows, estimator = prepare(source, clicks, choice)
     goal = _make_goal(rows, estimator, choice, search)
     name = search.study or f"{rows.name}-{choice.model}-{search.objective}"
     facts = {**rows.identity, "set": choice.params, "seed": choice.seed}
@@ -295,14 +288,13 @@ def _wait_for(workers: Sequence[BaseProcess]) -> None:
 @contextmanager
 def _threads_for(workers: int) -> Iterator[None]:
     """Share the processors among the workers that are started inside, where the user has not."""
-    if "OMP_NUM_THREADS" in os.environ:
-        yield
-        return
-    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // workers))
+    given = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = given or str(max(1, (os.cpu_count() or 1) // workers))
     try:
         yield
     finally:
-        del os.environ["OMP_NUM_THREADS"]
+        if given is None:
+            del os.environ["OMP_NUM_THREADS"]
 
 
 def _work_apart(in_worker: Callable[[], None]) -> None:
@@ -330,7 +322,7 @@ def _open_and_work(
     from tabmtl.tuning import open_study
 
     with nullcontext() if runs is None else connected(tracking):
-        rows, estimator = open_rows_and_model(source, clicks, choice)
+        rows, estimator = prepare(source, clicks, choice)
         goal = _make_goal(rows, estimator, choice, search)
         _work(open_study(name, goal, storage=search.storage, seed=choice.seed), goal, search, runs)
 

@@ -15,16 +15,7 @@ import polars as pl
 from tabmtl.pipelines.data import ClickColumns, DataSource, Rows, TableRows, open_rows
 from tabmtl.pipelines.model_choice import ModelChoice, find_class, make
 from tabmtl.pipelines.terminal import lay_out, without_password
-from tabmtl.pipelines.tracking import (
-    CHAMPION,
-    ROWS,
-    Log,
-    Tracking,
-    check_writable,
-    open_log,
-    page_command,
-    program,
-)
+from tabmtl.pipelines.tracking import CHAMPION, ROWS, Log, Tracking, check_writable, open_log, page_command, program
 
 if TYPE_CHECKING:
     from tabmtl import IndependentTasks
@@ -67,7 +58,7 @@ def train(
     ValueError, OSError, ImportError
         If an option does not fit; nothing is trained then.
     """
-    rows, estimator = open_rows_and_model(source, clicks, choice)
+    rows, estimator = prepare(source, clicks, choice)
     if baseline and not isinstance(rows, TableRows):
         raise ValueError("--baseline is one LightGBM per task, for tables; fit another recommender on the same clicks")
     if baseline and choice.model.startswith("IndependentTasks"):
@@ -105,7 +96,7 @@ class Fitted:
     alias: str | None = None
 
 
-def open_rows_and_model(source: DataSource, clicks: ClickColumns, choice: ModelChoice) -> tuple[Rows, Any]:
+def prepare(source: DataSource, clicks: ClickColumns, choice: ModelChoice) -> tuple[Rows, Any]:
     """The rows, and the estimator that is to learn from them.
 
     Raises

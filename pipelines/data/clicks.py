@@ -24,6 +24,9 @@ from tabmtl.pipelines.data.files import (
 if TYPE_CHECKING:
     from tabmtl.tuning import Objective
 
+#: Columns of every `ClickLog`, as parameters of a recommender.
+COLUMNS = {"session_column": "session_id", "item_column": "item_id", "order_column": "position"}
+
 _SCORES = ("recall@20", "mrr@20", "ndcg@20")
 
 

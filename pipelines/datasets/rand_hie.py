@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import polars as pl
-
-from tabmtl.pipelines.data.files import stored
+from tabmtl.pipelines.data.files import Folder, scan
 from tabmtl.pipelines.data.tables import Dataset
 
 
-def load(folder: str | Path | None = None) -> Dataset:
+def load(folder: Folder = None) -> Dataset:
     """20 190 person-years: any spending, any inpatient or mental care, log spending (log $), visits.
 
     ``log_spend`` is null exactly where ``any_spend`` is 0 (22.1 %). ``plan`` and ``site`` are stored as
@@ -29,7 +25,7 @@ def load(folder: str | Path | None = None) -> Dataset:
     """
     return Dataset(
         name="rand_hie",
-        table=pl.scan_parquet(stored("rand_hie", folder)),
+        table=scan("rand_hie", folder),
         numeric=(
             *("coins", "tookphys", "year", "black", "income", "xage", "female", "educdec", "time", "num"),
             *("mhi", "disea", "physlm", "ghindx", "mdeoff", "pioff", "child", "fchild", "lfam", "lpi"),

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import polars as pl
-
-from tabmtl.pipelines.data.files import stored
+from tabmtl.pipelines.data.files import Folder, scan
 from tabmtl.pipelines.data.tables import Dataset
 
 #: Levels of each one-hot group; the indicators are stored as 0/1 and stay numbers.
@@ -20,7 +16,7 @@ GROUPS = {
 }
 
 
-def load(folder: str | Path | None = None) -> Dataset:
+def load(folder: Folder = None) -> Dataset:
     """15 362 pupils of 139 schools: the score ``y`` (1 to 70) from 25 indicators and two percentages.
 
     A long set: the task column names the school, which has 22 to 251 rows; 854 rows repeat another of the
@@ -40,7 +36,7 @@ def load(folder: str | Path | None = None) -> Dataset:
     indicators = (f"{group}-{level}" for group, size in GROUPS.items() for level in range(size))
     return Dataset(
         name="school",
-        table=pl.scan_parquet(stored("school", folder)),
+        table=scan("school", folder),
         numeric=(*indicators, "per_fsm-0", "per_vr1band-0"),
         categorical=(),
         tasks={"y": "regression"},

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import polars as pl
-
-from tabmtl.pipelines.data.files import stored
+from tabmtl.pipelines.data.files import Folder, scan
 from tabmtl.pipelines.data.tables import Dataset
 
 GRADES = ("k", "1", "2", "3")
 PER_GRADE = ("star", "lunch", "school", "degree", "ladder", "tethnicity", "system", "schoolid")
 
 
-def load(folder: str | Path | None = None) -> Dataset:
+def load(folder: Folder = None) -> Dataset:
     """10 786 pupils: eight test scores from class type, school, teacher and background.
 
     39 to 46 % of each score are missing: the features and the scores of a grade a pupil did not attend are
@@ -31,7 +27,7 @@ def load(folder: str | Path | None = None) -> Dataset:
     """
     return Dataset(
         name="star",
-        table=pl.scan_parquet(stored("star", folder)),
+        table=scan("star", folder),
         numeric=(*(f"experience{grade}" for grade in GRADES), "birth_year", "birth_q"),
         categorical=("gender", "ethnicity", *(f"{name}{grade}" for name in PER_GRADE for grade in GRADES)),
         tasks={f"{subject}{grade}": "regression" for subject in ("read", "math") for grade in GRADES},
