@@ -53,13 +53,13 @@ class M2TRecNetwork(nn.Module):
         columns = None if coder is None or coder.table is None else coder.table.columns
         names, sizes = ((), ()) if columns is None else (columns.categorical, columns.cardinalities)
         self.level_columns = [names.index(name) for name in levels]
-        heads = [nn.Linear(width, sizes[column]) for column in self.level_columns]
-        self.heads = nn.ModuleList(heads)
+        level_sizes = [sizes[column] for column in self.level_columns]
+        self.heads = nn.ModuleList(nn.Linear(width, size) for size in level_sizes)
         self.weigh_popularity = _zero_map(width) if options.popularity else None
         self.weigh_repeat = _zero_map(width) if options.repeats else None
         self.project = self.join = None
-        if options.hierarchy and heads:
-            self.project = nn.Linear(sum(head.out_features for head in heads), d_model)
+        if options.hierarchy and level_sizes:
+            self.project = nn.Linear(sum(level_sizes), d_model)
             self.join = nn.Linear(2 * d_model, d_model)
             with torch.no_grad():  # begin as q' = q: a random map would take queries out of the space of the items
                 self.join.weight.copy_(torch.cat([torch.eye(d_model), torch.zeros(d_model, d_model)], dim=1))

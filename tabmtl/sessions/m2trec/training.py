@@ -108,8 +108,7 @@ class SessionLoop:
         validate: Callable[[], tuple[Record, float | None]],
     ) -> None:
         self.network, self.items, self.examples, self.options = network, items, examples, options
-        self.weights = {"item": 1.0, **level_weights}
-        self.validate = validate
+        self.level_weights, self.validate = level_weights, validate
         self.candidates = Candidates(items.clicks, options.n_negatives)
         self.optimizer = Optimizer(
             network,
@@ -122,20 +121,21 @@ class SessionLoop:
         """Pass once over all examples."""
         self.network.train()
         steps = self.examples.batches(self.options.batch_size)
-        totals, n_targets = torch.zeros(len(self.weights), device=self.items.row.device), 0
+        names = ["item", *self.level_weights]
+        totals, n_targets = torch.zeros(len(names), device=self.items.row.device), 0
         for number, index in enumerate(steps):
             progress = (epoch + number / len(steps)) / self.options.epochs
             losses, n = self.step(index, self.options.learning_rate * schedule(progress))
             give_way()
             totals += n * losses
             n_targets += n
-        means = dict(zip(self.weights, (totals / n_targets).tolist(), strict=True))
+        means = dict(zip(names, (totals / n_targets).tolist(), strict=True))
         if not np.isfinite(list(means.values())).all():
             raise DivergenceError(
                 f"training diverged: a loss is not finite; lower learning_rate (now {self.options.learning_rate})"
             )
-        record: Record = {"train/loss": sum(mean * self.weights[name] for name, mean in means.items())}
-        return record | {f"train/{name}/loss": mean for name, mean in means.items()}
+        levels = (weight * means[name] for name, weight in self.level_weights.items())
+        return {"train/loss": sum(levels, start=means["item"])} | {f"train/{n}/loss": mean for n, mean in means.items()}
 
     def step(self, index: np.ndarray, learning_rate: float) -> tuple[Tensor, int]:
         """Take one optimiser step; give the mean losses of items and of each level, and the number of targets."""
@@ -153,8 +153,8 @@ class SessionLoop:
         losses = [softmax_loss(queries[:, :-1], queries[:, -1], vectors, correction, own, bfloat16=bfloat16)]
         for column, scores in zip(network.level_columns, categories, strict=True):
             losses.append(category_loss(scores, items.codes(targets, column)))
-        weighted = [weight * part for weight, part in zip(self.weights.values(), losses, strict=True)]
-        sum(weighted[1:], start=weighted[0]).backward()
+        levels = zip(self.level_weights.values(), losses[1:], strict=True)
+        (losses[0] + sum(weight * part for weight, part in levels)).backward()
         self.optimizer.step(learning_rate)
         return torch.stack([part.detach() for part in losses]), len(targets)
 
