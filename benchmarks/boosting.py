@@ -6,16 +6,18 @@ its defaults, the others are drawn from one space, alike for all methods. The va
 all models; the chosen one is scored on the test rows once. Where there are more than 40 000 train rows, trials see a
 fifth of them, and the chosen one is fitted again on all.
 
-``trials.csv`` and ``scores.csv`` are written after every fit. A later call into the same folder adds its records, or
-puts them in place of those of the same set, method and seed; the tables show all. Seconds are CPU seconds.
+``boosting_trials.csv`` and ``boosting.csv`` are written after every fit. A later call into the same folder adds its
+records, or puts them in place of those of the same set, method and seed; the tables show all. Seconds are CPU seconds.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 import time
-from collections.abc import Callable, Sequence
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +25,16 @@ import numpy as np
 import polars as pl
 from sklearn.metrics import log_loss, mean_squared_error, r2_score, roc_auc_score
 
+from benchmarks.harness import Record, print_sets, print_table, score_parser, spread, spreads, write_records
 from benchmarks.peers.lightgbm import BASELINES, fit_baseline
-from benchmarks.splits import Problem, open_problem
+from benchmarks.scores import outputs_of
+from benchmarks.splits import Split, open_split
 from tabmtl import RMTGB
 
 SETS = ("school", "mathachieve", "star", "rand_hie", "flights", "census_kdd")
 #: rmtgb_default is R-MTGB as it comes, without any search.
 OURS = ("rmtgb", "rmtgb_default")
+TRIALS, SCORES = "boosting_trials.csv", "boosting.csv"
 MANY_ROWS = 40_000
 LEARNING_RATE, PATIENCE = 0.05, 30
 #: First trial of the baselines, and what it is for one model per task of a long table, whose rows are few.
@@ -38,23 +43,12 @@ FEW_ROWS = {"num_leaves": 7, "min_child_samples": 5}
 
 #: Name of a part to an array (n, T) of values or probabilities.
 Predict = Callable[[str], np.ndarray]
-Record = dict[str, Any]
 
 
 def draw_settings(n: int, seed: int, cap: int) -> list[dict[str, Any]]:
-    """Draw n settings; the first is empty and stands for the defaults of a method.
+    """Draw n settings by the names of R-MTGB; the first is empty and stands for the defaults of a method.
 
-    Parameters
-    ----------
-    n : int
-    seed : int
-    cap : int
-        Most trees of a model, and of a block of R-MTGB that is on.
-
-    Returns
-    -------
-    list of dict
-        Parameters by the names of R-MTGB; the baselines use those that they know.
+    ``cap`` is the most trees of a model, and of a block of R-MTGB that is on. The baselines use what they know.
     """
     rng = np.random.default_rng([seed, 1])
 
@@ -76,14 +70,12 @@ def draw_settings(n: int, seed: int, cap: int) -> list[dict[str, Any]]:
     return [{}, *drawn]
 
 
-def fit(
-    method: str, problem: Problem, setting: dict[str, Any], seed: int, args: argparse.Namespace
-) -> tuple[Predict, Record]:
+def fit(method: str, split: Split, setting: dict[str, Any], seed: int, args: Namespace) -> tuple[Predict, Record]:
     """Fit a method, and say what it cost: CPU seconds, and the most trees that one of its models has."""
     start = time.process_time()
     if method in OURS:
-        return fit_rmtgb(problem, setting, seed, args), {"seconds": time.process_time() - start, "trees": None}
-    few = method == "per_task" and problem.data.task_column is not None
+        return fit_rmtgb(split, setting, seed, args), {"seconds": time.process_time() - start, "trees": None}
+    few = method == "per_task" and split.data.task_column is not None
     params = {
         **DEFAULTS,
         **(FEW_ROWS if few else {}),
@@ -94,93 +86,81 @@ def fit(
         "seed": seed,
         "num_threads": args.threads,
     }
-    model = fit_baseline(method, problem.coded, params)
+    model = fit_baseline(method, split.coded, params)
     trees = max(booster.current_iteration() for booster in model.boosters)
     spent = {"seconds": time.process_time() - start, "trees": trees}
-    return lambda part: model.predict(problem.batch(part), args.threads), spent
+    return lambda part: model.predict(split.batch(part), args.threads), spent
 
 
-def fit_rmtgb(problem: Problem, setting: dict[str, Any], seed: int, args: argparse.Namespace) -> Predict:
+def fit_rmtgb(split: Split, setting: dict[str, Any], seed: int, args: Namespace) -> Predict:
     """Fit R-MTGB on the frames; an empty setting leaves it all its defaults."""
-    data = problem.data
+    data = split.data
     options = {**setting, "learning_rate": LEARNING_RATE, "patience": PATIENCE} if setting else {}
     model = RMTGB(tasks=data.tasks, task_column=data.task_column, n_jobs=args.threads, random_state=seed, **options)
-    X_val, y_val = problem.frames["val"]
-    model.fit(*problem.frames["train"], X_val=X_val, y_val=y_val)
+    X_val, y_val = split.frames["val"]
+    model.fit(*split.frames["train"], X_val=X_val, y_val=y_val)
 
     def predict(part: str) -> np.ndarray:
-        X, _ = problem.frames[part]
-        values = model.predict(X)
+        X, _ = split.frames[part]
         if data.task_column:
-            task = problem.batch(part).task
-            answer = np.full((len(X), len(problem.names)), np.nan)
-            answer[np.arange(len(X)), task] = values.to_numpy()
+            task = split.batch(part).task
+            answer = np.full((len(X), len(split.names)), np.nan)
+            answer[np.arange(len(X)), task] = model.predict(X).to_numpy()
             return answer
-        binary = [name for name, kind in data.tasks.items() if kind == "binary"]
-        probabilities = model.predict_proba(X) if binary else {}
+        outputs = outputs_of(model, X)
         return np.column_stack(
-            [probabilities[name][:, 1] if name in binary else values[name].to_numpy() for name in problem.names]
+            [outputs[name][:, 1] if outputs[name].ndim > 1 else outputs[name] for name in split.names]
         )
 
     return predict
 
 
-def validation_error(problem: Problem, output: np.ndarray) -> float:
+def validation_error(split: Split, output: np.ndarray) -> float:
     """What a trial is chosen by.
 
     Long: RMSE over all rows. Wide: mean over the tasks of the loss (squared error, log loss) over that of the best
     constant of the train rows.
     """
-    y = problem.labels("val")
-    if problem.data.task_column:
+    y = split.labels("val")
+    if split.data.task_column:
         return math.sqrt(np.nanmean(np.square(y - output)))
     ratios = []
-    for j, kind in enumerate(problem.coded.kinds):
+    for j, kind in enumerate(split.coded.kinds):
         counted = ~np.isnan(y[:, j])
-        constant = np.full(counted.sum(), np.nanmean(problem.labels("train")[:, j]))
+        constant = np.full(counted.sum(), np.nanmean(split.labels("train")[:, j]))
         loss = log_loss if kind == "binary" else mean_squared_error
         ratios.append(loss(y[counted, j], output[counted, j]) / loss(y[counted, j], constant))
     return float(np.mean(ratios))
 
 
-def score_test(problem: Problem, output: np.ndarray) -> tuple[float, dict[str, float]]:
+def score_test(split: Split, output: np.ndarray) -> tuple[float, dict[str, float]]:
     """Error of the test rows, and scores by name.
 
     Long: RMSE over all rows, and the mean of the tasks' RMSE. Wide: 1 - mean score, and the score of every task: ROC
     AUC or R².
     """
-    y = problem.labels("test")
-    if problem.data.task_column:
+    y = split.labels("test")
+    if split.data.task_column:
         squares = np.square(y - output)
         observed = ~np.isnan(squares).all(axis=0)
         per_task = np.sqrt(np.nanmean(squares[:, observed], axis=0))
         return math.sqrt(np.nanmean(squares)), {"mean task RMSE": float(per_task.mean())}
     scores = {}
-    for j, (name, kind) in enumerate(zip(problem.names, problem.coded.kinds, strict=True)):
+    for j, (name, kind) in enumerate(zip(split.names, split.coded.kinds, strict=True)):
         counted = ~np.isnan(y[:, j])
         score = roc_auc_score if kind == "binary" else r2_score
         scores[name] = float(score(y[counted, j], output[counted, j]))
     return 1 - float(np.mean(list(scores.values()))), scores
 
 
-def run(name: str, method: str, seed: int, args: argparse.Namespace, trials: list[Record]) -> list[Record]:
-    """Search and score one method on one split.
+def run(name: str, method: str, seed: int, args: Namespace, trials: list[Record]) -> list[Record]:
+    """Search and score one method on one split: a record by score, and one of the name "error".
 
-    Parameters
-    ----------
-    name, method, seed, args
-        Of the command line.
-    trials : list of dict
-        Gets a record after every trial, which is also written.
-
-    Returns
-    -------
-    list of dict
-        One record per score, and one of the name "error".
+    Every trial adds a record to the trials, which are written.
     """
-    problem = open_problem(name, seed, args.folder)
-    is_big = len(problem.coded.train) > MANY_ROWS
-    searched = problem.thinned(seed) if is_big else problem
+    split = open_split(name, seed, args.folder)
+    is_big = len(split.coded.train) > MANY_ROWS
+    searched = split.thinned(seed) if is_big else split
     settings = draw_settings(1 if method == "rmtgb_default" else args.trials, seed, args.trees)
     facts: Record = {"set": name, "method": method, "seed": seed}
     best, best_error, tuning = 0, math.inf, 0.0
@@ -190,47 +170,45 @@ def run(name: str, method: str, seed: int, args: argparse.Namespace, trials: lis
         error = validation_error(searched, tried("val"))
         tuning += spent["seconds"]
         trials.append({**facts, "trial": trial, **spent, "validation_error": error, **setting})
-        write(trials, args.output / "trials.csv")
+        write_records(trials, args.output / TRIALS)
         if error < best_error:
             best, best_error, predict, cost = trial, error, tried, spent
     if is_big or predict is None:
-        predict, cost = fit(method, problem, settings[best], seed, args)
-    error, scores = score_test(problem, predict("test"))
-    facts = {**facts, "trial": best, **cost, "tuning_seconds": tuning, "train_rows": len(problem.coded.train)}
+        predict, cost = fit(method, split, settings[best], seed, args)
+    error, scores = score_test(split, predict("test"))
+    print(f"{name} {method} seed {seed}: error {error:.4f}, {cost['seconds'] + tuning:.1f} s", flush=True)
+    facts = {**facts, "trial": best, **cost, "tuning_seconds": tuning, "train_rows": len(split.coded.train)}
     return [{**facts, "score": key, "value": value} for key, value in {**scores, "error": error}.items()]
 
 
-def write(records: list[Record], path: Path) -> None:
-    """Write records as CSV; a number that a record lacks is left empty."""
-    pl.DataFrame(records, infer_schema_length=None).write_csv(path)
+def runs(args: Namespace, trials: list[Record], scores: list[Record], name: str) -> Iterator[list[Record]]:
+    """Records of all methods and seeds, each in place of those of an earlier call."""
+    for method, seed in product(args.methods, args.seeds):
+        fresh = run(name, method, seed, args, _without(trials, name, method, seed))
+        _without(scores, name, method, seed)
+        yield fresh
 
 
-def read(path: Path) -> list[Record]:
-    """Records of an earlier call, or none."""
-    return pl.read_csv(path, infer_schema_length=None).to_dicts() if path.is_file() else []
+def _without(records: list[Record], *key: Any) -> list[Record]:
+    """Take the records of a set, method and seed out of a list; gives the list."""
+    records[:] = [record for record in records if (record["set"], record["method"], record["seed"]) != key]
+    return records
 
 
-def report(name: str, records: pl.DataFrame) -> None:
-    """Print a set: scores and errors of all methods, and R-MTGB against the best baseline, seed by seed."""
+def report(records: pl.DataFrame) -> None:
+    """Print a set: scores and errors of all methods, and R-MTGB against the baselines, seed by seed."""
+    known = [method for method in (*BASELINES, *OURS) if method in records["method"]]
+    by_method = pl.concat([records.filter(method=method) for method in known])
+    table = spreads(by_method, "score", "method", "value")
+    fits = by_method.filter(score="error")
+    for column in ("seconds", "tuning_seconds"):
+        means = fits.group_by("method", maintain_order=True).agg(pl.col(column).mean())
+        table[column.replace("_", " ")] = {method: f"{mean:.1f}" for method, mean in means.iter_rows()}
     seeds = records["seed"].unique().sort().to_list()
-    print(f"\n{name}: test rows, mean ± standard deviation over the seeds {seeds}")
-    keys = records["score"].unique(maintain_order=True).to_list()
-    columns: dict[str, list[str]] = {"": [*keys, "seconds", "tuning seconds"]}
-    errors: dict[str, dict[int, float]] = {}
-    for method in (method for method in (*BASELINES, *OURS) if method in records["method"]):
-        own = records.filter(pl.col("method") == method)
-        fits = own.filter(pl.col("score") == "error")
-        errors[method] = dict(fits.select("seed", "value").iter_rows())
-        cells = [_spread(own.filter(pl.col("score") == key)["value"].to_numpy()) for key in keys]
-        columns[method] = [
-            *cells,
-            *(f"{np.mean(fits[column].to_numpy()):.1f}" for column in ("seconds", "tuning_seconds")),
-        ]
-    widths = [max(map(len, [title, *cells])) for title, cells in columns.items()]
-    for row in ([*columns], *zip(*columns.values(), strict=True)):
-        print("  ".join(map(str.rjust, row, widths)))
-    for ours in (method for method in OURS if method in errors):
-        for rival in (method for method in errors if method not in OURS):
+    print_table(f"{records['set'][0]}: test rows, mean ± standard deviation over the seeds {seeds}", table)
+    errors = {method: dict(fits.filter(method=method).select("seed", "value").iter_rows()) for method in known}
+    for ours, rival in product(OURS, BASELINES):
+        if {ours, rival} <= errors.keys():
             print(compare(ours, rival, errors))
 
 
@@ -240,49 +218,24 @@ def compare(ours: str, rival: str, errors: dict[str, dict[int, float]]) -> str:
     if not seeds:
         return f"{ours} and {rival} have no seed in common"
     apart = np.array([errors[ours][seed] - errors[rival][seed] for seed in seeds])
-    return f"error of {ours} - {rival}: {_spread(apart)}, lower in {(apart < 0).sum()} of {len(seeds)} seeds"
+    return f"error of {ours} - {rival}: {spread(apart)}, lower in {(apart < 0).sum()} of {len(seeds)} seeds"
 
 
-def _spread(values: np.ndarray) -> str:
-    return f"{values.mean():.4f}" + (f" ± {values.std(ddof=1):.4f}" if len(values) > 1 else "")
+def read(path: Path) -> list[Record]:
+    """Records of an earlier call, or none."""
+    return pl.read_csv(path, infer_schema_length=None).to_dicts() if path.is_file() else []
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> None:
     """Run the comparison; the arguments are those of the command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.boosting", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS, help="default: all")
-    parser.add_argument("--methods", nargs="+", choices=(*BASELINES, *OURS), default=(*BASELINES, *OURS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4], help="default: 0 1 2 3 4")
+    parser = score_parser("boosting", __doc__, seeds=range(5), sets=SETS, methods=(*BASELINES, *OURS))
     parser.add_argument("--trials", type=int, default=8, help="settings tried per method and seed (default: 8)")
     parser.add_argument("--trees", type=int, default=500, help="most trees of a model or block (default: 500)")
     parser.add_argument("--threads", type=int, default=1, help="of LightGBM (default: 1)")
-    parser.add_argument("--folder", type=Path, help="the data folder; default $TABMTL_DATA")
-    parser.add_argument("--output", type=Path, default=Path("benchmark_output"), help="default: ./benchmark_output")
     args = parser.parse_args(argv)
-    args.output.mkdir(parents=True, exist_ok=True)
-    trials, scores = read(args.output / "trials.csv"), read(args.output / "scores.csv")
-    for name in args.sets:
-        try:
-            for method in args.methods:
-                for seed in args.seeds:
-                    key = (name, method, seed)
-                    trials[:] = [record for record in trials if _key(record) != key]
-                    fresh = run(*key, args, trials)
-                    scores = [record for record in scores if _key(record) != key] + fresh
-                    write(scores, args.output / "scores.csv")
-                    last = fresh[-1]
-                    spent = last["seconds"] + last["tuning_seconds"]
-                    print(f"{name} {method} seed {seed}: error {last['value']:.4f}, {spent:.1f} s", flush=True)
-        except FileNotFoundError as error:
-            print(f"\nskipped: {error}")
-            continue
-        report(name, pl.DataFrame(scores, infer_schema_length=None).filter(pl.col("set") == name))
-    return 0
-
-
-def _key(record: Record) -> tuple[str, str, int]:
-    return record["set"], record["method"], record["seed"]
+    trials, scores = read(args.output / TRIALS), read(args.output / SCORES)
+    print_sets(args.sets, partial(runs, args, trials, scores), report, args.output / SCORES, scores)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

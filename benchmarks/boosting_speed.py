@@ -16,16 +16,9 @@ serving   one row at a time
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import json
-import subprocess
-import sys
-import time
-import timeit
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import lightgbm as lgb
@@ -33,9 +26,22 @@ import numpy as np
 import polars as pl
 from sklearn.metrics import root_mean_squared_error
 
+from benchmarks.harness import (
+    Sides,
+    at_most,
+    compare,
+    gauge,
+    in_own_process,
+    latency,
+    least_cpu_time,
+    say,
+    speed_parser,
+)
 from benchmarks.peers.rmtgb import PlainRMTGB
 from tabmtl import RMTGB
 from tabmtl.synth import make_outlier_tasks
+
+Iterations = tuple[int, int, int]
 
 #: CPU seconds of the released code (GAA-UAM/R-MTGB at ec9f54b, scikit-learn 1.6.1) by rows per task, in the setting of
 #: `compare_plain`: measured once, elsewhere, on a 2-core machine. It is not installable beside this package.
@@ -58,19 +64,10 @@ PARAMS: dict[str, Any] = {
 
 
 def draw_columns(n_tasks: int, n_rows: int, n_features: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Draw rows of tasks that are alike, float32, a column at a time.
+    """Draw rows of tasks that are alike and come in turn, float32, a column at a time.
 
-    Parameters
-    ----------
-    n_tasks, n_rows, n_features : int
-        ``n_rows`` in all; the tasks come in turn.
-
-    Returns
-    -------
-    columns : dict of str to ndarray of shape (n_rows,)
-        The features ``x0``, ``x1``, ... and the ``task``, a whole number.
-    y : ndarray of shape (n_rows,)
-        Smooth functions of pairs of features, and of one feature by task, with noise.
+    The columns are features ``x0``, ``x1``, ... and the ``task``, a whole number. The target is a sum of smooth
+    functions of pairs of features, and of one feature by task, with noise.
     """
     rng = np.random.default_rng(0)
     task = np.arange(n_rows, dtype=np.int32) % n_tasks
@@ -97,21 +94,7 @@ def to_matrix(columns: dict[str, np.ndarray], n_rows: int) -> np.ndarray:
     return matrix
 
 
-def least_cpu_time(runs: Mapping[str, Callable[[], object]], rounds: int, enough: float = 20.0) -> dict[str, float]:
-    """Least CPU seconds of each run over interleaved rounds; no round begins after ``enough`` seconds in all."""
-    seconds = dict.fromkeys(runs, float("inf"))
-    begin = time.process_time()
-    for _ in range(rounds):
-        for name, run in runs.items():
-            start = time.process_time()
-            run()
-            seconds[name] = min(seconds[name], time.process_time() - start)
-        if time.process_time() - begin > enough:
-            break
-    return seconds
-
-
-def rmtgb(iterations: tuple[int, int, int], num_leaves: int, **options: Any) -> RMTGB:
+def rmtgb(iterations: Iterations, num_leaves: int, **options: Any) -> RMTGB:
     """R-MTGB without early stopping, on one thread; leaves of stumps may hold one row, as in the release."""
     shared, outlier, own = iterations
     return RMTGB(
@@ -128,14 +111,8 @@ def rmtgb(iterations: tuple[int, int, int], num_leaves: int, **options: Any) -> 
     )
 
 
-def compare_plain(n_per_task: int, rounds: int, iterations: tuple[int, int, int] = (50, 50, 50)) -> dict[str, float]:
-    """Fit both sides on the released recipe: ten tasks, two of them outliers, five features, stumps.
-
-    Returns
-    -------
-    found : dict of str to float
-        CPU seconds of ``ours`` and ``plain``, and their RMSE over all test rows, ``rmse ours`` and ``rmse plain``.
-    """
+def compare_plain(n_per_task: int, rounds: int, iterations: Iterations = (50, 50, 50)) -> dict[str, float]:
+    """CPU seconds of both sides and their RMSE over all test rows, on ten tasks of which two are outliers: stumps."""
     data = make_outlier_tasks(n_per_task, random_state=0)
     (X, tasks), (X_test, tasks_test) = (
         (frame.drop("task").to_numpy(), np.unique(frame["task"], return_inverse=True)[1])
@@ -144,14 +121,16 @@ def compare_plain(n_per_task: int, rounds: int, iterations: tuple[int, int, int]
     ours = rmtgb(iterations, 2, task_column="task", theta_step="sum")
     plain = PlainRMTGB(*iterations, learning_rate=PARAMS["learning_rate"])
     plain_fit = partial(plain.fit, X, tasks, data.y.to_numpy())
-    seconds = least_cpu_time({"plain": plain_fit, "ours": partial(ours.fit, data.X, data.y)}, rounds)
+    sides: Sides = {"plain": plain_fit, "ours": partial(ours.fit, data.X, data.y)}
+    seconds = compare(f"plain: {n_per_task} rows per task", sides, rounds, {"ours": PLAIN_GOALS.get(n_per_task, 10)})
     answers = {"plain": plain.predict(X_test, tasks_test), "ours": ours.predict(data.X_test)}
     errors = {f"rmse {side}": root_mean_squared_error(data.y_test, answer) for side, answer in answers.items()}
+    say(f"plain: {n_per_task} rows per task: RMSE, plain and ours", *(f"{error:.4f}" for error in errors.values()))
     return seconds | errors
 
 
 def compare_overhead(
-    n_rows: int, n_features: int, num_leaves: int, iterations: tuple[int, int, int], rounds: int
+    n_rows: int, n_features: int, num_leaves: int, iterations: Iterations, rounds: int
 ) -> dict[str, float]:
     """CPU seconds of ``ours`` on ten tasks, and of LightGBM with as many trees.
 
@@ -181,41 +160,27 @@ def compare_overhead(
         for _ in range(n_outside):
             outside.update(fobj=towards_y)
 
-    runs = {
+    sides: Sides = {
         "pooled": partial(grow, n_shared + 2 * n_mixed + n_own, 0, 0),
         "by task": partial(grow, n_shared + 2 * n_mixed, 0, n_own),
         "outside": partial(grow, n_shared, n_mixed, n_own),
+        "ours": partial(model.fit, to_frame(columns), y),
     }
-    return least_cpu_time({**runs, "ours": partial(model.fit, to_frame(columns), y)}, rounds)
+    title = f"overhead: {n_features} features, {num_leaves} leaves, {'/'.join(map(str, iterations))}"
+    return compare(title, sides, rounds, {"ours": 1 / OVERHEAD_GOAL})
 
 
-def measure_million(side: str, n_rows: int) -> dict[str, float]:
-    """Fit 80 trees of 16 leaves over rows of ten tasks with 20 features, "ours" or "lightgbm", in a fresh process.
-
-    Returns
-    -------
-    found : dict of str to float
-        ``cpu`` seconds of the fit, and GB of ``peak`` memory of the process, of which the ``imports`` took their part.
-    """
-    imports = peak_memory()
+def fit_million(side: str, n_rows: int) -> dict[str, float]:
+    """What a fit of 80 trees of 16 leaves takes over rows of ten tasks with 20 features, "ours" or "lightgbm"."""
     columns, y = draw_columns(10, n_rows, 20)
-    run: Callable[[], object]
     if side == "ours":
-        run = partial(rmtgb((20, 20, 20), 16, task_column="task").fit, to_frame(columns), y)
-    else:
-        data = lgb.Dataset(to_matrix(columns, n_rows), y, categorical_feature=[20])
-        run = partial(lgb.train, PARAMS | {"num_leaves": 16}, data, 80)
-    seconds = least_cpu_time({side: run}, 1)[side]
-    return {"cpu": seconds, "peak": peak_memory(), "imports": imports}
+        return gauge(partial(rmtgb((20, 20, 20), 16, task_column="task").fit, to_frame(columns), y))
+    data = lgb.Dataset(to_matrix(columns, n_rows), y, categorical_feature=[20])
+    return gauge(partial(lgb.train, PARAMS | {"num_leaves": 16}, data, 80))
 
 
-def peak_memory() -> float:
-    """Peak memory of this process in GB; unlike getrusage, VmHWM forgets the process that started this one."""
-    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) * 1024 / 1e9
-
-
-def serving_calls() -> dict[str, Callable[[], object]]:
-    """Ways to answer one row: ten tasks in the long layout, 20 in the wide one, 3000 rows, 200 trees per task."""
+def serving_calls() -> dict[str, tuple[Callable[[], object], float | None]]:
+    """Ways to answer one row, with a goal: ten tasks in the long layout, 20 in the wide one, 200 trees per task."""
     columns, y = draw_columns(10, 3000, 20)
     X = to_frame(columns)
     long = rmtgb((50, 50, 50), 16, task_column="task").fit(X, y)
@@ -225,92 +190,81 @@ def serving_calls() -> dict[str, Callable[[], object]]:
     encoded, wide_encoded = long.encode(row), wide.encode(wide_row)
     one, exported = long.export_task("0"), [wide.export_task(name) for name in Y.columns]
     return {
-        "one task, its exported model (goal <= 0.1)": partial(one.predict, encoded),
-        "one task, predict": partial(long.predict, row),
-        "20 tasks, their exported models (goal <= 2)": lambda: [model.predict(wide_encoded) for model in exported],
-        "20 tasks, predict (goal <= 2)": partial(wide.predict, wide_row),
+        "one task, its exported model": (partial(one.predict, encoded), 0.1),
+        "one task, predict": (partial(long.predict, row), None),
+        "20 tasks, their exported models": (lambda: [model.predict(wide_encoded) for model in exported], 2),
+        "20 tasks, predict": (partial(wide.predict, wide_row), 2),
     }
 
 
 def print_plain(quick: bool) -> None:
     """Against the plain loop."""
-    print("plain: 10 tasks, 5 features, stumps, 50/50/50, CPU seconds (release: measured once, elsewhere)")
-    print("rows per task |   plain    ours   ratio    goal | release | test RMSE: plain   ours")
-    for n, goal in list(PLAIN_GOALS.items())[: 2 if quick else None]:
-        found = compare_plain(n, 3 if quick else 7)
-        print(
-            f"{n:13} | {found['plain']:7.2f} {found['ours']:7.3f} {found['plain'] / found['ours']:6.1f}x   >={goal}x "
-            f"| {RELEASE_SECONDS[n]:7.2f} |          {found['rmse plain']:.4f}  {found['rmse ours']:.4f}",
-            flush=True,
-        )
+    print("10 tasks, 5 features, stumps, 50/50/50; the release was measured once, elsewhere")
+    for n in list(PLAIN_GOALS)[: 2 if quick else None]:
+        say(f"plain: {n} rows per task: the release", f"{1e3 * RELEASE_SECONDS[n]:.0f} ms")
+        compare_plain(n, 3 if quick else 7)
 
 
 def print_overhead(quick: bool) -> None:
     """Against LightGBM."""
     n_rows = 20_000 if quick else 100_000
-    print(
-        f"overhead: {n_rows} rows, 10 tasks, CPU seconds, binning included; goal <= {OVERHEAD_GOAL}x the pooled trees"
-    )
-    print("features leaves    n1/n2/n3 |  pooled by task outside    ours | ours to each")
+    print(f"{n_rows} rows, 10 tasks, binning included; by the blocks' iterations")
     blocks = ((50, 50, 50), (100, 0, 0), (0, 50, 0), (0, 0, 100))
     for (n_features, leaves), iterations in itertools.product(((5, 2), (20, 16)), blocks):
-        found = compare_overhead(n_rows, n_features, leaves, iterations, 3 if quick else 5)
-        seconds = " ".join(f"{found[side]:7.3f}" for side in ("pooled", "by task", "outside", "ours"))
-        ratios = " ".join(f"{found['ours'] / found[side]:.2f}x" for side in ("pooled", "by task", "outside"))
-        print(f"{n_features:8} {leaves:6} {'/'.join(map(str, iterations)):>11} | {seconds} | {ratios}", flush=True)
+        compare_overhead(n_rows, n_features, leaves, iterations, 3 if quick else 5)
 
 
 def print_growth(quick: bool) -> None:
     """With rows, tasks and iterations."""
-    print("growth: 10 features, 16 leaves; trees count as often as they see all rows")
-    print("tasks    rows  iterations per block | CPU s   ns per row and tree")
+    print("10 features, 16 leaves; trees count as often as they see all rows")
+    say("", "CPU s", "ns by row and tree")
     shapes = [(10, 3000, 25), (10, 3000, 50), (10, 3000, 100), (10, 3000, 200), (50, 15_000, 50), (150, 45_000, 50)]
     for n_tasks, n_rows, iterations in [*shapes, (10, 30_000, 50), (10, 300_000, 50)][: 5 if quick else None]:
         columns, y = draw_columns(n_tasks, n_rows, 10)
         fit = partial(rmtgb((iterations,) * 3, 16, task_column="task").fit, to_frame(columns), y)
         seconds = least_cpu_time({"fit": fit}, 2 if quick else 3)["fit"]
         each = seconds / n_rows / (4 * iterations) * 1e9
-        print(f"{n_tasks:5} {n_rows:7} {iterations:21} | {seconds:6.3f} {each:20.0f}", flush=True)
+        what = f"growth: {n_tasks} tasks, {n_rows} rows, {iterations} iterations a block"
+        say(what, f"{seconds:.3f}", f"{each:.0f}")
 
 
 def print_million(quick: bool) -> None:
     """Time and memory beside one pooled LightGBM, each in a process of its own."""
     n_rows = 100_000 if quick else 1_000_000
-    print(f"million: {n_rows} rows, 20 features, 10 tasks, 16 leaves, 20/20/20 against 80 pooled trees")
-    print("         |  CPU s  peak GB (imports alone)")
-    sides = {}
-    for side in ("lightgbm", "ours"):
-        command = [sys.executable, "-m", "benchmarks.boosting_speed", "--side", side, str(n_rows)]
-        found = sides[side] = json.loads(subprocess.check_output(command, cwd=Path(__file__).parents[1], text=True))
-        print(f"{side:8} | {found['cpu']:6.2f}  {found['peak']:.2f} ({found['imports']:.2f})")
+    print(f"{n_rows} rows, 20 features, 10 tasks, 16 leaves, 20/20/20 against 80 pooled trees")
+    say("", "CPU s", "peak GB", "before")
+    sides = {side: in_own_process(fit_million, side, n_rows) for side in ("lightgbm", "ours")}
+    for side, found in sides.items():
+        say(f"million: {side}", *(f"{found[key]:.2f}" for key in ("cpu", "peak", "before")))
     for key, goal in MILLION_GOALS.items():
-        print(f"{key:8} | {sides['ours'][key] / sides['lightgbm'][key]:.2f}x (goal <= {goal:g}x)", flush=True)
+        ratio = sides["ours"][key] / sides["lightgbm"][key]
+        say(f"million: ours to lightgbm, {key}", f"{ratio:.2f}x", goal=at_most(ratio, goal))
 
 
 def print_serving(quick: bool) -> None:
     """One row at a time."""
-    print("serving: one row, 20 features, 16 leaves, 200 trees per task; wall milliseconds, least (median)")
-    for name, call in serving_calls().items():
-        times = sorted(1e3 * t / 5 for t in timeit.repeat(call, number=5, repeat=50 if quick else 200))
-        print(f"{name:44} | {times[0]:.3f} ({times[len(times) // 2]:.3f})", flush=True)
+    print("one row, 20 features, 16 leaves, 200 trees per task; wall milliseconds")
+    say("", "p50", "p99", "least", goal="goal of the least")
+    for name, (call, goal) in serving_calls().items():
+        found = latency(lambda ask: ask(), [call], 250 if quick else 1000)
+        judged = "" if goal is None else at_most(found[2], goal, " ms")
+        say(f"serving: {name}", *(f"{ms:.3f}" for ms in found), goal=judged)
 
 
-PRINTS = (print_plain, print_overhead, print_growth, print_million, print_serving)
-PARTS = {part.__name__.removeprefix("print_"): part for part in PRINTS}
+PARTS = {
+    "plain": print_plain,
+    "overhead": print_overhead,
+    "growth": print_growth,
+    "million": print_million,
+    "serving": print_serving,
+}
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Print the tables, or run one side of `million`."""
-    parser = argparse.ArgumentParser(description="Speed and memory of R-MTGB, beside plain code and bare LightGBM.")
-    parser.add_argument("--quick", action="store_true", help="smaller tables, fewer rounds")
-    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS), help="some of the tables")
-    parser.add_argument("--side", nargs=2, help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
-    if options.side:
-        print(json.dumps(measure_million(options.side[0], int(options.side[1]))))
-        return
-    for name in options.only:
-        PARTS[name](options.quick)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the tables."""
+    given = speed_parser("boosting_speed", __doc__, only=PARTS).parse_args(arguments)
+    for name in given.only:
+        PARTS[name](given.quick)
 
 
 if __name__ == "__main__":

@@ -14,25 +14,20 @@ seconds (all threads) and memory hardly change.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import resource
-import subprocess
-import sys
 import tempfile
-import time
-import timeit
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-# The parent imports nothing heavy: a child's peak memory would count it.
+from benchmarks.harness import at_least, at_most, gauge, in_own_process, latency, say, speed_parser
 
+# Nothing heavy is imported here: the peak memory of a side would count it.
+
+Transform = Literal["standardize", "quantile"]
 N_NUMERIC, N_CATEGORICAL = 20, 10
-TRANSFORMS = ("standardize", "quantile")
 #: Least times faster than scikit-learn; and the most GB that standardising may take.
-GOALS = {"standardize": 8.0, "quantile": 3.0}
+GOALS: dict[Transform, float] = {"standardize": 8.0, "quantile": 3.0}
 MEMORY_GOAL = 1.3
 
 
@@ -54,7 +49,7 @@ def draw_table(path: Path, n: int) -> None:
     pl.DataFrame(columns).write_parquet(path, compression="zstd")
 
 
-def run_ours(path: Path, transform: str) -> Callable[[], tuple]:
+def run_ours(path: Path, transform: Transform) -> Callable[[], tuple]:
     """What is timed: scan, fit, encode."""
     import polars as pl
     import torch
@@ -69,7 +64,7 @@ def run_ours(path: Path, transform: str) -> Callable[[], tuple]:
     return run
 
 
-def run_scikit_learn(path: Path, transform: str) -> Callable[[], tuple]:
+def run_scikit_learn(path: Path, transform: Transform) -> Callable[[], tuple]:
     """What is timed: read, fit_transform."""
     import numpy as np
     import pandas as pd
@@ -96,90 +91,58 @@ def run_scikit_learn(path: Path, transform: str) -> Callable[[], tuple]:
     return run
 
 
-def measure(run: Callable[[], tuple]) -> dict[str, float]:
-    """Wall and CPU seconds of one run, and the process's peak memory in GB."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    wall, cpu = time.perf_counter(), time.process_time()
-    x_num, x_cat = run()
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    assert x_num.shape[1] == N_NUMERIC and x_cat.shape[1] == N_CATEGORICAL
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"wall": wall, "cpu": cpu, "memory": after * 1024 / 1e9, "libraries": before * 1024 / 1e9}
+SIDES = {"scikit-learn": run_scikit_learn, "ours": run_ours}
 
 
-def measure_latency(path: Path, transform: str) -> dict[str, float]:
-    """Least and median milliseconds to encode one row, 200 times five rows."""
+def measure(side: str, path: Path, transform: Transform) -> dict[str, float]:
+    """Seconds and memory of one side."""
+    return gauge(SIDES[side](path, transform))
+
+
+def measure_latency(path: Path, transform: Transform) -> list[float]:
+    """Median, 99th percentile and least milliseconds to encode one row."""
     import polars as pl
 
     from tabmtl.encode import FeatureCoder
 
     frame = pl.read_parquet(path, n_rows=500_000)
-    coder = FeatureCoder.fit(frame, transform=transform)
-    row = frame[7:8]
-    times = sorted(t / 5 * 1e3 for t in timeit.repeat(lambda: coder.encode(row), number=5, repeat=200))
-    return {"least": times[0], "median": times[len(times) // 2]}
-
-
-STEPS: dict[str, Callable[[Path, str], dict[str, float]]] = {
-    "ours": lambda path, transform: measure(run_ours(path, transform)),
-    "scikit-learn": lambda path, transform: measure(run_scikit_learn(path, transform)),
-    "one row": measure_latency,
-}
-
-
-def in_own_process(step: str, path: Path, *details: str) -> dict[str, float]:
-    """Run one step in a fresh process and read what it prints."""
-    command = [sys.executable, "-m", "benchmarks.data", "--step", step, str(path), *details]
-    environment = {**os.environ, "POLARS_MAX_THREADS": "2"}
-    answer = subprocess.check_output(command, env=environment, cwd=Path(__file__).parents[1], text=True)
-    return json.loads(answer)
+    return latency(FeatureCoder.fit(frame, transform=transform).encode, [frame[7:8]])
 
 
 def compare(path: Path, rounds: int) -> None:
     """Print the tables; of several rounds, taken in turn, the quickest run of every side counts."""
-    print(f"{'':12} {'':12} |  wall s   CPU s  peak GB (libraries) | times faster: wall   CPU   goal")
-    for transform in TRANSFORMS:
+    say("", "wall s", "CPU s", "peak GB", "libraries", goal="goal: times faster, peak")
+    for transform, goal in GOALS.items():
         best: dict[str, dict[str, float]] = {}
         for _ in range(rounds):
-            for side in ("scikit-learn", "ours"):
-                found = in_own_process(side, path, transform)
+            for side in SIDES:
+                found = in_own_process(measure, side, path, transform)
                 best[side] = min(found, best.get(side, found), key=lambda run: run["wall"])
-        reference = best["scikit-learn"]
-        for side, run in best.items():
-            line = f"{transform:12} {side:12} | {run['wall']:7.2f} {run['cpu']:7.2f} {run['memory']:8.2f} "
-            line += f"({run['libraries']:.2f})      |"
-            if side == "ours":
-                ratios = f"{reference['wall'] / run['wall']:18.1f} {reference['cpu'] / run['cpu']:5.1f}"
-                line += f"{ratios}  >= {GOALS[transform]:g}"
-                line += f", <= {MEMORY_GOAL} GB" if transform == "standardize" else ""
-            print(line, flush=True)
-    for transform in TRANSFORMS:
-        row = in_own_process("one row", path, transform)
-        print(f"one row, {transform}: {row['least']:.2f} ms (median {row['median']:.2f} ms; goal < 0.4 ms)")
+        for side, found in best.items():
+            say(f"{transform}: {side}", *(f"{found[key]:.2f}" for key in ("wall", "cpu", "peak", "before")))
+        ratios = {key: best["scikit-learn"][key] / best["ours"][key] for key in ("wall", "cpu")}
+        judged = at_least(ratios["wall"], goal)
+        if transform == "standardize":
+            judged += f", {at_most(best['ours']['peak'], MEMORY_GOAL, ' GB')}"
+        say(f"{transform}: times faster", *(f"{ratio:.1f}x" for ratio in ratios.values()), goal=judged)
+    say("", "p50", "p99", "least", goal="goal of the least")
+    for transform in GOALS:
+        row = in_own_process(measure_latency, path, transform)
+        say(f"one row, {transform}", *(f"{ms:.2f} ms" for ms in row), goal=at_most(row[2], 0.4, " ms"))
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Draw the table and compare, or run one step of it."""
-    parser = argparse.ArgumentParser(description="From parquet to tensors, against scikit-learn.")
-    parser.add_argument("--rows", type=int, default=5_000_000)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Draw the table and compare."""
+    parser = speed_parser("data", __doc__)
+    parser.add_argument("--rows", type=int, default=5_000_000, help="default: 5 million; --quick takes a tenth")
     parser.add_argument("--rounds", type=int, default=1, help="runs of every side, in turn")
-    parser.add_argument("--quick", action="store_true", help="a tenth of the rows")
-    parser.add_argument("--step", nargs="+", help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
-    if options.step:
-        step, path, *details = options.step
-        if step == "draw":
-            draw_table(Path(path), int(details[0]))
-            print("{}")
-        else:
-            print(json.dumps(STEPS[step](Path(path), *details)))
-        return
-    rows = options.rows // 10 if options.quick else options.rows
+    given = parser.parse_args(arguments)
+    rows = given.rows // 10 if given.quick else given.rows
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "table.parquet"
-        in_own_process("draw", path, str(rows))
+        in_own_process(draw_table, path, rows)
         print(f"{rows} rows, {path.stat().st_size / 1e6:.0f} MB of parquet; {os.cpu_count()} cores")
-        compare(path, options.rounds)
+        compare(path, given.rounds)
 
 
 if __name__ == "__main__":

@@ -14,9 +14,10 @@ answer the same rows) with that of the seeds. "ahead" and "behind" mean more tha
 
 from __future__ import annotations
 
-import argparse
 import time
-from collections.abc import Callable, Mapping, Sequence
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,10 @@ import numpy as np
 import polars as pl
 
 import tabmtl
-from benchmarks.scores import Problem, mean_and_spread
+from benchmarks.harness import Record, print_sets, print_table, score_parser, spreads
+from benchmarks.scores import Problem, outputs_of, real_problem
 from tabmtl import IndependentTasks
 from tabmtl.metrics.intervals import score_difference
-from tabmtl.pipelines.datasets import load
 from tabmtl.synth import make_funnel
 
 FUNNEL = "funnel"
@@ -51,12 +52,7 @@ def open_set(name: str, seed: int, folder: Path | None) -> tuple[Problem, dict[s
     """Rows of a set (a real one does not depend on the seed), and the ceiling of its test scores where it is known."""
     if name != FUNNEL:
         options: dict[str, Any] = {"census_kdd": {"college_degree": False}, "flights": {"full": True}}.get(name, {})
-        data = load(name, folder=folder, **options)
-        train, val, test = (data.part(part) for part in ("train", "val", "test"))
-        real = Problem(
-            train=train, val=val, test=test, tasks=data.tasks, numeric=data.numeric, categorical=data.categorical
-        )
-        return real, {}
+        return real_problem(name, folder, **options), {}
     log = make_funnel(FUNNEL_ROWS, random_state=seed)
     watched, fresh = (log.draw(FRESH_ROWS, random_state=1000 * part + seed) for part in (1, 2))
     drawn = Problem(
@@ -78,23 +74,16 @@ def make(model: str, name: str, problem: Problem, seed: int, epochs: int) -> Any
     return network(tasks=problem.tasks, random_state=seed, epochs=epochs, **known)
 
 
-def outputs_of(model: Any, X: pl.DataFrame) -> dict[str, np.ndarray]:
-    """Per task probabilities (n, K) or predictions (n,)."""
-    values = model.predict(X)
-    found = {task.name: values[task.name].to_numpy() for task in model.tasks_ if not task.is_classification}
-    return found | (model.predict_proba(X) if len(found) < len(model.tasks_) else {})
-
-
-def run_seed(name: str, models: Sequence[str], seed: int, epochs: int, folder: Path | None) -> list[dict[str, Any]]:
+def run_seed(name: str, models: Sequence[str], seed: int, args: Namespace) -> list[Record]:
     """Fit all models on one seed; one record a model and task."""
-    problem, ceiling = open_set(name, seed, folder)
+    problem, ceiling = open_set(name, seed, args.folder)
     X, y = problem.test
     validation = {} if problem.val is None else dict(zip(("X_val", "y_val"), problem.val, strict=True))
-    records: list[dict[str, Any]] = []
+    records: list[Record] = []
     reference: dict[str, np.ndarray] = {}
     for model_name in (REFERENCE, *(model for model in models if model != REFERENCE)):
         start = time.process_time()
-        model = make(model_name, name, problem, seed, epochs).fit(*problem.train, **validation)
+        model = make(model_name, name, problem, seed, args.epochs).fit(*problem.train, **validation)
         seconds = time.process_time() - start
         scores, outputs = model.score_tasks(X, y), outputs_of(model, X)
         reference = reference or outputs
@@ -108,24 +97,28 @@ def run_seed(name: str, models: Sequence[str], seed: int, epochs: int, folder: P
     return records
 
 
+def runs(args: Namespace, name: str) -> Iterator[list[Record]]:
+    """Records of all seeds; ESMM and AITM are models of a funnel alone."""
+    models = [model for model in args.models if name == FUNNEL or model not in ("ESMM", "AITM")]
+    return (run_seed(name, models, seed, args) for seed in args.seeds)
+
+
 def report(records: pl.DataFrame) -> None:
     """Print a set: per model its scores, and per task its difference to LightGBM with error and verdict."""
-    tasks = records["task"].unique(maintain_order=True).to_list()
-    seeds = records["seed"].n_unique()
-    print(f"\n{records['set'][0]}: test scores, mean ± standard deviation over {seeds} seeds; below, minus {REFERENCE}")
-    print("  ".join([f"{'model':18s}", *(f"{task:>17s}" for task in tasks), f"{'mean':>17s}", "CPU s"]))
-    for model in records["model"].unique(maintain_order=True):
-        own = records.filter(pl.col("model") == model)
-        grid = own.pivot("task", index="seed", values="score").select(tasks).to_numpy()
-        cells = [f"{mean_and_spread(column):>17s}" for column in (*grid.T, grid.mean(axis=1))]
-        print("  ".join([f"{model:18s}", *cells, f"{own['cpu_seconds'].to_numpy().mean():5.0f}"]))
+    means = records.group_by("model", "seed", maintain_order=True).agg(pl.col("score", "cpu_seconds").mean())
+    columns = pl.concat([records, means.with_columns(task=pl.lit("mean"))], how="diagonal")
+    scores, table = spreads(columns, "model", "task", "score"), {}
+    for model, cells in scores.items():
+        own = records.filter(model=model)
+        table[model] = cells | {"CPU s": f"{own['cpu_seconds'].to_numpy().mean():.0f}"}
         if model != REFERENCE:
-            verdicts = [compare(own.filter(pl.col("task") == task)) for task in tasks]
-            print("  ".join([f"{'':18s}", *(f"{verdict:>17s}" for verdict in verdicts)]))
-    known = records.filter(pl.col("ceiling").is_not_null()).group_by("task").agg(pl.col("ceiling").mean())
+            tasks = own.group_by("task", maintain_order=True)
+            table[f"{model} - {REFERENCE}"] = {str(task): compare(of_task) for (task,), of_task in tasks}
+    known = records.drop_nulls("ceiling").group_by("task").agg(pl.col("ceiling").mean())
     if len(known):
-        ceiling: Mapping[str, float] = dict(known.iter_rows())
-        print("  ".join([f"{'(ceiling)':18s}", *(f"{ceiling.get(task, float('nan')):>17.4f}" for task in tasks)]))
+        table["(ceiling)"] = {task: f"{ceiling:.4f}" for task, ceiling in known.iter_rows()}
+    seeds = records["seed"].n_unique()
+    print_table(f"{records['set'][0]}: test scores, mean ± standard deviation over {seeds} seeds", table)
 
 
 def compare(own: pl.DataFrame) -> str:
@@ -137,31 +130,13 @@ def compare(own: pl.DataFrame) -> str:
     return f"{mean:+.4f}({error:.4f}) {verdict}"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> None:
     """Run the benchmark; the arguments are those of the command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.experts", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="default: 0 1 2")
+    parser = score_parser("experts", __doc__, sets=SETS, models=MODELS)
     parser.add_argument("--epochs", type=int, default=6, help="of the networks, at most (default: 6)")
-    parser.add_argument("--folder", type=Path, help="the data folder; default $TABMTL_DATA")
-    parser.add_argument("--output", type=Path, default=Path("benchmark_output"), help="default: ./benchmark_output")
     args = parser.parse_args(argv)
-    args.output.mkdir(parents=True, exist_ok=True)
-    for name in args.sets:
-        # ESMM and AITM are models of a funnel
-        models = [model for model in args.models if name == FUNNEL or model not in ("ESMM", "AITM")]
-        records: list[dict[str, Any]] = []
-        try:
-            for seed in args.seeds:
-                records += run_seed(name, models, seed, args.epochs, args.folder)
-                pl.DataFrame(records).write_csv(args.output / f"experts_{name}.csv")
-        except FileNotFoundError as error:
-            print(f"\nskipped: {error}")
-            continue
-        report(pl.DataFrame(records))
-    return 0
+    print_sets(args.sets, partial(runs, args), report, args.output / "experts.csv", [])
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

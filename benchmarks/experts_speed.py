@@ -19,7 +19,6 @@ towers are batch-normalised like its experts, ours are not; ours has two more co
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,8 +32,8 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
+from benchmarks.harness import Sides, at_least, at_most, compare, say, speed_parser, spread
 from benchmarks.peers.rechub import INSTALL, N_COLUMNS, Tables, draw_tables, has_rechub, train_rechub
-from benchmarks.speed import least_cpu_time
 from tabmtl import APEM, PLE, HoME, MMoE
 from tabmtl.estimators.mixture import MixtureEstimator
 from tabmtl.nn.embeddings import CategoricalEmbedding
@@ -112,19 +111,13 @@ def least_whole(runs: Sequence[Run]) -> float:
     return min(run.whole for run in runs)
 
 
-def verdict(value: float, goal: str, reached: bool) -> str:
-    """A measured ratio beside its goal."""
-    return f"{value:.2f}x ({goal}: {'reached' if reached else 'MISSED'})"
-
-
-def print_runs(title: str, runs: Mapping[str, Sequence[Run]], notes: Mapping[str, str]) -> None:
-    """Print a table: least time of an epoch, least time of the whole by epoch, AUC over seeds, parameters."""
-    print(f"\n{title}\n{'':30}  s/epoch  whole/epoch  parameters  AUC t0, t1, t2: mean ± sd of seeds")
+def say_runs(runs: Mapping[str, Sequence[Run]], goals: Mapping[str, str]) -> None:
+    """Print a line a side: least time of an epoch, least time of the whole by epoch, parameters, and AUC over seeds."""
+    say("", "s/epoch", "whole/epoch", "parameters", "AUC of the tasks: mean ± sd of seeds", goal="goal")
     for name, own in runs.items():
-        auc = np.array([run.auc for run in own])
-        means = "  ".join(f"{mean:.4f} ± {sd:.4f}" for mean, sd in zip(auc.mean(axis=0), auc.std(axis=0), strict=True))
-        times = f"{least(own):7.2f}  {least_whole(own):11.2f}  {own[0].n_parameters:10}"
-        print(f"{name:30}  {times}  {means}  {notes.get(name, '')}".rstrip(), flush=True)
+        auc = "  ".join(map(spread, zip(*(run.auc for run in own), strict=True)))
+        cells = f"{least(own):.2f}", f"{least_whole(own):.2f}", f"{own[0].n_parameters}", auc
+        say(name, *cells, goal=goals.get(name, ""))
 
 
 def collect(sides: Mapping[str, Callable[[int], Run]], rounds: int) -> dict[str, list[Run]]:
@@ -150,15 +143,16 @@ def compare_peer(n_rows: int, epochs: int, rounds: int) -> None:
             sides[f"torch-rechub {name}"] = partial(fit_rechub, name, X, y, epochs)
         sides |= {f"tabmtl {name}": partial(ours, model, False)}
         sides |= {f"tabmtl {name}, own training": partial(ours, model, True)}
-    runs, notes = collect(sides, rounds), {}
+    runs, goals = collect(sides, rounds), {}
     for name in ("MMoE", "PLE") if has_rechub() else ():
         peer = runs[f"torch-rechub {name}"]
         for side in (f"tabmtl {name}", f"tabmtl {name}, own training"):
             size = runs[side][0].n_parameters / peer[0].n_parameters - 1
             ratio, whole = (seconds(peer) / seconds(runs[side]) for seconds in (least, least_whole))
-            reached = verdict(ratio, f"goal >= {PEER_GOAL}x, aim {PEER_AIM}x", ratio >= PEER_GOAL)
-            notes[side] = f"{reached}, whole {whole:.2f}x, {size:+.1%} parameters"
-    print_runs(f"{n_rows} rows, {epochs} epochs, {rounds} seeds, batches of 1024 (own training: of 512)", runs, notes)
+            goals[side] = f"{ratio:.2f}x, {at_least(ratio, PEER_GOAL)}, aim {PEER_AIM}x"
+            goals[side] += f", whole {whole:.2f}x, {size:+.1%} parameters"
+    print(f"{n_rows} rows, {epochs} epochs, {rounds} seeds, batches of 1024 (own training: of 512)")
+    say_runs(runs, goals)
     if not has_rechub():
         print(f"torch-rechub is not installed: {INSTALL}")
 
@@ -180,11 +174,12 @@ def compare_cost(n_rows: int, epochs: int, rounds: int) -> None:
     }
     runs = collect({name: partial(side, model) for name, model in models.items()}, rounds)
     ratios = {name: least(runs[name]) / least(runs["MMoE"]) for name in COST_GOALS}
-    notes = {name: verdict(r, f"goal <= {COST_GOALS[name]}x", r <= COST_GOALS[name]) for name, r in ratios.items()}
-    print_runs(f"cost beside MMoE: {n_rows} rows, {epochs} epochs, {rounds} seeds, batches of 1024", runs, notes)
+    goals = {name: f"{ratio:.2f}x, {at_most(ratio, COST_GOALS[name])}" for name, ratio in ratios.items()}
+    print(f"cost beside MMoE: {n_rows} rows, {epochs} epochs, {rounds} seeds, batches of 1024")
+    say_runs(runs, goals)
 
 
-def embedding_steps(n_rows: int, batch_size: int, n_batches: int) -> dict[str, Callable[[], object]]:
+def embedding_steps(n_rows: int, batch_size: int, n_batches: int) -> Sides:
     """Forward, backward and optimiser step of 20 embedded columns alone, on batches of skewed ids, by optimiser."""
     shares = np.geomspace(1e3, 1e6, 20)
     levels = tuple(("",) * max(2, round(n_rows * share)) for share in shares / shares.sum())
@@ -213,24 +208,20 @@ def embedding_steps(n_rows: int, batch_size: int, n_batches: int) -> dict[str, C
 
         return run
 
-    return {kind: side(kind) for kind in ("row-wise", "dense, averaged", "AdamW fused", "AdamW foreach")}
+    return {kind: side(kind) for kind in ("AdamW fused", "AdamW foreach", "row-wise", "dense, averaged")}
 
 
 def compare_embeddings(table_rows: Sequence[int], rounds: int) -> dict[int, dict[str, float]]:
     """Milliseconds a step with batches of 1024 by rows of the table and by optimiser; the largest with 8192 too."""
     milliseconds: dict[int, dict[str, float]] = {}
-    print("\nembeddings alone, 20 columns of width 16: CPU ms of forward, backward and step, and fused / row-wise;")
+    print("embeddings alone, 20 columns of width 16: CPU ms of forward, backward and step, and times as fast as fused;")
     print("row-wise and 'dense, averaged' are our Optimizer, which keeps a moving average; AdamW is bare")
     for rows, batch_size in (*((rows, 1024) for rows in table_rows), (table_rows[-1], 8192)):
+        goals = {"row-wise": EMBEDDING_GOAL} if (rows, batch_size) == (TABLE_ROWS[-1], 1024) else {}
         steps = embedding_steps(rows, batch_size, n_batches=4)
-        found = {kind: seconds / 4 * 1e3 for kind, seconds in least_cpu_time(steps, rounds).items()}
-        ratio = found["AdamW fused"] / found["row-wise"]
-        cells = "  ".join(f"{kind} {found[kind]:7.2f}" for kind in found)
-        goal = batch_size == 1024 and rows == TABLE_ROWS[-1]
-        said = verdict(ratio, f"goal >= {EMBEDDING_GOAL}x", ratio >= EMBEDDING_GOAL) if goal else f"{ratio:.2f}x"
-        print(f"{rows:8} rows, batches of {batch_size}: {cells}  {said}", flush=True)
+        seconds = compare(f"4 steps, {rows} rows, batches of {batch_size}", steps, rounds, goals)
         if batch_size == 1024:
-            milliseconds[rows] = found
+            milliseconds[rows] = {kind: taken / 4 * 1e3 for kind, taken in seconds.items()}
     return milliseconds
 
 
@@ -247,28 +238,25 @@ def draw_figure(milliseconds: Mapping[int, Mapping[str, float]], path: str) -> N
     figure.savefig(path, dpi=150)
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description="Speed of mixtures of experts and of embeddings, one CPU thread.")
-    parser.add_argument("--quick", action="store_true", help="a fifth of the rows, 2 epochs, 1 round; smaller tables")
-    parser.add_argument("--rows", type=int, default=100_000, help="rows to train on")
+    parser = speed_parser("experts_speed", __doc__, only=("peer", "home", "embeddings"))
+    parser.add_argument("--rows", type=int, default=100_000, help="rows to train on; --quick takes a fifth")
     parser.add_argument("--epochs", type=int, default=3, help="at least 2; the first is not counted")
     parser.add_argument("--rounds", type=int, default=3, help="runs of every side, in turn, each with its own seed")
-    parser.add_argument("--only", nargs="+", choices=("peer", "home", "embeddings"))
     parser.add_argument("--figure", help="where to save the figure of the embeddings")
     given = parser.parse_args(arguments)
-    n_rows, epochs, rounds = (given.rows // 5, 2, 1) if given.quick else (given.rows, given.epochs, given.rounds)
-    if epochs < 2:
+    sizes = (given.rows // 5, 2, 1) if given.quick else (given.rows, given.epochs, given.rounds)
+    if sizes[1] < 2:
         parser.error("--epochs must be at least 2: the first epoch is not counted")
     torch.set_num_threads(1)
     torch.optim.AdamW([torch.zeros(1)])  # torch imports its compiler with the first optimiser: no side's cost
-    only = given.only or ("peer", "home", "embeddings")
     print(f"torch {torch.__version__}, 1 thread, CPU seconds")
-    if "peer" in only:
-        compare_peer(n_rows, epochs, rounds)
-    if "home" in only:
-        compare_cost(n_rows, epochs, rounds)
-    if "embeddings" in only:
+    if "peer" in given.only:
+        compare_peer(*sizes)
+    if "home" in given.only:
+        compare_cost(*sizes)
+    if "embeddings" in given.only:
         milliseconds = compare_embeddings(TABLE_ROWS[:2] if given.quick else TABLE_ROWS, 1 if given.quick else 5)
         if given.figure:
             draw_figure(milliseconds, given.figure)

@@ -2,15 +2,17 @@
 
 Run it by ``python -m benchmarks.scores``; ``--help`` lists the options. Every model is fitted on the stored
 train rows, stops on the validation rows, and is scored on the test rows once. MultiTab-Bench has no validation rows:
-its networks train 6 epochs on 20 000 rows, and all are scored by explained variance on 20 000 fresh rows.
+its networks train 6 epochs on 20 000 rows, and all are scored by explained variance on 20 000 fresh rows. census_kdd is
+left out unless ``--sets`` names it.
 """
 
 from __future__ import annotations
 
-import argparse
 import time
-from collections.abc import Callable, Sequence
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +24,12 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
+from benchmarks.harness import Record, print_sets, print_table, score_parser, spreads
 from tabmtl import RMTGB, IndependentTasks, MultiTabNet, SharedBottom, Task, multitask_gain
 from tabmtl.pipelines.datasets import load
 from tabmtl.synth import make_multitab_bench
 
-BENCH = "multitab_bench"
+BENCH, REFERENCE = "multitab_bench", "IndependentTasks"
 SETS = ("portal", "star", "rand_hie", "flights", BENCH, "gss_abortion", "census_kdd")
 BENCH_ROWS = 20_000
 #: MultiTab-Bench has next to no noise, which takes no dropout, and few rows, which take small steps.
@@ -56,17 +59,20 @@ class Problem:
     categorical: tuple[str, ...] = ()
 
 
-def open_problem(name: str, seed: int, args: argparse.Namespace) -> Problem:
+def real_problem(name: str, folder: Path | None, **options: Any) -> Problem:
+    """Read a real set, with its stored split."""
+    data = load(name, folder=folder, **options)
+    train, val, test = (data.part(part) for part in ("train", "val", "test"))
+    columns: dict[str, Any] = {"numeric": data.numeric, "categorical": data.categorical}
+    return Problem(train=train, val=val, test=test, tasks=data.tasks, **columns)
+
+
+def open_problem(name: str, seed: int, args: Namespace) -> Problem:
     """Read a real set (the seed plays no part), or draw MultiTab-Bench."""
+    if name == "flights":  # the folder alone would choose all rows
+        return real_problem(name, args.folder, full=True) if args.full else real_problem(name, None)
     if name != BENCH:
-        options = {"full": True} if name == "flights" and args.full else {}
-        # The folder alone would choose all rows of flights.
-        folder = None if name == "flights" and not args.full else args.folder
-        data = load(name, folder=folder, **options)
-        train, val, test = (data.part(part) for part in ("train", "val", "test"))
-        return Problem(
-            train=train, val=val, test=test, tasks=data.tasks, numeric=data.numeric, categorical=data.categorical
-        )
+        return real_problem(name, args.folder)
     bench = make_multitab_bench(BENCH_ROWS, random_state=seed)
     fresh = bench.draw(BENCH_ROWS, random_state=seed)
     tasks = [Task(name=name, kind="regression", metric="explained_variance") for name in bench.y.columns]
@@ -74,137 +80,108 @@ def open_problem(name: str, seed: int, args: argparse.Namespace) -> Problem:
     return Problem(train=(bench.X, bench.y), val=None, test=(fresh.X, fresh.y), tasks=tasks, numeric=numeric)
 
 
-def network(cls: Callable[..., Any], problem: Problem, seed: int, epochs: int | None) -> tuple[Any, Problem]:
+def network(cls: Callable[..., Any], problem: Problem, seed: int, epochs: int | None) -> Any:
     """A network with its defaults; without validation rows, it trains for a fixed number of epochs."""
     options: dict[str, Any] = {} if epochs is None else {"epochs": epochs}
     if problem.val is None:
         options = BENCH_OPTIONS
-    return cls(tasks=problem.tasks, random_state=seed, **options), problem
+    return cls(tasks=problem.tasks, random_state=seed, **options)
 
 
-def lightgbm(problem: Problem, seed: int, epochs: int | None) -> tuple[Any, Problem]:
-    """One LightGBM per task: the reference of the gain."""
-    return IndependentTasks(tasks=problem.tasks, random_state=seed), problem
+def linear(problem: Problem) -> Any:
+    """A logistic or ridge regression per task."""
+    models = {"classifier": LogisticRegression(max_iter=300), "regressor": Ridge(alpha=1)}
+    return IndependentTasks(tasks=problem.tasks, **models)
 
 
-def boosted(problem: Problem, seed: int, epochs: int | None) -> tuple[Any, Problem]:
-    """R-MTGB with its defaults."""
-    return RMTGB(tasks=problem.tasks, random_state=seed), problem
-
-
-def linear(problem: Problem, seed: int, epochs: int | None) -> tuple[Any, Problem]:
-    """A logistic or ridge regression per task, and the problem with its features encoded on all train rows."""
+def encoded(problem: Problem) -> Problem:
+    """The problem of a linear model, with its features encoded on all train rows."""
     numbers = make_pipeline(SimpleImputer(strategy="median", add_indicator=True), StandardScaler())
     levels = OneHotEncoder(min_frequency=20, handle_unknown="infrequent_if_exist", sparse_output=False)
     encode = make_column_transformer((numbers, list(problem.numeric)), (levels, list(problem.categorical)))
     train = (encode.fit_transform(problem.train[0]), problem.train[1])
     test = (encode.transform(problem.test[0]), problem.test[1])
-    models = {"classifier": LogisticRegression(max_iter=300), "regressor": Ridge(alpha=1)}
-    encoded = Problem(train=train, val=None, test=test, tasks=problem.tasks, numeric=())
-    return IndependentTasks(tasks=problem.tasks, **models), encoded
+    return Problem(train=train, val=None, test=test, tasks=problem.tasks, numeric=())
 
 
-MODELS: dict[str, Callable[[Problem, int, int | None], tuple[Any, Problem]]] = {
-    "MultiTabNet": lambda *args: network(MultiTabNet, *args),
-    "SharedBottom": lambda *args: network(SharedBottom, *args),
-    "RMTGB": boosted,
-    "IndependentTasks": lightgbm,
-    "linear": linear,
+MODELS: dict[str, Callable[[Problem, int, int | None], Any]] = {
+    "MultiTabNet": partial(network, MultiTabNet),
+    "SharedBottom": partial(network, SharedBottom),
+    "RMTGB": lambda problem, seed, _: RMTGB(tasks=problem.tasks, random_state=seed),
+    REFERENCE: lambda problem, seed, _: IndependentTasks(tasks=problem.tasks, random_state=seed),
+    "linear": lambda problem, *_: linear(problem),
 }
 
 
-def run(name: str, model_name: str, seed: int, args: argparse.Namespace) -> list[dict[str, Any]]:
+def outputs_of(model: Any, X: pl.DataFrame) -> dict[str, np.ndarray]:
+    """Per task probabilities (n, K) or predictions (n,)."""
+    values = model.predict(X)
+    found = {task.name: values[task.name].to_numpy() for task in model.tasks_ if not task.is_classification}
+    return found | (model.predict_proba(X) if len(found) < len(model.tasks_) else {})
+
+
+def run(name: str, model_name: str, seed: int, args: Namespace) -> list[Record]:
     """Fit one model, and give one record a task."""
+    problem = open_problem(name, seed, args)
     start = time.perf_counter()
-    model, problem = MODELS[model_name](open_problem(name, seed, args), seed, args.epochs)
+    model = MODELS[model_name](problem, seed, args.epochs)
+    if model_name == "linear":
+        problem = encoded(problem)
     watched = {} if problem.val is None else dict(zip(("X_val", "y_val"), problem.val, strict=True))
     model.fit(*problem.train, **watched)
     seconds = time.perf_counter() - start
+    print(f"{name} {model_name} seed {seed}: {seconds:.1f} s", flush=True)
     facts = {"set": name, "model": model_name, "seed": seed, "seconds": seconds, "test_rows": len(problem.test[1])}
     intervals = model.score_intervals(*problem.test).select("task", "score", "standard_error")
     return [{**facts, **row} for row in intervals.iter_rows(named=True)]
 
 
-def report(name: str, records: pl.DataFrame) -> None:
-    """Print a set: scores of all models (mean ± spread over seeds), their mean over tasks, Δm, and standard errors."""
-    seeds = records.filter(pl.col("model") != "linear")["seed"].unique().sort().to_list()
-    print(f"\n{name}: test scores, mean ± standard deviation over the seeds {seeds}")
-    tasks = records["task"].unique(maintain_order=True).to_list()
-    models = records["model"].unique(maintain_order=True).to_list()
-    before = LINEAR_BEFORE.get((name, records["test_rows"][0]))
-    columns: dict[str, list[str]] = {"task": [*tasks, "mean", "Δm %", "seconds"]}
-    means: dict[str, dict[str, float]] = {}
-    for model in models:
-        own = records.filter(pl.col("model") == model)
-        grid = own.pivot("task", index="seed", values="score").select(tasks).to_numpy()
-        means[model] = dict(zip(tasks, grid.mean(axis=0).tolist(), strict=True))
-        cells = [mean_and_spread(column) for column in (*grid.T, grid.mean(axis=1))]
-        columns[model] = [*cells, _delta_m(model, records), format(own["seconds"].to_numpy().mean(), ".1f")]
-    if before is not None and "linear" in models:
-        columns["linear before"] = [f"{score:.4f}" for score in (*before, np.mean(before))] + ["", ""]
-    errors = (
-        records.filter(pl.col("model") == models[-1]).unique("task", maintain_order=True)["standard_error"].to_list()
-    )
-    columns[f"error of {models[-1]}"] = [f"{error:.4f}" for error in errors] + ["", "", ""]
-    widths = [max(map(len, [title, *cells])) for title, cells in columns.items()]
-    for row in ([*columns], *zip(*columns.values(), strict=True)):
-        print("  ".join(map(str.rjust, row, widths)))
-    _judge(means, errors)
+def runs(args: Namespace, name: str) -> Iterator[list[Record]]:
+    """Records of all models and seeds; the linear model has no randomness: on a real set one fit says all."""
+    for model in args.models:
+        for seed in args.seeds if model != "linear" or name == BENCH else args.seeds[:1]:
+            yield run(name, model, seed, args)
 
 
-def mean_and_spread(scores: np.ndarray) -> str:
-    """Mean ± standard deviation, of one score the score alone."""
-    return f"{scores.mean():.4f}" + (f" ± {scores.std(ddof=1):.4f}" if len(scores) > 1 else "")
-
-
-def _delta_m(model: str, records: pl.DataFrame) -> str:
-    """Δm of the mean scores over the seeds against those of IndependentTasks."""
+def report(records: pl.DataFrame) -> None:
+    """Print a set: scores of all models, their mean over tasks, Δm, and standard errors of the last model."""
+    name, (*_, last) = records["set"][0], records["model"].unique(maintain_order=True)
+    table = spreads(records, "task", "model", "score")
+    tasks = list(table)
+    means = records.group_by("model", "seed", maintain_order=True).agg(pl.col("score", "seconds").mean())
+    table |= spreads(means.with_columns(task=pl.lit("mean")), "task", "model", "score")
     scores = {
-        name: dict(records.filter(pl.col("model") == name).group_by("task").agg(pl.col("score").mean()).iter_rows())
-        for name in (model, "IndependentTasks")
+        model: dict(own.group_by("task", maintain_order=True).agg(pl.col("score").mean()).iter_rows())
+        for (model,), own in records.group_by("model", maintain_order=True)
     }
-    if model == "IndependentTasks" or not scores["IndependentTasks"]:
-        return ""
-    return f"{multitask_gain(scores[model], scores['IndependentTasks']).delta_m:+.2f}"
+    others = [model for model in scores if model != REFERENCE and REFERENCE in scores]
+    gains = {model: multitask_gain(scores[model], scores[REFERENCE]).delta_m for model in others}
+    table["Δm %"] = {str(model): f"{gain:+.2f}" for model, gain in gains.items()}
+    taken = means.group_by("model", maintain_order=True).agg(pl.col("seconds").mean()).iter_rows()
+    table["seconds"] = {model: f"{seconds:.1f}" for model, seconds in taken}
+    before = LINEAR_BEFORE.get((name, records["test_rows"][0]))
+    if before is not None and "linear" in scores:
+        for row, score in zip((*tasks, "mean"), (*before, np.mean(before)), strict=True):
+            table[row]["linear before"] = f"{score:.4f}"
+    errors = dict(records.filter(model=last).unique("task").select("task", "standard_error").iter_rows())
+    for task in tasks:
+        table[task][f"error of {last}"] = f"{errors[task]:.4f}"
+    seeds = records["seed"].unique().sort().to_list()
+    print_table(f"{name}: test scores, mean ± standard deviation over the seeds {seeds}", table)
+    if {"MultiTabNet", "linear"} <= scores.keys():
+        below = [t for t in tasks if scores["MultiTabNet"][t] < scores["linear"][t] - errors[t]]
+        print(f"MultiTabNet more than one standard error below linear: {', '.join(below) or 'no task'}")
 
 
-def _judge(means: dict[str, dict[str, float]], errors: Sequence[float]) -> None:
-    """Say which tasks MultiTabNet scores below the linear model by more than one standard error of that."""
-    if not {"MultiTabNet", "linear"} <= means.keys():
-        return
-    pairs = zip(means["MultiTabNet"].items(), means["linear"].values(), errors, strict=True)
-    below = [task for (task, score), linear_score, error in pairs if score < linear_score - error]
-    print(f"MultiTabNet more than one standard error below linear: {', '.join(below) or 'no task'}")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> None:
     """Run the benchmark; the arguments are those of the command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.scores", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS[:-1], help="default: all but census_kdd")
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=[*MODELS], help="default: all")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="default: 0 1 2")
+    parser = score_parser("scores", __doc__, sets=SETS, models=MODELS)
+    parser.set_defaults(sets=SETS[:-1])
     parser.add_argument("--epochs", type=int, help="of the networks on real sets, at most (default: their own)")
     parser.add_argument("--full", action="store_true", help="all rows of flights instead of the sample")
-    parser.add_argument("--folder", type=Path, help="the data folder; default $TABMTL_DATA")
-    parser.add_argument("--output", type=Path, default=Path("benchmark_output"), help="default: ./benchmark_output")
     args = parser.parse_args(argv)
-    args.output.mkdir(parents=True, exist_ok=True)
-    records: list[dict[str, Any]] = []
-    for name in args.sets:
-        try:
-            open_problem(name, args.seeds[0], args)
-        except FileNotFoundError as error:
-            print(f"\nskipped: {error}")
-            continue
-        for model in args.models:
-            # The linear model has no randomness: on a real set one fit says all.
-            for seed in args.seeds if model != "linear" or name == BENCH else args.seeds[:1]:
-                records += run(name, model, seed, args)
-                pl.DataFrame(records).write_csv(args.output / "scores.csv")
-                print(f"{name} {model} seed {seed}: {records[-1]['seconds']:.1f} s", flush=True)
-        report(name, pl.DataFrame(records).filter(pl.col("set") == name))
-    return 0
+    print_sets(args.sets, partial(runs, args), report, args.output / "scores.csv", [])
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

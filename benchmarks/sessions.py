@@ -16,16 +16,16 @@ train, of which the newest tenth of the sessions judges. What runs on all of tra
 
 from __future__ import annotations
 
-import argparse
 import time
-from collections.abc import Callable, Sequence
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 
-from benchmarks.scores import mean_and_spread
+from benchmarks.harness import Record, print_sets, print_table, score_parser, spreads
 from tabmtl.pipelines.datasets import ClickLog, load_sessions
 from tabmtl.sessions import STAN, VSKNN, CategoryPopularity, M2TRec, Popularity, SequentialRules, temporal_split
 from tabmtl.synth import make_sessions
@@ -53,32 +53,18 @@ TEXTS = {GENERATOR: ["name"]}
 MORE_TEXTS = {"complete_journey": ["package_size"]}
 #: What ``--choose`` changes in the chosen setting, one thing at a time.
 CHANGES: tuple[dict[str, Any], ...] = (
-    {"id_mode": "delta"},
-    {"id_mode": "none"},
-    {"pooling": "items"},
-    {"pooling": "items+linear"},
-    {"pooling": "mean"},
-    {"pooling": "last"},
-    {"category_weight": 0},
-    {"category_weight": 0.1},
+    *({"id_mode": mode} for mode in ("delta", "none")),
+    *({"pooling": pooling} for pooling in ("items", "items+linear", "mean", "last")),
+    *({"category_weight": weight} for weight in (0, 0.1)),
     {"category_weight": 0.1, "hierarchy": True},
-    {"id_dropout": 0.0},
-    {"id_dropout": 0.3},
-    {"popularity": False},
-    {"popularity": True},
-    {"repeats": False},
-    {"repeats": True},
+    *({"id_dropout": share} for share in (0.0, 0.3)),
+    *({name: value} for name in ("popularity", "repeats") for value in (False, True)),
     {"hierarchy": False},
-    {"dropout": 0.2, "item_dropout": 0.2},
-    {"dropout": 0.4, "item_dropout": 0.4},
-    {"dropout": 0.6, "item_dropout": 0.6},
+    *({"dropout": share, "item_dropout": share} for share in (0.2, 0.4, 0.6)),
     {"n_layers": 2},
     {"temperature": 0.1},
-    {"learning_rate": 1e-3},
-    {"learning_rate": 4e-3},
-    {"epochs": 2},
-    {"epochs": 5},
-    {"epochs": 10},
+    *({"learning_rate": rate} for rate in (1e-3, 4e-3)),
+    *({"epochs": epochs} for epochs in (2, 5, 10)),
 )
 
 
@@ -122,83 +108,72 @@ def m2trec(data: ClickLog, seed: int, **settings: Any) -> M2TRec:
     return M2TRec(**common | data.columns | settings)
 
 
-def score(
-    model: Any, train: pl.DataFrame, test: pl.DataFrame, items: pl.DataFrame, exclude_seen: bool = False
-) -> list[dict[str, Any]]:
-    """Fit, and give one record a bucket of training clicks."""
+def score(facts: Record, model: Any, train: pl.DataFrame, test: pl.DataFrame, items: pl.DataFrame) -> list[Record]:
+    """Fit, and give one record a bucket of training clicks: the facts, and what was measured."""
     start = time.process_time()
     model.fit(train, items=items)
-    seconds = time.process_time() - start
-    return [
-        record | {"cpu_seconds": seconds} for record in model.evaluate(test, K, exclude_seen=exclude_seen).to_dicts()
-    ]
+    facts = {**facts, "cpu_seconds": time.process_time() - start}
+    scores = model.evaluate(test, K, exclude_seen=facts["model"].endswith(WITHOUT_SEEN))
+    recalls = " ".join(f"{recall or 0:.4f}" for recall in scores[f"recall@{K}"])
+    print(
+        f"{facts['set']} {facts['model']:50s} mrr {scores[f'mrr@{K}'][0]:.4f} recall, in all and by bucket {recalls} "
+        f"{facts['cpu_seconds']:.0f} CPU s",
+        flush=True,
+    )
+    return [facts | record for record in scores.to_dicts()]
 
 
-def run(name: str, models: Sequence[str], seed: int, folder: Path | None, *, first: bool) -> list[dict[str, Any]]:
-    """All models of one seed; baselines do not depend on it, and run once."""
-    data, ceiling = open_set(name, seed, folder)
+def run_seed(name: str, seed: int, args: Namespace) -> list[Record]:
+    """All models of one seed; baselines do not depend on it, and run with the first alone."""
+    data, ceiling = open_set(name, seed, args.folder)
     train, test = data.part("train"), data.part("test")
+    first, chosen = seed == args.seeds[0], CHOSEN[name]
     made = dict(baselines(data)) if first or name == GENERATOR else {}
-    chosen = CHOSEN[name]
     if made and name == "complete_journey":
         made["VSKNN" + WITHOUT_SEEN] = made["VSKNN"]
-    made |= {"M2TRec": lambda: m2trec(data, seed, early_stopping=False, **chosen)}
+    settings: dict[str, dict[str, Any]] = {"M2TRec": {}}
     if name == GENERATOR or (first and name == "complete_journey"):
-        made |= {"M2TRec, id-free": lambda: m2trec(data, seed, early_stopping=False, **chosen | {"id_mode": "none"})}
+        settings["M2TRec, id-free"] = {"id_mode": "none"}
     if name == GENERATOR:
-        launched = chosen | {"cold_prior": AS_OTHERS}
-        made |= {"M2TRec, launching": lambda: m2trec(data, seed, early_stopping=False, **launched)}
-    records = []
+        settings["M2TRec, launching"] = {"cold_prior": AS_OTHERS}
+    for label, changed in settings.items():
+        made[label] = partial(m2trec, data, seed, early_stopping=False, **chosen | changed)
+    records: list[Record] = []
     for label, make in made.items():
-        if label.split(",")[0] in models:
-            found = score(make(), train, test, data.items, label.endswith(WITHOUT_SEEN))
-            records += [{"set": name, "model": label, "seed": seed} | record for record in found]
-            print(
-                f"{name} seed {seed} {label}: recall {found[0][f'recall@{K}']:.4f} mrr {found[0][f'mrr@{K}']:.4f}",
-                flush=True,
-            )
+        if label.split(",")[0] in args.models:
+            records += score({"set": name, "model": label, "seed": seed}, make(), train, test, data.items)
     if ceiling:
         records += [{"set": name, "model": "(the law)", "seed": seed, "bucket": "all", "n_targets": 0} | ceiling]
     return records
 
 
+def runs(args: Namespace, name: str) -> Iterator[list[Record]]:
+    """Records of all seeds."""
+    return (run_seed(name, seed, args) for seed in args.seeds)
+
+
 def report(records: pl.DataFrame) -> None:
     """Print Recall@20 and MRR@20, in all and by bucket of training clicks: mean ± standard deviation over the seeds."""
-    buckets = records["bucket"].unique(maintain_order=True).to_list()
-    print(f"\n{records['set'][0]}: recall@{K} and mrr@{K}, in all and by training clicks of the target")
-    print("  ".join([f"{'model':26s}", f"{'mrr':>17s}", *(f"{bucket:>17s}" for bucket in buckets)]))
-    for model in records["model"].unique(maintain_order=True):
-        own = records.filter(pl.col("model") == model)
-        cells = [own.filter(pl.col("bucket") == "all")[f"mrr@{K}"]]
-        cells += [own.filter(pl.col("bucket") == bucket)[f"recall@{K}"] for bucket in buckets]
-        print("  ".join([f"{model:26s}", *(f"{_cell(cell.drop_nulls().to_numpy()):>17s}" for cell in cells)]))
+    mrr = spreads(records.filter(bucket="all").with_columns(bucket=pl.lit("mrr")), "model", "bucket", f"mrr@{K}")
+    recall = spreads(records, "model", "bucket", f"recall@{K}")
+    title = f"mrr@{K} of {records['set'][0]}, and recall@{K} in all and by training clicks of the target"
+    print_table(title, {model: mrr[model] | recall[model] for model in recall})
 
 
-def _cell(values: np.ndarray) -> str:
-    return mean_and_spread(values) if len(values) else ""
-
-
-def choose(name: str, seed: int, folder: Path | None, share: float) -> None:
+def choose(args: Namespace, name: str) -> Iterator[list[Record]]:
     """Compare settings on the newest part of train; the newest tenth of its sessions judges, no more."""
-    data, _ = open_set(name, seed, folder)
+    seed, share = args.seeds[0], args.share
+    data, _ = open_set(name, seed, args.folder)
     newest = data.newest(share).part("train") if share < 1 else data.part("train")
     train, judged = temporal_split(newest, test_size=0.1, time_column=data.columns["time_column"])
     chosen = CHOSEN[name]
     plain = m2trec(data, seed, **chosen).get_params(deep=False)
     changes = [*CHANGES, {"text_features": MORE_TEXTS.get(name, plain["text_features"])}]
-    settings = [{}, *(change for change in changes if plain | change != plain)]
-    models: dict[str, Callable[[], Any]] = baselines(data) | {
-        f"M2TRec {change or ''}": lambda change=change: m2trec(data, seed, early_stopping=False, **chosen | change)
-        for change in settings
-    }
+    models = baselines(data)
+    for change in ({}, *(change for change in changes if plain | change != plain)):
+        models[f"M2TRec {change or ''}"] = partial(m2trec, data, seed, early_stopping=False, **chosen | change)
     for label, make in models.items():
-        found = score(make(), train, judged, data.items)
-        recalls = " ".join(f"{record[f'recall@{K}'] or 0:.4f}" for record in found)
-        print(
-            f"{name} {label:50s} mrr {found[0][f'mrr@{K}']:.4f} recall, in all and by bucket {recalls} "
-            f"{found[0]['cpu_seconds']:.0f} CPU s",
-            flush=True,
-        )
+        yield score({"set": name, "model": label, "seed": seed}, make(), train, judged, data.items)
 
 
 def curves(seeds: Sequence[int], output: Path) -> None:
@@ -214,48 +189,27 @@ def curves(seeds: Sequence[int], output: Path) -> None:
                 kept = model.history_.select("epoch", "val/recall@20", "val/mrr@20")
                 rows.append(kept.with_columns(seed=pl.lit(seed), id_mode=pl.lit(mode), weight=pl.lit(weight)))
     table = pl.concat(rows)
+    output.mkdir(parents=True, exist_ok=True)
     table.write_csv(output / "sessions_curves.csv")
-    means = table.group_by("id_mode", "epoch", "weight", maintain_order=True).agg(
-        pl.col("val/recall@20").mean().alias("mean"), pl.col("val/recall@20").std().alias("sd")
-    )
-    print("\ngenerator: validation recall@20 by epoch, category_weight 0.5 against 0 (item task only), equal steps")
-    with pl.Config(tbl_rows=-1):
-        print(means.pivot("weight", index=["id_mode", "epoch"], values=["mean", "sd"]).sort("id_mode", "epoch"))
+    lines = pl.format("id_mode={}, epoch {}", "id_mode", "epoch").alias("line")
+    recalls = spreads(table.with_columns(lines), "line", "weight", "val/recall@20")
+    print_table("generator: validation recall@20 by category_weight (0: item task only), at equal steps", recalls)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> None:
     """Run the benchmark; the arguments are those of the command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.sessions", description=(__doc__ or "").split("\n")[0])
     models = ("Popularity", "CategoryPopularity", "SequentialRules", "VSKNN", "STAN", "M2TRec")
-    parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
-    parser.add_argument("--models", nargs="+", choices=models, default=models)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="default: 0 1 2")
+    parser = score_parser("sessions", __doc__, sets=SETS, models=models)
     parser.add_argument("--choose", action="store_true", help="compare settings on validation sessions instead")
     parser.add_argument("--share", type=float, default=0.25, help="newest share of train for --choose (default: 0.25)")
     parser.add_argument("--curves", action="store_true", help="category tasks against none at equal steps instead")
-    parser.add_argument("--folder", type=Path, help="the data folder; default $TABMTL_DATA")
-    parser.add_argument("--output", type=Path, default=Path("benchmark_output"), help="default: ./benchmark_output")
     args = parser.parse_args(argv)
-    args.output.mkdir(parents=True, exist_ok=True)
     if args.curves:
         curves(args.seeds, args.output)
-        return 0
-    for name in args.sets:
-        try:
-            if args.choose:
-                choose(name, args.seeds[0], args.folder, args.share)
-                continue
-            records: list[dict[str, Any]] = []
-            for seed in args.seeds:
-                records += run(name, args.models, seed, args.folder, first=seed == args.seeds[0])
-                pl.DataFrame(records, infer_schema_length=None).write_csv(args.output / f"sessions_{name}.csv")
-        except FileNotFoundError as error:
-            print(f"\nskipped: {error}")
-            continue
-        if records:
-            report(pl.DataFrame(records, infer_schema_length=None))
-    return 0
+    else:
+        compared, file = (choose, "sessions_settings.csv") if args.choose else (runs, "sessions.csv")
+        print_sets(args.sets, partial(compared, args), report, args.output / file, [])
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

@@ -1,8 +1,6 @@
 """Speed and memory of M2TRec against plain code, on one CPU thread.
 
-    python -m benchmarks.sessions_speed [--sections NAME ...] [--quick]
-
-Sections:
+    python -m benchmarks.sessions_speed [--only NAME ...] [--quick]
 
 - ``body``: a training step of sessions to queries with in-batch negatives, against ``nn.TransformerEncoder``.
 - ``step``: a whole training step with the item tower, by which items the softmax is over.
@@ -10,21 +8,16 @@ Sections:
 - ``epoch``: epochs on Diginetica, against :mod:`benchmarks.peers.sasrec`, and what both have learned by then.
 - ``memory`` and ``reading``: a training run, and 10 million clicks to sessions; each in a process of its own.
 
-Sides of a comparison run in one process, in turn, and are compared by the least CPU time of several rounds; ratios
-repeat within some percent, absolute numbers do not. Goals are printed beside what was measured.
+Sides of a comparison run in one process, in turn, and are compared by the least CPU time of several rounds. Ratios are
+to the first line of the same part and kind. Goals are printed beside what was measured.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,8 +25,8 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from benchmarks.harness import Sides, at_least, at_most, compare, gauge, in_own_process, say, speed_parser
 from benchmarks.peers.sasrec import fit_plain, plain_step
-from benchmarks.speed import least_cpu_time
 from tabmtl.pipelines.datasets import ClickLog, load_sessions
 from tabmtl.sessions import M2TRec
 from tabmtl.sessions.log import LogColumns, read_sessions
@@ -43,15 +36,14 @@ from tabmtl.sessions.m2trec.network import M2TRecNetwork
 from tabmtl.sessions.m2trec.training import Examples, SessionLoop
 from tabmtl.sessions.ranking import top_k
 
-SECTIONS = ("body", "step", "search", "epoch", "memory", "reading")
+PARTS = ("body", "step", "search", "epoch", "memory", "reading")
 #: The batch has 10 752 clicks, which serve as negatives: of these, only 16 384 draws further items.
 NEGATIVES = {"in-batch": 1, "1024": 1024, "8192": 8192, "16384": 16384, "full": None}
-_GOAL = ("1024", "8192")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """Items of the catalogue and of the body alone, sessions a step, clicks before the target, and the network."""
+    """Items of the catalogue and of the body alone, sessions a step, clicks before the target, and clicks to read."""
 
     n_items: int = 100_000
     n_body_items: int = 10_000
@@ -59,6 +51,7 @@ class Setting:
     length: int = 20
     d_model: int = 128
     rounds: int = 5
+    n_clicks: int = 10_000_000
 
     @property
     def network(self) -> dict[str, Any]:
@@ -66,13 +59,7 @@ class Setting:
         return {"d_model": self.d_model, "n_layers": 2, "n_heads": 4}
 
 
-SMALL = Setting(n_items=10_000, n_body_items=1000, n_sessions=32, length=5, d_model=32, rounds=1)
-
-
-def say(what: str, measured: str, goal: str = "", reached: bool | None = None) -> None:
-    """Print a line of the table."""
-    verdict = "" if reached is None else "reached" if reached else "MISSED"
-    print(f"{what:62} {measured:>20} {goal:>11}  {verdict}".rstrip(), flush=True)
+SMALL = Setting(n_items=10_000, n_body_items=1000, n_sessions=32, length=5, d_model=32, rounds=1, n_clicks=100_000)
 
 
 def draw_items(n: int) -> pl.DataFrame:
@@ -123,18 +110,17 @@ def our_step(
 
 def compare_bodies(setting: Setting) -> None:
     """Training steps over ids, in-batch negatives."""
-    goals = {("float32", "last"): 1.7, ("bf16", "last"): 3.0}
+    goals = {"float32, pooling=last": 1.7, "bf16, pooling=last": 3.0}
     sizes = {"length": setting.length, **setting.network}
-    sides: dict[str, Callable[[], object]] = {}
-    sides["nn.TransformerEncoder"] = plain_step(setting.n_body_items, setting.n_sessions, **sizes)[1]
-    kinds = {f"{p}, pooling={q}": (p, q) for q in ("last", "mean", "items") for p in ("float32", "bf16")}
-    for name, (precision, pooling) in kinds.items():
-        sides[name] = our_step(setting, None, precision=precision, pooling=pooling)[1]
-    seconds = least_cpu_time(sides, setting.rounds)
-    for name, taken in seconds.items():
-        ratio, goal = seconds["nn.TransformerEncoder"] / taken, goals.get(kinds.get(name, ("", "")))
-        asked: tuple = (f">= {goal}x", ratio >= goal) if goal else ()
-        say(f"body: {name}", f"{taken * 1e3:.1f} ms, {ratio:.2f}x", *asked)
+    sides: Sides = {
+        "nn.TransformerEncoder": plain_step(setting.n_body_items, setting.n_sessions, **sizes)[1],
+        **{
+            f"{precision}, pooling={pooling}": our_step(setting, None, precision=precision, pooling=pooling)[1]
+            for pooling in ("last", "mean", "items")
+            for precision in ("float32", "bf16")
+        },
+    }
+    compare("body", sides, setting.rounds, goals)
 
 
 def compare_steps(setting: Setting) -> None:
@@ -145,14 +131,10 @@ def compare_steps(setting: Setting) -> None:
     for pooling, precision in (("mean", "float32"), ("last", "float32"), ("mean", "bf16"), ("last", "bf16")):
         kind: dict[str, Any] = {"precision": precision, "pooling": pooling}
         sides = {name: our_step(setting, coded, n_negatives=n, **kind)[1] for name, n in NEGATIVES.items()}
-        seconds = least_cpu_time(sides, setting.rounds)
-        for name, taken in seconds.items():
-            ratio = taken / seconds["in-batch"]
-            asked: tuple = ("<= 1.2x", ratio <= 1.2) if name in _GOAL else ()
-            if name == "full":
-                ratio = taken / seconds["8192"]
-                name, asked = "full, and beside 8192", (">= 3x", ratio >= 3)
-            say(f"step, {precision}, pooling={pooling}: {name}", f"{taken * 1e3:.1f} ms, {ratio:.2f}x", *asked)
+        title, faster = f"step, {precision}, pooling={pooling}", 1 / 1.2
+        seconds = compare(title, sides, setting.rounds, {"1024": faster, "8192": faster})
+        ratio = seconds["full"] / seconds["8192"]
+        say(f"{title}: full, and beside 8192", f"{ratio:.2f}x", goal=at_least(ratio, 3))
 
 
 def compare_searches(setting: Setting) -> None:
@@ -164,7 +146,7 @@ def compare_searches(setting: Setting) -> None:
     for n in (1, 32, 256):
         some = log.filter(pl.col("session_id") < n)
         read = model._read(some)
-        parts: dict[str, Callable[[], object]] = {
+        parts: Sides = {
             "network and search": lambda read=read: top_k(index.scores(read), 20),  # type: ignore[misc]
             "recommend": lambda some=some: model.recommend(some),  # type: ignore[misc]
         }
@@ -173,24 +155,19 @@ def compare_searches(setting: Setting) -> None:
     search(setting, torch.randn(1, width), torch.randn(width, 10 * setting.n_items), 30.0, {})
 
 
-def search(
-    setting: Setting, queries: Tensor, matrix: Tensor, goal: float, parts: Mapping[str, Callable[[], object]]
-) -> None:
+def search(setting: Setting, queries: Tensor, matrix: Tensor, goal: float, parts: Sides) -> None:
     """Time the search of items as columns, the plain ones of items as rows, and what else there is."""
     rows, asked = matrix.T[:, :-1].contiguous(), queries[:, :-1].contiguous()
-    plain, numpy_rows, numpy_asked = "torch q @ X.T, topk", rows.numpy(), asked.numpy()
-    sides: dict[str, Callable[[], object]] = {
-        plain: lambda: torch.topk(asked @ rows.T, 20),
+    numpy_rows, numpy_asked = rows.numpy(), asked.numpy()
+    sides: Sides = {
+        "torch q @ X.T, topk": lambda: torch.topk(asked @ rows.T, 20),
         "numpy q @ X.T, argpartition": lambda: np.argpartition(-(numpy_asked @ numpy_rows.T), 20),
         "search": lambda: top_k((queries @ matrix).numpy(), 20),
         **parts,
     }
-    seconds = least_cpu_time(sides, 2 * setting.rounds)
-    for name, taken in seconds.items():
-        own, reached = taken / len(queries) * 1e3, taken / len(queries) * 1e3 <= goal
-        cells: tuple = (f"<= {goal:g} ms", reached) if name == "search" else ()
-        where = f"search, {matrix.shape[1]} items, {len(queries)} sessions: {name}"
-        say(where, f"{own:.3f} ms, {seconds[plain] / taken:.2f}x", *cells)
+    title = f"search, {matrix.shape[1]} items, {len(queries)} sessions"
+    own = compare(title, sides, 2 * setting.rounds)["search"] / len(queries) * 1e3
+    say(f"{title}: search, a session", f"{own:.3f} ms", goal=at_most(own, goal, " ms"))
 
 
 def compare_epochs(data: ClickLog, setting: Setting, epochs: int, n_held_out: int) -> dict[str, tuple[float, float]]:
@@ -208,86 +185,82 @@ def compare_epochs(data: ClickLog, setting: Setting, epochs: int, n_held_out: in
         found[f"M2TRec, {precision}"] = (time.process_time() - start) / epochs, model.rank(test).recall(20)
     seconds, recall = found["plain SASRec"]
     for name, (own_seconds, own_recall) in found.items():
-        reached = seconds / own_seconds >= 3 and own_recall >= recall
-        cells: tuple = () if name == "plain SASRec" else (">= 3x", reached)
+        is_ours = name != "plain SASRec"
         where = f"epoch, {data.name}, {clicks['session_id'].n_unique()} sessions: {name}"
-        say(where, f"{own_seconds:.2f} s, {seconds / own_seconds:.2f}x", *cells)
-        say(f"    Recall@20 after {epochs} epochs", f"{own_recall:.3f}")
+        ratio = seconds / own_seconds
+        say(where, f"{own_seconds:.2f} s", f"{ratio:.2f}x", goal=at_least(ratio, 3) if is_ours else "")
+        goal = at_least(own_recall, recall, "") if is_ours else ""
+        say(f"    Recall@20 after {epochs} epochs", f"{own_recall:.3f}", goal=goal)
     return found
 
 
-def peak_memory() -> float:
-    """Most GB that this process has held; unlike ru_maxrss without what its parent held."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) * 1024 / 1e9
+def compare_on_diginetica(share: float, epochs: int, setting: Setting) -> None:
+    """Epochs on the newest share of Diginetica, if it is there."""
+    try:
+        data = load_sessions("diginetica")
+    except FileNotFoundError as error:
+        print(f"epoch: skipped, {error}")
+    else:
+        compare_epochs(data if share == 1 else data.newest(share), setting, epochs, 2000)
 
 
-def in_own_process(section: str, arguments: list[str]) -> None:
-    """Run a section in a fresh process with two threads, and say what it prints."""
-    command = [sys.executable, "-m", "benchmarks.sessions_speed", "--child", section, *arguments]
-    environment = {**os.environ, "POLARS_MAX_THREADS": "2"}
-    answer = subprocess.check_output(command, env=environment, cwd=Path(__file__).parents[1], text=True)
-    for row in json.loads(answer):
-        say(*row)
-
-
-def train_alone(setting: Setting) -> list[tuple]:
-    """Peak memory of `fit` on drawn data, every click of 512 sessions predicted in a step."""
+def fit_alone(setting: Setting) -> dict[str, float]:
+    """What `fit` takes on drawn data, every click of 512 sessions predicted in a step."""
+    torch.set_num_threads(1)
     log = draw_log(4 * setting.n_sessions, setting.length + 1, setting.n_items)
-    items = draw_items(setting.n_items)
-    before = peak_memory()
     step: dict[str, Any] = {"batch_size": setting.n_sessions * setting.length, "n_negatives": 8192}
-    M2TRec(epochs=2, **step, **setting.network, n_jobs=1, early_stopping=False).fit(log, items=items)
+    model = M2TRec(epochs=2, **step, **setting.network, n_jobs=1, early_stopping=False)
+    return gauge(partial(model.fit, log, items=draw_items(setting.n_items)))
+
+
+def read_alone(setting: Setting) -> dict[str, float]:
+    """What clicks to sessions take, and the size of the log in GB."""
+    log = draw_log(setting.n_clicks // 5, 5, 100_000).sample(fraction=1.0, shuffle=True, seed=0)
+    found = gauge(lambda: read_sessions(log, LogColumns(), log["item_id"].unique().sort()))
+    return found | {"log": log.estimated_size() / 1e9}
+
+
+def say_memory(setting: Setting) -> None:
+    """Peak memory of a training run."""
+    found = in_own_process(fit_alone, setting)
     own = f"memory: fit, {setting.n_items} items, {setting.n_sessions} x {setting.length} targets a step"
-    after = peak_memory()
-    return [(own, f"{after:.2f} GB ({before:.2f} before)", "< 1.5 GB", after < 1.5)]
+    goal = at_most(found["peak"], 1.5, " GB")
+    say(own, f"{found['peak']:.2f} GB", f"({found['before']:.2f} before)", goal=goal)
 
 
-def read_alone(n_clicks: int) -> list[tuple]:
-    """Time and memory of clicks to sessions."""
-    log = draw_log(n_clicks // 5, 5, 100_000).sample(fraction=1.0, shuffle=True, seed=0)
-    before, wall, cpu = peak_memory(), time.perf_counter(), time.process_time()
-    read_sessions(log, LogColumns(), log["item_id"].unique().sort())
-    wall, cpu, after = time.perf_counter() - wall, time.process_time() - cpu, peak_memory()
-    return [
-        (f"reading: {n_clicks} clicks, CPU {cpu:.1f} s", f"{wall:.1f} s wall", "< 30 s", wall < 30),
-        (f"reading: memory, a log of {log.estimated_size() / 1e9:.2f} GB", f"{after:.2f} GB ({before:.2f} before)"),
-    ]
+def say_reading(setting: Setting) -> None:
+    """Time and peak memory of clicks to sessions."""
+    found = in_own_process(read_alone, setting)
+    cells = f"{found['wall']:.1f} s wall", f"{found['cpu']:.1f} s CPU"
+    say(f"reading: {setting.n_clicks} clicks", *cells, goal=at_most(found["wall"], 30, " s"))
+    cells = f"{found['peak']:.2f} GB", f"({found['before']:.2f} before)"
+    say(f"reading: memory, a log of {found['log']:.2f} GB", *cells)
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description="Speed and memory of M2TRec, one CPU thread.")
-    parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=SECTIONS)
-    parser.add_argument("--quick", action="store_true", help="small sizes and one round: goals mean nothing then")
+    parser = speed_parser("sessions_speed", __doc__, only=PARTS)
     parser.add_argument(
         "--share", type=float, default=0.05, help="newest share of Diginetica's train sessions; 1 = all"
     )
     parser.add_argument("--epochs", type=int, default=2, help="on Diginetica")
-    parser.add_argument("--child", choices=("memory", "reading"), help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
-    setting, n_clicks = (SMALL, 100_000) if given.quick else (Setting(), 10_000_000)
+    setting = SMALL if given.quick else Setting()
     torch.set_num_threads(1)
-    if given.child:
-        print(json.dumps(train_alone(setting) if given.child == "memory" else read_alone(n_clicks)))
-        return
     torch.empty(
         2**25 - 2**16, dtype=torch.uint8
     )  # for all sides, as training does: see tabmtl.training.epochs.run_epochs
-    print(f"torch {torch.__version__}, 1 thread, CPU time, and ratio to the first line of the same section and kind")
-    for section, compare in {"body": compare_bodies, "step": compare_steps, "search": compare_searches}.items():
-        if section in given.sections:
-            compare(setting)
-    if "epoch" in given.sections:
-        try:
-            data = load_sessions("diginetica")
-        except FileNotFoundError as error:
-            print(f"epoch: skipped, {error}")
-        else:
-            compare_epochs(data if given.share == 1 else data.newest(given.share), setting, given.epochs, 2000)
-    for section in ("memory", "reading"):
-        if section in given.sections:
-            in_own_process(section, ["--quick"] if given.quick else [])
+    print(f"torch {torch.__version__}, 1 thread, CPU time")
+    parts: dict[str, Callable[[Setting], None]] = {
+        "body": compare_bodies,
+        "step": compare_steps,
+        "search": compare_searches,
+        "epoch": partial(compare_on_diginetica, given.share, given.epochs),
+        "memory": say_memory,
+        "reading": say_reading,
+    }
+    for name in given.only:
+        parts[name](setting)
 
 
 if __name__ == "__main__":

@@ -14,28 +14,17 @@ from tabmtl.encode import TableCoder
 from tabmtl.pipelines.datasets import Dataset, load
 from tabmtl.schema import Batch
 
-#: Share of the train units that `Problem.thinned` keeps.
+#: Share of the train units that `Split.thinned` keeps.
 SHARE = 0.2
 #: Rows of the official train file of census_kdd, and how many of them are validation rows.
 CENSUS = (199_523, 19_952)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Problem:
-    """One set under one split.
+class Split:
+    """One set under one split: frames X and y by part, and the same rows encoded, of which ``coded`` has two parts.
 
-    Parameters
-    ----------
-    data : Dataset
-    names : tuple of str
-        Of the T tasks.
-    frames : dict of str to pair of frames
-        X and y of train, val and test.
-    coded : Coded
-        The first two as arrays.
-    test : Batch
-    units : ndarray of shape (n_train,)
-        What a subsample takes whole: the group of every train row, or the row itself.
+    ``units`` are what a subsample takes whole: the group of every train row, or the row itself.
     """
 
     data: Dataset
@@ -53,8 +42,8 @@ class Problem:
         """Labels (n, T) of a part, NaN where there is none; in a long set, a row has one for its own task."""
         return self.batch(part).wide_labels(len(self.names))
 
-    def thinned(self, seed: int) -> Problem:
-        """The problem with a seeded fifth of its train units."""
+    def thinned(self, seed: int) -> Split:
+        """The split with a seeded fifth of its train units."""
         units = np.unique(self.units)
         kept = np.random.default_rng([seed, 2]).permutation(units)[: round(SHARE * len(units))]
         rows = np.flatnonzero(np.isin(self.units, kept))
@@ -64,21 +53,10 @@ class Problem:
 
 
 def split_rows(data: Dataset, seed: int) -> np.ndarray:
-    """The part of every row, by the recipe of the stored split.
+    """The part of every row, "train", "val" or "test", by the recipe of the stored split, which seed 0 gives.
 
     60/20/20 of the rows, of the groups, or of the rows inside each task of a long set; census_kdd keeps its official
     test rows.
-
-    Parameters
-    ----------
-    data : Dataset
-    seed : int
-        0 gives the stored split.
-
-    Returns
-    -------
-    ndarray of shape (n,)
-        "train", "val" or "test".
     """
     rng = np.random.default_rng(seed)
     table = data.table.collect()
@@ -108,7 +86,7 @@ def _deal(n: int, rng: np.random.Generator) -> np.ndarray:
     return parts
 
 
-def open_problem(name: str, seed: int, folder: Path | None) -> Problem:
+def open_split(name: str, seed: int, folder: Path | None) -> Split:
     """Read a set, split it by the seed, and encode it; levels are those of the train rows."""
     data = load(name, folder=folder, **({"full": True} if name == "flights" else {}))
     X, y = pl.collect_all([data.features, data.targets])
@@ -131,4 +109,4 @@ def open_problem(name: str, seed: int, folder: Path | None) -> Problem:
     if data.groups:
         units = data.table.select(data.groups).collect().to_series().to_numpy()[units]
     names = tuple(task.name for task in coder.labels.tasks)
-    return Problem(data=data, names=names, frames=frames, coded=coded, test=test, units=units)
+    return Split(data=data, names=names, frames=frames, coded=coded, test=test, units=units)

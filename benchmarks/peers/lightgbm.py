@@ -25,17 +25,7 @@ _METRICS = {"binary": "binary_logloss", "regression": "rmse"}
 
 @dataclass(frozen=True, kw_only=True)
 class Coded:
-    """Encoded rows to fit on and to stop on.
-
-    Parameters
-    ----------
-    train, val : Batch
-        With labels.
-    kinds : tuple of {"binary", "regression"}
-        Of every task.
-    n_numeric : int
-        Number of numeric features; all others are categorical.
-    """
+    """Encoded rows to fit on and to stop on, kinds of the tasks, and how many features are numeric: the first ones."""
 
     train: Batch
     val: Batch
@@ -45,18 +35,7 @@ class Coded:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Boosted:
-    """A fitted baseline: one LightGBM model per group of tasks.
-
-    Parameters
-    ----------
-    groups : list of list of int
-        The tasks of each model.
-    boosters : list of Booster
-    with_id : bool
-        Whether the models see the task.
-    center, scale : ndarray of shape (T,)
-        What the labels were standardised by.
-    """
+    """A fitted baseline: one LightGBM model per group of tasks; labels were standardised by center and scale (T,)."""
 
     groups: list[list[int]]
     boosters: list[lgb.Booster]
@@ -65,13 +44,7 @@ class Boosted:
     scale: np.ndarray
 
     def predict(self, batch: Batch, n_threads: int = 1) -> np.ndarray:
-        """Values, or probabilities of the second class.
-
-        Returns
-        -------
-        ndarray of shape (n, T)
-            In the long layout, only the cell of every row's own task is filled; the others are NaN.
-        """
+        """Values, or probabilities of the second class (n, T); NaN in a long table but for every row's own task."""
         matrix, answer = tree_matrix(batch), np.full((len(batch), len(self.scale)), np.nan)
         for group, booster in zip(self.groups, self.boosters, strict=True):
             asked = np.ones((len(batch), len(group))) if batch.task is None else batch.task[:, None] == group
@@ -85,16 +58,9 @@ class Boosted:
 def fit_baseline(method: str, data: Coded, params: Mapping[str, Any]) -> Boosted:
     """Fit a baseline; every model stops early on the loss of its own validation cells.
 
-    Parameters
-    ----------
-    method : {"pooled", "task_id", "per_task"}
-        One model for all tasks of one kind, the same with the task as one more categorical feature, or one model
-        per task. In a wide table, regression targets are standardised per task on the train rows; where the model
-        sees the task, their means are left a little apart.
-    data : Coded
-    params : mapping of str to object
-        Parameters of LightGBM; ``n_estimators`` is the most trees a model may have, and ``early_stopping_round`` how
-        many it may grow without gain.
+    One model for all tasks of one kind ("pooled"), the same with the task as one more categorical feature ("task_id"),
+    or one per task ("per_task"). In a wide table, regression targets are standardised per task on the train rows; where
+    the model sees the task, their means are left a little apart. The parameters are LightGBM's.
     """
     n_tasks = len(data.kinds)
     groups = [[t] for t in range(n_tasks)]

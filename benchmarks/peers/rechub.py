@@ -22,15 +22,7 @@ Tables = tuple[pl.DataFrame, pl.DataFrame]
 def draw_tables(n_train: int) -> tuple[Tables, Tables]:
     """Draw three binary tasks of 40, 10 and 2 % positives that share a part of what rules them.
 
-    Parameters
-    ----------
-    n_train : int
-        Rows to train on; a fifth as many are drawn to score.
-
-    Returns
-    -------
-    X, y : pairs of DataFrame
-        Rows to train on, rows to score: 10 columns of codes below 1000, skewed, and 10 of numbers; and the labels.
+    X is 10 columns of codes below 1000, skewed, and 10 of numbers; a fifth as many rows are drawn to score.
     """
     n, rng = n_train + n_train // 5, np.random.default_rng(0)
     frequency = 1 / np.arange(1, N_LEVELS + 1) ** 0.8
@@ -62,30 +54,10 @@ def train_rechub(
 ) -> tuple[list[float], np.ndarray, int]:
     """Train a torch-rechub model of binary tasks, epoch by epoch, and score other rows.
 
-    Its `DataGenerator` makes the loaders and its `MTLTrainer` runs the epochs, by `train_one_epoch`: `fit` would
-    score validation rows after every epoch and write the weights into a file. What it prints is discarded.
-
-    Parameters
-    ----------
-    name : {"MMoE", "PLE"}
-        8 experts, or two levels of 2 shared ones and 2 per task; 64-32 each with batch normalisation.
-    X : pair of DataFrame
-        Rows to train on and to score, of `draw_tables`.
-    y : DataFrame
-        Labels 0 and 1 of the rows to train on.
-    epochs, seed : int
-
-    Returns
-    -------
-    stamps : list of float
-        CPU seconds of the process: at the start, after every epoch, and at the end of training.
-    probabilities : ndarray of shape (n_scored, T)
-    n_parameters : int
-
-    Raises
-    ------
-    ImportError
-        If torch-rechub is not installed.
+    8 experts, or two levels of 2 shared ones and 2 per task; 64-32 each with batch normalisation. `DataGenerator` makes
+    the loaders and `MTLTrainer` runs the epochs, by `train_one_epoch`: `fit` would score validation rows after every
+    epoch and write the weights into a file. Its output is discarded. Gives CPU seconds of the process (at the start,
+    after every epoch, and at the end), probabilities (n_scored, T), and the number of parameters.
     """
     if not has_rechub():
         raise ImportError(f"torch-rechub is not installed: {INSTALL}")

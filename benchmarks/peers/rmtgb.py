@@ -9,6 +9,7 @@ level of y; this one, like ours, starts at the mean of y (its log-odds for label
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,44 +23,23 @@ def sigmoid(x: Array) -> Array:
     return 1.0 / (1.0 + np.exp(-x))
 
 
+@dataclass
 class PlainRMTGB:
     """F(x, t) = start + F1(x) + (1 - s_t) B(x) + s_t A(x) + G_t(x), with s_t the logistic function of theta_t.
 
-    Parameters
-    ----------
-    n_shared, n_outlier, n_task : int
-        Iterations of the three blocks: trees of F1; pairs of trees of A and B; trees of every G_t. 0 leaves a block
-        out.
-    learning_rate : float, default 0.1
-        Step of every tree and of theta, whose gradient is a sum over the rows of the task.
-    max_leaf_nodes : int, default 2
-        Leaves per tree; the release knows stumps only.
-    binary : bool, default False
-        Labels are 0 and 1 and the loss is the log loss; otherwise half the squared error.
-    random_state : int, default 0
-        Seed of theta's start, 0.1 N(0, 1) per task, and of the order in which a tree tries the features.
-
-    Attributes
-    ----------
-    theta : ndarray of shape (n_tasks,)
-        In the order of ``task_ids``.
-    task_ids : ndarray of shape (n_tasks,)
+    ``n_shared`` trees of F1, ``n_outlier`` pairs of trees of A and B, ``n_task`` trees of every G_t; 0 leaves a block
+    out. The release knows stumps only. With ``binary``, labels are 0 and 1 and the loss is the log loss; otherwise half
+    the squared error. The gradient of theta is a sum over the rows of the task; theta starts at 0.1 N(0, 1).
     """
 
-    def __init__(
-        self,
-        n_shared: int,
-        n_outlier: int,
-        n_task: int,
-        *,
-        learning_rate: float = 0.1,
-        max_leaf_nodes: int = 2,
-        binary: bool = False,
-        random_state: int = 0,
-    ) -> None:
-        self.n_shared, self.n_outlier, self.n_task = n_shared, n_outlier, n_task
-        self.learning_rate, self.max_leaf_nodes = learning_rate, max_leaf_nodes
-        self.binary, self.random_state = binary, random_state
+    n_shared: int
+    n_outlier: int
+    n_task: int
+    _: KW_ONLY
+    learning_rate: float = 0.1
+    max_leaf_nodes: int = 2
+    binary: bool = False
+    random_state: int = 0
 
     @property
     def step(self) -> float:

@@ -27,15 +27,7 @@ _PREFIXES_AT_A_TIME = 256
 class PlainSASRec(nn.Module):
     """Self-attentive sequential recommendation (arXiv 1808.09781) on PyTorch's own layers, pre-norm with GELU.
 
-    Parameters
-    ----------
-    n_items : int
-        Items count from 1; 0 is padding.
-    max_length : int
-        Clicks of a session that are read.
-    d_model, n_layers, n_heads : int
-        The feed-forward layers are four times as wide.
-    dropout : float, default=0.2
+    Items count from 1; 0 is padding. The feed-forward layers are four times as wide as the rest.
     """
 
     causal: Tensor
@@ -68,15 +60,7 @@ class PlainSASRec(nn.Module):
 
 
 class PaddedSessions(Dataset[tuple[Tensor, Tensor]]):
-    """Sessions of item codes, each padded to one length when it is asked for.
-
-    Parameters
-    ----------
-    sessions : sequence of ndarray
-        Of at least two clicks each.
-    max_length : int
-        Of the newest clicks, each followed by another, that an example holds.
-    """
+    """The newest clicks of sessions of at least two, each followed by another, padded to one length when asked for."""
 
     def __init__(self, sessions: Sequence[np.ndarray], max_length: int) -> None:
         self._sessions, self._max_length = sessions, max_length

@@ -22,7 +22,7 @@ from tabmtl.pipelines.datasets import ClickLog
 from tabmtl.sessions.log import LogColumns, read_sessions
 from tabmtl.sessions.m2trec.item_features import ItemCoder
 
-TINY = Setting(n_items=3000, n_body_items=60, n_sessions=8, length=5, d_model=16, rounds=1)
+TINY = Setting(n_items=3000, n_body_items=60, n_sessions=8, length=5, d_model=16, rounds=1, n_clicks=100_000)
 SIZES = {"d_model": 16, "n_layers": 2, "n_heads": 4}
 
 
@@ -145,7 +145,7 @@ def test_the_sections_print_goals_beside_what_was_measured(capfd, monkeypatch):
     monkeypatch.delenv("TABMTL_DATA", raising=False)
     monkeypatch.setattr("benchmarks.sessions_speed.SMALL", TINY)
     threads = torch.get_num_threads()
-    main(["--quick", "--sections", "body", "step", "search", "epoch", "reading"])
+    main(["--quick", "--only", "body", "step", "search", "epoch", "reading"])
     torch.set_num_threads(threads)
     said = capfd.readouterr().out
     for part in (

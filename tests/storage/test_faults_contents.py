@@ -64,7 +64,11 @@ def refused(folder, *words: str) -> None:
             ("tasks", {"pickle": "gASVCg=="}, "'pickle'"),
             ("tasks", {"task": {"name": "a", "kind": "x"}}, "kind must be"),
         ),
-        *(("balance", "none of ours", "balance must be"), ("dropout", "x", "a number"), ("hidden", "ab", "hidden must be")),
+        *(
+            ("balance", "none of ours", "balance must be"),
+            ("dropout", "x", "a number"),
+            ("hidden", "ab", "hidden must be"),
+        ),
         *(("n_jobs", 10**6, f"up to {MOST_JOBS}"), ("n_jobs", 0, "n_jobs"), ("n_jobs", "1", "n_jobs")),
         *((None, [], "list"), (None, None, "None"), (None, {"epochs": {"a": 1, "b": 2}}, "unpack")),
     ],
