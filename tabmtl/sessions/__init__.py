@@ -1,4 +1,4 @@
-"""Next-item recommendation: what will be clicked next in a session.
+"""Next-item recommendation: predict the next click of a session.
 
 >>> from tabmtl.sessions import M2TRec, VSKNN
 """

@@ -103,8 +103,8 @@ def warn_of_leaks(sessions: Sessions, later: Sessions) -> None:
     shared = _count_shared(sessions.ids, later.ids)
     if shared:
         warnings.warn(
-            f"{shared} of the {len(later)} sessions of clicks_val are named like sessions of clicks: what was trained "
-            "on cannot validate; give later sessions, as temporal_split does, or other names if they are others",
+            f"{shared} of the {len(later)} sessions of clicks_val are named like sessions of clicks: sessions "
+            "of training cannot validate; give later sessions, as temporal_split does, or other names if they differ",
             TabmtlWarning,
             stacklevel=3,
         )
