@@ -1,8 +1,8 @@
 """Search the parameters of a model, fit the chosen point again, and log and register it: ``tabmtl sweep``.
 
-A sweep is a study of Optuna, kept in a file or a database, and a run of MLflow with a nested run for every trial. The
-same command again goes on with it until it has all its trials, also if it was killed; other machines join it with
-``--no-refit``.
+A sweep is a study of Optuna, kept in an SQLite file or a database, and a run of MLflow with a nested run for every
+trial. The same command again goes on with it until it has all its trials, also if it was killed; other machines join
+it with ``--no-refit``.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Search:
     trials: int = 20
     timeout: float | None = None
     trial_timeout: float | None = None
-    storage: str = "sweep.journal"
+    storage: str = "sweep.db"
     study: str | None = None
     objective: Literal["mean", "pareto"] = "mean"
     weight: list[str] = field(default_factory=list)
@@ -248,7 +248,9 @@ def _run_trials(
     ChildProcessError
         If all workers ended with an error.
     """
-    n_workers = min(search.workers, search.trials - _n_ended(study))
+    from tabmtl.tuning import count_ended
+
+    n_workers = min(search.workers, search.trials - count_ended(study))
     if n_workers < 2:
         _work(study, goal, search, runs)
         return
@@ -307,7 +309,7 @@ def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])
-        os._exit(1)  # the trial is lost, and known to be
+        os._exit(1)  # the trial is lost, which the next worker notices
 
 
 def _open_and_work(
@@ -344,7 +346,7 @@ def _work(study: optuna.Study, goal: Objective, search: Search, runs: TrialRuns 
 
 def print_trial(names: Sequence[str], study: optuna.Study, trial: FrozenTrial) -> None:
     """Print a line on a trial that has ended; Optuna keeps the last numbers of one that was pruned."""
-    from tabmtl.tuning.trial import ENDED, FAILURE
+    from tabmtl.tuning import ENDED, FAILURE
 
     text = ", ".join(f"{name} {value:.4f}" for name, value in zip(names, trial.values or (), strict=False))
     if trial.state.name != "COMPLETE":
@@ -380,8 +382,7 @@ class _Found:
 
     def choose(self, search: Search) -> pl.DataFrame | NoPoint:
         """The row of the chosen trial, which is logged."""
-        from tabmtl.tuning import choose_point, pareto_front
-        from tabmtl.tuning.front import NoPointError
+        from tabmtl.tuning import NoPointError, choose_point, pareto_front
 
         front = pareto_front(self.study)
         if front.is_empty():
@@ -452,20 +453,11 @@ class _Found:
             display.close()
 
 
-def _n_ended(study: optuna.Study) -> int:
-    """Trials that have ended, as `run_study` counts them."""
-    from tabmtl.tuning.lost import REPEATS
-
-    trials = study.get_trials(deepcopy=False)
-    return sum(trial.state.is_finished() - (REPEATS in trial.user_attrs) for trial in trials)
-
-
 def _count(study: optuna.Study) -> dict[str, int]:
     """Trials by how they ended."""
-    from tabmtl.tuning.lost import REPEATS
+    from tabmtl.tuning import repeated_trials
 
-    trials = study.get_trials(deepcopy=False)
-    repeated = {trial.user_attrs.get(REPEATS) for trial in trials}
+    trials, repeated = study.get_trials(deepcopy=False), repeated_trials(study)
     return dict(
         Counter("lost and run again" if trial.number in repeated else trial.state.name.lower() for trial in trials)
     )
@@ -473,8 +465,7 @@ def _count(study: optuna.Study) -> dict[str, int]:
 
 def _best(study: optuna.Study) -> pl.DataFrame:
     """The front, or the best trials by one number, best first, with the scores of the tasks where they are few."""
-    from tabmtl.tuning import pareto_front
-    from tabmtl.tuning.trial import SCORES
+    from tabmtl.tuning import SCORES, pareto_front
 
     table = pareto_front(study, dominated=True)
     numbers = [name for name in table.columns if name.startswith("score/")]

@@ -201,7 +201,7 @@ class TrialRuns:
         """The run of a trial: FINISHED, KILLED where it was pruned or interrupted, or FAILED."""
         from optuna import TrialPruned
 
-        from tabmtl.tuning.trial import FAILURE
+        from tabmtl.tuning import FAILURE
 
         self._begin(trial)
         try:

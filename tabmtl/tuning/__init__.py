@@ -1,10 +1,11 @@
 """Tune estimators with Optuna: one objective with pruning, or one per task and the Pareto front between them.
 
-Every estimator states what is worth tuning as plain data, ``search_space``. `objective` and `session_objective` turn an
-estimator and its rows into what a trial does, `Objective.within` gives trials a budget, and `Objective.reported_to`
-tells a `Reporter` of them. `open_study` makes a study or goes on with one, and `run_study` works on it, in as many
-processes as there are. `pareto_front` and `choose_point` read what was found, and `with_params` gives an estimator with
-it. A study is plain Optuna: its plots, samplers and dashboard go on working.
+Every estimator has a ``search_space`` of plain data. `objective` and `session_objective` make an `Objective` of an
+estimator and its rows. `Objective.within` gives its trials a budget, and `Objective.reported_to` reports them to a
+`Reporter`. `open_study` makes or opens a study, and `run_study` runs its trials, in any number of processes.
+`pareto_front` and `choose_point` choose a trial, and `with_params` makes an estimator of it. A study is plain Optuna:
+its plots, samplers and dashboard work as usual. Its trials carry the scores of the validation rows, why they were ended
+early, and why their fit failed as user attributes, named `SCORES`, `ENDED` and `FAILURE`.
 """
 
 from importlib.util import find_spec

@@ -18,20 +18,20 @@ class NoPointError(ValueError):
 
 
 def pareto_front(study: optuna.Study, *, dominated: bool = False) -> pl.DataFrame:
-    """The trials that no other trial beats: none is as good in all numbers, and better in one.
+    """Return the trials that no other trial beats, being as good in all numbers and better in one.
 
     Parameters
     ----------
     study : optuna.Study
-        As `open_study` gives it. With one number only, its best trials.
+        From `open_study`. A study of one number has its best trials as its front.
     dominated : bool, default=False
-        Give all complete trials, with a column ``dominated``, which `tabmtl.plots.ParetoDisplay` knows.
+        Return all complete trials, with a column ``dominated``, which `tabmtl.plots.ParetoDisplay` reads.
 
     Returns
     -------
     front : polars.DataFrame
-        One row a trial, in order: ``trial``, its number; ``score/<name>`` for every number, as `Objective` names them;
-        ``param/<name>`` for every parameter, sequences as JSON text. Without a complete trial it has no row.
+        One row per trial, in order: its number ``trial``; ``score/<name>`` for each of ``Objective.names``;
+        ``param/<name>`` for every parameter, sequences as JSON text. It has no row if no trial is complete.
     """
     names = study.metric_names or [str(i) for i in range(len(study.directions))]
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
@@ -53,32 +53,32 @@ def choose_point(
     weights: Mapping[str, float] | None = None,
     reference: Mapping[str, float | None] | None = None,
 ) -> pl.DataFrame:
-    """Choose a point of a front: by weights of the tasks, or so that no task is below a reference.
+    """Choose a point of a front, by weights of the tasks or above a reference for each.
 
     Parameters
     ----------
     front : polars.DataFrame
-        As `pareto_front` gives it.
+        From `pareto_front`.
     weights : mapping of str to float, optional
-        Of the tasks; tasks that are left out have none. The point with the largest weighted mean of the scores is
-        chosen, as they are: make sure that they have comparable units.
+        Weights of the tasks, 0 for tasks that are left out. The point with the largest weighted mean of the scores is
+        chosen. Scores are not rescaled: give tasks with comparable units.
     reference : mapping of str to float or None, optional
-        The score of every task that is to be kept at least, such as that of a model which learned it alone, tuned with
-        equal care on the same rows. Of the points with no task below, the one with the largest mean gain is chosen, in
-        per cent of the reference as in `tabmtl.multitask_gain`: tasks whose reference is near 0 have no say in it, and
-        those whose reference is None have none at all.
+        Lowest score accepted for each task, such as that of a model which learned it alone, tuned with equal care on
+        the same rows. Of the points with no task below, the one with the largest mean gain is chosen, in per cent of
+        the reference as in `tabmtl.multitask_gain`. A reference near 0 is a bound without a share in the gain; a task
+        whose reference is None has neither.
 
     Returns
     -------
     point : polars.DataFrame
-        One row of the front; the earliest of equal ones. `with_params` makes an estimator of it.
+        One row of the front, the first of equal ones. `with_params` makes an estimator of it.
 
     Raises
     ------
     ValueError
-        If not one of the two is given, the front has no point, or the names are not those of its tasks.
+        If both or neither of the two are given, the front has no point, or a name is not one of its tasks.
     NoPointError
-        If every point has a task below the reference; the message says which tasks, and which trial is nearest. It is a
+        If every point has a task below the reference; the message names the tasks and the nearest trial. It is a
         ValueError.
 
     Examples
@@ -115,7 +115,7 @@ def choose_point(
 
 
 def _best_above(scores: np.ndarray, reference: np.ndarray, tasks: list[str], trials: list[int]) -> int:
-    """Row with the largest mean gain among those with no task below its reference."""
+    """Find the row with the largest mean gain among those with no task below its reference."""
     gains = scores - reference
     fine = np.flatnonzero((gains >= 0).all(axis=1))
     if not len(fine):

@@ -1,4 +1,4 @@
-"""Objectives of tables and of click logs: the rows that trials are fitted on and judged by."""
+"""Objectives of tables and of click logs, with the rows that trials learn from and are judged by."""
 
 from __future__ import annotations
 
@@ -28,36 +28,36 @@ def objective(
     per_task: bool = False,
     search_space: Space | None = None,
 ) -> Objective:
-    """What a trial does with a table: fit a clone on the training rows, and score the validation rows.
+    """Make the objective of a table: fit a clone on the training rows, and score the validation rows.
 
     Parameters
     ----------
     est : MultiTaskEstimator
-        Its parameters hold, but for those that are searched. Its own ``on_epoch`` is called too.
+        Parameters that are not searched keep their values. Its own ``on_epoch`` is called too.
     X, y : frame or array
         Training rows, as `fit` takes them.
     X_val, y_val : frame or array
         Validation rows, which stop the fit and judge it; test rows have no part in a search.
     sample_weight : array or frame, optional
-        Of the training rows, as `fit` takes it.
+        Weights of the training rows, as `fit` takes them.
     per_task : bool, default=False
-        Maximise the score of every task, for a Pareto front; else the mean over the tasks.
+        Maximise the score of every task, for a Pareto front, instead of the mean over the tasks.
     search_space : mapping of str to mapping, optional
-        What to search instead of ``est.search_space``, in the same form. To search some of it, or more, write
+        Replaces ``est.search_space``, in the same form. To add a parameter, write
         ``{**est.search_space, "epochs": {"low": 5, "high": 50}}``.
 
     Returns
     -------
     Objective
-        To be called with an Optuna trial. It can be pickled if the estimator and the rows can.
+        Call it with an Optuna trial, or give it to `run_study`. It can be pickled if the estimator and the rows can.
 
     Raises
     ------
     TypeError
         If ``est`` is no estimator of tables.
     ValueError
-        If the rows do not fit, as `fit` says it; the search space does not fit the estimator; or the score of a task is
-        undefined on the validation rows. With the mean that is a warning, unless no score is left.
+        If `fit` would refuse the rows, the search space does not fit the estimator, or the score of a task is undefined
+        on the validation rows. With the mean the latter is a warning, unless no score is left.
 
     Examples
     --------
@@ -68,7 +68,7 @@ def objective(
     >>> y = X @ np.random.default_rng(1).normal(size=(4, 2))
     >>> model = MMoE(epochs=2, random_state=0)
     >>> goal = objective(model, X[:150], y[:150], X_val=X[150:], y_val=y[150:], per_task=True)
-    >>> study = open_study("two tasks", goal, storage="two_tasks.journal", seed=0)
+    >>> study = open_study("two tasks", goal, storage="two_tasks.db", seed=0)
     >>> run_study(study, goal, n_trials=3)
     >>> point = choose_point(pareto_front(study), weights={"y0": 2, "y1": 1})
     >>> with_params(model, point).fit(X, y).predict(X).shape
@@ -100,30 +100,30 @@ def objective(
 def session_objective(
     est: Recommender, clicks: Any, *, clicks_val: Any, items: Any = None, search_space: Space | None = None
 ) -> Objective:
-    """What a trial does with a click log: fit a clone, and take MRR@20 of the next clicks in a later log.
+    """Make the objective of a click log: fit a clone, and score MRR@20 of the next clicks in a later log.
 
     Parameters
     ----------
     est : Recommender
-        Its parameters hold, but for those that are searched.
+        Parameters that are not searched keep their values.
     clicks, items : frame
         The log and the item table, as `fit` takes them.
     clicks_val : frame
         A later log, which stops the fit and judges it.
     search_space : mapping of str to mapping, optional
-        What to search instead of ``est.search_space``, in the same form.
+        Replaces ``est.search_space``, in the same form.
 
     Returns
     -------
     Objective
-        To be called with an Optuna trial.
+        Call it with an Optuna trial, or give it to `run_study`.
 
     Raises
     ------
     TypeError
         If ``est`` is no recommender.
     ValueError
-        If the search space is empty, as that of `Popularity` is, or does not fit the recommender.
+        If the search space is empty, such as that of `Popularity`, or does not fit the recommender.
 
     Examples
     --------
@@ -132,7 +132,7 @@ def session_objective(
     >>> from tabmtl.tuning import open_study, run_study, session_objective
     >>> train, val = temporal_split(make_sessions(200, 40, random_state=0).clicks, test_size=0.2)
     >>> goal = session_objective(SequentialRules(), train, clicks_val=val)
-    >>> study = open_study("rules", goal, seed=0)  # keeps rules.journal
+    >>> study = open_study("rules", goal, seed=0)  # keeps rules.db
     >>> run_study(study, goal, n_trials=3)
     >>> sorted(study.best_params)
     ['decay', 'n_last', 'steps']
@@ -190,7 +190,7 @@ class _SessionObjective(Objective):
 
 
 def _judged(tasks: Sequence[Task], valid: Batch, per_task: bool) -> tuple[Task, ...]:
-    """The tasks whose score is defined on the validation rows."""
+    """Return the tasks whose score is defined on the validation rows."""
     labels = valid.wide_labels(len(tasks))
     reasons = {task.name: undefined_reason(task, labels[:, t]) for t, task in enumerate(tasks)}
     undefined = {name: reason for name, reason in reasons.items() if reason is not None}

@@ -1,8 +1,8 @@
-"""Search spaces as plain data: what trials suggest, and how a study keeps it.
+"""Search spaces as plain data, and how a study stores their values.
 
-A study keeps numbers, text, booleans and None. Choices that are sequences or mappings are kept as JSON, which starts
-with a bracket, as no other text among the choices may; read back, sequences are tuples. So what a trial was fitted with
-is what a study of any storage, and a frame of its trials, gives back.
+A study stores numbers, text, booleans and None. Choices that are sequences or mappings are stored as JSON, which starts
+with a bracket; other text among the choices may not. Sequences are read back as tuples. So every storage, and every
+frame of trials, returns the values that the trial was fitted with.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ import optuna
 import polars as pl
 from sklearn.base import BaseEstimator, clone
 
-#: Of the columns of a frame of trials.
+#: Prefixes of the columns of a frame of trials.
 SCORE, PARAM = "score/", "param/"
 
 Space = Mapping[str, Mapping[str, Any]]
 
 
 def check_space(est: BaseEstimator, space: Space) -> dict[str, dict[str, Any]]:
-    """A search space as it is searched: choices as a study keeps them.
+    """Check a search space, and return it with choices as a study stores them.
 
     Raises
     ------
     ValueError
-        If there is nothing to search, a name is no parameter of the estimator, or an entry has not the form.
+        If it is empty, a name is no parameter of the estimator, or an entry is malformed.
     """
     name = type(est).__name__
     if not space:
@@ -37,12 +37,12 @@ def check_space(est: BaseEstimator, space: Space) -> dict[str, dict[str, Any]]:
     known = est.get_params()
     unknown = [parameter for parameter in space if parameter not in known]
     if unknown:
-        raise ValueError(f"search_space names what {name} does not have: {unknown}; its parameters are {list(known)}")
+        raise ValueError(f"search_space names {unknown}, and the parameters of {name} are {list(known)}")
     return {parameter: _check_entry(parameter, entry) for parameter, entry in space.items()}
 
 
 def suggest(trial: optuna.Trial, space: Space) -> dict[str, Any]:
-    """Parameters of a trial, from a space that `check_space` gave."""
+    """Suggest the parameters of a trial, from a space that `check_space` returned."""
     params: dict[str, Any] = {}
     for name, entry in space.items():
         if "choices" in entry:
@@ -55,30 +55,30 @@ def suggest(trial: optuna.Trial, space: Space) -> dict[str, Any]:
 
 
 def current(est: BaseEstimator, space: Space) -> dict[str, Any]:
-    """Parameters that an estimator has, as far as a space that `check_space` gave holds them, as a study keeps them."""
+    """Return the parameters of an estimator that lie in a space of `check_space`, as a study stores them."""
     values = est.get_params()
     return {name: encode(name, values[name]) for name, entry in space.items() if _holds(name, entry, values[name])}
 
 
 def with_params(est: BaseEstimator, found: Any) -> Any:
-    """An estimator with the parameters that a search found.
+    """Return an estimator with the parameters that a search found.
 
     Parameters
     ----------
     est : estimator
-        What was searched for; not changed.
+        The estimator of the objective; it is not changed.
     found : optuna FrozenTrial, polars DataFrame of one row, or mapping
-        A trial, such as ``study.best_trial``; a row of `pareto_front`, such as `choose_point` gives; or parameters.
+        A trial, such as ``study.best_trial``; a row of `pareto_front`, such as that of `choose_point`; or parameters.
 
     Returns
     -------
     estimator
-        A clone, not fitted, of which only what was searched differs.
+        A clone, not fitted, with the found parameters set.
 
     Raises
     ------
     ValueError
-        If there is not one row, or a parameter that the estimator does not have.
+        If the frame does not have one row, or the estimator lacks a parameter.
     """
     if isinstance(found, pl.DataFrame):
         if found.height != 1:
@@ -90,12 +90,12 @@ def with_params(est: BaseEstimator, found: Any) -> Any:
 
 
 def encode(name: str, value: Any) -> Any:
-    """A value as a study keeps it.
+    """Encode a value as a study stores it.
 
     Raises
     ------
     ValueError
-        If it is not plain data, or text that starts with a bracket.
+        If it is no plain data, or text that starts with a bracket.
     """
     if isinstance(value, np.generic):
         value = value.item()
@@ -112,7 +112,7 @@ def encode(name: str, value: Any) -> Any:
 
 
 def decode(stored: Any) -> Any:
-    """What `encode` was given, with tuples for lists."""
+    """Return the value that `encode` got, with tuples for lists."""
     if isinstance(stored, str) and stored.startswith(("[", "{")):
         return _tuples(json.loads(stored))
     return _tuples(stored)

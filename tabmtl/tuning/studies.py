@@ -325,8 +325,8 @@ def _check_same(study: optuna.Study, objective: Objective) -> None:
         return
     spaces = sought["search_space"], ours["search_space"]
     names = sorted(name for name in {*spaces[0], *spaces[1]} if spaces[0].get(name) != spaces[1].get(name))
-    what = f"parameters of {sought['estimator']}" if sought["estimator"] != ours["estimator"] else f"{names} otherwise"
-    raise ValueError(
-        f"the study {name!r} searches {what}, and the objective those of {ours['estimator']}; take another name, or "
-        "the search_space of the study"
-    )
+    if sought["estimator"] == ours["estimator"]:
+        said = f"has another search_space of {names} than the objective"
+    else:
+        said = f"searches parameters of {sought['estimator']}, and the objective those of {ours['estimator']}"
+    raise ValueError(f"the study {name!r} {said}; take another name, or the search_space of the study")

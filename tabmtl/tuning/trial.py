@@ -1,4 +1,4 @@
-"""What a trial does: suggest parameters, fit an estimator with them, and say how good it is on validation rows."""
+"""Trials: suggest parameters, fit an estimator with them, and score it on validation rows."""
 
 from __future__ import annotations
 
@@ -22,43 +22,43 @@ from tabmtl.tuning.spaces import current, suggest
 
 Scores = dict[str, float | None]
 
-#: User attributes of trials: what the validation rows scored, why one was ended early, and why its fit failed.
+#: User attributes of trials: scores of the validation rows, why it was ended early, and why its fit failed.
 SCORES, ENDED, FAILURE = "scores", "ended", "failure"
 
 
 class Reporter(Protocol):
-    """What is told of every trial of an objective, see `Objective.reported_to`; what it raises ends the trial."""
+    """Receives the events of trials, see `Objective.reported_to`. An exception raised here ends the trial."""
 
     def of(self, trial: optuna.Trial) -> AbstractContextManager[Any]:
-        """Give what a trial runs in, from before it has parameters; what ends it early is raised inside."""
+        """Return the context of a trial, entered before it has parameters; its early end is raised inside."""
 
     def log_epoch(self, record: Mapping[str, float | None]) -> None:
-        """Take what a model with epochs has recorded after each, before that may end the trial."""
+        """Receive the record of an epoch, before it may end the trial."""
 
     def log_scores(self, model: Any, scores: Scores) -> None:
-        """Take the fitted model, and what it scored on the validation rows."""
+        """Receive the fitted model and its scores on the validation rows."""
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class Objective:
-    """What Optuna maximises, made by `objective` or `session_objective`: call it, or give it to `run_study`.
+    """A function of trials to maximise, made by `objective` or `session_objective`; `run_study` calls it.
 
-    One number is reported after every epoch, and the pruner of the study may end the trial. With a number for each task
-    Optuna cannot prune; `within` ends trials then. Models without epochs, such as trees, run to their end.
+    A single number is reported after every epoch, and the pruner of the study may end the trial. Optuna cannot prune
+    trials with a number for each task; `within` ends those. Models without epochs, such as trees, run to their end.
 
-    A fit that diverges or runs out of memory is a pruned trial, with a warning; so is any other ValueError, once a fit
-    has succeeded. Before that, it is more likely to be about the estimator or the rows than about the trial's
-    parameters, and is raised.
+    A fit that diverges or runs out of memory is a pruned trial, with a warning. So is a fit that raises any other
+    ValueError, once a fit has succeeded. Before that, the error is more likely to be about the estimator or the rows
+    than about the parameters of the trial, and is raised.
 
-    Trials keep in their user attributes what the validation rows scored (``scores``: of every task, or MRR@20), why
-    they were ended early (``ended``), and why their fit failed (``failure``).
+    The user attributes of a trial hold the scores of the validation rows (``scores``: of every task, or MRR@20), why it
+    was ended early (``ended``), and why its fit failed (``failure``).
 
     Attributes
     ----------
     names : tuple of str
-        What the numbers are: ``("mean",)``, the tasks, or ``("mrr@20",)``.
+        Names of the numbers: ``("mean",)``, the tasks, or ``("mrr@20",)``.
     search_space : dict
-        What is suggested, choices as a study keeps them.
+        The space that is searched, choices as a study stores them.
     """
 
     est: Any
@@ -76,37 +76,37 @@ class Objective:
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """The parameters that the estimator has now, as a study keeps them: a first trial."""
+        """The parameters that the estimator has now, as a study stores them; they are its first trial."""
         return current(self.est, self.search_space)
 
     def within(
         self, *, seconds: float | None = None, floors: Mapping[str, float] | None = None, warmup: int = 5
     ) -> Self:
-        """The same objective with a budget: trials that exceed it are pruned.
+        """Return the same objective with a budget; trials that exceed it are pruned.
 
         Parameters
         ----------
         seconds : float, optional
-            Time that a trial may take; looked at after every epoch, so that the one it is in is trained to its end.
+            Time that a trial may take, checked after every epoch.
         floors : mapping of str to float, optional
-            Task to the score that it must have: in validation after ``warmup`` epochs at the latest, and in the end.
+            Lowest score of a task: reached in validation within ``warmup`` epochs, and held in the end.
         warmup : int, default=5
 
         Returns
         -------
         Objective
-            A new one.
+            A new one, with the same reporter.
 
         Raises
         ------
         ValueError
-            If a number is out of range, a floor is that of no task, or time is given to an estimator without epochs.
+            If a number is out of range, a floor names no task, or the estimator has no epochs to check the time after.
         """
         if seconds is not None:
             check_positive("seconds", seconds)
             if not hasattr(self.est, "on_epoch"):
                 raise ValueError(
-                    f"the seconds of a trial are looked at after every epoch, and {type(self.est).__name__} has none: "
+                    f"the seconds of a trial are checked after every epoch, and {type(self.est).__name__} has none: "
                     "leave them out"
                 )
         check_count("warmup", warmup)
@@ -116,7 +116,7 @@ class Objective:
         return replace(self, seconds=seconds, floors=dict(floors or {}), warmup=warmup)
 
     def reported_to(self, reporter: Reporter) -> Self:
-        """The same objective, a new one whose trials are told to somebody, such as a log of experiments."""
+        """Return the same objective, with the same budget, that reports its trials, such as to a log of experiments."""
         return replace(self, reporter=reporter)
 
     def __call__(self, trial: optuna.Trial) -> float | tuple[float, ...]:
@@ -132,9 +132,9 @@ class Objective:
         optuna.TrialPruned
             If the trial was ended early, or its fit failed.
         ValueError
-            If the study minimises, or takes another count of numbers.
+            If the study minimises, or has another number of directions.
         """
-        study = getattr(trial, "study", None)  # which a FixedTrial lacks
+        study = getattr(trial, "study", None)  # a FixedTrial has none
         if study is not None:
             self._check_directions(study)
             name_numbers(study, self.names)
@@ -193,14 +193,14 @@ class Objective:
 
     @abstractmethod
     def _chosen(self, scores: Scores) -> tuple[float, ...]:
-        """A number for each of ``names``; NaN where there is none."""
+        """Return a number for each of ``names``; NaN if there is none."""
 
     def _floor_names(self) -> tuple[str, ...]:
         return ()
 
 
 class _Watch:
-    """What a fit calls after every epoch: the user's own hook first, then the reporter, then what may end the trial."""
+    """Hook after every epoch: calls the user's own hook and the reporter, then checks whether the trial ends."""
 
     def __init__(self, goal: Objective, trial: optuna.Trial) -> None:
         self._goal, self._trial, self._own = goal, trial, getattr(goal.est, "on_epoch", None)
@@ -241,7 +241,7 @@ class _Watch:
 
 
 def name_numbers(study: optuna.Study, names: Sequence[str]) -> None:
-    """Name what a study maximises, unless it has names."""
+    """Name the numbers of a study, unless they have names."""
     if study.metric_names is None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)

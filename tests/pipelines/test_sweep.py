@@ -40,17 +40,17 @@ def store(tmp_path: Path) -> str:
 
 @pytest.fixture
 def sweep(table: list[str], tmp_path: Path, store: str) -> Any:
-    """A quick sweep with a journal and a store of its own; gives its exit code."""
-    journal = tmp_path / "sweep.journal"
+    """A quick sweep with a file and a store of its own; gives its exit code."""
+    file = tmp_path / "sweep.db"
 
     def run(*words: Any) -> int:
-        return commands.run("sweep", *table, *TINY, "--storage", journal, *words, store=store)
+        return commands.run("sweep", *table, *TINY, "--storage", file, *words, store=store)
 
     return run
 
 
 def study_of(path: Path, name: str = "rodents-SharedBottom-mean") -> Any:
-    return open_study(name, storage=path / "sweep.journal")
+    return open_study(name, storage=path / "sweep.db")
 
 
 def test_every_trial_is_a_nested_run_and_the_best_is_fitted_again(
@@ -224,7 +224,7 @@ def test_without_a_complete_trial_nothing_is_chosen(
 
 def test_a_recommender_is_tuned(tmp_path: Path, store: str) -> None:
     clicks, _ = commands.small_log(tmp_path)
-    words = ["--data", clicks, "--model", "SequentialRules", "--trials", 2, "--storage", tmp_path / "sweep.journal"]
+    words = ["--data", clicks, "--model", "SequentialRules", "--trials", 2, "--storage", tmp_path / "sweep.db"]
     assert commands.run("sweep", *words, store=store) == 0
     study = study_of(tmp_path, "clicks-SequentialRules-mean")
     runs = commands.Registry(store).runs()

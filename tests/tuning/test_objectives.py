@@ -146,7 +146,7 @@ def test_a_budget_of_time():
 
 def test_time_is_of_no_use_to_models_without_epochs():
     trees = objective(tiny(RMTGB), X[:140], Y[:140], **ROWS)
-    with pytest.raises(ValueError, match="looked at after every epoch, and RMTGB has none: leave them out"):
+    with pytest.raises(ValueError, match="checked after every epoch, and RMTGB has none: leave them out"):
         trees.within(seconds=60)
 
 

@@ -178,5 +178,5 @@ def test_an_entry_that_has_not_the_form_is_named(entry, message):
 
 
 def test_a_name_that_is_no_parameter_is_named():
-    with pytest.raises(ValueError, match=r"what MMoE does not have: \['n_groups'\]; its parameters are \['activation'"):
+    with pytest.raises(ValueError, match=r"names \['n_groups'\], and the parameters of MMoE are \['activation'"):
         check_space(MMoE(), {"n_groups": {"low": 1, "high": 2}})

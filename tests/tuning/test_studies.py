@@ -116,7 +116,7 @@ def test_another_search_under_the_name_of_a_study_is_refused():
     with pytest.raises(ValueError, match=r"maximises \['few', 'many'\], and the objective gives \['many'\]"):
         open_study("s", quick(("many",)), storage="j")
     wider = {**SPACE, "n_experts": {"low": 2, "high": 32}, "head_hidden": {"choices": (32, 64)}}
-    with pytest.raises(ValueError, match=r"searches \['head_hidden', 'n_experts'\] otherwise"):
+    with pytest.raises(ValueError, match=r"has another search_space of \['head_hidden', 'n_experts'\]"):
         open_study("s", quick(space=wider), storage="j")
     with pytest.raises(ValueError, match="searches parameters of MMoE, and the objective those of SharedBottom"):
         open_study("s", quick(est=SharedBottom(), space={"dropout": SPACE["dropout"]}), storage="j")
