@@ -282,7 +282,8 @@ def _tables(file: sqlite3.Connection) -> list[str]:
 def _schema() -> list[str]:
     """The statements that make Optuna's tables."""
     with closing(RDBStorage("sqlite://").engine.raw_connection()) as connection:
-        return list(connection.driver_connection.iterdump())[1:-1]  # without BEGIN and COMMIT
+        driver: Any = connection.driver_connection
+        return list(driver.iterdump())[1:-1]  # without BEGIN and COMMIT
 
 
 def _with_driver(url: str) -> str:
