@@ -26,11 +26,12 @@ test: lint  ## lint, types, import order, and every test but the slow check_esti
 test-all: lint  ## the same with check_estimator on every face of every model
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
-lint: $(VENV)/.dev  ## ruff (rules and format), mypy, import-linter
+lint: $(VENV)/.dev  ## ruff (rules and format), mypy, import-linter, and the rules of .ci/house_rules.py
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/python .ci/house_rules.py
 
 format: $(VENV)/.dev  ## sort imports, apply safe fixes, format
 	$(BIN)/ruff check --fix

@@ -105,7 +105,7 @@ class Funnel:
         n_rows : int
             Number of rows.
         random_state : int, SeedSequence, Generator or None, default=None
-            Ruler of the rows. The seed of the first rows gives other rows here, so test never equals train.
+            Seed of the rows. The seed that drew the first rows draws others here, so test never equals train.
 
         Returns
         -------
@@ -182,7 +182,7 @@ def make_funnel(
         Correlation of the logits of two tasks in one group, from 0 to 1: the share of a logit's variance that is the
         factor of its group ("interact": click, conversion, like; "watch": long_view, watch_time).
     random_state : int, SeedSequence, Generator or None, default=None
-        Ruler of everything; no global generator is touched. A seed gives one world, whatever ``n_rows`` and
+        Seed of all randomness; no global generator is touched. A seed gives one world, whatever ``n_rows`` and
         ``unclicked`` are.
 
     Other Parameters

@@ -54,7 +54,7 @@ class MultitabBench:
         n_samples : int
             Number of rows.
         random_state : int, SeedSequence, Generator or None, default=None
-            Ruler of the rows. The seed of the first rows gives other rows here, so test never equals train.
+            Seed of the rows. The seed that drew the first rows draws others here, so test never equals train.
 
         Returns
         -------
@@ -114,7 +114,7 @@ def make_multitab_bench(
         Kind, per task. Classes are cut at quantiles of y_i over the rows of this call, so their sizes differ
         by one row at most (before labels are hidden).
     random_state : int, SeedSequence, Generator or None, default=None
-        Ruler of everything; no global generator is touched.
+        Seed of all randomness; no global generator is touched.
 
     Other Parameters
     ----------------

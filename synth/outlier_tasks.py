@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypedDict, Unpack, get_args
+from functools import partial
+from typing import Any, Literal, TypedDict, Unpack, get_args
 
 import numpy as np
 import polars as pl
@@ -92,7 +93,7 @@ class OutlierTasks:
         n_samples : int
             Rows per task.
         random_state : int, SeedSequence, Generator or None, default=None
-            Ruler of the rows. The seed of the first rows gives other rows here, so new never equals old.
+            Seed of the rows. The seed that drew the first rows draws others here, so new never equals old.
 
         Returns
         -------
@@ -162,7 +163,7 @@ def make_outlier_tasks(
         Classification gives class 1 to positive values, else 0, and draws everything anew until the rarer class
         of every task has 10 % of its rows.
     random_state : int, SeedSequence, Generator or None, default=None
-        Ruler of everything; no global generator is touched. Under one seed, whatever the kind, the strength and
+        Seed of all randomness; no global generator is touched. Under one seed, whatever the kind, the strength and
         the number of outliers, only the labels of outliers change; classification may draw anew, and then all do.
 
     Other Parameters
@@ -210,15 +211,7 @@ def make_outlier_tasks(
     first = n_tasks - n_outliers
     mixes = [mix(outlier_kind, strength * (t >= first), common) for t in range(n_tasks)]
     rarest = _RAREST if target == "classification" else 0.0
-    for _ in range(_ATTEMPTS):
-        functions, x, values = draw_tasks(mixes, (n_train + n_test, n_features), noise, rng, extra)
-        if add_functions(functions, x, values, rarest=rarest):
-            break
-    else:
-        raise ValueError(
-            f"target='classification': none of {_ATTEMPTS} draws gave both classes 10 % of the rows of every task; "
-            "ask for fewer tasks, fewer features or more rows"
-        )
+    functions, x, values = _draw(partial(draw_tasks, mixes, (n_train + n_test, n_features), noise, rng, extra), rarest)
     for labels in values[first:, :n_train]:
         _damage(labels, outlier_kind, strength, extra)
     names = tuple(f"t{t:0{len(str(n_tasks - 1))}}" for t in range(n_tasks))
@@ -233,6 +226,18 @@ def make_outlier_tasks(
         functions=dict(zip(names, functions, strict=True)),
         target=target,
         noise=noise,
+    )
+
+
+def _draw(draw: Callable[[], Any], rarest: float) -> Any:
+    """Draw tasks until the rarer class of each has a share of its rows: functions, features and values."""
+    for _ in range(_ATTEMPTS):
+        functions, x, values = draw()
+        if add_functions(functions, x, values, rarest=rarest):
+            return functions, x, values
+    raise ValueError(
+        f"target='classification': none of {_ATTEMPTS} draws gave both classes 10 % of the rows of every task; "
+        "ask for fewer tasks, fewer features or more rows"
     )
 
 

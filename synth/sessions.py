@@ -67,7 +67,7 @@ class SessionLog:
         n_sessions : int
             Number of sessions; their ids count from 0 again.
         random_state : int, SeedSequence, Generator or None, default=None
-            Ruler of the sessions. The seed of the first ones gives others here, so test never equals train.
+            Seed of the sessions. The seed that drew the first ones draws others here, so test never equals train.
 
         Returns
         -------
@@ -152,7 +152,7 @@ def make_sessions(
     missing : float, default=0.02
         Share of recorded metadata cells that are null.
     random_state : int, SeedSequence, Generator or None, default=None
-        Ruler of everything; no global generator is touched. A seed gives one world, whatever ``n_sessions``,
+        Seed of all randomness; no global generator is touched. A seed gives one world, whatever ``n_sessions``,
         ``metadata_noise`` and ``missing`` are.
 
     Other Parameters

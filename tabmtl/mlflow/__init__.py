@@ -16,39 +16,6 @@ pickle, so it loads with ``MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false`` too::
 with probabilities under ``<task>=<class>``. Everything loads on first use.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+import lazy_loader
 
-if TYPE_CHECKING:
-    from tabmtl.mlflow.callback import MLflowCallback
-    from tabmtl.mlflow.flavor import as_pyfunc, load_model, log_model, save_model
-    from tabmtl.mlflow.signature import pandas_view
-
-_HOMES = {
-    "MLflowCallback": "callback",
-    "as_pyfunc": "flavor",
-    "load_model": "flavor",
-    "log_model": "flavor",
-    "pandas_view": "signature",
-    "save_model": "flavor",
-}
-
-__all__ = ["MLflowCallback", "as_pyfunc", "load_model", "log_model", "pandas_view", "save_model"]
-
-
-def _load_pyfunc(path: str) -> Any:
-    """What serves the model in a folder; MLflow calls this by its name."""
-    from tabmtl.mlflow.flavor import as_pyfunc, served_folder
-    from tabmtl.storage.persist import load
-
-    return as_pyfunc(load(served_folder(path)))
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'tabmtl.mlflow' has no attribute {name!r}")
-    return getattr(import_module(f"tabmtl.mlflow.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

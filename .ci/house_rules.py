@@ -1,0 +1,93 @@
+"""Check the rules of the house that no linter knows: short functions, no import circle, few names on the first floor.
+
+Run it in the root of a checkout; `make lint` does. Every broken rule is a line, and the exit code is then 1.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+MOST_LINES = 40
+MOST_NAMES = 20
+PACKAGES = {"tabmtl": "tabmtl", "synth": "tabmtl.synth", "pipelines": "tabmtl.pipelines", "benchmarks": "benchmarks"}
+
+
+def read_modules() -> dict[str, tuple[Path, ast.Module]]:
+    """Read every module of the packages, by dotted name."""
+    found = {}
+    for folder, package in PACKAGES.items():
+        for file in sorted(Path(folder).rglob("*.py")):
+            parts = (package, *file.relative_to(folder).with_suffix("").parts)
+            found[".".join(parts).removesuffix(".__init__")] = file, ast.parse(file.read_text())
+    return found
+
+
+def long_functions(file: Path, tree: ast.Module) -> Iterator[str]:
+    """Name the functions that are too long, their docstrings not counted."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0]
+            is_docstring = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+            of_docstring = (first.end_lineno or 0) - first.lineno + 1 if is_docstring else 0
+            lines = (node.end_lineno or 0) - node.lineno + 1 - of_docstring
+            if lines > MOST_LINES:
+                yield f"{file}:{node.lineno}: {node.name} has {lines} lines without its docstring, at most {MOST_LINES}"
+
+
+def imports_of(name: str, tree: ast.Module, modules: dict[str, tuple[Path, ast.Module]]) -> set[str]:
+    """Modules that a module imports at its top, for type checking too."""
+    found = set()
+    inside = {child for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) for child in ast.walk(node)}
+    for node in ast.walk(tree):
+        if node in inside:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            parts = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {part if part in modules else node.module for part in parts}
+    return (found & modules.keys()) - {name}
+
+
+def circles(graph: dict[str, set[str]]) -> Iterator[list[str]]:
+    """Modules that import each other: what is left where modules without imports are taken away, again and again."""
+    reach = {name: _reached(name, graph) for name in graph}
+    seen: set[str] = set()
+    for name in graph:
+        circle = sorted(other for other in reach[name] if name in reach[other])
+        if circle and name not in seen:
+            seen.update(circle)
+            yield circle
+
+
+def _reached(start: str, graph: dict[str, set[str]]) -> set[str]:
+    found: set[str] = set()
+    waiting = [*graph[start]]
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting.extend(graph[name])
+    return found
+
+
+def broken_rules() -> Iterator[str]:
+    """Say every broken rule in a line."""
+    modules = read_modules()
+    for file, tree in modules.values():
+        yield from long_functions(file, tree)
+    graph = {name: imports_of(name, tree, modules) for name, (_, tree) in modules.items()}
+    for circle in circles(graph):
+        yield f"these modules import each other: {', '.join(circle)}"
+    floor = {name.split(".")[1] for name in modules if name.startswith("tabmtl.")}
+    if len(floor) > MOST_NAMES:
+        yield f"{len(floor)} names stand on the first floor of tabmtl, at most {MOST_NAMES}: {', '.join(sorted(floor))}"
+
+
+if __name__ == "__main__":
+    broken = list(broken_rules())
+    print("\n".join(broken) or "the rules of the house hold")
+    sys.exit(bool(broken))

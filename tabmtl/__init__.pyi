@@ -1,0 +1,44 @@
+# the public names, once: lazy_loader reads them here at run time, type checkers and editors before it
+from .metrics import MultitaskGain as MultitaskGain
+from .metrics import multitask_gain as multitask_gain
+from .model_selection import MultiTaskKFold as MultiTaskKFold
+from .model_selection import make_multitask_scorer as make_multitask_scorer
+from .models.adatt import AdaTT as AdaTT
+from .models.adatt import AdaTTClassifier as AdaTTClassifier
+from .models.adatt import AdaTTRegressor as AdaTTRegressor
+from .models.aitm import AITM as AITM
+from .models.apem import APEM as APEM
+from .models.apem import APEMClassifier as APEMClassifier
+from .models.apem import APEMRegressor as APEMRegressor
+from .models.esmm import ESMM as ESMM
+from .models.home import HoME as HoME
+from .models.home import HoMEClassifier as HoMEClassifier
+from .models.home import HoMERegressor as HoMERegressor
+from .models.independent import IndependentTasks as IndependentTasks
+from .models.independent import IndependentTasksClassifier as IndependentTasksClassifier
+from .models.independent import IndependentTasksRegressor as IndependentTasksRegressor
+from .models.mmoe import MMoE as MMoE
+from .models.mmoe import MMoEClassifier as MMoEClassifier
+from .models.mmoe import MMoERegressor as MMoERegressor
+from .models.multitabnet import MultiTabNet as MultiTabNet
+from .models.multitabnet import MultiTabNetClassifier as MultiTabNetClassifier
+from .models.multitabnet import MultiTabNetRegressor as MultiTabNetRegressor
+from .models.ple import PLE as PLE
+from .models.ple import PLEClassifier as PLEClassifier
+from .models.ple import PLERegressor as PLERegressor
+from .models.rmtgb import RMTGB as RMTGB
+from .models.rmtgb import RMTGBClassifier as RMTGBClassifier
+from .models.rmtgb import RMTGBRegressor as RMTGBRegressor
+from .models.shared_bottom import SharedBottom as SharedBottom
+from .models.shared_bottom import SharedBottomClassifier as SharedBottomClassifier
+from .models.shared_bottom import SharedBottomRegressor as SharedBottomRegressor
+from .models.stem import STEM as STEM
+from .models.stem import STEMClassifier as STEMClassifier
+from .models.stem import STEMRegressor as STEMRegressor
+from .onnx.coder import OnnxCoder as OnnxCoder
+from .schema import TabmtlWarning as TabmtlWarning
+from .schema import Task as Task
+from .storage.persist import ModelFileError as ModelFileError
+from .storage.persist import load as load
+
+__version__: str
