@@ -151,11 +151,15 @@ class MixedBlock(Block):
         return gradient, hessian
 
     def _move_theta(self, inner: np.ndarray) -> None:
-        """One step down ∂L/∂θ_t = -s (1 - s) Σ ⟨r, A - B⟩, given the inner products of the cells."""
+        """One step down ∂L/∂θ_t = -s (1 - s) w_t Σ ⟨r, A - B⟩, given the inner products of the cells.
+
+        The weight w_t of the task lengthens the step "sum"; the scale-free one does without.
+        """
         per_task, s = self.rows.cells.per_task, expit(self.theta)
         total = per_task(inner)
         if self.rate is not None:
-            self.theta = self.theta + self.rate * s * (1 - s) * total
+            weight = self.rows.cells.task_weight
+            self.theta = self.theta + self.rate * s * (1 - s) * (total if weight is None else weight * total)
             return
         tiny = np.finfo(float).tiny
         step = 4 * s * (1 - s) * total / (per_task(np.abs(inner)) + tiny)
@@ -368,8 +372,8 @@ class RMTGB(BoostedEstimator):
         as there are classes beyond two. A loss with a single task has block 3 only: plain boosting.
     theta_step : {"scale-free", "sum"}, default="scale-free"
         How θ moves. "sum": learning rate times the summed gradient, as in the released code; it depends on the rows
-        of a task and on the scale of y. "scale-free": by 2 Σ / Σ|·| of the inner products times s (1 - s), at most
-        0.5, and only as far as the sum is beyond two standard errors of it; |θ| is at most 12.
+        of a task, on its weight and on the scale of y. "scale-free": by 2 Σ / Σ|·| of the inner products times
+        s (1 - s), at most 0.5, and only as far as the sum is beyond two standard errors of it; |θ| is at most 12.
     unknown_task : {"shared", "error"}, default="shared"
         Long layout: what ``predict`` says for a task that fit did not see, or a missing one. "shared": the shared part
         with the θ of a normal task, the median of the majority.

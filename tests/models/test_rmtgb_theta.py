@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 from scipy.special import expit, logsumexp, softmax
 
-from tabmtl import RMTGB
+from tabmtl import RMTGB, Task
 from tabmtl.cells import Cells, Rows
 from tabmtl.models import rmtgb
 from tabmtl.models.rmtgb import MixedBlock
@@ -23,7 +23,7 @@ every_kind = pytest.mark.parametrize("kind", ["regression", "binary", "multiclas
 every_layout = pytest.mark.parametrize("layout", ["long", "wide"])
 
 
-def mixed_block(kind="regression", layout="long", *, rate=None, factor=1.0, copies=1):
+def mixed_block(kind="regression", layout="long", *, rate=None, factor=1.0, copies=1, task_weight=None):
     """Block 2 on rows of three tasks, in the wide layout with holes and weights; regression labels times a factor."""
     rng = np.random.default_rng(1)
     width = 3 if kind == "multiclass" else 1
@@ -38,6 +38,7 @@ def mixed_block(kind="regression", layout="long", *, rate=None, factor=1.0, copi
         y=np.repeat(y, copies, axis=-1),
         weight=np.repeat(weight, copies, axis=-1),
         counts=copies * np.array([6, 10, 14]) if layout == "long" else None,
+        task_weight=task_weight,
     )
     options = {"min_data_in_bin": 1, "feature_pre_filter": False, "verbosity": -1, "num_threads": 1}
     data = lgb.Dataset(x, label=np.zeros(len(x)), params=options).construct()
@@ -79,8 +80,9 @@ def written_derivatives(kind, y, F):
 
 
 def written_loss(block, theta, f):
-    """Total loss of all cells."""
+    """Total loss of all cells, each times the weight of its task."""
     total, width = 0.0, block.rows.cells.width
+    task_weight = np.ones(N_TASKS) if block.rows.cells.task_weight is None else block.rows.cells.task_weight
     for t, i, y, weight, before in each_cell(block):
         F = written_total(before, theta[t], f[:width, i], f[width:, i])
         if block.rows.cells.kind == "regression":
@@ -89,7 +91,7 @@ def written_loss(block, theta, f):
             loss = np.log1p(np.exp(F[0])) - y * F[0]
         else:
             loss = logsumexp(F) - F[int(y)]
-        total += weight * loss
+        total += task_weight[t] * weight * loss
     return total
 
 
@@ -127,11 +129,12 @@ def test_both_trees_of_a_round_fit_the_same_scores(kind, layout):
     np.testing.assert_allclose(ours[1], hessian, atol=2e-6)  # a floor of 1e-6 keeps Newton's from 0
 
 
+@pytest.mark.parametrize("task_weight", [None, np.array([0.5, 2.0, 0.5])])
 @every_layout
 @every_kind
-def test_the_sum_step_goes_down_the_gradient_of_the_total_loss(kind, layout):
+def test_the_sum_step_goes_down_the_gradient_of_the_total_loss(kind, layout, task_weight):
     rate, tiny = 0.07, 1e-6
-    block = mixed_block(kind, layout, rate=rate)
+    block = mixed_block(kind, layout, rate=rate, task_weight=task_weight)
     f = functions(block)
     block.gradients(f)
     for t in range(N_TASKS):
@@ -211,6 +214,29 @@ def test_the_scale_free_step_knows_no_scale_of_labels_and_functions(monkeypatch)
     scaled.gradients(1000 * f)
     np.testing.assert_allclose(scaled.theta, block.theta, rtol=1e-12)
     assert (np.abs(block.theta - THETA) > 1e-3).all()
+
+
+def test_the_scale_free_step_knows_no_weight_of_tasks():
+    one, two = mixed_block(layout="wide"), mixed_block(layout="wide", task_weight=np.array([0.1, 2.0, 0.9]))
+    inner = np.random.default_rng(3).normal(size=one.rows.cells.y.shape)
+    np.testing.assert_array_equal(move(two, inner, THETA), move(one, inner, THETA))
+
+
+def test_a_task_of_weight_0_keeps_its_start_in_the_sum_step():
+    """Its labels move nothing that the tasks share, and not its own side either."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(300, 4))
+    y = pl.DataFrame({name: X[:, 0] + 0.3 * rng.normal(size=300) for name in ("a", "b", "c")})
+
+    def side(weight):
+        tasks = [Task(name=name, kind="regression", weight=weight if name == "c" else 1.0) for name in y.columns]
+        options = {"n_estimators_shared": 0, "n_estimators_outlier": 20, "n_estimators_task": 0}
+        model = RMTGB(tasks=tasks, theta_step="sum", early_stopping=False, random_state=0, **options).fit(X, y)
+        return model.outlier_score_["outlier_score"][2]
+
+    start = expit(0.1 * np.random.default_rng([0, 0]).standard_normal(3)[2])
+    assert min(abs(side(0.0) - start), abs(1 - side(0.0) - start)) < 1e-12
+    assert abs(side(1.0) - side(0.0)) > 1e-3
 
 
 def test_the_sum_step_knows_both():
