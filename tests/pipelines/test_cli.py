@@ -141,6 +141,16 @@ def test_traceback_is_an_option_of_every_command(capsys: pytest.CaptureFixture[s
         assert "  --traceback  " in capsys.readouterr().out
 
 
+def test_the_last_of_repeated_values_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    assert commands.run("train", "--data", "nothing.csv", "--data", "portl") == 2
+    assert "there is no file 'portl'" in capsys.readouterr().err
+
+
+def test_a_value_may_begin_with_a_hyphen_where_it_is_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert commands.run("serve", "register", "x", "nowhere", "--rows", "--dat shop.csv") == 2
+    assert "begin with --data, got '--dat shop.csv'" in capsys.readouterr().err
+
+
 def test_the_exit_code_is_that_of_the_result() -> None:
     assert exit_code(lambda: None, "tabmtl") == exit_code(lambda: "version 3", "tabmtl") == 0
     assert exit_code(lambda: 7, "tabmtl") == 7

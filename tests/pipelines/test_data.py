@@ -7,6 +7,7 @@ from pathlib import Path
 import commands
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 
 from tabmtl import MultiTabNet
 from tabmtl.pipelines.data import ClickColumns, DataSource, open_rows
@@ -36,6 +37,15 @@ def test_a_named_set_has_its_own_split_and_kinds() -> None:
     assert X.columns == [name for name in data.part("train")[0].columns if name != "genus"]
     assert X["year"].dtype == pl.String
     assert rows.sizes == {part: len(data.part(part)[0]) for part in ("train", "val", "test")}
+
+
+@pytest.mark.parametrize("name", ["portal", "flights"])
+def test_rows_of_a_set_are_its_parts(name: str) -> None:
+    data = load(name)
+    for part, (X, y) in opened(name).parts.items():
+        expected_X, expected_y = data.part(part)
+        assert_frame_equal(X, expected_X)
+        assert_frame_equal(y, expected_y)
 
 
 def test_a_file_says_its_split_by_a_column(table: Path) -> None:
