@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,11 +20,14 @@ from tabmtl.family import Family
 from tabmtl.forks import count_threads
 from tabmtl.model_selection.stratify import train_valid_split
 from tabmtl.params import check_at_least, check_count, check_positive, check_share
-from tabmtl.schema import Batch, Task
+from tabmtl.schema import Batch, TabmtlWarning, Task
 from tabmtl.storage.stored import Stored
 from tabmtl.trees import tree_matrix
 
 _ROWS_TO_SPLIT = 50
+
+#: The fitted tasks of one loss, and the losses of the validation labels of each task.
+Fitted = tuple[Family, list[np.ndarray]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,13 +73,15 @@ class BoostedEstimator(MultiTaskEstimator):
         Least rows of a leaf; LightGBM counts them by the sum of hessians, so roughly.
     subsample, colsample_bytree : float, default=1.0
         Share of the rows, drawn anew each round, and of the columns, for every tree.
-    reg_lambda : float, default=0.0
-        L2 penalty of the leaf values.
+    reg_lambda : float, default=0.1
+        L2 penalty of the leaf values. It costs nothing on ordinary tables, and keeps leaves small whose hessian nearly
+        vanishes.
     max_bin : int, default=255
         Most bins of a column.
     early_stopping : bool, default=True
         Stop on validation rows. Without X_val and y_val in fit, ``validation_fraction`` of the rows is set aside to
-        find the rounds, and then all rows are fitted with these: no row is lost. With less than 50 rows, all rounds
+        find the rounds, and then all rows are fitted with these: no row is lost. Where that fit predicts the rows set
+        aside worse than the fit without them, the latter is kept, with a warning. With less than 50 rows, all rounds
         are grown.
     validation_fraction : float, default=0.15
     patience : int, default=30
@@ -91,7 +97,7 @@ class BoostedEstimator(MultiTaskEstimator):
     min_child_samples: int = 20
     subsample: float = 1.0
     colsample_bytree: float = 1.0
-    reg_lambda: float = 0.0
+    reg_lambda: float = 0.1
     max_bin: int = 255
     early_stopping: bool = True
     validation_fraction: float = 0.15
@@ -112,7 +118,7 @@ class BoostedEstimator(MultiTaskEstimator):
     @abstractmethod
     def _fit_family(
         self, members: np.ndarray, rows: Rows, valid: Rows | None, params: TreeParams, found: Family | None
-    ) -> Family:
+    ) -> Fitted:
         """Fit the tasks of one loss.
 
         Parameters
@@ -126,6 +132,12 @@ class BoostedEstimator(MultiTaskEstimator):
         params : TreeParams
         found : Family or None
             What a fit with validation rows found, whose rounds are to be grown on all rows.
+
+        Returns
+        -------
+        family : Family
+        losses : list of ndarray
+            Of the validation labels of every task.
         """
 
     def export_task(self, task: str) -> lgb.Booster:
@@ -192,7 +204,7 @@ class BoostedEstimator(MultiTaskEstimator):
         check_share("validation_fraction", self.validation_fraction)
 
     def _fit(self, X: Any, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int) -> dict[str, Any]:
-        found: list[Family] = []
+        found: list[Fitted] = []
         if not self.early_stopping:
             valid = None
         elif valid is not None:
@@ -202,14 +214,15 @@ class BoostedEstimator(MultiTaskEstimator):
             rng = np.random.default_rng(seed)
             kept, held_out = train_valid_split(batch.y, coder.labels.tasks, self.validation_fraction, rng, batch.task)
             if count_labels(batch.rows(kept), len(coder.labels.tasks)).all():
-                found = self._fit_families(coder, batch.rows(kept), batch.rows(held_out), seed, [])
-        families = self._fit_families(coder, batch, valid, seed, found)
+                valid = batch.rows(held_out)
+                found = self._fit_families(coder, batch.rows(kept), valid, seed, [])
+        families = [family for family, _ in self._fit_families(coder, batch, valid, seed, found)]
         counts = count_labels(batch, len(coder.labels.tasks))
         return {"_families": families, **_tables(coder, families, counts)}
 
     def _fit_families(
-        self, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int, found: Sequence[Family]
-    ) -> list[Family]:
+        self, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int, found: Sequence[Fitted]
+    ) -> list[Fitted]:
         """Fit every loss on rows that are binned once."""
         params, columns = self._tree_params(seed), coder.features.columns
         sides = [bin_labelled(batch, columns, params.data)]
@@ -219,9 +232,9 @@ class BoostedEstimator(MultiTaskEstimator):
         for i, members in enumerate(_members_by_loss(coder.labels.tasks)):
             rows, *held_out = [rows_of_tasks(*side, coder, members, params.data) for side in sides]
             assert rows is not None  # every task has a label to learn
-            known = found[i] if found else None
-            family = self._fit_family(members, rows, held_out[0] if held_out else None, params, known)
-            families.append(family if known is None else replace(family, checks=known.checks))
+            known = found[i][0] if found else None
+            fitted = self._fit_family(members, rows, held_out[0] if held_out else None, params, known)
+            families.append(choose(found[i], fitted) if found else fitted)
         return families
 
     def _tree_params(self, seed: int) -> TreeParams:
@@ -260,6 +273,26 @@ class BoostedEstimator(MultiTaskEstimator):
             for member, own in zip(family.members, family.all_scores(matrix, n_threads), strict=True):
                 scores[member] = own
         return self._coder.labels.outputs(scores)
+
+
+def choose(found: Fitted, refit: Fitted) -> Fitted:
+    """Choose the fit of all rows, unless it predicts the rows that chose its rounds worse than the fit without them.
+
+    It has learned from these rows, so that a loss beyond one standard error of the difference is no chance: the rounds
+    that were right without them went astray with them.
+    """
+    losses, before = (np.concatenate(fitted[1]) for fitted in (refit, found))
+    worse = losses - before
+    if worse.sum() <= np.sqrt(np.square(worse).sum()):
+        return replace(refit[0], checks=found[0].checks), refit[1]
+    warnings.warn(
+        f"the fit of all rows has the loss {losses.mean():.3g} on the {len(losses)} labels that chose its rounds, the "
+        f"fit without their rows {before.mean():.3g}; the latter is kept. It has not learned from these labels: a "
+        "larger reg_lambda, or a smaller learning_rate, lets the fit of all rows learn from them",
+        TabmtlWarning,
+        stacklevel=2,
+    )
+    return found
 
 
 def _members_by_loss(tasks: Sequence[Task]) -> list[np.ndarray]:

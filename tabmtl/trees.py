@@ -15,6 +15,11 @@ from tabmtl.schema import FIRST_LEVEL, Batch, Columns
 from tabmtl.storage.lightgbm_text import TreeText
 from tabmtl.storage.stored import Stored
 
+#: Logits that a leaf adds at most, before the learning rate: LightGBM's ``max_delta_step``. It floors the hessian of a
+#: leaf at 1 / LONGEST_STEP of its gradient. A Newton step of rows whose class has the probability p is 1 / p, so that a
+#: few rows of a rare class would send all that falls into their leaf out of reach.
+LONGEST_STEP = 20.0
+
 #: Gradients and hessians (width, n) float32 from raw scores (width, n).
 Gradients = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 

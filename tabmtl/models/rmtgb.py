@@ -16,7 +16,7 @@ from tabmtl.family import Family, normal_theta
 from tabmtl.growing import grow
 from tabmtl.params import check_choice, check_count
 from tabmtl.schema import Batch
-from tabmtl.trees import Ensemble, Forest, Grown
+from tabmtl.trees import LONGEST_STEP, Ensemble, Forest, Grown
 
 Sides = tuple[Rows, Rows | None]
 
@@ -48,7 +48,7 @@ class Block:
     def __init__(self, params: dict[str, Any], rows: Rows, valid: Rows | None, *, n_functions: int = 1) -> None:
         self.rows, self.valid = rows, valid
         self.ensemble = Ensemble(
-            params,
+            params if rows.cells.kind == "regression" else params | {"max_delta_step": LONGEST_STEP},
             rows.data,
             None if valid is None else valid.data,
             width=n_functions * rows.cells.width,
@@ -219,15 +219,17 @@ class Recipe:
     alone: np.ndarray | None
     theta_rate: float | None
 
-    def fit(self, members: np.ndarray, rows: Rows, valid: Rows | None, theta: np.ndarray) -> Family:
-        """Fit the tasks of one loss."""
+    def fit(
+        self, members: np.ndarray, rows: Rows, valid: Rows | None, theta: np.ndarray
+    ) -> tuple[Family, list[np.ndarray]]:
+        """Fit the tasks of one loss, and return the losses of their validation labels too."""
         start = rows.cells.start()
         rows = replace(rows, scores=rows.cells.constant(start))
         valid = None if valid is None else replace(valid, scores=valid.cells.constant(start))
         shared, sides = self._grow_shared(rows, valid)
         mixed, theta, checks, sides = self._grow_mixed(*sides, theta)
-        own, own_start, alone = self._fit_own((rows, valid), sides)
-        return Family(
+        own, own_start, losses, alone = self._fit_own((rows, valid), sides)
+        family = Family(
             members=members,
             rounds=np.array([shared.rounds, mixed.rounds, *(grown.rounds for grown in own)]),
             alone=alone,
@@ -238,6 +240,7 @@ class Recipe:
             importances=np.stack([shared.gains, mixed.gains, np.sum([grown.gains for grown in own], axis=0)]),
             forest=Forest.join([shared, mixed, *own], rows.cells.width),
         )
+        return family, losses
 
     def _grow_shared(self, rows: Rows, valid: Rows | None) -> tuple[Grown, Sides]:
         """Block 1, and the rows with it in their scores."""
@@ -256,27 +259,30 @@ class Recipe:
             grown, theta = replace(grown, ensembles=grown.ensembles[::-1]), -theta
         return grown, theta, block.check_sides(), block.after()
 
-    def _fit_own(self, before: Sides, after: Sides) -> tuple[list[Grown], np.ndarray, np.ndarray]:
+    def _fit_own(self, before: Sides, after: Sides) -> tuple[list[Grown], np.ndarray, list[np.ndarray], np.ndarray]:
         """Block 3 of every task, on what the shared part leaves, or for those that go alone from the start.
 
         Returns
         -------
         grown : list of Grown
         start : ndarray of shape (T, K)
+        losses : list of ndarray
+            Of the validation labels of every task.
         alone : ndarray of bool, shape (T,)
         """
         n_tasks = before[0].cells.n_tasks
         none, every = np.zeros(n_tasks, dtype=bool), np.ones(n_tasks, dtype=bool)
         if self.alone is not None or not self.rounds[:2].any():
             alone = every if self.alone is None else self.alone
-            return *self._grow_own(before, after, alone)[:2], alone
+            return *self._grow_own(before, after, alone), alone
         own, own_start, losses = self._grow_own(before, after, none)
         if before[1] is None or not self.has_own:
-            return own, own_start, none
+            return own, own_start, losses, none
         solo, solo_start, solo_losses = self._grow_own(before, after, every)
         alone = is_better(solo_losses, losses)
         grown = [solo[t] if alone[t] else own[t] for t in range(n_tasks)]
-        return grown, np.where(alone[:, None], solo_start, own_start), alone
+        losses = [solo_losses[t] if alone[t] else losses[t] for t in range(n_tasks)]
+        return grown, np.where(alone[:, None], solo_start, own_start), losses, alone
 
     def _grow_own(
         self, before: Sides, after: Sides, alone: np.ndarray
@@ -285,12 +291,13 @@ class Recipe:
         starts = np.where(alone[:, None], own_start(before[0].cells), shrunk_start(after[0])) * self.has_own
         sides = [before if each else after for each in alone]
         if self.patience is None:  # one after the other, which needs the least memory
-            grown = []
+            grown, losses = [], []
             for t, start in enumerate(starts):
                 block = self._own_block(t, start, sides[t])
                 grow([block], self.rounds[2 + t :][:1], None)
                 grown.append(block.ensemble.finish())
-            return grown, starts, []
+                losses.append(block.valid_cell_losses())
+            return grown, starts, losses
         blocks = [self._own_block(t, start, sides[t]) for t, start in enumerate(starts)]
         grow(blocks, self.rounds[2:], self.patience)
         return [block.ensemble.finish() for block in blocks], starts, [block.valid_cell_losses() for block in blocks]
@@ -451,13 +458,13 @@ class RMTGB(BoostedEstimator):
 
     def _fit_family(
         self, members: np.ndarray, rows: Rows, valid: Rows | None, params: TreeParams, found: Family | None
-    ) -> Family:
+    ) -> tuple[Family, list[np.ndarray]]:
         shares = len(members) > 1
         caps = [self.n_estimators_shared * shares, self.n_estimators_outlier * shares]
         recipe = Recipe(
             params=params,
             rounds=np.array(caps + [self.n_estimators_task] * len(members)) if found is None else found.rounds,
-            patience=None if valid is None else self.patience,
+            patience=None if valid is None or found is not None else self.patience,
             has_own=self.n_estimators_task > 0,
             alone=None if found is None else found.alone,
             theta_rate=None if self.theta_step == "scale-free" else self.learning_rate,

@@ -16,6 +16,7 @@ PARAMS = {
     "learning_rate": 0.05,
     "num_leaves": 16,
     "min_data_in_leaf": 20,
+    "lambda_l2": 0.1,
     "boost_from_average": False,
     "force_row_wise": True,
     "deterministic": True,
@@ -77,7 +78,8 @@ def constant(labels, kind):
 def boost(binned_rows, labels, scores, n_rounds, kind, **params):
     """Raw scores (n, K) after so many more rounds of plain LightGBM on a matrix and its bins."""
     matrix, data = binned_rows
-    options = {"objective": kind, "num_class": 3} if kind == "multiclass" else {"objective": kind}
+    options = {"objective": kind, "num_class": 3 if kind == "multiclass" else 1}
+    options |= {} if kind == "regression" else {"max_delta_step": 20}
     data.set_label(labels).set_init_score(scores if scores.shape[1] > 1 else scores[:, 0])
     booster = lgb.Booster({**PARAMS, **options, **params}, data)
     for _ in range(n_rounds):
