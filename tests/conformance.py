@@ -12,7 +12,6 @@ import polars as pl
 
 import tabmtl
 import tabmtl.models
-from tabmtl.boosted import BoostedEstimator
 from tabmtl.estimators.funnel import FunnelEstimator, TowerEstimator
 from tabmtl.estimators.mixture import ExpertEstimator, MixtureEstimator
 from tabmtl.estimators.network import NetworkEstimator, VectorEstimator
@@ -64,7 +63,6 @@ def subclasses(cls: type) -> set[type]:
 BASES = {
     MultiTaskEstimator,
     NetworkEstimator,
-    BoostedEstimator,
     FunnelEstimator,
     TowerEstimator,
     VectorEstimator,

@@ -33,7 +33,7 @@ def rare_targets(seed, n=N_ROWS):
 
 
 def shares(folds, labels):
-    """Rows of a label in the test rows of each fold."""
+    """BinnedRows of a label in the test rows of each fold."""
     positive = (labels == 1).fill_null(False).to_numpy()
     return [int(positive[test].sum()) for _, test in folds]
 

@@ -5,8 +5,8 @@ import polars as pl
 import pytest
 
 from tabmtl import RMTGBRegressor, Task
-from tabmtl.cells import bin_labelled, rows_of_tasks, subset
 from tabmtl.encode import TableCoder
+from tabmtl.models.rmtgb.targets import bin_labelled, rows_of_tasks, subset
 from tabmtl.trees import Ensemble
 
 OPTIONS = {"feature_pre_filter": False, "num_threads": 1, "verbosity": -1, "min_data_in_bin": 1}
@@ -44,12 +44,12 @@ def learned(rows):
     ensemble = Ensemble(params, rows.data)
 
     def gradients(scores):
-        residuals, hessians = rows.cells.derivatives(rows.scores + rows.cells.at_cells(scores))
-        return -rows.cells.at_rows(residuals), rows.cells.at_rows(np.broadcast_to(hessians, residuals.shape))
+        residuals, hessians = rows.targets.derivatives(rows.scores + rows.targets.at_cells(scores))
+        return -rows.targets.at_rows(residuals), rows.targets.at_rows(np.broadcast_to(hessians, residuals.shape))
 
     for _ in range(3):
         ensemble.update(gradients)
-    return rows.scores + rows.cells.at_cells(ensemble.scores())
+    return rows.scores + rows.targets.at_cells(ensemble.scores())
 
 
 def test_long_rows_are_the_labelled_ones_sorted_by_task():
@@ -59,9 +59,9 @@ def test_long_rows_are_the_labelled_ones_sorted_by_task():
     np.testing.assert_array_equal(labels.task, batch.task[kept][order])
     np.testing.assert_array_equal(labels.y, batch.y[kept][order])
     assert (labels.x_num.shape, rows.data.num_data()) == ((kept.sum(), 0), kept.sum())
-    assert list(rows.cells.counts) == list(np.bincount(batch.task[kept]))
-    np.testing.assert_allclose(rows.cells.y, ((labels.y - coder.labels.center) / coder.labels.scale)[:, 0])
-    np.testing.assert_allclose(learned(rows)[0], rows.cells.y, atol=1e-6)
+    assert list(rows.targets.counts) == list(np.bincount(batch.task[kept]))
+    np.testing.assert_allclose(rows.targets.y, ((labels.y - coder.labels.center) / coder.labels.scale)[:, 0])
+    np.testing.assert_allclose(learned(rows)[0], rows.targets.y, atol=1e-6)
 
 
 def test_wide_rows_are_those_with_a_label_of_any_task():
@@ -69,21 +69,21 @@ def test_wide_rows_are_those_with_a_label_of_any_task():
     kept = ~np.isnan(batch.y).all(axis=1)
     np.testing.assert_array_equal(labels.y, batch.y[kept])
     assert rows.data.num_data() == kept.sum() < 60
-    np.testing.assert_array_equal(rows.cells.weight.T, ~np.isnan(labels.y))
+    np.testing.assert_array_equal(rows.targets.weight.T, ~np.isnan(labels.y))
     scaled = (labels.y - coder.labels.center) / coder.labels.scale
-    np.testing.assert_allclose(rows.cells.y.T, np.nan_to_num(scaled))
+    np.testing.assert_allclose(rows.targets.y.T, np.nan_to_num(scaled))
     assert not rows.scores.any() and rows.scores.shape == (2, 1, kept.sum())
 
 
 @layouts
 def test_rows_of_a_task_keep_features_and_labels_together(layout):
     rows = rows_of(*a_table(layout))[-1]
-    rows.scores += np.arange(rows.cells.y.shape[-1]) / 10
+    rows.scores += np.arange(rows.targets.y.shape[-1]) / 10
     for t in range(2):
-        own, index = rows.of_task(t, np.array([0.5]), OPTIONS), rows.cells.rows_of(t)
+        own, index = rows.of_task(t, np.array([0.5]), OPTIONS), rows.targets.rows_of(t)
         np.testing.assert_array_equal(own.scores[0], index / 10 + 0.5)
         assert own.data.num_data() == len(index) < rows.data.num_data()
-        np.testing.assert_allclose(learned(own)[0], own.cells.y, atol=1e-6)
+        np.testing.assert_allclose(learned(own)[0], own.targets.y, atol=1e-6)
 
 
 def test_the_rows_of_some_tasks_are_those_with_their_labels():
@@ -92,8 +92,8 @@ def test_the_rows_of_some_tasks_are_those_with_their_labels():
     coder, batch, *_ = rows_of(X, y)
     data, labels = bin_labelled(batch, coder.features.columns, OPTIONS)
     rows = rows_of_tasks(data, labels, coder, np.array([2]), OPTIONS)
-    assert (rows.cells.kind, rows.cells.n_tasks, rows.data.num_data()) == ("binary", 1, 20)
-    np.testing.assert_array_equal(rows.cells.y[0], batch.y[:20, 2])
+    assert (rows.targets.kind, rows.targets.n_tasks, rows.data.num_data()) == ("binary", 1, 20)
+    np.testing.assert_array_equal(rows.targets.y[0], batch.y[:20, 2])
 
 
 @layouts
@@ -103,12 +103,12 @@ def test_weights_of_labels_and_of_tasks_are_kept(layout):
     tasks = [Task(name="y" if layout == "long" else "y1", kind="regression", weight=3.0)]
     tasks += [Task(name="y0", kind="regression")] * (layout == "wide")
     _, _, labels, rows = rows_of(X, y, task_column, weight, tasks)
-    np.testing.assert_allclose(np.atleast_2d(rows.cells.weight).T, labels.weight)
+    np.testing.assert_allclose(np.atleast_2d(rows.targets.weight).T, labels.weight)
     if layout == "long":  # the tasks of one target weigh the same, which changes nothing
-        assert rows.cells.task_weight is None
+        assert rows.targets.task_weight is None
     else:
-        np.testing.assert_array_equal(rows.cells.task_weight, [0.5, 1.5])
-    assert rows_of(X, y, task_column)[-1].cells.task_weight is None
+        np.testing.assert_array_equal(rows.targets.task_weight, [0.5, 1.5])
+    assert rows_of(X, y, task_column)[-1].targets.task_weight is None
 
 
 @layouts
@@ -118,11 +118,11 @@ def test_only_plain_residuals_are_fitted_by_lightgbm_itself(layout):
     rows = rows_of(X, y, task_column)[-1]
     rows.scores += 0.25
     own = rows.of_task(0, np.zeros(1), OPTIONS)
-    np.testing.assert_allclose(own.plain_target(), own.cells.y - 0.25)
+    np.testing.assert_allclose(own.plain_target(), own.targets.y - 0.25)
     if layout == "wide":
         assert rows.plain_target() is None
     else:
-        np.testing.assert_allclose(rows.plain_target(), rows.cells.y - 0.25)
+        np.testing.assert_allclose(rows.plain_target(), rows.targets.y - 0.25)
     weighted = rows_of(X, y, task_column, np.linspace(1, 2, 60))[-1]
     assert weighted.plain_target() is None
     assert weighted.of_task(0, np.zeros(1), OPTIONS).plain_target() is None

@@ -1,26 +1,21 @@
-"""R-MTGB: robust multi-task gradient boosting, on LightGBM's trees."""
+"""The three blocks of R-MTGB: how the functions of the tasks of one loss grow, each on what those before it leave."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import numpy as np
 from scipy.special import expit
 
-from tabmtl.boosted import BoostedEstimator, TreeParams
-from tabmtl.cells import Rows, own_start, shrunk_start
-from tabmtl.estimators.tables import ClassifierFace, RegressorFace
-from tabmtl.family import Family, normal_theta
-from tabmtl.growing import grow
-from tabmtl.params import check_choice, check_count
-from tabmtl.schema import Batch
+from tabmtl.models.rmtgb.early_stopping import grow_together
+from tabmtl.models.rmtgb.fitted import FittedGroup, normal_theta
+from tabmtl.models.rmtgb.targets import BinnedRows, own_start, shrunk_start
 from tabmtl.trees import LONGEST_STEP, Ensemble, Forest, Grown
 
-Sides = tuple[Rows, Rows | None]
+Sides = tuple[BinnedRows, BinnedRows | None]
 
-_SPREAD = 0.1  # standard deviation of theta at the start
 _LARGEST = 12.0  # |theta|, scale-free step
 _LONGEST = 0.5  # one scale-free step of theta
 _EVIDENCE = 4.0  # squared standard errors that a gradient of theta must exceed, scale-free step
@@ -28,7 +23,7 @@ _DOUBT = 1.0  # standard errors by which a task does better alone before it goes
 _FLOOR = 1e-6  # of a Newton hessian
 
 
-class Block:
+class SharedStage:
     """Functions of the rows that grow together on what the scores before them leave: F = scores + f.
 
     Block 1, and for each task alone block 3.
@@ -37,31 +32,33 @@ class Block:
     ----------
     params : dict
         LightGBM's parameters of trees.
-    rows : Rows
+    rows : BinnedRows
         To grow on.
-    valid : Rows, optional
+    valid : BinnedRows, optional
         To follow.
     n_functions : int, default=1
         Functions of as many outputs as the cells have.
     """
 
-    def __init__(self, params: dict[str, Any], rows: Rows, valid: Rows | None, *, n_functions: int = 1) -> None:
+    def __init__(
+        self, params: dict[str, Any], rows: BinnedRows, valid: BinnedRows | None, *, n_functions: int = 1
+    ) -> None:
         self.rows, self.valid = rows, valid
         self.ensemble = Ensemble(
-            params if rows.cells.kind == "regression" else params | {"max_delta_step": LONGEST_STEP},
+            params if rows.targets.kind == "regression" else params | {"max_delta_step": LONGEST_STEP},
             rows.data,
             None if valid is None else valid.data,
-            width=n_functions * rows.cells.width,
+            width=n_functions * rows.targets.width,
             target=rows.plain_target() if n_functions == 1 else None,
         )
 
-    def total(self, rows: Rows, functions: np.ndarray) -> np.ndarray:
+    def total(self, rows: BinnedRows, functions: np.ndarray) -> np.ndarray:
         """F at the cells, given the functions at the rows."""
-        return rows.scores + rows.cells.at_cells(functions)
+        return rows.scores + rows.targets.at_cells(functions)
 
     def gradients(self, functions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Newton: g = -r, h = ∂²L/∂F², summed over the labels of a row."""
-        cells = self.rows.cells
+        cells = self.rows.targets
         residuals, hessians = cells.derivatives(self.total(self.rows, functions))
         return -cells.at_rows(residuals), cells.at_rows(hessians)
 
@@ -73,7 +70,7 @@ class Block:
     @property
     def valid_size(self) -> float:
         """Total weight of the validation labels."""
-        return 0.0 if self.valid is None else float(self.valid.cells.weight.sum())
+        return 0.0 if self.valid is None else float(self.valid.targets.weight.sum())
 
     def update(self) -> None:
         """One round; all of it sees the same F."""
@@ -81,14 +78,14 @@ class Block:
 
     def valid_cell_losses(self) -> np.ndarray:
         """Losses of the validation labels."""
-        return np.zeros(0) if self.valid is None else self.valid.cells.cell_losses(self._valid_total(self.valid))
+        return np.zeros(0) if self.valid is None else self.valid.targets.cell_losses(self._valid_total(self.valid))
 
     def valid_loss(self) -> float:
         """Summed loss of all tasks on the validation rows."""
-        return 0.0 if self.valid is None else self.valid.cells.total_loss(self._valid_total(self.valid))
+        return 0.0 if self.valid is None else self.valid.targets.total_loss(self._valid_total(self.valid))
 
     def keep(self, rounds: int) -> None:
-        """Take back all later rounds."""
+        """Roll back to `rounds` rounds."""
         self.ensemble.cut(rounds)
 
     def after(self) -> Sides:
@@ -96,18 +93,18 @@ class Block:
         rows = replace(self.rows, scores=self.total(self.rows, self.ensemble.scores()))
         return rows, None if self.valid is None else replace(self.valid, scores=self._valid_total(self.valid))
 
-    def _valid_total(self, valid: Rows) -> np.ndarray:
+    def _valid_total(self, valid: BinnedRows) -> np.ndarray:
         """F at the cells of the validation rows."""
         return self.total(valid, self.ensemble.scores(of_valid=True))
 
 
-class MixedBlock(Block):
+class MixedStage(SharedStage):
     """Block 2: F = scores + (1 - s) B + s A with s = sigmoid(θ) of the task, which is learned along.
 
     Parameters
     ----------
     params, rows, valid
-        As in `Block`.
+        As in `SharedStage`.
     theta : ndarray of shape (T,)
         Where θ starts.
     rate : float or None
@@ -115,7 +112,13 @@ class MixedBlock(Block):
     """
 
     def __init__(
-        self, params: dict[str, Any], rows: Rows, valid: Rows | None, *, theta: np.ndarray, rate: float | None
+        self,
+        params: dict[str, Any],
+        rows: BinnedRows,
+        valid: BinnedRows | None,
+        *,
+        theta: np.ndarray,
+        rate: float | None,
     ) -> None:
         super().__init__(params, rows, valid, n_functions=2)
         self.theta, self.rate = theta, rate
@@ -127,14 +130,14 @@ class MixedBlock(Block):
         """Whether most tasks are on A's side, so that A and B must change places."""
         return bool((self.theta > 0).sum() > len(self.theta) / 2)
 
-    def total(self, rows: Rows, functions: np.ndarray) -> np.ndarray:
+    def total(self, rows: BinnedRows, functions: np.ndarray) -> np.ndarray:
         """F at the cells, given B and A at the rows."""
         B, A = np.split(functions, 2)
-        return rows.scores + rows.cells.at_cells(B) + rows.cells.at_cells(A - B, expit(self.theta))
+        return rows.scores + rows.targets.at_cells(B) + rows.targets.at_cells(A - B, expit(self.theta))
 
     def gradients(self, functions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """A: g = -s r; B: g = -(1 - s) r. h = 1 for squared error, else Newton's s² h and (1 - s)² h."""
-        cells, s = self.rows.cells, expit(self.theta)
+        cells, s = self.rows.targets, expit(self.theta)
         B, A = np.split(functions, 2)
         residuals, hessians = cells.derivatives(self.total(self.rows, functions))
         for_A = cells.at_rows(residuals, s)
@@ -155,10 +158,10 @@ class MixedBlock(Block):
 
         The weight w_t of the task lengthens the step "sum"; the scale-free one does without.
         """
-        per_task, s = self.rows.cells.per_task, expit(self.theta)
+        per_task, s = self.rows.targets.per_task, expit(self.theta)
         total = per_task(inner)
         if self.rate is not None:
-            weight = self.rows.cells.task_weight
+            weight = self.rows.targets.task_weight
             self.theta = self.theta + self.rate * s * (1 - s) * (total if weight is None else weight * total)
             return
         tiny = np.finfo(float).tiny
@@ -183,7 +186,7 @@ class MixedBlock(Block):
         """Validation labels of every task, their mean loss, and the same with the θ of a normal task: (T, 3)."""
         if self.valid is None or not self.rounds:
             return np.full((len(self.theta), 3), np.nan)
-        cells, theta, sign = self.valid.cells, self.theta, -1 if self.is_flipped else 1
+        cells, theta, sign = self.valid.targets, self.theta, -1 if self.is_flipped else 1
         own = cells.losses(self._valid_total(self.valid))
         self.theta = np.full(len(theta), sign * normal_theta(sign * theta))
         normal = cells.losses(self._valid_total(self.valid))
@@ -193,8 +196,16 @@ class MixedBlock(Block):
             return np.stack([cells.per_task(cells.weight > 0), own / weight, normal / weight], axis=1)
 
 
+@dataclass(frozen=True, kw_only=True)
+class TreeParams:
+    """LightGBM's parameters, of data and of trees."""
+
+    data: dict[str, Any]
+    trees: dict[str, Any]
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Recipe:
+class Schedule:
     """How the three blocks of a family are grown.
 
     Attributes
@@ -216,44 +227,44 @@ class Recipe:
     rounds: np.ndarray
     patience: int | None
     has_own: bool
-    alone: np.ndarray | None
+    goes_alone: np.ndarray | None
     theta_rate: float | None
 
     def fit(
-        self, members: np.ndarray, rows: Rows, valid: Rows | None, theta: np.ndarray
-    ) -> tuple[Family, list[np.ndarray]]:
+        self, members: np.ndarray, rows: BinnedRows, valid: BinnedRows | None, theta: np.ndarray
+    ) -> tuple[FittedGroup, list[np.ndarray]]:
         """Fit the tasks of one loss, and return the losses of their validation labels too."""
-        start = rows.cells.start()
-        rows = replace(rows, scores=rows.cells.constant(start))
-        valid = None if valid is None else replace(valid, scores=valid.cells.constant(start))
+        start = rows.targets.start()
+        rows = replace(rows, scores=rows.targets.constant(start))
+        valid = None if valid is None else replace(valid, scores=valid.targets.constant(start))
         shared, sides = self._grow_shared(rows, valid)
-        mixed, theta, checks, sides = self._grow_mixed(*sides, theta)
-        own, own_start, losses, alone = self._fit_own((rows, valid), sides)
-        family = Family(
+        mixed, theta, side_losses, sides = self._grow_mixed(*sides, theta)
+        own, own_start, losses, goes_alone = self._fit_own((rows, valid), sides)
+        group = FittedGroup(
             members=members,
             rounds=np.array([shared.rounds, mixed.rounds, *(grown.rounds for grown in own)]),
-            alone=alone,
+            goes_alone=goes_alone,
             start=start,
             own_start=own_start,
             theta=theta,
-            checks=checks,
+            side_losses=side_losses,
             importances=np.stack([shared.gains, mixed.gains, np.sum([grown.gains for grown in own], axis=0)]),
-            forest=Forest.join([shared, mixed, *own], rows.cells.width),
+            forest=Forest.join([shared, mixed, *own], rows.targets.width),
         )
-        return family, losses
+        return group, losses
 
-    def _grow_shared(self, rows: Rows, valid: Rows | None) -> tuple[Grown, Sides]:
-        """Block 1, and the rows with it in their scores."""
-        block = Block(self.params.trees, rows, valid)
-        grow([block], self.rounds[:1], self.patience)
+    def _grow_shared(self, rows: BinnedRows, valid: BinnedRows | None) -> tuple[Grown, Sides]:
+        """SharedStage 1, and the rows with it in their scores."""
+        block = SharedStage(self.params.trees, rows, valid)
+        grow_together([block], self.rounds[:1], self.patience)
         return block.ensemble.finish(), block.after()
 
     def _grow_mixed(
-        self, rows: Rows, valid: Rows | None, theta: np.ndarray
+        self, rows: BinnedRows, valid: BinnedRows | None, theta: np.ndarray
     ) -> tuple[Grown, np.ndarray, np.ndarray, Sides]:
         """Block 2 with its θ and the check of it, and the rows with it in their scores; most tasks are on B's side."""
-        block = MixedBlock(self.params.trees, rows, valid, theta=theta, rate=self.theta_rate)
-        grow([block], self.rounds[1:2], self.patience)
+        block = MixedStage(self.params.trees, rows, valid, theta=theta, rate=self.theta_rate)
+        grow_together([block], self.rounds[1:2], self.patience)
         grown, theta = block.ensemble.finish(2), block.theta
         if block.is_flipped:
             grown, theta = replace(grown, ensembles=grown.ensembles[::-1]), -theta
@@ -270,43 +281,43 @@ class Recipe:
             Of the validation labels of every task.
         alone : ndarray of bool, shape (T,)
         """
-        n_tasks = before[0].cells.n_tasks
+        n_tasks = before[0].targets.n_tasks
         none, every = np.zeros(n_tasks, dtype=bool), np.ones(n_tasks, dtype=bool)
-        if self.alone is not None or not self.rounds[:2].any():
-            alone = every if self.alone is None else self.alone
-            return *self._grow_own(before, after, alone), alone
+        if self.goes_alone is not None or not self.rounds[:2].any():
+            goes_alone = every if self.goes_alone is None else self.goes_alone
+            return *self._grow_own(before, after, goes_alone), goes_alone
         own, own_start, losses = self._grow_own(before, after, none)
         if before[1] is None or not self.has_own:
             return own, own_start, losses, none
         solo, solo_start, solo_losses = self._grow_own(before, after, every)
-        alone = is_better(solo_losses, losses)
-        grown = [solo[t] if alone[t] else own[t] for t in range(n_tasks)]
-        losses = [solo_losses[t] if alone[t] else losses[t] for t in range(n_tasks)]
-        return grown, np.where(alone[:, None], solo_start, own_start), losses, alone
+        goes_alone = is_better(solo_losses, losses)
+        grown = [solo[t] if goes_alone[t] else own[t] for t in range(n_tasks)]
+        losses = [solo_losses[t] if goes_alone[t] else losses[t] for t in range(n_tasks)]
+        return grown, np.where(goes_alone[:, None], solo_start, own_start), losses, goes_alone
 
     def _grow_own(
-        self, before: Sides, after: Sides, alone: np.ndarray
+        self, before: Sides, after: Sides, goes_alone: np.ndarray
     ) -> tuple[list[Grown], np.ndarray, list[np.ndarray]]:
         """Ensembles of the tasks, their constants (T, K), and the losses of their validation labels."""
-        starts = np.where(alone[:, None], own_start(before[0].cells), shrunk_start(after[0])) * self.has_own
-        sides = [before if each else after for each in alone]
+        starts = np.where(goes_alone[:, None], own_start(before[0].targets), shrunk_start(after[0])) * self.has_own
+        sides = [before if each else after for each in goes_alone]
         if self.patience is None:  # one after the other, which needs the least memory
             grown, losses = [], []
             for t, start in enumerate(starts):
                 block = self._own_block(t, start, sides[t])
-                grow([block], self.rounds[2 + t :][:1], None)
+                grow_together([block], self.rounds[2 + t :][:1], None)
                 grown.append(block.ensemble.finish())
                 losses.append(block.valid_cell_losses())
             return grown, starts, losses
         blocks = [self._own_block(t, start, sides[t]) for t, start in enumerate(starts)]
-        grow(blocks, self.rounds[2:], self.patience)
+        grow_together(blocks, self.rounds[2:], self.patience)
         return [block.ensemble.finish() for block in blocks], starts, [block.valid_cell_losses() for block in blocks]
 
-    def _own_block(self, t: int, start: np.ndarray, sides: Sides) -> Block:
+    def _own_block(self, t: int, start: np.ndarray, sides: Sides) -> SharedStage:
         """Block 3 of one task; what LightGBM holds against small leaves and groups is cut to its rows."""
         rows, valid = sides[0].of_task(t, start, self.params.data), sides[1]
         if valid is not None:
-            valid = valid.of_task(t, start, self.params.data) if len(valid.cells.rows_of(t)) else None
+            valid = valid.of_task(t, start, self.params.data) if len(valid.targets.rows_of(t)) else None
         params, n_rows = self.params.trees, rows.scores.shape[1]
         least = max(1, min(params["min_data_in_leaf"], n_rows // 10))
         small = {
@@ -317,7 +328,7 @@ class Recipe:
             "cat_smooth": min(10, n_rows / 100),
             "cat_l2": min(10, n_rows / 100),
         }
-        return Block(params | small, rows, valid)
+        return SharedStage(params | small, rows, valid)
 
 
 def is_better(losses: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> np.ndarray:
@@ -348,136 +359,3 @@ def is_better(losses: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> np.
     error = np.sqrt(trust * variance + (1 - trust) ** 2 / weight.sum())
     found[known] = judged > _DOUBT * error
     return found
-
-
-@dataclass(kw_only=True, eq=False, repr=False)
-class RMTGB(BoostedEstimator):
-    """Robust multi-task gradient boosting (R-MTGB) of Emami et al., with LightGBM's trees.
-
-    For the tasks of one loss (all regressions; all binary tasks; tasks of the same many classes)::
-
-        F(x, t) = F1(x) + (1 - s_t) B(x) + s_t A(x) + G_t(x),        s_t = sigmoid(theta_t)
-
-    grown in three blocks, each on the pseudo-residuals r = -∂L/∂F that the blocks before it leave:
-
-    1. F1, shared by all tasks.
-    2. B and A, mixed for every task: B is fitted to (1 - s) r, A to s r, and θ takes one step down
-       ∂L/∂θ_t = -s_t (1 - s_t) Σ ⟨r, A - B⟩ over the rows of the task. All three see the same F. Tasks that are not
-       like most of them move to the other side: :attr:`outlier_score_`.
-    3. G_t, one ensemble for each task.
-
-    Rows are binned once. Categories and missing values are LightGBM's own. A wide table is not melted: the gradient of
-    a shared function at a row is the sum over the row's labels. Each block stops where the validation loss does not
-    fall. In block 3 every task stops where its own loss and that of all tasks together say, the latter with the weight
-    of 10 000 labels: few validation labels do not decide alone. A task which does better without the shared part goes
-    alone, if that is beyond one standard error after shrinking its gain to that of all tasks.
-
-    Parameters
-    ----------
-    n_estimators_shared, n_estimators_outlier, n_estimators_task : int, default=50, 300, 1000
-        The most rounds of block 1, 2 and 3; 0 leaves a block out. Block 2 grows two trees a round, and each one as many
-        as there are classes beyond two. A loss with a single task has block 3 only: plain boosting.
-    theta_step : {"scale-free", "sum"}, default="scale-free"
-        How θ moves. "sum": learning rate times the summed gradient, as in the released code; it depends on the rows
-        of a task, on its weight and on the scale of y. "scale-free": by 2 Σ / Σ|·| of the inner products times
-        s (1 - s), at most 0.5, and only as far as the sum is beyond two standard errors of it; |θ| is at most 12.
-    unknown_task : {"shared", "error"}, default="shared"
-        Long layout: what ``predict`` says for a task that fit did not see, or a missing one. "shared": the shared part
-        with the θ of a normal task, the median of the majority.
-    **options
-        The fields of :class:`tabmtl.boosted.BoostedEstimator` (trees, early stopping) and
-        :class:`tabmtl.estimators.tables.MultiTaskEstimator` (tasks and columns; ``task_column`` for tables with a task
-        per row).
-
-    Attributes
-    ----------
-    tasks_ : tuple of Task
-    outlier_score_ : polars.DataFrame
-        A row per task. ``outlier_score``: sigmoid(θ), with sides named so that most tasks are at or below 0.5 (at a tie
-        by chance); null where block 2 has no trees, or mixes less than three tasks. ``n_labels``: labels in fit.
-        ``shares``: whether the task uses the shared part. The measured check: ``check_labels`` validation labels have
-        the mean loss ``check_loss`` after block 2 (squared error: half of it, in standard deviations), and
-        ``check_loss_if_normal`` with the θ of a normal task instead; null without validation rows.
-    block_rounds_ : polars.DataFrame
-        Rounds of the blocks in every task's prediction: ``shared``, ``outlier``, ``own``; of a task that goes alone,
-        ``own`` only.
-    feature_importances_ : ndarray of shape (3, n_features_in_)
-        Of blocks 1, 2 and 3, each feature's share in the total gain of all splits; the whole sums to 1.
-
-    Notes
-    -----
-    The formulas are those of the released code, of which the paper's abstract differs in words: there is no
-    regularisation of θ. Ours differs from it so: F starts at the mean (or log odds), not at 0; leaves are Newton steps
-    where the loss is not squared, and plain means where it is; block 3 begins with a constant for each task, shrunk to
-    0 as far as chance explains the differences; trees have more than two leaves; θ is drawn from the estimator's own
-    generator; the scale-free step moves only on evidence, so that a task of few rows keeps its start; where rows were
-    set aside, the fit of all rows holds the θ that they checked; predict never renumbers tasks. Of a table with tasks
-    of unlike losses, each loss has functions of its own.
-
-    What the outlier score finds, and what not: one group of tasks that follow another function (or the flipped one, or
-    have shuffled or shifted labels) is told apart. Several outliers which each follow their own function share one A,
-    and may be missed; mere noise in the labels is not found reliably; after many rounds of block 1 the score is about
-    what is left, so that some tasks may move though none is an outlier; and so they may in classification (3 to 5 of 10
-    tasks in trials without any). So compare the two check losses.
-
-    References
-    ----------
-    Emami, Martínez-Muñoz, Hernández-Lobato (2025), "Robust Multi-Task Gradient Boosting", arXiv:2507.11411.
-
-    Examples
-    --------
-    >>> from tabmtl import RMTGB
-    >>> from tabmtl.synth import make_outlier_tasks
-    >>> bench = make_outlier_tasks(n_tasks=5, n_outliers=1, random_state=0)
-    >>> model = RMTGB(task_column="task", random_state=0).fit(bench.X, bench.y)
-    >>> model.outlier_score_.filter(model.outlier_score_["outlier_score"] > 0.5)["task"].to_list() == [*bench.outliers]
-    True
-    """
-
-    n_estimators_shared: int = 50
-    n_estimators_outlier: int = 300
-    n_estimators_task: int = 1_000
-    theta_step: Literal["scale-free", "sum"] = "scale-free"
-    unknown_task: Literal["shared", "error"] = "shared"
-
-    search_space: ClassVar[dict[str, Any]] = BoostedEstimator.search_space | {
-        "n_estimators_shared": {"choices": (0, 50, 500)},
-        "n_estimators_outlier": {"choices": (0, 300)},
-    }
-
-    def _check_params(self) -> None:
-        super()._check_params()
-        for name in ("n_estimators_shared", "n_estimators_outlier", "n_estimators_task"):
-            check_count(name, getattr(self, name), 0)
-        check_choice("theta_step", self.theta_step, ("scale-free", "sum"))
-        check_choice("unknown_task", self.unknown_task, ("shared", "error"))
-
-    def _read_rows(self, X: Any) -> Batch:
-        check_choice("unknown_task", self.unknown_task, ("shared", "error"))
-        return self._coder.read(X, unknown_task=self.unknown_task)
-
-    def _fit_family(
-        self, members: np.ndarray, rows: Rows, valid: Rows | None, params: TreeParams, found: Family | None
-    ) -> tuple[Family, list[np.ndarray]]:
-        shares = len(members) > 1
-        caps = [self.n_estimators_shared * shares, self.n_estimators_outlier * shares]
-        recipe = Recipe(
-            params=params,
-            rounds=np.array(caps + [self.n_estimators_task] * len(members)) if found is None else found.rounds,
-            patience=None if valid is None or found is not None else self.patience,
-            has_own=self.n_estimators_task > 0,
-            alone=None if found is None else found.alone,
-            theta_rate=None if self.theta_step == "scale-free" else self.learning_rate,
-        )
-        if found is not None:  # the θ that was checked is held
-            return replace(recipe, theta_rate=0.0).fit(members, rows, valid, found.theta)
-        rng = np.random.default_rng([params.trees["seed"], int(members[0])])
-        return recipe.fit(members, rows, valid, _SPREAD * rng.standard_normal(len(members)))
-
-
-class RMTGBClassifier(ClassifierFace, RMTGB):
-    """`RMTGB` whose every task is a classification."""
-
-
-class RMTGBRegressor(RegressorFace, RMTGB):
-    """`RMTGB` whose every task is a regression."""

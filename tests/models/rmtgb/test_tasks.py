@@ -66,15 +66,15 @@ def test_a_task_of_one_row_learns_a_shrunk_constant_and_no_tree(early_stopping):
     bench = make_outlier_tasks(n_tasks=5, n_train=60, n_test=0, random_state=0)
     X, y = shrunk(bench.X, bench.y, t1=1, t4=1)
     estimator = long(early_stopping=early_stopping).fit(X, y)
-    family = estimator._families[0]
+    group = estimator._groups[0]
     said = estimator.predict(X)
     assert said.is_finite().all()
     for t in (1, 4):
         row = np.flatnonzero(X["task"] == f"t{t}")
         assert rounds_of(estimator, f"t{t}")[2] == 0
-        s = expit(family.theta[t])
-        one, B, A = family.shared(estimator.encode(X[row]), 1)[:, 0, 0]
-        score = family.start[t, 0] + one + (1 - s) * B + s * A + family.own_start[t, 0]
+        s = expit(group.theta[t])
+        one, B, A = group.shared(estimator.encode(X[row]), 1)[:, 0, 0]
+        score = group.start[t, 0] + one + (1 - s) * B + s * A + group.own_start[t, 0]
         assert said[int(row[0])] == pytest.approx(score * y.std(ddof=0) + y.mean(), rel=1e-9)
 
 
@@ -112,8 +112,8 @@ def test_there_is_one_family_per_loss_and_list_of_classes():
     shared = dict(estimator.block_rounds_.select("task", "shared").iter_rows())
     assert shared == {**dict.fromkeys(Y.columns, 5), "other": 0}
     assert dict(estimator.outlier_score_.select("task", "shares").iter_rows())["other"] is False
-    families = [{Y.columns[t] for t in family.members} for family in estimator._families]
-    assert families == [{"price", "cost"}, {"late", "paid"}, {"grade", "mark"}, {"other"}]
+    groups = [{Y.columns[t] for t in group.members} for group in estimator._groups]
+    assert groups == [{"price", "cost"}, {"late", "paid"}, {"grade", "mark"}, {"other"}]
 
 
 def test_the_order_of_targets_of_other_losses_changes_nothing():
@@ -128,17 +128,17 @@ def test_the_order_of_targets_of_other_losses_changes_nothing():
 @pytest.mark.parametrize("layout", ["long", "wide"])
 def test_unrelated_tasks_go_alone(layout):
     """As without blocks 1 and 2, to the bit."""
-    alone = {"n_estimators_shared": 0, "n_estimators_outlier": 0, "n_estimators_task": 100, "random_state": 0}
+    goes_alone = {"n_estimators_shared": 0, "n_estimators_outlier": 0, "n_estimators_task": 100, "random_state": 0}
     together = {"n_estimators_task": 100, "random_state": 0}
     if layout == "long":
         bench = make_outlier_tasks(n_tasks=4, n_outliers=0, common=0.0, n_train=800, n_test=50, random_state=0)
         X, y, X_test, y_test = bench.X, bench.y, bench.X_test, bench.y_test
-        alone["task_column"] = together["task_column"] = "task"
+        goes_alone["task_column"] = together["task_column"] = "task"
     else:
         x = np.random.default_rng(0).normal(size=(500, 6))
         labels = np.column_stack([x[:, 0] * x[:, 1], x[:, 2] * x[:, 3], x[:, 4] ** 2, np.sin(3 * x[:, 5])])
         X, y, X_test, y_test = x[:400], labels[:400], x[400:], labels[400:]
-    one, two = RMTGB(**together).fit(X, y), RMTGB(**alone).fit(X, y)
+    one, two = RMTGB(**together).fit(X, y), RMTGB(**goes_alone).fit(X, y)
     assert not one.outlier_score_["shares"].any()
     np.testing.assert_array_equal(one.predict(X_test), two.predict(X_test))
     assert one.score(X_test, y_test) == two.score(X_test, y_test)
@@ -148,9 +148,9 @@ def test_unrelated_tasks_go_alone(layout):
 def test_related_tasks_share_and_gain():
     """Beside the score of the same trees for every task alone, and of the task's mean, 0."""
     bench = make_outlier_tasks(n_tasks=8, n_train=100, n_test=200, random_state=0)
-    alone = {"n_estimators_shared": 0, "n_estimators_outlier": 0}
+    goes_alone = {"n_estimators_shared": 0, "n_estimators_outlier": 0}
     together, single = (
-        RMTGB(task_column="task", random_state=0, **options).fit(bench.X, bench.y) for options in ({}, alone)
+        RMTGB(task_column="task", random_state=0, **options).fit(bench.X, bench.y) for options in ({}, goes_alone)
     )
     assert together.outlier_score_["shares"].all()
     assert not single.outlier_score_["shares"].any()

@@ -174,10 +174,10 @@ def test_d8_ids_are_what_they_are(ids):
 def test_d9_an_unknown_or_missing_task_is_answered_by_the_shared_part(target):
     data = bench(target)
     estimator = model(early_stopping=False).fit(data.X, data.y)
-    family = estimator._families[0]
-    s = expit(rmtgb.normal_theta(family.theta))
-    shared, B, A = family.shared(estimator.encode(data.X_test), 1)[:, 0]
-    expected = family.start[0, 0] + shared + (1 - s) * B + s * A
+    group = estimator._groups[0]
+    s = expit(rmtgb.normal_theta(group.theta))
+    shared, B, A = group.shared(estimator.encode(data.X_test), 1)[:, 0]
+    expected = group.start[0, 0] + shared + (1 - s) * B + s * A
     normal = np.sort(estimator.outlier_score_["outlier_score"])[:3]
     assert s == pytest.approx(normal[1])
     for unknown in (pl.lit("t99"), pl.lit(None, dtype=pl.String)):

@@ -18,7 +18,7 @@ _LEAST_TASKS = 3  # of which most can be normal
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Family:
+class FittedGroup:
     """The fitted blocks of R-MTGB for the T tasks of one loss, of K outputs each.
 
     Attributes
@@ -43,11 +43,11 @@ class Family:
 
     members: Annotated[np.ndarray, Stored("i", "T", low=0)]
     rounds: Annotated[np.ndarray, Stored("i", "T+2", low=0)]
-    alone: Annotated[np.ndarray, Stored("b", "T")]
+    goes_alone: Annotated[np.ndarray, Stored("b", "T")]
     start: Annotated[np.ndarray, Stored("f8", "T K")]
     own_start: Annotated[np.ndarray, Stored("f8", "T K")]
     theta: Annotated[np.ndarray, Stored("f8", "T")]
-    checks: Annotated[np.ndarray, Stored("f8", "T 3", missing=True)]
+    side_losses: Annotated[np.ndarray, Stored("f8", "T 3", missing=True)]
     importances: Annotated[np.ndarray, Stored("f8", "3 F", low=0)]
     forest: Forest
 
@@ -57,7 +57,7 @@ class Family:
 
     def factors(self, t: int | None) -> np.ndarray:
         """By what the shared function, B and A enter F of a member; None = a task that is none."""
-        if t is not None and self.alone[t]:
+        if t is not None and self.goes_alone[t]:
             return np.zeros(3)
         s = expit(normal_theta(self.theta) if t is None else self.theta[t])
         return np.array([1.0, 1 - s, s])
@@ -92,8 +92,8 @@ class Family:
 
     def table(self, names: Sequence[str]) -> pl.DataFrame:
         """A row for every member, given their names: side, check, and rounds."""
-        shares, has_sides = ~self.alone, self.rounds[1] > 0 and len(names) >= _LEAST_TASKS
-        labels, loss, normal_loss = (self.checks if has_sides else np.full_like(self.checks, np.nan)).T
+        shares, has_sides = ~self.goes_alone, self.rounds[1] > 0 and len(names) >= _LEAST_TASKS
+        labels, loss, normal_loss = (self.side_losses if has_sides else np.full_like(self.side_losses, np.nan)).T
         columns = {
             "task": list(names),
             "outlier_score": expit(self.theta) if has_sides else np.full(len(names), np.nan),

@@ -7,6 +7,7 @@ with weight 0 where no label is. All else is the same, so no table is ever melte
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -25,8 +26,8 @@ _SURE = 1e-6  # least probability that a constant start gives a class
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Cells:
-    """Labels of tasks of one kind.
+class Targets:
+    """Labels of tasks of one kind; a subclass knows where the labels of a task are.
 
     Attributes
     ----------
@@ -37,8 +38,6 @@ class Cells:
         Long or wide: regression labels in training units, class indices otherwise; 0 where the weight is 0.
     weight : ndarray like y
         0 = unlabelled.
-    counts : ndarray of int, shape (T,), or None
-        Long layout: rows of every task.
     task_weight : ndarray of shape (T,), optional
         Factor, of mean 1, of every task where tasks meet: in sums over the tasks of a row, and in the total loss.
     """
@@ -47,31 +46,51 @@ class Cells:
     width: int
     y: np.ndarray
     weight: np.ndarray
-    counts: np.ndarray | None
     task_weight: np.ndarray | None = None
 
     @property
+    @abstractmethod
     def n_tasks(self) -> int:
         """T."""
-        return len(self.y if self.counts is None else self.counts)
 
+    @abstractmethod
     def at_cells(self, scores: np.ndarray, factor: np.ndarray | None = None) -> np.ndarray:
-        """Scores (K, n) of rows at every cell, times the factor (T,) of its task."""
-        if self.counts is None:
-            return (
-                np.broadcast_to(scores, (self.n_tasks, *scores.shape))
-                if factor is None
-                else np.multiply.outer(factor, scores)
-            )
-        return scores if factor is None else scores * np.repeat(factor, self.counts)
+        """Repeat scores (K, n) of rows at every cell, times the factor (T,) of its task."""
+
+    @abstractmethod
+    def summed(self, cells: np.ndarray, factor: np.ndarray | None) -> np.ndarray:
+        """Sum cells, times the factor (T,) of their task, over the tasks of every row: (K, n)."""
+
+    @abstractmethod
+    def constant(self, values: np.ndarray) -> np.ndarray:
+        """Repeat a constant (T, K) of every task at its cells."""
+
+    @abstractmethod
+    def per_task(self, cells: np.ndarray) -> np.ndarray:
+        """Sum the cells (n,) or (T, n) of every task: (T,)."""
+
+    @abstractmethod
+    def rows_of(self, t: int) -> np.ndarray:
+        """Find the rows with a label of task t, ascending."""
+
+    @abstractmethod
+    def cells_of(self, t: int, cells: np.ndarray) -> np.ndarray:
+        """Take the cells (..., n) of task t, of all rows."""
+
+    @abstractmethod
+    def plain_labels(self) -> np.ndarray | None:
+        """Return the labels that LightGBM's own regression fits as they are; None where it does not."""
+
+    def of_task(self, t: int, rows: np.ndarray) -> LongTargets:
+        """Take the cells of task t alone, at some of its rows."""
+        y, weight = (self.cells_of(t, values)[rows] for values in (self.y, self.weight))
+        return LongTargets(kind=self.kind, width=self.width, y=y, weight=weight, counts=np.array([len(rows)]))
 
     def at_rows(self, cells: np.ndarray, factor: np.ndarray | None = None) -> np.ndarray:
-        """Cells, times the factor (T,) of their task, summed over the tasks of every row: (K, n)."""
+        """Sum cells, times the factor (T,) and the weight of their task, over the tasks of every row: (K, n)."""
         if self.task_weight is not None:
             factor = self.task_weight if factor is None else factor * self.task_weight
-        if self.counts is None:
-            return cells.sum(axis=0) if factor is None else np.tensordot(factor, cells, axes=1)
-        return cells if factor is None else cells * np.repeat(factor, self.counts)
+        return self.summed(cells, factor)
 
     def inner(self, cells: np.ndarray, scores: np.ndarray) -> np.ndarray:
         """Inner products of cells and scores (K, n) of rows over the outputs: (n,) or (T, n)."""
@@ -79,37 +98,9 @@ class Cells:
             return cells[..., 0, :] * scores[0]
         return (cells * scores).sum(axis=-2)
 
-    def constant(self, values: np.ndarray) -> np.ndarray:
-        """A constant (T, K) of every task, at its cells."""
-        if self.counts is None:
-            return np.repeat(values[:, :, None], self.y.shape[-1], axis=-1)
-        return np.repeat(values.T, self.counts, axis=1)
-
-    def per_task(self, cells: np.ndarray) -> np.ndarray:
-        """Sums (T,) over the cells (n,) or (T, n) of every task."""
-        if self.counts is None:
-            return cells.sum(axis=-1)
-        sums, filled = np.zeros(self.n_tasks), np.flatnonzero(self.counts)
-        firsts = np.cumsum(self.counts) - self.counts
-        sums[filled] = np.add.reduceat(cells, firsts[filled])
-        return sums
-
-    def rows_of(self, t: int) -> np.ndarray:
-        """The rows with a label of task t, ascending."""
-        if self.counts is None:
-            return np.flatnonzero(self.weight[t])
-        end = int(self.counts[: t + 1].sum())
-        return np.arange(end - int(self.counts[t]), end)
-
-    def of_task(self, t: int, rows: np.ndarray) -> Cells:
-        """The cells of task t alone, at some of its rows."""
-        at = (t, rows) if self.counts is None else (rows,)
-        counts = np.array([len(rows)])
-        return Cells(kind=self.kind, width=self.width, y=self.y[at], weight=self.weight[at], counts=counts)
-
     def start(self) -> np.ndarray:
         """The best constant of every task (T, K): mean, log odds, or log probabilities; in the long layout of all."""
-        y, weight = (self.y, self.weight) if self.counts is None else (self.y[None], self.weight[None])
+        y, weight = np.atleast_2d(self.y), np.atleast_2d(self.weight)
         total = np.maximum(weight.sum(axis=-1, keepdims=True), np.finfo(float).tiny)
         if self.kind == "multiclass":
             share = (self._indicators * self._weight).sum(axis=-1).reshape(len(y), -1) / total
@@ -182,33 +173,112 @@ class Cells:
         return np.moveaxis(np.eye(self.width)[self.y.astype(np.int64)], -1, -2)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class WideTargets(Targets):
+    """A row has a cell for every task: cells are (T, K, n)."""
+
+    @property
+    def n_tasks(self) -> int:
+        """T."""
+        return len(self.y)
+
+    def at_cells(self, scores: np.ndarray, factor: np.ndarray | None = None) -> np.ndarray:
+        """Repeat scores (K, n) of rows at every cell, times the factor (T,) of its task."""
+        if factor is None:
+            return np.broadcast_to(scores, (self.n_tasks, *scores.shape))
+        return np.multiply.outer(factor, scores)
+
+    def summed(self, cells: np.ndarray, factor: np.ndarray | None) -> np.ndarray:
+        """Sum cells, times the factor (T,) of their task, over the tasks of every row: (K, n)."""
+        return cells.sum(axis=0) if factor is None else np.tensordot(factor, cells, axes=1)
+
+    def constant(self, values: np.ndarray) -> np.ndarray:
+        """Repeat a constant (T, K) of every task at its cells."""
+        return np.repeat(values[:, :, None], self.y.shape[-1], axis=-1)
+
+    def per_task(self, cells: np.ndarray) -> np.ndarray:
+        """Sum the cells (T, n) of every task: (T,)."""
+        return cells.sum(axis=-1)
+
+    def rows_of(self, t: int) -> np.ndarray:
+        """Find the rows with a label of task t, ascending."""
+        return np.flatnonzero(self.weight[t])
+
+    def cells_of(self, t: int, cells: np.ndarray) -> np.ndarray:
+        """Take the cells (..., n) of task t."""
+        return cells[t]
+
+    def plain_labels(self) -> None:
+        """Return None: a function of several tasks has no single label at a row."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LongTargets(Targets):
+    """A row has one cell, that of its own task: cells are (K, n), sorted by task; ``counts`` (T,) are rows of tasks."""
+
+    counts: np.ndarray
+
+    @property
+    def n_tasks(self) -> int:
+        """T."""
+        return len(self.counts)
+
+    def at_cells(self, scores: np.ndarray, factor: np.ndarray | None = None) -> np.ndarray:
+        """Multiply scores (K, n) by the factor (T,) of the row's task."""
+        return scores if factor is None else scores * np.repeat(factor, self.counts)
+
+    def summed(self, cells: np.ndarray, factor: np.ndarray | None) -> np.ndarray:
+        """Multiply cells by the factor (T,) of their task: a row has one."""
+        return self.at_cells(cells, factor)
+
+    def constant(self, values: np.ndarray) -> np.ndarray:
+        """Repeat a constant (T, K) of every task at its cells."""
+        return np.repeat(values.T, self.counts, axis=1)
+
+    def per_task(self, cells: np.ndarray) -> np.ndarray:
+        """Sum the cells (n,) of every task: (T,)."""
+        sums, filled = np.zeros(self.n_tasks), np.flatnonzero(self.counts)
+        firsts = np.cumsum(self.counts) - self.counts
+        sums[filled] = np.add.reduceat(cells, firsts[filled])
+        return sums
+
+    def rows_of(self, t: int) -> np.ndarray:
+        """Find the rows of task t, ascending."""
+        end = int(self.counts[: t + 1].sum())
+        return np.arange(end - int(self.counts[t]), end)
+
+    def cells_of(self, t: int, cells: np.ndarray) -> np.ndarray:
+        """Return all cells: rows of the task are picked by number."""
+        return cells
+
+    def plain_labels(self) -> np.ndarray | None:
+        """Return the labels of a regression whose cells all have the weight 1."""
+        return self.y if self.kind == "regression" and self.is_unweighted else None
+
+
 @dataclass(kw_only=True, eq=False)
-class Rows:
+class BinnedRows:
     """Binned rows, their cells, and the scores F of the cells so far; other tasks may share the data."""
 
     data: lgb.Dataset
-    cells: Cells
+    targets: Targets
     scores: np.ndarray
     is_shared: bool = False
 
     def plain_target(self) -> np.ndarray | None:
-        """What LightGBM's own regression is to fit, if it can: then it knows that the hessian is constant."""
-        cells = self.cells
-        is_plain = cells.kind == "regression" and cells.counts is not None and cells.is_unweighted
-        if self.is_shared or not is_plain:
-            return None
-        return self.cells.y - self.scores[0]
+        """Return what LightGBM's own regression is to fit, if it can: then it knows that the hessian is constant."""
+        labels = None if self.is_shared else self.targets.plain_labels()
+        return None if labels is None else labels - self.scores[0]
 
-    def of_task(self, t: int, start: np.ndarray, options: dict[str, Any]) -> Rows:
-        """The rows with a label of task t, its cells alone, and a constant (K,) more in their scores."""
-        index = self.cells.rows_of(t)
-        scores = self.scores if self.cells.counts is not None else self.scores[t]
+    def of_task(self, t: int, start: np.ndarray, options: dict[str, Any]) -> BinnedRows:
+        """Take the rows with a label of task t, its cells alone, with a constant (K,) added to their scores."""
+        index = self.targets.rows_of(t)
         data = subset(self.data, index, options)
-        return Rows(
+        return BinnedRows(
             data=data,
-            cells=self.cells.of_task(t, index),
-            scores=scores[:, index] + start[:, None],
-            is_shared=data is self.data and self.cells.n_tasks > 1,
+            targets=self.targets.of_task(t, index),
+            scores=self.targets.cells_of(t, self.scores)[:, index] + start[:, None],
+            is_shared=data is self.data and self.targets.n_tasks > 1,
         )
 
 
@@ -245,7 +315,7 @@ def bin_labelled(
 
 def rows_of_tasks(
     data: lgb.Dataset, batch: Batch, coder: TableCoder, members: np.ndarray, options: dict[str, Any]
-) -> Rows | None:
+) -> BinnedRows | None:
     """The rows with a label of some tasks of one kind, all scores 0; None if there are none.
 
     Parameters
@@ -266,25 +336,23 @@ def rows_of_tasks(
     weight = ~np.isnan(y) * (1.0 if batch.weight is None else batch.weight)
     factor = np.array([tasks[t].weight for t in members])
     y = np.nan_to_num(y, copy=False)
-    counts = None
+    facts: dict[str, Any] = {
+        "kind": first.kind,
+        "width": first.width,
+        "task_weight": None if len(set(factor)) == 1 else factor / factor.mean(),
+    }
+    targets: Targets
     if batch.task is not None:
         counts = np.bincount(batch.task, minlength=len(tasks))
-        y, weight = y[:, 0], weight[:, 0]
+        targets = LongTargets(**facts, y=y[:, 0], weight=weight[:, 0], counts=counts)
     else:
         y, weight = y.T[members], weight.T[members]
         index = np.flatnonzero((weight > 0).any(axis=0))
         if not len(index):
             return None
-        data, y, weight = subset(data, index, options), y[:, index], weight[:, index]
-    cells = Cells(
-        kind=first.kind,
-        width=first.width,
-        y=y,
-        weight=weight,
-        counts=counts,
-        task_weight=None if len(set(factor)) == 1 else factor / factor.mean(),
-    )
-    return Rows(data=data, cells=cells, scores=cells.constant(np.zeros((len(members), first.width))))
+        data = subset(data, index, options)
+        targets = WideTargets(**facts, y=y[:, index], weight=weight[:, index])
+    return BinnedRows(data=data, targets=targets, scores=targets.constant(np.zeros((len(members), first.width))))
 
 
 def subset(data: lgb.Dataset, index: np.ndarray, options: dict[str, Any]) -> lgb.Dataset:
@@ -292,25 +360,25 @@ def subset(data: lgb.Dataset, index: np.ndarray, options: dict[str, Any]) -> lgb
     return data if len(index) == data.num_data() else data.subset(index.tolist(), params=options).construct()
 
 
-def own_start(cells: Cells) -> np.ndarray:
-    """What makes the common constant of the tasks the best one of each: (T, K)."""
-    own = [cells.of_task(t, cells.rows_of(t)).start()[0] for t in range(cells.n_tasks)]
-    return np.stack(own) - cells.start()
+def own_start(targets: Targets) -> np.ndarray:
+    """Compute the correction from the shared start to each task's own best constant, shape (T, K)."""
+    own = [targets.of_task(t, targets.rows_of(t)).start()[0] for t in range(targets.n_tasks)]
+    return np.stack(own) - targets.start()
 
 
-def shrunk_start(rows: Rows) -> np.ndarray:
+def shrunk_start(rows: BinnedRows) -> np.ndarray:
     """Newton step of a constant for every task, shrunk to 0 as far as chance explains the differences: (T, K).
 
     With step u and error v² of each task, τ² = mean(u² - v²) is left for the tasks, and u τ² / (τ² + v²) is taken.
     """
-    cells = rows.cells
-    residuals, hessians = cells.derivatives(rows.scores)
+    targets = rows.targets
+    residuals, hessians = targets.derivatives(rows.scores)
     hessians = np.broadcast_to(hessians, residuals.shape)
     r, r2, h = (
-        np.stack([cells.per_task(values[..., k, :]) for k in range(cells.width)], axis=1)
+        np.stack([targets.per_task(values[..., k, :]) for k in range(targets.width)], axis=1)
         for values in (residuals, residuals**2, hessians)
     )
-    limit = np.inf if cells.kind == "regression" else _LONGEST_START
+    limit = np.inf if targets.kind == "regression" else _LONGEST_START
     tiny = np.finfo(float).tiny
     step, error = np.clip(r / (h + tiny), -limit, limit), r2 / (h**2 + tiny)
     between = np.maximum(0, (step**2 - error).mean(axis=0))

@@ -9,9 +9,9 @@ import pytest
 from scipy.special import expit, logsumexp, softmax
 
 from tabmtl import RMTGB, Task
-from tabmtl.cells import Cells, Rows
 from tabmtl.models import rmtgb
-from tabmtl.models.rmtgb import MixedBlock
+from tabmtl.models.rmtgb.stages import MixedStage
+from tabmtl.models.rmtgb.targets import BinnedRows, LongTargets, WideTargets
 from tabmtl.synth import make_outlier_tasks
 
 PARAMS = {"learning_rate": 0.3, "num_leaves": 4, "min_data_in_leaf": 1, "min_data_in_bin": 1, "num_threads": 1}
@@ -32,30 +32,26 @@ def mixed_block(kind="regression", layout="long", *, rate=None, factor=1.0, copi
     weight = np.ones(shape) if layout == "long" else rng.choice([0.0, 1.0, 1.5], shape)
     scores = factor * rng.normal(size=(*shape[:-1], width, N_ROWS))
     x = np.repeat(rng.normal(size=(N_ROWS, 4)), copies, axis=0)
-    cells = Cells(
-        kind=kind,
-        width=width,
-        y=np.repeat(y, copies, axis=-1),
-        weight=np.repeat(weight, copies, axis=-1),
-        counts=copies * np.array([6, 10, 14]) if layout == "long" else None,
-        task_weight=task_weight,
-    )
+    labels = {"y": np.repeat(y, copies, axis=-1), "weight": np.repeat(weight, copies, axis=-1)}
+    facts = labels | {"kind": kind, "width": width, "task_weight": task_weight}
+    counts = copies * np.array([6, 10, 14])
+    cells = LongTargets(**facts, counts=counts) if layout == "long" else WideTargets(**facts)
     options = {"min_data_in_bin": 1, "feature_pre_filter": False, "verbosity": -1, "num_threads": 1}
     data = lgb.Dataset(x, label=np.zeros(len(x)), params=options).construct()
-    rows = Rows(data=data, cells=cells, scores=np.repeat(scores, copies, axis=-1))
-    return MixedBlock(PARAMS, rows, None, theta=THETA.copy(), rate=rate)
+    rows = BinnedRows(data=data, targets=cells, scores=np.repeat(scores, copies, axis=-1))
+    return MixedStage(PARAMS, rows, None, theta=THETA.copy(), rate=rate)
 
 
 def functions(block, seed=2):
     """Some B and A at the rows: (2K, n)."""
-    size = (2 * block.rows.cells.width, block.rows.data.num_data())
+    size = (2 * block.rows.targets.width, block.rows.data.num_data())
     return np.random.default_rng(seed).normal(size=size)
 
 
 def each_cell(block):
     """Task, row, label, weight and scores before block 2 of every cell."""
-    cells, scores = block.rows.cells, block.rows.scores
-    if cells.counts is None:
+    cells, scores = block.rows.targets, block.rows.scores
+    if isinstance(cells, WideTargets):
         for t, i in np.ndindex(cells.y.shape):
             yield t, i, cells.y[t, i], cells.weight[t, i], scores[t, :, i]
     else:
@@ -81,13 +77,13 @@ def written_derivatives(kind, y, F):
 
 def written_loss(block, theta, f):
     """Total loss of all cells, each times the weight of its task."""
-    total, width = 0.0, block.rows.cells.width
-    task_weight = np.ones(N_TASKS) if block.rows.cells.task_weight is None else block.rows.cells.task_weight
+    total, width = 0.0, block.rows.targets.width
+    task_weight = np.ones(N_TASKS) if block.rows.targets.task_weight is None else block.rows.targets.task_weight
     for t, i, y, weight, before in each_cell(block):
         F = written_total(before, theta[t], f[:width, i], f[width:, i])
-        if block.rows.cells.kind == "regression":
+        if block.rows.targets.kind == "regression":
             loss = (y - F[0]) ** 2 / 2
-        elif block.rows.cells.kind == "binary":
+        elif block.rows.targets.kind == "binary":
             loss = np.log1p(np.exp(F[0])) - y * F[0]
         else:
             loss = logsumexp(F) - F[int(y)]
@@ -114,7 +110,7 @@ def training_scores(booster):
 def test_both_trees_of_a_round_fit_the_same_scores(kind, layout):
     """A: g = -s r; B: g = -(1 - s) r. h = 1 for squared error, else s² h and (1 - s)² h."""
     block = mixed_block(kind, layout)
-    f, width = functions(block), block.rows.cells.width
+    f, width = functions(block), block.rows.targets.width
     gradient, hessian = np.zeros((2, *f.shape))
     for t, i, y, weight, before in each_cell(block):
         B, A = f[:width, i], f[width:, i]
@@ -175,8 +171,8 @@ def test_two_separate_ensembles_grow_the_same_trees(rate, monkeypatch):
     """Three rounds of A and B, each in a booster of its own."""
     monkeypatch.setattr(rmtgb, "_EVIDENCE", 0.0)
     block, other = mixed_block(rate=rate), mixed_block()
-    y, before = other.rows.cells.y, other.rows.scores[0]
-    task, theta = np.repeat(np.arange(N_TASKS), other.rows.cells.counts), THETA.copy()
+    y, before = other.rows.targets.y, other.rows.scores[0]
+    task, theta = np.repeat(np.arange(N_TASKS), other.rows.targets.counts), THETA.copy()
     boosters = [lgb.Booster({**PARAMS, "objective": "none"}, other.rows.data) for _ in range(2)]
     B, A = np.zeros((2, N_ROWS))
     for _ in range(3):
@@ -198,7 +194,7 @@ def test_two_separate_ensembles_grow_the_same_trees(rate, monkeypatch):
 def test_the_scale_free_step_knows_neither_scale_nor_rows(kind, layout, monkeypatch):
     monkeypatch.setattr(rmtgb, "_EVIDENCE", 0.0)
     block, doubled = mixed_block(kind, layout), mixed_block(kind, layout, copies=2)
-    inner = np.random.default_rng(3).normal(size=block.rows.cells.y.shape)
+    inner = np.random.default_rng(3).normal(size=block.rows.targets.y.shape)
     step = move(block, inner, THETA)
     assert (np.abs(step) > 1e-3).all()
     np.testing.assert_allclose(move(block, 1e4 * inner, THETA), step, rtol=1e-12)
@@ -218,7 +214,7 @@ def test_the_scale_free_step_knows_no_scale_of_labels_and_functions(monkeypatch)
 
 def test_the_scale_free_step_knows_no_weight_of_tasks():
     one, two = mixed_block(layout="wide"), mixed_block(layout="wide", task_weight=np.array([0.1, 2.0, 0.9]))
-    inner = np.random.default_rng(3).normal(size=one.rows.cells.y.shape)
+    inner = np.random.default_rng(3).normal(size=one.rows.targets.y.shape)
     np.testing.assert_array_equal(move(two, inner, THETA), move(one, inner, THETA))
 
 
@@ -250,7 +246,7 @@ def test_the_sum_step_knows_both():
 def test_the_scale_free_step_is_half_at_most_and_ends_at_twelve():
     block = mixed_block()
     agreed = np.ones(N_ROWS)  # all rows of every task pull one way
-    longest = 0.5 * (1 - 4 / block.rows.cells.counts)  # the fewer rows, the less evidence
+    longest = 0.5 * (1 - 4 / block.rows.targets.counts)  # the fewer rows, the less evidence
     np.testing.assert_allclose(move(block, agreed, np.zeros(N_TASKS)), longest)
     for inner in (1e6 * agreed, -agreed, np.random.default_rng(4).normal(size=N_ROWS)):
         assert (np.abs(move(block, inner, THETA)) <= 0.5).all()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tabmtl.cells import Cells, Rows, own_start, shrunk_start
+from tabmtl.models.rmtgb.targets import BinnedRows, LongTargets, WideTargets, own_start, shrunk_start
 
 WIDTHS = {"regression": 1, "binary": 1, "multiclass": 3}
 COUNTS = (4, 0, 7, 1, 0)
@@ -34,7 +34,8 @@ def make(kind, layout, *, seed=0, counts=COUNTS, weighted=True):
         weight[1] = 0
     y = some_labels(kind, shape, rng) * (weight > 0)
     known = np.array(counts) if layout == "long" else None
-    return Cells(kind=kind, width=WIDTHS[kind], y=y, weight=weight, counts=known)
+    facts = {"kind": kind, "width": WIDTHS[kind], "y": y, "weight": weight}
+    return WideTargets(**facts) if known is None else LongTargets(**facts, counts=known)
 
 
 def twins(kind, seed=0, counts=COUNTS):
@@ -56,7 +57,7 @@ def functions(cells, seed=2):
 
 def task_of_cells(cells):
     """The task of every cell (n,) or (T, n)."""
-    if cells.counts is not None:
+    if isinstance(cells, LongTargets):
         return np.repeat(np.arange(cells.n_tasks), cells.counts)
     return np.broadcast_to(np.arange(cells.n_tasks)[:, None], cells.y.shape)
 
@@ -235,9 +236,9 @@ def test_a_start_never_rules_a_class_out(kind, layout):
 
 
 def labelled_rows(y, counts):
-    """Rows without data, all scores 0."""
-    cells = Cells(kind="regression", width=1, y=y, weight=np.ones(len(y)), counts=np.array(counts))
-    return Rows(data=None, cells=cells, scores=np.zeros((1, len(y))))
+    """BinnedRows without data, all scores 0."""
+    cells = LongTargets(kind="regression", width=1, y=y, weight=np.ones(len(y)), counts=np.array(counts))
+    return BinnedRows(data=None, targets=cells, scores=np.zeros((1, len(y))))
 
 
 def test_constants_of_tasks_that_differ_by_chance_are_0():
@@ -259,7 +260,7 @@ def test_constants_of_large_tasks_are_their_means_and_small_tasks_are_drawn_to_0
 @given(st.sampled_from(sorted(WIDTHS)), st.sampled_from(["long", "wide"]), st.integers(0, 2**16))
 def test_a_shrunk_constant_is_a_part_of_newtons_step(kind, layout, seed):
     cells = make(kind, layout, seed=seed)
-    rows = Rows(data=None, cells=cells, scores=scores_of(cells, seed))
+    rows = BinnedRows(data=None, targets=cells, scores=scores_of(cells, seed))
     residuals, hessians = cells.derivatives(rows.scores)
     hessians = np.broadcast_to(hessians, residuals.shape)
     start = shrunk_start(rows)

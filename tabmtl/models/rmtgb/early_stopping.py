@@ -32,7 +32,7 @@ class Growing(Protocol):
         """Take back all later rounds."""
 
 
-def grow(growing: Sequence[Growing], n_rounds: Sequence[int] | np.ndarray, patience: int | None) -> None:
+def grow_together(growing: Sequence[Growing], n_rounds: Sequence[int] | np.ndarray, patience: int | None) -> None:
     """Grow side by side; with patience, each until its validation loss no longer falls, and keep its best round.
 
     To the loss of each that of all is added, as if it had `_PRIOR_LABELS` more, in units of the loss a label of each

@@ -86,10 +86,10 @@ def test_shap_values_sum_to_the_raw_prediction(case):
 def test_an_export_holds_only_what_the_task_uses():
     bench = make_outlier_tasks(n_tasks=4, n_outliers=0, common=0.0, n_train=100, n_test=0, random_state=0)
     options = {"task_column": "task", "random_state": 0, "n_estimators_task": 40}
-    alone = RMTGB(**options).fit(bench.X, bench.y)
-    assert not alone.outlier_score_["shares"].any()
-    own = dict(alone.block_rounds_.select("task", "own").iter_rows())
-    assert {name: alone.export_task(name).num_trees() - 1 for name in own} == own  # one tree is the constant
+    goes_alone = RMTGB(**options).fit(bench.X, bench.y)
+    assert not goes_alone.outlier_score_["shares"].any()
+    own = dict(goes_alone.block_rounds_.select("task", "own").iter_rows())
+    assert {name: goes_alone.export_task(name).num_trees() - 1 for name in own} == own  # one tree is the constant
     sharing = RMTGB(early_stopping=False, n_estimators_shared=5, n_estimators_outlier=7, **options)
     assert sharing.fit(bench.X, bench.y).export_task("t2").num_trees() == 1 + 5 + 2 * 7 + 40
 
