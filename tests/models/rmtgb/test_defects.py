@@ -12,7 +12,7 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 
 from tabmtl import RMTGB, RMTGBClassifier, RMTGBRegressor
-from tabmtl.models import rmtgb
+from tabmtl.models.rmtgb import stages
 from tabmtl.synth import make_outlier_tasks
 
 SHORT = {"n_estimators_shared": 5, "n_estimators_outlier": 20, "n_estimators_task": 10}
@@ -212,7 +212,7 @@ def test_d10_the_installed_scikit_learn_clones_and_searches(face):
 
 
 def test_d11_the_weight_knows_neither_rows_per_task_nor_the_scale_of_y(monkeypatch):
-    monkeypatch.setattr(rmtgb, "_EVIDENCE", 0.0)  # which asks for more of fewer rows
+    monkeypatch.setattr(stages, "_EVIDENCE", 0.0)  # which asks for more of fewer rows
     data = bench()
     X = data.X.with_columns(pl.selectors.float().round(1))  # the same bins, however often a value comes
     options = {"n_estimators_task": 0, "early_stopping": False, "min_child_samples": 5}

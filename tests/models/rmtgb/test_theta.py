@@ -9,7 +9,7 @@ import pytest
 from scipy.special import expit, logsumexp, softmax
 
 from tabmtl import RMTGB, Task
-from tabmtl.models import rmtgb
+from tabmtl.models.rmtgb import estimator, stages
 from tabmtl.models.rmtgb.stages import MixedStage
 from tabmtl.models.rmtgb.targets import BinnedRows, LongTargets, WideTargets
 from tabmtl.synth import make_outlier_tasks
@@ -144,7 +144,7 @@ def test_the_sum_step_goes_down_the_gradient_of_the_total_loss(kind, layout, tas
 @every_layout
 @every_kind
 def test_the_first_round_leaves_theta_as_it_is(kind, layout, rate, monkeypatch):
-    monkeypatch.setattr(rmtgb, "_EVIDENCE", 0.0)
+    monkeypatch.setattr(stages, "_EVIDENCE", 0.0)
     block = mixed_block(kind, layout, rate=rate)
     block.update()
     np.testing.assert_array_equal(block.theta, THETA)
@@ -169,7 +169,7 @@ def test_one_round_says_nothing_of_the_labels(theta_step):
 @pytest.mark.parametrize("rate", [None, 0.05])
 def test_two_separate_ensembles_grow_the_same_trees(rate, monkeypatch):
     """Three rounds of A and B, each in a booster of its own."""
-    monkeypatch.setattr(rmtgb, "_EVIDENCE", 0.0)
+    monkeypatch.setattr(stages, "_EVIDENCE", 0.0)
     block, other = mixed_block(rate=rate), mixed_block()
     y, before = other.rows.targets.y, other.rows.scores[0]
     task, theta = np.repeat(np.arange(N_TASKS), other.rows.targets.counts), THETA.copy()
@@ -192,7 +192,7 @@ def test_two_separate_ensembles_grow_the_same_trees(rate, monkeypatch):
 @pytest.mark.parametrize("layout", ["long", "wide"])
 @pytest.mark.parametrize("kind", ["regression", "multiclass"])
 def test_the_scale_free_step_knows_neither_scale_nor_rows(kind, layout, monkeypatch):
-    monkeypatch.setattr(rmtgb, "_EVIDENCE", 0.0)
+    monkeypatch.setattr(stages, "_EVIDENCE", 0.0)
     block, doubled = mixed_block(kind, layout), mixed_block(kind, layout, copies=2)
     inner = np.random.default_rng(3).normal(size=block.rows.targets.y.shape)
     step = move(block, inner, THETA)
@@ -203,7 +203,7 @@ def test_the_scale_free_step_knows_neither_scale_nor_rows(kind, layout, monkeypa
 
 
 def test_the_scale_free_step_knows_no_scale_of_labels_and_functions(monkeypatch):
-    monkeypatch.setattr(rmtgb, "_EVIDENCE", 0.0)
+    monkeypatch.setattr(stages, "_EVIDENCE", 0.0)
     block, scaled = mixed_block(), mixed_block(factor=1000.0)
     f = functions(block)
     block.gradients(f)
@@ -296,7 +296,7 @@ def test_a_start_on_the_other_side_gives_the_same_model(kind, monkeypatch):
         y = pl.Series("y", ["a", "b", "c"]).gather((y > 0.3).cast(int) + (y > 0.8).cast(int) * (kind == "multiclass"))
     estimators = []
     for spread in (0.1, -0.1):
-        monkeypatch.setattr(rmtgb, "_SPREAD", spread)
+        monkeypatch.setattr(estimator, "_SPREAD", spread)
         options = {"n_estimators_outlier": 40, "n_estimators_task": 5, "early_stopping": False, "random_state": 0}
         estimators.append(RMTGB(task_column="task", **options).fit(bench.X, y))
     said = [
@@ -309,7 +309,7 @@ def test_a_start_on_the_other_side_gives_the_same_model(kind, monkeypatch):
 
 
 def test_taking_rounds_back_takes_back_the_steps_of_theta(monkeypatch):
-    monkeypatch.setattr(rmtgb, "_EVIDENCE", 0.0)
+    monkeypatch.setattr(stages, "_EVIDENCE", 0.0)
     blocks = long, short = mixed_block(), mixed_block()
     for block, rounds in zip(blocks, (6, 3), strict=True):
         for _ in range(rounds):
