@@ -42,7 +42,7 @@ bench: $(VENV)/.bench  ## training speed against plain references and torch-rech
 	OMP_NUM_THREADS=1 POLARS_MAX_THREADS=1 $(BIN)/python -m benchmarks.boosting_speed $(ARGS)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.experts_speed $(ARGS)
 
-evidence: $(VENV)/.bench  ## tables of scores against other models, on the data sets of $$TABMTL_DATA: hours
+evidence: $(VENV)/.bench  ## tables of scores against other models, on the data sets of TABMTL_DATA: hours
 	set -e; for name in scores boosting experts sessions; do $(BIN)/python -m benchmarks.$$name $(ARGS); done
 
 clean:  ## remove the environment and whatever was built
