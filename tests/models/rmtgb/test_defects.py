@@ -175,7 +175,7 @@ def test_d9_an_unknown_or_missing_task_is_answered_by_the_shared_part(target):
     data = bench(target)
     estimator = model(early_stopping=False).fit(data.X, data.y)
     group = estimator._groups[0]
-    s = expit(rmtgb.normal_theta(group.theta))
+    s = expit(normal_theta(group.theta))
     shared, B, A = group.shared(estimator.encode(data.X_test), 1)[:, 0]
     expected = group.start[0, 0] + shared + (1 - s) * B + s * A
     normal = np.sort(estimator.outlier_score_["outlier_score"])[:3]
