@@ -1,4 +1,4 @@
-"""Every estimator the package lists, in a tiny form, and the tables and comparisons that the properties need."""
+"""Every estimator the package lists, in a tiny form; the tables and comparisons are those of `tabmtl.testing`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 import tabmtl
@@ -17,6 +16,9 @@ from tabmtl.estimators.mixture import ExpertEstimator, MixtureEstimator
 from tabmtl.estimators.network import NetworkEstimator, VectorEstimator
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.schema import Task
+from tabmtl.testing import _EveryEstimator, answers, features, largest_gap, long_table, mixed_targets, same
+
+__all__ = ["answers", "features", "largest_gap", "long_table", "mixed_targets", "same"]
 
 #: Given to an estimator where it has the parameter: small and quick, with dropout and early stopping still on. On the
 #: CPU, where the bits of two runs can be compared.
@@ -90,51 +92,9 @@ def tiny(cls: type[MultiTaskEstimator], **params: Any) -> Any:
     return cls(**{name: value for name, value in (TINY | chain | params).items() if name in cls._get_param_names()})
 
 
-def features(n: int = 120, seed: int = 0) -> pl.DataFrame:
-    """Columns of every type, with missing values in most of them."""
-    rng = np.random.default_rng(seed)
-    x = rng.normal(size=(n, 3))
-    level = rng.integers(0, 3, size=n)
-    missing = rng.random((n, 2)) < 0.1
-    return pl.DataFrame(
-        {
-            "plain": x[:, 0],
-            "holes": pl.Series(x[:, 1]).scatter(np.flatnonzero(missing[:, 0]), None),
-            "heavy": np.exp(3 * x[:, 2]).astype(np.float32),
-            "count": rng.integers(0, 50, size=n),
-            "flag": rng.random(n) < 0.5,
-            "text": pl.Series(["red", "green", "blue"]).gather(level).scatter(np.flatnonzero(missing[:, 1]), None),
-            "constant": np.ones(n),
-        }
-    )
-
-
-def mixed_targets(X: pl.DataFrame, seed: int = 0) -> pl.DataFrame:
-    """A binary, a multiclass and a regression target of text and numbers, 20 % of the labels missing."""
-    rng = np.random.default_rng(seed)
-    signal = X["plain"].to_numpy() + 0.3 * rng.normal(size=len(X))
-    late = pl.Series(np.where(signal > 0, "late", "on time"))
-    size = pl.Series(["large", "medium", "small"]).gather(np.digitize(signal, [-0.4, 0.6]))
-    delay = pl.Series(100 + 20 * signal)
-    hidden = rng.random((len(X), 3)) < 0.2
-    columns = {"late": late, "size": size, "delay": delay}
-    return pl.DataFrame(
-        {name: labels.scatter(np.flatnonzero(hidden[:, j]), None) for j, (name, labels) in enumerate(columns.items())}
-    )
-
-
 def targets_for(cls: type[MultiTaskEstimator], X: pl.DataFrame) -> pl.DataFrame:
     """Targets of the kinds that the face of an estimator takes, two at least."""
-    y = mixed_targets(X)
-    if cls._target_kind == "classification":
-        return y.drop("delay")
-    if cls._target_kind == "regression":
-        return y.select("delay", (pl.col("delay") ** 2).alias("square"))
-    if cls in FUNNELS:
-        # "on time" is the step taken, for it is the second class; where it was not, the second label is missing
-        late = pl.when(pl.col("late") == "late").then(None).when(X["plain"] > -0.5).then(pl.lit("late"))
-        return y.with_columns(late.otherwise("late").alias("very early"))
-    return y
+    return _EveryEstimator(tiny(cls)).targets(X)
 
 
 def fitted(cls: type[MultiTaskEstimator], **params: Any) -> tuple[Any, pl.DataFrame, pl.DataFrame]:
@@ -142,43 +102,3 @@ def fitted(cls: type[MultiTaskEstimator], **params: Any) -> tuple[Any, pl.DataFr
     X = features()
     y = targets_for(cls, X)
     return tiny(cls, **params).fit(X, y), X, y
-
-
-def long_table(n: int = 150, seed: int = 0) -> tuple[pl.DataFrame, pl.Series]:
-    """One regression label a row, each row of one of three schools, some labels missing."""
-    rng = np.random.default_rng(seed)
-    X = features(n, seed).with_columns(school=pl.Series(["east", "north", "west"]).gather(rng.integers(0, 3, n)))
-    slope = X["school"].replace_strict({"east": 1.0, "north": -1.0, "west": 3.0})
-    grade = 50 + 10 * slope * X["plain"] + rng.normal(size=n)
-    return X, grade.scatter(np.flatnonzero(rng.random(n) < 0.1), None).alias("grade")
-
-
-def answers(estimator: Any, X: Any) -> list[np.ndarray]:
-    """Everything an estimator says about rows, as arrays with one row each."""
-    predicted = estimator.predict(X)
-    if isinstance(predicted, pl.DataFrame):
-        found = [column.to_numpy() for column in predicted.iter_columns()]
-    else:
-        found = [np.asarray(predicted)]
-    if hasattr(estimator, "predict_proba"):
-        probabilities = estimator.predict_proba(X)
-        if isinstance(probabilities, dict):
-            probabilities = list(probabilities.values())
-        found += probabilities if isinstance(probabilities, list) else [probabilities]
-    if hasattr(estimator, "transform"):
-        found.append(estimator.transform(X))
-    return found
-
-
-def same(first: list[np.ndarray], second: list[np.ndarray]) -> bool:
-    """Whether two answers are equal bit for bit."""
-    return len(first) == len(second) and all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
-
-
-def largest_gap(first: list[np.ndarray], second: list[np.ndarray]) -> float:
-    """Largest difference between numbers of two answers, in units of the largest number of its column."""
-    gaps = [0.0]
-    for a, b in zip(first, second, strict=True):
-        if a.dtype.kind == "f":
-            gaps.append(float((np.abs(a - b) / (np.abs(a).max(axis=0) + 1e-12)).max()))
-    return max(gaps)

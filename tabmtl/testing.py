@@ -1,0 +1,966 @@
+"""Conformance for authors of models: the promises of every estimator, as checks that run outside this package.
+
+>>> from tabmtl import SharedBottom
+>>> from tabmtl.testing import multitask_checks
+>>> checks = multitask_checks(SharedBottom(hidden=(8,), epochs=1))
+>>> checks[0].__name__
+'check_every_public_class_attribute_is_a_hyper_parameter'
+
+`check_multitask_estimator` runs them all. With pytest, every check is a test of its own::
+
+    @pytest.mark.parametrize("check", multitask_checks(MyNet(epochs=2)))
+    def test_my_net(check):
+        check()
+
+Checks of frames of other libraries need pandas and pyarrow.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import pickle
+import random
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import date
+from functools import wraps
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from unittest import TestCase
+
+import numpy as np
+import polars as pl
+from polars.testing import assert_frame_equal
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.metrics import r2_score
+
+import tabmtl
+from tabmtl.estimators.docstrings import documented
+from tabmtl.estimators.tables import MultiTaskEstimator
+from tabmtl.schema import TabmtlWarning, Task
+from tabmtl.storage.persist import load
+
+#: Set where an estimator has the parameter; on the CPU, the bits of two runs can be compared.
+_SETTINGS: dict[str, Any] = {
+    "tasks": None,
+    "task_column": None,
+    "categorical_features": "from_dtype",
+    "min_frequency": 2,
+    "device": "cpu",
+    "n_jobs": 1,
+    "random_state": 0,
+}
+#: Enough to learn three slopes.
+_LONGER = {"epochs": 30, "n_estimators_outlier": 200, "n_estimators_task": 200, "learning_rate": 0.02}
+_STEPS = ("late", "very early")
+
+#: Change of the features, and the error that names it.
+_BAD_FEATURES: tuple[tuple[Callable[[Any], Any], type[Exception], str], ...] = (
+    (lambda X: X.with_columns(when=pl.lit(date(2024, 1, 1))), TypeError, r"'when'.*(cast|drop)"),
+    (lambda X: X.with_columns(plain=pl.lit(np.inf)), ValueError, r"'plain'.*infinite"),
+    (lambda X: X.with_columns(bag=pl.lit([1, 2])), TypeError, "'bag'"),
+    (lambda X: X.to_pandas().assign(odd=["a", 1] * 60), TypeError, r"'odd'.*\['int', 'str'\]"),
+    (lambda X: X[:0], ValueError, "0 sample"),
+    (lambda X: X.select(), ValueError, "0 (sample|feature)"),
+    (lambda X: X["plain"], ValueError, "2D"),
+    (lambda X: X[:-1], ValueError, "119.*120"),
+)
+_BAD_LABELS: tuple[tuple[Callable[[pl.Series], pl.Series], type[Exception], str], ...] = (
+    (lambda y: y.clear(len(y)), ValueError, r"'{name}'.*no observed label.*drop"),
+    (lambda y: pl.Series(y.name, [date(2024, 1, 1)] * len(y)), TypeError, "'{name}'.*cast"),
+    (lambda y: pl.Series(y.name, [np.inf, 1.5] * (len(y) // 2)), ValueError, "'{name}'.*infinite"),
+)
+#: What makes a second fit fail, from the first check of the input to the last.
+_FAILURES: dict[str, Callable[[pl.DataFrame, pl.DataFrame], dict[str, Any]]] = {
+    "parameter": lambda X, y: {"params": {"validation_fraction": 2.0}},
+    "validation rows alone": lambda X, y: {"X_val": X},
+    "features": lambda X, y: {"X": X.with_columns(plain=pl.lit(np.inf))},
+    "labels": lambda X, y: {"y": y.clear(len(y))},
+    "length": lambda X, y: {"y": y[1:]},
+    "weights": lambda X, y: {"sample_weight": [-1.0] * len(X)},
+    "columns of validation rows": lambda X, y: {"X_val": X.drop("plain"), "y_val": y},
+    "labels of validation rows": lambda X, y: {"X_val": X, "y_val": pl.DataFrame({"z": y[:, 0]})},
+}
+#: The same features as polars has them, in other containers and dtypes.
+_CONTAINERS: dict[str, Callable[[pl.DataFrame], Any]] = {
+    "lazy": lambda X: X.lazy(),
+    "pyarrow": lambda X: X.to_arrow(),
+    "pandas": lambda X: X.to_pandas(),
+    "pandas-arrow": lambda X: X.to_pandas(use_pyarrow_extension_array=True),
+    "pandas-object": lambda X: X.to_pandas().astype({"text": object, "flag": object}),
+    "pandas-nullable": lambda X: X.to_pandas().convert_dtypes(),
+    "pandas-category": lambda X: X.to_pandas().astype({"text": "category"}),
+    "polars-categorical": lambda X: X.cast({"text": pl.Categorical}),
+    "polars-enum": lambda X: X.cast({"text": pl.Enum(["unused", "red", "green", "blue"])}),
+    "polars-nan": lambda X: X.with_columns(pl.col("holes").fill_null(float("nan"))),
+}
+_TASK_COLUMNS: dict[str, Callable[[pl.DataFrame], Any]] = {
+    "pandas": lambda X: X.to_pandas(),
+    "pyarrow": lambda X: X.to_arrow(),
+    "categorical": lambda X: X.cast({"school": pl.Categorical}),
+    "enum": lambda X: X.cast({"school": pl.Enum(["unused", "west", "north", "east"])}),
+    "lazy": lambda X: X.lazy(),
+}
+_KINDS: dict[str, Callable[[pl.Series], pl.Series]] = {
+    "regression": lambda y: y,
+    "binary": lambda y: (y > 50).alias("passed"),
+    "multiclass": lambda y: pl.Series("mark", ["C", "B", "A"]).gather((y > 45).cast(int) + (y > 55).cast(int)),
+}
+
+_raises = TestCase().assertRaisesRegex
+
+
+def check_multitask_estimator(estimator: MultiTaskEstimator) -> None:
+    """Check that an estimator keeps the promises of `multitask_checks`.
+
+    Parameters
+    ----------
+    estimator : MultiTaskEstimator
+        As for `multitask_checks`.
+
+    Raises
+    ------
+    AssertionError
+        At the first promise that is not kept, with the name of the check.
+    """
+    for check in multitask_checks(estimator):
+        check()
+
+
+def multitask_checks(estimator: MultiTaskEstimator) -> list[Callable[[], None]]:
+    """Checks that apply to an estimator, for ``pytest.mark.parametrize``.
+
+    Parameters
+    ----------
+    estimator : MultiTaskEstimator
+        Not fitted, with small options: the checks fit copies of it about 150 times. They set the columns, tasks and
+        seed. Of a funnel, give any ``task_chain``; the checks name their own steps.
+
+    Returns
+    -------
+    checks : list of callables without arguments
+        Each has a ``__name__`` that says what is promised, and raises an AssertionError where it does not hold.
+    """
+    every = _EveryEstimator(estimator)
+    groups: list[type[_EveryEstimator]] = [_EveryEstimator]
+    if not every.is_funnel:
+        groups += [_FreeEstimator]
+        groups += [_Classifying] * (every.kind != "regression") + [_Regressing] * (every.kind != "classification")
+        if every.kind is None:
+            groups += [_Mixed] + [_Network] * hasattr(estimator, "_network")
+            groups += [_Long] * ("task_column" in estimator.get_params(deep=False))
+    return [
+        _promised(getattr(group(estimator), name), type(estimator).__name__)
+        for group in groups
+        for name in vars(group)
+        if name.startswith("check_")
+    ]
+
+
+def _promised(check: Callable[[], None], owner: str) -> Callable[[], None]:
+    @wraps(check)
+    def run() -> None:
+        try:
+            check()
+        except ImportError:
+            raise
+        except Exception as error:
+            promise = check.__name__.removeprefix("check_").replace("_", " ")
+            reason = f"{type(error).__name__}: {error}" if str(error) else "see the assertion above"
+            raise AssertionError(f"{owner} fails {check.__name__}; promised is: {promise}. {reason}") from error
+
+    return run
+
+
+@contextmanager
+def _ignoring(message: str, category: type[Warning]) -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message, category)
+        yield
+
+
+def _few_rows_say_little() -> Any:
+    return _ignoring(".* experts have collapsed", TabmtlWarning)
+
+
+def features(n: int = 120, seed: int = 0) -> pl.DataFrame:
+    """Columns of every type, with missing values in most of them."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, 3))
+    level = rng.integers(0, 3, size=n)
+    missing = rng.random((n, 2)) < 0.1
+    return pl.DataFrame(
+        {
+            "plain": x[:, 0],
+            "holes": pl.Series(x[:, 1]).scatter(np.flatnonzero(missing[:, 0]), None),
+            "heavy": np.exp(3 * x[:, 2]).astype(np.float32),
+            "count": rng.integers(0, 50, size=n),
+            "flag": rng.random(n) < 0.5,
+            "text": pl.Series(["red", "green", "blue"]).gather(level).scatter(np.flatnonzero(missing[:, 1]), None),
+            "constant": np.ones(n),
+        }
+    )
+
+
+def mixed_targets(X: pl.DataFrame, seed: int = 0) -> pl.DataFrame:
+    """A binary, a multiclass and a regression target of text and numbers, 20 % of the labels missing."""
+    rng = np.random.default_rng(seed)
+    signal = X["plain"].to_numpy() + 0.3 * rng.normal(size=len(X))
+    late = pl.Series(np.where(signal > 0, "late", "on time"))
+    size = pl.Series(["large", "medium", "small"]).gather(np.digitize(signal, [-0.4, 0.6]))
+    delay = pl.Series(100 + 20 * signal)
+    hidden = rng.random((len(X), 3)) < 0.2
+    columns = {"late": late, "size": size, "delay": delay}
+    return pl.DataFrame(
+        {name: labels.scatter(np.flatnonzero(hidden[:, j]), None) for j, (name, labels) in enumerate(columns.items())}
+    )
+
+
+def long_table(n: int = 150, seed: int = 0) -> tuple[pl.DataFrame, pl.Series]:
+    """One regression label a row, each row of one of three schools, some labels missing."""
+    rng = np.random.default_rng(seed)
+    X = features(n, seed).with_columns(school=pl.Series(["east", "north", "west"]).gather(rng.integers(0, 3, n)))
+    slope = X["school"].replace_strict({"east": 1.0, "north": -1.0, "west": 3.0})
+    grade = 50 + 10 * slope * X["plain"] + rng.normal(size=n)
+    return X, grade.scatter(np.flatnonzero(rng.random(n) < 0.1), None).alias("grade")
+
+
+def answers(estimator: Any, X: Any) -> list[np.ndarray]:
+    """Everything an estimator says about rows, as arrays with one row each."""
+    predicted = estimator.predict(X)
+    if isinstance(predicted, pl.DataFrame):
+        found = [column.to_numpy() for column in predicted.iter_columns()]
+    else:
+        found = [np.asarray(predicted)]
+    if hasattr(estimator, "predict_proba"):
+        probabilities = estimator.predict_proba(X)
+        if isinstance(probabilities, dict):
+            probabilities = list(probabilities.values())
+        found += probabilities if isinstance(probabilities, list) else [probabilities]
+    if hasattr(estimator, "transform"):
+        found.append(estimator.transform(X))
+    return found
+
+
+def same(first: list[np.ndarray], second: list[np.ndarray]) -> bool:
+    """Whether two answers are equal bit for bit."""
+    return len(first) == len(second) and all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def largest_gap(first: list[np.ndarray], second: list[np.ndarray]) -> float:
+    """Largest difference between numbers of two answers, in units of the largest number of its column."""
+    gaps = [0.0]
+    for a, b in zip(first, second, strict=True):
+        if a.dtype.kind == "f":
+            gaps.append(float((np.abs(a - b) / (np.abs(a).max(axis=0) + 1e-12)).max()))
+    return max(gaps)
+
+
+def finite(found: Sequence[np.ndarray]) -> bool:
+    """Whether an answer holds no missing and no infinite value."""
+    return all(np.isfinite(a).all() if a.dtype.kind == "f" else None not in a.tolist() for a in found)
+
+
+def silent_attributes(cls: type) -> set[str]:
+    """Public class attributes that look like hyper-parameters and are none, for want of an annotation."""
+    values: dict[str, Any] = {}
+    annotated: set[str] = set()
+    for base in reversed(cls.__mro__):
+        if base.__module__.partition(".")[0] not in ("sklearn", "builtins"):
+            values |= vars(base)
+            annotated |= set(vars(base).get("__annotations__", ()))  # of fields, and of what says to be a ClassVar
+    return {
+        name
+        for name, value in values.items()
+        if not (name.startswith("_") or callable(value) or hasattr(type(value), "__get__"))
+    } - annotated
+
+
+def _close(first: Any, second: Any) -> bool:
+    return np.allclose(first, second, rtol=1e-6, atol=1e-12)
+
+
+def _load(path: Path, cls: type) -> Any:
+    """Load a model; classes of the package are found by their name."""
+    return load(path, cls=None if getattr(tabmtl, cls.__name__, None) is cls else cls)
+
+
+class _EveryEstimator:
+    """Promises of every estimator, and the tables that one takes."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.kind = model._target_kind
+        self.is_funnel = getattr(model, "task_chain", None) is not None
+
+    def fresh(self, **params: Any) -> Any:
+        """A copy with the parameters of the checks, of those that it has."""
+        estimator = clone(self.model)
+        known = estimator.get_params(deep=False)
+        steps = {name: Task(name=name, kind="binary", classes=("late", "on time")) for name in _STEPS}
+        funnel = {"task_chain": _STEPS, "tasks": steps} if self.is_funnel else {}
+        wanted = _SETTINGS | funnel | params
+        return estimator.set_params(**{name: value for name, value in wanted.items() if name in known})
+
+    def targets(self, X: pl.DataFrame) -> pl.DataFrame:
+        """Targets of the kinds that the face of the estimator takes, two at least."""
+        y = mixed_targets(X)
+        if self.kind == "classification":
+            return y.drop("delay")
+        if self.kind == "regression":
+            return y.select("delay", (pl.col("delay") ** 2).alias("square"))
+        if self.is_funnel:
+            # "on time" is the step taken, for it is the second class; where it was not, the second label is missing
+            late = pl.when(pl.col("late") == "late").then(None).when(X["plain"] > -0.5).then(pl.lit("late"))
+            return y.with_columns(late.otherwise("late").alias("very early"))
+        return y
+
+    def fitted(self) -> tuple[Any, pl.DataFrame, pl.DataFrame]:
+        """A fitted copy, and the features and targets it was fitted on."""
+        X = features()
+        y = self.targets(X)
+        return self.fresh().fit(X, y), X, y
+
+    def check_every_public_class_attribute_is_a_hyper_parameter(self) -> None:
+        cls = type(self.model)
+        assert not silent_attributes(cls), f"annotate {sorted(silent_attributes(cls))}, as a field or a ClassVar"
+        assert set(cls._get_param_names()) == {field.name for field in dataclasses.fields(cls)}
+
+    def check_every_hyper_parameter_is_keyword_only_and_documented(self) -> None:
+        known = documented(type(self.model).__doc__ or "")
+        for field in dataclasses.fields(type(self.model)):
+            assert field.kw_only, f"{field.name} is not keyword-only: write @dataclass(kw_only=True, ...)"
+            assert field.name in known, f"{field.name} has no entry under Parameters of the class"
+            assert "\n    " in known[field.name], f"{field.name} has no description below its name"
+
+    def check_parameters_are_kept_and_cloned(self) -> None:
+        estimator = self.fresh()
+        params = estimator.get_params()
+        assert clone(estimator).get_params() == params
+        assert type(self.model)().set_params(**params).get_params() == params
+        estimator, X, _ = self.fitted()
+        assert {name: value for name, value in estimator.get_params().items() if name in params} == params
+        with _raises(NotFittedError, ""):
+            clone(estimator).predict(X)
+
+    def check_the_same_seed_gives_the_same_bits_and_leaves_the_global_generators_alone(self) -> None:
+        import torch
+
+        def states() -> Any:
+            return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+
+        before = states()
+        first, X, y = self.fitted()
+        said = answers(first, X)
+        assert states() == before, "a global generator has moved"
+        random.seed(1)
+        np.random.seed(1)
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            assert same(said, answers(self.fresh().fit(X, y), X))
+            assert same(said, answers(clone(first).fit(X, y), X))
+        seeded = [answers(self.fresh(random_state=np.random.RandomState(7)).fit(X, y), X) for _ in range(2)]
+        assert same(*seeded), "two fits with one RandomState differ"
+
+    def check_fit_again_equals_a_first_fit(self) -> None:
+        estimator, X, y = self.fitted()
+        once = answers(estimator, X)
+        fewer = list(dict.fromkeys([y.columns[0], *(getattr(estimator, "task_chain", None) or ())]))
+        estimator.fit(X.select("plain", "text"), y.select(fewer))
+        assert same(once, answers(estimator.fit(X, y), X))
+
+    def check_copies_and_files_give_the_same_bits(self) -> None:
+        estimator, X, y = self.fitted()
+        said = answers(estimator, X)
+        with TemporaryDirectory() as folder:
+            estimator.save(folder)
+            copies = {
+                "load": _load(Path(folder), type(self.model)),
+                "pickle": pickle.loads(pickle.dumps(estimator)),
+                "deepcopy": copy.deepcopy(estimator),
+            }
+        for how, other in copies.items():
+            assert type(other) is type(self.model), how
+            assert other.get_params() == estimator.get_params(), how
+            assert same(said, answers(other, X)), how
+            assert other.tasks_ == estimator.tasks_, how
+            assert other.score_tasks(X, y) == estimator.score_tasks(X, y), how
+            assert sorted(vars(other)) == sorted(vars(estimator)), how
+        assert same(said, answers(estimator, X))
+
+    def check_a_second_generation_file_holds_the_same_bytes(self) -> None:
+        with TemporaryDirectory() as folder:
+            first, second = Path(folder, "first"), Path(folder, "second")
+            self.fitted()[0].save(first)
+            _load(first, type(self.model)).save(second)
+            found = [{file.name: file.read_bytes() for file in path.iterdir()} for path in (first, second)]
+        assert found[0] == found[1]
+
+    def check_an_unfitted_estimator_says_so(self) -> None:
+        estimator = self.fresh()
+        X = self.fitted()[1]
+        with TemporaryDirectory() as folder:
+            for ask in (
+                estimator.predict,
+                lambda X: estimator.score(X, self.targets(X)),
+                lambda X: estimator.save(folder),
+            ):
+                with _raises(NotFittedError, type(self.model).__name__):
+                    ask(X)
+
+    def check_scores_are_those_of_the_tasks(self) -> None:
+        estimator, X, y = self.fitted()
+        scores = estimator.score_tasks(X, y)
+        assert list(scores) == y.columns
+        if self.kind is None:
+            assert _close(estimator.score(X, y), np.mean(list(scores.values())))
+        else:
+            assert estimator.score(X, y) <= 1
+
+    def check_bad_features_are_named(self) -> None:
+        X = features()
+        for change, error, message in _BAD_FEATURES:
+            with _raises(error, message):
+                self.fresh().fit(change(X), self.targets(X))
+
+    def check_bad_labels_are_named(self) -> None:
+        X = features()
+        y = self.targets(X)
+        name = y.columns[1]
+        for change, error, message in _BAD_LABELS:
+            with _raises(error, message.format(name=name)):
+                self.fresh().fit(X, y.with_columns(change(y[name])))
+
+    def check_a_face_refuses_labels_of_the_other_kind(self) -> None:
+        X, y = features(), mixed_targets(features())
+        if self.kind == "classification":
+            with _raises(ValueError, r"'delay'.*continuous"):
+                self.fresh().fit(X, y)
+        if self.kind == "regression":
+            with _raises(ValueError, r"'late'.*text"):
+                self.fresh().fit(X, y)
+
+    def check_bad_weights_are_refused(self) -> None:
+        X = features()
+        y = self.targets(X)
+        n, t = y.shape
+        wrong = {
+            "negative": -np.ones(n),
+            "missing": np.full(n, np.nan),
+            "infinite": np.full((n, t), np.inf),
+            "short": np.ones(n - 1),
+            "wide": np.ones((n, t + 1)),
+            "foreign": pl.DataFrame({"somebody": np.ones(n)}),
+            "zero": np.zeros(n),
+        }
+        for weight in wrong.values():
+            with _raises(ValueError, "weight"):
+                self.fresh().fit(X, y, sample_weight=weight)
+
+    @_ignoring("X does not have valid feature names", UserWarning)
+    def check_features_that_changed_since_fit_are_named(self) -> None:
+        estimator, X, y = self.fitted()
+        text = X.with_columns(plain=pl.col("plain").cast(pl.String))
+        with _raises(TypeError, r"'plain'.*numeric.*fit"):
+            estimator.predict(text)
+        with _raises(ValueError, r"'plain'.*infinite"):
+            estimator.predict(X.with_columns(plain=pl.lit(-np.inf)))
+        with _raises(TypeError, "'text'"):
+            estimator.predict(X.with_columns(text=pl.lit(date(2024, 1, 1))))
+        for columns in (X.drop("plain"), X.rename({"plain": "simple"}), X.select(reversed(X.columns))):
+            with _raises(ValueError, "feature names"):
+                estimator.predict(columns)
+        with _raises(ValueError, r"X has 2 features, but \w+ is expecting 7"):
+            estimator.predict(X.select("plain", "holes").to_numpy())
+        with _raises(ValueError, "0 sample"):
+            estimator.predict(X[:0])
+        with _raises(ValueError, y.columns[0]):
+            estimator.score(X, y.drop(y.columns[0]))
+        with _raises(ValueError, "119"):
+            estimator.score(X, y[:-1])
+
+    def check_a_failed_fit_leaves_the_estimator_as_it_was(self) -> None:
+        estimator, X, y = self.fitted()
+        said, before = answers(estimator, X), dict(vars(estimator))
+        for why, arguments_for in _FAILURES.items():
+            # columns that the first fit did not have
+            other = X.rename({"count": "number"})
+            arguments = {"X": other, "y": y} | arguments_for(other, y)
+            params = arguments.pop("params", {})
+            if not set(params) <= set(before):
+                continue  # not every method has it
+            with _raises((ValueError, TypeError), ""):
+                estimator.set_params(**params).fit(**arguments)
+            estimator.set_params(**{name: before[name] for name in params})
+            assert vars(estimator) == before, why
+            assert same(said, answers(estimator, X)), why
+
+    def check_a_row_is_answered_alike_in_any_batch(self) -> None:
+        estimator, X, _ = self.fitted()
+        whole = answers(estimator, X)
+        for size in (1, 2, 7, 8, 31):
+            pieces = [answers(estimator, X[start : start + size]) for start in range(0, len(X), size)]
+            joined = [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
+            assert all(np.array_equal(a, b) for a, b in zip(whole, joined, strict=True) if a.dtype.kind != "f"), size
+            gap = largest_gap(whole, joined)
+            assert gap <= 1e-6, f"in batches of {size} rows, answers differ by {gap:.1e}; allowed is 1e-6"
+
+    def check_a_row_is_answered_alike_in_any_order_and_beside_any_row(self) -> None:
+        estimator, X, _ = self.fitted()
+        order = np.random.default_rng(0).permutation(len(X))
+        whole = answers(estimator, X)
+        assert largest_gap([a[order] for a in whole], answers(estimator, X[order])) <= 1e-6
+        strange = X.with_columns(plain=pl.lit(1e9), holes=pl.lit(None, dtype=pl.Float64), text=pl.lit("violet"))
+        beside = answers(estimator, pl.concat([strange, X]))
+        assert largest_gap(whole, [a[len(X) :] for a in beside]) <= 1e-6
+        many = answers(estimator, pl.concat([X] * 20))
+        assert largest_gap([np.concatenate([a] * 20) for a in whole], many) <= 1e-6
+
+    def check_missing_values_are_answered_anywhere(self) -> None:
+        estimator, X, y = self.fitted()
+        for name in X.columns:
+            empty = X.with_columns(pl.lit(None, dtype=X.schema[name]).alias(name))
+            assert finite(answers(estimator, empty))
+            untyped = X.with_columns(pl.lit(None).alias(name))
+            assert same(answers(estimator, empty), answers(estimator, untyped))
+        assert finite(answers(estimator, X.clear(3)))
+        assert finite(
+            answers(self.fresh().fit(X.with_columns(plain=pl.lit(None)), y), X.with_columns(plain=pl.lit(None)))
+        )
+
+    def check_unseen_levels_are_answered_alike(self) -> None:
+        estimator, X, _ = self.fitted()
+        violet, brown = (answers(estimator, X.with_columns(text=pl.lit(level))) for level in ("violet", "brown"))
+        assert finite(violet)
+        assert same(violet, brown)
+
+    @_few_rows_say_little()
+    def check_constant_columns_and_outliers_are_taken(self) -> None:
+        X = features().with_columns(level=pl.lit("only"), yes=pl.lit(True), zero=pl.lit(0))
+        huge = X["plain"].scatter([3, 4], [1e300, -1e300])
+        y = self.targets(X)
+        estimator = self.fresh().fit(X.with_columns(plain=huge), y)
+        assert finite(answers(estimator, X))
+        assert finite(answers(estimator, X.with_columns(plain=pl.lit(-1e300))))
+        only = X.select("level")
+        assert finite(answers(self.fresh().fit(only, y), only))
+
+    def check_one_row_is_answered(self) -> None:
+        estimator, X, _ = self.fitted()
+        assert [len(a) for a in answers(estimator, X[:1])] == [1] * len(answers(estimator, X[:1]))
+
+    def check_a_task_with_labels_on_one_percent_of_rows_is_learned(self) -> None:
+        X = features(1_000)
+        y = self.targets(X)
+        rare = y.columns[0]
+        kept = np.concatenate([np.flatnonzero(y[rare] == value)[:5] for value in y[rare].drop_nulls().unique()[:2]])
+        few = pl.Series(np.isin(np.arange(len(X)), kept[:10]))
+        y = y.with_columns(pl.when(few).then(pl.col(rare)).alias(rare))
+        estimator = self.fresh().fit(X, y)
+        assert finite(answers(estimator, X))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", TabmtlWarning)
+            assert set(estimator.score_tasks(X, y)) == set(y.columns)
+
+    def check_features_mean_the_same_in_every_container(self) -> None:
+        estimator, X, y = self.fitted()
+        said, scores = answers(estimator, X), estimator.score_tasks(X, y)
+        for container, convert in _CONTAINERS.items():
+            other = convert(X)
+            assert same(said, answers(estimator, other)), container
+            assert same(said, answers(self.fresh().fit(other, y), other)), container
+            assert estimator.score_tasks(other, y) == scores, container
+
+    def check_arrays_mean_the_same_as_frames(self) -> None:
+        X = features().select("plain", "holes", "count", "constant")
+        y = self.targets(features())
+        array = X.to_numpy()
+        from_array = self.fresh().fit(array, y)
+        assert not hasattr(from_array, "feature_names_in_")
+        said = answers(from_array, array)
+        assert same(said, answers(from_array, array.tolist()))
+        assert same(said, answers(from_array, np.asfortranarray(array)))
+        assert same(said, answers(self.fresh().fit(X, y), X))
+        mixed = features().select("plain", "text").to_pandas().to_numpy(dtype=object)
+        assert same(
+            answers(self.fresh().fit(mixed, y), mixed),
+            answers(self.fresh().fit(features().select("plain", "text"), y), features().select("plain", "text")),
+        )
+
+    def check_frames_without_names_are_silent(self) -> None:
+        import pandas as pd
+
+        X, y = pd.DataFrame(features().select("plain", "count").to_numpy()), self.targets(features())
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            self.fresh().fit(X, y).predict(X)
+
+    def check_columns_named_as_categories_are_categories(self) -> None:
+        X, y = features().select("plain", "count"), self.targets(features())
+        by_name = self.fresh(categorical_features=["count"]).fit(X, y)
+        by_place = self.fresh(categorical_features=[1]).fit(X, y)
+        by_type = self.fresh().fit(X.cast({"count": pl.String}), y)
+        said = answers(by_name, X)
+        assert same(said, answers(by_place, X))
+        assert same(said, answers(by_type, X.cast({"count": pl.String})))
+        with _raises(ValueError, "colour"):
+            self.fresh(categorical_features=["colour"]).fit(X, y)
+
+    def check_targets_come_back_in_their_container(self) -> None:
+        import pandas as pd
+        import pyarrow as pa
+
+        X = features()
+        y = self.targets(X)
+        predicted = self.fresh().fit(X, y).predict(X)
+        assert isinstance(predicted, pl.DataFrame)
+        assert predicted.schema == y.schema
+        assert sum(predicted.null_count().row(0)) == 0
+
+        index = pd.Index(np.arange(len(X)) + 1000, name="row")
+        pandas_X, pandas_y = X.to_pandas().set_index(index), y.to_pandas().set_index(index)
+        in_pandas = self.fresh().fit(pandas_X, pandas_y).predict(pandas_X)
+        assert isinstance(in_pandas, pd.DataFrame)
+        assert in_pandas.index.equals(index)
+        assert in_pandas.dtypes.tolist() == pandas_y.dtypes.tolist()
+        assert_frame_equal(pl.from_pandas(in_pandas), predicted)
+
+        in_arrow = self.fresh().fit(X, y.to_arrow()).predict(X)
+        assert isinstance(in_arrow, pa.Table)
+        assert_frame_equal(pl.from_arrow(in_arrow), predicted)
+
+    def check_weights_come_in_three_forms(self) -> None:
+        import pandas as pd
+
+        X = features()
+        y = self.targets(X)
+        weight = np.random.default_rng(1).integers(1, 4, size=len(X)).astype(float)
+        said = answers(self.fresh().fit(X, y, sample_weight=weight), X)
+        per_task = np.column_stack([weight] * y.shape[1])
+        frame = pl.DataFrame(per_task, schema=y.columns).select(reversed(y.columns))
+        for form in (weight.tolist(), pl.Series(weight), pd.Series(weight), per_task, frame, frame.to_pandas()):
+            assert same(said, answers(self.fresh().fit(X, y, sample_weight=form), X))
+        assert not same(said, answers(self.fresh().fit(X, y), X))
+
+    def check_weights_are_normalised_for_every_task(self) -> None:
+        X = features()
+        y = self.targets(X)
+        weight = np.random.default_rng(1).integers(1, 4, size=y.shape).astype(float)
+        scaled = weight * 2.0 ** np.arange(y.shape[1])
+        assert same(
+            answers(self.fresh().fit(X, y, sample_weight=weight), X),
+            answers(self.fresh().fit(X, y, sample_weight=scaled), X),
+        )
+
+    def check_weights_count_in_scores(self) -> None:
+        estimator, X, y = self.fitted()
+        half = np.arange(len(X)) % 2
+        X_half, y_half = X.filter(half == 1), y.filter(half == 1)
+        weighted, expected = estimator.score_tasks(X, y, half), estimator.score_tasks(X_half, y_half)
+        assert list(weighted) == list(expected)
+        assert _close(list(weighted.values()), list(expected.values()))
+        assert _close(estimator.score(X, y, sample_weight=half), estimator.score(X_half, y_half))
+
+
+class _FreeEstimator(_EveryEstimator):
+    """Promises of those that take any targets of the kinds of their face."""
+
+    @_few_rows_say_little()
+    def check_few_rows_are_enough_to_fit(self) -> None:
+        X = features()[:4]
+        y = pl.DataFrame(
+            {"late": ["a", "b", None, "a"], "size": ["s", "m", "l", None], "delay": [1.5, None, -2.0, 0.7]}
+        )
+        y = y.select(self.targets(features()).columns) if self.kind != "regression" else y.select("delay")
+        assert finite(answers(self.fresh().fit(X, y), X))
+
+    def check_flat_targets_come_back_flat(self) -> None:
+        import pandas as pd
+
+        X = features()
+        y = self.targets(X)[:, 0]
+        series = self.fresh().fit(X, y).predict(X)
+        assert isinstance(series, pl.Series)
+        assert (series.name, series.dtype) == (y.name, y.dtype)
+        in_pandas = self.fresh().fit(X.to_pandas(), y.to_pandas()).predict(X.to_pandas())
+        assert isinstance(in_pandas, pd.Series)
+        assert in_pandas.name == y.name
+        full = y.fill_null(strategy="backward").fill_null(strategy="forward")
+        array = self.fresh().fit(X, full.to_numpy()).predict(X)
+        assert isinstance(array, np.ndarray)
+        assert array.shape == (len(X),)
+        one_column = self.fresh().fit(X, y.to_frame()).predict(X)
+        assert (one_column.columns, one_column.shape) == ([y.name], (len(X), 1))
+        assert one_column.to_series().equals(series)
+
+    def check_probabilities_take_the_form_of_the_face(self) -> None:
+        estimator, X, y = self.fitted()
+        if self.kind == "regression":
+            assert not hasattr(estimator, "predict_proba")
+            return
+        probabilities = estimator.predict_proba(X)
+        if self.kind == "classification":
+            assert isinstance(probabilities, list)
+            probabilities = dict(zip(y.columns, probabilities, strict=True))
+            assert [classes.tolist() for classes in estimator.classes_] == [
+                list(task.classes) for task in estimator.tasks_
+            ]
+        assert {name: p.shape for name, p in probabilities.items()} == {"late": (len(X), 2), "size": (len(X), 3)}
+        flat = self.fresh().fit(X, y["size"])
+        assert isinstance(flat.predict_proba(X), np.ndarray)
+        assert flat.classes_.tolist() == sorted(flat.classes_) if self.kind else not hasattr(flat, "classes_")
+
+    def check_weight_zero_equals_an_absent_label(self) -> None:
+        X = features()
+        y = self.targets(X)
+        rng = np.random.default_rng(1)
+        weight = (rng.random(y.shape) < 0.7).astype(float)
+        absent = y.select(
+            pl.when(pl.Series(weight[:, j] > 0)).then(pl.col(name)).alias(name) for j, name in enumerate(y.columns)
+        )
+        ones = np.ones(y.shape)
+        said = answers(self.fresh().fit(X, absent, sample_weight=ones), X)
+        assert same(said, answers(self.fresh().fit(X, y, sample_weight=weight), X))
+        junk = y.select(
+            pl.when(pl.Series(weight[:, j] > 0)).then(pl.col(name)).otherwise(pl.lit(odd)).alias(name)
+            for j, (name, odd) in enumerate((name, "odd" if y[name].dtype == pl.String else 1e9) for name in y.columns)
+        )
+        assert same(said, answers(self.fresh().fit(X, junk, sample_weight=weight), X))
+
+
+class _Classifying(_EveryEstimator):
+    """Promises of those that take classes."""
+
+    def check_one_single_class_is_named(self) -> None:
+        X = features()
+        with _raises(ValueError, r"'late'.*class.*at least two"):
+            self.fresh().fit(X, pl.DataFrame({"late": ["yes"] * len(X)}))
+
+
+class _Regressing(_EveryEstimator):
+    """Promises of those that take numbers."""
+
+    @_few_rows_say_little()
+    def check_one_label_is_enough_for_a_regression(self) -> None:
+        X = features()[:5]
+        y = pl.DataFrame({"delay": [None, 3.0, None, None, None], "size": [1.0, 2.5, 3.0, 4.0, 5.5]})
+        predicted = self.fresh().fit(X, y).predict(X)
+        assert finite([predicted["delay"].to_numpy()])
+        assert finite([self.fresh().fit(X[:1], [3.5]).predict(X)])
+
+
+class _Mixed(_EveryEstimator):
+    """Promises of those that mix kinds of targets."""
+
+    def check_declarations_that_do_not_fit_are_named(self) -> None:
+        X, y = features(), mixed_targets(features())
+        wrong = {
+            "unknown": ({"speed": "regression"}, "speed"),
+            "classes": ({"late": Task(name="late", kind="binary", classes=("a", "b"))}, r"'late'.*classes"),
+            "kind": ({"size": "binary"}, r"'size'.*binary.*3 classes"),
+            "text": ({"size": "regression"}, r"'size'.*regression"),
+            "metric": ({"late": Task(name="late", kind="binary", metric="r2")}, r"'late'.*'r2'.*roc_auc"),
+            "typo": ({"late": "binry"}, r"'late'.*binry"),
+        }
+        for tasks, message in wrong.values():
+            with _raises(ValueError, message):
+                self.fresh(tasks=tasks).fit(X, y)
+
+    def check_labels_that_fit_did_not_see_are_named(self) -> None:
+        estimator, X, y = self.fitted()
+        with _raises(ValueError, r"'late'.*'never'.*'on time'"):
+            estimator.score(X, y.with_columns(late=pl.lit("never")))
+        with _raises(ValueError, "'late'"):
+            estimator.score(X, y.with_columns(late=pl.lit(1.5)))
+        with _raises(ValueError, "'delay'"):
+            estimator.score(X, y.with_columns(delay=pl.lit("long")))
+
+    def check_ten_thousand_levels_are_learned(self) -> None:
+        rng = np.random.default_rng(0)
+        level = rng.permutation(np.repeat(np.arange(10_000), 2))
+        X = pl.DataFrame({"user": pl.Series(level).cast(pl.String), "plain": rng.normal(size=len(level))})
+        estimator = self.fresh(epochs=1, batch_size=2_048).fit(X, mixed_targets(X))
+        assert max(estimator._coder.features.columns.cardinalities) == 10_002
+        assert finite(answers(estimator, X[:50]))
+
+    def check_labels_keep_their_type(self) -> None:
+        X, y = features(), mixed_targets(features())
+        typed = y.select(
+            flag=pl.col("late") == "late",
+            enum=pl.col("size").cast(pl.Enum(["small", "medium", "large"])),
+            category=pl.col("size").cast(pl.Categorical),
+            level=pl.col("size").replace_strict({"small": 7, "medium": 1, "large": 3}, return_dtype=pl.Int16),
+            short=pl.col("delay").cast(pl.Float32),
+            whole=pl.col("delay").round().cast(pl.Int32),
+        )
+        tasks = {"level": "multiclass", "whole": "regression"}
+        estimator = self.fresh(tasks=tasks).fit(X, typed)
+        predicted = estimator.predict(X)
+        expected = dict(typed.schema) | {"whole": pl.Float64()}
+        assert dict(predicted.schema) == expected
+        for name in ("flag", "enum", "category", "level"):
+            assert set(predicted[name].cast(pl.String)) <= set(typed[name].drop_nulls().cast(pl.String))
+        probabilities = estimator.predict_proba(X)
+        assert list(probabilities) == ["flag", "enum", "category", "level"]
+        assert estimator.tasks_[3].classes == (1, 3, 7)
+        for task in estimator.tasks_[:4]:
+            p = probabilities[task.name]
+            assert p.shape == (len(X), len(task.classes))
+            np.testing.assert_allclose(p.sum(axis=1), 1)
+            assert [task.classes[k] for k in p.argmax(axis=1)] == predicted[task.name].to_list()
+
+    def check_an_array_of_objects_holds_mixed_targets(self) -> None:
+        X, y = features(), mixed_targets(features())
+        array = y.to_pandas().to_numpy(dtype=object)
+        from_array, from_frame = self.fresh().fit(X, array), self.fresh().fit(X, y)
+        assert [task.kind for task in from_array.tasks_] == ["binary", "multiclass", "regression"]
+        predicted = from_array.predict(X)
+        assert predicted.dtype == object
+        for j, name in enumerate(y.columns):
+            assert predicted[:, j].tolist() == from_frame.predict(X)[name].to_list()
+
+    def check_whole_numbers_are_guessed_with_a_warning(self) -> None:
+        X = features()
+        y = mixed_targets(X).with_columns(stars=X["count"] % 5)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", TabmtlWarning)
+            self.fresh().fit(X, y)
+        told = [str(warning.message) for warning in caught if issubclass(warning.category, TabmtlWarning)]
+        assert any(re.search(r"'stars' .* tasks=\{'stars': 'multiclass'\}", message) for message in told), told
+        declared = self.fresh(tasks={"stars": "regression"}).fit(X, y)
+        assert declared.tasks_[3] == Task(name="stars", kind="regression", metric="r2")
+        assert declared.predict(X)["stars"].dtype == pl.Float64
+
+    def check_tasks_are_declared_by_name_or_in_order(self) -> None:
+        X, y = features(), mixed_targets(features())
+        late = Task(name="late", kind="binary", classes=("on time", "late"), metric="accuracy", weight=2.0)
+        by_name = self.fresh(tasks={"late": late, "delay": "regression"}).fit(X, y)
+        assert by_name.tasks_[0] == late
+        plain = self.fresh(tasks={"late": Task(name="late", kind="binary", weight=2.0)}).fit(X, y)
+        assert plain.tasks_[0].classes == ("late", "on time")
+        assert by_name.predict_proba(X)["late"].shape == plain.predict_proba(X)["late"].shape
+        in_order = self.fresh(tasks=[late, Task(name="size", kind="multiclass"), Task(name="delay", kind="regression")])
+        array = y.to_pandas().to_numpy(dtype=object)
+        assert [task.name for task in in_order.fit(X, array).tasks_] == ["late", "size", "delay"]
+        assert same(list(in_order.predict_proba(X).values()), list(by_name.predict_proba(X).values()))
+        assert list(in_order.score_tasks(X, array)) == ["late", "size", "delay"]
+
+    def check_a_declared_class_may_be_without_labels(self) -> None:
+        X, y = features(), mixed_targets(features())
+        tasks = {"late": Task(name="late", kind="multiclass", classes=("late", "lost", "on time"))}
+        p = self.fresh(tasks=tasks).fit(X, y).predict_proba(X)["late"]
+        assert p.shape == (len(X), 3)
+        np.testing.assert_allclose(p.sum(axis=1), 1)
+
+
+class _Network(_EveryEstimator):
+    """Promises of networks."""
+
+    def check_another_seed_gives_another_network(self) -> None:
+        first, X, y = self.fitted()
+        assert not same(answers(first, X), answers(self.fresh(random_state=1).fit(X, y), X))
+
+
+class _Long(_EveryEstimator):
+    """Promises for tables with one task a row."""
+
+    def check_a_failed_fit_of_a_long_table_leaves_the_estimator_as_it_was(self) -> None:
+        X, y = long_table()
+        estimator = self.fresh(task_column="school").fit(X, y)
+        said = answers(estimator, X)
+        with _raises(ValueError, "school"):
+            estimator.fit(X.drop("school"), y)
+        assert same(said, answers(estimator, X))
+
+    def check_every_row_is_answered_for_its_own_task(self) -> None:
+        X, numbers = long_table()
+        order = np.random.default_rng(0).permutation(len(X))
+        for kind, labels_of in _KINDS.items():
+            y = labels_of(numbers)
+            estimator = self.fresh(task_column="school").fit(X, y)
+            assert [(task.name, task.kind) for task in estimator.tasks_] == [
+                (name, kind) for name in ("east", "north", "west")
+            ]
+            predicted = estimator.predict(X)
+            assert (predicted.name, predicted.dtype, len(predicted)) == (y.name, y.dtype, len(X))
+            whole = answers(estimator, X)
+            alone = [answers(estimator, X[row]) for row in range(len(X))]
+            assert largest_gap(whole, [np.concatenate(parts) for parts in zip(*alone, strict=True)]) <= 1e-6, kind
+            assert largest_gap([a[order] for a in whole], answers(estimator, X[order])) <= 1e-6, kind
+            assert same(whole, answers(self.fresh(task_column="school").fit(X, y), X)), kind
+            with TemporaryDirectory() as folder:
+                estimator.save(folder)
+                assert same(whole, answers(_load(Path(folder), type(self.model)), X)), kind
+
+    def check_tasks_are_told_apart_and_scored_on_their_own_rows(self) -> None:
+        X, y = long_table(600)
+        estimator = self.fresh(task_column="school", **_LONGER).fit(X, y)
+        scores = estimator.score_tasks(X, y)
+        predicted = estimator.predict(X)
+        for school, score in scores.items():
+            own = (X["school"] == school) & y.is_not_null()
+            assert _close(score, r2_score(y.filter(own), predicted.filter(own)))
+            assert score > 0.5, "one slope for all schools reaches less: they differ in sign"
+        assert _close(estimator.score(X, y), np.mean(list(scores.values())))
+        elsewhere = estimator.predict(X.with_columns(school=pl.lit("north")))
+        assert (elsewhere != predicted).sum() > len(X) / 2
+
+    def check_the_task_column_may_have_any_form(self) -> None:
+        X, y = long_table()
+        said = answers(self.fresh(task_column="school").fit(X, y), X)
+        for form, convert in _TASK_COLUMNS.items():
+            other = convert(X)
+            assert same(said, answers(self.fresh(task_column="school").fit(other, y), other)), form
+
+    def check_tasks_may_be_numbered(self) -> None:
+        X, y = long_table()
+        X = X.with_columns(school=pl.col("school").replace_strict({"east": 10, "north": 2, "west": 7}))
+        estimator = self.fresh(task_column="school").fit(X, y)
+        assert sorted(task.name for task in estimator.tasks_) == ["10", "2", "7"]
+        assert len(estimator.predict(X)) == len(X)
+
+    def check_weight_zero_equals_an_absent_label_in_a_long_table(self) -> None:
+        X, y = long_table()
+        weight = (np.random.default_rng(1).random(len(X)) < 0.7).astype(float)
+        absent = pl.select(pl.when(pl.Series(weight > 0)).then(y).alias("grade")).to_series()
+        said = answers(self.fresh(task_column="school").fit(X, absent, sample_weight=np.ones(len(X))), X)
+        assert same(said, answers(self.fresh(task_column="school").fit(X, y, sample_weight=weight), X))
+
+    def check_validation_rows_name_their_task(self) -> None:
+        X, y = long_table()
+        X_val, y_val = long_table(seed=1)
+        estimator = self.fresh(task_column="school").fit(X, y, X_val=X_val, y_val=y_val)
+        assert list(estimator.score_tasks(X_val, y_val)) == ["east", "north", "west"]
+
+    def check_what_a_long_table_lacks_is_named(self) -> None:
+        X, y = long_table()
+        with _raises(ValueError, "'class' is no column of X"):
+            self.fresh(task_column="class").fit(X, y)
+        with _raises(ValueError, r"school.*missing"):
+            self.fresh(task_column="school").fit(X.with_columns(school=pl.lit(None, dtype=pl.String)), y)
+        with _raises(ValueError, "one target"):
+            self.fresh(task_column="school").fit(X, pl.DataFrame({"a": y, "b": y}))
+        estimator = self.fresh(task_column="school", unknown_task="error").fit(X, y)
+        with _raises(ValueError, r"school.*'south'"):
+            estimator.predict(X.with_columns(school=pl.lit("south")))
+        with _raises(ValueError, "school"):
+            estimator.predict(X.drop("school"))
+
+    def check_a_task_of_a_long_table_without_labels_is_named(self) -> None:
+        X, y = long_table()
+        y = y.to_frame("mark").select(pl.when(X["school"] != "west").then(pl.col("mark"))).to_series()
+        with _raises(ValueError, r"task 'west' .* no observed label"):
+            self.fresh(task_column="school").fit(X, y)
+
+    def check_probabilities_of_a_long_frame_are_under_its_column(self) -> None:
+        X, y = long_table()
+        y = _KINDS["binary"](y)
+        flat = self.fresh(task_column="school").fit(X, y).predict_proba(X)
+        framed = self.fresh(task_column="school").fit(X, y.to_frame()).predict_proba(X)
+        assert list(framed) == ["passed"]
+        np.testing.assert_array_equal(framed["passed"], flat)
