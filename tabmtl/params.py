@@ -158,6 +158,7 @@ def near(name: Any, known: Iterable[str]) -> str:
 # Types of fields that carry a rule.
 Count = Annotated[int, check_count]
 CountOrZero = Annotated[int, partial(check_count, low=0)]
+TwoOrMore = Annotated[int, partial(check_count, low=2)]
 NonNegative = Annotated[float, partial(check_at_least, low=0)]
 Positive = Annotated[float, check_positive]
 Share = Annotated[float, check_share]

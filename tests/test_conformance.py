@@ -36,7 +36,5 @@ def test_an_attribute_without_annotation_is_found():
         width = 3
 
     check = multitask_checks(Careless())[0]
-    with pytest.raises(
-        AssertionError, match=r"Careless fails check_every_public_class_attr.*annotate \['width'\]"
-    ):
+    with pytest.raises(AssertionError, match=r"Careless fails check_every_public_class_attr.*annotate \['width'\]"):
         check()

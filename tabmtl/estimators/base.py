@@ -53,6 +53,20 @@ class SavableEstimator(BaseEstimator):
             if name not in known:
                 raise TypeError(f"{cls.__name__} has no parameter {name!r}{near(name, known)}; it has {known}")
 
+    def set_params(self, **params: Any) -> Self:
+        """Set hyper-parameters; those of a nested estimator as ``name__parameter``.
+
+        Raises
+        ------
+        ValueError
+            If the class does not have one; the message hints at the nearest.
+        """
+        try:
+            self._check_names(name.partition("__")[0] for name in params)
+        except TypeError as error:
+            raise ValueError(str(error)) from None  # which scikit-learn expects here
+        return super().set_params(**params)
+
     def save(self, path: str | Path) -> None:
         """Save to a folder of JSON, safetensors and, for trees, LightGBM text; no pickle.
 

@@ -229,7 +229,7 @@ class HoME(ExpertEstimator):
     task_groups : mapping of str to sequence of str, optional
         Groups of tasks that go together, such as ``{"watch": ["long_view"], "interact": ["click", "like"]}``; each
         task in one. By default all tasks are one group, which leaves two levels of CGC with self-gates.
-    n_shared_experts, n_group_experts : (int, int), default=(4, 2) and (2, 2)
+    n_shared_experts, n_group_experts : (int, int), default=(4, 2), (2, 2)
         Experts of all tasks, and of each group, at level 1 and at level 2.
     n_task_experts : int, default=1
         Experts of each task at level 2.
@@ -239,11 +239,10 @@ class HoME(ExpertEstimator):
         Whether a gate sees only the experts named above; else all of its level.
     feature_gate : {"both", "first", "none"}, default="both"
         Levels with feature-gates.
-    n_feature_masks, feature_rank : int, default=2 and 8
+    n_feature_masks, feature_rank : int, default=2, 8
         Number L of masks that a feature-gate mixes, and their rank.
     self_gate : bool, default=True
-    expert_norm : {"batch", "layer", "none"}, default="batch"
-    activation : {"relu", "silu"}, default="silu"
+        Whether own experts reach their group and task past the gate too: the SG above.
 
     Notes
     -----

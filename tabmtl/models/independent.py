@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import lightgbm as lgb
 import narwhals.stable.v2 as nw
@@ -18,7 +18,7 @@ from tabmtl.encode.labels import both_classes
 from tabmtl.estimators.tables import ClassifierFace, MultiTaskEstimator, RegressorFace, TableState
 from tabmtl.forks import count_threads
 from tabmtl.model_selection.folds import train_valid_split
-from tabmtl.params import check_at_least, check_count, check_positive, check_share
+from tabmtl.params import Count, Jobs, NonNegative, Positive, Share, TwoOrMore, WholeShare
 from tabmtl.schema import Batch, Columns, Task
 from tabmtl.storage.lightgbm_text import TreeText
 from tabmtl.trees import tree_matrix
@@ -27,6 +27,11 @@ _ROWS_TO_SPLIT = 50
 _MOST_TREES = 1_000
 _OWN = ("learning_rate", "num_leaves", "min_child_samples", "colsample_bytree", "reg_lambda")
 _METRICS = {"binary": "auc", "multiclass": "multi_logloss", "regression": "rmse"}
+
+
+def _check_estimator(name: str, value: Any) -> None:
+    if value is not None and (isinstance(value, type) or not (hasattr(value, "fit") and hasattr(value, "get_params"))):
+        raise TypeError(f"{name} must be an estimator such as RandomForestRegressor(), or None, got {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -64,11 +69,11 @@ class IndependentTasks(MultiTaskEstimator):
         Stop LightGBM where a task's validation score (ROC AUC, log loss for many classes, RMSE) has not improved
         for ``patience`` trees. Without X_val and y_val in fit, ``validation_fraction`` of the rows is set aside.
     validation_fraction : float, default=0.15
+        Share of the rows that early stopping sets aside.
     patience : int, default=30
+        Trees without a better validation score after which LightGBM stops.
     n_jobs : int, optional
         Threads of LightGBM, as scikit-learn counts them.
-    **options
-        The fields of :class:`tabmtl.estimators.tables.MultiTaskEstimator`.
 
     Attributes
     ----------
@@ -87,17 +92,17 @@ class IndependentTasks(MultiTaskEstimator):
     (200, 2)
     """
 
-    classifier: BaseEstimator | None = None
-    regressor: BaseEstimator | None = None
-    learning_rate: float = 0.05
-    num_leaves: int = 31
-    min_child_samples: int = 20
-    colsample_bytree: float = 0.8
-    reg_lambda: float = 0.0
+    classifier: Annotated[BaseEstimator | None, _check_estimator] = None
+    regressor: Annotated[BaseEstimator | None, _check_estimator] = None
+    learning_rate: Positive = 0.05
+    num_leaves: TwoOrMore = 31
+    min_child_samples: Count = 20
+    colsample_bytree: WholeShare = 0.8
+    reg_lambda: NonNegative = 0.0
     early_stopping: bool = True
-    validation_fraction: float = 0.15
-    patience: int = 30
-    n_jobs: int | None = None
+    validation_fraction: Share = 0.15
+    patience: Count = 30
+    n_jobs: Jobs = None
 
     search_space: ClassVar[dict[str, Any]] = {
         "learning_rate": {"low": 0.01, "high": 0.2, "log": True},
@@ -108,13 +113,6 @@ class IndependentTasks(MultiTaskEstimator):
     }
 
     _stored: ClassVar[type] = IndependentState
-
-    def _check_params(self) -> None:
-        check_positive("learning_rate", self.learning_rate)
-        check_count("num_leaves", self.num_leaves, 2)
-        check_count("min_child_samples", self.min_child_samples)
-        check_share("colsample_bytree", self.colsample_bytree, whole=True)
-        check_at_least("reg_lambda", self.reg_lambda, 0)
 
     def _fit(self, X: Any, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int) -> dict[str, Any]:
         estimators: dict[str, Any] = {}

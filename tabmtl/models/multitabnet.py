@@ -189,6 +189,7 @@ class MultiTabNet(NetworkEstimator):
     d_token : int, default=16
         Width e of a token.
     n_blocks : int, default=1
+        Blocks of attention, one after the other.
     n_heads : int, default=4
         Attention heads; a divisor of ``d_token``.
     d_ffn : int, default=256
@@ -207,7 +208,7 @@ class MultiTabNet(NetworkEstimator):
         How a number becomes a token; ``"linear"`` is the paper's.
     head_hidden : int, default=64
         Width of a head's hidden layer; 0 leaves one linear layer.
-    dropout, attention_dropout : float, default=0.15 and 0.0
+    dropout, attention_dropout : float, default=0.15, 0.0
         Shares of hidden values and of attention weights dropped in training.
 
     Notes

@@ -78,7 +78,7 @@ class STEM(ExpertEstimator):
 
     Parameters
     ----------
-    n_shared_experts, n_task_experts : int, default=2 and 1
+    n_shared_experts, n_task_experts : int, default=2, 1
         Experts that all tasks share, and experts of each task.
     expert_hidden : sequence of int, default=(128, 64)
         Widths of an expert's layers.
@@ -87,6 +87,7 @@ class STEM(ExpertEstimator):
     d_embedding : int, default=16
         Width of each of the T + 1 embeddings of a column.
     numeric_embedding : {"linear", "piecewise", "periodic"}, default="piecewise"
+        How a number becomes an embedding.
 
     Notes
     -----

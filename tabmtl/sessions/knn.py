@@ -209,10 +209,9 @@ class VSKNN(_Neighbours):
     decay : {"linear_0.1", "linear", "div", "log", "quadratic", "same"}, default="linear_0.1"
         The factor v of a neighbour's votes.
     similarity : {"cosine", "vec"}, default="cosine"
+        Of two sessions; ``"vec"`` leaves the length of the training session out.
     idf_weight : float, default=0.0
         Extra weight of votes for rare items; 0 for none.
-    **options
-        The fields of :class:`tabmtl.sessions.recommender.Recommender` (columns of the click log).
 
     References
     ----------
@@ -275,8 +274,6 @@ class STAN(_Neighbours):
         Seconds (5 days) in which the weight of a training session falls to 1 / e; unused without a ``time_column``.
     l3 : float, default=2.05
         Clicks of a neighbour in which its vote for an item falls to 1 / e.
-    **options
-        The fields of :class:`tabmtl.sessions.recommender.Recommender` (columns of the click log).
 
     References
     ----------

@@ -21,11 +21,6 @@ class Popularity(Recommender):
 
     The score of an item is its share of all training clicks.
 
-    Parameters
-    ----------
-    **options
-        The fields of :class:`tabmtl.sessions.recommender.Recommender` (columns of the click log).
-
     Examples
     --------
     >>> import polars as pl
@@ -65,8 +60,6 @@ class CategoryPopularity(Recommender):
     ----------
     category : str, default="category"
         Column of the item table; a missing value means no category.
-    **options
-        The fields of :class:`tabmtl.sessions.recommender.Recommender` (columns of the click log).
 
     Examples
     --------

@@ -63,8 +63,6 @@ class SequentialRules(Recommender):
         Newest clicks of the session that are read.
     decay : float, default=0.5
         Weight of a click relative to the one after it, above 0 and at most 1.
-    **options
-        The fields of :class:`tabmtl.sessions.recommender.Recommender` (columns of the click log).
 
     References
     ----------

@@ -27,6 +27,7 @@ from tabmtl.params import (
     check_count,
     check_names,
     is_number,
+    near,
 )
 from tabmtl.sessions.catalogue import Catalogue, plain_names, read_items
 from tabmtl.sessions.log import code_items
@@ -53,8 +54,11 @@ _METADATA_FACTS = ("n_distinct_metadata_", "oracle_ceiling_")
 
 def check_categorical(name: str, value: Any) -> None:
     """Raise a TypeError for a value that names no columns of categories."""
-    if not isinstance(value, str) or value != "from_dtype":
-        check_names(f"{name}, where it is not 'from_dtype',", value)
+    if not isinstance(value, str):
+        check_names(name, value)
+    elif value != "from_dtype":
+        expected = f"{name}, where it is not 'from_dtype', must be a sequence of columns"
+        raise TypeError(f"{expected}, got {value!r}: put it in a list{near(value, ['from_dtype'])}")
 
 
 def check_weights(name: str, value: Any) -> None:
