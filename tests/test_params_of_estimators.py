@@ -21,7 +21,7 @@ CLASSES = [*(cls for cls in ESTIMATORS if cls._target_kind is None), *RECOMMENDE
 X = features()
 
 #: Fields whose values are a choice of names without a Literal: a typing error in one of them.
-MISSPELT = {"balance": "uncertanty", "device": "cdua"}
+MISSPELT = {"balance": "uncertanty"}
 
 
 def bad_values(name: str, hint: Any) -> Iterator[tuple[Any, str]]:

@@ -79,7 +79,7 @@ class MLP(nn.Sequential):
 
 
 class Boundary(nn.Module):
-    """Where parameters that tasks share end: a tensor passes through as it is.
+    """Where parameters that tasks share end: a tensor passes through as it is, such as a row's vector.
 
     Gradient balancing (:mod:`tabmtl.training.balance`) sets ``cut``. Then what comes out is a leaf, on which every
     task's gradient is taken, and from what came in the balanced gradient goes on.
@@ -116,7 +116,10 @@ class StackedLinear(nn.Module):
 
 
 class TaskLinear(StackedLinear):
-    """One linear layer per task."""
+    """One linear layer per task, for layers that the loss of their own task alone reaches.
+
+    Where other tasks read what a layer gives, as in a cross-stitch network, it is a `StackedLinear`.
+    """
 
     task_specific = True  # gradient balancing leaves its parameters to their own tasks
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tabmtl.forks import count_threads, is_forked
-from tabmtl.params import check_jobs, near
+from tabmtl.params import check_jobs
 
 _PARAMETERS_PER_THREAD = 100_000  # smaller networks lose more to the hand-over than a second thread gains
 
@@ -60,8 +60,7 @@ def check_device(name: str, value: Any) -> None:
         torch.device("cpu" if value == "auto" else value)
     except (RuntimeError, TypeError) as error:
         expected = "'auto', 'cpu', 'cuda', or another name that torch has for a device, such as 'cuda:1'"
-        hint = near(value, ("auto", "cpu", "cuda"))
-        raise ValueError(f"{name} must be {expected}, got {value!r}{hint}") from error
+        raise ValueError(f"{name} must be {expected}, got {value!r}") from error
 
 
 Device = Annotated[str, check_device]
