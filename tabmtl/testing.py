@@ -322,9 +322,17 @@ class _EveryEstimator:
 
     def fitted(self) -> tuple[Any, pl.DataFrame, pl.DataFrame]:
         """A fitted copy, and the features and targets it was fitted on."""
-        X = features()
-        y = self.targets(X)
+        X, y = self.table()
         return self.fresh().fit(X, y), X, y
+
+    def table(self) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """Features and targets that the estimator takes."""
+        X = features()
+        return X, self.targets(X)
+
+    def said(self, X: Any, y: Any, weight: Any = None, **params: Any) -> list[np.ndarray]:
+        """Answers of a copy for the rows that it was fitted on."""
+        return answers(self.fresh(**params).fit(X, y, sample_weight=weight), X)
 
     def check_every_public_class_attribute_is_a_hyper_parameter(self) -> None:
         cls = type(self.model)
@@ -362,9 +370,9 @@ class _EveryEstimator:
         np.random.seed(1)
         with torch.random.fork_rng():
             torch.manual_seed(1)
-            assert same(said, answers(self.fresh().fit(X, y), X))
+            assert same(said, self.said(X, y))
             assert same(said, answers(clone(first).fit(X, y), X))
-        seeded = [answers(self.fresh(random_state=np.random.RandomState(7)).fit(X, y), X) for _ in range(2)]
+        seeded = [self.said(X, y, random_state=np.random.RandomState(7)) for _ in range(2)]
         assert same(*seeded), "two fits with one RandomState differ"
 
     def check_fit_again_equals_a_first_fit(self) -> None:
@@ -405,11 +413,8 @@ class _EveryEstimator:
         estimator = self.fresh()
         X = self.fitted()[1]
         with TemporaryDirectory() as folder:
-            for ask in (
-                estimator.predict,
-                lambda X: estimator.score(X, self.targets(X)),
-                lambda X: estimator.save(folder),
-            ):
+            score, save = lambda X: estimator.score(X, self.targets(X)), lambda X: estimator.save(folder)
+            for ask in (estimator.predict, score, save):
                 with _raises(NotFittedError, type(self.model).__name__):
                     ask(X)
 
@@ -417,10 +422,8 @@ class _EveryEstimator:
         estimator, X, y = self.fitted()
         scores = estimator.score_tasks(X, y)
         assert list(scores) == y.columns
-        if self.kind is None:
-            assert _close(estimator.score(X, y), np.mean(list(scores.values())))
-        else:
-            assert estimator.score(X, y) <= 1
+        score = estimator.score(X, y)
+        assert score <= 1 if self.kind else _close(score, np.mean(list(scores.values())))
 
     def check_bad_features_are_named(self) -> None:
         X = features()
@@ -429,8 +432,7 @@ class _EveryEstimator:
                 self.fresh().fit(change(X), self.targets(X))
 
     def check_bad_labels_are_named(self) -> None:
-        X = features()
-        y = self.targets(X)
+        X, y = self.table()
         name = y.columns[1]
         for change, error, message in _BAD_LABELS:
             with _raises(error, message.format(name=name)):
@@ -438,47 +440,35 @@ class _EveryEstimator:
 
     def check_a_face_refuses_labels_of_the_other_kind(self) -> None:
         X, y = features(), mixed_targets(features())
-        if self.kind == "classification":
-            with _raises(ValueError, r"'delay'.*continuous"):
-                self.fresh().fit(X, y)
-        if self.kind == "regression":
-            with _raises(ValueError, r"'late'.*text"):
+        if self.kind is not None:
+            message = r"'delay'.*continuous" if self.kind == "classification" else r"'late'.*text"
+            with _raises(ValueError, message):
                 self.fresh().fit(X, y)
 
     def check_bad_weights_are_refused(self) -> None:
-        X = features()
-        y = self.targets(X)
+        X, y = self.table()
         n, t = y.shape
-        wrong = {
-            "negative": -np.ones(n),
-            "missing": np.full(n, np.nan),
-            "infinite": np.full((n, t), np.inf),
-            "short": np.ones(n - 1),
-            "wide": np.ones((n, t + 1)),
-            "foreign": pl.DataFrame({"somebody": np.ones(n)}),
-            "zero": np.zeros(n),
-        }
-        for weight in wrong.values():
+        bad = [-np.ones(n), np.full(n, np.nan), np.full((n, t), np.inf), np.zeros(n)]
+        misshapen = [np.ones(n - 1), np.ones((n, t + 1)), pl.DataFrame({"somebody": np.ones(n)})]
+        for weight in bad + misshapen:
             with _raises(ValueError, "weight"):
                 self.fresh().fit(X, y, sample_weight=weight)
 
     @_ignoring("X does not have valid feature names", UserWarning)
     def check_features_that_changed_since_fit_are_named(self) -> None:
         estimator, X, y = self.fitted()
-        text = X.with_columns(plain=pl.col("plain").cast(pl.String))
-        with _raises(TypeError, r"'plain'.*numeric.*fit"):
-            estimator.predict(text)
-        with _raises(ValueError, r"'plain'.*infinite"):
-            estimator.predict(X.with_columns(plain=pl.lit(-np.inf)))
-        with _raises(TypeError, "'text'"):
-            estimator.predict(X.with_columns(text=pl.lit(date(2024, 1, 1))))
-        for columns in (X.drop("plain"), X.rename({"plain": "simple"}), X.select(reversed(X.columns))):
-            with _raises(ValueError, "feature names"):
-                estimator.predict(columns)
-        with _raises(ValueError, r"X has 2 features, but \w+ is expecting 7"):
-            estimator.predict(X.select("plain", "holes").to_numpy())
-        with _raises(ValueError, "0 sample"):
-            estimator.predict(X[:0])
+        for error, message, other in (
+            (TypeError, r"'plain'.*numeric.*fit", X.with_columns(plain=pl.col("plain").cast(pl.String))),
+            (ValueError, r"'plain'.*infinite", X.with_columns(plain=pl.lit(-np.inf))),
+            (TypeError, "'text'", X.with_columns(text=pl.lit(date(2024, 1, 1)))),
+            (ValueError, "feature names", X.drop("plain")),
+            (ValueError, "feature names", X.rename({"plain": "simple"})),
+            (ValueError, "feature names", X.select(reversed(X.columns))),
+            (ValueError, r"X has 2 features, but \w+ is expecting 7", X.select("plain", "holes").to_numpy()),
+            (ValueError, "0 sample", X[:0]),
+        ):
+            with _raises(error, message):
+                estimator.predict(other)
         with _raises(ValueError, y.columns[0]):
             estimator.score(X, y.drop(y.columns[0]))
         with _raises(ValueError, "119"):
@@ -548,7 +538,7 @@ class _EveryEstimator:
         assert finite(answers(estimator, X))
         assert finite(answers(estimator, X.with_columns(plain=pl.lit(-1e300))))
         only = X.select("level")
-        assert finite(answers(self.fresh().fit(only, y), only))
+        assert finite(self.said(only, y))
 
     def check_one_row_is_answered(self) -> None:
         estimator, X, _ = self.fitted()
@@ -573,7 +563,7 @@ class _EveryEstimator:
         for container, convert in _CONTAINERS.items():
             other = convert(X)
             assert same(said, answers(estimator, other)), container
-            assert same(said, answers(self.fresh().fit(other, y), other)), container
+            assert same(said, self.said(other, y)), container
             assert estimator.score_tasks(other, y) == scores, container
 
     def check_arrays_mean_the_same_as_frames(self) -> None:
@@ -585,10 +575,10 @@ class _EveryEstimator:
         said = answers(from_array, array)
         assert same(said, answers(from_array, array.tolist()))
         assert same(said, answers(from_array, np.asfortranarray(array)))
-        assert same(said, answers(self.fresh().fit(X, y), X))
+        assert same(said, self.said(X, y))
         mixed = features().select("plain", "text").to_pandas().to_numpy(dtype=object)
         assert same(
-            answers(self.fresh().fit(mixed, y), mixed),
+            self.said(mixed, y),
             answers(self.fresh().fit(features().select("plain", "text"), y), features().select("plain", "text")),
         )
 
@@ -615,8 +605,7 @@ class _EveryEstimator:
         import pandas as pd
         import pyarrow as pa
 
-        X = features()
-        y = self.targets(X)
+        X, y = self.table()
         predicted = self.fresh().fit(X, y).predict(X)
         assert isinstance(predicted, pl.DataFrame)
         assert predicted.schema == y.schema
@@ -637,24 +626,22 @@ class _EveryEstimator:
     def check_weights_come_in_three_forms(self) -> None:
         import pandas as pd
 
-        X = features()
-        y = self.targets(X)
+        X, y = self.table()
         weight = np.random.default_rng(1).integers(1, 4, size=len(X)).astype(float)
-        said = answers(self.fresh().fit(X, y, sample_weight=weight), X)
+        said = self.said(X, y, weight)
         per_task = np.column_stack([weight] * y.shape[1])
         frame = pl.DataFrame(per_task, schema=y.columns).select(reversed(y.columns))
         for form in (weight.tolist(), pl.Series(weight), pd.Series(weight), per_task, frame, frame.to_pandas()):
-            assert same(said, answers(self.fresh().fit(X, y, sample_weight=form), X))
-        assert not same(said, answers(self.fresh().fit(X, y), X))
+            assert same(said, self.said(X, y, form))
+        assert not same(said, self.said(X, y))
 
     def check_weights_are_normalised_for_every_task(self) -> None:
-        X = features()
-        y = self.targets(X)
+        X, y = self.table()
         weight = np.random.default_rng(1).integers(1, 4, size=y.shape).astype(float)
         scaled = weight * 2.0 ** np.arange(y.shape[1])
         assert same(
-            answers(self.fresh().fit(X, y, sample_weight=weight), X),
-            answers(self.fresh().fit(X, y, sample_weight=scaled), X),
+            self.said(X, y, weight),
+            self.said(X, y, scaled),
         )
 
     def check_weights_count_in_scores(self) -> None:
@@ -677,7 +664,7 @@ class _FreeEstimator(_EveryEstimator):
             {"late": ["a", "b", None, "a"], "size": ["s", "m", "l", None], "delay": [1.5, None, -2.0, 0.7]}
         )
         y = y.select(self.targets(features()).columns) if self.kind != "regression" else y.select("delay")
-        assert finite(answers(self.fresh().fit(X, y), X))
+        assert finite(self.said(X, y))
 
     def check_flat_targets_come_back_flat(self) -> None:
         import pandas as pd
@@ -716,21 +703,20 @@ class _FreeEstimator(_EveryEstimator):
         assert flat.classes_.tolist() == sorted(flat.classes_) if self.kind else not hasattr(flat, "classes_")
 
     def check_weight_zero_equals_an_absent_label(self) -> None:
-        X = features()
-        y = self.targets(X)
+        X, y = self.table()
         rng = np.random.default_rng(1)
         weight = (rng.random(y.shape) < 0.7).astype(float)
         absent = y.select(
             pl.when(pl.Series(weight[:, j] > 0)).then(pl.col(name)).alias(name) for j, name in enumerate(y.columns)
         )
         ones = np.ones(y.shape)
-        said = answers(self.fresh().fit(X, absent, sample_weight=ones), X)
-        assert same(said, answers(self.fresh().fit(X, y, sample_weight=weight), X))
+        said = self.said(X, absent, ones)
+        assert same(said, self.said(X, y, weight))
         junk = y.select(
             pl.when(pl.Series(weight[:, j] > 0)).then(pl.col(name)).otherwise(pl.lit(odd)).alias(name)
             for j, (name, odd) in enumerate((name, "odd" if y[name].dtype == pl.String else 1e9) for name in y.columns)
         )
-        assert same(said, answers(self.fresh().fit(X, junk, sample_weight=weight), X))
+        assert same(said, self.said(X, junk, weight))
 
 
 class _Classifying(_EveryEstimator):
@@ -758,27 +744,27 @@ class _Mixed(_EveryEstimator):
     """Promises of those that mix kinds of targets."""
 
     def check_declarations_that_do_not_fit_are_named(self) -> None:
-        X, y = features(), mixed_targets(features())
-        wrong = {
-            "unknown": ({"speed": "regression"}, "speed"),
-            "classes": ({"late": Task(name="late", kind="binary", classes=("a", "b"))}, r"'late'.*classes"),
-            "kind": ({"size": "binary"}, r"'size'.*binary.*3 classes"),
-            "text": ({"size": "regression"}, r"'size'.*regression"),
-            "metric": ({"late": Task(name="late", kind="binary", metric="r2")}, r"'late'.*'r2'.*roc_auc"),
-            "typo": ({"late": "binry"}, r"'late'.*binry"),
-        }
-        for tasks, message in wrong.values():
+        X, y = self.table()
+        for tasks, message in (
+            ({"speed": "regression"}, "speed"),
+            ({"late": Task(name="late", kind="binary", classes=("a", "b"))}, r"'late'.*classes"),
+            ({"size": "binary"}, r"'size'.*binary.*3 classes"),
+            ({"size": "regression"}, r"'size'.*regression"),
+            ({"late": Task(name="late", kind="binary", metric="r2")}, r"'late'.*'r2'.*roc_auc"),
+            ({"late": "binry"}, r"'late'.*binry"),
+        ):
             with _raises(ValueError, message):
                 self.fresh(tasks=tasks).fit(X, y)
 
     def check_labels_that_fit_did_not_see_are_named(self) -> None:
         estimator, X, y = self.fitted()
-        with _raises(ValueError, r"'late'.*'never'.*'on time'"):
-            estimator.score(X, y.with_columns(late=pl.lit("never")))
-        with _raises(ValueError, "'late'"):
-            estimator.score(X, y.with_columns(late=pl.lit(1.5)))
-        with _raises(ValueError, "'delay'"):
-            estimator.score(X, y.with_columns(delay=pl.lit("long")))
+        for name, label, message in (
+            ("late", "never", r"'late'.*'never'.*'on time'"),
+            ("late", 1.5, "'late'"),
+            ("delay", "long", "'delay'"),
+        ):
+            with _raises(ValueError, message):
+                estimator.score(X, y.with_columns(pl.lit(label).alias(name)))
 
     def check_ten_thousand_levels_are_learned(self) -> None:
         rng = np.random.default_rng(0)
@@ -789,7 +775,7 @@ class _Mixed(_EveryEstimator):
         assert finite(answers(estimator, X[:50]))
 
     def check_labels_keep_their_type(self) -> None:
-        X, y = features(), mixed_targets(features())
+        X, y = self.table()
         typed = y.select(
             flag=pl.col("late") == "late",
             enum=pl.col("size").cast(pl.Enum(["small", "medium", "large"])),
@@ -815,7 +801,7 @@ class _Mixed(_EveryEstimator):
             assert [task.classes[k] for k in p.argmax(axis=1)] == predicted[task.name].to_list()
 
     def check_an_array_of_objects_holds_mixed_targets(self) -> None:
-        X, y = features(), mixed_targets(features())
+        X, y = self.table()
         array = y.to_pandas().to_numpy(dtype=object)
         from_array, from_frame = self.fresh().fit(X, array), self.fresh().fit(X, y)
         assert [task.kind for task in from_array.tasks_] == ["binary", "multiclass", "regression"]
@@ -837,7 +823,7 @@ class _Mixed(_EveryEstimator):
         assert declared.predict(X)["stars"].dtype == pl.Float64
 
     def check_tasks_are_declared_by_name_or_in_order(self) -> None:
-        X, y = features(), mixed_targets(features())
+        X, y = self.table()
         late = Task(name="late", kind="binary", classes=("on time", "late"), metric="accuracy", weight=2.0)
         by_name = self.fresh(tasks={"late": late, "delay": "regression"}).fit(X, y)
         assert by_name.tasks_[0] == late
@@ -851,7 +837,7 @@ class _Mixed(_EveryEstimator):
         assert list(in_order.score_tasks(X, array)) == ["late", "size", "delay"]
 
     def check_a_declared_class_may_be_without_labels(self) -> None:
-        X, y = features(), mixed_targets(features())
+        X, y = self.table()
         tasks = {"late": Task(name="late", kind="multiclass", classes=("late", "lost", "on time"))}
         p = self.fresh(tasks=tasks).fit(X, y).predict_proba(X)["late"]
         assert p.shape == (len(X), 3)
@@ -863,15 +849,19 @@ class _Network(_EveryEstimator):
 
     def check_another_seed_gives_another_network(self) -> None:
         first, X, y = self.fitted()
-        assert not same(answers(first, X), answers(self.fresh(random_state=1).fit(X, y), X))
+        assert not same(answers(first, X), self.said(X, y, random_state=1))
 
 
 class _Long(_EveryEstimator):
     """Promises for tables with one task a row."""
 
+    def fresh(self, **params: Any) -> Any:
+        """A copy for the tables of `long_table`."""
+        return super().fresh(**{"task_column": "school"} | params)
+
     def check_a_failed_fit_of_a_long_table_leaves_the_estimator_as_it_was(self) -> None:
         X, y = long_table()
-        estimator = self.fresh(task_column="school").fit(X, y)
+        estimator = self.fresh().fit(X, y)
         said = answers(estimator, X)
         with _raises(ValueError, "school"):
             estimator.fit(X.drop("school"), y)
@@ -882,7 +872,7 @@ class _Long(_EveryEstimator):
         order = np.random.default_rng(0).permutation(len(X))
         for kind, labels_of in _KINDS.items():
             y = labels_of(numbers)
-            estimator = self.fresh(task_column="school").fit(X, y)
+            estimator = self.fresh().fit(X, y)
             assert [(task.name, task.kind) for task in estimator.tasks_] == [
                 (name, kind) for name in ("east", "north", "west")
             ]
@@ -892,14 +882,14 @@ class _Long(_EveryEstimator):
             alone = [answers(estimator, X[row]) for row in range(len(X))]
             assert largest_gap(whole, [np.concatenate(parts) for parts in zip(*alone, strict=True)]) <= 1e-6, kind
             assert largest_gap([a[order] for a in whole], answers(estimator, X[order])) <= 1e-6, kind
-            assert same(whole, answers(self.fresh(task_column="school").fit(X, y), X)), kind
+            assert same(whole, self.said(X, y)), kind
             with TemporaryDirectory() as folder:
                 estimator.save(folder)
                 assert same(whole, answers(_load(Path(folder), type(self.model)), X)), kind
 
     def check_tasks_are_told_apart_and_scored_on_their_own_rows(self) -> None:
         X, y = long_table(600)
-        estimator = self.fresh(task_column="school", **_LONGER).fit(X, y)
+        estimator = self.fresh(**_LONGER).fit(X, y)
         scores = estimator.score_tasks(X, y)
         predicted = estimator.predict(X)
         for school, score in scores.items():
@@ -912,15 +902,15 @@ class _Long(_EveryEstimator):
 
     def check_the_task_column_may_have_any_form(self) -> None:
         X, y = long_table()
-        said = answers(self.fresh(task_column="school").fit(X, y), X)
+        said = self.said(X, y)
         for form, convert in _TASK_COLUMNS.items():
             other = convert(X)
-            assert same(said, answers(self.fresh(task_column="school").fit(other, y), other)), form
+            assert same(said, self.said(other, y)), form
 
     def check_tasks_may_be_numbered(self) -> None:
         X, y = long_table()
         X = X.with_columns(school=pl.col("school").replace_strict({"east": 10, "north": 2, "west": 7}))
-        estimator = self.fresh(task_column="school").fit(X, y)
+        estimator = self.fresh().fit(X, y)
         assert sorted(task.name for task in estimator.tasks_) == ["10", "2", "7"]
         assert len(estimator.predict(X)) == len(X)
 
@@ -928,13 +918,13 @@ class _Long(_EveryEstimator):
         X, y = long_table()
         weight = (np.random.default_rng(1).random(len(X)) < 0.7).astype(float)
         absent = pl.select(pl.when(pl.Series(weight > 0)).then(y).alias("grade")).to_series()
-        said = answers(self.fresh(task_column="school").fit(X, absent, sample_weight=np.ones(len(X))), X)
-        assert same(said, answers(self.fresh(task_column="school").fit(X, y, sample_weight=weight), X))
+        said = self.said(X, absent, np.ones(len(X)))
+        assert same(said, self.said(X, y, weight))
 
     def check_validation_rows_name_their_task(self) -> None:
         X, y = long_table()
         X_val, y_val = long_table(seed=1)
-        estimator = self.fresh(task_column="school").fit(X, y, X_val=X_val, y_val=y_val)
+        estimator = self.fresh().fit(X, y, X_val=X_val, y_val=y_val)
         assert list(estimator.score_tasks(X_val, y_val)) == ["east", "north", "west"]
 
     def check_what_a_long_table_lacks_is_named(self) -> None:
@@ -942,10 +932,10 @@ class _Long(_EveryEstimator):
         with _raises(ValueError, "'class' is no column of X"):
             self.fresh(task_column="class").fit(X, y)
         with _raises(ValueError, r"school.*missing"):
-            self.fresh(task_column="school").fit(X.with_columns(school=pl.lit(None, dtype=pl.String)), y)
+            self.fresh().fit(X.with_columns(school=pl.lit(None, dtype=pl.String)), y)
         with _raises(ValueError, "one target"):
-            self.fresh(task_column="school").fit(X, pl.DataFrame({"a": y, "b": y}))
-        estimator = self.fresh(task_column="school", unknown_task="error").fit(X, y)
+            self.fresh().fit(X, pl.DataFrame({"a": y, "b": y}))
+        estimator = self.fresh(unknown_task="error").fit(X, y)
         with _raises(ValueError, r"school.*'south'"):
             estimator.predict(X.with_columns(school=pl.lit("south")))
         with _raises(ValueError, "school"):
@@ -955,12 +945,12 @@ class _Long(_EveryEstimator):
         X, y = long_table()
         y = y.to_frame("mark").select(pl.when(X["school"] != "west").then(pl.col("mark"))).to_series()
         with _raises(ValueError, r"task 'west' .* no observed label"):
-            self.fresh(task_column="school").fit(X, y)
+            self.fresh().fit(X, y)
 
     def check_probabilities_of_a_long_frame_are_under_its_column(self) -> None:
         X, y = long_table()
         y = _KINDS["binary"](y)
-        flat = self.fresh(task_column="school").fit(X, y).predict_proba(X)
-        framed = self.fresh(task_column="school").fit(X, y.to_frame()).predict_proba(X)
+        flat = self.fresh().fit(X, y).predict_proba(X)
+        framed = self.fresh().fit(X, y.to_frame()).predict_proba(X)
         assert list(framed) == ["passed"]
         np.testing.assert_array_equal(framed["passed"], flat)

@@ -7,7 +7,6 @@ from conformance import ESTIMATORS, subclasses, tiny
 
 import tabmtl
 from tabmtl.estimators.tables import MultiTaskEstimator
-from tabmtl.models.shared_bottom import SharedBottom
 from tabmtl.testing import multitask_checks
 
 CHECKS = [
@@ -27,14 +26,3 @@ def test_no_estimator_is_left_out():
     assert ours == set(ESTIMATORS)
     assert {cls.__name__ for cls in ESTIMATORS} <= set(tabmtl.__all__)
     assert len(ESTIMATORS) >= 9
-
-
-def test_an_attribute_without_annotation_is_found():
-    class Careless(SharedBottom):
-        """Without a type for its width."""
-
-        width = 3
-
-    check = multitask_checks(Careless())[0]
-    with pytest.raises(AssertionError, match=r"Careless fails check_every_public_class_attr.*annotate \['width'\]"):
-        check()

@@ -1,4 +1,5 @@
-"""Every example is run: the doctests of all modules, and the ```python blocks of README.md and docs/*.md.
+"""Every example is run: the doctests of all modules, and the ```python blocks of README.md,
+CONTRIBUTING.md and docs/*.md.
 
 Nothing is passed over in silence: a doctest cannot be marked to be skipped, a fence that looks like Python is
 run or refused, and an example whose optional dependency is missing is reported as skipped, with its name.
@@ -25,7 +26,7 @@ OPTIONAL = {
 }
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 #: A fence: its indentation, its marks, what is said behind them, its text.
 FENCE = re.compile(r"^([ \t]*)(`{3,}|~{3,})[ \t]*([^\n`]*)\n(.*?)^[ \t]*\2[`~]*[ \t]*$", re.M | re.S)

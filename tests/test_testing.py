@@ -1,0 +1,94 @@
+"""The checks for authors of models find what is wrong, and name it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from conformance import tiny
+from torch import Tensor
+
+from tabmtl.estimators.network import VectorEstimator
+from tabmtl.models.shared_bottom import SharedBottom, SharedBottomNetwork
+from tabmtl.testing import check_multitask_estimator, multitask_checks
+
+
+class MeanOfBatchNetwork(SharedBottomNetwork):
+    """Takes the mean of a batch from its rows."""
+
+    def represent(self, x_num: Tensor, x_cat: Tensor, task: Tensor | None = None) -> Tensor:
+        z = super().represent(x_num, x_cat, task)
+        return z - z.mean(dim=0)
+
+
+class MeanOfBatch(SharedBottom):
+    """A row's answer depends on those beside it."""
+
+    def _network(self, columns: Any, tasks: Any) -> MeanOfBatchNetwork:
+        return MeanOfBatchNetwork(columns, tasks, hidden=self.hidden)
+
+
+class Unseeded(SharedBottom):
+    """Draws from a global generator."""
+
+    def _network(self, columns: Any, tasks: Any) -> SharedBottomNetwork:
+        np.random.normal()
+        return super()._network(columns, tasks)
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class Undocumented(SharedBottom):
+    """Says nothing of its width."""
+
+    width: int = 3
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class Named(VectorEstimator):
+    """Says nothing below the name.
+
+    Parameters
+    ----------
+    width : int, default=3
+    """
+
+    width: int = 3
+
+
+class Careless(SharedBottom):
+    """Without a type for its width."""
+
+    width = 3
+
+
+@pytest.mark.parametrize(
+    ("cls", "name", "message"),
+    [
+        (MeanOfBatch, "check_a_row_is_answered_alike_in_any_batch", "in batches of 1 rows, answers differ by .* 1e-6"),
+        (Unseeded, "check_the_same_seed_gives_the_same_bits_and_leaves_the_global_generators_alone", "has moved"),
+        (Undocumented, "check_every_hyper_parameter_is_keyword_only_and_documented", "width has no entry"),
+        (Named, "check_every_hyper_parameter_is_keyword_only_and_documented", "width has no description"),
+        (Careless, "check_every_public_class_attribute_is_a_hyper_parameter", r"annotate \['width'\]"),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else None,
+)
+def test_a_broken_promise_is_named(cls, name, message):
+    check = {check.__name__: check for check in multitask_checks(tiny(cls))}[name]
+    promise = name.removeprefix("check_").replace("_", " ")
+    with pytest.raises(AssertionError, match=f"(?s){cls.__name__} fails {name}; promised is: {promise}.*{message}"):
+        check()
+
+
+def test_the_first_failure_ends_all_checks():
+    with pytest.raises(AssertionError, match="Careless fails"):
+        check_multitask_estimator(Careless())
+
+
+def test_an_estimator_is_checked_as_its_author_configured_it_and_left_alone():
+    estimator = tiny(SharedBottom, random_state=7)
+    params = estimator.get_params()
+    multitask_checks(estimator)[2]()
+    assert estimator.get_params() == params
+    assert not hasattr(estimator, "tasks_")
