@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 import lightgbm as lgb
@@ -20,7 +19,7 @@ from tabmtl.model_selection.stratify import train_valid_split
 from tabmtl.models.rmtgb.fitted import FittedGroup
 from tabmtl.models.rmtgb.stages import Schedule, TreeParams
 from tabmtl.models.rmtgb.targets import BinnedRows, bin_labelled, count_labels, rows_of_tasks
-from tabmtl.params import Count, CountOrZero, Jobs, NonNegative, Positive, Share, WholeShare, check_choice, check_count
+from tabmtl.params import Count, CountOrZero, Jobs, NonNegative, Positive, Share, TwoOrMore, WholeShare, check_choice
 from tabmtl.schema import Batch, TabmtlWarning, Task
 from tabmtl.storage.stored import Stored
 from tabmtl.trees import tree_matrix
@@ -163,12 +162,12 @@ class RMTGB(MultiTaskEstimator):
     theta_step: Literal["scale-free", "sum"] = "scale-free"
     unknown_task: Literal["shared", "error"] = "shared"
     learning_rate: Positive = 0.05
-    num_leaves: Annotated[int, partial(check_count, low=2)] = 16
+    num_leaves: TwoOrMore = 16
     min_child_samples: Count = 20
     subsample: WholeShare = 1.0
     colsample_bytree: WholeShare = 1.0
     reg_lambda: NonNegative = 0.1
-    max_bin: Annotated[int, partial(check_count, low=2)] = 255
+    max_bin: TwoOrMore = 255
     early_stopping: bool = True
     validation_fraction: Share = 0.15
     patience: Count = 30

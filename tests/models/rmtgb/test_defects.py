@@ -13,6 +13,7 @@ from sklearn.model_selection import GridSearchCV
 
 from tabmtl import RMTGB, RMTGBClassifier, RMTGBRegressor
 from tabmtl.models.rmtgb import stages
+from tabmtl.models.rmtgb.fitted import normal_theta
 from tabmtl.synth import make_outlier_tasks
 
 SHORT = {"n_estimators_shared": 5, "n_estimators_outlier": 20, "n_estimators_task": 10}
