@@ -28,8 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit code: 0; 2 after a mistake of the user, which is reported in one line; 130 after Ctrl-C; 1 where ``serve
-        promote`` leaves the champion, or ``sweep --above-single-task`` finds no point. A bug keeps its traceback.
+        Exit code: 0; 2 after a mistake of the user, reported in one line; 130 after Ctrl-C; 1 if ``serve promote``
+        keeps the champion, or ``sweep --above-single-task`` finds no point. A bug keeps its traceback.
     """
     if find_spec("cyclopts") is None:
         print("tabmtl: error: the commands need cyclopts, which is missing: pip install 'tabmtl[cli]'", file=sys.stderr)
@@ -87,7 +87,7 @@ def _add_traceback(app: "App") -> None:
         words : str
             The command and its arguments.
         traceback : bool
-            Show where an error comes from.
+            Show the origin of an error.
         """
         return app(words)
 

@@ -35,13 +35,13 @@ def demo(
 ) -> None:
     """Train on real flights and compare with one LightGBM per target.
 
-    One network learns four targets of flights. Saved are the model, its learning curves and the table; the model is
-    registered in MLflow, from where it is served.
+    One network learns four targets of flights. The command saves the model, its learning curves and the table, and
+    registers the model in MLflow, ready to be served.
 
     Parameters
     ----------
     full : bool
-        Read all rows instead of the sample that ships.
+        Read all rows instead of the shipped sample.
     folder : Path, optional
         Read all rows, from flights/data.parquet of this folder; default with --full: ``$TABMTL_DATA``.
     seed : int
@@ -58,7 +58,7 @@ def demo(
     Raises
     ------
     ValueError, OSError, ImportError
-        If an option does not fit, or a library is missing; nothing is trained then.
+        If an option does not fit, or a library is missing; raised before any training.
     """
     if epochs < 1:
         raise ValueError(f"--epochs must be at least 1, got {epochs}")
@@ -146,7 +146,7 @@ def _check_saved(model: tabmtl.MultiTabNet, path: Path, X: pl.DataFrame) -> None
     before, after = model.predict_proba(X), loaded.predict_proba(X)
     same = all(np.array_equal(before[task], after[task]) for task in before)
     if not (same and loaded.predict(X).equals(model.predict(X))):
-        raise RuntimeError(f"{path}: the loaded model predicts otherwise than the saved one; please report this")
+        raise RuntimeError(f"{path}: the loaded model and the saved one predict differently; please report this")
 
 
 if __name__ == "__main__":

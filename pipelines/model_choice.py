@@ -19,7 +19,7 @@ _OBJECTS = ("on_epoch", "classifier", "regressor")
 
 @dataclass(frozen=True, kw_only=True)
 class ModelChoice:
-    """An estimator, and how it differs from its defaults.
+    """An estimator by name, with the parameters to set.
 
     Parameters
     ----------

@@ -52,7 +52,7 @@ class Promotion:
     Parameters
     ----------
     table : polars.DataFrame or None
-        One row a task: the scores of both versions, their difference, and the verdict; None where nothing was compared.
+        One row per task: the scores of both versions, their difference, and the verdict; None without a comparison.
     moved : bool
         Whether the challenger is the champion now.
     reason : str
@@ -78,11 +78,11 @@ def register(name: str, folder: Path, /, experiment: Experiment = Experiment(), 
     name : str
         Name of the registered model.
     folder : Path
-        Folder of the model, as --output and ``model.save(folder)`` leave it.
+        Folder of the model, written by --output or ``model.save(folder)``.
     experiment : Experiment
-        Where it is logged.
+        Where to log it.
     rows : str, optional
-        Options of train that gave its rows, for promote to compare: "--data shop.csv --split-seed 3".
+        Options of train that selected its rows, for promote to compare: "--data shop.csv --split-seed 3".
 
     Returns
     -------
@@ -118,27 +118,27 @@ def promote(
     part: Literal["val", "all"] = "val",
     allow_undefined: bool = False,
 ) -> Promotion:
-    """Make a challenger the champion if no task falls too far.
+    """Make a challenger the champion if no task loses too much.
 
-    Both are scored on the same validation rows: give the same --data and split as in training. Without a champion, the
-    challenger becomes it. The exit code is 1 where the champion stays.
+    Both are scored on the same validation rows: give the same --data and split as in training. If there is no champion,
+    the challenger becomes it. The exit code is 1 if the champion stays.
 
     Parameters
     ----------
     name : str
         Name of the registered model.
     source : RowSource
-        Where the rows come from; targets and columns are those that the models know.
+        Source of the rows; the models set targets and columns.
     store : Store
-        Where the versions are.
+        Store of the versions.
     margin : float, default=0.005
-        How far a task may fall, in units of its score.
+        The most that a task may lose, in units of its score.
     version : int, optional
         The challenger; default the newest version.
     part : {"val", "all"}, default="val"
-        Rows to judge by: the validation rows, or all rows of a new file. Test rows judge no choice.
+        Rows to judge by: the validation rows, or all rows of a new file; never test rows.
     allow_undefined : bool, default=False
-        Let tasks pass that have no score on these rows.
+        Pass tasks without a score on these rows.
 
     Returns
     -------
@@ -169,19 +169,19 @@ def promote(
 def start(name: str, /, store: Store = Store(), *, port: int = 5001, host: str = "127.0.0.1") -> int:
     """Serve the champion over HTTP, for this machine alone.
 
-    It is MLflow's server: ``/invocations`` answers dataframe_records, dataframe_split, inputs and CSV. It asks nobody
-    who they are.
+    It runs MLflow's server: ``/invocations`` takes dataframe_records, dataframe_split, inputs and CSV. It has no
+    authentication.
 
     Parameters
     ----------
     name : str
         Name of the registered model.
     store : Store
-        Where the versions are.
+        Store of the versions.
     port : int, default=5001
         Port of the server.
     host : str, default="127.0.0.1"
-        Address that the server listens on; the default is for this machine alone.
+        Address that the server listens on; the default serves this machine alone.
 
     Returns
     -------
@@ -196,10 +196,10 @@ def start(name: str, /, store: Store = Store(), *, port: int = 5001, host: str =
     with connected(store) as uri:
         champion, _ = _versions(name, None)
     if champion is None:
-        raise ValueError(f"{name} has no version with the alias {CHAMPION}: tabmtl serve promote gives it")
+        raise ValueError(f"{name} has no version with the alias {CHAMPION}: set it by tabmtl serve promote")
     if not _is_loopback(host):
         warnings.warn(
-            f"whoever reaches {host}:{port} can use this server, which asks nobody who they are: put a proxy with "
+            f"anyone who reaches {host}:{port} can use this server, which has no authentication: put a proxy with "
             "authentication in front, or leave --host out",
             TabmtlWarning,
             stacklevel=2,

@@ -47,30 +47,30 @@ _PATIENCE = 30  # seconds that a worker has to end in order
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """How many trials are run, where they are kept, and which one is the best.
+    """Options of a search: its trials, its storage, and the choice of the best trial.
 
     Parameters
     ----------
     trials : int
-        Trials of the study in the end, over all calls.
+        Total trials of the study, over all calls.
     timeout : float, optional
-        Seconds after which no trial begins.
+        Start no trial after this number of seconds.
     trial_timeout : float, optional
-        Seconds after which a trial is pruned, after an epoch.
+        Prune a trial after the first epoch that ends later than this number of seconds.
     storage : str
-        Journal file, or database of several machines: postgresql://...
+        SQLite file, or database for several machines: postgresql://...
     study : str, optional
         Name of the study; default data, model and objective.
     objective : {"mean", "pareto"}
         One number, with pruning, or the Pareto front of the tasks.
     weight : list of str
-        TASK=NUMBER, to choose from the front; tasks that are left out count 0; may be repeated.
+        TASK=NUMBER, to choose from the front; tasks left out count 0; may be repeated.
     above_single_task : bool
         Instead of --weight: no task below one LightGBM per task.
     workers : int
         Processes that share the trials.
     no_refit : bool
-        Only run trials, as further machines do.
+        Only run trials, for example on further machines.
     """
 
     trials: int = 20
@@ -136,19 +136,19 @@ def sweep(
     """Search the parameters of a model, and fit the best again.
 
     Every trial learns from train rows, and is stopped and judged on validation rows. The chosen one is fitted again in
-    the same way, scored on test rows once, logged and registered. The same command again goes on, also after a kill.
-    The exit code is 1 where no point is chosen, as all have a task below one LightGBM per task.
+    the same way, scored on test rows once, logged and registered. Repeat the command to continue, also after a kill.
+    The exit code is 1 if every point has a task below one LightGBM per task, so that none is chosen.
 
     Parameters
     ----------
     source, clicks : DataSource, ClickColumns
-        Where the rows come from.
+        Source of the rows.
     choice : ModelChoice
-        The estimator; parameters that it sets are not searched.
+        The estimator; the search leaves out parameters that it sets.
     search : Search
         The trials.
     tracking : Tracking
-        Where they are logged.
+        Where to log them.
     output : Path, optional
         Save the chosen model to this folder.
 
@@ -177,7 +177,7 @@ def sweep(
             in_worker = partial(_open_and_work, source, clicks, choice, search, tracking, name, runs)
             _run_trials(study, goal, search, runs, in_worker)
         except KeyboardInterrupt:
-            print("Interrupted: the same command goes on from here.", file=sys.stderr)
+            print("Interrupted: repeat the command to continue.", file=sys.stderr)
             raise
         found = _Found(study=study, rows=rows, estimator=estimator, log=log, runs=runs)
         found.print_trials()

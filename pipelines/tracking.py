@@ -83,7 +83,7 @@ class Tracking(Experiment):
     Parameters
     ----------
     register : str, optional
-        Register the model, as champion if there is none, else as challenger.
+        Name to register the model by, as champion if there is none, else as challenger.
     no_mlflow : bool
         Log nothing.
     """
@@ -366,7 +366,7 @@ def open_log(tracking: Tracking) -> Iterator[Log | None]:
 def check_model_name(name: str) -> None:
     """Raise a ValueError for a name that the registry would refuse when all work is done."""
     if not name.strip() or name in (".", "..") or re.search(r"[/:@%\"']", name):
-        raise ValueError(f"the name of a registered model has none of / : @ % and quotes, got {name!r}")
+        raise ValueError(f"the name of a registered model must not hold / : @ % or quotes, got {name!r}")
 
 
 def check_writable(folder: Path, option: str) -> None:
@@ -375,7 +375,7 @@ def check_writable(folder: Path, option: str) -> None:
         place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
         TemporaryDirectory(prefix=".tabmtl-", dir=place).cleanup()
     except OSError as error:
-        raise ValueError(f"{option}: nothing can be written to {folder} ({error.strerror})") from error
+        raise ValueError(f"{option}: cannot write to {folder} ({error.strerror})") from error
 
 
 def page_command(uri: str) -> str:

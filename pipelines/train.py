@@ -32,19 +32,19 @@ def train(
 ) -> Any:
     """Fit one model, score it, and log and register it.
 
-    It learns from train rows, stops on validation rows, and is scored on test rows once. MLflow gets parameters,
+    It learns from train rows, stops on validation rows, and is scored on test rows once. MLflow logs parameters,
     epochs, scores, plots and the model.
 
     Parameters
     ----------
     source, clicks : DataSource, ClickColumns
-        Where the rows come from.
+        Source of the rows.
     choice : ModelChoice
         The estimator.
     tracking : Tracking
-        Where the fit is logged.
+        Where to log the fit.
     baseline : bool, default=False
-        Fit one LightGBM per task too, and show the gain of learning together.
+        Also fit one LightGBM per task, and show the gain of joint learning.
     output : Path, optional
         Save the model to this folder; tabmtl.load reads it.
 
@@ -56,13 +56,13 @@ def train(
     Raises
     ------
     ValueError, OSError, ImportError
-        If an option does not fit; nothing is trained then.
+        If an option does not fit; raised before any training.
     """
     rows, estimator = prepare(source, clicks, choice)
     if baseline and not isinstance(rows, TableRows):
         raise ValueError("--baseline is one LightGBM per task, for tables; fit another recommender on the same clicks")
     if baseline and choice.model.startswith("IndependentTasks"):
-        raise ValueError("--baseline is IndependentTasks, which --model is already")
+        raise ValueError("--baseline fits IndependentTasks, but --model is IndependentTasks already: leave it out")
     if output is not None:
         check_output(output)
     if "verbose" in estimator.get_params(deep=False) and "verbose" not in choice.params:

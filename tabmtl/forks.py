@@ -1,4 +1,4 @@
-"""Forked processes: they hold the memory of their parent, but none of its other threads.
+"""Forked processes: they hold the memory of their parent, but only one of its threads.
 
 A library that has started threads in the parent waits for them in the child for ever: polars for its pool, OpenMP (of
 torch and LightGBM) for its team. Without its pool, polars can do little, so what needs it is refused; OpenMP needs no
@@ -20,17 +20,17 @@ class _Process:
 
 
 def is_forked() -> bool:
-    """Whether this process, or one that it descends from, was forked with this package loaded."""
+    """Return whether this process, or one of its ancestors, was forked with this package loaded."""
     return _Process.forked
 
 
 def has_pool() -> bool:
-    """Whether polars can use its threads."""
+    """Return whether polars can use its threads."""
     return not _Process.lost_pool
 
 
 def check_pool() -> None:
-    """Raise a RuntimeError where polars would wait for threads that stayed in the parent of this process."""
+    """Raise a RuntimeError in a forked process where polars would wait for threads of the parent."""
     if not has_pool():
         raise RuntimeError(
             "this process was forked after polars had started its threads, which do not live on here, so polars would "
@@ -40,7 +40,7 @@ def check_pool() -> None:
 
 
 def count_threads(n_jobs: int | None) -> int:
-    """Threads to compute on, as scikit-learn counts ``n_jobs``; one in a forked process."""
+    """Count the threads to compute on, as scikit-learn counts ``n_jobs``; one in a forked process."""
     from joblib import effective_n_jobs  # `import tabmtl` imports this module
 
     return 1 if is_forked() else effective_n_jobs(n_jobs)

@@ -59,12 +59,12 @@ _LARGEST = 2**63 - 1  # of numpy's whole numbers
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a real number of Python or numpy; a boolean is none."""
+    """Return whether a value is a real number of Python or numpy; a boolean is not."""
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def check_count(name: str, value: int, low: int = 1) -> None:
-    """Raise a ValueError for a value that is no whole number of at least ``low`` and at most 64 bits."""
+    """Raise a ValueError unless a value is a whole number of at least ``low`` and at most 64 bits."""
     if not isinstance(value, Integral) or isinstance(value, bool):
         raise ValueError(f"{name} must be a whole number, got {value!r}")
     check_at_least(name, value, low)
@@ -73,14 +73,14 @@ def check_count(name: str, value: int, low: int = 1) -> None:
 
 
 def check_at_least(name: str, value: float, low: float) -> None:
-    """Raise a ValueError for a value that is no number of at least ``low``."""
+    """Raise a ValueError unless a value is a number of at least ``low``."""
     _check_number(name, value, f"of at least {low}")
     if not value >= low:
         raise ValueError(f"{name} must be at least {low}, got {value!r}")
 
 
 def check_share(name: str, value: float, *, whole: bool = False) -> None:
-    """Raise a ValueError for a value that is no number between 0 and 1; with ``whole``, 1 is allowed."""
+    """Raise a ValueError unless a value is a number between 0 and 1; with ``whole``, 1 is allowed."""
     expected = "above 0 and at most 1" if whole else "between 0 and 1"
     _check_number(name, value, expected)
     if not (0 < value < 1 or (whole and value == 1)):
@@ -88,26 +88,26 @@ def check_share(name: str, value: float, *, whole: bool = False) -> None:
 
 
 def check_rate(name: str, value: float) -> None:
-    """Raise a ValueError for a value that is no number of at least 0 and below 1."""
+    """Raise a ValueError unless a value is a number of at least 0 and below 1."""
     _check_number(name, value, "of at least 0 and below 1")
     if not 0 <= value < 1:
         raise ValueError(f"{name} must be at least 0 and below 1, got {value!r}")
 
 
 def check_positive(name: str, value: float) -> None:
-    """Raise a ValueError for a value that is no finite number above 0."""
+    """Raise a ValueError unless a value is a finite number above 0."""
     if not is_number(value) or not 0 < value < math.inf:
         raise ValueError(f"{name} must be a finite number above 0, got {value!r}")
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    """Raise a ValueError for a value that is none of the choices."""
+    """Raise a ValueError unless a value is one of the choices."""
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name} must be one of {list(choices)}, got {value!r}{near(value, choices)}")
 
 
 def check_widths(name: str, value: Sequence[int], low: int = 1) -> None:
-    """Raise a ValueError for a value that is no sequence of at least ``low`` layer widths."""
+    """Raise a ValueError unless a value is a sequence of at least ``low`` layer widths."""
     if not isinstance(value, Sequence) or isinstance(value, str) or len(value) < low:
         raise ValueError(f"{name} must be a sequence of widths such as (128, 64), got {value!r}")
     for width in value:
@@ -115,7 +115,7 @@ def check_widths(name: str, value: Sequence[int], low: int = 1) -> None:
 
 
 def check_names(name: str, value: Sequence[str]) -> None:
-    """Raise a TypeError for a value that is no sequence of names of columns, such as a single one."""
+    """Raise a TypeError unless a value is a sequence of names of columns; a single name is not."""
     if isinstance(value, str):
         raise TypeError(f"{name} must be a sequence of columns, got {value!r}: put it in a list")
     if not hasattr(value, "__getitem__") or isinstance(value, bytes | Mapping):
@@ -131,7 +131,7 @@ def _check_number(name: str, value: Any, expected: str) -> None:
 
 
 def check_random_state(name: str, value: Any) -> None:
-    """Raise a ValueError for a value that is no seed, no RandomState and not None."""
+    """Raise a ValueError unless a value is a seed, a RandomState or None."""
     is_seed = isinstance(value, int | np.integer) and not isinstance(value, bool) and 0 <= value < 2**32
     if not is_seed and value is not None and not isinstance(value, np.random.RandomState):
         raise ValueError(f"{name} must be a whole number from 0 to 2**32 - 1, a RandomState or None, got {value!r}")
@@ -150,7 +150,7 @@ def check_callback(name: str, value: Any) -> None:
 
 
 def near(name: Any, known: Iterable[str]) -> str:
-    """Hint at the known name nearest to an unknown one; empty if none is near."""
+    """Suggest the known name nearest to an unknown one; empty if none is near."""
     found = get_close_matches(name, list(known), n=1) if isinstance(name, str) else []
     return f"; near is {found[0]!r}" if found else ""
 
@@ -291,7 +291,7 @@ def to_json(name: str, value: Any) -> Any:
 
 
 def from_json(value: Any) -> Any:
-    """The hyper-parameter that `to_json` described.
+    """Return the hyper-parameter that `to_json` described.
 
     Raises
     ------
@@ -319,7 +319,7 @@ def from_json(value: Any) -> Any:
 
 
 def read_params(described: Mapping[str, Any]) -> dict[str, Any]:
-    """The hyper-parameters of an estimator that `to_json` described one by one."""
+    """Return the hyper-parameters of an estimator that `to_json` described one by one."""
     params = {name: from_json(value) for name, value in described.items()}
     _check_jobs(params)
     return params
@@ -343,7 +343,7 @@ def _check_lightgbm(params: Any, where: str) -> None:
 
 
 def _words(value: Any) -> Iterator[str]:
-    """All texts in a value, however deep."""
+    """Collect all texts in a value, however deep."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping | list | tuple):

@@ -16,11 +16,11 @@ MISSING, UNSEEN, FIRST_LEVEL = 0, 1, 2
 
 
 class TabmtlWarning(UserWarning):
-    """A warning of this package: what was guessed, left out or undefined, and the cure."""
+    """Warning of this package: it names a guess, an omission or an undefined value, and the cure."""
 
 
 class DivergenceError(ValueError):
-    """Training, or what it led to, is no longer finite; a lower learning rate is the usual cure."""
+    """Error for training that is no longer finite; a lower learning rate is the usual cure."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,7 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """The features a model was fitted on, and what their encoded values look like.
+    """Features of a fitted model, and the form of their encoded values.
 
     Parameters
     ----------
@@ -143,18 +143,18 @@ class Batch:
         return len(self.x_num)
 
     def map(self, function: Callable[[Any], Any]) -> Batch:
-        """The batch with a function applied to every array it holds."""
+        """Return the batch with a function applied to every array in it."""
         parts = {field.name: getattr(self, field.name) for field in fields(self)}
         return Batch(**{name: None if part is None else function(part) for name, part in parts.items()})
 
     def rows(self, index: Any) -> Batch:
-        """Some rows, by an index array or tensor."""
+        """Return some rows, by an index array or tensor."""
         if hasattr(self.x_num, "index_select"):
             return self.map(lambda tensor: tensor.index_select(0, index))
         return self.map(lambda array: array[index])
 
     def wide_labels(self, n_tasks: int) -> np.ndarray:
-        """Labels (n, T) as numpy: in the long layout, every row's one label under its own task."""
+        """Return labels (n, T) as numpy: in the long layout, every row's one label under its own task."""
         if self.task is None:
             return self.y
         wide = np.full((len(self), n_tasks), np.nan)

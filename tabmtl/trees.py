@@ -25,7 +25,7 @@ Gradients = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 def tree_matrix(batch: Batch) -> np.ndarray:
-    """Encoded rows as LightGBM takes them.
+    """Return encoded rows as LightGBM takes them.
 
     Returns
     -------
@@ -66,7 +66,7 @@ def bin_rows(
 
 
 def _plain_names(names: Sequence[str]) -> list[str]:
-    """Names without the signs that LightGBM's text and JSON need, and still one each."""
+    """Return different names without the signs that LightGBM's text and JSON use."""
     plain = [re.sub(r"[^\w.+-]", "_", name) or "_" for name in names]
     return plain if len(set(plain)) == len(plain) else [f"{name}_{j}" for j, name in enumerate(plain)]
 
@@ -122,7 +122,7 @@ class Ensemble:
         self.rounds += not self.booster.update(fobj=None if self._has_target else objective)
 
     def scores(self, *, of_valid: bool = False) -> np.ndarray:
-        """Raw scores (width, n) of the rows grown on, or of the followed ones; valid until the next round."""
+        """Return raw scores (width, n) of the rows grown on, or of the followed ones; valid until the next round."""
         found: list[np.ndarray] = []
 
         def keep(scores: np.ndarray, _: lgb.Dataset) -> tuple[str, float, bool]:
@@ -133,13 +133,13 @@ class Ensemble:
         return self._by_output(found[0])
 
     def cut(self, rounds: int) -> None:
-        """Take the newest rounds back until so many are left."""
+        """Roll back to `rounds` rounds."""
         for _ in range(self.rounds - rounds):
             self.booster.rollback_one_iter()
         self.rounds = min(self.rounds, rounds)
 
     def finish(self, n_ensembles: int = 1) -> Grown:
-        """What was grown, the outputs dealt to so many equal ensembles; the data is free for others."""
+        """Return the grown trees as `n_ensembles` ensembles and release the data."""
         if self._has_target:
             self._data.set_field("init_score", None)
         header, trees = _split_text(self.booster.model_to_string(num_iteration=-1))
@@ -196,7 +196,7 @@ class Forest:
 
     @classmethod
     def join(cls, grown: Sequence[Grown], width: int) -> Forest:
-        """One model of all ensembles over the same features, each with ``width`` outputs."""
+        """Join all ensembles over the same features, each with ``width`` outputs, to one model."""
         ensembles = [trees for each in grown for trees in each.ensembles]
         offsets = np.cumsum([0, *(len(trees) // width for trees in ensembles)], dtype=np.int64)
         text = _join_text(grown[0].header, [tree for trees in ensembles for tree in trees], width)
@@ -224,7 +224,7 @@ class Forest:
         return int(self.text.partition("\nnum_tree_per_iteration=")[2].partition("\n")[0])
 
     def predict(self, ensemble: int, matrix: np.ndarray, n_threads: int = 1) -> np.ndarray:
-        """Raw scores (width, n) of one ensemble for rows of `tree_matrix`."""
+        """Return raw scores (width, n) of one ensemble for rows of `tree_matrix`."""
         start, end = self._range(ensemble)
         if start == end:
             return np.zeros((self.width, len(matrix)))
@@ -234,7 +234,7 @@ class Forest:
         return np.asarray(scores).reshape(len(matrix), self.width).T
 
     def predict_row(self, row: np.ndarray) -> np.ndarray:
-        """Raw scores (n_ensembles, width, 1) of all ensembles for one row (1, p), to the bit those of `predict`.
+        """Return raw scores (n_ensembles, width, 1) of all ensembles for one row (1, p), bit-equal to `predict`.
 
         In one call of LightGBM, which takes as long as some hundred trees. Many rows are slower so: the trees of one
         ensemble stay in the processor's cache from row to row, those of all do not.
@@ -243,7 +243,7 @@ class Forest:
         return np.asarray(scores).reshape(len(self), self.width, 1)
 
     def export(self, factors: Mapping[int, float], start: Sequence[float], objective: str) -> lgb.Booster:
-        """A weighted sum of ensembles and a constant, as one plain model.
+        """Return a weighted sum of ensembles and a constant as one plain model.
 
         Parameters
         ----------
@@ -264,7 +264,7 @@ class Forest:
         return int(self.offsets[ensemble]), int(self.offsets[ensemble + 1])
 
     def _own(self, trees: list[str], ensemble: int) -> list[str]:
-        """The trees of one ensemble."""
+        """Return the trees of one ensemble."""
         start, end = self._range(ensemble)
         return trees[self.width * start : self.width * end]
 

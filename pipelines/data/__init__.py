@@ -45,7 +45,7 @@ def open_rows(source: DataSource, clicks: ClickColumns, cls: type, *, whole: boo
     if source.data in others:
         kinds = "a table", "a click log"
         has, needs = kinds[not wants_clicks], kinds[wants_clicks]
-        raise ValueError(f"{source.data} is {has}, and {cls.__name__} learns from {needs}: {', '.join(own)}, or a file")
+        raise ValueError(f"{source.data} is {has}, but {cls.__name__} learns from {needs}: {', '.join(own)}, or a file")
     is_set = source.data in own
     if not is_set and not Path(source.data).is_file():
         raise ValueError(f"there is no file {source.data!r}, nor a data set of this name: {near(source.data, own)}")
@@ -65,16 +65,16 @@ def _without_effect(
     of_clicks = [entry.name for entry in fields(ClickColumns)]
     if wants_clicks:
         of_tables = ("target", "task_column", "categorical", "drop", "split_column", "split_seed", "full")
-        yield of_tables, f"is about tables; {model} learns from a click log"
+        yield of_tables, f"applies to tables only; {model} learns from a click log"
     else:
-        yield of_clicks, f"is about click logs; {model} learns from a table"
+        yield of_clicks, f"applies to click logs only; {model} learns from a table"
     if is_set:
-        reason = f"is about files; {source.data} has its own columns and split"
+        reason = f"applies to files only; {source.data} has its own columns and split"
         yield ["task_column", "split_column", "test_share", "split_seed", "part", *of_clicks], reason
         if not wants_clicks:  # of a log, the newest train sessions are drawn
             yield ["val_share"], reason
     else:
-        yield ("folder", "full"), f"is about named sets; {source.data} is a file"
+        yield ("folder", "full"), f"applies to named sets only; {source.data} is a file"
         if whole or source.split_column:
             by = "--part all" if whole else "--split-column"
             yield ("val_share", "test_share", "split_seed"), f"has no effect with {by}"

@@ -28,7 +28,7 @@ Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 
 @dataclass(frozen=True, kw_only=True)
 class RowSource:
-    """A data set by name, or a file, and how its rows are split.
+    """A data set by name, or a file, and the split of its rows.
 
     Parameters
     ----------
@@ -37,15 +37,15 @@ class RowSource:
     folder : Path, optional
         Folder of sets that do not ship; default ``$TABMTL_DATA``.
     full : bool
-        All rows of flights instead of the sample that ships.
+        All rows of flights instead of the shipped sample.
     split_column : str, optional
-        Column that says train, val or test; else rows are drawn.
+        Column that holds train, val or test; default a random split.
     val_share : float
-        Share of a file's rows, or train sessions, to stop on.
+        Share of a file's rows, or of the train sessions, for early stopping.
     test_share : float
-        Share of a file's rows or sessions, to score once.
+        Share of a file's rows or sessions for the final scores.
     split_seed : int
-        Seed of the rows that are drawn.
+        Seed of the random split.
     """
 
     data: str
@@ -150,7 +150,7 @@ def rows_of(part: str, table: Frame, name: str, parts: Iterable[str]) -> Frame:
         If there is no part of this name.
     """
     if part not in parts:
-        raise ValueError(f"{name}: a part is one of {', '.join(parts)}; got {part!r}")
+        raise ValueError(f"{name}: part must be one of {', '.join(parts)}, got {part!r}")
     return table.filter(pl.col("split") == part)
 
 

@@ -285,7 +285,7 @@ def _read_set(source: DataSource) -> tuple[pl.DataFrame, dict[str, Kind | None],
     from tabmtl.pipelines.datasets import load
 
     if source.full and source.data != "flights":
-        raise ValueError(f"--full is about flights: all rows of {source.data} are read anyway")
+        raise ValueError(f"--full applies to flights only: all rows of {source.data} are read anyway")
     # the folder alone would choose all rows of flights
     folder = None if source.data == "flights" and not source.full else source.folder
     data = load(source.data, folder=folder, **({"full": True} if source.full else {}))
@@ -305,7 +305,7 @@ def _read_table(source: DataSource) -> tuple[pl.DataFrame, dict[str, Kind | None
     frame = read_file(Path(source.data))
     tasks = _kinds(source.target, frame.columns)
     if not tasks:
-        raise ValueError(f"--target is to name the columns of {source.data} to learn: {', '.join(frame.columns)}")
+        raise ValueError(f"--target must name the columns of {source.data} to learn: {', '.join(frame.columns)}")
     known(frame, tasks, "--target")
     if source.task_column and len(tasks) > 1:
         raise ValueError(f"a long table has one --target, which every row's own task fills; got {len(tasks)}")

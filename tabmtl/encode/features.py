@@ -30,7 +30,7 @@ class SingleRows:
     ----------
     columns : Columns
     schema : polars Schema
-        Of the rows; `of` says whether it is one that is read here.
+        Of the rows; `of` accepts only schemas that this class can read.
     """
 
     def __init__(self, columns: Columns, schema: pl.Schema) -> None:
@@ -42,13 +42,13 @@ class SingleRows:
 
     @classmethod
     def of(cls, columns: Columns, schema: pl.Schema) -> SingleRows | None:
-        """A reader of rows with a schema; None where only polars itself makes numbers or text of some type."""
+        """Return a reader of rows with a schema; None where only polars itself makes numbers or text of some type."""
         numbers = all(_is_plain(schema[name]) for name in columns.numeric)
         levels = all(schema[name] in _TEXT or _is_whole(schema[name]) for name in columns.categorical)
         return cls(columns, schema) if numbers and levels else None
 
     def read(self, frame: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-        """Numbers (n, Fn) of float64, NaN for missing, and codes (n, Fc) of int32."""
+        """Read numbers (n, Fn) as float64, NaN for missing, and codes (n, Fc) as int32."""
         rows = frame.rows(named=True)
         numbers = np.array([[row[name] for name in self._numeric] for row in rows], dtype=np.float64)  # None is NaN
         codes = [[_code(row[name], text, known) for name, text, known in self._codes] for row in rows]
@@ -65,7 +65,7 @@ def _code(value: Any, text: Callable[[Any], str] | None, known: dict[str, int]) 
 
 
 def _text_of(dtype: pl.DataType) -> Callable[[Any], str] | None:
-    """How a value becomes the name of its level; None where it is one."""
+    """Return the function that names the level of a value; None where a value is its own name."""
     if dtype in _TEXT:
         return None
     return (lambda value: "true" if value else "false") if dtype == pl.Boolean else str
@@ -79,7 +79,7 @@ def _is_plain(dtype: pl.DataType) -> bool:
     return dtype.is_float() or _is_whole(dtype)
 
 
-_SAMPLE_ROWS = 200_000  # quantiles are taken from at most so many rows
+_SAMPLE_ROWS = 200_000  # rows for quantiles, at most
 _SLICE_ROWS = 65_536  # rows read at a time: bounds the memory beside the result
 _CHUNK_ROWS = 2_048  # rows scaled at a time: the block stays in the processor's cache
 
@@ -100,7 +100,7 @@ class FeatureCoder:
     names : tuple of str
         All features in the order of the frame.
     columns : Columns
-        Which are numeric and categorical, their levels, and the bins of the encoded values.
+        The numeric and the categorical ones, their levels, and the bins of the encoded values.
     scaler : NumericScaler
 
     Examples
@@ -158,7 +158,7 @@ class FeatureCoder:
         Raises
         ------
         TypeError
-            If a column has a type that is neither numeric nor categorical, such as a date; the cure is named.
+            If a column has a type that is neither numeric nor categorical, such as a date; the message names the cure.
         ValueError
             If there is no row or no column, a named column does not exist, or a numeric column holds an infinite
             value.
@@ -201,7 +201,7 @@ class FeatureCoder:
             self._scale_block(values.T, x_num)
             return x_num, x_cat
         x_cat = np.empty((n, len(codes)), dtype=np.int32)
-        # one reading each, because what a query has under way takes memory by the column
+        # one reading each, because a running query takes memory for each of its columns
         for rows, columns in _slices(frame, self.columns.categorical, codes):
             for j, column in enumerate(columns):
                 x_cat[rows, j] = column
@@ -210,8 +210,11 @@ class FeatureCoder:
         return x_num, x_cat
 
     def _expressions(self, frame: pl.DataFrame | pl.LazyFrame) -> Reading:
-        """Columns of numbers, and of codes, and a reader of few rows. They depend on the fit and the types only, so the
-        last ones are kept: for one row, building them takes longer than running them."""
+        """Return expressions of numbers and of codes, and a reader of few rows.
+
+        They depend on the fit and the types only, so the last ones are kept: for one row, building them takes longer
+        than running them.
+        """
         # the schema of a DataFrame is built anew each time, which takes longer than the types alone
         dtypes = frame.dtypes if isinstance(frame, pl.DataFrame) else frame.collect_schema().dtypes()
         types = tuple(map(type, dtypes))
@@ -272,7 +275,7 @@ def _is_feature(dtype: pl.DataType) -> bool:
 def _roles(
     schema: pl.Schema, categorical: Literal["from_dtype"] | Sequence[str]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Which columns are numeric and which categorical."""
+    """Return the numeric and the categorical columns."""
     if not schema:
         raise ValueError("Found array with 0 feature(s): X has no feature column, and a minimum of 1 is required")
     if categorical != "from_dtype":
@@ -311,7 +314,7 @@ def _count_rows(frame: pl.DataFrame | pl.LazyFrame) -> int:
 def _slices(
     frame: pl.DataFrame | pl.LazyFrame, names: Sequence[str], expressions: Sequence[pl.Expr]
 ) -> Iterator[tuple[slice, list[np.ndarray]]]:
-    """Expressions over the named columns, some rows at a time, in order."""
+    """Collect expressions over the named columns, some rows at a time, in order."""
     if not expressions:
         return
     if isinstance(frame, pl.DataFrame):
@@ -332,7 +335,7 @@ def _slices(
 def _survey(
     frame: pl.DataFrame | pl.LazyFrame, numbers: Sequence[pl.Expr], names: Sequence[str]
 ) -> tuple[np.ndarray, tuple[bool, ...]]:
-    """One pass over all numbers: at most `_SAMPLE_ROWS` of their rows (n_numeric, m), and which have missing values."""
+    """Sample at most `_SAMPLE_ROWS` rows of all numbers (n_numeric, m), and find the columns with missing values."""
     if not numbers:
         return np.empty((0, 0)), ()
     rows = _count_rows(frame)
@@ -358,7 +361,7 @@ def _reject_infinite(block: np.ndarray, names: Sequence[str]) -> None:
 
 
 def text_of(name: str, dtype: pl.DataType) -> pl.Expr:
-    """A categorical column as text; whole numbers without decimals, NaN as null."""
+    """Return a categorical column as text; whole numbers without decimals, NaN as null."""
     # a selector, because pl.col takes a name like "*" or "^a$" for a pattern
     column = cs.by_name(name).as_expr()
     if not dtype.is_float():
@@ -371,7 +374,7 @@ def text_of(name: str, dtype: pl.DataType) -> pl.Expr:
 def find_levels(
     lazy: pl.LazyFrame, schema: pl.Schema, names: Sequence[str], min_frequency: int
 ) -> tuple[tuple[str, ...], ...]:
-    """Levels of every column that are seen often enough, sorted by code point."""
+    """Find the levels of every column that occur often enough, sorted by code point."""
     # one small aggregation per column streams; counting all columns in one select would hold them in memory
     counts = pl.collect_all(
         [
@@ -385,7 +388,7 @@ def find_levels(
 
 
 def code_of(name: str, dtype: pl.DataType, levels: pl.Enum) -> pl.Expr:
-    """Codes of a categorical column, int32: 0 missing, 1 unseen, then the levels."""
+    """Return the codes of a categorical column, int32: 0 missing, 1 unseen, then the levels."""
     text = text_of(name, dtype)
     known = text.cast(levels, strict=False).to_physical().cast(pl.Int32) + FIRST_LEVEL
     # MISSING and UNSEEN are 0 and 1: whether there is a value

@@ -1,4 +1,4 @@
-"""Labels of a frame to numbers and back: kinds are inferred or declared, null is unlabelled, wide and long meet."""
+"""Convert the labels of a frame to numbers and back, with null for unlabelled, in the wide and the long layout."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tabmtl.storage.stored import POSITIVE, Stored
 
 @dataclass(frozen=True, kw_only=True)
 class LabelCoder:
-    """Fitted reading of the targets.
+    """Fitted encoding of the targets.
 
     ``encode`` gives an array (n, C) of float64: class indices for classification, own units for regression, NaN =
     unlabelled. C is the number of tasks T in the wide layout and 1 in the long one, where ``task_levels`` names
@@ -83,7 +83,7 @@ class LabelCoder:
         sample_weight : array of shape (n,) or (n, T), or frame, optional
             Labels of weight 0 are unlabelled.
         tasks : mapping of name to kind or Task, or sequence of Task, optional
-            Declared kinds; they beat inferred ones. A sequence names the columns of an array by position.
+            Declared kinds; they override inferred ones. A sequence names the columns of an array by position.
         force : {"classification", "regression"}, optional
             Kind of every task that is not declared.
         task_levels : sequence of str, optional
@@ -123,7 +123,7 @@ class LabelCoder:
         return replace(coder, tasks=long_tasks, task_levels=tuple(task_levels))
 
     def encode(self, y: Any, sample_weight: Any = None) -> tuple[np.ndarray, np.ndarray | None]:
-        """Labels as numbers, and their weights.
+        """Encode labels as numbers, with their weights.
 
         Frames are matched by name, arrays by position.
 
@@ -137,7 +137,7 @@ class LabelCoder:
         Raises
         ------
         ValueError
-            If a target is missing, or holds an infinite value or a label that fit did not see.
+            If a target is missing, or holds an infinite value or an unseen label.
         """
         frame, origin = _read(y)
         if origin.ndim == 2 and origin.named and self.origin.named:
@@ -152,7 +152,7 @@ class LabelCoder:
         values = settle_funnel(self._encode_columns(frame), self.tasks, self.chain)
         if weight is None:
             return values, None
-        values = np.where(weight > 0, values, np.nan)  # what a funnel settles may have weight 0
+        values = np.where(weight > 0, values, np.nan)  # a label that a funnel sets may have weight 0
         return values, np.where(np.isnan(values), 0.0, weight)
 
     def _encode_columns(self, frame: pl.DataFrame) -> np.ndarray:
@@ -160,17 +160,17 @@ class LabelCoder:
         return np.column_stack([_encode_column(series, task) for series, task in pairs])
 
     def column_tasks(self) -> tuple[Task, ...]:
-        """One task per column of y: in the long layout the tasks differ in name only."""
+        """Return one task per column of y: in the long layout the tasks differ in name only."""
         if self.task_levels is None:
             return self.tasks
         return (replace(self.tasks[0], name=self.names[0]),)
 
     def standardize(self, values: np.ndarray) -> np.ndarray:
-        """Encoded labels in training units, float32."""
+        """Return encoded labels in training units, float32."""
         return ((values - self.center) / self.scale).astype(np.float32)
 
     def outputs(self, scores: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Raw scores (n, width) per column of y as probabilities (n, K), or values (n,) in own units."""
+        """Turn raw scores (n, width) per column of y into probabilities (n, K), or values (n,) in own units."""
         results = []
         for j, (score, task) in enumerate(zip(scores, self.column_tasks(), strict=True)):
             score = score.astype(np.float64)
@@ -185,7 +185,7 @@ class LabelCoder:
         return results
 
     def decode(self, outputs: Sequence[np.ndarray], index: Any = None) -> Any:
-        """Outputs per column of y as predictions in y's container, with its names and dtypes.
+        """Turn outputs per column of y into predictions in y's container, with its names and dtypes.
 
         Parameters
         ----------
@@ -213,7 +213,7 @@ class LabelCoder:
 
 
 def both_classes(positive: np.ndarray) -> np.ndarray:
-    """Probabilities (n, 2) of a binary task, given those of its second class (n,)."""
+    """Return probabilities (n, 2) of a binary task, given those of its second class (n,)."""
     both = np.empty((len(positive), 2))  # for one row, numpy's column_stack takes several times as long
     both[:, 0], both[:, 1] = 1 - positive, positive
     return both
@@ -225,7 +225,7 @@ def _read(y: Any) -> tuple[pl.DataFrame, Origin]:
 
 
 def _rename(frame: pl.DataFrame, origin: Origin, tasks: DeclaredTasks | None) -> pl.DataFrame:
-    """Give unnamed targets the names a declaration has for them."""
+    """Name unnamed targets as in the declaration."""
     if tasks is None or origin.named:
         return frame
     names = list(tasks) if isinstance(tasks, Mapping) else [task.name for task in tasks]
@@ -236,7 +236,7 @@ def _rename(frame: pl.DataFrame, origin: Origin, tasks: DeclaredTasks | None) ->
 
 
 def _without_weightless(frame: pl.DataFrame, sample_weight: Any) -> tuple[pl.DataFrame, np.ndarray | None]:
-    """The labels that count, null in place of those of weight 0, and the weights (n, C)."""
+    """Return the labels, null where the weight is 0, and the weights (n, C)."""
     weight = read_weights(sample_weight, frame.height, frame.columns)
     if weight is None:
         return frame, None
@@ -276,7 +276,7 @@ def _encode_column(series: pl.Series, task: Task) -> np.ndarray:
 
 
 def _with_unseen(categories: Sequence[tuple | None], tasks: Sequence[Task]) -> tuple[tuple | None, ...]:
-    """Categories of pandas, with the declared classes that they lack."""
+    """Add declared classes to the categories of pandas that lack them."""
     return tuple(
         values if values is None else (*values, *(label for label in task.classes or () if label not in values))
         for values, task in zip(categories, tasks, strict=True)

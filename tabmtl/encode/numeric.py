@@ -1,4 +1,4 @@
-"""Numeric columns: robust summaries of a sample, and the maps from raw values to what a network reads."""
+"""Numeric columns: robust summaries of a sample, and the maps from raw values to network inputs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LARGEST = 8e307  # the difference of two such numbers is finite
 
 
 def number_of(name: str, dtype: pl.DataType) -> pl.Expr:
-    """A numeric column as floats, NaN = missing."""
+    """Return a numeric column as floats, NaN = missing."""
     # a selector, because pl.col takes a name like "*" or "^a$" for a pattern
     column = cs.by_name(name).as_expr()
     if dtype not in (pl.Float32, pl.Float64):
@@ -40,9 +40,9 @@ class NumericScaler:
       outlier neither stretches the scale nor reaches the network as a large number. Where the IQR is 0, the
       scale is the median distance of the values that differ from the median;
     * ``"quantile"``: the empirical distribution function at 255 knots, then the normal quantile function: every
-      continuous column becomes standard normal whatever its tails; ties get the middle of their interval;
-    * ``"none"``: the values as they are (for trees), within the range of float32;
-    * ``"raw"``: the values as they are, as float64: an exported network scales them itself (`tabmtl.onnx.export`).
+      continuous column becomes standard normal, with any tails; ties get the middle of their interval;
+    * ``"none"``: the values unchanged (for trees), within the range of float32;
+    * ``"raw"``: the values unchanged, as float64: an exported network scales them itself (`tabmtl.onnx.export`).
 
     Attributes
     ----------
@@ -99,7 +99,7 @@ class NumericScaler:
         block /= root
 
     def _interpolate(self, block: np.ndarray) -> None:
-        """Map by the line between the two knots around a value."""
+        """Map values by the line between the two knots around each."""
         first, last, knots, positions, slopes = self.lines
         np.clip(block, first, last, out=block)
         # bisect all values at once, without a branch: some times faster than np.interp value by value
@@ -135,7 +135,7 @@ class NumericScaler:
 
 
 def quantiles(sample: np.ndarray, n: int) -> np.ndarray:
-    """Evenly spaced quantiles (n_numeric, n) of sorted rows with NaN at their end; zeros where a row has no value."""
+    """Compute n even quantiles (n_numeric, n) of sorted rows with NaN at their end; zeros where a row has no value."""
     result = np.zeros((len(sample), n))
     for row, column in zip(result, sample, strict=True):
         present = column[: _count(column)]
@@ -148,7 +148,7 @@ def quantiles(sample: np.ndarray, n: int) -> np.ndarray:
 
 
 def bin_edges(encoded: np.ndarray) -> tuple[tuple[float, ...], ...]:
-    """Increasing bin edges, at least two, of every sorted row of encoded values (n_numeric, m).
+    """Compute increasing bin edges, at least two, of every sorted row of encoded values (n_numeric, m).
 
     A value that fills a bin by itself, such as the zero of most incomes, is an edge, and the other edges are evenly
     spaced quantiles of all other values.
@@ -169,12 +169,12 @@ def bin_edges(encoded: np.ndarray) -> tuple[tuple[float, ...], ...]:
 
 
 def _count(column: np.ndarray) -> int:
-    """How many values a sorted column has before its NaN."""
+    """Count the values of a sorted column before its NaN."""
     return int(column.size - np.isnan(column).sum())
 
 
 def _robust_scale(sample: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Median and IQR / 1.349 per row; where the IQR is 0, the median distance of what differs from the median."""
+    """Return median and IQR / 1.349 per row; for an IQR of 0, the median distance of the values off the median."""
     quartiles = quantiles(sample, 5)
     center, scale = quartiles[:, 2], (quartiles[:, 3] - quartiles[:, 1]) / 1.349
     for j in np.flatnonzero(scale == 0):

@@ -1,4 +1,4 @@
-"""One column of pandas, pyarrow or numpy as a polars series; polars' own columns need no reading."""
+"""Read a column of pandas, pyarrow or numpy as a polars series; columns of polars need no reading."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _INT64 = range(-(2**63), 2**63)
 
 
 def read_column(series: nw.Series, name: str) -> pl.Series:
-    """A column of any library, as polars has it.
+    """Read a column of any library as polars would hold it.
 
-    A category of pandas is read as the text of its category; dates are read as nulls of type Datetime, because what
-    takes this column rejects them by their type.
+    A category of pandas is read as the text of its category; dates are read as nulls of type Datetime: callers
+    reject them by this type.
 
     Raises
     ------
@@ -40,7 +40,7 @@ def read_column(series: nw.Series, name: str) -> pl.Series:
 
 
 def read_pandas(native: Any, name: str) -> pl.Series:
-    """A column of pandas; see `read_column`."""
+    """Read a column of pandas; see `read_column`."""
     if isinstance(native.dtype, np.dtype):
         return read_array(native.to_numpy(), name)
     if type(native.dtype).__name__ == "StringDtype":
@@ -57,7 +57,7 @@ def read_pandas(native: Any, name: str) -> pl.Series:
 
 
 def read_array(array: np.ndarray, name: str) -> pl.Series:
-    """A flat array as a series; see `read_column`."""
+    """Read a flat array as a series; see `read_column`."""
     kind = array.dtype.kind
     if kind == "O":
         return _read_objects(array, name)
@@ -80,7 +80,7 @@ def _dates(n: int, name: str) -> pl.Series:
 
 
 def _texts(categories: Any) -> list[str]:
-    """Categories as the text that plain values like them become: 3.0 is "3", True is "true"."""
+    """Name categories as `text_of` would name their plain values: 3.0 is "3", True is "true"."""
     values = categories.to_numpy()
     if values.dtype.kind in "biuf":
         whole = values.dtype.kind == "f" and np.array_equal(values, np.round(values))
@@ -89,7 +89,7 @@ def _texts(categories: Any) -> list[str]:
 
 
 def _read_extension(array: Any, is_integer: bool, name: str) -> pl.Series:
-    """Numbers of a nullable or pyarrow-backed type of pandas; integers with holes stay integers."""
+    """Read numbers of a nullable or pyarrow-backed type of pandas; integers with holes stay integers."""
     if not is_integer:
         return pl.Series(name, array.to_numpy(dtype=np.float64, na_value=np.nan))
     values = pl.Series(name, array.to_numpy(dtype=array.dtype.numpy_dtype, na_value=0))
@@ -105,7 +105,7 @@ def _is_missing(value: Any) -> bool:
 
 
 def _read_objects(values: np.ndarray, name: str) -> pl.Series:
-    """A column of Python objects, by what its values are: all booleans, all numbers, all text or all dates."""
+    """Read a column of Python objects by their values: all booleans, all numbers, all text or all dates."""
     objects = values.tolist()
     kinds = {type(value) for value in objects}
     if not all(issubclass(kind, str | int) for kind in kinds):
@@ -181,7 +181,7 @@ def read_features(X: Any) -> tuple[pl.DataFrame | pl.LazyFrame, bool]:
 
 
 def names_of(frame: pl.DataFrame | pl.LazyFrame) -> list[str]:
-    """Names of the columns, of a DataFrame without the schema, which takes longer than reading a row."""
+    """Return the names of the columns, of a DataFrame without its schema, which takes longer than reading a row."""
     return frame.columns if isinstance(frame, pl.DataFrame) else frame.collect_schema().names()
 
 
@@ -280,7 +280,7 @@ def read_weights(sample_weight: Any, n: int, names: Sequence[str]) -> np.ndarray
 
 
 def take_rows(X: Any, index: np.ndarray) -> Any:
-    """Rows of any supported eager container, in that container."""
+    """Take rows of any supported eager container, in that container."""
     if nw.dependencies.is_into_dataframe(X):
         return nw.from_native(X, eager_only=True)[index.tolist(), :].to_native()
     return np.asarray(X)[index]
@@ -296,7 +296,7 @@ def _read_target(series: nw.Series, name: str) -> pl.Series:
 def _read_frame(
     frame: Any, read: Callable[[nw.Series, str], pl.Series] = read_column
 ) -> tuple[pl.DataFrame, list[Any]]:
-    """A frame of any library, and its names as they were."""
+    """Read a frame of any library, and return it with its original names."""
     try:
         native = nw.from_native(frame, eager_only=True)
     except DuplicateError as error:
@@ -309,7 +309,7 @@ def _read_frame(
 
 
 def _read_pandas(frame: Any) -> tuple[pl.DataFrame, list[Any]]:
-    """As `_read_frame`, without narwhals, whose wrappers take longer than a row."""
+    """Read a pandas frame like `_read_frame`, without narwhals, whose wrappers take longer than a row."""
     labels = frame.columns.tolist()
     columns = {
         name: read_pandas(column, name) for name, (_, column) in zip(_as_texts(labels), frame.items(), strict=True)

@@ -1,4 +1,4 @@
-"""A table with its targets to one batch of arrays; the wide and the long layout meet here."""
+"""Encode a table with its targets as one batch of arrays, in the wide and the long layout."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class TableCoder:
     features : FeatureCoder
     labels : LabelCoder
     task_column : str or None
-        Long layout: the column of X that names every row's own task. It is no feature.
+        Long layout: the column of X that names every row's own task. It is not a feature.
     names : tuple of str
         All columns of X in order, the task column included.
     named : bool
@@ -62,8 +62,8 @@ class TableCoder:
     ) -> TableCoder:
         """Learn the encoding of a table.
 
-        Parameters as in `LabelCoder.fit` and `FeatureCoder.fit`, whose ``transform`` and ``min_frequency`` are in
-        `encoding`.
+        The parameters are those of `LabelCoder.fit` and `FeatureCoder.fit`; `encoding` holds the ``transform`` and
+        ``min_frequency`` of the latter.
         """
         check_pool()
         frame, named = read_features(X)
@@ -71,7 +71,7 @@ class TableCoder:
         levels = None
         if task_column is not None:
             if task_column not in names:
-                raise ValueError(f"task_column {task_column!r} is no column of X; X has {list(names)}")
+                raise ValueError(f"task_column {task_column!r} is not a column of X; X has {list(names)}")
             levels = _task_levels(frame, task_column)
             frame = _select(frame, [name for name in names if name != task_column])
         chosen: Literal["from_dtype"] | Sequence[str] = "from_dtype"
@@ -101,8 +101,8 @@ class TableCoder:
         """Encode rows, with their labels if `y` is given.
 
         Labels come in their own units. Weights come normalised to mean 1 over the labelled rows of every task; a
-        label of weight 0 becomes unlabelled. With ``unknown_task="shared"`` a task that fit did not see, or a missing
-        one, has the index -1.
+        label of weight 0 becomes unlabelled. With ``unknown_task="shared"`` an unseen or missing task has the
+        index -1.
 
         Raises
         ------
@@ -161,7 +161,7 @@ def _select(frame: pl.DataFrame | pl.LazyFrame, names: Sequence[str]) -> pl.Data
 
 
 def _task_texts(frame: pl.DataFrame | pl.LazyFrame, task_column: str) -> pl.Series:
-    """Every row's task as text, by the rule for levels: 3 and 3.0 are one task."""
+    """Return every row's task as text, by the rule for levels: 3 and 3.0 are one task."""
     texts = text_of(task_column, frame.collect_schema()[task_column]).alias("task")
     found = frame.select_seq(texts)
     return (found.collect() if isinstance(found, pl.LazyFrame) else found).to_series()
@@ -177,7 +177,7 @@ def _task_levels(frame: pl.DataFrame | pl.LazyFrame, task_column: str) -> tuple[
 
 
 def _normalize(weight: np.ndarray, task: np.ndarray | None, n_tasks: int) -> np.ndarray:
-    """Weights with mean 1 over the positive ones of each task."""
+    """Scale weights to mean 1 over the positive ones of each task."""
     if task is None:
         counts = np.maximum((weight > 0).sum(axis=0), 1)
         totals = weight.sum(axis=0)

@@ -1,4 +1,4 @@
-"""What a target holds: its kind and its classes, declared or read off its labels."""
+"""Kind and classes of a target, declared or inferred from its labels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tabmtl.schema import Kind, TabmtlWarning, Task
 
 
 def check_tasks(name: str, value: Any) -> None:
-    """Raise a ValueError for a value that declares no tasks."""
+    """Raise a ValueError for a value that does not declare tasks."""
     is_mapping = isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
     is_list = isinstance(value, Sequence) and all(isinstance(task, Task) for task in value)
     if not (value is None or is_mapping or is_list) or isinstance(value, str):
@@ -29,7 +29,7 @@ _MAX_INFERRED_CLASSES = 20
 
 
 def declared_tasks(tasks: DeclaredTasks, columns: Sequence[str]) -> dict[str, Task]:
-    """Declared tasks by column of y.
+    """Return the declared tasks by column of y.
 
     Raises
     ------
@@ -52,23 +52,24 @@ def declared_tasks(tasks: DeclaredTasks, columns: Sequence[str]) -> dict[str, Ta
 
 
 def fit_task(series: pl.Series, declared: Task | None, force: str | None, is_category: bool) -> Task:
-    """Kind and classes of one target.
+    """Infer the kind and classes of one target.
 
     Parameters
     ----------
     series : polars Series
         Labels, null and NaN where there is none.
     declared : Task or None
-        Beats what the labels look like.
+        Overrides the inference from labels.
     force : {"classification", "regression"} or None
         Kind of a task that is not declared.
     is_category : bool
-        Whether the labels are classes even where they are numbers.
+        Whether the labels are classes even if they are numbers.
 
     Raises
     ------
     TypeError, ValueError
-        If the labels are dates or the like, all missing, infinite, of one class, or no fit for the declaration.
+        If the labels are of another type, such as dates, all missing, infinite, of one class, or do not fit the
+        declaration.
     """
     name = series.name
     present = _present(series.alias(""))
@@ -95,12 +96,12 @@ def fit_task(series: pl.Series, declared: Task | None, force: str | None, is_cat
 
 
 def is_text(series: pl.Series) -> bool:
-    """Whether the values can only be classes."""
+    """Return whether the values can only be classes."""
     return series.dtype in (pl.String, pl.Categorical, pl.Enum, pl.Boolean)
 
 
 def class_values(task: Task) -> pl.Series:
-    """The classes of a task, text, booleans or numbers.
+    """Return the classes of a task, text, booleans or numbers.
 
     Raises
     ------
@@ -117,7 +118,7 @@ def class_values(task: Task) -> pl.Series:
 
 
 def as_values(series: pl.Series) -> pl.Series:
-    """Class labels as text or numbers that can be compared; a missing one is null."""
+    """Return class labels as text or numbers that can be compared; a missing one is null."""
     if series.dtype in (pl.Categorical, pl.Enum):
         return series.cast(pl.String)
     if series.dtype == pl.Boolean:
@@ -126,7 +127,7 @@ def as_values(series: pl.Series) -> pl.Series:
 
 
 def _present(series: pl.Series) -> pl.Series:
-    """The labelled values of a target, which has no name: polars takes one like "^a$" for a pattern."""
+    """Return the labelled values of a target without a name: polars reads one like "^a$" as a pattern."""
     series = series.drop_nulls()
     return series.drop_nans() if series.dtype.is_float() else series
 
@@ -136,7 +137,7 @@ def _is_whole(series: pl.Series) -> bool:
 
 
 def _is_regression(name: str, present: pl.Series) -> bool:
-    """Whether an undeclared target is a regression target."""
+    """Return whether an undeclared target is a regression target."""
     if is_text(present):
         return False
     if present.dtype.is_float():
@@ -161,12 +162,12 @@ def _classes(present: pl.Series) -> tuple:
 
 
 def _plain(label: Any) -> Any:
-    """A declared class as Python has it, so that it can be written as JSON."""
+    """Return a declared class as a plain Python value, which JSON can hold."""
     return label.item() if isinstance(label, np.generic) else label
 
 
 def _with_classes(task: Task, present: pl.Series) -> Task:
-    """Complete a task by the classes its labels show, or check the declared ones."""
+    """Complete a task by the classes among its labels, or check the declared ones."""
     if task.kind == "regression":
         if is_text(present) and present.dtype != pl.Boolean:
             raise ValueError(f"task {task.name!r} is a regression task, but its labels are {present.dtype}; got text")
@@ -192,9 +193,9 @@ def _with_classes(task: Task, present: pl.Series) -> Task:
 def settle_funnel(values: np.ndarray, tasks: Sequence[Task], chain: Sequence[int]) -> np.ndarray:
     """Make the labels of a funnel mean «this step and all before it», over all rows.
 
-    Where a step was not taken, all later ones are 0: a missing label is known after all, and a 1 (a conversion
-    without a click) contradicts the step before. A missing label before a 1 stays missing, although it can only be 1:
-    labels that are known where they are 1, and else unknown, would make a step look too frequent.
+    After a step that is 0, all later ones are 0: a missing label becomes 0, and a 1 (a conversion without a click)
+    contradicts the step before. A missing label before a 1 stays missing, although it can only be 1: filling in ones
+    only would make a step look too frequent.
 
     Parameters
     ----------
@@ -211,8 +212,8 @@ def settle_funnel(values: np.ndarray, tasks: Sequence[Task], chain: Sequence[int
     Warns
     -----
     TabmtlWarning
-        Where a step is labelled 1 after a 0; it names both tasks, of a row the first 0 and the first 1 after it, and
-        counts the rows.
+        If a step is labelled 1 after a 0; the warning names the first 0 of a row and the first 1 after it, and counts
+        the rows.
 
     Examples
     --------

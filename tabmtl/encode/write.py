@@ -1,4 +1,4 @@
-"""Where targets came from, and how predictions go back there: the same library, names and types."""
+"""Container of the targets, and the way of predictions back into it: the same library, names and types."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Container = Literal["polars", "pandas", "pyarrow", "numpy"]
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Where targets came from, so that predictions can go back the same way.
+    """Container of the targets: library, shape, names and types, in which predictions go back.
 
     Attributes
     ----------
@@ -41,7 +41,7 @@ class Origin:
 
 
 def origin_of(columns: Sequence[nw.Series], *, ndim: Literal[1, 2], named: bool) -> Origin:
-    """Where these columns come from."""
+    """Return the container of these columns."""
     return Origin(
         container=_container(columns[0]) if columns else "polars",
         ndim=ndim,
@@ -52,7 +52,7 @@ def origin_of(columns: Sequence[nw.Series], *, ndim: Literal[1, 2], named: bool)
 
 
 def write_targets(frame: pl.DataFrame, origin: Origin, index: Any = None) -> Any:
-    """Give predictions the container of the targets they answer.
+    """Write predictions into the container of the targets.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ def _container(native: Any) -> Container:
 
 
 def native_dtype(series: nw.Series) -> str:
-    """Name of a column's type in its own library; see `Origin`."""
+    """Return the name of a column's type in its own library; see `Origin`."""
     if series.implementation.is_polars():
         return str(series.dtype)
     if series.implementation.is_pyarrow():

@@ -18,13 +18,13 @@ SMALLEST_REFERENCE = 0.01
 
 @dataclass(frozen=True, eq=False)
 class MultitaskGain:
-    """What multi-task learning brought, per task and on average; print it to read it.
+    """Gain of multi-task learning, per task and on average; print it to read it.
 
     Parameters
     ----------
     table : polars.DataFrame
         One row per task: "task", "score", "reference", "gain_percent" = 100 (score - reference) / |reference|
-        and "difference" = score - reference. What is undefined is null.
+        and "difference" = score - reference. Undefined values are null.
     """
 
     table: pl.DataFrame
@@ -60,7 +60,7 @@ class MultitaskGain:
 def multitask_gain(scores: Mapping[str, float | None], reference: Mapping[str, float | None]) -> MultitaskGain:
     """Compare per-task scores with those of a reference, such as independent single-task models.
 
-    The Δm of Maninis et al., "Attentive Single-Tasking of Multiple Tasks" (CVPR 2019), over scores of which
+    The Δm of Maninis et al., "Attentive Single-Tasking of Multiple Tasks" (CVPR 2019), over scores where
     higher is better.
 
     Parameters
@@ -100,7 +100,7 @@ def multitask_gain(scores: Mapping[str, float | None], reference: Mapping[str, f
 
 
 def _compare(task: str, score: float | None, reference: float | None) -> tuple[float | None, ...]:
-    """Score, reference, gain in percent and difference of one task, None where undefined."""
+    """Return score, reference, gain in percent and difference of one task, None where undefined."""
     if _is_missing(score) or _is_missing(reference):
         warnings.warn(f"task {task!r}: no gain, a score is missing", TabmtlWarning, stacklevel=3)
         return *(None if _is_missing(value) else value for value in (score, reference)), None, None

@@ -43,7 +43,7 @@ _ROUNDING = 1e-12
 
 
 class ScoreInterval(NamedTuple):
-    """A score, or a difference of two, and how far the test rows let it be trusted; None is undefined.
+    """A score, or a difference of two, with its standard error and confidence interval; None is undefined.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ class ScoreInterval(NamedTuple):
 def score_interval(
     task: Task, y: np.ndarray, output: np.ndarray, sample_weight: np.ndarray | None = None, *, level: float = 0.95
 ) -> ScoreInterval:
-    """Score one task on its labelled rows and say how exact that is.
+    """Score one task on its labelled rows, with a standard error and a confidence interval.
 
     Rows are taken as drawn independently and the model as given: the interval does not hold the spread over training
     seeds, and is too narrow where rows come in groups, such as several of one user. It is also too narrow for squared
@@ -124,7 +124,7 @@ def score_difference(
     *,
     level: float = 0.95,
 ) -> ScoreInterval:
-    """Compare two models on the same rows: the score of the first less that of the second.
+    """Compare two models on the same rows: the score of the first minus that of the second.
 
     What is hard for both models cancels row by row, so the error is smaller than the two scores' own would suggest;
     for ROC AUC it is that of DeLong's covariance.
@@ -180,7 +180,7 @@ def score_intervals(
     *,
     level: float = 0.95,
 ) -> pl.DataFrame:
-    """Score every task on its own labelled rows and say how exact that is.
+    """Score every task on its own labelled rows, with standard errors and confidence intervals.
 
     Parameters
     ----------
@@ -215,7 +215,7 @@ def _check_level(level: float) -> None:
 def _influences(
     task: Task, y: np.ndarray, output: np.ndarray, sample_weight: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Influence of each row that counts, and the number of its class where the metric compares classes, else 0."""
+    """Return the influence of each labelled row, and the number of its class if the metric compares classes, else 0."""
     rows = counted(y, sample_weight)
     labels = y[rows].astype(np.int64 if task.is_classification else np.float64)
     weight = np.ones(len(labels)) if sample_weight is None else sample_weight[rows].astype(np.float64)
@@ -225,7 +225,7 @@ def _influences(
 
 
 def _spread(task: Task, influence: np.ndarray, group: np.ndarray) -> tuple[float, float] | None:
-    """Standard error and its degrees of freedom; None with a warning where a group has one row only."""
+    """Return a standard error and its degrees of freedom; None with a warning where a group has one row only."""
     size = np.bincount(group)
     if size.min() < 2:
         what = "the rarest class has" if len(size) > 1 else "there is"
@@ -238,7 +238,7 @@ def _spread(task: Task, influence: np.ndarray, group: np.ndarray) -> tuple[float
 
 
 def _bounds(metric: str, score: float, margin: float) -> tuple[float, float]:
-    """Bounds of a score on the scale that fits its metric, back in its own units."""
+    """Return the bounds of a score in its own units, computed on the scale that fits its metric."""
     if metric in _SHARES:
         if min(score, 1 - score) < _ROUNDING:
             return score, score
@@ -256,7 +256,7 @@ Influence = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
 def row_influence(metric: str, labels: np.ndarray, output: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Influence of every row on a score, in O(n log n).
+    """Compute the influence of every row on a score, in O(n log n).
 
     Parameters
     ----------
@@ -285,13 +285,13 @@ def row_influence(metric: str, labels: np.ndarray, output: np.ndarray, weight: n
 
 
 def _of_mean(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Influences on the weighted mean of some values."""
+    """Return influences on the weighted mean of some values."""
     total = weight.sum()
     return weight * (values - weight @ values / total) / total
 
 
 def _of_ratio(above: np.ndarray, below: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Influences on the ratio of two weighted sums."""
+    """Return influences on the ratio of two weighted sums."""
     total = weight @ below
     return weight * (above - below * (weight @ above / total)) / total
 
@@ -308,7 +308,7 @@ def _roc_auc(y: np.ndarray, p: np.ndarray, weight: np.ndarray) -> np.ndarray:
 
 
 def _share_below(score: np.ndarray, others: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Placement values: the share of the others' weight that lies below each score, ties by half."""
+    """Return placement values: the share of the others' weight below each score, ties by half."""
     order = np.argsort(others)
     below = np.append(0, np.cumsum(weight[order])) / weight.sum()
     places = (np.searchsorted(others[order], score, side) for side in ("left", "right"))

@@ -1,4 +1,4 @@
-"""Scores of tasks that know what an unlabelled cell is.
+"""Scores of tasks with unlabelled cells.
 
 Every score is one of scikit-learn's, under the name of its scorer, so higher is always better.
 """
@@ -29,7 +29,7 @@ Metric = Callable[..., float]
 
 
 def check_metric(task: Task) -> str:
-    """Name of the metric that judges a task.
+    """Return the name of the metric that judges a task.
 
     Parameters
     ----------
@@ -62,13 +62,13 @@ def check_metric(task: Task) -> str:
 
 
 def counted(y: np.ndarray, sample_weight: np.ndarray | None) -> np.ndarray:
-    """Mask (n,) of the rows that count: labelled, and of positive weight."""
+    """Return the mask (n,) of the rows that count: labelled, and of positive weight."""
     labelled = ~np.isnan(y)
     return labelled if sample_weight is None else labelled & (sample_weight > 0)
 
 
 def undefined_reason(task: Task, y: np.ndarray, sample_weight: np.ndarray | None = None) -> str | None:
-    """Say why the score of a task has no value on these labels, whatever a model answers.
+    """Explain why the score of a task has no value on these labels, for any model.
 
     Ask once before a loop that scores the same rows again and again, and leave such tasks out of it.
 
@@ -192,7 +192,7 @@ def each_task(
     sample_weight: np.ndarray | None = None,
     own_task: np.ndarray | None = None,
 ) -> Iterator[tuple[Task, np.ndarray, np.ndarray, np.ndarray | None]]:
-    """Give every task with its own rows of labels, outputs and weights; all as :func:`score_tasks` has it."""
+    """Yield every task with its own rows of labels, outputs and weights, from the arguments of `score_tasks`."""
     n_columns = len(tasks) if own_task is None else 1
     if not y.shape[1] == len(outputs) == n_columns:
         raise ValueError(
@@ -206,7 +206,7 @@ def each_task(
 
 
 def mean_score(scores: Mapping[str, float | None]) -> float:
-    """Mean over the tasks whose score is defined.
+    """Return the mean over the tasks whose score is defined.
 
     Parameters
     ----------
@@ -228,7 +228,7 @@ def mean_score(scores: Mapping[str, float | None]) -> float:
 
 
 def _reason(metric: str, labels: np.ndarray) -> str | None:
-    """Why a metric has no value on these labels (all of them counted), or None."""
+    """Explain why a metric has no value on these labels (all of them counted); None if it has one."""
     if not len(labels):
         return "no labelled row"
     # Losses and accuracy compare row by row; every other metric compares labels with each other.
@@ -240,7 +240,7 @@ def _reason(metric: str, labels: np.ndarray) -> str | None:
 
 
 def _check_output(task: Task, y: np.ndarray, output: np.ndarray, labels: np.ndarray) -> None:
-    """Raise where an output cannot belong to these labels."""
+    """Raise a ValueError for an output that does not fit these labels."""
     if not task.is_classification:
         if output.shape != y.shape:
             raise ValueError(f"task {task.name!r}: expected outputs of shape {y.shape}, got {output.shape}")
@@ -264,7 +264,7 @@ def _average_precision(y: np.ndarray, p: np.ndarray, *, sample_weight: np.ndarra
 
 
 def _decided(score: Metric, **options: str) -> Metric:
-    """A metric of class labels, asked about the most probable class."""
+    """Return a metric of class labels, applied to the most probable class."""
     return lambda y, p, *, sample_weight: score(y, p.argmax(1), sample_weight=sample_weight, **options)
 
 

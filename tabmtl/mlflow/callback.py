@@ -1,4 +1,4 @@
-"""What a training leaves in MLflow's log: parameters, metrics per epoch, the schema, the data and the plots."""
+"""Log of a training in MLflow: parameters, metrics per epoch, the schema, the data and the plots."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _MOST_LINES = 20  # tasks in the plot of the history
 
 @dataclass(kw_only=True)
 class MLflowCallback:
-    """Log a training to MLflow: each epoch as it ends, and all else when it is over.
+    """Callback that logs a training to MLflow: each epoch as it ends, and the rest at the end.
 
     As ``on_epoch`` of an estimator it logs the history's numbers under their own names, such as
     ``val/cancelled/roc_auc``, with the epoch as step; what is undefined is left out. `log_fitted` logs the rest, and
@@ -81,7 +81,7 @@ class MLflowCallback:
         return bool(self.on_epoch is not None and self.on_epoch(record))
 
     def flush(self) -> None:
-        """Log what epochs could not; an error of MLflow is raised, and what is not logged then waits on."""
+        """Log records that epochs could not log; if MLflow raises an error, they wait for the next call."""
         client = mlflow.MlflowClient()
         while self._waiting:
             client.log_batch(self._run(), metrics=self._waiting[:_MOST_METRICS])
@@ -98,7 +98,7 @@ class MLflowCallback:
         reference: Any = None,
         plots: bool = True,
     ) -> None:
-        """Log what is known when training is over, and end the run if the callback has made it.
+        """Log the facts of a finished training, and end the run if the callback has made it.
 
         Epochs that could not be logged yet; the parameters of fit; the tasks and features (``schema.json``, and the
         names of the tasks as a tag); the data sets; scores of the kept weights on the validation rows as
@@ -177,7 +177,7 @@ class MLflowCallback:
         mlflow.MlflowClient().log_inputs(self._run(), datasets=[DatasetInput(entity, tags)])
 
     def _log_scores(self, estimator: MultiTaskEstimator | Recommender, X: Any, y: Any) -> dict[str, float | None]:
-        """Log final scores, and give those of the tasks."""
+        """Log final scores, and return those of the tasks."""
         if isinstance(estimator, Recommender):
             table, scores = estimator.evaluate(X), {}
             values = table.row(0, named=True)
@@ -215,7 +215,7 @@ class MLflowCallback:
 
 @contextmanager
 def as_warning(what: str) -> Iterator[None]:
-    """Let an error of a store cost what it should have kept, and a warning that says what, but not the work around."""
+    """Turn an error of a store into a warning that names the loss, and go on."""
     try:
         yield
     except Exception as error:  # whatever a database, a driver or a server may raise
@@ -223,7 +223,7 @@ def as_warning(what: str) -> Iterator[None]:
 
 
 def _make_run() -> str:
-    """A run in the active experiment; `mlflow.start_run` would leave it active for whatever logs next."""
+    """Make a run in the active experiment; `mlflow.start_run` would leave it active for later logs."""
     experiment = _get_experiment_id()
     return mlflow.MlflowClient().create_run(experiment, tags=resolve_tags()).info.run_id  # type: ignore[arg-type]
 
@@ -240,7 +240,7 @@ def _check_validation(estimator: MultiTaskEstimator | Recommender, X_val: Any, y
 
 
 def metric_name(key: str) -> str:
-    """A key of a record as MLflow allows names: ``<part>/<task>/<metric>``, one name a key.
+    """Return a key of a record as a name that MLflow allows: ``<part>/<task>/<metric>``, one name per key.
 
     MLflow takes letters and digits of any script, spaces and ``_-.``; what else is in the name of a task becomes its
     code, such as ``:3d:`` for ``=``.
@@ -261,7 +261,7 @@ def _escape(name: str) -> str:
 
 
 def _fit_name(name: str) -> str:
-    """A name that is short enough, one for each."""
+    """Shorten a name to MLflow's limit, and keep names different."""
     if len(name) <= _LONGEST_NAME:
         return name
     checksum = sha256(name.encode()).hexdigest()[:16]
@@ -269,14 +269,14 @@ def _fit_name(name: str) -> str:
 
 
 def _text_of(value: Any) -> str:
-    """A parameter; of an estimator or a function, what it is called."""
+    """Return a parameter as text; of an estimator or a function, its name."""
     if hasattr(value, "get_params") or callable(value):
         return getattr(value, "__name__", type(value).__name__)
     return str(value)
 
 
 def _displays(estimator: Any, gain: MultitaskGain | None, names: tuple[str, str]) -> Iterator[tuple[str, Display]]:
-    """The plots that there are of an estimator of this kind."""
+    """Return the plots for an estimator of this kind."""
     tasks = [task.name for task in getattr(estimator, "tasks_", ())]
     if tasks and hasattr(estimator, "history_"):
         yield "history", HistoryDisplay.from_estimator(estimator, tasks=tasks[:_MOST_LINES])

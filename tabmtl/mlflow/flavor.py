@@ -102,7 +102,7 @@ def save_model(
 
 
 def load_model(model_uri: str | Path, cls: type | None = None) -> Any:
-    """Load the estimator itself, which takes and gives frames of any library.
+    """Load the estimator itself, which takes and returns frames of any library.
 
     Where the files of the model are on this machine, as in a local folder or behind ``models:/``, they are read where
     they lie; else, and of ``runs:/``, from a copy that MLflow makes. Unlike ``mlflow.pyfunc.load_model``, this runs no
@@ -134,7 +134,7 @@ def load_model(model_uri: str | Path, cls: type | None = None) -> Any:
 
 
 def served_folder(path: str | Path) -> Path:
-    """The folder that ``pyfunc`` says to load, if it is the one that belongs to the model around it.
+    """Return the folder that ``pyfunc`` is to load, if it belongs to the model around it.
 
     MLflow joins the folder of a model and what its ``MLmodel`` names, whatever that is, and tells the result only.
 
@@ -154,7 +154,7 @@ def served_folder(path: str | Path) -> Path:
 
 
 def data_folder(root: Path) -> Path:
-    """The folder in a model of MLflow that `tabmtl.load` reads.
+    """Return the folder in a model of MLflow that `tabmtl.load` reads.
 
     Raises
     ------
@@ -178,12 +178,12 @@ def data_folder(root: Path) -> Path:
 
 
 def as_pyfunc(estimator: MultiTaskEstimator | Recommender) -> TableModel | SessionModel:
-    """What serves a fitted estimator: the object with ``predict(model_input, params)`` that ``pyfunc`` wants."""
+    """Wrap a fitted estimator as the object with ``predict(model_input, params)`` that ``pyfunc`` expects."""
     return SessionModel(estimator) if isinstance(estimator, Recommender) else TableModel(estimator)
 
 
 def _place_of(uri: str) -> Path | None:
-    """Where a model lies, if that is on this machine: a copy would have followed links."""
+    """Return the place of a model if it is on this machine: a copy would have followed links."""
     if Path(uri).exists():
         return Path(uri)
     if ModelsArtifactRepository.is_models_uri(uri):
@@ -196,7 +196,7 @@ def _place_of(uri: str) -> Path | None:
 def _exported(
     estimator: Any, input_example: Any, pip_requirements: Sequence[str] | None, loader_module: str
 ) -> Iterator[dict[str, Any]]:
-    """Arguments for MLflow, valid as long as the files they name."""
+    """Yield arguments for MLflow, valid as long as the files they name."""
     if not isinstance(estimator, MultiTaskEstimator | Recommender):
         raise TypeError(f"expected an estimator of tabmtl, got {type(estimator).__name__}")
     check_is_fitted(estimator)
@@ -221,7 +221,7 @@ def _exported(
 
 
 def _requirements() -> list[str]:
-    """This release and what it depends on, as installed: a model answers alike with the versions it was made with."""
+    """Return this release and the installed versions of its dependencies: they decide the predictions."""
     needed = [Requirement(line) for line in requires("tabmtl") or ()]
     names = ["tabmtl", *(need.name for need in needed if need.marker is None or need.marker.evaluate({"extra": ""}))]
     # without the local part of a version, as in torch's 2.6.0+cpu, which no index serves

@@ -1,4 +1,4 @@
-"""What answers MLflow's ``pyfunc`` and its server: rows as they come over the wire, and one named value per task."""
+"""Models behind MLflow's ``pyfunc`` and its server: rows as the wire sends them, and one named value per task."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ class TableModel:
         self._labels = replace(coder.labels, origin=replace(coder.labels.origin, container="polars", ndim=2))
 
     def get_raw_model(self) -> MultiTaskEstimator:
-        """The estimator itself."""
+        """Return the estimator itself."""
         return self.estimator
 
     def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> pd.DataFrame:
-        """Answer rows.
+        """Predict rows.
 
         Parameters
         ----------
@@ -95,7 +95,7 @@ class TableModel:
         }
 
     def _read(self, rows: Any) -> Any:
-        """Rows as the estimator takes them, with the levels of fit in the spelling of fit."""
+        """Return rows as the estimator takes them, with the levels of fit in the spelling of fit."""
         coder = self.estimator._coder
         frame = read_features(_columns(rows, coder.names))[0]
         frame = (frame.collect() if isinstance(frame, pl.LazyFrame) else frame)[list(coder.names)]
@@ -122,7 +122,7 @@ class SessionModel:
             self._spellings[columns.item] = _spellings([text for text in _NULLS if text in items])
 
     def get_raw_model(self) -> Recommender:
-        """The recommender itself."""
+        """Return the recommender itself."""
         return self.recommender
 
     def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> pd.DataFrame:
@@ -131,7 +131,7 @@ class SessionModel:
         Parameters
         ----------
         model_input : frame
-            One row per click, with the columns of fit. Times are dates, seconds, or text as ISO 8601 has it.
+            One row per click, with the columns of fit. Times are dates, seconds, or ISO 8601 text.
         params : mapping, optional
             ``k`` (20) and ``exclude_seen`` (False), as `Recommender.recommend` has them.
 
@@ -159,7 +159,7 @@ class SessionModel:
 
 
 def probability_names(tasks: Sequence[Task]) -> list[list[str]]:
-    """Names ``<task>=<class>`` of the probabilities of every task; none of a regression.
+    """Return the names ``<task>=<class>`` of the probabilities of every task; none for a regression.
 
     Raises
     ------
@@ -176,7 +176,7 @@ def probability_names(tasks: Sequence[Task]) -> list[list[str]]:
 
 @contextmanager
 def bad_request() -> Iterator[None]:
-    """What is wrong with the input becomes the error that the server answers with status 400."""
+    """Turn an error of the input into the one that the server answers with status 400."""
     try:
         yield
     except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
@@ -184,7 +184,7 @@ def bad_request() -> Iterator[None]:
 
 
 def _columns(rows: Any, names: Sequence[str]) -> Any:
-    """The named columns of a frame, in any order; MLflow does not demand them where they are optional."""
+    """Return the named columns of a frame, in any order; MLflow does not demand optional ones."""
     given = list(rows.columns)
     missing = [name for name in names if name not in given]
     if missing:
@@ -197,7 +197,7 @@ def _columns(rows: Any, names: Sequence[str]) -> Any:
 
 
 def _spellings(levels: Sequence[str]) -> dict[str, str | None]:
-    """How else a level, or none, may come: JSON and CSV have True, 1 and 3.0 where fit saw true and 3."""
+    """Return other spellings of a level: JSON and CSV have True, 1 and 3.0 where fit saw true and 3."""
     known = set(levels)
     found: dict[str, str | None] = dict.fromkeys(_NULLS)
     found |= {f"{level}.0": level for level in levels if level.lstrip("-").isdecimal()}
@@ -207,7 +207,7 @@ def _spellings(levels: Sequence[str]) -> dict[str, str | None]:
 
 
 def _respell(series: pl.Series, spellings: Mapping[str, str | None]) -> pl.Series | None:
-    """Levels in the spelling of fit; None if they are."""
+    """Return levels in the spelling of fit; None if they are."""
     is_text = series.dtype == pl.String
     texts = series if is_text else series.to_frame().select(text_of(series.name, series.dtype)).to_series()
     values = texts.to_list()
@@ -217,7 +217,7 @@ def _respell(series: pl.Series, spellings: Mapping[str, str | None]) -> pl.Serie
 
 
 def _times(series: pl.Series) -> pl.Series:
-    """Times of text as seconds."""
+    """Turn times from text into seconds."""
     import pandas as pd
 
     texts = series.to_pandas()
@@ -225,15 +225,13 @@ def _times(series: pl.Series) -> pl.Series:
     dates = pd.to_datetime(texts.where(seconds.isna()), errors="coerce", utc=True, format="ISO8601")
     wrong = texts[texts.notna() & seconds.isna() & dates.isna() & ~texts.isin(_NULLS)]
     if len(wrong):
-        raise ValueError(
-            f"the time column {series.name!r} must hold seconds or dates as ISO 8601 has them, got {wrong.iloc[0]!r}"
-        )
+        raise ValueError(f"the time column {series.name!r} must hold seconds or ISO 8601 dates, got {wrong.iloc[0]!r}")
     since = (dates - pd.Timestamp(0, tz="UTC")).dt.total_seconds()
     return pl.Series(series.name, seconds.where(seconds.notna(), since).to_numpy(np.float64), nan_to_null=True)
 
 
 def _values(series: pl.Series) -> Any:
-    """A column of answers as plain numbers, booleans or texts."""
+    """Return a column of predictions as plain numbers, booleans or texts."""
     if series.dtype.is_float():
         return series.cast(pl.Float64).to_numpy()
     if series.dtype.is_integer():

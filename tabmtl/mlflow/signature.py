@@ -1,4 +1,4 @@
-"""What MLflow is told of the columns of a model and its rows, and frames as these columns want them."""
+"""MLflow's description of the columns of a model, and frames with these columns."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LAZY_ROWS = 10_000
 
 
 def signature_of(estimator: MultiTaskEstimator | Recommender, input_example: Any = None) -> ModelSignature:
-    """What MLflow checks and shows of a fitted estimator: named and typed columns and parameters.
+    """Return the signature of a fitted estimator for MLflow: named and typed columns and parameters.
 
     Numbers are ``double``, whole ones too: MLflow's ``long`` takes no null. Categories are ``string``, those of whole
     numbers and booleans too: MLflow's server reads a null of a ``boolean`` column as False. It casts nothing to
@@ -37,7 +37,7 @@ def signature_of(estimator: MultiTaskEstimator | Recommender, input_example: Any
     estimator : fitted estimator of the package
     input_example : frame, optional
         A click log, from which sessions, times and orders take their types. Without one, sessions and times are
-        ``string`` (numbers, or text as ISO 8601 has it), and orders ``double``. MLflow's server reads no ``datetime``
+        ``string`` (numbers, or ISO 8601 text), and orders ``double``. MLflow's server reads no ``datetime``
         from CSV, and takes a number there for nanoseconds.
 
     Returns
@@ -63,7 +63,7 @@ def signature_of(estimator: MultiTaskEstimator | Recommender, input_example: Any
 
 
 def schema_of(estimator: MultiTaskEstimator | Recommender) -> dict[str, Any]:
-    """What a model reads and answers, as plain values."""
+    """Describe the inputs and outputs of a model as plain values."""
     facts: dict[str, Any] = {"estimator": type(estimator).__name__, "tabmtl": version("tabmtl")}
     if isinstance(estimator, Recommender):
         return facts | {"columns": asdict(estimator._log_columns()), "n_items": estimator.n_items_}
@@ -78,7 +78,7 @@ def schema_of(estimator: MultiTaskEstimator | Recommender) -> dict[str, Any]:
 
 
 def rows_of(estimator: MultiTaskEstimator | Recommender, X: Any, y: Any) -> tuple[pl.DataFrame, list[str]]:
-    """Rows with their targets as one frame of types that MLflow has names for, and the names of the targets.
+    """Return rows with their targets as one frame of types that MLflow can name, and the names of the targets.
 
     Of a LazyFrame, which may not fit in memory, the first 10 000 rows.
     """
@@ -101,7 +101,7 @@ def rows_of(estimator: MultiTaskEstimator | Recommender, X: Any, y: Any) -> tupl
 
 
 def pandas_view(X: Any, signature: ModelSignature) -> pd.DataFrame:
-    """A frame as MLflow wants it for a model: pandas, with the columns of the signature and their types.
+    """Return a frame as MLflow expects it for a model: pandas, with the columns of the signature and their types.
 
     ``mlflow.pyfunc`` takes no polars frame, and refuses pandas' int64 where the signature has ``double``, and its bool
     where it has ``string``. So in one process, say ``model.predict(pandas_view(X, model.metadata.signature))``, or use
@@ -166,7 +166,7 @@ def _recommender_signature(estimator: Recommender, input_example: Any) -> ModelS
 
 
 def _type_of(dtype: pl.DataType) -> DataType:
-    """MLflow's name of a type."""
+    """Return MLflow's name of a type."""
     if dtype == pl.Boolean:
         return DataType.boolean
     if dtype.is_integer():
@@ -177,7 +177,7 @@ def _type_of(dtype: pl.DataType) -> DataType:
 
 
 def _read(X: Any) -> dict[str, pl.Series]:
-    """The columns of a frame of any library, or of an array. Dates stay dates, which no model takes as features."""
+    """Read the columns of a frame of any library, or of an array. Dates stay dates, which no model accepts."""
     if isinstance(X, pl.LazyFrame):
         X = X.collect()
     if not nw.dependencies.is_into_dataframe(X):
@@ -189,7 +189,7 @@ def _read(X: Any) -> dict[str, pl.Series]:
 
 
 def _view(series: pl.Series, kind: DataType) -> Any:
-    """A column for MLflow's type; what does not fit is left, for MLflow names the column."""
+    """Cast a column to MLflow's type; a column that does not fit stays, for MLflow's error to name it."""
     dtype = series.dtype
     is_number = dtype.is_numeric() or dtype in (pl.Boolean, pl.Null)
     if kind == DataType.double and is_number:

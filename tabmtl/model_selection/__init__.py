@@ -1,4 +1,4 @@
-"""Folds, validation rows and scorers that know several tasks."""
+"""Folds, validation rows and scorers for several tasks."""
 
 from tabmtl.model_selection.folds import MultiTaskKFold, make_multitask_scorer, train_valid_split
 

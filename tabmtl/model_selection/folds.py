@@ -27,7 +27,7 @@ __all__ = ["MultiTaskKFold", "MultitaskScorer", "make_multitask_scorer", "train_
 #: Tables of few rows and many classes may take several shuffles until every fold holds every class.
 _ATTEMPTS = 10
 
-#: A warning names so many tasks and classes, and counts the others.
+#: Number of tasks and classes that a warning names; it counts the others.
 _LISTED = 10
 
 RandomState = int | np.random.Generator | np.random.RandomState | None
@@ -89,11 +89,11 @@ class MultiTaskKFold(BaseCrossValidator):
         self.task_column: str | None = task_column
 
     def get_n_splits(self, X: Any = None, y: Any = None, groups: Any = None) -> int:
-        """Number of folds; the arguments are ignored, as in scikit-learn."""
+        """Return the number of folds; the arguments are ignored, as in scikit-learn."""
         return self.n_splits
 
     def split(self, X: Any, y: Any = None, groups: Any = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Give the row numbers of each split.
+        """Yield the row numbers of each split.
 
         Parameters
         ----------
@@ -139,7 +139,7 @@ class MultiTaskKFold(BaseCrossValidator):
             yield np.flatnonzero(fold != f), np.flatnonzero(fold == f)
 
     def _deal(self, strata: Strata, group: np.ndarray | None, attainable: np.ndarray) -> np.ndarray:
-        """Fold of each row: of a few attempts the first without a gap in the attainable strata, or the last."""
+        """Assign a fold to each row: of a few attempts the first without a gap in attainable strata, or the last."""
         shares = np.full(self.n_splits, 1 / self.n_splits)
         rng = _generator(self.random_state) if self.shuffle else None
         for _ in range(_ATTEMPTS if self.shuffle else 1):
@@ -150,7 +150,7 @@ class MultiTaskKFold(BaseCrossValidator):
 
 
 class MultitaskScorer(BaseEstimator):
-    """Scorer of multi-task estimators; :func:`make_multitask_scorer` says what its parameters mean."""
+    """Scorer of multi-task estimators; :func:`make_multitask_scorer` explains its parameters."""
 
     # From the signature of `score`, scikit-learn makes `set_score_request(sample_weight=True)`.
     __metadata_request__score: ClassVar = {"estimator": UNUSED}
@@ -160,7 +160,7 @@ class MultitaskScorer(BaseEstimator):
         self.task = task
 
     def __call__(self, estimator: Any, X: Any, y: Any, sample_weight: Any = None) -> float | dict[str, float]:
-        """Same as `score`: scorers are called."""
+        """Call `score`: scikit-learn calls a scorer."""
         return self.score(estimator, X, y, sample_weight)
 
     def score(self, estimator: Any, X: Any, y: Any, sample_weight: Any = None) -> float | dict[str, float]:
@@ -237,7 +237,7 @@ def make_multitask_scorer(*, per_task: bool = False, task: str | None = None) ->
 
 
 def _warn_of_gaps(counts: np.ndarray, strata: Strata, tasks: Sequence[Task]) -> None:
-    """Warn where some fold lacks labels of a task or one of its classes; ``counts`` is (F, S)."""
+    """Warn if some fold lacks labels of a task or one of its classes; ``counts`` is (F, S)."""
     total = counts.sum(axis=0)
     gaps = np.flatnonzero((counts == 0).any(axis=0) & (total > 0))
     if not len(gaps):
@@ -257,11 +257,11 @@ def _warn_of_gaps(counts: np.ndarray, strata: Strata, tasks: Sequence[Task]) -> 
 
 
 def _read_task(X: Any, task_column: str) -> tuple[tuple[str, ...], np.ndarray]:
-    """Names of the tasks of a long table, and the index (n,) of every row's own."""
+    """Return the names of the tasks of a long table, and the index (n,) of every row's own."""
     frame = read_features(X)[0].lazy()
     names = frame.collect_schema().names()
     if task_column not in names:
-        raise ValueError(f"task_column {task_column!r} is no column of X; X has {names}")
+        raise ValueError(f"task_column {task_column!r} is not a column of X; X has {names}")
     own = frame.select(pl.col(task_column).cast(pl.String)).collect().to_series()
     if own.null_count():
         raise ValueError(f"task_column {task_column!r} has missing values; every row needs a task")
@@ -276,7 +276,7 @@ def _generator(random_state: RandomState) -> np.random.Generator:
 
 
 def _unwrap(estimator: Any, X: Any) -> tuple[Any, Any]:
-    """The multi-task estimator inside searches and pipelines, and the features as it sees them."""
+    """Return the multi-task estimator inside searches and pipelines, and the features as it sees them."""
     while not hasattr(estimator, "score_tasks"):
         if hasattr(estimator, "best_estimator_"):
             estimator = estimator.best_estimator_

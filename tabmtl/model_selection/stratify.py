@@ -1,9 +1,9 @@
-"""Deal rows, or whole groups of rows, to folds so that each fold holds its share of every task and class.
+"""Assign rows, or whole groups of rows, to folds so that each fold holds its share of every task and class.
 
 Iterative stratification of multi-label data (Sechidis et al., "On the Stratification of Multi-Label Data", 2011),
-dealt stratum by stratum instead of row by row. A stratum is the labelled rows of a regression task, or one class
-of a classification task. From the rarest stratum to the most frequent, those of its rows that are not yet dealt go
-to the folds that need them most; the stratum of all rows comes last and evens out the sizes.
+stratum by stratum instead of row by row. A stratum is the labelled rows of a regression task, or one class of a
+classification task. From the rarest stratum to the most frequent, its rows without a fold go to the folds that need
+them most; the stratum of all rows comes last and evens out the sizes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tabmtl.schema import Task
 
 @dataclass(frozen=True, eq=False)
 class Strata:
-    """Which strata each row belongs to: at most one per task, and the one of all rows, which is the last.
+    """Strata of every row: at most one per task, and the stratum of all rows, which is the last.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ class Strata:
     task : ndarray of int, shape (S,)
         Index of the task of each stratum; T, the number of tasks, for the one of all rows.
     classes : tuple
-        Class label of each of the S strata, None where it is no class.
+        Class label of each of the S strata, None for a regression task.
     """
 
     codes: np.ndarray
@@ -62,25 +62,25 @@ class Strata:
         return cls(codes, np.repeat(np.arange(len(sizes) + 1), [*sizes, 1]), (*classes, None))
 
     def count(self, fold: np.ndarray, n_folds: int) -> np.ndarray:
-        """Rows of each stratum in each fold, (n_folds, S), given the fold (n,) of each row."""
+        """Count the rows of each stratum in each fold, (n_folds, S), given the fold (n,) of each row."""
         return _count(self.codes, fold, n_folds, len(self.task))
 
     def spread(self, group: np.ndarray | None) -> np.ndarray:
-        """Number of rows, or of groups, that hold each stratum, (S,): it can be in that many folds at most."""
+        """Count the rows, or groups, of each stratum, (S,): a stratum can be in that many folds at most."""
         if group is None:
             return self.count(np.zeros(self.codes.shape[1], dtype=np.intp), 1)[0]
         return np.diff(_count_groups(self, group).tocsc().indptr)
 
 
 def deal_rows(strata: Strata, shares: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
-    """Deal every row to a fold.
+    """Assign every row to a fold.
 
     Parameters
     ----------
     strata : Strata
         Of n rows.
     shares : ndarray of shape (F,)
-        Part of the rows that each fold is to get; they sum to 1.
+        Share of the rows for each fold; they sum to 1.
     rng : Generator or None
         Chooses among rows with the same labels; None takes them in their order.
 
@@ -113,10 +113,10 @@ def deal_rows(strata: Strata, shares: np.ndarray, rng: np.random.Generator | Non
 
 
 def deal_groups(strata: Strata, group: np.ndarray, n_folds: int, rng: np.random.Generator | None) -> np.ndarray:
-    """Deal every group of rows to a fold, all folds alike.
+    """Assign every group of rows to a fold, all folds alike.
 
     Groups of the rarest stratum come first, those with most of its rows before the others; each goes to a fold
-    that lacks this stratum, among those to the one that already holds least of what the group brings.
+    that lacks this stratum, and among those to the fold with the fewest rows of the strata in the group.
 
     Parameters
     ----------
@@ -163,7 +163,7 @@ def train_valid_split(
     rng: np.random.Generator,
     task: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Split rows in two that each hold labels of every task and class, where there are two such rows.
+    """Split rows in two parts that each hold labels of every task and class with at least two rows.
 
     Parameters
     ----------
@@ -204,7 +204,7 @@ def train_valid_split(
     strata = Strata.of(y, tasks, task)
     part = deal_rows(strata, np.array([1 - fraction, fraction]), rng)
     absent = np.append(strata.count(part, 2)[0] == 0, False)  # the last is unlabelled
-    rare = absent[strata.codes].any(axis=0)  # what can be on one side only is to be learned
+    rare = absent[strata.codes].any(axis=0)  # a stratum that fits on one side only goes to training
     if ((part == 1) & ~rare).any():
         part[rare] = 0
     for side in (0, 1):
@@ -214,19 +214,19 @@ def train_valid_split(
 
 
 def _rarest(left: np.ndarray) -> int:
-    """The stratum with fewest left, but some; among equals the first, so that all rows, the last, come last."""
+    """Return the stratum with the fewest rows left, at least one; of equals the first, so that all rows come last."""
     return int(np.where(left > 0, left, np.inf).argmin())
 
 
 def _count(codes: np.ndarray, fold: np.ndarray, n_folds: int, n_strata: int) -> np.ndarray:
-    """Rows of each stratum in each fold, (n_folds, n_strata)."""
+    """Count the rows of each stratum in each fold, (n_folds, n_strata)."""
     width = n_strata + 1
     counts = sum(np.bincount(fold * width + code, minlength=n_folds * width) for code in codes)
     return np.reshape(counts, (n_folds, width))[:, :n_strata]
 
 
 def _count_groups(strata: Strata, group: np.ndarray) -> sparse.csr_array:
-    """Rows of each stratum in each group, (G, S)."""
+    """Count the rows of each stratum in each group, (G, S)."""
     n_strata, lines = len(strata.task), len(strata.codes)
     ones = np.ones(strata.codes.size, dtype=np.int64)
     index = (np.tile(group, lines), strata.codes.ravel())
@@ -234,7 +234,7 @@ def _count_groups(strata: Strata, group: np.ndarray) -> sparse.csr_array:
 
 
 def _by_signature(codes: np.ndarray, n_strata: int, rng: np.random.Generator | None) -> np.ndarray:
-    """Order of the rows that puts those in the same strata side by side, shuffled among themselves."""
+    """Order the rows so that those in the same strata stand side by side, shuffled among themselves."""
     n = codes.shape[1]
     order = np.arange(n) if rng is None else rng.permutation(n)
     # A fixed seed: these are hash keys, not choices.
@@ -246,16 +246,16 @@ def _by_signature(codes: np.ndarray, n_strata: int, rng: np.random.Generator | N
 
 
 def _quotas(count: int, need: np.ndarray, held: np.ndarray, room: np.ndarray) -> np.ndarray:
-    """Share ``count`` rows out: one to each fold that holds none, then by need, rounded in favour of room.
+    """Divide ``count`` rows: one to each fold that holds none, then by need, rounded in favour of room.
 
     Parameters
     ----------
     count : int
         Sum of the quotas and of the needs.
     need, held : ndarray of shape (F,)
-        What each fold still needs and already holds of the stratum.
+        Rows of the stratum that each fold still needs and already holds.
     room : ndarray of shape (F,)
-        What each fold still needs of all rows.
+        Rows of any stratum that each fold still needs.
     """
     quota = np.zeros(len(need), dtype=np.intp)
     empty = np.flatnonzero(held == 0)
@@ -272,7 +272,7 @@ def _quotas(count: int, need: np.ndarray, held: np.ndarray, room: np.ndarray) ->
 
 
 def _in_turns(quotas: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
-    """Sequence of folds in which fold f occurs ``quotas[f]`` times, spread evenly."""
+    """Return a sequence in which fold f occurs ``quotas[f]`` times, spread evenly."""
     n_folds = len(quotas)
     rank = np.arange(n_folds) if rng is None else rng.permutation(n_folds)
     fold = np.repeat(np.arange(n_folds), quotas)
@@ -281,6 +281,6 @@ def _in_turns(quotas: np.ndarray, rng: np.random.Generator | None) -> np.ndarray
 
 
 def _largest_first(groups: np.ndarray, rows: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
-    """Groups by falling number of rows, shuffled among those of the same number."""
+    """Order groups by falling number of rows, shuffled among those of the same number."""
     order = np.arange(len(groups)) if rng is None else rng.permutation(len(groups))
     return groups[order[np.argsort(-rows[order], kind="stable")]]

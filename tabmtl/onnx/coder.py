@@ -1,4 +1,4 @@
-"""What travels with an exported network: how its rows are encoded and its answers are read; no torch is needed here."""
+"""Encoding of the rows of an exported network, and decoding of its outputs; needs no torch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FORMAT = 1
 
 
 def describe_encoding(class_name: str, coder: TableCoder) -> str:
-    """Features, tasks and their order as JSON, for `OnnxCoder` and for services without this package.
+    """Describe features, tasks and their order as JSON, for `OnnxCoder` and for services without this package.
 
     ========================  =====================================================================================
     key                       value
@@ -46,7 +46,7 @@ def describe_encoding(class_name: str, coder: TableCoder) -> str:
 
 
 class OnnxCoder:
-    """From rows of a frame to the inputs of an exported network, and from its outputs to predictions.
+    """Coder between rows of a frame and the inputs of an exported network, and from its outputs to predictions.
 
     Neither torch nor the estimator is needed, only the file that ``export_onnx`` wrote::
 
@@ -117,7 +117,7 @@ class OnnxCoder:
         return inputs if batch.task is None else inputs | {"task": batch.task}
 
     def decode(self, outputs: Sequence[np.ndarray]) -> Any:
-        """Predictions from what ``session.run(None, ...)`` gave: a frame, series or array like the y of fit."""
+        """Return predictions from the result of ``session.run(None, ...)``, in the container of y in fit."""
         return self._coder.labels.decode(outputs)
 
 
@@ -127,7 +127,7 @@ def _no_scale(n: int) -> dict[str, np.ndarray]:
 
 @contextmanager
 def _read() -> Iterator[None]:
-    """Whatever foreign metadata lead to inside, the user gets one kind of error."""
+    """Turn any error that foreign metadata cause into one kind of error."""
     try:
         yield
     except Exception as error:

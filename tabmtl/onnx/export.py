@@ -96,7 +96,7 @@ def export_onnx(estimator: Any, path: str | Path) -> None:
 
 
 class _Scaling(nn.Module):
-    """`NumericScaler` as a network: raw values (B, Fn) in float64 to what the network reads, in float32."""
+    """`NumericScaler` as a network: from raw values (B, Fn) in float64 to network inputs in float32."""
 
     def __init__(self, scaler: NumericScaler) -> None:
         super().__init__()
@@ -130,7 +130,7 @@ class _Scaling(nn.Module):
 
 
 class _Answers(nn.Module):
-    """From raw values and codes to the answers of `LabelCoder.outputs`.
+    """Network from raw values and codes to the results of `LabelCoder.outputs`.
 
     Parameters
     ----------
@@ -151,7 +151,7 @@ class _Answers(nn.Module):
         self.units = list(zip(torch.from_numpy(coder.labels.center), torch.from_numpy(coder.labels.scale), strict=True))
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Answer rows, given the inputs that there are."""
+        """Return predictions, given the inputs that the model has."""
         given, n = dict(zip(self.inputs, inputs, strict=True)), inputs[0].shape[0]
         x_num = self.scaling(given["x_num"]) if "x_num" in given else torch.zeros(n, 0)
         x_cat = given["x_cat"] if "x_cat" in given else torch.zeros(n, 0, dtype=torch.int32)
@@ -160,7 +160,7 @@ class _Answers(nn.Module):
         return tuple(_answer(score.double(), task, *units) for score, task, units in tasks)
 
     def expected(self, rows: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Answers as the estimator computes them, in float32."""
+        """Return predictions as the estimator computes them, in float32."""
         given = dict(zip(self.inputs, rows, strict=True))
         x_num = given.get("x_num", np.empty((len(rows[0]), 0))).T.copy()
         self.coder.features.scaler.apply(x_num)
@@ -171,7 +171,7 @@ class _Answers(nn.Module):
 
 
 def _answer(score: Tensor, task: Task, center: Tensor, scale: Tensor) -> Tensor:
-    """Probabilities (B, K), or values (B,) in own units, from raw scores (B, width)."""
+    """Return probabilities (B, K), or values (B,) in own units, from raw scores (B, width)."""
     if task.kind == "regression":
         return score[:, 0] * scale + center
     if task.kind == "multiclass":
@@ -181,7 +181,7 @@ def _answer(score: Tensor, task: Task, center: Tensor, scale: Tensor) -> Tensor:
 
 
 def _drawn_rows(coder: TableCoder, n: int) -> list[np.ndarray]:
-    """Rows with values around those of fit, and with missing and unseen ones, as the inputs that the network has."""
+    """Draw rows with values around those of fit, and with missing and unseen ones, as inputs of the network."""
     rng, columns, scaler = np.random.default_rng(0), coder.features.columns, coder.features.scaler
     rows = []
     if columns.numeric:
@@ -195,7 +195,7 @@ def _drawn_rows(coder: TableCoder, n: int) -> list[np.ndarray]:
 
 
 def _translate(answers: _Answers, rows: Sequence[np.ndarray], name: str) -> Any:
-    """The network as an ONNX model whose number of rows is free."""
+    """Translate the network to an ONNX model with any number of rows."""
     free = {0: torch.export.Dim.DYNAMIC}
     targets = answers.coder.labels.names
     try:
@@ -231,7 +231,7 @@ def _rename(graph: Any, inputs: Sequence[str], outputs: Sequence[str]) -> None:
 
 
 def _check(content: bytes, answers: _Answers) -> None:
-    """Raise a RuntimeError if onnxruntime answers otherwise than the network; pass if it is not installed."""
+    """Raise a RuntimeError if onnxruntime and the network disagree; pass if onnxruntime is not installed."""
     try:
         import onnxruntime
     except ImportError:
@@ -249,14 +249,14 @@ def _check(content: bytes, answers: _Answers) -> None:
             gap = np.abs(own - expected).max() if own.shape == expected.shape else np.inf
             if not gap <= most:
                 raise RuntimeError(
-                    f"the exported network answers {name!r} otherwise than torch, for {n} rows by {gap:.1e}, expected "
+                    f"the exported network differs from torch on task {name!r}, for {n} rows by {gap:.1e}, expected "
                     f"at most {most:.1e}; nothing was written. Please report it, with the parameters of the estimator"
                 )
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Neither warnings nor the log of the exporter inside."""
+    """Silence warnings and the log of the exporter inside."""
     loggers = [logging.getLogger(name) for name in _CHATTY]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():

@@ -1,6 +1,6 @@
 """Plots in scikit-learn's Display style: keep the numbers, draw them again.
 
-matplotlib is imported to draw only; without it that raises an ImportError which names the extra.
+Only drawing imports matplotlib; without it, drawing raises an ImportError that names the extra.
 """
 
 from tabmtl.plots.experts import ExpertUsageDisplay

@@ -1,4 +1,4 @@
-"""What all displays share: axes to draw into, and the tasks of an estimator."""
+"""Base of all displays: axes to draw into, and the tasks of an estimator."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ if TYPE_CHECKING:
 
 
 class Display:
-    """What was drawn into."""
+    """Base of the displays, with their axes and figure."""
 
     ax_: Axes
     figure_: Figure
 
     def close(self) -> None:
-        """Let go of the figure: no notebook shows it, and its memory is freed."""
+        """Close the figure: no notebook shows it, and its memory is freed."""
         from matplotlib import pyplot
 
         pyplot.close(self.figure_)
 
     def _draw_into(self, ax: Axes | None) -> Axes:
-        """The given axes, or new ones."""
+        """Return the given axes, or new ones."""
         if ax is None:
             (ax,) = self._new_axes()
         self.ax_, self.figure_ = ax, ax.figure  # type: ignore[assignment]
         return ax
 
     def _new_axes(self, n_panels: int = 1, **options: Any) -> list[Axes]:
-        """Axes below each other in a new figure, row by row with ``ncols``, with options of ``pyplot.subplots``."""
+        """Make axes below each other in a new figure, row by row with ``ncols``; options go to ``pyplot.subplots``."""
         try:
             from matplotlib import pyplot
         except ImportError as error:
@@ -44,7 +44,7 @@ class Display:
 
 
 def tasks_of(estimator: Any, names: Sequence[str] | None, attribute: str, expected: str) -> list[Task]:
-    """The tasks of these names, all by default, of a fitted estimator with an attribute."""
+    """Return the tasks of these names, all by default, of a fitted estimator with an attribute."""
     check_is_fitted(estimator)
     if not hasattr(estimator, attribute):
         raise TypeError(f"expected an estimator {expected}, got {type(estimator).__name__}, which has no {attribute}")

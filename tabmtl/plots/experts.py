@@ -1,4 +1,4 @@
-"""Who uses which expert: a heat map of gate weights."""
+"""Use of the experts: a heat map of gate weights."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _FEW = 24  # gates or experts of a level, up to which weights are written into l
 
 
 class ExpertUsageDisplay(Display):
-    """Heat map of the mean weight that every gate gives to every expert, one panel a level.
+    """Heat map of the mean weight of every expert in every gate, one panel per level.
 
-    Better made by :meth:`from_estimator`. The gates of tasks are the upper rows, those of groups, of what all share and
-    self-gates the lower ones. A hatched cell is an expert that the gate may not see, which is another thing than a
-    weight of 0. Dead experts are marked on the axis. All panels have one scale, which starts at 0.
+    Better made by :meth:`from_estimator`. The gates of tasks are the upper rows; gates of groups, shared gates and
+    self-gates are the lower ones. A hatched cell is an expert that the gate may not see, which differs from a weight of
+    0. Dead experts are marked on the axis. All panels have one scale, which starts at 0.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ class ExpertUsageDisplay(Display):
     tasks : sequence of str, optional
         Names of the gates that are drawn first.
     name : str, optional
-        Stands in the titles, such as the name of the estimator.
+        Name for the titles, such as that of the estimator.
 
     Attributes
     ----------
@@ -139,7 +139,7 @@ class ExpertUsageDisplay(Display):
         return self
 
     def _gates(self, level: int) -> list[str]:
-        """Gates of a level, those of tasks first."""
+        """Return the gates of a level, those of tasks first."""
         gates = self.utilisation.filter(level=level)["gate"].unique(maintain_order=True).to_list()
         return [gate for gate in self.tasks if gate in gates] + [gate for gate in gates if gate not in self.tasks]
 

@@ -1,4 +1,4 @@
-"""Outlier scores of tasks, beside what validation rows say of them."""
+"""Outlier scores of tasks, beside a check on validation rows."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 
 class OutlierTaskDisplay(Display):
-    """Bars of the tasks' outlier scores, and beside each what validation rows say of it.
+    """Bars of the tasks' outlier scores, each beside its check on validation rows.
 
-    Better made by :meth:`from_estimator`. The score is a weight that was learned, no verdict. The check beside it is by
-    how many per cent the validation loss of the task changes with the weight of a normal task instead: far above 0,
-    the task does need its own; about 0, the weight means nothing. It is left out without validation labels.
+    Better made by :meth:`from_estimator`. The score is a learned weight, not a verdict. The check beside it is the
+    change of the task's validation loss, in per cent, with the weight of a normal task instead: far above 0, the task
+    needs its own weight; near 0, the weight means nothing. Without validation labels there is no check.
 
     Parameters
     ----------
     outliers : polars.DataFrame
-        One row a task, as ``outlier_score_`` of a fitted `RMTGB`; tasks without a score are left out.
+        One row per task, as ``outlier_score_`` of a fitted `RMTGB`; tasks without a score are left out.
     max_tasks : int, default=30
         Draw the highest scores only; the title says how many tasks are left out.
 

@@ -19,20 +19,20 @@ _MOST_TASKS = 6
 
 
 class ParetoDisplay(Display):
-    """Scores of two tasks against each other, for every trial on the Pareto front, one panel a pair of tasks.
+    """Scores of two tasks against each other, for every trial on the Pareto front, one panel per pair of tasks.
 
     Better made by :meth:`from_front`. Up and to the right is better. Dominated trials are grey, if the frame holds
-    them. A line joins the front of two tasks: what it leaves below is reached. With more tasks there is no such line,
-    as a trial that is behind in one panel is ahead in another.
+    them. A line joins the front of two tasks: the front reaches all points below it. With more tasks there is no
+    line, as a trial that is behind in one panel is ahead in another.
 
     Parameters
     ----------
     front : polars.DataFrame
-        One row a trial: ``trial``, ``score/<task>`` for every task and, if it holds dominated trials, ``dominated``.
+        One row per trial: ``trial``, ``score/<task>`` for every task and, if it holds dominated trials, ``dominated``.
     tasks : sequence of str
         Names of the tasks to draw, at least two.
     reference : mapping of str to float, optional
-        Task to a score, such as that of a model which learned it alone; a dotted line each.
+        Task to a score, such as that of a single-task model; a dotted line each.
     chosen : int, optional
         Number of a trial, which is marked.
 
@@ -88,13 +88,13 @@ class ParetoDisplay(Display):
         Parameters
         ----------
         front : polars.DataFrame
-            As :func:`tabmtl.tuning.pareto_front` gives it, with ``dominated=True`` to see the other trials too.
+            From :func:`tabmtl.tuning.pareto_front`; with ``dominated=True`` it has the other trials too.
         tasks : sequence of str, optional
-            Names of the tasks to draw; default all, of which there may be six.
+            Names of the tasks to draw; default all, at most six.
         reference : mapping of str to float, optional
             Task to a score, a dotted line each; other tasks have none.
         chosen : int or polars.DataFrame, optional
-            Number of a trial to mark, or the row that :func:`tabmtl.tuning.choose_point` gave.
+            Number of a trial to mark, or a row from :func:`tabmtl.tuning.choose_point`.
         ax : matplotlib Axes, optional
             Where to draw one pair; default a new figure.
         scatter_kw : mapping, optional
@@ -138,7 +138,7 @@ class ParetoDisplay(Display):
         return self
 
     def _panels(self) -> dict[tuple[str, str], Axes]:
-        """The lower triangle of a square of panels: a column for each x, a row for each y."""
+        """Make the lower triangle of a square of panels: a column for each x, a row for each y."""
         n = len(self.tasks) - 1
         size = 4.8 if n == 1 else 2.6 * n + 0.6
         axes = self._new_axes(n, ncols=n, sharex="col", sharey="row", figsize=(size, size * (0.85 if n == 1 else 1)))

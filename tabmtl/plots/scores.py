@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class HistoryDisplay(Display):
-    """Scores of every task over the epochs of a fit, with the epoch whose weights were kept.
+    """Scores of every task over the epochs of a fit, with the epoch of the kept weights.
 
     Better made by :meth:`from_estimator`. Every task has one colour: a full line for its validation score, a dashed one
     for its training score, which is taken while the weights still move.
@@ -27,7 +27,7 @@ class HistoryDisplay(Display):
     Parameters
     ----------
     history : polars.DataFrame
-        One row an epoch, as ``history_`` of a fitted network.
+        One row per epoch, as ``history_`` of a fitted network.
     tasks : sequence of Task
         The tasks to draw, with their metrics.
     best_iteration : int, optional
@@ -82,7 +82,7 @@ class HistoryDisplay(Display):
         Raises
         ------
         NotFittedError, TypeError
-            If the estimator is not fitted, or keeps no history, because it is not trained in epochs.
+            If the estimator is not fitted, or has no history, because it does not train in epochs.
         ValueError
             If a task is not one of the estimator's.
         """
@@ -122,7 +122,7 @@ class GainDisplay(Display):
     gain : MultitaskGain
         Scores and gains, as :func:`tabmtl.multitask_gain` gives them.
     names : tuple of str, default=("multi-task", "single-task")
-        What the legend calls the scores and the reference.
+        Names of the scores and the reference in the legend.
 
     Attributes
     ----------

@@ -1,1 +1,1 @@
-"""Safe files: what a model keeps is declared once, written whole, and checked before anything is built from it."""
+"""Safe files: a model declares its state once, writes it whole, and checks a folder before it builds from it."""

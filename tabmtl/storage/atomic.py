@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside and renamed, read only where they lie, one writer at a time."""
+"""Whole files or none: written beside and renamed, read only inside their folder, by one writer at a time."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def write_file(file: Path, content: bytes) -> None:
 
 
 def read_file(file: Path, most: int | None = None, size: int | None = None) -> bytes:
-    """Read a file that lies where it is said to lie.
+    """Read a file, and refuse one that lies elsewhere.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def read_file(file: Path, most: int | None = None, size: int | None = None) -> b
 
 
 def is_part(file: str) -> bool:
-    """Whether a save gives a file this name.
+    """Return whether a save gives a file this name.
 
     Examples
     --------
@@ -78,14 +78,14 @@ def is_part(file: str) -> bool:
 
 
 def remove_files(folder: Path, names: Iterable[str]) -> None:
-    """Remove files of a folder, those of them that are there."""
+    """Remove files of a folder; missing ones are skipped."""
     for name in names:
         with suppress(OSError):  # a reader may hold it; the next save removes it
             (folder / name).unlink(missing_ok=True)
 
 
 def stamp(file: Path) -> tuple[int, ...] | None:
-    """What changes whenever a file is replaced; None where there is none."""
+    """Return a value that changes whenever a file is replaced; None without a file."""
     try:
         status = file.lstat()
     except OSError:
@@ -94,7 +94,7 @@ def stamp(file: Path) -> tuple[int, ...] | None:
 
 
 def failed_save(error: OSError, folder: Path, size: int) -> OSError:
-    """The error of a save of so many bytes that left all as it was, with the cure."""
+    """Return an OSError for a failed save: nothing changed on disk, and how to fix it."""
     cure = "give permission to write, or save to another folder"
     if error.errno in (ENOSPC, EDQUOT):
         cure = f"make room for {size:_} bytes, or save to another folder"
@@ -103,7 +103,7 @@ def failed_save(error: OSError, folder: Path, size: int) -> OSError:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring what was renamed in a folder to the disk, where the system can."""
+    """Flush renames in a folder to the disk, where the system can."""
     if sys.platform != "win32":
         with suppress(OSError), _opened(folder) as descriptor:
             os.fsync(descriptor)
@@ -111,7 +111,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes and threads out that lock this folder; the lock ends with the process that holds it.
+    """Keep out other processes and threads that lock this folder; the lock ends with the process that holds it.
 
     The folder itself is locked, so nothing stays behind. Windows, and network file systems that lock no folders, keep
     nobody out.
@@ -135,7 +135,7 @@ def _opened(folder: Path) -> Iterator[int]:
 
 
 def _memory() -> int:
-    """Bytes of the machine's memory, or a terabyte where it does not say."""
+    """Return the bytes of the machine's memory, or a terabyte if unknown."""
     try:
         found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):

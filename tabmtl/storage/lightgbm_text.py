@@ -87,7 +87,7 @@ _FOOTER = re.compile(
 
 
 class TreeShape(NamedTuple):
-    """How many columns, outputs, iterations and parameters a model has."""
+    """Numbers of columns, outputs, iterations and parameters of a model."""
 
     n_features: int
     width: int
@@ -100,12 +100,12 @@ class TreeText(str):
 
     @cached_property
     def shape(self) -> TreeShape:
-        """What `check_trees` finds; a ValueError if LightGBM never wrote this."""
+        """Shape of the trees by `check_trees`; a ValueError if LightGBM never wrote this text."""
         return check_trees(self.encode())
 
 
 def check_trees(content: bytes) -> TreeShape:
-    """Hold LightGBM's model text against its grammar, and its trees against being trees.
+    """Check LightGBM's model text by its grammar, and check that its trees are trees.
 
     Raises
     ------
@@ -123,7 +123,7 @@ def check_trees(content: bytes) -> TreeShape:
         rows.append(found.groups())
         starts.append(end)
     if not _FOOTER.fullmatch(content, starts[-1]):
-        raise ValueError(f"line {_line(content, starts[-1])}: what follows the trees is not LightGBM's")
+        raise ValueError(f"line {_line(content, starts[-1])}: the text after the trees is not LightGBM's")
     width, n_features = int(header["num_class"]), int(header["max_feature_idx"]) + 1
     if len(rows) % width:
         raise ValueError(f"there are {len(rows)} trees, no multiple of num_class={width}")
@@ -133,7 +133,7 @@ def check_trees(content: bytes) -> TreeShape:
 
 
 def _read_header(head: bytes) -> dict[str, bytes]:
-    """Values of the header by key."""
+    """Return the values of the header by key."""
     header: dict[str, bytes] = {}
     for number, line in enumerate(head.split(b"\n"), start=1):
         name, sign, value = line.partition(b"=")
@@ -158,7 +158,7 @@ def _read_header(head: bytes) -> dict[str, bytes]:
 
 
 def _check_outputs(header: dict[str, bytes]) -> None:
-    """The number of outputs is said three times; where these differ, LightGBM writes past its memory."""
+    """Check that the three numbers of outputs agree; else LightGBM writes past its memory."""
     width = header["num_class"]
     fits = header["num_tree_per_iteration"] == width and int(width) <= MOST_OUTPUTS
     if fits and "objective" in header:
@@ -181,7 +181,7 @@ def _shown(line: bytes) -> str:
 
 
 def _refuse_block(content: bytes, tree: int, start: int, end: int) -> NoReturn:
-    """Name the first line of a block that no tree has."""
+    """Name the first line of a block that no tree can have."""
     number = _line(content, start)
     first, *lines = content[start:end].split(b"\n")
     if first != b"Tree=%d" % tree:
@@ -193,7 +193,7 @@ def _refuse_block(content: bytes, tree: int, start: int, end: int) -> NoReturn:
 
 
 class _Trees:
-    """All T trees of a text: where each starts, and what is on the lines of `_VALUES`, None for a line it lacks."""
+    """All T trees of a text: the start of each, and its lines of `_VALUES`, None for a missing line."""
 
     def __init__(self, content: bytes, starts: Sequence[int], rows: Sequence[Sequence[bytes | None]]) -> None:
         self.content, self.starts = content, starts
@@ -203,7 +203,7 @@ class _Trees:
         self.joined = {key: b"\n".join([*filter(None, rows), b""]) for key, rows in self.lines.items()}
 
     def check(self, n_features: int) -> None:
-        """Raise a ValueError that names the line, and the tree which is none."""
+        """Raise a ValueError that names the first bad line, and its tree."""
         for key in _VALUES:
             self._check_grammar(key)
         for key in _ONCE:
@@ -224,7 +224,7 @@ class _Trees:
         return np.fromstring(self.joined[key], dtype=np.int64, sep=" ") if self.joined[key] else np.zeros(0, np.int64)
 
     def _counts(self, key: str) -> np.ndarray:
-        """How many values the trees have on a line: (T,)."""
+        """Count the values of the trees on a line: (T,)."""
         return np.array([row.count(b" ") + 1 if row else 0 for row in self.lines[key]])
 
     def _refuse(self, bad: np.ndarray, key: str, what: str, owner: np.ndarray | None = None) -> None:
@@ -239,20 +239,20 @@ class _Trees:
         pattern, joined = _ROWS[key], self.joined[key]
         if not pattern.fullmatch(joined):
             bad = [row is not None and row != b"" and not pattern.fullmatch(row + b"\n") for row in self.lines[key]]
-            self._refuse(np.array(bad), key, "has what is no value of it")
+            self._refuse(np.array(bad), key, "has an invalid value")
         if key in _PREDICTED and b"e+" in joined:
             bad = [not np.isfinite([float(value) for value in (row or b"").split()]).all() for row in self.lines[key]]
             self._refuse(np.array(bad), key, "is not finite")
 
     def _check_lengths(self, leaves: np.ndarray) -> None:
-        """One value a node or leaf; trees of one leaf may lack what no prediction looks at."""
+        """Check for one value per node or leaf; trees of one leaf may lack lines that no prediction reads."""
         for key in (*_PER_NODE, "leaf_value", "leaf_weight", "leaf_count"):
             found = self._counts(key)
             lacking = (leaves == 1) & (found == 0) & (key != "leaf_value")
             self._refuse((found != leaves - (key in _PER_NODE)) & ~lacking, key, _LENGTH)
 
     def _check_children(self, leaves: np.ndarray) -> None:
-        """Every node but the first, and every leaf, is the child of one node before it, and none lies too deep."""
+        """Check that every other node, and every leaf, is the child of one node before it, and none lies too deep."""
         child = np.concatenate([self._whole("left_child"), self._whole("right_child")])
         owner, number = np.tile(self.owner, 2), np.tile(self.number, 2)
         fits = np.where(child < 0, ~child < leaves[owner], (number < child) & (child < leaves[owner] - 1))
@@ -272,7 +272,7 @@ class _Trees:
         self._refuse(level >= 0, "left_child", f"makes a tree deeper than {DEEPEST}", self.owner[level])
 
     def _check_categories(self) -> None:
-        """Every split by category has a set of categories of its own, in order, inside what the tree holds."""
+        """Check that every split by category has its own set of categories, in order, inside the values of the tree."""
         kinds, sets = self._whole("decision_type"), self._whole("num_cat")
         named = np.isin(kinds, _CATEGORICAL)
         self._refuse(~named & ~np.isin(kinds, _NUMERIC), "decision_type", "is of no known kind", self.owner)
@@ -296,7 +296,7 @@ class _Trees:
         self._refuse(bad, "threshold", "does not count the splits by category")
 
     def _check_linear(self, leaves: np.ndarray, n_features: int) -> None:
-        """Linear functions in the leaves: so many features and coefficients as they say."""
+        """Check the number of features and coefficients of the linear functions in the leaves."""
         linear = self._whole("is_linear") > 0
         for key in ("leaf_const", "num_features"):
             self._refuse(self._counts(key) != linear * leaves, key, _LENGTH)

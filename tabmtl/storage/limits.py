@@ -1,4 +1,4 @@
-"""A limit on what torch may do while a network is rebuilt from a file.
+"""Limit on torch's memory and steps while a network is rebuilt from a file.
 
 The hyper-parameters of a file say how large its network is, which is built before its weights are looked at. So a file
 of a kilobyte could ask for terabytes, or for layers without end.
@@ -22,7 +22,7 @@ _SMALL = 2**16  # values that need no planning: the operations are counted
 
 @contextmanager
 def bounded(arrays: Mapping[str, np.ndarray], *, is_own: bool) -> Iterator[None]:
-    """Let torch take no more memory, and no more steps, than it needs for a network with these weights.
+    """Limit torch to the memory and the steps that a network with these weights needs.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ def bounded(arrays: Mapping[str, np.ndarray], *, is_own: bool) -> Iterator[None]
 
 
 def _limit(n_bytes: int, n_steps: float) -> Any:
-    """What stands between torch and its operations, as a context."""
+    """Return a context that stands between torch and its operations."""
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves, tree_map
@@ -57,7 +57,7 @@ def _limit(n_bytes: int, n_steps: float) -> Any:
         return torch.device("meta") if isinstance(value, torch.device) else value
 
     def count_bytes(func: Any, args: Any, kwargs: Any) -> int:
-        """Memory of what an operation would make, if that can be much."""
+        """Count the bytes of the result of an operation, if they can be many."""
         leaves = tree_leaves((args, kwargs))
         tensors = [leaf.numel() for leaf in leaves if isinstance(leaf, torch.Tensor)]
         numbers = [abs(leaf) for leaf in leaves if isinstance(leaf, int) and leaf]

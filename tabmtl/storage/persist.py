@@ -30,7 +30,7 @@ _NAMES = re.compile(r"model\.json|arrays\.safetensors|trees\d+\.txt")
 
 
 class ModelFileError(ValueError):
-    """A folder that is no whole, untouched tabmtl model."""
+    """Error for a folder that is not a whole, untouched tabmtl model."""
 
 
 def write_folder(path: str | Path, class_name: str, saved: Saved) -> None:
@@ -157,14 +157,14 @@ def load(path: str | Path, cls: type | None = None) -> Any:
 
 
 def own_class(name: str) -> Any:
-    """What the package exports under a name; None for nothing."""
+    """Return the class that the package exports under a name; None if there is none."""
     homes = [import_module(home) for home in ("tabmtl", "tabmtl.sessions")]
     return next((getattr(home, name) for home in homes if name in home.__all__), None)
 
 
 @contextmanager
 def _as_file_error(what: str) -> Iterator[None]:
-    """Whatever a foreign file leads to inside, the user gets one kind of error."""
+    """Turn any error that a foreign file causes into one kind of error."""
     try:
         yield
     except ModelFileError:
@@ -189,7 +189,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _parse_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of any tabmtl release, unverified."""
+    """Read the manifest of any tabmtl release, unverified."""
     try:
         manifest = _parse(read_file(folder / _MANIFEST, _MOST_JSON))
     except OSError as error:
@@ -202,7 +202,7 @@ def _parse_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _read_files(folder: Path, manifest: Mapping[str, Any]) -> dict[str, bytes]:
-    """The verified contents of the files that a manifest names."""
+    """Return the verified contents of the files that a manifest names."""
     contents = {}
     with _as_file_error(f"{folder}: {_MANIFEST} was edited"):
         entries = {name: tuple(entry[key] for key in _ENTRY) for name, entry in manifest["files"].items()}
@@ -240,7 +240,7 @@ def _write_locked(folder: Path, class_name: str, contents: Mapping[str, bytes]) 
 
 
 def _parse(content: bytes) -> Any:
-    """JSON whose numbers are finite and whose texts can be written again."""
+    """Parse JSON whose numbers are finite and whose texts can be written again."""
     text = content.decode()  # json itself lets surrogates pass
     value = json.loads(text, parse_constant=_finite, parse_float=_finite)
     if _SURROGATE.search(text):
@@ -255,7 +255,7 @@ def _finite(text: str) -> float:
 
 
 def _named(path: str | Path) -> Path:
-    """A path; a ModelFileError for a name that no file system takes."""
+    """Return a path; raise a ModelFileError for a name that no file system takes."""
     folder = Path(path)
     try:
         folder.lstat()
@@ -267,7 +267,7 @@ def _named(path: str | Path) -> Path:
 
 
 def check_ours(path: str | Path) -> None:
-    """Refuse to write where anything else than a model of this package lies."""
+    """Refuse to write over files that are not a model of this package."""
     folder = _named(path)
     if not folder.exists() or all(is_part(file.name) for file in folder.iterdir()):
         return

@@ -1,4 +1,4 @@
-"""Saved state, declared once: the fields of a dataclass say what is written, how it is read, and what a file may hold.
+"""Saved state, declared once: the fields of a dataclass define what is written, read and allowed in a file.
 
 A stored dataclass is made of plain values, tuples and dicts of them, other stored dataclasses, polars frames, series
 and types, `TreeText`, and arrays, whose annotation names type, sizes and range::
@@ -35,7 +35,7 @@ _ARRAY = object()  # stands in the facts for what the arrays hold
 
 @dataclass(frozen=True, kw_only=True)
 class Saved:
-    """What a model's folder holds.
+    """Content of a model's folder.
 
     Attributes
     ----------
@@ -53,7 +53,7 @@ class Saved:
 
 @dataclass(frozen=True)
 class Stored:
-    """The values that an array may hold; and the size of a tuple, a series or trees.
+    """Values that an array may hold, and the size of a tuple, a series or trees.
 
     Parameters
     ----------
@@ -85,29 +85,29 @@ class Stored:
 
 
 def take_apart(value: Any) -> Saved:
-    """Facts, arrays and texts of a stored dataclass, by the names of its fields without underscores around them."""
+    """Return facts, arrays and texts of a stored dataclass, by the names of its fields without outer underscores."""
     saved = Saved(facts={})
     return Saved(facts=_describe(value, "", saved), arrays=saved.arrays, texts=saved.texts)
 
 
 def put_together(cls: type[T], saved: Saved) -> T:
-    """The stored dataclass that `take_apart` described.
+    """Build the stored dataclass that `take_apart` described.
 
     Raises
     ------
     ValueError, TypeError, LookupError, PolarsError
-        If the contents are not what its fields declare, all of it and nothing else.
+        If the contents differ from the declaration of its fields, or hold more.
     """
     reader = _Reader(saved)
     found = reader.read(cls, saved.facts, "", {})
     left = [*reader.arrays, *reader.texts]
     if left:
-        raise ValueError(f"{left[0]} belongs to no such model")
+        raise ValueError(f"the model declares no {left[0]}")
     return found
 
 
 def _describe(value: Any, path: str, saved: Saved) -> Any:
-    """A value as JSON; its arrays and texts are added to what is saved."""
+    """Return a value as JSON; add its arrays and texts to the saved ones."""
     if type(value) in _PLAIN:
         return value
     if isinstance(value, TreeText):
@@ -135,13 +135,13 @@ def _describe(value: Any, path: str, saved: Saved) -> Any:
 
 
 class _Reader:
-    """The contents of a model: arrays and texts that are left, once others were read."""
+    """Contents of a model: the arrays and texts that nobody has read yet."""
 
     def __init__(self, saved: Saved) -> None:
         self.arrays, self.texts = dict(saved.arrays), dict(saved.texts)
 
     def read(self, hint: Any, fact: Any, path: str, sizes: dict[str, int]) -> Any:
-        """The value of an annotation, from its fact, or from the arrays at its path; new sizes are added."""
+        """Read the value of an annotation, from its fact or from the arrays at its path; add new sizes."""
         kind, args, rule = _split(hint)
         if kind in (Union, UnionType):
             return None if fact is None else self.read(args[0], fact, path, sizes)
@@ -219,7 +219,7 @@ def _hints(cls: type) -> dict[str, Any]:
 
 @cache
 def _split(hint: Any) -> tuple[Any, tuple[Any, ...], Stored]:
-    """The type of an annotation, the types in its brackets, and its declaration."""
+    """Return the type of an annotation, the types in its brackets, and its declaration."""
     hint, rule = get_args(hint) if get_origin(hint) is Annotated else (hint, Stored())
     return get_origin(hint) or hint, get_args(hint), rule
 
@@ -235,13 +235,13 @@ def _need(fits: bool, path: str, found: Any, expected: str) -> None:
 
 
 def _are_plain(values: Sequence[Any], kind: Any) -> bool:
-    """Whether all values are of a plain type; a boolean is no number."""
+    """Return whether all values are of a plain type; a boolean does not count as a number."""
     allowed = _PLAIN[kind]
     return all(bool in allowed if cls is bool else issubclass(cls, allowed) for cls in set(map(type, values)))
 
 
 def _type_of(name: str, categories: list[str] | None) -> pl.DataType:
-    """The type of a column of numbers, text, booleans or categories."""
+    """Return the type of a column of numbers, text, booleans or categories."""
     if categories is not None:
         return pl.Enum(categories)
     cls = getattr(pl, name, None)
@@ -274,7 +274,7 @@ def _check_array(array: np.ndarray, rule: Stored, path: str, sizes: dict[str, in
     if rule.offsets is not None:
         total = sizes.setdefault(rule.offsets, int(array[-1]))
         if array[0] != 0 or array[-1] != total or (np.diff(array) < 0).any():
-            raise ValueError(f"the array {path} does not share out {total} values")
+            raise ValueError(f"the array {path} does not divide {total} values")
 
 
 def _check_group(value: Any, rule: Stored, path: str, sizes: dict[str, int]) -> None:
@@ -289,7 +289,7 @@ def _check_group(value: Any, rule: Stored, path: str, sizes: dict[str, int]) -> 
 
 
 def _fits(shape: Sequence[int], rule: Stored, sizes: dict[str, int]) -> bool:
-    """Whether a shape is the declared one; names that are new get their sizes from it."""
+    """Return whether a shape is the declared one; new names get their sizes from it."""
     if rule.shape is None:
         return True
     names = rule.shape.split()
@@ -298,11 +298,11 @@ def _fits(shape: Sequence[int], rule: Stored, sizes: dict[str, int]) -> bool:
 
 
 def _size_of(name: str, sizes: dict[str, int], found: int) -> int:
-    """The size that a name stands for; the one that was found if it is new."""
+    """Return the size of a name; a new name gets the size found."""
     base, _, more = name.partition("+")
     return int(base) if base.isdigit() else sizes.setdefault(base, found - int(more or 0)) + int(more or 0)
 
 
 def _named(rule: Stored, sizes: dict[str, int]) -> str:
-    """A declared shape, with the sizes that are known."""
+    """Return a declared shape, with the known sizes filled in."""
     return f"({', '.join(str(sizes.get(name, name)) for name in (rule.shape or 'any').split())})"

@@ -14,7 +14,7 @@ from tabmtl.tuning.spaces import PARAM, SCORE
 
 
 class NoPointError(ValueError):
-    """No point of a front has every task at its reference or above."""
+    """Error for a front without a point that has every task at its reference or above."""
 
 
 def pareto_front(study: optuna.Study, *, dominated: bool = False) -> pl.DataFrame:

@@ -135,7 +135,7 @@ def storage_errors(storage: str) -> Iterator[None]:
             raise
         reason = " ".join(str(getattr(cause, "orig", cause)).split())
         raise OSError(
-            f"{storage} cannot be read or written: {reason}. What it holds is kept: make sure that it is in reach, "
+            f"{storage} cannot be read or written: {reason}. Its content is kept: make sure that it is in reach, "
             "writable, unlocked and has room on its disk, and go on"
         ) from error
 
@@ -164,7 +164,7 @@ def retry(study: optuna.Study, trial: FrozenTrial) -> None:
 
 
 class _Database(RDBStorage):
-    """A database that takes every trial from its queue once, and in which `run_study` loses none.
+    """Database that takes every trial from its queue once, and in which `run_study` loses none.
 
     Optuna gives a trial its first heartbeat after its sampler has run: a worker that dies before that is never noticed.
     """
@@ -193,7 +193,7 @@ class _Database(RDBStorage):
 
 
 class _SeededTPE(optuna.samplers.BaseSampler):
-    """TPE whose draws follow from a seed and the number of the trial, whichever worker runs it, and after any pause."""
+    """TPE with draws seeded by the study and the number of the trial, for any worker, and after any pause."""
 
     def __init__(self, seed: int) -> None:
         self._seed, self._tpe = seed, optuna.samplers.TPESampler(seed=seed)
@@ -221,7 +221,7 @@ def _is_url(storage: str | Path | BaseStorage) -> TypeGuard[str]:
 
 
 def _show(storage: str | Path | BaseStorage) -> str:
-    """A storage without its password, wherever that stands."""
+    """Return a storage without its password."""
     from sqlalchemy.engine import make_url
 
     return repr(make_url(storage).set(query={})) if _is_url(storage) else str(storage)
@@ -280,7 +280,7 @@ def _tables(file: sqlite3.Connection) -> list[str]:
 
 
 def _schema() -> list[str]:
-    """The statements that make Optuna's tables."""
+    """Return the statements that make Optuna's tables."""
     with closing(RDBStorage("sqlite://").engine.raw_connection()) as connection:
         driver: Any = connection.driver_connection
         return list(driver.iterdump())[1:-1]  # without BEGIN and COMMIT
@@ -297,7 +297,7 @@ def _with_driver(url: str) -> str:
 
 
 def _sought(objective: Objective) -> dict[str, Any]:
-    """The search of a study, as JSON gives it back."""
+    """Return the search of a study, as JSON returns it."""
     space = json.loads(json.dumps(objective.search_space))
     return {"estimator": type(objective.est).__name__, "search_space": space}
 

@@ -41,7 +41,7 @@ class Reporter(Protocol):
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class Objective:
-    """A function of trials to maximise, made by `objective` or `session_objective`; `run_study` calls it.
+    """Function of trials to maximise, made by `objective` or `session_objective`; `run_study` calls it.
 
     A single number is reported after every epoch, and the pruner of the study may end the trial. Optuna cannot prune
     trials with a number for each task; `within` ends those. Models without epochs, such as trees, run to their end.
@@ -189,7 +189,7 @@ class Objective:
 
     @abstractmethod
     def _epoch_scores(self, record: Mapping[str, float | None]) -> Scores:
-        """Scores of the validation rows after an epoch, by the names of `_fit_and_score`."""
+        """Score the validation rows after an epoch, by the names of `_fit_and_score`."""
 
     @abstractmethod
     def _chosen(self, scores: Scores) -> tuple[float, ...]:
@@ -249,7 +249,7 @@ def name_numbers(study: optuna.Study, names: Sequence[str]) -> None:
 
 
 def _is_of_parameters(error: Exception) -> bool:
-    """Whether other parameters would have gone well."""
+    """Return whether other parameters would have gone well."""
     torch = sys.modules.get("torch")
     exhausted = (MemoryError,) if torch is None else (MemoryError, torch.OutOfMemoryError)
     return isinstance(error, (DivergenceError, *exhausted))

@@ -254,7 +254,7 @@ def test_times_may_be_text_or_seconds(untyped, clicks, name, times):
 @pytest.mark.parametrize(
     ("changes", "params", "said"),
     [
-        ({"time": "noon"}, {}, "the time column 'time' must hold seconds or dates as ISO 8601 has them, got 'noon'"),
+        ({"time": "noon"}, {}, "the time column 'time' must hold seconds or ISO 8601 dates, got 'noon'"),
         ({"item_id": 3}, {}, "the items of the log given as sessions in 'item_id' are Int64"),
         ({}, {"k": 0}, "k must be at least 1, got 0"),
         ({}, {"k": "many"}, "Invalid parameters"),

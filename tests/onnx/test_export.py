@@ -243,7 +243,7 @@ def test_a_file_that_answers_otherwise_is_not_written(model, tmp_path, monkeypat
     scores = tabmtl.onnx.export.predict_scores
     monkeypatch.setattr("tabmtl.onnx.export.predict_scores", lambda *args: [s + 1e-4 for s in scores(*args)])
     (tmp_path / "model.onnx").write_text("an older one")
-    with pytest.raises(RuntimeError, match="answers 'softmax' otherwise than torch, for 1 rows by"):
+    with pytest.raises(RuntimeError, match="differs from torch on task 'softmax', for 1 rows by"):
         estimator.export_onnx(tmp_path / "model.onnx")
     assert [file.read_text() for file in tmp_path.iterdir()] == ["an older one"]
     monkeypatch.setitem(sys.modules, "onnxruntime", None)

@@ -154,7 +154,7 @@ def test_the_options_of_the_same_rows_can_be_typed() -> None:
 
 
 MISTAKES = {
-    "no target": ({}, "--target is to name the columns"),
+    "no target": ({}, "--target must name the columns"),
     "unknown target": ({"target": ["wieght"]}, "near is weight"),
     "target twice": ({"target": ["weight", "weight=binary"]}, "names 'weight' twice"),
     "two targets of a long table": ({"target": ["weight", "male"], "task_column": "species_id"}, "one --target"),
@@ -169,7 +169,7 @@ MISTAKES = {
         {"target": ["weight"], "split_column": "split", "split_seed": 1},
         "--split-seed has no effect with --split-column",
     ),
-    "all rows of a file": ({"target": ["weight"], "full": True}, "--full is about named sets"),
+    "all rows of a file": ({"target": ["weight"], "full": True}, "--full applies to named sets only"),
     "no val share": ({"target": ["weight"], "val_share": 0.0}, "--val-share must be above 0"),
     "no train share": ({"target": ["weight"], "val_share": 0.6, "test_share": 0.5}, "together below 1"),
 }
@@ -203,7 +203,7 @@ def test_lists_are_no_categories_and_a_header_is_no_table(tmp_path: Path) -> Non
     "option", [{"task_column": "x"}, {"split_column": "x"}, {"split_seed": 1}, {"val_share": 0.1}, {"test_share": 0.0}]
 )
 def test_what_is_about_files_is_refused_for_names(option: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="is about files"):
+    with pytest.raises(ValueError, match="applies to files only"):
         opened("portal", **option)
 
 
@@ -211,16 +211,16 @@ def test_what_is_about_files_is_refused_for_names(option: dict[str, object]) -> 
 def test_what_is_about_tables_is_refused_for_clicks(name: str, tmp_path: Path) -> None:
     clicks, _ = commands.small_log(tmp_path)
     value = {"task_column": "x", "split_column": "x", "split_seed": 1}.get(name, ["x"])
-    with pytest.raises(ValueError, match="is about tables; M2TRec learns from a click log"):
+    with pytest.raises(ValueError, match="applies to tables only; M2TRec learns from a click log"):
         open_rows(DataSource(data=str(clicks), **{name: value}), ClickColumns(), M2TRec)
 
 
 @pytest.mark.parametrize("name", ["items", "session_column", "item_column", "time_column", "order_column"])
 def test_what_is_about_clicks_is_refused_for_tables(name: str, table: Path) -> None:
-    with pytest.raises(ValueError, match="is about click logs; MultiTabNet learns from a table"):
+    with pytest.raises(ValueError, match="applies to click logs only; MultiTabNet learns from a table"):
         open_rows(DataSource(data=str(table), target=["weight"]), ClickColumns(**{name: "x"}), MultiTabNet)
 
 
 def test_all_rows_of_flights_are_asked_for_flights_only() -> None:
-    with pytest.raises(ValueError, match="--full is about flights"):
+    with pytest.raises(ValueError, match="--full applies to flights only"):
         opened("portal", full=True)

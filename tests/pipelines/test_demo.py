@@ -128,7 +128,7 @@ MISTAKES = {
     "no folder named": (["--full"], "TABMTL_DATA"),
     "no such folder": (["--folder", "no"], "data.parquet"),
     "no parquet": (["--folder", "broken"], "parquet"),
-    "output is a file": (["--output", "file"], "nothing can be written to file/model (Not a directory)"),
+    "output is a file": (["--output", "file"], "cannot write to file/model (Not a directory)"),
     "model folder is foreign": (["--output", "foreign", "--folder", "data"], "choose another folder"),
     "no epochs": (["--epochs", "0"], "--epochs must be at least 1"),
     "negative seed": (["--seed", "-1"], "--seed"),
@@ -180,5 +180,5 @@ def test_a_model_that_comes_back_different_is_an_error(
     model = tabmtl.load(run[0] / "model")
     other = tabmtl.SharedBottom(epochs=1, tasks=data.tasks, random_state=0).fit(*data.part("train"))
     monkeypatch.setattr(demo.tabmtl, "load", lambda path: other)
-    with pytest.raises(RuntimeError, match="predicts otherwise"):
+    with pytest.raises(RuntimeError, match="predict differently"):
         demo._check_saved(model, tmp_path / "model", data.part("test")[0])

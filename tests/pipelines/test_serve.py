@@ -295,7 +295,7 @@ def addresses(port: int) -> set[str]:
 def test_another_address_is_warned_of(store: str, started: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
     assert commands.run("serve", "start", "rodents", "--host", "0.0.0.0", "--port", free_port(), store=store) == 0
     assert len(started) == 1
-    assert "asks nobody who they are" in capsys.readouterr().err
+    assert "has no authentication" in capsys.readouterr().err
 
 
 def test_a_taken_port_is_a_mistake(store: str, started: list[Any], capsys: pytest.CaptureFixture[str]) -> None:

@@ -189,7 +189,7 @@ def test_what_a_log_does_not_have_is_refused(small_log: ClickLog) -> None:
     for share in (0, 1, -0.1, float("nan")):
         with pytest.raises(ValueError, match=r"share must be between 0 and 1, got"):
             small_log.with_cold_items(share)
-    with pytest.raises(ValueError, match=r": a part is one of train, test; got 'val'"):
+    with pytest.raises(ValueError, match=r": part must be one of train, test, got 'val'"):
         small_log.part("val")
 
 

@@ -189,11 +189,11 @@ MISTAKES = {
     "output of another kind": (["--data", "portal", "--output", "thesis"], "choose another folder"),
     "output in a file": (
         ["--data", "portal", "--output", "notes.txt/x"],
-        "--output: nothing can be written to notes.txt/x",
+        "--output: cannot write to notes.txt/x",
     ),
     "files of MLflow in a file": (
         ["--data", "portal", "--tracking-uri", "sqlite:///full/mlflow.db"],
-        "nothing can be written",
+        "cannot write",
     ),
     "threads": (["--data", "portal", "--model", "IndependentTasks", "--set", "n_jobs=0"], "n_jobs must be None or"),
     "a model in a parameter": (

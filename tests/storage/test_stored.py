@@ -167,11 +167,11 @@ ARRAYS = {
     "parts.0.own": [
         (np.array([0, 3], "i4"), "the array parts.0.own has a value that is not finite, or not in 0 to 2"),
         (np.array([-1, 0], "i4"), "not in 0 to 2"),
-        (np.array([0], "i4"), "parts.0.offsets does not share out 1 values"),
+        (np.array([0], "i4"), "parts.0.offsets does not divide 1 values"),
     ],
     "parts.0.offsets": [
-        *((np.array(offsets), "does not share out 2 values") for offsets in ([0, 1], [1, 2], [0, 2, 1, 2], [0, 3, 2])),
-        (np.array([0, 2**62, -(2**62), 2]), "does not share out"),
+        *((np.array(offsets), "does not divide 2 values") for offsets in ([0, 1], [1, 2], [0, 2, 1, 2], [0, 3, 2])),
+        (np.array([0, 2**62, -(2**62), 2]), "does not divide"),
         (np.zeros(0, "i8"), "index"),
     ],
     "ids.values": [
@@ -197,9 +197,9 @@ def test_every_array_and_text_is_asked_for_once():
         if not name.startswith("weights"):
             left = {other: array for other, array in saved.arrays.items() if other != name}
             refused(replace(saved, arrays=left), f"the array {name} is missing")
-    refused(replace(saved, arrays=saved.arrays | {"more": np.zeros(1)}), "more belongs to no such model")
+    refused(replace(saved, arrays=saved.arrays | {"more": np.zeros(1)}), "the model declares no more")
     refused(replace(saved, texts={}), "text holds 'trees0', expected the name of a text")
-    refused(replace(saved, texts=saved.texts | {"trees1": WHOLE.text}), "trees1 belongs to no such model")
+    refused(replace(saved, texts=saved.texts | {"trees1": WHOLE.text}), "the model declares no trees1")
     refused(replace(saved, texts={"trees0": "tree\nversion=v5\n"}), "text is no model of LightGBM: line 2")
     refused(replace(saved, facts=saved.facts | {"parts": saved.facts["parts"][:2]}), "parts.2.own belongs to no")
 
