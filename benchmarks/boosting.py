@@ -71,7 +71,7 @@ def draw_settings(n: int, seed: int, cap: int) -> list[dict[str, Any]]:
 
 
 def fit(method: str, split: Split, setting: dict[str, Any], seed: int, args: Namespace) -> tuple[Predict, Record]:
-    """Fit a method, and say what it cost: CPU seconds, and the most trees that one of its models has."""
+    """Fit a method, and return it with its cost: CPU seconds, and the most trees of any of its models."""
     start = time.process_time()
     if method in OURS:
         return fit_rmtgb(split, setting, seed, args), {"seconds": time.process_time() - start, "trees": None}
@@ -116,7 +116,7 @@ def fit_rmtgb(split: Split, setting: dict[str, Any], seed: int, args: Namespace)
 
 
 def validation_error(split: Split, output: np.ndarray) -> float:
-    """What a trial is chosen by.
+    """Compute the error that a trial is chosen by.
 
     Long: RMSE over all rows. Wide: mean over the tasks of the loss (squared error, log loss) over that of the best
     constant of the train rows.
@@ -134,7 +134,7 @@ def validation_error(split: Split, output: np.ndarray) -> float:
 
 
 def score_test(split: Split, output: np.ndarray) -> tuple[float, dict[str, float]]:
-    """Error of the test rows, and scores by name.
+    """Return the error of the test rows, and scores by name.
 
     Long: RMSE over all rows, and the mean of the tasks' RMSE. Wide: 1 - mean score, and the score of every task: ROC
     AUC or R².
@@ -154,7 +154,7 @@ def score_test(split: Split, output: np.ndarray) -> tuple[float, dict[str, float
 
 
 def run(name: str, method: str, seed: int, args: Namespace, trials: list[Record]) -> list[Record]:
-    """Search and score one method on one split: a record by score, and one of the name "error".
+    """Search and score one method on one split: return a record per score, and one named "error".
 
     Every trial adds a record to the trials, which are written.
     """
@@ -182,7 +182,7 @@ def run(name: str, method: str, seed: int, args: Namespace, trials: list[Record]
 
 
 def runs(args: Namespace, trials: list[Record], scores: list[Record], name: str) -> Iterator[list[Record]]:
-    """Records of all methods and seeds, each in place of those of an earlier call."""
+    """Yield records of all methods and seeds, each in place of those of an earlier call."""
     for method, seed in product(args.methods, args.seeds):
         fresh = run(name, method, seed, args, _without(trials, name, method, seed))
         _without(scores, name, method, seed)
@@ -190,7 +190,7 @@ def runs(args: Namespace, trials: list[Record], scores: list[Record], name: str)
 
 
 def _without(records: list[Record], *key: Any) -> list[Record]:
-    """Take the records of a set, method and seed out of a list; gives the list."""
+    """Take the records of a set, method and seed out of a list, and return the list."""
     records[:] = [record for record in records if (record["set"], record["method"], record["seed"]) != key]
     return records
 
@@ -213,7 +213,7 @@ def report(records: pl.DataFrame) -> None:
 
 
 def compare(ours: str, rival: str, errors: dict[str, dict[int, float]]) -> str:
-    """Say how far the error of a method is from that of another, over the seeds that both have."""
+    """Describe the error of a method relative to another, over the seeds that both have."""
     seeds = sorted(errors[ours].keys() & errors[rival].keys())
     if not seeds:
         return f"{ours} and {rival} have no seed in common"
@@ -222,7 +222,7 @@ def compare(ours: str, rival: str, errors: dict[str, dict[int, float]]) -> str:
 
 
 def read(path: Path) -> list[Record]:
-    """Records of an earlier call, or none."""
+    """Read the records of an earlier call, or none."""
     return pl.read_csv(path, infer_schema_length=None).to_dicts() if path.is_file() else []
 
 

@@ -95,7 +95,7 @@ def to_matrix(columns: dict[str, np.ndarray], n_rows: int) -> np.ndarray:
 
 
 def rmtgb(iterations: Iterations, num_leaves: int, **options: Any) -> RMTGB:
-    """R-MTGB without early stopping, on one thread; leaves of stumps may hold one row, as in the release."""
+    """Make R-MTGB without early stopping, on one thread; leaves of stumps may hold one row, as in the release."""
     shared, outlier, own = iterations
     return RMTGB(
         n_estimators_shared=shared,
@@ -112,7 +112,7 @@ def rmtgb(iterations: Iterations, num_leaves: int, **options: Any) -> RMTGB:
 
 
 def compare_plain(n_per_task: int, rounds: int, iterations: Iterations = (50, 50, 50)) -> dict[str, float]:
-    """CPU seconds of both sides and their RMSE over all test rows, on ten tasks of which two are outliers: stumps."""
+    """Time both sides on ten tasks, two of them outliers, with stumps: CPU seconds and RMSE over all test rows."""
     data = make_outlier_tasks(n_per_task, random_state=0)
     (X, tasks), (X_test, tasks_test) = (
         (frame.drop("task").to_numpy(), np.unique(frame["task"], return_inverse=True)[1])
@@ -132,7 +132,7 @@ def compare_plain(n_per_task: int, rounds: int, iterations: Iterations = (50, 50
 def compare_overhead(
     n_rows: int, n_features: int, num_leaves: int, iterations: Iterations, rounds: int
 ) -> dict[str, float]:
-    """CPU seconds of ``ours`` on ten tasks, and of LightGBM with as many trees.
+    """Time ``ours`` on ten tasks, and LightGBM with as many trees, in CPU seconds.
 
     ``pooled``: n1 + 2 n2 + n3 trees over all rows. ``by task``: the n3 over the rows of every task, as the method has
     it. ``outside``: so, and the 2 n2 from one booster of two outputs whose gradients come from outside, of which
@@ -171,7 +171,7 @@ def compare_overhead(
 
 
 def fit_million(side: str, n_rows: int) -> dict[str, float]:
-    """What a fit of 80 trees of 16 leaves takes over rows of ten tasks with 20 features, "ours" or "lightgbm"."""
+    """Measure a fit of 80 trees of 16 leaves over rows of ten tasks with 20 features, "ours" or "lightgbm"."""
     columns, y = draw_columns(10, n_rows, 20)
     if side == "ours":
         return gauge(partial(rmtgb((20, 20, 20), 16, task_column="task").fit, to_frame(columns), y))
@@ -180,7 +180,7 @@ def fit_million(side: str, n_rows: int) -> dict[str, float]:
 
 
 def serving_calls() -> dict[str, tuple[Callable[[], object], float | None]]:
-    """Ways to answer one row, with a goal: ten tasks in the long layout, 20 in the wide one, 200 trees per task."""
+    """Return ways to predict one row, with a goal: ten long tasks, 20 wide ones, 200 trees per task."""
     columns, y = draw_columns(10, 3000, 20)
     X = to_frame(columns)
     long = rmtgb((50, 50, 50), 16, task_column="task").fit(X, y)
@@ -198,7 +198,7 @@ def serving_calls() -> dict[str, tuple[Callable[[], object], float | None]]:
 
 
 def print_plain(quick: bool) -> None:
-    """Against the plain loop."""
+    """Print the times against the plain loop."""
     print("10 tasks, 5 features, stumps, 50/50/50; the release was measured once, elsewhere")
     for n in list(PLAIN_GOALS)[: 2 if quick else None]:
         say(f"plain: {n} rows per task: the release", f"{1e3 * RELEASE_SECONDS[n]:.0f} ms")
@@ -206,7 +206,7 @@ def print_plain(quick: bool) -> None:
 
 
 def print_overhead(quick: bool) -> None:
-    """Against LightGBM."""
+    """Print the times against LightGBM."""
     n_rows = 20_000 if quick else 100_000
     print(f"{n_rows} rows, 10 tasks, binning included; by the blocks' iterations")
     blocks = ((50, 50, 50), (100, 0, 0), (0, 50, 0), (0, 0, 100))
@@ -215,7 +215,7 @@ def print_overhead(quick: bool) -> None:
 
 
 def print_growth(quick: bool) -> None:
-    """With rows, tasks and iterations."""
+    """Print the growth with rows, tasks and iterations."""
     print("10 features, 16 leaves; trees count as often as they see all rows")
     say("", "CPU s", "ns by row and tree")
     shapes = [(10, 3000, 25), (10, 3000, 50), (10, 3000, 100), (10, 3000, 200), (50, 15_000, 50), (150, 45_000, 50)]
@@ -229,7 +229,7 @@ def print_growth(quick: bool) -> None:
 
 
 def print_million(quick: bool) -> None:
-    """Time and memory beside one pooled LightGBM, each in a process of its own."""
+    """Print time and memory beside one pooled LightGBM, each in a process of its own."""
     n_rows = 100_000 if quick else 1_000_000
     print(f"{n_rows} rows, 20 features, 10 tasks, 16 leaves, 20/20/20 against 80 pooled trees")
     say("", "CPU s", "peak GB", "before")
@@ -242,7 +242,7 @@ def print_million(quick: bool) -> None:
 
 
 def print_serving(quick: bool) -> None:
-    """One row at a time."""
+    """Print the times of one row."""
     print("one row, 20 features, 16 leaves, 200 trees per task; wall milliseconds")
     say("", "p50", "p99", "least", goal="goal of the least")
     for name, (call, goal) in serving_calls().items():

@@ -50,7 +50,7 @@ def draw_table(path: Path, n: int) -> None:
 
 
 def run_ours(path: Path, transform: Transform) -> Callable[[], tuple]:
-    """What is timed: scan, fit, encode."""
+    """Scan, fit and encode: the timed steps of ours."""
     import polars as pl
     import torch
 
@@ -65,7 +65,7 @@ def run_ours(path: Path, transform: Transform) -> Callable[[], tuple]:
 
 
 def run_scikit_learn(path: Path, transform: Transform) -> Callable[[], tuple]:
-    """What is timed: read, fit_transform."""
+    """Read and fit_transform: the timed steps of scikit-learn."""
     import numpy as np
     import pandas as pd
     import torch
@@ -95,12 +95,12 @@ SIDES = {"scikit-learn": run_scikit_learn, "ours": run_ours}
 
 
 def measure(side: str, path: Path, transform: Transform) -> dict[str, float]:
-    """Seconds and memory of one side."""
+    """Measure seconds and memory of one side."""
     return gauge(SIDES[side](path, transform))
 
 
 def measure_latency(path: Path, transform: Transform) -> list[float]:
-    """Median, 99th percentile and least milliseconds to encode one row."""
+    """Measure median, 99th percentile and least milliseconds to encode one row."""
     import polars as pl
 
     from tabmtl.encode import FeatureCoder
@@ -110,7 +110,7 @@ def measure_latency(path: Path, transform: Transform) -> list[float]:
 
 
 def compare(path: Path, rounds: int) -> None:
-    """Print the tables; of several rounds, taken in turn, the quickest run of every side counts."""
+    """Print the tables; of several interleaved rounds, the quickest run of every side counts."""
     say("", "wall s", "CPU s", "peak GB", "libraries", goal="goal: times faster, peak")
     for transform, goal in GOALS.items():
         best: dict[str, dict[str, float]] = {}

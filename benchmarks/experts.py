@@ -49,7 +49,7 @@ FUNNEL_ROWS, FRESH_ROWS = 100_000, 50_000
 
 
 def open_set(name: str, seed: int, folder: Path | None) -> tuple[Problem, dict[str, float]]:
-    """Rows of a set (a real one does not depend on the seed), and the ceiling of its test scores where it is known."""
+    """Open a set (a real one does not depend on the seed), with the ceiling of its test scores if known."""
     if name != FUNNEL:
         options: dict[str, Any] = {"census_kdd": {"college_degree": False}, "flights": {"full": True}}.get(name, {})
         return real_problem(name, folder, **options), {}
@@ -62,7 +62,7 @@ def open_set(name: str, seed: int, folder: Path | None) -> tuple[Problem, dict[s
 
 
 def make(model: str, name: str, problem: Problem, seed: int, epochs: int) -> Any:
-    """A model with its defaults, told what is known about the tasks of a set."""
+    """Make a model with its defaults and the known facts about the tasks of a set."""
     if model == REFERENCE:
         return IndependentTasks(tasks=problem.tasks, random_state=seed)
     known: dict[str, Any] = {}
@@ -98,7 +98,7 @@ def run_seed(name: str, models: Sequence[str], seed: int, args: Namespace) -> li
 
 
 def runs(args: Namespace, name: str) -> Iterator[list[Record]]:
-    """Records of all seeds; ESMM and AITM are models of a funnel alone."""
+    """Return an iterator of the records of all seeds; ESMM and AITM run on a funnel only."""
     models = [model for model in args.models if name == FUNNEL or model not in ("ESMM", "AITM")]
     return (run_seed(name, models, seed, args) for seed in args.seeds)
 
@@ -122,7 +122,7 @@ def report(records: pl.DataFrame) -> None:
 
 
 def compare(own: pl.DataFrame) -> str:
-    """Difference of one model and task to the reference, its error over test rows and seeds, and what may be said."""
+    """Compare one model and task to the reference: difference, error over test rows and seeds, and verdict."""
     differences, errors = own["difference"].to_numpy(), own["error"].to_numpy()
     over_seeds = differences.var(ddof=1) / len(differences) if len(differences) > 1 else 0.0
     mean, error = differences.mean(), float(np.sqrt(np.mean(errors**2) + over_seeds))

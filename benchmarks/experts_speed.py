@@ -1,4 +1,4 @@
-"""Speed of mixtures of experts against torch-rechub, of one another, and of big embedding tables; one CPU thread.
+"""Speed of mixtures of experts against torch-rechub, against each other, and of big embedding tables; one CPU thread.
 
     python -m benchmarks.experts_speed [--quick] [--only NAME ...] [--figure PATH]
 
@@ -60,7 +60,7 @@ class Run:
 
 
 def _run(stamps: list[float], y: pl.DataFrame, probabilities: Sequence[np.ndarray], n_parameters: int) -> Run:
-    """Of times at the start, after every epoch, and at the end; the first epoch is not counted."""
+    """Make a run from times at the start, after every epoch, and at the end; the first epoch is not counted."""
     auc = [float(roc_auc_score(y[f"t{t}"], scores)) for t, scores in enumerate(probabilities)]
     epochs = [after - before for before, after in pairwise(stamps[1:-1])]
     whole = (stamps[-1] - stamps[0]) / (len(stamps) - 2)
@@ -86,7 +86,7 @@ def fit_rechub(name: Any, X: Tables, y: Tables, epochs: int, seed: int) -> Run:
 
 
 def options(epochs: int, seed: int, *, own_training: bool = False) -> dict[str, Any]:
-    """Architecture and training as torch-rechub gets them, or with our defaults of all that is not architecture."""
+    """Return architecture and training as for torch-rechub, or our defaults for all but the architecture."""
     architecture: dict[str, Any] = {
         "d_embedding": 8,
         "head_hidden": 16,
@@ -102,12 +102,12 @@ def options(epochs: int, seed: int, *, own_training: bool = False) -> dict[str, 
 
 
 def least(runs: Sequence[Run]) -> float:
-    """Least CPU seconds of an epoch."""
+    """Return the least CPU seconds of an epoch."""
     return min(seconds for run in runs for seconds in run.epochs)
 
 
 def least_whole(runs: Sequence[Run]) -> float:
-    """Least CPU seconds of a whole run, by epoch."""
+    """Return the least CPU seconds of a whole run, by epoch."""
     return min(run.whole for run in runs)
 
 
@@ -121,7 +121,7 @@ def say_runs(runs: Mapping[str, Sequence[Run]], goals: Mapping[str, str]) -> Non
 
 
 def collect(sides: Mapping[str, Callable[[int], Run]], rounds: int) -> dict[str, list[Run]]:
-    """Runs of every side, in turn, each round with a seed of its own."""
+    """Run every side in turn, each round with its own seed."""
     runs: dict[str, list[Run]] = {name: [] for name in sides}
     for seed in range(rounds):
         for name, side in sides.items():
@@ -130,7 +130,7 @@ def collect(sides: Mapping[str, Callable[[int], Run]], rounds: int) -> dict[str,
 
 
 def compare_peer(n_rows: int, epochs: int, rounds: int) -> None:
-    """MMoE and PLE of both libraries."""
+    """Compare MMoE and PLE of both libraries."""
     X, y = draw_tables(n_rows)
 
     def ours(model: Callable[..., MixtureEstimator], own_training: bool, seed: int) -> Run:
@@ -158,7 +158,7 @@ def compare_peer(n_rows: int, epochs: int, rounds: int) -> None:
 
 
 def compare_cost(n_rows: int, epochs: int, rounds: int) -> None:
-    """HoME and APEM against MMoE, all ours."""
+    """Compare HoME and APEM to MMoE, all ours."""
     X, y = draw_tables(n_rows)
     plain: dict[str, Any] = {"numeric_embedding": "none", "expert_hidden": (64, 32)}
     home = plain | {"task_groups": {"often": ["t0"], "seldom": ["t1", "t2"]}}
@@ -180,7 +180,7 @@ def compare_cost(n_rows: int, epochs: int, rounds: int) -> None:
 
 
 def embedding_steps(n_rows: int, batch_size: int, n_batches: int) -> Sides:
-    """Forward, backward and optimiser step of 20 embedded columns alone, on batches of skewed ids, by optimiser."""
+    """Return a training step of 20 embedded columns alone, on batches of skewed ids, by optimiser."""
     shares = np.geomspace(1e3, 1e6, 20)
     levels = tuple(("",) * max(2, round(n_rows * share)) for share in shares / shares.sum())
     columns = Columns(numeric=(), categorical=tuple(map(str, range(20))), levels=levels, has_missing=(), bins=())
@@ -212,7 +212,7 @@ def embedding_steps(n_rows: int, batch_size: int, n_batches: int) -> Sides:
 
 
 def compare_embeddings(table_rows: Sequence[int], rounds: int) -> dict[int, dict[str, float]]:
-    """Milliseconds a step with batches of 1024 by rows of the table and by optimiser; the largest with 8192 too."""
+    """Time a step with batches of 1024 by rows of the table and by optimiser; the largest with 8192 too."""
     milliseconds: dict[int, dict[str, float]] = {}
     print("embeddings alone, 20 columns of width 16: CPU ms of forward, backward and step, and times as fast as fused;")
     print("row-wise and 'dense, averaged' are our Optimizer, which keeps a moving average; AdamW is bare")

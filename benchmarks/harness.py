@@ -1,4 +1,4 @@
-"""What all benchmarks share: clocks, a memory gauge, a process of its own, tables, and options by one convention.
+"""Tools of all benchmarks: clocks, a memory gauge, a separate process, tables, and common options.
 
 Nothing heavy is imported here, because it would count where memory is measured.
 """
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 Record = dict[str, Any]
 Sides = Mapping[str, Callable[[], object]]
-#: No round of a comparison begins after so many CPU seconds.
+#: CPU seconds after which a comparison begins no round.
 ENOUGH_SECONDS = 60.0
 #: Requests that a latency takes at least, and the seconds after which it takes no more than these.
 LEAST_REQUESTS, LATENCY_SECONDS = 30, 20.0
 
 
 def least_cpu_time(sides: Sides, rounds: int) -> dict[str, float]:
-    """Least CPU seconds of each side over interleaved rounds, after one untimed round.
+    """Measure the least CPU seconds of each side over interleaved rounds, after one untimed round.
 
     Other work on the machine hardly matters to the ratios, which repeat within some percent; absolute numbers do not.
     """
@@ -47,7 +47,7 @@ def least_cpu_time(sides: Sides, rounds: int) -> dict[str, float]:
 
 
 def latency(ask: Callable[[Any], object], requests: Sequence[Any], n: int = 1000) -> list[float]:
-    """Median, 99th percentile and least wall milliseconds of n requests, one after the other and over again."""
+    """Measure median, 99th percentile and least wall milliseconds of n requests, one after the other."""
     for i in range(min(n, LEAST_REQUESTS)):
         ask(requests[i % len(requests)])
     taken: list[float] = []
@@ -62,12 +62,12 @@ def latency(ask: Callable[[Any], object], requests: Sequence[Any], n: int = 1000
 
 
 def peak_memory() -> float:
-    """Peak memory of this process in GB; unlike getrusage, VmHWM forgets the process that started this one."""
+    """Return the peak memory of this process in GB; unlike getrusage, VmHWM forgets the parent process."""
     return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) * 1024 / 1e9
 
 
 def gauge(run: Callable[[], object]) -> dict[str, float]:
-    """`wall` and `cpu` seconds of one run, and the `peak` memory of the process in GB, after it and `before`."""
+    """Measure `wall` and `cpu` seconds of one run, and the `peak` memory of the process in GB after and `before` it."""
     before, wall, cpu = peak_memory(), time.perf_counter(), time.process_time()
     run()
     return {
@@ -89,12 +89,12 @@ def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def at_least(value: float, bound: float, unit: str = "x") -> str:
-    """A goal, and whether the value reaches it."""
+    """Describe a goal, and whether the value reaches it."""
     return f">= {bound:.3g}{unit}  {'reached' if value >= bound else 'MISSED'}"
 
 
 def at_most(value: float, bound: float, unit: str = "x") -> str:
-    """A goal, and whether the value stays below it."""
+    """Describe a goal, and whether the value stays below it."""
     return f"<= {bound:.3g}{unit}  {'reached' if value <= bound else 'MISSED'}"
 
 
@@ -104,7 +104,7 @@ def say(what: str, *cells: str, goal: str = "") -> None:
 
 
 def compare(title: str, sides: Sides, rounds: int, goals: Mapping[str, float] | None = None) -> dict[str, float]:
-    """Time sides in turn, and print a line each: CPU time, and how many times as fast it is as the first, with a goal.
+    """Time sides in turn, and print a line each: CPU time, its ratio to the first side, and a goal.
 
     Gives the least CPU seconds.
     """
@@ -118,13 +118,13 @@ def compare(title: str, sides: Sides, rounds: int, goals: Mapping[str, float] | 
 
 
 def spread(values: Iterable[float]) -> str:
-    """Mean ± standard deviation; of one value the value alone."""
+    """Return mean ± standard deviation; for one value the value alone."""
     found = [*values]
     return f"{fmean(found):.4f}" + (f" ± {stdev(found):.4f}" if len(found) > 1 else "")
 
 
 def spreads(records: pl.DataFrame, row: str, column: str, value: str) -> dict[str, dict[str, str]]:
-    """Mean ± standard deviation of a value over the seeds, by row and column of the table."""
+    """Return mean ± standard deviation of a value over the seeds, by row and column of the table."""
     table: dict[str, dict[str, str]] = {}
     for (in_row, in_column), own in records.drop_nulls(value).group_by(row, column, maintain_order=True):
         table.setdefault(str(in_row), {})[str(in_column)] = spread(own[value])
@@ -132,7 +132,7 @@ def spreads(records: pl.DataFrame, row: str, column: str, value: str) -> dict[st
 
 
 def print_table(title: str, table: Mapping[str, Mapping[str, str]]) -> None:
-    """Print cells by row and column, aligned; a cell that is missing is left empty."""
+    """Print cells by row and column, aligned; a missing cell stays empty."""
     columns = list(dict.fromkeys(name for cells in table.values() for name in cells))
     rows = [["", *columns], *([name, *(cells.get(column, "") for column in columns)] for name, cells in table.items())]
     widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
@@ -142,7 +142,7 @@ def print_table(title: str, table: Mapping[str, Mapping[str, str]]) -> None:
 
 
 def write_records(records: Sequence[Record], path: Path) -> pl.DataFrame:
-    """Write records as CSV, where what a record lacks is left empty; gives them as a frame."""
+    """Write records as CSV, with empty cells for missing values, and return them as a frame."""
     import polars as pl
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -174,7 +174,7 @@ def print_sets(
 
 
 def parser(module: str, doc: str | None, **choices: Iterable[str]) -> ArgumentParser:
-    """Options of a benchmark; each of the choices picks some of what there is, by default all."""
+    """Make the options of a benchmark; each choice selects some of its entries, by default all."""
     made = ArgumentParser(prog=f"python -m benchmarks.{module}", description=(doc or "").partition("\n")[0])
     for option, known in choices.items():
         made.add_argument(f"--{option}", nargs="+", choices=[*known], default=[*known], help="default: all")
@@ -184,7 +184,7 @@ def parser(module: str, doc: str | None, **choices: Iterable[str]) -> ArgumentPa
 def score_parser(
     module: str, doc: str | None, *, seeds: Sequence[int] = (0, 1, 2), **choices: Iterable[str]
 ) -> ArgumentParser:
-    """Options of a benchmark that compares scores on data sets, over seeds."""
+    """Make the options of a benchmark that compares scores on data sets, over seeds."""
     made = parser(module, doc, **choices)
     made.add_argument("--seeds", nargs="+", type=int, default=[*seeds], help=f"default: {' '.join(map(str, seeds))}")
     made.add_argument("--folder", type=Path, help="the data folder; default $TABMTL_DATA")
@@ -193,7 +193,7 @@ def score_parser(
 
 
 def speed_parser(module: str, doc: str | None, **choices: Iterable[str]) -> ArgumentParser:
-    """Options of a benchmark that compares speed or memory."""
+    """Make the options of a benchmark that compares speed or memory."""
     made = parser(module, doc, **choices)
     made.add_argument("--quick", action="store_true", help="small sizes, few rounds: goals mean nothing then")
     return made

@@ -49,7 +49,7 @@ LINEAR_BEFORE = {
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """Rows to fit, stop and score on, and what the columns are."""
+    """Rows to fit, stop and score on, with the facts about the columns."""
 
     train: tuple[Any, Any]
     val: tuple[Any, Any] | None
@@ -68,7 +68,7 @@ def real_problem(name: str, folder: Path | None, **options: Any) -> Problem:
 
 
 def open_problem(name: str, seed: int, args: Namespace) -> Problem:
-    """Read a real set (the seed plays no part), or draw MultiTab-Bench."""
+    """Read a real set, without use of the seed, or draw MultiTab-Bench."""
     if name == "flights":  # the folder alone would choose all rows
         return real_problem(name, args.folder, full=True) if args.full else real_problem(name, None)
     if name != BENCH:
@@ -81,7 +81,7 @@ def open_problem(name: str, seed: int, args: Namespace) -> Problem:
 
 
 def network(cls: Callable[..., Any], problem: Problem, seed: int, epochs: int | None) -> Any:
-    """A network with its defaults; without validation rows, it trains for a fixed number of epochs."""
+    """Make a network with its defaults; without validation rows, it trains for a fixed number of epochs."""
     options: dict[str, Any] = {} if epochs is None else {"epochs": epochs}
     if problem.val is None:
         options = BENCH_OPTIONS
@@ -89,13 +89,13 @@ def network(cls: Callable[..., Any], problem: Problem, seed: int, epochs: int | 
 
 
 def linear(problem: Problem) -> Any:
-    """A logistic or ridge regression per task."""
+    """Make a logistic or ridge regression per task."""
     models = {"classifier": LogisticRegression(max_iter=300), "regressor": Ridge(alpha=1)}
     return IndependentTasks(tasks=problem.tasks, **models)
 
 
 def encoded(problem: Problem) -> Problem:
-    """The problem of a linear model, with its features encoded on all train rows."""
+    """Return the problem of a linear model, with its features encoded on all train rows."""
     numbers = make_pipeline(SimpleImputer(strategy="median", add_indicator=True), StandardScaler())
     levels = OneHotEncoder(min_frequency=20, handle_unknown="infrequent_if_exist", sparse_output=False)
     encode = make_column_transformer((numbers, list(problem.numeric)), (levels, list(problem.categorical)))
@@ -114,14 +114,14 @@ MODELS: dict[str, Callable[[Problem, int, int | None], Any]] = {
 
 
 def outputs_of(model: Any, X: pl.DataFrame) -> dict[str, np.ndarray]:
-    """Per task probabilities (n, K) or predictions (n,)."""
+    """Return probabilities (n, K) or predictions (n,) per task."""
     values = model.predict(X)
     found = {task.name: values[task.name].to_numpy() for task in model.tasks_ if not task.is_classification}
     return found | (model.predict_proba(X) if len(found) < len(model.tasks_) else {})
 
 
 def run(name: str, model_name: str, seed: int, args: Namespace) -> list[Record]:
-    """Fit one model, and give one record a task."""
+    """Fit one model, and return one record per task."""
     problem = open_problem(name, seed, args)
     start = time.perf_counter()
     model = MODELS[model_name](problem, seed, args.epochs)
@@ -137,7 +137,7 @@ def run(name: str, model_name: str, seed: int, args: Namespace) -> list[Record]:
 
 
 def runs(args: Namespace, name: str) -> Iterator[list[Record]]:
-    """Records of all models and seeds; the linear model has no randomness: on a real set one fit says all."""
+    """Yield records of all models and seeds; one fit of the linear model on a real set covers all seeds."""
     for model in args.models:
         for seed in args.seeds if model != "linear" or name == BENCH else args.seeds[:1]:
             yield run(name, model, seed, args)

@@ -52,19 +52,19 @@ _START_SECONDS = 180
 
 
 def report(what: str, rows: int, found: Sequence[float], goal: float | None = None) -> None:
-    """Print a line of the table; goals are those of one row."""
+    """Print a line of the table; goals apply to one row."""
     judged = "" if goal is None or rows > 1 else at_most(found[0], goal, " ms")
     say(f"{what}, {rows} row" + "s" * (rows > 1), *(f"{ms:.3f}" for ms in found), goal=judged)
 
 
 def frames_of(X: pl.DataFrame, rows: int) -> list[pl.DataFrame]:
-    """Requests of so many rows each, from a table that may be shorter than one."""
+    """Cut requests of some rows each from a table that may be shorter than one."""
     X = pl.concat([X] * (-(-rows // len(X)) + 1))
     return [X.slice(i * rows, rows).rechunk() for i in range(min(_DIFFERENT, len(X) // rows))]
 
 
 def time_network(estimator: Any, X: pl.DataFrame, given: Namespace) -> None:
-    """`predict`, and the network alone."""
+    """Time `predict`, and the network alone."""
     name, network = type(estimator).__name__, estimator._fitted_network()[0]
     for rows in given.rows:
         frames = frames_of(X, rows)
@@ -76,7 +76,7 @@ def time_network(estimator: Any, X: pl.DataFrame, given: Namespace) -> None:
 
 
 def time_onnx(estimator: Any, X: pl.DataFrame, given: Namespace) -> None:
-    """The exported network, alone and from frame to frame."""
+    """Time the exported network, alone and from frame to frame."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -102,7 +102,7 @@ def time_onnx(estimator: Any, X: pl.DataFrame, given: Namespace) -> None:
 
 
 def time_boosted(estimator: Any, X: pl.DataFrame, given: Namespace) -> None:
-    """`predict`, the trees alone, and what exports every task as one model, per task."""
+    """Time `predict`, the trees alone, and the exported model of every task, per task."""
     name, n_tasks = type(estimator).__name__, len(estimator.tasks_)
     sides: dict[str, Callable[[Any], object]] = {
         f"{name}.predict": lambda request: estimator.predict(request[0]),
@@ -121,10 +121,10 @@ def time_boosted(estimator: Any, X: pl.DataFrame, given: Namespace) -> None:
 
 
 class Constant:
-    """A model that answers the same for every row: the rest of a request's time is MLflow's."""
+    """Model that returns the same for every row: the rest of a request's time is MLflow's."""
 
     def predict(self, model_input: Any, params: Any = None) -> Any:
-        """One number a row."""
+        """Return one number per row."""
         return np.zeros(len(model_input))
 
 
@@ -134,7 +134,7 @@ def _load_pyfunc(path: str) -> Constant:
 
 @contextmanager
 def served(model: Path) -> Iterator[http.client.HTTPConnection]:
-    """A connection to MLflow's server of a model on loopback; the server ends with the block."""
+    """Connect to MLflow's server of a model on loopback; the server ends with the block."""
     from mlflow.pyfunc.scoring_server.client import ScoringServerClient
 
     with socket.socket() as free:
@@ -160,7 +160,7 @@ def served(model: Path) -> Iterator[http.client.HTTPConnection]:
 
 
 def time_mlflow(estimator: Any, X: pl.DataFrame, given: Namespace) -> None:
-    """Requests over HTTP, beside those to a constant."""
+    """Time requests over HTTP, beside those to a constant."""
     from tabmtl.mlflow import save_model
 
     floors: dict[int, float] = {}

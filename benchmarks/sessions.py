@@ -1,10 +1,10 @@
-"""M2TRec against neighbours, rules and popularity: real click logs, cold items, and a generator whose law is known.
+"""M2TRec against neighbours, rules and popularity: real click logs, cold items, and a generator with a known law.
 
     python -m benchmarks.sessions [--sets ...] [--models ...] [--seeds 0 1 2] [--choose]
 
 Train comes before test; every click after the first of a test session is a target, ranked among all items, ties
 counted against the recommender. ``--choose`` compares `CHOSEN`, changed in one thing at a time, on the newest 25 % of
-train, of which the newest tenth of the sessions judges. What runs on all of train, for a fixed number of epochs, is
+train, judged by its newest tenth of the sessions. The runs on all of train, for a fixed number of epochs, are
 `CHOSEN`. Sets:
 
 - ``diginetica``, and ``diginetica_cold``: 10 % of its items are never clicked in train;
@@ -69,7 +69,7 @@ CHANGES: tuple[dict[str, Any], ...] = (
 
 
 def open_set(name: str, seed: int, folder: Path | None) -> tuple[ClickLog, dict[str, float]]:
-    """A log, which only the generator draws by the seed, and the ceiling of its test scores where it is known."""
+    """Open a log, which depends on the seed for the generator only, with the ceiling of its test scores if known."""
     if name != GENERATOR:
         data = load_sessions(name.removesuffix("_cold"), folder=folder)
         return (data.with_cold_items(0.1, random_state=0) if name == COLD else data), {}
@@ -89,7 +89,7 @@ def open_set(name: str, seed: int, folder: Path | None) -> tuple[ClickLog, dict[
 
 
 def baselines(data: ClickLog) -> dict[str, Callable[[], Any]]:
-    """Everything that M2TRec has to beat."""
+    """Make the baselines of M2TRec."""
     columns: dict[str, Any] = dict(data.columns)
     return {
         "Popularity": lambda: Popularity(**columns),
@@ -102,14 +102,14 @@ def baselines(data: ClickLog) -> dict[str, Callable[[], Any]]:
 
 
 def m2trec(data: ClickLog, seed: int, **settings: Any) -> M2TRec:
-    """M2TRec of a set with its defaults, but for what is given."""
+    """Make M2TRec for a set with its defaults, except for the given parameters."""
     common: dict[str, Any] = {"categories": data.categories, "text_features": TEXTS.get(data.name, [])}
     common |= {"precision": "bf16", "random_state": seed}
     return M2TRec(**common | data.columns | settings)
 
 
 def score(facts: Record, model: Any, train: pl.DataFrame, test: pl.DataFrame, items: pl.DataFrame) -> list[Record]:
-    """Fit, and give one record a bucket of training clicks: the facts, and what was measured."""
+    """Fit, and return one record per bucket of training clicks: the facts, and the scores."""
     start = time.process_time()
     model.fit(train, items=items)
     facts = {**facts, "cpu_seconds": time.process_time() - start}
@@ -124,7 +124,7 @@ def score(facts: Record, model: Any, train: pl.DataFrame, test: pl.DataFrame, it
 
 
 def run_seed(name: str, seed: int, args: Namespace) -> list[Record]:
-    """All models of one seed; baselines do not depend on it, and run with the first alone."""
+    """Run all models of one seed; baselines do not depend on it, and run with the first alone."""
     data, ceiling = open_set(name, seed, args.folder)
     train, test = data.part("train"), data.part("test")
     first, chosen = seed == args.seeds[0], CHOSEN[name]
@@ -148,7 +148,7 @@ def run_seed(name: str, seed: int, args: Namespace) -> list[Record]:
 
 
 def runs(args: Namespace, name: str) -> Iterator[list[Record]]:
-    """Records of all seeds."""
+    """Return an iterator of the records of all seeds."""
     return (run_seed(name, seed, args) for seed in args.seeds)
 
 
@@ -161,7 +161,7 @@ def report(records: pl.DataFrame) -> None:
 
 
 def choose(args: Namespace, name: str) -> Iterator[list[Record]]:
-    """Compare settings on the newest part of train; the newest tenth of its sessions judges, no more."""
+    """Compare settings on the newest part of train, judged by the newest tenth of its sessions."""
     seed, share = args.seeds[0], args.share
     data, _ = open_set(name, seed, args.folder)
     newest = data.newest(share).part("train") if share < 1 else data.part("train")
@@ -177,7 +177,7 @@ def choose(args: Namespace, name: str) -> Iterator[list[Record]]:
 
 
 def curves(seeds: Sequence[int], output: Path) -> None:
-    """Generator: validation recall after every epoch, with and without category tasks, at equal steps."""
+    """Compare validation recall after every epoch, with and without category tasks, at equal steps of the generator."""
     rows = []
     for seed in seeds:
         data, _ = open_set(GENERATOR, seed, None)

@@ -55,7 +55,7 @@ class Setting:
 
     @property
     def network(self) -> dict[str, Any]:
-        """As every side takes it."""
+        """Parameters of the network that every side takes."""
         return {"d_model": self.d_model, "n_layers": 2, "n_heads": 4}
 
 
@@ -63,7 +63,7 @@ SMALL = Setting(n_items=10_000, n_body_items=1000, n_sessions=32, length=5, d_mo
 
 
 def draw_items(n: int) -> pl.DataFrame:
-    """An item table: 500 categories, 2 000 brands, 8 of 1 000 tags, 4 numbers."""
+    """Draw an item table: 500 categories, 2 000 brands, 8 of 1 000 tags, 4 numbers."""
     rng = np.random.default_rng(0)
     sizes = {"category": 500, "brand": 2000}
     names = {name: rng.integers(size, size=n).astype(str) for name, size in sizes.items()}
@@ -73,7 +73,7 @@ def draw_items(n: int) -> pl.DataFrame:
 
 
 def draw_log(n_sessions: int, length: int, n_items: int) -> pl.DataFrame:
-    """Sessions of equally many clicks, each on any item."""
+    """Draw sessions of equally many clicks, each on any item."""
     items = np.random.default_rng(1).integers(n_items, size=n_sessions * length)
     sessions = np.repeat(np.arange(n_sessions), length)
     return pl.DataFrame({"session_id": sessions, "item_id": items, "time": np.arange(len(items))})
@@ -87,7 +87,7 @@ def our_step(
     precision: str = "float32",
     pooling: str = "last",
 ) -> tuple[M2TRecNetwork, Callable[[], object]]:
-    """M2TRec's network, and its training step on one batch of one target a session, over metadata or ids alone.
+    """Make M2TRec's network, and its training step on one batch of one target per session, over metadata or ids alone.
 
     With one negative, the softmax is over the items of the batch and no more.
     """
@@ -109,7 +109,7 @@ def our_step(
 
 
 def compare_bodies(setting: Setting) -> None:
-    """Training steps over ids, in-batch negatives."""
+    """Time training steps over ids, with in-batch negatives."""
     goals = {"float32, pooling=last": 1.7, "bf16, pooling=last": 3.0}
     sizes = {"length": setting.length, **setting.network}
     sides: Sides = {
@@ -124,7 +124,7 @@ def compare_bodies(setting: Setting) -> None:
 
 
 def compare_steps(setting: Setting) -> None:
-    """Whole training steps over metadata, by the items that the softmax is over."""
+    """Time whole training steps over metadata, by the items of the softmax."""
     items = draw_items(setting.n_items).drop("item_id")
     coder = ItemCoder.fit(items)
     coded = coder, coder.encode(items)
@@ -138,7 +138,7 @@ def compare_steps(setting: Setting) -> None:
 
 
 def compare_searches(setting: Setting) -> None:
-    """Exact top 20, by the parts of `recommend`, for one session and for blocks of them."""
+    """Time the exact top 20, by the parts of `recommend`, for one session and for blocks of them."""
     log = draw_log(512, setting.length, setting.n_items)
     model = M2TRec(epochs=1, early_stopping=False, max_length=setting.length, n_jobs=1, **setting.network)
     model.fit(log, items=draw_items(setting.n_items).select("item_id", "category"))
@@ -156,7 +156,7 @@ def compare_searches(setting: Setting) -> None:
 
 
 def search(setting: Setting, queries: Tensor, matrix: Tensor, goal: float, parts: Sides) -> None:
-    """Time the search of items as columns, the plain ones of items as rows, and what else there is."""
+    """Time the search of items as columns, the plain ones of items as rows, and other searches."""
     rows, asked = matrix.T[:, :-1].contiguous(), queries[:, :-1].contiguous()
     numpy_rows, numpy_asked = rows.numpy(), asked.numpy()
     sides: Sides = {
@@ -171,7 +171,7 @@ def search(setting: Setting, queries: Tensor, matrix: Tensor, goal: float, parts
 
 
 def compare_epochs(data: ClickLog, setting: Setting, epochs: int, n_held_out: int) -> dict[str, tuple[float, float]]:
-    """CPU seconds an epoch, with all that `fit` does, and Recall@20 on held-out sessions, by side."""
+    """Measure CPU seconds per epoch, with all work of `fit`, and Recall@20 on held-out sessions, by side."""
     named: dict[str, Any] = {**data.columns}
     columns = LogColumns(**{name.removesuffix("_column"): column for name, column in named.items()})
     clicks, test = data.part("train"), data.part("test")
@@ -195,7 +195,7 @@ def compare_epochs(data: ClickLog, setting: Setting, epochs: int, n_held_out: in
 
 
 def compare_on_diginetica(share: float, epochs: int, setting: Setting) -> None:
-    """Epochs on the newest share of Diginetica, if it is there."""
+    """Compare epochs on the newest share of Diginetica, if it is there."""
     try:
         data = load_sessions("diginetica")
     except FileNotFoundError as error:
@@ -205,7 +205,7 @@ def compare_on_diginetica(share: float, epochs: int, setting: Setting) -> None:
 
 
 def fit_alone(setting: Setting) -> dict[str, float]:
-    """What `fit` takes on drawn data, every click of 512 sessions predicted in a step."""
+    """Measure `fit` on drawn data, with every click of 512 sessions predicted in a step."""
     torch.set_num_threads(1)
     log = draw_log(4 * setting.n_sessions, setting.length + 1, setting.n_items)
     step: dict[str, Any] = {"batch_size": setting.n_sessions * setting.length, "n_negatives": 8192}
@@ -214,14 +214,14 @@ def fit_alone(setting: Setting) -> dict[str, float]:
 
 
 def read_alone(setting: Setting) -> dict[str, float]:
-    """What clicks to sessions take, and the size of the log in GB."""
+    """Measure the way from clicks to sessions, and the size of the log in GB."""
     log = draw_log(setting.n_clicks // 5, 5, 100_000).sample(fraction=1.0, shuffle=True, seed=0)
     found = gauge(lambda: read_sessions(log, LogColumns(), log["item_id"].unique().sort()))
     return found | {"log": log.estimated_size() / 1e9}
 
 
 def say_memory(setting: Setting) -> None:
-    """Peak memory of a training run."""
+    """Print the peak memory of a training run."""
     found = in_own_process(fit_alone, setting)
     own = f"memory: fit, {setting.n_items} items, {setting.n_sessions} x {setting.length} targets a step"
     goal = at_most(found["peak"], 1.5, " GB")
@@ -229,7 +229,7 @@ def say_memory(setting: Setting) -> None:
 
 
 def say_reading(setting: Setting) -> None:
-    """Time and peak memory of clicks to sessions."""
+    """Print time and peak memory of the way from clicks to sessions."""
     found = in_own_process(read_alone, setting)
     cells = f"{found['wall']:.1f} s wall", f"{found['cpu']:.1f} s CPU"
     say(f"reading: {setting.n_clicks} clicks", *cells, goal=at_most(found["wall"], 30, " s"))

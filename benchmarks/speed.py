@@ -53,7 +53,7 @@ class Shape:
         )
 
     def network(self, row_layer: str) -> MultiTabNetwork:
-        """Our network, with fresh weights."""
+        """Make our network, with fresh weights."""
         sizes = {"d_token": self.d_token, "n_blocks": self.n_blocks}
         return MultiTabNetwork(self.columns, self.tasks, row_layer=row_layer, **sizes)
 
@@ -95,7 +95,7 @@ CASES: list[tuple[Shape, str, int, tuple[float, ...]]] = [
 
 
 def train_ours(network: nn.Module, data: Batch, tasks: tuple[Task, ...], batch_size: int, precision: str) -> None:
-    """One epoch as the estimators train, on the seeded order that the reference gets."""
+    """Train one epoch as the estimators do, on the seeded order that the reference gets."""
     plain: dict[str, Any] = {"weight_decay": 0.0, "average_decay": 0.0}
     options = MultiTabNet(epochs=1, batch_size=batch_size, learning_rate=LEARNING_RATE, precision=precision, **plain)
     no_scores = dict.fromkeys(task.name for task in tasks)
@@ -105,7 +105,7 @@ def train_ours(network: nn.Module, data: Batch, tasks: tuple[Task, ...], batch_s
 
 
 def mflop_per_row(network: nn.Module, data: Batch, tasks: tuple[Task, ...]) -> float:
-    """Matrix-product MFLOP of a training step, forward and backward, per row."""
+    """Return matrix-product MFLOP of a training step, forward and backward, per row."""
     rows = data.rows(torch.arange(256))
     with FlopCounterMode(display=False) as counter:
         plain_loss(network(rows.x_num, rows.x_cat), rows.y, tasks).backward()
@@ -116,7 +116,7 @@ def mflop_per_row(network: nn.Module, data: Batch, tasks: tuple[Task, ...]) -> f
 def compare_training(
     shape: Shape, row_layer: str, batch_size: int, goals: Sequence[float], *, rounds: int, n_rows: int, peak: float
 ) -> None:
-    """Epochs of the plain network and of ours, and the losses before and after one."""
+    """Compare epochs of the plain network and of ours, and the losses before and after one."""
     torch.manual_seed(1)
     tasks, data, ours = shape.tasks, shape.rows(n_rows), shape.network(row_layer)
     flops = mflop_per_row(ours, data, tasks)

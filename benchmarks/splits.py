@@ -22,7 +22,7 @@ CENSUS = (199_523, 19_952)
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """One set under one split: frames X and y by part, and the same rows encoded, of which ``coded`` has two parts.
+    """Set under one split: frames X and y by part, and the same rows encoded; ``coded`` has two parts.
 
     ``units`` are what a subsample takes whole: the group of every train row, or the row itself.
     """
@@ -35,15 +35,15 @@ class Split:
     units: np.ndarray
 
     def batch(self, part: str) -> Batch:
-        """The encoded rows of a part."""
+        """Return the encoded rows of a part."""
         return {"train": self.coded.train, "val": self.coded.val, "test": self.test}[part]
 
     def labels(self, part: str) -> np.ndarray:
-        """Labels (n, T) of a part, NaN where there is none; in a long set, a row has one for its own task."""
+        """Return labels (n, T) of a part, NaN for none; in a long set, a row has one for its own task."""
         return self.batch(part).wide_labels(len(self.names))
 
     def thinned(self, seed: int) -> Split:
-        """The split with a seeded fifth of its train units."""
+        """Return the split with a seeded fifth of its train units."""
         units = np.unique(self.units)
         kept = np.random.default_rng([seed, 2]).permutation(units)[: round(SHARE * len(units))]
         rows = np.flatnonzero(np.isin(self.units, kept))
@@ -53,7 +53,7 @@ class Split:
 
 
 def split_rows(data: Dataset, seed: int) -> np.ndarray:
-    """The part of every row, "train", "val" or "test", by the recipe of the stored split, which seed 0 gives.
+    """Assign "train", "val" or "test" to every row, by the recipe of the stored split, which is seed 0.
 
     60/20/20 of the rows, of the groups, or of the rows inside each task of a long set; census_kdd keeps its official
     test rows.

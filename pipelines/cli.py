@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @cache
 def _app() -> "App":
-    """The commands, with the options in groups."""
+    """Build the commands, with the options in groups."""
     from cyclopts import App, Group, Parameter
 
     from tabmtl.pipelines import data, demo, model_choice, serve, sweep, tracking, train
@@ -95,7 +95,7 @@ def _add_traceback(app: "App") -> None:
 
 
 def _shown(default: Any) -> str | None:
-    """A default as the help page shows it; nothing for a flag, an empty list and None."""
+    """Return a default as the help page shows it; None for a flag, an empty list and None."""
     return None if isinstance(default, bool | list | None) else str(default)
 
 

@@ -88,7 +88,7 @@ def demo(
 
 
 def _describe(rows: TableRows, *, whole: bool) -> None:
-    """Print which rows these are, and which targets are learned from them."""
+    """Print the rows and the targets."""
     sizes, (X, y) = rows.sizes, rows.parts["train"]
     which = "all rows" if whole else "the sample of whole days that ships with tabmtl; --full takes all rows"
     print(f"Flights from New York City in 2013: {sum(sizes.values()):,} rows ({which}).")

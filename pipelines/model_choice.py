@@ -51,7 +51,7 @@ class ModelChoice:
 
 
 def find_class(name: str) -> type:
-    """The class of an estimator by its name.
+    """Find the class of an estimator by its name.
 
     Raises
     ------
@@ -72,7 +72,7 @@ def find_class(name: str) -> type:
 
 
 def make(cls: Any, choice: ModelChoice, facts: Mapping[str, Any]) -> Any:
-    """The chosen estimator, not fitted.
+    """Make the chosen estimator, not fitted.
 
     Parameters
     ----------

@@ -64,7 +64,7 @@ class Promotion:
 
     @property
     def exit_code(self) -> int:
-        """0 where the challenger is the champion now, else 1."""
+        """Exit code: 0 if the challenger is the champion now, else 1."""
         return 0 if self.moved else 1
 
 
@@ -221,7 +221,7 @@ def start(name: str, /, store: Store = Store(), *, port: int = 5001, host: str =
 
 
 def _versions(name: str, version: int | None) -> tuple[str | None, str]:
-    """The champion, if there is one, and the challenger."""
+    """Return the champion, if there is one, and the challenger."""
     check_model_name(name)
     client = make_client()
     found = [str(entry.version) for entry in client.search_model_versions(f"name = '{name}'")]
@@ -271,7 +271,7 @@ def _compare(
 
 
 def _move(name: str, champion: str | None, challenger: str) -> None:
-    """Move the alias, unless somebody else has in the meantime."""
+    """Move the alias, unless somebody else has moved it in the meantime."""
     client, now = make_client(), _champion(name)
     if now != champion:
         raise ValueError(f"the champion of {name} has become version {now} in the meantime: compare again")
@@ -319,14 +319,14 @@ def judge(champion: Scores, challenger: Scores, margin: float, *, allow_undefine
 
 
 def _table(**scores: Scores) -> pl.DataFrame:
-    """Scores by task as columns; undefined ones are null."""
+    """Return scores by task as columns; undefined ones are null."""
     tasks = next(iter(scores.values()))
     columns = {name: pl.Series([found[task] for task in tasks], dtype=pl.Float64) for name, found in scores.items()}
     return pl.DataFrame({"task": list(tasks), **columns}).fill_nan(None)
 
 
 def _rows_for(model: Any, source: RowSource, *, whole: bool) -> Rows:
-    """The rows with the targets and columns that a model knows."""
+    """Return the rows with the targets and columns that a model knows."""
     from tabmtl.sessions.recommender import Recommender
 
     is_file, options, columns = Path(source.data).is_file(), asdict(source), ClickColumns()
@@ -341,7 +341,7 @@ def _rows_for(model: Any, source: RowSource, *, whole: bool) -> Rows:
 
 
 def why_unfair(tags: Mapping[str, str], source: RowSource, part: str) -> str | None:
-    """The reason against judging a version by these rows, as far as its tags tell; None if there is none."""
+    """Return the reason against judging a version by these rows, by its tags; None if there is none."""
     if ROWS not in tags:
         unknown = "has no record of the rows that it was trained on, and may have learned from those that judge it"
         return unknown if part == "val" else None
@@ -359,7 +359,7 @@ def why_unfair(tags: Mapping[str, str], source: RowSource, part: str) -> str | N
 
 
 def score(model: Any, rows: Rows, part: str, version: str) -> Scores:
-    """Scores of a version on a part of the rows; it takes the columns that it knows."""
+    """Score a version on a part of the rows, with the columns that it knows."""
     if not isinstance(rows, TableRows):
         return rows.scores(model, part)
     X, y = rows.parts[part]
@@ -368,7 +368,7 @@ def score(model: Any, rows: Rows, part: str, version: str) -> Scores:
 
 
 def _check_tasks(old: Any, new: Any, champion: str, challenger: str) -> None:
-    """Refuse versions whose scores are of different things."""
+    """Refuse versions whose scores measure different things."""
 
     def learned(model: Any) -> str:
         tasks = [f"{task.name} ({task.kind}, {task.metric})" for task in getattr(model, "tasks_", ())]

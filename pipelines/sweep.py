@@ -113,7 +113,7 @@ class Search:
 
 @dataclass(frozen=True)
 class NoPoint:
-    """The result of a sweep where no point of its front is good enough.
+    """Result of a sweep without a good enough point on its front.
 
     Parameters
     ----------
@@ -193,7 +193,7 @@ def sweep(
 
 
 def _make_goal(rows: Rows, estimator: Any, choice: ModelChoice, search: Search) -> Objective:
-    """The objective of the trials; parameters that are set are not searched."""
+    """Make the objective of the trials, without the parameters that are set."""
     space = {name: entry for name, entry in estimator.search_space.items() if name not in choice.params}
     goal = rows.objective(estimator, per_task=search.objective == "pareto", search_space=space)
     for task in search.weights:
@@ -203,7 +203,7 @@ def _make_goal(rows: Rows, estimator: Any, choice: ModelChoice, search: Search) 
 
 
 def _open_study(name: str, goal: Objective, search: Search, facts: Mapping[str, Any], seed: int) -> optuna.Study:
-    """Make the study, or go on with it if it was made for the same data, settings and parameters."""
+    """Make the study, or continue it if it was made for the same data, settings and parameters."""
     from tabmtl.tuning import open_study
 
     study = open_study(name, goal, storage=search.storage, seed=seed)
@@ -222,7 +222,7 @@ def _open_study(name: str, goal: Objective, search: Search, facts: Mapping[str, 
 
 @contextmanager
 def _run_of_sweep(log: Log | None, study: optuna.Study, search: Search) -> Iterator[str | None]:
-    """The run that holds those of the trials: a new one, or that of the study, which goes on."""
+    """Yield the parent run of the trials: a new one, or the continued one of the study."""
     if log is None:
         yield None
         return
@@ -273,7 +273,7 @@ def _run_trials(
 
 
 def _wait_for(workers: Sequence[BaseProcess]) -> None:
-    """Wait for all workers, and report those that had no chance to do it themselves."""
+    """Wait for all workers, and report those that could not report themselves."""
     left = [*workers]
     while left:
         ended = wait([worker.sentinel for worker in left])
@@ -289,7 +289,7 @@ def _wait_for(workers: Sequence[BaseProcess]) -> None:
 
 @contextmanager
 def _threads_for(workers: int) -> Iterator[None]:
-    """Share the processors among the workers that are started inside, where the user has not."""
+    """Divide the processors among the workers started inside, unless the user has set the threads."""
     given = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = given or str(max(1, (os.cpu_count() or 1) // workers))
     try:
@@ -300,7 +300,7 @@ def _threads_for(workers: int) -> Iterator[None]:
 
 
 def _work_apart(in_worker: Callable[[], None]) -> None:
-    """Work in a process of its own, which ends with the process that started it, however that ends."""
+    """Work in a separate process, which ends with the process that started it, however that ends."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     sys.exit(exit_code(in_worker, "tabmtl sweep"))
 
@@ -345,7 +345,7 @@ def _work(study: optuna.Study, goal: Objective, search: Search, runs: TrialRuns 
 
 
 def print_trial(names: Sequence[str], study: optuna.Study, trial: FrozenTrial) -> None:
-    """Print a line on a trial that has ended; Optuna keeps the last numbers of one that was pruned."""
+    """Print a line on a finished trial; Optuna keeps the last numbers of a pruned one."""
     from tabmtl.tuning import ENDED, FAILURE
 
     text = ", ".join(f"{name} {value:.4f}" for name, value in zip(names, trial.values or (), strict=False))
@@ -367,7 +367,7 @@ class _Found:
     runs: TrialRuns | None
 
     def print_trials(self) -> None:
-        """Print how the trials ended, and the best; and log that."""
+        """Print and log the ends of the trials, and the best."""
         from tabmtl.tuning import pareto_front
 
         counts = _count(self.study)
@@ -381,7 +381,7 @@ class _Found:
             make_client().log_text(self.runs.parent, table, "trials.csv")
 
     def choose(self, search: Search) -> pl.DataFrame | NoPoint:
-        """The row of the chosen trial, which is logged."""
+        """Return the row of the chosen trial, and log it."""
         from tabmtl.tuning import NoPointError, choose_point, pareto_front
 
         front = pareto_front(self.study)
@@ -402,7 +402,7 @@ class _Found:
         return point
 
     def fit_chosen(self, point: pl.DataFrame, register: str | None, output: Path | None) -> Fitted:
-        """Fit the chosen trial again, unless a former call has, and score the test rows."""
+        """Fit the chosen trial again, unless an earlier call has, and score the test rows."""
         from tabmtl.tuning import with_params
 
         trial = point["trial"].item()
@@ -429,7 +429,7 @@ class _Found:
         return fitted
 
     def _single_task(self) -> dict[str, float | None]:
-        """Scores of one LightGBM per task on the validation rows; fitted once a study."""
+        """Return scores of one LightGBM per task on the validation rows; fitted once per study."""
         known = self.study.user_attrs.get(_SINGLE)
         if known is None:
             known = self.rows.scores(fit_single_tasks(self.rows, self.estimator), "val")
@@ -439,7 +439,7 @@ class _Found:
         return known
 
     def _log_front(self, point: pl.DataFrame, reference: Any) -> None:
-        """Log the chosen point, and draw the front where it has a picture."""
+        """Log the chosen point, and draw the front if it can be drawn."""
         if self.runs is None:
             return
         make_client().set_tag(self.runs.parent, "tabmtl.chosen_trial", point["trial"].item())
@@ -454,7 +454,7 @@ class _Found:
 
 
 def _count(study: optuna.Study) -> dict[str, int]:
-    """Trials by how they ended."""
+    """Count the trials by how they ended."""
     from tabmtl.tuning import repeated_trials
 
     trials, repeated = study.get_trials(deepcopy=False), repeated_trials(study)
@@ -464,7 +464,7 @@ def _count(study: optuna.Study) -> dict[str, int]:
 
 
 def _best(study: optuna.Study) -> pl.DataFrame:
-    """The front, or the best trials by one number, best first, with the scores of the tasks where they are few."""
+    """Return the front, or the best trials by one number, best first, with the scores of the tasks if they are few."""
     from tabmtl.tuning import SCORES, pareto_front
 
     table = pareto_front(study, dominated=True)

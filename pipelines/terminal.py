@@ -1,4 +1,4 @@
-"""The way of a command on the terminal: tables as text, warnings and errors in one line, exit codes and signals."""
+"""Commands on the terminal: tables as text, warnings and errors in one line, exit codes and signals."""
 
 from __future__ import annotations
 
@@ -65,12 +65,12 @@ def exit_code(run: Callable[[], Any], prog: str, *, traceback: bool = False) -> 
 
 
 def one_line(message: Warning | BaseException | str) -> str:
-    """A message without line breaks and passwords."""
+    """Return a message without line breaks and passwords."""
     return without_password(" ".join(str(message).split())) or type(message).__name__
 
 
 def without_password(uri: str) -> str:
-    """A URI, or a text that holds one, as it may be shown and kept.
+    """Return a URI, or a text with one, without its password.
 
     Examples
     --------
@@ -116,13 +116,13 @@ def _interrupt(*_: Any) -> None:
 
 
 def near(name: str, known: Sequence[str]) -> str:
-    """Known names like the given one, for an error message; all of them if none is like it."""
+    """Return known names like the given one, for an error message; all of them if none is like it."""
     found = get_close_matches(name, known, cutoff=0.5)
     return f"near is {' or '.join(found)}" if found else f"known are {', '.join(known)}"
 
 
 def pairs(texts: Sequence[str], flag: str) -> dict[str, str]:
-    """Names and values of options that are written ``name=value``.
+    """Return names and values of options that are written ``name=value``.
 
     Raises
     ------
@@ -141,7 +141,7 @@ def pairs(texts: Sequence[str], flag: str) -> dict[str, str]:
 
 
 def lay_out(frame: pl.DataFrame, *, signed: Sequence[str] = ()) -> str:
-    """A frame as text, in columns that are aligned right; numbers have 4 places, and a null is "-".
+    """Lay out a frame as text, with columns aligned right; numbers have 4 places, and a null is "-".
 
     Parameters
     ----------

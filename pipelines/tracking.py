@@ -59,7 +59,7 @@ class Store:
 
     @property
     def uri(self) -> str:
-        """The store that is meant."""
+        """URI of the store."""
         return self.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
 
 
@@ -108,7 +108,7 @@ class Log:
 
     @contextmanager
     def run(self, name: str, *, tags: Mapping[str, str] | None = None, run_id: str | None = None) -> Iterator[str]:
-        """An active run, new or continued.
+        """Activate a run, new or continued.
 
         It ends as FINISHED, as KILLED after an interrupt, or as FAILED after an error.
 
@@ -198,7 +198,7 @@ class TrialRuns:
 
     @contextmanager
     def of(self, trial: optuna.Trial) -> Iterator[None]:
-        """The run of a trial: FINISHED, KILLED where it was pruned or interrupted, or FAILED."""
+        """Run a trial inside its run: FINISHED, KILLED if it was pruned or interrupted, or FAILED."""
         from optuna import TrialPruned
 
         from tabmtl.tuning import FAILURE
@@ -235,7 +235,7 @@ class TrialRuns:
                     make_client().log_metric(self._run.info.run_id, metric_name(name), score)
 
     def end_lost(self, study: optuna.Study) -> None:
-        """End the runs of trials that are over, but whose process was killed before it could end them."""
+        """End the runs of finished trials whose process was killed before it could end them."""
         trials = study.get_trials(deepcopy=False)
         for run in self._open_runs():
             number = int(run.data.tags.get(TRIAL, -1))
@@ -289,7 +289,7 @@ class TrialRuns:
 
 
 def make_client() -> MlflowClient:
-    """The client of the store that MLflow knows, see `connected`."""
+    """Return the client of the store that MLflow knows, see `connected`."""
     import mlflow
 
     return mlflow.MlflowClient()
@@ -302,7 +302,7 @@ def _terminate(run: Run, status: str, state: str) -> None:
 
 @contextmanager
 def connected(store: Store) -> Iterator[str]:
-    """Let MLflow know its store inside, once it has answered, and as before outside.
+    """Set MLflow's store inside, after a test that it answers, and restore the old one outside.
 
     Yields
     ------
@@ -334,7 +334,7 @@ def connected(store: Store) -> Iterator[str]:
 
 @contextmanager
 def open_log(tracking: Tracking) -> Iterator[Log | None]:
-    """Open the experiment, and make it where there is none; None with ``no_mlflow``.
+    """Open the experiment, and make it if there is none; None with ``no_mlflow``.
 
     The files of a database of sqlite go to the folder ``mlruns`` beside it; elsewhere MLflow has its own place.
 
@@ -364,13 +364,13 @@ def open_log(tracking: Tracking) -> Iterator[Log | None]:
 
 
 def check_model_name(name: str) -> None:
-    """Raise a ValueError for a name that the registry would refuse when all work is done."""
+    """Raise a ValueError for a name that the registry would refuse after all the work."""
     if not name.strip() or name in (".", "..") or re.search(r"[/:@%\"']", name):
         raise ValueError(f"the name of a registered model must not hold / : @ % or quotes, got {name!r}")
 
 
 def check_writable(folder: Path, option: str) -> None:
-    """Raise a ValueError that names the option unless files can be written to a folder, which need not exist yet."""
+    """Raise a ValueError that names the option unless a folder, which need not exist yet, is writable."""
     try:
         place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
         TemporaryDirectory(prefix=".tabmtl-", dir=place).cleanup()
@@ -379,20 +379,20 @@ def check_writable(folder: Path, option: str) -> None:
 
 
 def page_command(uri: str) -> str:
-    """The command, or the address, that opens MLflow's page of a store."""
+    """Return the command, or the address, that opens MLflow's page of a store."""
     if uri.startswith(("http://", "https://")):
         return uri
     return f"{program('mlflow')} server --backend-store-uri {shlex.quote(uri)} --host 127.0.0.1 --port 5000 --workers 1"
 
 
 def server_environment() -> dict[str, str]:
-    """This environment for MLflow's server: it calls uvicorn by its name, and is to tell nobody that it is used."""
+    """Return this environment for MLflow's server: it calls uvicorn by name, and must send no telemetry."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     return {**os.environ, "PATH": path, "MLFLOW_DISABLE_TELEMETRY": "true"}
 
 
 def program(name: str) -> str:
-    """A command of this environment as one would type it here."""
+    """Return a command of this environment as one would type it here."""
     own = Path(sys.executable).parent / name
     found = shutil.which(name)
     if found is not None and Path(found).parent == own.parent:
@@ -402,7 +402,7 @@ def program(name: str) -> str:
 
 
 def _beside(uri: str, experiment: str) -> str | None:
-    """Folder of the files of an experiment beside a database of sqlite."""
+    """Return the folder of the files of an experiment beside a database of sqlite."""
     if not uri.startswith("sqlite:///"):
         return None
     folder = Path(uri.removeprefix("sqlite:///")).resolve().parent / "mlruns"

@@ -78,7 +78,7 @@ def train(
 
 @dataclass(frozen=True, kw_only=True)
 class Fitted:
-    """The scores of a fit, and where it was logged.
+    """Scores of a fit, and the run and version that logged it.
 
     Parameters
     ----------
@@ -97,7 +97,7 @@ class Fitted:
 
 
 def prepare(source: DataSource, clicks: ClickColumns, choice: ModelChoice) -> tuple[Rows, Any]:
-    """The rows, and the estimator that is to learn from them.
+    """Read the rows, and make the estimator that will learn from them.
 
     Raises
     ------
@@ -182,7 +182,7 @@ def check_output(output: Path) -> None:
 
 
 def print_places(log: Log, fitted: Fitted, register: str | None, origin: str) -> None:
-    """Print where the run, the model and its files are, and the commands that go on from there."""
+    """Print where the run, the model and its files are, and the commands that continue from there."""
     files = without_password(log.experiment.artifact_location)
     print(f"Logged to {log.uri}, experiment {log.experiment.name}, run {fitted.run_id}; files in {files}")
     if register is not None:
@@ -195,7 +195,7 @@ def print_places(log: Log, fitted: Fitted, register: str | None, origin: str) ->
 
 
 def watch(estimator: Any, run_id: str | None) -> Any:
-    """A callback that logs to the run; networks call it after every epoch."""
+    """Make a callback that logs to the run; networks call it after every epoch."""
     if run_id is None:
         return None
     from tabmtl.mlflow import MLflowCallback
@@ -214,7 +214,7 @@ def timed_fit(rows: Rows, estimator: Any) -> float:
 
 
 def kept_epoch(estimator: Any) -> str:
-    """The epoch whose weights a network has kept, as the end of a line."""
+    """Return the kept epoch of a network, as the end of a line."""
     if not hasattr(estimator, "best_iteration_") or not hasattr(estimator, "history_"):
         return ""
     return f"; the weights after epoch {estimator.best_iteration_} of {estimator.history_.height} are kept"

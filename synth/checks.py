@@ -1,4 +1,4 @@
-"""What generators check of their arguments."""
+"""Checks of the arguments of generators."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ import numpy as np
 
 
 def check_count(name: str, value: int, least: int = 1) -> None:
-    """Raise a ValueError that names an argument which is no integer of at least ``least``."""
+    """Raise a ValueError that names an argument unless it is an integer of at least ``least``."""
     if not isinstance(value, (int, np.integer)) or value < least:
         raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")

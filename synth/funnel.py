@@ -67,7 +67,7 @@ class Funnel:
         return self.expected.drop("watch_time")
 
     def ceiling(self, labels: Literal["drawn", "expected"] = "drawn") -> dict[str, float]:
-        """Scores of the truth itself, which no model beats but by luck.
+        """Return the scores of the truth itself, which a model beats only by luck.
 
         It knows the hidden vectors of all users and items, so that a model nears it only with many rows of each.
 

@@ -1,4 +1,4 @@
-"""The law of a funnel: how likely each label of an impression is, and how impressions come about."""
+"""Law of a funnel: the probability of each label of an impression, and the draw of impressions."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class FunnelTruth:
     missing: float
 
     def logits(self, X: pl.DataFrame) -> np.ndarray:
-        """Logits of click, conversion given a click, like and long view, and the logarithm of the mean watch time.
+        """Return the logits of click, conversion given a click, like and long view, and the log of the mean watch time.
 
         Parameters
         ----------
@@ -108,7 +108,7 @@ class FunnelTruth:
         return logits
 
     def expected(self, X: pl.DataFrame) -> pl.DataFrame:
-        """Mean of every label given its row, which for a binary task is the probability of a 1.
+        """Return the mean of every label given its row; for a binary task it is the probability of a 1.
 
         Parameters
         ----------
@@ -164,7 +164,7 @@ class FunnelTruth:
         return pl.concat([users, items, context.with_columns(numeric)], how="horizontal")
 
     def balanced(self, rates: Sequence[float], rng: np.random.Generator) -> FunnelTruth:
-        """The same world with the biases that give the binary tasks their rates.
+        """Return the same world with the biases that give the binary tasks their rates.
 
         Parameters
         ----------
@@ -187,7 +187,7 @@ class FunnelTruth:
 
 
 def roc_auc(rank: pl.Series, positive: pl.Series, negative: pl.Series) -> float:
-    """P(a positive ranks above a negative) from the mass of both in every row; equal ranks count half.
+    """Return P(a positive ranks above a negative) from the mass of both in every row; equal ranks count half.
 
     NaN if there is no positive or no negative.
     """
@@ -198,7 +198,7 @@ def roc_auc(rank: pl.Series, positive: pl.Series, negative: pl.Series) -> float:
 
 
 def watch_r2(mean: pl.Series, watch_time: pl.Series | None = None) -> float:
-    """R² of the means of watch times, by the watch times or, without them, as is expected; NaN for a single row."""
+    """Return R² of the mean watch times, on given watch times or in expectation; NaN for a single row."""
     m = mean.to_numpy()
     error = np.expm1(WATCH_NOISE**2) * np.mean(m**2)
     variance = np.var(m) + error
@@ -212,7 +212,7 @@ def _sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 def _solve_bias(logits: np.ndarray, weight: np.ndarray, share: float) -> float:
-    """The b at which σ(b + logit) has a weighted mean of ``share``, by bisection."""
+    """Find the b at which σ(b + logit) has a weighted mean of ``share``, by bisection."""
     middle = np.log(share / (1 - share))
     low, high = middle - logits.max(), middle - logits.min()
     for _ in range(_HALVINGS):
@@ -225,7 +225,7 @@ def _solve_bias(logits: np.ndarray, weight: np.ndarray, share: float) -> float:
 
 
 def _positions(ids: pl.Series, known: pl.Series) -> np.ndarray:
-    """Where ids such as "u017" stand among the known ones, by their numbers."""
+    """Return the positions of ids such as "u017" among the known ones, by their numbers."""
     numbers = ids.cast(pl.String).str.strip_prefix(known[0][0]).cast(pl.UInt32, strict=False)
     strange = ids.filter((numbers >= len(known)).fill_null(True))
     if len(strange):
@@ -240,7 +240,7 @@ def _choose(weights: np.ndarray, n_rows: int, rng: np.random.Generator) -> np.nd
 
 
 def _context_features(X: pl.DataFrame) -> np.ndarray:
-    """Hour, device, idle time and discount as seven uncorrelated numbers of mean 0 and variance 1; a null is 0."""
+    """Return hour, device, idle time and discount as seven uncorrelated numbers (mean 0, variance 1; null is 0)."""
     hour = _contrasts(_HOUR_SHARES, np.column_stack([np.cos(_HOURS), np.sin(_HOURS)]))
     device = _contrasts(_DEVICE_SHARES, np.eye(len(_DEVICE_SHARES))[:, 1:])
     numeric = X.select(
@@ -252,7 +252,7 @@ def _context_features(X: pl.DataFrame) -> np.ndarray:
 
 
 def _contrasts(shares: np.ndarray, functions: np.ndarray) -> np.ndarray:
-    """Functions of a level, made uncorrelated, of mean 0 and of variance 1 under the shares of the levels."""
+    """Return functions of a level, uncorrelated, of mean 0 and of variance 1 under the shares of the levels."""
     weight = np.sqrt(shares)[:, None]
     q, _ = np.linalg.qr(weight * np.column_stack([np.ones(len(shares)), functions]))
     return q[:, 1:] / weight

@@ -1,4 +1,4 @@
-"""How a funnel's world is drawn: users, items, and what their hidden vectors do to the tasks."""
+"""Draw of a funnel's world: users, items, and the effects of their hidden vectors on the tasks."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def _check_rates(rates: Mapping[str, float]) -> None:
 
 
 def _task_correlation(shared: float, group_correlation: float, selection: float | None) -> np.ndarray:
-    """Correlations of the logits of the tasks, shape (n_tasks, n_tasks), from the arguments of ``make_funnel``.
+    """Return the correlations of the logits of the tasks, (n_tasks, n_tasks), from arguments of ``make_funnel``.
 
     Raises
     ------
@@ -161,7 +161,7 @@ def _items(n_items: int, n_categories: int, n_brands: int, rng: np.random.Genera
 def _effects(
     correlation: np.ndarray, spread: float, interaction: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw what hidden vectors and context do to the tasks: ``affinity`` and ``context`` of ``FunnelTruth``.
+    """Draw the effects of hidden vectors and context on the tasks: ``affinity`` and ``context`` of ``FunnelTruth``.
 
     Each of the four parts (user, item, their interaction, context) correlates between tasks as is asked for.
     """
@@ -178,12 +178,12 @@ def _effects(
 
 
 def _names(prefix: str, count: int) -> pl.Series:
-    """Names that sort as their numbers do."""
+    """Return names that sort as their numbers do."""
     return prefix + pl.int_range(count, eager=True).cast(pl.String).str.zfill(len(str(count - 1)))
 
 
 def _features(prefix: str, vectors: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """The first two coordinates of the hidden vectors, each with as much noise."""
+    """Return the first two coordinates of the hidden vectors, each with as much noise."""
     noise = rng.standard_normal((2, len(vectors)), dtype=np.float32)
     return {f"{prefix}_x{j}": (vectors[:, j] + noise[j]) / np.sqrt(2, dtype=np.float32) for j in range(2)}
 

@@ -1,4 +1,4 @@
-"""What is known of a MultiTab-Bench table: its law, and the closed forms that follow from it."""
+"""Truth of a MultiTab-Bench table: its law, and the closed forms that follow from it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _RULES: dict[str, tuple[str, Callable[[Any], Any]]] = {
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MultitabTruth:
-    """The law behind a MultiTab-Bench table, with every moment and ceiling in closed form.
+    """Law of a MultiTab-Bench table, with every moment and ceiling in closed form.
 
     With z_i = w_i·x ~ N(0, 1) and E[z_i z_j] = P_ij, the label of task i is y_i = Σ_{k=1..d_i} z_i^k + σ_i ε.
     In probabilists' Hermite polynomials Σ_k z^k = Σ_n a_n He_n(z), and E[He_n(z_i) He_m(z_j)] = n! P_ij^n
@@ -123,7 +123,7 @@ class MultitabTruth:
                 )
 
     def class_count(self, task: int) -> int:
-        """Number of classes of the task at a position; 0 for regression."""
+        """Return the number of classes of the task at a position; 0 for regression."""
         return {"regression": 0, "binary": 2}.get(self.task_kinds[task], int(self.n_classes[task]))
 
     @property
@@ -133,12 +133,12 @@ class MultitabTruth:
 
     @property
     def location(self) -> np.ndarray:
-        """What standardising subtracts, shape (n_tasks,): the population means, or zeros."""
+        """Shifts of standardisation, shape (n_tasks,): the population means, or zeros."""
         return np.array([hermite_coefficients(d)[0] * self.standardize for d in self.degrees])
 
     @property
     def scale(self) -> np.ndarray:
-        """What standardising divides by, shape (n_tasks,): the population deviations, or ones."""
+        """Divisors of standardisation, shape (n_tasks,): the population deviations, or ones."""
         return np.sqrt(self._raw_covariance.diagonal()) if self.standardize else np.ones(len(self.W))
 
     @property
@@ -219,7 +219,7 @@ class MultitabTruth:
 
 
 def power_sum(z: np.ndarray, degree: int) -> np.ndarray:
-    """Σ_{k=1..degree} z^k by Horner's rule: as many products as the degree, and no power."""
+    """Compute Σ_{k=1..degree} z^k by Horner's rule: as many products as the degree, and no power."""
     total = z.copy()
     for _ in range(degree - 1):
         total += 1
@@ -228,17 +228,17 @@ def power_sum(z: np.ndarray, degree: int) -> np.ndarray:
 
 
 def hermite_coefficients(degree: int) -> np.ndarray:
-    """a_0..a_degree with Σ_{k=1..degree} z^k = Σ_n a_n He_n(z), shape (degree + 1,)."""
+    """Return a_0..a_degree with Σ_{k=1..degree} z^k = Σ_n a_n He_n(z), shape (degree + 1,)."""
     return hermite_e.poly2herme([0.0] + [1.0] * degree)
 
 
 def bin_edges(n_bins: int) -> np.ndarray:
-    """The n_bins - 1 quantiles that cut N(0, 1) into bins of equal probability."""
+    """Return the n_bins - 1 quantiles that cut N(0, 1) into bins of equal probability."""
     return np.array([NormalDist().inv_cdf(k / n_bins) for k in range(1, n_bins)])
 
 
 def best_variance(degree: int, w: np.ndarray, bins: np.ndarray) -> float:
-    """Variance of E[Σ_k (w·x)^k | features], where feature j is seen exactly (bins[j] = 0) or by its bin.
+    """Return the variance of E[Σ_k (w·x)^k | features], with feature j seen exactly (bins[j] = 0) or by its bin.
 
     As He_n(w·x) / n! = Σ_{|α|=n} Π_j w_j^α_j He_α_j(x_j) / α_j! for a unit w, the second moments of E[He_n |
     bins] are the coefficients of a product, over the features, of polynomials in two variables.
@@ -257,7 +257,7 @@ def best_variance(degree: int, w: np.ndarray, bins: np.ndarray) -> float:
 
 
 def linear_variance(degree: int, w: np.ndarray, bins: np.ndarray) -> float:
-    """Variance that a model linear in numeric features and in indicators of bins explains of Σ_k (w·x)^k.
+    """Return the variance of Σ_k (w·x)^k explained by a model linear in numeric features and indicators of bins.
 
     Features are independent, so each adds its own part: a_1² w_j², or the variance of E[y | bin of x_j].
     """
@@ -270,7 +270,7 @@ def linear_variance(degree: int, w: np.ndarray, bins: np.ndarray) -> float:
 
 
 def _bin_moments(n_bins: int, degree: int) -> np.ndarray:
-    """E[E[He_n(x) | bin] E[He_m(x) | bin]], shape (degree + 1, degree + 1), as ∫He_n φ = -He_{n-1} φ."""
+    """Return E[E[He_n(x) | bin] E[He_m(x) | bin]], shape (degree + 1, degree + 1), by ∫He_n φ = -He_{n-1} φ."""
     edges = bin_edges(n_bins)
     borders = np.zeros((n_bins + 1, degree))
     borders[1:-1] = hermite_e.hermevander(edges, degree - 1) * _density(edges)[:, None]
@@ -287,7 +287,7 @@ def _cdf(z: np.ndarray) -> np.ndarray:
 
 
 def _auc(rank: np.ndarray, positive: np.ndarray, negative: np.ndarray) -> float:
-    """P(a positive ranks above a negative), from the mass of each at every point; within a point, half."""
+    """Return P(a positive ranks above a negative), from the mass of each at every point; within a point, half."""
     order = np.argsort(rank, kind="stable")
     negative = negative[order]
     below = np.cumsum(negative) - negative / 2

@@ -1,4 +1,4 @@
-"""Smooth random functions of tasks of which some are outliers, and the rows they are read at."""
+"""Smooth random functions of tasks, some of them outliers, and the rows at which they are read."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class TaskFunction:
     level: float = 0.0
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        """Values at rows of features.
+        """Return values at rows of features.
 
         Parameters
         ----------
@@ -56,7 +56,7 @@ class TaskFunction:
 
 
 class Mix(NamedTuple):
-    """How a task's labels are made up.
+    """Composition of a task's labels.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ class Mix(NamedTuple):
 
 
 def mix(outlier_kind: OutlierKind, strength: float, common: float) -> Mix:
-    """How an outlier's labels are made up; with strength 0, those of any other task.
+    """Return the composition of an outlier's labels; with strength 0, that of any other task.
 
     Parameters
     ----------

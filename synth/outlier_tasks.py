@@ -1,4 +1,4 @@
-"""Task-per-row tables of smooth random functions in which some tasks are outliers, and it is known which."""
+"""Task-per-row tables of smooth random functions, with some known outliers among the tasks."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class OutlierTasks:
         return np.array([name in self.outliers for name in self.functions])
 
     def signal(self, X: pl.DataFrame) -> np.ndarray:
-        """Values without noise, before classes are cut; without noise these are the labels ``y_test``.
+        """Return values without noise, before classes are cut; without noise these are the labels ``y_test``.
 
         The damage of the kinds "shuffled" and "noisy" is done to train labels only, and is no part of it.
 
@@ -133,7 +133,7 @@ def make_outlier_tasks(
     random_state: Seed = None,
     **options: Unpack[OutlierOptions],
 ) -> OutlierTasks:
-    """Draw tasks that follow one smooth function, but for a few outliers.
+    """Draw tasks that follow one smooth function, except for a few outliers.
 
     x ~ U(-1, 1)^d. A task's label is ``common`` · f_common(x) + (1 - ``common``) · f_t(x); for an outlier,
     another function stands for f_common. Functions are sums of 500 random cosines of length scale d/4, with

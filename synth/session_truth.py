@@ -1,4 +1,4 @@
-"""The law of click sessions: how likely every item is to be clicked next, and what no recommender can beat."""
+"""Law of click sessions: the probability of every next item, and the ceiling of every recommender."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CELLS = 2**20
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SessionTruth:
-    """Items, and the law by which they are clicked; `make_sessions` has it in formulas.
+    """Items, and the law of their clicks; `make_sessions` has its formulas.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ class SessionTruth:
         *,
         metadata_only: bool = False,
     ) -> np.ndarray:
-        """Probability of every item to be clicked next.
+        """Return the probability of every item to be clicked next.
 
         Parameters
         ----------
@@ -108,7 +108,7 @@ class SessionTruth:
         return self._probabilities(flat, np.cumsum(sizes) - sizes, sizes, moments, metadata_only=metadata_only)
 
     def targets(self, clicks: pl.DataFrame, k: int = 20, *, metadata_only: bool = False) -> pl.DataFrame:
-        """How the truth ranks every click but the first of each session, among all items.
+        """Rank every click except the first of each session by the truth, among all items.
 
         Parameters
         ----------
@@ -151,7 +151,7 @@ class SessionTruth:
     def ceiling(
         self, clicks: pl.DataFrame, k: int = 20, *, labels: Labels = "drawn", metadata_only: bool = False
     ) -> dict[str, float]:
-        """Scores of the truth itself, which no recommender beats but by luck.
+        """Return the scores of the truth itself, which a recommender beats only by luck.
 
         Parameters
         ----------
@@ -188,7 +188,7 @@ class SessionTruth:
     def weights(
         self, last: np.ndarray, first: np.ndarray, moments: np.ndarray, *, metadata_only: bool = False
     ) -> np.ndarray:
-        """Weights of all items inside their categories, given the last and the first click of a session.
+        """Return weights of all items inside their categories, given the last and the first click of a session.
 
         Parameters
         ----------
@@ -225,7 +225,7 @@ class SessionTruth:
         *,
         metadata_only: bool = False,
     ) -> np.ndarray:
-        """Probabilities of all items after prefixes that are ranges of ``flat``, (B, n_items)."""
+        """Return probabilities of all items after prefixes that are ranges of ``flat``, (B, n_items)."""
         some, flat = sizes > 0, np.append(flat, -1)
         last, first = (np.where(some, flat[at], -1) for at in (np.maximum(starts + sizes - 1, 0), starts))
         weights = self.weights(last, first, moments, metadata_only=metadata_only)
@@ -256,7 +256,7 @@ class SessionTruth:
 
 
 def _judge(p: np.ndarray, order: np.ndarray, targets: np.ndarray, k: int) -> np.ndarray:
-    """Probability and rank of targets, expected recall@k and MRR@k, (4, B), where ``order`` ranks the items."""
+    """Return probability and rank of targets, expected recall@k and MRR@k, (4, B), where ``order`` ranks the items."""
     rows = np.arange(len(p))
     ranks = np.count_nonzero(order >= order[rows, targets][:, None], axis=1)
     best = np.argpartition(order, order.shape[1] - k, axis=1)[:, order.shape[1] - k :]
@@ -266,6 +266,6 @@ def _judge(p: np.ndarray, order: np.ndarray, targets: np.ndarray, k: int) -> np.
 
 
 def blocks_of(n_rows: int, n_items: int) -> Iterator[slice]:
-    """Slices of so many rows that their arrays of items stay small."""
+    """Return slices of prefixes, short enough that their arrays of items stay small."""
     step = max(1, CELLS // n_items)
     return (slice(start, start + step) for start in range(0, n_rows, step))

@@ -1,4 +1,4 @@
-"""How a world of click sessions is drawn: items, their metadata, categories; and how sessions are drawn from it."""
+"""Draw of a world of click sessions: items, their metadata and categories, and the sessions."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ _COUNTS = {"n_categories": 1_000, "n_subcategories": 100, "n_brands": 10_000, "n
 
 
 def checked_law(n_items: int, law: Mapping[str, Any]) -> dict[str, Any]:
-    """All arguments of `make_sessions` but the number of sessions, or an error that says what is wrong with one."""
+    """Return all arguments of `make_sessions` except the number of sessions, or raise an error for a bad one."""
     if unknown := law.keys() - _DEFAULTS.keys() - _RANGES.keys():
         raise TypeError(f"make_sessions has no argument {', '.join(sorted(unknown))}")
     law = {**_DEFAULTS, **law}
@@ -121,7 +121,7 @@ def draw_world(n_items: int, law: Mapping[str, Any], rng: np.random.Generator) -
 
 
 def _words(count: int, rng: np.random.Generator) -> np.ndarray:
-    """Different words of three syllables."""
+    """Draw different words of three syllables."""
     base = len(_SYLLABLES)
     numbers = rng.choice(base**3, count, replace=False)
     syllables = np.array(_SYLLABLES, dtype=object)
@@ -129,7 +129,7 @@ def _words(count: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _dynamics(n_categories: int, stickiness: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Transition matrix of the categories, and the shares of first clicks and of items."""
+    """Draw the transition matrix of the categories, and the shares of first clicks and of items."""
     start = rng.permutation(1 / np.sqrt(np.arange(1, n_categories + 1)))
     start /= start.sum()
     circle = rng.permutation(n_categories)
@@ -140,7 +140,7 @@ def _dynamics(n_categories: int, stickiness: float, rng: np.random.Generator) ->
 
 
 def _tags(n_items: int, n_tags: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Different tags of every item, (n_items, 3 at most), and which of them count: at least the first."""
+    """Draw different tags of every item, (n_items, 3 at most), and a mask of those that count: at least the first."""
     most = min(_MAX_TAGS, n_tags)
     drawn = rng.integers(np.arange(n_tags, n_tags - most, -1), size=(n_items, most))
     # Drawn among those that are left, then moved past those taken before, lowest first.
@@ -157,7 +157,7 @@ def _items(
     vocabularies: list[np.ndarray],
     rng: np.random.Generator,
 ) -> pl.DataFrame:
-    """The true metadata. A name says brand, category or subcategory, and a word that means nothing."""
+    """Draw the true metadata. A name says brand, category or subcategory, and a word that means nothing."""
     categories, subcategories, brands, tag_words, fillers = (pl.Series(list(words)) for words in vocabularies)
     n_items = len(prices)
     brand = brands.gather(codes["brand"])
@@ -181,7 +181,7 @@ def _items(
 def _births(
     category: np.ndarray, cold_share: float, late: tuple[datetime, timedelta], rng: np.random.Generator
 ) -> pl.Series:
-    """Births of the items: the cold ones in the first half of the last part, all others at the beginning."""
+    """Draw births of the items: cold ones in the first half of the last part, all others at the beginning."""
     begin, cut = pl.Series([_BEGIN, late[0]], dtype=MICROSECONDS).to_physical()
     births = np.full(len(category), begin)
     # Every category keeps an item from the beginning on: there is always something to click.
@@ -214,7 +214,7 @@ class Walk:
         self.chances = np.cumsum(np.vstack([truth.transitions, truth.start]), axis=1)[:, :-1]
 
     def log(self, n_sessions: int, rng: np.random.Generator) -> pl.DataFrame:
-        """Sessions by time: ``session_id``, ``item_id``, ``time``; numbered in order of their start."""
+        """Draw sessions in order of time: ``session_id``, ``item_id``, ``time``; numbered in order of their start."""
         truth = self.truth
         lengths = 1 + rng.geometric(1 / (truth.mean_length - 1), n_sessions)
         starts = np.cumsum(lengths) - lengths
@@ -292,7 +292,7 @@ class Walk:
     def _accept(
         self, items: np.ndarray, category: np.ndarray, last: np.ndarray, moments: np.ndarray, rng: np.random.Generator
     ) -> np.ndarray:
-        """Whether a proposal is taken: born, and by price and subcategory, (B,)."""
+        """Return which proposals are accepted, by birth, price and subcategory, (B,)."""
         truth, subcategory = self.truth, self.truth.codes["subcategory"]
         loss = truth.affinities["price"] * np.abs(truth.level[items] - truth.level[last])
         other = (truth.codes["category"][last] == category) & (subcategory[items] != subcategory[last])

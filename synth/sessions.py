@@ -1,4 +1,4 @@
-"""Click sessions over a catalogue with metadata and cold items, whose next clicks have known probabilities."""
+"""Click sessions over a catalogue with metadata and cold items, with known probabilities of the next click."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Seed = int | np.random.SeedSequence | np.random.Generator | None
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SessionLog:
-    """Clicks, the catalogue as it is recorded, and the truth behind them.
+    """Clicks, the catalogue as recorded, and the truth behind them.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ class SessionLog:
 
     @property
     def cut(self) -> datetime:
-        """When the last part of the log begins; no cold item is born before."""
+        """Beginning of the last part of the log; no cold item is born before."""
         return self.truth.cut
 
     @property
@@ -52,7 +52,7 @@ class SessionLog:
         return self.births.filter(pl.col("birth") >= self.cut)["item_id"]
 
     def split(self) -> tuple[pl.DataFrame, pl.DataFrame]:
-        """Train and test: the clicks of the sessions whose last click is before ``cut``, and those of all others.
+        """Return train and test: the sessions whose last click is before ``cut``, and all others.
 
         ``tabmtl.sessions.temporal_split`` cuts by the same rule at any time.
         """
@@ -114,7 +114,7 @@ def make_sessions(
     random_state: Seed = None,
     **options: Unpack[SessionOptions],
 ) -> SessionLog:
-    """Draw click sessions in which the metadata of items, cold ones too, says what is clicked next.
+    """Draw click sessions in which the metadata of items, also of cold ones, predict the next click.
 
     After the clicks i_1, ..., i_n, the next one is item j of category c(j) with probability
 
@@ -216,7 +216,7 @@ def make_sessions(
 
 
 def _recorded(items: pl.DataFrame, noise: float, missing: float, rng: np.random.Generator) -> pl.DataFrame:
-    """Metadata with wrong and with missing cells."""
+    """Return metadata with wrong and with missing cells."""
     columns = [items["item_id"]]
     for column in items.drop("item_id"):
         others = column.gather(rng.integers(len(column), size=len(column)))

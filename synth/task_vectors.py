@@ -10,7 +10,7 @@ _TOLERANCE = 1e-10
 
 
 def correlation_matrix(correlation: float | Sequence | np.ndarray, n_tasks: int) -> np.ndarray:
-    """A correlation matrix, from one number for all pairs or checked as given.
+    """Return a correlation matrix, from one number for all pairs or checked as given.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def correlation_matrix(correlation: float | Sequence | np.ndarray, n_tasks: int)
 
 
 def task_vectors(P: np.ndarray, n_features: int, rng: np.random.Generator) -> np.ndarray:
-    """Random W with WWᵀ = P: with P = QΛQᵀ and random orthonormal rows U, W = QΛ^{1/2}QᵀU.
+    """Draw W with WWᵀ = P: with P = QΛQᵀ and random orthonormal rows U, W = QΛ^{1/2}QᵀU.
 
     The symmetric root of P is unique, while eigenvectors have any sign, and any direction where eigenvalues are equal:
     with W = QΛ^{1/2}U, of the same law, a seed would give another world on another kind of processor.
@@ -86,7 +86,7 @@ def task_vectors(P: np.ndarray, n_features: int, rng: np.random.Generator) -> np
 
 
 def checked_vectors(weights: np.ndarray, n_tasks: int, n_features: int) -> np.ndarray:
-    """A copy of W, of the promised shape.
+    """Return a copy of W, with the promised shape.
 
     Parameters
     ----------

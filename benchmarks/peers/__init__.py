@@ -1,1 +1,1 @@
-"""What the benchmarks measure the package against: methods written the obvious way, and other libraries."""
+"""Peers of the package for the benchmarks: methods written the obvious way, and other libraries."""

@@ -44,7 +44,7 @@ class Boosted:
     scale: np.ndarray
 
     def predict(self, batch: Batch, n_threads: int = 1) -> np.ndarray:
-        """Values, or probabilities of the second class (n, T); NaN in a long table but for every row's own task."""
+        """Predict values, or probabilities of the second class (n, T); in a long table NaN except for the own task."""
         matrix, answer = tree_matrix(batch), np.full((len(batch), len(self.scale)), np.nan)
         for group, booster in zip(self.groups, self.boosters, strict=True):
             asked = np.ones((len(batch), len(group))) if batch.task is None else batch.task[:, None] == group
@@ -89,12 +89,12 @@ def fit_baseline(method: str, data: Coded, params: Mapping[str, Any]) -> Boosted
 
 
 def _melt(matrix: np.ndarray, labels: np.ndarray, group: list[int], with_id: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Features and labels of all labelled cells of a group of tasks."""
+    """Return features and labels of all labelled cells of a group of tasks."""
     cell, row = np.nonzero(~np.isnan(labels[:, group].T))
     task = np.array(group)[cell]
     return _features(matrix, row, task, with_id), labels[row, task]
 
 
 def _features(matrix: np.ndarray, row: np.ndarray, task: np.ndarray, with_id: bool) -> np.ndarray:
-    """Features of cells, with the task as the last one if models see it."""
+    """Return features of cells, with the task as the last one if models see it."""
     return np.column_stack([matrix[row], task.astype(np.float32)]) if with_id else matrix[row]

@@ -1,4 +1,4 @@
-"""MultiTab-Net written the obvious way: what :mod:`benchmarks.speed` measures ours against.
+"""MultiTab-Net written the obvious way, the peer of :mod:`benchmarks.speed`.
 
 One module per column and head, ``nn.MultiheadAttention`` with a mask, every token computed in every layer,
 PyTorch's default AdamW, a ``DataLoader`` over rows. The mixer is attention over a sequence of one element, as the
@@ -104,7 +104,7 @@ def _copy_block(plain: PlainBlock, ours: nn.Module, norm: nn.Module, into: nn.Li
 
 
 def _head_weights(ours: MultiTabNetwork) -> list[tuple[Tensor, ...]]:
-    """Weights and biases of each task's two layers, in task order."""
+    """Return weights and biases of each task's two layers, in task order."""
     last = {}
     for group, layer in zip(ours.heads._groups, ours.heads.out, strict=True):
         last |= {t: (layer.weight[i].T, layer.bias[i]) for i, t in enumerate(group)}
@@ -113,7 +113,7 @@ def _head_weights(ours: MultiTabNetwork) -> list[tuple[Tensor, ...]]:
 
 
 def plain_loss(scores: Sequence[Tensor], y: Tensor, tasks: Sequence[Task]) -> Tensor:
-    """Sum of the tasks' mean losses."""
+    """Return the sum of the tasks' mean losses."""
     total = y.new_zeros(())
     for t, task in enumerate(tasks):
         if task.kind == "binary":

@@ -45,7 +45,7 @@ def draw_tables(n_train: int) -> tuple[Tables, Tables]:
 
 
 def has_rechub() -> bool:
-    """Whether torch-rechub is installed."""
+    """Return whether torch-rechub is installed."""
     return importlib.util.find_spec("torch_rechub") is not None
 
 

@@ -1,4 +1,4 @@
-"""R-MTGB written the obvious way: what :mod:`benchmarks.boosting_speed` measures ours against.
+"""R-MTGB written the obvious way, the peer of :mod:`benchmarks.boosting_speed`.
 
 The method of arXiv 2507.11411 as its released code trains it (GAA-UAM/R-MTGB), in our own words: a scikit-learn tree
 for every step, grown on the raw numbers, one ``predict`` call per tree and step, and a boolean mask over all rows for
@@ -19,7 +19,7 @@ Array = NDArray[np.float64]
 
 
 def sigmoid(x: Array) -> Array:
-    """Logistic function of x, elementwise."""
+    """Return the logistic function of x, elementwise."""
     return 1.0 / (1.0 + np.exp(-x))
 
 
@@ -43,7 +43,7 @@ class PlainRMTGB:
 
     @property
     def step(self) -> float:
-        """What a tree's leaves are multiplied by.
+        """Factor of a tree's leaves.
 
         The release gives a binary label two columns, which mirror each other: their difference, the logit, moves
         by twice the learning rate.
@@ -83,7 +83,7 @@ class PlainRMTGB:
         return scores
 
     def _fit_outlier(self, X: Array, tasks: NDArray, y: Array, before: Array) -> Array:
-        """Block 2: both trees and theta of an iteration see the same scores."""
+        """Fit block 2: both trees and theta of an iteration see the same scores."""
         self.outlier: list[DecisionTreeRegressor] = []
         self.non_outlier: list[DecisionTreeRegressor] = []
         outlier, non_outlier = np.zeros(len(y)), np.zeros(len(y))
@@ -114,7 +114,7 @@ class PlainRMTGB:
                 scores[rows] += self.step * self.per_task[t][-1].predict(X[rows])
 
     def _weights(self, tasks: NDArray) -> Array:
-        """s_t of every row's task (n,)."""
+        """Return s_t of every row's task (n,)."""
         weights = np.empty(len(tasks))
         for t, task in enumerate(self.task_ids):
             weights[tasks == task] = sigmoid(self.theta[t])

@@ -1,4 +1,4 @@
-"""SASRec written the obvious way: what :mod:`benchmarks.sessions_speed` measures M2TRec against.
+"""SASRec written the obvious way, the peer of :mod:`benchmarks.sessions_speed`.
 
 Item ids and learned positions, ``nn.TransformerEncoder`` under a causal mask, cross-entropy over all items at every
 click that is followed by another, PyTorch's default AdamW, and a ``DataLoader`` over sessions that are padded to one
@@ -48,13 +48,13 @@ class PlainSASRec(nn.Module):
         self.register_buffer("causal", nn.Transformer.generate_square_subsequent_mask(max_length))
 
     def forward(self, codes: Tensor) -> Tensor:
-        """States (B, L, d) of clicks (B, L), oldest first and padding behind the last."""
+        """Return states (B, L, d) of clicks (B, L), oldest first and padding behind the last."""
         n = codes.shape[1]
         x = self.dropout(self.items(codes) + self.places.weight[:n])
         return self.layers(x, mask=self.causal[:n, :n], is_causal=True)
 
     def loss(self, codes: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross-entropy of the next items (B, L) among all, where they are not 0."""
+        """Return the mean cross-entropy of the next items (B, L) among all, where they are not 0."""
         states = self(codes)[targets > 0]
         return F.cross_entropy(states @ self.items.weight[1:].T, targets[targets > 0] - 1)
 
@@ -103,7 +103,7 @@ def train_plain(
 
 @torch.no_grad()
 def plain_recall(model: PlainSASRec, sessions: Sessions, k: int = 20) -> float:
-    """Share of next clicks among the first k of all items; one on an item of code 0 is missed."""
+    """Return the share of next clicks among the first k of all items; one on an item of code 0 is missed."""
     prefixes, targets = sessions.prefixes()
     prefixes = prefixes.last(model.places.num_embeddings)
     model.eval()
@@ -118,7 +118,7 @@ def plain_recall(model: PlainSASRec, sessions: Sessions, k: int = 20) -> float:
 
 
 def plain_step(n_items: int, n_sessions: int, length: int, **sizes: Any) -> tuple[PlainSASRec, Callable[[], Tensor]]:
-    """A network, and its training step on one batch of one target a session, among all items of the batch."""
+    """Make a network, and its training step on one batch of one target per session, among all items of the batch."""
     torch.manual_seed(0)
     network = PlainSASRec(n_items, length, dropout=0.0, **sizes)
     optimizer = torch.optim.AdamW(network.parameters())
@@ -139,7 +139,7 @@ def plain_step(n_items: int, n_sessions: int, length: int, **sizes: Any) -> tupl
 def fit_plain(
     clicks: pl.DataFrame, test: pl.DataFrame, columns: LogColumns, *, epochs: int, **sizes: Any
 ) -> tuple[float, float]:
-    """Train on one log; CPU seconds an epoch, reading it included, and Recall@20 on another log."""
+    """Train on one log; return CPU seconds per epoch, reading included, and Recall@20 on another log."""
     start = time.process_time()
     known = clicks[columns.item].unique().sort()
     sessions = read_sessions(clicks, columns, known).at_least(2)

@@ -1,4 +1,4 @@
-"""The rows that a model is fitted, stopped and scored on: of a table, or of a click log where it is a recommender."""
+"""Rows to fit, stop and score a model on: of a table, or of a click log for a recommender."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Rows = TableRows | ClickRows
 
 
 def open_rows(source: DataSource, clicks: ClickColumns, cls: type, *, whole: bool = False) -> Rows:
-    """Read the rows of a table, or of a click log where the model is a recommender.
+    """Read the rows of a table, or of a click log for a recommender.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ def open_rows(source: DataSource, clicks: ClickColumns, cls: type, *, whole: boo
 def _without_effect(
     source: DataSource, model: str, *, wants_clicks: bool, is_set: bool, whole: bool
 ) -> Iterator[tuple[Sequence[str], str]]:
-    """Options that have no effect on such rows, and why."""
+    """Yield the options that have no effect on such rows, with the reason."""
     of_clicks = [entry.name for entry in fields(ClickColumns)]
     if wants_clicks:
         of_tables = ("target", "task_column", "categorical", "drop", "split_column", "split_seed", "full")

@@ -1,4 +1,4 @@
-"""Click logs: a real log with its item table, and clicks split in time, as a recommender uses them."""
+"""Click logs: a real log with its item table, and clicks split in time, for a recommender."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class ClickLog:
     source: str
 
     def part(self, name: str) -> pl.DataFrame:
-        """Clicks of one part, without the column ``split``.
+        """Return the clicks of one part, without the column ``split``.
 
         Parameters
         ----------
@@ -95,7 +95,7 @@ class ClickLog:
         return rows_of(name, self.clicks, self.name, ("train", "test")).drop("split")
 
     def newest(self, share: float) -> ClickLog:
-        """The same log with the newest share of the train sessions only; test stays.
+        """Return the same log with the newest share of the train sessions only; test stays.
 
         Parameters
         ----------
@@ -108,7 +108,7 @@ class ClickLog:
         return self._with_train(train)
 
     def with_cold_items(self, share: float = 0.1, *, random_state: int = 0) -> ClickLog:
-        """The same log with a share of the items never clicked in train, to test a cold start; test and items stay.
+        """Return the log with a share of the items never clicked in train, to test a cold start; test and items stay.
 
         The deleted items are the first of ``numpy.random.default_rng(random_state).permutation`` of the sorted item
         ids. Train sessions that are left with fewer than 2 clicks go as a whole, so a few items more become cold.
@@ -198,7 +198,7 @@ class ClickRows:
         return {"data": self.name, "rows": self.sizes, "columns": self.facts, "content": content}
 
     def describe(self) -> str:
-        """One line on the clicks and items."""
+        """Return one line on the clicks and items."""
         items = "no item table" if self.items is None else f"{self.items.height:,} items"
         return f"{self.name}: {describe_sizes(self.sizes, self.unit)}, in order of time; {items}"
 
@@ -207,19 +207,19 @@ class ClickRows:
         estimator.fit(self.parts["train"], items=self.items, clicks_val=self.parts["val"])
 
     def scores(self, estimator: Any, part: str) -> dict[str, float | None]:
-        """Recall, MRR and NDCG of 20 items, over all next clicks."""
+        """Return recall, MRR and NDCG of 20 items, over all next clicks."""
         return self.table(estimator, part).select(_SCORES).row(0, named=True)
 
     def table(self, estimator: Any, part: str) -> pl.DataFrame:
-        """The scores, by how often the target was clicked in training."""
+        """Return the scores, by the number of training clicks of the target."""
         return estimator.evaluate(self.parts[part])
 
     def metrics(self, table: pl.DataFrame, part: str) -> dict[str, float | None]:
-        """The scores of a `table` by ``<part>/<metric>``, as they are logged."""
+        """Return the scores of a `table` by ``<part>/<metric>``, as they are logged."""
         return {f"{part}/{name}": value for name, value in table.select(_SCORES).row(0, named=True).items()}
 
     def objective(self, estimator: Any, *, per_task: bool, search_space: Mapping[str, Any]) -> Objective:
-        """The objective of a search: fit on the train sessions, score the validation sessions."""
+        """Make the objective of a search: fit on the train sessions, score the validation sessions."""
         from tabmtl.tuning import session_objective
 
         if per_task:
@@ -228,11 +228,11 @@ class ClickRows:
         return session_objective(estimator, self.parts["train"], **clicks, search_space=search_space)
 
     def log_fitted(self, callback: Any, estimator: Any, reference: Any = None) -> None:
-        """Log the facts of a fit that is over; there is no reference of recommenders."""
+        """Log the facts of a finished fit; recommenders have no reference."""
         callback.log_fitted(estimator, self.parts["train"], X_val=self.parts["val"])
 
     def example(self) -> pl.DataFrame:
-        """Some clicks as they will come."""
+        """Return some clicks, as an input example."""
         return self.parts["train"].head(5)
 
 
@@ -274,7 +274,7 @@ def open_clicks(source: RowSource, columns: ClickColumns, *, whole: bool = False
 
 
 def _columns(log: pl.DataFrame, columns: ClickColumns) -> dict[str, Any]:
-    """The columns of a log, as parameters of a recommender."""
+    """Return the columns of a log, as parameters of a recommender."""
     names = {name: value for name, value in asdict(columns).items() if name != "items"}
     if names["time_column"] is None and "time" in log.columns:
         names["time_column"] = "time"
@@ -284,7 +284,7 @@ def _columns(log: pl.DataFrame, columns: ClickColumns) -> dict[str, Any]:
 
 
 def _cut(parts: Mapping[str, pl.DataFrame], name: str, share: float, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The parts, with the newest share of the train sessions as another one."""
+    """Return the parts, with the newest share of the train sessions as another one."""
     from tabmtl.sessions import temporal_split
 
     in_time = {column: facts[column] for column in ("session_column", "time_column")}

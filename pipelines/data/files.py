@@ -1,4 +1,4 @@
-"""Where rows come from: a data set by name, or a file; and how tables are read and checked."""
+"""Sources of rows, a data set by name or a file, and the reading and checking of tables."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class RowSource:
 
     @property
     def as_typed(self) -> str:
-        """The options that give the same parts of the same rows, as one types them."""
+        """Options that select the same parts of the same rows, as typed on the command line."""
         words = []
         for entry in fields(RowSource):
             value = getattr(self, entry.name)
@@ -78,7 +78,7 @@ class RowSource:
 
 
 def stored(name: str, folder: Folder, table: str = "data") -> Path:
-    """Path of a stored table of a set: ``<folder>/<name>/<table>.parquet``.
+    """Return the path of a stored table of a set: ``<folder>/<name>/<table>.parquet``.
 
     Parameters
     ----------
@@ -106,12 +106,12 @@ def stored(name: str, folder: Folder, table: str = "data") -> Path:
 
 
 def scan(name: str, folder: Folder, table: str = "data") -> pl.LazyFrame:
-    """A `stored` table of a set."""
+    """Scan a `stored` table of a set."""
     return pl.scan_parquet(stored(name, folder, table))
 
 
 def read_file(path: Path) -> pl.DataFrame:
-    """A table of a parquet or CSV file.
+    """Read a table from a parquet or CSV file.
 
     Raises
     ------
@@ -142,7 +142,7 @@ def readable(name: str | Path) -> Iterator[None]:
 
 
 def rows_of(part: str, table: Frame, name: str, parts: Iterable[str]) -> Frame:
-    """Rows of one part of a table with a column ``split``.
+    """Return the rows of one part of a table with a column ``split``.
 
     Raises
     ------
@@ -155,7 +155,7 @@ def rows_of(part: str, table: Frame, name: str, parts: Iterable[str]) -> Frame:
 
 
 def known(frame: pl.DataFrame, names: Iterable[str | None], option: str) -> list[str]:
-    """The names that are not None.
+    """Return the names that are not None.
 
     Raises
     ------
@@ -170,7 +170,7 @@ def known(frame: pl.DataFrame, names: Iterable[str | None], option: str) -> list
 
 
 def fingerprint(frame: pl.DataFrame) -> str:
-    """A checksum of the values of a frame, row by row.
+    """Compute a checksum of the values of a frame, row by row.
 
     It is that of their text, which is the same in every process and, unlike `polars.DataFrame.hash_rows`, for every
     release of polars.
@@ -185,6 +185,6 @@ def fingerprint(frame: pl.DataFrame) -> str:
 
 
 def describe_sizes(sizes: Mapping[str, int], unit: str) -> str:
-    """The size of every part, and its use."""
+    """Describe the size of every part, and its use."""
     (first, size), *others = sizes.items()
     return ", ".join([f"{size:,} {unit} {_USES[first]}", *(f"{size:,} {_USES[part]}" for part, size in others)])

@@ -1,4 +1,4 @@
-"""Tables: a real set with its roles, and rows with their targets, split into parts, as a model uses them."""
+"""Tables: a real set with its roles, and rows with their targets, split into parts for a model."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _PLAIN = {"transform": "none", "min_frequency": 1}  # encoding of features that 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Dataset:
-    """One real table with its roles, as polars reads it: nothing is loaded before a ``collect``.
+    """Real table with its roles, as polars reads it; nothing is loaded before a ``collect``.
 
     ``features``, ``targets`` and ``split`` are views of one table, so their rows agree. The dtype of a
     feature says what it is: every categorical feature and the task column are String, whatever the file
@@ -123,7 +123,7 @@ class Dataset:
 
 @dataclass(frozen=True, kw_only=True)
 class DataSource(RowSource):
-    """A data set by name, or a file, and what is learned from it.
+    """A data set by name, or a file, with its targets and features.
 
     Parameters
     ----------
@@ -174,7 +174,7 @@ class TableRows:
 
     @property
     def targets(self) -> list[str]:
-        """Columns that are learned."""
+        """Names of the target columns."""
         _, y = next(iter(self.parts.values()))
         return y.columns if isinstance(y, pl.DataFrame) else [y.name]
 
@@ -192,7 +192,7 @@ class TableRows:
         }
 
     def describe(self) -> str:
-        """One line on the rows and columns."""
+        """Return one line on the rows and columns."""
         X, targets = next(iter(self.parts.values()))[0], self.targets
         tasks = f"{len(targets)} targets" if len(targets) > 1 else f"the target {targets[0]}"
         long = self.facts["task_column"]
@@ -200,7 +200,7 @@ class TableRows:
         return f"{self.name}: {describe_sizes(self.sizes, self.unit)}; {X.width} features, {tasks}"
 
     def check_features(self) -> None:
-        """Raise an error that names a column which no model takes, such as one of dates."""
+        """Raise an error that names a column which no model accepts, such as one of dates."""
         from tabmtl.encode import FeatureCoder
 
         X, _ = self.parts["train"]
@@ -211,31 +211,31 @@ class TableRows:
         estimator.fit(*self.parts["train"], **self._watched)
 
     def scores(self, estimator: Any, part: str) -> dict[str, float | None]:
-        """Score of every task."""
+        """Return the score of every task."""
         return estimator.score_tasks(*self.parts[part])
 
     def table(self, estimator: Any, part: str) -> pl.DataFrame:
-        """Scores and their confidence intervals, one row a task."""
+        """Return scores and their confidence intervals, one row per task."""
         table = estimator.score_intervals(*self.parts[part])
         return table.select("task", "metric", "score", low="low", high="high", labelled="n_labelled")
 
     def metrics(self, table: pl.DataFrame, part: str) -> dict[str, float | None]:
-        """The scores of a `table` by ``<part>/<task>/<metric>``, as they are logged."""
+        """Return the scores of a `table` by ``<part>/<task>/<metric>``, as they are logged."""
         return {f"{part}/{row['task']}/{row['metric']}": row["score"] for row in table.iter_rows(named=True)}
 
     def objective(self, estimator: Any, *, per_task: bool, search_space: Mapping[str, Any]) -> Objective:
-        """The objective of a search: fit on the train rows, score the validation rows."""
+        """Make the objective of a search: fit on the train rows, score the validation rows."""
         from tabmtl.tuning import objective
 
         train = self.parts["train"]
         return objective(estimator, *train, **self._watched, per_task=per_task, search_space=search_space)
 
     def log_fitted(self, callback: Any, estimator: Any, reference: Any = None) -> None:
-        """Log the facts of a fit that is over."""
+        """Log the facts of a finished fit."""
         callback.log_fitted(estimator, *self.parts["train"], **self._watched, reference=reference)
 
     def example(self) -> pl.DataFrame:
-        """Some rows as they will come."""
+        """Return some rows, as an input example."""
         return self.parts["train"][0].head(5)
 
     @property
@@ -245,7 +245,7 @@ class TableRows:
 
 
 def open_table(source: DataSource, *, whole: bool = False) -> TableRows:
-    """Read a table; the split is stored with a set, named by a column of a file, or drawn.
+    """Read a table; the split comes from the set, from a column of a file, or is drawn.
 
     Parameters
     ----------
@@ -281,7 +281,7 @@ def open_table(source: DataSource, *, whole: bool = False) -> TableRows:
 
 
 def _read_set(source: DataSource) -> tuple[pl.DataFrame, dict[str, Kind | None], str | None]:
-    """Features, chosen targets and split of a set; the kinds of the targets, and the task column."""
+    """Read features, chosen targets and split of a set, the kinds of the targets, and the task column."""
     from tabmtl.pipelines.datasets import load
 
     if source.full and source.data != "flights":
@@ -301,7 +301,7 @@ def _read_set(source: DataSource) -> tuple[pl.DataFrame, dict[str, Kind | None],
 
 
 def _read_table(source: DataSource) -> tuple[pl.DataFrame, dict[str, Kind | None], str | None]:
-    """The columns of a file; the kinds of the targets where they are declared, and the task column."""
+    """Read the columns of a file, the kinds of the targets where declared, and the task column."""
     frame = read_file(Path(source.data))
     tasks = _kinds(source.target, frame.columns)
     if not tasks:
@@ -314,7 +314,7 @@ def _read_table(source: DataSource) -> tuple[pl.DataFrame, dict[str, Kind | None
 
 
 def _kinds(texts: list[str], columns: Sequence[str]) -> dict[str, Kind | None]:
-    """Names of the targets, and their kinds where they are declared."""
+    """Return the names of the targets, with their kinds where declared."""
     found: dict[str, Kind | None] = {}
     for text in texts:
         name, _, declared = text.rpartition("=")
@@ -329,7 +329,7 @@ def _kinds(texts: list[str], columns: Sequence[str]) -> dict[str, Kind | None]:
 
 
 def _with_categories(frame: pl.DataFrame, source: DataSource) -> pl.DataFrame:
-    """The frame, with the columns that hold categories as text."""
+    """Return the frame with its categorical columns as text."""
     chosen = frame.select(known(frame, source.categorical, "--categorical"))
     for name, dtype in chosen.schema.items():
         if dtype.is_nested() or dtype == pl.Binary:
@@ -348,7 +348,7 @@ def _stored_split(column: pl.Series) -> dict[str, np.ndarray]:
 
 
 def _drawn_split(X: pl.DataFrame, y: Any, facts: Mapping[str, Any], source: DataSource) -> dict[str, np.ndarray]:
-    """Parts that each hold labels of every task and class, where there are rows enough."""
+    """Draw parts that each hold labels of every task and class, where there are enough rows."""
     from tabmtl.encode import TableCoder
     from tabmtl.model_selection.folds import train_valid_split
 

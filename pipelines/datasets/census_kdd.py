@@ -9,7 +9,7 @@ from tabmtl.pipelines.data.tables import Dataset
 
 
 def load(folder: Folder = None, *, college_degree: bool = True) -> Dataset:
-    """299 285 persons: income over 50 000 $, never married, college degree.
+    """Open 299 285 persons: income over 50 000 $, never married, college degree.
 
     No cell is missing: "?" is a level of its own. ``marital_stat`` and ``education`` are the last two targets
     under another name and ``instance_weight`` is a survey weight: none is a feature here. The test part is

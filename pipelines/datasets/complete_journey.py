@@ -17,7 +17,7 @@ DROPPED = ("FUEL", "MISCELLANEOUS")
 
 
 def load(folder: Folder = None, *, train_days: int = 120, test_days: int = 28, seed: int = 0) -> ClickLog:
-    """Baskets of 2 469 households in 2017 as sessions, in the setting of the figures of this project.
+    """Open baskets of 2 469 households in 2017 as sessions, in the setting of the figures of this project.
 
     The owner calls the data simulated, for teaching and prototyping and not for research on real consumers: say so
     beside any figure.
@@ -83,7 +83,7 @@ def load(folder: Folder = None, *, train_days: int = 120, test_days: int = 28, s
 
 
 def _shuffled(transactions: Path, known: pl.LazyFrame, seed: int) -> pl.DataFrame:
-    """Lines of known products, baskets in order of time and each in an order of its own."""
+    """Return lines of known products, baskets in order of time and each in a random order."""
     lines = (
         pl.scan_parquet(transactions)
         .select(
@@ -101,7 +101,7 @@ def _shuffled(transactions: Path, known: pl.LazyFrame, seed: int) -> pl.DataFram
 
 
 def _tables(folder: Folder) -> tuple[Path, Path]:
-    """Paths of transactions and products."""
+    """Return the paths of transactions and products."""
     try:
         return stored("complete_journey", folder, "transactions"), stored("complete_journey", folder, "products")
     except FileNotFoundError as error:

@@ -9,7 +9,7 @@ from tabmtl.pipelines.data.files import Folder, scan
 
 
 def load(folder: Folder = None) -> ClickLog:
-    """982 961 clicks of 202 633 sessions on 43 097 items of 995 categories, in the preprocessing of SR-GNN.
+    """Open 982 961 clicks of 202 633 sessions on 43 097 items of 995 categories, in the preprocessing of SR-GNN.
 
     The log has an order only: sessions are sorted by date, and the last 7 days are test. Metadata is the category
     alone, so an item without an id is one of 995. Sessions of length 1 and items seen fewer than 5 times were dropped

@@ -11,7 +11,7 @@ from tabmtl.pipelines.data.tables import Dataset
 
 
 def load(folder: Folder = None, *, full: bool = False) -> Dataset:
-    """Cancelled, departed 15 min late, arrival delay and air time (min), from schedule, route and weather.
+    """Open flights: cancelled, 15 min late, arrival delay and air time (min), from schedule, route and weather.
 
     Without arguments, the sample in the package: 60 367 rows, the whole of 67 days (``make_samples`` chose
     them). With ``full=True`` or a folder, all 336 776 rows. The environment alone never changes which rows

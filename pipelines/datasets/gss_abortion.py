@@ -7,7 +7,7 @@ from tabmtl.pipelines.data.tables import Dataset
 
 
 def load(folder: Folder = None) -> Dataset:
-    """45 599 interviews: should a legal abortion be possible, under seven circumstances.
+    """Open 45 599 interviews: should a legal abortion be possible, under seven circumstances.
 
     ``abany`` was not asked in 1972-1976 and is null for 19.3 %, the others for 2.7 to 3.7 %. ``relactiv`` and
     ``hispanic`` are null for about 70 %. ``id`` and ``hispaniccat`` are no features. The split is by row,

@@ -1,4 +1,4 @@
-"""How the tables that ship were made: ``python -m tabmtl.pipelines.datasets.make_samples FOLDER``."""
+"""Make the tables that ship: ``python -m tabmtl.pipelines.datasets.make_samples FOLDER``."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def sample_days(table: pl.DataFrame) -> list[int]:
 
 
 def roles_only(data: Dataset) -> pl.DataFrame:
-    """Collect features, targets, groups and split in the order of the table; whatever leaks stays behind.
+    """Collect features, targets, groups and split in the order of the table, without columns that leak.
 
     Parameters
     ----------

@@ -7,7 +7,7 @@ from tabmtl.pipelines.data.tables import Dataset
 
 
 def load(folder: Folder = None) -> Dataset:
-    """7 185 pupils of 160 schools: the maths score ``y`` from the pupil and the school.
+    """Open 7 185 pupils of 160 schools: the maths score ``y`` from the pupil and the school.
 
     A long set: the task column names the school, which has 14 to 67 rows. Pooling all schools beats one model
     per school. The split is by row inside each task, 60/20/20.

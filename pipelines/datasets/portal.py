@@ -11,7 +11,7 @@ from tabmtl.pipelines.data.tables import Dataset
 
 
 def load(folder: Folder = None) -> Dataset:
-    """34 247 rodents: weight (g), hind foot length (mm) and sex from date, plot and species. All rows ship.
+    """Open 34 247 rodents: weight (g), hind foot length (mm) and sex from date, plot and species. All rows ship.
 
     5.7 %, 8.2 % and 3.5 % of the labels are missing; 1 102 rows carry none at all. The species nearly gives
     the size of an animal, while its sex is hard to tell. ``species`` and ``taxa`` repeat ``species_id``, and

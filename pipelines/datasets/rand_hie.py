@@ -7,7 +7,7 @@ from tabmtl.pipelines.data.tables import Dataset
 
 
 def load(folder: Folder = None) -> Dataset:
-    """20 190 person-years: any spending, any inpatient or mental care, log spending (log $), visits.
+    """Open 20 190 person-years: any spending, any inpatient or mental care, log spending (log $), visits.
 
     ``log_spend`` is null exactly where ``any_spend`` is 0 (22.1 %). ``plan`` and ``site`` are stored as
     integers but are categories. 5 912 persons have one to five years each, so the split is by person

@@ -17,7 +17,7 @@ GROUPS = {
 
 
 def load(folder: Folder = None) -> Dataset:
-    """15 362 pupils of 139 schools: the score ``y`` (1 to 70) from 25 indicators and two percentages.
+    """Open 15 362 pupils of 139 schools: the score ``y`` (1 to 70) from 25 indicators and two percentages.
 
     A long set: the task column names the school, which has 22 to 251 rows; 854 rows repeat another of the
     same task and part. The split is by row inside each task, 60/20/20. The R-MTGB paper splits all rows 80/20

@@ -10,7 +10,7 @@ PER_GRADE = ("star", "lunch", "school", "degree", "ladder", "tethnicity", "syste
 
 
 def load(folder: Folder = None) -> Dataset:
-    """10 786 pupils: eight test scores from class type, school, teacher and background.
+    """Open 10 786 pupils: eight test scores from class type, school, teacher and background.
 
     39 to 46 % of each score are missing: the features and the scores of a grade a pupil did not attend are
     null together. 3 940 pupils have two scores, 2 621 all eight. The split is by row, 60/20/20.

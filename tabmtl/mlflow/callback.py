@@ -276,7 +276,7 @@ def _text_of(value: Any) -> str:
 
 
 def _displays(estimator: Any, gain: MultitaskGain | None, names: tuple[str, str]) -> Iterator[tuple[str, Display]]:
-    """Return the plots for an estimator of this kind."""
+    """Yield the plots for an estimator of this kind."""
     tasks = [task.name for task in getattr(estimator, "tasks_", ())]
     if tasks and hasattr(estimator, "history_"):
         yield "history", HistoryDisplay.from_estimator(estimator, tasks=tasks[:_MOST_LINES])
