@@ -1,8 +1,8 @@
 """Forked processes: they hold the memory of their parent, but only one of its threads.
 
 A library that has started threads in the parent waits for them in the child for ever: polars for its pool, OpenMP (of
-torch and LightGBM) for its team. Without its pool, polars can do little, so what needs it is refused; OpenMP needs no
-team for one thread, so forked processes compute on one.
+torch and LightGBM) for its team. Without its pool, polars can do little, so calls that need it are refused; OpenMP
+needs no team for one thread, so forked processes compute on one.
 """
 
 from __future__ import annotations

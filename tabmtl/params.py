@@ -179,7 +179,7 @@ def check_fields(owner: Any) -> None:
     Raises
     ------
     ValueError, TypeError
-        The message names the field, what was expected and the value.
+        The message names the field, the expected values and the value found.
     """
     for name, check in _checks_of(type(owner)):  # type: ignore[arg-type]
         check(name, getattr(owner, name))
@@ -251,9 +251,9 @@ _PLAIN: dict[Any, tuple[Callable[[Any], bool], str]] = {
 
 
 def to_json(name: str, value: Any) -> Any:
-    """A hyper-parameter as JSON; what is no plain value is tagged by its type.
+    """Return a hyper-parameter as JSON; a value that is not plain is tagged by its type.
 
-    Of a LightGBM estimator, what would open a file or a connection is left out.
+    Parameters of a LightGBM estimator that would open a file or a connection are left out.
 
     Raises
     ------

@@ -25,14 +25,14 @@ class DivergenceError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One target: its name, what kind of value it holds, and how it is judged.
+    """One target: its name, the kind of its values, and its score.
 
     Parameters
     ----------
     name : str
-        Name of the target, as the columns of ``y`` have it.
+        Name of the target, equal to its column of ``y``.
     kind : {"binary", "multiclass", "regression"}
-        What the target holds.
+        Kind of the values.
     classes : tuple, optional
         The class labels in the order of the columns of ``predict_proba``. Left out, they are learned from the
         labels in ``fit`` and sorted. For a binary task, the second is the positive class.
@@ -45,7 +45,7 @@ class Task:
     Raises
     ------
     ValueError
-        If the kind is unknown, the classes do not fit the kind, or the weight is no finite number >= 0.
+        If the kind is unknown, the classes do not fit the kind, or the weight is not a finite number >= 0.
     """
 
     name: str

@@ -163,7 +163,7 @@ class Grown:
     ----------
     rounds : int
     header : str
-        What precedes the trees of a model.
+        Text before the trees of a model.
     ensembles : list of list of str
         Their trees, round after round.
     gains : ndarray of shape (n_features,)
@@ -248,7 +248,7 @@ class Forest:
         Parameters
         ----------
         factors : mapping of int to float
-            Ensembles that take part, and by what their trees are multiplied.
+            Ensembles to sum, with the factor of their trees.
         start : sequence of float, length width
             The constant of every output.
         objective : str
@@ -269,7 +269,7 @@ class Forest:
         return trees[self.width * start : self.width * end]
 
 
-# LightGBM's text: a header of key=value lines, blocks "Tree=...", "end of trees", then what prediction does not need.
+# LightGBM's text: a header of key=value lines, blocks "Tree=...", "end of trees", then lines unused by prediction.
 
 
 def _split_text(text: str) -> tuple[str, list[str]]:

@@ -1,1 +1,1 @@
-"""The parts that every model inherits."""
+"""Bases of all models."""

@@ -25,7 +25,7 @@ class SavableEstimator(BaseEstimator):
     Attributes
     ----------
     search_space : dict of str to dict
-        What is worth tuning, by parameter: ``{"low": ..., "high": ...}``, of whole numbers if both are, perhaps with
+        Ranges worth tuning, by parameter: ``{"low": ..., "high": ...}``, of whole numbers if both are, perhaps with
         ``"log": True`` or a ``"step"``; or ``{"choices": ...}``. See :mod:`tabmtl.tuning`.
     """
 
@@ -33,7 +33,7 @@ class SavableEstimator(BaseEstimator):
 
     # parameters that may hold code, which only training runs; it is not saved
     _training_code: ClassVar[tuple[str, ...]] = ()
-    # what a file keeps of a fit: a dataclass that `put_together` reads, of fitted attributes under their names
+    # a dataclass of the fitted attributes that a file keeps, under their names; `put_together` reads it
     _stored: ClassVar[type]
     _fitted_params: dict[str, Any]
 
@@ -70,28 +70,28 @@ class SavableEstimator(BaseEstimator):
     def save(self, path: str | Path) -> None:
         """Save to a folder of JSON, safetensors and, for trees, LightGBM text; no pickle.
 
-        Saving is atomic: a reader sees the old model or the new one. `tabmtl.load` reads it. Parameters are saved as
-        they were in fit, but for code that only training runs, a callback ``on_epoch`` or an aggregator as ``balance``,
-        and for the files and machines that LightGBM would open: the loaded estimator has the default there, and
-        predicts the same. Of several processes that save to one folder, the last one's model stays.
+        Saving is atomic: a reader sees the old model or the new one. `tabmtl.load` reads it. Saves the parameters used
+        in fit, except callables needed only for training (a callback ``on_epoch``, an aggregator as ``balance``) and
+        the files and machines that LightGBM would open: the loaded estimator has their defaults, and predicts the same.
+        If several processes save to one folder, the last model stays.
 
         Parameters
         ----------
         path : str or Path
-            Folder; made where it does not exist.
+            Folder; created if it does not exist.
 
         Raises
         ------
         TypeError
             If a parameter cannot be written without pickle.
         ValueError
-            If it holds what `tabmtl.load` would refuse, such as a weight that is NaN.
+            If the model holds a value that `tabmtl.load` would refuse, such as a weight that is NaN.
         OSError
-            If the folder cannot be written or the disk is full. What it held before is untouched.
+            If the folder cannot be written or the disk is full. Its former content stays.
         """
         check_is_fitted(self)
         saved = take_apart(self._state())
-        put_together(self._stored, saved)  # what load refuses replaces no model
+        put_together(self._stored, saved)  # a model that load would refuse must not replace another
         kept = {k: v for k, v in self._fitted_params.items() if not (k in self._training_code and callable(v))}
         params = {name: to_json(name, value) for name, value in kept.items()}
         write_folder(path, type(self).__name__, replace(saved, facts=saved.facts | {"params": params}))
@@ -100,7 +100,7 @@ class SavableEstimator(BaseEstimator):
     def _from_saved(cls, saved: Saved) -> Self:
         facts = dict(saved.facts)
         params = read_params(facts.pop("params"))
-        # what is left out was code, which the check of the others may look at
+        # parameters left out were code, which the check of the others may look at
         cls(**params, **{name: _left_out for name in cls._training_code if name not in params})._check_params()
         estimator = cls(**params)
         estimator._restore(put_together(cls._stored, replace(saved, facts=facts)))
@@ -111,25 +111,25 @@ class SavableEstimator(BaseEstimator):
         check_fields(self)
 
     def _state(self) -> Any:
-        """The fitted attributes that a file keeps, as `_stored`."""
+        """Return the fitted attributes that a file keeps, as `_stored`."""
         return self._stored(**{field.name: getattr(self, field.name, None) for field in fields(self._stored)})
 
     def _restore(self, state: Any) -> None:
-        """Become fitted as `_state` says, which somebody else may have written."""
+        """Set the fitted attributes to `_state`, which somebody else may have written."""
         raise NotImplementedError
 
     def _as_fitted(self) -> Self:
-        """An estimator with the parameters of fit, whatever they have become since."""
+        """Return an estimator with the parameters of fit, even if they have changed since."""
         return type(self)(**self._fitted_params)
 
     def _forget(self) -> None:
-        """Drop what a former fit left, now that a new one has succeeded."""
+        """Drop the attributes of an earlier fit, now that a new one has succeeded."""
         for name in [name for name in vars(self) if name.endswith("_") and not name.startswith("_")]:
             delattr(self, name)
 
 
 def _left_out(*args: Any) -> None:
-    """Code that was not saved."""
+    """Stand in for code that was not saved."""
 
 
 def draw_seed(random_state: int | np.random.RandomState | None) -> int:

@@ -32,7 +32,7 @@ def complete_docstring(cls: type) -> str | None:
 
 
 def documented(doc: str, title: str = "Parameters") -> dict[str, str]:
-    """Entries of a section by their names; names that share an entry have it both."""
+    """Return the entries of a section by name; names that share an entry each get it."""
     return {name: entry for names, entry in _entries(doc, title) for name in names}
 
 
@@ -48,7 +48,7 @@ def _missing_entries(cls: type, doc: str, title: str) -> str:
 
 
 def _entries(doc: str, title: str) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Names and text of every entry of a section."""
+    """Yield names and text of every entry of a section."""
     start, end = _span(doc, title)
     for entry in re.split(r"^(?=\w)", doc[start:end], flags=re.MULTILINE):
         names = _NAMES.match(entry)
@@ -57,7 +57,7 @@ def _entries(doc: str, title: str) -> Iterator[tuple[tuple[str, ...], str]]:
 
 
 def _span(doc: str, title: str) -> tuple[int, int]:
-    """Begin and end of the entries of a section; where they would stand, if there is none."""
+    """Return begin and end of the entries of a section; if there is none, the place for them."""
     headings = list(_HEADING.finditer(doc))
     for i, heading in enumerate(headings):
         if heading[1] == title:
@@ -85,7 +85,7 @@ def _with_entries(doc: str, title: str, entries: str) -> str:
 
 
 def _with_default(entry: str, cls: type, base: type, names: tuple[str, ...]) -> str:
-    """Tell the default of this class, where it is not that of the base."""
+    """Add the default of this class, if it is not that of the base."""
     defaults = [getattr(cls, name, None) for name in names]
     if defaults == [getattr(base, name, None) for name in names]:
         return entry

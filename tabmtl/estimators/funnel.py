@@ -1,4 +1,4 @@
-"""What estimators of funnels share: the parameter that names the steps and its check, and towers on one vector."""
+"""Estimators of funnels: the parameter that names the steps, its check, and towers on one vector."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NO_YES = {("no", "yes"), ("n", "y"), ("false", "true"), ("f", "t"), ("0", "1")}
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class FunnelEstimator(NetworkEstimator):
-    """Base of the estimators that know a funnel, such as impression, click, conversion.
+    """Base of the estimators that model a funnel, such as impression, click, conversion.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ class FunnelEstimator(NetworkEstimator):
         return tuple(index[name] for name in chain)
 
     def _check_order_of_text(self, steps: Sequence[Task], tasks: Sequence[Task]) -> None:
-        """Refuse text classes that nobody ordered: sorting is right for "no" and "yes", and a guess for other words."""
+        """Refuse text classes without a declared order: sorting is right for "no" and "yes", else a guess."""
         declared = declared_tasks(self.tasks, [task.name for task in tasks])
         for step in steps:
             classes = step.classes or ()
@@ -73,7 +73,7 @@ class FunnelEstimator(NetworkEstimator):
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class TowerEstimator(FunnelEstimator, VectorEstimator):
-    """Base of the funnel estimators that have a tower per task on the row's vector.
+    """Base of the funnel estimators with a tower per task on the row's vector.
 
     Parameters
     ----------
@@ -103,5 +103,5 @@ class TowerEstimator(FunnelEstimator, VectorEstimator):
             )
 
     def _heads(self, d_in: int, tasks: Sequence[Task]) -> Towers:
-        """A linear layer per task."""
+        """Return a linear layer per task."""
         return Towers(d_in, [task.width for task in tasks], hidden=None)

@@ -1,4 +1,4 @@
-"""The torch half of the contract: training options, and from fitted weights to predictions."""
+"""Estimators of networks: training options, and the way from fitted weights to predictions."""
 
 from __future__ import annotations
 
@@ -50,35 +50,35 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     Parameters
     ----------
     monitor : str, default="mean"
-        What early stopping watches: the mean of the tasks' validation scores, or the name of one task.
+        Score that early stopping maximises: the mean of the tasks' validation scores, or the name of one task.
     numeric_transform : {"standardize", "quantile"}, default="standardize"
-        How numeric columns are scaled; see :class:`tabmtl.encode.FeatureCoder`.
+        Scaling of numeric columns; see :class:`tabmtl.encode.FeatureCoder`.
     min_frequency : int, default=5
         Levels of a categorical column seen less often share one embedding, which unseen levels use too.
     balance : str, sequence or mapping of weights, or TorchJD aggregator, default="sum"
-        How the losses of the tasks become one step: ``"sum"``, weights in task order or by name, or by a method:
+        Way to join the losses of the tasks to one step: ``"sum"``, weights in task order or by name, or a method:
         ``"uncertainty"``, ``"imtl_l"``, ``"dwa"``, ``"gls"``, ``"famo"``, ``"gradnorm"``, ``"pcgrad"``, ``"mgda"``,
-        ``"imtl_g"``; see :mod:`tabmtl.training.balance`. Any but ``"sum"`` takes whole batches, not micro-batches. An
+        ``"imtl_g"``; see :mod:`tabmtl.training.balance`. All except ``"sum"`` take whole batches, not micro-batches. An
         aggregator is not saved: a loaded estimator has ``"sum"``, and predicts the same.
     grad_level : {"auto", "representation", "parameters"}, default="auto"
-        Where the last three and aggregators compare the tasks: in what networks mark as shared (`SharedBottom`: the
-        trunk's output; mixtures: a row's vector and the experts' outputs; `APEM`: the patterns; `ESMM` and `AITM`: a
-        row's vector), or in all shared parameters. ``"auto"`` is the first, but the second where nothing is marked
-        (`MultiTabNet`), where a row has one task (``task_column``), and with ``flat``.
+        Where gradient methods ("pcgrad", "mgda", "imtl_g", aggregators) compare tasks: in the representations that a
+        network marks as shared (`SharedBottom`: the trunk's output; mixtures: a row's vector and the experts' outputs;
+        `APEM`: the patterns; `ESMM` and `AITM`: a row's vector), or in all shared parameters. ``"auto"`` means
+        representations, except for a network without marks (`MultiTabNet`), with ``task_column``, and with ``flat``.
     normalize_gradients : bool, default=False
-        Give the tasks' gradients one length before the last three or an aggregator join them.
+        Scale the tasks' gradients to one length before a gradient method joins them.
     flat : bool, default=False
         Seek task-based flat regions (arXiv 2211.13723) with any balance, at all parameters: twice the gradients.
     rho : float, default=0.01
-        How far ``flat`` looks: length of the moves towards a task's worst loss, one for the shared and one for the
-        task's own parameters. Not used without ``flat``.
+        Radius of ``flat``: length of the moves towards a task's worst loss, one for the shared and one for the task's
+        own parameters. Not used without ``flat``.
 
     Attributes
     ----------
     history_ : polars DataFrame
-        One row an epoch: ``epoch``, ``train/loss``, ``train/score`` and per task ``train/<task>/loss`` and
-        ``train/<task>/<metric>``; the same under ``val/``. Train scores are taken while the weights move, on up
-        to 50 000 rows.
+        One row per epoch: ``epoch``, ``train/loss``, ``train/score`` and per task ``train/<task>/loss`` and
+        ``train/<task>/<metric>``; the same under ``val/``. Train scores are measured while the weights move, on up to
+        50 000 rows.
     """
 
     monitor: str = "mean"
@@ -109,7 +109,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         """Build the untrained network; see `tabmtl.training.table_loop.Network`."""
 
     def transform(self, X: Any) -> np.ndarray:
-        """What the tasks' heads read.
+        """Return the features that the tasks' heads read.
 
         Parameters
         ----------
@@ -118,7 +118,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         Returns
         -------
         representation : ndarray of float32, shape (n, r)
-            What all heads read alike; of a network that gives every task its own, such as a mixture of experts, the
+            Features that all heads share; if a network gives every task its own, such as a mixture of experts, the
             features of all tasks side by side, in task order. In the long layout those of every row's own task.
         """
         check_is_fitted(self)
@@ -139,11 +139,11 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         return {"transform": self.numeric_transform, "min_frequency": self.min_frequency}
 
     def _loss(self, tasks: Sequence[Task]) -> MultiTaskLoss:
-        """What training minimises, and how the network's answers become scores of the tasks."""
+        """Return the loss of training, which also turns the network's outputs into scores of the tasks."""
         return MultiTaskLoss(tasks)
 
     def _inspect(self, network: torch.nn.Module, batch: Batch) -> dict[str, Any]:
-        """More fitted attributes, from the trained network and (tensors of) the features of its training rows."""
+        """Return more fitted attributes, from the trained network and the features of its training rows (tensors)."""
         return {}
 
     def _fit(self, X: Any, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int) -> dict[str, Any]:
@@ -174,7 +174,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     def _trained(
         self, network: torch.nn.Module, coder: TableCoder, data: Batch, history: list[Record], best: int
     ) -> dict[str, Any]:
-        """Fitted attributes, from a trained network and its training rows."""
+        """Return the fitted attributes, from a trained network and its training rows."""
         features = replace(data, y=None, weight=None)
         first = features.rows(torch.arange(1, device=data.x_num.device))
         return {
@@ -188,7 +188,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     def _trained_so_far(
         self, network: torch.nn.Module, coder: TableCoder, data: Batch, history: list[Record]
     ) -> dict[str, Any]:
-        """Fitted attributes, as if training had ended with the last epoch of the history."""
+        """Return the fitted attributes as if training had ended with the last epoch of the history."""
         now, network = type(self)(**self.get_params(deep=False)), copy.deepcopy(network)
         settle_statistics(network, data, self.precision)
         with warnings.catch_warnings():
@@ -248,7 +248,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
 
 
 def _tensors(batch: Batch, coder: TableCoder, device: torch.device) -> Batch:
-    """A batch for training: standardised float32 labels, on the device."""
+    """Return a batch for training: standardised float32 labels, on the device."""
     weight = None if batch.weight is None else batch.weight.astype(np.float32)
     batch = replace(batch, y=coder.labels.standardize(batch.y), weight=weight)
     return _on_device(batch, device)
@@ -259,7 +259,7 @@ def _on_device(batch: Batch, device: torch.device) -> Batch:
 
 
 def _evaluate(coder: TableCoder, scores: Sequence[torch.Tensor], batch: Batch) -> dict[str, float | None]:
-    """Scores of raw scores on training-unit labels, in own units; undefined ones are None."""
+    """Return scores of raw scores on training-unit labels, in own units; undefined ones are None."""
     labels = coder.labels
     outputs = labels.outputs([score.float().cpu().numpy() for score in scores])
     arrays = Batch(**{name: part.cpu().numpy() if part is not None else None for name, part in vars(batch).items()})
@@ -292,6 +292,6 @@ class VectorEstimator(NetworkEstimator):
     _embedding_std: ClassVar[float | None] = None
 
     def _vector(self, columns: Columns) -> FeatureVector:
-        """A row as one vector, with the options of this estimator."""
+        """Return the module that reads a row as one vector, with the options of this estimator."""
         kind, std = self.numeric_embedding, self._embedding_std
         return FeatureVector(columns, self.d_embedding, numeric_embedding=kind, std=std)

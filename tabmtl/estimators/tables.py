@@ -1,4 +1,4 @@
-"""The contract: what every multi-task estimator does, with scikit-learn's names and rules."""
+"""Contract of every multi-task estimator, with scikit-learn's names and rules."""
 
 from __future__ import annotations
 
@@ -48,15 +48,15 @@ class TableState:
 class MultiTaskEstimator(CallbackSupport, SavableEstimator):
     """Base of all estimators: one object that learns several targets at once.
 
-    A subclass gives `_fit` and `_outputs`, and says by `_stored` which fitted attributes its file keeps; frames,
-    targets, scores and files are handled here.
+    A subclass defines `_fit` and `_outputs`, and declares by `_stored` the fitted attributes that its file keeps; this
+    class handles frames, targets, scores and files.
 
     Parameters
     ----------
     tasks : mapping of name to kind or Task, or sequence of Task, optional
-        Kinds of the targets; what is not declared is inferred. Text, categories and booleans are classes; floats
-        are a regression target, except floats that are only 0 and 1; whole numbers with two values are binary;
-        other whole numbers are ambiguous, which a warning says.
+        Kinds of the targets; others are inferred. Text, categories and booleans are classes; floats are a regression
+        target, except floats that are only 0 and 1; whole numbers with two values are binary; other whole numbers are
+        ambiguous, and cause a warning.
     task_column : str, optional
         Long layout: the column of X that names every row's own task. Then y holds one label a row.
     categorical_features : "from_dtype" or sequence of str or int, default="from_dtype"
@@ -70,7 +70,7 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
     categorical_features: Literal["from_dtype"] | Sequence[str | int] = "from_dtype"
     random_state: RandomState = None
 
-    # what the three faces differ in: the kind of every undeclared task
+    # the kind of every undeclared task; the three faces differ in it
     _target_kind: ClassVar[TargetKind] = None
 
     @watched_fit
@@ -103,7 +103,7 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         return self
 
     def _encode(self, X: Any, y: Any, weight: Any, X_val: Any, y_val: Any) -> tuple[TableCoder, Batch, Batch | None]:
-        """Check all that fit is given, and encode the rows."""
+        """Check all arguments of fit, and encode the rows."""
         if (X_val is None) != (y_val is None):
             raise ValueError("X_val and y_val belong together; got only one of them")
         self._check_params()
@@ -142,7 +142,7 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
 
     @available_if(_gives_probabilities)
     def predict_proba(self, X: Any) -> Any:
-        """Class probabilities.
+        """Predict class probabilities.
 
         Returns
         -------
@@ -176,7 +176,7 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         return self._score(X, y, sample_weight)
 
     def score_intervals(self, X: Any, y: Any, sample_weight: Any = None, *, level: float = 0.95) -> pl.DataFrame:
-        """Score every task on its labelled rows, and say how exact that is.
+        """Score every task on its labelled rows, with standard errors and confidence intervals.
 
         Parameters
         ----------
@@ -187,8 +187,8 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         Returns
         -------
         intervals : polars.DataFrame
-            One row per task: task, metric, score, standard_error, low, high, n_labelled, n_positive (of binary
-            tasks). Null with a warning where undefined; `tabmtl.metrics.intervals` says what the interval holds.
+            One row per task: task, metric, score, standard_error, low, high, n_labelled, n_positive (of binary tasks).
+            Null with a warning where undefined; `tabmtl.metrics.intervals` describes the interval.
 
         Raises
         ------
@@ -198,17 +198,17 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         return score_intervals(*self._labelled(X, y, sample_weight), level=level)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Mean over the tasks of `score_tasks`; tasks whose score is undefined are left out."""
+        """Return the mean over the tasks of `score_tasks`; tasks with an undefined score are left out."""
         return mean_score(self.score_tasks(X, y, sample_weight))
 
-    # what a subclass gives
+    # methods that a subclass defines
 
     def _encoding(self) -> dict[str, Any]:
-        """How features are encoded: `transform` and `min_frequency` of `FeatureCoder.fit`."""
+        """Return the encoding of features: `transform` and `min_frequency` of `FeatureCoder.fit`."""
         return {"transform": "none", "min_frequency": 1}
 
     def _chain(self, tasks: Sequence[Task]) -> tuple[int, ...]:
-        """Indices of the steps of a funnel among the tasks, in order; none but where a method has a `task_chain`."""
+        """Return task indices of the funnel steps, in order; empty if the method has no funnel."""
         return ()
 
     def _fit(self, X: Any, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int) -> dict[str, Any]:
@@ -216,7 +216,7 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         raise NotImplementedError
 
     def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
-        """Probabilities (n, K) or values (n,) per column of y."""
+        """Return probabilities (n, K) or values (n,) per column of y."""
         raise NotImplementedError
 
     # shared steps
@@ -244,11 +244,11 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         return self._outputs(X, self._read_rows(X))
 
     def _read_rows(self, X: Any) -> Batch:
-        """Encoded rows to predict."""
+        """Return encoded rows to predict."""
         return self._coder.read(X)
 
     def _check_columns(self, X: Any) -> None:
-        """Hold the columns of X against those of fit, if there was one, with scikit-learn's messages."""
+        """Check the columns of X against those of fit, if there was one, with scikit-learn's messages."""
         # for a row, scikit-learn's checks take longer than reading it
         if not hasattr(self, "_coder"):
             check_is_fitted(self)
@@ -262,13 +262,13 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
             _check_n_features(self, X, reset=False)
 
     def _score(self, X: Any, y: Any, sample_weight: Any, metric: str | None = None) -> dict[str, float | None]:
-        """Scores of the tasks, by their own metrics or all by one."""
+        """Score the tasks, by their own metrics or all by one."""
         tasks, *labelled = self._labelled(X, y, sample_weight)
         tasks = tasks if metric is None else [replace(task, metric=metric) for task in tasks]
         return score_tasks(tasks, *labelled)
 
     def _labelled(self, X: Any, y: Any, sample_weight: Any) -> tuple[Any, Any, list[np.ndarray], Any, Any]:
-        """All tasks, and labels, outputs, weights and own tasks of rows, as `score_tasks` takes them."""
+        """Return all tasks, and labels, outputs, weights and own tasks of rows, as `score_tasks` takes them."""
         self._check_columns(X)
         batch = self._coder.read(X, y, sample_weight)
         return self.tasks_, batch.y, self._outputs(X, replace(batch, y=None, weight=None)), batch.weight, batch.task
@@ -283,20 +283,20 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
 
 
 class ClassifierFace(ClassifierMixin):
-    """Every task is a classification; scikit-learn sees a classifier."""
+    """Face for classification tasks only; scikit-learn sees a classifier."""
 
     _target_kind: ClassVar[TargetKind] = "classification"
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Accuracy, averaged over the tasks; unlabelled cells are left out."""
+        """Return the accuracy, averaged over the tasks; unlabelled cells are left out."""
         return mean_score(self._score(X, y, sample_weight, "accuracy"))
 
 
 class RegressorFace(RegressorMixin):
-    """Every task is a regression; scikit-learn sees a regressor."""
+    """Face for regression tasks only; scikit-learn sees a regressor."""
 
     _target_kind: ClassVar[TargetKind] = "regression"
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """R², averaged over the tasks; unlabelled cells are left out."""
+        """Return R², averaged over the tasks; unlabelled cells are left out."""
         return mean_score(self._score(X, y, sample_weight, "r2"))

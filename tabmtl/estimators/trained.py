@@ -1,4 +1,4 @@
-"""The training contract of tables and sessions: its options, its history, and the weights it leaves."""
+"""Training contract of tables and sessions: its options, its history, and its weights."""
 
 from __future__ import annotations
 
@@ -95,12 +95,12 @@ class TrainedEstimator(SavableEstimator):
     def _run_epochs(
         self, network: torch.nn.Module, loop: Loop, *, validated: bool, describe: Describe, on_epoch: OnEpoch | None
     ) -> tuple[list[Record], int]:
-        """Train a network as the parameters say; see `tabmtl.training.epochs.run_epochs`."""
+        """Train a network by the parameters; see `tabmtl.training.epochs.run_epochs`."""
         with watching(self.epochs, describe, verbose=self.verbose, on_epoch=on_epoch) as watch:
             return run_epochs(network, loop, self, validated=validated, on_epoch=watch)
 
     def _fitted_network(self) -> tuple[Any, torch.device]:
-        """The network on the device of the parameters; a copy from pickle builds its own on first use."""
+        """Return the network on the device of the parameters; a copy from pickle builds its own on first use."""
         device = find_device(self.device)
         if self._module is None:
             self._module: torch.nn.Module | None = self._rebuild()
@@ -116,7 +116,7 @@ class TrainedEstimator(SavableEstimator):
 
 
 def trained_attributes(network: torch.nn.Module, history: list[Record], best: int) -> dict[str, Any]:
-    """Fitted attributes of a training that has just ended."""
+    """Return the fitted attributes of a training that has just ended."""
     # declared, for a score may be undefined in every epoch
     types = {name: pl.Int64 if name == "epoch" else pl.Float64 for name in history[0]}
     return {
@@ -127,6 +127,6 @@ def trained_attributes(network: torch.nn.Module, history: list[Record], best: in
 
 
 def load_weights(network: torch.nn.Module, weights: dict[str, np.ndarray]) -> torch.nn.Module:
-    """Give a network copies of fitted weights, and make it ready to predict."""
+    """Load copies of fitted weights into a network, and make it ready to predict."""
     network.load_state_dict({name: torch.tensor(array) for name, array in weights.items()})
     return network.eval()

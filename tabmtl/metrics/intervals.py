@@ -1,4 +1,4 @@
-"""How exact the score of a task is: its standard error and interval over draws of the test rows.
+"""Standard errors and confidence intervals of the score of a task, over draws of the test rows.
 
 The standard errors are those of the infinitesimal jackknife (Efron, *The Jackknife, the Bootstrap and Other Resampling
 Plans*, 1982): the influence of a row is its weight times the derivative of the score by that weight, and the squares of
@@ -6,12 +6,12 @@ the influences sum to the variance. For ROC AUC the influences are the placement
 Clarke-Pearson (Biometrics 44, 1988). All cost O(n log n), know sample weights, need no seed, and give the error of a
 difference of two models on the same rows, where a bootstrap would score a thousand tables.
 
-Rare classes decide what the rest is. Squares are summed by class, each with its own n / (n - 1), and the quantile is
+Rare classes dominate the error. Squares are summed by class, each with its own n / (n - 1), and the quantile is
 Student's with Satterthwaite's degrees of freedom, as Brunner and Munzel (Biometrical Journal 42, 2000) use them for
 placement values. Shares have their bounds on the logit scale, losses and 1 - R² on the logarithmic one: bounds stay
 where scores can be, and lean to the side where few rows can surprise. No perfect score is certain: with m rows in the
-rarest class, m disjoint pairs of rows are all in order with probability AUC^m, so the bound of a perfect AUC at level
-1 - a is (a / 2)^(1 / m) (Clopper and Pearson, 1934). No share may have a better bound than a perfect one.
+rarest class, m disjoint pairs of rows are all in order with probability AUC^m, so the bound of a perfect AUC at level 1
+- a is (a / 2)^(1 / m) (Clopper and Pearson, 1934). No share may have a better bound than a perfect one.
 
 scipy and scikit-learn have no DeLong. The package confidenceinterval has, but ranks in float32 by Python loops, leaves
 weights out of the variance and fails on a class of one row: hence this module.
@@ -73,7 +73,7 @@ def score_interval(
     Parameters
     ----------
     task, y, output, sample_weight
-        As for :func:`tabmtl.metrics.scores.score_task`. A weight says how much a row counts, not how many rows it
+        As for :func:`tabmtl.metrics.scores.score_task`. A weight sets how much a row counts, not the number of rows it
         stands for.
     level : float, default=0.95
         Share of intervals that are to hold the true score.
@@ -82,7 +82,7 @@ def score_interval(
     -------
     ScoreInterval
         All None with a TabmtlWarning where the score is undefined; the score alone, with a TabmtlWarning, where it
-        compares classes of which one has a single row, or there is only one row.
+        compares classes and one of them has a single row, or if there is only one row.
 
     Raises
     ------
@@ -126,21 +126,21 @@ def score_difference(
 ) -> ScoreInterval:
     """Compare two models on the same rows: the score of the first minus that of the second.
 
-    What is hard for both models cancels row by row, so the error is smaller than the two scores' own would suggest;
-    for ROC AUC it is that of DeLong's covariance.
+    Difficulty that both models share cancels row by row, so the error is smaller than the errors of the two scores
+    suggest; for ROC AUC it is that of DeLong's covariance.
 
     Parameters
     ----------
     task, y, output, sample_weight, level
         As for :func:`score_interval`.
     reference : ndarray of the shape of ``output``
-        What the other model answers for the same rows.
+        Outputs of the other model for the same rows.
 
     Returns
     -------
     ScoreInterval
-        The difference, and None as :func:`score_interval` has it. The interval is symmetric. Models that order all
-        rows alike differ by 0 ± 0 in ROC AUC: these rows cannot tell them apart.
+        The difference, with None as in :func:`score_interval`. The interval is symmetric. Models that order all rows
+        alike differ by 0 ± 0 in ROC AUC: these rows cannot tell them apart.
 
     Raises
     ------

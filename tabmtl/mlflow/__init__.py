@@ -9,7 +9,7 @@ pickle, so it loads with ``MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false`` too::
     with mlflow.start_run():
         tabmtl.mlflow.log_model(model, input_example=X.head(5), registered_model_name="flights")
     same = tabmtl.mlflow.load_model("models:/flights/1")          # the estimator
-    mlflow.pyfunc.load_model("models:/flights/1")                  # what serves it
+    mlflow.pyfunc.load_model("models:/flights/1")                  # the object that serves it
 
 ``mlflow models serve -m models:/flights@champion --env-manager local`` answers ``dataframe_split``,
 ``dataframe_records``, ``inputs`` and CSV with one named value per task; with ``"params": {"method": "predict_proba"}``,

@@ -39,19 +39,19 @@ class MLflowCallback:
     """Callback that logs a training to MLflow: each epoch as it ends, and the rest at the end.
 
     As ``on_epoch`` of an estimator it logs the history's numbers under their own names, such as
-    ``val/cancelled/roc_auc``, with the epoch as step; what is undefined is left out. `log_fitted` logs the rest, and
+    ``val/cancelled/roc_auc``, with the epoch as step; undefined numbers are left out. `log_fitted` logs the rest, and
     works for estimators without epochs too.
 
-    A store that does not answer costs no training: a warning says so, and what could not be logged is logged with the
-    next epoch that can be, by `flush` or by `log_fitted`. MLflow itself asks a server again for minutes before it gives
-    up, less with a smaller ``MLFLOW_HTTP_REQUEST_MAX_RETRIES`` in the environment.
+    If a store does not answer, training goes on with a warning, and a later epoch, `flush` or `log_fitted` logs the
+    missing records. MLflow itself repeats a request for minutes before it gives up; a smaller
+    ``MLFLOW_HTTP_REQUEST_MAX_RETRIES`` in the environment shortens that.
 
     Parameters
     ----------
     run_id : str, optional
-        The run to log to; default the one that is active at the first call, or else a new one in the active experiment,
-        which is not made active, and which `log_fitted` ends. One callback logs one fit: copies, such as those of a
-        grid search, that nobody has called yet make a run each.
+        The run to log to; default the active run at the first call, or else a new one in the active experiment, which
+        stays inactive until `log_fitted` ends it. One callback logs one fit: each unused copy, such as those of a grid
+        search, makes a run of its own.
     on_epoch : callable, optional
         Called too; a true answer stops training.
 
@@ -115,7 +115,7 @@ class MLflowCallback:
             Rows that fit did not learn from; of a recommender, a later click log as X_val alone. Without them there are
             no final scores.
         reference : fitted estimator or mapping of task to score, optional
-            What multi-task learning is to be held against, such as `IndependentTasks`, on the same validation rows.
+            Model to compare multi-task learning with, such as `IndependentTasks`, on the same validation rows.
         plots : bool, default=True
 
         Raises

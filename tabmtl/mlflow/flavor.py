@@ -50,15 +50,15 @@ def log_model(
     name : str, default="model"
         Of the logged model.
     input_example : frame, optional
-        Some rows as they will come, of polars, pandas or pyarrow; they are stored, and served once as a trial. The
-        types of the columns come from fit; those of a recommender's sessions and times from here.
+        Some typical rows, of polars, pandas or pyarrow; they are stored, and served once as a trial. The types of the
+        columns come from fit; those of a recommender's sessions and times from here.
     registered_model_name : str, optional
         Registers the model as a new version under this name.
     pip_requirements : sequence of str, optional
-        Default: tabmtl and what it depends on, in the installed versions. Nothing is inferred, which takes MLflow long.
+        Default: tabmtl and its dependencies, in the installed versions, without MLflow's slow inference.
     loader_module : str
-        Module whose ``_load_pyfunc(path)`` rebuilds what serves the model. An estimator of a class of your own needs
-        one of your own, which says ``return as_pyfunc(tabmtl.load(path, cls=MyNet))``.
+        Module whose ``_load_pyfunc(path)`` rebuilds the object that serves the model. A class of your own needs a
+        module of your own, with ``return as_pyfunc(tabmtl.load(path, cls=MyNet))``.
     **options
         Further arguments of ``mlflow.pyfunc.log_model``, such as ``metadata``, ``tags`` and ``params``.
 
@@ -104,16 +104,16 @@ def save_model(
 def load_model(model_uri: str | Path, cls: type | None = None) -> Any:
     """Load the estimator itself, which takes and returns frames of any library.
 
-    Where the files of the model are on this machine, as in a local folder or behind ``models:/``, they are read where
-    they lie; else, and of ``runs:/``, from a copy that MLflow makes. Unlike ``mlflow.pyfunc.load_model``, this runs no
-    code that the model brings or names.
+    Files of the model on this machine, as in a local folder or behind ``models:/``, are read in place; all others, and
+    those of ``runs:/``, from a copy that MLflow makes. Unlike ``mlflow.pyfunc.load_model``, this runs no code that the
+    model brings or names.
 
     Parameters
     ----------
     model_uri : str or Path
         Such as ``"models:/flights@champion"``, ``"runs:/<run>/model"``, ``info.model_uri``, or a local folder.
     cls : type, optional
-        Class of the estimator where it is not one of this package.
+        Class of the estimator if it is not one of this package.
 
     Returns
     -------
@@ -123,7 +123,7 @@ def load_model(model_uri: str | Path, cls: type | None = None) -> Any:
     Raises
     ------
     ModelFileError, ValueError
-        If this is no model of tabmtl, or not the whole and untouched one, or if its files lead out of its folder.
+        If this is not a whole, untouched model of tabmtl, or its files lead out of its folder.
     """
     place = _place_of(str(model_uri))
     if place is not None:
@@ -136,12 +136,12 @@ def load_model(model_uri: str | Path, cls: type | None = None) -> Any:
 def served_folder(path: str | Path) -> Path:
     """Return the folder that ``pyfunc`` is to load, if it belongs to the model around it.
 
-    MLflow joins the folder of a model and what its ``MLmodel`` names, whatever that is, and tells the result only.
+    MLflow joins the folder of a model and any path that its ``MLmodel`` names, and passes only the result.
 
     Raises
     ------
     ModelFileError, ValueError
-        If no model is around it, or another.
+        If no model is around it, or another one.
     """
     named = Path(path)
     root = next((place for place in named.parents if (place / "MLmodel").is_file()), None)
@@ -159,15 +159,15 @@ def data_folder(root: Path) -> Path:
     Raises
     ------
     ModelFileError, ValueError
-        If it is no model of tabmtl, or names a folder outside.
+        If it is not a model of tabmtl, or names a folder outside.
     """
     root = root.resolve()
     try:
         data = str(Model.load(str(root)).flavors[mlflow.pyfunc.FLAVOR_NAME][mlflow.pyfunc.DATA])
         folder = (root / data).resolve()
-    except Exception as error:  # whatever a foreign or missing file leads to
+    except Exception as error:  # any error of a foreign or missing file
         raise ValueError(
-            f"{root} is no model that tabmtl.mlflow has logged; load it with mlflow.pyfunc ({error!r})"
+            f"{root} is not a model logged by tabmtl.mlflow; load it with mlflow.pyfunc ({error!r})"
         ) from error
     if Path(data).is_absolute() or not folder.is_relative_to(root):
         raise ModelFileError(

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 METHODS = ("predict", "predict_proba")
-# what MLflow's server makes of a null and of NaN in a column of text, in the format ``inputs``
+# text that MLflow's server makes of a null and of NaN in a column of text, in the format ``inputs``
 _NULLS = ("None", "nan")
 _BOOLEANS = {"true": ("True", "TRUE", "1"), "false": ("False", "FALSE", "0")}
 _SHOWN = 20

@@ -27,10 +27,10 @@ def signature_of(estimator: MultiTaskEstimator | Recommender, input_example: Any
     """Return the signature of a fitted estimator for MLflow: named and typed columns and parameters.
 
     Numbers are ``double``, whole ones too: MLflow's ``long`` takes no null. Categories are ``string``, those of whole
-    numbers and booleans too: MLflow's server reads a null of a ``boolean`` column as False. It casts nothing to
-    ``string`` but in the format ``inputs``, so true and 3 come as they are. Every feature may be null, so all are
-    optional to MLflow; that a column is missing is said by :class:`tabmtl.mlflow.serving.TableModel`. The output is
-    that of ``predict``, for a signature describes one method only. Columns of text come first.
+    numbers and booleans too: MLflow's server reads a null of a ``boolean`` column as False. It casts to ``string`` only
+    in the format ``inputs``, so true and 3 arrive unchanged. Every feature may be null, so all are optional to MLflow;
+    :class:`tabmtl.mlflow.serving.TableModel` raises the error for a missing column. The output is that of ``predict``,
+    since a signature describes one method only. Columns of text come first.
 
     Parameters
     ----------
@@ -50,8 +50,8 @@ def signature_of(estimator: MultiTaskEstimator | Recommender, input_example: Any
     columns, labels = coder.features.columns, coder.labels
     inputs: list[ColSpec | TensorSpec] = []
     inputs += [] if coder.task_column is None else [ColSpec(DataType.string, coder.task_column)]
-    # the server reads rows without names by the type of the first column: only as text do they all get as far as
-    # to our error, which says that names are needed
+    # the server reads rows without names by the type of the first column: only text lets all of them reach our
+    # error, which asks for names
     inputs += [ColSpec(DataType.string, name, required=False) for name in columns.categorical]
     inputs += [ColSpec(DataType.double, name, required=False) for name in columns.numeric]
     answered = zip(labels.names, labels.dtypes, strict=True)

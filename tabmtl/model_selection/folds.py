@@ -36,10 +36,9 @@ RandomState = int | np.random.Generator | np.random.RandomState | None
 class MultiTaskKFold(BaseCrossValidator):
     """K folds that each hold labels of every task, and every class of the classification tasks.
 
-    The targets may be of any mix and partly missing; a row without any label is dealt like the others. Folds get
-    their share of each task's labelled rows and of each class as nearly as can be, rare classes before frequent
-    ones, and differ in size by a few rows. With ``groups`` no group is split, and the sizes differ by what the
-    groups allow.
+    The targets may be of any mix and partly missing; a row without any label is assigned like the others. Folds get
+    their share of each task's labelled rows and of each class as nearly as possible, rare classes before frequent ones,
+    and differ in size by a few rows. With ``groups`` no group is split, and the sizes depend on the groups.
 
     Parameters
     ----------
@@ -51,7 +50,7 @@ class MultiTaskKFold(BaseCrossValidator):
     random_state : int, Generator, RandomState or None, default=None
         Seed of the shuffle; None gives other folds each time.
     tasks : mapping of name to kind or Task, or sequence of Task, optional
-        Kinds of the targets, as the estimators take them. What is left out is inferred from ``y``.
+        Kinds of the targets, as the estimators take them. Other kinds are inferred from ``y``.
     task_column : str, optional
         Long layout: the column of X that names every row's own task.
 

@@ -5,9 +5,9 @@ Shapes: B rows, n tokens of width e, s of them task tokens, w = n e, h heads, M 
     a = x + mix(LayerNorm(x))
     y = a + W_down gelu(W_up LayerNorm(a))          exact GELU
 
-and returns its first tokens only, as many as the caller asks for: what nobody reads is not computed.
-Attention is two matrix products around a softmax, which on CPUs beats ``scaled_dot_product_attention``, and
-more so in bfloat16. Under bf16 autocast residuals, norms and the sums inside a softmax stay float32.
+and returns only as many first tokens as the caller asks for: no unread token is computed. Attention is two matrix
+products around a softmax, which on CPUs beats ``scaled_dot_product_attention``, and more so in bfloat16. Under bf16
+autocast residuals, norms and the sums inside a softmax stay float32.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def attention_mask(mask: Mask, n_tasks: int, n_tokens: int) -> Tensor | None:
 
 
 def _softmax(scores: Tensor, mask: Tensor | None) -> Tensor:
-    """Softmax over the last axis of scores + mask, in float32: on CPUs PyTorch's bfloat16 form is slower.
+    """Compute the softmax over the last axis of scores + mask in float32: PyTorch's bfloat16 form is slower on CPUs.
 
     Its float32 form is ten times slower per value where the axis is shorter than a vector register of 16, so
     short ones are padded.
@@ -93,7 +93,7 @@ class FeatureAttention(nn.Module):
     Raises
     ------
     ValueError
-        If the width is no multiple of the number of heads.
+        If the width is not a multiple of the number of heads.
     """
 
     def __init__(self, d_token: int, n_heads: int, *, dropout: float = 0.0) -> None:
@@ -106,7 +106,7 @@ class FeatureAttention(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None, n_queries: int) -> Tensor:
-        """Let the first tokens of x (B, n, e) look at all; mask, (n, n) up to (B, h, n, n), is added to the scores.
+        """Attend from the first tokens of x (B, n, e) to all; add mask, (n, n) up to (B, h, n, n), to the scores.
 
         Returns (B, n_queries, e).
         """
@@ -143,7 +143,7 @@ class FeatureAttention(nn.Module):
 
 
 class FeatureLayer(nn.Module):
-    """The inter-feature layer: attention between the tokens of a row, then a feed-forward layer per token.
+    """Inter-feature layer: attention between the tokens of a row, then a feed-forward layer per token.
 
     Parameters
     ----------
@@ -169,7 +169,7 @@ class FeatureLayer(nn.Module):
 
 
 class RowMixer(nn.Module):
-    """``W_o W_v x``: what attention over one single element is, the softmax being 1. Rows do not meet.
+    """``W_o W_v x``: attention over a single element, whose softmax is 1. Rows do not meet.
 
     Parameters
     ----------
@@ -188,7 +188,7 @@ class RowMixer(nn.Module):
 
 
 class InducingAttention(nn.Module):
-    """Rows attend to M learned points; each point is a key and a value per head.
+    """Attention of rows to M learned points; each point is a key and a value per head.
 
     Parameters
     ----------
@@ -213,7 +213,7 @@ class InducingAttention(nn.Module):
 
 
 class RowAttention(nn.Module):
-    """Rows attend to the rows of their batch.
+    """Attention of rows to the rows of their batch.
 
     Parameters
     ----------
@@ -245,12 +245,12 @@ def _attend(queries: Tensor, keys: Tensor, values: Tensor, n_heads: int, dropout
 
 
 class RowLayer(nn.Module):
-    """The second layer of a block: a row's joined tokens pass ``mix``, then a feed-forward layer.
+    """Second layer of a block: a row's joined tokens pass ``mix``, then a feed-forward layer.
 
     Parameters
     ----------
     mix : RowMixer, InducingAttention or RowAttention
-        What happens to the joined tokens.
+        Module that maps the joined tokens.
     width, d_ffn : int
         Width w of the joined tokens, hidden width of the feed-forward layer.
     dropout : float, default=0.0

@@ -79,10 +79,10 @@ class MLP(nn.Sequential):
 
 
 class Boundary(nn.Module):
-    """Where parameters that tasks share end: a tensor passes through as it is, such as a row's vector.
+    """End of the parameters that tasks share: a tensor passes through unchanged, such as a row's vector.
 
-    Gradient balancing (:mod:`tabmtl.training.balance`) sets ``cut``. Then what comes out is a leaf, on which every
-    task's gradient is taken, and from what came in the balanced gradient goes on.
+    Gradient balancing (:mod:`tabmtl.training.balance`) sets ``cut``. Then the output is a leaf that receives every
+    task's gradient, and the balanced gradient goes on from the input.
     """
 
     def __init__(self) -> None:

@@ -33,8 +33,8 @@ def describe_encoding(class_name: str, coder: TableCoder) -> str:
                               ``x_num`` and ``x_cat``, in order; ``levels``: for each of ``categorical`` its levels
     ``task_column``           long layout: the column of X that names a row's task; else null
     ``labels``                ``tasks``: name, kind and classes of every task; ``names``: the outputs, in order;
-                              ``task_levels``: long layout, the tasks in the order of their codes; and what leads from
-                              answers back to a frame like y
+                              ``task_levels``: long layout, the tasks in the order of their codes; and the facts that
+                              turn answers back into a frame like y
     ========================  =====================================================================================
     """
     n_numeric = len(coder.features.columns.numeric)
@@ -63,12 +63,12 @@ class OnnxCoder:
     Attributes
     ----------
     facts : dict
-        What the file says about its encoding, see :func:`describe_encoding`.
+        Description of the encoding in the file, see :func:`describe_encoding`.
 
     Raises
     ------
     ValueError
-        If the file was not written by ``export_onnx``, was edited, or is of a later release that encodes otherwise.
+        If the file was not written by ``export_onnx``, was edited, or comes from a later release with another encoding.
     """
 
     def __init__(self, session: Any) -> None:
@@ -132,7 +132,7 @@ def _read() -> Iterator[None]:
         yield
     except Exception as error:
         raise ValueError(
-            f"the metadata {METADATA!r} of the ONNX model are not what export_onnx writes, see "
+            f"the metadata {METADATA!r} of the ONNX model differ from those of export_onnx, see "
             f"tabmtl.onnx.coder.describe_encoding; they were edited, or are of something else: export it again "
             f"({error!r})"
         ) from error

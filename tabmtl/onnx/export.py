@@ -6,18 +6,18 @@ The file holds the whole way from raw values to answers: scaling of numbers, net
 input     type and shape         holds
 ========  =====================  ============================================================================
 x_num     float64, (n, Fn)       numeric columns as they are in the table; NaN = missing, true = 1, false = 0
-x_cat     int32, (n, Fc)         codes of categorical columns: 0 missing, 1 a level that fit did not see,
+x_cat     int32, (n, Fc)         codes of categorical columns: 0 missing, 1 an unseen level,
                                  k + 2 the level k of the metadata; the level of a whole number is its
                                  decimal text, that of a boolean ``"true"`` or ``"false"``
 task      int64, (n,)            long layout only: index of the row's own task among those of the metadata
 ========  =====================  ============================================================================
 
 An input without columns is left out. There is one output for every column of y, named like it: float64 probabilities
-(n, K), classes in the order of the metadata, or values (n,) in the target's own units. They are what ``predict_proba``
-and ``predict`` answer in float32. The n rows are one batch, which only ``row_layer="batch_attention"`` of `MultiTabNet`
-can tell. Which columns, levels, tasks and classes there are, and in which order, is JSON in
-the metadata of the file under the key "tabmtl", see :func:`tabmtl.onnx.coder.describe_encoding`;
-:class:`tabmtl.OnnxCoder` reads it, encodes frames and makes frames of answers.
+(n, K), classes in the order of the metadata, or values (n,) in the target's own units. They equal the results of
+``predict_proba`` and ``predict`` in float32. The n rows are one batch, which matters only for
+``row_layer="batch_attention"`` of `MultiTabNet`. JSON in the metadata of the file, under the key "tabmtl", lists
+columns, levels, tasks and classes in their order, see :func:`tabmtl.onnx.coder.describe_encoding`;
+:class:`tabmtl.OnnxCoder` reads it, encodes frames and decodes answers to frames.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ _CHATTY = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
 def export_onnx(estimator: Any, path: str | Path) -> None:
     """Write the fitted network as an ONNX file, from raw values to the answers of `predict_proba` and `predict`.
 
-    What the file takes and gives is said in :mod:`tabmtl.onnx.export`; :class:`tabmtl.OnnxCoder` encodes frames for it.
-    It computes in float32, whatever ``precision`` is. Before it is written, its answers are compared with the network's
-    on a few drawn rows, if onnxruntime is installed. No probability may differ by more than 1e-5, and no value by more
-    than 1e-5 of the target's standard deviation, or, as float32 has no more digits, of the distance from the mean to
-    the farthest of the drawn answers, where that is more.
+    See :mod:`tabmtl.onnx.export` for its inputs and outputs; :class:`tabmtl.OnnxCoder` encodes frames for it. It
+    computes in float32 under any ``precision``. Before it is written, its answers are compared with the network's on a
+    few drawn rows, if onnxruntime is installed. No probability may differ by more than 1e-5, and no value by more than
+    1e-5 of the target's standard deviation, or, as float32 has no more digits, of the distance from the mean to the
+    farthest of the drawn answers, where that is more.
 
     Parameters
     ----------

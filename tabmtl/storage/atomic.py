@@ -98,7 +98,7 @@ def failed_save(error: OSError, folder: Path, size: int) -> OSError:
     cure = "give permission to write, or save to another folder"
     if error.errno in (ENOSPC, EDQUOT):
         cure = f"make room for {size:_} bytes, or save to another folder"
-    what = f"the model was not saved, and what was here before is untouched: {error.strerror}; {cure}"
+    what = f"the model was not saved, and the folder is unchanged: {error.strerror}; {cure}"
     return OSError(error.errno, what, str(folder))
 
 

@@ -22,7 +22,7 @@ _COUNT, _INDEX, _CHILD = rb"\d{1,10}+", rb"\d{1,9}+", rb"-?+\d{1,6}+"
 _NUMBER = rb"-?+\d{1,25}+(?:\.\d{1,25}+)?+(?:e[+-]\d\d\d?+)?+"
 _NUMBER_OR = rb"-?+(?:%b|\d{1,25}+(?:\.\d{1,25}+)?+(?:e[+-]\d\d\d?+)?+)"
 _LIMIT, _ANY = _NUMBER_OR % b"inf", _NUMBER_OR % b"inf|nan"
-# the lines of a tree in LightGBM's order, and what one of their values is
+# the lines of a tree in LightGBM's order, and the form of their values
 _VALUES = {
     "num_leaves": rb"[1-9]\d{0,5}+",
     "num_cat": rb"\d{1,6}+",
@@ -56,7 +56,7 @@ _LENGTH, _COLUMN = "has too many or too few values", "names a column beyond max_
 _PREDICTED = ("leaf_value", "leaf_const", "leaf_coeff")
 _TREE = re.compile(b"".join(b"(?:%b=([^\n]*+)\n)?" % key.encode() for key in _VALUES) + b"\n\n")
 _ROWS = {key: re.compile(rb"(?:%b[ \n])*" % value) for key, value in _VALUES.items()}
-# decision_type: 1 for categories, 2 if missing values go left, and 4 or 8 for what counts as missing
+# decision_type: 1 for categories, 2 if missing values go left, and 4 or 8 for the values that count as missing
 _NUMERIC, _CATEGORICAL = (0, 2, 4, 6, 8, 10), (1, 5, 9)
 
 _NAME, _BOUND = rb"[\w.+\x80-\xff-]+", rb"-?(?:\d+(?:\.\d+)?(?:e[+-]\d+)?|inf)"

@@ -1,7 +1,7 @@
 """Limit on torch's memory and steps while a network is rebuilt from a file.
 
-The hyper-parameters of a file say how large its network is, which is built before its weights are looked at. So a file
-of a kilobyte could ask for terabytes, or for layers without end.
+The hyper-parameters of a file set the size of its network, which is built before its weights are checked. So a file of
+a kilobyte could ask for terabytes, or for layers without end.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-# bytes for masks and the like, and for every byte of weights what building them leaves behind
+# bytes for masks and the like, and bytes of leftovers from building for every byte of weights
 _SPARE, _TIMES = 2**30, 8
 _FIRST_STEPS, _STEPS = 2_000, 50  # operations of torch, in all and for every array of weights
 _SMALL = 2**16  # values that need no planning: the operations are counted

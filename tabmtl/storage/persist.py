@@ -24,7 +24,7 @@ from tabmtl.storage.stored import Saved
 FORMAT = 1
 _MANIFEST = "manifest.json"
 _MOST_JSON = 128 * 2**20  # bytes; read, they take up to twenty times the memory
-_ENTRY = ("file", "bytes", "sha256")  # what the manifest says of a file
+_ENTRY = ("file", "bytes", "sha256")  # entries of a file in the manifest
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _NAMES = re.compile(r"model\.json|arrays\.safetensors|trees\d+\.txt")
 
@@ -36,27 +36,26 @@ class ModelFileError(ValueError):
 def write_folder(path: str | Path, class_name: str, saved: Saved) -> None:
     """Write a model's folder so that a reader sees the old model or the new one, never a mixture.
 
-    New files carry their checksum in their name and stand beside the old ones; the manifest that names them is
-    replaced last, and then the files of models before it are removed, those of a save that was killed among them.
-    Of several processes that save here at once, one after the other does, and the last one's model stays. (Windows and
-    some network file systems have no such locks: there, let one process at a time write.)
+    New files carry their checksum in their name and stand beside the old ones; the manifest that names them is replaced
+    last, and then the files of earlier models are removed, also those of a killed save. Processes that save here at
+    once take turns, and the last model stays. (Windows and some network file systems have no such locks: there, let one
+    process at a time write.)
 
     Parameters
     ----------
     path : str or Path
-        Folder of the model; made where it does not exist.
+        Folder of the model; created if it does not exist.
     class_name : str
     saved : Saved
 
     Raises
     ------
     FileExistsError
-        If the folder holds anything else than a model of this package.
+        If the folder holds anything other than a model of this package.
     ValueError
         If no folder can have this name.
     OSError
-        If it cannot be written, for instance because the disk is full. What the folder held before is still there, and
-        nothing is beside it.
+        If it cannot be written, for instance because the disk is full. The folder is then unchanged.
     """
     folder = Path(path)
     check_ours(folder)
@@ -114,7 +113,7 @@ def load(path: str | Path, cls: type | None = None) -> Any:
     """Load a fitted estimator that ``save`` wrote.
 
     Nothing in the folder is executed: it holds JSON, safetensors and LightGBM text, verified by checksum. A checksum
-    does not say who wrote it, so what would harm is refused besides: links out of the folder, trees that end or hang
+    does not prove who wrote it, so harmful content is refused too: links out of the folder, trees that end or hang
     LightGBM, networks larger than their weights, indices out of range.
 
     Parameters
@@ -122,7 +121,7 @@ def load(path: str | Path, cls: type | None = None) -> Any:
     path : str or Path
         Folder of the model.
     cls : type, optional
-        Class of the estimator where it is not one of this package.
+        Class of the estimator if it is not one of this package.
 
     Returns
     -------
@@ -132,10 +131,10 @@ def load(path: str | Path, cls: type | None = None) -> Any:
     Raises
     ------
     ModelFileError
-        If the folder is missing, foreign, truncated or edited, of another class or a newer format, or if it holds what
+        If the folder is missing, foreign, truncated or edited, of another class or a newer format, or holds values that
         no model of this release has.
     TypeError
-        If ``cls`` is no class of an estimator.
+        If ``cls`` is not a class of an estimator.
     """
     if cls is not None and not (isinstance(cls, type) and hasattr(cls, "_from_saved")):
         raise TypeError(f"cls must be the class of the estimator, got {cls!r}; leave it out for one of tabmtl")
@@ -260,7 +259,7 @@ def _named(path: str | Path) -> Path:
     try:
         folder.lstat()
     except OSError:
-        pass  # what is missing or locked is told when it is opened
+        pass  # opening raises the error for a missing or locked one
     except ValueError as error:
         raise ModelFileError(f"no folder can be named {str(folder)!r}: {error}; take that out of the path") from error
     return folder

@@ -5,9 +5,9 @@ and types, `TreeText`, and arrays, whose annotation names type, sizes and range:
 
     theta: Annotated[np.ndarray, Stored("f8", "T")]
 
-A checksum says that a folder is whole, not who wrote it. Indices out of range read foreign memory in compiled code, and
-sizes that belong to nothing fill the memory; so nothing is built before all of it fits the declaration. What several
-fields have to agree on beyond sizes and ranges, a dataclass checks in its ``__post_init__``.
+A checksum proves that a folder is whole, not who wrote it. Indices out of range read foreign memory in compiled code,
+and wrong sizes fill the memory; so nothing is built before all of it fits the declaration. A dataclass checks other
+rules between its fields in its ``__post_init__``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ T = TypeVar("T")
 POSITIVE = math.ulp(0.0)  #: the least number above 0
 _KINDS = {"": "values", "b": "booleans", "i": "whole numbers", "u": "whole numbers", "f": "numbers"}
 _PLAIN = {bool: (bool,), int: (int,), float: (int, float), str: (str,), Any: (bool, int, float, str)}
-_ARRAY = object()  # stands in the facts for what the arrays hold
+_ARRAY = object()  # stands in the facts for an array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,14 +58,14 @@ class Stored:
     Parameters
     ----------
     dtype : str, default=""
-        How numpy's name of the type begins: "f8", or "f" for floats of all sizes; "" for any type.
+        Beginning of numpy's name of the type: "f8", or "f" for floats of all sizes; "" for any type.
     shape : str, optional
-        Sizes with spaces between: numbers, and names such as "T" or "T+1", which have one value in the whole model.
-        What is new in an item of a tuple belongs to that item. Trees have columns, outputs, iterations and parameters.
+        Sizes with spaces between: numbers, and names such as "T" or "T+1", which have one value in the whole model. A
+        new name in an item of a tuple belongs to that item. Trees have columns, outputs, iterations and parameters.
     low : float, optional
         The least value. Infinity is never one.
     below : str, optional
-        A size that all values are below.
+        A size above all values.
     missing : bool, default=False
         Whether NaN is a value too.
     offsets : str, optional

@@ -1,4 +1,4 @@
-"""Where and how torch computes: device, seeds and threads."""
+"""Device, seeds and threads of torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PARAMETERS_PER_THREAD = 100_000  # smaller networks lose more to the hand-over 
 
 
 class _Turn(threading.local):
-    """A thread's turn to draw from torch's generators, which belong to the whole process.
+    """Turn of a thread to draw from torch's generators, which belong to the whole process.
 
     ``outside`` holds the states of the generators outside of the turn; None while this thread has no turn.
     """
@@ -43,7 +43,7 @@ class _Turn(threading.local):
             self.room.release()
 
     def renew(self) -> None:
-        """In a forked process, open what other threads of the parent held."""
+        """Open, in a forked process, the locks that other threads of the parent held."""
         if self.outside is None:
             type(self).door, type(self).room = threading.Lock(), threading.Lock()
 
@@ -55,7 +55,7 @@ _inside: list[tuple[int, int, int]] = []  # who is inside of `threads`: its iden
 
 
 def check_device(name: str, value: Any) -> None:
-    """Raise a ValueError for a name that torch has for no device."""
+    """Raise a ValueError unless torch has a device of this name."""
     try:
         torch.device("cpu" if value == "auto" else value)
     except (RuntimeError, TypeError) as error:
@@ -115,7 +115,7 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def unseeded() -> Iterator[None]:
-    """Give torch's generators back for a while, inside of `seeded`: to the caller, and to threads that wait."""
+    """Hand torch's generators back for a while, inside of `seeded`: to the caller, and to waiting threads."""
     if _turn.outside is None:
         yield
         return
@@ -136,7 +136,7 @@ def give_way() -> None:
 
 
 def _states(device: torch.device) -> list[Tensor]:
-    """States of torch's generators on the CPU and on a device."""
+    """Return the states of torch's generators on the CPU and on a device."""
     states = [torch.get_rng_state()]
     if device.type != "cpu":
         states.append(torch.get_device_module(device).get_rng_state(device))

@@ -1,4 +1,4 @@
-"""The epochs of every training: averaged weights are validated, the best are kept, and learning ends early."""
+"""Epochs of every training: averaged weights are validated, the best are kept, and training stops early."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ class TrainingOptions(Protocol):
 
 
 class Loop(Protocol):
-    """What `run_epochs` repeats: one epoch of some kind of training."""
+    """Training that `run_epochs` repeats, one epoch at a time."""
 
     optimizer: Optimizer
 
     def run_epoch(self, epoch: int) -> Record:
-        """One pass over the training data; the train part of the epoch's record."""
+        """Run one pass over the training data, and return the train part of the epoch's record."""
 
     def validate(self) -> tuple[Record, float | None]:
-        """The validation part of the record, and the number that early stopping maximises; None to keep the last."""
+        """Return the validation part of the record, and the number to maximise; None keeps the last epoch."""
 
     def finish(self) -> None:
-        """Called once, when the kept weights are in the network."""
+        """Finish the training; called once, when the kept weights are in the network."""
 
 
 def run_epochs(
@@ -57,8 +57,8 @@ def run_epochs(
         Whether there is validation data. Without it, or without early stopping, all epochs are trained and the last
         weights are kept.
     on_epoch : callable, optional
-        Called with the epoch's record, while the network has the weights that were validated; a true answer stops
-        training. Torch's generators are the caller's meanwhile.
+        Called with the epoch's record, while the network has the validated weights; a true answer stops training.
+        Torch's generators are the caller's meanwhile.
 
     Returns
     -------
@@ -83,7 +83,7 @@ def run_epochs(
                 best_weights = {k: v.clone() for k, v in network.state_dict().items()}
             history.append(record)
             with unseeded():
-                stop = on_epoch is not None and on_epoch(record)  # who looks at the network sees what was validated
+                stop = on_epoch is not None and on_epoch(record)  # the hook sees the validated weights
         if stop or (patience is not None and epoch - best >= patience):
             break
     network.load_state_dict(best_weights)
@@ -92,5 +92,5 @@ def run_epochs(
 
 
 def schedule(progress: float) -> float:
-    """Factor of the learning rate: a short linear warm-up, then half a cosine."""
+    """Return the factor of the learning rate: a short linear warm-up, then half a cosine."""
     return min(1.0, progress / 0.02 + 0.1) * 0.5 * (1 + torch.cos(torch.tensor(progress * torch.pi)).item())

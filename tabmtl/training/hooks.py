@@ -1,11 +1,11 @@
-"""scikit-learn's callbacks (``set_callbacks``), fed by our hook ``on_epoch``: all that touches ``sklearn.callback``.
+"""Hooks of a training: its progress, and scikit-learn's callbacks (``set_callbacks``), fed by our ``on_epoch``.
 
-A fit is a task, and every epoch of a network is a task in it, which a `GridSearchCV` shows below its own. A true
-answer to the end of an epoch ends training, as one of ``on_epoch`` does. What a callback is given as the fitted
-estimator of an epoch predicts by that epoch's averaged weights, as ``val/score`` of ``history_`` does.
+A fit is a task, and every epoch of a network is a task in it, which a `GridSearchCV` shows below its own. A true answer
+to the end of an epoch ends training, like one of ``on_epoch``. The fitted estimator that a callback gets for an epoch
+predicts by that epoch's averaged weights, like ``val/score`` of ``history_``.
 
-That part of scikit-learn is young, and the method which opens a fit has an underscore. Where it is missing, estimators
-have no ``set_callbacks``, and all else stays. Of an estimator without callbacks nothing here runs.
+That part of scikit-learn is young, and the method that opens a fit has an underscore. If it is missing, estimators have
+no ``set_callbacks``, and nothing else changes. For an estimator without callbacks nothing here runs.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Fit = TypeVar("Fit", bound=Callable[..., Any])
 
 
 def watched_fit(fit: Fit) -> Fit:
-    """Decorate a method ``fit(X, y, *, sample_weight, ...)``: callbacks see its begin and its end."""
+    """Decorate a method ``fit(X, y, *, sample_weight, ...)``, so that callbacks see its begin and its end."""
 
     @wraps(fit)
     def watched(estimator: Any, *args: Any, **kwargs: Any) -> Any:
@@ -62,7 +62,7 @@ def _fit_as_task(estimator: Any, fit: Callable[..., Any], X: Any, y: Any, **opti
 def epochs_as_tasks(
     estimator: Any, on_epoch: OnEpoch | None, attributes: Callable[[list[Record]], dict[str, Any]]
 ) -> Iterator[OnEpoch | None]:
-    """Let the callbacks of an estimator see its epochs.
+    """Report the epochs of an estimator to its callbacks.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ def epochs_as_tasks(
     Yields
     ------
     callable or None
-        To be called after every epoch; ``on_epoch`` itself where there are no callbacks.
+        Call it after every epoch; it is ``on_epoch`` itself if there are no callbacks.
     """
     task = getattr(estimator, "_fit_task", None)
     if task is None:
@@ -91,7 +91,7 @@ def epochs_as_tasks(
 
 
 class _Epochs:
-    """The tasks of the epochs: one is begun before the first epoch, and another where one has ended."""
+    """Tasks of the epochs: one begins before the first epoch, and another when one has ended."""
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class _Epochs:
         self._task.call_on_fit_task_begin(**self._shown)
 
     def __call__(self, record: Any) -> bool:
-        """End the task of an epoch, and begin the next; whether anyone asks to stop."""
+        """End the task of an epoch, and begin the next; return whether anyone asks to stop."""
         self._history.append(dict(record))
         stop = self._task.call_on_fit_task_end(**self._shown, reconstruction_attributes=self._now)
         self._task = None
@@ -141,7 +141,7 @@ def show_progress(epochs: int, describe: Describe) -> Iterator[Callable[[Mapping
     epochs : int
         Epochs at most.
     describe : callable
-        What to show of the record of an epoch.
+        Turns the record of an epoch into text.
 
     Yields
     ------
@@ -161,7 +161,7 @@ def show_progress(epochs: int, describe: Describe) -> Iterator[Callable[[Mapping
 
 @contextmanager
 def watching(epochs: int, describe: Describe, *, verbose: int, on_epoch: OnEpoch | None) -> Iterator[OnEpoch]:
-    """What a training calls after every epoch: shows it if ``verbose``, and asks the user's callback whether to stop.
+    """Yield the hook of every epoch: it shows the epoch if ``verbose``, and asks the user's callback whether to stop.
 
     Parameters
     ----------
@@ -173,7 +173,7 @@ def watching(epochs: int, describe: Describe, *, verbose: int, on_epoch: OnEpoch
     Yields
     ------
     callable
-        To be called with the record of every epoch; a true answer stops training.
+        Call it with the record of every epoch; a true answer stops training.
     """
     with ExitStack() as stack:
         show = stack.enter_context(show_progress(epochs, describe)) if verbose else None
@@ -187,7 +187,7 @@ def watching(epochs: int, describe: Describe, *, verbose: int, on_epoch: OnEpoch
 
 
 def describe_tasks(tasks: Sequence[Task], record: Mapping[str, float | None]) -> str:
-    """Mean loss and the scores of the first tasks: on validation rows if there are any."""
+    """Describe the mean loss and the scores of the first tasks, on validation rows if there are any."""
     part = "val" if "val/loss" in record else "train"
     texts = [f"{part} loss {record[f'{part}/loss']:.4f}"]
     for task in tasks[:_SHOWN_TASKS]:

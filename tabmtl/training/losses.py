@@ -1,4 +1,4 @@
-"""What training minimises: per task kind one loss on raw scores, masked where a label is missing."""
+"""Losses of training: one per kind of task on raw scores, masked where a label is missing."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ class MultiTaskLoss:
         self._multiclass = [t for t, task in enumerate(tasks) if task.kind == "multiclass"]
 
     def link(self, scores: Sequence[Tensor]) -> list[Tensor]:
-        """Scores of the tasks, to which the links of the table apply, from what the network gives: here the same."""
+        """Return the scores that the links of the table take, from the output of the network: here the same."""
         return list(scores)
 
     def __call__(
         self, scores: Sequence[Tensor], y: Tensor, weight: Tensor | None = None, task: Tensor | None = None
     ) -> Tensor:
-        """Weighted loss sums.
+        """Return weighted loss sums.
 
         Parameters
         ----------
@@ -80,7 +80,7 @@ class MultiTaskLoss:
         return rows.new_zeros(self.n_tasks).index_add(0, task, rows[:, 0])
 
     def _rows(self, scores: Sequence[Tensor], y: Tensor, long: bool) -> Tensor:
-        """Loss of every cell, (B, T) or (B, 1); tasks of one kind are computed together."""
+        """Return the loss of every cell, (B, T) or (B, 1); tasks of one kind are computed together."""
         kinds: tuple[list[int], ...] = (self._binary, self._regression, self._multiclass)
         if long:  # one column, whose kind all tasks share
             kinds = tuple([0] if tasks else [] for tasks in kinds)
@@ -98,7 +98,7 @@ class MultiTaskLoss:
 
 
 def chain_logits(scores: Tensor) -> Tensor:
-    """Logits of the probabilities of a funnel, p_k = sigmoid(s_1) ... sigmoid(s_k).
+    """Return the logits of the probabilities of a funnel, p_k = sigmoid(s_1) ... sigmoid(s_k).
 
     log p_k = sum_j log sigmoid(s_j), and log(1 - p_k) is the log of the sum, over the steps j <= k, of the probability
     to come as far as step j and no further: nothing is subtracted, so the logit is finite for every finite score.
@@ -129,7 +129,7 @@ def chain_logits(scores: Tensor) -> Tensor:
 
 
 class FunnelLoss(MultiTaskLoss):
-    """Losses of a funnel of ordered binary tasks, "click" and then "click and conversion", and of tasks beside it.
+    """Losses of a funnel of ordered binary tasks, "click" and then "click and conversion", and of other tasks.
 
     Labels and probabilities of a step mean that this step and all before it were taken, over all rows: all
     impressions. With y_k the labels of the K steps and s_k their raw scores,
@@ -163,7 +163,7 @@ class FunnelLoss(MultiTaskLoss):
         self._chain, self._space, self._calibrator = list(chain), space, calibrator
 
     def link(self, scores: Sequence[Tensor]) -> list[Tensor]:
-        """Scores of the tasks: those of the steps become logits of p_k."""
+        """Return the scores of the tasks: those of the steps become logits of p_k."""
         linked = list(scores)
         if self._space != "independent":
             chained = chain_logits(torch.cat([linked[t] for t in self._chain], dim=1).float())

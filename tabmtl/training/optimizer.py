@@ -1,4 +1,4 @@
-"""One optimiser for a whole network: dense parameters, tables of which a step touches few rows, and their average."""
+"""Optimiser of a whole network: dense parameters, tables with few rows per step, and the average of both."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Optimizer:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """The network has the averaged weights inside, and its own again outside."""
+        """Put the averaged weights into the network inside, and its own again outside."""
         for table in self._tables:
             table.catch_up(self._log_decay)
         weights = [*self._weights, *(table.weight for table in self._tables)]
@@ -75,7 +75,7 @@ class Optimizer:
 
 
 class _Table:
-    """A table with sparse gradients: its Adagrad state, and its average as of every row's own last step."""
+    """Table with sparse gradients: its Adagrad state, and its average as of every row's own last step."""
 
     def __init__(self, parameter: Tensor) -> None:
         self._parameter, self.weight = parameter, parameter.detach()
@@ -84,7 +84,7 @@ class _Table:
         self._caught_up = self.weight.new_zeros(len(self.weight), dtype=torch.float64)  # sum of log decays by then
 
     def step(self, rate: float, log_before: float, log_after: float) -> None:
-        """One step in the rows of the gradient; the sums of log decays are those before and after it."""
+        """Take one step in the rows of the gradient; the sums of log decays are those before and after it."""
         if self._parameter.grad is None:
             return
         rows, values = _sum_rows(self._parameter.grad)
@@ -101,14 +101,14 @@ class _Table:
         self._caught_up.index_fill_(0, rows, log_after)
 
     def catch_up(self, log_now: float) -> None:
-        """Bring the average of all rows to this step."""
+        """Update the average of all rows to this step."""
         stood_still = torch.exp(log_now - self._caught_up).to(self.weight.dtype)
         self.average.sub_(self.weight).mul_(stood_still[:, None]).add_(self.weight)
         self._caught_up.fill_(log_now)
 
 
 def _sum_rows(gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows of a sparse gradient, each once and in order, and their values (R, e)."""
+    """Return the rows of a sparse gradient, each once and in order, and their values (R, e)."""
     if gradient.device.type != "cpu":
         gradient = gradient.coalesce()
         return gradient.indices()[0], gradient.values()

@@ -1,4 +1,4 @@
-"""Scores and representations of many rows, in slices whose answers do not depend on each other."""
+"""Scores and representations of many rows, in slices that do not depend on each other."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ROW_MULTIPLE = 8
 
 @contextmanager
 def autocast(batch: Batch, precision: str) -> Iterator[None]:
-    """Matrix products in bfloat16 inside, if the precision is bf16."""
+    """Compute matrix products in bfloat16 inside, if the precision is bf16."""
     with torch.autocast(batch.x_num.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
         yield
 
@@ -26,7 +26,7 @@ def autocast(batch: Batch, precision: str) -> Iterator[None]:
 def predict_scores(
     network: torch.nn.Module, data: Batch, precision: str = "float32", *, batch_size: int = _PREDICT_ROWS
 ) -> list[Tensor]:
-    """Raw scores of all rows, one tensor a task (long layout: one tensor), computed in slices.
+    """Return raw scores of all rows, one tensor per task (long layout: one tensor), computed in slices.
 
     Where the rows of a batch depend on each other, at most ``batch_size`` rows meet: a slice is a batch.
     """
@@ -37,7 +37,7 @@ def predict_scores(
 def represent_rows(
     network: torch.nn.Module, data: Batch, precision: str = "float32", *, batch_size: int = _PREDICT_ROWS
 ) -> Tensor:
-    """Shared representation (n, r) of all rows, computed in slices as those of `predict_scores`."""
+    """Return the shared representation (n, r) of all rows, computed in slices like `predict_scores`."""
     represent: Any = network.represent
     parts = _in_slices(network, lambda *inputs: [represent(*inputs)], data, precision, batch_size)
     return _joined([part for (part,) in parts]).float()
@@ -50,11 +50,11 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
 def _in_slices(
     network: torch.nn.Module, function: Callable[..., list[Tensor]], data: Batch, precision: str, batch_size: int
 ) -> list[list[Tensor]]:
-    """What a function of the network gives for all rows, a few at a time.
+    """Apply a function of the network to all rows, a few at a time.
 
     Every slice is filled up to a multiple of 8 rows: matrix products of fewer rows take other kernels, which round
-    otherwise, and a row's answer would depend, by some 1e-6 of the scale, on how many rows are asked with it. Batches
-    whose rows depend on each other are not filled up, but of about equal size, so that no row is left alone.
+    differently, so a row's scores would depend, by some 1e-6 of the scale, on the number of rows. Batches whose rows
+    depend on each other are not filled up, but of about equal size, so that no row is left alone.
     """
     if network.training:
         network.eval()

@@ -1,4 +1,4 @@
-"""The gradient loop of tables; its epochs are those of all training, see `tabmtl.training.epochs`."""
+"""Gradient loop of tables; its epochs are those of all training, see `tabmtl.training.epochs`."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _SETTLING_ROWS = 10_240
 
 
 class Network(Protocol):
-    """What every network of the package is, besides a ``torch.nn.Module``.
+    """Interface of every network of the package, besides ``torch.nn.Module``.
 
-    ``network(x_num, x_cat, task)`` gives raw scores: a list of T tensors (B, width_t) in task order, or, where
-    ``task`` (B,) names the own task of every row (long layout), a list of one tensor (B, width).
-    ``represent`` gives what the heads read, (B, r). ``batch_dependent`` says whether a row's scores depend on
-    the other rows, which forbids micro-batches.
+    ``network(x_num, x_cat, task)`` returns raw scores: a list of T tensors (B, width_t) in task order, or, if ``task``
+    (B,) names the own task of every row (long layout), a list of one tensor (B, width). ``represent`` returns the
+    features that the heads read, (B, r). ``batch_dependent`` is true if a row's scores depend on the other rows, which
+    forbids micro-batches.
     """
 
     batch_dependent: bool
@@ -42,7 +42,7 @@ class Network(Protocol):
 
 
 class TableOptions(TrainingOptions, Protocol):
-    """Parameters of training that the loop of tables reads, too."""
+    """Parameters of training that the loop of tables also reads."""
 
     monitor: str
 
@@ -93,7 +93,7 @@ class TableLoop:
         )
 
     def run_epoch(self, epoch: int) -> Record:
-        """One pass over the shuffled rows; returns the train part of the epoch's record."""
+        """Run one pass over the shuffled rows; return the train part of the epoch's record."""
         data = self.data
         self.network.train()
         if self._micro is None:
@@ -146,17 +146,17 @@ class TableLoop:
         return losses.detach(), [score.detach() for score in scores]
 
     def _forward(self, batch: Batch) -> tuple[Tensor, list[Tensor]]:
-        """Loss sums (T,) and raw scores of some rows."""
+        """Return loss sums (T,) and raw scores of some rows."""
         with autocast(batch, self.options.precision):
             scores = self.network(batch.x_num, batch.x_cat, batch.task)
         return self.loss(scores, batch.y, batch.weight, batch.task), scores
 
     def _of_step(self, losses: Tensor) -> Tensor:
-        """Weighted losses (T,) a row of a nominal step, to be differentiated."""
+        """Return weighted losses (T,) per row of a nominal step, to be differentiated."""
         return losses * self._task_weight / min(self.options.batch_size, len(self.data))
 
     def validate(self) -> tuple[Record, float | None]:
-        """The validation part of the epoch's record, and what early stopping watches."""
+        """Return the validation part of the epoch's record, and the number that early stopping maximises."""
         if self.valid is None:
             return {}, None
         settle_statistics(self.network, self.data, self.options.precision)
@@ -172,7 +172,7 @@ class TableLoop:
             settle_statistics(self.network, self.data, self.options.precision)
 
     def _record(self, part: str, losses: Tensor, data: Batch, scores: list[Tensor], scored: Batch) -> Record:
-        """Mean losses over the labelled weight of `data`, and the scores of the rows `scored`."""
+        """Return mean losses over the labelled weight of `data`, and the scores of the rows `scored`."""
         means = (losses / self._labelled_weight(data)).tolist()
         bad = [task.name for task, loss in zip(self.tasks, losses.tolist(), strict=True) if not math.isfinite(loss)]
         if bad:
@@ -201,7 +201,7 @@ class TableLoop:
 
 
 def _micro_batch_rows(network: torch.nn.Module, data: Batch) -> int:
-    """Rows of a micro-batch: all, but on a CPU the power of two from 64 to 1024 that keeps activations in cache."""
+    """Return the rows of a micro-batch: all; on a CPU the power of two, 64 to 1024, that keeps activations in cache."""
     if network.batch_dependent or _batch_norms(network) or data.x_num.device.type != "cpu":
         return len(data)
     probe = data.rows(torch.arange(min(32, len(data))))
@@ -226,7 +226,7 @@ def _batch_norms(network: torch.nn.Module) -> list[Any]:
 
 
 def settle_statistics(network: torch.nn.Module, data: Batch, precision: str = "float32") -> None:
-    """Set the running statistics of batch normalisation to those of the weights as they are, without dropout.
+    """Set the running statistics of batch normalisation to those of the current weights, without dropout.
 
     Statistics gathered in training are those of earlier weights and of values that dropout spreads; predictions by them
     are biased, which shows in the probabilities of rare classes. Means are over ten batches that together hold up to
@@ -254,7 +254,7 @@ def settle_statistics(network: torch.nn.Module, data: Batch, precision: str = "f
 
 
 def _monitored(record: Record, monitor: str, tasks: Sequence[Task]) -> float:
-    """The number that early stopping maximises: a score, or minus the loss where no score is defined."""
+    """Return the number that early stopping maximises: a score, or minus the loss if no score is defined."""
     score, loss = record["val/score"], record["val/loss"]
     for task in tasks:
         if task.name == monitor != "mean":

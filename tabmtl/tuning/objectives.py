@@ -54,7 +54,7 @@ def objective(
     Raises
     ------
     TypeError
-        If ``est`` is no estimator of tables.
+        If ``est`` is not an estimator of tables.
     ValueError
         If `fit` would refuse the rows, the search space does not fit the estimator, or the score of a task is undefined
         on the validation rows. With the mean the latter is a warning, unless no score is left.
@@ -121,7 +121,7 @@ def session_objective(
     Raises
     ------
     TypeError
-        If ``est`` is no recommender.
+        If ``est`` is not a recommender.
     ValueError
         If the search space is empty, such as that of `Popularity`, or does not fit the recommender.
 

@@ -29,7 +29,7 @@ def check_space(est: BaseEstimator, space: Space) -> dict[str, dict[str, Any]]:
     Raises
     ------
     ValueError
-        If it is empty, a name is no parameter of the estimator, or an entry is malformed.
+        If it is empty, a name is not a parameter of the estimator, or an entry is malformed.
     """
     name = type(est).__name__
     if not space:
@@ -95,7 +95,7 @@ def encode(name: str, value: Any) -> Any:
     Raises
     ------
     ValueError
-        If it is no plain data, or text that starts with a bracket.
+        If it is not plain data, or is text that starts with a bracket.
     """
     if isinstance(value, np.generic):
         value = value.item()

@@ -253,7 +253,7 @@ def _prepare_file(path: Path) -> None:
     Raises
     ------
     ValueError
-        If the file is no database, or one of another program.
+        If the file is not a database, or is one of another program.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with closing(sqlite3.connect(path, timeout=_LOCK_TIMEOUT, isolation_level=None)) as file:
@@ -303,7 +303,7 @@ def _sought(objective: Objective) -> dict[str, Any]:
 
 
 def _complete(study: optuna.Study, objective: Objective) -> None:
-    """Add to a study what Optuna does not; the mark that it is complete comes last, as its maker may be killed."""
+    """Add our facts to a study; the mark that it is complete comes last, as its maker may be killed."""
     if _SOUGHT in study.user_attrs:
         return
     name_numbers(study, objective.names)

@@ -229,7 +229,7 @@ def test_what_is_no_fitted_estimator_of_ours_is_refused(tmp_path):
         save_model(SharedBottom(), tmp_path / "model")
     assert not Path(tmp_path / "model").exists()
     Model(model_id="0").save(str(tmp_path / "MLmodel"))
-    with pytest.raises(ValueError, match=r"is no model that tabmtl\.mlflow has logged"):
+    with pytest.raises(ValueError, match=r"is not a model logged by tabmtl\.mlflow"):
         load_model(tmp_path)
 
 

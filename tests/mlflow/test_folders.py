@@ -54,7 +54,7 @@ def test_an_absolute_path_to_its_own_data_is_refused_too(folder):
 
 def test_data_that_no_file_system_names_are_refused(folder):
     forge(folder, "data/\0")
-    with pytest.raises(ValueError, match=r"is no model that tabmtl\.mlflow has logged"):
+    with pytest.raises(ValueError, match=r"is not a model logged by tabmtl\.mlflow"):
         load_model(folder)
 
 
@@ -98,7 +98,7 @@ def test_a_model_on_this_machine_is_not_copied(folder, monkeypatch):
 @pytest.mark.parametrize("described", ["", "[]", "flavors: 3", "flavors: {python_function: 3}", "a: [", "!!python/x y"])
 def test_what_is_no_description_of_a_model_is_refused(folder, described):
     (folder / "MLmodel").write_text(described)
-    with pytest.raises(ValueError, match=r"is no model that tabmtl\.mlflow has logged"):
+    with pytest.raises(ValueError, match=r"is not a model logged by tabmtl\.mlflow"):
         load_model(folder)
 
 

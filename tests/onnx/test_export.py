@@ -232,7 +232,9 @@ def test_a_file_of_another_kind_is_no_model_of_ours(model, tmp_path):
         OnnxCoder(session_of(proto.SerializeToString()))
     for value in ("{}", "[]", '{"format": 1}', '{"format": 1, "tabmtl": "1"}', "no JSON", "3", "[" * 100_000):
         entry.value = value
-        with pytest.raises(ValueError, match="the metadata 'tabmtl' of the ONNX model are not what export_onnx writes"):
+        with pytest.raises(
+            ValueError, match="the metadata 'tabmtl' of the ONNX model differ from those of export_onnx"
+        ):
             OnnxCoder(session_of(proto.SerializeToString()))
     del proto.metadata_props[:]
 

@@ -1,7 +1,7 @@
-"""How the losses of several tasks become one step of the shared weights.
+"""Ways to join the losses of several tasks to one step of the shared weights.
 
 L_i is the loss of task i, g_i its gradient where tasks share, T the number of tasks, n that of the tasks with a label
-in the batch and a loss other than 0; the other tasks play no part in a step.
+in the batch and a loss other than 0; the other tasks take no part in a step.
 
 =============  =================================================================  ======================  ==========
 name           update                                                             backward passes         arXiv
@@ -14,7 +14,7 @@ name           update                                                           
                two epochs' mean losses, w_i = 1 until both are known
 "gls"          of (Π L_i)^(1/n)                                                   1                       1904.08492
 "famo"         of c Σ z_i log L_i; z = softmax(v), c = 1 / Σ (z_i / L_i); v       1, and 1 more forward   2306.03792
-               learns from what the step did to log L_i
+               learns from the change of log L_i by a step
 "gradnorm"     of Σ w_i L_i, Σ w_i = T; w learned towards norms of w_i g_i at     1, and n down to the    1711.02257
                the last shared layer in proportion to (r_i / mean r)^1.5,         last shared layer
                r_i = L_i / its first value
@@ -27,11 +27,11 @@ name           update                                                           
 (a) Liu et al. (2021), "Towards Impartial Multi-task Learning", ICLR.
 
 (b) With the g_i taken in representations: 1, and n from the heads down to these. At the shared parameters: 2 through
-the heads, and n through all that is shared. Funnels, whose losses read several heads, take all n from the losses on.
+the heads, and n through all shared layers. Funnels, whose losses read several heads, take all n from the losses on.
 
-What belongs to a single task gets the gradient of its part of the sum, or from "pcgrad" on of Σ L_i. "famo" and
-"mgda" give means where others give sums: AdamW hardly feels the length of an update. What is learned moves by an Adam
-of its own with learning rate 0.025: FAMO's authors' choice, and ours for the others.
+The parameters of a single task get the gradient of its part of the sum; from "pcgrad" on, of Σ L_i. "famo" and "mgda"
+give means where others give sums: AdamW hardly depends on the length of an update. A separate Adam with learning rate
+0.025 moves the learned weights: FAMO's authors' choice, and ours for the others.
 
 ``flat=True`` looks for task-based flat regions with any of them (Phan et al., 2025, arXiv 2211.13723): n more forward
 passes, and 2 n backward ones through the whole network.

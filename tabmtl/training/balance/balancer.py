@@ -33,7 +33,7 @@ GradLevel = Literal["auto", "representation", "parameters"]
 
 
 def check_balance(name: str, value: Any) -> None:
-    """Raise a ValueError for a value that makes no balancer, whatever the tasks and the network."""
+    """Raise a ValueError for a value that is not a balance for any tasks and any network."""
     if isinstance(value, str):
         check_choice(name, value, _NAMES)
     elif isinstance(value, Mapping | Sequence):
@@ -53,7 +53,7 @@ Balance = Annotated[str | Mapping[str, float] | Sequence[float] | Aggregate, che
 def check_grad_level(
     balance: Balance, *, grad_level: GradLevel = "auto", flat: bool = False, normalize_gradients: bool = False
 ) -> None:
-    """Raise a ValueError for a level of gradients that does not go with a balance."""
+    """Raise a ValueError for options of gradients that do not fit a balance."""
     if flat and grad_level == "representation":
         raise ValueError("flat=True moves parameters, so that grad_level must be 'parameters' or 'auto'")
     of_losses = balance in LOSS_WEIGHTS if isinstance(balance, str) else not callable(balance)
@@ -73,28 +73,29 @@ def make_balancer(
     task_per_row: bool = False,
     rho: float = 0.01,
 ) -> Balancer:
-    """What does the backward pass of a training run.
+    """Make the object that does the backward passes of a training run.
 
     Parameters
     ----------
     balance : str, mapping, sequence or callable
-        A name of the table above; weights >= 0 by task name or in task order; or an aggregator, of which a copy is
-        used. One with a method ``reset`` has a state: it is reset, and gets (T, P), zero where a task is not active.
+        A name of the table above; weights >= 0 by task name or in task order; or an aggregator, which is copied. A
+        method ``reset`` marks an aggregator with a state: it is reset, and gets (T, P), zero where a task is not
+        active.
     tasks : sequence of Task
     network : torch.nn.Module
         On the device of the losses. Parameters outside of modules with ``task_specific = True`` are shared.
     grad_level : {"auto", "representation", "parameters"}, default="auto"
         Where gradient-level methods take the g_i: ``"representation"`` at the network's `tabmtl.nn.layers.Boundary`
         modules, from where one backward pass goes on (the upper bound of MGDA's paper); cheap, and safe for sparse
-        embeddings, but there tasks meet only in rows that both have labels in. ``"parameters"``: at all shared
-        parameters. ``"auto"``: at boundaries, but at parameters if there are none, with flat, and with task_per_row.
+        embeddings, but there tasks meet only in rows with labels of both. ``"parameters"``: at all shared parameters.
+        ``"auto"``: at boundaries; at parameters if there are none, with flat, and with task_per_row.
     flat : bool, default=False
         Take every task's g_i once at the weights and once where its own loss is about the worst within ``rho``;
         balance the first and the difference of both separately, add them up, and give tasks' own parameters the
         second. At the shared parameters; running statistics stay and dropout masks are the same in all passes of a
         step. Loss-level methods weigh both by the losses at the weights.
     normalize_gradients : bool, default=False
-        Give the g_i one length before they are joined: the mean of their lengths, so that the step keeps its size.
+        Scale the g_i to one length before they are joined: the mean of their lengths, so that the step keeps its size.
     task_per_row : bool, default=False
         Whether every row has one task, so that no two tasks ever meet in the representation of a row.
     rho : float, default=0.01
@@ -107,7 +108,7 @@ def make_balancer(
     Raises
     ------
     ValueError
-        If a value is unknown, weights do not fit the tasks, or the network lacks what the method needs.
+        If a value is unknown, weights do not fit the tasks, or the network lacks a layer that the method needs.
 
     Examples
     --------
@@ -136,7 +137,7 @@ def make_balancer(
         raise ValueError("a balance of gradients needs parameters that tasks share; use balance='sum'")
     cuts = [module for module in network.modules() if isinstance(module, Boundary)]
     if grad_level == "representation" and not cuts:
-        raise ValueError("grad_level: this network marks no boundary of what tasks share; use 'parameters' or 'auto'")
+        raise ValueError("grad_level: this network marks no boundary of its shared layers; use 'parameters' or 'auto'")
     if aggregate is None or flat or grad_level == "parameters" or (grad_level == "auto" and task_per_row):
         cuts = []
     radius = rho if flat else None
@@ -144,7 +145,7 @@ def make_balancer(
 
 
 class Balancer:
-    """The backward passes of one training run, from `make_balancer`; random draws are torch's global generator's."""
+    """Backward passes of one training run, from `make_balancer`; random draws use torch's global generator."""
 
     def __init__(
         self,
@@ -168,7 +169,7 @@ class Balancer:
 
     @property
     def weights(self) -> Tensor:
-        """Weights (T,) of the losses: of the next step, but of the last one for "gls" and "famo"."""
+        """Weights (T,) of the losses in the next step; for "gls" and "famo" in the last one."""
         return self._weighting.weights
 
     def backward(self, forward: Forward, present: Tensor) -> Tensor:
@@ -208,7 +209,7 @@ class Balancer:
         return losses.detach()
 
     def after_step(self, forward: Forward) -> None:
-        """Learn from what the optimiser's step did ("famo" only): ``forward`` as in `backward`, on the same rows."""
+        """Learn from the effect of the step ("famo" only): ``forward`` as in `backward`, on the same rows."""
         if self._weighting.looks_back:
             with torch.no_grad():
                 self._weighting.after_step(self._again(forward))
@@ -221,12 +222,12 @@ class Balancer:
         return nullcontext() if self._seed is None else seeded(self._seed, self._device)
 
     def _again(self, forward: Forward) -> Tensor:
-        """Losses of another pass of the same step."""
+        """Return losses of another pass of the same step."""
         with self._noise(), frozen_statistics(self._network):
             return forward()
 
     def _join(self, rows: Tensor, tasks: Sequence[int]) -> Tensor:
-        """One gradient (P,) of the active tasks' (n, P)."""
+        """Join the active tasks' gradients (n, P) to one (P,)."""
         broken = torch.zeros(len(self._names), dtype=torch.bool)
         broken[tasks] = ~rows.sum(dim=1).isfinite().cpu()
         self._refuse(broken, "gradient")

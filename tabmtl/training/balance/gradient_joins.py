@@ -18,13 +18,13 @@ Aggregate = Callable[[Tensor], Tensor]
 
 
 def normalize_rows(rows: Tensor) -> Tensor:
-    """Give all rows (n, P) one length, the mean of their lengths; zero rows stay zero."""
+    """Scale all rows (n, P) to one length, the mean of their lengths; zero rows stay zero."""
     norms = rows.norm(dim=1, keepdim=True)
     return rows * (norms.mean() / (norms + _EPS))
 
 
 def pcgrad(rows: Tensor) -> Tensor:
-    """Sum of the rows (n, P), each without what conflicts with another (Yu et al., 2020).
+    """Sum the rows (n, P), each without its conflict with another (Yu et al., 2020).
 
     From a row g_i, for every other row g_j in random order, its part along g_j is taken away where their inner
     product is negative. The order comes from torch's global generator.
@@ -46,7 +46,7 @@ def _pcgrad_weights(gramian: Tensor) -> Tensor:
 
 
 def mgda(rows: Tensor) -> Tensor:
-    """Shortest vector among the weighted means of the rows (n, P) (Désidéri, 2012; Sener and Koltun, 2018).
+    """Return the shortest of the weighted means of the rows (n, P) (Désidéri, 2012; Sener and Koltun, 2018).
 
     A mean, not a sum: the update is at most as long as the shortest row.
     """
@@ -54,7 +54,7 @@ def mgda(rows: Tensor) -> Tensor:
 
 
 def _mgda_weights(gramian: Tensor) -> Tensor:
-    """Frank-Wolfe, which each time moves weight from the row that pays most to the one that pays least."""
+    """Run Frank-Wolfe, which each time moves weight from the row that costs most to the one that costs least."""
     weights = torch.full((len(gramian),), 1 / len(gramian), dtype=gramian.dtype)
     smallest = gramian.diagonal().min()
     for _ in range(_MGDA_MAX_STEPS):
@@ -71,7 +71,7 @@ def _mgda_weights(gramian: Tensor) -> Tensor:
 
 
 def imtl_g(rows: Tensor) -> Tensor:
-    """Weighted sum of the rows (n, P) that has equal projections on all of them (Liu et al., 2021).
+    """Return the weighted sum of the rows (n, P) with equal projections on all of them (Liu et al., 2021).
 
     The absolute weights sum to 1. The paper lets the weights themselves sum to 1: the same where none is negative,
     and uphill for every task where their sum is.
@@ -87,7 +87,7 @@ def _imtl_g_weights(gramian: Tensor) -> Tensor:
 
 
 def _combined(rows: Tensor, weigh: Callable[[Tensor], Tensor]) -> Tensor:
-    """Weighted sum of rows by their inner products; a zero row has no say."""
+    """Return a weighted sum of rows, weighted by their inner products; a zero row does not count."""
     gramian = (rows @ rows.T).double().cpu()
     live = gramian.diagonal() > 0
     weights = gramian.new_zeros(len(rows))

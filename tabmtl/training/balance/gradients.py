@@ -1,6 +1,6 @@
-"""Gradients of several tasks, one row each: how they are taken, and how they are joined into one update.
+"""Gradients of several tasks, one row each: how to take them, and how to join them to one update.
 
-Shapes: T tasks, n of them active in a step, P numbers in a row. `tabmtl.training.balance` says which method does what.
+Shapes: T tasks, n of them active in a step, P numbers in a row. `tabmtl.training.balance` describes the methods.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _TRUSTED = 1e-2  # relative difference of two ways to one gradient, in any preci
 
 
 def split_parameters(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Trainable parameters that tasks share, and those that belong to single tasks, in module order.
+    """Return the trainable parameters that tasks share, and those of single tasks, in module order.
 
     A module whose ``task_specific`` is true has its own and its submodules' parameters for single tasks.
     """
@@ -43,9 +43,9 @@ def split_like(row: Tensor, sources: Sequence[Tensor]) -> list[Tensor]:
 def gradient_row(
     outputs: Sequence[Tensor], sources: Sequence[Tensor], arrived: Sequence[Tensor] | None = None
 ) -> Tensor:
-    """Gradient (P,) at the sources, flattened and joined, zero where a source plays no part; the graph is kept.
+    """Return the gradient (P,) at the sources, flattened and joined, zero for unused sources; the graph is kept.
 
-    ``outputs`` is one loss of shape (), or what the gradients ``arrived`` belong to.
+    ``outputs`` is one loss of shape (), or the tensors of the gradients ``arrived``.
 
     Raises
     ------
@@ -66,12 +66,12 @@ def gradient_row(
 
 
 def jacobian(losses: Tensor, tasks: Sequence[int], sources: Sequence[Tensor]) -> Tensor:
-    """Gradients (n, P) of some of the losses (T,): one call of autograd each, on a CPU faster than `torch.vmap`."""
+    """Return gradients (n, P) of some losses (T,): one call of autograd each, on a CPU faster than `torch.vmap`."""
     return torch.stack([gradient_row([losses[task]], sources) for task in tasks])
 
 
 class TaskGradients:
-    """The same as `jacobian`, quicker where every task's loss reads its own head alone.
+    """Faster `jacobian` for losses that each read their own head alone.
 
     The heads are one batched product, whose backward pass for one task costs as much as for all. So it runs once for
     the sum of the losses, down to inputs of each head's own, at which the tasks' gradients come apart. Whether heads
@@ -90,7 +90,7 @@ class TaskGradients:
 
     @contextmanager
     def watch(self) -> Iterator[None]:
-        """The forward pass that gives the losses runs inside."""
+        """Watch the forward pass inside, which gives the losses."""
         self._inputs = []
         hooks = [towers.register_forward_pre_hook(self._part_inputs) for towers in self._towers]
         try:
@@ -109,7 +109,7 @@ class TaskGradients:
         return own, task
 
     def __call__(self, losses: Tensor, tasks: Sequence[int], sources: Sequence[Tensor]) -> Tensor:
-        """Gradients (n, P) of n of the losses (T,) that were computed last."""
+        """Return gradients (n, P) of n of the losses (T,) that were computed last."""
         if not self._inputs:
             return jacobian(losses, tasks, sources)
         inputs, owns, _ = zip(*self._inputs, strict=True)
@@ -129,7 +129,7 @@ class TaskGradients:
         return rows
 
     def _parts(self, arrived: Sequence[Tensor], task: int) -> list[Tensor]:
-        """What is one task's of the gradients at the heads' own inputs, in the shapes of the common inputs."""
+        """Return each task's part of the gradients at the heads' inputs, in the shapes of the common inputs."""
         parts = []
         for gradient, (z, _, task_of_row) in zip(arrived, self._inputs, strict=True):
             if task_of_row is not None:
@@ -145,7 +145,7 @@ class TaskGradients:
 
 @contextmanager
 def cut_at(boundaries: Sequence[Boundary]) -> Iterator[list[Cut]]:
-    """Cut the graph wherever one of the boundaries runs inside; gives the (below, leaf) in the order they ran."""
+    """Cut the graph wherever one of the boundaries runs inside; yield the (below, leaf) in the order they ran."""
     cuts: list[Cut] = []
 
     def record(module: nn.Module, inputs: tuple, leaf: Tensor) -> None:
@@ -170,7 +170,7 @@ def balanced_backward(
     gradients: Jacobian,
     join: Join,
 ) -> None:
-    """Fill ``.grad``: with joined gradients of what tasks share, with plain sums for the rest.
+    """Fill ``.grad``: with joined gradients of the shared parameters, with plain sums for the rest.
 
     Parameters
     ----------
@@ -199,9 +199,10 @@ def balanced_backward(
 
 
 def _backward_from(cuts: Sequence[Cut], update: Tensor) -> None:
-    """Send a gradient (P,) at all leaves on to what lies below, the last cut first.
+    """Pass a gradient (P,) at all leaves on to the layers below, the last cut first.
 
-    A cut may lie below another: what comes down to its leaf is added to its own part, so that no path counts twice.
+    A cut may lie below another: a gradient that comes down to its leaf is added to its own part, so that no path counts
+    twice.
     """
     parts = split_like(update, [leaf for _, leaf in cuts])
     for (below, leaf), part in zip(reversed(cuts), reversed(parts), strict=True):
@@ -211,7 +212,7 @@ def _backward_from(cuts: Sequence[Cut], update: Tensor) -> None:
 
 @contextmanager
 def frozen_statistics(network: nn.Module) -> Iterator[None]:
-    """Batch normalisation keeps its running statistics inside: every ``momentum`` is 0."""
+    """Freeze the running statistics of batch normalisation inside, by a ``momentum`` of 0."""
     modules: list[Any] = [module for module in network.modules() if hasattr(module, "momentum")]
     momenta = [module.momentum for module in modules]
     for module in modules:
@@ -226,7 +227,7 @@ def frozen_statistics(network: nn.Module) -> Iterator[None]:
 def uphill_jacobian(
     forward: Forward, tasks: Sequence[int], rows: Tensor, groups: Sequence[Sequence[nn.Parameter]], rho: float
 ) -> Tensor:
-    """Gradients of every task where its own loss is about the worst near the weights.
+    """Return the gradients of every task at about its worst loss near the weights.
 
     For each task every group of parameters moves by ``rho`` along the task's gradient of unit length; the weights
     are then put back from a copy, to the last bit.

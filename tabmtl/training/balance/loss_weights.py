@@ -1,4 +1,4 @@
-"""Weights of the losses: how much every task counts in a step.
+"""Weights of the losses: the weight of every task in a step.
 
 Shapes: T tasks, some of them active (with a label in the batch and a loss other than 0).
 `tabmtl.training.balance` has the formulas and their sources.
@@ -16,7 +16,7 @@ from tabmtl.nn.layers import StackedLinear
 from tabmtl.schema import Task
 from tabmtl.training.balance.gradients import Jacobian, jacobian, split_parameters
 
-_RATE = 0.025  # of the Adam that moves what is learned here
+_RATE = 0.025  # of the Adam that moves learned weights
 _DWA_TEMPERATURE = 2.0
 _GRADNORM_ALPHA, _GRADNORM_MIN = 1.5, 1e-3
 _FAMO_DECAY = 1e-3
@@ -24,7 +24,7 @@ _EPS = 1e-12
 
 
 class Weighting:
-    """Weights w_i of the losses; here they stay as they are."""
+    """Weights w_i of the losses; here they stay constant."""
 
     per_task = False  # whether `weigh` takes gradients
     looks_back = False  # whether `after_step` wants the losses after the step
@@ -33,7 +33,7 @@ class Weighting:
         self.weights = torch.ones(n_tasks, device=next(network.parameters()).device)
 
     def weigh(self, losses: Tensor, active: Tensor, gradients: Jacobian = jacobian) -> Tensor:
-        """Weights (T,) for this step's losses (T,) with their graph, finite also where a task is not active (T,)."""
+        """Return weights (T,) for this step's losses (T,) with their graph; finite for inactive tasks (T,)."""
         return self.weights
 
     def after_step(self, losses: Tensor) -> None:
@@ -44,7 +44,7 @@ class Weighting:
 
 
 class _Learned(Weighting):
-    """Weights by a number per task, which Adam moves."""
+    """Weights from one number per task, which Adam moves."""
 
     start, decay = 0.0, 0.0
 
@@ -54,7 +54,7 @@ class _Learned(Weighting):
         self._adam = torch.optim.Adam([self._value], lr=_RATE, weight_decay=self.decay)
 
     def _move(self, gradient: Tensor, active: Tensor) -> None:
-        """One step of Adam; tasks that are not active stay."""
+        """Take one step of Adam; tasks that are not active stay."""
         before = self._value.clone()
         self._value.grad = torch.where(active, gradient, 0.0).to(self._value.dtype)
         self._adam.step()
@@ -84,7 +84,7 @@ class Uncertainty(ImtlL):
 
 
 class Dwa(Weighting):
-    """Dynamic weight average, by how fast the losses of the last two epochs fell."""
+    """Dynamic weight average, by the recent fall of the losses over two epochs."""
 
     _last: Tensor | None = None
 
@@ -106,7 +106,7 @@ class Gls(Weighting):
 
 
 class Famo(_Learned):
-    """FAMO: weights that even out how fast the logarithms of the losses fall."""
+    """FAMO: weights that balance the rates at which the logarithms of the losses fall."""
 
     looks_back, decay = True, _FAMO_DECAY
 
@@ -123,7 +123,7 @@ class Famo(_Learned):
 
 
 class GradNorm(_Learned):
-    """GradNorm: weights that even out the tasks' rates of training, by gradients at the last shared layer."""
+    """GradNorm: weights that balance the tasks' rates of training, by gradients at the last shared layer."""
 
     per_task, start = True, 1.0
 
@@ -156,7 +156,7 @@ class GradNorm(_Learned):
 
 
 def given_weights(balance: Mapping[str, float] | Sequence[float], tasks: Sequence[Task]) -> list[float]:
-    """Weights that a user gave, in task order; a ValueError if they do not fit the tasks."""
+    """Return the weights from a user, in task order; raise a ValueError if they do not fit the tasks."""
     names = [task.name for task in tasks]
     if isinstance(balance, Mapping):
         wrong = sorted(set(names) ^ set(balance))
