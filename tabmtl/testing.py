@@ -929,7 +929,7 @@ class _Long(_EveryEstimator):
 
     def check_what_a_long_table_lacks_is_named(self) -> None:
         X, y = long_table()
-        with _raises(ValueError, "'class' is no column of X"):
+        with _raises(ValueError, "'class' is not a column of X"):
             self.fresh(task_column="class").fit(X, y)
         with _raises(ValueError, r"school.*missing"):
             self.fresh().fit(X.with_columns(school=pl.lit(None, dtype=pl.String)), y)
