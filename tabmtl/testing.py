@@ -138,7 +138,7 @@ def multitask_checks(estimator: MultiTaskEstimator) -> list[Callable[[], None]]:
     Parameters
     ----------
     estimator : MultiTaskEstimator
-        Not fitted, with small options: the checks fit copies of it about 150 times. They set the columns, tasks and
+        Not fitted, with small options: the checks fit copies of it more than 100 times. They set the columns, tasks and
         seed. Of a funnel, give any ``task_chain``; the checks name their own steps.
 
     Returns
@@ -147,16 +147,20 @@ def multitask_checks(estimator: MultiTaskEstimator) -> list[Callable[[], None]]:
         Each has a ``__name__`` that says what is promised, and raises an AssertionError where it does not hold.
     """
     every = _EveryEstimator(estimator)
-    groups: list[type[_EveryEstimator]] = [_EveryEstimator]
-    if not every.is_funnel:
-        groups += [_FreeEstimator]
-        groups += [_Classifying] * (every.kind != "regression") + [_Regressing] * (every.kind != "classification")
-        if every.kind is None:
-            groups += [_Mixed] + [_Network] * hasattr(estimator, "_network")
-            groups += [_Long] * ("task_column" in estimator.get_params(deep=False))
+    free, mixed = not every.is_funnel, not every.is_funnel and every.kind is None
+    applies = {
+        _EveryEstimator: True,
+        _FreeEstimator: free,
+        _Classifying: free and every.kind != "regression",
+        _Regressing: free and every.kind != "classification",
+        _Mixed: mixed,
+        _Network: mixed and hasattr(estimator, "_network"),
+        _Long: mixed and "task_column" in estimator.get_params(deep=False),
+    }
     return [
         _promised(getattr(group(estimator), name), type(estimator).__name__)
-        for group in groups
+        for group, is_promised in applies.items()
+        if is_promised
         for name in vars(group)
         if name.startswith("check_")
     ]
