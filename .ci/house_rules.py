@@ -38,7 +38,7 @@ def long_functions(file: Path, tree: ast.Module) -> Iterator[str]:
 
 
 def imports_of(name: str, tree: ast.Module, modules: dict[str, tuple[Path, ast.Module]]) -> set[str]:
-    """Modules that a module imports at its top, for type checking too."""
+    """Return the modules that a module imports at its top, also for type checking."""
     found = set()
     inside = {child for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) for child in ast.walk(node)}
     for node in ast.walk(tree):
@@ -53,7 +53,7 @@ def imports_of(name: str, tree: ast.Module, modules: dict[str, tuple[Path, ast.M
 
 
 def circles(graph: dict[str, set[str]]) -> Iterator[list[str]]:
-    """Modules that import each other: what is left where modules without imports are taken away, again and again."""
+    """Yield the groups of modules that import each other."""
     reach = {name: _reached(name, graph) for name in graph}
     seen: set[str] = set()
     for name in graph:
@@ -75,7 +75,7 @@ def _reached(start: str, graph: dict[str, set[str]]) -> set[str]:
 
 
 def broken_rules() -> Iterator[str]:
-    """Say every broken rule in a line."""
+    """Yield a line for every broken rule."""
     modules = read_modules()
     for file, tree in modules.values():
         yield from long_functions(file, tree)

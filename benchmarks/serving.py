@@ -134,7 +134,7 @@ def _load_pyfunc(path: str) -> Constant:
 
 @contextmanager
 def served(model: Path) -> Iterator[http.client.HTTPConnection]:
-    """Connect to MLflow's server of a model on loopback; the server ends with the block."""
+    """Yield a connection to MLflow's server of a model on loopback; the server ends with the block."""
     from mlflow.pyfunc.scoring_server.client import ScoringServerClient
 
     with socket.socket() as free:

@@ -245,7 +245,7 @@ class SessionTruth:
         return np.eye(len(self.categories))[self.codes["category"]]
 
     def _places(self, ids: pl.Series) -> np.ndarray:
-        """Rows of items by name."""
+        """Return the rows of items by name."""
         known = self.items.select("item_id").with_row_index("place")
         places = ids.to_frame("item_id").join(known, on="item_id", how="left", maintain_order="left")["place"]
         if places.has_nulls():

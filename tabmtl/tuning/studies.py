@@ -287,7 +287,7 @@ def _schema() -> list[str]:
 
 
 def _with_driver(url: str) -> str:
-    """The URL with the driver of PostgreSQL that is there; which one SQLAlchemy asks for depends on its release."""
+    """Return the URL with the installed driver of PostgreSQL; SQLAlchemy's default depends on its release."""
     if not url.startswith(("postgresql://", "postgres://")):
         return url
     drivers = [driver for driver in ("psycopg", "psycopg2") if find_spec(driver) is not None]

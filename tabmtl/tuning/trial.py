@@ -27,7 +27,7 @@ SCORES, ENDED, FAILURE = "scores", "ended", "failure"
 
 
 class Reporter(Protocol):
-    """Receives the events of trials, see `Objective.reported_to`. An exception raised here ends the trial."""
+    """Receiver of the events of trials, see `Objective.reported_to`. An exception raised here ends the trial."""
 
     def of(self, trial: optuna.Trial) -> AbstractContextManager[Any]:
         """Return the context of a trial, entered before it has parameters; its early end is raised inside."""

@@ -201,7 +201,9 @@ def test_every_array_and_text_is_asked_for_once():
     refused(replace(saved, texts={}), "text holds 'trees0', expected the name of a text")
     refused(replace(saved, texts=saved.texts | {"trees1": WHOLE.text}), "the model declares no trees1")
     refused(replace(saved, texts={"trees0": "tree\nversion=v5\n"}), "text is no model of LightGBM: line 2")
-    refused(replace(saved, facts=saved.facts | {"parts": saved.facts["parts"][:2]}), "parts.2.own belongs to no")
+    refused(
+        replace(saved, facts=saved.facts | {"parts": saved.facts["parts"][:2]}), "the model declares no parts.2.own"
+    )
 
 
 FACTS: dict[str, list[tuple[Any, str]]] = {
