@@ -281,9 +281,9 @@ def _tables(file: sqlite3.Connection) -> list[str]:
 
 def _schema() -> list[str]:
     """Return the statements that make Optuna's tables."""
-    with closing(RDBStorage("sqlite://").engine.raw_connection()) as connection:
-        driver: Any = connection.driver_connection
-        return list(driver.iterdump())[1:-1]  # without BEGIN and COMMIT
+    with closing(sqlite3.connect(":memory:")) as memory:
+        RDBStorage("sqlite://", engine_kwargs={"creator": lambda: memory})
+        return list(memory.iterdump())[1:-1]  # without BEGIN and COMMIT
 
 
 def _with_driver(url: str) -> str:

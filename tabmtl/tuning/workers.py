@@ -1,7 +1,8 @@
 """Run the trials of a study: any number of processes, now and later, until it has all of them.
 
 A worker gives a sign of life while it runs a trial, Optuna's heartbeat. A trial without one for the grace period of the
-study fails, and is put in the queue again by whoever looks next.
+study fails, and is put in the queue again by the worker or reader that notices it first. If that one is killed in the
+same moment, the trial stays failed.
 """
 
 from __future__ import annotations

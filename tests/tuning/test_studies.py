@@ -236,6 +236,12 @@ def test_a_database_of_another_program_is_left_alone():
     assert Path("mlflow.db").read_bytes() == content
 
 
+@pytest.mark.parametrize("grace_period", [0, 1.5, "15"])
+def test_a_grace_period_is_a_number_of_seconds(grace_period):
+    with pytest.raises(ValueError, match="grace_period must be"):
+        open_study("s", quick(), grace_period=grace_period)
+
+
 def test_an_empty_file_becomes_a_study():
     Path("j").touch()
     run_study(open_study("s", quick(), storage="j"), quick(), n_trials=1)
