@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from abc import abstractmethod
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -26,57 +26,6 @@ _INSPECTED_ROWS = 10_000
 _COLLAPSED_ZEROS = 0.9  # the HoME paper's example of a collapsed expert
 _UNUSED_WEIGHT = 0.01
 _ROWS_TO_JUDGE = 50  # fewer rows say little about an expert
-
-
-class TaskNetwork(nn.Module):
-    """Base of the networks that give every task features of its own; a subclass gives `task_features`.
-
-    Attributes
-    ----------
-    heads : Towers
-    levels : list of (Module, list of Module)
-        Of a mixture of experts. Per level its experts, which give (B, E, H), and its gates, which give weights
-        (B, G, E) and have ``gate_names`` and ``expert_names``.
-    gates_decide : bool
-        Whether experts reach tasks through these gates alone, so that without weight an expert is dead.
-    """
-
-    batch_dependent = False
-    gates_decide = True
-    heads: Towers
-    levels: Sequence[tuple[nn.Module, Sequence[nn.Module]]]
-
-    @abstractmethod
-    def task_features(self, x_num: Tensor, x_cat: Tensor) -> Tensor:
-        """Features (B, T, H) that the heads read."""
-
-    def represent(self, x_num: Tensor, x_cat: Tensor, task: Tensor | None = None) -> Tensor:
-        """Features of all tasks side by side (B, T H), or of each row's own task (B, H)."""
-        features = self.task_features(x_num, x_cat)
-        if task is None:
-            return features.flatten(1)
-        return features[torch.arange(task.shape[0], device=task.device), task]
-
-    def forward(self, x_num: Tensor, x_cat: Tensor, task: Tensor | None = None) -> list[Tensor]:
-        """Score rows.
-
-        Parameters
-        ----------
-        x_num : Tensor of shape (B, Fn), float32
-            Standardised values, NaN where missing.
-        x_cat : Tensor of shape (B, Fc), int32
-            Codes.
-        task : Tensor of shape (B,), int64, optional
-            For task-per-row data the task of each row.
-
-        Returns
-        -------
-        list of Tensor
-            (B, width) raw scores per task; with ``task``, one tensor with each row's own.
-        """
-        if task is None:
-            return self.heads(self.task_features(x_num, x_cat))
-        return self.heads(self.represent(x_num, x_cat, task), task)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -105,12 +54,13 @@ class MixtureEstimator(VectorEstimator):
         Mean gate weight of every expert, over up to 10 000 training rows of all tasks: columns ``level`` (1 is nearest
         to the input), ``gate`` (a task, or in brackets what several tasks share), ``expert`` and ``weight``. The
         weights of a gate sum to 1 (but for HoME's gate over a single own expert); experts that a gate may not see have
-        no row.
+        no row. In the long layout a mean is over the rows that have both gate and expert: those of the task.
     experts_ : polars DataFrame
         State of every expert on the same rows: ``level``, ``expert``, ``zero_rate`` (share of its outputs that are
         0), ``std`` (standard deviation of an output over rows, mean over outputs), ``top_weight`` (the largest mean
         weight that a gate gives it), and ``dead``: more than 90 % zeros, no variation, or a top weight below 1 %
-        (but for `AdaTT`, whose tasks use their own experts without a gate too).
+        (but for `AdaTT`, whose tasks use their own experts without a gate too). An expert of a long table that fewer
+        than 50 of the rows have is not judged.
     dead_expert_rate_ : float
         Share of the experts that are dead.
     """
@@ -168,21 +118,46 @@ class ExpertEstimator(MixtureEstimator):
 
 
 class _Mean:
-    """Mean over rows of what a module's output becomes by a function."""
+    """Means of what a module's output becomes by a function, each over the rows that have it; 0 if none has.
 
-    def __init__(self, module: nn.Module, function: Any) -> None:
-        self.total: Tensor | float = 0.0
-        self.rows = 0
-        self._function = function
+    Parameters
+    ----------
+    module : Module
+        Gives (B, *shape, ...), or of a row's places in ``shape`` those that its ``index`` names.
+    function : callable
+    shape : tuple of int
+    """
+
+    def __init__(self, module: nn.Module, function: Any, shape: tuple[int, ...]) -> None:
+        self._function, self._shape = function, shape
+        self._total: Tensor | float = 0.0
+        self._rows: Tensor | int = 0
         self.handle = module.register_forward_hook(self._add)
 
-    def _add(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
-        self.total = self.total + self._function(output.detach()).double().sum(dim=0)
-        self.rows += len(output)
+    def _add(self, module: Any, inputs: Any, output: Tensor) -> None:
+        values = self._function(output.detach()).double()
+        index = module.index(*inputs) if hasattr(module, "index") else None
+        if index is None:
+            total, rows = values.sum(dim=0), torch.full(self._shape, len(values), device=values.device)
+        else:
+            n, values = math.prod(self._shape), values.flatten(0, len(self._shape))
+            total = values.new_zeros(n, *values.shape[1:]).index_add(0, index.flatten(), values)
+            total, rows = (
+                total.unflatten(0, self._shape),
+                torch.bincount(index.flatten(), minlength=n).view(self._shape),
+            )
+        self._total, self._rows = self._total + total, self._rows + rows
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Numbers of rows, in that shape."""
+        return torch.as_tensor(self._rows).cpu().numpy()
 
     @property
     def value(self) -> np.ndarray:
-        return torch.as_tensor(self.total / self.rows).cpu().numpy()
+        """Means (*shape, ...)."""
+        total = torch.as_tensor(self._total).cpu().numpy()
+        return total / np.maximum(self.rows, 1).reshape(self._shape + (1,) * (total.ndim - len(self._shape)))
 
 
 def measure_experts(network: nn.Module, batch: Batch) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -204,9 +179,10 @@ def measure_experts(network: nn.Module, batch: Batch) -> tuple[pl.DataFrame, pl.
     with ExitStack() as stack:
         measured = []
         for experts, gates in levels:
-            means = [_Mean(experts, lambda x: (x.abs() <= 1e-6).float().mean(dim=2)), _Mean(experts, lambda x: x)]
-            means += [_Mean(experts, lambda x: x.double().square())]
-            means += [_Mean(gate, lambda weights: weights) for gate in gates]
+            shape = (len(gates[0].expert_names),)
+            means = [_Mean(experts, lambda x: (x.abs() <= 1e-6).float().mean(dim=2), shape)]
+            means += [_Mean(experts, function, shape) for function in (lambda x: x, lambda x: x.double().square())]
+            means += [_Mean(gate, lambda weights: weights, (len(gate.gate_names), *shape)) for gate in gates]
             for taken in means:
                 stack.callback(taken.handle.remove)
             measured.append(means)
@@ -217,21 +193,22 @@ def measure_experts(network: nn.Module, batch: Batch) -> tuple[pl.DataFrame, pl.
         zeros, mean, square, *weights = (each.value for each in means)
         std = np.sqrt(np.maximum(square - mean**2, 0)).mean(axis=1)
         top = np.max(np.vstack(weights), axis=0)
-        for gate, weight in zip(gates, weights, strict=True):
+        for gate, weight, measured_weight in zip(gates, weights, means[3:], strict=True):
             sees = getattr(gate, "sees", torch.ones(weight.shape, dtype=torch.bool)).cpu().numpy()
-            for g, e in zip(*np.nonzero(sees), strict=True):
+            for g, e in zip(*np.nonzero(sees & (measured_weight.rows > 0)), strict=True):
                 names = {"level": level, "gate": gate.gate_names[g], "expert": gate.expert_names[e]}
                 used.append(names | {"weight": float(weight[g, e])})
         for e, name in enumerate(gates[0].expert_names):
             unused = network.gates_decide and top[e] < _UNUSED_WEIGHT
-            dead = bool(zeros[e] > _COLLAPSED_ZEROS or std[e] < 1e-6 or unused)
+            judged = means[0].rows[e] >= min(_ROWS_TO_JUDGE, len(batch))
+            dead = bool(judged and (zeros[e] > _COLLAPSED_ZEROS or std[e] < 1e-6 or unused))
             facts = {"zero_rate": float(zeros[e]), "std": float(std[e]), "top_weight": float(top[e]), "dead": dead}
             states.append({"level": level, "expert": name} | facts)
     return pl.DataFrame(used), pl.DataFrame(states)
 
 
 def _warn_of_collapse(experts: pl.DataFrame, cure: str) -> None:
-    collapsed = experts.filter((pl.col("zero_rate") > _COLLAPSED_ZEROS) | (pl.col("std") < 1e-6))
+    collapsed = experts.filter("dead", (pl.col("zero_rate") > _COLLAPSED_ZEROS) | (pl.col("std") < 1e-6))
     if len(collapsed):
         names = [f"{name!r} (level {level})" for level, name in collapsed.select("level", "expert").iter_rows()]
         warnings.warn(

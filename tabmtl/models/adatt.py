@@ -13,10 +13,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from tabmtl.estimators.mixture import ExpertEstimator, TaskNetwork
+from tabmtl.estimators.mixture import ExpertEstimator
 from tabmtl.estimators.tables import ClassifierFace, RegressorFace
 from tabmtl.nn.experts import Gates, mix
-from tabmtl.nn.layers import Boundary
+from tabmtl.nn.layers import Boundary, RowOwners
+from tabmtl.nn.task_network import TaskNetwork
 from tabmtl.params import Count, CountOrZero, Widths
 from tabmtl.schema import Columns, Task
 
@@ -41,22 +42,33 @@ class FusionLevel(nn.Module):
     def __init__(self, d_in: int, d_out: int, units: Sequence[tuple[str, int]], options: AdaTT, *, last: bool) -> None:
         super().__init__()
         names, counts = zip(*units, strict=True)
-        self.n_fused = len(units) - (last and options.n_shared_experts > 0)
+        n_tasks = len(units) - (options.n_shared_experts > 0)
+        self.n_fused = n_tasks if last else len(units)
         self.experts = options._experts(counts, d_in, [d_out])
-        self.gates = Gates(d_in, names[: self.n_fused], self.experts.names(names), task_specific=last)
         unit = self.experts.bucket
+        own = unit == torch.arange(self.n_fused)[:, None]  # (G, E)
+        sees, has = torch.ones_like(own), own[:n_tasks] | (unit >= n_tasks)
+        if options.task_column is not None:
+            sees[:n_tasks] = has
+        shared = n_tasks if self.n_fused > n_tasks else None
+        names_of = (names[: self.n_fused], self.experts.names(names))
+        self.gates = Gates(d_in, *names_of, sees, has=has, shared=shared, task_specific=last)
         size = torch.tensor(counts)[unit]  # (E,), of an expert's unit
-        self.register_buffer("own", (unit == torch.arange(self.n_fused)[:, None]).float(), persistent=False)
+        self.register_buffer("own", own.float(), persistent=False)
         self.register_buffer("alone", size == 1, persistent=False)
         start = (2 * torch.rand(len(size)) - 1) / size.sqrt()
         self.residual = nn.Parameter(start) if max(counts[: self.n_fused]) > 1 else None  # v, one per expert
         self.output = Boundary()
 
-    def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Take the inputs (B, D) of all units to the outputs (B, H) of those that are fused."""
-        experts = self.output(self.experts(inputs))
-        weights = self.gates(inputs[: self.n_fused])
+    def forward(self, inputs: Sequence[Tensor], own: RowOwners | None = None) -> tuple[Tensor, ...]:
+        """Take the inputs (B, D) of all units to the outputs (B, H) of those that are fused; with ``own`` its units."""
+        owners = None if own is None else [own, own.shared][: len(inputs)]
+        experts = self.output(self.experts(inputs, owners))
+        n_fused = self.n_fused if own is None else self.gates.own.shape[1]
+        weights = self.gates(inputs[:n_fused], own)
         static = self.own if self.residual is None else self.own * torch.where(self.alone, 1.0, self.residual)
+        if own is not None:
+            static = static.flatten()[self.gates.own].index_select(0, own.owner)
         return mix(weights + static, experts).unbind(dim=1)
 
 
@@ -90,11 +102,12 @@ class AdaTTNetwork(TaskNetwork):
         self.heads = options._heads(widths[-1], tasks)
         self.levels = [(level.experts, [level.gates]) for level in stacked]
 
-    def task_features(self, x_num: Tensor, x_cat: Tensor) -> Tensor:
+    def task_features(self, x_num: Tensor, x_cat: Tensor, own: RowOwners | None = None) -> Tensor:
         """Features (B, T, H)."""
-        inputs: tuple[Tensor, ...] = (self.input(self.vector(x_num, x_cat)),) * self.n_units
+        x = self.input(self.vector(x_num, x_cat))
+        inputs: tuple[Tensor, ...] = (x,) * (self.n_units if own is None else 1 + self.n_units - own.n_owners)
         for level in self.stack:
-            inputs = level(inputs)
+            inputs = level(inputs, own)
         return torch.stack(inputs, dim=1)
 
 

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from tabmtl.estimators.funnel import TowerEstimator
-from tabmtl.estimators.mixture import TaskNetwork
 from tabmtl.nn.experts import Experts
-from tabmtl.nn.layers import Boundary
+from tabmtl.nn.layers import Boundary, RowOwners
+from tabmtl.nn.task_network import TaskNetwork
 from tabmtl.params import NonNegative
 from tabmtl.schema import Columns, Task
 from tabmtl.training.losses import FunnelLoss
@@ -45,8 +45,8 @@ class AITMNetwork(TaskNetwork):
         self.value_key_query = nn.Linear(k, 3 * k)  # h1, h2, h3
         self.heads = options._heads(k, tasks)
 
-    def task_features(self, x_num: Tensor, x_cat: Tensor) -> Tensor:
-        """Features (B, T, H)."""
+    def task_features(self, x_num: Tensor, x_cat: Tensor, own: RowOwners | None = None) -> Tensor:
+        """Features (B, T, H); the steps of a funnel are labels of one row, which has no task of its own."""
         features = list(self.towers([self.input(self.vector(x_num, x_cat))]).unbind(dim=1))
         for step, (before, t) in enumerate(pairwise(self.chain)):
             features[t] = self.transfer(self.passed_on[step](features[before]), features[t])

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tabmtl.estimators.funnel import FunnelEstimator
-from tabmtl.estimators.mixture import MixtureEstimator, TaskNetwork
+from tabmtl.estimators.mixture import MixtureEstimator
 from tabmtl.estimators.tables import ClassifierFace, RegressorFace
 from tabmtl.nn.embeddings import FeatureTokenizer, NumericEmbedding
 from tabmtl.nn.experts import mix
-from tabmtl.nn.layers import Boundary, StackedLinear
+from tabmtl.nn.layers import Boundary, RowOwners, StackedLinear
+from tabmtl.nn.task_network import TaskNetwork
 from tabmtl.params import Count, NonNegative
 from tabmtl.schema import Columns, Task
 from tabmtl.training.losses import FunnelLoss, MultiTaskLoss, Space
@@ -144,9 +145,20 @@ class PatternSelector(nn.Module):
         self.key = nn.Linear(width, width, bias=False)
         self.indicators = nn.Parameter(torch.empty(len(names), width).uniform_(-(width**-0.5), width**-0.5))
 
-    def forward(self, patterns: Tensor) -> Tensor:
-        """Weigh patterns (B, n, width) to (B, T, n)."""
-        return F.linear(torch.tanh(self.key(patterns)), self.indicators).softmax(dim=1).transpose(1, 2)
+    def forward(self, patterns: Tensor, own: RowOwners | None = None) -> Tensor:
+        """Weigh patterns (B, n, width) to (B, T, n), or (B, 1, n) for every row's own task."""
+        keys = torch.tanh(self.key(patterns))
+        if own is None:
+            return F.linear(keys, self.indicators).softmax(dim=1).transpose(1, 2)
+        indicators = self.indicators.index_select(0, own.owner)[:, :, None]
+        return (keys @ indicators).softmax(dim=1).transpose(1, 2)
+
+    def index(self, patterns: Tensor, own: RowOwners | None = None) -> Tensor | None:
+        """Which weights (B, 1, n) of all T n each row has; None = all."""
+        if own is None:
+            return None
+        n = patterns.shape[1]
+        return own.owner[:, None, None] * n + torch.arange(n, device=patterns.device)
 
 
 class APEMNetwork(TaskNetwork):
@@ -172,10 +184,10 @@ class APEMNetwork(TaskNetwork):
         self.heads = options._heads(width, tasks)
         self.levels = [(self.patterns, [self.selector])]
 
-    def task_features(self, x_num: Tensor, x_cat: Tensor) -> Tensor:
+    def task_features(self, x_num: Tensor, x_cat: Tensor, own: RowOwners | None = None) -> Tensor:
         """Features (B, T, d_pattern)."""
         patterns = self.output(self.patterns(self.attention(self.tokenizer(x_num, x_cat))))
-        return mix(self.selector(patterns), patterns)
+        return mix(self.selector(patterns, own), patterns)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from tabmtl.estimators.funnel import TowerEstimator
-from tabmtl.estimators.mixture import TaskNetwork
 from tabmtl.nn.experts import Experts
-from tabmtl.nn.layers import Boundary
+from tabmtl.nn.layers import Boundary, RowOwners
+from tabmtl.nn.task_network import TaskNetwork
 from tabmtl.schema import Columns, Task
 from tabmtl.training.losses import FunnelLoss
 
@@ -36,8 +36,8 @@ class ESMMNetwork(TaskNetwork):
         self.towers = Experts(counts, self.vector.width, options.tower_hidden, dropout=options.dropout)
         self.heads = options._heads(self.towers.width, tasks)
 
-    def task_features(self, x_num: Tensor, x_cat: Tensor) -> Tensor:
-        """Features (B, T, H)."""
+    def task_features(self, x_num: Tensor, x_cat: Tensor, own: RowOwners | None = None) -> Tensor:
+        """Features (B, T, H); the steps of a funnel are labels of one row, which has no task of its own."""
         return self.towers([self.input(self.vector(x_num, x_cat))])
 
 

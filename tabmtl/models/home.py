@@ -13,10 +13,11 @@ from typing import Annotated, Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from tabmtl.estimators.mixture import ExpertEstimator, TaskNetwork
+from tabmtl.estimators.mixture import ExpertEstimator
 from tabmtl.estimators.tables import ClassifierFace, RegressorFace
 from tabmtl.nn.experts import Activation, Gates, gate_softmax, mix
-from tabmtl.nn.layers import Boundary, StackedLinear
+from tabmtl.nn.layers import Boundary, RowOwners, StackedLinear
+from tabmtl.nn.task_network import TaskNetwork
 from tabmtl.params import Count, check_widths
 from tabmtl.schema import Columns, Task
 
@@ -40,8 +41,10 @@ class FeatureGates(nn.Module):
         self.down = StackedLinear(n_buckets, width, n_masks * (rank + 1))  # B_l of all l, and W_f
         self.up = nn.Parameter(torch.zeros(n_buckets * n_masks, rank, width))  # A_l
 
-    def forward(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Gate inputs (B, D), one per bucket."""
+    def forward(self, inputs: Sequence[Tensor], owners: Sequence[RowOwners] | None = None) -> Sequence[Tensor]:
+        """Gate inputs (B, D), one per bucket, or one for each of the owners of the buckets."""
+        if owners is not None:
+            return self._gate_own(inputs, owners)
         k, n_masks = self.shape
         v = inputs[0].expand(k, -1, -1) if all(x is inputs[0] for x in inputs) else torch.stack(list(inputs))
         low, logits = self.down(v).split([n_masks * self.up.shape[1], n_masks], dim=2)
@@ -50,14 +53,23 @@ class FeatureGates(nn.Module):
         weights = 2 * logits.softmax(dim=2).transpose(1, 2).unsqueeze(3)  # (K, L, B, 1)
         return (v * (masks * weights).sum(dim=1)).unbind()
 
+    def _gate_own(self, inputs: Sequence[Tensor], owners: Sequence[RowOwners]) -> list[Tensor]:
+        n_masks, sizes = self.shape[1], [owner.n_owners for owner in owners]
+        parts = (p.split(sizes) for p in (self.down.weight, self.down.bias, self.up.unflatten(0, self.shape)))
+        gated = []
+        for owner, v, weight, bias, up in zip(owners, inputs, *parts, strict=True):
+            low = owner.linear(v, weight[:, None], bias[:, None])  # (B, L (r + 1))
+            low, logits = low.split([low.shape[1] - n_masks, n_masks], dim=1)
+            masks = owner.linear(low, up).sigmoid().unflatten(1, (n_masks, -1))  # (B, L, D)
+            gated.append(v * (masks * (2 * logits.softmax(dim=1))[:, :, None]).sum(dim=1))
+        return gated
+
 
 class SelfGates(Gates):
     """Gates of buckets over their own experts: softmax, and the sigmoid where a bucket has one expert."""
 
-    def forward(self, x: Tensor | Sequence[Tensor]) -> Tensor:
-        """Weigh the experts (B, G, E) for inputs (B, D)."""
-        logits = self._logits(x)
-        alone = self.sees.sum(dim=1, keepdim=True) == 1
+    def _weigh(self, logits: Tensor, sees: Tensor) -> Tensor:
+        alone = sees.sum(dim=-1, keepdim=True) == 1
         return torch.where(alone, logits.sigmoid(), gate_softmax(logits, training=self.training))
 
 
@@ -92,20 +104,35 @@ class HoMELevel(nn.Module):
         self.feature_gates = FeatureGates(*shape) if feature_gated else None
         self.experts = options._experts(counts, d_in, [d_out])
         owners, names = self.experts.bucket.tolist(), self.experts.names([name for name, _ in buckets])
-        sees = torch.tensor([[not options.hierarchy_mask or owner in seen for owner in owners] for _, seen in gates])
+        masked = options.hierarchy_mask or options.task_column is not None
+        sees = torch.tensor([[not masked or owner in seen for owner in owners] for _, seen in gates])
         own = torch.tensor([[owner == seen[0] for owner in owners] for _, seen in gates])
-        self.gates = Gates(d_gate, [gate for gate, _ in gates], names, sees)
+        shared = 0 if len(gates) == len(buckets) else None  # the gate that feeds the experts that all tasks share
+        has = torch.tensor([[owner in seen for owner in owners] for g, (_, seen) in enumerate(gates) if g != shared])
+        self.gates = Gates(d_gate, [gate for gate, _ in gates], names, sees, has=has, shared=shared)
         self_names = [f"{gate} (self)" for gate, _ in gates]
-        self.self_gates = SelfGates(d_in, self_names, names, own) if options.self_gate else None
+        self.self_gates = None
+        if options.self_gate:
+            self.self_gates = SelfGates(d_in, self_names, names, own, has=has, shared=shared)
         self.output = Boundary()
 
-    def forward(self, inputs: Sequence[Tensor], gate_inputs: Sequence[Tensor], own: Sequence[Tensor]) -> Tensor:
-        """Take inputs (B, D) of buckets, and of gates and self-gates, to outputs (B, n_gates, H)."""
-        gated = inputs if self.feature_gates is None else self.feature_gates(inputs)
-        weights = self.gates(gate_inputs)
+    def forward(
+        self,
+        inputs: Sequence[Tensor],
+        gate_inputs: Sequence[Tensor],
+        own: Sequence[Tensor],
+        owners: Sequence[RowOwners] | None = None,
+    ) -> Tensor:
+        """Take inputs (B, D) of buckets, and of gates and self-gates, to outputs (B, n_gates, H).
+
+        With ``owners`` of the buckets, of which the last own the gates, a row has its own buckets and gates.
+        """
+        gated = inputs if self.feature_gates is None else self.feature_gates(inputs, owners)
+        rows = None if owners is None else owners[-1]
+        weights = self.gates(gate_inputs, rows)
         if self.self_gates is not None:
-            weights = weights + self.self_gates(own)
-        return mix(weights, self.output(self.experts(gated)))
+            weights = weights + self.self_gates(own, rows)
+        return mix(weights, self.output(self.experts(gated, owners)))
 
 
 class HoMENetwork(TaskNetwork):
@@ -119,11 +146,14 @@ class HoMENetwork(TaskNetwork):
         The hyper-parameters.
     """
 
+    task_group: Tensor
+
     def __init__(self, columns: Columns, tasks: Sequence[Task], options: HoME) -> None:
         super().__init__()
         names, self.vector = [task.name for task in tasks], options._vector(columns)
         groups = find_groups(options.task_groups, names)
         self.group_of = [next(g for g, members in enumerate(groups.values()) if name in members) for name in names]
+        self.register_buffer("task_group", torch.tensor(self.group_of), persistent=False)
         h1, h2 = options.expert_hidden
         shared, labels = "(shared)", [f"(group {group})" for group in groups]  # never alike
         first, second = options.n_shared_experts
@@ -145,15 +175,18 @@ class HoMENetwork(TaskNetwork):
         used = [[gate for gate in modules if gate is not None] for modules in gate_modules]
         self.levels = [(self.groups.experts, used[0]), (self.tasks.experts, used[1])]
 
-    def task_features(self, x_num: Tensor, x_cat: Tensor) -> Tensor:
+    def task_features(self, x_num: Tensor, x_cat: Tensor, own: RowOwners | None = None) -> Tensor:
         """Features (B, T, H2)."""
         v = self.input(self.vector(x_num, x_cat))
-        n_buckets = len(self.groups.experts.counts)
-        z = self.groups([v] * n_buckets, [v], [v])
-        shared, *groups = z.unbind(dim=1)
+        n_buckets, group_of = len(self.groups.experts.counts), self.group_of
+        owners = of_groups = None
+        if own is not None:  # a row has one group, and this one task
+            of_groups = [own.shared, RowOwners(self.task_group[own.owner], n_buckets - 1, training=self.training)]
+            n_buckets, group_of, owners = 2, [0], [*of_groups, own]
+        shared, *groups = self.groups([v] * n_buckets, [v], [v], of_groups).unbind(dim=1)
         joined = [torch.cat([group, shared], dim=1) for group in groups]
-        own = [groups[g] for g in self.group_of]
-        return self.tasks([shared, *groups, *own], [joined[g] for g in self.group_of], own)
+        of_task = [groups[g] for g in group_of]
+        return self.tasks([shared, *groups, *of_task], [joined[g] for g in group_of], of_task, owners)
 
 
 def find_groups(task_groups: Mapping[str, Sequence[str]] | None, names: Sequence[str]) -> dict[str, list[str]]:

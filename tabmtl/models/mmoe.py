@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
-from tabmtl.estimators.mixture import ExpertEstimator, TaskNetwork
+from tabmtl.estimators.mixture import ExpertEstimator
 from tabmtl.estimators.tables import ClassifierFace, RegressorFace
 from tabmtl.nn.experts import Gates, mix
-from tabmtl.nn.layers import Boundary
+from tabmtl.nn.layers import Boundary, RowOwners
+from tabmtl.nn.task_network import TaskNetwork
 from tabmtl.params import Count, Widths
 from tabmtl.schema import Columns, Task
 
@@ -35,14 +37,15 @@ class MMoENetwork(TaskNetwork):
         names, self.vector = [task.name for task in tasks], options._vector(columns)
         self.input, self.output = Boundary(), Boundary()
         self.experts = options._experts([options.n_experts], self.vector.width, options.expert_hidden)
-        self.gates = Gates(self.vector.width, names, self.experts.names(["expert"]))
+        has = torch.ones(len(names), options.n_experts, dtype=torch.bool)
+        self.gates = Gates(self.vector.width, names, self.experts.names(["expert"]), has=has)
         self.heads = options._heads(self.experts.width, tasks)
         self.levels = [(self.experts, [self.gates])]
 
-    def task_features(self, x_num: Tensor, x_cat: Tensor) -> Tensor:
+    def task_features(self, x_num: Tensor, x_cat: Tensor, own: RowOwners | None = None) -> Tensor:
         """Features (B, T, H)."""
         x = self.input(self.vector(x_num, x_cat))
-        return mix(self.gates(x), self.output(self.experts([x])))
+        return mix(self.gates(x, own), self.output(self.experts([x])))
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -25,7 +25,8 @@ from tabmtl.nn.attention import (
     attention_mask,
 )
 from tabmtl.nn.embeddings import FeatureTokenizer, NumericEmbedding
-from tabmtl.nn.layers import Towers
+from tabmtl.nn.layers import RowOwners, Towers
+from tabmtl.nn.task_network import TaskNetwork
 from tabmtl.params import Count, CountOrZero, Rate
 from tabmtl.schema import Columns, Task
 
@@ -33,7 +34,7 @@ SecondLayer = Literal["none", "mixer", "batch_attention", "inducing_attention"]
 
 
 @dataclass(eq=False, repr=False)
-class MultiTabNetwork(nn.Module):
+class MultiTabNetwork(TaskNetwork):
     """Task and feature tokens, pre-norm blocks, and a head per task.
 
     A block is attention between the tokens of a row, under the mask, and then an optional second layer over
@@ -86,6 +87,7 @@ class MultiTabNetwork(nn.Module):
 
     def __post_init__(self) -> None:
         super().__init__()
+        self.batch_dependent = self.row_layer == "batch_attention"
         e, n_vectors = self.d_token, len(self.tasks) if self.multi_token else 1
         self._n_task_tokens = 1 if self.task_per_row else n_vectors
         self.tokenizer = FeatureTokenizer(self.columns, e, numeric_embedding=self.numeric_embedding)
@@ -117,45 +119,18 @@ class MultiTabNetwork(nn.Module):
             f"row_layer must be 'none', 'mixer', 'batch_attention' or 'inducing_attention', got {self.row_layer!r}"
         )
 
-    @property
-    def batch_dependent(self) -> bool:
-        """Whether a row's scores depend on the other rows of its batch."""
-        return self.row_layer == "batch_attention"
+    def task_features(self, x_num: Tensor, x_cat: Tensor, own: RowOwners | None = None) -> Tensor:
+        """Return each row's final task tokens (B, s, e), or the one token that all heads read (B, e)."""
+        tokens = self._blocks(self._tokens(x_num, x_cat, own))
+        return tokens if self.multi_token else tokens[:, 0]
 
-    def represent(self, x_num: Tensor, x_cat: Tensor, task: Tensor | None = None) -> Tensor:
-        """Return each row's final task tokens side by side (B, s e); arguments as for :meth:`forward`."""
-        return self._task_tokens(x_num, x_cat, task).flatten(1)
-
-    def forward(self, x_num: Tensor, x_cat: Tensor, task: Tensor | None = None) -> list[Tensor]:
-        """Score rows.
-
-        Parameters
-        ----------
-        x_num : Tensor of shape (B, Fn), float32
-            Standardised values, NaN where missing.
-        x_cat : Tensor of shape (B, Fc), int32
-            Codes.
-        task : Tensor of shape (B,), int64
-            Task of each row; needed if ``task_per_row``.
-
-        Returns
-        -------
-        list of Tensor
-            (B, width) raw scores per task; with ``task``, one tensor with each row's own.
-        """
-        z = self._task_tokens(x_num, x_cat, task)
-        return self.heads(z if self.multi_token and task is None else z[:, 0], task)
-
-    def _task_tokens(self, x_num: Tensor, x_cat: Tensor, task: Tensor | None) -> Tensor:
-        return self._blocks(self._tokens(x_num, x_cat, task))
-
-    def _tokens(self, x_num: Tensor, x_cat: Tensor, task: Tensor | None) -> Tensor:
+    def _tokens(self, x_num: Tensor, x_cat: Tensor, own: RowOwners | None) -> Tensor:
         """Join task tokens w_i + b_i and feature tokens to (B, n, e)."""
-        if self.task_per_row != (task is not None):
-            raise ValueError(f"task_per_row={self.task_per_row}, but task was {'not ' * (task is None)}given")
+        if self.task_per_row != (own is not None):
+            raise ValueError(f"task_per_row={self.task_per_row}, but task was {'not ' * (own is None)}given")
         vectors = self.task_weight + self.task_bias
-        if task is not None and self.multi_token:
-            first = vectors.index_select(0, task)[:, None]  # (B, 1, e)
+        if own is not None and self.multi_token:
+            first = vectors.index_select(0, own.owner)[:, None]  # (B, 1, e)
         else:
             first = vectors.expand(x_num.shape[0], -1, -1)  # (B, s, e)
         return self.tokenizer(x_num, x_cat, [first])

@@ -12,10 +12,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from tabmtl.estimators.mixture import ExpertEstimator, TaskNetwork
+from tabmtl.estimators.mixture import ExpertEstimator
 from tabmtl.estimators.tables import ClassifierFace, RegressorFace
 from tabmtl.nn.experts import Gates, mix
-from tabmtl.nn.layers import Boundary
+from tabmtl.nn.layers import Boundary, RowOwners
+from tabmtl.nn.task_network import TaskNetwork
 from tabmtl.params import Count, Widths
 from tabmtl.schema import Columns, Task
 
@@ -40,16 +41,17 @@ class PLELevel(nn.Module):
         self.experts = options._experts(counts, d_in, options.expert_hidden)
         bucket, owners = self.experts.bucket, ["(shared)", *names]
         own = torch.arange(1, len(counts))[:, None]
-        sees = (bucket == 0) | (bucket == own)  # (T, E): a task sees the shared and its own experts
+        sees = has = (bucket == 0) | (bucket == own)  # (T, E): a task sees the shared and its own experts
         if not last:
             sees = torch.cat([torch.ones(1, len(bucket), dtype=torch.bool), sees])
-        self.gates = Gates(d_in, owners[-len(sees) :], self.experts.names(owners), sees, task_specific=last)
-        self.output = Boundary()
+        shared, experts = None if last else 0, self.experts.names(owners)
+        self.gates = Gates(d_in, owners[last:], experts, sees, has=has, shared=shared, task_specific=last)
+        self.output, self.last = Boundary(), last
 
-    def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Take inputs (B, D), the shared one first, to outputs (B, H) of the gates."""
-        experts = self.output(self.experts(inputs))
-        return mix(self.gates(inputs[-len(self.gates.gate_names) :]), experts).unbind(dim=1)
+    def forward(self, inputs: Sequence[Tensor], own: RowOwners | None = None) -> tuple[Tensor, ...]:
+        """Take inputs (B, D), the shared one first, to outputs (B, H) of the gates; with ``own`` those of its tasks."""
+        experts = self.output(self.experts(inputs, None if own is None else [own.shared, own]))
+        return mix(self.gates(inputs[self.last :], own), experts).unbind(dim=1)
 
 
 class PLENetwork(TaskNetwork):
@@ -74,12 +76,12 @@ class PLENetwork(TaskNetwork):
         self.heads = options._heads(h, tasks)
         self.levels = [(level.experts, [level.gates]) for level in stacked]
 
-    def task_features(self, x_num: Tensor, x_cat: Tensor) -> Tensor:
+    def task_features(self, x_num: Tensor, x_cat: Tensor, own: RowOwners | None = None) -> Tensor:
         """Features (B, T, H)."""
         x = self.input(self.vector(x_num, x_cat))
-        inputs: tuple[Tensor, ...] = (x,) * self.n_buckets
+        inputs: tuple[Tensor, ...] = (x,) * (self.n_buckets if own is None else 2)
         for level in self.stack:
-            inputs = level(inputs)
+            inputs = level(inputs, own)
         return torch.stack(inputs, dim=1)
 
 

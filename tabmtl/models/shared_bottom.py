@@ -7,17 +7,18 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from tabmtl.estimators.network import VectorEstimator
 from tabmtl.estimators.tables import ClassifierFace, RegressorFace
 from tabmtl.nn.embeddings import FeatureVector, NumericEmbedding
-from tabmtl.nn.layers import MLP, Boundary, Towers
+from tabmtl.nn.layers import MLP, Boundary, RowOwners, Towers
+from tabmtl.nn.task_network import TaskNetwork
 from tabmtl.params import CountOrZero, Rate, check_widths
 from tabmtl.schema import Columns, Task
 
 
-class SharedBottomNetwork(nn.Module):
+class SharedBottomNetwork(TaskNetwork):
     """Column embeddings side by side, an MLP over them, and one head per task.
 
     Parameters
@@ -38,8 +39,6 @@ class SharedBottomNetwork(nn.Module):
         Share of hidden values dropped in training, in trunk and heads.
     """
 
-    batch_dependent = False
-
     def __init__(
         self,
         columns: Columns,
@@ -58,28 +57,9 @@ class SharedBottomNetwork(nn.Module):
         widths = [task.width for task in tasks]
         self.heads = Towers((self.vector.width, *hidden)[-1], widths, hidden=head_hidden, dropout=dropout)
 
-    def represent(self, x_num: Tensor, x_cat: Tensor, task: Tensor | None = None) -> Tensor:
-        """Return the trunk's output (B, hidden[-1]); the task of a row plays no part in it."""
+    def task_features(self, x_num: Tensor, x_cat: Tensor, own: RowOwners | None = None) -> Tensor:
+        """Return the trunk's output (B, hidden[-1]), which all tasks read."""
         return self.shared(self.trunk(self.vector(x_num, x_cat)))
-
-    def forward(self, x_num: Tensor, x_cat: Tensor, task: Tensor | None = None) -> list[Tensor]:
-        """Score rows.
-
-        Parameters
-        ----------
-        x_num : Tensor of shape (B, Fn), float32
-            Standardised values, NaN where missing.
-        x_cat : Tensor of shape (B, Fc), int32
-            Codes.
-        task : Tensor of shape (B,), int64, optional
-            For task-per-row data the task of each row.
-
-        Returns
-        -------
-        list of Tensor
-            (B, width) raw scores per task; with ``task``, one tensor with each row's own.
-        """
-        return self.heads(self.represent(x_num, x_cat), task)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

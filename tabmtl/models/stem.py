@@ -10,16 +10,75 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from rtdl_num_embeddings import LinearEmbeddings, PiecewiseLinearEmbeddings
 from torch import Tensor
 from torch.nn import functional as F
 
-from tabmtl.estimators.mixture import ExpertEstimator, TaskNetwork
+from tabmtl.estimators.mixture import ExpertEstimator
 from tabmtl.estimators.tables import ClassifierFace, RegressorFace
-from tabmtl.nn.embeddings import EMBEDDING_STD, FeatureTokenizer, NumericEmbedding
+from tabmtl.nn.embeddings import EMBEDDING_STD, FeatureTokenizer, NumericEmbedding, fill_missing
 from tabmtl.nn.experts import Gates, mix
-from tabmtl.nn.layers import Boundary, TaskLinear
+from tabmtl.nn.layers import Boundary, RowOwners, TaskLinear
+from tabmtl.nn.task_network import TaskNetwork
 from tabmtl.params import Count, Widths
 from tabmtl.schema import Columns, Task
+
+
+class TaskTokenizer(FeatureTokenizer):
+    """T + 1 tokens of width d of every column side by side, the shared one first and then those of the tasks.
+
+    Parameters
+    ----------
+    columns : Columns
+    n_tasks, d : int
+    numeric_embedding : {"linear", "piecewise", "periodic"}
+    """
+
+    def __init__(self, columns: Columns, n_tasks: int, d: int, numeric_embedding: NumericEmbedding) -> None:
+        super().__init__(columns, (n_tasks + 1) * d, numeric_embedding=numeric_embedding, std=EMBEDDING_STD)
+        self.shape = (n_tasks + 1, d)
+
+    def own_tokens(self, x_num: Tensor, x_cat: Tensor, own: RowOwners) -> Tensor:
+        """Tokens (B, n, 2 d): the shared ones beside those of every row's own task."""
+        which = torch.stack([torch.zeros_like(own.owner), own.owner + 1], dim=1)  # (B, 2), of the T + 1
+        parts = []
+        if self.categorical is not None:
+            parts.append(self._own_categories(x_cat + self.categorical.offsets, which))
+        if self.numeric is not None:
+            values, missing = fill_missing(x_num)
+            tokens = self._own_numbers(values, own)
+            if self.missing is not None:
+                flags = missing.index_select(1, self.missing_index)[:, :, None, None]
+                vectors = self.missing.unflatten(1, self.shape)[:, which].transpose(0, 1)  # (B, m, 2, d)
+                tokens = tokens.index_add(1, self.missing_index, flags * vectors)
+            parts.append(tokens)
+        return torch.cat(parts, dim=1).flatten(2)
+
+    def _own_categories(self, rows: Tensor, which: Tensor) -> Tensor:
+        """Embeddings (B, Fc, 2, d) of rows (B, Fc) of the table."""
+        table = self.categorical.table  # type: ignore[union-attr]
+        if table.sparse:  # a sparse gradient knows whole rows only
+            tokens = table(rows).unflatten(2, self.shape)
+            return tokens.take_along_dim(which[:, None, :, None], dim=2)
+        return F.embedding(rows[:, :, None] * self.shape[0] + which[:, None], table.weight.view(-1, self.shape[1]))
+
+    def _own_numbers(self, values: Tensor, own: RowOwners) -> Tensor:
+        """Embeddings (B, Fn, 2, d): a linear map of features of each value, and where it is periodic a ReLU."""
+        numeric: Any = self.numeric
+        if isinstance(numeric, LinearEmbeddings):
+            features, weight, bias = values[:, :, None], numeric.weight[:, None], numeric.bias
+        elif isinstance(numeric, PiecewiseLinearEmbeddings):
+            features = torch.cat([values[:, :, None], numeric.impl(values)], dim=2)
+            weight = torch.cat([numeric.linear0.weight[:, None], numeric.linear.weight], dim=1)
+            bias = numeric.linear0.bias
+        else:
+            features, weight, bias = numeric.periodic(values), numeric.linear.weight, numeric.linear.bias
+        weights = weight.unflatten(2, self.shape).permute(2, 0, 1, 3).split([1, self.shape[0] - 1])
+        biases = bias.unflatten(1, self.shape).transpose(0, 1).split([1, self.shape[0] - 1])
+        owners = zip((own.shared, own), weights, biases, strict=True)
+        tokens = [owner.linear(features.flatten(1), w.contiguous(), b) for owner, w, b in owners]
+        tokens = torch.stack([part.unflatten(1, (-1, self.shape[1])) for part in tokens], dim=2)
+        return tokens if getattr(numeric, "activation", None) is None else numeric.activation(tokens)
 
 
 class STEMNetwork(TaskNetwork):
@@ -39,8 +98,7 @@ class STEMNetwork(TaskNetwork):
         super().__init__()
         names, d = [task.name for task in tasks], options.d_embedding
         kind: NumericEmbedding = options.numeric_embedding  # type: ignore[assignment]
-        wide = d * (len(names) + 1)
-        self.tokenizer = FeatureTokenizer(columns, wide, numeric_embedding=kind, std=EMBEDDING_STD)
+        self.tokenizer = TaskTokenizer(columns, len(names), d, kind)
         width = self.tokenizer.n_tokens * d
         counts = [options.n_shared_experts, *[options.n_task_experts] * len(names)]
         self.experts = options._experts(counts, width, options.expert_hidden)
@@ -49,18 +107,31 @@ class STEMNetwork(TaskNetwork):
         self.register_buffer("own", own, persistent=False)  # (T, E): experts that learn from a task
         self.input, self.output = Boundary(), Boundary()
         self.gate_hidden = TaskLinear(len(names), width, options.gate_hidden)
-        self.gates = Gates(options.gate_hidden, names, self.experts.names(["(shared)", *names]))
+        sees = None if options.task_column is None else own
+        self.gates = Gates(options.gate_hidden, names, self.experts.names(["(shared)", *names]), sees, has=own)
         self.heads = options._heads(self.experts.width, tasks)
         self.levels = [(self.experts, [self.gates])]
 
-    def task_features(self, x_num: Tensor, x_cat: Tensor) -> Tensor:
+    def task_features(self, x_num: Tensor, x_cat: Tensor, own: RowOwners | None = None) -> Tensor:
         """Features (B, T, H)."""
-        tokens = self.input(self.tokenizer(x_num, x_cat))  # (B, n, (T + 1) d)
-        slices = tokens.unflatten(2, (len(self.own) + 1, -1)).permute(2, 0, 1, 3).flatten(2)  # (T + 1, B, n d)
+        if own is not None:
+            return self._own_features(x_num, x_cat, own)
+        slices = self._slices(self.tokenizer(x_num, x_cat))
         experts = self.output(self.experts(slices.unbind()))
         gate = F.relu(self.gate_hidden(slices[1:] + slices[0]))
         weights = self.gates(gate.unbind())
         return mix(weights * self.own, experts) + mix(weights * ~self.own, experts.detach())
+
+    def _own_features(self, x_num: Tensor, x_cat: Tensor, own: RowOwners) -> Tensor:
+        """Features (B, 1, H) of every row's own task."""
+        owners, slices = [own.shared, own], self._slices(self.tokenizer.own_tokens(x_num, x_cat, own))
+        experts = self.output(self.experts(slices.unbind(), owners))
+        gate = F.relu(self.gate_hidden(slices[1] + slices[0], own))
+        return mix(self.gates(gate, own), experts)
+
+    def _slices(self, tokens: Tensor) -> Tensor:
+        """Vectors (k, B, n d) of the k embeddings whose tokens (B, n, k d) stand side by side."""
+        return self.input(tokens).unflatten(2, (-1, self.tokenizer.shape[1])).permute(2, 0, 1, 3).flatten(2)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

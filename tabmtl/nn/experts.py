@@ -1,29 +1,54 @@
 """Blocks of mixtures of experts: batched experts, and masked gates.
 
-Shapes: B rows, D width of an input, E experts of width H, G gates, T tasks.
+Shapes: B rows, D width of an input, E experts of width H, G gates, T tasks. Where only a row's own task is computed
+(see `tabmtl.nn.layers.RowOwners`), the row has S experts and K gates: those that all tasks share, and those of its
+owners.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tabmtl.nn.layers import Dropout, StackedLinear
+from tabmtl.nn.layers import Dropout, RowOwners, StackedLinear
 
 Norm = Literal["batch", "layer", "none"]
 Activation = Literal["relu", "silu"]
 
 
+def own_members(owners: Sequence[RowOwners], counts: Sequence[int]) -> Tensor:
+    """Indices (B, S) of the members that every row's owners have, among the members of all.
+
+    Examples
+    --------
+    >>> import torch
+    >>> task = RowOwners(torch.tensor([2, 0]), 3)
+    >>> own_members([task.shared, task], [2, 1, 1, 1])
+    tensor([[0, 1, 4],
+            [0, 1, 2]])
+    """
+    found, start, bucket = [], 0, 0
+    for owner in owners:
+        n = counts[bucket]
+        found.append(start + owner.owner[:, None] * n + torch.arange(n, device=owner.owner.device))
+        start, bucket = start + n * owner.n_owners, bucket + owner.n_owners
+    return torch.cat(found, dim=1)
+
+
 class BatchNorm(nn.BatchNorm1d):
-    """Batch normalisation of (B, C) that takes its running statistics where a batch has one row.
+    """Batch normalisation of (B, E H) that takes its running statistics where a batch has one row.
 
     The running statistics are the mean over the first ten batches, and then follow with momentum 0.1. What predicts are
     the statistics that training settles after every epoch, see `tabmtl.training.table_loop.settle_statistics`.
+
+    Rows that have S experts of their own, (B, S H), are normalised place by place over the rows of all tasks, and only
+    then scaled and shifted each by its own experts: a batch has few rows of a task, and moments of two or three rows
+    teach nothing. The running statistics of the S places are the first S H.
     """
 
     _batches = 0
@@ -33,16 +58,20 @@ class BatchNorm(nn.BatchNorm1d):
         super().reset_running_stats()
         self._batches = 0
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise every channel over the rows."""
+    def forward(self, x: Tensor, experts: Tensor | None = None) -> Tensor:
+        """Normalise every channel over the rows; ``experts`` (B, S) are each row's own."""
+        own = experts is not None
+        affine = (None, None) if own else (self.weight, self.bias)
+        running = (self.running_mean[: x.shape[1]], self.running_var[: x.shape[1]])
         if not self.training or len(x) == 1:
-            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-        momentum = 0.0
-        if self.momentum != 0:  # it is 0 where balancing looks twice at a batch, and None is the mean of all batches
-            self._batches += 1
-            momentum = max(self.momentum or 0.0, 1 / self._batches)
-        statistics = (self.running_mean, self.running_var)
-        return F.batch_norm(x, *statistics, self.weight, self.bias, training=True, momentum=momentum, eps=self.eps)
+            x = F.batch_norm(x, *running, *affine, eps=self.eps)
+        else:
+            momentum = 0.0
+            if self.momentum != 0:  # 0 where balancing looks twice at a batch; None is the mean of all batches
+                self._batches += 1
+                momentum = max(self.momentum or 0.0, 1 / self._batches)
+            x = F.batch_norm(x, *running, *affine, training=True, momentum=momentum, eps=self.eps)
+        return x if experts is None else _scale_and_shift(x, self.weight, self.bias, experts)
 
 
 class _LayerNorm(nn.Module):
@@ -54,10 +83,27 @@ class _LayerNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(self.shape))
         self.bias = nn.Parameter(torch.zeros(self.shape))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise the outputs of every expert in every row."""
-        x = F.layer_norm(x.view(-1, *self.shape), self.shape[1:])
+    def forward(self, x: Tensor, experts: Tensor | None = None) -> Tensor:
+        """Normalise the outputs of every expert in every row; ``experts`` (B, S) are each row's own."""
+        x = F.layer_norm(x.unflatten(1, (-1, self.shape[1])), self.shape[1:])
+        if experts is not None:
+            return _scale_and_shift(x.flatten(1), self.weight, self.bias, experts)
         return torch.addcmul(self.bias, x, self.weight).flatten(1)
+
+
+class _NoNorm(nn.Module):
+    """Outputs as they are."""
+
+    def forward(self, x: Tensor, experts: Tensor | None = None) -> Tensor:
+        """Return x."""
+        return x
+
+
+def _scale_and_shift(x: Tensor, weight: Tensor, bias: Tensor, experts: Tensor) -> Tensor:
+    """Scale and shift outputs (B, S H) by the parameters, E H numbers each, of every row's own experts (B, S)."""
+    shape = (-1, x.shape[1] // experts.shape[1])
+    own_weight, own_bias = (p.view(shape).index_select(0, experts.flatten()).view(x.shape) for p in (weight, bias))
+    return torch.addcmul(own_bias, x, own_weight)
 
 
 class Experts(nn.Module):
@@ -127,29 +173,55 @@ class Experts(nn.Module):
     def _norm(self, norm: Norm, width: int) -> nn.Module:
         if norm == "batch":
             return BatchNorm(self.n_experts * width)
-        return _LayerNorm(self.n_experts, width) if norm == "layer" else nn.Identity()
+        return _LayerNorm(self.n_experts, width) if norm == "layer" else _NoNorm()
 
-    def forward(self, inputs: Sequence[Tensor]) -> Tensor:
+    def forward(self, inputs: Sequence[Tensor], owners: Sequence[RowOwners] | None = None) -> Tensor:
         """Apply the experts.
 
         Parameters
         ----------
         inputs : sequence of Tensor of shape (B, D)
-            One per bucket, or one for all.
+            One per bucket, or one for all; with ``owners`` one for each of these.
+        owners : sequence of RowOwners, optional
+            Of the buckets, in order: the first O buckets, of one size, belong to the O owners of the first, and so on.
+            Only the experts in the buckets that belong to a row are applied to it.
 
         Returns
         -------
-        Tensor of shape (B, E, H)
+        Tensor of shape (B, E, H), or (B, S, H)
             Buckets in order.
         """
+        if owners is not None:
+            return self._apply_own(inputs, owners)
         x = self._finish(0, wide_linear(self.first, inputs, self._sizes))
         for i, layer in enumerate(self.later, start=1):
             x = layer(x.view(x.shape[0], self.n_experts, -1).transpose(0, 1))
             x = self._finish(i, x.transpose(0, 1).flatten(1))
         return x.view(x.shape[0], self.n_experts, self.width)
 
-    def _finish(self, layer: int, x: Tensor) -> Tensor:
-        return self.dropout(self.activation(self.norms[layer](x)))
+    def index(self, inputs: Sequence[Tensor], owners: Sequence[RowOwners] | None = None) -> Tensor | None:
+        """Which experts (B, S) of all E are applied to each row; None = all."""
+        return None if owners is None else own_members(owners, self.counts)
+
+    def _apply_own(self, inputs: Sequence[Tensor], owners: Sequence[RowOwners]) -> Tensor:
+        """Outputs (B, S, H) of every row's own experts."""
+        experts = own_members(owners, self.counts)
+        firsts = accumulate((owner.n_owners for owner in owners[:-1]), initial=0)
+        shapes = [(owner.n_owners, self.counts[first]) for owner, first in zip(owners, firsts, strict=True)]
+        sizes = [n_owners * count for n_owners, count in shapes]
+        inputs = [x.repeat(1, count) for x, (_, count) in zip(inputs, shapes, strict=True)]
+        first = (self.first.weight.unflatten(0, (self.n_experts, -1)), self.first.bias.view(self.n_experts, -1))
+        for i, (weight, bias) in enumerate([first, *((layer.weight, layer.bias) for layer in self.later)]):
+            parameters = zip(weight.split(sizes), bias.split(sizes), shapes, strict=True)
+            stacked = [(w.unflatten(0, shape), b.unflatten(0, shape)) for w, b, shape in parameters]
+            layers = zip(owners, inputs, stacked, strict=True)
+            parts = [owner.linear(x, w if i else w.mT, b) for owner, x, (w, b) in layers]
+            x = self._finish(i, torch.cat(parts, dim=1), experts)
+            inputs = x.split([part.shape[1] for part in parts], dim=1)
+        return x.unflatten(1, (experts.shape[1], -1))
+
+    def _finish(self, layer: int, x: Tensor, experts: Tensor | None = None) -> Tensor:
+        return self.dropout(self.activation(self.norms[layer](x, experts)))
 
 
 class Gates(nn.Module):
@@ -165,6 +237,10 @@ class Gates(nn.Module):
         Names, for `expert_utilisation_`.
     sees : Tensor of bool, shape (G, E), optional
         Which experts a gate sees; all by default. Every gate sees one at least.
+    has : Tensor of bool, shape (O, E), optional
+        Which S experts each owner of rows has; needed to weigh for these alone. A gate belongs to each owner, in order.
+    shared : int, optional
+        A further gate, which all owners share.
     task_specific : bool, default=True
         Whether every gate belongs to one task, so that gradient balancing leaves it alone.
 
@@ -179,6 +255,8 @@ class Gates(nn.Module):
 
     sees: Tensor
     places: Tensor
+    rank: Tensor
+    own: Tensor
 
     def __init__(
         self,
@@ -187,6 +265,8 @@ class Gates(nn.Module):
         experts: Sequence[str],
         sees: Tensor | None = None,
         *,
+        has: Tensor | None = None,
+        shared: int | None = None,
         task_specific: bool = True,
     ) -> None:
         super().__init__()
@@ -195,32 +275,59 @@ class Gates(nn.Module):
         sees = torch.ones(len(gates), len(experts), dtype=torch.bool) if sees is None else sees
         self.register_buffer("sees", sees, persistent=False)
         self.register_buffer("places", sees.flatten().nonzero()[:, 0], persistent=False)
+        rank = (sees.flatten().cumsum(0) - 1).clamp(min=0)  # of a pair among those that see
+        self.register_buffer("rank", rank, persistent=False)
+        if has is not None:
+            of_all = set() if shared is None else {shared}
+            own_gates = torch.tensor([sorted({g} | of_all) for g in range(len(gates)) if g != shared])  # (O, K)
+            own_experts = has.nonzero()[:, 1].view(len(has), 1, -1)
+            self.register_buffer("own", own_gates[:, :, None] * len(experts) + own_experts, persistent=False)
         self.n_seen = sees.sum(dim=1).tolist()
         self.linear = nn.Linear(d_in, sum(self.n_seen))
 
-    def forward(self, x: Tensor | Sequence[Tensor]) -> Tensor:
+    def forward(self, x: Tensor | Sequence[Tensor], own: RowOwners | None = None) -> Tensor:
         """Weigh the experts.
 
         Parameters
         ----------
         x : Tensor of shape (B, D), or G of them
-            The input of all gates, or of each.
+            The input of all gates, or of each; with ``own`` K of them.
+        own : RowOwners, optional
+            Weighs with the K gates of every row's owner the S experts that it has.
 
         Returns
         -------
-        Tensor of shape (B, G, E)
+        Tensor of shape (B, G, E), or (B, K, S)
             Rows sum to 1.
         """
-        return gate_softmax(self._logits(x), training=self.training)
+        inputs = [x] if isinstance(x, Tensor) else x
+        if own is None:
+            return self._weigh(self._logits(inputs), self.sees)
+        return self._weigh(self._own_logits(inputs, own), self.sees.flatten()[self.own[own.owner]])
 
-    def _logits(self, x: Tensor | Sequence[Tensor]) -> Tensor:
-        """Logits (B, G, E), minus infinity where a gate does not see."""
-        logits = wide_linear(self.linear, [x] if isinstance(x, Tensor) else x, self.n_seen)
+    def index(self, x: Tensor | Sequence[Tensor], own: RowOwners | None = None) -> Tensor | None:
+        """Places (B, K, S) of a row's weights among all G E; None = it has all."""
+        return None if own is None else self.own[own.owner]
+
+    def _weigh(self, logits: Tensor, sees: Tensor) -> Tensor:
+        """Weights of logits, which are minus infinity where a gate does not see."""
+        return gate_softmax(logits, training=self.training)
+
+    def _logits(self, inputs: Sequence[Tensor]) -> Tensor:
+        logits = wide_linear(self.linear, inputs, self.n_seen)
         shape = (logits.shape[0], len(self.gate_names), len(self.expert_names))
         if len(self.places) < shape[1] * shape[2]:
             hidden = logits.new_full((shape[0], shape[1] * shape[2]), -torch.inf)
             logits = hidden.index_copy(1, self.places, logits)
         return logits.view(shape)
+
+    def _own_logits(self, inputs: Sequence[Tensor], own: RowOwners) -> Tensor:
+        rank, sees = self.rank[self.own], self.sees.flatten()[self.own]  # (O, K, S)
+        weight = self.linear.weight.index_select(0, rank.flatten()).unflatten(0, rank.shape)
+        bias = self.linear.bias.index_select(0, rank.flatten()).view(rank.shape)
+        x = torch.cat(list(inputs), dim=1) if len(inputs) > 1 else inputs[0].repeat(1, rank.shape[1])
+        logits = own.linear(x, weight.mT, bias.masked_fill(~sees, -torch.inf))
+        return logits.unflatten(1, rank.shape[1:])
 
 
 def gate_softmax(logits: Tensor, *, training: bool) -> Tensor:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+_BUCKET = 8  # rows; matrix products of fewer take other kernels, which round otherwise
 
 
 class Dropout(nn.Module):
@@ -94,6 +97,136 @@ class Boundary(nn.Module):
         return x.detach().requires_grad_() if self.cut else x
 
 
+class _Product(torch.autograd.Function):
+    """x W of (K, c, d_in) and (K, d_in, d_out), whose gradient for W lies in memory as W does.
+
+    Autograd gives a transposed W a gradient that must be copied, which costs more than the product where buckets hold
+    few rows.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        """Multiply."""
+        ctx.save_for_backward(x, weight)
+        return torch.bmm(x, weight) if weight.is_contiguous() else torch.bmm(weight.mT, x.mT).mT
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients for x and W."""
+        x, weight = ctx.saved_tensors
+        for_weight = torch.bmm(x.mT, gradient) if weight.is_contiguous() else torch.bmm(gradient.mT, x).mT
+        return torch.bmm(gradient, weight.mT), for_weight
+
+
+class RowOwners:
+    """The owner of every row (its task, or the group of its task), for layers that every owner has for itself.
+
+    Rows of one owner meet in buckets of equal size, so that such a layer is one batched product over K buckets. A row's
+    owner is all that is computed for it.
+
+    In evaluation a bucket has 8 places, so that the kernels and with them a row's answer do not depend on the other
+    rows. In training its size follows the batch, and every owner has a bucket: weights are then gathered only if some
+    owner has more than twice as many rows as the mean, and more than 8. An exported graph, whose shapes must not depend
+    on values, has a bucket per row.
+
+    Parameters
+    ----------
+    owner : Tensor of shape (B,), int64
+        At least 0, below ``n_owners``.
+    n_owners : int
+        Number O of owners. A single one has one bucket of all rows.
+    training : bool, default=False
+        Whether rows are trained on.
+
+    Examples
+    --------
+    >>> import torch
+    >>> weight, bias = torch.eye(2).expand(3, 1, 2, 2) * torch.tensor([1.0, 10.0, 100.0]).view(3, 1, 1, 1), None
+    >>> RowOwners(torch.tensor([2, 0]), 3).linear(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), weight, bias)
+    tensor([[100., 200.],
+            [  3.,   4.]])
+    """
+
+    def __init__(self, owner: Tensor, n_owners: int, *, training: bool = False) -> None:
+        self.owner, self.n_owners, self._training = owner, n_owners, training
+        self._rows: Tensor | None = None  # (K c,), of every place; a place without a row repeats one
+        self._place: Tensor | None = None  # (B,), of every row
+        self._of_bucket: Tensor | None = None  # (K,), the owner of every bucket; None = each owner has one
+        self._size = 1
+        if n_owners > 1 and torch.compiler.is_exporting():
+            self._of_bucket = owner
+        elif n_owners > 1:
+            self._deal()
+
+    @property
+    def shared(self) -> RowOwners:
+        """The same rows with one owner in common."""
+        return RowOwners(torch.zeros_like(self.owner), 1, training=self._training)
+
+    def _deal(self) -> None:
+        """Deal the rows of every owner to buckets."""
+        counts = torch.bincount(self.owner, minlength=self.n_owners)
+        mean = -(-len(self.owner) // self.n_owners)
+        self._size = min(int(counts.max()), max(_BUCKET, 2 * mean)) if self._training else _BUCKET
+        n_buckets = (counts - 1) // self._size + 1
+        # a single bucket, too, would take another kernel
+        n_buckets[: None if self._training else 2].clamp_(min=1)
+        order = self.owner.argsort(stable=True)
+        starts, first_place = counts.cumsum(0) - counts, (n_buckets.cumsum(0) - n_buckets) * self._size
+        rank = torch.arange(len(order), device=order.device)
+        self._place = torch.empty_like(order)
+        self._place[order] = rank + (first_place - starts)[self.owner[order]]
+        owners = torch.arange(self.n_owners, device=order.device)
+        of_bucket = owners.repeat_interleave(n_buckets)
+        self._rows = order.new_zeros(len(of_bucket) * self._size).index_copy(0, self._place, rank)
+        if not self._training or len(of_bucket) > self.n_owners:
+            self._of_bucket = of_bucket
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Apply the owner's n linear layers to the n parts of every row.
+
+        Parameters
+        ----------
+        x : Tensor of shape (B, n d_in)
+        weight : Tensor of shape (O, n, d_in, d_out)
+            Contiguous, or such a one with the last two axes swapped.
+        bias : Tensor of shape (O, n, d_out), optional
+
+        Returns
+        -------
+        Tensor of shape (B, n d_out)
+        """
+        weight = self._of(weight) if weight.is_contiguous() else self._of(weight.mT).mT
+        n = weight.shape[1]
+        x = self._spread(x).unflatten(2, (n, -1)).transpose(1, 2).flatten(0, 1)  # (K n, c, d_in)
+        x = self._product(x, weight.flatten(0, 1))
+        if bias is not None:
+            x = x + self._of(bias).flatten(0, 1)[:, None]
+        return self._collect(x.unflatten(0, (-1, n)).transpose(1, 2).flatten(2))
+
+    def _product(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Products (K, c, d_out) of (K, c, d_in) and (K, d_in, d_out)."""
+        if self._training and not torch.is_autocast_enabled(x.device.type):  # autograd knows what autocast has cast
+            return _Product.apply(x, weight)
+        if self.n_owners == 1:
+            return torch.bmm(x, weight)
+        return torch.bmm(weight.mT, x.mT).mT  # kernels round 8 columns alike, but not 8 rows
+
+    def _spread(self, x: Tensor) -> Tensor:
+        """Rows (B, D) in buckets (K, c, D)."""
+        if self._rows is None:
+            return x[None] if self._of_bucket is None else x[:, None]
+        return x.index_select(0, self._rows).unflatten(0, (-1, self._size))
+
+    def _collect(self, x: Tensor) -> Tensor:
+        """Rows (B, D) from buckets (K, c, D)."""
+        return x.flatten(0, 1) if self._place is None else x.flatten(0, 1).index_select(0, self._place)
+
+    def _of(self, parameter: Tensor) -> Tensor:
+        """The part of a parameter (O, ...) that is the owner's of each bucket, (K, ...)."""
+        return parameter if self._of_bucket is None else parameter.index_select(0, self._of_bucket)
+
+
 class StackedLinear(nn.Module):
     """Several linear layers of equal shape, as one batched matrix product.
 
@@ -123,12 +256,11 @@ class TaskLinear(StackedLinear):
 
     task_specific = True  # gradient balancing leaves its parameters to their own tasks
 
-    def forward(self, x: Tensor, task: Tensor | None = None) -> Tensor:
-        """Apply layer t to x[t] of (T, B, d_in), or layer task[b] to row b of (B, d_in)."""
-        if task is None:
+    def forward(self, x: Tensor, own: RowOwners | None = None) -> Tensor:
+        """Apply layer t to x[t] of (T, B, d_in), or to (B, d_in) the layer of every row's own task."""
+        if own is None:
             return super().forward(x)
-        weight, bias = self.weight.index_select(0, task), self.bias.index_select(0, task)
-        return torch.baddbmm(bias[:, None], x[:, None], weight)[:, 0]
+        return own.linear(x, self.weight[:, None], self.bias[:, None])
 
 
 class Towers(nn.Module):
@@ -162,25 +294,25 @@ class Towers(nn.Module):
         self._groups = [[t for t, w in enumerate(widths) if w == width] for width in sorted(set(widths))]
         self.out = nn.ModuleList(TaskLinear(len(group), hidden or d_in, widths[group[0]]) for group in self._groups)
 
-    def forward(self, z: Tensor, task: Tensor | None = None) -> list[Tensor]:
+    def forward(self, z: Tensor, own: RowOwners | None = None) -> list[Tensor]:
         """Score features shared by all tasks (B, d_in) or each task's own (B, T, d_in).
 
         Parameters
         ----------
         z : Tensor of shape (B, d_in) or (B, T, d_in)
-            Features; (B, d_in) where ``task`` is given.
-        task : Tensor of shape (B,), optional
-            Task of each row. All tasks then have one width.
+            Features; (B, d_in) where ``own`` is given.
+        own : RowOwners, optional
+            The own task of every row. All tasks then have one width.
 
         Returns
         -------
         list of Tensor
-            (B, width) per task, in task order; with ``task``, one tensor that holds each row's own scores.
+            (B, width) per task, in task order; with ``own``, one tensor that holds each row's own scores.
         """
-        if task is not None:
+        if own is not None:
             if self.hidden is not None:
-                z = self.dropout(F.relu(self.hidden(z, task)))
-            return [self.out[0](z, task)]
+                z = self.dropout(F.relu(self.hidden(z, own)))
+            return [self.out[0](z, own)]
         z = z.transpose(0, 1) if z.ndim == 3 else z.expand(self.n_tasks, *z.shape)  # (T, B, d_in)
         if self.hidden is not None:
             z = self.dropout(F.relu(self.hidden(z)))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tabmtl.nn.layers import MLP, Dropout, TaskLinear, Towers
+from tabmtl.nn.layers import MLP, Dropout, RowOwners, TaskLinear, Towers
 
 
 @pytest.fixture(autouse=True)
@@ -86,12 +86,12 @@ def test_batched_heads_equal_one_module_per_task(widths, hidden):
 def test_heads_gathered_by_task_equal_the_own_tasks_of_all_heads(hidden):
     towers = Towers(8, [3] * 4, hidden=hidden)
     z, task = torch.randn(9, 8), torch.randint(4, (9,))
-    (own,) = towers(z, task)
+    (own,) = towers(z, RowOwners(task, 4))
     torch.testing.assert_close(own, torch.stack(towers(z))[task, torch.arange(9)])
 
 
 def test_a_task_linear_gives_gradients_to_the_tasks_of_its_rows_only():
     layer = TaskLinear(3, 4, 2)
-    layer(torch.randn(5, 4), torch.tensor([0, 2, 2, 0, 0])).sum().backward()
+    layer(torch.randn(5, 4), RowOwners(torch.tensor([0, 2, 2, 0, 0]), 3)).sum().backward()
     assert layer.weight.grad[1].count_nonzero() == 0
     assert layer.bias.grad[:, 0].tolist() == [3.0, 0.0, 2.0]

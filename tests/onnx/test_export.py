@@ -18,7 +18,6 @@ import tabmtl.onnx.export
 from tabmtl import (
     AdaTT,
     HoME,
-    MMoE,
     MultiTabNet,
     MultiTabNetClassifier,
     OnnxCoder,
@@ -119,7 +118,7 @@ def test_parameters_that_change_the_graph(name, tmp_path):
     check_answers(estimator, exported(estimator, tmp_path / "model.onnx"), new_rows())
 
 
-@pytest.mark.parametrize("cls", [MMoE, MultiTabNet], ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("cls", NETWORKS, ids=lambda cls: cls.__name__)
 def test_in_the_long_layout_the_row_says_its_task(cls, tmp_path):
     X, y = long_table()
     estimator = tiny(cls, task_column="school").fit(X, y)
@@ -256,8 +255,8 @@ def test_a_file_that_answers_otherwise_is_not_written(model, tmp_path, monkeypat
 class Counted(SharedBottomNetwork):
     """Makes a number of the rows, which the exporter takes as given."""
 
-    def represent(self, x_num, x_cat, task=None):
-        return super().represent(x_num, x_cat) * torch.ones(len(x_num), 1)
+    def task_features(self, x_num, x_cat, own=None):
+        return super().task_features(x_num, x_cat) * torch.ones(len(x_num), 1)
 
 
 class Fixed(SharedBottom):

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tabmtl.nn.layers import Boundary, Towers
+from tabmtl.nn.layers import Boundary, RowOwners, Towers
 
 Forward = Callable[[], Tensor]
 Jacobian = Callable[[Tensor, Sequence[int], Sequence[Tensor]], Tensor]
@@ -86,7 +86,7 @@ class TaskGradients:
     def __init__(self, towers: Sequence[Towers]) -> None:
         self._towers = towers
         self._trusted: set[int] = set()
-        self._inputs: list[tuple[Tensor, Tensor, Tensor | None]] = []
+        self._inputs: list[tuple[Tensor, Tensor, RowOwners | None]] = []
 
     @contextmanager
     def watch(self) -> Iterator[None]:
@@ -100,13 +100,13 @@ class TaskGradients:
                 hook.remove()
 
     def _part_inputs(self, towers: nn.Module, args: tuple) -> tuple | None:
-        z, task = args if len(args) == 2 else (args[0], None)
+        z, rows = args if len(args) == 2 else (args[0], None)
         if not z.requires_grad:
             return None
-        own = z[:, None].expand(-1, towers.n_tasks, -1) if z.ndim == 2 and task is None else z.view_as(z)
+        own = z[:, None].expand(-1, towers.n_tasks, -1) if z.ndim == 2 and rows is None else z.view_as(z)
         own.retain_grad()
-        self._inputs.append((z, own, task))
-        return own, task
+        self._inputs.append((z, own, rows))
+        return own, rows
 
     def __call__(self, losses: Tensor, tasks: Sequence[int], sources: Sequence[Tensor]) -> Tensor:
         """Return gradients (n, P) of n of the losses (T,) that were computed last."""
@@ -131,9 +131,9 @@ class TaskGradients:
     def _parts(self, arrived: Sequence[Tensor], task: int) -> list[Tensor]:
         """Return each task's part of the gradients at the heads' inputs, in the shapes of the common inputs."""
         parts = []
-        for gradient, (z, _, task_of_row) in zip(arrived, self._inputs, strict=True):
-            if task_of_row is not None:
-                part = gradient * (task_of_row == task)[:, None]
+        for gradient, (z, _, rows) in zip(arrived, self._inputs, strict=True):
+            if rows is not None:
+                part = gradient * (rows.owner == task)[:, None]
             elif z.ndim == 2:
                 part = gradient[:, task]
             else:
