@@ -364,7 +364,8 @@ class _EveryEstimator:
         import torch
 
         def states() -> Any:
-            return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+            legacy: Any = np.random.get_state()
+            return random.getstate(), legacy[1].tolist(), torch.get_rng_state().tolist()
 
         before = states()
         first, X, y = self.fitted()
@@ -625,7 +626,7 @@ class _EveryEstimator:
 
         in_arrow = self.fresh().fit(X, y.to_arrow()).predict(X)
         assert isinstance(in_arrow, pa.Table)
-        assert_frame_equal(pl.from_arrow(in_arrow), predicted)
+        assert_frame_equal(pl.DataFrame(in_arrow), predicted)
 
     def check_weights_come_in_three_forms(self) -> None:
         import pandas as pd

@@ -127,7 +127,7 @@ def test_with_params_leaves_everything_else_and_the_original():
     assert base.n_experts == 8
     with pytest.raises(ValueError, match="expected one row, got 2"):
         with_params(base, pl.DataFrame({"trial": [1, 2], "param/n_experts": [2, 3]}))
-    with pytest.raises(ValueError, match="Invalid parameter 'n_groups'"):
+    with pytest.raises(ValueError, match="has no parameter 'n_groups'"):
         with_params(base, {"n_groups": 3})
 
 
