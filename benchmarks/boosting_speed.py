@@ -134,9 +134,9 @@ def compare_overhead(
 ) -> dict[str, float]:
     """Time ``ours`` on ten tasks, and LightGBM with as many trees, in CPU seconds.
 
-    ``pooled``: n1 + 2 n2 + n3 trees over all rows. ``by task``: the n3 over the rows of every task, as the method has
-    it. ``outside``: so, and the 2 n2 from one booster of two outputs whose gradients come from outside, of which
-    LightGBM does not know that the hessian is constant.
+    ``pooled``: n1 + 2 n2 + n3 trees over all rows. ``by task``: the n3 over the rows of every task, as in the method.
+    ``outside``: the same, with the 2 n2 from one booster of two outputs with gradients from outside, for which LightGBM
+    does not know that the hessian is constant.
     """
     columns, y = draw_columns(10, n_rows, n_features)
     matrix = to_matrix({name: column for name, column in columns.items() if name != "task"}, n_rows)

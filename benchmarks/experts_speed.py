@@ -40,11 +40,11 @@ from tabmtl.nn.embeddings import CategoricalEmbedding
 from tabmtl.schema import Columns
 from tabmtl.training.optimizer import Optimizer
 
-#: Least times faster than torch-rechub, and what we aim at.
+#: Least speed relative to torch-rechub, and the speed that we aim at.
 PEER_GOAL, PEER_AIM = 2.0, 2.5
-#: Most times the CPU seconds of our MMoE.
+#: Highest multiples of the CPU seconds of our MMoE.
 COST_GOALS = {"HoME": 3.0, "HoME, no feature-gates": 2.0, "APEM": 5.0}
-#: Least times faster than fused dense AdamW, on the largest table with the smaller batch.
+#: Least speed relative to fused dense AdamW, on the largest table with the smaller batch.
 EMBEDDING_GOAL = 5.0
 TABLE_ROWS = (10_000, 100_000, 1_000_000, 3_280_000)
 

@@ -95,11 +95,11 @@ def _describe(rows: TableRows, *, whole: bool) -> None:
     print(
         f"Split by day: {sizes['train']:,} rows to train on, {sizes['val']:,} to stop on, {sizes['test']:,} to score."
     )
-    print(f"From {X.width} features known by the scheduled departure, {y.width} targets are learned:")
+    print(f"The model learns {y.width} targets from {X.width} features known by the scheduled departure:")
     for name, kind in rows.facts["tasks"].items():
         null = y[name].null_count() / max(len(y), 1)
         print(f"  {name:<10} {kind:<11} {f'{null:.1%} unlabelled' if null else 'labelled in every row'}")
-    print("A flight that was cancelled has no delay: such cells are null, and are left out of losses and scores.")
+    print("A cancelled flight has no delay: such cells are null, and do not count in losses and scores.")
 
 
 def _compare(rows: TableRows, model: tabmtl.MultiTabNet) -> tuple[tabmtl.MultitaskGain, tabmtl.IndependentTasks]:
@@ -136,7 +136,7 @@ def _save(rows: TableRows, model: tabmtl.MultiTabNet, gain: tabmtl.MultitaskGain
     curves.savefig(output / "learning_curves.png", dpi=120)
     gains.savefig(output / "gain.png", dpi=120)
     print(f"\nSaved in {output}: model/ (tabmtl.load reads it), {', '.join(FILES)}.")
-    print("The saved model was loaded again: its predictions are bit-equal.\n")
+    print("Loaded again, the saved model gives bit-equal predictions.\n")
 
 
 def _check_saved(model: tabmtl.MultiTabNet, path: Path, X: pl.DataFrame) -> None:

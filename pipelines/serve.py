@@ -266,7 +266,7 @@ def _compare(
     old = load_model(f"models:/{name}/{champion}")
     _check_tasks(old, new, champion, challenger)
     print(f"Champion: version {champion} of {name}; challenger: version {challenger}. Both are scored on")
-    print(f"{rows.sizes[part]:,} {rows.unit} of {rows.name} ({part}). A task may fall by {margin:g}.")
+    print(f"{rows.sizes[part]:,} {rows.unit} of {rows.name} ({part}). A task may lose {margin:g}.")
     return judge(score(old, rows, part, champion), scores, margin, allow_undefined=allow_undefined)
 
 
@@ -289,7 +289,7 @@ def judge(champion: Scores, challenger: Scores, margin: float, *, allow_undefine
         Of the same tasks on the same rows; higher is better, None is undefined.
     margin : float
     allow_undefined : bool, default=False
-        Whether tasks without a score are passed.
+        Whether tasks without a score pass.
 
     Returns
     -------
@@ -343,7 +343,7 @@ def _rows_for(model: Any, source: RowSource, *, whole: bool) -> Rows:
 def why_unfair(tags: Mapping[str, str], source: RowSource, part: str) -> str | None:
     """Return the reason against judging a version by these rows, by its tags; None if there is none."""
     if ROWS not in tags:
-        unknown = "has no record of the rows that it was trained on, and may have learned from those that judge it"
+        unknown = "has no record of the rows it learned from, which may include the rows that judge it"
         return unknown if part == "val" else None
     _, data, *split = shlex.split(tags[ROWS])
     if Path(data).name != Path(source.data).name:

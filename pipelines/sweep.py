@@ -388,7 +388,7 @@ class _Found:
         if front.is_empty():
             raise ValueError(
                 f"no trial of the study {self.study.study_name!r} is complete, so there is nothing to choose: their "
-                "lines above say why; give more --trials, or other --set"
+                "lines above give the reasons; give more --trials, or other --set"
             )
         reference = self._single_task() if search.above_single_task else None
         weights = None if reference else search.weights or dict.fromkeys(self.study.metric_names or [], 1.0)
@@ -396,7 +396,7 @@ class _Found:
             point = choose_point(front, weights=weights, reference=reference)
         except NoPointError as error:
             print(f"No point is chosen: {error}.")
-            print("The options for that are more --trials, or --weight in place of --above-single-task.")
+            print("Give more --trials, or --weight in place of --above-single-task.")
             return NoPoint(str(error))
         self._log_front(point, reference)
         return point
@@ -413,12 +413,14 @@ class _Found:
         asked |= {"store": None if self.log is None else self.log.uri}
         before = self.study.user_attrs.get(_REFIT, {})
         if before.get("asked") == asked and (output is None or output.exists()):
-            print("It was fitted again before; the test rows are not scored twice. Their scores were:\n")
+            print("An earlier call has fitted it; test rows are scored only once. Their scores were:\n")
             fitted = Fitted(**before["fitted"] | {"scores": pl.DataFrame(before["fitted"]["scores"])})
             print(lay_out(fitted.scores), "\n")
             return fitted
         if before:
-            print(f"The test rows were scored before, for trial {before['asked']['trial']}: choose by validation rows.")
+            print(
+                f"An earlier call has scored trial {before['asked']['trial']} on test rows: choose by validation rows."
+            )
         print("It is fitted again on the train rows, and stops on the validation rows.", flush=True)
         if self.runs is not None:
             self.runs.end_lost_refits()
@@ -435,7 +437,7 @@ class _Found:
             known = self.rows.scores(fit_single_tasks(self.rows, self.estimator), "val")
             self.study.set_user_attr(_SINGLE, known)
         scores = ", ".join(f"{task} {score:.4f}" for task, score in known.items())
-        print(f"One LightGBM per task, with its defaults, has on the validation rows: {scores}")
+        print(f"Scores of one LightGBM per task, with its defaults, on the validation rows: {scores}")
         return known
 
     def _log_front(self, point: pl.DataFrame, reference: Any) -> None:

@@ -20,7 +20,7 @@ Tables = tuple[pl.DataFrame, pl.DataFrame]
 
 
 def draw_tables(n_train: int) -> tuple[Tables, Tables]:
-    """Draw three binary tasks of 40, 10 and 2 % positives that share a part of what rules them.
+    """Draw three binary tasks of 40, 10 and 2 % positives that share a part of their causes.
 
     X is 10 columns of codes below 1000, skewed, and 10 of numbers; a fifth as many rows are drawn to score.
     """

@@ -35,11 +35,10 @@ _PLAIN = {"transform": "none", "min_frequency": 1}  # encoding of features that 
 class Dataset:
     """Real table with its roles, as polars reads it; nothing is loaded before a ``collect``.
 
-    ``features``, ``targets`` and ``split`` are views of one table, so their rows agree. The dtype of a
-    feature says what it is: every categorical feature and the task column are String, whatever the file
-    stores (integer codes, or polars Categorical, whose codes differ from process to process); every other
-    feature is a number. Binary targets are Int8, regression targets Float32, and a null target is an
-    unlabelled cell.
+    ``features``, ``targets`` and ``split`` are views of one table, so their rows agree. The dtype of a feature tells
+    its role: every categorical feature and the task column are String, also if the file stores integer codes, or polars
+    Categorical, whose codes differ from process to process; every other feature is a number. Binary targets are Int8,
+    regression targets Float32, and a null target is an unlabelled cell.
 
     Parameters
     ----------

@@ -23,11 +23,11 @@ class FunnelEstimator(NetworkEstimator):
     Parameters
     ----------
     task_chain : sequence of str, optional
-        Names of binary tasks in the order of their steps, such as ``["click", "conversion"]``. Labels and
-        probabilities of a step mean that it and all steps before it were taken, over all rows (all impressions, not
-        only the clicked ones): where a step's label is 0, a missing label of a later step counts as 0, and so does a
-        1, with a warning that counts the rows; any other missing label is left out. The second of a task's classes is
-        the step taken; classes that are text, other than no and yes or false and true, are to be declared in ``tasks``.
+        Names of binary tasks in the order of their steps, such as ``["click", "conversion"]``. Labels and probabilities
+        of a step mean that the row took this step and all steps before it, over all rows (all impressions, not only the
+        clicked ones). After a step labelled 0, a missing label of a later step counts as 0, and so does a 1, with a
+        warning that counts the rows; any other missing label is left out. The second of a task's classes means that the
+        step was taken; text classes, other than no and yes or false and true, must be declared in ``tasks``.
     """
 
     task_chain: Sequence[str] | None = None

@@ -58,11 +58,11 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         target, except floats that are only 0 and 1; whole numbers with two values are binary; other whole numbers are
         ambiguous, and cause a warning.
     task_column : str, optional
-        Long layout: the column of X that names every row's own task. Then y holds one label a row.
+        Long layout: the column of X that names every row's own task. Then y holds one label per row.
     categorical_features : "from_dtype" or sequence of str or int, default="from_dtype"
         Columns of X that hold categories; by default those with text, categories or booleans.
     random_state : int, RandomState or None, default=None
-        Rules all randomness; the global generators stay untouched.
+        Random seed; the global generators stay untouched.
     """
 
     tasks: DeclaredTasks = None
@@ -84,9 +84,9 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         y : frame, series or array of shape (n,) or (n, T)
             Targets of any mix of kinds; null and NaN are unlabelled cells.
         sample_weight : array of shape (n,) or (n, T), or frame with the task names, optional
-            Normalised over the labelled rows of every task; weight 0 equals an absent label.
+            Weights, normalised over the labelled rows of every task; weight 0 equals a missing label.
         X_val, y_val : as X and y, optional
-            Rows for early stopping, where the method has it.
+            Rows for early stopping, if the method supports it.
 
         Returns
         -------
@@ -95,8 +95,7 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         Raises
         ------
         ValueError, TypeError
-            If the input does not fit; the message names the column or task and the cure. The estimator is
-            then left as it was.
+            If the input does not fit; the message names the column or task and the cure. The estimator stays unchanged.
         """
         coder, batch, valid = self._encode(X, y, sample_weight, X_val, y_val)
         self._set_fitted(coder, self._fit(X, coder, batch, valid, draw_seed(self.random_state)))

@@ -38,14 +38,14 @@ class TrainedEstimator(SavableEstimator):
     batch_size : int, default=512
         Rows of an optimiser step. On a CPU, micro-batches that fit its cache add up to the same step.
     learning_rate : float, default=2e-3
-        Of AdamW at the start; it falls to zero over all epochs along half a cosine.
+        Learning rate of AdamW at the start; it falls to zero over all epochs along half a cosine.
     weight_decay : float, default=1e-5
-        Of AdamW.
+        Weight decay of AdamW.
     average_decay : float, default=0.998
-        Decay of the moving average of the weights that is validated and kept; 0 keeps the weights themselves.
+        Decay of the moving average of the weights, which is validated and kept; 0 keeps the weights themselves.
     early_stopping : bool, default=True
-        Watch the validation score, stop when it has not risen for ``patience`` epochs, and keep the best weights.
-        Without X_val and y_val in fit, ``validation_fraction`` of the rows is set aside.
+        Stop when the validation score has not risen for ``patience`` epochs, and keep the best weights. Without X_val
+        and y_val, fit sets ``validation_fraction`` of the rows aside.
     validation_fraction : float, default=0.15
         Share of the rows that early stopping sets aside.
     patience : int, default=6
@@ -56,7 +56,7 @@ class TrainedEstimator(SavableEstimator):
         ``"auto"`` is a GPU if torch sees one, else the CPU.
     n_jobs : int, optional
         Threads, as scikit-learn counts them (-1 = all). None lets the size of the network decide: one thread for a
-        small one, all for a large one. Sums are rounded otherwise with another number of threads.
+        small one, all for a large one. Another number of threads rounds sums differently.
     verbose : int, default=0
         1 shows progress with the current scores.
     on_epoch : callable, optional
@@ -65,7 +65,7 @@ class TrainedEstimator(SavableEstimator):
     Attributes
     ----------
     history_ : polars DataFrame
-        One row an epoch: ``epoch`` from 0, and losses and scores of training and validation.
+        One row per epoch: ``epoch`` from 0, and losses and scores of training and validation.
     best_iteration_ : int
         Number of epochs whose weights were kept.
     weights_ : dict of str to ndarray

@@ -242,8 +242,8 @@ def _check_validation(estimator: MultiTaskEstimator | Recommender, X_val: Any, y
 def metric_name(key: str) -> str:
     """Return a key of a record as a name that MLflow allows: ``<part>/<task>/<metric>``, one name per key.
 
-    MLflow takes letters and digits of any script, spaces and ``_-.``; what else is in the name of a task becomes its
-    code, such as ``:3d:`` for ``=``.
+    MLflow takes letters and digits of any script, spaces and ``_-.``; other characters in the name of a task become
+    their code, such as ``:3d:`` for ``=``.
 
     Examples
     --------
