@@ -52,7 +52,7 @@ BAD: dict[str, tuple[Any, str]] = {
 @pytest.mark.parametrize("name", BAD)
 def test_a_parameter_out_of_range_is_named(name: str) -> None:
     value, message = BAD[name]
-    model = M2TRec(**{"categories": ["category", "subcategory"], name: value})
+    model = M2TRec(**{"categories": ["category", "subcategory"], "text_features": ["name"], name: value})
     with pytest.raises(ValueError, match=f"^{message}"):
         model.fit(TRAIN, items=ITEMS)
 
@@ -137,4 +137,4 @@ def test_a_device_that_is_not_there_is_refused_by_name_with_the_cure() -> None:
 
 def test_help_explains_what_is_inherited() -> None:
     for field in fields(M2TRec):
-        assert re.search(rf"^    ([a-z_]+, )*{field.name}(, [a-z_]+)* : ", M2TRec.__doc__ or "", re.M), field.name
+        assert re.search(rf"^([a-z_]+, )*{field.name}(, [a-z_]+)* : ", M2TRec.__doc__ or "", re.M), field.name
