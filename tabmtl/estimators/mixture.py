@@ -186,7 +186,7 @@ def measure_experts(network: nn.Module, batch: Batch) -> tuple[pl.DataFrame, pl.
             for taken in means:
                 stack.callback(taken.handle.remove)
             measured.append(means)
-        represent_rows(network, batch)
+        represent_rows(network, batch, fill=False)
     used: list[dict[str, Any]] = []
     states: list[dict[str, Any]] = []
     for level, ((_, gates), means) in enumerate(zip(levels, measured, strict=True), start=1):

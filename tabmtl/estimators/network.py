@@ -181,7 +181,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
             **self._inspect(network, features),
             **trained_attributes(network, history, best),
             "_n_features_out": represent_rows(network, first).shape[1],
-            "_link": self._loss(coder.labels.tasks).link,
+            "_link": self._loss(coder.labels.tasks).link_rows,
             "_module": network.eval(),
         }
 
@@ -243,7 +243,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
 
     def _restore(self, state: Any) -> None:
         super()._restore(state)
-        self._link = self._loss(self.tasks_).link
+        self._link = self._loss(self.tasks_).link_rows
         self._module = self._rebuild()
 
 

@@ -166,7 +166,7 @@ class _Answers(nn.Module):
         self.coder.features.scaler.apply(x_num)
         x_cat = given.get("x_cat", np.empty((len(rows[0]), 0), dtype=np.int32))
         batch = Batch(x_num=x_num.T.astype(np.float32), x_cat=x_cat, task=given.get("task")).map(torch.from_numpy)
-        scores = self.loss.link(predict_scores(self.network, batch))
+        scores = self.loss.link_rows(predict_scores(self.network, batch))
         return self.coder.labels.outputs([score.numpy() for score in scores])
 
 

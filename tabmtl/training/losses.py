@@ -13,6 +13,8 @@ from tabmtl.schema import Task
 
 Space = Literal["chain", "conditional", "independent"]
 
+BLOCK = 32  # numbers that a function of torch takes at a time on a CPU; it may round what is left over differently
+
 
 class MultiTaskLoss:
     """Sums of the per-row losses of every task, over the labelled rows.
@@ -50,6 +52,10 @@ class MultiTaskLoss:
     def link(self, scores: Sequence[Tensor]) -> list[Tensor]:
         """Return the scores that the links of the table take, from the output of the network: here the same."""
         return list(scores)
+
+    def link_rows(self, scores: Sequence[Tensor]) -> list[Tensor]:
+        """Link scores that are predicted: every row as if it were alone, bit for bit."""
+        return self.link(scores)
 
     def __call__(
         self, scores: Sequence[Tensor], y: Tensor, weight: Tensor | None = None, task: Tensor | None = None
@@ -170,6 +176,12 @@ class FunnelLoss(MultiTaskLoss):
             for k, t in enumerate(self._chain):
                 linked[t] = chained[:, k : k + 1]
         return linked
+
+    def link_rows(self, scores: Sequence[Tensor]) -> list[Tensor]:
+        """Link scores that are predicted: every row as if it were alone, bit for bit."""
+        n = len(scores[0])
+        linked = self.link([F.pad(score, (0, 0, 0, -n % BLOCK)) for score in scores])
+        return [score[:n] for score in linked]
 
     def _rows(self, scores: Sequence[Tensor], y: Tensor, long: bool) -> Tensor:
         linked = self.link(scores)

@@ -6,14 +6,20 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tabmtl.schema import Batch
+from tabmtl.training.losses import BLOCK
 
 _PREDICT_ROWS = 1_024
 _ROW_MULTIPLE = 8
+_WATCHED_ROWS = 136  # a number that no other axis is likely to have
+_LEAST_PRODUCT = 400  # multiplications; for fewer, torch's batched products on CPUs take another kernel
+_UNEVEN = {f"aten::{name}" for name in ("sigmoid", "silu", "mish", "softplus", "pow", "exp2", "logaddexp")}  # see BLOCK
 
 
 @contextmanager
@@ -35,11 +41,19 @@ def predict_scores(
 
 
 def represent_rows(
-    network: torch.nn.Module, data: Batch, precision: str = "float32", *, batch_size: int = _PREDICT_ROWS
+    network: torch.nn.Module,
+    data: Batch,
+    precision: str = "float32",
+    *,
+    batch_size: int = _PREDICT_ROWS,
+    fill: bool = True,
 ) -> Tensor:
-    """Return the shared representation (n, r) of all rows, computed in slices like `predict_scores`."""
+    """Return the shared representation (n, r) of all rows, computed in slices like `predict_scores`.
+
+    Without ``fill``, the network sees the rows and nothing else, at the price of their last bits.
+    """
     represent: Any = network.represent
-    parts = _in_slices(network, lambda *inputs: [represent(*inputs)], data, precision, batch_size)
+    parts = _in_slices(network, lambda *inputs: [represent(*inputs)], data, precision, batch_size, fill=fill)
     return _joined([part for (part,) in parts]).float()
 
 
@@ -48,24 +62,70 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
 
 
 def _in_slices(
-    network: torch.nn.Module, function: Callable[..., list[Tensor]], data: Batch, precision: str, batch_size: int
+    network: torch.nn.Module,
+    function: Callable[..., list[Tensor]],
+    data: Batch,
+    precision: str,
+    batch_size: int,
+    *,
+    fill: bool = True,
 ) -> list[list[Tensor]]:
     """Apply a function of the network to all rows, a few at a time.
 
-    Every slice is filled up to a multiple of 8 rows: matrix products of fewer rows take other kernels, which round
-    differently, so a row's scores would depend, by some 1e-6 of the scale, on the number of rows. Batches whose rows
-    depend on each other are not filled up, but of about equal size, so that no row is left alone.
+    Slices are filled up to a multiple of 8 rows, and more where the network needs them: for fewer rows torch takes
+    other kernels, which round differently, so a row's scores would depend, by some 1e-6 of the scale, on the number of
+    rows. Batches whose rows depend on each other are not filled up, but of about equal size, so that no row is left
+    alone.
     """
     if network.training:
         network.eval()
-    size, multiple = _PREDICT_ROWS, _ROW_MULTIPLE
+    size, fill = _PREDICT_ROWS, fill and not network.batch_dependent
     if network.batch_dependent:
-        size, multiple = math.ceil(len(data) / math.ceil(len(data) / batch_size)), 1
+        size = math.ceil(len(data) / math.ceil(len(data) / batch_size))
     parts = []
     with torch.inference_mode(), autocast(data, precision):
+        least, spare = _rows_needed(network, data) if fill else (0, 0)
         for start in range(0, len(data), size):
             n = min(size, len(data) - start)
-            filled = torch.arange(start, start + n + -n % multiple, device=data.x_num.device).clamp_(max=len(data) - 1)
-            inputs = (None if x is None else x.index_select(0, filled) for x in (data.x_num, data.x_cat, data.task))
+            filled = max(n + spare, least)
+            inputs = _rows(data, start, filled + (-filled % _ROW_MULTIPLE if fill else 0))
             parts.append([answer[:n] for answer in function(*inputs)])
     return parts
+
+
+def _rows(data: Batch, start: int, n: int) -> list[Tensor | None]:
+    """Inputs of n rows; where there are no more, the last one is repeated."""
+    index = torch.arange(start, start + n, device=data.x_num.device).clamp_(max=len(data) - 1)
+    return [None if x is None else x.index_select(0, index) for x in (data.x_num, data.x_cat, data.task)]
+
+
+def _rows_needed(network: torch.nn.Module, data: Batch) -> tuple[int, int]:
+    """Least rows of a slice, and rows that have to follow, so that no kernel rounds a row by its place."""
+    if network not in _needed:
+        with _Kernels() as kernels:
+            if data.x_num.device.type == "cpu":
+                network(*_rows(data, 0, _WATCHED_ROWS))
+        _needed[network] = kernels.least, kernels.spare
+    return _needed[network]
+
+
+_needed: WeakKeyDictionary[torch.nn.Module, tuple[int, int]] = WeakKeyDictionary()
+
+
+class _Kernels(TorchDispatchMode):
+    """Watches which kernels compute `_WATCHED_ROWS` rows, and finds what `_rows_needed` gives."""
+
+    least = spare = 0
+
+    def __torch_dispatch__(self, kernel: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = kernel(*args, **(kwargs or {}))
+        name = kernel._schema.name.rstrip("_")
+        if name in ("aten::bmm", "aten::baddbmm"):
+            (_, m, k), (_, _, n) = (factor.shape for factor in args[-2:])
+            if m % _WATCHED_ROWS == 0 or n % _WATCHED_ROWS == 0:
+                self.least = max(self.least, math.ceil(_LEAST_PRODUCT * _WATCHED_ROWS / (m * k * n)))
+        elif name in _UNEVEN:
+            for size, stride in zip(result.shape, result.stride(), strict=True):
+                if size % _WATCHED_ROWS == 0:
+                    self.spare = max(self.spare, math.ceil((BLOCK - 1) / stride))
+        return result

@@ -274,6 +274,45 @@ def test_rows_are_scored_in_multiples_of_eight(n):
     assert not model.training
 
 
+class Narrow(nn.Module):
+    """Products so small, and functions of so few numbers, that torch has other kernels for a few rows."""
+
+    batch_dependent = False
+
+    def __init__(self):
+        super().__init__()
+        self.shared = nn.Linear(3, 8)
+        self.own = nn.Parameter(torch.randn(2, 8, 4))
+        self.out = nn.Parameter(torch.randn(2, 4, 1))
+
+    def represent(self, x_num, x_cat, task=None):
+        return nn.functional.silu(torch.einsum("bi,tij->btj", self.shared(x_num), self.own)).flatten(1)
+
+    def forward(self, x_num, x_cat, task=None):
+        features = self.represent(x_num, x_cat).view(-1, 2, 4).transpose(0, 1)
+        return list(torch.bmm(features, self.out).sigmoid().exp().unbind())
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 31, 100])
+def test_narrow_products_round_a_row_alike_in_any_batch(size):
+    torch.manual_seed(0)
+    model, data = Narrow(), table(1_500)
+    starts = range(0, 1_500 - size, 97)
+    for predict in (
+        lambda rows: torch.cat(predict_scores(model, rows), dim=1),
+        lambda rows: represent_rows(model, rows),
+    ):
+        whole = predict(data)
+        for start in starts:
+            assert torch.equal(predict(data.rows(torch.arange(start, start + size))), whole[start : start + size])
+
+
+def test_without_filling_the_network_sees_the_rows_alone():
+    model = network()
+    represent_rows(model, table(1_030), fill=False)
+    assert [len(rows) for rows in model.seen] == [1_024, 6]
+
+
 def test_a_batch_dependent_network_trains_on_whole_batches():
     model = network(batch_dependent=True)
     train(model, LOSS, table(1_031), None, options(epochs=1, batch_size=600), evaluate=evaluate)

@@ -1,0 +1,25 @@
+"""Every estimator of the package answers a row bit for bit as in a batch."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+from conformance import ESTIMATORS, answers, features, same, targets_for, tiny
+
+
+@pytest.mark.parametrize("size", ["tiny", "default"])
+@pytest.mark.parametrize("cls", [cls for cls in ESTIMATORS if cls._target_kind is None], ids=lambda cls: cls.__name__)
+def test_a_row_is_answered_bit_for_bit_as_in_a_batch(cls, size):
+    X = features(400)
+    estimator = tiny(cls)
+    if size == "default":
+        kept = ("device", "n_jobs", "random_state", "tasks", "task_chain")
+        estimator = cls(**{name: value for name, value in estimator.get_params().items() if name in kept})
+        estimator.set_params(**{name: 1 for name in ("epochs", "n_estimators_shared") if hasattr(estimator, name)})
+    estimator.fit(X, targets_for(cls, X))
+    whole = answers(estimator, X)
+    for n, starts in ((1, [*range(20), *range(390, 400)]), (2, range(0, 400, 20)), (399, [0, 1])):
+        for start in starts:
+            assert same([a[start : start + n] for a in whole], answers(estimator, X[start : start + n]))
+    assert same([np.concatenate([a] * 3) for a in whole], answers(estimator, pl.concat([X] * 3)))
