@@ -47,7 +47,7 @@ evidence: $(VENV)/.bench  ## tables of scores against other models, on the data 
 
 clean:  ## remove the environment and whatever was built
 	rm -rf $(VENV) build dist *.egg-info demo_output benchmark_output .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	rm -rf mlflow.db mlruns sweep.db
+	rm -rf mlflow.db mlruns sweep.db*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Stamps: an environment is made once, and a group is installed again when pyproject.toml changes.
