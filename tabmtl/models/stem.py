@@ -76,8 +76,8 @@ class TaskTokenizer(FeatureTokenizer):
         weights = weight.unflatten(2, self.shape).permute(2, 0, 1, 3).split([1, self.shape[0] - 1])
         biases = bias.unflatten(1, self.shape).transpose(0, 1).split([1, self.shape[0] - 1])
         owners = zip((own.shared, own), weights, biases, strict=True)
-        tokens = [owner.linear(features.flatten(1), w.contiguous(), b) for owner, w, b in owners]
-        tokens = torch.stack([part.unflatten(1, (-1, self.shape[1])) for part in tokens], dim=2)
+        parts = [owner.linear(features.flatten(1), w.contiguous(), b) for owner, w, b in owners]
+        tokens = torch.stack([part.unflatten(1, (-1, self.shape[1])) for part in parts], dim=2)
         return tokens if getattr(numeric, "activation", None) is None else numeric.activation(tokens)
 
 

@@ -61,16 +61,18 @@ class BatchNorm(nn.BatchNorm1d):
     def forward(self, x: Tensor, experts: Tensor | None = None) -> Tensor:
         """Normalise every channel over the rows; ``experts`` (B, S) are each row's own."""
         own = experts is not None
-        affine = (None, None) if own else (self.weight, self.bias)
-        running = (self.running_mean[: x.shape[1]], self.running_var[: x.shape[1]])
+        weight, bias = (None, None) if own else (self.weight, self.bias)
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        mean, variance = self.running_mean[: x.shape[1]], self.running_var[: x.shape[1]]
         if not self.training or len(x) == 1:
-            x = F.batch_norm(x, *running, *affine, eps=self.eps)
+            x = F.batch_norm(x, mean, variance, weight, bias, eps=self.eps)
         else:
             momentum = 0.0
             if self.momentum != 0:  # 0 where balancing looks twice at a batch; None is the mean of all batches
                 self._batches += 1
                 momentum = max(self.momentum or 0.0, 1 / self._batches)
-            x = F.batch_norm(x, *running, *affine, training=True, momentum=momentum, eps=self.eps)
+            x = F.batch_norm(x, mean, variance, weight, bias, training=True, momentum=momentum, eps=self.eps)
         return x if experts is None else _scale_and_shift(x, self.weight, self.bias, experts)
 
 
@@ -210,7 +212,8 @@ class Experts(nn.Module):
         shapes = [(owner.n_owners, self.counts[first]) for owner, first in zip(owners, firsts, strict=True)]
         sizes = [n_owners * count for n_owners, count in shapes]
         inputs = [x.repeat(1, count) for x, (_, count) in zip(inputs, shapes, strict=True)]
-        first = (self.first.weight.unflatten(0, (self.n_experts, -1)), self.first.bias.view(self.n_experts, -1))
+        bias: Any = self.first.bias
+        first = (self.first.weight.unflatten(0, (self.n_experts, -1)), bias.view(self.n_experts, -1))
         for i, (weight, bias) in enumerate([first, *((layer.weight, layer.bias) for layer in self.later)]):
             parameters = zip(weight.split(sizes), bias.split(sizes), shapes, strict=True)
             stacked = [(w.unflatten(0, shape), b.unflatten(0, shape)) for w, b, shape in parameters]

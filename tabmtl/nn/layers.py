@@ -318,6 +318,6 @@ class Towers(nn.Module):
             z = self.dropout(F.relu(self.hidden(z)))
         scores: dict[int, Tensor] = {}
         for group, layer in zip(self._groups, self.out, strict=True):
-            own = z if len(group) == self.n_tasks else torch.stack([z[t] for t in group])
-            scores.update(zip(group, layer(own).unbind(), strict=True))
+            of_group = z if len(group) == self.n_tasks else torch.stack([z[t] for t in group])
+            scores.update(zip(group, layer(of_group).unbind(), strict=True))
         return [scores[t] for t in range(self.n_tasks)]
