@@ -16,6 +16,16 @@ pickle, so it loads with ``MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false`` too::
 with probabilities under ``<task>=<class>``. Everything loads on first use.
 """
 
+from typing import Any
+
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+
+def _load_pyfunc(path: str) -> Any:
+    """Load the served model of a folder; MLflow calls this function by its name."""
+    from tabmtl.mlflow.flavor import as_pyfunc, served_folder
+    from tabmtl.storage.persist import load
+
+    return as_pyfunc(load(served_folder(path)))
