@@ -37,7 +37,7 @@ OURS = ("rmtgb", "rmtgb_default")
 TRIALS, SCORES = "boosting_trials.csv", "boosting.csv"
 MANY_ROWS = 40_000
 LEARNING_RATE, PATIENCE = 0.05, 30
-#: First trial of the baselines, and what it is for one model per task of a long table, whose rows are few.
+#: First trial of the baselines, and that of one model per task of a long table, with few rows each.
 DEFAULTS = {"num_leaves": 31, "min_child_samples": 20, "reg_lambda": 0.0, "colsample_bytree": 0.8}
 FEW_ROWS = {"num_leaves": 7, "min_child_samples": 5}
 
@@ -48,7 +48,8 @@ Predict = Callable[[str], np.ndarray]
 def draw_settings(n: int, seed: int, cap: int) -> list[dict[str, Any]]:
     """Draw n settings by the names of R-MTGB; the first is empty and stands for the defaults of a method.
 
-    ``cap`` is the most trees of a model, and of a block of R-MTGB that is on. The baselines use what they know.
+    ``cap`` is the most trees of a model, and of a block of R-MTGB that is on. The baselines use the names that they
+    know.
     """
     rng = np.random.default_rng([seed, 1])
 

@@ -4,7 +4,7 @@
 
 Everything runs on one thread (set OMP_NUM_THREADS=1 and POLARS_MAX_THREADS=1). Both sides of a comparison run in one
 process, in turn, and the least CPU time of several rounds counts; where memory is compared, each has a process of its
-own. Goals are printed beside what was measured. The time of ours is that of ``fit`` as a user calls it: reading the
+own. Goals are printed beside the measurements. The time of ours is that of ``fit`` as a user calls it: reading the
 polars frame, binning, all trees.
 
 plain     the released code's setting (stumps), against :mod:`benchmarks.peers.rmtgb`, which gets arrays

@@ -5,8 +5,8 @@
 The file is drawn anew into a temporary folder: 20 numeric columns (float32, 5 % nulls, some with heavy tails) and
 10 text columns of 10 to 10 000 levels. Every side runs in a process of its own, imports not counted, and ends with
 the same two tensors: numbers (n, 20) float32 and codes (n, 10) int32, fitted on the rows that it encodes. Ours is
-:class:`tabmtl.encode.FeatureCoder` on a polars LazyFrame with two threads; the reference is what a user would
-write with scikit-learn, and may use all threads it likes. Last comes the time to encode one row.
+:class:`tabmtl.encode.FeatureCoder` on a polars LazyFrame with two threads; the reference is plain code
+with scikit-learn, and may use all threads it likes. Last comes the time to encode one row.
 
 Peak memory is that of the whole process, the libraries included. Wall times mean little on a busy machine; CPU
 seconds (all threads) and memory hardly change.

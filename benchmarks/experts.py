@@ -36,7 +36,7 @@ SETS = ("census_kdd", "rand_hie", "gss_abortion", "flights", FUNNEL)
 REFERENCE = "IndependentTasks"
 EXPERTS = ("MMoE", "PLE", "AdaTT", "STEM", "HoME", "APEM", "ESMM", "AITM")
 MODELS = (REFERENCE, "SharedBottom", *EXPERTS)
-#: What HoME is told about the tasks; the other sets are one group.
+#: Groups of tasks for HoME; the other sets are one group.
 GROUPS = {
     "flights": {"disruption": ["cancelled", "dep_del15"], "times": ["arr_delay", "air_time"]},
     "rand_hie": {"any": ["any_spend", "any_inpatient", "any_mental"], "amount": ["log_spend", "mdvis"]},

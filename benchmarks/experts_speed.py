@@ -3,7 +3,7 @@
     python -m benchmarks.experts_speed [--quick] [--only NAME ...] [--figure PATH]
 
 All sides run in one process, in turn, and the least CPU time counts, so other work on the machine hardly matters to
-the ratios. Goals are printed beside what was measured.
+the ratios. Goals are printed beside the measurements.
 
 peer        MMoE and PLE against those of torch-rechub (`pip install 'torch-rechub>=0.9,<0.10'`), of one architecture
 home        HoME and APEM against our MMoE

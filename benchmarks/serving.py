@@ -2,15 +2,15 @@
 
     python -m benchmarks.serving [--rows 1 32 1024] [--requests 1000] [--no-mlflow] [--quick]
 
-Models are fitted on flights, so that trees are as many as early stopping leaves. One request follows the other, on one
+Models are fitted on flights, so that early stopping sets the number of trees. One request follows the other, on one
 thread, over different rows of the test part; wall time of a request, as p50, p99 and the least. Goals, of p50 for one
-row, are printed beside what was measured. Other work on the machine shows in p99 first, and last in the least.
+row, are printed beside the measurements. Other work on the machine shows in p99 first, and last in the least.
 
 - ``in process``: `predict` from a polars frame to a frame, and the network alone on encoded rows.
 - ``ONNX``: ``session.run`` alone, with the encoding of a frame, and with a frame of the answers.
 - ``boosted``: `predict`, the trees alone on encoded rows, and the models of `export_task`, each by the number of tasks.
 - ``MLflow``: ``mlflow models serve`` on loopback, beside a model that answers a constant under the same signature: the
-  floor, which is what MLflow itself takes.
+  floor, which is MLflow's own time.
 """
 
 from __future__ import annotations

@@ -33,11 +33,11 @@ from tabmtl.synth import make_sessions
 COLD, GENERATOR = "diginetica_cold", "generator"
 SETS = ("diginetica", COLD, "complete_journey", GENERATOR)
 K = 20
-#: Of models whose lists leave out what the session holds: in a basket nothing is put twice.
+#: Mark of models whose lists leave out the items of the session: a basket holds no item twice.
 WITHOUT_SEEN = ", without seen"
 #: More clicks than any item has: items without clicks are not lowered.
 AS_OTHERS = 1e6
-#: What differs from the defaults of M2TRec, chosen on validation sessions; docs/design.md has the comparisons. But the
+#: Parameters unlike the defaults of M2TRec, chosen on validation sessions; docs/design.md has the comparisons. But the
 #: ``cold_prior`` of cold Diginetica is an analogy (it lowers cold items as much as one click does on the newest
 #: quarter: items that were taken out of train cannot be validated), and the pooling of the generator was judged on test
 #: clicks of a smaller log of it.
@@ -51,7 +51,7 @@ CHOSEN: dict[str, dict[str, Any]] = {
 TEXTS = {GENERATOR: ["name"]}
 #: Columns that could be text too, which ``--choose`` compares.
 MORE_TEXTS = {"complete_journey": ["package_size"]}
-#: What ``--choose`` changes in the chosen setting, one thing at a time.
+#: Changes that ``--choose`` makes to the chosen setting, one at a time.
 CHANGES: tuple[dict[str, Any], ...] = (
     *({"id_mode": mode} for mode in ("delta", "none")),
     *({"pooling": pooling} for pooling in ("items", "items+linear", "mean", "last")),

@@ -3,13 +3,13 @@
     python -m benchmarks.sessions_speed [--only NAME ...] [--quick]
 
 - ``body``: a training step of sessions to queries with in-batch negatives, against ``nn.TransformerEncoder``.
-- ``step``: a whole training step with the item tower, by which items the softmax is over.
+- ``step``: a whole training step with the item tower, by the items of the softmax.
 - ``search``: exact top 20, against ``q @ X.T`` and ``topk``.
-- ``epoch``: epochs on Diginetica, against :mod:`benchmarks.peers.sasrec`, and what both have learned by then.
+- ``epoch``: epochs on Diginetica, against :mod:`benchmarks.peers.sasrec`, and the recall of both by then.
 - ``memory`` and ``reading``: a training run, and 10 million clicks to sessions; each in a process of its own.
 
 Sides of a comparison run in one process, in turn, and are compared by the least CPU time of several rounds. Ratios are
-to the first line of the same part and kind. Goals are printed beside what was measured.
+to the first line of the same part and kind. Goals are printed beside the measurements.
 """
 
 from __future__ import annotations

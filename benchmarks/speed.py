@@ -5,7 +5,7 @@
 Both sides run in one process, in turn, and are compared by the least CPU time of several rounds. Ours is
 :class:`tabmtl.training.table_loop.TableLoop` as estimators run it; the reference is
 :mod:`benchmarks.peers.multitabnet`, in float32. Both start from the same weights and see the same rows; their losses
-after equal steps stand side by side. Goals are printed beside what was measured.
+after equal steps stand side by side. Goals are printed beside the measurements.
 """
 
 from __future__ import annotations

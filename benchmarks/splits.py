@@ -24,7 +24,7 @@ CENSUS = (199_523, 19_952)
 class Split:
     """Set under one split: frames X and y by part, and the same rows encoded; ``coded`` has two parts.
 
-    ``units`` are what a subsample takes whole: the group of every train row, or the row itself.
+    ``units`` are never split by a subsample: the group of every train row, or the row itself.
     """
 
     data: Dataset

@@ -426,7 +426,7 @@ def _check_answers(uri: str) -> None:
         mlflow.MlflowClient().search_experiments(max_results=1)
     except urllib.error.HTTPError:
         return  # somebody answers, and MLflow reports the error later
-    except Exception as error:  # whatever a database, a driver or a server may raise
+    except Exception as error:  # any error of a database, a driver or a server
         is_unknown = isinstance(error, UnsupportedModelRegistryStoreURIException)
         reason = "unknown kind of address" if is_unknown else str(error).strip().splitlines()[0]
         raise ValueError(

@@ -29,15 +29,15 @@ class Funnel:
         user's last visit) and ``discount`` (0 to 0.5).
     y : polars.DataFrame of shape (n_rows, 5)
         Int8 0/1: ``click``, ``conversion``, ``like``, ``long_view``. Float64: ``watch_time``, in seconds. No label is
-        null, but those of ``conversion`` without a click if ``unclicked`` is "null".
+        null, except ``conversion`` without a click if ``unclicked`` is "null".
     expected : polars.DataFrame of shape (n_rows, 6)
         Mean of every label given its row of X, named as the tasks: the probability of a 1 among impressions (of
         ``conversion``: of click and conversion), and the mean of ``watch_time``. Last comes ``cvr``, P(conversion |
         click). No model can know more about the labels of a row.
     truth : FunnelTruth
-        Users, items and the law: ``truth.expected`` answers for any rows, not only for those drawn.
+        Users, items and the law: ``truth.expected`` works on any rows, not only on those drawn.
     unclicked : {"zero", "null"}
-        What ``conversion`` is without a click.
+        Label of ``conversion`` without a click.
     """
 
     X: pl.DataFrame
@@ -162,48 +162,48 @@ def make_funnel(
     ``watch_time`` has the mean log(15) + s_t · ``spread`` / 2 and a standard deviation of 0.6.
 
     The b of an item is the sum of its category's (variance 0.3), its brand's (0.2) and its own. The numeric columns of
-    users and items are the first two numbers of a and b, with as much noise. What is null counts as its mean in s_t.
-    X thus holds all there is to know; there is no hidden common cause of click and conversion.
+    users and items are the first two numbers of a and b, with as much noise. A null counts as its mean in s_t. X thus
+    holds all information; click and conversion have no hidden common cause.
 
     Parameters
     ----------
     n_rows : int, default=100_000
         Number of impressions.
     n_users, n_items : int
-        Number of users and items; a million each takes seconds. Which are drawn often says their number, from the most
-        popular ``u0...0`` on, and nothing else depends on it.
+        Number of users and items; a million each takes seconds. Their numbers order them by popularity, from ``u0...0``
+        on, and nothing else depends on the numbers.
     click_rate, conversion_rate : float, default=0.1 and 0.01
         Expected share of all impressions with a click, and with a conversion: ``conversion_rate < click_rate``, and of
         the clicks a share of ``conversion_rate / click_rate`` converts. Expected over all draws of rows from this
         world, to about 1 %.
     unclicked : {"zero", "null"}, default="zero"
-        What ``conversion`` is without a click: 0, or null as in logs that begin with the click.
+        Label of ``conversion`` without a click: 0, or null as in logs that begin with the click.
     shared : float, default=0.6
         Correlation of the logits of two tasks in one group, from 0 to 1: the share of a logit's variance that is the
         factor of its group ("interact": click, conversion, like; "watch": long_view, watch_time).
     random_state : int, SeedSequence, Generator or None, default=None
-        Seed of all randomness; no global generator is touched. A seed gives one world, whatever ``n_rows`` and
-        ``unclicked`` are.
+        Seed of all randomness; no global generator is touched. A seed gives one world, for any ``n_rows`` and
+        ``unclicked``.
 
     Other Parameters
     ----------------
     group_correlation : float, default=0.3
-        Correlation of the factors of the two groups, from -1 (what is clicked is not watched) to 1 (one group).
+        Correlation of the factors of the two groups, from -1 (clicked items are not watched) to 1 (one group).
     selection : float or None, default=None
         Correlation of the logits of click and of conversion given a click. None takes ``shared``. If positive, clicked
-        rows convert better than the others would, and what clicked rows alone teach of conversions is biased.
+        rows convert better than the others would, and a model of conversions from clicked rows alone is biased.
     like_rate, long_view_rate : float, default=0.03 and 0.3
         Expected share of all impressions.
     spread : float, default=1.2
         Standard deviation of the logits, from 0 (nothing to learn) to 10; it sets the ceilings.
     interaction : float, default=0.5
-        Share of what user and item add to a logit that neither of them adds alone, from 0 to 1.
+        Share of the joint effect of user and item in a logit, from 0 (each alone) to 1.
     position_bias : float, default=0.5
-        What the logit of a click loses from the first position to the last, from 0 to 10.
+        Loss of the logit of a click from the first position to the last, from 0 to 10.
     skew : float, default=0.8
         a in p(k) ∝ 1/(k + 1)^a, the probability of the k-th user and the k-th item, from 0 (all alike) to 10.
     n_categories, n_brands : int, default=20 and 100
-        Levels of ``category`` and ``brand``, dealt out to the items evenly; ``n_items`` if that is less.
+        Levels of ``category`` and ``brand``, spread evenly over the items; ``n_items`` if that is less.
     missing : float, default=0.1
         Share of nulls in ``idle_hours`` and in ``discount``, at random.
 
@@ -239,7 +239,7 @@ def make_funnel(
     for name, count in (("n_rows", n_rows), ("n_users", n_users), ("n_items", n_items)):
         check_count(name, count)
     _check_choice("unclicked", unclicked, get_args(Unclicked))
-    # Three streams: a seed gives one world whatever n_rows is, and fresh rows never repeat the first ones.
+    # Three streams: a seed gives one world for any n_rows, and fresh rows never repeat the first ones.
     design, first, _ = np.random.default_rng(random_state).spawn(3)
     rates = {"click_rate": click_rate, "conversion_rate": conversion_rate}
     truth = make_world((n_users, n_items), rates, {"shared": shared, **options}, design)

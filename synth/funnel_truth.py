@@ -26,7 +26,7 @@ GROUPS = {"interact": ("click", "conversion", "like"), "watch": ("long_view", "w
 #: Standard deviation of the logarithm of a watch time around its mean.
 WATCH_NOISE = 0.6
 
-#: Width of what hour (2), device (3), idle time and discount are turned into.
+#: Numbers of the context: hour (2), device (3), idle time and discount.
 N_CONTEXT = 7
 
 _WATCH_SECONDS = 15.0
@@ -60,7 +60,7 @@ class FunnelTruth:
     bias : ndarray of shape (n_tasks,)
         Constant of the logit; of ``watch_time``, of the logarithm of the mean.
     position_bias : float
-        What the logit of a click loses from the first position to the last.
+        Loss of the logit of a click from the first position to the last.
     skew : float
         Exponent of the popularity of users and items.
     missing : float

@@ -53,7 +53,7 @@ def make_world(
     rates : mapping of str to float
         ``click_rate`` and ``conversion_rate``.
     law : mapping of str to object
-        ``shared``, and what is given of the less common arguments.
+        ``shared``, and the given ones of the less common arguments.
     rng : numpy.random.Generator
         Source of everything.
 
@@ -115,7 +115,7 @@ def _task_correlation(shared: float, group_correlation: float, selection: float 
     Raises
     ------
     ValueError
-        If no such matrix is positive semidefinite: what ``selection`` may be instead.
+        If no such matrix is positive semidefinite; the message gives the range of ``selection``.
     """
     group = np.array([next(g for g, tasks in GROUPS.items() if task in tasks) for task in TASKS])
     C = np.where(group[:, None] == group, shared, shared * group_correlation)

@@ -144,9 +144,8 @@ def make_multitab_bench(
     Raises
     ------
     ValueError
-        If there are more tasks than features, the correlation is out of range or no correlation matrix, a
-        length is not ``n_tasks``, or a value is out of its range; the message says what was expected and what
-        came.
+        If there are more tasks than features, the correlation is out of range or no correlation matrix, a length is not
+        ``n_tasks``, or a value is out of its range; the message gives the expected and the given value.
 
     References
     ----------
@@ -171,7 +170,7 @@ def make_multitab_bench(
     """
     for name, value in (("n_samples", n_samples), ("n_features", n_features), ("n_tasks", n_tasks)):
         check_count(name, value)
-    # Three streams: a seed gives one W whatever n_samples is, and fresh rows never repeat the first ones.
+    # Three streams: a seed gives one W for any n_samples, and fresh rows never repeat the first ones.
     design, first, fresh = np.random.default_rng(random_state).spawn(3)
     law: dict[str, Any] = {"chain": (), **options}
     weights = law.pop("weights", None)
@@ -229,7 +228,7 @@ def _cuts(truth: MultitabTruth, values: np.ndarray) -> tuple[tuple[float, ...], 
 def _feature(j: int, x: np.ndarray, n_bins: int | None) -> pl.Series:
     if n_bins is None:
         return pl.Series(x)
-    # Shuffled by what every call knows: train and test then agree, whatever their seeds.
+    # Shuffled by facts that every call knows: train and test then agree, under any seeds.
     shuffle = np.random.default_rng([j, n_bins]).permutation(n_bins)
     return _levels("v", n_bins, shuffle[np.searchsorted(bin_edges(n_bins), x)])
 

@@ -17,7 +17,7 @@ _SQRT_2PI = math.sqrt(2 * math.pi)
 _GRID = 2**17 + 1
 _erf = np.frompyfunc(math.erf, 1, 1)
 
-#: Per field with one value a task: what it must be, in words and as a test.
+#: Rule of each field with one value per task, in words and as a test.
 _RULES: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "degrees": ("an integer >= 1", lambda v: isinstance(v, (int, np.integer)) and v >= 1),
     "noise": ("a finite number >= 0", lambda v: 0 <= v < math.inf),

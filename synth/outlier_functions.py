@@ -114,7 +114,7 @@ def draw_tasks(
     noise : float
         Standard deviation of the noise.
     rng : numpy.random.Generator
-        Source of all but the functions with the weight ``aside``. It gives the same whatever the mixes are.
+        Source of all draws except the functions with the weight ``aside``. Its draws do not depend on the mixes.
     extra : numpy.random.Generator
         Source of the functions with the weight ``aside``.
 

@@ -60,7 +60,7 @@ class OutlierTasks:
     def signal(self, X: pl.DataFrame) -> np.ndarray:
         """Return values without noise, before classes are cut; without noise these are the labels ``y_test``.
 
-        The damage of the kinds "shuffled" and "noisy" is done to train labels only, and is no part of it.
+        The kinds "shuffled" and "noisy" damage train labels only; the signal leaves their damage out.
 
         Parameters
         ----------
@@ -135,12 +135,12 @@ def make_outlier_tasks(
 ) -> OutlierTasks:
     """Draw tasks that follow one smooth function, except for a few outliers.
 
-    x ~ U(-1, 1)^d. A task's label is ``common`` · f_common(x) + (1 - ``common``) · f_t(x); for an outlier,
-    another function stands for f_common. Functions are sums of 500 random cosines of length scale d/4, with
-    variance 1 over draws of functions; inside one task labels vary less, the less the more features there are
-    (standard deviation 0.7 at 5, 0.3 at 50). The defaults are the setting of the R-MTGB paper (its scenario 4).
-    With ``n_outliers=0`` come its others: ``common=1`` gives all tasks one function (1), ``common=0`` makes
-    them independent (2), and what lies between mixes the two (3).
+    x ~ U(-1, 1)^d. A task's label is ``common`` · f_common(x) + (1 - ``common``) · f_t(x); for an outlier, another
+    function stands for f_common. Functions are sums of 500 random cosines of length scale d/4, with variance 1 over
+    draws of functions; inside one task labels vary less, the less the more features there are (standard deviation 0.7
+    at 5, 0.3 at 50). The defaults are the setting of the R-MTGB paper (its scenario 4). ``n_outliers=0`` gives its
+    other scenarios: ``common=1`` gives all tasks one function (1), ``common=0`` makes them independent (2), and values
+    between mix the two (3).
 
     Parameters
     ----------
@@ -151,7 +151,7 @@ def make_outlier_tasks(
     n_outliers : int, default=2
         Number of outlier tasks, the last ones: 0 to ``n_tasks`` - 1.
     outlier_kind : str, default="shared"
-        What an outlier with ``strength`` s is:
+        Form of an outlier with ``strength`` s:
 
         - "shared": √(1 - s²) f_common + s f_out stands for f_common, with one f_out for all outliers.
         - "own": the same, with another f_out for each.
@@ -163,8 +163,8 @@ def make_outlier_tasks(
         Classification gives class 1 to positive values, else 0, and draws everything anew until the rarer class
         of every task has 10 % of its rows.
     random_state : int, SeedSequence, Generator or None, default=None
-        Seed of all randomness; no global generator is touched. Under one seed, whatever the kind, the strength and
-        the number of outliers, only the labels of outliers change; classification may draw anew, and then all do.
+        Seed of all randomness; no global generator is touched. Under one seed, the kind, the strength and the number of
+        outliers change only the labels of outliers; classification may draw anew, and then all labels change.
 
     Other Parameters
     ----------------
@@ -186,9 +186,8 @@ def make_outlier_tasks(
         If a value is out of its range, a kind of outlier does not fit the target, or no draw out of 1000 has
         balanced classes; the message names the argument.
 
-    References
-    ----------
-    R-MTGB, arXiv 2507.11411: its synthetic setting. Kinds of outliers but the first, and the strength, are ours.
+    References ---------- R-MTGB, arXiv 2507.11411: its synthetic setting. All kinds of outliers except the first, and
+    the strength, are ours.
 
     Examples
     --------
@@ -206,7 +205,7 @@ def make_outlier_tasks(
     _check_outliers(n_outliers, n_tasks, outlier_kind, target)
     strength, common, noise = _numbers(**options)
     rng = np.random.default_rng(random_state)
-    # What only some kinds of outliers need comes from a stream of its own: the rest is the same for every kind.
+    # Draws for some kinds of outliers only have their own stream: the rest is the same for every kind.
     extra = rng.spawn(2)[0]
     first = n_tasks - n_outliers
     mixes = [mix(outlier_kind, strength * (t >= first), common) for t in range(n_tasks)]

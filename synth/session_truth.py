@@ -84,7 +84,7 @@ class SessionTruth:
         times : datetime, or B of them
             When the next click is.
         metadata_only : bool, default=False
-            Take every item for what its metadata tells: the law without the items' own parts.
+            Use the metadata of every item only: the law without the items' own parts.
 
         Returns
         -------
@@ -163,7 +163,7 @@ class SessionTruth:
             "drawn" scores the targets in ``clicks``: compare a recommender's score on the same clicks with it.
             "expected" weighs all items by their probability to be the target instead, which leaves out that luck.
         metadata_only : bool, default=False
-            Rank by the law without the items' own parts: about what a recommender without item ids can reach.
+            Rank by the law without the items' own parts: about the limit of a recommender without item ids.
 
         Returns
         -------

@@ -194,10 +194,11 @@ def _births(
 
 
 class Walk:
-    """Draws clicks exactly by the law, without a look at all items for every click.
+    """Draw of clicks exactly by the law, without a look at all items for every click.
 
-    A proposal falls on an item of the wanted category in proportion to its weight but for price and subcategory: items
-    lie sorted by category and brand, so that it needs sums over ranges only. It is accepted by what is left out.
+    A proposal falls on an item of the wanted category in proportion to its weight without price and subcategory: items
+    lie sorted by category and brand, so that it needs sums over ranges only. Price and subcategory then decide whether
+    it is accepted.
     """
 
     def __init__(self, truth: SessionTruth) -> None:

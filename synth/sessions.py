@@ -125,8 +125,8 @@ def make_sessions(
     log w(j) = a(j) + β [b(j) = b(i_n)] + φ [b(j) = b(i_1)] + σ [s(j) = s(i_n)] - π |z(j) - z(i_n)|,
 
     where b is the brand, s the subcategory, z the price on the logarithmic scale of its category from 0 to 1, and the
-    weights are ``brand_affinity``, ``first_affinity``, ``subcategory_affinity`` and ``price_affinity``; all but a(j)
-    falls away in a first click. What attracts by itself is told by metadata but for a part of the item's own:
+    weights are ``brand_affinity``, ``first_affinity``, ``subcategory_affinity`` and ``price_affinity``; a first click
+    has only the term a(j). Metadata determine this attraction, except for a part of the item's own:
 
     a(j) = ``skew`` · (√.4 q_b + √.2 q_s + √.2 Σ q_tag / √#tags + √2.4 (1/2 - z)) + ``idiosyncratic`` · ε_j
 
@@ -144,16 +144,16 @@ def make_sessions(
         Share of the items that are cold: born in the first half of the last part of the log, all others at its
         beginning. Every category keeps an item that is not cold.
     repeat_rate : float, default=0.1
-        Chance that a click but the first repeats a click of its session, any with equal chance.
+        Chance that a click after the first repeats a click of its session, each with equal chance.
     idiosyncratic : float, default=0.5
-        Standard deviation of what an item's attraction has of its own, from 0 (metadata tells all) to 5.
+        Standard deviation of the own part of an item's attraction, from 0 (metadata determine all) to 5.
     metadata_noise : float, default=0.0
         Share of recorded metadata cells that are taken from an item drawn at random.
     missing : float, default=0.02
         Share of recorded metadata cells that are null.
     random_state : int, SeedSequence, Generator or None, default=None
-        Seed of all randomness; no global generator is touched. A seed gives one world, whatever ``n_sessions``,
-        ``metadata_noise`` and ``missing`` are.
+        Seed of all randomness; no global generator is touched. A seed gives one world, for any ``n_sessions``,
+        ``metadata_noise`` and ``missing``.
 
     Other Parameters
     ----------------
@@ -167,14 +167,14 @@ def make_sessions(
     n_categories, n_subcategories, n_brands, n_tags : int, default=10, 4, 20 and 24
         Levels; subcategories are counted per category, brands and tags are found in all categories.
     stickiness : float, default=0.7
-        Chance to stay in the category, apart from what M returns to it, from 0 to 1.
+        Chance to stay in the category, apart from returns by M, from 0 to 1.
     skew : float, default=1.0
         Standard deviation of a(j) by metadata, about; from 0 (all alike) to 5.
     brand_affinity, first_affinity, subcategory_affinity : float, default=1.5, 1.0 and 1.0
-        What log w gains by the brand of the last click, the brand of the first click, and the subcategory of the last
+        Gain of log w by the brand of the last click, the brand of the first click, and the subcategory of the last
         click, from 0 to 5.
     price_affinity : float, default=2.0
-        What log w loses from the same price to the other end of the category's prices, from 0 to 10.
+        Loss of log w from the same price to the other end of the category's prices, from 0 to 10.
 
     Returns
     -------
@@ -204,7 +204,7 @@ def make_sessions(
     check_count("n_sessions", n_sessions)
     law = {"cold_share": cold_share, "repeat_rate": repeat_rate, "idiosyncratic": idiosyncratic, **options}
     law = checked_law(n_items, {"metadata_noise": metadata_noise, "missing": missing, **law})
-    # A stream each: a seed gives one world whatever is recorded of it, and fresh sessions never repeat the first ones.
+    # A stream each: a seed gives one world for any record of it, and fresh sessions never repeat the first ones.
     design, records, first, _ = np.random.default_rng(random_state).spawn(4)
     truth = draw_world(n_items, law, design)
     return SessionLog(

@@ -28,7 +28,7 @@ def load(folder: Folder = None, *, train_days: int = 120, test_days: int = 28, s
     - Items are the products sold in these days in a basket of any size: 45 489, 10 285 of them distinct in department,
       category, type, brand and manufacturer. 5.4 % of the test targets were never sold in a basket of train.
     - The tables list a basket by product id, so an order of theirs would tell the next product. Each basket is
-      shuffled with the seed, in the same way whatever the days are: its order says nothing.
+      shuffled with the seed, in the same way for any days: its order carries no information.
 
     The category levels are no strict tree, and ``product_category``, ``product_type`` and ``package_size`` have nulls.
 

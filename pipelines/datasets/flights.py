@@ -17,10 +17,10 @@ def load(folder: Folder = None, *, full: bool = False) -> Dataset:
     them). With ``full=True`` or a folder, all 336 776 rows. The environment alone never changes which rows
     come.
 
-    Labels are missing by construction: a cancelled flight has no delay, and a cancelled or diverted one no
-    arrival delay and no air time. ``month`` and ``weekday`` are stored as integers but are categories. The
-    split is by day (``groups`` = ``yday``, the day of the year), because weather and congestion are shared
-    within one. What is known only after departure (tail number, departure delay) is no feature.
+    Labels are missing by construction: a cancelled flight has no delay, and a cancelled or diverted one no arrival
+    delay and no air time. ``month`` and ``weekday`` are stored as integers but are categories. The split is by day
+    (``groups`` = ``yday``, the day of the year), because weather and congestion are shared within one. Facts known only
+    after departure (tail number, departure delay) are not features.
 
     Parameters
     ----------

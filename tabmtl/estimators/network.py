@@ -278,7 +278,7 @@ class VectorEstimator(NetworkEstimator):
     d_embedding : int, default=16
         Width of a column's embedding.
     numeric_embedding : {"none", "linear", "piecewise", "periodic"}, default="piecewise"
-        How a number becomes an embedding; ``"none"`` takes it as it is.
+        Embedding of a number; ``"none"`` uses the number itself.
     """
 
     d_embedding: Count = 16

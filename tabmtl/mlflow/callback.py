@@ -218,7 +218,7 @@ def as_warning(what: str) -> Iterator[None]:
     """Turn an error of a store into a warning that names the loss, and go on."""
     try:
         yield
-    except Exception as error:  # whatever a database, a driver or a server may raise
+    except Exception as error:  # any error of a database, a driver or a server
         warnings.warn(f"{what}: MLflow says {error}", TabmtlWarning, stacklevel=3)
 
 
