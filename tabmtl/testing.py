@@ -144,7 +144,7 @@ def multitask_checks(estimator: MultiTaskEstimator) -> list[Callable[[], None]]:
     Returns
     -------
     checks : list of callables without arguments
-        Each has a ``__name__`` that says what is promised, and raises an AssertionError where it does not hold.
+        Each has a ``__name__`` that states the promise, and raises an AssertionError if it is broken.
     """
     every = _EveryEstimator(estimator)
     free, mixed = not every.is_funnel, not every.is_funnel and every.kind is None
@@ -277,7 +277,7 @@ def silent_attributes(cls: type) -> set[str]:
     for base in reversed(cls.__mro__):
         if base.__module__.partition(".")[0] not in ("sklearn", "builtins"):
             values |= vars(base)
-            annotated |= set(vars(base).get("__annotations__", ()))  # of fields, and of what says to be a ClassVar
+            annotated |= set(vars(base).get("__annotations__", ()))  # of fields, and of ClassVars
     return {
         name
         for name, value in values.items()
@@ -488,7 +488,7 @@ class _EveryEstimator:
             arguments = {"X": other, "y": y} | arguments_for(other, y)
             params = arguments.pop("params", {})
             if not set(params) <= set(before):
-                continue  # not every method has it
+                continue  # not every method has this
             with _raises((ValueError, TypeError), ""):
                 estimator.set_params(**params).fit(**arguments)
             estimator.set_params(**{name: before[name] for name in params})
