@@ -241,8 +241,8 @@ Groups = Annotated[Mapping[str, Sequence[str]] | None, check_groups]
 class HoME(ExpertEstimator):
     """HoME: hierarchy of multi-gate experts.
 
-    Experts are normalised, E(x) = SiLU(BatchNorm(W x + b)), so that gates weigh outputs of one scale (against the
-    collapse of experts). Sum(w, ...) being the sum of experts weighted by w, and v the row's vector, level 1 has
+    Experts are normalised, E(x) = Dropout(SiLU(BatchNorm(W x + b))), so that gates weigh outputs of one scale (against
+    the collapse of experts). Sum(w, ...) being the sum of experts weighted by w, and v the row's vector, level 1 has
     experts of each group k and of all, each bucket reading its own feature-gated copy v_k of v,
 
         z_k = Sum(softmax(W_k v), shared and own experts) + SG_k        of every group k,

@@ -7,7 +7,7 @@ and ``X↛Y`` where query X may not look at key Y. Shapes: B rows, n tokens of w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, fields
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -147,6 +147,9 @@ class MultiTabNetwork(TaskNetwork):
         return x
 
 
+_NETWORK_OPTIONS = [field.name for field in fields(MultiTabNetwork) if field.kw_only and field.name != "task_per_row"]
+
+
 @dataclass(kw_only=True, eq=False, repr=False)
 class MultiTabNet(NetworkEstimator):
     """MultiTab-Net: a transformer over the columns of a row, with one token per task.
@@ -157,7 +160,8 @@ class MultiTabNet(NetworkEstimator):
         A = softmax(Q K^T / sqrt(d_k) + M),    M = -inf at forbidden (query, key) pairs,
 
     with a feed-forward layer, and then a second layer over the row's joined tokens (``row_layer``). A head per task
-    reads that task's token. With the default mask a task never looks at another task.
+    reads that task's token. With the default mask no task token attends to another one; the second layer still mixes
+    all tokens of a row. Only ``row_layer="none"`` with ``mask="FxT_TxT"`` keeps the tasks apart.
 
     Parameters
     ----------
@@ -189,9 +193,10 @@ class MultiTabNet(NetworkEstimator):
     Notes
     -----
     Only the abstract, the architecture figure and the released code of the paper were available when this was
-    written. What deviates from the release: regression targets are standardised, missing labels are masked, every
-    categorical column has two more codes (missing, unseen or rare), and the defaults were chosen on validation rows
-    of five tables (see the design notes).
+    written. Deviations from the release: regression targets are standardised, missing labels are masked, every
+    categorical column has two more codes (missing, unseen or rare), the defaults were chosen on validation rows of five
+    tables (see the design notes), and dropout is absent in two places where the release has it: on the tokens, and on
+    the output of attention.
 
     References
     ----------
@@ -236,23 +241,8 @@ class MultiTabNet(NetworkEstimator):
     }
 
     def _network(self, columns: Columns, tasks: Sequence[Task]) -> MultiTabNetwork:
-        return MultiTabNetwork(
-            columns,
-            tasks,
-            task_per_row=self.task_column is not None,
-            d_token=self.d_token,
-            n_blocks=self.n_blocks,
-            n_heads=self.n_heads,
-            d_ffn=self.d_ffn,
-            mask=self.mask,
-            row_layer=self.row_layer,
-            n_points=self.n_points,
-            multi_token=self.multi_token,
-            numeric_embedding=self.numeric_embedding,
-            head_hidden=self.head_hidden,
-            dropout=self.dropout,
-            attention_dropout=self.attention_dropout,
-        )
+        options = {name: getattr(self, name) for name in _NETWORK_OPTIONS}
+        return MultiTabNetwork(columns, tasks, task_per_row=self.task_column is not None, **options)
 
 
 class MultiTabNetClassifier(ClassifierFace, MultiTabNet):
