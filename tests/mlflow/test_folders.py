@@ -103,5 +103,5 @@ def test_what_is_no_description_of_a_model_is_refused(folder, described):
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(ValueError, match="nowhere is no model"):
+    with pytest.raises(ValueError, match="nowhere is not a model"):
         load_model(tmp_path / "nowhere")

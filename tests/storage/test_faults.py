@@ -256,7 +256,7 @@ def test_a_full_disk_costs_no_model(tmp_path):
         write_folder(disk / "model", "M", saved(1))
         before = listing(disk / "model")
         for name in ("model", "new"):
-            with pytest.raises(OSError, match=r"not saved.*untouched.*make room for [\d_]+ bytes") as caught:
+            with pytest.raises(OSError, match=r"not saved.*unchanged.*make room for [\d_]+ bytes") as caught:
                 write_folder(disk / name, "M", saved(2, size=30_000))
             assert caught.value.errno == errno.ENOSPC
             assert caught.value.filename == str(disk / name)
@@ -283,7 +283,7 @@ def test_a_failure_at_any_step_leaves_the_folder_as_it_was(tmp_path, monkeypatch
         if step == "replace" and call > 4:
             write_folder(tmp_path / "model", "M", saved(2))  # only four files are renamed
             return
-        with pytest.raises(OSError, match=r"untouched: Disk quota exceeded; make room"):
+        with pytest.raises(OSError, match=r"unchanged: Disk quota exceeded; make room"):
             write_folder(tmp_path / "model", "M", saved(2))
     assert listing(tmp_path / "model") == before
     write_folder(tmp_path / "model", "M", saved(2))

@@ -194,7 +194,7 @@ def changes_of(name: str, array: np.ndarray, *, is_late: bool):
     if not is_late and array.size:
         yield "twice", np.concatenate([array, array], axis=0)
     if array.dtype.kind == "f" and array.size:
-        may_miss = name.endswith(("x_num", "checks"))
+        may_miss = name.endswith(("x_num", "side_losses"))
         yield from ((str(value), with_first(array, value)) for value in (np.nan, np.inf, -np.inf)[may_miss:])
     if array.dtype.kind == "i" and array.size:
         if not name.endswith(".values"):  # of a frame, where it stands for nothing else
@@ -229,7 +229,7 @@ def test_arrays_of_other_shapes_types_and_values_are_refused(form):
             for bag in (0, 1)
         ),
         ("M2TRec", "items.features.x_cat", 2**31 - 1),
-        *((RMTGB, "families.0.members", value) for value in (1, 3, 2**62)),
+        *((RMTGB, "groups.0.members", value) for value in (1, 3, 2**62)),
     ],
 )
 def test_indices_beyond_what_they_point_at_are_refused(form, name, value):
@@ -247,7 +247,7 @@ PATHS = [
         "coder labels origin dtypes",
         "coder names",
         "coder task_column",
-        "families",
+        "groups",
         "coder",
     ),
 ]
