@@ -8,6 +8,7 @@ the ratios. Goals are printed beside the measurements.
 peer        MMoE and PLE against those of torch-rechub (`pip install 'torch-rechub>=0.9,<0.10'`), of one architecture
 home        HoME and APEM against our MMoE
 embeddings  a step of the embeddings alone, by rows of the table, row-wise and dense; ``--figure`` draws it
+long        a step of every network on a table with one task per row, by number of tasks
 
 An epoch of ours is the time between two calls of ``on_epoch`` in ``fit`` on a frame, without validation rows:
 shuffling, steps, the moving average, losses, and AUC of 50 000 training rows. An epoch of torch-rechub is its trainer's
@@ -32,12 +33,14 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
-from benchmarks.harness import Sides, at_least, at_most, compare, say, speed_parser, spread
+from benchmarks.harness import Sides, at_least, at_most, compare, least_cpu_time, say, speed_parser, spread
 from benchmarks.peers.rechub import INSTALL, N_COLUMNS, Tables, draw_tables, has_rechub, train_rechub
-from tabmtl import APEM, PLE, HoME, MMoE
+from tabmtl import APEM, PLE, STEM, AdaTT, HoME, MMoE, MultiTabNet, SharedBottom
 from tabmtl.estimators.mixture import MixtureEstimator
+from tabmtl.estimators.network import NetworkEstimator
 from tabmtl.nn.embeddings import CategoricalEmbedding
-from tabmtl.schema import Columns
+from tabmtl.schema import Columns, Task
+from tabmtl.training.losses import MultiTaskLoss
 from tabmtl.training.optimizer import Optimizer
 
 #: Least speed relative to torch-rechub, and the speed that we aim at.
@@ -47,6 +50,9 @@ COST_GOALS = {"HoME": 3.0, "HoME, no feature-gates": 2.0, "APEM": 5.0}
 #: Least speed relative to fused dense AdamW, on the largest table with the smaller batch.
 EMBEDDING_GOAL = 5.0
 TABLE_ROWS = (10_000, 100_000, 1_000_000, 3_280_000)
+#: Numbers of tasks of a long table; most times the CPU seconds of a step at the first that PLE may take at the last.
+LONG_TASKS, LONG_GOAL = (3, 30, 139), 4.0
+LONG_NETWORKS = (SharedBottom, MMoE, PLE, HoME, APEM, STEM, AdaTT, MultiTabNet)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,6 +231,37 @@ def compare_embeddings(table_rows: Sequence[int], rounds: int) -> dict[int, dict
     return milliseconds
 
 
+def long_step(model: type[NetworkEstimator], n_tasks: int) -> Callable[[], object]:
+    """Forward, backward and optimiser step on 256 rows, each with one of many tasks; 8 numbers and 2 categories."""
+    bins = (tuple(np.linspace(-2, 2, 49)),) * 8
+    levels = (("",) * 20, ("",) * 50)
+    facts: dict[str, Any] = {"levels": levels, "has_missing": (False,) * 8, "bins": bins}
+    columns = Columns(numeric=tuple("abcdefgh"), categorical=("i", "j"), **facts)
+    tasks = [Task(name=f"t{t}", kind="regression") for t in range(n_tasks)]
+    network, loss = model(task_column="task")._network(columns, tasks).train(), MultiTaskLoss(tasks)
+    optimizer = Optimizer(network, learning_rate=1e-3, weight_decay=1e-5, average_decay=0.998)
+    x_num, x_cat, y = torch.randn(256, 8), torch.randint(20, (256, 2), dtype=torch.int32), torch.randn(256, 1)
+    task = torch.randint(n_tasks, (256,))
+
+    def step() -> None:
+        loss(network(x_num, x_cat, task), y, None, task).sum().backward()
+        optimizer.step(1e-3)
+
+    return step
+
+
+def compare_long(rounds: int) -> None:
+    """Print the milliseconds a step of every network, by number of tasks of a long table."""
+    torch.empty(2**25 - 2**16, dtype=torch.uint8)  # as training does, so that freed gradients stay in the process
+    print("long tables: CPU ms of forward, backward and step, default options, 256 rows with one task each")
+    for model in LONG_NETWORKS:
+        seconds = least_cpu_time({f"{n} tasks": long_step(model, n) for n in LONG_TASKS}, rounds)
+        first, *_, last = seconds.values()
+        cells = "  ".join(f"{name} {taken * 1e3:7.2f}" for name, taken in seconds.items())
+        goal = at_most(last / first, LONG_GOAL, "x") if model is PLE else ""
+        say(f"{model.__name__}: {cells}", f"{last / first:.2f}x", goal=goal)
+
+
 def draw_figure(milliseconds: Mapping[int, Mapping[str, float]], path: str) -> None:
     """Save a figure of milliseconds a step by rows of the table."""
     from matplotlib.figure import Figure
@@ -240,7 +277,7 @@ def draw_figure(milliseconds: Mapping[int, Mapping[str, float]], path: str) -> N
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the tables."""
-    parser = speed_parser("experts_speed", __doc__, only=("peer", "home", "embeddings"))
+    parser = speed_parser("experts_speed", __doc__, only=("peer", "home", "embeddings", "long"))
     parser.add_argument("--rows", type=int, default=100_000, help="rows to train on; --quick takes a fifth")
     parser.add_argument("--epochs", type=int, default=3, help="at least 2; the first is not counted")
     parser.add_argument("--rounds", type=int, default=3, help="runs of every side, in turn, each with its own seed")
@@ -256,6 +293,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         compare_peer(*sizes)
     if "home" in given.only:
         compare_cost(*sizes)
+    if "long" in given.only:
+        compare_long(2 if given.quick else 15)
     if "embeddings" in given.only:
         milliseconds = compare_embeddings(TABLE_ROWS[:2] if given.quick else TABLE_ROWS, 1 if given.quick else 5)
         if given.figure:

@@ -99,7 +99,9 @@ class ExpertEstimator(MixtureEstimator):
     ----------
     expert_norm : {"batch", "layer", "none"}, default="batch"
         Normalisation of every expert's outputs by itself, over the rows of a batch or over their width. Batch
-        normalisation predicts by running statistics, so a row's prediction does not depend on other rows.
+        normalisation predicts by running statistics, so a row's prediction does not depend on other rows. In a long
+        table an expert of a task shares its statistics with the experts in its place of all other tasks, each applied
+        to the rows of its task.
     activation : {"relu", "silu"}, default="relu"
         Of the experts; "silu" is Swish.
     """

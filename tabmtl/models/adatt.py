@@ -123,6 +123,9 @@ class AdaTT(ExpertEstimator):
     with v learned, from U(-1/sqrt(E_t), 1/sqrt(E_t)); a task with one expert, E_t = 1, adds it as it is. Shared
     experts are a further unit, which no head reads.
 
+    A row of a long table (``task_column``) computes what its own task has and no more: "all experts" are then those of
+    its task and of the shared unit, for the fusion of both. Without shared experts tasks share the embeddings alone.
+
     Parameters
     ----------
     n_task_experts : int, default=2

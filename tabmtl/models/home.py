@@ -257,6 +257,10 @@ class HoME(ExpertEstimator):
     as 1. A self-gate is SG_k = Sum(a(V_k x), own experts), with a the softmax, or the sigmoid of a single expert: own
     experts learn whatever the gate says.
 
+    A row of a long table (``task_column``) computes what its own task and group have and no more: the sum in z_s is
+    then over the shared experts and those of the row's group, and ``hierarchy_mask`` always holds. With one group and
+    the mask nothing differs.
+
     Parameters
     ----------
     task_groups : mapping of str to sequence of str, optional

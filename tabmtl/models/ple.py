@@ -97,6 +97,9 @@ class PLE(ExpertEstimator):
 
     the last level has no x_s. The head of task t reads its x_t.
 
+    A row of a long table (``task_column``) computes what its own task has and no more: the second sum is then over S
+    and the O_t of the row's task t. With one level nothing differs.
+
     Parameters
     ----------
     n_levels : int, default=2

@@ -76,7 +76,7 @@ class TaskTokenizer(FeatureTokenizer):
         weights = weight.unflatten(2, self.shape).permute(2, 0, 1, 3).split([1, self.shape[0] - 1])
         biases = bias.unflatten(1, self.shape).transpose(0, 1).split([1, self.shape[0] - 1])
         owners = zip((own.shared, own), weights, biases, strict=True)
-        parts = [owner.linear(features.flatten(1), w.contiguous(), b) for owner, w, b in owners]
+        parts = [owner.linear(features.flatten(1), w, b) for owner, w, b in owners]
         tokens = torch.stack([part.unflatten(1, (-1, self.shape[1])) for part in parts], dim=2)
         return tokens if getattr(numeric, "activation", None) is None else numeric.activation(tokens)
 
@@ -146,6 +146,9 @@ class STEM(ExpertEstimator):
 
     "all forward, task-specific backward": no gradient of task t reaches the experts and embeddings of other tasks
     through this sum (they enter it as constants).
+
+    A row of a long table (``task_column``) computes what its own task has and no more: w_t then weighs the shared
+    experts and those of task t, and the experts of other tasks, the constants, are left out.
 
     Parameters
     ----------

@@ -21,34 +21,15 @@ Norm = Literal["batch", "layer", "none"]
 Activation = Literal["relu", "silu"]
 
 
-def own_members(owners: Sequence[RowOwners], counts: Sequence[int]) -> Tensor:
-    """Indices (B, S) of the members that every row's owners have, among the members of all.
-
-    Examples
-    --------
-    >>> import torch
-    >>> task = RowOwners(torch.tensor([2, 0]), 3)
-    >>> own_members([task.shared, task], [2, 1, 1, 1])
-    tensor([[0, 1, 4],
-            [0, 1, 2]])
-    """
-    found, start, bucket = [], 0, 0
-    for owner in owners:
-        n = counts[bucket]
-        found.append(start + owner.owner[:, None] * n + torch.arange(n, device=owner.owner.device))
-        start, bucket = start + n * owner.n_owners, bucket + owner.n_owners
-    return torch.cat(found, dim=1)
-
-
 class BatchNorm(nn.BatchNorm1d):
     """Batch normalisation of (B, E H) that takes its running statistics where a batch has one row.
 
     The running statistics are the mean over the first ten batches, and then follow with momentum 0.1. What predicts are
     the statistics that training settles after every epoch, see `tabmtl.training.table_loop.settle_statistics`.
 
-    Rows that have S experts of their own, (B, S H), are normalised place by place over the rows of all tasks, and only
-    then scaled and shifted each by its own experts: a batch has few rows of a task, and moments of two or three rows
-    teach nothing. The running statistics of the S places are the first S H.
+    Outputs (B, S H) of the S experts that each row has are normalised place by place over the rows of all tasks, and
+    each row is then scaled and shifted by its own experts' parameters. A batch has few rows of a task, and training on
+    the moments of two or three rows learns nothing. The running statistics of the S places are the first S H.
     """
 
     _batches = 0
@@ -59,9 +40,8 @@ class BatchNorm(nn.BatchNorm1d):
         self._batches = 0
 
     def forward(self, x: Tensor, experts: Tensor | None = None) -> Tensor:
-        """Normalise every channel over the rows; ``experts`` (B, S) are each row's own."""
-        own = experts is not None
-        weight, bias = (None, None) if own else (self.weight, self.bias)
+        """Normalise every channel over the rows; ``experts`` (B, S) are those that each row has, by default all."""
+        weight, bias = (self.weight, self.bias) if experts is None else (None, None)
         assert self.running_mean is not None
         assert self.running_var is not None
         mean, variance = self.running_mean[: x.shape[1]], self.running_var[: x.shape[1]]
@@ -86,7 +66,7 @@ class _LayerNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(self.shape))
 
     def forward(self, x: Tensor, experts: Tensor | None = None) -> Tensor:
-        """Normalise the outputs of every expert in every row; ``experts`` (B, S) are each row's own."""
+        """Normalise every expert's outputs in every row; ``experts`` (B, S) are those that each row has."""
         x = F.layer_norm(x.unflatten(1, (-1, self.shape[1])), self.shape[1:])
         if experts is not None:
             return _scale_and_shift(x.flatten(1), self.weight, self.bias, experts)
@@ -102,10 +82,10 @@ class _NoNorm(nn.Module):
 
 
 def _scale_and_shift(x: Tensor, weight: Tensor, bias: Tensor, experts: Tensor) -> Tensor:
-    """Scale and shift outputs (B, S H) by the parameters, E H numbers each, of every row's own experts (B, S)."""
+    """Scale and shift outputs (B, S H) by parameters (E H) of the experts (B, S) that each row has."""
     shape = (-1, x.shape[1] // experts.shape[1])
-    own_weight, own_bias = (p.view(shape).index_select(0, experts.flatten()).view(x.shape) for p in (weight, bias))
-    return torch.addcmul(own_bias, x, own_weight)
+    weight, bias = (p.view(shape).index_select(0, experts.flatten()).view(x.shape) for p in (weight, bias))
+    return torch.addcmul(bias, x, weight)
 
 
 class Experts(nn.Module):
@@ -185,8 +165,8 @@ class Experts(nn.Module):
         inputs : sequence of Tensor of shape (B, D)
             One per bucket, or one for all; with ``owners`` one for each of these.
         owners : sequence of RowOwners, optional
-            Of the buckets, in order: the first O buckets, of one size, belong to the O owners of the first, and so on.
-            Only the experts in the buckets that belong to a row are applied to it.
+            The owners of the buckets: the first O buckets, which have equal counts, belong to the O owners of the
+            first, the next ones to those of the second, and so on. To a row only the experts of its owners are applied.
 
         Returns
         -------
@@ -202,14 +182,23 @@ class Experts(nn.Module):
         return x.view(x.shape[0], self.n_experts, self.width)
 
     def index(self, inputs: Sequence[Tensor], owners: Sequence[RowOwners] | None = None) -> Tensor | None:
-        """Which experts (B, S) of all E are applied to each row; None = all."""
-        return None if owners is None else own_members(owners, self.counts)
+        """Which S of all E experts are applied to each row, (B, S); None = all."""
+        if owners is None:
+            return None
+        found, start = [], 0
+        for owner, (n_owners, count) in zip(owners, self._shapes(owners), strict=True):
+            found.append(start + owner.owner[:, None] * count + torch.arange(count, device=owner.owner.device))
+            start += n_owners * count
+        return torch.cat(found, dim=1)
+
+    def _shapes(self, owners: Sequence[RowOwners]) -> list[tuple[int, int]]:
+        """Number of owners, and of the experts of each, of several kinds of owners."""
+        firsts = accumulate((owner.n_owners for owner in owners[:-1]), initial=0)
+        return [(owner.n_owners, self.counts[first]) for owner, first in zip(owners, firsts, strict=True)]
 
     def _apply_own(self, inputs: Sequence[Tensor], owners: Sequence[RowOwners]) -> Tensor:
-        """Outputs (B, S, H) of every row's own experts."""
-        experts = own_members(owners, self.counts)
-        firsts = accumulate((owner.n_owners for owner in owners[:-1]), initial=0)
-        shapes = [(owner.n_owners, self.counts[first]) for owner, first in zip(owners, firsts, strict=True)]
+        """Outputs (B, S, H) of the experts that each row has."""
+        experts, shapes = self.index(inputs, owners), self._shapes(owners)
         sizes = [n_owners * count for n_owners, count in shapes]
         inputs = [x.repeat(1, count) for x, (_, count) in zip(inputs, shapes, strict=True)]
         bias: Any = self.first.bias
@@ -221,7 +210,7 @@ class Experts(nn.Module):
             parts = [owner.linear(x, w if i else w.mT, b) for owner, x, (w, b) in layers]
             x = self._finish(i, torch.cat(parts, dim=1), experts)
             inputs = x.split([part.shape[1] for part in parts], dim=1)
-        return x.unflatten(1, (experts.shape[1], -1))
+        return x.unflatten(1, (-1, self.width))
 
     def _finish(self, layer: int, x: Tensor, experts: Tensor | None = None) -> Tensor:
         return self.dropout(self.activation(self.norms[layer](x, experts)))

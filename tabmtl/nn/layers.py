@@ -119,15 +119,15 @@ class _Product(torch.autograd.Function):
 
 
 class RowOwners:
-    """The owner of every row (its task, or the group of its task), for layers that every owner has for itself.
+    """The owner of each row (its task, or the group of its task), for layers that every owner has for itself.
 
-    Rows of one owner meet in buckets of equal size, so that such a layer is one batched product over K buckets. A row's
-    owner is all that is computed for it.
+    Rows of one owner meet in buckets of equal size. Such a layer is then one batched product over K buckets, in which a
+    row meets the layer of its own owner only.
 
-    In evaluation a bucket has 8 places, so that the kernels and with them a row's answer do not depend on the other
-    rows. In training its size follows the batch, and every owner has a bucket: weights are then gathered only if some
-    owner has more than twice as many rows as the mean, and more than 8. An exported graph, whose shapes must not depend
-    on values, has a bucket per row.
+    In evaluation a bucket has 8 places, so that kernels, and with them a row's answer, do not depend on the other rows.
+    In training its size follows the batch, and every owner has a bucket: weights are gathered only where an owner has
+    more than 8 rows and more than twice the mean. An exported graph, whose shapes must not depend on values, has a
+    bucket per row.
 
     Parameters
     ----------
@@ -136,15 +136,14 @@ class RowOwners:
     n_owners : int
         Number O of owners. A single one has one bucket of all rows.
     training : bool, default=False
-        Whether rows are trained on.
 
     Examples
     --------
     >>> import torch
-    >>> weight, bias = torch.eye(2).expand(3, 1, 2, 2) * torch.tensor([1.0, 10.0, 100.0]).view(3, 1, 1, 1), None
-    >>> RowOwners(torch.tensor([2, 0]), 3).linear(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), weight, bias)
-    tensor([[100., 200.],
-            [  3.,   4.]])
+    >>> own, factors = RowOwners(torch.tensor([2, 0]), 3), torch.tensor([1.0, 10.0, 100.0])
+    >>> own.linear(torch.tensor([[1.0], [5.0]]), factors.view(3, 1, 1, 1))
+    tensor([[100.],
+            [  5.]])
     """
 
     def __init__(self, owner: Tensor, n_owners: int, *, training: bool = False) -> None:
@@ -189,7 +188,7 @@ class RowOwners:
         ----------
         x : Tensor of shape (B, n d_in)
         weight : Tensor of shape (O, n, d_in, d_out)
-            Contiguous, or such a one with the last two axes swapped.
+            Contiguous, or such a one with the last two axes swapped, is quickest.
         bias : Tensor of shape (O, n, d_out), optional
 
         Returns

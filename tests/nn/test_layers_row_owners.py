@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tabmtl.nn.experts import Experts, Gates, own_members
+from tabmtl.nn.experts import Experts, Gates
 from tabmtl.nn.layers import RowOwners
 
 OWNERS = {
@@ -78,7 +78,8 @@ def test_rows_of_one_owner_in_common_share_a_layer():
     weight, bias = weights(1)
     x = torch.randn(3, 15).double()
     torch.testing.assert_close(own.shared.linear(x, weight, bias), by_rows([0] * 3, x, weight, bias))
-    assert own_members([own, own.shared], [2, 2, 1]).tolist() == [[2, 3, 4], [0, 1, 4], [2, 3, 4]]
+    index = Experts([2, 2, 1], 15, [2]).index([x, x], [own, own.shared])
+    assert index.tolist() == [[2, 3, 4], [0, 1, 4], [2, 3, 4]]
 
 
 def test_a_row_is_answered_bit_for_bit_alike_beside_any_others():
@@ -124,7 +125,7 @@ def test_statistics_of_own_experts_are_over_the_rows_of_all_tasks_place_by_place
     experts([x, x], [own.shared, own])
     with torch.no_grad():
         whole = experts.first(x).view(50, 5, 6)
-    places = own_members([own.shared, own], [1, 2, 2])
+    places = experts.index([x, x], [own.shared, own])
     own_outputs = whole.take_along_dim(places[:, :, None], dim=1).flatten(1)
     torch.testing.assert_close(experts.norms[0].running_mean[:18], own_outputs.mean(dim=0))
     torch.testing.assert_close(experts.norms[0].running_var[:18], own_outputs.var(dim=0))
