@@ -21,7 +21,7 @@ from tabmtl.model_selection.folds import train_valid_split
 from tabmtl.params import Count, Jobs, NonNegative, Positive, Share, TwoOrMore, WholeShare
 from tabmtl.schema import Batch, Columns, Task
 from tabmtl.storage.lightgbm_text import TreeText
-from tabmtl.trees import tree_matrix
+from tabmtl.trees import LONGEST_STEP, tree_matrix
 
 _ROWS_TO_SPLIT = 50
 _MOST_TREES = 1_000
@@ -64,7 +64,8 @@ class IndependentTasks(MultiTaskEstimator):
         its own parameters, ``class_weight`` and ``random_state`` among them.
     learning_rate, num_leaves, min_child_samples, colsample_bytree, reg_lambda : default=0.05, 31, 20, 0.8, 0.0
         Of the default LightGBM, as it names them; it grows at most 1000 trees. By default as the reference scores of
-        the field are made.
+        the field are made. With many classes a leaf adds at most 20 logits before the learning rate
+        (``max_delta_step``), for else few rows of a rare class end the training early.
     early_stopping : bool, default=True
         Stop LightGBM where a task's validation score (ROC AUC, log loss for many classes, RMSE) has not improved
         for ``patience`` trees. Without X_val and y_val in fit, ``validation_fraction`` of the rows is set aside.
@@ -163,6 +164,8 @@ class IndependentTasks(MultiTaskEstimator):
     def _lightgbm_params(self, base: lgb.LGBMModel | None, task: Task, seed: int) -> dict[str, Any]:
         """Parameters of `lightgbm.train`; those of a given estimator go before ours."""
         own = {name: getattr(self, name) for name in _OWN} | {"n_estimators": _MOST_TREES}
+        if task.kind == "multiclass":
+            own["max_delta_step"] = LONGEST_STEP
         given = own if base is None else base.get_params()
         params = {name: value for name, value in given.items() if value is not None}
         if callable(params.get("objective")):

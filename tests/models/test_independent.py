@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 from conformance import answers, features, long_table, mixed_targets, same, tiny
+from rare_classes import accuracy, log_loss, rare_classes
 from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestRegressor
 from sklearn.linear_model import LinearRegression, LogisticRegression, RidgeClassifier
@@ -63,6 +64,17 @@ def test_one_class_on_the_validation_rows_does_not_stop_training_at_once():
     only = y["late"].is_null() | (y["late"] == "late")
     estimator = tiny(IndependentTasks).fit(X, y, X_val=X.filter(only), y_val=y.filter(only))
     assert estimator.estimators_["late"].num_trees() > 1
+
+
+def test_rare_classes_do_not_end_the_training_early():
+    """LightGBM without a bound of its leaves stops after 37 rounds: log loss .18 and accuracy .989.
+
+    The frequencies of the classes have 1.25 and .55.
+    """
+    (X, y), (X_test, y_test) = rare_classes(2, n_rows=14_000)
+    model = IndependentTasks(random_state=0).fit(X.drop("task"), y)
+    assert log_loss(model, X_test.drop("task"), y_test) < 0.02
+    assert accuracy(model, X_test.drop("task"), y_test) > 0.995
 
 
 def test_parameters_of_a_lightgbm_estimator_count():

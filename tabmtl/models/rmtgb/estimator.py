@@ -273,7 +273,7 @@ class RMTGB(MultiTaskEstimator):
             assert rows is not None  # every task has a label to learn
             known = found[i][0] if found else None
             fitted = self._fit_group(members, rows, held_out[0] if held_out else None, params, known)
-            groups.append(choose(found[i], fitted) if found else fitted)
+            groups.append(_choose(found[i], fitted) if found else fitted)
         return groups
 
     def _fit_group(
@@ -345,20 +345,25 @@ class RMTGBRegressor(RegressorFace, RMTGB):
     """`RMTGB` whose every task is a regression."""
 
 
-def choose(found: Fitted, refit: Fitted) -> Fitted:
+def is_worse(losses: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> bool:
+    """Whether the losses of labels sum to more than others, by more than one standard error."""
+    excess = np.concatenate(losses) - np.concatenate(others)
+    return bool(excess.sum() > np.sqrt(np.square(excess).sum()))
+
+
+def _choose(found: Fitted, refit: Fitted) -> Fitted:
     """Choose the fit of all rows, unless it predicts the rows that chose its rounds worse than the fit without them.
 
-    It has learned from these rows, so that a loss beyond one standard error of the difference is no chance: the rounds
-    that were right without them went astray with them.
+    It has learned from these rows. So if it is worse there, the rounds that were right without them went astray with
+    them.
     """
-    losses, before = (np.concatenate(fitted[1]) for fitted in (refit, found))
-    worse = losses - before
-    if worse.sum() <= np.sqrt(np.square(worse).sum()):
+    if not is_worse(refit[1], found[1]):
         return replace(refit[0], side_losses=found[0].side_losses), refit[1]
+    after, before = (np.concatenate(losses) for _, losses in (refit, found))
     warnings.warn(
-        f"the fit of all rows has the loss {losses.mean():.3g} on the {len(losses)} labels that chose its rounds, the "
-        f"fit without their rows {before.mean():.3g}; the latter is kept. It has not learned from these labels: a "
-        "larger reg_lambda, or a smaller learning_rate, lets the fit of all rows learn from them",
+        f"the fit of all rows has the mean loss {after.mean():.3g} on the {len(after)} labels that chose its rounds, "
+        f"and the fit without their rows has {before.mean():.3g}; the latter is kept, which has not learned from these "
+        "labels. With a larger reg_lambda or a smaller learning_rate the fit of all rows may hold",
         TabmtlWarning,
         stacklevel=2,
     )
