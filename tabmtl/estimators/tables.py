@@ -9,7 +9,6 @@ from typing import Any, ClassVar, Literal, Self
 import narwhals.stable.v2 as nw
 import numpy as np
 import polars as pl
-from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _check_feature_names, _check_n_features, check_is_fitted
 
@@ -279,23 +278,3 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         tags.input_tags.allow_nan = True
         tags.input_tags.categorical = True
         return tags
-
-
-class ClassifierFace(ClassifierMixin):
-    """Face for classification tasks only; scikit-learn sees a classifier."""
-
-    _target_kind: ClassVar[TargetKind] = "classification"
-
-    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Return the accuracy, averaged over the tasks; unlabelled cells are left out."""
-        return mean_score(self._score(X, y, sample_weight, "accuracy"))
-
-
-class RegressorFace(RegressorMixin):
-    """Face for regression tasks only; scikit-learn sees a regressor."""
-
-    _target_kind: ClassVar[TargetKind] = "regression"
-
-    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Return R², averaged over the tasks; unlabelled cells are left out."""
-        return mean_score(self._score(X, y, sample_weight, "r2"))

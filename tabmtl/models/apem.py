@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.funnel import FunnelEstimator
 from tabmtl.estimators.mixture import MixtureEstimator
-from tabmtl.estimators.tables import ClassifierFace, RegressorFace
 from tabmtl.nn.embeddings import FeatureTokenizer, NumericEmbedding
 from tabmtl.nn.experts import mix
 from tabmtl.nn.layers import Boundary, RowOwners, StackedLinear

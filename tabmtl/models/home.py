@@ -13,8 +13,8 @@ from typing import Annotated, Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.mixture import ExpertEstimator
-from tabmtl.estimators.tables import ClassifierFace, RegressorFace
 from tabmtl.nn.experts import Activation, Gates, gate_softmax, mix
 from tabmtl.nn.layers import Boundary, RowOwners, StackedLinear
 from tabmtl.nn.task_network import TaskNetwork

@@ -15,7 +15,8 @@ from sklearn.utils.validation import has_fit_parameter
 
 from tabmtl.encode import TableCoder, take_rows
 from tabmtl.encode.labels import both_classes
-from tabmtl.estimators.tables import ClassifierFace, MultiTaskEstimator, RegressorFace, TableState
+from tabmtl.estimators.faces import ClassifierFace, RegressorFace
+from tabmtl.estimators.tables import MultiTaskEstimator, TableState
 from tabmtl.forks import count_threads
 from tabmtl.model_selection.folds import train_valid_split
 from tabmtl.params import Count, Jobs, NonNegative, Positive, Share, TwoOrMore, WholeShare

@@ -9,8 +9,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from torch import Tensor
 
+from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.network import VectorEstimator
-from tabmtl.estimators.tables import ClassifierFace, RegressorFace
 from tabmtl.nn.embeddings import FeatureVector, NumericEmbedding
 from tabmtl.nn.layers import MLP, Boundary, RowOwners, Towers
 from tabmtl.nn.task_network import TaskNetwork

@@ -14,8 +14,8 @@ from rtdl_num_embeddings import LinearEmbeddings, PiecewiseLinearEmbeddings
 from torch import Tensor
 from torch.nn import functional as F
 
+from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.mixture import ExpertEstimator
-from tabmtl.estimators.tables import ClassifierFace, RegressorFace
 from tabmtl.nn.embeddings import EMBEDDING_STD, FeatureTokenizer, NumericEmbedding, fill_missing
 from tabmtl.nn.experts import Gates, mix
 from tabmtl.nn.layers import Boundary, RowOwners, TaskLinear

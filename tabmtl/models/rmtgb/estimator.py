@@ -13,7 +13,8 @@ import polars as pl
 from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.encode import TableCoder
-from tabmtl.estimators.tables import ClassifierFace, MultiTaskEstimator, RegressorFace, TableState
+from tabmtl.estimators.faces import ClassifierFace, RegressorFace
+from tabmtl.estimators.tables import MultiTaskEstimator, TableState
 from tabmtl.forks import count_threads
 from tabmtl.model_selection.stratify import train_valid_split
 from tabmtl.models.rmtgb.fitted import FittedGroup

@@ -106,7 +106,7 @@ class KnownItems:
         )
 
     def bias(self, prior: float) -> np.ndarray:
-        """Compute the term of every item's score that is the same in all sessions, (N,).
+        """Compute the term of every item's score that is the same in all sessions, (N,); it lowers cold items.
 
         In a shared unit, this is the log of an item's share of the clicks: the probability of the unit is divided among
         its items, p(i) = p(unit) (n_i + prior) / sum_j (n_j + prior). Else an item without clicks stands, by its
