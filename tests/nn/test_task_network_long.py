@@ -9,8 +9,8 @@ from conformance import TINY
 from torch.utils.flop_counter import FlopCounterMode
 
 from tabmtl import APEM, PLE, STEM, AdaTT, HoME, MMoE, MultiTabNet, SharedBottom
-from tabmtl import embeddings as blocks
 from tabmtl.estimators.mixture import measure_experts
+from tabmtl.nn import embeddings as blocks
 from tabmtl.nn.experts import BatchNorm, Experts, Gates
 from tabmtl.nn.layers import RowOwners
 from tabmtl.schema import Batch, Columns, Task

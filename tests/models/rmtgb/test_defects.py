@@ -216,7 +216,8 @@ def test_d11_the_weight_knows_neither_rows_per_task_nor_the_scale_of_y(monkeypat
     monkeypatch.setattr(stages, "_EVIDENCE", 0.0)  # which asks for more of fewer rows
     data = bench()
     X = data.X.with_columns(pl.selectors.float().round(1))  # the same bins, however often a value comes
-    options = {"n_estimators_task": 0, "early_stopping": False, "min_child_samples": 5}
+    # a penalty of leaves weighs less beside more rows
+    options = {"n_estimators_task": 0, "early_stopping": False, "min_child_samples": 5, "reg_lambda": 0.0}
     score = model(**options).fit(X, data.y).outlier_score_["outlier_score"]
     scaled = model(**options).fit(X, 1000 * data.y).outlier_score_["outlier_score"]
     options["min_child_samples"] = 10

@@ -211,7 +211,7 @@ def test_importances_choose_features():
 
 @every_case
 def test_trees_of_every_block_have_as_many_leaves_as_asked(case):
-    estimator, _ = fit(case, (4, 5, 6), num_leaves=3)
+    estimator, _ = fit(case, (4, 5, 6), num_leaves=3, reg_lambda=0.0)
     for task in estimator.tasks_:
         trees = estimator.export_task(task.name).dump_model()["tree_info"][task.width :]  # the first are constants
         assert {tree["num_leaves"] for tree in trees} <= {1, 2, 3}

@@ -5,7 +5,7 @@ import torch
 from balancing import N_TASKS, Branches, Mixture, OneCut, data, losses_of
 from torch import nn
 
-from tabmtl.nn.layers import Boundary, TaskLinear
+from tabmtl.nn.layers import Boundary, RowOwners, TaskLinear
 from tabmtl.training.balance.gradients import (
     TaskGradients,
     balanced_backward,
@@ -128,7 +128,7 @@ def test_gradients_part_by_row_where_every_row_has_one_task():
     gradients = TaskGradients([network.towers])
     shared, _ = split_parameters(network)
     with gradients.watch():
-        (scores,) = network.towers(network.shared(network.trunk(x)), task)
+        (scores,) = network.towers(network.shared(network.trunk(x)), RowOwners(task, N_TASKS))
         losses = torch.zeros(N_TASKS, dtype=torch.float64).index_add(0, task, (scores - y[:, :1]).square()[:, 0])
     assert torch.allclose(gradients(losses, range(N_TASKS), shared), jacobian(losses, range(N_TASKS), shared))
     assert gradients._trusted == {0, 1, 2}
