@@ -14,7 +14,13 @@ from tabmtl.synth import make_outlier_tasks
 
 ROUNDS = ("n_estimators_shared", "n_estimators_outlier", "n_estimators_task")
 #: As the release is: stumps of any size, all rounds, θ by the summed gradient.
-AS_RELEASED = {"theta_step": "sum", "num_leaves": 2, "min_child_samples": 1, "early_stopping": False}
+AS_RELEASED = {
+    "theta_step": "sum",
+    "num_leaves": 2,
+    "min_child_samples": 1,
+    "reg_lambda": 0.0,
+    "early_stopping": False,
+}
 
 #: Rounds of the blocks, learning rate, RMSE of the release.
 CELLS = [
