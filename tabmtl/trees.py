@@ -17,12 +17,12 @@ from tabmtl.schema import FIRST_LEVEL, Batch, Columns
 from tabmtl.storage.lightgbm_text import TreeText
 from tabmtl.storage.stored import Stored
 
-#: Rows from which on some are set aside for early stopping.
+#: With fewer rows, none are set aside for early stopping.
 ROWS_TO_SPLIT = 50
 
-#: Logits that a leaf adds at most, before the learning rate: LightGBM's ``max_delta_step``. It floors the hessian of a
-#: leaf at 1 / LONGEST_STEP of its gradient. A Newton step of rows whose class has the probability p is 1 / p, so that a
-#: few rows of a rare class would send all that falls into their leaf out of reach.
+#: Most logits that a leaf adds, before the learning rate: LightGBM's ``max_delta_step``. It floors the hessian of a
+#: leaf at 1 / LONGEST_STEP of its gradient. A Newton step of rows whose class has the probability p is 1 / p, so a few
+#: rows of a rare class would send every row of their leaf out of reach.
 LONGEST_STEP = 20.0
 
 #: Gradients and hessians (width, n) float32 from raw scores (width, n).
@@ -44,7 +44,7 @@ class LightGBMOptions:
     colsample_bytree : float, default=1.0
         Share of the columns that every tree sees, drawn anew.
     reg_lambda : float, default=0.1
-        L2 penalty of the leaf values.
+        L2 penalty of the leaf values. It keeps leaves small whose hessian nearly vanishes.
     early_stopping : bool, default=True
         Stop on validation rows. Without X_val and y_val, fit sets ``validation_fraction`` of the rows aside.
     validation_fraction : float, default=0.15
@@ -295,8 +295,8 @@ class Forest:
     def predict_row(self, row: np.ndarray) -> np.ndarray:
         """Return raw scores (n_ensembles, width, 1) of all ensembles for one row (1, p), bit-equal to `predict`.
 
-        In one call of LightGBM, which takes as long as some hundred trees. Many rows are slower so: the trees of one
-        ensemble stay in the processor's cache from row to row, those of all do not.
+        Calls LightGBM once, because a call takes as long as some hundred trees. Many rows are slower this way: the
+        trees of one ensemble stay in the processor's cache from row to row, those of all ensembles do not.
         """
         scores = self.abreast.predict(row, num_iteration=-1, raw_score=True, num_threads=1)
         return np.asarray(scores).reshape(len(self), self.width, 1)

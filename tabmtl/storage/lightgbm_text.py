@@ -56,24 +56,27 @@ _NUMERIC, _CATEGORICAL = (0, 2, 4, 6, 8, 10), (1, 5, 9)
 
 _NAME, _BOUND = rb"[\w.+\x80-\xff-]+", rb"-?(?:\d+(?:\.\d+)?(?:e[+-]\d+)?|inf)"
 _INFO = rb"(?:none|\[%b:%b\]|-?\d+(?::-?\d+)*)" % (_BOUND, _BOUND)
-_HEADER = {
-    "version": rb"v4",
-    "num_class": rb"[1-9]\d{0,5}",
-    "num_tree_per_iteration": rb"[1-9]\d{0,5}",
-    "label_index": rb"\d{1,9}",
-    "max_feature_idx": rb"\d{1,9}",
-    "feature_names": rb"%b(?: %b)*" % (_NAME, _NAME),
-    "feature_infos": rb"%b(?: %b)*" % (_INFO, _INFO),
-    "tree_sizes": rb"(?:\d{1,12}(?: \d{1,12})*)?",
-    "objective": rb"[a-z_0-9]+(?: sqrt| [a-z_]+:\d+(?:\.\d+)?(?:e[+-]\d+)?)*",
-    "average_output": rb"",
-    "monotone_constraints": rb"(?:-1|0|1)(?: (?:-1|0|1))*",
-}
-_OPTIONAL = ("objective", "average_output", "monotone_constraints")
 _ONE_OUTPUT = (
-    *("regression", "regression_l1", "huber", "fair", "poisson", "quantile", "mape", "gamma", "tweedie", "binary"),
-    *("cross_entropy", "cross_entropy_lambda"),
+    *(b"regression", b"regression_l1", b"huber", b"fair", b"poisson", b"quantile", b"mape", b"gamma", b"tweedie"),
+    *(b"binary", b"cross_entropy", b"cross_entropy_lambda"),
 )
+_OBJECTIVE = b"|".join([b"multiclass", b"multiclassova", *_ONE_OUTPUT])
+# the lines of the header: the rest of each after its name
+_HEADER = {
+    b"tree": rb"",
+    b"version": rb"=v4",
+    b"num_class": rb"=[1-9]\d{0,5}",
+    b"num_tree_per_iteration": rb"=[1-9]\d{0,5}",
+    b"label_index": rb"=\d{1,9}",
+    b"max_feature_idx": rb"=\d{1,9}",
+    b"feature_names": rb"=%b(?: %b)*" % (_NAME, _NAME),
+    b"feature_infos": rb"=%b(?: %b)*" % (_INFO, _INFO),
+    b"tree_sizes": rb"=(?:\d{1,12}(?: \d{1,12})*)?",
+    b"objective": rb"=(?:%b)(?: sqrt| [a-z_]+:\d+(?:\.\d+)?(?:e[+-]\d+)?)*" % _OBJECTIVE,
+    b"average_output": rb"",
+    b"monotone_constraints": rb"=(?:-1|0|1)(?: (?:-1|0|1))*",
+}
+_OPTIONAL = (b"objective", b"average_output", b"monotone_constraints")
 _FOOTER = re.compile(
     rb"end of trees\n(?:\nfeature_importances:\n(?:%b=\d+\n)*)?" % _NAME
     + rb'(?:\nparameters:\n(?:\[\w+: [^"\\\x00-\x1f]*\]\n)*\n?end of parameters\n)?'
@@ -110,7 +113,7 @@ def check_trees(content: bytes) -> TreeShape:
     head, _, _ = content.partition(b"\n\n")
     header, starts = _read_header(head), [len(head) + 2]
     rows: list[Sequence[bytes | None]] = []
-    for size in header["tree_sizes"].split():
+    for size in header[b"tree_sizes"].split():
         first, start, end = b"Tree=%d\n" % len(rows), starts[-1], starts[-1] + int(size)
         found = _TREE.fullmatch(content, start + len(first), end) if content.startswith(first, start) else None
         if found is None:
@@ -119,7 +122,7 @@ def check_trees(content: bytes) -> TreeShape:
         starts.append(end)
     if not _FOOTER.fullmatch(content, starts[-1]):
         raise ValueError(f"line {_line(content, starts[-1])}: the text after the trees is not LightGBM's")
-    width, n_features = int(header["num_class"]), int(header["max_feature_idx"]) + 1
+    width, n_features = int(header[b"num_class"]), int(header[b"max_feature_idx"]) + 1
     if len(rows) % width:
         raise ValueError(f"there are {len(rows)} trees, no multiple of num_class={width}")
     if rows:
@@ -127,44 +130,39 @@ def check_trees(content: bytes) -> TreeShape:
     return TreeShape(n_features, width, len(rows) // width, content.count(b"\n[", starts[-1]))
 
 
-def _read_header(head: bytes) -> dict[str, bytes]:
-    """Return the values of the header by key."""
-    header: dict[str, bytes] = {}
+def _read_header(head: bytes) -> dict[bytes, bytes]:
+    """Return the values of the header by name."""
+    header: dict[bytes, bytes] = {}
     for number, line in enumerate(head.split(b"\n"), start=1):
         name, sign, value = line.partition(b"=")
-        key = name.decode(errors="replace")
-        if number == 1:
-            fits = line == b"tree"
-        else:
-            fits = key in _HEADER and key not in header and bool(sign) == (key != "average_output")
-            fits = fits and re.fullmatch(_HEADER[key], value) is not None
-            header[key] = value
-        if not fits:
+        if name in header or name not in _HEADER or not re.fullmatch(_HEADER[name], sign + value):
             raise ValueError(f"line {number}: the header cannot hold {_shown(line)}")
-    missing = [key for key in _HEADER if key not in header and key not in _OPTIONAL]
+        header[name] = value
+    missing = [name.decode() for name in _HEADER if name not in header and name not in _OPTIONAL]
     if missing:
         raise ValueError(f"the header lacks {missing[0]}")
     _check_outputs(header)
-    n_features = int(header["max_feature_idx"]) + 1
-    for key in ("feature_names", "feature_infos", "monotone_constraints"):
-        if key in header and header[key].count(b" ") + 1 != n_features:
-            raise ValueError(f"{key} has {header[key].count(b' ') + 1} entries, max_feature_idx + 1 is {n_features}")
+    n_features = int(header[b"max_feature_idx"]) + 1
+    for name in (b"feature_names", b"feature_infos", b"monotone_constraints"):
+        found = header[name].count(b" ") + 1 if name in header else n_features
+        if found != n_features:
+            raise ValueError(f"{name.decode()} has {found} entries, max_feature_idx + 1 is {n_features}")
     return header
 
 
-def _check_outputs(header: dict[str, bytes]) -> None:
+def _check_outputs(header: dict[bytes, bytes]) -> None:
     """Check that the three numbers of outputs agree; else LightGBM writes past its memory."""
-    width = header["num_class"]
-    fits = header["num_tree_per_iteration"] == width and int(width) <= MOST_OUTPUTS
-    if fits and "objective" in header:
-        name, *options = header["objective"].split(b" ")
-        if name in (b"multiclass", b"multiclassova"):
-            fits = width != b"1" and [option for option in options if b"num_class" in option] == [b"num_class:" + width]
-        else:
-            fits = width == b"1" and name.decode() in _ONE_OUTPUT
+    width = header[b"num_class"]
+    name, *options = header.get(b"objective", b"").split(b" ")
+    fits = header[b"num_tree_per_iteration"] == width and int(width) <= MOST_OUTPUTS
+    if name in _ONE_OUTPUT:
+        fits = fits and width == b"1"
+    elif name:
+        named = [option for option in options if b"num_class" in option]
+        fits = fits and width != b"1" and named == [b"num_class:" + width]
     if not fits:
-        shown = {key: header[key].decode() for key in ("num_tree_per_iteration", "objective") if key in header}
-        raise ValueError(f"{shown} do not go with num_class={width.decode()}")
+        shown = [b"%b=%b" % (key, header[key]) for key in (b"num_tree_per_iteration", b"objective") if key in header]
+        raise ValueError(f"{b' and '.join(shown).decode()} do not go with num_class={width.decode()}")
 
 
 def _line(content: bytes, place: int) -> int:
@@ -237,8 +235,8 @@ class _Trees:
             bad = [row is not None and row != b"" and not pattern.fullmatch(row + b"\n") for row in self.lines[key]]
             self._refuse(np.array(bad), key, "has an invalid value")
         if key in _PREDICTED and b"e+" in joined:
-            bad = [not np.isfinite([float(value) for value in (row or b"").split()]).all() for row in self.lines[key]]
-            self._refuse(np.array(bad), key, "is not finite")
+            owner, _ = _places(self._counts(key))
+            self._refuse(~np.isfinite(self._values(key, np.float64)), key, "is not finite", owner)
 
     def _check_lengths(self, leaves: np.ndarray, sets: np.ndarray) -> None:
         """Check for one value per thing; trees of one leaf may lack lines that no prediction reads."""

@@ -29,7 +29,7 @@ _SPREAD = 0.1  # standard deviation of theta at the start
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RMTGBState(TableState):
-    """Fitted attributes that a file keeps; the tables follow from them."""
+    """Fitted attributes that a file keeps; the public tables follow from them."""
 
     _groups: tuple[FittedGroup, ...]
 
@@ -89,16 +89,16 @@ class RMTGB(LightGBMOptions, MultiTaskEstimator):
         Stop on validation rows. Without X_val and y_val in fit, ``validation_fraction`` of the rows is set aside to
         find the rounds, and then all rows are fitted with these: no row is lost. Where that fit predicts the rows set
         aside clearly worse than the fit without them (a loss a quarter higher, and beyond chance), the latter is
-        kept, with a warning. With less than 50 rows, all rounds are grown.
+        kept, with a warning. With fewer than 50 rows, all rounds are grown.
 
     Attributes
     ----------
     outlier_score_ : polars.DataFrame
         A row per task. ``outlier_score``: sigmoid(θ), with sides named so that most tasks are at or below 0.5 (at a tie
-        by chance); null where stage 2 has no trees, or mixes less than three tasks. ``n_labels``: labels in fit.
-        ``shares``: whether the task uses the shared part. The measured check: ``check_labels`` validation labels have
-        the mean loss ``check_loss`` after stage 2 (squared error: half of it, in standard deviations), and
-        ``check_loss_if_normal`` with the θ of a normal task instead; null without validation rows.
+        by chance); null where stage 2 has no trees, or mixes fewer than three tasks. ``n_labels``: labels that the kept
+        fit learned from. ``shares``: whether the task uses the shared part. The measured check: ``check_labels``
+        validation labels have the mean loss ``check_loss`` after stage 2 (squared error: half of it, in standard
+        deviations), and ``check_loss_if_normal`` with the θ of a normal task instead; null without validation rows.
     block_rounds_ : polars.DataFrame
         Rounds of the stages in every task's prediction: ``shared``, ``outlier``, ``own``; of a task that goes alone,
         ``own`` only.
@@ -107,16 +107,16 @@ class RMTGB(LightGBMOptions, MultiTaskEstimator):
 
     Notes
     -----
-    The formulas are those of the released code; unlike the paper's abstract, it does not regularise θ. Ours differs
-    so: F starts at the mean (or log odds), not at 0; leaves are Newton steps where the loss is not squared, and plain
+    The formulas are those of the released code; unlike the paper's abstract, it does not regularise θ. Our differences:
+    F starts at the mean (or log odds), not at 0; leaves are Newton steps where the loss is not squared, and plain
     means where it is; stage 3 begins with a constant for each task, shrunk to 0 as far as chance explains the
     differences; trees have more than two leaves; θ is drawn from the estimator's own generator; the scale-free step
     moves only on evidence, so that a task of few rows keeps its start; where rows were set aside, the fit of all rows
-    holds the θ that they checked; predict never renumbers tasks. Of a table with tasks of unlike losses, each loss has
-    functions of its own.
+    holds the θ that they checked; predict never renumbers tasks. In a table with tasks of different losses, each loss
+    has functions of its own.
 
     The outlier score tells apart one group of tasks that follow another function (or the flipped one, or have shuffled
-    or shifted labels). Several outliers which each follow their own function share one A, and may be missed; mere noise
+    or shifted labels). Several outliers that each follow their own function share one A, and may be missed; mere noise
     in the labels is not found reliably. After many rounds of stage 1 the score is about the rest, so that some tasks
     may move though none is an outlier; and so they may in classification (3 to 5 of 10 tasks in trials without any). So
     compare the two check losses.
