@@ -98,6 +98,13 @@ def tree_matrix(batch: Batch) -> np.ndarray:
     return np.column_stack([batch.x_num, codes])
 
 
+def dataset(batch: Batch, columns: Columns, **options: Any) -> lgb.Dataset:
+    """Return rows as a data set of LightGBM, given its other arguments."""
+    n_numeric = len(columns.numeric)
+    categorical = list(range(n_numeric, n_numeric + len(columns.categorical)))
+    return lgb.Dataset(tree_matrix(batch), categorical_feature=categorical, **options)
+
+
 def bin_rows(
     batch: Batch, columns: Columns, options: dict[str, Any], reference: lgb.Dataset | None = None
 ) -> lgb.Dataset:
@@ -112,16 +119,9 @@ def bin_rows(
     reference : lightgbm.Dataset, optional
         Its bins are taken instead of new ones.
     """
-    n_numeric = len(columns.numeric)
-    data = lgb.Dataset(
-        tree_matrix(batch),
-        label=np.zeros(len(batch), dtype=np.float32),  # a subset demands labels; gradients come from outside
-        reference=reference,
-        feature_name=_plain_names([*columns.numeric, *columns.categorical]),
-        categorical_feature=list(range(n_numeric, n_numeric + len(columns.categorical))),
-        params=options,
-    )
-    return data.construct()
+    names = _plain_names([*columns.numeric, *columns.categorical])
+    label = np.zeros(len(batch), dtype=np.float32)  # a subset demands labels; gradients come from outside
+    return dataset(batch, columns, label=label, reference=reference, feature_name=names, params=options).construct()
 
 
 def _plain_names(names: Sequence[str]) -> list[str]:

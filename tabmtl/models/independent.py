@@ -22,7 +22,7 @@ from tabmtl.model_selection import train_valid_split
 from tabmtl.params import NonNegative, TwoOrMore, WholeShare
 from tabmtl.schema import Batch, Columns, Task
 from tabmtl.storage.lightgbm_text import TreeText
-from tabmtl.trees import LONGEST_STEP, ROWS_TO_SPLIT, LightGBMOptions, tree_matrix
+from tabmtl.trees import LONGEST_STEP, ROWS_TO_SPLIT, LightGBMOptions, dataset, tree_matrix
 
 _MOST_TREES = 1_000
 _METRICS = {"binary": "auc", "multiclass": "multi_logloss", "regression": "rmse"}
@@ -115,14 +115,14 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
             rows, valid = rows.rows(kept), rows.rows(held_out)
         params = self._lightgbm_params(base, task, seed)
         n_trees = params.pop("n_estimators")
-        data = _dataset(rows, columns)
+        data = dataset(rows, columns, label=rows.y, weight=rows.weight, free_raw_data=False)
         _weigh_classes(data, task, params.pop("class_weight", None))
         watched: list[lgb.Dataset] = []
         callbacks: list[Callable[..., Any]] = []
         if self.early_stopping and valid is not None and len(valid):
             if params["metric"] == "auc" and len(np.unique(valid.y)) < 2:
                 params["metric"] = "binary_logloss"  # one class has no AUC, and LightGBM calls it perfect
-            watched = [_dataset(valid, columns, reference=data)]
+            watched = [dataset(valid, columns, label=valid.y, weight=valid.weight, reference=data, free_raw_data=False)]
             callbacks = [lgb.early_stopping(self.patience, verbose=False)]
         booster = lgb.train(params, data, n_trees, valid_sets=watched, callbacks=callbacks)
         # the text is what save writes: a loaded model is then the fitted one
@@ -141,10 +141,7 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
             raise ValueError("importance_type has no effect here; ask estimators_[task].feature_importance(...) for it")
         params["num_threads"] = count_threads(params.pop("n_jobs", self.n_jobs))
         ours = {"random_state": seed, "verbosity": -1, "deterministic": True, "force_col_wise": True}
-        params = {**ours, "objective": task.kind, "metric": _METRICS[task.kind], **params}
-        if task.kind == "multiclass":
-            params["num_class"] = task.width
-        return params
+        return {**ours, "objective": task.kind, "metric": _METRICS[task.kind], **params, "num_class": task.width}
 
     def _fit_foreign(self, base: BaseEstimator, task: Task, X: Any, rows: Batch, seed: int) -> BaseEstimator:
         y = np.array(task.classes)[rows.y.astype(np.int64)] if task.is_classification else rows.y
@@ -229,15 +226,3 @@ def _labelled_rows(batch: Batch, t: int) -> tuple[np.ndarray, Batch]:
     index = np.flatnonzero(labelled if batch.task is None else labelled & (batch.task == t))
     rows = batch.rows(index)
     return index, replace(rows, y=rows.y[:, column], weight=None if rows.weight is None else rows.weight[:, column])
-
-
-def _dataset(rows: Batch, columns: Columns, reference: lgb.Dataset | None = None) -> lgb.Dataset:
-    n_numeric, n_categorical = len(columns.numeric), len(columns.categorical)
-    return lgb.Dataset(
-        tree_matrix(rows),
-        label=rows.y,
-        weight=rows.weight,
-        categorical_feature=list(range(n_numeric, n_numeric + n_categorical)),
-        reference=reference,
-        free_raw_data=False,
-    )
