@@ -295,8 +295,10 @@ class _Trees:
         found = np.bincount(self.owner[named], minlength=len(sets))
         self._refuse(found != sets, "num_cat", "is not the number of splits by category")
         owner, number = _places(sets)
-        bad = self._values("threshold", np.float64)[named] != number
-        self._refuse(bad, "threshold", "does not count the splits by category", owner)
+        values = self.joined["threshold"].split()
+        nodes = np.flatnonzero(named).tolist()
+        bad = [values[node] != b"%d" % expected for node, expected in zip(nodes, number.tolist(), strict=True)]
+        self._refuse(np.array(bad, dtype=bool), "threshold", "does not count the splits by category", owner)
 
 
 def _places(sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
