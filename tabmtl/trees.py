@@ -1,4 +1,4 @@
-"""Trees of LightGBM, grown on gradients from outside, and several ensembles kept as one model."""
+"""Border to LightGBM: options, binned rows, trees grown on gradients from outside, several ensembles as one model."""
 
 from __future__ import annotations
 
@@ -6,22 +6,81 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import lightgbm as lgb
 import numpy as np
 
+from tabmtl.forks import count_threads
+from tabmtl.params import Count, Jobs, NonNegative, Positive, Share, TwoOrMore, WholeShare
 from tabmtl.schema import FIRST_LEVEL, Batch, Columns
 from tabmtl.storage.lightgbm_text import TreeText
 from tabmtl.storage.stored import Stored
 
-#: Logits that a leaf adds at most, before the learning rate: LightGBM's ``max_delta_step``. It floors the hessian of a
-#: leaf at 1 / LONGEST_STEP of its gradient. A Newton step of rows whose class has the probability p is 1 / p, so that a
-#: few rows of a rare class would send all that falls into their leaf out of reach.
+#: With fewer rows, none are set aside for early stopping.
+ROWS_TO_SPLIT = 50
+
+#: Most logits that a leaf adds, before the learning rate: LightGBM's ``max_delta_step``. It floors the hessian of a
+#: leaf at 1 / LONGEST_STEP of its gradient. A Newton step of rows whose class has the probability p is 1 / p, so a few
+#: rows of a rare class would send every row of their leaf out of reach.
 LONGEST_STEP = 20.0
 
 #: Gradients and hessians (width, n) float32 from raw scores (width, n).
 Gradients = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class LightGBMOptions:
+    """Parameters of the estimators on LightGBM.
+
+    Parameters
+    ----------
+    learning_rate : float, default=0.05
+        Factor of every tree.
+    num_leaves : int, default=16
+        Most leaves of a tree.
+    min_child_samples : int, default=20
+        Least rows of a leaf; LightGBM may count them by the sum of hessians, so roughly.
+    colsample_bytree : float, default=1.0
+        Share of the columns that every tree sees, drawn anew.
+    reg_lambda : float, default=0.1
+        L2 penalty of the leaf values. It keeps leaves small whose hessian nearly vanishes.
+    early_stopping : bool, default=True
+        Stop on validation rows. Without X_val and y_val, fit sets ``validation_fraction`` of the rows aside.
+    validation_fraction : float, default=0.15
+        Share of the rows that early stopping sets aside.
+    patience : int, default=30
+        Rounds without a better validation score that end the training.
+    n_jobs : int, optional
+        Threads of LightGBM, as scikit-learn counts them; more than one pays from about 50 000 rows.
+    """
+
+    learning_rate: Positive = 0.05
+    num_leaves: TwoOrMore = 16
+    min_child_samples: Count = 20
+    colsample_bytree: WholeShare = 1.0
+    reg_lambda: NonNegative = 0.1
+    early_stopping: bool = True
+    validation_fraction: Share = 0.15
+    patience: Count = 30
+    n_jobs: Jobs = None
+
+    search_space: ClassVar[dict[str, Any]] = {
+        "learning_rate": {"low": 0.01, "high": 0.2, "log": True},
+        "num_leaves": {"low": 4, "high": 128, "log": True},
+        "min_child_samples": {"low": 5, "high": 100, "log": True},
+        "colsample_bytree": {"low": 0.3, "high": 1.0},
+        "reg_lambda": {"low": 0.0, "high": 10.0},
+    }
+
+    @property
+    def _n_threads(self) -> int:
+        return count_threads(self.n_jobs)
+
+    def _tree_options(self) -> dict[str, Any]:
+        """Return the options that LightGBM knows by the same names."""
+        names = ("learning_rate", "num_leaves", "min_child_samples", "colsample_bytree", "reg_lambda")
+        return {name: getattr(self, name) for name in names}
 
 
 def tree_matrix(batch: Batch) -> np.ndarray:
@@ -39,6 +98,13 @@ def tree_matrix(batch: Batch) -> np.ndarray:
     return np.column_stack([batch.x_num, codes])
 
 
+def dataset(batch: Batch, columns: Columns, **options: Any) -> lgb.Dataset:
+    """Return rows as a data set of LightGBM, given its other arguments."""
+    n_numeric = len(columns.numeric)
+    categorical = list(range(n_numeric, n_numeric + len(columns.categorical)))
+    return lgb.Dataset(tree_matrix(batch), categorical_feature=categorical, **options)
+
+
 def bin_rows(
     batch: Batch, columns: Columns, options: dict[str, Any], reference: lgb.Dataset | None = None
 ) -> lgb.Dataset:
@@ -53,16 +119,9 @@ def bin_rows(
     reference : lightgbm.Dataset, optional
         Its bins are taken instead of new ones.
     """
-    n_numeric = len(columns.numeric)
-    data = lgb.Dataset(
-        tree_matrix(batch),
-        label=np.zeros(len(batch), dtype=np.float32),  # a subset demands labels; gradients come from outside
-        reference=reference,
-        feature_name=_plain_names([*columns.numeric, *columns.categorical]),
-        categorical_feature=list(range(n_numeric, n_numeric + len(columns.categorical))),
-        params=options,
-    )
-    return data.construct()
+    names = _plain_names([*columns.numeric, *columns.categorical])
+    label = np.zeros(len(batch), dtype=np.float32)  # a subset demands labels; gradients come from outside
+    return dataset(batch, columns, label=label, reference=reference, feature_name=names, params=options).construct()
 
 
 def _plain_names(names: Sequence[str]) -> list[str]:
@@ -132,7 +191,7 @@ class Ensemble:
         (self.booster.eval_valid if of_valid else self.booster.eval_train)(keep)
         return self._by_output(found[0])
 
-    def cut(self, rounds: int) -> None:
+    def roll_back(self, rounds: int) -> None:
         """Roll back to `rounds` rounds."""
         for _ in range(self.rounds - rounds):
             self.booster.rollback_one_iter()
@@ -221,7 +280,7 @@ class Forest:
     @cached_property
     def width(self) -> int:
         """Number of outputs of every ensemble."""
-        return int(self.text.partition("\nnum_tree_per_iteration=")[2].partition("\n")[0])
+        return self.booster.num_model_per_iteration()
 
     def predict(self, ensemble: int, matrix: np.ndarray, n_threads: int = 1) -> np.ndarray:
         """Return raw scores (width, n) of one ensemble for rows of `tree_matrix`."""
@@ -236,8 +295,8 @@ class Forest:
     def predict_row(self, row: np.ndarray) -> np.ndarray:
         """Return raw scores (n_ensembles, width, 1) of all ensembles for one row (1, p), bit-equal to `predict`.
 
-        In one call of LightGBM, which takes as long as some hundred trees. Many rows are slower so: the trees of one
-        ensemble stay in the processor's cache from row to row, those of all do not.
+        Calls LightGBM once, because a call takes as long as some hundred trees. Many rows are slower this way: the
+        trees of one ensemble stay in the processor's cache from row to row, those of all ensembles do not.
         """
         scores = self.abreast.predict(row, num_iteration=-1, raw_score=True, num_threads=1)
         return np.asarray(scores).reshape(len(self), self.width, 1)

@@ -177,11 +177,11 @@ def test_scores_are_those_of_predict(width):
 
 @pytest.mark.parametrize("width", [1, 2])
 @pytest.mark.parametrize("kept", [0, 1, 5, 8])
-def test_cut_leaves_the_ensemble_that_never_grew_on(kept, width):
+def test_rolling_back_leaves_the_ensemble_that_never_grew_on(kept, width):
     data = bin_rows(BATCH, COLUMNS, OPTIONS)
     valid = bin_rows(rows(100, seed=5), COLUMNS, OPTIONS, data)
     ensemble, short = (grown(Y[:width], rounds, data, valid) for rounds in (8, kept))
-    ensemble.cut(kept)
+    ensemble.roll_back(kept)
     assert ensemble.rounds == short.rounds == kept
     assert ensemble.finish().ensembles == short.finish().ensembles
     for of_valid in (False, True):
@@ -214,7 +214,7 @@ def test_cut_takes_back_all_rounds_after_a_first_one_without_a_split():
     ensemble.update(lambda scores: (np.zeros_like(scores), np.ones_like(scores)))
     ensemble.update(squared_error(Y[:1]))
     assert ensemble.rounds == 1
-    ensemble.cut(0)
+    ensemble.roll_back(0)
     assert_is_nothing(ensemble)
 
 

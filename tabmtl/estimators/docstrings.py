@@ -40,7 +40,7 @@ def _missing_entries(cls: type, doc: str, title: str) -> str:
     known = set(documented(doc, title))
     found = ""
     for base in cls.__mro__[1:]:
-        for names, entry in _entries(base.__doc__ or "", title):
+        for names, entry in _entries(inspect.cleandoc(base.__doc__ or ""), title):
             if not known.issuperset(names):
                 found += _with_default(entry, cls, base, names)
             known.update(names)

@@ -42,6 +42,12 @@ class NetworkState(TrainedState, TableState):
 
     _n_features_out: int
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        most = sum(array.size for array in self.weights_.values())  # the heads weigh every feature
+        if not 0 < self._n_features_out <= most:
+            raise ValueError(f"the representation has {self._n_features_out} features, expected 1 to {most}")
+
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TrainedEstimator, MultiTaskEstimator):

@@ -1,9 +1,9 @@
-"""Independent tasks: one single-task model per target, the honest reference of every multi-task gain."""
+"""Independent tasks: one single-task model per target, the reference of every multi-task gain."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar
 
 import lightgbm as lgb
@@ -18,15 +18,13 @@ from tabmtl.encode.labels import both_classes
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.tables import MultiTaskEstimator, TableState
 from tabmtl.forks import count_threads
-from tabmtl.model_selection.folds import train_valid_split
-from tabmtl.params import Count, Jobs, NonNegative, Positive, Share, TwoOrMore, WholeShare
+from tabmtl.model_selection import train_valid_split
+from tabmtl.params import NonNegative, TwoOrMore, WholeShare
 from tabmtl.schema import Batch, Columns, Task
 from tabmtl.storage.lightgbm_text import TreeText
-from tabmtl.trees import LONGEST_STEP, tree_matrix
+from tabmtl.trees import LONGEST_STEP, ROWS_TO_SPLIT, LightGBMOptions, dataset, tree_matrix
 
-_ROWS_TO_SPLIT = 50
 _MOST_TREES = 1_000
-_OWN = ("learning_rate", "num_leaves", "min_child_samples", "colsample_bytree", "reg_lambda")
 _METRICS = {"binary": "auc", "multiclass": "multi_logloss", "regression": "rmse"}
 
 
@@ -37,7 +35,7 @@ def _check_estimator(name: str, value: Any) -> None:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class IndependentState(TableState):
-    """What the file of `IndependentTasks` keeps: the trees of every task, in task order."""
+    """Fitted attributes that a file keeps: the trees of every task, in task order."""
 
     trees: tuple[TreeText, ...]
 
@@ -51,31 +49,25 @@ class IndependentState(TableState):
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class IndependentTasks(MultiTaskEstimator):
+class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
     """One model per task, each trained on its own labelled rows only.
 
-    The default is LightGBM with native categories, native missing values and, for every task, its own early
-    stopping. Any scikit-learn estimator can take its place: it then gets X as it was given, rows without a label
-    left out, and is fitted on all labelled rows.
+    The default is LightGBM with native categories, native missing values and, for every task, its own early stopping.
+    Any scikit-learn estimator can take its place. It gets X as it was given, without the rows that have no label, and
+    is fitted on all others.
+
+    The default LightGBM grows at most 1000 trees. Its options have the defaults of the published reference scores. With
+    many classes a leaf adds at most 20 logits before the learning rate (``max_delta_step``); without that bound, a few
+    rows of a rare class end the training early.
 
     Parameters
     ----------
     classifier, regressor : estimator, optional
         Cloned for every classification and regression task. A LightGBM estimator is trained like the default, with
         its own parameters, ``class_weight`` and ``random_state`` among them.
-    learning_rate, num_leaves, min_child_samples, colsample_bytree, reg_lambda : default=0.05, 31, 20, 0.8, 0.0
-        Of the default LightGBM, as it names them; it grows at most 1000 trees. By default as the reference scores of
-        the field are made. With many classes a leaf adds at most 20 logits before the learning rate
-        (``max_delta_step``), for else few rows of a rare class end the training early.
     early_stopping : bool, default=True
         Stop LightGBM where a task's validation score (ROC AUC, log loss for many classes, RMSE) has not improved
-        for ``patience`` trees. Without X_val and y_val in fit, ``validation_fraction`` of the rows is set aside.
-    validation_fraction : float, default=0.15
-        Share of the rows that early stopping sets aside.
-    patience : int, default=30
-        Trees without a better validation score after which LightGBM stops.
-    n_jobs : int, optional
-        Threads of LightGBM, as scikit-learn counts them.
+        for ``patience`` trees. Without X_val and y_val, fit sets ``validation_fraction`` of the rows aside.
 
     Attributes
     ----------
@@ -96,75 +88,49 @@ class IndependentTasks(MultiTaskEstimator):
 
     classifier: Annotated[BaseEstimator | None, _check_estimator] = None
     regressor: Annotated[BaseEstimator | None, _check_estimator] = None
-    learning_rate: Positive = 0.05
     num_leaves: TwoOrMore = 31
-    min_child_samples: Count = 20
     colsample_bytree: WholeShare = 0.8
     reg_lambda: NonNegative = 0.0
-    early_stopping: bool = True
-    validation_fraction: Share = 0.15
-    patience: Count = 30
-    n_jobs: Jobs = None
-
-    search_space: ClassVar[dict[str, Any]] = {
-        "learning_rate": {"low": 0.01, "high": 0.2, "log": True},
-        "num_leaves": {"low": 4, "high": 128, "log": True},
-        "min_child_samples": {"low": 5, "high": 100, "log": True},
-        "colsample_bytree": {"low": 0.3, "high": 1.0},
-        "reg_lambda": {"low": 0.0, "high": 10.0},
-    }
 
     _stored: ClassVar[type] = IndependentState
 
     def _fit(self, X: Any, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int) -> dict[str, Any]:
         estimators: dict[str, Any] = {}
         for t, task in enumerate(coder.labels.tasks):
-            rows = _labelled_rows(batch, t)
+            index, rows = _labelled_rows(batch, t)
             base = self.classifier if task.is_classification else self.regressor
             if base is None or isinstance(base, lgb.LGBMModel):
-                held_out = None if valid is None else valid.rows(_labelled_rows(valid, t))
-                booster = self._fit_lightgbm(base, task, t, batch.rows(rows), held_out, coder.features.columns, seed)
-                estimators[task.name] = booster
+                held_out = None if valid is None else _labelled_rows(valid, t)[1]
+                estimators[task.name] = self._fit_lightgbm(base, task, rows, held_out, coder.features.columns, seed)
             else:
-                estimators[task.name] = self._fit_foreign(
-                    base, task, t, self._foreign_rows(X, rows), batch.rows(rows), seed
-                )
+                estimators[task.name] = self._fit_foreign(base, task, self._foreign_rows(X, index), rows, seed)
         return {"estimators_": estimators}
 
     def _fit_lightgbm(
-        self,
-        base: lgb.LGBMModel | None,
-        task: Task,
-        t: int,
-        batch: Batch,
-        valid: Batch | None,
-        columns: Columns,
-        seed: int,
+        self, base: lgb.LGBMModel | None, task: Task, rows: Batch, valid: Batch | None, columns: Columns, seed: int
     ) -> lgb.Booster:
-        column = _label_column(batch, t)
-        if valid is None and self.early_stopping and len(batch) >= _ROWS_TO_SPLIT:
+        if valid is None and self.early_stopping and len(rows) >= ROWS_TO_SPLIT:
             rng = np.random.default_rng(seed)
-            labels = batch.y[:, column : column + 1]
-            kept, held_out = train_valid_split(labels, (task,), self.validation_fraction, rng)
-            batch, valid = batch.rows(kept), batch.rows(held_out)
+            kept, held_out = train_valid_split(rows.y[:, None], (task,), self.validation_fraction, rng)
+            rows, valid = rows.rows(kept), rows.rows(held_out)
         params = self._lightgbm_params(base, task, seed)
         n_trees = params.pop("n_estimators")
-        data = _dataset(batch, column, columns)
+        data = dataset(rows, columns, label=rows.y, weight=rows.weight, free_raw_data=False)
         _weigh_classes(data, task, params.pop("class_weight", None))
         watched: list[lgb.Dataset] = []
         callbacks: list[Callable[..., Any]] = []
         if self.early_stopping and valid is not None and len(valid):
-            if params["metric"] == "auc" and len(np.unique(valid.y[:, column])) < 2:
+            if params["metric"] == "auc" and len(np.unique(valid.y)) < 2:
                 params["metric"] = "binary_logloss"  # one class has no AUC, and LightGBM calls it perfect
-            watched = [_dataset(valid, column, columns, reference=data)]
+            watched = [dataset(valid, columns, label=valid.y, weight=valid.weight, reference=data, free_raw_data=False)]
             callbacks = [lgb.early_stopping(self.patience, verbose=False)]
         booster = lgb.train(params, data, n_trees, valid_sets=watched, callbacks=callbacks)
         # the text is what save writes: a loaded model is then the fitted one
         return lgb.Booster(model_str=booster.model_to_string(num_iteration=booster.best_iteration or -1))
 
     def _lightgbm_params(self, base: lgb.LGBMModel | None, task: Task, seed: int) -> dict[str, Any]:
-        """Parameters of `lightgbm.train`; those of a given estimator go before ours."""
-        own = {name: getattr(self, name) for name in _OWN} | {"n_estimators": _MOST_TREES}
+        """Return parameters of `lightgbm.train`; those of a given estimator take precedence."""
+        own = self._tree_options() | {"n_estimators": _MOST_TREES}
         if task.kind == "multiclass":
             own["max_delta_step"] = LONGEST_STEP
         given = own if base is None else base.get_params()
@@ -175,27 +141,19 @@ class IndependentTasks(MultiTaskEstimator):
             raise ValueError("importance_type has no effect here; ask estimators_[task].feature_importance(...) for it")
         params["num_threads"] = count_threads(params.pop("n_jobs", self.n_jobs))
         ours = {"random_state": seed, "verbosity": -1, "deterministic": True, "force_col_wise": True}
-        params = {**ours, "objective": task.kind, "metric": _METRICS[task.kind], **params}
-        if task.kind == "multiclass":
-            params["num_class"] = task.width
-        return params
+        return {**ours, "objective": task.kind, "metric": _METRICS[task.kind], **params, "num_class": task.width}
 
-    def _fit_foreign(self, base: BaseEstimator, task: Task, t: int, X: Any, batch: Batch, seed: int) -> BaseEstimator:
-        column = _label_column(batch, t)
-        y = batch.y[:, column]
-        if task.is_classification:
-            y = np.array(task.classes)[y.astype(np.int64)]
-        weight = {}
-        if batch.weight is not None:
-            if not has_fit_parameter(base, "sample_weight"):
-                raise ValueError(f"task {task.name!r}: {type(base).__name__}.fit takes no sample_weight; leave it out")
-            weight["sample_weight"] = batch.weight[:, column]
+    def _fit_foreign(self, base: BaseEstimator, task: Task, X: Any, rows: Batch, seed: int) -> BaseEstimator:
+        y = np.array(task.classes)[rows.y.astype(np.int64)] if task.is_classification else rows.y
+        weight = {} if rows.weight is None else {"sample_weight": rows.weight}
+        if weight and not has_fit_parameter(base, "sample_weight"):
+            raise ValueError(f"task {task.name!r}: {type(base).__name__}.fit takes no sample_weight; leave it out")
         model = clone(base)
         unset = [name for name, value in model.get_params().items() if value is None and name.endswith("random_state")]
         return model.set_params(**dict.fromkeys(unset, seed)).fit(X, y, **weight)
 
     def _foreign_rows(self, X: Any, rows: np.ndarray) -> Any:
-        """Rows of X as they came, without the task column."""
+        """Take rows of X in its own container, without the task column."""
         X = take_rows(X, rows)
         if self.task_column is None or not nw.dependencies.is_into_dataframe(X):
             return X
@@ -205,22 +163,18 @@ class IndependentTasks(MultiTaskEstimator):
         matrix = tree_matrix(batch)
         if batch.task is None:
             return [self._answer(task, X, matrix) for task in self.tasks_]
-        output = None
-        for t, task in enumerate(self.tasks_):
-            rows = np.flatnonzero(batch.task == t)
-            if len(rows):
-                is_foreign = not isinstance(self.estimators_[task.name], lgb.Booster)
-                X_own = self._foreign_rows(X, rows) if is_foreign else X
-                answer = self._answer(task, X_own, matrix[rows])
-                output = np.empty((len(batch), *answer.shape[1:])) if output is None else output
-                output[rows] = answer
-        assert output is not None
+        classes = self.tasks_[0].classes
+        output = np.empty((len(batch), len(classes)) if classes else len(batch))
+        for t in np.unique(batch.task).tolist():
+            rows, task = np.flatnonzero(batch.task == t), self.tasks_[t]
+            is_foreign = not isinstance(self.estimators_[task.name], lgb.Booster)
+            output[rows] = self._answer(task, self._foreign_rows(X, rows) if is_foreign else X, matrix[rows])
         return [output]
 
     def _answer(self, task: Task, X: Any, matrix: np.ndarray) -> np.ndarray:
         estimator = self.estimators_[task.name]
         if isinstance(estimator, lgb.Booster):
-            answer = np.asarray(estimator.predict(matrix, num_threads=count_threads(self.n_jobs)))
+            answer = np.asarray(estimator.predict(matrix, num_threads=self._n_threads))
             return both_classes(answer) if task.kind == "binary" else answer
         if not task.is_classification:
             return np.asarray(estimator.predict(X), dtype=np.float64)
@@ -265,23 +219,10 @@ def _weigh_classes(data: lgb.Dataset, task: Task, class_weight: Any) -> None:
     data.set_weight(factor if data.weight is None else np.asarray(data.weight) * factor)
 
 
-def _labelled_rows(batch: Batch, t: int) -> np.ndarray:
-    labelled = ~np.isnan(batch.y[:, _label_column(batch, t)])
-    return np.flatnonzero(labelled if batch.task is None else labelled & (batch.task == t))
-
-
-def _label_column(batch: Batch, t: int) -> int:
-    """Where the labels of task t are: in the long layout, all are in one column."""
-    return t if batch.task is None else 0
-
-
-def _dataset(batch: Batch, column: int, columns: Columns, reference: lgb.Dataset | None = None) -> lgb.Dataset:
-    n_numeric, n_categorical = len(columns.numeric), len(columns.categorical)
-    return lgb.Dataset(
-        tree_matrix(batch),
-        label=batch.y[:, column],
-        weight=None if batch.weight is None else batch.weight[:, column],
-        categorical_feature=list(range(n_numeric, n_numeric + n_categorical)),
-        reference=reference,
-        free_raw_data=False,
-    )
+def _labelled_rows(batch: Batch, t: int) -> tuple[np.ndarray, Batch]:
+    """Return the numbers of the rows with a label of task t, and these rows with its labels and weights (n,) alone."""
+    column = t if batch.task is None else 0
+    labelled = ~np.isnan(batch.y[:, column])
+    index = np.flatnonzero(labelled if batch.task is None else labelled & (batch.task == t))
+    rows = batch.rows(index)
+    return index, replace(rows, y=rows.y[:, column], weight=None if rows.weight is None else rows.weight[:, column])

@@ -7,8 +7,8 @@ a kilobyte could ask for terabytes, or for layers without end.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from math import inf, prod
 from typing import Any
 
@@ -20,9 +20,8 @@ _FIRST_STEPS, _STEPS = 2_000, 50  # operations of torch, in all and for every ar
 _SMALL = 2**16  # values that need no planning: the operations are counted
 
 
-@contextmanager
-def bounded(arrays: Mapping[str, np.ndarray], *, is_own: bool) -> Iterator[None]:
-    """Limit torch to the memory and the steps that a network with these weights needs.
+def bounded(arrays: Mapping[str, np.ndarray], *, is_own: bool) -> AbstractContextManager[Any]:
+    """Return a context that limits torch to the memory and the steps that a network with these weights needs.
 
     Parameters
     ----------
@@ -37,12 +36,10 @@ def bounded(arrays: Mapping[str, np.ndarray], *, is_own: bool) -> Iterator[None]
         At the first tensor, before it is made, that goes beyond.
     """
     if "torch" not in sys.modules:  # then there is no network either
-        yield
-        return
+        return nullcontext()
     n_bytes = _SPARE + _TIMES * sum(array.nbytes for array in arrays.values())
     n_steps = _FIRST_STEPS + _STEPS * len(arrays) if is_own else inf
-    with _limit(n_bytes, n_steps):
-        yield
+    return _limit(n_bytes, n_steps)
 
 
 def _limit(n_bytes: int, n_steps: float) -> Any:

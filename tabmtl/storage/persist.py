@@ -139,20 +139,19 @@ def load(path: str | Path, cls: type | None = None) -> Any:
     if cls is not None and not (isinstance(cls, type) and hasattr(cls, "_from_saved")):
         raise TypeError(f"cls must be the class of the estimator, got {cls!r}; leave it out for one of tabmtl")
     class_name, saved = read_folder(path)
-    if cls is None:
-        cls = own_class(class_name)
-        if not hasattr(cls, "_from_saved"):
-            raise ModelFileError(
-                f"{path} holds a {class_name}, which is no estimator of tabmtl; give its class: "
-                f"load(path, cls={class_name})"
-            )
-    elif cls.__name__ != class_name:
+    own = own_class(class_name)
+    cls = own if cls is None else cls
+    if not hasattr(cls, "_from_saved"):
+        raise ModelFileError(
+            f"{path} holds a {class_name}, which is no estimator of tabmtl; give its class: "
+            f"load(path, cls={class_name})"
+        )
+    if cls.__name__ != class_name:
         raise ModelFileError(f"{path} holds a {class_name}, but cls is {cls.__name__}")
-    is_own = cls is own_class(class_name)
     what = f"{path} does not describe a {class_name} of this release: it was edited, or written by another release"
-    what += "" if is_own else " or another version of the class"
-    with _as_file_error(f"{what}; save it again"), bounded(saved.arrays, is_own=is_own):
-        return cls._from_saved(saved)  # type: ignore[union-attr]
+    what += "" if cls is own else " or another version of the class"
+    with _as_file_error(f"{what}; save it again"), bounded(saved.arrays, is_own=cls is own):
+        return cls._from_saved(saved)
 
 
 def own_class(name: str) -> Any:

@@ -276,6 +276,12 @@ def test_parts_that_no_model_has_are_refused():
             assert rejects(form, replace(saved, facts=left)), part
 
 
+@pytest.mark.parametrize("value", [0, -1, 10**12])
+def test_a_network_has_as_many_features_as_its_weights_allow(value):
+    _, saved = contents(SharedBottom)
+    assert rejects(SharedBottom, replace(saved, facts=saved.facts | {"n_features_out": value}))
+
+
 def test_trees_fit_the_columns_and_the_tasks(stored, tmp_path):
     for cls in (RMTGB, IndependentTasks):
         folder = copy_of(stored(cls), tmp_path / "model")

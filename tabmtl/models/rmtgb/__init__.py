@@ -1,4 +1,4 @@
-"""R-MTGB: robust multi-task gradient boosting."""
+"""R-MTGB: robust multi-task gradient boosting, on LightGBM's trees."""
 
 from tabmtl.models.rmtgb.estimator import RMTGB, RMTGBClassifier, RMTGBRegressor
 

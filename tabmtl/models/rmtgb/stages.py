@@ -1,66 +1,53 @@
-"""The three blocks of R-MTGB: how the functions of the tasks of one loss grow, each on what those before it leave."""
+"""The three stages of R-MTGB for the tasks of one loss, and the schedule that grows one after the other."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import expit
 
-from tabmtl.models.rmtgb.early_stopping import grow_together
+from tabmtl.models.rmtgb.evidence import is_better
 from tabmtl.models.rmtgb.fitted import FittedGroup, normal_theta
-from tabmtl.models.rmtgb.targets import BinnedRows, own_start, shrunk_start
+from tabmtl.models.rmtgb.targets import BinnedRows
 from tabmtl.trees import LONGEST_STEP, Ensemble, Forest, Grown
 
-Sides = tuple[BinnedRows, BinnedRows | None]
-
+_IDLE = 10  # rounds without a split after which a stage ends
+_PRIOR_LABELS = 10_000  # weight, in labels, of the loss of all stages in the stop of each
 _LARGEST = 12.0  # |theta|, scale-free step
 _LONGEST = 0.5  # one scale-free step of theta
 _EVIDENCE = 4.0  # squared standard errors that a gradient of theta must exceed, scale-free step
-_DOUBT = 1.0  # standard errors by which a task does better alone before it goes alone
 _FLOOR = 1e-6  # of a Newton hessian
+_TINY = np.finfo(float).tiny
 
 
-class SharedStage:
-    """Functions of the rows that grow together on what the scores before them leave: F = scores + f.
+class Stage:
+    """Functions of the rows that grow together on the residuals of the scores before them: F = scores + f.
 
-    Block 1, and for each task alone block 3.
-
-    Parameters
-    ----------
-    params : dict
-        LightGBM's parameters of trees.
-    rows : BinnedRows
-        To grow on.
-    valid : BinnedRows, optional
-        To follow.
-    n_functions : int, default=1
-        Functions of as many outputs as the cells have.
+    Stage 1, and stage 3 of each task: one function of K outputs. ``params`` are LightGBM's parameters of trees.
     """
 
-    def __init__(
-        self, params: dict[str, Any], rows: BinnedRows, valid: BinnedRows | None, *, n_functions: int = 1
-    ) -> None:
-        self.rows, self.valid = rows, valid
+    def __init__(self, params: dict[str, Any], rows: BinnedRows, *, n_functions: int = 1) -> None:
+        self.rows = rows
         self.ensemble = Ensemble(
             params if rows.targets.kind == "regression" else params | {"max_delta_step": LONGEST_STEP},
             rows.data,
-            None if valid is None else valid.data,
+            None if rows.valid is None else rows.valid.data,
             width=n_functions * rows.targets.width,
-            target=rows.plain_target() if n_functions == 1 else None,
+            target=rows.plain_residuals() if n_functions == 1 else None,
         )
 
     def total(self, rows: BinnedRows, functions: np.ndarray) -> np.ndarray:
-        """F at the cells, given the functions at the rows."""
+        """Return F at the cells, given the functions at the rows."""
         return rows.scores + rows.targets.at_cells(functions)
 
     def gradients(self, functions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Newton: g = -r, h = ∂²L/∂F², summed over the labels of a row."""
-        cells = self.rows.targets
-        residuals, hessians = cells.derivatives(self.total(self.rows, functions))
-        return -cells.at_rows(residuals), cells.at_rows(hessians)
+        """Return Newton's g = -r and h = ∂²L/∂F², summed over the labels of a row."""
+        targets = self.rows.targets
+        residuals, hessians = targets.derivatives(self.total(self.rows, functions))
+        return -targets.at_rows(residuals), targets.at_rows(hessians)
 
     @property
     def rounds(self) -> int:
@@ -70,292 +57,282 @@ class SharedStage:
     @property
     def valid_size(self) -> float:
         """Total weight of the validation labels."""
-        return 0.0 if self.valid is None else float(self.valid.targets.weight.sum())
+        return 0.0 if self.rows.valid is None else float(self.rows.valid.targets.weight.sum())
 
     def update(self) -> None:
-        """One round; all of it sees the same F."""
+        """Grow one round; all functions see the same F."""
         self.ensemble.update(self.gradients)
 
     def valid_cell_losses(self) -> np.ndarray:
-        """Losses of the validation labels."""
-        return np.zeros(0) if self.valid is None else self.valid.targets.cell_losses(self._valid_total(self.valid))
+        """Return the losses of the validation labels."""
+        valid = self.rows.valid
+        return np.zeros(0) if valid is None else valid.targets.cell_losses(self._valid_total(valid))
 
     def valid_loss(self) -> float:
-        """Summed loss of all tasks on the validation rows."""
-        return 0.0 if self.valid is None else self.valid.targets.total_loss(self._valid_total(self.valid))
+        """Sum the loss of all tasks on the validation rows."""
+        valid = self.rows.valid
+        return 0.0 if valid is None else valid.targets.total_loss(self._valid_total(valid))
 
-    def keep(self, rounds: int) -> None:
+    def roll_back(self, rounds: int) -> None:
         """Roll back to `rounds` rounds."""
-        self.ensemble.cut(rounds)
+        self.ensemble.roll_back(rounds)
 
-    def after(self) -> Sides:
-        """The rows, with scores that hold this block."""
-        rows = replace(self.rows, scores=self.total(self.rows, self.ensemble.scores()))
-        return rows, None if self.valid is None else replace(self.valid, scores=self._valid_total(self.valid))
+    def finish(self) -> Grown:
+        """Return the grown trees and release the data."""
+        return self.ensemble.finish()
+
+    def after(self) -> BinnedRows:
+        """Return the rows with this stage in their scores."""
+        valid = self.rows.valid
+        if valid is not None:
+            valid = replace(valid, scores=self._valid_total(valid))
+        return replace(self.rows, scores=self.total(self.rows, self.ensemble.scores()), valid=valid)
 
     def _valid_total(self, valid: BinnedRows) -> np.ndarray:
-        """F at the cells of the validation rows."""
+        """Return F at the cells of the validation rows."""
         return self.total(valid, self.ensemble.scores(of_valid=True))
 
 
-class MixedStage(SharedStage):
-    """Block 2: F = scores + (1 - s) B + s A with s = sigmoid(θ) of the task, which is learned along.
+class MixedStage(Stage):
+    """Stage 2: F = scores + (1 - s) B + s A with s = sigmoid(θ) of the task; A, B and θ are learned together.
 
-    Parameters
-    ----------
-    params, rows, valid
-        As in `SharedStage`.
-    theta : ndarray of shape (T,)
-        Where θ starts.
-    rate : float or None
-        Rate of θ's step on the summed gradient; None = the scale-free step.
+    ``theta`` (T,) is the start of θ, and ``rate`` that of its step on the summed gradient; None = the scale-free step.
     """
 
-    def __init__(
-        self,
-        params: dict[str, Any],
-        rows: BinnedRows,
-        valid: BinnedRows | None,
-        *,
-        theta: np.ndarray,
-        rate: float | None,
-    ) -> None:
-        super().__init__(params, rows, valid, n_functions=2)
+    def __init__(self, params: dict[str, Any], rows: BinnedRows, *, theta: np.ndarray, rate: float | None) -> None:
+        super().__init__(params, rows, n_functions=2)
         self.theta, self.rate = theta, rate
         self._thetas = {0: theta}
         self._hessian: np.ndarray | None = None  # of squared error: the same in all rounds
 
     @property
-    def is_flipped(self) -> bool:
-        """Whether most tasks are on A's side, so that A and B must change places."""
-        return bool((self.theta > 0).sum() > len(self.theta) / 2)
+    def sign(self) -> int:
+        """-1 where most tasks are on A's side, so that A and B must change places, else 1."""
+        return -1 if (self.theta > 0).sum() > len(self.theta) / 2 else 1
 
     def total(self, rows: BinnedRows, functions: np.ndarray) -> np.ndarray:
-        """F at the cells, given B and A at the rows."""
+        """Return F at the cells, given B and A at the rows."""
+        return self._mixed(rows, functions, self.theta)
+
+    def _mixed(self, rows: BinnedRows, functions: np.ndarray, theta: np.ndarray) -> np.ndarray:
         B, A = np.split(functions, 2)
-        return rows.scores + rows.targets.at_cells(B) + rows.targets.at_cells(A - B, expit(self.theta))
+        return rows.scores + rows.targets.at_cells(B) + rows.targets.at_cells(A - B, expit(theta))
 
     def gradients(self, functions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """A: g = -s r; B: g = -(1 - s) r. h = 1 for squared error, else Newton's s² h and (1 - s)² h."""
-        cells, s = self.rows.targets, expit(self.theta)
+        """Return g = -(1 - s) r of B and -s r of A; h is 1 for squared error, else Newton's (1 - s)² h and s² h."""
+        targets, s = self.rows.targets, expit(self.theta)
         B, A = np.split(functions, 2)
-        residuals, hessians = cells.derivatives(self.total(self.rows, functions))
-        for_A = cells.at_rows(residuals, s)
+        residuals, hessians = targets.derivatives(self.total(self.rows, functions))
+        for_A = targets.at_rows(residuals, s)
         gradient = np.empty(functions.shape, dtype=np.float32)
-        np.subtract(for_A, cells.at_rows(residuals), out=gradient[: len(B)], casting="same_kind")
+        np.subtract(for_A, targets.at_rows(residuals), out=gradient[: len(B)], casting="same_kind")
         np.negative(for_A, out=gradient[len(B) :], casting="same_kind")
-        if cells.kind != "regression":
-            hessian = np.concatenate([cells.at_rows(hessians, (1 - s) ** 2), cells.at_rows(hessians, s**2)]) + _FLOOR
+        if targets.kind != "regression":
+            hessian = np.concatenate([targets.at_rows(hessians, (1 - s) ** 2), targets.at_rows(hessians, s**2)])
+            hessian += _FLOOR
         elif self._hessian is None:
-            hessian = self._hessian = np.concatenate([cells.at_rows(hessians)] * 2).astype(np.float32)
+            hessian = self._hessian = np.concatenate([targets.at_rows(hessians)] * 2).astype(np.float32)
         else:
             hessian = self._hessian
-        self._move_theta(cells.inner(residuals, A - B))
+        self._move_theta(targets.inner(residuals, A - B))
         return gradient, hessian
 
     def _move_theta(self, inner: np.ndarray) -> None:
-        """One step down ∂L/∂θ_t = -s (1 - s) w_t Σ ⟨r, A - B⟩, given the inner products of the cells.
+        """Take one step down ∂L/∂θ_t = -s (1 - s) w_t Σ ⟨r, A - B⟩, given the inner products of the cells.
 
         The weight w_t of the task lengthens the step "sum"; the scale-free one does without.
         """
-        per_task, s = self.rows.targets.per_task, expit(self.theta)
-        total = per_task(inner)
+        targets, s = self.rows.targets, expit(self.theta)
+        total = targets.per_task(inner)
         if self.rate is not None:
-            weight = self.rows.targets.task_weight
+            weight = targets.task_weight
             self.theta = self.theta + self.rate * s * (1 - s) * (total if weight is None else weight * total)
             return
-        tiny = np.finfo(float).tiny
-        step = 4 * s * (1 - s) * total / (per_task(np.abs(inner)) + tiny)
-        certain = np.maximum(0, 1 - _EVIDENCE * per_task(inner**2) / (total**2 + tiny))
+        step = 4 * s * (1 - s) * total / (targets.per_task(np.abs(inner)) + _TINY)
+        certain = np.maximum(0, 1 - _EVIDENCE * targets.per_task(inner**2) / (total**2 + _TINY))
         self.theta = np.clip(self.theta + _LONGEST * certain * step, -_LARGEST, _LARGEST)
 
     def update(self) -> None:
-        """One round; A, B and θ all see the same F. Without a split θ stays, too."""
+        """Grow one round; A, B and θ all see the same F. Without a split θ stays too."""
         theta, rounds = self.theta, self.rounds
         super().update()
         if self.rounds == rounds:
             self.theta = theta
         self._thetas[self.rounds] = self.theta
 
-    def keep(self, rounds: int) -> None:
-        """Take back all later rounds, and the steps of θ in them."""
-        super().keep(rounds)
+    def roll_back(self, rounds: int) -> None:
+        """Roll back to `rounds` rounds, and take back the later steps of θ."""
+        super().roll_back(rounds)
         self.theta = self._thetas[self.rounds]
 
-    def check_sides(self) -> np.ndarray:
-        """Validation labels of every task, their mean loss, and the same with the θ of a normal task: (T, 3)."""
-        if self.valid is None or not self.rounds:
+    def finish(self) -> Grown:
+        """Return the grown trees of B and A, most tasks on B's side, and release the data."""
+        grown = self.ensemble.finish(2)
+        return replace(grown, ensembles=grown.ensembles[:: self.sign])
+
+    def side_losses(self) -> np.ndarray:
+        """Return validation labels of every task, their mean loss, and that with the θ of a normal task: (T, 3)."""
+        valid = self.rows.valid
+        if valid is None or not self.rounds:
             return np.full((len(self.theta), 3), np.nan)
-        cells, theta, sign = self.valid.targets, self.theta, -1 if self.is_flipped else 1
-        own = cells.losses(self._valid_total(self.valid))
-        self.theta = np.full(len(theta), sign * normal_theta(sign * theta))
-        normal = cells.losses(self._valid_total(self.valid))
-        self.theta = theta
-        weight = cells.per_task(cells.weight)
+        targets, functions = valid.targets, self.ensemble.scores(of_valid=True)
+        normal = np.full(len(self.theta), self.sign * normal_theta(self.sign * self.theta))
+        losses = [targets.losses(self._mixed(valid, functions, theta)) for theta in (self.theta, normal)]
         with np.errstate(invalid="ignore"):  # a task without validation labels
-            return np.stack([cells.per_task(cells.weight > 0), own / weight, normal / weight], axis=1)
+            mean = [loss / targets.per_task(targets.weight) for loss in losses]
+        return np.stack([targets.n_labels, *mean], axis=1)
 
 
-@dataclass(frozen=True, kw_only=True)
-class TreeParams:
-    """LightGBM's parameters, of data and of trees."""
+def grow_together(stages: Sequence[Stage], n_rounds: Sequence[int] | np.ndarray, patience: int | None) -> None:
+    """Grow stages side by side; with patience, each until its validation loss no longer falls, and keep its best round.
 
-    data: dict[str, Any]
-    trees: dict[str, Any]
+    The loss that stops a stage is its own plus that of all stages, as if it had `_PRIOR_LABELS` labels more. Losses are
+    in units of a stage's loss per label at the start. So few labels stop with the others, and not by chance.
+
+    A stopped stage contributes its last loss to that of all; its best one would be biased, because it was chosen.
+
+    Parameters
+    ----------
+    stages : sequence of Stage
+    n_rounds : sequence of int
+        The most rounds of each stage.
+    patience : int or None
+        Rounds without a lower loss after which a stage stops; None grows all to the end.
+    """
+    caps, count = np.asarray(n_rounds), len(stages)
+    rounds, kept, idle = (np.zeros(count, dtype=int) for _ in range(3))
+    starts, sizes, now = (np.zeros(count) for _ in range(3))
+    if patience is not None:
+        starts = np.array([stage.valid_loss() for stage in stages])
+        sizes = np.array([stage.valid_size for stage in stages])
+    units = np.where(starts > 0, starts, 1) / np.maximum(sizes, _TINY)
+    best = np.zeros(count)
+    active = caps > 0
+    while active.any():
+        chosen = np.flatnonzero(active)
+        for i in chosen.tolist():
+            stages[i].update()
+            idle[i] = idle[i] + 1 if stages[i].rounds == rounds[i] else 0
+            rounds[i] = stages[i].rounds
+        active &= (idle < _IDLE) & (rounds < caps)
+        if patience is None:
+            continue
+        now[chosen] = [(stages[i].valid_loss() - starts[i]) / units[i] for i in chosen.tolist()]
+        judged = now[chosen] + _PRIOR_LABELS * now.sum() / sizes.sum()
+        improved = judged < best[chosen]
+        best[chosen[improved]], kept[chosen[improved]] = judged[improved], rounds[chosen[improved]]
+        active &= rounds - kept < patience
+    for stage, last, first in zip(stages, rounds, kept, strict=True):
+        stage.roll_back(int(last if patience is None else first))
+
+
+class OwnFunction(NamedTuple):
+    """Stage 3 of one task, grown: its trees, the constant (K,) before them, and the losses of the validation labels."""
+
+    trees: Grown
+    start: np.ndarray
+    valid_losses: np.ndarray
+
+
+class GroupFit(NamedTuple):
+    """A fitted group, and the losses of the validation labels of every task."""
+
+    group: FittedGroup
+    valid_losses: list[np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Schedule:
-    """How the three blocks of a family are grown.
+    """The order and the options in which the three stages of a group are grown.
 
     Attributes
     ----------
-    params : TreeParams
+    params : dict
+        LightGBM's parameters of trees.
     rounds : ndarray of int, shape (2 + T,)
-        The most rounds of block 1, block 2, and block 3 of every task.
+        The most rounds of stage 1, of stage 2, and of stage 3 for every task.
     patience : int or None
-        Rounds without a lower validation loss that end a block; None = all rounds.
+        Rounds without a lower validation loss that end a stage; None = all rounds.
     has_own : bool
-        Whether there is a block 3, which begins with constants.
-    alone : ndarray of bool, shape (T,), or None
+        Whether there is a stage 3, which begins with constants.
+    goes_alone : ndarray of bool, shape (T,), or None
         Tasks without the shared part; None = the validation rows decide.
     theta_rate : float or None
         Rate of θ's step on the summed gradient; None = the scale-free step.
     """
 
-    params: TreeParams
+    params: dict[str, Any]
     rounds: np.ndarray
     patience: int | None
     has_own: bool
     goes_alone: np.ndarray | None
     theta_rate: float | None
 
-    def fit(
-        self, members: np.ndarray, rows: BinnedRows, valid: BinnedRows | None, theta: np.ndarray
-    ) -> tuple[FittedGroup, list[np.ndarray]]:
-        """Fit the tasks of one loss, and return the losses of their validation labels too."""
+    def fit(self, members: np.ndarray, rows: BinnedRows, theta: np.ndarray) -> GroupFit:
+        """Grow the stages of the tasks ``members``, which share the rows; θ starts at ``theta`` (T,)."""
         start = rows.targets.start()
-        rows = replace(rows, scores=rows.targets.constant(start))
-        valid = None if valid is None else replace(valid, scores=valid.targets.constant(start))
-        shared, sides = self._grow_shared(rows, valid)
-        mixed, theta, side_losses, sides = self._grow_mixed(*sides, theta)
-        own, own_start, losses, goes_alone = self._fit_own((rows, valid), sides)
+        rows = rows.with_constants(start)
+        shared = Stage(self.params, rows)
+        grow_together([shared], self.rounds[:1], self.patience)
+        trees = [shared.finish()]
+        mixed = MixedStage(self.params, shared.after(), theta=theta, rate=self.theta_rate)
+        grow_together([mixed], self.rounds[1:2], self.patience)
+        trees.append(mixed.finish())
+        own, goes_alone = self._fit_own(rows, mixed.after())
+        trees += [function.trees for function in own]
+        gains = [each.gains for each in trees]
         group = FittedGroup(
             members=members,
-            rounds=np.array([shared.rounds, mixed.rounds, *(grown.rounds for grown in own)]),
+            n_labels=rows.targets.n_labels,
+            rounds=np.array([each.rounds for each in trees]),
             goes_alone=goes_alone,
             start=start,
-            own_start=own_start,
-            theta=theta,
-            side_losses=side_losses,
-            importances=np.stack([shared.gains, mixed.gains, np.sum([grown.gains for grown in own], axis=0)]),
-            forest=Forest.join([shared, mixed, *own], rows.targets.width),
+            own_start=np.stack([function.start for function in own]),
+            theta=mixed.sign * mixed.theta,
+            side_losses=mixed.side_losses(),
+            importances=np.stack([*gains[:2], np.sum(gains[2:], axis=0)]),
+            forest=Forest.join(trees, rows.targets.width),
         )
-        return group, losses
+        return GroupFit(group, [function.valid_losses for function in own])
 
-    def _grow_shared(self, rows: BinnedRows, valid: BinnedRows | None) -> tuple[Grown, Sides]:
-        """SharedStage 1, and the rows with it in their scores."""
-        block = SharedStage(self.params.trees, rows, valid)
-        grow_together([block], self.rounds[:1], self.patience)
-        return block.ensemble.finish(), block.after()
+    def _fit_own(self, before: BinnedRows, after: BinnedRows) -> tuple[list[OwnFunction], np.ndarray]:
+        """Grow stage 3 on what the shared part leaves, or from the start for the tasks that go alone: (T,)."""
+        none, every = np.zeros(before.targets.n_tasks, dtype=bool), np.ones(before.targets.n_tasks, dtype=bool)
+        decided = self.goes_alone if self.rounds[:2].any() or self.goes_alone is not None else every
+        if decided is not None:
+            return self._grow_own(before, after, decided), decided
+        joined = self._grow_own(before, after, none)
+        if before.valid is None or not self.has_own:
+            return joined, none
+        alone = self._grow_own(before, after, every)
+        chosen = is_better([each.valid_losses for each in alone], [each.valid_losses for each in joined])
+        return [one if is_alone else other for one, other, is_alone in zip(alone, joined, chosen, strict=True)], chosen
 
-    def _grow_mixed(
-        self, rows: BinnedRows, valid: BinnedRows | None, theta: np.ndarray
-    ) -> tuple[Grown, np.ndarray, np.ndarray, Sides]:
-        """Block 2 with its θ and the check of it, and the rows with it in their scores; most tasks are on B's side."""
-        block = MixedStage(self.params.trees, rows, valid, theta=theta, rate=self.theta_rate)
-        grow_together([block], self.rounds[1:2], self.patience)
-        grown, theta = block.ensemble.finish(2), block.theta
-        if block.is_flipped:
-            grown, theta = replace(grown, ensembles=grown.ensembles[::-1]), -theta
-        return grown, theta, block.check_sides(), block.after()
+    def _grow_own(self, before: BinnedRows, after: BinnedRows, goes_alone: np.ndarray) -> list[OwnFunction]:
+        """Grow stage 3 of every task, given which of them go alone."""
+        starts = np.where(goes_alone[:, None], before.targets.own_start(), after.shrunk_start()) * self.has_own
+        tasks, rounds = range(len(starts)), self.rounds[2:]
+        # with patience side by side, else one after the other, which needs the least memory
+        functions = []
+        for together in [[*tasks]] if self.patience is not None else [[t] for t in tasks]:
+            stages = [self._own_stage((before if goes_alone[t] else after).of_task(t, starts[t])) for t in together]
+            grow_together(stages, rounds[together], self.patience)
+            functions += [
+                OwnFunction(stage.finish(), starts[t], stage.valid_cell_losses())
+                for t, stage in zip(together, stages, strict=True)
+            ]
+        return functions
 
-    def _fit_own(self, before: Sides, after: Sides) -> tuple[list[Grown], np.ndarray, list[np.ndarray], np.ndarray]:
-        """Block 3 of every task, on what the shared part leaves, or for those that go alone from the start.
-
-        Returns
-        -------
-        grown : list of Grown
-        start : ndarray of shape (T, K)
-        losses : list of ndarray
-            Of the validation labels of every task.
-        alone : ndarray of bool, shape (T,)
-        """
-        n_tasks = before[0].targets.n_tasks
-        none, every = np.zeros(n_tasks, dtype=bool), np.ones(n_tasks, dtype=bool)
-        if self.goes_alone is not None or not self.rounds[:2].any():
-            goes_alone = every if self.goes_alone is None else self.goes_alone
-            return *self._grow_own(before, after, goes_alone), goes_alone
-        own, own_start, losses = self._grow_own(before, after, none)
-        if before[1] is None or not self.has_own:
-            return own, own_start, losses, none
-        solo, solo_start, solo_losses = self._grow_own(before, after, every)
-        goes_alone = is_better(solo_losses, losses)
-        grown = [solo[t] if goes_alone[t] else own[t] for t in range(n_tasks)]
-        losses = [solo_losses[t] if goes_alone[t] else losses[t] for t in range(n_tasks)]
-        return grown, np.where(goes_alone[:, None], solo_start, own_start), losses, goes_alone
-
-    def _grow_own(
-        self, before: Sides, after: Sides, goes_alone: np.ndarray
-    ) -> tuple[list[Grown], np.ndarray, list[np.ndarray]]:
-        """Ensembles of the tasks, their constants (T, K), and the losses of their validation labels."""
-        starts = np.where(goes_alone[:, None], own_start(before[0].targets), shrunk_start(after[0])) * self.has_own
-        sides = [before if each else after for each in goes_alone]
-        if self.patience is None:  # one after the other, which needs the least memory
-            grown, losses = [], []
-            for t, start in enumerate(starts):
-                block = self._own_block(t, start, sides[t])
-                grow_together([block], self.rounds[2 + t :][:1], None)
-                grown.append(block.ensemble.finish())
-                losses.append(block.valid_cell_losses())
-            return grown, starts, losses
-        blocks = [self._own_block(t, start, sides[t]) for t, start in enumerate(starts)]
-        grow_together(blocks, self.rounds[2:], self.patience)
-        return [block.ensemble.finish() for block in blocks], starts, [block.valid_cell_losses() for block in blocks]
-
-    def _own_block(self, t: int, start: np.ndarray, sides: Sides) -> SharedStage:
-        """Block 3 of one task; what LightGBM holds against small leaves and groups is cut to its rows."""
-        rows, valid = sides[0].of_task(t, start, self.params.data), sides[1]
-        if valid is not None:
-            valid = valid.of_task(t, start, self.params.data) if len(valid.targets.rows_of(t)) else None
-        params, n_rows = self.params.trees, rows.scores.shape[1]
-        least = max(1, min(params["min_data_in_leaf"], n_rows // 10))
+    def _own_stage(self, rows: BinnedRows) -> Stage:
+        """Start stage 3 of one task; LightGBM's limits on small leaves and groups are scaled to its rows."""
+        params, n_rows = self.params, rows.scores.shape[1]
+        least = max(1, min(params["min_child_samples"], n_rows // 10))
         small = {
-            "min_data_in_leaf": least,
+            "min_child_samples": least,
             "num_leaves": max(2, min(params["num_leaves"], 2 * n_rows // least)),  # beyond, memory is kept for nothing
             "bagging_freq": params["bagging_freq"] if n_rows * params["bagging_fraction"] >= 1 else 0,
             "min_data_per_group": max(1, min(100, n_rows // 10)),
             "cat_smooth": min(10, n_rows / 100),
             "cat_l2": min(10, n_rows / 100),
         }
-        return SharedStage(params | small, rows, valid)
-
-
-def is_better(losses: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> np.ndarray:
-    """Whether losses of the tasks' labels are below others beyond chance: (T,).
-
-    Random effects (DerSimonian and Laird, 1986): the gain of a task, in units of its loss, is shrunk to that of all as
-    far as chance explains the differences between the tasks, and must exceed one standard error. A task with less than
-    two labels gains nothing.
-    """
-    size = np.array([len(each) for each in losses])
-    known = np.flatnonzero(size > 1)
-    found = np.zeros(len(size), dtype=bool)
-    if not len(known):
-        return found
-    gains = [
-        (others[t] - losses[t]) / max((others[t] + losses[t]).mean() / 2, np.finfo(float).tiny) for t in known.tolist()
-    ]
-    gain, square = np.array([g.mean() for g in gains]), np.array([np.square(g - g.mean()).sum() for g in gains])
-    n = size[known]
-    # variances of few labels lean on that of all, as if on ten more
-    variance = (square + 10 * square.sum() / max((n - 1).sum(), 1)) / (n + 9) / n + np.finfo(float).tiny
-    weight = 1 / variance
-    spread = weight @ np.square(gain - weight @ gain / weight.sum()) - (len(n) - 1)
-    between = max(0.0, spread / max(weight.sum() - (weight @ weight) / weight.sum(), np.finfo(float).tiny))
-    weight = 1 / (variance + between)
-    trust = between / (between + variance)
-    judged = trust * gain + (1 - trust) * (weight @ gain / weight.sum())
-    error = np.sqrt(trust * variance + (1 - trust) ** 2 / weight.sum())
-    found[known] = judged > _DOUBT * error
-    return found
+        return Stage(params | small, rows)

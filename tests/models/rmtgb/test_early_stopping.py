@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tabmtl.models.rmtgb.early_stopping import _PRIOR_LABELS, grow_together
+from tabmtl.models.rmtgb.stages import _PRIOR_LABELS, grow_together
 
 MANY = 1_000 * _PRIOR_LABELS  # such a task decides alone
 FEW = _PRIOR_LABELS / 1_000  # and such a one as all do
@@ -29,7 +29,7 @@ class Scripted:
     def valid_loss(self):
         return self.losses[self.rounds] + self.valid_size
 
-    def keep(self, rounds):
+    def roll_back(self, rounds):
         assert rounds <= self.rounds
         self.kept = self.rounds = rounds
 

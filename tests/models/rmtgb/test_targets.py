@@ -1,4 +1,4 @@
-"""Labelled cells, long and wide: derivatives, constants, and where rows meet tasks."""
+"""Targets, long and wide: derivatives, constants, and where rows meet tasks."""
 
 from dataclasses import replace
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tabmtl.models.rmtgb.targets import BinnedRows, LongTargets, WideTargets, own_start, shrunk_start
+from tabmtl.models.rmtgb.targets import BinnedRows, LongTargets, Targets
 
 WIDTHS = {"regression": 1, "binary": 1, "multiclass": 3}
 COUNTS = (4, 0, 7, 1, 0)
@@ -24,7 +24,7 @@ def some_labels(kind, shape, rng):
 
 
 def make(kind, layout, *, seed=0, counts=COUNTS, weighted=True):
-    """Cells of tasks, some without rows or labels; wide ones have holes."""
+    """Targets of tasks, some without rows or labels; wide ones have holes."""
     rng = np.random.default_rng(seed)
     n, n_tasks = sum(counts), len(counts)
     shape = (n,) if layout == "long" else (n_tasks, n)
@@ -33,16 +33,15 @@ def make(kind, layout, *, seed=0, counts=COUNTS, weighted=True):
         weight[rng.random(shape) < 0.3] = 0
         weight[1] = 0
     y = some_labels(kind, shape, rng) * (weight > 0)
-    known = np.array(counts) if layout == "long" else None
-    facts = {"kind": kind, "width": WIDTHS[kind], "y": y, "weight": weight}
-    return WideTargets(**facts) if known is None else LongTargets(**facts, counts=known)
+    labels = {"kind": kind, "width": WIDTHS[kind], "y": y, "weight": weight}
+    return LongTargets(**labels, counts=np.array(counts)) if layout == "long" else Targets(**labels)
 
 
 def twins(kind, seed=0, counts=COUNTS):
     """The long form of cells, and the wide one with a row's label at its own task alone."""
     long = make(kind, "long", seed=seed, counts=counts)
     owner = np.repeat(np.arange(len(counts)), counts) == np.arange(len(counts))[:, None]
-    return long, replace(long, y=owner * long.y, weight=owner * long.weight, counts=None)
+    return long, Targets(kind=kind, width=long.width, y=owner * long.y, weight=owner * long.weight)
 
 
 def scores_of(cells, seed=1):
@@ -191,7 +190,7 @@ def test_weights_of_tasks_are_in_the_slope_of_the_total_loss(kind, layout):
     assert weighted.total_loss(scores) == pytest.approx(cells.losses(scores) @ weighted.task_weight)
     np.testing.assert_array_equal(weighted.losses(scores), cells.losses(scores))
     assert cells.total_loss(scores) == pytest.approx(cells.losses(scores).sum())
-    assert weighted.of_task(3, weighted.rows_of(3)).task_weight is None
+    assert weighted.of_task(3).task_weight is None
 
 
 @layouts
@@ -203,7 +202,7 @@ def test_the_cells_of_a_task_are_its_slice(kind, layout):
     for t in range(cells.n_tasks):
         rows = cells.rows_of(t)
         assert list(rows) == list(np.flatnonzero((task_of_cells(cells) == t) & (cells.weight > 0)) % cells.y.shape[-1])
-        own, at = cells.of_task(t, rows), (..., rows) if layout == "long" else (t, ..., rows)
+        own, at = cells.of_task(t), (..., rows) if layout == "long" else (t, ..., rows)
         assert (own.kind, own.width, own.n_tasks, list(own.counts)) == (kind, cells.width, 1, [len(rows)])
         of_task = scores[at] if layout == "long" else scores[t][:, rows]
         np.testing.assert_allclose(own.losses(of_task), losses[[t]])
@@ -236,21 +235,21 @@ def test_a_start_never_rules_a_class_out(kind, layout):
 
 
 def labelled_rows(y, counts):
-    """BinnedRows without data, all scores 0."""
-    cells = LongTargets(kind="regression", width=1, y=y, weight=np.ones(len(y)), counts=np.array(counts))
-    return BinnedRows(data=None, targets=cells, scores=np.zeros((1, len(y))))
+    """Rows without data, all scores 0."""
+    targets = LongTargets(kind="regression", width=1, y=y, weight=np.ones(len(y)), counts=np.array(counts))
+    return BinnedRows(data=None, targets=targets, scores=np.zeros((1, len(y))))
 
 
 def test_constants_of_tasks_that_differ_by_chance_are_0():
     noise = np.tile([1.0, -1.0], 50)  # the mean of 100 labels is off by 0.1
     means = np.repeat([0.05, -0.05, 0.1, -0.1], 100)
-    np.testing.assert_array_equal(shrunk_start(labelled_rows(np.tile(noise, 4) + means, [100] * 4)), np.zeros((4, 1)))
+    np.testing.assert_array_equal(labelled_rows(np.tile(noise, 4) + means, [100] * 4).shrunk_start(), np.zeros((4, 1)))
 
 
 def test_constants_of_large_tasks_are_their_means_and_small_tasks_are_drawn_to_0():
     counts, means = [10_000, 10_000, 2, 0], np.array([1.0, -1.0, 1.0, 0.0])
     y = np.tile([1.0, -1.0], 10_001) + np.repeat(means, counts)
-    start = shrunk_start(labelled_rows(y, counts))[:, 0]
+    start = labelled_rows(y, counts).shrunk_start()[:, 0]
     np.testing.assert_allclose(start[:2], means[:2], rtol=1e-3)
     assert 0.05 < start[2] < 0.6
     assert start[3] == 0
@@ -263,7 +262,7 @@ def test_a_shrunk_constant_is_a_part_of_newtons_step(kind, layout, seed):
     rows = BinnedRows(data=None, targets=cells, scores=scores_of(cells, seed))
     residuals, hessians = cells.derivatives(rows.scores)
     hessians = np.broadcast_to(hessians, residuals.shape)
-    start = shrunk_start(rows)
+    start = rows.shrunk_start()
     assert start.shape == (cells.n_tasks, cells.width)
     for k in range(cells.width):
         step = cells.per_task(residuals[..., k, :]) / (cells.per_task(hessians[..., k, :]) + 1e-300)
@@ -275,9 +274,8 @@ def test_a_shrunk_constant_is_a_part_of_newtons_step(kind, layout, seed):
 @kinds
 def test_own_starts_are_the_best_constants_after_the_common_one(kind, layout):
     cells = make(kind, layout, counts=(30, 40, 50), seed=3)
-    rows = [cells.rows_of(t) for t in range(3)]
-    best = [cells.of_task(t, rows[t]).start()[0] for t in range(3)]
-    np.testing.assert_allclose(own_start(cells) + cells.start(), best)
+    best = [cells.of_task(t).start()[0] for t in range(3)]
+    np.testing.assert_allclose(cells.own_start() + cells.start(), best)
 
 
 @kinds

@@ -35,7 +35,7 @@ def rows_of(X, y, task_column=None, weight=None, tasks=None):
     coder = TableCoder.fit(X, y, weight, tasks=tasks, task_column=task_column, **options)
     batch = coder.read(X, y, weight)
     data, labels = bin_labelled(batch, coder.features.columns, OPTIONS)
-    return coder, batch, labels, rows_of_tasks(data, labels, coder, np.arange(len(coder.labels.tasks)), OPTIONS)
+    return coder, batch, labels, rows_of_tasks(data, labels, coder, np.arange(len(coder.labels.tasks)))
 
 
 def learned(rows):
@@ -80,7 +80,7 @@ def test_rows_of_a_task_keep_features_and_labels_together(layout):
     rows = rows_of(*a_table(layout))[-1]
     rows.scores += np.arange(rows.targets.y.shape[-1]) / 10
     for t in range(2):
-        own, index = rows.of_task(t, np.array([0.5]), OPTIONS), rows.targets.rows_of(t)
+        own, index = rows.of_task(t, np.array([0.5])), rows.targets.rows_of(t)
         np.testing.assert_array_equal(own.scores[0], index / 10 + 0.5)
         assert own.data.num_data() == len(index) < rows.data.num_data()
         np.testing.assert_allclose(learned(own)[0], own.targets.y, atol=1e-6)
@@ -91,7 +91,7 @@ def test_the_rows_of_some_tasks_are_those_with_their_labels():
     y = y.with_columns(late=pl.when(pl.int_range(60) < 20).then(y["y0"].fill_null(1) > 0))
     coder, batch, *_ = rows_of(X, y)
     data, labels = bin_labelled(batch, coder.features.columns, OPTIONS)
-    rows = rows_of_tasks(data, labels, coder, np.array([2]), OPTIONS)
+    rows = rows_of_tasks(data, labels, coder, np.array([2]))
     assert (rows.targets.kind, rows.targets.n_tasks, rows.data.num_data()) == ("binary", 1, 20)
     np.testing.assert_array_equal(rows.targets.y[0], batch.y[:20, 2])
 
@@ -117,23 +117,23 @@ def test_only_plain_residuals_are_fitted_by_lightgbm_itself(layout):
     X, y, task_column = a_table(layout)
     rows = rows_of(X, y, task_column)[-1]
     rows.scores += 0.25
-    own = rows.of_task(0, np.zeros(1), OPTIONS)
-    np.testing.assert_allclose(own.plain_target(), own.targets.y - 0.25)
+    own = rows.of_task(0, np.zeros(1))
+    np.testing.assert_allclose(own.plain_residuals(), own.targets.y - 0.25)
     if layout == "wide":
-        assert rows.plain_target() is None
+        assert rows.plain_residuals() is None
     else:
-        np.testing.assert_allclose(rows.plain_target(), rows.targets.y - 0.25)
+        np.testing.assert_allclose(rows.plain_residuals(), rows.targets.y - 0.25)
     weighted = rows_of(X, y, task_column, np.linspace(1, 2, 60))[-1]
-    assert weighted.plain_target() is None
-    assert weighted.of_task(0, np.zeros(1), OPTIONS).plain_target() is None
-    whole = rows_of(X, pl.DataFrame({"y0": X["x"], "y1": -X["x"]}))[-1].of_task(0, np.zeros(1), OPTIONS)
-    assert whole.is_shared and whole.plain_target() is None
+    assert weighted.plain_residuals() is None
+    assert weighted.of_task(0, np.zeros(1)).plain_residuals() is None
+    whole = rows_of(X, pl.DataFrame({"y0": X["x"], "y1": -X["x"]}))[-1].of_task(0, np.zeros(1))
+    assert whole.is_shared and whole.plain_residuals() is None
 
 
 def test_all_rows_are_the_data_itself():
     data = rows_of(*a_table("wide"))[-1].data
-    assert subset(data, np.arange(data.num_data()), OPTIONS) is data
-    assert subset(data, np.arange(3), OPTIONS).num_data() == 3
+    assert subset(data, np.arange(data.num_data())) is data
+    assert subset(data, np.arange(3)).num_data() == 3
 
 
 def test_a_task_of_weight_0_does_not_stop_the_others():

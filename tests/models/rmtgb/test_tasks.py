@@ -92,7 +92,7 @@ def test_a_task_of_one_class_in_a_long_table_is_no_obstacle(early_stopping):
     assert sure.max() < 1
 
 
-def test_there_is_one_family_per_loss_and_list_of_classes():
+def test_there_is_one_group_per_loss_and_list_of_classes():
     rng = np.random.default_rng(0)
     X = rng.normal(size=(90, 3))
     letters = np.array(list("abcd"))
@@ -128,17 +128,17 @@ def test_the_order_of_targets_of_other_losses_changes_nothing():
 @pytest.mark.parametrize("layout", ["long", "wide"])
 def test_unrelated_tasks_go_alone(layout):
     """As without blocks 1 and 2, to the bit."""
-    goes_alone = {"n_estimators_shared": 0, "n_estimators_outlier": 0, "n_estimators_task": 100, "random_state": 0}
+    alone = {"n_estimators_shared": 0, "n_estimators_outlier": 0, "n_estimators_task": 100, "random_state": 0}
     together = {"n_estimators_task": 100, "random_state": 0}
     if layout == "long":
         bench = make_outlier_tasks(n_tasks=4, n_outliers=0, common=0.0, n_train=800, n_test=50, random_state=0)
         X, y, X_test, y_test = bench.X, bench.y, bench.X_test, bench.y_test
-        goes_alone["task_column"] = together["task_column"] = "task"
+        alone["task_column"] = together["task_column"] = "task"
     else:
         x = np.random.default_rng(0).normal(size=(500, 6))
         labels = np.column_stack([x[:, 0] * x[:, 1], x[:, 2] * x[:, 3], x[:, 4] ** 2, np.sin(3 * x[:, 5])])
         X, y, X_test, y_test = x[:400], labels[:400], x[400:], labels[400:]
-    one, two = RMTGB(**together).fit(X, y), RMTGB(**goes_alone).fit(X, y)
+    one, two = RMTGB(**together).fit(X, y), RMTGB(**alone).fit(X, y)
     assert not one.outlier_score_["shares"].any()
     np.testing.assert_array_equal(one.predict(X_test), two.predict(X_test))
     assert one.score(X_test, y_test) == two.score(X_test, y_test)
@@ -148,9 +148,9 @@ def test_unrelated_tasks_go_alone(layout):
 def test_related_tasks_share_and_gain():
     """Beside the score of the same trees for every task alone, and of the task's mean, 0."""
     bench = make_outlier_tasks(n_tasks=8, n_train=100, n_test=200, random_state=0)
-    goes_alone = {"n_estimators_shared": 0, "n_estimators_outlier": 0}
+    alone = {"n_estimators_shared": 0, "n_estimators_outlier": 0}
     together, single = (
-        RMTGB(task_column="task", random_state=0, **options).fit(bench.X, bench.y) for options in ({}, goes_alone)
+        RMTGB(task_column="task", random_state=0, **options).fit(bench.X, bench.y) for options in ({}, alone)
     )
     assert together.outlier_score_["shares"].all()
     assert not single.outlier_score_["shares"].any()

@@ -1,4 +1,4 @@
-"""Block 2 of R-MTGB: two functions, and the one parameter of every task that mixes them."""
+"""Stage 2 of R-MTGB: two functions, and the one parameter of every task that mixes them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import pytest
 from scipy.special import expit, logsumexp, softmax
 
 from tabmtl import RMTGB, Task
-from tabmtl.models.rmtgb import estimator, stages
+from tabmtl.models.rmtgb import estimator as rmtgb
+from tabmtl.models.rmtgb import stages
 from tabmtl.models.rmtgb.stages import MixedStage
-from tabmtl.models.rmtgb.targets import BinnedRows, LongTargets, WideTargets
+from tabmtl.models.rmtgb.targets import BinnedRows, LongTargets, Targets
 from tabmtl.synth import make_outlier_tasks
 
 PARAMS = {"learning_rate": 0.3, "num_leaves": 4, "min_data_in_leaf": 1, "min_data_in_bin": 1, "num_threads": 1}
@@ -23,8 +24,8 @@ every_kind = pytest.mark.parametrize("kind", ["regression", "binary", "multiclas
 every_layout = pytest.mark.parametrize("layout", ["long", "wide"])
 
 
-def mixed_block(kind="regression", layout="long", *, rate=None, factor=1.0, copies=1, task_weight=None):
-    """Block 2 on rows of three tasks, in the wide layout with holes and weights; regression labels times a factor."""
+def mixed_stage(kind="regression", layout="long", *, rate=None, factor=1.0, copies=1, task_weight=None):
+    """Stage 2 on rows of three tasks, in the wide layout with holes and weights; regression labels times a factor."""
     rng = np.random.default_rng(1)
     width = 3 if kind == "multiclass" else 1
     shape = (N_ROWS,) if layout == "long" else (N_TASKS, N_ROWS)
@@ -32,31 +33,36 @@ def mixed_block(kind="regression", layout="long", *, rate=None, factor=1.0, copi
     weight = np.ones(shape) if layout == "long" else rng.choice([0.0, 1.0, 1.5], shape)
     scores = factor * rng.normal(size=(*shape[:-1], width, N_ROWS))
     x = np.repeat(rng.normal(size=(N_ROWS, 4)), copies, axis=0)
-    labels = {"y": np.repeat(y, copies, axis=-1), "weight": np.repeat(weight, copies, axis=-1)}
-    facts = labels | {"kind": kind, "width": width, "task_weight": task_weight}
+    labels = {
+        "kind": kind,
+        "width": width,
+        "y": np.repeat(y, copies, axis=-1),
+        "weight": np.repeat(weight, copies, axis=-1),
+        "task_weight": task_weight,
+    }
     counts = copies * np.array([6, 10, 14])
-    cells = LongTargets(**facts, counts=counts) if layout == "long" else WideTargets(**facts)
+    targets = LongTargets(**labels, counts=counts) if layout == "long" else Targets(**labels)
     options = {"min_data_in_bin": 1, "feature_pre_filter": False, "verbosity": -1, "num_threads": 1}
     data = lgb.Dataset(x, label=np.zeros(len(x)), params=options).construct()
-    rows = BinnedRows(data=data, targets=cells, scores=np.repeat(scores, copies, axis=-1))
-    return MixedStage(PARAMS, rows, None, theta=THETA.copy(), rate=rate)
+    rows = BinnedRows(data=data, targets=targets, scores=np.repeat(scores, copies, axis=-1))
+    return MixedStage(PARAMS, rows, theta=THETA.copy(), rate=rate)
 
 
-def functions(block, seed=2):
+def functions(stage, seed=2):
     """Some B and A at the rows: (2K, n)."""
-    size = (2 * block.rows.targets.width, block.rows.data.num_data())
+    size = (2 * stage.rows.targets.width, stage.rows.data.num_data())
     return np.random.default_rng(seed).normal(size=size)
 
 
-def each_cell(block):
-    """Task, row, label, weight and scores before block 2 of every cell."""
-    cells, scores = block.rows.targets, block.rows.scores
-    if isinstance(cells, WideTargets):
-        for t, i in np.ndindex(cells.y.shape):
-            yield t, i, cells.y[t, i], cells.weight[t, i], scores[t, :, i]
+def each_cell(stage):
+    """Task, row, label, weight and scores before stage 2 of every cell."""
+    targets, scores = stage.rows.targets, stage.rows.scores
+    if not isinstance(targets, LongTargets):
+        for t, i in np.ndindex(targets.y.shape):
+            yield t, i, targets.y[t, i], targets.weight[t, i], scores[t, :, i]
     else:
-        for i, t in enumerate(np.repeat(np.arange(N_TASKS), cells.counts)):
-            yield t, i, cells.y[i], cells.weight[i], scores[:, i]
+        for i, t in enumerate(np.repeat(np.arange(N_TASKS), targets.counts)):
+            yield t, i, targets.y[i], targets.weight[i], scores[:, i]
 
 
 def written_total(before, theta, B, A):
@@ -75,15 +81,15 @@ def written_derivatives(kind, y, F):
     return (np.arange(3) == y) - p, 1.5 * p * (1 - p)
 
 
-def written_loss(block, theta, f):
+def written_loss(stage, theta, f):
     """Total loss of all cells, each times the weight of its task."""
-    total, width = 0.0, block.rows.targets.width
-    task_weight = np.ones(N_TASKS) if block.rows.targets.task_weight is None else block.rows.targets.task_weight
-    for t, i, y, weight, before in each_cell(block):
+    total, width = 0.0, stage.rows.targets.width
+    task_weight = np.ones(N_TASKS) if stage.rows.targets.task_weight is None else stage.rows.targets.task_weight
+    for t, i, y, weight, before in each_cell(stage):
         F = written_total(before, theta[t], f[:width, i], f[width:, i])
-        if block.rows.targets.kind == "regression":
+        if stage.rows.targets.kind == "regression":
             loss = (y - F[0]) ** 2 / 2
-        elif block.rows.targets.kind == "binary":
+        elif stage.rows.targets.kind == "binary":
             loss = np.log1p(np.exp(F[0])) - y * F[0]
         else:
             loss = logsumexp(F) - F[int(y)]
@@ -91,11 +97,11 @@ def written_loss(block, theta, f):
     return total
 
 
-def move(block, inner, theta):
+def move(stage, inner, theta):
     """What one step moves θ by."""
-    block.theta = theta.copy()
-    block._move_theta(inner)
-    return block.theta - theta
+    stage.theta = theta.copy()
+    stage._move_theta(inner)
+    return stage.theta - theta
 
 
 def training_scores(booster):
@@ -109,10 +115,10 @@ def training_scores(booster):
 @every_kind
 def test_both_trees_of_a_round_fit_the_same_scores(kind, layout):
     """A: g = -s r; B: g = -(1 - s) r. h = 1 for squared error, else s² h and (1 - s)² h."""
-    block = mixed_block(kind, layout)
-    f, width = functions(block), block.rows.targets.width
+    stage = mixed_stage(kind, layout)
+    f, width = functions(stage), stage.rows.targets.width
     gradient, hessian = np.zeros((2, *f.shape))
-    for t, i, y, weight, before in each_cell(block):
+    for t, i, y, weight, before in each_cell(stage):
         B, A = f[:width, i], f[width:, i]
         r, h = written_derivatives(kind, y, written_total(before, THETA[t], B, A))
         s, squared = expit(THETA[t]), kind == "regression"
@@ -120,7 +126,7 @@ def test_both_trees_of_a_round_fit_the_same_scores(kind, layout):
         gradient[width:, i] -= s * weight * r
         hessian[:width, i] += (1.0 if squared else (1 - s) ** 2) * weight * h
         hessian[width:, i] += (1.0 if squared else s**2) * weight * h
-    ours = block.gradients(f)
+    ours = stage.gradients(f)
     np.testing.assert_allclose(ours[0], gradient, atol=1e-6)
     np.testing.assert_allclose(ours[1], hessian, atol=2e-6)  # a floor of 1e-6 keeps Newton's from 0
 
@@ -130,13 +136,13 @@ def test_both_trees_of_a_round_fit_the_same_scores(kind, layout):
 @every_kind
 def test_the_sum_step_goes_down_the_gradient_of_the_total_loss(kind, layout, task_weight):
     rate, tiny = 0.07, 1e-6
-    block = mixed_block(kind, layout, rate=rate, task_weight=task_weight)
-    f = functions(block)
-    block.gradients(f)
+    stage = mixed_stage(kind, layout, rate=rate, task_weight=task_weight)
+    f = functions(stage)
+    stage.gradients(f)
     for t in range(N_TASKS):
         up, down = THETA + tiny * np.eye(N_TASKS)[t], THETA - tiny * np.eye(N_TASKS)[t]
-        slope = (written_loss(block, up, f) - written_loss(block, down, f)) / (2 * tiny)
-        assert block.theta[t] - THETA[t] == pytest.approx(-rate * slope, abs=1e-7)
+        slope = (written_loss(stage, up, f) - written_loss(stage, down, f)) / (2 * tiny)
+        assert stage.theta[t] - THETA[t] == pytest.approx(-rate * slope, abs=1e-7)
         assert abs(slope) > 1e-3
 
 
@@ -145,11 +151,11 @@ def test_the_sum_step_goes_down_the_gradient_of_the_total_loss(kind, layout, tas
 @every_kind
 def test_the_first_round_leaves_theta_as_it_is(kind, layout, rate, monkeypatch):
     monkeypatch.setattr(stages, "_EVIDENCE", 0.0)
-    block = mixed_block(kind, layout, rate=rate)
-    block.update()
-    np.testing.assert_array_equal(block.theta, THETA)
-    block.update()
-    assert (block.theta != THETA).any()
+    stage = mixed_stage(kind, layout, rate=rate)
+    stage.update()
+    np.testing.assert_array_equal(stage.theta, THETA)
+    stage.update()
+    assert (stage.theta != THETA).any()
 
 
 @pytest.mark.parametrize("theta_step", ["scale-free", "sum"])
@@ -170,13 +176,13 @@ def test_one_round_says_nothing_of_the_labels(theta_step):
 def test_two_separate_ensembles_grow_the_same_trees(rate, monkeypatch):
     """Three rounds of A and B, each in a booster of its own."""
     monkeypatch.setattr(stages, "_EVIDENCE", 0.0)
-    block, other = mixed_block(rate=rate), mixed_block()
+    stage, other = mixed_stage(rate=rate), mixed_stage()
     y, before = other.rows.targets.y, other.rows.scores[0]
     task, theta = np.repeat(np.arange(N_TASKS), other.rows.targets.counts), THETA.copy()
     boosters = [lgb.Booster({**PARAMS, "objective": "none"}, other.rows.data) for _ in range(2)]
     B, A = np.zeros((2, N_ROWS))
     for _ in range(3):
-        block.update()
+        stage.update()
         s = expit(theta)[task]
         r = y - before - (1 - s) * B - s * A
         inner, slope = r * (A - B), expit(theta) * (1 - expit(theta))
@@ -185,35 +191,35 @@ def test_two_separate_ensembles_grow_the_same_trees(rate, monkeypatch):
         for booster, part in zip(boosters, ((1 - s) * r, s * r), strict=True):
             booster.update(fobj=lambda scores, data, part=part: (-part, np.ones(N_ROWS)))
         B, A = map(training_scores, boosters)
-    np.testing.assert_allclose(block.ensemble.scores(), [B, A], atol=1e-6)
-    np.testing.assert_allclose(block.theta, theta, atol=1e-6)
+    np.testing.assert_allclose(stage.ensemble.scores(), [B, A], atol=1e-6)
+    np.testing.assert_allclose(stage.theta, theta, atol=1e-6)
 
 
 @pytest.mark.parametrize("layout", ["long", "wide"])
 @pytest.mark.parametrize("kind", ["regression", "multiclass"])
 def test_the_scale_free_step_knows_neither_scale_nor_rows(kind, layout, monkeypatch):
     monkeypatch.setattr(stages, "_EVIDENCE", 0.0)
-    block, doubled = mixed_block(kind, layout), mixed_block(kind, layout, copies=2)
-    inner = np.random.default_rng(3).normal(size=block.rows.targets.y.shape)
-    step = move(block, inner, THETA)
+    stage, doubled = mixed_stage(kind, layout), mixed_stage(kind, layout, copies=2)
+    inner = np.random.default_rng(3).normal(size=stage.rows.targets.y.shape)
+    step = move(stage, inner, THETA)
     assert (np.abs(step) > 1e-3).all()
-    np.testing.assert_allclose(move(block, 1e4 * inner, THETA), step, rtol=1e-12)
-    np.testing.assert_allclose(move(block, 1e-4 * inner, THETA), step, rtol=1e-12)
+    np.testing.assert_allclose(move(stage, 1e4 * inner, THETA), step, rtol=1e-12)
+    np.testing.assert_allclose(move(stage, 1e-4 * inner, THETA), step, rtol=1e-12)
     np.testing.assert_allclose(move(doubled, np.repeat(inner, 2, axis=-1), THETA), step, rtol=1e-12)
 
 
 def test_the_scale_free_step_knows_no_scale_of_labels_and_functions(monkeypatch):
     monkeypatch.setattr(stages, "_EVIDENCE", 0.0)
-    block, scaled = mixed_block(), mixed_block(factor=1000.0)
-    f = functions(block)
-    block.gradients(f)
+    stage, scaled = mixed_stage(), mixed_stage(factor=1000.0)
+    f = functions(stage)
+    stage.gradients(f)
     scaled.gradients(1000 * f)
-    np.testing.assert_allclose(scaled.theta, block.theta, rtol=1e-12)
-    assert (np.abs(block.theta - THETA) > 1e-3).all()
+    np.testing.assert_allclose(scaled.theta, stage.theta, rtol=1e-12)
+    assert (np.abs(stage.theta - THETA) > 1e-3).all()
 
 
 def test_the_scale_free_step_knows_no_weight_of_tasks():
-    one, two = mixed_block(layout="wide"), mixed_block(layout="wide", task_weight=np.array([0.1, 2.0, 0.9]))
+    one, two = mixed_stage(layout="wide"), mixed_stage(layout="wide", task_weight=np.array([0.1, 2.0, 0.9]))
     inner = np.random.default_rng(3).normal(size=one.rows.targets.y.shape)
     np.testing.assert_array_equal(move(two, inner, THETA), move(one, inner, THETA))
 
@@ -236,42 +242,42 @@ def test_a_task_of_weight_0_keeps_its_start_in_the_sum_step():
 
 
 def test_the_sum_step_knows_both():
-    block, doubled = mixed_block(rate=0.1), mixed_block(rate=0.1, copies=2)
+    stage, doubled = mixed_stage(rate=0.1), mixed_stage(rate=0.1, copies=2)
     inner = np.random.default_rng(3).normal(size=N_ROWS)
-    step = move(block, inner, THETA)
-    np.testing.assert_allclose(move(block, 10 * inner, THETA), 10 * step)
+    step = move(stage, inner, THETA)
+    np.testing.assert_allclose(move(stage, 10 * inner, THETA), 10 * step)
     np.testing.assert_allclose(move(doubled, np.repeat(inner, 2), THETA), 2 * step)
 
 
 def test_the_scale_free_step_is_half_at_most_and_ends_at_twelve():
-    block = mixed_block()
+    stage = mixed_stage()
     agreed = np.ones(N_ROWS)  # all rows of every task pull one way
-    longest = 0.5 * (1 - 4 / block.rows.targets.counts)  # the fewer rows, the less evidence
-    np.testing.assert_allclose(move(block, agreed, np.zeros(N_TASKS)), longest)
+    longest = 0.5 * (1 - 4 / stage.rows.targets.counts)  # the fewer rows, the less evidence
+    np.testing.assert_allclose(move(stage, agreed, np.zeros(N_TASKS)), longest)
     for inner in (1e6 * agreed, -agreed, np.random.default_rng(4).normal(size=N_ROWS)):
-        assert (np.abs(move(block, inner, THETA)) <= 0.5).all()
-    block.theta = np.full(N_TASKS, 11.9999999)
+        assert (np.abs(move(stage, inner, THETA)) <= 0.5).all()
+    stage.theta = np.full(N_TASKS, 11.9999999)
     for _ in range(3):
-        block._move_theta(agreed)
-    assert (block.theta <= 12).all()
-    assert move(block, agreed, np.full(N_TASKS, 20.0)).tolist() == [-8.0] * N_TASKS
+        stage._move_theta(agreed)
+    assert (stage.theta <= 12).all()
+    assert move(stage, agreed, np.full(N_TASKS, 20.0)).tolist() == [-8.0] * N_TASKS
 
 
 def test_the_scale_free_step_waits_for_two_standard_errors():
-    block = mixed_block()
+    stage = mixed_stage()
     noise = np.tile([1.0, -1.0], N_ROWS // 2)  # sums to 0 in every task
     for inner, moves in ((noise + 0.2, False), (noise + 2.0, True)):
-        assert ((move(block, inner, THETA) != 0) == moves).all()
+        assert ((move(stage, inner, THETA) != 0) == moves).all()
 
 
 @every_layout
 @every_kind
 def test_the_names_of_the_sides_are_arbitrary(kind, layout):
-    block = mixed_block(kind, layout)
-    f = functions(block)
-    total = block.total(block.rows, f)
-    block.theta = -block.theta
-    np.testing.assert_allclose(block.total(block.rows, np.concatenate(np.split(f, 2)[::-1])), total, atol=1e-12)
+    stage = mixed_stage(kind, layout)
+    f = functions(stage)
+    total = stage.total(stage.rows, f)
+    stage.theta = -stage.theta
+    np.testing.assert_allclose(stage.total(stage.rows, np.concatenate(np.split(f, 2)[::-1])), total, atol=1e-12)
 
 
 @pytest.mark.parametrize("target", ["regression", "classification"])
@@ -296,7 +302,7 @@ def test_a_start_on_the_other_side_gives_the_same_model(kind, monkeypatch):
         y = pl.Series("y", ["a", "b", "c"]).gather((y > 0.3).cast(int) + (y > 0.8).cast(int) * (kind == "multiclass"))
     estimators = []
     for spread in (0.1, -0.1):
-        monkeypatch.setattr(estimator, "_SPREAD", spread)
+        monkeypatch.setattr(rmtgb, "_SPREAD", spread)
         options = {"n_estimators_outlier": 40, "n_estimators_task": 5, "early_stopping": False, "random_state": 0}
         estimators.append(RMTGB(task_column="task", **options).fit(bench.X, y))
     said = [
@@ -310,11 +316,11 @@ def test_a_start_on_the_other_side_gives_the_same_model(kind, monkeypatch):
 
 def test_taking_rounds_back_takes_back_the_steps_of_theta(monkeypatch):
     monkeypatch.setattr(stages, "_EVIDENCE", 0.0)
-    blocks = long, short = mixed_block(), mixed_block()
-    for block, rounds in zip(blocks, (6, 3), strict=True):
+    pair = long, short = mixed_stage(), mixed_stage()
+    for stage, rounds in zip(pair, (6, 3), strict=True):
         for _ in range(rounds):
-            block.update()
+            stage.update()
     assert (long.theta != short.theta).any()
-    long.keep(3)
+    long.roll_back(3)
     np.testing.assert_array_equal(long.theta, short.theta)
-    np.testing.assert_allclose(long.after()[0].scores, short.after()[0].scores, atol=1e-12)
+    np.testing.assert_allclose(long.after().scores, short.after().scores, atol=1e-12)
