@@ -172,7 +172,7 @@ def code_items(values: pl.Series, items: pl.Series, what: str = "the items of th
     TypeError
         If the catalogue holds another type of names.
     """
-    if _family(values.dtype) != _family(items.dtype):
+    if family(values.dtype) != family(items.dtype):
         raise TypeError(f"{what} are {values.dtype}, those of the catalogue {items.dtype}: cast one of them")
     if values.dtype != items.dtype:
         values = values.cast(items.dtype, strict=False)
@@ -184,7 +184,8 @@ def code_items(values: pl.Series, items: pl.Series, what: str = "the items of th
     return coded["code"].fill_null(UNSEEN_ITEM)
 
 
-def _family(dtype: pl.DataType) -> str:
+def family(dtype: pl.DataType) -> str:
+    """Name the types that can be compared with one."""
     if dtype.is_integer():
         return "whole number"
     return "text" if dtype in (pl.String, pl.Categorical, pl.Enum) else str(dtype)

@@ -396,7 +396,7 @@ class M2TRec(TrainedEstimator, Recommender):
         catalogue = Catalogue(ids=plain_names(joined["item"]), counts=counts)
         index = self._fitted_index()
         units = extended.on(index.unit_vectors.device)
-        self._index = ItemIndex.of(index.network, extended, units, self._as_fitted(), index.unit_vectors)
+        self._index = ItemIndex(index.network, extended, units, self._as_fitted(), index.unit_vectors)
         self._items = extended
         self._set_catalogue(catalogue)
         return self
@@ -502,7 +502,7 @@ class M2TRec(TrainedEstimator, Recommender):
         """Rank the next clicks of validation sessions among all items."""
         if valid is None:
             return {}, None
-        scores = ItemIndex.of(network, known, items, self).scores
+        scores = ItemIndex(network, known, items, self).scores
         ranking = rank_next(scores, valid, known.clicks, most=MAX_VALIDATION_CLICKS)
         score = ranking.mrr(20)
         return {"val/recall@20": ranking.recall(20), "val/mrr@20": score}, score
@@ -525,7 +525,7 @@ class M2TRec(TrainedEstimator, Recommender):
         device = find_device(self.device)
         if self._index is None or self._index.unit_vectors.device.type != device.type:
             network, device = self._fitted_network()
-            self._index = ItemIndex.of(network, self._items, self._items.on(device), self._as_fitted())
+            self._index = ItemIndex(network, self._items, self._items.on(device), self._as_fitted())
         return self._index
 
     def _rebuild(self) -> M2TRecNetwork:

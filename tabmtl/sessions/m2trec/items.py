@@ -120,10 +120,8 @@ class KnownItems:
 
     def extended(self, features: ItemFeatures, row: np.ndarray) -> KnownItems:
         """Append items without clicks; shared units take in those of known metadata."""
-        if self.features is None or self.row is None:
-            raise ValueError(
-                "this model was fitted without an item table, so metadata says nothing to it: fit with items="
-            )
+        assert self.features is not None
+        assert self.row is not None
         features, row = self.features.extended(features), np.concatenate([self.row, len(self.features) + row])
         if self.shared:
             features, place = features.distinct()
