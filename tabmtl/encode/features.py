@@ -20,7 +20,7 @@ from tabmtl.storage.stored import Stored
 
 MOST_ROWS = 4
 
-_TEXT = (pl.String, pl.Categorical, pl.Enum)
+TEXT = (pl.String, pl.Categorical, pl.Enum)
 
 
 class SingleRows:
@@ -44,7 +44,7 @@ class SingleRows:
     def of(cls, columns: Columns, schema: pl.Schema) -> SingleRows | None:
         """Return a reader of rows with a schema; None where only polars itself makes numbers or text of some type."""
         numbers = all(_is_plain(schema[name]) for name in columns.numeric)
-        levels = all(schema[name] in _TEXT or _is_whole(schema[name]) for name in columns.categorical)
+        levels = all(schema[name] in TEXT or _is_whole(schema[name]) for name in columns.categorical)
         return cls(columns, schema) if numbers and levels else None
 
     def read(self, frame: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
@@ -66,7 +66,7 @@ def _code(value: Any, text: Callable[[Any], str] | None, known: dict[str, int]) 
 
 def _text_of(dtype: pl.DataType) -> Callable[[Any], str] | None:
     """Return the function that names the level of a value; None where a value is its own name."""
-    if dtype in _TEXT:
+    if dtype in TEXT:
         return None
     return (lambda value: "true" if value else "false") if dtype == pl.Boolean else str
 
@@ -269,7 +269,7 @@ class FeatureCoder:
 
 
 def _is_feature(dtype: pl.DataType) -> bool:
-    return dtype in (*_TEXT, pl.Boolean) or dtype.is_numeric() or dtype == pl.Null
+    return dtype in (*TEXT, pl.Boolean) or dtype.is_numeric() or dtype == pl.Null
 
 
 def _roles(
@@ -296,7 +296,7 @@ def _roles(
             raise TypeError(
                 f"column {name!r} has type {dtype}; expected numbers, text, booleans or categories: cast it, or drop it"
             )
-        is_text = dtype in (*_TEXT, pl.Boolean)
+        is_text = dtype in (*TEXT, pl.Boolean)
         chosen = is_text if categorical == "from_dtype" else name in categorical
         if is_text and not chosen and dtype != pl.Boolean:
             raise TypeError(

@@ -272,7 +272,8 @@ class Recommender(SavableEstimator):
         self.item_counts_ = catalogue.counts
 
     def _restore(self, state: Any) -> None:
-        fitted = dict(vars(state))
+        # a public attribute that this fit did not set is left out
+        fitted = {name: part for name, part in vars(state).items() if part is not None or name.startswith("_")}
         self._set_fitted(fitted.pop("_catalogue"), fitted)
 
 

@@ -49,7 +49,6 @@ from tabmtl.training.epochs import Record
 _SESSIONS_TO_SPLIT = 20  # fewer sessions are all trained on
 _CHECKED = 100  # sessions on which approximate search is compared with exact search
 _LONGEST = 10_000  # clicks that a network may read: it keeps their distances, which are as many squared
-_METADATA_FACTS = ("n_distinct_metadata_", "oracle_ceiling_")
 
 
 def check_categorical(name: str, value: Any) -> None:
@@ -67,13 +66,6 @@ def check_weights(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be a number or a list of one a level of categories, got {value!r}")
     for weight in value if isinstance(value, Iterable) else [value]:
         check_at_least(name, weight, 0)
-
-
-def check_length(name: str, value: Any) -> None:
-    """Raise a ValueError for a number of clicks that a network does not read."""
-    check_count(name, value)
-    if value > _LONGEST:
-        raise ValueError(f"{name} must be at most {_LONGEST}, got {value}")
 
 
 CategoricalColumns = Annotated[Literal["from_dtype"] | Sequence[str], check_categorical]
@@ -230,7 +222,7 @@ class M2TRec(TrainedEstimator, Recommender):
     min_frequency: Count = 1
     training: ExampleMode = "per_session"
     n_negatives: Count | None = 4096
-    max_length: Annotated[int, check_length] = 50
+    max_length: Annotated[int, partial(check_count, high=_LONGEST)] = 50
     cold_prior: Positive = 1.0
     epochs: Count = 10
     batch_size: Count = 2048
@@ -540,12 +532,6 @@ class M2TRec(TrainedEstimator, Recommender):
         if "_index" in state:
             state["_index"] = None  # computed again from the weights
         return state
-
-    def _restore(self, state: Any) -> None:
-        super()._restore(state)
-        for name in _METADATA_FACTS:
-            if getattr(self, name) is None:
-                delattr(self, name)
 
 
 def _describe(record: Mapping[str, float | None]) -> str:
