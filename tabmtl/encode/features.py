@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from typing import Annotated, Any, Literal
@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 
-from tabmtl.encode.numeric import NumericScaler, NumericTransform, bin_edges, number_of
+from tabmtl.encode.numeric import LeanPickle, NumericScaler, NumericTransform, bin_edges, number_of
 from tabmtl.forks import has_pool
 from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN, Columns
 from tabmtl.storage.stored import Stored
@@ -29,54 +29,42 @@ class SingleRows:
     Parameters
     ----------
     columns : Columns
-    schema : polars Schema
-        Of the rows; `of` accepts only schemas that this class can read.
+        Numbers and categories of types that `of` accepts.
     """
 
-    def __init__(self, columns: Columns, schema: pl.Schema) -> None:
+    def __init__(self, columns: Columns) -> None:
         self._numeric = columns.numeric
-        self._codes: list[tuple[str, Callable[[Any], str] | None, dict[str, int]]] = []
+        self._codes: dict[str, dict[str, int]] = {}
         for name, levels in zip(columns.categorical, columns.levels, strict=True):
-            known = {level: code for code, level in enumerate(levels, start=FIRST_LEVEL)}
-            self._codes.append((name, _text_of(schema[name]), known))
+            self._codes[name] = {level: code for code, level in enumerate(levels, start=FIRST_LEVEL)}
 
     @classmethod
     def of(cls, columns: Columns, schema: pl.Schema) -> SingleRows | None:
         """Return a reader of rows with a schema; None where only polars itself makes numbers or text of some type."""
-        numbers = all(_is_plain(schema[name]) for name in columns.numeric)
+        numbers = all(schema[name].is_float() or _is_whole(schema[name]) for name in columns.numeric)
         levels = all(schema[name] in TEXT or _is_whole(schema[name]) for name in columns.categorical)
-        return cls(columns, schema) if numbers and levels else None
+        return cls(columns) if numbers and levels else None
 
     def read(self, frame: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
         """Read numbers (n, Fn) as float64, NaN for missing, and codes (n, Fc) as int32."""
         rows = frame.rows(named=True)
         numbers = np.array([[row[name] for name in self._numeric] for row in rows], dtype=np.float64)  # None is NaN
-        codes = [[_code(row[name], text, known) for name, text, known in self._codes] for row in rows]
+        codes = [[_code(row[name], known) for name, known in self._codes.items()] for row in rows]
         return (
             numbers.reshape(len(rows), len(self._numeric)),
             np.array(codes, dtype=np.int32).reshape(len(rows), len(self._codes)),
         )
 
 
-def _code(value: Any, text: Callable[[Any], str] | None, known: dict[str, int]) -> int:
+def _code(value: Any, known: dict[str, int]) -> int:
     if value is None:
         return MISSING
-    return known.get(value if text is None else text(value), UNSEEN)
-
-
-def _text_of(dtype: pl.DataType) -> Callable[[Any], str] | None:
-    """Return the function that names the level of a value; None where a value is its own name."""
-    if dtype in TEXT:
-        return None
-    return (lambda value: "true" if value else "false") if dtype == pl.Boolean else str
+    # polars writes True and False in lower case
+    return known.get(value if isinstance(value, str) else str(value).lower(), UNSEEN)
 
 
 def _is_whole(dtype: pl.DataType) -> bool:
     return dtype.is_integer() or dtype in (pl.Boolean, pl.Null)
-
-
-def _is_plain(dtype: pl.DataType) -> bool:
-    return dtype.is_float() or _is_whole(dtype)
 
 
 _SAMPLE_ROWS = 200_000  # rows for quantiles, at most
@@ -87,7 +75,7 @@ Reading = tuple[list[pl.Expr], list[pl.Expr], SingleRows | None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class FeatureCoder:
+class FeatureCoder(LeanPickle):
     """Fitted encoding of the features, as plain arrays and lists.
 
     Numeric columns are mapped by a `NumericScaler`, whose quantiles come from at most 200 000 rows drawn with a
@@ -235,9 +223,6 @@ class FeatureCoder:
     @cached_property
     def _kept(self) -> dict[tuple[type, ...], Reading]:
         return {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def _check_types(self, schema: pl.Schema) -> None:
         for name in self.columns.numeric:
