@@ -254,8 +254,6 @@ def read_weights(sample_weight: Any, n: int, names: Sequence[str]) -> np.ndarray
         if set(columns) != set(names):
             raise ValueError(f"sample_weight has columns {list(columns)}, expected one per task: {list(names)}")
         weight = np.column_stack([columns[name].to_numpy() for name in names]).astype(np.float64)
-    elif nw.dependencies.is_into_series(sample_weight):
-        weight = nw.from_native(sample_weight, series_only=True).to_numpy().astype(np.float64)
     elif isinstance(sample_weight, numbers.Number):
         weight = np.full(n, sample_weight, dtype=np.float64)
     else:
