@@ -258,11 +258,7 @@ def read_weights(sample_weight: Any, n: int, names: Sequence[str]) -> np.ndarray
         weight = np.full(n, sample_weight, dtype=np.float64)
     else:
         weight = check_array(
-            sample_weight,
-            dtype=np.float64,
-            ensure_2d=False,
-            ensure_all_finite=False,
-            input_name="sample_weight",
+            sample_weight, dtype=np.float64, ensure_2d=False, ensure_all_finite=False, input_name="sample_weight"
         )
     if weight.shape not in {(n,), (n, len(names))}:
         raise ValueError(

@@ -86,12 +86,7 @@ class TableCoder:
         )
 
     def read(
-        self,
-        X: Any,
-        y: Any = None,
-        sample_weight: Any = None,
-        *,
-        unknown_task: Literal["error", "shared"] = "error",
+        self, X: Any, y: Any = None, sample_weight: Any = None, *, unknown_task: Literal["error", "shared"] = "error"
     ) -> Batch:
         """Encode rows, with their labels if `y` is given.
 
