@@ -14,7 +14,7 @@ import polars as pl
 
 from tabmtl.params import is_number
 from tabmtl.schema import TabmtlWarning
-from tabmtl.sessions.log import LogColumns, code_items, family, read_log
+from tabmtl.sessions.log import LogColumns, code_items, family, read_log, to_polars
 from tabmtl.sessions.ragged import UNSEEN_ITEM, Sessions
 
 
@@ -76,12 +76,13 @@ def temporal_split(
         clicks = clicks.collect()
     # a split needs no items: the session stands in for them
     columns = LogColumns(session=session_column, item=session_column, time=time_column)
-    rows = read_log(clicks, columns).drop("item").with_row_index("row")
+    frame = to_polars(clicks, "the click log")
+    rows = read_log(frame, columns).drop("item").with_row_index("row")
     last = pl.col("row").min().cast(pl.Float64) if time_column is None else pl.col("time").max()
     first = pl.col("row") == pl.col("row").min().over("session")
     log = rows.select(last=last.over("session"), first=first)
     times = log.filter("first")["last"].sort().to_numpy()  # of sessions
-    dtype = None if time_column is None else _dtype(clicks, time_column)
+    dtype = None if time_column is None else frame.collect_schema()[time_column]
     if isinstance(test_size, int | float | np.number):
         start = _start_of_newest(times, test_size)
     elif dtype is None:
@@ -100,9 +101,8 @@ def temporal_split(
 
 def warn_of_leaks(sessions: Sessions, later: Sessions) -> None:
     """Warn of a validation log that repeats sessions of training, or whose targets are all unknown."""
-    shared = 0
-    if family(sessions.ids.dtype) == family(later.ids.dtype):
-        shared = np.count_nonzero(code_items(later.ids, sessions.ids))
+    comparable = family(sessions.ids.dtype) == family(later.ids.dtype)
+    shared = np.count_nonzero(code_items(later.ids, sessions.ids)) if comparable else 0
     if shared:
         warnings.warn(
             f"{shared} of the {len(later)} sessions of clicks_val are named like sessions of clicks: sessions "
@@ -153,11 +153,6 @@ def _start_at(cut: Any, dtype: pl.DataType, time_column: str | None) -> float:
         has, cure = ("no time zone", "leave it out") if zone is None else (f"the time zone {zone}", "give one")
         raise TypeError(f"the column {time_column!r} has {has}, but cut is {cut!r}: {cure}")
     return (cut if zone else cut.replace(tzinfo=UTC)).timestamp()
-
-
-def _dtype(clicks: Any, column: str) -> pl.DataType:
-    one = clicks if isinstance(clicks, pl.DataFrame) else nw.from_native(clicks, eager_only=True).head(1).to_polars()
-    return one.schema[column]
 
 
 def _hint(cut: Any) -> str:
