@@ -266,7 +266,7 @@ class Recommender(SavableEstimator):
         self.__dict__ |= fitted
 
     def _set_catalogue(self, catalogue: Catalogue) -> None:
-        self._catalogue = replace(catalogue, metadata=None)  # which only fit reads
+        self._catalogue = replace(catalogue, metadata=None)  # only fit reads metadata
         self.n_items_ = len(catalogue)
         self.item_ids_ = catalogue.ids
         self.item_counts_ = catalogue.counts

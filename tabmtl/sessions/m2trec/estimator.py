@@ -48,7 +48,7 @@ from tabmtl.training.epochs import Record
 
 _SESSIONS_TO_SPLIT = 20  # fewer sessions are all trained on
 _CHECKED = 100  # sessions on which approximate search is compared with exact search
-_LONGEST = 10_000  # clicks that a network may read: it keeps their distances, which are as many squared
+_LONGEST = 10_000  # clicks that a network may read: it keeps the distances of all pairs
 
 
 def check_categorical(name: str, value: Any) -> None:

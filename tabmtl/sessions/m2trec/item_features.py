@@ -121,7 +121,7 @@ class ItemFeatures:
         )
 
     def with_unknown(self) -> ItemFeatures:
-        """Append a row for an item of which nothing is known: unseen levels, missing numbers and empty bags."""
+        """Append a row for an unknown item: unseen levels, missing numbers and empty bags."""
         empty = Bags(offsets=np.zeros(2, np.int64), codes=np.zeros(0, np.int32), weights=np.zeros(0, np.float32))
         unknown = ItemFeatures(
             x_num=np.full((1, self.x_num.shape[1]), np.nan, dtype=np.float32),
@@ -132,7 +132,7 @@ class ItemFeatures:
         return self.extended(unknown)
 
     def distinct(self) -> tuple[ItemFeatures, np.ndarray]:
-        """Keep the first of equal rows, in their order; and say for every row (G,) which of the kept ones it is."""
+        """Keep the first of equal rows, in their order, and give the place of every row (G,) among them."""
         first: dict[tuple[bytes, ...], int] = {}
         place = np.array([first.setdefault(key, len(first)) for key in self.keys()], dtype=np.int64)
         kept = torch.from_numpy(np.unique(place, return_index=True)[1])
@@ -224,7 +224,7 @@ class ItemCoder:
             raise ValueError("an item has a code beyond the levels of its column")
 
     def encode(self, metadata: pl.DataFrame) -> tuple[ItemFeatures, np.ndarray]:
-        """Encode the distinct rows of metadata; and say for every item (N,) which of them it has.
+        """Encode metadata: its distinct rows, and the place of every item (N,) among them.
 
         Raises
         ------
