@@ -321,8 +321,6 @@ def _survey(
     frame: pl.DataFrame | pl.LazyFrame, numbers: Sequence[pl.Expr], names: Sequence[str]
 ) -> tuple[np.ndarray, tuple[bool, ...]]:
     """Sample at most `_SAMPLE_ROWS` rows of all numbers (n_numeric, m), and find the columns with missing values."""
-    if not numbers:
-        return np.empty((0, 0)), ()
     rows = _count_rows(frame)
     chosen = np.arange(rows)
     if rows > _SAMPLE_ROWS:
