@@ -35,11 +35,10 @@ from tabmtl.sessions.m2trec.ceiling import describe_metadata, warn_of_ceiling
 from tabmtl.sessions.m2trec.encoder import Pooling
 from tabmtl.sessions.m2trec.index import ItemIndex, share_found, warn_of_misses
 from tabmtl.sessions.m2trec.item_features import ItemCoder
-from tabmtl.sessions.m2trec.items import KnownItems, NetworkItems
+from tabmtl.sessions.m2trec.items import KnownItems
 from tabmtl.sessions.m2trec.network import M2TRecNetwork
-from tabmtl.sessions.m2trec.training import MAX_VALIDATION_CLICKS, ExampleMode, Examples, SessionLoop
+from tabmtl.sessions.m2trec.training import ExampleMode, Examples, SessionLoop
 from tabmtl.sessions.ragged import Sessions
-from tabmtl.sessions.ranking import rank_next
 from tabmtl.sessions.recommender import Recommender, SessionState
 from tabmtl.storage.atomic import write_file
 from tabmtl.storage.stored import Stored
@@ -482,22 +481,9 @@ class M2TRec(TrainedEstimator, Recommender):
     ) -> tuple[list[Record], int]:
         """Train the network, in which the kept weights are left; see `run_epochs`."""
         device = next(network.parameters()).device
-        items = known.on(device)
         examples = Examples.of(train, known.unit_of, self.max_length, self.training, device)
-        validate = partial(self._validate, network, known, items, valid)
-        loop = SessionLoop(network, items, examples, self._tasks(), self, validate)
+        loop = SessionLoop(network, known, examples, self._tasks(), self, valid)
         return self._run_epochs(network, loop, validated=valid is not None, describe=_describe, on_epoch=self.on_epoch)
-
-    def _validate(
-        self, network: M2TRecNetwork, known: KnownItems, items: NetworkItems, valid: Sessions | None
-    ) -> tuple[Record, float | None]:
-        """Rank the next clicks of validation sessions among all items."""
-        if valid is None:
-            return {}, None
-        scores = ItemIndex(network, known, items, self).scores
-        ranking = rank_next(scores, valid, known.clicks, most=MAX_VALIDATION_CLICKS)
-        score = ranking.mrr(20)
-        return {"val/recall@20": ranking.recall(20), "val/mrr@20": score}, score
 
     # answers
 
