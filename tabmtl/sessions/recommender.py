@@ -205,12 +205,9 @@ class Recommender(SavableEstimator):
         return _columns_of(self._fitted_params)
 
     def _in_force(self) -> Self:
-        """Give this recommender, or one with the parameters of fit if they were changed since."""
-        fitted = self._fitted_params
-        if all(getattr(self, name) == value for name, value in fitted.items()):
-            return self
+        """Give a recommender with these fitted attributes and the parameters of fit, which may have changed since."""
         kept = self._as_fitted()
-        kept.__dict__ |= {name: value for name, value in vars(self).items() if name not in fitted}
+        kept.__dict__ |= {name: value for name, value in vars(self).items() if name not in self._fitted_params}
         return kept
 
     def _read(self, sessions: Any) -> Sessions:
