@@ -137,23 +137,15 @@ def to_polars(frame: Any, what: str) -> pl.DataFrame | pl.LazyFrame:
         return frame
     if not nw.dependencies.is_into_dataframe(frame):
         raise TypeError(f"{what} must be a polars, pandas or pyarrow frame, got {type(frame).__name__}")
-    native = nw.from_native(frame, eager_only=True)
-    try:
-        return native.to_polars()
-    except _UNREADABLE as error:
-        raise TypeError(_unreadable_message(native, what, error)) from error
-
-
-def _unreadable_message(frame: nw.DataFrame, what: str, error: Exception) -> str:
-    """Name the column that polars cannot read, and the cure; pandas may hold text and numbers in one column."""
-    for column in frame.iter_columns():
+    columns = []
+    for column in nw.from_native(frame, eager_only=True).iter_columns():
         try:
-            column.to_polars()
-        except _UNREADABLE:
-            kinds = sorted({type(value).__name__ for value in column.to_list() if value is not None})
-            cure = "cast it to numbers, text or dates, or drop it"
-            return f"the column {column.name!r} of {what} holds values of the types {', '.join(kinds)}: {cure}"
-    return f"{what} cannot be read as a polars frame: {error}"
+            columns.append(column.to_polars().alias(str(column.name)))
+        except _UNREADABLE as error:  # pandas may hold text and numbers in one column
+            kinds = ", ".join(sorted({type(value).__name__ for value in column.to_list() if value is not None}))
+            found = f"the column {column.name!r} of {what} holds values of the types {kinds}"
+            raise TypeError(f"{found}: cast it to numbers, text or dates, or drop it") from error
+    return pl.DataFrame(columns)
 
 
 def like(frame: pl.DataFrame, example: Any) -> Any:
