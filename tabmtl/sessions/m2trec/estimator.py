@@ -387,7 +387,7 @@ class M2TRec(TrainedEstimator, Recommender):
         catalogue = Catalogue(ids=plain_names(joined["item"]), counts=counts)
         index = self._fitted_index()
         units = extended.on(index.unit_vectors.device)
-        self._index = ItemIndex(index.network, extended, units, self._as_fitted(), index.unit_vectors)
+        self._index = ItemIndex(index.network, units, self._as_fitted(), index.unit_vectors)
         self._items = extended
         self._set_catalogue(catalogue)
         return self
@@ -482,7 +482,7 @@ class M2TRec(TrainedEstimator, Recommender):
         """Train the network, in which the kept weights are left; see `run_epochs`."""
         device = next(network.parameters()).device
         examples = Examples.of(train, known.unit_of, self.max_length, self.training, device)
-        loop = SessionLoop(network, known, examples, self._tasks(), self, valid)
+        loop = SessionLoop(network, known.on(device), examples, self._tasks(), self, valid)
         return self._run_epochs(network, loop, validated=valid is not None, describe=_describe, on_epoch=self.on_epoch)
 
     # answers
@@ -503,7 +503,7 @@ class M2TRec(TrainedEstimator, Recommender):
         device = find_device(self.device)
         if self._index is None or self._index.unit_vectors.device.type != device.type:
             network, device = self._fitted_network()
-            self._index = ItemIndex(network, self._items, self._items.on(device), self._as_fitted())
+            self._index = ItemIndex(network, self._items.on(device), self._as_fitted())
         return self._index
 
     def _rebuild(self) -> M2TRecNetwork:

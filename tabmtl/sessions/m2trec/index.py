@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tabmtl.schema import TabmtlWarning
-from tabmtl.sessions.m2trec.items import KnownItems, NetworkItems
+from tabmtl.sessions.m2trec.items import NetworkItems
 from tabmtl.sessions.m2trec.network import M2TRecNetwork
 from tabmtl.sessions.ragged import Sessions, spread
 from tabmtl.sessions.ranking import top_k
@@ -37,9 +37,8 @@ class ItemIndex:
     Parameters
     ----------
     network : M2TRecNetwork
-    known : KnownItems
     items : NetworkItems
-        The same items, on the device of the network.
+        On the device of the network.
     options : M2TRec
     before : Tensor of float32, shape (u, d + 1), optional
         Vectors of the first units, which are then not computed.
@@ -54,19 +53,17 @@ class ItemIndex:
         hold what they add to clicked items; the last row is added to scores.
     """
 
-    def __init__(
-        self, network: M2TRecNetwork, known: KnownItems, items: NetworkItems, options: Any, before: Tensor | None = None
-    ) -> None:
+    def __init__(self, network: M2TRecNetwork, items: NetworkItems, options: Any, before: Tensor | None = None) -> None:
         self.network = network.eval()
         self.items = items
-        self.unit_of = known.unit_of
+        self.unit_of = items.known.unit_of
         self.max_length = options.max_length
         units = torch.arange(0 if before is None else len(before), len(items), device=items.row.device)
         with torch.no_grad():
             parts = [network.vectors(items, part) for part in units.split(_UNITS_AT_A_TIME)]
         self.unit_vectors = torch.cat(parts if before is None else [before, *parts])
         vectors = self.unit_vectors[torch.from_numpy(self.unit_of[1:]).to(units.device)]
-        self.matrix = join_bias(vectors, known.bias(options.cold_prior))
+        self.matrix = join_bias(vectors, items.known.bias(options.cold_prior))
 
     def queries(self, sessions: Sessions) -> Tensor:
         """Compute queries (S, d + 3), whose last column is ones.

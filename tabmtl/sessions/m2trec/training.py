@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from tabmtl.schema import DivergenceError
 from tabmtl.sessions.m2trec.index import ItemIndex
-from tabmtl.sessions.m2trec.items import KnownItems
+from tabmtl.sessions.m2trec.items import NetworkItems
 from tabmtl.sessions.m2trec.network import M2TRecNetwork
 from tabmtl.sessions.m2trec.softmax import Candidates, OwnItems, softmax_loss
 from tabmtl.sessions.ragged import Sessions, ranges
@@ -91,9 +91,8 @@ class SessionLoop:
     Parameters
     ----------
     network : M2TRecNetwork
-    known : KnownItems
+    items : NetworkItems
     examples : Examples
-        On the device of the network.
     level_weights : mapping of str to float
         Weights of the category losses by level; the loss of items has the weight 1.
     options : M2TRec
@@ -104,16 +103,15 @@ class SessionLoop:
     def __init__(
         self,
         network: M2TRecNetwork,
-        known: KnownItems,
+        items: NetworkItems,
         examples: Examples,
         level_weights: Mapping[str, float],
         options: Any,
         valid: Sessions | None,
     ) -> None:
-        self.network, self.known, self.examples, self.options = network, known, examples, options
+        self.network, self.items, self.examples, self.options = network, items, examples, options
         self.level_weights, self.valid = level_weights, valid
-        self.items = known.on(examples.units.device)
-        self.candidates = Candidates(self.items.clicks, options.n_negatives)
+        self.candidates = Candidates(items.clicks, options.n_negatives)
         self.optimizer = Optimizer(
             network,
             learning_rate=options.learning_rate,
@@ -166,8 +164,8 @@ class SessionLoop:
         """Rank the next clicks of validation sessions among all items; MRR@20 is to be maximised."""
         if self.valid is None:
             return {}, None
-        scores = ItemIndex(self.network, self.known, self.items, self.options).scores
-        ranking = rank_next(scores, self.valid, self.known.clicks, most=MAX_VALIDATION_CLICKS)
+        scores = ItemIndex(self.network, self.items, self.options).scores
+        ranking = rank_next(scores, self.valid, self.items.known.clicks, most=MAX_VALIDATION_CLICKS)
         score = ranking.mrr(20)
         return {"val/recall@20": ranking.recall(20), "val/mrr@20": score}, score
 
