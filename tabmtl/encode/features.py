@@ -225,15 +225,12 @@ class FeatureCoder(LeanPickle):
         return {}
 
     def _check_types(self, schema: pl.Schema) -> None:
-        for name in self.columns.numeric:
-            if not (schema[name].is_numeric() or schema[name] in (pl.Boolean, pl.Null)):
+        kinds = dict.fromkeys(self.columns.numeric, ("numeric", "numbers"))
+        kinds |= dict.fromkeys(self.columns.categorical, ("categorical", "text"))
+        for name, (kind, cure) in kinds.items():
+            if not _is_feature(schema[name]) or (kind == "numeric" and schema[name] in TEXT):
                 raise TypeError(
-                    f"column {name!r} was numeric in fit and is now {schema[name]}; cast it to numbers, or fit again"
-                )
-        for name in self.columns.categorical:
-            if not _is_feature(schema[name]):
-                raise TypeError(
-                    f"column {name!r} was categorical in fit and is now {schema[name]}; cast it to text, or fit again"
+                    f"column {name!r} was {kind} in fit and is now {schema[name]}; cast it to {cure}, or fit again"
                 )
 
     def _scale(self, columns: Sequence[np.ndarray], out: np.ndarray) -> None:

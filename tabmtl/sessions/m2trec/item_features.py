@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 import torch
 from scipy.sparse import hstack
 from sklearn.feature_extraction.text import HashingVectorizer
@@ -192,7 +193,8 @@ class ItemCoder:
         holds = {name: _list_holds(name, dtype) for name, dtype in metadata.schema.items()}
         tags = {name: levels_of(metadata[name], min_frequency) for name in holds if holds[name] == "tags"}
         vectors = {name: _width(metadata[name]) for name in holds if holds[name] == "vectors"}
-        plain = metadata.select(name for name in holds if holds[name] is None and name not in texts)
+        # selectors, because select takes a name like "^a$" for a pattern
+        plain = metadata.select(cs.by_name(*(name for name in holds if holds[name] is None and name not in texts)))
         coder = None
         if plain.width:
             coder = FeatureCoder.fit(plain, categorical=chosen, min_frequency=min_frequency)
@@ -240,7 +242,7 @@ class ItemCoder:
         nothing = np.empty((len(metadata), 0), np.float32)
         x_num, x_cat = nothing, nothing.astype(np.int32)
         if self.table is not None:
-            x_num, x_cat = self.table.encode(metadata.select(self.table.names))
+            x_num, x_cat = self.table.encode(metadata.select(cs.by_name(*self.table.names)))
         bags = [encode_tags(metadata[name], levels) for name, levels in self.tags.items()]
         bags += [encode_text(metadata[name]) for name in self.texts]
         parts = [_encode_vectors(metadata[name], width) for name, width in self.vectors.items()]
