@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import narwhals.stable.v2 as nw
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 
 from tabmtl.schema import TabmtlWarning
 from tabmtl.sessions.log import code_items, to_polars
@@ -99,7 +100,7 @@ def make_catalogue(clicked: pl.Series, items: Any, item_column: str, *, describe
         # the wider of two types of whole numbers holds the items of both
         known = pl.concat([known, unlisted.alias(item_column).to_frame()], how="diagonal_relaxed")
         known = known.with_columns(plain_names(known[item_column]))
-    known = known.sort(item_column)
+    known = known.sort(cs.by_name(item_column))  # a name like "^a$" alone would be a pattern
     ids = known[item_column].alias("item")
     counts = np.zeros(len(known) + 1, dtype=np.int64)
     counts[code_items(counted["item"], ids).to_numpy()] = counted["count"].to_numpy()
