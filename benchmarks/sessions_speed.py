@@ -104,7 +104,7 @@ def our_step(
     clicks = torch.randint(1, n + 1, (len(batch) * (setting.length + 1),))
     starts, lengths = batch * (setting.length + 1), np.full_like(batch, setting.length)
     examples = Examples(units=clicks, starts=starts, lengths=lengths, all_prefixes=False)
-    loop = SessionLoop(network, items.on(torch.device("cpu")), examples, {}, model, lambda: ({}, None))
+    loop = SessionLoop(network, items.on(torch.device("cpu")), examples, {}, model, None)
     return network, lambda: loop.step(batch, 1e-3)
 
 

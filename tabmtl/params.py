@@ -63,13 +63,13 @@ def is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def check_count(name: str, value: int, low: int = 1) -> None:
-    """Raise a ValueError unless a value is a whole number of at least ``low`` and at most 64 bits."""
+def check_count(name: str, value: int, low: int = 1, high: int = _LARGEST) -> None:
+    """Raise a ValueError unless a value is a whole number from ``low`` to ``high``."""
     if not isinstance(value, Integral) or isinstance(value, bool):
         raise ValueError(f"{name} must be a whole number, got {value!r}")
     check_at_least(name, value, low)
-    if value > _LARGEST:
-        raise ValueError(f"{name} must be at most {_LARGEST}, got {value!r}")
+    if value > high:
+        raise ValueError(f"{name} must be at most {high}, got {value!r}")
 
 
 def check_at_least(name: str, value: float, low: float) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from typing import Annotated, Any, Literal
@@ -13,14 +13,14 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 
-from tabmtl.encode.numeric import NumericScaler, NumericTransform, bin_edges, number_of
+from tabmtl.encode.numeric import LeanPickle, NumericScaler, NumericTransform, bin_edges, number_of
 from tabmtl.forks import has_pool
 from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN, Columns
 from tabmtl.storage.stored import Stored
 
 MOST_ROWS = 4
 
-_TEXT = (pl.String, pl.Categorical, pl.Enum)
+TEXT = (pl.String, pl.Categorical, pl.Enum)
 
 
 class SingleRows:
@@ -29,54 +29,42 @@ class SingleRows:
     Parameters
     ----------
     columns : Columns
-    schema : polars Schema
-        Of the rows; `of` accepts only schemas that this class can read.
+        Numbers and categories of types that `of` accepts.
     """
 
-    def __init__(self, columns: Columns, schema: pl.Schema) -> None:
+    def __init__(self, columns: Columns) -> None:
         self._numeric = columns.numeric
-        self._codes: list[tuple[str, Callable[[Any], str] | None, dict[str, int]]] = []
+        self._codes: dict[str, dict[str, int]] = {}
         for name, levels in zip(columns.categorical, columns.levels, strict=True):
-            known = {level: code for code, level in enumerate(levels, start=FIRST_LEVEL)}
-            self._codes.append((name, _text_of(schema[name]), known))
+            self._codes[name] = {level: code for code, level in enumerate(levels, start=FIRST_LEVEL)}
 
     @classmethod
     def of(cls, columns: Columns, schema: pl.Schema) -> SingleRows | None:
         """Return a reader of rows with a schema; None where only polars itself makes numbers or text of some type."""
-        numbers = all(_is_plain(schema[name]) for name in columns.numeric)
-        levels = all(schema[name] in _TEXT or _is_whole(schema[name]) for name in columns.categorical)
-        return cls(columns, schema) if numbers and levels else None
+        numbers = all(schema[name].is_float() or _is_whole(schema[name]) for name in columns.numeric)
+        levels = all(schema[name] in TEXT or _is_whole(schema[name]) for name in columns.categorical)
+        return cls(columns) if numbers and levels else None
 
     def read(self, frame: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
         """Read numbers (n, Fn) as float64, NaN for missing, and codes (n, Fc) as int32."""
         rows = frame.rows(named=True)
         numbers = np.array([[row[name] for name in self._numeric] for row in rows], dtype=np.float64)  # None is NaN
-        codes = [[_code(row[name], text, known) for name, text, known in self._codes] for row in rows]
+        codes = [[_code(row[name], known) for name, known in self._codes.items()] for row in rows]
         return (
             numbers.reshape(len(rows), len(self._numeric)),
             np.array(codes, dtype=np.int32).reshape(len(rows), len(self._codes)),
         )
 
 
-def _code(value: Any, text: Callable[[Any], str] | None, known: dict[str, int]) -> int:
+def _code(value: Any, known: dict[str, int]) -> int:
     if value is None:
         return MISSING
-    return known.get(value if text is None else text(value), UNSEEN)
-
-
-def _text_of(dtype: pl.DataType) -> Callable[[Any], str] | None:
-    """Return the function that names the level of a value; None where a value is its own name."""
-    if dtype in _TEXT:
-        return None
-    return (lambda value: "true" if value else "false") if dtype == pl.Boolean else str
+    # polars writes True and False in lower case
+    return known.get(value if isinstance(value, str) else str(value).lower(), UNSEEN)
 
 
 def _is_whole(dtype: pl.DataType) -> bool:
     return dtype.is_integer() or dtype in (pl.Boolean, pl.Null)
-
-
-def _is_plain(dtype: pl.DataType) -> bool:
-    return dtype.is_float() or _is_whole(dtype)
 
 
 _SAMPLE_ROWS = 200_000  # rows for quantiles, at most
@@ -87,7 +75,7 @@ Reading = tuple[list[pl.Expr], list[pl.Expr], SingleRows | None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class FeatureCoder:
+class FeatureCoder(LeanPickle):
     """Fitted encoding of the features, as plain arrays and lists.
 
     Numeric columns are mapped by a `NumericScaler`, whose quantiles come from at most 200 000 rows drawn with a
@@ -236,19 +224,13 @@ class FeatureCoder:
     def _kept(self) -> dict[tuple[type, ...], Reading]:
         return {}
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {field.name: getattr(self, field.name) for field in fields(self)}
-
     def _check_types(self, schema: pl.Schema) -> None:
-        for name in self.columns.numeric:
-            if not (schema[name].is_numeric() or schema[name] in (pl.Boolean, pl.Null)):
+        kinds = dict.fromkeys(self.columns.numeric, ("numeric", "numbers"))
+        kinds |= dict.fromkeys(self.columns.categorical, ("categorical", "text"))
+        for name, (kind, cure) in kinds.items():
+            if not _is_feature(schema[name]) or (kind == "numeric" and schema[name] in TEXT):
                 raise TypeError(
-                    f"column {name!r} was numeric in fit and is now {schema[name]}; cast it to numbers, or fit again"
-                )
-        for name in self.columns.categorical:
-            if not _is_feature(schema[name]):
-                raise TypeError(
-                    f"column {name!r} was categorical in fit and is now {schema[name]}; cast it to text, or fit again"
+                    f"column {name!r} was {kind} in fit and is now {schema[name]}; cast it to {cure}, or fit again"
                 )
 
     def _scale(self, columns: Sequence[np.ndarray], out: np.ndarray) -> None:
@@ -269,7 +251,7 @@ class FeatureCoder:
 
 
 def _is_feature(dtype: pl.DataType) -> bool:
-    return dtype in (*_TEXT, pl.Boolean) or dtype.is_numeric() or dtype == pl.Null
+    return dtype in (*TEXT, pl.Boolean) or dtype.is_numeric() or dtype == pl.Null
 
 
 def _roles(
@@ -296,7 +278,7 @@ def _roles(
             raise TypeError(
                 f"column {name!r} has type {dtype}; expected numbers, text, booleans or categories: cast it, or drop it"
             )
-        is_text = dtype in (*_TEXT, pl.Boolean)
+        is_text = dtype in (*TEXT, pl.Boolean)
         chosen = is_text if categorical == "from_dtype" else name in categorical
         if is_text and not chosen and dtype != pl.Boolean:
             raise TypeError(
@@ -336,8 +318,6 @@ def _survey(
     frame: pl.DataFrame | pl.LazyFrame, numbers: Sequence[pl.Expr], names: Sequence[str]
 ) -> tuple[np.ndarray, tuple[bool, ...]]:
     """Sample at most `_SAMPLE_ROWS` rows of all numbers (n_numeric, m), and find the columns with missing values."""
-    if not numbers:
-        return np.empty((0, 0)), ()
     rows = _count_rows(frame)
     chosen = np.arange(rows)
     if rows > _SAMPLE_ROWS:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Annotated, Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 
+from tabmtl.encode.numeric import LeanPickle
 from tabmtl.encode.read import read_targets, read_weights
 from tabmtl.encode.tasks import DeclaredTasks, as_values, class_values, declared_tasks, fit_task, is_text, settle_funnel
 from tabmtl.encode.write import Origin, write_targets
@@ -19,7 +20,7 @@ from tabmtl.storage.stored import POSITIVE, Stored
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelCoder:
+class LabelCoder(LeanPickle):
     """Fitted encoding of the targets.
 
     ``encode`` gives an array (n, C) of float64: class indices for classification, own units for regression, NaN =
@@ -207,9 +208,6 @@ class LabelCoder:
     def _classes(self) -> tuple[pl.Series | None, ...]:
         """Class labels per column of y, None of a regression."""
         return tuple(class_values(task) if task.is_classification else None for task in self.column_tasks())
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 def both_classes(positive: np.ndarray) -> np.ndarray:

@@ -32,8 +32,15 @@ def number_of(name: str, dtype: pl.DataType) -> pl.Expr:
     return column.fill_null(float("nan"))
 
 
+class LeanPickle:
+    """Base of dataclasses whose pickles leave out the values that are computed on first use."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
+
+
 @dataclass(frozen=True, kw_only=True)
-class NumericScaler:
+class NumericScaler(LeanPickle):
     """Fitted maps of the numeric columns.
 
     * ``"standardize"``: z = (x - median) / (IQR / 1.349), then z / sqrt(1 + (z / 4)²), a smooth clip to ±4: an
@@ -129,9 +136,6 @@ class NumericScaler:
             rise, run = np.diff(positions[j, :n]), np.diff(distinct)
             slopes[j, : n - 1] = rise / np.maximum(run, np.finfo(float).tiny)
         return knots[:, :1].copy(), last, knots.ravel(), positions.ravel(), slopes.ravel()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 def quantiles(sample: np.ndarray, n: int) -> np.ndarray:

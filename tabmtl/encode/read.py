@@ -5,9 +5,9 @@ from __future__ import annotations
 import datetime
 import math
 import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
-from typing import Any
+from typing import Any, Literal
 
 import narwhals.stable.v2 as nw
 import numpy as np
@@ -177,7 +177,7 @@ def read_features(X: Any) -> tuple[pl.DataFrame | pl.LazyFrame, bool]:
     if isinstance(X, pl.Series) or nw.dependencies.is_into_series(X):
         raise ValueError(f"Expected 2D array or a frame, got a series of type {type(X).__name__} instead")
     array = _as_array(X, ensure_2d=True)
-    return _read_array(array, [f"x{i}" for i in range(array.shape[1])]), False
+    return _join(array.T, [f"x{i}" for i in range(array.shape[1])], read_array), False
 
 
 def names_of(frame: pl.DataFrame | pl.LazyFrame) -> list[str]:
@@ -226,16 +226,12 @@ def read_targets(y: Any) -> tuple[pl.DataFrame, Origin]:
         frame, _ = _read_frame(y, read=_read_target)
         return frame, origin_of(list(nw.from_native(y, eager_only=True).iter_columns()), ndim=2, named=True)
     array = _as_array(y, ensure_2d=False)
-    names = ["y"] if array.ndim == 1 else [f"y{i}" for i in range(array.shape[1])]
-    n = len(names)
-    origin = Origin(
-        container="numpy",
-        ndim=1 if array.ndim == 1 else 2,
-        named=False,
-        dtypes=(str(array.dtype),) * n,
-        categories=(None,) * n,
-    )
-    return _read_array(array.reshape(len(array), -1), names), origin
+    ndim: Literal[1, 2] = 1 if array.ndim == 1 else 2
+    columns = array.reshape(len(array), -1).T
+    names = ["y"] if ndim == 1 else [f"y{i}" for i in range(len(columns))]
+    dtypes = (str(array.dtype),) * len(names)
+    origin = Origin(container="numpy", ndim=ndim, named=False, dtypes=dtypes, categories=(None,) * len(names))
+    return _join(columns, names, read_array), origin
 
 
 def read_weights(sample_weight: Any, n: int, names: Sequence[str]) -> np.ndarray | None:
@@ -258,17 +254,11 @@ def read_weights(sample_weight: Any, n: int, names: Sequence[str]) -> np.ndarray
         if set(columns) != set(names):
             raise ValueError(f"sample_weight has columns {list(columns)}, expected one per task: {list(names)}")
         weight = np.column_stack([columns[name].to_numpy() for name in names]).astype(np.float64)
-    elif nw.dependencies.is_into_series(sample_weight):
-        weight = nw.from_native(sample_weight, series_only=True).to_numpy().astype(np.float64)
     elif isinstance(sample_weight, numbers.Number):
         weight = np.full(n, sample_weight, dtype=np.float64)
     else:
         weight = check_array(
-            sample_weight,
-            dtype=np.float64,
-            ensure_2d=False,
-            ensure_all_finite=False,
-            input_name="sample_weight",
+            sample_weight, dtype=np.float64, ensure_2d=False, ensure_all_finite=False, input_name="sample_weight"
         )
     if weight.shape not in {(n,), (n, len(names))}:
         raise ValueError(
@@ -303,26 +293,18 @@ def _read_frame(
         raise ValueError(f"every column needs a name of its own; rename or drop columns: {error}") from None
     if native.implementation.is_polars():
         return native.to_native(), native.columns
-    names = _as_texts(native.columns)
-    columns = {name: read(column, name) for column, name in zip(native.iter_columns(), names, strict=True)}
-    return pl.DataFrame(columns), native.columns
+    return _join(native.iter_columns(), native.columns, read), native.columns
 
 
 def _read_pandas(frame: Any) -> tuple[pl.DataFrame, list[Any]]:
     """Read a pandas frame like `_read_frame`, without narwhals, whose wrappers take longer than a row."""
     labels = frame.columns.tolist()
-    columns = {
-        name: read_pandas(column, name) for name, (_, column) in zip(_as_texts(labels), frame.items(), strict=True)
-    }
-    return pl.DataFrame(columns), labels
+    return _join((column for _, column in frame.items()), labels, read_pandas), labels
 
 
-def _as_texts(labels: Sequence[Any]) -> list[str]:
+def _join(columns: Iterable[Any], labels: Sequence[Any], read: Callable[[Any, str], pl.Series]) -> pl.DataFrame:
+    """Read columns one by one, under their labels as text."""
     names = [str(label) for label in labels]
     if len(set(names)) < len(names):
         raise ValueError(f"every column needs a name of its own, as text too; got {labels}: rename columns")
-    return names
-
-
-def _read_array(array: np.ndarray, names: Sequence[str]) -> pl.DataFrame:
-    return pl.DataFrame({name: read_array(array[:, i], name) for i, name in enumerate(names)})
+    return pl.DataFrame({name: read(column, name) for name, column in zip(names, columns, strict=True)})

@@ -75,12 +75,7 @@ class TableCoder:
             levels = _task_levels(frame, task_column)
             frame = _select(frame, [name for name in names if name != task_column])
         chosen: Literal["from_dtype"] | Sequence[str] = "from_dtype"
-        if isinstance(categorical, str) and categorical != "from_dtype":
-            raise ValueError(
-                f"categorical_features must be 'from_dtype' or a list of columns, got {categorical!r}; "
-                f"for one column say [{categorical!r}]"
-            )
-        if not isinstance(categorical, str):
+        if categorical != "from_dtype":
             chosen = [c if isinstance(c, str) else names[c] for c in categorical]
         return cls(
             features=FeatureCoder.fit(frame, categorical=chosen, **encoding),
@@ -91,12 +86,7 @@ class TableCoder:
         )
 
     def read(
-        self,
-        X: Any,
-        y: Any = None,
-        sample_weight: Any = None,
-        *,
-        unknown_task: Literal["error", "shared"] = "error",
+        self, X: Any, y: Any = None, sample_weight: Any = None, *, unknown_task: Literal["error", "shared"] = "error"
     ) -> Batch:
         """Encode rows, with their labels if `y` is given.
 

@@ -86,7 +86,7 @@ def fit_task(series: pl.Series, declared: Task | None, force: str | None, is_cat
         return _with_classes(declared, present)
     if force == "regression" or (force is None and not is_category and _is_regression(name, present)):
         return _with_classes(Task(name=name, kind="regression"), present)
-    if not is_category and force and present.dtype.is_float() and not _is_whole(present):
+    if not is_category and force and present.dtype.is_float() and not (present == present.round()).all():
         raise ValueError(
             f"Unknown label type: task {name!r} holds continuous numbers, and a classifier expects classes; "
             "use a regressor or the mixed estimator"
@@ -132,10 +132,6 @@ def _present(series: pl.Series) -> pl.Series:
     return series.drop_nans() if series.dtype.is_float() else series
 
 
-def _is_whole(series: pl.Series) -> bool:
-    return bool((series == series.round()).all())
-
-
 def _is_regression(name: str, present: pl.Series) -> bool:
     """Return whether an undeclared target is a regression target."""
     if is_text(present):
@@ -161,11 +157,6 @@ def _classes(present: pl.Series) -> tuple:
     return tuple(values.unique().sort().to_list())
 
 
-def _plain(label: Any) -> Any:
-    """Return a declared class as a plain Python value, which JSON can hold."""
-    return label.item() if isinstance(label, np.generic) else label
-
-
 def _with_classes(task: Task, present: pl.Series) -> Task:
     """Complete a task by the classes among its labels, or check the declared ones."""
     if task.kind == "regression":
@@ -174,7 +165,8 @@ def _with_classes(task: Task, present: pl.Series) -> Task:
         return task
     seen = _classes(present)
     if task.classes is not None:
-        task = replace(task, classes=tuple(_plain(label) for label in task.classes))
+        plain = tuple(label.item() if isinstance(label, np.generic) else label for label in task.classes)
+        task = replace(task, classes=plain)  # which JSON can hold
         unknown = [label for label in seen if label not in (task.classes or ())]
         if unknown:
             raise ValueError(

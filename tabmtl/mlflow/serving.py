@@ -148,7 +148,7 @@ class SessionModel:
         given = {name: value for name, value in (params or {}).items() if value is not None}
         columns = self.recommender._log_columns()
         with bad_request():
-            log = to_polars(_columns(model_input, columns.names), "the click log").lazy().collect()
+            log = to_polars(_columns(model_input, list(columns.roles.values())), "the click log").lazy().collect()
             for name, spellings in self._spellings.items():
                 respelled = _respell(log[name], spellings) if log[name].dtype == pl.String else None
                 log = log if respelled is None else log.with_columns(respelled)

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import narwhals.stable.v2 as nw
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 
 from tabmtl.schema import TabmtlWarning
 from tabmtl.sessions.log import code_items, to_polars
@@ -99,11 +100,11 @@ def make_catalogue(clicked: pl.Series, items: Any, item_column: str, *, describe
         # the wider of two types of whole numbers holds the items of both
         known = pl.concat([known, unlisted.alias(item_column).to_frame()], how="diagonal_relaxed")
         known = known.with_columns(plain_names(known[item_column]))
-    known = known.sort(item_column)
+    known = known.sort(cs.by_name(item_column))  # without a selector, a name like "^a$" is a pattern
     ids = known[item_column].alias("item")
     counts = np.zeros(len(known) + 1, dtype=np.int64)
     counts[code_items(counted["item"], ids).to_numpy()] = counted["count"].to_numpy()
-    return Catalogue(ids=ids, counts=counts[1:], metadata=known.drop(item_column))
+    return Catalogue(ids=ids, counts=counts[1:], metadata=known.drop(cs.by_name(item_column)))
 
 
 def _unlisted_message(unlisted: pl.Series, n_clicked: int, item_column: str, described: bool) -> str:
@@ -128,7 +129,7 @@ def read_items(items: Any, item_column: str) -> tuple[pl.Series, pl.DataFrame]:
     if names.n_unique() < len(names):
         repeated = names.filter(names.is_duplicated())[0]
         raise ValueError(f"the item table has {repeated!r} more than once in {item_column!r}: keep one row an item")
-    return names, frame.drop(item_column)
+    return names, frame.drop(cs.by_name(item_column))
 
 
 def plain_names(names: pl.Series) -> pl.Series:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import narwhals.stable.v2 as nw
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 
 from tabmtl.forks import check_pool
 from tabmtl.sessions.ragged import UNSEEN_ITEM, Sessions, offsets_of
@@ -51,14 +52,9 @@ class LogColumns:
     @property
     def roles(self) -> dict[str, str]:
         """Column of every role that the log has."""
-        chosen = {"session": self.session, "item": self.item}
-        chosen |= {} if self.time is None else {"time": self.time}
-        return chosen | ({} if self.order is None else {"order": self.order})
-
-    @property
-    def names(self) -> list[str]:
-        """The columns that are read."""
-        return list(self.roles.values())
+        optional = {"time": self.time, "order": self.order}
+        chosen = {role: name for role, name in optional.items() if name is not None}
+        return {"session": self.session, "item": self.item} | chosen
 
 
 def read_sessions(
@@ -103,8 +99,8 @@ def read_log(clicks: Any, columns: LogColumns, what: str = "the click log", *, e
             cure = f"name it by {role}_column"
             cure += ", or say time_column=None if the log has an order only" if role == "time" else ""
             raise ValueError(f"{what} has no column {name!r}; its columns are {known}: {cure}")
-    chosen = [pl.col(f"^{_escape(name)}$").alias(role) for role, name in roles.items()]
-    log = frame.lazy().select(chosen).collect()
+    # selectors, because pl.col takes a name like "^a$" for a pattern
+    log = frame.lazy().select(cs.by_name(name).as_expr().alias(role) for role, name in roles.items()).collect()
     if log.is_empty():
         if empty:
             return log
@@ -120,24 +116,17 @@ def read_log(clicks: Any, columns: LogColumns, what: str = "the click log", *, e
 
 def group_log(log: pl.DataFrame, items: pl.Series, what: str = "the items of the click log") -> Sessions:
     """Group the clicks that `read_log` has read by session; an error calls its items ``what``."""
-    timed = "time" in log.columns
-    log = log.with_columns(code_items(log["item"], items, what).alias("item"))
-    grouped = log.lazy().select("session", *(["time"] if timed else [])).group_by("session", maintain_order=True)
-    last = pl.col("time").max() if timed else pl.lit(0.0).alias("time")
-    sessions = grouped.agg(last).sort("time", maintain_order=True).with_row_index("code").collect()
-    keys = ["code", *(name for name in ("time", "order") if name in log.columns)]
-    coded = (
-        log.lazy()
-        .join(sessions.lazy().select("session", "code"), on="session", how="left", maintain_order="left")
-        .drop("session")
-        .sort(keys, maintain_order=True)
-        .collect()
-    )
+    clicks = log.with_columns(code_items(log["item"], items, what).alias("item")).with_row_index("row")
+    last_time = [pl.col("time").max().over("session")] if "time" in log.columns else []
+    first_row = pl.col("row").min().over("session")
+    within = [name for name in ("time", "order") if name in log.columns]
+    clicks = clicks.sort(*last_time, first_row, *within, "row")
+    runs = clicks["session"].rle().struct.unnest()
     return Sessions(
-        ids=sessions["session"],
-        offsets=offsets_of(np.bincount(coded["code"].to_numpy(), minlength=len(sessions))),
-        items=coded["item"].to_numpy().astype(np.int32, copy=False),
-        times=coded["time"].to_numpy() if timed else None,
+        ids=runs["value"].alias("session"),
+        offsets=offsets_of(runs["len"].to_numpy()),
+        items=clicks["item"].to_numpy(),
+        times=clicks["time"].to_numpy() if last_time else None,
     )
 
 
@@ -148,23 +137,15 @@ def to_polars(frame: Any, what: str) -> pl.DataFrame | pl.LazyFrame:
         return frame
     if not nw.dependencies.is_into_dataframe(frame):
         raise TypeError(f"{what} must be a polars, pandas or pyarrow frame, got {type(frame).__name__}")
-    native = nw.from_native(frame, eager_only=True)
-    try:
-        return native.to_polars()
-    except _UNREADABLE as error:
-        raise TypeError(_unreadable_message(native, what, error)) from error
-
-
-def _unreadable_message(frame: nw.DataFrame, what: str, error: Exception) -> str:
-    """Name the column that polars cannot read, and the cure; pandas may hold text and numbers in one column."""
-    for column in frame.iter_columns():
+    columns = []
+    for column in nw.from_native(frame, eager_only=True).iter_columns():
         try:
-            column.to_polars()
-        except _UNREADABLE:
-            kinds = sorted({type(value).__name__ for value in column.to_list() if value is not None})
-            cure = "cast it to numbers, text or dates, or drop it"
-            return f"the column {column.name!r} of {what} holds values of the types {', '.join(kinds)}: {cure}"
-    return f"{what} cannot be read as a polars frame: {error}"
+            columns.append(column.to_polars().alias(str(column.name)))
+        except _UNREADABLE as error:  # pandas may hold text and numbers in one column
+            kinds = ", ".join(sorted({type(value).__name__ for value in column.to_list() if value is not None}))
+            found = f"the column {column.name!r} of {what} holds values of the types {kinds}"
+            raise TypeError(f"{found}: cast it to numbers, text or dates, or drop it") from error
+    return pl.DataFrame(columns)
 
 
 def like(frame: pl.DataFrame, example: Any) -> Any:
@@ -183,7 +164,7 @@ def code_items(values: pl.Series, items: pl.Series, what: str = "the items of th
     TypeError
         If the catalogue holds another type of names.
     """
-    if _family(values.dtype) != _family(items.dtype):
+    if family(values.dtype) != family(items.dtype):
         raise TypeError(f"{what} are {values.dtype}, those of the catalogue {items.dtype}: cast one of them")
     if values.dtype != items.dtype:
         values = values.cast(items.dtype, strict=False)
@@ -195,7 +176,8 @@ def code_items(values: pl.Series, items: pl.Series, what: str = "the items of th
     return coded["code"].fill_null(UNSEEN_ITEM)
 
 
-def _family(dtype: pl.DataType) -> str:
+def family(dtype: pl.DataType) -> str:
+    """Name the types that can be compared with one."""
     if dtype.is_integer():
         return "whole number"
     return "text" if dtype in (pl.String, pl.Categorical, pl.Enum) else str(dtype)
@@ -226,8 +208,3 @@ def _seconds(times: pl.Series, what: str) -> pl.Series:
     if times.dtype.is_numeric():
         return times.cast(pl.Float64)
     raise TypeError(f"{what} must hold dates, datetimes or seconds, got {times.dtype}: parse it first")
-
-
-def _escape(name: str) -> str:
-    """Turn a column's name into a pattern that only it matches: pl.col reads names that begin with ^ as patterns."""
-    return "".join(f"\\x{{{ord(letter):x}}}" for letter in name)

@@ -129,7 +129,7 @@ def _read_categories(metadata: pl.DataFrame | None, name: str) -> np.ndarray:
         raise ValueError(
             f"the item table has no column {name!r}; its columns are {metadata.columns}: name one by category"
         )
-    values = metadata[name]
+    values = metadata[name].alias("")  # a name like "^a$" would be a pattern
     if values.dtype.is_nested():
         raise ValueError(f"the column {name!r} of the item table holds {values.dtype}: give one category an item")
     if values.dtype.is_float():

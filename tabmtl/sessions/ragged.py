@@ -75,12 +75,12 @@ class Sessions:
         """Take the sessions of at least n clicks."""
         return self.take(np.flatnonzero(self.lengths >= n))
 
-    def count_prefixes(self, first: int = 1) -> int:
-        """Count the proper prefixes of at least ``first`` clicks."""
-        return int(np.maximum(self.lengths - first, 0).sum(dtype=np.int64))
+    def count_prefixes(self) -> int:
+        """Count the proper prefixes of at least one click."""
+        return int(np.maximum(self.lengths - 1, 0).sum(dtype=np.int64))
 
-    def prefixes(self, first: int = 1, chosen: np.ndarray | None = None) -> tuple[Sessions, np.ndarray]:
-        """Cut out every proper prefix of at least ``first`` clicks, session by session, and give the item clicked next.
+    def prefixes(self, chosen: np.ndarray | None = None) -> tuple[Sessions, np.ndarray]:
+        """Cut out every proper prefix of at least one click, session by session, and give the item clicked next.
 
         ``chosen`` (m,) takes some of them by number; see `spread`.
 
@@ -90,9 +90,9 @@ class Sessions:
             m sessions; ids repeat.
         targets : ndarray of int32, shape (m,)
         """
-        ends = np.cumsum(np.maximum(self.lengths - first, 0), dtype=np.int64)
+        ends = np.cumsum(np.maximum(self.lengths - 1, 0), dtype=np.int64)
         if chosen is None:
-            chosen = np.arange(self.count_prefixes(first))
+            chosen = np.arange(self.count_prefixes())
         owner = np.searchsorted(ends, chosen, side="right")
         length = self.lengths[owner] - (ends[owner] - chosen)
         starts = self.offsets[owner]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -171,14 +172,13 @@ def summarize(ranking: Ranking, ks: Sequence[int]) -> pl.DataFrame:
     """Make a row for all targets and one per bucket of training clicks; null where a bucket has no target."""
     lows = np.array([low for low, _ in BUCKETS])
     bucket = np.searchsorted(lows, ranking.counts, side="right") - 1
-    parts = [("all", ranking), *((name, ranking.only(bucket == j)) for j, (_, name) in enumerate(BUCKETS))]
-    return pl.DataFrame([_row(name, part, ks, covered=name == "all") for name, part in parts], infer_schema_length=None)
-
-
-def _row(name: str, part: Ranking, ks: Sequence[int], *, covered: bool) -> dict[str, str | int | float | None]:
-    row: dict[str, str | int | float | None] = {"bucket": name, "n_targets": len(part.ranks)}
-    for k in ks:
-        some = len(part.ranks) > 0
-        row |= {f"recall@{k}": part.recall(k) if some else None, f"mrr@{k}": part.mrr(k) if some else None}
-        row |= {f"ndcg@{k}": part.ndcg(k) if some else None, f"coverage@{k}": part.coverage(k) if covered else None}
-    return row
+    parts = {"all": ranking} | {name: ranking.only(bucket == j) for j, (_, name) in enumerate(BUCKETS)}
+    rows = []
+    for name, part in parts.items():
+        row: dict[str, Any] = {"bucket": name, "n_targets": len(part.ranks)}
+        for k in ks:
+            scores = {"recall": part.recall, "mrr": part.mrr, "ndcg": part.ndcg}
+            row |= {f"{score}@{k}": compute(k) if len(part.ranks) else None for score, compute in scores.items()}
+            row |= {f"coverage@{k}": part.coverage(k) if name == "all" else None}
+        rows.append(row)
+    return pl.DataFrame(rows, infer_schema_length=None)

@@ -205,12 +205,9 @@ class Recommender(SavableEstimator):
         return _columns_of(self._fitted_params)
 
     def _in_force(self) -> Self:
-        """Give this recommender, or one with the parameters of fit if they were changed since."""
-        fitted = self._fitted_params
-        if all(getattr(self, name) == value for name, value in fitted.items()):
-            return self
+        """Give a recommender with these fitted attributes and the parameters of fit, which may have changed since."""
         kept = self._as_fitted()
-        kept.__dict__ |= {name: value for name, value in vars(self).items() if name not in fitted}
+        kept.__dict__ |= {name: value for name, value in vars(self).items() if name not in self._fitted_params}
         return kept
 
     def _read(self, sessions: Any) -> Sessions:
@@ -266,13 +263,14 @@ class Recommender(SavableEstimator):
         self.__dict__ |= fitted
 
     def _set_catalogue(self, catalogue: Catalogue) -> None:
-        self._catalogue = replace(catalogue, metadata=None)  # which only fit reads
+        self._catalogue = replace(catalogue, metadata=None)  # only fit reads metadata
         self.n_items_ = len(catalogue)
         self.item_ids_ = catalogue.ids
         self.item_counts_ = catalogue.counts
 
     def _restore(self, state: Any) -> None:
-        fitted = dict(vars(state))
+        # a public attribute that this fit did not set is left out
+        fitted = {name: part for name, part in vars(state).items() if part is not None or name.startswith("_")}
         self._set_fitted(fitted.pop("_catalogue"), fitted)
 
 

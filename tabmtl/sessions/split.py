@@ -14,7 +14,7 @@ import polars as pl
 
 from tabmtl.params import is_number
 from tabmtl.schema import TabmtlWarning
-from tabmtl.sessions.log import LogColumns, read_log
+from tabmtl.sessions.log import LogColumns, code_items, family, read_log, to_polars
 from tabmtl.sessions.ragged import UNSEEN_ITEM, Sessions
 
 
@@ -76,12 +76,13 @@ def temporal_split(
         clicks = clicks.collect()
     # a split needs no items: the session stands in for them
     columns = LogColumns(session=session_column, item=session_column, time=time_column)
-    rows = read_log(clicks, columns).drop("item").with_row_index("row")
+    frame = to_polars(clicks, "the click log")
+    rows = read_log(frame, columns).drop("item").with_row_index("row")
     last = pl.col("row").min().cast(pl.Float64) if time_column is None else pl.col("time").max()
     first = pl.col("row") == pl.col("row").min().over("session")
     log = rows.select(last=last.over("session"), first=first)
     times = log.filter("first")["last"].sort().to_numpy()  # of sessions
-    dtype = None if time_column is None else _dtype(clicks, time_column)
+    dtype = None if time_column is None else frame.collect_schema()[time_column]
     if isinstance(test_size, int | float | np.number):
         start = _start_of_newest(times, test_size)
     elif dtype is None:
@@ -100,7 +101,8 @@ def temporal_split(
 
 def warn_of_leaks(sessions: Sessions, later: Sessions) -> None:
     """Warn of a validation log that repeats sessions of training, or whose targets are all unknown."""
-    shared = _count_shared(sessions.ids, later.ids)
+    comparable = family(sessions.ids.dtype) == family(later.ids.dtype)
+    shared = np.count_nonzero(code_items(later.ids, sessions.ids)) if comparable else 0
     if shared:
         warnings.warn(
             f"{shared} of the {len(later)} sessions of clicks_val are named like sessions of clicks: sessions "
@@ -116,15 +118,6 @@ def warn_of_leaks(sessions: Sessions, later: Sessions) -> None:
             TabmtlWarning,
             stacklevel=3,
         )
-
-
-def _count_shared(names: pl.Series, others: pl.Series) -> int:
-    """Count the other names that are among the names, which may be of another type."""
-    if names.dtype.is_integer() and others.dtype.is_integer():
-        names, others = names.cast(pl.Int128), others.cast(pl.Int128)
-    if isinstance(names.dtype, pl.Categorical | pl.Enum) or isinstance(others.dtype, pl.Categorical | pl.Enum):
-        names, others = names.cast(pl.String), others.cast(pl.String)
-    return int(others.is_in(names.implode()).sum()) if names.dtype == others.dtype else 0
 
 
 def _start_of_newest(times: np.ndarray, share: float) -> float:
@@ -159,16 +152,7 @@ def _start_at(cut: Any, dtype: pl.DataType, time_column: str | None) -> float:
     if (cut.tzinfo is None) != (zone is None):
         has, cure = ("no time zone", "leave it out") if zone is None else (f"the time zone {zone}", "give one")
         raise TypeError(f"the column {time_column!r} has {has}, but cut is {cut!r}: {cure}")
-    return (cut - _epoch(zone)) // timedelta(microseconds=1) / 1e6
-
-
-def _epoch(zone: str | None) -> datetime:
-    return datetime(1970, 1, 1, tzinfo=None if zone is None else UTC)
-
-
-def _dtype(clicks: Any, column: str) -> pl.DataType:
-    one = clicks if isinstance(clicks, pl.DataFrame) else nw.from_native(clicks, eager_only=True).head(1).to_polars()
-    return one.schema[column]
+    return (cut if zone else cut.replace(tzinfo=UTC)).timestamp()
 
 
 def _hint(cut: Any) -> str:
@@ -184,7 +168,7 @@ def _check_both(times: np.ndarray, start: float, dtype: pl.DataType | None, name
     part = "train" if n_train == 0 else "test"
     ends: list[Any] = [float(times[0]), float(times[-1])]
     if dtype is not None and dtype.is_temporal():
-        ends = [str(_epoch(None) + timedelta(seconds=end)) for end in ends]
+        ends = [str(datetime(1970, 1, 1) + timedelta(seconds=end)) for end in ends]
     raise ValueError(
         f"{name}={value!r} leaves no session for {part}: the last clicks of the {len(times)} sessions are from "
         f"{ends[0]} to {ends[1]}: cut between them{_hint(value) if name == 'cut' else ''}"

@@ -82,6 +82,14 @@ def test_metadata_may_have_any_names() -> None:
     assert catalogue.metadata.to_dict(as_series=False) == {"item": [None, "y", "x"], "count": [1.0, 2.0, 3.0]}
 
 
+def test_names_that_look_like_patterns_are_names() -> None:
+    names = {"item_id": "^b.*$", "price": "*"}
+    catalogue = make_catalogue(pl.Series([1]), TABLE.rename(names), "^b.*$")
+    assert catalogue.ids.to_list() == [1, 2, 3]
+    assert catalogue.metadata is not None
+    assert catalogue.metadata.to_dict(as_series=False) == {"brand": [None, "y", "x"], "*": [1.0, 2.0, 3.0]}
+
+
 def test_a_table_of_names_alone_has_no_metadata() -> None:
     catalogue = make_catalogue(pl.Series([1]), TABLE.select("item_id"), "item_id")
     assert catalogue.ids.to_list() == [1, 2, 3]

@@ -78,6 +78,10 @@ def test_categories_may_be_numbers_of_any_type(dtype):
     assert order(CategoryPopularity(category="kind").fit(log(CLICKS), items=items), "c") == "bcead"
 
 
+def test_the_name_of_categories_may_look_like_a_pattern():
+    assert order(CategoryPopularity(category="^c.*$").fit(log(CLICKS), items=table(name="^c.*$")), "c") == "bcead"
+
+
 def test_categories_that_are_not_a_number_are_missing():
     kinds = pl.Series([0.0, 1.0, 1.0, np.nan, 1.0])
     items = pl.DataFrame({"item_id": list(CATEGORIES), "category": kinds})

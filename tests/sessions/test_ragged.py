@@ -18,9 +18,9 @@ def lists(sessions: Sessions) -> list[tuple[Any, list[int]]]:
     return [(name, sessions.items[a:b].tolist()) for name, (a, b) in zip(sessions.ids, ends, strict=True)]
 
 
-@given(lengths=st.lists(st.integers(0, 5), max_size=6), first=st.integers(1, 3), n=st.integers(1, 3), data=st.data())
+@given(lengths=st.lists(st.integers(0, 5), max_size=6), n=st.integers(1, 3), data=st.data())
 @settings(deadline=None, max_examples=60)
-def test_ragged_steps_are_those_of_lists(lengths: list[int], first: int, n: int, data: st.DataObject) -> None:
+def test_ragged_steps_are_those_of_lists(lengths: list[int], n: int, data: st.DataObject) -> None:
     size = sum(lengths)
     codes = data.draw(st.lists(st.integers(0, 4), min_size=size, max_size=size))
     sessions = Sessions(
@@ -39,13 +39,13 @@ def test_ragged_steps_are_those_of_lists(lengths: list[int], first: int, n: int,
     assert lists(sessions.without_unseen()) == [(name, [i for i in items if i]) for name, items in plain]
     assert lists(sessions.at_least(n)) == [(name, items) for name, items in plain if len(items) >= n]
 
-    prefixes, targets = sessions.prefixes(first)
-    cuts = [(name, items, k) for name, items in plain for k in range(first, len(items))]
+    prefixes, targets = sessions.prefixes()
+    cuts = [(name, items, k) for name, items in plain for k in range(1, len(items))]
     assert lists(prefixes) == [(name, items[:k]) for name, items, k in cuts]
     assert targets.tolist() == [items[k] for _, items, k in cuts]
-    assert sessions.count_prefixes(first) == len(cuts)
+    assert sessions.count_prefixes() == len(cuts)
     chosen = spread(len(cuts), n)
-    some, some_targets = sessions.prefixes(first, chosen)
+    some, some_targets = sessions.prefixes(chosen)
     assert lists(some) == [lists(prefixes)[place] for place in chosen]
     assert some_targets.tolist() == [targets[place] for place in chosen]
 

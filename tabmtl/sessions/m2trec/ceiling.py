@@ -42,14 +42,9 @@ def oracle_ceiling(row: np.ndarray, counts: np.ndarray, targets: np.ndarray, k: 
     >>> oracle_ceiling(np.array([0, 0, 1]), np.array([5, 3, 1]), np.array([1, 2, 3, 0]), k=1)
     {'recall@1': 0.5, 'mrr@1': 0.5}
     """
-    order = np.lexsort((-counts, row))
-    sorted_row, sorted_counts = row[order], counts[order]
-    # an item ranks behind all items of its metadata and popularity, counted from the first of its metadata
-    ends = np.append(np.flatnonzero((np.diff(sorted_row) != 0) | (np.diff(sorted_counts) != 0)), len(order) - 1)
-    last = ends[np.searchsorted(ends, np.arange(len(order)))]
-    first = np.searchsorted(sorted_row, sorted_row, side="left")
-    rank = np.empty(len(order))
-    rank[order] = last - first + 1
+    items = pl.DataFrame({"row": row, "count": counts})
+    # an item ranks behind all items of its metadata that are as popular
+    rank = items.select(pl.col("count").rank("max", descending=True).over("row")).to_series()
     ranks = np.concatenate([[np.inf], rank])[targets]
     found = ranks <= k
     return {f"recall@{k}": float(found.mean()), f"mrr@{k}": float(np.where(found, 1 / ranks, 0).mean())}

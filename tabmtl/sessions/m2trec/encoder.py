@@ -96,7 +96,8 @@ class SessionEncoder(nn.Module):
         padding = self._padding(lengths, n)
         for number, layer in enumerate(self.layers):
             first = 1 if last_only and number == len(self.layers) - 1 else n
-            x = layer(x, self._mask(number, n, padding), first)
+            mask = _by_distance(self.bias[number], self.distance[:n, :n])
+            x = layer(x, mask if padding is None else mask + padding, first)
         states = self.norm(x)
         last = states if all_prefixes else states[:, 0]
         if self.pooling.startswith("items"):
@@ -113,11 +114,6 @@ class SessionEncoder(nn.Module):
         behind = torch.arange(n, device=lengths.device) >= lengths[:, None]
         hidden = behind[:, None, None, :] & (self.distance[:n, :n] != 0)
         return torch.zeros(hidden.shape, device=lengths.device).masked_fill(hidden, -torch.inf)
-
-    def _mask(self, layer: int, n: int, padding: Tensor | None) -> Tensor:
-        """Compute the term of attention scores: (h, n, n), or (B, h, n, n) where some sessions are shorter."""
-        mask = _by_distance(self.bias[layer], self.distance[:n, :n])
-        return mask if padding is None else mask + padding
 
     def _mean(self, states: Tensor, lengths: Tensor, *, all_prefixes: bool) -> Tensor:
         """Average every state and all older ones, (B, L, d); or only the newest and all older ones, (B, d)."""

@@ -35,11 +35,10 @@ from tabmtl.sessions.m2trec.ceiling import describe_metadata, warn_of_ceiling
 from tabmtl.sessions.m2trec.encoder import Pooling
 from tabmtl.sessions.m2trec.index import ItemIndex, share_found, warn_of_misses
 from tabmtl.sessions.m2trec.item_features import ItemCoder
-from tabmtl.sessions.m2trec.items import KnownItems, NetworkItems
+from tabmtl.sessions.m2trec.items import KnownItems
 from tabmtl.sessions.m2trec.network import M2TRecNetwork
-from tabmtl.sessions.m2trec.training import MAX_VALIDATION_CLICKS, ExampleMode, Examples, SessionLoop
+from tabmtl.sessions.m2trec.training import ExampleMode, Examples, SessionLoop
 from tabmtl.sessions.ragged import Sessions
-from tabmtl.sessions.ranking import rank_next
 from tabmtl.sessions.recommender import Recommender, SessionState
 from tabmtl.storage.atomic import write_file
 from tabmtl.storage.stored import Stored
@@ -48,8 +47,7 @@ from tabmtl.training.epochs import Record
 
 _SESSIONS_TO_SPLIT = 20  # fewer sessions are all trained on
 _CHECKED = 100  # sessions on which approximate search is compared with exact search
-_LONGEST = 10_000  # clicks that a network may read: it keeps their distances, which are as many squared
-_METADATA_FACTS = ("n_distinct_metadata_", "oracle_ceiling_")
+_LONGEST = 10_000  # clicks that a network may read: it keeps the distances of all pairs
 
 
 def check_categorical(name: str, value: Any) -> None:
@@ -67,13 +65,6 @@ def check_weights(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be a number or a list of one a level of categories, got {value!r}")
     for weight in value if isinstance(value, Iterable) else [value]:
         check_at_least(name, weight, 0)
-
-
-def check_length(name: str, value: Any) -> None:
-    """Raise a ValueError for a number of clicks that a network does not read."""
-    check_count(name, value)
-    if value > _LONGEST:
-        raise ValueError(f"{name} must be at most {_LONGEST}, got {value}")
 
 
 CategoricalColumns = Annotated[Literal["from_dtype"] | Sequence[str], check_categorical]
@@ -230,7 +221,7 @@ class M2TRec(TrainedEstimator, Recommender):
     min_frequency: Count = 1
     training: ExampleMode = "per_session"
     n_negatives: Count | None = 4096
-    max_length: Annotated[int, check_length] = 50
+    max_length: Annotated[int, partial(check_count, high=_LONGEST)] = 50
     cold_prior: Positive = 1.0
     epochs: Count = 10
     batch_size: Count = 2048
@@ -396,7 +387,7 @@ class M2TRec(TrainedEstimator, Recommender):
         catalogue = Catalogue(ids=plain_names(joined["item"]), counts=counts)
         index = self._fitted_index()
         units = extended.on(index.unit_vectors.device)
-        self._index = ItemIndex.of(index.network, extended, units, self._as_fitted(), index.unit_vectors)
+        self._index = ItemIndex(index.network, units, self._as_fitted(), index.unit_vectors)
         self._items = extended
         self._set_catalogue(catalogue)
         return self
@@ -490,22 +481,9 @@ class M2TRec(TrainedEstimator, Recommender):
     ) -> tuple[list[Record], int]:
         """Train the network, in which the kept weights are left; see `run_epochs`."""
         device = next(network.parameters()).device
-        items = known.on(device)
         examples = Examples.of(train, known.unit_of, self.max_length, self.training, device)
-        validate = partial(self._validate, network, known, items, valid)
-        loop = SessionLoop(network, items, examples, self._tasks(), self, validate)
+        loop = SessionLoop(network, known.on(device), examples, self._tasks(), self, valid)
         return self._run_epochs(network, loop, validated=valid is not None, describe=_describe, on_epoch=self.on_epoch)
-
-    def _validate(
-        self, network: M2TRecNetwork, known: KnownItems, items: NetworkItems, valid: Sessions | None
-    ) -> tuple[Record, float | None]:
-        """Rank the next clicks of validation sessions among all items."""
-        if valid is None:
-            return {}, None
-        scores = ItemIndex.of(network, known, items, self).scores
-        ranking = rank_next(scores, valid, known.clicks, most=MAX_VALIDATION_CLICKS)
-        score = ranking.mrr(20)
-        return {"val/recall@20": ranking.recall(20), "val/mrr@20": score}, score
 
     # answers
 
@@ -525,7 +503,7 @@ class M2TRec(TrainedEstimator, Recommender):
         device = find_device(self.device)
         if self._index is None or self._index.unit_vectors.device.type != device.type:
             network, device = self._fitted_network()
-            self._index = ItemIndex.of(network, self._items, self._items.on(device), self._as_fitted())
+            self._index = ItemIndex(network, self._items.on(device), self._as_fitted())
         return self._index
 
     def _rebuild(self) -> M2TRecNetwork:
@@ -540,12 +518,6 @@ class M2TRec(TrainedEstimator, Recommender):
         if "_index" in state:
             state["_index"] = None  # computed again from the weights
         return state
-
-    def _restore(self, state: Any) -> None:
-        super()._restore(state)
-        for name in _METADATA_FACTS:
-            if getattr(self, name) is None:
-                delattr(self, name)
 
 
 def _describe(record: Mapping[str, float | None]) -> str:

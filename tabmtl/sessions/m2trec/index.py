@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tabmtl.schema import TabmtlWarning
-from tabmtl.sessions.m2trec.items import KnownItems, NetworkItems
+from tabmtl.sessions.m2trec.items import NetworkItems
 from tabmtl.sessions.m2trec.network import M2TRecNetwork
 from tabmtl.sessions.ragged import Sessions, spread
 from tabmtl.sessions.ranking import top_k
@@ -32,50 +31,39 @@ _LEAST = 0.2  # of the median scale of coordinates: none is lost for queries tha
 _POPULARITY = 0.99
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class ItemIndex:
     """A network with the vectors of all items computed once.
 
-    Attributes
+    Parameters
     ----------
     network : M2TRecNetwork
     items : NetworkItems
         On the device of the network.
+    options : M2TRec
+    before : Tensor of float32, shape (u, d + 1), optional
+        Vectors of the first units, which are then not computed.
+
+    Attributes
+    ----------
     unit_of : ndarray of int64, shape (N + 1,)
         Unit of every item code.
     unit_vectors : Tensor of float32, shape (U, d + 1)
     matrix : Tensor of float32, shape (d + 3, N)
         Vectors of all items as columns, so that one query reads them in order. The last row but one is 0, where queries
         hold what they add to clicked items; the last row is added to scores.
-    max_length : int
-        Clicks of a session that are read.
     """
 
-    network: M2TRecNetwork
-    items: NetworkItems
-    unit_of: np.ndarray
-    unit_vectors: Tensor
-    matrix: Tensor
-    max_length: int
-
-    @classmethod
-    def of(
-        cls, network: M2TRecNetwork, known: KnownItems, items: NetworkItems, options: Any, before: Tensor | None = None
-    ) -> ItemIndex:
-        """Compute the vectors of all units, or of those behind the first ones, whose vectors ``before`` holds."""
-        network.eval()
+    def __init__(self, network: M2TRecNetwork, items: NetworkItems, options: Any, before: Tensor | None = None) -> None:
+        self.network = network.eval()
+        self.items = items
+        self.unit_of = items.known.unit_of
+        self.max_length = options.max_length
         units = torch.arange(0 if before is None else len(before), len(items), device=items.row.device)
         with torch.no_grad():
             parts = [network.vectors(items, part) for part in units.split(_UNITS_AT_A_TIME)]
-        vectors, unit_of = torch.cat(parts if before is None else [before, *parts]), known.unit_of
-        return cls(
-            network=network,
-            items=items,
-            unit_of=unit_of,
-            unit_vectors=vectors,
-            matrix=join_bias(vectors[torch.from_numpy(unit_of[1:]).to(vectors.device)], known.bias(options.cold_prior)),
-            max_length=options.max_length,
-        )
+        self.unit_vectors = torch.cat(parts if before is None else [before, *parts])
+        vectors = self.unit_vectors[torch.from_numpy(self.unit_of[1:]).to(units.device)]
+        self.matrix = join_bias(vectors, items.known.bias(options.cold_prior))
 
     def queries(self, sessions: Sessions) -> Tensor:
         """Compute queries (S, d + 3), whose last column is ones.
@@ -83,9 +71,7 @@ class ItemIndex:
         A session without a click is read as one click on an unknown item. Where there is no metadata, a session without
         a known item is answered by popularity.
         """
-        return self._queries(sessions.last(self.max_length))
-
-    def _queries(self, sessions: Sessions) -> Tensor:
+        sessions = sessions.last(self.max_length)
         lengths = np.maximum(sessions.lengths, 1)
         device = self.unit_vectors.device
         found = self.unit_vectors.new_ones(len(sessions), len(self.matrix))
@@ -109,11 +95,10 @@ class ItemIndex:
 
     def scores(self, sessions: Sessions) -> np.ndarray:
         """Compute the scores (S, N) of all items."""
-        sessions = sessions.last(self.max_length)
-        queries = self._queries(sessions)
+        queries = self.queries(sessions)
         scores = (queries @ self.matrix).cpu().numpy()
         if self.network.weigh_repeat is not None:
-            rows, clicked = sessions.known_clicks()
+            rows, clicked = sessions.last(self.max_length).known_clicks()
             scores[rows, clicked] += queries[:, -2].cpu().numpy()[rows]  # once, even for an item that is clicked twice
         return scores
 
@@ -201,8 +186,7 @@ class NeighbourGraph:
         exclude_seen : bool
             Leave clicked items out.
         """
-        starts = range(0, len(queries), _QUERIES_AT_A_TIME)
-        places = [np.arange(start, min(start + _QUERIES_AT_A_TIME, len(queries))) for start in starts]
+        places = np.split(np.arange(len(queries)), range(_QUERIES_AT_A_TIME, len(queries), _QUERIES_AT_A_TIME))
         found = [self._search(queries[part], k, clicked.take(part), exclude_seen) for part in places]
         items, scores = (np.concatenate(parts) for parts in zip(*found, strict=True))
         return items, scores
@@ -214,18 +198,20 @@ class NeighbourGraph:
         seen = np.sort(clicked.padded().astype(np.int64) - 1, axis=1)
         seen[:, 1:][seen[:, 1:] == seen[:, :-1]] = -1
         asked = np.pad(queries / self._scale, ((0, 0), (0, 1)))
-        matches = self._index.search(asked, min(k + seen.shape[1], len(self._vectors)))
-        found = np.atleast_2d(matches.keys).astype(np.int64)
+        wanted = min(k + seen.shape[1], len(self._vectors))
+        matches = self._index.search(asked, wanted)
+        keys = np.atleast_2d(matches.keys)
         counts = np.atleast_1d(getattr(matches, "counts", len(matches)))  # the matches of one query have no counts
-        found[np.arange(found.shape[1]) >= counts[:, None]] = -1
+        found = np.full((len(queries), wanted), -1)
+        found[:, : keys.shape[1]] = keys
+        found[np.arange(wanted) >= counts[:, None]] = -1
         found[(found[:, :, None] == seen[:, None, :]).any(axis=2)] = -1
         scores = self._scores(queries, found)
         if not exclude_seen:
             scores = np.hstack([scores, self._scores(queries, seen) + queries[:, -2:-1]])
             found = np.hstack([found, seen])
         best, scores = top_k(scores, k)
-        found = np.where(np.isneginf(scores), -1, np.take_along_axis(found, best, axis=1))
-        return _widened(found, k, -1), _widened(scores, k, -np.inf)
+        return np.where(np.isneginf(scores), -1, np.take_along_axis(found, best, axis=1)), scores
 
     def _scores(self, queries: np.ndarray, places: np.ndarray) -> np.ndarray:
         """Compute inner products (m, n) with the items at places (m, n); minus infinity at -1."""
@@ -256,8 +242,3 @@ def warn_of_misses(share: float, k: int, n: int) -> None:
             TabmtlWarning,
             stacklevel=3,
         )
-
-
-def _widened(found: np.ndarray, k: int, nothing: float) -> np.ndarray:
-    """Fill up to k columns with ``nothing``."""
-    return np.pad(found, ((0, 0), (0, k - found.shape[1])), constant_values=nothing)

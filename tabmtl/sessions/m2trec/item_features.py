@@ -13,21 +13,21 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 import torch
 from scipy.sparse import hstack
 from sklearn.feature_extraction.text import HashingVectorizer
 from torch import Tensor
 from torch.nn import functional as F
 
-from tabmtl.encode.features import FeatureCoder
-from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN, TabmtlWarning
+from tabmtl.encode.features import TEXT, FeatureCoder, code_of
+from tabmtl.schema import FIRST_LEVEL, UNSEEN, TabmtlWarning
 from tabmtl.sessions.ragged import offsets_of
 from tabmtl.storage.stored import Stored
 
 #: Codes of a text column: half for words, half for 3-grams.
 TEXT_BUCKETS = 2**15
 
-_TEXT = (pl.String, pl.Categorical, pl.Enum)
 _FEW_ITEMS = 50
 
 
@@ -122,7 +122,7 @@ class ItemFeatures:
         )
 
     def with_unknown(self) -> ItemFeatures:
-        """Append a row for an item of which nothing is known: unseen levels, missing numbers and empty bags."""
+        """Append a row for an unknown item: unseen levels, missing numbers and empty bags."""
         empty = Bags(offsets=np.zeros(2, np.int64), codes=np.zeros(0, np.int32), weights=np.zeros(0, np.float32))
         unknown = ItemFeatures(
             x_num=np.full((1, self.x_num.shape[1]), np.nan, dtype=np.float32),
@@ -133,7 +133,7 @@ class ItemFeatures:
         return self.extended(unknown)
 
     def distinct(self) -> tuple[ItemFeatures, np.ndarray]:
-        """Keep the first of equal rows, in their order; and say for every row (G,) which of the kept ones it is."""
+        """Keep the first of equal rows, in their order, and give the place of every row (G,) among them."""
         first: dict[tuple[bytes, ...], int] = {}
         place = np.array([first.setdefault(key, len(first)) for key in self.keys()], dtype=np.int64)
         kept = torch.from_numpy(np.unique(place, return_index=True)[1])
@@ -186,14 +186,15 @@ class ItemCoder:
             If a column has another type than these, or a named column does not exist or does not fit its role.
         """
         if categorical == "from_dtype":
-            text_like = [name for name, dtype in metadata.schema.items() if dtype in (*_TEXT, pl.Boolean)]
+            text_like = [name for name, dtype in metadata.schema.items() if dtype in (*TEXT, pl.Boolean)]
             categorical = [name for name in text_like if name not in texts]
         _check_named(metadata, {"categories": categories, "categorical_features": categorical, "text_features": texts})
         chosen = list(dict.fromkeys([*categorical, *categories]))
         holds = {name: _list_holds(name, dtype) for name, dtype in metadata.schema.items()}
         tags = {name: levels_of(metadata[name], min_frequency) for name in holds if holds[name] == "tags"}
         vectors = {name: _width(metadata[name]) for name in holds if holds[name] == "vectors"}
-        plain = metadata.select(name for name in holds if holds[name] is None and name not in texts)
+        # selectors, because select takes a name like "^a$" for a pattern
+        plain = metadata.select(cs.by_name(*(name for name in holds if holds[name] is None and name not in texts)))
         coder = None
         if plain.width:
             coder = FeatureCoder.fit(plain, categorical=chosen, min_frequency=min_frequency)
@@ -225,7 +226,7 @@ class ItemCoder:
             raise ValueError("an item has a code beyond the levels of its column")
 
     def encode(self, metadata: pl.DataFrame) -> tuple[ItemFeatures, np.ndarray]:
-        """Encode the distinct rows of metadata; and say for every item (N,) which of them it has.
+        """Encode metadata: its distinct rows, and the place of every item (N,) among them.
 
         Raises
         ------
@@ -238,25 +239,22 @@ class ItemCoder:
                 f"the item table lacks the column {missing[0]!r}, which it had in fit: give it, with nulls if need be"
             )
         self._check_types(metadata.schema)
-        distinct, row = metadata.select(self.names), np.arange(len(metadata))
-        if not self.vectors:
-            distinct, row = _distinct(distinct)
-        x_num, x_cat = np.empty((len(distinct), 0), np.float32), np.empty((len(distinct), 0), np.int32)
+        nothing = np.empty((len(metadata), 0), np.float32)
+        x_num, x_cat = nothing, nothing.astype(np.int32)
         if self.table is not None:
-            x_num, x_cat = self.table.encode(distinct.select(self.table.names))
-        bags = [encode_tags(distinct[name], levels) for name, levels in self.tags.items()]
-        bags += [encode_text(distinct[name]) for name in self.texts]
-        vectors = [_encode_vectors(distinct[name], width) for name, width in self.vectors.items()]
-        joined = np.concatenate(vectors, axis=1) if vectors else np.empty((len(distinct), 0), np.float32)
-        features, place = ItemFeatures(x_num=x_num, x_cat=x_cat, bags=tuple(bags), vectors=joined).distinct()
-        return features, place[row]
+            x_num, x_cat = self.table.encode(metadata.select(cs.by_name(*self.table.names)))
+        bags = [encode_tags(metadata[name], levels) for name, levels in self.tags.items()]
+        bags += [encode_text(metadata[name]) for name in self.texts]
+        parts = [_encode_vectors(metadata[name], width) for name, width in self.vectors.items()]
+        vectors = np.concatenate([nothing, *parts], axis=1)
+        return ItemFeatures(x_num=x_num, x_cat=x_cat, bags=tuple(bags), vectors=vectors).distinct()
 
     def _check_types(self, schema: pl.Schema) -> None:
         """Check columns of lists and of text; the table checks the others."""
         for kind, names in (("lists of text", self.tags), ("text", self.texts), ("vectors", self.vectors)):
             for name in names:
                 dtype = schema[name]
-                fits = dtype in _TEXT if kind == "text" else isinstance(dtype, pl.List | pl.Array)
+                fits = dtype in TEXT if kind == "text" else isinstance(dtype, pl.List | pl.Array)
                 if not fits and dtype != pl.Null:
                     raise TypeError(f"column {name!r} held {kind} in fit and is now {dtype}: cast it, or fit again")
 
@@ -273,7 +271,7 @@ def _check_named(metadata: pl.DataFrame, named: Mapping[str, Sequence[str]]) -> 
             dtype = metadata.schema[name]
             if parameter != "text_features" and name in texts:
                 raise ValueError(f"both {parameter} and text_features name {name!r}: choose one")
-            if isinstance(dtype, pl.List | pl.Array) or (name in texts and dtype not in _TEXT):
+            if isinstance(dtype, pl.List | pl.Array) or (name in texts and dtype not in TEXT):
                 expected = "text" if name in texts else "one value an item"
                 raise TypeError(f"{parameter} names {name!r}, which holds {dtype}, not {expected}")
 
@@ -297,7 +295,7 @@ def _list_holds(name: str, dtype: pl.DataType) -> Literal["tags", "vectors"] | N
     if not isinstance(dtype, pl.List | pl.Array):
         return None
     inner = pl.List(dtype.inner).inner
-    if not isinstance(inner, pl.DataType) or not (inner in (*_TEXT, pl.Boolean, pl.Null) or inner.is_numeric()):
+    if not isinstance(inner, pl.DataType) or not (inner in (*TEXT, pl.Boolean, pl.Null) or inner.is_numeric()):
         raise TypeError(f"the column {name!r} of the item table holds {dtype}: expected lists of text or numbers")
     return "vectors" if inner.is_float() else "tags"
 
@@ -307,20 +305,6 @@ def _width(vectors: pl.Series) -> int:
     if len(widths) != 1:
         raise ValueError(f"the vectors of column {vectors.name!r} must have one length, got {sorted(widths)}")
     return widths[0]
-
-
-def _distinct(metadata: pl.DataFrame) -> tuple[pl.DataFrame, np.ndarray]:
-    """Keep the first of equal rows of a frame without vectors; and say for every row which of the kept ones it is."""
-    keys = metadata.with_columns(
-        _as_lists(metadata[name]).list.drop_nulls().list.sort().list.eval(pl.element() + "\x1f").list.join("")
-        for name, dtype in metadata.schema.items()
-        if _list_holds(name, dtype) == "tags"
-    )
-    places = pl.Series("place of the row", np.arange(len(keys)))
-    groups = keys.with_columns(places).group_by(metadata.columns, maintain_order=True).agg(places.name)[places.name]
-    row = np.empty(len(keys), dtype=np.int64)
-    row[groups.explode().to_numpy()] = np.repeat(np.arange(len(groups)), groups.list.len().to_numpy())
-    return metadata[groups.list.first().to_numpy()], row
 
 
 def _encode_vectors(vectors: pl.Series, width: int) -> np.ndarray:
@@ -338,27 +322,18 @@ def _encode_vectors(vectors: pl.Series, width: int) -> np.ndarray:
     return table
 
 
-def _as_lists(tags: pl.Series) -> pl.Series:
-    """Cast tags of any type to lists of text."""
-    return tags.cast(pl.List(pl.String))
-
-
 def levels_of(tags: pl.Series, min_frequency: int) -> tuple[str, ...]:
     """Find the tags of at least ``min_frequency`` items, sorted."""
-    counts = _as_lists(tags).alias("tag").explode().drop_nulls().value_counts(name="count")
+    counts = tags.cast(pl.List(pl.String)).alias("tag").explode().drop_nulls().value_counts(name="count")
     return tuple(counts.filter(pl.col("count") >= min_frequency)["tag"].sort().to_list())
 
 
 def encode_tags(tags: pl.Series, levels: tuple[str, ...]) -> Bags:
     """Encode tags: a row without any has the code of a missing value, an unknown tag that of an unseen one."""
-    given = _as_lists(tags).fill_null([]).list.drop_nulls()
-    none = pl.lit([None], dtype=pl.List(pl.String))
-    lists = pl.select(pl.when(given.list.len() == 0).then(none).otherwise(given)).to_series()
-    lengths = lists.list.len().to_numpy()
-    flat = lists.explode()
-    known = flat.cast(pl.Enum(levels), strict=False).to_physical().cast(pl.Int32) + FIRST_LEVEL
-    codes = known.fill_null(UNSEEN).to_numpy()
-    codes = np.where(flat.is_null().to_numpy(), MISSING, codes).astype(np.int32)
+    lists = tags.alias("tag").cast(pl.List(pl.String)).list.drop_nulls()
+    lengths = np.maximum(lists.list.len().fill_null(0).to_numpy(), 1)  # in place of no tag, a missing one
+    coded = lists.explode(empty_as_null=True).to_frame().select(code_of("tag", pl.String(), pl.Enum(levels)))
+    codes = coded.to_series().to_numpy()
     codes = codes[np.lexsort((codes, np.repeat(np.arange(len(lengths)), lengths)))]
     return Bags(offsets=offsets_of(lengths), codes=codes, weights=np.repeat(1 / lengths, lengths).astype(np.float32))
 

@@ -22,6 +22,8 @@ class NetworkItems:
 
     Attributes
     ----------
+    known : KnownItems
+        The items that the units stand for.
     features : ItemFeatures or None
         Distinct rows of metadata; the last one stands for nothing known.
     row, own : Tensor of int64, shape (U,)
@@ -32,6 +34,7 @@ class NetworkItems:
         log(clicks / mean clicks); 0 for units without clicks.
     """
 
+    known: KnownItems
     features: ItemFeatures | None
     row: Tensor
     own: Tensor
@@ -98,6 +101,7 @@ class KnownItems:
             return torch.from_numpy(array).to(device)
 
         return NetworkItems(
+            known=self,
             features=None if self.features is None else self.features.with_unknown().map(tensor),
             row=tensor(row),
             own=tensor(own),
@@ -120,10 +124,8 @@ class KnownItems:
 
     def extended(self, features: ItemFeatures, row: np.ndarray) -> KnownItems:
         """Append items without clicks; shared units take in those of known metadata."""
-        if self.features is None or self.row is None:
-            raise ValueError(
-                "this model was fitted without an item table, so metadata says nothing to it: fit with items="
-            )
+        assert self.features is not None
+        assert self.row is not None
         features, row = self.features.extended(features), np.concatenate([self.row, len(self.features) + row])
         if self.shared:
             features, place = features.distinct()

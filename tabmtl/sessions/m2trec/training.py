@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,10 +12,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tabmtl.schema import DivergenceError
+from tabmtl.sessions.m2trec.index import ItemIndex
 from tabmtl.sessions.m2trec.items import NetworkItems
 from tabmtl.sessions.m2trec.network import M2TRecNetwork
 from tabmtl.sessions.m2trec.softmax import Candidates, OwnItems, softmax_loss
 from tabmtl.sessions.ragged import Sessions, ranges
+from tabmtl.sessions.ranking import rank_next
 from tabmtl.training.device import give_way
 from tabmtl.training.epochs import Record, schedule
 from tabmtl.training.optimizer import Optimizer
@@ -94,8 +96,8 @@ class SessionLoop:
     level_weights : mapping of str to float
         Weights of the category losses by level; the loss of items has the weight 1.
     options : M2TRec
-    validate : callable
-        Gives the validation record and the number that early stopping maximises.
+    valid : Sessions or None
+        Validation sessions of at least two clicks.
     """
 
     def __init__(
@@ -105,10 +107,10 @@ class SessionLoop:
         examples: Examples,
         level_weights: Mapping[str, float],
         options: Any,
-        validate: Callable[[], tuple[Record, float | None]],
+        valid: Sessions | None,
     ) -> None:
         self.network, self.items, self.examples, self.options = network, items, examples, options
-        self.level_weights, self.validate = level_weights, validate
+        self.level_weights, self.valid = level_weights, valid
         self.candidates = Candidates(items.clicks, options.n_negatives)
         self.optimizer = Optimizer(
             network,
@@ -157,6 +159,15 @@ class SessionLoop:
         (losses[0] + sum(weight * part for weight, part in levels)).backward()
         self.optimizer.step(learning_rate)
         return torch.stack([part.detach() for part in losses]), len(targets)
+
+    def validate(self) -> tuple[Record, float | None]:
+        """Rank the next clicks of validation sessions among all items; MRR@20 is to be maximised."""
+        if self.valid is None:
+            return {}, None
+        scores = ItemIndex(self.network, self.items, self.options).scores
+        ranking = rank_next(scores, self.valid, self.items.known.clicks, most=MAX_VALIDATION_CLICKS)
+        score = ranking.mrr(20)
+        return {"val/recall@20": ranking.recall(20), "val/mrr@20": score}, score
 
     def finish(self) -> None:
         """Nothing is left to do."""

@@ -100,7 +100,7 @@ def of_ids(prior: float = 1.0) -> ItemIndex:
     model = M2TRec(d_model=8, max_length=3, pooling="mean", popularity=True, cold_prior=prior)
     network = model._network(None, known).eval()
     torch.nn.init.normal_(network.items.own.weight[1:])
-    return ItemIndex.of(network, known, known.on(torch.device("cpu")), model)
+    return ItemIndex(network, known.on(torch.device("cpu")), model)
 
 
 def of_items(*sessions: list[int]) -> Sessions:

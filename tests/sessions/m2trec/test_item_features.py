@@ -148,6 +148,11 @@ def test_columns_may_have_any_order_and_more_of_them_are_left_aside() -> None:
     assert decoded(coder.encode(shuffled)) == decoded(coder.encode(TABLE))
 
 
+def test_a_name_that_looks_like_a_pattern_is_a_name() -> None:
+    names = {"brand": "^.*$", "price": "*", "tags": "^t"}
+    assert decoded(fit(TABLE.rename(names)).encode(TABLE.rename(names))) == decoded(fit().encode(TABLE))
+
+
 def test_categories_are_levels_whatever_their_type() -> None:
     table = pl.DataFrame({"aisle": [3, 5, None, 3], "price": [1.0, 1.0, 1.0, 1.0]})
     coder = fit(table, categories=["aisle"])

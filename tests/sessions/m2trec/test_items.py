@@ -47,8 +47,6 @@ def test_without_metadata_items_are_units_of_no_row() -> None:
     assert known.unit_of.tolist() == [0, 1, 2, 3, 4, 5]
     assert known.on(CPU).features is None
     assert len(known.on(CPU)) == 6
-    with pytest.raises(ValueError, match="fitted without an item table"):
-        known.extended(*CODER.encode(TABLE))
 
 
 def test_a_shared_unit_deals_its_probability_to_its_items_by_clicks() -> None:
