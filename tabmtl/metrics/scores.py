@@ -12,18 +12,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 from sklearn import metrics as sk
 
-from tabmtl.metrics.gain import MultitaskGain, multitask_gain
 from tabmtl.schema import DivergenceError, Kind, TabmtlWarning, Task
 
-__all__ = [
-    "MultitaskGain",
-    "check_metric",
-    "mean_score",
-    "multitask_gain",
-    "score_task",
-    "score_tasks",
-    "undefined_reason",
-]
+__all__ = ["check_metric", "mean_score", "score_task", "score_tasks", "undefined_reason"]
 
 Metric = Callable[..., float]
 
