@@ -177,9 +177,9 @@ def score_intervals(
     Returns
     -------
     polars.DataFrame
-        One row per task: "task", "metric", "score", "standard_error", "low", "high", as :func:`score_interval` has
-        them (null where it has None), "n_labelled", the rows that count, and "n_positive", those of the second class
-        of a binary task, null for other kinds.
+        One row per task: "task", "metric"; "score", "standard_error", "low" and "high" of :func:`score_interval`, null
+        where it has None; "n_labelled", the number of rows that count; "n_positive", the number of rows in the second
+        class of a binary task, null for other kinds.
     """
     rows = []
     for task, labels, output, weight in each_task(tasks, y, outputs, sample_weight, own_task):

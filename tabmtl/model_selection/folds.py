@@ -158,10 +158,6 @@ class MultitaskScorer(BaseEstimator):
         self.per_task = per_task
         self.task = task
 
-    def __call__(self, estimator: Any, X: Any, y: Any, sample_weight: Any = None) -> float | dict[str, float]:
-        """Call `score`: scikit-learn calls a scorer."""
-        return self.score(estimator, X, y, sample_weight)
-
     def score(self, estimator: Any, X: Any, y: Any, sample_weight: Any = None) -> float | dict[str, float]:
         """Score a fitted estimator.
 
@@ -201,6 +197,8 @@ class MultitaskScorer(BaseEstimator):
         if "mean" in scores:
             raise ValueError("per_task=True calls the mean over tasks 'mean', and so does a task; rename the task")
         return scores | {"mean": mean_score(scores)}
+
+    __call__ = score  # scikit-learn calls a scorer
 
 
 def make_multitask_scorer(*, per_task: bool = False, task: str | None = None) -> MultitaskScorer:
