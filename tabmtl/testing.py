@@ -528,7 +528,9 @@ class _EveryEstimator:
         X = features(1_000)
         y = self.targets(X)
         rare = y.columns[0]
-        y = y.with_columns(pl.when(pl.int_range(pl.len()) < 10).then(pl.col(rare)))
+        labelled = y.with_row_index("row").drop_nulls(rare)
+        kept = labelled.group_by(rare, maintain_order=True).head(5)["row"].head(10)  # five of each class
+        y = y.with_columns(pl.when(pl.int_range(pl.len()).is_in(kept.implode())).then(pl.col(rare)))
         estimator = self.fresh().fit(X, y)
         assert finite(answers(estimator, X))
         with warnings.catch_warnings(action="ignore", category=TabmtlWarning):
