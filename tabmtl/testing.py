@@ -19,12 +19,11 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 import pickle
 import random
-import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import date
 from functools import wraps
 from pathlib import Path
@@ -34,6 +33,8 @@ from unittest import TestCase
 
 import numpy as np
 import polars as pl
+import polars.selectors as cs
+from numpy.testing import assert_allclose, assert_array_equal
 from polars.testing import assert_frame_equal
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
@@ -55,11 +56,23 @@ _SETTINGS: dict[str, Any] = {
     "n_jobs": 1,
     "random_state": 0,
 }
-#: Enough to learn three slopes.
-_LONGER = {"epochs": 30, "n_estimators_outlier": 200, "n_estimators_task": 200, "learning_rate": 0.02}
+#: Enough to learn three slopes; experts of a few units would die on the way.
+_LONGER = {
+    "epochs": 30,
+    "n_estimators_outlier": 200,
+    "n_estimators_task": 200,
+    "learning_rate": 0.02,
+    "expert_hidden": (16, 8),
+}
 _STEPS = ("late", "very early")
+_FUNNEL: dict[str, Any] = {
+    "task_chain": _STEPS,
+    "tasks": {name: Task(name=name, kind="binary", classes=("late", "on time")) for name in _STEPS},
+}
+_COLOURS = ("red", "green", "blue")
+_SCHOOLS = ("east", "north", "west")
 
-#: Change of the features, and the error that names it.
+#: A change of the features, and the error that names it.
 _BAD_FEATURES: tuple[tuple[Callable[[Any], Any], type[Exception], str], ...] = (
     (lambda X: X.with_columns(when=pl.lit(date(2024, 1, 1))), TypeError, r"'when'.*(cast|drop)"),
     (lambda X: X.with_columns(plain=pl.lit(np.inf)), ValueError, r"'plain'.*infinite"),
@@ -75,9 +88,9 @@ _BAD_LABELS: tuple[tuple[Callable[[pl.Series], pl.Series], type[Exception], str]
     (lambda y: pl.Series(y.name, [date(2024, 1, 1)] * len(y)), TypeError, "'{name}'.*cast"),
     (lambda y: pl.Series(y.name, [np.inf, 1.5] * (len(y) // 2)), ValueError, "'{name}'.*infinite"),
 )
-#: What makes a second fit fail, from the first check of the input to the last.
+#: Arguments that make a second fit fail, from the first check of the input to the last.
 _FAILURES: dict[str, Callable[[pl.DataFrame, pl.DataFrame], dict[str, Any]]] = {
-    "parameter": lambda X, y: {"params": {"validation_fraction": 2.0}},
+    "parameter": lambda X, y: {"params": {"random_state": -1}},
     "validation rows alone": lambda X, y: {"X_val": X},
     "features": lambda X, y: {"X": X.with_columns(plain=pl.lit(np.inf))},
     "labels": lambda X, y: {"y": y.clear(len(y))},
@@ -86,7 +99,7 @@ _FAILURES: dict[str, Callable[[pl.DataFrame, pl.DataFrame], dict[str, Any]]] = {
     "columns of validation rows": lambda X, y: {"X_val": X.drop("plain"), "y_val": y},
     "labels of validation rows": lambda X, y: {"X_val": X, "y_val": pl.DataFrame({"z": y[:, 0]})},
 }
-#: The same features as polars has them, in other containers and dtypes.
+#: The same features in other containers and dtypes.
 _CONTAINERS: dict[str, Callable[[pl.DataFrame], Any]] = {
     "lazy": lambda X: X.lazy(),
     "pyarrow": lambda X: X.to_arrow(),
@@ -95,16 +108,9 @@ _CONTAINERS: dict[str, Callable[[pl.DataFrame], Any]] = {
     "pandas-object": lambda X: X.to_pandas().astype({"text": object, "flag": object}),
     "pandas-nullable": lambda X: X.to_pandas().convert_dtypes(),
     "pandas-category": lambda X: X.to_pandas().astype({"text": "category"}),
-    "polars-categorical": lambda X: X.cast({"text": pl.Categorical}),
-    "polars-enum": lambda X: X.cast({"text": pl.Enum(["unused", "red", "green", "blue"])}),
+    "polars-categorical": lambda X: X.cast({cs.string(): pl.Categorical}),
+    "polars-enum": lambda X: X.cast({cs.string(): pl.Enum(["unused", *_COLOURS[::-1], *_SCHOOLS[::-1]])}),
     "polars-nan": lambda X: X.with_columns(pl.col("holes").fill_null(float("nan"))),
-}
-_TASK_COLUMNS: dict[str, Callable[[pl.DataFrame], Any]] = {
-    "pandas": lambda X: X.to_pandas(),
-    "pyarrow": lambda X: X.to_arrow(),
-    "categorical": lambda X: X.cast({"school": pl.Categorical}),
-    "enum": lambda X: X.cast({"school": pl.Enum(["unused", "west", "north", "east"])}),
-    "lazy": lambda X: X.lazy(),
 }
 _KINDS: dict[str, Callable[[pl.Series], pl.Series]] = {
     "regression": lambda y: y,
@@ -139,7 +145,7 @@ def multitask_checks(estimator: MultiTaskEstimator) -> list[Callable[[], None]]:
     ----------
     estimator : MultiTaskEstimator
         Not fitted, with small options: the checks fit copies of it more than 100 times. They set the columns, tasks and
-        seed. Of a funnel, give any ``task_chain``; the checks name their own steps.
+        seed. For a funnel, give any ``task_chain``; the checks name their own steps.
 
     Returns
     -------
@@ -155,7 +161,7 @@ def multitask_checks(estimator: MultiTaskEstimator) -> list[Callable[[], None]]:
         _Regressing: free and every.kind != "classification",
         _Mixed: mixed,
         _Network: mixed and hasattr(estimator, "_network"),
-        _Long: mixed and "task_column" in estimator.get_params(deep=False),
+        _Long: mixed,
     }
     return [
         _promised(getattr(group(estimator), name), type(estimator).__name__)
@@ -181,66 +187,55 @@ def _promised(check: Callable[[], None], owner: str) -> Callable[[], None]:
     return run
 
 
-@contextmanager
-def _ignoring(message: str, category: type[Warning]) -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message, category)
-        yield
-
-
-def _few_rows_say_little() -> Any:
-    return _ignoring(".* experts have collapsed", TabmtlWarning)
+def _hide(table: pl.DataFrame, hidden: np.ndarray) -> pl.DataFrame:
+    """Replace the values of some cells by null."""
+    return table.select(pl.when(~pl.Series(hidden[:, j])).then(pl.col(name)) for j, name in enumerate(table.columns))
 
 
 def features(n: int = 120, seed: int = 0) -> pl.DataFrame:
-    """Columns of every type, with missing values in most of them."""
+    """Make columns of every type; two have missing values."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(n, 3))
     level = rng.integers(0, 3, size=n)
     missing = rng.random((n, 2)) < 0.1
-    return pl.DataFrame(
+    X = pl.DataFrame(
         {
             "plain": x[:, 0],
-            "holes": pl.Series(x[:, 1]).scatter(np.flatnonzero(missing[:, 0]), None),
+            "holes": x[:, 1],
             "heavy": np.exp(3 * x[:, 2]).astype(np.float32),
             "count": rng.integers(0, 50, size=n),
             "flag": rng.random(n) < 0.5,
-            "text": pl.Series(["red", "green", "blue"]).gather(level).scatter(np.flatnonzero(missing[:, 1]), None),
+            "text": np.array(_COLOURS)[level],
             "constant": np.ones(n),
         }
     )
+    return X.with_columns(*_hide(X.select("holes", "text"), missing))
 
 
 def mixed_targets(X: pl.DataFrame, seed: int = 0) -> pl.DataFrame:
-    """A binary, a multiclass and a regression target of text and numbers, 20 % of the labels missing."""
+    """Make a binary, a multiclass and a regression target of text and numbers, with 20 % of the labels missing."""
     rng = np.random.default_rng(seed)
     signal = X["plain"].to_numpy() + 0.3 * rng.normal(size=len(X))
-    late = pl.Series(np.where(signal > 0, "late", "on time"))
-    size = pl.Series(["large", "medium", "small"]).gather(np.digitize(signal, [-0.4, 0.6]))
-    delay = pl.Series(100 + 20 * signal)
-    hidden = rng.random((len(X), 3)) < 0.2
-    columns = {"late": late, "size": size, "delay": delay}
-    return pl.DataFrame(
-        {name: labels.scatter(np.flatnonzero(hidden[:, j]), None) for j, (name, labels) in enumerate(columns.items())}
-    )
+    late = np.where(signal > 0, "late", "on time")
+    size = np.array(["large", "medium", "small"])[np.digitize(signal, [-0.4, 0.6])]
+    y = pl.DataFrame({"late": late, "size": size, "delay": 100 + 20 * signal})
+    return _hide(y, rng.random(y.shape) < 0.2)
 
 
 def long_table(n: int = 150, seed: int = 0) -> tuple[pl.DataFrame, pl.Series]:
-    """One regression label a row, each row of one of three schools, some labels missing."""
+    """Make a table of three schools: each row has one regression label, of its own school; some labels are missing."""
     rng = np.random.default_rng(seed)
-    X = features(n, seed).with_columns(school=pl.Series(["east", "north", "west"]).gather(rng.integers(0, 3, n)))
+    X = features(n, seed).with_columns(school=np.array(_SCHOOLS)[rng.integers(0, 3, n)])
     slope = X["school"].replace_strict({"east": 1.0, "north": -1.0, "west": 3.0})
     grade = 50 + 10 * slope * X["plain"] + rng.normal(size=n)
     return X, grade.scatter(np.flatnonzero(rng.random(n) < 0.1), None).alias("grade")
 
 
 def answers(estimator: Any, X: Any) -> list[np.ndarray]:
-    """Everything an estimator says about rows, as arrays with one row each."""
+    """Return predictions, probabilities and vectors of some rows, as arrays with one row each."""
     predicted = estimator.predict(X)
-    if isinstance(predicted, pl.DataFrame):
-        found = [column.to_numpy() for column in predicted.iter_columns()]
-    else:
-        found = [np.asarray(predicted)]
+    columns = predicted if isinstance(predicted, pl.DataFrame) else [predicted]
+    found = [np.asarray(column) for column in columns]
     if hasattr(estimator, "predict_proba"):
         probabilities = estimator.predict_proba(X)
         if isinstance(probabilities, dict):
@@ -252,50 +247,37 @@ def answers(estimator: Any, X: Any) -> list[np.ndarray]:
 
 
 def same(first: list[np.ndarray], second: list[np.ndarray]) -> bool:
-    """Whether two answers are equal bit for bit."""
+    """Tell whether two answers are equal bit for bit."""
     return len(first) == len(second) and all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 def largest_gap(first: list[np.ndarray], second: list[np.ndarray]) -> float:
-    """Largest difference between numbers of two answers, in units of the largest number of its column."""
-    gaps = [0.0]
-    for a, b in zip(first, second, strict=True):
-        if a.dtype.kind == "f":
-            gaps.append(float((np.abs(a - b) / (np.abs(a).max(axis=0) + 1e-12)).max()))
-    return max(gaps)
+    """Return the largest difference between numbers of two answers, relative to the largest number of its column."""
+    numbers = [(a, b) for a, b in zip(first, second, strict=True) if a.dtype.kind == "f"]
+    gaps = [np.abs(a - b) / (np.abs(a).max(axis=0) + 1e-12) for a, b in numbers]
+    return max((float(gap.max()) for gap in gaps), default=0.0)
 
 
 def finite(found: Sequence[np.ndarray]) -> bool:
-    """Whether an answer holds no missing and no infinite value."""
+    """Tell whether an answer has no missing and no infinite value."""
     return all(np.isfinite(a).all() if a.dtype.kind == "f" else None not in a.tolist() for a in found)
 
 
-def silent_attributes(cls: type) -> set[str]:
-    """Public class attributes that look like hyper-parameters and are none, for want of an annotation."""
-    values: dict[str, Any] = {}
-    annotated: set[str] = set()
-    for base in reversed(cls.__mro__):
-        if base.__module__.partition(".")[0] not in ("sklearn", "builtins"):
-            values |= vars(base)
-            annotated |= set(vars(base).get("__annotations__", ()))  # of fields, and of ClassVars
-    return {
-        name
-        for name, value in values.items()
-        if not (name.startswith("_") or callable(value) or hasattr(type(value), "__get__"))
-    } - annotated
+def _answers_by_parts(estimator: Any, X: pl.DataFrame, n_rows: int) -> list[np.ndarray]:
+    """Answer a few rows at a time, and join the answers."""
+    parts = [answers(estimator, part) for part in X.iter_slices(n_rows)]
+    return [np.concatenate(found) for found in zip(*parts, strict=True)]
 
 
-def _close(first: Any, second: Any) -> bool:
-    return np.allclose(first, second, rtol=1e-6, atol=1e-12)
-
-
-def _load(path: Path, cls: type) -> Any:
-    """Load a model; classes of the package are found by their name."""
-    return load(path, cls=None if getattr(tabmtl, cls.__name__, None) is cls else cls)
+def _reload(estimator: Any, folder: Path) -> Any:
+    """Save and load a model; classes of the package are found by their name."""
+    estimator.save(folder)
+    cls = type(estimator)
+    return load(folder, cls=None if getattr(tabmtl, cls.__name__, None) is cls else cls)
 
 
 class _EveryEstimator:
-    """Promises of every estimator, and the tables that one takes."""
+    """Promises of every estimator, and tables that it can fit."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -303,44 +285,51 @@ class _EveryEstimator:
         self.is_funnel = getattr(model, "task_chain", None) is not None
 
     def fresh(self, **params: Any) -> Any:
-        """A copy with the parameters of the checks, of those that it has."""
-        estimator = clone(self.model)
-        known = estimator.get_params(deep=False)
-        steps = {name: Task(name=name, kind="binary", classes=("late", "on time")) for name in _STEPS}
-        funnel = {"task_chain": _STEPS, "tasks": steps} if self.is_funnel else {}
-        wanted = _SETTINGS | funnel | params
-        return estimator.set_params(**{name: value for name, value in wanted.items() if name in known})
+        """Return an unfitted copy with the settings of the checks; it ignores those that it does not have."""
+        known = self.model.get_params(deep=False)
+        wanted = _SETTINGS | (_FUNNEL if self.is_funnel else {}) | params
+        return clone(self.model).set_params(**{name: value for name, value in wanted.items() if name in known})
 
     def targets(self, X: pl.DataFrame) -> pl.DataFrame:
-        """Targets of the kinds that the face of the estimator takes, two at least."""
+        """Make at least two targets, of the kinds that the face of the estimator takes."""
         y = mixed_targets(X)
         if self.kind == "classification":
             return y.drop("delay")
         if self.kind == "regression":
             return y.select("delay", (pl.col("delay") ** 2).alias("square"))
         if self.is_funnel:
-            # "on time" is the step taken, for it is the second class; where it was not, the second label is missing
+            # "on time", the second class, is the step taken; without it, the second label is missing
             late = pl.when(pl.col("late") == "late").then(None).when(X["plain"] > -0.5).then(pl.lit("late"))
             return y.with_columns(late.otherwise("late").alias("very early"))
         return y
 
     def fitted(self) -> tuple[Any, pl.DataFrame, pl.DataFrame]:
-        """A fitted copy, and the features and targets it was fitted on."""
+        """Return a fitted copy, and the features and targets it was fitted on."""
         X, y = self.table()
         return self.fresh().fit(X, y), X, y
 
     def table(self) -> tuple[pl.DataFrame, pl.DataFrame]:
-        """Features and targets that the estimator takes."""
+        """Make features and targets that the estimator takes."""
         X = features()
         return X, self.targets(X)
 
     def said(self, X: Any, y: Any, weight: Any = None, **params: Any) -> list[np.ndarray]:
-        """Answers of a copy for the rows that it was fitted on."""
+        """Return the answers of a copy for the rows that it was fitted on."""
         return answers(self.fresh(**params).fit(X, y, sample_weight=weight), X)
+
+    def refuse(
+        self, X: Any, y: Any, message: str, error: type[Exception] = ValueError, *, weight: Any = None, **params: Any
+    ) -> None:
+        """Check that the fit of a copy raises an error with a message."""
+        with _raises(error, message):
+            self.fresh(**params).fit(X, y, sample_weight=weight)
 
     def check_every_public_class_attribute_is_a_hyper_parameter(self) -> None:
         cls = type(self.model)
-        assert not silent_attributes(cls), f"annotate {sorted(silent_attributes(cls))}, as a field or a ClassVar"
+        annotated = {name for base in cls.__mro__ for name in inspect.get_annotations(base)}
+        public = {name: inspect.getattr_static(cls, name) for name in dir(cls) if not name.startswith("_")}
+        values = {name for name, value in public.items() if not (callable(value) or hasattr(value, "__get__"))}
+        assert values <= annotated, f"annotate {sorted(values - annotated)}, as a field or a ClassVar"
         assert set(cls._get_param_names()) == {field.name for field in dataclasses.fields(cls)}
 
     def check_every_hyper_parameter_is_keyword_only_and_documented(self) -> None:
@@ -383,17 +372,15 @@ class _EveryEstimator:
     def check_fit_again_equals_a_first_fit(self) -> None:
         estimator, X, y = self.fitted()
         once = answers(estimator, X)
-        fewer = list(dict.fromkeys([y.columns[0], *(getattr(estimator, "task_chain", None) or ())]))
-        estimator.fit(X.select("plain", "text"), y.select(fewer))
+        estimator.fit(X.select("plain", "text"), y.select(_STEPS if self.is_funnel else y.columns[0]))
         assert same(once, answers(estimator.fit(X, y), X))
 
     def check_copies_and_files_give_the_same_bits(self) -> None:
         estimator, X, y = self.fitted()
         said = answers(estimator, X)
         with TemporaryDirectory() as folder:
-            estimator.save(folder)
             copies = {
-                "load": _load(Path(folder), type(self.model)),
+                "load": _reload(estimator, Path(folder)),
                 "pickle": pickle.loads(pickle.dumps(estimator)),
                 "deepcopy": copy.deepcopy(estimator),
             }
@@ -409,46 +396,42 @@ class _EveryEstimator:
     def check_a_second_generation_file_holds_the_same_bytes(self) -> None:
         with TemporaryDirectory() as folder:
             first, second = Path(folder, "first"), Path(folder, "second")
-            self.fitted()[0].save(first)
-            _load(first, type(self.model)).save(second)
+            _reload(self.fitted()[0], first).save(second)
             found = [{file.name: file.read_bytes() for file in path.iterdir()} for path in (first, second)]
         assert found[0] == found[1]
 
     def check_an_unfitted_estimator_says_so(self) -> None:
         estimator = self.fresh()
-        X = self.fitted()[1]
+        X, y = self.table()
         with TemporaryDirectory() as folder:
-            score, save = lambda X: estimator.score(X, self.targets(X)), lambda X: estimator.save(folder)
-            for ask in (estimator.predict, score, save):
+            for method, arguments in (("predict", (X,)), ("score", (X, y)), ("save", (folder,))):
                 with _raises(NotFittedError, type(self.model).__name__):
-                    ask(X)
+                    getattr(estimator, method)(*arguments)
 
     def check_scores_are_those_of_the_tasks(self) -> None:
         estimator, X, y = self.fitted()
         scores = estimator.score_tasks(X, y)
         assert list(scores) == y.columns
         score = estimator.score(X, y)
-        assert score <= 1 if self.kind else _close(score, np.mean(list(scores.values())))
+        assert score <= 1
+        if self.kind is None:
+            assert_allclose(score, np.mean(list(scores.values())), rtol=1e-6)
 
     def check_bad_features_are_named(self) -> None:
         X = features()
         for change, error, message in _BAD_FEATURES:
-            with _raises(error, message):
-                self.fresh().fit(change(X), self.targets(X))
+            self.refuse(change(X), self.targets(X), message, error)
 
     def check_bad_labels_are_named(self) -> None:
         X, y = self.table()
         name = y.columns[1]
         for change, error, message in _BAD_LABELS:
-            with _raises(error, message.format(name=name)):
-                self.fresh().fit(X, y.with_columns(change(y[name])))
+            self.refuse(X, y.with_columns(change(y[name])), message.format(name=name), error)
 
     def check_a_face_refuses_labels_of_the_other_kind(self) -> None:
-        X, y = features(), mixed_targets(features())
         if self.kind is not None:
             message = r"'delay'.*continuous" if self.kind == "classification" else r"'late'.*text"
-            with _raises(ValueError, message):
-                self.fresh().fit(X, y)
+            self.refuse(features(), mixed_targets(features()), message)
 
     def check_bad_weights_are_refused(self) -> None:
         X, y = self.table()
@@ -456,24 +439,23 @@ class _EveryEstimator:
         bad = [-np.ones(n), np.full(n, np.nan), np.full((n, t), np.inf), np.zeros(n)]
         misshapen = [np.ones(n - 1), np.ones((n, t + 1)), pl.DataFrame({"somebody": np.ones(n)})]
         for weight in bad + misshapen:
-            with _raises(ValueError, "weight"):
-                self.fresh().fit(X, y, sample_weight=weight)
+            self.refuse(X, y, "weight", weight=weight)
 
-    @_ignoring("X does not have valid feature names", UserWarning)
     def check_features_that_changed_since_fit_are_named(self) -> None:
         estimator, X, y = self.fitted()
-        for error, message, other in (
-            (TypeError, r"'plain'.*numeric.*fit", X.with_columns(plain=pl.col("plain").cast(pl.String))),
-            (ValueError, r"'plain'.*infinite", X.with_columns(plain=pl.lit(-np.inf))),
-            (TypeError, "'text'", X.with_columns(text=pl.lit(date(2024, 1, 1)))),
-            (ValueError, "feature names", X.drop("plain")),
-            (ValueError, "feature names", X.rename({"plain": "simple"})),
-            (ValueError, "feature names", X.select(reversed(X.columns))),
-            (ValueError, r"X has 2 features, but \w+ is expecting 7", X.select("plain", "holes").to_numpy()),
-            (ValueError, "0 sample", X[:0]),
-        ):
-            with _raises(error, message):
-                estimator.predict(other)
+        with warnings.catch_warnings(action="ignore", category=UserWarning):
+            for error, message, other in (
+                (TypeError, r"'plain'.*numeric.*fit", X.with_columns(plain=pl.col("plain").cast(pl.String))),
+                (ValueError, r"'plain'.*infinite", X.with_columns(plain=pl.lit(-np.inf))),
+                (TypeError, "'text'", X.with_columns(text=pl.lit(date(2024, 1, 1)))),
+                (ValueError, "feature names", X.drop("plain")),
+                (ValueError, "feature names", X.rename({"plain": "simple"})),
+                (ValueError, "feature names", X.select(reversed(X.columns))),
+                (ValueError, r"X has 2 features, but \w+ is expecting 7", X.select("plain", "holes").to_numpy()),
+                (ValueError, "0 sample", X[:0]),
+            ):
+                with _raises(error, message):
+                    estimator.predict(other)
         with _raises(ValueError, y.columns[0]):
             estimator.score(X, y.drop(y.columns[0]))
         with _raises(ValueError, "119"):
@@ -487,8 +469,6 @@ class _EveryEstimator:
             other = X.rename({"count": "number"})
             arguments = {"X": other, "y": y} | arguments_for(other, y)
             params = arguments.pop("params", {})
-            if not set(params) <= set(before):
-                continue  # not every method has this
             with _raises((ValueError, TypeError), ""):
                 estimator.set_params(**params).fit(**arguments)
             estimator.set_params(**{name: before[name] for name in params})
@@ -499,8 +479,7 @@ class _EveryEstimator:
         estimator, X, _ = self.fitted()
         whole = answers(estimator, X)
         for size in (1, 2, 7, 8, 31):
-            pieces = [answers(estimator, X[start : start + size]) for start in range(0, len(X), size)]
-            joined = [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
+            joined = _answers_by_parts(estimator, X, size)
             assert all(np.array_equal(a, b) for a, b in zip(whole, joined, strict=True) if a.dtype.kind != "f"), size
             gap = largest_gap(whole, joined)
             assert gap <= 1e-6, f"in batches of {size} rows, answers differ by {gap:.1e}; allowed is 1e-6"
@@ -518,15 +497,12 @@ class _EveryEstimator:
 
     def check_missing_values_are_answered_anywhere(self) -> None:
         estimator, X, y = self.fitted()
-        for name in X.columns:
-            empty = X.with_columns(pl.lit(None, dtype=X.schema[name]).alias(name))
-            assert finite(answers(estimator, empty))
-            untyped = X.with_columns(pl.lit(None).alias(name))
-            assert same(answers(estimator, empty), answers(estimator, untyped))
+        for name, dtype in X.schema.items():
+            typed = answers(estimator, X.with_columns(pl.lit(None, dtype).alias(name)))
+            assert finite(typed)
+            assert same(typed, answers(estimator, X.with_columns(pl.lit(None).alias(name))))
         assert finite(answers(estimator, X.clear(3)))
-        assert finite(
-            answers(self.fresh().fit(X.with_columns(plain=pl.lit(None)), y), X.with_columns(plain=pl.lit(None)))
-        )
+        assert finite(self.said(X.with_columns(plain=pl.lit(None)), y))
 
     def check_unseen_levels_are_answered_alike(self) -> None:
         estimator, X, _ = self.fitted()
@@ -534,32 +510,30 @@ class _EveryEstimator:
         assert finite(violet)
         assert same(violet, brown)
 
-    @_few_rows_say_little()
     def check_constant_columns_and_outliers_are_taken(self) -> None:
         X = features().with_columns(level=pl.lit("only"), yes=pl.lit(True), zero=pl.lit(0))
         huge = X["plain"].scatter([3, 4], [1e300, -1e300])
         y = self.targets(X)
-        estimator = self.fresh().fit(X.with_columns(plain=huge), y)
+        with warnings.catch_warnings(action="ignore", category=TabmtlWarning):
+            estimator = self.fresh().fit(X.with_columns(plain=huge), y)
+            assert finite(self.said(X.select("level"), y))
         assert finite(answers(estimator, X))
         assert finite(answers(estimator, X.with_columns(plain=pl.lit(-1e300))))
-        only = X.select("level")
-        assert finite(self.said(only, y))
 
     def check_one_row_is_answered(self) -> None:
         estimator, X, _ = self.fitted()
-        assert [len(a) for a in answers(estimator, X[:1])] == [1] * len(answers(estimator, X[:1]))
+        assert {len(a) for a in answers(estimator, X[:1])} == {1}
 
     def check_a_task_with_labels_on_one_percent_of_rows_is_learned(self) -> None:
         X = features(1_000)
         y = self.targets(X)
         rare = y.columns[0]
-        kept = np.concatenate([np.flatnonzero(y[rare] == value)[:5] for value in y[rare].drop_nulls().unique()[:2]])
-        few = pl.Series(np.isin(np.arange(len(X)), kept[:10]))
-        y = y.with_columns(pl.when(few).then(pl.col(rare)).alias(rare))
+        labelled = y.with_row_index("row").drop_nulls(rare)
+        kept = labelled.group_by(rare, maintain_order=True).head(5)["row"].head(10)  # five of each class
+        y = y.with_columns(pl.when(pl.int_range(pl.len()).is_in(kept.implode())).then(pl.col(rare)))
         estimator = self.fresh().fit(X, y)
         assert finite(answers(estimator, X))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", TabmtlWarning)
+        with warnings.catch_warnings(action="ignore", category=TabmtlWarning):
             assert set(estimator.score_tasks(X, y)) == set(y.columns)
 
     def check_features_mean_the_same_in_every_container(self) -> None:
@@ -581,62 +555,50 @@ class _EveryEstimator:
         assert same(said, answers(from_array, array.tolist()))
         assert same(said, answers(from_array, np.asfortranarray(array)))
         assert same(said, self.said(X, y))
-        mixed = features().select("plain", "text").to_pandas().to_numpy(dtype=object)
-        assert same(
-            self.said(mixed, y),
-            answers(self.fresh().fit(features().select("plain", "text"), y), features().select("plain", "text")),
-        )
+        mixed = features().select("plain", "text")
+        assert same(self.said(mixed.to_pandas().to_numpy(dtype=object), y), self.said(mixed, y))
 
     def check_frames_without_names_are_silent(self) -> None:
-        import pandas as pd
-
-        X, y = pd.DataFrame(features().select("plain", "count").to_numpy()), self.targets(features())
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", UserWarning)
+        X, y = features().select("plain", "count").to_pandas(), self.targets(features())
+        X.columns = [0, 1]
+        with warnings.catch_warnings(action="error", category=UserWarning):
             self.fresh().fit(X, y).predict(X)
 
     def check_columns_named_as_categories_are_categories(self) -> None:
         X, y = features().select("plain", "count"), self.targets(features())
-        by_name = self.fresh(categorical_features=["count"]).fit(X, y)
-        by_place = self.fresh(categorical_features=[1]).fit(X, y)
-        by_type = self.fresh().fit(X.cast({"count": pl.String}), y)
-        said = answers(by_name, X)
-        assert same(said, answers(by_place, X))
-        assert same(said, answers(by_type, X.cast({"count": pl.String})))
-        with _raises(ValueError, "colour"):
-            self.fresh(categorical_features=["colour"]).fit(X, y)
+        said = self.said(X, y, categorical_features=["count"])
+        assert same(said, self.said(X, y, categorical_features=[1]))
+        assert same(said, self.said(X.cast({"count": pl.String}), y))
+        self.refuse(X, y, "colour", categorical_features=["colour"])
 
     def check_targets_come_back_in_their_container(self) -> None:
-        import pandas as pd
-        import pyarrow as pa
-
-        X, y = self.table()
-        predicted = self.fresh().fit(X, y).predict(X)
+        estimator, X, y = self.fitted()
+        predicted = estimator.predict(X)
         assert isinstance(predicted, pl.DataFrame)
         assert predicted.schema == y.schema
         assert sum(predicted.null_count().row(0)) == 0
 
-        index = pd.Index(np.arange(len(X)) + 1000, name="row")
-        pandas_X, pandas_y = X.to_pandas().set_index(index), y.to_pandas().set_index(index)
+        pandas_X = X.to_pandas().set_axis(np.arange(len(X)) + 1000).rename_axis("row")
+        pandas_y = y.to_pandas().set_index(pandas_X.index)
         in_pandas = self.fresh().fit(pandas_X, pandas_y).predict(pandas_X)
-        assert isinstance(in_pandas, pd.DataFrame)
-        assert in_pandas.index.equals(index)
+        assert type(in_pandas) is type(pandas_y)
+        assert in_pandas.index.identical(pandas_X.index)
         assert in_pandas.dtypes.tolist() == pandas_y.dtypes.tolist()
         assert_frame_equal(pl.from_pandas(in_pandas), predicted)
 
-        in_arrow = self.fresh().fit(X, y.to_arrow()).predict(X)
-        assert isinstance(in_arrow, pa.Table)
+        arrow_y = y.to_arrow()
+        in_arrow = self.fresh().fit(X, arrow_y).predict(X)
+        assert type(in_arrow) is type(arrow_y)
         assert_frame_equal(pl.DataFrame(in_arrow), predicted)
 
     def check_weights_come_in_three_forms(self) -> None:
-        import pandas as pd
-
         X, y = self.table()
         weight = np.random.default_rng(1).integers(1, 4, size=len(X)).astype(float)
         said = self.said(X, y, weight)
         per_task = np.column_stack([weight] * y.shape[1])
         frame = pl.DataFrame(per_task, schema=y.columns).select(reversed(y.columns))
-        for form in (weight.tolist(), pl.Series(weight), pd.Series(weight), per_task, frame, frame.to_pandas()):
+        series = pl.Series(weight)
+        for form in (weight.tolist(), series, series.to_pandas(), per_task, frame, frame.to_pandas()):
             assert same(said, self.said(X, y, form))
         assert not same(said, self.said(X, y))
 
@@ -644,51 +606,41 @@ class _EveryEstimator:
         X, y = self.table()
         weight = np.random.default_rng(1).integers(1, 4, size=y.shape).astype(float)
         scaled = weight * 2.0 ** np.arange(y.shape[1])
-        assert same(
-            self.said(X, y, weight),
-            self.said(X, y, scaled),
-        )
+        assert same(self.said(X, y, weight), self.said(X, y, scaled))
 
     def check_weights_count_in_scores(self) -> None:
         estimator, X, y = self.fitted()
         half = np.arange(len(X)) % 2
-        X_half, y_half = X.filter(half == 1), y.filter(half == 1)
+        X_half, y_half = X.gather_every(2, 1), y.gather_every(2, 1)
         weighted, expected = estimator.score_tasks(X, y, half), estimator.score_tasks(X_half, y_half)
-        assert list(weighted) == list(expected)
-        assert _close(list(weighted.values()), list(expected.values()))
-        assert _close(estimator.score(X, y, sample_weight=half), estimator.score(X_half, y_half))
+        assert_frame_equal(pl.DataFrame(weighted), pl.DataFrame(expected), rel_tol=1e-6)
+        score = estimator.score(X, y, sample_weight=half)
+        assert_allclose(score, estimator.score(X_half, y_half), rtol=1e-6)
 
 
 class _FreeEstimator(_EveryEstimator):
-    """Promises of those that take any targets of the kinds of their face."""
+    """Promises of estimators that are no funnel: they take any targets of the kinds of their face."""
 
-    @_few_rows_say_little()
     def check_few_rows_are_enough_to_fit(self) -> None:
-        X = features()[:4]
-        y = pl.DataFrame(
-            {"late": ["a", "b", None, "a"], "size": ["s", "m", "l", None], "delay": [1.5, None, -2.0, 0.7]}
-        )
-        y = y.select(self.targets(features()).columns) if self.kind != "regression" else y.select("delay")
-        assert finite(self.said(X, y))
+        labels = {"late": ["a", "b", None, "a"], "size": ["s", "m", "l", None], "delay": [1.5, None, -2.0, 0.7]}
+        kept = {"classification": cs.string(), "regression": cs.float()}
+        y = pl.DataFrame(labels).select(kept.get(self.kind, pl.all()))
+        with warnings.catch_warnings(action="ignore", category=TabmtlWarning):
+            assert finite(self.said(features()[:4], y))
 
     def check_flat_targets_come_back_flat(self) -> None:
-        import pandas as pd
-
         X = features()
         y = self.targets(X)[:, 0]
         series = self.fresh().fit(X, y).predict(X)
         assert isinstance(series, pl.Series)
-        assert (series.name, series.dtype) == (y.name, y.dtype)
+        assert (series.name, series.dtype, len(series)) == (y.name, y.dtype, len(X))
+        assert_frame_equal(self.fresh().fit(X, y.to_frame()).predict(X), series.to_frame())
         in_pandas = self.fresh().fit(X.to_pandas(), y.to_pandas()).predict(X.to_pandas())
-        assert isinstance(in_pandas, pd.Series)
-        assert in_pandas.name == y.name
+        assert (type(in_pandas), in_pandas.name) == (type(y.to_pandas()), y.name)
         full = y.fill_null(strategy="backward").fill_null(strategy="forward")
         array = self.fresh().fit(X, full.to_numpy()).predict(X)
         assert isinstance(array, np.ndarray)
         assert array.shape == (len(X),)
-        one_column = self.fresh().fit(X, y.to_frame()).predict(X)
-        assert (one_column.columns, one_column.shape) == ([y.name], (len(X), 1))
-        assert one_column.to_series().equals(series)
 
     def check_probabilities_take_the_form_of_the_face(self) -> None:
         estimator, X, y = self.fitted()
@@ -699,54 +651,49 @@ class _FreeEstimator(_EveryEstimator):
         if self.kind == "classification":
             assert isinstance(probabilities, list)
             probabilities = dict(zip(y.columns, probabilities, strict=True))
-            assert [classes.tolist() for classes in estimator.classes_] == [
-                list(task.classes) for task in estimator.tasks_
-            ]
+            for classes, task in zip(estimator.classes_, estimator.tasks_, strict=True):
+                assert classes.tolist() == list(task.classes)
         assert {name: p.shape for name, p in probabilities.items()} == {"late": (len(X), 2), "size": (len(X), 3)}
         flat = self.fresh().fit(X, y["size"])
         assert isinstance(flat.predict_proba(X), np.ndarray)
-        assert flat.classes_.tolist() == sorted(flat.classes_) if self.kind else not hasattr(flat, "classes_")
+        if self.kind is None:
+            assert not hasattr(flat, "classes_")
+        else:
+            assert flat.classes_.tolist() == sorted(flat.classes_)
 
     def check_weight_zero_equals_an_absent_label(self) -> None:
         X, y = self.table()
-        rng = np.random.default_rng(1)
-        weight = (rng.random(y.shape) < 0.7).astype(float)
-        absent = y.select(
-            pl.when(pl.Series(weight[:, j] > 0)).then(pl.col(name)).alias(name) for j, name in enumerate(y.columns)
-        )
-        ones = np.ones(y.shape)
-        said = self.said(X, absent, ones)
-        assert same(said, self.said(X, y, weight))
-        junk = y.select(
-            pl.when(pl.Series(weight[:, j] > 0)).then(pl.col(name)).otherwise(pl.lit(odd)).alias(name)
-            for j, (name, odd) in enumerate((name, "odd" if y[name].dtype == pl.String else 1e9) for name in y.columns)
-        )
-        assert same(said, self.said(X, junk, weight))
+        hidden = np.random.default_rng(1).random(y.shape) >= 0.7
+        absent = _hide(y, hidden)
+        said = self.said(X, absent, np.ones(y.shape))
+        assert same(said, self.said(X, y, (~hidden).astype(float)))
+        junk = absent.with_columns(cs.string().fill_null("odd"), cs.float().fill_null(1e9))
+        labelled = absent.select(pl.all().is_not_null().cast(float))
+        assert same(said, self.said(X, junk, labelled))
 
 
 class _Classifying(_EveryEstimator):
-    """Promises of those that take classes."""
+    """Promises of estimators that take classes."""
 
     def check_one_single_class_is_named(self) -> None:
         X = features()
-        with _raises(ValueError, r"'late'.*class.*at least two"):
-            self.fresh().fit(X, pl.DataFrame({"late": ["yes"] * len(X)}))
+        self.refuse(X, pl.DataFrame({"late": ["yes"] * len(X)}), r"'late'.*class.*at least two")
 
 
 class _Regressing(_EveryEstimator):
-    """Promises of those that take numbers."""
+    """Promises of estimators that take numbers."""
 
-    @_few_rows_say_little()
     def check_one_label_is_enough_for_a_regression(self) -> None:
         X = features()[:5]
         y = pl.DataFrame({"delay": [None, 3.0, None, None, None], "size": [1.0, 2.5, 3.0, 4.0, 5.5]})
-        predicted = self.fresh().fit(X, y).predict(X)
-        assert finite([predicted["delay"].to_numpy()])
-        assert finite([self.fresh().fit(X[:1], [3.5]).predict(X)])
+        with warnings.catch_warnings(action="ignore", category=TabmtlWarning):
+            predicted = self.fresh().fit(X, y).predict(X)
+            assert finite([predicted["delay"].to_numpy()])
+            assert finite([self.fresh().fit(X[:1], [3.5]).predict(X)])
 
 
 class _Mixed(_EveryEstimator):
-    """Promises of those that mix kinds of targets."""
+    """Promises of estimators that mix kinds of targets."""
 
     def check_declarations_that_do_not_fit_are_named(self) -> None:
         X, y = self.table()
@@ -758,18 +705,17 @@ class _Mixed(_EveryEstimator):
             ({"late": Task(name="late", kind="binary", metric="r2")}, r"'late'.*'r2'.*roc_auc"),
             ({"late": "binry"}, r"'late'.*binry"),
         ):
-            with _raises(ValueError, message):
-                self.fresh(tasks=tasks).fit(X, y)
+            self.refuse(X, y, message, tasks=tasks)
 
     def check_labels_that_fit_did_not_see_are_named(self) -> None:
         estimator, X, y = self.fitted()
-        for name, label, message in (
-            ("late", "never", r"'late'.*'never'.*'on time'"),
-            ("late", 1.5, "'late'"),
-            ("delay", "long", "'delay'"),
+        for changed, message in (
+            ({"late": "never"}, r"'late'.*'never'.*'on time'"),
+            ({"late": 1.5}, "'late'"),
+            ({"delay": "long"}, "'delay'"),
         ):
             with _raises(ValueError, message):
-                estimator.score(X, y.with_columns(pl.lit(label).alias(name)))
+                estimator.score(X, y.with_columns(**{name: pl.lit(label) for name, label in changed.items()}))
 
     def check_ten_thousand_levels_are_learned(self) -> None:
         rng = np.random.default_rng(0)
@@ -789,40 +735,30 @@ class _Mixed(_EveryEstimator):
             short=pl.col("delay").cast(pl.Float32),
             whole=pl.col("delay").round().cast(pl.Int32),
         )
-        tasks = {"level": "multiclass", "whole": "regression"}
-        estimator = self.fresh(tasks=tasks).fit(X, typed)
-        predicted = estimator.predict(X)
-        expected = dict(typed.schema) | {"whole": pl.Float64()}
-        assert dict(predicted.schema) == expected
-        for name in ("flag", "enum", "category", "level"):
-            assert set(predicted[name].cast(pl.String)) <= set(typed[name].drop_nulls().cast(pl.String))
-        probabilities = estimator.predict_proba(X)
+        estimator = self.fresh(tasks={"level": "multiclass", "whole": "regression"}).fit(X, typed)
+        predicted, probabilities = estimator.predict(X), estimator.predict_proba(X)
+        assert predicted.schema == typed.schema | {"whole": pl.Float64()}
         assert list(probabilities) == ["flag", "enum", "category", "level"]
         assert estimator.tasks_[3].classes == (1, 3, 7)
-        for task in estimator.tasks_[:4]:
-            p = probabilities[task.name]
+        for task, (name, p) in zip(estimator.tasks_, probabilities.items(), strict=False):
+            assert set(predicted[name].cast(pl.String)) <= set(typed[name].drop_nulls().cast(pl.String))
             assert p.shape == (len(X), len(task.classes))
-            np.testing.assert_allclose(p.sum(axis=1), 1)
-            assert [task.classes[k] for k in p.argmax(axis=1)] == predicted[task.name].to_list()
+            assert_allclose(p.sum(axis=1), 1, rtol=1e-7)
+            assert [task.classes[k] for k in p.argmax(axis=1)] == predicted[name].to_list()
 
     def check_an_array_of_objects_holds_mixed_targets(self) -> None:
-        X, y = self.table()
-        array = y.to_pandas().to_numpy(dtype=object)
-        from_array, from_frame = self.fresh().fit(X, array), self.fresh().fit(X, y)
+        from_frame, X, y = self.fitted()
+        from_array = self.fresh().fit(X, y.to_pandas().to_numpy(dtype=object))
         assert [task.kind for task in from_array.tasks_] == ["binary", "multiclass", "regression"]
         predicted = from_array.predict(X)
         assert predicted.dtype == object
-        for j, name in enumerate(y.columns):
-            assert predicted[:, j].tolist() == from_frame.predict(X)[name].to_list()
+        assert [tuple(row) for row in predicted] == from_frame.predict(X).rows()
 
     def check_whole_numbers_are_guessed_with_a_warning(self) -> None:
         X = features()
         y = mixed_targets(X).with_columns(stars=X["count"] % 5)
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", TabmtlWarning)
+        with TestCase().assertWarnsRegex(TabmtlWarning, r"'stars' .* tasks=\{'stars': 'multiclass'\}"):
             self.fresh().fit(X, y)
-        told = [str(warning.message) for warning in caught if issubclass(warning.category, TabmtlWarning)]
-        assert any(re.search(r"'stars' .* tasks=\{'stars': 'multiclass'\}", message) for message in told), told
         declared = self.fresh(tasks={"stars": "regression"}).fit(X, y)
         assert declared.tasks_[3] == Task(name="stars", kind="regression", metric="r2")
         assert declared.predict(X)["stars"].dtype == pl.Float64
@@ -846,7 +782,7 @@ class _Mixed(_EveryEstimator):
         tasks = {"late": Task(name="late", kind="multiclass", classes=("late", "lost", "on time"))}
         p = self.fresh(tasks=tasks).fit(X, y).predict_proba(X)["late"]
         assert p.shape == (len(X), 3)
-        np.testing.assert_allclose(p.sum(axis=1), 1)
+        assert_allclose(p.sum(axis=1), 1)
 
 
 class _Network(_EveryEstimator):
@@ -861,12 +797,15 @@ class _Long(_EveryEstimator):
     """Promises for tables with one task a row."""
 
     def fresh(self, **params: Any) -> Any:
-        """A copy for the tables of `long_table`."""
+        """Return an unfitted copy for `long_table`."""
         return super().fresh(**{"task_column": "school"} | params)
 
+    def table(self) -> tuple[pl.DataFrame, Any]:
+        """Make a long table."""
+        return long_table()
+
     def check_a_failed_fit_of_a_long_table_leaves_the_estimator_as_it_was(self) -> None:
-        X, y = long_table()
-        estimator = self.fresh().fit(X, y)
+        estimator, X, y = self.fitted()
         said = answers(estimator, X)
         with _raises(ValueError, "school"):
             estimator.fit(X.drop("school"), y)
@@ -878,39 +817,32 @@ class _Long(_EveryEstimator):
         for kind, labels_of in _KINDS.items():
             y = labels_of(numbers)
             estimator = self.fresh().fit(X, y)
-            assert [(task.name, task.kind) for task in estimator.tasks_] == [
-                (name, kind) for name in ("east", "north", "west")
-            ]
+            assert [(task.name, task.kind) for task in estimator.tasks_] == [(name, kind) for name in _SCHOOLS]
             predicted = estimator.predict(X)
             assert (predicted.name, predicted.dtype, len(predicted)) == (y.name, y.dtype, len(X))
             whole = answers(estimator, X)
-            alone = [answers(estimator, X[row]) for row in range(len(X))]
-            assert largest_gap(whole, [np.concatenate(parts) for parts in zip(*alone, strict=True)]) <= 1e-6, kind
+            assert largest_gap(whole, _answers_by_parts(estimator, X, 1)) <= 1e-6, kind
             assert largest_gap([a[order] for a in whole], answers(estimator, X[order])) <= 1e-6, kind
             assert same(whole, self.said(X, y)), kind
             with TemporaryDirectory() as folder:
-                estimator.save(folder)
-                assert same(whole, answers(_load(Path(folder), type(self.model)), X)), kind
+                assert same(whole, answers(_reload(estimator, Path(folder)), X)), kind
 
     def check_tasks_are_told_apart_and_scored_on_their_own_rows(self) -> None:
         X, y = long_table(600)
+        X = X.select("plain", "school")  # all that the labels depend on
         estimator = self.fresh(**_LONGER).fit(X, y)
         scores = estimator.score_tasks(X, y)
         predicted = estimator.predict(X)
         for school, score in scores.items():
             own = (X["school"] == school) & y.is_not_null()
-            assert _close(score, r2_score(y.filter(own), predicted.filter(own)))
+            assert_allclose(score, r2_score(y.filter(own), predicted.filter(own)), rtol=1e-6)
             assert score > 0.5, "one slope for all schools reaches less: they differ in sign"
-        assert _close(estimator.score(X, y), np.mean(list(scores.values())))
+        assert_allclose(estimator.score(X, y), np.mean(list(scores.values())), rtol=1e-6)
         elsewhere = estimator.predict(X.with_columns(school=pl.lit("north")))
         assert (elsewhere != predicted).sum() > len(X) / 2
 
     def check_the_task_column_may_have_any_form(self) -> None:
-        X, y = long_table()
-        said = self.said(X, y)
-        for form, convert in _TASK_COLUMNS.items():
-            other = convert(X)
-            assert same(said, self.said(other, y)), form
+        self.check_features_mean_the_same_in_every_container()
 
     def check_tasks_may_be_numbered(self) -> None:
         X, y = long_table()
@@ -921,25 +853,21 @@ class _Long(_EveryEstimator):
 
     def check_weight_zero_equals_an_absent_label_in_a_long_table(self) -> None:
         X, y = long_table()
-        weight = (np.random.default_rng(1).random(len(X)) < 0.7).astype(float)
-        absent = pl.select(pl.when(pl.Series(weight > 0)).then(y).alias("grade")).to_series()
-        said = self.said(X, absent, np.ones(len(X)))
-        assert same(said, self.said(X, y, weight))
+        hidden = np.random.default_rng(1).random(len(X)) >= 0.7
+        absent = y.set(pl.Series(hidden), None)
+        assert same(self.said(X, absent, np.ones(len(X))), self.said(X, y, (~hidden).astype(float)))
 
     def check_validation_rows_name_their_task(self) -> None:
         X, y = long_table()
         X_val, y_val = long_table(seed=1)
         estimator = self.fresh().fit(X, y, X_val=X_val, y_val=y_val)
-        assert list(estimator.score_tasks(X_val, y_val)) == ["east", "north", "west"]
+        assert list(estimator.score_tasks(X_val, y_val)) == list(_SCHOOLS)
 
     def check_what_a_long_table_lacks_is_named(self) -> None:
         X, y = long_table()
-        with _raises(ValueError, "'class' is not a column of X"):
-            self.fresh(task_column="class").fit(X, y)
-        with _raises(ValueError, r"school.*missing"):
-            self.fresh().fit(X.with_columns(school=pl.lit(None, dtype=pl.String)), y)
-        with _raises(ValueError, "one target"):
-            self.fresh().fit(X, pl.DataFrame({"a": y, "b": y}))
+        self.refuse(X, y, "'class' is not a column of X", task_column="class")
+        self.refuse(X.with_columns(school=pl.lit(None, dtype=pl.String)), y, r"school.*missing")
+        self.refuse(X, pl.DataFrame({"a": y, "b": y}), "one target")
         estimator = self.fresh(unknown_task="error").fit(X, y)
         with _raises(ValueError, r"school.*'south'"):
             estimator.predict(X.with_columns(school=pl.lit("south")))
@@ -948,14 +876,12 @@ class _Long(_EveryEstimator):
 
     def check_a_task_of_a_long_table_without_labels_is_named(self) -> None:
         X, y = long_table()
-        y = y.to_frame("mark").select(pl.when(X["school"] != "west").then(pl.col("mark"))).to_series()
-        with _raises(ValueError, r"task 'west' .* no observed label"):
-            self.fresh().fit(X, y)
+        self.refuse(X, y.set(X["school"] == "west", None), r"task 'west' .* no observed label")
 
     def check_probabilities_of_a_long_frame_are_under_its_column(self) -> None:
-        X, y = long_table()
-        y = _KINDS["binary"](y)
+        X, grades = long_table()
+        y = _KINDS["binary"](grades)
         flat = self.fresh().fit(X, y).predict_proba(X)
         framed = self.fresh().fit(X, y.to_frame()).predict_proba(X)
         assert list(framed) == ["passed"]
-        np.testing.assert_array_equal(framed["passed"], flat)
+        assert_array_equal(framed["passed"], flat)

@@ -15,8 +15,7 @@ from tabmtl.estimators.funnel import FunnelEstimator, TowerEstimator
 from tabmtl.estimators.mixture import ExpertEstimator, MixtureEstimator
 from tabmtl.estimators.network import NetworkEstimator, VectorEstimator
 from tabmtl.estimators.tables import MultiTaskEstimator
-from tabmtl.schema import Task
-from tabmtl.testing import _EveryEstimator, answers, features, largest_gap, long_table, mixed_targets, same
+from tabmtl.testing import _FUNNEL, _EveryEstimator, answers, features, largest_gap, long_table, mixed_targets, same
 
 __all__ = ["answers", "features", "largest_gap", "long_table", "mixed_targets", "same"]
 
@@ -84,12 +83,8 @@ NETWORKS = [cls for cls in MIXED if issubclass(cls, NetworkEstimator)]
 
 def tiny(cls: type[MultiTaskEstimator], **params: Any) -> Any:
     """An estimator in its tiny form; parameters it does not have are left out."""
-    chain: dict[str, Any] = {}
-    if cls in FUNNELS:
-        steps = ("late", "very early")
-        classes = {name: Task(name=name, kind="binary", classes=("late", "on time")) for name in steps}
-        chain = {"task_chain": steps, "tasks": classes}
-    return cls(**{name: value for name, value in (TINY | chain | params).items() if name in cls._get_param_names()})
+    wanted = TINY | (_FUNNEL if cls in FUNNELS else {}) | params
+    return cls(**{name: value for name, value in wanted.items() if name in cls._get_param_names()})
 
 
 def targets_for(cls: type[MultiTaskEstimator], X: pl.DataFrame) -> pl.DataFrame:

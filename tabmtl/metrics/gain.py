@@ -93,28 +93,19 @@ def multitask_gain(scores: Mapping[str, float | None], reference: Mapping[str, f
             f"{sorted(scores.keys() - reference.keys())} in scores only and "
             f"{sorted(reference.keys() - scores.keys())} in reference only"
         )
-    rows = [(task, *_compare(task, score, reference[task])) for task, score in scores.items()]
-    names = ("score", "reference", "gain_percent", "difference")
-    table = pl.DataFrame(rows, {"task": pl.String} | dict.fromkeys(names, pl.Float64), orient="row")
+    rows = [(task, score, reference[task]) for task, score in scores.items()]
+    types = {"task": pl.String, "score": pl.Float64, "reference": pl.Float64}
+    difference, size = pl.col("score") - pl.col("reference"), pl.col("reference").abs()
+    gain = pl.when(size >= SMALLEST_REFERENCE).then(100 * difference / size)
+    table = (
+        pl.DataFrame(rows, types, orient="row").fill_nan(None).with_columns(gain_percent=gain, difference=difference)
+    )
+    for task, _, near, _, known in table.filter(pl.col("gain_percent").is_null()).iter_rows():
+        reason = "no gain, a score is missing"
+        if known is not None:
+            reason = f"no gain in percent, the reference {near:.4f} is too close to 0; read the difference instead"
+        warnings.warn(f"task {task!r}: {reason}", TabmtlWarning, stacklevel=2)
     return MultitaskGain(table)
-
-
-def _compare(task: str, score: float | None, reference: float | None) -> tuple[float | None, ...]:
-    """Return score, reference, gain in percent and difference of one task, None where undefined."""
-    if _is_missing(score) or _is_missing(reference):
-        warnings.warn(f"task {task!r}: no gain, a score is missing", TabmtlWarning, stacklevel=3)
-        return *(None if _is_missing(value) else value for value in (score, reference)), None, None
-    assert score is not None and reference is not None
-    difference = score - reference
-    if abs(reference) < SMALLEST_REFERENCE:
-        reason = f"the reference {reference:.4f} is too close to 0; read the difference instead"
-        warnings.warn(f"task {task!r}: no gain in percent, {reason}", TabmtlWarning, stacklevel=3)
-        return score, reference, None, difference
-    return score, reference, 100 * difference / abs(reference), difference
-
-
-def _is_missing(score: float | None) -> bool:
-    return score is None or math.isnan(score)
 
 
 def _cell(number: float | None, spec: str) -> str:

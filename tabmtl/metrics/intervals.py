@@ -98,19 +98,12 @@ def score_interval(
     >>> " ".join(f"{value:.2f}" for value in interval)
     '0.83 0.14 0.28 0.98'
     """
-    _check_level(level)
-    score = score_task(task, y, output, sample_weight)
-    if math.isnan(score):
-        return ScoreInterval(None, None, None, None)
-    influence, group = _influences(task, y, output, sample_weight)
-    spread = _spread(task, influence, group)
-    if spread is None:
+    score, error, margin, rarest = _estimate(task, y, [output], sample_weight, level)
+    if score is None or error is None:
         return ScoreInterval(score, None, None, None)
-    error, freedom = spread
-    margin = error * stats.t.ppf((1 + level) / 2, freedom)
     low, high = _bounds(check_metric(task), score, margin)
     if check_metric(task) in _SHARES:
-        perfect = ((1 - level) / 2) ** (1 / np.bincount(group).min())
+        perfect = ((1 - level) / 2) ** (1 / rarest)
         low, high = min(low, perfect), max(high, 1 - perfect)
     return ScoreInterval(score, error, float(low), float(high))
 
@@ -157,17 +150,9 @@ def score_difference(
     >>> " ".join(f"{value:.2f}" for value in difference)
     '0.14 0.03 0.09 0.20'
     """
-    _check_level(level)
-    score = score_task(task, y, output, sample_weight)
-    if math.isnan(score):
-        return ScoreInterval(None, None, None, None)
-    score -= score_task(task, y, reference, sample_weight)
-    (first, group), (second, _) = (_influences(task, y, each, sample_weight) for each in (output, reference))
-    spread = _spread(task, first - second, group)
-    if spread is None:
+    score, error, margin, _ = _estimate(task, y, [output, reference], sample_weight, level)
+    if score is None or error is None:
         return ScoreInterval(score, None, None, None)
-    error, freedom = spread
-    margin = error * float(stats.t.ppf((1 + level) / 2, freedom))
     return ScoreInterval(score, error, score - margin, score + margin)
 
 
@@ -192,9 +177,9 @@ def score_intervals(
     Returns
     -------
     polars.DataFrame
-        One row per task: "task", "metric", "score", "standard_error", "low", "high", as :func:`score_interval` has
-        them (null where it has None), "n_labelled", the rows that count, and "n_positive", those of the second class
-        of a binary task, null for other kinds.
+        One row per task: "task", "metric"; "score", "standard_error", "low" and "high" of :func:`score_interval`, null
+        where it has None; "n_labelled", the number of rows that count; "n_positive", the number of rows in the second
+        class of a binary task, null for other kinds.
     """
     rows = []
     for task, labels, output, weight in each_task(tasks, y, outputs, sample_weight, own_task):
@@ -207,9 +192,40 @@ def score_intervals(
     return pl.DataFrame(rows, dict(zip(names, types, strict=True)), orient="row")
 
 
-def _check_level(level: float) -> None:
+def _estimate(
+    task: Task, y: np.ndarray, outputs: Sequence[np.ndarray], sample_weight: np.ndarray | None, level: float
+) -> tuple[float | None, float | None, float, int]:
+    """Score the first output, less the scores of the others.
+
+    Returns
+    -------
+    score, error : float or None
+        The score and its standard error. None where undefined, with a TabmtlWarning.
+    margin : float
+        Half the width of a symmetric interval.
+    rarest : int
+        Rows of the rarest class, or of all classes where the metric does not compare them.
+    """
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, such as 0.95, got {level!r}")
+    score = score_task(task, y, outputs[0], sample_weight)
+    if math.isnan(score):
+        return None, None, math.nan, 0
+    influence, group = _influences(task, y, outputs[0], sample_weight)
+    for other in outputs[1:]:
+        score -= score_task(task, y, other, sample_weight)
+        influence = influence - _influences(task, y, other, sample_weight)[0]
+    size = np.bincount(group)
+    rarest = int(size.min())
+    if rarest < 2:
+        who = "the rarest class has" if len(size) > 1 else "there is"
+        message = f"task {task.name!r}: {check_metric(task)} has no interval: {who} one single labelled row"
+        warnings.warn(message, TabmtlWarning, stacklevel=3)
+        return score, None, math.nan, rarest
+    variance = np.bincount(group, influence**2) * size / (size - 1)
+    error = math.sqrt(variance.sum())
+    freedom = error**4 / (variance**2 / (size - 1)).sum() if error > 0 else math.inf
+    return score, error, error * float(stats.t.ppf((1 + level) / 2, freedom)), rarest
 
 
 def _influences(
@@ -222,19 +238,6 @@ def _influences(
     metric = check_metric(task)
     group = np.unique(labels, return_inverse=True)[1] if metric in _OF_CLASSES else np.zeros(len(labels), dtype=int)
     return row_influence(metric, labels, output[rows].astype(np.float64), weight), group
-
-
-def _spread(task: Task, influence: np.ndarray, group: np.ndarray) -> tuple[float, float] | None:
-    """Return a standard error and its degrees of freedom; None with a warning where a group has one row only."""
-    size = np.bincount(group)
-    if size.min() < 2:
-        what = "the rarest class has" if len(size) > 1 else "there is"
-        message = f"task {task.name!r}: {check_metric(task)} has no interval: {what} one single labelled row"
-        warnings.warn(message, TabmtlWarning, stacklevel=3)
-        return None
-    variance = np.bincount(group, influence**2) * size / (size - 1)
-    error = math.sqrt(variance.sum())
-    return error, float(error**4 / (variance**2 / (size - 1)).sum()) if error > 0 else math.inf
 
 
 def _bounds(metric: str, score: float, margin: float) -> tuple[float, float]:
@@ -328,10 +331,6 @@ def _average_precision(y: np.ndarray, p: np.ndarray, weight: np.ndarray) -> np.n
     return weight * (y * (precision[level] - mean) + slope) / total
 
 
-def _accuracy(y: np.ndarray, p: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    return _of_mean(y == p.argmax(1), weight)
-
-
 def _balanced_accuracy(y: np.ndarray, p: np.ndarray, weight: np.ndarray) -> np.ndarray:
     hit, classes = y == p.argmax(1), np.unique(y)
     return np.mean([_of_ratio(hit & (y == k), y == k, weight) for k in classes], axis=0)
@@ -362,10 +361,6 @@ def _explained_variance(y: np.ndarray, value: np.ndarray, weight: np.ndarray) ->
     return _r2(y, value + np.average(y - value, weights=weight), weight)
 
 
-def _absolute_error(y: np.ndarray, value: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    return -_of_mean(np.abs(y - value), weight)
-
-
 def _squared_error(y: np.ndarray, value: np.ndarray, weight: np.ndarray) -> np.ndarray:
     return -_of_mean(np.square(y - value), weight)
 
@@ -378,7 +373,7 @@ def _root_squared_error(y: np.ndarray, value: np.ndarray, weight: np.ndarray) ->
 _INFLUENCES: dict[str, Influence] = {
     "roc_auc": _roc_auc,
     "average_precision": _average_precision,
-    "accuracy": _accuracy,
+    "accuracy": lambda y, p, weight: _of_mean(y == p.argmax(1), weight),
     "balanced_accuracy": _balanced_accuracy,
     "neg_log_loss": _log_loss,
     "f1": _f1,
@@ -386,6 +381,6 @@ _INFLUENCES: dict[str, Influence] = {
     "r2": _r2,
     "explained_variance": _explained_variance,
     "neg_root_mean_squared_error": _root_squared_error,
-    "neg_mean_absolute_error": _absolute_error,
+    "neg_mean_absolute_error": lambda y, value, weight: -_of_mean(np.abs(y - value), weight),
     "neg_mean_squared_error": _squared_error,
 }

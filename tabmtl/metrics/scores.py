@@ -12,18 +12,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 from sklearn import metrics as sk
 
-from tabmtl.metrics.gain import MultitaskGain, multitask_gain
 from tabmtl.schema import DivergenceError, Kind, TabmtlWarning, Task
 
-__all__ = [
-    "MultitaskGain",
-    "check_metric",
-    "mean_score",
-    "multitask_gain",
-    "score_task",
-    "score_tasks",
-    "undefined_reason",
-]
+__all__ = ["check_metric", "mean_score", "score_task", "score_tasks", "undefined_reason"]
 
 Metric = Callable[..., float]
 
@@ -274,7 +265,7 @@ def _balanced_accuracy(y: np.ndarray, p: np.ndarray, *, sample_weight: np.ndarra
 
 
 def _log_loss(y: np.ndarray, p: np.ndarray, *, sample_weight: np.ndarray | None) -> float:
-    p = p / p.sum(axis=1, keepdims=True)  # those of float32 sum to one too roughly for scikit-learn
+    p = p / p.sum(axis=1, keepdims=True)  # float32 sums to one too roughly for scikit-learn
     return sk.log_loss(y, p, labels=np.arange(p.shape[1]), sample_weight=sample_weight)
 
 
@@ -286,7 +277,7 @@ _MULTICLASS: dict[str, Metric] = {
     "f1_macro": _decided(sk.f1_score, average="macro"),
 }
 
-#: Per kind its metrics, the default first. Those called "neg_..." are losses, score_task turns their sign.
+#: Metrics by kind, the default first. A name with "neg_" is a loss: score_task turns its sign.
 _METRICS: dict[Kind, dict[str, Metric]] = {
     "binary": {**_MULTICLASS, "average_precision": _average_precision, "f1": _decided(sk.f1_score)},
     "multiclass": _MULTICLASS,

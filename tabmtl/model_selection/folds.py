@@ -158,10 +158,6 @@ class MultitaskScorer(BaseEstimator):
         self.per_task = per_task
         self.task = task
 
-    def __call__(self, estimator: Any, X: Any, y: Any, sample_weight: Any = None) -> float | dict[str, float]:
-        """Call `score`: scikit-learn calls a scorer."""
-        return self.score(estimator, X, y, sample_weight)
-
     def score(self, estimator: Any, X: Any, y: Any, sample_weight: Any = None) -> float | dict[str, float]:
         """Score a fitted estimator.
 
@@ -190,16 +186,19 @@ class MultitaskScorer(BaseEstimator):
         """
         estimator, X = _unwrap(estimator, X)
         weights = {} if sample_weight is None else {"sample_weight": sample_weight}
-        scores = estimator.score_tasks(X, y, **weights)
+        found = estimator.score_tasks(X, y, **weights)
+        scores = {name: math.nan if score is None else float(score) for name, score in found.items()}
         if self.task is not None:
             if self.task not in scores:
                 raise ValueError(f"expected task to be one of {list(scores)}, got {self.task!r}")
-            return _nan_if_none(scores[self.task])
+            return scores[self.task]
         if not self.per_task:
             return mean_score(scores)
         if "mean" in scores:
             raise ValueError("per_task=True calls the mean over tasks 'mean', and so does a task; rename the task")
-        return {name: _nan_if_none(score) for name, score in scores.items()} | {"mean": mean_score(scores)}
+        return scores | {"mean": mean_score(scores)}
+
+    __call__ = score  # scikit-learn calls a scorer
 
 
 def make_multitask_scorer(*, per_task: bool = False, task: str | None = None) -> MultitaskScorer:
@@ -289,7 +288,3 @@ def _unwrap(estimator: Any, X: Any) -> tuple[Any, Any]:
                 "estimators in IndependentTasks"
             )
     return estimator, X
-
-
-def _nan_if_none(score: float | None) -> float:
-    return math.nan if score is None else float(score)

@@ -9,7 +9,7 @@ them most; the stratum of all rows comes last and evens out the sizes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -63,7 +63,13 @@ class Strata:
 
     def count(self, fold: np.ndarray, n_folds: int) -> np.ndarray:
         """Count the rows of each stratum in each fold, (n_folds, S), given the fold (n,) of each row."""
-        return _count(self.codes, fold, n_folds, len(self.task))
+        width = len(self.task) + 1
+        counts = sum(np.bincount(fold * width + code, minlength=n_folds * width) for code in self.codes)
+        return np.reshape(counts, (n_folds, width))[:, :-1]
+
+    def take(self, rows: np.ndarray) -> Strata:
+        """Return the strata of some rows, in their order."""
+        return replace(self, codes=self.codes[:, rows])
 
     def spread(self, group: np.ndarray | None) -> np.ndarray:
         """Count the rows, or groups, of each stratum, (S,): a stratum can be in that many folds at most."""
@@ -89,22 +95,21 @@ def deal_rows(strata: Strata, shares: np.ndarray, rng: np.random.Generator | Non
     ndarray of int, shape (n,)
         Fold of each row.
     """
-    n_folds, n_strata = len(shares), len(strata.task)
     # Neighbours in this order have the same labels, so dealing in turns evens out their other strata as well.
-    order = _by_signature(strata.codes, n_strata, rng)
-    codes = strata.codes[:, order]  # (C + 1, n)
+    order = _by_signature(strata, rng)
+    ordered = strata.take(order)
     # A table in the long layout has one line of labels for all tasks.
-    line = np.append(np.minimum(strata.task[:-1], len(codes) - 2), -1)
-    left = _count(codes, np.zeros(len(order), dtype=np.intp), 1, n_strata)[0]
+    line = np.append(np.minimum(strata.task[:-1], len(strata.codes) - 2), -1)
+    left = strata.spread(None)
     target = np.outer(shares, left)  # (F, S)
     held = np.zeros_like(target)
     fold = np.full(len(order), -1)
     while left.any():
         rarest = _rarest(left)
-        rows = np.flatnonzero((codes[line[rarest]] == rarest) & (fold < 0))
+        rows = np.flatnonzero((ordered.codes[line[rarest]] == rarest) & (fold < 0))
         need = target - held
         fold[rows] = _in_turns(_quotas(len(rows), need[:, rarest], held[:, rarest], need[:, -1]), rng)
-        added = _count(codes[:, rows], fold[rows], n_folds, n_strata)
+        added = ordered.take(rows).count(fold[rows], len(shares))
         held += added
         left -= added.sum(axis=0)
     dealt = np.empty_like(fold)
@@ -218,29 +223,21 @@ def _rarest(left: np.ndarray) -> int:
     return int(np.where(left > 0, left, np.inf).argmin())
 
 
-def _count(codes: np.ndarray, fold: np.ndarray, n_folds: int, n_strata: int) -> np.ndarray:
-    """Count the rows of each stratum in each fold, (n_folds, n_strata)."""
-    width = n_strata + 1
-    counts = sum(np.bincount(fold * width + code, minlength=n_folds * width) for code in codes)
-    return np.reshape(counts, (n_folds, width))[:, :n_strata]
-
-
 def _count_groups(strata: Strata, group: np.ndarray) -> sparse.csr_array:
     """Count the rows of each stratum in each group, (G, S)."""
-    n_strata, lines = len(strata.task), len(strata.codes)
     ones = np.ones(strata.codes.size, dtype=np.int64)
-    index = (np.tile(group, lines), strata.codes.ravel())
-    return sparse.coo_array((ones, index), shape=(group.max() + 1, n_strata + 1)).tocsr()[:, :n_strata]
+    index = (np.tile(group, len(strata.codes)), strata.codes.ravel())
+    return sparse.coo_array((ones, index), shape=(group.max() + 1, len(strata.task) + 1)).tocsr()[:, :-1]
 
 
-def _by_signature(codes: np.ndarray, n_strata: int, rng: np.random.Generator | None) -> np.ndarray:
+def _by_signature(strata: Strata, rng: np.random.Generator | None) -> np.ndarray:
     """Order the rows so that those in the same strata stand side by side, shuffled among themselves."""
-    n = codes.shape[1]
+    n = strata.codes.shape[1]
     order = np.arange(n) if rng is None else rng.permutation(n)
     # A fixed seed: these are hash keys, not choices.
-    keys = np.random.default_rng(0).integers(2**64, size=n_strata + 1, dtype=np.uint64)
+    keys = np.random.default_rng(0).integers(2**64, size=len(strata.task) + 1, dtype=np.uint64)
     signature = np.zeros(n, dtype=np.uint64)
-    for code in codes:
+    for code in strata.codes:
         signature ^= keys[code]
     return order[np.argsort(signature[order], kind="stable")]
 

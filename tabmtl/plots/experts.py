@@ -109,11 +109,7 @@ class ExpertUsageDisplay(Display):
         return display.plot(ax=ax, include_values=include_values, im_kw=im_kw)
 
     def plot(
-        self,
-        *,
-        ax: Axes | None = None,
-        include_values: bool | None = None,
-        im_kw: Mapping[str, Any] | None = None,
+        self, *, ax: Axes | None = None, include_values: bool | None = None, im_kw: Mapping[str, Any] | None = None
     ) -> ExpertUsageDisplay:
         """Draw the heat maps; the arguments are those of :meth:`from_estimator`."""
         levels = self.experts["level"].unique().sort().to_list()

@@ -147,8 +147,8 @@ class ParetoDisplay(Display):
             row, column = divmod(place, n)
             if column > row:
                 ax.remove()
-                continue
-            panels[self.tasks[column], self.tasks[row + 1]] = ax
+            else:
+                panels[self.tasks[column], self.tasks[row + 1]] = ax
         return panels
 
     def _draw_pair(self, pair: tuple[str, str], look: Mapping[str, Any]) -> None:
@@ -156,13 +156,12 @@ class ParetoDisplay(Display):
         best = self.front
         if "dominated" in best.columns:
             behind, best = best.filter("dominated"), best.filter(~pl.col("dominated"))
-            gray: dict[str, Any] = {"color": "0.75", "s": 18, "label": "dominated"}
-            self.dominated_[pair] = ax.scatter(behind[x].to_numpy(), behind[y].to_numpy(), **gray)
+            self.dominated_[pair] = ax.scatter(behind[x], behind[y], color="0.75", s=18, label="dominated")
         if sum(name.startswith(_SCORE) for name in best.columns) == 2:
             line = best.sort(x)
-            ax.plot(line[x].to_numpy(), line[y].to_numpy(), drawstyle="steps-pre", color="C0", alpha=0.4, zorder=1)
+            ax.plot(line[x], line[y], drawstyle="steps-pre", color="C0", alpha=0.4, zorder=1)
         points: dict[str, Any] = {"color": "C0", "s": 30, "label": "Pareto front", "zorder": 2, **look}
-        self.points_[pair] = ax.scatter(best[x].to_numpy(), best[y].to_numpy(), **points)
+        self.points_[pair] = ax.scatter(best[x], best[y], **points)
         given = self.reference or {}
         for name, draw in zip(pair, (ax.axvline, ax.axhline), strict=True):
             if name in given:
@@ -171,14 +170,7 @@ class ParetoDisplay(Display):
             ax.plot([], [], color="0.4", linestyle=":", linewidth=1, label="reference")
         if self.chosen is not None:
             mark = self.front.filter(trial=self.chosen)
-            star: dict[str, Any] = {
-                "marker": "*",
-                "s": 160,
-                "color": "C3",
-                "zorder": 3,
-                "label": f"trial {self.chosen}",
-            }
-            ax.scatter(mark[x].to_numpy(), mark[y].to_numpy(), **star)
+            ax.scatter(mark[x], mark[y], marker="*", s=160, color="C3", zorder=3, label=f"trial {self.chosen}")
         if pair[1] == self.tasks[-1]:
             ax.set_xlabel(pair[0])
         if pair[0] == self.tasks[0]:
