@@ -25,7 +25,7 @@ from tabmtl.nn.embeddings import FeatureVector
 from tabmtl.onnx.export import export_onnx
 from tabmtl.params import Count, Positive
 from tabmtl.schema import Batch, Columns, TabmtlWarning, Task
-from tabmtl.training.balance import Balance, Balancer, GradLevel, check_grad_level, make_balancer
+from tabmtl.training.balance import Balance, Balancer, GradLevel, check_grad_level
 from tabmtl.training.device import find_device, seeded, threads
 from tabmtl.training.epochs import Record
 from tabmtl.training.hooks import describe_tasks, epochs_as_tasks
@@ -131,9 +131,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
 
     def _check_params(self) -> None:
         super()._check_params()
-        check_grad_level(
-            self.balance, grad_level=self.grad_level, flat=self.flat, normalize_gradients=self.normalize_gradients
-        )
+        check_grad_level(self)
 
     def _encoding(self) -> dict[str, Any]:
         return {"transform": self.numeric_transform, "min_frequency": self.min_frequency}
@@ -200,29 +198,14 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         self, network: torch.nn.Module, coder: TableCoder, data: Batch, valid: Batch | None
     ) -> tuple[list[Record], int]:
         tasks = coder.labels.tasks
-        balancer = self._balancer(network, tasks)
-        loop = TableLoop(
-            self, network, self._loss(tasks), data, valid, balancer=balancer, evaluate=partial(_evaluate, coder)
-        )
+        plain = isinstance(self.balance, str) and self.balance == "sum" and not self.flat
+        balancer = None if plain else Balancer(self, tasks, network)
+        evaluate = partial(_evaluate, coder)
+        loop = TableLoop(self, network, self._loss(tasks), data, valid, balancer=balancer, evaluate=evaluate)
         so_far = partial(self._trained_so_far, network, coder, data)
         with epochs_as_tasks(self, self.on_epoch, so_far) as hook:
             describe = partial(describe_tasks, tasks)
             return self._run_epochs(network, loop, validated=valid is not None, describe=describe, on_epoch=hook)
-
-    def _balancer(self, network: torch.nn.Module, tasks: Sequence[Task]) -> Balancer | None:
-        """Make the balancer of a training; the plain sum of losses needs none."""
-        if not self.flat and isinstance(self.balance, str) and self.balance == "sum":
-            return None
-        return make_balancer(
-            self.balance,
-            tasks,
-            network,
-            grad_level=self.grad_level,
-            flat=self.flat,
-            normalize_gradients=self.normalize_gradients,
-            task_per_row=self.task_column is not None,
-            rho=self.rho,
-        )
 
     def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
         network, device = self._fitted_network()
@@ -262,7 +245,7 @@ def _evaluate(coder: TableCoder, scores: Sequence[torch.Tensor], batch: Batch) -
     """Return scores of raw scores on training-unit labels, in own units; undefined ones are None."""
     labels = coder.labels
     outputs = labels.outputs([score.float().cpu().numpy() for score in scores])
-    arrays = Batch(**{name: part.cpu().numpy() if part is not None else None for name, part in vars(batch).items()})
+    arrays = batch.map(lambda part: part.cpu().numpy())
     own = replace(arrays, y=arrays.y.astype(np.float64) * labels.scale + labels.center)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TabmtlWarning)

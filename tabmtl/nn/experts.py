@@ -73,14 +73,6 @@ class _LayerNorm(nn.Module):
         return torch.addcmul(self.bias, x, self.weight).flatten(1)
 
 
-class _NoNorm(nn.Module):
-    """Outputs as they are."""
-
-    def forward(self, x: Tensor, experts: Tensor | None = None) -> Tensor:
-        """Return x."""
-        return x
-
-
 def _scale_and_shift(x: Tensor, weight: Tensor, bias: Tensor, experts: Tensor) -> Tensor:
     """Scale and shift outputs (B, S H) by parameters (E H) of the experts (B, S) that each row has."""
     shape = (-1, x.shape[1] // experts.shape[1])
@@ -139,7 +131,10 @@ class Experts(nn.Module):
         self.first = nn.Linear(d_in, self.n_experts * hidden[0])
         self._sizes = [count * hidden[0] for count in counts]
         self.later = nn.ModuleList(StackedLinear(self.n_experts, before, after) for before, after in pairwise(hidden))
-        self.norms = nn.ModuleList(self._norm(norm, width) for width in hidden)
+        self.norms = nn.ModuleList()
+        for width in hidden if norm != "none" else ():
+            batch = norm == "batch"
+            self.norms.append(BatchNorm(self.n_experts * width) if batch else _LayerNorm(self.n_experts, width))
         self.activation = nn.SiLU() if activation == "silu" else nn.ReLU()
         self.dropout = Dropout(dropout)
 
@@ -151,11 +146,6 @@ class Experts(nn.Module):
     def names(self, buckets: Sequence[str]) -> list[str]:
         """Names of the experts, by the names of their buckets."""
         return [f"{bucket} {i}" for bucket, count in zip(buckets, self.counts, strict=True) for i in range(count)]
-
-    def _norm(self, norm: Norm, width: int) -> nn.Module:
-        if norm == "batch":
-            return BatchNorm(self.n_experts * width)
-        return _LayerNorm(self.n_experts, width) if norm == "layer" else _NoNorm()
 
     def forward(self, inputs: Sequence[Tensor], owners: Sequence[RowOwners] | None = None) -> Tensor:
         """Apply the experts.
@@ -213,7 +203,9 @@ class Experts(nn.Module):
         return x.unflatten(1, (-1, self.width))
 
     def _finish(self, layer: int, x: Tensor, experts: Tensor | None = None) -> Tensor:
-        return self.dropout(self.activation(self.norms[layer](x, experts)))
+        if self.norms:
+            x = self.norms[layer](x, experts)
+        return self.dropout(self.activation(x))
 
 
 class Gates(nn.Module):

@@ -11,7 +11,7 @@ no ``set_callbacks``, and nothing else changes. For an estimator without callbac
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any, TypeVar, cast
 
@@ -157,33 +157,6 @@ def show_progress(epochs: int, describe: Describe) -> Iterator[Callable[[Mapping
     with Progress(*columns) as progress:
         bar = progress.add_task("", total=epochs)
         yield lambda record: progress.update(bar, advance=1, description=describe(record))
-
-
-@contextmanager
-def watching(epochs: int, describe: Describe, *, verbose: int, on_epoch: OnEpoch | None) -> Iterator[OnEpoch]:
-    """Yield the hook of every epoch: it shows the epoch if ``verbose``, and asks the user's callback whether to stop.
-
-    Parameters
-    ----------
-    epochs, describe
-        As in `show_progress`.
-    verbose : int
-    on_epoch : callable or None
-
-    Yields
-    ------
-    callable
-        Call it with the record of every epoch; a true answer stops training.
-    """
-    with ExitStack() as stack:
-        show = stack.enter_context(show_progress(epochs, describe)) if verbose else None
-
-        def watch(record: Mapping[str, float | None]) -> bool:
-            if show is not None:
-                show(record)
-            return bool(on_epoch is not None and on_epoch(record))
-
-        yield watch
 
 
 def describe_tasks(tasks: Sequence[Task], record: Mapping[str, float | None]) -> str:
