@@ -9,7 +9,6 @@ from typing import Any, Literal
 import numpy as np
 
 Kind = Literal["binary", "multiclass", "regression"]
-Level = str
 
 #: Codes of a categorical feature that every column reserves before its own levels.
 MISSING, UNSEEN, FIRST_LEVEL = 0, 1, 2
@@ -100,7 +99,7 @@ class Columns:
 
     numeric: tuple[str, ...]
     categorical: tuple[str, ...]
-    levels: tuple[tuple[Level, ...], ...]
+    levels: tuple[tuple[str, ...], ...]
     has_missing: tuple[bool, ...]
     bins: tuple[tuple[float, ...], ...]
 

@@ -1,4 +1,4 @@
-"""AdaTT: experts of every task, and fusion units that add to a task's own experts what it takes from all others.
+"""AdaTT: experts of every task, and fusion units that add a gated mixture of all experts to a task's own.
 
 Li et al., 2023, "AdaTT: Adaptive Task-to-Task Fusion Network for Multitask Learning in Recommendations", KDD.
 """
@@ -28,12 +28,12 @@ class FusionLevel(nn.Module):
     Parameters
     ----------
     d_in, d_out : int
-        Width of the inputs, and of an expert.
+        Widths of the inputs and of an expert.
     units : sequence of (str, int)
-        Name and number of experts of each unit, the tasks first.
+        Name and number of experts of each unit; the tasks come first.
     options : AdaTT
     last : bool
-        Whether heads read this level: only tasks give an output.
+        Whether heads read this level. Only tasks give an output then.
     """
 
     own: Tensor
@@ -61,7 +61,7 @@ class FusionLevel(nn.Module):
         self.output = Boundary()
 
     def forward(self, inputs: Sequence[Tensor], own: RowOwners | None = None) -> tuple[Tensor, ...]:
-        """Take the inputs (B, D) of all units to the outputs (B, H) of those that are fused; with ``own`` its units."""
+        """Take inputs (B, D) of all units to outputs (B, H) of the fused ones; with ``own`` those of a row's units."""
         owners = None if own is None else [own, own.shared][: len(inputs)]
         experts = self.output(self.experts(inputs, owners))
         n_fused = self.n_fused if own is None else self.gates.own.shape[1]
@@ -103,7 +103,7 @@ class AdaTTNetwork(TaskNetwork):
         self.levels = [(level.experts, [level.gates]) for level in stacked]
 
     def task_features(self, x_num: Tensor, x_cat: Tensor, own: RowOwners | None = None) -> Tensor:
-        """Features (B, T, H)."""
+        """Return features (B, T, H)."""
         x = self.input(self.vector(x_num, x_cat))
         inputs: tuple[Tensor, ...] = (x,) * (self.n_units if own is None else 1 + self.n_units - own.n_owners)
         for level in self.stack:
@@ -123,8 +123,8 @@ class AdaTT(ExpertEstimator):
     with v learned, from U(-1/sqrt(E_t), 1/sqrt(E_t)); a task with one expert, E_t = 1, adds it as it is. Shared
     experts are a further unit, which no head reads.
 
-    A row of a long table (``task_column``) computes what its own task has and no more: "all experts" are then those of
-    its task and of the shared unit, for the fusion of both. Without shared experts tasks share the embeddings alone.
+    A row of a long table (``task_column``) computes the units of its own task only. "All experts" are then those of its
+    task and of the shared unit, for the fusion of both. Without shared experts, tasks share the embeddings alone.
 
     Parameters
     ----------
@@ -133,11 +133,11 @@ class AdaTT(ExpertEstimator):
     n_shared_experts : int, default=0
         Experts of the shared unit; 0 is AdaTT-sp.
     expert_hidden : sequence of int, default=(128, 64)
-        Width of an expert of each level: as many levels as there are widths. An expert is one layer.
+        Width of an expert, one for each level. An expert is one layer.
 
     Notes
     -----
-    The formula of AdaTT-sp is the one published; that the shared unit fuses as a task does is our reading.
+    The formula of AdaTT-sp is the published one. Fusing the shared unit like a task is our reading.
 
     References
     ----------

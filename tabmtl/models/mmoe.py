@@ -43,7 +43,7 @@ class MMoENetwork(TaskNetwork):
         self.levels = [(self.experts, [self.gates])]
 
     def task_features(self, x_num: Tensor, x_cat: Tensor, own: RowOwners | None = None) -> Tensor:
-        """Features (B, T, H)."""
+        """Return features (B, T, H)."""
         x = self.input(self.vector(x_num, x_cat))
         return mix(self.gates(x, own), self.output(self.experts([x])))
 
@@ -52,8 +52,8 @@ class MMoENetwork(TaskNetwork):
 class MMoE(ExpertEstimator):
     """MMoE: multi-gate mixture of experts.
 
-    All tasks share E experts e_i, small MLPs that read the row's vector x. The gate of a task weighs them for every
-    row, and the head of the task reads the sum,
+    All tasks share E experts e_i, small MLPs on the row's vector x. The gate of a task weighs them for every row, and
+    the head of the task reads the sum,
 
         h_t = sum_i softmax(W_t x)_i e_i(x),    o_t = Head_t(h_t).
 

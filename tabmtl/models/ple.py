@@ -22,7 +22,7 @@ from tabmtl.schema import Columns, Task
 
 
 class PLELevel(nn.Module):
-    """One level: buckets of experts, the shared one first, and a gate per task; but for the last level a shared gate.
+    """One level: buckets of experts, the shared one first, and a gate per task; below the last one a shared gate too.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ class PLELevel(nn.Module):
         self.output, self.last = Boundary(), last
 
     def forward(self, inputs: Sequence[Tensor], own: RowOwners | None = None) -> tuple[Tensor, ...]:
-        """Take inputs (B, D), the shared one first, to outputs (B, H) of the gates; with ``own`` those of its tasks."""
+        """Take inputs (B, D), the shared one first, to outputs (B, H) of the gates; with ``own`` of a row's gates."""
         experts = self.output(self.experts(inputs, None if own is None else [own.shared, own]))
         return mix(self.gates(inputs[self.last :], own), experts).unbind(dim=1)
 
@@ -77,7 +77,7 @@ class PLENetwork(TaskNetwork):
         self.levels = [(level.experts, [level.gates]) for level in stacked]
 
     def task_features(self, x_num: Tensor, x_cat: Tensor, own: RowOwners | None = None) -> Tensor:
-        """Features (B, T, H)."""
+        """Return features (B, T, H)."""
         x = self.input(self.vector(x_num, x_cat))
         inputs: tuple[Tensor, ...] = (x,) * (self.n_buckets if own is None else 2)
         for level in self.stack:
@@ -97,8 +97,8 @@ class PLE(ExpertEstimator):
 
     the last level has no x_s. The head of task t reads its x_t.
 
-    A row of a long table (``task_column``) computes what its own task has and no more: the second sum is then over S
-    and the O_t of the row's task t. With one level nothing differs.
+    A row of a long table (``task_column``) computes the parts of its own task only: the second sum is then over S and
+    the O_t of the row's task t. With one level nothing differs.
 
     Parameters
     ----------

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import wraps
 from typing import Any, TypeVar, cast
 
@@ -90,41 +91,40 @@ def epochs_as_tasks(
         epochs.close()
 
 
+@dataclass
 class _Epochs:
     """Tasks of the epochs: one begins before the first epoch, and another when one has ended."""
 
-    def __init__(
-        self,
-        root: Any,
-        shown: dict[str, Any],
-        on_epoch: OnEpoch | None,
-        attributes: Callable[[list[Record]], dict[str, Any]],
-    ) -> None:
-        self._root, self._shown, self._on_epoch, self._attributes = root, shown, on_epoch, attributes
+    root: Any
+    shown: dict[str, Any]
+    on_epoch: OnEpoch | None
+    attributes: Callable[[list[Record]], dict[str, Any]]
+
+    def __post_init__(self) -> None:
         self._history: list[Record] = []
         self._begin()
 
     def _begin(self) -> None:
-        self._task = self._root.subcontext(task_name="epoch")
-        self._task.call_on_fit_task_begin(**self._shown)
+        self._task = self.root.subcontext(task_name="epoch")
+        self._task.call_on_fit_task_begin(**self.shown)
 
     def __call__(self, record: Any) -> bool:
         """End the task of an epoch, and begin the next; return whether anyone asks to stop."""
         self._history.append(dict(record))
-        stop = self._task.call_on_fit_task_end(**self._shown, reconstruction_attributes=self._now)
+        stop = self._task.call_on_fit_task_end(**self.shown, reconstruction_attributes=self._now)
         self._task = None
-        stop |= bool(self._on_epoch is not None and self._on_epoch(record))
-        if not stop and len(self._history) < self._root.max_subtasks:
+        stop |= bool(self.on_epoch is not None and self.on_epoch(record))
+        if not stop and len(self._history) < self.root.max_subtasks:
             self._begin()
         return stop
 
     def _now(self) -> dict[str, Any]:
-        return self._attributes(self._history) | {"_fit_task": None}  # a copy that somebody keeps holds no data
+        return self.attributes(self._history) | {"_fit_task": None}  # a copy that somebody keeps holds no data
 
     def close(self) -> None:
         """End the task of an epoch that never ran, because training had ended early."""
         if self._task is not None:
-            self._task.call_on_fit_task_end(estimator=self._shown["estimator"])
+            self._task.call_on_fit_task_end(estimator=self.shown["estimator"])
 
 
 Describe = Callable[[Mapping[str, float | None]], str]

@@ -84,7 +84,7 @@ class TableLoop:
         self.balancer, self.evaluate = balancer, evaluate
         self.tasks = loss.tasks
         self._task_weight = loss.task_weight.to(next(network.parameters()).device)
-        self._micro: int | None = None
+        self._micro = len(data) if balancer is not None else _micro_batch_rows(network, data)
         self.optimizer = Optimizer(
             network,
             learning_rate=options.learning_rate,
@@ -96,8 +96,6 @@ class TableLoop:
         """Run one pass over the shuffled rows; return the train part of the epoch's record."""
         data = self.data
         self.network.train()
-        if self._micro is None:
-            self._micro = len(data) if self.balancer is not None else _micro_batch_rows(self.network, data)
         order = torch.randperm(len(data), device=data.x_num.device)
         steps = order.split(self.options.batch_size)
         if len(steps) > 1 and _batch_norms(self.network) and 2 * len(steps[-1]) < len(steps[0]):
@@ -124,7 +122,7 @@ class TableLoop:
             return self._balanced_step(self.balancer, self.data.rows(index), learning_rate)
         totals: list[Tensor] = []
         parts: list[list[Tensor]] = []
-        for rows in index.split(self._micro or len(index)):
+        for rows in index.split(self._micro):
             losses, scores = self._forward(self.data.rows(rows))
             totals.append(losses.detach())
             parts.append([score.detach() for score in scores])
