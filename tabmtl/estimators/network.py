@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -123,11 +123,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         """
         check_is_fitted(self)
         self._check_columns(X)
-        network, device = self._fitted_network()
-        batch = _on_device(self._coder.read(X), device)
-        with threads(self.n_jobs, network):
-            size = self._fitted_params["batch_size"]
-            return represent_rows(network, batch, self.precision, batch_size=size).cpu().numpy()
+        return self._run(represent_rows, self._coder.read(X)).cpu().numpy()
 
     def _check_params(self) -> None:
         super()._check_params()
@@ -207,12 +203,16 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
             describe = partial(describe_tasks, tasks)
             return self._run_epochs(network, loop, validated=valid is not None, describe=describe, on_epoch=hook)
 
-    def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
+    def _run(self, function: Callable[..., Any], batch: Batch) -> Any:
+        """Return the result of `predict_scores` or `represent_rows` on encoded rows."""
         network, device = self._fitted_network()
         with threads(self.n_jobs, network):
             size = self._fitted_params["batch_size"]
-            scores = predict_scores(network, _on_device(batch, device), self.precision, batch_size=size)
-        return self._coder.labels.outputs([score.cpu().numpy() for score in self._link(scores)])
+            return function(network, _on_device(batch, device), self.precision, batch_size=size)
+
+    def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
+        scores = self._link(self._run(predict_scores, batch))
+        return self._coder.labels.outputs([score.cpu().numpy() for score in scores])
 
     def _rebuild(self) -> torch.nn.Module:
         with seeded(0, torch.device("cpu")):

@@ -17,7 +17,7 @@ from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.mixture import ExpertEstimator
 from tabmtl.nn.experts import Gates, mix
 from tabmtl.nn.layers import Boundary, RowOwners
-from tabmtl.nn.task_network import TaskNetwork
+from tabmtl.nn.task_network import StackedNetwork
 from tabmtl.params import Count, CountOrZero, Widths
 from tabmtl.schema import Columns, Task
 
@@ -72,7 +72,7 @@ class FusionLevel(nn.Module):
         return mix(weights + static, experts).unbind(dim=1)
 
 
-class AdaTTNetwork(TaskNetwork):
+class AdaTTNetwork(StackedNetwork):
     """Levels of fusion units.
 
     Parameters
@@ -86,29 +86,15 @@ class AdaTTNetwork(TaskNetwork):
     gates_decide = False  # an expert that no gate uses still has its fixed weight
 
     def __init__(self, columns: Columns, tasks: Sequence[Task], options: AdaTT) -> None:
-        super().__init__()
-        names, self.vector = [task.name for task in tasks], options._vector(columns)
-        units = [(name, options.n_task_experts) for name in names]
+        vector, units = options._vector(columns), [(task.name, options.n_task_experts) for task in tasks]
         if options.n_shared_experts:
             units.append(("(shared)", options.n_shared_experts))
-        self.n_units = len(units)
-        self.input = Boundary()
-        widths = [self.vector.width, *options.expert_hidden]
-        stacked = [
+        widths = [vector.width, *options.expert_hidden]
+        stack = [
             FusionLevel(before, after, units, options, last=i == len(widths) - 2)
             for i, (before, after) in enumerate(pairwise(widths))
         ]
-        self.stack = nn.ModuleList(stacked)
-        self.heads = options._heads(widths[-1], tasks)
-        self.levels = [(level.experts, [level.gates]) for level in stacked]
-
-    def task_features(self, x_num: Tensor, x_cat: Tensor, own: RowOwners | None = None) -> Tensor:
-        """Return features (B, T, H)."""
-        x = self.input(self.vector(x_num, x_cat))
-        inputs: tuple[Tensor, ...] = (x,) * (self.n_units if own is None else 1 + self.n_units - own.n_owners)
-        for level in self.stack:
-            inputs = level(inputs, own)
-        return torch.stack(inputs, dim=1)
+        super().__init__(vector, stack, len(units), options._heads(widths[-1], tasks))
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

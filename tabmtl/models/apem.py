@@ -91,10 +91,8 @@ class SetAttention(nn.Module):
         points = self.points[:, None].expand(n, b, p, d).reshape(n, b * p, d)
         held = self.inward.finish(points, attended)  # (n, B p, d)
         # the row's tokens ask the points
-        both = (
-            torch.cat([self.outward.scores(), self.outward.values()], dim=1).transpose(1, 2).flatten(2)
-        )  # (n, d, 2hd)
-        both = (held @ both).view(n, b, p, 2, h, d).permute(3, 1, 0, 4, 2, 5)
+        both = torch.cat([self.outward.scores(), self.outward.values()], dim=1).transpose(1, 2)  # (n, d, 2h, d)
+        both = (held @ both.flatten(2)).view(n, b, p, 2, h, d).permute(3, 1, 0, 4, 2, 5)
         keys, values = both.reshape(2, b * n, h * p, d).unbind()
         logits = torch.bmm(keys.view(b, n * h * p, d), x.transpose(1, 2))  # (B, n h p, m)
         weights = logits.view(b, n * h, p, -1).softmax(dim=2).view(b * n, h * p, -1)
@@ -175,8 +173,7 @@ class APEMNetwork(TaskNetwork):
     def __init__(self, columns: Columns, tasks: Sequence[Task], options: APEM) -> None:
         super().__init__()
         n, d, width = options.n_groups, options.d_embedding, options.d_pattern
-        kind: NumericEmbedding = options.numeric_embedding
-        self.tokenizer = FeatureTokenizer(columns, d, numeric_embedding=kind)
+        self.tokenizer = FeatureTokenizer(columns, d, numeric_embedding=options.numeric_embedding)
         self.attention = SetAttention(n, options.n_points, d, options.n_heads)
         self.patterns = Patterns(n, self.tokenizer.n_tokens, d, width, options.reduction)
         self.output = Boundary()

@@ -241,7 +241,7 @@ class HoME(ExpertEstimator):
 
     Experts are normalised, by default E(x) = Dropout(SiLU(BatchNorm(W x + b))), so that gates weigh outputs of one
     scale (against the collapse of experts). Let v be the row's vector, and Sum(w, ...) a sum of experts weighted by w.
-    Level 1 has experts of each group k and shared ones. Each of these buckets reads its own feature-gated copy v_k of v,
+    Level 1 has experts of each group k and shared ones. Each of these buckets reads a feature-gated copy v_k of v,
 
         z_k = Sum(softmax(W_k v), shared and own experts) + SG_k        of every group k,
         z_s = Sum(softmax(W_s v), all experts) + SG_s,

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
@@ -37,8 +36,7 @@ class MMoENetwork(TaskNetwork):
         names, self.vector = [task.name for task in tasks], options._vector(columns)
         self.input, self.output = Boundary(), Boundary()
         self.experts = options._experts([options.n_experts], self.vector.width, options.expert_hidden)
-        has = torch.ones(len(names), options.n_experts, dtype=torch.bool)
-        self.gates = Gates(self.vector.width, names, self.experts.names(["expert"]), has=has)
+        self.gates = Gates(self.vector.width, names, self.experts.names(["expert"]))
         self.heads = options._heads(self.experts.width, tasks)
         self.levels = [(self.experts, [self.gates])]
 

@@ -16,7 +16,7 @@ from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.mixture import ExpertEstimator
 from tabmtl.nn.experts import Gates, mix
 from tabmtl.nn.layers import Boundary, RowOwners
-from tabmtl.nn.task_network import TaskNetwork
+from tabmtl.nn.task_network import StackedNetwork
 from tabmtl.params import Count, Widths
 from tabmtl.schema import Columns, Task
 
@@ -54,7 +54,7 @@ class PLELevel(nn.Module):
         return mix(self.gates(inputs[self.last :], own), experts).unbind(dim=1)
 
 
-class PLENetwork(TaskNetwork):
+class PLENetwork(StackedNetwork):
     """Levels of shared and own experts.
 
     Parameters
@@ -66,23 +66,10 @@ class PLENetwork(TaskNetwork):
     """
 
     def __init__(self, columns: Columns, tasks: Sequence[Task], options: PLE) -> None:
-        super().__init__()
-        names, self.vector = [task.name for task in tasks], options._vector(columns)
+        names, vector = [task.name for task in tasks], options._vector(columns)
         h, n = options.expert_hidden[-1], options.n_levels
-        self.n_buckets = len(names) + 1
-        self.input = Boundary()
-        stacked = [PLELevel(h if i else self.vector.width, names, options, last=i == n - 1) for i in range(n)]
-        self.stack = nn.ModuleList(stacked)
-        self.heads = options._heads(h, tasks)
-        self.levels = [(level.experts, [level.gates]) for level in stacked]
-
-    def task_features(self, x_num: Tensor, x_cat: Tensor, own: RowOwners | None = None) -> Tensor:
-        """Return features (B, T, H)."""
-        x = self.input(self.vector(x_num, x_cat))
-        inputs: tuple[Tensor, ...] = (x,) * (self.n_buckets if own is None else 2)
-        for level in self.stack:
-            inputs = level(inputs, own)
-        return torch.stack(inputs, dim=1)
+        stack = [PLELevel(h if i else vector.width, names, options, last=i == n - 1) for i in range(n)]
+        super().__init__(vector, stack, 1 + len(names), options._heads(h, tasks))
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -222,7 +222,7 @@ class Gates(nn.Module):
     sees : Tensor of bool, shape (G, E), optional
         The experts that a gate sees, at least one; all by default.
     has : Tensor of bool, shape (O, E), optional
-        The S experts of each owner of rows; needed to weigh these alone. Each owner has one gate, in order.
+        The S experts of each owner of rows; all by default. Each owner has one gate, in order.
     shared : int, optional
         Index of a further gate, which all owners share.
     task_specific : bool, default=True
@@ -261,11 +261,11 @@ class Gates(nn.Module):
         self.register_buffer("places", sees.flatten().nonzero()[:, 0], persistent=False)
         rank = (sees.flatten().cumsum(0) - 1).clamp(min=0)  # of a pair among those that see
         self.register_buffer("rank", rank, persistent=False)
-        if has is not None:
-            of_all = set() if shared is None else {shared}
-            own_gates = torch.tensor([sorted({g} | of_all) for g in range(len(gates)) if g != shared])  # (O, K)
-            own_experts = has.nonzero()[:, 1].view(len(has), 1, -1)
-            self.register_buffer("own", own_gates[:, :, None] * len(experts) + own_experts, persistent=False)
+        of_all = set() if shared is None else {shared}
+        own_gates = torch.tensor([sorted({g} | of_all) for g in range(len(gates)) if g != shared])  # (O, K)
+        has = sees.new_ones(len(own_gates), len(experts)) if has is None else has
+        own_experts = has.nonzero()[:, 1].view(len(has), 1, -1)
+        self.register_buffer("own", own_gates[:, :, None] * len(experts) + own_experts, persistent=False)
         self.n_seen = sees.sum(dim=1).tolist()
         self.linear = nn.Linear(d_in, sum(self.n_seen))
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from tabmtl.nn.layers import RowOwners, Towers
+from tabmtl.nn.layers import Boundary, RowOwners, Towers
 
 
 class TaskNetwork(nn.Module):
@@ -83,3 +85,32 @@ class TaskNetwork(nn.Module):
 
     def _own(self, task: Tensor | None) -> RowOwners | None:
         return None if task is None else RowOwners(task, self.heads.n_tasks, training=self.training)
+
+
+class StackedNetwork(TaskNetwork):
+    """Levels of experts, one after the other, that read one input per unit: per task, and perhaps for a shared part.
+
+    Parameters
+    ----------
+    vector : Module
+        Takes a row to its vector, the first input of all units.
+    stack : sequence of Module
+        The levels, with ``experts`` and ``gates``. A level takes the inputs (B, D) of all units, or those of a row's own
+        units and the `RowOwners`, and gives the inputs of the next level. The last gives the features of tasks only.
+    n_units : int
+    heads : Towers
+    """
+
+    def __init__(self, vector: nn.Module, stack: Sequence[Any], n_units: int, heads: Towers) -> None:
+        super().__init__()
+        self.vector, self.input, self.n_units = vector, Boundary(), n_units
+        self.stack, self.heads = nn.ModuleList(stack), heads
+        self.levels = [(level.experts, [level.gates]) for level in stack]
+
+    def task_features(self, x_num: Tensor, x_cat: Tensor, own: RowOwners | None = None) -> Tensor:
+        """Return features (B, T, H)."""
+        x = self.input(self.vector(x_num, x_cat))
+        inputs: tuple[Tensor, ...] = (x,) * (self.n_units if own is None else 1 + self.n_units - own.n_owners)
+        for level in self.stack:
+            inputs = level(inputs, own)
+        return torch.stack(inputs, dim=1)
