@@ -80,17 +80,19 @@ class MLP(nn.Sequential):
 class Boundary(nn.Module):
     """End of the parameters that tasks share: a tensor passes through unchanged, such as a row's vector.
 
-    Gradient balancing (:mod:`tabmtl.training.balance`) sets ``cut``. Then the output is a leaf that receives every
-    task's gradient, and the balanced gradient goes on from the input.
+    Gradient balancing (:mod:`tabmtl.training.balance`) sets the list ``cuts``. Then the output is a leaf that receives
+    every task's gradient, the list gets input and leaf, and the balanced gradient goes on from the input.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.cut = False
+    cuts: list[tuple[Tensor, Tensor]] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x, or a leaf with its values where the graph is cut."""
-        return x.detach().requires_grad_() if self.cut else x
+        if self.cuts is None:
+            return x
+        leaf = x.detach().requires_grad_()
+        self.cuts.append((x, leaf))
+        return leaf
 
 
 class _Product(torch.autograd.Function):

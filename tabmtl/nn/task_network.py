@@ -95,8 +95,8 @@ class StackedNetwork(TaskNetwork):
     vector : Module
         Takes a row to its vector, the first input of all units.
     stack : sequence of Module
-        The levels, with ``experts`` and ``gates``. A level takes the inputs (B, D) of all units, or those of a row's own
-        units and the `RowOwners`, and gives the inputs of the next level. The last gives the features of tasks only.
+        The levels, with ``experts`` and ``gates``. A level takes inputs (B, D) of all units, or those of a row's own
+        units and its `RowOwners`, and gives the inputs of the next level. The last one gives features of tasks only.
     n_units : int
     heads : Towers
     """
