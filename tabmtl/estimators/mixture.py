@@ -183,8 +183,8 @@ def measure_experts(network: nn.Module, batch: Batch) -> tuple[pl.DataFrame, pl.
             functions = (lambda x: (x.abs() <= 1e-6).float().mean(dim=2), lambda x: x, lambda x: x.double().square())
             means = [_Mean(experts, function, shape) for function in functions]
             means += [_Mean(gate, lambda weights: weights, (len(gate.gate_names), *shape)) for gate in gates]
-            for mean in means:
-                stack.enter_context(mean.handle)
+            for taken in means:
+                stack.enter_context(taken.handle)
             measured.append(means)
         represent_rows(network, batch, fill=False)
     used, states = [], []

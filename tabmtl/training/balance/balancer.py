@@ -220,15 +220,15 @@ class Balancer:
 
 def _methods(balance: Balance, tasks: Sequence[Task], network: nn.Module) -> tuple[Weighting, Aggregate | None]:
     """Return the weights of the losses, and the join of gradients if the balance is one."""
-    if isinstance(balance, str) and balance in LOSS_WEIGHTS:
-        return LOSS_WEIGHTS[balance](len(tasks), network), None
     weighting = Weighting(len(tasks), network)
-    if isinstance(balance, str):
-        return weighting, GRADIENT_JOINS[balance]
-    if isinstance(balance, Mapping | Sequence):
+    if isinstance(balance, Mapping) or (isinstance(balance, Sequence) and not isinstance(balance, str)):
         weighting.weights = weighting.weights.new_tensor(given_weights(balance, tasks))
         return weighting, None
-    aggregate = deepcopy(balance)
-    if hasattr(aggregate, "reset"):
-        aggregate.reset()
-    return weighting, aggregate
+    if not isinstance(balance, str):
+        aggregate = deepcopy(balance)
+        if hasattr(aggregate, "reset"):
+            aggregate.reset()
+        return weighting, aggregate
+    if balance in LOSS_WEIGHTS:
+        return LOSS_WEIGHTS[balance](len(tasks), network), None
+    return weighting, GRADIENT_JOINS[balance]
