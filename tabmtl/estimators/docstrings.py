@@ -16,7 +16,7 @@ def complete_docstring(cls: type) -> str | None:
     """Complete the docstring of a class by the parameters and attributes that its bases document.
 
     An entry of the class itself stands first, and beats that of a base. Where the class only changes the default of an
-    inherited parameter, the entry tells the new one.
+    inherited parameter, the entry shows the new one.
 
     Parameters
     ----------

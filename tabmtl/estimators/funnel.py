@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from tabmtl.encode.tasks import declared_tasks
 from tabmtl.estimators.network import NetworkEstimator, VectorEstimator
@@ -14,6 +14,15 @@ from tabmtl.schema import Task
 
 #: Classes of text whose sorted order is beyond doubt.
 _NO_YES = {("no", "yes"), ("n", "y"), ("false", "true"), ("f", "t"), ("0", "1")}
+
+
+def check_chain(name: str, value: Any) -> None:
+    """Raise a ValueError for a value that does not name the steps of a funnel."""
+    is_list = isinstance(value, list | tuple) and all(isinstance(task, str) for task in value)
+    if value is not None and not (is_list and len(value) > 1):
+        raise ValueError(
+            f"{name} must be a list of the names of two tasks or more, such as ['click', 'conversion'], got {value!r}"
+        )
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -30,17 +39,12 @@ class FunnelEstimator(NetworkEstimator):
         step was taken; text classes, other than no and yes or false and true, must be declared in ``tasks``.
     """
 
-    task_chain: Sequence[str] | None = None
+    task_chain: Annotated[Sequence[str] | None, check_chain] = None
 
     def _chain(self, tasks: Sequence[Task]) -> tuple[int, ...]:
         if self.task_chain is None:
             return ()
-        chain = list(self.task_chain) if isinstance(self.task_chain, list | tuple) else []
-        if len(chain) < 2 or not all(isinstance(name, str) for name in chain):
-            raise ValueError(
-                "task_chain must be a list of the names of two tasks or more, such as ['click', 'conversion'], "
-                f"got {self.task_chain!r}"
-            )
+        chain = list(self.task_chain)
         index = {task.name: t for t, task in enumerate(tasks)}
         unknown = [name for name in chain if name not in index]
         twice = [name for name in index if chain.count(name) > 1]

@@ -96,7 +96,7 @@ class Boundary(nn.Module):
 
 
 class _Product(torch.autograd.Function):
-    """x W of (K, c, d_in) and (K, d_in, d_out), whose gradient for W lies in memory as W does.
+    """Product x W of (K, c, d_in) and (K, d_in, d_out); the gradient for W has the memory layout of W.
 
     Autograd gives a transposed W a gradient that must be copied, which costs more than the product where buckets hold
     few rows.
@@ -248,7 +248,7 @@ class StackedLinear(nn.Module):
 class TaskLinear(StackedLinear):
     """One linear layer per task, for layers that the loss of their own task alone reaches.
 
-    Where other tasks read what a layer gives, as in a cross-stitch network, it is a `StackedLinear`.
+    If other tasks read its outputs too, as in a cross-stitch network, use a `StackedLinear`.
     """
 
     task_specific = True  # gradient balancing leaves its parameters to their own tasks

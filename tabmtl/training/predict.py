@@ -108,7 +108,7 @@ _needed: WeakKeyDictionary[torch.nn.Module, tuple[int, int]] = WeakKeyDictionary
 
 
 class _Kernels(TorchDispatchMode):
-    """Watches which kernels compute `_WATCHED_ROWS` rows, and finds what `_rows_needed` gives."""
+    """Watch the kernels that compute `_WATCHED_ROWS` rows, and find the answer of `_rows_needed`."""
 
     least = spare = 0
 
