@@ -114,24 +114,16 @@ class STEMNetwork(TaskNetwork):
 
     def task_features(self, x_num: Tensor, x_cat: Tensor, own: RowOwners | None = None) -> Tensor:
         """Return features (B, T, H)."""
+        tokens = self.tokenizer(x_num, x_cat) if own is None else self.tokenizer.own_tokens(x_num, x_cat, own)
+        tokens = self.input(tokens).unflatten(2, (-1, self.tokenizer.shape[1]))  # (B, n, k, d), of k embeddings
+        slices = tokens.permute(2, 0, 1, 3).flatten(2)  # (k, B, n d)
+        experts = self.output(self.experts(slices.unbind(), None if own is None else [own.shared, own]))
         if own is not None:
-            return self._own_features(x_num, x_cat, own)
-        slices = self._slices(self.tokenizer(x_num, x_cat))
-        experts = self.output(self.experts(slices.unbind()))
+            gate = F.relu(self.gate_hidden(slices[1] + slices[0], own))
+            return mix(self.gates(gate, own), experts)
         gate = F.relu(self.gate_hidden(slices[1:] + slices[0]))
         weights = self.gates(gate.unbind())
         return mix(weights * self.own, experts) + mix(weights * ~self.own, experts.detach())
-
-    def _own_features(self, x_num: Tensor, x_cat: Tensor, own: RowOwners) -> Tensor:
-        """Return features (B, 1, H) of every row's own task."""
-        owners, slices = [own.shared, own], self._slices(self.tokenizer.own_tokens(x_num, x_cat, own))
-        experts = self.output(self.experts(slices.unbind(), owners))
-        gate = F.relu(self.gate_hidden(slices[1] + slices[0], own))
-        return mix(self.gates(gate, own), experts)
-
-    def _slices(self, tokens: Tensor) -> Tensor:
-        """Split tokens (B, n, k d), k embeddings side by side, into vectors (k, B, n d)."""
-        return self.input(tokens).unflatten(2, (-1, self.tokenizer.shape[1])).permute(2, 0, 1, 3).flatten(2)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
