@@ -23,8 +23,6 @@ from tabmtl.nn.task_network import TaskNetwork
 from tabmtl.params import Count, CountOrZero, Rate
 from tabmtl.schema import Columns, Task
 
-SecondLayer = Literal["none", "mixer", "batch_attention", "inducing_attention"]
-
 
 class MultiTabNetwork(TaskNetwork):
     """Task and feature tokens, pre-norm blocks, and a head per task.
@@ -179,7 +177,7 @@ class MultiTabNet(NetworkEstimator):
     n_heads: Count = 4
     d_ffn: Count = 256
     mask: Mask = "TxT"
-    row_layer: SecondLayer = "mixer"
+    row_layer: Literal["none", "mixer", "batch_attention", "inducing_attention"] = "mixer"
     n_points: Count = 64
     multi_token: bool = True
     numeric_embedding: NumericEmbedding = "linear"
