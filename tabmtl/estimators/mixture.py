@@ -193,8 +193,8 @@ def measure_experts(network: nn.Module, batch: Batch) -> tuple[pl.DataFrame, pl.
         for gate, of_gate in zip(gates, means[3:], strict=True):
             sees = getattr(gate, "sees", torch.tensor(True)).cpu().numpy()
             g, e = np.nonzero(sees & (of_gate.rows > 0))
-            columns = {"level": [level] * len(g), "gate": np.array(gate.gate_names)[g], "expert": np.array(names)[e]}
-            used.append(pl.DataFrame(columns | {"weight": of_gate.value[g, e]}))
+            own = {"gate": [gate.gate_names[i] for i in g], "expert": [names[i] for i in e]}
+            used.append(pl.DataFrame({"level": [level] * len(g)} | own | {"weight": of_gate.value[g, e]}))
         zeros, mean, square, *weights = (each.value for each in means)
         std = np.sqrt(np.maximum(square - mean**2, 0)).mean(axis=1)
         top = np.vstack(weights).max(axis=0)
