@@ -267,7 +267,7 @@ class APEM(FunnelEstimator, MixtureEstimator):
     def _check_params(self) -> None:
         super()._check_params()
         if self.task_chain is None and (self.chain_loss != "chain" or self.calibrator):
-            raise ValueError("chain_loss and calibrator belong to the steps of a funnel; name these in task_chain")
+            raise ValueError("chain_loss and calibrator belong to the steps of a funnel; name them by task_chain")
         if self.d_embedding % self.n_heads:
             raise ValueError(f"d_embedding ({self.d_embedding}) must be a multiple of n_heads ({self.n_heads})")
 
