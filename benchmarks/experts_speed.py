@@ -203,7 +203,7 @@ def embedding_steps(n_rows: int, batch_size: int, n_batches: int) -> Sides:
             step: Callable[[], object] = adam.step
         else:
             network = nn.Sequential(embedding, nn.Linear(1, 1))  # our optimiser wants a dense parameter too
-            ours = Optimizer(network, learning_rate=1e-3, weight_decay=0.0, average_decay=0.998)
+            ours = Optimizer(network, weight_decay=0.0, average_decay=0.998)
             step = partial(ours.step, 1e-3)
 
         def run() -> None:
@@ -239,7 +239,7 @@ def long_step(model: type[NetworkEstimator], n_tasks: int) -> Callable[[], objec
     columns = Columns(numeric=tuple("abcdefgh"), categorical=("i", "j"), **facts)
     tasks = [Task(name=f"t{t}", kind="regression") for t in range(n_tasks)]
     network, loss = model(task_column="task")._network(columns, tasks).train(), MultiTaskLoss(tasks)
-    optimizer = Optimizer(network, learning_rate=1e-3, weight_decay=1e-5, average_decay=0.998)
+    optimizer = Optimizer(network, weight_decay=1e-5, average_decay=0.998)
     x_num, x_cat, y = torch.randn(256, 8), torch.randint(20, (256, 2), dtype=torch.int32), torch.randn(256, 1)
     task = torch.randint(n_tasks, (256,))
 

@@ -52,10 +52,13 @@ class Shape:
             bins=((-1.0, 0.0, 1.0),) * self.n_numeric,
         )
 
+    def options(self, row_layer: str) -> MultiTabNet:
+        """Return an estimator with the sizes of our network."""
+        return MultiTabNet(d_token=self.d_token, n_blocks=self.n_blocks, row_layer=row_layer, dropout=0.0)
+
     def network(self, row_layer: str) -> MultiTabNetwork:
         """Make our network, with fresh weights."""
-        sizes = {"d_token": self.d_token, "n_blocks": self.n_blocks}
-        return MultiTabNetwork(self.columns, self.tasks, row_layer=row_layer, **sizes)
+        return MultiTabNetwork(self.columns, self.tasks, self.options(row_layer))
 
     def rows(self, n: int) -> Batch:
         """Draw n random rows."""
@@ -120,7 +123,11 @@ def compare_training(
     torch.manual_seed(1)
     tasks, data, ours = shape.tasks, shape.rows(n_rows), shape.network(row_layer)
     flops = mflop_per_row(ours, data, tasks)
-    networks = {"plain": PlainNetwork(ours), "float32": ours, "bf16": deepcopy(ours)}
+    networks = {
+        "plain": PlainNetwork(shape.columns, tasks, shape.options(row_layer), ours),
+        "float32": ours,
+        "bf16": deepcopy(ours),
+    }
     torch.manual_seed(0)
     order = torch.randperm(n_rows)
     shuffled = data.rows(order)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 Kind = Literal["binary", "multiclass", "regression"]
-Level = str
 
 #: Codes of a categorical feature that every column reserves before its own levels.
 MISSING, UNSEEN, FIRST_LEVEL = 0, 1, 2
@@ -100,7 +99,7 @@ class Columns:
 
     numeric: tuple[str, ...]
     categorical: tuple[str, ...]
-    levels: tuple[tuple[Level, ...], ...]
+    levels: tuple[tuple[str, ...], ...]
     has_missing: tuple[bool, ...]
     bins: tuple[tuple[float, ...], ...]
 
@@ -144,8 +143,7 @@ class Batch:
 
     def map(self, function: Callable[[Any], Any]) -> Batch:
         """Return the batch with a function applied to every array in it."""
-        parts = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Batch(**{name: None if part is None else function(part) for name, part in parts.items()})
+        return Batch(**{name: None if part is None else function(part) for name, part in vars(self).items()})
 
     def rows(self, index: Any) -> Batch:
         """Return some rows, by an index array or tensor."""

@@ -3,9 +3,10 @@
 import torch
 from torch import nn
 
+from tabmtl.models.shared_bottom import SharedBottom
 from tabmtl.nn.layers import MLP, Boundary, Dropout, TaskLinear, Towers
 from tabmtl.schema import Task
-from tabmtl.training.balance import make_balancer
+from tabmtl.training.balance import Balancer
 from tabmtl.training.balance.gradient_joins import GRADIENT_JOINS
 from tabmtl.training.balance.loss_weights import LOSS_WEIGHTS
 
@@ -48,7 +49,9 @@ class Problem:
         return (~self.y.isnan()).any(dim=0)
 
     def balancer(self, balance, **options):
-        return make_balancer(balance, self.tasks, self.network, **options)
+        options = SharedBottom(balance=balance, **options)
+        options._check_params()
+        return Balancer(options, self.tasks, self.network)
 
     def gradients(self, balance, **options):
         """Flat gradient (shared, own) of one step."""

@@ -27,7 +27,7 @@ class MeanOfBatch(SharedBottom):
     """A row's answer depends on those beside it."""
 
     def _network(self, columns: Any, tasks: Any) -> MeanOfBatchNetwork:
-        return MeanOfBatchNetwork(columns, tasks, hidden=self.hidden)
+        return MeanOfBatchNetwork(columns, tasks, self)
 
 
 class Unseeded(SharedBottom):

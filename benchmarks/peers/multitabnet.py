@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from tabmtl.models.multitabnet import MultiTabNetwork
-from tabmtl.schema import Batch, Task
+from tabmtl.models.multitabnet import MultiTabNet, MultiTabNetwork
+from tabmtl.schema import Batch, Columns, Task
 from tabmtl.training.epochs import schedule
 
 
@@ -39,20 +39,18 @@ class PlainBlock(nn.Module):
 class PlainNetwork(nn.Module):
     """MultiTab-Net written the obvious way, with the sizes and weights of one of ours."""
 
-    def __init__(self, ours: MultiTabNetwork) -> None:
+    def __init__(self, columns: Columns, tasks: Sequence[Task], options: MultiTabNet, ours: MultiTabNetwork) -> None:
         super().__init__()
-        e, n_tasks = ours.d_token, len(ours.tasks)
-        self.task_tokens = nn.ModuleList(nn.Linear(1, e) for _ in ours.tasks)
-        self.embeddings = nn.ModuleList(nn.Embedding(c, e) for c in ours.columns.cardinalities)
-        self.affines = nn.ModuleList(nn.Linear(1, e) for _ in ours.columns.numeric)
+        e, n_tasks = options.d_token, len(tasks)
+        self.task_tokens = nn.ModuleList(nn.Linear(1, e) for _ in tasks)
+        self.embeddings = nn.ModuleList(nn.Embedding(c, e) for c in columns.cardinalities)
+        self.affines = nn.ModuleList(nn.Linear(1, e) for _ in columns.numeric)
         n = n_tasks + len(self.embeddings) + len(self.affines)
-        blocks = range(ours.n_blocks)
-        self.blocks = nn.ModuleList(PlainBlock(e, ours.n_heads, ours.d_ffn) for _ in blocks)
-        self.mixers = nn.ModuleList(
-            PlainBlock(n * e, ours.n_heads, ours.d_ffn) for _ in blocks if ours.row_layer == "mixer"
-        )
+        blocks, sizes = range(options.n_blocks), (options.n_heads, options.d_ffn)
+        self.blocks = nn.ModuleList(PlainBlock(e, *sizes) for _ in blocks)
+        self.mixers = nn.ModuleList(PlainBlock(n * e, *sizes) for _ in blocks if options.row_layer == "mixer")
         self.heads = nn.ModuleList(
-            nn.Sequential(nn.Linear(e, 64), nn.ReLU(), nn.Linear(64, task.width)) for task in ours.tasks
+            nn.Sequential(nn.Linear(e, 64), nn.ReLU(), nn.Linear(64, task.width)) for task in tasks
         )
         mask = torch.zeros(n, n, dtype=torch.bool)
         mask[:n_tasks, :n_tasks] = ~torch.eye(n_tasks, dtype=torch.bool)
@@ -77,7 +75,8 @@ class PlainNetwork(nn.Module):
         for t, layer in enumerate(self.task_tokens):
             layer.weight[:, 0], layer.bias[:] = ours.task_weight[t], ours.task_bias[t]
         if self.embeddings:
-            tables = ours.tokenizer.categorical.table.weight.split(list(ours.columns.cardinalities))
+            sizes = [embedding.num_embeddings for embedding in self.embeddings]
+            tables = ours.tokenizer.categorical.table.weight.split(sizes)
             for layer, table in zip(self.embeddings, tables, strict=True):
                 layer.weight.copy_(table)
         for j, layer in enumerate(self.affines):

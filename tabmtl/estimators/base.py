@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.estimators.docstrings import complete_docstring
-from tabmtl.params import check_fields, check_random_state, near, read_params, to_json
+from tabmtl.params import check_fields, near, read_params, to_json
 from tabmtl.storage.persist import write_folder
 from tabmtl.storage.stored import Saved, put_together, take_apart
 
@@ -134,7 +134,6 @@ def _left_out(*args: Any) -> None:
 
 def draw_seed(random_state: int | np.random.RandomState | None) -> int:
     """Draw a seed from a random state of scikit-learn."""
-    check_random_state("random_state", random_state)
     if random_state is None:
         return int(np.random.default_rng().integers(2**31))
     if isinstance(random_state, np.random.RandomState):

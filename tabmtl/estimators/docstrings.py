@@ -16,7 +16,7 @@ def complete_docstring(cls: type) -> str | None:
     """Complete the docstring of a class by the parameters and attributes that its bases document.
 
     An entry of the class itself stands first, and beats that of a base. Where the class only changes the default of an
-    inherited parameter, the entry tells the new one.
+    inherited parameter, the entry shows the new one.
 
     Parameters
     ----------
@@ -71,17 +71,10 @@ def _with_entries(doc: str, title: str, entries: str) -> str:
     if not entries:
         return doc
     start, end = _span(doc, title)
-    own = doc[start:end].rstrip()
-    heading = "" if own else f"{title}\n{'-' * len(title)}\n"
-    parts = (
-        doc[:start].rstrip() + ("\n\n" if heading else "\n"),
-        heading,
-        own + "\n" * bool(own),
-        entries,
-        "\n",
-        doc[end:],
-    )
-    return "".join(parts).rstrip() + "\n"
+    before, own = doc[:start].rstrip(), doc[start:end].rstrip()
+    if not own:
+        before += f"\n\n{title}\n{'-' * len(title)}"
+    return "\n".join(filter(None, [before, own, entries, doc[end:]])).rstrip() + "\n"
 
 
 def _with_default(entry: str, cls: type, base: type, names: tuple[str, ...]) -> str:

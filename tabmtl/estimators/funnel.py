@@ -16,9 +16,10 @@ from tabmtl.schema import Task
 _NO_YES = {("no", "yes"), ("n", "y"), ("false", "true"), ("f", "t"), ("0", "1")}
 
 
-def _check_chain(name: str, value: Any) -> None:
-    names = value if isinstance(value, list | tuple) else []
-    if value is not None and (len(names) < 2 or not all(isinstance(step, str) for step in names)):
+def check_chain(name: str, value: Any) -> None:
+    """Raise a ValueError for a value that does not name the steps of a funnel."""
+    is_list = isinstance(value, list | tuple) and all(isinstance(task, str) for task in value)
+    if value is not None and not (is_list and len(value) > 1):
         raise ValueError(
             f"{name} must be a list of the names of two tasks or more, such as ['click', 'conversion'], got {value!r}"
         )
@@ -38,7 +39,7 @@ class FunnelEstimator(NetworkEstimator):
         step was taken; text classes, other than no and yes or false and true, must be declared in ``tasks``.
     """
 
-    task_chain: Annotated[Sequence[str] | None, _check_chain] = None
+    task_chain: Annotated[Sequence[str] | None, check_chain] = None
 
     def _chain(self, tasks: Sequence[Task]) -> tuple[int, ...]:
         if self.task_chain is None:

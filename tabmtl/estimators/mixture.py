@@ -1,10 +1,10 @@
-"""Estimators whose network is a mixture of experts: their common options, and who uses which expert."""
+"""Estimators with a mixture of experts as their network: common options, and the use of every expert."""
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -46,21 +46,21 @@ class MixtureEstimator(VectorEstimator):
     head_hidden : int, default=64
         Width of a head's hidden layer; 0 leaves one linear layer per task.
     dropout : float, default=0.3
-        Share of hidden values dropped in training, in heads and in experts that are MLPs.
+        Share of hidden values dropped in training, in heads and in experts if these are MLPs.
 
     Attributes
     ----------
     expert_utilisation_ : polars DataFrame
         Mean gate weight of every expert, over up to 10 000 training rows of all tasks: columns ``level`` (1 is nearest
-        to the input), ``gate`` (a task, or in brackets what several tasks share), ``expert`` and ``weight``. The
-        weights of a gate sum to 1 (but for HoME's gate over a single own expert); experts that a gate may not see have
-        no row. In the long layout a mean is over the rows that have both gate and expert: those of the task.
+        to the input), ``gate`` (a task, or in brackets a part that several tasks share), ``expert`` and ``weight``. The
+        weights of a gate sum to 1 (except HoME's gate over a single own expert). An expert that a gate may not see has
+        no row. In the long layout a mean is over the rows of the task, which have both gate and expert.
     experts_ : polars DataFrame
-        State of every expert on the same rows: ``level``, ``expert``, ``zero_rate`` (share of its outputs that are
-        0), ``std`` (standard deviation of an output over rows, mean over outputs), ``top_weight`` (the largest mean
-        weight that a gate gives it), and ``dead``: more than 90 % zeros, no variation, or a top weight below 1 %
-        (but for `AdaTT`, whose tasks use their own experts without a gate too). An expert of a long table that fewer
-        than 50 of the rows have is not judged.
+        State of every expert on the same rows: ``level``, ``expert``, ``zero_rate`` (share of zeros among its outputs),
+        ``std`` (standard deviation of an output over rows, mean over outputs), ``top_weight`` (the largest mean weight
+        that a gate gives it), and ``dead``: more than 90 % zeros, no variation, or a top weight below 1 %. `AdaTT` is
+        not judged by weights, since its tasks use their own experts without a gate too. An expert that fewer than 50
+        rows of a long table have is not judged.
     dead_expert_rate_ : float
         Share of the experts that are dead.
     """
@@ -77,7 +77,7 @@ class MixtureEstimator(VectorEstimator):
     _stored: ClassVar[type] = MixtureState
 
     def _heads(self, d_in: int, tasks: Sequence[Task]) -> Towers:
-        """Heads with the options of this estimator."""
+        """Return heads with the options of this estimator."""
         return Towers(d_in, [task.width for task in tasks], hidden=self.head_hidden, dropout=self.dropout)
 
     def _inspect(self, network: nn.Module, batch: Batch) -> dict[str, Any]:
@@ -93,17 +93,16 @@ class MixtureEstimator(VectorEstimator):
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class ExpertEstimator(MixtureEstimator):
-    """Base of the mixtures whose experts are MLPs.
+    """Base of the mixtures of MLPs.
 
     Parameters
     ----------
     expert_norm : {"batch", "layer", "none"}, default="batch"
         Normalisation of every expert's outputs by itself, over the rows of a batch or over their width. Batch
         normalisation predicts by running statistics, so a row's prediction does not depend on other rows. In a long
-        table an expert of a task shares its statistics with the experts in its place of all other tasks, each applied
-        to the rows of its task.
+        table the experts in one place of all tasks share their statistics, each applied to the rows of its task.
     activation : {"relu", "silu"}, default="relu"
-        Of the experts; "silu" is Swish.
+        Activation of the experts; "silu" is Swish.
     """
 
     expert_norm: Norm = "batch"
@@ -115,60 +114,59 @@ class ExpertEstimator(MixtureEstimator):
     }
 
     def _experts(self, counts: Sequence[int], d_in: int, hidden: Sequence[int]) -> Experts:
-        """Experts with the options of this estimator."""
+        """Return experts with the options of this estimator."""
         return Experts(counts, d_in, hidden, norm=self.expert_norm, activation=self.activation, dropout=self.dropout)
 
 
 class _Mean:
-    """Means of what a module's output becomes by a function, each over the rows that have it; 0 if none has.
+    """Mean over rows of a function of a module's outputs; 0 where no row has such an output.
 
     Parameters
     ----------
     module : Module
-        Gives (B, *shape, ...), or of a row's places in ``shape`` those that its ``index`` names.
+        Gives (B, *shape, ...); or, for each row, the places in ``shape`` that its ``index`` names.
     function : callable
+        Takes the outputs to numbers of the same leading axes.
     shape : tuple of int
     """
 
-    def __init__(self, module: nn.Module, function: Any, shape: tuple[int, ...]) -> None:
+    def __init__(self, module: nn.Module, function: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> None:
         self._function, self._shape = function, shape
-        self._total: Tensor | float = 0.0
-        self._rows: Tensor | int = 0
+        self._total: Any = torch.zeros(())
+        self._rows: Any = torch.zeros((), dtype=torch.int64)
         self.handle = module.register_forward_hook(self._add)
 
     def _add(self, module: Any, inputs: Any, output: Tensor) -> None:
         values = self._function(output.detach()).double()
         index = module.index(*inputs) if hasattr(module, "index") else None
         if index is None:
-            total, rows = values.sum(dim=0), torch.full(self._shape, len(values), device=values.device)
+            total, rows = values.sum(dim=0), torch.full(self._shape, len(values))
         else:
             n, values = math.prod(self._shape), values.flatten(0, len(self._shape))
             total = values.new_zeros(n, *values.shape[1:]).index_add(0, index.flatten(), values)
-            total, rows = (
-                total.unflatten(0, self._shape),
-                torch.bincount(index.flatten(), minlength=n).view(self._shape),
-            )
-        self._total, self._rows = self._total + total, self._rows + rows
+            total = total.unflatten(0, self._shape)
+            rows = torch.bincount(index.flatten(), minlength=n).view(self._shape)
+        self._total, self._rows = self._total + total.cpu(), self._rows + rows.cpu()
 
     @property
     def rows(self) -> np.ndarray:
-        """Numbers of rows, in that shape."""
-        return torch.as_tensor(self._rows).cpu().numpy()
+        """Numbers of rows, in the shape."""
+        return self._rows.numpy()
 
     @property
     def value(self) -> np.ndarray:
         """Means (*shape, ...)."""
-        total = torch.as_tensor(self._total).cpu().numpy()
+        total = self._total.numpy()
         return total / np.maximum(self.rows, 1).reshape(self._shape + (1,) * (total.ndim - len(self._shape)))
 
 
 def measure_experts(network: nn.Module, batch: Batch) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Mean gate weights, and the state of every expert, on some rows.
+    """Measure mean gate weights, and the state of every expert, on some rows.
 
     Parameters
     ----------
     network : torch.nn.Module
-        With ``levels`` and ``gates_decide`` of :class:`TaskNetwork`.
+        With ``levels`` and ``gates_decide`` of :class:`tabmtl.nn.task_network.TaskNetwork`.
     batch : Batch
         Tensors.
 
@@ -178,35 +176,34 @@ def measure_experts(network: nn.Module, batch: Batch) -> tuple[pl.DataFrame, pl.
         As :class:`MixtureEstimator` documents them.
     """
     levels: list[tuple[nn.Module, list[Any]]] = network.levels  # type: ignore[assignment]
+    measured = []
     with ExitStack() as stack:
-        measured = []
         for experts, gates in levels:
             shape = (len(gates[0].expert_names),)
-            means = [_Mean(experts, lambda x: (x.abs() <= 1e-6).float().mean(dim=2), shape)]
-            means += [_Mean(experts, function, shape) for function in (lambda x: x, lambda x: x.double().square())]
+            functions = (lambda x: (x.abs() <= 1e-6).float().mean(dim=2), lambda x: x, lambda x: x.double().square())
+            means = [_Mean(experts, function, shape) for function in functions]
             means += [_Mean(gate, lambda weights: weights, (len(gate.gate_names), *shape)) for gate in gates]
             for taken in means:
-                stack.callback(taken.handle.remove)
+                stack.enter_context(taken.handle)
             measured.append(means)
         represent_rows(network, batch, fill=False)
-    used: list[dict[str, Any]] = []
-    states: list[dict[str, Any]] = []
+    used, states = [], []
     for level, ((_, gates), means) in enumerate(zip(levels, measured, strict=True), start=1):
+        names = gates[0].expert_names
+        for gate, of_gate in zip(gates, means[3:], strict=True):
+            sees = getattr(gate, "sees", torch.tensor(True)).cpu().numpy()
+            g, e = np.nonzero(sees & (of_gate.rows > 0))
+            own = {"gate": [gate.gate_names[i] for i in g], "expert": [names[i] for i in e]}
+            used.append(pl.DataFrame({"level": [level] * len(g)} | own | {"weight": of_gate.value[g, e]}))
         zeros, mean, square, *weights = (each.value for each in means)
         std = np.sqrt(np.maximum(square - mean**2, 0)).mean(axis=1)
-        top = np.max(np.vstack(weights), axis=0)
-        for gate, weight, measured_weight in zip(gates, weights, means[3:], strict=True):
-            sees = getattr(gate, "sees", torch.ones(weight.shape, dtype=torch.bool)).cpu().numpy()
-            for g, e in zip(*np.nonzero(sees & (measured_weight.rows > 0)), strict=True):
-                names = {"level": level, "gate": gate.gate_names[g], "expert": gate.expert_names[e]}
-                used.append(names | {"weight": float(weight[g, e])})
-        for e, name in enumerate(gates[0].expert_names):
-            unused = network.gates_decide and top[e] < _UNUSED_WEIGHT
-            judged = means[0].rows[e] >= min(_ROWS_TO_JUDGE, len(batch))
-            dead = bool(judged and (zeros[e] > _COLLAPSED_ZEROS or std[e] < 1e-6 or unused))
-            facts = {"zero_rate": float(zeros[e]), "std": float(std[e]), "top_weight": float(top[e]), "dead": dead}
-            states.append({"level": level, "expert": name} | facts)
-    return pl.DataFrame(used), pl.DataFrame(states)
+        top = np.vstack(weights).max(axis=0)
+        unused = (top < _UNUSED_WEIGHT) & bool(network.gates_decide)
+        dead = (zeros > _COLLAPSED_ZEROS) | (std < 1e-6) | unused
+        dead &= means[0].rows >= min(_ROWS_TO_JUDGE, len(batch))
+        facts = {"zero_rate": zeros, "std": std, "top_weight": top, "dead": dead}
+        states.append(pl.DataFrame({"level": [level] * len(names), "expert": names} | facts))
+    return pl.concat(used), pl.concat(states)
 
 
 def _warn_of_collapse(experts: pl.DataFrame, cure: str) -> None:

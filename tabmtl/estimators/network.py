@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -25,7 +25,7 @@ from tabmtl.nn.embeddings import FeatureVector
 from tabmtl.onnx.export import export_onnx
 from tabmtl.params import Count, Positive
 from tabmtl.schema import Batch, Columns, TabmtlWarning, Task
-from tabmtl.training.balance import Balance, Balancer, GradLevel, check_grad_level, make_balancer
+from tabmtl.training.balance import Balance, Balancer, GradLevel, check_grad_level
 from tabmtl.training.device import find_device, seeded, threads
 from tabmtl.training.epochs import Record
 from tabmtl.training.hooks import describe_tasks, epochs_as_tasks
@@ -129,17 +129,11 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         """
         check_is_fitted(self)
         self._check_columns(X)
-        network, device = self._fitted_network()
-        batch = _on_device(self._coder.read(X), device)
-        with threads(self.n_jobs, network):
-            size = self._fitted_params["batch_size"]
-            return represent_rows(network, batch, self.precision, batch_size=size).cpu().numpy()
+        return self._run(represent_rows, self._coder.read(X)).cpu().numpy()
 
     def _check_params(self) -> None:
         super()._check_params()
-        check_grad_level(
-            self.balance, grad_level=self.grad_level, flat=self.flat, normalize_gradients=self.normalize_gradients
-        )
+        check_grad_level(self)
 
     def _encoding(self) -> dict[str, Any]:
         return {"transform": self.numeric_transform, "min_frequency": self.min_frequency}
@@ -206,36 +200,25 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         self, network: torch.nn.Module, coder: TableCoder, data: Batch, valid: Batch | None
     ) -> tuple[list[Record], int]:
         tasks = coder.labels.tasks
-        balancer = self._balancer(network, tasks)
-        loop = TableLoop(
-            self, network, self._loss(tasks), data, valid, balancer=balancer, evaluate=partial(_evaluate, coder)
-        )
+        plain = isinstance(self.balance, str) and self.balance == "sum" and not self.flat
+        balancer = None if plain else Balancer(self, tasks, network)
+        evaluate = partial(_evaluate, coder)
+        loop = TableLoop(self, network, self._loss(tasks), data, valid, balancer=balancer, evaluate=evaluate)
         so_far = partial(self._trained_so_far, network, coder, data)
         with epochs_as_tasks(self, self.on_epoch, so_far) as hook:
             describe = partial(describe_tasks, tasks)
             return self._run_epochs(network, loop, validated=valid is not None, describe=describe, on_epoch=hook)
 
-    def _balancer(self, network: torch.nn.Module, tasks: Sequence[Task]) -> Balancer | None:
-        """Make the balancer of a training; the plain sum of losses needs none."""
-        if not self.flat and isinstance(self.balance, str) and self.balance == "sum":
-            return None
-        return make_balancer(
-            self.balance,
-            tasks,
-            network,
-            grad_level=self.grad_level,
-            flat=self.flat,
-            normalize_gradients=self.normalize_gradients,
-            task_per_row=self.task_column is not None,
-            rho=self.rho,
-        )
-
-    def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
+    def _run(self, function: Callable[..., Any], batch: Batch) -> Any:
+        """Return the result of `predict_scores` or `represent_rows` on encoded rows."""
         network, device = self._fitted_network()
         with threads(self.n_jobs, network):
             size = self._fitted_params["batch_size"]
-            scores = predict_scores(network, _on_device(batch, device), self.precision, batch_size=size)
-        return self._coder.labels.outputs([score.cpu().numpy() for score in self._link(scores)])
+            return function(network, _on_device(batch, device), self.precision, batch_size=size)
+
+    def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
+        scores = self._link(self._run(predict_scores, batch))
+        return self._coder.labels.outputs([score.cpu().numpy() for score in scores])
 
     def _rebuild(self) -> torch.nn.Module:
         with seeded(0, torch.device("cpu")):
@@ -268,7 +251,7 @@ def _evaluate(coder: TableCoder, scores: Sequence[torch.Tensor], batch: Batch) -
     """Return scores of raw scores on training-unit labels, in own units; undefined ones are None."""
     labels = coder.labels
     outputs = labels.outputs([score.float().cpu().numpy() for score in scores])
-    arrays = Batch(**{name: part.cpu().numpy() if part is not None else None for name, part in vars(batch).items()})
+    arrays = batch.map(lambda part: part.cpu().numpy())
     own = replace(arrays, y=arrays.y.astype(np.float64) * labels.scale + labels.center)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TabmtlWarning)

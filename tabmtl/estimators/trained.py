@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -15,7 +17,7 @@ from tabmtl.params import Count, Jobs, NonNegative, Rate, Share, check_callback
 from tabmtl.storage.stored import Stored
 from tabmtl.training.device import Device, find_device
 from tabmtl.training.epochs import Loop, OnEpoch, Record, run_epochs
-from tabmtl.training.hooks import Describe, watching
+from tabmtl.training.hooks import Describe, show_progress
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -96,7 +98,13 @@ class TrainedEstimator(SavableEstimator):
         self, network: torch.nn.Module, loop: Loop, *, validated: bool, describe: Describe, on_epoch: OnEpoch | None
     ) -> tuple[list[Record], int]:
         """Train a network by the parameters; see `tabmtl.training.epochs.run_epochs`."""
-        with watching(self.epochs, describe, verbose=self.verbose, on_epoch=on_epoch) as watch:
+        with show_progress(self.epochs, describe) if self.verbose else nullcontext() as show:
+
+            def watch(record: Mapping[str, float | None]) -> bool | None:
+                if show is not None:
+                    show(record)
+                return None if on_epoch is None else on_epoch(record)
+
             return run_epochs(network, loop, self, validated=validated, on_epoch=watch)
 
     def _fitted_network(self) -> tuple[Any, torch.device]:

@@ -1,4 +1,4 @@
-"""AdaTT: experts of every task, and fusion units that add to a task's own experts what it takes from all others.
+"""AdaTT: experts of every task, and fusion units that add a gated mixture of all experts to a task's own.
 
 Li et al., 2023, "AdaTT: Adaptive Task-to-Task Fusion Network for Multitask Learning in Recommendations", KDD.
 """
@@ -17,7 +17,7 @@ from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.mixture import ExpertEstimator
 from tabmtl.nn.experts import Gates, mix
 from tabmtl.nn.layers import Boundary, RowOwners
-from tabmtl.nn.task_network import TaskNetwork
+from tabmtl.nn.task_network import StackedNetwork
 from tabmtl.params import Count, CountOrZero, Widths
 from tabmtl.schema import Columns, Task
 
@@ -28,12 +28,12 @@ class FusionLevel(nn.Module):
     Parameters
     ----------
     d_in, d_out : int
-        Width of the inputs, and of an expert.
+        Widths of the inputs and of an expert.
     units : sequence of (str, int)
-        Name and number of experts of each unit, the tasks first.
+        Name and number of experts of each unit; the tasks come first.
     options : AdaTT
     last : bool
-        Whether heads read this level: only tasks give an output.
+        Whether heads read this level. Only tasks give an output then.
     """
 
     own: Tensor
@@ -61,7 +61,7 @@ class FusionLevel(nn.Module):
         self.output = Boundary()
 
     def forward(self, inputs: Sequence[Tensor], own: RowOwners | None = None) -> tuple[Tensor, ...]:
-        """Take the inputs (B, D) of all units to the outputs (B, H) of those that are fused; with ``own`` its units."""
+        """Take inputs (B, D) of all units to outputs (B, H) of the fused ones; with ``own`` those of a row's units."""
         owners = None if own is None else [own, own.shared][: len(inputs)]
         experts = self.output(self.experts(inputs, owners))
         n_fused = self.n_fused if own is None else self.gates.own.shape[1]
@@ -72,7 +72,7 @@ class FusionLevel(nn.Module):
         return mix(weights + static, experts).unbind(dim=1)
 
 
-class AdaTTNetwork(TaskNetwork):
+class AdaTTNetwork(StackedNetwork):
     """Levels of fusion units.
 
     Parameters
@@ -86,29 +86,15 @@ class AdaTTNetwork(TaskNetwork):
     gates_decide = False  # an expert that no gate uses still has its fixed weight
 
     def __init__(self, columns: Columns, tasks: Sequence[Task], options: AdaTT) -> None:
-        super().__init__()
-        names, self.vector = [task.name for task in tasks], options._vector(columns)
-        units = [(name, options.n_task_experts) for name in names]
+        vector, units = options._vector(columns), [(task.name, options.n_task_experts) for task in tasks]
         if options.n_shared_experts:
             units.append(("(shared)", options.n_shared_experts))
-        self.n_units = len(units)
-        self.input = Boundary()
-        widths = [self.vector.width, *options.expert_hidden]
-        stacked = [
+        widths = [vector.width, *options.expert_hidden]
+        stack = [
             FusionLevel(before, after, units, options, last=i == len(widths) - 2)
             for i, (before, after) in enumerate(pairwise(widths))
         ]
-        self.stack = nn.ModuleList(stacked)
-        self.heads = options._heads(widths[-1], tasks)
-        self.levels = [(level.experts, [level.gates]) for level in stacked]
-
-    def task_features(self, x_num: Tensor, x_cat: Tensor, own: RowOwners | None = None) -> Tensor:
-        """Features (B, T, H)."""
-        x = self.input(self.vector(x_num, x_cat))
-        inputs: tuple[Tensor, ...] = (x,) * (self.n_units if own is None else 1 + self.n_units - own.n_owners)
-        for level in self.stack:
-            inputs = level(inputs, own)
-        return torch.stack(inputs, dim=1)
+        super().__init__(vector, stack, len(units), options._heads(widths[-1], tasks))
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -123,8 +109,8 @@ class AdaTT(ExpertEstimator):
     with v learned, from U(-1/sqrt(E_t), 1/sqrt(E_t)); a task with one expert, E_t = 1, adds it as it is. Shared
     experts are a further unit, which no head reads.
 
-    A row of a long table (``task_column``) computes what its own task has and no more: "all experts" are then those of
-    its task and of the shared unit, for the fusion of both. Without shared experts tasks share the embeddings alone.
+    A row of a long table (``task_column``) computes the units of its own task only. "All experts" are then those of its
+    task and of the shared unit, for the fusion of both. Without shared experts, tasks share the embeddings alone.
 
     Parameters
     ----------
@@ -133,11 +119,11 @@ class AdaTT(ExpertEstimator):
     n_shared_experts : int, default=0
         Experts of the shared unit; 0 is AdaTT-sp.
     expert_hidden : sequence of int, default=(128, 64)
-        Width of an expert of each level: as many levels as there are widths. An expert is one layer.
+        Width of an expert, one for each level. An expert is one layer.
 
     Notes
     -----
-    The formula of AdaTT-sp is the one published; that the shared unit fuses as a task does is our reading.
+    The formula of AdaTT-sp is the published one. Fusing the shared unit like a task is our reading.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""AITM: a tower per step of a funnel, each taking over by attention what the step before passes on.
+"""AITM: a tower per step of a funnel, which takes over information from the step before by attention.
 
 Xi et al., 2021, "Modeling the Sequential Dependence among Audience Multi-step Conversions with Multi-task Learning in
 Targeted Display Advertising", KDD.
@@ -46,14 +46,14 @@ class AITMNetwork(TaskNetwork):
         self.heads = options._heads(k, tasks)
 
     def task_features(self, x_num: Tensor, x_cat: Tensor, own: RowOwners | None = None) -> Tensor:
-        """Features (B, T, H); the steps of a funnel are labels of one row, which has no task of its own."""
+        """Return features (B, T, H); the steps of a funnel are labels of one row, which has no task of its own."""
         features = list(self.towers([self.input(self.vector(x_num, x_cat))]).unbind(dim=1))
         for step, (before, t) in enumerate(pairwise(self.chain)):
             features[t] = self.transfer(self.passed_on[step](features[before]), features[t])
         return torch.stack(features, dim=1)
 
     def transfer(self, p: Tensor, q: Tensor) -> Tensor:
-        """What step t knows: attention (B, H) over what was passed on and its own tower's output, each (B, H)."""
+        """Attend to the information passed on and to the step's own tower, each (B, H); return (B, H)."""
         value, key, query = self.value_key_query(torch.stack([p, q], dim=1)).chunk(3, dim=2)  # (B, 2, H) each
         weights = ((key * query).sum(dim=2) / key.shape[2] ** 0.5).softmax(dim=1)
         return (weights[:, :, None] * value).sum(dim=1)
@@ -64,12 +64,15 @@ class AITM(TowerEstimator):
     """AITM: adaptive information transfer along the steps of a funnel.
 
     Tower t gives q_t = f_t(v) from the row's vector v. The first step's features are z_1 = q_1; each later step joins
-    its q_t with p_{t-1} = g_{t-1}(z_{t-1}) from the step before,
+    its q_t with r_{t-1} = g_{t-1}(z_{t-1}) from the step before,
 
-        z_t = sum over u in {p_{t-1}, q_t} of w_u h1(u),    w_u = softmax_u(<h2(u), h3(u)> / sqrt(k)),
+        z_t = sum over u in {r_{t-1}, q_t} of w_u h1(u),    w_u = softmax_u(<h2(u), h3(u)> / sqrt(k)),
 
-    with h1 to h3 shared by all steps. The loss is sum_t BCE(y_t, p_t) + calibrator mean sum_{t>1} max(p_t - p_{t-1}, 0)
-    over all rows: labels are never increasing along the funnel, and the second term asks it of the probabilities.
+    with h1 to h3 shared by all steps. With p_t = sigmoid(Head_t(z_t)), the loss of a row is
+
+        sum_t BCE(y_t, p_t) + calibrator sum_{t>1} max(p_t - p_{t-1}, 0).
+
+    Labels never increase along the funnel, and the second term demands the same of the probabilities.
 
     Parameters
     ----------

@@ -29,8 +29,8 @@ from tabmtl.training.losses import FunnelLoss, MultiTaskLoss, Space
 class AttentionBlocks(nn.Module):
     """n blocks MAB(Q, K) = LN(A + ReLU(W A)), A = LN(Q + MHA(Q, K, K)), of one shape, without a loop over them.
 
-    Projections of queries and keys meet in one matrix per head, and so do those of values and outputs, which are
-    applied where there are fewest tokens.
+    One matrix per head joins the projections of queries and keys, another those of values and outputs. They are applied
+    to the side with fewest tokens.
 
     Parameters
     ----------
@@ -49,15 +49,15 @@ class AttentionBlocks(nn.Module):
         self.shift = nn.Parameter(torch.zeros(2, n_groups, 1, d))
 
     def scores(self) -> Tensor:
-        """Matrices (n, h, d, d) that take a key's token to what a query's token is multiplied with."""
+        """Return matrices M (n, h, d, d) of the scores k' M q of a key's token k and a query's token q."""
         return self.key @ self.query.transpose(2, 3) / self.query.shape[3] ** 0.5
 
     def values(self) -> Tensor:
-        """Matrices (n, h, d, d) that take a key's token to what its head adds to the output."""
+        """Return matrices (n, h, d, d) from a key's token to the part of its head in the output."""
         return self.value @ self.out.transpose(2, 3)
 
     def finish(self, queries: Tensor, attended: Tensor) -> Tensor:
-        """The two normalised sums, from queries and attention (n, N, d)."""
+        """Apply the two normalised sums to queries and attention (n, N, d)."""
         a = self._norm(0, queries + attended)
         return self._norm(1, a + F.relu(self.feed(a)))
 
@@ -91,10 +91,8 @@ class SetAttention(nn.Module):
         points = self.points[:, None].expand(n, b, p, d).reshape(n, b * p, d)
         held = self.inward.finish(points, attended)  # (n, B p, d)
         # the row's tokens ask the points
-        both = (
-            torch.cat([self.outward.scores(), self.outward.values()], dim=1).transpose(1, 2).flatten(2)
-        )  # (n, d, 2hd)
-        both = (held @ both).view(n, b, p, 2, h, d).permute(3, 1, 0, 4, 2, 5)
+        both = torch.cat([self.outward.scores(), self.outward.values()], dim=1).transpose(1, 2)  # (n, d, 2h, d)
+        both = (held @ both.flatten(2)).view(n, b, p, 2, h, d).permute(3, 1, 0, 4, 2, 5)
         keys, values = both.reshape(2, b * n, h * p, d).unbind()
         logits = torch.bmm(keys.view(b, n * h * p, d), x.transpose(1, 2))  # (B, n h p, m)
         weights = logits.view(b, n * h, p, -1).softmax(dim=2).view(b * n, h * p, -1)
@@ -104,14 +102,14 @@ class SetAttention(nn.Module):
 
 
 class Patterns(nn.Module):
-    """Patterns of a row: columns of every group's tokens are re-weighted, and joined to one vector.
+    """Patterns of a row: every group re-weighs the columns of its tokens, and joins them to one vector.
 
     s = mean over d of X_j, a = sigmoid(W2 ReLU(W1 s)), p_j = ReLU(W_j vec(a ⊙ X_j)).
 
     Parameters
     ----------
     n_groups, n_columns, d, width : int
-        The width of a pattern is the last.
+        Groups, columns, width of a token, and width of a pattern.
     reduction : int
         W1 has ceil(m / reduction) rows.
     """
@@ -130,7 +128,7 @@ class Patterns(nn.Module):
 
 
 class PatternSelector(nn.Module):
-    """Weights of the patterns for each task, softmax_j(u_t · tanh(W p_j)), by its indicator u_t.
+    """Weights of the patterns for each task t with indicator u_t: softmax_j(u_t · tanh(W p_j)).
 
     Parameters
     ----------
@@ -154,7 +152,7 @@ class PatternSelector(nn.Module):
         return (keys @ indicators).softmax(dim=1).transpose(1, 2)
 
     def index(self, patterns: Tensor, own: RowOwners | None = None) -> Tensor | None:
-        """Which weights (B, 1, n) of all T n each row has; None = all."""
+        """Return the places (B, 1, n) of a row's weights among all T n; None means all."""
         if own is None:
             return None
         n = patterns.shape[1]
@@ -175,8 +173,7 @@ class APEMNetwork(TaskNetwork):
     def __init__(self, columns: Columns, tasks: Sequence[Task], options: APEM) -> None:
         super().__init__()
         n, d, width = options.n_groups, options.d_embedding, options.d_pattern
-        kind: NumericEmbedding = options.numeric_embedding
-        self.tokenizer = FeatureTokenizer(columns, d, numeric_embedding=kind)
+        self.tokenizer = FeatureTokenizer(columns, d, numeric_embedding=options.numeric_embedding)
         self.attention = SetAttention(n, options.n_points, d, options.n_heads)
         self.patterns = Patterns(n, self.tokenizer.n_tokens, d, width, options.reduction)
         self.output = Boundary()
@@ -185,7 +182,7 @@ class APEMNetwork(TaskNetwork):
         self.levels = [(self.patterns, [self.selector])]
 
     def task_features(self, x_num: Tensor, x_cat: Tensor, own: RowOwners | None = None) -> Tensor:
-        """Features (B, T, d_pattern)."""
+        """Return features (B, T, d_pattern)."""
         patterns = self.output(self.patterns(self.attention(self.tokenizer(x_num, x_cat))))
         return mix(self.selector(patterns, own), patterns)
 
@@ -194,44 +191,44 @@ class APEMNetwork(TaskNetwork):
 class APEM(FunnelEstimator, MixtureEstimator):
     """APEM-style network: adaptive pattern extraction.
 
-    A row is a set of tokens X, one per column. Each of n groups attends to it by p learned points I_j,
+    A row is a set of tokens X, one per column. Each of n groups attends to it through p learned points I_j,
 
         X_j = MAB(X, MAB(I_j, X)),    MAB(Q, K) = LN(A + ReLU(W A)),    A = LN(Q + MHA(Q, K, K)),
 
     weighs its columns by squeeze and excitation, a_j = sigmoid(W2 ReLU(W1 mean_d X_j)), and makes a pattern,
-    p_j = ReLU(W_j vec(a_j ⊙ X_j)). Every task has an indicator u_t that selects among the patterns of the row,
+    p_j = ReLU(W_j vec(a_j ⊙ X_j)). Every task has an indicator u_t, which selects among the patterns of the row,
 
         z_t = sum_j softmax_j(u_t · tanh(W p_j)) p_j,    o_t = Head_t(z_t),
 
     and nothing passes from head to head. With ``task_chain`` the probability of step k of a funnel is the product of
-    sigmoid(o_1) ... sigmoid(o_k), trained over all impressions as in ESMM; without, tasks of any kinds are trained as
-    they are.
+    sigmoid(o_1) ... sigmoid(o_k), trained over all impressions as in ESMM. Without it, tasks of any kinds are trained
+    as they are.
 
     Parameters
     ----------
     n_groups, n_points : int, default=4
-        Attention groups, which is also the number of patterns, and inducing points of each.
+        Number of attention groups, one pattern each, and of the inducing points of a group.
     n_heads : int, default=2
         Attention heads; a divisor of ``d_embedding``.
     d_pattern : int, default=64
         Width of a pattern.
     reduction : int, default=2
-        Of the columns between squeeze and excitation.
+        Factor by which squeeze and excitation reduces the columns in between.
     chain_loss : {"chain", "conditional", "independent"}, default="chain"
-        Of the steps of ``task_chain``: products over all rows; each step on the rows that reached it, with products
-        as probabilities; or each label by itself. See :class:`tabmtl.training.losses.FunnelLoss`.
+        Loss of the steps of ``task_chain``: "chain" compares products with labels over all rows; "conditional" trains
+        each step on the rows that reached it, with products as probabilities; "independent" takes each label by itself.
+        See :class:`tabmtl.training.losses.FunnelLoss`.
     calibrator : float, default=0.0
-        Weight of AITM's penalty on probabilities that rise along the chain; only "independent" can have such.
+        Weight of AITM's penalty on probabilities that rise along the chain; they can rise with "independent" only.
     numeric_embedding : {"linear", "piecewise", "periodic"}, default="piecewise"
         How a number becomes a token.
 
     Notes
     -----
-    Only abstracts of the three versions were at hand. From them are: set attention with squeeze and excitation over
-    columns, a pattern selector with task indicators, constraints over the whole exposure space, and no passing of
-    information between adjacent tasks. Ours, and so deviations wherever the papers differ: induced set attention as the
-    set attention, whose modification we do not know; attention without biases; the formulas of selector and loss; all
-    sizes.
+    Only abstracts of the three versions were at hand. They give set attention with squeeze and excitation over columns,
+    a pattern selector with task indicators, constraints over the whole exposure space, and no passing of information
+    between adjacent tasks. Ours, and deviations wherever the papers differ, are: induced set attention for the modified
+    set attention, which we do not know; attention without biases; the formulas of selector and loss; all sizes.
 
     References
     ----------
@@ -270,7 +267,7 @@ class APEM(FunnelEstimator, MixtureEstimator):
     def _check_params(self) -> None:
         super()._check_params()
         if self.task_chain is None and (self.chain_loss != "chain" or self.calibrator):
-            raise ValueError("chain_loss and calibrator are of the steps of a funnel; name them by task_chain")
+            raise ValueError("chain_loss and calibrator belong to the steps of a funnel; name them by task_chain")
         if self.d_embedding % self.n_heads:
             raise ValueError(f"d_embedding ({self.d_embedding}) must be a multiple of n_heads ({self.n_heads})")
 

@@ -19,7 +19,7 @@ from tabmtl.training.losses import FunnelLoss
 
 
 class ESMMNetwork(TaskNetwork):
-    """An MLP of its own for every task, on the embeddings that all share.
+    """Own MLP for every task, on embeddings that all tasks share.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ class ESMMNetwork(TaskNetwork):
         self.heads = options._heads(self.towers.width, tasks)
 
     def task_features(self, x_num: Tensor, x_cat: Tensor, own: RowOwners | None = None) -> Tensor:
-        """Features (B, T, H); the steps of a funnel are labels of one row, which has no task of its own."""
+        """Return features (B, T, H); the steps of a funnel are labels of one row, which has no task of its own."""
         return self.towers([self.input(self.vector(x_num, x_cat))])
 
 
@@ -45,14 +45,14 @@ class ESMMNetwork(TaskNetwork):
 class ESMM(TowerEstimator):
     """ESMM: entire space multi-task model of a funnel, for any number of steps.
 
-    Every step has a tower on embeddings that all steps share. Tower k scores step k given the steps before, and the
-    probability of a label is the product,
+    Every step has a tower on embeddings that all steps share. Tower k scores step k given the steps before. The
+    probability of a label is the product of the steps,
 
         p_k = sigmoid(s_1) ... sigmoid(s_k),    loss = sum_k BCE(y_k, p_k) over all rows.
 
-    With ``task_chain=["click", "conversion"]``, p_1 is the click rate, sigmoid(s_2) the conversion rate of clicks, and
-    p_2 = p_1 sigmoid(s_2) what is compared with the label «click and conversion»: the conversion tower is trained over
-    all impressions, through the product alone, free of the bias of clicked rows.
+    With ``task_chain=["click", "conversion"]``, p_1 is the click rate and sigmoid(s_2) the conversion rate of clicks.
+    Their product p_2 is compared with the label «click and conversion». So the conversion tower is trained over all
+    impressions, through the product alone, free of the bias of clicked rows.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""HoME: a hierarchy of multi-gate experts, all tasks - groups of tasks - tasks, with three cures for its diseases.
+"""HoME: a hierarchy of multi-gate experts (all tasks, groups of tasks, tasks), with cures for three of their faults.
 
 Wang, Cao, Fu, Gai and Zhou (Kuaishou), 2024, "HoME: Hierarchy of Multi-Gate Experts for Multi-Task Learning at
 Kuaishou", arXiv 2408.05430. Shapes: B rows, D width of a row's vector, G groups, T tasks, H1 and H2 widths of experts.
@@ -32,7 +32,7 @@ class FeatureGates(nn.Module):
     n_buckets, width : int
         K, and the width D of an input.
     n_masks, rank : int
-        Number L of low-rank masks that a gate mixes, and their rank r.
+        Number L of low-rank masks in the mixture of a gate, and their rank r.
     """
 
     def __init__(self, n_buckets: int, width: int, n_masks: int, rank: int) -> None:
@@ -42,7 +42,7 @@ class FeatureGates(nn.Module):
         self.up = nn.Parameter(torch.zeros(n_buckets * n_masks, rank, width))  # A_l
 
     def forward(self, inputs: Sequence[Tensor], owners: Sequence[RowOwners] | None = None) -> Sequence[Tensor]:
-        """Gate inputs (B, D), one per bucket, or one for each of the owners of the buckets."""
+        """Gate inputs (B, D), one per bucket; or, with the owners of the buckets, one for each of these."""
         if owners is not None:
             return self._gate_own(inputs, owners)
         k, n_masks = self.shape
@@ -66,7 +66,7 @@ class FeatureGates(nn.Module):
 
 
 class SelfGates(Gates):
-    """Gates of buckets over their own experts: softmax, and the sigmoid where a bucket has one expert."""
+    """Gates of buckets over their own experts: softmax, or the sigmoid if a bucket has one expert."""
 
     def _weigh(self, logits: Tensor, sees: Tensor) -> Tensor:
         alone = sees.sum(dim=-1, keepdim=True) == 1
@@ -74,16 +74,16 @@ class SelfGates(Gates):
 
 
 class HoMELevel(nn.Module):
-    """Buckets of experts on feature-gated inputs, and gates over them: the masked ones, and a bucket's own.
+    """Buckets of experts on feature-gated inputs, gates over the experts that they may see, and self-gates.
 
     Parameters
     ----------
     d_in, d_gate, d_out : int
-        Width of the experts' inputs, of the gates' inputs, and of an expert.
+        Widths of the experts' inputs, of the gates' inputs, and of an expert.
     buckets : sequence of (str, int)
         Name and number of experts of each bucket; names may be alike.
     gates : sequence of (str, sequence of int)
-        Name of each output, and the buckets whose experts its gate sees, its own first.
+        Name of each output, and the buckets that its gate sees, its own first.
     feature_gated : bool
     options : HoME
     """
@@ -114,6 +114,7 @@ class HoMELevel(nn.Module):
         self.self_gates = None
         if options.self_gate:
             self.self_gates = SelfGates(d_in, self_names, names, own, has=has, shared=shared)
+        self.all_gates = [self.gates] if self.self_gates is None else [self.gates, self.self_gates]
         self.output = Boundary()
 
     def forward(
@@ -125,7 +126,7 @@ class HoMELevel(nn.Module):
     ) -> Tensor:
         """Take inputs (B, D) of buckets, and of gates and self-gates, to outputs (B, n_gates, H).
 
-        With ``owners`` of the buckets, of which the last own the gates, a row has its own buckets and gates.
+        With the ``owners`` of the buckets, a row has its own buckets and gates; the last owners have the gates too.
         """
         gated = inputs if self.feature_gates is None else self.feature_gates(inputs, owners)
         rows = None if owners is None else owners[-1]
@@ -136,7 +137,7 @@ class HoMELevel(nn.Module):
 
 
 class HoMENetwork(TaskNetwork):
-    """Two levels: groups of tasks and what all share; then tasks.
+    """Two levels: groups of tasks beside a shared part, then tasks.
 
     Parameters
     ----------
@@ -167,16 +168,13 @@ class HoMENetwork(TaskNetwork):
         gates = [(name, [len(buckets) + t, 1 + self.group_of[t], 0]) for t, name in enumerate(names)]
         buckets += [(name, options.n_task_experts) for name in names]
         self.tasks = HoMELevel(h1, 2 * h1, h2, buckets, gates, both, options)
-        for gate in (self.groups.gates, self.groups.self_gates):
-            if gate is not None:
-                gate.task_specific = False  # of groups
+        for gate in self.groups.all_gates:
+            gate.task_specific = False
         self.heads = options._heads(h2, tasks)
-        gate_modules = [[level.gates, level.self_gates] for level in (self.groups, self.tasks)]
-        used = [[gate for gate in modules if gate is not None] for modules in gate_modules]
-        self.levels = [(self.groups.experts, used[0]), (self.tasks.experts, used[1])]
+        self.levels = [(level.experts, level.all_gates) for level in (self.groups, self.tasks)]
 
     def task_features(self, x_num: Tensor, x_cat: Tensor, own: RowOwners | None = None) -> Tensor:
-        """Features (B, T, H2)."""
+        """Return features (B, T, H2)."""
         v = self.input(self.vector(x_num, x_cat))
         n_buckets, group_of = len(self.groups.experts.counts), self.group_of
         owners = of_groups = None
@@ -190,12 +188,12 @@ class HoMENetwork(TaskNetwork):
 
 
 def find_groups(task_groups: Mapping[str, Sequence[str]] | None, names: Sequence[str]) -> dict[str, list[str]]:
-    """Groups of tasks by name; all tasks in one by default.
+    """Return the groups of tasks by name; by default one group of all tasks.
 
     Raises
     ------
     ValueError
-        If a group is empty or names a task that y does not have, or a task is in no group or in two.
+        If a group is empty or names a task that y does not have, or a task is not in exactly one group.
     """
     if task_groups is None:
         return {"tasks": list(names)}
@@ -241,53 +239,53 @@ Groups = Annotated[Mapping[str, Sequence[str]] | None, check_groups]
 class HoME(ExpertEstimator):
     """HoME: hierarchy of multi-gate experts.
 
-    Experts are normalised, E(x) = Dropout(SiLU(BatchNorm(W x + b))), so that gates weigh outputs of one scale (against
-    the collapse of experts). Sum(w, ...) being the sum of experts weighted by w, and v the row's vector, level 1 has
-    experts of each group k and of all, each bucket reading its own feature-gated copy v_k of v,
+    Experts are normalised, by default E(x) = Dropout(SiLU(BatchNorm(W x + b))), so that gates weigh outputs of one
+    scale (against the collapse of experts). Let v be the row's vector, and Sum(w, ...) a sum of experts weighted by w.
+    Level 1 has experts of each group k and shared ones. Each of these buckets reads a feature-gated copy v_k of v,
 
         z_k = Sum(softmax(W_k v), shared and own experts) + SG_k        of every group k,
         z_s = Sum(softmax(W_s v), all experts) + SG_s,
 
-    and level 2 has experts of all tasks on z_s, of each group g on z_g, and of each task t on the z_g of its group,
+    and level 2 has shared experts on z_s, experts of each group g on z_g, and of each task t on the z_g of its group,
 
         h_t = Sum(softmax(U_t [z_g, z_s]), shared, own group's and own experts) + SG_t,    o_t = Head_t(h_t).
 
-    Who may see whom is the hierarchy mask (against experts that degrade into one task's). A feature-gate (against
-    under-fitting) is FeaGate(v) = sum_l softmax(W_f v)_l 2 sigmoid(v B_l A_l), and v_k = v ⊙ FeaGate_k(v); it starts
-    as 1. A self-gate is SG_k = Sum(a(V_k x), own experts), with a the softmax, or the sigmoid of a single expert: own
-    experts learn whatever the gate says.
+    The hierarchy mask limits a gate to the experts named here (against shared experts that end up with one task). A
+    feature-gate (against under-fitting) is FeaGate(v) = sum_l softmax(W_f v)_l 2 sigmoid(v B_l A_l), which starts as 1,
+    and v_k = v ⊙ FeaGate_k(v). A self-gate is SG_k = Sum(a(V_k x), own experts), with a the softmax, or the sigmoid for
+    a single expert: own experts learn whatever the gate says. It reads v at level 1, and z_g at level 2.
 
-    A row of a long table (``task_column``) computes what its own task and group have and no more: the sum in z_s is
-    then over the shared experts and those of the row's group, and ``hierarchy_mask`` always holds. With one group and
-    the mask nothing differs.
+    A row of a long table (``task_column``) computes the parts of its own task and group only: the sum in z_s is then
+    over the shared experts and those of the row's group, and ``hierarchy_mask`` always holds. With one group and the
+    mask nothing differs.
 
     Parameters
     ----------
     task_groups : mapping of str to sequence of str, optional
-        Groups of tasks that go together, such as ``{"watch": ["long_view"], "interact": ["click", "like"]}``; each
-        task in one. By default all tasks are one group, which leaves two levels of CGC with self-gates.
+        Groups of tasks that go together, such as ``{"watch": ["long_view"], "interact": ["click", "like"]}``; every
+        task belongs to one. By default all tasks are one group, which leaves two levels of CGC with self-gates.
     n_shared_experts, n_group_experts : (int, int), default=(4, 2), (2, 2)
-        Experts of all tasks, and of each group, at level 1 and at level 2.
+        Shared experts, and experts of each group, at level 1 and at level 2.
     n_task_experts : int, default=1
         Experts of each task at level 2.
     expert_hidden : (int, int), default=(128, 64)
         Widths H1 and H2 of the experts of the levels; an expert is one layer.
     hierarchy_mask : bool, default=True
-        Whether a gate sees only the experts named above; else all of its level.
+        Whether a gate sees only the experts named above; otherwise it sees all of its level.
     feature_gate : {"both", "first", "none"}, default="both"
         Levels with feature-gates.
     n_feature_masks, feature_rank : int, default=2, 8
-        Number L of masks that a feature-gate mixes, and their rank.
+        Number L of masks in a feature-gate, and their rank.
     self_gate : bool, default=True
-        Whether own experts reach their group and task past the gate too: the SG above.
+        Whether own experts also reach their group and task past the gate, by the SG above.
 
     Notes
     -----
-    Only the abstract of the paper was at hand: that collapse is cured by normalisation and Swish, degradation by a
-    hierarchy mask, and under-fitting by feature- and self-gates is its own statement. The formulas are those on which
-    independent re-implementations agree. Where they differ or the paper could not be read, this is our reading: the
-    mixture over L and the factor 2 in feature-gates, gates that read v and not its gated copy, task experts that read
-    the group's output, self-gates that read v and z_g, and all sizes.
+    Only the abstract of the paper was at hand. It names the cures: normalisation and Swish for collapse, a hierarchy
+    mask for degradation, feature- and self-gates for under-fitting. The formulas are those on which independent
+    re-implementations agree. Where they differ or the paper could not be read, this is our reading: the mixture over L
+    and the factor 2 in feature-gates, gates on v instead of its gated copy, task experts on the group's output,
+    self-gates on v and z_g, and all sizes.
 
     References
     ----------

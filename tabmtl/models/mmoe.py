@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
@@ -37,13 +36,12 @@ class MMoENetwork(TaskNetwork):
         names, self.vector = [task.name for task in tasks], options._vector(columns)
         self.input, self.output = Boundary(), Boundary()
         self.experts = options._experts([options.n_experts], self.vector.width, options.expert_hidden)
-        has = torch.ones(len(names), options.n_experts, dtype=torch.bool)
-        self.gates = Gates(self.vector.width, names, self.experts.names(["expert"]), has=has)
+        self.gates = Gates(self.vector.width, names, self.experts.names(["expert"]))
         self.heads = options._heads(self.experts.width, tasks)
         self.levels = [(self.experts, [self.gates])]
 
     def task_features(self, x_num: Tensor, x_cat: Tensor, own: RowOwners | None = None) -> Tensor:
-        """Features (B, T, H)."""
+        """Return features (B, T, H)."""
         x = self.input(self.vector(x_num, x_cat))
         return mix(self.gates(x, own), self.output(self.experts([x])))
 
@@ -52,8 +50,8 @@ class MMoENetwork(TaskNetwork):
 class MMoE(ExpertEstimator):
     """MMoE: multi-gate mixture of experts.
 
-    All tasks share E experts e_i, small MLPs that read the row's vector x. The gate of a task weighs them for every
-    row, and the head of the task reads the sum,
+    All tasks share E experts e_i, small MLPs on the row's vector x. The gate of a task weighs them for every row, and
+    the head of the task reads the sum,
 
         h_t = sum_i softmax(W_t x)_i e_i(x),    o_t = Head_t(h_t).
 

@@ -6,8 +6,9 @@ and ``X↛Y`` where query X may not look at key Y. Shapes: B rows, n tokens of w
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -15,109 +16,56 @@ from torch import Tensor, nn
 
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.network import NetworkEstimator
-from tabmtl.nn.attention import (
-    FeatureLayer,
-    InducingAttention,
-    Mask,
-    RowAttention,
-    RowLayer,
-    RowMixer,
-    attention_mask,
-)
+from tabmtl.nn.attention import FeatureLayer, Mask, RowAttention, RowLayer, attention_mask
 from tabmtl.nn.embeddings import FeatureTokenizer, NumericEmbedding
 from tabmtl.nn.layers import RowOwners, Towers
 from tabmtl.nn.task_network import TaskNetwork
 from tabmtl.params import Count, CountOrZero, Rate
 from tabmtl.schema import Columns, Task
 
-SecondLayer = Literal["none", "mixer", "batch_attention", "inducing_attention"]
 
-
-@dataclass(eq=False, repr=False)
 class MultiTabNetwork(TaskNetwork):
     """Task and feature tokens, pre-norm blocks, and a head per task.
 
-    A block is attention between the tokens of a row, under the mask, and then an optional second layer over
-    the row's joined tokens. Weights start as PyTorch's own layers do and tokens uniform in ±e^-½, not from
-    the release's N(0, 0.01²), which starts as almost the zero function and learns late.
+    Weights start as in PyTorch's own layers and tokens uniform in ±e^-½. The release draws them from N(0, 0.01²): its
+    network starts as almost the zero function, and learns late.
 
     Parameters
     ----------
     columns : Columns
-        The features; at least one.
     tasks : sequence of Task
-        The targets, in the order of the returned scores.
-    task_per_row : bool, default=False
-        Whether rows come with a task each. A row then has one task token, its own.
-    row_layer : str, default="mixer"
-        The second layer of a block.
-
-        - ``"none"``. Only this one, with ``mask="FxT_TxT"``, isolates the tasks fully.
-        - ``"mixer"``: ``W_o W_v x`` on the joined tokens; what the released code computes where its
-          rotary option is on.
-        - ``"batch_attention"``: the paper's attention between the rows of a batch. A prediction then depends
-          on the other rows given with it, and one row alone is not served well. More than ``batch_size`` rows are
-          predicted in batches of about equal size, in the order in which they are given.
-        - ``"inducing_attention"``: ours, rows attend to ``n_points`` learned points.
-    n_points : int, default=64
-        Number M of learned points.
+    options : MultiTabNet
+        The hyper-parameters.
 
     Raises
     ------
     ValueError
-        If the mask, row layer or numeric embedding is unknown, or ``d_token`` no multiple of ``n_heads``.
+        If ``d_token`` is no multiple of ``n_heads``.
     """
 
-    columns: Columns
-    tasks: Sequence[Task]
-    _: KW_ONLY
-    task_per_row: bool = False
-    d_token: int = 16
-    n_blocks: int = 1
-    n_heads: int = 4
-    d_ffn: int = 256
-    mask: Mask = "TxT"
-    row_layer: SecondLayer = "mixer"
-    n_points: int = 64
-    multi_token: bool = True
-    numeric_embedding: NumericEmbedding = "linear"
-    head_hidden: int | None = 64
-    dropout: float = 0.0
-    attention_dropout: float = 0.0
-
-    def __post_init__(self) -> None:
+    def __init__(self, columns: Columns, tasks: Sequence[Task], options: MultiTabNet) -> None:
         super().__init__()
-        self.batch_dependent = self.row_layer == "batch_attention"
-        e, n_vectors = self.d_token, len(self.tasks) if self.multi_token else 1
+        e, n_blocks, dropout = options.d_token, options.n_blocks, options.dropout
+        self.multi_token, self.task_per_row = options.multi_token, options.task_column is not None
+        self.batch_dependent = options.row_layer == "batch_attention"
+        n_vectors = len(tasks) if self.multi_token else 1
         self._n_task_tokens = 1 if self.task_per_row else n_vectors
-        self.tokenizer = FeatureTokenizer(self.columns, e, numeric_embedding=self.numeric_embedding)
+        self.tokenizer = FeatureTokenizer(columns, e, numeric_embedding=options.numeric_embedding)
         self.task_weight = nn.Parameter(torch.empty(n_vectors, e).uniform_(-(e**-0.5), e**-0.5))
         self.task_bias = nn.Parameter(torch.empty(n_vectors, e).uniform_(-(e**-0.5), e**-0.5))
         self._n_tokens = self._n_task_tokens + self.tokenizer.n_tokens
-        mask = attention_mask(self.mask, self._n_task_tokens, self._n_tokens)
+        mask = attention_mask(options.mask, self._n_task_tokens, self._n_tokens)
         self.register_buffer("attention_mask", mask, persistent=False)
-        shares = {"dropout": self.dropout, "attention_dropout": self.attention_dropout}
+        shares = {"dropout": dropout, "attention_dropout": options.attention_dropout}
         self.feature_layers = nn.ModuleList(
-            FeatureLayer(e, self.n_heads, self.d_ffn, **shares) for _ in range(self.n_blocks)
+            FeatureLayer(e, options.n_heads, options.d_ffn, **shares) for _ in range(n_blocks)
         )
+        width = self._n_tokens * e
         self.row_layers = nn.ModuleList(
-            RowLayer(self._row_mix(), self._n_tokens * e, self.d_ffn, dropout=self.dropout)
-            for _ in range(0 if self.row_layer == "none" else self.n_blocks)
+            RowLayer(_row_mix(width, options), width, options.d_ffn, dropout=dropout)
+            for _ in range(0 if options.row_layer == "none" else n_blocks)
         )
-        widths = [task.width for task in self.tasks]
-        self.heads = Towers(e, widths, hidden=self.head_hidden, dropout=self.dropout)
-
-    def _row_mix(self) -> nn.Module:
-        width = self._n_tokens * self.d_token
-        if self.row_layer == "mixer":
-            return RowMixer(width)
-        if self.row_layer == "inducing_attention":
-            return InducingAttention(width, self.n_heads, self.n_points, dropout=self.attention_dropout)
-        if self.row_layer == "batch_attention":
-            return RowAttention(width, self.n_heads, dropout=self.attention_dropout)
-        raise ValueError(
-            f"row_layer must be 'none', 'mixer', 'batch_attention' or 'inducing_attention', got {self.row_layer!r}"
-        )
+        self.heads = Towers(e, [task.width for task in tasks], hidden=options.head_hidden, dropout=dropout)
 
     def task_features(self, x_num: Tensor, x_cat: Tensor, own: RowOwners | None = None) -> Tensor:
         """Return each row's final task tokens (B, s, e), or the one token that all heads read (B, e)."""
@@ -137,17 +85,21 @@ class MultiTabNetwork(TaskNetwork):
 
     def _blocks(self, x: Tensor) -> Tensor:
         """Pass tokens (B, n, e) through all blocks; the last layer gives the task tokens (B, s, e) only."""
-        n_out = [x.shape[1]] * (self.n_blocks - 1) + [self._n_task_tokens]
-        for i, feature_layer in enumerate(self.feature_layers):
-            if not self.row_layers:
-                x = feature_layer(x, self.attention_mask, n_out[i])
-                continue
-            x = feature_layer(x, self.attention_mask, x.shape[1])
-            x = self.row_layers[i](x, n_out[i])
+        for i, feature_layer in enumerate(self.feature_layers, start=1):
+            n_out = x.shape[1] if i < len(self.feature_layers) else self._n_task_tokens
+            if self.row_layers:
+                x = self.row_layers[i - 1](feature_layer(x, self.attention_mask, x.shape[1]), n_out)
+            else:
+                x = feature_layer(x, self.attention_mask, n_out)
         return x
 
 
-_NETWORK_OPTIONS = [field.name for field in fields(MultiTabNetwork) if field.kw_only and field.name != "task_per_row"]
+def _row_mix(width: int, options: MultiTabNet) -> nn.Module:
+    """Return the part of a second layer that mixes joined tokens (B, width)."""
+    if options.row_layer == "mixer":
+        return nn.Sequential(OrderedDict(value=nn.Linear(width, width), out=nn.Linear(width, width)))
+    n_points = options.n_points if options.row_layer == "inducing_attention" else 0
+    return RowAttention(width, options.n_heads, n_points, dropout=options.attention_dropout)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -160,8 +112,9 @@ class MultiTabNet(NetworkEstimator):
         A = softmax(Q K^T / sqrt(d_k) + M),    M = -inf at forbidden (query, key) pairs,
 
     with a feed-forward layer, and then a second layer over the row's joined tokens (``row_layer``). A head per task
-    reads that task's token. With the default mask no task token attends to another one; the second layer still mixes
-    all tokens of a row. Only ``row_layer="none"`` with ``mask="FxT_TxT"`` keeps the tasks apart.
+    reads that task's token. With the default mask no task token attends to another one, but the default second layer
+    mixes all tokens of a row. Tasks are kept apart by ``row_layer="none"`` with ``mask="FxT_TxT"``, or with ``"TxT"``
+    and a single block.
 
     Parameters
     ----------
@@ -176,11 +129,16 @@ class MultiTabNet(NetworkEstimator):
     mask : {"none", "FxT", "TxT", "FxT_TxT"}, default="TxT"
         Who may not look at whom: features at tasks, tasks at each other, or both.
     row_layer : {"none", "mixer", "batch_attention", "inducing_attention"}, default="mixer"
-        The second layer of a block; see :class:`MultiTabNetwork`. ``"batch_attention"``, the paper's, makes a
-        prediction depend on the rows it is asked with; all others do not. It predicts in batches of at most
-        ``batch_size`` rows, all of about equal size, in the order of the rows.
+        The second layer of a block.
+
+        - ``"none"``: no second layer; every other one mixes the tasks.
+        - ``"mixer"``: ``W_o W_v x`` on the joined tokens; the released code computes it with its rotary option on.
+        - ``"batch_attention"``: the paper's attention between the rows of a batch. A prediction then depends on the
+          other rows given with it, and a single row is not served well. Predicts in batches of at most ``batch_size``
+          rows, all of about equal size, in the order of the rows.
+        - ``"inducing_attention"``: ours, rows attend to ``n_points`` learned points.
     n_points : int, default=64
-        Learned points of ``"inducing_attention"``.
+        Number of learned points of ``"inducing_attention"``.
     multi_token : bool, default=True
         One token per task; else one token that all heads read.
     numeric_embedding : {"linear", "piecewise", "periodic"}, default="linear"
@@ -219,7 +177,7 @@ class MultiTabNet(NetworkEstimator):
     n_heads: Count = 4
     d_ffn: Count = 256
     mask: Mask = "TxT"
-    row_layer: SecondLayer = "mixer"
+    row_layer: Literal["none", "mixer", "batch_attention", "inducing_attention"] = "mixer"
     n_points: Count = 64
     multi_token: bool = True
     numeric_embedding: NumericEmbedding = "linear"
@@ -241,8 +199,7 @@ class MultiTabNet(NetworkEstimator):
     }
 
     def _network(self, columns: Columns, tasks: Sequence[Task]) -> MultiTabNetwork:
-        options = {name: getattr(self, name) for name in _NETWORK_OPTIONS}
-        return MultiTabNetwork(columns, tasks, task_per_row=self.task_column is not None, **options)
+        return MultiTabNetwork(columns, tasks, self)
 
 
 class MultiTabNetClassifier(ClassifierFace, MultiTabNet):

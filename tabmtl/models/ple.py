@@ -16,13 +16,13 @@ from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.mixture import ExpertEstimator
 from tabmtl.nn.experts import Gates, mix
 from tabmtl.nn.layers import Boundary, RowOwners
-from tabmtl.nn.task_network import TaskNetwork
+from tabmtl.nn.task_network import StackedNetwork
 from tabmtl.params import Count, Widths
 from tabmtl.schema import Columns, Task
 
 
 class PLELevel(nn.Module):
-    """One level: buckets of experts, the shared one first, and a gate per task; but for the last level a shared gate.
+    """One level: buckets of experts, the shared one first, and a gate per task; below the last one a shared gate too.
 
     Parameters
     ----------
@@ -49,12 +49,12 @@ class PLELevel(nn.Module):
         self.output, self.last = Boundary(), last
 
     def forward(self, inputs: Sequence[Tensor], own: RowOwners | None = None) -> tuple[Tensor, ...]:
-        """Take inputs (B, D), the shared one first, to outputs (B, H) of the gates; with ``own`` those of its tasks."""
+        """Take inputs (B, D), the shared one first, to outputs (B, H) of the gates; with ``own`` of a row's gates."""
         experts = self.output(self.experts(inputs, None if own is None else [own.shared, own]))
         return mix(self.gates(inputs[self.last :], own), experts).unbind(dim=1)
 
 
-class PLENetwork(TaskNetwork):
+class PLENetwork(StackedNetwork):
     """Levels of shared and own experts.
 
     Parameters
@@ -66,23 +66,10 @@ class PLENetwork(TaskNetwork):
     """
 
     def __init__(self, columns: Columns, tasks: Sequence[Task], options: PLE) -> None:
-        super().__init__()
-        names, self.vector = [task.name for task in tasks], options._vector(columns)
+        names, vector = [task.name for task in tasks], options._vector(columns)
         h, n = options.expert_hidden[-1], options.n_levels
-        self.n_buckets = len(names) + 1
-        self.input = Boundary()
-        stacked = [PLELevel(h if i else self.vector.width, names, options, last=i == n - 1) for i in range(n)]
-        self.stack = nn.ModuleList(stacked)
-        self.heads = options._heads(h, tasks)
-        self.levels = [(level.experts, [level.gates]) for level in stacked]
-
-    def task_features(self, x_num: Tensor, x_cat: Tensor, own: RowOwners | None = None) -> Tensor:
-        """Features (B, T, H)."""
-        x = self.input(self.vector(x_num, x_cat))
-        inputs: tuple[Tensor, ...] = (x,) * (self.n_buckets if own is None else 2)
-        for level in self.stack:
-            inputs = level(inputs, own)
-        return torch.stack(inputs, dim=1)
+        stack = [PLELevel(h if i else vector.width, names, options, last=i == n - 1) for i in range(n)]
+        super().__init__(vector, stack, 1 + len(names), options._heads(h, tasks))
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -97,8 +84,8 @@ class PLE(ExpertEstimator):
 
     the last level has no x_s. The head of task t reads its x_t.
 
-    A row of a long table (``task_column``) computes what its own task has and no more: the second sum is then over S
-    and the O_t of the row's task t. With one level nothing differs.
+    A row of a long table (``task_column``) computes the parts of its own task only: the second sum is then over S and
+    the O_t of the row's task t. With one level nothing differs.
 
     Parameters
     ----------

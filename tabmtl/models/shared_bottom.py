@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 from torch import Tensor
 
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.network import VectorEstimator
-from tabmtl.nn.embeddings import FeatureVector, NumericEmbedding
 from tabmtl.nn.layers import MLP, Boundary, RowOwners, Towers
 from tabmtl.nn.task_network import TaskNetwork
 from tabmtl.params import CountOrZero, Rate, check_widths
@@ -24,38 +23,18 @@ class SharedBottomNetwork(TaskNetwork):
     Parameters
     ----------
     columns : Columns
-        The features; at least one.
     tasks : sequence of Task
-        The targets, in the order of the returned scores.
-    hidden : sequence of int, default=(256, 128)
-        Widths of the trunk's layers.
-    head_hidden : int or None, default=64
-        Width of a head's hidden layer; 0 or None leaves one linear layer.
-    d_embedding : int, default=16
-        Width of a column's embedding.
-    numeric_embedding : {"none", "linear", "piecewise", "periodic"}, default="linear"
-        How a number becomes an embedding, see :class:`tabmtl.nn.embeddings.FeatureVector`.
-    dropout : float, default=0.0
-        Share of hidden values dropped in training, in trunk and heads.
+    options : SharedBottom
+        The hyper-parameters.
     """
 
-    def __init__(
-        self,
-        columns: Columns,
-        tasks: Sequence[Task],
-        *,
-        hidden: Sequence[int] = (256, 128),
-        head_hidden: int | None = 64,
-        d_embedding: int = 16,
-        numeric_embedding: NumericEmbedding | Literal["none"] = "linear",
-        dropout: float = 0.0,
-    ) -> None:
+    def __init__(self, columns: Columns, tasks: Sequence[Task], options: SharedBottom) -> None:
         super().__init__()
-        self.vector = FeatureVector(columns, d_embedding, numeric_embedding=numeric_embedding)
-        self.trunk = MLP(self.vector.width, hidden, dropout=dropout)
+        self.vector = options._vector(columns)
+        self.trunk = MLP(self.vector.width, options.hidden, dropout=options.dropout)
         self.shared = Boundary()
-        widths = [task.width for task in tasks]
-        self.heads = Towers((self.vector.width, *hidden)[-1], widths, hidden=head_hidden, dropout=dropout)
+        width, widths = (self.vector.width, *options.hidden)[-1], [task.width for task in tasks]
+        self.heads = Towers(width, widths, hidden=options.head_hidden, dropout=options.dropout)
 
     def task_features(self, x_num: Tensor, x_cat: Tensor, own: RowOwners | None = None) -> Tensor:
         """Return the trunk's output (B, hidden[-1]), which all tasks read."""
@@ -102,15 +81,7 @@ class SharedBottom(VectorEstimator):
     }
 
     def _network(self, columns: Columns, tasks: Sequence[Task]) -> SharedBottomNetwork:
-        return SharedBottomNetwork(
-            columns,
-            tasks,
-            hidden=self.hidden,
-            head_hidden=self.head_hidden,
-            d_embedding=self.d_embedding,
-            numeric_embedding=self.numeric_embedding,
-            dropout=self.dropout,
-        )
+        return SharedBottomNetwork(columns, tasks, self)
 
 
 class SharedBottomClassifier(ClassifierFace, SharedBottom):

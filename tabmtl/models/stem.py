@@ -1,4 +1,4 @@
-"""STEM: an embedding of every column for each task beside the shared one, and gates that spare other tasks' experts.
+"""STEM: a shared embedding of every column and one for each task, and gates that spare other tasks' experts.
 
 Su et al., 2024, "STEM: Unleashing the Power of Embeddings for Multi-task Recommendation", AAAI.
 """
@@ -25,7 +25,7 @@ from tabmtl.schema import Columns, Task
 
 
 class TaskTokenizer(FeatureTokenizer):
-    """T + 1 tokens of width d of every column side by side, the shared one first and then those of the tasks.
+    """T + 1 tokens of width d of every column side by side: the shared one, then those of the tasks.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ class TaskTokenizer(FeatureTokenizer):
         self.shape = (n_tasks + 1, d)
 
     def own_tokens(self, x_num: Tensor, x_cat: Tensor, own: RowOwners) -> Tensor:
-        """Tokens (B, n, 2 d): the shared ones beside those of every row's own task."""
+        """Return tokens (B, n, 2 d): the shared ones beside those of every row's own task."""
         which = torch.stack([torch.zeros_like(own.owner), own.owner + 1], dim=1)  # (B, 2), of the T + 1
         parts = []
         if self.categorical is not None:
@@ -55,7 +55,7 @@ class TaskTokenizer(FeatureTokenizer):
         return torch.cat(parts, dim=1).flatten(2)
 
     def _own_categories(self, rows: Tensor, which: Tensor) -> Tensor:
-        """Embeddings (B, Fc, 2, d) of rows (B, Fc) of the table."""
+        """Embed rows (B, Fc) of the table to (B, Fc, 2, d)."""
         table = self.categorical.table  # type: ignore[union-attr]
         if table.sparse:  # a sparse gradient knows whole rows only
             tokens = table(rows).unflatten(2, self.shape)
@@ -63,7 +63,7 @@ class TaskTokenizer(FeatureTokenizer):
         return F.embedding(rows[:, :, None] * self.shape[0] + which[:, None], table.weight.view(-1, self.shape[1]))
 
     def _own_numbers(self, values: Tensor, own: RowOwners) -> Tensor:
-        """Embeddings (B, Fn, 2, d): a linear map of features of each value, and where it is periodic a ReLU."""
+        """Embed values (B, Fn) to (B, Fn, 2, d): a linear map of features of each value; a ReLU if it is periodic."""
         numeric: Any = self.numeric
         if isinstance(numeric, LinearEmbeddings):
             features, weight, bias = values[:, :, None], numeric.weight[:, None], numeric.bias
@@ -113,42 +113,34 @@ class STEMNetwork(TaskNetwork):
         self.levels = [(self.experts, [self.gates])]
 
     def task_features(self, x_num: Tensor, x_cat: Tensor, own: RowOwners | None = None) -> Tensor:
-        """Features (B, T, H)."""
+        """Return features (B, T, H)."""
+        tokens = self.tokenizer(x_num, x_cat) if own is None else self.tokenizer.own_tokens(x_num, x_cat, own)
+        tokens = self.input(tokens).unflatten(2, (-1, self.tokenizer.shape[1]))  # (B, n, k, d), of k embeddings
+        slices = tokens.permute(2, 0, 1, 3).flatten(2)  # (k, B, n d)
+        experts = self.output(self.experts(slices.unbind(), None if own is None else [own.shared, own]))
         if own is not None:
-            return self._own_features(x_num, x_cat, own)
-        slices = self._slices(self.tokenizer(x_num, x_cat))
-        experts = self.output(self.experts(slices.unbind()))
+            gate = F.relu(self.gate_hidden(slices[1] + slices[0], own))
+            return mix(self.gates(gate, own), experts)
         gate = F.relu(self.gate_hidden(slices[1:] + slices[0]))
         weights = self.gates(gate.unbind())
         return mix(weights * self.own, experts) + mix(weights * ~self.own, experts.detach())
-
-    def _own_features(self, x_num: Tensor, x_cat: Tensor, own: RowOwners) -> Tensor:
-        """Features (B, 1, H) of every row's own task."""
-        owners, slices = [own.shared, own], self._slices(self.tokenizer.own_tokens(x_num, x_cat, own))
-        experts = self.output(self.experts(slices.unbind(), owners))
-        gate = F.relu(self.gate_hidden(slices[1] + slices[0], own))
-        return mix(self.gates(gate, own), experts)
-
-    def _slices(self, tokens: Tensor) -> Tensor:
-        """Vectors (k, B, n d) of the k embeddings whose tokens (B, n, k d) stand side by side."""
-        return self.input(tokens).unflatten(2, (-1, self.tokenizer.shape[1])).permute(2, 0, 1, 3).flatten(2)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class STEM(ExpertEstimator):
     """STEM: shared and task-specific embeddings.
 
-    Every column has T + 1 embeddings, a shared one and one for each task, so that tasks that disagree about a user or
-    an item need not share its vector. With x_t and x_s the rows' vectors in them, the experts O_t of task t read x_t,
-    the shared experts S read x_s, and the gate of a task weighs the experts of all,
+    Every column has T + 1 embeddings, a shared one and one for each task. So tasks that disagree about a user or an
+    item need not share its vector. Let x_s and x_t be a row's vectors in the shared embeddings and in those of task t.
+    The shared experts S read x_s, the experts O_t of task t read x_t, and the gate of a task weighs all experts,
 
         h_t = sum_i w_{t,i} e_i,    w_t = softmax(W_t ReLU(V_t (x_t + x_s))),
 
-    "all forward, task-specific backward": no gradient of task t reaches the experts and embeddings of other tasks
-    through this sum (they enter it as constants).
+    "all forward, task-specific backward": experts of other tasks enter this sum as constants, so that no gradient of
+    task t reaches them and their embeddings.
 
-    A row of a long table (``task_column``) computes what its own task has and no more: w_t then weighs the shared
-    experts and those of task t, and the experts of other tasks, the constants, are left out.
+    A row of a long table (``task_column``) computes the parts of its own task only: w_t then weighs the shared experts
+    and those of task t, and leaves out the experts of other tasks, the constants.
 
     Parameters
     ----------
@@ -165,8 +157,8 @@ class STEM(ExpertEstimator):
 
     Notes
     -----
-    One level, where the shared gate of the paper's deeper form has nothing to feed. The gate's input, x_t + x_s, lets
-    a task train the shared embedding; another task's embedding it never trains.
+    One level; the shared gate of the paper's deeper form would have nothing to feed. Through the input of its gate,
+    x_t + x_s, a task trains the shared embedding, but never that of another task.
 
     References
     ----------

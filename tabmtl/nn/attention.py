@@ -27,14 +27,7 @@ def attention_mask(mask: Mask, n_tasks: int, n_tokens: int) -> Tensor | None:
     """Build the multitask mask (n, n): -inf where a query (row) may not look at a key (column), else 0.
 
     Tasks always look at features and at themselves. None where nothing is forbidden.
-
-    Raises
-    ------
-    ValueError
-        If the mask is unknown.
     """
-    if mask not in ("none", "FxT", "TxT", "FxT_TxT"):
-        raise ValueError(f"mask must be 'none', 'FxT', 'TxT' or 'FxT_TxT', got {mask!r}")
     forbidden = torch.zeros(n_tokens, n_tokens, dtype=torch.bool)
     if "FxT" in mask:
         forbidden[n_tasks:, :n_tasks] = True
@@ -168,80 +161,38 @@ class FeatureLayer(nn.Module):
         return a + self.ffn(self.norm_ffn(a))
 
 
-class RowMixer(nn.Module):
-    """``W_o W_v x``: attention over a single element, whose softmax is 1. Rows do not meet.
-
-    Parameters
-    ----------
-    width : int
-        Width w of a row's joined tokens.
-    """
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.value = nn.Linear(width, width)
-        self.out = nn.Linear(width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, w) to (B, w)."""
-        return self.out(self.value(x))
-
-
-class InducingAttention(nn.Module):
-    """Attention of rows to M learned points; each point is a key and a value per head.
-
-    Parameters
-    ----------
-    width, n_heads, n_points : int
-        Width w, a multiple of the number of heads; number of points M.
-    dropout : float, default=0.0
-        Share of attention weights dropped in training.
-    """
-
-    def __init__(self, width: int, n_heads: int, n_points: int, *, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.query = nn.Linear(width, width)
-        self.keys = nn.Parameter(torch.randn(n_points, width))
-        self.values = nn.Parameter(torch.randn(n_points, width))
-        self.out = nn.Linear(width, width)
-        self.n_heads = n_heads
-        self.dropout = Dropout(dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, w) to (B, w)."""
-        return self.out(_attend(self.query(x), self.keys, self.values, self.n_heads, self.dropout))
-
-
 class RowAttention(nn.Module):
-    """Attention of rows to the rows of their batch.
+    """Attention of rows to M learned points, or to the rows of their batch.
 
     Parameters
     ----------
     width, n_heads : int
         Width w, a multiple of the number of heads.
+    n_points : int, default=0
+        Number M of points, each a key and a value per head; 0 attends to the rows of the batch.
     dropout : float, default=0.0
         Share of attention weights dropped in training.
     """
 
-    def __init__(self, width: int, n_heads: int, *, dropout: float = 0.0) -> None:
+    def __init__(self, width: int, n_heads: int, n_points: int = 0, *, dropout: float = 0.0) -> None:
         super().__init__()
+        self.n_heads, self.n_points = n_heads, n_points
         self.query = nn.Linear(width, width)
-        self.key_value = nn.Linear(width, 2 * width)
+        if n_points:
+            self.keys = nn.Parameter(torch.randn(n_points, width))
+            self.values = nn.Parameter(torch.randn(n_points, width))
+        else:
+            self.key_value = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, width)
-        self.n_heads = n_heads
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, w) to (B, w)."""
-        keys, values = self.key_value(x).chunk(2, dim=1)
-        return self.out(_attend(self.query(x), keys, values, self.n_heads, self.dropout))
-
-
-def _attend(queries: Tensor, keys: Tensor, values: Tensor, n_heads: int, dropout: Dropout) -> Tensor:
-    """Attend with queries (B, w) to keys and values (M, w), per head; returns (B, w)."""
-    q, k, v = (x.unflatten(1, (n_heads, -1)).transpose(0, 1) for x in (queries, keys, values))  # (h, rows, w/h)
-    weights = dropout(torch.softmax((q * q.shape[-1] ** -0.5) @ k.mT, dim=-1))
-    return (weights @ v).transpose(0, 1).flatten(1)
+        keys, values = (self.keys, self.values) if self.n_points else self.key_value(x).chunk(2, dim=1)
+        parts = (part.unflatten(1, (self.n_heads, -1)).transpose(0, 1) for part in (self.query(x), keys, values))
+        q, k, v = parts  # (h, rows, w/h) each
+        weights = self.dropout(torch.softmax((q * q.shape[-1] ** -0.5) @ k.mT, dim=-1))
+        return self.out((weights @ v).transpose(0, 1).flatten(1))
 
 
 class RowLayer(nn.Module):
@@ -249,8 +200,8 @@ class RowLayer(nn.Module):
 
     Parameters
     ----------
-    mix : RowMixer, InducingAttention or RowAttention
-        Module that maps the joined tokens.
+    mix : Module
+        Maps joined tokens (B, w) to (B, w).
     width, d_ffn : int
         Width w of the joined tokens, hidden width of the feed-forward layer.
     dropout : float, default=0.0

@@ -153,7 +153,7 @@ class FeatureVector(nn.Module):
         Width of a column's embedding.
     numeric_embedding : {"none", "linear", "piecewise", "periodic"}
         ``"none"`` appends standardised numbers as they are (0 where missing), and a 0/1 flag for each numeric column
-        that had missing values in fit; the others as :class:`FeatureTokenizer` says.
+        that had missing values in fit; for the others see :class:`FeatureTokenizer`.
     std : float, optional
         Of the first embeddings of categories, see :class:`CategoricalEmbedding`.
 

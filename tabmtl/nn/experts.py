@@ -1,8 +1,7 @@
 """Blocks of mixtures of experts: batched experts, and masked gates.
 
-Shapes: B rows, D width of an input, E experts of width H, G gates, T tasks. Where only a row's own task is computed
-(see `tabmtl.nn.layers.RowOwners`), the row has S experts and K gates: those that all tasks share, and those of its
-owners.
+Shapes: B rows, D width of an input, E experts of width H, G gates, T tasks. If only a row's own task is computed (see
+`tabmtl.nn.layers.RowOwners`), a row has S experts and K gates: those that all tasks share, and those of its owners.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ Activation = Literal["relu", "silu"]
 class BatchNorm(nn.BatchNorm1d):
     """Batch normalisation of (B, E H) that takes its running statistics where a batch has one row.
 
-    The running statistics are the mean over the first ten batches, and then follow with momentum 0.1. What predicts are
-    the statistics that training settles after every epoch, see `tabmtl.training.table_loop.settle_statistics`.
+    The running statistics are the mean over the first ten batches, and then follow with momentum 0.1. Predictions use
+    statistics that training settles after every epoch, see `tabmtl.training.table_loop.settle_statistics`.
 
-    Outputs (B, S H) of the S experts that each row has are normalised place by place over the rows of all tasks, and
-    each row is then scaled and shifted by its own experts' parameters. A batch has few rows of a task, and training on
-    the moments of two or three rows learns nothing. The running statistics of the S places are the first S H.
+    Outputs (B, S H) of each row's own S experts are normalised place by place over the rows of all tasks, and then
+    scaled and shifted by the parameters of these experts. A batch has few rows of a task, and moments of two or three
+    rows teach nothing. The first S H of the running statistics belong to the S places.
     """
 
     _batches = 0
@@ -40,7 +39,7 @@ class BatchNorm(nn.BatchNorm1d):
         self._batches = 0
 
     def forward(self, x: Tensor, experts: Tensor | None = None) -> Tensor:
-        """Normalise every channel over the rows; ``experts`` (B, S) are those that each row has, by default all."""
+        """Normalise every channel over the rows; ``experts`` (B, S) names the experts of each row, by default all."""
         weight, bias = (self.weight, self.bias) if experts is None else (None, None)
         assert self.running_mean is not None
         assert self.running_var is not None
@@ -66,32 +65,24 @@ class _LayerNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(self.shape))
 
     def forward(self, x: Tensor, experts: Tensor | None = None) -> Tensor:
-        """Normalise every expert's outputs in every row; ``experts`` (B, S) are those that each row has."""
+        """Normalise every expert's outputs in every row; ``experts`` (B, S) names the experts of each row."""
         x = F.layer_norm(x.unflatten(1, (-1, self.shape[1])), self.shape[1:])
         if experts is not None:
             return _scale_and_shift(x.flatten(1), self.weight, self.bias, experts)
         return torch.addcmul(self.bias, x, self.weight).flatten(1)
 
 
-class _NoNorm(nn.Module):
-    """Outputs as they are."""
-
-    def forward(self, x: Tensor, experts: Tensor | None = None) -> Tensor:
-        """Return x."""
-        return x
-
-
 def _scale_and_shift(x: Tensor, weight: Tensor, bias: Tensor, experts: Tensor) -> Tensor:
-    """Scale and shift outputs (B, S H) by parameters (E H) of the experts (B, S) that each row has."""
+    """Scale and shift outputs (B, S H) by the parameters (E H) of each row's experts (B, S)."""
     shape = (-1, x.shape[1] // experts.shape[1])
     weight, bias = (p.view(shape).index_select(0, experts.flatten()).view(x.shape) for p in (weight, bias))
     return torch.addcmul(bias, x, weight)
 
 
 class Experts(nn.Module):
-    """E MLPs of equal shape in buckets; each layer is Linear, normalisation of every expert, activation, dropout.
+    """E MLPs of equal shape in buckets; a layer is Linear, normalisation of every expert, activation, dropout.
 
-    The first layers of a bucket's experts, which read one input, are one wide matrix product; the later layers of all
+    The experts of a bucket read one input: their first layers are one wide matrix product. The later layers of all
     experts are one batched product.
 
     Parameters
@@ -103,7 +94,7 @@ class Experts(nn.Module):
     hidden : sequence of int
         Width of each layer of an expert; the last one is H.
     norm : {"batch", "layer", "none"}, default="none"
-        Normalisation of every expert's outputs by itself: each over the rows of the batch, or over its width.
+        Normalisation of every expert's outputs by itself: over the rows of the batch, or over its width.
     activation : {"relu", "silu"}, default="relu"
         SiLU(x) = x sigmoid(x), also called Swish.
     dropout : float, default=0.0
@@ -139,7 +130,11 @@ class Experts(nn.Module):
         self.first = nn.Linear(d_in, self.n_experts * hidden[0])
         self._sizes = [count * hidden[0] for count in counts]
         self.later = nn.ModuleList(StackedLinear(self.n_experts, before, after) for before, after in pairwise(hidden))
-        self.norms = nn.ModuleList(self._norm(norm, width) for width in hidden)
+        self.norms = nn.ModuleList()
+        if norm == "batch":
+            self.norms.extend(BatchNorm(self.n_experts * width) for width in hidden)
+        elif norm == "layer":
+            self.norms.extend(_LayerNorm(self.n_experts, width) for width in hidden)
         self.activation = nn.SiLU() if activation == "silu" else nn.ReLU()
         self.dropout = Dropout(dropout)
 
@@ -149,13 +144,8 @@ class Experts(nn.Module):
         return torch.arange(len(self.counts)).repeat_interleave(torch.tensor(self.counts))
 
     def names(self, buckets: Sequence[str]) -> list[str]:
-        """Names of the experts, by the names of their buckets."""
+        """Return the names of the experts, made from the names of their buckets."""
         return [f"{bucket} {i}" for bucket, count in zip(buckets, self.counts, strict=True) for i in range(count)]
-
-    def _norm(self, norm: Norm, width: int) -> nn.Module:
-        if norm == "batch":
-            return BatchNorm(self.n_experts * width)
-        return _LayerNorm(self.n_experts, width) if norm == "layer" else _NoNorm()
 
     def forward(self, inputs: Sequence[Tensor], owners: Sequence[RowOwners] | None = None) -> Tensor:
         """Apply the experts.
@@ -165,8 +155,8 @@ class Experts(nn.Module):
         inputs : sequence of Tensor of shape (B, D)
             One per bucket, or one for all; with ``owners`` one for each of these.
         owners : sequence of RowOwners, optional
-            The owners of the buckets: the first O buckets, which have equal counts, belong to the O owners of the
-            first, the next ones to those of the second, and so on. To a row only the experts of its owners are applied.
+            The owners of the buckets. The first of them, with O owners, takes the first O buckets, which have equal
+            counts; the second takes the next ones, and so on. Only the experts of a row's owners are applied to it.
 
         Returns
         -------
@@ -182,7 +172,7 @@ class Experts(nn.Module):
         return x.view(x.shape[0], self.n_experts, self.width)
 
     def index(self, inputs: Sequence[Tensor], owners: Sequence[RowOwners] | None = None) -> Tensor | None:
-        """Which S of all E experts are applied to each row, (B, S); None = all."""
+        """Return the S of all E experts that are applied to each row, (B, S); None means all."""
         if owners is None:
             return None
         found, start = [], 0
@@ -192,12 +182,12 @@ class Experts(nn.Module):
         return torch.cat(found, dim=1)
 
     def _shapes(self, owners: Sequence[RowOwners]) -> list[tuple[int, int]]:
-        """Number of owners, and of the experts of each, of several kinds of owners."""
+        """Return the number of owners, and of the experts of each, for every kind of owners."""
         firsts = accumulate((owner.n_owners for owner in owners[:-1]), initial=0)
         return [(owner.n_owners, self.counts[first]) for owner, first in zip(owners, firsts, strict=True)]
 
     def _apply_own(self, inputs: Sequence[Tensor], owners: Sequence[RowOwners]) -> Tensor:
-        """Outputs (B, S, H) of the experts that each row has."""
+        """Return the outputs (B, S, H) of each row's own experts."""
         experts, shapes = self.index(inputs, owners), self._shapes(owners)
         sizes = [n_owners * count for n_owners, count in shapes]
         inputs = [x.repeat(1, count) for x, (_, count) in zip(inputs, shapes, strict=True)]
@@ -213,11 +203,13 @@ class Experts(nn.Module):
         return x.unflatten(1, (-1, self.width))
 
     def _finish(self, layer: int, x: Tensor, experts: Tensor | None = None) -> Tensor:
-        return self.dropout(self.activation(self.norms[layer](x, experts)))
+        if self.norms:
+            x = self.norms[layer](x, experts)
+        return self.dropout(self.activation(x))
 
 
 class Gates(nn.Module):
-    """G gates over E experts, softmax(W_g x_g) over those that a gate sees, exactly 0 for all others.
+    """G gates over E experts: softmax(W_g x_g) over the experts that a gate sees, exactly 0 for all others.
 
     A gate has no parameters for experts that it does not see.
 
@@ -228,11 +220,11 @@ class Gates(nn.Module):
     gates, experts : sequence of str
         Names, for `expert_utilisation_`.
     sees : Tensor of bool, shape (G, E), optional
-        Which experts a gate sees; all by default. Every gate sees one at least.
+        The experts that a gate sees, at least one; all by default.
     has : Tensor of bool, shape (O, E), optional
-        Which S experts each owner of rows has; needed to weigh for these alone. A gate belongs to each owner, in order.
+        The S experts of each owner of rows; all by default. Each owner has one gate, in order.
     shared : int, optional
-        A further gate, which all owners share.
+        Index of a further gate, which all owners share.
     task_specific : bool, default=True
         Whether every gate belongs to one task, so that gradient balancing leaves it alone.
 
@@ -269,11 +261,11 @@ class Gates(nn.Module):
         self.register_buffer("places", sees.flatten().nonzero()[:, 0], persistent=False)
         rank = (sees.flatten().cumsum(0) - 1).clamp(min=0)  # of a pair among those that see
         self.register_buffer("rank", rank, persistent=False)
-        if has is not None:
-            of_all = set() if shared is None else {shared}
-            own_gates = torch.tensor([sorted({g} | of_all) for g in range(len(gates)) if g != shared])  # (O, K)
-            own_experts = has.nonzero()[:, 1].view(len(has), 1, -1)
-            self.register_buffer("own", own_gates[:, :, None] * len(experts) + own_experts, persistent=False)
+        of_all = set() if shared is None else {shared}
+        own_gates = torch.tensor([sorted({g} | of_all) for g in range(len(gates)) if g != shared])  # (O, K)
+        has = sees.new_ones(len(own_gates), len(experts)) if has is None else has
+        own_experts = has.nonzero()[:, 1].view(len(has), 1, -1)
+        self.register_buffer("own", own_gates[:, :, None] * len(experts) + own_experts, persistent=False)
         self.n_seen = sees.sum(dim=1).tolist()
         self.linear = nn.Linear(d_in, sum(self.n_seen))
 
@@ -285,7 +277,7 @@ class Gates(nn.Module):
         x : Tensor of shape (B, D), or G of them
             The input of all gates, or of each; with ``own`` K of them.
         own : RowOwners, optional
-            Weighs with the K gates of every row's owner the S experts that it has.
+            The owner of every row: its K gates weigh its S experts.
 
         Returns
         -------
@@ -298,11 +290,11 @@ class Gates(nn.Module):
         return self._weigh(self._own_logits(inputs, own), self.sees.flatten()[self.own[own.owner]])
 
     def index(self, x: Tensor | Sequence[Tensor], own: RowOwners | None = None) -> Tensor | None:
-        """Places (B, K, S) of a row's weights among all G E; None = it has all."""
+        """Return the places (B, K, S) of a row's weights among all G E; None means all."""
         return None if own is None else self.own[own.owner]
 
     def _weigh(self, logits: Tensor, sees: Tensor) -> Tensor:
-        """Weights of logits, which are minus infinity where a gate does not see."""
+        """Turn logits, minus infinity where a gate does not see, into weights."""
         return gate_softmax(logits, training=self.training)
 
     def _logits(self, inputs: Sequence[Tensor]) -> Tensor:
@@ -323,10 +315,10 @@ class Gates(nn.Module):
 
 
 def gate_softmax(logits: Tensor, *, training: bool) -> Tensor:
-    """Softmax over the experts of logits (B, G, E).
+    """Return the softmax of logits (B, G, E) over the experts.
 
-    In training it is vectorised over the rows: on a CPU twice as fast for few experts. Its last rows are then rounded
-    otherwise than the rest, so predictions, which must not depend on a row's place, go row by row.
+    In training it is vectorised over the rows, twice as fast on a CPU for few experts. The last rows are then rounded
+    differently. Predictions must not depend on a row's place, and go row by row.
     """
     if training:
         return logits.permute(1, 2, 0).softmax(dim=1).permute(2, 0, 1).contiguous()
@@ -334,7 +326,7 @@ def gate_softmax(logits: Tensor, *, training: bool) -> Tensor:
 
 
 def wide_linear(linear: nn.Linear, inputs: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
-    """Several linear layers held by one: part k of its outputs reads input k.
+    """Apply several linear layers that one holds: part k of the outputs reads input k.
 
     Parameters
     ----------
@@ -356,5 +348,5 @@ def wide_linear(linear: nn.Linear, inputs: Sequence[Tensor], sizes: Sequence[int
 
 
 def mix(weights: Tensor, experts: Tensor) -> Tensor:
-    """Sum of experts (B, E, H) by gate weights (B, G, E): (B, G, H)."""
+    """Sum experts (B, E, H) by gate weights (B, G, E) to (B, G, H)."""
     return torch.bmm(weights, experts)

@@ -56,10 +56,6 @@ class Dropout(nn.Module):
         kept = torch.ge(bytes_, self._dropped, out=torch.empty(x.shape, dtype=x.dtype))
         return x * kept.mul_(256 / (256 - self._dropped))
 
-    def extra_repr(self) -> str:
-        """Show the rate in the printed module."""
-        return f"p={self.p}"
-
 
 class MLP(nn.Sequential):
     """Linear layers, each followed by ReLU and dropout.
@@ -84,21 +80,23 @@ class MLP(nn.Sequential):
 class Boundary(nn.Module):
     """End of the parameters that tasks share: a tensor passes through unchanged, such as a row's vector.
 
-    Gradient balancing (:mod:`tabmtl.training.balance`) sets ``cut``. Then the output is a leaf that receives every
-    task's gradient, and the balanced gradient goes on from the input.
+    Gradient balancing (:mod:`tabmtl.training.balance`) sets the list ``cuts``. Then the output is a leaf that receives
+    every task's gradient, the list gets input and leaf, and the balanced gradient goes on from the input.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.cut = False
+    cuts: list[tuple[Tensor, Tensor]] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x, or a leaf with its values where the graph is cut."""
-        return x.detach().requires_grad_() if self.cut else x
+        if self.cuts is None:
+            return x
+        leaf = x.detach().requires_grad_()
+        self.cuts.append((x, leaf))
+        return leaf
 
 
 class _Product(torch.autograd.Function):
-    """x W of (K, c, d_in) and (K, d_in, d_out), whose gradient for W lies in memory as W does.
+    """Product x W of (K, c, d_in) and (K, d_in, d_out); the gradient for W has the memory layout of W.
 
     Autograd gives a transposed W a gradient that must be copied, which costs more than the product where buckets hold
     few rows.
@@ -250,7 +248,7 @@ class StackedLinear(nn.Module):
 class TaskLinear(StackedLinear):
     """One linear layer per task, for layers that the loss of their own task alone reaches.
 
-    Where other tasks read what a layer gives, as in a cross-stitch network, it is a `StackedLinear`.
+    If other tasks read its outputs too, as in a cross-stitch network, use a `StackedLinear`.
     """
 
     task_specific = True  # gradient balancing leaves its parameters to their own tasks

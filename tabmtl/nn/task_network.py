@@ -1,13 +1,15 @@
-"""The network whose tasks have features of their own, for all tasks of a row or for the row's own task alone."""
+"""Base of the networks with a head per task, for wide and for long tables."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from tabmtl.nn.layers import RowOwners, Towers
+from tabmtl.nn.layers import Boundary, RowOwners, Towers
 
 
 class TaskNetwork(nn.Module):
@@ -19,11 +21,11 @@ class TaskNetwork(nn.Module):
     batch_dependent : bool
         Whether a row's scores depend on the other rows of its batch.
     levels : list of (Module, list of Module)
-        Of a mixture of experts. Per level its experts, which give (B, E, H), and its gates, which give weights
-        (B, G, E) and have ``gate_names`` and ``expert_names``. Modules that may give the own part of a row alone have a
-        method ``index``: called like the module, it gives the places of that part among all E, or all G E.
+        Experts and gates of every level of a mixture. Experts give outputs (B, E, H). Gates give weights (B, G, E), and
+        have ``gate_names`` and ``expert_names``. A module that can compute a row's own part alone has a method
+        ``index`` with the same arguments: the places of that part among all E, or all G E.
     gates_decide : bool
-        Whether experts reach tasks through these gates alone, so that without weight an expert is dead.
+        Whether experts reach tasks through these gates alone, so that an expert without weight is dead.
     """
 
     batch_dependent = False
@@ -33,14 +35,14 @@ class TaskNetwork(nn.Module):
 
     @abstractmethod
     def task_features(self, x_num: Tensor, x_cat: Tensor, own: RowOwners | None = None) -> Tensor:
-        """Features that the heads read.
+        """Return the features that the heads read.
 
         Parameters
         ----------
         x_num, x_cat : Tensor
             As for :meth:`forward`.
         own : RowOwners, optional
-            The own task of every row. What belongs to other tasks is then not computed.
+            The own task of every row. Parts of the network that belong to other tasks are not computed.
 
         Returns
         -------
@@ -49,7 +51,7 @@ class TaskNetwork(nn.Module):
         """
 
     def represent(self, x_num: Tensor, x_cat: Tensor, task: Tensor | None = None) -> Tensor:
-        """Features of all tasks side by side (B, T H), or of each row's own task (B, H)."""
+        """Return the features of all tasks side by side (B, T H), or of each row's own task (B, H)."""
         return self.task_features(x_num, x_cat, self._own(task)).flatten(1)
 
     def forward(self, x_num: Tensor, x_cat: Tensor, task: Tensor | None = None) -> list[Tensor]:
@@ -62,16 +64,53 @@ class TaskNetwork(nn.Module):
         x_cat : Tensor of shape (B, Fc), int32
             Codes.
         task : Tensor of shape (B,), int64, optional
-            For task-per-row data the task of each row.
+            Long layout: the own task of every row.
 
         Returns
         -------
         list of Tensor
-            (B, width) raw scores per task; with ``task``, one tensor with each row's own.
+            Raw scores (B, width) per task; with ``task``, one tensor with each row's own.
+
+        Raises
+        ------
+        ValueError
+            If the features of the tasks are not rows first.
         """
         own = self._own(task)
         features = self.task_features(x_num, x_cat, own)
+        if features.shape[0] != x_num.shape[0]:
+            found, n = tuple(features.shape), x_num.shape[0]
+            raise ValueError(f"task_features must return (B, T, H) or (B, H) for B = {n} rows, got shape {found}")
         return self.heads(features if own is None else features.flatten(1), own)
 
     def _own(self, task: Tensor | None) -> RowOwners | None:
         return None if task is None else RowOwners(task, self.heads.n_tasks, training=self.training)
+
+
+class StackedNetwork(TaskNetwork):
+    """Levels of experts, one after the other, that read one input per unit: per task, and perhaps for a shared part.
+
+    Parameters
+    ----------
+    vector : Module
+        Takes a row to its vector, the first input of all units.
+    stack : sequence of Module
+        The levels, with ``experts`` and ``gates``. A level takes inputs (B, D) of all units, or those of a row's own
+        units and its `RowOwners`, and gives the inputs of the next level. The last one gives features of tasks only.
+    n_units : int
+    heads : Towers
+    """
+
+    def __init__(self, vector: nn.Module, stack: Sequence[Any], n_units: int, heads: Towers) -> None:
+        super().__init__()
+        self.vector, self.input, self.n_units = vector, Boundary(), n_units
+        self.stack, self.heads = nn.ModuleList(stack), heads
+        self.levels = [(level.experts, [level.gates]) for level in stack]
+
+    def task_features(self, x_num: Tensor, x_cat: Tensor, own: RowOwners | None = None) -> Tensor:
+        """Return features (B, T, H)."""
+        x = self.input(self.vector(x_num, x_cat))
+        inputs: tuple[Tensor, ...] = (x,) * (self.n_units if own is None else 1 + self.n_units - own.n_owners)
+        for level in self.stack:
+            inputs = level(inputs, own)
+        return torch.stack(inputs, dim=1)

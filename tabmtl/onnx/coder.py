@@ -13,9 +13,10 @@ import numpy as np
 
 from tabmtl.encode.numeric import NumericScaler
 from tabmtl.encode.table import TableCoder
+from tabmtl.schema import Batch
 from tabmtl.storage.stored import Saved, put_together, take_apart
 
-#: Key of the metadata of an ONNX file under which the text of `describe_encoding` lies.
+#: Key of the text of `describe_encoding` in the metadata of an ONNX file.
 METADATA = "tabmtl"
 FORMAT = 1
 
@@ -112,13 +113,17 @@ class OnnxCoder:
         TypeError, ValueError
             If a column is missing or holds another kind of value than in fit, or a task is unknown.
         """
-        batch = self._coder.read(X)
-        inputs = {name: array for name, array in (("x_num", batch.x_num), ("x_cat", batch.x_cat)) if array.shape[1]}
-        return inputs if batch.task is None else inputs | {"task": batch.task}
+        return name_inputs(self._coder.read(X))
 
     def decode(self, outputs: Sequence[np.ndarray]) -> Any:
         """Return predictions from the result of ``session.run(None, ...)``, in the container of y in fit."""
         return self._coder.labels.decode(outputs)
+
+
+def name_inputs(batch: Batch) -> dict[str, np.ndarray]:
+    """Return the inputs of a network for encoded rows, by name; one without columns is left out."""
+    inputs = {name: array for name, array in (("x_num", batch.x_num), ("x_cat", batch.x_cat)) if array.shape[1]}
+    return inputs if batch.task is None else inputs | {"task": batch.task}
 
 
 def _no_scale(n: int) -> dict[str, np.ndarray]:

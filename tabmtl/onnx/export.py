@@ -27,6 +27,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ from torch import Tensor, nn
 
 from tabmtl.encode import TableCoder
 from tabmtl.encode.numeric import CLIP, FAR, NumericScaler
-from tabmtl.onnx.coder import METADATA, describe_encoding
+from tabmtl.onnx.coder import METADATA, describe_encoding, name_inputs
 from tabmtl.schema import Batch, Task
 from tabmtl.storage.atomic import write_file
 from tabmtl.training.losses import MultiTaskLoss
@@ -74,7 +75,7 @@ def export_onnx(estimator: Any, path: str | Path) -> None:
         If a target has the name of an input, or the network cannot be exported, or is larger than the 2 GB that an ONNX
         file may have; no file is written.
     RuntimeError
-        If the file would answer otherwise than the network; no file is written.
+        If the file would give other answers than the network; no file is written.
     """
     check_is_fitted(estimator)
     try:
@@ -88,7 +89,7 @@ def export_onnx(estimator: Any, path: str | Path) -> None:
         raise ValueError(f"the targets {taken} have names of inputs ({', '.join(INPUTS)}); rename them, and fit again")
     network = copy.deepcopy(estimator._fitted_network()[0]).cpu().float().eval()
     answers = _Answers(network, coder, estimator._as_fitted()._loss(coder.labels.tasks)).eval()
-    model = _translate(answers, _drawn_rows(coder, _CHECKED_ROWS[-1]), name)
+    model = _translate(answers, name)
     model.metadata_props.add(key=METADATA, value=describe_encoding(name, coder))
     content = model.SerializeToString()
     _check(content, answers)
@@ -143,9 +144,8 @@ class _Answers(nn.Module):
     def __init__(self, network: nn.Module, coder: TableCoder, loss: MultiTaskLoss) -> None:
         super().__init__()
         self.network, self.coder, self.loss = network, coder, loss
-        columns = coder.features.columns
-        has = (bool(columns.numeric), bool(columns.categorical), coder.task_column is not None)
-        self.inputs = [name for name, given in zip(INPUTS, has, strict=True) if given]
+        self.rows = _draw_rows(coder, _CHECKED_ROWS[-1])
+        self.inputs = list(name_inputs(self.rows))
         self.scaling = _Scaling(coder.features.scaler)
         # tensors, because the exporter rounds numbers to float32
         self.units = list(zip(torch.from_numpy(coder.labels.center), torch.from_numpy(coder.labels.scale), strict=True))
@@ -159,14 +159,12 @@ class _Answers(nn.Module):
         tasks = zip(scores, self.coder.labels.column_tasks(), self.units, strict=True)
         return tuple(_answer(score.double(), task, *units) for score, task, units in tasks)
 
-    def expected(self, rows: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def expected(self, batch: Batch) -> list[np.ndarray]:
         """Return predictions as the estimator computes them, in float32."""
-        given = dict(zip(self.inputs, rows, strict=True))
-        x_num = given.get("x_num", np.empty((len(rows[0]), 0))).T.copy()
+        x_num = batch.x_num.T.copy()
         self.coder.features.scaler.apply(x_num)
-        x_cat = given.get("x_cat", np.empty((len(rows[0]), 0), dtype=np.int32))
-        batch = Batch(x_num=x_num.T.astype(np.float32), x_cat=x_cat, task=given.get("task")).map(torch.from_numpy)
-        scores = self.loss.link_rows(predict_scores(self.network, batch))
+        tensors = replace(batch, x_num=x_num.T.astype(np.float32)).map(torch.from_numpy)
+        scores = self.loss.link_rows(predict_scores(self.network, tensors))
         return self.coder.labels.outputs([score.numpy() for score in scores])
 
 
@@ -180,28 +178,24 @@ def _answer(score: Tensor, task: Task, center: Tensor, scale: Tensor) -> Tensor:
     return torch.stack([1 - positive, positive], dim=1)
 
 
-def _drawn_rows(coder: TableCoder, n: int) -> list[np.ndarray]:
-    """Draw rows with values around those of fit, and with missing and unseen ones, as inputs of the network."""
+def _draw_rows(coder: TableCoder, n: int) -> Batch:
+    """Draw rows with values around those of fit, and with missing and unseen ones."""
     rng, columns, scaler = np.random.default_rng(0), coder.features.columns, coder.features.scaler
-    rows = []
-    if columns.numeric:
-        x_num = rng.normal(scaler.center, 2 * scaler.scale, size=(n, len(columns.numeric)))
-        rows.append(np.where(rng.random(x_num.shape) < 0.1, np.nan, x_num))
-    if columns.categorical:
-        rows.append(rng.integers(columns.cardinalities, size=(n, len(columns.categorical)), dtype=np.int32))
-    if coder.task_column is not None:
-        rows.append(rng.integers(len(coder.labels.tasks), size=n))
-    return rows
+    x_num = rng.normal(scaler.center, 2 * scaler.scale, size=(n, len(columns.numeric)))
+    x_num = np.where(rng.random(x_num.shape) < 0.1, np.nan, x_num)
+    levels = np.array(columns.cardinalities, dtype=np.int64)
+    x_cat = rng.integers(levels, size=(n, len(levels)), dtype=np.int32)
+    task = None if coder.task_column is None else rng.integers(len(coder.labels.tasks), size=n)
+    return Batch(x_num=x_num, x_cat=x_cat, task=task)
 
 
-def _translate(answers: _Answers, rows: Sequence[np.ndarray], name: str) -> Any:
+def _translate(answers: _Answers, name: str) -> Any:
     """Translate the network to an ONNX model with any number of rows."""
-    free = {0: torch.export.Dim.DYNAMIC}
-    targets = answers.coder.labels.names
+    rows, free = name_inputs(answers.rows.map(torch.from_numpy)), {0: torch.export.Dim.DYNAMIC}
     try:
         with _quiet():
             program = torch.export.export(
-                answers, tuple(map(torch.from_numpy, rows)), dynamic_shapes=((free,) * len(rows),), strict=False
+                answers, tuple(rows.values()), dynamic_shapes=((free,) * len(rows),), strict=False
             )
             translated = torch.onnx.export(program, (), dynamo=True, external_data=False, verbose=False)
     except Exception as error:
@@ -210,7 +204,7 @@ def _translate(answers: _Answers, rows: Sequence[np.ndarray], name: str) -> Any:
             f", without a branch on values: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
         ) from error
     model = translated.model_proto  # type: ignore[union-attr]
-    _rename(model.graph, answers.inputs, targets)
+    _rename(model.graph, answers.inputs, answers.coder.labels.names)
     return model
 
 
@@ -239,10 +233,10 @@ def _check(content: bytes, answers: _Answers) -> None:
     options = onnxruntime.SessionOptions()
     options.log_severity_level, options.intra_op_num_threads = 3, 1
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    drawn, labels = _drawn_rows(answers.coder, _CHECKED_ROWS[-1]), answers.coder.labels
+    labels = answers.coder.labels
     for n in _CHECKED_ROWS:
-        rows = [array[:n] for array in drawn]
-        found = session.run(None, dict(zip(answers.inputs, rows, strict=True)))
+        rows = answers.rows.rows(slice(n))
+        found = session.run(None, name_inputs(rows))
         facts = zip(labels.names, labels.center, labels.scale, strict=True)
         for own, expected, (name, center, scale) in zip(found, answers.expected(rows), facts, strict=True):
             most = _TOLERANCE * max(scale, np.abs(expected - center).max())

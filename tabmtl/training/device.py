@@ -78,19 +78,12 @@ def find_device(device: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     check_device("device", device)
     found = torch.device(device)
-    if found.type != "cpu":
-        _check_there(found)
-    return found
-
-
-def _check_there(device: torch.device) -> None:
     try:
-        torch.empty(0, device=device)
+        torch.empty(0, device=found)
     except (AssertionError, ImportError, RuntimeError) as error:
         reason = str(error).strip().partition("\n")[0]
-        raise ValueError(
-            f"torch cannot compute on device={str(device)!r} here ({reason}): say device='auto' or 'cpu'"
-        ) from error
+        raise ValueError(f"torch cannot compute on {device=} here ({reason}): say device='auto' or 'cpu'") from error
+    return found
 
 
 @contextmanager

@@ -11,7 +11,8 @@ no ``set_callbacks``, and nothing else changes. For an estimator without callbac
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import wraps
 from typing import Any, TypeVar, cast
 
@@ -90,41 +91,40 @@ def epochs_as_tasks(
         epochs.close()
 
 
+@dataclass
 class _Epochs:
     """Tasks of the epochs: one begins before the first epoch, and another when one has ended."""
 
-    def __init__(
-        self,
-        root: Any,
-        shown: dict[str, Any],
-        on_epoch: OnEpoch | None,
-        attributes: Callable[[list[Record]], dict[str, Any]],
-    ) -> None:
-        self._root, self._shown, self._on_epoch, self._attributes = root, shown, on_epoch, attributes
+    root: Any
+    shown: dict[str, Any]
+    on_epoch: OnEpoch | None
+    attributes: Callable[[list[Record]], dict[str, Any]]
+
+    def __post_init__(self) -> None:
         self._history: list[Record] = []
         self._begin()
 
     def _begin(self) -> None:
-        self._task = self._root.subcontext(task_name="epoch")
-        self._task.call_on_fit_task_begin(**self._shown)
+        self._task = self.root.subcontext(task_name="epoch")
+        self._task.call_on_fit_task_begin(**self.shown)
 
     def __call__(self, record: Any) -> bool:
         """End the task of an epoch, and begin the next; return whether anyone asks to stop."""
         self._history.append(dict(record))
-        stop = self._task.call_on_fit_task_end(**self._shown, reconstruction_attributes=self._now)
+        stop = self._task.call_on_fit_task_end(**self.shown, reconstruction_attributes=self._now)
         self._task = None
-        stop |= bool(self._on_epoch is not None and self._on_epoch(record))
-        if not stop and len(self._history) < self._root.max_subtasks:
+        stop |= bool(self.on_epoch is not None and self.on_epoch(record))
+        if not stop and len(self._history) < self.root.max_subtasks:
             self._begin()
         return stop
 
     def _now(self) -> dict[str, Any]:
-        return self._attributes(self._history) | {"_fit_task": None}  # a copy that somebody keeps holds no data
+        return self.attributes(self._history) | {"_fit_task": None}  # a copy that somebody keeps holds no data
 
     def close(self) -> None:
         """End the task of an epoch that never ran, because training had ended early."""
         if self._task is not None:
-            self._task.call_on_fit_task_end(estimator=self._shown["estimator"])
+            self._task.call_on_fit_task_end(estimator=self.shown["estimator"])
 
 
 Describe = Callable[[Mapping[str, float | None]], str]
@@ -157,33 +157,6 @@ def show_progress(epochs: int, describe: Describe) -> Iterator[Callable[[Mapping
     with Progress(*columns) as progress:
         bar = progress.add_task("", total=epochs)
         yield lambda record: progress.update(bar, advance=1, description=describe(record))
-
-
-@contextmanager
-def watching(epochs: int, describe: Describe, *, verbose: int, on_epoch: OnEpoch | None) -> Iterator[OnEpoch]:
-    """Yield the hook of every epoch: it shows the epoch if ``verbose``, and asks the user's callback whether to stop.
-
-    Parameters
-    ----------
-    epochs, describe
-        As in `show_progress`.
-    verbose : int
-    on_epoch : callable or None
-
-    Yields
-    ------
-    callable
-        Call it with the record of every epoch; a true answer stops training.
-    """
-    with ExitStack() as stack:
-        show = stack.enter_context(show_progress(epochs, describe)) if verbose else None
-
-        def watch(record: Mapping[str, float | None]) -> bool:
-            if show is not None:
-                show(record)
-            return bool(on_epoch is not None and on_epoch(record))
-
-        yield watch
 
 
 def describe_tasks(tasks: Sequence[Task], record: Mapping[str, float | None]) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tabmtl.schema import Task
+from tabmtl.schema import Kind, Task
 
 Space = Literal["chain", "conditional", "independent"]
 
@@ -45,9 +45,7 @@ class MultiTaskLoss:
         self.tasks = tuple(tasks)
         self.n_tasks = len(tasks)
         self.task_weight = torch.tensor([task.weight for task in tasks], dtype=torch.float32)
-        self._binary = [t for t, task in enumerate(tasks) if task.kind == "binary"]
-        self._regression = [t for t, task in enumerate(tasks) if task.kind == "regression"]
-        self._multiclass = [t for t, task in enumerate(tasks) if task.kind == "multiclass"]
+        self._of_kind = {kind: [t for t, task in enumerate(tasks) if task.kind == kind] for kind in get_args(Kind)}
 
     def link(self, scores: Sequence[Tensor]) -> list[Tensor]:
         """Return the scores that the links of the table take, from the output of the network: here the same."""
@@ -87,18 +85,17 @@ class MultiTaskLoss:
 
     def _rows(self, scores: Sequence[Tensor], y: Tensor, long: bool) -> Tensor:
         """Return the loss of every cell, (B, T) or (B, 1); tasks of one kind are computed together."""
-        kinds: tuple[list[int], ...] = (self._binary, self._regression, self._multiclass)
+        columns = self._of_kind
         if long:  # one column, whose kind all tasks share
-            kinds = tuple([0] if tasks else [] for tasks in kinds)
-        binary, regression, multiclass = kinds
+            columns = {kind: [0] if tasks else [] for kind, tasks in columns.items()}
         rows = torch.empty_like(y)
-        if binary:
+        if binary := columns["binary"]:
             score = torch.cat([scores[t] for t in binary], dim=1).float()
             rows[:, binary] = F.binary_cross_entropy_with_logits(score, y[:, binary], reduction="none")
-        if regression:
+        if regression := columns["regression"]:
             score = torch.cat([scores[t] for t in regression], dim=1).float()
             rows[:, regression] = (score - y[:, regression]).square()
-        for t in multiclass:
+        for t in columns["multiclass"]:
             rows[:, t] = F.cross_entropy(scores[t].float(), y[:, t].long(), reduction="none")
         return rows
 

@@ -32,15 +32,17 @@ class Optimizer:
     Parameters
     ----------
     network : torch.nn.Module
-    learning_rate, weight_decay, average_decay : float
-        Of AdamW, and of the average; an ``average_decay`` of 0 makes the average the weights themselves.
+    weight_decay : float
+        Weight decay of AdamW.
+    average_decay : float
+        Decay of the average; 0 makes it the weights themselves.
     """
 
-    def __init__(self, network: nn.Module, *, learning_rate: float, weight_decay: float, average_decay: float) -> None:
+    def __init__(self, network: nn.Module, *, weight_decay: float, average_decay: float) -> None:
         sparse = [m.weight for m in network.modules() if isinstance(m, nn.Embedding) and m.sparse]
         dense = [p for p in network.parameters() if p.requires_grad and not any(p is table for table in sparse)]
         self._tables = [_Table(table) for table in sparse]
-        self._adam = torch.optim.AdamW(dense, lr=learning_rate, weight_decay=weight_decay, fused=True)
+        self._adam = torch.optim.AdamW(dense, weight_decay=weight_decay, fused=True)
         self._weights = [p.detach() for p in dense]
         self._average = [weight.clone() for weight in self._weights]
         self._average_decay = average_decay

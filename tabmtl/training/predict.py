@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -36,8 +36,7 @@ def predict_scores(
 
     Where the rows of a batch depend on each other, at most ``batch_size`` rows meet: a slice is a batch.
     """
-    parts = _in_slices(network, network, data, precision, batch_size)
-    return [_joined(columns).float() for columns in zip(*parts, strict=True)]
+    return _in_slices(network, network, data, precision, batch_size)
 
 
 def represent_rows(
@@ -53,12 +52,8 @@ def represent_rows(
     Without ``fill``, the network sees the rows and nothing else, at the price of their last bits.
     """
     represent: Any = network.represent
-    parts = _in_slices(network, lambda *inputs: [represent(*inputs)], data, precision, batch_size, fill=fill)
-    return _joined([part for (part,) in parts]).float()
-
-
-def _joined(parts: Sequence[Tensor]) -> Tensor:
-    return torch.cat(list(parts)) if len(parts) > 1 else parts[0]
+    (features,) = _in_slices(network, lambda *inputs: [represent(*inputs)], data, precision, batch_size, fill=fill)
+    return features
 
 
 def _in_slices(
@@ -69,8 +64,8 @@ def _in_slices(
     batch_size: int,
     *,
     fill: bool = True,
-) -> list[list[Tensor]]:
-    """Apply a function of the network to all rows, a few at a time.
+) -> list[Tensor]:
+    """Apply a function of the network to all rows, a few at a time; return its answers in float32.
 
     Slices are filled up to a multiple of 8 rows, and more where the network needs them: for fewer rows torch takes
     other kernels, which round differently, so a row's scores would depend, by some 1e-6 of the scale, on the number of
@@ -90,17 +85,17 @@ def _in_slices(
             filled = max(n + spare, least)
             inputs = _rows(data, start, filled + (-filled % _ROW_MULTIPLE if fill else 0))
             parts.append([answer[:n] for answer in function(*inputs)])
-    return parts
+    return [(torch.cat(columns) if len(parts) > 1 else columns[0]).float() for columns in zip(*parts, strict=True)]
 
 
 def _rows(data: Batch, start: int, n: int) -> list[Tensor | None]:
-    """Inputs of n rows; where there are no more, the last one is repeated."""
+    """Return the inputs of n rows; past the end, the last row is repeated."""
     index = torch.arange(start, start + n, device=data.x_num.device).clamp_(max=len(data) - 1)
     return [None if x is None else x.index_select(0, index) for x in (data.x_num, data.x_cat, data.task)]
 
 
 def _rows_needed(network: torch.nn.Module, data: Batch) -> tuple[int, int]:
-    """Least rows of a slice, and rows that have to follow, so that no kernel rounds a row by its place."""
+    """Return the least rows of a slice, and the rows to append, so that no kernel rounds a row by its place."""
     if network not in _needed:
         with _Kernels() as kernels:
             if data.x_num.device.type == "cpu":
@@ -113,7 +108,7 @@ _needed: WeakKeyDictionary[torch.nn.Module, tuple[int, int]] = WeakKeyDictionary
 
 
 class _Kernels(TorchDispatchMode):
-    """Watches which kernels compute `_WATCHED_ROWS` rows, and finds what `_rows_needed` gives."""
+    """Watch the kernels that compute `_WATCHED_ROWS` rows, and find the answer of `_rows_needed`."""
 
     least = spare = 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Protocol
 
 import torch
@@ -47,6 +48,7 @@ class TableOptions(TrainingOptions, Protocol):
     monitor: str
 
 
+@dataclass(eq=False)
 class TableLoop:
     """Network, optimiser and loss of one training on tables.
 
@@ -68,36 +70,26 @@ class TableLoop:
         ``evaluate(scores, batch)`` -> score per task (None = undefined).
     """
 
-    def __init__(
-        self,
-        options: TableOptions,
-        network: torch.nn.Module,
-        loss: MultiTaskLoss,
-        data: Batch,
-        valid: Batch | None,
-        *,
-        balancer: Balancer | None = None,
-        evaluate: Evaluate,
-    ) -> None:
-        self.options, self.network, self.loss = options, network, loss
-        self.data, self.valid = data, valid
-        self.balancer, self.evaluate = balancer, evaluate
-        self.tasks = loss.tasks
-        self._task_weight = loss.task_weight.to(next(network.parameters()).device)
-        self._micro: int | None = None
-        self.optimizer = Optimizer(
-            network,
-            learning_rate=options.learning_rate,
-            weight_decay=options.weight_decay,
-            average_decay=options.average_decay,
-        )
+    options: TableOptions
+    network: torch.nn.Module
+    loss: MultiTaskLoss
+    data: Batch
+    valid: Batch | None
+    _: KW_ONLY
+    balancer: Balancer | None = None
+    evaluate: Evaluate
+
+    def __post_init__(self) -> None:
+        network, options = self.network, self.options
+        self.tasks = self.loss.tasks
+        self._task_weight = self.loss.task_weight.to(next(network.parameters()).device)
+        self._micro = len(self.data) if self.balancer is not None else _micro_batch_rows(network, self.data)
+        self.optimizer = Optimizer(network, weight_decay=options.weight_decay, average_decay=options.average_decay)
 
     def run_epoch(self, epoch: int) -> Record:
         """Run one pass over the shuffled rows; return the train part of the epoch's record."""
         data = self.data
         self.network.train()
-        if self._micro is None:
-            self._micro = len(data) if self.balancer is not None else _micro_batch_rows(self.network, data)
         order = torch.randperm(len(data), device=data.x_num.device)
         steps = order.split(self.options.batch_size)
         if len(steps) > 1 and _batch_norms(self.network) and 2 * len(steps[-1]) < len(steps[0]):
@@ -124,7 +116,7 @@ class TableLoop:
             return self._balanced_step(self.balancer, self.data.rows(index), learning_rate)
         totals: list[Tensor] = []
         parts: list[list[Tensor]] = []
-        for rows in index.split(self._micro or len(index)):
+        for rows in index.split(self._micro):
             losses, scores = self._forward(self.data.rows(rows))
             totals.append(losses.detach())
             parts.append([score.detach() for score in scores])

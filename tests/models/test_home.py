@@ -92,7 +92,7 @@ def plain_gates(gates, seen, inputs, counts, alone):
 
 def plain_level(level, inputs, seen, gate_inputs, own, own_inputs, options):
     """One level of HoME, bucket by bucket and expert by expert, by the formulas of its docstring."""
-    counts, first, norm, outputs = level.experts.counts, level.experts.first, level.experts.norms[0], []
+    counts, first, outputs = level.experts.counts, level.experts.first, []
     for k, v in enumerate(inputs):
         x, gate = v, level.feature_gates
         if gate is not None:
@@ -103,6 +103,7 @@ def plain_level(level, inputs, seen, gate_inputs, own, own_inputs, options):
             part = slice(e * level.experts.width, (e + 1) * level.experts.width)
             z = x @ first.weight[part].numpy().T + first.bias[part].numpy()
             if options.get("expert_norm", "batch") == "batch":
+                norm = level.experts.norms[0]
                 facts = (norm.running_mean, norm.running_var, norm.weight, norm.bias)
                 mean, var, scale, shift = (fact[part].numpy() for fact in facts)
                 z = scale * (z - mean) / np.sqrt(var + norm.eps) + shift

@@ -2,11 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from tabmtl.models.multitabnet import MultiTabNetwork
-from tabmtl.models.shared_bottom import SharedBottomNetwork
+from tabmtl.models.multitabnet import MultiTabNet, MultiTabNetwork
+from tabmtl.models.shared_bottom import SharedBottom, SharedBottomNetwork
 from tabmtl.schema import Columns, Task
 
 NAN = float("nan")
@@ -45,7 +46,11 @@ def _rows(columns, n=9):
 
 
 def _network(columns, tasks, **options):
-    return MultiTabNetwork(columns, tasks, n_points=8, **options)
+    return MultiTabNetwork(columns, tasks, MultiTabNet(n_points=8, **({"dropout": 0.0} | options)))
+
+
+def _shared_bottom(columns, tasks):
+    return SharedBottomNetwork(columns, tasks, SharedBottom(dropout=0.0))
 
 
 RELEASED = [  # cardinalities, numeric, tasks of one score, of five, e, multi_token, second layer, parameters
@@ -67,7 +72,7 @@ RELEASED = [  # cardinalities, numeric, tasks of one score, of five, e, multi_to
 def test_parameters_of_the_released_configurations(config):
     """As released, plus two rows (missing, unseen) per categorical column, less the mixer's dead q and k."""
     _, cardinalities, n_numeric, n_single, n_five, e, multi_token, row_layer, released = config
-    network = MultiTabNetwork(
+    network = _network(
         _columns(cardinalities, n_numeric, missing=False),
         _tasks(n_single, n_five),
         d_token=e,
@@ -83,9 +88,7 @@ def test_parameters_of_the_released_configurations(config):
 
 def test_a_second_block_adds_its_layers_alone():
     e, f, n = 16, 256, 2 + 2 + 3
-    one, two = (
-        MultiTabNetwork(_columns(), _tasks(2), n_blocks=blocks, row_layer="batch_attention") for blocks in (1, 2)
-    )
+    one, two = (_network(_columns(), _tasks(2), n_blocks=blocks, row_layer="batch_attention") for blocks in (1, 2))
     added = sum(p.numel() for p in two.parameters()) - sum(p.numel() for p in one.parameters())
     assert added == sum(4 * (w * w + w) + (w * f + f) + (f * w + w) + 4 * w for w in (e, n * e))
 
@@ -94,7 +97,7 @@ def test_a_second_block_adds_its_layers_alone():
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("row_layer", ["none", "mixer", "batch_attention"])
 def test_which_settings_isolate_the_tasks(row_layer, mask, n_blocks):
-    network = MultiTabNetwork(_columns(), _tasks(3), mask=mask, row_layer=row_layer, n_blocks=n_blocks)
+    network = _network(_columns(), _tasks(3), mask=mask, row_layer=row_layer, n_blocks=n_blocks)
     network(*_rows(_columns()))[0].sum().backward()
     leak = network.task_weight.grad[1].abs().sum().item()
     isolated = row_layer == "none" and (mask == "FxT_TxT" or (mask == "TxT" and n_blocks == 1))
@@ -146,7 +149,7 @@ def test_a_row_is_scored_the_same_alone_in_any_batch_and_order(row_layer):
 
 def test_batch_attention_depends_on_the_batch_and_says_so():
     columns = _columns()
-    network = MultiTabNetwork(columns, _tasks(2), row_layer="batch_attention").eval()
+    network = _network(columns, _tasks(2), row_layer="batch_attention").eval()
     assert network.batch_dependent is True
     x_num, x_cat = _rows(columns)
     gap = network(x_num, x_cat)[0][:1] - network(x_num[:1], x_cat[:1])[0]
@@ -189,18 +192,18 @@ def test_edges_of_a_table(row_layer, embedding, cardinalities, n_numeric):
 @pytest.mark.parametrize("multi_token", [True, False])
 def test_scores_and_representation_have_their_shapes(multi_token):
     columns = _columns()
-    network, rows = MultiTabNetwork(columns, _tasks(2, 1), multi_token=multi_token), _rows(columns)
+    network, rows = _network(columns, _tasks(2, 1), multi_token=multi_token), _rows(columns)
     assert [scores.shape for scores in network(*rows)] == [(9, 1), (9, 1), (9, 5)]
     assert network.represent(*rows).shape == (9, 48 if multi_token else 16)
-    assert SharedBottomNetwork(columns, _tasks(2, 1)).represent(*rows).shape == (9, 128)
+    assert _shared_bottom(columns, _tasks(2, 1)).represent(*rows).shape == (9, 128)
 
 
 @pytest.mark.parametrize("multi_token", [True, False])
 def test_task_per_row_equals_the_own_task_where_tasks_are_isolated(multi_token):
     columns, tasks, task = _columns(), _tasks(4), torch.randint(4, (9,))
     options = {"mask": "FxT_TxT", "row_layer": "none", "multi_token": multi_token}
-    wide = MultiTabNetwork(columns, tasks, **options)
-    long = MultiTabNetwork(columns, tasks, task_per_row=True, **options)
+    wide = _network(columns, tasks, **options)
+    long = _network(columns, tasks, task_column="task", **options)
     long.load_state_dict(wide.state_dict())
     rows = _rows(columns)
     (own,) = long(*rows, task)
@@ -211,7 +214,7 @@ def test_task_per_row_equals_the_own_task_where_tasks_are_isolated(multi_token):
 
 def test_shared_bottom_per_row_equals_its_wide_scores():
     columns, task = _columns(), torch.randint(4, (9,))
-    network, rows = SharedBottomNetwork(columns, _tasks(4)), _rows(columns)
+    network, rows = _shared_bottom(columns, _tasks(4)), _rows(columns)
     (own,) = network(*rows, task)
     torch.testing.assert_close(own, torch.stack(network(*rows))[task, torch.arange(9)])
 
@@ -232,7 +235,7 @@ def test_training_in_bf16_stays_near_float32(row_layer):
 
 def test_dropout_follows_the_seed_and_stops_in_eval():
     columns = _columns()
-    network, rows = MultiTabNetwork(columns, _tasks(2), dropout=0.5, attention_dropout=0.5), _rows(columns)
+    network, rows = _network(columns, _tasks(2), dropout=0.5, attention_dropout=0.5), _rows(columns)
     torch.manual_seed(1)
     first = network(*rows)[0]
     torch.manual_seed(1)
@@ -244,15 +247,20 @@ def test_dropout_follows_the_seed_and_stops_in_eval():
 
 @pytest.mark.parametrize(
     "options, message",
-    [({"row_layer": "rope"}, "row_layer must be"), ({"d_token": 10}, "multiple of n_heads, got 10 and 4")],
+    [
+        ({"row_layer": "rope"}, "row_layer must be one of .*'inducing_attention'.*got 'rope'"),
+        ({"mask": "tlm"}, "mask must be one of .*'FxT_TxT'.*got 'tlm'"),
+        ({"d_token": 10}, "multiple of n_heads, got 10 and 4"),
+    ],
 )
 def test_impossible_settings_are_named(options, message):
+    X = np.eye(4)
     with pytest.raises(ValueError, match=message):
-        MultiTabNetwork(_columns(), _tasks(2), **options)
+        MultiTabNet(**options).fit(X, X[:, :2])
 
 
 def test_scores_start_at_the_scale_of_standardised_targets():
     columns = _columns((), 32)
-    scores = torch.cat(MultiTabNetwork(columns, _tasks(7))(torch.randn(500, 32), _rows(columns, 500)[1]), dim=1)
+    scores = torch.cat(_network(columns, _tasks(7))(torch.randn(500, 32), _rows(columns, 500)[1]), dim=1)
     assert 0.01 < scores.std().item() < 2
     assert math.isfinite(scores.sum().item())

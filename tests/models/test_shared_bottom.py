@@ -2,7 +2,7 @@
 
 import torch
 
-from tabmtl.models.shared_bottom import SharedBottomNetwork
+from tabmtl.models.shared_bottom import SharedBottom, SharedBottomNetwork
 from tabmtl.schema import Columns, Task
 
 COLUMNS = Columns(
@@ -22,7 +22,8 @@ TASKS = [
 def network(tasks=TASKS, **params):
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return SharedBottomNetwork(COLUMNS, tasks, hidden=(16, 8), head_hidden=4, d_embedding=3, **params)
+        sizes = {"hidden": (16, 8), "head_hidden": 4, "d_embedding": 3, "numeric_embedding": "linear", "dropout": 0.0}
+        return SharedBottomNetwork(COLUMNS, tasks, SharedBottom(**(sizes | params)))
 
 
 def rows(n=6):

@@ -14,7 +14,7 @@ from tabmtl.nn import embeddings as blocks
 from tabmtl.nn.experts import BatchNorm, Experts, Gates
 from tabmtl.nn.layers import RowOwners
 from tabmtl.schema import Batch, Columns, Task
-from tabmtl.training.balance.balancer import make_balancer
+from tabmtl.training.balance import Balancer
 from tabmtl.training.balance.gradients import TaskGradients, jacobian, split_parameters
 from tabmtl.training.losses import MultiTaskLoss
 from tabmtl.training.predict import predict_scores
@@ -217,7 +217,8 @@ def test_the_sum_of_gradients_that_a_balance_joins_is_the_plain_one(name, grad_l
     forward().sum().backward()
     expected = {key: p.grad.clone() for key, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
-    add = make_balancer(lambda rows: rows.sum(dim=0), tasks, model, grad_level=grad_level, task_per_row=True)
+    options = SharedBottom(balance=lambda rows: rows.sum(dim=0), grad_level=grad_level, task_column="task")
+    add = Balancer(options, tasks, model)
     add.backward(forward, torch.ones(5, dtype=torch.bool))
     for key, gradient in expected.items():
         torch.testing.assert_close(dict(model.named_parameters())[key].grad, gradient, rtol=1e-6, atol=1e-7, msg=key)

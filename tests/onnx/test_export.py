@@ -261,7 +261,7 @@ class Counted(SharedBottomNetwork):
 
 class Fixed(SharedBottom):
     def _network(self, columns, tasks):
-        return Counted(columns, tasks)
+        return Counted(columns, tasks, self)
 
 
 def test_what_cannot_be_exported_is_refused(tmp_path, monkeypatch):

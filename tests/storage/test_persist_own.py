@@ -62,13 +62,13 @@ class Slow(SharedBottomNetwork):
 
 class SlowNet(SharedBottom):
     def _network(self, columns, tasks):
-        return Slow(columns, tasks)
+        return Slow(columns, tasks, self)
 
 
 class VastNet(SharedBottom):
     def _network(self, columns, tasks):
         torch.zeros(2**32)
-        return SharedBottomNetwork(columns, tasks)
+        return SharedBottomNetwork(columns, tasks, self)
 
 
 def test_a_class_of_the_user_may_take_its_time(tmp_path):

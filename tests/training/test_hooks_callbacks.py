@@ -207,6 +207,7 @@ def test_without_the_young_part_of_scikit_learn_a_fit_is_plain(missing, monkeypa
         monkeypatch.delattr("sklearn.callback.CallbackSupportMixin._init_callback_context")
     spec = importlib.util.spec_from_file_location("callbacks_without", tabmtl.training.hooks.__file__)
     module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
     spec.loader.exec_module(module)
     assert not module.SUPPORTED
     assert module.CallbackSupport is object

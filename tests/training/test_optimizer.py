@@ -28,7 +28,7 @@ def run(decay, batches, rate=0.01):
     """Train for some steps; the network, and copies of its table after each step."""
     torch.manual_seed(0)
     network = Tables()
-    optimizer = Optimizer(network, learning_rate=rate, weight_decay=0.0, average_decay=decay)
+    optimizer = Optimizer(network, weight_decay=0.0, average_decay=decay)
     tables = [network.table.weight.detach().clone()]
     for rows in batches:
         network(torch.tensor(rows)).square().sum().backward()
@@ -56,7 +56,7 @@ def test_reading_the_average_in_between_changes_nothing():
     def averages(read):
         torch.manual_seed(0)
         network = Tables()
-        optimizer = Optimizer(network, learning_rate=0.01, weight_decay=0.0, average_decay=0.9)
+        optimizer = Optimizer(network, weight_decay=0.0, average_decay=0.9)
         for rows in BATCHES:
             network(torch.tensor(rows)).square().sum().backward()
             optimizer.step(0.01)
@@ -73,7 +73,7 @@ def test_a_step_moves_the_touched_rows_by_row_wise_adagrad_and_no_other():
     torch.manual_seed(0)
     network = Tables()
     start = network.table.weight.detach().clone()
-    optimizer = Optimizer(network, learning_rate=0.01, weight_decay=0.1, average_decay=0.0)
+    optimizer = Optimizer(network, weight_decay=0.1, average_decay=0.0)
     squares = torch.zeros(20)
     expected = start.clone()
     for rows in BATCHES:

@@ -103,7 +103,7 @@ def step_of(network, tasks=TASKS, micro=None, weight=None, batch_size=32):
     """The gradient that one step on 32 rows follows."""
     data = Batch(**vars(table()) | {"weight": weight})
     loop = TableLoop(options(batch_size=batch_size), network, MultiTaskLoss(tasks), data, None, evaluate=evaluate)
-    loop.optimizer, loop._micro = Standstill(), micro
+    loop.optimizer, loop._micro = Standstill(), micro or 32
     loop.step(torch.arange(32), 0.05)
     return network.layer.weight.grad
 

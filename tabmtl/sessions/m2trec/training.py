@@ -112,12 +112,7 @@ class SessionLoop:
         self.network, self.items, self.examples, self.options = network, items, examples, options
         self.level_weights, self.valid = level_weights, valid
         self.candidates = Candidates(items.clicks, options.n_negatives)
-        self.optimizer = Optimizer(
-            network,
-            learning_rate=options.learning_rate,
-            weight_decay=options.weight_decay,
-            average_decay=options.average_decay,
-        )
+        self.optimizer = Optimizer(network, weight_decay=options.weight_decay, average_decay=options.average_decay)
 
     def run_epoch(self, epoch: int) -> Record:
         """Pass once over all examples."""

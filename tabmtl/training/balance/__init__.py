@@ -37,6 +37,6 @@ give means where others give sums: AdamW hardly depends on the length of an upda
 passes, and 2 n backward ones through the whole network.
 """
 
-from tabmtl.training.balance.balancer import Balance, Balancer, GradLevel, check_grad_level, make_balancer
+from tabmtl.training.balance.balancer import Balance, Balancer, GradLevel, check_grad_level
 
-__all__ = ["Balance", "Balancer", "GradLevel", "check_grad_level", "make_balancer"]
+__all__ = ["Balance", "Balancer", "GradLevel", "check_grad_level"]

@@ -6,13 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from tabmtl.nn.layers import Boundary, Towers
-from tabmtl.params import check_choice, check_positive, is_number
+from tabmtl.params import check_choice, is_number
 from tabmtl.schema import DivergenceError, Task
 from tabmtl.training.balance.gradient_joins import GRADIENT_JOINS, Aggregate, normalize_rows
 from tabmtl.training.balance.gradients import (
@@ -50,120 +50,86 @@ def check_balance(name: str, value: Any) -> None:
 Balance = Annotated[str | Mapping[str, float] | Sequence[float] | Aggregate, check_balance]
 
 
-def check_grad_level(
-    balance: Balance, *, grad_level: GradLevel = "auto", flat: bool = False, normalize_gradients: bool = False
-) -> None:
-    """Raise a ValueError for options of gradients that do not fit a balance."""
-    if flat and grad_level == "representation":
+class BalanceOptions(Protocol):
+    """Parameters of balancing; see :class:`tabmtl.estimators.network.NetworkEstimator`."""
+
+    balance: Balance
+    grad_level: GradLevel
+    normalize_gradients: bool
+    flat: bool
+    rho: float
+    task_column: str | None
+
+
+def check_grad_level(options: BalanceOptions) -> None:
+    """Raise a ValueError for options of gradients that do not fit the balance."""
+    balance = options.balance
+    if options.flat and options.grad_level == "representation":
         raise ValueError("flat=True moves parameters, so that grad_level must be 'parameters' or 'auto'")
     of_losses = balance in LOSS_WEIGHTS if isinstance(balance, str) else not callable(balance)
-    for name, is_set in (("normalize_gradients", normalize_gradients), ("grad_level", grad_level != "auto")):
-        if of_losses and is_set and not (flat and name == "grad_level"):
+    leveled = options.grad_level != "auto" and not options.flat
+    for name, is_set in (("normalize_gradients", options.normalize_gradients), ("grad_level", leveled)):
+        if of_losses and is_set:
             raise ValueError(f"{name} needs a balance of gradients such as 'pcgrad', got {balance!r}; leave it out")
 
 
-def make_balancer(
-    balance: Balance,
-    tasks: Sequence[Task],
-    network: nn.Module,
-    *,
-    grad_level: GradLevel = "auto",
-    flat: bool = False,
-    normalize_gradients: bool = False,
-    task_per_row: bool = False,
-    rho: float = 0.01,
-) -> Balancer:
-    """Make the object that does the backward passes of a training run.
+class Balancer:
+    """Backward passes of one training run; random draws use torch's global generator.
 
     Parameters
     ----------
-    balance : str, mapping, sequence or callable
-        A name of the table above; weights >= 0 by task name or in task order; or an aggregator, which is copied. A
-        method ``reset`` marks an aggregator with a state: it is reset, and gets (T, P), zero where a task is not
-        active.
+    options : BalanceOptions
+        Such as an estimator with checked parameters.
+
+        - ``balance``: an aggregator is copied. A method ``reset`` marks one with a state: it is reset, and gets (T, P),
+          zero where a task is not active.
+        - ``grad_level``: "representation" takes the g_i at the network's `tabmtl.nn.layers.Boundary` modules, and one
+          backward pass goes on from there (the upper bound of MGDA's paper). It is cheap, and safe for sparse
+          embeddings, but tasks meet only in rows with labels of both. "parameters" takes the g_i at all shared
+          parameters. "auto" does so without boundaries, with ``flat``, and with ``task_column``.
+        - ``normalize_gradients`` scales the g_i to the mean of their lengths, so that the step keeps its size.
+        - ``flat`` takes every g_i once at the weights, and once where the task's own loss is about the worst within
+          ``rho``. It balances the first and the difference of both separately, adds them up, and gives tasks' own
+          parameters the second. All passes of a step have the same dropout masks, and leave running statistics alone.
+          Loss-level methods weigh both by the losses at the weights.
     tasks : sequence of Task
     network : torch.nn.Module
         On the device of the losses. Parameters outside of modules with ``task_specific = True`` are shared.
-    grad_level : {"auto", "representation", "parameters"}, default="auto"
-        Where gradient-level methods take the g_i: ``"representation"`` at the network's `tabmtl.nn.layers.Boundary`
-        modules, from where one backward pass goes on (the upper bound of MGDA's paper); cheap, and safe for sparse
-        embeddings, but there tasks meet only in rows with labels of both. ``"parameters"``: at all shared parameters.
-        ``"auto"``: at boundaries; at parameters if there are none, with flat, and with task_per_row.
-    flat : bool, default=False
-        Take every task's g_i once at the weights and once where its own loss is about the worst within ``rho``;
-        balance the first and the difference of both separately, add them up, and give tasks' own parameters the
-        second. At the shared parameters; running statistics stay and dropout masks are the same in all passes of a
-        step. Loss-level methods weigh both by the losses at the weights.
-    normalize_gradients : bool, default=False
-        Scale the g_i to one length before they are joined: the mean of their lengths, so that the step keeps its size.
-    task_per_row : bool, default=False
-        Whether every row has one task, so that no two tasks ever meet in the representation of a row.
-    rho : float, default=0.01
-        Length of the moves of ``flat``, one for the shared and one for the task's own parameters.
-
-    Returns
-    -------
-    balancer : Balancer
 
     Raises
     ------
     ValueError
-        If a value is unknown, weights do not fit the tasks, or the network lacks a layer that the method needs.
+        If weights do not fit the tasks, or the network lacks a layer that the method needs.
 
     Examples
     --------
     >>> import torch
+    >>> from tabmtl import MMoE
     >>> network = torch.nn.Linear(3, 2)
     >>> tasks = [Task(name="a", kind="regression"), Task(name="b", kind="regression")]
-    >>> balancer = make_balancer({"a": 1.0, "b": 2.0}, tasks, network)
+    >>> balancer = Balancer(MMoE(balance={"a": 1.0, "b": 2.0}), tasks, network)
     >>> balancer.backward(lambda: network(torch.ones(5, 3)).square().mean(dim=0), torch.tensor([True, True])).shape
     torch.Size([2])
     """
-    check_balance("balance", balance)
-    check_choice("grad_level", grad_level, get_args(GradLevel))
-    check_grad_level(balance, grad_level=grad_level, flat=flat, normalize_gradients=normalize_gradients)
-    check_positive("rho", rho)
-    aggregate: Aggregate | None = None
-    weighting = Weighting(len(tasks), network)
-    if isinstance(balance, str) and balance in LOSS_WEIGHTS:
-        weighting = LOSS_WEIGHTS[balance](len(tasks), network)
-    elif isinstance(balance, Mapping) or (isinstance(balance, Sequence) and not isinstance(balance, str)):
-        weighting.weights = weighting.weights.new_tensor(given_weights(balance, tasks))
-    else:
-        aggregate = GRADIENT_JOINS[balance] if isinstance(balance, str) else deepcopy(balance)
-        if hasattr(aggregate, "reset"):
-            aggregate.reset()
-    if aggregate is not None and not split_parameters(network)[0]:
-        raise ValueError("a balance of gradients needs parameters that tasks share; use balance='sum'")
-    cuts = [module for module in network.modules() if isinstance(module, Boundary)]
-    if grad_level == "representation" and not cuts:
-        raise ValueError("grad_level: this network marks no boundary of its shared layers; use 'parameters' or 'auto'")
-    if aggregate is None or flat or grad_level == "parameters" or (grad_level == "auto" and task_per_row):
-        cuts = []
-    radius = rho if flat else None
-    return Balancer(tasks, network, weighting, aggregate, cuts=cuts, rho=radius, normalize=normalize_gradients)
 
-
-class Balancer:
-    """Backward passes of one training run, from `make_balancer`; random draws use torch's global generator."""
-
-    def __init__(
-        self,
-        tasks: Sequence[Task],
-        network: nn.Module,
-        weighting: Weighting,
-        aggregate: Aggregate | None,
-        *,
-        cuts: Sequence[Boundary],
-        rho: float | None,
-        normalize: bool,
-    ) -> None:
+    def __init__(self, options: BalanceOptions, tasks: Sequence[Task], network: nn.Module) -> None:
         self._names = [task.name for task in tasks]
-        self._network, self._weighting, self._aggregate = network, weighting, aggregate
-        self._cuts, self._rho, self._normalize = cuts, rho, normalize
+        self._network, self._normalize = network, options.normalize_gradients
+        self._rho = options.rho if options.flat else None
+        self._weighting, self._aggregate = _methods(options.balance, tasks, network)
         self._groups = split_parameters(network)
+        if self._aggregate is not None and not self._groups[0]:
+            raise ValueError("a balance of gradients needs parameters that tasks share; use balance='sum'")
+        cuts = [module for module in network.modules() if isinstance(module, Boundary)]
+        level = options.grad_level
+        if level == "representation" and not cuts:
+            raise ValueError(
+                "grad_level: this network marks no boundary of its shared layers; use 'parameters' or 'auto'"
+            )
+        at_parameters = level == "parameters" or (level == "auto" and options.task_column is not None)
+        self._cuts = [] if self._aggregate is None or options.flat or at_parameters else cuts
         by_task = [m for m in network.modules() if isinstance(m, Towers) and m.n_tasks == len(tasks)]
-        self._gradients = TaskGradients(by_task if aggregate is not None or weighting.per_task else [])
+        self._gradients = TaskGradients(by_task if self._aggregate is not None or self._weighting.per_task else [])
         self._device = next(network.parameters()).device
         self._seed: int | None = None  # of the noise, where passes of a step share it
 
@@ -250,3 +216,19 @@ class Balancer:
         names = ", ".join(repr(name) for name, bad in zip(self._names, broken.tolist(), strict=True) if bad)
         if names:
             raise DivergenceError(f"training diverged: the {what} of task {names} is not finite; lower learning_rate")
+
+
+def _methods(balance: Balance, tasks: Sequence[Task], network: nn.Module) -> tuple[Weighting, Aggregate | None]:
+    """Return the weights of the losses, and the join of gradients if the balance is one."""
+    weighting = Weighting(len(tasks), network)
+    if isinstance(balance, Mapping) or (isinstance(balance, Sequence) and not isinstance(balance, str)):
+        weighting.weights = weighting.weights.new_tensor(given_weights(balance, tasks))
+        return weighting, None
+    if not isinstance(balance, str):
+        aggregate = deepcopy(balance)
+        if hasattr(aggregate, "reset"):
+            aggregate.reset()
+        return weighting, aggregate
+    if balance in LOSS_WEIGHTS:
+        return LOSS_WEIGHTS[balance](len(tasks), network), None
+    return weighting, GRADIENT_JOINS[balance]

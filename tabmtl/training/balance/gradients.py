@@ -6,7 +6,7 @@ Shapes: T tasks, n of them active in a step, P numbers in a row. `tabmtl.trainin
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -92,12 +92,10 @@ class TaskGradients:
     def watch(self) -> Iterator[None]:
         """Watch the forward pass inside, which gives the losses."""
         self._inputs = []
-        hooks = [towers.register_forward_pre_hook(self._part_inputs) for towers in self._towers]
-        try:
+        with ExitStack() as hooks:
+            for towers in self._towers:
+                hooks.enter_context(towers.register_forward_pre_hook(self._part_inputs))
             yield
-        finally:
-            for hook in hooks:
-                hook.remove()
 
     def _part_inputs(self, towers: nn.Module, args: tuple) -> tuple | None:
         z, rows = args if len(args) == 2 else (args[0], None)
@@ -147,19 +145,13 @@ class TaskGradients:
 def cut_at(boundaries: Sequence[Boundary]) -> Iterator[list[Cut]]:
     """Cut the graph wherever one of the boundaries runs inside; yield the (below, leaf) in the order they ran."""
     cuts: list[Cut] = []
-
-    def record(module: nn.Module, inputs: tuple, leaf: Tensor) -> None:
-        cuts.append((inputs[0], leaf))
-
-    hooks = [boundary.register_forward_hook(record) for boundary in boundaries]
     for boundary in boundaries:
-        boundary.cut = True
+        boundary.cuts = cuts
     try:
         yield cuts
     finally:
-        for boundary, hook in zip(boundaries, hooks, strict=True):
-            hook.remove()
-            boundary.cut = False
+        for boundary in boundaries:
+            boundary.cuts = None
 
 
 def balanced_backward(

@@ -253,7 +253,7 @@ def test_boundaries_are_used_where_there_are_any_and_rows_have_all_tasks_and_par
 
     problem = Problem(2)
     n_shared = sum(p.numel() for p in problem.network.trunk.parameters())
-    for options in ({}, {"grad_level": "representation"}, AT_PARAMETERS, {"flat": True}, {"task_per_row": True}):
+    for options in ({}, {"grad_level": "representation"}, AT_PARAMETERS, {"flat": True}, {"task_column": "task"}):
         problem.gradients(watch, **options)
     problem.network.shared = nn.Identity()
     problem.gradients(watch)

@@ -7,8 +7,9 @@ import pytest
 import torch
 from balancing import GRADIENT_LEVEL, NAMES, Problem
 
+from tabmtl.models.shared_bottom import SharedBottom
 from tabmtl.nn.layers import Towers
-from tabmtl.training.balance.balancer import check_balance, make_balancer
+from tabmtl.training.balance.balancer import Balancer, check_balance
 
 
 @pytest.fixture(autouse=True)
@@ -77,7 +78,7 @@ def test_options_that_do_not_fit_are_refused(balance, options, message):
 
 def test_balancing_gradients_needs_something_shared():
     with pytest.raises(ValueError, match="parameters that tasks share"):
-        make_balancer("pcgrad", Problem(2).tasks, Towers(3, [1, 1]))
+        Balancer(SharedBottom(balance="pcgrad"), Problem(2).tasks, Towers(3, [1, 1]))
 
 
 def test_an_aggregator_whose_answer_is_no_gradient_is_refused():

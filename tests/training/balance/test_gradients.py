@@ -79,7 +79,7 @@ def test_boundaries_cut_nothing_after_a_step():
     with cut_at([network.after_trunk, network.after_experts]):
         losses_of(network, x, y)
     for boundary in (network.after_trunk, network.after_experts):
-        assert not boundary.cut
+        assert boundary.cuts is None
         assert not boundary._forward_hooks
 
 
