@@ -287,7 +287,7 @@ def run_into_a_full_disk(room: int) -> None:
     study = open_study("s", quick(), storage="j", grace_period=3)
     size = Path("j").stat().st_size + room
     limit_files_to(size)
-    with pytest.raises(OSError, match=r"study 's' cannot be read or written: .*it holds is kept.*room on its disk"):
+    with pytest.raises(OSError, match=r"study 's' cannot be read or written: .*content is kept.*room on its disk"):
         run_study(study, quick(), n_trials=99)
     assert Path("j").stat().st_size <= size
     limit_files_to(resource.RLIM_INFINITY)
