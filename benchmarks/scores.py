@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 from sklearn.compose import make_column_transformer
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -49,22 +50,23 @@ LINEAR_BEFORE = {
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """Rows to fit, stop and score on, with the facts about the columns."""
+    """Rows X and y to fit, score and perhaps stop on, with the facts about the tasks."""
 
     train: tuple[Any, Any]
-    val: tuple[Any, Any] | None
     test: tuple[Any, Any]
+    val: tuple[Any, Any] | None = None
     tasks: Any
-    numeric: tuple[str, ...]
-    categorical: tuple[str, ...] = ()
+
+    def fit(self, model: Any) -> Any:
+        """Fit a model on the train rows; the validation rows stop it."""
+        watched = {} if self.val is None else dict(zip(("X_val", "y_val"), self.val, strict=True))
+        return model.fit(*self.train, **watched)
 
 
 def real_problem(name: str, folder: Path | None, **options: Any) -> Problem:
     """Read a real set, with its stored split."""
     data = load(name, folder=folder, **options)
-    train, val, test = (data.part(part) for part in ("train", "val", "test"))
-    columns: dict[str, Any] = {"numeric": data.numeric, "categorical": data.categorical}
-    return Problem(train=train, val=val, test=test, tasks=data.tasks, **columns)
+    return Problem(train=data.part("train"), val=data.part("val"), test=data.part("test"), tasks=data.tasks)
 
 
 def open_problem(name: str, seed: int, args: Namespace) -> Problem:
@@ -76,8 +78,7 @@ def open_problem(name: str, seed: int, args: Namespace) -> Problem:
     bench = make_multitab_bench(BENCH_ROWS, random_state=seed)
     fresh = bench.draw(BENCH_ROWS, random_state=seed)
     tasks = [Task(name=name, kind="regression", metric="explained_variance") for name in bench.y.columns]
-    numeric = tuple(bench.X.columns)
-    return Problem(train=(bench.X, bench.y), val=None, test=(fresh.X, fresh.y), tasks=tasks, numeric=numeric)
+    return Problem(train=(bench.X, bench.y), test=(fresh.X, fresh.y), tasks=tasks)
 
 
 def network(cls: Callable[..., Any], problem: Problem, seed: int, epochs: int | None) -> Any:
@@ -98,10 +99,10 @@ def encoded(problem: Problem) -> Problem:
     """Return the problem of a linear model, with its features encoded on all train rows."""
     numbers = make_pipeline(SimpleImputer(strategy="median", add_indicator=True), StandardScaler())
     levels = OneHotEncoder(min_frequency=20, handle_unknown="infrequent_if_exist", sparse_output=False)
-    encode = make_column_transformer((numbers, list(problem.numeric)), (levels, list(problem.categorical)))
-    train = (encode.fit_transform(problem.train[0]), problem.train[1])
-    test = (encode.transform(problem.test[0]), problem.test[1])
-    return Problem(train=train, val=None, test=test, tasks=problem.tasks, numeric=())
+    (X, y), (X_test, y_test) = problem.train, problem.test
+    numeric, categorical = (X.select(kind).columns for kind in (cs.numeric(), cs.string()))
+    encode = make_column_transformer((numbers, numeric), (levels, categorical))
+    return Problem(train=(encode.fit_transform(X), y), test=(encode.transform(X_test), y_test), tasks=problem.tasks)
 
 
 MODELS: dict[str, Callable[[Problem, int, int | None], Any]] = {
@@ -127,8 +128,7 @@ def run(name: str, model_name: str, seed: int, args: Namespace) -> list[Record]:
     model = MODELS[model_name](problem, seed, args.epochs)
     if model_name == "linear":
         problem = encoded(problem)
-    watched = {} if problem.val is None else dict(zip(("X_val", "y_val"), problem.val, strict=True))
-    model.fit(*problem.train, **watched)
+    problem.fit(model)
     seconds = time.perf_counter() - start
     print(f"{name} {model_name} seed {seed}: {seconds:.1f} s", flush=True)
     facts = {"set": name, "model": model_name, "seed": seed, "seconds": seconds, "test_rows": len(problem.test[1])}

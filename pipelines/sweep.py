@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import polars as pl
 
+from tabmtl.params import check_count
 from tabmtl.pipelines.data import ClickColumns, DataSource, Rows
 from tabmtl.pipelines.model_choice import ModelChoice
 from tabmtl.pipelines.terminal import INTERRUPTED, exit_code, lay_out, near, pairs, without_password
@@ -92,9 +93,8 @@ class Search:
         numbers = self.weights.values()
         if self.weight and not (all(math.isfinite(number) and number >= 0 for number in numbers) and any(numbers)):
             raise ValueError(f"--weight takes numbers of at least 0, and one above it, got {' '.join(self.weight)}")
-        for name in ("trials", "workers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
+        check_count("--trials", self.trials)
+        check_count("--workers", self.workers)
         for flag, seconds in (("--timeout", self.timeout), ("--trial-timeout", self.trial_timeout)):
             if seconds is not None and not seconds > 0:
                 raise ValueError(f"{flag} must be above 0, got {seconds:g}")
@@ -330,18 +330,11 @@ def _open_and_work(
 
 
 def _work(study: optuna.Study, goal: Objective, search: Search, runs: TrialRuns | None) -> None:
-    import optuna
-
     from tabmtl.tuning import run_study
 
     goal = goal if runs is None else goal.reported_to(runs)
-    level = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # below, it prints the traceback of an error that is raised too
-    try:
-        callbacks = [partial(print_trial, goal.names)]
-        run_study(study, goal, n_trials=search.trials, timeout=search.timeout, callbacks=callbacks)
-    finally:
-        optuna.logging.set_verbosity(level)
+    callbacks = [partial(print_trial, goal.names)]
+    run_study(study, goal, n_trials=search.trials, timeout=search.timeout, callbacks=callbacks)
 
 
 def print_trial(names: Sequence[str], study: optuna.Study, trial: FrozenTrial) -> None:
@@ -368,9 +361,13 @@ class _Found:
 
     def print_trials(self) -> None:
         """Print and log the ends of the trials, and the best."""
-        from tabmtl.tuning import pareto_front
+        from tabmtl.tuning import pareto_front, repeated_trials
 
-        counts = _count(self.study)
+        repeated = repeated_trials(self.study)
+        counts = Counter(
+            "lost and run again" if trial.number in repeated else trial.state.name.lower()
+            for trial in self.study.get_trials(deepcopy=False)
+        )
         print(f"\n{', '.join(f'{count} {end}' for end, count in counts.items())}. Best on the validation rows:\n")
         print(f"{lay_out(_best(self.study).head(_SHOWN_TRIALS))}\n", flush=True)
         if self.runs is not None:
@@ -409,8 +406,8 @@ class _Found:
         print(f"Trial {trial} is chosen:")
         for name, value in self.study.get_trials(deepcopy=False)[trial].params.items():
             print(f"  {name} = {value}")
-        asked = {"trial": trial, "register": register, "output": None if output is None else str(output)}
-        asked |= {"store": None if self.log is None else self.log.uri}
+        place, store = output and str(output), self.log and self.log.uri
+        asked = {"trial": trial, "register": register, "output": place, "store": store}
         before = self.study.user_attrs.get(_REFIT, {})
         if before.get("asked") == asked and (output is None or output.exists()):
             print("An earlier call has fitted it; test rows are scored only once. Their scores were:\n")
@@ -453,16 +450,6 @@ class _Found:
             display = ParetoDisplay.from_front(front, reference=reference, chosen=point)
             make_client().log_figure(self.runs.parent, display.figure_, "pareto.png")
             display.close()
-
-
-def _count(study: optuna.Study) -> dict[str, int]:
-    """Count the trials by how they ended."""
-    from tabmtl.tuning import repeated_trials
-
-    trials, repeated = study.get_trials(deepcopy=False), repeated_trials(study)
-    return dict(
-        Counter("lost and run again" if trial.number in repeated else trial.state.name.lower() for trial in trials)
-    )
 
 
 def _best(study: optuna.Study) -> pl.DataFrame:

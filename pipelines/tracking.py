@@ -224,15 +224,14 @@ class TrialRuns:
     def log_scores(self, model: Any, scores: Mapping[str, float | None]) -> None:
         """Log the scores of the kept weights."""
         from tabmtl.metrics.scores import mean_score
-        from tabmtl.mlflow.callback import metric_name
 
         names = {task.name: f"{task.name}/{task.metric}" for task in getattr(model, "tasks_", ())}
         final = {f"final/{names.get(name, name)}": score for name, score in scores.items()}
         final |= {"final/score": mean_score(scores)}
-        with self._as_warning():
-            for name, score in final.items():
-                if self._run is not None and score is not None and math.isfinite(score):
-                    make_client().log_metric(self._run.info.run_id, metric_name(name), score)
+        defined = {name: score for name, score in final.items() if score is not None and math.isfinite(score)}
+        if self._callback is not None:
+            with self._as_warning():
+                self._callback.log_scores(defined)
 
     def end_lost(self, study: optuna.Study) -> None:
         """End the runs of finished trials whose process was killed before it could end them."""

@@ -158,7 +158,7 @@ def fit_and_report(
         if log is None:
             return Fitted(scores=scores)
         rows.log_fitted(callback, estimator, reference)
-        _log_scores(rows.metrics(scores, part))
+        callback.log_scores(rows.metrics(scores, part))
         tags = {ROWS: rows.origin, **(tags or {})}
         version, alias = log.log_model(estimator, example=rows.example(), register=register, tags=tags)
         return Fitted(scores=scores, run_id=run_id, version=version, alias=alias)
@@ -231,14 +231,6 @@ def _print_scores(rows: Rows, estimator: Any, part: str, reference: Any) -> pl.D
         print(f"Gain on the {which} rows over one LightGBM per task, with its defaults:\n")
         print(multitask_gain(own, rows.scores(reference, part)), "\n")
     return scores
-
-
-def _log_scores(scores: Mapping[str, float | None]) -> None:
-    import mlflow
-
-    from tabmtl.mlflow.callback import metric_name
-
-    mlflow.log_metrics({metric_name(key): value for key, value in scores.items() if value is not None})
 
 
 if __name__ == "__main__":
