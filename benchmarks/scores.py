@@ -36,17 +36,6 @@ BENCH_ROWS = 20_000
 #: MultiTab-Bench has next to no noise, which takes no dropout, and few rows, which take small steps.
 BENCH_OPTIONS = {"epochs": 6, "early_stopping": False, "learning_rate": 3e-3, "batch_size": 256, "dropout": 0.0}
 
-#: Scores of the linear recipe in an earlier run, tasks in order, by the set and its number of test rows: a changed
-#: table or recipe shows.
-LINEAR_BEFORE = {
-    ("portal", 6_849): (0.9000, 0.9743, 0.5534),
-    ("star", 2_157): (0.2303, 0.3225, 0.2633, 0.2008, 0.2640, 0.3145, 0.2011, 0.1729),
-    ("rand_hie", 3_999): (0.7500, 0.6609, 0.7556, 0.1256, 0.1157),
-    ("flights", 68_171): (0.8363, 0.7380, 0.1113, 0.9874),
-    ("gss_abortion", 9_120): (0.6682, 0.6559, 0.6653, 0.6640, 0.6508, 0.6615, 0.6601),
-    ("census_kdd", 99_762): (0.9407, 0.9941, 0.8994),
-}
-
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
@@ -146,10 +135,10 @@ def runs(args: Namespace, name: str) -> Iterator[list[Record]]:
 def report(records: pl.DataFrame) -> None:
     """Print a set: scores of all models, their mean over tasks, Δm, and standard errors of the last model."""
     name, (*_, last) = records["set"][0], records["model"].unique(maintain_order=True)
-    table = spreads(records, "task", "model", "score")
-    tasks = list(table)
+    tasks = records["task"].unique(maintain_order=True).to_list()
     means = records.group_by("model", "seed", maintain_order=True).agg(pl.col("score", "seconds").mean())
-    table |= spreads(means.with_columns(task=pl.lit("mean")), "task", "model", "score")
+    rows = pl.concat([records, means.with_columns(task=pl.lit("mean"))], how="diagonal")
+    table = spreads(rows, "task", "model", "score")
     scores = {
         model: dict(own.group_by("task", maintain_order=True).agg(pl.col("score").mean()).iter_rows())
         for (model,), own in records.group_by("model", maintain_order=True)
@@ -159,10 +148,6 @@ def report(records: pl.DataFrame) -> None:
     table["Δm %"] = {str(model): f"{gain:+.2f}" for model, gain in gains.items()}
     taken = means.group_by("model", maintain_order=True).agg(pl.col("seconds").mean()).iter_rows()
     table["seconds"] = {model: f"{seconds:.1f}" for model, seconds in taken}
-    before = LINEAR_BEFORE.get((name, records["test_rows"][0]))
-    if before is not None and "linear" in scores:
-        for row, score in zip((*tasks, "mean"), (*before, np.mean(before)), strict=True):
-            table[row]["linear before"] = f"{score:.4f}"
     errors = dict(records.filter(model=last).unique("task").select("task", "standard_error").iter_rows())
     for task in tasks:
         table[task][f"error of {last}"] = f"{errors[task]:.4f}"

@@ -274,12 +274,10 @@ def _run_trials(
 
 def _wait_for(workers: Sequence[BaseProcess]) -> None:
     """Wait for all workers, and report those that could not report themselves."""
-    left = [*workers]
+    left: dict[Any, BaseProcess] = {worker.sentinel: worker for worker in workers}
     while left:
-        ended = wait([worker.sentinel for worker in left])
-        for worker in [worker for worker in left if worker.sentinel in ended]:
+        for worker in [left.pop(sentinel) for sentinel in wait(left)]:
             worker.join()
-            left.remove(worker)
             code = worker.exitcode or 0
             if code < 0 or code == INTERRUPTED:
                 by = f"signal {-code}" if code < 0 else "an interrupt"
