@@ -20,6 +20,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+import tabmtl.mlflow
+from tabmtl import tuning
 from tabmtl.pipelines.terminal import without_password
 
 if TYPE_CHECKING:
@@ -164,8 +166,6 @@ class Log:
         version, alias : str or None
             None if the model is not registered.
         """
-        import tabmtl.mlflow
-
         info = tabmtl.mlflow.log_model(estimator, input_example=example, registered_model_name=register)
         if register is None:
             return None, None
@@ -201,14 +201,12 @@ class TrialRuns:
         """Run a trial inside its run: FINISHED, KILLED if it was pruned or interrupted, or FAILED."""
         from optuna import TrialPruned
 
-        from tabmtl.tuning import FAILURE
-
         self._begin(trial)
         try:
             yield
         except BaseException as error:
             pruned = isinstance(error, TrialPruned)
-            failed = FAILURE in trial.user_attrs if pruned else isinstance(error, Exception)
+            failed = tuning.FAILURE in trial.user_attrs if pruned else isinstance(error, Exception)
             state = "failed" if failed else "pruned" if pruned else "interrupted"
             self._end("FAILED" if failed else "KILLED", state, str(error) if pruned else repr(error))
             raise
@@ -253,14 +251,12 @@ class TrialRuns:
         return make_client().search_runs([self.experiment_id], among, max_results=_MOST_RUNS)
 
     def _begin(self, trial: optuna.Trial) -> None:
-        from tabmtl.mlflow import MLflowCallback
-
         self._trial, self._run, self._callback, self._has_params = trial, None, None, False
         with self._as_warning():
             self.end_lost(trial.study)
             tags = {_PARENT: self.parent, TRIAL: str(trial.number)}
             self._run = make_client().create_run(self.experiment_id, run_name=f"trial {trial.number}", tags=tags)
-            self._callback = MLflowCallback(run_id=self._run.info.run_id)
+            self._callback = tabmtl.mlflow.MLflowCallback(run_id=self._run.info.run_id)
 
     def _end(self, status: str, state: str, reason: str = "") -> None:
         if self._run is None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
 
+from tabmtl import tuning
 from tabmtl.pipelines.data.files import (
     PARTS,
     RowSource,
@@ -20,9 +21,6 @@ from tabmtl.pipelines.data.files import (
     readable,
     rows_of,
 )
-
-if TYPE_CHECKING:
-    from tabmtl.tuning import Objective
 
 #: Columns of every `ClickLog`, as parameters of a recommender.
 COLUMNS = {"session_column": "session_id", "item_column": "item_id", "order_column": "position"}
@@ -218,14 +216,12 @@ class ClickRows:
         """Return the scores of a `table` by ``<part>/<metric>``, as they are logged."""
         return {f"{part}/{name}": value for name, value in table.select(_SCORES).row(0, named=True).items()}
 
-    def objective(self, estimator: Any, *, per_task: bool, search_space: Mapping[str, Any]) -> Objective:
+    def objective(self, estimator: Any, *, per_task: bool, search_space: Mapping[str, Any]) -> tuning.Objective:
         """Make the objective of a search: fit on the train sessions, score the validation sessions."""
-        from tabmtl.tuning import session_objective
-
         if per_task:
             raise ValueError("a recommender is tuned by one number, MRR@20: take --objective mean")
         clicks = {"clicks_val": self.parts["val"], "items": self.items}
-        return session_objective(estimator, self.parts["train"], **clicks, search_space=search_space)
+        return tuning.session_objective(estimator, self.parts["train"], **clicks, search_space=search_space)
 
     def log_fitted(self, callback: Any, estimator: Any, reference: Any = None) -> None:
         """Log the facts of a finished fit; recommenders have no reference."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, get_args
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 import polars as pl
 
+from tabmtl import tuning
 from tabmtl.pipelines.data.files import (
     PARTS,
     RowSource,
@@ -22,9 +23,6 @@ from tabmtl.pipelines.data.files import (
 )
 from tabmtl.pipelines.terminal import near
 from tabmtl.schema import Kind
-
-if TYPE_CHECKING:
-    from tabmtl.tuning import Objective
 
 _KINDS: tuple[Kind, ...] = get_args(Kind)
 _TEXT = (pl.String, pl.Categorical, pl.Enum)
@@ -222,12 +220,10 @@ class TableRows:
         """Return the scores of a `table` by ``<part>/<task>/<metric>``, as they are logged."""
         return {f"{part}/{row['task']}/{row['metric']}": row["score"] for row in table.iter_rows(named=True)}
 
-    def objective(self, estimator: Any, *, per_task: bool, search_space: Mapping[str, Any]) -> Objective:
+    def objective(self, estimator: Any, *, per_task: bool, search_space: Mapping[str, Any]) -> tuning.Objective:
         """Make the objective of a search: fit on the train rows, score the validation rows."""
-        from tabmtl.tuning import objective
-
         train = self.parts["train"]
-        return objective(estimator, *train, **self._watched, per_task=per_task, search_space=search_space)
+        return tuning.objective(estimator, *train, **self._watched, per_task=per_task, search_space=search_space)
 
     def log_fitted(self, callback: Any, estimator: Any, reference: Any = None) -> None:
         """Log the facts of a finished fit."""

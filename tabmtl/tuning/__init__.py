@@ -9,12 +9,16 @@ early, and why their fit failed as user attributes, named `SCORES`, `ENDED` and 
 """
 
 from importlib.util import find_spec
+from typing import Any
 
 import lazy_loader
 
-if find_spec("optuna") is None:
-    raise ModuleNotFoundError(
-        "tabmtl.tuning searches with optuna, which is missing: pip install 'tabmtl[tune]'", name="optuna"
-    )
+_load, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+def __getattr__(name: str) -> Any:
+    if find_spec("optuna") is None:
+        raise ModuleNotFoundError(
+            "tabmtl.tuning searches with optuna, which is missing: pip install 'tabmtl[tune]'", name="optuna"
+        )
+    return _load(name)
