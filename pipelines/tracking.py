@@ -346,9 +346,7 @@ def open_log(tracking: Tracking) -> Iterator[Log | None]:
     if tracking.register is not None:
         check_model_name(tracking.register)
     with connected(tracking) as uri:
-        import mlflow
-
-        client, name = mlflow.MlflowClient(), tracking.experiment
+        client, name = make_client(), tracking.experiment
         if client.get_experiment_by_name(name) is None:
             client.create_experiment(name, _beside(uri, name))
         found = client.get_experiment_by_name(name)
@@ -411,14 +409,13 @@ def _check_artifacts(location: str) -> None:
 
 
 def _check_answers(uri: str) -> None:
-    import mlflow
     from mlflow.tracking.registry import UnsupportedModelRegistryStoreURIException
 
     try:
         if uri.startswith(("http://", "https://")):
             # MLflow itself would try again for minutes
             urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=_SECONDS).close()
-        mlflow.MlflowClient().search_experiments(max_results=1)
+        make_client().search_experiments(max_results=1)
     except urllib.error.HTTPError:
         return  # somebody answers, and MLflow reports the error later
     except Exception as error:  # any error of a database, a driver or a server
