@@ -86,22 +86,17 @@ def open_study(
     pruner = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=3)
     with quiet(), storage_errors(_show(storage)):
         kept = storage if isinstance(storage, BaseStorage) else _open_database(storage, grace_period)
+        given: dict[str, Any] = {"study_name": name, "storage": kept, "sampler": sampler, "pruner": pruner}
         if objective is None:
             try:
-                study = optuna.load_study(study_name=name, storage=kept, sampler=sampler, pruner=pruner)
+                study = optuna.load_study(**given)
             except KeyError:
                 raise ValueError(
                     f"there is no study {name!r} in {_show(storage)}; give the objective to make one"
                 ) from None
         else:
-            study = optuna.create_study(
-                study_name=name,
-                storage=kept,
-                sampler=sampler,
-                pruner=pruner,
-                directions=[optuna.study.StudyDirection.MAXIMIZE] * len(objective.names),
-                load_if_exists=True,
-            )
+            directions = [optuna.study.StudyDirection.MAXIMIZE] * len(objective.names)
+            study = optuna.create_study(**given, directions=directions, load_if_exists=True)
             _check_same(study, objective)
             _complete(study, objective)
         retry_stale(study)
