@@ -55,10 +55,8 @@ def open_set(name: str, seed: int, folder: Path | None) -> tuple[Problem, dict[s
         return real_problem(name, folder, **options), {}
     log = make_funnel(FUNNEL_ROWS, random_state=seed)
     watched, fresh = (log.draw(FRESH_ROWS, random_state=1000 * part + seed) for part in (1, 2))
-    drawn = Problem(
-        train=(log.X, log.y), val=(watched.X, watched.y), test=(fresh.X, fresh.y), tasks=log.tasks, numeric=()
-    )
-    return drawn, fresh.ceiling()
+    parts = {"train": (log.X, log.y), "val": (watched.X, watched.y), "test": (fresh.X, fresh.y)}
+    return Problem(**parts, tasks=log.tasks), fresh.ceiling()
 
 
 def make(model: str, name: str, problem: Problem, seed: int, epochs: int) -> Any:
@@ -78,12 +76,11 @@ def run_seed(name: str, models: Sequence[str], seed: int, args: Namespace) -> li
     """Fit all models on one seed; one record a model and task."""
     problem, ceiling = open_set(name, seed, args.folder)
     X, y = problem.test
-    validation = {} if problem.val is None else dict(zip(("X_val", "y_val"), problem.val, strict=True))
     records: list[Record] = []
     reference: dict[str, np.ndarray] = {}
     for model_name in (REFERENCE, *(model for model in models if model != REFERENCE)):
         start = time.process_time()
-        model = make(model_name, name, problem, seed, args.epochs).fit(*problem.train, **validation)
+        model = problem.fit(make(model_name, name, problem, seed, args.epochs))
         seconds = time.process_time() - start
         scores, outputs = model.score_tasks(X, y), outputs_of(model, X)
         reference = reference or outputs

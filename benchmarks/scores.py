@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 from sklearn.compose import make_column_transformer
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -35,36 +36,26 @@ BENCH_ROWS = 20_000
 #: MultiTab-Bench has next to no noise, which takes no dropout, and few rows, which take small steps.
 BENCH_OPTIONS = {"epochs": 6, "early_stopping": False, "learning_rate": 3e-3, "batch_size": 256, "dropout": 0.0}
 
-#: Scores of the linear recipe in an earlier run, tasks in order, by the set and its number of test rows: a changed
-#: table or recipe shows.
-LINEAR_BEFORE = {
-    ("portal", 6_849): (0.9000, 0.9743, 0.5534),
-    ("star", 2_157): (0.2303, 0.3225, 0.2633, 0.2008, 0.2640, 0.3145, 0.2011, 0.1729),
-    ("rand_hie", 3_999): (0.7500, 0.6609, 0.7556, 0.1256, 0.1157),
-    ("flights", 68_171): (0.8363, 0.7380, 0.1113, 0.9874),
-    ("gss_abortion", 9_120): (0.6682, 0.6559, 0.6653, 0.6640, 0.6508, 0.6615, 0.6601),
-    ("census_kdd", 99_762): (0.9407, 0.9941, 0.8994),
-}
-
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """Rows to fit, stop and score on, with the facts about the columns."""
+    """Rows X and y to fit, score and perhaps stop on, with the facts about the tasks."""
 
     train: tuple[Any, Any]
-    val: tuple[Any, Any] | None
     test: tuple[Any, Any]
+    val: tuple[Any, Any] | None = None
     tasks: Any
-    numeric: tuple[str, ...]
-    categorical: tuple[str, ...] = ()
+
+    def fit(self, model: Any) -> Any:
+        """Fit a model on the train rows; the validation rows stop it."""
+        watched = {} if self.val is None else dict(zip(("X_val", "y_val"), self.val, strict=True))
+        return model.fit(*self.train, **watched)
 
 
 def real_problem(name: str, folder: Path | None, **options: Any) -> Problem:
     """Read a real set, with its stored split."""
     data = load(name, folder=folder, **options)
-    train, val, test = (data.part(part) for part in ("train", "val", "test"))
-    columns: dict[str, Any] = {"numeric": data.numeric, "categorical": data.categorical}
-    return Problem(train=train, val=val, test=test, tasks=data.tasks, **columns)
+    return Problem(train=data.part("train"), val=data.part("val"), test=data.part("test"), tasks=data.tasks)
 
 
 def open_problem(name: str, seed: int, args: Namespace) -> Problem:
@@ -76,8 +67,7 @@ def open_problem(name: str, seed: int, args: Namespace) -> Problem:
     bench = make_multitab_bench(BENCH_ROWS, random_state=seed)
     fresh = bench.draw(BENCH_ROWS, random_state=seed)
     tasks = [Task(name=name, kind="regression", metric="explained_variance") for name in bench.y.columns]
-    numeric = tuple(bench.X.columns)
-    return Problem(train=(bench.X, bench.y), val=None, test=(fresh.X, fresh.y), tasks=tasks, numeric=numeric)
+    return Problem(train=(bench.X, bench.y), test=(fresh.X, fresh.y), tasks=tasks)
 
 
 def network(cls: Callable[..., Any], problem: Problem, seed: int, epochs: int | None) -> Any:
@@ -98,10 +88,10 @@ def encoded(problem: Problem) -> Problem:
     """Return the problem of a linear model, with its features encoded on all train rows."""
     numbers = make_pipeline(SimpleImputer(strategy="median", add_indicator=True), StandardScaler())
     levels = OneHotEncoder(min_frequency=20, handle_unknown="infrequent_if_exist", sparse_output=False)
-    encode = make_column_transformer((numbers, list(problem.numeric)), (levels, list(problem.categorical)))
-    train = (encode.fit_transform(problem.train[0]), problem.train[1])
-    test = (encode.transform(problem.test[0]), problem.test[1])
-    return Problem(train=train, val=None, test=test, tasks=problem.tasks, numeric=())
+    (X, y), (X_test, y_test) = problem.train, problem.test
+    numeric, categorical = (X.select(kind).columns for kind in (cs.numeric(), cs.string()))
+    encode = make_column_transformer((numbers, numeric), (levels, categorical))
+    return Problem(train=(encode.fit_transform(X), y), test=(encode.transform(X_test), y_test), tasks=problem.tasks)
 
 
 MODELS: dict[str, Callable[[Problem, int, int | None], Any]] = {
@@ -127,8 +117,7 @@ def run(name: str, model_name: str, seed: int, args: Namespace) -> list[Record]:
     model = MODELS[model_name](problem, seed, args.epochs)
     if model_name == "linear":
         problem = encoded(problem)
-    watched = {} if problem.val is None else dict(zip(("X_val", "y_val"), problem.val, strict=True))
-    model.fit(*problem.train, **watched)
+    problem.fit(model)
     seconds = time.perf_counter() - start
     print(f"{name} {model_name} seed {seed}: {seconds:.1f} s", flush=True)
     facts = {"set": name, "model": model_name, "seed": seed, "seconds": seconds, "test_rows": len(problem.test[1])}
@@ -146,10 +135,10 @@ def runs(args: Namespace, name: str) -> Iterator[list[Record]]:
 def report(records: pl.DataFrame) -> None:
     """Print a set: scores of all models, their mean over tasks, Δm, and standard errors of the last model."""
     name, (*_, last) = records["set"][0], records["model"].unique(maintain_order=True)
-    table = spreads(records, "task", "model", "score")
-    tasks = list(table)
+    tasks = records["task"].unique(maintain_order=True).to_list()
     means = records.group_by("model", "seed", maintain_order=True).agg(pl.col("score", "seconds").mean())
-    table |= spreads(means.with_columns(task=pl.lit("mean")), "task", "model", "score")
+    rows = pl.concat([records, means.with_columns(task=pl.lit("mean"))], how="diagonal")
+    table = spreads(rows, "task", "model", "score")
     scores = {
         model: dict(own.group_by("task", maintain_order=True).agg(pl.col("score").mean()).iter_rows())
         for (model,), own in records.group_by("model", maintain_order=True)
@@ -159,10 +148,6 @@ def report(records: pl.DataFrame) -> None:
     table["Δm %"] = {str(model): f"{gain:+.2f}" for model, gain in gains.items()}
     taken = means.group_by("model", maintain_order=True).agg(pl.col("seconds").mean()).iter_rows()
     table["seconds"] = {model: f"{seconds:.1f}" for model, seconds in taken}
-    before = LINEAR_BEFORE.get((name, records["test_rows"][0]))
-    if before is not None and "linear" in scores:
-        for row, score in zip((*tasks, "mean"), (*before, np.mean(before)), strict=True):
-            table[row]["linear before"] = f"{score:.4f}"
     errors = dict(records.filter(model=last).unique("task").select("task", "standard_error").iter_rows())
     for task in tasks:
         table[task][f"error of {last}"] = f"{errors[task]:.4f}"

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -36,14 +36,16 @@ from tabmtl.sessions.m2trec.network import M2TRecNetwork
 from tabmtl.sessions.m2trec.training import Examples, SessionLoop
 from tabmtl.sessions.ranking import top_k
 
-PARTS = ("body", "step", "search", "epoch", "memory", "reading")
 #: The batch has 10 752 clicks, which serve as negatives: of these, only 16 384 draws further items.
 NEGATIVES = {"in-batch": 1, "1024": 1024, "8192": 8192, "16384": 16384, "full": None}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """Items of the catalogue and of the body alone, sessions a step, clicks before the target, and clicks to read."""
+    """Items of the catalogue and of the body alone, sessions a step, clicks before the target, and clicks to read.
+
+    The share of Diginetica and the epochs on it are options of the command.
+    """
 
     n_items: int = 100_000
     n_body_items: int = 10_000
@@ -52,6 +54,8 @@ class Setting:
     d_model: int = 128
     rounds: int = 5
     n_clicks: int = 10_000_000
+    share: float = 0.05
+    epochs: int = 2
 
     @property
     def network(self) -> dict[str, Any]:
@@ -194,14 +198,15 @@ def compare_epochs(data: ClickLog, setting: Setting, epochs: int, n_held_out: in
     return found
 
 
-def compare_on_diginetica(share: float, epochs: int, setting: Setting) -> None:
+def compare_on_diginetica(setting: Setting) -> None:
     """Compare epochs on the newest share of Diginetica, if it is there."""
     try:
         data = load_sessions("diginetica")
     except FileNotFoundError as error:
         print(f"epoch: skipped, {error}")
     else:
-        compare_epochs(data if share == 1 else data.newest(share), setting, epochs, 2000)
+        data = data if setting.share == 1 else data.newest(setting.share)
+        compare_epochs(data, setting, setting.epochs, 2000)
 
 
 def fit_alone(setting: Setting) -> dict[str, float]:
@@ -237,30 +242,30 @@ def say_reading(setting: Setting) -> None:
     say(f"reading: memory, a log of {found['log']:.2f} GB", *cells)
 
 
+PARTS: dict[str, Callable[[Setting], None]] = {
+    "body": compare_bodies,
+    "step": compare_steps,
+    "search": compare_searches,
+    "epoch": compare_on_diginetica,
+    "memory": say_memory,
+    "reading": say_reading,
+}
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table."""
     parser = speed_parser("sessions_speed", __doc__, only=PARTS)
-    parser.add_argument(
-        "--share", type=float, default=0.05, help="newest share of Diginetica's train sessions; 1 = all"
-    )
-    parser.add_argument("--epochs", type=int, default=2, help="on Diginetica")
+    share = "newest share of Diginetica's train sessions; 1 = all"
+    parser.add_argument("--share", type=float, default=Setting.share, help=share)
+    parser.add_argument("--epochs", type=int, default=Setting.epochs, help="on Diginetica")
     given = parser.parse_args(arguments)
-    setting = SMALL if given.quick else Setting()
+    setting = replace(SMALL if given.quick else Setting(), share=given.share, epochs=given.epochs)
     torch.set_num_threads(1)
-    torch.empty(
-        2**25 - 2**16, dtype=torch.uint8
-    )  # for all sides, as training does: see tabmtl.training.epochs.run_epochs
+    # for all sides, as training does: see tabmtl.training.epochs.run_epochs
+    torch.empty(2**25 - 2**16, dtype=torch.uint8)
     print(f"torch {torch.__version__}, 1 thread, CPU time")
-    parts: dict[str, Callable[[Setting], None]] = {
-        "body": compare_bodies,
-        "step": compare_steps,
-        "search": compare_searches,
-        "epoch": partial(compare_on_diginetica, given.share, given.epochs),
-        "memory": say_memory,
-        "reading": say_reading,
-    }
     for name in given.only:
-        parts[name](setting)
+        PARTS[name](setting)
 
 
 if __name__ == "__main__":

@@ -73,10 +73,14 @@ def split_rows(data: Dataset, seed: int) -> np.ndarray:
             rows = np.flatnonzero(tasks == task)
             parts[rows] = _deal(len(rows), rng)
         return parts
-    if data.groups:
-        _, group = np.unique(table[data.groups].to_numpy(), return_inverse=True)
-        return _deal(group.max() + 1, rng)[group]
-    return _deal(len(table), rng)
+    unit = np.unique(units_of(data), return_inverse=True)[1]
+    return _deal(unit.max() + 1, rng)[unit]
+
+
+def units_of(data: Dataset) -> np.ndarray:
+    """Return what a split keeps together: the group of every row, or the row itself."""
+    table = data.table.collect()
+    return table[data.groups].to_numpy() if data.groups else np.arange(len(table))
 
 
 def _deal(n: int, rng: np.random.Generator) -> np.ndarray:
@@ -105,8 +109,6 @@ def open_split(name: str, seed: int, folder: Path | None) -> Split:
     train, val, test = (coder.read(*frames[part]) for part in rows)
     kinds = tuple(task.kind for task in coder.labels.tasks)
     coded = Coded(train=train, val=val, kinds=kinds, n_numeric=len(data.numeric))
-    units = rows["train"]
-    if data.groups:
-        units = data.table.select(data.groups).collect().to_series().to_numpy()[units]
     names = tuple(task.name for task in coder.labels.tasks)
+    units = units_of(data)[rows["train"]]
     return Split(data=data, names=names, frames=frames, coded=coded, test=test, units=units)

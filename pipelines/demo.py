@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 import tabmtl
+from tabmtl.params import check_count
 from tabmtl.pipelines.data.tables import DataSource, TableRows, open_table
 from tabmtl.pipelines.model_choice import ModelChoice, make
 from tabmtl.pipelines.tracking import DEFAULT_URI, ROWS, Tracking, open_log
@@ -60,8 +61,7 @@ def demo(
     ValueError, OSError, ImportError
         If an option does not fit, or a library is missing; raised before any training.
     """
-    if epochs < 1:
-        raise ValueError(f"--epochs must be at least 1, got {epochs}")
+    check_count("--epochs", epochs)
     if find_spec("matplotlib") is None:
         raise ImportError("the plots need matplotlib, which is missing: pip install 'tabmtl[plot]'")
     model = make(tabmtl.MultiTabNet, ModelChoice(seed=seed), {"epochs": epochs, "verbose": 1})

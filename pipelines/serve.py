@@ -23,6 +23,7 @@ from typing import Any, Literal
 
 import polars as pl
 
+import tabmtl.mlflow
 from tabmtl.pipelines.data import ClickColumns, DataSource, Rows, RowSource, TableRows, open_rows
 from tabmtl.pipelines.data.files import known
 from tabmtl.pipelines.terminal import lay_out, without_password
@@ -93,8 +94,6 @@ def register(name: str, folder: Path, /, experiment: Experiment = Experiment(), 
     ValueError, OSError, ImportError
         If the folder holds no model, the rows are no options, or MLflow does not answer.
     """
-    import tabmtl
-
     if rows is not None and not re.match(r"--data \S", rows):
         raise ValueError(f"--rows are options that begin with --data, got {rows!r}")
 
@@ -250,9 +249,7 @@ def _compare(
     allow_undefined: bool,
 ) -> Promotion:
     """Score the challenger, and the champion on the same rows if there is one."""
-    from tabmtl.mlflow import load_model
-
-    new = load_model(f"models:/{name}/{challenger}")
+    new = tabmtl.mlflow.load_model(f"models:/{name}/{challenger}")
     rows = _rows_for(new, source, whole=part == "all")
     for version in filter(None, [champion, challenger]):
         reason = why_unfair(make_client().get_model_version(name, version).tags, source, part)
@@ -263,7 +260,7 @@ def _compare(
     if champion is None:
         reason = f"There was no champion: version {challenger} is it now."
         return Promotion(table=_table(score=scores), moved=True, reason=reason)
-    old = load_model(f"models:/{name}/{champion}")
+    old = tabmtl.mlflow.load_model(f"models:/{name}/{champion}")
     _check_tasks(old, new, champion, challenger)
     print(f"Champion: version {champion} of {name}; challenger: version {challenger}. Both are scored on")
     print(f"{rows.sizes[part]:,} {rows.unit} of {rows.name} ({part}). A task may lose {margin:g}.")

@@ -26,6 +26,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import polars as pl
 
+from tabmtl import tuning
+from tabmtl.params import check_count
 from tabmtl.pipelines.data import ClickColumns, DataSource, Rows
 from tabmtl.pipelines.model_choice import ModelChoice
 from tabmtl.pipelines.terminal import INTERRUPTED, exit_code, lay_out, near, pairs, without_password
@@ -36,8 +38,6 @@ from tabmtl.schema import TabmtlWarning
 if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
-
-    from tabmtl.tuning import Objective
 
 #: User attributes of a study: its data and settings, its run of MLflow, the chosen fit, and the single-task scores.
 _FACTS, _RUN, _REFIT, _SINGLE = "tabmtl:facts", "tabmtl:run", "tabmtl:refit", "tabmtl:single_task"
@@ -92,9 +92,8 @@ class Search:
         numbers = self.weights.values()
         if self.weight and not (all(math.isfinite(number) and number >= 0 for number in numbers) and any(numbers)):
             raise ValueError(f"--weight takes numbers of at least 0, and one above it, got {' '.join(self.weight)}")
-        for name in ("trials", "workers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
+        check_count("--trials", self.trials)
+        check_count("--workers", self.workers)
         for flag, seconds in (("--timeout", self.timeout), ("--trial-timeout", self.trial_timeout)):
             if seconds is not None and not seconds > 0:
                 raise ValueError(f"{flag} must be above 0, got {seconds:g}")
@@ -192,7 +191,7 @@ def sweep(
     return fitted
 
 
-def _make_goal(rows: Rows, estimator: Any, choice: ModelChoice, search: Search) -> Objective:
+def _make_goal(rows: Rows, estimator: Any, choice: ModelChoice, search: Search) -> tuning.Objective:
     """Make the objective of the trials, without the parameters that are set."""
     space = {name: entry for name, entry in estimator.search_space.items() if name not in choice.params}
     goal = rows.objective(estimator, per_task=search.objective == "pareto", search_space=space)
@@ -202,11 +201,9 @@ def _make_goal(rows: Rows, estimator: Any, choice: ModelChoice, search: Search) 
     return goal.within(seconds=search.trial_timeout)
 
 
-def _open_study(name: str, goal: Objective, search: Search, facts: Mapping[str, Any], seed: int) -> optuna.Study:
+def _open_study(name: str, goal: tuning.Objective, search: Search, facts: Mapping[str, Any], seed: int) -> optuna.Study:
     """Make the study, or continue it if it was made for the same data, settings and parameters."""
-    from tabmtl.tuning import open_study
-
-    study = open_study(name, goal, storage=search.storage, seed=seed)
+    study = tuning.open_study(name, goal, storage=search.storage, seed=seed)
     ours, known = json.loads(json.dumps(facts)), study.user_attrs.get(_FACTS)
     if known is None:
         study.set_user_attr(_FACTS, ours)
@@ -239,7 +236,7 @@ def _run_of_sweep(log: Log | None, study: optuna.Study, search: Search) -> Itera
 
 
 def _run_trials(
-    study: optuna.Study, goal: Objective, search: Search, runs: TrialRuns | None, in_worker: Callable[[], None]
+    study: optuna.Study, goal: tuning.Objective, search: Search, runs: TrialRuns | None, in_worker: Callable[[], None]
 ) -> None:
     """Run the trials that are left, in this process or in several.
 
@@ -248,9 +245,7 @@ def _run_trials(
     ChildProcessError
         If all workers ended with an error.
     """
-    from tabmtl.tuning import count_ended
-
-    n_workers = min(search.workers, search.trials - count_ended(study))
+    n_workers = min(search.workers, search.trials - tuning.count_ended(study))
     if n_workers < 2:
         _work(study, goal, search, runs)
         return
@@ -274,12 +269,10 @@ def _run_trials(
 
 def _wait_for(workers: Sequence[BaseProcess]) -> None:
     """Wait for all workers, and report those that could not report themselves."""
-    left = [*workers]
+    left: dict[Any, BaseProcess] = {worker.sentinel: worker for worker in workers}
     while left:
-        ended = wait([worker.sentinel for worker in left])
-        for worker in [worker for worker in left if worker.sentinel in ended]:
+        for worker in [left.pop(sentinel) for sentinel in wait(left)]:
             worker.join()
-            left.remove(worker)
             code = worker.exitcode or 0
             if code < 0 or code == INTERRUPTED:
                 by = f"signal {-code}" if code < 0 else "an interrupt"
@@ -321,36 +314,23 @@ def _open_and_work(
     name: str,
     runs: TrialRuns | None,
 ) -> None:
-    from tabmtl.tuning import open_study
-
     with nullcontext() if runs is None else connected(tracking):
         rows, estimator = prepare(source, clicks, choice)
         goal = _make_goal(rows, estimator, choice, search)
-        _work(open_study(name, goal, storage=search.storage, seed=choice.seed), goal, search, runs)
+        _work(tuning.open_study(name, goal, storage=search.storage, seed=choice.seed), goal, search, runs)
 
 
-def _work(study: optuna.Study, goal: Objective, search: Search, runs: TrialRuns | None) -> None:
-    import optuna
-
-    from tabmtl.tuning import run_study
-
+def _work(study: optuna.Study, goal: tuning.Objective, search: Search, runs: TrialRuns | None) -> None:
     goal = goal if runs is None else goal.reported_to(runs)
-    level = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # below, it prints the traceback of an error that is raised too
-    try:
-        callbacks = [partial(print_trial, goal.names)]
-        run_study(study, goal, n_trials=search.trials, timeout=search.timeout, callbacks=callbacks)
-    finally:
-        optuna.logging.set_verbosity(level)
+    callbacks = [partial(print_trial, goal.names)]
+    tuning.run_study(study, goal, n_trials=search.trials, timeout=search.timeout, callbacks=callbacks)
 
 
 def print_trial(names: Sequence[str], study: optuna.Study, trial: FrozenTrial) -> None:
     """Print a line on a finished trial; Optuna keeps the last numbers of a pruned one."""
-    from tabmtl.tuning import ENDED, FAILURE
-
     text = ", ".join(f"{name} {value:.4f}" for name, value in zip(names, trial.values or (), strict=False))
     if trial.state.name != "COMPLETE":
-        reasons = [trial.user_attrs[name] for name in (FAILURE, ENDED) if name in trial.user_attrs]
+        reasons = [trial.user_attrs[name] for name in (tuning.FAILURE, tuning.ENDED) if name in trial.user_attrs]
         text = ": ".join([trial.state.name.lower(), *reasons]) + (f", {text} so far" if text else "")
     seconds = trial.duration.total_seconds() if trial.duration is not None else 0.0
     print(f"trial {trial.number}: {text}  ({seconds:.1f} s)", flush=True)
@@ -368,23 +348,23 @@ class _Found:
 
     def print_trials(self) -> None:
         """Print and log the ends of the trials, and the best."""
-        from tabmtl.tuning import pareto_front
-
-        counts = _count(self.study)
+        repeated = tuning.repeated_trials(self.study)
+        counts = Counter(
+            "lost and run again" if trial.number in repeated else trial.state.name.lower()
+            for trial in self.study.get_trials(deepcopy=False)
+        )
         print(f"\n{', '.join(f'{count} {end}' for end, count in counts.items())}. Best on the validation rows:\n")
         print(f"{lay_out(_best(self.study).head(_SHOWN_TRIALS))}\n", flush=True)
         if self.runs is not None:
             self.runs.end_lost(self.study)
             for end, count in counts.items():
                 make_client().log_metric(self.runs.parent, f"trials/{end}", count)
-            table = pareto_front(self.study, dominated=True).write_csv()
+            table = tuning.pareto_front(self.study, dominated=True).write_csv()
             make_client().log_text(self.runs.parent, table, "trials.csv")
 
     def choose(self, search: Search) -> pl.DataFrame | NoPoint:
         """Return the row of the chosen trial, and log it."""
-        from tabmtl.tuning import NoPointError, choose_point, pareto_front
-
-        front = pareto_front(self.study)
+        front = tuning.pareto_front(self.study)
         if front.is_empty():
             raise ValueError(
                 f"no trial of the study {self.study.study_name!r} is complete, so there is nothing to choose: their "
@@ -393,8 +373,8 @@ class _Found:
         reference = self._single_task() if search.above_single_task else None
         weights = None if reference else search.weights or dict.fromkeys(self.study.metric_names or [], 1.0)
         try:
-            point = choose_point(front, weights=weights, reference=reference)
-        except NoPointError as error:
+            point = tuning.choose_point(front, weights=weights, reference=reference)
+        except tuning.NoPointError as error:
             print(f"No point is chosen: {error}.")
             print("Give more --trials, or --weight in place of --above-single-task.")
             return NoPoint(str(error))
@@ -403,14 +383,12 @@ class _Found:
 
     def fit_chosen(self, point: pl.DataFrame, register: str | None, output: Path | None) -> Fitted:
         """Fit the chosen trial again, unless an earlier call has, and score the test rows."""
-        from tabmtl.tuning import with_params
-
         trial = point["trial"].item()
         print(f"Trial {trial} is chosen:")
         for name, value in self.study.get_trials(deepcopy=False)[trial].params.items():
             print(f"  {name} = {value}")
-        asked = {"trial": trial, "register": register, "output": None if output is None else str(output)}
-        asked |= {"store": None if self.log is None else self.log.uri}
+        place, store = output and str(output), self.log and self.log.uri
+        asked = {"trial": trial, "register": register, "output": place, "store": store}
         before = self.study.user_attrs.get(_REFIT, {})
         if before.get("asked") == asked and (output is None or output.exists()):
             print("An earlier call has fitted it; test rows are scored only once. Their scores were:\n")
@@ -424,7 +402,7 @@ class _Found:
         print("It is fitted again on the train rows, and stops on the validation rows.", flush=True)
         if self.runs is not None:
             self.runs.end_lost_refits()
-        model, name, tags = with_params(self.estimator, point), f"refit of trial {trial}", {REFIT: str(trial)}
+        model, name, tags = tuning.with_params(self.estimator, point), f"refit of trial {trial}", {REFIT: str(trial)}
         fitted = fit_and_report(self.rows, model, self.log, name=name, register=register, output=output, tags=tags)
         kept = {**vars(fitted), "scores": fitted.scores.to_dict(as_series=False)}
         self.study.set_user_attr(_REFIT, {"asked": asked, "fitted": kept})
@@ -447,33 +425,20 @@ class _Found:
         make_client().set_tag(self.runs.parent, "tabmtl.chosen_trial", point["trial"].item())
         if 2 <= len(self.study.metric_names or []) <= _SHOWN_TASKS:
             from tabmtl.plots import ParetoDisplay
-            from tabmtl.tuning import pareto_front
 
-            front = pareto_front(self.study, dominated=True)
+            front = tuning.pareto_front(self.study, dominated=True)
             display = ParetoDisplay.from_front(front, reference=reference, chosen=point)
             make_client().log_figure(self.runs.parent, display.figure_, "pareto.png")
             display.close()
 
 
-def _count(study: optuna.Study) -> dict[str, int]:
-    """Count the trials by how they ended."""
-    from tabmtl.tuning import repeated_trials
-
-    trials, repeated = study.get_trials(deepcopy=False), repeated_trials(study)
-    return dict(
-        Counter("lost and run again" if trial.number in repeated else trial.state.name.lower() for trial in trials)
-    )
-
-
 def _best(study: optuna.Study) -> pl.DataFrame:
     """Return the front, or the best trials by one number, best first, with the scores of the tasks if they are few."""
-    from tabmtl.tuning import SCORES, pareto_front
-
-    table = pareto_front(study, dominated=True)
+    table = tuning.pareto_front(study, dominated=True)
     numbers = [name for name in table.columns if name.startswith("score/")]
     table = table.filter(~pl.col("dominated")) if len(numbers) > 1 else table
     trials = study.get_trials(deepcopy=False)
-    tasks = pl.DataFrame([trials[number].user_attrs.get(SCORES, {}) for number in table["trial"]])
+    tasks = pl.DataFrame([trials[number].user_attrs.get(tuning.SCORES, {}) for number in table["trial"]])
     shown = table.select("trial", mean=pl.mean_horizontal(numbers))
     if 1 < tasks.width <= _SHOWN_TASKS:
         shown = pl.concat([shown, tasks], how="horizontal")

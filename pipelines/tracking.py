@@ -20,6 +20,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+import tabmtl.mlflow
+from tabmtl import tuning
 from tabmtl.pipelines.terminal import without_password
 
 if TYPE_CHECKING:
@@ -164,8 +166,6 @@ class Log:
         version, alias : str or None
             None if the model is not registered.
         """
-        import tabmtl.mlflow
-
         info = tabmtl.mlflow.log_model(estimator, input_example=example, registered_model_name=register)
         if register is None:
             return None, None
@@ -201,14 +201,12 @@ class TrialRuns:
         """Run a trial inside its run: FINISHED, KILLED if it was pruned or interrupted, or FAILED."""
         from optuna import TrialPruned
 
-        from tabmtl.tuning import FAILURE
-
         self._begin(trial)
         try:
             yield
         except BaseException as error:
             pruned = isinstance(error, TrialPruned)
-            failed = FAILURE in trial.user_attrs if pruned else isinstance(error, Exception)
+            failed = tuning.FAILURE in trial.user_attrs if pruned else isinstance(error, Exception)
             state = "failed" if failed else "pruned" if pruned else "interrupted"
             self._end("FAILED" if failed else "KILLED", state, str(error) if pruned else repr(error))
             raise
@@ -224,15 +222,14 @@ class TrialRuns:
     def log_scores(self, model: Any, scores: Mapping[str, float | None]) -> None:
         """Log the scores of the kept weights."""
         from tabmtl.metrics.scores import mean_score
-        from tabmtl.mlflow.callback import metric_name
 
         names = {task.name: f"{task.name}/{task.metric}" for task in getattr(model, "tasks_", ())}
         final = {f"final/{names.get(name, name)}": score for name, score in scores.items()}
         final |= {"final/score": mean_score(scores)}
-        with self._as_warning():
-            for name, score in final.items():
-                if self._run is not None and score is not None and math.isfinite(score):
-                    make_client().log_metric(self._run.info.run_id, metric_name(name), score)
+        defined = {name: score for name, score in final.items() if score is not None and math.isfinite(score)}
+        if self._callback is not None:
+            with self._as_warning():
+                self._callback.log_scores(defined)
 
     def end_lost(self, study: optuna.Study) -> None:
         """End the runs of finished trials whose process was killed before it could end them."""
@@ -254,14 +251,12 @@ class TrialRuns:
         return make_client().search_runs([self.experiment_id], among, max_results=_MOST_RUNS)
 
     def _begin(self, trial: optuna.Trial) -> None:
-        from tabmtl.mlflow import MLflowCallback
-
         self._trial, self._run, self._callback, self._has_params = trial, None, None, False
         with self._as_warning():
             self.end_lost(trial.study)
             tags = {_PARENT: self.parent, TRIAL: str(trial.number)}
             self._run = make_client().create_run(self.experiment_id, run_name=f"trial {trial.number}", tags=tags)
-            self._callback = MLflowCallback(run_id=self._run.info.run_id)
+            self._callback = tabmtl.mlflow.MLflowCallback(run_id=self._run.info.run_id)
 
     def _end(self, status: str, state: str, reason: str = "") -> None:
         if self._run is None:
@@ -351,9 +346,7 @@ def open_log(tracking: Tracking) -> Iterator[Log | None]:
     if tracking.register is not None:
         check_model_name(tracking.register)
     with connected(tracking) as uri:
-        import mlflow
-
-        client, name = mlflow.MlflowClient(), tracking.experiment
+        client, name = make_client(), tracking.experiment
         if client.get_experiment_by_name(name) is None:
             client.create_experiment(name, _beside(uri, name))
         found = client.get_experiment_by_name(name)
@@ -416,14 +409,13 @@ def _check_artifacts(location: str) -> None:
 
 
 def _check_answers(uri: str) -> None:
-    import mlflow
     from mlflow.tracking.registry import UnsupportedModelRegistryStoreURIException
 
     try:
         if uri.startswith(("http://", "https://")):
             # MLflow itself would try again for minutes
             urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=_SECONDS).close()
-        mlflow.MlflowClient().search_experiments(max_results=1)
+        make_client().search_experiments(max_results=1)
     except urllib.error.HTTPError:
         return  # somebody answers, and MLflow reports the error later
     except Exception as error:  # any error of a database, a driver or a server

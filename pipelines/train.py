@@ -8,17 +8,15 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
+import tabmtl.mlflow
 from tabmtl.pipelines.data import ClickColumns, DataSource, Rows, TableRows, open_rows
 from tabmtl.pipelines.model_choice import ModelChoice, find_class, make
 from tabmtl.pipelines.terminal import lay_out, without_password
 from tabmtl.pipelines.tracking import CHAMPION, ROWS, Log, Tracking, check_writable, open_log, page_command, program
-
-if TYPE_CHECKING:
-    from tabmtl import IndependentTasks
 
 
 def train(
@@ -158,17 +156,15 @@ def fit_and_report(
         if log is None:
             return Fitted(scores=scores)
         rows.log_fitted(callback, estimator, reference)
-        _log_scores(rows.metrics(scores, part))
+        callback.log_scores(rows.metrics(scores, part))
         tags = {ROWS: rows.origin, **(tags or {})}
         version, alias = log.log_model(estimator, example=rows.example(), register=register, tags=tags)
         return Fitted(scores=scores, run_id=run_id, version=version, alias=alias)
 
 
-def fit_single_tasks(rows: Rows, estimator: Any) -> IndependentTasks:
+def fit_single_tasks(rows: Rows, estimator: Any) -> tabmtl.IndependentTasks:
     """Fit the reference of an estimator of tables: one LightGBM per task, with its defaults, on the same rows."""
-    from tabmtl import IndependentTasks
-
-    single = IndependentTasks(random_state=estimator.random_state, **rows.facts)
+    single = tabmtl.IndependentTasks(random_state=estimator.random_state, **rows.facts)
     print(f"IndependentTasks, one LightGBM per task: fitted in {timed_fit(rows, single):.1f} s", flush=True)
     return single
 
@@ -198,9 +194,7 @@ def watch(estimator: Any, run_id: str | None) -> Any:
     """Make a callback that logs to the run; networks call it after every epoch."""
     if run_id is None:
         return None
-    from tabmtl.mlflow import MLflowCallback
-
-    callback = MLflowCallback(run_id=run_id)
+    callback = tabmtl.mlflow.MLflowCallback(run_id=run_id)
     if "on_epoch" in estimator.get_params(deep=False):
         estimator.set_params(on_epoch=callback)
     return callback
@@ -221,24 +215,14 @@ def kept_epoch(estimator: Any) -> str:
 
 
 def _print_scores(rows: Rows, estimator: Any, part: str, reference: Any) -> pl.DataFrame:
-    from tabmtl import multitask_gain
-
     which, why = ("test", "which are scored once") if part == "test" else ("validation", "on which it was stopped")
     scores = rows.table(estimator, part)
     print(f"\nScores of the {which} rows, {why}; higher is better.\n\n{lay_out(scores)}\n")
     if reference is not None:
         own = dict(scores.select("task", "score").iter_rows())
         print(f"Gain on the {which} rows over one LightGBM per task, with its defaults:\n")
-        print(multitask_gain(own, rows.scores(reference, part)), "\n")
+        print(tabmtl.multitask_gain(own, rows.scores(reference, part)), "\n")
     return scores
-
-
-def _log_scores(scores: Mapping[str, float | None]) -> None:
-    import mlflow
-
-    from tabmtl.mlflow.callback import metric_name
-
-    mlflow.log_metrics({metric_name(key): value for key, value in scores.items() if value is not None})
 
 
 if __name__ == "__main__":

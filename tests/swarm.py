@@ -13,6 +13,7 @@ import traceback
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from tabmtl import SharedBottom
 from tabmtl.tuning import Objective, objective, open_study, run_study
@@ -41,6 +42,8 @@ def _work(storage: str, study: str, folder: Path, n_trials: int, *, hangs: bool)
 
 def main(storage: str, study: str, folder: Path, n_workers: int, n_trials: int) -> None:
     """Start the workers, and wait for them."""
+    # imports torch's compiler: in a worker, that would take seconds of a busy machine from the first grace period
+    torch.optim.AdamW([torch.zeros(1)])
     for number in range(n_workers):
         if os.fork() == 0:
             try:

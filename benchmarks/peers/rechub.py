@@ -59,8 +59,6 @@ def train_rechub(
     epoch and write the weights into a file. Its output is discarded. Gives CPU seconds of the process (at the start,
     after every epoch, and at the end), probabilities (n_scored, T), and the number of parameters.
     """
-    if not has_rechub():
-        raise ImportError(f"torch-rechub is not installed: {INSTALL}")
     from torch_rechub.basic.features import DenseFeature, SparseFeature
     from torch_rechub.models.multi_task import MMOE, PLE
     from torch_rechub.trainers import MTLTrainer

@@ -57,7 +57,9 @@ class PlainRMTGB:
         mean = y.mean()
         self.start = np.log(mean / (1.0 - mean)) if self.binary else mean
         scores = np.full(len(y), self.start)
-        scores = self._fit_shared(X, y, scores)
+        self.shared: list[DecisionTreeRegressor] = []
+        for _ in range(self.n_shared):
+            scores += self._grow(self.shared, X, self._residual(y, scores))
         scores = self._fit_outlier(X, tasks, y, scores)
         self._fit_tasks(X, tasks, y, scores)
         return self
@@ -75,13 +77,6 @@ class PlainRMTGB:
                 scores[rows] += self._sum(trees, X[rows])
         return sigmoid(scores) if self.binary else scores
 
-    def _fit_shared(self, X: Array, y: Array, scores: Array) -> Array:
-        self.shared: list[DecisionTreeRegressor] = []
-        for _ in range(self.n_shared):
-            self.shared.append(self._tree(X, self._residual(y, scores)))
-            scores = scores + self.step * self.shared[-1].predict(X)
-        return scores
-
     def _fit_outlier(self, X: Array, tasks: NDArray, y: Array, before: Array) -> Array:
         """Fit block 2: both trees and theta of an iteration see the same scores."""
         self.outlier: list[DecisionTreeRegressor] = []
@@ -91,15 +86,15 @@ class PlainRMTGB:
         for _ in range(self.n_outlier):
             weights = self._weights(tasks)
             residual = self._residual(y, scores)
-            self.outlier.append(self._tree(X, weights * residual))
-            self.non_outlier.append(self._tree(X, (1.0 - weights) * residual))
+            more_outlier = self._grow(self.outlier, X, weights * residual)
+            more_non_outlier = self._grow(self.non_outlier, X, (1.0 - weights) * residual)
             for t, task in enumerate(self.task_ids):
                 rows = tasks == task
                 s = sigmoid(self.theta[t])
                 gradient = -s * (1.0 - s) * np.sum(residual[rows] * (outlier[rows] - non_outlier[rows]))
                 self.theta[t] -= self.learning_rate * gradient
-            outlier = outlier + self.step * self.outlier[-1].predict(X)
-            non_outlier = non_outlier + self.step * self.non_outlier[-1].predict(X)
+            outlier += more_outlier
+            non_outlier += more_non_outlier
             weights = self._weights(tasks)
             scores = before + weights * outlier + (1.0 - weights) * non_outlier
         return scores
@@ -110,8 +105,7 @@ class PlainRMTGB:
             residual = self._residual(y, scores)
             for t, task in enumerate(self.task_ids):
                 rows = tasks == task
-                self.per_task[t].append(self._tree(X[rows], residual[rows]))
-                scores[rows] += self.step * self.per_task[t][-1].predict(X[rows])
+                scores[rows] += self._grow(self.per_task[t], X[rows], residual[rows])
 
     def _weights(self, tasks: NDArray) -> Array:
         """Return s_t of every row's task (n,)."""
@@ -123,9 +117,11 @@ class PlainRMTGB:
     def _residual(self, y: Array, scores: Array) -> Array:
         return y - (sigmoid(scores) if self.binary else scores)
 
-    def _tree(self, X: Array, target: Array) -> DecisionTreeRegressor:
+    def _grow(self, trees: list[DecisionTreeRegressor], X: Array, target: Array) -> Array:
+        """Add a tree that is fitted to the target, and return what it adds to the scores."""
         tree = DecisionTreeRegressor(max_leaf_nodes=self.max_leaf_nodes, random_state=self.random_state)
-        return tree.fit(X, target)
+        trees.append(tree.fit(X, target))
+        return self.step * tree.predict(X)
 
     def _sum(self, trees: Sequence[DecisionTreeRegressor], X: Array) -> Array:
         total = np.zeros(len(X))

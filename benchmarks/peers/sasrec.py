@@ -77,19 +77,14 @@ class PaddedSessions(Dataset[tuple[Tensor, Tensor]]):
 
 
 def train_plain(
-    model: PlainSASRec,
-    sessions: Sessions,
-    *,
-    epochs: int,
-    batch_size: int = 128,
-    learning_rate: float = 1e-3,
-    on_epoch: Callable[[float], object] = lambda loss: None,
-) -> None:
-    """Train on sessions of at least two clicks; ``on_epoch`` gets every epoch's mean loss."""
+    model: PlainSASRec, sessions: Sessions, *, epochs: int, batch_size: int = 128, learning_rate: float = 1e-3
+) -> list[float]:
+    """Train on sessions of at least two clicks, and return every epoch's mean loss."""
     split = np.split(sessions.items.astype(np.int64), sessions.offsets[1:-1])
     loader = DataLoader(PaddedSessions(split, model.places.num_embeddings), batch_size, shuffle=True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate)
     model.train()
+    losses = []
     for _ in range(epochs):
         total = 0.0
         for codes, targets in loader:
@@ -98,7 +93,8 @@ def train_plain(
             loss.backward()
             optimizer.step()
             total += loss.item()
-        on_epoch(total / len(loader))
+        losses.append(total / len(loader))
+    return losses
 
 
 @torch.no_grad()

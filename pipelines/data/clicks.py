@@ -5,24 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
 
-from tabmtl.pipelines.data.files import (
-    PARTS,
-    RowSource,
-    describe_sizes,
-    fingerprint,
-    known,
-    read_file,
-    readable,
-    rows_of,
-)
-
-if TYPE_CHECKING:
-    from tabmtl.tuning import Objective
+from tabmtl import sessions, tuning
+from tabmtl.pipelines.data import files
 
 #: Columns of every `ClickLog`, as parameters of a recommender.
 COLUMNS = {"session_column": "session_id", "item_column": "item_id", "order_column": "position"}
@@ -92,7 +81,7 @@ class ClickLog:
         ValueError
             If there is no part of this name.
         """
-        return rows_of(name, self.clicks, self.name, ("train", "test")).drop("split")
+        return files.rows_of(name, self.clicks, self.name, ("train", "test")).drop("split")
 
     def newest(self, share: float) -> ClickLog:
         """Return the same log with the newest share of the train sessions only; test stays.
@@ -102,9 +91,7 @@ class ClickLog:
         share : float
             Between 0 and 1.
         """
-        from tabmtl.sessions import temporal_split
-
-        _, train = temporal_split(self.part("train"), test_size=share, time_column=self.columns["time_column"])
+        _, train = sessions.temporal_split(self.part("train"), test_size=share, time_column=self.columns["time_column"])
         return self._with_train(train)
 
     def with_cold_items(self, share: float = 0.1, *, random_state: int = 0) -> ClickLog:
@@ -194,13 +181,13 @@ class ClickRows:
     def identity(self) -> dict[str, Any]:
         """Facts that tell these clicks from others, as JSON."""
         frames = self.parts if self.items is None else {**self.parts, "items": self.items}
-        content = {name: fingerprint(frame) for name, frame in frames.items()}
+        content = {name: files.fingerprint(frame) for name, frame in frames.items()}
         return {"data": self.name, "rows": self.sizes, "columns": self.facts, "content": content}
 
     def describe(self) -> str:
         """Return one line on the clicks and items."""
         items = "no item table" if self.items is None else f"{self.items.height:,} items"
-        return f"{self.name}: {describe_sizes(self.sizes, self.unit)}, in order of time; {items}"
+        return f"{self.name}: {files.describe_sizes(self.sizes, self.unit)}, in order of time; {items}"
 
     def fit(self, estimator: Any) -> None:
         """Fit on the train sessions; the validation sessions stop the fit."""
@@ -218,14 +205,12 @@ class ClickRows:
         """Return the scores of a `table` by ``<part>/<metric>``, as they are logged."""
         return {f"{part}/{name}": value for name, value in table.select(_SCORES).row(0, named=True).items()}
 
-    def objective(self, estimator: Any, *, per_task: bool, search_space: Mapping[str, Any]) -> Objective:
+    def objective(self, estimator: Any, *, per_task: bool, search_space: Mapping[str, Any]) -> tuning.Objective:
         """Make the objective of a search: fit on the train sessions, score the validation sessions."""
-        from tabmtl.tuning import session_objective
-
         if per_task:
             raise ValueError("a recommender is tuned by one number, MRR@20: take --objective mean")
         clicks = {"clicks_val": self.parts["val"], "items": self.items}
-        return session_objective(estimator, self.parts["train"], **clicks, search_space=search_space)
+        return tuning.session_objective(estimator, self.parts["train"], **clicks, search_space=search_space)
 
     def log_fitted(self, callback: Any, estimator: Any, reference: Any = None) -> None:
         """Log the facts of a finished fit; recommenders have no reference."""
@@ -236,7 +221,7 @@ class ClickRows:
         return self.parts["train"].head(5)
 
 
-def open_clicks(source: RowSource, columns: ClickColumns, *, whole: bool = False) -> ClickRows:
+def open_clicks(source: files.RowSource, columns: ClickColumns, *, whole: bool = False) -> ClickRows:
     """Read a click log, and split it in time; a set has its own test sessions.
 
     Parameters
@@ -257,14 +242,14 @@ def open_clicks(source: RowSource, columns: ClickColumns, *, whole: bool = False
     items: pl.DataFrame | None
     share = source.val_share
     if source.data in SESSION_NAMES:
-        with readable(source.data):
+        with files.readable(source.data):
             data = load_sessions(source.data, folder=source.folder)
         facts, items = {**data.columns, "categories": data.categories}, data.items
         parts = {"train": data.part("train"), "test": data.part("test")}
     else:
-        log = read_file(Path(source.data))
+        log = files.read_file(Path(source.data))
         facts = _columns(log, columns)
-        items = None if columns.items is None else read_file(columns.items)
+        items = None if columns.items is None else files.read_file(columns.items)
         parts = {"all" if whole else "train": log}
         if source.test_share and not whole:
             parts, share = _cut(parts, "test", source.test_share, facts), share / (1 - source.test_share)
@@ -279,15 +264,13 @@ def _columns(log: pl.DataFrame, columns: ClickColumns) -> dict[str, Any]:
     if names["time_column"] is None and "time" in log.columns:
         names["time_column"] = "time"
     for name, value in names.items():
-        known(log, [value], f"--{name.replace('_', '-')}")
+        files.known(log, [value], f"--{name.replace('_', '-')}")
     return names
 
 
 def _cut(parts: Mapping[str, pl.DataFrame], name: str, share: float, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return the parts, with the newest share of the train sessions as another one."""
-    from tabmtl.sessions import temporal_split
-
     in_time = {column: facts[column] for column in ("session_column", "time_column")}
-    train, newest = temporal_split(parts["train"], test_size=share, **in_time)
+    train, newest = sessions.temporal_split(parts["train"], test_size=share, **in_time)
     cut = {**parts, "train": train, name: newest}
-    return {part: cut[part] for part in PARTS if part in cut}
+    return {part: cut[part] for part in files.PARTS if part in cut}

@@ -14,6 +14,7 @@ from typing import TypeVar
 import polars as pl
 import polars.selectors as cs
 
+from tabmtl.params import check_count
 from tabmtl.pipelines.terminal import near
 
 PARTS = ("train", "val", "test")
@@ -63,8 +64,7 @@ class RowSource:
                 f"--val-share must be above 0, --test-share at least 0, and both together below 1; got {val:g} and "
                 f"{test:g}"
             )
-        if self.split_seed < 0:
-            raise ValueError(f"--split-seed must be at least 0, got {self.split_seed}")
+        check_count("--split-seed", self.split_seed, low=0)
 
     @property
     def as_typed(self) -> str:

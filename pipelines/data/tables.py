@@ -5,26 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, get_args
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 import polars as pl
 
-from tabmtl.pipelines.data.files import (
-    PARTS,
-    RowSource,
-    describe_sizes,
-    fingerprint,
-    known,
-    read_file,
-    readable,
-    rows_of,
-)
+from tabmtl import tuning
+from tabmtl.pipelines.data import files
 from tabmtl.pipelines.terminal import near
 from tabmtl.schema import Kind
-
-if TYPE_CHECKING:
-    from tabmtl.tuning import Objective
 
 _KINDS: tuple[Kind, ...] = get_args(Kind)
 _TEXT = (pl.String, pl.Categorical, pl.Enum)
@@ -115,13 +104,13 @@ class Dataset:
         ValueError
             If there is no part of this name.
         """
-        rows = replace(self, table=rows_of(name, self.table, self.name, PARTS))
+        rows = replace(self, table=files.rows_of(name, self.table, self.name, files.PARTS))
         X, y = pl.collect_all([rows.features, rows.targets])
         return X, y.to_series() if self.task_column else y
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataSource(RowSource):
+class DataSource(files.RowSource):
     """A data set by name, or a file, with its targets and features.
 
     Parameters
@@ -187,7 +176,7 @@ class TableRows:
             "rows": self.sizes,
             "columns": {"features": X.columns, "targets": self.targets, **self.facts},
             "categories": [name for name, dtype in X.schema.items() if dtype in _TEXT],
-            "content": {part: fingerprint(X.hstack(pl.DataFrame(y))) for part, (X, y) in self.parts.items()},
+            "content": {part: files.fingerprint(X.hstack(pl.DataFrame(y))) for part, (X, y) in self.parts.items()},
         }
 
     def describe(self) -> str:
@@ -196,7 +185,7 @@ class TableRows:
         tasks = f"{len(targets)} targets" if len(targets) > 1 else f"the target {targets[0]}"
         long = self.facts["task_column"]
         tasks = f"{tasks} of {X[long].n_unique()} tasks in one column" if long else tasks
-        return f"{self.name}: {describe_sizes(self.sizes, self.unit)}; {X.width} features, {tasks}"
+        return f"{self.name}: {files.describe_sizes(self.sizes, self.unit)}; {X.width} features, {tasks}"
 
     def check_features(self) -> None:
         """Raise an error that names a column which no model accepts, such as one of dates."""
@@ -222,12 +211,10 @@ class TableRows:
         """Return the scores of a `table` by ``<part>/<task>/<metric>``, as they are logged."""
         return {f"{part}/{row['task']}/{row['metric']}": row["score"] for row in table.iter_rows(named=True)}
 
-    def objective(self, estimator: Any, *, per_task: bool, search_space: Mapping[str, Any]) -> Objective:
+    def objective(self, estimator: Any, *, per_task: bool, search_space: Mapping[str, Any]) -> tuning.Objective:
         """Make the objective of a search: fit on the train rows, score the validation rows."""
-        from tabmtl.tuning import objective
-
         train = self.parts["train"]
-        return objective(estimator, *train, **self._watched, per_task=per_task, search_space=search_space)
+        return tuning.objective(estimator, *train, **self._watched, per_task=per_task, search_space=search_space)
 
     def log_fitted(self, callback: Any, estimator: Any, reference: Any = None) -> None:
         """Log the facts of a finished fit."""
@@ -263,7 +250,7 @@ def open_table(source: DataSource, *, whole: bool = False) -> TableRows:
     frame, tasks, task_column = (_read_set if is_set else _read_table)(source)
     split_column = "split" if is_set else source.split_column
     frame = _with_categories(frame, source)
-    unused = [*tasks, *known(frame, source.drop, "--drop"), *known(frame, [split_column], "--split-column")]
+    unused = [*tasks, *files.known(frame, source.drop, "--drop"), *files.known(frame, [split_column], "--split-column")]
     X, y = frame.drop(unused), frame.select(list(tasks))
     labels = y.to_series() if task_column else y
     facts = {"tasks": {name: kind for name, kind in tasks.items() if kind}, "task_column": task_column}
@@ -294,21 +281,21 @@ def _read_set(source: DataSource) -> tuple[pl.DataFrame, dict[str, Kind | None],
             raise ValueError(f"{source.data} has no target {name!r}: {near(name, [*data.tasks])}")
     tasks: dict[str, Kind | None]
     tasks = {name: kinds.get(name) or kind for name, kind in data.tasks.items() if not kinds or name in kinds}
-    with readable(source.data):
+    with files.readable(source.data):
         frames = pl.collect_all([data.features, data.targets.select(list(tasks)), data.split])
     return pl.concat(frames, how="horizontal"), tasks, data.task_column
 
 
 def _read_table(source: DataSource) -> tuple[pl.DataFrame, dict[str, Kind | None], str | None]:
     """Read the columns of a file, the kinds of the targets where declared, and the task column."""
-    frame = read_file(Path(source.data))
+    frame = files.read_file(Path(source.data))
     tasks = _kinds(source.target, frame.columns)
     if not tasks:
         raise ValueError(f"--target must name the columns of {source.data} to learn: {', '.join(frame.columns)}")
-    known(frame, tasks, "--target")
+    files.known(frame, tasks, "--target")
     if source.task_column and len(tasks) > 1:
         raise ValueError(f"a long table has one --target, which every row's own task fills; got {len(tasks)}")
-    known(frame, [source.task_column], "--task-column")
+    files.known(frame, [source.task_column], "--task-column")
     return frame, tasks, source.task_column
 
 
@@ -329,7 +316,7 @@ def _kinds(texts: list[str], columns: Sequence[str]) -> dict[str, Kind | None]:
 
 def _with_categories(frame: pl.DataFrame, source: DataSource) -> pl.DataFrame:
     """Return the frame with its categorical columns as text."""
-    chosen = frame.select(known(frame, source.categorical, "--categorical"))
+    chosen = frame.select(files.known(frame, source.categorical, "--categorical"))
     for name, dtype in chosen.schema.items():
         if dtype.is_nested() or dtype == pl.Binary:
             raise ValueError(f"--categorical {name}: the column has type {dtype}, which holds no categories")
@@ -338,12 +325,12 @@ def _with_categories(frame: pl.DataFrame, source: DataSource) -> pl.DataFrame:
 
 def _stored_split(column: pl.Series) -> dict[str, np.ndarray]:
     values = set(column.unique().to_list())
-    if not {"train", "val"} <= values <= {*PARTS}:
+    if not {"train", "val"} <= values <= {*files.PARTS}:
         raise ValueError(
             f"--split-column {column.name}: expected train, val and perhaps test in every row, got "
             f"{', '.join(sorted(map(str, values))[:6])}"
         )
-    return {part: np.flatnonzero((column == part).to_numpy()) for part in PARTS if part in values}
+    return {part: np.flatnonzero((column == part).to_numpy()) for part in files.PARTS if part in values}
 
 
 def _drawn_split(X: pl.DataFrame, y: Any, facts: Mapping[str, Any], source: DataSource) -> dict[str, np.ndarray]:
@@ -366,4 +353,4 @@ def _drawn_split(X: pl.DataFrame, y: Any, facts: Mapping[str, Any], source: Data
             kept, drawn = train_valid_split(batch.y[rows], tasks, share / left, rng, own)
             parts |= {"train": rows[kept], part: rows[drawn]}
             left -= share
-    return {part: parts[part] for part in PARTS if part in parts}
+    return {part: parts[part] for part in files.PARTS if part in parts}

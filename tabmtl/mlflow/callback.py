@@ -132,7 +132,7 @@ class MLflowCallback:
         gain = None
         if X_val is not None:
             self._log_data(estimator, X_val, y_val, "validation")
-            scores = self._log_scores(estimator, X_val, y_val)
+            scores = self._log_final(estimator, X_val, y_val)
             if reference is not None:
                 known = reference if isinstance(reference, Mapping) else reference.score_tasks(X_val, y_val)
                 gain = self._log_gain(scores, known)
@@ -141,6 +141,10 @@ class MLflowCallback:
             self._log_plots(estimator, gain, (type(estimator).__name__, against))
         if self._made_run:
             mlflow.MlflowClient().set_terminated(self._run())
+
+    def log_scores(self, scores: Mapping[str, float | None]) -> None:
+        """Log scores of no epoch, named as those of epochs are; undefined ones are left out."""
+        self._log_metrics({metric_name(key): value for key, value in scores.items()})
 
     def _run(self) -> str:
         if self.run_id is None:
@@ -176,7 +180,7 @@ class MLflowCallback:
         entity = Dataset(**data.to_dict())
         mlflow.MlflowClient().log_inputs(self._run(), datasets=[DatasetInput(entity, tags)])
 
-    def _log_scores(self, estimator: MultiTaskEstimator | Recommender, X: Any, y: Any) -> dict[str, float | None]:
+    def _log_final(self, estimator: MultiTaskEstimator | Recommender, X: Any, y: Any) -> dict[str, float | None]:
         """Log final scores, and return those of the tasks."""
         if isinstance(estimator, Recommender):
             table, scores = estimator.evaluate(X), {}
@@ -189,16 +193,14 @@ class MLflowCallback:
                 f"final/{task}/{metric}": score for task, metric, score in table["task", "metric", "score"].iter_rows()
             }
             final["final/score"] = table["score"].mean()
-        self._log_metrics({metric_name(key): value for key, value in final.items()})
+        self.log_scores(final)
         mlflow.MlflowClient().log_table(self._run(), table.to_dict(as_series=False), "scores.json")
         return scores
 
     def _log_gain(self, scores: Mapping[str, float | None], reference: Mapping[str, float | None]) -> MultitaskGain:
         gain = multitask_gain(scores, reference)
-        values = {
-            f"gain/{_escape(task)}": per_cent for task, per_cent in gain.table["task", "gain_percent"].iter_rows()
-        }
-        self._log_metrics({_fit_name(name): value for name, value in values.items()})
+        per_task = gain.table["task", "gain_percent"].iter_rows()
+        self._log_metrics({_fit_name(f"gain/{_escape(task)}"): per_cent for task, per_cent in per_task})
         if gain.n_defined:
             self._log_metrics({"gain_delta_m": gain.delta_m})
         mlflow.MlflowClient().log_text(self._run(), str(gain), "gain.txt")

@@ -74,8 +74,7 @@ def log_model(
         probabilities would have one name; or if the example lacks a column.
     """
     with _exported(estimator, input_example, pip_requirements, loader_module) as arguments:
-        arguments |= options
-        return mlflow.pyfunc.log_model(name=name, registered_model_name=registered_model_name, **arguments)
+        return mlflow.pyfunc.log_model(name=name, registered_model_name=registered_model_name, **(arguments | options))
 
 
 def save_model(
@@ -97,8 +96,7 @@ def save_model(
         As in `log_model`, the last for ``mlflow.pyfunc.save_model``.
     """
     with _exported(estimator, input_example, pip_requirements, loader_module) as arguments:
-        arguments |= options
-        mlflow.pyfunc.save_model(path=path, **arguments)
+        mlflow.pyfunc.save_model(path=path, **(arguments | options))
 
 
 def load_model(model_uri: str | Path, cls: type | None = None) -> Any:

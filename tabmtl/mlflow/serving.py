@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import polars as pl
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
@@ -20,9 +21,6 @@ from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.schema import Task
 from tabmtl.sessions.log import to_polars
 from tabmtl.sessions.recommender import Recommender
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 METHODS = ("predict", "predict_proba")
 # text that MLflow's server makes of a null and of NaN in a column of text, in the format ``inputs``
@@ -82,9 +80,8 @@ class TableModel:
                 raise ValueError("the method predict_proba needs a classification task; all tasks are regressions")
             outputs = self.estimator._read_and_answer(self._read(model_input))
             if method == "predict_proba":
-                return _to_pandas(self._probabilities(outputs))
-            frame = self._labels.decode(outputs)
-            return _to_pandas({series.name: _values(series) for series in frame.iter_columns()})
+                return pd.DataFrame(self._probabilities(outputs))
+            return _to_pandas(self._labels.decode(outputs))
 
     def _probabilities(self, outputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         names = probability_names(self.estimator._coder.labels.column_tasks())
@@ -155,7 +152,7 @@ class SessionModel:
             if columns.time is not None and log[columns.time].dtype == pl.String:
                 log = log.with_columns(_times(log[columns.time]))
             found = self.recommender.recommend(log, given.get("k", 20), exclude_seen=given.get("exclude_seen", False))
-        return _to_pandas({series.name: _values(series) for series in found.iter_columns()})
+        return _to_pandas(found)
 
 
 def probability_names(tasks: Sequence[Task]) -> list[list[str]]:
@@ -218,8 +215,6 @@ def _respell(series: pl.Series, spellings: Mapping[str, str | None]) -> pl.Serie
 
 def _times(series: pl.Series) -> pl.Series:
     """Turn times from text into seconds."""
-    import pandas as pd
-
     texts = series.to_pandas()
     seconds = pd.to_numeric(texts, errors="coerce")
     dates = pd.to_datetime(texts.where(seconds.isna()), errors="coerce", utc=True, format="ISO8601")
@@ -230,16 +225,14 @@ def _times(series: pl.Series) -> pl.Series:
     return pl.Series(series.name, seconds.where(seconds.notna(), since).to_numpy(np.float64), nan_to_null=True)
 
 
+def _to_pandas(frame: pl.DataFrame) -> pd.DataFrame:
+    """Return predictions as pandas, in plain numbers, booleans and texts."""
+    return pd.DataFrame({series.name: _values(series) for series in frame.iter_columns()})
+
+
 def _values(series: pl.Series) -> Any:
-    """Return a column of predictions as plain numbers, booleans or texts."""
     if series.dtype.is_float():
         return series.cast(pl.Float64).to_numpy()
     if series.dtype.is_integer():
         return series.cast(pl.Int64).to_numpy()
     return series.to_list()
-
-
-def _to_pandas(columns: Mapping[str, Any]) -> pd.DataFrame:
-    import pandas as pd
-
-    return pd.DataFrame(columns)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import narwhals.stable.v2 as nw
+import pandas as pd
 import polars as pl
 import polars.selectors as cs
 from mlflow.models import ModelSignature
@@ -16,9 +17,6 @@ from tabmtl.encode.read import read_column, read_features, read_targets
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.sessions.log import to_polars
 from tabmtl.sessions.recommender import Recommender
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _LAZY_ROWS = 10_000
 
@@ -132,8 +130,6 @@ def pandas_view(X: Any, signature: ModelSignature) -> pd.DataFrame:
     >>> pandas_view(pl.DataFrame({"new": [True, None], "size": [1, 2]}), signature).to_dict("list")
     {'size': [1.0, 2.0], 'new': [True, None]}
     """
-    import pandas as pd
-
     columns = _read(X)
     specs = signature.inputs.inputs
     missing = [spec.name for spec in specs if spec.name not in columns]

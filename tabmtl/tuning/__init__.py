@@ -9,34 +9,16 @@ early, and why their fit failed as user attributes, named `SCORES`, `ENDED` and 
 """
 
 from importlib.util import find_spec
+from typing import Any
 
-if find_spec("optuna") is None:
-    raise ModuleNotFoundError(
-        "tabmtl.tuning searches with optuna, which is missing: pip install 'tabmtl[tune]'", name="optuna"
-    )
+import lazy_loader
 
-from tabmtl.tuning.front import NoPointError, choose_point, pareto_front
-from tabmtl.tuning.objectives import Objective, objective, session_objective
-from tabmtl.tuning.spaces import with_params
-from tabmtl.tuning.studies import open_study
-from tabmtl.tuning.trial import ENDED, FAILURE, SCORES, Reporter, Scores
-from tabmtl.tuning.workers import count_ended, repeated_trials, run_study
+_load, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
-__all__ = [
-    "ENDED",
-    "FAILURE",
-    "SCORES",
-    "NoPointError",
-    "Objective",
-    "Reporter",
-    "Scores",
-    "choose_point",
-    "count_ended",
-    "objective",
-    "open_study",
-    "pareto_front",
-    "repeated_trials",
-    "run_study",
-    "session_objective",
-    "with_params",
-]
+
+def __getattr__(name: str) -> Any:
+    if find_spec("optuna") is None:
+        raise ModuleNotFoundError(
+            "tabmtl.tuning searches with optuna, which is missing: pip install 'tabmtl[tune]'", name="optuna"
+        )
+    return _load(name)

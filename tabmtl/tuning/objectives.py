@@ -83,18 +83,9 @@ def objective(
     if valid is None:
         raise ValueError("expected validation rows to judge trials by, got X_val=None and y_val=None")
     tasks = _judged(coder.labels.tasks, valid, per_task)
-    return _TableObjective(
-        est=est,
-        search_space=space,
-        names=tuple(task.name for task in tasks) if per_task else ("mean",),
-        X=X,
-        y=y,
-        X_val=X_val,
-        y_val=y_val,
-        sample_weight=sample_weight,
-        tasks=tasks,
-        per_task=per_task,
-    )
+    rows = {"X": X, "y": y, "sample_weight": sample_weight, "X_val": X_val, "y_val": y_val}
+    names = tuple(task.name for task in tasks) if per_task else ("mean",)
+    return _TableObjective(est=est, search_space=space, names=names, rows=rows, tasks=tasks, per_task=per_task)
 
 
 def session_objective(
@@ -140,25 +131,19 @@ def session_objective(
     if not isinstance(est, Recommender):
         raise TypeError(f"expected a recommender, such as VSKNN(), got {est!r}; tables are tuned by objective")
     space = check_space(est, est.search_space if search_space is None else search_space)
-    names = ("mrr@20",)
-    return _SessionObjective(
-        est=est, search_space=space, names=names, clicks=clicks, items=items, clicks_val=clicks_val
-    )
+    rows = {"clicks": clicks, "items": items, "clicks_val": clicks_val}
+    return _SessionObjective(est=est, search_space=space, names=("mrr@20",), rows=rows)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class _TableObjective(Objective):
-    X: Any
-    y: Any
-    X_val: Any
-    y_val: Any
-    sample_weight: Any
+    rows: dict[str, Any]
     tasks: tuple[Task, ...]
     per_task: bool
 
     def _fit_and_score(self, model: Any) -> Scores:
-        model.fit(self.X, self.y, sample_weight=self.sample_weight, X_val=self.X_val, y_val=self.y_val)
-        return model.score_tasks(self.X_val, self.y_val)
+        model.fit(**self.rows)
+        return model.score_tasks(self.rows["X_val"], self.rows["y_val"])
 
     def _epoch_scores(self, record: Mapping[str, float | None]) -> Scores:
         return {task.name: record.get(f"val/{task.name}/{task.metric}") for task in self.tasks}
@@ -174,13 +159,11 @@ class _TableObjective(Objective):
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class _SessionObjective(Objective):
-    clicks: Any
-    items: Any
-    clicks_val: Any
+    rows: dict[str, Any]
 
     def _fit_and_score(self, model: Any) -> Scores:
-        model.fit(self.clicks, items=self.items, clicks_val=self.clicks_val)
-        return {"mrr@20": model.score(self.clicks_val)}
+        model.fit(**self.rows)
+        return {"mrr@20": model.score(self.rows["clicks_val"])}
 
     def _epoch_scores(self, record: Mapping[str, float | None]) -> Scores:
         return {"mrr@20": record.get("val/mrr@20")}

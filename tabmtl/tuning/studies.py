@@ -86,22 +86,17 @@ def open_study(
     pruner = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=3)
     with quiet(), storage_errors(_show(storage)):
         kept = storage if isinstance(storage, BaseStorage) else _open_database(storage, grace_period)
+        given: dict[str, Any] = {"study_name": name, "storage": kept, "sampler": sampler, "pruner": pruner}
         if objective is None:
             try:
-                study = optuna.load_study(study_name=name, storage=kept, sampler=sampler, pruner=pruner)
+                study = optuna.load_study(**given)
             except KeyError:
                 raise ValueError(
                     f"there is no study {name!r} in {_show(storage)}; give the objective to make one"
                 ) from None
         else:
-            study = optuna.create_study(
-                study_name=name,
-                storage=kept,
-                sampler=sampler,
-                pruner=pruner,
-                directions=[optuna.study.StudyDirection.MAXIMIZE] * len(objective.names),
-                load_if_exists=True,
-            )
+            directions = [optuna.study.StudyDirection.MAXIMIZE] * len(objective.names)
+            study = optuna.create_study(**given, directions=directions, load_if_exists=True)
             _check_same(study, objective)
             _complete(study, objective)
         retry_stale(study)
@@ -110,10 +105,13 @@ def open_study(
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Hold back Optuna's messages about every study and trial, unless its user has set another level."""
+    """Hold back Optuna's messages about every study and trial, unless its user has set another level.
+
+    Its warnings too: they repeat, with the traceback, the error that a trial raises.
+    """
     level = optuna.logging.get_verbosity()
     if level == optuna.logging.INFO:
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         yield
     finally:
@@ -142,15 +140,13 @@ def storage_errors(storage: str) -> Iterator[None]:
 
 def retry_stale(study: optuna.Study) -> None:
     """Fail the trials of dead workers, and put them in the queue again."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
+    with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
         optuna.storages.fail_stale_trials(study)
 
 
 def retry(study: optuna.Study, trial: FrozenTrial) -> None:
     """Put a failed trial whose worker is gone in the queue again, at most twice."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
+    with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
         former = RetryHeartbeatStaleTrialCallback.retry_history(trial)
         if len(former) < _MAX_RETRIES:
             RetryHeartbeatStaleTrialCallback()(study, trial)
@@ -192,28 +188,17 @@ class _Database(RDBStorage):
             super().record_heartbeat(trial_id)
 
 
-class _SeededTPE(optuna.samplers.BaseSampler):
+class _SeededTPE(optuna.samplers.TPESampler):
     """TPE with draws seeded by the study and the number of the trial, for any worker, and after any pause."""
 
     def __init__(self, seed: int) -> None:
-        self._seed, self._tpe = seed, optuna.samplers.TPESampler(seed=seed)
+        super().__init__(seed=seed)
+        self._seed = seed
 
-    def before_trial(self, study: Any, trial: Any) -> None:
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         seed = np.random.SeedSequence([self._seed, trial.number]).generate_state(1)
-        self._tpe = optuna.samplers.TPESampler(seed=int(seed[0]))
-        self._tpe.before_trial(study, trial)
-
-    def infer_relative_search_space(self, study: Any, trial: Any) -> dict[str, Any]:
-        return self._tpe.infer_relative_search_space(study, trial)
-
-    def sample_relative(self, study: Any, trial: Any, search_space: dict[str, Any]) -> dict[str, Any]:
-        return self._tpe.sample_relative(study, trial, search_space)
-
-    def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: Any) -> Any:
-        return self._tpe.sample_independent(study, trial, param_name, param_distribution)
-
-    def after_trial(self, study: Any, trial: Any, state: Any, values: Sequence[float] | None) -> None:
-        self._tpe.after_trial(study, trial, state, values)
+        super().__init__(seed=int(seed[0]))
+        super().before_trial(study, trial)
 
 
 def _is_url(storage: str | Path | BaseStorage) -> TypeGuard[str]:
@@ -236,8 +221,7 @@ def _open_database(storage: str | Path, grace_period: int) -> RDBStorage:
         storage = URL.create("sqlite", database=str(storage)).render_as_string()
     if storage.startswith("sqlite"):
         options["connect_args"] = {"timeout": _LOCK_TIMEOUT}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
+    with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
         return _Database(
             _with_driver(storage),
             engine_kwargs=options,

@@ -243,8 +243,7 @@ class _Watch:
 def name_numbers(study: optuna.Study, names: Sequence[str]) -> None:
     """Name the numbers of a study, unless they have names."""
     if study.metric_names is None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
+        with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
             study.set_metric_names(list(names))
 
 

@@ -94,8 +94,7 @@ def count_ended(study: optuna.Study) -> int:
 
 def repeated_trials(study: optuna.Study) -> set[int]:
     """Return the numbers of the trials that were lost with their worker, and are in the queue or tried again."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
+    with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
         histories = map(RetryHeartbeatStaleTrialCallback.retry_history, study.get_trials(deepcopy=False))
         return {number for history in histories for number in history}
 

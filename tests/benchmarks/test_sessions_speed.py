@@ -72,8 +72,8 @@ def test_the_plain_model_learns_what_follows():
     sessions = read_sessions(log, LogColumns(time=None, order="position"), log["item_id"].unique().sort())
     torch.manual_seed(0)
     plain = PlainSASRec(12, 50, dropout=0.0, **SIZES)
-    before, losses = plain_recall(plain, sessions, 1), []
-    train_plain(plain, sessions, epochs=12, batch_size=8, learning_rate=5e-3, on_epoch=losses.append)
+    before = plain_recall(plain, sessions, 1)
+    losses = train_plain(plain, sessions, epochs=12, batch_size=8, learning_rate=5e-3)
     assert losses[0] == pytest.approx(np.log(12), abs=0.5)
     assert losses[-1] < 0.5
     assert before < 0.5 < 0.9 < plain_recall(plain, sessions, 1)

@@ -210,7 +210,7 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
 
 
 def test_an_unknown_part_lists_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"portal: .*train, val, test; got 'valid'"):
+    with pytest.raises(ValueError, match=r"portal: .*train, val, test, got 'valid'"):
         load("portal").part("valid")
 
 

@@ -318,7 +318,7 @@ MISTAKES = {
     "no such port": (["start", "rodents", "--port", "70000"], "--port must be from 1 to 65535"),
     "no such host": (["start", "rodents", "--host", "no.such.host.invalid"], "cannot listen on no.such.host.invalid"),
     "rows that are no options": (["register", "x", "nowhere", "--rows", "shop.csv"], "begin with --data"),
-    "bad name": (["start", "rodents' or 'x"], "none of / : @ %"),
+    "bad name": (["start", "rodents' or 'x"], "must not hold / : @ % or quotes"),
 }
 
 

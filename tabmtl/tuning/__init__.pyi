@@ -1,0 +1,16 @@
+from .front import NoPointError as NoPointError
+from .front import choose_point as choose_point
+from .front import pareto_front as pareto_front
+from .objectives import Objective as Objective
+from .objectives import objective as objective
+from .objectives import session_objective as session_objective
+from .spaces import with_params as with_params
+from .studies import open_study as open_study
+from .trial import ENDED as ENDED
+from .trial import FAILURE as FAILURE
+from .trial import SCORES as SCORES
+from .trial import Reporter as Reporter
+from .trial import Scores as Scores
+from .workers import count_ended as count_ended
+from .workers import repeated_trials as repeated_trials
+from .workers import run_study as run_study
