@@ -234,7 +234,7 @@ def _expected(hint: Any) -> str:
     if origin is Literal:
         return f"one of {list(args)}" if len(args) > 1 else repr(args[0])
     if origin is Sequence:
-        return f"a list of {_expected(args[0])}"
+        return f"a list, each item {_expected(args[0])}"
     if origin is Mapping:
         return f"a mapping from {_expected(args[0])} to {_expected(args[1])}"
     return _PLAIN[hint][1] if hint in _PLAIN else f"a {(origin or hint).__name__}"
@@ -244,7 +244,7 @@ _UNIONS = (Union, UnionType)
 _PLAIN: dict[Any, tuple[Callable[[Any], bool], str]] = {
     bool: (lambda value: isinstance(value, bool | np.bool_), "True or False"),
     int: (lambda value: isinstance(value, Integral) and not isinstance(value, bool), "a whole number"),
-    float: (is_number, "a number"),
+    float: (lambda value: is_number(value) and math.isfinite(value), "a finite number"),
     str: (lambda value: isinstance(value, str), "text"),
     NoneType: (lambda value: value is None, "None"),
 }

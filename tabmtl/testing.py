@@ -480,7 +480,8 @@ class _EveryEstimator:
         whole = answers(estimator, X)
         for size in (1, 2, 7, 8, 31):
             joined = _answers_by_parts(estimator, X, size)
-            assert all(np.array_equal(a, b) for a, b in zip(whole, joined, strict=True) if a.dtype.kind != "f"), size
+            alike = all(np.array_equal(a, b) for a, b in zip(whole, joined, strict=True) if a.dtype.kind != "f")
+            assert alike, f"in batches of {size} rows, labels differ from those of all rows together"
             gap = largest_gap(whole, joined)
             assert gap <= 1e-6, f"in batches of {size} rows, answers differ by {gap:.1e}; allowed is 1e-6"
 

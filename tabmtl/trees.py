@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Annotated, Any, ClassVar
 
 import lightgbm as lgb
 import numpy as np
 
 from tabmtl.forks import count_threads
-from tabmtl.params import Count, Jobs, NonNegative, Positive, Share, TwoOrMore, WholeShare
+from tabmtl.params import Count, Jobs, NonNegative, Positive, Share, WholeShare, check_count
 from tabmtl.schema import FIRST_LEVEL, Batch, Columns
 from tabmtl.storage.lightgbm_text import TreeText
 from tabmtl.storage.stored import Stored
@@ -29,6 +29,10 @@ LONGEST_STEP = 20.0
 Gradients = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
+#: Number of leaves that LightGBM takes.
+Leaves = Annotated[int, partial(check_count, low=2, high=131_072)]
+
+
 @dataclass(kw_only=True, eq=False, repr=False)
 class LightGBMOptions:
     """Parameters of the estimators on LightGBM.
@@ -38,7 +42,7 @@ class LightGBMOptions:
     learning_rate : float, default=0.05
         Factor of every tree.
     num_leaves : int, default=16
-        Most leaves of a tree.
+        Maximum number of leaves of a tree.
     min_child_samples : int, default=20
         Least rows of a leaf; LightGBM may count them by the sum of hessians, so roughly.
     colsample_bytree : float, default=1.0
@@ -56,7 +60,7 @@ class LightGBMOptions:
     """
 
     learning_rate: Positive = 0.05
-    num_leaves: TwoOrMore = 16
+    num_leaves: Leaves = 16
     min_child_samples: Count = 20
     colsample_bytree: WholeShare = 1.0
     reg_lambda: NonNegative = 0.1

@@ -1,6 +1,7 @@
 """Checks of hyper-parameters: what passes, and that a message names parameter, expectation and value."""
 
 import re
+from dataclasses import dataclass
 from datetime import timedelta
 from fractions import Fraction
 
@@ -11,6 +12,7 @@ from tabmtl.params import (
     check_at_least,
     check_choice,
     check_count,
+    check_fields,
     check_names,
     check_positive,
     check_rate,
@@ -111,3 +113,15 @@ def test_what_is_no_number_is_refused_by_name(check, more, expected, value):
 def test_names_come_in_a_list(value, message):
     with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
         check_names("columns", value)
+
+
+@dataclass
+class Plain:
+    share: float = 0.5
+
+
+@pytest.mark.parametrize("value", [NAN, INF])
+def test_a_number_without_a_rule_of_its_own_is_finite(value):
+    check_fields(Plain())
+    with pytest.raises(ValueError, match=f"^share must be a finite number, got {value}$"):
+        check_fields(Plain(value))

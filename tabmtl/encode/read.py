@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import math
 import numbers
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Literal
 
@@ -176,8 +176,18 @@ def read_features(X: Any) -> tuple[pl.DataFrame | pl.LazyFrame, bool]:
         return frame, all(isinstance(name, str) for name in names)
     if isinstance(X, pl.Series) or nw.dependencies.is_into_series(X):
         raise ValueError(f"Expected 2D array or a frame, got a series of type {type(X).__name__} instead")
+    check_container(X)
     array = _as_array(X, ensure_2d=True)
     return _join(array.T, [f"x{i}" for i in range(array.shape[1])], read_array), False
+
+
+def check_container(X: Any) -> None:
+    """Raise a TypeError for records: mappings of values, or a list of such."""
+    if isinstance(X, Mapping) or (isinstance(X, list) and X and isinstance(X[0], Mapping)):
+        raise TypeError(
+            f"X must be a frame or an array of shape (n, p), got records in a {type(X).__name__}; make it a frame, "
+            "such as polars.DataFrame(X)"
+        )
 
 
 def names_of(frame: pl.DataFrame | pl.LazyFrame) -> list[str]:

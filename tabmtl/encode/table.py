@@ -76,6 +76,11 @@ class TableCoder:
             frame = _select(frame, [name for name in names if name != task_column])
         chosen: Literal["from_dtype"] | Sequence[str] = "from_dtype"
         if categorical != "from_dtype":
+            beyond = [c for c in categorical if not isinstance(c, str) and not -len(names) <= c < len(names)]
+            if beyond:
+                raise ValueError(
+                    f"categorical_features names the positions {beyond}; X has the columns 0 to {len(names) - 1}"
+                )
             chosen = [c if isinstance(c, str) else names[c] for c in categorical]
         return cls(
             features=FeatureCoder.fit(frame, categorical=chosen, **encoding),

@@ -161,7 +161,10 @@ def _with_classes(task: Task, present: pl.Series) -> Task:
     """Complete a task by the classes among its labels, or check the declared ones."""
     if task.kind == "regression":
         if is_text(present) and present.dtype != pl.Boolean:
-            raise ValueError(f"task {task.name!r} is a regression task, but its labels are {present.dtype}; got text")
+            raise ValueError(
+                f"task {task.name!r} is a regression task, but its labels are text ({present.dtype}); cast y to "
+                "numbers, or declare the task 'binary' or 'multiclass'"
+            )
         return task
     seen = _classes(present)
     if task.classes is not None:
@@ -178,7 +181,10 @@ def _with_classes(task: Task, present: pl.Series) -> Task:
             "least two classes: drop the task, or declare its classes"
         )
     elif task.kind == "binary" and len(seen) != 2:
-        raise ValueError(f"task {task.name!r} is binary, but its labels have {len(seen)} classes: {list(seen[:10])}")
+        raise ValueError(
+            f"task {task.name!r} is binary, but its labels have {len(seen)} classes, such as {list(seen[:3])}; "
+            "declare it 'multiclass', or 'regression' for numbers"
+        )
     return replace(task, classes=task.classes or seen)
 
 

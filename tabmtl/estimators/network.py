@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import warnings
-from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -58,14 +57,14 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     monitor : str, default="mean"
         Score that early stopping maximises: the mean of the tasks' validation scores, or the name of one task.
     numeric_transform : {"standardize", "quantile"}, default="standardize"
-        Scaling of numeric columns; see :class:`tabmtl.encode.FeatureCoder`.
+        Scaling of numeric columns: to mean 0 and standard deviation 1, or by their quantiles to a normal distribution.
     min_frequency : int, default=5
         Levels of a categorical column seen less often share one embedding, which unseen levels use too.
     balance : str, sequence or mapping of weights, or TorchJD aggregator, default="sum"
         Way to join the losses of the tasks to one step: ``"sum"``, weights in task order or by name, or a method:
         ``"uncertainty"``, ``"imtl_l"``, ``"dwa"``, ``"gls"``, ``"famo"``, ``"gradnorm"``, ``"pcgrad"``, ``"mgda"``,
-        ``"imtl_g"``; see :mod:`tabmtl.training.balance`. All except ``"sum"`` take whole batches, not micro-batches. An
-        aggregator is not saved: a loaded estimator has ``"sum"``, and predicts the same.
+        ``"imtl_g"``; see :mod:`tabmtl.training.balance`. All except ``"sum"`` hold a whole batch in
+        memory. An aggregator is not saved: a loaded estimator has ``"sum"``, and predicts the same.
     grad_level : {"auto", "representation", "parameters"}, default="auto"
         Where gradient methods ("pcgrad", "mgda", "imtl_g", aggregators) compare tasks: in the representations that a
         network marks as shared (`SharedBottom`: the trunk's output; mixtures: a row's vector and the experts' outputs;
@@ -74,7 +73,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     normalize_gradients : bool, default=False
         Scale the tasks' gradients to one length before a gradient method joins them.
     flat : bool, default=False
-        Seek task-based flat regions (arXiv 2211.13723) with any balance, at all parameters: twice the gradients.
+        Seek task-based flat regions (arXiv 2211.13723) with any balance, at all parameters. A step takes twice as long.
     rho : float, default=0.01
         Radius of ``flat``: length of the moves towards a task's worst loss, one for the shared and one for the task's
         own parameters. Not used without ``flat``.
@@ -110,9 +109,9 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
 
     export_onnx = export_onnx
 
-    @abstractmethod
     def _network(self, columns: Columns, tasks: Sequence[Task]) -> torch.nn.Module:
         """Build the untrained network; see `tabmtl.training.table_loop.Network`."""
+        raise NotImplementedError(f"{type(self).__name__} must define _network(columns, tasks)")
 
     def transform(self, X: Any) -> np.ndarray:
         """Return the features that the tasks' heads read.
@@ -267,7 +266,8 @@ class VectorEstimator(NetworkEstimator):
     d_embedding : int, default=16
         Width of a column's embedding.
     numeric_embedding : {"none", "linear", "piecewise", "periodic"}, default="piecewise"
-        Embedding of a number; ``"none"`` uses the number itself.
+        Embedding of a number: ``"linear"`` scales one vector, ``"piecewise"`` joins straight pieces between quantiles,
+        ``"periodic"`` takes learned sines and cosines, and ``"none"`` uses the number itself.
     """
 
     d_embedding: Count = 16

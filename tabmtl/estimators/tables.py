@@ -13,6 +13,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _check_feature_names, _check_n_features, check_is_fitted
 
 from tabmtl.encode import TableCoder
+from tabmtl.encode.read import check_container
 from tabmtl.encode.tasks import DeclaredTasks
 from tabmtl.estimators.base import SavableEstimator, draw_seed
 from tabmtl.metrics.intervals import score_intervals
@@ -255,7 +256,11 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
             return
         if isinstance(X, pl.LazyFrame):
             X = pl.DataFrame(schema=X.collect_schema())
-        _check_feature_names(self, X, reset=False)
+        check_container(X)
+        try:
+            _check_feature_names(self, X, reset=False)
+        except ValueError as error:
+            raise ValueError(f"{error}Take the columns of fit: X[list(model.feature_names_in_)].") from None
         if getattr(X, "ndim", 2) == 2:  # other shapes are refused where X is read
             _check_n_features(self, X, reset=False)
 

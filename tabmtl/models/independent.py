@@ -19,10 +19,10 @@ from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.tables import MultiTaskEstimator, TableState
 from tabmtl.forks import count_threads
 from tabmtl.model_selection import train_valid_split
-from tabmtl.params import NonNegative, TwoOrMore, WholeShare
+from tabmtl.params import NonNegative, WholeShare
 from tabmtl.schema import Batch, Columns, Task
 from tabmtl.storage.lightgbm_text import TreeText
-from tabmtl.trees import LONGEST_STEP, ROWS_TO_SPLIT, LightGBMOptions, dataset, tree_matrix
+from tabmtl.trees import LONGEST_STEP, ROWS_TO_SPLIT, Leaves, LightGBMOptions, dataset, tree_matrix
 
 _MOST_TREES = 1_000
 _METRICS = {"binary": "auc", "multiclass": "multi_logloss", "regression": "rmse"}
@@ -88,7 +88,7 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
 
     classifier: Annotated[BaseEstimator | None, _check_estimator] = None
     regressor: Annotated[BaseEstimator | None, _check_estimator] = None
-    num_leaves: TwoOrMore = 31
+    num_leaves: Leaves = 31
     colsample_bytree: WholeShare = 0.8
     reg_lambda: NonNegative = 0.0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,11 +20,11 @@ class TaskNetwork(nn.Module):
     batch_dependent : bool
         Whether a row's scores depend on the other rows of its batch.
     levels : list of (Module, list of Module)
-        Experts and gates of every level of a mixture. Experts give outputs (B, E, H). Gates give weights (B, G, E), and
+        In mixtures: experts and gates of every level. Experts give outputs (B, E, H). Gates give weights (B, G, E), and
         have ``gate_names`` and ``expert_names``. A module that can compute a row's own part alone has a method
         ``index`` with the same arguments: the places of that part among all E, or all G E.
     gates_decide : bool
-        Whether experts reach tasks through these gates alone, so that an expert without weight is dead.
+        In mixtures: whether experts reach tasks through these gates alone, so that an expert without weight is dead.
     """
 
     batch_dependent = False
@@ -33,7 +32,6 @@ class TaskNetwork(nn.Module):
     heads: Towers
     levels: Sequence[tuple[nn.Module, Sequence[nn.Module]]]
 
-    @abstractmethod
     def task_features(self, x_num: Tensor, x_cat: Tensor, own: RowOwners | None = None) -> Tensor:
         """Return the features that the heads read.
 
@@ -49,6 +47,7 @@ class TaskNetwork(nn.Module):
         Tensor of shape (B, T, H), or (B, H) if all tasks read the same
             With ``own`` T is 1: the features of each row's own task.
         """
+        raise NotImplementedError(f"{type(self).__name__} must define task_features(x_num, x_cat, own)")
 
     def represent(self, x_num: Tensor, x_cat: Tensor, task: Tensor | None = None) -> Tensor:
         """Return the features of all tasks side by side (B, T H), or of each row's own task (B, H)."""
@@ -74,13 +73,18 @@ class TaskNetwork(nn.Module):
         Raises
         ------
         ValueError
-            If the features of the tasks are not rows first.
+            If the features of the tasks are not rows first, or those of all tasks where ``task`` is given.
         """
         own = self._own(task)
         features = self.task_features(x_num, x_cat, own)
         if features.shape[0] != x_num.shape[0]:
             found, n = tuple(features.shape), x_num.shape[0]
             raise ValueError(f"task_features must return (B, T, H) or (B, H) for B = {n} rows, got shape {found}")
+        if own is not None and features.ndim == 3 and features.shape[1] != 1:
+            raise ValueError(
+                "task_features must return (B, 1, H) or (B, H) where own is given, features of each row's own task; "
+                f"got shape {tuple(features.shape)}: select by own"
+            )
         return self.heads(features if own is None else features.flatten(1), own)
 
     def _own(self, task: Tensor | None) -> RowOwners | None:

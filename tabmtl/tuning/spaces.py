@@ -1,5 +1,7 @@
 """Search spaces as plain data, and how a study stores their values.
 
+An estimator declares its own space, in its class attribute ``search_space``.
+
 A study stores numbers, text, booleans and None. Choices that are sequences or mappings are stored as JSON, which starts
 with a bracket; other text among the choices may not. Sequences are read back as tuples. So every storage, and every
 frame of trials, returns the values that the trial was fitted with.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -144,3 +146,12 @@ def test_one_row_is_read_like_many():
             batch = coder.read(row)
             np.testing.assert_array_equal(batch.x_num, whole.x_num[i : i + 1])
             np.testing.assert_array_equal(batch.x_cat, whole.x_cat[i : i + 1])
+
+
+def test_positions_beyond_the_columns_are_named():
+    beyond = [X.width, -X.width - 1]
+    message = (
+        rf"categorical_features names the positions {re.escape(str(beyond))}; X has the columns 0 to {X.width - 1}"
+    )
+    with pytest.raises(ValueError, match=message):
+        fit(X, Y, categorical=[0, *beyond])

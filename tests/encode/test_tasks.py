@@ -88,7 +88,7 @@ def test_declarations_that_do_not_fit():
         ({"c": "binary"}, r"tasks declares \['c'\], which y does not have"),
         ({"a": Task(name="b", kind="binary")}, "task 'b' under 'a'"),
         ({"a": "binary"}, "task 'a' is binary, but its labels have 3 classes"),
-        ({"a": "regression"}, "task 'a' is a regression task, but its labels are String"),
+        ({"a": "regression"}, "task 'a' is a regression task, but its labels are text \\(String\\)"),
         ({"a": Task(name="a", kind="binary", classes=("x", "y"))}, r"labels \['z'\] are not among its classes"),
     ):
         with pytest.raises(ValueError, match=message):

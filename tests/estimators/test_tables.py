@@ -164,3 +164,22 @@ def test_a_column_of_the_face_may_be_named_anything():
     estimator = tiny(SharedBottom).fit(X, y)
     assert estimator.predict(X).columns == y.columns
     assert list(estimator.score_tasks(X, y)) == y.columns
+
+
+@pytest.mark.parametrize("records", [{"a": [1.0], "b": [2.0]}, [{"a": 1.0, "b": 2.0}]], ids=["dict", "list"])
+def test_records_are_refused_with_the_cure(records):
+    X = pl.DataFrame({"a": [0.0, 1.0], "b": [1.0, 0.0]})
+    model = Averages().fit(X, X)
+    for ask in (model.predict, lambda X: Averages().fit(X, X)):
+        with pytest.raises(
+            TypeError, match=r"X must be a frame or an array .*make it a frame, such as polars.DataFrame"
+        ):
+            ask(records)
+
+
+def test_other_columns_are_named_with_the_cure():
+    X = pl.DataFrame({"a": [0.0, 1.0], "b": [1.0, 0.0]})
+    with pytest.raises(
+        ValueError, match=r"missing:\n- a\nTake the columns of fit: X\[list\(model.feature_names_in_\)\]"
+    ):
+        Averages().fit(X, X).predict(X.rename({"a": "z"}))

@@ -76,20 +76,21 @@ class RMTGB(LightGBMOptions, MultiTaskEstimator):
         classes, a tree becomes one for each class. A loss with a single task has stage 3 only: plain boosting.
     theta_step : {"scale-free", "sum"}, default="scale-free"
         Step of θ. "sum": learning rate times the summed gradient, as in the released code; it depends on the rows of a
-        task, on its weight and on the scale of y. "scale-free": by 2 Σ / Σ|·| of the inner products times s (1 - s), at
-        most 0.5, and only as far as the sum is beyond two standard errors of it; |θ| is at most 12.
+        task, on its weight and on the scale of y. "scale-free": 2 s (1 - s) Σg / Σ|g|, with s = sigmoid(θ) and one g
+        per row of the task, times max(0, 1 - 4 Σg² / (Σg)²): θ stays where Σg is within two standard errors of 0. |θ|
+        is at most 12.
     unknown_task : {"shared", "error"}, default="shared"
         Long layout: answer of ``predict`` for a task that fit did not see, or a missing one. "shared": the shared part
         with the θ of a normal task, the median of the majority.
     subsample : float, default=1.0
         Share of the rows that every tree sees, drawn anew each round.
     max_bin : int, default=255
-        Most bins of a column.
+        Maximum number of bins of a column.
     early_stopping : bool, default=True
         Stop on validation rows. Without X_val and y_val in fit, ``validation_fraction`` of the rows is set aside to
         find the rounds, and then all rows are fitted with these: no row is lost. Where that fit predicts the rows set
-        aside clearly worse than the fit without them (a loss a quarter higher, and beyond chance), the latter is
-        kept, with a warning. With fewer than 50 rows, all rounds are grown.
+        aside clearly worse than the fit without them (a loss a quarter higher, and beyond chance), the fit without
+        them is kept, with a warning. With fewer than 50 rows, all rounds are grown.
 
     Attributes
     ----------

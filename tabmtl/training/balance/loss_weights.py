@@ -159,9 +159,12 @@ def given_weights(balance: Mapping[str, float] | Sequence[float], tasks: Sequenc
     """Return the weights from a user, in task order; raise a ValueError if they do not fit the tasks."""
     names = [task.name for task in tasks]
     if isinstance(balance, Mapping):
-        wrong = sorted(set(names) ^ set(balance))
-        if wrong:
-            raise ValueError(f"balance must give every task and no other a weight; see {wrong}, tasks are {names}")
+        missing, unknown = sorted(set(names) - set(balance)), sorted(set(balance) - set(names))
+        if missing or unknown:
+            raise ValueError(
+                f"balance must give a weight to every task of {names} and to no other; missing are {missing}, "
+                f"unknown are {unknown}"
+            )
         return [float(balance[name]) for name in names]
     if len(balance) != len(names):
         raise ValueError(f"balance must give {len(names)} weights, one for each of {names}, got {len(balance)}")
