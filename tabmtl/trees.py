@@ -45,13 +45,13 @@ class LightGBMOptions:
         Maximum number of leaves of a tree.
     min_child_samples : int, default=20
         Least rows of a leaf; LightGBM may count them by the sum of hessians, so roughly.
-    colsample_bytree : float, default=1.0
+    colsample_bytree : float in (0, 1], default=1.0
         Share of the columns that every tree sees, drawn anew.
     reg_lambda : float, default=0.1
         L2 penalty of the leaf values. It keeps leaves small whose hessian nearly vanishes.
     early_stopping : bool, default=True
         Stop on validation rows. Without X_val and y_val, fit sets ``validation_fraction`` of the rows aside.
-    validation_fraction : float, default=0.15
+    validation_fraction : float in (0, 1), default=0.15
         Share of the rows that early stopping sets aside.
     patience : int, default=30
         Rounds without a better validation score that end the training.

@@ -85,7 +85,7 @@ class TowerEstimator(FunnelEstimator, VectorEstimator):
         As in :class:`FunnelEstimator`; needed.
     tower_hidden : sequence of int, default=(128, 64)
         Widths of a tower's layers, below the linear one that gives the score.
-    dropout : float, default=0.1
+    dropout : float in [0, 1), default=0.1
         Share of hidden values dropped in training.
     """
 

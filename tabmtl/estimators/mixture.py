@@ -45,8 +45,8 @@ class MixtureEstimator(VectorEstimator):
     ----------
     head_hidden : int, default=64
         Width of a head's hidden layer; 0 leaves one linear layer per task.
-    dropout : float, default=0.3
-        Share of hidden values dropped in training, in heads and in experts if these are MLPs.
+    dropout : float in [0, 1), default=0.3
+        Share of hidden values dropped in training, in heads and in experts that are MLPs.
 
     Attributes
     ----------
@@ -100,7 +100,7 @@ class ExpertEstimator(MixtureEstimator):
     expert_norm : {"batch", "layer", "none"}, default="batch"
         Normalisation of every expert's outputs by itself, over the rows of a batch or over their width. Batch
         normalisation predicts by running statistics, so a row's prediction does not depend on other rows. In a long
-        table the experts in one place of all tasks share their statistics, each applied to the rows of its task.
+        table, the own experts of tasks share their statistics with those of the other tasks at the same place.
     activation : {"relu", "silu"}, default="relu"
         Activation of the experts; "silu" is Swish.
     """

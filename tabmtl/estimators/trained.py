@@ -43,12 +43,12 @@ class TrainedEstimator(SavableEstimator):
         Learning rate of AdamW at the start; it falls to zero over all epochs along half a cosine.
     weight_decay : float, default=1e-5
         Weight decay of AdamW.
-    average_decay : float, default=0.998
+    average_decay : float in [0, 1), default=0.998
         Decay of the moving average of the weights, which is validated and kept; 0 keeps the weights themselves.
     early_stopping : bool, default=True
         Stop when the validation score has not risen for ``patience`` epochs, and keep the best weights. Without X_val
         and y_val, fit sets ``validation_fraction`` of the rows aside.
-    validation_fraction : float, default=0.15
+    validation_fraction : float in (0, 1), default=0.15
         Share of the rows that early stopping sets aside.
     patience : int, default=6
         Epochs without a better validation score after which training stops.

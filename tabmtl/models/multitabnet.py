@@ -145,7 +145,7 @@ class MultiTabNet(NetworkEstimator):
         How a number becomes a token; ``"linear"`` is the paper's.
     head_hidden : int, default=64
         Width of a head's hidden layer; 0 leaves one linear layer.
-    dropout, attention_dropout : float, default=0.15, 0.0
+    dropout, attention_dropout : float in [0, 1), default=0.15, 0.0
         Shares of hidden values and of attention weights dropped in training.
 
     Notes

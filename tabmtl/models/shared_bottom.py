@@ -53,7 +53,7 @@ class SharedBottom(VectorEstimator):
         Widths of the trunk's layers.
     head_hidden : int, default=64
         Width of a head's hidden layer; 0 leaves one linear layer per task.
-    dropout : float, default=0.1
+    dropout : float in [0, 1), default=0.1
         Share of hidden values dropped in training.
 
     References

@@ -61,7 +61,7 @@ class SequentialRules(Recommender):
         An item follows another if it is clicked at most this many clicks later.
     n_last : int, default=1
         Newest clicks of the session that are read.
-    decay : float, default=0.5
+    decay : float in (0, 1], default=0.5
         Weight of a click relative to the one after it, above 0 and at most 1.
 
     References

@@ -82,7 +82,7 @@ class RMTGB(LightGBMOptions, MultiTaskEstimator):
     unknown_task : {"shared", "error"}, default="shared"
         Long layout: answer of ``predict`` for a task that fit did not see, or a missing one. "shared": the shared part
         with the θ of a normal task, the median of the majority.
-    subsample : float, default=1.0
+    subsample : float in (0, 1], default=1.0
         Share of the rows that every tree sees, drawn anew each round.
     max_bin : int, default=255
         Maximum number of bins of a column.

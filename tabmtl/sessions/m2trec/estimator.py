@@ -122,7 +122,7 @@ class M2TRec(TrainedEstimator, Recommender):
         ``"full"``: a free vector, left out of some steps (``id_dropout``) so that metadata alone stays good for new
         items. ``"delta"``: a vector that starts at 0 and is at most ``delta_norm`` long. ``"none"``: no such vector, as
         in the paper. Items of equal metadata then share one place in the softmax, and are ranked by training clicks.
-    id_dropout : float, default=0.1
+    id_dropout : float in [0, 1), default=0.1
         With ``id_mode="full"``, the share of the items whose own vector is left out of a step.
     delta_norm : float, default=0.5
         With ``id_mode="delta"``, the greatest length of own vectors; those of metadata are about 0.1 long at the start.
@@ -135,9 +135,9 @@ class M2TRec(TrainedEstimator, Recommender):
         :class:`tabmtl.sessions.m2trec.encoder.SessionEncoder`.
     temperature : float or None, default=0.07
         Scores are cosines of query and item, divided by the temperature; None takes inner products.
-    dropout, item_dropout : float, default=0.2, 0.2
+    dropout, item_dropout : float in [0, 1), default=0.2, 0.2
         Shares dropped in training: of hidden values and attention weights, and of the vectors of clicked items.
-    unknown_rate : float, default=0.05
+    unknown_rate : float in [0, 1), default=0.05
         Share of categories and tags that training replaces by unseen ones, so that these are learned.
     hierarchy : bool, default=False
         Feed the predicted categories back into the query, as HierSRec does (arXiv 2309.06533); needs ``categories``.
@@ -162,7 +162,7 @@ class M2TRec(TrainedEstimator, Recommender):
     early_stopping : bool, default=True
         Watch MRR@20 on the validation log, or else on the newest ``validation_fraction`` of the sessions, which are
         then not trained on. False trains all epochs and keeps the last weights; a validation log is then only scored.
-    validation_fraction : float, default=0.05
+    validation_fraction : float in (0, 1), default=0.05
         Share of the sessions that early stopping sets aside if fit gets no ``clicks_val``. Fewer than 20 sessions are
         all trained on.
     random_state : int, RandomState or None, default=None
