@@ -271,7 +271,8 @@ def _wait_for(workers: Sequence[BaseProcess]) -> None:
     """Wait for all workers, and report those that could not report themselves."""
     left: dict[Any, BaseProcess] = {worker.sentinel: worker for worker in workers}
     while left:
-        for worker in [left.pop(sentinel) for sentinel in wait(left)]:
+        for sentinel in wait(left):
+            worker = left.pop(sentinel)
             worker.join()
             code = worker.exitcode or 0
             if code < 0 or code == INTERRUPTED:
@@ -387,7 +388,8 @@ class _Found:
         print(f"Trial {trial} is chosen:")
         for name, value in self.study.get_trials(deepcopy=False)[trial].params.items():
             print(f"  {name} = {value}")
-        place, store = output and str(output), self.log and self.log.uri
+        place = None if output is None else str(output)
+        store = None if self.log is None else self.log.uri
         asked = {"trial": trial, "register": register, "output": place, "store": store}
         before = self.study.user_attrs.get(_REFIT, {})
         if before.get("asked") == asked and (output is None or output.exists()):

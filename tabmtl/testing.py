@@ -568,7 +568,8 @@ class _EveryEstimator:
     def check_columns_named_as_categories_are_categories(self) -> None:
         X, y = features().select("plain", "count"), self.targets(features())
         said = self.said(X, y, categorical_features=["count"])
-        assert same(said, self.said(X, y, categorical_features=[1]))
+        for named in ([1], np.array(["count"]), np.array([1])):
+            assert same(said, self.said(X, y, categorical_features=named))
         assert same(said, self.said(X.cast({"count": pl.String}), y))
         self.refuse(X, y, "colour", categorical_features=["colour"])
 

@@ -48,7 +48,7 @@ class LightGBMOptions:
     colsample_bytree : float in (0, 1], default=1.0
         Share of the columns that every tree sees, drawn anew.
     reg_lambda : float, default=0.1
-        L2 penalty of the leaf values. It keeps leaves small whose hessian nearly vanishes.
+        L2 penalty of the leaf values. It bounds the values of leaves whose hessian nearly vanishes.
     early_stopping : bool, default=True
         Stop on validation rows. Without X_val and y_val, fit sets ``validation_fraction`` of the rows aside.
     validation_fraction : float in (0, 1), default=0.15
@@ -202,7 +202,7 @@ class Ensemble:
         self.rounds = min(self.rounds, rounds)
 
     def finish(self, n_ensembles: int = 1) -> Grown:
-        """Return the grown trees as `n_ensembles` ensembles and release the data."""
+        """Return the grown trees as `n_ensembles` ensembles; other ensembles may use the data then."""
         if self._has_target:
             self._data.set_field("init_score", None)
         header, trees = _split_text(self.booster.model_to_string(num_iteration=-1))
@@ -284,7 +284,8 @@ class Forest:
     @cached_property
     def width(self) -> int:
         """Number of outputs of every ensemble."""
-        return self.booster.num_model_per_iteration()
+        # without the booster, which single rows do not need
+        return int(self.text.partition("\nnum_tree_per_iteration=")[2].partition("\n")[0])
 
     def predict(self, ensemble: int, matrix: np.ndarray, n_threads: int = 1) -> np.ndarray:
         """Return raw scores (width, n) of one ensemble for rows of `tree_matrix`."""

@@ -75,7 +75,7 @@ class TableCoder:
             levels = _task_levels(frame, task_column)
             frame = _select(frame, [name for name in names if name != task_column])
         chosen: Literal["from_dtype"] | Sequence[str] = "from_dtype"
-        if categorical != "from_dtype":
+        if not isinstance(categorical, str):
             beyond = [c for c in categorical if not isinstance(c, str) and not -len(names) <= c < len(names)]
             if beyond:
                 raise ValueError(

@@ -100,11 +100,12 @@ def multitask_gain(scores: Mapping[str, float | None], reference: Mapping[str, f
     table = (
         pl.DataFrame(rows, types, orient="row").fill_nan(None).with_columns(gain_percent=gain, difference=difference)
     )
-    for task, _, near, _, known in table.filter(pl.col("gain_percent").is_null()).iter_rows():
+    for row in table.filter(pl.col("gain_percent").is_null()).iter_rows(named=True):
         reason = "no gain, a score is missing"
-        if known is not None:
-            reason = f"no gain in percent, the reference {near:.4f} is too close to 0; read the difference instead"
-        warnings.warn(f"task {task!r}: {reason}", TabmtlWarning, stacklevel=2)
+        if row["difference"] is not None:
+            near = f"the reference {row['reference']:.4f} is too close to 0"
+            reason = f"no gain in percent, {near}; read the difference instead"
+        warnings.warn(f"task {row['task']!r}: {reason}", TabmtlWarning, stacklevel=2)
     return MultitaskGain(table)
 
 

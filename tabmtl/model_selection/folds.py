@@ -198,7 +198,9 @@ class MultitaskScorer(BaseEstimator):
             raise ValueError("per_task=True calls the mean over tasks 'mean', and so does a task; rename the task")
         return scores | {"mean": mean_score(scores)}
 
-    __call__ = score  # scikit-learn calls a scorer
+    def __call__(self, estimator: Any, X: Any, y: Any, sample_weight: Any = None) -> Any:
+        """Score, as scikit-learn calls a scorer."""
+        return self.score(estimator, X, y, sample_weight)
 
 
 def make_multitask_scorer(*, per_task: bool = False, task: str | None = None) -> MultitaskScorer:

@@ -277,7 +277,7 @@ class Gates(nn.Module):
         x : Tensor of shape (B, D), or G of them
             The input of all gates, or of each; with ``own`` K of them.
         own : RowOwners, optional
-            The owner of every row: its K gates weigh its S experts.
+            The owner of every row, whose K gates weigh the S experts of that owner.
 
         Returns
         -------

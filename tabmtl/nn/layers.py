@@ -56,6 +56,10 @@ class Dropout(nn.Module):
         kept = torch.ge(bytes_, self._dropped, out=torch.empty(x.shape, dtype=x.dtype))
         return x * kept.mul_(256 / (256 - self._dropped))
 
+    def extra_repr(self) -> str:
+        """Show the rate in the printed module."""
+        return f"p={self.p}"
+
 
 class MLP(nn.Sequential):
     """Linear layers, each followed by ReLU and dropout.

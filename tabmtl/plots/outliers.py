@@ -78,7 +78,7 @@ class OutlierTaskDisplay(Display):
         Raises
         ------
         ValueError
-            If none of the tasks has a score, because block 2 has no trees.
+            If none of the tasks has a score, because stage 2 has no trees.
         """
         names = [task.name for task in tasks_of(estimator, tasks, "outlier_score_", "with outlier scores, RMTGB")]
         outliers = estimator.outlier_score_.filter(pl.col("task").is_in(names))
@@ -89,7 +89,7 @@ class OutlierTaskDisplay(Display):
         scored = self.outliers.drop_nulls("outlier_score").sort("outlier_score", descending=True, maintain_order=True)
         if scored.is_empty():
             raise ValueError(
-                "no outlier scores, as block 2 has no trees: it needs three tasks of one loss, n_estimators_outlier "
+                "no outlier scores, as stage 2 has no trees: it needs three tasks of one loss, n_estimators_outlier "
                 "above 0, and a validation loss that falls with it (early_stopping=False grows it anyway)"
             )
         shown, ax = scored.head(self.max_tasks), self._draw_into(ax)

@@ -17,7 +17,7 @@ _load, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 
 def __getattr__(name: str) -> Any:
-    if find_spec("optuna") is None:
+    if name in __all__ and find_spec("optuna") is None:
         raise ModuleNotFoundError(
             "tabmtl.tuning searches with optuna, which is missing: pip install 'tabmtl[tune]'", name="optuna"
         )

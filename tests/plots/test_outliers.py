@@ -112,7 +112,7 @@ def test_outliers_refuse_what_has_no_scores(boosted, model) -> None:
         OutlierTaskDisplay.from_estimator(model)
     with pytest.raises(ValueError, match=r"\['late', 'delay', 'twice', 'early'\], got \['a', 'b'\]"):
         OutlierTaskDisplay.from_estimator(boosted, tasks=["a", "late", "b"])
-    with pytest.raises(ValueError, match=r"block 2 has no trees.*n_estimators_outlier above 0.*early_stopping=False"):
+    with pytest.raises(ValueError, match=r"stage 2 has no trees.*n_estimators_outlier above 0.*early_stopping=False"):
         OutlierTaskDisplay.from_estimator(boosted, tasks=["late"])
     with pytest.raises(ValueError, match="max_tasks must be at least 1, got 0"):
         OutlierTaskDisplay(boosted.outlier_score_, max_tasks=0)

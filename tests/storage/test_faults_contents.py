@@ -303,6 +303,12 @@ def test_a_forged_array_ends_in_an_error_that_names_it(stored, tmp_path):
     refused(folder, "rules.items", "not in 0 to 59")
 
 
+def test_rounds_that_the_trees_do_not_have_are_refused(stored, tmp_path):
+    folder = copy_of(stored(RMTGB), tmp_path / "model")
+    forge_arrays(folder, lambda arrays: arrays["groups.0.rounds"].__setitem__(0, 10**9))
+    refused(folder, "rounds, expected stages of")
+
+
 def test_what_load_would_refuse_is_not_saved_over_a_model(stored, tmp_path):
     folder = copy_of(stored(SharedBottom), tmp_path / "model")
     model, X, _ = fitted(SharedBottom)

@@ -13,7 +13,7 @@ import recommenders
 from conformance import ESTIMATORS, FUNNELS, MIXED, features, long_table, targets_for, tiny
 from recommenders import ITEMS, RECOMMENDERS, TRAIN
 
-from tabmtl import IndependentTasks, MMoE, MultiTabNet, SharedBottom
+from tabmtl import IndependentTasks, MMoE, MultiTabNet, SharedBottom, tuning
 from tabmtl.sessions import CategoryPopularity, Popularity
 from tabmtl.tuning import pareto_front, with_params
 from tabmtl.tuning.spaces import check_space, current, decode, encode, suggest
@@ -180,3 +180,11 @@ def test_an_entry_that_has_not_the_form_is_named(entry, message):
 def test_a_name_that_is_no_parameter_is_named():
     with pytest.raises(ValueError, match=r"names \['n_groups'\], and the parameters of MMoE are \['activation'"):
         check_space(MMoE(), {"n_groups": {"low": 1, "high": 2}})
+
+
+def test_without_optuna_only_its_names_are_missing(monkeypatch):
+    """`unittest.assertWarns` asks every imported module for ``__warningregistry__``."""
+    monkeypatch.setattr(tuning, "find_spec", lambda name: None)
+    assert not hasattr(tuning, "__warningregistry__") and not hasattr(tuning, "no_such_name")
+    with pytest.raises(ModuleNotFoundError, match=r"optuna, which is missing: pip install 'tabmtl\[tune\]'"):
+        tuning.__getattr__("open_study")

@@ -8,6 +8,7 @@ import numpy as np
 
 _DOUBT = 1.0  # standard errors that a difference must exceed
 _ASTRAY = 0.25  # share by which the loss of a refit must be higher before it is dropped
+_LEAST_VARIANCE = 1e-100  # its reciprocal can be squared
 _TINY = np.finfo(float).tiny
 
 
@@ -27,7 +28,7 @@ def is_better(losses: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> np.
     gain, square = np.array([g.mean() for g in gains]), np.array([np.square(g - g.mean()).sum() for g in gains])
     n = size[known]
     # variances of few labels lean on that of all, as if on ten more
-    variance = (square + 10 * square.sum() / max((n - 1).sum(), 1)) / (n + 9) / n + _TINY
+    variance = (square + 10 * square.sum() / max((n - 1).sum(), 1)) / (n + 9) / n + _LEAST_VARIANCE
     weight = 1 / variance
     spread = weight @ np.square(gain - weight @ gain / weight.sum()) - (len(n) - 1)
     between = max(0.0, spread / max(weight.sum() - (weight @ weight) / weight.sum(), _TINY))

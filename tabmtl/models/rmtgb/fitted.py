@@ -14,7 +14,7 @@ from scipy.special import expit
 from tabmtl.storage.stored import Stored
 from tabmtl.trees import Forest
 
-_LEAST_TASKS = 3  # a majority of fewer says nothing
+_LEAST_TASKS = 3  # fewer tasks have no meaningful majority
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -58,6 +58,9 @@ class FittedGroup:
     def __post_init__(self) -> None:
         if len(self.forest) != 3 + len(self.members):
             raise ValueError(f"there are {len(self.forest)} ensembles, expected {3 + len(self.members)}")
+        grown = np.diff(self.forest.offsets)
+        if not np.array_equal(grown, self.rounds[[0, 1, *range(1, len(self.rounds))]]):
+            raise ValueError(f"the ensembles have {grown[:5]} rounds, expected stages of {self.rounds[:5]} rounds")
 
     def factors(self, t: int | None) -> np.ndarray:
         """Return the factors of the shared function, B and A in F of task t; None is a task that fit did not see."""

@@ -26,7 +26,8 @@ _TINY = np.finfo(float).tiny
 class Stage:
     """Functions of the rows that grow together on the residuals of the scores before them: F = scores + f.
 
-    Stage 1, and stage 3 of each task: one function of K outputs. ``params`` are LightGBM's parameters of trees.
+    It serves stage 1, and stage 3 of each task, with one function of K outputs. ``params`` are LightGBM's parameters
+    of trees.
     """
 
     def __init__(self, params: dict[str, Any], rows: BinnedRows, *, n_functions: int = 1) -> None:
@@ -78,7 +79,7 @@ class Stage:
         self.ensemble.roll_back(rounds)
 
     def finish(self) -> Grown:
-        """Return the grown trees and release the data."""
+        """Return the grown trees; other stages may use the data then."""
         return self.ensemble.finish()
 
     def after(self) -> BinnedRows:
@@ -166,7 +167,7 @@ class MixedStage(Stage):
         self.theta = self._thetas[self.rounds]
 
     def finish(self) -> Grown:
-        """Return the grown trees of B and A, most tasks on B's side, and release the data."""
+        """Return the grown trees of B and A, most tasks on B's side; other stages may use the data then."""
         grown = self.ensemble.finish(2)
         return replace(grown, ensembles=grown.ensembles[:: self.sign])
 
@@ -278,7 +279,9 @@ class Schedule:
         mixed = MixedStage(self.params, shared.after(), theta=theta, rate=self.theta_rate)
         grow_together([mixed], self.rounds[1:2], self.patience)
         trees.append(mixed.finish())
-        own, goes_alone = self._fit_own(rows, mixed.after())
+        theta, side_losses, after = mixed.sign * mixed.theta, mixed.side_losses(), mixed.after()
+        del shared, mixed  # stage 3 needs memory of its own
+        own, goes_alone = self._fit_own(rows, after)
         trees += [function.trees for function in own]
         gains = [each.gains for each in trees]
         group = FittedGroup(
@@ -288,8 +291,8 @@ class Schedule:
             goes_alone=goes_alone,
             start=start,
             own_start=np.stack([function.start for function in own]),
-            theta=mixed.sign * mixed.theta,
-            side_losses=mixed.side_losses(),
+            theta=theta,
+            side_losses=side_losses,
             importances=np.stack([*gains[:2], np.sum(gains[2:], axis=0)]),
             forest=Forest.join(trees, rows.targets.width),
         )
@@ -298,7 +301,9 @@ class Schedule:
     def _fit_own(self, before: BinnedRows, after: BinnedRows) -> tuple[list[OwnFunction], np.ndarray]:
         """Grow stage 3 on what the shared part leaves, or from the start for the tasks that go alone: (T,)."""
         none, every = np.zeros(before.targets.n_tasks, dtype=bool), np.ones(before.targets.n_tasks, dtype=bool)
-        decided = self.goes_alone if self.rounds[:2].any() or self.goes_alone is not None else every
+        decided = self.goes_alone
+        if decided is None and not self.rounds[:2].any():
+            decided = every
         if decided is not None:
             return self._grow_own(before, after, decided), decided
         joined = self._grow_own(before, after, none)
@@ -311,10 +316,11 @@ class Schedule:
     def _grow_own(self, before: BinnedRows, after: BinnedRows, goes_alone: np.ndarray) -> list[OwnFunction]:
         """Grow stage 3 of every task, given which of them go alone."""
         starts = np.where(goes_alone[:, None], before.targets.own_start(), after.shrunk_start()) * self.has_own
-        tasks, rounds = range(len(starts)), self.rounds[2:]
+        tasks, rounds = list(range(len(starts))), self.rounds[2:]
         # with patience side by side, else one after the other, which needs the least memory
+        batches = [[t] for t in tasks] if self.patience is None else [tasks]
         functions = []
-        for together in [[*tasks]] if self.patience is not None else [[t] for t in tasks]:
+        for together in batches:
             stages = [self._own_stage((before if goes_alone[t] else after).of_task(t, starts[t])) for t in together]
             grow_together(stages, rounds[together], self.patience)
             functions += [

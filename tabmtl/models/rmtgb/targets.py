@@ -184,7 +184,10 @@ class Targets:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LongTargets(Targets):
-    """Labels with one cell for a row, that of its own task; rows are sorted by task, ``counts`` (T,) of each."""
+    """Labels with one cell for a row, that of its own task.
+
+    Rows are sorted by task. ``counts`` (T,) are the rows of each task.
+    """
 
     counts: np.ndarray
 

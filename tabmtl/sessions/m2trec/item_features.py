@@ -185,7 +185,7 @@ class ItemCoder:
         TypeError, ValueError
             If a column has another type than these, or a named column does not exist or does not fit its role.
         """
-        if categorical == "from_dtype":
+        if isinstance(categorical, str):
             text_like = [name for name, dtype in metadata.schema.items() if dtype in (*TEXT, pl.Boolean)]
             categorical = [name for name in text_like if name not in texts]
         _check_named(metadata, {"categories": categories, "categorical_features": categorical, "text_features": texts})

@@ -125,3 +125,9 @@ def test_weights_of_tasks_count_by_their_ratios():
     np.testing.assert_array_equal(predicted(1e-6, 1e-6), predicted(1, 1))
     np.testing.assert_allclose(predicted(2, 6), predicted(1, 3))
     assert not np.allclose(predicted(1, 9), predicted(1, 1))
+
+
+@pytest.mark.parametrize("n_tasks", [1, 2, 5])
+def test_equal_losses_are_no_gain(n_tasks):
+    losses = [np.full(60, 0.5)] * n_tasks
+    assert not is_better(losses, losses).any()

@@ -217,3 +217,10 @@ def test_trees_of_every_block_have_as_many_leaves_as_asked(case):
         assert {tree["num_leaves"] for tree in trees} <= {1, 2, 3}
         blocks = np.split(np.array([tree["num_leaves"] for tree in trees]), np.cumsum([4, 10])[:2] * task.width)
         assert all(3 in block for block in blocks if len(trees) > 6 * task.width)
+
+
+def test_single_rows_need_one_booster():
+    X = np.random.default_rng(0).normal(size=(80, 2))
+    model = RMTGB(n_estimators_shared=2, n_estimators_outlier=2, n_estimators_task=2, random_state=0).fit(X, X)
+    model.predict(X[:1])
+    assert "booster" not in vars(model._groups[0].forest)
