@@ -13,6 +13,7 @@ import narwhals.stable.v2 as nw
 import numpy as np
 import polars as pl
 from narwhals.exceptions import DuplicateError
+from scipy.sparse import issparse
 from sklearn.utils import check_array
 
 from tabmtl.encode.write import Origin, native_dtype, origin_of
@@ -183,7 +184,7 @@ def read_features(X: Any) -> tuple[pl.DataFrame | pl.LazyFrame, bool]:
 
 def check_container(X: Any) -> None:
     """Raise a TypeError for records: mappings of values, or a list of such."""
-    if isinstance(X, Mapping) or (isinstance(X, list) and X and isinstance(X[0], Mapping)):
+    if (isinstance(X, Mapping) and not issparse(X)) or (isinstance(X, list) and X and isinstance(X[0], Mapping)):
         raise TypeError(
             f"X must be a frame or an array of shape (n, p), got records in a {type(X).__name__}; make it a frame, "
             "such as polars.DataFrame(X)"

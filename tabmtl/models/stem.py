@@ -60,7 +60,9 @@ class TaskTokenizer(FeatureTokenizer):
         if table.sparse:  # a sparse gradient knows whole rows only
             tokens = table(rows).unflatten(2, self.shape)
             return tokens.take_along_dim(which[:, None, :, None], dim=2)
-        return F.embedding(rows[:, :, None] * self.shape[0] + which[:, None], table.weight.view(-1, self.shape[1]))
+        return F.embedding(
+            rows[:, :, None].long() * self.shape[0] + which[:, None], table.weight.view(-1, self.shape[1])
+        )
 
     def _own_numbers(self, values: Tensor, own: RowOwners) -> Tensor:
         """Embed values (B, Fn) to (B, Fn, 2, d): a linear map of features of each value; a ReLU if it is periodic."""
