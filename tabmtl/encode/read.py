@@ -18,6 +18,7 @@ from sklearn.utils import check_array
 
 from tabmtl.encode.write import Origin, native_dtype, origin_of
 from tabmtl.forks import check_pool
+from tabmtl.params import near
 
 _INT64 = range(-(2**63), 2**63)
 
@@ -278,6 +279,60 @@ def read_weights(sample_weight: Any, n: int, names: Sequence[str]) -> np.ndarray
     if not np.isfinite(weight).all() or (weight < 0).any():
         raise ValueError("sample_weight holds a negative, missing or infinite value; weights must be finite and >= 0")
     return weight
+
+
+def read_groups(groups: Any, X: Any, n: int) -> np.ndarray:
+    """Number the groups of rows, in the order of their first rows.
+
+    Parameters
+    ----------
+    groups : str, series or array-like of shape (n,)
+        Group of every row, by any hashable value; or the name of a column of X.
+    X : frame or array of shape (n, p)
+    n : int
+        Number of rows.
+
+    Returns
+    -------
+    group : ndarray of int64, shape (n,)
+        From 0.
+
+    Raises
+    ------
+    ValueError
+        If X has no such column, the shape does not fit, or a value is missing.
+    """
+    name = "groups"
+    if isinstance(groups, str):
+        name, groups = f"the column {groups!r} of groups", _column_of(X, groups)
+    if nw.dependencies.is_into_series(groups):
+        values, shape = nw.from_native(groups, series_only=True).to_list(), (len(groups),)
+    else:
+        array = np.asarray(groups)
+        values, shape = array.tolist(), array.shape
+    if shape != (n,):
+        raise ValueError(f"{name} must hold one value per row, shape {(n,)!r}, got shape {shape!r}")
+    number: dict[Any, int] = {}
+    group = np.array([number.setdefault(value, len(number)) for value in values], dtype=np.int64)
+    if any(_is_missing(value) for value in number):
+        raise ValueError(f"{name} has missing values; give every row a group, an unknown one a group of its own")
+    return group
+
+
+def _column_of(X: Any, name: str) -> Any:
+    """Return a column of X by its name as text; those of an array are called ``x0``, ``x1``, ..."""
+    if nw.dependencies.is_into_dataframe(X) or isinstance(X, pl.LazyFrame):
+        frame = nw.from_native(X)
+        named = {str(label): label for label in frame.collect_schema().names()}
+        if name in named:
+            one = frame.select(nw.col(named[name]))
+            return (one.collect() if isinstance(one, nw.LazyFrame) else one)[named[name]].to_native()
+    else:
+        array = np.asarray(X)
+        named = {f"x{j}": j for j in range(array.shape[1])} if array.ndim == 2 else {}
+        if name in named:
+            return array[:, named[name]]
+    raise ValueError(f"groups names the column {name!r}; X has {list(named)}{near(name, named)}")
 
 
 def take_rows(X: Any, index: np.ndarray) -> Any:

@@ -13,7 +13,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _check_feature_names, _check_n_features, check_is_fitted
 
 from tabmtl.encode import TableCoder
-from tabmtl.encode.read import check_container
+from tabmtl.encode.read import check_container, read_groups
 from tabmtl.encode.tasks import DeclaredTasks
 from tabmtl.estimators.base import SavableEstimator, draw_seed
 from tabmtl.metrics.intervals import score_intervals
@@ -74,7 +74,16 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
     _target_kind: ClassVar[TargetKind] = None
 
     @watched_fit
-    def fit(self, X: Any, y: Any, *, sample_weight: Any = None, X_val: Any = None, y_val: Any = None) -> Self:
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        *,
+        sample_weight: Any = None,
+        groups: Any = None,
+        X_val: Any = None,
+        y_val: Any = None,
+    ) -> Self:
         """Fit all tasks.
 
         Parameters
@@ -85,6 +94,9 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
             Targets of any mix of kinds; null and NaN are unlabelled cells.
         sample_weight : array of shape (n,) or (n, T), or frame with the task names, optional
             Weights, normalised over the labelled rows of every task; weight 0 equals a missing label.
+        groups : array of shape (n,) or str, optional
+            Group of every row, such as a patient, or the name of a column of X that holds it; rows that fit sets aside
+            for early stopping come from other groups than those it learns from.
         X_val, y_val : as X and y, optional
             Rows for early stopping, if the method supports it.
 
@@ -97,11 +109,13 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         ValueError, TypeError
             If the input does not fit; the message names the column or task and the cure. The estimator stays unchanged.
         """
-        coder, batch, valid = self._encode(X, y, sample_weight, X_val, y_val)
+        coder, batch, valid = self._encode(X, y, sample_weight, X_val, y_val, groups)
         self._set_fitted(coder, self._fit(X, coder, batch, valid, draw_seed(self.random_state)))
         return self
 
-    def _encode(self, X: Any, y: Any, weight: Any, X_val: Any, y_val: Any) -> tuple[TableCoder, Batch, Batch | None]:
+    def _encode(
+        self, X: Any, y: Any, weight: Any, X_val: Any, y_val: Any, groups: Any = None
+    ) -> tuple[TableCoder, Batch, Batch | None]:
         """Check all arguments of fit, and encode the rows."""
         if (X_val is None) != (y_val is None):
             raise ValueError("X_val and y_val belong together; got only one of them")
@@ -120,6 +134,8 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         coder = replace(coder, labels=replace(coder.labels, tasks=tasks, chain=self._chain(tasks)))
         batch = coder.read(X, y, weight)
         coder.check_labelled(batch)
+        if groups is not None:
+            batch = replace(batch, group=read_groups(groups, X, len(batch)))
         return coder, batch, None if X_val is None else coder.read(X_val, y_val)
 
     def predict(self, X: Any) -> Any:
