@@ -320,19 +320,52 @@ def read_groups(groups: Any, X: Any, n: int) -> np.ndarray:
 
 
 def _column_of(X: Any, name: str) -> Any:
-    """Return a column of X by its name as text; those of an array are called ``x0``, ``x1``, ..."""
-    if nw.dependencies.is_into_dataframe(X) or isinstance(X, pl.LazyFrame):
-        frame = nw.from_native(X)
-        named = {str(label): label for label in frame.collect_schema().names()}
-        if name in named:
-            one = frame.select(nw.col(named[name]))
-            return (one.collect() if isinstance(one, nw.LazyFrame) else one)[named[name]].to_native()
-    else:
+    """Return a column of X by its name; those of an array are called ``x0``, ``x1``, ..."""
+    labels = _labels_of(X)
+    if labels is None:
         array = np.asarray(X)
-        named = {f"x{j}": j for j in range(array.shape[1])} if array.ndim == 2 else {}
-        if name in named:
-            return array[:, named[name]]
-    raise ValueError(f"groups names the column {name!r}; X has {list(named)}{near(name, named)}")
+        places = {f"x{j}": j for j in range(array.shape[1])} if array.ndim == 2 else {}
+        if name in places:
+            return array[:, places[name]]
+        found = list(places)
+    else:
+        if name in labels:
+            column = nw.from_native(X).select(nw.col(labels[name]))
+            return (column.collect() if isinstance(column, nw.LazyFrame) else column)[labels[name]].to_native()
+        found = list(labels)
+    raise ValueError(f"groups names the column {name!r}; X has {found}{near(name, found)}")
+
+
+def without_columns(X: Any, names: Sequence[str], *, strict: bool = False) -> Any:
+    """Return a frame without some columns, in its own library, before any of their values is read.
+
+    Parameters
+    ----------
+    X : frame or array
+        An array comes back as it is, because its columns have no names.
+    names : sequence of str
+    strict : bool, default=False
+        Raise a ValueError unless X is a frame with all these columns.
+    """
+    if not len(names):
+        return X
+    labels = _labels_of(X)
+    unknown = [name for name in names if name not in (labels or {})]
+    if strict and unknown:
+        if labels is None:
+            raise ValueError(f"drop names columns of a frame, got a {type(X).__name__}: take the columns out of it")
+        raise ValueError(
+            f"drop names columns that X does not have: {unknown}{near(unknown[0], labels)}; X has {[*labels]}"
+        )
+    present = [labels[name] for name in names if name in labels] if labels else []
+    return nw.from_native(X).drop(present).to_native() if present else X
+
+
+def _labels_of(X: Any) -> dict[str, Any] | None:
+    """Return the labels of a frame's columns by their text; None for an array."""
+    if not nw.dependencies.is_into_dataframe(X) and not isinstance(X, pl.LazyFrame):
+        return None
+    return {str(label): label for label in nw.from_native(X).collect_schema().names()}
 
 
 def take_rows(X: Any, index: np.ndarray) -> Any:
