@@ -18,6 +18,7 @@ from tabmtl.encode.tasks import DeclaredTasks
 from tabmtl.estimators.base import SavableEstimator, draw_seed
 from tabmtl.metrics.intervals import score_intervals
 from tabmtl.metrics.scores import check_metric, mean_score, score_tasks
+from tabmtl.model_selection.repeats import group_equal_rows, warn_of_shared_rows
 from tabmtl.params import Names, RandomState
 from tabmtl.schema import Batch, Task
 from tabmtl.training.hooks import CallbackSupport, watched_fit
@@ -145,9 +146,11 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         coder = replace(coder, labels=labels, dropped=tuple(self.drop))
         batch = coder.read(X, y, weight)
         coder.check_labelled(batch)
-        if groups is not None:
-            batch = replace(batch, group=read_groups(groups, X, len(batch)))
-        return coder, batch, None if X_val is None else coder.read(X_val, y_val)
+        group = group_equal_rows(batch) if groups is None else read_groups(groups, X, len(batch))
+        valid = None if X_val is None else coder.read(X_val, y_val)
+        if valid is not None:
+            warn_of_shared_rows(batch, valid)
+        return coder, replace(batch, group=group), valid
 
     def predict(self, X: Any) -> Any:
         """Predict all tasks.
