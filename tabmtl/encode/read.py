@@ -281,8 +281,8 @@ def read_weights(sample_weight: Any, n: int, names: Sequence[str]) -> np.ndarray
     return weight
 
 
-def read_groups(groups: Any, X: Any, n: int) -> np.ndarray:
-    """Number the groups of rows, in the order of their first rows.
+def read_groups(groups: Any, X: Any, n: int, *, source: str = "X") -> list[Any]:
+    """Read the groups of rows.
 
     Parameters
     ----------
@@ -291,11 +291,12 @@ def read_groups(groups: Any, X: Any, n: int) -> np.ndarray:
     X : frame or array of shape (n, p)
     n : int
         Number of rows.
+    source : str, default="X"
+        Name of X in errors.
 
     Returns
     -------
-    group : ndarray of int64, shape (n,)
-        From 0.
+    values : list of n values
 
     Raises
     ------
@@ -304,7 +305,7 @@ def read_groups(groups: Any, X: Any, n: int) -> np.ndarray:
     """
     name = "groups"
     if isinstance(groups, str):
-        name, groups = f"the column {groups!r} of groups", _column_of(X, groups)
+        name, groups = f"the column {groups!r} of groups", _column_of(X, groups, source)
     if nw.dependencies.is_into_series(groups):
         values, shape = nw.from_native(groups, series_only=True).to_list(), (len(groups),)
     else:
@@ -312,14 +313,12 @@ def read_groups(groups: Any, X: Any, n: int) -> np.ndarray:
         values, shape = array.tolist(), array.shape
     if shape != (n,):
         raise ValueError(f"{name} must hold one value per row, shape {(n,)!r}, got shape {shape!r}")
-    number: dict[Any, int] = {}
-    group = np.array([number.setdefault(value, len(number)) for value in values], dtype=np.int64)
-    if any(_is_missing(value) for value in number):
+    if any(_is_missing(value) for value in set(values)):
         raise ValueError(f"{name} has missing values; give every row a group, an unknown one a group of its own")
-    return group
+    return values
 
 
-def _column_of(X: Any, name: str) -> Any:
+def _column_of(X: Any, name: str, source: str) -> Any:
     """Return a column of X by its name; those of an array are called ``x0``, ``x1``, ..."""
     labels = _labels_of(X)
     if labels is None:
@@ -333,7 +332,7 @@ def _column_of(X: Any, name: str) -> Any:
             column = nw.from_native(X).select(nw.col(labels[name]))
             return (column.collect() if isinstance(column, nw.LazyFrame) else column)[labels[name]].to_native()
         found = list(labels)
-    raise ValueError(f"groups names the column {name!r}; X has {found}{near(name, found)}")
+    raise ValueError(f"groups names the column {name!r}, which {source} lacks; it has {found}{near(name, found)}")
 
 
 def without_columns(X: Any, names: Sequence[str], *, strict: bool = False) -> Any:

@@ -18,7 +18,12 @@ from tabmtl.encode.tasks import DeclaredTasks
 from tabmtl.estimators.base import SavableEstimator, draw_seed
 from tabmtl.metrics.intervals import score_intervals
 from tabmtl.metrics.scores import check_metric, mean_score, score_tasks
-from tabmtl.model_selection.repeats import group_equal_rows, warn_of_shared_rows
+from tabmtl.model_selection.repeats import (
+    group_equal_rows,
+    number_groups,
+    warn_of_shared_groups,
+    warn_of_shared_rows,
+)
 from tabmtl.params import Names, RandomState
 from tabmtl.schema import Batch, Task
 from tabmtl.training.hooks import CallbackSupport, watched_fit
@@ -75,6 +80,8 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
     drop: Names = ()
     random_state: RandomState = None
 
+    # scikit-learn routes groups to fit as it does to the splitters
+    __metadata_request__fit: ClassVar = {"groups": True}
     # the kind of every undeclared task; the three faces differ in it
     _target_kind: ClassVar[TargetKind] = None
 
@@ -146,9 +153,15 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         coder = replace(coder, labels=labels, dropped=tuple(self.drop))
         batch = coder.read(X, y, weight)
         coder.check_labelled(batch)
-        group = group_equal_rows(batch) if groups is None else read_groups(groups, X, len(batch))
         valid = None if X_val is None else coder.read(X_val, y_val)
-        if valid is not None:
+        if groups is None:
+            group = group_equal_rows(batch)
+        else:
+            values = read_groups(groups, X, len(batch))
+            group = number_groups(values)
+        if valid is not None and isinstance(groups, str):
+            warn_of_shared_groups(groups, values, read_groups(groups, X_val, len(valid), source="X_val"))
+        elif valid is not None:
             warn_of_shared_rows(batch, valid)
         return coder, replace(batch, group=group), valid
 

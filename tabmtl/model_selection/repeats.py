@@ -8,6 +8,8 @@ validate on cells of the table that training never sees.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -17,11 +19,17 @@ _BLOCK_ROWS = 2_048  # rows hashed at a time: the block stays in the cache
 _MOST_FOUND = 0.05  # share of the validation rows that may equal training rows
 
 
+def number_groups(values: Sequence[Any]) -> np.ndarray:
+    """Number groups (n,) from 0, in the order of their first rows."""
+    number: dict[Any, int] = {}
+    return np.array([number.setdefault(value, len(number)) for value in values], dtype=np.int64)
+
+
 def group_equal_rows(batch: Batch) -> np.ndarray | None:
     """Group the rows of a long table by their features, if equal rows are one thing under several tasks.
 
-    They are, if they rarely share their task: at most half as often as if chance dealt the tasks. Where chance makes the
-    rows themselves equal, they share it more often, and every row stands alone. Only labelled rows are counted.
+    They are, if they rarely share their task: at most half as often as if chance dealt the tasks. Where chance makes
+    the rows themselves equal, they share it more often, and every row stands alone. Only labelled rows are counted.
 
     Parameters
     ----------
@@ -39,6 +47,19 @@ def group_equal_rows(batch: Batch) -> np.ndarray | None:
     group = np.unique(_row_keys(batch), return_inverse=True)[1]
     labelled = ~np.isnan(batch.y[:, 0])
     return group if _belong_together(group[labelled], batch.task[labelled]) else None
+
+
+def warn_of_shared_groups(name: str, values: Sequence[Any], valid_values: Sequence[Any]) -> None:
+    """Warn if a column of groups has values of X in X_val."""
+    groups = set(valid_values)
+    shared = len(groups.intersection(values))
+    if shared:
+        warnings.warn(
+            f"{shared} of the {len(groups)} groups in the column {name!r} of X_val are in X too, so early stopping "
+            "judges by groups that it learned from; split by groups, or leave X_val and y_val out",
+            TabmtlWarning,
+            stacklevel=5,
+        )
 
 
 def warn_of_shared_rows(batch: Batch, valid: Batch) -> None:
@@ -67,7 +88,7 @@ def warn_of_shared_rows(batch: Batch, valid: Batch) -> None:
             "things, such as one patient under two tasks, early stopping judges by rows that it learned from: split "
             "by things, as MultiTaskKFold does with groups, or give fit groups instead of X_val and y_val",
             TabmtlWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
 
 
