@@ -160,7 +160,8 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
                 )
         if valid is None and self.early_stopping and len(batch) >= _ROWS_TO_SPLIT:
             rng = np.random.default_rng(seed)
-            kept, held_out = train_valid_split(batch.y, tasks, self.validation_fraction, rng, batch.task)
+            share = self.validation_fraction
+            kept, held_out = train_valid_split(batch.y, tasks, share, rng, batch.task, batch.group)
             batch, valid = batch.rows(kept), batch.rows(held_out)
         device = find_device(self.device)
         data = _tensors(batch, coder, device)
@@ -238,7 +239,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
 def _tensors(batch: Batch, coder: TableCoder, device: torch.device) -> Batch:
     """Return a batch for training: standardised float32 labels, on the device."""
     weight = None if batch.weight is None else batch.weight.astype(np.float32)
-    batch = replace(batch, y=coder.labels.standardize(batch.y), weight=weight)
+    batch = replace(batch, y=coder.labels.standardize(batch.y), weight=weight, group=None)
     return _on_device(batch, device)
 
 

@@ -111,7 +111,8 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
     ) -> lgb.Booster:
         if valid is None and self.early_stopping and len(rows) >= ROWS_TO_SPLIT:
             rng = np.random.default_rng(seed)
-            kept, held_out = train_valid_split(rows.y[:, None], (task,), self.validation_fraction, rng)
+            share = self.validation_fraction
+            kept, held_out = train_valid_split(rows.y[:, None], (task,), share, rng, group=rows.group)
             rows, valid = rows.rows(kept), rows.rows(held_out)
         params = self._lightgbm_params(base, task, seed)
         n_trees = params.pop("n_estimators")

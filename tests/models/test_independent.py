@@ -61,8 +61,10 @@ def test_trees_stop_where_validation_says():
 
 def test_one_class_on_the_validation_rows_does_not_stop_training_at_once():
     X, y = features(600), mixed_targets(features(600))
-    only = y["late"].is_null() | (y["late"] == "late")
-    estimator = tiny(IndependentTasks).fit(X, y, X_val=X.filter(only), y_val=y.filter(only))
+    X_val = features(600, seed=1)
+    y_val = mixed_targets(X_val)
+    only = y_val["late"].is_null() | (y_val["late"] == "late")
+    estimator = tiny(IndependentTasks).fit(X, y, X_val=X_val.filter(only), y_val=y_val.filter(only))
     assert estimator.estimators_["late"].num_trees() > 1
 
 
