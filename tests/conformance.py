@@ -13,7 +13,7 @@ import tabmtl
 import tabmtl.models
 from tabmtl.estimators.funnel import FunnelEstimator, TowerEstimator
 from tabmtl.estimators.mixture import ExpertEstimator, MixtureEstimator
-from tabmtl.estimators.network import NetworkEstimator, VectorEstimator
+from tabmtl.estimators.network import MemberEstimator, NetworkEstimator, VectorEstimator
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.testing import _FUNNEL, _EveryEstimator, answers, features, largest_gap, long_table, mixed_targets, same
 
@@ -64,6 +64,7 @@ def subclasses(cls: type) -> set[type]:
 BASES = {
     MultiTaskEstimator,
     NetworkEstimator,
+    MemberEstimator,
     FunnelEstimator,
     TowerEstimator,
     VectorEstimator,

@@ -78,7 +78,8 @@ class MixtureEstimator(VectorEstimator):
 
     def _heads(self, d_in: int, tasks: Sequence[Task]) -> Towers:
         """Return heads with the options of this estimator."""
-        return Towers(d_in, [task.width for task in tasks], hidden=self.head_hidden, dropout=self.dropout)
+        widths, dropout = [task.width for task in tasks], self.dropout
+        return Towers(d_in, widths, hidden=self.head_hidden, dropout=dropout, n_members=self.n_members)
 
     def _inspect(self, network: nn.Module, batch: Batch) -> dict[str, Any]:
         rows = torch.arange(0, len(batch), -(-len(batch) // _INSPECTED_ROWS), device=batch.x_num.device)
