@@ -57,8 +57,11 @@ def options(**changes):
         "learning_rate": 0.05,
         "weight_decay": 0.0,
         "average_decay": 0.0,
+        "clip_norm": None,
         "early_stopping": True,
         "patience": 3,
+        "restarts": 0,
+        "keep": "mean",
         "monitor": "mean",
         "precision": "float32",
     }
@@ -68,7 +71,8 @@ def options(**changes):
 def train(model, loss, data, valid, run, *, evaluate, on_epoch=None):
     """All epochs of a loop, as the estimators run them."""
     loop = TableLoop(run, model, loss, data, valid, evaluate=evaluate)
-    return run_epochs(model, loop, run, validated=valid is not None, on_epoch=on_epoch)
+    history, snapshots = run_epochs(model, loop, run, validated=valid is not None, on_epoch=on_epoch)
+    return history, snapshots.best.epoch
 
 
 def evaluate(scores, batch):
