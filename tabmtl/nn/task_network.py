@@ -43,7 +43,8 @@ class TaskNetwork(nn.Module):
         x_num, x_cat : Tensor
             As for :meth:`forward`.
         own : RowOwners, optional
-            The own task of every row, with members of k B rows. Parts of the network that belong to other tasks are not computed.
+            The own task of every row, with members of k B rows. Parts of the network that belong to other tasks are not
+            computed.
 
         Returns
         -------

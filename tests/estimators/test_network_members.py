@@ -6,11 +6,10 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from conformance import FUNNELS, NETWORKS, answers, features, fitted, long_table, mixed_targets, same, targets_for, tiny
+from conformance import FUNNELS, NETWORKS, answers, features, fitted, long_table, mixed_targets, same, tiny
 from sklearn.metrics import r2_score
 
 from tabmtl import ESMM, IndependentTasks, MMoE, MultiTabNet, SharedBottom, load
-from tabmtl.estimators.network import VectorEstimator
 from tabmtl.models.shared_bottom import SharedBottomNetwork
 from tabmtl.nn.layers import Members, Towers
 from tabmtl.training.balance import Balancer
@@ -135,27 +134,29 @@ def test_balancing_sees_the_mean_loss_of_the_members(balance):
     assert balancer._gradients._towers  # the quick way to the tasks' gradients still agrees with autograd
 
 
-@pytest.mark.parametrize("params", [{"balance": "famo"}, {"balance": "mgda", "grad_level": "parameters"}, {"flat": True}])
+@pytest.mark.parametrize(
+    "params", [{"balance": "famo"}, {"balance": "mgda", "grad_level": "parameters"}, {"flat": True}]
+)
 def test_every_kind_of_balance_takes_members(params):
     model, X, _ = fitted(SharedBottom, n_members=K, **params)
     assert model.history_["train/loss"].is_finite().all()
     assert len(model.predict(X)) == len(X)
 
 
-def test_members_learn_more_from_few_noisy_rows_than_a_single_network_and_a_model_per_task():
+def test_members_learn_more_from_few_noisy_rows_than_one_network_and_a_model_per_task():
     rng = np.random.default_rng(0)
     X = rng.normal(size=(1150, 10))
     common = np.tanh(X[:, :3] @ [1.0, -1.0, 0.5]) + X[:, 3] * X[:, 4]
     y = common[:, None] * [1.0, 0.7, 1.3] + rng.normal(size=(1150, 3))
-    options = {"epochs": 40, "batch_size": 32, "hidden": (64, 32), "device": "cpu", "n_jobs": 1, "random_state": 0}
+    options = {"epochs": 60, "batch_size": 32, "hidden": (64, 32), "numeric_embedding": "none", "n_jobs": 1}
+    options |= {"patience": 15, "device": "cpu", "random_state": 0}
     train, test = slice(150), slice(150, None)
     one, many = (SharedBottom(**options, n_members=k).fit(X[train], y[train]).predict(X[test]) for k in (1, 8))
     per_task = IndependentTasks(random_state=0).fit(X[train], y[train]).predict(X[test])
     trivial = np.tile(y[train].mean(axis=0), (1000, 1))
     scores = [r2_score(y[test], values) for values in (trivial, per_task, one, many)]
-    print(scores)
     assert scores[0] < 0.0 < scores[1]
-    assert scores[3] > max(scores[1], scores[2]) + 0.01
+    assert scores[3] > max(scores[1], scores[2]) + 0.05
 
 
 class WithoutMembers(SharedBottomNetwork):
@@ -164,18 +165,16 @@ class WithoutMembers(SharedBottomNetwork):
         self.heads = Towers(8, [task.width for task in tasks])
 
 
-class Mine(VectorEstimator):
-    hidden, head_hidden, dropout = (8,), 4, 0.1
-
+class Mine(SharedBottom):
     def _network(self, columns, tasks):
         return WithoutMembers(columns, tasks, self)
 
 
 def test_heads_that_know_no_members_are_refused():
     X = np.random.default_rng(0).normal(size=(30, 2))
-    Mine(epochs=1).fit(X, X)
+    Mine(hidden=(8,), epochs=1).fit(X, X)
     with pytest.raises(ValueError, match=r"must return \(B, T, H\) or \(B, H\) for B = \d+ rows.*n_members"):
-        Mine(epochs=1, n_members=2).fit(X, X)
+        Mine(hidden=(8,), epochs=1, n_members=2).fit(X, X)
 
 
 def test_members_and_attention_between_rows_are_refused():
