@@ -216,7 +216,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
             return function(network, _on_device(batch, device), self.precision, batch_size=size)
 
     def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
-        scores = self._link(self._run(predict_scores, batch))
+        scores = self._run(partial(predict_scores, link=self._link), batch)
         return self._coder.labels.outputs([score.cpu().numpy() for score in scores])
 
     def _rebuild(self) -> torch.nn.Module:
