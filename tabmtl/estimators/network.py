@@ -255,18 +255,21 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
             return function(network, _on_device(batch, device), self.precision, batch_size=self.batch_size_)
 
     def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
-        scores = self._scores_of(batch) if len(self.task_weights_) else self._link(self._run(predict_scores, batch))
+        scores = self._scores_of(batch) if len(self.task_weights_) else self._linked(batch)
         return self._coder.labels.outputs([score.cpu().numpy() for score in scores])
+
+    def _linked(self, batch: Batch, snapshot: int = 0) -> list[torch.Tensor]:
+        return self._run(partial(predict_scores, link=self._link), batch, snapshot)
 
     def _scores_of(self, batch: Batch) -> list[torch.Tensor]:
         """Return the linked scores of encoded rows, each task's by its own weights."""
         if batch.task is None:
             used = np.unique(self.task_snapshot_).tolist()
-            scores = {k: self._link(self._run(predict_scores, batch, k)) for k in used}
+            scores = {k: self._linked(batch, k) for k in used}
             return [scores[k][t] for t, k in enumerate(self.task_snapshot_.tolist())]
         place = self.task_snapshot_[batch.task]
         parts = [np.flatnonzero(place == k) for k in np.unique(place)]
-        answers = [self._link(self._run(predict_scores, batch.rows(rows), int(place[rows[0]])))[0] for rows in parts]
+        answers = [self._linked(batch.rows(rows), int(place[rows[0]]))[0] for rows in parts]
         return [torch.cat(answers)[np.argsort(np.concatenate(parts))]]
 
     def _rebuild(self) -> torch.nn.Module:

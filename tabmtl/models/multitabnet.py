@@ -204,8 +204,8 @@ class MultiTabNet(MemberEstimator):
         super()._check_params()
         if self.n_members > 1 and self.row_layer == "batch_attention":
             raise ValueError(
-                f"n_members={self.n_members} needs rows that do not see each other; use row_layer='mixer' or another one, "
-                "not 'batch_attention'"
+                f"n_members={self.n_members} needs rows that do not see each other; use row_layer='mixer' or another "
+                "one, not 'batch_attention'"
             )
 
     def _network(self, columns: Columns, tasks: Sequence[Task]) -> MultiTabNetwork:

@@ -183,21 +183,21 @@ class FeatureVector(nn.Module):
             kind: NumericEmbedding = "linear" if numeric_embedding == "none" else numeric_embedding
             self.tokenizer = FeatureTokenizer(columns, d_embedding, numeric_embedding=kind, std=std)
             self.width = self.tokenizer.n_tokens * d_embedding
-            self.members = Members(n_members, self.width)
+            self.members = Members(n_members, self.tokenizer.n_tokens, d_embedding)
             return
         if columns.categorical:
             self.categorical = CategoricalEmbedding(columns, d_embedding, std)
         with_missing = [j for j, missing in enumerate(columns.has_missing) if missing]
         self.register_buffer("missing_index", torch.tensor(with_missing, dtype=torch.int64), persistent=False)
         self.width = len(columns.categorical) * d_embedding + len(columns.numeric) + len(with_missing)
-        self.members = Members(n_members, self.width)
+        self.members = Members(n_members, self.width, 1)
 
     def forward(self, x_num: Tensor, x_cat: Tensor) -> Tensor:
         """Turn values (B, Fn) and codes (B, Fc) into vectors (B, D), or (k B, D) of k members."""
         if self.tokenizer is not None:
-            return self.members(self.tokenizer(x_num, x_cat).flatten(1))
+            return self.members(self.tokenizer(x_num, x_cat)).flatten(1)
         values, missing = fill_missing(x_num)
         parts = [values, missing.index_select(1, self.missing_index)]
         if self.categorical is not None:
             parts.insert(0, self.categorical(x_cat).flatten(1))
-        return self.members(torch.cat(parts, dim=1))
+        return self.members(torch.cat(parts, dim=1)[:, :, None]).flatten(1)

@@ -102,7 +102,8 @@ class Boundary(nn.Module):
 class Members(nn.Module):
     """Adapters of k members that share the layers above: member m reads x ⊙ r_m.
 
-    The rows of a batch become k B rows, those of the first member first. With one member nothing happens.
+    The rows of a batch become k B rows, those of the first member first. Factors start as random signs, one for every
+    vector along the last axis, such as the embedding of a column. With one member nothing happens.
 
     Parameters
     ----------
@@ -119,8 +120,10 @@ class Members(nn.Module):
 
     def __init__(self, n_members: int, *shape: int) -> None:
         super().__init__()
-        signs = torch.randint(2, (n_members, *shape)) if n_members > 1 else None
-        self.scale = None if signs is None else nn.Parameter(2.0 * signs - 1)
+        self.scale = None
+        if n_members > 1:
+            signs = 2.0 * torch.randint(2, (n_members, *shape[:-1], 1)) - 1
+            self.scale = nn.Parameter(signs.repeat_interleave(shape[-1], dim=-1))
 
     def forward(self, x: Tensor) -> Tensor:
         """Take inputs (B, *shape) to those of all members (k B, *shape)."""
@@ -301,8 +304,8 @@ class TaskLinear(StackedLinear):
 class Towers(nn.Module):
     """The heads of all tasks, each Linear(d_in, hidden), ReLU, dropout, Linear(hidden, width).
 
-    Tasks of equal width share a batched product, so no head is padded. Members share the hidden layer of a head; its last
-    layer is every member's own.
+    Tasks of equal width share a batched product, so no head is padded. Members share the hidden layer of a head; its
+    last layer is every member's own.
 
     Parameters
     ----------
@@ -374,7 +377,8 @@ class Towers(nn.Module):
 
     def _score_own(self, z: Tensor, own: RowOwners) -> Tensor:
         """Score features (k B, h) of every row's own task, to (B, k, width)."""
-        layer, k = self.out[0], self.n_members
+        k = self.n_members
+        layer: Any = self.out[0]
         if k == 1:
             return layer(z, own)
         z = z.unflatten(0, (k, -1)).transpose(0, 1).flatten(1)  # (B, k h)

@@ -43,7 +43,8 @@ class TaskNetwork(nn.Module):
         x_num, x_cat : Tensor
             As for :meth:`forward`.
         own : RowOwners, optional
-            The own task of every row, with members of k B rows. Parts of the network that belong to other tasks are not computed.
+            The own task of every row, with members of k B rows. Parts of the network that belong to other tasks are not
+            computed.
 
         Returns
         -------
@@ -87,8 +88,11 @@ class TaskNetwork(nn.Module):
         features = self.task_features(x_num, x_cat, own)
         n, k = x_num.shape[0], self.heads.n_members
         if features.shape[0] != k * n:
-            rows, found = f"{n} rows" if k == 1 else f"{k} x {n} rows of {k} members", tuple(features.shape)
-            raise ValueError(f"task_features must return (B, T, H) or (B, H) for B = {rows}, got shape {found}")
+            rows, found = f"{n} rows" if k == 1 else f"{k} x {n} rows", tuple(features.shape)
+            raise ValueError(
+                f"task_features must return (B, T, H) or (B, H) for B = {rows}, got shape {found}; with members, give "
+                "heads and adapters the same n_members"
+            )
         if own is not None and features.ndim == 3 and features.shape[1] != 1:
             raise ValueError(
                 "task_features must return (B, 1, H) or (B, H) where own is given, features of each row's own task; "

@@ -60,6 +60,10 @@ class MultiTaskLoss:
 
     def link_rows(self, scores: Sequence[Tensor]) -> list[Tensor]:
         """Link scores that are predicted: every row as if it were alone, bit for bit."""
+        return self.link(scores) if scores[0].ndim == 2 else self._link_blocks(scores)
+
+    def _link_blocks(self, scores: Sequence[Tensor]) -> list[Tensor]:
+        """Link rows filled up to whole blocks."""
         n = len(scores[0])
         linked = self.link([F.pad(score, (0, 0) * (score.ndim - 1) + (0, -n % BLOCK)) for score in scores])
         return [score[:n] for score in linked]
@@ -210,6 +214,10 @@ class FunnelLoss(MultiTaskLoss):
             for k, t in enumerate(self._chain):
                 linked[t] = chained[:, k : k + 1]
         return linked
+
+    def link_rows(self, scores: Sequence[Tensor]) -> list[Tensor]:
+        """Link scores that are predicted: every row as if it were alone, bit for bit."""
+        return self._link_blocks(scores)
 
     def _descend(self, linked: list[Tensor]) -> list[Tensor]:
         """Mend means of members that rounding alone has raised along the chain."""

@@ -17,6 +17,7 @@ def test_rows_of_a_member_follow_each_other_scaled_by_its_signs():
     members, x = Members(3, 2, 4), torch.randn(5, 2, 4)
     assert members.scale.shape == (3, 2, 4)
     assert set(members.scale.unique().tolist()) == {-1.0, 1.0}
+    assert torch.equal(members.scale, members.scale[:, :, :1].expand(3, 2, 4))  # a vector has one sign
     for m, own in enumerate(members(x).split(5)):
         torch.testing.assert_close(own, x * members.scale[m])
 
