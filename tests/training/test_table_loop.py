@@ -166,7 +166,7 @@ def test_the_learning_rate_warms_up_and_falls_to_zero():
 
 
 def test_the_history_has_a_row_an_epoch():
-    history, best = train(network(), LOSS, table(), table(seed=1), options(), evaluate=evaluate)
+    history, best = train(network(), LOSS, table(), table(seed=1), options(patience=5), evaluate=evaluate)
     parts = ["loss", "delay/loss", "delay/r2", "late/loss", "late/roc_auc", "score"]
     names = {"epoch"} | {f"{part}/{name}" for part in ("train", "val") for name in parts}
     assert all(set(record) == names for record in history)
