@@ -24,9 +24,9 @@ class Optimizer:
     """AdamW for dense parameters, row-wise Adagrad for tables with sparse gradients, and a moving average of both.
 
     Dense parameters are stepped by AdamW. Its weight decay is of matrices that are called ``weight``: not of biases,
-    normalisation, embeddings of columns, and vectors with names of their own, such as task tokens. A table with sparse
-    gradients (`tabmtl.nn.embeddings.CategoricalEmbedding` makes one of a table of many rows) is stepped in the rows that
-    a batch has touched and nowhere else,
+    normalisation, embeddings of columns, and vectors with names of their own, such as task tokens. A table with
+    sparse gradients (`tabmtl.nn.embeddings.CategoricalEmbedding` makes one of a table of many rows) is stepped in the
+    rows that a batch has touched and nowhere else,
 
         G_r <- G_r + mean(g_r²),    w_r <- w_r - 25 lr g_r / (sqrt(G_r) + 1e-8),
 
