@@ -433,8 +433,8 @@ class VectorForest:
         LightGBM's text of the trees; its own leaf values are ignored.
     """
 
-    values: Annotated[np.ndarray, Stored("f8", "L C")]
-    text: Annotated[TreeText, Stored(shape="F 1 M 0")]
+    values: Annotated[np.ndarray, Stored("f8", "leaves outputs")]
+    text: Annotated[TreeText, Stored(shape="F 1 trees 0")]
 
     def __post_init__(self) -> None:
         if len(self.values) != self._offsets[-1]:
@@ -484,7 +484,8 @@ class VectorForest:
         """Return some outputs as one plain model: the constants ``start``, then the trees times ``scale``."""
         header, trees = _split_text(self.text)
         kept = [_constant_tree(value) for value in start]
-        for tree, own in zip(trees, np.split(scale * self.values[:, outputs], self._offsets[1:-1]), strict=True):
+        for tree, first, end in zip(trees, self._offsets[:-1], self._offsets[1:], strict=True):
+            own = scale * self.values[first:end, outputs]
             if own.any():
                 kept += [_with_values(tree, values) for values in own.T]
         return lgb.Booster(model_str=_join_text(header, kept, len(start), objective))
