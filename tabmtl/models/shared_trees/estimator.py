@@ -216,7 +216,9 @@ class SharedTrees(BoostedEstimator):
         targets, matrix = rows.targets, tree_matrix(rows.batch)
         every = slice(0, len(functions.start))
         scores = functions.scores(matrix, [every], None, self._n_threads)[0]
-        return targets.losses(targets.at_rows(scores, np.arange(len(targets), dtype=np.int32)))
+        at_rows = np.zeros_like(targets.y)
+        targets.add_leaves(at_rows, scores, np.arange(len(targets), dtype=np.int32))
+        return targets.losses(at_rows)
 
     def _attributes(self, coder: TableCoder, fit: SharedFit) -> dict[str, Any]:
         return _fitted(coder, fit.functions)

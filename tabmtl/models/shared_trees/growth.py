@@ -84,7 +84,7 @@ class Schedule:
         """Grow the trees of all tasks."""
         targets = rows.targets
         start = targets.start(self.params["reg_lambda"])
-        scores = np.array(targets.at_rows(start), dtype=np.float32)
+        scores = targets.at_rows(start)
         stop = _Stop(None if self.patience is None or valid is None else valid.targets, start, self)
         followed = () if stop.targets is None or valid is None else (valid.data, valid.batch)
         trees = VectorEnsemble(self.params, rows.data, rows.batch, *followed)
@@ -98,9 +98,8 @@ class Schedule:
                 continue
             n_leaves, (leaf, *followed_leaf) = found
             values.append(self._leaf_values(targets, leaf, n_leaves, gradient, hessian, leader))
-            step = values[-1].astype(np.float32)
-            scores += targets.at_rows(step, leaf)
-            if followed_leaf and not stop.goes_on(step, *followed_leaf):
+            targets.add_leaves(scores, values[-1], leaf)
+            if followed_leaf and not stop.goes_on(values[-1], *followed_leaf):
                 break
         rounds = stop.kept if stop.targets is not None else np.full(targets.n_functions, trees.rounds)
         if self.found is not None:
@@ -181,16 +180,16 @@ class _Stop:
         self.active = np.ones(len(schedule.importance), dtype=bool)
         if targets is None:
             return
-        self._scores = np.array(targets.at_rows(start), dtype=np.float32)
+        self._scores = targets.at_rows(start)
         self._sizes, self._starts = targets.sizes, targets.total_losses(self._scores)
         self._units = np.where(self._starts > 0, self._starts, 1) / np.maximum(self._sizes, _TINY)
         self.kept, self._best = np.zeros(targets.n_functions, dtype=np.int64), np.zeros(targets.n_functions)
 
-    def goes_on(self, step: np.ndarray, leaf: np.ndarray) -> bool:
+    def goes_on(self, values: np.ndarray, leaf: np.ndarray) -> bool:
         """Take a round into account; return whether any function has improved of late."""
         assert self.targets is not None and self._patience is not None
         self.rounds += 1
-        self._scores += self.targets.at_rows(step, leaf)
+        self.targets.add_leaves(self._scores, values, leaf)
         changes = (self.targets.total_losses(self._scores) - self._starts) / self._units
         judged = changes + _PRIOR_LABELS * changes.sum() / self._sizes.sum()
         improved = judged < self._best

@@ -102,11 +102,11 @@ class Targets:
         return start
 
     def derivatives(self, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Compute gradient and hessian of the loss by the scores, weighted: (n, B) float32 each.
+        """Compute gradient and hessian of the loss by the scores, weighted: (n, B) float32 each, until the next call.
 
         ½ (y - F)² has F - y and 1; the log loss has p - y and p (1 - p), with many classes K / (K - 1) times that.
         """
-        gradient = np.empty_like(scores)
+        gradient = self._gradient  # new memory would take as long as the rest
         hessian = self.weight if self.is_quadratic else np.ones_like(scores)
         for kind, columns in self.blocks:
             if kind == "regression":
@@ -121,6 +121,14 @@ class Targets:
             if not self.is_quadratic:
                 hessian *= self.weight
         return gradient, hessian
+
+    @cached_property
+    def _gradient(self) -> np.ndarray:
+        return np.empty_like(self.y)
+
+    @cached_property
+    def _step(self) -> np.ndarray:
+        return np.empty_like(self.y)
 
     def losses(self, scores: np.ndarray) -> list[np.ndarray]:
         """Return the weighted losses of the labels of every function: ½ (y - F)², or the log loss."""
@@ -166,11 +174,13 @@ class Targets:
         for column in self._order.tolist():
             yield column, weight[:, column] > 0
 
-    def at_rows(self, outputs: np.ndarray, leaf: np.ndarray | None = None) -> np.ndarray:
-        """Return values of the outputs at the rows (n, B): one for all (C,), or of the leaf (L, C) of each row."""
-        if leaf is None:
-            return np.broadcast_to(outputs, self.y.shape)
-        return outputs.take(leaf, axis=0)
+    def at_rows(self, outputs: np.ndarray) -> np.ndarray:
+        """Return a constant of every output (C,) at the rows: (n, B) float32."""
+        return np.tile(outputs.astype(np.float32), (len(self), 1))
+
+    def add_leaves(self, scores: np.ndarray, values: np.ndarray, leaf: np.ndarray) -> None:
+        """Add the values (L, C) of the leaf (n,) of every row to the scores (n, B), float32."""
+        scores += values.astype(np.float32).take(leaf, axis=0, out=self._step, mode="clip")
 
     def per_leaf(self, leaf: np.ndarray, n_leaves: int, values: np.ndarray) -> np.ndarray:
         """Sum values (n, B) of the rows of every leaf, by output: (L, C) float64."""
@@ -230,15 +240,20 @@ class LongTargets(Targets):
     def start(self, penalty: float) -> np.ndarray:
         """Return the best constant of all rows, and for each task a step from it that the penalty shrinks."""
         pooled = np.tile(super().start(penalty)[-self.width :], self.n_functions)
-        gradient, hessian = self.derivatives(self.at_rows(pooled).astype(np.float32))
+        gradient, hessian = self.derivatives(self.at_rows(pooled))
         step = self.total(gradient) / (self.total(hessian) + penalty * self.curvature + _SURE)
         step[-self.width :] = 0
         return pooled - np.clip(step, -2, 2) if self.blocks[0][0] != "regression" else pooled - step
 
-    def at_rows(self, outputs: np.ndarray, leaf: np.ndarray | None = None) -> np.ndarray:
-        by_task = outputs.reshape(-1, self.n_functions, self.width)
-        leaf = np.zeros(len(self), dtype=np.int32) if leaf is None else leaf
-        return np.concatenate([by_task[leaf, self.task], by_task[leaf, -1]], axis=1)
+    def at_rows(self, outputs: np.ndarray) -> np.ndarray:
+        scores = np.zeros_like(self.y)
+        self.add_leaves(scores, outputs[None], np.zeros(len(self), dtype=np.int32))
+        return scores
+
+    def add_leaves(self, scores: np.ndarray, values: np.ndarray, leaf: np.ndarray) -> None:
+        by_task = values.astype(np.float32).reshape(-1, self.n_functions, self.width)
+        scores[:, : self.width] += by_task[leaf, self.task]
+        scores[:, self.width :] += by_task[leaf, -1]
 
     def per_leaf(self, leaf: np.ndarray, n_leaves: int, values: np.ndarray) -> np.ndarray:
         place, size = leaf * self.n_functions + self.task, n_leaves * self.n_functions
