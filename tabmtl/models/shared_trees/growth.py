@@ -131,10 +131,7 @@ class Schedule:
         """Return a Newton step of every output in every leaf: (L, C)."""
         rate, penalty = self.params["learning_rate"], self.params["reg_lambda"]
         sums = targets.per_leaf(leaf, n_leaves, gradient)
-        if targets.is_full and targets.is_quadratic:
-            weights = np.bincount(leaf, minlength=n_leaves)[:, None].astype(np.float64)
-        else:
-            weights = targets.per_leaf(leaf, n_leaves, hessian)
+        weights = targets.curvature_per_leaf(leaf, n_leaves, hessian)
         step = sums / np.maximum(weights + penalty * targets.curvature, _TINY)
         limit = np.where(targets.is_bounded, LONGEST_STEP, np.inf)
         step = -rate * np.clip(step, -limit, limit)
@@ -150,7 +147,7 @@ class _Leaders:
         importance = schedule.importance
         self.past: list[int] = []
         self._known = [] if schedule.found is None else schedule.found.leaders
-        self._weight = None if schedule.sketch == "random" else importance / importance.sum()
+        self._weight = None if schedule.sketch == "random" else importance
         self._credit = np.zeros(len(importance))
 
     def choose(self, active: np.ndarray) -> int:

@@ -191,6 +191,12 @@ class Targets:
         )
         return (each.T @ values).reshape(n_blocks, n_leaves, -1).sum(axis=0, dtype=np.float64)
 
+    def curvature_per_leaf(self, leaf: np.ndarray, n_leaves: int, hessian: np.ndarray) -> np.ndarray:
+        """Sum the hessian (n, B) of the rows of every leaf, by output: (L, C), or (L, 1) if all are the same."""
+        if self.is_full and self.is_quadratic:
+            return np.bincount(leaf, minlength=n_leaves)[:, None].astype(np.float64)
+        return self.per_leaf(leaf, n_leaves, hessian)
+
     def total(self, values: np.ndarray) -> np.ndarray:
         """Sum values (n, B) by output: (C,)."""
         return self.per_leaf(np.zeros(len(self), dtype=np.int32), 1, values)[0]
@@ -268,6 +274,9 @@ class LongTargets(Targets):
     def normalise(self, factors: np.ndarray) -> np.ndarray:
         largest = np.sqrt(np.bincount(self.function, np.square(factors)).max())
         return factors / max(largest, _TINY)
+
+    def curvature_per_leaf(self, leaf: np.ndarray, n_leaves: int, hessian: np.ndarray) -> np.ndarray:
+        return self.per_leaf(leaf, n_leaves, hessian)
 
     def sketch(self, gradient: np.ndarray, factors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         by_task = factors.reshape(-1, self.width).astype(np.float32)
