@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 from dataclasses import replace
 from functools import cache
@@ -299,13 +300,8 @@ def test_leaf_values_fit_the_trees_and_the_tasks(stored, tmp_path):
     shorter = re.sub(rb"tree_sizes=.*", b"tree_sizes=%d" % size, shorter)
     refused(forge(folder, {"trees0.txt": shorter + text[text.index(b"end of trees") :]}), "leaves, expected")
     _, saved = contents(SharedTrees)
-    for name in (
-        "functions.start",
-        "functions.rounds",
-        "functions.n_labels",
-        "functions.gains",
-        "functions.forest.values",
-    ):
+    for name in ("start", "rounds", "n_labels", "gains", "forest.values"):
+        name = f"functions.{name}"
         array = saved.arrays[name]
         for other in (array[:-1], np.concatenate([array, array[:1]])):
             assert rejects(SharedTrees, replace(saved, arrays=saved.arrays | {name: other})), name
