@@ -441,10 +441,10 @@ class VectorForest:
             raise ValueError(f"there are values of {len(self.values)} leaves, expected {self._offsets[-1]}")
 
     @classmethod
-    def join(cls, grown: Grown, values: Sequence[np.ndarray], n_outputs: int) -> VectorForest:
+    def join(cls, header: str, trees: Sequence[str], values: Sequence[np.ndarray], n_outputs: int) -> VectorForest:
         """Join grown trees and the values (leaves, C) of each; trees without any value are left out."""
-        pairs = [(tree, own) for tree, own in zip(grown.ensembles[0], values, strict=True) if own.any()]
-        text = TreeText(_join_text(grown.header, [tree for tree, _ in pairs], 1))
+        pairs = [(tree, own) for tree, own in zip(trees, values, strict=True) if own.any()]
+        text = TreeText(_join_text(header, [tree for tree, _ in pairs], 1))
         return cls(values=np.concatenate([np.zeros((0, n_outputs)), *(own for _, own in pairs)]), text=text)
 
     @cached_property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 import lightgbm as lgb
@@ -16,7 +16,7 @@ from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.tables import TableState
 from tabmtl.models.shared_trees.growth import Growth, Rows, Schedule, Sketch
 from tabmtl.models.shared_trees.targets import make_targets, output_order
-from tabmtl.params import AnyShare, Count, NonNegative
+from tabmtl.params import AnyShare, Count, CountOrZero, NonNegative
 from tabmtl.schema import Batch, Task
 from tabmtl.storage.stored import Stored
 from tabmtl.trees import Leaves, VectorForest, bin_rows, tree_matrix
@@ -34,7 +34,9 @@ class SharedFunctions:
     start : ndarray of shape (C,)
         Constants of the outputs.
     rounds : ndarray of int, shape (n_functions,)
-        Trees that each function has.
+        Shared trees that each function has.
+    own_rounds : ndarray of int, shape (T,)
+        Trees of each task alone, after the shared ones.
     gains : ndarray of shape (F,)
         Total gain of all splits on every feature.
     n_labels : ndarray of int, shape (T,)
@@ -44,8 +46,33 @@ class SharedFunctions:
     forest: VectorForest
     start: Annotated[np.ndarray, Stored("f8", "outputs")]
     rounds: Annotated[np.ndarray, Stored("i8", "functions", low=0)]
+    own_rounds: Annotated[np.ndarray, Stored("i8", "tasks", low=0)]
     gains: Annotated[np.ndarray, Stored("f8", "F", low=0)]
     n_labels: Annotated[np.ndarray, Stored("i8", "tasks", low=0)]
+
+    @classmethod
+    def join(
+        cls, shared: Growth, own: Sequence[Growth | None], function: np.ndarray, n_labels: np.ndarray
+    ) -> SharedFunctions:
+        """Join the shared trees and those of the tasks alone, given the task of every output."""
+        trees, values, gains = list(shared.trees.ensembles[0]), list(shared.values), shared.trees.gains
+        own_rounds = np.zeros_like(n_labels)
+        for t, growth in enumerate(own):
+            if growth is None:
+                continue
+            trees += growth.trees.ensembles[0]
+            gains, own_rounds[t] = gains + growth.trees.gains, growth.rounds[0]
+            for found in growth.values:
+                values.append(np.zeros((len(found), len(function))))
+                values[-1][:, function == t] = found
+        return cls(
+            forest=VectorForest.join(shared.trees.header, trees, values, len(function)),
+            start=shared.start,
+            rounds=shared.rounds,
+            own_rounds=own_rounds,
+            gains=gains,
+            n_labels=n_labels,
+        )
 
     def scores(
         self, matrix: np.ndarray, outputs: Sequence[slice], task: np.ndarray | None, n_threads: int
@@ -101,6 +128,7 @@ class SharedFit(NamedTuple):
 
     functions: SharedFunctions
     growth: Growth
+    own: list[Growth | None]
     valid_losses: list[np.ndarray]
 
 
@@ -121,7 +149,10 @@ class SharedTrees(BoostedEstimator):
     Parameters
     ----------
     n_estimators : int, default=2000
-        The most rounds.
+        The most shared rounds.
+    n_estimators_task : int, default=0
+        Wide layout: the most rounds of each task alone, after the shared ones. They are kept for tasks whose
+        validation loss they lower by more than two standard errors.
     sketch : {"soft", "task", "random"}, default="soft"
         How w is drawn. The tasks lead the rounds in turn. "task": w is 1 for the leading task, else 0. "soft": 0.3
         N(0, 1) is added for every task. "random": N(0, 1) for every task; none leads. Classes share the weight of
@@ -137,7 +168,7 @@ class SharedTrees(BoostedEstimator):
     Attributes
     ----------
     rounds_ : polars.DataFrame
-        A row per task: ``task``, ``n_labels`` that the kept fit learned from, and ``trees`` of its function.
+        A row per task: ``task``; ``n_labels`` that the kept fit learned from; its trees, ``shared`` and ``own``.
     feature_importances_ : ndarray of shape (n_features_in_,)
         Each feature's share in the total gain of all splits.
 
@@ -163,6 +194,7 @@ class SharedTrees(BoostedEstimator):
     """
 
     n_estimators: Count = 2_000
+    n_estimators_task: CountOrZero = 0
     sketch: Sketch = "soft"
     rho: AnyShare = 0.5
     num_leaves: Leaves = 16
@@ -183,26 +215,25 @@ class SharedTrees(BoostedEstimator):
         tasks = coder.labels.tasks
         rows = self._bin(coder, batch, None)
         followed = None if valid is None else self._bin(coder, valid, rows.data)
+        has_own = self.n_estimators_task > 0 and batch.task is None
         schedule = Schedule(
             params=self._tree_params(seed),
             sketch=self.sketch,
             rho=self.rho,
             importance=_importance(tasks),
             seed=seed,
-            n_rounds=self.n_estimators if found is None else max(1, int(found.growth.rounds.max())),
+            n_rounds=self.n_estimators if found is None else int(found.growth.rounds.max()),
             patience=max(self.patience, 2 * len(tasks)) if found is None else None,
+            keeps_scores=has_own,
             found=None if found is None else found.growth,
         )
-        growth = schedule.grow(rows, followed)
-        functions = SharedFunctions(
-            forest=VectorForest.join(growth.trees, growth.values, len(growth.start)),
-            start=growth.start,
-            rounds=growth.rounds,
-            gains=growth.trees.gains,
-            n_labels=count_labels(batch, len(tasks)),
-        )
+        growth, own = schedule.grow(rows, followed), []
+        if has_own:
+            alone = replace(schedule, n_rounds=self.n_estimators_task)
+            own = alone.finish(rows, followed, growth, None if found is None else found.own)
+        functions = SharedFunctions.join(growth, own, rows.targets.function, count_labels(batch, len(tasks)))
         losses = [] if followed is None else self._valid_losses(functions, followed)
-        fit = SharedFit(functions, growth, losses)
+        fit = SharedFit(functions, growth, own, losses)
         return found if found is not None and is_astray(losses, found.valid_losses) else fit
 
     def _bin(self, coder: TableCoder, batch: Batch, reference: lgb.Dataset | None) -> Rows:
@@ -270,5 +301,6 @@ def _fitted(coder: TableCoder, functions: SharedFunctions) -> dict[str, Any]:
     importances = np.zeros(len(coder.names))
     total = max(functions.gains.sum(), np.finfo(float).tiny)
     importances[[coder.names.index(name) for name in encoded]] = functions.gains / total
-    table = {"task": names, "n_labels": functions.n_labels, "trees": functions.rounds[: len(names)]}
+    table = {"task": names, "n_labels": functions.n_labels, "shared": functions.rounds[: len(names)]}
+    table["own"] = functions.own_rounds
     return {"_functions": functions, "rounds_": pl.DataFrame(table), "feature_importances_": importances}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import lightgbm as lgb
@@ -21,11 +21,22 @@ _TINY = np.finfo(float).tiny
 
 
 class Rows(NamedTuple):
-    """Binned rows with a label, and their labels."""
+    """Binned rows with a label, their labels, and the scores (n, B) that precede the growth, if any."""
 
     batch: Batch
     data: lgb.Dataset
     targets: Targets
+    scores: np.ndarray | None = None
+
+    def of_task(self, t: int, scores: np.ndarray) -> Rows | None:
+        """Take the rows with a label of a task of a wide table, and its scores among those of all; None without any."""
+        columns = np.flatnonzero(self.targets.function == t)
+        index = np.flatnonzero(self.targets.weight[:, columns[0]])
+        if not len(index):
+            return None
+        data = self.data if len(index) == len(self.targets) else self.data.subset(index.tolist()).construct()
+        cells = np.ix_(index, columns)
+        return Rows(self.batch.rows(index), data, self.targets.of_cells(cells), scores[cells])
 
 
 class Growth(NamedTuple):
@@ -41,6 +52,8 @@ class Growth(NamedTuple):
         Trees that each function has.
     leaders : list of int
         The task that led each round, -1 without one.
+    scores, valid_scores : ndarray of shape (n, B)
+        Scores of the rows grown on, and of the followed ones, at the rounds of each function.
     """
 
     trees: Grown
@@ -48,6 +61,8 @@ class Growth(NamedTuple):
     start: np.ndarray
     rounds: np.ndarray
     leaders: list[int]
+    scores: np.ndarray
+    valid_scores: np.ndarray | None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -65,6 +80,8 @@ class Schedule:
     seed : int
     n_rounds : int
         The most rounds.
+    keeps_scores : bool
+        Whether the scores are needed; of a wide table only.
     patience : int or None
         Rounds without a lower validation loss after which a function stops; None = all rounds.
     found : Growth, optional
@@ -78,16 +95,19 @@ class Schedule:
     seed: int
     n_rounds: int
     patience: int | None
+    keeps_scores: bool
     found: Growth | None = None
 
     def grow(self, rows: Rows, valid: Rows | None) -> Growth:
         """Grow the trees of all tasks."""
-        targets = rows.targets
-        start = targets.start(self.params["reg_lambda"])
-        scores = targets.at_rows(start)
-        stop = _Stop(None if self.patience is None or valid is None else valid.targets, start, self)
+        targets, start = rows.targets, np.zeros(len(rows.targets.function))
+        if rows.scores is None:
+            start = targets.start(self.params["reg_lambda"])
+        scores = targets.at_rows(start) if rows.scores is None else rows.scores.copy()
+        stop = _Stop(None if self.patience is None else valid, start, self)
         followed = () if stop.targets is None or valid is None else (valid.data, valid.batch)
         trees = VectorEnsemble(self.params, rows.data, rows.batch, *followed)
+        best = scores if stop.targets is None and self.found is None else scores.copy()
         rng, leaders, values, idle = np.random.default_rng(self.seed), _Leaders(self), [], 0
         while trees.rounds < self.n_rounds and idle < max(_IDLE, 2 * len(self.importance)):
             leader = leaders.choose(stop.active)
@@ -99,14 +119,45 @@ class Schedule:
             n_leaves, (leaf, *followed_leaf) = found
             values.append(self._leaf_values(targets, leaf, n_leaves, gradient, hessian, leader))
             targets.add_leaves(scores, values[-1], leaf)
-            if followed_leaf and not stop.goes_on(values[-1], *followed_leaf):
+            if followed_leaf:
+                improved = stop.judge(values[-1], *followed_leaf)
+            elif self.found is not None:
+                improved = self.found.rounds == trees.rounds
+            else:
+                continue
+            if self.keeps_scores and improved.any():
+                np.copyto(best, scores, where=improved[targets.function])
+            if followed_leaf and not stop.active.any():
                 break
         rounds = stop.kept if stop.targets is not None else np.full(targets.n_functions, trees.rounds)
         if self.found is not None:
             rounds = np.minimum(self.found.rounds, trees.rounds)
         for number, own in enumerate(values):
             own[:, rounds[targets.function] <= number] = 0
-        return Growth(trees.finish(), values, start, rounds, leaders.past)
+        return Growth(trees.finish(), values, start, rounds, leaders.past, best, stop.best_scores)
+
+    def finish(
+        self, rows: Rows, valid: Rows | None, shared: Growth, found: list[Growth | None] | None
+    ) -> list[Growth | None]:
+        """Grow trees for each task of a wide table alone, from the shared trees on; None where they do not pay.
+
+        They pay if they lower the losses of the validation labels by more than two standard errors. With the growth
+        that found the rounds, these are grown again.
+        """
+        grown: list[Growth | None] = []
+        for t in range(len(self.importance)):
+            own = rows.of_task(t, shared.scores)
+            watched = None if valid is None or shared.valid_scores is None else valid.of_task(t, shared.valid_scores)
+            known = None if found is None else found[t]
+            if own is None or (known is None and (found is not None or (watched is None and valid is not None))):
+                grown.append(None)
+                continue
+            n_rounds = self.n_rounds if known is None else int(known.rounds[0])
+            alone = replace(self, sketch="task", importance=np.ones(1), found=known, n_rounds=n_rounds)
+            growth = alone.grow(own, watched)
+            pays = watched is None or self.patience is None or _pays(watched, growth)
+            grown.append(growth if pays else None)
+        return grown
 
     def _factors(self, targets: Targets, leader: int, rng: np.random.Generator) -> np.ndarray:
         """Draw a factor of every output: (C,), given the task that leads."""
@@ -172,18 +223,21 @@ class _Stop:
     function's loss per label at the start. So a few labels, or none, stop with the others.
     """
 
-    def __init__(self, targets: Targets | None, start: np.ndarray, schedule: Schedule) -> None:
-        self.targets, self._patience, self.rounds = targets, schedule.patience, 0
+    def __init__(self, rows: Rows | None, start: np.ndarray, schedule: Schedule) -> None:
+        self.targets = targets = None if rows is None else rows.targets
+        self._patience, self.rounds = schedule.patience, 0
         self.active = np.ones(len(schedule.importance), dtype=bool)
-        if targets is None:
+        self.best_scores: np.ndarray | None = None
+        if rows is None or targets is None:
             return
-        self._scores = targets.at_rows(start)
+        self._scores = targets.at_rows(start) if rows.scores is None else rows.scores.copy()
+        self.best_scores = self._scores.copy() if schedule.keeps_scores else None
         self._sizes, self._starts = targets.sizes, targets.total_losses(self._scores)
         self._units = np.where(self._starts > 0, self._starts, 1) / np.maximum(self._sizes, _TINY)
         self.kept, self._best = np.zeros(targets.n_functions, dtype=np.int64), np.zeros(targets.n_functions)
 
-    def goes_on(self, values: np.ndarray, leaf: np.ndarray) -> bool:
-        """Take a round into account; return whether any function has improved of late."""
+    def judge(self, values: np.ndarray, leaf: np.ndarray) -> np.ndarray:
+        """Take a round into account; return which functions it improves. Those without one of late are not active."""
         assert self.targets is not None and self._patience is not None
         self.rounds += 1
         self.targets.add_leaves(self._scores, values, leaf)
@@ -191,9 +245,18 @@ class _Stop:
         judged = changes + _PRIOR_LABELS * changes.sum() / self._sizes.sum()
         improved = judged < self._best
         self._best[improved], self.kept[improved] = judged[improved], self.rounds
-        active = self.rounds - self.kept < self._patience
-        self.active = active[: len(self.active)]
-        return bool(active.any())
+        self.active = (self.rounds - self.kept < self._patience)[: len(self.active)]
+        if self.best_scores is not None and improved.any():
+            np.copyto(self.best_scores, self._scores, where=improved[self.targets.function])
+        return improved
+
+
+def _pays(valid: Rows, growth: Growth) -> bool:
+    """Return whether a growth lowers the losses of validation labels beyond chance."""
+    assert valid.scores is not None and growth.valid_scores is not None
+    before, after = (np.concatenate(valid.targets.losses(scores)) for scores in (valid.scores, growth.valid_scores))
+    gain = before - after
+    return bool(gain.sum() > 2 * np.sqrt(np.square(gain).sum()))
 
 
 def _unit_by_group(rng: np.random.Generator, group: np.ndarray) -> np.ndarray:

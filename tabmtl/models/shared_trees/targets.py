@@ -201,6 +201,13 @@ class Targets:
         """Sum values (n, B) by output: (C,)."""
         return self.per_leaf(np.zeros(len(self), dtype=np.int32), 1, values)[0]
 
+    def of_cells(self, cells: tuple[np.ndarray, ...]) -> Targets:
+        """Take the labels of one task at some rows and its columns, as `numpy.ix_` gives them."""
+        y, first = self.y[cells], int(cells[1].ravel()[0])
+        kind = next(kind for kind, columns in self.blocks if columns.start <= first < columns.stop)
+        function = np.zeros(y.shape[1], dtype=np.int64)
+        return Targets(blocks=((kind, slice(0, y.shape[1])),), y=y, weight=self.weight[cells], function=function)
+
     def normalise(self, factors: np.ndarray) -> np.ndarray:
         """Scale the factors (C,) of a sketch, so that a row with all labels has the hessian 1."""
         return factors / max(np.sqrt(np.square(factors).sum()), _TINY)

@@ -141,7 +141,7 @@ def test_an_exported_task_answers_as_predict(case):
     X = features(150)
     Y, options = mixed_targets(X), dict(PLAIN)
     if case == "early stopping":
-        options |= {"early_stopping": True, "n_estimators": 60}
+        options |= {"early_stopping": True, "n_estimators": 60, "n_estimators_task": 30}
     elif case != "wide":
         X, y = long_table(150)
         Y = {
@@ -174,7 +174,7 @@ def test_every_task_has_its_own_rounds():
     X, Y = regressions(600, 2)
     Y[:, 1] = np.random.default_rng(5).normal(size=600)  # nothing to learn
     model = SharedTrees(random_state=0, n_estimators=300).fit(X, Y)
-    learned, noise = model.rounds_["trees"]
+    learned, noise = model.rounds_["shared"]
     assert learned > 2 * noise
     assert model.rounds_["n_labels"].to_list() == [600, 600]  # no row is lost
     filled = [tree[:, 1].any() for tree in values_of(model)]
@@ -188,7 +188,7 @@ def test_a_task_without_validation_labels_stops_with_the_others():
     held = Y[450:].copy()
     held[:, 1] = np.nan
     model = SharedTrees(random_state=0, n_estimators=300).fit(X[:450], Y[:450], X_val=X[450:], y_val=held)
-    assert model.rounds_["trees"][1] == model.rounds_["trees"][0] > 0
+    assert model.rounds_["shared"][1] == model.rounds_["shared"][0] > 0
     with pytest.raises(ValueError, match="y_val has no label to stop on"):
         model.fit(X[:450], Y[:450], X_val=X[450:], y_val=np.full_like(held, np.nan))
 
@@ -209,7 +209,7 @@ def test_features_without_any_split_leave_the_constants():
     for X in (np.ones((120, 2)), np.full((120, 1), np.nan)):
         model = SharedTrees(random_state=0).fit(X, Y)
         np.testing.assert_allclose(model.predict(X)[0], np.nanmean(Y, axis=0), atol=1e-6)
-        assert model.rounds_["trees"].to_list() == [0, 0]
+        assert model.rounds_["shared"].to_list() == [0, 0]
 
 
 def test_few_labels_of_a_task_learn_from_the_others():
@@ -240,3 +240,22 @@ def test_bad_parameters_are_named():
     for name, value in [("rho", 1.1), ("rho", -0.1), ("sketch", "hard"), ("n_estimators", 0), ("rho", "half")]:
         with pytest.raises(ValueError, match=f"{name} must be"):
             SharedTrees(**{name: value}).fit(X, Y)
+
+
+def test_trees_of_a_task_alone_are_kept_where_they_pay():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(1500, 5))
+    noisy, exact = np.sin(2 * X[:, :1]) + 2 * rng.normal(size=(1500, 3)), X[:, 1] * X[:, 2] + X[:, 3]
+    Y = np.column_stack([noisy, exact])
+    Y[rng.random(Y.shape) < 0.1] = np.nan
+    options = {"rho": 1.0, "sketch": "random", "n_estimators": 200, "random_state": 0}
+    shared, finished = (
+        SharedTrees(n_estimators_task=rounds, **options).fit(X[:1000], Y[:1000]) for rounds in (0, 200)
+    )
+    own = finished.rounds_["own"]
+    assert own[3] > 50
+    assert own[:3].max() == 0
+    before, after = (model.score_tasks(X[1000:], Y[1000:]) for model in (shared, finished))
+    assert after["y3"] > before["y3"] + 0.02
+    assert {name: after[name] for name in ("y0", "y1", "y2")} == {name: before[name] for name in ("y0", "y1", "y2")}
+    assert shared.rounds_["own"].to_list() == [0] * 4
