@@ -160,7 +160,8 @@ class SharedTrees(BoostedEstimator):
     rho : float in [0, 1], default=0.5
         Factor of the leaf values of the tasks that do not lead. 1 is full sharing, and 0 boosting of single tasks.
     patience : int, default=80
-        Rounds without a better validation loss that end the training of a task; at least two for each task.
+        Rounds without a better validation loss that end the training of a task, where a round that another task leads
+        counts ``rho``; at least two for each task.
     unknown_task : {"shared", "error"}, default="shared"
         Long layout: answer of ``predict`` for a task that fit did not see, or a missing one. "shared": leaf values
         pooled over all tasks.
@@ -223,7 +224,7 @@ class SharedTrees(BoostedEstimator):
             importance=_importance(tasks),
             seed=seed,
             n_rounds=self.n_estimators if found is None else int(found.growth.rounds.max()),
-            patience=max(self.patience, 2 * len(tasks)) if found is None else None,
+            patience=self.patience if found is None else None,
             keeps_scores=has_own,
             found=None if found is None else found.growth,
         )

@@ -83,7 +83,8 @@ class Schedule:
     keeps_scores : bool
         Whether the scores are needed; of a wide table only.
     patience : int or None
-        Rounds without a lower validation loss after which a function stops; None = all rounds.
+        Rounds without a lower validation loss after which a function stops, where those that another task leads count
+        ``rho``; at least two rounds for each task. None = all rounds.
     found : Growth, optional
         Growth that found the rounds; they are grown again, with the same leaders.
     """
@@ -120,7 +121,7 @@ class Schedule:
             values.append(self._leaf_values(targets, leaf, n_leaves, gradient, hessian, leader))
             targets.add_leaves(scores, values[-1], leaf)
             if followed_leaf:
-                improved = stop.judge(values[-1], *followed_leaf)
+                improved = stop.judge(values[-1], *followed_leaf, leader)
             elif self.found is not None:
                 improved = self.found.rounds == trees.rounds
             else:
@@ -186,9 +187,15 @@ class Schedule:
         step = sums / np.maximum(weights + penalty * targets.curvature, _TINY)
         limit = np.where(targets.is_bounded, LONGEST_STEP, np.inf)
         step = -rate * np.clip(step, -limit, limit)
+        return step * self.pace(leader, targets.n_functions)[targets.function]
+
+    def pace(self, leader: int, n_functions: int) -> np.ndarray:
+        """Return the factor of the leaf values of every function, given the task that leads."""
+        pace = np.ones(n_functions)
         if leader >= 0:
-            step[:, (targets.function != leader) & (targets.function < len(self.importance))] *= self.rho
-        return step
+            pace[: len(self.importance)] = self.rho
+            pace[leader] = 1
+        return pace
 
 
 class _Leaders:
@@ -225,7 +232,7 @@ class _Stop:
 
     def __init__(self, rows: Rows | None, start: np.ndarray, schedule: Schedule) -> None:
         self.targets = targets = None if rows is None else rows.targets
-        self._patience, self.rounds = schedule.patience, 0
+        self._schedule, self.rounds = schedule, 0
         self.active = np.ones(len(schedule.importance), dtype=bool)
         self.best_scores: np.ndarray | None = None
         if rows is None or targets is None:
@@ -234,18 +241,22 @@ class _Stop:
         self.best_scores = self._scores.copy() if schedule.keeps_scores else None
         self._sizes, self._starts = targets.sizes, targets.total_losses(self._scores)
         self._units = np.where(self._starts > 0, self._starts, 1) / np.maximum(self._sizes, _TINY)
-        self.kept, self._best = np.zeros(targets.n_functions, dtype=np.int64), np.zeros(targets.n_functions)
+        self.kept = np.zeros(targets.n_functions, dtype=np.int64)
+        self._best, self._idle = np.zeros(targets.n_functions), np.zeros(targets.n_functions)
 
-    def judge(self, values: np.ndarray, leaf: np.ndarray) -> np.ndarray:
+    def judge(self, values: np.ndarray, leaf: np.ndarray, leader: int) -> np.ndarray:
         """Take a round into account; return which functions it improves. Those without one of late are not active."""
-        assert self.targets is not None and self._patience is not None
+        assert self.targets is not None and self._schedule.patience is not None
         self.rounds += 1
         self.targets.add_leaves(self._scores, values, leaf)
         changes = (self.targets.total_losses(self._scores) - self._starts) / self._units
         judged = changes + _PRIOR_LABELS * changes.sum() / self._sizes.sum()
         improved = judged < self._best
         self._best[improved], self.kept[improved] = judged[improved], self.rounds
-        self.active = (self.rounds - self.kept < self._patience)[: len(self.active)]
+        self._idle += self._schedule.pace(leader, len(improved))
+        self._idle[improved] = 0
+        patient = (self._idle < self._schedule.patience) | (self.rounds - self.kept < 2 * len(self.active))
+        self.active = patient[: len(self.active)]
         if self.best_scores is not None and improved.any():
             np.copyto(self.best_scores, self._scores, where=improved[self.targets.function])
         return improved
