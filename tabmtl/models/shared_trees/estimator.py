@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, NamedTuple
 
@@ -19,7 +20,8 @@ from tabmtl.models.shared_trees.targets import make_targets, output_order
 from tabmtl.params import AnyShare, Count, CountOrZero, NonNegative
 from tabmtl.schema import Batch, Task
 from tabmtl.storage.stored import Stored
-from tabmtl.trees import Leaves, VectorForest, bin_rows, tree_matrix
+from tabmtl.training.hooks import show_progress
+from tabmtl.trees import VectorForest, bin_rows, tree_matrix
 
 _CHUNK = 8192  # rows whose leaves are in memory at a time
 
@@ -162,6 +164,8 @@ class SharedTrees(BoostedEstimator):
     patience : int, default=80
         Rounds without a better validation loss that end the training of a task, where a round that another task leads
         counts ``rho``; at least two for each task.
+    verbose : int, default=0
+        1 shows the rounds, with the validation loss as a share of it at the start.
     unknown_task : {"shared", "error"}, default="shared"
         Long layout: answer of ``predict`` for a task that fit did not see, or a missing one. "shared": leaf values
         pooled over all tasks.
@@ -198,7 +202,7 @@ class SharedTrees(BoostedEstimator):
     n_estimators_task: CountOrZero = 0
     sketch: Sketch = "soft"
     rho: AnyShare = 0.5
-    num_leaves: Leaves = 16
+    verbose: int | bool = 0
     reg_lambda: NonNegative = 5.0
     patience: Count = 80
 
@@ -228,7 +232,8 @@ class SharedTrees(BoostedEstimator):
             keeps_scores=has_own,
             found=None if found is None else found.growth,
         )
-        growth, own = schedule.grow(rows, followed), []
+        with show_progress(schedule.n_rounds, _describe) if self.verbose else nullcontext() as show:
+            growth, own = replace(schedule, on_round=show).grow(rows, followed), []
         if has_own:
             alone = replace(schedule, n_rounds=self.n_estimators_task)
             own = alone.finish(rows, followed, growth, None if found is None else found.own)
@@ -280,6 +285,11 @@ def _importance(tasks: Sequence[Task]) -> np.ndarray:
     """Return the weights of the tasks; all 1 if all are 0."""
     weight = np.array([task.weight for task in tasks])
     return weight if weight.any() else np.ones(len(tasks))
+
+
+def _describe(record: Mapping[str, float | None]) -> str:
+    loss = record["loss"]
+    return "" if loss is None else f"val loss {loss:.4f}"
 
 
 def _outputs_of_tasks(coder: TableCoder) -> list[slice]:

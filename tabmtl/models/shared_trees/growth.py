@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
@@ -87,6 +88,9 @@ class Schedule:
         ``rho``; at least two rounds for each task. None = all rounds.
     found : Growth, optional
         Growth that found the rounds; they are grown again, with the same leaders.
+    on_round : callable, optional
+        Called after every round with ``epoch``, the rounds so far, and ``loss``: that of all validation labels, as a
+        share of it at the start.
     """
 
     params: dict[str, Any]
@@ -98,6 +102,7 @@ class Schedule:
     patience: int | None
     keeps_scores: bool
     found: Growth | None = None
+    on_round: Callable[[dict[str, float | None]], None] | None = None
 
     def grow(self, rows: Rows, valid: Rows | None) -> Growth:
         """Grow the trees of all tasks."""
@@ -105,12 +110,12 @@ class Schedule:
         if rows.scores is None:
             start = targets.start(self.params["reg_lambda"])
         scores = targets.at_rows(start) if rows.scores is None else rows.scores.copy()
-        stop = _Stop(None if self.patience is None else valid, start, self)
-        followed = () if stop.targets is None or valid is None else (valid.data, valid.batch)
+        watched = None if self.patience is None else valid
+        stop = _Rounds(scores, targets, self) if watched is None else _Stop(scores, targets, self, watched, start)
+        followed = () if watched is None else (watched.data, watched.batch)
         trees = VectorEnsemble(self.params, rows.data, rows.batch, *followed)
-        best = scores if stop.targets is None and self.found is None else scores.copy()
         rng, leaders, values, idle = np.random.default_rng(self.seed), _Leaders(self), [], 0
-        while trees.rounds < self.n_rounds and idle < max(_IDLE, 2 * len(self.importance)):
+        while trees.rounds < self.n_rounds and idle < max(_IDLE, 2 * len(self.importance)) and stop.active.any():
             leader = leaders.choose(stop.active)
             gradient, hessian = targets.derivatives(scores)
             found = trees.grow(*targets.sketch(gradient, self._factors(targets, leader, rng)))
@@ -120,22 +125,13 @@ class Schedule:
             n_leaves, (leaf, *followed_leaf) = found
             values.append(self._leaf_values(targets, leaf, n_leaves, gradient, hessian, leader))
             targets.add_leaves(scores, values[-1], leaf)
-            if followed_leaf:
-                improved = stop.judge(values[-1], *followed_leaf, leader)
-            elif self.found is not None:
-                improved = self.found.rounds == trees.rounds
-            else:
-                continue
-            if self.keeps_scores and improved.any():
-                np.copyto(best, scores, where=improved[targets.function])
-            if followed_leaf and not stop.active.any():
-                break
-        rounds = stop.kept if stop.targets is not None else np.full(targets.n_functions, trees.rounds)
-        if self.found is not None:
-            rounds = np.minimum(self.found.rounds, trees.rounds)
+            stop.judge(values[-1], followed_leaf, leader)
+            if self.on_round is not None:
+                self.on_round({"epoch": trees.rounds, "loss": stop.loss})
+        rounds = stop.close()
         for number, own in enumerate(values):
             own[:, rounds[targets.function] <= number] = 0
-        return Growth(trees.finish(), values, start, rounds, leaders.past, best, stop.best_scores)
+        return Growth(trees.finish(), values, start, rounds, leaders.past, stop.best, stop.best_valid)
 
     def finish(
         self, rows: Rows, valid: Rows | None, shared: Growth, found: list[Growth | None] | None
@@ -223,43 +219,73 @@ class _Leaders:
         return leader
 
 
-class _Stop:
-    """Best rounds of the functions by the loss of validation labels.
+class _Rounds:
+    """Rounds that the functions keep, known from the beginning, and the scores (n, B) at these."""
+
+    def __init__(self, scores: np.ndarray, targets: Targets, schedule: Schedule) -> None:
+        self.rounds, self.active = 0, np.ones(len(schedule.importance), dtype=bool)
+        self.loss: float | None = None
+        self.best_valid: np.ndarray | None = None
+        self.best, self._scores = scores.copy() if schedule.keeps_scores else scores, scores
+        self._schedule, self._function = schedule, targets.function
+        self.kept = np.full(targets.n_functions, schedule.n_rounds)
+        if schedule.found is not None:
+            self.kept = schedule.found.rounds
+
+    def judge(self, values: np.ndarray, followed: Sequence[np.ndarray], leader: int) -> None:
+        """Take a round into account, given its leaf values, the leaf of every followed row, and the task that led."""
+        self.rounds += 1
+        self._keep(self.kept == self.rounds)
+
+    def close(self) -> np.ndarray:
+        """Return the rounds of the functions, now that no more are grown."""
+        self._keep(self.kept > self.rounds)
+        return np.minimum(self.kept, self.rounds)
+
+    def _keep(self, improved: np.ndarray) -> None:
+        """Keep the scores of some functions."""
+        if self._schedule.keeps_scores and improved.any():
+            np.copyto(self.best, self._scores, where=improved[self._function])
+
+
+class _Stop(_Rounds):
+    """Best rounds of the functions, by the loss of validation labels; functions without a better one are not active.
 
     The loss that judges a function is its own plus that of all, as if it had `_PRIOR_LABELS` labels more, in units of a
     function's loss per label at the start. So a few labels, or none, stop with the others.
     """
 
-    def __init__(self, rows: Rows | None, start: np.ndarray, schedule: Schedule) -> None:
-        self.targets = targets = None if rows is None else rows.targets
-        self._schedule, self.rounds = schedule, 0
-        self.active = np.ones(len(schedule.importance), dtype=bool)
-        self.best_scores: np.ndarray | None = None
-        if rows is None or targets is None:
-            return
-        self._scores = targets.at_rows(start) if rows.scores is None else rows.scores.copy()
-        self.best_scores = self._scores.copy() if schedule.keeps_scores else None
-        self._sizes, self._starts = targets.sizes, targets.total_losses(self._scores)
+    def __init__(
+        self, scores: np.ndarray, targets: Targets, schedule: Schedule, valid: Rows, start: np.ndarray
+    ) -> None:
+        super().__init__(scores, targets, schedule)
+        self._targets = valid.targets
+        self._valid = valid.targets.at_rows(start) if valid.scores is None else valid.scores.copy()
+        self.best_valid = self._valid.copy()
+        self._sizes, self._starts = valid.targets.sizes, valid.targets.total_losses(self._valid)
         self._units = np.where(self._starts > 0, self._starts, 1) / np.maximum(self._sizes, _TINY)
         self.kept = np.zeros(targets.n_functions, dtype=np.int64)
-        self._best, self._idle = np.zeros(targets.n_functions), np.zeros(targets.n_functions)
+        self._lowest, self._idle = np.zeros(targets.n_functions), np.zeros(targets.n_functions)
 
-    def judge(self, values: np.ndarray, leaf: np.ndarray, leader: int) -> np.ndarray:
-        """Take a round into account; return which functions it improves. Those without one of late are not active."""
-        assert self.targets is not None and self._schedule.patience is not None
+    def judge(self, values: np.ndarray, followed: Sequence[np.ndarray], leader: int) -> None:
         self.rounds += 1
-        self.targets.add_leaves(self._scores, values, leaf)
-        changes = (self.targets.total_losses(self._scores) - self._starts) / self._units
+        self._targets.add_leaves(self._valid, values, followed[0])
+        changes = (self._targets.total_losses(self._valid) - self._starts) / self._units
+        self.loss = 1 + float(changes.sum() / self._sizes.sum())
         judged = changes + _PRIOR_LABELS * changes.sum() / self._sizes.sum()
-        improved = judged < self._best
-        self._best[improved], self.kept[improved] = judged[improved], self.rounds
+        improved = judged < self._lowest
+        self._lowest[improved], self.kept[improved] = judged[improved], self.rounds
+        self._keep(improved)
         self._idle += self._schedule.pace(leader, len(improved))
         self._idle[improved] = 0
-        patient = (self._idle < self._schedule.patience) | (self.rounds - self.kept < 2 * len(self.active))
-        self.active = patient[: len(self.active)]
-        if self.best_scores is not None and improved.any():
-            np.copyto(self.best_scores, self._scores, where=improved[self.targets.function])
-        return improved
+        n_tasks, patience = len(self.active), self._schedule.patience
+        assert patience is not None  # without it, nothing is watched
+        self.active = ((self._idle < patience) | (self.rounds - self.kept < 2 * n_tasks))[:n_tasks]
+
+    def _keep(self, improved: np.ndarray) -> None:
+        super()._keep(improved)
+        if self.best_valid is not None and self._schedule.keeps_scores and improved.any():
+            np.copyto(self.best_valid, self._valid, where=improved[self._function])
 
 
 def _pays(valid: Rows, growth: Growth) -> bool:

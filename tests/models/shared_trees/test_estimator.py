@@ -249,9 +249,7 @@ def test_trees_of_a_task_alone_are_kept_where_they_pay():
     Y = np.column_stack([noisy, exact])
     Y[rng.random(Y.shape) < 0.1] = np.nan
     options = {"rho": 1.0, "sketch": "random", "n_estimators": 200, "random_state": 0}
-    shared, finished = (
-        SharedTrees(n_estimators_task=rounds, **options).fit(X[:1000], Y[:1000]) for rounds in (0, 200)
-    )
+    shared, finished = (SharedTrees(n_estimators_task=rounds, **options).fit(X[:1000], Y[:1000]) for rounds in (0, 200))
     own = finished.rounds_["own"]
     assert own[3] > 50
     assert own[:3].max() == 0
