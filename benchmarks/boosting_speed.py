@@ -1,4 +1,4 @@
-"""Speed and memory of R-MTGB: against a plain loop over scikit-learn trees, and against bare LightGBM.
+"""Speed and memory of R-MTGB and SharedTrees: against a plain loop over scikit-learn trees, and bare LightGBM.
 
     python -m benchmarks.boosting_speed [--quick] [--only NAME ...]
 
@@ -12,6 +12,7 @@ overhead  against LightGBM's own trees with the same parameters, binning of an a
 growth    with rows, tasks and iterations
 million   a million rows, against one pooled LightGBM that has the task as a category; memory too
 serving   one row at a time
+shared    SharedTrees against one LightGBM of as many trees for a single task, by rows and by tasks; one row
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from benchmarks.harness import (
     speed_parser,
 )
 from benchmarks.peers.rmtgb import PlainRMTGB
-from tabmtl import RMTGB
+from tabmtl import RMTGB, SharedTrees
 from tabmtl.synth import make_outlier_tasks
 
 Iterations = tuple[int, int, int]
@@ -48,6 +49,8 @@ Iterations = tuple[int, int, int]
 RELEASE_SECONDS = {300: 0.72, 1000: 1.81, 3000: 5.33, 10_000: 19.1}
 #: Least times faster than the plain loop, by rows per task.
 PLAIN_GOALS = {300: 10, 1000: 20, 3000: 30, 10_000: 30}
+SHARED_GOAL = 1.5  # most times the CPU seconds of one LightGBM with as many trees
+SHARED_ROW_GOAL = 0.3  # milliseconds of one row of eight tasks
 OVERHEAD_GOAL = 1.15  # most times the CPU seconds of as many LightGBM trees
 #: Most times the CPU seconds and the peak memory of one pooled LightGBM.
 MILLION_GOALS = {"cpu": 3.0, "peak": 2.0}
@@ -170,6 +173,45 @@ def compare_overhead(
     return compare(title, sides, rounds, {"ours": 1 / OVERHEAD_GOAL})
 
 
+def related_targets(columns: dict[str, np.ndarray], y: np.ndarray, n_tasks: int) -> pl.DataFrame:
+    """Make wide targets: the same function with a feature more, and noise, for each task."""
+    rng, n_features = np.random.default_rng(1), len(columns) - 1
+    tasks = {
+        f"y{t}": y + columns[f"x{t % n_features}"] + 0.3 * rng.standard_normal(len(y), dtype=np.float32)
+        for t in range(n_tasks)
+    }
+    return pl.DataFrame(tasks)
+
+
+def shared_trees(n_trees: int) -> SharedTrees:
+    """Make shared trees without early stopping, on one thread."""
+    return SharedTrees(
+        n_estimators=n_trees,
+        learning_rate=PARAMS["learning_rate"],
+        num_leaves=16,
+        early_stopping=False,
+        n_jobs=1,
+        random_state=0,
+    )
+
+
+def compare_shared(n_rows: int, n_tasks: int, n_trees: int, rounds: int, kind: str = "regression") -> dict[str, float]:
+    """Time a fit of all tasks, and one LightGBM with as many trees for the first task, in CPU seconds."""
+    columns, y = draw_columns(1, n_rows, 20)
+    Y = related_targets(columns, y, n_tasks)
+    Y = Y if kind == "regression" else Y > 0
+    matrix = to_matrix({name: column for name, column in columns.items() if name != "task"}, n_rows)
+    model = shared_trees(n_trees)
+    params = PARAMS | {"num_leaves": 16, "lambda_l2": model.reg_lambda, "objective": kind}
+    first = Y["y0"].to_numpy().astype(np.float32)
+    sides: Sides = {
+        "one": lambda: lgb.train(params, lgb.Dataset(matrix, first), n_trees),
+        "ours": partial(model.fit, to_frame(columns).drop("task"), Y),
+    }
+    title = f"shared: {n_rows} rows, {n_tasks} {kind} tasks, {n_trees} trees"
+    return compare(title, sides, rounds, {"ours": 1 / SHARED_GOAL} if n_tasks == 8 else None)
+
+
 def fit_million(side: str, n_rows: int) -> dict[str, float]:
     """Measure a fit of 80 trees of 16 leaves over rows of ten tasks with 20 features, "ours" or "lightgbm"."""
     columns, y = draw_columns(10, n_rows, 20)
@@ -251,12 +293,29 @@ def print_serving(quick: bool) -> None:
         say(f"serving: {name}", *(f"{ms:.3f}" for ms in found), goal=judged)
 
 
+def print_shared(quick: bool) -> None:
+    """Print the times of shared trees against one LightGBM, and of one row."""
+    print("20 features, 16 leaves; one LightGBM of as many trees learns one task")
+    shapes = [(100_000, 8), (100_000, 1), (100_000, 16), (25_000, 8), (400_000, 8)]
+    for n_rows, n_tasks in shapes[: 2 if quick else None]:
+        compare_shared(n_rows // 5 if quick else n_rows, n_tasks, 40 if quick else 200, 2 if quick else 3)
+    compare_shared(20_000 if quick else 100_000, 8, 40 if quick else 200, 2 if quick else 3, "binary")
+    columns, y = draw_columns(1, 3000, 20)
+    Y = related_targets(columns, y, 8)
+    X = to_frame(columns).drop("task")
+    model = shared_trees(200).fit(X, Y)
+    found = latency(lambda ask: ask(), [partial(model.predict, X[:1])], 250 if quick else 1000)
+    judged = at_most(found[2], SHARED_ROW_GOAL, " ms")
+    say("shared: one row of 8 tasks, 200 trees, wall ms: p50, p99, least", *(f"{ms:.3f}" for ms in found), goal=judged)
+
+
 PARTS = {
     "plain": print_plain,
     "overhead": print_overhead,
     "growth": print_growth,
     "million": print_million,
     "serving": print_serving,
+    "shared": print_shared,
 }
 
 

@@ -32,6 +32,9 @@ from .models.rmtgb import RMTGBRegressor as RMTGBRegressor
 from .models.shared_bottom import SharedBottom as SharedBottom
 from .models.shared_bottom import SharedBottomClassifier as SharedBottomClassifier
 from .models.shared_bottom import SharedBottomRegressor as SharedBottomRegressor
+from .models.shared_trees import SharedTrees as SharedTrees
+from .models.shared_trees import SharedTreesClassifier as SharedTreesClassifier
+from .models.shared_trees import SharedTreesRegressor as SharedTreesRegressor
 from .models.stem import STEM as STEM
 from .models.stem import STEMClassifier as STEMClassifier
 from .models.stem import STEMRegressor as STEMRegressor

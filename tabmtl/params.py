@@ -95,6 +95,13 @@ def check_share(name: str, value: float, *, whole: bool = False) -> None:
         raise ValueError(f"{name} must be {expected}, got {value!r}")
 
 
+def check_any_share(name: str, value: float) -> None:
+    """Raise a ValueError unless a value is a number from 0 to 1."""
+    _check_number(name, value, "from 0 to 1")
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} must be from 0 to 1, got {value!r}")
+
+
 def check_rate(name: str, value: float) -> None:
     """Raise a ValueError unless a value is a number of at least 0 and below 1."""
     _check_number(name, value, "of at least 0 and below 1")
@@ -172,6 +179,7 @@ NonNegative = Annotated[float, partial(check_at_least, low=0)]
 Positive = Annotated[float, check_positive]
 Share = Annotated[float, check_share]
 WholeShare = Annotated[float, partial(check_share, whole=True)]
+AnyShare = Annotated[float, check_any_share]
 Rate = Annotated[float, check_rate]
 Widths = Annotated[Sequence[int], check_widths]
 Names = Annotated[Sequence[str], check_names]

@@ -59,6 +59,7 @@ _SETTINGS: dict[str, Any] = {
 #: Enough to learn three slopes; experts of a few units would die on the way.
 _LONGER = {
     "epochs": 30,
+    "n_estimators": 400,
     "n_estimators_outlier": 200,
     "n_estimators_task": 200,
     "learning_rate": 0.02,

@@ -11,6 +11,7 @@ import polars as pl
 
 import tabmtl
 import tabmtl.models
+from tabmtl.estimators.boosted import BoostedEstimator
 from tabmtl.estimators.funnel import FunnelEstimator, TowerEstimator
 from tabmtl.estimators.mixture import ExpertEstimator, MixtureEstimator
 from tabmtl.estimators.network import MemberEstimator, NetworkEstimator, VectorEstimator
@@ -37,6 +38,7 @@ TINY: dict[str, Any] = {
     "min_frequency": 2,
     "n_estimators_shared": 10,
     "n_estimators_outlier": 10,
+    "n_estimators": 20,
     "n_estimators_task": 10,
     "unknown_task": "error",
     "n_jobs": 1,
@@ -63,6 +65,7 @@ def subclasses(cls: type) -> set[type]:
 #: Derived from to make estimators, and none themselves.
 BASES = {
     MultiTaskEstimator,
+    BoostedEstimator,
     NetworkEstimator,
     MemberEstimator,
     FunnelEstimator,

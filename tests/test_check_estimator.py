@@ -21,6 +21,7 @@ ENOUGH: dict[str, Any] = {
     "learning_rate": 0.02,
     "early_stopping": False,
     "head_hidden": 64,
+    "n_estimators": 100,
     "n_estimators_task": 100,
 }
 

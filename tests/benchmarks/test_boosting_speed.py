@@ -8,7 +8,7 @@ from sklearn.ensemble import GradientBoostingRegressor
 from sklearn.metrics import roc_auc_score
 from sklearn.tree import DecisionTreeRegressor
 
-from benchmarks.boosting_speed import compare_overhead, compare_plain, draw_columns, to_frame, to_matrix
+from benchmarks.boosting_speed import compare_overhead, compare_plain, compare_shared, draw_columns, to_frame, to_matrix
 from benchmarks.peers.rmtgb import PlainRMTGB, sigmoid
 
 
@@ -90,3 +90,9 @@ def test_frame_and_matrix_hold_the_same_rows():
     assert frame.columns == ["x0", "x1", "task"] and not columns and not again
     np.testing.assert_array_equal(frame.to_numpy(), matrix)
     assert y.shape == (50,) and frame["task"].n_unique() == 3
+
+
+def test_shared_trees_are_measured_against_one_model():
+    found = compare_shared(500, 3, 2, rounds=1, kind="binary")
+    assert set(found) == {"one", "ours"}
+    assert min(found.values()) > 0

@@ -20,7 +20,16 @@ from tracking import tracking
 
 import tabmtl
 import tabmtl.mlflow
-from tabmtl import ESMM, RMTGB, IndependentTasks, ModelFileError, MultiTabNetRegressor, PLEClassifier, SharedBottom
+from tabmtl import (
+    ESMM,
+    RMTGB,
+    IndependentTasks,
+    ModelFileError,
+    MultiTabNetRegressor,
+    PLEClassifier,
+    SharedBottom,
+    SharedTrees,
+)
 from tabmtl.mlflow import as_pyfunc, load_model, log_model, pandas_view, save_model
 from tabmtl.mlflow.serving import probability_names
 from tabmtl.mlflow.signature import signature_of
@@ -86,7 +95,9 @@ def test_labels_keep_their_types():
     assert probabilities.columns.tolist() == ["is=False", "is=True", "n=0", "n=1"]
 
 
-@pytest.mark.parametrize("cls", [SharedBottom, RMTGB, IndependentTasks, ESMM, PLEClassifier, MultiTabNetRegressor])
+@pytest.mark.parametrize(
+    "cls", [SharedBottom, RMTGB, SharedTrees, IndependentTasks, ESMM, PLEClassifier, MultiTabNetRegressor]
+)
 def test_pyfunc_answers_as_the_estimator_does(saved, cls):
     estimator, X, _ = fitted(cls)
     served = saved(estimator, X.to_pandas().head(2))

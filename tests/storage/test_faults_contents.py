@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 from dataclasses import replace
 from functools import cache
@@ -17,12 +18,12 @@ from forging import copy_of, forge, forge_arrays, forge_facts, parts_of
 from lightgbm.basic import _ConfigAliases
 
 import tabmtl
-from tabmtl import PLE, RMTGB, IndependentTasks, ModelFileError, MultiTabNet, SharedBottom
+from tabmtl import PLE, RMTGB, IndependentTasks, ModelFileError, MultiTabNet, SharedBottom, SharedTrees
 from tabmtl.estimators.base import SavableEstimator
 from tabmtl.params import _OPENING, MOST_JOBS, from_json, to_json
 from tabmtl.storage.stored import Saved, put_together, take_apart
 
-FORMS = [*recommenders.FORMS, MultiTabNet, RMTGB, IndependentTasks]
+FORMS = [*recommenders.FORMS, MultiTabNet, RMTGB, SharedTrees, IndependentTasks]
 
 
 @cache
@@ -289,6 +290,21 @@ def test_trees_fit_the_columns_and_the_tasks(stored, tmp_path):
         refused(forge(folder, {"trees0.txt": many}), "outputs", "expected")
         wide = one.replace(b"max_feature_idx=6", b"max_feature_idx=7").replace(b"_infos=", b"_infos=none ")
         refused(forge(folder, {"trees0.txt": wide.replace(b"_names=", b"_names=more ")}), "columns")
+
+
+def test_leaf_values_fit_the_trees_and_the_tasks(stored, tmp_path):
+    folder = copy_of(stored(SharedTrees), tmp_path / "model")
+    text = parts_of(folder)["trees0.txt"].read_bytes()
+    shorter = text.partition(b"Tree=1\n")[0]
+    size = len(shorter.partition(b"\n\n")[2])
+    shorter = re.sub(rb"tree_sizes=.*", b"tree_sizes=%d" % size, shorter)
+    refused(forge(folder, {"trees0.txt": shorter + text[text.index(b"end of trees") :]}), "leaves, expected")
+    _, saved = contents(SharedTrees)
+    for name in ("start", "rounds", "n_labels", "gains", "forest.values"):
+        name = f"functions.{name}"
+        array = saved.arrays[name]
+        for other in (array[:-1], np.concatenate([array, array[:1]])):
+            assert rejects(SharedTrees, replace(saved, arrays=saved.arrays | {name: other})), name
 
 
 def test_metadata_names_no_attribute_but_its_own(stored, tmp_path):

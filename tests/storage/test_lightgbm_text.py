@@ -14,7 +14,7 @@ from conformance import answers, fitted, same
 from forging import copy_of, forge, parts_of, sized, use_trees
 
 import tabmtl
-from tabmtl import RMTGB, IndependentTasks
+from tabmtl import RMTGB, IndependentTasks, SharedTrees
 from tabmtl.storage.lightgbm_text import DEEPEST, check_trees
 from tabmtl.trees import _constant_tree, _join_text, _scale_tree, _split_text
 
@@ -74,9 +74,9 @@ def test_what_lightgbm_and_the_package_write_is_accepted(name):
         assert shape.n_iterations == booster.current_iteration()
 
 
-@pytest.mark.parametrize("cls", [RMTGB, IndependentTasks])
+@pytest.mark.parametrize("cls", [RMTGB, SharedTrees, IndependentTasks])
 def test_models_of_all_kinds_come_back(cls, tmp_path):
-    own = {} if cls is RMTGB else {"regressor": lgb.LGBMRegressor(linear_tree=True, n_estimators=5)}
+    own = {"regressor": lgb.LGBMRegressor(linear_tree=True, n_estimators=5)} if cls is IndependentTasks else {}
     estimator, frame, _ = fitted(cls, **own)
     estimator.save(tmp_path / "model")
     assert same(answers(estimator, frame), answers(tabmtl.load(tmp_path / "model"), frame))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
@@ -10,19 +9,17 @@ from typing import Any, ClassVar, Literal
 import lightgbm as lgb
 import numpy as np
 import polars as pl
-from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.encode import TableCoder
+from tabmtl.estimators.boosted import BoostedEstimator, is_astray
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
-from tabmtl.estimators.tables import MultiTaskEstimator, TableState
-from tabmtl.model_selection import train_valid_split
-from tabmtl.models.rmtgb.evidence import is_worse
+from tabmtl.estimators.tables import TableState
 from tabmtl.models.rmtgb.fitted import FittedGroup
 from tabmtl.models.rmtgb.stages import GroupFit, Schedule
-from tabmtl.models.rmtgb.targets import BinnedRows, bin_groups, count_labels
-from tabmtl.params import CountOrZero, NonNegative, TwoOrMore, WholeShare, check_choice
-from tabmtl.schema import Batch, TabmtlWarning
-from tabmtl.trees import ROWS_TO_SPLIT, LightGBMOptions, tree_matrix
+from tabmtl.models.rmtgb.targets import BinnedRows, bin_groups
+from tabmtl.params import CountOrZero, NonNegative
+from tabmtl.schema import Batch
+from tabmtl.trees import tree_matrix
 
 _SPREAD = 0.1  # standard deviation of theta at the start
 
@@ -47,7 +44,7 @@ class RMTGBState(TableState):
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class RMTGB(LightGBMOptions, MultiTaskEstimator):
+class RMTGB(BoostedEstimator):
     """Robust multi-task gradient boosting (R-MTGB) of Emami et al., with LightGBM's trees.
 
     For the tasks of one loss (all regressions; all binary tasks; tasks of the same many classes)::
@@ -89,15 +86,6 @@ class RMTGB(LightGBMOptions, MultiTaskEstimator):
     unknown_task : {"shared", "error"}, default="shared"
         Long layout: answer of ``predict`` for a task that fit did not see, or a missing one. "shared": the shared part
         with the θ of a normal task, the median of the majority.
-    subsample : float in (0, 1], default=1.0
-        Share of the rows that every tree sees, drawn anew each round.
-    max_bin : int, default=255
-        Maximum number of bins of a column.
-    early_stopping : bool, default=True
-        Stop on validation rows. Without X_val and y_val in fit, ``validation_fraction`` of the rows is set aside to
-        find the rounds, and then all rows are fitted with these: no row is lost. Where that fit predicts the rows set
-        aside clearly worse than the fit without them (a loss a quarter higher, and beyond chance), the fit without
-        them is kept, with a warning. With fewer than 50 rows, all rounds are grown.
 
     Attributes
     ----------
@@ -149,97 +137,29 @@ class RMTGB(LightGBMOptions, MultiTaskEstimator):
     n_estimators_task: CountOrZero = 1_000
     theta_step: Literal["scale-free", "sum"] = "scale-free"
     theta_penalty: NonNegative = 0.1
-    unknown_task: Literal["shared", "error"] = "shared"
-    subsample: WholeShare = 1.0
-    max_bin: TwoOrMore = 255
 
-    search_space: ClassVar[dict[str, Any]] = LightGBMOptions.search_space | {
-        "subsample": {"low": 0.5, "high": 1.0},
+    search_space: ClassVar[dict[str, Any]] = BoostedEstimator.search_space | {
         "n_estimators_shared": {"choices": (0, 50, 500)},
         "n_estimators_outlier": {"choices": (0, 300)},
     }
 
     _stored: ClassVar[type] = RMTGBState
 
-    def export_task(self, task: str) -> lgb.Booster:
-        """Export all functions of one task as one plain LightGBM model.
+    def _export(self, task: int, objective: str, scale: float, center: float) -> lgb.Booster:
+        group = next(group for group in self._groups if task in group.members)
+        return group.export(int(np.flatnonzero(group.members == task)[0]), objective, scale, center)
 
-        It predicts like this estimator, values in own units or probabilities, from the matrix of `encode`; its
-        ``pred_contrib`` (SHAP values) sums to the prediction, of a classification to the log odds or scores. For single
-        rows, use ``predict(matrix, num_threads=1)``: otherwise LightGBM starts all threads for each.
-
-        Parameters
-        ----------
-        task : str
-            Name of a task; a number will do for tasks that are numbered.
-
-        Returns
-        -------
-        lightgbm.Booster
-
-        Raises
-        ------
-        ValueError
-            If there is no such task.
-        """
-        check_is_fitted(self)
-        names = [each.name for each in self.tasks_]
-        if str(task) not in names:
-            more = "..." if len(names) > 10 else ""
-            raise ValueError(f"expected task to be one of {names[:10]}{more}, got {task!r}")
-        index = names.index(str(task))
-        group = next(group for group in self._groups if index in group.members)
-        labels, own = self._coder.labels, self.tasks_[index]
-        objectives = {"binary": "binary sigmoid:1", "multiclass": f"multiclass num_class:{own.width}"}
-        column = 0 if labels.task_levels is not None else index
-        return group.export(
-            int(np.flatnonzero(group.members == index)[0]),
-            objectives.get(own.kind, "regression"),
-            float(labels.scale[column]),
-            float(labels.center[column]),
-        )
-
-    def encode(self, X: Any) -> np.ndarray:
-        """Encode rows for the models of `export_task`.
-
-        Returns
-        -------
-        matrix : ndarray of float32, shape (n, p)
-            The numeric columns of X, then the categorical ones as codes from 0, levels sorted; missing and unseen are
-            NaN. The task column of a long table is left out.
-        """
-        check_is_fitted(self)
-        self._check_columns(X)
-        return tree_matrix(self._read_rows(X))
-
-    def _read_rows(self, X: Any) -> Batch:
-        check_choice("unknown_task", self.unknown_task, ("shared", "error"))
-        return self._coder.read(X, unknown_task=self.unknown_task)
-
-    def _fit(self, X: Any, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int) -> dict[str, Any]:
-        tasks, found = coder.labels.tasks, []
-        if not self.early_stopping:
-            valid = None
-        elif valid is not None:
-            if np.isnan(valid.y).all():
-                raise ValueError("y_val has no label to stop on; label some validation rows")
-        elif len(batch) >= ROWS_TO_SPLIT:
-            rng = np.random.default_rng(seed)
-            share = self.validation_fraction
-            kept, held_out = train_valid_split(batch.y, tasks, share, rng, batch.task, batch.group)
-            if count_labels(batch.rows(kept), len(tasks)).all():
-                valid = batch.rows(held_out)
-                found = self._fit_groups(coder, batch.rows(kept), valid, seed)
-        return _fitted(coder, [fit.group for fit in self._fit_groups(coder, batch, valid, seed, found)])
-
-    def _fit_groups(
-        self, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int, found: Sequence[GroupFit] = ()
+    def _fit_rows(
+        self, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int, found: Sequence[GroupFit] | None
     ) -> list[GroupFit]:
         """Fit the tasks of every loss; with fits that chose the rounds in ``found``, grow these rounds on all rows."""
         groups = bin_groups(batch, valid, coder, self._data_params())
         if found:
             return [self._refit_group(*each, seed, known) for each, known in zip(groups, found, strict=True)]
         return [self._fit_group(*each, seed) for each in groups]
+
+    def _attributes(self, coder: TableCoder, fit: Sequence[GroupFit]) -> dict[str, Any]:
+        return _fitted(coder, [each.group for each in fit])
 
     def _fit_group(self, members: np.ndarray, rows: BinnedRows, seed: int) -> GroupFit:
         theta = _SPREAD * np.random.default_rng([seed, int(members[0])]).standard_normal(len(members))
@@ -251,17 +171,9 @@ class RMTGB(LightGBMOptions, MultiTaskEstimator):
         schedule = self._schedule(len(members), rows, seed)
         known = replace(schedule, rounds=group.rounds, goes_alone=group.goes_alone, patience=None, theta_rate=0.0)
         refit, losses = known.fit(members, rows, group.theta)
-        if not is_worse(losses, found.valid_losses):
-            return GroupFit(replace(refit, side_losses=group.side_losses), losses)
-        after, before = np.concatenate(losses), np.concatenate(found.valid_losses)
-        warnings.warn(
-            f"the fit of all rows has the mean loss {after.mean():.3g} on the {len(after)} labels that chose its "
-            f"rounds, and the fit without their rows has {before.mean():.3g}; the latter is kept, which has not "
-            "learned from these labels. With a larger reg_lambda or a smaller learning_rate the former may hold",
-            TabmtlWarning,
-            stacklevel=2,
-        )
-        return found
+        if is_astray(losses, found.valid_losses):
+            return found
+        return GroupFit(replace(refit, side_losses=group.side_losses), losses)
 
     def _schedule(self, n_tasks: int, rows: BinnedRows, seed: int) -> Schedule:
         shares = n_tasks > 1
@@ -275,20 +187,6 @@ class RMTGB(LightGBMOptions, MultiTaskEstimator):
             theta_rate=None if self.theta_step == "scale-free" else self.learning_rate,
             theta_penalty=self.theta_penalty,
         )
-
-    def _data_params(self) -> dict[str, Any]:
-        return {"max_bin": self.max_bin, "feature_pre_filter": False, "num_threads": self._n_threads, "verbosity": -1}
-
-    def _tree_params(self, seed: int) -> dict[str, Any]:
-        return {
-            **self._data_params(),
-            **self._tree_options(),
-            "bagging_fraction": self.subsample,
-            "bagging_freq": int(self.subsample < 1),
-            "seed": seed,
-            "deterministic": True,
-            "force_row_wise": True,
-        }
 
     def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
         matrix = tree_matrix(batch)

@@ -279,14 +279,6 @@ class BinnedRows:
         return step * between / (between + error + _TINY)
 
 
-def count_labels(batch: Batch, n_tasks: int) -> np.ndarray:
-    """Count the labels of every task: (T,)."""
-    labelled = ~np.isnan(batch.y)
-    if batch.task is None:
-        return labelled.sum(axis=0)
-    return np.bincount(batch.task, labelled[:, 0], minlength=n_tasks).astype(np.int64)
-
-
 def bin_groups(
     batch: Batch, valid: Batch | None, coder: TableCoder, options: dict[str, Any]
 ) -> Iterator[tuple[np.ndarray, BinnedRows]]:

@@ -1,0 +1,170 @@
+"""What boosted models share: options of their trees, rows set aside to find the rounds, export to plain LightGBM."""
+
+from __future__ import annotations
+
+import warnings
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import lightgbm as lgb
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+from tabmtl.encode import TableCoder
+from tabmtl.estimators.tables import MultiTaskEstimator
+from tabmtl.model_selection import train_valid_split
+from tabmtl.params import TwoOrMore, WholeShare, check_choice
+from tabmtl.schema import Batch, TabmtlWarning
+from tabmtl.trees import ROWS_TO_SPLIT, LightGBMOptions, is_worse, tree_matrix
+
+_OBJECTIVES = {"binary": "binary sigmoid:1", "multiclass": "multiclass num_class:{}", "regression": "regression"}
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class BoostedEstimator(LightGBMOptions, MultiTaskEstimator):
+    """Base of the models that grow trees for several tasks; a subclass gives `_fit_rows`, `_attributes` and `_export`.
+
+    Parameters
+    ----------
+    unknown_task : {"shared", "error"}, default="shared"
+        Long layout: answer of ``predict`` for a task that fit did not see, or a missing one. "shared": the shared part.
+    subsample : float in (0, 1], default=1.0
+        Share of the rows that every tree sees, drawn anew each round.
+    max_bin : int, default=255
+        Maximum number of bins of a column.
+    early_stopping : bool, default=True
+        Stop on validation rows. Without X_val and y_val in fit, ``validation_fraction`` of the rows is set aside to
+        find the rounds, and then all rows are fitted with these: no row is lost. Where that fit predicts the rows set
+        aside clearly worse than the fit without them (a loss a quarter higher, and beyond chance), the fit without
+        them is kept, with a warning. With fewer than 50 rows, all rounds are grown.
+    """
+
+    unknown_task: Literal["shared", "error"] = "shared"
+    subsample: WholeShare = 1.0
+    max_bin: TwoOrMore = 255
+
+    search_space: ClassVar[dict[str, Any]] = LightGBMOptions.search_space | {"subsample": {"low": 0.5, "high": 1.0}}
+
+    def export_task(self, task: str) -> lgb.Booster:
+        """Export all functions of one task as one plain LightGBM model.
+
+        It predicts like this estimator, values in own units or probabilities, from the matrix of `encode`; its
+        ``pred_contrib`` (SHAP values) sums to the prediction, of a classification to the log odds or scores. For single
+        rows, use ``predict(matrix, num_threads=1)``: otherwise LightGBM starts all threads for each.
+
+        Parameters
+        ----------
+        task : str
+            Name of a task; a number will do for tasks that are numbered.
+
+        Returns
+        -------
+        lightgbm.Booster
+
+        Raises
+        ------
+        ValueError
+            If there is no such task.
+        """
+        check_is_fitted(self)
+        names = [each.name for each in self.tasks_]
+        if str(task) not in names:
+            more = "..." if len(names) > 10 else ""
+            raise ValueError(f"expected task to be one of {names[:10]}{more}, got {task!r}")
+        index = names.index(str(task))
+        labels, own = self._coder.labels, self.tasks_[index]
+        column = 0 if labels.task_levels is not None else index
+        scale, center = float(labels.scale[column]), float(labels.center[column])
+        return self._export(index, _OBJECTIVES[own.kind].format(own.width), scale, center)
+
+    def encode(self, X: Any) -> np.ndarray:
+        """Encode rows for the models of `export_task`.
+
+        Returns
+        -------
+        matrix : ndarray of float32, shape (n, p)
+            The numeric columns of X, then the categorical ones as codes from 0, levels sorted; missing and unseen are
+            NaN. The task column of a long table is left out.
+        """
+        check_is_fitted(self)
+        self._check_columns(X)
+        return tree_matrix(self._read_rows(X))
+
+    # methods that a subclass defines
+
+    @abstractmethod
+    def _fit_rows(self, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int, found: Any) -> Any:
+        """Fit rows, and stop on the validation rows; with the fit that found the rounds, grow these on all rows."""
+
+    @abstractmethod
+    def _attributes(self, coder: TableCoder, fit: Any) -> dict[str, Any]:
+        """Return the fitted attributes by name, from what `_fit_rows` returned."""
+
+    @abstractmethod
+    def _export(self, task: int, objective: str, scale: float, center: float) -> lgb.Booster:
+        """Return a task's functions as one model, whose raw scores are the task's times scale plus center."""
+
+    # shared steps
+
+    def _read_rows(self, X: Any) -> Batch:
+        check_choice("unknown_task", self.unknown_task, ("shared", "error"))
+        return self._coder.read(X, unknown_task=self.unknown_task)
+
+    def _fit(self, X: Any, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int) -> dict[str, Any]:
+        tasks, found = coder.labels.tasks, None
+        if not self.early_stopping:
+            valid = None
+        elif valid is not None:
+            if np.isnan(valid.y).all():
+                raise ValueError("y_val has no label to stop on; label some validation rows")
+        elif len(batch) >= ROWS_TO_SPLIT:
+            rng = np.random.default_rng(seed)
+            share = self.validation_fraction
+            kept, held_out = train_valid_split(batch.y, tasks, share, rng, batch.task, batch.group)
+            if count_labels(batch.rows(kept), len(tasks)).all():
+                valid = batch.rows(held_out)
+                found = self._fit_rows(coder, batch.rows(kept), valid, seed, None)
+        return self._attributes(coder, self._fit_rows(coder, batch, valid, seed, found))
+
+    def _data_params(self) -> dict[str, Any]:
+        return {"max_bin": self.max_bin, "feature_pre_filter": False, "num_threads": self._n_threads, "verbosity": -1}
+
+    def _tree_params(self, seed: int) -> dict[str, Any]:
+        return {
+            **self._data_params(),
+            **self._tree_options(),
+            "bagging_fraction": self.subsample,
+            "bagging_freq": int(self.subsample < 1),
+            "seed": seed,
+            "deterministic": True,
+            "force_row_wise": True,
+        }
+
+
+def count_labels(batch: Batch, n_tasks: int) -> np.ndarray:
+    """Count the labels of every task: (T,)."""
+    labelled = ~np.isnan(batch.y)
+    if batch.task is None:
+        return labelled.sum(axis=0)
+    return np.bincount(batch.task, labelled[:, 0], minlength=n_tasks).astype(np.int64)
+
+
+def is_astray(losses: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> bool:
+    """Return whether a fit of all rows is to be dropped, with a warning.
+
+    Both are losses of the labels that chose the rounds, in a list by task: of that fit, and of the one without their
+    rows.
+    """
+    if not is_worse(losses, found):
+        return False
+    after, before = np.concatenate(losses), np.concatenate(found)
+    warnings.warn(
+        f"the fit of all rows has the mean loss {after.mean():.3g} on the {len(after)} labels that chose its "
+        f"rounds, and the fit without their rows has {before.mean():.3g}; the latter is kept, which has not "
+        "learned from these labels. With a larger reg_lambda or a smaller learning_rate the former may hold",
+        TabmtlWarning,
+        stacklevel=2,
+    )
+    return True

@@ -1,0 +1,317 @@
+"""Shared trees as an estimator: options, fitted functions, predictions, tables, export."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar, NamedTuple
+
+import lightgbm as lgb
+import numpy as np
+import polars as pl
+
+from tabmtl.encode import TableCoder
+from tabmtl.estimators.boosted import BoostedEstimator, count_labels, is_astray
+from tabmtl.estimators.faces import ClassifierFace, RegressorFace
+from tabmtl.estimators.tables import TableState
+from tabmtl.models.shared_trees.growth import Growth, Rows, Schedule, Sketch
+from tabmtl.models.shared_trees.targets import make_targets, output_order
+from tabmtl.params import AnyShare, Count, CountOrZero, NonNegative
+from tabmtl.schema import Batch, Task
+from tabmtl.storage.stored import Stored
+from tabmtl.training.hooks import show_progress
+from tabmtl.trees import VectorForest, bin_rows, tree_matrix
+
+_CHUNK = 8192  # rows whose leaves are in memory at a time
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SharedFunctions:
+    """The fitted functions of all tasks.
+
+    Attributes
+    ----------
+    forest : VectorForest
+    start : ndarray of shape (C,)
+        Constants of the outputs.
+    rounds : ndarray of int, shape (n_functions,)
+        Shared trees that each function has.
+    own_rounds : ndarray of int, shape (T,)
+        Trees of each task alone, after the shared ones.
+    gains : ndarray of shape (F,)
+        Total gain of all splits on every feature.
+    n_labels : ndarray of int, shape (T,)
+        Labels that the fit learned from.
+    """
+
+    forest: VectorForest
+    start: Annotated[np.ndarray, Stored("f8", "outputs")]
+    rounds: Annotated[np.ndarray, Stored("i8", "functions", low=0)]
+    own_rounds: Annotated[np.ndarray, Stored("i8", "tasks", low=0)]
+    gains: Annotated[np.ndarray, Stored("f8", "F", low=0)]
+    n_labels: Annotated[np.ndarray, Stored("i8", "tasks", low=0)]
+
+    @classmethod
+    def join(
+        cls, shared: Growth, own: Sequence[Growth | None], function: np.ndarray, n_labels: np.ndarray
+    ) -> SharedFunctions:
+        """Join the shared trees and those of the tasks alone, given the task of every output."""
+        trees, values, gains = list(shared.trees.ensembles[0]), list(shared.values), shared.trees.gains
+        own_rounds = np.zeros_like(n_labels)
+        for t, growth in enumerate(own):
+            if growth is None:
+                continue
+            trees += growth.trees.ensembles[0]
+            gains, own_rounds[t] = gains + growth.trees.gains, growth.rounds[0]
+            for found in growth.values:
+                values.append(np.zeros((len(found), len(function))))
+                values[-1][:, function == t] = found
+        return cls(
+            forest=VectorForest.join(shared.trees.header, trees, values, len(function)),
+            start=shared.start,
+            rounds=shared.rounds,
+            own_rounds=own_rounds,
+            gains=gains,
+            n_labels=n_labels,
+        )
+
+    def scores(
+        self, matrix: np.ndarray, outputs: Sequence[slice], task: np.ndarray | None, n_threads: int
+    ) -> list[np.ndarray]:
+        """Return raw scores (n, K) of rows for every task, given its outputs, or for the own task (n,) of each row.
+
+        A task below 0 is the pooled one.
+        """
+        parts = [
+            self._scores(
+                matrix[first : first + _CHUNK],
+                outputs,
+                None if task is None else task[first : first + _CHUNK],
+                n_threads,
+            )
+            for first in range(0, max(len(matrix), 1), _CHUNK)
+        ]
+        return parts[0] if len(parts) == 1 else [np.concatenate(part) for part in zip(*parts, strict=True)]
+
+    def _scores(
+        self, matrix: np.ndarray, outputs: Sequence[slice], task: np.ndarray | None, n_threads: int
+    ) -> list[np.ndarray]:
+        leaves = self.forest.find_leaves(matrix, n_threads)
+        if task is None:
+            scores = self.start + self.forest.sum_values(leaves)
+            return [scores[:, own] for own in outputs]
+        scores = np.empty((len(matrix), outputs[0].stop - outputs[0].start))
+        for t in np.unique(task).tolist():
+            rows, own = np.flatnonzero(task == t), outputs[t]
+            scores[rows] = self.start[own] + self.forest.sum_values(leaves[rows], own)
+        return [scores]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SharedTreesState(TableState):
+    """Fitted attributes that a file keeps; the public tables follow from them."""
+
+    _functions: SharedFunctions
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        labels, functions = self._coder.labels, self._functions
+        n_functions = len(labels.tasks) + (labels.task_levels is not None)
+        n_outputs = sum(task.width for task in labels.tasks) + (n_functions > len(labels.tasks)) * labels.tasks[0].width
+        found = len(functions.rounds), len(functions.n_labels), len(functions.start), len(functions.gains)
+        expected = n_functions, len(labels.tasks), n_outputs, self._coder.features.columns.n_features
+        if found != expected:
+            raise ValueError(f"the functions, tasks, outputs and columns are {found}, expected {expected}")
+
+
+class SharedFit(NamedTuple):
+    """A fit, and the losses of the validation labels of every function."""
+
+    functions: SharedFunctions
+    growth: Growth
+    own: list[Growth | None]
+    valid_losses: list[np.ndarray]
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class SharedTrees(BoostedEstimator):
+    """Boosted trees that all tasks share, with leaf values for each: tasks of all kinds learn the same splits.
+
+    Each round grows one tree for all tasks, on a sketch of their gradients: with gradients G (n, T) of the standardised
+    tasks, LightGBM splits on g = G w and h = Σ w_t², both over the labels that a row has. The leaves get a Newton step
+    for each task, over its own labels::
+
+        v_lt = -learning_rate * Σ G_it / (Σ H_it + reg_lambda s_t)            over the rows i of leaf l
+
+    with s_t = 1 for a regression, and p (1 - p) for a class of share p; times ``rho`` for the tasks that do not lead
+    the round. Functions start at the mean, the log odds, or the log probabilities of a task, and each task has the
+    trees up to its own best round on validation rows. So a task of few labels takes the splits from tasks of many.
+
+    Parameters
+    ----------
+    n_estimators : int, default=2000
+        The most shared rounds.
+    n_estimators_task : int, default=0
+        Wide layout: the most rounds of each task alone, after the shared ones. They are kept for tasks whose
+        validation loss they lower by more than two standard errors.
+    sketch : {"soft", "task", "random"}, default="soft"
+        How w is drawn. The tasks lead the rounds in turn. "task": w is 1 for the leading task, else 0. "soft": 0.3
+        N(0, 1) is added for every task. "random": N(0, 1) for every task; none leads. Classes share the weight of
+        their task at random.
+    rho : float in [0, 1], default=0.5
+        Factor of the leaf values of the tasks that do not lead. 1 is full sharing, and 0 boosting of single tasks.
+    patience : int, default=80
+        Rounds without a better validation loss that end the training of a task, where a round that another task leads
+        counts ``rho``; at least two for each task.
+    verbose : int, default=0
+        1 shows the rounds, with the validation loss as a share of it at the start.
+    unknown_task : {"shared", "error"}, default="shared"
+        Long layout: answer of ``predict`` for a task that fit did not see, or a missing one. "shared": leaf values
+        pooled over all tasks.
+
+    Attributes
+    ----------
+    rounds_ : polars.DataFrame
+        A row per task: ``task``; ``n_labels`` that the kept fit learned from; its trees, ``shared`` and ``own``.
+    feature_importances_ : ndarray of shape (n_features_in_,)
+        Each feature's share in the total gain of all splits.
+
+    Notes
+    -----
+    Random sketches of gradients are those of SketchBoost; masks for missing labels, tasks of several losses, leading
+    tasks and ``rho`` are ours.
+
+    References
+    ----------
+    Iosipoi, Vakhrushev (2022), "SketchBoost: Fast Gradient Boosted Decision Tree for Multioutput Problems",
+    arXiv:2211.12858.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tabmtl import SharedTrees
+    >>> X = np.random.default_rng(0).normal(size=(200, 3))
+    >>> y = np.column_stack([X[:, 0], X[:, 0] + X[:, 1]])
+    >>> y[:150, 1] = np.nan  # unlabelled
+    >>> SharedTrees(random_state=0).fit(X, y).predict(X).shape
+    (200, 2)
+    """
+
+    n_estimators: Count = 2_000
+    n_estimators_task: CountOrZero = 0
+    sketch: Sketch = "soft"
+    rho: AnyShare = 0.5
+    verbose: int | bool = 0
+    reg_lambda: NonNegative = 5.0
+    patience: Count = 80
+
+    search_space: ClassVar[dict[str, Any]] = BoostedEstimator.search_space | {
+        "sketch": {"choices": ("soft", "task", "random")},
+        "rho": {"low": 0.1, "high": 1.0},
+        "reg_lambda": {"low": 0.5, "high": 20.0, "log": True},
+    }
+
+    _stored: ClassVar[type] = SharedTreesState
+
+    def _fit_rows(
+        self, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int, found: SharedFit | None
+    ) -> SharedFit:
+        tasks = coder.labels.tasks
+        rows = self._bin(coder, batch, None)
+        followed = None if valid is None else self._bin(coder, valid, rows.data)
+        has_own = self.n_estimators_task > 0 and batch.task is None
+        schedule = Schedule(
+            params=self._tree_params(seed),
+            sketch=self.sketch,
+            rho=self.rho,
+            importance=_importance(tasks),
+            seed=seed,
+            n_rounds=self.n_estimators if found is None else int(found.growth.rounds.max()),
+            patience=self.patience if found is None else None,
+            keeps_scores=has_own,
+            found=None if found is None else found.growth,
+        )
+        with show_progress(schedule.n_rounds, _describe) if self.verbose else nullcontext() as show:
+            growth, own = replace(schedule, on_round=show).grow(rows, followed), []
+        if has_own:
+            alone = replace(schedule, n_rounds=self.n_estimators_task)
+            own = alone.finish(rows, followed, growth, None if found is None else found.own)
+        functions = SharedFunctions.join(growth, own, rows.targets.function, count_labels(batch, len(tasks)))
+        losses = [] if followed is None else self._valid_losses(functions, followed)
+        fit = SharedFit(functions, growth, own, losses)
+        return found if found is not None and is_astray(losses, found.valid_losses) else fit
+
+    def _bin(self, coder: TableCoder, batch: Batch, reference: lgb.Dataset | None) -> Rows:
+        labelled = ~np.isnan(batch.y).all(axis=1)
+        batch = batch if labelled.all() else batch.rows(np.flatnonzero(labelled))
+        data = bin_rows(batch, coder.features.columns, self._data_params(), reference)
+        labels = coder.labels
+        return Rows(batch, data, make_targets(batch, labels.tasks, labels.center, labels.scale))
+
+    def _valid_losses(self, functions: SharedFunctions, rows: Rows) -> list[np.ndarray]:
+        targets, matrix = rows.targets, tree_matrix(rows.batch)
+        every = slice(0, len(functions.start))
+        scores = functions.scores(matrix, [every], None, self._n_threads)[0]
+        at_rows = np.zeros_like(targets.y)
+        targets.add_leaves(at_rows, scores, np.arange(len(targets), dtype=np.int32))
+        return targets.losses(at_rows)
+
+    def _attributes(self, coder: TableCoder, fit: SharedFit) -> dict[str, Any]:
+        return _fitted(coder, fit.functions)
+
+    def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
+        outputs = _outputs_of_tasks(self._coder)
+        scores = self._functions.scores(tree_matrix(batch), outputs, batch.task, self._n_threads)
+        return self._coder.labels.outputs(scores)
+
+    def _export(self, task: int, objective: str, scale: float, center: float) -> lgb.Booster:
+        own = _outputs_of_tasks(self._coder)[task]
+        return self._functions.forest.export(own, scale * self._functions.start[own] + center, scale, objective)
+
+    def _restore(self, state: SharedTreesState) -> None:
+        self._set_fitted(state._coder, _fitted(state._coder, state._functions))
+
+
+class SharedTreesClassifier(ClassifierFace, SharedTrees):
+    """`SharedTrees` whose every task is a classification."""
+
+
+class SharedTreesRegressor(RegressorFace, SharedTrees):
+    """`SharedTrees` whose every task is a regression."""
+
+
+def _importance(tasks: Sequence[Task]) -> np.ndarray:
+    """Return the weights of the tasks; all 1 if all are 0."""
+    weight = np.array([task.weight for task in tasks])
+    return weight if weight.any() else np.ones(len(tasks))
+
+
+def _describe(record: Mapping[str, float | None]) -> str:
+    loss = record["loss"]
+    return "" if loss is None else f"val loss {loss:.4f}"
+
+
+def _outputs_of_tasks(coder: TableCoder) -> list[slice]:
+    """Return the outputs of every task; of a long table, those of the pooled function last."""
+    tasks = coder.labels.tasks
+    if coder.labels.task_levels is not None:
+        width = tasks[0].width
+        return [slice(t * width, (t + 1) * width) for t in range(len(tasks) + 1)]
+    found, first = {}, 0
+    for t in output_order(tasks):
+        found[t] = slice(first, first + tasks[t].width)
+        first += tasks[t].width
+    return [found[t] for t in range(len(tasks))]
+
+
+def _fitted(coder: TableCoder, functions: SharedFunctions) -> dict[str, Any]:
+    """Return the fitted attributes by name."""
+    names = [task.name for task in coder.labels.tasks]
+    encoded = [*coder.features.columns.numeric, *coder.features.columns.categorical]
+    importances = np.zeros(len(coder.names))
+    total = max(functions.gains.sum(), np.finfo(float).tiny)
+    importances[[coder.names.index(name) for name in encoded]] = functions.gains / total
+    table = {"task": names, "n_labels": functions.n_labels, "shared": functions.rounds[: len(names)]}
+    table["own"] = functions.own_rounds
+    return {"_functions": functions, "rounds_": pl.DataFrame(table), "feature_importances_": importances}

@@ -1,0 +1,305 @@
+"""The rounds of shared trees: sketches of the tasks' gradients, leaf values for each task, and their stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
+
+import lightgbm as lgb
+import numpy as np
+
+from tabmtl.models.shared_trees.targets import Targets
+from tabmtl.schema import Batch
+from tabmtl.trees import LONGEST_STEP, Grown, VectorEnsemble
+
+Sketch = Literal["soft", "task", "random"]
+
+_NOISE = 0.3  # of the tasks that do not lead, in a soft sketch
+_PRIOR_LABELS = 100  # weight, in labels, of the loss of all functions in the stop of each
+_IDLE = 10  # least rounds without a split that end the growth
+_TINY = np.finfo(float).tiny
+
+
+class Rows(NamedTuple):
+    """Binned rows with a label, their labels, and the scores (n, B) that precede the growth, if any."""
+
+    batch: Batch
+    data: lgb.Dataset
+    targets: Targets
+    scores: np.ndarray | None = None
+
+    def of_task(self, t: int, scores: np.ndarray) -> Rows | None:
+        """Take the rows with a label of a task of a wide table, and its scores among those of all; None without any."""
+        columns = np.flatnonzero(self.targets.function == t)
+        index = np.flatnonzero(self.targets.weight[:, columns[0]])
+        if not len(index):
+            return None
+        data = self.data if len(index) == len(self.targets) else self.data.subset(index.tolist()).construct()
+        cells = np.ix_(index, columns)
+        return Rows(self.batch.rows(index), data, self.targets.of_cells(cells), scores[cells])
+
+
+class Growth(NamedTuple):
+    """Grown trees.
+
+    Attributes
+    ----------
+    trees : Grown
+    values : list of ndarray
+        Leaf values (leaves, C) of every tree.
+    start : ndarray of shape (C,)
+    rounds : ndarray of int, shape (n_functions,)
+        Trees that each function has.
+    leaders : list of int
+        The task that led each round, -1 without one.
+    scores, valid_scores : ndarray of shape (n, B)
+        Scores of the rows grown on, and of the followed ones, at the rounds of each function.
+    """
+
+    trees: Grown
+    values: list[np.ndarray]
+    start: np.ndarray
+    rounds: np.ndarray
+    leaders: list[int]
+    scores: np.ndarray
+    valid_scores: np.ndarray | None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Schedule:
+    """Options of the growth.
+
+    Attributes
+    ----------
+    params : dict
+        LightGBM's parameters of trees.
+    sketch, rho
+        Those of `SharedTrees`.
+    importance : ndarray of shape (T,)
+        Weights of the tasks.
+    seed : int
+    n_rounds : int
+        The most rounds.
+    keeps_scores : bool
+        Whether the scores are needed; of a wide table only.
+    patience : int or None
+        Rounds without a lower validation loss after which a function stops, where those that another task leads count
+        ``rho``; at least two rounds for each task. None = all rounds.
+    found : Growth, optional
+        Growth that found the rounds; they are grown again, with the same leaders.
+    on_round : callable, optional
+        Called after every round with ``epoch``, the rounds so far, and ``loss``: that of all validation labels, as a
+        share of it at the start.
+    """
+
+    params: dict[str, Any]
+    sketch: Sketch
+    rho: float
+    importance: np.ndarray
+    seed: int
+    n_rounds: int
+    patience: int | None
+    keeps_scores: bool
+    found: Growth | None = None
+    on_round: Callable[[dict[str, float | None]], None] | None = None
+
+    def grow(self, rows: Rows, valid: Rows | None) -> Growth:
+        """Grow the trees of all tasks."""
+        targets, start = rows.targets, np.zeros(len(rows.targets.function))
+        if rows.scores is None:
+            start = targets.start(self.params["reg_lambda"])
+        scores = targets.at_rows(start) if rows.scores is None else rows.scores.copy()
+        watched = None if self.patience is None else valid
+        stop = _Rounds(scores, targets, self) if watched is None else _Stop(scores, targets, self, watched, start)
+        followed = () if watched is None else (watched.data, watched.batch)
+        trees = VectorEnsemble(self.params, rows.data, rows.batch, *followed)
+        rng, leaders, values, idle = np.random.default_rng(self.seed), _Leaders(self), [], 0
+        while trees.rounds < self.n_rounds and idle < max(_IDLE, 2 * len(self.importance)) and stop.active.any():
+            leader = leaders.choose(stop.active)
+            gradient, hessian = targets.derivatives(scores)
+            found = trees.grow(*targets.sketch(gradient, self._factors(targets, leader, rng)))
+            idle = idle + 1 if found is None else 0
+            if found is None:
+                continue
+            n_leaves, (leaf, *followed_leaf) = found
+            values.append(self._leaf_values(targets, leaf, n_leaves, gradient, hessian, leader))
+            targets.add_leaves(scores, values[-1], leaf)
+            stop.judge(values[-1], followed_leaf, leader)
+            if self.on_round is not None:
+                self.on_round({"epoch": trees.rounds, "loss": stop.loss})
+        rounds = stop.close()
+        for number, own in enumerate(values):
+            own[:, rounds[targets.function] <= number] = 0
+        return Growth(trees.finish(), values, start, rounds, leaders.past, stop.best, stop.best_valid)
+
+    def finish(
+        self, rows: Rows, valid: Rows | None, shared: Growth, found: list[Growth | None] | None
+    ) -> list[Growth | None]:
+        """Grow trees for each task of a wide table alone, from the shared trees on; None where they do not pay.
+
+        They pay if they lower the losses of the validation labels by more than two standard errors. With the growth
+        that found the rounds, these are grown again.
+        """
+        grown: list[Growth | None] = []
+        for t in range(len(self.importance)):
+            own = rows.of_task(t, shared.scores)
+            watched = None if valid is None or shared.valid_scores is None else valid.of_task(t, shared.valid_scores)
+            known = None if found is None else found[t]
+            if own is None or (known is None and (found is not None or (watched is None and valid is not None))):
+                grown.append(None)
+                continue
+            n_rounds = self.n_rounds if known is None else int(known.rounds[0])
+            alone = replace(self, sketch="task", importance=np.ones(1), found=known, n_rounds=n_rounds)
+            growth = alone.grow(own, watched)
+            pays = watched is None or self.patience is None or _pays(watched, growth)
+            grown.append(growth if pays else None)
+        return grown
+
+    def _factors(self, targets: Targets, leader: int, rng: np.random.Generator) -> np.ndarray:
+        """Draw a factor of every output: (C,), given the task that leads."""
+        n_tasks = len(self.importance)
+        noise = rng.standard_normal(n_tasks)
+        factors = noise if self.sketch == "random" else _NOISE * noise * (self.sketch == "soft")
+        if leader >= 0:
+            factors[leader] += 1
+        factors = np.append(factors * np.sqrt(self.importance), 0)  # the pooled function, where there is one
+        factors = factors[targets.function] * _unit_by_group(rng, targets.function)
+        return targets.normalise(factors)
+
+    def _leaf_values(
+        self,
+        targets: Targets,
+        leaf: np.ndarray,
+        n_leaves: int,
+        gradient: np.ndarray,
+        hessian: np.ndarray,
+        leader: int,
+    ) -> np.ndarray:
+        """Return a Newton step of every output in every leaf: (L, C)."""
+        rate, penalty = self.params["learning_rate"], self.params["reg_lambda"]
+        sums = targets.per_leaf(leaf, n_leaves, gradient)
+        weights = targets.curvature_per_leaf(leaf, n_leaves, hessian)
+        step = sums / np.maximum(weights + penalty * targets.curvature, _TINY)
+        limit = np.where(targets.is_bounded, LONGEST_STEP, np.inf)
+        step = -rate * np.clip(step, -limit, limit)
+        return step * self.pace(leader, targets.n_functions)[targets.function]
+
+    def pace(self, leader: int, n_functions: int) -> np.ndarray:
+        """Return the factor of the leaf values of every function, given the task that leads."""
+        pace = np.ones(n_functions)
+        if leader >= 0:
+            pace[: len(self.importance)] = self.rho
+            pace[leader] = 1
+        return pace
+
+
+class _Leaders:
+    """Tasks that lead the rounds, in turn and as often as their weight says; none in random sketches."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        importance = schedule.importance
+        self.past: list[int] = []
+        self._known = [] if schedule.found is None else schedule.found.leaders
+        self._weight = None if schedule.sketch == "random" else importance
+        self._credit = np.zeros(len(importance))
+
+    def choose(self, active: np.ndarray) -> int:
+        """Choose the leader of the next round among the tasks that are active."""
+        if self._weight is None:
+            leader = -1
+        elif len(self.past) < len(self._known):
+            leader = self._known[len(self.past)]
+        else:
+            weight = self._weight * active
+            self._credit += weight
+            leader = int(np.argmax(np.where(weight > 0, self._credit, -np.inf)))
+            self._credit[leader] -= weight.sum()
+        self.past.append(leader)
+        return leader
+
+
+class _Rounds:
+    """Rounds that the functions keep, known from the beginning, and the scores (n, B) at these."""
+
+    def __init__(self, scores: np.ndarray, targets: Targets, schedule: Schedule) -> None:
+        self.rounds, self.active = 0, np.ones(len(schedule.importance), dtype=bool)
+        self.loss: float | None = None
+        self.best_valid: np.ndarray | None = None
+        self.best, self._scores = scores.copy() if schedule.keeps_scores else scores, scores
+        self._schedule, self._function = schedule, targets.function
+        self.kept = np.full(targets.n_functions, schedule.n_rounds)
+        if schedule.found is not None:
+            self.kept = schedule.found.rounds
+
+    def judge(self, values: np.ndarray, followed: Sequence[np.ndarray], leader: int) -> None:
+        """Take a round into account, given its leaf values, the leaf of every followed row, and the task that led."""
+        self.rounds += 1
+        self._keep(self.kept == self.rounds)
+
+    def close(self) -> np.ndarray:
+        """Return the rounds of the functions, now that no more are grown."""
+        self._keep(self.kept > self.rounds)
+        return np.minimum(self.kept, self.rounds)
+
+    def _keep(self, improved: np.ndarray) -> None:
+        """Keep the scores of some functions."""
+        if self._schedule.keeps_scores and improved.any():
+            np.copyto(self.best, self._scores, where=improved[self._function])
+
+
+class _Stop(_Rounds):
+    """Best rounds of the functions, by the loss of validation labels; functions without a better one are not active.
+
+    The loss that judges a function is its own plus that of all, as if it had `_PRIOR_LABELS` labels more, in units of a
+    function's loss per label at the start. So a few labels, or none, stop with the others.
+    """
+
+    def __init__(
+        self, scores: np.ndarray, targets: Targets, schedule: Schedule, valid: Rows, start: np.ndarray
+    ) -> None:
+        super().__init__(scores, targets, schedule)
+        self._targets = valid.targets
+        self._valid = valid.targets.at_rows(start) if valid.scores is None else valid.scores.copy()
+        self.best_valid = self._valid.copy()
+        self._sizes, self._starts = valid.targets.sizes, valid.targets.total_losses(self._valid)
+        self._units = np.where(self._starts > 0, self._starts, 1) / np.maximum(self._sizes, _TINY)
+        self.kept = np.zeros(targets.n_functions, dtype=np.int64)
+        self._lowest, self._idle = np.zeros(targets.n_functions), np.zeros(targets.n_functions)
+
+    def judge(self, values: np.ndarray, followed: Sequence[np.ndarray], leader: int) -> None:
+        self.rounds += 1
+        self._targets.add_leaves(self._valid, values, followed[0])
+        changes = (self._targets.total_losses(self._valid) - self._starts) / self._units
+        self.loss = 1 + float(changes.sum() / self._sizes.sum())
+        judged = changes + _PRIOR_LABELS * changes.sum() / self._sizes.sum()
+        improved = judged < self._lowest
+        self._lowest[improved], self.kept[improved] = judged[improved], self.rounds
+        self._keep(improved)
+        self._idle += self._schedule.pace(leader, len(improved))
+        self._idle[improved] = 0
+        n_tasks, patience = len(self.active), self._schedule.patience
+        assert patience is not None  # without it, nothing is watched
+        self.active = ((self._idle < patience) | (self.rounds - self.kept < 2 * n_tasks))[:n_tasks]
+
+    def _keep(self, improved: np.ndarray) -> None:
+        super()._keep(improved)
+        if self.best_valid is not None and self._schedule.keeps_scores and improved.any():
+            np.copyto(self.best_valid, self._valid, where=improved[self._function])
+
+
+def _pays(valid: Rows, growth: Growth) -> bool:
+    """Return whether a growth lowers the losses of validation labels beyond chance."""
+    assert valid.scores is not None and growth.valid_scores is not None
+    before, after = (np.concatenate(valid.targets.losses(scores)) for scores in (valid.scores, growth.valid_scores))
+    gain = before - after
+    return bool(gain.sum() > 2 * np.sqrt(np.square(gain).sum()))
+
+
+def _unit_by_group(rng: np.random.Generator, group: np.ndarray) -> np.ndarray:
+    """Draw a random vector of length 1 for the outputs of every task; of a single output 1: (C,)."""
+    counts = np.bincount(group)
+    if counts.max() == 1:
+        return np.ones(len(group))
+    drawn = np.where(counts[group] > 1, rng.standard_normal(len(group)), 1)
+    return drawn / np.sqrt(np.bincount(group, drawn**2))[group]
