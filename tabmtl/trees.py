@@ -25,6 +25,8 @@ ROWS_TO_SPLIT = 50
 #: rows of a rare class would send every row of their leaf out of reach.
 LONGEST_STEP = 20.0
 
+_ASTRAY = 0.25  # share by which the loss of a refit must be higher before it is dropped
+
 #: Gradients and hessians (width, n) float32 from raw scores (width, n).
 Gradients = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
@@ -132,6 +134,16 @@ def _plain_names(names: Sequence[str]) -> list[str]:
     """Return different names without the signs that LightGBM's text and JSON use."""
     plain = [re.sub(r"[^\w.+-]", "_", name) or "_" for name in names]
     return plain if len(set(plain)) == len(plain) else [f"{name}_{j}" for j, name in enumerate(plain)]
+
+
+def is_worse(losses: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> bool:
+    """Return whether the losses of all labels sum to a quarter more than the others, and that beyond a standard error.
+
+    It judges a refit by the labels that chose its rounds: beside the fit without them, only one that went astray is so.
+    """
+    before = np.concatenate(others)
+    excess = np.concatenate(losses) - before
+    return bool(excess.sum() > max(_ASTRAY * before.sum(), np.sqrt(np.square(excess).sum())))
 
 
 class Ensemble:

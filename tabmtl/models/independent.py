@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar
+from functools import partial
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import lightgbm as lgb
 import narwhals.stable.v2 as nw
 import numpy as np
+import polars as pl
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import has_fit_parameter
@@ -19,12 +22,35 @@ from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.tables import MultiTaskEstimator, TableState
 from tabmtl.forks import count_threads
 from tabmtl.model_selection import train_valid_split
-from tabmtl.params import NonNegative, WholeShare
-from tabmtl.schema import Batch, Columns, Task
+from tabmtl.model_selection.stratify import Strata, deal_rows
+from tabmtl.params import NonNegative, WholeShare, check_count
+from tabmtl.schema import Batch, Columns, TabmtlWarning, Task
 from tabmtl.storage.lightgbm_text import TreeText
-from tabmtl.trees import LONGEST_STEP, ROWS_TO_SPLIT, Leaves, LightGBMOptions, dataset, tree_matrix
+from tabmtl.trees import LONGEST_STEP, ROWS_TO_SPLIT, Leaves, LightGBMOptions, dataset, is_worse, tree_matrix
 
 _MOST_TREES = 1_000
+BAGGING = {"subsample": 0.8, "subsample_freq": 1}
+FEW_LEAVES = (2, 8)
+FEW_ROWS = {"min_data_in_bin": 1, "min_data_per_group": 1, "cat_smooth": 1.0}
+MOST_FOLDS = 10
+
+#: Configurations of `IndependentTasks.tune`, in the order they are tried. The estimator's own parameters are the third,
+#: and hold where another states nothing.
+DEFAULT = "default"
+CONFIGURATIONS: dict[str, dict[str, Any]] = {
+    "small": {"num_leaves": 8, "min_child_samples": 20, "colsample_bytree": 0.5, "reg_lambda": 1.0, **BAGGING},
+    "mid": {
+        "num_leaves": 16,
+        "min_child_samples": 50,
+        "colsample_bytree": 0.4,
+        "reg_lambda": 10.0,
+        "cat_smooth": 20.0,
+        "cat_l2": 20.0,
+        **BAGGING,
+    },
+    DEFAULT: {},
+    "big": {"num_leaves": 63, "min_child_samples": 20, "colsample_bytree": 0.5, "reg_lambda": 5.0, **BAGGING},
+}
 _METRICS = {"binary": "auc", "multiclass": "multi_logloss", "regression": "rmse"}
 
 
@@ -38,6 +64,8 @@ class IndependentState(TableState):
     """Fitted attributes that a file keeps: the trees of every task, in task order."""
 
     trees: tuple[TreeText, ...]
+    configuration_: str
+    configuration_scores_: pl.DataFrame
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -46,6 +74,163 @@ class IndependentState(TableState):
         expected = [(columns.n_features, task.width) for task in tasks]
         if found != expected:
             raise ValueError(f"the trees have columns and outputs {found[:5]}, expected {expected[:5]}")
+
+
+class _Rows(NamedTuple):
+    """Labelled rows of one task: their numbers, all of them, those to grow on first, and those held out, if any."""
+
+    index: np.ndarray
+    all: Batch
+    kept: Batch
+    held_out: Batch | None
+
+
+class _Grown(NamedTuple):
+    """Trees of one task under one configuration.
+
+    Where rows were held out, ``losses`` are those of their labels, and ``ratio`` is their sum over that of a constant.
+    """
+
+    booster: lgb.Booster
+    options: dict[str, Any]
+    losses: np.ndarray
+    ratio: float | None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Grower:
+    """Grows the LightGBM model of one task.
+
+    Parameters
+    ----------
+    task : Task
+    columns : Columns
+    n_trees : int
+        The most trees.
+    class_weight : dict or "balanced" or None
+    params : dict
+        LightGBM's other parameters.
+    patience : int
+        Trees without a better score of the held-out rows that end the training.
+    takes_few : bool
+        Whether fewer than `ROWS_TO_SPLIT` rows are grown by `_grow_few`.
+    seed : int
+    """
+
+    task: Task
+    columns: Columns
+    n_trees: int
+    class_weight: Any
+    params: dict[str, Any]
+    patience: int
+    takes_few: bool
+    seed: int
+
+    def grow_first(self, rows: _Rows, configuration: str) -> _Grown:
+        """Grow trees on the kept rows; those held out stop the training and judge it."""
+        if self.takes_few and len(rows.all) < ROWS_TO_SPLIT and rows.held_out is None:
+            return _Grown(self._grow_few(rows.all), {}, np.zeros(0), None)
+        options = CONFIGURATIONS[configuration]
+        booster = self._grow(rows.kept, rows.held_out, options)
+        if rows.held_out is None:
+            return _Grown(booster, options, np.zeros(0), None)
+        losses = self._losses(booster.predict(tree_matrix(rows.held_out)), rows.held_out)
+        of_constant = self._losses(self._constant(rows.kept, rows.held_out), rows.held_out).sum()
+        return _Grown(booster, options, losses, float(losses.sum() / of_constant) if of_constant > 0 else None)
+
+    def refit(self, rows: _Rows, first: _Grown) -> lgb.Booster:
+        """Grow as many trees on all rows, unless they go astray; nothing is to do where no row of them was held out."""
+        if rows.kept is rows.all:
+            return first.booster
+        rounds = first.booster.current_iteration()
+        booster = self._grow(rows.all, None, first.options | {"num_iterations": rounds, "early_stopping_round": 0})
+        losses = self._losses(booster.predict(tree_matrix(rows.held_out)), rows.held_out)
+        if not is_worse([losses], [first.losses]):
+            return booster
+        warnings.warn(
+            f"task {self.task.name!r}: the fit of all rows has the mean loss {losses.mean():.3g} on the {len(losses)} "
+            f"labels that chose its trees, and the fit without their rows has {first.losses.mean():.3g}; the latter is "
+            "kept, which has not learned from these labels. With a larger reg_lambda or a smaller learning_rate the "
+            "former may hold",
+            TabmtlWarning,
+            stacklevel=2,
+        )
+        return first.booster
+
+    def _grow(self, rows: Batch, held_out: Batch | None, options: Mapping[str, Any]) -> lgb.Booster:
+        params = self.params | options
+        data = self._data(rows)
+        watched: list[lgb.Dataset] = []
+        callbacks: list[Callable[..., Any]] = []
+        if held_out is not None:
+            if params["metric"] == "auc" and len(np.unique(held_out.y)) < 2:
+                params["metric"] = "binary_logloss"  # one class has no AUC, and LightGBM calls it perfect
+            watched = [self._data(held_out, reference=data)]
+            callbacks = [lgb.early_stopping(self.patience, verbose=False)]
+        booster = lgb.train(params, data, self.n_trees, valid_sets=watched, callbacks=callbacks)
+        # the text is what save writes: a loaded model is then the fitted one
+        return lgb.Booster(model_str=booster.model_to_string(num_iteration=booster.best_iteration or -1))
+
+    def _grow_few(self, rows: Batch) -> lgb.Booster:
+        """Grow trees on few rows: folds choose their size and number, and whether there are any."""
+        n = len(rows)
+        fold = _deal_folds(rows, self.task, self.seed)
+        options: dict[str, Any] = {"min_child_samples": n, "num_iterations": 1}  # a constant
+        least = self._losses(self._constant(rows, rows), rows).sum() if n < 2 else np.inf
+        for num_leaves in FEW_LEAVES:
+            tried = FEW_ROWS | {"num_leaves": num_leaves, "min_child_samples": 3 if n < 20 else 5}
+            losses = self._fold_losses(rows, fold, tried)
+            rounds = int(losses.argmin())
+            if losses[rounds] < least:
+                least = losses[rounds]
+                options = tried | {"num_iterations": rounds} if rounds else options
+        return self._grow(rows, None, options)
+
+    def _fold_losses(self, rows: Batch, fold: np.ndarray, options: dict[str, Any]) -> np.ndarray:
+        """Return the loss of all rows, each predicted without its own fold, after 0, 1, ... rounds."""
+        params = self.params | options | {"metric": "None"}
+        found: list[np.ndarray] = []
+
+        def keep(answers: np.ndarray, _: lgb.Dataset) -> tuple[str, float, bool]:
+            found.append(answers)
+            return "kept", 0.0, False
+
+        folds, losses = [], [0.0]
+        for f in range(fold.max() + 1):
+            kept, held_out = rows.rows(fold != f), rows.rows(fold == f)
+            data = self._data(kept)
+            booster = lgb.Booster(params, data)
+            folds.append((booster.add_valid(self._data(held_out, reference=data), "valid"), held_out))
+            losses[0] += self._losses(self._constant(kept, held_out), held_out).sum()
+        while len(losses) <= self.n_trees and len(losses) - 1 - int(np.argmin(losses)) < self.patience:
+            losses.append(0.0)
+            for booster, held_out in folds:
+                booster.update()
+                booster.eval_valid(keep)
+                losses[-1] += self._losses(found.pop(), held_out).sum()
+        return np.array(losses)
+
+    def _data(self, rows: Batch, reference: lgb.Dataset | None = None) -> lgb.Dataset:
+        data = dataset(rows, self.columns, label=rows.y, weight=rows.weight, reference=reference, free_raw_data=False)
+        if reference is None:
+            _weigh_classes(data, self.task, self.class_weight)
+        return data
+
+    def _constant(self, rows: Batch, asked: Batch) -> np.ndarray:
+        """Return the best constant answer of rows, for others."""
+        if self.task.is_classification:
+            counts = np.bincount(rows.y.astype(np.int64), rows.weight, len(self.task.classes or ()))
+            return np.tile(counts / counts.sum(), (len(asked), 1))
+        return np.full(len(asked), np.average(rows.y, weights=rows.weight))
+
+    def _losses(self, answer: np.ndarray, rows: Batch) -> np.ndarray:
+        """Return squared error or log loss of every label, times its weight: (n,)."""
+        if self.task.is_classification:
+            shares = both_classes(answer) if answer.ndim == 1 else answer
+            losses = -np.log(np.maximum(shares[np.arange(len(rows)), rows.y.astype(np.int64)], 1e-15))
+        else:
+            losses = np.square(rows.y - answer)
+        return losses if rows.weight is None else losses * rows.weight
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -92,41 +277,71 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
     colsample_bytree: WholeShare = 0.8
     reg_lambda: NonNegative = 0.0
 
+    tune: Annotated[int, partial(check_count, low=0, high=len(CONFIGURATIONS))] = 0
+
     _stored: ClassVar[type] = IndependentState
 
+    def _check_params(self) -> None:
+        super()._check_params()
+        given = [name for name in ("classifier", "regressor") if getattr(self, name) is not None]
+        if self.tune and given:
+            raise ValueError(
+                f"tune={self.tune} chooses among LightGBM models of its own; leave out {given[0]}, or tune"
+            )
+        if self.tune and not self.early_stopping:
+            raise ValueError(f"tune={self.tune} needs validation rows; set early_stopping=True, or tune=0")
+
     def _fit(self, X: Any, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int) -> dict[str, Any]:
+        names, tried = [*CONFIGURATIONS][: self.tune] or [DEFAULT], []
+        for t, task in enumerate(coder.labels.tasks):
+            rows = self._labelled_rows(task, t, batch, valid, seed)
+            grower = self._grower(task, coder.features.columns, seed)
+            tried.append({} if grower is None else {name: grower.grow_first(rows, name) for name in names})
+        scores = _score_table(coder.labels.tasks, names, tried)
+        means = [scores[name].mean() for name in names]
+        best = names[int(np.argmin([np.inf if mean is None else mean for mean in means]))]
         estimators: dict[str, Any] = {}
         for t, task in enumerate(coder.labels.tasks):
-            index, rows = _labelled_rows(batch, t)
-            base = self.classifier if task.is_classification else self.regressor
-            if base is None or isinstance(base, lgb.LGBMModel):
-                held_out = None if valid is None else _labelled_rows(valid, t)[1]
-                estimators[task.name] = self._fit_lightgbm(base, task, rows, held_out, coder.features.columns, seed)
+            rows = self._labelled_rows(task, t, batch, valid, seed)
+            grower = self._grower(task, coder.features.columns, seed)
+            if grower is None:
+                estimators[task.name] = self._fit_foreign(task, self._foreign_rows(X, rows.index), rows.all, seed)
             else:
-                estimators[task.name] = self._fit_foreign(base, task, self._foreign_rows(X, index), rows, seed)
-        return {"estimators_": estimators}
+                estimators[task.name] = grower.refit(rows, tried[t][best])
+        return {"estimators_": estimators, "configuration_": best, "configuration_scores_": scores}
 
-    def _fit_lightgbm(
-        self, base: lgb.LGBMModel | None, task: Task, rows: Batch, valid: Batch | None, columns: Columns, seed: int
-    ) -> lgb.Booster:
-        if valid is None and self.early_stopping and len(rows) >= ROWS_TO_SPLIT:
-            rng = np.random.default_rng(seed)
-            kept, held_out = train_valid_split(rows.y[:, None], (task,), self.validation_fraction, rng)
-            rows, valid = rows.rows(kept), rows.rows(held_out)
+    def _labelled_rows(self, task: Task, t: int, batch: Batch, valid: Batch | None, seed: int) -> _Rows:
+        index, rows = _labelled(batch, t)
+        if not self.early_stopping:
+            return _Rows(index, rows, rows, None)
+        if valid is not None:
+            held_out = _labelled(valid, t)[1]
+            return _Rows(index, rows, rows, held_out if len(held_out) else None)
+        if len(rows) < ROWS_TO_SPLIT:
+            return _Rows(index, rows, rows, None)
+        rng = np.random.default_rng(seed)
+        kept, held_out = train_valid_split(rows.y[:, None], (task,), self.validation_fraction, rng)
+        return _Rows(index, rows, rows.rows(kept), rows.rows(held_out))
+
+    def _base(self, task: Task) -> BaseEstimator | None:
+        return self.classifier if task.is_classification else self.regressor
+
+    def _grower(self, task: Task, columns: Columns, seed: int) -> _Grower | None:
+        """Return what grows the trees of a task, or None for one whose estimator is not LightGBM."""
+        base = self._base(task)
+        if base is not None and not isinstance(base, lgb.LGBMModel):
+            return None
         params = self._lightgbm_params(base, task, seed)
-        n_trees = params.pop("n_estimators")
-        data = dataset(rows, columns, label=rows.y, weight=rows.weight, free_raw_data=False)
-        _weigh_classes(data, task, params.pop("class_weight", None))
-        watched: list[lgb.Dataset] = []
-        callbacks: list[Callable[..., Any]] = []
-        if self.early_stopping and valid is not None and len(valid):
-            if params["metric"] == "auc" and len(np.unique(valid.y)) < 2:
-                params["metric"] = "binary_logloss"  # one class has no AUC, and LightGBM calls it perfect
-            watched = [dataset(valid, columns, label=valid.y, weight=valid.weight, reference=data, free_raw_data=False)]
-            callbacks = [lgb.early_stopping(self.patience, verbose=False)]
-        booster = lgb.train(params, data, n_trees, valid_sets=watched, callbacks=callbacks)
-        # the text is what save writes: a loaded model is then the fitted one
-        return lgb.Booster(model_str=booster.model_to_string(num_iteration=booster.best_iteration or -1))
+        return _Grower(
+            task=task,
+            columns=columns,
+            n_trees=params.pop("n_estimators"),
+            class_weight=params.pop("class_weight", None),
+            params=params,
+            patience=self.patience,
+            takes_few=base is None and self.early_stopping,
+            seed=seed,
+        )
 
     def _lightgbm_params(self, base: lgb.LGBMModel | None, task: Task, seed: int) -> dict[str, Any]:
         """Return parameters of `lightgbm.train`; those of a given estimator take precedence."""
@@ -143,7 +358,8 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
         ours = {"random_state": seed, "verbosity": -1, "deterministic": True, "force_col_wise": True}
         return {**ours, "objective": task.kind, "metric": _METRICS[task.kind], **params, "num_class": task.width}
 
-    def _fit_foreign(self, base: BaseEstimator, task: Task, X: Any, rows: Batch, seed: int) -> BaseEstimator:
+    def _fit_foreign(self, task: Task, X: Any, rows: Batch, seed: int) -> BaseEstimator:
+        base = self._base(task)
         y = np.array(task.classes)[rows.y.astype(np.int64)] if task.is_classification else rows.y
         weight = {} if rows.weight is None else {"sample_weight": rows.weight}
         if weight and not has_fit_parameter(base, "sample_weight"):
@@ -195,12 +411,22 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
                     "trust"
                 )
         texts = (TreeText(model.model_to_string()) for model in self.estimators_.values())
-        return IndependentState(_coder=self._coder, trees=tuple(texts))
+        return IndependentState(
+            _coder=self._coder,
+            trees=tuple(texts),
+            configuration_=self.configuration_,
+            configuration_scores_=self.configuration_scores_,
+        )
 
     def _restore(self, state: Any) -> None:
         boosters = [lgb.Booster(model_str=trees) for trees in state.trees]
         names = [task.name for task in state._coder.labels.tasks]
-        self._set_fitted(state._coder, {"estimators_": dict(zip(names, boosters, strict=True))})
+        fitted = {
+            "estimators_": dict(zip(names, boosters, strict=True)),
+            "configuration_": state.configuration_,
+            "configuration_scores_": state.configuration_scores_,
+        }
+        self._set_fitted(state._coder, fitted)
 
 
 class IndependentTasksClassifier(ClassifierFace, IndependentTasks):
@@ -211,6 +437,20 @@ class IndependentTasksRegressor(RegressorFace, IndependentTasks):
     """`IndependentTasks` whose every task is a regression."""
 
 
+def _score_table(tasks: Sequence[Task], names: Sequence[str], tried: Sequence[Mapping[str, _Grown]]) -> pl.DataFrame:
+    """Return the ratio of every task and configuration, null where no label judged it."""
+    ratios = {name: [grown[name].ratio if grown else None for grown in tried] for name in names}
+    schema = {"task": pl.String} | dict.fromkeys(names, pl.Float64)
+    return pl.DataFrame({"task": [task.name for task in tasks], **ratios}, schema=schema)
+
+
+def _deal_folds(rows: Batch, task: Task, seed: int) -> np.ndarray:
+    """Deal rows to ten folds, or as many as there are rows."""
+    n_folds = min(len(rows), MOST_FOLDS)
+    shares = np.full(n_folds, 1 / n_folds)
+    return deal_rows(Strata.of(rows.y[:, None], (task,)), shares, np.random.default_rng(seed))
+
+
 def _weigh_classes(data: lgb.Dataset, task: Task, class_weight: Any) -> None:
     """Multiply weights by those of the classes, as LightGBM's own classifier does."""
     if class_weight is None or not task.is_classification:
@@ -219,7 +459,7 @@ def _weigh_classes(data: lgb.Dataset, task: Task, class_weight: Any) -> None:
     data.set_weight(factor if data.weight is None else np.asarray(data.weight) * factor)
 
 
-def _labelled_rows(batch: Batch, t: int) -> tuple[np.ndarray, Batch]:
+def _labelled(batch: Batch, t: int) -> tuple[np.ndarray, Batch]:
     """Return the numbers of the rows with a label of task t, and these rows with its labels and weights (n,) alone."""
     column = t if batch.task is None else 0
     labelled = ~np.isnan(batch.y[:, column])

@@ -16,13 +16,12 @@ from tabmtl.encode import TableCoder
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.tables import MultiTaskEstimator, TableState
 from tabmtl.model_selection import train_valid_split
-from tabmtl.models.rmtgb.evidence import is_worse
 from tabmtl.models.rmtgb.fitted import FittedGroup
 from tabmtl.models.rmtgb.stages import GroupFit, Schedule
 from tabmtl.models.rmtgb.targets import BinnedRows, bin_groups, count_labels
 from tabmtl.params import CountOrZero, TwoOrMore, WholeShare, check_choice
 from tabmtl.schema import Batch, TabmtlWarning
-from tabmtl.trees import ROWS_TO_SPLIT, LightGBMOptions, tree_matrix
+from tabmtl.trees import ROWS_TO_SPLIT, LightGBMOptions, is_worse, tree_matrix
 
 _SPREAD = 0.1  # standard deviation of theta at the start
 

@@ -1,4 +1,4 @@
-"""Decisions on losses of validation labels: which tasks go alone, and whether a refit went astray."""
+"""The decision on losses of validation labels: which tasks go alone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 
 _DOUBT = 1.0  # standard errors that a difference must exceed
-_ASTRAY = 0.25  # share by which the loss of a refit must be higher before it is dropped
 _LEAST_VARIANCE = 1e-100  # its reciprocal can be squared
 _TINY = np.finfo(float).tiny
 
@@ -38,10 +37,3 @@ def is_better(losses: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> np.
     error = np.sqrt(trust * variance + (1 - trust) ** 2 / weight.sum())
     found[known] = judged > _DOUBT * error
     return found
-
-
-def is_worse(losses: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> bool:
-    """Return whether the losses of all labels sum to a quarter more than the others, and that beyond chance."""
-    before = np.concatenate(others)
-    excess = np.concatenate(losses) - before
-    return bool(excess.sum() > max(_ASTRAY * before.sum(), _DOUBT * np.sqrt(np.square(excess).sum())))
