@@ -29,16 +29,11 @@ from tabmtl.storage.lightgbm_text import TreeText
 from tabmtl.trees import LONGEST_STEP, ROWS_TO_SPLIT, Leaves, LightGBMOptions, dataset, is_worse, tree_matrix
 
 _MOST_TREES = 1_000
-BAGGING = {"subsample": 0.8, "subsample_freq": 1}
-FEW_LEAVES = (2, 8)
-FEW_ROWS = {"min_data_in_bin": 1, "min_data_per_group": 1, "cat_smooth": 1.0}
-MOST_FOLDS = 10
+_BAGGING = {"subsample": 0.8, "subsample_freq": 1}
 
-#: Configurations of `IndependentTasks.tune`, in the order they are tried. The estimator's own parameters are the third,
-#: and hold where another states nothing.
-DEFAULT = "default"
+#: Configurations that ``tune`` tries, in this order; what one does not name is the estimator's own parameter.
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
-    "small": {"num_leaves": 8, "min_child_samples": 20, "colsample_bytree": 0.5, "reg_lambda": 1.0, **BAGGING},
+    "small": {"num_leaves": 8, "min_child_samples": 20, "colsample_bytree": 0.5, "reg_lambda": 1.0, **_BAGGING},
     "mid": {
         "num_leaves": 16,
         "min_child_samples": 50,
@@ -46,11 +41,18 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
         "reg_lambda": 10.0,
         "cat_smooth": 20.0,
         "cat_l2": 20.0,
-        **BAGGING,
+        **_BAGGING,
     },
-    DEFAULT: {},
-    "big": {"num_leaves": 63, "min_child_samples": 20, "colsample_bytree": 0.5, "reg_lambda": 5.0, **BAGGING},
+    "default": {},
+    "big": {"num_leaves": 63, "min_child_samples": 20, "colsample_bytree": 0.5, "reg_lambda": 5.0, **_BAGGING},
 }
+
+#: A task with fewer labels chooses its trees by folds: their leaves, and how many.
+FEW_ROWS = 100
+_FEW_LEAVES = (2, 8)
+_MOST_FOLDS = 10
+_FEW_OPTIONS = {"min_data_in_bin": 1, "min_data_per_group": 1, "cat_smooth": 1.0}
+
 _METRICS = {"binary": "auc", "multiclass": "multi_logloss", "regression": "rmse"}
 
 
@@ -113,7 +115,7 @@ class _Grower:
     patience : int
         Trees without a better score of the held-out rows that end the training.
     takes_few : bool
-        Whether fewer than `ROWS_TO_SPLIT` rows are grown by `_grow_few`.
+        Whether folds choose the trees of few rows.
     seed : int
     """
 
@@ -128,7 +130,7 @@ class _Grower:
 
     def grow_first(self, rows: _Rows, configuration: str) -> _Grown:
         """Grow trees on the kept rows; those held out stop the training and judge it."""
-        if self.takes_few and len(rows.all) < ROWS_TO_SPLIT and rows.held_out is None:
+        if self.takes_few and len(rows.all) < FEW_ROWS and rows.held_out is None:
             return _Grown(self._grow_few(rows.all), {}, np.zeros(0), None)
         options = CONFIGURATIONS[configuration]
         booster = self._grow(rows.kept, rows.held_out, options)
@@ -173,17 +175,15 @@ class _Grower:
 
     def _grow_few(self, rows: Batch) -> lgb.Booster:
         """Grow trees on few rows: folds choose their size and number, and whether there are any."""
-        n = len(rows)
-        fold = _deal_folds(rows, self.task, self.seed)
+        n, least = len(rows), np.inf
         options: dict[str, Any] = {"min_child_samples": n, "num_iterations": 1}  # a constant
-        least = self._losses(self._constant(rows, rows), rows).sum() if n < 2 else np.inf
-        for num_leaves in FEW_LEAVES:
-            tried = FEW_ROWS | {"num_leaves": num_leaves, "min_child_samples": 3 if n < 20 else 5}
+        fold = _deal_folds(rows, self.task, self.seed)
+        for num_leaves in _FEW_LEAVES if n > 1 else ():
+            tried = _FEW_OPTIONS | {"num_leaves": num_leaves, "min_child_samples": _least_rows(n)}
             losses = self._fold_losses(rows, fold, tried)
             rounds = int(losses.argmin())
-            if losses[rounds] < least:
-                least = losses[rounds]
-                options = tried | {"num_iterations": rounds} if rounds else options
+            if rounds and losses[rounds] < least:
+                least, options = losses[rounds], tried | {"num_iterations": rounds}
         return self._grow(rows, None, options)
 
     def _fold_losses(self, rows: Batch, fold: np.ndarray, options: dict[str, Any]) -> np.ndarray:
@@ -198,9 +198,9 @@ class _Grower:
         folds, losses = [], [0.0]
         for f in range(fold.max() + 1):
             kept, held_out = rows.rows(fold != f), rows.rows(fold == f)
-            data = self._data(kept)
+            data = self._data(kept, params=params)
             booster = lgb.Booster(params, data)
-            folds.append((booster.add_valid(self._data(held_out, reference=data), "valid"), held_out))
+            folds.append((booster.add_valid(self._data(held_out, reference=data, params=params), "valid"), held_out))
             losses[0] += self._losses(self._constant(kept, held_out), held_out).sum()
         while len(losses) <= self.n_trees and len(losses) - 1 - int(np.argmin(losses)) < self.patience:
             losses.append(0.0)
@@ -210,8 +210,9 @@ class _Grower:
                 losses[-1] += self._losses(found.pop(), held_out).sum()
         return np.array(losses)
 
-    def _data(self, rows: Batch, reference: lgb.Dataset | None = None) -> lgb.Dataset:
-        data = dataset(rows, self.columns, label=rows.y, weight=rows.weight, reference=reference, free_raw_data=False)
+    def _data(self, rows: Batch, reference: lgb.Dataset | None = None, **options: Any) -> lgb.Dataset:
+        options = {"label": rows.y, "weight": rows.weight, "reference": reference, "free_raw_data": False} | options
+        data = dataset(rows, self.columns, **options)
         if reference is None:
             _weigh_classes(data, self.task, self.class_weight)
         return data
@@ -241,24 +242,42 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
     Any scikit-learn estimator can take its place. It gets X as it was given, without the rows that have no label, and
     is fitted on all others.
 
-    The default LightGBM grows at most 1000 trees. Its options have the defaults of the published reference scores. With
-    many classes a leaf adds at most 20 logits before the learning rate (``max_delta_step``); without that bound, a few
-    rows of a rare class end the training early.
+    The default LightGBM grows at most 1000 trees. Its options have the defaults of the published reference scores;
+    ``tune`` makes it a stronger reference. With many classes a leaf adds at most 20 logits before the learning rate
+    (``max_delta_step``); without that bound, a few rows of a rare class end the training early.
 
     Parameters
     ----------
     classifier, regressor : estimator, optional
         Cloned for every classification and regression task. A LightGBM estimator is trained like the default, with
         its own parameters, ``class_weight`` and ``random_state`` among them.
+    tune : int in 0 to 4, default=0
+        Choose the parameters among the first ``tune`` of four configurations: "small" has 8 leaves, "mid" 16 leaves of
+        at least 50 rows and a strong penalty, "default" the estimator's own parameters, "big" 63 leaves; all but
+        "default" draw 80 % of the rows for every tree, and 40 or 50 % of the columns. What a configuration does not
+        name is the estimator's own parameter. All tasks get the configuration with the lowest mean of
+        ``configuration_scores_``. 0 takes the estimator's own parameters.
     early_stopping : bool, default=True
         Stop LightGBM where a task's validation score (ROC AUC, log loss for many classes, RMSE) has not improved
-        for ``patience`` trees. Without X_val and y_val, fit sets ``validation_fraction`` of the rows aside.
+        for ``patience`` trees. Without X_val and y_val in fit, ``validation_fraction`` of the task's rows is set aside
+        to find the number of trees, and then all rows are fitted with it: no row is lost. Where that fit predicts the
+        rows set aside clearly worse than the fit without them (a loss a quarter higher, and beyond chance), the fit
+        without them is kept, with a warning. A task with fewer than 100 labels is too small to split: there the
+        default LightGBM finds by ten folds (fewer than ten rows: each row by itself) whether trees of 2 or of 8 leaves
+        predict better, and how many, or the mean alone; ``tune``, ``num_leaves`` and ``min_child_samples`` have no
+        effect on it.
 
     Attributes
     ----------
     tasks_ : tuple of Task
     estimators_ : dict of str to estimator
         The fitted model of every task: a LightGBM Booster, or a scikit-learn estimator.
+    configuration_ : str
+        Name of the configuration that was taken; "default" without ``tune``.
+    configuration_scores_ : polars.DataFrame
+        A row per task, and a column per configuration that was tried: the loss of the task's validation labels
+        (squared error, log loss) over that of the best constant of the rows fitted; 0 is perfect, 1 no better than the
+        constant. Null where no validation label judged the task, as with fewer than 100 labels.
 
     Examples
     --------
@@ -292,7 +311,7 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
             raise ValueError(f"tune={self.tune} needs validation rows; set early_stopping=True, or tune=0")
 
     def _fit(self, X: Any, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int) -> dict[str, Any]:
-        names, tried = [*CONFIGURATIONS][: self.tune] or [DEFAULT], []
+        names, tried = [*CONFIGURATIONS][: self.tune] or ["default"], []
         for t, task in enumerate(coder.labels.tasks):
             rows = self._labelled_rows(task, t, batch, valid, seed)
             grower = self._grower(task, coder.features.columns, seed)
@@ -317,7 +336,7 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
         if valid is not None:
             held_out = _labelled(valid, t)[1]
             return _Rows(index, rows, rows, held_out if len(held_out) else None)
-        if len(rows) < ROWS_TO_SPLIT:
+        if len(rows) < (FEW_ROWS if self._base(task) is None else ROWS_TO_SPLIT):
             return _Rows(index, rows, rows, None)
         rng = np.random.default_rng(seed)
         kept, held_out = train_valid_split(rows.y[:, None], (task,), self.validation_fraction, rng)
@@ -444,9 +463,13 @@ def _score_table(tasks: Sequence[Task], names: Sequence[str], tried: Sequence[Ma
     return pl.DataFrame({"task": [task.name for task in tasks], **ratios}, schema=schema)
 
 
+def _least_rows(n: int) -> int:
+    return 3 if n < 20 else 5
+
+
 def _deal_folds(rows: Batch, task: Task, seed: int) -> np.ndarray:
     """Deal rows to ten folds, or as many as there are rows."""
-    n_folds = min(len(rows), MOST_FOLDS)
+    n_folds = min(len(rows), _MOST_FOLDS)
     shares = np.full(n_folds, 1 / n_folds)
     return deal_rows(Strata.of(rows.y[:, None], (task,)), shares, np.random.default_rng(seed))
 
