@@ -3,10 +3,10 @@
     python -m benchmarks.experts [--sets ...] [--models ...] [--seeds 0 1 2] [--epochs 6]
 
 Every network has its defaults and the same budget: at most 6 epochs, stopped on the validation rows, which choose the
-best of four configurations of LightGBM too. Test rows are scored once: census_kdd with two tasks (income and marriage; education is a feature) on its official test rows,
-rand_hie, gss_abortion and flights on the stored split, and "funnel" on fresh impressions of
-:func:`tabmtl.synth.make_funnel`, where ESMM, AITM and APEM know the chain, HoME knows the groups, and the true
-probabilities score the ceiling.
+best of four configurations of LightGBM too. Test rows are scored once: census_kdd with two tasks (income and marriage;
+education is a feature) on its official test rows, rand_hie, gss_abortion and flights on the stored split, and "funnel"
+on fresh impressions of :func:`tabmtl.synth.make_funnel`, where ESMM, AITM and APEM know the chain, HoME knows the
+groups, and the true probabilities score the ceiling.
 
 A difference to LightGBM is the mean over the seeds; its error joins that of the test rows (DeLong for AUC, paired: both
 answer the same rows) with that of the seeds. "ahead" and "behind" mean more than two errors, else nothing is claimed.
