@@ -78,10 +78,9 @@ class IndependentState(TableState):
             raise ValueError(f"the trees have columns and outputs {found[:5]}, expected {expected[:5]}")
 
 
-class _Rows(NamedTuple):
-    """Labelled rows of one task: their numbers, all of them, those to grow on first, and those held out, if any."""
+class _Parts(NamedTuple):
+    """Labelled rows of one task: all of fit, those to grow on first, and those held out, if any."""
 
-    index: np.ndarray
     all: Batch
     kept: Batch
     held_out: Batch | None
@@ -128,25 +127,32 @@ class _Grower:
     takes_few: bool
     seed: int
 
-    def grow_first(self, rows: _Rows, configuration: str) -> _Grown:
-        """Grow trees on the kept rows; those held out stop the training and judge it."""
-        if self.takes_few and len(rows.all) < FEW_ROWS and rows.held_out is None:
-            return _Grown(self._grow_few(rows.all), {}, np.zeros(0), None)
-        options = CONFIGURATIONS[configuration]
+    @property
+    def least_rows_to_split(self) -> int:
+        """Rows below which none are set aside."""
+        return FEW_ROWS if self.takes_few else ROWS_TO_SPLIT
+
+    def try_all(self, rows: _Parts, configurations: Sequence[str]) -> dict[str, _Grown]:
+        """Grow trees on the kept rows by every configuration; those held out stop the training and judge it."""
+        if self.takes_few and rows.held_out is None and len(rows.all) < FEW_ROWS:
+            return dict.fromkeys(configurations, _Grown(self._grow_few(rows.all), {}, np.zeros(0), None))
+        return {name: self._try(rows, CONFIGURATIONS[name]) for name in configurations}
+
+    def _try(self, rows: _Parts, options: dict[str, Any]) -> _Grown:
         booster = self._grow(rows.kept, rows.held_out, options)
         if rows.held_out is None:
             return _Grown(booster, options, np.zeros(0), None)
-        losses = self._losses(booster.predict(tree_matrix(rows.held_out)), rows.held_out)
+        losses = self._losses(self._answer(booster, rows.held_out), rows.held_out)
         of_constant = self._losses(self._constant(rows.kept, rows.held_out), rows.held_out).sum()
         return _Grown(booster, options, losses, float(losses.sum() / of_constant) if of_constant > 0 else None)
 
-    def refit(self, rows: _Rows, first: _Grown) -> lgb.Booster:
+    def refit(self, rows: _Parts, first: _Grown) -> lgb.Booster:
         """Grow as many trees on all rows, unless they go astray; nothing is to do where no row of them was held out."""
-        if rows.kept is rows.all:
+        if rows.held_out is None or rows.kept is rows.all:
             return first.booster
         rounds = first.booster.current_iteration()
         booster = self._grow(rows.all, None, first.options | {"num_iterations": rounds, "early_stopping_round": 0})
-        losses = self._losses(booster.predict(tree_matrix(rows.held_out)), rows.held_out)
+        losses = self._losses(self._answer(booster, rows.held_out), rows.held_out)
         if not is_worse([losses], [first.losses]):
             return booster
         warnings.warn(
@@ -159,7 +165,7 @@ class _Grower:
         )
         return first.booster
 
-    def _grow(self, rows: Batch, held_out: Batch | None, options: Mapping[str, Any]) -> lgb.Booster:
+    def _grow(self, rows: Batch, held_out: Batch | None, options: dict[str, Any]) -> lgb.Booster:
         params = self.params | options
         data = self._data(rows)
         watched: list[lgb.Dataset] = []
@@ -216,6 +222,9 @@ class _Grower:
         if reference is None:
             _weigh_classes(data, self.task, self.class_weight)
         return data
+
+    def _answer(self, booster: lgb.Booster, rows: Batch) -> np.ndarray:
+        return np.asarray(booster.predict(tree_matrix(rows), num_threads=self.params["num_threads"]))
 
     def _constant(self, rows: Batch, asked: Batch) -> np.ndarray:
         """Return the best constant answer of rows, for others."""
@@ -311,36 +320,37 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
             raise ValueError(f"tune={self.tune} needs validation rows; set early_stopping=True, or tune=0")
 
     def _fit(self, X: Any, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int) -> dict[str, Any]:
-        names, tried = [*CONFIGURATIONS][: self.tune] or ["default"], []
-        for t, task in enumerate(coder.labels.tasks):
-            rows = self._labelled_rows(task, t, batch, valid, seed)
-            grower = self._grower(task, coder.features.columns, seed)
-            tried.append({} if grower is None else {name: grower.grow_first(rows, name) for name in names})
-        scores = _score_table(coder.labels.tasks, names, tried)
-        means = [scores[name].mean() for name in names]
-        best = names[int(np.argmin([np.inf if mean is None else mean for mean in means]))]
+        tasks, names = coder.labels.tasks, [*CONFIGURATIONS][: self.tune] or ["default"]
+        growers = [self._grower(task, coder.features.columns, seed) for task in tasks]
+        tried = [
+            {} if grower is None else grower.try_all(self._parts(t, grower, batch, valid), names)
+            for t, grower in enumerate(growers)
+        ]
+        scores = _score_table(tasks, names, tried)
+        means = scores.select(pl.mean(*names).fill_null(np.inf)).row(0)
+        best = names[means.index(min(means))]
         estimators: dict[str, Any] = {}
-        for t, task in enumerate(coder.labels.tasks):
-            rows = self._labelled_rows(task, t, batch, valid, seed)
-            grower = self._grower(task, coder.features.columns, seed)
+        for t, (task, grower) in enumerate(zip(tasks, growers, strict=True)):
             if grower is None:
-                estimators[task.name] = self._fit_foreign(task, self._foreign_rows(X, rows.index), rows.all, seed)
+                index, rows = _labelled_rows(batch, t)
+                estimators[task.name] = self._fit_foreign(task, self._foreign_rows(X, index), rows, seed)
             else:
-                estimators[task.name] = grower.refit(rows, tried[t][best])
+                estimators[task.name] = grower.refit(self._parts(t, grower, batch, valid), tried[t][best])
         return {"estimators_": estimators, "configuration_": best, "configuration_scores_": scores}
 
-    def _labelled_rows(self, task: Task, t: int, batch: Batch, valid: Batch | None, seed: int) -> _Rows:
-        index, rows = _labelled(batch, t)
+    def _parts(self, t: int, grower: _Grower, batch: Batch, valid: Batch | None) -> _Parts:
+        """Return the labelled rows of a task, perhaps with some held out."""
+        rows = _labelled_rows(batch, t)[1]
         if not self.early_stopping:
-            return _Rows(index, rows, rows, None)
+            return _Parts(rows, rows, None)
         if valid is not None:
-            held_out = _labelled(valid, t)[1]
-            return _Rows(index, rows, rows, held_out if len(held_out) else None)
-        if len(rows) < (FEW_ROWS if self._base(task) is None else ROWS_TO_SPLIT):
-            return _Rows(index, rows, rows, None)
-        rng = np.random.default_rng(seed)
-        kept, held_out = train_valid_split(rows.y[:, None], (task,), self.validation_fraction, rng)
-        return _Rows(index, rows, rows.rows(kept), rows.rows(held_out))
+            watched = _labelled_rows(valid, t)[1]
+            return _Parts(rows, rows, watched if len(watched) else None)
+        if len(rows) < grower.least_rows_to_split:
+            return _Parts(rows, rows, None)
+        rng = np.random.default_rng(grower.seed)
+        kept, held_out = train_valid_split(rows.y[:, None], (grower.task,), self.validation_fraction, rng)
+        return _Parts(rows, rows.rows(kept), rows.rows(held_out))
 
     def _base(self, task: Task) -> BaseEstimator | None:
         return self.classifier if task.is_classification else self.regressor
@@ -464,7 +474,7 @@ def _score_table(tasks: Sequence[Task], names: Sequence[str], tried: Sequence[Ma
 
 
 def _least_rows(n: int) -> int:
-    return 3 if n < 20 else 5
+    return 2 if n < 20 else 5
 
 
 def _deal_folds(rows: Batch, task: Task, seed: int) -> np.ndarray:
@@ -482,7 +492,7 @@ def _weigh_classes(data: lgb.Dataset, task: Task, class_weight: Any) -> None:
     data.set_weight(factor if data.weight is None else np.asarray(data.weight) * factor)
 
 
-def _labelled(batch: Batch, t: int) -> tuple[np.ndarray, Batch]:
+def _labelled_rows(batch: Batch, t: int) -> tuple[np.ndarray, Batch]:
     """Return the numbers of the rows with a label of task t, and these rows with its labels and weights (n,) alone."""
     column = t if batch.task is None else 0
     labelled = ~np.isnan(batch.y[:, column])
