@@ -55,7 +55,7 @@ FEW = {"binary": 500, "regression": 300}
 FULL, TWIN, REFERENCE = "full", "single-task twin", "LightGBM tuned"
 MODELS: dict[str, Callable[..., Any]] = {
     "SharedTrees": SharedTrees,
-    TWIN: partial(SharedTrees, rho=0.0),
+    TWIN: partial(SharedTrees, sketch="task", rho=0.0, n_estimators=20_000),  # a round grows the tree of one task
     REFERENCE: partial(IndependentTasks, tune=4),
     "MMoE": MMoE,
     "MultiTabNet": MultiTabNet,
