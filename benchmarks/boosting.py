@@ -1,10 +1,14 @@
-"""The table of scores of R-MTGB against three ways to use plain LightGBM, on real tables.
+"""The table of scores of R-MTGB against three ways to use plain LightGBM, and other references, on real tables.
 
 Run it by ``python -m benchmarks.boosting``; ``--help`` lists the options. A seed redraws the split by
 the recipe of the data folder (seed 0 gives the stored one). Every method has the same number of trials: the first is
 its defaults, the others are drawn from one space, alike for all methods. The validation rows choose a trial and stop
 all models; the chosen one is scored on the test rows once. Where there are more than 40 000 train rows, trials see a
 fifth of them, and the chosen one is fitted again on all.
+
+Some methods have no trials: "rmtgb_default"; "independent", which is `IndependentTasks` at the best of its own four
+configurations; and the peers, CatBoost per task and with vector leaves, and XGBoost with vector leaves. These run with
+their own defaults, where ``--methods`` names them and they are installed.
 
 ``boosting_trials.csv`` and ``boosting.csv`` are written after every fit. A later call into the same folder adds its
 records, or puts them in place of those of the same set, method and seed; the tables show all. Seconds are CPU seconds.
@@ -29,11 +33,15 @@ from benchmarks.harness import Record, print_sets, print_table, score_parser, sp
 from benchmarks.peers.lightgbm import BASELINES, fit_baseline
 from benchmarks.scores import outputs_of
 from benchmarks.splits import Split, open_split
-from tabmtl import RMTGB
+from tabmtl import RMTGB, IndependentTasks
 
 SETS = ("school", "mathachieve", "star", "rand_hie", "flights", "census_kdd")
 #: rmtgb_default is R-MTGB as it comes, without any search.
 OURS = ("rmtgb", "rmtgb_default")
+REFERENCE = "independent"
+PEERS = ("catboost", "catboost_joint", "xgboost_joint")
+SEARCHED = (*BASELINES, "rmtgb")
+RIVALS = (*BASELINES, REFERENCE, *PEERS)
 TRIALS, SCORES = "boosting_trials.csv", "boosting.csv"
 MANY_ROWS = 40_000
 LEARNING_RATE, PATIENCE = 0.05, 30
@@ -74,8 +82,11 @@ def draw_settings(n: int, seed: int, cap: int) -> list[dict[str, Any]]:
 def fit(method: str, split: Split, setting: dict[str, Any], seed: int, args: Namespace) -> tuple[Predict, Record]:
     """Fit a method, and return it with its cost: CPU seconds, and the most trees of any of its models."""
     start = time.process_time()
-    if method in OURS:
-        return fit_rmtgb(split, setting, seed, args), {"seconds": time.process_time() - start, "trees": None}
+    if method not in BASELINES:
+        predict = (
+            fit_peer(method, split, seed, args) if method in PEERS else fit_ours(method, split, setting, seed, args)
+        )
+        return predict, {"seconds": time.process_time() - start, "trees": None}
     few = method == "per_task" and split.data.task_column is not None
     params = {
         **DEFAULTS,
@@ -93,11 +104,29 @@ def fit(method: str, split: Split, setting: dict[str, Any], seed: int, args: Nam
     return lambda part: model.predict(split.batch(part), args.threads), spent
 
 
-def fit_rmtgb(split: Split, setting: dict[str, Any], seed: int, args: Namespace) -> Predict:
-    """Fit R-MTGB on the frames; an empty setting leaves it all its defaults."""
+def fit_peer(method: str, split: Split, seed: int, args: Namespace) -> Predict:
+    """Fit another library with its own defaults."""
+    model: Any
+    if method == "xgboost_joint":
+        from benchmarks.peers.xgboost import fit_xgboost
+
+        params = {"seed": seed, "nthread": args.threads}
+        model = fit_xgboost(split.coded, params, n_trees=args.trees, patience=PATIENCE)
+    else:
+        from benchmarks.peers.catboost import fit_catboost
+
+        params = {"random_seed": seed, "thread_count": args.threads}
+        params |= {"iterations": args.trees, "early_stopping_rounds": PATIENCE}
+        model = fit_catboost(split.coded, params, jointly=method == "catboost_joint")
+    return lambda part: model.predict(split.batch(part), args.threads)
+
+
+def fit_ours(method: str, split: Split, setting: dict[str, Any], seed: int, args: Namespace) -> Predict:
+    """Fit R-MTGB or the independent tasks on the frames; an empty setting leaves R-MTGB all its defaults."""
     data = split.data
+    known = {"tasks": data.tasks, "task_column": data.task_column, "n_jobs": args.threads, "random_state": seed}
     options = {**setting, "learning_rate": LEARNING_RATE, "patience": PATIENCE} if setting else {}
-    model = RMTGB(tasks=data.tasks, task_column=data.task_column, n_jobs=args.threads, random_state=seed, **options)
+    model = IndependentTasks(tune=4, **known) if method == REFERENCE else RMTGB(**known, **options)
     X_val, y_val = split.frames["val"]
     model.fit(*split.frames["train"], X_val=X_val, y_val=y_val)
 
@@ -162,7 +191,7 @@ def run(name: str, method: str, seed: int, args: Namespace, trials: list[Record]
     split = open_split(name, seed, args.folder)
     is_big = len(split.coded.train) > MANY_ROWS
     searched = split.thinned(seed) if is_big else split
-    settings = draw_settings(1 if method == "rmtgb_default" else args.trials, seed, args.trees)
+    settings = draw_settings(args.trials if method in SEARCHED else 1, seed, args.trees)
     facts: Record = {"set": name, "method": method, "seed": seed}
     best, best_error, tuning = 0, math.inf, 0.0
     predict, cost = None, {}
@@ -198,7 +227,7 @@ def _without(records: list[Record], *key: Any) -> list[Record]:
 
 def report(records: pl.DataFrame) -> None:
     """Print a set: scores and errors of all methods, and R-MTGB against the baselines, seed by seed."""
-    known = [method for method in (*BASELINES, *OURS) if method in records["method"]]
+    known = [method for method in (*RIVALS, *OURS) if method in records["method"]]
     by_method = pl.concat([records.filter(method=method) for method in known])
     table = spreads(by_method, "score", "method", "value")
     fits = by_method.filter(score="error")
@@ -208,7 +237,7 @@ def report(records: pl.DataFrame) -> None:
     seeds = records["seed"].unique().sort().to_list()
     print_table(f"{records['set'][0]}: test rows, mean ± standard deviation over the seeds {seeds}", table)
     errors = {method: dict(fits.filter(method=method).select("seed", "value").iter_rows()) for method in known}
-    for ours, rival in product(OURS, BASELINES):
+    for ours, rival in product(OURS, RIVALS):
         if {ours, rival} <= errors.keys():
             print(compare(ours, rival, errors))
 
@@ -229,7 +258,8 @@ def read(path: Path) -> list[Record]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the comparison; the arguments are those of the command line."""
-    parser = score_parser("boosting", __doc__, seeds=range(5), sets=SETS, methods=(*BASELINES, *OURS))
+    parser = score_parser("boosting", __doc__, seeds=range(5), sets=SETS, methods=(*RIVALS, *OURS))
+    parser.set_defaults(methods=(*BASELINES, REFERENCE, *OURS))
     parser.add_argument("--trials", type=int, default=8, help="settings tried per method and seed (default: 8)")
     parser.add_argument("--trees", type=int, default=500, help="most trees of a model or block (default: 500)")
     parser.add_argument("--threads", type=int, default=1, help="of LightGBM (default: 1)")

@@ -1,4 +1,4 @@
-"""Speed of mixtures of experts against torch-rechub, against each other, and of big embedding tables; one CPU thread.
+"""Speed of mixtures of experts against torch-rechub, against each other, of members and of big tables; one CPU thread.
 
     python -m benchmarks.experts_speed [--quick] [--only NAME ...] [--figure PATH]
 
@@ -9,6 +9,7 @@ peer        MMoE and PLE against those of torch-rechub (`pip install 'torch-rech
 home        HoME and APEM against our MMoE
 embeddings  a step of the embeddings alone, by rows of the table, row-wise and dense; ``--figure`` draws it
 long        a step of every network on a table with one task per row, by number of tasks
+members     a step of SharedBottom with members against TabM (`pip install 'tabm>=0.0.3,<0.1'`), of one architecture
 
 An epoch of ours is the time between two calls of ``on_epoch`` in ``fit`` on a frame, without validation rows:
 shuffling, steps, the moving average, losses, and AUC of 50 000 training rows. An epoch of torch-rechub is its trainer's
@@ -34,14 +35,16 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from benchmarks.harness import Sides, at_least, at_most, compare, least_cpu_time, say, speed_parser, spread
+from benchmarks.peers import tabm
 from benchmarks.peers.rechub import INSTALL, N_COLUMNS, Tables, draw_tables, has_rechub, train_rechub
 from tabmtl import APEM, PLE, STEM, AdaTT, HoME, MMoE, MultiTabNet, SharedBottom
 from tabmtl.estimators.mixture import MixtureEstimator
 from tabmtl.estimators.network import NetworkEstimator
 from tabmtl.nn.embeddings import CategoricalEmbedding
-from tabmtl.schema import Columns, Task
+from tabmtl.schema import Batch, Columns, Task
 from tabmtl.training.losses import MultiTaskLoss
 from tabmtl.training.optimizer import Optimizer
+from tabmtl.training.table_loop import TableLoop
 
 #: Least speed relative to torch-rechub, and the speed that we aim at.
 PEER_GOAL, PEER_AIM = 2.0, 2.5
@@ -52,6 +55,9 @@ EMBEDDING_GOAL = 5.0
 TABLE_ROWS = (10_000, 100_000, 1_000_000, 3_280_000)
 #: Numbers of tasks of a long table; most times the CPU seconds of a step at the first that PLE may take at the last.
 LONG_TASKS, LONG_GOAL = (3, 30, 139), 4.0
+#: Most times the CPU seconds of a step of TabM; members and widths of the layers, in batches of 256.
+MEMBERS_GOAL = 1.2
+MEMBER_SIZES = ((8, 256), (16, 128), (32, 256), (32, 512))
 LONG_NETWORKS = (SharedBottom, MMoE, PLE, HoME, APEM, STEM, AdaTT, MultiTabNet)
 
 
@@ -262,6 +268,41 @@ def compare_long(rounds: int) -> None:
         say(f"{model.__name__}: {cells}", f"{last / first:.2f}x", goal=goal)
 
 
+def member_steps(k: int, width: int) -> dict[str, tuple[nn.Module, Callable[[], object]]]:
+    """Return network and training step on 256 rows of 16 numbers and four targets: TabM's, ours, and one member's."""
+    bins = (tuple(np.linspace(-2, 2, 49).tolist()),) * 16
+    facts: dict[str, Any] = {"levels": (), "has_missing": (False,) * 16, "bins": bins}
+    columns = Columns(numeric=tuple(f"x{j}" for j in range(16)), categorical=(), **facts)
+    tasks = [Task(name=f"t{t}", kind="regression") for t in range(4)]
+    x, y, rows = torch.randn(256, 16), torch.randn(256, 4), torch.arange(256)
+    data = Batch(x_num=x, x_cat=torch.zeros(256, 0, dtype=torch.int32), y=y)
+
+    def ours(n_members: int) -> tuple[nn.Module, Callable[[], object]]:
+        model = SharedBottom(n_members=n_members, hidden=(width, width), head_hidden=0, batch_size=256)
+        network = model._network(columns, tasks).train()
+        loop = TableLoop(model, network, MultiTaskLoss(tasks), data, None, evaluate=lambda scores, batch: {})
+        return network, lambda: loop.step(rows, 1e-3)
+
+    steps = {"ours": ours(k), "ours, one member": ours(1)}
+    if tabm.has_tabm():
+        peer = tabm.make_tabm(bins, len(tasks), k=k, width=width)
+        steps = {"TabM": (peer, tabm.tabm_step(peer, x, y))} | steps
+    return steps
+
+
+def compare_members(sizes: Sequence[tuple[int, int]], rounds: int) -> None:
+    """Print the milliseconds a step of a network with members, beside TabM's and beside one member's."""
+    torch.empty(2**25 - 2**16, dtype=torch.uint8)  # as training does, so that freed gradients stay in the process
+    print("members: CPU ms of a training step, 256 rows of 16 piecewise-linear numbers, four targets, two layers")
+    for k, width in sizes:
+        seconds = least_cpu_time({name: step for name, (_, step) in member_steps(k, width).items()}, rounds)
+        cells = "  ".join(f"{name} {taken * 1e3:.1f}" for name, taken in seconds.items())
+        times = f"{seconds['ours'] / seconds['ours, one member']:.1f}x one"
+        goal = at_most(seconds["ours"] / seconds["TabM"], MEMBERS_GOAL) if "TabM" in seconds else tabm.INSTALL
+        ratio = f"{seconds['ours'] / seconds['TabM']:.2f}x" if "TabM" in seconds else ""
+        say(f"{k} members of width {width}: {cells}", times, ratio, goal=goal)
+
+
 def draw_figure(milliseconds: Mapping[int, Mapping[str, float]], path: str) -> None:
     """Save a figure of milliseconds a step by rows of the table."""
     from matplotlib.figure import Figure
@@ -277,7 +318,7 @@ def draw_figure(milliseconds: Mapping[int, Mapping[str, float]], path: str) -> N
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the tables."""
-    parser = speed_parser("experts_speed", __doc__, only=("peer", "home", "embeddings", "long"))
+    parser = speed_parser("experts_speed", __doc__, only=("peer", "home", "embeddings", "long", "members"))
     parser.add_argument("--rows", type=int, default=100_000, help="rows to train on; --quick takes a fifth")
     parser.add_argument("--epochs", type=int, default=3, help="at least 2; the first is not counted")
     parser.add_argument("--rounds", type=int, default=3, help="runs of every side, in turn, each with its own seed")
@@ -295,6 +336,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         compare_cost(*sizes)
     if "long" in given.only:
         compare_long(2 if given.quick else 15)
+    if "members" in given.only:
+        compare_members(MEMBER_SIZES[:1] if given.quick else MEMBER_SIZES, 2 if given.quick else 8)
     if "embeddings" in given.only:
         milliseconds = compare_embeddings(TABLE_ROWS[:2] if given.quick else TABLE_ROWS, 1 if given.quick else 5)
         if given.figure:

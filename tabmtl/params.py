@@ -72,6 +72,14 @@ def check_count(name: str, value: int, low: int = 1, high: int = _LARGEST) -> No
         raise ValueError(f"{name} must be at most {high}, got {value!r}")
 
 
+def check_batch_size(name: str, value: int | str) -> None:
+    """Raise a ValueError unless a value is a whole number of at least 1, or "auto"."""
+    if value != "auto" or not isinstance(value, str):
+        if not isinstance(value, Integral) or isinstance(value, bool):
+            raise ValueError(f"{name} must be a whole number or 'auto', got {value!r}")
+        check_count(name, value)
+
+
 def check_at_least(name: str, value: float, low: float) -> None:
     """Raise a ValueError unless a value is a number of at least ``low``."""
     _check_number(name, value, f"of at least {low}")
@@ -164,6 +172,7 @@ def near(name: Any, known: Iterable[str]) -> str:
 
 # Types of fields that carry a rule.
 Count = Annotated[int, check_count]
+BatchSize = Annotated[int | Literal["auto"], check_batch_size]
 CountOrZero = Annotated[int, partial(check_count, low=0)]
 TwoOrMore = Annotated[int, partial(check_count, low=2)]
 NonNegative = Annotated[float, partial(check_at_least, low=0)]

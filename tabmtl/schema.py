@@ -130,6 +130,8 @@ class Batch:
         In the long layout (B, 1).
     task : (B,) int64 or None
         Long layout: the index of every row's own task.
+    group : (B,) int64 or None
+        Training rows: the number of every row's group, which no split divides.
     """
 
     x_num: Any
@@ -137,6 +139,7 @@ class Batch:
     y: Any = None
     weight: Any = None
     task: Any = None
+    group: Any = None
 
     def __len__(self) -> int:
         return len(self.x_num)

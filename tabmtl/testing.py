@@ -97,6 +97,8 @@ _FAILURES: dict[str, Callable[[pl.DataFrame, pl.DataFrame], dict[str, Any]]] = {
     "labels": lambda X, y: {"y": y.clear(len(y))},
     "length": lambda X, y: {"y": y[1:]},
     "weights": lambda X, y: {"sample_weight": [-1.0] * len(X)},
+    "groups": lambda X, y: {"groups": [0] * (len(X) - 1)},
+    "dropped column": lambda X, y: {"params": {"drop": ["count"]}},
     "columns of validation rows": lambda X, y: {"X_val": X.drop("plain"), "y_val": y},
     "labels of validation rows": lambda X, y: {"X_val": X, "y_val": pl.DataFrame({"z": y[:, 0]})},
 }
@@ -619,6 +621,20 @@ class _EveryEstimator:
         assert_frame_equal(pl.DataFrame(weighted), pl.DataFrame(expected), rel_tol=1e-6)
         score = estimator.score(X, y, sample_weight=half)
         assert_allclose(score, estimator.score(X_half, y_half), rtol=1e-6)
+
+    def check_groups_are_an_array_or_a_column(self) -> None:
+        X, y = self.table()
+        owners = X.with_columns(owner=pl.int_range(len(X)) // 3)
+        estimator = self.fresh(drop=["owner"]).fit(owners, y, groups="owner")
+        said = answers(estimator, X)
+        assert same(said, answers(estimator, owners))
+        assert same(said, answers(self.fresh().fit(X, y, groups=owners["owner"].to_numpy()), X))
+
+    def check_bad_groups_are_named(self) -> None:
+        X, y = self.table()
+        for groups, message in (("owner", "'owner'.*lacks"), ([0], "groups.*120"), ([None] * 120, "groups.*missing")):
+            with _raises(ValueError, message):
+                self.fresh().fit(X, y, groups=groups)
 
 
 class _FreeEstimator(_EveryEstimator):

@@ -138,6 +138,16 @@ def _plain_names(names: Sequence[str]) -> list[str]:
     return plain if len(set(plain)) == len(plain) else [f"{name}_{j}" for j, name in enumerate(plain)]
 
 
+def is_worse(losses: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> bool:
+    """Return whether the losses of all labels sum to a quarter more than the others, and that beyond a standard error.
+
+    It judges a refit by the labels that chose its rounds: beside the fit without them, only one that went astray is so.
+    """
+    before = np.concatenate(others)
+    excess = np.concatenate(losses) - before
+    return bool(excess.sum() > max(_ASTRAY * before.sum(), np.sqrt(np.square(excess).sum())))
+
+
 class Ensemble:
     """A growing ensemble of one or several outputs.
 
@@ -497,13 +507,6 @@ class VectorForest:
             if own.any():
                 kept += [_with_values(tree, values) for values in own.T]
         return lgb.Booster(model_str=_join_text(header, kept, len(start), objective))
-
-
-def is_worse(losses: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> bool:
-    """Return whether the losses of all labels sum to a quarter more than the others, and that beyond chance."""
-    before = np.concatenate(others)
-    excess = np.concatenate(losses) - before
-    return bool(excess.sum() > max(_ASTRAY * before.sum(), np.sqrt(np.square(excess).sum())))
 
 
 # LightGBM's text: a header of key=value lines, blocks "Tree=...", "end of trees", then lines unused by prediction.

@@ -14,7 +14,7 @@ import tabmtl.models
 from tabmtl.estimators.boosted import BoostedEstimator
 from tabmtl.estimators.funnel import FunnelEstimator, TowerEstimator
 from tabmtl.estimators.mixture import ExpertEstimator, MixtureEstimator
-from tabmtl.estimators.network import NetworkEstimator, VectorEstimator
+from tabmtl.estimators.network import MemberEstimator, NetworkEstimator, VectorEstimator
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.testing import _FUNNEL, _EveryEstimator, answers, features, largest_gap, long_table, mixed_targets, same
 
@@ -67,6 +67,7 @@ BASES = {
     MultiTaskEstimator,
     BoostedEstimator,
     NetworkEstimator,
+    MemberEstimator,
     FunnelEstimator,
     TowerEstimator,
     VectorEstimator,

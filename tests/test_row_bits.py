@@ -8,11 +8,13 @@ import pytest
 from conformance import ESTIMATORS, answers, features, same, targets_for, tiny
 
 
-@pytest.mark.parametrize("size", ["tiny", "default"])
+@pytest.mark.parametrize("size", ["tiny", "members", "default"])
 @pytest.mark.parametrize("cls", [cls for cls in ESTIMATORS if cls._target_kind is None], ids=lambda cls: cls.__name__)
 def test_a_row_is_answered_bit_for_bit_as_in_a_batch(cls, size):
     X = features(400)
-    estimator = tiny(cls)
+    if size == "members" and "n_members" not in cls._get_param_names():
+        pytest.skip("has no members")
+    estimator = tiny(cls, n_members=3 if size == "members" else 1)
     if size == "default":
         kept = ("device", "n_jobs", "random_state", "tasks", "task_chain")
         estimator = cls(**{name: value for name, value in estimator.get_params().items() if name in kept})

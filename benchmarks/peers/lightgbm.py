@@ -6,7 +6,7 @@ labelled cells.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,9 +63,7 @@ def fit_baseline(method: str, data: Coded, params: Mapping[str, Any]) -> Boosted
     the model sees the task, their means are left a little apart. The parameters are LightGBM's.
     """
     n_tasks = len(data.kinds)
-    groups = [[t] for t in range(n_tasks)]
-    if method != "per_task":
-        groups = [[t for t in range(n_tasks) if data.kinds[t] == kind] for kind in dict.fromkeys(data.kinds)]
+    groups = group_tasks(data.kinds, alone=method == "per_task")
     with_id = method == "task_id"
     labels = data.train.wide_labels(n_tasks)
     center, scale = np.zeros(n_tasks), np.ones(n_tasks)
@@ -86,6 +84,13 @@ def fit_baseline(method: str, data: Coded, params: Mapping[str, Any]) -> Boosted
         watched = cells.create_valid(*_melt(*val, group, with_id))
         boosters.append(lgb.train({**fixed, "force_col_wise": True, **params}, cells, valid_sets=[watched]))
     return Boosted(groups=groups, boosters=boosters, with_id=with_id, center=center, scale=scale)
+
+
+def group_tasks(kinds: Sequence[Kind], *, alone: bool) -> list[list[int]]:
+    """Return the tasks of every model: one task each, or all tasks of a kind."""
+    if alone:
+        return [[t] for t in range(len(kinds))]
+    return [[t for t, each in enumerate(kinds) if each == kind] for kind in dict.fromkeys(kinds)]
 
 
 def _melt(matrix: np.ndarray, labels: np.ndarray, group: list[int], with_id: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -64,17 +64,26 @@ def _without_effect(
     """Yield the options that have no effect on such rows, with the reason."""
     of_clicks = [entry.name for entry in fields(ClickColumns)]
     if wants_clicks:
-        of_tables = ("target", "task_column", "categorical", "drop", "split_column", "split_seed", "full")
+        of_tables = (
+            "target",
+            "task_column",
+            "categorical",
+            "drop",
+            "split_column",
+            "group_column",
+            "split_seed",
+            "full",
+        )
         yield of_tables, f"applies to tables only; {model} learns from a click log"
     else:
         yield of_clicks, f"applies to click logs only; {model} learns from a table"
     if is_set:
         reason = f"applies to files only; {source.data} has its own columns and split"
-        yield ["task_column", "split_column", "test_share", "split_seed", "part", *of_clicks], reason
+        yield ["task_column", "split_column", "group_column", "test_share", "split_seed", "part", *of_clicks], reason
         if not wants_clicks:  # of a log, the newest train sessions are drawn
             yield ["val_share"], reason
     else:
         yield ("folder", "full"), f"applies to named sets only; {source.data} is a file"
         if whole or source.split_column:
             by = "--part all" if whole else "--split-column"
-            yield ("val_share", "test_share", "split_seed"), f"has no effect with {by}"
+            yield ("group_column", "val_share", "test_share", "split_seed"), f"has no effect with {by}"

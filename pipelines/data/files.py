@@ -41,6 +41,8 @@ class RowSource:
         All rows of flights instead of the shipped sample.
     split_column : str, optional
         Column that holds train, val or test; default a random split.
+    group_column : str, optional
+        Column of groups that the random split keeps whole.
     val_share : float
         Share of a file's rows, or of the train sessions, for early stopping.
     test_share : float
@@ -53,6 +55,7 @@ class RowSource:
     folder: Path | None = None
     full: bool = False
     split_column: str | None = None
+    group_column: str | None = None
     val_share: float = 0.2
     test_share: float = 0.2
     split_seed: int = 0

@@ -260,8 +260,10 @@ def open_table(source: DataSource, *, whole: bool = False) -> TableRows:
         parts = _stored_split(frame[split_column])
         split = "stored with the set" if is_set else f"by the column {split_column}"
     else:
-        parts = _drawn_split(X, labels, facts, source)
-        split = f"drawn: {source.val_share:g} val and {source.test_share:g} test by seed {source.split_seed}"
+        group = files.known(frame, [source.group_column], "--group-column")
+        parts = _drawn_split(frame, labels, facts, source)
+        unit = f" by {group[0]}" if group else ""
+        split = f"drawn{unit}: {source.val_share:g} val and {source.test_share:g} test by seed {source.split_seed}"
     chosen = {part: (X[rows], labels[rows]) for part, rows in parts.items()}
     return TableRows(name=Path(source.data).stem, parts=chosen, facts=facts, split=split, origin=source.as_typed)
 
@@ -336,21 +338,25 @@ def _stored_split(column: pl.Series) -> dict[str, np.ndarray]:
 def _drawn_split(X: pl.DataFrame, y: Any, facts: Mapping[str, Any], source: DataSource) -> dict[str, np.ndarray]:
     """Draw parts that each hold labels of every task and class, where there are enough rows."""
     from tabmtl.encode import TableCoder
+    from tabmtl.encode.read import read_groups
     from tabmtl.model_selection.folds import train_valid_split
+    from tabmtl.model_selection.repeats import number_groups
 
     long = facts["task_column"]
     # without the features: they do not matter here, and those that are dropped later may have types no model takes
     frame = pl.DataFrame({"": np.arange(len(X)), **({long: X[long]} if long else {})})
     coder = TableCoder.fit(frame, y, None, **facts, force=None, categorical="from_dtype", encoding=_PLAIN)
     batch, tasks = coder.read(frame, y), coder.labels.tasks
+    if source.group_column:
+        batch = replace(batch, group=number_groups(read_groups(source.group_column, X, len(X))))
     rng = np.random.default_rng(source.split_seed)
     parts = {"train": np.arange(len(X))}
     left = 1.0
     for part, share in {"test": source.test_share, "val": source.val_share}.items():
         if share:
             rows = parts["train"]
-            own = None if batch.task is None else batch.task[rows]
-            kept, drawn = train_valid_split(batch.y[rows], tasks, share / left, rng, own)
+            own = batch.rows(rows)
+            kept, drawn = train_valid_split(own.y, tasks, share / left, rng, own.task, own.group)
             parts |= {"train": rows[kept], part: rows[drawn]}
             left -= share
     return {part: parts[part] for part in files.PARTS if part in parts}

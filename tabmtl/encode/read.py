@@ -18,6 +18,7 @@ from sklearn.utils import check_array
 
 from tabmtl.encode.write import Origin, native_dtype, origin_of
 from tabmtl.forks import check_pool
+from tabmtl.params import near
 
 _INT64 = range(-(2**63), 2**63)
 
@@ -278,6 +279,92 @@ def read_weights(sample_weight: Any, n: int, names: Sequence[str]) -> np.ndarray
     if not np.isfinite(weight).all() or (weight < 0).any():
         raise ValueError("sample_weight holds a negative, missing or infinite value; weights must be finite and >= 0")
     return weight
+
+
+def read_groups(groups: Any, X: Any, n: int, *, source: str = "X") -> list[Any]:
+    """Read the groups of rows.
+
+    Parameters
+    ----------
+    groups : str, series or array-like of shape (n,)
+        Group of every row, by any hashable value; or the name of a column of X.
+    X : frame or array of shape (n, p)
+    n : int
+        Number of rows.
+    source : str, default="X"
+        Name of X in errors.
+
+    Returns
+    -------
+    values : list of n values
+
+    Raises
+    ------
+    ValueError
+        If X has no such column, the shape does not fit, or a value is missing.
+    """
+    name = "groups"
+    if isinstance(groups, str):
+        name, groups = f"the column {groups!r} of groups", _column_of(X, groups, source)
+    if nw.dependencies.is_into_series(groups):
+        values, shape = nw.from_native(groups, series_only=True).to_list(), (len(groups),)
+    else:
+        array = np.asarray(groups)
+        values, shape = array.tolist(), array.shape
+    if shape != (n,):
+        raise ValueError(f"{name} must hold one value per row, shape {(n,)!r}, got shape {shape!r}")
+    if any(_is_missing(value) for value in set(values)):
+        raise ValueError(f"{name} has missing values; give every row a group, an unknown one a group of its own")
+    return values
+
+
+def _column_of(X: Any, name: str, source: str) -> Any:
+    """Return a column of X by its name; those of an array are called ``x0``, ``x1``, ..."""
+    labels = _labels_of(X)
+    if labels is None:
+        array = np.asarray(X)
+        places = {f"x{j}": j for j in range(array.shape[1])} if array.ndim == 2 else {}
+        if name in places:
+            return array[:, places[name]]
+        found = list(places)
+    else:
+        if name in labels:
+            column = nw.from_native(X).select(nw.col(labels[name]))
+            return (column.collect() if isinstance(column, nw.LazyFrame) else column)[labels[name]].to_native()
+        found = list(labels)
+    raise ValueError(f"groups names the column {name!r}, which {source} lacks; it has {found}{near(name, found)}")
+
+
+def without_columns(X: Any, names: Sequence[str], *, strict: bool = False) -> Any:
+    """Return a frame without some columns, in its own library, before any of their values is read.
+
+    Parameters
+    ----------
+    X : frame or array
+        An array comes back as it is, because its columns have no names.
+    names : sequence of str
+    strict : bool, default=False
+        Raise a ValueError unless X is a frame with all these columns.
+    """
+    if not len(names):
+        return X
+    labels = _labels_of(X)
+    unknown = [name for name in names if name not in (labels or {})]
+    if strict and unknown:
+        if labels is None:
+            raise ValueError(f"drop names columns of a frame, got a {type(X).__name__}: take the columns out of it")
+        raise ValueError(
+            f"drop names columns that X does not have: {unknown}{near(unknown[0], labels)}; X has {[*labels]}"
+        )
+    present = [labels[name] for name in names if name in labels] if labels else []
+    return nw.from_native(X).drop(present).to_native() if present else X
+
+
+def _labels_of(X: Any) -> dict[str, Any] | None:
+    """Return the labels of a frame's columns by their text; None for an array."""
+    if not nw.dependencies.is_into_dataframe(X) and not isinstance(X, pl.LazyFrame):
+        return None
+    return {str(label): label for label in nw.from_native(X).collect_schema().names()}
 
 
 def take_rows(X: Any, index: np.ndarray) -> Any:

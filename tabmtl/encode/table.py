@@ -12,7 +12,7 @@ import polars.selectors as cs
 
 from tabmtl.encode.features import FeatureCoder, text_of
 from tabmtl.encode.labels import LabelCoder
-from tabmtl.encode.read import names_of, read_features
+from tabmtl.encode.read import names_of, read_features, without_columns
 from tabmtl.encode.tasks import DeclaredTasks
 from tabmtl.forks import check_pool
 from tabmtl.schema import Batch
@@ -33,6 +33,8 @@ class TableCoder:
         All columns of X in order, the task column included.
     named : bool
         Whether X brought these names.
+    dropped : tuple of str
+        Further columns, which `read` ignores where a frame has them.
     """
 
     features: FeatureCoder
@@ -40,6 +42,7 @@ class TableCoder:
     task_column: str | None
     names: Annotated[tuple[str, ...], Stored(shape="P")]
     named: bool
+    dropped: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if (self.task_column is None) != (self.labels.task_levels is None):
@@ -104,7 +107,7 @@ class TableCoder:
         ValueError
             If rows do not match, a task is unknown, or a value does not fit; see the coders.
         """
-        frame, named = read_features(X)
+        frame, named = read_features(without_columns(X, self.dropped))
         found = names_of(frame)
         if len(found) != len(self.names) or (named and self.named and tuple(found) != self.names):
             raise ValueError(f"X has the columns {found}, expected those of fit: {list(self.names)}")

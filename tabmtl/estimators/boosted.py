@@ -121,7 +121,8 @@ class BoostedEstimator(LightGBMOptions, MultiTaskEstimator):
                 raise ValueError("y_val has no label to stop on; label some validation rows")
         elif len(batch) >= ROWS_TO_SPLIT:
             rng = np.random.default_rng(seed)
-            kept, held_out = train_valid_split(batch.y, tasks, self.validation_fraction, rng, batch.task)
+            share = self.validation_fraction
+            kept, held_out = train_valid_split(batch.y, tasks, share, rng, batch.task, batch.group)
             if count_labels(batch.rows(kept), len(tasks)).all():
                 valid = batch.rows(held_out)
                 found = self._fit_rows(coder, batch.rows(kept), valid, seed, None)

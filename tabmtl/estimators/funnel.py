@@ -108,4 +108,4 @@ class TowerEstimator(FunnelEstimator, VectorEstimator):
 
     def _heads(self, d_in: int, tasks: Sequence[Task]) -> Towers:
         """Return a linear layer per task."""
-        return Towers(d_in, [task.width for task in tasks], hidden=None)
+        return Towers(d_in, [task.width for task in tasks], hidden=None, n_members=self.n_members)

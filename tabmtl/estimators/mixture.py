@@ -78,7 +78,8 @@ class MixtureEstimator(VectorEstimator):
 
     def _heads(self, d_in: int, tasks: Sequence[Task]) -> Towers:
         """Return heads with the options of this estimator."""
-        return Towers(d_in, [task.width for task in tasks], hidden=self.head_hidden, dropout=self.dropout)
+        widths, dropout = [task.width for task in tasks], self.dropout
+        return Towers(d_in, widths, hidden=self.head_hidden, dropout=dropout, n_members=self.n_members)
 
     def _inspect(self, network: nn.Module, batch: Batch) -> dict[str, Any]:
         rows = torch.arange(0, len(batch), -(-len(batch) // _INSPECTED_ROWS), device=batch.x_num.device)
@@ -166,7 +167,7 @@ def measure_experts(network: nn.Module, batch: Batch) -> tuple[pl.DataFrame, pl.
     Parameters
     ----------
     network : torch.nn.Module
-        With ``levels`` and ``gates_decide`` of :class:`tabmtl.nn.task_network.TaskNetwork`.
+        With ``levels``, ``gates_decide`` and ``heads`` of :class:`tabmtl.nn.task_network.TaskNetwork`.
     batch : Batch
         Tensors.
 
@@ -176,6 +177,7 @@ def measure_experts(network: nn.Module, batch: Batch) -> tuple[pl.DataFrame, pl.
         As :class:`MixtureEstimator` documents them.
     """
     levels: list[tuple[nn.Module, list[Any]]] = network.levels  # type: ignore[assignment]
+    heads: Any = network.heads
     measured = []
     with ExitStack() as stack:
         for experts, gates in levels:
@@ -200,7 +202,7 @@ def measure_experts(network: nn.Module, batch: Batch) -> tuple[pl.DataFrame, pl.
         top = np.vstack(weights).max(axis=0)
         unused = (top < _UNUSED_WEIGHT) & bool(network.gates_decide)
         dead = (zeros > _COLLAPSED_ZEROS) | (std < 1e-6) | unused
-        dead &= means[0].rows >= min(_ROWS_TO_JUDGE, len(batch))
+        dead &= means[0].rows >= min(_ROWS_TO_JUDGE, len(batch)) * heads.n_members
         facts = {"zero_rate": zeros, "std": std, "top_weight": top, "dead": dead}
         states.append(pl.DataFrame({"level": [level] * len(names), "expert": names} | facts))
     return pl.concat(used), pl.concat(states)

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -17,20 +17,21 @@ from sklearn.utils.validation import check_is_fitted
 from tabmtl.encode import TableCoder
 from tabmtl.encode.features import NumericTransform
 from tabmtl.estimators.tables import MultiTaskEstimator, TableState
-from tabmtl.estimators.trained import TrainedEstimator, TrainedState, load_weights, trained_attributes
+from tabmtl.estimators.trained import TrainedEstimator, TrainedState, load_weights, trained_attributes, weight_arrays
 from tabmtl.metrics.scores import score_tasks
 from tabmtl.model_selection.folds import train_valid_split
 from tabmtl.nn.embeddings import FeatureVector
 from tabmtl.onnx.export import export_onnx
 from tabmtl.params import Count, Positive
 from tabmtl.schema import Batch, Columns, TabmtlWarning, Task
+from tabmtl.storage.stored import Stored
 from tabmtl.training.balance import Balance, Balancer, GradLevel, check_grad_level
 from tabmtl.training.device import find_device, seeded, threads
-from tabmtl.training.epochs import Record
+from tabmtl.training.epochs import Record, Snapshots
 from tabmtl.training.hooks import describe_tasks, epochs_as_tasks
 from tabmtl.training.losses import MultiTaskLoss
 from tabmtl.training.predict import predict_scores, represent_rows
-from tabmtl.training.table_loop import TableLoop, settle_statistics
+from tabmtl.training.table_loop import TableLoop, settle_statistics, step_rows
 
 _ROWS_TO_SPLIT = 20  # fewer rows are all trained on: a validation part would hold next to nothing
 
@@ -40,9 +41,17 @@ class NetworkState(TrainedState, TableState):
     """Fitted attributes that the file of a network keeps."""
 
     _n_features_out: int
+    batch_size_: int
+    task_weights_: tuple[Annotated[dict[str, np.ndarray], Stored()], ...]
+    task_snapshot_: Annotated[np.ndarray, Stored("i8", low=0)]
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        n_tasks, n_snapshots = len(self._coder.labels.tasks), 1 + len(self.task_weights_)
+        if len(self.task_snapshot_) not in (0, n_tasks) or not (self.task_snapshot_ < n_snapshots).all():
+            raise ValueError(f"task_snapshot_ is {self.task_snapshot_}, expected {n_tasks} numbers below {n_snapshots}")
+        if self.batch_size_ < 1:
+            raise ValueError(f"batch_size_ is {self.batch_size_}, expected at least 1")
         most = sum(array.size for array in self.weights_.values())  # the heads weigh every feature
         if not 0 < self._n_features_out <= most:
             raise ValueError(f"the representation has {self._n_features_out} features, expected 1 to {most}")
@@ -56,6 +65,10 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     ----------
     monitor : str, default="mean"
         Score that early stopping maximises: the mean of the tasks' validation scores, or the name of one task.
+    keep : {"mean", "task"}, default="mean"
+        Epochs whose weights are kept: the best by ``monitor``, or up to two more, chosen so that the best kept epoch of
+        every task is as good as can be. A task then answers from its own; the steps of a funnel, `transform` and
+        ONNX files from the best by ``monitor``. Predictions take one pass per epoch.
     numeric_transform : {"standardize", "quantile"}, default="standardize"
         Scaling of numeric columns: to mean 0 and standard deviation 1, or by their quantiles to a normal distribution.
     min_frequency : int, default=5
@@ -84,9 +97,16 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         One row per epoch: ``epoch``, ``train/loss``, ``train/score`` and per task ``train/<task>/loss`` and
         ``train/<task>/<metric>``; the same under ``val/``. Train scores are measured while the weights move, on up to
         50 000 rows.
+    batch_size_ : int
+        Rows of an optimiser step.
+    task_weights_ : tuple of dict of str to ndarray
+        With ``keep="task"``: the weights of kept epochs other than that of ``weights_``.
+    task_snapshot_ : ndarray of int, shape (T,) or (0,)
+        With ``keep="task"``: weights of every task; 0 is ``weights_``, and k is ``task_weights_[k - 1]``.
     """
 
     monitor: str = "mean"
+    keep: Literal["mean", "task"] = "mean"
     numeric_transform: NumericTransform = "standardize"
     min_frequency: Count = 5
     balance: Balance = "sum"
@@ -160,7 +180,8 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
                 )
         if valid is None and self.early_stopping and len(batch) >= _ROWS_TO_SPLIT:
             rng = np.random.default_rng(seed)
-            kept, held_out = train_valid_split(batch.y, tasks, self.validation_fraction, rng, batch.task)
+            share = self.validation_fraction
+            kept, held_out = train_valid_split(batch.y, tasks, share, rng, batch.task, batch.group)
             batch, valid = batch.rows(kept), batch.rows(held_out)
         device = find_device(self.device)
         data = _tensors(batch, coder, device)
@@ -171,17 +192,30 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
                 return self._trained(network, coder, data, *trained)
 
     def _trained(
-        self, network: torch.nn.Module, coder: TableCoder, data: Batch, history: list[Record], best: int
+        self, network: torch.nn.Module, coder: TableCoder, data: Batch, history: list[Record], snapshots: Snapshots
     ) -> dict[str, Any]:
         """Return the fitted attributes, from a trained network and its training rows."""
         features = replace(data, y=None, weight=None)
         first = features.rows(torch.arange(1, device=data.x_num.device))
         return {
             **self._inspect(network, features),
-            **trained_attributes(network, history, best),
+            **trained_attributes(network, history, snapshots.best.epoch),
+            **self._kept_for_tasks(snapshots, coder.labels.tasks),
+            "batch_size_": step_rows(self.batch_size, len(data)),
             "_n_features_out": represent_rows(network, first).shape[1],
             "_link": self._loss(coder.labels.tasks).link_rows,
             "_module": network.eval(),
+        }
+
+    def _kept_for_tasks(self, snapshots: Snapshots, tasks: Sequence[Task]) -> dict[str, Any]:
+        """Return the fitted attributes of the weights that some tasks have for themselves."""
+        place = snapshots.of_task
+        place[[t for t in self._chain(tasks) if t < len(place)]] = 0  # their link joins scores of one network
+        used = np.unique([0, *place])
+        return {
+            "task_weights_": tuple(weight_arrays(snapshots.kept[k].weights) for k in used[1:]),
+            "task_snapshot_": np.searchsorted(used, place),
+            "_task_modules": None,
         }
 
     def _trained_so_far(
@@ -192,12 +226,14 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         settle_statistics(network, data, self.precision)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", TabmtlWarning)  # of experts, which the end of training will tell
-            now._set_fitted(coder, self._trained(network, coder, data, history, len(history) - 1))
+            last = Snapshots(network)
+            last.offer(len(history) - 1, 0.0, ())
+            now._set_fitted(coder, self._trained(network, coder, data, history, last))
         return dict(vars(now))
 
     def _train(
         self, network: torch.nn.Module, coder: TableCoder, data: Batch, valid: Batch | None
-    ) -> tuple[list[Record], int]:
+    ) -> tuple[list[Record], Snapshots]:
         tasks = coder.labels.tasks
         plain = isinstance(self.balance, str) and self.balance == "sum" and not self.flat
         balancer = None if plain else Balancer(self, tasks, network)
@@ -208,21 +244,45 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
             describe = partial(describe_tasks, tasks)
             return self._run_epochs(network, loop, validated=valid is not None, describe=describe, on_epoch=hook)
 
-    def _run(self, function: Callable[..., Any], batch: Batch) -> Any:
-        """Return the result of `predict_scores` or `represent_rows` on encoded rows."""
+    def _run(self, function: Callable[..., Any], batch: Batch, snapshot: int = 0) -> Any:
+        """Return the result of `predict_scores` or `represent_rows` on encoded rows, by some of the kept weights."""
         network, device = self._fitted_network()
+        if snapshot:
+            if self._task_modules is None:
+                self._task_modules: list[torch.nn.Module] | None = self._rebuild_of_tasks(network)
+            network = self._task_modules[snapshot - 1].to(device)
         with threads(self.n_jobs, network):
-            size = self._fitted_params["batch_size"]
-            return function(network, _on_device(batch, device), self.precision, batch_size=size)
+            return function(network, _on_device(batch, device), self.precision, batch_size=self.batch_size_)
 
     def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
-        scores = self._link(self._run(predict_scores, batch))
+        scores = self._scores_of(batch) if len(self.task_weights_) else self._linked(batch)
         return self._coder.labels.outputs([score.cpu().numpy() for score in scores])
+
+    def _linked(self, batch: Batch, snapshot: int = 0) -> list[torch.Tensor]:
+        return self._run(partial(predict_scores, link=self._link), batch, snapshot)
+
+    def _scores_of(self, batch: Batch) -> list[torch.Tensor]:
+        """Return the linked scores of encoded rows, each task's by its own weights."""
+        if batch.task is None:
+            used = np.unique(self.task_snapshot_).tolist()
+            scores = {k: self._linked(batch, k) for k in used}
+            return [scores[k][t] for t, k in enumerate(self.task_snapshot_.tolist())]
+        place = self.task_snapshot_[batch.task]
+        parts = [np.flatnonzero(place == k) for k in np.unique(place)]
+        answers = [self._linked(batch.rows(rows), int(place[rows[0]]))[0] for rows in parts]
+        return [torch.cat(answers)[np.argsort(np.concatenate(parts))]]
 
     def _rebuild(self) -> torch.nn.Module:
         with seeded(0, torch.device("cpu")):
             network = self._as_fitted()._network(self._coder.features.columns, self.tasks_)
         return load_weights(network, self.weights_)
+
+    def _rebuild_of_tasks(self, network: torch.nn.Module) -> list[torch.nn.Module]:
+        """Build the networks that some tasks have for themselves, on the device of the given one."""
+        return [load_weights(copy.deepcopy(network), weights) for weights in self.task_weights_]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: None if name == "_task_modules" else value for name, value in super().__getstate__().items()}
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -233,12 +293,13 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         super()._restore(state)
         self._link = self._loss(self.tasks_).link_rows
         self._module = self._rebuild()
+        self._task_modules = self._rebuild_of_tasks(self._module)
 
 
 def _tensors(batch: Batch, coder: TableCoder, device: torch.device) -> Batch:
     """Return a batch for training: standardised float32 labels, on the device."""
     weight = None if batch.weight is None else batch.weight.astype(np.float32)
-    batch = replace(batch, y=coder.labels.standardize(batch.y), weight=weight)
+    batch = replace(batch, y=coder.labels.standardize(batch.y), weight=weight, group=None)
     return _on_device(batch, device)
 
 
@@ -258,7 +319,23 @@ def _evaluate(coder: TableCoder, scores: Sequence[torch.Tensor], batch: Batch) -
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class VectorEstimator(NetworkEstimator):
+class MemberEstimator(NetworkEstimator):
+    """Base of the estimators whose network can hold several members, which share its weights.
+
+    Parameters
+    ----------
+    n_members : int, default=1
+        Members of the network, an ensemble that costs about as many times a step: each scales the row's embeddings by
+        factors of its own and has a last layer of its own in every head, and they share all other weights. The loss is
+        the mean of their losses, a prediction the mean of their probabilities or values (TabM, arXiv 2410.24210). Eight
+        or 16 are worth a try where labels are few.
+    """
+
+    n_members: Count = 1
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class VectorEstimator(MemberEstimator):
     """Base of the estimators whose network reads a row as one vector.
 
     Parameters
@@ -283,4 +360,4 @@ class VectorEstimator(NetworkEstimator):
     def _vector(self, columns: Columns) -> FeatureVector:
         """Return the module that reads a row as one vector, with the options of this estimator."""
         kind, std = self.numeric_embedding, self._embedding_std
-        return FeatureVector(columns, self.d_embedding, numeric_embedding=kind, std=std)
+        return FeatureVector(columns, self.d_embedding, numeric_embedding=kind, std=std, n_members=self.n_members)

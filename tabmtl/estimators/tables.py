@@ -13,12 +13,18 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _check_feature_names, _check_n_features, check_is_fitted
 
 from tabmtl.encode import TableCoder
-from tabmtl.encode.read import check_container
+from tabmtl.encode.read import check_container, read_groups, without_columns
 from tabmtl.encode.tasks import DeclaredTasks
 from tabmtl.estimators.base import SavableEstimator, draw_seed
 from tabmtl.metrics.intervals import score_intervals
 from tabmtl.metrics.scores import check_metric, mean_score, score_tasks
-from tabmtl.params import RandomState
+from tabmtl.model_selection.repeats import (
+    group_equal_rows,
+    number_groups,
+    warn_of_shared_groups,
+    warn_of_shared_rows,
+)
+from tabmtl.params import Names, RandomState
 from tabmtl.schema import Batch, Task
 from tabmtl.training.hooks import CallbackSupport, watched_fit
 
@@ -61,6 +67,9 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         Long layout: the column of X that names every row's own task. Then y holds one label per row.
     categorical_features : "from_dtype" or sequence of str or int, default="from_dtype"
         Columns of X that hold categories; by default those with text, categories or booleans.
+    drop : sequence of str, default=()
+        Columns of the frame X that are no features, such as an id; X may lack them in ``predict``. The positions of
+        ``categorical_features`` count without them.
     random_state : int, RandomState or None, default=None
         Random seed; the global generators stay untouched.
     """
@@ -68,13 +77,25 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
     tasks: DeclaredTasks = None
     task_column: str | None = None
     categorical_features: Literal["from_dtype"] | Sequence[str | int] = "from_dtype"
+    drop: Names = ()
     random_state: RandomState = None
 
+    # scikit-learn routes groups to fit as it does to the splitters
+    __metadata_request__fit: ClassVar = {"groups": True}
     # the kind of every undeclared task; the three faces differ in it
     _target_kind: ClassVar[TargetKind] = None
 
     @watched_fit
-    def fit(self, X: Any, y: Any, *, sample_weight: Any = None, X_val: Any = None, y_val: Any = None) -> Self:
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        *,
+        sample_weight: Any = None,
+        groups: Any = None,
+        X_val: Any = None,
+        y_val: Any = None,
+    ) -> Self:
         """Fit all tasks.
 
         Parameters
@@ -85,6 +106,9 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
             Targets of any mix of kinds; null and NaN are unlabelled cells.
         sample_weight : array of shape (n,) or (n, T), or frame with the task names, optional
             Weights, normalised over the labelled rows of every task; weight 0 equals a missing label.
+        groups : array of shape (n,) or str, optional
+            Group of every row, such as a patient, or the name of a column of X that holds it; rows that fit sets aside
+            for early stopping come from other groups than those it learns from.
         X_val, y_val : as X and y, optional
             Rows for early stopping, if the method supports it.
 
@@ -97,17 +121,25 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         ValueError, TypeError
             If the input does not fit; the message names the column or task and the cure. The estimator stays unchanged.
         """
-        coder, batch, valid = self._encode(X, y, sample_weight, X_val, y_val)
-        self._set_fitted(coder, self._fit(X, coder, batch, valid, draw_seed(self.random_state)))
+        coder, batch, valid = self._encode(X, y, sample_weight, X_val, y_val, groups)
+        self._set_fitted(
+            coder, self._fit(without_columns(X, coder.dropped), coder, batch, valid, draw_seed(self.random_state))
+        )
         return self
 
-    def _encode(self, X: Any, y: Any, weight: Any, X_val: Any, y_val: Any) -> tuple[TableCoder, Batch, Batch | None]:
+    def _encode(
+        self, X: Any, y: Any, weight: Any, X_val: Any, y_val: Any, groups: Any = None
+    ) -> tuple[TableCoder, Batch, Batch | None]:
         """Check all arguments of fit, and encode the rows."""
         if (X_val is None) != (y_val is None):
             raise ValueError("X_val and y_val belong together; got only one of them")
         self._check_params()
+        if self.task_column in self.drop:
+            raise ValueError(
+                f"drop names the task_column {self.task_column!r}, which is no feature anyway; leave it out"
+            )
         coder = TableCoder.fit(
-            X,
+            without_columns(X, self.drop, strict=True),
             y,
             weight,
             tasks=self.tasks,
@@ -117,10 +149,21 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
             encoding=self._encoding(),
         )
         tasks = tuple(replace(task, metric=check_metric(task)) for task in coder.labels.tasks)
-        coder = replace(coder, labels=replace(coder.labels, tasks=tasks, chain=self._chain(tasks)))
+        labels = replace(coder.labels, tasks=tasks, chain=self._chain(tasks))
+        coder = replace(coder, labels=labels, dropped=tuple(self.drop))
         batch = coder.read(X, y, weight)
         coder.check_labelled(batch)
-        return coder, batch, None if X_val is None else coder.read(X_val, y_val)
+        valid = None if X_val is None else coder.read(X_val, y_val)
+        if groups is None:
+            group = group_equal_rows(batch)
+        else:
+            values = read_groups(groups, X, len(batch))
+            group = number_groups(values)
+        if valid is not None and isinstance(groups, str):
+            warn_of_shared_groups(groups, values, read_groups(groups, X_val, len(valid), source="X_val"))
+        elif valid is not None:
+            warn_of_shared_rows(batch, valid)
+        return coder, replace(batch, group=group), valid
 
     def predict(self, X: Any) -> Any:
         """Predict all tasks.
@@ -239,30 +282,31 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
             setattr(self, name, value)
 
     def _read_and_answer(self, X: Any) -> list[np.ndarray]:
-        self._check_columns(X)
+        X = self._check_columns(X)
         return self._outputs(X, self._read_rows(X))
 
     def _read_rows(self, X: Any) -> Batch:
         """Return encoded rows to predict."""
         return self._coder.read(X)
 
-    def _check_columns(self, X: Any) -> None:
-        """Check the columns of X against those of fit, if there was one, with scikit-learn's messages."""
+    def _check_columns(self, X: Any) -> Any:
+        """Check the columns of X against those of fit, with scikit-learn's messages; return X without dropped ones."""
         # for a row, scikit-learn's checks take longer than reading it
         if not hasattr(self, "_coder"):
             check_is_fitted(self)
+        X = without_columns(X, self._coder.dropped)
         is_frame = isinstance(X, pl.DataFrame) or nw.dependencies.is_pandas_dataframe(X)
         if is_frame and self._coder.named and tuple(X.columns) == self._coder.names:
-            return
-        if isinstance(X, pl.LazyFrame):
-            X = pl.DataFrame(schema=X.collect_schema())
-        check_container(X)
+            return X
+        head = pl.DataFrame(schema=X.collect_schema()) if isinstance(X, pl.LazyFrame) else X
+        check_container(head)
         try:
-            _check_feature_names(self, X, reset=False)
+            _check_feature_names(self, head, reset=False)
         except ValueError as error:
             raise ValueError(f"{error}Take the columns of fit: X[list(model.feature_names_in_)].") from None
-        if getattr(X, "ndim", 2) == 2:  # other shapes are refused where X is read
-            _check_n_features(self, X, reset=False)
+        if getattr(head, "ndim", 2) == 2:  # other shapes are refused where X is read
+            _check_n_features(self, head, reset=False)
+        return X
 
     def _score(self, X: Any, y: Any, sample_weight: Any, metric: str | None = None) -> dict[str, float | None]:
         """Score the tasks, by their own metrics or all by one."""
@@ -272,7 +316,7 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
 
     def _labelled(self, X: Any, y: Any, sample_weight: Any) -> tuple[Any, Any, list[np.ndarray], Any, Any]:
         """Return all tasks, and labels, outputs, weights and own tasks of rows, as `score_tasks` takes them."""
-        self._check_columns(X)
+        X = self._check_columns(X)
         batch = self._coder.read(X, y, sample_weight)
         return self.tasks_, batch.y, self._outputs(X, replace(batch, y=None, weight=None)), batch.weight, batch.task
 

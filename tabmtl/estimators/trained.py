@@ -13,10 +13,10 @@ import polars as pl
 import torch
 
 from tabmtl.estimators.base import SavableEstimator
-from tabmtl.params import Count, Jobs, NonNegative, Rate, Share, check_callback
+from tabmtl.params import BatchSize, Count, CountOrZero, Jobs, NonNegative, Positive, Rate, Share, check_callback
 from tabmtl.storage.stored import Stored
 from tabmtl.training.device import Device, find_device
-from tabmtl.training.epochs import Loop, OnEpoch, Record, run_epochs
+from tabmtl.training.epochs import Loop, OnEpoch, Record, Snapshots, run_epochs
 from tabmtl.training.hooks import Describe, show_progress
 
 
@@ -37,21 +37,27 @@ class TrainedEstimator(SavableEstimator):
     ----------
     epochs : int, default=30
         Passes over the training data, at most.
-    batch_size : int, default=512
-        Rows of an optimiser step. On a CPU, micro-batches that fit its cache add up to the same step.
+    batch_size : int or "auto", default=512
+        Rows of an optimiser step; ``"auto"`` is about a 64th of the training rows, 32 to 512. On a CPU, micro-batches
+        that fit its cache add up to the same step.
     learning_rate : float, default=2e-3
         Learning rate of AdamW at the start; it falls to zero over all epochs along half a cosine.
     weight_decay : float, default=1e-5
         Weight decay of AdamW.
     average_decay : float in [0, 1), default=0.998
         Decay of the moving average of the weights, which is validated and kept; 0 keeps the weights themselves.
+    clip_norm : float, optional
+        Bound on the length of a step's gradient, over all parameters but large tables of categories.
     early_stopping : bool, default=True
-        Stop when the validation score has not risen for ``patience`` epochs, and keep the best weights. Without X_val
-        and y_val, fit sets ``validation_fraction`` of the rows aside.
+        Stop when the validation score has not risen for ``patience`` epochs (see ``restarts``), and keep the best
+        weights. Without X_val and y_val, fit sets ``validation_fraction`` of the rows aside.
     validation_fraction : float in (0, 1), default=0.15
         Share of the rows that early stopping sets aside.
     patience : int, default=6
-        Epochs without a better validation score after which training stops.
+        Epochs without a better validation score after which training stops, or restarts.
+    restarts : int, default=0
+        Times that training, instead of stopping, goes back to its best weights and on with a third of the learning
+        rate.
     precision : {"float32", "bf16"}, default="float32"
         ``"bf16"`` computes matrix products in bfloat16: faster on GPUs and on CPUs with AVX512-BF16 or AMX.
     device : str, default="auto"
@@ -75,13 +81,15 @@ class TrainedEstimator(SavableEstimator):
     """
 
     epochs: Count = 30
-    batch_size: Count = 512
+    batch_size: BatchSize = 512
     learning_rate: NonNegative = 2e-3
     weight_decay: NonNegative = 1e-5
     average_decay: Rate = 0.998
+    clip_norm: Positive | None = None
     early_stopping: bool = True
     validation_fraction: Share = 0.15
     patience: Count = 6
+    restarts: CountOrZero = 0
     precision: Literal["float32", "bf16"] = "float32"
     device: Device = "auto"
     n_jobs: Jobs = None
@@ -96,7 +104,7 @@ class TrainedEstimator(SavableEstimator):
 
     def _run_epochs(
         self, network: torch.nn.Module, loop: Loop, *, validated: bool, describe: Describe, on_epoch: OnEpoch | None
-    ) -> tuple[list[Record], int]:
+    ) -> tuple[list[Record], Snapshots]:
         """Train a network by the parameters; see `tabmtl.training.epochs.run_epochs`."""
         with show_progress(self.epochs, describe) if self.verbose else nullcontext() as show:
 
@@ -130,8 +138,13 @@ def trained_attributes(network: torch.nn.Module, history: list[Record], best: in
     return {
         "history_": pl.DataFrame(history, types),
         "best_iteration_": best + 1,
-        "weights_": {name: tensor.detach().cpu().numpy() for name, tensor in network.state_dict().items()},
+        "weights_": weight_arrays(network.state_dict()),
     }
+
+
+def weight_arrays(weights: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
+    """Return the state of a network as arrays."""
+    return {name: tensor.detach().cpu().numpy() for name, tensor in weights.items()}
 
 
 def load_weights(network: torch.nn.Module, weights: dict[str, np.ndarray]) -> torch.nn.Module:

@@ -13,7 +13,7 @@ import polars.selectors as cs
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
-from tabmtl.encode.read import read_column, read_features, read_targets
+from tabmtl.encode.read import read_column, read_features, read_targets, without_columns
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.sessions.log import to_polars
 from tabmtl.sessions.recommender import Recommender
@@ -80,7 +80,10 @@ def rows_of(estimator: MultiTaskEstimator | Recommender, X: Any, y: Any) -> tupl
 
     Of a LazyFrame, which may not fit in memory, the first 10 000 rows.
     """
-    frame = to_polars(X, "the click log") if isinstance(estimator, Recommender) else read_features(X)[0]
+    if isinstance(estimator, Recommender):
+        frame = to_polars(X, "the click log")
+    else:
+        frame = read_features(without_columns(X, estimator._coder.dropped))[0]
     frame = frame.head(_LAZY_ROWS).collect() if isinstance(frame, pl.LazyFrame) else frame
     targets: list[str] = []
     if y is not None and isinstance(estimator, MultiTaskEstimator):

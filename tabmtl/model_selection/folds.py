@@ -19,13 +19,10 @@ from sklearn.utils.metadata_routing import UNUSED
 from tabmtl.encode.labels import DeclaredTasks, LabelCoder
 from tabmtl.encode.read import read_features
 from tabmtl.metrics.scores import mean_score
-from tabmtl.model_selection.stratify import Strata, deal_groups, deal_rows, train_valid_split
+from tabmtl.model_selection.stratify import ATTEMPTS, Strata, deal_groups, deal_rows, train_valid_split
 from tabmtl.schema import TabmtlWarning, Task
 
 __all__ = ["MultiTaskKFold", "MultitaskScorer", "make_multitask_scorer", "train_valid_split"]
-
-#: Tables of few rows and many classes may take several shuffles until every fold holds every class.
-_ATTEMPTS = 10
 
 #: Number of tasks and classes that a warning names; it counts the others.
 _LISTED = 10
@@ -141,8 +138,8 @@ class MultiTaskKFold(BaseCrossValidator):
         """Assign a fold to each row: of a few attempts the first without a gap in attainable strata, or the last."""
         shares = np.full(self.n_splits, 1 / self.n_splits)
         rng = _generator(self.random_state) if self.shuffle else None
-        for _ in range(_ATTEMPTS if self.shuffle else 1):
-            fold = deal_rows(strata, shares, rng) if group is None else deal_groups(strata, group, len(shares), rng)
+        for _ in range(ATTEMPTS if self.shuffle else 1):
+            fold = deal_rows(strata, shares, rng) if group is None else deal_groups(strata, group, shares, rng)
             if strata.count(fold, self.n_splits)[:, attainable].all():
                 break
         return fold

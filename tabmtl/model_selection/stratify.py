@@ -17,6 +17,11 @@ from scipy import sparse
 
 from tabmtl.schema import Task
 
+#: Tables of few rows and many classes may take several shuffles until every fold holds every class.
+ATTEMPTS = 10
+
+_MOST_BUNDLES = 4_096  # of groups, assigned one by one
+
 
 @dataclass(frozen=True, eq=False)
 class Strata:
@@ -117,11 +122,13 @@ def deal_rows(strata: Strata, shares: np.ndarray, rng: np.random.Generator | Non
     return dealt
 
 
-def deal_groups(strata: Strata, group: np.ndarray, n_folds: int, rng: np.random.Generator | None) -> np.ndarray:
-    """Assign every group of rows to a fold, all folds alike.
+def deal_groups(strata: Strata, group: np.ndarray, shares: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
+    """Assign every group of rows to a fold.
 
     Groups of the rarest stratum come first, those with most of its rows before the others; each goes to a fold
-    that lacks this stratum, and among those to the fold with the fewest rows of the strata in the group.
+    that lacks this stratum, and among those to the fold that then has the fewest rows of the strata in the group,
+    for its share. Where shares differ, a fold without the stratum has to wait until only the last groups can fill
+    it: the largest group would fill a small fold.
 
     Parameters
     ----------
@@ -129,8 +136,8 @@ def deal_groups(strata: Strata, group: np.ndarray, n_folds: int, rng: np.random.
         Of n rows.
     group : ndarray of int, shape (n,)
         Group of each row, 0..G-1.
-    n_folds : int
-        Number of folds F, at most G.
+    shares : ndarray of shape (F,)
+        Share of the rows for each of at most G folds; they sum to 1.
     rng : Generator or None
         Chooses among groups of the same size; None takes them in their order.
 
@@ -143,8 +150,10 @@ def deal_groups(strata: Strata, group: np.ndarray, n_folds: int, rng: np.random.
     by_stratum = counts.tocsc()
     total = counts.sum(axis=0)
     left = np.diff(by_stratum.indptr)
-    held = np.zeros((n_folds, len(total)))
+    held = np.zeros((len(shares), len(total)))
     fold = np.full(counts.shape[0], -1)
+    scale = shares.max() / shares
+    alike = bool((scale == 1).all())
     while left.any():
         rarest = _rarest(left)
         span = slice(*by_stratum.indptr[rarest : rarest + 2])
@@ -153,9 +162,12 @@ def deal_groups(strata: Strata, group: np.ndarray, n_folds: int, rng: np.random.
                 continue
             span = slice(*counts.indptr[g : g + 2])
             present, rows = counts.indices[span], counts.data[span]
-            crowding = held[:, present] @ (rows / total[present] ** 2)
+            weight = rows / total[present] ** 2
+            crowding = scale * (held[:, present] @ weight) + (scale - 1) * (rows @ weight)
             lacking = held[:, rarest] == 0
-            fold[g] = np.where(lacking | ~lacking.any(), crowding, np.inf).argmin()
+            if lacking.any() and (alike or left[rarest] <= lacking.sum()):
+                crowding[~lacking] = np.inf
+            fold[g] = crowding.argmin()
             held[fold[g], present] += rows
             left[present] -= 1
     return fold[group]
@@ -167,8 +179,12 @@ def train_valid_split(
     fraction: float,
     rng: np.random.Generator,
     task: np.ndarray | None = None,
+    group: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Split rows in two parts that each hold labels of every task and class with at least two rows.
+
+    With groups, the parts hold those of every task and class in at least two groups, unless the groups are so
+    entangled that several shuffles fail; the part to validate on is then about as large as the fraction.
 
     Parameters
     ----------
@@ -182,6 +198,8 @@ def train_valid_split(
         Chooses the rows.
     task : ndarray of int, shape (n,), optional
         Long layout: the index of every row's own task.
+    group : ndarray of int, shape (n,), optional
+        Number of every row's group, any whole numbers; rows of one group stay together.
 
     Returns
     -------
@@ -191,7 +209,7 @@ def train_valid_split(
     Raises
     ------
     ValueError
-        If there is only one row, or the fraction is not between 0 and 1.
+        If there is only one row or one group, or the fraction is not between 0 and 1.
 
     Examples
     --------
@@ -207,15 +225,54 @@ def train_valid_split(
     if len(y) < 2:
         raise ValueError(f"expected at least two rows to split into training and validation, got {len(y)}")
     strata = Strata.of(y, tasks, task)
-    part = deal_rows(strata, np.array([1 - fraction, fraction]), rng)
+    shares = np.array([1 - fraction, fraction])
+    if group is None:
+        unit = np.arange(len(y))
+        part = deal_rows(strata, shares, rng)
+    else:
+        unit = np.unique(group, return_inverse=True)[1]
+        if not unit.any():
+            raise ValueError(_one_group(tasks))
+        part = _deal_bundles(strata, unit, shares, rng)
     absent = np.append(strata.count(part, 2)[0] == 0, False)  # the last is unlabelled
-    rare = absent[strata.codes].any(axis=0)  # a stratum that fits on one side only goes to training
+    # a stratum that fits on one side only goes to training
+    rare = np.isin(unit, unit[absent[strata.codes].any(axis=0)])
     if ((part == 1) & ~rare).any():
         part[rare] = 0
     for side in (0, 1):
         if not (part == side).any():
-            part[rng.integers(len(part))] = side
+            part[unit == unit[rng.integers(len(part))]] = side
     return np.flatnonzero(part == 0), np.flatnonzero(part == 1)
+
+
+def _one_group(tasks: Sequence[Task]) -> str:
+    whose = f" of task {tasks[0].name!r}" if len(tasks) == 1 else ""
+    return (
+        f"the labelled rows{whose} are all in one group, so none can be set aside for early stopping; give smaller "
+        "groups, or X_val and y_val, or set early_stopping=False"
+    )
+
+
+def _deal_bundles(strata: Strata, group: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Assign many groups as bundles: of a few attempts the first without a gap that can be filled, or the last.
+
+    A bundle takes its groups evenly from all of them in the order of their strata, so it resembles the table.
+    """
+    attainable = strata.spread(group) >= len(shares)
+    counts = _count_groups(strata, group)
+    keys = np.random.default_rng(0).integers(2**63, size=counts.shape[1])  # hash keys, not choices
+    for _ in range(ATTEMPTS):
+        bundle = group
+        if counts.shape[0] > _MOST_BUNDLES:
+            order = rng.permutation(counts.shape[0])
+            order = order[np.argsort((counts @ keys)[order], kind="stable")]
+            bundle = np.empty_like(order)
+            bundle[order] = np.arange(len(order)) % _MOST_BUNDLES
+            bundle = bundle[group]
+        fold = deal_groups(strata, bundle, shares, rng)
+        if strata.count(fold, len(shares))[:, attainable].all():
+            break
+    return fold
 
 
 def _rarest(left: np.ndarray) -> int:

@@ -19,7 +19,7 @@ from tabmtl.estimators.funnel import FunnelEstimator
 from tabmtl.estimators.mixture import MixtureEstimator
 from tabmtl.nn.embeddings import FeatureTokenizer, NumericEmbedding
 from tabmtl.nn.experts import mix
-from tabmtl.nn.layers import Boundary, RowOwners, StackedLinear
+from tabmtl.nn.layers import Boundary, Members, RowOwners, StackedLinear
 from tabmtl.nn.task_network import TaskNetwork
 from tabmtl.params import Count, NonNegative
 from tabmtl.schema import Columns, Task
@@ -174,6 +174,7 @@ class APEMNetwork(TaskNetwork):
         super().__init__()
         n, d, width = options.n_groups, options.d_embedding, options.d_pattern
         self.tokenizer = FeatureTokenizer(columns, d, numeric_embedding=options.numeric_embedding)
+        self.members = Members(options.n_members, self.tokenizer.n_tokens, d)
         self.attention = SetAttention(n, options.n_points, d, options.n_heads)
         self.patterns = Patterns(n, self.tokenizer.n_tokens, d, width, options.reduction)
         self.output = Boundary()
@@ -183,7 +184,8 @@ class APEMNetwork(TaskNetwork):
 
     def task_features(self, x_num: Tensor, x_cat: Tensor, own: RowOwners | None = None) -> Tensor:
         """Return features (B, T, d_pattern)."""
-        patterns = self.output(self.patterns(self.attention(self.tokenizer(x_num, x_cat))))
+        tokens = self.members(self.tokenizer(x_num, x_cat))
+        patterns = self.output(self.patterns(self.attention(tokens)))
         return mix(self.selector(patterns, own), patterns)
 
 

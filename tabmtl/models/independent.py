@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar
+from functools import partial
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import lightgbm as lgb
 import narwhals.stable.v2 as nw
 import numpy as np
+import polars as pl
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import has_fit_parameter
@@ -19,12 +22,37 @@ from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.tables import MultiTaskEstimator, TableState
 from tabmtl.forks import count_threads
 from tabmtl.model_selection import train_valid_split
-from tabmtl.params import NonNegative, WholeShare
-from tabmtl.schema import Batch, Columns, Task
+from tabmtl.model_selection.stratify import Strata, deal_groups, deal_rows
+from tabmtl.params import NonNegative, WholeShare, check_count
+from tabmtl.schema import Batch, Columns, TabmtlWarning, Task
 from tabmtl.storage.lightgbm_text import TreeText
-from tabmtl.trees import LONGEST_STEP, ROWS_TO_SPLIT, Leaves, LightGBMOptions, dataset, tree_matrix
+from tabmtl.trees import LONGEST_STEP, ROWS_TO_SPLIT, Leaves, LightGBMOptions, dataset, is_worse, tree_matrix
 
 _MOST_TREES = 1_000
+_BAGGING = {"subsample": 0.8, "subsample_freq": 1}
+
+#: Configurations that ``tune`` tries, in this order; what one does not name is the estimator's own parameter.
+CONFIGURATIONS: dict[str, dict[str, Any]] = {
+    "small": {"num_leaves": 8, "min_child_samples": 20, "colsample_bytree": 0.5, "reg_lambda": 1.0, **_BAGGING},
+    "mid": {
+        "num_leaves": 16,
+        "min_child_samples": 50,
+        "colsample_bytree": 0.4,
+        "reg_lambda": 10.0,
+        "cat_smooth": 20.0,
+        "cat_l2": 20.0,
+        **_BAGGING,
+    },
+    "default": {},
+    "big": {"num_leaves": 63, "min_child_samples": 20, "colsample_bytree": 0.5, "reg_lambda": 5.0, **_BAGGING},
+}
+
+#: A task with fewer labels chooses its trees by folds: their leaves, and how many.
+FEW_ROWS = 100
+_FEW_LEAVES = (2, 8)
+_MOST_FOLDS = 10
+_FEW_OPTIONS = {"min_data_in_bin": 1, "min_data_per_group": 1, "cat_smooth": 1.0}
+
 _METRICS = {"binary": "auc", "multiclass": "multi_logloss", "regression": "rmse"}
 
 
@@ -38,6 +66,8 @@ class IndependentState(TableState):
     """Fitted attributes that a file keeps: the trees of every task, in task order."""
 
     trees: tuple[TreeText, ...]
+    configuration_: str
+    configuration_scores_: pl.DataFrame
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -48,6 +78,171 @@ class IndependentState(TableState):
             raise ValueError(f"the trees have columns and outputs {found[:5]}, expected {expected[:5]}")
 
 
+class _Parts(NamedTuple):
+    """Labelled rows of one task: all of fit, those to grow on first, and those held out, if any."""
+
+    all: Batch
+    kept: Batch
+    held_out: Batch | None
+
+
+class _Grown(NamedTuple):
+    """Trees of one task under one configuration.
+
+    Where rows were held out, ``losses`` are those of their labels, and ``ratio`` is their sum over that of a constant.
+    """
+
+    booster: lgb.Booster
+    options: dict[str, Any]
+    losses: np.ndarray
+    ratio: float | None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Grower:
+    """Grows the LightGBM model of one task.
+
+    Parameters
+    ----------
+    task : Task
+    columns : Columns
+    n_trees : int
+        The most trees.
+    class_weight : dict or "balanced" or None
+    params : dict
+        LightGBM's other parameters.
+    patience : int
+        Trees without a better score of the held-out rows that end the training.
+    takes_few : bool
+        Whether folds choose the trees of few rows.
+    seed : int
+    """
+
+    task: Task
+    columns: Columns
+    n_trees: int
+    class_weight: Any
+    params: dict[str, Any]
+    patience: int
+    takes_few: bool
+    seed: int
+
+    @property
+    def least_rows_to_split(self) -> int:
+        """Rows below which none are set aside."""
+        return FEW_ROWS if self.takes_few else ROWS_TO_SPLIT
+
+    def try_all(self, rows: _Parts, configurations: Sequence[str]) -> dict[str, _Grown]:
+        """Grow trees on the kept rows by every configuration; those held out stop the training and judge it."""
+        if self.takes_few and rows.held_out is None and len(rows.all) < FEW_ROWS:
+            return dict.fromkeys(configurations, _Grown(self._grow_few(rows.all), {}, np.zeros(0), None))
+        return {name: self._try(rows, CONFIGURATIONS[name]) for name in configurations}
+
+    def _try(self, rows: _Parts, options: dict[str, Any]) -> _Grown:
+        booster = self._grow(rows.kept, rows.held_out, options)
+        if rows.held_out is None:
+            return _Grown(booster, options, np.zeros(0), None)
+        losses = self._losses(self._answer(booster, rows.held_out), rows.held_out)
+        of_constant = self._losses(self._constant(rows.kept, rows.held_out), rows.held_out).sum()
+        return _Grown(booster, options, losses, float(losses.sum() / of_constant) if of_constant > 0 else None)
+
+    def refit(self, rows: _Parts, first: _Grown) -> lgb.Booster:
+        """Grow as many trees on all rows, unless they go astray; nothing is to do where no row of them was held out."""
+        if rows.held_out is None or rows.kept is rows.all:
+            return first.booster
+        rounds = first.booster.current_iteration()
+        booster = self._grow(rows.all, None, first.options | {"num_iterations": rounds, "early_stopping_round": 0})
+        losses = self._losses(self._answer(booster, rows.held_out), rows.held_out)
+        if not is_worse([losses], [first.losses]):
+            return booster
+        warnings.warn(
+            f"task {self.task.name!r}: the fit of all rows has the mean loss {losses.mean():.3g} on the {len(losses)} "
+            f"labels that chose its trees, and the fit without their rows has {first.losses.mean():.3g}; the latter is "
+            "kept, which has not learned from these labels. With a larger reg_lambda or a smaller learning_rate the "
+            "former may hold",
+            TabmtlWarning,
+            stacklevel=2,
+        )
+        return first.booster
+
+    def _grow(self, rows: Batch, held_out: Batch | None, options: dict[str, Any]) -> lgb.Booster:
+        params = self.params | options
+        data = self._data(rows)
+        watched: list[lgb.Dataset] = []
+        callbacks: list[Callable[..., Any]] = []
+        if held_out is not None:
+            if params["metric"] == "auc" and len(np.unique(held_out.y)) < 2:
+                params["metric"] = "binary_logloss"  # one class has no AUC, and LightGBM calls it perfect
+            watched = [self._data(held_out, reference=data)]
+            callbacks = [lgb.early_stopping(self.patience, verbose=False)]
+        booster = lgb.train(params, data, self.n_trees, valid_sets=watched, callbacks=callbacks)
+        # the text is what save writes: a loaded model is then the fitted one
+        return lgb.Booster(model_str=booster.model_to_string(num_iteration=booster.best_iteration or -1))
+
+    def _grow_few(self, rows: Batch) -> lgb.Booster:
+        """Grow trees on few rows: folds choose their size and number, and whether there are any."""
+        n, least = len(rows), np.inf
+        options: dict[str, Any] = {"min_child_samples": n, "num_iterations": 1}  # a constant
+        fold = _deal_folds(rows, self.task, self.seed)
+        for num_leaves in _FEW_LEAVES if fold.any() else ():
+            tried = _FEW_OPTIONS | {"num_leaves": num_leaves, "min_child_samples": _least_rows(n)}
+            losses = self._fold_losses(rows, fold, tried)
+            rounds = int(losses.argmin())
+            if rounds and losses[rounds] < least:
+                least, options = losses[rounds], tried | {"num_iterations": rounds}
+        return self._grow(rows, None, options)
+
+    def _fold_losses(self, rows: Batch, fold: np.ndarray, options: dict[str, Any]) -> np.ndarray:
+        """Return the loss of all rows, each predicted without its own fold, after 0, 1, ... rounds."""
+        params = self.params | options | {"metric": "None"}
+        found: list[np.ndarray] = []
+
+        def keep(answers: np.ndarray, _: lgb.Dataset) -> tuple[str, float, bool]:
+            found.append(answers)
+            return "kept", 0.0, False
+
+        folds, losses = [], [0.0]
+        for f in range(fold.max() + 1):
+            kept, held_out = rows.rows(fold != f), rows.rows(fold == f)
+            data = self._data(kept, params=params)
+            booster = lgb.Booster(params, data)
+            folds.append((booster.add_valid(self._data(held_out, reference=data, params=params), "valid"), held_out))
+            losses[0] += self._losses(self._constant(kept, held_out), held_out).sum()
+        while len(losses) <= self.n_trees and len(losses) - 1 - int(np.argmin(losses)) < self.patience:
+            losses.append(0.0)
+            for booster, held_out in folds:
+                booster.update()
+                booster.eval_valid(keep)
+                losses[-1] += self._losses(found.pop(), held_out).sum()
+        return np.array(losses)
+
+    def _data(self, rows: Batch, reference: lgb.Dataset | None = None, **options: Any) -> lgb.Dataset:
+        options = {"label": rows.y, "weight": rows.weight, "reference": reference, "free_raw_data": False} | options
+        data = dataset(rows, self.columns, **options)
+        if reference is None:
+            _weigh_classes(data, self.task, self.class_weight)
+        return data
+
+    def _answer(self, booster: lgb.Booster, rows: Batch) -> np.ndarray:
+        return np.asarray(booster.predict(tree_matrix(rows), num_threads=self.params["num_threads"]))
+
+    def _constant(self, rows: Batch, asked: Batch) -> np.ndarray:
+        """Return the best constant answer of rows, for others."""
+        if self.task.is_classification:
+            counts = np.bincount(rows.y.astype(np.int64), rows.weight, len(self.task.classes or ()))
+            return np.tile(counts / counts.sum(), (len(asked), 1))
+        return np.full(len(asked), np.average(rows.y, weights=rows.weight))
+
+    def _losses(self, answer: np.ndarray, rows: Batch) -> np.ndarray:
+        """Return squared error or log loss of every label, times its weight: (n,)."""
+        if self.task.is_classification:
+            shares = both_classes(answer) if answer.ndim == 1 else answer
+            losses = -np.log(np.maximum(shares[np.arange(len(rows)), rows.y.astype(np.int64)], 1e-15))
+        else:
+            losses = np.square(rows.y - answer)
+        return losses if rows.weight is None else losses * rows.weight
+
+
 @dataclass(kw_only=True, eq=False, repr=False)
 class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
     """One model per task, each trained on its own labelled rows only.
@@ -56,24 +251,42 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
     Any scikit-learn estimator can take its place. It gets X as it was given, without the rows that have no label, and
     is fitted on all others.
 
-    The default LightGBM grows at most 1000 trees. Its options have the defaults of the published reference scores. With
-    many classes a leaf adds at most 20 logits before the learning rate (``max_delta_step``); without that bound, a few
-    rows of a rare class end the training early.
+    The default LightGBM grows at most 1000 trees. Its options have the defaults of the published reference scores;
+    ``tune`` makes it a stronger reference. With many classes a leaf adds at most 20 logits before the learning rate
+    (``max_delta_step``); without that bound, a few rows of a rare class end the training early.
 
     Parameters
     ----------
     classifier, regressor : estimator, optional
         Cloned for every classification and regression task. A LightGBM estimator is trained like the default, with
         its own parameters, ``class_weight`` and ``random_state`` among them.
+    tune : int in 0 to 4, default=0
+        Choose the parameters among the first ``tune`` of four configurations: "small" has 8 leaves, "mid" 16 leaves of
+        at least 50 rows and a strong penalty, "default" the estimator's own parameters, "big" 63 leaves; all but
+        "default" draw 80 % of the rows for every tree, and 40 or 50 % of the columns. What a configuration does not
+        name is the estimator's own parameter. All tasks get the configuration with the lowest mean of
+        ``configuration_scores_``. 0 takes the estimator's own parameters.
     early_stopping : bool, default=True
         Stop LightGBM where a task's validation score (ROC AUC, log loss for many classes, RMSE) has not improved
-        for ``patience`` trees. Without X_val and y_val, fit sets ``validation_fraction`` of the rows aside.
+        for ``patience`` trees. Without X_val and y_val in fit, ``validation_fraction`` of the task's rows is set aside
+        to find the number of trees, and then all rows are fitted with it: no row is lost. Where that fit predicts the
+        rows set aside clearly worse than the fit without them (a loss a quarter higher, and beyond chance), the fit
+        without them is kept, with a warning. A task with fewer than 100 labels is too small to split: there the
+        default LightGBM finds by ten folds (fewer than ten rows: each row by itself) whether trees of 2 or of 8 leaves
+        predict better, and how many, or the mean alone; ``tune``, ``num_leaves`` and ``min_child_samples`` have no
+        effect on it.
 
     Attributes
     ----------
     tasks_ : tuple of Task
     estimators_ : dict of str to estimator
         The fitted model of every task: a LightGBM Booster, or a scikit-learn estimator.
+    configuration_ : str
+        Name of the configuration that was taken; "default" without ``tune``.
+    configuration_scores_ : polars.DataFrame
+        A row per task, and a column per configuration that was tried: the loss of the task's validation labels
+        (squared error, log loss) over that of the best constant of the rows fitted; 0 is perfect, 1 no better than the
+        constant. Null where no validation label judged the task, as with fewer than 100 labels.
 
     Examples
     --------
@@ -92,41 +305,73 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
     colsample_bytree: WholeShare = 0.8
     reg_lambda: NonNegative = 0.0
 
+    tune: Annotated[int, partial(check_count, low=0, high=len(CONFIGURATIONS))] = 0
+
     _stored: ClassVar[type] = IndependentState
 
-    def _fit(self, X: Any, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int) -> dict[str, Any]:
-        estimators: dict[str, Any] = {}
-        for t, task in enumerate(coder.labels.tasks):
-            index, rows = _labelled_rows(batch, t)
-            base = self.classifier if task.is_classification else self.regressor
-            if base is None or isinstance(base, lgb.LGBMModel):
-                held_out = None if valid is None else _labelled_rows(valid, t)[1]
-                estimators[task.name] = self._fit_lightgbm(base, task, rows, held_out, coder.features.columns, seed)
-            else:
-                estimators[task.name] = self._fit_foreign(base, task, self._foreign_rows(X, index), rows, seed)
-        return {"estimators_": estimators}
+    def _check_params(self) -> None:
+        super()._check_params()
+        given = [name for name in ("classifier", "regressor") if getattr(self, name) is not None]
+        if self.tune and given:
+            raise ValueError(
+                f"tune={self.tune} chooses among LightGBM models of its own; leave out {given[0]}, or tune"
+            )
+        if self.tune and not self.early_stopping:
+            raise ValueError(f"tune={self.tune} needs validation rows; set early_stopping=True, or tune=0")
 
-    def _fit_lightgbm(
-        self, base: lgb.LGBMModel | None, task: Task, rows: Batch, valid: Batch | None, columns: Columns, seed: int
-    ) -> lgb.Booster:
-        if valid is None and self.early_stopping and len(rows) >= ROWS_TO_SPLIT:
-            rng = np.random.default_rng(seed)
-            kept, held_out = train_valid_split(rows.y[:, None], (task,), self.validation_fraction, rng)
-            rows, valid = rows.rows(kept), rows.rows(held_out)
+    def _fit(self, X: Any, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int) -> dict[str, Any]:
+        tasks, names = coder.labels.tasks, [*CONFIGURATIONS][: self.tune] or ["default"]
+        growers = [self._grower(task, coder.features.columns, seed) for task in tasks]
+        tried = [
+            {} if grower is None else grower.try_all(self._parts(t, grower, batch, valid), names)
+            for t, grower in enumerate(growers)
+        ]
+        scores = _score_table(tasks, names, tried)
+        means = scores.select(pl.mean(*names).fill_null(np.inf)).row(0)
+        best = names[means.index(min(means))]
+        estimators: dict[str, Any] = {}
+        for t, (task, grower) in enumerate(zip(tasks, growers, strict=True)):
+            if grower is None:
+                index, rows = _labelled_rows(batch, t)
+                estimators[task.name] = self._fit_foreign(task, self._foreign_rows(X, index), rows, seed)
+            else:
+                estimators[task.name] = grower.refit(self._parts(t, grower, batch, valid), tried[t][best])
+        return {"estimators_": estimators, "configuration_": best, "configuration_scores_": scores}
+
+    def _parts(self, t: int, grower: _Grower, batch: Batch, valid: Batch | None) -> _Parts:
+        """Return the labelled rows of a task, perhaps with some held out."""
+        rows = _labelled_rows(batch, t)[1]
+        if not self.early_stopping:
+            return _Parts(rows, rows, None)
+        if valid is not None:
+            watched = _labelled_rows(valid, t)[1]
+            return _Parts(rows, rows, watched if len(watched) else None)
+        if len(rows) < grower.least_rows_to_split:
+            return _Parts(rows, rows, None)
+        rng = np.random.default_rng(grower.seed)
+        share = self.validation_fraction
+        kept, held_out = train_valid_split(rows.y[:, None], (grower.task,), share, rng, group=rows.group)
+        return _Parts(rows, rows.rows(kept), rows.rows(held_out))
+
+    def _base(self, task: Task) -> BaseEstimator | None:
+        return self.classifier if task.is_classification else self.regressor
+
+    def _grower(self, task: Task, columns: Columns, seed: int) -> _Grower | None:
+        """Return what grows the trees of a task, or None for one whose estimator is not LightGBM."""
+        base = self._base(task)
+        if base is not None and not isinstance(base, lgb.LGBMModel):
+            return None
         params = self._lightgbm_params(base, task, seed)
-        n_trees = params.pop("n_estimators")
-        data = dataset(rows, columns, label=rows.y, weight=rows.weight, free_raw_data=False)
-        _weigh_classes(data, task, params.pop("class_weight", None))
-        watched: list[lgb.Dataset] = []
-        callbacks: list[Callable[..., Any]] = []
-        if self.early_stopping and valid is not None and len(valid):
-            if params["metric"] == "auc" and len(np.unique(valid.y)) < 2:
-                params["metric"] = "binary_logloss"  # one class has no AUC, and LightGBM calls it perfect
-            watched = [dataset(valid, columns, label=valid.y, weight=valid.weight, reference=data, free_raw_data=False)]
-            callbacks = [lgb.early_stopping(self.patience, verbose=False)]
-        booster = lgb.train(params, data, n_trees, valid_sets=watched, callbacks=callbacks)
-        # the text is what save writes: a loaded model is then the fitted one
-        return lgb.Booster(model_str=booster.model_to_string(num_iteration=booster.best_iteration or -1))
+        return _Grower(
+            task=task,
+            columns=columns,
+            n_trees=params.pop("n_estimators"),
+            class_weight=params.pop("class_weight", None),
+            params=params,
+            patience=self.patience,
+            takes_few=base is None and self.early_stopping,
+            seed=seed,
+        )
 
     def _lightgbm_params(self, base: lgb.LGBMModel | None, task: Task, seed: int) -> dict[str, Any]:
         """Return parameters of `lightgbm.train`; those of a given estimator take precedence."""
@@ -143,7 +388,8 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
         ours = {"random_state": seed, "verbosity": -1, "deterministic": True, "force_col_wise": True}
         return {**ours, "objective": task.kind, "metric": _METRICS[task.kind], **params, "num_class": task.width}
 
-    def _fit_foreign(self, base: BaseEstimator, task: Task, X: Any, rows: Batch, seed: int) -> BaseEstimator:
+    def _fit_foreign(self, task: Task, X: Any, rows: Batch, seed: int) -> BaseEstimator:
+        base = self._base(task)
         y = np.array(task.classes)[rows.y.astype(np.int64)] if task.is_classification else rows.y
         weight = {} if rows.weight is None else {"sample_weight": rows.weight}
         if weight and not has_fit_parameter(base, "sample_weight"):
@@ -195,12 +441,22 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
                     "trust"
                 )
         texts = (TreeText(model.model_to_string()) for model in self.estimators_.values())
-        return IndependentState(_coder=self._coder, trees=tuple(texts))
+        return IndependentState(
+            _coder=self._coder,
+            trees=tuple(texts),
+            configuration_=self.configuration_,
+            configuration_scores_=self.configuration_scores_,
+        )
 
     def _restore(self, state: Any) -> None:
         boosters = [lgb.Booster(model_str=trees) for trees in state.trees]
         names = [task.name for task in state._coder.labels.tasks]
-        self._set_fitted(state._coder, {"estimators_": dict(zip(names, boosters, strict=True))})
+        fitted = {
+            "estimators_": dict(zip(names, boosters, strict=True)),
+            "configuration_": state.configuration_,
+            "configuration_scores_": state.configuration_scores_,
+        }
+        self._set_fitted(state._coder, fitted)
 
 
 class IndependentTasksClassifier(ClassifierFace, IndependentTasks):
@@ -209,6 +465,26 @@ class IndependentTasksClassifier(ClassifierFace, IndependentTasks):
 
 class IndependentTasksRegressor(RegressorFace, IndependentTasks):
     """`IndependentTasks` whose every task is a regression."""
+
+
+def _score_table(tasks: Sequence[Task], names: Sequence[str], tried: Sequence[Mapping[str, _Grown]]) -> pl.DataFrame:
+    """Return the ratio of every task and configuration, null where no label judged it."""
+    ratios = {name: [grown[name].ratio if grown else None for grown in tried] for name in names}
+    schema = {"task": pl.String} | dict.fromkeys(names, pl.Float64)
+    return pl.DataFrame({"task": [task.name for task in tasks], **ratios}, schema=schema)
+
+
+def _least_rows(n: int) -> int:
+    return 2 if n < 20 else 5
+
+
+def _deal_folds(rows: Batch, task: Task, seed: int) -> np.ndarray:
+    """Deal rows, or their groups, to ten folds, or as many as there are."""
+    strata, rng = Strata.of(rows.y[:, None], (task,)), np.random.default_rng(seed)
+    unit = np.arange(len(rows)) if rows.group is None else np.unique(rows.group, return_inverse=True)[1]
+    n_folds = min(unit.max() + 1, _MOST_FOLDS)
+    shares = np.full(n_folds, 1 / n_folds)
+    return deal_rows(strata, shares, rng) if rows.group is None else deal_groups(strata, unit, shares, rng)
 
 
 def _weigh_classes(data: lgb.Dataset, task: Task, class_weight: Any) -> None:

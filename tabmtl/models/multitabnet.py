@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
-from tabmtl.estimators.network import NetworkEstimator
+from tabmtl.estimators.network import MemberEstimator
 from tabmtl.nn.attention import FeatureLayer, Mask, RowAttention, RowLayer, attention_mask
 from tabmtl.nn.embeddings import FeatureTokenizer, NumericEmbedding
-from tabmtl.nn.layers import RowOwners, Towers
+from tabmtl.nn.layers import Members, RowOwners, Towers
 from tabmtl.nn.task_network import TaskNetwork
 from tabmtl.params import Count, CountOrZero, Rate
 from tabmtl.schema import Columns, Task
@@ -54,6 +54,7 @@ class MultiTabNetwork(TaskNetwork):
         self.task_weight = nn.Parameter(torch.empty(n_vectors, e).uniform_(-(e**-0.5), e**-0.5))
         self.task_bias = nn.Parameter(torch.empty(n_vectors, e).uniform_(-(e**-0.5), e**-0.5))
         self._n_tokens = self._n_task_tokens + self.tokenizer.n_tokens
+        self.members = Members(options.n_members, self._n_tokens, e)
         mask = attention_mask(options.mask, self._n_task_tokens, self._n_tokens)
         self.register_buffer("attention_mask", mask, persistent=False)
         shares = {"dropout": dropout, "attention_dropout": options.attention_dropout}
@@ -65,11 +66,12 @@ class MultiTabNetwork(TaskNetwork):
             RowLayer(_row_mix(width, options), width, options.d_ffn, dropout=dropout)
             for _ in range(0 if options.row_layer == "none" else n_blocks)
         )
-        self.heads = Towers(e, [task.width for task in tasks], hidden=options.head_hidden, dropout=dropout)
+        shape = {"hidden": options.head_hidden, "n_members": options.n_members}
+        self.heads = Towers(e, [task.width for task in tasks], **shape, dropout=dropout)
 
     def task_features(self, x_num: Tensor, x_cat: Tensor, own: RowOwners | None = None) -> Tensor:
         """Return each row's final task tokens (B, s, e), or the one token that all heads read (B, e)."""
-        tokens = self._blocks(self._tokens(x_num, x_cat, own))
+        tokens = self._blocks(self.members(self._tokens(x_num, x_cat, own)))
         return tokens if self.multi_token else tokens[:, 0]
 
     def _tokens(self, x_num: Tensor, x_cat: Tensor, own: RowOwners | None) -> Tensor:
@@ -78,7 +80,7 @@ class MultiTabNetwork(TaskNetwork):
             raise ValueError(f"task_per_row={self.task_per_row}, but task was {'not ' * (own is None)}given")
         vectors = self.task_weight + self.task_bias
         if own is not None and self.multi_token:
-            first = vectors.index_select(0, own.owner)[:, None]  # (B, 1, e)
+            first = vectors.index_select(0, own.first(self.heads.n_members).owner)[:, None]  # (B, 1, e)
         else:
             first = vectors.expand(x_num.shape[0], -1, -1)  # (B, s, e)
         return self.tokenizer(x_num, x_cat, [first])
@@ -103,7 +105,7 @@ def _row_mix(width: int, options: MultiTabNet) -> nn.Module:
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class MultiTabNet(NetworkEstimator):
+class MultiTabNet(MemberEstimator):
     """MultiTab-Net: a transformer over the columns of a row, with one token per task.
 
     A row becomes tokens: one per task, T_i = w_i + b_i, and one per column. Each of ``n_blocks`` blocks is
@@ -185,7 +187,7 @@ class MultiTabNet(NetworkEstimator):
     dropout: Rate = 0.15
     attention_dropout: Rate = 0.0
 
-    search_space: ClassVar[dict[str, Any]] = NetworkEstimator.search_space | {
+    search_space: ClassVar[dict[str, Any]] = MemberEstimator.search_space | {
         "d_token": {"choices": (8, 16, 32, 64)},
         "n_blocks": {"low": 1, "high": 3},
         "n_heads": {"choices": (2, 4, 8)},
@@ -197,6 +199,14 @@ class MultiTabNet(NetworkEstimator):
         "dropout": {"low": 0.0, "high": 0.4},
         "attention_dropout": {"low": 0.0, "high": 0.3},
     }
+
+    def _check_params(self) -> None:
+        super()._check_params()
+        if self.n_members > 1 and self.row_layer == "batch_attention":
+            raise ValueError(
+                f"n_members={self.n_members} needs rows that do not see each other; use row_layer='mixer' or another "
+                "one, not 'batch_attention'"
+            )
 
     def _network(self, columns: Columns, tasks: Sequence[Task]) -> MultiTabNetwork:
         return MultiTabNetwork(columns, tasks, self)

@@ -34,7 +34,8 @@ class SharedBottomNetwork(TaskNetwork):
         self.trunk = MLP(self.vector.width, options.hidden, dropout=options.dropout)
         self.shared = Boundary()
         width, widths = (self.vector.width, *options.hidden)[-1], [task.width for task in tasks]
-        self.heads = Towers(width, widths, hidden=options.head_hidden, dropout=options.dropout)
+        shape = {"hidden": options.head_hidden, "n_members": options.n_members}
+        self.heads = Towers(width, widths, **shape, dropout=options.dropout)
 
     def task_features(self, x_num: Tensor, x_cat: Tensor, own: RowOwners | None = None) -> Tensor:
         """Return the trunk's output (B, hidden[-1]), which all tasks read."""

@@ -18,7 +18,7 @@ from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.mixture import ExpertEstimator
 from tabmtl.nn.embeddings import EMBEDDING_STD, FeatureTokenizer, NumericEmbedding, fill_missing
 from tabmtl.nn.experts import Gates, mix
-from tabmtl.nn.layers import Boundary, RowOwners, TaskLinear
+from tabmtl.nn.layers import Boundary, Members, RowOwners, TaskLinear
 from tabmtl.nn.task_network import TaskNetwork
 from tabmtl.params import Count, Widths
 from tabmtl.schema import Columns, Task
@@ -107,6 +107,7 @@ class STEMNetwork(TaskNetwork):
         bucket = self.experts.bucket
         own = (bucket == 0) | (bucket == torch.arange(1, len(counts))[:, None])
         self.register_buffer("own", own, persistent=False)  # (T, E): experts that learn from a task
+        self.members = Members(options.n_members, self.tokenizer.n_tokens, 1, d)  # alike on all embeddings of a column
         self.input, self.output = Boundary(), Boundary()
         self.gate_hidden = TaskLinear(len(names), width, options.gate_hidden)
         sees = None if options.task_column is None else own
@@ -116,9 +117,12 @@ class STEMNetwork(TaskNetwork):
 
     def task_features(self, x_num: Tensor, x_cat: Tensor, own: RowOwners | None = None) -> Tensor:
         """Return features (B, T, H)."""
-        tokens = self.tokenizer(x_num, x_cat) if own is None else self.tokenizer.own_tokens(x_num, x_cat, own)
-        tokens = self.input(tokens).unflatten(2, (-1, self.tokenizer.shape[1]))  # (B, n, k, d), of k embeddings
-        slices = tokens.permute(2, 0, 1, 3).flatten(2)  # (k, B, n d)
+        if own is None:
+            tokens = self.tokenizer(x_num, x_cat)
+        else:
+            tokens = self.tokenizer.own_tokens(x_num, x_cat, own.first(self.heads.n_members))
+        tokens = self.members(tokens.unflatten(2, (-1, self.tokenizer.shape[1])))  # (B, n, E, d), of E embeddings
+        slices = self.input(tokens).permute(2, 0, 1, 3).flatten(2)  # (E, B, n d)
         experts = self.output(self.experts(slices.unbind(), None if own is None else [own.shared, own]))
         if own is not None:
             gate = F.relu(self.gate_hidden(slices[1] + slices[0], own))

@@ -14,6 +14,7 @@ import torch
 from rtdl_num_embeddings import LinearEmbeddings, PeriodicEmbeddings, PiecewiseLinearEmbeddings
 from torch import Tensor, nn
 
+from tabmtl.nn.layers import Members
 from tabmtl.schema import Columns
 
 NumericEmbedding = Literal["linear", "piecewise", "periodic"]
@@ -143,7 +144,7 @@ class FeatureTokenizer(nn.Module):
 
 
 class FeatureVector(nn.Module):
-    """A row as one vector: the embeddings of its columns side by side.
+    """A row as one vector: the embeddings of its columns side by side; with members, one vector for each.
 
     Parameters
     ----------
@@ -156,6 +157,8 @@ class FeatureVector(nn.Module):
         that had missing values in fit; for the others see :class:`FeatureTokenizer`.
     std : float, optional
         Of the first embeddings of categories, see :class:`CategoricalEmbedding`.
+    n_members : int, default=1
+        Number k of members, see :class:`tabmtl.nn.layers.Members`.
 
     Attributes
     ----------
@@ -172,6 +175,7 @@ class FeatureVector(nn.Module):
         *,
         numeric_embedding: NumericEmbedding | Literal["none"],
         std: float | None = None,
+        n_members: int = 1,
     ) -> None:
         super().__init__()
         self.tokenizer = self.categorical = None
@@ -179,19 +183,21 @@ class FeatureVector(nn.Module):
             kind: NumericEmbedding = "linear" if numeric_embedding == "none" else numeric_embedding
             self.tokenizer = FeatureTokenizer(columns, d_embedding, numeric_embedding=kind, std=std)
             self.width = self.tokenizer.n_tokens * d_embedding
+            self.members = Members(n_members, self.tokenizer.n_tokens, d_embedding)
             return
         if columns.categorical:
             self.categorical = CategoricalEmbedding(columns, d_embedding, std)
         with_missing = [j for j, missing in enumerate(columns.has_missing) if missing]
         self.register_buffer("missing_index", torch.tensor(with_missing, dtype=torch.int64), persistent=False)
         self.width = len(columns.categorical) * d_embedding + len(columns.numeric) + len(with_missing)
+        self.members = Members(n_members, self.width, 1)
 
     def forward(self, x_num: Tensor, x_cat: Tensor) -> Tensor:
-        """Turn values (B, Fn) and codes (B, Fc) into vectors (B, D)."""
+        """Turn values (B, Fn) and codes (B, Fc) into vectors (B, D), or (k B, D) of k members."""
         if self.tokenizer is not None:
-            return self.tokenizer(x_num, x_cat).flatten(1)
+            return self.members(self.tokenizer(x_num, x_cat)).flatten(1)
         values, missing = fill_missing(x_num)
         parts = [values, missing.index_select(1, self.missing_index)]
         if self.categorical is not None:
             parts.insert(0, self.categorical(x_cat).flatten(1))
-        return torch.cat(parts, dim=1)
+        return self.members(torch.cat(parts, dim=1)[:, :, None]).flatten(1)

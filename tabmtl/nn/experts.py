@@ -55,7 +55,7 @@ class BatchNorm(nn.BatchNorm1d):
         return x if experts is None else _scale_and_shift(x, self.weight, self.bias, experts)
 
 
-class _LayerNorm(nn.Module):
+class LayerNorm(nn.Module):
     """Layer normalisation of every expert by itself, (B, E H) to the same."""
 
     def __init__(self, n_experts: int, width: int) -> None:
@@ -134,7 +134,7 @@ class Experts(nn.Module):
         if norm == "batch":
             self.norms.extend(BatchNorm(self.n_experts * width) for width in hidden)
         elif norm == "layer":
-            self.norms.extend(_LayerNorm(self.n_experts, width) for width in hidden)
+            self.norms.extend(LayerNorm(self.n_experts, width) for width in hidden)
         self.activation = nn.SiLU() if activation == "silu" else nn.ReLU()
         self.dropout = Dropout(dropout)
 

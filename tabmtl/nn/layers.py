@@ -99,6 +99,37 @@ class Boundary(nn.Module):
         return leaf
 
 
+class Members(nn.Module):
+    """Adapters of k members that share the layers above: member m reads x ⊙ r_m.
+
+    The rows of a batch become k B rows, those of the first member first. Factors start as random signs, one for every
+    vector along the last axis, such as the embedding of a column. With one member nothing happens.
+
+    Parameters
+    ----------
+    n_members : int
+        Number k of members.
+    *shape : int
+        Shape of a row's input.
+
+    References
+    ----------
+    Gorishniy, Kotelnikov and Babenko (2025), "TabM: Advancing Tabular Deep Learning with Parameter-Efficient
+    Ensembling", ICLR; its smallest form.
+    """
+
+    def __init__(self, n_members: int, *shape: int) -> None:
+        super().__init__()
+        self.scale = None
+        if n_members > 1:
+            signs = 2.0 * torch.randint(2, (n_members, *shape[:-1], 1)) - 1
+            self.scale = nn.Parameter(signs.repeat_interleave(shape[-1], dim=-1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Take inputs (B, *shape) to those of all members (k B, *shape)."""
+        return x if self.scale is None else (x * self.scale[:, None]).flatten(0, 1)
+
+
 class _Product(torch.autograd.Function):
     """Product x W of (K, c, d_in) and (K, d_in, d_out); the gradient for W has the memory layout of W.
 
@@ -163,6 +194,12 @@ class RowOwners:
     def shared(self) -> RowOwners:
         """The same rows with one owner in common."""
         return RowOwners(torch.zeros_like(self.owner), 1, training=self._training)
+
+    def first(self, k: int) -> RowOwners:
+        """The first of k equal parts of the rows, such as those of k members."""
+        if k == 1:
+            return self
+        return RowOwners(self.owner.unflatten(0, (k, -1))[0], self.n_owners, training=self._training)
 
     def _deal(self) -> None:
         """Deal the rows of every owner to buckets."""
@@ -267,7 +304,8 @@ class TaskLinear(StackedLinear):
 class Towers(nn.Module):
     """The heads of all tasks, each Linear(d_in, hidden), ReLU, dropout, Linear(hidden, width).
 
-    Tasks of equal width share a batched product, so no head is padded.
+    Tasks of equal width share a batched product, so no head is padded. Members share the hidden layer of a head; its
+    last layer is every member's own.
 
     Parameters
     ----------
@@ -279,6 +317,8 @@ class Towers(nn.Module):
         Width of the hidden layer; 0 or None leaves one linear layer per task.
     dropout : float, default=0.0
         Share of hidden values dropped in training.
+    n_members : int, default=1
+        Number k of members, see :class:`Members`.
 
     Examples
     --------
@@ -287,13 +327,17 @@ class Towers(nn.Module):
     [1, 5]
     """
 
-    def __init__(self, d_in: int, widths: Sequence[int], *, hidden: int | None = 64, dropout: float = 0.0) -> None:
+    def __init__(
+        self, d_in: int, widths: Sequence[int], *, hidden: int | None = 64, dropout: float = 0.0, n_members: int = 1
+    ) -> None:
         super().__init__()
-        self.n_tasks = len(widths)
+        self.n_tasks, self.n_members = len(widths), n_members
         self.hidden = TaskLinear(self.n_tasks, d_in, hidden) if hidden else None
         self.dropout = Dropout(dropout)
         self._groups = [[t for t, w in enumerate(widths) if w == width] for width in sorted(set(widths))]
-        self.out = nn.ModuleList(TaskLinear(len(group), hidden or d_in, widths[group[0]]) for group in self._groups)
+        self.out = nn.ModuleList(
+            TaskLinear(len(group) * n_members, hidden or d_in, widths[group[0]]) for group in self._groups
+        )
 
     def forward(self, z: Tensor, own: RowOwners | None = None) -> list[Tensor]:
         """Score features shared by all tasks (B, d_in) or each task's own (B, T, d_in).
@@ -301,24 +345,42 @@ class Towers(nn.Module):
         Parameters
         ----------
         z : Tensor of shape (B, d_in) or (B, T, d_in)
-            Features; (B, d_in) where ``own`` is given.
+            Features; (B, d_in) where ``own`` is given. With members k B in place of B.
         own : RowOwners, optional
             The own task of every row. All tasks then have one width.
 
         Returns
         -------
         list of Tensor
-            (B, width) per task, in task order; with ``own``, one tensor that holds each row's own scores.
+            (B, width), or with members (B, k, width), per task, in task order; with ``own``, one tensor that holds each
+            row's own scores.
         """
         if own is not None:
             if self.hidden is not None:
                 z = self.dropout(F.relu(self.hidden(z, own)))
-            return [self.out[0](z, own)]
+            return [self._score_own(z, own)]
         z = z.transpose(0, 1) if z.ndim == 3 else z.expand(self.n_tasks, *z.shape)  # (T, B, d_in)
         if self.hidden is not None:
             z = self.dropout(F.relu(self.hidden(z)))
         scores: dict[int, Tensor] = {}
         for group, layer in zip(self._groups, self.out, strict=True):
             of_group = z if len(group) == self.n_tasks else torch.stack([z[t] for t in group])
-            scores.update(zip(group, layer(of_group).unbind(), strict=True))
+            scores.update(zip(group, self._score(of_group, layer).unbind(), strict=True))
         return [scores[t] for t in range(self.n_tasks)]
+
+    def _score(self, z: Tensor, layer: nn.Module) -> Tensor:
+        """Score the features of some tasks, (G, k B, h) to (G, B, k, width)."""
+        if self.n_members == 1:
+            return layer(z)
+        shape = (len(z), self.n_members)
+        return layer(z.unflatten(1, (shape[1], -1)).flatten(0, 1)).unflatten(0, shape).transpose(1, 2)
+
+    def _score_own(self, z: Tensor, own: RowOwners) -> Tensor:
+        """Score features (k B, h) of every row's own task, to (B, k, width)."""
+        k = self.n_members
+        layer: Any = self.out[0]
+        if k == 1:
+            return layer(z, own)
+        z = z.unflatten(0, (k, -1)).transpose(0, 1).flatten(1)  # (B, k h)
+        weight, bias = (parameter.unflatten(0, (-1, k)) for parameter in (layer.weight, layer.bias))
+        return own.first(k).linear(z, weight, bias).unflatten(1, (k, -1))

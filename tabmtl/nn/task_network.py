@@ -14,6 +14,9 @@ from tabmtl.nn.layers import Boundary, RowOwners, Towers
 class TaskNetwork(nn.Module):
     """Base of the networks that end in a head per task; a subclass gives `task_features`.
 
+    With k members (:class:`tabmtl.nn.layers.Members`, ``heads.n_members``), k B rows pass through the network, those of
+    the first member first.
+
     Attributes
     ----------
     heads : Towers
@@ -40,18 +43,23 @@ class TaskNetwork(nn.Module):
         x_num, x_cat : Tensor
             As for :meth:`forward`.
         own : RowOwners, optional
-            The own task of every row. Parts of the network that belong to other tasks are not computed.
+            The own task of every row, with members of k B rows. Parts of the network that belong to other tasks are not
+            computed.
 
         Returns
         -------
         Tensor of shape (B, T, H), or (B, H) if all tasks read the same
-            With ``own`` T is 1: the features of each row's own task.
+            With ``own`` T is 1: the features of each row's own task. With members k B in place of B.
         """
         raise NotImplementedError(f"{type(self).__name__} must define task_features(x_num, x_cat, own)")
 
     def represent(self, x_num: Tensor, x_cat: Tensor, task: Tensor | None = None) -> Tensor:
-        """Return the features of all tasks side by side (B, T H), or of each row's own task (B, H)."""
-        return self.task_features(x_num, x_cat, self._own(task)).flatten(1)
+        """Return the features of all tasks side by side (B, T H), or of each row's own task (B, H).
+
+        They are means over the members.
+        """
+        features, k = self.task_features(x_num, x_cat, self._own(task)), self.heads.n_members
+        return (features if k == 1 else features.unflatten(0, (k, -1)).mean(dim=0)).flatten(1)
 
     def forward(self, x_num: Tensor, x_cat: Tensor, task: Tensor | None = None) -> list[Tensor]:
         """Score rows.
@@ -68,7 +76,8 @@ class TaskNetwork(nn.Module):
         Returns
         -------
         list of Tensor
-            Raw scores (B, width) per task; with ``task``, one tensor with each row's own.
+            Raw scores (B, width) per task, or those of the members (B, k, width); with ``task``, one tensor with each
+            row's own.
 
         Raises
         ------
@@ -77,9 +86,13 @@ class TaskNetwork(nn.Module):
         """
         own = self._own(task)
         features = self.task_features(x_num, x_cat, own)
-        if features.shape[0] != x_num.shape[0]:
-            found, n = tuple(features.shape), x_num.shape[0]
-            raise ValueError(f"task_features must return (B, T, H) or (B, H) for B = {n} rows, got shape {found}")
+        n, k = x_num.shape[0], self.heads.n_members
+        if features.shape[0] != k * n:
+            rows, found = f"{n} rows" if k == 1 else f"{k} x {n} rows", tuple(features.shape)
+            raise ValueError(
+                f"task_features must return (B, T, H) or (B, H) for B = {rows}, got shape {found}; with members, give "
+                "heads and adapters the same n_members"
+            )
         if own is not None and features.ndim == 3 and features.shape[1] != 1:
             raise ValueError(
                 "task_features must return (B, 1, H) or (B, H) where own is given, features of each row's own task; "
@@ -88,7 +101,9 @@ class TaskNetwork(nn.Module):
         return self.heads(features if own is None else features.flatten(1), own)
 
     def _own(self, task: Tensor | None) -> RowOwners | None:
-        return None if task is None else RowOwners(task, self.heads.n_tasks, training=self.training)
+        if task is None:
+            return None
+        return RowOwners(task.repeat(self.heads.n_members), self.heads.n_tasks, training=self.training)
 
 
 class StackedNetwork(TaskNetwork):

@@ -2,35 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Protocol
 
+import numpy as np
 import torch
+from torch import Tensor
 
+from tabmtl.schema import TabmtlWarning
 from tabmtl.training.device import unseeded
 from tabmtl.training.optimizer import Optimizer
 
 Record = dict[str, float | None]
 OnEpoch = Callable[[Mapping[str, float | None]], bool | None]
 
+_MOST_SNAPSHOTS = 3
+_STILL_RISING = 0.01  # of the whole rise of the score, in the last epochs
+
 
 class TrainingOptions(Protocol):
     """Parameters that every training reads; see :class:`tabmtl.estimators.trained.TrainedEstimator`."""
 
     epochs: int
-    batch_size: int
     learning_rate: float
     weight_decay: float
     average_decay: float
+    clip_norm: float | None
     early_stopping: bool
     patience: int
+    restarts: int
     precision: str
 
 
 class Loop(Protocol):
-    """Training that `run_epochs` repeats, one epoch at a time."""
+    """Training that `run_epochs` repeats, one epoch at a time.
+
+    Attributes
+    ----------
+    optimizer : Optimizer
+    """
 
     optimizer: Optimizer
+
+    @property
+    def task_scores(self) -> Sequence[float]:
+        """Scores of the tasks in the last validation, if each is to have its own best epoch; else empty."""
 
     def run_epoch(self, epoch: int) -> Record:
         """Run one pass over the training data, and return the train part of the epoch's record."""
@@ -42,9 +61,52 @@ class Loop(Protocol):
         """Finish the training; called once, when the kept weights are in the network."""
 
 
+@dataclass(kw_only=True, eq=False)
+class Snapshot:
+    """An epoch of a training, its score and those of the tasks, and its weights if it is kept."""
+
+    epoch: int
+    score: float
+    task_scores: np.ndarray
+    weights: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Snapshots:
+    """Best epochs of a training: that of the score and, where every task may have its own, up to two more.
+
+    Of the epochs at hand after an epoch, those two are kept with which the sum over the tasks of their best scores is
+    largest: three copies of the weights in all, whatever the number of tasks.
+    """
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        self._network = network
+        self.kept: list[Snapshot] = []
+
+    @property
+    def best(self) -> Snapshot:
+        """The epoch with the best score."""
+        return self.kept[0]
+
+    @property
+    def of_task(self) -> np.ndarray:
+        """Places (T,) among the kept epochs: every task's best, the first of equals."""
+        return np.argmax([one.task_scores for one in self.kept], axis=0)
+
+    def offer(self, epoch: int, score: float, task_scores: Sequence[float]) -> None:
+        """Keep the network's weights if they are among the best."""
+        new = Snapshot(epoch=epoch, score=score, task_scores=np.array(task_scores, dtype=float))
+        best = new if not self.kept or score > self.best.score else self.best
+        others = [one for one in (*self.kept, new) if one is not best] if len(task_scores) else []
+        most = range(min(len(others), _MOST_SNAPSHOTS - 1) + 1)
+        choices = ((best, *some) for size in most for some in combinations(others, size))
+        self.kept = list(max(choices, key=lambda some: np.max([one.task_scores for one in some], axis=0).sum()))
+        if new in self.kept:
+            new.weights = {name: tensor.clone() for name, tensor in self._network.state_dict().items()}
+
+
 def run_epochs(
     network: torch.nn.Module, loop: Loop, options: TrainingOptions, *, validated: bool, on_epoch: OnEpoch | None
-) -> tuple[list[Record], int]:
+) -> tuple[list[Record], Snapshots]:
     """Train in epochs: validate averaged weights after each, stop early, and leave the kept weights in the network.
 
     Parameters
@@ -64,31 +126,54 @@ def run_epochs(
     -------
     history : list of dict
         One record an epoch.
-    best : int
-        Index of the epoch whose weights were kept.
+    snapshots : Snapshots
+        The kept epochs.
     """
     # glibc gives freed memory back, and takes it anew at every step, until a block as large as this one was freed
     torch.empty(2**25 - 2**16, dtype=torch.uint8)
     history: list[Record] = []
+    scores: list[float] = []
     patience = options.patience if options.early_stopping and validated else None
-    best, best_score, best_weights = 0, -float("inf"), network.state_dict()
+    snapshots, restarted_after = Snapshots(network), [0]
     for epoch in range(options.epochs):
         record: Record = {"epoch": float(epoch), **loop.run_epoch(epoch)}
         with loop.optimizer.averaged():
             of_validation, score = loop.validate()
             record |= of_validation
             score = float(epoch) if score is None or patience is None else score
-            if score > best_score:
-                best, best_score = epoch, score
-                best_weights = {k: v.clone() for k, v in network.state_dict().items()}
+            scores.append(score)
+            snapshots.offer(epoch, score, () if patience is None else loop.task_scores)
             history.append(record)
             with unseeded():
                 stop = on_epoch is not None and on_epoch(record)  # the hook sees the validated weights
-        if stop or (patience is not None and epoch - best >= patience):
+        if stop:
             break
-    network.load_state_dict(best_weights)
+        if patience is not None and epoch - max(snapshots.best.epoch, restarted_after[-1]) >= patience:
+            if len(restarted_after) > options.restarts:
+                break
+            restarted_after.append(epoch)
+            network.load_state_dict(snapshots.best.weights)
+            loop.optimizer.restart()
+    else:
+        if patience is not None:
+            _warn_if_rising(scores, patience)
+    network.load_state_dict(snapshots.best.weights)
     loop.finish()
-    return history, best
+    return history, snapshots
+
+
+def _warn_if_rising(scores: Sequence[float], patience: int) -> None:
+    """Warn if the epochs of a training were too few for its patience."""
+    if len(scores) <= patience:
+        return  # patience played no part: the epochs are the user's choice
+    before, best = max(scores[:-patience]), max(scores)
+    if best - before > _STILL_RISING * (best - scores[0]):
+        warnings.warn(
+            f"the validation score still rose when training ended after epochs={len(scores)}: {best:.4g}, against "
+            f"{before:.4g} {patience} epochs before; more epochs are likely to improve it",
+            TabmtlWarning,
+            stacklevel=2,
+        )
 
 
 def schedule(progress: float) -> float:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal, get_args
 
 import torch
@@ -27,7 +29,8 @@ class MultiTaskLoss:
     regression  (s - y)², y standardised                               y = s · scale + center
     ==========  =====================================================  ==========================
 
-    A missing label (NaN) and a weight of 0 contribute exactly nothing, to the loss and to its gradient.
+    A missing label (NaN) and a weight of 0 contribute exactly nothing, to the loss and to its gradient. The loss of k
+    members is the mean of their losses; their link is that of their mean probability or value.
 
     Parameters
     ----------
@@ -48,12 +51,30 @@ class MultiTaskLoss:
         self._of_kind = {kind: [t for t, task in enumerate(tasks) if task.kind == kind] for kind in get_args(Kind)}
 
     def link(self, scores: Sequence[Tensor]) -> list[Tensor]:
-        """Return the scores that the links of the table take, from the output of the network: here the same."""
-        return list(scores)
+        """Return the scores (B, width) that the links of the table take, from the output of the network."""
+        if scores[0].ndim == 2:
+            return self._chain_steps(scores)
+        k, chained = scores[0].shape[1], self._chain_steps(_by_member(scores))
+        tasks = zip(self.tasks, chained, strict=False)  # long: one column, whose kind all tasks share
+        return self._descend([_member_mean(score.float().unflatten(0, (k, -1)), task.kind) for task, score in tasks])
 
     def link_rows(self, scores: Sequence[Tensor]) -> list[Tensor]:
         """Link scores that are predicted: every row as if it were alone, bit for bit."""
-        return self.link(scores)
+        return self.link(scores) if scores[0].ndim == 2 else self._link_blocks(scores)
+
+    def _link_blocks(self, scores: Sequence[Tensor]) -> list[Tensor]:
+        """Link rows filled up to whole blocks."""
+        n = len(scores[0])
+        linked = self.link([F.pad(score, (0, 0) * (score.ndim - 1) + (0, -n % BLOCK)) for score in scores])
+        return [score[:n] for score in linked]
+
+    def _chain_steps(self, scores: Sequence[Tensor]) -> list[Tensor]:
+        """Return the scores of the tasks, where those of the network are of other events."""
+        return list(scores)
+
+    def _descend(self, linked: list[Tensor]) -> list[Tensor]:
+        """Mend means that rounding alone has put in a wrong order."""
+        return linked
 
     def __call__(
         self, scores: Sequence[Tensor], y: Tensor, weight: Tensor | None = None, task: Tensor | None = None
@@ -63,7 +84,8 @@ class MultiTaskLoss:
         Parameters
         ----------
         scores : sequence of Tensor
-            Wide: T tensors (B, width_t). Long: one tensor (B, width), every row's own task.
+            Wide: T tensors (B, width_t). Long: one tensor (B, width), every row's own task. Of k members:
+            (B, k, width).
         y : Tensor of shape (B, T), or (B, 1) in the long layout
             NaN = unlabelled.
         weight : Tensor of the shape of y, optional
@@ -74,8 +96,13 @@ class MultiTaskLoss:
         -------
         losses : Tensor of shape (T,)
         """
-        labelled = ~y.isnan()
-        rows = self._rows(scores, y.nan_to_num(), task is not None)
+        labelled, y = ~y.isnan(), y.nan_to_num()
+        if scores[0].ndim == 2:
+            rows = self._rows(scores, y, task is not None)
+        else:
+            k = scores[0].shape[1]
+            rows = self._rows(_by_member(scores), y.repeat(k, 1), task is not None)
+            rows = rows.unflatten(0, (k, -1)).mean(dim=0)
         rows = torch.where(labelled, rows, 0.0)
         if weight is not None:
             rows = rows * weight
@@ -98,6 +125,20 @@ class MultiTaskLoss:
         for t in columns["multiclass"]:
             rows[:, t] = F.cross_entropy(scores[t].float(), y[:, t].long(), reduction="none")
         return rows
+
+
+def _by_member(scores: Sequence[Tensor]) -> list[Tensor]:
+    """Take scores (B, k, width) of k members to rows (k B, width), those of the first member first."""
+    return [score.transpose(0, 1).flatten(0, 1) for score in scores]
+
+
+def _member_mean(scores: Tensor, kind: Kind) -> Tensor:
+    """Return the raw scores (B, width) of the mean value or probability of members (k, B, width), always finite."""
+    if kind == "regression":
+        return scores.mean(dim=0)
+    if kind == "multiclass":
+        return scores.log_softmax(dim=2).logsumexp(dim=0) - math.log(len(scores))
+    return F.logsigmoid(scores).logsumexp(dim=0) - F.logsigmoid(-scores).logsumexp(dim=0)
 
 
 def chain_logits(scores: Tensor) -> Tensor:
@@ -165,7 +206,7 @@ class FunnelLoss(MultiTaskLoss):
         super().__init__(tasks)
         self._chain, self._space, self._calibrator = list(chain), space, calibrator
 
-    def link(self, scores: Sequence[Tensor]) -> list[Tensor]:
+    def _chain_steps(self, scores: Sequence[Tensor]) -> list[Tensor]:
         """Return the scores of the tasks: those of the steps become logits of p_k."""
         linked = list(scores)
         if self._space != "independent":
@@ -176,12 +217,17 @@ class FunnelLoss(MultiTaskLoss):
 
     def link_rows(self, scores: Sequence[Tensor]) -> list[Tensor]:
         """Link scores that are predicted: every row as if it were alone, bit for bit."""
-        n = len(scores[0])
-        linked = self.link([F.pad(score, (0, 0, 0, -n % BLOCK)) for score in scores])
-        return [score[:n] for score in linked]
+        return self._link_blocks(scores)
+
+    def _descend(self, linked: list[Tensor]) -> list[Tensor]:
+        """Mend means of members that rounding alone has raised along the chain."""
+        if self._space != "independent":
+            for before, t in pairwise(self._chain):
+                linked[t] = torch.minimum(linked[t], linked[before])
+        return linked
 
     def _rows(self, scores: Sequence[Tensor], y: Tensor, long: bool) -> Tensor:
-        linked = self.link(scores)
+        linked = self._chain_steps(scores)
         rows = super()._rows(scores if self._space == "conditional" else linked, y, long)
         if self._space == "conditional":
             reached = y[:, self._chain[:-1]] > 0

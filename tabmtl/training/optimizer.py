@@ -5,20 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tabmtl.nn.embeddings import FeatureTokenizer
+from tabmtl.nn.experts import LayerNorm
+
 _TABLE_RATE = 25  # times the learning rate; see the class
 _EPSILON = 1e-8
+_PLATEAU_FACTOR = 1 / 3  # of the learning rate at a plateau
+_UNDECAYED = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, LayerNorm)
 
 
 class Optimizer:
     """AdamW for dense parameters, row-wise Adagrad for tables with sparse gradients, and a moving average of both.
 
-    Dense parameters are stepped by AdamW. A table with sparse gradients (`tabmtl.nn.embeddings.CategoricalEmbedding`
-    makes one of a table of many rows) is stepped in the rows that a batch has touched and nowhere else,
+    Dense parameters are stepped by AdamW. Its weight decay is of matrices that are called ``weight``: not of biases,
+    normalisation, embeddings of columns, and vectors with names of their own, such as task tokens. A table with
+    sparse gradients (`tabmtl.nn.embeddings.CategoricalEmbedding` makes one of a table of many rows) is stepped in the
+    rows that a batch has touched and nowhere else,
 
         G_r <- G_r + mean(g_r²),    w_r <- w_r - 25 lr g_r / (sqrt(G_r) + 1e-8),
 
@@ -36,20 +44,28 @@ class Optimizer:
         Weight decay of AdamW.
     average_decay : float
         Decay of the average; 0 makes it the weights themselves.
+    clip_norm : float, optional
+        Bound on the length of the gradient of all dense parameters together; a longer one is shortened to it.
     """
 
-    def __init__(self, network: nn.Module, *, weight_decay: float, average_decay: float) -> None:
+    def __init__(
+        self, network: nn.Module, *, weight_decay: float, average_decay: float, clip_norm: float | None = None
+    ) -> None:
         sparse = [m.weight for m in network.modules() if isinstance(m, nn.Embedding) and m.sparse]
         dense = [p for p in network.parameters() if p.requires_grad and not any(p is table for table in sparse)]
         self._tables = [_Table(table) for table in sparse]
-        self._adam = torch.optim.AdamW(dense, weight_decay=weight_decay, fused=True)
+        self._adam = torch.optim.AdamW(_groups(network, dense, weight_decay), fused=True)
+        self._dense, self._clip_norm = dense, clip_norm
         self._weights = [p.detach() for p in dense]
         self._average = [weight.clone() for weight in self._weights]
         self._average_decay = average_decay
-        self._steps, self._log_decay = 0, 0.0
+        self._steps, self._log_decay, self._factor = 0, 0.0, 1.0
 
     def step(self, learning_rate: float) -> None:
         """Move the weights along their gradients, clear these, and update the average."""
+        learning_rate *= self._factor
+        if self._clip_norm is not None:
+            nn.utils.clip_grad_norm_(self._dense, self._clip_norm)
         for group in self._adam.param_groups:
             group["lr"] = learning_rate
         self._adam.step()
@@ -60,6 +76,13 @@ class Optimizer:
         before, self._log_decay = self._log_decay, self._log_decay + math.log(decay)
         for table in self._tables:
             table.step(_TABLE_RATE * learning_rate, before, self._log_decay)
+
+    def restart(self) -> None:
+        """Go on from the weights that the network was given, as their own average, with a third of the rate."""
+        self._factor *= _PLATEAU_FACTOR
+        torch._foreach_copy_(self._average, self._weights)
+        for table in self._tables:
+            table.restart(self._log_decay)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -102,11 +125,27 @@ class _Table:
         self.average.index_copy_(0, rows, average)
         self._caught_up.index_fill_(0, rows, log_after)
 
+    def restart(self, log_now: float) -> None:
+        """Make the weights of this step their own average."""
+        self.average.copy_(self.weight)
+        self._caught_up.fill_(log_now)
+
     def catch_up(self, log_now: float) -> None:
         """Update the average of all rows to this step."""
         stood_still = torch.exp(log_now - self._caught_up).to(self.weight.dtype)
         self.average.sub_(self.weight).mul_(stood_still[:, None]).add_(self.weight)
         self._caught_up.fill_(log_now)
+
+
+def _groups(network: nn.Module, dense: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    """Deal parameters to those with weight decay and those without."""
+    embeddings = {id(p) for m in network.modules() if isinstance(m, FeatureTokenizer) for p in m.parameters()}
+    weights = {id(m.weight) for m in network.modules() if hasattr(m, "weight") and not isinstance(m, _UNDECAYED)}
+    groups: list[dict[str, Any]] = [{"params": [], "weight_decay": decay} for decay in (weight_decay, 0.0)]
+    for p in dense:
+        decayed = p.ndim > 1 and id(p) in weights and id(p) not in embeddings
+        groups[0 if decayed else 1]["params"].append(p)
+    return groups
 
 
 def _sum_rows(gradient: Tensor) -> tuple[Tensor, Tensor]:

@@ -30,13 +30,20 @@ def autocast(batch: Batch, precision: str) -> Iterator[None]:
 
 
 def predict_scores(
-    network: torch.nn.Module, data: Batch, precision: str = "float32", *, batch_size: int = _PREDICT_ROWS
+    network: torch.nn.Module,
+    data: Batch,
+    precision: str = "float32",
+    *,
+    batch_size: int = _PREDICT_ROWS,
+    link: Callable[[list[Tensor]], list[Tensor]] | None = None,
 ) -> list[Tensor]:
-    """Return raw scores of all rows, one tensor per task (long layout: one tensor), computed in slices.
+    """Return scores of all rows, one tensor per task (long layout: one tensor), computed in slices.
 
-    Where the rows of a batch depend on each other, at most ``batch_size`` rows meet: a slice is a batch.
+    They are raw scores, or what ``link`` makes of those of a slice. Where the rows of a batch depend on each other, at
+    most ``batch_size`` rows meet: a slice is a batch.
     """
-    return _in_slices(network, network, data, precision, batch_size)
+    function: Any = network if link is None else lambda *inputs: link(network(*inputs))
+    return _in_slices(network, function, data, precision, batch_size)
 
 
 def represent_rows(

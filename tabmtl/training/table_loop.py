@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -30,9 +30,9 @@ class Network(Protocol):
     """Interface of every network of the package, besides ``torch.nn.Module``.
 
     ``network(x_num, x_cat, task)`` returns raw scores: a list of T tensors (B, width_t) in task order, or, if ``task``
-    (B,) names the own task of every row (long layout), a list of one tensor (B, width). ``represent`` returns the
-    features that the heads read, (B, r). ``batch_dependent`` is true if a row's scores depend on the other rows, which
-    forbids micro-batches.
+    (B,) names the own task of every row (long layout), a list of one tensor (B, width); a network of k members returns
+    (B, k, width) for (B, width). ``represent`` returns the features that the heads read, (B, r). ``batch_dependent`` is
+    true if a row's scores depend on the other rows, which forbids micro-batches.
     """
 
     batch_dependent: bool
@@ -45,6 +45,8 @@ class Network(Protocol):
 class TableOptions(TrainingOptions, Protocol):
     """Parameters of training that the loop of tables also reads."""
 
+    batch_size: int | Literal["auto"]
+    keep: Literal["mean", "task"]
     monitor: str
 
 
@@ -68,6 +70,13 @@ class TableLoop:
         Makes one step of the tasks' losses; None adds them up.
     evaluate : callable
         ``evaluate(scores, batch)`` -> score per task (None = undefined).
+
+    Attributes
+    ----------
+    batch_size : int
+        Rows of a step.
+    task_scores : sequence of float
+        See `tabmtl.training.epochs.Loop`.
     """
 
     options: TableOptions
@@ -82,16 +91,23 @@ class TableLoop:
     def __post_init__(self) -> None:
         network, options = self.network, self.options
         self.tasks = self.loss.tasks
+        self.batch_size = step_rows(options.batch_size, len(self.data))
+        self.task_scores: list[float] = []
         self._task_weight = self.loss.task_weight.to(next(network.parameters()).device)
         self._micro = len(self.data) if self.balancer is not None else _micro_batch_rows(network, self.data)
-        self.optimizer = Optimizer(network, weight_decay=options.weight_decay, average_decay=options.average_decay)
+        self.optimizer = Optimizer(
+            network,
+            weight_decay=options.weight_decay,
+            average_decay=options.average_decay,
+            clip_norm=options.clip_norm,
+        )
 
     def run_epoch(self, epoch: int) -> Record:
         """Run one pass over the shuffled rows; return the train part of the epoch's record."""
         data = self.data
         self.network.train()
         order = torch.randperm(len(data), device=data.x_num.device)
-        steps = order.split(self.options.batch_size)
+        steps = order.split(self.batch_size)
         if len(steps) > 1 and _batch_norms(self.network) and 2 * len(steps[-1]) < len(steps[0]):
             steps = (*steps[:-2], torch.cat(steps[-2:]))  # statistics of a few rows are worth little
         totals, kept, n_kept = [], [], 0
@@ -145,7 +161,7 @@ class TableLoop:
 
     def _of_step(self, losses: Tensor) -> Tensor:
         """Return weighted losses (T,) per row of a nominal step, to be differentiated."""
-        return losses * self._task_weight / min(self.options.batch_size, len(self.data))
+        return losses * self._task_weight / min(self.batch_size, len(self.data))
 
     def validate(self) -> tuple[Record, float | None]:
         """Return the validation part of the epoch's record, and the number that early stopping maximises."""
@@ -153,10 +169,12 @@ class TableLoop:
             return {}, None
         settle_statistics(self.network, self.data, self.options.precision)
         options = self.options
-        scores = predict_scores(self.network, self.valid, options.precision, batch_size=options.batch_size)
+        scores = predict_scores(self.network, self.valid, options.precision, batch_size=self.batch_size)
         losses = self.loss(scores, self.valid.y, self.valid.weight, self.valid.task)
         record = self._record("val", losses, self.valid, scores, self.valid)
-        return record, _monitored(record, self.options.monitor, self.tasks)
+        if options.keep == "task":
+            self.task_scores = [_monitored(record, task.name, self.tasks) for task in self.tasks]
+        return record, _monitored(record, options.monitor, self.tasks)
 
     def finish(self) -> None:
         """Settle statistics that validation has not settled."""
@@ -190,6 +208,11 @@ class TableLoop:
         if data.task is None:
             return labelled.sum(dim=0)
         return labelled.new_zeros(len(self.tasks)).index_add(0, data.task, labelled[:, 0])
+
+
+def step_rows(batch_size: int | Literal["auto"], n_rows: int) -> int:
+    """Return the rows of a step; "auto" is the power of two nearest to a 64th of the training rows, 32 to 512."""
+    return 2 ** min(max(round(math.log2(n_rows / 64)), 5), 9) if batch_size == "auto" else batch_size
 
 
 def _micro_batch_rows(network: torch.nn.Module, data: Batch) -> int:

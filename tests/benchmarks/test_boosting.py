@@ -184,7 +184,7 @@ def test_the_error_of_a_wide_table_is_one_minus_the_mean_score(folder: Path) -> 
 def test_our_answers_stand_in_the_cells_of_their_tasks(name: str, folder: Path) -> None:
     problem = open_split(name, 0, folder)
     for setting in bench.draw_settings(2, 0, cap=50):
-        answer = bench.fit_rmtgb(problem, setting, 0, Namespace(threads=1))("val")
+        answer = bench.fit_ours("rmtgb", problem, setting, 0, Namespace(threads=1))("val")
         labels = problem.labels("val")
         assert not np.isnan(answer[~np.isnan(labels)]).any()
         assert bench.validation_error(problem, answer) < (1.1 if name == "mathachieve" else 0.95)

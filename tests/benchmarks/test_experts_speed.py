@@ -10,6 +10,7 @@ from benchmarks.experts_speed import (
     fit_ours,
     fit_rechub,
     main,
+    member_steps,
     options,
 )
 from benchmarks.peers.rechub import N_LEVELS, RATES, draw_tables
@@ -37,6 +38,18 @@ def test_both_libraries_train_networks_of_one_size():
     peer = fit_rechub("MMoE", X, y, 2, 0)
     assert ours.n_parameters == pytest.approx(peer.n_parameters, rel=0.01)
     assert len(peer.epochs) == len(ours.epochs)
+
+
+def test_members_are_timed_beside_a_peer_of_one_size():
+    pytest.importorskip("tabm")
+    steps = member_steps(3, 8)
+    assert list(steps) == ["TabM", "ours", "ours, one member"]
+    sizes = [sum(parameter.numel() for parameter in network.parameters()) for network, _ in steps.values()]
+    assert sizes[0] == sizes[1] > sizes[2]
+    for network, step in steps.values():
+        before = [parameter.detach().clone() for parameter in network.parameters()]
+        step()
+        assert all((old != new).any() for old, new in zip(before, network.parameters(), strict=True))
 
 
 def test_embeddings_are_timed_with_every_optimiser_and_drawn(tmp_path, capsys):

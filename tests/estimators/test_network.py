@@ -10,11 +10,11 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from conformance import NETWORKS, answers, features, fitted, mixed_targets, same, tiny
+from conformance import NETWORKS, answers, features, fitted, mixed_targets, same, targets_for, tiny
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from tabmtl import IndependentTasks, MultiTabNet, SharedBottom, TabmtlWarning, load
+from tabmtl import ESMM, IndependentTasks, MMoE, MultiTabNet, SharedBottom, TabmtlWarning, load
 from tabmtl.synth import make_multitab_bench
 
 every_network = pytest.mark.parametrize("cls", NETWORKS, ids=lambda cls: cls.__name__)
@@ -39,6 +39,7 @@ def test_the_history_is_a_frame_with_a_row_an_epoch(cls):
     assert sum(history.null_count().row(0)) == 0
 
 
+@pytest.mark.filterwarnings("ignore:the validation score still rose")
 @every_network
 def test_the_kept_weights_have_the_best_score_of_the_history(cls):
     X, y, X_val, y_val = parts()
@@ -319,3 +320,74 @@ def test_sizes_out_of_range_are_named():
     ):
         with pytest.raises(ValueError, match=name):
             estimator.fit(X, y)
+
+
+def own_epochs(cls, **params):
+    """A fit whose tasks have their best epochs apart, the same fit for the mean alone, and rows to predict."""
+    X, y, X_val, y_val = parts()
+    options = {"epochs": 12, "learning_rate": 0.05, "patience": 12, "early_stopping": True, **params}
+    both = (tiny(cls, keep=keep, **options) for keep in ("task", "mean"))
+    return *(model.fit(X, y, X_val=X_val, y_val=y_val) for model in both), X_val, y_val
+
+
+@pytest.mark.parametrize("cls", [MMoE, MultiTabNet], ids=lambda cls: cls.__name__)
+def test_every_task_answers_from_the_best_epoch_kept_for_it(cls, tmp_path):
+    model, mean, X, y = own_epochs(cls)
+    assert 1 <= len(model.task_weights_) <= 2
+    assert mean.task_weights_ == ()
+    assert all(np.array_equal(model.weights_[name], mean.weights_[name]) for name in mean.weights_)
+    assert np.array_equal(model.transform(X), mean.transform(X))
+    said, alone = answers(model, X), [mean]
+    for weights in model.task_weights_:
+        alone.append(pickle.loads(pickle.dumps(mean)))
+        alone[-1].weights_ = weights
+    for t, task in enumerate(model.tasks_):
+        own = alone[model.task_snapshot_[t]]
+        assert model.predict(X)[task.name].equals(own.predict(X)[task.name])
+        scores = model.history_[f"val/{task.name}/{task.metric}"]
+        assert model.score_tasks(X, y)[task.name] == pytest.approx(own.score_tasks(X, y)[task.name], abs=1e-6)
+        assert scores[mean.best_iteration_ - 1] - 1e-6 <= model.score_tasks(X, y)[task.name] <= scores.max() + 1e-6
+    assert sum(model.score_tasks(X, y).values()) > sum(mean.score_tasks(X, y).values())
+    model.save(tmp_path / "model")
+    for copied in (load(tmp_path / "model"), pickle.loads(pickle.dumps(model))):
+        assert same(said, answers(copied, X))
+    assert model.predict(X[:1]).equals(model.predict(X)[:1])
+
+
+def test_a_task_of_a_long_table_answers_from_its_own_epoch(tmp_path):
+    rng = np.random.default_rng(0)
+    X = pl.DataFrame({"school": rng.choice(["east", "north", "west"], 150), "size": rng.normal(size=150)})
+    y = (X["size"] * rng.normal(size=150)).to_numpy()
+    options = {"task_column": "school", "epochs": 12, "learning_rate": 0.05, "patience": 12, "random_state": 0}
+    model = SharedBottom(keep="task", **options).fit(X[:100], y[:100], X_val=X[100:], y_val=y[100:])
+    assert model.task_weights_
+    mean = pickle.loads(pickle.dumps(model))
+    mean.task_weights_ = ()
+    networks = [mean]
+    for weights in model.task_weights_:
+        networks.append(pickle.loads(pickle.dumps(mean)))
+        networks[-1].weights_ = weights
+    said = model.predict(X)
+    for t, task in enumerate(model.tasks_):
+        rows = (X["school"] == task.name).to_numpy()
+        assert np.array_equal(said[rows], networks[model.task_snapshot_[t]].predict(X)[rows])
+    assert not np.array_equal(said, mean.predict(X))
+    model.save(tmp_path / "model")
+    assert np.array_equal(load(tmp_path / "model").predict(X), said)
+
+
+def test_the_steps_of_a_funnel_answer_from_one_epoch():
+    X, X_val = features(120), features(120, seed=1)
+    y, y_val = targets_for(ESMM, X), targets_for(ESMM, X_val)
+    model = tiny(ESMM, keep="task", epochs=12, learning_rate=0.05, patience=12).fit(X, y, X_val=X_val, y_val=y_val)
+    names = [task.name for task in model.tasks_]
+    assert [model.task_snapshot_[names.index(step)] for step in model.task_chain] == [0, 0]
+
+
+@pytest.mark.parametrize(("n", "rows"), [(120, 32), (6_000, 64)])
+def test_the_rows_of_a_step_follow_the_table(n, rows):
+    X = features(n)
+    model = tiny(SharedBottom, batch_size="auto", epochs=1).fit(X, mixed_targets(X))
+    assert model.batch_size_ == rows
+    with pytest.raises(ValueError, match="batch_size must be a whole number or 'auto', got 'all'"):
+        tiny(SharedBottom, batch_size="all").fit(X, mixed_targets(X))

@@ -91,3 +91,52 @@ def test_an_impossible_fraction_is_refused(fraction):
 def test_one_row_is_refused():
     with pytest.raises(ValueError, match=r"two rows.*got 1"):
         train_valid_split(np.zeros((1, 1)), [DELAY], 0.5, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("n_groups", [2, 3, 40, 300, 6_000])
+def test_no_group_is_on_both_sides(n_groups):
+    rng = np.random.default_rng(0)
+    n = 9_000
+    group = rng.integers(0, n_groups, n) * 7 - 3
+    y = some_labels(n, rng, 0.3)
+    train, valid = train_valid_split(y, TASKS, 0.15, rng, group=group)
+    assert sorted([*train, *valid]) == list(range(n))
+    assert not set(group[train]) & set(group[valid])
+    assert len(valid) == pytest.approx(0.15 * n, abs=1.5 * np.bincount(group + 3).max() * (n_groups < 40) + 0.01 * n)
+    if n_groups >= 40:
+        for task in range(len(TASKS)):
+            assert np.isfinite(y[valid, task]).sum() > 0
+
+
+def test_the_largest_group_is_learned_from():
+    rng = np.random.default_rng(0)
+    group = np.repeat([0, 1, *range(2, 22)], [500, 300, *[10] * 20])
+    train, valid = train_valid_split(some_labels(1_000, rng, 0.1), TASKS, 0.15, rng, group=group)
+    assert {0, 1} <= set(group[train])
+    assert len(valid) == 150
+
+
+def test_a_class_in_two_groups_is_on_both_sides():
+    y = np.zeros((6_000, 1))
+    y[[10, 4_000]] = 1
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        train, valid = train_valid_split(y, [LATE], 0.15, rng, group=np.arange(6_000) // 2)
+        assert y[train].sum() == y[valid].sum() == 1
+        _, valid = train_valid_split(y, [LATE], 0.15, rng, group=np.arange(6_000) % 10)
+        assert y[valid].sum() == 0, "both rows are in one group, which is learned from"
+
+
+def test_groups_of_one_row_differ_from_no_groups_in_their_rows_alone():
+    rng = np.random.default_rng(0)
+    y = some_labels(400, rng, 0.2)
+    counts = []
+    for group in (None, np.arange(400)):
+        _, valid = train_valid_split(y, TASKS, 0.2, np.random.default_rng(1), group=group)
+        counts.append(np.isfinite(y[valid]).sum(axis=0))
+    np.testing.assert_allclose(*counts, atol=4)
+
+
+def test_one_group_cannot_be_split():
+    with pytest.raises(ValueError, match=r"task 'delay' are all in one group.*early_stopping=False"):
+        train_valid_split(np.zeros((5, 1)), [DELAY], 0.2, np.random.default_rng(0), group=np.full(5, 3))

@@ -11,13 +11,17 @@ import pytest
 from conformance import answers, features, long_table, mixed_targets, same, tiny
 from rare_classes import accuracy, log_loss, rare_classes
 from sklearn.dummy import DummyClassifier, DummyRegressor
-from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestRegressor
+from sklearn.ensemble import GradientBoostingRegressor, HistGradientBoostingRegressor, RandomForestRegressor
 from sklearn.linear_model import LinearRegression, LogisticRegression, RidgeClassifier
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
+import tabmtl
 from tabmtl import IndependentTasks, Task
+from tabmtl.model_selection import train_valid_split
+from tabmtl.models import independent
+from tabmtl.schema import TabmtlWarning
 
 
 def numbers(n=120):
@@ -61,8 +65,10 @@ def test_trees_stop_where_validation_says():
 
 def test_one_class_on_the_validation_rows_does_not_stop_training_at_once():
     X, y = features(600), mixed_targets(features(600))
-    only = y["late"].is_null() | (y["late"] == "late")
-    estimator = tiny(IndependentTasks).fit(X, y, X_val=X.filter(only), y_val=y.filter(only))
+    X_val = features(600, seed=1)
+    y_val = mixed_targets(X_val)
+    only = y_val["late"].is_null() | (y_val["late"] == "late")
+    estimator = tiny(IndependentTasks).fit(X, y, X_val=X_val.filter(only), y_val=y_val.filter(only))
     assert estimator.estimators_["late"].num_trees() > 1
 
 
@@ -175,3 +181,132 @@ def test_foreign_estimators_follow_the_seed_and_never_see_the_task_column():
     ]
     assert models[0].estimators_["s"].n_features_in_ == 1
     assert models[0].predict(X).equals(models[1].predict(X))
+
+
+def split_of_fit(y, task, seed=0):
+    """The rows that fit keeps and those that it sets aside."""
+    labels = y.to_numpy().astype(float)[:, None]
+    return train_valid_split(labels, [Task(name=task, kind="regression")], 0.15, np.random.default_rng(seed))
+
+
+def test_the_trees_are_found_on_a_split_and_grown_on_all_rows():
+    X, y = features(400), mixed_targets(features(400))["delay"].fill_null(100.0)
+    kept, held_out = split_of_fit(y, "delay")
+    on_split = tiny(IndependentTasks).fit(X[kept], y[kept], X_val=X[held_out], y_val=y[held_out]).estimators_["delay"]
+    whole = tiny(IndependentTasks).fit(X, y).estimators_["delay"]
+    assert whole.num_trees() == on_split.num_trees() < 1000
+    assert [model.dump_model()["tree_info"][0]["tree_structure"]["internal_count"] for model in (on_split, whole)] == [
+        len(kept),
+        400,
+    ]
+
+
+def test_a_refit_that_goes_astray_is_not_kept(monkeypatch):
+    """Then the fit that chose the trees is, to the bit."""
+    X, y = features(400), mixed_targets(features(400))["delay"].fill_null(100.0)
+    kept, held_out = split_of_fit(y, "delay")
+    given = tiny(IndependentTasks).fit(X[kept], y[kept], X_val=X[held_out], y_val=y[held_out])
+    monkeypatch.setattr(independent, "is_worse", lambda losses, others: losses[0].mean() < others[0].mean())
+    with pytest.warns(TabmtlWarning, match=r"task 'delay': the fit of all rows has the mean loss .* on the 60 labels"):
+        model = tiny(IndependentTasks).fit(X, y)
+    assert model.predict(X).equals(given.predict(X))
+
+
+def test_the_configuration_with_the_least_mean_loss_serves_all_tasks():
+    X, y = features(400), mixed_targets(features(400)).select("late", "delay")
+    parts = {"X_val": X[300:], "y_val": y[300:]}
+    tuned = tiny(IndependentTasks, tune=4, num_leaves=3).fit(X[:300], y[:300], **parts)
+    scores = tuned.configuration_scores_
+    assert scores.columns == ["task", "small", "mid", "default", "big"]
+    assert scores["task"].to_list() == ["late", "delay"]
+    means = {name: scores[name].mean() for name in scores.columns[1:]}
+    assert tuned.configuration_ == min(means, key=means.get)
+    first = tiny(IndependentTasks, tune=1).fit(X[:300], y[:300], **parts)
+    assert first.configuration_ == "small"
+    labelled = y["delay"][300:].is_not_null().to_numpy()
+    label, answer = (values["delay"].to_numpy()[labelled] for values in (y[300:], first.predict(X[300:])))
+    ratio = np.square(label - answer).sum() / np.square(label - y["delay"][:300].mean()).sum()
+    assert first.configuration_scores_["small"][1] == pytest.approx(ratio) == scores["small"][1]
+    own = tiny(IndependentTasks, num_leaves=3).fit(X[:300], y[:300], **parts)
+    assert own.configuration_ == "default"
+    assert own.configuration_scores_.equals(scores.select("task", "default"))
+
+
+def test_the_choice_is_saved(tmp_path):
+    X, y = features(200), mixed_targets(features(200))
+    model = tiny(IndependentTasks, tune=2).fit(X, y)
+    model.save(tmp_path / "model")
+    loaded = tabmtl.load(tmp_path / "model")
+    assert loaded.configuration_ == model.configuration_
+    assert loaded.configuration_scores_.equals(model.configuration_scores_)
+    assert same(answers(loaded, X), answers(model, X))
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"tune": 2, "regressor": lgb.LGBMRegressor()}, r"tune=2 .* leave out regressor"),
+        ({"tune": 1, "early_stopping": False}, r"tune=1 needs validation rows; set early_stopping=True"),
+        ({"tune": 5}, "tune must be at most 4, got 5"),
+    ],
+)
+def test_a_choice_that_cannot_be_made_is_refused(params, message):
+    X, y = features(), mixed_targets(features())
+    with pytest.raises(ValueError, match=message):
+        tiny(IndependentTasks, **params).fit(X, y)
+
+
+def few(n, seed, *, signal=True):
+    """Rows of a smooth function of three numbers, and fresh ones; or of noise."""
+    rng = np.random.default_rng([seed, n])
+    X = rng.random((n + 500, 6))
+    y = 10 * np.sin(np.pi * X[:, 0] * X[:, 1]) + 10 * X[:, 2] if signal else 3 * rng.normal(size=n + 500)
+    y = y + rng.normal(size=n + 500)
+    return (X[:n], y[:n]), (X[n:], y[n:])
+
+
+def rmse(model, X, y):
+    return np.sqrt(np.mean(np.square(y - model.predict(X))))
+
+
+def test_few_rows_are_learned():
+    """Mean RMSE of 30 rows, five seeds: the mean has 4.1, stumps of scikit-learn 2.6, 8 leaves of 20 rows the mean."""
+    found = []
+    for seed in range(5):
+        train, test = few(30, seed)
+        models = IndependentTasks(n_jobs=1, random_state=0), GradientBoostingRegressor(max_depth=1), DummyRegressor()
+        found.append([rmse(model.fit(*train), *test) for model in models])
+    ours, stumps, constant = np.mean(found, axis=0)
+    assert ours < 1.1 * stumps < 0.8 * constant
+
+
+def test_few_rows_of_noise_are_answered_by_the_mean():
+    """Stumps of scikit-learn have 1.2 times the RMSE of the mean."""
+    found = []
+    for seed in range(5):
+        train, test = few(30, seed, signal=False)
+        models = IndependentTasks(n_jobs=1, random_state=0), DummyRegressor()
+        found.append([rmse(model.fit(*train), *test) for model in models])
+    ours, constant = np.mean(found, axis=0)
+    assert ours < 1.05 * constant
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 9])
+def test_hardly_any_rows_are_fitted(n):
+    X, y = np.arange(12.0)[:, None], np.where(np.arange(12) < n, np.arange(12) + 0.5, np.nan)
+    model = IndependentTasks(n_jobs=1, random_state=0).fit(X, y)
+    assert np.isfinite(model.predict(X)).all()
+    if n < 4:
+        np.testing.assert_allclose(model.predict(X), n / 2)
+
+
+def test_few_rows_of_classes_and_categories_are_learned():
+    """A level decides the class of 40 rows; the frequencies of the classes have an accuracy near a third."""
+    rng = np.random.default_rng(0)
+    level = rng.integers(0, 6, 140)
+    X = pl.DataFrame({"level": pl.Series(list("abcdef")).gather(level), "noise": rng.normal(size=140)})
+    y = pl.DataFrame({"three": pl.Series(list("xyzxyz")).gather(level), "two": level % 2 == 0})
+    model = IndependentTasks(n_jobs=1, random_state=0).fit(X[:40], y[:40])
+    predicted = model.predict(X[40:])
+    assert (predicted["three"] == y["three"][40:]).mean() > 0.8
+    assert (predicted["two"] == y["two"][40:]).mean() > 0.9

@@ -16,6 +16,7 @@ from sklearn.exceptions import NotFittedError
 
 import tabmtl.onnx.export
 from tabmtl import (
+    STEM,
     AdaTT,
     HoME,
     MultiTabNet,
@@ -53,6 +54,9 @@ VARIANTS = {
             "expert_norm": "layer",
         },
     ),
+    "members": (SharedBottom, {"n_members": 3}),
+    "members of tokens": (MultiTabNet, {"n_members": 2}),
+    "members of embeddings": (STEM, {"n_members": 2}),
     "shared unit": (AdaTT, {"n_shared_experts": 2, "expert_norm": "none", "activation": "silu"}),
 }
 
@@ -121,7 +125,8 @@ def test_parameters_that_change_the_graph(name, tmp_path):
 @pytest.mark.parametrize("cls", NETWORKS, ids=lambda cls: cls.__name__)
 def test_in_the_long_layout_the_row_says_its_task(cls, tmp_path):
     X, y = long_table()
-    estimator = tiny(cls, task_column="school").fit(X, y)
+    n_members = 2 if cls in NETWORKS[1::2] else 1
+    estimator = tiny(cls, task_column="school", n_members=n_members).fit(X, y)
     session = exported(estimator, tmp_path / "model.onnx")
     assert [given.name for given in session.get_inputs()] == ["x_num", "x_cat", "task"]
     rows = long_table(300, seed=3)[0]

@@ -115,6 +115,22 @@ def test_rare_classes_are_in_every_part(tmp_path: Path) -> None:
     assert all((y["label"] == "rare").any() for _, y in rows.parts.values())
 
 
+def test_a_drawn_split_keeps_groups_together(tmp_path: Path) -> None:
+    pl.DataFrame({"x": range(300), "day": [i % 50 for i in range(300)], "label": ["a", "b"] * 150}).write_csv(
+        tmp_path / "days.csv"
+    )
+    rows = opened(tmp_path / "days.csv", target=["label"], group_column="day")
+    days = [set(X["day"]) for X, _ in rows.parts.values()]
+    assert [len(part) for part in days] == [30, 10, 10]
+    assert len(set.union(*days)) == 50
+    assert rows.origin.endswith("--group-column day")
+    assert "by day" in rows.split
+    with pytest.raises(ValueError, match=r"--group-column.*near is day"):
+        opened(tmp_path / "days.csv", target=["label"], group_column="dy")
+    with pytest.raises(ValueError, match="--group-column has no effect with --split-column"):
+        opened(tmp_path / "days.csv", target=["label"], group_column="day", split_column="x")
+
+
 def test_csv_and_parquet_are_the_same(table: Path) -> None:
     pl.read_parquet(table).write_csv(table.with_suffix(".csv"))
     options = {"target": ["weight"], "split_column": "split"}
@@ -207,10 +223,13 @@ def test_what_is_about_files_is_refused_for_names(option: dict[str, object]) -> 
         opened("portal", **option)
 
 
-@pytest.mark.parametrize("name", ["target", "categorical", "drop", "task_column", "split_column", "split_seed"])
+TABLE_OPTIONS = ["target", "categorical", "drop", "task_column", "split_column", "group_column", "split_seed"]
+
+
+@pytest.mark.parametrize("name", TABLE_OPTIONS)
 def test_what_is_about_tables_is_refused_for_clicks(name: str, tmp_path: Path) -> None:
     clicks, _ = commands.small_log(tmp_path)
-    value = {"task_column": "x", "split_column": "x", "split_seed": 1}.get(name, ["x"])
+    value = {"task_column": "x", "split_column": "x", "group_column": "x", "split_seed": 1}.get(name, ["x"])
     with pytest.raises(ValueError, match="applies to tables only; M2TRec learns from a click log"):
         open_rows(DataSource(data=str(clicks), **{name: value}), ClickColumns(), M2TRec)
 

@@ -285,3 +285,63 @@ def test_tasks_beside_a_funnel_are_trained_as_they_are(space):
         assert torch.equal(linked[t], scores[t])
     assert (losses[1] == plain[1]) == (space == "independent")
     assert torch.equal(linked[1], scores[1]) == (space == "independent")
+
+
+def member_rows(k: int = 3, n: int = 40):
+    """Scores (n, k, width) of all tasks, and labels with holes."""
+    members, y = [rows(n, seed)[0] for seed in range(k)], rows(n)[1]
+    return [torch.stack(scores, dim=1).detach().requires_grad_() for scores in zip(*members, strict=True)], y
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("chain", [(), (1, 4)])
+def test_the_loss_of_members_is_the_mean_of_their_losses(weighted, chain):
+    scores, y = member_rows()
+    weight = torch.rand(y.shape, generator=torch.Generator().manual_seed(0)) if weighted else None
+    loss = FunnelLoss(TASKS, chain, calibrator=0.5) if chain else MultiTaskLoss(TASKS)
+    alone = [loss([score[:, m] for score in scores], y, weight) for m in range(3)]
+    torch.testing.assert_close(loss(scores, y, weight), torch.stack(alone).mean(dim=0))
+    linked = loss([score.mean(dim=1) for score in scores], y, weight)  # the loss of the mean is another one
+    assert (loss(scores, y, weight) > linked * 1.01).all()
+
+
+def test_the_loss_of_members_of_a_long_table_is_summed_by_task():
+    tasks, task = [Task(name=name, kind="regression") for name in "abc"], torch.tensor([0, 2, 2, 0])
+    scores, y = torch.randn(4, 5, 1), torch.tensor([[1.0], [math.nan], [2.0], [3.0]])
+    losses = MultiTaskLoss(tasks)([scores], y, None, task)
+    expected = (scores[..., 0] - y).square().mean(dim=1)
+    torch.testing.assert_close(losses, torch.stack([expected[0] + expected[3], torch.tensor(0.0), expected[2]]))
+
+
+def test_members_are_linked_by_their_mean_probability_or_value():
+    scores, _ = member_rows()
+    loss = MultiTaskLoss(TASKS)
+    linked = loss.link(scores)
+    for task, score, of_members in zip(TASKS, linked, scores, strict=True):
+        assert score.shape == (40, task.width)
+        if task.kind == "regression":
+            torch.testing.assert_close(score, of_members.mean(dim=1))
+        elif task.kind == "binary":
+            torch.testing.assert_close(score.sigmoid(), of_members.sigmoid().mean(dim=1))
+        else:
+            torch.testing.assert_close(score.softmax(dim=1), of_members.softmax(dim=2).mean(dim=1))
+    for alone, together in zip(loss.link_rows([score[:3] for score in scores]), loss.link_rows(scores), strict=True):
+        assert torch.equal(alone, together[:3])
+
+
+def test_steps_of_members_are_chained_before_they_are_averaged():
+    scores, _ = member_rows()
+    linked = FunnelLoss(TASKS, (1, 4)).link(scores)
+    click, bought = scores[1].sigmoid(), scores[1].sigmoid() * scores[4].sigmoid()
+    torch.testing.assert_close(linked[1].sigmoid(), click.mean(dim=1))
+    torch.testing.assert_close(linked[4].sigmoid(), bought.mean(dim=1))
+
+
+@given(st.lists(st.lists(st.floats(-1e4, 1e4, width=32), min_size=3, max_size=3), min_size=2, max_size=4))
+@settings(max_examples=50, deadline=None)
+def test_means_of_members_are_finite_and_never_rise_along_a_funnel(members):
+    tasks = [Task(name=name, kind="binary", classes=(0, 1)) for name in "abc"]
+    scores = torch.tensor(members)[None]  # (1, k, 3)
+    linked = torch.cat(FunnelLoss(tasks, (0, 1, 2)).link(list(scores.split(1, dim=2))), dim=1)
+    assert linked.isfinite().all()
+    assert (linked.diff(dim=1) <= 0).all()

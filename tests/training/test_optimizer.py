@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from tabmtl import MMoE, SharedBottom, load
+from tabmtl import APEM, MMoE, MultiTabNet, SharedBottom, load
 from tabmtl.nn import embeddings as blocks
 from tabmtl.nn.embeddings import CategoricalEmbedding
-from tabmtl.schema import Columns
+from tabmtl.schema import Columns, Task
 from tabmtl.synth import make_funnel
 from tabmtl.training.optimizer import Optimizer
 
@@ -126,3 +126,70 @@ def test_networks_with_big_tables_learn_save_and_load(network, balance, monkeypa
     assert load(tmp_path / "model").predict(log.X).equals(model.predict(log.X))
     with pytest.raises(ValueError, match="sparse gradients of a table"):
         network(epochs=1, **options | {"balance": "mgda", "grad_level": "parameters"}).fit(log.X, log.y)
+
+
+COLUMNS = Columns(
+    numeric=("age",), categorical=("town",), levels=(("a", "b"),), has_missing=(True,), bins=((-1.0, 0.0, 1.0),)
+)
+TASKS = [Task(name=name, kind="regression", metric="r2") for name in ("size", "delay")]
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        MMoE(),
+        MMoE(expert_norm="layer", numeric_embedding="periodic"),
+        MultiTabNet(numeric_embedding="piecewise"),
+        APEM(task_chain=[]),
+    ],
+    ids=lambda estimator: type(estimator).__name__,
+)
+def test_weight_decay_is_of_weight_matrices_only(estimator):
+    network = estimator._network(COLUMNS, TASKS)
+    before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+    optimizer = Optimizer(network, weight_decay=0.5, average_decay=0.0)
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step(0.1)
+    decayed = {name for name, parameter in network.named_parameters() if not torch.equal(parameter, before[name])}
+    kept = ("bias", "tokenizer", "norm", "task_weight", "points", "indicators", "scale", "shift")
+    for name in before:
+        assert not (name in decayed and any(word in name for word in kept)), name
+    matrices = {name for name in before if name.endswith("weight") and not any(word in name for word in kept)}
+    assert decayed == matrices
+    assert {"heads.hidden.weight", "heads.out.0.weight"} <= decayed
+    for name in decayed:
+        torch.testing.assert_close(network.get_parameter(name).detach(), 0.95 * before[name])
+
+
+@pytest.mark.parametrize("clip_norm", [None, 1e-3, 1e6])
+def test_the_length_of_a_dense_gradient_is_bounded(clip_norm, monkeypatch):
+    torch.manual_seed(0)
+    network, lengths = Tables(), []
+    optimizer = Optimizer(network, weight_decay=0.0, average_decay=0.0, clip_norm=clip_norm)
+
+    def keep_length():
+        lengths.append(torch.cat([p.grad.flatten() for p in network.layer.parameters()]).norm().item())
+
+    monkeypatch.setattr(optimizer._adam, "step", keep_length)
+    network(torch.tensor([1, 2, 2])).square().sum().backward()
+    own = torch.cat([p.grad.flatten() for p in network.layer.parameters()]).norm().item()
+    rows = network.table.weight.detach().clone()
+    optimizer.step(0.01)
+    assert lengths == [pytest.approx(min(own, clip_norm or own), rel=1e-3)]
+    assert own > 2e-3
+    assert not torch.equal(network.table.weight.detach(), rows)  # tables are stepped as ever
+
+
+def test_a_restart_goes_on_from_the_given_weights_at_a_third_of_the_rate():
+    network, optimizer, _ = run(0.998, BATCHES)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.fill_(0.5)
+    optimizer.restart()
+    with optimizer.averaged():
+        assert all((parameter == 0.5).all() for parameter in network.parameters())
+    rates = []
+    optimizer._adam.step = lambda: rates.extend(group["lr"] for group in optimizer._adam.param_groups)
+    optimizer.step(0.03)
+    assert rates == [pytest.approx(0.01)] * 2

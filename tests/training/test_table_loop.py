@@ -1,19 +1,21 @@
 """The training loop on a linear network, whose steps can be done by hand."""
 
 import math
+import warnings
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from tabmtl.nn.experts import BatchNorm
-from tabmtl.schema import Batch, Task
-from tabmtl.training.epochs import run_epochs, schedule
+from tabmtl.schema import Batch, TabmtlWarning, Task
+from tabmtl.training.epochs import Snapshots, run_epochs, schedule
 from tabmtl.training.losses import MultiTaskLoss
 from tabmtl.training.optimizer import Optimizer
 from tabmtl.training.predict import predict_scores, represent_rows
-from tabmtl.training.table_loop import TableLoop, settle_statistics
+from tabmtl.training.table_loop import TableLoop, settle_statistics, step_rows
 
 TASKS = [
     Task(name="delay", kind="regression", metric="r2"),
@@ -57,8 +59,11 @@ def options(**changes):
         "learning_rate": 0.05,
         "weight_decay": 0.0,
         "average_decay": 0.0,
+        "clip_norm": None,
         "early_stopping": True,
         "patience": 3,
+        "restarts": 0,
+        "keep": "mean",
         "monitor": "mean",
         "precision": "float32",
     }
@@ -68,7 +73,8 @@ def options(**changes):
 def train(model, loss, data, valid, run, *, evaluate, on_epoch=None):
     """All epochs of a loop, as the estimators run them."""
     loop = TableLoop(run, model, loss, data, valid, evaluate=evaluate)
-    return run_epochs(model, loop, run, validated=valid is not None, on_epoch=on_epoch)
+    history, snapshots = run_epochs(model, loop, run, validated=valid is not None, on_epoch=on_epoch)
+    return history, snapshots.best.epoch
 
 
 def evaluate(scores, batch):
@@ -160,7 +166,7 @@ def test_the_learning_rate_warms_up_and_falls_to_zero():
 
 
 def test_the_history_has_a_row_an_epoch():
-    history, best = train(network(), LOSS, table(), table(seed=1), options(), evaluate=evaluate)
+    history, best = train(network(), LOSS, table(), table(seed=1), options(patience=5), evaluate=evaluate)
     parts = ["loss", "delay/loss", "delay/r2", "late/loss", "late/roc_auc", "score"]
     names = {"epoch"} | {f"{part}/{name}" for part in ("train", "val") for name in parts}
     assert all(set(record) == names for record in history)
@@ -205,6 +211,89 @@ def test_the_best_weights_are_restored():
     assert (best, len(history)) == (1, 5)  # patience 3 after the best
     assert torch.equal(model.layer.weight, weights[1])
     assert not torch.equal(model.layer.weight, weights[-1])
+
+
+def test_a_restart_goes_back_to_the_best_weights():
+    weights, starts = [], []
+    model = network()
+    values = [1.0, 3.0, 2.0, 2.0, 2.0, 4.0, 1.0, 1.0, 1.0, 5.0]
+    run = options(epochs=10, monitor="delay", restarts=1, learning_rate=0.0)
+    loop = TableLoop(run, model, LOSS, table(), table(seed=1), evaluate=scripted(values))
+    own_epoch = loop.run_epoch
+
+    def run_epoch(epoch):
+        starts.append(model.layer.weight.detach().clone())
+        record = own_epoch(epoch)
+        model.layer.weight.data.add_(1)  # what every epoch learns
+        loop.optimizer.step(0.0)
+        return record
+
+    loop.run_epoch = run_epoch
+    keep = lambda record: weights.append(model.layer.weight.detach().clone())  # noqa: E731
+    history, snapshots = run_epochs(model, loop, run, validated=True, on_epoch=keep)
+    assert torch.equal(starts[5], weights[1])  # three epochs after the best, which was the second
+    assert (snapshots.best.epoch, len(history)) == (5, 9)  # and the second time training stops
+    assert torch.equal(model.layer.weight, weights[5])
+
+
+def rising(n, *, late):
+    """Scores that rise to the end, or have risen before."""
+    return [float(k) if late else min(k, 2.0) + k / 1000 for k in range(n)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "scores", "warns"),
+    [
+        ({}, rising(8, late=True), True),
+        ({}, rising(8, late=False), False),
+        ({"patience": 8}, rising(8, late=True), False),  # more patience than epochs: they are the user's choice
+        ({"early_stopping": False}, rising(8, late=True), False),
+        ({"patience": 2}, [1.0, 5.0, *rising(6, late=False)], False),
+    ],
+)
+def test_epochs_that_end_while_the_score_rises_cause_a_warning(changes, scores, warns):
+    run = options(epochs=8, monitor="delay", **changes)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        train(network(), LOSS, table(), table(seed=1), run, evaluate=scripted(scores))
+    told = [str(one.message) for one in caught if issubclass(one.category, TabmtlWarning)]
+    assert bool(told) is warns
+    if warns:
+        assert "still rose" in told[0]
+        assert "epochs=8: 7, against 4 3 epochs before; more epochs" in told[0]
+
+
+def test_three_epochs_are_kept_at_most_and_every_task_has_its_best_of_them():
+    model, rng = network(), np.random.default_rng(0)
+    for _ in range(20):
+        snapshots, scores, weights = Snapshots(model), rng.normal(size=(12, 4)), []
+        for epoch, row in enumerate(scores):
+            model.layer.weight.data.fill_(epoch)
+            weights.append(model.layer.weight.detach().clone())
+            snapshots.offer(epoch, float(row.mean()), row.tolist())
+            assert 1 <= len(snapshots.kept) <= 3
+        kept = [one.epoch for one in snapshots.kept]
+        assert kept[0] == scores.mean(axis=1).argmax()
+        assert all(torch.equal(one.weights["layer.weight"], weights[one.epoch]) for one in snapshots.kept)
+        assert snapshots.of_task.tolist() == scores[kept].argmax(axis=0).tolist()
+        reach = scores[kept].max(axis=0).sum()
+        assert scores[kept[0]].sum() <= reach <= scores.max(axis=0).sum()
+
+
+def test_the_two_other_epochs_are_those_that_help_most():
+    snapshots = Snapshots(network())
+    for epoch, row in enumerate([[0, 0, 9], [5, 5, 5], [9, 0, 0], [0, 8, 0], [0, 6, 0]]):
+        snapshots.offer(epoch, float(np.mean(row)), row)
+    assert [one.epoch for one in snapshots.kept] == [1, 0, 2]
+    assert snapshots.of_task.tolist() == [2, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "rows"), [(1, 32), (2_000, 32), (3_000, 64), (10_000, 128), (20_000, 256), (10**6, 512)]
+)
+def test_a_step_takes_rows_by_the_size_of_the_table(n_rows, rows):
+    assert step_rows("auto", n_rows) == rows
+    assert step_rows(100, n_rows) == 100
 
 
 @pytest.mark.parametrize(("monitor", "best"), [("delay", 2), ("late", 0), ("mean", 0)])

@@ -1,4 +1,4 @@
-"""Decision on losses of validation labels: which tasks go alone."""
+"""The decision on losses of validation labels: which tasks go alone."""
 
 from __future__ import annotations
 

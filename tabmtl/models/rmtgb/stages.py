@@ -18,7 +18,8 @@ _IDLE = 10  # rounds without a split after which a stage ends
 _PRIOR_LABELS = 10_000  # weight, in labels, of the loss of all stages in the stop of each
 _LARGEST = 12.0  # |theta|, scale-free step
 _LONGEST = 0.5  # one scale-free step of theta
-_EVIDENCE = 4.0  # squared standard errors that a gradient of theta must exceed, scale-free step
+_EVIDENCE = 4.0  # squared standard errors that a gradient of theta must exceed, scale-free step and penalty
+_APART = 1.0  # least |theta| of the value that the penalty draws to, so that it names a side
 _FLOOR = 1e-6  # of a Newton hessian
 _TINY = np.finfo(float).tiny
 
@@ -97,12 +98,21 @@ class Stage:
 class MixedStage(Stage):
     """Stage 2: F = scores + (1 - s) B + s A with s = sigmoid(θ) of the task; A, B and θ are learned together.
 
-    ``theta`` (T,) is the start of θ, and ``rate`` that of its step on the summed gradient; None = the scale-free step.
+    ``theta`` (T,) is the start of θ, and ``rate`` that of its step on the summed gradient; None = the scale-free step,
+    0 holds θ. ``penalty`` draws θ to its common value.
     """
 
-    def __init__(self, params: dict[str, Any], rows: BinnedRows, *, theta: np.ndarray, rate: float | None) -> None:
+    def __init__(
+        self,
+        params: dict[str, Any],
+        rows: BinnedRows,
+        *,
+        theta: np.ndarray,
+        rate: float | None,
+        penalty: float = 0.0,
+    ) -> None:
         super().__init__(params, rows, n_functions=2)
-        self.theta, self.rate = theta, rate
+        self.theta, self.rate, self.penalty = theta, rate, penalty
         self._thetas = {0: theta}
         self._hessian: np.ndarray | None = None  # of squared error: the same in all rounds
 
@@ -120,7 +130,11 @@ class MixedStage(Stage):
         return rows.scores + rows.targets.at_cells(B) + rows.targets.at_cells(A - B, expit(theta))
 
     def gradients(self, functions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return g = -(1 - s) r of B and -s r of A; h is 1 for squared error, else Newton's (1 - s)² h and s² h."""
+        """Return g = -(1 - s) r of B and -s r of A; h is 1 for squared error, else Newton's (1 - s)² h and s² h.
+
+        With a penalty, Newton's h is ((1 - s)² + s²) h for both: the shortest step of the pair. With an h of its own, a
+        function grows faster the less weight it has, so that all tasks drift to the middle.
+        """
         targets, s = self.rows.targets, expit(self.theta)
         B, A = np.split(functions, 2)
         residuals, hessians = targets.derivatives(self.total(self.rows, functions))
@@ -129,7 +143,10 @@ class MixedStage(Stage):
         np.subtract(for_A, targets.at_rows(residuals), out=gradient[: len(B)], casting="same_kind")
         np.negative(for_A, out=gradient[len(B) :], casting="same_kind")
         if targets.kind != "regression":
-            hessian = np.concatenate([targets.at_rows(hessians, (1 - s) ** 2), targets.at_rows(hessians, s**2)])
+            factors = [(1 - s) ** 2, s**2]
+            if self.penalty:
+                factors = [factors[0] + factors[1]] * 2
+            hessian = np.concatenate([targets.at_rows(hessians, factor) for factor in factors])
             hessian += _FLOOR
         elif self._hessian is None:
             hessian = self._hessian = np.concatenate([targets.at_rows(hessians)] * 2).astype(np.float32)
@@ -141,17 +158,28 @@ class MixedStage(Stage):
     def _move_theta(self, inner: np.ndarray) -> None:
         """Take one step down ∂L/∂θ_t = -s (1 - s) w_t Σ ⟨r, A - B⟩, given the inner products of the cells.
 
-        The weight w_t of the task lengthens the step "sum"; the scale-free one does without.
+        The weight w_t of the task lengthens the step "sum"; the scale-free one does without. Then the penalty
+        draws θ, less where the gradient of a task is beyond two standard errors from the median one.
         """
         targets, s = self.rows.targets, expit(self.theta)
-        total = targets.per_task(inner)
+        total, size = targets.per_task(inner), targets.per_task(np.abs(inner)) + _TINY
+        needed = _EVIDENCE * targets.per_task(inner**2)
         if self.rate is not None:
             weight = targets.task_weight
             self.theta = self.theta + self.rate * s * (1 - s) * (total if weight is None else weight * total)
-            return
-        step = 4 * s * (1 - s) * total / (targets.per_task(np.abs(inner)) + _TINY)
-        certain = np.maximum(0, 1 - _EVIDENCE * targets.per_task(inner**2) / (total**2 + _TINY))
-        self.theta = np.clip(self.theta + _LONGEST * certain * step, -_LARGEST, _LARGEST)
+        else:
+            step = 4 * s * (1 - s) * total / size
+            certain = np.maximum(0, 1 - needed / (total**2 + _TINY))
+            self.theta = np.clip(self.theta + _LONGEST * certain * step, -_LARGEST, _LARGEST)
+        if self.penalty and self.rate != 0:
+            apart = total - np.median(total / size) * size
+            self._draw_theta(self.penalty * (needed + _TINY) / (np.maximum(needed, apart**2) + _TINY))
+
+    def _draw_theta(self, strength: np.ndarray) -> None:
+        """Draw θ of every task to the median θ by a proximal step of a strength (T,); the median keeps to one side."""
+        median = np.median(self.theta)
+        common = np.copysign(max(abs(median), _APART), median)
+        self.theta = common + (self.theta - common) / (1 + strength)
 
     def update(self) -> None:
         """Grow one round; A, B and θ all see the same F. Without a split θ stays too."""
@@ -259,7 +287,9 @@ class Schedule:
     goes_alone : ndarray of bool, shape (T,), or None
         Tasks without the shared part; None = the validation rows decide.
     theta_rate : float or None
-        Rate of θ's step on the summed gradient; None = the scale-free step.
+        Rate of θ's step on the summed gradient; None = the scale-free step, 0 holds θ.
+    theta_penalty : float
+        Strength of θ's penalty towards its common value.
     """
 
     params: dict[str, Any]
@@ -268,6 +298,7 @@ class Schedule:
     has_own: bool
     goes_alone: np.ndarray | None
     theta_rate: float | None
+    theta_penalty: float
 
     def fit(self, members: np.ndarray, rows: BinnedRows, theta: np.ndarray) -> GroupFit:
         """Grow the stages of the tasks ``members``, which share the rows; θ starts at ``theta`` (T,)."""
@@ -276,7 +307,7 @@ class Schedule:
         shared = Stage(self.params, rows)
         grow_together([shared], self.rounds[:1], self.patience)
         trees = [shared.finish()]
-        mixed = MixedStage(self.params, shared.after(), theta=theta, rate=self.theta_rate)
+        mixed = MixedStage(self.params, shared.after(), theta=theta, rate=self.theta_rate, penalty=self.theta_penalty)
         grow_together([mixed], self.rounds[1:2], self.patience)
         trees.append(mixed.finish())
         theta, side_losses, after = mixed.sign * mixed.theta, mixed.side_losses(), mixed.after()

@@ -43,7 +43,7 @@ from tabmtl.sessions.recommender import Recommender, SessionState
 from tabmtl.storage.atomic import write_file
 from tabmtl.storage.stored import Stored
 from tabmtl.training.device import find_device, seeded, threads
-from tabmtl.training.epochs import Record
+from tabmtl.training.epochs import Record, Snapshots
 
 _SESSIONS_TO_SPLIT = 20  # fewer sessions are all trained on
 _CHECKED = 100  # sessions on which approximate search is compared with exact search
@@ -441,8 +441,9 @@ class M2TRec(TrainedEstimator, Recommender):
         with seeded(draw_seed(self.random_state), device):
             network = self._network(coder, known).to(device)
             with threads(self.n_jobs, network):
-                history, best = self._train(network, known, train, valid)
-        return metadata_facts | trained_attributes(network, history, best) | {"_coder": coder, "_items": known}
+                history, snapshots = self._train(network, known, train, valid)
+        trained = trained_attributes(network, history, snapshots.best.epoch)
+        return metadata_facts | trained | {"_coder": coder, "_items": known}
 
     def _set_newest_aside(self, sessions: Sessions) -> tuple[Sessions, Sessions | None]:
         """Part the newest ``validation_fraction`` of sessions from the older ones; of few sessions, none."""
@@ -478,7 +479,7 @@ class M2TRec(TrainedEstimator, Recommender):
 
     def _train(
         self, network: M2TRecNetwork, known: KnownItems, train: Sessions, valid: Sessions | None
-    ) -> tuple[list[Record], int]:
+    ) -> tuple[list[Record], Snapshots]:
         """Train the network, in which the kept weights are left; see `run_epochs`."""
         device = next(network.parameters()).device
         examples = Examples.of(train, known.unit_of, self.max_length, self.training, device)

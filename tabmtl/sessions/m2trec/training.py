@@ -100,6 +100,8 @@ class SessionLoop:
         Validation sessions of at least two clicks.
     """
 
+    task_scores = ()
+
     def __init__(
         self,
         network: M2TRecNetwork,
@@ -112,7 +114,12 @@ class SessionLoop:
         self.network, self.items, self.examples, self.options = network, items, examples, options
         self.level_weights, self.valid = level_weights, valid
         self.candidates = Candidates(items.clicks, options.n_negatives)
-        self.optimizer = Optimizer(network, weight_decay=options.weight_decay, average_decay=options.average_decay)
+        self.optimizer = Optimizer(
+            network,
+            weight_decay=options.weight_decay,
+            average_decay=options.average_decay,
+            clip_norm=options.clip_norm,
+        )
 
     def run_epoch(self, epoch: int) -> Record:
         """Pass once over all examples."""

@@ -1,0 +1,79 @@
+"""CatBoost on several tasks: one model per task, or one of vector leaves for all tasks of a kind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import catboost
+import numpy as np
+
+from benchmarks.peers.lightgbm import Coded, group_tasks
+from tabmtl.schema import Batch
+
+_LOSSES = {"binary": "Logloss", "regression": "RMSE"}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CatBoosted:
+    """Fitted models, each of a group of tasks."""
+
+    groups: list[list[int]]
+    models: list[catboost.CatBoost]
+
+    def predict(self, batch: Batch, n_threads: int = 1) -> np.ndarray:
+        """Predict values, or probabilities of the second class (n, T)."""
+        answer = np.empty((len(batch), sum(map(len, self.groups))))
+        for group, model in zip(self.groups, self.models, strict=True):
+            loss = model.get_param("loss_function")
+            kind = "Probability" if loss.endswith("Logloss") or loss == "Logloss" else "RawFormulaVal"
+            values = model.predict(_pool(batch), prediction_type=kind, thread_count=n_threads)
+            answer[:, group] = values[:, -1:] if loss == "Logloss" else values.reshape(len(batch), -1)
+        return answer
+
+
+def fit_catboost(data: Coded, params: dict[str, Any], *, jointly: bool) -> CatBoosted:
+    """Fit with CatBoost's defaults, stopped on the validation rows.
+
+    A joint model of regressions has the loss MultiRMSE, or MultiRMSEWithMissingValues where labels are missing. That of
+    binary tasks, MultiLogloss, knows no missing label: it learns from the rows that have all.
+
+    Parameters
+    ----------
+    data : Coded
+    params : dict
+        CatBoost's parameters, such as ``iterations`` and ``thread_count``.
+    jointly : bool
+        One model for all tasks of a kind, in place of one per task.
+    """
+    groups, models = group_tasks(data.kinds, alone=not jointly), []
+    for group in groups:
+        train, val = (batch.wide_labels(len(data.kinds))[:, group] for batch in (data.train, data.val))
+        loss = _LOSSES[data.kinds[group[0]]]
+        if len(group) > 1:
+            loss = f"Multi{'Logloss' if loss == 'Logloss' else loss}"
+            if loss == "MultiRMSE" and np.isnan([*train, *val]).any():
+                loss += "WithMissingValues"
+        pools = [
+            _pool(batch, labels, partly=loss.endswith("Values"))
+            for batch, labels in ((data.train, train), (data.val, val))
+        ]
+        model = catboost.CatBoost(
+            {"loss_function": loss, "logging_level": "Silent", "allow_writing_files": False, **params}
+        )
+        models.append(model.fit(pools[0], eval_set=pools[1]))
+    return CatBoosted(groups=groups, models=models)
+
+
+def _pool(batch: Batch, labels: np.ndarray | None = None, *, partly: bool = False) -> catboost.Pool:
+    """Return rows as CatBoost takes them: those with all labels, or ``partly`` with any; without labels, all rows."""
+    if labels is not None:
+        known = ~np.isnan(labels)
+        rows = np.flatnonzero(known.any(axis=1) if partly else known.all(axis=1))
+        batch, labels = batch.rows(rows), labels[rows]
+    codes = np.char.encode(batch.x_cat.astype(str)).astype(object)
+    features = catboost.FeaturesData(
+        num_feature_data=np.ascontiguousarray(batch.x_num, dtype=np.float32) if batch.x_num.shape[1] else None,
+        cat_feature_data=codes if codes.shape[1] else None,
+    )
+    return catboost.Pool(features, labels)

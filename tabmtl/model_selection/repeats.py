@@ -1,0 +1,123 @@
+"""Find rows with equal features, which a split has to keep together if they are one thing, such as a patient.
+
+Equal rows tell more of each other than their features do, so a score on some of them flatters a model that learned from
+the others. But in a table of few distinct rows chance makes rows equal, and a split that keeps them together would
+validate on cells of the table that training never sees.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tabmtl.schema import Batch, TabmtlWarning
+
+_BLOCK_ROWS = 2_048  # rows hashed at a time: the block stays in the cache
+_MOST_FOUND = 0.05  # share of the validation rows that may equal training rows
+
+
+def number_groups(values: Sequence[Any]) -> np.ndarray:
+    """Number groups (n,) from 0, in the order of their first rows."""
+    number: dict[Any, int] = {}
+    return np.array([number.setdefault(value, len(number)) for value in values], dtype=np.int64)
+
+
+def group_equal_rows(batch: Batch) -> np.ndarray | None:
+    """Group the rows of a long table by their features, if equal rows are one thing under several tasks.
+
+    They are, if they rarely share their task: at most half as often as if chance dealt the tasks. Where chance makes
+    the rows themselves equal, they share it more often, and every row stands alone. Only labelled rows are counted.
+
+    Parameters
+    ----------
+    batch : Batch
+        Of n rows.
+
+    Returns
+    -------
+    group : ndarray of int, shape (n,), or None
+        Number of each row's group, from 0. None if no rows belong together: in the wide layout, where all rows differ,
+        where chance makes them equal, and where the labelled rows of a task would be one group.
+    """
+    if batch.task is None:
+        return None
+    group = np.unique(_row_keys(batch), return_inverse=True)[1]
+    labelled = ~np.isnan(batch.y[:, 0])
+    return group if _belong_together(group[labelled], batch.task[labelled]) else None
+
+
+def warn_of_shared_groups(name: str, values: Sequence[Any], valid_values: Sequence[Any]) -> None:
+    """Warn if a column of groups has values of X in X_val."""
+    groups = set(valid_values)
+    shared = len(groups.intersection(values))
+    if shared:
+        warnings.warn(
+            f"{shared} of the {len(groups)} groups in the column {name!r} of X_val are in X too, so early stopping "
+            "judges by groups that it learned from; split by groups, or leave X_val and y_val out",
+            TabmtlWarning,
+            stacklevel=5,
+        )
+
+
+def warn_of_shared_rows(batch: Batch, valid: Batch) -> None:
+    """Warn if validation rows equal training rows more often than chance makes rows equal.
+
+    That is, if more than 5 % of the validation rows have the features of a training row, and either these are one thing
+    under several tasks, see `group_equal_rows`, or at most half that share of the training rows equal one another.
+
+    Parameters
+    ----------
+    batch, valid : Batch
+        Training and validation rows.
+    """
+    keys, counts = np.unique(_row_keys(batch), return_counts=True)
+    valid_keys = _row_keys(valid)
+    found = np.isin(valid_keys, keys)
+    if found.mean() <= _MOST_FOUND:
+        return
+    is_chance = found.mean() < 2 * counts[counts > 1].sum() / len(batch)
+    if is_chance and batch.task is not None:
+        group = np.unique(np.append(_row_keys(batch), valid_keys), return_inverse=True)[1]
+        is_chance = not _belong_together(group, np.append(batch.task, valid.task))
+    if not is_chance:
+        warnings.warn(
+            f"{found.sum()} of the {len(valid)} rows of X_val have the features of a row of X; if they are the same "
+            "things, such as one patient under two tasks, early stopping judges by rows that it learned from: split "
+            "by things, as MultiTaskKFold does with groups, or give fit groups instead of X_val and y_val",
+            TabmtlWarning,
+            stacklevel=5,
+        )
+
+
+def _belong_together(group: np.ndarray, task: np.ndarray) -> bool:
+    """Tell whether equal rows of a long table, by their group, share their task too rarely for chance."""
+    sizes = np.bincount(group)
+    if sizes.max() == 1:
+        return False
+    n_tasks = int(task.max()) + 1
+    cells = np.unique(group * n_tasks + task)  # of group and task
+    size, n_groups = np.unique(sizes[sizes > 0], return_counts=True)
+    share = np.bincount(task) / len(task)
+    # a group of size s meets 1 - (1 - p)^s of a task with the share p of the rows
+    expected = n_groups @ (size - (1 - (1 - share) ** size[:, None]).sum(axis=1))
+    alone = (np.bincount(cells % n_tasks) == 1) & (np.bincount(task) > 1)
+    return bool(2 * (len(group) - len(cells)) <= expected and not alone.any())
+
+
+def _row_keys(batch: Batch) -> np.ndarray:
+    """Hash the features of every row, (n,) uint64; equal rows have equal keys, and others all but surely not."""
+    n_columns = batch.x_num.shape[1] + batch.x_cat.shape[1]
+    factors = np.random.default_rng(0).integers(2**63, size=n_columns, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+    keys = np.empty(len(batch), dtype=np.uint64)
+    for start in range(0, len(batch), _BLOCK_ROWS):
+        rows = slice(start, start + _BLOCK_ROWS)
+        numbers = batch.x_num[rows] + np.float32(0)  # -0.0 is 0.0
+        numbers[np.isnan(numbers)] = np.nan
+        bits = np.column_stack([numbers.view(np.uint32), batch.x_cat[rows].view(np.uint32)]).astype(np.uint64)
+        bits = (bits + factors) * np.uint64(0x9E3779B97F4A7C15)
+        bits ^= bits >> np.uint64(32)
+        keys[rows] = bits @ factors
+    return keys

@@ -1,0 +1,50 @@
+"""Peers from other libraries: they learn both tasks, take categories, and live with missing labels as they can."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.peers.lightgbm import Coded
+from tabmtl.schema import Batch
+
+
+def rows(n: int, seed: int) -> Batch:
+    """A regression and a binary task twice each; a category of eight levels decides a part of all."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, 2)).astype(np.float32)
+    level = rng.integers(0, 8, n)
+    signal = x[:, 0] + np.array([3, -3, 1, 0, -1, 2, -2, 0])[level]
+    y = np.column_stack([signal, 1_000 - 50 * signal, signal > 0, signal < 1]).astype(float)
+    return Batch(x_num=x, x_cat=(level + 2)[:, None].astype(np.int32), y=y)
+
+
+def peer(name: str, data: Coded) -> Any:
+    if name == "xgboost":
+        pytest.importorskip("xgboost")
+        from benchmarks.peers.xgboost import fit_xgboost
+
+        return fit_xgboost(data, {"nthread": 1, "seed": 0}, n_trees=100, patience=10)
+    pytest.importorskip("catboost")
+    from benchmarks.peers.catboost import fit_catboost
+
+    params = {"iterations": 100, "thread_count": 1, "random_seed": 0, "learning_rate": 0.2}
+    return fit_catboost(data, params, jointly=name == "catboost joint")
+
+
+@pytest.mark.parametrize("missing", [False, True])
+@pytest.mark.parametrize("name", ["catboost", "catboost joint", "xgboost"])
+def test_peers_learn_all_tasks(name: str, missing: bool) -> None:
+    train, val, test = rows(800, 0), rows(200, 1), rows(200, 2)
+    if missing:
+        hidden = np.random.default_rng(3).random(train.y.shape) < 0.3
+        train = replace(train, y=np.where(hidden, np.nan, train.y))
+    data = Coded(train=train, val=val, kinds=("regression", "regression", "binary", "binary"), n_numeric=2)
+    answer = peer(name, data).predict(test)
+    assert answer.shape == test.y.shape
+    explained = 1 - np.square(answer - test.y).mean(axis=0) / test.y.var(axis=0)  # 0 for the best constant
+    assert (explained[:2] > 0.8).all()
+    assert (explained[2:] > 0.5).all()

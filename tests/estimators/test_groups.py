@@ -1,0 +1,167 @@
+"""Groups of rows: no split inside fit divides them, and a column that names them need not be a feature."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+import sklearn
+from conformance import answers, features, mixed_targets, same, tiny
+from sklearn.linear_model import Ridge
+from sklearn.model_selection import GridSearchCV, GroupKFold, cross_validate
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from tabmtl import RMTGB, IndependentTasks, MultiTaskKFold, SharedBottom, load
+from tabmtl.schema import TabmtlWarning
+
+X = features(240).with_columns(owner=pl.int_range(240) // 6)
+Y = mixed_targets(X)
+MODELS = {cls.__name__: cls for cls in (SharedBottom, RMTGB, IndependentTasks)}
+
+
+@pytest.fixture
+def splits(monkeypatch):
+    """Groups of the two sides of every split, in order."""
+    from tabmtl.estimators import network
+    from tabmtl.model_selection import train_valid_split
+    from tabmtl.models import independent
+    from tabmtl.models.rmtgb import estimator
+
+    found = []
+
+    def split(y, tasks, fraction, rng, task=None, group=None):
+        sides = train_valid_split(y, tasks, fraction, rng, task, group)
+        found.append(None if group is None else [set(group[side]) for side in sides])
+        return sides
+
+    for module in (network, independent, estimator):
+        monkeypatch.setattr(module, "train_valid_split", split)
+    return found
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_no_split_in_fit_divides_a_group(name, splits):
+    tiny(MODELS[name]).fit(X, Y, groups="owner")
+    assert splits
+    assert all(train and valid and not train & valid for train, valid in splits)
+
+
+def test_other_fits_are_split_by_row(splits):
+    for cls in MODELS.values():
+        tiny(cls).fit(X, Y)
+    assert splits == [None] * (2 + Y.width)
+
+
+def patients(n: int, seed: int) -> tuple[pl.DataFrame, pl.Series]:
+    """Draw a long table with two rows per patient, whose unseen state moves both labels."""
+    rng = np.random.default_rng(seed)
+    x, state = rng.normal(size=(n, 6)), rng.normal(size=n)
+    first = x[:, 0] + np.sin(2 * x[:, 1]) + 0.5 * x[:, 2]
+    second = x[:, 0] - x[:, 1] + 0.5 * x[:, 3] * x[:, 4]
+    table = pl.DataFrame(np.tile(x, (2, 1)), schema=[f"x{j}" for j in range(6)])
+    labels = np.append(first + state, second + state) + 0.3 * rng.normal(size=2 * n)
+    order = rng.permutation(2 * n)
+    return table.with_columns(task=pl.Series(np.repeat(["first", "second"], n)))[order], pl.Series("y", labels[order])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_equal_rows_of_a_long_table_stay_together(name, splits):
+    table, labels = patients(60, 0)
+    tiny(MODELS[name], task_column="task").fit(table, labels)
+    assert all(train and valid and not train & valid for train, valid in splits)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_group_for_all_rows_is_refused(name):
+    model = tiny(MODELS[name])
+    with pytest.raises(ValueError, match=r"all in one group.*X_val and y_val.*early_stopping=False"):
+        model.fit(X, Y, groups=np.zeros(240))
+    assert not hasattr(model, "tasks_")
+    model.set_params(early_stopping=False).fit(X, Y, groups=np.zeros(240))
+
+
+@pytest.mark.parametrize("groups", [None, "owner"])
+def test_a_given_split_that_divides_groups_is_told(groups):
+    if groups is None:
+        table, labels = patients(200, 0)
+        model, message = tiny(RMTGB, task_column="task"), r"\d\d of the 100 rows of X_val have the features of a row"
+    else:
+        order = np.random.default_rng(0).permutation(240)
+        table, labels, model = X[order], Y[order], tiny(RMTGB)
+        message = r"of the \d\d groups in the column 'owner' of X_val are in X too"
+    with pytest.warns(TabmtlWarning, match=message):
+        model.fit(table[:-100], labels[:-100], X_val=table[-100:], y_val=labels[-100:], groups=groups)
+
+
+def test_a_given_split_by_groups_is_silent():
+    tiny(RMTGB).fit(X[:180], Y[:180], X_val=X[180:], y_val=Y[180:], groups="owner")
+    with pytest.raises(ValueError, match="'owner', which X_val lacks"):
+        tiny(RMTGB, drop=["owner"]).fit(X[:180], Y[:180], X_val=X[180:].drop("owner"), y_val=Y[180:], groups="owner")
+
+
+@pytest.mark.parametrize(
+    "convert", [pl.DataFrame.clone, pl.DataFrame.lazy, pl.DataFrame.to_pandas, pl.DataFrame.to_arrow]
+)
+def test_dropped_columns_are_never_read(convert, tmp_path):
+    """They may hold values that no model takes, and stay away later."""
+    dates = X.with_columns(day=pl.lit("2024-01-01").str.to_date())
+    model = tiny(SharedBottom, drop=["owner", "day"]).fit(convert(dates), Y, groups="owner")
+    plain = X.drop("owner")
+    assert model.feature_names_in_.tolist() == plain.columns
+    assert model.n_features_in_ == plain.width
+    expected = answers(tiny(SharedBottom).fit(plain, Y, groups=X["owner"]), plain)
+    model.save(tmp_path)
+    for fitted in (model, load(tmp_path)):
+        assert same(expected, answers(fitted, convert(dates)))
+        assert same(expected, answers(fitted, convert(plain)))
+    assert model.score_tasks(convert(dates), Y) == model.score_tasks(convert(plain), Y)
+
+
+def test_other_estimators_never_see_dropped_columns():
+    numbers = X.select("plain", "count", "owner")
+    model = IndependentTasks(regressor=Ridge(), drop=["owner"]).fit(numbers, Y.select("delay").fill_null(0.0))
+    assert model.estimators_["delay"].n_features_in_ == 2
+    assert len(model.predict(numbers)) == len(X)
+
+
+@pytest.mark.parametrize(
+    ("params", "error", "message"),
+    [
+        ({"drop": "owner"}, TypeError, "put it in a list"),
+        ({"drop": [1]}, TypeError, "by text"),
+        ({"drop": ["ownr"]}, ValueError, r"\['ownr'\]; near is 'owner'"),
+        ({"drop": ["owner"], "task_column": "owner"}, ValueError, "no feature anyway"),
+        ({"drop": X.columns}, ValueError, "0 feature"),
+    ],
+)
+def test_bad_columns_to_drop_are_named(params, error, message):
+    with pytest.raises(error, match=message):
+        tiny(RMTGB, **params).fit(X, Y)
+
+
+def test_arrays_have_no_columns_to_drop():
+    with pytest.raises(ValueError, match="columns of a frame, got a ndarray"):
+        tiny(RMTGB, drop=["x0"]).fit(np.zeros((50, 2)), np.arange(50.0))
+
+
+def test_tools_of_scikit_learn_pass_groups_on(splits):
+    table, labels = X.select("plain", "count").to_numpy(), Y.select("delay").fill_null(0.0)
+    model, groups = tiny(RMTGB), X["owner"].to_numpy()
+
+    def divided():
+        found = [None if sides is None else len(sides[0] & sides[1]) for sides in splits]
+        splits.clear()
+        return found
+
+    cross_validate(model, table, labels, cv=MultiTaskKFold(2), groups=groups)
+    assert divided() == [None, None], "without routing, fit gets params alone"
+    cross_validate(model, table, labels, cv=MultiTaskKFold(2), groups=groups, params={"groups": groups})
+    assert divided() == [0, 0]
+    with sklearn.config_context(enable_metadata_routing=True):
+        pipeline = make_pipeline(StandardScaler(), model)
+        grid = {"rmtgb__num_leaves": [4, 8]}
+        GridSearchCV(pipeline, grid, cv=GroupKFold(2)).fit(table, labels, groups=groups)
+        assert divided() == [0] * 5
+        GridSearchCV(model.set_fit_request(groups=False), {}, cv=GroupKFold(2)).fit(table, labels, groups=groups)
+        assert divided() == [None] * 3
