@@ -373,6 +373,7 @@ class VectorEnsemble:
         self._trees = Ensemble(params, data, valid)
         self._rows = [rows] if valid_rows is None else [rows, valid_rows]
         self._before = [np.zeros(len(rows)) for rows in self._rows]
+        self._highest = 0.0  # bound of all scores
 
     @property
     def rounds(self) -> int:
@@ -395,6 +396,7 @@ class VectorEnsemble:
         booster = self._trees.booster
         text = booster.model_to_string(num_iteration=1, start_iteration=booster.current_iteration() - 1)
         values = np.array(text.partition("\nleaf_value=")[2].partition("\n")[0].split(), dtype=np.float64)
+        self._highest += float(np.abs(values).max())
         return len(values), [self._find_leaves(i, values) for i in range(len(self._rows))]
 
     def finish(self) -> Grown:
@@ -404,7 +406,7 @@ class VectorEnsemble:
     def _find_leaves(self, followed: int, values: np.ndarray) -> np.ndarray:
         """Find the leaf of all rows by the change of their scores, which costs no pass through the tree."""
         now, before = self._trees.scores(of_valid=bool(followed))[0], self._before[followed]
-        found = _nearest(now - before, values, 1e-9 * np.abs(now).max(initial=1e-300))
+        found = _nearest(np.subtract(now, before, out=before), values, 1e-9 * self._highest)
         before[:] = now
         if found is not None:
             return found
@@ -415,11 +417,14 @@ class VectorEnsemble:
 
 
 def _nearest(changes: np.ndarray, values: np.ndarray, least_gap: float) -> np.ndarray | None:
-    """Find the index of the value nearest to every change (n,); None if two values are nearer than the least gap."""
+    """Find the index of the value nearest to every change (n,); None if two values are nearer than the least gap.
+
+    The changes serve as memory.
+    """
     order = np.argsort(values)
     rising = values[order]
     gap, width = np.diff(rising).min(initial=np.inf), rising[-1] - rising[0]
-    if gap < least_gap:
+    if gap <= least_gap:
         return None
     places = np.rint((rising - rising[0]) * ((_PLACES - 3) / width)).astype(np.int64) + 1
     if np.diff(places).min(initial=3) < 3:
@@ -428,7 +433,10 @@ def _nearest(changes: np.ndarray, values: np.ndarray, least_gap: float) -> np.nd
     table = np.zeros(_PLACES, dtype=np.int32)
     for step in (-1, 0, 1):
         table[places + step] = order
-    return table.take(((changes - rising[0]) * ((_PLACES - 3) / width) + 1.5).astype(np.int32), mode="clip")
+    changes -= rising[0]
+    changes *= (_PLACES - 3) / width
+    changes += 1.5
+    return table.take(changes.astype(np.int32), mode="clip")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

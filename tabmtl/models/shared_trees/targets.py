@@ -21,7 +21,6 @@ from tabmtl.schema import Batch, Kind, Task
 _SURE = 1e-6  # least probability that a start gives a class
 _BLOCK = 4096  # rows whose float32 gradients are summed as such, before float64 takes over
 _TINY = np.finfo(float).tiny
-_FARTHEST = 80.0  # |logit| whose exponential float32 still holds
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -106,16 +105,20 @@ class Targets:
 
         ½ (y - F)² has F - y and 1; the log loss has p - y and p (1 - p), with many classes K / (K - 1) times that.
         """
-        gradient = self._gradient  # new memory would take as long as the rest
-        hessian = self.weight if self.is_quadratic else np.ones_like(scores)
+        gradient, hessian = self._derivatives  # new memory would take as long as the rest
         for kind, columns in self.blocks:
+            p, h = gradient[:, columns], hessian[:, columns]
             if kind == "regression":
-                np.subtract(scores[:, columns], self.y[:, columns], out=gradient[:, columns])
+                np.subtract(scores[:, columns], self.y[:, columns], out=p)
+                if not self.is_quadratic:
+                    h[:] = 1
                 continue
-            p = _probabilities(kind, scores[:, columns])
-            factor = p.shape[1] / (p.shape[1] - 1) if kind == "multiclass" else 1
-            hessian[:, columns] = np.float32(factor) * p * (1 - p)
-            np.subtract(p, self.y[:, columns], out=gradient[:, columns])
+            _set_probabilities(kind, scores[:, columns], p)
+            np.subtract(1, p, out=h)
+            h *= p
+            if kind == "multiclass":
+                h *= np.float32(p.shape[1] / (p.shape[1] - 1))
+            p -= self.y[:, columns]
         if not self.is_full:
             gradient *= self.weight
             if not self.is_quadratic:
@@ -123,8 +126,8 @@ class Targets:
         return gradient, hessian
 
     @cached_property
-    def _gradient(self) -> np.ndarray:
-        return np.empty_like(self.y)
+    def _derivatives(self) -> tuple[np.ndarray, np.ndarray]:
+        return np.empty_like(self.y), self.weight if self.is_quadratic else np.empty_like(self.y)
 
     @cached_property
     def _step(self) -> np.ndarray:
@@ -184,12 +187,16 @@ class Targets:
 
     def per_leaf(self, leaf: np.ndarray, n_leaves: int, values: np.ndarray) -> np.ndarray:
         """Sum values (n, B) of the rows of every leaf, by output: (L, C) float64."""
-        n_blocks = len(leaf) // _BLOCK + 1
-        place = leaf + n_leaves * (np.arange(len(leaf), dtype=np.int32) // _BLOCK)
-        each = csr_array(
-            (np.ones(len(leaf), np.float32), place, np.arange(len(leaf) + 1)), (len(leaf), n_blocks * n_leaves)
-        )
-        return (each.T @ values).reshape(n_blocks, n_leaves, -1).sum(axis=0, dtype=np.float64)
+        block, ends, ones = self._blocks
+        shape = (len(leaf), n_leaves * (int(block[-1]) + 1))
+        each = csr_array((ones, leaf + n_leaves * block, ends), shape)
+        return (each.T @ values).reshape(-1, n_leaves, values.shape[1]).sum(axis=0, dtype=np.float64)
+
+    @cached_property
+    def _blocks(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Block of every row, and ends and values of the rows of a sparse matrix of one value each."""
+        rows = np.arange(len(self) + 1, dtype=np.int32)
+        return rows[:-1] // _BLOCK, rows, np.ones(len(self), dtype=np.float32)
 
     def curvature_per_leaf(self, leaf: np.ndarray, n_leaves: int, hessian: np.ndarray) -> np.ndarray:
         """Sum the hessian (n, B) of the rows of every leaf, by output: (L, C), or (L, 1) if all are the same."""
@@ -351,9 +358,15 @@ def _label_columns(y: np.ndarray, task: Task) -> np.ndarray:
     return np.eye(task.width)[y.astype(np.int64)] if task.kind == "multiclass" else y[:, None]
 
 
-def _probabilities(kind: Kind, scores: np.ndarray) -> np.ndarray:
-    """Return the probability of every column: sigmoids, or the softmax of all."""
+def _set_probabilities(kind: Kind, scores: np.ndarray, p: np.ndarray) -> None:
+    """Set ``p`` to the probability of every column: sigmoids, or the softmax of all."""
     if kind == "binary":
-        return 1 / (1 + np.exp(-np.clip(scores, -_FARTHEST, _FARTHEST)))
-    exponent = np.exp(scores - scores.max(axis=1, keepdims=True))
-    return exponent / exponent.sum(axis=1, keepdims=True)
+        np.negative(scores, out=p)
+        with np.errstate(over="ignore"):  # 1 / (1 + inf) is 0
+            np.exp(p, out=p)
+        p += 1
+        np.reciprocal(p, out=p)
+        return
+    np.subtract(scores, scores.max(axis=1, keepdims=True), out=p)
+    np.exp(p, out=p)
+    p /= p.sum(axis=1, keepdims=True)
