@@ -12,7 +12,7 @@ from scipy.special import expit, softmax
 from tabmtl import IndependentTasks, SharedTrees, SharedTreesRegressor, TabmtlWarning, Task
 from tabmtl.trees import LONGEST_STEP
 
-PLAIN = {"early_stopping": False, "random_state": 0, "n_estimators": 12, "learning_rate": 0.1}
+PLAIN = {"early_stopping": False, "random_state": 0, "n_estimators": 12, "learning_rate": 0.1, "prior_labels": 0.0}
 
 
 def regressions(n=400, n_tasks=3, seed=0):
