@@ -161,7 +161,7 @@ class SharedTrees(BoostedEstimator):
         their task at random.
     rho : float in [0, 1], default=0.5
         Factor of the leaf values of the tasks that do not lead. 1 is full sharing, and 0 boosting of single tasks.
-    prior_labels : float, default=40.0
+    prior_labels : float, default=20.0
         Wide layout: weight, in labels and times ``rho``, of the leaf value that those of the other tasks predict, by
         regressions over the leaves so far. It moves the leaves with few labels of a task; 0 = none. With more than 64
         outputs there is none.
@@ -206,7 +206,7 @@ class SharedTrees(BoostedEstimator):
     n_estimators_task: CountOrZero = 0
     sketch: Sketch = "soft"
     rho: AnyShare = 0.5
-    prior_labels: NonNegative = 40.0
+    prior_labels: NonNegative = 20.0
     verbose: int | bool = 0
     reg_lambda: NonNegative = 5.0
     patience: Count = 80
