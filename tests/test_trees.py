@@ -1,5 +1,7 @@
 """LightGBM's trees: binned rows, ensembles on gradients from outside, and forests of several ensembles."""
 
+from dataclasses import replace
+
 import lightgbm as lgb
 import numpy as np
 import pytest
@@ -343,11 +345,12 @@ def test_leaves_are_those_of_lightgbm():
 def test_leaves_of_equal_values_are_told_apart(monkeypatch):
     asked = []
     monkeypatch.setattr(trees, "_nearest", lambda *args: asked.append(_nearest(*args)) or asked[-1])
-    ensemble, batch, _ = vector_ensemble(num_leaves=3, min_data_in_leaf=1)
-    middle = np.abs(batch.x_num[:, 0]) < 0.7  # not where it is missing
+    batch = replace(rows(), x_num=np.random.default_rng(0).integers(-1, 2, (400, 3)).astype(np.float32))
+    ensemble = VectorEnsemble(PARAMS | {"num_leaves": 3}, bin_rows(batch, COLUMNS, OPTIONS), batch)
+    middle = batch.x_num[:, 0] == 0
     gradient = np.where(middle, 1, -1).astype(np.float32)  # on both sides of the middle, leaves have one value
     for _ in range(3):
-        n_leaves, (leaf, _) = ensemble.grow(gradient, np.ones(400, dtype=np.float32))
+        n_leaves, (leaf,) = ensemble.grow(gradient, np.ones(400, dtype=np.float32))
         booster = ensemble._trees.booster
         newest = booster.current_iteration() - 1
         expected = booster.predict(tree_matrix(batch), pred_leaf=True, start_iteration=newest, num_iteration=1)
