@@ -1,13 +1,16 @@
 """LightGBM's trees: binned rows, ensembles on gradients from outside, and forests of several ensembles."""
 
+from dataclasses import replace
+
 import lightgbm as lgb
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tabmtl import trees
 from tabmtl.schema import MISSING, UNSEEN, Batch, Columns
-from tabmtl.trees import Ensemble, Forest, bin_rows, tree_matrix
+from tabmtl.trees import Ensemble, Forest, VectorEnsemble, VectorForest, _nearest, bin_rows, tree_matrix
 
 OPTIONS = {"max_bin": 63, "feature_pre_filter": False, "num_threads": 1, "verbosity": -1}
 PARAMS = OPTIONS | {
@@ -306,3 +309,78 @@ def test_export_has_the_link_of_its_objective():
     odds = np.exp(forest.predict(2, MATRIX))
     many = forest.export({2: 1.0}, [0.0] * 3, "multiclass num_class:3")
     np.testing.assert_allclose(many.predict(MATRIX).T, odds / odds.sum(axis=0), rtol=1e-12)
+
+
+def vector_ensemble(n=400, n_valid=100, **changes):
+    """Trees on a gradient, and rows that are followed."""
+    batch, valid = rows(n), rows(n_valid, seed=1)
+    data = bin_rows(batch, COLUMNS, OPTIONS)
+    return VectorEnsemble(PARAMS | changes, data, batch, bin_rows(valid, COLUMNS, OPTIONS, data), valid), batch, valid
+
+
+def test_leaves_are_those_of_lightgbm():
+    ensemble, batch, valid = vector_ensemble()
+    rng, found, values = np.random.default_rng(0), [], []
+    for _ in range(6):
+        grown = ensemble.grow(rng.normal(size=400).astype(np.float32), np.ones(400, dtype=np.float32))
+        n_leaves, leaves = grown
+        found.append(leaves)
+        values.append(rng.normal(size=(n_leaves, 3)))
+    done = ensemble.finish()
+    forest = VectorForest.join(done.header, done.ensembles[0], values, 3)
+    assert len(forest) == ensemble.rounds == 6
+    for i, own in enumerate((batch, valid)):
+        expected = forest.find_leaves(tree_matrix(own)) - forest._offsets[:-1]
+        np.testing.assert_array_equal(np.stack([leaves[i] for leaves in found], axis=1), expected)
+    summed = forest.sum_values(forest.find_leaves(tree_matrix(valid)))
+    by_hand = sum(own[leaves[1]] for own, leaves in zip(values, found, strict=True))
+    np.testing.assert_allclose(summed, by_hand, atol=1e-12)
+    single = [forest.sum_values(forest.find_leaves(tree_matrix(valid)[i : i + 1])) for i in range(20)]
+    np.testing.assert_array_equal(np.concatenate(single), summed[:20])
+    np.testing.assert_array_equal(
+        forest.sum_values(forest.find_leaves(tree_matrix(valid)), slice(1, 2))[:, 0], summed[:, 1]
+    )
+
+
+def test_leaves_of_equal_values_are_told_apart(monkeypatch):
+    asked = []
+    monkeypatch.setattr(trees, "_nearest", lambda *args: asked.append(_nearest(*args)) or asked[-1])
+    batch = replace(rows(), x_num=np.random.default_rng(0).integers(-1, 2, (400, 3)).astype(np.float32))
+    ensemble = VectorEnsemble(PARAMS | {"num_leaves": 3}, bin_rows(batch, COLUMNS, OPTIONS), batch)
+    middle = batch.x_num[:, 0] == 0
+    gradient = np.where(middle, 1, -1).astype(np.float32)  # on both sides of the middle, leaves have one value
+    for _ in range(3):
+        n_leaves, (leaf,) = ensemble.grow(gradient, np.ones(400, dtype=np.float32))
+        booster = ensemble._trees.booster
+        newest = booster.current_iteration() - 1
+        expected = booster.predict(tree_matrix(batch), pred_leaf=True, start_iteration=newest, num_iteration=1)
+        np.testing.assert_array_equal(leaf, np.ravel(expected))
+        assert len(np.unique(leaf)) == n_leaves
+    assert any(found is None for found in asked)
+
+
+def test_values_are_found_by_search_and_by_table():
+    rng = np.random.default_rng(0)
+    for values in (rng.normal(size=9), np.array([0.0, 1e-7, 1.0])):
+        index = rng.integers(0, len(values), 500)
+        changes = values[index] + 1e-12 * rng.normal(size=500)
+        np.testing.assert_array_equal(_nearest(changes.copy(), values, 1e-10), index)
+        assert _nearest(changes, np.append(values, values[:1]), 1e-10) is None
+
+
+def test_trees_without_any_value_are_left_out():
+    ensemble, batch, _ = vector_ensemble()
+    for _ in range(2):
+        ensemble.grow(np.nan_to_num(batch.x_num[:, 0]), np.ones(400, dtype=np.float32))
+    done = ensemble.finish()
+    sizes = [int(tree.partition("num_leaves=")[2].split()[0]) for tree in done.ensembles[0]]
+    values = [np.zeros((sizes[0], 2)), np.ones((sizes[1], 2))]
+    assert len(VectorForest.join(done.header, done.ensembles[0], values, 2)) == 1
+    empty = VectorForest.join(done.header, [], [], 2)
+    assert len(empty) == 0
+    np.testing.assert_array_equal(empty.sum_values(empty.find_leaves(tree_matrix(batch))), np.zeros((400, 2)))
+    np.testing.assert_array_equal(
+        empty.export(slice(0, 1), np.array([3.0]), 1.0, "regression").predict(tree_matrix(batch)), 3
+    )
+    with pytest.raises(ValueError, match="there are values of 1 leaves, expected 0"):
+        VectorForest(values=np.zeros((1, 2)), text=empty.text)

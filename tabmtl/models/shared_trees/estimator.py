@@ -161,6 +161,10 @@ class SharedTrees(BoostedEstimator):
         their task at random.
     rho : float in [0, 1], default=0.5
         Factor of the leaf values of the tasks that do not lead. 1 is full sharing, and 0 boosting of single tasks.
+    prior_labels : float, default=20.0
+        Wide layout: weight, in labels and times ``rho``, of the leaf value that those of the other tasks predict, by
+        regressions over the leaves so far. It moves the leaves with few labels of a task; 0 = none. With more than 64
+        outputs there is none.
     patience : int, default=80
         Rounds without a better validation loss that end the training of a task, where a round that another task leads
         counts ``rho``; at least two for each task.
@@ -202,6 +206,7 @@ class SharedTrees(BoostedEstimator):
     n_estimators_task: CountOrZero = 0
     sketch: Sketch = "soft"
     rho: AnyShare = 0.5
+    prior_labels: NonNegative = 20.0
     verbose: int | bool = 0
     reg_lambda: NonNegative = 5.0
     patience: Count = 80
@@ -209,6 +214,7 @@ class SharedTrees(BoostedEstimator):
     search_space: ClassVar[dict[str, Any]] = BoostedEstimator.search_space | {
         "sketch": {"choices": ("soft", "task", "random")},
         "rho": {"low": 0.1, "high": 1.0},
+        "prior_labels": {"low": 0.0, "high": 200.0},
         "reg_lambda": {"low": 0.5, "high": 20.0, "log": True},
     }
 
@@ -225,6 +231,7 @@ class SharedTrees(BoostedEstimator):
             params=self._tree_params(seed),
             sketch=self.sketch,
             rho=self.rho,
+            prior_labels=self.prior_labels,
             importance=_importance(tasks),
             seed=seed,
             n_rounds=self.n_estimators if found is None else int(found.growth.rounds.max()),

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 import lightgbm as lgb
 import numpy as np
 
+from tabmtl.models.shared_trees.affinity import Affinity
 from tabmtl.models.shared_trees.targets import Targets
 from tabmtl.schema import Batch
 from tabmtl.trees import LONGEST_STEP, Grown, VectorEnsemble
@@ -74,7 +75,7 @@ class Schedule:
     ----------
     params : dict
         LightGBM's parameters of trees.
-    sketch, rho
+    sketch, rho, prior_labels
         Those of `SharedTrees`.
     importance : ndarray of shape (T,)
         Weights of the tasks.
@@ -96,6 +97,7 @@ class Schedule:
     params: dict[str, Any]
     sketch: Sketch
     rho: float
+    prior_labels: float
     importance: np.ndarray
     seed: int
     n_rounds: int
@@ -114,16 +116,17 @@ class Schedule:
         stop = _Rounds(scores, targets, self) if watched is None else _Stop(scores, targets, self, watched, start)
         followed = () if watched is None else (watched.data, watched.batch)
         trees = VectorEnsemble(self.params, rows.data, rows.batch, *followed)
+        leaf_values = _LeafValues(targets, self)
         rng, leaders, values, idle = np.random.default_rng(self.seed), _Leaders(self), [], 0
         while trees.rounds < self.n_rounds and idle < max(_IDLE, 2 * len(self.importance)) and stop.active.any():
             leader = leaders.choose(stop.active)
-            gradient, hessian = targets.derivatives(scores)
-            found = trees.grow(*targets.sketch(gradient, self._factors(targets, leader, rng)))
+            derivatives = targets.derivatives(scores)
+            found = trees.grow(*targets.sketch(derivatives[0], self._factors(targets, leader, rng)))
             idle = idle + 1 if found is None else 0
             if found is None:
                 continue
             n_leaves, (leaf, *followed_leaf) = found
-            values.append(self._leaf_values(targets, leaf, n_leaves, gradient, hessian, leader))
+            values.append(leaf_values.find(leaf, n_leaves, derivatives, leader))
             targets.add_leaves(scores, values[-1], leaf)
             stop.judge(values[-1], followed_leaf, leader)
             if self.on_round is not None:
@@ -167,24 +170,6 @@ class Schedule:
         factors = factors[targets.function] * _unit_by_group(rng, targets.function)
         return targets.normalise(factors)
 
-    def _leaf_values(
-        self,
-        targets: Targets,
-        leaf: np.ndarray,
-        n_leaves: int,
-        gradient: np.ndarray,
-        hessian: np.ndarray,
-        leader: int,
-    ) -> np.ndarray:
-        """Return a Newton step of every output in every leaf: (L, C)."""
-        rate, penalty = self.params["learning_rate"], self.params["reg_lambda"]
-        sums = targets.per_leaf(leaf, n_leaves, gradient)
-        weights = targets.curvature_per_leaf(leaf, n_leaves, hessian)
-        step = sums / np.maximum(weights + penalty * targets.curvature, _TINY)
-        limit = np.where(targets.is_bounded, LONGEST_STEP, np.inf)
-        step = -rate * np.clip(step, -limit, limit)
-        return step * self.pace(leader, targets.n_functions)[targets.function]
-
     def pace(self, leader: int, n_functions: int) -> np.ndarray:
         """Return the factor of the leaf values of every function, given the task that leads."""
         pace = np.ones(n_functions)
@@ -192,6 +177,35 @@ class Schedule:
             pace[: len(self.importance)] = self.rho
             pace[leader] = 1
         return pace
+
+
+class _LeafValues:
+    """Newton steps of the outputs in the leaves of a tree, given labels and options."""
+
+    def __init__(self, targets: Targets, schedule: Schedule) -> None:
+        self._targets, self._schedule = targets, schedule
+        self._limit = np.where(targets.is_bounded, LONGEST_STEP, np.inf)
+        prior = schedule.prior_labels * schedule.rho
+        self._affinity = Affinity(targets.function) if prior and Affinity.suits(targets) else None
+        self._prior = prior * targets.curvature
+
+    def find(
+        self, leaf: np.ndarray, n_leaves: int, derivatives: tuple[np.ndarray, np.ndarray], leader: int
+    ) -> np.ndarray:
+        """Return the values (L, C), given the leaf (n,) of every row, gradient and hessian, and the task that leads."""
+        targets, params = self._targets, self._schedule.params
+        gradient, hessian = derivatives
+        sums = targets.per_leaf(leaf, n_leaves, gradient)
+        weights = targets.curvature_per_leaf(leaf, n_leaves, hessian)
+        penalised = np.maximum(weights + params["reg_lambda"] * targets.curvature, _TINY)
+        step = sums / penalised
+        if self._affinity is not None:
+            unit = np.sqrt(targets.curvature)
+            labels = np.broadcast_to(weights / targets.curvature, sums.shape)
+            expected = self._affinity.predict(step * unit, labels) / unit
+            step = (sums + self._prior * expected) / (penalised + self._prior)
+        step = -params["learning_rate"] * np.clip(step, -self._limit, self._limit)
+        return step * self._schedule.pace(leader, targets.n_functions)[targets.function]
 
 
 class _Leaders:
