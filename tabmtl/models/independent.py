@@ -21,6 +21,7 @@ from tabmtl.encode.labels import both_classes
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.tables import MultiTaskEstimator, TableState
 from tabmtl.forks import count_threads
+from tabmtl.metrics.scores import score_task, undefined_reason
 from tabmtl.model_selection import train_valid_split
 from tabmtl.model_selection.stratify import Strata, deal_groups, deal_rows
 from tabmtl.params import NonNegative, WholeShare, check_count
@@ -89,13 +90,13 @@ class _Parts(NamedTuple):
 class _Grown(NamedTuple):
     """Trees of one task under one configuration.
 
-    Where rows were held out, ``losses`` are those of their labels, and ``ratio`` is their sum over that of a constant.
+    Where rows were held out, ``losses`` are those of their labels, and ``score`` is by the metric of the task.
     """
 
     booster: lgb.Booster
     options: dict[str, Any]
     losses: np.ndarray
-    ratio: float | None
+    score: float | None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -142,9 +143,10 @@ class _Grower:
         booster = self._grow(rows.kept, rows.held_out, options)
         if rows.held_out is None:
             return _Grown(booster, options, np.zeros(0), None)
-        losses = self._losses(self._answer(booster, rows.held_out), rows.held_out)
-        of_constant = self._losses(self._constant(rows.kept, rows.held_out), rows.held_out).sum()
-        return _Grown(booster, options, losses, float(losses.sum() / of_constant) if of_constant > 0 else None)
+        answer, held_out = self._answer(booster, rows.held_out), rows.held_out
+        is_judged = undefined_reason(self.task, held_out.y, held_out.weight) is None
+        score = score_task(self.task, held_out.y, answer, held_out.weight) if is_judged else None
+        return _Grown(booster, options, self._losses(answer, held_out), score)
 
     def refit(self, rows: _Parts, first: _Grown) -> lgb.Booster:
         """Grow as many trees on all rows, unless they go astray; nothing is to do where no row of them was held out."""
@@ -224,7 +226,8 @@ class _Grower:
         return data
 
     def _answer(self, booster: lgb.Booster, rows: Batch) -> np.ndarray:
-        return np.asarray(booster.predict(tree_matrix(rows), num_threads=self.params["num_threads"]))
+        answer = np.asarray(booster.predict(tree_matrix(rows), num_threads=self.params["num_threads"]))
+        return both_classes(answer) if self.task.kind == "binary" else answer
 
     def _constant(self, rows: Batch, asked: Batch) -> np.ndarray:
         """Return the best constant answer of rows, for others."""
@@ -264,7 +267,7 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
         Choose the parameters among the first ``tune`` of four configurations: "small" has 8 leaves, "mid" 16 leaves of
         at least 50 rows and a strong penalty, "default" the estimator's own parameters, "big" 63 leaves; all but
         "default" draw 80 % of the rows for every tree, and 40 or 50 % of the columns. What a configuration does not
-        name is the estimator's own parameter. All tasks get the configuration with the lowest mean of
+        name is the estimator's own parameter. All tasks get the configuration with the highest mean of
         ``configuration_scores_``. 0 takes the estimator's own parameters.
     early_stopping : bool, default=True
         Stop LightGBM where a task's validation score (ROC AUC, log loss for many classes, RMSE) has not improved
@@ -284,9 +287,8 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
     configuration_ : str
         Name of the configuration that was taken; "default" without ``tune``.
     configuration_scores_ : polars.DataFrame
-        A row per task, and a column per configuration that was tried: the loss of the task's validation labels
-        (squared error, log loss) over that of the best constant of the rows fitted; 0 is perfect, 1 no better than the
-        constant. Null where no validation label judged the task, as with fewer than 200 labels.
+        A row per task, and a column per configuration that was tried: the score of the task's validation labels by its
+        own metric, higher is better. Null where they do not judge the task, as with fewer than 200 labels.
 
     Examples
     --------
@@ -327,8 +329,8 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
             for t, grower in enumerate(growers)
         ]
         scores = _score_table(tasks, names, tried)
-        means = scores.select(pl.mean(*names).fill_null(np.inf)).row(0)
-        best = names[means.index(min(means))]
+        means = scores.select(pl.mean(*names).fill_null(0.0)).row(0)
+        best = names[means.index(max(means))]
         estimators: dict[str, Any] = {}
         for t, (task, grower) in enumerate(zip(tasks, growers, strict=True)):
             if grower is None:
@@ -468,10 +470,10 @@ class IndependentTasksRegressor(RegressorFace, IndependentTasks):
 
 
 def _score_table(tasks: Sequence[Task], names: Sequence[str], tried: Sequence[Mapping[str, _Grown]]) -> pl.DataFrame:
-    """Return the ratio of every task and configuration, null where no label judged it."""
-    ratios = {name: [grown[name].ratio if grown else None for grown in tried] for name in names}
+    """Return the score of every task and configuration, null where no label judged it."""
+    scores = {name: [grown[name].score if grown else None for grown in tried] for name in names}
     schema = {"task": pl.String} | dict.fromkeys(names, pl.Float64)
-    return pl.DataFrame({"task": [task.name for task in tasks], **ratios}, schema=schema)
+    return pl.DataFrame({"task": [task.name for task in tasks], **scores}, schema=schema)
 
 
 def _deal_folds(rows: Batch, task: Task, seed: int) -> np.ndarray:
