@@ -74,9 +74,9 @@ def check_count(name: str, value: int, low: int = 1, high: int = _LARGEST) -> No
 
 def check_batch_size(name: str, value: int | str) -> None:
     """Raise a ValueError unless a value is a whole number of at least 1, or "auto"."""
-    if value != "auto" or not isinstance(value, str):
-        if not isinstance(value, Integral) or isinstance(value, bool):
-            raise ValueError(f"{name} must be a whole number or 'auto', got {value!r}")
+    if isinstance(value, str) and value != "auto":
+        raise ValueError(f"{name} must be a whole number or 'auto', got {value!r}{near(value, ['auto'])}")
+    if not isinstance(value, str):
         check_count(name, value)
 
 

@@ -12,10 +12,13 @@ from tabmtl.testing import multitask_checks
 # Ten small steps are so far from a fit that chance decides whether R-MTGB's second fit beats its first; and chance
 # decides whether a pattern of 8 units in APEM is alive.
 LARGER = {"n_estimators_task": 20, "d_pattern": 16}
+#: Networks whose promises are checked with members too: plain, batch-normalised, a funnel, and one with tokens.
+WITH_MEMBERS = [cls for cls in ESTIMATORS if cls.__name__ in ("SharedBottom", "MMoE", "ESMM", "MultiTabNet")]
 CHECKS = [
-    pytest.param(check, id=f"{cls.__name__}-{check.__name__.removeprefix('check_')}")
-    for cls in ESTIMATORS
-    for check in multitask_checks(tiny(cls, **LARGER))
+    pytest.param(check, id=f"{cls.__name__}{members}-{check.__name__.removeprefix('check_')}")
+    for members, classes, params in (("", ESTIMATORS, {}), (" with members", WITH_MEMBERS, {"n_members": 2}))
+    for cls in classes
+    for check in multitask_checks(tiny(cls, **LARGER, **params))
 ]
 
 

@@ -48,7 +48,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
 }
 
 #: A task with fewer labels chooses its trees by folds: their leaves, and how many.
-FEW_ROWS = 100
+FEW_ROWS = 200
 _FEW_LEAVES = (2, 8)
 _MOST_FOLDS = 10
 _FEW_OPTIONS = {"min_data_in_bin": 1, "min_data_per_group": 1, "cat_smooth": 1.0}
@@ -185,7 +185,7 @@ class _Grower:
         options: dict[str, Any] = {"min_child_samples": n, "num_iterations": 1}  # a constant
         fold = _deal_folds(rows, self.task, self.seed)
         for num_leaves in _FEW_LEAVES if fold.any() else ():
-            tried = _FEW_OPTIONS | {"num_leaves": num_leaves, "min_child_samples": _least_rows(n)}
+            tried = _FEW_OPTIONS | {"num_leaves": num_leaves, "min_child_samples": 2 if n < 20 else 5}
             losses = self._fold_losses(rows, fold, tried)
             rounds = int(losses.argmin())
             if rounds and losses[rounds] < least:
@@ -271,7 +271,7 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
         for ``patience`` trees. Without X_val and y_val in fit, ``validation_fraction`` of the task's rows is set aside
         to find the number of trees, and then all rows are fitted with it: no row is lost. Where that fit predicts the
         rows set aside clearly worse than the fit without them (a loss a quarter higher, and beyond chance), the fit
-        without them is kept, with a warning. A task with fewer than 100 labels is too small to split: there the
+        without them is kept, with a warning. A task with fewer than 200 labels is too small to split: there the
         default LightGBM finds by ten folds (fewer than ten rows: each row by itself) whether trees of 2 or of 8 leaves
         predict better, and how many, or the mean alone; ``tune``, ``num_leaves`` and ``min_child_samples`` have no
         effect on it.
@@ -286,7 +286,7 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
     configuration_scores_ : polars.DataFrame
         A row per task, and a column per configuration that was tried: the loss of the task's validation labels
         (squared error, log loss) over that of the best constant of the rows fitted; 0 is perfect, 1 no better than the
-        constant. Null where no validation label judged the task, as with fewer than 100 labels.
+        constant. Null where no validation label judged the task, as with fewer than 200 labels.
 
     Examples
     --------
@@ -472,10 +472,6 @@ def _score_table(tasks: Sequence[Task], names: Sequence[str], tried: Sequence[Ma
     ratios = {name: [grown[name].ratio if grown else None for grown in tried] for name in names}
     schema = {"task": pl.String} | dict.fromkeys(names, pl.Float64)
     return pl.DataFrame({"task": [task.name for task in tasks], **ratios}, schema=schema)
-
-
-def _least_rows(n: int) -> int:
-    return 2 if n < 20 else 5
 
 
 def _deal_folds(rows: Batch, task: Task, seed: int) -> np.ndarray:

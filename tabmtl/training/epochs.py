@@ -76,10 +76,18 @@ class Snapshots:
 
     Of the epochs at hand after an epoch, those two are kept with which the sum over the tasks of their best scores is
     largest: three copies of the weights in all, whatever the number of tasks.
+
+    Attributes
+    ----------
+    scores : list of float
+        Scores of all epochs.
+    kept : list of Snapshot
+        The kept epochs, that of the best score first.
     """
 
     def __init__(self, network: torch.nn.Module) -> None:
         self._network = network
+        self.scores: list[float] = []
         self.kept: list[Snapshot] = []
 
     @property
@@ -94,6 +102,7 @@ class Snapshots:
 
     def offer(self, epoch: int, score: float, task_scores: Sequence[float]) -> None:
         """Keep the network's weights if they are among the best."""
+        self.scores.append(score)
         new = Snapshot(epoch=epoch, score=score, task_scores=np.array(task_scores, dtype=float))
         best = new if not self.kept or score > self.best.score else self.best
         others = [one for one in (*self.kept, new) if one is not best] if len(task_scores) else []
@@ -132,7 +141,6 @@ def run_epochs(
     # glibc gives freed memory back, and takes it anew at every step, until a block as large as this one was freed
     torch.empty(2**25 - 2**16, dtype=torch.uint8)
     history: list[Record] = []
-    scores: list[float] = []
     patience = options.patience if options.early_stopping and validated else None
     snapshots, restarted_after = Snapshots(network), [0]
     for epoch in range(options.epochs):
@@ -141,7 +149,6 @@ def run_epochs(
             of_validation, score = loop.validate()
             record |= of_validation
             score = float(epoch) if score is None or patience is None else score
-            scores.append(score)
             snapshots.offer(epoch, score, () if patience is None else loop.task_scores)
             history.append(record)
             with unseeded():
@@ -154,19 +161,14 @@ def run_epochs(
             restarted_after.append(epoch)
             network.load_state_dict(snapshots.best.weights)
             loop.optimizer.restart()
-    else:
-        if patience is not None:
-            _warn_if_rising(scores, patience)
     network.load_state_dict(snapshots.best.weights)
     loop.finish()
     return history, snapshots
 
 
-def _warn_if_rising(scores: Sequence[float], patience: int) -> None:
-    """Warn if the epochs of a training were too few for its patience."""
-    if len(scores) <= patience:
-        return  # patience played no part: the epochs are the user's choice
-    before, best = max(scores[:-patience]), max(scores)
+def warn_if_rising(scores: Sequence[float], patience: int) -> None:
+    """Warn if the score of a training that its last epoch ended had risen in the epochs of its patience."""
+    before, best = max(scores[:-patience], default=-np.inf), max(scores)
     if best - before > _STILL_RISING * (best - scores[0]):
         warnings.warn(
             f"the validation score still rose when training ended after epochs={len(scores)}: {best:.4g}, against "

@@ -16,6 +16,7 @@ from sklearn.preprocessing import FunctionTransformer
 
 from tabmtl import ESMM, IndependentTasks, MMoE, MultiTabNet, SharedBottom, TabmtlWarning, load
 from tabmtl.synth import make_multitab_bench
+from tabmtl.training.table_loop import TableLoop
 
 every_network = pytest.mark.parametrize("cls", NETWORKS, ids=lambda cls: cls.__name__)
 
@@ -39,7 +40,6 @@ def test_the_history_is_a_frame_with_a_row_an_epoch(cls):
     assert sum(history.null_count().row(0)) == 0
 
 
-@pytest.mark.filterwarnings("ignore:the validation score still rose")
 @every_network
 def test_the_kept_weights_have_the_best_score_of_the_history(cls):
     X, y, X_val, y_val = parts()
@@ -391,3 +391,29 @@ def test_the_rows_of_a_step_follow_the_table(n, rows):
     assert model.batch_size_ == rows
     with pytest.raises(ValueError, match="batch_size must be a whole number or 'auto', got 'all'"):
         tiny(SharedBottom, batch_size="all").fit(X, mixed_targets(X))
+
+
+@pytest.mark.parametrize(
+    ("changes", "scores", "warns"),
+    [
+        ({}, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0], True),
+        ({}, [1.0, 5.0, 5.0, 5.0, 5.0, 5.01], False),  # a thousandth of the rise
+        ({}, [6.0, 5.0, 4.0, 4.0, 4.0, 4.0], False),
+        ({"epochs": 5}, [1.0, 2.0, 3.0, 4.0, 5.0], False),  # fewer epochs than the default: the user's choice
+        ({"early_stopping": False}, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0], False),
+        ({"on_epoch": lambda record: record["epoch"] == 4}, [1.0, 2.0, 3.0, 4.0, 5.0], False),
+    ],
+)
+def test_epochs_that_end_while_the_score_rises_cause_a_warning(changes, scores, warns, monkeypatch):
+    monkeypatch.setattr(SharedBottom, "epochs", 6)
+    values = iter(scores)
+    monkeypatch.setattr(TableLoop, "validate", lambda loop: ({"val/loss": 0.0, "val/score": 0.0}, next(values)))
+    X, y, X_val, y_val = parts()
+    model = tiny(SharedBottom, **{"epochs": 6, "patience": 4} | changes)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.fit(X, y, X_val=X_val, y_val=y_val)
+    told = [str(one.message) for one in caught if "still rose" in str(one.message)]
+    assert bool(told) is warns
+    if warns:
+        assert "training ended after epochs=6: 6, against 2 4 epochs before; more epochs are likely" in told[0]

@@ -233,7 +233,7 @@ def test_the_configuration_with_the_least_mean_loss_serves_all_tasks():
 
 
 def test_the_choice_is_saved(tmp_path):
-    X, y = features(200), mixed_targets(features(200))
+    X, y = features(400), mixed_targets(features(400))
     model = tiny(IndependentTasks, tune=2).fit(X, y)
     model.save(tmp_path / "model")
     loaded = tabmtl.load(tmp_path / "model")

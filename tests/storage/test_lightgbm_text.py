@@ -251,7 +251,7 @@ PLAIN = "import sys, lightgbm; lightgbm.Booster(model_file=sys.argv[1])"
 
 
 def test_texts_that_end_the_process_end_in_errors(tmp_path):
-    model, _, _ = fitted(IndependentTasks)
+    model, _, _ = fitted(IndependentTasks, early_stopping=False)
     model.save(tmp_path / "model")
     text = parts_of(tmp_path / "model")["trees0.txt"].read_text()
     killers = [text[: len(text) // 3], sized(text.replace("left_child=", "left_child=9", 1))]

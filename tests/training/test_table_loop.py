@@ -1,7 +1,6 @@
 """The training loop on a linear network, whose steps can be done by hand."""
 
 import math
-import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +9,7 @@ import torch
 from torch import nn
 
 from tabmtl.nn.experts import BatchNorm
-from tabmtl.schema import Batch, TabmtlWarning, Task
+from tabmtl.schema import Batch, Task
 from tabmtl.training.epochs import Snapshots, run_epochs, schedule
 from tabmtl.training.losses import MultiTaskLoss
 from tabmtl.training.optimizer import Optimizer
@@ -166,7 +165,7 @@ def test_the_learning_rate_warms_up_and_falls_to_zero():
 
 
 def test_the_history_has_a_row_an_epoch():
-    history, best = train(network(), LOSS, table(), table(seed=1), options(patience=5), evaluate=evaluate)
+    history, best = train(network(), LOSS, table(), table(seed=1), options(), evaluate=evaluate)
     parts = ["loss", "delay/loss", "delay/r2", "late/loss", "late/roc_auc", "score"]
     names = {"epoch"} | {f"{part}/{name}" for part in ("train", "val") for name in parts}
     assert all(set(record) == names for record in history)
@@ -234,33 +233,6 @@ def test_a_restart_goes_back_to_the_best_weights():
     assert torch.equal(starts[5], weights[1])  # three epochs after the best, which was the second
     assert (snapshots.best.epoch, len(history)) == (5, 9)  # and the second time training stops
     assert torch.equal(model.layer.weight, weights[5])
-
-
-def rising(n, *, late):
-    """Scores that rise to the end, or have risen before."""
-    return [float(k) if late else min(k, 2.0) + k / 1000 for k in range(n)]
-
-
-@pytest.mark.parametrize(
-    ("changes", "scores", "warns"),
-    [
-        ({}, rising(8, late=True), True),
-        ({}, rising(8, late=False), False),
-        ({"patience": 8}, rising(8, late=True), False),  # more patience than epochs: they are the user's choice
-        ({"early_stopping": False}, rising(8, late=True), False),
-        ({"patience": 2}, [1.0, 5.0, *rising(6, late=False)], False),
-    ],
-)
-def test_epochs_that_end_while_the_score_rises_cause_a_warning(changes, scores, warns):
-    run = options(epochs=8, monitor="delay", **changes)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        train(network(), LOSS, table(), table(seed=1), run, evaluate=scripted(scores))
-    told = [str(one.message) for one in caught if issubclass(one.category, TabmtlWarning)]
-    assert bool(told) is warns
-    if warns:
-        assert "still rose" in told[0]
-        assert "epochs=8: 7, against 4 3 epochs before; more epochs" in told[0]
 
 
 def test_three_epochs_are_kept_at_most_and_every_task_has_its_best_of_them():
