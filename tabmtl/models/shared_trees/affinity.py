@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from tabmtl.models.shared_trees.targets import Targets
+from tabmtl.models.shared_trees.targets import LongTargets, Targets
 
 _MEMORY = 0.9  # of the moments, from round to round
 _RIDGE = 1.0  # in labels: variance of a label over that of a coefficient
+_SHRINKAGE = 5.0  # labels that shrink the mean of all other tasks
 _ROUNDS = 5  # between two regressions
 _MOST_OUTPUTS = 64  # their regressions take time by the fourth power
 
@@ -32,12 +33,6 @@ class Affinity:
         self._coefficients = np.zeros((n_outputs, n_outputs))
         self._rounds = 0
 
-    @staticmethod
-    def suits(targets: Targets) -> bool:
-        """Return whether these are several tasks of a wide table, and few enough outputs."""
-        n_outputs = len(targets.function)
-        return targets.n_functions > 1 and n_outputs == targets.y.shape[1] and n_outputs <= _MOST_OUTPUTS
-
     def predict(self, means: np.ndarray, n_labels: np.ndarray) -> np.ndarray:
         """Take the leaves of a round into account, and predict them: (L, C).
 
@@ -59,3 +54,38 @@ class Affinity:
                 self._coefficients[others, c] = np.linalg.solve(among, self._moments[c][others, c])
         self._rounds += 1
         return means @ self._coefficients
+
+
+class PooledAffinity:
+    """Regressions of the mean gradients of each task of a long table on those of all other tasks together.
+
+    Parameters
+    ----------
+    n_functions : int
+        Tasks, and the pooled function, which comes last and is predicted by nobody.
+    width : int
+        Outputs of a function.
+    """
+
+    def __init__(self, n_functions: int, width: int) -> None:
+        self._shape = -1, n_functions, width
+        self._square, self._product = np.zeros((2, n_functions - 1, width))
+
+    def predict(self, means: np.ndarray, n_labels: np.ndarray) -> np.ndarray:
+        """Take the leaves of a round into account, and predict them, as `Affinity.predict`."""
+        own, labels = (part.reshape(self._shape)[:, :-1] for part in (means, n_labels))
+        sums = own * labels
+        others = (sums.sum(axis=1, keepdims=True) - sums) / (labels.sum(axis=1, keepdims=True) - labels + _SHRINKAGE)
+        self._square += (1 - _MEMORY) * ((labels * others**2).sum(axis=0) - self._square)
+        self._product += (1 - _MEMORY) * ((labels * others * own).sum(axis=0) - self._product)
+        found = np.zeros_like(means).reshape(self._shape)
+        found[:, :-1] = others * self._product / (self._square + _RIDGE)
+        return found.reshape(means.shape)
+
+
+def affinity_of(targets: Targets) -> Affinity | PooledAffinity | None:
+    """Return the regressions that suit a table; None of a single task, or of too many outputs of a wide one."""
+    if isinstance(targets, LongTargets):
+        return PooledAffinity(targets.n_functions, targets.width) if targets.n_functions > 2 else None
+    suits = targets.n_functions > 1 and len(targets.function) <= _MOST_OUTPUTS
+    return Affinity(targets.function) if suits else None

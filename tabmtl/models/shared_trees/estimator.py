@@ -156,15 +156,16 @@ class SharedTrees(BoostedEstimator):
         Wide layout: the most rounds of each task alone, after the shared ones. They are kept for tasks whose
         validation loss they lower by more than two standard errors.
     sketch : {"soft", "task", "random"}, default="soft"
-        How w is drawn. The tasks lead the rounds in turn. "task": w is 1 for the leading task, else 0. "soft": 0.3
+        How w is drawn. The tasks lead the rounds in turn; in the long layout every second round is led by all together,
+        with w = 1, unless ``rho`` is 0. "task": w is 1 for the leading task, else 0. "soft": 0.3
         N(0, 1) is added for every task. "random": N(0, 1) for every task; none leads. Classes share the weight of
         their task at random.
     rho : float in [0, 1], default=0.5
         Factor of the leaf values of the tasks that do not lead. 1 is full sharing, and 0 boosting of single tasks.
     prior_labels : float, default=20.0
-        Wide layout: weight, in labels and times ``rho``, of the leaf value that those of the other tasks predict, by
-        regressions over the leaves so far. It moves the leaves with few labels of a task; 0 = none. With more than 64
-        outputs there is none.
+        Weight, in labels and times ``rho``, of the leaf value that those of the other tasks predict, by regressions
+        over the leaves so far; in the long layout on the mean of the others. It moves the leaves with few labels of a
+        task; 0 = none. A wide table with more than 64 outputs has none.
     patience : int, default=80
         Rounds without a better validation loss that end the training of a task, where a round that another task leads
         counts ``rho``; at least two for each task.

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 import lightgbm as lgb
 import numpy as np
 
-from tabmtl.models.shared_trees.affinity import Affinity
+from tabmtl.models.shared_trees.affinity import affinity_of
 from tabmtl.models.shared_trees.targets import Targets
 from tabmtl.schema import Batch
 from tabmtl.trees import LONGEST_STEP, Grown, VectorEnsemble
@@ -53,7 +53,7 @@ class Growth(NamedTuple):
     rounds : ndarray of int, shape (n_functions,)
         Trees that each function has.
     leaders : list of int
-        The task that led each round, -1 without one.
+        The task that led each round, T for all together, -1 without one.
     scores, valid_scores : ndarray of shape (n, B)
         Scores of the rows grown on, and of the followed ones, at the rounds of each function.
     """
@@ -117,7 +117,7 @@ class Schedule:
         followed = () if watched is None else (watched.data, watched.batch)
         trees = VectorEnsemble(self.params, rows.data, rows.batch, *followed)
         leaf_values = _LeafValues(targets, self)
-        rng, leaders, values, idle = np.random.default_rng(self.seed), _Leaders(self), [], 0
+        rng, leaders, values, idle = np.random.default_rng(self.seed), _Leaders(self, targets), [], 0
         while trees.rounds < self.n_rounds and idle < max(_IDLE, 2 * len(self.importance)) and stop.active.any():
             leader = leaders.choose(stop.active)
             derivatives = targets.derivatives(scores)
@@ -164,16 +164,20 @@ class Schedule:
         n_tasks = len(self.importance)
         noise = rng.standard_normal(n_tasks)
         factors = noise if self.sketch == "random" else _NOISE * noise * (self.sketch == "soft")
-        if leader >= 0:
+        unit = _unit_by_group(rng, targets.function)
+        if leader == n_tasks:
+            factors += 1
+            unit = np.tile(unit[targets.function == leader], targets.n_functions)  # classes of all tasks alike
+        elif leader >= 0:
             factors[leader] += 1
         factors = np.append(factors * np.sqrt(self.importance), 0)  # the pooled function, where there is one
-        factors = factors[targets.function] * _unit_by_group(rng, targets.function)
+        factors = factors[targets.function] * unit
         return targets.normalise(factors)
 
     def pace(self, leader: int, n_functions: int) -> np.ndarray:
         """Return the factor of the leaf values of every function, given the task that leads."""
         pace = np.ones(n_functions)
-        if leader >= 0:
+        if 0 <= leader < len(self.importance):
             pace[: len(self.importance)] = self.rho
             pace[leader] = 1
         return pace
@@ -186,8 +190,8 @@ class _LeafValues:
         self._targets, self._schedule = targets, schedule
         self._limit = np.where(targets.is_bounded, LONGEST_STEP, np.inf)
         prior = schedule.prior_labels * schedule.rho
-        self._affinity = Affinity(targets.function) if prior and Affinity.suits(targets) else None
-        self._prior = prior * targets.curvature
+        self._affinity = affinity_of(targets) if prior else None
+        self._prior = prior * targets.curvature * (targets.function < len(schedule.importance))
 
     def find(
         self, leaf: np.ndarray, n_leaves: int, derivatives: tuple[np.ndarray, np.ndarray], leader: int
@@ -209,14 +213,18 @@ class _LeafValues:
 
 
 class _Leaders:
-    """Tasks that lead the rounds, in turn and as often as their weight says; none in random sketches."""
+    """Tasks that lead the rounds, in turn and as often as their weight says; none in random sketches.
 
-    def __init__(self, schedule: Schedule) -> None:
+    In a long table that shares, every second round is led by all tasks together, that is by the pooled function.
+    """
+
+    def __init__(self, schedule: Schedule, targets: Targets) -> None:
         importance = schedule.importance
         self.past: list[int] = []
         self._known = [] if schedule.found is None else schedule.found.leaders
         self._weight = None if schedule.sketch == "random" else importance
         self._credit = np.zeros(len(importance))
+        self._has_pooled = targets.n_functions > len(importance) and schedule.rho > 0
 
     def choose(self, active: np.ndarray) -> int:
         """Choose the leader of the next round among the tasks that are active."""
@@ -224,6 +232,8 @@ class _Leaders:
             leader = -1
         elif len(self.past) < len(self._known):
             leader = self._known[len(self.past)]
+        elif self._has_pooled and len(self.past) % 2 == 0:
+            leader = len(self._credit)
         else:
             weight = self._weight * active
             self._credit += weight

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tabmtl.models.shared_trees.affinity import Affinity
+from tabmtl.models.shared_trees.affinity import Affinity, PooledAffinity
 
 
 def rounds(n_rounds, seed=0):
@@ -52,3 +52,16 @@ def test_outputs_of_one_task_tell_each_other_nothing(function):
         means[:, np.flatnonzero(function)[0]] = 0
         found = affinity.predict(means, labels)
     assert np.abs(found).max() == 0
+
+
+def test_tasks_of_a_long_table_are_predicted_by_the_mean_of_the_others():
+    rng, affinity = np.random.default_rng(0), PooledAffinity(5, 1)
+    labels = np.tile([40.0, 40.0, 40.0, 4.0, 124.0], (8, 1))
+    for _ in range(60):
+        common = rng.normal(size=(8, 1))
+        means = np.concatenate([common, common, -common, 0.5 * common, common], axis=1)
+        found = affinity.predict(means, labels)
+    ratio = found[:, 3] / means[:, 3]
+    assert ratio.min() > 0.6 and ratio.max() < 1.0  # four labels are shrunk
+    assert np.corrcoef(found[:, 2], means[:, 2])[0, 1] > 0.99
+    assert (found[:, 4] == 0).all()

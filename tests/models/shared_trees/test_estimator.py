@@ -11,6 +11,7 @@ from scipy.special import expit, softmax
 
 from tabmtl import IndependentTasks, SharedTrees, SharedTreesRegressor, TabmtlWarning, Task
 from tabmtl.models.shared_trees.affinity import Affinity
+from tabmtl.models.shared_trees.growth import Schedule
 from tabmtl.trees import LONGEST_STEP
 
 PLAIN = {"early_stopping": False, "random_state": 0, "n_estimators": 12, "learning_rate": 0.1, "prior_labels": 0.0}
@@ -124,14 +125,25 @@ def test_rows_without_a_label_of_a_task_change_nothing_in_its_leaves():
     assert (model._functions.forest.values[:, 1] != other._functions.forest.values[:, 1]).all()
 
 
-def test_long_and_wide_tables_of_the_same_labels_agree():
+@pytest.mark.parametrize(("sketch", "rho"), [("task", 0.0), ("random", 1.0)])
+def test_long_and_wide_tables_of_the_same_labels_agree(sketch, rho):
     X, Y = regressions(n_tasks=2)
     frame = pl.DataFrame(np.clip((2 * X).round(), -3, 3))  # each value in enough rows for a bin of its own
-    options = {"sketch": "task", "rho": 0.5, "reg_lambda": 0.0, "min_child_samples": 1, "num_leaves": 6, **PLAIN}
+    options = {"sketch": sketch, "rho": rho, "reg_lambda": 0.0, "min_child_samples": 1, "num_leaves": 6, **PLAIN}
+    Y = (Y - Y.mean(axis=0)) / Y.std(axis=0)
     wide = SharedTrees(**options).fit(frame, Y)
     long = pl.concat([frame.with_columns(task=pl.lit(name)) for name in "ab"])
     narrow = SharedTrees(task_column="task", **options).fit(long, Y.T.ravel())
     np.testing.assert_allclose(narrow.predict(long), wide.predict(frame).T.ravel(), rtol=1e-3, atol=1e-3)
+
+
+def test_all_tasks_of_a_long_table_lead_every_second_round(monkeypatch):
+    X, y = long_table(300)
+    found, grow = [], Schedule.grow
+    monkeypatch.setattr(Schedule, "grow", lambda *args: found.append(grow(*args)) or found[-1])
+    for rho, expected in ((0.5, [3, 0, 3, 1, 3, 2, 3, 0]), (0.0, [0, 1, 2, 0, 1, 2, 0, 1])):
+        SharedTrees(task_column="school", rho=rho, **PLAIN | {"n_estimators": 8}).fit(X, y)
+        assert found[-1].leaders == expected
 
 
 def test_an_unknown_task_has_the_pooled_leaf_values():
