@@ -54,7 +54,8 @@ class MixtureEstimator(VectorEstimator):
         Mean gate weight of every expert, over up to 10 000 training rows of all tasks: columns ``level`` (1 is nearest
         to the input), ``gate`` (a task, or in brackets a part that several tasks share), ``expert`` and ``weight``. The
         weights of a gate sum to 1 (except HoME's gate over a single own expert). An expert that a gate may not see has
-        no row. In the long layout a mean is over the rows of the task, which have both gate and expert.
+        no row. In the long layout a mean is over the rows of the task, which have both gate and expert. With members
+        the rows of all members count.
     experts_ : polars DataFrame
         State of every expert on the same rows: ``level``, ``expert``, ``zero_rate`` (share of zeros among its outputs),
         ``std`` (standard deviation of an output over rows, mean over outputs), ``top_weight`` (the largest mean weight
