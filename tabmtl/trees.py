@@ -138,6 +138,11 @@ def _plain_names(names: Sequence[str]) -> list[str]:
     return plain if len(set(plain)) == len(plain) else [f"{name}_{j}" for j, name in enumerate(plain)]
 
 
+def least_level_rows(n_rows: int) -> int:
+    """Return how many rows a level of a category must have to be split on: LightGBM's 100, or a tenth of few rows."""
+    return max(1, min(100, n_rows // 10))
+
+
 def is_worse(losses: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> bool:
     """Return whether the losses of all labels sum to a quarter more than the others, and that beyond a standard error.
 

@@ -27,7 +27,16 @@ from tabmtl.model_selection.stratify import Strata, deal_groups, deal_rows
 from tabmtl.params import NonNegative, WholeShare, check_count
 from tabmtl.schema import Batch, Columns, TabmtlWarning, Task
 from tabmtl.storage.lightgbm_text import TreeText
-from tabmtl.trees import LONGEST_STEP, ROWS_TO_SPLIT, Leaves, LightGBMOptions, dataset, is_worse, tree_matrix
+from tabmtl.trees import (
+    LONGEST_STEP,
+    ROWS_TO_SPLIT,
+    Leaves,
+    LightGBMOptions,
+    dataset,
+    is_worse,
+    least_level_rows,
+    tree_matrix,
+)
 
 _MOST_TREES = 1_000
 _BAGGING = {"subsample": 0.8, "subsample_freq": 1}
@@ -168,7 +177,7 @@ class _Grower:
         return first.booster
 
     def _grow(self, rows: Batch, held_out: Batch | None, options: dict[str, Any]) -> lgb.Booster:
-        params = self.params | options
+        params = {"min_data_per_group": least_level_rows(len(rows)), **self.params, **options}
         data = self._data(rows)
         watched: list[lgb.Dataset] = []
         callbacks: list[Callable[..., Any]] = []
