@@ -230,9 +230,7 @@ def train_valid_split(
         unit = np.arange(len(y))
         part = deal_rows(strata, shares, rng)
     else:
-        unit = np.unique(group, return_inverse=True)[1]
-        if not unit.any():
-            raise ValueError(_one_group(tasks))
+        unit = number_units(group, tasks)
         part = _deal_bundles(strata, unit, shares, rng)
     absent = np.append(strata.count(part, 2)[0] == 0, False)  # the last is unlabelled
     # a stratum that fits on one side only goes to training
@@ -245,12 +243,16 @@ def train_valid_split(
     return np.flatnonzero(part == 0), np.flatnonzero(part == 1)
 
 
-def _one_group(tasks: Sequence[Task]) -> str:
-    whose = f" of task {tasks[0].name!r}" if len(tasks) == 1 else ""
-    return (
-        f"the labelled rows{whose} are all in one group, so none can be set aside for early stopping; give smaller "
-        "groups, or X_val and y_val, or set early_stopping=False"
-    )
+def number_units(group: np.ndarray, tasks: Sequence[Task]) -> np.ndarray:
+    """Number the groups (n,) of labelled rows from 0, and raise a ValueError where there is but one to split."""
+    unit = np.unique(group, return_inverse=True)[1]
+    if not unit.any():
+        whose = f" of task {tasks[0].name!r}" if len(tasks) == 1 else ""
+        raise ValueError(
+            f"the labelled rows{whose} are all in one group, so none can be set aside for early stopping; give smaller "
+            "groups, or X_val and y_val, or set early_stopping=False"
+        )
+    return unit
 
 
 def _deal_bundles(strata: Strata, group: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -23,7 +23,7 @@ from tabmtl.estimators.tables import MultiTaskEstimator, TableState
 from tabmtl.forks import count_threads
 from tabmtl.metrics.scores import score_task, undefined_reason
 from tabmtl.model_selection import train_valid_split
-from tabmtl.model_selection.stratify import Strata, deal_groups, deal_rows
+from tabmtl.model_selection.stratify import Strata, deal_groups, deal_rows, number_units
 from tabmtl.params import NonNegative, WholeShare, check_count
 from tabmtl.schema import Batch, Columns, TabmtlWarning, Task
 from tabmtl.storage.lightgbm_text import TreeText
@@ -195,7 +195,7 @@ class _Grower:
         n, least = len(rows), np.inf
         options: dict[str, Any] = {"min_child_samples": n, "num_iterations": 1}  # a constant
         fold = _deal_folds(rows, self.task, self.seed)
-        for num_leaves in _FEW_LEAVES if fold.any() else ():
+        for num_leaves in _FEW_LEAVES if n > 1 else ():
             tried = _FEW_OPTIONS | {"num_leaves": num_leaves, "min_child_samples": 2 if n < 20 else 5}
             losses = self._fold_losses(rows, fold, tried)
             rounds = int(losses.argmin())
@@ -488,7 +488,7 @@ def _score_table(tasks: Sequence[Task], names: Sequence[str], tried: Sequence[Ma
 def _deal_folds(rows: Batch, task: Task, seed: int) -> np.ndarray:
     """Deal rows, or their groups, to ten folds, or as many as there are."""
     strata, rng = Strata.of(rows.y[:, None], (task,)), np.random.default_rng(seed)
-    unit = np.arange(len(rows)) if rows.group is None else np.unique(rows.group, return_inverse=True)[1]
+    unit = np.arange(len(rows)) if rows.group is None else number_units(rows.group, (task,))
     n_folds = min(unit.max() + 1, _MOST_FOLDS)
     shares = np.full(n_folds, 1 / n_folds)
     return deal_rows(strata, shares, rng) if rows.group is None else deal_groups(strata, unit, shares, rng)

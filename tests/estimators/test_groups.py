@@ -23,10 +23,9 @@ MODELS = {cls.__name__: cls for cls in (SharedBottom, RMTGB, IndependentTasks)}
 @pytest.fixture
 def splits(monkeypatch):
     """Groups of the two sides of every split, in order."""
-    from tabmtl.estimators import network
+    from tabmtl.estimators import boosted, network
     from tabmtl.model_selection import train_valid_split
     from tabmtl.models import independent
-    from tabmtl.models.rmtgb import estimator
 
     found = []
 
@@ -35,8 +34,9 @@ def splits(monkeypatch):
         found.append(None if group is None else [set(group[side]) for side in sides])
         return sides
 
-    for module in (network, independent, estimator):
+    for module in (network, independent, boosted):
         monkeypatch.setattr(module, "train_valid_split", split)
+    monkeypatch.setattr(independent, "FEW_ROWS", 50)
     return found
 
 
@@ -50,7 +50,8 @@ def test_no_split_in_fit_divides_a_group(name, splits):
 def test_other_fits_are_split_by_row(splits):
     for cls in MODELS.values():
         tiny(cls).fit(X, Y)
-    assert splits == [None] * (2 + Y.width)
+    assert len(splits) >= 2 + Y.width
+    assert set(splits) == {None}
 
 
 def patients(n: int, seed: int) -> tuple[pl.DataFrame, pl.Series]:
@@ -84,6 +85,26 @@ def test_a_split_by_patients_stops_in_time(seed):
     by_patient = model.fit(table, labels).score(*fresh)
     by_row = model.fit(table, labels, groups=np.arange(800)).score(*fresh)
     assert by_patient > max(by_row + 0.02, 0.1)
+
+
+def test_folds_of_few_rows_do_not_divide_a_group(monkeypatch):
+    from tabmtl.models import independent
+
+    found = []
+
+    def deal(*args):
+        fold = deal_folds(*args)
+        found.append(([set(args[0].group[fold == f]) for f in range(fold.max() + 1)], set(args[0].group)))
+        return fold
+
+    deal_folds = independent._deal_folds
+    monkeypatch.setattr(independent, "_deal_folds", deal)
+    tiny(IndependentTasks).fit(X[:90], Y[:90], groups="owner")
+    assert len(found) == Y.width
+    for folds, groups in found:
+        assert len(folds) == 10
+        assert sum(map(len, folds)) == len(groups)
+        assert set.union(*folds) == groups
 
 
 @pytest.mark.parametrize("name", MODELS)
