@@ -110,7 +110,10 @@ def dataset(batch: Batch, columns: Columns, **options: Any) -> lgb.Dataset:
     """Return rows as a data set of LightGBM, given its other arguments."""
     n_numeric = len(columns.numeric)
     categorical = list(range(n_numeric, n_numeric + len(columns.categorical)))
-    return lgb.Dataset(tree_matrix(batch), categorical_feature=categorical, **options)
+    matrix = tree_matrix(batch)
+    if options.get("reference") is None and not matrix.any():
+        matrix = matrix + 1  # LightGBM refuses columns that are all 0; of those that are all 1 it makes no split either
+    return lgb.Dataset(matrix, categorical_feature=categorical, **options)
 
 
 def bin_rows(

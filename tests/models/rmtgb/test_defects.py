@@ -225,3 +225,12 @@ def test_d11_the_weight_knows_neither_rows_per_task_nor_the_scale_of_y(monkeypat
     np.testing.assert_allclose(scaled, score, rtol=1e-9)
     np.testing.assert_allclose(doubled, score, rtol=1e-4)  # gradients are summed as float32
     assert score.std() > 0.1
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, np.nan])
+def test_constant_features_leave_the_constants(value):
+    rng = np.random.default_rng(0)
+    Y = np.where(rng.random((120, 2)) < 0.3, np.nan, rng.normal(size=(120, 2)))
+    model = RMTGB(random_state=0).fit(np.full((120, 2), value), Y)
+    assert len(np.unique(model.predict(np.full((5, 2), value)), axis=0)) == 1
+    assert np.abs(model.predict(np.full((1, 2), value)) - np.nanmean(Y, axis=0)).max() < 0.2
