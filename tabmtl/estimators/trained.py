@@ -35,9 +35,9 @@ class TrainedEstimator(SavableEstimator):
 
     Parameters
     ----------
-    epochs : int, default=30
+    epochs : int, default=100
         Passes over the training data, at most.
-    batch_size : int or "auto", default=512
+    batch_size : int or "auto", default="auto"
         Rows of an optimiser step; ``"auto"`` is about a 64th of the training rows, 32 to 512. On a CPU, micro-batches
         that fit its cache add up to the same step.
     learning_rate : float, default=2e-3
@@ -55,7 +55,7 @@ class TrainedEstimator(SavableEstimator):
         Share of the rows that early stopping sets aside.
     patience : int, default=6
         Epochs without a better validation score after which training stops, or restarts.
-    restarts : int, default=0
+    restarts : int, default=2
         Times that training, instead of stopping, goes back to its best weights and on with a third of the learning
         rate.
     precision : {"float32", "bf16"}, default="float32"
@@ -80,8 +80,8 @@ class TrainedEstimator(SavableEstimator):
         Weights of the network.
     """
 
-    epochs: Count = 30
-    batch_size: BatchSize = 512
+    epochs: Count = 100
+    batch_size: BatchSize = "auto"
     learning_rate: NonNegative = 2e-3
     weight_decay: NonNegative = 1e-5
     average_decay: Rate = 0.998
@@ -89,7 +89,7 @@ class TrainedEstimator(SavableEstimator):
     early_stopping: bool = True
     validation_fraction: Share = 0.15
     patience: Count = 6
-    restarts: CountOrZero = 0
+    restarts: CountOrZero = 2
     precision: Literal["float32", "bf16"] = "float32"
     device: Device = "auto"
     n_jobs: Jobs = None

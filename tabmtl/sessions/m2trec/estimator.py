@@ -18,6 +18,7 @@ from tabmtl.estimators.base import draw_seed
 from tabmtl.estimators.trained import TrainedEstimator, TrainedState, load_weights, trained_attributes
 from tabmtl.params import (
     Count,
+    CountOrZero,
     Names,
     Positive,
     RandomState,
@@ -228,6 +229,7 @@ class M2TRec(TrainedEstimator, Recommender):
     learning_rate: Positive = 2e-3
     validation_fraction: Share = 0.05
     patience: Count = 2
+    restarts: CountOrZero = 0
     random_state: RandomState = None
 
     search_space: ClassVar[dict[str, Any]] = {
