@@ -18,6 +18,7 @@ from tabmtl.training.losses import BLOCK
 _PREDICT_ROWS = 1_024
 _ROW_MULTIPLE = 8
 _WATCHED_ROWS = 136  # a number that no other axis is likely to have
+_LEAST_ROWS = 16  # for fewer, MKL takes another kernel on processors with AMX
 _LEAST_PRODUCT = 400  # multiplications; for fewer, torch's batched products on CPUs take another kernel
 _UNEVEN = {f"aten::{name}" for name in ("sigmoid", "silu", "mish", "softplus", "pow", "exp2", "logaddexp")}  # see BLOCK
 
@@ -74,8 +75,8 @@ def _in_slices(
 ) -> list[Tensor]:
     """Apply a function of the network to all rows, a few at a time; return its answers in float32.
 
-    Slices are filled up to a multiple of 8 rows, and more where the network needs them: for fewer rows torch takes
-    other kernels, which round differently, so a row's scores would depend, by some 1e-6 of the scale, on the number of
+    Slices are filled up to a multiple of 8 rows, 16 at least, and more where the network needs them: for fewer rows torch
+    takes other kernels, which round differently, so a row's scores would depend, by some 1e-6 of the scale, on the number of
     rows. Batches whose rows depend on each other are not filled up, but of about equal size, so that no row is left
     alone.
     """
@@ -117,7 +118,7 @@ _needed: WeakKeyDictionary[torch.nn.Module, tuple[int, int]] = WeakKeyDictionary
 class _Kernels(TorchDispatchMode):
     """Watch the kernels that compute `_WATCHED_ROWS` rows, and find the answer of `_rows_needed`."""
 
-    least = spare = 0
+    least, spare = _LEAST_ROWS, 0
 
     def __torch_dispatch__(self, kernel: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = kernel(*args, **(kwargs or {}))
