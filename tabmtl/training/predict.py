@@ -76,9 +76,9 @@ def _in_slices(
     """Apply a function of the network to all rows, a few at a time; return its answers in float32.
 
     Slices are filled up to a multiple of 8 rows, 16 at least, and more where the network needs them: for fewer rows
-    torch takes other kernels, which round differently, so a row's scores would depend, by some 1e-6 of the scale, on the
-    number of rows. Batches whose rows depend on each other are not filled up, but of about equal size, so that no row is
-    left alone.
+    torch takes other kernels, which round differently, so a row's scores would depend, by some 1e-6 of the scale, on
+    the number of rows. Batches whose rows depend on each other are not filled up, but of about equal size, so that no
+    row is left alone.
     """
     if network.training:
         network.eval()
