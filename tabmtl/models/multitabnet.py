@@ -136,7 +136,7 @@ class MultiTabNet(MemberEstimator):
         - ``"none"``: no second layer; every other one mixes the tasks.
         - ``"mixer"``: ``W_o W_v x`` on the joined tokens; the released code computes it with its rotary option on.
         - ``"batch_attention"``: the paper's attention between the rows of a batch. A prediction then depends on the
-          other rows given with it, and a single row is not served well. Predicts in batches of at most ``batch_size``
+          other rows given with it, and a single row is not served well. Predicts in batches of at most ``batch_size_``
           rows, all of about equal size, in the order of the rows.
         - ``"inducing_attention"``: ours, rows attend to ``n_points`` learned points.
     n_points : int, default=64
