@@ -77,12 +77,12 @@ class RMTGB(BoostedEstimator):
         per row of the task, times max(0, 1 - 4 Σg² / (Σg)²): θ stays where Σg is within two standard errors of 0. |θ|
         is at most 12.
     theta_penalty : float, default=0.1
-        Strength of θ's penalty towards its common value; 0 = none, as in the released code. After each step,
-        θ_t = c + (θ_t - c) / (1 + theta_penalty d_t). c is the median θ, but at least 1 from 0, so that it names a
-        side. The doubt d_t = min(1, 4 Σg² / (Σg - m Σ|g|)²), with m the median over the tasks of Σg / Σ|g|, is 1 for a
-        task whose gradient differs from the common one by less than two standard errors, and falls to 0 with evidence.
-        With a penalty, leaves of A and B where the loss is not squared are the shortest Newton step of both together,
-        not one of each.
+        Strength of θ's penalty towards its common value; 0 = none, as in the released code. From round
+        2 / learning_rate on, each step is followed by θ_t = c + (θ_t - m) / (1 + theta_penalty d_t). m is the median θ,
+        and c = m, but moved to between 1 and 3 from 0, so that it names a side (where it is too near to 0, m = c). The
+        doubt d_t = min(1, 4 Σg² / (Σg - k Σ|g|)²), with k the median over the tasks of Σg / Σ|g|, is 1 for a task whose
+        gradient differs from the common one by less than two standard errors, and falls with evidence. With a penalty,
+        leaves of A and B where the loss is not squared are the shortest Newton step of both together, not one of each.
     unknown_task : {"shared", "error"}, default="shared"
         Long layout: answer of ``predict`` for a task that fit did not see, or a missing one. "shared": the shared part
         with the θ of a normal task, the median of the majority.

@@ -16,10 +16,11 @@ from tabmtl.trees import LONGEST_STEP, Ensemble, Forest, Grown, least_level_rows
 
 _IDLE = 10  # rounds without a split after which a stage ends
 _PRIOR_LABELS = 10_000  # weight, in labels, of the loss of all stages in the stop of each
-_LARGEST = 12.0  # |theta|, scale-free step
+_LARGEST = 12.0  # |theta|, scale-free step and penalty
 _LONGEST = 0.5  # one scale-free step of theta
 _EVIDENCE = 4.0  # squared standard errors that a gradient of theta must exceed, scale-free step and penalty
-_APART = 1.0  # least |theta| of the value that the penalty draws to, so that it names a side
+_FREE = 1.0  # learning rate times the rounds without penalty, in which A and B begin to tell the tasks apart
+_COMMON = (1.0, 2.0)  # least and largest |theta| of the value that the penalty draws to: apart from 0, free to move
 _FLOOR = 1e-6  # of a Newton hessian
 _TINY = np.finfo(float).tiny
 
@@ -113,6 +114,7 @@ class MixedStage(Stage):
     ) -> None:
         super().__init__(params, rows, n_functions=2)
         self.theta, self.rate, self.penalty = theta, rate, penalty
+        self._free_rounds = _FREE / params["learning_rate"]
         self._thetas = {0: theta}
         self._hessian: np.ndarray | None = None  # of squared error: the same in all rounds
 
@@ -145,7 +147,7 @@ class MixedStage(Stage):
         if targets.kind != "regression":
             factors = [(1 - s) ** 2, s**2]
             if self.penalty:
-                factors = [factors[0] + factors[1]] * 2
+                factors = [np.maximum(*factors)] * 2
             hessian = np.concatenate([targets.at_rows(hessians, factor) for factor in factors])
             hessian += _FLOOR
         elif self._hessian is None:
@@ -171,15 +173,20 @@ class MixedStage(Stage):
             step = 4 * s * (1 - s) * total / size
             certain = np.maximum(0, 1 - needed / (total**2 + _TINY))
             self.theta = np.clip(self.theta + _LONGEST * certain * step, -_LARGEST, _LARGEST)
-        if self.penalty and self.rate != 0:
+        if self.penalty and self.rate != 0 and self.rounds >= self._free_rounds:
             apart = total - np.median(total / size) * size
             self._draw_theta(self.penalty * (needed + _TINY) / (np.maximum(needed, apart**2) + _TINY))
 
     def _draw_theta(self, strength: np.ndarray) -> None:
-        """Draw θ of every task to the median θ by a proximal step of a strength (T,); the median keeps to one side."""
+        """Draw θ of every task to the median θ by a proximal step of a strength (T,); the median keeps to one side.
+
+        The level of θ is free: A and B can make up for it. So where the median is far from 0, all tasks move back with
+        it; otherwise, a task could hardly leave the others.
+        """
         median = np.median(self.theta)
-        common = np.copysign(max(abs(median), _APART), median)
-        self.theta = common + (self.theta - common) / (1 + strength)
+        common = np.copysign(np.clip(abs(median), *_COMMON), median)
+        apart = self.theta - (median if abs(median) > abs(common) else common)
+        self.theta = np.clip(common + apart / (1 + strength), -_LARGEST, _LARGEST)
 
     def update(self) -> None:
         """Grow one round; A, B and θ all see the same F. Without a split θ stays too."""
