@@ -152,9 +152,9 @@ class SharedTrees(BoostedEstimator):
     ----------
     n_estimators : int, default=2000
         The most shared rounds.
-    n_estimators_task : int, default=0
-        Wide layout: the most rounds of each task alone, after the shared ones. They are kept for tasks whose
-        validation loss they lower by more than two standard errors.
+    n_estimators_task : int, default=500
+        Wide layout, with validation rows: the most rounds of each task alone, after the shared ones. They are kept for
+        tasks whose validation loss they lower by more than two standard errors, such as nearly deterministic ones.
     sketch : {"soft", "task", "random"}, default="soft"
         How w is drawn. The tasks lead the rounds in turn; in the long layout every second round is led by all together,
         with w = 1, unless ``rho`` is 0. "task": w is 1 for the leading task, else 0. "soft": 0.3
@@ -204,7 +204,7 @@ class SharedTrees(BoostedEstimator):
     """
 
     n_estimators: Count = 2_000
-    n_estimators_task: CountOrZero = 0
+    n_estimators_task: CountOrZero = 500
     sketch: Sketch = "soft"
     rho: AnyShare = 0.5
     prior_labels: NonNegative = 20.0
@@ -227,7 +227,7 @@ class SharedTrees(BoostedEstimator):
         tasks = coder.labels.tasks
         rows = self._bin(coder, batch, None)
         followed = None if valid is None else self._bin(coder, valid, rows.data)
-        has_own = self.n_estimators_task > 0 and batch.task is None
+        has_own = self.n_estimators_task > 0 and batch.task is None and valid is not None
         schedule = Schedule(
             params=self._tree_params(seed),
             sketch=self.sketch,
