@@ -13,12 +13,15 @@ import pytest
 from benchmarks import sharing as benchmark
 
 
+NAMES = ("SharedTrees", benchmark.TWIN)
+
+
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few rows, few labels and few trees."""
     monkeypatch.setattr(benchmark, "ROWS", 500)
     monkeypatch.setattr(benchmark, "FEW", {"binary": 60, "regression": 40})
-    few = {name: partial(benchmark.MODELS[name], n_estimators=5) for name in ("SharedTrees", benchmark.TWIN)}
+    few = {name: partial(benchmark.MODELS[name], n_estimators=5) for name in NAMES}
     monkeypatch.setattr(benchmark, "MODELS", {**benchmark.MODELS, **few})
 
 
@@ -46,8 +49,7 @@ def test_whole_groups_are_on_one_side(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_missing_fits_run_and_differences_are_paired(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    names = ["SharedTrees", benchmark.TWIN]
-    common = ["--sets", "portal", "--models", *names, "--settings", "full", "weight", "--output", str(tmp_path)]
+    common = ["--sets", "portal", "--models", *NAMES, "--settings", "full", "weight", "--output", str(tmp_path)]
     benchmark.main([*common, "--seeds", "0"])
     capsys.readouterr()
     benchmark.main([*common, "--seeds", "0", "1"])
