@@ -12,7 +12,6 @@ import pytest
 
 from benchmarks import sharing as benchmark
 
-
 NAMES = ("SharedTrees", benchmark.TWIN)
 
 
