@@ -55,7 +55,7 @@ class TrainedEstimator(SavableEstimator):
         Share of the rows that early stopping sets aside.
     patience : int, default=6
         Epochs without a better validation score after which training stops, or restarts.
-    restarts : int, default=2
+    restarts : int, default=1
         Times that training, instead of stopping, goes back to its best weights and on with a third of the learning
         rate.
     precision : {"float32", "bf16"}, default="float32"
@@ -89,7 +89,7 @@ class TrainedEstimator(SavableEstimator):
     early_stopping: bool = True
     validation_fraction: Share = 0.15
     patience: Count = 6
-    restarts: CountOrZero = 2
+    restarts: CountOrZero = 1
     precision: Literal["float32", "bf16"] = "float32"
     device: Device = "auto"
     n_jobs: Jobs = None
