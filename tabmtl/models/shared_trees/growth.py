@@ -12,7 +12,7 @@ import numpy as np
 from tabmtl.models.shared_trees.affinity import affinity_of
 from tabmtl.models.shared_trees.targets import Targets
 from tabmtl.schema import Batch
-from tabmtl.trees import LONGEST_STEP, Grown, VectorEnsemble
+from tabmtl.trees import LONGEST_STEP, Grown, VectorEnsemble, small_limits
 
 Sketch = Literal["soft", "task", "random"]
 
@@ -115,7 +115,7 @@ class Schedule:
         watched = None if self.patience is None else valid
         stop = _Rounds(scores, targets, self) if watched is None else _Stop(scores, targets, self, watched, start)
         followed = () if watched is None else (watched.data, watched.batch)
-        trees = VectorEnsemble(self.params, rows.data, rows.batch, *followed)
+        trees = VectorEnsemble(small_limits(self.params, len(targets)), rows.data, rows.batch, *followed)
         leaf_values = _LeafValues(targets, self)
         rng, leaders, values, idle = np.random.default_rng(self.seed), _Leaders(self, targets), [], 0
         while trees.rounds < self.n_rounds and idle < max(_IDLE, 2 * len(self.importance)) and stop.active.any():
