@@ -57,22 +57,23 @@ class SharedFunctions:
         cls, shared: Growth, own: Sequence[Growth | None], function: np.ndarray, n_labels: np.ndarray
     ) -> SharedFunctions:
         """Join the shared trees and those of the tasks alone, given the task of every output."""
-        trees, values, gains = list(shared.trees.ensembles[0]), list(shared.values), shared.trees.gains
+        trees, values = list(shared.trees.ensembles[0]), list(shared.values)
         own_rounds = np.zeros_like(n_labels)
         for t, growth in enumerate(own):
             if growth is None:
                 continue
             trees += growth.trees.ensembles[0]
-            gains, own_rounds[t] = gains + growth.trees.gains, growth.rounds[0]
+            own_rounds[t] = growth.rounds[0]
             for found in growth.values:
                 values.append(np.zeros((len(found), len(function))))
                 values[-1][:, function == t] = found
+        forest = VectorForest.join(shared.trees.header, trees, values, len(function))
         return cls(
-            forest=VectorForest.join(shared.trees.header, trees, values, len(function)),
+            forest=forest,
             start=shared.start,
             rounds=shared.rounds,
             own_rounds=own_rounds,
-            gains=gains,
+            gains=forest.booster.feature_importance("gain"),
             n_labels=n_labels,
         )
 

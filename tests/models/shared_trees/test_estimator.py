@@ -304,3 +304,15 @@ def test_tables_of_few_rows_have_smaller_leaves():
     shared = SharedTrees(random_state=0, n_estimators=60).fit(*train).score_tasks(*test)
     # R² .70 when this was written, IndependentTasks .85; the mean has 0, as leaves of 20 rows would give
     assert shared["y0"] > 0.5
+
+
+def test_importances_are_those_of_the_trees_in_the_model():
+    X, Y = regressions(400, 2)
+    watched = {"X_val": X[300:], "y_val": Y[300:]}
+    model = SharedTrees(random_state=0, learning_rate=0.3, n_estimators_task=0).fit(X[:300], Y[:300], **watched)
+    short = SharedTrees(random_state=0, learning_rate=0.3, n_estimators_task=0, n_estimators=len(values_of(model)))
+    short.fit(X[:300], Y[:300], **watched)  # the same model, without the trees of patience
+    np.testing.assert_array_equal(model.predict(X), short.predict(X))
+    np.testing.assert_allclose(model.feature_importances_, short.feature_importances_, rtol=1e-4)
+    assert model.feature_importances_.sum() == pytest.approx(1)
+    assert SharedTrees(**PLAIN).fit(X * 0, Y).feature_importances_.tolist() == [0.0] * 5
