@@ -53,7 +53,7 @@ class Growth(NamedTuple):
     rounds : ndarray of int, shape (n_functions,)
         Trees that each function has.
     leaders : list of int
-        The task that led each round, T for all together, -1 without one.
+        The task that led the round of each tree, T for all together, -1 without one.
     scores, valid_scores : ndarray of shape (n, B)
         Scores of the rows grown on, and of the followed ones, at the rounds of each function.
     """
@@ -125,6 +125,7 @@ class Schedule:
             idle = idle + 1 if found is None else 0
             if found is None:
                 continue
+            leaders.past.append(leader)
             n_leaves, (leaf, *followed_leaf) = found
             values.append(leaf_values.find(leaf, n_leaves, derivatives, leader))
             targets.add_leaves(scores, values[-1], leaf)
@@ -216,30 +217,33 @@ class _Leaders:
     """Tasks that lead the rounds, in turn and as often as their weight says; none in random sketches.
 
     In a long table that shares, every second round is led by all tasks together, that is by the pooled function.
+    Leaders of the growth that found the rounds are repeated, tree by tree; where one finds no split, others follow in
+    turn. ``past`` has the leaders of the trees grown so far.
     """
 
     def __init__(self, schedule: Schedule, targets: Targets) -> None:
         importance = schedule.importance
         self.past: list[int] = []
+        self._attempts, self._repeated = 0, 0
         self._known = [] if schedule.found is None else schedule.found.leaders
         self._weight = None if schedule.sketch == "random" else importance
         self._credit = np.zeros(len(importance))
         self._has_pooled = targets.n_functions > len(importance) and schedule.rho > 0
 
     def choose(self, active: np.ndarray) -> int:
-        """Choose the leader of the next round among the tasks that are active."""
+        """Choose the leader of the next attempt to grow a tree, among the tasks that are active."""
+        number, self._attempts = self._attempts, self._attempts + 1
         if self._weight is None:
-            leader = -1
-        elif len(self.past) < len(self._known):
-            leader = self._known[len(self.past)]
-        elif self._has_pooled and len(self.past) % 2 == 0:
-            leader = len(self._credit)
-        else:
-            weight = self._weight * active
-            self._credit += weight
-            leader = int(np.argmax(np.where(weight > 0, self._credit, -np.inf)))
-            self._credit[leader] -= weight.sum()
-        self.past.append(leader)
+            return -1
+        if self._repeated <= len(self.past) < len(self._known):
+            self._repeated = len(self.past) + 1
+            return self._known[len(self.past)]
+        if self._has_pooled and number % 2 == 0:
+            return len(self._credit)
+        weight = self._weight * active
+        self._credit += weight
+        leader = int(np.argmax(np.where(weight > 0, self._credit, -np.inf)))
+        self._credit[leader] -= weight.sum()
         return leader
 
 

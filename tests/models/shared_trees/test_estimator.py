@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import lightgbm as lgb
 import numpy as np
 import polars as pl
@@ -316,3 +318,36 @@ def test_importances_are_those_of_the_trees_in_the_model():
     np.testing.assert_allclose(model.feature_importances_, short.feature_importances_, rtol=1e-4)
     assert model.feature_importances_.sum() == pytest.approx(1)
     assert SharedTrees(**PLAIN).fit(X * 0, Y).feature_importances_.tolist() == [0.0] * 5
+
+
+def test_a_growth_on_all_rows_has_the_leaders_of_the_trees_that_it_repeats(monkeypatch):
+    X, Y = regressions(400, 3)
+    Y[:, 1] = 7.0  # in its rounds there is nothing to split
+    found, grow = [], Schedule.grow
+    monkeypatch.setattr(Schedule, "grow", lambda *args: found.append(grow(*args)) or found[-1])
+    SharedTrees(sketch="task", random_state=0, n_estimators=40, n_estimators_task=0).fit(X, Y)
+    first, again = found
+    assert len(first.leaders) == first.trees.rounds
+    assert first.leaders[:4] == [0, 2, 0, 2]
+    assert again.leaders == first.leaders[: again.trees.rounds]
+    assert again.trees.rounds == first.rounds.max()
+
+
+def test_a_round_that_cannot_be_repeated_goes_to_another_task():
+    X, Y = regressions(400, 2)
+    Y[:, 1] = 7.0
+    model = SharedTrees(sketch="task", random_state=0, n_estimators=8, n_estimators_task=0)
+    schedules = []
+    grow = Schedule.grow
+
+    def keep(schedule, *args):
+        schedules.append((schedule, args))
+        return grow(schedule, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Schedule, "grow", keep)
+        model.fit(X, Y)
+    schedule, rows = schedules[-1]
+    known = schedule.found._replace(leaders=[0, 1, 0, 1, 0])
+    again = grow(replace(schedule, found=known, n_rounds=5), *rows)
+    assert again.leaders == [0] * 5
