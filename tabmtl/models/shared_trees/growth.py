@@ -85,8 +85,8 @@ class Schedule:
     keeps_scores : bool
         Whether the scores are needed; of a wide table only.
     patience : int or None
-        Rounds without a lower validation loss after which a function stops, where those that another task leads count
-        ``rho``; at least two rounds for each task. None = all rounds.
+        Rounds without a lower validation loss after which a function stops. A round led by another task counts as
+        ``rho`` rounds; every function gets at least 2 T rounds. None = all rounds.
     found : Growth, optional
         Growth that found the rounds; they are grown again, with the same leaders.
     on_round : callable, optional
@@ -317,7 +317,11 @@ class _Stop(_Rounds):
 
 
 def _pays(valid: Rows, growth: Growth) -> bool:
-    """Return whether a growth lowers the losses of validation labels beyond chance."""
+    """Return whether a growth lowers the losses of validation labels beyond chance.
+
+    The same labels chose its round, so that the gain is biased upwards; the margin of two standard errors allows for
+    that.
+    """
     assert valid.scores is not None and growth.valid_scores is not None
     before, after = (np.concatenate(valid.targets.losses(scores)) for scores in (valid.scores, growth.valid_scores))
     gain = before - after
