@@ -168,9 +168,9 @@ class SharedTrees(BoostedEstimator):
         tree serves one task, and so the tasks divide ``n_estimators`` among them; to compare with boosting of single
         tasks, fit the model to each task alone.
     prior_labels : float, default=20.0
-        Weight, in labels and times ``rho``, of a prediction with which each leaf value is averaged. Regressions over the
-        leaves so far predict it from the values of the other tasks; in the long layout, from their mean. It moves the
-        leaves with few labels of a task; 0 = none. A wide table with more than 64 outputs has none.
+        Weight, in labels and times ``rho``, of a prediction with which each leaf value is averaged. Regressions over
+        the leaves so far predict it from the values of the other tasks; in the long layout, from their mean. It moves
+        the leaves with few labels of a task; 0 = none. A wide table with more than 64 outputs has none.
     min_child_samples : int, default=20
         Least rows of a leaf, or a tenth of the rows with a label (of the task, for trees of its own) if that is less.
         LightGBM estimates the rows of a leaf by its share in the sum of hessians. So with missing labels it is no bound
