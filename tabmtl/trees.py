@@ -146,6 +146,20 @@ def least_level_rows(n_rows: int) -> int:
     return max(1, min(100, n_rows // 10))
 
 
+def small_limits(params: Mapping[str, Any], n_rows: int) -> dict[str, Any]:
+    """Return LightGBM's parameters of trees, with its limits on small leaves and groups scaled to few rows."""
+    least = max(1, min(params["min_child_samples"], n_rows // 10))
+    return {
+        **params,
+        "min_child_samples": least,
+        "num_leaves": max(2, min(params["num_leaves"], 2 * n_rows // least)),  # beyond, memory is kept for nothing
+        "bagging_freq": params["bagging_freq"] if n_rows * params["bagging_fraction"] >= 1 else 0,
+        "min_data_per_group": least_level_rows(n_rows),
+        "cat_smooth": min(10, n_rows / 100),
+        "cat_l2": min(10, n_rows / 100),
+    }
+
+
 def is_worse(losses: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> bool:
     """Return whether the losses of all labels sum to a quarter more than the others, and that beyond a standard error.
 

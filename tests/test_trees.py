@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 
 from tabmtl import trees
 from tabmtl.schema import MISSING, UNSEEN, Batch, Columns
-from tabmtl.trees import Ensemble, Forest, VectorEnsemble, VectorForest, _nearest, bin_rows, tree_matrix
+from tabmtl.trees import (
+    Ensemble,
+    Forest,
+    VectorEnsemble,
+    VectorForest,
+    _nearest,
+    bin_rows,
+    small_limits,
+    tree_matrix,
+)
 
 OPTIONS = {"max_bin": 63, "feature_pre_filter": False, "num_threads": 1, "verbosity": -1}
 PARAMS = OPTIONS | {
@@ -384,3 +393,13 @@ def test_trees_without_any_value_are_left_out():
     )
     with pytest.raises(ValueError, match="there are values of 1 leaves, expected 0"):
         VectorForest(values=np.zeros((1, 2)), text=empty.text)
+
+
+def test_limits_shrink_with_few_rows_and_stay_with_many():
+    params = {"min_child_samples": 20, "num_leaves": 16, "bagging_fraction": 0.5, "bagging_freq": 1, "seed": 3}
+    lightgbm_defaults = {"min_data_per_group": 100, "cat_smooth": 10, "cat_l2": 10}
+    assert small_limits(params, 1000) == params | lightgbm_defaults
+    few = {"min_child_samples": 4, "min_data_per_group": 4, "cat_smooth": 0.4, "cat_l2": 0.4}
+    assert small_limits(params, 40) == params | few
+    one = {"min_child_samples": 1, "num_leaves": 2, "bagging_freq": 0, "min_data_per_group": 1}
+    assert small_limits(params, 1) == params | one | {"cat_smooth": 0.01, "cat_l2": 0.01}

@@ -12,7 +12,7 @@ from scipy.special import expit
 from tabmtl.models.rmtgb.evidence import is_better
 from tabmtl.models.rmtgb.fitted import FittedGroup, normal_theta
 from tabmtl.models.rmtgb.targets import BinnedRows
-from tabmtl.trees import LONGEST_STEP, Ensemble, Forest, Grown, least_level_rows
+from tabmtl.trees import LONGEST_STEP, Ensemble, Forest, Grown, small_limits
 
 _IDLE = 10  # rounds without a split after which a stage ends
 _PRIOR_LABELS = 10_000  # weight, in labels, of the loss of all stages in the stop of each
@@ -369,14 +369,4 @@ class Schedule:
 
     def _own_stage(self, rows: BinnedRows) -> Stage:
         """Start stage 3 of one task; LightGBM's limits on small leaves and groups are scaled to its rows."""
-        params, n_rows = self.params, rows.scores.shape[1]
-        least = max(1, min(params["min_child_samples"], n_rows // 10))
-        small = {
-            "min_child_samples": least,
-            "num_leaves": max(2, min(params["num_leaves"], 2 * n_rows // least)),  # beyond, memory is kept for nothing
-            "bagging_freq": params["bagging_freq"] if n_rows * params["bagging_fraction"] >= 1 else 0,
-            "min_data_per_group": least_level_rows(n_rows),
-            "cat_smooth": min(10, n_rows / 100),
-            "cat_l2": min(10, n_rows / 100),
-        }
-        return Stage(params | small, rows)
+        return Stage(small_limits(self.params, rows.scores.shape[1]), rows)

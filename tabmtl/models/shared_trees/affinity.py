@@ -1,4 +1,4 @@
-"""What the leaf values of other tasks tell of those of one."""
+"""Predict the leaf values of one task from those of the others."""
 
 from __future__ import annotations
 

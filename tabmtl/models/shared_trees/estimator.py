@@ -57,22 +57,23 @@ class SharedFunctions:
         cls, shared: Growth, own: Sequence[Growth | None], function: np.ndarray, n_labels: np.ndarray
     ) -> SharedFunctions:
         """Join the shared trees and those of the tasks alone, given the task of every output."""
-        trees, values, gains = list(shared.trees.ensembles[0]), list(shared.values), shared.trees.gains
+        trees, values = list(shared.trees.ensembles[0]), list(shared.values)
         own_rounds = np.zeros_like(n_labels)
         for t, growth in enumerate(own):
             if growth is None:
                 continue
             trees += growth.trees.ensembles[0]
-            gains, own_rounds[t] = gains + growth.trees.gains, growth.rounds[0]
+            own_rounds[t] = growth.rounds[0]
             for found in growth.values:
                 values.append(np.zeros((len(found), len(function))))
                 values[-1][:, function == t] = found
+        forest = VectorForest.join(shared.trees.header, trees, values, len(function))
         return cls(
-            forest=VectorForest.join(shared.trees.header, trees, values, len(function)),
+            forest=forest,
             start=shared.start,
             rounds=shared.rounds,
             own_rounds=own_rounds,
-            gains=gains,
+            gains=forest.booster.feature_importance("gain"),
             n_labels=n_labels,
         )
 
@@ -153,22 +154,31 @@ class SharedTrees(BoostedEstimator):
     n_estimators : int, default=2000
         The most shared rounds.
     n_estimators_task : int, default=500
-        Wide layout, with validation rows: the most rounds of each task alone, after the shared ones. They are kept for
-        tasks whose validation loss they lower by more than two standard errors, such as nearly deterministic ones.
+        Wide layout: the most rounds of each task alone, after the shared ones. They are kept for tasks whose validation
+        loss they lower by more than two standard errors, such as nearly deterministic ones. It has no effect without
+        validation rows to judge by, that is with ``early_stopping=False`` or when fewer than 50 rows are fitted without
+        X_val and y_val, and in the long layout.
     sketch : {"soft", "task", "random"}, default="soft"
         How w is drawn. The tasks lead the rounds in turn; in the long layout every second round is led by all together,
         with w = 1, unless ``rho`` is 0. "task": w is 1 for the leading task, else 0. "soft": 0.3
         N(0, 1) is added for every task. "random": N(0, 1) for every task; none leads. Classes share the weight of
         their task at random.
     rho : float in [0, 1], default=0.5
-        Factor of the leaf values of the tasks that do not lead. 1 is full sharing, and 0 boosting of single tasks.
+        Factor of the leaf values of the tasks that do not lead. 1 is full sharing. With 0 and ``sketch="task"``, each
+        tree serves one task, and so the tasks divide ``n_estimators`` among them; to compare with boosting of single
+        tasks, fit the model to each task alone.
     prior_labels : float, default=20.0
-        Weight, in labels and times ``rho``, of the leaf value that those of the other tasks predict, by regressions
-        over the leaves so far; in the long layout on the mean of the others. It moves the leaves with few labels of a
-        task; 0 = none. A wide table with more than 64 outputs has none.
+        Weight, in labels and times ``rho``, of a prediction with which each leaf value is averaged. Regressions over
+        the leaves so far predict it from the values of the other tasks; in the long layout, from their mean. It moves
+        the leaves with few labels of a task; 0 = none. A wide table with more than 64 outputs has none.
+    min_child_samples : int, default=20
+        Least rows of a leaf, or a tenth of the rows with a label (of the task, for trees of its own) if that is less.
+        LightGBM estimates the rows of a leaf by its share in the sum of hessians. So with missing labels it is no bound
+        on labels: in rounds led by a task with few of them, one label may count as many rows, and only ``reg_lambda``
+        and ``prior_labels`` hold the leaf values.
     patience : int, default=80
-        Rounds without a better validation loss that end the training of a task, where a round that another task leads
-        counts ``rho``; at least two for each task.
+        Rounds without a better validation loss that end the training of a task. A round led by another task counts as
+        ``rho`` rounds; every task gets at least 2 T rounds, where T is the number of tasks.
     verbose : int, default=0
         1 shows the rounds, with the validation loss as a share of it at the start.
     unknown_task : {"shared", "error"}, default="shared"

@@ -12,7 +12,7 @@ import numpy as np
 from tabmtl.models.shared_trees.affinity import affinity_of
 from tabmtl.models.shared_trees.targets import Targets
 from tabmtl.schema import Batch
-from tabmtl.trees import LONGEST_STEP, Grown, VectorEnsemble
+from tabmtl.trees import LONGEST_STEP, Grown, VectorEnsemble, small_limits
 
 Sketch = Literal["soft", "task", "random"]
 
@@ -53,7 +53,7 @@ class Growth(NamedTuple):
     rounds : ndarray of int, shape (n_functions,)
         Trees that each function has.
     leaders : list of int
-        The task that led each round, T for all together, -1 without one.
+        The task that led the round of each tree, T for all together, -1 without one.
     scores, valid_scores : ndarray of shape (n, B)
         Scores of the rows grown on, and of the followed ones, at the rounds of each function.
     """
@@ -85,8 +85,8 @@ class Schedule:
     keeps_scores : bool
         Whether the scores are needed; of a wide table only.
     patience : int or None
-        Rounds without a lower validation loss after which a function stops, where those that another task leads count
-        ``rho``; at least two rounds for each task. None = all rounds.
+        Rounds without a lower validation loss after which a function stops. A round led by another task counts as
+        ``rho`` rounds; every function gets at least 2 T rounds. None = all rounds.
     found : Growth, optional
         Growth that found the rounds; they are grown again, with the same leaders.
     on_round : callable, optional
@@ -115,7 +115,7 @@ class Schedule:
         watched = None if self.patience is None else valid
         stop = _Rounds(scores, targets, self) if watched is None else _Stop(scores, targets, self, watched, start)
         followed = () if watched is None else (watched.data, watched.batch)
-        trees = VectorEnsemble(self.params, rows.data, rows.batch, *followed)
+        trees = VectorEnsemble(small_limits(self.params, len(targets)), rows.data, rows.batch, *followed)
         leaf_values = _LeafValues(targets, self)
         rng, leaders, values, idle = np.random.default_rng(self.seed), _Leaders(self, targets), [], 0
         while trees.rounds < self.n_rounds and idle < max(_IDLE, 2 * len(self.importance)) and stop.active.any():
@@ -125,6 +125,7 @@ class Schedule:
             idle = idle + 1 if found is None else 0
             if found is None:
                 continue
+            leaders.past.append(leader)
             n_leaves, (leaf, *followed_leaf) = found
             values.append(leaf_values.find(leaf, n_leaves, derivatives, leader))
             targets.add_leaves(scores, values[-1], leaf)
@@ -216,30 +217,33 @@ class _Leaders:
     """Tasks that lead the rounds, in turn and as often as their weight says; none in random sketches.
 
     In a long table that shares, every second round is led by all tasks together, that is by the pooled function.
+    Leaders of the growth that found the rounds are repeated, tree by tree; where one finds no split, others follow in
+    turn. ``past`` has the leaders of the trees grown so far.
     """
 
     def __init__(self, schedule: Schedule, targets: Targets) -> None:
         importance = schedule.importance
         self.past: list[int] = []
+        self._attempts, self._repeated = 0, 0
         self._known = [] if schedule.found is None else schedule.found.leaders
         self._weight = None if schedule.sketch == "random" else importance
         self._credit = np.zeros(len(importance))
         self._has_pooled = targets.n_functions > len(importance) and schedule.rho > 0
 
     def choose(self, active: np.ndarray) -> int:
-        """Choose the leader of the next round among the tasks that are active."""
+        """Choose the leader of the next attempt to grow a tree, among the tasks that are active."""
+        number, self._attempts = self._attempts, self._attempts + 1
         if self._weight is None:
-            leader = -1
-        elif len(self.past) < len(self._known):
-            leader = self._known[len(self.past)]
-        elif self._has_pooled and len(self.past) % 2 == 0:
-            leader = len(self._credit)
-        else:
-            weight = self._weight * active
-            self._credit += weight
-            leader = int(np.argmax(np.where(weight > 0, self._credit, -np.inf)))
-            self._credit[leader] -= weight.sum()
-        self.past.append(leader)
+            return -1
+        if self._repeated <= len(self.past) < len(self._known):
+            self._repeated = len(self.past) + 1
+            return self._known[len(self.past)]
+        if self._has_pooled and number % 2 == 0:
+            return len(self._credit)
+        weight = self._weight * active
+        self._credit += weight
+        leader = int(np.argmax(np.where(weight > 0, self._credit, -np.inf)))
+        self._credit[leader] -= weight.sum()
         return leader
 
 
@@ -313,7 +317,11 @@ class _Stop(_Rounds):
 
 
 def _pays(valid: Rows, growth: Growth) -> bool:
-    """Return whether a growth lowers the losses of validation labels beyond chance."""
+    """Return whether a growth lowers the losses of validation labels beyond chance.
+
+    The same labels chose its round, so that the gain is biased upwards; the margin of two standard errors allows for
+    that.
+    """
     assert valid.scores is not None and growth.valid_scores is not None
     before, after = (np.concatenate(valid.targets.losses(scores)) for scores in (valid.scores, growth.valid_scores))
     gain = before - after

@@ -92,7 +92,10 @@ class Targets:
         return self.blocks
 
     def start(self, penalty: float) -> np.ndarray:
-        """Return the best constant of every output: (C,), mean, log odds, or log probabilities."""
+        """Return the best constant of every output: (C,), mean, log odds, or log probabilities.
+
+        The penalty has no effect here; it shrinks the constants of `LongTargets`.
+        """
         start = self.share.copy()
         for kind, outputs in self.output_blocks:
             p = np.clip(self.share[outputs], _SURE, 1 - _SURE)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import lightgbm as lgb
 import numpy as np
 import polars as pl
@@ -284,3 +286,68 @@ def test_trees_of_a_task_alone_are_kept_where_they_pay():
     assert after["y3"] > before["y3"] + 0.02
     assert {name: after[name] for name in ("y0", "y1", "y2")} == {name: before[name] for name in ("y0", "y1", "y2")}
     assert shared.rounds_["own"].to_list() == [0] * 4
+
+
+def test_few_rows_of_a_category_are_split_on():
+    rng = np.random.default_rng(0)
+    level = rng.integers(0, 10, 300)
+    X = pl.DataFrame({"level": level.astype(str)})
+    Y = rng.normal(size=10)[level][:, None] * [1, -1] + 0.2 * rng.normal(size=(300, 2))
+    train, test = (X[:150], Y[:150]), (X[150:], Y[150:])
+    shared = SharedTrees(random_state=0).fit(*train).score_tasks(*test)
+    # R² .934 when this was written, IndependentTasks .933; the mean has 0, as groups of 100 rows would give
+    assert shared["y0"] > 0.85
+
+
+def test_tables_of_few_rows_have_smaller_leaves():
+    X, Y = regressions(530, 2, seed=3)
+    X, Y = X[:, :2], X[:, :1] + 0.3 * Y
+    train, test = (X[:30], Y[:30]), (X[30:], Y[30:])
+    shared = SharedTrees(random_state=0, n_estimators=60).fit(*train).score_tasks(*test)
+    # R² .70 when this was written, IndependentTasks .85; the mean has 0, as leaves of 20 rows would give
+    assert shared["y0"] > 0.5
+
+
+def test_importances_are_those_of_the_trees_in_the_model():
+    X, Y = regressions(400, 2)
+    watched = {"X_val": X[300:], "y_val": Y[300:]}
+    model = SharedTrees(random_state=0, learning_rate=0.3, n_estimators_task=0).fit(X[:300], Y[:300], **watched)
+    short = SharedTrees(random_state=0, learning_rate=0.3, n_estimators_task=0, n_estimators=len(values_of(model)))
+    short.fit(X[:300], Y[:300], **watched)  # the same model, without the trees of patience
+    np.testing.assert_array_equal(model.predict(X), short.predict(X))
+    np.testing.assert_allclose(model.feature_importances_, short.feature_importances_, rtol=1e-4)
+    assert model.feature_importances_.sum() == pytest.approx(1)
+    assert SharedTrees(**PLAIN).fit(X * 0, Y).feature_importances_.tolist() == [0.0] * 5
+
+
+def test_a_growth_on_all_rows_has_the_leaders_of_the_trees_that_it_repeats(monkeypatch):
+    X, Y = regressions(400, 3)
+    Y[:, 1] = 7.0  # in its rounds there is nothing to split
+    found, grow = [], Schedule.grow
+    monkeypatch.setattr(Schedule, "grow", lambda *args: found.append(grow(*args)) or found[-1])
+    SharedTrees(sketch="task", random_state=0, n_estimators=40, n_estimators_task=0).fit(X, Y)
+    first, again = found
+    assert len(first.leaders) == first.trees.rounds
+    assert first.leaders[:4] == [0, 2, 0, 2]
+    assert again.leaders == first.leaders[: again.trees.rounds]
+    assert again.trees.rounds == first.rounds.max()
+
+
+def test_a_round_that_cannot_be_repeated_goes_to_another_task():
+    X, Y = regressions(400, 2)
+    Y[:, 1] = 7.0
+    model = SharedTrees(sketch="task", random_state=0, n_estimators=8, n_estimators_task=0)
+    schedules = []
+    grow = Schedule.grow
+
+    def keep(schedule, *args):
+        schedules.append((schedule, args))
+        return grow(schedule, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Schedule, "grow", keep)
+        model.fit(X, Y)
+    schedule, rows = schedules[-1]
+    known = schedule.found._replace(leaders=[0, 1, 0, 1, 0])
+    again = grow(replace(schedule, found=known, n_rounds=5), *rows)
+    assert again.leaders == [0] * 5
