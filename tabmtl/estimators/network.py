@@ -63,6 +63,9 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
 
     Parameters
     ----------
+    epochs : int, default=100
+        Passes over the training data, at most. A warning says so if the validation score still rises at the last one,
+        unless there are fewer epochs than the default, or no more than ``patience``.
     monitor : str, default="mean"
         Score that early stopping maximises: the mean of the tasks' validation scores, or the name of one task.
     keep : {"mean", "task"}, default="mean"
