@@ -141,6 +141,7 @@ class RMTGB(BoostedEstimator):
     search_space: ClassVar[dict[str, Any]] = BoostedEstimator.search_space | {
         "n_estimators_shared": {"choices": (0, 50, 500)},
         "n_estimators_outlier": {"choices": (0, 300)},
+        "theta_penalty": {"low": 0.01, "high": 1.0, "log": True},
     }
 
     _stored: ClassVar[type] = RMTGBState
