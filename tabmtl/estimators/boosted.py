@@ -1,4 +1,4 @@
-"""What boosted models share: options of their trees, rows set aside to find the rounds, export to plain LightGBM."""
+"""Base of the boosted models: options of their trees, rows set aside to find the rounds, export to plain LightGBM."""
 
 from __future__ import annotations
 

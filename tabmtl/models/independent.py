@@ -149,8 +149,8 @@ class _Grower:
         """Grow trees on the kept rows by every configuration; those held out stop the training and judge it."""
         if rows.are_one_group:
             warn_user(
-                f"task {self.task.name!r}: all {len(rows.all)} labelled rows are in one group, so none can be set aside "
-                "to choose its trees, and it is answered by a constant; give smaller groups, label rows of it in X_val "
+                f"task {self.task.name!r}: all {len(rows.all)} labelled rows are in one group, so none can be set "
+                "aside to choose its trees, and it is answered by a constant; give smaller groups, label rows of it in X_val "
                 "and y_val, or set early_stopping=False"
             )
             booster = self._grow(rows.all, None, _constant_options(rows.all))

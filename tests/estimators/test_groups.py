@@ -138,7 +138,9 @@ def test_validation_rows_may_lack_a_dropped_column_of_groups(name):
     """Then equal rows are told."""
     model, split = tiny(MODELS[name], drop=["owner"]), {"X_val": X[180:].drop("owner"), "y_val": Y[180:]}
     model.fit(X[:180], Y[:180], groups="owner", **split)
-    assert same(answers(model, X), answers(tiny(MODELS[name]).fit(X[:180].drop("owner"), Y[:180], **split), X.drop("owner")))
+    assert same(
+        answers(model, X), answers(tiny(MODELS[name]).fit(X[:180].drop("owner"), Y[:180], **split), X.drop("owner"))
+    )
     with pytest.warns(TabmtlWarning, match="60 of the 60 rows of X_val have the features of a row of X"):
         model.fit(X, Y, groups="owner", **split)
 

@@ -424,7 +424,9 @@ def test_epochs_that_end_while_the_score_rises_cause_a_warning(changes, scores, 
 def test_a_training_too_short_warns_where_fit_was_called(monkeypatch):
     """Fewer epochs than the default are the user's choice."""
     calls = count()
-    monkeypatch.setattr(network, "_evaluate", lambda coder, *_: {t.name: float(next(calls)) for t in coder.labels.tasks})
+    monkeypatch.setattr(
+        network, "_evaluate", lambda coder, *_: {t.name: float(next(calls)) for t in coder.labels.tasks}
+    )
     monkeypatch.setattr(SharedBottom, "epochs", 4)
     X, y = features(200), mixed_targets(features(200))
     with pytest.warns(TabmtlWarning, match="still rose when training ended after epochs=4") as told:

@@ -477,7 +477,9 @@ def test_a_score_that_still_rises_in_the_last_epochs_is_told():
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("scores", [[0.1, 0.2], [0.1, 0.2, 0.3], [0.1, 0.5, 0.5, 0.5, 0.5], [0.1, 0.6, 0.5, 0.5, 0.602]])
+@pytest.mark.parametrize(
+    "scores", [[0.1, 0.2], [0.1, 0.2, 0.3], [0.1, 0.5, 0.5, 0.5, 0.5], [0.1, 0.6, 0.5, 0.5, 0.602]]
+)
 def test_no_other_score_is_said_to_rise(scores):
     """There is none before the last epochs, or it was as good."""
     warn_if_rising(scores, 3)
