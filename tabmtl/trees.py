@@ -168,8 +168,8 @@ def is_astray(losses: Sequence[np.ndarray], found: Sequence[np.ndarray], task: s
     warn_user(
         f"{'' if task is None else f'task {task!r}: '}the fit of all rows has the mean loss {after.mean():.3g} on the "
         f"{len(after)} labels that chose its rounds, and the fit without their rows has {before.mean():.3g}; the "
-        "latter is kept, which has not learned from these labels. With a larger reg_lambda or a smaller learning_rate the "
-        "former may hold"
+        "latter is kept, which has not learned from these labels. With a larger reg_lambda or a smaller "
+        "learning_rate the former may hold"
     )
     return True
 

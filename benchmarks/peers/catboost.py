@@ -37,9 +37,9 @@ class CatBoosted:
 def fit_catboost(data: Coded, params: dict[str, Any], *, jointly: bool) -> CatBoosted:
     """Fit with CatBoost's defaults, stopped on the validation rows.
 
-    A joint model of regressions has the loss MultiRMSE, or MultiRMSEWithMissingValues where labels are missing. That of
-    binary tasks, MultiLogloss, knows no missing label: it learns from the rows that have all. Regression targets of a joint model
-    are standardised, because one loss sums over them.
+    A joint model of regressions has the loss MultiRMSE, or MultiRMSEWithMissingValues where labels are missing; their
+    targets are standardised, because one loss sums over them. That of binary tasks, MultiLogloss, knows no missing
+    label: it learns from the rows that have all.
 
     Parameters
     ----------

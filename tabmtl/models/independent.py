@@ -150,8 +150,8 @@ class _Grower:
         if rows.are_one_group:
             warn_user(
                 f"task {self.task.name!r}: all {len(rows.all)} labelled rows are in one group, so none can be set "
-                "aside to choose its trees, and it is answered by a constant; give smaller groups, label rows of it in X_val "
-                "and y_val, or set early_stopping=False"
+                "aside to choose its trees, and it is answered by a constant; give smaller groups, label rows of it in "
+                "X_val and y_val, or set early_stopping=False"
             )
             booster = self._grow(rows.all, None, _constant_options(rows.all))
         elif self.takes_few and rows.held_out is None and len(rows.all) < FEW_ROWS:
