@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,9 +15,19 @@ Kind = Literal["binary", "multiclass", "regression"]
 #: Codes of a categorical feature that every column reserves before its own levels.
 MISSING, UNSEEN, FIRST_LEVEL = 0, 1, 2
 
+_INSIDE = ("tabmtl", "sklearn")  # scikit-learn calls a fit that has callbacks
+
 
 class TabmtlWarning(UserWarning):
     """Warning of this package: it names a guess, an omission or an undefined value, and the cure."""
+
+
+def warn_user(message: str) -> None:
+    """Give a `TabmtlWarning` at the line outside this package that called it, however deep."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _INSIDE:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, TabmtlWarning, stacklevel=level)
 
 
 class DivergenceError(ValueError):

@@ -14,7 +14,7 @@ from scipy.sparse import csr_array
 
 from tabmtl.forks import count_threads
 from tabmtl.params import Count, Jobs, NonNegative, Positive, Share, WholeShare, check_count
-from tabmtl.schema import FIRST_LEVEL, Batch, Columns
+from tabmtl.schema import FIRST_LEVEL, Batch, Columns, warn_user
 from tabmtl.storage.lightgbm_text import TreeText
 from tabmtl.storage.stored import Stored
 
@@ -168,6 +168,24 @@ def is_worse(losses: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> bool
     before = np.concatenate(others)
     excess = np.concatenate(losses) - before
     return bool(excess.sum() > max(_ASTRAY * before.sum(), np.sqrt(np.square(excess).sum())))
+
+
+def is_astray(losses: Sequence[np.ndarray], found: Sequence[np.ndarray], task: str | None = None) -> bool:
+    """Return whether a fit of all rows is to be dropped, with a warning that names the task, if it is of one.
+
+    Both are losses of the labels that chose the rounds, in a list by task: of that fit, and of the one without their
+    rows.
+    """
+    if not is_worse(losses, found):
+        return False
+    after, before = np.concatenate(losses), np.concatenate(found)
+    warn_user(
+        f"{'' if task is None else f'task {task!r}: '}the fit of all rows has the mean loss {after.mean():.3g} on the "
+        f"{len(after)} labels that chose its rounds, and the fit without their rows has {before.mean():.3g}; the "
+        "latter is kept, which has not learned from these labels. With a larger reg_lambda or a smaller "
+        "learning_rate the former may hold"
+    )
+    return True
 
 
 class Ensemble:

@@ -16,27 +16,30 @@ _LOSSES = {"binary": "Logloss", "regression": "RMSE"}
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CatBoosted:
-    """Fitted models, each of a group of tasks."""
+    """Fitted models, each of a group of tasks; labels were standardised by center and scale (T,)."""
 
     groups: list[list[int]]
     models: list[catboost.CatBoost]
+    center: np.ndarray
+    scale: np.ndarray
 
     def predict(self, batch: Batch, n_threads: int = 1) -> np.ndarray:
         """Predict values, or probabilities of the second class (n, T)."""
         answer = np.empty((len(batch), sum(map(len, self.groups))))
         for group, model in zip(self.groups, self.models, strict=True):
             loss = model.get_param("loss_function")
-            kind = "Probability" if loss.endswith("Logloss") or loss == "Logloss" else "RawFormulaVal"
+            kind = "Probability" if loss.endswith("Logloss") else "RawFormulaVal"
             values = model.predict(_pool(batch), prediction_type=kind, thread_count=n_threads)
             answer[:, group] = values[:, -1:] if loss == "Logloss" else values.reshape(len(batch), -1)
-        return answer
+        return answer * self.scale + self.center
 
 
 def fit_catboost(data: Coded, params: dict[str, Any], *, jointly: bool) -> CatBoosted:
     """Fit with CatBoost's defaults, stopped on the validation rows.
 
-    A joint model of regressions has the loss MultiRMSE, or MultiRMSEWithMissingValues where labels are missing. That of
-    binary tasks, MultiLogloss, knows no missing label: it learns from the rows that have all.
+    A joint model of regressions has the loss MultiRMSE, or MultiRMSEWithMissingValues where labels are missing; their
+    targets are standardised, because one loss sums over them. That of binary tasks, MultiLogloss, knows no missing
+    label: it learns from the rows that have all.
 
     Parameters
     ----------
@@ -46,9 +49,13 @@ def fit_catboost(data: Coded, params: dict[str, Any], *, jointly: bool) -> CatBo
     jointly : bool
         One model for all tasks of a kind, in place of one per task.
     """
-    groups, models = group_tasks(data.kinds, alone=not jointly), []
+    n_tasks, groups, models = len(data.kinds), group_tasks(data.kinds, alone=not jointly), []
+    labels = data.train.wide_labels(n_tasks)
+    is_joined = jointly & (np.array(data.kinds) == "regression")
+    center = np.where(is_joined, np.nanmean(labels, axis=0), 0.0)
+    scale = np.where(is_joined, np.nanstd(labels, axis=0), 1.0)
     for group in groups:
-        train, val = (batch.wide_labels(len(data.kinds))[:, group] for batch in (data.train, data.val))
+        train, val = (((batch.wide_labels(n_tasks) - center) / scale)[:, group] for batch in (data.train, data.val))
         loss = _LOSSES[data.kinds[group[0]]]
         if len(group) > 1:
             loss = f"Multi{'Logloss' if loss == 'Logloss' else loss}"
@@ -62,7 +69,7 @@ def fit_catboost(data: Coded, params: dict[str, Any], *, jointly: bool) -> CatBo
             {"loss_function": loss, "logging_level": "Silent", "allow_writing_files": False, **params}
         )
         models.append(model.fit(pools[0], eval_set=pools[1]))
-    return CatBoosted(groups=groups, models=models)
+    return CatBoosted(groups=groups, models=models, center=center, scale=scale)
 
 
 def _pool(batch: Batch, labels: np.ndarray | None = None, *, partly: bool = False) -> catboost.Pool:

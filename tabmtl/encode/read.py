@@ -302,6 +302,8 @@ def read_groups(groups: Any, X: Any, n: int, *, source: str = "X") -> list[Any]:
     ------
     ValueError
         If X has no such column, the shape does not fit, or a value is missing.
+    TypeError
+        If a value is not hashable.
     """
     name = "groups"
     if isinstance(groups, str):
@@ -313,7 +315,14 @@ def read_groups(groups: Any, X: Any, n: int, *, source: str = "X") -> list[Any]:
         values, shape = array.tolist(), array.shape
     if shape != (n,):
         raise ValueError(f"{name} must hold one value per row, shape {(n,)!r}, got shape {shape!r}")
-    if any(_is_missing(value) for value in set(values)):
+    try:
+        distinct = set(values)
+    except TypeError as error:
+        raise TypeError(
+            f"{name} must hold hashable values such as numbers or text, got an {error}; join what names a group to one "
+            "text or tuple"
+        ) from None
+    if any(_is_missing(value) for value in distinct):
         raise ValueError(f"{name} has missing values; give every row a group, an unknown one a group of its own")
     return values
 
@@ -333,6 +342,12 @@ def _column_of(X: Any, name: str, source: str) -> Any:
             return (column.collect() if isinstance(column, nw.LazyFrame) else column)[labels[name]].to_native()
         found = list(labels)
     raise ValueError(f"groups names the column {name!r}, which {source} lacks; it has {found}{near(name, found)}")
+
+
+def has_column(X: Any, name: str) -> bool:
+    """Return whether X has a column of this name; an array is taken to have it."""
+    labels = _labels_of(X)
+    return labels is None or name in labels
 
 
 def without_columns(X: Any, names: Sequence[str], *, strict: bool = False) -> Any:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
 from abc import abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -16,8 +14,9 @@ from tabmtl.encode import TableCoder
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.model_selection import train_valid_split
 from tabmtl.params import TwoOrMore, WholeShare, check_choice
-from tabmtl.schema import Batch, TabmtlWarning
-from tabmtl.trees import ROWS_TO_SPLIT, LightGBMOptions, is_worse, tree_matrix
+from tabmtl.schema import Batch
+from tabmtl.trees import ROWS_TO_SPLIT, LightGBMOptions, tree_matrix
+from tabmtl.trees import is_astray as is_astray
 
 _OBJECTIVES = {"binary": "binary sigmoid:1", "multiclass": "multiclass num_class:{}", "regression": "regression"}
 
@@ -149,22 +148,3 @@ def count_labels(batch: Batch, n_tasks: int) -> np.ndarray:
     if batch.task is None:
         return labelled.sum(axis=0)
     return np.bincount(batch.task, labelled[:, 0], minlength=n_tasks).astype(np.int64)
-
-
-def is_astray(losses: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> bool:
-    """Return whether a fit of all rows is to be dropped, with a warning.
-
-    Both are losses of the labels that chose the rounds, in a list by task: of that fit, and of the one without their
-    rows.
-    """
-    if not is_worse(losses, found):
-        return False
-    after, before = np.concatenate(losses), np.concatenate(found)
-    warnings.warn(
-        f"the fit of all rows has the mean loss {after.mean():.3g} on the {len(after)} labels that chose its "
-        f"rounds, and the fit without their rows has {before.mean():.3g}; the latter is kept, which has not "
-        "learned from these labels. With a larger reg_lambda or a smaller learning_rate the former may hold",
-        TabmtlWarning,
-        stacklevel=2,
-    )
-    return True

@@ -63,12 +63,16 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
 
     Parameters
     ----------
+    epochs : int, default=100
+        Passes over the training data, at most. A warning says so if the validation score still rises at the last one,
+        unless there are fewer epochs than the default, or no more than ``patience``.
     monitor : str, default="mean"
         Score that early stopping maximises: the mean of the tasks' validation scores, or the name of one task.
     keep : {"mean", "task"}, default="mean"
         Epochs whose weights are kept: the best by ``monitor``, or up to two more, chosen so that the best kept epoch of
         every task is as good as can be. A task then answers from its own; the steps of a funnel, `transform` and
-        ONNX files from the best by ``monitor``. Predictions take one pass per epoch.
+        ONNX files from the best by ``monitor``. Predictions take one pass per epoch. Without validation rows, or with
+        ``early_stopping=False``, the last epoch is kept for all tasks.
     numeric_transform : {"standardize", "quantile"}, default="standardize"
         Scaling of numeric columns: to mean 0 and standard deviation 1, or by their quantiles to a normal distribution.
     min_frequency : int, default=5
@@ -118,7 +122,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     search_space: ClassVar[dict[str, Any]] = {
         "learning_rate": {"low": 5e-4, "high": 1e-2, "log": True},
         "weight_decay": {"low": 1e-6, "high": 3e-2, "log": True},
-        "batch_size": {"choices": (128, 256, 512, 1024)},
+        "batch_size": {"choices": ("auto", 32, 64, 128, 256, 512, 1024)},
         "average_decay": {"low": 0.98, "high": 0.999},
         "numeric_transform": {"choices": ("standardize", "quantile")},
         "balance": {"choices": ("sum", "uncertainty", "dwa", "famo")},

@@ -13,7 +13,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _check_feature_names, _check_n_features, check_is_fitted
 
 from tabmtl.encode import TableCoder
-from tabmtl.encode.read import check_container, read_groups, without_columns
+from tabmtl.encode.read import check_container, has_column, read_groups, without_columns
 from tabmtl.encode.tasks import DeclaredTasks
 from tabmtl.estimators.base import SavableEstimator, draw_seed
 from tabmtl.metrics.intervals import score_intervals
@@ -108,7 +108,8 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
             Weights, normalised over the labelled rows of every task; weight 0 equals a missing label.
         groups : array of shape (n,) or str, optional
             Group of every row, such as a patient, or the name of a column of X that holds it; rows that fit sets aside
-            for early stopping come from other groups than those it learns from.
+            for early stopping come from other groups than those it learns from. With X_val and y_val it has no effect,
+            but for a warning if a column of X_val that it names shares groups with X.
         X_val, y_val : as X and y, optional
             Rows for early stopping, if the method supports it.
 
@@ -159,7 +160,7 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         else:
             values = read_groups(groups, X, len(batch))
             group = number_groups(values)
-        if valid is not None and isinstance(groups, str):
+        if valid is not None and isinstance(groups, str) and has_column(X_val, groups):
             warn_of_shared_groups(groups, values, read_groups(groups, X_val, len(valid), source="X_val"))
         elif valid is not None:
             warn_of_shared_rows(batch, valid)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,7 +24,7 @@ from tabmtl.metrics.scores import score_task, undefined_reason
 from tabmtl.model_selection import train_valid_split
 from tabmtl.model_selection.stratify import Strata, deal_groups, deal_rows, number_units
 from tabmtl.params import NonNegative, WholeShare, check_count
-from tabmtl.schema import Batch, Columns, TabmtlWarning, Task
+from tabmtl.schema import Batch, Columns, Task, warn_user
 from tabmtl.storage.lightgbm_text import TreeText
 from tabmtl.trees import (
     LONGEST_STEP,
@@ -33,7 +32,7 @@ from tabmtl.trees import (
     Leaves,
     LightGBMOptions,
     dataset,
-    is_worse,
+    is_astray,
     least_level_rows,
     tree_matrix,
 )
@@ -89,11 +88,15 @@ class IndependentState(TableState):
 
 
 class _Parts(NamedTuple):
-    """Labelled rows of one task: all of fit, those to grow on first, and those held out, if any."""
+    """Labelled rows of one task: all of fit, those to grow on first, and those held out, if any.
+
+    Nothing can be held out of rows that ``are_one_group``, where other tasks have several.
+    """
 
     all: Batch
     kept: Batch
     held_out: Batch | None
+    are_one_group: bool = False
 
 
 class _Grown(NamedTuple):
@@ -144,9 +147,18 @@ class _Grower:
 
     def try_all(self, rows: _Parts, configurations: Sequence[str]) -> dict[str, _Grown]:
         """Grow trees on the kept rows by every configuration; those held out stop the training and judge it."""
-        if self.takes_few and rows.held_out is None and len(rows.all) < FEW_ROWS:
-            return dict.fromkeys(configurations, _Grown(self._grow_few(rows.all), {}, np.zeros(0), None))
-        return {name: self._try(rows, CONFIGURATIONS[name]) for name in configurations}
+        if rows.are_one_group:
+            warn_user(
+                f"task {self.task.name!r}: all {len(rows.all)} labelled rows are in one group, so none can be set "
+                "aside to choose its trees, and it is answered by a constant; give smaller groups, label rows of it in "
+                "X_val and y_val, or set early_stopping=False"
+            )
+            booster = self._grow(rows.all, None, _constant_options(rows.all))
+        elif self.takes_few and rows.held_out is None and len(rows.all) < FEW_ROWS:
+            booster = self._grow_few(rows.all)
+        else:
+            return {name: self._try(rows, CONFIGURATIONS[name]) for name in configurations}
+        return dict.fromkeys(configurations, _Grown(booster, {}, np.zeros(0), None))
 
     def _try(self, rows: _Parts, options: dict[str, Any]) -> _Grown:
         booster = self._grow(rows.kept, rows.held_out, options)
@@ -164,17 +176,7 @@ class _Grower:
         rounds = first.booster.current_iteration()
         booster = self._grow(rows.all, None, first.options | {"num_iterations": rounds, "early_stopping_round": 0})
         losses = self._losses(self._answer(booster, rows.held_out), rows.held_out)
-        if not is_worse([losses], [first.losses]):
-            return booster
-        warnings.warn(
-            f"task {self.task.name!r}: the fit of all rows has the mean loss {losses.mean():.3g} on the {len(losses)} "
-            f"labels that chose its trees, and the fit without their rows has {first.losses.mean():.3g}; the latter is "
-            "kept, which has not learned from these labels. With a larger reg_lambda or a smaller learning_rate the "
-            "former may hold",
-            TabmtlWarning,
-            stacklevel=2,
-        )
-        return first.booster
+        return first.booster if is_astray([losses], [first.losses], self.task.name) else booster
 
     def _grow(self, rows: Batch, held_out: Batch | None, options: dict[str, Any]) -> lgb.Booster:
         params = {"min_data_per_group": least_level_rows(len(rows)), **self.params, **options}
@@ -192,10 +194,11 @@ class _Grower:
 
     def _grow_few(self, rows: Batch) -> lgb.Booster:
         """Grow trees on few rows: folds choose their size and number, and whether there are any."""
-        n, least = len(rows), np.inf
-        options: dict[str, Any] = {"min_child_samples": n, "num_iterations": 1}  # a constant
+        n, least, options = len(rows), np.inf, _constant_options(rows)
+        if n == 1:
+            return self._grow(rows, None, options)
         fold = _deal_folds(rows, self.task, self.seed)
-        for num_leaves in _FEW_LEAVES if n > 1 else ():
+        for num_leaves in _FEW_LEAVES:
             tried = _FEW_OPTIONS | {"num_leaves": num_leaves, "min_child_samples": 2 if n < 20 else 5}
             losses = self._fold_losses(rows, fold, tried)
             rounds = int(losses.argmin())
@@ -280,13 +283,14 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
         ``configuration_scores_``. 0 takes the estimator's own parameters.
     early_stopping : bool, default=True
         Stop LightGBM where a task's validation score (ROC AUC, log loss for many classes, RMSE) has not improved
-        for ``patience`` trees. Without X_val and y_val in fit, ``validation_fraction`` of the task's rows is set aside
+        for ``patience`` trees. Without labels of the task in y_val, ``validation_fraction`` of its rows is set aside
         to find the number of trees, and then all rows are fitted with it: no row is lost. Where that fit predicts the
         rows set aside clearly worse than the fit without them (a loss a quarter higher, and beyond chance), the fit
-        without them is kept, with a warning. A task with fewer than 200 labels is too small to split: there the
-        default LightGBM finds by ten folds (fewer than ten rows: each row by itself) whether trees of 2 or of 8 leaves
-        predict better, and how many, or the mean alone; ``tune``, ``num_leaves`` and ``min_child_samples`` have no
-        effect on it.
+        without them is kept, with a warning. Without labels in y_val, a task with fewer than 200 labels is too small to
+        split: there the default LightGBM finds by ten folds (fewer than ten rows: each row by itself) whether trees of
+        2 or of 8 leaves predict better, and how many, or the mean alone; ``tune``, ``num_leaves`` and
+        ``min_child_samples`` have no effect on it. A task whose labels are all in one of several ``groups`` is answered
+        by a constant, with a warning.
 
     Attributes
     ----------
@@ -356,8 +360,12 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
             return _Parts(rows, rows, None)
         if valid is not None:
             watched = _labelled_rows(valid, t)[1]
-            return _Parts(rows, rows, watched if len(watched) else None)
-        if len(rows) < grower.least_rows_to_split:
+            if len(watched):
+                return _Parts(rows, rows, watched)
+        is_few = len(rows) < grower.least_rows_to_split
+        if not (is_few and (len(rows) == 1 or not grower.takes_few)) and _is_lone_group(rows, batch):
+            return _Parts(rows, rows, None, are_one_group=True)
+        if is_few:
             return _Parts(rows, rows, None)
         rng = np.random.default_rng(grower.seed)
         share = self.validation_fraction
@@ -483,6 +491,18 @@ def _score_table(tasks: Sequence[Task], names: Sequence[str], tried: Sequence[Ma
     scores = {name: [grown[name].score if grown else None for grown in tried] for name in names}
     schema = {"task": pl.String} | dict.fromkeys(names, pl.Float64)
     return pl.DataFrame({"task": [task.name for task in tasks], **scores}, schema=schema)
+
+
+def _constant_options(rows: Batch) -> dict[str, Any]:
+    """Return the options by which LightGBM answers rows with their best constant."""
+    return {"min_child_samples": len(rows), "num_iterations": 1}
+
+
+def _is_lone_group(rows: Batch, batch: Batch) -> bool:
+    """Return whether the labelled rows of a task lie in one group, and those of the batch in several."""
+    if batch.group is None or rows.group is None or np.ptp(rows.group):
+        return False
+    return bool(np.ptp(batch.group[~np.isnan(batch.y).all(axis=1)]))
 
 
 def _deal_folds(rows: Batch, task: Task, seed: int) -> np.ndarray:

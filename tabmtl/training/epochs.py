@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tabmtl.schema import TabmtlWarning
+from tabmtl.schema import warn_user
 from tabmtl.training.device import unseeded
 from tabmtl.training.optimizer import Optimizer
 
@@ -167,14 +166,17 @@ def run_epochs(
 
 
 def warn_if_rising(scores: Sequence[float], patience: int) -> None:
-    """Warn if the score of a training that its last epoch ended had risen in the epochs of its patience."""
-    before, best = max(scores[:-patience], default=-np.inf), max(scores)
+    """Warn if the score of a training that its last epoch ended had risen in the epochs of its patience.
+
+    A training of no more epochs than that has no earlier score to compare with, and gives no warning.
+    """
+    if len(scores) <= patience:
+        return
+    before, best = max(scores[:-patience]), max(scores)
     if best - before > _STILL_RISING * (best - scores[0]):
-        warnings.warn(
+        warn_user(
             f"the validation score still rose when training ended after epochs={len(scores)}: {best:.4g}, against "
-            f"{before:.4g} {patience} epochs before; more epochs are likely to improve it",
-            TabmtlWarning,
-            stacklevel=2,
+            f"{before:.4g} {patience} epochs before; more epochs are likely to improve it"
         )
 
 

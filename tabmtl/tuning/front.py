@@ -31,7 +31,8 @@ def pareto_front(study: optuna.Study, *, dominated: bool = False) -> pl.DataFram
     -------
     front : polars.DataFrame
         One row per trial, in order: its number ``trial``; ``score/<name>`` for each of ``Objective.names``;
-        ``param/<name>`` for every parameter, sequences as JSON text. It has no row if no trial is complete.
+        ``param/<name>`` for every parameter, sequences (as JSON) and numbers among texts as text. It has no row if no
+        trial is complete.
     """
     names = study.metric_names or [str(i) for i in range(len(study.directions))]
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))

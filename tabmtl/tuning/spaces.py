@@ -3,7 +3,8 @@
 An estimator declares its own space, in its class attribute ``search_space``.
 
 A study stores numbers, text, booleans and None. Choices that are sequences or mappings are stored as JSON, which starts
-with a bracket; other text among the choices may not. Sequences are read back as tuples. So every storage, and every
+with a bracket, and so are numbers beside text, because a column of a frame holds one kind; other text among the choices
+may be neither. Sequences are read back as tuples. So every storage, and every
 frame of trials, returns the values that the trial was fitted with.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +23,8 @@ from sklearn.base import BaseEstimator, clone
 
 #: Prefixes of the columns of a frame of trials.
 SCORE, PARAM = "score/", "param/"
+
+_NUMBER = re.compile(r"-?\d+(\.\d+)?([eE][-+]?\d+)?")
 
 Space = Mapping[str, Mapping[str, Any]]
 
@@ -59,7 +63,8 @@ def suggest(trial: optuna.Trial, space: Space) -> dict[str, Any]:
 def current(est: BaseEstimator, space: Space) -> dict[str, Any]:
     """Return the parameters of an estimator that lie in a space of `check_space`, as a study stores them."""
     values = est.get_params()
-    return {name: encode(name, values[name]) for name, entry in space.items() if _holds(name, entry, values[name])}
+    found = {name: _stored(name, entry, values[name]) for name, entry in space.items()}
+    return {name: stored[0] for name, stored in found.items() if stored}
 
 
 def with_params(est: BaseEstimator, found: Any) -> Any:
@@ -97,12 +102,14 @@ def encode(name: str, value: Any) -> Any:
     Raises
     ------
     ValueError
-        If it is not plain data, or is text that starts with a bracket.
+        If it is not plain data, or is text that starts with a bracket or is a number.
     """
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, str) and value.startswith(("[", "{")):
         raise ValueError(f"search_space, {name}: text must not start with a bracket, got {value!r}")
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        raise ValueError(f"search_space, {name}: text must not be a number, got {value!r}; give the number")
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Sequence | Mapping):
@@ -115,7 +122,7 @@ def encode(name: str, value: Any) -> Any:
 
 def decode(stored: Any) -> Any:
     """Return the value that `encode` got, with tuples for lists."""
-    if isinstance(stored, str) and stored.startswith(("[", "{")):
+    if isinstance(stored, str) and (stored.startswith(("[", "{")) or _NUMBER.fullmatch(stored)):
         return _tuples(json.loads(stored))
     return _tuples(stored)
 
@@ -148,11 +155,12 @@ def _check_choices(name: str, choices: Any) -> list[Any]:
         raise ValueError(f"search_space, {name}: choices must be a sequence of values, got {choices!r}")
     stored = [encode(name, choice) for choice in choices]
     kinds = {_kind(value) for value in stored if value is not None}
-    if len(kinds) > 1:
+    if len(kinds) > 1 and "boolean" in kinds:
         raise ValueError(
-            f"search_space, {name}: choices must be all numbers, all text or sequences, or all booleans, "
-            f"got {choices!r}"
+            f"search_space, {name}: choices must be numbers, text or sequences, or all booleans, got {choices!r}"
         )
+    if len(kinds) > 1:
+        stored = [json.dumps(value) if _is_number(value) else value for value in stored]
     if len(set(stored)) < len(stored):
         raise ValueError(f"search_space, {name}: a choice is listed twice: {choices!r}")
     return stored
@@ -168,12 +176,14 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float | np.number) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _holds(name: str, entry: Mapping[str, Any], value: Any) -> bool:
+def _stored(name: str, entry: Mapping[str, Any], value: Any) -> list[Any]:
+    """Return a value as a study stores it, in a list; none where it lies outside the space."""
     if "choices" not in entry:
         whole = not isinstance(entry["low"], int) or isinstance(value, int | np.integer)
-        return _is_number(value) and whole and bool(entry["low"] <= value <= entry["high"])
+        return [encode(name, value)] if _is_number(value) and whole and entry["low"] <= value <= entry["high"] else []
     try:
-        stored = encode(name, value)
+        value = encode(name, value)
     except ValueError:
-        return False
-    return stored in entry["choices"]
+        return []
+    forms = (value, json.dumps(value)) if _is_number(value) else (value,)
+    return [choice for choice in entry["choices"] if choice in forms]

@@ -131,8 +131,26 @@ def test_a_given_split_that_divides_groups_is_told(groups):
 
 def test_a_given_split_by_groups_is_silent():
     tiny(RMTGB).fit(X[:180], Y[:180], X_val=X[180:], y_val=Y[180:], groups="owner")
-    with pytest.raises(ValueError, match="'owner', which X_val lacks"):
-        tiny(RMTGB, drop=["owner"]).fit(X[:180], Y[:180], X_val=X[180:].drop("owner"), y_val=Y[180:], groups="owner")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_validation_rows_may_lack_a_dropped_column_of_groups(name):
+    """Then equal rows are told."""
+    model, split = tiny(MODELS[name], drop=["owner"]), {"X_val": X[180:].drop("owner"), "y_val": Y[180:]}
+    model.fit(X[:180], Y[:180], groups="owner", **split)
+    assert same(
+        answers(model, X), answers(tiny(MODELS[name]).fit(X[:180].drop("owner"), Y[:180], **split), X.drop("owner"))
+    )
+    with pytest.warns(TabmtlWarning, match="60 of the 60 rows of X_val have the features of a row of X"):
+        model.fit(X, Y, groups="owner", **split)
+
+
+def test_groups_that_are_not_hashable_are_named():
+    values = pl.Series([[number] for number in range(240)])
+    with pytest.raises(TypeError, match=r"groups must hold hashable values .*unhashable type: 'list'; join"):
+        tiny(RMTGB).fit(X, Y, groups=values)
+    with pytest.raises(TypeError, match=r"the column 'owner' of groups must hold hashable values"):
+        tiny(RMTGB, drop=["owner"]).fit(X.with_columns(owner=values), Y, groups="owner")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import pickle
 import warnings
+from itertools import count
 
 import numpy as np
 import polars as pl
@@ -15,6 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from tabmtl import ESMM, IndependentTasks, MMoE, MultiTabNet, SharedBottom, TabmtlWarning, load
+from tabmtl.estimators import network
 from tabmtl.synth import make_multitab_bench
 from tabmtl.training.table_loop import TableLoop
 
@@ -417,3 +419,18 @@ def test_epochs_that_end_while_the_score_rises_cause_a_warning(changes, scores, 
     assert bool(told) is warns
     if warns:
         assert "training ended after epochs=6: 6, against 2 4 epochs before; more epochs are likely" in told[0]
+
+
+def test_a_training_too_short_warns_where_fit_was_called(monkeypatch):
+    """Fewer epochs than the default are the user's choice."""
+    calls = count()
+    monkeypatch.setattr(
+        network, "_evaluate", lambda coder, *_: {t.name: float(next(calls)) for t in coder.labels.tasks}
+    )
+    monkeypatch.setattr(SharedBottom, "epochs", 4)
+    X, y = features(200), mixed_targets(features(200))
+    with pytest.warns(TabmtlWarning, match="still rose when training ended after epochs=4") as told:
+        tiny(SharedBottom, epochs=4, patience=1).fit(X, y)
+    assert [warning.filename for warning in told] == [__file__]
+    tiny(SharedBottom, epochs=3, patience=1).fit(X, y)
+    tiny(SharedBottom, epochs=4, patience=4).fit(X, y)

@@ -18,9 +18,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
 import tabmtl
-from tabmtl import IndependentTasks, Task
+from tabmtl import IndependentTasks, Task, trees
 from tabmtl.model_selection import train_valid_split
-from tabmtl.models import independent
 from tabmtl.schema import TabmtlWarning
 
 
@@ -55,8 +54,7 @@ def test_rows_without_a_label_change_nothing():
 def test_trees_stop_where_validation_says():
     X, y = features(600), mixed_targets(features(600))
     stopped = tiny(IndependentTasks).fit(X, y)
-    trees = {name: model.num_trees() for name, model in stopped.estimators_.items()}
-    assert trees["late"] < 200
+    assert stopped.estimators_["late"].num_trees() < 200
     full = tiny(IndependentTasks, early_stopping=False, regressor=lgb.LGBMRegressor(n_estimators=40)).fit(X, y["delay"])
     assert full.estimators_["delay"].num_trees() == 40
     given = tiny(IndependentTasks).fit(X[:400], y[:400], X_val=X[400:], y_val=y[400:])
@@ -206,9 +204,11 @@ def test_a_refit_that_goes_astray_is_not_kept(monkeypatch):
     X, y = features(400), mixed_targets(features(400))["delay"].fill_null(100.0)
     kept, held_out = split_of_fit(y, "delay")
     given = tiny(IndependentTasks).fit(X[kept], y[kept], X_val=X[held_out], y_val=y[held_out])
-    monkeypatch.setattr(independent, "is_worse", lambda losses, others: losses[0].mean() < others[0].mean())
-    with pytest.warns(TabmtlWarning, match=r"task 'delay': the fit of all rows has the mean loss .* on the 60 labels"):
+    monkeypatch.setattr(trees, "is_worse", lambda losses, others: losses[0].mean() < others[0].mean())
+    message = r"task 'delay': the fit of all rows has the mean loss .* on the 60 labels"
+    with pytest.warns(TabmtlWarning, match=message) as told:
         model = tiny(IndependentTasks).fit(X, y)
+    assert [warning.filename for warning in told] == [__file__]
     assert model.predict(X).equals(given.predict(X))
 
 
@@ -308,3 +308,42 @@ def test_few_rows_of_classes_and_categories_are_learned():
     predicted = model.predict(X[40:])
     assert (predicted["three"] == y["three"][40:]).mean() > 0.8
     assert (predicted["two"] == y["two"][40:]).mean() > 0.9
+
+
+def test_a_task_of_one_row_is_fitted_where_equal_rows_stay_together():
+    rng = np.random.default_rng(0)
+    X = pl.DataFrame(np.tile(rng.normal(size=(60, 3)), (2, 1))).with_columns(task=pl.Series(["a"] * 60 + ["b"] * 60))
+    X = pl.concat([X, X[:1].with_columns(task=pl.lit("c"))])
+    model = tiny(IndependentTasks, task_column="task").fit(X, pl.Series("y", [*rng.normal(size=120), 5.0]))
+    np.testing.assert_allclose(model.predict(X[-1:]).to_numpy(), 5.0)
+
+
+@pytest.mark.parametrize(("n", "regressor"), [(60, None), (300, None), (300, lgb.LGBMRegressor())])
+def test_a_task_in_one_group_is_answered_by_a_constant_alone(n, regressor):
+    """The other task is learned, and validation rows let this one be."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(600, 3))
+    y = np.column_stack([X[:, 0], X[:, 1] + 4])
+    y[n:, 1] = np.nan
+    groups = np.where(np.arange(600) < n, 0, np.arange(600))
+    model = IndependentTasks(regressor=regressor, n_jobs=1, random_state=0)
+    with pytest.warns(TabmtlWarning, match=rf"task 'y1': all {n} labelled rows are in one group") as told:
+        model.fit(X, y, groups=groups)
+    assert [warning.filename for warning in told] == [__file__]
+    answer = model.predict(X)
+    np.testing.assert_allclose(answer[:, 1], np.nanmean(y[:, 1]), rtol=1e-6)
+    assert np.corrcoef(answer[:, 0], y[:, 0])[0, 1] > 0.9
+    X_val = rng.normal(size=(100, 3))
+    model.fit(X, y, groups=groups, X_val=X_val, y_val=X_val[:, :2] + [0, 4])
+    assert np.corrcoef(model.predict(X)[:, 1], X[:, 1])[0, 1] > 0.4
+
+
+def test_a_task_without_labels_in_y_val_stops_on_a_split_of_its_own():
+    """It has the trees of a fit without X_val, in place of all 1000; the other task has those of X_val."""
+    X, y = features(600), mixed_targets(features(600)).select("late", pl.col("delay").fill_null(100.0))
+    y_val = y[400:].with_columns(delay=pl.lit(None, pl.Float64))
+    own = tiny(IndependentTasks).fit(X[:400], y[:400]).estimators_
+    given = tiny(IndependentTasks).fit(X[:400], y[:400], X_val=X[400:], y_val=y_val).estimators_
+    assert own["delay"].num_trees() < 1000
+    assert given["delay"].model_to_string() == own["delay"].model_to_string()
+    assert given["late"].model_to_string() != own["late"].model_to_string()

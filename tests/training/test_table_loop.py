@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from tabmtl.nn.experts import BatchNorm
-from tabmtl.schema import Batch, Task
-from tabmtl.training.epochs import Snapshots, run_epochs, schedule
+from tabmtl.schema import Batch, TabmtlWarning, Task
+from tabmtl.training.epochs import Snapshots, run_epochs, schedule, warn_if_rising
 from tabmtl.training.losses import MultiTaskLoss
 from tabmtl.training.optimizer import Optimizer
 from tabmtl.training.predict import predict_scores, represent_rows
@@ -228,7 +228,10 @@ def test_a_restart_goes_back_to_the_best_weights():
         return record
 
     loop.run_epoch = run_epoch
-    keep = lambda record: weights.append(model.layer.weight.detach().clone())  # noqa: E731
+
+    def keep(record):
+        weights.append(model.layer.weight.detach().clone())
+
     history, snapshots = run_epochs(model, loop, run, validated=True, on_epoch=keep)
     assert torch.equal(starts[5], weights[1])  # three epochs after the best, which was the second
     assert (snapshots.best.epoch, len(history)) == (5, 9)  # and the second time training stops
@@ -465,3 +468,18 @@ def test_few_rows_settle_statistics_that_are_finite(n):
     model = Normalised()
     settle_statistics(model, table(n))
     assert all(value.isfinite().all() for value in model.state_dict().values())
+
+
+def test_a_score_that_still_rises_in_the_last_epochs_is_told():
+    with pytest.warns(TabmtlWarning, match=r"after epochs=5: 0\.5, against 0\.3 2 epochs before") as told:
+        warn_if_rising([0.1, 0.2, 0.3, 0.4, 0.5], 2)
+    assert [warning.filename for warning in told] == [__file__]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "scores", [[0.1, 0.2], [0.1, 0.2, 0.3], [0.1, 0.5, 0.5, 0.5, 0.5], [0.1, 0.6, 0.5, 0.5, 0.602]]
+)
+def test_no_other_score_is_said_to_rise(scores):
+    """There is none before the last epochs, or it was as good."""
+    warn_if_rising(scores, 3)

@@ -83,6 +83,7 @@ SPACE = {
     "expert_hidden": {"choices": ([8], (8, 4), np.array([16, 8]).tolist())},
     "balance": {"choices": ("sum", "uncertainty", {"a": 1.0, "b": 2.5}, (1, 2))},
     "head_hidden": {"choices": (0, np.int64(8), None)},
+    "batch_size": {"choices": (32, "auto", np.int64(128), 256)},
     "flat": {"choices": (False, True)},
 }
 
@@ -117,6 +118,7 @@ def test_a_study_and_its_frame_give_back_what_was_suggested(storage, tmp_path):
     assert kinds["balance"] == {str, dict, tuple}
     assert kinds["n_experts"] == {int}
     assert kinds["dropout"] == kinds["learning_rate"] == {float}
+    assert kinds["batch_size"] == {int, str}
     assert kinds["flat"] == {bool}
 
 
@@ -136,6 +138,13 @@ def test_parameters_of_an_inner_estimator_may_be_searched():
     space = check_space(base, {"regressor__num_leaves": {"low": 2, "high": 63}})
     assert current(base, space) == {"regressor__num_leaves": 31}
     assert with_params(base, {"regressor__num_leaves": 7}).regressor.num_leaves == 7
+
+
+@pytest.mark.parametrize("size", ["auto", 64])
+def test_a_number_among_texts_is_a_first_trial(size):
+    base = MMoE(batch_size=size)
+    found = current(base, check_space(base, MMoE.search_space))
+    assert with_params(MMoE(), found).batch_size == size
 
 
 def test_what_lies_outside_the_space_is_left_to_the_search():
@@ -164,8 +173,9 @@ def test_codes_are_exact(value):
         ({"low": 1, "high": 9, "log": True, "step": 2}, "a log scale"),
         ({"choices": ()}, "choices must be a sequence"),
         ({"choices": "sum"}, "choices must be a sequence"),
-        ({"choices": (1, "sum")}, "all numbers, all text or sequences, or all booleans"),
-        ({"choices": (0, True)}, "all numbers"),
+        ({"choices": ("sum", True)}, "numbers, text or sequences, or all booleans"),
+        ({"choices": (0, True)}, "or all booleans"),
+        ({"choices": ("32", 64)}, "text must not be a number"),
         ({"choices": (1, 1.0)}, "listed twice"),
         ({"choices": ("[8]", (8,))}, "must not start with a bracket"),
         ({"choices": (object(),)}, "plain data"),

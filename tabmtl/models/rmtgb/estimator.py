@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from tabmtl.encode import TableCoder
-from tabmtl.estimators.boosted import BoostedEstimator, is_astray
+from tabmtl.estimators.boosted import BoostedEstimator
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.tables import TableState
 from tabmtl.models.rmtgb.fitted import FittedGroup
@@ -19,7 +19,7 @@ from tabmtl.models.rmtgb.stages import GroupFit, Schedule
 from tabmtl.models.rmtgb.targets import BinnedRows, bin_groups
 from tabmtl.params import CountOrZero, NonNegative
 from tabmtl.schema import Batch
-from tabmtl.trees import tree_matrix
+from tabmtl.trees import is_astray, tree_matrix
 
 _SPREAD = 0.1  # standard deviation of theta at the start
 
@@ -141,6 +141,7 @@ class RMTGB(BoostedEstimator):
     search_space: ClassVar[dict[str, Any]] = BoostedEstimator.search_space | {
         "n_estimators_shared": {"choices": (0, 50, 500)},
         "n_estimators_outlier": {"choices": (0, 300)},
+        "theta_penalty": {"low": 0.01, "high": 1.0, "log": True},
     }
 
     _stored: ClassVar[type] = RMTGBState

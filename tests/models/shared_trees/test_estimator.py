@@ -255,10 +255,10 @@ def test_few_labels_of_a_task_learn_from_the_others():
 
 
 def test_a_fit_that_goes_astray_on_all_rows_is_dropped(monkeypatch):
-    from tabmtl.estimators import boosted
+    from tabmtl import trees
 
     X, Y = regressions(200, 2)
-    monkeypatch.setattr(boosted, "is_worse", lambda losses, others: True)
+    monkeypatch.setattr(trees, "is_worse", lambda losses, others: True)
     with pytest.warns(TabmtlWarning, match="the latter is kept, which has not learned from these labels"):
         model = SharedTrees(random_state=0, n_estimators=30).fit(X, Y)
     assert model.rounds_["n_labels"].to_list() == [170, 170]
