@@ -121,7 +121,7 @@ def compare_plain(n_per_task: int, rounds: int, iterations: Iterations = (50, 50
         (frame.drop("task").to_numpy(), np.unique(frame["task"], return_inverse=True)[1])
         for frame in (data.X, data.X_test)
     )
-    ours = rmtgb(iterations, 2, task_column="task", theta_step="sum")
+    ours = rmtgb(iterations, 2, task_column="task", theta_step="sum", theta_penalty=0.0)
     plain = PlainRMTGB(*iterations, learning_rate=PARAMS["learning_rate"])
     plain_fit = partial(plain.fit, X, tasks, data.y.to_numpy())
     sides: Sides = {"plain": plain_fit, "ours": partial(ours.fit, data.X, data.y)}

@@ -78,11 +78,11 @@ class RMTGB(BoostedEstimator):
         is at most 12.
     theta_penalty : float, default=0.1
         Strength of θ's penalty towards its common value; 0 = none, as in the released code. From round
-        2 / learning_rate on, each step is followed by θ_t = c + (θ_t - m) / (1 + theta_penalty d_t). m is the median θ,
-        and c = m, but moved to between 1 and 3 from 0, so that it names a side (where it is too near to 0, m = c). The
-        doubt d_t = min(1, 4 Σg² / (Σg - k Σ|g|)²), with k the median over the tasks of Σg / Σ|g|, is 1 for a task whose
+        1 / learning_rate on, each step is followed by θ_t = c + (θ_t - m) / (1 + theta_penalty d_t): m is the median θ,
+        and c the same, but at most 3 from 0; within 1 of 0, both are 1 from 0, so that they name a side. The doubt
+        d_t = min(1, 4 Σg² / (Σg - k Σ|g|)²), with k the median over the tasks of Σg / Σ|g|, is 1 for a task whose
         gradient differs from the common one by less than two standard errors, and falls with evidence. With a penalty,
-        leaves of A and B where the loss is not squared are the shortest Newton step of both together, not one of each.
+        B and A have the same hessian where the loss is not squared, that of the one with more weight.
     unknown_task : {"shared", "error"}, default="shared"
         Long layout: answer of ``predict`` for a task that fit did not see, or a missing one. "shared": the shared part
         with the θ of a normal task, the median of the majority.
@@ -115,8 +115,9 @@ class RMTGB(BoostedEstimator):
     The outlier score tells apart one group of tasks that follow another function (or the flipped one, or have shuffled
     or shifted labels). Several outliers that each follow their own function share one A, and may be missed; mere noise
     in the labels is not found reliably. After many rounds of stage 1 the score is about the rest, so that some tasks
-    may move though none is an outlier; and so they may in classification (3 to 5 of 10 tasks in trials without any). So
-    compare the two check losses.
+    may move though none is an outlier: in trials without any, 3 % of the tasks of a regression and 5 % of those of a
+    classification (15 % and 42 % without the penalty); in tables of 139 and 160 schools, 2 % (47 %). In one of 75
+    trials the penalty hid planted outliers. So compare the two check losses.
 
     References
     ----------

@@ -20,7 +20,7 @@ _LARGEST = 12.0  # |theta|, scale-free step and penalty
 _LONGEST = 0.5  # one scale-free step of theta
 _EVIDENCE = 4.0  # squared standard errors that a gradient of theta must exceed, scale-free step and penalty
 _FREE = 1.0  # learning rate times the rounds without penalty, in which A and B begin to tell the tasks apart
-_COMMON = (1.0, 2.0)  # least and largest |theta| of the value that the penalty draws to: apart from 0, free to move
+_COMMON = (1.0, 3.0)  # least and largest |theta| of the value that the penalty draws to: apart from 0, free to move
 _FLOOR = 1e-6  # of a Newton hessian
 _TINY = np.finfo(float).tiny
 
@@ -134,8 +134,8 @@ class MixedStage(Stage):
     def gradients(self, functions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return g = -(1 - s) r of B and -s r of A; h is 1 for squared error, else Newton's (1 - s)² h and s² h.
 
-        With a penalty, Newton's h is ((1 - s)² + s²) h for both: the shortest step of the pair. With an h of its own, a
-        function grows faster the less weight it has, so that all tasks drift to the middle.
+        With a penalty, Newton's h is max((1 - s)², s²) h for both. With an h of its own, a function grows faster the
+        less weight it has, so that all tasks drift to the middle.
         """
         targets, s = self.rows.targets, expit(self.theta)
         B, A = np.split(functions, 2)

@@ -12,6 +12,8 @@ from tabmtl.synth import make_outlier_tasks
 
 #: Block 2 alone.
 BLOCK_2 = {"n_estimators_shared": 0, "n_estimators_outlier": 100, "n_estimators_task": 0, "early_stopping": False}
+#: The defaults without block 3.
+AFTER_BLOCK_1 = {"n_estimators_task": 0}
 
 
 @pytest.fixture(scope="module")
@@ -99,12 +101,26 @@ def test_without_outliers_block_2_alone_flags_hardly_any_regression():
         assert (score > 0.5).sum() <= 1
 
 
-def test_limit_after_block_1_normal_tasks_may_be_flagged():
-    """A documented limit: if this fails, the limit is gone, and the notes of the estimator should say so."""
-    flagged = [
-        (scores_of(seed, {**BLOCK_2, "n_estimators_shared": 50}, n_outliers=0)[1] > 0.5).sum() for seed in (2, 3)
-    ]
-    assert max(flagged) > 0
+@pytest.mark.parametrize("target", ["regression", "classification"])
+def test_without_outliers_the_penalty_keeps_the_tasks_on_one_side(target):
+    """At most one in ten after block 1, where without a penalty at least one in five crosses."""
+    flagged = {
+        penalty: [
+            (scores_of(seed, AFTER_BLOCK_1 | {"theta_penalty": penalty}, n_outliers=0, target=target)[1] > 0.5).mean()
+            for seed in range(5)
+        ]
+        for penalty in (0.0, 0.1)
+    }
+    assert np.mean(flagged[0.1]) <= 0.1
+    assert np.mean(flagged[0.0]) >= 0.2
+
+
+@pytest.mark.parametrize("n_outliers", [1, 3])
+@pytest.mark.parametrize("target", ["regression", "classification"])
+def test_the_penalty_lets_outliers_go(target, n_outliers):
+    for seed in range(5):
+        is_outlier, score = scores_of(seed, AFTER_BLOCK_1, n_outliers=n_outliers, target=target)
+        np.testing.assert_array_equal(score > 0.5, is_outlier)
 
 
 def test_limit_noise_in_the_labels_is_not_found_reliably():

@@ -24,7 +24,7 @@ every_kind = pytest.mark.parametrize("kind", ["regression", "binary", "multiclas
 every_layout = pytest.mark.parametrize("layout", ["long", "wide"])
 
 
-def mixed_stage(kind="regression", layout="long", *, rate=None, factor=1.0, copies=1, task_weight=None):
+def mixed_stage(kind="regression", layout="long", *, rate=None, factor=1.0, copies=1, task_weight=None, penalty=0.0):
     """Stage 2 on rows of three tasks, in the wide layout with holes and weights; regression labels times a factor."""
     rng = np.random.default_rng(1)
     width = 3 if kind == "multiclass" else 1
@@ -45,7 +45,7 @@ def mixed_stage(kind="regression", layout="long", *, rate=None, factor=1.0, copi
     options = {"min_data_in_bin": 1, "feature_pre_filter": False, "verbosity": -1, "num_threads": 1}
     data = lgb.Dataset(x, label=np.zeros(len(x)), params=options).construct()
     rows = BinnedRows(data=data, targets=targets, scores=np.repeat(scores, copies, axis=-1))
-    return MixedStage(PARAMS, rows, theta=THETA.copy(), rate=rate)
+    return MixedStage(PARAMS, rows, theta=THETA.copy(), rate=rate, penalty=penalty)
 
 
 def functions(stage, seed=2):
@@ -268,6 +268,51 @@ def test_the_scale_free_step_waits_for_two_standard_errors():
     noise = np.tile([1.0, -1.0], N_ROWS // 2)  # sums to 0 in every task
     for inner, moves in ((noise + 0.2, False), (noise + 2.0, True)):
         assert ((move(stage, inner, THETA) != 0) == moves).all()
+
+
+@pytest.mark.parametrize("level", [-5.0, -0.4, 0.4, 2.0])
+def test_the_penalty_draws_what_does_not_differ_to_the_median(level, monkeypatch):
+    """Task 0 follows the median, 1 differs a little, and 2 beyond all doubt."""
+    monkeypatch.setattr(stages, "_FREE", 0.0)
+    plain, drawn = mixed_stage(rate=0.01), mixed_stage(rate=0.01, penalty=0.5)
+    task = np.repeat(np.arange(N_TASKS), drawn.rows.targets.counts)
+    noise = np.tile([1.0, -1.0], N_ROWS // 2)
+    inner = np.array([0.0, 0.1, 5.0])[task] + noise
+    total, size, square = (np.bincount(task, values) for values in (inner, np.abs(inner), inner**2))
+    doubt = np.minimum(1, 4 * square / np.maximum((total - np.median(total / size) * size) ** 2, 1e-300))
+    assert doubt[:2].tolist() == [1, 1]
+    assert doubt[2] < 0.5
+    start = level + THETA
+    after = start + move(plain, inner, start)
+    median = np.median(after)
+    common = np.sign(median) * np.clip(abs(median), 1, 3)
+    kept = median if abs(median) > 3 else common
+    np.testing.assert_allclose(start + move(drawn, inner, start), common + (after - kept) / (1 + 0.5 * doubt))
+
+
+def test_the_penalty_waits_until_the_tasks_can_part_and_is_none_where_theta_is_held():
+    drawn, plain = mixed_stage(penalty=0.5), mixed_stage()
+    for waits in (True, True, True, True, False):  # the learning rate is 0.3
+        inner = np.random.default_rng(3).normal(size=N_ROWS)
+        assert (move(drawn, inner, THETA) == move(plain, inner, THETA)).all() == waits
+        drawn.theta = plain.theta = THETA
+        drawn.update()
+    held = mixed_stage(rate=0.0, penalty=0.5)
+    for _ in range(6):
+        held.update()
+    np.testing.assert_array_equal(held.theta, THETA)
+
+
+@every_layout
+@pytest.mark.parametrize("kind", ["binary", "multiclass"])
+def test_with_a_penalty_both_functions_have_the_hessian_of_the_one_with_more_weight(kind, layout):
+    stage = mixed_stage(kind, layout, penalty=0.5)
+    f, width = functions(stage), stage.rows.targets.width
+    hessian = np.zeros((width, N_ROWS))
+    for t, i, y, weight, before in each_cell(stage):
+        h = written_derivatives(kind, y, written_total(before, THETA[t], f[:width, i], f[width:, i]))[1]
+        hessian[:, i] += max(expit(THETA[t]), 1 - expit(THETA[t])) ** 2 * weight * h
+    np.testing.assert_allclose(stage.gradients(f)[1], np.concatenate([hessian] * 2), atol=2e-6)
 
 
 @every_layout
