@@ -63,7 +63,7 @@ _LONGER = {
     "n_estimators_outlier": 200,
     "n_estimators_task": 200,
     "learning_rate": 0.02,
-    "expert_hidden": (16, 8),
+    "expert_hidden": (32, 16),
 }
 _STEPS = ("late", "very early")
 _FUNNEL: dict[str, Any] = {

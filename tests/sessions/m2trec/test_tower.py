@@ -198,7 +198,7 @@ def test_bounded_vectors_start_at_zero_and_stay_within_the_bound() -> None:
     tower = items.tower
     assert tower is not None
     rows, own = torch.arange(4), torch.arange(1, 5)
-    assert torch.equal(items(tensors, rows, own), tower(tensors)[rows])
+    torch.testing.assert_close(items(tensors, rows, own), tower(tensors)[rows])
     assert items.own is not None
     with torch.no_grad():
         items.own.weight[1:] = torch.randn(4, 12) * torch.tensor([0.01, 0.05, 1, 100])[:, None]
@@ -219,7 +219,7 @@ def test_own_vectors_are_left_out_of_some_steps_only() -> None:
     assert items.own is not None
     assert items.tower is not None
     metadata = items.tower(tensors)[rows]
-    left_out = (items.train()(tensors, rows, own) - metadata).abs().sum(dim=1) == 0
+    left_out = (items.train()(tensors, rows, own) - metadata).abs().sum(dim=1) < 1e-5
     assert left_out.float().mean().item() == pytest.approx(0.25, abs=0.03)
     torch.testing.assert_close(items.eval()(tensors, rows, own), metadata + items.own.weight[own])
     # without metadata an own vector is all that there is
