@@ -16,7 +16,6 @@ from tabmtl.model_selection import train_valid_split
 from tabmtl.params import TwoOrMore, WholeShare, check_choice
 from tabmtl.schema import Batch
 from tabmtl.trees import ROWS_TO_SPLIT, LightGBMOptions, tree_matrix
-from tabmtl.trees import is_astray as is_astray
 
 _OBJECTIVES = {"binary": "binary sigmoid:1", "multiclass": "multiclass num_class:{}", "regression": "regression"}
 

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from tabmtl.encode import TableCoder
-from tabmtl.estimators.boosted import BoostedEstimator, count_labels, is_astray
+from tabmtl.estimators.boosted import BoostedEstimator, count_labels
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.tables import TableState
 from tabmtl.models.shared_trees.growth import Growth, Rows, Schedule, Sketch
@@ -21,7 +21,7 @@ from tabmtl.params import AnyShare, Count, CountOrZero, NonNegative
 from tabmtl.schema import Batch, Task
 from tabmtl.storage.stored import Stored
 from tabmtl.training.hooks import show_progress
-from tabmtl.trees import VectorForest, bin_rows, tree_matrix
+from tabmtl.trees import VectorForest, bin_rows, is_astray, tree_matrix
 
 _CHUNK = 8192  # rows whose leaves are in memory at a time
 
