@@ -357,7 +357,7 @@ class _EveryEstimator:
 
         def states() -> Any:
             legacy: Any = np.random.get_state()
-            return random.getstate(), legacy[1].tolist(), torch.get_rng_state().tolist()
+            return random.getstate(), legacy[1].tolist(), legacy[2:], torch.get_rng_state().tolist()
 
         before = states()
         first, X, y = self.fitted()

@@ -10,7 +10,7 @@ from conformance import FREE, tiny
 from sklearn.base import BaseEstimator
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from tabmtl import RMTGB
+from tabmtl.estimators.boosted import BoostedEstimator
 from tabmtl.estimators.network import NetworkEstimator
 
 #: Enough to learn the checks' small tables, which they ask for. Narrower heads are computed by another kernel for few
@@ -33,7 +33,7 @@ EXPECTED_FAILURES: dict[type[BaseEstimator], dict[str, str]] = {
             "dropout masks: the two fits minimise the same loss along different paths."
         ),
     },
-    RMTGB: {
+    BoostedEstimator: {
         "check_sample_weight_equivalence_on_dense_data": (
             "LightGBM cuts its bins, and holds leaves to their least size, by counting rows, whatever they weigh."
         ),
