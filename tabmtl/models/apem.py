@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.funnel import FunnelEstimator
-from tabmtl.estimators.mixture import MixtureEstimator
+from tabmtl.estimators.mixture import ExpertEstimator
 from tabmtl.nn.embeddings import FeatureTokenizer, NumericEmbedding
 from tabmtl.nn.experts import mix
 from tabmtl.nn.layers import Boundary, Members, RowOwners, StackedLinear
@@ -104,27 +104,26 @@ class SetAttention(nn.Module):
 class Patterns(nn.Module):
     """Patterns of a row: every group re-weighs the columns of its tokens, and joins them to one vector.
 
-    s = mean over d of X_j, a = sigmoid(W2 ReLU(W1 s)), p_j = ReLU(W_j vec(a ⊙ X_j)).
+    s = mean over d of X_j, a = sigmoid(W2 ReLU(W1 s)), p_j = Dropout(ReLU(Norm(W_j vec(a ⊙ X_j)))).
 
     Parameters
     ----------
-    n_groups, n_columns, d, width : int
-        Groups, columns, width of a token, and width of a pattern.
-    reduction : int
-        W1 has ceil(m / reduction) rows.
+    n_columns : int
+    options : APEM
+        The hyper-parameters; W1 has ceil(m / reduction) rows.
     """
 
-    def __init__(self, n_groups: int, n_columns: int, d: int, width: int, reduction: int) -> None:
+    def __init__(self, n_columns: int, options: APEM) -> None:
         super().__init__()
-        squeezed = -(-n_columns // reduction)
+        n_groups, squeezed = options.n_groups, -(-n_columns // options.reduction)
         self.squeeze = StackedLinear(n_groups, n_columns, squeezed)
         self.excite = StackedLinear(n_groups, squeezed, n_columns)
-        self.join = StackedLinear(n_groups, n_columns * d, width)
+        self.join = options._experts([1] * n_groups, n_columns * options.d_embedding, [options.d_pattern])
 
     def forward(self, x: Tensor) -> Tensor:
         """Take tokens (n, B, m, d) to patterns (B, n, width)."""
         weights = self.excite(F.relu(self.squeeze(x.mean(dim=3)))).sigmoid()
-        return F.relu(self.join((x * weights[..., None]).flatten(2))).transpose(0, 1)
+        return self.join((x * weights[..., None]).flatten(2).unbind())
 
 
 class PatternSelector(nn.Module):
@@ -173,10 +172,12 @@ class APEMNetwork(TaskNetwork):
     def __init__(self, columns: Columns, tasks: Sequence[Task], options: APEM) -> None:
         super().__init__()
         n, d, width = options.n_groups, options.d_embedding, options.d_pattern
-        self.tokenizer = FeatureTokenizer(columns, d, numeric_embedding=options.numeric_embedding)
+        self.tokenizer = FeatureTokenizer(
+            columns, d, numeric_embedding=options.numeric_embedding, std=options._embedding_std
+        )
         self.members = Members(options.n_members, self.tokenizer.n_tokens, d)
         self.attention = SetAttention(n, options.n_points, d, options.n_heads)
-        self.patterns = Patterns(n, self.tokenizer.n_tokens, d, width, options.reduction)
+        self.patterns = Patterns(self.tokenizer.n_tokens, options)
         self.output = Boundary()
         self.selector = PatternSelector([task.name for task in tasks], n, width)
         self.heads = options._heads(width, tasks)
@@ -190,7 +191,7 @@ class APEMNetwork(TaskNetwork):
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class APEM(FunnelEstimator, MixtureEstimator):
+class APEM(FunnelEstimator, ExpertEstimator):
     """APEM-style network: adaptive pattern extraction.
 
     A row is a set of tokens X, one per column. Each of n groups attends to it through p learned points I_j,
@@ -198,7 +199,8 @@ class APEM(FunnelEstimator, MixtureEstimator):
         X_j = MAB(X, MAB(I_j, X)),    MAB(Q, K) = LN(A + ReLU(W A)),    A = LN(Q + MHA(Q, K, K)),
 
     weighs its columns by squeeze and excitation, a_j = sigmoid(W2 ReLU(W1 mean_d X_j)), and makes a pattern,
-    p_j = ReLU(W_j vec(a_j ⊙ X_j)). Every task has an indicator u_t, which selects among the patterns of the row,
+    p_j = Dropout(ReLU(Norm(W_j vec(a_j ⊙ X_j)))). Every task has an indicator u_t, which selects among the patterns of
+    the row,
 
         z_t = sum_j softmax_j(u_t · tanh(W p_j)) p_j,    o_t = Head_t(z_t),
 
@@ -230,7 +232,8 @@ class APEM(FunnelEstimator, MixtureEstimator):
     Only abstracts of the three versions were at hand. They give set attention with squeeze and excitation over columns,
     a pattern selector with task indicators, constraints over the whole exposure space, and no passing of information
     between adjacent tasks. Ours, and deviations wherever the papers differ, are: induced set attention for the modified
-    set attention, which we do not know; attention without biases; the formulas of selector and loss; all sizes.
+    set attention, which we do not know; attention without biases; the formulas of selector and loss; normalisation and
+    dropout of patterns, which are the experts here, as in the other mixtures; small first embeddings; all sizes.
 
     References
     ----------
@@ -258,7 +261,7 @@ class APEM(FunnelEstimator, MixtureEstimator):
     calibrator: NonNegative = 0.0
     numeric_embedding: NumericEmbedding = "piecewise"
 
-    search_space: ClassVar[dict[str, Any]] = MixtureEstimator.search_space | {
+    search_space: ClassVar[dict[str, Any]] = ExpertEstimator.search_space | {
         "n_groups": {"low": 2, "high": 8},
         "n_points": {"low": 2, "high": 8},
         "n_heads": {"choices": (1, 2, 4)},

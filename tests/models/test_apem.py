@@ -47,6 +47,7 @@ def scattered(module: nn.Module) -> nn.Module:
 
 def network(tasks=TASKS, **options):
     sizes = {"d_embedding": 6, "n_heads": 2, "n_groups": 3, "n_points": 4, "d_pattern": 5, "head_hidden": 4}
+    sizes |= {"expert_norm": "none"}
     return scattered(APEM(**(sizes | options))._network(COLUMNS, tasks))
 
 
@@ -112,8 +113,8 @@ def test_columns_are_a_set_until_they_are_joined():
         patterns.squeeze.weight.copy_(patterns.squeeze.weight[:, order])
         patterns.excite.weight.copy_(patterns.excite.weight[:, :, order])
         patterns.excite.bias.copy_(patterns.excite.bias[:, order])
-        joined = patterns.join.weight.unflatten(1, (5, width))
-        patterns.join.weight.copy_(joined[:, order].flatten(1, 2))
+        joined = patterns.join.first.weight.unflatten(1, (5, width))
+        patterns.join.first.weight.copy_(joined[:, order].flatten(1, 2))
     assert not torch.allclose(model.patterns(model.attention(tokens)), before)
     torch.testing.assert_close(model.patterns(shuffled), before, rtol=1e-12, atol=1e-12)
 
@@ -123,10 +124,11 @@ def test_patterns_selector_and_scores_are_the_formulas():
     tokens = model.attention(model.tokenizer(*x))  # (n, B, m, d)
     patterns = []
     for j, group in enumerate(tokens):
-        squeeze, excite, join = model.patterns.squeeze, model.patterns.excite, model.patterns.join
+        squeeze, excite, join = model.patterns.squeeze, model.patterns.excite, model.patterns.join.first
+        weight, bias = join.weight.view(3, 5, -1)[j], join.bias.view(3, 5)[j]
         hidden = F.relu(group.mean(dim=2) @ squeeze.weight[j] + squeeze.bias[j])
         weights = torch.sigmoid(hidden @ excite.weight[j] + excite.bias[j])
-        patterns.append(F.relu((group * weights[:, :, None]).flatten(1) @ join.weight[j] + join.bias[j]))
+        patterns.append(F.relu((group * weights[:, :, None]).flatten(1) @ weight.T + bias))
     assert model.patterns.squeeze.weight.shape[2] == 3  # of 5 columns, by half
     for t, z in enumerate(model.task_features(*x).unbind(dim=1)):
         logits = [torch.tanh(p @ model.selector.key.weight.T) @ model.selector.indicators[t] for p in patterns]
