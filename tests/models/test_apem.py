@@ -137,6 +137,23 @@ def test_patterns_selector_and_scores_are_the_formulas():
         torch.testing.assert_close(z, expected, rtol=1e-10, atol=1e-10)
 
 
+def test_patterns_are_normalised_and_dropped_like_the_experts_of_other_mixtures():
+    torch.manual_seed(0)
+    options = APEM(d_embedding=6, n_groups=3, d_pattern=5, dropout=0.5)
+    patterns = options._network(COLUMNS, TASKS).patterns.train()
+    tokens = 5 + 3 * torch.randn(3, 500, 5, 6)
+    found = patterns(tokens)  # the half of a normal value that is above 0, half of it dropped, the rest doubled
+    assert found.shape == (500, 3, 5)
+    assert 0.7 < (found == 0).double().mean() < 0.8
+    torch.testing.assert_close(found.mean(dim=(0, 2)), torch.full((3,), 0.4), rtol=0, atol=0.1)
+
+
+def test_first_embeddings_of_categories_are_small():
+    """Large ones are noise that rare levels keep."""
+    table = APEM(d_embedding=64)._network(COLUMNS, TASKS).tokenizer.categorical.table.weight
+    assert 0.008 < table.std() < 0.012
+
+
 def test_weights_of_patterns_are_each_rows_own_and_sum_to_1():
     model = network()
     alpha = model.selector(model.patterns(model.attention(model.tokenizer(*rows()))))
