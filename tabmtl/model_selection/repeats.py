@@ -7,13 +7,12 @@ validate on cells of the table that training never sees.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from tabmtl.schema import Batch, TabmtlWarning
+from tabmtl.schema import Batch, warn_user
 
 _BLOCK_ROWS = 2_048  # rows hashed at a time: the block stays in the cache
 _MOST_FOUND = 0.05  # share of the validation rows that may equal training rows
@@ -54,11 +53,9 @@ def warn_of_shared_groups(name: str, values: Sequence[Any], valid_values: Sequen
     groups = set(valid_values)
     shared = len(groups.intersection(values))
     if shared:
-        warnings.warn(
+        warn_user(
             f"{shared} of the {len(groups)} groups in the column {name!r} of X_val are in X too, so early stopping "
-            "judges by groups that it learned from; split by groups, or leave X_val and y_val out",
-            TabmtlWarning,
-            stacklevel=5,
+            "judges by groups that it learned from; split by groups, or leave X_val and y_val out"
         )
 
 
@@ -73,22 +70,20 @@ def warn_of_shared_rows(batch: Batch, valid: Batch) -> None:
     batch, valid : Batch
         Training and validation rows.
     """
-    keys, counts = np.unique(_row_keys(batch), return_counts=True)
-    valid_keys = _row_keys(valid)
-    found = np.isin(valid_keys, keys)
+    keys, valid_keys = _row_keys(batch), _row_keys(valid)
+    distinct, counts = np.unique(keys, return_counts=True)
+    found = np.isin(valid_keys, distinct)
     if found.mean() <= _MOST_FOUND:
         return
     is_chance = found.mean() < 2 * counts[counts > 1].sum() / len(batch)
     if is_chance and batch.task is not None:
-        group = np.unique(np.append(_row_keys(batch), valid_keys), return_inverse=True)[1]
+        group = np.unique(np.append(keys, valid_keys), return_inverse=True)[1]
         is_chance = not _belong_together(group, np.append(batch.task, valid.task))
     if not is_chance:
-        warnings.warn(
+        warn_user(
             f"{found.sum()} of the {len(valid)} rows of X_val have the features of a row of X; if they are the same "
             "things, such as one patient under two tasks, early stopping judges by rows that it learned from: split "
-            "by things, as MultiTaskKFold does with groups, or give fit groups instead of X_val and y_val",
-            TabmtlWarning,
-            stacklevel=5,
+            "by things, as MultiTaskKFold does with groups, or give fit groups instead of X_val and y_val"
         )
 
 

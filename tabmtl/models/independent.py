@@ -238,8 +238,7 @@ class _Grower:
         return data
 
     def _answer(self, booster: lgb.Booster, rows: Batch) -> np.ndarray:
-        answer = np.asarray(booster.predict(tree_matrix(rows), num_threads=self.params["num_threads"]))
-        return both_classes(answer) if self.task.kind == "binary" else answer
+        return _answer_by_trees(booster, self.task, tree_matrix(rows), self.params["num_threads"])
 
     def _constant(self, rows: Batch, asked: Batch) -> np.ndarray:
         """Return the best constant answer of rows, for others."""
@@ -439,8 +438,7 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
     def _answer(self, task: Task, X: Any, matrix: np.ndarray) -> np.ndarray:
         estimator = self.estimators_[task.name]
         if isinstance(estimator, lgb.Booster):
-            answer = np.asarray(estimator.predict(matrix, num_threads=self._n_threads))
-            return both_classes(answer) if task.kind == "binary" else answer
+            return _answer_by_trees(estimator, task, matrix, self._n_threads)
         if not task.is_classification:
             return np.asarray(estimator.predict(X), dtype=np.float64)
         probabilities = np.zeros((len(matrix), len(task.classes or ())))
@@ -512,6 +510,12 @@ def _deal_folds(rows: Batch, task: Task, seed: int) -> np.ndarray:
     n_folds = min(unit.max() + 1, _MOST_FOLDS)
     shares = np.full(n_folds, 1 / n_folds)
     return deal_rows(strata, shares, rng) if rows.group is None else deal_groups(strata, unit, shares, rng)
+
+
+def _answer_by_trees(booster: lgb.Booster, task: Task, matrix: np.ndarray, n_threads: int) -> np.ndarray:
+    """Return values (n,) or probabilities (n, K) of rows of `tree_matrix`."""
+    answer = np.asarray(booster.predict(matrix, num_threads=n_threads))
+    return both_classes(answer) if task.kind == "binary" else answer
 
 
 def _weigh_classes(data: lgb.Dataset, task: Task, class_weight: Any) -> None:
