@@ -1,4 +1,8 @@
 # the public names, once: lazy_loader reads them here at run time, type checkers and editors before it
+from .ensemble import MultiTaskEnsemble as MultiTaskEnsemble
+from .ensemble import MultiTaskEnsembleClassifier as MultiTaskEnsembleClassifier
+from .ensemble import MultiTaskEnsembleRegressor as MultiTaskEnsembleRegressor
+from .ensemble import default_candidates as default_candidates
 from .metrics import MultitaskGain as MultitaskGain
 from .metrics import multitask_gain as multitask_gain
 from .model_selection import MultiTaskKFold as MultiTaskKFold

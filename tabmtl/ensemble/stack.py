@@ -1,0 +1,137 @@
+"""Linear models of every task on the answers of single-task models for the other tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression, RidgeCV
+from sklearn.model_selection import GridSearchCV
+
+from tabmtl.encode import LabelCoder
+from tabmtl.schema import Task
+from tabmtl.storage.stored import POSITIVE, Stored
+
+_PENALTIES = np.logspace(-1, 4, 11)
+_INVERSE_PENALTIES = {"C": np.logspace(-3, 1, 5)}
+_FEW, _LEAST_OF_CLASS = 2_000, 5  # labels that choose the penalty of a classification by folds
+_RARE = 1e-6  # least probability that counts
+_NEVER = -20.0  # score of a class without labels
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LinearStack:
+    """Ridge and logistic regressions on scores of the other tasks: log odds, log probabilities, values.
+
+    Attributes
+    ----------
+    center, scale : ndarray of shape (O,)
+        Mean and standard deviation of the O scores of all tasks.
+    coef : ndarray of shape (M, O, O)
+        Weights of the M models: scores by columns. A task does not see its own.
+    intercept : ndarray of shape (M, O)
+    """
+
+    center: Annotated[np.ndarray, Stored("f8", "O")]
+    scale: Annotated[np.ndarray, Stored("f8", "O", low=POSITIVE)]
+    coef: Annotated[np.ndarray, Stored("f8", "M O O")]
+    intercept: Annotated[np.ndarray, Stored("f8", "M O")]
+
+    @classmethod
+    def fit(
+        cls,
+        labels: LabelCoder,
+        answers: Sequence[np.ndarray],
+        y: np.ndarray,
+        weight: np.ndarray | None,
+        parts: Sequence[np.ndarray],
+    ) -> LinearStack:
+        """Fit one model to each part of the rows.
+
+        Parameters
+        ----------
+        labels : LabelCoder
+        answers : sequence of T arrays
+            Out-of-fold answers (n, K) or (n,) to all rows; NaN where no fold answered.
+        y : ndarray of shape (n, T)
+        weight : ndarray of shape (n, T), optional
+        parts : sequence of ndarray of int
+            Numbers of the rows of every model.
+        """
+        scores = _scores(labels, answers)
+        answered = np.isfinite(scores).all(axis=1)
+        center, scale = scores[answered].mean(axis=0), scores[answered].std(axis=0)
+        scale = np.where(scale > 0, scale, 1.0)
+        features = (scores - center) / scale
+        n_outputs, own = scores.shape[1], _own_columns(labels.tasks)
+        coef, intercept = np.zeros((len(parts), n_outputs, n_outputs)), np.zeros((len(parts), n_outputs))
+        values = labels.standardize(y).astype(np.float64)
+        for m, part in enumerate(parts):
+            for t, task in enumerate(labels.tasks):
+                rows = part[answered[part] & ~np.isnan(values[part, t])]
+                others = np.setdiff1d(np.arange(n_outputs), np.arange(n_outputs)[own[t]])
+                sample_weight = None if weight is None else weight[rows, t]
+                slope, start = _fit_one(task, features[np.ix_(rows, others)], values[rows, t], sample_weight)
+                coef[m, others, own[t]] = slope
+                intercept[m, own[t]] = start
+        return cls(center=center, scale=scale, coef=coef, intercept=intercept)
+
+    def answer(self, labels: LabelCoder, model: int, answers: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Return probabilities or values by one of the models, given the answers to all tasks."""
+        features = (_scores(labels, answers) - self.center) / self.scale
+        scores = features @ self.coef[model] + self.intercept[model]
+        return labels.outputs([scores[:, own] for own in _own_columns(labels.tasks)])
+
+
+def _own_columns(tasks: Sequence[Task]) -> list[slice]:
+    last = np.cumsum([task.width for task in tasks]).tolist()
+    return [slice(end - task.width, end) for end, task in zip(last, tasks, strict=True)]
+
+
+def _scores(labels: LabelCoder, answers: Sequence[np.ndarray]) -> np.ndarray:
+    """Return answers to all tasks as scores (n, O): log odds, log probabilities, standardised values."""
+    columns = []
+    for t, (task, answer) in enumerate(zip(labels.tasks, answers, strict=True)):
+        if task.kind == "regression":
+            columns.append(((answer - labels.center[t]) / labels.scale[t])[:, None])
+            continue
+        logs = np.log(np.clip(answer, _RARE, 1.0))
+        columns.append(logs[:, 1:] - logs[:, :1] if task.kind == "binary" else logs)
+    return np.concatenate(columns, axis=1)
+
+
+def _fit_one(
+    task: Task, features: np.ndarray, y: np.ndarray, weight: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray | float]:
+    """Fit one task; return the weights (O', width) and the intercept of its scores."""
+    if not len(y):
+        return np.zeros((features.shape[1], task.width)), 0.0
+    if task.kind == "regression":
+        ridge = RidgeCV(alphas=_PENALTIES).fit(features, y, sample_weight=weight)
+        return ridge.coef_[:, None], float(ridge.intercept_)
+    present = np.unique(y.astype(np.intp))
+    if task.kind == "multiclass":
+        slope, start = np.zeros((features.shape[1], task.width)), np.full(task.width, _NEVER)
+        start[present] = 0.0
+        if len(present) > 1:
+            fitted = _fit_logistic(features, y, weight)
+            both = len(present) == 2  # scikit-learn gives the log odds of the second
+            slope[:, present[1:] if both else present] = fitted.coef_.T
+            start[present[1:] if both else present] = fitted.intercept_
+        return slope, start
+    if len(present) == 1:
+        return np.zeros((features.shape[1], 1)), _NEVER if present[0] == 0 else -_NEVER
+    fitted = _fit_logistic(features, y, weight)
+    return fitted.coef_.T, float(fitted.intercept_[0])
+
+
+def _fit_logistic(features: np.ndarray, y: np.ndarray, weight: np.ndarray | None) -> LogisticRegression:
+    """Fit a logistic regression; few labels choose their penalty by folds."""
+    counts = np.unique(y, return_counts=True)[1]
+    model = LogisticRegression(max_iter=1_000)
+    if counts.sum() > _FEW or counts.min() < _LEAST_OF_CLASS:
+        return model.fit(features, y, sample_weight=weight)
+    search = GridSearchCV(model, _INVERSE_PENALTIES, scoring="neg_log_loss", cv=5)
+    return search.fit(features, y, sample_weight=weight).best_estimator_
