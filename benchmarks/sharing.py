@@ -59,7 +59,8 @@ SETS: dict[str, tuple[str, ...]] = {
     "enb": (),
     "rf1": (),
 }
-MULAN = ("wq", "oes10", "osales", "jura", "enb", "rf1")
+#: Sets of the Mulan collection, with how many targets they have.
+MULAN = {"edm": 2, "enb": 2, "jura": 3, "slump": 3, "wq": 14, "oes10": 16, "osales": 12, "rf1": 8}
 FEW = {"binary": 500, "regression": 300}
 FULL, TWIN, REFERENCE, PEER = "full", "single-task twin", "LightGBM tuned", "CatBoost"
 #: Models of a bag, and the names of the bags.
@@ -71,9 +72,9 @@ SEED_STEP = 1_000
 PATIENCE = 30
 
 
-def score_answers(tasks: dict[str, Any], y: pl.DataFrame, answers: dict[str, np.ndarray]) -> dict[str, float | None]:
+def score_answers(tasks: dict[str, Any], y: pl.DataFrame, answers: dict[str, np.ndarray]) -> dict[str, float]:
     """Score values, or probabilities of the second class, on the labelled rows: R² or ROC AUC."""
-    scores: dict[str, float | None] = {}
+    scores: dict[str, float] = {}
     for task, kind in tasks.items():
         labels = y[task].drop_nulls()
         score = roc_auc_score if kind == "binary" else r2_score
@@ -112,11 +113,14 @@ class Bag:
         for model in self._models:
             model.fit(X, y, groups=groups)
 
-    def score_tasks(self, X: pl.DataFrame, y: pl.DataFrame) -> dict[str, float | None]:
+    def answer(self, X: pl.DataFrame) -> dict[str, np.ndarray]:
+        """Return the average answer to every task."""
+        found = [answers_of(model, X) for model in self._models]
+        return {task: np.mean([answers[task] for answers in found], axis=0) for task in self._tasks}
+
+    def score_tasks(self, X: pl.DataFrame, y: pl.DataFrame) -> dict[str, float]:
         """Score the average answer of every task."""
-        outputs = [outputs_of(model, X) for model in self._models]
-        means = {task: np.mean([output[task] for output in outputs], axis=0) for task in self._tasks}
-        return score_answers(self._tasks, y, {task: m[:, 1] if m.ndim > 1 else m for task, m in means.items()})
+        return score_answers(self._tasks, y, self.answer(X))
 
 
 class CatBoost:
@@ -150,11 +154,21 @@ class CatBoost:
         params = {"random_seed": self._seed, "thread_count": 1, "early_stopping_rounds": PATIENCE}
         self._model = refit_catboost(fit_catboost(data, params, jointly=False), rows)
 
-    def score_tasks(self, X: pl.DataFrame, y: pl.DataFrame) -> dict[str, float | None]:
-        """Score every task."""
+    def answer(self, X: pl.DataFrame) -> dict[str, np.ndarray]:
+        """Return values, or probabilities of the second class (n,), of every task."""
         answers = self._model.predict(self._coder.read(X))
-        names = [task.name for task in self._coder.labels.tasks]
-        return score_answers(self._tasks, y, dict(zip(names, answers.T, strict=True)))
+        return {task.name: answers[:, t] for t, task in enumerate(self._coder.labels.tasks)}
+
+    def score_tasks(self, X: pl.DataFrame, y: pl.DataFrame) -> dict[str, float]:
+        """Score every task."""
+        return score_answers(self._tasks, y, self.answer(X))
+
+
+def answers_of(model: Any, X: pl.DataFrame) -> dict[str, np.ndarray]:
+    """Return values, or probabilities of the second class (n,), of every task, by any model that has been fitted."""
+    if isinstance(model, Bag | CatBoost):
+        return model.answer(X)
+    return {task: found[:, 1] if found.ndim > 1 else found for task, found in outputs_of(model, X).items()}
 
 
 MODELS: dict[str, Callable[..., Any]] = {
@@ -178,12 +192,23 @@ class Case:
     tasks: dict[str, Any]
     groups: np.ndarray | None
 
-    def scarce(self, task: str, seed: int) -> Case:
-        """Return the case with few labels of one task, drawn by the seed."""
+    def scarce(self, task: str, n_labels: int, seed: int) -> Case:
+        """Return the case with few labels of one task, drawn by the seed.
+
+        There are at least two of each class, in two groups. More labels of the same seed hold all of fewer.
+        """
         X, y = self.train
         labelled = np.flatnonzero(y[task].is_not_null().to_numpy())
-        kept = np.random.default_rng([seed, 3]).permutation(labelled)[: FEW[self.tasks[task]]]
-        mask = pl.Series(np.isin(np.arange(len(y)), kept))
+        order = np.random.default_rng([seed, 3]).permutation(labelled)
+        if self.tasks[task] != "regression":
+            labels = y[task].to_numpy()[order]
+            unit = order if self.groups is None else self.groups[order]
+            first = []
+            for label in np.unique(labels):
+                own = np.flatnonzero(labels == label)
+                first += [*own[np.sort(np.unique(unit[own], return_index=True)[1])[:2]]]
+            order = np.concatenate([order[first], np.delete(order, first)])
+        mask = pl.Series(np.isin(np.arange(len(y)), order[:n_labels]))
         return replace(self, train=(X, y.with_columns(pl.when(mask).then(pl.col(task)))))
 
 
@@ -193,7 +218,7 @@ def open_set(name: str, folder: Path | None) -> Dataset:
         return load(name, folder=folder, **({"full": True} if name == "flights" else {}))
     table = scan("mulan", folder, name)
     columns = table.collect_schema().names()
-    n_tasks = {"wq": 14, "oes10": 16, "osales": 12, "jura": 3, "enb": 2, "rf1": 8}[name]
+    n_tasks = MULAN[name]
     return Dataset(
         name=name,
         table=table,
@@ -205,16 +230,17 @@ def open_set(name: str, folder: Path | None) -> Dataset:
     )
 
 
-def open_case(name: str, seed: int, folder: Path | None) -> Case:
-    """Draw the rows of a seed, whole groups of them, and split them 80/20."""
+def open_case(name: str, seed: int, folder: Path | None, most_to_fit: int = ROWS) -> Case:
+    """Draw the rows of a seed, whole groups of them, and split them 80/20; most_to_fit leaves out some of the first."""
     data = open_set(name, folder)
     X, y = pl.collect_all([data.features, data.targets])
     unit = np.unique(units_of(data), return_inverse=True)[1]
     order = np.random.default_rng(seed).permutation(unit.max() + 1)
     place = np.argsort(order)[unit]  # of the row's unit in the order
     sizes = np.bincount(place)
-    n_units = max(int(np.searchsorted(np.cumsum(sizes), ROWS, side="right")), 1)
-    parts = [place < round(0.8 * n_units), (place >= round(0.8 * n_units)) & (place < n_units)]
+    n_units, n_to_fit = (max(int(np.searchsorted(np.cumsum(sizes), n, side="right")), 1) for n in (ROWS, most_to_fit))
+    first_test = round(0.8 * n_units)
+    parts = [place < min(n_to_fit, first_test), (place >= first_test) & (place < n_units)]
     train, test = ((X.filter(part), y.filter(part)) for part in map(pl.Series, parts))
     return Case(train=train, test=test, tasks=data.tasks, groups=unit[parts[0]] if data.groups else None)
 
@@ -223,7 +249,7 @@ def run(name: str, setting: str, model_name: str, seed: int, folder: Path | None
     """Fit one model, and return one record."""
     case = open_case(name, seed, folder)
     if setting != FULL:
-        case = case.scarce(setting, seed)
+        case = case.scarce(setting, FEW[case.tasks[setting]], seed)
     model = MODELS[model_name](tasks=case.tasks, random_state=seed)
     start = time.process_time()
     with warnings.catch_warnings():

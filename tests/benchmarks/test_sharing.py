@@ -30,7 +30,7 @@ def test_rows_are_split_and_labels_of_one_task_are_few() -> None:
     case = benchmark.open_case("portal", 1, None)
     assert (len(case.train[0]), len(case.test[0])) == (400, 100)
     assert case.groups is None
-    scarce = case.scarce("weight", 1)
+    scarce = case.scarce("weight", 40, 1)
     assert scarce.train[1]["weight"].count() == 40
     assert scarce.train[1].drop("weight").equals(case.train[1].drop("weight"))
     assert scarce.test[1].equals(case.test[1])
@@ -47,6 +47,22 @@ def test_whole_groups_are_on_one_side(tmp_path: Path, monkeypatch: pytest.Monkey
     assert case.groups is not None
     assert np.bincount(case.groups)[np.unique(case.groups)].tolist() == sizes[np.unique(case.groups)].tolist()
     assert len(case.train[0]) + len(case.test[0]) <= max(500, sizes.max())
+
+
+def test_few_labels_hold_fewer_and_each_class_in_two_groups() -> None:
+    n = 200
+    late = np.zeros(n, dtype=np.int64)
+    late[[150, 151, 152, 180]] = 1  # three of one day, and one of another
+    X, y = pl.DataFrame({"x": np.arange(n)}), pl.DataFrame({"late": late, "delay": late + 0.5})
+    tasks = {"late": "binary", "delay": "regression"}
+    case = benchmark.Case(train=(X, y), test=(X, y), tasks=tasks, groups=np.arange(n) // 10)
+    for seed in range(5):
+        few, more = (case.scarce("late", k, seed).train[1]["late"] for k in (10, 50))
+        assert (few.count(), more.count()) == (10, 50)
+        assert few.filter(few.is_not_null()).equals(more.filter(few.is_not_null()))
+        rows = np.flatnonzero((few == 1).fill_null(False).to_numpy())
+        assert len(rows) == len(set(rows // 10)) == 2
+        assert 180 in rows
 
 
 def test_missing_fits_run_and_differences_are_paired(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,7 +130,7 @@ def test_bags_are_compared_with_bags_and_run_where_named(
 def test_catboost_learns_with_few_labels_of_a_task() -> None:
     """R² of weight by 40 of 400 labels: 0 by their mean, .67 by one LightGBM model."""
     pytest.importorskip("catboost")
-    case = benchmark.open_case("portal", 0, None).scarce("weight", 0)
+    case = benchmark.open_case("portal", 0, None).scarce("weight", 40, 0)
     model = benchmark.CatBoost(tasks=case.tasks, random_state=0)
     model.fit(*case.train, groups=None)
     scores = model.score_tasks(*case.test)
