@@ -41,6 +41,8 @@ TINY: dict[str, Any] = {
     "n_estimators": 20,
     "n_estimators_task": 10,
     "unknown_task": "error",
+    "candidates": {"IndependentTasks": tabmtl.IndependentTasks(), "SharedTrees": tabmtl.SharedTrees(n_estimators=20)},
+    "n_folds": 2,
     "n_jobs": 1,
     "random_state": 0,
 }
