@@ -1,4 +1,5 @@
 # the public names, once: lazy_loader reads them here at run time, type checkers and editors before it
+from .ensemble.distill import distill as distill
 from .metrics import MultitaskGain as MultitaskGain
 from .metrics import multitask_gain as multitask_gain
 from .model_selection import MultiTaskKFold as MultiTaskKFold
