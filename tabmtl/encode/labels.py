@@ -117,7 +117,7 @@ class LabelCoder(LeanPickle):
         values = coder._encode_columns(frame)
         for j, task in enumerate(fitted):
             if task.kind == "regression":
-                coder.center[j], coder.scale[j] = _center_and_scale(values[:, j])
+                coder.center[j], coder.scale[j] = center_and_scale(values[:, j])
         if task_levels is None:
             return coder
         long_tasks = tuple(replace(fitted[0], name=level) for level in task_levels)
@@ -281,7 +281,8 @@ def _with_unseen(categories: Sequence[tuple | None], tasks: Sequence[Task]) -> t
     )
 
 
-def _center_and_scale(values: np.ndarray) -> tuple[float, float]:
+def center_and_scale(values: np.ndarray) -> tuple[float, float]:
+    """Return mean and standard deviation of the present values, 1 where they are constant."""
     present = values[~np.isnan(values)]
     scale = float(present.std())
     return float(present.mean()), scale if scale > 0 and np.isfinite(scale) else 1.0

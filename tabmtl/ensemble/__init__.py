@@ -1,6 +1,13 @@
-"""One estimator that finds out by out-of-fold answers which models to trust, for each task."""
+"""Models that are made of others: one that finds out which to trust for each task, and one network that answers for it."""
 
 from tabmtl.ensemble.candidates import default_candidates
+from tabmtl.ensemble.distill import distill
 from tabmtl.ensemble.estimator import MultiTaskEnsemble, MultiTaskEnsembleClassifier, MultiTaskEnsembleRegressor
 
-__all__ = ["MultiTaskEnsemble", "MultiTaskEnsembleClassifier", "MultiTaskEnsembleRegressor", "default_candidates"]
+__all__ = [
+    "MultiTaskEnsemble",
+    "MultiTaskEnsembleClassifier",
+    "MultiTaskEnsembleRegressor",
+    "default_candidates",
+    "distill",
+]

@@ -15,7 +15,7 @@ from tabmtl.schema import Task
 from tabmtl.storage.stored import POSITIVE, Stored
 
 _PENALTIES = np.logspace(-1, 4, 11)
-_INVERSE_PENALTIES = {"C": np.logspace(-3, 1, 5)}
+_INVERSE_PENALTIES = np.logspace(-3, 1, 5)
 _FEW, _LEAST_OF_CLASS = 2_000, 5  # labels that choose the penalty of a classification by folds
 _RARE = 1e-6  # least probability that counts
 _NEVER = -20.0  # score of a class without labels
@@ -68,14 +68,15 @@ class LinearStack:
         n_outputs, own = scores.shape[1], _own_columns(labels.tasks)
         coef, intercept = np.zeros((len(parts), n_outputs, n_outputs)), np.zeros((len(parts), n_outputs))
         values = labels.standardize(y).astype(np.float64)
-        for m, part in enumerate(parts):
-            for t, task in enumerate(labels.tasks):
-                rows = part[answered[part] & ~np.isnan(values[part, t])]
-                others = np.setdiff1d(np.arange(n_outputs), np.arange(n_outputs)[own[t]])
-                sample_weight = None if weight is None else weight[rows, t]
-                slope, start = _fit_one(task, features[np.ix_(rows, others)], values[rows, t], sample_weight)
-                coef[m, others, own[t]] = slope
-                intercept[m, own[t]] = start
+        for t, task in enumerate(labels.tasks):
+            others = np.setdiff1d(np.arange(n_outputs), np.arange(n_outputs)[own[t]])
+            labelled = answered & ~np.isnan(values[:, t])
+            sample_weight = np.ones(len(y)) if weight is None else weight[:, t]
+            model = _model(task, features[np.ix_(labelled, others)], values[labelled, t], sample_weight[labelled])
+            for m, part in enumerate(parts):
+                rows = part[labelled[part]]
+                fitted = _fit(task, model, features[np.ix_(rows, others)], values[rows, t], sample_weight[rows])
+                coef[m, others, own[t]], intercept[m, own[t]] = fitted
         return cls(center=center, scale=scale, coef=coef, intercept=intercept)
 
     def answer(self, labels: LabelCoder, model: int, answers: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -102,36 +103,37 @@ def _scores(labels: LabelCoder, answers: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate(columns, axis=1)
 
 
-def _fit_one(
-    task: Task, features: np.ndarray, y: np.ndarray, weight: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray | float]:
-    """Fit one task; return the weights (O', width) and the intercept of its scores."""
-    if not len(y):
-        return np.zeros((features.shape[1], task.width)), 0.0
+def _model(task: Task, features: np.ndarray, y: np.ndarray, weight: np.ndarray) -> RidgeCV | LogisticRegression:
+    """Return the unfitted model of a task; a classification of few labels chooses its penalty by folds."""
     if task.kind == "regression":
-        ridge = RidgeCV(alphas=_PENALTIES).fit(features, y, sample_weight=weight)
-        return ridge.coef_[:, None], float(ridge.intercept_)
+        return RidgeCV(alphas=_PENALTIES)
+    model = LogisticRegression(max_iter=1_000)
+    counts = np.unique(y, return_counts=True)[1]
+    if len(counts) < 2 or counts.min() < _LEAST_OF_CLASS or counts.sum() > _FEW:
+        return model
+    search = GridSearchCV(model, {"C": _INVERSE_PENALTIES}, scoring="neg_log_loss", cv=_LEAST_OF_CLASS, refit=False)
+    return model.set_params(**search.fit(features, y, sample_weight=weight).best_params_)
+
+
+def _fit(
+    task: Task, model: RidgeCV | LogisticRegression, features: np.ndarray, y: np.ndarray, weight: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fit the model of a task; return the weights (O', width) and the intercepts (width,) of its scores."""
+    slope, start = np.zeros((features.shape[1], task.width)), np.zeros(task.width)
+    if not len(y):
+        return slope, start
+    if task.kind == "regression":
+        model.fit(features, y, sample_weight=weight)
+        return model.coef_[:, None], np.array([model.intercept_])
     present = np.unique(y.astype(np.intp))
     if task.kind == "multiclass":
-        slope, start = np.zeros((features.shape[1], task.width)), np.full(task.width, _NEVER)
-        start[present] = 0.0
-        if len(present) > 1:
-            fitted = _fit_logistic(features, y, weight)
-            both = len(present) == 2  # scikit-learn gives the log odds of the second
-            slope[:, present[1:] if both else present] = fitted.coef_.T
-            start[present[1:] if both else present] = fitted.intercept_
-        return slope, start
+        start = np.where(np.isin(np.arange(task.width), present), 0.0, _NEVER)
+    elif len(present) == 1:
+        start = np.array([-_NEVER if present[0] else _NEVER])
     if len(present) == 1:
-        return np.zeros((features.shape[1], 1)), _NEVER if present[0] == 0 else -_NEVER
-    fitted = _fit_logistic(features, y, weight)
-    return fitted.coef_.T, float(fitted.intercept_[0])
-
-
-def _fit_logistic(features: np.ndarray, y: np.ndarray, weight: np.ndarray | None) -> LogisticRegression:
-    """Fit a logistic regression; few labels choose their penalty by folds."""
-    counts = np.unique(y, return_counts=True)[1]
-    model = LogisticRegression(max_iter=1_000)
-    if counts.sum() > _FEW or counts.min() < _LEAST_OF_CLASS:
-        return model.fit(features, y, sample_weight=weight)
-    search = GridSearchCV(model, _INVERSE_PENALTIES, scoring="neg_log_loss", cv=5)
-    return search.fit(features, y, sample_weight=weight).best_estimator_
+        return slope, start
+    model.fit(features, y, sample_weight=weight)
+    # with two classes, scikit-learn gives the log odds of the second
+    scored = slice(None) if task.kind == "binary" else present[1:] if len(present) == 2 else present
+    slope[:, scored], start[scored] = model.coef_.T, model.intercept_
+    return slope, start

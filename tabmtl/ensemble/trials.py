@@ -79,7 +79,8 @@ class Trials:
 
     def _try(self, name: str, candidate: MultiTaskEstimator, end: float) -> Trial | None:
         """Fit a candidate in all folds; None where they would not end in time."""
-        pairs, done, start = self.folds.pairs, [], perf_counter()
+        pairs, start = self.folds.pairs, perf_counter()
+        done: list[tuple[MultiTaskEstimator, list[np.ndarray], float]] = []
         while len(done) < len(pairs):
             now = perf_counter()
             left = (now - start) / len(done) * (len(pairs) - len(done)) if done else 0.0

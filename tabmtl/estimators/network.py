@@ -31,7 +31,7 @@ from tabmtl.training.epochs import Record, Snapshots, warn_if_rising
 from tabmtl.training.hooks import describe_tasks, epochs_as_tasks
 from tabmtl.training.losses import MultiTaskLoss
 from tabmtl.training.predict import predict_scores, represent_rows
-from tabmtl.training.table_loop import TableLoop, settle_statistics, step_rows
+from tabmtl.training.table_loop import Evaluate, TableLoop, settle_statistics, step_rows
 
 _ROWS_TO_SPLIT = 20  # fewer rows are all trained on: a validation part would hold next to nothing
 
@@ -171,13 +171,11 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
 
     def _fit(self, X: Any, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int) -> dict[str, Any]:
         tasks = coder.labels.tasks
-        names = [task.name for task in tasks]
-        if self.monitor not in ("mean", *names):
-            raise ValueError(f"monitor must be 'mean' or a task, got {self.monitor!r}; tasks are {names}")
+        self._check_monitor(tasks)
         if valid is not None and self.early_stopping:
             watched = valid.wide_labels(len(tasks))
             if self.monitor != "mean":
-                watched = watched[:, names.index(self.monitor)]
+                watched = watched[:, [task.name for task in tasks].index(self.monitor)]
             if np.isnan(watched).all():
                 raise ValueError(
                     f"y_val has no label to stop on (monitor={self.monitor!r}); label some validation rows"
@@ -187,12 +185,26 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
             share = self.validation_fraction
             kept, held_out = train_valid_split(batch.y, tasks, share, rng, batch.task, batch.group)
             batch, valid = batch.rows(kept), batch.rows(held_out)
+        valid = None if valid is None else _in_training_units(valid, coder)
+        loss, evaluate = self._loss(tasks), partial(_evaluate, coder)
+        return self._learn(coder, _in_training_units(batch, coder), valid, loss, evaluate, seed)
+
+    def _check_monitor(self, tasks: Sequence[Task]) -> None:
+        names = [task.name for task in tasks]
+        if self.monitor not in ("mean", *names):
+            raise ValueError(f"monitor must be 'mean' or a task, got {self.monitor!r}; tasks are {names}")
+
+    def _learn(
+        self, coder: TableCoder, batch: Batch, valid: Batch | None, loss: MultiTaskLoss, evaluate: Evaluate, seed: int
+    ) -> dict[str, Any]:
+        """Train a network on rows with the labels that the loss takes, and return the fitted attributes."""
         device = find_device(self.device)
-        data = _tensors(batch, coder, device)
+        data = _on_device(batch, device)
         with seeded(seed, device):
             network = self._network(coder.features.columns, coder.labels.tasks).to(device)
             with threads(self.n_jobs, network):
-                trained = self._train(network, coder, data, None if valid is None else _tensors(valid, coder, device))
+                valid = None if valid is None else _on_device(valid, device)
+                trained = self._train(network, coder, data, valid, loss, evaluate)
                 return self._trained(network, coder, data, *trained)
 
     def _trained(
@@ -236,13 +248,18 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         return dict(vars(now))
 
     def _train(
-        self, network: torch.nn.Module, coder: TableCoder, data: Batch, valid: Batch | None
+        self,
+        network: torch.nn.Module,
+        coder: TableCoder,
+        data: Batch,
+        valid: Batch | None,
+        loss: MultiTaskLoss,
+        evaluate: Evaluate,
     ) -> tuple[list[Record], Snapshots]:
         tasks = coder.labels.tasks
         plain = isinstance(self.balance, str) and self.balance == "sum" and not self.flat
         balancer = None if plain else Balancer(self, tasks, network)
-        evaluate = partial(_evaluate, coder)
-        loop = TableLoop(self, network, self._loss(tasks), data, valid, balancer=balancer, evaluate=evaluate)
+        loop = TableLoop(self, network, loss, data, valid, balancer=balancer, evaluate=evaluate)
         so_far = partial(self._trained_so_far, network, coder, data)
         with epochs_as_tasks(self, self.on_epoch, so_far) as hook:
             describe = partial(describe_tasks, tasks)
@@ -304,11 +321,10 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         self._task_modules = self._rebuild_of_tasks(self._module)
 
 
-def _tensors(batch: Batch, coder: TableCoder, device: torch.device) -> Batch:
-    """Return a batch for training: standardised float32 labels, on the device."""
+def _in_training_units(batch: Batch, coder: TableCoder) -> Batch:
+    """Return a batch with standardised float32 labels."""
     weight = None if batch.weight is None else batch.weight.astype(np.float32)
-    batch = replace(batch, y=coder.labels.standardize(batch.y), weight=weight, group=None)
-    return _on_device(batch, device)
+    return replace(batch, y=coder.labels.standardize(batch.y), weight=weight, group=None)
 
 
 def _on_device(batch: Batch, device: torch.device) -> Batch:

@@ -96,7 +96,7 @@ class MultiTaskLoss:
         -------
         losses : Tensor of shape (T,)
         """
-        labelled, y = ~y.isnan(), y.nan_to_num()
+        labelled, y = self.labelled(y), y.nan_to_num()
         if scores[0].ndim == 2:
             rows = self._rows(scores, y, task is not None)
         else:
@@ -109,6 +109,10 @@ class MultiTaskLoss:
         if task is None:
             return rows.sum(dim=0)
         return rows.new_zeros(self.n_tasks).index_add(0, task, rows[:, 0])
+
+    def labelled(self, y: Tensor) -> Tensor:
+        """Return the mask of the labelled cells, (B, T) or (B, 1)."""
+        return ~y.isnan()
 
     def _rows(self, scores: Sequence[Tensor], y: Tensor, long: bool) -> Tensor:
         """Return the loss of every cell, (B, T) or (B, 1); tasks of one kind are computed together."""

@@ -202,7 +202,7 @@ class TableLoop:
         return record
 
     def _labelled_weight(self, data: Batch) -> Tensor:
-        labelled = (~data.y.isnan()).float()
+        labelled = self.loss.labelled(data.y).float()
         if data.weight is not None:
             labelled = labelled * data.weight
         if data.task is None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from conformance import NETWORKS, fitted
 
-from tabmtl.estimators.network import _tensors
+from tabmtl.estimators.network import _in_training_units, _on_device
 from tabmtl.training.device import seeded
 from tabmtl.training.losses import MultiTaskLoss
 
@@ -23,7 +23,7 @@ def untrained(cls):
     # statistics of a batch, by which one normalises, are of all its rows, unlabelled ones too
     estimator, X, y = fitted(cls, expert_norm="layer")
     coder = estimator._coder
-    batch = _tensors(coder.read(X, y), coder, CPU)
+    batch = _on_device(_in_training_units(coder.read(X, y), coder), CPU)
     with seeded(0, CPU):
         network = estimator._network(coder.features.columns, coder.labels.tasks)
     return network.train(), coder.labels.tasks, batch

@@ -1,0 +1,260 @@
+"""Train one network on the answers of another model, such as an ensemble, to answer for it at less cost.
+
+The labels of the network are probabilities and values instead of classes and observations, for every row that the
+teacher answers: those it learned from, unlabelled ones, and rows that are mixed from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+import polars.selectors as cs
+import torch
+import torch.nn.functional as F
+from sklearn.base import clone
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from tabmtl.encode import TableCoder
+from tabmtl.encode.features import FeatureCoder
+from tabmtl.encode.labels import LabelCoder, center_and_scale
+from tabmtl.encode.read import read_features
+from tabmtl.estimators.base import draw_seed
+from tabmtl.estimators.network import NetworkEstimator
+from tabmtl.estimators.tables import MultiTaskEstimator
+from tabmtl.model_selection.folds import train_valid_split
+from tabmtl.model_selection.repeats import group_equal_rows
+from tabmtl.models.shared_bottom import SharedBottom, SharedBottomClassifier, SharedBottomRegressor
+from tabmtl.params import RandomState, check_count
+from tabmtl.schema import Task
+from tabmtl.training.losses import MultiTaskLoss
+from tabmtl.training.table_loop import Evaluate
+
+_OF_THE_TABLE = ("tasks", "task_column", "categorical_features", "drop")
+_STUDENTS = {None: SharedBottom, "classification": SharedBottomClassifier, "regression": SharedBottomRegressor}
+_SWAPPED = 0.2  # of the values of a mixed row
+_LEAST_VARIATION = 1e-6  # answers that vary less count as constant
+
+
+def distill(
+    teacher: MultiTaskEstimator,
+    X: Any,
+    *,
+    network: NetworkEstimator | None = None,
+    n_rows: int = 20_000,
+    random_state: RandomState = None,
+) -> NetworkEstimator:
+    """Train one network on the answers of a fitted estimator to all its tasks.
+
+    Parameters
+    ----------
+    teacher : MultiTaskEstimator
+        Fitted: an ensemble, or any other estimator of the package.
+    X : frame or array of shape (n, p)
+        Rows to answer, with the columns of the teacher's fit: those it was fitted on, and unlabelled ones. More rows
+        bring the network nearer to it.
+    network : NetworkEstimator, optional
+        Network to train, which is left as it is; by default a `SharedBottom` with 8 members. It takes tasks and roles
+        of columns from the teacher. ``validation_fraction`` of the rows of X tell when to stop.
+    n_rows : int, default=20000
+        Rows to learn from, at least: if X has fewer, the others are mixed of two rows of X each.
+    random_state : int, RandomState or None, default=None
+        Random seed.
+
+    Returns
+    -------
+    student : NetworkEstimator
+        Fitted network with the tasks, classes and containers of the teacher. The losses in ``history_`` are distances
+        to the teacher: 0 if both answer alike, 1 for the teacher's mean answer. Scores are undefined, since no label is
+        read.
+
+    Raises
+    ------
+    TypeError
+        If `network` is no network.
+    ValueError
+        If X has other columns than the teacher's fit, or the network has a loss of its own or another face.
+
+    Notes
+    -----
+    A classification loses the Kullback-Leibler divergence KL(p || q) from the teacher's probabilities p to the
+    network's q, a regression (p - q)². Each task's loss is divided by that of the teacher's mean answer, so that tasks
+    whose answers vary little are learned like the others.
+
+    References
+    ----------
+    Bucilă, Caruana, Niculescu-Mizil (2006), "Model Compression"; Fakoor et al. (2020), "Fast, Accurate, and Simple
+    Models for Tabular Data via Augmented Distillation", arXiv:2006.14284.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tabmtl import SharedBottom, SharedTrees, distill
+    >>> X = np.random.default_rng(0).normal(size=(200, 3))
+    >>> y = np.column_stack([X[:, 0], X[:, 0] > X[:, 1]])
+    >>> trees = SharedTrees(n_estimators=20, random_state=0).fit(X, y)
+    >>> student = distill(trees, X, network=SharedBottom(epochs=2), n_rows=400, random_state=0)
+    >>> student.predict(X).shape
+    (200, 2)
+    """
+    check_is_fitted(teacher)
+    check_count("n_rows", n_rows)
+    student = _untrained(teacher, network)
+    seed = draw_seed(random_state)
+    rng = np.random.default_rng(seed)
+    frame = _read(teacher, X)
+    coder = _fit_features(teacher._coder, frame, student)
+    train, valid = np.arange(frame.height), np.arange(0)
+    if student.early_stopping:
+        train, valid = _split(coder, frame, student.validation_fraction, rng)
+    mixed = _mix(frame[train], max(n_rows - len(train), 0), rng, coder.task_column)
+    rows = pl.concat([frame[train], mixed, frame[valid]])
+    answers = teacher._read_and_answer(rows if coder.named else rows.to_numpy())
+    coder = replace(coder, labels=_scaled(coder.labels, answers))
+    batch = replace(coder.read(rows), y=_targets(coder.labels, answers))
+    learned, followed = np.split(np.arange(rows.height), [rows.height - len(valid)])
+    followed_rows = batch.rows(followed) if len(valid) else None
+    loss = DistillationLoss(coder.labels, batch.y[learned])
+    fitted = student._learn(coder, batch.rows(learned), followed_rows, loss, _no_scores(loss.tasks), seed)
+    student._set_fitted(coder, fitted)
+    return student
+
+
+class DistillationLoss(MultiTaskLoss):
+    """Distances of a network's answers to the teacher's, as a share of those of the teacher's mean answer.
+
+    Labels are of shape (B, W): per column of y the probability of the second class, those of all classes, or the
+    standardised value. Every cell is labelled.
+
+    Parameters
+    ----------
+    labels : LabelCoder
+    targets : ndarray of float32, shape (n, W)
+        Labels of the training rows.
+    """
+
+    def __init__(self, labels: LabelCoder, targets: np.ndarray) -> None:
+        super().__init__(labels.tasks)
+        self._columns = labels.column_tasks()
+        self._widths = [task.width for task in self._columns]
+        parts = torch.from_numpy(targets).split(self._widths, dim=1)
+        variation = torch.stack([_variation(part, task) for part, task in zip(parts, self._columns, strict=True)])
+        self._variation = torch.where(variation > _LEAST_VARIATION, variation, 1.0)
+
+    def labelled(self, y: Tensor) -> Tensor:
+        """Return the mask of the labelled cells, (B, T) or (B, 1): all."""
+        return y.new_ones((len(y), len(self._columns)), dtype=torch.bool)
+
+    def _rows(self, scores: Sequence[Tensor], y: Tensor, long: bool) -> Tensor:
+        """Return the distance of every cell, (B, T) or (B, 1)."""
+        parts = zip(scores, y.split(self._widths, dim=1), self._columns, strict=True)
+        rows = torch.stack([_distance(score.float(), target, task) for score, target, task in parts], dim=1)
+        return rows / self._variation.to(rows.device)
+
+
+def _distance(scores: Tensor, target: Tensor, task: Task) -> Tensor:
+    """Return the distances (B,) of raw scores (B, width) to targets (B, width)."""
+    if task.kind == "regression":
+        return (scores - target).square().sum(dim=1)
+    if task.kind == "binary":
+        losses = F.binary_cross_entropy_with_logits(scores, target, reduction="none")
+        return (losses - _entropy(target)).sum(dim=1)
+    return F.cross_entropy(scores, target, reduction="none") - torch.special.entr(target).sum(dim=1)
+
+
+def _entropy(p: Tensor) -> Tensor:
+    """Return the entropy of two classes, given the probability of one."""
+    return torch.special.entr(p) + torch.special.entr(1 - p)
+
+
+def _variation(target: Tensor, task: Task) -> Tensor:
+    """Return the mean distance of targets (n, width) to their mean."""
+    if task.kind == "regression":
+        return target.var(correction=0)
+    entropy = _entropy if task.kind == "binary" else torch.special.entr
+    return (entropy(target.mean(dim=0)) - entropy(target).mean(dim=0)).sum()
+
+
+def _untrained(teacher: MultiTaskEstimator, network: NetworkEstimator | None) -> NetworkEstimator:
+    """Return the network with the teacher's tasks and roles of columns, after checks."""
+    face = teacher._target_kind
+    student = _STUDENTS[face](n_members=8) if network is None else clone(network)
+    if not isinstance(student, NetworkEstimator):
+        raise TypeError(f"network must be a network of this package, such as SharedBottom(), got {network!r}")
+    if type(student)._loss is not NetworkEstimator._loss:
+        raise ValueError(
+            f"{type(student).__name__} has a loss of its own, which takes labels and no probabilities; distill into "
+            "another network, such as SharedBottom"
+        )
+    if student._target_kind not in (None, face):
+        raise ValueError(
+            f"network is a {type(student).__name__}, whose every task is a {student._target_kind}, but the teacher is "
+            f"a {type(teacher).__name__}; take {_STUDENTS[face].__name__}, or another network of that face"
+        )
+    student.set_params(**{name: teacher._fitted_params[name] for name in _OF_THE_TABLE})
+    student._check_params()
+    student._check_monitor(teacher.tasks_)
+    return student
+
+
+def _read(teacher: MultiTaskEstimator, X: Any) -> pl.DataFrame:
+    """Return the rows of X under the names of the teacher's fit."""
+    frame, _ = read_features(teacher._check_columns(X))
+    frame = frame.collect() if isinstance(frame, pl.LazyFrame) else frame
+    return frame.rename(dict(zip(frame.columns, teacher._coder.names, strict=True)))
+
+
+def _fit_features(coder: TableCoder, frame: pl.DataFrame, student: NetworkEstimator) -> TableCoder:
+    """Return the teacher's coder with the features as the student reads them."""
+    known = coder.features
+    features = FeatureCoder.fit(
+        frame.select(cs.by_name(*known.names)), categorical=known.columns.categorical, **student._encoding()
+    )
+    return replace(coder, features=features)
+
+
+def _split(
+    coder: TableCoder, frame: pl.DataFrame, share: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Split rows in those to learn from and those that tell when to stop."""
+    batch = replace(coder.read(frame), y=np.zeros((frame.height, len(coder.labels.names))))
+    return train_valid_split(batch.y, coder.labels.tasks, share, rng, batch.task, group_equal_rows(batch))
+
+
+def _mix(frame: pl.DataFrame, n: int, rng: np.random.Generator, task_column: str | None) -> pl.DataFrame:
+    """Draw n rows, and give each some values of another row; its task stays."""
+    one, other = rng.integers(frame.height, size=(2, n))
+    columns = []
+    for series in frame.iter_columns():
+        is_swapped = rng.random(n) < (0 if series.name == task_column else _SWAPPED)
+        columns.append(series.gather(np.where(is_swapped, other, one)))
+    return pl.DataFrame(columns)
+
+
+def _scaled(labels: LabelCoder, answers: Sequence[np.ndarray]) -> LabelCoder:
+    """Return labels whose regressions are standardised by the teacher's answers."""
+    center, scale = np.zeros(len(answers)), np.ones(len(answers))
+    for j, (task, answer) in enumerate(zip(labels.column_tasks(), answers, strict=True)):
+        if task.kind == "regression":
+            center[j], scale[j] = center_and_scale(answer)
+    return replace(labels, center=center, scale=scale)
+
+
+def _targets(labels: LabelCoder, answers: Sequence[np.ndarray]) -> np.ndarray:
+    """Return answers as labels (n, W) of `DistillationLoss`."""
+    columns = []
+    for j, (task, answer) in enumerate(zip(labels.column_tasks(), answers, strict=True)):
+        if task.kind == "regression":
+            columns.append((answer[:, None] - labels.center[j]) / labels.scale[j])
+        else:
+            columns.append(answer[:, 1:] if task.kind == "binary" else answer)
+    return np.concatenate(columns, axis=1, dtype=np.float32)
+
+
+def _no_scores(tasks: Sequence[Task]) -> Evaluate:
+    """Return a function that scores nothing, since there are no labels: training then stops by the loss."""
+    return lambda scores, batch: dict.fromkeys(task.name for task in tasks)

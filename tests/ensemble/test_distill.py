@@ -1,0 +1,236 @@
+"""distill: one network answers like its teacher, in the teacher's containers, and learned from no label."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from conformance import answers, features, long_table, mixed_targets, same, tiny
+
+from tabmtl import (
+    ESMM,
+    IndependentTasks,
+    MMoE,
+    SharedBottom,
+    SharedBottomClassifier,
+    SharedBottomRegressor,
+    SharedTrees,
+    SharedTreesClassifier,
+    SharedTreesRegressor,
+    distill,
+    load,
+)
+from tabmtl.encode.labels import LabelCoder
+from tabmtl.ensemble.distill import DistillationLoss, _mix, _scaled, _targets, _untrained
+from tabmtl.estimators.tables import MultiTaskEstimator
+from tabmtl.metrics.scores import mean_score
+
+
+def taught(teacher=SharedTrees, X=None, y=None, **params):
+    X = features() if X is None else X
+    return tiny(teacher, **params).fit(X, mixed_targets(X) if y is None else y), X
+
+
+def student_of(teacher, X, cls=SharedBottom, n_rows=1, **params):
+    return distill(teacher, X, network=tiny(cls, **params), n_rows=n_rows, random_state=0)
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class Rule(MultiTaskEstimator):
+    """Teacher that knows the truth, and answers for every row by its columns a and b."""
+
+    def _fit(self, X, coder, batch, valid, seed):
+        return {}
+
+    def _outputs(self, X, batch):
+        a, b = X["a"].to_numpy(), X["b"].to_numpy()
+        p = 1 / (1 + np.exp(-2 * a * b))
+        three = np.exp(np.column_stack([a, b, -a - b]))
+        return [50 + 9 * a * np.abs(b), np.column_stack([1 - p, p]), three / three.sum(axis=1, keepdims=True)]
+
+
+def drawn(n, seed):
+    """Rows, and labels drawn by the answers of `Rule`."""
+    rng = np.random.default_rng(seed)
+    X = pl.DataFrame({"a": rng.normal(size=n), "b": rng.normal(size=n)})
+    value, two, three = Rule()._outputs(X, None)
+    size = np.array([*"lms"])[(three.cumsum(axis=1) < rng.random((n, 1))).sum(axis=1)]
+    return X, pl.DataFrame({"value": value + 9 * rng.normal(size=n), "late": rng.random(n) < two[:, 1], "size": size})
+
+
+def test_a_student_is_nearer_to_its_teacher_than_a_network_of_the_labels():
+    X, y = drawn(300, 0)
+    X_new, y_new = drawn(2_000, 1)
+    teacher = Rule().fit(X, y)
+    network = SharedBottom(hidden=(48, 24), head_hidden=8, patience=4, n_jobs=1, random_state=0, device="cpu")
+    student = distill(teacher, X, network=network, n_rows=1_200, random_state=0)
+    models = teacher, student, network.fit(X, y), IndependentTasks(random_state=0).fit(X, y)
+    best, found, of_labels, alone = (mean_score(one.score_tasks(X_new, y_new)) for one in models)
+    trivial = (0 + 0.5 + 0.5) / 3
+    assert found > best - 0.01
+    assert found > max(of_labels, alone) + 0.01 > trivial + 0.1
+
+
+def test_the_mean_answer_is_at_distance_one_and_the_teachers_own_at_zero():
+    X, y = drawn(400, 0)
+    labels = LabelCoder.fit(y)
+    outputs = Rule()._outputs(X, None)
+    labels = _scaled(labels, outputs)
+    targets = torch.from_numpy(_targets(labels, outputs))
+    assert targets.shape == (400, 1 + 1 + 3)
+    loss = DistillationLoss(labels, targets.numpy())
+    own = [targets[:, :1], targets[:, 1:2].logit(), targets[:, 2:].log()]
+    assert loss(own, targets).tolist() == pytest.approx([0, 0, 0], abs=1e-2)
+    mean = [targets[:, :1].mean(), targets[:, 1:2].mean().logit(), targets[:, 2:].mean(dim=0).log()]
+    constant = [part.expand(400, width) for part, width in zip(mean, (1, 1, 3), strict=True)]
+    assert loss(constant, targets).tolist() == pytest.approx([400, 400, 400], rel=1e-3)
+    members = [torch.stack([one, two], dim=1) for one, two in zip(own, constant, strict=True)]
+    assert loss(members, targets).tolist() == pytest.approx([200, 200, 200], rel=1e-3)
+
+
+def test_constant_answers_of_a_task_leave_the_losses_finite():
+    X, y = drawn(60, 0)
+    teacher = Rule().fit(X, y)
+    teacher._outputs = lambda X, batch: [
+        np.full(len(batch), 3.0),
+        np.full((len(batch), 2), 0.5),
+        *Rule()._outputs(X, None)[2:],
+    ]
+    student = student_of(teacher, X, learning_rate=0.0)
+    assert student.history_["train/late/loss"].is_between(0, 1).all()
+    assert student.predict(X)["value"].is_between(1, 5).all()
+
+
+def test_probabilities_are_learned_and_not_the_classes_they_decide():
+    X, y = drawn(200, 0)
+    teacher = Rule().fit(X, y)
+    teacher._outputs = lambda X, batch: [
+        Rule()._outputs(X, None)[0],
+        np.tile([0.8, 0.2], (len(batch), 1)),
+        np.tile([0.6, 0.3, 0.1], (len(batch), 1)),
+    ]
+    student = student_of(teacher, X, epochs=40, learning_rate=0.03, dropout=0.0, average_decay=0.9)
+    found = student.predict_proba(X)
+    assert found["late"].mean(axis=0) == pytest.approx([0.8, 0.2], abs=0.03)
+    assert found["size"].mean(axis=0) == pytest.approx([0.6, 0.3, 0.1], abs=0.03)
+
+
+@pytest.mark.parametrize("container", ["polars", "pandas", "lazy"])
+def test_answers_mirror_the_teacher(container):
+    X = features()
+    y = mixed_targets(X)
+    given = {"polars": X, "pandas": X.to_pandas(), "lazy": X.lazy()}[container]
+    teacher = tiny(SharedTrees).fit(given, y.to_pandas() if container == "pandas" else y)
+    student = student_of(teacher, given, n_rows=200)
+    expected, found = teacher.predict(X), student.predict(X)
+    assert type(found) is type(expected)
+    assert list(found.columns) == list(expected.columns)
+    assert list(found.dtypes) == list(expected.dtypes)
+    assert student.tasks_ == teacher.tasks_
+    assert student.score_tasks(X, y).keys() == teacher.score_tasks(X, y).keys()
+
+
+def test_arrays_and_text_without_names_are_read():
+    X = features().to_numpy().astype(object)
+    y = np.random.default_rng(0).normal(size=(len(X), 2))
+    student = student_of(tiny(SharedTrees).fit(X, y), X, n_rows=300)
+    assert student.predict(X).shape == y.shape
+    assert not hasattr(student, "feature_names_in_")
+
+
+def test_a_teacher_of_one_face_has_a_student_of_that_face():
+    X = features()
+    y = mixed_targets(X)
+    classifier = tiny(SharedTreesClassifier).fit(X, y[["late", "size"]])
+    student = _untrained(classifier, None)
+    assert type(student) is SharedBottomClassifier
+    assert student.n_members == 8
+    assert type(_untrained(tiny(SharedTreesRegressor).fit(X, y[["delay"]]), None)) is SharedBottomRegressor
+    found = student_of(classifier, X, SharedBottomClassifier).predict_proba(X)
+    assert [p.shape for p in found] == [p.shape for p in classifier.predict_proba(X)]
+    with pytest.raises(
+        ValueError, match=r"SharedBottomRegressor, whose every task is a regression.*take SharedBottomCla"
+    ):
+        student_of(classifier, X, SharedBottomRegressor)
+
+
+def test_a_long_table_is_distilled_by_the_tasks_of_its_rows():
+    X, y = long_table()
+    teacher = tiny(SharedTrees, task_column="school").fit(X, y)
+    student = student_of(teacher, X, MMoE, n_rows=400)
+    assert student.task_column == "school"
+    assert student.predict(X).shape == y.shape
+    assert student.score_tasks(X, y).keys() == teacher.score_tasks(X, y).keys()
+
+
+def test_a_student_is_saved_and_loaded_like_any_network(tmp_path):
+    teacher, X = taught()
+    student = student_of(teacher, X, keep="task")
+    student.save(tmp_path / "student")
+    same(answers(load(tmp_path / "student"), X), answers(student, X))
+
+
+def test_the_seed_decides_and_teacher_and_network_stay_as_they_are():
+    teacher, X = taught()
+    network = tiny(SharedBottom)
+    before = answers(teacher, X)
+    one, two = (distill(teacher, X, network=network, n_rows=300, random_state=3) for _ in range(2))
+    same(answers(one, X), answers(two, X))
+    same(answers(teacher, X), before)
+    assert not hasattr(network, "weights_")
+    other = distill(teacher, X, network=network, n_rows=300, random_state=4)
+    assert not np.array_equal(other.predict(X)["delay"], one.predict(X)["delay"])
+
+
+def test_dropped_columns_and_roles_of_columns_are_the_teachers():
+    X = features().with_columns(id=pl.int_range(pl.len()), code=pl.int_range(pl.len()) % 3)
+    teacher = tiny(SharedTrees, drop=["id"], categorical_features=["text", "code"]).fit(X, mixed_targets(X))
+    student = student_of(teacher, X.drop("id"))
+    assert student.drop == ["id"]
+    assert student._coder.features.columns.categorical == teacher._coder.features.columns.categorical
+
+
+def test_mixed_rows_take_every_value_from_its_column_and_keep_their_task():
+    n = 500
+    frame = pl.DataFrame({"a": range(n), "b": range(n), "task": range(n)})
+    mixed = _mix(frame, 4_000, np.random.default_rng(0), "task")
+    assert mixed.schema == frame.schema
+    a, b, task = (mixed[name].to_numpy() for name in ("a", "b", "task"))
+    kept = np.array([(a == task).mean(), (b == task).mean()])
+    assert kept == pytest.approx(0.8, abs=0.03)
+    swapped = (a != task) & (b != task)
+    assert (a == b)[swapped].all()  # of one other row
+    assert _mix(frame, 0, np.random.default_rng(0), None).height == 0
+
+
+def test_without_early_stopping_all_rows_are_learned():
+    teacher, X = taught()
+    student = student_of(teacher, X, early_stopping=False)
+    assert "val/loss" not in student.history_.columns
+    assert student.best_iteration_ == 2
+
+
+@pytest.mark.parametrize(
+    ("network", "error", "message"),
+    [
+        (SharedTrees(), TypeError, "network must be a network of this package.*SharedTrees"),
+        (ESMM(task_chain=("late", "size")), ValueError, "ESMM has a loss of its own"),
+        (SharedBottom(monitor="none"), ValueError, "monitor must be 'mean' or a task"),
+        (SharedBottom(epochs=0), ValueError, "epochs"),
+    ],
+)
+def test_networks_that_do_not_fit_are_refused(network, error, message):
+    teacher, X = taught()
+    with pytest.raises(error, match=message):
+        distill(teacher, X, network=network)
+
+
+def test_rows_and_columns_are_checked():
+    teacher, X = taught()
+    with pytest.raises(ValueError, match="n_rows"):
+        distill(teacher, X, n_rows=0)
+    with pytest.raises(ValueError, match="feature names"):
+        distill(teacher, X.rename({X.columns[0]: "other"}))
