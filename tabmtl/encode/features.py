@@ -272,7 +272,7 @@ def _roles(
         if dtype.is_temporal():
             raise TypeError(
                 f"column {name!r} holds dates or times ({dtype}); derive numbers from it, such as "
-                f"pl.col({name!r}).dt.weekday() or .dt.epoch('d'), or drop it"
+                f"pl.col({name!r}).dt.weekday() or .dt.epoch('d'), or name it in drop"
             )
         if not _is_feature(dtype):
             raise TypeError(

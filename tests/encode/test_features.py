@@ -216,7 +216,7 @@ DATES = [
 @pytest.mark.parametrize("values", DATES, ids=lambda s: str(s.dtype))
 @pytest.mark.parametrize("categorical", ["from_dtype", ["when"]])
 def test_dates_are_rejected_with_the_cure(values, categorical):
-    with pytest.raises(TypeError, match=r"column 'when' holds dates or times.*derive numbers.*drop it"):
+    with pytest.raises(TypeError, match=r"column 'when' holds dates or times.*derive numbers.*name it in drop"):
         FeatureCoder.fit(values.alias("when").to_frame(), categorical=categorical)
 
 
