@@ -296,7 +296,6 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
 
     Attributes
     ----------
-    tasks_ : tuple of Task
     estimators_ : dict of str to estimator
         The fitted model of every task: a LightGBM Booster, or a scikit-learn estimator.
     configuration_ : str
