@@ -289,7 +289,7 @@ def to_json(name: str, value: Any) -> Any:
         return to_json(name, value.tolist())
     if isinstance(value, Task):
         return {"task": {field.name: to_json(name, getattr(value, field.name)) for field in fields(value)}}
-    if hasattr(value, "_from_params") or _is_lightgbm(value):
+    if hasattr(type(value), "_from_params") or _is_lightgbm(value):
         return _describe_estimator(name, value)
     if isinstance(value, tuple):
         return {"tuple": [to_json(name, item) for item in value]}

@@ -1,4 +1,4 @@
-"""Models that are made of others: one that finds out which to trust for each task, and one network that answers for it."""
+"""Models made of others: an ensemble that finds out which to trust for each task, and a network distilled from it."""
 
 from tabmtl.ensemble.candidates import default_candidates
 from tabmtl.ensemble.distill import distill
