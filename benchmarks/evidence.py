@@ -19,8 +19,9 @@ rf1
     The protocol that results on this set were published by: a fifth of the rows for the test, five folds of the rest.
     A model learns from four folds, and does not see the fifth, which the published models stop on.
 
-The first three draw 20 000 rows of a set and split them as `benchmarks.sharing` does; a model learns from at most
-`FIT_ROWS` of the rows to fit. Times are CPU seconds of a fit, and milliseconds of an answer to one and to 1000 rows.
+The first three split a set by the recipe of the data folder, anew for every draw (seed 0 gives the stored test rows),
+by groups where it has some. A model learns from `FIT_ROWS` of the rows that are not for the test, at most, and answers
+`TEST_ROWS`, at most. Times are CPU seconds of a fit, and milliseconds of an answer to one and to 1000 rows.
 
 Every fit adds a line to ``docs/evidence/<part>.jsonl``; a later call runs what is missing there. The order is such that
 a part of the work already tells something: a first draw of all parts comes before the second. ``--budget`` ends a call
@@ -48,13 +49,14 @@ from sklearn.model_selection import KFold, train_test_split
 from benchmarks import evidence_report
 from benchmarks.evidence_report import BAG, CATBOOST, ENSEMBLE, LIGHTGBM, SINGLE
 from benchmarks.harness import Record, score_parser
-from benchmarks.sharing import SETS, Bag, Case, CatBoost, answers_of, open_case, open_set, score_answers
+from benchmarks.sharing import SETS, Bag, Case, CatBoost, answers_of, open_set, score_answers
+from benchmarks.splits import split_rows, units_of
 from tabmtl import IndependentTasks, MultiTaskEnsemble, SharedBottom, SharedTrees
 
 #: Folder of the records, of a checkout.
 OUTPUT = Path("docs/evidence")
-#: Rows to fit, at most.
-FIT_ROWS = {"labels": 4_000, "full": 8_000, "missing": 4_000}
+#: Rows to fit and to test, at most.
+FIT_ROWS, TEST_ROWS = {"labels": 2_000, "full": 4_000, "missing": 2_000}, 4_000
 #: Splits of a set: draws or folds.
 DRAWS = {"labels": 3, "full": 5, "missing": 3, "mulan": 10, "rf1": 5}
 #: Numbers of labels of the scarce target; those that come first are the most telling.
@@ -63,13 +65,13 @@ FEW, OTHERS = (150, 500), (50, 1_500, None)
 TARGETS = {name: tasks for name, tasks in SETS.items() if tasks} | {
     "oes10": ("513021_Butchers_and_Meat_Cutters", "412021_Counter_and_Rental_Clerks")
 }
-#: Small sets, and the most labels below all.
-MOST_LABELS = {"wq": 500, "oes10": 150}
+#: The most labels below all, where they are fewer than 1500.
+MOST_LABELS = {"star": 500, "wq": 500, "oes10": 150}
 FULL_SETS = ("portal", "star", "rand_hie", "gss_abortion", "flights", "census_kdd", "wq", "rf1")
 MISSING_SETS, HIDDEN = ("star", "gss_abortion", "rand_hie"), (25, 50, 90)
 FOLD_SETS = ("edm", "enb", "jura", "slump", "wq", "oes10", "osales")
-#: CPU seconds of a fit, as long as none has been measured.
-GUESS = 60.0
+#: CPU seconds of a fit, as long as none has been measured: those of the ensemble, and of any other model.
+GUESS, GUESS_OF_OTHERS = 150.0, 8.0
 #: Rows that a timed answer is for.
 ANSWERED = 1_000
 
@@ -150,7 +152,7 @@ def open_cell(cell: Cell, folder: Path | None) -> Case:
     """Return the rows of a cell."""
     if cell.part in ("mulan", "rf1"):
         return open_fold(cell.part, cell.set, cell.seed, folder)
-    case = _draw(cell.set, cell.seed, folder, FIT_ROWS[cell.part])
+    case = open_draw(cell.set, cell.seed, FIT_ROWS[cell.part], folder)
     if cell.amount is None:
         return case
     if cell.target is None:
@@ -158,7 +160,17 @@ def open_cell(cell: Cell, folder: Path | None) -> Case:
     return case.scarce(cell.target, cell.amount, cell.seed)
 
 
-_draw = lru_cache(maxsize=32)(open_case)
+@lru_cache(maxsize=32)
+def open_draw(name: str, seed: int, n_to_fit: int, folder: Path | None) -> Case:
+    """Return the rows of a draw: the rows to fit of fewer are those of more, and the rows to test are the same."""
+    data = open_set(name, folder)
+    X, y = pl.collect_all([data.features, data.targets])
+    is_test = split_rows(data, seed) == "test"
+    rng = np.random.default_rng([seed, 5])
+    order = [rng.permutation(np.flatnonzero(part)) for part in (~is_test, is_test)]
+    kept, scored = (np.sort(rows[:n]) for rows, n in zip(order, (n_to_fit, TEST_ROWS), strict=True))
+    groups = units_of(data)[kept] if data.groups else None
+    return Case(train=(X[kept], y[kept]), test=(X[scored], y[scored]), tasks=data.tasks, groups=groups)
 
 
 def open_fold(part: str, name: str, fold: int, folder: Path | None) -> Case:
@@ -251,7 +263,7 @@ def estimate(cell: Cell, records: Sequence[Record]) -> float:
         like = [r["seconds"] for r in records if all(r[name] == getattr(cell, name) for name in names)]
         if like:
             return fmean(like)
-    return GUESS
+    return GUESS if cell.model == ENSEMBLE else GUESS_OF_OTHERS
 
 
 def read(folder: Path) -> list[Record]:

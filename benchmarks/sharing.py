@@ -230,17 +230,16 @@ def open_set(name: str, folder: Path | None) -> Dataset:
     )
 
 
-def open_case(name: str, seed: int, folder: Path | None, most_to_fit: int = ROWS) -> Case:
-    """Draw the rows of a seed, whole groups of them, and split them 80/20; most_to_fit leaves out some of the first."""
+def open_case(name: str, seed: int, folder: Path | None) -> Case:
+    """Draw the rows of a seed, whole groups of them, and split them 80/20."""
     data = open_set(name, folder)
     X, y = pl.collect_all([data.features, data.targets])
     unit = np.unique(units_of(data), return_inverse=True)[1]
     order = np.random.default_rng(seed).permutation(unit.max() + 1)
     place = np.argsort(order)[unit]  # of the row's unit in the order
     sizes = np.bincount(place)
-    n_units, n_to_fit = (max(int(np.searchsorted(np.cumsum(sizes), n, side="right")), 1) for n in (ROWS, most_to_fit))
-    first_test = round(0.8 * n_units)
-    parts = [place < min(n_to_fit, first_test), (place >= first_test) & (place < n_units)]
+    n_units = max(int(np.searchsorted(np.cumsum(sizes), ROWS, side="right")), 1)
+    parts = [place < round(0.8 * n_units), (place >= round(0.8 * n_units)) & (place < n_units)]
     train, test = ((X.filter(part), y.filter(part)) for part in map(pl.Series, parts))
     return Case(train=train, test=test, tasks=data.tasks, groups=unit[parts[0]] if data.groups else None)
 

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from benchmarks import evidence, evidence_report, sharing
+from benchmarks import evidence, evidence_report
 from benchmarks.evidence import Cell
 from benchmarks.evidence_report import BAG, CATBOOST, ENSEMBLE, LIGHTGBM
 from tabmtl import IndependentTasks, MultiTaskEnsemble, SharedTrees
@@ -40,8 +40,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """One small set for every part, few rows, and quick models."""
-    evidence._draw.cache_clear()
-    monkeypatch.setattr(sharing, "ROWS", 500)
+    evidence.open_draw.cache_clear()
+    monkeypatch.setattr(evidence, "TEST_ROWS", 150)
     monkeypatch.setattr(evidence, "FIT_ROWS", {"labels": 300, "full": 350, "missing": 300})
     monkeypatch.setattr(evidence, "DRAWS", {"labels": 2, "full": 2, "missing": 1, "mulan": 2, "rf1": 2})
     monkeypatch.setattr(evidence, "TARGETS", {"portal": ("male", "weight")})
@@ -65,7 +65,7 @@ def test_the_first_draw_of_the_most_telling_labels_comes_first() -> None:
     assert len(set(cells)) == len(cells)
     n_models = len(evidence.MODELS)
     counts = {part: sum(cell.part == part for cell in cells) / n_models for part in evidence.DRAWS}
-    few = 3 * (12 * 4 + 2 * 3 + 2 * 2)  # draws of six sets with four numbers of labels, and of two small ones
+    few = 3 * (10 * 4 + 4 * 3 + 2 * 2)  # draws of five sets with four numbers of labels, and of three with fewer
     assert counts == {"labels": few + 3 * 8, "full": 40, "missing": 27, "mulan": 70, "rf1": 5}
     first = cells[: 2 * 16 * n_models]
     assert {cell.seed for cell in first} == {0}
@@ -99,6 +99,8 @@ def test_rows_to_fit_are_capped_and_a_share_of_labels_is_hidden(small: None, fol
     few = evidence.open_cell(Cell("labels", "portal", None, None, 1, ""), folder)
     assert (len(full.train[0]), len(few.train[0])) == (350, 300)
     assert full.test[0].equals(few.test[0])
+    assert len(full.test[0]) == 150
+    assert len(few.train[0].join(full.train[0].unique(), on=few.train[0].columns, how="semi")) == 300
     hidden = evidence.open_cell(Cell("missing", "portal", None, 50, 1, ""), folder)
     before, after = few.train[1], hidden.train[1]
     for name in before.columns:
@@ -106,6 +108,18 @@ def test_rows_to_fit_are_capped_and_a_share_of_labels_is_hidden(small: None, fol
         kept = after[name].is_not_null()
         assert after[name].filter(kept).equals(before[name].filter(kept))
     assert hidden.test[1].equals(few.test[1])
+
+
+def test_days_are_never_on_both_sides(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    flights = datasets.load("flights")
+    monkeypatch.setattr(evidence, "open_set", lambda *_: flights)
+    case = evidence.open_draw("flights", 1, 300, None)
+    days = flights.table.select("yday").collect()["yday"].to_numpy()
+    tested = days[evidence.split_rows(flights, 1) == "test"]
+    assert case.groups is not None
+    assert len(case.groups) == len(case.train[0]) == 300
+    assert not set(case.groups) & set(tested)
+    assert len(set(case.groups)) > 20
 
 
 def test_folds_part_the_rows_and_those_of_rf1_share_their_test_rows(folder: Path) -> None:
@@ -182,7 +196,8 @@ def test_an_estimate_is_that_of_the_fits_most_like_it() -> None:
         Cell("labels", "star", "t", 500, 1, "m"): 4,
         Cell("missing", "star", None, 25, 1, "m"): 7,
         Cell("missing", "wq", None, 25, 1, "m"): 7,
-        Cell("missing", "wq", None, 25, 1, "other"): evidence.GUESS,
+        Cell("missing", "wq", None, 25, 1, "other"): evidence.GUESS_OF_OTHERS,
+        Cell("missing", "wq", None, 25, 1, ENSEMBLE): evidence.GUESS,
     }.items():
         assert evidence.estimate(cell, records) == seconds
 
