@@ -166,7 +166,8 @@ def fit_single_tasks(rows: Rows, estimator: Any) -> tabmtl.IndependentTasks:
     """Fit the reference of an estimator of tables: one LightGBM per task, the best of four, on the same rows."""
     single = tabmtl.IndependentTasks(tune=4, random_state=estimator.random_state, **rows.facts)
     seconds = timed_fit(rows, single)
-    print(f"IndependentTasks, one LightGBM per task ({single.configuration_}): fitted in {seconds:.1f} s", flush=True)
+    chosen = f"configuration {single.configuration_!r} of four"
+    print(f"IndependentTasks, one LightGBM per task, {chosen}: fitted in {seconds:.1f} s", flush=True)
     return single
 
 

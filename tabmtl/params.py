@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
 from functools import cache, partial
@@ -32,6 +32,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import numpy as np
 
 from tabmtl.schema import Task
+from tabmtl.storage.stored import own_class
 
 Rule = Callable[[str, Any], None]
 
@@ -275,12 +276,11 @@ def to_json(name: str, value: Any) -> Any:
     Raises
     ------
     TypeError
-        If the value is neither plain, nor a Task, nor a LightGBM estimator.
+        If the value is neither plain, nor a Task, nor an estimator of this package or of LightGBM.
     ValueError
-        If a parameter of a LightGBM estimator holds more than one word, too many threads are asked for, or a text holds
-        half a surrogate pair.
+        If a parameter of a LightGBM estimator holds more than one word or too many threads, or a text holds half a
+        surrogate pair.
     """
-    _check_jobs({name: value})
     if isinstance(value, str) and _SURROGATE.search(value):
         raise ValueError(f"the parameter {name}={value!r} holds half a surrogate pair, which no file can; take it out")
     if isinstance(value, np.random.RandomState):
@@ -289,22 +289,39 @@ def to_json(name: str, value: Any) -> Any:
         return to_json(name, value.tolist())
     if isinstance(value, Task):
         return {"task": {field.name: to_json(name, getattr(value, field.name)) for field in fields(value)}}
-    if type(value).__module__.startswith("lightgbm.") and type(value).__name__ in _LIGHTGBM:
-        params = {key: item for key, item in value.get_params().items() if key not in _OPENING}
-        _check_lightgbm(params, name)
-        return {"lightgbm": {"class": type(value).__name__, "params": to_json(name, params)}}
+    if hasattr(type(value), "_from_params") or _is_lightgbm(value):
+        return _describe_estimator(name, value)
     if isinstance(value, tuple):
         return {"tuple": [to_json(name, item) for item in value]}
     if isinstance(value, list):
         return [to_json(name, item) for item in value]
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-        return {"dict": {to_json(name, key): to_json(name, item) for key, item in value.items()}}
+        return {"dict": {to_json(name, key): to_json(f"{name}[{key!r}]", item) for key, item in value.items()}}
     if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value)):
         return value
     raise TypeError(
         f"the parameter {name}={value!r} cannot be saved without pickle; set it to a plain value "
         "(number, text, list, dict with text keys, or Task) before saving"
     )
+
+
+def _describe_estimator(name: str, estimator: Any) -> dict[str, Any]:
+    cls = type(estimator)
+    if _is_lightgbm(estimator):
+        plain = {key: item for key, item in estimator.get_params().items() if key not in _OPENING}
+        _check_lightgbm(plain, name)
+        return {"lightgbm": {"class": cls.__name__, "params": to_json(name, plain)}}
+    if own_class(cls.__name__) is not cls:
+        raise TypeError(
+            f"the parameter {name} is a {cls.__name__}, which is no class of tabmtl, so tabmtl.load could not rebuild "
+            "it; leave it out"
+        )
+    params = describe_params(estimator.get_params(deep=False), estimator._training_code, f"{name}.")
+    return {"estimator": {"class": cls.__name__, "params": params}}
+
+
+def _is_lightgbm(value: Any) -> bool:
+    return type(value).__module__.startswith("lightgbm.") and type(value).__name__ in _LIGHTGBM
 
 
 def from_json(value: Any) -> Any:
@@ -330,9 +347,35 @@ def from_json(value: Any) -> Any:
         params = from_json(content["params"])
         _check_lightgbm(params, "lightgbm")
         return getattr(lightgbm, content["class"])(**params)
+    if tag == "estimator":
+        cls = own_class(content["class"])
+        if not hasattr(cls, "_from_params"):
+            raise ValueError(f"a parameter is a {content['class']!r}, which is no estimator of tabmtl")
+        return cls._from_params(content["params"])
     if tag == "dict":
         return {key: from_json(item) for key, item in content.items()}
     raise ValueError(f"a parameter is tagged {tag!r}, which this release does not know")
+
+
+def describe_params(params: Mapping[str, Any], training_code: Collection[str] = (), prefix: str = "") -> dict[str, Any]:
+    """Return the hyper-parameters of an estimator as JSON, one by one, without functions that only training calls.
+
+    Parameters
+    ----------
+    params : mapping of str to object
+    training_code : collection of str, default=()
+        Names of parameters that may hold such functions.
+    prefix : str, default=""
+        Stands before the names in errors.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `to_json` does.
+    """
+    kept = {k: v for k, v in params.items() if not (k in training_code and callable(v))}
+    _check_jobs(kept)
+    return {name: to_json(f"{prefix}{name}", value) for name, value in kept.items()}
 
 
 def read_params(described: Mapping[str, Any]) -> dict[str, Any]:

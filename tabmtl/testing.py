@@ -23,7 +23,7 @@ import inspect
 import pickle
 import random
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from functools import wraps
 from pathlib import Path
@@ -36,7 +36,7 @@ import polars as pl
 import polars.selectors as cs
 from numpy.testing import assert_allclose, assert_array_equal
 from polars.testing import assert_frame_equal
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, clone
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import r2_score
 
@@ -279,6 +279,22 @@ def _reload(estimator: Any, folder: Path) -> Any:
     return load(folder, cls=None if getattr(tabmtl, cls.__name__, None) is cls else cls)
 
 
+def _files_of(folder: Path) -> dict[Path, bytes]:
+    """Return the files of a model and of its parts."""
+    return {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def _parameters_of(estimator: BaseEstimator) -> dict[str, Any]:
+    """Return hyper-parameters; of estimators among them, which equal no copy of theirs, class and parameters."""
+    return {name: _comparable(value) for name, value in estimator.get_params().items()}
+
+
+def _comparable(value: Any) -> Any:
+    if isinstance(value, BaseEstimator):
+        return type(value), _parameters_of(value)
+    return {name: _comparable(item) for name, item in value.items()} if isinstance(value, Mapping) else value
+
+
 class _EveryEstimator:
     """Promises of every estimator, and tables that it can fit."""
 
@@ -344,11 +360,11 @@ class _EveryEstimator:
 
     def check_parameters_are_kept_and_cloned(self) -> None:
         estimator = self.fresh()
-        params = estimator.get_params()
-        assert clone(estimator).get_params() == params
-        assert type(self.model)().set_params(**params).get_params() == params
+        given, params = estimator.get_params(), _parameters_of(estimator)
+        assert _parameters_of(clone(estimator)) == params
+        assert _parameters_of(type(self.model)().set_params(**given)) == params
         estimator, X, _ = self.fitted()
-        assert {name: value for name, value in estimator.get_params().items() if name in params} == params
+        assert {name: value for name, value in _parameters_of(estimator).items() if name in params} == params
         with _raises(NotFittedError, ""):
             clone(estimator).predict(X)
 
@@ -389,7 +405,7 @@ class _EveryEstimator:
             }
         for how, other in copies.items():
             assert type(other) is type(self.model), how
-            assert other.get_params() == estimator.get_params(), how
+            assert _parameters_of(other) == _parameters_of(estimator), how
             assert same(said, answers(other, X)), how
             assert other.tasks_ == estimator.tasks_, how
             assert other.score_tasks(X, y) == estimator.score_tasks(X, y), how
@@ -400,7 +416,7 @@ class _EveryEstimator:
         with TemporaryDirectory() as folder:
             first, second = Path(folder, "first"), Path(folder, "second")
             _reload(self.fitted()[0], first).save(second)
-            found = [{file.name: file.read_bytes() for file in path.iterdir()} for path in (first, second)]
+            found = [_files_of(path) for path in (first, second)]
         assert found[0] == found[1]
 
     def check_an_unfitted_estimator_says_so(self) -> None:

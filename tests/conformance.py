@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import Any
 
 import polars as pl
+from lightgbm import LGBMClassifier, LGBMRegressor
 
 import tabmtl
 import tabmtl.models
@@ -20,6 +21,14 @@ from tabmtl.testing import _FUNNEL, _EveryEstimator, answers, features, largest_
 
 __all__ = ["answers", "features", "largest_gap", "long_table", "mixed_targets", "same"]
 
+#: Of an ensemble: few trees, which learn fast.
+CANDIDATES = {
+    "alone": tabmtl.IndependentTasks(
+        classifier=LGBMClassifier(n_estimators=20, num_leaves=8),
+        regressor=LGBMRegressor(n_estimators=20, num_leaves=8, learning_rate=0.3),
+    ),
+    "together": tabmtl.SharedTrees(n_estimators=20, n_estimators_task=0, num_leaves=8),
+}
 #: Given to an estimator where it has the parameter: small and quick, with dropout and early stopping still on. On the
 #: CPU, where the bits of two runs can be compared.
 TINY: dict[str, Any] = {
@@ -41,6 +50,8 @@ TINY: dict[str, Any] = {
     "n_estimators": 20,
     "n_estimators_task": 10,
     "unknown_task": "error",
+    "candidates": CANDIDATES,
+    "n_folds": 2,
     "n_jobs": 1,
     "random_state": 0,
 }

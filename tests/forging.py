@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import random
 import re
 import shutil
 import signal
@@ -51,6 +53,13 @@ def forge_arrays(folder: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
     return forge(folder, {"arrays.safetensors": save(arrays)})
 
 
+def saved(value: int, size: int = 100, depth: int = 0) -> Saved:
+    """Contents that are whole if all of them say the same; with two parts, each with two, down to a depth."""
+    parts = {f"part{i}": (f"Part{i}", saved(value, size, depth - 1)) for i in range(2)} if depth else {}
+    arrays, texts = {"a": np.full(size, value)}, {"trees0": f"{value} " * size}
+    return Saved(facts={"value": value}, arrays=arrays, texts=texts, parts=parts)
+
+
 def through_file(value: Any) -> Any:
     """A stored dataclass as a file gives it back."""
     saved = take_apart(value)
@@ -63,6 +72,54 @@ def copy_of(folder: Path, place: Path) -> Path:
     """A fresh copy of a model at a place, whatever is there."""
     shutil.rmtree(place, ignore_errors=True)
     return Path(shutil.copytree(folder, place))
+
+
+VALUES = [
+    None,
+    True,
+    0,
+    -1,
+    1,
+    3,
+    2**31,
+    10**29,
+    1.5,
+    -0.5,
+    1e308,
+    "",
+    "x",
+    "x" * 300,
+    [],
+    {},
+    [[]],
+    [1],
+    ["a"],
+    {"a": 1},
+]
+
+
+def places_in(facts: Any) -> list[tuple[Any, Any]]:
+    """Every container of JSON with every key or index in it."""
+    items = (
+        list(facts.items()) if isinstance(facts, dict) else list(enumerate(facts)) if isinstance(facts, list) else []
+    )
+    return [(facts, key) for key, _ in items] + [place for _, item in items for place in places_in(item)]
+
+
+def damage(facts: Any, rng: random.Random) -> None:
+    """Change, drop, repeat or swap something somewhere."""
+    places = places_in(facts)
+    container, key = rng.choice(places)
+    how = rng.choice(["value"] * 6 + ["drop", "repeat", "swap"])
+    if how == "value":
+        container[key] = rng.choice(VALUES)
+    elif how == "drop":
+        del container[key]
+    elif how == "repeat" and isinstance(container, list):
+        container.insert(key, copy.deepcopy(container[key]))
+    else:
+        other, place = rng.choice(places)
+        container[key] = copy.deepcopy(other[place])
 
 
 def sized(text: str) -> str:

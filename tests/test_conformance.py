@@ -28,7 +28,9 @@ def test_promise(check):
 
 
 def test_no_estimator_is_left_out():
-    ours = {cls for cls in subclasses(MultiTaskEstimator) if cls.__module__.startswith("tabmtl.models")}
+    ours = {
+        cls for cls in subclasses(MultiTaskEstimator) if cls.__module__.startswith(("tabmtl.models", "tabmtl.ensemble"))
+    }
     assert ours == set(ESTIMATORS)
     assert {cls.__name__ for cls in ESTIMATORS} <= set(tabmtl.__all__)
     assert len(ESTIMATORS) >= 9

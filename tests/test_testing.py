@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 from conformance import tiny
+from parted import Team
 from torch import Tensor
 
 from tabmtl.estimators.network import VectorEstimator
 from tabmtl.models.shared_bottom import SharedBottom, SharedBottomNetwork
-from tabmtl.testing import check_multitask_estimator, multitask_checks
+from tabmtl.testing import _parameters_of, check_multitask_estimator, multitask_checks
 
 
 class MeanOfBatchNetwork(SharedBottomNetwork):
@@ -79,6 +80,23 @@ def test_a_broken_promise_is_named(cls, name, message):
     promise = name.removeprefix("check_").replace("_", " ")
     with pytest.raises(AssertionError, match=f"(?s){cls.__name__} fails {name}; promised is: {promise}.*{message}"):
         check()
+
+
+PARAMETERS = "check_parameters_are_kept_and_cloned"
+FILES = ("check_copies_and_files_give_the_same_bits", "check_a_second_generation_file_holds_the_same_bytes")
+
+
+@pytest.mark.parametrize("name", [PARAMETERS, *FILES])
+def test_estimators_among_the_parameters_are_compared_by_class_and_parameters(name):
+    checks = {check.__name__: check for check in multitask_checks(Team(candidates={"net": tiny(SharedBottom)}))}
+    checks[name]()
+
+
+def test_another_estimator_among_the_parameters_is_noticed():
+    found = [_parameters_of(Team(candidates={"net": net})) for net in (tiny(SharedBottom), tiny(MeanOfBatch))]
+    assert found[0] != found[1]
+    assert found[0] == _parameters_of(Team(candidates={"net": tiny(SharedBottom)}))
+    assert found[0] != _parameters_of(Team(candidates={"net": tiny(SharedBottom, epochs=9)}))
 
 
 def test_the_first_failure_ends_all_checks():

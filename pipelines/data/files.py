@@ -42,7 +42,7 @@ class RowSource:
     split_column : str, optional
         Column that holds train, val or test; default a random split.
     group_column : str, optional
-        Column of groups that the random split keeps whole.
+        Column of groups that the random split keeps whole; a feature too, unless --drop names it.
     val_share : float
         Share of a file's rows, or of the train sessions, for early stopping.
     test_share : float

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, get_args
@@ -249,6 +249,7 @@ def open_table(source: DataSource, *, whole: bool = False) -> TableRows:
     is_set = source.data in NAMES
     frame, tasks, task_column = (_read_set if is_set else _read_table)(source)
     split_column = "split" if is_set else source.split_column
+    _check_roles(source, tasks, task_column)
     frame = _with_categories(frame, source)
     unused = [*tasks, *files.known(frame, source.drop, "--drop"), *files.known(frame, [split_column], "--split-column")]
     X, y = frame.drop(unused), frame.select(list(tasks))
@@ -316,6 +317,15 @@ def _kinds(texts: list[str], columns: Sequence[str]) -> dict[str, Kind | None]:
     return found
 
 
+def _check_roles(source: DataSource, targets: Iterable[str], task_column: str | None) -> None:
+    """Raise a ValueError if a column to drop, or that of groups, has another role."""
+    roles = dict.fromkeys(targets, "a target") | ({task_column: "the task column"} if task_column else {})
+    asked = [*(("--drop", name) for name in source.drop), ("--group-column", source.group_column)]
+    for option, name in asked:
+        if name in roles:
+            raise ValueError(f"{option} names {name!r}, which is {roles[name]}: leave one of the two out")
+
+
 def _with_categories(frame: pl.DataFrame, source: DataSource) -> pl.DataFrame:
     """Return the frame with its categorical columns as text."""
     chosen = frame.select(files.known(frame, source.categorical, "--categorical"))
@@ -347,12 +357,20 @@ def _drawn_split(X: pl.DataFrame, y: Any, facts: Mapping[str, Any], source: Data
     frame = pl.DataFrame({"": np.arange(len(X)), **({long: X[long]} if long else {})})
     coder = TableCoder.fit(frame, y, None, **facts, force=None, categorical="from_dtype", encoding=_PLAIN)
     batch, tasks = coder.read(frame, y), coder.labels.tasks
+    shares = {"test": source.test_share, "val": source.val_share}
     if source.group_column:
-        batch = replace(batch, group=number_groups(read_groups(source.group_column, X, len(X))))
+        group = number_groups(read_groups(source.group_column, X, len(X)))
+        n_parts = 1 + sum(share > 0 for share in shares.values())
+        if group.max() + 1 < n_parts:
+            raise ValueError(
+                f"--group-column {source.group_column}: expected a group for each of {n_parts} parts, got "
+                f"{group.max() + 1}: name a column with smaller groups, or give the split by --split-column"
+            )
+        batch = replace(batch, group=group)
     rng = np.random.default_rng(source.split_seed)
     parts = {"train": np.arange(len(X))}
     left = 1.0
-    for part, share in {"test": source.test_share, "val": source.val_share}.items():
+    for part, share in shares.items():
         if share:
             rows = parts["train"]
             own = batch.rows(rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -15,7 +15,7 @@ import polars.selectors as cs
 
 from tabmtl.encode.numeric import LeanPickle, NumericScaler, NumericTransform, bin_edges, number_of
 from tabmtl.forks import has_pool
-from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN, Columns
+from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN, Columns, warn_user
 from tabmtl.storage.stored import Stored
 
 MOST_ROWS = 4
@@ -70,6 +70,9 @@ def _is_whole(dtype: pl.DataType) -> bool:
 _SAMPLE_ROWS = 200_000  # rows for quantiles, at most
 _SLICE_ROWS = 65_536  # rows read at a time: bounds the memory beside the result
 _CHUNK_ROWS = 2_048  # rows scaled at a time: the block stays in the processor's cache
+
+# text with more levels, at most this share of them no numbers, is taken for numbers that were read as text
+_MOST_PLAIN_LEVELS, _MOST_OTHERS = 20, 0.1
 
 Reading = tuple[list[pl.Expr], list[pl.Expr], SingleRows | None]
 
@@ -158,10 +161,16 @@ class FeatureCoder(LeanPickle):
         sample, has_missing = _survey(frame, [number_of(name, schema[name]) for name in numeric], numeric)
         scaler = NumericScaler.fit(sample, transform)
         scaler.apply(sample)
+        counts = count_levels(frame.lazy(), schema, categories)
+        if categorical == "from_dtype":
+            _warn_of_numbers({name: table for name, table in counts.items() if schema[name] == pl.String})
         columns = Columns(
             numeric=numeric,
             categorical=categories,
-            levels=find_levels(frame.lazy(), schema, categories, min_frequency),
+            levels=tuple(
+                tuple(table.filter(pl.col("count") >= min_frequency)["level"].drop_nulls().sort().to_list())
+                for table in counts.values()
+            ),
             has_missing=has_missing,
             bins=bin_edges(sample),
         )
@@ -272,7 +281,7 @@ def _roles(
         if dtype.is_temporal():
             raise TypeError(
                 f"column {name!r} holds dates or times ({dtype}); derive numbers from it, such as "
-                f"pl.col({name!r}).dt.weekday() or .dt.epoch('d'), or drop it"
+                f"pl.col({name!r}).dt.weekday() or .dt.epoch('d'), or name it in drop"
             )
         if not _is_feature(dtype):
             raise TypeError(
@@ -351,20 +360,33 @@ def text_of(name: str, dtype: pl.DataType) -> pl.Expr:
     return pl.when(column.is_nan()).then(None).when(whole).then(digits).otherwise(column.cast(pl.String)).alias(name)
 
 
-def find_levels(
-    lazy: pl.LazyFrame, schema: pl.Schema, names: Sequence[str], min_frequency: int
-) -> tuple[tuple[str, ...], ...]:
-    """Find the levels of every column that occur often enough, sorted by code point."""
+def count_levels(lazy: pl.LazyFrame, schema: pl.Schema, names: Sequence[str]) -> dict[str, pl.DataFrame]:
+    """Count the rows of every level of some columns: a table with ``level`` and ``count`` for each."""
     # one small aggregation per column streams; counting all columns in one select would hold them in memory
-    counts = pl.collect_all(
+    tables = pl.collect_all(
         [
             lazy.select(text_of(name, schema[name]).alias("level")).group_by("level").agg(pl.len().alias("count"))
             for name in names
         ]
     )
-    return tuple(
-        tuple(table.filter(pl.col("count") >= min_frequency)["level"].drop_nulls().sort().to_list()) for table in counts
-    )
+    return dict(zip(names, tables, strict=True))
+
+
+def _warn_of_numbers(counts: Mapping[str, pl.DataFrame]) -> None:
+    """Warn of columns of text whose many levels are nearly all numbers, some of them fractions."""
+    for name, table in counts.items():
+        levels = table["level"].drop_nulls().sort()
+        numbers = levels.cast(pl.Float64, strict=False)
+        others = levels.filter(numbers.is_null())
+        is_text = len(levels) <= _MOST_PLAIN_LEVELS or len(others) > _MOST_OTHERS * len(levels)
+        if is_text or (numbers == numbers.round()).all():
+            continue
+        beside = f", except {others[0]!r} and the like" if len(others) else ""
+        warn_user(
+            f"column {name!r} is text, so each of its {len(levels)} values is a category, yet they are "
+            f"numbers{beside}; cast it: pl.col({name!r}).cast(pl.Float64, strict=False), or list it in "
+            "categorical_features"
+        )
 
 
 def code_of(name: str, dtype: pl.DataType, levels: pl.Enum) -> pl.Expr:

@@ -314,7 +314,9 @@ def read_groups(groups: Any, X: Any, n: int, *, source: str = "X") -> list[Any]:
         array = np.asarray(groups)
         values, shape = array.tolist(), array.shape
     if shape != (n,):
-        raise ValueError(f"{name} must hold one value per row, shape {(n,)!r}, got shape {shape!r}")
+        is_name = shape == (1,) and isinstance(values[0], str)
+        cure = f"; to name a column of X, give its name alone: groups={values[0]!r}" if is_name else ""
+        raise ValueError(f"{name} must hold one value per row, shape {(n,)!r}, got shape {shape!r}{cure}")
     try:
         distinct = set(values)
     except TypeError as error:
@@ -371,6 +373,8 @@ def without_columns(X: Any, names: Sequence[str], *, strict: bool = False) -> An
         raise ValueError(
             f"drop names columns that X does not have: {unknown}{near(unknown[0], labels)}; X has {[*labels]}"
         )
+    if strict and labels and set(labels) <= set(names):
+        raise ValueError(f"drop names all columns of X, {[*labels]}; leave at least one feature")
     present = [labels[name] for name in names if name in labels] if labels else []
     return nw.from_native(X).drop(present).to_native() if present else X
 

@@ -61,7 +61,7 @@ def fit_task(series: pl.Series, declared: Task | None, force: str | None, is_cat
     declared : Task or None
         Overrides the inference from labels.
     force : {"classification", "regression"} or None
-        Kind of a task that is not declared.
+        Sort of all tasks that the estimator takes; None takes both.
     is_category : bool
         Whether the labels are classes even if they are numbers.
 
@@ -83,7 +83,17 @@ def fit_task(series: pl.Series, declared: Task | None, force: str | None, is_cat
     if present.dtype.is_float() and present.is_infinite().any():
         raise ValueError(f"task {name!r}: a label is infinite; replace it by null or a finite number")
     if declared is not None:
+        if force and declared.is_classification != (force == "classification"):
+            raise ValueError(
+                f"task {name!r} is declared {declared.kind!r}, but this estimator is for {force} alone; use the mixed "
+                "estimator, whose name has no Classifier or Regressor at its end, or declare another kind"
+            )
         return _with_classes(declared, present)
+    if force == "regression" and is_text(present) and present.dtype != pl.Boolean:
+        raise ValueError(
+            f"task {name!r} holds text ({present.dtype}), and a regressor expects numbers; cast it to numbers, or "
+            "use a classifier or the mixed estimator"
+        )
     if force == "regression" or (force is None and not is_category and _is_regression(name, present)):
         return _with_classes(Task(name=name, kind="regression"), present)
     if not is_category and force and present.dtype.is_float() and not (present == present.round()).all():

@@ -1,5 +1,13 @@
-"""Models that are made of others, and one network that answers for them."""
+"""Models made of others: an ensemble that finds out which to trust for each task, and a network distilled from it."""
 
+from tabmtl.ensemble.candidates import default_candidates
 from tabmtl.ensemble.distill import distill
+from tabmtl.ensemble.estimator import MultiTaskEnsemble, MultiTaskEnsembleClassifier, MultiTaskEnsembleRegressor
 
-__all__ = ["distill"]
+__all__ = [
+    "MultiTaskEnsemble",
+    "MultiTaskEnsembleClassifier",
+    "MultiTaskEnsembleRegressor",
+    "default_candidates",
+    "distill",
+]

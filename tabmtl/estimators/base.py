@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.estimators.docstrings import complete_docstring
-from tabmtl.params import check_fields, near, read_params, to_json
+from tabmtl.params import check_fields, describe_params, near, read_params
 from tabmtl.storage.persist import write_folder
 from tabmtl.storage.stored import Saved, put_together, take_apart
 
@@ -83,28 +83,41 @@ class SavableEstimator(BaseEstimator):
         Raises
         ------
         TypeError
-            If a parameter cannot be written without pickle.
+            If a parameter cannot be written without pickle, or a part of the model is of a class of your own.
         ValueError
             If the model holds a value that `tabmtl.load` would refuse, such as a weight that is NaN.
         OSError
             If the folder cannot be written or the disk is full. Its former content stays.
         """
         check_is_fitted(self)
+        saved = self._saved()
+        self._read_state(saved)  # a model that load would refuse must not replace another
+        write_folder(path, type(self).__name__, saved)
+
+    def _saved(self) -> Saved:
+        """Return what a file keeps of a fitted estimator, by itself or as a part of another one."""
         saved = take_apart(self._state())
-        put_together(self._stored, saved)  # a model that load would refuse must not replace another
-        kept = {k: v for k, v in self._fitted_params.items() if not (k in self._training_code and callable(v))}
-        params = {name: to_json(name, value) for name, value in kept.items()}
-        write_folder(path, type(self).__name__, replace(saved, facts=saved.facts | {"params": params}))
+        params = describe_params(self._fitted_params, self._training_code)
+        return replace(saved, facts=saved.facts | {"params": params})
 
     @classmethod
     def _from_saved(cls, saved: Saved) -> Self:
-        facts = dict(saved.facts)
-        params = read_params(facts.pop("params"))
+        estimator = cls._from_params(saved.facts["params"])
+        estimator._restore(cls._read_state(saved))
+        return estimator
+
+    @classmethod
+    def _from_params(cls, described: Mapping[str, Any]) -> Self:
+        """Return an unfitted estimator with the parameters that a file describes."""
+        params = read_params(described)
         # parameters left out were code, which the check of the others may look at
         cls(**params, **{name: _left_out for name in cls._training_code if name not in params})._check_params()
-        estimator = cls(**params)
-        estimator._restore(put_together(cls._stored, replace(saved, facts=facts)))
-        return estimator
+        return cls(**params)
+
+    @classmethod
+    def _read_state(cls, saved: Saved) -> Any:
+        facts = {name: fact for name, fact in saved.facts.items() if name != "params"}
+        return put_together(cls._stored, replace(saved, facts=facts))
 
     def _check_params(self) -> None:
         """Raise an error for a bad hyper-parameter; a subclass adds the rules that join several."""

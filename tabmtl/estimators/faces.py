@@ -11,7 +11,13 @@ from tabmtl.metrics.scores import mean_score
 
 
 class ClassifierFace(ClassifierMixin):
-    """Face for classification tasks only; scikit-learn sees a classifier."""
+    """Face for classification tasks only; scikit-learn sees a classifier.
+
+    Attributes
+    ----------
+    classes_ : ndarray, or list of ndarray
+        Classes of a flat target, or those of each task.
+    """
 
     _target_kind: ClassVar[TargetKind] = "classification"
 

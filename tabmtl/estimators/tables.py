@@ -72,6 +72,15 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         ``categorical_features`` count without them.
     random_state : int, RandomState or None, default=None
         Random seed; the global generators stay untouched.
+
+    Attributes
+    ----------
+    tasks_ : tuple of Task
+        The tasks in the order of y, or of their names in the long layout: with kind, classes, score and weight.
+    n_features_in_ : int
+        Number of the columns of X, with the task column and without those in ``drop``.
+    feature_names_in_ : ndarray of str
+        Their names, if X is a frame.
     """
 
     tasks: DeclaredTasks = None

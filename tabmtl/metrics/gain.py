@@ -78,6 +78,8 @@ def multitask_gain(scores: Mapping[str, float | None], reference: Mapping[str, f
     ------
     ValueError
         If the two do not hold the same tasks.
+    TypeError
+        If one of them is no mapping, such as the mean that ``score`` returns.
 
     Examples
     --------
@@ -87,6 +89,9 @@ def multitask_gain(scores: Mapping[str, float | None], reference: Mapping[str, f
     delay  0.3800     0.4000   -5.00     -0.0200
     Δm = -1.25 % over 2 of 2 tasks
     """
+    for name, given in (("scores", scores), ("reference", reference)):
+        if not isinstance(given, Mapping):
+            raise TypeError(f"{name} must map tasks to their scores, as score_tasks(X, y) gives them, got {given!r}")
     if scores.keys() != reference.keys():
         raise ValueError(
             "expected the same tasks in scores and reference, got "

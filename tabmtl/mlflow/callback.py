@@ -272,6 +272,8 @@ def _fit_name(name: str) -> str:
 
 def _text_of(value: Any) -> str:
     """Return a parameter as text; of an estimator or a function, its name."""
+    if isinstance(value, Mapping) and any(hasattr(item, "get_params") for item in value.values()):
+        return ", ".join(f"{name}: {_text_of(item)}" for name, item in value.items())
     if hasattr(value, "get_params") or callable(value):
         return getattr(value, "__name__", type(value).__name__)
     return str(value)

@@ -23,7 +23,8 @@ from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.mlflow.serving import SessionModel, TableModel, probability_names
 from tabmtl.mlflow.signature import pandas_view, signature_of
 from tabmtl.sessions.recommender import Recommender
-from tabmtl.storage.persist import ModelFileError, load, own_class
+from tabmtl.storage.persist import ModelFileError, load
+from tabmtl.storage.stored import own_class
 
 if TYPE_CHECKING:
     from mlflow.models.model import ModelInfo

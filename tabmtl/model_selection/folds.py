@@ -17,7 +17,7 @@ from sklearn.utils import check_array, check_consistent_length
 from sklearn.utils.metadata_routing import UNUSED
 
 from tabmtl.encode.labels import DeclaredTasks, LabelCoder
-from tabmtl.encode.read import read_features
+from tabmtl.encode.read import read_features, read_groups
 from tabmtl.metrics.scores import mean_score
 from tabmtl.model_selection.stratify import ATTEMPTS, Strata, deal_groups, deal_rows, train_valid_split
 from tabmtl.schema import TabmtlWarning, Task
@@ -94,11 +94,11 @@ class MultiTaskKFold(BaseCrossValidator):
         Parameters
         ----------
         X : frame or array of n rows
-            Only its number of rows counts and, in the long layout, the task column.
+            Only its number of rows counts, the task column of the long layout, and a column that ``groups`` names.
         y : frame (n, T), series (n,) or array of shape (n,) or (n, T)
             The targets; null and NaN are unlabelled.
-        groups : array-like of shape (n,), optional
-            Group of each row; rows of one group stay together.
+        groups : array-like of shape (n,) or str, optional
+            Group of each row, or the name of a column of X that holds it; rows of one group stay together.
 
         Yields
         ------
@@ -117,11 +117,13 @@ class MultiTaskKFold(BaseCrossValidator):
         """
         if y is None:
             raise ValueError("MultiTaskKFold needs the targets to spread them over the folds: split(X, y), got y=None")
-        check_consistent_length(X, y, groups)
+        check_consistent_length(X, y, None if isinstance(groups, str) else groups)
         levels, task = (None, None) if self.task_column is None else _read_task(X, self.task_column)
         coder = LabelCoder.fit(y, tasks=self.tasks, task_levels=levels)
         strata = Strata.of(coder.encode(y)[0], coder.tasks, task)
         group = None
+        if isinstance(groups, str):
+            groups = read_groups(groups, X, len(y))
         if groups is not None:
             groups = check_array(groups, input_name="groups", ensure_2d=False, dtype=None)
             group = np.unique(groups, return_inverse=True)[1]

@@ -209,7 +209,8 @@ def train_valid_split(
     Raises
     ------
     ValueError
-        If there is only one row or one group, or the fraction is not between 0 and 1.
+        If there is only one row or one group, no task or class has labels in two groups, or the fraction is not
+        between 0 and 1.
 
     Examples
     --------
@@ -261,6 +262,11 @@ def _deal_bundles(strata: Strata, group: np.ndarray, shares: np.ndarray, rng: np
     A bundle takes its groups evenly from all of them in the order of their strata, so it resembles the table.
     """
     attainable = strata.spread(group) >= len(shares)
+    if not attainable[:-1].any() and (strata.spread(None)[:-1] > 1).any():
+        raise ValueError(
+            "no task or class has labels in two groups, so no rows set aside for early stopping could judge what is "
+            "learned; give smaller groups, or X_val and y_val, or set early_stopping=False"
+        )
     counts = _count_groups(strata, group)
     keys = np.random.default_rng(0).integers(2**63, size=counts.shape[1])  # hash keys, not choices
     for _ in range(ATTEMPTS):

@@ -273,13 +273,16 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
     ----------
     classifier, regressor : estimator, optional
         Cloned for every classification and regression task. A LightGBM estimator is trained like the default, with
-        its own parameters, ``class_weight`` and ``random_state`` among them.
+        its own parameters, ``class_weight`` and ``random_state`` among them. Others get the ``groups`` of fit if they
+        take them. With faces of a multi-task model, such as ``SharedTreesClassifier()`` and
+        ``SharedTreesRegressor()``, this is the control that learns every task without the others.
     tune : int in 0 to 4, default=0
         Choose the parameters among the first ``tune`` of four configurations: "small" has 8 leaves, "mid" 16 leaves of
         at least 50 rows and a strong penalty, "default" the estimator's own parameters, "big" 63 leaves; all but
         "default" draw 80 % of the rows for every tree, and 40 or 50 % of the columns. What a configuration does not
         name is the estimator's own parameter. All tasks get the configuration with the highest mean of
-        ``configuration_scores_``. 0 takes the estimator's own parameters.
+        ``configuration_scores_``. 0 takes the estimator's own parameters. Tasks with fewer than 200 labels choose
+        their trees otherwise, see ``early_stopping``.
     early_stopping : bool, default=True
         Stop LightGBM where a task's validation score (ROC AUC, log loss for many classes, RMSE) has not improved
         for ``patience`` trees. Without labels of the task in y_val, ``validation_fraction`` of its rows is set aside
@@ -293,11 +296,10 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
 
     Attributes
     ----------
-    tasks_ : tuple of Task
     estimators_ : dict of str to estimator
         The fitted model of every task: a LightGBM Booster, or a scikit-learn estimator.
     configuration_ : str
-        Name of the configuration that was taken; "default" without ``tune``.
+        Name of the configuration that was taken; "default" without ``tune``, and the first one where no task is judged.
     configuration_scores_ : polars.DataFrame
         A row per task, and a column per configuration that was tried: the score of the task's validation labels by its
         own metric, higher is better. Null where they do not judge the task, as with fewer than 200 labels.
@@ -409,12 +411,14 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
     def _fit_foreign(self, task: Task, X: Any, rows: Batch, seed: int) -> BaseEstimator:
         base = self._base(task)
         y = np.array(task.classes)[rows.y.astype(np.int64)] if task.is_classification else rows.y
-        weight = {} if rows.weight is None else {"sample_weight": rows.weight}
-        if weight and not has_fit_parameter(base, "sample_weight"):
+        options = {} if rows.weight is None else {"sample_weight": rows.weight}
+        if options and not has_fit_parameter(base, "sample_weight"):
             raise ValueError(f"task {task.name!r}: {type(base).__name__}.fit takes no sample_weight; leave it out")
+        if rows.group is not None and has_fit_parameter(base, "groups"):
+            options["groups"] = rows.group
         model = clone(base)
         unset = [name for name, value in model.get_params().items() if value is None and name.endswith("random_state")]
-        return model.set_params(**dict.fromkeys(unset, seed)).fit(X, y, **weight)
+        return model.set_params(**dict.fromkeys(unset, seed)).fit(X, y, **options)
 
     def _foreign_rows(self, X: Any, rows: np.ndarray) -> Any:
         """Take rows of X in its own container, without the task column."""

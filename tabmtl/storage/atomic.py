@@ -7,19 +7,23 @@ import re
 import secrets
 import stat
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
-from errno import EDQUOT, ENOSPC
-from pathlib import Path
+from errno import EDQUOT, EEXIST, ENOSPC
+from pathlib import Path, PurePosixPath
 
 if sys.platform != "win32":
     import fcntl
 
-# a part of a model with its checksum, and the manifest, while `write_file` writes them too
+MANIFEST = "manifest.json"
+MOST_DEPTH = 4  #: of parts inside parts
+
+# a file of a model with its checksum, and the manifest, while `write_file` writes them too
 _SUM = r"[0-9a-f]{16}"
 _STORED = re.compile(
     rf"\.?(model-{_SUM}\.json|arrays-{_SUM}\.safetensors|trees\d+-{_SUM}\.txt)(\.\d+)?|\.manifest\.json\.\d+"
 )
+_PART = re.compile(rf"part\d+-{_SUM}")
 
 
 def write_file(file: Path, content: bytes) -> None:
@@ -44,8 +48,7 @@ def read_file(file: Path, most: int | None = None, size: int | None = None) -> b
     ----------
     file : Path
     most : int, optional
-        Bytes that it may have; by default a quarter of the machine's memory, because arrays and trees take four times
-        their size while they are read.
+        Bytes that it may have; by default `most_bytes`.
     size : int, optional
         Bytes that it must have.
 
@@ -58,7 +61,7 @@ def read_file(file: Path, most: int | None = None, size: int | None = None) -> b
     status = file.lstat()
     if not stat.S_ISREG(status.st_mode):
         raise ValueError(f"{file.name} is a link or no file at all, and could lead anywhere; put a copy in its place")
-    most = _memory() // 4 if most is None else most
+    most = most_bytes() if most is None else most
     if status.st_size > most:
         raise ValueError(f"{file.name} has {status.st_size} bytes, which is more than the {most} that can be read")
     if size is not None and status.st_size != size:
@@ -66,22 +69,77 @@ def read_file(file: Path, most: int | None = None, size: int | None = None) -> b
     return file.read_bytes()
 
 
-def is_part(file: str) -> bool:
+def most_bytes() -> int:
+    """Return a quarter of the machine's memory: arrays and trees take four times their size while they are read."""
+    return _memory() // 4
+
+
+def is_stored_file(file: str) -> bool:
     """Return whether a save gives a file this name.
 
     Examples
     --------
-    >>> is_part("trees0-0123456789abcdef.txt"), is_part("notes-0123456789abcdef.txt"), is_part("model.json")
-    (True, False, False)
+    >>> is_stored_file("trees0-0123456789abcdef.txt"), is_stored_file("model.json")
+    (True, False)
     """
     return _STORED.fullmatch(file) is not None
 
 
-def remove_files(folder: Path, names: Iterable[str]) -> None:
-    """Remove files of a folder; missing ones are skipped."""
-    for name in names:
+def is_part_folder(folder: str) -> bool:
+    """Return whether a save gives the folder of a part, which is a model in a model, this name."""
+    return _PART.fullmatch(folder) is not None
+
+
+def is_real_folder(path: Path) -> bool:
+    """Return whether a folder is there, and no link to one."""
+    return path.is_dir() and not path.is_symlink()
+
+
+def walk(folder: Path, depth: int = MOST_DEPTH, prefix: str = "") -> Iterator[tuple[str, bool]]:
+    """Yield what lies in the folder of a model and in those of its parts, which come after their files.
+
+    Yields
+    ------
+    name : str
+        Path in the folder, with slashes.
+    is_ours : bool
+        Whether a save gives a file or folder there this name; the manifest of the outer folder is left to the caller.
+    """
+    try:
+        entries = list(folder.iterdir())
+    except FileNotFoundError:  # another process has removed it
+        return
+    for entry in entries:
+        name = prefix + entry.name
+        if depth and is_part_folder(entry.name) and is_real_folder(entry):
+            yield from walk(entry, depth - 1, f"{name}/")
+            yield name, True
+        else:
+            yield name, is_stored_file(entry.name) or (prefix != "" and entry.name == MANIFEST)
+
+
+def make_folders(folder: Path, file: str) -> None:
+    """Make the folders around a file of a folder.
+
+    Raises
+    ------
+    OSError
+        If a link or a file lies in wait there.
+    """
+    for name in reversed(PurePosixPath(file).parents[:-1]):
+        place = folder / name
+        place.mkdir(exist_ok=True)
+        if place.is_symlink():
+            raise OSError(EEXIST, f"{name} is a link", str(place))
+
+
+def remove_files(folder: Path, names: Collection[str]) -> None:
+    """Remove files of a folder, and folders in it that are empty then; missing ones are skipped."""
+    inner = {str(place) for name in names for place in PurePosixPath(name).parents[:-1]}
+    for name in sorted({*names, *inner}, reverse=True):  # a folder comes after its files
         with suppress(OSError):  # a reader may hold it; the next save removes it
-            (folder / name).unlink(missing_ok=True)
+            place = folder / name
+            place.rmdir() if is_real_folder(place) else place.unlink(missing_ok=True)
 
 
 def stamp(file: Path) -> tuple[int, ...] | None:

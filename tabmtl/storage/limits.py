@@ -7,7 +7,7 @@ a kilobyte could ask for terabytes, or for layers without end.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from math import inf, prod
 from typing import Any
@@ -16,19 +16,19 @@ import numpy as np
 
 # bytes for masks and the like, and bytes of leftovers from building for every byte of weights
 _SPARE, _TIMES = 2**30, 8
-_FIRST_STEPS, _STEPS = 2_000, 50  # operations of torch, in all and for every array of weights
+_FIRST_STEPS, _STEPS = 2_000, 50  # operations of torch, for every model and for every array of weights
 _SMALL = 2**16  # values that need no planning: the operations are counted
 
 
-def bounded(arrays: Mapping[str, np.ndarray], *, is_own: bool) -> AbstractContextManager[Any]:
-    """Return a context that limits torch to the memory and the steps that a network with these weights needs.
+def bounded(arrays: Sequence[Mapping[str, np.ndarray]], *, is_own: bool) -> AbstractContextManager[Any]:
+    """Return a context that limits torch to the memory and the steps that networks with these weights need.
 
     Parameters
     ----------
-    arrays : mapping of str to ndarray
-        With the weights.
+    arrays : sequence of mappings of str to ndarray
+        With the weights: the arrays of the model, and those of every part in it.
     is_own : bool
-        Whether the network is one of this package. Another may take all the steps that its code wants.
+        Whether the model is one of this package. Another may take all the steps that its code wants.
 
     Raises
     ------
@@ -37,8 +37,8 @@ def bounded(arrays: Mapping[str, np.ndarray], *, is_own: bool) -> AbstractContex
     """
     if "torch" not in sys.modules:  # then there is no network either
         return nullcontext()
-    n_bytes = _SPARE + _TIMES * sum(array.nbytes for array in arrays.values())
-    n_steps = _FIRST_STEPS + _STEPS * len(arrays) if is_own else inf
+    n_bytes = _SPARE + _TIMES * sum(array.nbytes for own in arrays for array in own.values())
+    n_steps = sum(_FIRST_STEPS + _STEPS * len(own) for own in arrays) if is_own else inf
     return _limit(n_bytes, n_steps)
 
 

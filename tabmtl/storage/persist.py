@@ -8,7 +8,6 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,31 @@ import numpy as np
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
-from tabmtl.storage.atomic import failed_save, is_part, locked, read_file, remove_files, stamp, sync_folder, write_file
+from tabmtl.storage.atomic import (
+    MANIFEST,
+    MOST_DEPTH,
+    failed_save,
+    is_part_folder,
+    is_real_folder,
+    is_stored_file,
+    locked,
+    make_folders,
+    most_bytes,
+    read_file,
+    remove_files,
+    stamp,
+    sync_folder,
+    walk,
+    write_file,
+)
 from tabmtl.storage.limits import bounded
-from tabmtl.storage.stored import Saved
+from tabmtl.storage.stored import Saved, own_class
 
 FORMAT = 1
-_MANIFEST = "manifest.json"
-_MOST_JSON = 128 * 2**20  # bytes; read, they take up to twenty times the memory
-_ENTRY = ("file", "bytes", "sha256")  # entries of a file in the manifest
+_MOST_JSON = 128 * 2**20  # bytes
+_JSON_TIMES = 5  # as much memory as arrays and trees of its size; read, it takes up to twenty times its size
+_ENTRY = ("file", "bytes", "sha256")  # of a file in the manifest
+_PART_ENTRY = ("folder", "sha256")  # of a part; the checksum is that of its manifest
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _NAMES = re.compile(r"model\.json|arrays\.safetensors|trees\d+\.txt")
 
@@ -37,7 +53,8 @@ def write_folder(path: str | Path, class_name: str, saved: Saved) -> None:
     """Write a model's folder so that a reader sees the old model or the new one, never a mixture.
 
     New files carry their checksum in their name and stand beside the old ones; the manifest that names them is replaced
-    last, and then the files of earlier models are removed, also those of a killed save. Processes that save here at
+    last, and then the files of earlier models are removed, also those of a killed save. An estimator that is a part of
+    the model has a whole folder of its own in this one, which `load` reads by itself too. Processes that save here at
     once take turns, and the last model stays. (Windows and some network file systems have no such locks: there, let one
     process at a time write.)
 
@@ -59,23 +76,17 @@ def write_folder(path: str | Path, class_name: str, saved: Saved) -> None:
     """
     folder = Path(path)
     check_ours(folder)
-    contents = {
-        "model.json": json.dumps(saved.facts, allow_nan=False, ensure_ascii=False).encode(),
-        "arrays.safetensors": save_arrays({k: np.ascontiguousarray(v) for k, v in saved.arrays.items()}),
-        **{f"{name}.txt": text.encode() for name, text in saved.texts.items()},
-    }
-    if len(contents["model.json"]) > _MOST_JSON:
-        raise ValueError(f"{folder}: there are more than {_MOST_JSON} bytes of names; use whole numbers for names")
+    files = _lay_out(class_name, saved)
     is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder):
-            _write_locked(folder, class_name, contents)
+            _write_locked(folder, files)
     except OSError as error:
         if is_new:
             with suppress(OSError):
                 folder.rmdir()
-        raise failed_save(error, folder, sum(map(len, contents.values()))) from error
+        raise failed_save(error, folder, sum(map(len, files.values()))) from error
 
 
 def read_folder(path: str | Path) -> tuple[str, Saved]:
@@ -93,20 +104,14 @@ def read_folder(path: str | Path) -> tuple[str, Saved]:
     """
     folder = _named(path)
     while True:
-        before = stamp(folder / _MANIFEST)
-        manifest = _read_manifest(folder)
+        before = stamp(folder / MANIFEST)
         try:
-            contents = _read_files(folder, manifest)
-            break
+            manifest = _read_manifest(folder)
+            return _Reading().read(folder, manifest)
         except ModelFileError:
             # a save that ended meanwhile has removed the files of the manifest before it
-            if stamp(folder / _MANIFEST) == before:
+            if stamp(folder / MANIFEST) == before:
                 raise
-    with _as_file_error(f"{folder} is no tabmtl model"):
-        facts = _parse(contents.pop("model.json"))
-        arrays = load_arrays(contents.pop("arrays.safetensors"))
-        texts = {name.removesuffix(".txt"): content.decode() for name, content in contents.items()}
-        return manifest["class"], Saved(facts=facts, arrays=arrays, texts=texts)
 
 
 def load(path: str | Path, cls: type | None = None) -> Any:
@@ -150,14 +155,8 @@ def load(path: str | Path, cls: type | None = None) -> Any:
         raise ModelFileError(f"{path} holds a {class_name}, but cls is {cls.__name__}")
     what = f"{path} does not describe a {class_name} of this release: it was edited, or written by another release"
     what += "" if cls is own else " or another version of the class"
-    with _as_file_error(f"{what}; save it again"), bounded(saved.arrays, is_own=cls is own):
+    with _as_file_error(f"{what}; save it again"), bounded(saved.all_arrays(), is_own=cls is own):
         return cls._from_saved(saved)
-
-
-def own_class(name: str) -> Any:
-    """Return the class that the package exports under a name; None if there is none."""
-    homes = [import_module(home) for home in ("tabmtl", "tabmtl.sessions")]
-    return next((getattr(home, name) for home in homes if name in home.__all__), None)
 
 
 @contextmanager
@@ -172,6 +171,104 @@ def _as_file_error(what: str) -> Iterator[None]:
         raise ModelFileError(f"{what}: {type(error).__name__}({error})") from error
 
 
+def _lay_out(class_name: str, saved: Saved, depth: int = MOST_DEPTH) -> dict[str, bytes]:
+    """Return the files of a model by their paths in its folder, those of its parts first and its manifest last."""
+    if depth < 0:
+        raise ValueError(f"more than {MOST_DEPTH} models lie inside each other, which tabmtl.load refuses")
+    laid_out: dict[str, bytes] = {}
+    files, parts = {}, {}
+    for name, (own, part) in saved.parts.items():
+        inner = _lay_out(own, part, depth - 1)
+        checksum = json.loads(inner[MANIFEST])["sha256"]
+        folder = f"{name}-{checksum[:16]}"
+        parts[name] = dict(zip(_PART_ENTRY, (folder, checksum), strict=True))
+        laid_out |= {f"{folder}/{file}": content for file, content in inner.items()}
+    for name, content in _contents_of(saved).items():
+        checksum = hashlib.sha256(content).hexdigest()
+        stored = f"{Path(name).stem}-{checksum[:16]}{Path(name).suffix}"
+        files[name] = dict(zip(_ENTRY, (stored, len(content), checksum), strict=True))
+        laid_out[stored] = content
+    manifest = {"format": FORMAT, "tabmtl": version("tabmtl"), "class": class_name, "files": files}
+    manifest |= {"parts": parts} if parts else {}
+    manifest["sha256"] = _checksum(manifest)
+    return laid_out | {MANIFEST: json.dumps(manifest, indent=1).encode()}
+
+
+def _contents_of(saved: Saved) -> dict[str, bytes]:
+    """Return what a model itself writes, by the names that its manifest has for it."""
+    facts = json.dumps(saved.facts, allow_nan=False, ensure_ascii=False).encode()
+    if len(facts) > _MOST_JSON:
+        raise ValueError(f"there are more than {_MOST_JSON} bytes of names; use whole numbers for names")
+    return {
+        "model.json": facts,
+        "arrays.safetensors": save_arrays({k: np.ascontiguousarray(v) for k, v in saved.arrays.items()}),
+        **{f"{name}.txt": text.encode() for name, text in saved.texts.items()},
+    }
+
+
+class _Reading:
+    """One reading of a model and its parts, which together fit the memory."""
+
+    def __init__(self) -> None:
+        self.bytes_left = most_bytes()
+
+    def read(self, folder: Path, manifest: Mapping[str, Any], depth: int = MOST_DEPTH) -> tuple[str, Saved]:
+        """Return the class and the content of a model, by its manifest."""
+        contents = self._read_files(folder, manifest)
+        parts = {
+            name: self.read(folder / stored, inner, depth - 1)
+            for name, stored, inner in _read_part_manifests(folder, manifest, depth)
+        }
+        with _as_file_error(f"{folder} is no tabmtl model"):
+            facts = _parse(contents.pop("model.json"))
+            arrays = load_arrays(contents.pop("arrays.safetensors"))
+            texts = {name.removesuffix(".txt"): content.decode() for name, content in contents.items()}
+            return manifest["class"], Saved(facts=facts, arrays=arrays, texts=texts, parts=parts)
+
+    def _read_files(self, folder: Path, manifest: Mapping[str, Any]) -> dict[str, bytes]:
+        """Return the verified contents of the files that a manifest names."""
+        contents = {}
+        with _as_file_error(f"{folder}: {MANIFEST} was edited"):
+            entries = {name: tuple(entry[key] for key in _ENTRY) for name, entry in manifest["files"].items()}
+        for name, (stored, size, checksum) in entries.items():
+            # a name with a path in it could lead out of the folder
+            if not _NAMES.fullmatch(name) or not is_stored_file(str(stored)) or type(size) is not int:
+                raise ModelFileError(
+                    f"{folder}: {MANIFEST} names {stored!r}, {size!r} bytes, which is no file of a model"
+                )
+            is_json = name == "model.json"
+            times = _JSON_TIMES if is_json else 1
+            most = min(self.bytes_left // times, _MOST_JSON if is_json else self.bytes_left)
+            with _as_file_error(f"{folder}: {stored} cannot be read, so the model is incomplete; save it again"):
+                contents[name] = read_file(folder / stored, most, size)
+            self.bytes_left -= times * size
+            if hashlib.sha256(contents[name]).hexdigest() != checksum:
+                raise ModelFileError(f"{folder}: {stored} is truncated or was edited (its checksum differs)")
+        return contents
+
+
+def _read_part_manifests(
+    folder: Path, manifest: Mapping[str, Any], depth: int
+) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yield name, folder and manifest of the models that a manifest names as its parts."""
+    with _as_file_error(f"{folder}: {MANIFEST} was edited"):
+        entries = {name: tuple(entry[key] for key in _PART_ENTRY) for name, entry in manifest.get("parts", {}).items()}
+    if entries and not depth:
+        raise ModelFileError(f"{folder}: more than {MOST_DEPTH} models lie inside each other, which no save writes")
+    for name, (stored, checksum) in entries.items():
+        # a folder under two names would be read twice, so that a small model could fill the memory
+        if not is_part_folder(str(stored)) or stored.partition("-")[0] != name:
+            raise ModelFileError(f"{folder}: {MANIFEST} names {stored!r} as {name!r}, which is no part of a model")
+        if not is_real_folder(folder / stored):
+            raise ModelFileError(
+                f"{folder}: {stored} is missing, or is a link, which could lead anywhere; put a copy in its place"
+            )
+        inner = _read_manifest(folder / stored)
+        if inner["sha256"] != checksum:
+            raise ModelFileError(f"{folder}: {stored} was edited (the checksum of its {MANIFEST} differs)")
+        yield name, stored, inner
+
+
 def _read_manifest(folder: Path) -> dict[str, Any]:
     manifest = _parse_manifest(folder)
     # asked first: a newer format may count its checksum otherwise
@@ -180,60 +277,41 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
             f"{folder} has format {manifest['format']}, written by tabmtl {manifest['tabmtl']}; this release reads "
             f"format {FORMAT}: load it with tabmtl {manifest['tabmtl']}"
         )
-    claimed = manifest.pop("sha256", None)
-    if claimed != _checksum(manifest):
-        raise ModelFileError(f"{folder}: {_MANIFEST} was edited (its checksum differs)")
+    content = {name: value for name, value in manifest.items() if name != "sha256"}
+    if manifest.get("sha256") != _checksum(content):
+        raise ModelFileError(f"{folder}: {MANIFEST} was edited (its checksum differs)")
     return manifest
 
 
 def _parse_manifest(folder: Path) -> dict[str, Any]:
     """Read the manifest of any tabmtl release, unverified."""
     try:
-        manifest = _parse(read_file(folder / _MANIFEST, _MOST_JSON))
+        manifest = _parse(read_file(folder / MANIFEST, _MOST_JSON))
     except OSError as error:
-        raise ModelFileError(f"{folder} is no tabmtl model: it has no readable {_MANIFEST}") from error
+        raise ModelFileError(f"{folder} is no tabmtl model: it has no readable {MANIFEST}") from error
     except (ValueError, RecursionError) as error:
-        raise ModelFileError(f"{folder}: {_MANIFEST} is truncated or was edited ({error})") from error
+        raise ModelFileError(f"{folder}: {MANIFEST} is truncated or was edited ({error})") from error
     if not isinstance(manifest, dict) or not {"format", "tabmtl", "class", "files"} <= manifest.keys():
-        raise ModelFileError(f"{folder} is no tabmtl model: its {_MANIFEST} is none of this package")
+        raise ModelFileError(f"{folder} is no tabmtl model: its {MANIFEST} is none of this package")
     return manifest
 
 
-def _read_files(folder: Path, manifest: Mapping[str, Any]) -> dict[str, bytes]:
-    """Return the verified contents of the files that a manifest names."""
-    contents = {}
-    with _as_file_error(f"{folder}: {_MANIFEST} was edited"):
-        entries = {name: tuple(entry[key] for key in _ENTRY) for name, entry in manifest["files"].items()}
-    for name, (stored, size, checksum) in entries.items():
-        # a name with a path in it could lead out of the folder
-        if not _NAMES.fullmatch(name) or not is_part(str(stored)) or type(size) is not int:
-            raise ModelFileError(f"{folder}: {_MANIFEST} names {stored!r}, {size!r} bytes, which is no file of a model")
-        with _as_file_error(f"{folder}: {stored} cannot be read, so the model is incomplete; save it again"):
-            contents[name] = read_file(folder / stored, _MOST_JSON if name == "model.json" else None, size)
-        if hashlib.sha256(contents[name]).hexdigest() != checksum:
-            raise ModelFileError(f"{folder}: {stored} is truncated or was edited (its checksum differs)")
-    return contents
-
-
-def _write_locked(folder: Path, class_name: str, contents: Mapping[str, bytes]) -> None:
-    """Write the files, then the manifest, then remove those of models before; or leave the folder as it was."""
-    before = {file.name for file in folder.iterdir()}
-    files: dict[str, dict[str, Any]] = {}
+def _write_locked(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write files, then the manifest, then remove those of models before; or leave the folder as it was."""
+    before = {name for name, is_ours in walk(folder) if is_ours}
+    written: set[str] = set()
     try:
-        for name, content in contents.items():
-            checksum = hashlib.sha256(content).hexdigest()
-            stored = f"{Path(name).stem}-{checksum[:16]}{Path(name).suffix}"
-            files[name] = dict(zip(_ENTRY, (stored, len(content), checksum), strict=True))
-            write_file(folder / stored, content)
-        manifest = {"format": FORMAT, "tabmtl": version("tabmtl"), "class": class_name, "files": files}
-        manifest["sha256"] = _checksum(manifest)
-        sync_folder(folder)  # a manifest must not be there before its files
-        write_file(folder / _MANIFEST, json.dumps(manifest, indent=1).encode())
+        for name in [name for name in files if name != MANIFEST]:
+            make_folders(folder, name)
+            written.add(name)
+            write_file(folder / name, files[name])
+        for place in {Path(name).parent for name in written}:
+            sync_folder(folder / place)  # a manifest must not be there before its files
+        write_file(folder / MANIFEST, files[MANIFEST])
     except BaseException:
-        remove_files(folder, {entry["file"] for entry in files.values()} - before)
+        remove_files(folder, written - before)
         raise
-    former = {name for name in before if is_part(name)}
-    remove_files(folder, former - {entry["file"] for entry in files.values()})
+    remove_files(folder, before - written)
     sync_folder(folder)
 
 
@@ -267,14 +345,15 @@ def _named(path: str | Path) -> Path:
 def check_ours(path: str | Path) -> None:
     """Refuse to write over files that are not a model of this package."""
     folder = _named(path)
-    if not folder.exists() or all(is_part(file.name) for file in folder.iterdir()):
+    if not folder.exists():
         return
     try:
         _parse_manifest(folder)
     except ModelFileError as error:
-        raise FileExistsError(
-            f"{folder} is not empty and holds no tabmtl model; choose another folder ({error})"
-        ) from error
+        if not all(is_ours for _, is_ours in walk(folder)):
+            raise FileExistsError(
+                f"{folder} is not empty and holds no tabmtl model; choose another folder ({error})"
+            ) from error
 
 
 def _checksum(manifest: Mapping[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """Saved state, declared once: the fields of a dataclass define what is written, read and allowed in a file.
 
 A stored dataclass is made of plain values, tuples and dicts of them, other stored dataclasses, polars frames, series
-and types, `TreeText`, and arrays, whose annotation names type, sizes and range::
+and types, `TreeText`, fitted estimators of this package, and arrays, whose annotation names type, sizes and range::
 
     theta: Annotated[np.ndarray, Stored("f8", "T")]
 
@@ -15,8 +15,9 @@ from __future__ import annotations
 import math
 import reprlib
 from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field, fields, is_dataclass
+from dataclasses import KW_ONLY, dataclass, field, fields, is_dataclass, replace
 from functools import cache
+from importlib import import_module
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -24,6 +25,7 @@ import numpy as np
 import polars as pl
 
 from tabmtl.storage.lightgbm_text import TreeText
+from tabmtl.storage.limits import bounded
 
 T = TypeVar("T")
 
@@ -44,11 +46,18 @@ class Saved:
     arrays : dict of str to ndarray
     texts : dict of str to str
         LightGBM's text, by a plain name.
+    parts : dict of str to (str, Saved)
+        Fitted estimators that the model is made of, by a plain name: their class and their own content.
     """
 
     facts: dict[str, Any]
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
+    parts: dict[str, tuple[str, Saved]] = field(default_factory=dict)
+
+    def all_arrays(self) -> list[dict[str, np.ndarray]]:
+        """Return the arrays of this model, and those of every part in it, however deep."""
+        return [self.arrays, *(arrays for _, part in self.parts.values() for arrays in part.all_arrays())]
 
 
 @dataclass(frozen=True)
@@ -85,9 +94,16 @@ class Stored:
 
 
 def take_apart(value: Any) -> Saved:
-    """Return facts, arrays and texts of a stored dataclass, by the names of its fields without outer underscores."""
+    """Return facts, arrays, texts and parts of a stored dataclass, by its fields' names without outer underscores.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an estimator in it is of a class that this package does not export, or cannot be saved by itself. The message
+        names its place.
+    """
     saved = Saved(facts={})
-    return Saved(facts=_describe(value, "", saved), arrays=saved.arrays, texts=saved.texts)
+    return replace(saved, facts=_describe(value, "", saved))
 
 
 def put_together(cls: type[T], saved: Saved) -> T:
@@ -100,27 +116,35 @@ def put_together(cls: type[T], saved: Saved) -> T:
     """
     reader = _Reader(saved)
     found = reader.read(cls, saved.facts, "", {})
-    left = [*reader.arrays, *reader.texts]
+    left = [*reader.arrays, *reader.texts, *reader.parts]
     if left:
         raise ValueError(f"the model declares no {left[0]}")
     return found
 
 
+def own_class(name: str) -> Any:
+    """Return the class that the package exports under a name; None if there is none."""
+    homes = [import_module(home) for home in ("tabmtl", "tabmtl.sessions")]
+    return next((getattr(home, name) for home in homes if name in home.__all__), None)
+
+
 def _describe(value: Any, path: str, saved: Saved) -> Any:
-    """Return a value as JSON; add its arrays and texts to the saved ones."""
+    """Return a value as JSON; add its arrays, texts and parts to the saved ones."""
     if type(value) in _PLAIN:
         return value
     if isinstance(value, TreeText):
         saved.texts[f"trees{len(saved.texts)}"] = value
         return f"trees{len(saved.texts) - 1}"
+    if hasattr(value, "_from_saved"):
+        name = f"part{len(saved.parts)}"
+        saved.parts[name] = _save_part(value, path)
+        return name
     if is_dataclass(value):
         value = {name.strip("_"): getattr(value, name) for name in _hints(value.__class__)}
     if isinstance(value, Mapping):
         found = {name: _describe(item, _join(path, name), saved) for name, item in value.items()}
         return {name: item for name, item in found.items() if item is not _ARRAY}
-    if isinstance(value, pl.DataFrame):
-        value = value.get_columns()
-    if isinstance(value, tuple | list):
+    if isinstance(value, tuple | list | pl.DataFrame):  # a frame, by its columns
         return [_describe(item, f"{path}.{i}", saved) for i, item in enumerate(value)]
     if isinstance(value, np.ndarray):
         saved.arrays[path] = value
@@ -134,11 +158,26 @@ def _describe(value: Any, path: str, saved: Saved) -> Any:
     return value
 
 
+def _save_part(estimator: Any, path: str) -> tuple[str, Saved]:
+    """Return the class and the content of an estimator in a model; its errors name its place."""
+    name = type(estimator).__name__
+    if own_class(name) is not type(estimator):
+        raise TypeError(
+            f"{path} is a {name}, which is no class of tabmtl, so tabmtl.load could not rebuild it; save it by itself, "
+            "or leave it out of the candidates"
+        )
+    try:
+        return name, estimator._saved()
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{path}: {error}") from error
+
+
 class _Reader:
-    """Contents of a model: the arrays and texts that nobody has read yet."""
+    """Contents of a model: the arrays, texts and parts that nobody has read yet."""
 
     def __init__(self, saved: Saved) -> None:
-        self.arrays, self.texts = dict(saved.arrays), dict(saved.texts)
+        self.arrays, self.texts, self.parts = dict(saved.arrays), dict(saved.texts), dict(saved.parts)
 
     def read(self, hint: Any, fact: Any, path: str, sizes: dict[str, int]) -> Any:
         """Read the value of an annotation, from its fact or from the arrays at its path; add new sizes."""
@@ -173,6 +212,9 @@ class _Reader:
         if kind is TreeText:
             _need(fact in self.texts, path, fact, "the name of a text")
             return _trees_of(self.texts.pop(fact), path)
+        if hasattr(kind, "_from_saved"):
+            _need(fact in self.parts, path, fact, "the name of a part")
+            return _rebuild(kind, *self.parts.pop(fact), path)
         if kind is pl.DataType:
             return _type_of(*fact)
         if kind in (tuple, pl.DataFrame):
@@ -250,6 +292,14 @@ def _type_of(name: str, categories: list[str] | None) -> pl.DataType:
     if not (cls.is_integer() or cls.is_float() or cls in (pl.Boolean, pl.Categorical, pl.String)):
         raise ValueError(f"a column cannot be of type {name}")
     return cls()
+
+
+def _rebuild(kind: Any, name: str, saved: Saved, path: str) -> Any:
+    """Return the estimator of a part, by the class of this package that it names."""
+    cls = own_class(name)
+    _need(isinstance(cls, type) and issubclass(cls, kind), path, name, f"a {kind.__name__} of tabmtl")
+    with bounded(saved.all_arrays(), is_own=True):
+        return cls._from_saved(saved)
 
 
 def _trees_of(text: str, path: str) -> TreeText:

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tabmtl.encode import FeatureCoder, features
-from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN
+from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN, TabmtlWarning
 from tabmtl.storage.stored import take_apart
 
 TRANSFORMS = ("standardize", "quantile", "none")
@@ -216,8 +216,24 @@ DATES = [
 @pytest.mark.parametrize("values", DATES, ids=lambda s: str(s.dtype))
 @pytest.mark.parametrize("categorical", ["from_dtype", ["when"]])
 def test_dates_are_rejected_with_the_cure(values, categorical):
-    with pytest.raises(TypeError, match=r"column 'when' holds dates or times.*derive numbers.*drop it"):
+    with pytest.raises(TypeError, match=r"column 'when' holds dates or times.*derive numbers.*name it in drop"):
         FeatureCoder.fit(values.alias("when").to_frame(), categorical=categorical)
+
+
+def test_numbers_that_are_text_are_told():
+    numbers = [f"{i / 4}" for i in range(60)]
+    with pytest.warns(TabmtlWarning, match=r"column 'size' is text, so each of its 60 values .* yet they are numbers;"):
+        FeatureCoder.fit(pl.DataFrame({"size": numbers, "town": ["Ulm", "Bonn"] * 30}))
+    with pytest.warns(TabmtlWarning, match=r"61 values .* numbers, except '\?' and the like; cast it: pl\.col"):
+        FeatureCoder.fit(pl.DataFrame({"size": [*numbers, "?", None]}), min_frequency=5)
+
+
+def test_text_that_is_no_number_is_silent():
+    numbers = [f"{i / 4}" for i in range(60)]
+    FeatureCoder.fit(pl.DataFrame({"size": numbers}), categorical=["size"])
+    FeatureCoder.fit(pl.DataFrame({"size": numbers}, schema={"size": pl.Categorical}))
+    FeatureCoder.fit(pl.DataFrame({"code": [f"{i:05}" for i in range(60)], "few": numbers[:20] * 3}))
+    FeatureCoder.fit(pl.DataFrame({"mixed": numbers[:52] + [f"A{i}" for i in range(8)]}))
 
 
 @pytest.mark.parametrize("values", [[[1]], [{"a": 1}], [b"x"], [object()]])

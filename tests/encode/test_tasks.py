@@ -95,5 +95,10 @@ def test_declarations_that_do_not_fit():
             LabelCoder.fit(y, tasks=tasks)
     with pytest.raises(ValueError, match="Unknown label type: task 'b' holds continuous numbers"):
         LabelCoder.fit(y, force="classification")
+    with pytest.raises(ValueError, match=r"task 'a' holds text .*a regressor expects numbers.*the mixed estimator"):
+        LabelCoder.fit(y, force="regression")
+    for kind, force in (("multiclass", "regression"), ("regression", "classification")):
+        with pytest.raises(ValueError, match=rf"'a' is declared '{kind}'.*for {force} alone; use the mixed"):
+            LabelCoder.fit(y, tasks={"a": kind}, force=force)
     with pytest.raises(ValueError, match="task_column needs one target"):
         LabelCoder.fit(y, task_levels=["u", "v"])

@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 import sklearn
 from conformance import answers, features, mixed_targets, same, tiny
+from sklearn.dummy import DummyRegressor
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV, GroupKFold, cross_validate
 from sklearn.pipeline import make_pipeline
@@ -116,6 +117,35 @@ def test_a_group_for_all_rows_is_refused(name):
     model.set_params(early_stopping=False).fit(X, Y, groups=np.zeros(240))
 
 
+@pytest.mark.parametrize("name", ["SharedBottom", "RMTGB"])
+def test_groups_that_are_the_tasks_are_refused(name):
+    table, labels = patients(40, 0)
+    with pytest.raises(ValueError, match=r"no task or class has labels in two groups.*early_stopping=False"):
+        tiny(MODELS[name], task_column="task").fit(table, labels, groups="task")
+
+
+def test_a_list_with_the_name_of_a_column_is_told_apart():
+    with pytest.raises(ValueError, match=r"shape \(240,\), got shape \(1,\).*groups='owner'"):
+        tiny(RMTGB).fit(X, Y, groups=["owner"])
+
+
+class Mean(DummyRegressor):
+    """Regressor that keeps its groups."""
+
+    def fit(self, X, y, sample_weight=None, groups=None):
+        self.groups_ = groups
+        return super().fit(X, y, sample_weight)
+
+
+def test_other_estimators_get_groups_where_they_take_them():
+    labels = Y.select(pl.when(pl.int_range(240) % 3 > 0).then("delay").alias("delay"))
+    model = IndependentTasks(regressor=Mean()).fit(X, labels, groups="owner").estimators_["delay"]
+    _, expected = np.unique(X.filter(labels["delay"].is_not_null())["owner"], return_inverse=True)
+    assert np.unique(model.groups_, return_inverse=True)[1].tolist() == expected.tolist()
+    assert IndependentTasks(regressor=Mean()).fit(X, labels).estimators_["delay"].groups_ is None
+    IndependentTasks(regressor=DummyRegressor()).fit(X, labels, groups="owner")
+
+
 @pytest.mark.parametrize("groups", [None, "owner"])
 def test_a_given_split_that_divides_groups_is_told(groups):
     if groups is None:
@@ -185,7 +215,7 @@ def test_other_estimators_never_see_dropped_columns():
         ({"drop": [1]}, TypeError, "by text"),
         ({"drop": ["ownr"]}, ValueError, r"\['ownr'\]; near is 'owner'"),
         ({"drop": ["owner"], "task_column": "owner"}, ValueError, "no feature anyway"),
-        ({"drop": X.columns}, ValueError, "0 feature"),
+        ({"drop": X.columns}, ValueError, "drop names all columns of X.*leave at least one"),
     ],
 )
 def test_bad_columns_to_drop_are_named(params, error, message):

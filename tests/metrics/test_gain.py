@@ -52,6 +52,11 @@ def test_gain_of_other_tasks_is_refused_by_name():
         multitask_gain({"a": 1.0, "b": 1.0}, {"a": 1.0, "c": 1.0})
 
 
+def test_gain_of_a_mean_is_refused():
+    with pytest.raises(TypeError, match=r"reference must map tasks to their scores, as score_tasks.*got 0\.5"):
+        multitask_gain({"a": 1.0}, 0.5)
+
+
 def test_gain_prints_an_aligned_table():
     with pytest.warns(TabmtlWarning):
         lines = str(multitask_gain({"cancelled": 0.81, "x": 0.2}, {"cancelled": 0.8, "x": 0.001})).splitlines()

@@ -13,6 +13,7 @@ import pytest
 import recommenders
 from conformance import features, fitted, long_table, mixed_targets, tiny
 from mlflow.utils.validation import _validate_metric_name
+from parted import fitted_team
 from tracking import Log, tracking
 
 from tabmtl import RMTGB, IndependentTasks, MMoE, SharedBottom
@@ -56,6 +57,14 @@ def test_parameters_are_those_of_fit(logged):
     assert log.params["epochs"] == "3"
     assert log.params["n_experts"] == str(model.n_experts)
     assert "on_epoch" not in log.params
+
+
+def test_estimators_among_the_parameters_are_logged_by_their_names():
+    team, rows, targets = fitted_team()
+    with mlflow.start_run() as run:
+        MLflowCallback().log_fitted(team, rows, targets)
+    candidates = "net: SharedBottom, trees v1.0: SharedTrees, single: IndependentTasks"
+    assert Log(run.info.run_id).params["candidates"] == candidates
 
 
 def test_the_schema_is_a_file_and_a_tag(logged):

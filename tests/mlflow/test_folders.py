@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
+import types
 from pathlib import Path
 
 import mlflow
 import pytest
 import yaml
 from conformance import answers, fitted, same
+from parted import Team, fitted_team, part_of
 from tracking import tracking
 
+import tabmtl
 from tabmtl import ModelFileError, SharedBottom
-from tabmtl.mlflow import load_model, log_model, save_model
+from tabmtl.mlflow import as_pyfunc, load_model, log_model, pandas_view, save_model
+from tabmtl.mlflow.flavor import served_folder
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +87,25 @@ def test_a_file_that_is_a_link_is_refused_where_the_model_lies_here(stored, tmp_
         (tmp_path / "arrays").rename(file)
         for uri in (info.model_uri, f"runs:/{run.info.run_id}/net"):
             assert same(answers(load_model(uri), X), answers(estimator, X))
+
+
+def test_a_model_made_of_models_is_logged_registered_and_served(tmp_path, monkeypatch):
+    team, X, _ = fitted_team()
+    loader = types.ModuleType("team_loader")
+    loader._load_pyfunc = lambda path: as_pyfunc(tabmtl.load(served_folder(path), cls=Team))
+    monkeypatch.setitem(sys.modules, "team_loader", loader)
+    with tracking("teams"), mlflow.start_run() as run:
+        info = log_model(team, "team", registered_model_name="teams", input_example=X, loader_module="team_loader")
+        for uri in (info.model_uri, "models:/teams/1", f"runs:/{run.info.run_id}/team"):
+            assert same(answers(load_model(uri, cls=Team), X), answers(team, X))
+        served = mlflow.pyfunc.load_model("models:/teams/1").predict(pandas_view(X, info.signature))
+        assert served["delay"].to_list() == team.predict(X)["delay"].to_list()
+        root = Path(mlflow.artifacts.download_artifacts(artifact_uri=info.model_uri))
+        part = part_of(root / "data" / "model")
+        part.rename(tmp_path / "part")
+        part.symlink_to(tmp_path / "part")
+        with pytest.raises(ModelFileError, match="is a link"):
+            load_model(info.model_uri, cls=Team)
 
 
 def test_a_model_on_this_machine_is_not_copied(folder, monkeypatch):

@@ -150,6 +150,15 @@ def test_groups_are_never_split(seed, n_splits, shuffle):
         assert not set(groups[train]) & set(groups[test])
 
 
+def test_a_column_of_x_names_the_groups():
+    y = some_targets(200).select("band", "delay")
+    X = pl.DataFrame({"owner": np.arange(200) % 40})
+    splitter = MultiTaskKFold(3, random_state=0)
+    named, given = splitter.split(X, y, groups="owner"), splitter.split(X, y, groups=X["owner"])
+    for (_, test), (_, expected) in zip(named, given, strict=True):
+        assert test.tolist() == expected.tolist()
+
+
 def test_grouped_folds_hold_every_class_that_enough_groups_have():
     groups = np.repeat(np.arange(40), 25)
     late = np.where((groups % 8 == 3) & (np.arange(1000) % 25 == 0), "yes", "no")
@@ -203,6 +212,8 @@ def test_errors_name_what_came_and_the_cure():
         list(MultiTaskKFold(3).split(y))
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
         list(MultiTaskKFold(2).split(y, y, groups=[1, 2]))
+    with pytest.raises(ValueError, match=r"groups names the column 'lat', which X lacks.*near is 'late'"):
+        list(MultiTaskKFold(2).split(y, y, groups="lat"))
     with pytest.raises(ValueError, match="at least 2, got 1"):
         MultiTaskKFold(1)
     with pytest.raises(ValueError, match="no effect without shuffle"):

@@ -140,3 +140,13 @@ def test_groups_of_one_row_differ_from_no_groups_in_their_rows_alone():
 def test_one_group_cannot_be_split():
     with pytest.raises(ValueError, match=r"task 'delay' are all in one group.*early_stopping=False"):
         train_valid_split(np.zeros((5, 1)), [DELAY], 0.2, np.random.default_rng(0), group=np.full(5, 3))
+
+
+def test_groups_that_divide_no_task_cannot_be_split():
+    y = np.array([[1.0, np.nan]] * 4 + [[np.nan, 1.0]] * 4)
+    tasks = [DELAY, Task(name="price", kind="regression")]
+    with pytest.raises(ValueError, match="no task or class has labels in two groups"):
+        train_valid_split(y, tasks, 0.2, np.random.default_rng(0), group=np.repeat([0, 1], 4))
+    train, valid = train_valid_split(y, tasks, 0.2, np.random.default_rng(0), group=np.repeat([0, 1, 2], [2, 2, 4]))
+    assert np.isfinite(y[train]).any(axis=0).all()
+    assert np.isfinite(y[valid]).any(axis=0).tolist() == [True, False]

@@ -116,19 +116,30 @@ def test_rare_classes_are_in_every_part(tmp_path: Path) -> None:
 
 
 def test_a_drawn_split_keeps_groups_together(tmp_path: Path) -> None:
-    pl.DataFrame({"x": range(300), "day": [i % 50 for i in range(300)], "label": ["a", "b"] * 150}).write_csv(
-        tmp_path / "days.csv"
-    )
+    days = {"day": [i % 50 for i in range(300)], "half": [i // 150 for i in range(300)]}
+    pl.DataFrame({"x": range(300), **days, "label": ["a", "b"] * 150}).write_csv(tmp_path / "days.csv")
     rows = opened(tmp_path / "days.csv", target=["label"], group_column="day")
-    days = [set(X["day"]) for X, _ in rows.parts.values()]
-    assert [len(part) for part in days] == [30, 10, 10]
-    assert len(set.union(*days)) == 50
+    parts = [set(X["day"]) for X, _ in rows.parts.values()]
+    assert [len(part) for part in parts] == [30, 10, 10]
+    assert len(set.union(*parts)) == 50
     assert rows.origin.endswith("--group-column day")
     assert "by day" in rows.split
     with pytest.raises(ValueError, match=r"--group-column.*near is day"):
         opened(tmp_path / "days.csv", target=["label"], group_column="dy")
     with pytest.raises(ValueError, match="--group-column has no effect with --split-column"):
         opened(tmp_path / "days.csv", target=["label"], group_column="day", split_column="x")
+    with pytest.raises(ValueError, match=r"--group-column half: .* each of 3 parts, got 2: name a column with smaller"):
+        opened(tmp_path / "days.csv", target=["label"], group_column="half")
+    assert len(opened(tmp_path / "days.csv", target=["label"], group_column="half", test_share=0).parts) == 2
+
+
+@pytest.mark.parametrize("option", ["drop", "group_column"])
+def test_a_column_has_one_role(tmp_path: Path, option: str) -> None:
+    pl.DataFrame({"x": range(30), "shop": ["a", "b"] * 15, "label": [0.5] * 30}).write_csv(tmp_path / "long.csv")
+    for name, role in (("label", "a target"), ("shop", "the task column")):
+        value = [name] if option == "drop" else name
+        with pytest.raises(ValueError, match=f"--{option.replace('_', '-')} names '{name}', which is {role}"):
+            opened(tmp_path / "long.csv", target=["label"], task_column="shop", **{option: value})
 
 
 def test_csv_and_parquet_are_the_same(table: Path) -> None:

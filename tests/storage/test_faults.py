@@ -13,10 +13,9 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import pytest
 from conformance import answers, fitted, same
-from forging import copy_of, forge, parts_of
+from forging import copy_of, forge, parts_of, saved
 
 import tabmtl
 from tabmtl import IndependentTasks, ModelFileError, SharedBottom
@@ -25,17 +24,16 @@ from tabmtl.storage.persist import FORMAT, read_folder, write_folder
 from tabmtl.storage.stored import Saved
 
 
-def saved(value: int, size: int = 100) -> Saved:
-    """Contents that are whole if all of them say the same."""
-    return Saved(facts={"value": value}, arrays={"a": np.full(size, value)}, texts={"trees0": f"{value} " * size})
-
-
 def whole(folder: Path) -> int:
-    """The value of a model, after a look that it is of one piece, and the only one."""
-    _, found = read_folder(folder)
+    """The value of a model, after a look that it is of one piece with its parts, and the only one."""
+    return value_of(read_folder(folder)[1])
+
+
+def value_of(found: Saved) -> int:
     value = found.facts["value"]
     assert (found.arrays["a"] == value).all()
     assert set(found.texts["trees0"].split()) == {str(value)}
+    assert {value_of(part) for _, part in found.parts.values()} <= {value}
     return value
 
 
@@ -217,7 +215,7 @@ def test_arrays_whose_header_lies_are_refused(folder, what):
 
 
 def test_a_release_of_the_future_is_named_before_anything_is_read(folder, monkeypatch):
-    monkeypatch.setattr(persist, "_read_files", None)
+    monkeypatch.setattr(persist, "_Reading", None)
     forge(folder, format=FORMAT + 1, tabmtl="9.9", files={"of another kind": 1})
     refused(folder, f"format {FORMAT + 1}", "load it with tabmtl 9.9")
 
@@ -233,7 +231,7 @@ def test_what_is_no_estimator_is_not_loaded(folder, name):
 
 
 def listing(folder: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in folder.iterdir()}
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
 @contextmanager
@@ -251,25 +249,27 @@ def small_disk(place: Path, size: int):
         subprocess.run(["umount", place], check=True)
 
 
-def test_a_full_disk_costs_no_model(tmp_path):
-    with small_disk(tmp_path / "disk", 200_000) as disk:
-        write_folder(disk / "model", "M", saved(1))
+@pytest.mark.parametrize("depth", [0, 1])
+def test_a_full_disk_costs_no_model(tmp_path, depth):
+    with small_disk(tmp_path / "disk", 400_000) as disk:
+        write_folder(disk / "model", "M", saved(1, depth=depth))
         before = listing(disk / "model")
         for name in ("model", "new"):
             with pytest.raises(OSError, match=r"not saved.*unchanged.*make room for [\d_]+ bytes") as caught:
-                write_folder(disk / name, "M", saved(2, size=30_000))
+                write_folder(disk / name, "M", saved(2, size=40_000 // (1 + 2 * depth), depth=depth))
             assert caught.value.errno == errno.ENOSPC
             assert caught.value.filename == str(disk / name)
         assert listing(disk / "model") == before
         assert not (disk / "new").exists()
-        write_folder(disk / "model", "M", saved(3))
+        assert len(list((disk / "model").iterdir())) == 4 + 2 * depth
+        write_folder(disk / "model", "M", saved(3, depth=depth))
         assert whole(disk / "model") == 3
 
 
-@pytest.mark.parametrize("call", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize(("depth", "call"), [*((0, k) for k in range(1, 6)), *((1, k) for k in range(1, 14, 3))])
 @pytest.mark.parametrize("step", ["fsync", "replace"])
-def test_a_failure_at_any_step_leaves_the_folder_as_it_was(tmp_path, monkeypatch, step, call):
-    write_folder(tmp_path / "model", "M", saved(1))
+def test_a_failure_at_any_step_leaves_the_folder_as_it_was(tmp_path, monkeypatch, step, depth, call):
+    write_folder(tmp_path / "model", "M", saved(1, depth=depth))
     before, function, calls = listing(tmp_path / "model"), getattr(os, step), []
 
     def fail(*args):
@@ -280,61 +280,64 @@ def test_a_failure_at_any_step_leaves_the_folder_as_it_was(tmp_path, monkeypatch
 
     with monkeypatch.context() as patch:
         patch.setattr(os, step, fail)
-        if step == "replace" and call > 4:
-            write_folder(tmp_path / "model", "M", saved(2))  # only four files are renamed
+        if step == "replace" and call > 4 * (1 + 2 * depth):
+            write_folder(tmp_path / "model", "M", saved(2, depth=depth))  # only four files of a model are renamed
             return
         with pytest.raises(OSError, match=r"unchanged: Disk quota exceeded; make room"):
-            write_folder(tmp_path / "model", "M", saved(2))
+            write_folder(tmp_path / "model", "M", saved(2, depth=depth))
     assert listing(tmp_path / "model") == before
-    write_folder(tmp_path / "model", "M", saved(2))
+    assert len(list((tmp_path / "model").iterdir())) == 4 + 2 * depth
+    write_folder(tmp_path / "model", "M", saved(2, depth=depth))
     assert whole(tmp_path / "model") == 2
-    assert len(listing(tmp_path / "model")) == 4
+    assert len(listing(tmp_path / "model")) == 4 * (1 + 2 * depth)
 
 
 WRITER = """
 import sys
-import numpy as np
+from forging import saved
 from tabmtl.storage.persist import write_folder
-from tabmtl.storage.stored import Saved
 
-first, count = int(sys.argv[2]), int(sys.argv[3])
+first, count, depth = map(int, sys.argv[2:])
 for i in range(count):
     # every second model is one that the others save too: files of one name, which nobody may remove
     value = first + i if i % 2 else i % 5
-    saved = Saved(facts={"value": value}, arrays={"a": np.full(100, value)}, texts={"trees0": f"{value} " * 100})
-    write_folder(sys.argv[1], "M", saved)
+    write_folder(sys.argv[1], "M", saved(value, depth=depth))
 """
 
 
-def start_writer(folder: Path, first: int, count: int) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-c", WRITER, folder, str(first), str(count)])
+def start_writer(folder: Path, first: int, count: int, depth: int) -> subprocess.Popen:
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-c", WRITER, folder, *map(str, (first, count, depth))]
+    return subprocess.Popen(command, env=environment)
 
 
-def test_writers_of_one_folder_and_its_reader_are_never_in_each_others_way(tmp_path):
+@pytest.mark.parametrize(("depth", "count"), [(0, 60), (1, 16)])
+def test_writers_of_one_folder_and_its_reader_are_never_in_each_others_way(tmp_path, depth, count):
     folder = tmp_path / "model"
-    write_folder(folder, "M", saved(0))
-    writers, seen = [start_writer(folder, 1_000 * i, 60) for i in (1, 2)], set()
+    write_folder(folder, "M", saved(0, depth=depth))
+    writers, seen = [start_writer(folder, 1_000 * i, count, depth) for i in (1, 2)], set()
     while any(writer.poll() is None for writer in writers):
         seen.add(whole(folder))
         time.sleep(0.001)
     assert [writer.returncode for writer in writers] == [0, 0]
-    assert len(seen) > 20
+    assert len(seen) > count // 3
     assert {value // 1_000 for value in seen} == {0, 1, 2}
-    assert whole(folder) in (1_059, 2_059)
-    assert len(listing(folder)) == 4
+    assert whole(folder) in (999 + count, 1_999 + count)
+    assert len(list(folder.iterdir())) == 4 + 2 * depth
 
 
-def test_kills_at_any_time_leave_a_whole_model_and_no_lock(tmp_path):
+@pytest.mark.parametrize("depth", [0, 1])
+def test_kills_at_any_time_leave_a_whole_model_and_no_lock(tmp_path, depth):
     folder = tmp_path / "model"
-    write_folder(folder, "M", saved(-1))
+    write_folder(folder, "M", saved(-1, depth=depth))
     for trial in range(4):
-        writer = start_writer(folder, 1_000, 10**6)
+        writer = start_writer(folder, 1_000, 10**6, depth)
         while whole(folder) < 1_000:
             time.sleep(0.001)
         time.sleep(0.003 * trial)
         writer.send_signal(signal.SIGKILL)
         writer.wait()
         whole(folder)
-        write_folder(folder, "M", saved(-1))
+        write_folder(folder, "M", saved(-1, depth=depth))
         assert whole(folder) == -1
-        assert len(listing(folder)) == 4
+        assert len(list(folder.iterdir())) == 4 + 2 * depth

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import lightgbm as lgb
 import numpy as np
@@ -11,7 +12,7 @@ from conformance import answers, fitted, same
 from sklearn.linear_model import LinearRegression
 
 import tabmtl
-from tabmtl import IndependentTasks, SharedBottom, Task
+from tabmtl import IndependentTasks, MMoE, SharedBottom, Task
 from tabmtl.params import from_json, to_json
 
 UNSAVED = [object(), float("nan"), {1: 2}, LinearRegression(), print, lgb.LGBMRanker()]
@@ -29,6 +30,32 @@ def test_parameters_come_back_as_they_were(value):
     back = from_json(json.loads(json.dumps(to_json("p", value))))
     assert back == value
     assert type(back) is type(value)
+
+
+def test_estimators_of_the_package_come_back_by_class_and_parameters():
+    late = Task(name="late", kind="binary")
+    net = MMoE(epochs=3, tasks={"late": late}, on_epoch=print, random_state=np.random.RandomState(0))
+    trees = IndependentTasks(regressor=lgb.LGBMRegressor(num_leaves=7))
+    back = from_json(json.loads(json.dumps(to_json("candidates", {"net": net, "more": [trees]}))))
+    assert type(back["net"]) is MMoE
+    assert back["net"].get_params() == net.get_params() | {"on_epoch": None, "random_state": None}
+    assert back["more"][0].regressor.get_params() == trees.regressor.get_params()
+
+
+@pytest.mark.parametrize(
+    ("value", "name", "error"),
+    [
+        (type("Mine", (MMoE,), {})(), "candidates['a'] is a Mine, which is no class of tabmtl", TypeError),
+        (MMoE, "candidates['a']=<class", TypeError),
+        (MMoE(monitor=print), "candidates['a'].monitor=", TypeError),
+        (IndependentTasks(regressor=LinearRegression()), "candidates['a'].regressor=LinearRegression()", TypeError),
+        (MMoE(tasks={"\ud800": "binary"}), "candidates['a'].tasks=", ValueError),
+        (MMoE(n_jobs=10**6), "n_jobs must be", ValueError),
+    ],
+)
+def test_what_an_estimator_among_the_parameters_cannot_hold_is_named_with_its_place(value, name, error):
+    with pytest.raises(error, match=re.escape(name)):
+        to_json("candidates", {"a": value})
 
 
 def test_numpy_values_come_back_as_plain_ones():

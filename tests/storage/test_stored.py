@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 import recommenders
 from conformance import fitted
-from forging import forge, parts_of, through_file
+from forging import damage, forge, parts_of, through_file
 
 import tabmtl
 from tabmtl import PLE, RMTGB, ModelFileError, MultiTabNet
@@ -275,53 +275,6 @@ def test_a_long_lie_makes_a_short_message():
 
 
 # whatever is done to the facts of a model, the answer is a model or one kind of error
-
-VALUES = [
-    None,
-    True,
-    0,
-    -1,
-    1,
-    3,
-    2**31,
-    10**29,
-    1.5,
-    -0.5,
-    1e308,
-    "",
-    "x",
-    "x" * 300,
-    [],
-    {},
-    [[]],
-    [1],
-    ["a"],
-    {"a": 1},
-]
-
-
-def places_in(facts: Any) -> list[tuple[Any, Any]]:
-    """Every container of JSON with every key or index in it."""
-    items = (
-        list(facts.items()) if isinstance(facts, dict) else list(enumerate(facts)) if isinstance(facts, list) else []
-    )
-    return [(facts, key) for key, _ in items] + [place for _, item in items for place in places_in(item)]
-
-
-def damage(facts: Any, rng: random.Random) -> None:
-    """Change, drop, repeat or swap something somewhere."""
-    places = places_in(facts)
-    container, key = rng.choice(places)
-    how = rng.choice(["value"] * 6 + ["drop", "repeat", "swap"])
-    if how == "value":
-        container[key] = rng.choice(VALUES)
-    elif how == "drop":
-        del container[key]
-    elif how == "repeat" and isinstance(container, list):
-        container.insert(key, copy.deepcopy(container[key]))
-    else:
-        other, place = rng.choice(places)
-        container[key] = copy.deepcopy(other[place])
 
 
 @pytest.mark.parametrize("form", [RMTGB, PLE, MultiTabNet, "VSKNN", "SequentialRules", "M2TRec", "CategoryPopularity"])

@@ -1,0 +1,67 @@
+"""Candidates of an ensemble: those it has by default, and the rules for given ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tabmtl.estimators.tables import MultiTaskEstimator
+from tabmtl.models.independent import IndependentTasks
+from tabmtl.models.mmoe import MMoE
+from tabmtl.models.rmtgb import RMTGB
+from tabmtl.models.shared_bottom import SharedBottom
+from tabmtl.models.shared_trees import SharedTrees
+
+#: Names in the leaderboard that no candidate may have: the linear models, and the mixture.
+LINEAR, MIXTURE = "LinearStack", "MultiTaskEnsemble"
+_REFERENCE = "IndependentTasks"
+
+
+def default_candidates() -> dict[str, MultiTaskEstimator]:
+    """Return the default candidates of `MultiTaskEnsemble`, unfitted, in the order in which they are tried.
+
+    Examples
+    --------
+    >>> from tabmtl import MultiTabNet, MultiTaskEnsemble, default_candidates
+    >>> ensemble = MultiTaskEnsemble(candidates={**default_candidates(), "MultiTabNet": MultiTabNet()})
+    """
+    return {
+        _REFERENCE: IndependentTasks(tune=4),
+        "SharedTrees": SharedTrees(),
+        "SharedBottom": SharedBottom(n_members=8),
+        "MMoE": MMoE(),
+        "RMTGB": RMTGB(),
+    }
+
+
+def check_candidates(name: str, value: Any) -> None:
+    """Raise an error unless a value is None, or maps names to unfitted estimators of several tasks."""
+    if value is None:
+        return
+    if not isinstance(value, Mapping) or not value:
+        raise TypeError(
+            f"{name} must map names to estimators, such as {{'SharedTrees': SharedTrees()}}, or be None, got {value!r}"
+        )
+    for key, candidate in value.items():
+        if not isinstance(key, str) or key in (LINEAR, MIXTURE):
+            raise ValueError(f"{name} must have names of text other than {LINEAR!r} and {MIXTURE!r}, got {key!r}")
+        if not isinstance(candidate, MultiTaskEstimator):
+            raise TypeError(
+                f"{name}[{key!r}] must be an estimator of this package, or derived from one, got {candidate!r}; wrap "
+                "one of scikit-learn: IndependentTasks(classifier=..., regressor=...)"
+            )
+
+
+def with_reference(candidates: Mapping[str, MultiTaskEstimator] | None) -> dict[str, MultiTaskEstimator]:
+    """Return the candidates, single-task ones first; a tuned reference is added where none is given."""
+    found = default_candidates() if candidates is None else dict(candidates)
+    single = {name: each for name, each in found.items() if isinstance(each, IndependentTasks)}
+    if not single:
+        single = {_free_name(_REFERENCE, found): IndependentTasks(tune=4)}
+    return single | {name: each for name, each in found.items() if name not in single}
+
+
+def _free_name(name: str, taken: Mapping[str, Any]) -> str:
+    while name in taken:
+        name += "_"
+    return name

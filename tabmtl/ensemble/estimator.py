@@ -1,0 +1,326 @@
+"""MultiTaskEnsemble: out-of-fold answers of several models, mixed for each task as far as they beat single tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+import numpy as np
+import polars as pl
+from sklearn.base import clone
+
+from tabmtl.encode import TableCoder
+from tabmtl.ensemble.candidates import LINEAR, MIXTURE, check_candidates, with_reference
+from tabmtl.ensemble.folds import Folds, Table, read_frame
+from tabmtl.ensemble.selection import Judged, choose_weights
+from tabmtl.ensemble.stack import LinearStack
+from tabmtl.ensemble.trials import Trial, Trials, fit_candidate
+from tabmtl.estimators.base import draw_seed
+from tabmtl.estimators.faces import ClassifierFace, RegressorFace
+from tabmtl.estimators.tables import MultiTaskEstimator, TableState
+from tabmtl.forks import count_threads
+from tabmtl.models.independent import IndependentTasks
+from tabmtl.params import Jobs, Positive, check_count
+from tabmtl.schema import Batch
+from tabmtl.training.hooks import show_progress, watched_fit
+
+
+def _check_folds(name: str, value: Any) -> None:
+    if value != "auto":
+        check_count(name, value, low=2)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EnsembleState(TableState):
+    """Fitted attributes that the file of an ensemble keeps; every model is a folder in its folder."""
+
+    estimators_: dict[str, tuple[MultiTaskEstimator, ...]]
+    stack_: LinearStack | None
+    weights_: pl.DataFrame
+    leaderboard_: pl.DataFrame
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        tasks, mixed = self._coder.labels.tasks, self.weights_.columns[1:]
+        names = [*self.estimators_, *([] if self.stack_ is None else [LINEAR])]
+        if self.weights_.columns[:1] != ["task"] or not (mixed and set(mixed) <= set(names)):
+            raise ValueError(f"the weights have columns {self.weights_.columns}, expected 'task' and some of {names}")
+        if self.weights_["task"].to_list() != [task.name for task in tasks]:
+            raise ValueError(f"the weights are of the tasks {self.weights_['task'].to_list()[:5]}")
+        sizes = {len(parts) for parts in self.estimators_.values()}
+        if len(sizes) != 1 or 0 in sizes:
+            raise ValueError(f"the candidates have {sorted(sizes)} models, expected equal numbers of them")
+        for name, parts in self.estimators_.items():
+            if any(part.tasks_ != tasks for part in parts):
+                raise ValueError(f"a model of {name!r} has other tasks than the ensemble")
+        if self.stack_ is not None and self.stack_.coef.shape[:2] != (max(sizes), sum(task.width for task in tasks)):
+            raise ValueError(f"the linear models have the shape {self.stack_.coef.shape}")
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class MultiTaskEnsemble(MultiTaskEstimator):
+    """Ensemble that finds out which models to trust, for each task: learning together where that helps.
+
+    Several candidates answer rows that they have not seen, by folds. For each task, greedy selection with replacement
+    [1]_ mixes their probabilities and values. The mixture is kept only where it beats the best candidate that learns
+    the task alone by more than one paired standard error; elsewhere that candidate answers. Learning together pays
+    most for a task with few labels beside tasks with many.
+
+    Candidates by default, in this order: tuned LightGBM models of single tasks (`IndependentTasks`), `SharedTrees`, a
+    `SharedBottom` network with 8 members, `MMoE` and `RMTGB`. In wide tables there are linear models too, ridge and
+    logistic regressions: those of a task see nothing but the answers of `IndependentTasks` to the other tasks.
+
+    Parameters
+    ----------
+    candidates : dict of str to estimator, optional
+        Unfitted multi-task estimators by name, in the order in which they are tried; default `default_candidates`. The
+        ensemble sets their ``tasks``, ``task_column``, ``categorical_features`` and ``random_state``. Without an
+        `IndependentTasks` among them, ``IndependentTasks(tune=4)`` is added as the reference.
+    n_folds : int or "auto", default="auto"
+        Number of folds. "auto" is 5; in wide tables 8 if a task has fewer than 1000 labels, 10 if fewer than 200; and 3
+        with more than 200 000 rows.
+    refit : {"bag", "full"}, default="bag"
+        "bag": the models of the folds answer new rows, in the mean. "full": every chosen candidate is fitted again, on
+        all rows: faster answers, a slower fit, and models that the weights were not chosen for.
+    time_limit : float, optional
+        Seconds after which no further candidate is begun; one whose folds would not end in time is left out, with a
+        warning. The first is always fitted, and a fit that has begun ends. What is left out depends on the machine.
+    n_jobs : int, optional
+        Number of processes that fit folds at the same time; None is 1, and -1 all cores.
+    verbose : int, default=0
+        1 shows the fits.
+
+    Attributes
+    ----------
+    leaderboard_ : polars.DataFrame
+        A row per candidate and task: ``candidate``; ``task``; out-of-fold ``score`` by the task's metric, higher is
+        better, and its ``standard_error``, null where undefined; its ``weight``; ``seconds`` of all fits of the
+        candidate. The last rows are those of the mixture; its score is somewhat optimistic, because the weights were
+        chosen on the same rows.
+    weights_ : polars.DataFrame
+        A row per task, and a column per candidate with a weight.
+    estimators_ : dict of str to tuple of estimators
+        The fitted models of each candidate with a weight, and of the one that the linear models read: one per fold, or
+        one with ``refit="full"``.
+    stack_ : LinearStack or None
+        Linear models, if a task uses them.
+
+    Notes
+    -----
+    Folds hold labels of every task and class, groups stay together, and candidates stop early on rows inside the rows
+    that they are fitted on. A task with fewer than 5 labels of a second class, or 10 of a regression, takes the weights
+    that suit the other tasks, with a warning. Given X_val and y_val, these rows judge the candidates, which are fitted
+    once, on all of X; then there are no linear models.
+
+    A candidate whose training diverges is left out, with a warning.
+
+    References
+    ----------
+    .. [1] Caruana, Niculescu-Mizil, Crew, Ksikes (2004), "Ensemble Selection from Libraries of Models", ICML.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tabmtl import IndependentTasks, MultiTaskEnsemble, SharedTrees
+    >>> X = np.random.default_rng(0).normal(size=(300, 3))
+    >>> y = np.column_stack([X[:, 0], X[:, 0] + X[:, 1]])
+    >>> y[40:, 1] = np.nan  # unlabelled
+    >>> candidates = {"alone": IndependentTasks(), "together": SharedTrees()}
+    >>> model = MultiTaskEnsemble(candidates=candidates, n_folds=3, random_state=0).fit(X, y)
+    >>> model.leaderboard_.columns
+    ['candidate', 'task', 'score', 'standard_error', 'weight', 'seconds']
+    """
+
+    candidates: Annotated[Mapping[str, MultiTaskEstimator] | None, check_candidates] = None
+    n_folds: Annotated[int | Literal["auto"], _check_folds] = "auto"
+    refit: Literal["bag", "full"] = "bag"
+    time_limit: Positive | None = None
+    n_jobs: Jobs = None
+    verbose: int | bool = 0
+
+    _stored: ClassVar[type] = EnsembleState
+
+    @watched_fit
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        *,
+        sample_weight: Any = None,
+        groups: Any = None,
+        X_val: Any = None,
+        y_val: Any = None,
+    ) -> Self:
+        """Fit the candidates, choose their weights, and keep those that have some.
+
+        Parameters
+        ----------
+        X : frame or array of shape (n, p)
+            Features: numbers, booleans, text or categories; null and NaN are missing values.
+        y : frame, series or array of shape (n,) or (n, T)
+            Targets of any mix of kinds; null and NaN are unlabelled cells.
+        sample_weight : array of shape (n,) or (n, T), or frame with the task names, optional
+            Weights, normalised over the labelled rows of every task; weight 0 equals a missing label.
+        groups : array of shape (n,) or str, optional
+            Group of every row, such as a patient, or the name of a column of X that holds it; no split divides one.
+        X_val, y_val : as X and y, optional
+            Rows that judge the candidates, instead of folds.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError, TypeError
+            If the input does not fit; the message names the column or task and the cure. The estimator stays unchanged.
+        """
+        coder, batch, valid = self._encode(X, y, sample_weight, X_val, y_val, groups)
+        seed, table = draw_seed(self.random_state), Table.read(X, coder, batch)
+        if valid is None:
+            folds = Folds.deal(table, coder, self.n_folds, seed)
+        else:
+            folds = Folds.given(table, Table.read(X_val, coder, valid))
+        with self._show(len(folds.pairs)) as on_fit:
+            trials = Trials(folds, seed, self.time_limit, count_threads(self.n_jobs), on_fit)
+            self._set_fitted(coder, self._ensemble(coder, folds, trials))
+        return self
+
+    def _ensemble(self, coder: TableCoder, folds: Folds, trials: Trials) -> dict[str, Any]:
+        """Try the candidates, choose their weights, and return the fitted attributes."""
+        candidates = {name: _prepared(each, coder) for name, each in with_reference(self.candidates).items()}
+        found = trials.run(candidates)
+        n_single = sum(isinstance(candidates[name], IndependentTasks) for name in found)
+        reference = next(iter(found))
+        stack = _fit_stack(coder, folds, found[reference], [rows for rows, _ in folds.pairs])
+        if stack is not None:
+            found[LINEAR] = _stacked(stack, coder, folds, found[reference])
+        judged = _judged(coder, folds, found, n_single)
+        weights = choose_weights(judged, trials.seed)
+        used = [name for name, own in zip(found, weights, strict=True) if own.any()]
+        kept = {name: tuple(found[name].parts) for name in candidates if name in used}
+        if LINEAR not in used:
+            stack = None
+        elif reference not in kept:
+            kept = {reference: tuple(found[reference].parts)} | kept
+        if self.refit == "full" and folds.judge_fits:
+            kept = {name: (fit_candidate(candidates[name], folds.table, trials.seed),) for name in kept}
+            every = [np.arange(len(folds.table))]
+            stack = None if stack is None else _fit_stack(coder, folds, found[reference], every)
+        names = [task.name for task in coder.labels.tasks]
+        table = {name: own for name, own in zip(found, weights, strict=True) if name in used}
+        return {
+            "estimators_": kept,
+            "stack_": stack,
+            "weights_": pl.DataFrame({"task": names} | table),
+            "leaderboard_": _leaderboard(found, judged, weights),
+        }
+
+    @contextmanager
+    def _show(self, n_folds: int) -> Iterator[Callable[[str], None]]:
+        """Show the fits of the candidates, if asked to."""
+        if not self.verbose:
+            yield lambda name: None
+            return
+        names: list[str] = []
+
+        def on_fit(name: str) -> None:
+            names.append(name)
+            show({"epoch": len(names)})
+
+        n_fits = n_folds * len(with_reference(self.candidates))
+        with show_progress(n_fits, lambda record: names[-1]) as show:
+            yield on_fit
+
+    def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
+        answers = self._answers(read_frame(X, self._coder))
+        weights = self.weights_.drop("task").to_numpy()  # (T, C)
+        totals = [np.zeros_like(answer) for answer in next(iter(answers.values()))]
+        for c, name in enumerate(self.weights_.columns[1:]):
+            for column, answer in enumerate(answers[name]):
+                weight = weights[column, c] if batch.task is None else weights[batch.task, c]
+                totals[column] += answer * (weight if answer.ndim == 1 or batch.task is None else weight[:, None])
+        return totals
+
+    def _answers(self, frame: pl.DataFrame) -> dict[str, list[np.ndarray]]:
+        """Return the mean answers of every candidate's models."""
+        by_part = {name: [p._read_and_answer(frame) for p in parts] for name, parts in self.estimators_.items()}
+        if self.stack_ is not None:
+            read = next(iter(by_part.values()))  # those of the candidate that the linear models read
+            by_part[LINEAR] = [self.stack_.answer(self._coder.labels, k, answers) for k, answers in enumerate(read)]
+        return {name: _mean(parts) for name, parts in by_part.items()}
+
+    def _restore(self, state: EnsembleState) -> None:
+        self._set_fitted(state._coder, {name: value for name, value in vars(state).items() if name != "_coder"})
+
+
+class MultiTaskEnsembleClassifier(ClassifierFace, MultiTaskEnsemble):
+    """`MultiTaskEnsemble` whose every task is a classification."""
+
+
+class MultiTaskEnsembleRegressor(RegressorFace, MultiTaskEnsemble):
+    """`MultiTaskEnsemble` whose every task is a regression."""
+
+
+def _prepared(candidate: MultiTaskEstimator, coder: TableCoder) -> MultiTaskEstimator:
+    """Return a copy of a candidate that knows the tasks and the columns."""
+    return clone(candidate).set_params(
+        tasks={task.name: task for task in coder.labels.column_tasks()},
+        task_column=coder.task_column,
+        categorical_features=[c for c in coder.features.columns.categorical if c not in candidate.drop],
+    )
+
+
+def _fit_stack(coder: TableCoder, folds: Folds, reference: Trial, parts: Sequence[np.ndarray]) -> LinearStack | None:
+    """Fit linear models on the answers of a candidate; None where there are no other tasks, or no answers."""
+    if coder.task_column is not None or len(coder.labels.tasks) < 2 or not (folds.judge_fits and len(folds.pairs) > 1):
+        return None
+    batch = folds.table.batch
+    return LinearStack.fit(coder.labels, reference.answers, batch.y, batch.weight, parts)
+
+
+def _stacked(stack: LinearStack, coder: TableCoder, folds: Folds, reference: Trial) -> Trial:
+    """Return the out-of-fold answers of the linear models as those of a candidate."""
+    answers = [np.full_like(answer, np.nan) for answer in reference.answers]
+    for k, (_, rows) in enumerate(folds.pairs):
+        found = stack.answer(coder.labels, k, [answer[rows] for answer in reference.answers])
+        for answer, part in zip(answers, found, strict=True):
+            answer[rows] = part
+    return Trial([], answers, 0.0)
+
+
+def _judged(coder: TableCoder, folds: Folds, found: Mapping[str, Trial], n_single: int) -> list[Judged]:
+    """Return the labels of every task that candidates have answered, with all answers."""
+    batch, judged = folds.judged.batch, []
+    for t, task in enumerate(coder.labels.tasks):
+        column = t if batch.task is None else 0
+        answers = [trial.answers[column] for trial in found.values()]
+        is_answered = ~np.isnan(batch.y[:, column]) & ~np.isnan(answers[0]).reshape(len(batch), -1).any(axis=1)
+        rows = np.flatnonzero(is_answered if batch.task is None else is_answered & (batch.task == t))
+        weight = None if batch.weight is None else batch.weight[rows, column]
+        judged.append(Judged(task, batch.y[rows, column], weight, np.stack([a[rows] for a in answers]), n_single))
+    return judged
+
+
+def _leaderboard(found: Mapping[str, Trial], judged: Sequence[Judged], weights: np.ndarray) -> pl.DataFrame:
+    """Return the scores of all candidates and of the mixture."""
+    lines: list[tuple[Any, ...]] = []
+    for c, (name, trial) in enumerate(found.items()):
+        for t, each in enumerate(judged):
+            interval = each.interval(each.answers[c])
+            lines.append((name, each.task.name, interval.score, interval.standard_error, weights[c, t], trial.seconds))
+    seconds = sum(trial.seconds for trial in found.values())
+    for t, each in enumerate(judged):
+        interval = each.interval(each.mix(weights[:, t]))
+        lines.append((MIXTURE, each.task.name, interval.score, interval.standard_error, None, seconds))
+    types = {"candidate": pl.String, "task": pl.String} | dict.fromkeys(
+        ("score", "standard_error", "weight", "seconds"), pl.Float64
+    )
+    return pl.DataFrame(lines, types, orient="row")
+
+
+def _mean(parts: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
+    """Return the mean over models of their answers to every column of y."""
+    return [np.mean(answers, axis=0) for answers in zip(*parts, strict=True)]

@@ -1,0 +1,151 @@
+"""Rows of a table with their labels, and the folds in which every candidate answers rows that it has not seen."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+
+from tabmtl.encode import TableCoder
+from tabmtl.encode.read import names_of, read_features, without_columns
+from tabmtl.encode.tasks import class_values
+from tabmtl.model_selection import MultiTaskKFold
+from tabmtl.model_selection.stratify import Strata
+from tabmtl.schema import Batch, TabmtlWarning, Task
+
+#: Folds by the labels of the scarcest task, and by the rows of a large table.
+_FOLDS_BY_LABELS = ((200, 10), (1_000, 8))
+_FOLDS, _FOLDS_OF_MANY, _MANY_ROWS = 5, 3, 200_000
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Rows as every candidate takes them: features, labels, weights and groups.
+
+    Attributes
+    ----------
+    X : polars DataFrame of n rows
+    y : polars DataFrame of shape (n, C)
+        Labels in their own units and classes; null = unlabelled.
+    batch : Batch
+        The same rows, encoded.
+    """
+
+    X: pl.DataFrame
+    y: pl.DataFrame
+    batch: Batch
+
+    @classmethod
+    def read(cls, X: Any, coder: TableCoder, batch: Batch) -> Table:
+        """Read the features of encoded rows."""
+        return cls(read_frame(X, coder), _labels(coder.labels.column_tasks(), batch.y), batch)
+
+    def __len__(self) -> int:
+        return len(self.batch)
+
+    def rows(self, index: np.ndarray) -> Table:
+        """Return some rows."""
+        return Table(self.X[index], self.y[index], self.batch.rows(index))
+
+    def fit_arguments(self) -> dict[str, Any]:
+        """Return the arguments of ``fit``."""
+        weight, group = self.batch.weight, self.batch.group
+        if weight is not None and weight.shape[1] == 1:
+            weight = weight[:, 0]
+        has_groups = group is not None and np.ptp(group) > 0  # one group cannot be divided, and need not be
+        return {"X": self.X, "y": self.y, "sample_weight": weight, "groups": group if has_groups else None}
+
+
+@dataclass(frozen=True, eq=False)
+class Folds:
+    """Parts of the rows to fit and to judge.
+
+    Attributes
+    ----------
+    table : Table
+        Rows to fit.
+    judged : Table
+        Rows whose answers judge the candidates: the same ones, or those of X_val.
+    pairs : list of tuple of ndarray
+        Numbers of the rows to fit and of the judged rows, by fold. A row that no fold judges is in every fit.
+    """
+
+    table: Table
+    judged: Table
+    pairs: list[tuple[np.ndarray, np.ndarray]]
+
+    @classmethod
+    def deal(cls, table: Table, coder: TableCoder, n_folds: int | Literal["auto"], seed: int) -> Folds:
+        """Divide the rows so that every fold judges, and every fit sees, labels of every task and class.
+
+        Groups stay on one side. Rows with the only labels of a task or class, or the only group of them, are in every
+        fit. Where nothing can be judged, one pair has all rows to fit.
+        """
+        tasks, batch = coder.labels.tasks, table.batch
+        strata = Strata.of(batch.y, tasks, batch.task)
+        unit = np.arange(len(table)) if batch.group is None else np.unique(batch.group, return_inverse=True)[1]
+        spread = strata.spread(None if batch.group is None else unit)
+        n = min(_count_folds(strata, batch) if n_folds == "auto" else n_folds, int(spread[-1]))
+        if n < 2:
+            return cls(table, table, [(np.arange(len(table)), np.arange(0))])
+        fold = _deal(table, coder, n, seed)
+        counts = strata.count(fold, n)  # (n, S)
+        alone = np.append(counts == counts.sum(axis=0), np.zeros((n, 1), dtype=bool), axis=1)
+        alone[:, :-1] &= counts > 0
+        kept = np.unique(unit[alone[fold, strata.codes].any(axis=0)])
+        fold[np.isin(unit, kept)] = -1
+        pairs = [(np.flatnonzero(fold != f), np.flatnonzero(fold == f)) for f in range(n)]
+        pairs = [pair for pair in pairs if len(pair[1])]
+        return cls(table, table, pairs or [(np.arange(len(table)), np.arange(0))])
+
+    @classmethod
+    def given(cls, table: Table, judged: Table) -> Folds:
+        """Return one pair: all rows to fit, and given ones to judge."""
+        return cls(table, judged, [(np.arange(len(table)), np.arange(len(judged)))])
+
+    @property
+    def judge_fits(self) -> bool:
+        """Whether the judged rows are among those to fit."""
+        return self.judged is self.table
+
+
+def read_frame(X: Any, coder: TableCoder) -> pl.DataFrame:
+    """Return the features as a polars frame with the names of fit."""
+    frame = read_features(without_columns(X, coder.dropped))[0]
+    frame = frame.collect() if isinstance(frame, pl.LazyFrame) else frame
+    return frame.rename(dict(zip(names_of(frame), coder.names, strict=True)))
+
+
+def _labels(tasks: tuple[Task, ...], y: np.ndarray) -> pl.DataFrame:
+    """Return encoded labels (n, C) in their own units and classes."""
+    columns = {}
+    for task, values in zip(tasks, y.T, strict=True):
+        series = pl.Series(values).fill_nan(None)
+        columns[task.name] = class_values(task).gather(series.cast(pl.UInt32)) if task.is_classification else series
+    return pl.DataFrame(columns)
+
+
+def _count_folds(strata: Strata, batch: Batch) -> int:
+    """Choose the number of folds: more of them where a task of a wide table has few labels."""
+    if len(batch) > _MANY_ROWS:
+        return _FOLDS_OF_MANY
+    if batch.task is not None:
+        return _FOLDS
+    rows = strata.spread(None)[:-1]
+    scarcest = np.bincount(strata.task[:-1], rows).min()
+    return next((n for labels, n in _FOLDS_BY_LABELS if scarcest < labels), _FOLDS)
+
+
+def _deal(table: Table, coder: TableCoder, n: int, seed: int) -> np.ndarray:
+    """Return the fold (n,) of every row."""
+    declared = {task.name: task for task in coder.labels.column_tasks()}
+    splitter = MultiTaskKFold(n, random_state=seed, tasks=declared, task_column=coder.task_column)
+    fold = np.empty(len(table), dtype=np.intp)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TabmtlWarning)  # of rare classes, which `Folds.deal` keeps in every fit
+        for f, (_, rows) in enumerate(splitter.split(table.X, table.y, table.batch.group)):
+            fold[rows] = f
+    return fold

@@ -1,0 +1,150 @@
+"""Weights of the candidates, for each task: greedy selection with replacement, and a guard against chance."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tabmtl.metrics.intervals import ScoreInterval, score_difference, score_interval
+from tabmtl.metrics.scores import score_task, undefined_reason
+from tabmtl.schema import TabmtlWarning, Task, warn_user
+
+#: Labels that judge a task: of each of two classes, or of a regression. Below, the other tasks decide.
+LEAST_OF_CLASS, LEAST_VALUES = 5, 10
+_MOST_PICKS = 30
+_MOST_ROWS = 50_000
+_MOST_POOLED = 32  # tasks
+_LISTED = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """Labels of one task, and what every candidate answered without having seen them.
+
+    Attributes
+    ----------
+    task : Task
+    y : ndarray of shape (n,)
+        Labels; none is missing.
+    weight : ndarray of shape (n,) or None
+    answers : ndarray of shape (C, n, K) or (C, n)
+        Probabilities or values of the C candidates; those of single tasks come first.
+    n_single : int
+        Number of candidates that learn every task alone.
+    """
+
+    task: Task
+    y: np.ndarray
+    weight: np.ndarray | None
+    answers: np.ndarray
+    n_single: int
+
+    @property
+    def has_enough(self) -> bool:
+        """Whether there are labels enough to judge by."""
+        if not self.task.is_classification:
+            has_enough = len(self.y) >= LEAST_VALUES
+        else:
+            counts = np.bincount(self.y.astype(np.intp))
+            has_enough = bool((counts >= LEAST_OF_CLASS).sum() >= 2)
+        return has_enough and undefined_reason(self.task, self.y, self.weight) is None
+
+    def score(self, answer: np.ndarray) -> float:
+        """Score an answer by the metric of the task."""
+        return score_task(self.task, self.y, answer, self.weight)
+
+    def interval(self, answer: np.ndarray) -> ScoreInterval:
+        """Score an answer, with its standard error; None where undefined."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", TabmtlWarning)
+            return score_interval(self.task, self.y, answer, self.weight)
+
+    def mix(self, weights: np.ndarray) -> np.ndarray:
+        """Return the mixture of the answers."""
+        return np.tensordot(weights, self.answers, axes=1)
+
+    def sample(self, rng: np.random.Generator) -> Judged:
+        """Return at most as many rows as the selection looks at."""
+        if len(self.y) <= _MOST_ROWS:
+            return self
+        rows = np.sort(rng.choice(len(self.y), _MOST_ROWS, replace=False))
+        weight = None if self.weight is None else self.weight[rows]
+        return Judged(self.task, self.y[rows], weight, self.answers[:, rows], self.n_single)
+
+
+def choose_weights(judged: Sequence[Judged], seed: int) -> np.ndarray:
+    """Choose the weights (C, T) of all candidates for every task.
+
+    A task takes a mixture of candidates only where it gains more than a paired standard error on the best candidate
+    that learns it alone. Tasks with too few judged labels take the mixture that suits the other tasks.
+    """
+    rng = np.random.default_rng(seed)
+    judged = [each.sample(rng) for each in judged]
+    few = [t for t, each in enumerate(judged) if not each.has_enough]
+    weights = np.empty((len(judged[0].answers), len(judged)))
+    for t, each in enumerate(judged):
+        if t not in few:
+            weights[:, t] = _guarded(each)
+    if few:
+        weights[:, few] = _pooled([each for t, each in enumerate(judged) if t not in few], len(weights))[:, None]
+        _warn_of_few([judged[t].task for t in few])
+    return weights
+
+
+def _guarded(judged: Judged) -> np.ndarray:
+    """Return the weights of a task: the mixture, or the best single-task candidate where the gain may be chance."""
+    n = len(judged.answers)
+    alone = np.eye(n)[int(np.argmax([judged.score(answer) for answer in judged.answers[: judged.n_single]]))]
+    weights = _pick_greedily([judged])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TabmtlWarning)
+        gain = score_difference(judged.task, judged.y, judged.mix(weights), judged.mix(alone), judged.weight)
+    is_sure = gain.score is not None and gain.standard_error is not None and gain.score > gain.standard_error
+    return weights if is_sure else alone
+
+
+def _pooled(judged: Sequence[Judged], n_candidates: int) -> np.ndarray:
+    """Return the weights that are best in the mean over tasks, all equal where no task can be judged."""
+    if not judged:
+        return np.full(n_candidates, 1 / n_candidates)
+    return _pick_greedily(sorted(judged, key=lambda each: -len(each.y))[:_MOST_POOLED])
+
+
+def _pick_greedily(judged: Sequence[Judged]) -> np.ndarray:
+    """Pick candidates with replacement, each time the one that lifts the mean score most (Caruana et al. 2004).
+
+    The weights are the shares of the picks up to the best score.
+    """
+    n, totals = len(judged[0].answers), [np.zeros_like(each.answers[0]) for each in judged]
+    picks: list[int] = []
+    scores: list[float] = []
+    while len(picks) < _MOST_PICKS and (len(scores) < 5 or max(scores[-5:]) >= max(scores)):
+        scored = [
+            _mean_score(
+                judged, [total + each.answers[c] for total, each in zip(totals, judged, strict=True)], len(picks) + 1
+            )
+            for c in range(n)
+        ]
+        picks.append(int(np.argmax(scored)))
+        scores.append(max(scored))
+        for total, each in zip(totals, judged, strict=True):
+            total += each.answers[picks[-1]]
+    best = int(np.argmax(scores)) + 1
+    return np.bincount(picks[:best], minlength=n) / best
+
+
+def _mean_score(judged: Sequence[Judged], totals: Sequence[np.ndarray], n_picks: int) -> float:
+    return float(np.mean([each.score(total / n_picks) for each, total in zip(judged, totals, strict=True)]))
+
+
+def _warn_of_few(tasks: Sequence[Task]) -> None:
+    names = [task.name for task in tasks]
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    warn_user(
+        f"tasks {names[:_LISTED]}{more} have labels too few to judge the candidates by (below {LEAST_OF_CLASS} of a "
+        f"second class, or {LEAST_VALUES} of a regression), so they get the weights that suit the other tasks; label "
+        "more rows of them"
+    )

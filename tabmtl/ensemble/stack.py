@@ -1,0 +1,139 @@
+"""Linear models of every task on the answers of single-task models for the other tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression, RidgeCV
+from sklearn.model_selection import GridSearchCV
+
+from tabmtl.encode import LabelCoder
+from tabmtl.schema import Task
+from tabmtl.storage.stored import POSITIVE, Stored
+
+_PENALTIES = np.logspace(-1, 4, 11)
+_INVERSE_PENALTIES = np.logspace(-3, 1, 5)
+_FEW, _LEAST_OF_CLASS = 2_000, 5  # labels that choose the penalty of a classification by folds
+_RARE = 1e-6  # least probability that counts
+_NEVER = -20.0  # score of a class without labels
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LinearStack:
+    """Ridge and logistic regressions on scores of the other tasks: log odds, log probabilities, values.
+
+    Attributes
+    ----------
+    center, scale : ndarray of shape (O,)
+        Mean and standard deviation of the O scores of all tasks.
+    coef : ndarray of shape (M, O, O)
+        Weights of the M models: scores by columns. A task does not see its own.
+    intercept : ndarray of shape (M, O)
+    """
+
+    center: Annotated[np.ndarray, Stored("f8", "O")]
+    scale: Annotated[np.ndarray, Stored("f8", "O", low=POSITIVE)]
+    coef: Annotated[np.ndarray, Stored("f8", "M O O")]
+    intercept: Annotated[np.ndarray, Stored("f8", "M O")]
+
+    @classmethod
+    def fit(
+        cls,
+        labels: LabelCoder,
+        answers: Sequence[np.ndarray],
+        y: np.ndarray,
+        weight: np.ndarray | None,
+        parts: Sequence[np.ndarray],
+    ) -> LinearStack:
+        """Fit one model to each part of the rows.
+
+        Parameters
+        ----------
+        labels : LabelCoder
+        answers : sequence of T arrays
+            Out-of-fold answers (n, K) or (n,) to all rows; NaN where no fold answered.
+        y : ndarray of shape (n, T)
+        weight : ndarray of shape (n, T), optional
+        parts : sequence of ndarray of int
+            Numbers of the rows of every model.
+        """
+        scores = _scores(labels, answers)
+        answered = np.isfinite(scores).all(axis=1)
+        center, scale = scores[answered].mean(axis=0), scores[answered].std(axis=0)
+        scale = np.where(scale > 0, scale, 1.0)
+        features = (scores - center) / scale
+        n_outputs, own = scores.shape[1], _own_columns(labels.tasks)
+        coef, intercept = np.zeros((len(parts), n_outputs, n_outputs)), np.zeros((len(parts), n_outputs))
+        values = labels.standardize(y).astype(np.float64)
+        for t, task in enumerate(labels.tasks):
+            others = np.setdiff1d(np.arange(n_outputs), np.arange(n_outputs)[own[t]])
+            labelled = answered & ~np.isnan(values[:, t])
+            sample_weight = np.ones(len(y)) if weight is None else weight[:, t]
+            model = _model(task, features[np.ix_(labelled, others)], values[labelled, t], sample_weight[labelled])
+            for m, part in enumerate(parts):
+                rows = part[labelled[part]]
+                fitted = _fit(task, model, features[np.ix_(rows, others)], values[rows, t], sample_weight[rows])
+                coef[m, others, own[t]], intercept[m, own[t]] = fitted
+        return cls(center=center, scale=scale, coef=coef, intercept=intercept)
+
+    def answer(self, labels: LabelCoder, model: int, answers: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Return probabilities or values by one of the models, given the answers to all tasks."""
+        features = (_scores(labels, answers) - self.center) / self.scale
+        scores = features @ self.coef[model] + self.intercept[model]
+        return labels.outputs([scores[:, own] for own in _own_columns(labels.tasks)])
+
+
+def _own_columns(tasks: Sequence[Task]) -> list[slice]:
+    last = np.cumsum([task.width for task in tasks]).tolist()
+    return [slice(end - task.width, end) for end, task in zip(last, tasks, strict=True)]
+
+
+def _scores(labels: LabelCoder, answers: Sequence[np.ndarray]) -> np.ndarray:
+    """Return answers to all tasks as scores (n, O): log odds, log probabilities, standardised values."""
+    columns = []
+    for t, (task, answer) in enumerate(zip(labels.tasks, answers, strict=True)):
+        if task.kind == "regression":
+            columns.append(((answer - labels.center[t]) / labels.scale[t])[:, None])
+            continue
+        logs = np.log(np.clip(answer, _RARE, 1.0))
+        columns.append(logs[:, 1:] - logs[:, :1] if task.kind == "binary" else logs)
+    return np.concatenate(columns, axis=1)
+
+
+def _model(task: Task, features: np.ndarray, y: np.ndarray, weight: np.ndarray) -> RidgeCV | LogisticRegression:
+    """Return the unfitted model of a task; a classification of few labels chooses its penalty by folds."""
+    if task.kind == "regression":
+        return RidgeCV(alphas=_PENALTIES)
+    model = LogisticRegression(max_iter=1_000)
+    counts = np.unique(y, return_counts=True)[1]
+    if len(counts) < 2 or counts.min() < _LEAST_OF_CLASS or counts.sum() > _FEW:
+        return model
+    search = GridSearchCV(model, {"C": _INVERSE_PENALTIES}, scoring="neg_log_loss", cv=_LEAST_OF_CLASS, refit=False)
+    return model.set_params(**search.fit(features, y, sample_weight=weight).best_params_)
+
+
+def _fit(
+    task: Task, model: RidgeCV | LogisticRegression, features: np.ndarray, y: np.ndarray, weight: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fit the model of a task; return the weights (O', width) and the intercepts (width,) of its scores."""
+    slope, start = np.zeros((features.shape[1], task.width)), np.zeros(task.width)
+    if not len(y):
+        return slope, start
+    if task.kind == "regression":
+        model.fit(features, y, sample_weight=weight)
+        return model.coef_[:, None], np.array([model.intercept_])
+    present = np.unique(y.astype(np.intp))
+    if task.kind == "multiclass":
+        start = np.where(np.isin(np.arange(task.width), present), 0.0, _NEVER)
+    elif len(present) == 1:
+        start = np.array([-_NEVER if present[0] else _NEVER])
+    if len(present) == 1:
+        return slope, start
+    model.fit(features, y, sample_weight=weight)
+    # with two classes, scikit-learn gives the log odds of the second
+    scored = slice(None) if task.kind == "binary" else present[1:] if len(present) == 2 else present
+    slope[:, scored], start[scored] = model.coef_.T, model.intercept_
+    return slope, start

@@ -1,0 +1,91 @@
+"""Folds of an ensemble: every fit sees every task and class, and no fold judges what its fit has seen."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tabmtl import SharedTrees
+from tabmtl.ensemble.folds import Folds, Table
+from tabmtl.model_selection.stratify import Strata
+from tabmtl.testing import features, long_table, mixed_targets
+
+
+def deal(X, y, n_folds="auto", seed=0, groups=None, **params):
+    coder, batch, _ = SharedTrees(**params)._encode(X, y, None, None, None, groups)
+    return coder, Folds.deal(Table.read(X, coder, batch), coder, n_folds, seed)
+
+
+def check(coder, folds):
+    batch = folds.table.batch
+    strata = Strata.of(batch.y, coder.labels.tasks, batch.task)
+    everywhere = strata.spread(None) > 0
+    judged = np.concatenate([rows for _, rows in folds.pairs])
+    assert len(np.unique(judged)) == len(judged)
+    for fitted, rows in folds.pairs:
+        assert not np.intersect1d(fitted, rows).size
+        assert (strata.take(fitted).spread(None)[everywhere] > 0).all()
+        if batch.group is not None:
+            assert not np.intersect1d(batch.group[fitted], batch.group[rows]).size
+
+
+@settings(max_examples=25, deadline=None)
+@given(n=st.integers(1, 40), n_folds=st.integers(2, 6), n_groups=st.integers(1, 40), seed=st.integers(0, 99))
+def test_every_fit_sees_all_labels_that_there_are(n, n_folds, n_groups, seed):
+    rng = np.random.default_rng(seed)
+    X = features(n, seed)
+    y = pl.DataFrame({"size": rng.normal(size=n), "few": [2.5] + [None] * (n - 1)})
+    coder, folds = deal(X, y, n_folds, seed, groups=rng.integers(0, n_groups, n))
+    check(coder, folds)
+
+
+def test_classes_and_missing_labels_are_spread():
+    X = features()
+    coder, folds = deal(X, mixed_targets(X), 4)
+    check(coder, folds)
+    assert len(folds.pairs) == 4
+    assert len(np.concatenate([rows for _, rows in folds.pairs])) == len(X)
+
+
+def test_the_only_row_of_a_class_is_in_every_fit():
+    X = features(60)
+    y = pl.DataFrame({"kind": ["rare"] + ["a", "b"] * 29 + ["a"], "size": np.arange(60.0)})
+    coder, folds = deal(X, y, 3)
+    check(coder, folds)
+    assert all(0 in fitted for fitted, _ in folds.pairs)
+
+
+def test_a_long_table_keeps_every_task_in_every_fit():
+    X, y = long_table(60)
+    X = X.with_columns(school=pl.Series(["lone", *X["school"][1:]]))
+    coder, folds = deal(X, y.fill_null(1.0), task_column="school")
+    check(coder, folds)
+    assert len(folds.pairs) == 5
+    assert all(0 in fitted for fitted, _ in folds.pairs)
+
+
+def test_scarce_labels_bring_more_folds():
+    X = features(1_500)
+    full = np.arange(1_500.0)
+    for n_labels, expected in ((1_500, 5), (999, 8), (150, 10)):
+        y = pl.DataFrame({"full": full, "scarce": np.where(full < n_labels, full, np.nan)})
+        assert len(deal(X, y)[1].pairs) == expected
+
+
+def test_labels_are_those_given():
+    X = features()
+    y = mixed_targets(X).with_columns(flag=pl.col("late") == "late", level=pl.col("delay").round().cast(int) % 3)
+    coder, batch, _ = SharedTrees(tasks={"level": "multiclass"})._encode(X, y, None, None, None)
+    table = Table.read(X, coder, batch)
+    assert table.y.cast(y.schema).equals(y)
+    assert table.X.equals(X)
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_next_to_no_rows_are_all_fitted(n):
+    coder, folds = deal(features(n), [1.5, 2.5][:n])
+    check(coder, folds)
+    assert any(len(fitted) == n for fitted, _ in folds.pairs) or n == 2

@@ -1,0 +1,94 @@
+"""Weights of candidates: greedy picks, the guard against chance, and tasks with too few labels."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from tabmtl.ensemble.selection import Judged, choose_weights
+from tabmtl.schema import TabmtlWarning, Task
+
+SIZE = Task(name="size", kind="regression", metric="r2")
+LATE = Task(name="late", kind="binary", classes=("no", "yes"), metric="roc_auc")
+
+
+def judged(n=400, noise=(1.0, 1.0, 3.0), n_single=1, seed=0, task=SIZE):
+    rng = np.random.default_rng(seed)
+    y = rng.normal(size=n)
+    answers = np.stack([y + scale * rng.normal(size=n) for scale in noise])
+    if task is LATE:
+        p = 1 / (1 + np.exp(-answers))
+        return Judged(task, (y > 0).astype(float), None, np.stack([1 - p, p], axis=2), n_single)
+    return Judged(task, y, None, answers, n_single)
+
+
+def test_independent_errors_are_averaged():
+    weights = choose_weights([judged(4_000)], 0)[:, 0]
+    assert_allclose(weights, [0.5, 0.5, 0.0], atol=0.12)
+    assert weights.sum() == pytest.approx(1)
+
+
+def test_a_candidate_that_is_best_alone_is_taken_alone():
+    assert_array_equal(choose_weights([judged(noise=(2.0, 0.01, 2.0))], 0)[:, 0], [0, 1, 0])
+
+
+def test_every_task_has_its_own_weights():
+    tasks = [judged(noise=(2.0, 0.01, 2.0)), judged(noise=(2.0, 2.0, 0.01))]
+    assert_array_equal(choose_weights(tasks, 0), [[0, 0], [1, 0], [0, 1]])
+
+
+@pytest.mark.parametrize("task", [SIZE, LATE])
+def test_a_gain_that_may_be_chance_is_not_taken(task):
+    # candidates that differ by noise alone: without a guard, the mixture would win nearly always
+    taken = 0
+    for seed in range(40):
+        each = judged(60, noise=(1.0,), seed=seed, task=task)
+        rng = np.random.default_rng([seed, 1])
+        shaken = each.answers * (1 + 0.02 * rng.normal(size=(2, *each.answers.shape[1:])))
+        both = Judged(task, each.y, None, np.concatenate([each.answers, shaken]), 1)
+        taken += choose_weights([both], 0)[0, 0] < 1
+    assert taken <= 20
+
+
+def test_the_best_of_several_single_task_candidates_is_the_fallback():
+    better = judged(noise=(1.0,))
+    worse = better.answers + np.random.default_rng(1).normal(size=better.answers.shape)
+    each = Judged(SIZE, better.y, None, np.concatenate([worse, better.answers]), 2)
+    assert_array_equal(choose_weights([each], 0)[:, 0] > 0, [False, True])
+
+
+def test_too_few_labels_take_what_suits_the_others():
+    few = Judged(SIZE, np.arange(9.0), None, np.zeros((3, 9)), 1)
+    tasks = [judged(noise=(2.0, 0.01, 2.0)), few]
+    with pytest.warns(TabmtlWarning, match=r"'size'.*few to judge.*10 of a regression"):
+        assert_array_equal(choose_weights(tasks, 0)[:, 1], [0, 1, 0])
+    four = Judged(LATE, np.repeat([0.0, 1.0], [90, 4]), None, np.full((3, 94, 2), 0.5), 1)
+    with pytest.warns(TabmtlWarning, match="'late'"):
+        choose_weights([tasks[0], four], 0)
+    five = Judged(LATE, np.repeat([0.0, 1.0], [90, 5]), None, np.full((3, 95, 2), 0.5), 1)
+    with warnings.catch_warnings(action="error"):
+        choose_weights([tasks[0], five], 0)
+
+
+def test_without_any_judge_all_are_equal():
+    few = Judged(SIZE, np.arange(2.0), None, np.zeros((4, 2)), 1)
+    with pytest.warns(TabmtlWarning, match="few"):
+        assert_array_equal(choose_weights([few], 0), np.full((4, 1), 0.25))
+
+
+def test_weights_of_rows_count():
+    y = np.concatenate([np.arange(50.0), np.arange(50.0)])
+    first, second = y.copy(), y.copy()
+    first[:50], second[50:] = 0, 0  # each is right for one half
+    weight = np.repeat([0.001, 1.0], 50)
+    both = np.stack([second, first])
+    assert_array_equal(choose_weights([Judged(SIZE, y, weight, both, 1)], 0)[:, 0] > 0.9, [False, True])
+
+
+def test_many_rows_are_sampled_alike():
+    each = judged(60_000)
+    assert_array_equal(choose_weights([each], 3), choose_weights([each], 3))
+    assert len(each.sample(np.random.default_rng(0)).y) == 50_000

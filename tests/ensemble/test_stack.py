@@ -1,0 +1,91 @@
+"""Linear models on the other tasks' answers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.linear_model import LogisticRegression, RidgeCV
+
+from tabmtl.encode import LabelCoder
+from tabmtl.ensemble.stack import LinearStack
+
+
+@pytest.fixture
+def table():
+    rng = np.random.default_rng(0)
+    n = 300
+    z = rng.normal(size=n)
+    late = np.where(z + 0.5 * rng.normal(size=n) > 0, "yes", "no")
+    mark = np.array(["a", "b", "c"])[np.digitize(z + 0.3 * rng.normal(size=n), [-0.5, 0.5])]
+    y = np.column_stack([late, mark, 10 + 3 * z + rng.normal(size=n)]).astype(object)
+    y[:, 2] = y[:, 2].astype(float)
+    labels = LabelCoder.fit(y)
+    p = 1 / (1 + np.exp(-2 * z))
+    three = np.exp(np.outer(z, [-1, 0, 1]))
+    answers = [np.column_stack([1 - p, p]), three / three.sum(axis=1, keepdims=True), 10 + 3 * z]
+    return labels, answers, labels.encode(y)[0]
+
+
+def test_a_regression_is_scikit_learns_ridge(table):
+    labels, answers, y = table
+    rows = np.arange(0, 300, 2)
+    stack = LinearStack.fit(labels, answers, y, None, [rows])
+    p, three, _ = answers
+    features = np.column_stack([np.log(p[:, 1] / p[:, 0]), np.log(three)])
+    features = (features - features.mean(axis=0)) / features.std(axis=0)
+    ridge = RidgeCV(alphas=np.logspace(-1, 4, 11)).fit(features[rows], labels.standardize(y)[rows, 2].astype(float))
+    expected = ridge.predict(features) * labels.scale[2] + labels.center[2]
+    assert_allclose(stack.answer(labels, 0, answers)[2], expected, rtol=1e-6)
+
+
+def test_a_task_does_not_see_its_own_answer(table):
+    labels, answers, y = table
+    stack = LinearStack.fit(labels, answers, y, None, [np.arange(300)])
+    before = stack.answer(labels, 0, answers)
+    for t in range(3):
+        changed = list(answers)
+        changed[t] = answers[t][::-1]
+        after = stack.answer(labels, 0, changed)
+        assert_array_equal(before[t], after[t])
+        assert any(not np.array_equal(before[other], after[other]) for other in range(3) if other != t)
+
+
+def test_answers_learn_from_the_other_tasks(table):
+    labels, answers, y = table
+    stack = LinearStack.fit(labels, answers, y, None, [np.arange(200)])
+    late, mark, value = (answer[200:] for answer in stack.answer(labels, 0, answers))
+    assert (late.argmax(axis=1) == y[200:, 0]).mean() > 0.75  # the more frequent class: about .5
+    assert (mark.argmax(axis=1) == y[200:, 1]).mean() > 0.6  # the most frequent class: about .4
+    assert np.corrcoef(value, y[200:, 2])[0, 1] > 0.9
+    assert_allclose(late.sum(axis=1), 1)
+    assert_allclose(mark.sum(axis=1), 1)
+
+
+def test_rows_without_answers_or_labels_are_left_out(table):
+    labels, answers, y = table
+    kept = np.arange(300) >= 100
+    holes = [np.where(kept if a.ndim == 1 else kept[:, None], a, np.nan) for a in answers]
+    hidden = y.copy()
+    hidden[100:110, 2] = np.nan
+    stack = LinearStack.fit(labels, holes, hidden, None, [np.arange(300)])
+    direct = LinearStack.fit(labels, [a[100:] for a in answers], hidden[100:], None, [np.arange(200)])
+    assert_array_equal(stack.coef, direct.coef)
+    weightless = LinearStack.fit(labels, holes, hidden, np.ones_like(y), [np.arange(300)])
+    assert_allclose(weightless.coef, stack.coef, rtol=1e-4, atol=1e-6)
+
+
+def test_parts_without_some_class_answer_all_classes(table):
+    labels, answers, y = table
+    one = np.flatnonzero((y[:, 0] == 1) & (y[:, 1] == 2))
+    two = np.flatnonzero(y[:, 1] != 0)
+    stack = LinearStack.fit(labels, answers, y, None, [one, two, np.arange(0)])
+    late, mark, _ = stack.answer(labels, 0, answers)
+    assert late[:, 1].min() > 0.99
+    assert mark[:, 2].min() > 0.99
+    mark = stack.answer(labels, 1, answers)[1]
+    assert mark[:, 0].max() < 1e-3
+    rest = LogisticRegression().fit(np.zeros((len(two), 1)), y[two, 1])
+    assert set(rest.classes_) == {1, 2}
+    assert (mark[two].argmax(axis=1) == y[two, 1]).mean() > 0.6
+    assert all(np.isfinite(answer).all() for answer in stack.answer(labels, 2, answers))
