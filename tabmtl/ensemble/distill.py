@@ -22,7 +22,7 @@ from torch import Tensor
 from tabmtl.encode import TableCoder
 from tabmtl.encode.features import FeatureCoder
 from tabmtl.encode.labels import LabelCoder, center_and_scale
-from tabmtl.encode.read import read_features
+from tabmtl.ensemble.folds import read_frame
 from tabmtl.estimators.base import draw_seed
 from tabmtl.estimators.network import NetworkEstimator
 from tabmtl.estimators.tables import MultiTaskEstimator
@@ -99,7 +99,7 @@ def distill(
     check_is_fitted(teacher)
     student = _untrained(teacher, network)
     seed = draw_seed(random_state)
-    frame = _read(teacher, X)
+    frame = read_frame(teacher._check_columns(X), teacher._coder)
     coder = _fit_features(teacher._coder, frame, student)
     answers = teacher._read_and_answer(frame if coder.named else frame.to_numpy())
     coder = replace(coder, labels=_scaled(coder.labels, answers))
@@ -169,9 +169,9 @@ def _variation(target: Tensor, task: Task) -> Tensor:
 def _untrained(teacher: MultiTaskEstimator, network: NetworkEstimator | None) -> NetworkEstimator:
     """Return the network with the teacher's tasks and roles of columns, after checks."""
     face = teacher._target_kind
-    student = _STUDENTS[face](n_members=8) if network is None else clone(network)
-    if not isinstance(student, NetworkEstimator):
+    if network is not None and not isinstance(network, NetworkEstimator):
         raise TypeError(f"network must be a network of this package, such as SharedBottom(), got {network!r}")
+    student = _STUDENTS[face](n_members=8) if network is None else clone(network)
     if type(student)._loss is not NetworkEstimator._loss:
         raise ValueError(
             f"{type(student).__name__} has a loss of its own, which takes labels and no probabilities; distill into "
@@ -186,13 +186,6 @@ def _untrained(teacher: MultiTaskEstimator, network: NetworkEstimator | None) ->
     student._check_params()
     student._check_monitor(teacher.tasks_)
     return student
-
-
-def _read(teacher: MultiTaskEstimator, X: Any) -> pl.DataFrame:
-    """Return the rows of X under the names of the teacher's fit."""
-    frame, _ = read_features(teacher._check_columns(X))
-    frame = frame.collect() if isinstance(frame, pl.LazyFrame) else frame
-    return frame.rename(dict(zip(frame.columns, teacher._coder.names, strict=True)))
 
 
 def _fit_features(coder: TableCoder, frame: pl.DataFrame, student: NetworkEstimator) -> TableCoder:

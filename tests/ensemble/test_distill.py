@@ -8,12 +8,13 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from conformance import answers, features, long_table, mixed_targets, same, tiny
+from conformance import CANDIDATES, answers, features, long_table, mixed_targets, same, tiny
 
 from tabmtl import (
     ESMM,
     IndependentTasks,
     MMoE,
+    MultiTaskEnsemble,
     SharedBottom,
     SharedBottomClassifier,
     SharedBottomRegressor,
@@ -192,6 +193,18 @@ def test_dropped_columns_and_roles_of_columns_are_the_teachers():
     student = student_of(teacher, X.drop("id"))
     assert student.drop == ["id"]
     assert student._coder.features.columns.categorical == teacher._coder.features.columns.categorical
+
+
+def test_one_network_answers_for_an_ensemble():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(1_000, 3))
+    y = X @ rng.normal(size=(3, 2)) + rng.normal(size=(1_000, 2))
+    ensemble = MultiTaskEnsemble(candidates=CANDIDATES, random_state=0).fit(X[:400], y[:400])
+    network = tiny(SharedBottom, epochs=30, hidden=(32, 16), dropout=0.0, learning_rate=0.01, average_decay=0.95)
+    student = distill(ensemble, X[:600], network=network, random_state=0)
+    X_new, y_new = X[600:], y[600:]
+    assert ensemble.score(X_new, y_new) > 0.6  # the mean: 0
+    assert student.score(X_new, y_new) > ensemble.score(X_new, y_new) - 0.02
 
 
 def test_without_early_stopping_all_rows_are_learned():
