@@ -27,7 +27,6 @@ from tabmtl.estimators.base import draw_seed
 from tabmtl.estimators.network import NetworkEstimator
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.model_selection.folds import train_valid_split
-from tabmtl.model_selection.repeats import group_equal_rows
 from tabmtl.models.shared_bottom import SharedBottom, SharedBottomClassifier, SharedBottomRegressor
 from tabmtl.params import RandomState
 from tabmtl.schema import Batch, Task
@@ -56,8 +55,8 @@ def distill(
         Rows to answer, with the columns of the teacher's fit: those it was fitted on, and unlabelled ones. More rows
         bring the network nearer to it.
     network : NetworkEstimator, optional
-        Network to train, which is left as it is; by default a `SharedBottom` with 8 members. It takes tasks and roles
-        of columns from the teacher. ``validation_fraction`` of the rows of X tell when to stop.
+        Network to train, which is left as it is; by default a `SharedBottom` with 8 members and without dropout. It
+        takes tasks and roles of columns from the teacher. ``validation_fraction`` of the rows of X tell when to stop.
     random_state : int, RandomState or None, default=None
         Random seed.
 
@@ -171,7 +170,8 @@ def _untrained(teacher: MultiTaskEstimator, network: NetworkEstimator | None) ->
     face = teacher._target_kind
     if network is not None and not isinstance(network, NetworkEstimator):
         raise TypeError(f"network must be a network of this package, such as SharedBottom(), got {network!r}")
-    student = _STUDENTS[face](n_members=8) if network is None else clone(network)
+    # the answers are without noise, so dropout has nothing to average out
+    student = _STUDENTS[face](n_members=8, dropout=0.0) if network is None else clone(network)
     if type(student)._loss is not NetworkEstimator._loss:
         raise ValueError(
             f"{type(student).__name__} has a loss of its own, which takes labels and no probabilities; distill into "
@@ -200,8 +200,7 @@ def _fit_features(coder: TableCoder, frame: pl.DataFrame, student: NetworkEstima
 def _split(batch: Batch, labels: LabelCoder, share: float, seed: int) -> tuple[Batch, Batch]:
     """Split rows in those to learn from and those that tell when to stop."""
     y = np.zeros((len(batch), len(labels.names)))  # every row is labelled
-    group = group_equal_rows(replace(batch, y=y))
-    train, valid = train_valid_split(y, labels.tasks, share, np.random.default_rng(seed), batch.task, group)
+    train, valid = train_valid_split(y, labels.tasks, share, np.random.default_rng(seed), batch.task)
     return batch.rows(train), batch.rows(valid)
 
 
