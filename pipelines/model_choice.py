@@ -13,8 +13,8 @@ from tabmtl.pipelines.terminal import near, pairs
 _ELSEWHERE = {"random_state": "--seed", "tasks": "--target", "categorical_features": "--categorical"}
 _ELSEWHERE |= {f"{name}_column": f"--{name}-column" for name in ("task", "session", "item", "time", "order")}
 
-#: Parameters that hold code, or a model of another package.
-_OBJECTS = ("on_epoch", "classifier", "regressor")
+#: Parameters that hold code or models.
+_OBJECTS = ("on_epoch", "classifier", "regressor", "candidates")
 
 
 @dataclass(frozen=True, kw_only=True)

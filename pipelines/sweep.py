@@ -194,6 +194,9 @@ def sweep(
 def _make_goal(rows: Rows, estimator: Any, choice: ModelChoice, search: Search) -> tuning.Objective:
     """Make the objective of the trials, without the parameters that are set."""
     space = {name: entry for name, entry in estimator.search_space.items() if name not in choice.params}
+    if not space:
+        left_out = ", or leave out a --set" if estimator.search_space else ""
+        raise ValueError(f"{choice.model} has no parameter to search: fit it once by tabmtl train{left_out}")
     goal = rows.objective(estimator, per_task=search.objective == "pareto", search_space=space)
     for task in search.weights:
         if task not in goal.names:

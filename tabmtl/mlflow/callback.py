@@ -22,7 +22,7 @@ from sklearn.utils.validation import check_is_fitted
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.metrics.gain import MultitaskGain, multitask_gain
 from tabmtl.mlflow.signature import rows_of, schema_of
-from tabmtl.plots import ExpertUsageDisplay, GainDisplay, HistoryDisplay, OutlierTaskDisplay
+from tabmtl.plots import ExpertUsageDisplay, GainDisplay, HistoryDisplay, LeaderboardDisplay, OutlierTaskDisplay
 from tabmtl.plots.display import Display
 from tabmtl.schema import TabmtlWarning
 from tabmtl.sessions.recommender import Recommender
@@ -31,7 +31,7 @@ from tabmtl.training.epochs import OnEpoch
 _MOST_METRICS, _MOST_PARAMS = 1000, 100  # in one request to MLflow
 _LONGEST_NAME = 250  # of a metric or parameter
 _LONGEST_TAG = 500  # of a data set
-_MOST_LINES = 20  # tasks in the plot of the history
+_MOST_LINES = 20  # tasks in the plots of the history and the leaderboard
 
 
 @dataclass(kw_only=True)
@@ -288,5 +288,7 @@ def _displays(estimator: Any, gain: MultitaskGain | None, names: tuple[str, str]
         yield "experts", ExpertUsageDisplay.from_estimator(estimator)
     if hasattr(estimator, "outlier_score_") and estimator.outlier_score_["outlier_score"].count():
         yield "outliers", OutlierTaskDisplay.from_estimator(estimator)
+    if hasattr(estimator, "leaderboard_"):
+        yield "leaderboard", LeaderboardDisplay.from_estimator(estimator, tasks=tasks[:_MOST_LINES])
     if gain is not None:
         yield "gain", GainDisplay.from_gain(gain, names=names)

@@ -4,8 +4,16 @@ Only drawing imports matplotlib; without it, drawing raises an ImportError that 
 """
 
 from tabmtl.plots.experts import ExpertUsageDisplay
+from tabmtl.plots.leaderboard import LeaderboardDisplay
 from tabmtl.plots.outliers import OutlierTaskDisplay
 from tabmtl.plots.pareto import ParetoDisplay
 from tabmtl.plots.scores import GainDisplay, HistoryDisplay
 
-__all__ = ["ExpertUsageDisplay", "GainDisplay", "HistoryDisplay", "OutlierTaskDisplay", "ParetoDisplay"]
+__all__ = [
+    "ExpertUsageDisplay",
+    "GainDisplay",
+    "HistoryDisplay",
+    "LeaderboardDisplay",
+    "OutlierTaskDisplay",
+    "ParetoDisplay",
+]

@@ -16,7 +16,7 @@ from mlflow.utils.validation import _validate_metric_name
 from parted import fitted_team
 from tracking import Log, tracking
 
-from tabmtl import RMTGB, IndependentTasks, MMoE, SharedBottom
+from tabmtl import RMTGB, IndependentTasks, MMoE, MultiTaskEnsemble, SharedBottom
 from tabmtl.mlflow import MLflowCallback
 from tabmtl.mlflow.callback import metric_name
 from tabmtl.schema import TabmtlWarning, Task
@@ -133,6 +133,16 @@ def test_boosted_trees_have_final_scores_only():
     assert json.loads(log.text("schema.json"))["task_column"] == "school"
     assert log.files("plots") == {"plots/outliers.png"}
     assert json.loads(log.inputs()["training"][1]["targets"]) == ["grade"]
+
+
+def test_an_ensemble_has_its_leaderboard():
+    model = tiny(MultiTaskEnsemble).fit(X, Y)
+    log = log_of(model, X, Y, X_val=X_VAL, y_val=Y_VAL, reference=model.estimators_["alone"][0])
+    assert log.files("plots") == {"plots/leaderboard.png", "plots/gain.png"}
+    assert log.params["candidates"] == "alone: IndependentTasks, together: SharedTrees"
+    scores = model.score_tasks(X_VAL, Y_VAL)
+    assert log.metrics["final/late/roc_auc"] == scores["late"]
+    assert {"gain/late", "gain/size", "gain/delay"} <= set(log.metrics)
 
 
 def test_a_reference_may_be_an_estimator():

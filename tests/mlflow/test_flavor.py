@@ -26,6 +26,8 @@ from tabmtl import (
     IndependentTasks,
     ModelFileError,
     MultiTabNetRegressor,
+    MultiTaskEnsemble,
+    MultiTaskEnsembleClassifier,
     PLEClassifier,
     SharedBottom,
     SharedTrees,
@@ -96,7 +98,18 @@ def test_labels_keep_their_types():
 
 
 @pytest.mark.parametrize(
-    "cls", [SharedBottom, RMTGB, SharedTrees, IndependentTasks, ESMM, PLEClassifier, MultiTabNetRegressor]
+    "cls",
+    [
+        SharedBottom,
+        RMTGB,
+        SharedTrees,
+        IndependentTasks,
+        MultiTaskEnsemble,
+        MultiTaskEnsembleClassifier,
+        ESMM,
+        PLEClassifier,
+        MultiTabNetRegressor,
+    ],
 )
 def test_pyfunc_answers_as_the_estimator_does(saved, cls):
     estimator, X, _ = fitted(cls)

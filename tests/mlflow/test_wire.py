@@ -12,7 +12,7 @@ import recommenders
 from conformance import features, fitted, long_table, mixed_targets, tiny
 from tracking import JSON, bodies, invoke
 
-from tabmtl import RMTGB, SharedBottom
+from tabmtl import RMTGB, MultiTaskEnsemble, SharedBottom
 from tabmtl.mlflow import pandas_view, save_model
 from tabmtl.mlflow.serving import TableModel
 
@@ -57,6 +57,14 @@ def test_all_formats_have_one_answer(model, name):
     status, found = invoke(served, *bodies(rows)[name])
     assert status == 200
     assert found == served.get_raw_model().predict(X).to_dicts()
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_an_ensemble_has_one_answer_too(serve, name):
+    estimator, X, _ = fitted(MultiTaskEnsemble)
+    status, found = invoke(serve(estimator), *bodies(X.to_dicts())[name])
+    assert status == 200
+    assert found == estimator.predict(X).to_dicts()
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -193,6 +193,29 @@ def test_time_is_of_no_use_to_trees(table: list[str], capsys: pytest.CaptureFixt
     assert "every epoch, and RMTGB has none: leave them out" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["--model", "MultiTaskEnsemble"],
+            "MultiTaskEnsemble has no parameter to search: fit it once by tabmtl train\n",
+        ),
+        (["--model", "SharedBottom"], "fit it once by tabmtl train, or leave out a --set\n"),
+    ],
+)
+def test_a_model_without_parameters_to_search_is_refused(
+    words: list[str],
+    message: str,
+    table: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(tabmtl.SharedBottom, "search_space", {"dropout": {"low": 0.0, "high": 0.5}})
+    settings = ["--set", "dropout=0.1"] if "SharedBottom" in words else []
+    assert commands.run("sweep", *table, *words, *settings) == 2
+    assert capsys.readouterr().err.endswith(message)
+
+
 def test_a_store_that_fails_costs_no_trial(
     sweep: Any, tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -111,6 +111,25 @@ def test_the_function_is_called_from_python_too(folder: Path) -> None:
     assert model.n_estimators_task == 5
 
 
+def test_an_ensemble_is_compared_registered_and_saved(
+    table: list[str], store: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ["--model", "MultiTaskEnsemble", "--set", "time_limit=1e-3"]  # which leaves time for the reference only
+    words = ["--baseline", "--register", "ensemble", "--output", folder / "ensemble"]
+    assert commands.run("train", *table, *settings, *words, store=store) == 0
+    run = commands.Registry(store).runs()["MultiTaskEnsemble on rodents"]
+    assert {"final/male/roc_auc", "test/weight/r2", "gain/male"} <= run.data.metrics.keys()
+    assert run.data.params["time_limit"] == "0.001"
+    mlflow.set_tracking_uri(store)
+    try:
+        model = tabmtl.mlflow.load_model("models:/ensemble@champion")
+    finally:
+        mlflow.set_tracking_uri(None)
+    X = pl.read_parquet(folder / "rodents.parquet").drop("split", "weight", "hindfoot_length", "male")
+    assert model.predict(X).equals(tabmtl.load(folder / "ensemble").predict(X))
+    assert "Gain on the test rows over one LightGBM per task" in capsys.readouterr().out
+
+
 def test_a_long_table_is_learned(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     school = pl.Series("school", ["east", "west"]).gather(rng.integers(0, 2, 200))
@@ -199,6 +218,10 @@ MISTAKES = {
     "a model in a parameter": (
         ["--data", "portal", "--model", "IndependentTasks", "--set", "classifier=x"],
         "no parameter 'classifier' to set",
+    ),
+    "models in a parameter": (
+        ["--data", "portal", "--model", "MultiTaskEnsemble", "--set", "candidates=[]"],
+        "no parameter 'candidates' to set: known are drop, n_folds, n_jobs, refit, time_limit",
     ),
     "baseline of itself": (["--data", "portal", "--model", "IndependentTasks", "--baseline"], "already"),
     "store is no database": (["--data", "portal", "--tracking-uri", "sqlite:///notes.txt"], "cannot open"),

@@ -16,7 +16,7 @@ from conformance import features, long_table, mixed_targets, tiny
 from optuna.trial import TrialState
 from recommenders import ITEMS, TEST, TRAIN
 
-from tabmtl import RMTGB, IndependentTasks, MMoE, MultiTabNet, SharedBottom
+from tabmtl import RMTGB, IndependentTasks, MMoE, MultiTabNet, MultiTaskEnsemble, SharedBottom
 from tabmtl.metrics.scores import mean_score
 from tabmtl.schema import TabmtlWarning
 from tabmtl.sessions import VSKNN
@@ -72,6 +72,16 @@ def test_one_score_per_task_in_their_order(cls):
     scores = with_params(est, trial).fit(X[:140], Y[:140], **ROWS).score_tasks(*ROWS.values())
     assert trial.values == list(scores.values())
     assert trial.intermediate_values == {}
+
+
+def test_parameters_of_an_ensemble_are_searched_if_named():
+    est = tiny(MultiTaskEnsemble)
+    with pytest.raises(ValueError, match=r"MultiTaskEnsemble has nothing to tune.*name parameters by search_space"):
+        objective(est, X[:140], Y[:140], **ROWS)
+    goal = objective(est, X[:140], Y[:140], **ROWS, search_space={"refit": {"choices": ["bag", "full"]}})
+    study = run(goal)
+    model = with_params(est, study.best_trial).fit(X[:140], Y[:140], **ROWS)
+    assert study.best_value == mean_score(model.score_tasks(*ROWS.values()))
 
 
 @pytest.mark.parametrize(

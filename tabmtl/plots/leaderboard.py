@@ -1,0 +1,135 @@
+"""Out-of-fold scores of the candidates of an ensemble."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from tabmtl.plots.display import Display, tasks_of
+from tabmtl.schema import Task
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.container import ErrorbarContainer
+
+_MOST_ABREAST = 3  # panels
+_MARKED = "C3"
+
+
+class LeaderboardDisplay(Display):
+    """Out-of-fold scores of every candidate with their standard errors, and its weight beside them, a panel per task.
+
+    Better made by :meth:`from_estimator`. The last row of a panel is the mixture, and a dotted line marks its score.
+    That score is somewhat optimistic, because the weights were chosen on the same rows.
+
+    Parameters
+    ----------
+    leaderboard : polars.DataFrame
+        One row per candidate and task, as ``leaderboard_`` of a fitted `MultiTaskEnsemble`. Rows of the mixture have no
+        weight.
+    tasks : sequence of Task
+        The tasks to draw, with their metrics.
+
+    Attributes
+    ----------
+    axes_ : dict of str to matplotlib Axes
+        By task.
+    points_ : dict of str to matplotlib ErrorbarContainer
+        By task: scores of the candidates, in the order of the leaderboard; NaN where undefined.
+    ax_ : matplotlib Axes
+        Of the first task.
+    figure_ : matplotlib Figure
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tabmtl import IndependentTasks, MultiTaskEnsemble, SharedTrees
+    >>> from tabmtl.plots import LeaderboardDisplay
+    >>> X = np.random.default_rng(0).normal(size=(200, 3))
+    >>> candidates = {"alone": IndependentTasks(), "together": SharedTrees()}
+    >>> model = MultiTaskEnsemble(candidates=candidates, n_folds=2, random_state=0).fit(X, X[:, :2] + X[:, 2:])
+    >>> display = LeaderboardDisplay.from_estimator(model)
+    >>> list(display.axes_), [label.get_text() for label in display.ax_.get_yticklabels()]
+    (['y0', 'y1'], ['alone', 'together', 'LinearStack', 'MultiTaskEnsemble'])
+    """
+
+    axes_: dict[str, Axes]
+    points_: dict[str, ErrorbarContainer]
+
+    def __init__(self, leaderboard: pl.DataFrame, *, tasks: Sequence[Task]) -> None:
+        self.leaderboard, self.tasks = leaderboard, tasks
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator: Any,
+        *,
+        tasks: Sequence[str] | None = None,
+        ax: Axes | None = None,
+        errorbar_kw: Mapping[str, Any] | None = None,
+    ) -> LeaderboardDisplay:
+        """Draw the leaderboard of a fitted ensemble.
+
+        Parameters
+        ----------
+        estimator : MultiTaskEnsemble
+        tasks
+            As in :meth:`tabmtl.plots.HistoryDisplay.from_estimator`, with the same errors.
+        ax : matplotlib Axes, optional
+            Where to draw one task; default a new figure.
+        errorbar_kw : mapping, optional
+            Arguments for the points and their errors, as ``Axes.errorbar`` takes them.
+
+        Raises
+        ------
+        ValueError
+            If one ``ax`` is given for several tasks, or there is no task to draw.
+        """
+        shown = tasks_of(estimator, tasks, "leaderboard_", "with a leaderboard, MultiTaskEnsemble")
+        return cls(estimator.leaderboard_, tasks=shown).plot(ax=ax, errorbar_kw=errorbar_kw)
+
+    def plot(self, *, ax: Axes | None = None, errorbar_kw: Mapping[str, Any] | None = None) -> LeaderboardDisplay:
+        """Draw the panels; the arguments are those of :meth:`from_estimator`."""
+        if not self.tasks:
+            raise ValueError("there is no task to draw: name some by tasks=, or leave it out for all")
+        if ax is not None and len(self.tasks) > 1:
+            raise ValueError(f"one ax cannot hold {len(self.tasks)} tasks: choose one by tasks=, or leave ax out")
+        panels = self._panels() if ax is None else [ax]
+        self._draw_into(panels[0])
+        self.axes_ = {task.name: panel for task, panel in zip(self.tasks, panels, strict=True)}
+        self.points_ = {task.name: self._draw_task(task, errorbar_kw or {}) for task in self.tasks}
+        return self
+
+    def _panels(self) -> list[Axes]:
+        """Make a panel for every task."""
+        n_columns = min(len(self.tasks), _MOST_ABREAST)
+        n_rows = -(-len(self.tasks) // n_columns)
+        n_lines = self.leaderboard["candidate"].n_unique()
+        size = (2 + 3 * n_columns, (1.2 + 0.25 * n_lines) * n_rows)
+        panels = self._new_axes(n_rows, ncols=n_columns, figsize=size)
+        for panel in panels[len(self.tasks) :]:
+            panel.remove()
+        return panels[: len(self.tasks)]
+
+    def _draw_task(self, task: Task, options: Mapping[str, Any]) -> ErrorbarContainer:
+        ax, rows = self.axes_[task.name], self.leaderboard.filter(task=task.name)
+        scores, errors = (rows[name].fill_null(np.nan).to_numpy() for name in ("score", "standard_error"))
+        places, weights = np.arange(rows.height), rows["weight"].to_list()
+        look: dict[str, Any] = {"fmt": "o", "markersize": 4, "capsize": 2, **options}
+        points = ax.errorbar(scores, places, xerr=errors, **look)
+        ax.set_yticks(places, rows["candidate"].to_list(), fontsize="small")
+        ax.set_ylim(rows.height - 0.5, -0.5)
+        right = ax.secondary_yaxis("right")
+        shown = ["" if weight is None else f"{weight:.2f}" for weight in weights]
+        right.set_yticks(places, shown, fontsize="small")
+        right.set_ylabel("weight", fontsize="small")
+        for place in np.flatnonzero([weight is None for weight in weights]):
+            ax.plot(scores[place], place, "D", color=_MARKED, zorder=3)
+            ax.axvline(scores[place], color=_MARKED, linestyle=":", zorder=0)
+            ax.get_yticklabels()[place].set_color(_MARKED)
+        ax.set_title(task.name, fontsize="medium")
+        ax.set_xlabel(f"{task.metric} (higher is better)", fontsize="small")
+        return points

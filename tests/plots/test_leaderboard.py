@@ -1,0 +1,123 @@
+"""The display of a leaderboard: what it draws, and what it says when it cannot."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from conformance import CANDIDATES
+from sklearn.exceptions import NotFittedError
+
+import tabmtl
+from tabmtl import MultiTaskEnsemble
+from tabmtl.plots import LeaderboardDisplay
+from tabmtl.schema import Task
+
+matplotlib = pytest.importorskip("matplotlib")
+
+
+@pytest.fixture(scope="module")
+def ensemble(table) -> MultiTaskEnsemble:
+    return MultiTaskEnsemble(candidates=CANDIDATES, n_folds=2, random_state=0).fit(*table)
+
+
+def names_of(ax) -> list[str]:
+    return [label.get_text() for label in ax.get_yticklabels()]
+
+
+def weights_of(ax) -> list[str]:
+    (right,) = ax.child_axes
+    return [label.get_text() for label in right.get_yticklabels()]
+
+
+def ends_of(points) -> list[tuple[float, float]]:
+    """The ends of the bars of error."""
+    return [(ends[0, 0], ends[1, 0]) for ends in points.lines[2][0].get_segments()]
+
+
+def test_every_candidate_has_its_score_error_and_weight(ensemble) -> None:
+    display = LeaderboardDisplay.from_estimator(ensemble)
+    assert list(display.axes_) == ["late", "delay"]
+    assert display.ax_ is display.axes_["late"]
+    for task, ax in display.axes_.items():
+        rows = ensemble.leaderboard_.filter(task=task)
+        assert names_of(ax) == rows["candidate"].to_list() == ["alone", "together", "LinearStack", "MultiTaskEnsemble"]
+        scores, places = display.points_[task].lines[0].get_data()
+        np.testing.assert_array_equal(scores, rows["score"])
+        np.testing.assert_array_equal(places, ax.get_yticks())
+        expected = [(score - error, score + error) for score, error in rows["score", "standard_error"].iter_rows()]
+        np.testing.assert_allclose(ends_of(display.points_[task]), expected)
+        assert weights_of(ax) == [*(f"{weight:.2f}" for weight in rows["weight"].head(3)), ""]
+    assert display.axes_["late"].get_xlabel() == "roc_auc (higher is better)"
+    display.figure_.canvas.draw()
+
+
+def test_the_mixture_is_marked(ensemble) -> None:
+    ax = LeaderboardDisplay.from_estimator(ensemble, tasks=["delay"]).ax_
+    mixture = ensemble.leaderboard_.filter(task="delay", candidate="MultiTaskEnsemble")["score"].item()
+    (line,) = (line for line in ax.get_lines() if line.get_linestyle() == ":")
+    assert set(line.get_xdata()) == {mixture}
+    colors = [label.get_color() for label in ax.get_yticklabels()]
+    assert colors[-1] == line.get_color()
+    assert colors[-1] not in colors[:-1]
+
+
+def test_the_first_candidate_is_on_top_and_names_do_not_overlap(ensemble) -> None:
+    display = LeaderboardDisplay.from_estimator(ensemble)
+    display.figure_.canvas.draw()
+    boxes = [label.get_window_extent() for label in display.ax_.get_yticklabels()]
+    assert all(above.y0 >= below.y1 - 1 for above, below in pairwise(boxes))
+    first, second = (ax.get_tightbbox() for ax in display.axes_.values())
+    assert first.x1 <= second.x0 + 1  # panels stand beside each other
+
+
+def test_one_task_of_a_loaded_ensemble_in_given_axes(ensemble, tmp_path: Path) -> None:
+    ensemble.save(tmp_path / "model")
+    ax = matplotlib.figure.Figure().subplots()
+    loaded = tabmtl.load(tmp_path / "model")
+    display = LeaderboardDisplay.from_estimator(loaded, tasks=["late"], ax=ax, errorbar_kw={"color": "red"})
+    assert (display.ax_, display.figure_) == (ax, ax.figure)
+    assert display.points_["late"].lines[0].get_color() == "red"
+
+
+def test_many_tasks_fill_rows_of_panels() -> None:
+    names = [f"task {t}" for t in range(7)]
+    columns = {"candidate": "alone", "score": 0.5, "standard_error": 0.1, "weight": 1.0}
+    board = pl.DataFrame({"task": names}).with_columns(pl.lit(value).alias(name) for name, value in columns.items())
+    display = LeaderboardDisplay(board, tasks=[Task(name=name, kind="regression") for name in names]).plot()
+    assert list(display.axes_) == names
+    assert display.figure_.axes == list(display.axes_.values())  # no empty panel
+    assert len({ax.get_position().y0 for ax in display.axes_.values()}) == 3
+
+
+def test_an_undefined_score_leaves_its_place_empty() -> None:
+    board = pl.DataFrame(
+        {
+            "candidate": ["alone", "MultiTaskEnsemble"],
+            "task": ["a", "a"],
+            "score": [None, None],
+            "standard_error": [None, None],
+            "weight": [1.0, None],
+        },
+        schema_overrides={"score": pl.Float64, "standard_error": pl.Float64},
+    )
+    display = LeaderboardDisplay(board, tasks=[Task(name="a", kind="regression")]).plot()
+    assert np.isnan(display.points_["a"].lines[0].get_xdata()).all()
+    assert names_of(display.ax_) == ["alone", "MultiTaskEnsemble"]
+    display.figure_.canvas.draw()
+
+
+def test_what_has_no_leaderboard_is_refused(ensemble, model) -> None:
+    with pytest.raises(NotFittedError):
+        LeaderboardDisplay.from_estimator(MultiTaskEnsemble())
+    with pytest.raises(TypeError, match=r"with a leaderboard, MultiTaskEnsemble, got SharedBottom.*no leaderboard_"):
+        LeaderboardDisplay.from_estimator(model)
+    with pytest.raises(ValueError, match=r"\['late', 'delay'\], got \['early'\]"):
+        LeaderboardDisplay.from_estimator(ensemble, tasks=["early"])
+    with pytest.raises(ValueError, match="one ax cannot hold 2 tasks: choose one by tasks="):
+        LeaderboardDisplay.from_estimator(ensemble, ax=matplotlib.figure.Figure().subplots())
+    with pytest.raises(ValueError, match="there is no task to draw"):
+        LeaderboardDisplay.from_estimator(ensemble, tasks=[])
