@@ -32,6 +32,9 @@ PUBLISHED = {
 FIGURE, PAGE = "labels.png", "README.md"
 MARKS = "<!-- evidence -->", "<!-- /evidence -->"
 
+SUMMARY = (
+    "Targets on which `MultiTaskEnsemble` is ahead of, or behind, the best of three single-task models by two errors:"
+)
 INTRODUCTION = """# When learning together pays
 
 Made by `python -m benchmarks.evidence --report` from the records beside this page. `python -m benchmarks.evidence`
@@ -243,7 +246,7 @@ def write(records: Sequence[Record], folder: Path) -> None:
     plot = f"![Score of a target against its number of labels]({{}}{FIGURE})\n"
     summary = summary_table(labels)
     parts = {
-        "In short": f"Targets on which the ensemble is ahead of, or behind, the best single-task model:\n\n{summary}",
+        "In short": f"{SUMMARY}\n\n{summary}",
         "Goals": goals_of(frame, labels),
         "Few labels of one target, all of the others": f"{plot.format('')}\n{score_table(labels, 'labels')}",
         "All labels: mean over the targets": score_table(compare(frame.filter(part="full"), ("set",))),
@@ -260,6 +263,7 @@ def write(records: Sequence[Record], folder: Path) -> None:
     (folder / PAGE).write_text(page, encoding="utf-8")
     readme = folder.parents[1] / "README.md"
     if readme.is_file():
-        text = f"{MARKS[0]}\n{plot.format(f'{folder.parent.name}/{folder.name}/')}\n{summary}{MARKS[1]}"
+        shown = plot.format(f"{folder.parent.name}/{folder.name}/")
+        text = "\n".join([MARKS[0], "", shown, SUMMARY, "", summary, MARKS[1]])
         before = readme.read_text(encoding="utf-8")
         readme.write_text(re.sub(f"{MARKS[0]}.*{MARKS[1]}", lambda _: text, before, flags=re.S), encoding="utf-8")
