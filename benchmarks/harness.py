@@ -182,13 +182,18 @@ def parser(module: str, doc: str | None, **choices: Iterable[str]) -> ArgumentPa
 
 
 def score_parser(
-    module: str, doc: str | None, *, seeds: Sequence[int] = (0, 1, 2), **choices: Iterable[str]
+    module: str,
+    doc: str | None,
+    output: Path = Path("benchmark_output"),
+    *,
+    seeds: Sequence[int] = (0, 1, 2),
+    **choices: Iterable[str],
 ) -> ArgumentParser:
     """Make the options of a benchmark that compares scores on data sets, over seeds."""
     made = parser(module, doc, **choices)
     made.add_argument("--seeds", nargs="+", type=int, default=[*seeds], help=f"default: {' '.join(map(str, seeds))}")
     made.add_argument("--folder", type=Path, help="the data folder; default $TABMTL_DATA")
-    made.add_argument("--output", type=Path, default=Path("benchmark_output"), help="default: ./benchmark_output")
+    made.add_argument("--output", type=Path, default=output, help=f"default: ./{output}")
     return made
 
 

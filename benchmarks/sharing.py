@@ -7,6 +7,8 @@ the tasks. Otherwise one task keeps 300 labels (500 of a classification), those 
 others keep all theirs, and the score is that of the scarce task.
 
 The twin is SharedTrees fitted to each task alone, on its own rows. LightGBM is the best of four configurations.
+CatBoost is one model per task too. A bag averages five models that differ in their seed, the first of them the model
+itself, and is compared with a bag of as many; bags run where ``--models`` names them.
 
 The table gives the mean over the seeds, and the paired difference to a reference with its standard error over the
 seeds. Rows are in several seeds' parts, so this error is somewhat too small. ``sharing.csv`` is written after every
@@ -28,10 +30,15 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from sklearn.metrics import r2_score, roc_auc_score
 
 from benchmarks.harness import Record, print_sets, print_table, score_parser
+from benchmarks.peers.lightgbm import Coded
+from benchmarks.scores import outputs_of
 from benchmarks.splits import units_of
 from tabmtl import IndependentTasks, MMoE, MultiTabNet, SharedTrees
+from tabmtl.encode import TableCoder
+from tabmtl.model_selection import train_valid_split
 from tabmtl.pipelines.data.files import scan
 from tabmtl.pipelines.data.tables import Dataset
 from tabmtl.pipelines.datasets import load
@@ -52,9 +59,27 @@ SETS: dict[str, tuple[str, ...]] = {
     "enb": (),
     "rf1": (),
 }
-MULAN = ("wq", "oes10", "osales", "jura", "enb", "rf1")
+#: Sets of the Mulan collection, with how many targets they have.
+MULAN = {"edm": 2, "enb": 2, "jura": 3, "slump": 3, "wq": 14, "oes10": 16, "osales": 12, "rf1": 8}
 FEW = {"binary": 500, "regression": 300}
-FULL, TWIN, REFERENCE = "full", "single-task twin", "LightGBM tuned"
+FULL, TWIN, REFERENCE, PEER = "full", "single-task twin", "LightGBM tuned", "CatBoost"
+#: Models of a bag, and the names of the bags.
+N_BAGGED = 5
+BAGS = ("SharedTrees, bag", f"{REFERENCE}, bag")
+#: Seeds of one bag are apart by this, so that no two bags share any.
+SEED_STEP = 1_000
+#: Trees without a better score of the rows set aside that end CatBoost, which stops nowhere by itself.
+PATIENCE = 30
+
+
+def score_answers(tasks: dict[str, Any], y: pl.DataFrame, answers: dict[str, np.ndarray]) -> dict[str, float]:
+    """Score values, or probabilities of the second class, on the labelled rows: R² or ROC AUC."""
+    scores: dict[str, float] = {}
+    for task, kind in tasks.items():
+        labels = y[task].drop_nulls()
+        score = roc_auc_score if kind == "binary" else r2_score
+        scores[task] = float(score(labels, answers[task][y[task].is_not_null().to_numpy()]))
+    return scores
 
 
 class Alone:
@@ -75,12 +100,86 @@ class Alone:
         return {task: model.score_tasks(X, y.select(task))[task] for task, model in self._models.items()}
 
 
+class Bag:
+    """The average answer of models that differ in their seed."""
+
+    def __init__(self, make: Callable[..., Any], *, tasks: dict[str, Any], random_state: int) -> None:
+        self._tasks = tasks
+        seeds = range(random_state, random_state + N_BAGGED * SEED_STEP, SEED_STEP)
+        self._models = [make(tasks=tasks, random_state=seed) for seed in seeds]
+
+    def fit(self, X: pl.DataFrame, y: pl.DataFrame, groups: np.ndarray | None) -> None:
+        """Fit all models."""
+        for model in self._models:
+            model.fit(X, y, groups=groups)
+
+    def answer(self, X: pl.DataFrame) -> dict[str, np.ndarray]:
+        """Return the average answer to every task."""
+        found = [answers_of(model, X) for model in self._models]
+        return {task: np.mean([answers[task] for answers in found], axis=0) for task in self._tasks}
+
+    def score_tasks(self, X: pl.DataFrame, y: pl.DataFrame) -> dict[str, float]:
+        """Score the average answer of every task."""
+        return score_answers(self._tasks, y, self.answer(X))
+
+
+class CatBoost:
+    """CatBoost per task with its defaults; rows set aside find the number of trees, and then all are fitted."""
+
+    def __init__(self, *, tasks: dict[str, Any], random_state: int) -> None:
+        self._tasks, self._seed = tasks, random_state
+
+    def fit(self, X: pl.DataFrame, y: pl.DataFrame, groups: np.ndarray | None) -> None:
+        """Fit a model per task."""
+        from benchmarks.peers.catboost import fit_catboost, refit_catboost
+
+        self._coder = TableCoder.fit(
+            X,
+            y,
+            None,
+            tasks=self._tasks,
+            force=None,
+            task_column=None,
+            categorical="from_dtype",
+            encoding={"transform": "none", "min_frequency": 1},
+        )
+        rows, tasks = self._coder.read(X, y), self._coder.labels.tasks
+        kept, held_out = train_valid_split(rows.y, tasks, 0.15, np.random.default_rng(self._seed), group=groups)
+        data = Coded(
+            train=rows.rows(kept),
+            val=rows.rows(held_out),
+            kinds=tuple(task.kind for task in tasks),
+            n_numeric=rows.x_num.shape[1],
+        )
+        params = {"random_seed": self._seed, "thread_count": 1, "early_stopping_rounds": PATIENCE}
+        self._model = refit_catboost(fit_catboost(data, params, jointly=False), rows)
+
+    def answer(self, X: pl.DataFrame) -> dict[str, np.ndarray]:
+        """Return values, or probabilities of the second class (n,), of every task."""
+        answers = self._model.predict(self._coder.read(X))
+        return {task.name: answers[:, t] for t, task in enumerate(self._coder.labels.tasks)}
+
+    def score_tasks(self, X: pl.DataFrame, y: pl.DataFrame) -> dict[str, float]:
+        """Score every task."""
+        return score_answers(self._tasks, y, self.answer(X))
+
+
+def answers_of(model: Any, X: pl.DataFrame) -> dict[str, np.ndarray]:
+    """Return values, or probabilities of the second class (n,), of every task, by any model that has been fitted."""
+    if isinstance(model, Bag | CatBoost):
+        return model.answer(X)
+    return {task: found[:, 1] if found.ndim > 1 else found for task, found in outputs_of(model, X).items()}
+
+
 MODELS: dict[str, Callable[..., Any]] = {
     "SharedTrees": SharedTrees,
     TWIN: Alone,
     REFERENCE: partial(IndependentTasks, tune=4),
+    PEER: CatBoost,
     "MMoE": MMoE,
     "MultiTabNet": MultiTabNet,
+    BAGS[0]: partial(Bag, SharedTrees),
+    BAGS[1]: partial(Bag, partial(IndependentTasks, tune=4)),
 }
 
 
@@ -93,12 +192,23 @@ class Case:
     tasks: dict[str, Any]
     groups: np.ndarray | None
 
-    def scarce(self, task: str, seed: int) -> Case:
-        """Return the case with few labels of one task, drawn by the seed."""
+    def scarce(self, task: str, n_labels: int, seed: int) -> Case:
+        """Return the case with few labels of one task, drawn by the seed.
+
+        There are at least two of each class, in two groups. More labels of the same seed hold all of fewer.
+        """
         X, y = self.train
         labelled = np.flatnonzero(y[task].is_not_null().to_numpy())
-        kept = np.random.default_rng([seed, 3]).permutation(labelled)[: FEW[self.tasks[task]]]
-        mask = pl.Series(np.isin(np.arange(len(y)), kept))
+        order = np.random.default_rng([seed, 3]).permutation(labelled)
+        if self.tasks[task] != "regression":
+            labels = y[task].to_numpy()[order]
+            unit = order if self.groups is None else self.groups[order]
+            first = []
+            for label in np.unique(labels):
+                own = np.flatnonzero(labels == label)
+                first += [*own[np.sort(np.unique(unit[own], return_index=True)[1])[:2]]]
+            order = np.concatenate([order[first], np.delete(order, first)])
+        mask = pl.Series(np.isin(np.arange(len(y)), order[:n_labels]))
         return replace(self, train=(X, y.with_columns(pl.when(mask).then(pl.col(task)))))
 
 
@@ -108,7 +218,7 @@ def open_set(name: str, folder: Path | None) -> Dataset:
         return load(name, folder=folder, **({"full": True} if name == "flights" else {}))
     table = scan("mulan", folder, name)
     columns = table.collect_schema().names()
-    n_tasks = {"wq": 14, "oes10": 16, "osales": 12, "jura": 3, "enb": 2, "rf1": 8}[name]
+    n_tasks = MULAN[name]
     return Dataset(
         name=name,
         table=table,
@@ -138,7 +248,7 @@ def run(name: str, setting: str, model_name: str, seed: int, folder: Path | None
     """Fit one model, and return one record."""
     case = open_case(name, seed, folder)
     if setting != FULL:
-        case = case.scarce(setting, seed)
+        case = case.scarce(setting, FEW[case.tasks[setting]], seed)
     model = MODELS[model_name](tasks=case.tasks, random_state=seed)
     start = time.process_time()
     with warnings.catch_warnings():
@@ -177,7 +287,7 @@ def report(records: pl.DataFrame) -> None:
     for (setting, model), own in records.group_by("setting", "model", maintain_order=True):
         line = {"score": f"{fmean(own['score']):.4f}", "seconds": f"{fmean(own['seconds']):.1f}"}
         same = records.filter(setting=setting)
-        for reference in (TWIN, REFERENCE):
+        for reference in BAGS[1:] if model in BAGS else (TWIN, REFERENCE, PEER):
             found = None if model == reference else paired(same, str(model), reference)
             if found is not None:
                 line[f"to {reference}"] = f"{found[0]:+.4f} ± {found[1]:.4f}"
@@ -188,6 +298,7 @@ def report(records: pl.DataFrame) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the benchmark; the arguments are those of the command line."""
     parser = score_parser("sharing", __doc__, seeds=range(5), sets=SETS, models=MODELS)
+    parser.set_defaults(models=[model for model in MODELS if model not in BAGS])
     settings = [FULL, *(task for tasks in SETS.values() for task in tasks)]
     parser.add_argument("--settings", nargs="+", choices=settings, default=settings, help="default: all")
     args = parser.parse_args(argv)

@@ -1,4 +1,4 @@
-"""The main demonstration: one network for four targets of real flights, against one LightGBM per target."""
+"""The main demonstration: four targets of real flights, by one network, and by an ensemble where one has few labels."""
 
 from __future__ import annotations
 
@@ -23,6 +23,9 @@ NAME = "flights"
 #: Files beside the model.
 FILES = ("table.csv", "learning_curves.png", "gain.png")
 
+#: The target with few labels, how many it keeps, and the rows with all labels of the others.
+SCARCE, N_LABELS, N_ROWS = "cancelled", 500, 4_000
+
 
 def demo(
     *,
@@ -37,7 +40,8 @@ def demo(
     """Train on real flights and compare with one LightGBM per target.
 
     One network learns four targets of flights. The command saves the model, its learning curves and the table, and
-    registers the model in MLflow, ready to be served.
+    registers the model in MLflow, ready to be served. Then one target keeps few labels, and an ensemble learns it
+    beside the others.
 
     Parameters
     ----------
@@ -76,6 +80,7 @@ def demo(
         callback = watch(model, run_id)
         gain, single = _compare(rows, model.set_params(**rows.facts))
         _save(rows, model, gain, output)
+        _compare_scarce(rows, seed)
         if log is not None:
             import mlflow
 
@@ -118,6 +123,33 @@ def _compare(rows: TableRows, model: tabmtl.MultiTabNet) -> tuple[tabmtl.Multita
     print(f" ({', '.join(better)})" if better else "", end="")
     print(f", and no better on {', '.join(worse)}." if worse else ".")
     return gain, single
+
+
+def _compare_scarce(rows: TableRows, seed: int) -> None:
+    """Leave one target few labels, and compare LightGBM on these with an ensemble that learns all targets."""
+    drawn = np.random.default_rng(seed).permutation(rows.sizes["train"])[:N_ROWS]
+    X, y = (part[drawn] for part in rows.parts["train"])
+    labels = y.select(SCARCE)[:N_LABELS]
+    print(f"A target with few labels: {len(labels)} of {SCARCE} ({labels[SCARCE].sum()} of them yes), ", end="")
+    print(f"beside all labels of the others in {len(X):,} rows.", flush=True)
+    kind = {SCARCE: rows.facts["tasks"][SCARCE]}
+    single = tabmtl.IndependentTasks(tune=4, tasks=kind, random_state=seed)
+    single.fit(X[:N_LABELS], labels)
+    candidates = {"IndependentTasks": tabmtl.IndependentTasks(tune=4), "SharedTrees": tabmtl.SharedTrees()}
+    print("MultiTaskEnsemble, of two of its default candidates and linear models to save time ...", flush=True)
+    ensemble = tabmtl.MultiTaskEnsemble(candidates=candidates, n_folds=5, random_state=seed, **rows.facts)
+    ensemble.fit(X, y.with_columns(pl.when(pl.int_range(pl.len()) < N_LABELS).then(SCARCE).alias(SCARCE)))
+    X_test, y_test = rows.parts["test"]
+    print(f"ROC AUC of {SCARCE} on the test rows, with its standard error:")
+    for name, model, scored in (
+        ("LightGBM for this target alone", single, y_test.select(SCARCE)),
+        ("MultiTaskEnsemble", ensemble, y_test),
+    ):
+        found = model.score_intervals(X_test, scored).row(by_predicate=pl.col("task") == SCARCE, named=True)
+        print(f"  {name:<31}{found['score']:.3f} ± {found['standard_error']:.3f}")
+    weights = ensemble.weights_.row(by_predicate=pl.col("task") == SCARCE, named=True)
+    del weights["task"]
+    print(f"  It is mixed of {', '.join(f'{name} {weight:.2f}' for name, weight in weights.items() if weight)}.\n")
 
 
 def _save(rows: TableRows, model: tabmtl.MultiTabNet, gain: tabmtl.MultitaskGain, output: Path) -> None:

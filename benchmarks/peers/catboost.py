@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import catboost
@@ -70,6 +70,19 @@ def fit_catboost(data: Coded, params: dict[str, Any], *, jointly: bool) -> CatBo
         )
         models.append(model.fit(pools[0], eval_set=pools[1]))
     return CatBoosted(groups=groups, models=models, center=center, scale=scale)
+
+
+def refit_catboost(fitted: CatBoosted, rows: Batch) -> CatBoosted:
+    """Fit every model again on all rows, with as many trees as were kept, at the same learning rate."""
+    labels = (rows.wide_labels(len(fitted.scale)) - fitted.center) / fitted.scale
+    models = []
+    for group, first in zip(fitted.groups, fitted.models, strict=True):
+        chosen = {"iterations": max(first.tree_count_, 1), "learning_rate": first.learning_rate_}
+        stopping = ("early_stopping_rounds", "od_wait", "od_type")
+        params = {name: value for name, value in first.get_params().items() if name not in stopping}
+        partly = params["loss_function"].endswith("Values")
+        models.append(catboost.CatBoost(params | chosen).fit(_pool(rows, labels[:, group], partly=partly)))
+    return replace(fitted, models=models)
 
 
 def _pool(batch: Batch, labels: np.ndarray | None = None, *, partly: bool = False) -> catboost.Pool:

@@ -28,9 +28,9 @@ def default_candidates() -> dict[str, MultiTaskEstimator]:
     return {
         _REFERENCE: IndependentTasks(tune=4),
         "SharedTrees": SharedTrees(),
-        "SharedBottom": SharedBottom(n_members=8),
-        "MMoE": MMoE(),
         "RMTGB": RMTGB(),
+        "MMoE": MMoE(),
+        "SharedBottom": SharedBottom(n_members=8),
     }
 
 

@@ -1,7 +1,7 @@
 """Train one network on the answers of another model, such as an ensemble, to answer for it at less cost.
 
 The labels of the network are probabilities and values instead of classes and observations, for every row that the
-teacher answers: those it learned from, unlabelled ones, and rows that are mixed from them.
+teacher answers: those it learned from, and unlabelled ones.
 """
 
 from __future__ import annotations
@@ -22,21 +22,19 @@ from torch import Tensor
 from tabmtl.encode import TableCoder
 from tabmtl.encode.features import FeatureCoder
 from tabmtl.encode.labels import LabelCoder, center_and_scale
-from tabmtl.encode.read import read_features
+from tabmtl.ensemble.folds import read_frame
 from tabmtl.estimators.base import draw_seed
 from tabmtl.estimators.network import NetworkEstimator
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.model_selection.folds import train_valid_split
-from tabmtl.model_selection.repeats import group_equal_rows
 from tabmtl.models.shared_bottom import SharedBottom, SharedBottomClassifier, SharedBottomRegressor
-from tabmtl.params import RandomState, check_count
-from tabmtl.schema import Task
+from tabmtl.params import RandomState
+from tabmtl.schema import Batch, Task
 from tabmtl.training.losses import MultiTaskLoss
 from tabmtl.training.table_loop import Evaluate
 
 _OF_THE_TABLE = ("tasks", "task_column", "categorical_features", "drop")
 _STUDENTS = {None: SharedBottom, "classification": SharedBottomClassifier, "regression": SharedBottomRegressor}
-_SWAPPED = 0.2  # of the values of a mixed row
 _LEAST_VARIATION = 1e-6  # answers that vary less count as constant
 
 
@@ -45,7 +43,6 @@ def distill(
     X: Any,
     *,
     network: NetworkEstimator | None = None,
-    n_rows: int = 20_000,
     random_state: RandomState = None,
 ) -> NetworkEstimator:
     """Train one network on the answers of a fitted estimator to all its tasks.
@@ -58,10 +55,8 @@ def distill(
         Rows to answer, with the columns of the teacher's fit: those it was fitted on, and unlabelled ones. More rows
         bring the network nearer to it.
     network : NetworkEstimator, optional
-        Network to train, which is left as it is; by default a `SharedBottom` with 8 members. It takes tasks and roles
-        of columns from the teacher. ``validation_fraction`` of the rows of X tell when to stop.
-    n_rows : int, default=20000
-        Rows to learn from, at least: if X has fewer, the others are mixed of two rows of X each.
+        Network to train, which is left as it is; by default a `SharedBottom` with 8 members and without dropout. It
+        takes tasks and roles of columns from the teacher. ``validation_fraction`` of the rows of X tell when to stop.
     random_state : int, RandomState or None, default=None
         Random seed.
 
@@ -87,8 +82,7 @@ def distill(
 
     References
     ----------
-    Bucilă, Caruana, Niculescu-Mizil (2006), "Model Compression"; Fakoor et al. (2020), "Fast, Accurate, and Simple
-    Models for Tabular Data via Augmented Distillation", arXiv:2006.14284.
+    Bucilă, Caruana, Niculescu-Mizil (2006), "Model Compression", KDD.
 
     Examples
     --------
@@ -97,30 +91,22 @@ def distill(
     >>> X = np.random.default_rng(0).normal(size=(200, 3))
     >>> y = np.column_stack([X[:, 0], X[:, 0] > X[:, 1]])
     >>> trees = SharedTrees(n_estimators=20, random_state=0).fit(X, y)
-    >>> student = distill(trees, X, network=SharedBottom(epochs=2), n_rows=400, random_state=0)
+    >>> student = distill(trees, X, network=SharedBottom(epochs=2), random_state=0)
     >>> student.predict(X).shape
     (200, 2)
     """
     check_is_fitted(teacher)
-    check_count("n_rows", n_rows)
     student = _untrained(teacher, network)
     seed = draw_seed(random_state)
-    rng = np.random.default_rng(seed)
-    frame = _read(teacher, X)
+    frame = read_frame(teacher._check_columns(X), teacher._coder)
     coder = _fit_features(teacher._coder, frame, student)
-    train, valid = np.arange(frame.height), np.arange(0)
-    if student.early_stopping:
-        train, valid = _split(coder, frame, student.validation_fraction, rng)
-    mixed = _mix(frame[train], max(n_rows - len(train), 0), rng, coder.task_column)
-    rows = pl.concat([frame[train], mixed, frame[valid]])
-    answers = teacher._read_and_answer(rows if coder.named else rows.to_numpy())
+    answers = teacher._read_and_answer(frame if coder.named else frame.to_numpy())
     coder = replace(coder, labels=_scaled(coder.labels, answers))
-    batch = replace(coder.read(rows), y=_targets(coder.labels, answers))
-    learned, followed = np.split(np.arange(rows.height), [rows.height - len(valid)])
-    followed_rows = batch.rows(followed) if len(valid) else None
-    loss = DistillationLoss(coder.labels, batch.y[learned])
-    fitted = student._learn(coder, batch.rows(learned), followed_rows, loss, _no_scores(loss.tasks), seed)
-    student._set_fitted(coder, fitted)
+    batch, valid = replace(coder.read(frame), y=_targets(coder.labels, answers)), None
+    if student.early_stopping:
+        batch, valid = _split(batch, coder.labels, student.validation_fraction, seed)
+    loss = DistillationLoss(coder.labels, batch.y)
+    student._set_fitted(coder, student._learn(coder, batch, valid, loss, _score_nothing(loss.tasks), seed))
     return student
 
 
@@ -182,9 +168,10 @@ def _variation(target: Tensor, task: Task) -> Tensor:
 def _untrained(teacher: MultiTaskEstimator, network: NetworkEstimator | None) -> NetworkEstimator:
     """Return the network with the teacher's tasks and roles of columns, after checks."""
     face = teacher._target_kind
-    student = _STUDENTS[face](n_members=8) if network is None else clone(network)
-    if not isinstance(student, NetworkEstimator):
+    if network is not None and not isinstance(network, NetworkEstimator):
         raise TypeError(f"network must be a network of this package, such as SharedBottom(), got {network!r}")
+    # the answers are without noise, so dropout has nothing to average out
+    student = _STUDENTS[face](n_members=8, dropout=0.0) if network is None else clone(network)
     if type(student)._loss is not NetworkEstimator._loss:
         raise ValueError(
             f"{type(student).__name__} has a loss of its own, which takes labels and no probabilities; distill into "
@@ -201,13 +188,6 @@ def _untrained(teacher: MultiTaskEstimator, network: NetworkEstimator | None) ->
     return student
 
 
-def _read(teacher: MultiTaskEstimator, X: Any) -> pl.DataFrame:
-    """Return the rows of X under the names of the teacher's fit."""
-    frame, _ = read_features(teacher._check_columns(X))
-    frame = frame.collect() if isinstance(frame, pl.LazyFrame) else frame
-    return frame.rename(dict(zip(frame.columns, teacher._coder.names, strict=True)))
-
-
 def _fit_features(coder: TableCoder, frame: pl.DataFrame, student: NetworkEstimator) -> TableCoder:
     """Return the teacher's coder with the features as the student reads them."""
     known = coder.features
@@ -217,22 +197,11 @@ def _fit_features(coder: TableCoder, frame: pl.DataFrame, student: NetworkEstima
     return replace(coder, features=features)
 
 
-def _split(
-    coder: TableCoder, frame: pl.DataFrame, share: float, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
+def _split(batch: Batch, labels: LabelCoder, share: float, seed: int) -> tuple[Batch, Batch]:
     """Split rows in those to learn from and those that tell when to stop."""
-    batch = replace(coder.read(frame), y=np.zeros((frame.height, len(coder.labels.names))))
-    return train_valid_split(batch.y, coder.labels.tasks, share, rng, batch.task, group_equal_rows(batch))
-
-
-def _mix(frame: pl.DataFrame, n: int, rng: np.random.Generator, task_column: str | None) -> pl.DataFrame:
-    """Draw n rows, and give each some values of another row; its task stays."""
-    one, other = rng.integers(frame.height, size=(2, n))
-    columns = []
-    for series in frame.iter_columns():
-        is_swapped = rng.random(n) < (0 if series.name == task_column else _SWAPPED)
-        columns.append(series.gather(np.where(is_swapped, other, one)))
-    return pl.DataFrame(columns)
+    y = np.zeros((len(batch), len(labels.names)))  # every row is labelled
+    train, valid = train_valid_split(y, labels.tasks, share, np.random.default_rng(seed), batch.task)
+    return batch.rows(train), batch.rows(valid)
 
 
 def _scaled(labels: LabelCoder, answers: Sequence[np.ndarray]) -> LabelCoder:
@@ -255,6 +224,6 @@ def _targets(labels: LabelCoder, answers: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate(columns, axis=1, dtype=np.float32)
 
 
-def _no_scores(tasks: Sequence[Task]) -> Evaluate:
+def _score_nothing(tasks: Sequence[Task]) -> Evaluate:
     """Return a function that scores nothing, since there are no labels: training then stops by the loss."""
     return lambda scores, batch: dict.fromkeys(task.name for task in tasks)

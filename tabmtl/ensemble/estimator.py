@@ -70,8 +70,8 @@ class MultiTaskEnsemble(MultiTaskEstimator):
     the task alone by more than one paired standard error; elsewhere that candidate answers. Learning together pays
     most for a task with few labels beside tasks with many.
 
-    Candidates by default, in this order: tuned LightGBM models of single tasks (`IndependentTasks`), `SharedTrees`, a
-    `SharedBottom` network with 8 members, `MMoE` and `RMTGB`. In wide tables there are linear models too, ridge and
+    Candidates by default, in this order: tuned LightGBM models of single tasks (`IndependentTasks`), `SharedTrees`,
+    `RMTGB`, `MMoE`, and a `SharedBottom` network with 8 members. In wide tables there are linear models too, ridge and
     logistic regressions: those of a task see nothing but the answers of `IndependentTasks` to the other tasks.
 
     Parameters
@@ -82,7 +82,7 @@ class MultiTaskEnsemble(MultiTaskEstimator):
         ``random_state``. Without an `IndependentTasks` among them, ``IndependentTasks(tune=4)`` is added as the
         reference.
     n_folds : int or "auto", default="auto"
-        Number of folds. "auto" is 5; in wide tables 8 if a task has fewer than 1000 labels, 10 if fewer than 200; and 3
+        Number of folds. "auto" is 5; in wide tables 8 if a task has fewer than 500 labels, 10 if fewer than 100; and 3
         with more than 200 000 rows. There are no more folds than groups.
     refit : {"bag", "full"}, default="bag"
         "bag": the models of the folds answer new rows, in the mean. "full": every chosen candidate is fitted again, on

@@ -17,7 +17,7 @@ from tabmtl.model_selection.stratify import Strata
 from tabmtl.schema import Batch, TabmtlWarning, Task
 
 #: Folds by the labels of the scarcest task, and by the rows of a large table.
-_FOLDS_BY_LABELS = ((200, 10), (1_000, 8))
+_FOLDS_BY_LABELS = ((100, 10), (500, 8))
 _FOLDS, _FOLDS_OF_MANY, _MANY_ROWS = 5, 3, 200_000
 
 

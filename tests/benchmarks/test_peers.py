@@ -69,3 +69,22 @@ def test_no_task_is_lost_beside_one_of_large_numbers(name: str, missing: bool) -
     explained = 1 - np.square(answer - test.y).mean(axis=0) / test.y.var(axis=0)
     assert explained[0] > 0.8, explained
     assert explained[1] > 0
+
+
+def test_refit_of_catboost_knows_the_rows_set_aside() -> None:
+    pytest.importorskip("catboost")
+    from benchmarks.peers.catboost import refit_catboost
+
+    train, val = rows(200, 0), rows(200, 1)
+    data = Coded(train=train, val=val, kinds=("regression", "regression", "binary", "binary"), n_numeric=2)
+    fitted = peer("catboost", data)
+    both = Batch(
+        x_num=np.concatenate([train.x_num, val.x_num]),
+        x_cat=np.concatenate([train.x_cat, val.x_cat]),
+        y=np.concatenate([train.y, val.y]),
+    )
+    refitted = refit_catboost(fitted, both)
+    counts = [[model.tree_count_ for model in each.models] for each in (fitted, refitted)]
+    assert counts[0] == counts[1]
+    errors = [np.square(each.predict(val) - val.y).mean(axis=0) for each in (fitted, refitted)]
+    assert (errors[1] < 0.8 * errors[0]).all()

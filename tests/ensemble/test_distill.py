@@ -8,12 +8,13 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from conformance import answers, features, long_table, mixed_targets, same, tiny
+from conformance import CANDIDATES, answers, features, long_table, mixed_targets, same, tiny
 
 from tabmtl import (
     ESMM,
     IndependentTasks,
     MMoE,
+    MultiTaskEnsemble,
     SharedBottom,
     SharedBottomClassifier,
     SharedBottomRegressor,
@@ -24,7 +25,7 @@ from tabmtl import (
     load,
 )
 from tabmtl.encode.labels import LabelCoder
-from tabmtl.ensemble.distill import DistillationLoss, _mix, _scaled, _targets, _untrained
+from tabmtl.ensemble.distill import DistillationLoss, _scaled, _targets, _untrained
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.metrics.scores import mean_score
 
@@ -34,8 +35,8 @@ def taught(teacher=SharedTrees, X=None, y=None, **params):
     return tiny(teacher, **params).fit(X, mixed_targets(X) if y is None else y), X
 
 
-def student_of(teacher, X, cls=SharedBottom, n_rows=1, **params):
-    return distill(teacher, X, network=tiny(cls, **params), n_rows=n_rows, random_state=0)
+def student_of(teacher, X, cls=SharedBottom, **params):
+    return distill(teacher, X, network=tiny(cls, **params), random_state=0)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -66,7 +67,8 @@ def test_a_student_is_nearer_to_its_teacher_than_a_network_of_the_labels():
     X_new, y_new = drawn(2_000, 1)
     teacher = Rule().fit(X, y)
     network = SharedBottom(hidden=(48, 24), head_hidden=8, patience=4, n_jobs=1, random_state=0, device="cpu")
-    student = distill(teacher, X, network=network, n_rows=1_200, random_state=0)
+    more, _ = drawn(900, 2)  # unlabelled
+    student = distill(teacher, pl.concat([X, more]), network=network, random_state=0)
     models = teacher, student, network.fit(X, y), IndependentTasks(random_state=0).fit(X, y)
     best, found, of_labels, alone = (mean_score(one.score_tasks(X_new, y_new)) for one in models)
     trivial = (0 + 0.5 + 0.5) / 3
@@ -124,7 +126,7 @@ def test_answers_mirror_the_teacher(container):
     y = mixed_targets(X)
     given = {"polars": X, "pandas": X.to_pandas(), "lazy": X.lazy()}[container]
     teacher = tiny(SharedTrees).fit(given, y.to_pandas() if container == "pandas" else y)
-    student = student_of(teacher, given, n_rows=200)
+    student = student_of(teacher, given)
     expected, found = teacher.predict(X), student.predict(X)
     assert type(found) is type(expected)
     assert list(found.columns) == list(expected.columns)
@@ -136,7 +138,7 @@ def test_answers_mirror_the_teacher(container):
 def test_arrays_and_text_without_names_are_read():
     X = features().to_numpy().astype(object)
     y = np.random.default_rng(0).normal(size=(len(X), 2))
-    student = student_of(tiny(SharedTrees).fit(X, y), X, n_rows=300)
+    student = student_of(tiny(SharedTrees).fit(X, y), X)
     assert student.predict(X).shape == y.shape
     assert not hasattr(student, "feature_names_in_")
 
@@ -160,7 +162,7 @@ def test_a_teacher_of_one_face_has_a_student_of_that_face():
 def test_a_long_table_is_distilled_by_the_tasks_of_its_rows():
     X, y = long_table()
     teacher = tiny(SharedTrees, task_column="school").fit(X, y)
-    student = student_of(teacher, X, MMoE, n_rows=400)
+    student = student_of(teacher, X, MMoE)
     assert student.task_column == "school"
     assert student.predict(X).shape == y.shape
     assert student.score_tasks(X, y).keys() == teacher.score_tasks(X, y).keys()
@@ -177,11 +179,11 @@ def test_the_seed_decides_and_teacher_and_network_stay_as_they_are():
     teacher, X = taught()
     network = tiny(SharedBottom)
     before = answers(teacher, X)
-    one, two = (distill(teacher, X, network=network, n_rows=300, random_state=3) for _ in range(2))
+    one, two = (distill(teacher, X, network=network, random_state=3) for _ in range(2))
     same(answers(one, X), answers(two, X))
     same(answers(teacher, X), before)
     assert not hasattr(network, "weights_")
-    other = distill(teacher, X, network=network, n_rows=300, random_state=4)
+    other = distill(teacher, X, network=network, random_state=4)
     assert not np.array_equal(other.predict(X)["delay"], one.predict(X)["delay"])
 
 
@@ -193,17 +195,16 @@ def test_dropped_columns_and_roles_of_columns_are_the_teachers():
     assert student._coder.features.columns.categorical == teacher._coder.features.columns.categorical
 
 
-def test_mixed_rows_take_every_value_from_its_column_and_keep_their_task():
-    n = 500
-    frame = pl.DataFrame({"a": range(n), "b": range(n), "task": range(n)})
-    mixed = _mix(frame, 4_000, np.random.default_rng(0), "task")
-    assert mixed.schema == frame.schema
-    a, b, task = (mixed[name].to_numpy() for name in ("a", "b", "task"))
-    kept = np.array([(a == task).mean(), (b == task).mean()])
-    assert kept == pytest.approx(0.8, abs=0.03)
-    swapped = (a != task) & (b != task)
-    assert (a == b)[swapped].all()  # of one other row
-    assert _mix(frame, 0, np.random.default_rng(0), None).height == 0
+def test_one_network_answers_for_an_ensemble():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(1_000, 3))
+    y = X @ rng.normal(size=(3, 2)) + rng.normal(size=(1_000, 2))
+    ensemble = MultiTaskEnsemble(candidates=CANDIDATES, random_state=0).fit(X[:400], y[:400])
+    network = tiny(SharedBottom, epochs=30, hidden=(32, 16), dropout=0.0, learning_rate=0.01, average_decay=0.95)
+    student = distill(ensemble, X[:600], network=network, random_state=0)
+    X_new, y_new = X[600:], y[600:]
+    assert ensemble.score(X_new, y_new) > 0.6  # the mean: 0
+    assert student.score(X_new, y_new) > ensemble.score(X_new, y_new) - 0.02
 
 
 def test_without_early_stopping_all_rows_are_learned():
@@ -228,9 +229,7 @@ def test_networks_that_do_not_fit_are_refused(network, error, message):
         distill(teacher, X, network=network)
 
 
-def test_rows_and_columns_are_checked():
+def test_the_columns_are_checked():
     teacher, X = taught()
-    with pytest.raises(ValueError, match="n_rows"):
-        distill(teacher, X, n_rows=0)
     with pytest.raises(ValueError, match="feature names"):
         distill(teacher, X.rename({X.columns[0]: "other"}))

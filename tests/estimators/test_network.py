@@ -324,10 +324,20 @@ def test_sizes_out_of_range_are_named():
             estimator.fit(X, y)
 
 
+@pytest.mark.parametrize(("params", "bounds"), [({}, {1.0}), ({"clip_norm": 0.5}, {0.5}), ({"clip_norm": None}, set())])
+def test_steps_are_bounded_by_default(params, bounds, monkeypatch):
+    used = set()
+    clip = torch.nn.utils.clip_grad_norm_
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda p, bound: used.add(bound) or clip(p, bound))
+    X = features(40)
+    tiny(SharedBottom, epochs=1, **params).fit(X, mixed_targets(X))
+    assert used == bounds
+
+
 def own_epochs(cls, **params):
     """A fit whose tasks have their best epochs apart, the same fit for the mean alone, and rows to predict."""
     X, y, X_val, y_val = parts()
-    options = {"epochs": 12, "learning_rate": 0.05, "patience": 12, "early_stopping": True, **params}
+    options = {"epochs": 12, "learning_rate": 0.05, "clip_norm": None, "patience": 12, "early_stopping": True, **params}
     both = (tiny(cls, keep=keep, **options) for keep in ("task", "mean"))
     return *(model.fit(X, y, X_val=X_val, y_val=y_val) for model in both), X_val, y_val
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
 from pathlib import Path
 
 import commands
+import numpy as np
 import polars as pl
 import pytest
 
 import tabmtl
 from tabmtl.pipelines import datasets, demo, tracking
+from tabmtl.pipelines.data.tables import DataSource, open_table
+from tabmtl.pipelines.demo import _compare_scarce as compare_scarce
 
 TARGETS = ["cancelled", "dep_del15", "arr_delay", "air_time"]
 EVERY = 25
@@ -23,6 +27,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "flights").mkdir()
     datasets.load("flights").table.gather_every(EVERY).sink_parquet(folder / "flights" / "data.parquet")
     return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_ensemble() -> Iterator[None]:
+    """The part with few labels, which has a test of its own, only says that it was reached."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "_compare_scarce", lambda rows, seed: print(f"few labels of {rows.name} by seed {seed}"))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +114,7 @@ def test_again_gives_the_same_table_and_says_what_it_does(
     assert "Δm = " in printed
     assert f"Saved in {output}" in printed
     assert "bit-equal" in printed
+    assert "few labels of flights by seed 3\n" in printed
     assert commands.Registry(store).aliases("flights") == {"champion": "1", "challenger": "2"}
     assert "version 2 of the model flights, alias challenger" in printed
     assert f"serve promote flights --data flights --folder {folder} --full\n" in printed
@@ -110,6 +123,28 @@ def test_again_gives_the_same_table_and_says_what_it_does(
     assert f"mlflow server --backend-store-uri {store} --host 127.0.0.1 --port 5000" in opens
     for target in TARGETS:
         assert sum(line.split()[:1] == [target] for line in printed.splitlines()) == 2, target
+
+
+def test_one_target_keeps_few_labels(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A constant has the AUC .5."""
+    monkeypatch.setattr(demo, "N_LABELS", 150)
+    monkeypatch.setattr(demo, "N_ROWS", 300)
+    rows = open_table(DataSource(data="flights", folder=folder, full=True))
+    compare_scarce(rows, 0)
+    said = capsys.readouterr().out
+    assert "150 of cancelled" in said
+    assert "in 300 rows" in said
+    found = {line.split()[-4]: float(line.split()[-3]) for line in said.splitlines() if " ± " in line}
+    assert list(found) == ["alone", "MultiTaskEnsemble"]
+    drawn = np.random.default_rng(0).permutation(rows.sizes["train"])[:150]
+    X, y = (part[drawn] for part in rows.parts["train"])
+    assert f"({y['cancelled'].sum()} of them yes)" in said
+    alone = tabmtl.IndependentTasks(tune=4, tasks={"cancelled": "binary"}, random_state=0).fit(X, y.select("cancelled"))
+    X_test, y_test = rows.parts["test"]
+    assert found["alone"] == round(alone.score_tasks(X_test, y_test.select("cancelled"))["cancelled"], 3)
+    assert found["MultiTaskEnsemble"] > 0.6
 
 
 def test_the_sample_is_the_default() -> None:

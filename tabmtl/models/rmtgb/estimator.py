@@ -82,7 +82,8 @@ class RMTGB(BoostedEstimator):
         and c the same, but at most 3 from 0; within 1 of 0, both are 1 from 0, so that they name a side. The doubt
         d_t = min(1, 4 Σg² / (Σg - k Σ|g|)²), with k the median over the tasks of Σg / Σ|g|, is 1 for a task whose
         gradient differs from the common one by less than two standard errors, and falls with evidence. With a penalty,
-        B and A have the same hessian where the loss is not squared, that of the one with more weight.
+        B and A have the same hessian where the loss is not squared, that of the one with more weight. Where validation
+        takes stage 2 back to before that round, all tasks get the median θ, since chance alone has dealt their sides.
     unknown_task : {"shared", "error"}, default="shared"
         Long layout: answer of ``predict`` for a task that fit did not see, or a missing one. "shared": the shared part
         with the θ of a normal task, the median of the majority.

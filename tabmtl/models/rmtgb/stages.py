@@ -197,9 +197,15 @@ class MixedStage(Stage):
         self._thetas[self.rounds] = self.theta
 
     def roll_back(self, rounds: int) -> None:
-        """Roll back to `rounds` rounds, and take back the later steps of θ."""
+        """Roll back to `rounds` rounds, and take back the later steps of θ.
+
+        Where that takes back all steps of the penalty, chance has dealt the sides: all tasks get the median θ.
+        """
+        drawn = self.penalty and self.rate != 0 and self.rounds > self._free_rounds
         super().roll_back(rounds)
         self.theta = self._thetas[self.rounds]
+        if drawn and self.rounds <= self._free_rounds:
+            self.theta = np.full_like(self.theta, np.median(self.theta))
 
     def finish(self) -> Grown:
         """Return the grown trees of B and A, most tasks on B's side; other stages may use the data then."""

@@ -369,3 +369,24 @@ def test_taking_rounds_back_takes_back_the_steps_of_theta(monkeypatch):
     long.roll_back(3)
     np.testing.assert_array_equal(long.theta, short.theta)
     np.testing.assert_allclose(long.after().scores, short.after().scores, atol=1e-12)
+
+
+def test_taking_back_all_steps_of_the_penalty_leaves_no_task_on_its_own_side():
+    """Before the penalty sets in, here after 3 rounds, the random start alone may decide the side of a task."""
+    grown = {rounds: mixed_stage(penalty=0.5) for rounds in (2, 5)}
+    for stage in grown.values():
+        for _ in range(6):
+            stage.update()
+    start = grown[2]._thetas[2]
+    assert (start > 0).any()
+    assert (start < 0).any()
+    for rounds, stage in grown.items():
+        stage.roll_back(rounds)
+    np.testing.assert_array_equal(grown[2].theta, np.full(N_TASKS, np.median(start)))
+    np.testing.assert_array_equal(grown[5].theta, grown[5]._thetas[5])
+    np.testing.assert_allclose(grown[2].after().scores, grown[2].total(grown[2].rows, grown[2].ensemble.scores()))
+    plain = mixed_stage()
+    for _ in range(6):
+        plain.update()
+    plain.roll_back(2)
+    np.testing.assert_array_equal(plain.theta, plain._thetas[2])

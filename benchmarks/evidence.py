@@ -1,0 +1,319 @@
+"""When learning together pays: six models, from 50 labels of one target to all labels of all.
+
+Run it by ``python -m benchmarks.evidence``; ``--help`` lists the options. Single-task models are LightGBM (the best of
+four configurations), a bag of five of these, and CatBoost; the others learn all tasks together. Every model has its
+defaults, and sets validation rows aside by itself. All is fixed before the first fit, and test rows are scored once.
+
+The parts:
+
+labels
+    One target keeps 50, 150, 500, 1500 or all of its labels, those that a model sets aside included; the others keep
+    theirs. The score is that of the target. Single-task models learn the target alone, on its labelled rows.
+full
+    All labels of all targets; the score is the mean over the targets.
+missing
+    25, 50 or 90 % of all labels are hidden at random; the score is the mean over the targets.
+mulan
+    Small sets of the Mulan collection in ten folds: the root of the squared errors over those of the training mean.
+rf1
+    The protocol that results on this set were published by: a fifth of the rows for the test, five folds of the rest.
+    A model learns from four folds, and does not see the fifth, which the published models stop on.
+
+The first three split a set by the recipe of the data folder, anew for every draw (seed 0 gives the stored test rows),
+by groups where it has some. A model learns from `FIT_ROWS` of the rows that are not for the test, at most, and answers
+`TEST_ROWS`, at most. Times are CPU seconds of a fit, and milliseconds of an answer to one and to 1000 rows.
+
+Every fit adds a line to ``docs/evidence/<part>.jsonl``; a later call runs what is missing there. The order is such that
+a part of the work already tells something: a first draw of all parts comes before the second. ``--budget`` ends a call
+before a fit that would probably exceed it, and ``--budget 0`` only prints the estimate. ``--report`` writes the page of
+the results from the lines.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import warnings
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, astuple, dataclass, fields, replace
+from functools import lru_cache, partial
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import polars as pl
+from sklearn.model_selection import KFold, train_test_split
+
+from benchmarks import evidence_report
+from benchmarks.evidence_report import BAG, CATBOOST, ENSEMBLE, LIGHTGBM, SINGLE
+from benchmarks.harness import Record, score_parser
+from benchmarks.sharing import SETS, Bag, Case, CatBoost, answers_of, open_set, score_answers
+from benchmarks.splits import split_rows, units_of
+from tabmtl import IndependentTasks, MultiTaskEnsemble, SharedBottom, SharedTrees
+
+#: Folder of the records, of a checkout.
+OUTPUT = Path("docs/evidence")
+#: Rows to fit and to test, at most.
+FIT_ROWS, TEST_ROWS = {"labels": 2_000, "full": 4_000, "missing": 2_000}, 4_000
+#: Splits of a set: draws or folds.
+DRAWS = {"labels": 3, "full": 5, "missing": 3, "mulan": 10, "rf1": 5}
+#: Numbers of labels of the scarce target; those that come first are the most telling.
+FEW, OTHERS = (150, 500), (50, 1_500, None)
+#: The scarce targets of a set.
+TARGETS = {name: tasks for name, tasks in SETS.items() if tasks} | {
+    "oes10": ("513021_Butchers_and_Meat_Cutters", "412021_Counter_and_Rental_Clerks")
+}
+#: The most labels below all, where they are fewer than 1500.
+MOST_LABELS = {"star": 500, "wq": 500, "oes10": 150}
+FULL_SETS = ("portal", "star", "rand_hie", "gss_abortion", "flights", "census_kdd", "wq", "rf1")
+MISSING_SETS, HIDDEN = ("star", "gss_abortion", "rand_hie"), (25, 50, 90)
+FOLD_SETS = ("edm", "enb", "jura", "slump", "wq", "oes10", "osales")
+#: CPU seconds of a fit, as long as none has been measured: those of the ensemble, and of any other model.
+GUESS, GUESS_OF_OTHERS = 150.0, 8.0
+#: Rows that a timed answer is for.
+ANSWERED = 1_000
+
+MODELS: dict[str, Callable[..., Any]] = {
+    LIGHTGBM: partial(IndependentTasks, tune=4),
+    BAG: partial(Bag, partial(IndependentTasks, tune=4)),
+    CATBOOST: CatBoost,
+    "SharedTrees": SharedTrees,
+    "SharedBottom, 8 members": partial(SharedBottom, n_members=8),
+    ENSEMBLE: MultiTaskEnsemble,
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One fit: a model on one split of a set.
+
+    Parameters
+    ----------
+    part : str
+    set : str
+    target : str or None
+        The scarce target, or None for all.
+    amount : int or None
+        Labels of the target, or percent of the labels that are hidden; None for all labels.
+    seed : int
+        Number of the draw or fold.
+    model : str
+    """
+
+    part: str
+    set: str
+    target: str | None
+    amount: int | None
+    seed: int
+    model: str
+
+    @classmethod
+    def of(cls, record: Record) -> Cell:
+        """Return the cell that a record is of."""
+        return cls(*(record[field.name] for field in fields(cls)))
+
+    def __str__(self) -> str:
+        """Return the facts, to be read."""
+        return " ".join(str(fact) for fact in astuple(self) if fact is not None)
+
+
+def plan(models: Sequence[str]) -> Iterator[Cell]:
+    """Yield all cells in their order: five rounds, each through all parts."""
+    for draw in range(max(DRAWS["full"], DRAWS["rf1"])):
+        for part, name, target, amount in settings():
+            folds = DRAWS[part] // DRAWS["rf1"] if part == "mulan" else 1
+            for seed in range(draw * folds, (draw + 1) * folds):
+                if seed < DRAWS[part]:
+                    yield from (Cell(part, name, target, amount, seed, model) for model in models)
+
+
+def settings() -> Iterator[tuple[str, str, str | None, int | None]]:
+    """Yield part, set, target and amount of the cells of one draw."""
+
+    def curve(amounts: Sequence[int | None]) -> Iterator[tuple[str, str, str | None, int | None]]:
+        for amount in amounts:
+            for name, targets in TARGETS.items():
+                if amount is None:
+                    yield "labels", name, None, None  # a joint model learns all targets at once
+                elif amount <= MOST_LABELS.get(name, amount):
+                    yield from (("labels", name, target, amount) for target in targets)
+
+    yield from curve(FEW)
+    yield from (("full", name, None, None) for name in FULL_SETS)
+    yield "rf1", "rf1", None, None
+    yield from curve(OTHERS)
+    yield from (("missing", name, None, hidden) for name in MISSING_SETS for hidden in HIDDEN)
+    yield from (("mulan", name, None, None) for name in FOLD_SETS)
+
+
+def open_cell(cell: Cell, folder: Path | None) -> Case:
+    """Return the rows of a cell."""
+    if cell.part in ("mulan", "rf1"):
+        return open_fold(cell.part, cell.set, cell.seed, folder)
+    case = open_draw(cell.set, cell.seed, FIT_ROWS[cell.part], folder)
+    if cell.amount is None:
+        return case
+    if cell.target is None:
+        return hide(case, cell.amount / 100, cell.seed)
+    return case.scarce(cell.target, cell.amount, cell.seed)
+
+
+@lru_cache(maxsize=32)
+def open_draw(name: str, seed: int, n_to_fit: int, folder: Path | None) -> Case:
+    """Return the rows of a draw: the rows to fit of fewer are those of more, and the rows to test are the same."""
+    data = open_set(name, folder)
+    X, y = pl.collect_all([data.features, data.targets])
+    is_test = split_rows(data, seed) == "test"
+    rng = np.random.default_rng([seed, 5])
+    order = [rng.permutation(np.flatnonzero(part)) for part in (~is_test, is_test)]
+    kept, scored = (np.sort(rows[:n]) for rows, n in zip(order, (n_to_fit, TEST_ROWS), strict=True))
+    groups = units_of(data)[kept] if data.groups else None
+    return Case(train=(X[kept], y[kept]), test=(X[scored], y[scored]), tasks=data.tasks, groups=groups)
+
+
+def open_fold(part: str, name: str, fold: int, folder: Path | None) -> Case:
+    """Return a fold of ten by seed 0, or of five by the published protocol of rf1."""
+    data = open_set(name, folder)
+    X, y = pl.collect_all([data.features, data.targets])
+    rows, test = np.arange(len(X)), None
+    if part == "rf1":
+        rows, test = train_test_split(rows, test_size=0.2, random_state=42)
+    folds = KFold(DRAWS[part], shuffle=True, random_state=0 if test is None else 42)
+    train, held_out = ([rows[index] for index in pair] for pair in zip(*folds.split(rows), strict=True))
+    kept, scored = train[fold], held_out[fold] if test is None else test
+    return Case(train=(X[kept], y[kept]), test=(X[scored], y[scored]), tasks=data.tasks, groups=None)
+
+
+def hide(case: Case, share: float, seed: int) -> Case:
+    """Hide a share of all labels to fit."""
+    X, y = case.train
+    hidden = np.random.default_rng([seed, 4]).random(y.shape) < share
+    columns = [pl.when(~pl.lit(pl.Series(hidden[:, j]))).then(pl.col(name)) for j, name in enumerate(y.columns)]
+    return replace(case, train=(X, y.with_columns(columns)))
+
+
+def alone(case: Case, task: str) -> Case:
+    """Return the case of one task alone, on the rows that have its label."""
+    X, y = case.train
+    labelled = y[task].is_not_null()
+    groups = None if case.groups is None else case.groups[labelled.to_numpy()]
+    train = X.filter(labelled), y.select(task).filter(labelled)
+    test = case.test[0], case.test[1].select(task)
+    return Case(train=train, test=test, tasks={task: case.tasks[task]}, groups=groups)
+
+
+def score(part: str, case: Case, answers: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
+    """Return the scores of the test rows: per metric a dict from task to score."""
+    y = case.test[1]
+    if part in ("mulan", "rf1"):
+        squares = {task: np.square(y[task].to_numpy() - answer) for task, answer in answers.items()}
+        if part == "rf1":
+            return {"RMSE": {"all": float(np.sqrt(np.nanmean([*squares.values()])))}}
+        of_mean = {task: np.square(y[task].to_numpy() - case.train[1][task].mean()) for task in answers}
+        return {
+            "RRMSE": {task: float(np.sqrt(np.nansum(squares[task]) / np.nansum(of_mean[task]))) for task in answers}
+        }
+    found: dict[str, dict[str, float]] = {}
+    for task, value in score_answers({task: case.tasks[task] for task in answers}, y, answers).items():
+        found.setdefault("R²" if case.tasks[task] == "regression" else "AUC", {})[task] = value
+    return found
+
+
+def run(cell: Cell, folder: Path | None) -> Record:
+    """Fit one model, and return its record: scores, CPU seconds of the fit, and milliseconds of an answer."""
+    case = open_cell(cell, folder)
+    scored = (cell.target,) if cell.target else TARGETS[cell.set] if cell.part == "labels" else tuple(case.tasks)
+    is_alone = cell.part == "labels" and cell.model in SINGLE
+    answers: dict[str, np.ndarray] = {}
+    times: list[np.ndarray] = []
+    for own in [alone(case, task) for task in scored] if is_alone else [case]:
+        found, spent = fit(cell.model, own, cell.seed)
+        answers |= found
+        times.append(spent)
+    scores = score(cell.part, case, {task: answers[task] for task in scored})
+    rounded = {metric: {task: round(value, 5) for task, value in values.items()} for metric, values in scores.items()}
+    named = dict(zip(("seconds", "ms_of_1", "ms_of_1000"), np.sum(times, axis=0).round(2).tolist(), strict=True))
+    return {**asdict(cell), **named, "scores": rounded}
+
+
+def fit(name: str, case: Case, seed: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Fit a model, and return its answers to the test rows, and three times: seconds of the fit, and milliseconds."""
+    model, X = MODELS[name](tasks=case.tasks, random_state=seed), case.test[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of few labels, which are meant
+        seconds = _cpu_seconds(lambda: model.fit(*case.train, groups=case.groups))
+    many = X[:ANSWERED]
+    one = min(_cpu_seconds(lambda: answers_of(model, X[:1])) for _ in range(3))
+    of_many = _cpu_seconds(lambda: answers_of(model, many)) * ANSWERED / len(many)
+    return answers_of(model, X), np.array([seconds, 1e3 * one, 1e3 * of_many])
+
+
+def _cpu_seconds(call: Callable[[], Any]) -> float:
+    start = time.process_time()
+    call()
+    return time.process_time() - start
+
+
+def estimate(cell: Cell, records: Sequence[Record]) -> float:
+    """Return the probable CPU seconds of a fit: the mean of the fits that are most like it."""
+    likeness = ("model",), ("model", "set"), ("model", "set", "part"), ("model", "set", "part", "amount")
+    for names in reversed(likeness):
+        like = [r["seconds"] for r in records if all(r[name] == getattr(cell, name) for name in names)]
+        if like:
+            return fmean(like)
+    return GUESS if cell.model == ENSEMBLE else GUESS_OF_OTHERS
+
+
+def read(folder: Path) -> list[Record]:
+    """Read the records of all parts."""
+    files = sorted(folder.glob("*.jsonl"))
+    return [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def work(cells: Sequence[Cell], args: Namespace, records: list[Record]) -> list[str]:
+    """Fit cell after cell within the budget, write every record, and return what failed."""
+    failed, start = [], time.process_time()
+    for cell in cells:
+        spent = time.process_time() - start
+        if args.budget is not None and spent + estimate(cell, records) > args.budget:
+            print(f"stopped before {cell}: {spent:.0f} of {args.budget:.0f} CPU seconds are spent")
+            break
+        try:
+            record = run(cell, args.folder)
+        except Exception as error:  # one fit must not end the work of hours; the next call tries it again
+            failed.append(f"{cell}: {type(error).__name__}: {error}")
+            print(f"failed: {failed[-1]}", flush=True)
+            continue
+        records.append(record)
+        with (args.output / f"{cell.part}.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        means = ", ".join(f"{name} {fmean(values.values()):.4f}" for name, values in record["scores"].items())
+        print(f"{cell}: {means}, {record['seconds']:.1f} s", flush=True)
+    return failed
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the benchmark; the arguments are those of the command line."""
+    sets = dict.fromkeys([*TARGETS, *FULL_SETS, "rf1", *FOLD_SETS])
+    parser = score_parser("evidence", __doc__, OUTPUT, seeds=range(10), parts=DRAWS, sets=sets, models=MODELS)
+    parser.add_argument("--budget", type=float, help="CPU seconds of this call (default: no end)")
+    parser.add_argument("--report", action="store_true", help="run nothing, and write the page of the results")
+    args = parser.parse_args(argv)
+    args.output.mkdir(parents=True, exist_ok=True)
+    records = read(args.output)
+    if args.report:
+        evidence_report.write(records, args.output)
+        return
+    done = {Cell.of(record) for record in records}
+    chosen = [c for c in plan(args.models) if c.part in args.parts and c.set in args.sets and c.seed in args.seeds]
+    missing = [cell for cell in chosen if cell not in done]
+    hours = sum(estimate(cell, records) for cell in missing) / 3600
+    print(f"{len(missing)} of {len(chosen)} fits are missing: about {hours:.1f} CPU hours", flush=True)
+    if failed := work(missing, args, records):
+        raise SystemExit("\n".join(["failed:", *failed]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,263 @@
+"""The evidence when learning together pays: its cells, its rows, its scores, and the page of its results."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from benchmarks import evidence, evidence_report
+from benchmarks.evidence import Cell
+from benchmarks.evidence_report import BAG, CATBOOST, ENSEMBLE, LIGHTGBM
+from tabmtl import IndependentTasks, MultiTaskEnsemble, SharedTrees
+from tabmtl.pipelines import datasets
+
+TREES = {"n_estimators": 5, "n_estimators_task": 0}
+ALONE = {"patience": 1, "learning_rate": 0.3}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with portal, and generated sets in place of two of the Mulan collection."""
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "portal").mkdir()
+    datasets.load("portal").table.sink_parquet(folder / "portal" / "data.parquet")
+    (folder / "mulan").mkdir()
+    rng = np.random.default_rng(0)
+    for name, n_tasks in {"enb": 2, "rf1": 8}.items():
+        x = rng.normal(size=(100, 3))
+        y = x @ rng.normal(size=(3, n_tasks)) + 10
+        columns = {f"x{j}": x[:, j] for j in range(3)} | {f"y{t}": y[:, t] for t in range(n_tasks)}
+        pl.DataFrame(columns).write_parquet(folder / "mulan" / f"{name}.parquet")
+    return folder
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One small set for every part, few rows, and quick models."""
+    evidence.open_draw.cache_clear()
+    monkeypatch.setattr(evidence, "TEST_ROWS", 150)
+    monkeypatch.setattr(evidence, "FIT_ROWS", {"labels": 300, "full": 350, "missing": 300})
+    monkeypatch.setattr(evidence, "DRAWS", {"labels": 2, "full": 2, "missing": 1, "mulan": 2, "rf1": 2})
+    monkeypatch.setattr(evidence, "TARGETS", {"portal": ("male", "weight")})
+    monkeypatch.setattr(evidence, "FEW", (40,))
+    monkeypatch.setattr(evidence, "OTHERS", (None,))
+    monkeypatch.setattr(evidence, "FULL_SETS", ("portal",))
+    monkeypatch.setattr(evidence, "MISSING_SETS", ("portal",))
+    monkeypatch.setattr(evidence, "HIDDEN", (50,))
+    monkeypatch.setattr(evidence, "FOLD_SETS", ("enb",))
+    candidates = {"alone": IndependentTasks(**ALONE), "together": SharedTrees(**TREES)}
+    models = {
+        LIGHTGBM: partial(IndependentTasks, **ALONE),
+        "SharedTrees": partial(SharedTrees, **TREES),
+        ENSEMBLE: partial(MultiTaskEnsemble, candidates=candidates, n_folds=2),
+    }
+    monkeypatch.setattr(evidence, "MODELS", models)
+
+
+def test_the_first_draw_of_the_most_telling_labels_comes_first() -> None:
+    cells = list(evidence.plan([*evidence.MODELS]))
+    assert len(set(cells)) == len(cells)
+    n_models = len(evidence.MODELS)
+    counts = {part: sum(cell.part == part for cell in cells) / n_models for part in evidence.DRAWS}
+    few = 3 * (10 * 4 + 4 * 3 + 2 * 2)  # draws of five sets with four numbers of labels, and of three with fewer
+    assert counts == {"labels": few + 3 * 8, "full": 40, "missing": 27, "mulan": 70, "rf1": 5}
+    first = cells[: 2 * 16 * n_models]
+    assert {cell.seed for cell in first} == {0}
+    assert {cell.amount for cell in first[: 16 * n_models]} == {150}
+    rounds = {"mulan": 2, "rf1": 1, "full": 1, "labels": 1, "missing": 1}
+    assert [cell.seed // rounds[cell.part] for cell in cells] == sorted(c.seed // rounds[c.part] for c in cells)
+
+
+def test_single_task_models_see_the_target_alone(small: None, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, list[str]]] = []
+
+    class Spy(IndependentTasks):
+        def fit(self, X: Any, y: Any, **options: Any) -> Any:
+            seen.append((len(X), y.columns))
+            return super().fit(X, y, **options)
+
+    monkeypatch.setitem(evidence.MODELS, LIGHTGBM, Spy)
+    monkeypatch.setitem(evidence.MODELS, "all", Spy)
+    for model in (LIGHTGBM, "all"):
+        record = evidence.run(Cell("labels", "portal", "weight", 40, 0, model), folder)
+        assert list(record["scores"]) == ["R²"]
+        assert list(record["scores"]["R²"]) == ["weight"]
+    assert seen == [(40, ["weight"]), (300, ["weight", "hindfoot_length", "male"])]
+    record = evidence.run(Cell("labels", "portal", None, None, 0, LIGHTGBM), folder)
+    assert [columns for _, columns in seen[2:]] == [["male"], ["weight"]]
+    assert {metric: [*scores] for metric, scores in record["scores"].items()} == {"AUC": ["male"], "R²": ["weight"]}
+
+
+def test_rows_to_fit_are_capped_and_a_share_of_labels_is_hidden(small: None, folder: Path) -> None:
+    full = evidence.open_cell(Cell("full", "portal", None, None, 1, ""), folder)
+    few = evidence.open_cell(Cell("labels", "portal", None, None, 1, ""), folder)
+    assert (len(full.train[0]), len(few.train[0])) == (350, 300)
+    assert full.test[0].equals(few.test[0])
+    assert len(full.test[0]) == 150
+    assert len(few.train[0].join(full.train[0].unique(), on=few.train[0].columns, how="semi")) == 300
+    hidden = evidence.open_cell(Cell("missing", "portal", None, 50, 1, ""), folder)
+    before, after = few.train[1], hidden.train[1]
+    for name in before.columns:
+        assert 0.3 * before[name].count() < after[name].count() < 0.7 * before[name].count()
+        kept = after[name].is_not_null()
+        assert after[name].filter(kept).equals(before[name].filter(kept))
+    assert hidden.test[1].equals(few.test[1])
+
+
+def test_days_are_never_on_both_sides(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    flights = datasets.load("flights")
+    monkeypatch.setattr(evidence, "open_set", lambda *_: flights)
+    case = evidence.open_draw("flights", 1, 300, None)
+    days = flights.table.select("yday").collect()["yday"].to_numpy()
+    tested = days[evidence.split_rows(flights, 1) == "test"]
+    assert case.groups is not None
+    assert len(case.groups) == len(case.train[0]) == 300
+    assert not set(case.groups) & set(tested)
+    assert len(set(case.groups)) > 20
+
+
+def test_folds_part_the_rows_and_those_of_rf1_share_their_test_rows(folder: Path) -> None:
+    folds = [evidence.open_fold("mulan", "enb", fold, folder) for fold in range(10)]
+    assert len(pl.concat([fold.test[0] for fold in folds]).unique()) == 100
+    assert {len(fold.train[0]) for fold in folds} == {90}
+    published = [evidence.open_fold("rf1", "rf1", fold, folder) for fold in range(5)]
+    assert all(fold.test[0].equals(published[0].test[0]) for fold in published)
+    assert [len(fold.train[0]) for fold in published] == [64] * 5
+    assert len(pl.concat([fold.train[0] for fold in published]).unique()) == 80
+
+
+def test_the_training_mean_has_the_relative_error_one(folder: Path) -> None:
+    case = evidence.open_fold("mulan", "enb", 0, folder)
+    n = len(case.test[0])
+    means = {task: np.full(n, case.train[1][task].mean()) for task in case.tasks}
+    assert evidence.score("mulan", case, means) == {"RRMSE": pytest.approx({"y0": 1, "y1": 1})}
+    truth = {task: case.test[1][task].to_numpy() for task in case.tasks}
+    off = {"y0": truth["y0"] + 3, "y1": truth["y1"] - 4}
+    assert evidence.score("rf1", case, off) == {"RMSE": {"all": pytest.approx(math.sqrt(12.5))}}
+
+
+def test_a_call_runs_what_is_missing_and_the_report_holds_it(
+    small: None, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "docs" / "evidence"
+    common = ["--folder", str(folder), "--output", str(output)]
+    evidence.main([*common, "--budget", "0"])
+    assert "39 of 39 fits are missing" in capsys.readouterr().out
+    assert not [*output.iterdir()]
+    evidence.main([*common, "--parts", "labels", "--seeds", "0"])
+    assert "9 of 9 fits are missing" in capsys.readouterr().out
+    before = (output / "labels.jsonl").read_text()
+    evidence.main(common)
+    assert "30 of 39" in capsys.readouterr().out
+    assert (output / "labels.jsonl").read_text().startswith(before)
+    records = evidence.read(output)
+    assert len({Cell.of(record) for record in records}) == len(records) == 39
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- evidence -->\nold\n<!-- /evidence -->\nafter\n")
+    evidence.main([*common, "--report"])
+    page = (output / "README.md").read_text()
+    assert (output / "labels.png").read_bytes().startswith(b"\x89PNG")
+    own = [r for r in records if (r["target"], r["amount"], r["model"]) == ("male", 40, ENSEMBLE)]
+    mean = np.mean([record["scores"]["AUC"]["male"] for record in own])
+    row = next(line for line in page.splitlines() if line.startswith("| portal | male | AUC | 40 |"))
+    assert f"{mean:.4f}" in row
+    assert "| all |" in readme.read_text()
+    assert "old" not in readme.read_text()
+    assert readme.read_text().endswith("<!-- /evidence -->\nafter\n")
+
+
+def test_a_fit_that_fails_is_named_and_tried_again(
+    small: None, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = evidence.MODELS["SharedTrees"]
+    argv = ["--folder", str(folder), "--output", str(tmp_path), "--parts", "full", "--models", "SharedTrees"]
+    monkeypatch.setitem(evidence.MODELS, "SharedTrees", partial(SharedTrees, n_estimators=0))
+    with pytest.raises(SystemExit, match=r"full portal 0 SharedTrees: ValueError: n_estimators"):
+        evidence.main(argv)
+    assert not evidence.read(tmp_path)
+    monkeypatch.setitem(evidence.MODELS, "SharedTrees", good)
+    evidence.main(argv)
+    assert len(evidence.read(tmp_path)) == 2
+
+
+def test_an_estimate_is_that_of_the_fits_most_like_it() -> None:
+    def record(part: str, name: str, amount: int | None, seconds: float) -> dict[str, Any]:
+        return {"part": part, "set": name, "amount": amount, "model": "m", "seconds": seconds}
+
+    records = [record("labels", "star", 50, 3), record("labels", "star", 150, 5), record("full", "star", None, 13)]
+    for cell, seconds in {
+        Cell("labels", "star", "t", 50, 1, "m"): 3,
+        Cell("labels", "star", "t", 500, 1, "m"): 4,
+        Cell("missing", "star", None, 25, 1, "m"): 7,
+        Cell("missing", "wq", None, 25, 1, "m"): 7,
+        Cell("missing", "wq", None, 25, 1, "other"): evidence.GUESS_OF_OTHERS,
+        Cell("missing", "wq", None, 25, 1, ENSEMBLE): evidence.GUESS,
+    }.items():
+        assert evidence.estimate(cell, records) == seconds
+
+
+def made(part: str, metric: str, scores: dict[str, list[float]], **facts: Any) -> list[dict[str, Any]]:
+    """Records of one setting: per model a score for every seed."""
+    common = {"part": part, "set": "star", "target": None, "amount": None, **facts}
+    times = {"seconds": 1.0, "ms_of_1": 1.0, "ms_of_1000": 1.0}
+    return [
+        {**common, "seed": seed, "model": model, **times, "scores": {metric: {"t": value}}}
+        for model, values in scores.items()
+        for seed, value in enumerate(values)
+    ]
+
+
+def test_the_ensemble_is_compared_with_the_best_single_task_model() -> None:
+    scores = {LIGHTGBM: [0.5, 0.6, 0.7], BAG: [0.6, 0.6, 0.6], CATBOOST: [0.1] * 3, ENSEMBLE: [0.6, 0.7, 0.9]}
+    scores[BAG] = [0.6, 0.6, 0.63]
+    (found,) = evidence_report.compare(evidence_report.flatten(made("full", "R²", scores)), ("set",))
+    gains = np.array(scores[ENSEMBLE]) - scores[BAG]
+    assert found.rival == BAG
+    assert found.gain == pytest.approx(gains.mean())
+    assert found.error == pytest.approx(gains.std(ddof=1) / math.sqrt(3))
+    assert not found.is_ahead
+    (against,) = evidence_report.compare(evidence_report.flatten(made("full", "R²", scores)), ("set",), (LIGHTGBM,))
+    assert against.is_ahead
+    assert against.difference.startswith("**+0.1333** ± ")
+
+
+def test_a_lower_error_is_better() -> None:
+    scores = {LIGHTGBM: [0.5, 0.5], CATBOOST: [0.4, 0.4], ENSEMBLE: [0.5, 0.51]}
+    frame = evidence_report.flatten(made("mulan", "RRMSE", scores))
+    (found,) = evidence_report.compare(frame, ("set",), is_error=True)
+    assert found.rival == CATBOOST
+    assert found.gain == pytest.approx(-0.105)
+    assert found.is_behind
+
+
+def test_goals_are_judged() -> None:
+    few = {LIGHTGBM: [0.6, 0.6], ENSEMBLE: [0.64, 0.65]}
+    worse = {LIGHTGBM: [0.6, 0.6], ENSEMBLE: [0.55, 0.56]}
+    records = [
+        *made("labels", "AUC", few, target="t", amount=50),
+        *made("labels", "AUC", worse, target="t", amount=500),
+        *made("labels", "AUC", worse, target="t", amount=1500),
+        *made("full", "R²", few),
+        *made("rf1", "RMSE", {ENSEMBLE: [0.9, 1.1]}),
+    ]
+    frame = evidence_report.flatten(records)
+    lines = evidence_report.goals_of(frame, evidence_report.labels_of(frame)).splitlines()[2:]
+    assert [line.split(" | ")[-1].rstrip(" |") for line in lines] == [
+        "1 of 2",
+        "1 of 2: star t AUC 500",
+        "0 of 1",
+        "1 of 1: star",
+        "1.0000",
+    ]
+
+
+def test_without_records_there_is_nothing_to_report(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="has no records"):
+        evidence.main(["--report", "--output", str(tmp_path)])
+    assert not [*tmp_path.iterdir()]
