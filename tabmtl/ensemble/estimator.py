@@ -28,7 +28,9 @@ from tabmtl.training.hooks import show_progress, watched_fit
 
 
 def _check_folds(name: str, value: Any) -> None:
-    if value != "auto":
+    if isinstance(value, str) and value != "auto":
+        raise ValueError(f"{name} must be a whole number or 'auto', got {value!r}")
+    if not isinstance(value, str):
         check_count(name, value, low=2)
 
 
@@ -75,18 +77,20 @@ class MultiTaskEnsemble(MultiTaskEstimator):
     Parameters
     ----------
     candidates : dict of str to estimator, optional
-        Unfitted multi-task estimators by name, in the order in which they are tried; default `default_candidates`. The
-        ensemble sets their ``tasks``, ``task_column``, ``categorical_features`` and ``random_state``. Without an
-        `IndependentTasks` among them, ``IndependentTasks(tune=4)`` is added as the reference.
+        Unfitted multi-task estimators by name, in the order in which they are tried, after those of single tasks;
+        default `default_candidates`. The ensemble sets their ``tasks``, ``task_column``, ``categorical_features`` and
+        ``random_state``. Without an `IndependentTasks` among them, ``IndependentTasks(tune=4)`` is added as the
+        reference.
     n_folds : int or "auto", default="auto"
         Number of folds. "auto" is 5; in wide tables 8 if a task has fewer than 500 labels, 10 if fewer than 100; and 3
-        with more than 200 000 rows.
+        with more than 200 000 rows. There are no more folds than groups.
     refit : {"bag", "full"}, default="bag"
         "bag": the models of the folds answer new rows, in the mean. "full": every chosen candidate is fitted again, on
         all rows: faster answers, a slower fit, and models that the weights were not chosen for.
     time_limit : float, optional
         Seconds after which no further candidate is begun; one whose folds would not end in time is left out, with a
-        warning. The first is always fitted, and a fit that has begun ends. What is left out depends on the machine.
+        warning. The first is always fitted, and a fit that has begun ends. What is left out depends on the machine. The
+        fits of ``refit="full"`` come on top.
     n_jobs : int, optional
         Number of processes that fit folds at the same time; None is 1, and -1 all cores.
     verbose : int, default=0
@@ -270,6 +274,7 @@ def _prepared(candidate: MultiTaskEstimator, coder: TableCoder) -> MultiTaskEsti
         tasks={task.name: task for task in coder.labels.column_tasks()},
         task_column=coder.task_column,
         categorical_features=[c for c in coder.features.columns.categorical if c not in candidate.drop],
+        drop=[c for c in candidate.drop if c not in coder.dropped],
     )
 
 

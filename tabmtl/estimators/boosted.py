@@ -121,8 +121,9 @@ class BoostedEstimator(LightGBMOptions, MultiTaskEstimator):
             rng = np.random.default_rng(seed)
             share = self.validation_fraction
             kept, held_out = train_valid_split(batch.y, tasks, share, rng, batch.task, batch.group)
-            if count_labels(batch.rows(kept), len(tasks)).all():
-                valid = batch.rows(held_out)
+            held = batch.rows(held_out)
+            if count_labels(batch.rows(kept), len(tasks)).all() and not np.isnan(held.y).all():
+                valid = held
                 found = self._fit_rows(coder, batch.rows(kept), valid, seed, None)
         return self._attributes(coder, self._fit_rows(coder, batch, valid, seed, found))
 

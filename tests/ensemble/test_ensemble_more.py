@@ -1,0 +1,131 @@
+"""MultiTaskEnsemble as users meet it: containers, copies, callbacks, declared tasks, dropped columns, few labels."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import numpy as np
+import polars as pl
+import pytest
+from conformance import CANDIDATES, features, mixed_targets
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import clone
+from sklearn.model_selection import cross_validate
+
+from tabmtl import RMTGB, MultiTaskEnsemble, MultiTaskKFold, SharedBottom, SharedTrees
+from tabmtl.schema import TabmtlWarning, Task
+
+X = features()
+Y = mixed_targets(X)
+
+
+def ensemble(**params):
+    return MultiTaskEnsemble(**{"candidates": CANDIDATES, "n_folds": 2, "random_state": 0, **params})
+
+
+@pytest.fixture(scope="module")
+def model():
+    return ensemble().fit(X, Y)
+
+
+def test_all_containers_give_one_ensemble(model):
+    pandas = ensemble().fit(X.to_pandas().astype({"text": "category"}), Y.to_pandas().astype({"size": "category"}))
+    for other in (pandas, ensemble().fit(X.lazy(), Y.lazy()), ensemble().fit(X.to_arrow(), Y.to_arrow())):
+        assert other.weights_.equals(model.weights_)
+    answer = pandas.predict(X.to_pandas().astype({"text": "category"}))
+    assert answer["size"].dtype == "category"
+    assert_array_equal(answer["delay"], model.predict(X)["delay"])
+
+
+def test_copies_answer_alike(model):
+    expected = model.predict(X)
+    for other in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+        assert other.predict(X).equals(expected)
+        assert other.leaderboard_.equals(model.leaderboard_)
+
+
+def test_other_candidates_matter_at_the_next_fit_only(model):
+    changed = copy.deepcopy(model).set_params(candidates={"trees": SharedTrees(n_estimators=5)})
+    assert changed.predict(X).equals(model.predict(X))
+    assert list(clone(changed).candidates) == ["trees"]
+    changed.set_params(candidates={"odd": SharedBottom(monitor="nobody")})
+    with pytest.raises(ValueError, match="monitor"):
+        changed.fit(X, Y)
+    assert changed.predict(X).equals(model.predict(X))
+
+
+def test_candidates_are_left_as_they_were(model):
+    assert not hasattr(CANDIDATES["together"], "tasks_")
+    assert CANDIDATES["together"].tasks is None
+    assert CANDIDATES["together"].random_state is None
+
+
+def test_callbacks_see_one_task():
+    pytest.importorskip("sklearn.callback")
+
+    from tabmtl.training.hooks import SUPPORTED
+
+    if not SUPPORTED:
+        pytest.skip("scikit-learn has no callbacks yet")
+    from sklearn.callback import ProgressBar
+
+    bare = ensemble().fit(X, Y)
+    assert ensemble().set_callbacks(ProgressBar()).fit(X, Y).predict(X).equals(bare.predict(X))
+
+
+def test_folds_of_scikit_learn_judge_it():
+    scores = cross_validate(ensemble(), X, Y, cv=MultiTaskKFold(2, random_state=0), error_score="raise")["test_score"]
+    assert scores.min() > 0.5  # chance, and the means: 1/3
+
+
+def test_declared_tasks_reach_every_candidate():
+    late = Task(name="late", kind="binary", classes=("on time", "late"), metric="average_precision", weight=3.0)
+    size = Task(name="size", kind="multiclass", classes=("small", "medium", "large", "huge"))
+    model = ensemble(tasks={"late": late, "size": size}).fit(X, Y)
+    assert model.tasks_[0] == late
+    assert {part.tasks_ for parts in model.estimators_.values() for part in parts} == {model.tasks_}
+    assert model.predict_proba(X)["size"].shape == (120, 4)
+    assert_allclose(model.predict_proba(X)["size"].sum(axis=1), 1)
+
+
+def test_classes_keep_their_types():
+    wide = pl.Series("n", [2**63 + 1, 2**63 + 3, 5] * 40, dtype=pl.UInt64)
+    model = ensemble(tasks={"n": "multiclass"}).fit(X, pl.DataFrame([wide, X["plain"]]))
+    assert model.predict(X)["n"].dtype == pl.UInt64
+    assert set(model.predict(X)["n"]) <= set(wide)
+
+
+def test_weight_0_equals_a_missing_label():
+    weight = pl.DataFrame({"late": np.ones(120), "size": np.ones(120), "delay": np.arange(120) >= 60}).cast(pl.Float64)
+    hidden = Y.with_columns(delay=pl.when(pl.int_range(120) >= 60).then("delay"))
+    weighted, missing = ensemble().fit(X, Y, sample_weight=weight), ensemble().fit(X, hidden)
+    assert weighted.weights_.equals(missing.weights_)
+    assert_allclose(weighted.predict(X)["delay"], missing.predict(X)["delay"])
+
+
+def test_a_column_may_be_dropped_by_the_ensemble_and_by_a_candidate():
+    table = X.with_columns(patient=pl.int_range(120) // 4)
+    candidates = CANDIDATES | {"more": SharedTrees(n_estimators=5, drop=["patient", "text"])}
+    model = ensemble(candidates=candidates, drop=["patient"]).fit(table, Y, groups="patient")
+    assert model.predict(X).shape == (120, 3)
+
+
+@pytest.mark.parametrize("value", ["many", 1, 2.5, True, None])
+def test_a_bad_number_of_folds_is_named(value):
+    with pytest.raises(ValueError, match="n_folds must be"):
+        ensemble(n_folds=value).fit(X, Y)
+
+
+def test_the_cure_for_folds_of_text():
+    with pytest.raises(ValueError, match="n_folds must be a whole number or 'auto', got 'many'"):
+        ensemble(n_folds="many").fit(X, Y)
+
+
+def test_hardly_any_label_is_fitted_with_a_warning():
+    few = pl.DataFrame({"a": [1.5, 2.5, 3.5], "b": ["x", "y", None]})
+    y = pl.concat([few, few.clear(117)])
+    candidates = CANDIDATES | {"sides": RMTGB(n_estimators_shared=5, n_estimators_outlier=5, n_estimators_task=5)}
+    with pytest.warns(TabmtlWarning, match=r"tasks \['a', 'b'\] have labels too few to judge"):
+        model = ensemble(candidates=candidates).fit(X, y)
+    assert model.predict(X).null_count().row(0) == (0, 0)
