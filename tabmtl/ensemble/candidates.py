@@ -12,8 +12,8 @@ from tabmtl.models.rmtgb import RMTGB
 from tabmtl.models.shared_bottom import SharedBottom
 from tabmtl.models.shared_trees import SharedTrees
 
-#: Names in the leaderboard that no candidate may have: the linear models, and the mixture.
-LINEAR, MIXTURE = "LinearStack", "MultiTaskEnsemble"
+#: Names that no candidate may have: the linear models, the mixture, and the first column of the weights.
+LINEAR, MIXTURE, TASK = "LinearStack", "MultiTaskEnsemble", "task"
 _REFERENCE = "IndependentTasks"
 
 
@@ -43,8 +43,8 @@ def check_candidates(name: str, value: Any) -> None:
             f"{name} must map names to estimators, such as {{'SharedTrees': SharedTrees()}}, or be None, got {value!r}"
         )
     for key, candidate in value.items():
-        if not isinstance(key, str) or key in (LINEAR, MIXTURE):
-            raise ValueError(f"{name} must have names of text other than {LINEAR!r} and {MIXTURE!r}, got {key!r}")
+        if not isinstance(key, str) or key in (LINEAR, MIXTURE, TASK):
+            raise ValueError(f"{name} must have names of text, not {LINEAR!r}, {MIXTURE!r} or {TASK!r}; rename {key!r}")
         if not isinstance(candidate, MultiTaskEstimator):
             raise TypeError(
                 f"{name}[{key!r}] must be an estimator of this package, or derived from one, got {candidate!r}; wrap "

@@ -55,8 +55,9 @@ class Table:
         weight, group = self.batch.weight, self.batch.group
         if weight is not None and weight.shape[1] == 1:
             weight = weight[:, 0]
-        has_groups = group is not None and np.ptp(group) > 0  # one group cannot be divided, and need not be
-        return {"X": self.X, "y": self.y, "sample_weight": weight, "groups": group if has_groups else None}
+        if group is not None and np.ptp(group[~np.isnan(self.batch.y).all(axis=1)]) == 0:
+            group = None  # all labels are of one group, which no split for early stopping can keep whole
+        return {"X": self.X, "y": self.y, "sample_weight": weight, "groups": group}
 
 
 @dataclass(frozen=True, eq=False)

@@ -67,11 +67,18 @@ class Judged:
         return np.tensordot(weights, self.answers, axes=1)
 
     def sample(self, rng: np.random.Generator) -> Judged:
-        """Return at most as many rows as the selection looks at."""
+        """Return at most as many rows as the selection looks at, and of every class the same number, if it has them.
+
+        Weights make up for the classes of which rows are left out.
+        """
         if len(self.y) <= _MOST_ROWS:
             return self
-        rows = np.sort(rng.choice(len(self.y), _MOST_ROWS, replace=False))
-        weight = None if self.weight is None else self.weight[rows]
+        code = self.y.astype(np.intp) if self.task.is_classification else np.zeros(len(self.y), dtype=np.intp)
+        counts = np.bincount(code)
+        kept = np.minimum(counts, _MOST_ROWS // np.count_nonzero(counts))
+        drawn = [rng.choice(np.flatnonzero(code == k), n, replace=False) for k, n in enumerate(kept) if n]
+        rows = np.sort(np.concatenate(drawn))
+        weight = (counts / np.maximum(kept, 1))[code[rows]] * (1 if self.weight is None else self.weight[rows])
         return Judged(self.task, self.y[rows], weight, self.answers[:, rows], self.n_single)
 
 
@@ -146,5 +153,5 @@ def _warn_of_few(tasks: Sequence[Task]) -> None:
     warn_user(
         f"tasks {names[:_LISTED]}{more} have labels too few to judge the candidates by (below {LEAST_OF_CLASS} of a "
         f"second class, or {LEAST_VALUES} of a regression), so they get the weights that suit the other tasks; label "
-        "more rows of them"
+        "more rows of them, in several groups if there are groups"
     )

@@ -123,6 +123,8 @@ def _fit(
     if not len(y):
         return slope, start
     if task.kind == "regression":
+        if len(y) == 1:  # leaves no other one to choose the penalty by
+            return slope, y
         model.fit(features, y, sample_weight=weight)
         return model.coef_[:, None], np.array([model.intercept_])
     present = np.unique(y.astype(np.intp))

@@ -16,6 +16,8 @@ from tabmtl.ensemble.folds import Folds, Table
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.schema import DivergenceError, TabmtlWarning, warn_user
 
+_SEEDS = 2**32  # random_state is below
+
 
 class Trial(NamedTuple):
     """Models of a candidate by fold, their answers to the judged rows, and the seconds that they took.
@@ -87,7 +89,7 @@ class Trials:
             if now + left >= end:
                 return None
             some = range(len(done), min(len(done) + self.n_jobs, len(pairs)))
-            fits = (delayed(_fit_fold)(candidate, *self._tables(k), self.seed + k) for k in some)
+            fits = (delayed(_fit_fold)(candidate, *self._tables(k), (self.seed + k) % _SEEDS) for k in some)
             for one in Parallel(n_jobs=self.n_jobs)(fits):
                 done.append(one)
                 self.on_fit(name)

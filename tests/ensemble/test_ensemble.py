@@ -59,20 +59,19 @@ def test_out_of_fold_scores_are_honest():
 
 
 def test_predictions_are_the_weighted_means_of_the_folds():
-    X = features()
-    y = mixed_targets(X)
-    model = MultiTaskEnsemble(candidates=CANDIDATES, n_folds=3, random_state=0).fit(X, y)
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(300, 4))
+    y = 2 * X[:, 0] + X[:, 1] + 1.5 * np.sin(3 * X[:, 2]) + 0.3 * rng.normal(size=300)  # lines and trees know a part
+    candidates = {"trees": ALONE, "line": IndependentTasks(regressor=Ridge())}
+    model = MultiTaskEnsemble(candidates=candidates, n_folds=3, random_state=0).fit(X, y)
     assert {len(parts) for parts in model.estimators_.values()} == {3}
     plain = {
-        name: np.mean([part.predict(X)["delay"].to_numpy() for part in parts], axis=0)
-        for name, parts in model.estimators_.items()
+        name: np.mean([np.ravel(p.predict(X)) for p in parts], axis=0) for name, parts in model.estimators_.items()
     }
-    weights = model.weights_.filter(task="delay").drop("task").row(0, named=True)
+    weights = model.weights_.drop("task").row(0, named=True)
     assert sum(weights.values()) == pytest.approx(1)
-    if weights.get("LinearStack", 0) == 0:
-        expected = sum(weights[name] * values for name, values in plain.items() if name in weights)
-        assert_allclose(model.predict(X)["delay"].to_numpy(), expected)
-    assert [task.classes for task in model.tasks_] == [part.classes for part in model.estimators_["alone"][0].tasks_]
+    assert 0.1 < weights["line"] < 0.9
+    assert_allclose(model.predict(X), sum(weights[name] * values for name, values in plain.items()))
 
 
 def test_the_leaderboard_tells_all():
@@ -100,6 +99,21 @@ def test_one_task_has_no_linear_models():
     model = MultiTaskEnsemble(candidates=CANDIDATES, n_folds=2, random_state=0).fit(X, y["first"])
     assert "LinearStack" not in model.leaderboard_["candidate"].to_list()
     assert model.stack_ is None
+
+
+def test_the_largest_seed_has_a_seed_for_every_fold():
+    X, y = scarce_table(60)
+    model = MultiTaskEnsemble(candidates={"alone": ALONE}, n_folds=2, random_state=2**32 - 1).fit(X, y[["first"]])
+    assert [part.random_state for part in model.estimators_["alone"]] == [2**32 - 1, 0]
+
+
+def test_labels_of_two_groups_are_fitted_one_group_at_a_time():
+    X, y = scarce_table(120, n_labels=120)
+    group = np.arange(120) // 30
+    candidates = {"alone": ALONE, "net": SharedBottom(epochs=1, hidden=(8,), device="cpu")}
+    y = y.select(pl.when(pl.Series(group < 2)).then("first").alias("first"))
+    model = MultiTaskEnsemble(candidates=candidates, random_state=0).fit(X, y, groups=group)
+    assert model.leaderboard_["score"].is_not_null().all()
 
 
 def test_full_refits_once_on_all_rows():
@@ -169,7 +183,8 @@ def test_an_error_names_its_candidate():
         ([SharedTrees()], TypeError, "map names to estimators"),
         ({"ridge": Ridge()}, TypeError, r"candidates\['ridge'\].*IndependentTasks\(classifier"),
         ({"trees": SharedTrees}, TypeError, r"candidates\['trees'\]"),
-        ({"LinearStack": SharedTrees()}, ValueError, "'LinearStack'"),
+        ({"LinearStack": SharedTrees()}, ValueError, "rename 'LinearStack'"),
+        ({"task": SharedTrees()}, ValueError, "rename 'task'"),
         ({3: SharedTrees()}, ValueError, "names of text"),
     ],
 )

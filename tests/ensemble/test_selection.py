@@ -92,3 +92,16 @@ def test_many_rows_are_sampled_alike():
     each = judged(60_000)
     assert_array_equal(choose_weights([each], 3), choose_weights([each], 3))
     assert len(each.sample(np.random.default_rng(0)).y) == 50_000
+
+
+def test_a_sample_keeps_rare_classes_and_the_scores():
+    rng = np.random.default_rng(0)
+    y = np.arange(200_000) % 20_000 == 0.0
+    p = 1 / (1 + np.exp(-(rng.normal(size=(1, 200_000)) + 2 * y)))
+    each = Judged(LATE, y.astype(float), None, np.stack([1 - p, p], axis=2), 1)
+    sampled = each.sample(rng)
+    assert sampled.y.sum() == 10
+    assert len(sampled.y) == 25_010
+    assert sampled.weight @ sampled.y == pytest.approx(10)
+    assert sampled.weight.sum() == pytest.approx(200_000)
+    assert sampled.score(sampled.answers[0]) == pytest.approx(each.score(each.answers[0]), abs=0.005)

@@ -89,3 +89,13 @@ def test_parts_without_some_class_answer_all_classes(table):
     assert set(rest.classes_) == {1, 2}
     assert (mark[two].argmax(axis=1) == y[two, 1]).mean() > 0.6
     assert all(np.isfinite(answer).all() for answer in stack.answer(labels, 2, answers))
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_only_label_of_a_part_is_its_answer(table):
+    labels, answers, y = table
+    stack = LinearStack.fit(labels, answers, y, None, [np.array([7]), np.arange(300)])
+    late, mark, value = stack.answer(labels, 0, answers)
+    assert_allclose(value, y[7, 2])
+    assert late[:, int(y[7, 0])].min() > 0.99
+    assert mark[:, int(y[7, 1])].min() > 0.99
