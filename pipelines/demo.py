@@ -129,16 +129,18 @@ def _compare_scarce(rows: TableRows, seed: int) -> None:
     """Leave one target few labels, and compare LightGBM on these with an ensemble that learns all targets."""
     drawn = np.random.default_rng(seed).permutation(rows.sizes["train"])[:N_ROWS]
     X, y = (part[drawn] for part in rows.parts["train"])
+    days = X.select(pl.concat_str("month", "day", separator="-")).to_series()  # weather is shared within one
     labels = y.select(SCARCE)[:N_LABELS]
     print(f"A target with few labels: {len(labels)} of {SCARCE} ({labels[SCARCE].sum()} of them yes), ", end="")
     print(f"beside all labels of the others in {len(X):,} rows.", flush=True)
     kind = {SCARCE: rows.facts["tasks"][SCARCE]}
     single = tabmtl.IndependentTasks(tune=4, tasks=kind, random_state=seed)
-    single.fit(X[:N_LABELS], labels)
+    single.fit(X[:N_LABELS], labels, groups=days[:N_LABELS])
     candidates = {"IndependentTasks": tabmtl.IndependentTasks(tune=4), "SharedTrees": tabmtl.SharedTrees()}
     print("MultiTaskEnsemble, of two of its default candidates and linear models to save time ...", flush=True)
     ensemble = tabmtl.MultiTaskEnsemble(candidates=candidates, n_folds=5, random_state=seed, **rows.facts)
-    ensemble.fit(X, y.with_columns(pl.when(pl.int_range(pl.len()) < N_LABELS).then(SCARCE).alias(SCARCE)))
+    scarce = pl.when(pl.int_range(pl.len()) < N_LABELS).then(SCARCE).alias(SCARCE)
+    ensemble.fit(X, y.with_columns(scarce), groups=days)
     X_test, y_test = rows.parts["test"]
     print(f"ROC AUC of {SCARCE} on the test rows, with its standard error:")
     for name, model, scored in (

@@ -30,7 +30,7 @@ def default_candidates() -> dict[str, MultiTaskEstimator]:
         "SharedTrees": SharedTrees(),
         "RMTGB": RMTGB(),
         "MMoE": MMoE(),
-        "SharedBottom": SharedBottom(n_members=8),
+        "SharedBottom": SharedBottom(n_members=8, restarts=0),
     }
 
 

@@ -141,7 +141,9 @@ def test_one_target_keeps_few_labels(
     drawn = np.random.default_rng(0).permutation(rows.sizes["train"])[:150]
     X, y = (part[drawn] for part in rows.parts["train"])
     assert f"({y['cancelled'].sum()} of them yes)" in said
-    alone = tabmtl.IndependentTasks(tune=4, tasks={"cancelled": "binary"}, random_state=0).fit(X, y.select("cancelled"))
+    days = X["month"].cast(str) + "-" + X["day"].cast(str)
+    alone = tabmtl.IndependentTasks(tune=4, tasks={"cancelled": "binary"}, random_state=0)
+    alone.fit(X, y.select("cancelled"), groups=days)
     X_test, y_test = rows.parts["test"]
     assert found["alone"] == round(alone.score_tasks(X_test, y_test.select("cancelled"))["cancelled"], 3)
     assert found["MultiTaskEnsemble"] > 0.6
