@@ -170,6 +170,7 @@ def test_an_error_names_its_candidate():
         ({"ridge": Ridge()}, TypeError, r"candidates\['ridge'\].*IndependentTasks\(classifier"),
         ({"trees": SharedTrees}, TypeError, r"candidates\['trees'\]"),
         ({"LinearStack": SharedTrees()}, ValueError, "'LinearStack'"),
+        ({"task": SharedTrees()}, ValueError, "got 'task'"),
         ({3: SharedTrees()}, ValueError, "names of text"),
     ],
 )

@@ -92,3 +92,14 @@ def test_many_rows_are_sampled_alike():
     each = judged(60_000)
     assert_array_equal(choose_weights([each], 3), choose_weights([each], 3))
     assert len(each.sample(np.random.default_rng(0)).y) == 50_000
+
+
+def test_tasks_in_other_units_weigh_alike():
+    mean_error = Task(name="cost", kind="regression", metric="neg_mean_squared_error")
+    tasks = [judged(noise=(2.0, 0.1, 2.0), seed=seed) for seed in range(5)]
+    odd = judged(noise=(2.0, 2.0, 0.1))
+    tasks.append(Judged(mean_error, 1e3 * odd.y, None, 1e3 * odd.answers, 1))
+    few = Judged(SIZE, np.arange(2.0), None, np.zeros((3, 2)), 1)
+    with pytest.warns(TabmtlWarning, match="few"):
+        weights = choose_weights([*tasks, few], 0)[:, -1]
+    assert weights[1] > 0.5  # of five tasks, against one whose errors are a million times larger

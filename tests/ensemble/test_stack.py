@@ -89,3 +89,11 @@ def test_parts_without_some_class_answer_all_classes(table):
     assert set(rest.classes_) == {1, 2}
     assert (mark[two].argmax(axis=1) == y[two, 1]).mean() > 0.6
     assert all(np.isfinite(answer).all() for answer in stack.answer(labels, 2, answers))
+
+
+def test_two_labels_give_their_mean(table):
+    labels, answers, y = table
+    y = y.copy()
+    y[2:, 2] = np.nan
+    value = LinearStack.fit(labels, answers, y, None, [np.arange(300)]).answer(labels, 0, answers)[2]
+    assert_allclose(value, y[:2, 2].mean())
