@@ -12,8 +12,9 @@ from tabmtl.models.rmtgb import RMTGB
 from tabmtl.models.shared_bottom import SharedBottom
 from tabmtl.models.shared_trees import SharedTrees
 
-#: Names that no candidate may have: the linear models, the mixture, and the first column of the weights.
-LINEAR, MIXTURE, TASK = "LinearStack", "MultiTaskEnsemble", "task"
+#: Names in the leaderboard that no candidate may have: the linear models, and the mixture.
+LINEAR, MIXTURE = "LinearStack", "MultiTaskEnsemble"
+_TAKEN = (LINEAR, MIXTURE, "task")  # which is a column of the weights
 _REFERENCE = "IndependentTasks"
 
 
@@ -38,13 +39,13 @@ def check_candidates(name: str, value: Any) -> None:
     """Raise an error unless a value is None, or maps names to unfitted estimators of several tasks."""
     if value is None:
         return
-    if not isinstance(value, Mapping) or not value:
+    if not isinstance(value, dict) or not value:
         raise TypeError(
             f"{name} must map names to estimators, such as {{'SharedTrees': SharedTrees()}}, or be None, got {value!r}"
         )
     for key, candidate in value.items():
-        if not isinstance(key, str) or key in (LINEAR, MIXTURE, TASK):
-            raise ValueError(f"{name} must have names of text, not {LINEAR!r}, {MIXTURE!r} or {TASK!r}; rename {key!r}")
+        if not isinstance(key, str) or key in _TAKEN:
+            raise ValueError(f"{name} must have names of text other than {', '.join(_TAKEN)}, got {key!r}")
         if not isinstance(candidate, MultiTaskEstimator):
             raise TypeError(
                 f"{name}[{key!r}] must be an estimator of this package, or derived from one, got {candidate!r}; wrap "

@@ -12,7 +12,7 @@ import polars as pl
 from sklearn.base import clone
 
 from tabmtl.encode import TableCoder
-from tabmtl.ensemble.candidates import LINEAR, MIXTURE, TASK, check_candidates, with_reference
+from tabmtl.ensemble.candidates import LINEAR, MIXTURE, check_candidates, with_reference
 from tabmtl.ensemble.folds import Folds, Table, read_frame
 from tabmtl.ensemble.selection import Judged, choose_weights
 from tabmtl.ensemble.stack import LinearStack
@@ -47,9 +47,9 @@ class EnsembleState(TableState):
         super().__post_init__()
         tasks, mixed = self._coder.labels.tasks, self.weights_.columns[1:]
         names = [*self.estimators_, *([] if self.stack_ is None else [LINEAR])]
-        if self.weights_.columns[:1] != [TASK] or not (mixed and set(mixed) <= set(names)):
+        if self.weights_.columns[:1] != ["task"] or not (mixed and set(mixed) <= set(names)):
             raise ValueError(f"the weights have columns {self.weights_.columns}, expected 'task' and some of {names}")
-        if self.weights_[TASK].to_list() != [task.name for task in tasks]:
+        if self.weights_["task"].to_list() != [task.name for task in tasks]:
             raise ValueError(f"the weights are of the tasks {self.weights_['task'].to_list()[:5]}")
         sizes = {len(parts) for parts in self.estimators_.values()}
         if len(sizes) != 1 or 0 in sizes:
@@ -218,7 +218,7 @@ class MultiTaskEnsemble(MultiTaskEstimator):
         return {
             "estimators_": kept,
             "stack_": stack,
-            "weights_": pl.DataFrame({TASK: names} | table),
+            "weights_": pl.DataFrame({"task": names} | table),
             "leaderboard_": _leaderboard(found, judged, weights),
         }
 
@@ -240,7 +240,7 @@ class MultiTaskEnsemble(MultiTaskEstimator):
 
     def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
         answers = self._answers(read_frame(X, self._coder))
-        weights = self.weights_.drop(TASK).to_numpy()  # (T, C)
+        weights = self.weights_.drop("task").to_numpy()  # (T, C)
         totals = [np.zeros_like(answer) for answer in next(iter(answers.values()))]
         for c, name in enumerate(self.weights_.columns[1:]):
             for column, answer in enumerate(answers[name]):

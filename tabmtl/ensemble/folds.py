@@ -32,32 +32,41 @@ class Table:
         Labels in their own units and classes; null = unlabelled.
     batch : Batch
         The same rows, encoded.
+    tasks : tuple of Task
     """
 
     X: pl.DataFrame
     y: pl.DataFrame
     batch: Batch
+    tasks: tuple[Task, ...]
 
     @classmethod
     def read(cls, X: Any, coder: TableCoder, batch: Batch) -> Table:
         """Read the features of encoded rows."""
-        return cls(read_frame(X, coder), _labels(coder.labels.column_tasks(), batch.y), batch)
+        return cls(read_frame(X, coder), _labels(coder.labels.column_tasks(), batch.y), batch, coder.labels.tasks)
 
     def __len__(self) -> int:
         return len(self.batch)
 
     def rows(self, index: np.ndarray) -> Table:
         """Return some rows."""
-        return Table(self.X[index], self.y[index], self.batch.rows(index))
+        return Table(self.X[index], self.y[index], self.batch.rows(index), self.tasks)
 
     def fit_arguments(self) -> dict[str, Any]:
-        """Return the arguments of ``fit``."""
-        weight, group = self.batch.weight, self.batch.group
+        """Return the arguments of ``fit``; without groups where no split could part them."""
+        weight = self.batch.weight
         if weight is not None and weight.shape[1] == 1:
             weight = weight[:, 0]
-        if group is not None and np.ptp(group[~np.isnan(self.batch.y).all(axis=1)]) == 0:
-            group = None  # all labels are of one group, which no split for early stopping can keep whole
-        return {"X": self.X, "y": self.y, "sample_weight": weight, "groups": group}
+        groups = self.batch.group if self._can_part_groups() else None
+        return {"X": self.X, "y": self.y, "sample_weight": weight, "groups": groups}
+
+    def _can_part_groups(self) -> bool:
+        """Return whether labels of some task or class lie in two groups."""
+        if self.batch.group is None:
+            return False
+        strata = Strata.of(self.batch.y, self.tasks, self.batch.task)
+        spread = strata.spread(np.unique(self.batch.group, return_inverse=True)[1])
+        return bool((spread[:-1] > 1).any())
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ from tabmtl.schema import TabmtlWarning, Task, warn_user
 
 #: Labels that judge a task: of each of two classes, or of a regression. Below, the other tasks decide.
 LEAST_OF_CLASS, LEAST_VALUES = 5, 10
-_MOST_PICKS = 30
+_MOST_PICKS, _PATIENCE = 30, 5
 _MOST_ROWS = 50_000
 _MOST_POOLED = 32  # tasks
 _LISTED = 10
@@ -114,13 +114,17 @@ def _guarded(judged: Judged) -> np.ndarray:
 
 
 def _pooled(judged: Sequence[Judged], n_candidates: int) -> np.ndarray:
-    """Return the weights that are best in the mean over tasks, all equal where no task can be judged."""
+    """Return the weights that are best in the mean over tasks, all equal where no task can be judged.
+
+    Scores count in standard errors, because those of the tasks may be of any size.
+    """
     if not judged:
         return np.full(n_candidates, 1 / n_candidates)
-    return _pick_greedily(sorted(judged, key=lambda each: -len(each.y))[:_MOST_POOLED])
+    judged = sorted(judged, key=lambda each: -len(each.y))[:_MOST_POOLED]
+    return _pick_greedily(judged, [each.interval(each.answers[0]).standard_error or 1.0 for each in judged])
 
 
-def _pick_greedily(judged: Sequence[Judged]) -> np.ndarray:
+def _pick_greedily(judged: Sequence[Judged], scales: Sequence[float] = (1.0,)) -> np.ndarray:
     """Pick candidates with replacement, each time the one that lifts the mean score most (Caruana et al. 2004).
 
     The weights are the shares of the picks up to the best score.
@@ -128,13 +132,12 @@ def _pick_greedily(judged: Sequence[Judged]) -> np.ndarray:
     n, totals = len(judged[0].answers), [np.zeros_like(each.answers[0]) for each in judged]
     picks: list[int] = []
     scores: list[float] = []
-    while len(picks) < _MOST_PICKS and (len(scores) < 5 or max(scores[-5:]) >= max(scores)):
-        scored = [
-            _mean_score(
-                judged, [total + each.answers[c] for total, each in zip(totals, judged, strict=True)], len(picks) + 1
-            )
-            for c in range(n)
-        ]
+    while len(picks) < _MOST_PICKS and (len(scores) < _PATIENCE or max(scores[-_PATIENCE:]) >= max(scores)):
+        scored = []
+        for c in range(n):
+            mixed = zip(judged, totals, scales, strict=True)
+            gains = [each.score((total + each.answers[c]) / (len(picks) + 1)) / scale for each, total, scale in mixed]
+            scored.append(float(np.mean(gains)))
         picks.append(int(np.argmax(scored)))
         scores.append(max(scored))
         for total, each in zip(totals, judged, strict=True):
@@ -143,15 +146,11 @@ def _pick_greedily(judged: Sequence[Judged]) -> np.ndarray:
     return np.bincount(picks[:best], minlength=n) / best
 
 
-def _mean_score(judged: Sequence[Judged], totals: Sequence[np.ndarray], n_picks: int) -> float:
-    return float(np.mean([each.score(total / n_picks) for each, total in zip(judged, totals, strict=True)]))
-
-
 def _warn_of_few(tasks: Sequence[Task]) -> None:
     names = [task.name for task in tasks]
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     warn_user(
         f"tasks {names[:_LISTED]}{more} have labels too few to judge the candidates by (below {LEAST_OF_CLASS} of a "
         f"second class, or {LEAST_VALUES} of a regression), so they get the weights that suit the other tasks; label "
-        "more rows of them, in several groups if there are groups"
+        "more rows of them, or give smaller groups"
     )

@@ -17,6 +17,7 @@ from tabmtl.storage.stored import POSITIVE, Stored
 _PENALTIES = np.logspace(-1, 4, 11)
 _INVERSE_PENALTIES = np.logspace(-3, 1, 5)
 _FEW, _LEAST_OF_CLASS = 2_000, 5  # labels that choose the penalty of a classification by folds
+_LEAST_VALUES = 3  # of a regression; leave-one-out cannot choose a penalty by fewer
 _RARE = 1e-6  # least probability that counts
 _NEVER = -20.0  # score of a class without labels
 
@@ -122,9 +123,9 @@ def _fit(
     slope, start = np.zeros((features.shape[1], task.width)), np.zeros(task.width)
     if not len(y):
         return slope, start
+    if task.kind == "regression" and len(y) < _LEAST_VALUES:
+        return slope, np.array([np.average(y, weights=weight)])
     if task.kind == "regression":
-        if len(y) == 1:  # leaves no other one to choose the penalty by
-            return slope, y
         model.fit(features, y, sample_weight=weight)
         return model.coef_[:, None], np.array([model.intercept_])
     present = np.unique(y.astype(np.intp))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 import pytest
+from conformance import CANDIDATES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tabmtl import SharedTrees
+from tabmtl import MultiTaskEnsemble, SharedTrees
 from tabmtl.ensemble.folds import Folds, Table
 from tabmtl.model_selection.stratify import Strata
 from tabmtl.testing import features, long_table, mixed_targets
@@ -89,3 +90,11 @@ def test_next_to_no_rows_are_all_fitted(n):
     coder, folds = deal(features(n), [1.5, 2.5][:n])
     check(coder, folds)
     assert any(len(fitted) == n for fitted, _ in folds.pairs) or n == 2
+
+
+def test_groups_that_leave_no_rows_to_stop_on_are_not_handed_on():
+    """Labels of the only task in two groups, one of which a fold judges."""
+    X, group = features(90), np.repeat([0, 1, 2], 30)
+    y = X.select(pl.when(pl.Series(group < 2)).then("plain").alias("few"))
+    model = MultiTaskEnsemble(candidates=CANDIDATES, n_folds=3, random_state=0).fit(X, y, groups=group)
+    assert model.leaderboard_["score"].null_count() == 0

@@ -105,3 +105,14 @@ def test_a_sample_keeps_rare_classes_and_the_scores():
     assert sampled.weight @ sampled.y == pytest.approx(10)
     assert sampled.weight.sum() == pytest.approx(200_000)
     assert sampled.score(sampled.answers[0]) == pytest.approx(each.score(each.answers[0]), abs=0.005)
+
+
+def test_tasks_in_other_units_weigh_alike():
+    mean_error = Task(name="cost", kind="regression", metric="neg_mean_squared_error")
+    tasks = [judged(noise=(2.0, 0.1, 2.0), seed=seed) for seed in range(5)]
+    odd = judged(noise=(2.0, 2.0, 0.1))
+    tasks.append(Judged(mean_error, 1e3 * odd.y, None, 1e3 * odd.answers, 1))
+    few = Judged(SIZE, np.arange(2.0), None, np.zeros((3, 2)), 1)
+    with pytest.warns(TabmtlWarning, match="few"):
+        weights = choose_weights([*tasks, few], 0)[:, -1]
+    assert weights[1] > 0.5  # of five tasks, against one whose errors are a million times larger

@@ -18,6 +18,7 @@ Sketch = Literal["soft", "task", "random"]
 
 _NOISE = 0.3  # of the tasks that do not lead, in a soft sketch
 _PRIOR_LABELS = 100  # weight, in labels, of the loss of all functions in the stop of each
+_UNIT_LABELS = 20  # weight, in labels, of the unit of all functions in that of each
 _IDLE = 10  # least rounds without a split that end the growth
 _TINY = np.finfo(float).tiny
 
@@ -280,7 +281,8 @@ class _Stop(_Rounds):
     """Best rounds of the functions, by the loss of validation labels; functions without a better one are not active.
 
     The loss that judges a function is its own plus that of all, as if it had `_PRIOR_LABELS` labels more, in units of a
-    function's loss per label at the start. So a few labels, or none, stop with the others.
+    function's loss per label at the start. So a few labels, or none, stop with the others. The unit is averaged with
+    that of all labels, as if of `_UNIT_LABELS` more: one label that the start happens to hit would outweigh all.
     """
 
     def __init__(
@@ -291,7 +293,8 @@ class _Stop(_Rounds):
         self._valid = valid.targets.at_rows(start) if valid.scores is None else valid.scores.copy()
         self.best_valid = self._valid.copy()
         self._sizes, self._starts = valid.targets.sizes, valid.targets.total_losses(self._valid)
-        self._units = np.where(self._starts > 0, self._starts, 1) / np.maximum(self._sizes, _TINY)
+        mean = float(self._starts.sum() / self._sizes.sum()) or 1.0
+        self._units = (self._starts + _UNIT_LABELS * mean) / (self._sizes + _UNIT_LABELS)
         self.kept = np.zeros(targets.n_functions, dtype=np.int64)
         self._lowest, self._idle = np.zeros(targets.n_functions), np.zeros(targets.n_functions)
 

@@ -212,6 +212,23 @@ def test_every_task_has_its_own_rounds():
     assert watched.rounds_["n_labels"].to_list() == [450, 450]
 
 
+def test_the_only_validation_label_of_a_task_does_not_outweigh_all_others_where_the_start_hits_it():
+    rng = np.random.default_rng(0)
+    x, task = rng.normal(size=(2, 600)), np.tile(np.arange(6), 100)
+    y = x[0] + 0.3 * rng.normal(size=600)
+    X = pl.DataFrame({"x": x[0], "other": x[1], "task": task})
+    fitted, stopped, judged = np.split(np.arange(600), [300, 450])
+    stopped = stopped[task[stopped] > 0]
+    odd = pl.DataFrame({"x": [3.0], "other": [0.0], "task": [0]})
+    label = y[fitted][task[fitted] == 0].mean() + 0.01  # close to its start, and far from its later score
+    X_val, y_val = pl.concat([X[stopped], odd]), np.append(y[stopped], label)
+    model = SharedTrees(task_column="task", reg_lambda=0.0, learning_rate=0.1, random_state=0)
+    model.fit(X[fitted], y[fitted], X_val=X_val, y_val=y_val)
+    # the mean has an R² of 0, the truth 0.92; in units of its own start, the one label held all tasks at 0 rounds
+    assert model.rounds_["shared"].min() > 20
+    assert np.mean((model.predict(X[judged]) - y[judged]) ** 2) < 0.3 * y[judged].var()
+
+
 def test_a_task_without_validation_labels_stops_with_the_others():
     X, Y = regressions(600, 2)
     held = Y[450:].copy()
