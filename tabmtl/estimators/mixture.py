@@ -45,7 +45,7 @@ class MixtureEstimator(VectorEstimator):
     ----------
     head_hidden : int, default=64
         Width of a head's hidden layer; 0 leaves one linear layer per task.
-    dropout : float in [0, 1), default=0.1
+    dropout : float in [0, 1), default=0.0
         Share of hidden values dropped in training, in heads and in experts that are MLPs.
 
     Attributes
@@ -67,7 +67,7 @@ class MixtureEstimator(VectorEstimator):
     """
 
     head_hidden: CountOrZero = 64
-    dropout: Rate = 0.1
+    dropout: Rate = 0.0
 
     search_space: ClassVar[dict[str, Any]] = VectorEstimator.search_space | {
         "head_hidden": {"choices": (0, 32, 64, 128)},

@@ -66,6 +66,8 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     epochs : int, default=100
         Passes over the training data, at most. A warning says so if the validation score still rises at the last one,
         unless there are fewer epochs than the default, or no more than ``patience``.
+    clip_norm : float or None, default=1.0
+        Bound on the length of a step's gradient, over all parameters but large tables of categories; None sets none.
     monitor : str, default="mean"
         Score that early stopping maximises: the mean of the tasks' validation scores, or the name of one task.
     keep : {"mean", "task"}, default="mean"
@@ -109,6 +111,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         With ``keep="task"``: weights of every task; 0 is ``weights_``, and k is ``task_weights_[k - 1]``.
     """
 
+    clip_norm: Positive | None = 1.0
     monitor: str = "mean"
     keep: Literal["mean", "task"] = "mean"
     numeric_transform: NumericTransform = "standardize"

@@ -21,7 +21,7 @@ from tabmtl.nn.embeddings import FeatureTokenizer, NumericEmbedding
 from tabmtl.nn.experts import mix
 from tabmtl.nn.layers import Boundary, Members, RowOwners, StackedLinear
 from tabmtl.nn.task_network import TaskNetwork
-from tabmtl.params import Count, NonNegative
+from tabmtl.params import Count, NonNegative, Rate
 from tabmtl.schema import Columns, Task
 from tabmtl.training.losses import FunnelLoss, MultiTaskLoss, Space
 
@@ -226,6 +226,8 @@ class APEM(FunnelEstimator, ExpertEstimator):
         Weight of AITM's penalty on probabilities that rise along the chain; they can rise with "independent" only.
     numeric_embedding : {"linear", "piecewise", "periodic"}, default="piecewise"
         How a number becomes a token.
+    dropout : float in [0, 1), default=0.1
+        Share of hidden values dropped in training, in heads and patterns.
 
     Notes
     -----
@@ -260,6 +262,7 @@ class APEM(FunnelEstimator, ExpertEstimator):
     chain_loss: Space = "chain"
     calibrator: NonNegative = 0.0
     numeric_embedding: NumericEmbedding = "piecewise"
+    dropout: Rate = 0.1
 
     search_space: ClassVar[dict[str, Any]] = ExpertEstimator.search_space | {
         "n_groups": {"low": 2, "high": 8},

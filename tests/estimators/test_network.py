@@ -327,7 +327,7 @@ def test_sizes_out_of_range_are_named():
 def own_epochs(cls, **params):
     """A fit whose tasks have their best epochs apart, the same fit for the mean alone, and rows to predict."""
     X, y, X_val, y_val = parts()
-    options = {"epochs": 12, "learning_rate": 0.05, "patience": 12, "early_stopping": True, **params}
+    options = {"epochs": 12, "learning_rate": 0.05, "clip_norm": None, "patience": 12, "early_stopping": True, **params}
     both = (tiny(cls, keep=keep, **options) for keep in ("task", "mean"))
     return *(model.fit(X, y, X_val=X_val, y_val=y_val) for model in both), X_val, y_val
 
