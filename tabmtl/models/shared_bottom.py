@@ -54,7 +54,7 @@ class SharedBottom(VectorEstimator):
         Widths of the trunk's layers.
     head_hidden : int, default=64
         Width of a head's hidden layer; 0 leaves one linear layer per task.
-    dropout : float in [0, 1), default=0.0
+    dropout : float in [0, 1), default=0.1
         Share of hidden values dropped in training.
 
     References
@@ -73,7 +73,7 @@ class SharedBottom(VectorEstimator):
 
     hidden: Annotated[Sequence[int], partial(check_widths, low=0)] = (256, 128)
     head_hidden: CountOrZero = 64
-    dropout: Rate = 0.0
+    dropout: Rate = 0.1
 
     search_space: ClassVar[dict[str, Any]] = VectorEstimator.search_space | {
         "hidden": {"choices": ((128,), (128, 64), (256, 128), (512, 256))},

@@ -324,6 +324,16 @@ def test_sizes_out_of_range_are_named():
             estimator.fit(X, y)
 
 
+@pytest.mark.parametrize(("params", "bounds"), [({}, {1.0}), ({"clip_norm": 0.5}, {0.5}), ({"clip_norm": None}, set())])
+def test_steps_are_bounded_by_default(params, bounds, monkeypatch):
+    used = set()
+    clip = torch.nn.utils.clip_grad_norm_
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda p, bound: used.add(bound) or clip(p, bound))
+    X = features(40)
+    tiny(SharedBottom, epochs=1, **params).fit(X, mixed_targets(X))
+    assert used == bounds
+
+
 def own_epochs(cls, **params):
     """A fit whose tasks have their best epochs apart, the same fit for the mean alone, and rows to predict."""
     X, y, X_val, y_val = parts()
