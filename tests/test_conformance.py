@@ -1,4 +1,4 @@
-"""Every estimator of the package keeps every promise of `tabmtl.testing`."""
+"""Every model of the package keeps every promise of `tabmtl.testing`; `ensemble/test_promises.py` asks the ensembles."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ import pytest
 from conformance import ESTIMATORS, subclasses, tiny
 
 import tabmtl
+from tabmtl.ensemble import MultiTaskEnsemble
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.testing import multitask_checks
 
 # Ten small steps are so far from a fit that chance decides whether R-MTGB's second fit beats its first; and chance
 # decides whether a pattern of 8 units in APEM is alive.
 LARGER = {"n_estimators_task": 20, "d_pattern": 16}
+MODELS = [cls for cls in ESTIMATORS if not issubclass(cls, MultiTaskEnsemble)]
 #: Networks whose promises are checked with members too: plain, batch-normalised, a funnel, and one with tokens.
 WITH_MEMBERS = [cls for cls in ESTIMATORS if cls.__name__ in ("SharedBottom", "MMoE", "ESMM", "MultiTabNet")]
 CHECKS = [
     pytest.param(check, id=f"{cls.__name__}{members}-{check.__name__.removeprefix('check_')}")
-    for members, classes, params in (("", ESTIMATORS, {}), (" with members", WITH_MEMBERS, {"n_members": 2}))
+    for members, classes, params in (("", MODELS, {}), (" with members", WITH_MEMBERS, {"n_members": 2}))
     for cls in classes
     for check in multitask_checks(tiny(cls, **LARGER, **params))
 ]

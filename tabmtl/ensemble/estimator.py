@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -22,14 +23,14 @@ from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.tables import MultiTaskEstimator, TableState
 from tabmtl.forks import count_threads
 from tabmtl.models.independent import IndependentTasks
-from tabmtl.params import Jobs, Positive, check_count
+from tabmtl.params import Jobs, Positive, check_count, near
 from tabmtl.schema import Batch
 from tabmtl.training.hooks import show_progress, watched_fit
 
 
 def _check_folds(name: str, value: Any) -> None:
     if isinstance(value, str) and value != "auto":
-        raise ValueError(f"{name} must be a whole number or 'auto', got {value!r}")
+        raise ValueError(f"{name} must be a whole number or 'auto', got {value!r}{near(value, ['auto'])}")
     if not isinstance(value, str):
         check_count(name, value, low=2)
 
@@ -86,7 +87,8 @@ class MultiTaskEnsemble(MultiTaskEstimator):
         with more than 200 000 rows. There are no more folds than groups.
     refit : {"bag", "full"}, default="bag"
         "bag": the models of the folds answer new rows, in the mean. "full": every chosen candidate is fitted again, on
-        all rows: faster answers, a slower fit, and models that the weights were not chosen for.
+        all rows: faster answers, a slower fit, and models that the weights were not chosen for. It has no effect with
+        X_val and y_val.
     time_limit : float, optional
         Seconds after which no further candidate is begun; one whose folds would not end in time is left out, with a
         warning. The first is always fitted, and a fit that has begun ends. What is left out depends on the machine. The
@@ -327,5 +329,5 @@ def _leaderboard(found: Mapping[str, Trial], judged: Sequence[Judged], weights: 
 
 
 def _mean(parts: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
-    """Return the mean over models of their answers to every column of y."""
-    return [np.mean(answers, axis=0) for answers in zip(*parts, strict=True)]
+    """Return the mean over models of their answers to every column of y, added in order for the same bits."""
+    return [reduce(np.add, answers) / len(answers) for answers in zip(*parts, strict=True)]

@@ -83,7 +83,11 @@ class LinearStack:
     def answer(self, labels: LabelCoder, model: int, answers: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Return probabilities or values by one of the models, given the answers to all tasks."""
         features = (_scores(labels, answers) - self.center) / self.scale
-        scores = features @ self.coef[model] + self.intercept[model]
+        scores = np.tile(self.intercept[model], (len(features), 1))
+        for column, slope in zip(
+            features.T, self.coef[model], strict=True
+        ):  # a matrix product may round a row otherwise
+            scores += column[:, None] * slope
         return labels.outputs([scores[:, own] for own in _own_columns(labels.tasks)])
 
 

@@ -13,12 +13,23 @@ import recommenders
 from conformance import ESTIMATORS, FUNNELS, MIXED, features, long_table, targets_for, tiny
 from recommenders import ITEMS, RECOMMENDERS, TRAIN
 
-from tabmtl import RMTGB, IndependentTasks, MMoE, MultiTabNet, SharedBottom, tuning
+from tabmtl import (
+    RMTGB,
+    IndependentTasks,
+    MMoE,
+    MultiTabNet,
+    MultiTaskEnsemble,
+    MultiTaskEnsembleClassifier,
+    MultiTaskEnsembleRegressor,
+    SharedBottom,
+    tuning,
+)
 from tabmtl.sessions import CategoryPopularity, Popularity
 from tabmtl.tuning import pareto_front, with_params
 from tabmtl.tuning.spaces import check_space, current, decode, encode, suggest
 
-EMPTY = {Popularity, CategoryPopularity}
+ENSEMBLES = {MultiTaskEnsemble, MultiTaskEnsembleClassifier, MultiTaskEnsembleRegressor}
+EMPTY = {Popularity, CategoryPopularity, *ENSEMBLES}
 EVERY = [cls for cls in (*ESTIMATORS, *RECOMMENDERS) if cls not in EMPTY]
 
 
@@ -56,7 +67,7 @@ def test_a_subclass_adds_to_the_space_of_its_base():
     assert set(RMTGB.search_space) > {"learning_rate", "subsample", "theta_penalty"}
 
 
-@named([*MIXED, *FUNNELS])
+@named([cls for cls in (*MIXED, *FUNNELS) if cls not in EMPTY])
 def test_sampled_parameters_fit(cls):
     X = features()
     for params in samples(check_space(cls(), cls.search_space), 2):
