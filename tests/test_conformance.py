@@ -1,4 +1,4 @@
-"""Every model of the package keeps every promise of `tabmtl.testing`; `ensemble/test_promises.py` asks the ensembles."""
+"""Every model of the package keeps every promise of `tabmtl.testing`; ensembles have a file of their own."""
 
 from __future__ import annotations
 
