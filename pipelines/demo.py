@@ -131,7 +131,8 @@ def _compare_scarce(rows: TableRows, seed: int) -> None:
     X, y = (part[drawn] for part in rows.parts["train"])
     days = X.select(pl.concat_str("month", "day", separator="-")).to_series()  # weather is shared within one
     labels = y.select(SCARCE)[:N_LABELS]
-    print(f"A target with few labels: {len(labels)} of {SCARCE} ({labels[SCARCE].sum()} of them yes), ", end="")
+    n_days = days[:N_LABELS].filter(labels[SCARCE] == 1).n_unique()
+    print(f"A target with few labels: {len(labels)} of {SCARCE}, {labels[SCARCE].sum()} of them yes, on {n_days} days,")
     print(f"beside all labels of the others in {len(X):,} rows.", flush=True)
     kind = {SCARCE: rows.facts["tasks"][SCARCE]}
     single = tabmtl.IndependentTasks(tune=4, tasks=kind, random_state=seed)
