@@ -132,8 +132,8 @@ class MultiTaskEnsemble(MultiTaskEstimator):
     >>> from tabmtl import IndependentTasks, MultiTaskEnsemble, SharedTrees
     >>> X = np.random.default_rng(0).normal(size=(300, 3))
     >>> y = np.column_stack([X[:, 0], X[:, 0] + X[:, 1]])
-    >>> y[40:, 1] = np.nan  # unlabelled
-    >>> candidates = {"alone": IndependentTasks(), "together": SharedTrees()}
+    >>> y[250:, 1] = np.nan  # unlabelled
+    >>> candidates = {"alone": IndependentTasks(), "together": SharedTrees(n_estimators=50)}
     >>> model = MultiTaskEnsemble(candidates=candidates, n_folds=3, random_state=0).fit(X, y)
     >>> model.leaderboard_.columns
     ['candidate', 'task', 'score', 'standard_error', 'weight', 'seconds']
