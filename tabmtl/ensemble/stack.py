@@ -84,9 +84,8 @@ class LinearStack:
         """Return probabilities or values by one of the models, given the answers to all tasks."""
         features = (_scores(labels, answers) - self.center) / self.scale
         scores = np.tile(self.intercept[model], (len(features), 1))
-        for column, slope in zip(
-            features.T, self.coef[model], strict=True
-        ):  # a matrix product may round a row otherwise
+        # one by one: a matrix product may round a row otherwise
+        for column, slope in zip(features.T, self.coef[model], strict=True):
             scores += column[:, None] * slope
         return labels.outputs([scores[:, own] for own in _own_columns(labels.tasks)])
 
