@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import polars as pl
@@ -18,14 +18,13 @@ from tabmtl.ensemble.folds import Folds, Table, read_frame
 from tabmtl.ensemble.selection import Judged, choose_weights
 from tabmtl.ensemble.stack import LinearStack
 from tabmtl.ensemble.trials import Trial, Trials, fit_candidate
-from tabmtl.estimators.base import draw_seed
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.tables import MultiTaskEstimator, TableState
 from tabmtl.forks import count_threads
 from tabmtl.models.independent import IndependentTasks
 from tabmtl.params import Jobs, Positive, check_count, near
 from tabmtl.schema import Batch
-from tabmtl.training.hooks import show_progress, watched_fit
+from tabmtl.training.hooks import show_progress
 
 
 def _check_folds(name: str, value: Any) -> None:
@@ -148,51 +147,17 @@ class MultiTaskEnsemble(MultiTaskEstimator):
 
     _stored: ClassVar[type] = EnsembleState
 
-    @watched_fit
-    def fit(
-        self,
-        X: Any,
-        y: Any,
-        *,
-        sample_weight: Any = None,
-        groups: Any = None,
-        X_val: Any = None,
-        y_val: Any = None,
-    ) -> Self:
-        """Fit the candidates, choose their weights, and keep those that have some.
-
-        Parameters
-        ----------
-        X : frame or array of shape (n, p)
-            Features: numbers, booleans, text or categories; null and NaN are missing values.
-        y : frame, series or array of shape (n,) or (n, T)
-            Targets of any mix of kinds; null and NaN are unlabelled cells.
-        sample_weight : array of shape (n,) or (n, T), or frame with the task names, optional
-            Weights, normalised over the labelled rows of every task; weight 0 equals a missing label.
-        groups : array of shape (n,) or str, optional
-            Group of every row, such as a patient, or the name of a column of X that holds it; no split divides one.
-        X_val, y_val : as X and y, optional
-            Rows that judge the candidates, instead of folds.
-
-        Returns
-        -------
-        self
-
-        Raises
-        ------
-        ValueError, TypeError
-            If the input does not fit; the message names the column or task and the cure. The estimator stays unchanged.
-        """
-        coder, batch, valid = self._encode(X, y, sample_weight, X_val, y_val, groups)
-        seed, table = draw_seed(self.random_state), Table.read(X, coder, batch)
+    def _fit_frames(
+        self, X: Any, X_val: Any, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int
+    ) -> dict[str, Any]:
+        table = Table.read(X, coder, batch)
         if valid is None:
             folds = Folds.deal(table, coder, self.n_folds, seed)
         else:
             folds = Folds.given(table, Table.read(X_val, coder, valid))
         with self._show(len(folds.pairs)) as on_fit:
             trials = Trials(folds, seed, self.time_limit, count_threads(self.n_jobs), on_fit)
-            self._set_fitted(coder, self._ensemble(coder, folds, trials))
-        return self
+            return self._ensemble(coder, folds, trials)
 
     def _ensemble(self, coder: TableCoder, folds: Folds, trials: Trials) -> dict[str, Any]:
         """Try the candidates, choose their weights, and return the fitted attributes."""

@@ -132,9 +132,7 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
             If the input does not fit; the message names the column or task and the cure. The estimator stays unchanged.
         """
         coder, batch, valid = self._encode(X, y, sample_weight, X_val, y_val, groups)
-        self._set_fitted(
-            coder, self._fit(without_columns(X, coder.dropped), coder, batch, valid, draw_seed(self.random_state))
-        )
+        self._set_fitted(coder, self._fit_frames(X, X_val, coder, batch, valid, draw_seed(self.random_state)))
         return self
 
     def _encode(
@@ -272,6 +270,12 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         raise NotImplementedError
 
     # shared steps
+
+    def _fit_frames(
+        self, X: Any, X_val: Any, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int
+    ) -> dict[str, Any]:
+        """Fit as `_fit` does; a model made of others, which read frames themselves, takes the place of this."""
+        return self._fit(without_columns(X, coder.dropped), coder, batch, valid, seed)
 
     def _restore(self, state: Any) -> None:
         fitted = dict(vars(state))
