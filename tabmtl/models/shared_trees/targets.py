@@ -229,8 +229,10 @@ class Targets:
         """
         scaled = (factors / np.sqrt(self.curvature)).astype(np.float32)
         squares = np.square(factors).astype(np.float32)
-        hessian = np.full(len(self), squares.sum()) if self.is_full else self.weight @ squares
-        return gradient @ scaled, hessian
+        # All numbers here are finite. BLAS calculates with what stands beside them too, and may report that.
+        with np.errstate(invalid="ignore"):
+            hessian = np.full(len(self), squares.sum()) if self.is_full else self.weight @ squares
+            return gradient @ scaled, hessian
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
