@@ -71,7 +71,7 @@ class MultiTaskEnsemble(MultiTaskEstimator):
     most for a task with few labels beside tasks with many.
 
     Candidates by default, in this order: tuned LightGBM models of single tasks (`IndependentTasks`), `SharedTrees`,
-    `RMTGB`, `MMoE`, and a `SharedBottom` network with 8 members. In wide tables there are linear models too, ridge and
+    `RMTGB`, `MMoE`, and a `SharedBottom` network with 4 members. In wide tables there are linear models too, ridge and
     logistic regressions: those of a task see nothing but the answers of `IndependentTasks` to the other tasks.
 
     Parameters
