@@ -22,11 +22,12 @@ from tabmtl.sessions.recommender import Recommender, SessionState
 from tabmtl.storage.stored import Stored
 
 # weight of a click with x clicks after it in a session of n
-Fade = Literal["linear", "linear_0.1", "div", "log", "quadratic", "same"]
+Fade = Literal["linear", "linear_0.1", "div", "div_squared", "log", "quadratic", "same"]
 _FADES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "linear": lambda x, n: 1 - x / n,
     "linear_0.1": lambda x, n: np.maximum(1 - 0.1 * x, 0),
     "div": lambda x, n: 1 / (x + 1),
+    "div_squared": lambda x, n: 1 / (x + 1) ** 2,
     "log": lambda x, n: 1 / np.log10(x + 1.7),
     "quadratic": lambda x, n: (1 - x / n) ** 2,
     "same": lambda x, n: np.ones(len(x)),
@@ -195,8 +196,12 @@ class VSKNN(_Neighbours):
 
     where p* is the latest position in s that t shares, and df_i of S training sessions hold item i. Both w and v fade
     with the number x = n - p of clicks since: "linear" 1 - x / n, which is p / n; "linear_0.1" 1 - 0.1 x, 0 from x =
-    10; "div" 1 / (x + 1); "log" 1 / log10(x + 1.7); "quadratic" (1 - x / n)^2; "same" 1. Other implementations divide
-    by the root of the sum of w^2 in place of n: both are equal for all neighbours, so neither changes their order.
+    10; "div" 1 / (x + 1); "div_squared" 1 / (x + 1)^2; "log" 1 / log10(x + 1.7); "quadratic" (1 - x / n)^2; "same" 1.
+
+    The package session-rec of the authors names them otherwise: its ``weighting`` "div" is "linear" here, and its
+    ``weighting_score`` "quadratic" is "div_squared"; "quadratic" and "div" are the same in the other place. Its cosine
+    divides by the root of the sum of w^2 in place of that of n, equal for all neighbours, and counts distinct items
+    in |t|; its df_i counts clicks. It leaves open which of equal neighbours vote: here the newer ones.
 
     Parameters
     ----------
@@ -204,9 +209,9 @@ class VSKNN(_Neighbours):
         Neighbours that vote.
     sample_size : int, default=1000
         Training sessions that are compared: the newest that share an item with the session.
-    weighting : {"linear", "linear_0.1", "div", "log", "quadratic", "same"}, default="linear"
+    weighting : {"linear", "linear_0.1", "div", "div_squared", "log", "quadratic", "same"}, default="linear"
         The weight w of a click.
-    decay : {"linear_0.1", "linear", "div", "log", "quadratic", "same"}, default="linear_0.1"
+    decay : {"linear_0.1", "linear", "div", "div_squared", "log", "quadratic", "same"}, default="linear_0.1"
         The factor v of a neighbour's votes.
     similarity : {"cosine", "vec"}, default="cosine"
         Of two sessions; ``"vec"`` leaves the length of the training session out.
