@@ -59,7 +59,7 @@ CHANGES: tuple[dict[str, Any], ...] = (
     *({"category_weight": weight} for weight in (0, 0.1)),
     {"category_weight": 0.1, "hierarchy": True},
     *({"id_dropout": share} for share in (0.0, 0.3)),
-    *({name: value} for name in ("popularity", "repeats") for value in (False, True)),
+    *({"popularity": value} for value in (False, True)),
     {"hierarchy": False},
     *({"dropout": share, "item_dropout": share} for share in (0.2, 0.4, 0.6)),
     {"n_layers": 2},

@@ -20,7 +20,7 @@ def fit(**params: Any) -> M2TRec:
 
 
 def test_the_best_weights_are_kept() -> None:
-    model = tiny("M2TRec", epochs=40, learning_rate=0.05, patience=3, dropout=0.0, item_dropout=0.0)
+    model = tiny("M2TRec", epochs=40, learning_rate=0.05, patience=3, dropout=0.0, item_dropout=0.0, repeats=False)
     history = model.fit(TRAIN.head(500), items=ITEMS, clicks_val=TEST).history_
     assert history["epoch"].to_list() == list(range(len(history)))
     assert history.schema == {name: pl.Int64 if name == "epoch" else pl.Float64 for name in history.columns}
@@ -52,7 +52,8 @@ def test_the_newest_sessions_are_held_back() -> None:
 
 
 def test_without_early_stopping_all_is_trained_on_to_the_end() -> None:
-    model = tiny("M2TRec", epochs=3, early_stopping=False).fit(TRAIN, items=ITEMS, clicks_val=TEST)
+    model = tiny("M2TRec", epochs=3, early_stopping=False, repeats=False)
+    model.fit(TRAIN, items=ITEMS, clicks_val=TEST)
     assert len(model.history_) == model.best_iteration_ == 3
     alone = tiny("M2TRec", epochs=3, early_stopping=False).fit(TRAIN, items=ITEMS)
     watched = [name for name in model.history_.columns if name not in alone.history_.columns]
