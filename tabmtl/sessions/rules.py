@@ -54,16 +54,16 @@ class SequentialRules(Recommender):
 
         R[a, b] += w(pos_b - pos_a),    score(i) = sum_{x < n_last} decay^x R[item x clicks back, i],
 
-    where the weight w(x) is 1 / x ("div"), 1 / x^2 ("div_squared") or 1 ("same").
-    The defaults are SR, which reads the last click alone; ``n_last=5`` is the usual co-occurrence baseline. An item may
-    follow itself. Items that the catalogue does not hold are left out of the session before clicks are counted. Items
-    that follow none of those read come after all others, by popularity, with scores in [-1, 0).
+    where the weight w(x) is 1 / x ("div"), 1 / x^2 ("div_squared") or 1 ("same"). SR as published reads the last click
+    alone, ``n_last=1``. An item may follow itself. Items that the catalogue does not hold are left out of the session
+    before clicks are counted. Items that follow none of those read come after all others, by popularity, with scores in
+    [-1, 0).
 
     Parameters
     ----------
     steps : int, default=10
         An item follows another if it is clicked at most this many clicks later.
-    n_last : int, default=1
+    n_last : int, default=10
         Newest clicks of the session that are read.
     decay : float in (0, 1], default=0.5
         Weight of a click relative to the one after it, above 0 and at most 1.
@@ -86,13 +86,13 @@ class SequentialRules(Recommender):
     """
 
     steps: Count = 10
-    n_last: Count = 1
+    n_last: Count = 10
     decay: WholeShare = 0.5
     weighting: Literal["div", "div_squared", "same"] = "div"
 
     search_space: ClassVar[dict[str, Any]] = {
         "steps": {"low": 2, "high": 30, "log": True},
-        "n_last": {"low": 1, "high": 10, "log": True},
+        "n_last": {"low": 1, "high": 20, "log": True},
         "decay": {"low": 0.1, "high": 1.0},
         "weighting": {"choices": tuple(_POWERS)},
     }

@@ -22,6 +22,7 @@ FADES = {
     "same": lambda x, n: 1,
 }
 DAY = 86_400
+PLAIN = {"decay": "linear_0.1", "idf_weight": 0.0}
 
 
 def log(sessions, times=None):
@@ -121,7 +122,7 @@ def assert_equals_the_definition(model, define, train, new):
 
 
 def test_vsknn_by_hand():
-    model = VSKNN().fit(log({"t": "ab", "u": "bcd", "v": "ef"}))
+    model = VSKNN(**PLAIN).fit(log({"t": "ab", "u": "bcd", "v": "ef"}))
     found = all_scores(model, log({"n": "ab"}))
     # w(a) = 1/2, w(b) = 1; t shares both and u shares b, the last click of n, so that nothing decays
     t, u = 1.5 / math.sqrt(2 * 2), 1 / math.sqrt(2 * 3)
@@ -310,7 +311,8 @@ def test_vsknn_reproduces_the_known_figures_on_diginetica():
     if "TABMTL_DATA" not in os.environ:
         pytest.skip("TABMTL_DATA is unset: it names the folder that holds diginetica/clicks.parquet")
     clicks = pl.read_parquet(Path(os.environ["TABMTL_DATA"]) / "diginetica" / "clicks.parquet")
-    model = VSKNN(time_column=None, order_column="position").fit(clicks.filter(pl.col("split") == "train"))
+    model = VSKNN(k=100, sample_size=1000, repeats=False, time_column=None, order_column="position", **PLAIN)
+    model.fit(clicks.filter(pl.col("split") == "train"))
     found = model.evaluate(clicks.filter(pl.col("split") == "test")).row(0, named=True)
     assert found["n_targets"] == 60_858
     assert found["recall@20"] == pytest.approx(0.512, abs=0.001)

@@ -48,7 +48,7 @@ def reference(train, session, steps, n_last, decay, weight):
 
 
 def test_rules_count_how_soon_an_item_follows():
-    model = SequentialRules(steps=2).fit(log({"s": "abcd", "t": "ac", "u": "aa"}))
+    model = SequentialRules(steps=2, n_last=1).fit(log({"s": "abcd", "t": "ac", "u": "aa"}))
     # a: b one click later, c two in s and one in t, d three, which is too many, and a itself in u
     assert scores(model, {"n": "a"}) == {("n", "b"): 1, ("n", "c"): 1.5, ("n", "a"): 1}
     assert scores(model, {"n": "ab"}) == {("n", "c"): 1, ("n", "d"): 0.5}
@@ -73,7 +73,7 @@ def test_the_last_items_add_up_with_decay():
 
 
 def test_items_that_nothing_precedes_follow_by_popularity():
-    model = SequentialRules().fit(log({"s": "ab", "t": "cc", "u": "cd"}))
+    model = SequentialRules(n_last=1).fit(log({"s": "ab", "t": "cc", "u": "cd"}))
     found = model.recommend(log({"n": "a"}), k=4)
     assert found["item_id"].to_list() == ["b", "c", "a", "d"]
     np.testing.assert_allclose(found["score"], [1, 3 / 4 - 1, 1 / 4 - 1, 1 / 4 - 1], rtol=1e-6)
