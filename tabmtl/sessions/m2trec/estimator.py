@@ -39,6 +39,7 @@ from tabmtl.sessions.m2trec.item_features import ItemCoder
 from tabmtl.sessions.m2trec.items import KnownItems
 from tabmtl.sessions.m2trec.network import M2TRecNetwork
 from tabmtl.sessions.m2trec.training import ExampleMode, Examples, SessionLoop
+from tabmtl.sessions.m2trec.validation import Validation
 from tabmtl.sessions.ragged import Sessions
 from tabmtl.sessions.recommender import Recommender, SessionState
 from tabmtl.storage.atomic import write_file
@@ -80,6 +81,7 @@ class M2TRecState(TrainedState, SessionState):
     _items: KnownItems
     n_distinct_metadata_: int | None
     oracle_ceiling_: dict[str, float] | None
+    directed_strength_: float | None
 
     def __post_init__(self) -> None:
         if not ((self._coder is None) == (self._items.features is None) == (self._items.row is None)):
@@ -131,9 +133,13 @@ class M2TRec(TrainedEstimator, Recommender):
         Width of vectors and queries.
     n_layers, n_heads : int, default=1, 2
         Layers of the transformer, and attention heads of each; ``d_model`` must be a multiple of ``n_heads``.
-    pooling : {"items", "items+linear", "mean", "last", "mean+last"}, default="items"
+    pooling : {"items", "mean", "last", "mean+last"}, default="items"
         How the transformer's outputs become a query; ``"mean"`` is the paper's. See
         :class:`tabmtl.sessions.m2trec.encoder.SessionEncoder`.
+    directed : bool, default=True
+        With ``pooling="items"``, whose query lies between the clicked items, add a path that leads from there: what
+        follows b need not be what b follows. It pays where items have many clicks, and costs where they have few, so
+        its strength is chosen on the sessions that are set aside; without such sessions it is 1.
     temperature : float or None, default=0.07
         Scores are cosines of query and item, divided by the temperature; None takes inner products.
     dropout, item_dropout : float in [0, 1), default=0.2, 0.2
@@ -162,10 +168,15 @@ class M2TRec(TrainedEstimator, Recommender):
         Clicks that are predicted in a step.
     early_stopping : bool, default=True
         Watch MRR@20 on the validation log, or else on the newest ``validation_fraction`` of the sessions, which are
-        then not trained on. False trains all epochs and keeps the last weights; a validation log is then only scored.
+        then not trained on. False trains all epochs and keeps the last weights; a validation log is then only scored,
+        and chooses the strength of the directed path.
     validation_fraction : float in (0, 1), default=0.05
         Share of the sessions that early stopping sets aside if fit gets no ``clicks_val``. Fewer than 20 sessions are
         all trained on.
+    precision : {"auto", "float32", "bf16"}, default="auto"
+        ``"auto"`` computes the matrix products of training in bfloat16 on CPUs that multiply such matrices in hardware
+        (AMX or AVX512-BF16), and in float32 elsewhere, also on GPUs; ``"bf16"`` does so everywhere. Name one where the
+        same seed must give the same model on different machines. Answers are computed in float32.
     random_state : int, RandomState or None, default=None
         Seed of all randomness; the global generators stay untouched.
     max_length : int, default=50
@@ -187,7 +198,11 @@ class M2TRec(TrainedEstimator, Recommender):
         Recall@20 and MRR@20 of an oracle that knows the metadata of the next item: the best that ``id_mode="none"`` can
         reach on the validation sessions, or if there are none, on the training sessions. Only where there was metadata.
     history_ : polars.DataFrame
-        One row per epoch: ``epoch`` from 0, losses, and Recall@20 and MRR@20 on at most 20 000 validation clicks.
+        One row per epoch: ``epoch`` from 0, losses, and Recall@20 and MRR@20 on at most 3 000 validation clicks, among
+        the items of the training and validation sessions, with the directed path or without it.
+    directed_strength_ : float
+        Strength of the directed path, 0, 0.5 or 1: that by which the clicks of the sessions that were set aside, or of
+        ``clicks_val``, are most likely. Only with ``directed=True`` and ``pooling="items"``.
     approximate_recall_ : float
         Share of the exact recommendations that the last ``recommend(approximate=True)`` found.
 
@@ -211,6 +226,7 @@ class M2TRec(TrainedEstimator, Recommender):
     n_layers: Count = 1
     n_heads: Count = 2
     pooling: Pooling = "items"
+    directed: bool = True
     temperature: Positive | None = 0.07
     dropout: Rate = 0.2
     item_dropout: Rate = 0.2
@@ -228,6 +244,7 @@ class M2TRec(TrainedEstimator, Recommender):
     batch_size: Count = 2048
     learning_rate: Positive = 2e-3
     validation_fraction: Share = 0.05
+    precision: Literal["auto", "float32", "bf16"] = "auto"  # type: ignore[assignment]
     patience: Count = 2
     restarts: CountOrZero = 0
     random_state: RandomState = None
@@ -443,9 +460,11 @@ class M2TRec(TrainedEstimator, Recommender):
         with seeded(draw_seed(self.random_state), device):
             network = self._network(coder, known).to(device)
             with threads(self.n_jobs, network):
-                history, snapshots = self._train(network, known, train, valid)
+                validation = None if valid is None else Validation(network, known, valid, self)
+                history, snapshots = self._train(network, known, train, validation)
+                strength = self._set_strength(network, validation)
         trained = trained_attributes(network, history, snapshots.best.epoch)
-        return metadata_facts | trained | {"_coder": coder, "_items": known}
+        return metadata_facts | trained | strength | {"_coder": coder, "_items": known}
 
     def _set_newest_aside(self, sessions: Sessions) -> tuple[Sessions, Sessions | None]:
         """Part the newest ``validation_fraction`` of sessions from the older ones; of few sessions, none."""
@@ -480,13 +499,23 @@ class M2TRec(TrainedEstimator, Recommender):
         return M2TRecNetwork(coder, known.n_own, self._tasks(), self)
 
     def _train(
-        self, network: M2TRecNetwork, known: KnownItems, train: Sessions, valid: Sessions | None
+        self, network: M2TRecNetwork, known: KnownItems, train: Sessions, validation: Validation | None
     ) -> tuple[list[Record], Snapshots]:
         """Train the network, in which the kept weights are left; see `run_epochs`."""
         device = next(network.parameters()).device
         examples = Examples.of(train, known.unit_of, self.max_length, self.training, device)
-        loop = SessionLoop(network, known.on(device), examples, self._tasks(), self, valid)
-        return self._run_epochs(network, loop, validated=valid is not None, describe=_describe, on_epoch=self.on_epoch)
+        loop = SessionLoop(network, known.on(device), examples, self._tasks(), self, validation)
+        return self._run_epochs(
+            network, loop, validated=validation is not None, describe=_describe, on_epoch=self.on_epoch
+        )
+
+    def _set_strength(self, network: M2TRecNetwork, validation: Validation | None) -> dict[str, float]:
+        """Choose the strength of the directed path, and give the fitted attribute; none without such a path."""
+        if network.encoder.direct is None:
+            return {}
+        strength = 1.0 if validation is None else validation.choose_strength()
+        network.encoder.scale_direct(strength)
+        return {"directed_strength_": strength}
 
     # answers
 

@@ -70,7 +70,7 @@ def test_summaries_are_of_every_prefix_too(pooling: str, n_layers: int) -> None:
         for gone in range(n):
             _, alone = SessionEncoder.forward(encoder, items[row : row + 1, gone:n], lengths_of(n - gone))
             assert_equal(summaries[row, gone], alone[0])
-    if not pooling.startswith("items"):
+    if pooling != "items":
         assert_equal(encoder(items, lengths), encoder.out(SessionEncoder.forward(encoder, items, lengths)[1]))
 
 
@@ -129,25 +129,67 @@ def test_distance_counts_from_the_click_that_looks() -> None:
     assert changed.tolist() == [True, True, True, False, False, False]
 
 
-@pytest.mark.parametrize("pooling", ["items", "items+linear"])
-def test_pooled_items_are_a_weighted_mean_of_the_items(pooling: str) -> None:
-    encoder = make(pooling)
+def test_pooled_items_are_a_weighted_mean_of_the_items() -> None:
+    encoder = make(directed=False)
     same = clicks(1, 1).expand(1, 6, 8)
-    assert_equal(encoder(same, lengths_of(6)), encoder.out(same[:, 0]))
+    assert_equal(encoder(same, lengths_of(6)), same[:, 0])
     items = clicks(1, 4)
     torch.nn.init.zeros_(encoder.weigh.weight)
     torch.nn.init.zeros_(encoder.weigh_distance)
-    assert_equal(encoder(items, lengths_of(3)), encoder.out(items[:, :3].mean(dim=1)))
+    assert_equal(encoder(items, lengths_of(3)), items[:, :3].mean(dim=1))
     with torch.no_grad():
         encoder.weigh_distance[1] = 30.0  # the last click but one, and nothing else
-    assert_equal(encoder(items, lengths_of(3)), encoder.out(items[:, 1]))
+    assert_equal(encoder(items, lengths_of(3)), items[:, 1])
 
 
-@pytest.mark.parametrize("pooling", ["items", "items+linear"])
-def test_pooled_items_begin_in_the_space_of_the_items(pooling: Pooling) -> None:
-    encoder = Queries(options_of(pooling=pooling, dropout=0.0, item_dropout=0.0))
+@pytest.mark.parametrize("directed", [False, True])
+def test_pooled_items_begin_in_the_space_of_the_items(directed: bool) -> None:
+    encoder = Queries(options_of(directed=directed, dropout=0.0, item_dropout=0.0))
     same = clicks(1, 1).expand(1, 6, 8)
     assert_equal(encoder(same, lengths_of(6)), same[:, 0])
+
+
+def without_path(encoder: SessionEncoder) -> SessionEncoder:
+    plain = Queries(options_of(directed=False)).eval()
+    plain.load_state_dict({name: value for name, value in encoder.state_dict().items() if name != "direct.weight"})
+    return plain
+
+
+def test_the_directed_path_adds_a_map_of_the_last_state() -> None:
+    encoder, items, lengths = make(), clicks(3, 5), lengths_of(5, 3, 1)
+    assert encoder.direct is not None
+    anchor = without_path(encoder)(items, lengths)
+    _, states = SessionEncoder.forward(encoder, items, lengths)
+    assert_equal(encoder(items, lengths), anchor + states @ encoder.direct.weight.T)
+    encoder.strength = 0.5
+    assert_equal(encoder(items, lengths), anchor + 0.5 * states @ encoder.direct.weight.T)
+    encoder.strength = 0.0
+    assert torch.equal(encoder(items, lengths), anchor)
+    with pytest.raises(RuntimeError, match=r"direct\.weight"):
+        Queries(options_of(pooling="mean")).load_state_dict(encoder.state_dict())
+
+
+def test_scaling_the_path_is_its_strength_for_good() -> None:
+    encoder, items, lengths = make(), clicks(3, 5), lengths_of(5, 3, 1)
+    encoder.strength = 0.5
+    expected = encoder(items, lengths)
+    encoder.strength = 1.0
+    encoder.scale_direct(0.5)
+    assert_equal(encoder(items, lengths), expected)
+
+
+def test_training_leaves_the_path_out_of_half_of_the_queries_whatever_its_strength() -> None:
+    encoder, items = make(dropout=0.0, item_dropout=0.0), clicks(200, 5)
+    lengths = torch.full((200,), 5)
+    with_path, anchor = (
+        encoder(items, lengths, all_prefixes=True),
+        without_path(encoder)(items, lengths, all_prefixes=True),
+    )
+    encoder.strength = 0.0
+    queries = encoder.train()(items, lengths, all_prefixes=True)
+    left_out = torch.isclose(queries, anchor, rtol=1e-4, atol=1e-5).all(dim=-1)
+    assert torch.isclose(queries, with_path, rtol=1e-4, atol=1e-5).all(dim=-1)[~left_out].all()
+    assert 0.45 < left_out.float().mean() < 0.55
 
 
 def test_the_mean_is_over_the_states_of_the_session() -> None:

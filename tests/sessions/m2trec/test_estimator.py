@@ -20,8 +20,11 @@ def fit(**params: Any) -> M2TRec:
 
 
 def test_the_best_weights_are_kept() -> None:
-    model = tiny("M2TRec", epochs=40, learning_rate=0.05, patience=3, dropout=0.0, item_dropout=0.0)
-    history = model.fit(TRAIN.head(500), items=ITEMS, clicks_val=TEST).history_
+    still = {"dropout": 0.0, "item_dropout": 0.0, "directed": False}
+    model = tiny("M2TRec", epochs=40, learning_rate=0.05, patience=3, **still)
+    train = TRAIN.head(500)
+    items = ITEMS.filter(pl.col("item_id").is_in(pl.concat([train, TEST])["item_id"].to_list()))
+    history = model.fit(train, items=items, clicks_val=TEST).history_
     assert history["epoch"].to_list() == list(range(len(history)))
     assert history.schema == {name: pl.Int64 if name == "epoch" else pl.Float64 for name in history.columns}
     assert {"train/loss", "train/item/loss", "train/category/loss", "train/subcategory/loss"} < set(history.columns)
@@ -52,9 +55,10 @@ def test_the_newest_sessions_are_held_back() -> None:
 
 
 def test_without_early_stopping_all_is_trained_on_to_the_end() -> None:
-    model = tiny("M2TRec", epochs=3, early_stopping=False).fit(TRAIN, items=ITEMS, clicks_val=TEST)
+    params = {"epochs": 3, "early_stopping": False, "directed": False}
+    model = tiny("M2TRec", **params).fit(TRAIN, items=ITEMS, clicks_val=TEST)
     assert len(model.history_) == model.best_iteration_ == 3
-    alone = tiny("M2TRec", epochs=3, early_stopping=False).fit(TRAIN, items=ITEMS)
+    alone = tiny("M2TRec", **params).fit(TRAIN, items=ITEMS)
     watched = [name for name in model.history_.columns if name not in alone.history_.columns]
     assert watched == ["val/recall@20", "val/mrr@20"]  # the last weights are kept whatever these say
     assert all_scores(alone, TEST).equals(all_scores(model, TEST))
