@@ -101,10 +101,10 @@ def baselines(data: ClickLog) -> dict[str, Callable[[], Any]]:
     }
 
 
-def m2trec(data: ClickLog, seed: int, **settings: Any) -> M2TRec:
-    """Make M2TRec for a set with its defaults, except for the given parameters."""
+def m2trec(data: ClickLog, seed: int, *, make: Callable[..., M2TRec] = M2TRec, **settings: Any) -> M2TRec:
+    """Make M2TRec for a set with its defaults, except for the given parameters; or another form of it."""
     common: dict[str, Any] = {"categories": data.categories, "text_features": TEXTS.get(data.name, [])}
-    return M2TRec(**common | {"random_state": seed} | data.columns | settings)
+    return make(**common | {"random_state": seed} | data.columns | settings)
 
 
 def score(facts: Record, model: Any, train: pl.DataFrame, test: pl.DataFrame, items: pl.DataFrame) -> list[Record]:
@@ -137,6 +137,8 @@ def run_seed(name: str, seed: int, args: Namespace) -> list[Record]:
         settings["M2TRec, launching"] = {"cold_prior": AS_OTHERS}
     for label, changed in settings.items():
         made[label] = partial(m2trec, data, seed, early_stopping=False, **chosen | changed)
+    if first or name == GENERATOR:
+        made["M2TRec, the paper's form"] = partial(m2trec, data, seed, make=M2TRec.paper)
     records: list[Record] = []
     for label, make in made.items():
         if label.split(",")[0] in args.models:

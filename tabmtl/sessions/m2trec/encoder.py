@@ -38,8 +38,12 @@ class SessionEncoder(nn.Module):
     directed path: W_h is 0 at the start, and training leaves the path out for a random half of the queries. Its
     strength s, 1 in training, may be set to less afterwards.
 
+    An example of its own for every prefix needs no causal attention: with ``training="per_prefix"`` a click looks at
+    later ones too, with biases of their own for distances below 0. Only whole sessions can be read then.
+
     Parameters
     ----------
+    d_model : int
     options : M2TRec
 
     Attributes
@@ -52,15 +56,17 @@ class SessionEncoder(nn.Module):
 
     distance: Tensor
 
-    def __init__(self, options: Any) -> None:
+    def __init__(self, d_model: int, options: Any) -> None:
         super().__init__()
-        d_model, dropout, max_length = options.d_model, options.dropout, options.max_length
+        dropout, max_length = options.dropout, options.max_length
+        self.is_causal = options.training == "per_session"
         self.pooling: Pooling = options.pooling
         self.layers = nn.ModuleList(
             FeatureLayer(d_model, options.n_heads, 4 * d_model, dropout=dropout, attention_dropout=dropout)
             for _ in range(options.n_layers)
         )
-        self.bias = nn.Parameter(torch.zeros(options.n_layers, options.n_heads, max_length))
+        n_distances = max_length if self.is_causal else 2 * max_length - 1
+        self.bias = nn.Parameter(torch.zeros(options.n_layers, options.n_heads, n_distances))
         self.norm = nn.LayerNorm(d_model)
         self.item_dropout = Dropout(options.item_dropout)
         places = torch.arange(max_length)
@@ -95,6 +101,7 @@ class SessionEncoder(nn.Module):
         summaries : Tensor of shape (B, width) or (B, L, width)
             The input of W_o; with "items", the state H_n.
         """
+        assert self.is_causal or not all_prefixes
         n = items.shape[1]
         items = self.item_dropout(items)
         last_only = self.pooling == "last" and not all_prefixes
@@ -102,7 +109,7 @@ class SessionEncoder(nn.Module):
         padding = self._padding(lengths, n)
         for number, layer in enumerate(self.layers):
             first = 1 if last_only and number == len(self.layers) - 1 else n
-            mask = _by_distance(self.bias[number], self.distance[:n, :n])
+            mask = self._attention_bias(number, n)
             x = layer(x, mask if padding is None else mask + padding, first)
         states = self.norm(x)
         last = states if all_prefixes else states[:, 0]
@@ -113,6 +120,11 @@ class SessionEncoder(nn.Module):
             mean = self._mean(states, lengths, all_prefixes=all_prefixes)
             last = mean if self.pooling == "mean" else torch.cat([mean, last], dim=-1)
         return self.out(last), last
+
+    def _attention_bias(self, layer: int, n: int) -> Tensor:
+        """Look up what is added to the attention scores (h, n, n) of n clicks."""
+        bias, distance = self.bias[layer], self.distance[:n, :n]
+        return _by_distance(bias, distance) if self.is_causal else bias[:, distance + len(self.distance) - 1]
 
     def _padding(self, lengths: Tensor, n: int) -> Tensor | None:
         """Give minus infinity (B, 1, n, n) for clicks behind the session's end, but not for the click itself."""

@@ -38,6 +38,7 @@ from tabmtl.sessions.m2trec.index import ItemIndex, share_found, warn_of_misses
 from tabmtl.sessions.m2trec.item_features import ItemCoder
 from tabmtl.sessions.m2trec.items import KnownItems
 from tabmtl.sessions.m2trec.network import M2TRecNetwork
+from tabmtl.sessions.m2trec.tower import FIELD_WIDTH
 from tabmtl.sessions.m2trec.training import ExampleMode, Examples, SessionLoop
 from tabmtl.sessions.m2trec.validation import Validation
 from tabmtl.sessions.ragged import Sessions
@@ -102,8 +103,8 @@ class M2TRec(TrainedEstimator, Recommender):
         loss = CE(q·E, next item) + sum_l a_l CE(W_l h, its category at level l)
 
     Only the abstract and the figure of the architecture of the paper were at hand: metadata in place of item ids, the
-    average-pooled transformer, and next item, category and subcategories learned together (``id_mode="none"``,
-    ``pooling="mean"``). All else is our reading: widths, positions, the form of the logits, losses and training. The
+    average-pooled transformer, and next item, category and subcategories learned together (:meth:`paper`). All else is
+    our reading: widths, positions, the form of the logits, losses and training. The
     equations are in :mod:`~tabmtl.sessions.m2trec.tower`, :mod:`~tabmtl.sessions.m2trec.encoder` and
     :mod:`~tabmtl.sessions.m2trec.softmax`.
 
@@ -129,6 +130,9 @@ class M2TRec(TrainedEstimator, Recommender):
         With ``id_mode="full"``, the share of the items whose own vector is left out of a step.
     delta_norm : float, default=0.5
         With ``id_mode="delta"``, the greatest length of own vectors; those of metadata are about 0.1 long at the start.
+    item_tower : {"mlp", "concat"}, default="mlp"
+        How metadata becomes a vector: by two layers over the embeddings of its fields, or, as in the paper, by these
+        embeddings side by side, 32 numbers a field, whatever ``d_model`` is.
     d_model : int, default=128
         Width of vectors and queries.
     n_layers, n_heads : int, default=1, 2
@@ -160,7 +164,8 @@ class M2TRec(TrainedEstimator, Recommender):
     min_frequency : int, default=1
         Levels of a category or tag that fewer items have count as unseen.
     training : {"per_session", "per_prefix"}, default="per_session"
-        One pass over a session predicts every click after the first; or every prefix is an example of its own.
+        One pass over a session predicts every click after the first; or every prefix is an example of its own, whose
+        clicks look at later ones too, as in the paper: slower by the length of a session.
     n_negatives : int or None, default=4096
         Negatives in the softmax of a step: its own clicks, filled up to this number with drawn items. None takes all
         items.
@@ -222,6 +227,7 @@ class M2TRec(TrainedEstimator, Recommender):
     id_mode: Literal["full", "delta", "none"] = "full"
     id_dropout: Rate = 0.1
     delta_norm: Positive = 0.5
+    item_tower: Literal["mlp", "concat"] = "mlp"
     d_model: Count = 128
     n_layers: Count = 1
     n_heads: Count = 2
@@ -263,6 +269,35 @@ class M2TRec(TrainedEstimator, Recommender):
 
     _reads_metadata: ClassVar[bool] = True
     _stored: ClassVar[type] = M2TRecState
+
+    @classmethod
+    def paper(cls, *, categories: Sequence[str], **params: Any) -> Self:
+        """Make an M2TRec of the form that its paper states.
+
+        Items have no vectors of their own; the embeddings of their fields stand side by side; every prefix is read by a
+        transformer without a causal mask, whose states are averaged; and next item and categories are learned together.
+        The paper's abstract and figure state no more: other parameters keep the defaults of this class.
+
+        Parameters
+        ----------
+        categories : sequence of str
+            Columns of the item table with the levels of categories, coarse to fine.
+        **params
+            Other parameters of M2TRec.
+
+        Returns
+        -------
+        model : M2TRec
+            Unfitted.
+
+        Examples
+        --------
+        >>> from tabmtl.sessions import M2TRec
+        >>> M2TRec.paper(categories=["category"], epochs=3).id_mode
+        'none'
+        """
+        form: dict[str, Any] = {"id_mode": "none", "item_tower": "concat", "pooling": "mean", "training": "per_prefix"}
+        return cls(categories=categories, **form | {"repeats": False} | params)
 
     def _set_fitted(self, catalogue: Catalogue, fitted: dict[str, Any]) -> None:
         super()._set_fitted(catalogue, fitted)
@@ -415,7 +450,9 @@ class M2TRec(TrainedEstimator, Recommender):
 
     def _check_params(self) -> None:
         super()._check_params()
-        if self.d_model % self.n_heads:
+        if self.item_tower == "concat" and FIELD_WIDTH % self.n_heads:
+            raise ValueError(f"n_heads must divide {FIELD_WIDTH} with item_tower='concat', got {self.n_heads}")
+        if self.item_tower == "mlp" and self.d_model % self.n_heads:
             raise ValueError(f"d_model must be a multiple of n_heads, got {self.d_model} and {self.n_heads}")
         if self.hierarchy and not self._tasks():
             raise ValueError(
@@ -484,6 +521,7 @@ class M2TRec(TrainedEstimator, Recommender):
                 min_frequency=self.min_frequency,
             )
         needs = [] if self.id_mode == "full" else [f"id_mode={self.id_mode!r}"]
+        needs += [] if self.item_tower == "mlp" else [f"item_tower={self.item_tower!r}"]
         for name in ("categories", "categorical_features", "text_features"):
             columns = getattr(self, name)
             needs += [f"{name}={list(columns)}"] if len(columns) and not isinstance(columns, str) else []

@@ -20,6 +20,9 @@ every_form = pytest.mark.parametrize(("pooling", "n_layers"), list(product(POOLI
 class Queries(SessionEncoder):
     """An encoder that gives its queries only."""
 
+    def __init__(self, options: M2TRec) -> None:
+        super().__init__(options.d_model, options)
+
     def forward(self, *args: Any, **options: Any) -> torch.Tensor:  # type: ignore[override]
         return super().forward(*args, **options)[0]
 
@@ -221,3 +224,20 @@ def test_unit_length() -> None:
     found = unit_length(vectors)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, torch.tensor([[0.6, 0.8], [0.0, 0.0]]))
+
+
+def test_a_prefix_of_its_own_is_read_both_ways() -> None:
+    encoder, lengths = make("mean", training="per_prefix"), lengths_of(5, 3)
+    items = clicks(2, 5).requires_grad_()
+    states: list[torch.Tensor] = []
+    encoder.norm.register_forward_hook(lambda module, args, output: states.append(output))
+    encoder(items, lengths)
+    states[0][0, 4].sum().backward()  # of the oldest click
+    assert items.grad is not None
+    assert (items.grad[0].abs().sum(dim=1) > 0).all()
+    assert not items.grad[1].any()
+    other = items.detach().clone()
+    other[1, 3:] = 100.0  # behind the end
+    assert_equal(encoder(items, lengths), encoder(other, lengths))
+    turned = items.detach().flip(1)
+    assert (encoder(turned, lengths)[0] - encoder(items, lengths)[0]).abs().max() > 1e-3  # the order matters

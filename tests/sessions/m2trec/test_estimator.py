@@ -221,3 +221,16 @@ def test_progress_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr()
     assert "val/mrr@20" in shown.out + shown.err
     assert "60 of 60 items apart: without ids, Recall@20 is at most 1.000" in shown.out
+
+
+def test_the_form_of_the_paper_has_no_ids_and_no_layers_between_fields_and_encoder() -> None:
+    params = {"text_features": ["name"], "epochs": 2, "batch_size": 128, "n_jobs": 1, "random_state": 0}
+    model = M2TRec.paper(categories=["category", "subcategory"], **params).fit(TRAIN, items=ITEMS)
+    assert model.get_params()["epochs"] == 2
+    assert not any(name.startswith(("items.own", "items.tower.up")) for name in model.weights_)
+    assert {"train/category/loss", "train/subcategory/loss"} < set(model.history_.columns)
+    width = 32 * (ITEMS.width - 1)
+    assert model.weights_["encoder.norm.weight"].shape == (width,)
+    assert model.item_vectors().shape[0] == model.n_items_
+    trivial = Popularity().fit(TRAIN).score(TEST)
+    assert trivial + 0.1 < model.score(TEST)  # MRR@20 .229, .463
