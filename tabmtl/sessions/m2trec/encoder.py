@@ -52,6 +52,8 @@ class SessionEncoder(nn.Module):
         Width of a summary.
     strength : float
         Factor s of the directed path outside of training.
+    left_out : float
+        Share of the training queries without the path.
     """
 
     distance: Tensor
@@ -72,7 +74,7 @@ class SessionEncoder(nn.Module):
         places = torch.arange(max_length)
         self.register_buffer("distance", places[None, :] - places[:, None], persistent=False)
         self.width = 2 * d_model if self.pooling == "mean+last" else d_model
-        self.direct, self.strength = None, 1.0
+        self.direct, self.strength, self.left_out = None, 1.0, _LEFT_OUT
         if self.pooling != "items":
             self.out = nn.Linear(self.width, d_model)
             return
@@ -150,7 +152,7 @@ class SessionEncoder(nn.Module):
         part = self.direct(last)
         if not self.training:
             return self.strength * part
-        return part * (torch.rand(part.shape[:-1], device=part.device) >= _LEFT_OUT)[..., None]
+        return part * (torch.rand(part.shape[:-1], device=part.device) >= self.left_out)[..., None]
 
     def scale_direct(self, factor: float) -> None:
         """Multiply the directed path by a factor, once and for all."""

@@ -15,7 +15,7 @@ from tabmtl.schema import DivergenceError
 from tabmtl.sessions.m2trec.items import NetworkItems
 from tabmtl.sessions.m2trec.network import M2TRecNetwork
 from tabmtl.sessions.m2trec.softmax import Candidates, own_places, softmax_loss
-from tabmtl.sessions.m2trec.validation import Validation
+from tabmtl.sessions.m2trec.validation import Validation, is_clearly_better
 from tabmtl.sessions.ragged import Sessions, ranges
 from tabmtl.training.device import give_way, has_bfloat16
 from tabmtl.training.epochs import Record, schedule
@@ -163,10 +163,17 @@ class SessionLoop:
         return torch.stack([part.detach() for part in losses]), len(targets)
 
     def validate(self) -> tuple[Record, float | None]:
-        """Rank the next clicks of validation sessions; MRR@20 is to be maximised."""
+        """Rank the next clicks of validation sessions; MRR@20 is to be maximised.
+
+        The epoch is as good as its better query, with the directed path or without it. A path that does clear harm is
+        left out of training from then on.
+        """
         if self.validation is None:
             return {}, None
-        ranking = self.validation.rank()
+        rankings = self.validation.rank()
+        if len(rankings) > 1 and is_clearly_better(*rankings):
+            self.network.encoder.left_out = 1.0
+        ranking = max(rankings, key=lambda ranking: ranking.mrr(20))
         score = ranking.mrr(20)
         return {"val/recall@20": ranking.recall(20), "val/mrr@20": score}, score
 

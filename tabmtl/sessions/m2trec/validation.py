@@ -40,15 +40,15 @@ class Validation:
         self._sessions = replace(sessions, items=code[sessions.items])
         self._items = known.take(np.flatnonzero(kept)).on(next(network.parameters()).device)
 
-    def rank(self) -> Ranking:
-        """Rank the targets, with the directed path or without it: whichever gives the higher MRR@20."""
+    def rank(self) -> list[Ranking]:
+        """Rank the targets, without the directed path and with it; where there is none, once."""
         index, encoder = self._index(), self._network.encoder
         rankings = []
         for strength in (1.0,) if encoder.direct is None else (0.0, 1.0):
             encoder.strength = strength
             found = rank_next(index.scores, self._sessions, self._items.known.clicks, most=MAX_VALIDATION_CLICKS)
             rankings.append(found)
-        return max(rankings, key=lambda ranking: ranking.mrr(20))
+        return rankings
 
     def choose_strength(self) -> float:
         """Find the strength of the directed path by which the targets are most likely; the least of equal ones."""
@@ -70,3 +70,9 @@ class Validation:
             return 0.0  # no target is a known item
         weights = choices.fit(3 if self._options.repeats else 1, np.ones(len(choices), dtype=bool))
         return float(choices.log_likelihoods(weights).sum())
+
+
+def is_clearly_better(one: Ranking, other: Ranking) -> bool:
+    """Tell whether the MRR@20 of the same targets is higher by more than two standard errors of the difference."""
+    gain = one.reciprocal(20) - other.reciprocal(20)
+    return bool(gain.mean() > 2 * gain.std() / np.sqrt(len(gain)))

@@ -14,9 +14,10 @@ from tabmtl.sessions.m2trec.index import ItemIndex
 from tabmtl.sessions.m2trec.item_features import ItemCoder
 from tabmtl.sessions.m2trec.items import KnownItems
 from tabmtl.sessions.m2trec.network import M2TRecNetwork
+from tabmtl.sessions.m2trec.training import Examples, SessionLoop
 from tabmtl.sessions.m2trec.validation import Validation
 from tabmtl.sessions.ragged import Sessions, offsets_of
-from tabmtl.sessions.ranking import rank_next
+from tabmtl.sessions.ranking import Ranking, rank_next
 from tabmtl.sessions.repeats import Choices
 
 CPU = torch.device("cpu")
@@ -62,15 +63,31 @@ def test_targets_are_ranked_among_the_items_of_training_and_validation(options: 
     network, known, model = make(**options)
     found = Validation(network, known, SESSIONS, model).rank()
     strengths = (1.0,) if options.keys() & {"directed", "pooling"} else (0.0, 1.0)
-    expected = [
-        rank_next(lambda _, s=strength: scores_by_hand(network, known, model, s), SESSIONS, COUNTS)
-        for strength in strengths
-    ]
-    best = max(expected, key=lambda ranking: ranking.mrr(20))
-    assert found.ranks.tolist() == best.ranks.tolist()
-    assert found.n_items == 6
-    assert found.counts.tolist() == [2, 0, 0, 3, 5, 2]
+    assert len(found) == len(strengths)
+    for ranking, strength in zip(found, strengths, strict=True):
+        scores = scores_by_hand(network, known, model, strength)
+        assert ranking.ranks.tolist() == rank_next(lambda _, scores=scores: scores, SESSIONS, COUNTS).ranks.tolist()
+        assert ranking.n_items == 6
+        assert ranking.counts.tolist() == [2, 0, 0, 3, 5, 2]
     assert network.encoder.strength == 1
+
+
+@pytest.mark.parametrize(("harm", "left_out"), [(0.3, 1.0), (0.0, 0.5), (-0.3, 0.5)])
+def test_a_path_that_does_clear_harm_is_left_out_from_then_on(harm: float, left_out: float) -> None:
+    network, known, model = make()
+    validation = Validation(network, known, SESSIONS, model)
+    rng = np.random.default_rng(0)
+    without = rng.random(400) < 0.5
+    found = [
+        Ranking(ranks=np.where(hit, 1.0, np.inf), counts=COUNTS, n_items=8, top=np.empty((400, 0)))
+        for hit in (without, rng.permutation(without) & (rng.random(400) > harm) | (rng.random(400) < -harm))
+    ]
+    validation.rank = lambda: found  # type: ignore[method-assign]
+    examples = Examples.of(SESSIONS, known.unit_of, 5, "per_session", CPU)
+    loop = SessionLoop(network, known.on(CPU), examples, {}, model, validation)
+    record, score = loop.validate()
+    assert score == record["val/mrr@20"] == max(ranking.mrr(20) for ranking in found)
+    assert network.encoder.left_out == left_out
 
 
 @pytest.mark.parametrize("repeats", [False, True])
@@ -109,4 +126,4 @@ def test_taken_items_keep_their_metadata_and_own_vectors() -> None:
 def test_few_clicks_of_many_are_judged() -> None:
     network, known, model = make()
     many = sessions_of(*[[1, 3, 4]] * 4000)
-    assert len(Validation(network, known, many, model).rank().ranks) == 3000
+    assert len(Validation(network, known, many, model).rank()[0].ranks) == 3000
