@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import time
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,8 @@ MORE_TEXTS = {"complete_journey": ["package_size"]}
 #: Changes that ``--choose`` makes to the defaults, one at a time.
 CHANGES: tuple[dict[str, Any], ...] = (
     *({"id_mode": mode} for mode in ("delta", "none")),
-    *({"pooling": pooling} for pooling in ("items", "items+linear", "mean", "last")),
+    *({"pooling": pooling} for pooling in ("items", "mean", "last")),
+    {"directed": False},
     *({"category_weight": weight} for weight in (0, 0.1)),
     {"category_weight": 0.1, "hierarchy": True},
     *({"id_dropout": share} for share in (0.0, 0.3)),
@@ -101,16 +102,16 @@ def baselines(data: ClickLog) -> dict[str, Any]:
     }
 
 
-def m2trec(data: ClickLog, seed: int, **settings: Any) -> M2TRec:
-    """Make M2TRec for a set with its defaults, except for the given parameters."""
+def m2trec(data: ClickLog, seed: int, *, make: Callable[..., M2TRec] = M2TRec, **settings: Any) -> M2TRec:
+    """Make M2TRec for a set with its defaults, except for the given parameters; or another form of it."""
     common: dict[str, Any] = {"categories": data.categories, "text_features": TEXTS.get(data.name, [])}
-    common |= {"precision": "bf16", "random_state": seed}
-    return M2TRec(**common | data.columns | settings)
+    return make(**common | {"random_state": seed} | data.columns | settings)
 
 
 def networks(data: ClickLog, seed: int) -> dict[str, Any]:
     """Make the models that depend on a seed; the text behind the comma says how one differs from the defaults."""
     made: dict[str, Any] = {"M2TRec": m2trec(data, seed)}
+    made["M2TRec, the paper's form"] = m2trec(data, seed, make=M2TRec.paper)
     if data.name in (GENERATOR, "complete_journey"):
         made["M2TRec, without ids"] = m2trec(data, seed, id_mode="none")
     if data.name == GENERATOR:
