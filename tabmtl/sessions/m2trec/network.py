@@ -17,13 +17,17 @@ from tabmtl.sessions.m2trec.item_features import ItemCoder
 from tabmtl.sessions.m2trec.items import NetworkItems
 from tabmtl.sessions.m2trec.tower import ItemVectors
 
+_LEFT_OUT = 0.5  # share of the training queries without popularity
+
 
 class M2TRecNetwork(nn.Module):
     """Item tower, session encoder and heads.
 
     The score of an item is q·E_i, or with a temperature cos(q, E_i) / tau; the scores of the categories of level l are
     W_l h + b_l, where h is the summary that q is made of. ``popularity`` adds (w·h + b) log(n_i / mean n) to the score
-    of item i, which was clicked n_i times in training. ``hierarchy`` feeds the predicted categories back::
+    of item i, which was clicked n_i times in training. Training leaves that out for a random half of the queries:
+    popularity is learned in a few steps, and the vectors, which are noise by then, would be brought to say nothing.
+    ``hierarchy`` feeds the predicted categories back::
 
         q' = W_q [q ; W_p [softmax(c_1) ; softmax(c_2) ; ...]]
 
@@ -98,7 +102,10 @@ class M2TRecNetwork(nn.Module):
         queries = queries.float() if self.temperature is None else unit_length(queries) / self.temperature
         if self.weigh_popularity is None:
             return F.pad(queries, (0, 1)), categories
-        return torch.cat([queries, self.weigh_popularity(summaries).float()], dim=1), categories
+        weight = self.weigh_popularity(summaries).float()
+        if self.training:
+            weight = weight * (torch.rand_like(weight) >= _LEFT_OUT)
+        return torch.cat([queries, weight], dim=1), categories
 
 
 def _zero_map(width: int) -> nn.Linear:

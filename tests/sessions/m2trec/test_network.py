@@ -133,6 +133,20 @@ def test_how_much_popularity_says_is_for_the_session_to_tell() -> None:
     torch.testing.assert_close(after[:, :-1], before[:, :-1])
 
 
+def test_half_of_the_training_queries_do_without_popularity() -> None:
+    network, units, _ = make(popularity=True, dropout=0.0, item_dropout=0.0)
+    assert network.weigh_popularity is not None
+    torch.nn.init.constant_(network.weigh_popularity.bias, 1.0)
+    clicked, lengths = vectors(network, units)[None, [3]].expand(400, -1, -1), torch.ones(400, dtype=torch.int64)
+    network.train()
+    torch.manual_seed(0)
+    trained = network(clicked, lengths)[0][:, -1]
+    assert set(trained.unique().tolist()) == {0, 1}
+    assert 150 < trained.sum() < 250
+    network.eval()
+    assert (network(clicked, lengths)[0][:, -1] == 1).all()
+
+
 def test_every_prefix_is_a_query_place_by_place() -> None:
     network, units, _ = make(("kind", "brand"), hierarchy=True)
     clicked = vectors(network, units)[torch.tensor([[3, 1, 5], [2, 4, 0]])]
