@@ -93,7 +93,9 @@ def test_both_bodies_have_about_the_same_parameters_and_losses_that_fall():
     assert losses[-1][1] < losses[0][1] - 0.2
 
 
-@pytest.mark.parametrize(("kind", "least", "most"), [("in-batch", 40, 48), ("1024", 1010, 1024), ("full", 3000, 3000)])
+@pytest.mark.parametrize(
+    ("kind", "least", "most"), [("in-batch", 511, 511), ("1024", 1023, 1535), ("full", 3000, 3000)]
+)
 def test_a_step_has_the_candidates_that_its_name_says(kind, least, most, monkeypatch):
     items = draw_items(3000).drop("item_id")
     coder = ItemCoder.fit(items)
@@ -107,7 +109,7 @@ def test_a_step_has_the_candidates_that_its_name_says(kind, least, most, monkeyp
     our_step(TINY, (coder, coder.encode(items)), n_negatives=NEGATIVES[kind])[1]()
     [(n_queries, n_candidates)] = seen
     assert n_queries == TINY.n_sessions
-    assert least <= n_candidates - 1 <= most  # unit 0 is none
+    assert least <= n_candidates - 1 <= most  # unit 0 is none, but fills up
 
 
 def test_drawn_data_are_what_the_setting_says():
