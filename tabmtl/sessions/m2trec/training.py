@@ -112,6 +112,7 @@ class SessionLoop:
     ) -> None:
         self.network, self.items, self.examples, self.options = network, items, examples, options
         self.level_weights, self.validation = level_weights, validation
+        self.epoch = 0
         device = items.row.device
         self.bfloat16 = options.precision == "bf16" or (options.precision == "auto" and has_bfloat16(device))
         self.candidates = Candidates(items.clicks, options.n_negatives)
@@ -124,6 +125,7 @@ class SessionLoop:
 
     def run_epoch(self, epoch: int) -> Record:
         """Pass once over all examples."""
+        self.epoch = epoch
         self.network.train()
         steps = self.examples.batches(self.options.batch_size)
         names = ["item", *self.level_weights]
@@ -165,13 +167,13 @@ class SessionLoop:
     def validate(self) -> tuple[Record, float | None]:
         """Rank the next clicks of validation sessions; MRR@20 is to be maximised.
 
-        The epoch is as good as its better query, with the directed path or without it. A path that does clear harm is
-        left out of training from then on.
+        The epoch is as good as its better query, with the directed path or without it. A path that does clear harm
+        after two epochs is left out of training from then on; after one, it has hardly begun on dense logs either.
         """
         if self.validation is None:
             return {}, None
         rankings = self.validation.rank()
-        if len(rankings) > 1 and is_clearly_better(*rankings):
+        if self.epoch and len(rankings) > 1 and is_clearly_better(*rankings):
             self.network.encoder.left_out = 1.0
         ranking = max(rankings, key=lambda ranking: ranking.mrr(20))
         score = ranking.mrr(20)

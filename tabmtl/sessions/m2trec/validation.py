@@ -63,12 +63,12 @@ class Validation:
         return ItemIndex(self._network, self._items, self._options)
 
     def _log_likelihood(self, index: ItemIndex) -> float:
-        """Compute the log likelihood of the targets, at the best scale of the logits and worth of own items."""
+        """Compute the log likelihood of the targets, at the best scale of the logits."""
         n_items, max_length = len(self._items.known.clicks), self._options.max_length
         choices = Choices.of(self._sessions, n_items, index.scores, lambda sessions: sessions.last(max_length))
         if not len(choices):
             return 0.0  # no target is a known item
-        weights = choices.fit(3 if self._options.repeats else 1, np.ones(len(choices), dtype=bool))
+        weights = choices.fit(1, np.ones(len(choices), dtype=bool))
         return float(choices.log_likelihoods(weights).sum())
 
 
