@@ -75,6 +75,10 @@ class Sessions:
         """Take the sessions of at least n clicks."""
         return self.take(np.flatnonzero(self.lengths >= n))
 
+    def next_clicks(self) -> np.ndarray:
+        """Give the items of all clicks but the first of each session, none of which may be empty."""
+        return np.delete(self.items, self.offsets[:-1])
+
     def count_prefixes(self) -> int:
         """Count the proper prefixes of at least one click."""
         return int(np.maximum(self.lengths - 1, 0).sum(dtype=np.int64))

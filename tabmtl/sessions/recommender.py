@@ -89,7 +89,7 @@ class Recommender(SavableEstimator):
             valid = read_sessions(clicks_val, columns, catalogue.ids, "the log given as clicks_val")
             warn_of_leaks(sessions, valid)
         fitted = self._fit(sessions, catalogue, valid)
-        self._set_fitted(catalogue, fitted)
+        self._set_fitted(catalogue, self._finish(sessions, catalogue, valid, fitted))
         return self
 
     def recommend(self, sessions: Any, k: int = 20, *, candidates: Any = None, exclude_seen: bool = False) -> Any:
@@ -197,6 +197,12 @@ class Recommender(SavableEstimator):
     def _scores(self, sessions: Sessions) -> np.ndarray:
         """Score every item (S, N), float32, for the click after each session."""
         raise NotImplementedError
+
+    def _finish(
+        self, sessions: Sessions, catalogue: Catalogue, valid: Sessions | None, fitted: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Learn what can only be learned of a fitted recommender, and return all fitted attributes."""
+        return fitted
 
     # shared steps
 

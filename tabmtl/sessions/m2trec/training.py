@@ -163,11 +163,13 @@ class SessionLoop:
         return torch.stack([part.detach() for part in losses]), len(targets)
 
     def validate(self) -> tuple[Record, float | None]:
-        """Rank the next clicks of validation sessions among all items; MRR@20 is to be maximised."""
+        """Rank the next clicks of validation sessions among all items with training clicks, by MRR@20."""
         if self.valid is None:
             return {}, None
-        scores = ItemIndex(self.network, self.items, self.options).scores
-        ranking = rank_next(scores, self.valid, self.items.known.clicks, most=MAX_VALIDATION_CLICKS)
+        known = self.items.known
+        hidden = known.bias(np.zeros(len(known.clicks)), 0.0)
+        scores = ItemIndex(self.network, self.items, self.options, hidden).scores
+        ranking = rank_next(scores, self.valid, known.clicks, most=MAX_VALIDATION_CLICKS)
         score = ranking.mrr(20)
         return {"val/recall@20": ranking.recall(20), "val/mrr@20": score}, score
 
