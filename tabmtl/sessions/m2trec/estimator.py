@@ -50,12 +50,12 @@ from tabmtl.sessions.m2trec.new_items import (
 from tabmtl.sessions.m2trec.training import ExampleMode, Examples, SessionLoop
 from tabmtl.sessions.ragged import Sessions
 from tabmtl.sessions.recommender import Recommender, SessionState
+from tabmtl.sessions.repeats import RepeatWeights
 from tabmtl.storage.atomic import write_file
 from tabmtl.storage.stored import Stored
 from tabmtl.training.device import find_device, seeded, threads
 from tabmtl.training.epochs import Record, Snapshots
 
-_SESSIONS_TO_SPLIT = 20  # fewer sessions are all trained on
 _CHECKED = 100  # sessions on which approximate search is compared with exact search
 _LONGEST = 10_000  # clicks that a network may read: it keeps the distances of all pairs
 
@@ -156,10 +156,6 @@ class M2TRec(TrainedEstimator, Recommender):
     popularity : bool, default=False
         Add the log of an item's training clicks to its score, times a number that depends on the session: better at the
         top of the list where few items are bought by all, and worse on rare items.
-    repeats : bool, default=False
-        Learn a term for the items that a session has clicked already: it makes them more likely, or less, than their
-        vectors alone. Use it for baskets, which hold nothing twice; where people come back to items that they looked
-        at, vectors alone did better (docs/design.md).
     category_weight : float or sequence of float, default=0.1
         Weights a_l of the category losses: one for all levels, or one for each; 0 trains the item task alone.
     min_frequency : int, default=1
@@ -173,7 +169,8 @@ class M2TRec(TrainedEstimator, Recommender):
         Clicks that are predicted in a step.
     early_stopping : bool, default=True
         Watch MRR@20 on the validation log, or else on the newest ``validation_fraction`` of the sessions, which are
-        then not trained on. False trains all epochs and keeps the last weights; a validation log is then only scored.
+        then not trained on. False trains all epochs and keeps the last weights; a validation log is then scored, and
+        used by ``repeats``, which without it learns nothing.
     validation_fraction : float in (0, 1), default=0.05
         Share of the sessions that early stopping sets aside if fit gets no ``clicks_val``. Fewer than 20 sessions are
         all trained on.
@@ -235,7 +232,6 @@ class M2TRec(TrainedEstimator, Recommender):
     unknown_rate: Rate = 0.05
     hierarchy: bool = False
     popularity: bool = False
-    repeats: bool = False
     category_weight: Annotated[float | Sequence[float], check_weights] = 0.1
     min_frequency: Count = 1
     training: ExampleMode = "per_session"
@@ -260,9 +256,9 @@ class M2TRec(TrainedEstimator, Recommender):
         "dropout": {"low": 0.0, "high": 0.5},
         "item_dropout": {"low": 0.0, "high": 0.5},
         "popularity": {"choices": (False, True)},
-        "repeats": {"choices": (False, True)},
     }
 
+    _log_scale: ClassVar[bool] = True
     _reads_metadata: ClassVar[bool] = True
     _stored: ClassVar[type] = M2TRecState
 
@@ -320,13 +316,16 @@ class M2TRec(TrainedEstimator, Recommender):
             return self._frame(read, *exact, sessions)
         index = self._fitted_index()
         with threads(self.n_jobs, index.network):
-            found = index.search(read, k, exclude_seen)
+            found = index.search(read, k, exclude_seen, self._repeats)
         self.approximate_recall_ = share_found(found[0][: len(some)], exact[0])
         warn_of_misses(self.approximate_recall_, k, len(some))
         return self._frame(read, *found, sessions)
 
     def transform(self, sessions: Any) -> np.ndarray:
         """Compute queries of sessions; their inner products with `item_vectors` are the scores of unclicked items.
+
+        Those of an item that the session holds lack ``repeat_weights_["seen"]``, and for the last click also
+        ``repeat_weights_["last"]``.
 
         Parameters
         ----------
@@ -335,24 +334,23 @@ class M2TRec(TrainedEstimator, Recommender):
 
         Returns
         -------
-        queries : ndarray of float32, shape (S, d_model + 3)
+        queries : ndarray of float32, shape (S, d_model + 2)
             Sessions in the order of their last clicks, those of equal time in that of their first rows, as `recommend`
-            answers them. The last three columns are the weight of an item's popularity; the term that ``repeats`` adds
-            to the scores of clicked items, where vectors have 0; and 1.
+            answers them. The last two columns are the weight of an item's popularity, and that of the term of its own.
         """
         check_is_fitted(self)
         index, read = self._fitted_index(), self._read(sessions)
         with threads(self.n_jobs, index.network):
-            return index.queries(read).cpu().numpy()
+            return index.queries(read).cpu().numpy() * np.float32(self._repeats.scale)
 
     def item_vectors(self) -> np.ndarray:
         """Give the vectors of all items in the order of ``item_ids_``.
 
         Returns
         -------
-        vectors : ndarray of float32, shape (N, d_model + 3)
-            The last three columns are the log of the item's clicks over their mean; 0; and the term of the item's score
-            in every session, which raises or lowers new items.
+        vectors : ndarray of float32, shape (N, d_model + 2)
+            The last two columns are the log of the item's clicks over their mean, and the term of the item's score in
+            every session, which raises or lowers new items.
         """
         check_is_fitted(self)
         return self._fitted_index().vectors()
@@ -360,13 +358,12 @@ class M2TRec(TrainedEstimator, Recommender):
     def export_index(self, path: str | Path) -> None:
         """Write files for an index of nearest neighbours outside this package.
 
-        Inner products with `transform` are the scores, except for items that the session has clicked: add the last
-        column but one of the query to theirs.
+        Inner products with `transform` are the scores, except for items that the session has clicked: see there.
 
         Parameters
         ----------
         path : str or Path
-            Folder, made where it does not exist: ``vectors.npy``, float32 of shape (N, d_model + 3), and
+            Folder, made where it does not exist: ``vectors.npy``, float32 of shape (N, d_model + 2), and
             ``items.parquet``, one row an item in the same order. Each file is written beside and then renamed.
         """
         folder, vectors, items = Path(path), BytesIO(), BytesIO()
@@ -410,15 +407,15 @@ class M2TRec(TrainedEstimator, Recommender):
         catalogue = Catalogue(ids=plain_names(joined["item"]), counts=counts)
         index = self._fitted_index()
         units = extended.on(index.unit_vectors.device)
-        index = ItemIndex(
-            index.network, units, self._as_fitted(), *self._new_items.values(extended), before=index.unit_vectors
-        )
+        values = self._new_items.values(extended)
+        index = ItemIndex(index.network, units, self._as_fitted(), *values, before=index.unit_vectors)
         scores_by = partial(self._scores_by, index)
         with threads(self.n_jobs, index.network):
             new = self._new_items.capped(scores_by, extended, self._fitted_params["max_new_share"])
             report = report_new_items(scores_by, extended, new, self.new_item_report_)
         self._items, self._new_items, self.new_item_report_ = extended, new, report
-        self._index = index.revalued(*new.values(extended))
+        bias, factor = new.values(extended)
+        self._index = index.revalued(bias / self._repeats.scale, factor)
         self._set_catalogue(catalogue)
         warn_of_equals(extended, np.arange(len(catalogue)) >= len(known), "added")
         return self
@@ -449,7 +446,7 @@ class M2TRec(TrainedEstimator, Recommender):
 
     def _fit(self, sessions: Sessions, catalogue: Catalogue, valid: Sessions | None) -> dict[str, Any]:
         if valid is None and self.early_stopping:
-            sessions, valid = self._set_newest_aside(sessions)
+            sessions, valid = sessions.set_newest_aside(self.validation_fraction)
         train = sessions.at_least(2)
         if not len(train):
             raise ValueError("no session of the click log has two clicks, so there is no next click to learn from")
@@ -464,7 +461,7 @@ class M2TRec(TrainedEstimator, Recommender):
             features, row = coder.encode(catalogue.metadata)
         known = KnownItems(features=features, row=row, clicks=clicks, shared=self.id_mode == "none")
         if self.id_mode == "none":
-            earlier, judged = self._set_newest_aside(train) if valid is None else (train, valid)
+            earlier, judged = train.set_newest_aside(self.validation_fraction) if valid is None else (train, valid)
             if judged is not None:
                 warn_of_ceiling(known, earlier, judged)
         metadata_facts = describe_metadata(known, train if valid is None else valid, verbose=self.verbose)
@@ -483,7 +480,7 @@ class M2TRec(TrainedEstimator, Recommender):
         """Measure what new items are worth on the sessions that were set aside, or else on the newest of training."""
         train = sessions
         if valid is None:
-            older, valid = self._set_newest_aside(sessions)
+            older, valid = sessions.set_newest_aside(self.validation_fraction)
             train = older if self.early_stopping else sessions
         known = fitted["_items"]
         judged = train
@@ -506,14 +503,8 @@ class M2TRec(TrainedEstimator, Recommender):
         self, index: ItemIndex, bias: np.ndarray, factor: np.ndarray, bare: np.ndarray | None = None
     ) -> Scores:
         """Give the function of sessions to scores with other terms and factors; see `ItemIndex.revalued`."""
-        return index.revalued(bias, factor, bare).scores
-
-    def _set_newest_aside(self, sessions: Sessions) -> tuple[Sessions, Sessions | None]:
-        """Part the newest ``validation_fraction`` of sessions from the older ones; of few sessions, none."""
-        if len(sessions) < _SESSIONS_TO_SPLIT:
-            return sessions, None
-        kept = len(sessions) - max(1, round(self.validation_fraction * len(sessions)))
-        return sessions.take(np.arange(kept)), sessions.take(np.arange(kept, len(sessions)))
+        index = index.revalued(bias / self._repeats.scale, factor, bare)
+        return lambda some: self._repeats.weigh(index.scores(some), self._clicks_read(some), log_scale=True)
 
     def _fit_coder(self, catalogue: Catalogue, clicks: np.ndarray) -> ItemCoder | None:
         """Learn the encoding of metadata on the items with clicks (N,); None without metadata."""
@@ -549,7 +540,17 @@ class M2TRec(TrainedEstimator, Recommender):
         loop = SessionLoop(network, known.on(device), examples, self._tasks(), self, valid)
         return self._run_epochs(network, loop, validated=valid is not None, describe=_describe, on_epoch=self.on_epoch)
 
+    def _learn_repeats(
+        self, sessions: Sessions, catalogue: Catalogue, valid: Sessions | None, fitted: dict[str, Any]
+    ) -> RepeatWeights:
+        if valid is None and self.early_stopping:
+            _, valid = sessions.set_newest_aside(self.validation_fraction)
+        return RepeatWeights() if valid is None else self._learn_repeats_on(valid, catalogue, fitted)
+
     # answers
+
+    def _clicks_read(self, sessions: Sessions) -> Sessions:
+        return sessions.last(self._fitted_params["max_length"])
 
     def _in_force(self) -> Self:
         return self  # its index has the parameters of fit
@@ -567,8 +568,9 @@ class M2TRec(TrainedEstimator, Recommender):
         device = find_device(self.device)
         if self._index is None or self._index.unit_vectors.device.type != device.type:
             network, device = self._fitted_network()
-            values = self._new_items.values(self._items)
-            self._index = ItemIndex(network, self._items.on(device), self._as_fitted(), *values)
+            bias, factor = self._new_items.values(self._items)
+            units, options = self._items.on(device), self._as_fitted()
+            self._index = ItemIndex(network, units, options, bias / self._repeats.scale, factor)
         return self._index
 
     def _rebuild(self) -> M2TRecNetwork:
