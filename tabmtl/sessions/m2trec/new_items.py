@@ -40,8 +40,9 @@ Scores = Callable[[Sessions], np.ndarray]
 ScoresBy = Callable[..., Scores]
 
 #: Clicks that a launch gets in relation to the mean clicked item, where the log tells nothing.
-LAUNCH = 1 / 3
-_BIRTHS = 20  # births that count as much as that
+LAUNCH = 1 / 2
+_BORN = 0.5  # of the log: items that are first clicked later may be births
+_BIRTHS = 20  # more than by chance, which are enough to tell
 _PERIOD = 0.1  # of the log: time in which the clicks of an item that is born are counted
 _PARTS = 10  # of the clicked items, each once without their own vectors
 _STEP = 5  # every fifth next click is looked at without the own vectors of one part
@@ -350,35 +351,27 @@ class _Tenth:
         return Bare(base=base, scale=scale, recall=float((ranks <= _TOP).mean()) if len(ranks) else None)
 
 
-def share_of_births(sessions: Sessions, n_items: int) -> float:
+def share_of_births(sessions: Sessions) -> float:
     """Estimate the clicks that an item gets in the tenth of the log after its first session, relative to all items.
 
     A birth is a first session in the second half of the log, with a tenth behind it. Items that are only rare look like
-    births too. Their number, and that of their clicks, is what the same sessions would have in random order: a first
-    of n sessions then lies between the shares a and b of the log with probability (1 - a)^n - (1 - b)^n. Both are taken
-    off; the rest counts against ``LAUNCH`` with the weight of 20 births. Without times, all is ``LAUNCH``.
-
-    Clicks on an item count once a session.
+    births too. In sessions of random order, the first of n sessions would lie between the shares a and b of the log
+    with probability (1 - a)^n - (1 - b)^n. Unless there are clearly more births than that, by 20 and by three standard
+    errors, and times that tell the order, the share is ``LAUNCH``. Clicks on an item count once a session.
     """
-    if sessions.times is None:
-        return LAUNCH
-    n, first_half, last = len(sessions), 0.5, 1 - _PERIOD
-    owner = np.repeat(np.arange(n), sessions.lengths)
-    pairs = np.unique(np.stack([sessions.items, owner]).astype(np.int64), axis=1)
-    item, place = pairs[0], (pairs[1] + 0.5) / n
-    held = np.bincount(item, minlength=n_items + 1)[1:]
-    held = held[held > 0]
+    n, last = len(sessions), 1 - _PERIOD
+    pairs = np.unique(np.stack([np.repeat(np.arange(n), sessions.lengths), sessions.items]), axis=1)
+    order = np.argsort(pairs[1], kind="stable")
+    place, item = (pairs[0][order] + 0.5) / n, pairs[1][order]
     starts = np.flatnonzero(np.diff(item, prepend=-1))
-    first = np.repeat(place[starts], np.diff(starts, append=len(item)))
-    born = (first >= first_half) & (first < last)
-    n_births = np.count_nonzero(born & (place == first))
-    n_clicks = np.count_nonzero(born & (place > first) & (place <= first + _PERIOD))
-    by_chance = first_half**held - _PERIOD**held
-    clicks_by_chance = _PERIOD * held * (first_half ** (held - 1) - _PERIOD ** (held - 1))
-    expected = _PERIOD * held.mean()
-    births = max(0.0, n_births - by_chance.sum())
-    clicks = max(0.0, n_clicks - clicks_by_chance.sum())
-    return float((clicks / expected + _BIRTHS * LAUNCH) / (births + _BIRTHS))
+    held = np.diff(starts, append=len(item))
+    first = np.repeat(place[starts], held)
+    born = (first >= _BORN) & (first < last)
+    n_births, by_chance = np.count_nonzero(born[starts]), float((_BORN**held - _PERIOD**held).sum())
+    if sessions.times is None or n_births - by_chance < max(_BIRTHS, 3 * math.sqrt(by_chance)):
+        return LAUNCH
+    clicks = np.count_nonzero(born & (place > first) & (place <= first + _PERIOD))
+    return float(max(clicks, 1) / n_births / (_PERIOD * held.mean()))
 
 
 def _log_sum(scores: np.ndarray) -> np.ndarray:
