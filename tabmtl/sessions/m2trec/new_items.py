@@ -53,6 +53,7 @@ _SHOWN = 0.05  # of the places: listed items are not lowered below that
 _MOST_TARGETS = 3_000  # next clicks on which offsets are measured
 _KEPT, _CLICKS_KEPT = 500, 50  # sessions, and their newest clicks, that are kept to see the places of later items
 _FAR = 50.0  # no offset is further from 0
+_ROUNDING = 1e-4  # of scores in float32
 _REPORT: dict[str, Any] = {"population": pl.String, "n_items": pl.Int64} | dict.fromkeys(
     ("share", "offset", "mass", "clicks", "places", "recall@20"), pl.Float64
 )
@@ -166,7 +167,7 @@ class Rivals:
         """Find the least number to take off their scores, at least 0, so that their share of the places is no more."""
         entries = np.sort(self.entries, axis=None)
         first_too_many = entries[int(share * len(entries)) :][:1]
-        return max(0.0, -float(np.nextafter(first_too_many, -np.inf).min(initial=0.0)))
+        return max(0.0, float(_ROUNDING - first_too_many.min(initial=_FAR)))
 
     def likely_shift(self, clicks: float) -> float:
         """Find the number by which they get ``clicks`` of the m clicks; see `_likely_shift`."""
