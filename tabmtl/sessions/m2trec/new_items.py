@@ -40,7 +40,7 @@ Scores = Callable[[Sessions], np.ndarray]
 ScoresBy = Callable[..., Scores]
 
 #: Clicks that a launch gets in relation to the mean clicked item, where the log tells nothing.
-LAUNCH = 1 / 2
+LAUNCH = 2 / 3
 _BORN = 0.5  # of the log: items that are first clicked later may be births
 _BIRTHS = 20  # more than by chance, which are enough to tell
 _PERIOD = 0.1  # of the log: time in which the clicks of an item that is born are counted
@@ -361,18 +361,18 @@ def share_of_births(sessions: Sessions) -> float:
     errors, and times that tell the order, the share is ``LAUNCH``. Clicks on an item count once a session.
     """
     n, last = len(sessions), 1 - _PERIOD
-    pairs = np.unique(np.stack([np.repeat(np.arange(n), sessions.lengths), sessions.items]), axis=1)
-    order = np.argsort(pairs[1], kind="stable")
-    place, item = (pairs[0][order] + 0.5) / n, pairs[1][order]
+    pairs = sessions.items.astype(np.int64) * n + np.repeat(np.arange(n), sessions.lengths)
+    item, owner = np.divmod(np.unique(pairs), n)
+    place = (owner + 0.5) / n
     starts = np.flatnonzero(np.diff(item, prepend=-1))
     held = np.diff(starts, append=len(item))
     first = np.repeat(place[starts], held)
     born = (first >= _BORN) & (first < last)
-    n_births, by_chance = np.count_nonzero(born[starts]), float((_BORN**held - _PERIOD**held).sum())
+    n_births, by_chance = int(np.count_nonzero(born[starts])), float((_BORN**held - _PERIOD**held).sum())
     if sessions.times is None or n_births - by_chance < max(_BIRTHS, 3 * math.sqrt(by_chance)):
         return LAUNCH
     clicks = np.count_nonzero(born & (place > first) & (place <= first + _PERIOD))
-    return float(max(clicks, 1) / n_births / (_PERIOD * held.mean()))
+    return max(int(clicks), 1) / n_births / (_PERIOD * len(item) / len(starts))
 
 
 def _log_sum(scores: np.ndarray) -> np.ndarray:
