@@ -25,6 +25,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import polars as pl
+import torch
 from scipy.optimize import brentq
 from scipy.special import expit
 
@@ -149,7 +150,7 @@ class Rivals:
         odds, entries, size = [], [], block_size(len(new))
         for start in range(0, len(sessions), size):
             scores = scores_of(sessions.take(np.arange(start, min(start + size, len(sessions)))))
-            others, own = scores[:, ~new], scores[:, new]
+            own, others = _part(scores, new)
             odds.append(_log_sum(own) - _log_sum(others))
             least, own_best = _best(others)[:, ::-1], _best(own)
             entries.append(np.where(np.isneginf(own_best), np.inf, np.maximum(least, own_best - _FAR) - own_best))
@@ -319,7 +320,8 @@ class _Tenth:
         for start in range(0, len(targets), size):
             block = np.arange(start, min(start + size, len(targets)))
             scores = scores_of(prefixes.take(block))
-            own, others, target = scores[:, bare], scores[:, ~bare], scores[np.arange(len(block)), targets[block]]
+            own, others = _part(scores, bare)
+            target = scores[np.arange(len(block)), targets[block]]
             parts.append(
                 cls(
                     rest=_log_sum(others),
@@ -375,19 +377,24 @@ def share_of_births(sessions: Sessions) -> float:
     return max(int(clicks), 1) / n_births / (_PERIOD * len(item) / len(starts))
 
 
+def _part(scores: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Part scores (m, N) in those of the chosen items (N,) and those of all others, each in one block of memory."""
+    columns = torch.from_numpy(scores)
+    own, others = (columns.index_select(1, torch.from_numpy(np.flatnonzero(part))) for part in (chosen, ~chosen))
+    return own.numpy(), others.numpy()
+
+
 def _log_sum(scores: np.ndarray) -> np.ndarray:
     """Compute the log sum of exp of every row (m, n); minus infinity without a column."""
-    if not scores.shape[1]:
-        return np.full(len(scores), -np.inf)
-    top = scores.max(axis=1)
-    return np.log(np.exp(scores - np.where(np.isfinite(top), top, 0)[:, None]).sum(axis=1, dtype=np.float64)) + top
+    return torch.logsumexp(torch.from_numpy(scores), dim=1).numpy().astype(np.float64)
 
 
 def _best(scores: np.ndarray) -> np.ndarray:
     """Find the 20 greatest scores of every row (m, n), the greatest first; minus infinity where there are fewer."""
-    lacking = max(0, _TOP - scores.shape[1])
-    padded = np.pad(scores, ((0, 0), (0, lacking)), constant_values=-np.inf)
-    return top_k(np.ascontiguousarray(padded), _TOP)[1].astype(np.float64)
+    lacking = _TOP - scores.shape[1]
+    if lacking > 0:
+        scores = np.pad(scores, ((0, 0), (0, lacking)), constant_values=-np.inf)
+    return top_k(scores, _TOP)[1].astype(np.float64)
 
 
 def _likely_shift(odds: np.ndarray, clicks: float) -> float:
