@@ -6,9 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 _BLOCK_BYTES = 8_000_000  # of logits that are held at a time: they stay in a processor's cache
 _BLOCK_ROWS = 256  # or, with many candidates, up to 16 times as much: products of fewer rows are slow
+_MULTIPLE = 512  # of the number of sampled candidates
 
 
 class _SoftmaxLoss(torch.autograd.Function):
@@ -127,7 +129,8 @@ class Candidates:
         Returns
         -------
         units : Tensor of int64, shape (C + 1,)
-            Sorted; unit 0, which is no candidate, comes first.
+            Sorted; unit 0, which is no candidate, comes first. Behind a sample it fills up to a multiple of 512: some
+            kernels of bfloat16 are compiled anew for every size.
         place : Tensor of int64, shape (M,)
             Place of every click's unit among them.
         correction : Tensor of float32, shape (C + 1,)
@@ -146,4 +149,5 @@ class Candidates:
         stays_out = (1 - self._share[units]) ** n_clicks * (1 - n_drawn / len(self._pool))
         correction = -torch.log1p(-stays_out).float()
         correction[0] = -torch.inf
-        return units, place[: len(clicked)], correction
+        more = -len(units) % _MULTIPLE
+        return F.pad(units, (0, more)), place[: len(clicked)], F.pad(correction, (0, more), value=-torch.inf)
