@@ -46,8 +46,8 @@ JUDGES, MOST_JUDGES = 0.1, 2_000
 STUDIES = "sessions_studies.db"
 #: Mark of models whose lists leave out the items of the session: a basket holds no item twice.
 WITHOUT_SEEN = ", without seen"
-#: More clicks than any item has: items without clicks are not lowered.
-AS_OTHERS = 1e6
+#: Mark of models that fit without the items that train does not click, and then add them.
+ADDED = ", new items added"
 #: Columns of the item table that are text, for every setting.
 TEXTS = {GENERATOR: ["name"]}
 #: Columns that could be text too, which ``--choose`` compares.
@@ -114,8 +114,8 @@ def networks(data: ClickLog, seed: int) -> dict[str, Any]:
     made["M2TRec, the paper's form"] = m2trec(data, seed, make=M2TRec.paper)
     if data.name in (GENERATOR, "complete_journey"):
         made["M2TRec, without ids"] = m2trec(data, seed, id_mode="none")
-    if data.name == GENERATOR:
-        made["M2TRec, launching"] = m2trec(data, seed, cold_prior=AS_OTHERS)
+    if data.name in (GENERATOR, COLD):
+        made["M2TRec" + ADDED] = m2trec(data, seed)
     return made
 
 
@@ -133,8 +133,12 @@ def tune(label: str, model: Any, data: ClickLog, args: Namespace) -> Any:
 
 def score(facts: Record, model: Any, train: pl.DataFrame, test: pl.DataFrame, items: pl.DataFrame) -> list[Record]:
     """Fit, and return one record per bucket of training clicks: the facts, and the scores."""
-    start = time.process_time()
-    model.fit(train, items=items)
+    start, listed = time.process_time(), items
+    if facts["model"].endswith(ADDED):
+        listed = items.filter(pl.col("item_id").is_in(train["item_id"].unique().implode()))
+    model.fit(train, items=listed)
+    if len(listed) < len(items):
+        model.add_items(items.join(listed, on="item_id", how="anti"))
     facts = {**facts, "cpu_seconds": time.process_time() - start}
     scores = model.evaluate(test, K, exclude_seen=facts["model"].endswith(WITHOUT_SEEN))
     recalls = " ".join(f"{recall or 0:.4f}" for recall in scores[f"recall@{K}"])

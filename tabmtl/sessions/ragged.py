@@ -87,6 +87,10 @@ class Sessions:
         kept = len(self) - max(1, round(share * len(self)))
         return self.take(np.arange(kept)), self.take(np.arange(kept, len(self)))
 
+    def next_clicks(self) -> np.ndarray:
+        """Give the items of all clicks but the first of each session, none of which may be empty."""
+        return np.delete(self.items, self.offsets[:-1])
+
     def count_prefixes(self) -> int:
         """Count the proper prefixes of at least one click."""
         return int(np.maximum(self.lengths - 1, 0).sum(dtype=np.int64))

@@ -112,7 +112,7 @@ class Recommender(SavableEstimator):
         fitted = self._fit(sessions, catalogue, valid)
         if self.repeats:
             fitted |= {"_repeats": self._learn_repeats(sessions, catalogue, valid, fitted)}
-        self._set_fitted(catalogue, fitted)
+        self._set_fitted(catalogue, self._finish(sessions, catalogue, valid, fitted))
         return self
 
     def recommend(self, sessions: Any, k: int = 20, *, candidates: Any = None, exclude_seen: bool = False) -> Any:
@@ -211,6 +211,12 @@ class Recommender(SavableEstimator):
     def _scores(self, sessions: Sessions) -> np.ndarray:
         """Score every item (S, N), float32, for the click after each session."""
         raise NotImplementedError
+
+    def _finish(
+        self, sessions: Sessions, catalogue: Catalogue, valid: Sessions | None, fitted: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Learn what can only be learned of a fitted recommender, and return all fitted attributes."""
+        return fitted
 
     # a subclass that sets sessions aside by itself, or reads a part of a session, gives these too
 

@@ -110,7 +110,7 @@ def warn_of_leaks(sessions: Sessions, later: Sessions) -> None:
             TabmtlWarning,
             stacklevel=3,
         )
-    targets = np.delete(later.items, later.offsets[:-1])  # all but the first click of a session
+    targets = later.next_clicks()
     if len(targets) and (targets == UNSEEN_ITEM).all():
         warnings.warn(
             f"none of the {len(targets)} items to predict in clicks_val is in clicks or the item table, so that every "

@@ -34,7 +34,8 @@ OTHERS: dict[str, Any] = {
     "l3": 0.1,
     "n_last": 7,
     "max_length": 1,
-    "cold_prior": 5.0,
+    "new_item_share": 5.0,
+    "max_new_share": 0.01,
     "temperature": None,
 }
 

@@ -327,9 +327,10 @@ def test_sessions():
 
 
 def test_sessions_are_pruned_between_epochs():
-    est = recommenders.tiny("M2TRec", epochs=3, repeats=False)  # epochs are judged without
+    est = recommenders.tiny("M2TRec", epochs=3, repeats=False)  # epochs are judged without, and without new items
+    items = ITEMS.filter(pl.col("item_id").is_in(TRAIN["item_id"].implode()))
     space = {"dropout": {"low": 0.0, "high": 0.5}}
-    goal = session_objective(est, TRAIN, items=ITEMS, clicks_val=TEST, search_space=space)
+    goal = session_objective(est, TRAIN, items=items, clicks_val=TEST, search_space=space)
     (trial,) = run(goal, pruner=Prune(epoch=1)).trials
     assert trial.state == TrialState.PRUNED
     (trial,) = run(goal, dropout=0.2).trials

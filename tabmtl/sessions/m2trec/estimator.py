@@ -39,6 +39,15 @@ from tabmtl.sessions.m2trec.index import ItemIndex, share_found, warn_of_misses
 from tabmtl.sessions.m2trec.item_features import ItemCoder
 from tabmtl.sessions.m2trec.items import KnownItems
 from tabmtl.sessions.m2trec.network import M2TRecNetwork
+from tabmtl.sessions.m2trec.new_items import (
+    NewItems,
+    Scores,
+    check_new_item_share,
+    measure_new_items,
+    report_new_items,
+    share_of_births,
+    warn_of_equals,
+)
 from tabmtl.sessions.m2trec.tower import FIELD_WIDTH
 from tabmtl.sessions.m2trec.training import ExampleMode, Examples, SessionLoop
 from tabmtl.sessions.m2trec.validation import Validation
@@ -81,8 +90,10 @@ class M2TRecState(TrainedState, SessionState):
     weights_: Annotated[dict[str, np.ndarray], Stored("f4")]
     _coder: ItemCoder | None
     _items: KnownItems
+    _new_items: NewItems
     n_distinct_metadata_: int | None
     oracle_ceiling_: dict[str, float] | None
+    new_item_report_: pl.DataFrame
     directed_strength_: float | None
 
     def __post_init__(self) -> None:
@@ -183,12 +194,13 @@ class M2TRec(TrainedEstimator, Recommender):
         Seed of all randomness; the global generators stay untouched.
     max_length : int, default=50
         Newest clicks of a session that are read; at most 10 000, for the distances between them are kept.
-    cold_prior : float, default=1.0
-        Training clicks that an item without any is credited with. By its metadata such an item stands for the mean of
-        all items like it; its score is lowered by the log of the prior to their mean number of clicks. Raise it, up to
-        that mean, where new items are launched to sell. With ``id_mode="none"``, every item has these clicks in
-        addition to its own when items of equal metadata are ranked. Without an item table, an item without clicks has
-        these clicks where popularity answers.
+    new_item_share : "auto" or float, default="auto"
+        Clicks that a new item, which `add_items` adds, gets in relation to the mean clicked item. ``"auto"`` looks at
+        the items that were born in the log of fit; without times, or with too few births, it is 2/3. Items without
+        clicks that the table of fit lists have a share of their own: see :mod:`tabmtl.sessions.m2trec.new_items`.
+    max_new_share : float in (0, 1), optional
+        The most of the first 20 places that items without training clicks may have, on average over sessions that were
+        set aside: their scores are lowered until that holds.
 
     Attributes
     ----------
@@ -205,6 +217,12 @@ class M2TRec(TrainedEstimator, Recommender):
     directed_strength_ : float
         Strength of the directed path, 0, 0.5 or 1: that by which the clicks of the sessions that were set aside, or of
         ``clicks_val``, are most likely. Only with ``directed=True`` and ``pooling="items"``.
+    new_item_report_ : polars.DataFrame
+        The worth of new items, on sessions that were set aside. One row for ``"virtual"`` ones, which are clicked items
+        whose own vectors are taken away, a tenth at a time; for those ``"listed"`` by the table of fit, but without
+        training clicks; and for those ``"added"`` since, or to be added. Columns: ``n_items``; ``share``, clicks in
+        relation to the mean clicked item; ``offset`` of the scores; ``mass``, their mean probability; ``clicks``, their
+        share of the next clicks; ``places``, that of the first 20 places; and ``recall@20``.
     approximate_recall_ : float
         Share of the exact recommendations that the last ``recommend(approximate=True)`` found.
 
@@ -241,7 +259,8 @@ class M2TRec(TrainedEstimator, Recommender):
     training: ExampleMode = "per_session"
     n_negatives: Count | None = 4096
     max_length: Annotated[int, partial(check_count, high=_LONGEST)] = 50
-    cold_prior: Positive = 1.0
+    new_item_share: Annotated[float | Literal["auto"], check_new_item_share] = "auto"
+    max_new_share: Share | None = None
     epochs: Count = 4
     batch_size: BatchSize = "auto"
     learning_rate: Positive = 4e-3
@@ -299,6 +318,8 @@ class M2TRec(TrainedEstimator, Recommender):
         super()._set_fitted(catalogue, fitted)
         self._coder: ItemCoder | None = fitted["_coder"]
         self._items: KnownItems = fitted["_items"]
+        self._new_items: NewItems = fitted["_new_items"]
+        self.new_item_report_: pl.DataFrame = fitted["new_item_report_"]
         self._module: M2TRecNetwork | None = self._rebuild()  # a file whose weights do not fit is refused here
         self._index: ItemIndex | None = None
 
@@ -389,7 +410,7 @@ class M2TRec(TrainedEstimator, Recommender):
         -------
         vectors : ndarray of float32, shape (N, d_model + 2)
             The last two columns are the log of the item's clicks over their mean, and the term of the item's score in
-            every session (see ``cold_prior``).
+            every session, which raises or lowers new items.
         """
         check_is_fitted(self)
         return self._fitted_index().vectors()
@@ -446,9 +467,17 @@ class M2TRec(TrainedEstimator, Recommender):
         catalogue = Catalogue(ids=plain_names(joined["item"]), counts=counts)
         index = self._fitted_index()
         units = extended.on(index.unit_vectors.device)
-        self._index = ItemIndex(index.network, units, self._as_fitted(), index.unit_vectors)
-        self._items = extended
+        values = self._new_items.values(extended)
+        index = ItemIndex(index.network, units, self._as_fitted(), *values, before=index.unit_vectors)
+        scores_by = partial(self._scores_by, index)
+        with threads(self.n_jobs, index.network):
+            new = self._new_items.capped(scores_by, extended, self._fitted_params["max_new_share"])
+            report = report_new_items(scores_by, extended, new, self.new_item_report_)
+        self._items, self._new_items, self.new_item_report_ = extended, new, report
+        bias, factor = new.values(extended)
+        self._index = index.revalued(bias / self._repeats.scale, factor)
         self._set_catalogue(catalogue)
+        warn_of_equals(extended, np.arange(len(catalogue)) >= len(known), "added")
         return self
 
     # parameters
@@ -506,7 +535,40 @@ class M2TRec(TrainedEstimator, Recommender):
                 history, snapshots = self._train(network, known, train, validation)
                 strength = self._set_strength(network, validation)
         trained = trained_attributes(network, history, snapshots.best.epoch)
-        return metadata_facts | trained | strength | {"_coder": coder, "_items": known}
+        hidden = {"_new_items": NewItems.hidden(len(catalogue)), "new_item_report_": pl.DataFrame()}  # until `_finish`
+        return metadata_facts | trained | strength | hidden | {"_coder": coder, "_items": known}
+
+    def _finish(
+        self, sessions: Sessions, catalogue: Catalogue, valid: Sessions | None, fitted: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Measure what new items are worth on the sessions that were set aside, or else on the newest of training."""
+        train = sessions
+        if valid is None:
+            older, valid = sessions.set_newest_aside(self.validation_fraction)
+            train = older if self.early_stopping else sessions
+        known = fitted["_items"]
+        judged = train
+        if valid is not None and np.append(0, known.clicks)[valid.next_clicks()].any():
+            judged = valid
+        launch = self.new_item_share
+        if isinstance(launch, str):
+            launch = share_of_births(train.at_least(2))
+        model = type(self)(**self.get_params(deep=False))
+        model._set_fitted(catalogue, fitted)
+        scores_by = partial(model._scores_by, model._fitted_index())
+        with threads(self.n_jobs, model._fitted_index().network):
+            new, virtual = measure_new_items(scores_by, known, judged, launch)
+            new = new.capped(scores_by, known, self.max_new_share)
+            report = report_new_items(scores_by, known, new, virtual)
+        warn_of_equals(known, known.clicks == 0, "listed")
+        return fitted | {"_new_items": new, "new_item_report_": report}
+
+    def _scores_by(
+        self, index: ItemIndex, bias: np.ndarray, factor: np.ndarray, bare: np.ndarray | None = None
+    ) -> Scores:
+        """Give the function of sessions to scores with other terms and factors; see `ItemIndex.revalued`."""
+        index = index.revalued(bias / self._repeats.scale, factor, bare)
+        return lambda some: self._repeats.weigh(index.scores(some), self._clicks_read(some), log_scale=True)
 
     def _fit_coder(self, catalogue: Catalogue, clicks: np.ndarray) -> ItemCoder | None:
         """Learn the encoding of metadata on the items with clicks (N,); None without metadata."""
@@ -581,7 +643,9 @@ class M2TRec(TrainedEstimator, Recommender):
         device = find_device(self.device)
         if self._index is None or self._index.unit_vectors.device.type != device.type:
             network, device = self._fitted_network()
-            self._index = ItemIndex(network, self._items.on(device), self._as_fitted())
+            bias, factor = self._new_items.values(self._items)
+            units, options = self._items.on(device), self._as_fitted()
+            self._index = ItemIndex(network, units, options, bias / self._repeats.scale, factor)
         return self._index
 
     def _rebuild(self) -> M2TRecNetwork:

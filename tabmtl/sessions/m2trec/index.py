@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -28,7 +30,7 @@ _PADDED = 0.75  # share of the items that are brought to one length
 _ENOUGH = 0.9  # share of the exact recommendations, below which is warned
 _LEAST = 0.2  # of the median scale of coordinates: none is lost for queries that are not typical
 # weight of popularity where nothing else is known: a hair below 1, so that an item without clicks, which its bias
-# credits with ``cold_prior`` of them, comes behind those that have as many
+# credits with one, comes behind those that have one
 _POPULARITY = 0.99
 
 
@@ -41,6 +43,10 @@ class ItemIndex:
     items : NetworkItems
         On the device of the network.
     options : M2TRec
+    bias : ndarray of float64, shape (N,)
+        Added to the scores of items.
+    factor : ndarray of float64, shape (N,), default=1
+        Multiplies vectors of items where these are compared with queries, not where sessions are read.
     before : Tensor of float32, shape (u, d + 1), optional
         Vectors of the first units, which are then not computed.
 
@@ -53,17 +59,45 @@ class ItemIndex:
         Vectors of all items as columns, so that one query reads them in order. The last row is added to scores.
     """
 
-    def __init__(self, network: M2TRecNetwork, items: NetworkItems, options: Any, before: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        network: M2TRecNetwork,
+        items: NetworkItems,
+        options: Any,
+        bias: np.ndarray,
+        factor: np.ndarray | float = 1.0,
+        before: Tensor | None = None,
+    ) -> None:
         self.network = network.eval()
         self.items = items
         self.unit_of = items.known.unit_of
         self.max_length = options.max_length
-        units = torch.arange(0 if before is None else len(before), len(items), device=items.row.device)
-        with torch.no_grad():
-            parts = [network.vectors(items, part) for part in units.split(_UNITS_AT_A_TIME)]
-        self.unit_vectors = torch.cat(parts if before is None else [before, *parts])
-        vectors = self.unit_vectors[torch.from_numpy(self.unit_of[1:]).to(units.device)]
-        self.matrix = join_bias(vectors, items.known.bias(options.cold_prior))
+        more = _vectors_of(network, items, 0 if before is None else len(before))
+        self.unit_vectors = more if before is None else torch.cat([before, more])
+        self.matrix = self._join(bias, factor)
+
+    def revalued(self, bias: np.ndarray, factor: np.ndarray, bare: np.ndarray | None = None) -> ItemIndex:
+        """Give the same index with other terms and factors (N,) of items; those in ``bare`` (N,) lose own vectors."""
+        other = copy.copy(self)
+        other.__dict__.pop("_graph", None)
+        if bare is not None:
+            units = torch.from_numpy(self.unit_of[1:][bare]).to(self.unit_vectors.device)
+            other.unit_vectors = self.unit_vectors.index_copy(0, units, self._bare_vectors[units])
+        other.matrix = other._join(bias, factor)
+        return other
+
+    def _join(self, bias: np.ndarray, factor: np.ndarray | float) -> Tensor:
+        device = self.unit_vectors.device
+        vectors = self.unit_vectors[torch.from_numpy(self.unit_of[1:]).to(device)]
+        factors = torch.from_numpy(np.broadcast_to(factor, len(vectors)).astype(np.float32)).to(device)
+        return join_bias(vectors * factors[:, None], bias)
+
+    @cached_property
+    def _bare_vectors(self) -> Tensor:
+        """Vectors of all units by metadata alone, (U, d + 1)."""
+        items = self.items
+        none = replace(items, own=torch.zeros_like(items.own), popularity=torch.zeros_like(items.popularity))
+        return _vectors_of(self.network, none)
 
     def queries(self, sessions: Sessions) -> Tensor:
         """Compute queries (S, d + 2), whose last column is ones.
@@ -115,6 +149,13 @@ class ItemIndex:
     def vectors(self) -> np.ndarray:
         """Give the vectors (N, d + 2) of all items."""
         return np.ascontiguousarray(self.matrix.T.cpu().numpy())
+
+
+def _vectors_of(network: M2TRecNetwork, items: NetworkItems, start: int = 0) -> Tensor:
+    """Compute the vectors (n, d + 1) of all units from one on."""
+    units = torch.arange(start, len(items), device=items.row.device)
+    with torch.no_grad():
+        return torch.cat([network.vectors(items, part) for part in units.split(_UNITS_AT_A_TIME)])
 
 
 def join_bias(vectors: Tensor, bias: np.ndarray) -> Tensor:

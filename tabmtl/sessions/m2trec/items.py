@@ -109,18 +109,29 @@ class KnownItems:
             popularity=tensor(popularity),
         )
 
-    def bias(self, prior: float) -> np.ndarray:
-        """Compute the term of every item's score that is the same in all sessions, (N,); it lowers cold items.
+    def bias(self, share: np.ndarray, base: float) -> np.ndarray:
+        """Compute the term of every item's score that is the same in all sessions, (N,).
 
-        In a shared unit, this is the log of an item's share of the clicks: the probability of the unit is divided among
-        its items, p(i) = p(unit) (n_i + prior) / sum_j (n_j + prior). Else an item without clicks stands, by its
-        metadata, for the mean of all items like it, and gets log(prior / mean clicks) where that is negative.
+        It is 0, and ``base + log(share)`` for an item without clicks. A shared unit divides its probability among its
+        items by their clicks, where one without clicks counts as its share of the mean item that has some. A unit
+        without any click is worth the share of one, and divides it equally.
+
+        Parameters
+        ----------
+        share : ndarray of float64, shape (N,)
+            Clicks that an item without any is credited with, in relation to the mean clicked item; 0 hides it.
+        base : float
+            Added to the scores of items without clicks that share no unit.
         """
-        if self.row is None or not self.shared:
-            clicked = self.clicks > 0
-            return np.where(clicked, 0.0, min(0.0, np.log(prior / self.clicks[clicked].mean())))
-        clicks = self.clicks + prior
-        return np.log(clicks / np.bincount(self.row, weights=clicks)[self.row])
+        cold = self.clicks == 0
+        with np.errstate(divide="ignore"):
+            if self.row is None or not self.shared:
+                return np.where(cold, base + np.log(share), 0.0)
+            n_clicked = np.bincount(self.row, weights=~cold)
+            mean = np.bincount(self.row, weights=self.clicks) / np.maximum(n_clicked, 1)
+            weight = np.where(cold, share * np.where(n_clicked > 0, mean, 1)[self.row], self.clicks)
+            whole = np.where(n_clicked > 0, np.bincount(self.row, weights=weight), np.bincount(self.row))
+            return np.log(weight / whole[self.row])
 
     def take(self, places: np.ndarray) -> KnownItems:
         """Take items by place, (m,), in their order; all items with clicks must be among them."""

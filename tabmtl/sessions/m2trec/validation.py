@@ -60,7 +60,9 @@ class Validation:
         return _STRENGTHS[int(np.argmax(likelihoods))]
 
     def _index(self) -> ItemIndex:
-        return ItemIndex(self._network, self._items, self._options)
+        known = self._items.known
+        credited = np.full(len(known.clicks), 1 / known.clicks[known.clicks > 0].mean())  # with one click, if none
+        return ItemIndex(self._network, self._items, self._options, known.bias(credited, 0.0))
 
     def _log_likelihood(self, index: ItemIndex) -> float:
         """Compute the log likelihood of the targets, at the best scale of the logits."""

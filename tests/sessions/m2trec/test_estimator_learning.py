@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
+import numpy as np
+import polars as pl
 import pytest
 
 from tabmtl.sessions import STAN, VSKNN, CategoryPopularity, M2TRec, Popularity, SequentialRules
@@ -24,23 +27,27 @@ def world() -> Any:
     return log, tables
 
 
-@pytest.mark.parametrize("id_mode", ["full", "none"])
-def test_it_beats_all_baselines_and_stays_below_the_law(world: Any, id_mode: str) -> None:
-    log, baselines = world[0], list(world[1])
-    train, test = log.split()
-    model = M2TRec(
+@pytest.fixture(scope="module", params=["full", "none"])
+def model(world: Any, request: Any) -> M2TRec:
+    """M2TRec on the log, not to be changed."""
+    log, _ = world
+    return M2TRec(
         categories=["category", "subcategory"],
         text_features=["name"],
-        id_mode=id_mode,  # type: ignore[arg-type]
+        id_mode=request.param,
         d_model=64,
         epochs=10,
         batch_size=256,
         learning_rate=4e-3,
-        cold_prior=20.0,
         device="cpu",
         random_state=0,
-    )
-    found = model.fit(train, items=log.items).evaluate(test)
+    ).fit(log.split()[0], items=log.items)
+
+
+def test_it_beats_all_baselines_and_stays_below_the_law(world: Any, model: M2TRec) -> None:
+    log, baselines = world[0], list(world[1])
+    test = log.split()[1]
+    found = model.evaluate(test)
     law = log.truth.ceiling(test)
     for metric in ("recall@20", "mrr@20"):
         assert max(table[metric][0] for table in baselines) < found[metric][0] < law[metric]
@@ -50,3 +57,16 @@ def test_it_beats_all_baselines_and_stays_below_the_law(world: Any, id_mode: str
     by_category = baselines.pop(1)["recall@20"][1]
     assert max(table["recall@20"][1] for table in baselines) < chance / 5
     assert found["recall@20"][1] > max(3 * chance, by_category)
+
+
+def test_clones_of_best_sellers_get_their_share_of_the_places_of_the_originals(world: Any, model: M2TRec) -> None:
+    log, test = world[0], world[0].split()[1]
+    model = pickle.loads(pickle.dumps(model))
+    best = [model.item_ids_[int(place)] for place in np.argsort(-model.item_counts_)[:10]]
+    clones = log.items.filter(pl.col("item_id").is_in(best)).with_columns(item_id="clone " + pl.col("item_id"))
+    model.add_items(clones)
+    found = model.recommend(test, k=20)["item_id"]
+    places = [found.is_in(names).mean() for names in (best, clones["item_id"].to_list())]
+    share = model._new_items.added
+    assert share / 2 < places[1] / places[0] < 2 * share
+    assert model.new_item_report_["places"][2] == pytest.approx(places[1], abs=0.3 * places[1])

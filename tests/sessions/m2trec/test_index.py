@@ -38,7 +38,7 @@ def of_lengths(*lengths: int, n_items: int = 60) -> Sessions:
 def test_scores_are_those_of_the_network(form: str) -> None:
     index, read = index_of(form), sessions(form).take(np.arange(12))
     scores = index.scores(read)
-    bias = index.matrix[-1].numpy()
+    bias, factor = fitted(form)._new_items.values(fitted(form)._items)
     for place in range(len(read)):
         codes = read.take(np.array([place])).items[::-1]
         with torch.no_grad():
@@ -46,7 +46,7 @@ def test_scores_are_those_of_the_network(form: str) -> None:
             clicked = index.network.vectors(index.items, unit)
             query, _ = index.network(clicked[None], torch.tensor([len(codes)]))
             vectors = index.network.vectors(index.items, torch.from_numpy(index.unit_of[1:]))
-        expected = (vectors @ query[0]).numpy() + bias
+        expected = (vectors @ query[0]).numpy() * factor + bias / fitted(form)._repeats.scale
         np.testing.assert_allclose(scores[place], expected, rtol=1e-4, atol=1e-4)
 
 
@@ -91,15 +91,15 @@ def test_an_unknown_click_says_that_there_was_a_click(form: str) -> None:
     assert not np.allclose(of(5, 0), of(0, 5), atol=1e-6)
 
 
-def of_ids(prior: float = 1.0) -> ItemIndex:
+def of_ids(share: float = 5 / 12) -> ItemIndex:
     """An index of items that have clicks but no metadata."""
     clicks = np.array([2, 0, 5, 1, 1, 0, 3])
     known = KnownItems(features=None, row=None, clicks=clicks, shared=False)
     torch.manual_seed(0)
-    model = M2TRec(d_model=8, max_length=3, pooling="mean", popularity=True, cold_prior=prior)
+    model = M2TRec(d_model=8, max_length=3, pooling="mean", popularity=True)
     network = model._network(None, known).eval()
     torch.nn.init.normal_(network.items.own.weight[1:])
-    return ItemIndex(network, known.on(torch.device("cpu")), model)
+    return ItemIndex(network, known.on(torch.device("cpu")), model, known.bias(np.full(7, share), 0.0))
 
 
 def of_items(*sessions: list[int]) -> Sessions:
@@ -121,8 +121,8 @@ def test_without_metadata_a_session_of_unknown_items_gets_the_popular_ones_and_l
     np.testing.assert_allclose(scores[[0, 2, 3, 4, 6]], 0.99 * np.log(known / known.mean()), rtol=1e-5)
 
 
-def test_a_higher_prior_credits_items_without_clicks_there_too() -> None:
-    scores = of_ids(prior=2.2).scores(of_items([0]))[0]
+def test_a_higher_share_credits_items_without_clicks_there_too() -> None:
+    scores = of_ids(share=2.2 / 2.4).scores(of_items([0]))[0]
     assert np.argsort(-scores, kind="stable").tolist() == [2, 6, 1, 5, 0, 3, 4]
 
 
@@ -130,6 +130,22 @@ def test_queries_end_in_a_one() -> None:
     queries = index_of("M2TRec").queries(of_lengths(2, 5))
     assert queries.shape == (2, 18)
     assert queries[:, -1].tolist() == [1, 1]
+
+
+def test_an_index_may_have_other_values_of_items_and_take_own_vectors_away() -> None:
+    index, read = index_of("M2TRec"), of_lengths(3, 5)
+    bias, factor, lost = np.linspace(-1, 1, 60), np.linspace(0.5, 2, 60), np.arange(60) < 20
+    before, plain = index.scores(read), index.revalued(np.zeros(60), np.ones(60)).scores(read)
+    np.testing.assert_allclose(index.revalued(bias, factor).scores(read), plain * factor + bias, rtol=1e-4, atol=1e-4)
+    bare = index.revalued(np.zeros(60), np.ones(60), lost)
+    unit = torch.from_numpy(index.unit_of[1:])
+    features, row = index.items.features, index.items.row[unit]
+    with torch.no_grad():
+        vectors = index.network.items(features, row, torch.where(torch.from_numpy(lost), 0, index.items.own[unit]))
+        vectors = torch.nn.functional.normalize(vectors, dim=1)
+    np.testing.assert_allclose(bare.matrix[:16].T, vectors, rtol=1e-4, atol=1e-5)
+    assert not np.allclose(bare.queries(of_items([5]))[:, :16], index.queries(of_items([5]))[:, :16], atol=1e-4)
+    assert np.array_equal(index.scores(read), before)
 
 
 def test_vectors_and_biases_are_joined_as_columns() -> None:
