@@ -24,13 +24,8 @@ def small(monkeypatch):
 def test_all_models_are_scored_on_every_seed(small, tmp_path, capsys):
     main(["--sets", GENERATOR, "--seeds", "0", "1", "--trials", "0", "--output", str(tmp_path)])
     table = pl.read_csv(tmp_path / "sessions.csv")
-<<<<<<< HEAD
     models = {"Popularity", "CategoryPopularity", "SequentialRules", "VSKNN", "STAN"}
-    models |= {"M2TRec", "M2TRec, the paper's form", "M2TRec, without ids", "M2TRec, launching", "(the law)"}
-=======
-    models = {"Popularity", "CategoryPopularity", "SequentialRules", "SequentialRules, last 5", "VSKNN", "STAN"}
-    models |= {"M2TRec", "M2TRec, id-free", "M2TRec, new items added", "M2TRec, the paper's form", "(the law)"}
->>>>>>> newitems-directed
+    models |= {"M2TRec", "M2TRec, the paper's form", "M2TRec, without ids", "M2TRec, new items added", "(the law)"}
     assert set(table["model"]) == models
     assert table.group_by("model").agg(pl.col("seed").n_unique())["seed"].to_list() == [2] * len(models)
     everything = table.filter((pl.col("bucket") == "all") & (pl.col("model") != "(the law)"))
