@@ -69,11 +69,11 @@ class RepeatWeights:
             scores[cells] = self._own_utilities(scores[cells], own, scores)
             return scores
         plain = scores[cells]
-        found = plain > 0
-        with np.errstate(divide="ignore"):
-            x = self.scale * np.log(np.maximum(scores if self.trust < 1 else plain, 0))
-        utilities = self._own_utilities(x[cells] if self.trust < 1 else x, own, x)
-        scores[cells] = np.where(found, np.exp(utilities / self.scale), plain)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            scaled = self.scale * np.log(np.maximum(scores, 0)) if self.trust < 1 else scores
+            x = self.scale * np.log(np.maximum(plain, 0))
+            times = np.exp((self._own_utilities(x, own, scaled) - x) / self.scale)  # exactly 1 if nothing was learned
+        scores[cells] = np.where(plain > 0, plain * times, plain)
         return scores
 
     def _own_utilities(self, x: np.ndarray, own: OwnItems, scaled: np.ndarray) -> np.ndarray:

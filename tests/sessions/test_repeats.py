@@ -206,6 +206,13 @@ def test_scores_that_are_no_logs_rank_alike_and_keep_their_sign(trust: float) ->
     np.testing.assert_allclose(0.5 * np.log(found[positive]), expected[positive], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("log_scale", [False, True])
+def test_scores_keep_all_bits_where_nothing_was_learned(log_scale: bool) -> None:
+    scores = np.random.default_rng(0).normal(size=(50, N_ITEMS)).astype(np.float32)
+    sessions = of_items(*([1 + row, 5, 1 + row, 0] for row in range(50)))
+    assert (RepeatWeights().weigh(scores.copy(), sessions, log_scale=log_scale) == scores).all()
+
+
 def test_without_trust_the_odds_of_own_items_are_those_that_were_learned() -> None:
     """However likely the scores make them, among each other by seen and last, among others by p to the scale."""
     scores = np.log(np.array([[0.9, 0.06, 0.03, 0.01], [0.01, 0.2, 0.39, 0.4]]))
