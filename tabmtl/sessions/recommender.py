@@ -50,14 +50,13 @@ class Recommender(SavableEstimator):
         Learn on sessions that were set aside how much more, or less, than its score says an item is worth that the
         session holds, and one that was just clicked: people come back to what they looked at, but a basket holds
         nothing twice. The sessions are those of ``clicks_val``, or the newest 5 %, without which the method is fitted
-        once before. Nothing is learned where it does not gain clearly, or from fewer than 200 clicks.
+        once before. Nothing is learned where it does not gain clearly, or from fewer than 200 clicks. See
+        :mod:`tabmtl.sessions.repeats`.
 
     Attributes
     ----------
     repeat_weights_ : dict of str to float
-        Numbers ``scale``, ``seen`` and ``last`` of the conditional logit of :mod:`tabmtl.sessions.repeats`: 1, 0 and 0
-        where nothing is learned. They change p_i, as the scores alone give it, to one that is proportional to
-        ``p_i ** scale * exp(seen [i in the session] + last [i is the last click])``.
+        Numbers ``scale``, ``seen``, ``last`` and ``trust`` of that; 1, 0, 0 and 1 where nothing is learned.
     """
 
     session_column: Column = "session_id"

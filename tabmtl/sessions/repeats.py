@@ -3,25 +3,32 @@
 With x_i = log p_i of a recommender, up to a constant of the session, the next click is item i with a probability that
 is proportional to exp(u_i),
 
-    u_i = scale x_i + seen [i in the session] + last [i is the last click].
+    u_i = scale x_i                                                            for items that the session does not hold,
+    u_i = trust scale x_i + (1 - trust) I + seen + last [i is the last click]      for its own,
+    I = log sum_j exp(scale x_j)                                     over the items j that the session does not hold.
 
-This is a conditional logit over all items. Training cannot tell these numbers: there, other targets are known by heart.
-The likelihood needs the sum of exp(scale x_i) over the items that a session does not hold: `Choices` keeps it by scale,
-and takes the few items of the session one by one.
+With ``trust=1`` this is a conditional logit over all items. With none, the odds of the own items against all others
+would be the same in every session, however alone they stand by their scores: a nested logit, between the two.
+Training cannot tell these numbers: there, other targets are known by heart. `Choices` keeps I by scale, and takes the
+few items of the session one by one.
+
+References
+----------
+McFadden (1978), "Modelling the Choice of Residential Location", in "Spatial Interaction Theory and Planning Models".
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 from scipy.interpolate import CubicHermiteSpline
 from scipy.optimize import minimize
 
 from tabmtl.sessions.ragged import Sessions, spread
-from tabmtl.sessions.ranking import block_size, top_k
+from tabmtl.sessions.ranking import block_size, log_totals, top_k
 
 #: Clicks, and sessions, below which nothing is learned.
 LEAST_TARGETS, LEAST_SESSIONS = 200, 20
@@ -29,38 +36,54 @@ _MOST_TARGETS = 3_000
 _SCALES = np.geomspace(0.1, 4, 24)
 _BIN = 0.125  # of log p: values within one count as their mean
 _BINS = 480  # what is exp(60) times less likely than the best item counts as that
-_NEVER = -700.0  # log of 0, about
-_RIDGE = 1.0  # of the three numbers, by half their squares, that of log(scale) for the scale
+_LEAST_TRUST = 0.01  # above 0, so that items that were not found stay so
+_NEVER = -500.0  # log of 0, about
+_RIDGE = 1.0  # of the numbers, by half the squares of log(scale), seen, last and 1 - trust
 _TOP = 20  # places of a list that judge
 
 
 @dataclass(frozen=True, kw_only=True)
 class RepeatWeights:
-    """Numbers of the conditional logit; by default a session's own items are worth what their scores say."""
+    """Numbers of the logit; by default a session's own items are worth what their scores say."""
 
     scale: float = 1.0
     seen: float = 0.0
     last: float = 0.0
+    trust: float = 1.0
 
     def __post_init__(self) -> None:
-        if not all(map(math.isfinite, (self.scale, self.seen, self.last))) or self.scale <= 0:
-            raise ValueError(f"weights of a session's own items must be finite, and scale above 0, got {self}")
+        if not (all(map(math.isfinite, astuple(self))) and self.scale > 0 and 0 < self.trust <= 1):
+            expected = "must be finite, scale above 0, and trust too and at most 1"
+            raise ValueError(f"weights of a session's own items {expected}, got {self}")
 
     def weigh(self, scores: np.ndarray, sessions: Sessions, *, log_scale: bool) -> np.ndarray:
         """Weigh the scores (S, N) of all items in place, and give them.
 
         Scores that are log p become u. Others keep their size: they rank as u does if those of the sessions' own items
-        are multiplied, and those that are not positive, of items that were not found, stay.
+        become exp(u / scale), and those that are not positive, of items that were not found, stay.
         """
         own = OwnItems.of(sessions)
-        terms = (self.seen + self.last * own.last).astype(scores.dtype)
+        cells = own.row, own.place
         if log_scale:
             scores *= scores.dtype.type(self.scale)
-            scores[own.row, own.place] += terms
-        else:
-            plain = scores[own.row, own.place]
-            scores[own.row, own.place] = np.where(plain > 0, plain * np.exp(terms / self.scale), plain)
+            scores[cells] = self._own_utilities(scores[cells], own, scores)
+            return scores
+        plain = scores[cells]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            scaled = self.scale * np.log(np.maximum(scores, 0)) if self.trust < 1 else scores
+            x = self.scale * np.log(np.maximum(plain, 0))
+            times = np.exp((self._own_utilities(x, own, scaled) - x) / self.scale)  # exactly 1 if nothing was learned
+        scores[cells] = np.where(plain > 0, plain * times, plain)
         return scores
+
+    def _own_utilities(self, x: np.ndarray, own: OwnItems, scaled: np.ndarray) -> np.ndarray:
+        """Compute u (m,) of own items of scaled log p x (m,); ``scaled`` (S, N) is that of all items."""
+        terms = self.seen + self.last * own.last
+        if self.trust == 1:
+            return x + terms
+        others = scaled.copy()
+        others[own.row, own.place] = -np.inf
+        return self.trust * x + (1 - self.trust) * log_totals(others)[own.row, 0] + terms
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -164,11 +187,11 @@ class Choices:
 
     def log_likelihoods(self, weights: RepeatWeights) -> np.ndarray:
         """Compute the log probability (T,) of every click."""
-        return self._likelihoods(np.array([weights.scale, weights.seen, weights.last]))[0]
+        return self._likelihoods(np.array(astuple(weights)))[0]
 
     def reciprocal_ranks(self, weights: RepeatWeights) -> np.ndarray:
         """Compute 1 / rank (T,), 0 beyond place 20; ties count against the recommender."""
-        own, utility = self._utilities(np.array([weights.scale, weights.seen, weights.last]))
+        own, utility = self._utilities(np.array(astuple(weights)))
         ranks = np.count_nonzero(weights.scale * self.best >= utility[:, None], axis=1)
         ranks += np.bincount(self.own_row[own >= utility[self.own_row]], minlength=len(self))
         return np.where(ranks <= _TOP, 1 / ranks, 0.0)
@@ -176,71 +199,82 @@ class Choices:
     def fit(self, n_free: int, chosen: np.ndarray) -> RepeatWeights:
         """Maximise the likelihood of the chosen clicks (T,), with a small ridge.
 
-        ``n_free`` numbers are free: the scale, then what seen items are worth, then what the last click is.
+        The first ``n_free`` numbers are free, in the order of `RepeatWeights`.
         """
+        start = np.array(astuple(RepeatWeights()))
 
         def loss(numbers: np.ndarray) -> tuple[float, np.ndarray]:
             likelihoods, gradient = self._likelihoods(numbers)
             log_scale = math.log(numbers[0])
-            ridge = np.array([log_scale / numbers[0], *numbers[1:]])
-            penalty = (log_scale**2 + numbers[1:] @ numbers[1:]) / 2
+            away = np.array([log_scale, *(numbers - start)[1:]])
+            ridge, penalty = away / [numbers[0], 1, 1, 1], away @ away / 2
             return _RIDGE * penalty - likelihoods[chosen].sum(), _RIDGE * ridge - gradient[:, chosen].sum(axis=1)
 
-        start = (1.0, 0.0, 0.0)
-        free = [(_SCALES[0], _SCALES[-1]), (None, None), (None, None)]
+        free = [(_SCALES[0], _SCALES[-1]), (None, None), (None, None), (_LEAST_TRUST, 1)]
         bounds = free[:n_free] + [(value, value) for value in start[n_free:]]
-        scale, seen, last = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x.tolist()
-        return RepeatWeights(scale=scale, seen=seen, last=last)
+        scale, seen, last, trust = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x.tolist()
+        return RepeatWeights(scale=scale, seen=seen, last=last, trust=trust)
 
     def _utilities(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Compute those of own items (m,) and of clicked items (T,), with the same bits for the same item."""
-        scale, seen, last = numbers
-        own = scale * self.own_x + (seen + last * self.own_last)
-        return own, scale * self.x + (seen * self.seen + last * self.last)
+        scale, seen, last, trust = numbers
+        own = trust * scale * self.own_x + (
+            (1 - trust) * self.others(scale)[self.own_row] + seen + last * self.own_last
+        )
+        again = trust * scale * self.x + ((1 - trust) * self.others(scale) + seen + last * self.last)
+        return own, np.where(self.seen > 0, again, scale * self.x)
 
     def _likelihoods(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Compute the log probability (T,) of every click, and its derivatives (3, T) by scale, seen and last."""
+        """Compute the log probability (T,) of every click, and its derivatives (4, T) by the numbers."""
         own, utility = self._utilities(numbers)
-        n, scale = len(self), numbers[0]
-        others, own = np.exp(self.others(scale)), np.exp(own)
-        total = others + np.bincount(self.own_row, weights=own, minlength=n)
-        share = own / total[self.own_row]
-        mean_x, seen, last = (
-            np.bincount(self.own_row, weights=share * part, minlength=n) for part in (self.own_x, 1.0, self.own_last)
-        )
-        mean_x += others / total * self.others(scale, 1)
-        return utility - np.log(total), np.stack([self.x - mean_x, self.seen - seen, self.last - last])
+        scale, trust = numbers[0], numbers[3]
+        others, slope = self.others(scale), self.others(scale, 1)
+        parts = np.exp(own)
+        total = np.exp(others) + np.bincount(self.own_row, weights=parts, minlength=len(self))
+
+        def derivatives(x: np.ndarray, last: np.ndarray, row: np.ndarray) -> np.ndarray:
+            """Of utilities of own items, (4, m)."""
+            by_scale = trust * x + (1 - trust) * slope[row]
+            return np.stack([by_scale, np.ones(len(x)), last, scale * x - others[row]])
+
+        gradient = self.seen * derivatives(self.x, self.last, np.arange(len(self)))
+        gradient[0] += (1 - self.seen) * self.x - np.exp(others) / total * slope
+        weighed = derivatives(self.own_x, self.own_last, self.own_row) * (parts / total[self.own_row])
+        for row, part in zip(gradient, weighed, strict=True):
+            row -= np.bincount(self.own_row, weights=part, minlength=len(self))
+        return utility - np.log(total), gradient
 
 
 def learn_weights(choices: Choices) -> RepeatWeights:
     """Learn the weights as far as they gain clearly.
 
-    The scale, then the number of seen items, then that of the last click are let free. A step is taken if, fitted on
-    one half of the sessions and judged on the other, both ways, the mean log probability rises by more than two
-    standard errors over sessions, and MRR@20 does not fall.
+    The numbers are let free one after another. A step is taken if, fitted on one half of the sessions and judged on the
+    other, both ways, the mean log probability rises by more than two standard errors over sessions, and MRR@20 does not
+    fall by more than one.
     """
     best, n_free = RepeatWeights(), 0
     everything = np.ones(len(choices), dtype=bool)
     if len(choices) < LEAST_TARGETS or len(np.unique(choices.session)) < LEAST_SESSIONS:
         return best
     likelihoods, ranks = choices.log_likelihoods(best), choices.reciprocal_ranks(best)
-    for more in (1, 2, 3):
+    for more in range(1, 1 + len(astuple(best))):
         tried, places = np.empty(len(choices)), np.empty(len(choices))
         for half in (0, 1):
             judged = choices.session % 2 == half
             weights = choices.fit(more, ~judged)
             tried[judged] = choices.log_likelihoods(weights)[judged]
             places[judged] = choices.reciprocal_ranks(weights)[judged]
-        if _gains_clearly(tried - likelihoods, choices.session) and places.mean() >= ranks.mean():
+        gained = _in_errors(tried - likelihoods, choices.session)
+        if gained > 2 and _in_errors(places - ranks, choices.session) >= -1:
             n_free, likelihoods, ranks = more, tried, places
     return choices.fit(n_free, everything) if n_free else best
 
 
-def _gains_clearly(gains: np.ndarray, session: np.ndarray) -> bool:
-    """Tell whether the mean of gains (T,) is more than two standard errors, over sessions (T,), above 0."""
+def _in_errors(gains: np.ndarray, session: np.ndarray) -> float:
+    """Divide the mean of gains (T,) by its standard error over sessions (T,); 0 where it has none."""
     mean = gains.mean()
     error = math.sqrt(np.square(np.bincount(session, weights=gains - mean)).sum()) / len(gains)
-    return bool(mean > 2 * error)
+    return float(mean / error) if error else 0.0
 
 
 def _log_sums(x: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from tabmtl.sessions import temporal_split
 from tabmtl.sessions.repeats import RepeatWeights
 from tabmtl.synth import make_sessions
 
-PLAIN = {"scale": 1.0, "seen": 0.0, "last": 0.0}
+PLAIN = {"scale": 1.0, "seen": 0.0, "last": 0.0, "trust": 1.0}
 WEIGHTS = RepeatWeights(scale=0.5, seen=2.0, last=-1.0)
 LONGER = make_sessions(1500, 60, random_state=1)
 every_form = pytest.mark.parametrize("form", FORMS)
@@ -124,7 +124,7 @@ def test_weights_are_saved(form: str, tmp_path: Path) -> None:
     model = weighed(form)
     model.save(tmp_path)
     loaded = tabmtl.load(tmp_path)
-    assert loaded.repeat_weights_ == {"scale": 0.5, "seen": 2.0, "last": -1.0}
+    assert loaded.repeat_weights_ == {"scale": 0.5, "seen": 2.0, "last": -1.0, "trust": 1.0}
     assert all_scores(loaded, TEST).equals(all_scores(model, TEST))
 
 

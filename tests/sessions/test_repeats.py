@@ -1,4 +1,4 @@
-"""The conditional logit of own items is that of the full softmax, and is kept only where it gains clearly."""
+"""The logit of own items is that of the full softmax, and is kept only where it gains clearly."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from tabmtl.sessions.ranking import rank_targets
 from tabmtl.sessions.repeats import Choices, OwnItems, RepeatWeights, learn_weights
 
 N_ITEMS = 120
+NAMES = ("scale", "seen", "last", "trust")
+START = [1.0, 0.0, 0.0, 1.0]
 Scorer = Callable[[Sessions], np.ndarray]
 
 
@@ -57,7 +59,7 @@ def choices_of(sessions: Sessions, scorer: Scorer = log_shares) -> Choices:
 def full_likelihoods(sessions: Sessions, numbers: Any) -> np.ndarray:
     """Log softmax of the targets that were found, over all items at once."""
     prefixes, targets = sessions.prefixes()
-    weights = RepeatWeights(scale=numbers[0], seen=numbers[1], last=numbers[2])
+    weights = RepeatWeights(**dict(zip(NAMES, numbers, strict=True)))
     utilities = weights.weigh(log_shares(prefixes).astype(float), prefixes, log_scale=True)
     largest = utilities.max(axis=1)
     totals = np.log(np.exp(utilities - largest[:, None]).sum(axis=1)) + largest
@@ -70,26 +72,30 @@ def log() -> Sessions:
     return draw(RepeatWeights(scale=0.7, seen=3.0, last=-1.5), 300)
 
 
-@pytest.mark.parametrize("numbers", [(1, 0, 0), (0.1, -1, 2), (0.35, 1, -4), (2.5, -8, 3), (4, 2, 1)])
-def test_likelihoods_are_those_of_all_items(log: Sessions, numbers: tuple[float, float, float]) -> None:
-    weights = RepeatWeights(scale=numbers[0], seen=numbers[1], last=numbers[2])
+@pytest.mark.parametrize(
+    "numbers", [(1, 0, 0, 1), (0.1, -1, 2, 0.5), (0.35, 1, -4, 0.01), (2.5, -8, 3, 0.2), (4, 2, 1, 1)]
+)
+def test_likelihoods_are_those_of_all_items(log: Sessions, numbers: tuple[float, ...]) -> None:
+    weights = RepeatWeights(**dict(zip(NAMES, numbers, strict=True)))
     found = choices_of(log).log_likelihoods(weights)
     np.testing.assert_allclose(found, full_likelihoods(log, numbers), atol=0.02)
     assert abs(found.mean() - full_likelihoods(log, numbers).mean()) < 2e-3
 
 
-@pytest.mark.parametrize("n_free", [1, 2, 3])
+@pytest.mark.parametrize("n_free", [1, 2, 3, 4])
 def test_weights_are_those_of_a_general_optimiser_over_all_items(log: Sessions, n_free: int) -> None:
     def loss(free: np.ndarray) -> float:
-        numbers = np.concatenate([free, [1.0, 0.0, 0.0][n_free:]])
-        return (np.log(numbers[0]) ** 2 + numbers[1:] @ numbers[1:]) / 2 - full_likelihoods(log, numbers).sum()
+        numbers = np.concatenate([free, START[n_free:]])
+        away = [np.log(numbers[0]), *numbers[1:3], 1 - numbers[3]]
+        return np.square(away).sum() / 2 - full_likelihoods(log, numbers).sum()
 
-    bounds = [(0.1, 4), (-9, 9), (-9, 9)][:n_free]
-    expected = minimize(loss, [1.0, 0.0, 0.0][:n_free], method="L-BFGS-B", bounds=bounds).x
+    bounds = [(0.1, 4), (-9, 9), (-9, 9), (0.01, 1)][:n_free]
+    expected = minimize(loss, START[:n_free], method="L-BFGS-B", bounds=bounds).x
     choices = choices_of(log)
     found = choices.fit(n_free, np.ones(len(choices), dtype=bool))
-    np.testing.assert_allclose([found.scale, found.seen, found.last][:n_free], expected, atol=5e-3)
-    assert [found.seen, found.last][n_free - 1 :] == [0.0, 0.0][n_free - 1 :]
+    numbers = [found.scale, found.seen, found.last, found.trust]
+    np.testing.assert_allclose(numbers[:n_free], expected, atol=1e-2)
+    assert numbers[n_free:] == START[n_free:]
 
 
 def test_reciprocal_ranks_are_those_of_all_scores_with_ties_against_the_target(log: Sessions) -> None:
@@ -97,7 +103,7 @@ def test_reciprocal_ranks_are_those_of_all_scores_with_ties_against_the_target(l
         return np.round(log_shares(sessions))
 
     prefixes, targets = log.prefixes()
-    for weights in (RepeatWeights(), RepeatWeights(scale=0.5, seen=1.0, last=-1.5), RepeatWeights(seen=-3.0)):
+    for weights in (RepeatWeights(), RepeatWeights(scale=0.5, last=-1.5), RepeatWeights(seen=-3.0)):
         scores = coarse(prefixes)
         found = np.isfinite(scores[np.arange(len(targets)), targets - 1])
         ranks = rank_targets(weights.weigh(scores, prefixes, log_scale=True), targets)[found]
@@ -110,7 +116,8 @@ def test_what_was_learned_is_the_law_and_nothing_is_learned_where_nothing_is_to_
     # about three standard errors of a fit on 1 200 clicks
     assert [learned.scale, learned.seen, learned.last] == pytest.approx([0.7, 3.0, -1.5], abs=0.35)
     assert learned.scale == pytest.approx(0.7, abs=0.06)
-    gained = full_likelihoods(log, [learned.scale, learned.seen, learned.last]) - full_likelihoods(log, [1, 0, 0])
+    assert learned.trust == 1
+    gained = full_likelihoods(log, [learned.scale, learned.seen, learned.last, 1]) - full_likelihoods(log, START)
     assert gained.mean() > 0.1
     plain = [learn_weights(choices_of(draw(RepeatWeights(), 200, seed))) for seed in range(5)]
     assert sum(weights == RepeatWeights() for weights in plain) >= 4  # a rule of two errors errs at times
@@ -127,7 +134,7 @@ def test_only_what_gains_is_kept() -> None:
 
 def test_a_gain_of_likelihood_that_costs_mrr_is_not_taken(log: Sessions, monkeypatch: pytest.MonkeyPatch) -> None:
     choices = choices_of(log)
-    monkeypatch.setattr(Choices, "reciprocal_ranks", lambda self, weights: np.full(len(self), -abs(weights.seen)))
+    monkeypatch.setattr(Choices, "reciprocal_ranks", lambda self, weights: self.session % 3 - 9.0 * abs(weights.seen))
     learned = learn_weights(choices)
     assert learned.scale != 1
     assert (learned.seen, learned.last) == (0, 0)
@@ -180,22 +187,47 @@ def test_own_items_are_named_once_and_the_last_click_is_the_last_one() -> None:
     assert own.last.tolist() == [True, False, False, True]  # after an unknown click, none is
 
 
-def test_scores_that_are_no_logs_rank_alike_and_keep_their_sign() -> None:
-    weights = RepeatWeights(scale=0.5, seen=1.0, last=-3.0)
+@pytest.mark.parametrize("trust", [1.0, 0.4, 0.01])
+def test_scores_that_are_no_logs_rank_alike_and_keep_their_sign(trust: float) -> None:
+    weights = RepeatWeights(scale=0.5, seen=1.0, last=-3.0, trust=trust)
     sessions = of_items([1, 2], [3, 1, 3])
     shares = np.array([[4.0, 2.0, 1.0, -0.5], [1.0, 2.0, 0.0, -0.5]], dtype=np.float32)
     with np.errstate(divide="ignore", invalid="ignore"):
         logs = np.log(np.maximum(shares, 0))
     found = weights.weigh(shares.copy(), sessions, log_scale=False)
     assert found.dtype == np.float32
-    assert found[0] == pytest.approx([4 * np.exp(2), 2 * np.exp(-4), 1, -0.5])
-    assert found[1] == pytest.approx([np.exp(2), 2, 0, -0.5])
+    if trust == 1:
+        assert found[0] == pytest.approx([4 * np.exp(2), 2 * np.exp(-4), 1, -0.5])
+        assert found[1] == pytest.approx([np.exp(2), 2, 0, -0.5])
+    assert (found[:, 3] == -0.5).all()
+    assert (found[0, 2], found[1, 1], found[1, 2]) == (1, 2, 0)
     expected = weights.weigh(logs, sessions, log_scale=True)
     positive = shares > 0
     np.testing.assert_allclose(0.5 * np.log(found[positive]), expected[positive], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("numbers", [{"scale": 0.0}, {"scale": -1.0}, {"seen": float("nan")}, {"last": float("inf")}])
+@pytest.mark.parametrize("log_scale", [False, True])
+def test_scores_keep_all_bits_where_nothing_was_learned(log_scale: bool) -> None:
+    scores = np.random.default_rng(0).normal(size=(50, N_ITEMS)).astype(np.float32)
+    sessions = of_items(*([1 + row, 5, 1 + row, 0] for row in range(50)))
+    assert (RepeatWeights().weigh(scores.copy(), sessions, log_scale=log_scale) == scores).all()
+
+
+def test_without_trust_the_odds_of_own_items_are_those_that_were_learned() -> None:
+    """However likely the scores make them, among each other by seen and last, among others by p to the scale."""
+    scores = np.log(np.array([[0.9, 0.06, 0.03, 0.01], [0.01, 0.2, 0.39, 0.4]]))
+    sessions = of_items([1, 2], [1, 2])
+    found = RepeatWeights(scale=0.5, seen=-1.0, last=0.7, trust=1e-9).weigh(scores.copy(), sessions, log_scale=True)
+    shares = np.exp(found)
+    np.testing.assert_allclose(shares[:, 0] / shares[:, 2:].sum(axis=1), np.exp(-1))
+    np.testing.assert_allclose(shares[:, 1] / shares[:, 2:].sum(axis=1), np.exp(-0.3))
+    np.testing.assert_allclose(found[:, 2:], 0.5 * scores[:, 2:])
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [{"scale": 0.0}, {"scale": -1.0}, {"seen": float("nan")}, {"last": float("inf")}, {"trust": 0.0}, {"trust": 1.1}],
+)
 def test_bad_weights_are_refused(numbers: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="must be finite, and scale above 0"):
+    with pytest.raises(ValueError, match="must be finite, scale above 0, and trust too and at most 1"):
         RepeatWeights(**numbers)

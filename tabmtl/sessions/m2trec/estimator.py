@@ -384,8 +384,9 @@ class M2TRec(TrainedEstimator, Recommender):
     def transform(self, sessions: Any) -> np.ndarray:
         """Compute queries of sessions; their inner products with `item_vectors` are the scores of unclicked items.
 
-        Those of an item that the session holds lack ``repeat_weights_["seen"]``, and for the last click also
-        ``repeat_weights_["last"]``.
+        With these inner products x and ``repeat_weights_``, an item that the session holds scores ``trust x_i + (1 -
+        trust) log sum_j exp(x_j) + seen + last [i is the last click]``, the sum over the items j that it does not hold.
+        Those that a search finds, and a sample for the others, estimate it well.
 
         Parameters
         ----------

@@ -18,7 +18,7 @@ from tabmtl.schema import TabmtlWarning
 from tabmtl.sessions.m2trec.items import NetworkItems
 from tabmtl.sessions.m2trec.network import M2TRecNetwork
 from tabmtl.sessions.ragged import Sessions, spread
-from tabmtl.sessions.ranking import top_k
+from tabmtl.sessions.ranking import log_totals, top_k
 from tabmtl.sessions.repeats import RepeatWeights
 
 _UNITS_AT_A_TIME = 8192
@@ -28,6 +28,7 @@ _TYPICAL = 1_000  # sessions of one click that the graph of neighbours is built 
 _EXPANSION = 256  # candidates that usearch looks at; its default of 64 finds fewer
 _PADDED = 0.75  # share of the items that are brought to one length
 _ENOUGH = 0.9  # share of the exact recommendations, below which is warned
+_SAMPLE = 4096  # items for which those that were not found stand
 _LEAST = 0.2  # of the median scale of coordinates: none is lost for queries that are not typical
 # weight of popularity where nothing else is known: a hair below 1, so that an item without clicks, which its bias
 # credits with one, comes behind those that have one
@@ -249,11 +250,21 @@ class NeighbourGraph:
         scores = self._scores(queries, found)
         if not exclude_seen:
             last = seen == clicked.last_items()[:, None] - 1
-            worth = (repeats.seen + repeats.last * last).astype(np.float32)
-            scores = np.hstack([scores, self._scores(queries, seen) + worth])
+            own = repeats.trust * self._scores(queries, seen) + repeats.seen + repeats.last * last
+            if repeats.trust < 1:
+                own += (1 - repeats.trust) * self._log_total(queries, found, scores)[:, None]
+            scores = np.hstack([scores, own.astype(np.float32)])
             found = np.hstack([found, seen])
         best, scores = top_k(scores, k)
         return np.where(np.isneginf(scores), -1, np.take_along_axis(found, best, axis=1)), scores
+
+    def _log_total(self, queries: np.ndarray, found: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        """Estimate the log sum of exp(score) (m,) over all items, from those found and a sample of those behind."""
+        sample = self._vectors[spread(len(self._vectors), _SAMPLE)]
+        behind = queries @ sample.T
+        behind[behind >= np.where(found >= 0, scores, np.inf).min(axis=1, keepdims=True)] = -np.inf
+        behind += np.float32(np.log(len(self._vectors) / len(sample)))
+        return log_totals(np.hstack([scores, behind]))[:, 0]
 
     def _scores(self, queries: np.ndarray, places: np.ndarray) -> np.ndarray:
         """Compute inner products (m, n) with the items at places (m, n); minus infinity at -1."""

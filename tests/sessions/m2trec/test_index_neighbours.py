@@ -120,19 +120,19 @@ def test_the_graph_leaves_out_what_was_seen(monkeypatch: pytest.MonkeyPatch) -> 
     np.testing.assert_allclose(values, scores, rtol=1e-6)
 
 
+@pytest.mark.parametrize("trust", [1.0, 0.3])
 @pytest.mark.parametrize("seen", [-30.0, -0.5, 30.0])
-def test_the_graph_adds_what_clicked_items_are_worth_once(seen: float) -> None:
+def test_the_graph_adds_what_clicked_items_are_worth_once(seen: float, trust: float) -> None:
     index, vectors, queries = graph(2000)
     best, _ = top_k(queries @ vectors.T, 3)
     clicked = [[*row.tolist(), 3, 3] for row in best]  # what is far behind, too, and twice
-    weights = RepeatWeights(scale=0.5, seen=seen, last=-1)
+    weights = RepeatWeights(scale=0.5, seen=seen, last=-1, trust=trust)
     found, scores = index.search(queries, 20, sessions_of(clicked), False, weights)
-    exact = 0.5 * queries @ vectors.T
-    for row, own in zip(exact, clicked, strict=True):
-        row[own] += seen
-        row[3] -= 1
+    exact = weights.weigh(queries @ vectors.T, sessions_of(clicked), log_scale=True)
     assert share_found(found, top_k(exact, 20)[0]) > 0.95
-    np.testing.assert_allclose(scores, np.take_along_axis(exact, found, axis=1), rtol=1e-4, atol=1e-4)
+    # the graph misses a few of the best, and estimates the sum that own items are held against without them
+    error = 1e-4 if trust == 1 else 0.05
+    np.testing.assert_allclose(scores, np.take_along_axis(exact, found, axis=1), rtol=1e-4, atol=error)
 
 
 def test_the_share_found_counts_the_exact_ones() -> None:
