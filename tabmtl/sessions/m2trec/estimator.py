@@ -31,7 +31,8 @@ from tabmtl.params import (
     near,
 )
 from tabmtl.sessions.catalogue import Catalogue, plain_names, read_items
-from tabmtl.sessions.log import code_items
+from tabmtl.sessions.categories import ItemCategories, rank_next_category, summarize_categories
+from tabmtl.sessions.log import check_column, code_items, like, read_sessions
 from tabmtl.sessions.m2trec.ceiling import describe_metadata, warn_of_ceiling
 from tabmtl.sessions.m2trec.encoder import Pooling
 from tabmtl.sessions.m2trec.index import ItemIndex, share_found, warn_of_misses
@@ -40,6 +41,7 @@ from tabmtl.sessions.m2trec.items import KnownItems
 from tabmtl.sessions.m2trec.network import M2TRecNetwork
 from tabmtl.sessions.m2trec.training import ExampleMode, Examples, SessionLoop
 from tabmtl.sessions.ragged import Sessions
+from tabmtl.sessions.ranking import block_size, bucket_masks, top_k
 from tabmtl.sessions.recommender import Recommender, SessionState
 from tabmtl.storage.atomic import write_file
 from tabmtl.storage.stored import Stored
@@ -78,6 +80,7 @@ class M2TRecState(TrainedState, SessionState):
     weights_: Annotated[dict[str, np.ndarray], Stored("f4")]
     _coder: ItemCoder | None
     _items: KnownItems
+    _categories: tuple[ItemCategories, ...]
     n_distinct_metadata_: int | None
     oracle_ceiling_: dict[str, float] | None
 
@@ -251,6 +254,7 @@ class M2TRec(TrainedEstimator, Recommender):
         super()._set_fitted(catalogue, fitted)
         self._coder: ItemCoder | None = fitted["_coder"]
         self._items: KnownItems = fitted["_items"]
+        self._categories: tuple[ItemCategories, ...] = fitted["_categories"]
         self._module: M2TRecNetwork | None = self._rebuild()  # a file whose weights do not fit is refused here
         self._index: ItemIndex | None = None
 
@@ -303,6 +307,106 @@ class M2TRec(TrainedEstimator, Recommender):
         self.approximate_recall_ = share_found(found[0][: len(some)], exact[0])
         warn_of_misses(self.approximate_recall_, k, len(some))
         return self._frame(read, *found, sessions)
+
+    def predict_categories(self, sessions: Any, column: str, k: int = 3) -> Any:
+        """Predict the category of the next click of every session: the probabilities of all items, summed by category.
+
+        Parameters
+        ----------
+        sessions : frame or list of items
+            As in `recommend`.
+        column : str
+            A column of categories or of tags of the item table of fit, whether in ``categories`` or not. An item counts
+            fully for each of its tags: the probability of a tag is that of a next item that has it.
+        k : int, default=3
+            Categories per session; fewer if items have fewer.
+
+        Returns
+        -------
+        predictions : frame like ``sessions``
+            Columns: the session, ``rank`` (from 1), the column, with null for a missing category, and ``probability``.
+            Sessions are in the order of `recommend`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the log does not fit, or the item table of fit had no such column of categories.
+
+        Examples
+        --------
+        >>> import polars as pl
+        >>> from tabmtl.sessions import M2TRec
+        >>> log = pl.DataFrame({"session_id": [1, 1, 2, 2], "item_id": ["a", "b", "b", "a"], "time": [0, 1, 2, 3]})
+        >>> items = pl.DataFrame({"item_id": ["a", "b", "c"], "colour": ["red", "blue", "red"]})
+        >>> model = M2TRec(epochs=1, random_state=0).fit(log, items=items)
+        >>> model.predict_categories(log.head(1), "colour").columns
+        ['session_id', 'rank', 'colour', 'probability']
+        """
+        check_is_fitted(self)
+        check_count("k", k)
+        categories, read = self._column_of(column), self._read(sessions)
+        session = self._log_columns().session
+        if column in (session, "rank", "probability"):
+            raise ValueError(f"column {column!r} is named like another column of the answer: fit with another name")
+        found, size = [top_k(np.zeros((0, len(categories)), np.float32), k)], block_size(self.n_items_)
+        for start in range(0, len(read), size):
+            block = read.take(np.arange(start, min(start + size, len(read))))
+            shares = categories.probabilities(self._scores(block))
+            shares[:, categories.n_items == 0] = -np.inf  # such as a missing category where none is missing
+            found.append(top_k(shares, k))
+        codes, probabilities = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        owner, rank = np.nonzero(np.isfinite(probabilities))
+        chosen = codes[owner, rank]
+        frame = pl.DataFrame(
+            {
+                session: read.ids.gather(owner),
+                "rank": (rank + 1).astype(np.int32),
+                column: categories.values.gather(pl.Series(chosen - 1).replace(-1, None)),
+                "probability": probabilities[owner, rank],
+            }
+        )
+        return like(frame, sessions)
+
+    def evaluate(
+        self, clicks: Any, k: int | Sequence[int] = 20, *, exclude_seen: bool = False, categories: str | None = None
+    ) -> pl.DataFrame:
+        """Compute metrics of items, and perhaps of a category, over the full catalogue; see `Recommender.evaluate`.
+
+        Parameters
+        ----------
+        clicks, k, exclude_seen
+            As in every recommender.
+        categories : str, optional
+            A column of the item table with one category an item; a missing one is a category too. Adds columns for
+            three predictors of the next click's category: ``category``, the items' probabilities summed, as
+            `predict_categories` gives them; ``last``, the category of the last known click; and ``transitions``, the
+            categories that followed this one in the log of fit (kept for columns of at most 2 000 values).
+
+        Returns
+        -------
+        metrics : polars.DataFrame
+            The rows of `Recommender.evaluate`, and with ``categories`` the columns ``category_accuracy``,
+            ``category_top3`` (the share of targets whose category is among the first three) and
+            ``category_log_likelihood`` (the mean log probability), ``last_accuracy``, and three of ``transitions``.
+            Targets outside the catalogue, whose category is unknown, do not count in these.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `Recommender.evaluate`; and if the item table of fit had no such column, or it holds tags.
+        """
+        check_is_fitted(self)
+        column = None if categories is None else self._column_of(categories)
+        if self._coder is not None and categories in self._coder.tags:
+            raise ValueError(f"column {categories!r} holds tags, several an item: evaluate a column of one category")
+        table = super().evaluate(clicks, k, exclude_seen=exclude_seen)
+        if column is None:
+            return table
+        sessions = read_sessions(clicks, self._log_columns(), self._catalogue.ids).at_least(2)
+        found = rank_next_category(lambda some: self._scores_of(some, exclude_seen), sessions, column)
+        counts = np.concatenate([[0], self.item_counts_])[sessions.prefixes()[1]]
+        rows = [summarize_categories(found, chosen) for chosen in bucket_masks(counts).values()]
+        return table.hstack(pl.DataFrame(rows, infer_schema_length=None))
 
     def transform(self, sessions: Any) -> np.ndarray:
         """Compute queries of sessions; their inner products with `item_vectors` are the scores of unclicked items.
@@ -383,6 +487,7 @@ class M2TRec(TrainedEstimator, Recommender):
         if self._coder is None:
             raise ValueError("this model was fitted without an item table, so it knows no new item: fit with items=")
         extended = self._items.extended(*self._coder.encode(metadata))
+        categories = tuple(column.extended(metadata[column.name]) for column in self._categories)
         counts = np.concatenate([known.counts, np.zeros(len(names), dtype=np.int64)])
         # the wider of two types of whole numbers holds the items of both
         joined = pl.concat([known.ids.to_frame("item"), names.to_frame("item")], how="vertical_relaxed")
@@ -390,7 +495,7 @@ class M2TRec(TrainedEstimator, Recommender):
         index = self._fitted_index()
         units = extended.on(index.unit_vectors.device)
         self._index = ItemIndex(index.network, units, self._as_fitted(), index.unit_vectors)
-        self._items = extended
+        self._items, self._categories = extended, categories
         self._set_catalogue(catalogue)
         return self
 
@@ -419,6 +524,7 @@ class M2TRec(TrainedEstimator, Recommender):
     # training
 
     def _fit(self, sessions: Sessions, catalogue: Catalogue, valid: Sessions | None) -> dict[str, Any]:
+        log = sessions
         if valid is None and self.early_stopping:
             sessions, valid = self._set_newest_aside(sessions)
         train = sessions.at_least(2)
@@ -445,7 +551,10 @@ class M2TRec(TrainedEstimator, Recommender):
             with threads(self.n_jobs, network):
                 history, snapshots = self._train(network, known, train, valid)
         trained = trained_attributes(network, history, snapshots.best.epoch)
-        return metadata_facts | trained | {"_coder": coder, "_items": known}
+        categories: tuple[ItemCategories, ...] = ()
+        if coder is not None and catalogue.metadata is not None:
+            categories = tuple(ItemCategories.fit(catalogue.metadata[name], log) for name in coder.category_names)
+        return metadata_facts | trained | {"_coder": coder, "_items": known, "_categories": categories}
 
     def _set_newest_aside(self, sessions: Sessions) -> tuple[Sessions, Sessions | None]:
         """Part the newest ``validation_fraction`` of sessions from the older ones; of few sessions, none."""
@@ -492,6 +601,21 @@ class M2TRec(TrainedEstimator, Recommender):
 
     def _in_force(self) -> Self:
         return self  # its index has the parameters of fit
+
+    def _column_of(self, name: str) -> ItemCategories:
+        """Find a column of categories or tags of the item table by name."""
+        check_column("column", name)
+        if self._coder is None:
+            raise ValueError("this model was fitted without an item table, so it knows no category: fit with items=")
+        known = {column.name: column for column in self._categories}
+        if name in known:
+            return known[name]
+        have = f"categories and tags are in {[*known]}"
+        if name not in self._coder.names:
+            raise ValueError(f"the item table of fit had no column {name!r}; its {have}{near(name, known)}")
+        kind = "text" if name in self._coder.texts else "vectors" if name in self._coder.vectors else "numbers"
+        cure = "" if kind == "vectors" else "; if it holds categories, fit again and name it in categorical_features"
+        raise ValueError(f"column {name!r} of the item table was read as {kind}, not as categories; its {have}{cure}")
 
     def _cure_of_unknown(self) -> str:
         return super()._cure_of_unknown() if self._coder is None else "add_items adds them"
