@@ -89,6 +89,9 @@ class M2TRecState(TrainedState, SessionState):
             raise ValueError("it has metadata of items, rows of it, or an encoding of it, but not all three")
         if self._coder is not None and self._items.features is not None:
             self._coder.check(self._items.features)
+        found, named = [column.name for column in self._categories], self._coder.category_names if self._coder else []
+        if found != named:
+            raise ValueError(f"the categories of its items are those of the columns {found}, expected {named}")
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
