@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -146,6 +147,30 @@ def to_polars(frame: Any, what: str) -> pl.DataFrame | pl.LazyFrame:
             found = f"the column {column.name!r} of {what} holds values of the types {kinds}"
             raise TypeError(f"{found}: cast it to numbers, text or dates, or drop it") from error
     return pl.DataFrame(columns)
+
+
+def to_series(items: Iterable[Any]) -> pl.Series:
+    """Convert items in a list, an array or a series of any library to polars."""
+    check_pool()
+    if nw.dependencies.is_into_series(items):
+        return nw.from_native(items, series_only=True).to_polars()
+    return pl.Series(list(items), strict=False)
+
+
+def is_list(sessions: Any) -> bool:
+    """Return whether sessions are given as one list or series of items, and not as a frame."""
+    return isinstance(sessions, list | tuple | np.ndarray) or nw.dependencies.is_into_series(sessions)
+
+
+def read_list(items: Any, catalogue: pl.Series, what: str) -> Sessions:
+    """Read a list or series of items, in the order of the clicks, as one session; see `read_sessions`."""
+    names = to_series(items)
+    if names.null_count():
+        raise ValueError(f"{what} holds a missing item at place {names.is_null().arg_max()}: leave it out")
+    codes = (
+        np.zeros(0, np.int32) if names.is_empty() else code_items(names, catalogue, f"the items of {what}").to_numpy()
+    )
+    return Sessions(ids=pl.Series("session", [0]), offsets=offsets_of(np.array([len(codes)])), items=codes, times=None)
 
 
 def like(frame: pl.DataFrame, example: Any) -> Any:

@@ -8,12 +8,13 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.estimators.base import SavableEstimator
 from tabmtl.params import check_count
 from tabmtl.sessions.catalogue import Catalogue, make_catalogue
-from tabmtl.sessions.log import Column, LogColumns, group_log, like, read_log, read_sessions
+from tabmtl.sessions.log import Column, LogColumns, group_log, is_list, like, read_list, read_log, read_sessions
 from tabmtl.sessions.ragged import Sessions
 from tabmtl.sessions.ranking import Ranking, block_size, rank_next, summarize, top_k
 from tabmtl.sessions.split import warn_of_leaks
@@ -97,9 +98,10 @@ class Recommender(SavableEstimator):
 
         Parameters
         ----------
-        sessions : frame
+        sessions : frame, or list of items
             A click log with the columns of fit; sessions and items may be new. Of an item that the catalogue does not
-            hold, only the click counts. A log without a row has no session to answer.
+            hold, only the click counts. A log without a row has no session to answer. A list, series or array of items
+            is one session, the newest click last.
         k : int, default=20
             Recommendations per session; fewer if there are fewer candidates.
         candidates : sequence or series of items, optional
@@ -112,7 +114,7 @@ class Recommender(SavableEstimator):
         recommendations : frame like ``sessions``
             Columns: the session, ``rank`` (from 1), the item, and ``score``, higher is better. Sessions are in the
             order of their last clicks, those of equal time in the order of their first rows. A polars DataFrame for a
-            LazyFrame.
+            LazyFrame, and for a list of items, without the column of the session.
 
         Raises
         ------
@@ -129,6 +131,34 @@ class Recommender(SavableEstimator):
         read = self._read(sessions)
         items, scores = self._top(read, k, allowed, exclude_seen)
         return self._frame(read, items, scores, sessions)
+
+    def similar(self, item: Any, k: int = 20) -> pl.DataFrame:
+        """Find the items that are most similar to one.
+
+        M2TRec compares the vectors of items by their cosine, metadata included. The others recommend for a session of
+        this item alone, without the item: what followed it or shared its sessions, the most clicked items of its
+        category, or, whatever the item, the most clicked ones.
+
+        Parameters
+        ----------
+        item : str or int
+            An item of the catalogue.
+        k : int, default=20
+            Length of the list; shorter if there are fewer other items.
+
+        Returns
+        -------
+        items : polars.DataFrame
+            Columns: ``rank`` (from 1), the item, and ``score``, higher is more similar.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the catalogue does not hold the item.
+        """
+        check_is_fitted(self)
+        self._catalogue.codes([item], "item", self._cure_of_unknown())
+        return self.recommend([item], k, exclude_seen=True)
 
     def rank(self, clicks: Any, *, top: int = 20, exclude_seen: bool = False) -> Ranking:
         """Rank every next click among all items of the catalogue, given the clicks before it.
@@ -212,6 +242,8 @@ class Recommender(SavableEstimator):
 
     def _read(self, sessions: Any) -> Sessions:
         """Read the sessions that `recommend` is asked for."""
+        if is_list(sessions):
+            return read_list(sessions, self._catalogue.ids, "the list given as sessions")
         what = "the log given as sessions"
         return read_sessions(sessions, self._log_columns(), self._catalogue.ids, what, empty=True)
 
@@ -231,7 +263,11 @@ class Recommender(SavableEstimator):
                 "score": scores[found],
             }
         )
-        return like(frame, example)
+        return self._like(frame, example)
+
+    def _like(self, frame: pl.DataFrame, sessions: Any) -> Any:
+        """Give an answer in the library of the sessions; that to a list of items has no column of the session."""
+        return frame.drop(cs.by_name(self._log_columns().session)) if is_list(sessions) else like(frame, sessions)
 
     def _top(
         self, sessions: Sessions, k: int, allowed: np.ndarray | None, exclude_seen: bool

@@ -32,7 +32,7 @@ from tabmtl.params import (
 )
 from tabmtl.sessions.catalogue import Catalogue, plain_names, read_items
 from tabmtl.sessions.categories import ItemCategories, rank_next_category, summarize_categories
-from tabmtl.sessions.log import check_column, code_items, like, read_sessions
+from tabmtl.sessions.log import check_column, code_items, read_sessions
 from tabmtl.sessions.m2trec.ceiling import describe_metadata, warn_of_ceiling
 from tabmtl.sessions.m2trec.encoder import Pooling
 from tabmtl.sessions.m2trec.index import ItemIndex, share_found, warn_of_misses
@@ -311,6 +311,21 @@ class M2TRec(TrainedEstimator, Recommender):
         warn_of_misses(self.approximate_recall_, k, len(some))
         return self._frame(read, *found, sessions)
 
+    def similar(self, item: Any, k: int = 20) -> pl.DataFrame:
+        """Find the items whose vectors have the greatest cosine with that of an item; see `Recommender.similar`.
+
+        The vectors hold all that is known of an item, its metadata and its own part, so new items are compared too.
+        """
+        check_is_fitted(self)
+        check_count("k", k)
+        place = int(self._catalogue.codes([item], "item", self._cure_of_unknown())[0]) - 1
+        index = self._fitted_index()
+        with threads(self.n_jobs, index.network):
+            scores = index.cosines(place)
+        scores[place] = -np.inf
+        items, scores = top_k(scores[None], k)
+        return self._frame(self._read([item]), np.where(np.isneginf(scores), -1, items), scores, [item])
+
     def predict_categories(self, sessions: Any, column: str, k: int = 3) -> Any:
         """Predict the category of the next click of every session: the probabilities of all items, summed by category.
 
@@ -368,7 +383,7 @@ class M2TRec(TrainedEstimator, Recommender):
                 "probability": probabilities[owner, rank],
             }
         )
-        return like(frame, sessions)
+        return self._like(frame, sessions)
 
     def evaluate(
         self, clicks: Any, k: int | Sequence[int] = 20, *, exclude_seen: bool = False, categories: str | None = None
@@ -416,8 +431,8 @@ class M2TRec(TrainedEstimator, Recommender):
 
         Parameters
         ----------
-        sessions : frame
-            A click log with the columns of fit; a log without a row has no query.
+        sessions : frame, or list of items
+            A click log with the columns of fit; a log without a row has no query. A list of items is one session.
 
         Returns
         -------

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tabmtl.schema import TabmtlWarning
+from tabmtl.sessions.m2trec.encoder import unit_length
 from tabmtl.sessions.m2trec.items import NetworkItems
 from tabmtl.sessions.m2trec.network import M2TRecNetwork
 from tabmtl.sessions.ragged import Sessions, spread
@@ -101,6 +102,12 @@ class ItemIndex:
             rows, clicked = sessions.last(self.max_length).known_clicks()
             scores[rows, clicked] += queries[:, -2].cpu().numpy()[rows]  # once, even for an item that is clicked twice
         return scores
+
+    def cosines(self, place: int) -> np.ndarray:
+        """Compute the cosines (N,) of the vectors of all items with that of one."""
+        vectors = unit_length(self.unit_vectors[:, :-1])
+        found = vectors @ vectors[int(self.unit_of[1 + place])]
+        return found.cpu().numpy()[self.unit_of[1:]]
 
     def search(self, sessions: Sessions, k: int, exclude_seen: bool) -> tuple[np.ndarray, np.ndarray]:
         """Search the graph of neighbours; see `NeighbourGraph.search`."""

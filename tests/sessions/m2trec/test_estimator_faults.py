@@ -152,7 +152,9 @@ OF_CATEGORIES = {
 }
 
 
-@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in OF_CATEGORIES.items() for value in values])
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, values in OF_CATEGORIES.items() for value in values]
+)
 def test_values_of_categories_are_in_range(name: str, value: int, stored: dict[str, Path], tmp_path: Path) -> None:
     folder, name = copy_of(stored["M2TRec"], tmp_path / "model"), f"categories.0.{name}"
     refused(forge_arrays(folder, lambda arrays: arrays.update({name: with_first(arrays[name], value)})), name)
