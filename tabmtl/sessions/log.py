@@ -39,12 +39,15 @@ class LogColumns:
     order : str or None
         Orders the clicks of a session of equal time, or all of them where there is no time. Clicks that are equal in
         both stay in the order of the rows.
+    event : str or None
+        Names the kind of the click, where a recommender weighs its targets by it.
     """
 
     session: str = "session_id"
     item: str = "item_id"
     time: str | None = "time"
     order: str | None = None
+    event: str | None = None
 
     def __post_init__(self) -> None:
         for role, name in self.roles.items():
@@ -53,7 +56,7 @@ class LogColumns:
     @property
     def roles(self) -> dict[str, str]:
         """Column of every role that the log has."""
-        optional = {"time": self.time, "order": self.order}
+        optional = {"time": self.time, "order": self.order, "event": self.event}
         chosen = {role: name for role, name in optional.items() if name is not None}
         return {"session": self.session, "item": self.item} | chosen
 
@@ -92,7 +95,7 @@ def read_sessions(
 
 
 def read_log(clicks: Any, columns: LogColumns, what: str = "the click log", *, empty: bool = False) -> pl.DataFrame:
-    """Read a click log into columns ``session``, ``item``, ``time`` and ``order``; see `read_sessions`."""
+    """Read a click log into columns named by their roles, such as ``session``; see `read_sessions`."""
     frame = to_polars(clicks, what)
     known, roles = frame.collect_schema().names(), columns.roles
     for role, name in roles.items():
@@ -107,6 +110,8 @@ def read_log(clicks: Any, columns: LogColumns, what: str = "the click log", *, e
             return log
         raise ValueError(f"{what} has no row")
     for role, name in roles.items():
+        if role == "event":  # no event is one that has no weight of its own
+            continue
         _check_whole(log[role], f"the column {name!r} of {what}")
     if columns.order is not None:
         _check_order(log["order"], f"the order column {columns.order!r} of {what}")
@@ -116,7 +121,10 @@ def read_log(clicks: Any, columns: LogColumns, what: str = "the click log", *, e
 
 
 def group_log(log: pl.DataFrame, items: pl.Series, what: str = "the items of the click log") -> Sessions:
-    """Group the clicks that `read_log` has read by session; an error calls its items ``what``."""
+    """Group the clicks that `read_log` has read by session; an error calls its items ``what``.
+
+    A column ``weight`` gives the weights of the clicks.
+    """
     clicks = log.with_columns(code_items(log["item"], items, what).alias("item")).with_row_index("row")
     last_time = [pl.col("time").max().over("session")] if "time" in log.columns else []
     first_row = pl.col("row").min().over("session")
@@ -128,6 +136,7 @@ def group_log(log: pl.DataFrame, items: pl.Series, what: str = "the items of the
         offsets=offsets_of(runs["len"].to_numpy()),
         items=clicks["item"].to_numpy(),
         times=clicks["time"].to_numpy() if last_time else None,
+        weights=clicks["weight"].to_numpy() if "weight" in clicks.columns else None,
     )
 
 

@@ -25,6 +25,8 @@ class Sessions:
         Code of the clicked item, from 1; 0 is an item that the catalogue does not hold.
     times : ndarray of float64, shape (n,), or None
         Seconds.
+    weights : ndarray of float32, shape (n,), or None
+        Weight of each click as a target of training; None where all weigh the same.
 
     Examples
     --------
@@ -40,6 +42,7 @@ class Sessions:
     offsets: np.ndarray
     items: np.ndarray
     times: np.ndarray | None
+    weights: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -68,8 +71,7 @@ class Sessions:
         """Drop the clicks on items that the catalogue does not hold; a session may become empty."""
         kept = self.items != UNSEEN_ITEM
         before = np.concatenate([[0], np.cumsum(kept)])
-        times = None if self.times is None else self.times[kept]
-        return Sessions(ids=self.ids, offsets=before[self.offsets], items=self.items[kept], times=times)
+        return self._of_clicks(kept, ids=self.ids, offsets=before[self.offsets])
 
     def at_least(self, n: int) -> Sessions:
         """Take the sessions of at least n clicks."""
@@ -110,13 +112,12 @@ class Sessions:
 
     def _ragged(self, owner: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> Sessions:
         """Make sessions of ranges of these clicks."""
-        clicks = ranges(starts, lengths)
-        return Sessions(
-            ids=self.ids.gather(owner),
-            offsets=offsets_of(lengths),
-            items=self.items[clicks],
-            times=None if self.times is None else self.times[clicks],
-        )
+        return self._of_clicks(ranges(starts, lengths), ids=self.ids.gather(owner), offsets=offsets_of(lengths))
+
+    def _of_clicks(self, chosen: np.ndarray, *, ids: pl.Series, offsets: np.ndarray) -> Sessions:
+        """Make sessions of chosen clicks, by number or mask."""
+        times, weights = (None if part is None else part[chosen] for part in (self.times, self.weights))
+        return Sessions(ids=ids, offsets=offsets, items=self.items[chosen], times=times, weights=weights)
 
 
 def spread(n: int, most: int) -> np.ndarray:

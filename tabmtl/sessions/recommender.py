@@ -76,14 +76,14 @@ class Recommender(SavableEstimator):
             If the input does not fit; the message names the column and the cure. The recommender then stays as it was.
         """
         self._check_params()
-        columns = _columns_of(vars(self))
+        columns = columns_of(vars(self))
         names = (self.session_column, self.item_column, "rank", "score")  # columns of recommendations
         if len(set(names)) < len(names):
             raise ValueError(
                 f"session_column and item_column must differ, and be neither 'rank' nor 'score', got {names[:2]}: "
                 "rename the column of the log"
             )
-        log = read_log(clicks, columns)
+        log = self._read_training_log(clicks)
         catalogue = make_catalogue(log["item"], items, self.item_column, described=self._reads_metadata)
         sessions, valid = group_log(log, catalogue.ids), None
         if clicks_val is not None:
@@ -230,9 +230,13 @@ class Recommender(SavableEstimator):
 
     # shared steps
 
+    def _read_training_log(self, clicks: Any) -> pl.DataFrame:
+        """Read the log that `fit` learns from; see `read_log`."""
+        return read_log(clicks, columns_of(vars(self)))
+
     def _log_columns(self) -> LogColumns:
         """Give the columns of fit."""
-        return _columns_of(self._fitted_params)
+        return columns_of(self._fitted_params)
 
     def _in_force(self) -> Self:
         """Give a recommender with these fitted attributes and the parameters of fit, which may have changed since."""
@@ -310,5 +314,6 @@ class Recommender(SavableEstimator):
         self._set_fitted(fitted.pop("_catalogue"), fitted)
 
 
-def _columns_of(params: Mapping[str, Any]) -> LogColumns:
+def columns_of(params: Mapping[str, Any]) -> LogColumns:
+    """Give the columns of the log that a recommender with these parameters reads."""
     return LogColumns(**{role: params[f"{role}_column"] for role in ("session", "item", "time", "order")})

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -30,9 +31,10 @@ from tabmtl.params import (
     is_number,
     near,
 )
+from tabmtl.schema import TabmtlWarning
 from tabmtl.sessions.catalogue import Catalogue, plain_names, read_items
 from tabmtl.sessions.categories import ItemCategories, rank_next_category, summarize_categories
-from tabmtl.sessions.log import check_column, code_items, read_sessions
+from tabmtl.sessions.log import Column, check_column, code_items, read_log, read_sessions
 from tabmtl.sessions.m2trec.ceiling import describe_metadata, warn_of_ceiling
 from tabmtl.sessions.m2trec.encoder import Pooling
 from tabmtl.sessions.m2trec.index import ItemIndex, share_found, warn_of_misses
@@ -42,7 +44,7 @@ from tabmtl.sessions.m2trec.network import M2TRecNetwork
 from tabmtl.sessions.m2trec.training import ExampleMode, Examples, SessionLoop
 from tabmtl.sessions.ragged import Sessions
 from tabmtl.sessions.ranking import block_size, bucket_masks, top_k
-from tabmtl.sessions.recommender import Recommender, SessionState
+from tabmtl.sessions.recommender import Recommender, SessionState, columns_of
 from tabmtl.storage.atomic import write_file
 from tabmtl.storage.stored import Stored
 from tabmtl.training.device import find_device, seeded, threads
@@ -68,6 +70,18 @@ def check_weights(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be a number or a list of one a level of categories, got {value!r}")
     for weight in value if isinstance(value, Iterable) else [value]:
         check_at_least(name, weight, 0)
+
+
+def check_event_weights(name: str, value: Any) -> None:
+    """Raise a TypeError or ValueError for a value that maps no events to weights."""
+    if value is None:
+        return
+    if not isinstance(value, Mapping) or not all(isinstance(event, str) for event in value):
+        raise TypeError(f"{name} must map names of events, as text, to weights, such as {{'buy': 3}}, got {value!r}")
+    for event, weight in value.items():
+        check_at_least(f"{name}[{event!r}]", weight, 0)
+        if not np.isfinite(weight):
+            raise ValueError(f"{name}[{event!r}] must be a finite number, got {weight!r}")
 
 
 CategoricalColumns = Annotated[Literal["from_dtype"] | Sequence[str], check_categorical]
@@ -157,6 +171,12 @@ class M2TRec(TrainedEstimator, Recommender):
         at, vectors alone did better (docs/design.md).
     category_weight : float or sequence of float, default=0.1
         Weights a_l of the category losses: one for all levels, or one for each; 0 trains the item task alone.
+    event_column : str, optional
+        Column of the log of fit that names the kind of each click, such as a view or a purchase, by text or whole
+        numbers. Only ``weights`` read it, and only in fit.
+    weights : mapping of str to float, optional
+        Weights of events: the losses of a click to predict are multiplied by that of its event, 1 for any other event
+        and for a missing one, and divided by the mean weight. At 0, such clicks are read and not predicted.
     min_frequency : int, default=1
         Levels of a category or tag that fewer items have count as unseen.
     training : {"per_session", "per_prefix"}, default="per_session"
@@ -225,6 +245,8 @@ class M2TRec(TrainedEstimator, Recommender):
     popularity: bool = False
     repeats: bool = False
     category_weight: Annotated[float | Sequence[float], check_weights] = 0.1
+    event_column: Column | None = None
+    weights: Annotated[Mapping[str, float] | None, check_event_weights] = None
     min_frequency: Count = 1
     training: ExampleMode = "per_session"
     n_negatives: Count | None = 4096
@@ -528,6 +550,8 @@ class M2TRec(TrainedEstimator, Recommender):
                 "hierarchy=True feeds predicted categories back, but none is predicted: name columns in categories, "
                 "with a category_weight above 0"
             )
+        if self.weights and self.event_column is None:
+            raise ValueError(f"weights={self.weights!r} needs the column that names events: give event_column")
 
     def _tasks(self) -> dict[str, float]:
         """Give the levels whose category is a task, and the weights of their losses."""
@@ -540,6 +564,26 @@ class M2TRec(TrainedEstimator, Recommender):
         return {level: weight for level, weight in zip(levels, weights, strict=True) if weight > 0}
 
     # training
+
+    def _read_training_log(self, clicks: Any) -> pl.DataFrame:
+        if not self.weights:
+            return super()._read_training_log(clicks)
+        log = read_log(clicks, replace(columns_of(vars(self)), event=self.event_column))
+        if log["event"].dtype.is_float() or log["event"].dtype.is_nested() or log["event"].dtype.is_temporal():
+            expected = f"the column {self.event_column!r} must name events by text or whole numbers"
+            raise TypeError(f"{expected}, got {log['event'].dtype}: cast it")
+        events = log["event"].cast(pl.String)
+        known = events.drop_nulls().unique().sort()
+        absent = [event for event in self.weights if event not in known]
+        if absent:
+            warnings.warn(
+                f"weights names the events {absent}, which no click in {self.event_column!r} has; some that are there "
+                f"are {known.head(10).to_list()}",
+                TabmtlWarning,
+                stacklevel=3,
+            )
+        weights = {event: float(weight) for event, weight in self.weights.items()}
+        return log.with_columns(weight=events.replace_strict(weights, default=1.0, return_dtype=pl.Float32))
 
     def _fit(self, sessions: Sessions, catalogue: Catalogue, valid: Sessions | None) -> dict[str, Any]:
         log = sessions

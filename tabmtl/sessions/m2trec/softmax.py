@@ -13,7 +13,7 @@ _BLOCK_ROWS = 256  # or, with many candidates, up to 16 times as much: products 
 
 
 class _SoftmaxLoss(torch.autograd.Function):
-    """Mean over rows of ``log sum_j exp(z_j + c_j [j not own]) - z_t``, ``z_j = q·v_j + r [j seen]``, and its gradient.
+    """Mean of ``w (log sum_j exp(z_j + c_j [j not own]) - z_t)``, where ``z_j = q·v_j + r [j seen]``, and its gradient.
 
     Both come from the same logits, which are never held for all rows at once. This takes three matrix products, and a
     third of the memory traffic of autograd.
@@ -21,7 +21,14 @@ class _SoftmaxLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, queries: Tensor, repeat: Tensor, vectors: Tensor, correction: Tensor, own: OwnItems, bfloat16: bool
+        ctx: Any,
+        queries: Tensor,
+        repeat: Tensor,
+        vectors: Tensor,
+        correction: Tensor,
+        own: OwnItems,
+        weights: Tensor,
+        bfloat16: bool,
     ) -> Tensor:
         dtype = torch.bfloat16 if bfloat16 else torch.float32
         q, v = queries.to(dtype), vectors.to(dtype)
@@ -41,9 +48,10 @@ class _SoftmaxLoss(torch.autograd.Function):
             largest = logits.amax(dim=1, keepdim=True)
             logits.sub_(largest).exp_()
             sums = logits.sum(dim=1, keepdim=True)
-            total += (sums.log() + largest - own_logits[:, :1]).sum()
-            logits.div_(sums)
-            logits.scatter_add_(1, places[:, :1], logits.new_full((len(rows), 1), -1.0))
+            weight = weights[block, None]
+            total += (weight * (sums.log() + largest - own_logits[:, :1])).sum()
+            logits.div_(sums / weight)
+            logits.scatter_add_(1, places[:, :1], -weight)
             if own.seen is not None:
                 grad_r[block] = (logits.gather(1, places) * own.seen[block]).sum(dim=1)
             probabilities = logits.to(dtype)
@@ -54,7 +62,7 @@ class _SoftmaxLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad: Any) -> tuple[Tensor | None, ...]:
-        return *(grad[0] * saved for saved in ctx.saved_tensors), None, None, None
+        return *(grad[0] * saved for saved in ctx.saved_tensors), None, None, None, None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -105,9 +113,16 @@ class OwnItems:
 
 
 def softmax_loss(
-    queries: Tensor, repeat: Tensor, vectors: Tensor, correction: Tensor, own: OwnItems, *, bfloat16: bool
+    queries: Tensor,
+    repeat: Tensor,
+    vectors: Tensor,
+    correction: Tensor,
+    own: OwnItems,
+    weights: Tensor,
+    *,
+    bfloat16: bool,
 ) -> Tensor:
-    """Compute the mean cross-entropy of targets among candidates.
+    """Compute the mean of the weighted cross-entropies of targets among candidates.
 
     Parameters
     ----------
@@ -119,10 +134,11 @@ def softmax_loss(
     correction : Tensor of shape (C,)
         Added to the logits of candidates, except a query's own items; see `Candidates.draw`.
     own : OwnItems
+    weights : Tensor of float32, shape (P,)
     bfloat16 : bool
         Take matrix products in bfloat16.
     """
-    return _SoftmaxLoss.apply(queries, repeat, vectors, correction, own, bfloat16)
+    return _SoftmaxLoss.apply(queries, repeat, vectors, correction, own, weights, bfloat16)
 
 
 class Candidates:

@@ -36,6 +36,8 @@ class Examples:
     ----------
     units : Tensor of int64, shape (n,)
         Unit of every click, session after session.
+    weights : Tensor of float32, shape (n,)
+        Weight of every click as a target; their mean over the targets of all examples is 1.
     starts, lengths : ndarray of int64, shape (E,)
         Clicks that an example sees; the one behind them is its target.
     all_prefixes : bool
@@ -43,6 +45,7 @@ class Examples:
     """
 
     units: Tensor
+    weights: Tensor
     starts: np.ndarray
     lengths: np.ndarray
     all_prefixes: bool
@@ -59,7 +62,13 @@ class Examples:
         ends = lengths[owner] - ranges(0, counts) * (max_length if all_prefixes else 1)
         seen = np.minimum(ends, max_length)
         units = torch.from_numpy(unit_of[sessions.items].astype(np.int64)).to(device)
-        return cls(units=units, starts=sessions.offsets[owner] + ends - seen, lengths=seen, all_prefixes=all_prefixes)
+        return cls(
+            units=units,
+            weights=torch.from_numpy(_relative_weights(sessions)).to(device),
+            starts=sessions.offsets[owner] + ends - seen,
+            lengths=seen,
+            all_prefixes=all_prefixes,
+        )
 
     def batches(self, batch_size: int) -> list[np.ndarray]:
         """Deal all examples to random steps of about ``batch_size`` targets, each of examples of about one length."""
@@ -74,15 +83,29 @@ class Examples:
             steps += np.split(part, np.flatnonzero(np.diff(step)) + 1)
         return [steps[place] for place in torch.randperm(len(steps)).tolist()]
 
-    def read(self, index: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-        """Give units (B, L) newest first, 0 behind the end; lengths (B,); and targets (P,) in the order of queries."""
+    def read(self, index: np.ndarray) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Give units (B, L) newest first, 0 behind the end; lengths (B,); targets and their weights (P,).
+
+        Targets are in the order of queries.
+        """
         lengths = torch.from_numpy(self.lengths[index]).to(self.units.device)
         last = torch.from_numpy(self.starts[index]).to(self.units.device) + lengths - 1
         places = torch.arange(int(self.lengths[index].max()), device=self.units.device)
         inside = places < lengths[:, None]
         clicks = (last[:, None] - places).where(inside, 0)
         units = self.units[clicks].where(inside, 0)
-        return units, lengths, self.units[clicks[inside] + 1] if self.all_prefixes else self.units[last + 1]
+        targets = 1 + (clicks[inside] if self.all_prefixes else last)
+        return units, lengths, self.units[targets], self.weights[targets]
+
+
+def _relative_weights(sessions: Sessions) -> np.ndarray:
+    """Divide the weights of clicks (n,) by the mean weight of those to predict, all but the first of each session."""
+    if sessions.weights is None:
+        return np.ones(len(sessions.items), dtype=np.float32)
+    mean = np.delete(sessions.weights, sessions.offsets[:-1]).mean(dtype=np.float64)
+    if not mean:
+        raise ValueError("every click to predict has the weight 0: give a weight above 0 in weights to some event")
+    return (sessions.weights / mean).astype(np.float32)
 
 
 class SessionLoop:
@@ -144,7 +167,7 @@ class SessionLoop:
     def step(self, index: np.ndarray, learning_rate: float) -> tuple[Tensor, int]:
         """Take one optimiser step; give the mean losses of items and of each level, and the number of targets."""
         network, items, all_prefixes = self.network, self.items, self.examples.all_prefixes
-        units, lengths, targets = self.examples.read(index)
+        units, lengths, targets, weights = self.examples.read(index)
         bfloat16 = self.options.precision == "bf16"
         with torch.autocast(units.device.type, torch.bfloat16, enabled=bfloat16):
             candidates, place, correction = self.candidates.draw(torch.cat([units.flatten(), targets]))
@@ -154,9 +177,9 @@ class SessionLoop:
             queries, categories = network(clicked, lengths, all_prefixes=all_prefixes)
         counts = lengths if all_prefixes else torch.ones_like(lengths)
         own = OwnItems.of(target, places, counts, repeats=network.weigh_repeat is not None)
-        losses = [softmax_loss(queries[:, :-1], queries[:, -1], vectors, correction, own, bfloat16=bfloat16)]
+        losses = [softmax_loss(queries[:, :-1], queries[:, -1], vectors, correction, own, weights, bfloat16=bfloat16)]
         for column, scores in zip(network.level_columns, categories, strict=True):
-            losses.append(category_loss(scores, items.codes(targets, column)))
+            losses.append(category_loss(scores, items.codes(targets, column), weights))
         levels = zip(self.level_weights.values(), losses[1:], strict=True)
         (losses[0] + sum(weight * part for weight, part in levels)).backward()
         self.optimizer.step(learning_rate)
@@ -175,7 +198,7 @@ class SessionLoop:
         """Nothing is left to do."""
 
 
-def category_loss(scores: Tensor, codes: Tensor) -> Tensor:
-    """Compute the mean cross-entropy over the targets whose category is known (not code 0); 0 if there is none."""
-    total = F.cross_entropy(scores.float(), codes.where(codes > 0, -100), reduction="sum", ignore_index=-100)
-    return total / (codes > 0).sum().clamp(min=1)
+def category_loss(scores: Tensor, codes: Tensor, weights: Tensor) -> Tensor:
+    """Average the weighted cross-entropies of the targets whose category is known (not code 0); 0 if there is none."""
+    losses = F.cross_entropy(scores.float(), codes.where(codes > 0, -100), reduction="none", ignore_index=-100)
+    return (weights * losses).sum() / (codes > 0).sum().clamp(min=1)

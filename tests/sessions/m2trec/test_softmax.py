@@ -59,7 +59,7 @@ def by_softmax_loss(
     times: float = 1.0,
 ) -> list[Tensor]:
     q, r, v = (x.clone().requires_grad_() for x in (queries, repeat, vectors))
-    loss = softmax_loss(q, r, v, correction, own, bfloat16=bfloat16)
+    loss = softmax_loss(q, r, v, correction, own, torch.ones(len(q)), bfloat16=bfloat16)
     return [loss.detach(), *torch.autograd.grad(times * loss, (q, r, v))]
 
 
@@ -96,6 +96,21 @@ def test_bfloat16_products_are_near() -> None:
     for found, expected in zip(by_softmax_loss(*draw(), bfloat16=True), by_autograd(*draw()), strict=True):
         assert found.dtype == torch.float32
         torch.testing.assert_close(found.double(), expected, rtol=0.05, atol=0.01)
+
+
+def test_a_target_of_weight_n_counts_n_times() -> None:
+    queries, repeat, vectors, correction, own = draw()
+    weights = torch.arange(N_ROWS) % 4
+    rows = torch.arange(N_ROWS).repeat_interleave(weights)
+    times = OwnItems(places=own.places[rows], seen=own.seen[rows])
+    loss, grad_q, grad_r, grad_v = by_softmax_loss(queries[rows], repeat[rows], vectors, correction, times)
+    q, r, v = (x.clone().requires_grad_() for x in (queries, repeat, vectors))
+    weighted = softmax_loss(q, r, v, correction, own, weights / weights.float().mean(), bfloat16=False)
+    torch.testing.assert_close(weighted.detach(), loss)
+    found = torch.autograd.grad(weighted, (q, r, v))
+    of_rows = (torch.zeros_like(x).index_add_(0, rows, grad) for x, grad in ((queries, grad_q), (repeat, grad_r)))
+    for one, expected in zip(found, (*of_rows, grad_v), strict=True):
+        torch.testing.assert_close(one, expected)
 
 
 def test_corrections_are_not_for_a_querys_own_session() -> None:
