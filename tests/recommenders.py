@@ -33,7 +33,10 @@ _EXPORTED = [getattr(tabmtl.sessions, name) for name in tabmtl.sessions.__all__]
 RECOMMENDERS = [cls for cls in _EXPORTED if isinstance(cls, type) and issubclass(cls, Recommender)]
 #: Name to class and parameters: every recommender, and forms of one that differ in more than numbers.
 FORMS: dict[str, tuple[type[Recommender], dict[str, Any]]] = {cls.__name__: (cls, {}) for cls in RECOMMENDERS} | {
-    "M2TRec of the paper": (tabmtl.sessions.M2TRec, {"id_mode": "none", "pooling": "mean", "n_layers": 2}),
+    "M2TRec of the paper": (
+        tabmtl.sessions.M2TRec,
+        {"id_mode": "none", "item_tower": "concat", "pooling": "mean", "training": "per_prefix", "n_layers": 2},
+    ),
     "M2TRec delta": (
         tabmtl.sessions.M2TRec,
         {"id_mode": "delta", "pooling": "last", "hierarchy": True, "popularity": True, "repeats": True},

@@ -22,7 +22,7 @@ def test_all_models_are_scored_on_every_seed(small, tmp_path, capsys):
     main(["--sets", GENERATOR, "--seeds", "0", "1", "--output", str(tmp_path)])
     table = pl.read_csv(tmp_path / "sessions.csv")
     models = {"Popularity", "CategoryPopularity", "SequentialRules", "SequentialRules, last 5", "VSKNN", "STAN"}
-    models |= {"M2TRec", "M2TRec, id-free", "M2TRec, launching", "(the law)"}
+    models |= {"M2TRec", "M2TRec, id-free", "M2TRec, launching", "M2TRec, the paper's form", "(the law)"}
     assert set(table["model"]) == models
     assert table.group_by("model").agg(pl.col("seed").n_unique())["seed"].to_list() == [2] * len(models)
     everything = table.filter((pl.col("bucket") == "all") & (pl.col("model") != "(the law)"))

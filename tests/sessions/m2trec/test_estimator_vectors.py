@@ -33,8 +33,9 @@ def renamed(items: pl.DataFrame, prefix: str = "new ") -> pl.DataFrame:
 def test_inner_products_are_the_scores_and_clicked_items_have_what_the_query_adds(form: str) -> None:
     model = fitted(form)
     queries, vectors = model.transform(TEST), model.item_vectors()
-    assert queries.shape == (TEST["session_id"].n_unique(), 19)
-    assert vectors.shape == (60, 19)
+    width = 3 + (6 * 32 if form == "M2TRec of the paper" else 16)  # of the paper, six fields side by side
+    assert queries.shape == (TEST["session_id"].n_unique(), width)
+    assert vectors.shape == (60, width)
     assert (vectors[:, -2] == 0).all()
     assert (queries[:, -2] == 0).all() == (not model.repeats)
     assert queries.dtype == vectors.dtype == np.float32
