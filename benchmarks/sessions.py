@@ -43,7 +43,7 @@ AS_OTHERS = 1e6
 CHOSEN: dict[str, dict[str, Any]] = {
     "diginetica": {"epochs": 6, "learning_rate": 4e-3, "category_weight": 0, "id_dropout": 0.0},
     COLD: {"epochs": 5, "category_weight": 0, "cold_prior": 5.0},
-    "complete_journey": {"epochs": 3, "hierarchy": True, "popularity": True, "repeats": True},
+    "complete_journey": {"epochs": 3, "hierarchy": True, "popularity": True},
     GENERATOR: {"epochs": 10},
 }
 #: Columns of the item table that are text, for every setting.
@@ -58,7 +58,7 @@ CHANGES: tuple[dict[str, Any], ...] = (
     *({"category_weight": weight} for weight in (0, 0.1)),
     {"category_weight": 0.1, "hierarchy": True},
     *({"id_dropout": share} for share in (0.0, 0.3)),
-    *({name: value} for name in ("popularity", "repeats") for value in (False, True)),
+    *({"popularity": value} for value in (False, True)),
     {"hierarchy": False},
     *({"dropout": share, "item_dropout": share} for share in (0.2, 0.4, 0.6)),
     {"n_layers": 2},

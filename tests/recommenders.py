@@ -39,7 +39,7 @@ FORMS: dict[str, tuple[type[Recommender], dict[str, Any]]] = {cls.__name__: (cls
     ),
     "M2TRec delta": (
         tabmtl.sessions.M2TRec,
-        {"id_mode": "delta", "pooling": "last", "hierarchy": True, "popularity": True, "repeats": True},
+        {"id_mode": "delta", "pooling": "last", "hierarchy": True, "popularity": True},
     ),
 }
 

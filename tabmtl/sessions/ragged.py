@@ -9,6 +9,7 @@ import polars as pl
 
 #: Code of an item that the catalogue does not hold; known items count from 1.
 UNSEEN_ITEM = 0
+_LEAST_TO_PART = 20  # of fewer sessions none is set aside
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -67,6 +68,10 @@ class Sessions:
         known = self.items != UNSEEN_ITEM
         return np.repeat(np.arange(len(self)), self.lengths)[known], self.items[known] - 1
 
+    def last_items(self) -> np.ndarray:
+        """Give the item codes (S,) of the last clicks; of a session without a click, any."""
+        return np.concatenate([[UNSEEN_ITEM], self.items])[self.offsets[1:]]
+
     def without_unseen(self) -> Sessions:
         """Drop the clicks on items that the catalogue does not hold; a session may become empty."""
         kept = self.items != UNSEEN_ITEM
@@ -76,6 +81,13 @@ class Sessions:
     def at_least(self, n: int) -> Sessions:
         """Take the sessions of at least n clicks."""
         return self.take(np.flatnonzero(self.lengths >= n))
+
+    def set_newest_aside(self, share: float) -> tuple[Sessions, Sessions | None]:
+        """Part the newest share of the sessions from the older ones; of fewer than 20 sessions, none."""
+        if len(self) < _LEAST_TO_PART:
+            return self, None
+        kept = len(self) - max(1, round(share * len(self)))
+        return self.take(np.arange(kept)), self.take(np.arange(kept, len(self)))
 
     def count_prefixes(self) -> int:
         """Count the proper prefixes of at least one click."""

@@ -95,6 +95,12 @@ def block_size(n_items: int) -> int:
     return max(1, _BLOCK_BYTES // (4 * n_items))
 
 
+def log_totals(scores: np.ndarray) -> np.ndarray:
+    """Compute the log sum of exp(score) of every row, (m, 1); 0 where no score is above minus infinity."""
+    totals = torch.logsumexp(torch.from_numpy(scores), dim=1, keepdim=True).numpy()
+    return np.where(np.isneginf(totals), np.float32(0), totals)
+
+
 def top_k(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Find the k best items of every row, best first; among equal ones the first in the catalogue.
 

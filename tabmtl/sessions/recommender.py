@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -16,8 +16,11 @@ from tabmtl.params import check_count
 from tabmtl.sessions.catalogue import Catalogue, make_catalogue
 from tabmtl.sessions.log import Column, LogColumns, group_log, is_list, like, read_list, read_log, read_sessions
 from tabmtl.sessions.ragged import Sessions
-from tabmtl.sessions.ranking import Ranking, block_size, rank_next, summarize, top_k
+from tabmtl.sessions.ranking import Ranking, block_size, log_totals, rank_next, summarize, top_k
+from tabmtl.sessions.repeats import LEAST_TARGETS, Choices, RepeatWeights, learn_weights
 from tabmtl.sessions.split import warn_of_leaks
+
+_SET_ASIDE = 0.05  # share of the sessions that teach what a session's own items are worth
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -25,11 +28,12 @@ class SessionState:
     """Fitted attributes that the file of a recommender keeps; a subclass adds those of its method."""
 
     _catalogue: Catalogue
+    _repeats: RepeatWeights
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class Recommender(SavableEstimator):
-    """Base of all recommenders; a subclass gives `_fit`, `_scores` and `_stored`.
+    """Base of all recommenders; a subclass gives `_fit`, `_scores`, `_stored`, and `_log_scale` where that holds.
 
     A fitted recommender answers as it was fitted: parameters that are set later, including names of columns, wait for
     the next fit. Only ``device`` and ``n_jobs``, where they exist, hold at once.
@@ -43,13 +47,29 @@ class Recommender(SavableEstimator):
     order_column : str, optional
         Numbers, dates or datetimes that order clicks of equal time, or all clicks of a session where there is no time.
         Clicks that are equal in both stay in the order of the rows.
+    repeats : bool, default=True
+        Learn on sessions that were set aside how much more, or less, than its score says an item is worth that the
+        session holds, and one that was just clicked: people come back to what they looked at, but a basket holds
+        nothing twice. The sessions are those of ``clicks_val``, or the newest 5 %, without which the method is fitted
+        once before. Nothing is learned where it does not gain clearly, or from fewer than 200 clicks.
+
+    Attributes
+    ----------
+    repeat_weights_ : dict of str to float
+        Numbers ``scale``, ``seen`` and ``last`` of the conditional logit of :mod:`tabmtl.sessions.repeats`: 1, 0 and 0
+        where nothing is learned. They change p_i, as the scores alone give it, to one that is proportional to
+        ``p_i ** scale * exp(seen [i in the session] + last [i is the last click])``.
     """
 
     session_column: Column = "session_id"
     item_column: Column = "item_id"
     time_column: Column | None = "time"
     order_column: Column | None = None
+    repeats: bool = True
 
+    # whether scores are log p, up to a constant of the session; else they are shares of p where they are positive, and
+    # items of other scores were not found
+    _log_scale: ClassVar[bool] = False
     # whether columns of the item table are read, and not only the names
     _reads_metadata: ClassVar[bool] = False
 
@@ -64,7 +84,8 @@ class Recommender(SavableEstimator):
             The item table: one row per item, its name in ``item_column`` and metadata in other columns. Its items
             can be recommended even if they were never clicked.
         clicks_val : frame, optional
-            A later log of other sessions, for methods that train in epochs: they stop early on it, or only report it.
+            A later log of other sessions, which are not trained on. They teach what the items of a session are worth
+            (``repeats``), and methods that train in epochs stop early on them, or only report their scores.
 
         Returns
         -------
@@ -90,6 +111,8 @@ class Recommender(SavableEstimator):
             valid = read_sessions(clicks_val, columns, catalogue.ids, "the log given as clicks_val")
             warn_of_leaks(sessions, valid)
         fitted = self._fit(sessions, catalogue, valid)
+        if self.repeats:
+            fitted |= {"_repeats": self._learn_repeats(sessions, catalogue, valid, fitted)}
         self._set_fitted(catalogue, fitted)
         return self
 
@@ -228,11 +251,44 @@ class Recommender(SavableEstimator):
         """Score every item (S, N), float32, for the click after each session."""
         raise NotImplementedError
 
+    # a subclass that sets sessions aside by itself, or reads a part of a session, gives these too
+
+    def _learn_repeats(
+        self, sessions: Sessions, catalogue: Catalogue, valid: Sessions | None, fitted: dict[str, Any]
+    ) -> RepeatWeights:
+        """Learn what a session's own items are worth, on sessions that a fit has not seen."""
+        if valid is None:
+            older, valid = sessions.set_newest_aside(_SET_ASIDE)
+            if valid is None or valid.count_prefixes() < LEAST_TARGETS:
+                return RepeatWeights()
+            counts = np.bincount(older.items, minlength=len(catalogue) + 1)[1:]
+            catalogue = replace(catalogue, counts=counts)
+            fitted = self._fit(older, catalogue, None)
+        return self._learn_repeats_on(valid, catalogue, fitted)
+
+    def _clicks_read(self, sessions: Sessions) -> Sessions:
+        """Give the clicks whose items are the session's own."""
+        return sessions
+
     # shared steps
 
     def _read_training_log(self, clicks: Any) -> pl.DataFrame:
         """Read the log that `fit` learns from; see `read_log`."""
         return read_log(clicks, columns_of(vars(self)))
+
+    def _learn_repeats_on(self, valid: Sessions, catalogue: Catalogue, fitted: dict[str, Any]) -> RepeatWeights:
+        """Learn what a session's own items are worth to a recommender with these fitted attributes."""
+        model = type(self)(**self.get_params(deep=False))
+        model._set_fitted(catalogue, fitted)
+        return learn_weights(Choices.of(valid, len(catalogue), model._log_shares, model._clicks_read))
+
+    def _log_shares(self, sessions: Sessions) -> np.ndarray:
+        """Compute log p (S, N) of all items, minus infinity for those that were not found."""
+        scores = self._scores_of(sessions, exclude_seen=False)
+        if not self._log_scale:
+            with np.errstate(divide="ignore"):
+                scores = np.log(np.maximum(scores, 0)) * scores.dtype.type(self._repeats.scale)
+        return scores - log_totals(scores)
 
     def _log_columns(self) -> LogColumns:
         """Give the columns of fit."""
@@ -290,8 +346,8 @@ class Recommender(SavableEstimator):
         return np.where(np.isneginf(scores), -1, items), scores
 
     def _scores_of(self, sessions: Sessions, exclude_seen: bool) -> np.ndarray:
-        """Compute scores (S, N): with ``exclude_seen``, minus infinity for items that the session holds."""
-        scores = self._scores(sessions)
+        """Compute scores (S, N), own items weighed; with ``exclude_seen``, minus infinity for those."""
+        scores = self._repeats.weigh(self._scores(sessions), self._clicks_read(sessions), log_scale=self._log_scale)
         if exclude_seen:
             scores[sessions.known_clicks()] = -np.inf
         return scores
@@ -300,7 +356,9 @@ class Recommender(SavableEstimator):
         self._forget()
         self._fitted_params = self.get_params(deep=False)
         self._set_catalogue(catalogue)
+        self._repeats = RepeatWeights()  # unless something was learned
         self.__dict__ |= fitted
+        self.repeat_weights_ = asdict(self._repeats)
 
     def _set_catalogue(self, catalogue: Catalogue) -> None:
         self._catalogue = replace(catalogue, metadata=None)  # only fit reads metadata

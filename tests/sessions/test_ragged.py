@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -37,6 +38,8 @@ def test_ragged_steps_are_those_of_lists(lengths: list[int], n: int, data: st.Da
     assert lists(sessions.take(np.array(index, dtype=np.int64))) == [plain[i] for i in index]
     assert lists(sessions.last(n)) == [(name, items[-n:]) for name, items in plain]
     assert lists(sessions.without_unseen()) == [(name, [i for i in items if i]) for name, items in plain]
+    ends = zip(sessions.last_items().tolist(), plain, strict=True)
+    assert all(code == items[-1] for code, (_, items) in ends if items)
     assert lists(sessions.at_least(n)) == [(name, items) for name, items in plain if len(items) >= n]
 
     prefixes, targets = sessions.prefixes()
@@ -57,3 +60,12 @@ def test_ragged_steps_are_those_of_lists(lengths: list[int], n: int, data: st.Da
     # times go along with their clicks
     assert prefixes.times is not None
     assert all(codes[int(t)] == item for t, item in zip(prefixes.times, prefixes.items, strict=True))
+
+
+@pytest.mark.parametrize(("n", "kept"), [(1, 1), (19, 19), (20, 19), (30, 28), (100, 95)])
+def test_the_newest_are_set_aside_unless_there_are_few(n: int, kept: int) -> None:
+    sessions = Sessions(ids=pl.Series(range(n)), offsets=np.arange(n + 1), items=np.ones(n, dtype=np.int32), times=None)
+    older, newest = sessions.set_newest_aside(0.05)
+    assert older.ids.to_list() == list(range(kept))
+    assert (newest is None) == (n < 20)
+    assert newest is None or newest.ids.to_list() == list(range(kept, n))

@@ -47,12 +47,12 @@ from tabmtl.sessions.m2trec.validation import Validation
 from tabmtl.sessions.ragged import Sessions
 from tabmtl.sessions.ranking import block_size, bucket_masks, top_k
 from tabmtl.sessions.recommender import Recommender, SessionState, columns_of
+from tabmtl.sessions.repeats import RepeatWeights
 from tabmtl.storage.atomic import write_file
 from tabmtl.storage.stored import Stored
 from tabmtl.training.device import find_device, seeded, threads
 from tabmtl.training.epochs import Record, Snapshots
 
-_SESSIONS_TO_SPLIT = 20  # fewer sessions are all trained on
 _CHECKED = 100  # sessions on which approximate search is compared with exact search
 _LONGEST = 10_000  # clicks that a network may read: it keeps the distances of all pairs
 
@@ -175,10 +175,6 @@ class M2TRec(TrainedEstimator, Recommender):
     popularity : bool, default=False
         Add the log of an item's training clicks to its score, times a number that depends on the session: better at the
         top of the list where few items are bought by all, and worse on rare items.
-    repeats : bool, default=False
-        Learn a term for the items that a session has clicked already: it makes them more likely, or less, than their
-        vectors alone. Use it for baskets, which hold nothing twice; where people come back to items that they looked
-        at, vectors alone did better (docs/design.md).
     category_weight : float or sequence of float, default=0.1
         Weights a_l of the category losses: one for all levels, or one for each; 0 trains the item task alone.
     event_column : str, optional
@@ -199,8 +195,8 @@ class M2TRec(TrainedEstimator, Recommender):
         Clicks that are predicted in a step.
     early_stopping : bool, default=True
         Watch MRR@20 on the validation log, or else on the newest ``validation_fraction`` of the sessions, which are
-        then not trained on. False trains all epochs and keeps the last weights; a validation log is then only scored,
-        and chooses the strength of the directed path.
+        then not trained on. False trains all epochs and keeps the last weights; a validation log is then scored,
+        chooses the strength of the directed path, and is used by ``repeats``, which without it learns nothing.
     validation_fraction : float in (0, 1), default=0.05
         Share of the sessions that early stopping sets aside if fit gets no ``clicks_val``. Fewer than 20 sessions are
         all trained on.
@@ -265,7 +261,6 @@ class M2TRec(TrainedEstimator, Recommender):
     unknown_rate: Rate = 0.05
     hierarchy: bool = False
     popularity: bool = False
-    repeats: bool = False
     category_weight: Annotated[float | Sequence[float], check_weights] = 0.1
     event_column: Column | None = None
     weights: Annotated[Mapping[str, float] | None, check_event_weights] = None
@@ -292,9 +287,9 @@ class M2TRec(TrainedEstimator, Recommender):
         "dropout": {"low": 0.0, "high": 0.5},
         "item_dropout": {"low": 0.0, "high": 0.5},
         "popularity": {"choices": (False, True)},
-        "repeats": {"choices": (False, True)},
     }
 
+    _log_scale: ClassVar[bool] = True
     _reads_metadata: ClassVar[bool] = True
     _stored: ClassVar[type] = M2TRecState
 
@@ -380,7 +375,7 @@ class M2TRec(TrainedEstimator, Recommender):
             return self._frame(read, *exact, sessions)
         index = self._fitted_index()
         with threads(self.n_jobs, index.network):
-            found = index.search(read, k, exclude_seen)
+            found = index.search(read, k, exclude_seen, self._repeats)
         self.approximate_recall_ = share_found(found[0][: len(some)], exact[0])
         warn_of_misses(self.approximate_recall_, k, len(some))
         return self._frame(read, *found, sessions)
@@ -443,7 +438,7 @@ class M2TRec(TrainedEstimator, Recommender):
         found, size = [top_k(np.zeros((0, len(categories)), np.float32), k)], block_size(self.n_items_)
         for start in range(0, len(read), size):
             block = read.take(np.arange(start, min(start + size, len(read))))
-            shares = categories.probabilities(self._scores(block))
+            shares = categories.probabilities(self._scores_of(block, exclude_seen=False))
             shares[:, categories.n_items == 0] = -np.inf  # such as a missing category where none is missing
             found.append(top_k(shares, k))
         codes, probabilities = (np.concatenate(parts) for parts in zip(*found, strict=True))
@@ -503,6 +498,9 @@ class M2TRec(TrainedEstimator, Recommender):
     def transform(self, sessions: Any) -> np.ndarray:
         """Compute queries of sessions; their inner products with `item_vectors` are the scores of unclicked items.
 
+        Those of an item that the session holds lack ``repeat_weights_["seen"]``, and for the last click also
+        ``repeat_weights_["last"]``.
+
         Parameters
         ----------
         sessions : frame, or list of items
@@ -510,24 +508,23 @@ class M2TRec(TrainedEstimator, Recommender):
 
         Returns
         -------
-        queries : ndarray of float32, shape (S, d_model + 3)
+        queries : ndarray of float32, shape (S, d_model + 2)
             Sessions in the order of their last clicks, those of equal time in that of their first rows, as `recommend`
-            answers them. The last three columns are the weight of an item's popularity; the term that ``repeats`` adds
-            to the scores of clicked items, where vectors have 0; and 1.
+            answers them. The last two columns are the weight of an item's popularity, and that of the term of its own.
         """
         check_is_fitted(self)
         index, read = self._fitted_index(), self._read(sessions)
         with threads(self.n_jobs, index.network):
-            return index.queries(read).cpu().numpy()
+            return index.queries(read).cpu().numpy() * np.float32(self._repeats.scale)
 
     def item_vectors(self) -> np.ndarray:
         """Give the vectors of all items in the order of ``item_ids_``.
 
         Returns
         -------
-        vectors : ndarray of float32, shape (N, d_model + 3)
-            The last three columns are the log of the item's clicks over their mean; 0; and the term of the item's score
-            in every session (see ``cold_prior``).
+        vectors : ndarray of float32, shape (N, d_model + 2)
+            The last two columns are the log of the item's clicks over their mean, and the term of the item's score in
+            every session (see ``cold_prior``).
         """
         check_is_fitted(self)
         return self._fitted_index().vectors()
@@ -535,13 +532,12 @@ class M2TRec(TrainedEstimator, Recommender):
     def export_index(self, path: str | Path) -> None:
         """Write files for an index of nearest neighbours outside this package.
 
-        Inner products with `transform` are the scores, except for items that the session has clicked: add the last
-        column but one of the query to theirs.
+        Inner products with `transform` are the scores, except for items that the session has clicked: see there.
 
         Parameters
         ----------
         path : str or Path
-            Folder, made where it does not exist: ``vectors.npy``, float32 of shape (N, d_model + 3), and
+            Folder, made where it does not exist: ``vectors.npy``, float32 of shape (N, d_model + 2), and
             ``items.parquet``, one row an item in the same order. Each file is written beside and then renamed.
         """
         folder, vectors, items = Path(path), BytesIO(), BytesIO()
@@ -642,7 +638,7 @@ class M2TRec(TrainedEstimator, Recommender):
     def _fit(self, sessions: Sessions, catalogue: Catalogue, valid: Sessions | None) -> dict[str, Any]:
         log = sessions
         if valid is None and self.early_stopping:
-            sessions, valid = self._set_newest_aside(sessions)
+            sessions, valid = sessions.set_newest_aside(self.validation_fraction)
         train = sessions.at_least(2)
         if not len(train):
             raise ValueError("no session of the click log has two clicks, so there is no next click to learn from")
@@ -657,7 +653,7 @@ class M2TRec(TrainedEstimator, Recommender):
             features, row = coder.encode(catalogue.metadata)
         known = KnownItems(features=features, row=row, clicks=clicks, shared=self.id_mode == "none")
         if self.id_mode == "none":
-            earlier, judged = self._set_newest_aside(train) if valid is None else (train, valid)
+            earlier, judged = train.set_newest_aside(self.validation_fraction) if valid is None else (train, valid)
             if judged is not None:
                 warn_of_ceiling(known, earlier, judged)
         metadata_facts = describe_metadata(known, train if valid is None else valid, verbose=self.verbose)
@@ -671,13 +667,6 @@ class M2TRec(TrainedEstimator, Recommender):
         trained = trained_attributes(network, history, snapshots.best.epoch)
         fitted = {"_coder": coder, "_items": known, "_categories": _read_categories(coder, catalogue, log)}
         return metadata_facts | trained | strength | fitted
-
-    def _set_newest_aside(self, sessions: Sessions) -> tuple[Sessions, Sessions | None]:
-        """Part the newest ``validation_fraction`` of sessions from the older ones; of few sessions, none."""
-        if len(sessions) < _SESSIONS_TO_SPLIT:
-            return sessions, None
-        kept = len(sessions) - max(1, round(self.validation_fraction * len(sessions)))
-        return sessions.take(np.arange(kept)), sessions.take(np.arange(kept, len(sessions)))
 
     def _fit_coder(self, catalogue: Catalogue, clicks: np.ndarray) -> ItemCoder | None:
         """Learn the encoding of metadata on the items with clicks (N,); None without metadata."""
@@ -724,7 +713,17 @@ class M2TRec(TrainedEstimator, Recommender):
         network.encoder.scale_direct(strength)
         return {"directed_strength_": strength}
 
+    def _learn_repeats(
+        self, sessions: Sessions, catalogue: Catalogue, valid: Sessions | None, fitted: dict[str, Any]
+    ) -> RepeatWeights:
+        if valid is None and self.early_stopping:
+            _, valid = sessions.set_newest_aside(self.validation_fraction)
+        return RepeatWeights() if valid is None else self._learn_repeats_on(valid, catalogue, fitted)
+
     # answers
+
+    def _clicks_read(self, sessions: Sessions) -> Sessions:
+        return sessions.last(self._fitted_params["max_length"])
 
     def _in_force(self) -> Self:
         return self  # its index has the parameters of fit

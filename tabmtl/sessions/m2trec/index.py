@@ -18,6 +18,7 @@ from tabmtl.sessions.m2trec.items import NetworkItems
 from tabmtl.sessions.m2trec.network import M2TRecNetwork
 from tabmtl.sessions.ragged import Sessions, spread
 from tabmtl.sessions.ranking import top_k
+from tabmtl.sessions.repeats import RepeatWeights
 
 _UNITS_AT_A_TIME = 8192
 _SESSIONS_AT_A_TIME = 256
@@ -49,9 +50,8 @@ class ItemIndex:
     unit_of : ndarray of int64, shape (N + 1,)
         Unit of every item code.
     unit_vectors : Tensor of float32, shape (U, d + 1)
-    matrix : Tensor of float32, shape (d + 3, N)
-        Vectors of all items as columns, so that one query reads them in order. The last row but one is 0, where queries
-        hold what they add to clicked items; the last row is added to scores.
+    matrix : Tensor of float32, shape (d + 2, N)
+        Vectors of all items as columns, so that one query reads them in order. The last row is added to scores.
     """
 
     def __init__(self, network: M2TRecNetwork, items: NetworkItems, options: Any, before: Tensor | None = None) -> None:
@@ -67,7 +67,7 @@ class ItemIndex:
         self.matrix = join_bias(vectors, items.known.bias(options.cold_prior))
 
     def queries(self, sessions: Sessions) -> Tensor:
-        """Compute queries (S, d + 3), whose last column is ones.
+        """Compute queries (S, d + 2), whose last column is ones.
 
         A session without a click is read as one click on an unknown item. Where there is no metadata, a session without
         a known item is answered by popularity.
@@ -91,17 +91,12 @@ class ItemIndex:
             found[torch.from_numpy(block).to(device), :-1] = queries[: len(block)]
         if self.items.features is None:
             lost = torch.from_numpy(sessions.without_unseen().lengths == 0).to(device)
-            found[lost, :-1], found[lost, -3] = 0.0, _POPULARITY
+            found[lost, :-1], found[lost, -2] = 0.0, _POPULARITY
         return found
 
     def scores(self, sessions: Sessions) -> np.ndarray:
         """Compute the scores (S, N) of all items."""
-        queries = self.queries(sessions)
-        scores = (queries @ self.matrix).cpu().numpy()
-        if self.network.weigh_repeat is not None:
-            rows, clicked = sessions.last(self.max_length).known_clicks()
-            scores[rows, clicked] += queries[:, -2].cpu().numpy()[rows]  # once, even for an item that is clicked twice
-        return scores
+        return (self.queries(sessions) @ self.matrix).cpu().numpy()
 
     def cosines(self, place: int) -> np.ndarray:
         """Compute the cosines (N,) of the vectors of all items with that of one."""
@@ -109,10 +104,12 @@ class ItemIndex:
         found = vectors @ vectors[int(self.unit_of[1 + place])]
         return found.cpu().numpy()[self.unit_of[1:]]
 
-    def search(self, sessions: Sessions, k: int, exclude_seen: bool) -> tuple[np.ndarray, np.ndarray]:
+    def search(
+        self, sessions: Sessions, k: int, exclude_seen: bool, repeats: RepeatWeights
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Search the graph of neighbours; see `NeighbourGraph.search`."""
         clicked = sessions if exclude_seen else sessions.last(self.max_length)
-        return self._graph.search(self.queries(sessions).cpu().numpy(), k, clicked, exclude_seen)
+        return self._graph.search(self.queries(sessions).cpu().numpy(), k, clicked, exclude_seen, repeats)
 
     @cached_property
     def _graph(self) -> NeighbourGraph:
@@ -123,14 +120,14 @@ class ItemIndex:
         return NeighbourGraph(self.vectors(), self.queries(one_click).cpu().numpy())
 
     def vectors(self) -> np.ndarray:
-        """Give the vectors (N, d + 3) of all items."""
+        """Give the vectors (N, d + 2) of all items."""
         return np.ascontiguousarray(self.matrix.T.cpu().numpy())
 
 
 def join_bias(vectors: Tensor, bias: np.ndarray) -> Tensor:
-    """Join vectors (N, d + 1), zeros and biases (N,) to one matrix (d + 3, N), its rows contiguous."""
+    """Join vectors (N, d + 1) and biases (N,) to one matrix (d + 2, N), its rows contiguous."""
     column = torch.from_numpy(bias.astype(np.float32)).to(vectors.device)[:, None]
-    return torch.cat([vectors, torch.zeros_like(column), column], dim=1).T.contiguous()
+    return torch.cat([vectors, column], dim=1).T.contiguous()
 
 
 def blocks_of(lengths: np.ndarray, size: int) -> Iterator[np.ndarray]:
@@ -179,27 +176,29 @@ class NeighbourGraph:
         self._index.add(np.arange(len(vectors)), _of_one_length(vectors * self._scale))
 
     def search(
-        self, queries: np.ndarray, k: int, clicked: Sessions, exclude_seen: bool
+        self, queries: np.ndarray, k: int, clicked: Sessions, exclude_seen: bool, repeats: RepeatWeights
     ) -> tuple[np.ndarray, np.ndarray]:
         """Find the places (m, k) of good items, best first, -1 behind the last, and their scores.
 
         Parameters
         ----------
         queries : ndarray of float32, shape (m, w)
-            The last column but one is added to the scores of clicked items.
         k : int
         clicked : Sessions
             Session of every query.
         exclude_seen : bool
             Leave clicked items out.
+        repeats : RepeatWeights
+            What clicked items are worth, in scores that are inner products times its scale.
         """
+        queries = queries * np.float32(repeats.scale)
         places = np.split(np.arange(len(queries)), range(_QUERIES_AT_A_TIME, len(queries), _QUERIES_AT_A_TIME))
-        found = [self._search(queries[part], k, clicked.take(part), exclude_seen) for part in places]
+        found = [self._search(queries[part], k, clicked.take(part), exclude_seen, repeats) for part in places]
         items, scores = (np.concatenate(parts) for parts in zip(*found, strict=True))
         return items, scores
 
     def _search(
-        self, queries: np.ndarray, k: int, clicked: Sessions, exclude_seen: bool
+        self, queries: np.ndarray, k: int, clicked: Sessions, exclude_seen: bool, repeats: RepeatWeights
     ) -> tuple[np.ndarray, np.ndarray]:
         k = min(k, len(self._vectors))
         seen = np.sort(clicked.padded().astype(np.int64) - 1, axis=1)
@@ -215,7 +214,9 @@ class NeighbourGraph:
         found[(found[:, :, None] == seen[:, None, :]).any(axis=2)] = -1
         scores = self._scores(queries, found)
         if not exclude_seen:
-            scores = np.hstack([scores, self._scores(queries, seen) + queries[:, -2:-1]])
+            last = seen == clicked.last_items()[:, None] - 1
+            worth = (repeats.seen + repeats.last * last).astype(np.float32)
+            scores = np.hstack([scores, self._scores(queries, seen) + worth])
             found = np.hstack([found, seen])
         best, scores = top_k(scores, k)
         return np.where(np.isneginf(scores), -1, np.take_along_axis(found, best, axis=1)), scores

@@ -23,8 +23,7 @@ class M2TRecNetwork(nn.Module):
 
     The score of an item is q·E_i, or with a temperature cos(q, E_i) / tau; the scores of the categories of level l are
     W_l h + b_l, where h is the summary that q is made of. ``popularity`` adds (w·h + b) log(n_i / mean n) to the score
-    of item i, which was clicked n_i times in training; ``repeats`` adds w'·h + b' to the scores of the items that the
-    session has clicked. ``hierarchy`` feeds the predicted categories back::
+    of item i, which was clicked n_i times in training. ``hierarchy`` feeds the predicted categories back::
 
         q' = W_q [q ; W_p [softmax(c_1) ; softmax(c_2) ; ...]]
 
@@ -57,7 +56,6 @@ class M2TRecNetwork(nn.Module):
         level_sizes = [sizes[column] for column in self.level_columns]
         self.heads = nn.ModuleList(nn.Linear(width, size) for size in level_sizes)
         self.weigh_popularity = _zero_map(width) if options.popularity else None
-        self.weigh_repeat = _zero_map(width) if options.repeats else None
         self.project = self.join = None
         if options.hierarchy and level_sizes:
             self.project = nn.Linear(sum(level_sizes), d_model)
@@ -85,9 +83,8 @@ class M2TRecNetwork(nn.Module):
 
         Returns
         -------
-        queries : Tensor of float32, shape (P, d + 2)
-            Their inner products with vectors are the scores. The last column is no part of these: it is added to the
-            scores of clicked items.
+        queries : Tensor of float32, shape (P, d + 1)
+            Their inner products with vectors are the scores.
         categories : list of Tensor (P, n codes)
         """
         queries, summaries = self.encoder(clicked[..., :-1], lengths, all_prefixes=all_prefixes)
@@ -99,10 +96,9 @@ class M2TRecNetwork(nn.Module):
             predicted = self.project(torch.cat([torch.softmax(c.float(), dim=1) for c in categories], dim=1))
             queries = self.join(torch.cat([queries, predicted], dim=1))
         queries = queries.float() if self.temperature is None else unit_length(queries) / self.temperature
-        for weigh in (self.weigh_popularity, self.weigh_repeat):
-            weight = F.pad(queries[:, :0], (0, 1)) if weigh is None else weigh(summaries).float()
-            queries = torch.cat([queries, weight], dim=1)
-        return queries, categories
+        if self.weigh_popularity is None:
+            return F.pad(queries, (0, 1)), categories
+        return torch.cat([queries, self.weigh_popularity(summaries).float()], dim=1), categories
 
 
 def _zero_map(width: int) -> nn.Linear:

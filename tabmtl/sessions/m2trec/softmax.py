@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ _BLOCK_ROWS = 256  # or, with many candidates, up to 16 times as much: products 
 
 
 class _SoftmaxLoss(torch.autograd.Function):
-    """Mean of ``w (log sum_j exp(z_j + c_j [j not own]) - z_t)``, where ``z_j = q·v_j + r [j seen]``, and its gradient.
+    """Mean over rows of ``w (log sum_j exp(z_j + c_j [j not own]) - z_t)``, ``z_j = q·v_j``, and its gradient.
 
     Both come from the same logits, which are never held for all rows at once. This takes three matrix products, and a
     third of the memory traffic of autograd.
@@ -21,29 +20,19 @@ class _SoftmaxLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        queries: Tensor,
-        repeat: Tensor,
-        vectors: Tensor,
-        correction: Tensor,
-        own: OwnItems,
-        weights: Tensor,
-        bfloat16: bool,
+        ctx: Any, queries: Tensor, vectors: Tensor, correction: Tensor, own: Tensor, weights: Tensor, bfloat16: bool
     ) -> Tensor:
         dtype = torch.bfloat16 if bfloat16 else torch.float32
         q, v = queries.to(dtype), vectors.to(dtype)
         grad_q, grad_v = torch.empty_like(queries), torch.zeros_like(vectors, dtype=torch.float32)
-        grad_r = torch.zeros_like(repeat)
         total = queries.new_zeros(())
         fit = _BLOCK_BYTES / (4 * len(vectors))
         size = max(1, int(fit), min(_BLOCK_ROWS, int(16 * fit)))
         for start in range(0, len(q), size):
             block = slice(start, start + size)
-            rows, places = q[block], own.places[block]
+            rows, places = q[block], own[block]
             logits = (rows @ v.T).float()
             own_logits = logits.gather(1, places)
-            if own.seen is not None:
-                own_logits += repeat[block, None] * (own.seen[block] > 0)
             logits.add_(correction).scatter_(1, places, own_logits)
             largest = logits.amax(dim=1, keepdim=True)
             logits.sub_(largest).exp_()
@@ -52,12 +41,10 @@ class _SoftmaxLoss(torch.autograd.Function):
             total += (weight * (sums.log() + largest - own_logits[:, :1])).sum()
             logits.div_(sums / weight)
             logits.scatter_add_(1, places[:, :1], -weight)
-            if own.seen is not None:
-                grad_r[block] = (logits.gather(1, places) * own.seen[block]).sum(dim=1)
             probabilities = logits.to(dtype)
             grad_q[block] = probabilities @ v
             grad_v += (probabilities.T @ rows).float()
-        ctx.save_for_backward(*(grad.div_(len(q)) for grad in (grad_q, grad_r, grad_v)))
+        ctx.save_for_backward(*(grad.div_(len(q)) for grad in (grad_q, grad_v)))
         return total / len(q)
 
     @staticmethod
@@ -65,80 +52,50 @@ class _SoftmaxLoss(torch.autograd.Function):
         return *(grad[0] * saved for saved in ctx.saved_tensors), None, None, None, None
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class OwnItems:
-    """Candidates that come with a query: the items of its session.
+def own_places(targets: Tensor, clicks: Tensor, counts: Tensor) -> Tensor:
+    """Collect the items of the session of each query.
 
-    Attributes
+    Parameters
     ----------
-    places : Tensor of int64, shape (P, m)
-        Their places among the candidates, some perhaps twice; the target comes first.
-    seen : Tensor of float32, shape (P, m), or None
-        For items that the query has seen, 1 over how often ``places`` names them; 0 for the others. None without
-        ``repeats``.
+    targets : Tensor of int64, shape (P,)
+        Places among the candidates, session by session, the newest first.
+    clicks : Tensor of int64, shape (B, L)
+        Places of the clicks of the sessions, the newest first, 0 behind the end. The first query of a session has seen
+        them all, the next all but the newest, and so on.
+    counts : Tensor of int64, shape (B,)
+        Queries of every session.
+
+    Returns
+    -------
+    places : Tensor of int64, shape (P, L + 2)
+        Some perhaps twice; the target comes first.
     """
-
-    places: Tensor
-    seen: Tensor | None
-
-    @classmethod
-    def of(cls, targets: Tensor, clicks: Tensor, counts: Tensor, *, repeats: bool) -> OwnItems:
-        """Collect the items of sessions that have some queries each.
-
-        Parameters
-        ----------
-        targets : Tensor of int64, shape (P,)
-            Session by session, the newest first.
-        clicks : Tensor of int64, shape (B, L)
-            Clicks of the sessions, the newest first, 0 behind the end. The first query has seen them all, the next all
-            but the newest, and so on.
-        counts : Tensor of int64, shape (B,)
-            Queries of every session.
-        repeats : bool
-            Find the items that a query has seen.
-        """
-        starts = counts.cumsum(0) - counts
-        session = torch.repeat_interleave(counts)
-        clicks = clicks[session]
-        there = clicks > 0
-        own = clicks.where(there, targets[:, None])
-        places = torch.cat([targets[:, None], targets[starts][session][:, None], own], dim=1)
-        if not repeats:
-            return cls(places=places, seen=None)
-        gone = torch.arange(len(targets), device=counts.device) - starts[session]
-        seen = (torch.arange(clicks.shape[1], device=counts.device) >= gone[:, None]) & there
-        same = places[:, :, None] == places[:, None, :]
-        again = (same[:, :, 2:] & seen[:, None, :]).any(dim=2)
-        return cls(places=places, seen=again / same.sum(dim=2))
+    starts = counts.cumsum(0) - counts
+    session = torch.repeat_interleave(counts)
+    clicks = clicks[session]
+    own = clicks.where(clicks > 0, targets[:, None])
+    return torch.cat([targets[:, None], targets[starts][session][:, None], own], dim=1)
 
 
 def softmax_loss(
-    queries: Tensor,
-    repeat: Tensor,
-    vectors: Tensor,
-    correction: Tensor,
-    own: OwnItems,
-    weights: Tensor,
-    *,
-    bfloat16: bool,
+    queries: Tensor, vectors: Tensor, correction: Tensor, own: Tensor, weights: Tensor, *, bfloat16: bool
 ) -> Tensor:
     """Compute the mean of the weighted cross-entropies of targets among candidates.
 
     Parameters
     ----------
     queries : Tensor of float32, shape (P, d)
-    repeat : Tensor of float32, shape (P,)
-        Added to the logits of items that a query has seen.
     vectors : Tensor of float32, shape (C, d)
         Vectors of the candidates.
     correction : Tensor of shape (C,)
         Added to the logits of candidates, except a query's own items; see `Candidates.draw`.
-    own : OwnItems
+    own : Tensor of int64, shape (P, m)
+        Candidates that come with a query, its target first; see `own_places`.
     weights : Tensor of float32, shape (P,)
     bfloat16 : bool
         Take matrix products in bfloat16.
     """
-    return _SoftmaxLoss.apply(queries, repeat, vectors, correction, own, weights, bfloat16)
+    return _SoftmaxLoss.apply(queries, vectors, correction, own, weights, bfloat16)
 
 
 class Candidates:

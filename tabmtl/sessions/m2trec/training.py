@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from tabmtl.schema import DivergenceError
 from tabmtl.sessions.m2trec.items import NetworkItems
 from tabmtl.sessions.m2trec.network import M2TRecNetwork
-from tabmtl.sessions.m2trec.softmax import Candidates, OwnItems, softmax_loss
+from tabmtl.sessions.m2trec.softmax import Candidates, own_places, softmax_loss
 from tabmtl.sessions.m2trec.validation import Validation
 from tabmtl.sessions.ragged import Sessions, ranges
 from tabmtl.training.device import give_way, has_bfloat16
@@ -174,10 +174,8 @@ class SessionLoop:
             clicked = vectors.index_select(0, places.flatten()).view(*units.shape, -1)
             queries, categories = network(clicked, lengths, all_prefixes=all_prefixes)
         counts = lengths if all_prefixes else torch.ones_like(lengths)
-        own = OwnItems.of(target, places, counts, repeats=network.weigh_repeat is not None)
-        losses = [
-            softmax_loss(queries[:, :-1], queries[:, -1], vectors, correction, own, weights, bfloat16=self.bfloat16)
-        ]
+        own = own_places(target, places, counts)
+        losses = [softmax_loss(queries, vectors, correction, own, weights, bfloat16=self.bfloat16)]
         for column, scores in zip(network.level_columns, categories, strict=True):
             losses.append(category_loss(scores, items.codes(targets, column), weights))
         levels = zip(self.level_weights.values(), losses[1:], strict=True)

@@ -20,7 +20,7 @@ def fit(**params: Any) -> M2TRec:
 
 
 def test_the_best_weights_are_kept() -> None:
-    still = {"dropout": 0.0, "item_dropout": 0.0, "directed": False}
+    still = {"dropout": 0.0, "item_dropout": 0.0, "directed": False, "repeats": False}
     model = tiny("M2TRec", epochs=40, learning_rate=0.05, patience=3, **still)
     train = TRAIN.head(500)
     items = ITEMS.filter(pl.col("item_id").is_in(pl.concat([train, TEST])["item_id"].to_list()))
@@ -55,7 +55,7 @@ def test_the_newest_sessions_are_held_back() -> None:
 
 
 def test_without_early_stopping_all_is_trained_on_to_the_end() -> None:
-    params = {"epochs": 3, "early_stopping": False, "directed": False}
+    params = {"epochs": 3, "early_stopping": False, "directed": False, "repeats": False}
     model = tiny("M2TRec", **params).fit(TRAIN, items=ITEMS, clicks_val=TEST)
     assert len(model.history_) == model.best_iteration_ == 3
     alone = tiny("M2TRec", **params).fit(TRAIN, items=ITEMS)

@@ -9,10 +9,10 @@ import pytest
 from tabmtl.sessions import STAN, VSKNN, CategoryPopularity, M2TRec, Popularity, SequentialRules
 from tabmtl.synth import make_sessions
 
-# Measured on these 3349 clicks, Recall@20 / MRR@20: the law itself .795 / .463, Popularity .308 / .076,
-# CategoryPopularity .559 / .230, SequentialRules .599 / .377, VSKNN .611 / .382, STAN .585 / .381; M2TRec with id_mode
-# "full" .665 / .390, "none" .684 / .422. Recall@20 on the 319 clicks on cold items, where chance is .050: all baselines
-# .000, "full" .335, "none" .665.
+# Measured on these 3349 clicks, Recall@20 / MRR@20: the law itself .795 / .463, Popularity .506 / .360,
+# CategoryPopularity .614 / .386, SequentialRules .609 / .384, VSKNN .610 / .390, STAN .586 / .384; M2TRec with id_mode
+# "full" .681 / .407, "none" .697 / .424. Recall@20 on the 319 clicks on cold items, where chance is .050: baselines
+# .000, except CategoryPopularity, which finds those that are clicked again (.389); "full" .414, "none" .652.
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def world() -> Any:
 
 @pytest.mark.parametrize("id_mode", ["full", "none"])
 def test_it_beats_all_baselines_and_stays_below_the_law(world: Any, id_mode: str) -> None:
-    log, baselines = world
+    log, baselines = world[0], list(world[1])
     train, test = log.split()
     model = M2TRec(
         categories=["category", "subcategory"],
@@ -47,5 +47,6 @@ def test_it_beats_all_baselines_and_stays_below_the_law(world: Any, id_mode: str
     assert found["recall@20"][0] > 0.03 + max(table["recall@20"][0] for table in baselines)
     chance = 20 / model.n_items_
     assert found["bucket"][1] == "0"
+    by_category = baselines.pop(1)["recall@20"][1]
     assert max(table["recall@20"][1] for table in baselines) < chance / 5
-    assert found["recall@20"][1] > 3 * chance
+    assert found["recall@20"][1] > max(3 * chance, by_category)

@@ -15,6 +15,7 @@ from recommenders import ITEMS, LOG, TEST, TRAIN, all_scores, fitted, tiny
 from sklearn.exceptions import NotFittedError
 
 import tabmtl
+from tabmtl.sessions.repeats import RepeatWeights
 
 FORMS = ("M2TRec", "M2TRec of the paper", "M2TRec delta")
 every_form = pytest.mark.parametrize("form", FORMS)
@@ -30,30 +31,30 @@ def renamed(items: pl.DataFrame, prefix: str = "new ") -> pl.DataFrame:
 
 
 @every_form
-def test_inner_products_are_the_scores_and_clicked_items_have_what_the_query_adds(form: str) -> None:
-    model = fitted(form)
+def test_inner_products_are_the_scores_and_clicked_items_have_what_was_learned(form: str) -> None:
+    model = again(form)
+    model._repeats = RepeatWeights(scale=0.5, seen=2, last=-1)
     queries, vectors = model.transform(TEST), model.item_vectors()
-    width = 3 + (6 * 32 if form == "M2TRec of the paper" else 16)  # of the paper, six fields side by side
+    width = 2 + (6 * 32 if form == "M2TRec of the paper" else 16)  # of the paper, six fields side by side
     assert queries.shape == (TEST["session_id"].n_unique(), width)
     assert vectors.shape == (60, width)
-    assert (vectors[:, -2] == 0).all()
-    assert (queries[:, -2] == 0).all() == (not model.repeats)
     assert queries.dtype == vectors.dtype == np.float32
-    assert (queries[:, -1] == 1).all()
+    assert (queries[:, -1] == 0.5).all()
     found = model.recommend(TEST, k=60)
     order = found["session_id"].unique(maintain_order=True)
     places = dict(zip(model.item_ids_, range(60), strict=True))
     rows = dict(zip(order, range(len(order)), strict=True))
     row, place = found["session_id"].replace_strict(rows).to_numpy(), found["item_id"].replace_strict(places).to_numpy()
-    said = (queries @ vectors.T)[row, place] + queries[row, -2] * found_again(found)
+    said = (queries @ vectors.T)[row, place] + terms(found)
     np.testing.assert_allclose(said, found["score"], rtol=1e-4, atol=1e-4)
 
 
-def found_again(found: pl.DataFrame) -> np.ndarray:
-    """Of every recommendation, whether the session has clicked the item."""
-    clicked = TEST.select("session_id", "item_id").unique().with_columns(again=True)
+def terms(found: pl.DataFrame) -> np.ndarray:
+    """2 for recommendations that the session has clicked, and 1 for its last click."""
+    clicks = TEST.with_columns(term=2.0 - (pl.col("time") == pl.col("time").max().over("session_id")))
+    clicked = clicks.group_by("session_id", "item_id").agg(pl.col("term").min())
     joined = found.join(clicked, how="left", on=["session_id", "item_id"], maintain_order="left")
-    return joined["again"].fill_null(False).to_numpy()
+    return joined["term"].fill_null(0).to_numpy()
 
 
 @every_form
@@ -83,7 +84,7 @@ def test_new_items_score_at_once_as_old_ones_of_equal_metadata(form: str) -> Non
     found = all_scores(model, TEST)
     new = found.filter(pl.col("item_id").str.starts_with("new ")).with_columns(pl.col("item_id").str.slice(4))
     twins = found.filter(pl.col("item_id").is_in(cold))
-    fresh = ~found_again(twins)  # but for what a session makes of an item that it has clicked
+    fresh = terms(twins) == 0  # but for what a session makes of an item that it has clicked
     assert fresh.sum() > 0.9 * len(twins)
     assert_frame_equal(new.filter(fresh), twins.filter(fresh), rel_tol=1e-5, abs_tol=1e-5)
     if form != "M2TRec of the paper":  # there equals share what one had

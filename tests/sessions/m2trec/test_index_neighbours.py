@@ -13,14 +13,16 @@ from tabmtl.sessions.m2trec import index as search
 from tabmtl.sessions.m2trec.index import NeighbourGraph, share_found
 from tabmtl.sessions.ragged import Sessions, offsets_of
 from tabmtl.sessions.ranking import top_k
+from tabmtl.sessions.repeats import RepeatWeights
+
+PLAIN = RepeatWeights()
 
 
 def graph(n: int, width: int = 8, seed: int = 0) -> tuple[NeighbourGraph, np.ndarray, np.ndarray]:
-    """A graph of vectors, the vectors, and queries; the last column but one is for what was clicked."""
+    """A graph of vectors, the vectors, and queries."""
     pytest.importorskip("usearch")
     rng = np.random.default_rng(seed)
     vectors, queries = (rng.normal(size=(m, width)).astype(np.float32) for m in (n, 40))
-    vectors[:, -2] = 0
     return NeighbourGraph(vectors, queries), vectors, queries
 
 
@@ -38,7 +40,7 @@ def nothing(n: int) -> Sessions:
 
 def test_the_graph_finds_most_of_the_best_with_their_scores() -> None:
     index, vectors, queries = graph(2000)
-    found, scores = index.search(queries, 20, nothing(40), False)
+    found, scores = index.search(queries, 20, nothing(40), False, PLAIN)
     exact, _ = top_k(queries @ vectors.T, 20)
     assert share_found(found, exact) > 0.95
     np.testing.assert_allclose(scores, np.take_along_axis(queries @ vectors.T, found, axis=1), rtol=1e-4, atol=1e-4)
@@ -46,7 +48,7 @@ def test_the_graph_finds_most_of_the_best_with_their_scores() -> None:
 
 
 def world(temperature: float | None, popularity: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """3 000 random items and 200 queries as `M2TRec` has them: popularity, repeats and bias come last."""
+    """3 000 random items and 200 queries as `M2TRec` has them: popularity and bias come last."""
     rng = np.random.default_rng(seed)
     vectors, queries = rng.normal(size=(3_000, 32)), rng.normal(size=(200, 32))
     if temperature is None:
@@ -59,8 +61,8 @@ def world(temperature: float | None, popularity: float, seed: int) -> tuple[np.n
     known = np.log(np.where(clicks > 0, clicks, mean) / mean)
     bias = np.where(clicks > 0, 0, -np.log(mean))
     said = popularity * rng.normal(1, 1, size=200)
-    items = np.column_stack([vectors, known, np.zeros(3_000), bias]).astype(np.float32)
-    return items, np.column_stack([queries, said, rng.normal(size=200), np.ones(200)]).astype(np.float32)
+    items = np.column_stack([vectors, known, bias]).astype(np.float32)
+    return items, np.column_stack([queries, said, np.ones(200)]).astype(np.float32)
 
 
 # Measured, seeds 0 to 4: .98 to 1.00. A graph of the vectors as they are finds .42 to .66 with the temperature, and .88
@@ -73,11 +75,11 @@ def test_the_graph_finds_most_whatever_the_lengths_and_the_columns_that_queries_
     pytest.importorskip("usearch")
     items, queries = world(temperature, popularity, 0)
     index, queries = NeighbourGraph(items, queries[:100]), queries[100:]
-    assert share_found(index.search(queries, 20, nothing(100), False)[0], top_k(queries @ items.T, 20)[0]) > 0.95
+    assert share_found(index.search(queries, 20, nothing(100), False, PLAIN)[0], top_k(queries @ items.T, 20)[0]) > 0.95
     # clicks of which nothing is known leave popularity, which typical queries hardly read
-    lost = np.zeros((1, 35), dtype=np.float32)
-    lost[0, -3:] = 0.99, 0, 1
-    found = share_found(index.search(lost, 20, nothing(1), False)[0], top_k(lost @ items.T, 20)[0])
+    lost = np.zeros((1, 34), dtype=np.float32)
+    lost[0, -2:] = 0.99, 1
+    found = share_found(index.search(lost, 20, nothing(1), False, PLAIN)[0], top_k(lost @ items.T, 20)[0])
     assert found > (0.9 if temperature else 0.5)
 
 
@@ -93,7 +95,7 @@ def test_few_of_the_exact_ones_are_warned_of_with_the_cure() -> None:
 def test_the_graph_names_no_item_twice_however_many_are_asked_for(m: int) -> None:
     """It does not reach all of many items; what it does not find is none."""
     index, _, queries = graph(3000)
-    found, scores = index.search(queries[:m], 4000, sessions_of([[5, 7, 5]] * m), False)
+    found, scores = index.search(queries[:m], 4000, sessions_of([[5, 7, 5]] * m), False, PLAIN)
     assert found.shape == scores.shape == (m, 3000)
     for row, values in zip(found, scores, strict=True):
         there = row[row >= 0]
@@ -107,27 +109,28 @@ def test_the_graph_leaves_out_what_was_seen(monkeypatch: pytest.MonkeyPatch) -> 
     lengths = np.arange(40) % 5
     best, _ = top_k(queries @ vectors.T, 5)
     seen = sessions_of([row[:n].tolist() for row, n in zip(best, lengths, strict=True)])
-    found, scores = index.search(queries, 10, seen, True)
+    found, scores = index.search(queries, 10, seen, True, PLAIN)
     for row, known, n in zip(found, best, lengths, strict=True):
         assert not set(row.tolist()) & set(known[:n].tolist())
         assert (row >= 0).all()
     # as many queries as there is room for are searched at a time
     monkeypatch.setattr(search, "_QUERIES_AT_A_TIME", 7)
-    again, values = index.search(queries, 10, seen, True)
+    again, values = index.search(queries, 10, seen, True, PLAIN)
     np.testing.assert_array_equal(again, found)
     np.testing.assert_allclose(values, scores, rtol=1e-6)
 
 
-@pytest.mark.parametrize("repeat", [-30.0, -0.5, 30.0])
-def test_the_graph_adds_what_queries_say_of_clicked_items_once(repeat: float) -> None:
+@pytest.mark.parametrize("seen", [-30.0, -0.5, 30.0])
+def test_the_graph_adds_what_clicked_items_are_worth_once(seen: float) -> None:
     index, vectors, queries = graph(2000)
-    queries[:, -2] = repeat
     best, _ = top_k(queries @ vectors.T, 3)
     clicked = [[*row.tolist(), 3, 3] for row in best]  # what is far behind, too, and twice
-    found, scores = index.search(queries, 20, sessions_of(clicked), False)
-    exact = queries @ vectors.T
+    weights = RepeatWeights(scale=0.5, seen=seen, last=-1)
+    found, scores = index.search(queries, 20, sessions_of(clicked), False, weights)
+    exact = 0.5 * queries @ vectors.T
     for row, own in zip(exact, clicked, strict=True):
-        row[own] += repeat
+        row[own] += seen
+        row[3] -= 1
     assert share_found(found, top_k(exact, 20)[0]) > 0.95
     np.testing.assert_allclose(scores, np.take_along_axis(exact, found, axis=1), rtol=1e-4, atol=1e-4)
 

@@ -14,7 +14,7 @@ from tabmtl.sessions import M2TRec
 from tabmtl.sessions.m2trec.item_features import ItemCoder
 from tabmtl.sessions.m2trec.items import KnownItems, NetworkItems
 from tabmtl.sessions.m2trec.network import M2TRecNetwork
-from tabmtl.sessions.m2trec.softmax import Candidates, OwnItems, softmax_loss
+from tabmtl.sessions.m2trec.softmax import Candidates, own_places, softmax_loss
 from tabmtl.sessions.m2trec.training import category_loss
 
 CPU = torch.device("cpu")
@@ -120,30 +120,17 @@ def test_hierarchy_begins_as_without() -> None:
 def test_how_much_popularity_says_is_for_the_session_to_tell() -> None:
     network, units, _ = make(temperature=None, popularity=True)
     assert network.weigh_popularity is not None
-    assert network.weigh_repeat is None
     found = vectors(network, units)
     assert found.shape == (7, 9)
     assert found[:, -1].tolist() == units.popularity.tolist()
     clicked = found[None, [3, 1]]
     before, _ = network(clicked, torch.tensor([2]))
-    assert before[0, -2:].tolist() == [0, 0]  # nothing at the start
+    assert before[0, -1] == 0  # nothing at the start
     torch.nn.init.normal_(network.weigh_popularity.weight)
-    weights = [network(found[None, index], torch.tensor([2]))[0][0, -2] for index in ([3, 1], [2, 4])]
+    weights = [network(found[None, index], torch.tensor([2]))[0][0, -1] for index in ([3, 1], [2, 4])]
     assert abs(weights[0] - weights[1]) > 1e-3
     after, _ = network(clicked, torch.tensor([2]))
-    torch.testing.assert_close(after[:, :-2], before[:, :-2])
-    assert after[0, -1] == 0
-
-
-def test_how_much_is_clicked_again_is_for_the_session_to_tell() -> None:
-    network, units, _ = make(temperature=None, repeats=True)
-    assert network.weigh_popularity is None
-    assert network.weigh_repeat is not None
-    clicked = vectors(network, units)[None, [3, 1]]
-    before, _ = network(clicked, torch.tensor([2]))
-    torch.nn.init.ones_(network.weigh_repeat.bias)
-    after, _ = network(clicked, torch.tensor([2]))
-    torch.testing.assert_close(after - before, torch.tensor([[0.0] * 9 + [1.0]]))
+    torch.testing.assert_close(after[:, :-1], before[:, :-1])
 
 
 def test_every_prefix_is_a_query_place_by_place() -> None:
@@ -167,9 +154,8 @@ def gradients(item: int, **options: Any) -> list[Tensor]:
     chosen, place, correction = Candidates(units.clicks, None).draw(target)
     found = network.vectors(units, torch.arange(len(units)))
     queries, categories = network(found[None, [2, 1]], torch.tensor([2]))
-    clicked = place.new_zeros(1, 0)
-    own = OwnItems.of(place, clicked, place.new_ones(1), repeats=False)
-    loss = softmax_loss(queries[:, :-1], queries[:, -1], found[chosen], correction, own, torch.ones(1), bfloat16=False)
+    own = own_places(place, place.new_zeros(1, 0), place.new_ones(1))
+    loss = softmax_loss(queries, found[chosen], correction, own, torch.ones(1), bfloat16=False)
     loss = loss + category_loss(categories[0], units.codes(target, network.level_columns[0]), torch.ones(len(target)))
     loss.backward()
     return [parameter.grad for parameter in network.parameters() if parameter.grad is not None]

@@ -8,69 +8,48 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tabmtl.sessions.m2trec import softmax
-from tabmtl.sessions.m2trec.softmax import Candidates, OwnItems, softmax_loss
+from tabmtl.sessions.m2trec.softmax import Candidates, own_places, softmax_loss
 
 N_ROWS, N_CANDIDATES, N_OWN, WIDTH = 37, 50, 4, 6
 
 
-Drawn = tuple[Tensor, Tensor, Tensor, Tensor, OwnItems]
+Drawn = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def draw(seed: int = 0, scale: float = 1.0, least: int = 0) -> Drawn:
-    """Queries, what they add to items seen, vectors, corrections, and items of their sessions, from ``least`` on."""
+    """Queries, vectors, corrections, and items of their sessions, from ``least`` on."""
     generator = torch.Generator().manual_seed(seed)
     queries = scale * torch.randn(N_ROWS, WIDTH, generator=generator)
-    repeat = torch.randn(N_ROWS, generator=generator)
     vectors = torch.randn(N_CANDIDATES, WIDTH, generator=generator)
     correction = 3 * torch.rand(N_CANDIDATES, generator=generator)
     places = torch.randint(least, 9, (N_ROWS, N_OWN), generator=generator)  # of few, so that many come twice
-    return queries, repeat, vectors, correction, own_items(places, torch.rand(N_ROWS, N_OWN, generator=generator) < 0.5)
+    return queries, vectors, correction, places
 
 
-def own_items(places: Tensor, seen: Tensor) -> OwnItems:
-    """Of places (P, m), of which those of a mask were seen."""
-    same = places[:, :, None] == places[:, None, :]
-    return OwnItems(places=places, seen=(same & seen[:, None, :]).any(2) / same.sum(2))
-
-
-def no_more_than(targets: Tensor) -> OwnItems:
-    """Sessions of a target alone."""
-    return own_items(targets[:, None], torch.zeros(len(targets), 1, dtype=torch.bool))
-
-
-def by_autograd(queries: Tensor, repeat: Tensor, vectors: Tensor, correction: Tensor, own: OwnItems) -> list[Tensor]:
+def by_autograd(queries: Tensor, vectors: Tensor, correction: Tensor, own: Tensor) -> list[Tensor]:
     """Loss and gradients in float64."""
-    q, r, v = (x.double().requires_grad_() for x in (queries, repeat, vectors))
-    one_hot = F.one_hot(own.places, len(v))
-    strange, seen = 1 - one_hot.amax(dim=1), (one_hot * (own.seen > 0)[:, :, None]).amax(dim=1)
-    logits = q @ v.T + strange * correction.double() + seen * r[:, None]
-    loss = F.cross_entropy(logits, own.places[:, 0])
-    return [loss.detach(), *torch.autograd.grad(loss, (q, r, v))]
+    q, v = (x.double().requires_grad_() for x in (queries, vectors))
+    strange = 1 - F.one_hot(own, len(v)).amax(dim=1)
+    loss = F.cross_entropy(q @ v.T + strange * correction.double(), own[:, 0])
+    return [loss.detach(), *torch.autograd.grad(loss, (q, v))]
 
 
 def by_softmax_loss(
-    queries: Tensor,
-    repeat: Tensor,
-    vectors: Tensor,
-    correction: Tensor,
-    own: OwnItems,
-    *,
-    bfloat16: bool = False,
-    times: float = 1.0,
+    queries: Tensor, vectors: Tensor, correction: Tensor, own: Tensor, *, bfloat16: bool = False, times: float = 1.0
 ) -> list[Tensor]:
-    q, r, v = (x.clone().requires_grad_() for x in (queries, repeat, vectors))
-    loss = softmax_loss(q, r, v, correction, own, torch.ones(len(q)), bfloat16=bfloat16)
-    return [loss.detach(), *torch.autograd.grad(times * loss, (q, r, v))]
+    q, v = (x.clone().requires_grad_() for x in (queries, vectors))
+    loss = softmax_loss(q, v, correction, own, torch.ones(len(q)), bfloat16=bfloat16)
+    return [loss.detach(), *torch.autograd.grad(times * loss, (q, v))]
 
 
 @pytest.mark.parametrize("corrected", [False, True], ids=["full", "sampled"])
 @pytest.mark.parametrize("scale", [0.0, 1.0, 30.0])
 def test_loss_and_gradients_are_autograds(corrected: bool, scale: float) -> None:
-    queries, repeat, vectors, correction, own = draw(scale=scale)
+    queries, vectors, correction, own = draw(scale=scale)
     correction = correction if corrected else torch.zeros_like(correction)
     for found, expected in zip(
-        by_softmax_loss(queries, repeat, vectors, correction, own),
-        by_autograd(queries, repeat, vectors, correction, own),
+        by_softmax_loss(queries, vectors, correction, own),
+        by_autograd(queries, vectors, correction, own),
         strict=True,
     ):
         assert found.dtype == torch.float32
@@ -99,70 +78,48 @@ def test_bfloat16_products_are_near() -> None:
 
 
 def test_a_target_of_weight_n_counts_n_times() -> None:
-    queries, repeat, vectors, correction, own = draw()
+    queries, vectors, correction, own = draw()
     weights = torch.arange(N_ROWS) % 4
     rows = torch.arange(N_ROWS).repeat_interleave(weights)
-    times = OwnItems(places=own.places[rows], seen=own.seen[rows])
-    loss, grad_q, grad_r, grad_v = by_softmax_loss(queries[rows], repeat[rows], vectors, correction, times)
-    q, r, v = (x.clone().requires_grad_() for x in (queries, repeat, vectors))
-    weighted = softmax_loss(q, r, v, correction, own, weights / weights.float().mean(), bfloat16=False)
+    loss, grad_q, grad_v = by_softmax_loss(queries[rows], vectors, correction, own[rows])
+    q, v = (x.clone().requires_grad_() for x in (queries, vectors))
+    weighted = softmax_loss(q, v, correction, own, weights / weights.float().mean(), bfloat16=False)
     torch.testing.assert_close(weighted.detach(), loss)
-    found = torch.autograd.grad(weighted, (q, r, v))
-    of_rows = (torch.zeros_like(x).index_add_(0, rows, grad) for x, grad in ((queries, grad_q), (repeat, grad_r)))
-    for one, expected in zip(found, (*of_rows, grad_v), strict=True):
-        torch.testing.assert_close(one, expected)
+    expected = torch.zeros_like(queries).index_add_(0, rows, grad_q), grad_v
+    for one, other in zip(torch.autograd.grad(weighted, (q, v)), expected, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_corrections_are_not_for_a_querys_own_session() -> None:
-    queries, repeat, vectors, correction, _ = draw()
-    own = own_items(torch.tensor([[7, 9, 9]]).expand(N_ROWS, 3), torch.zeros(N_ROWS, 3, dtype=torch.bool))
-    loss = by_softmax_loss(queries, repeat, vectors, correction, own)[0]
+    queries, vectors, correction, _ = draw()
+    own = torch.tensor([[7, 9, 9]]).expand(N_ROWS, 3)
+    loss = by_softmax_loss(queries, vectors, correction, own)[0]
     correction[[7, 9]] += 5
-    assert by_softmax_loss(queries, repeat, vectors, correction, own)[0] == loss
+    assert by_softmax_loss(queries, vectors, correction, own)[0] == loss
     correction[8] += 5
-    assert by_softmax_loss(queries, repeat, vectors, correction, own)[0] > loss
+    assert by_softmax_loss(queries, vectors, correction, own)[0] > loss
 
 
 def test_what_is_no_candidate_takes_no_part() -> None:
-    queries, repeat, vectors, correction, own = draw(least=1)
+    queries, vectors, correction, own = draw(least=1)
     correction[0] = -torch.inf
-    loss, grad_q, grad_r, grad_v = by_softmax_loss(queries, repeat, vectors, correction, own)
-    fewer = OwnItems(places=own.places - 1, seen=own.seen)
-    without = by_softmax_loss(queries, repeat, vectors[1:], correction[1:], fewer)
+    loss, grad_q, grad_v = by_softmax_loss(queries, vectors, correction, own)
+    without = by_softmax_loss(queries, vectors[1:], correction[1:], own - 1)
     assert (grad_v[0] == 0).all()
-    for found, expected in zip((loss, grad_q, grad_r, grad_v[1:]), without, strict=True):
+    for found, expected in zip((loss, grad_q, grad_v[1:]), without, strict=True):
         torch.testing.assert_close(found, expected)
 
 
-def test_own_items_are_those_of_the_session_and_seen_are_the_older_clicks() -> None:
+def test_own_items_are_those_of_the_session_and_the_target_comes_first() -> None:
     """Two sessions, 5 6 5 | 8 and 7 | 9, newest first, whose every click predicts the next."""
     clicks, counts = torch.tensor([[5, 6, 5], [7, 0, 0]]), torch.tensor([3, 1])
-    own = OwnItems.of(torch.tensor([8, 5, 6, 9]), clicks, counts, repeats=True)
-    assert own.places.tolist() == [[8, 8, 5, 6, 5], [5, 8, 5, 6, 5], [6, 8, 5, 6, 5], [9, 9, 7, 9, 9]]
-    half, third = 1 / 2, 1 / 3
-    expected = [[0, 0, half, 1, half], [third, 0, third, 1, third], [0, 0, half, 0, half], [0, 0, 1, 0, 0]]
-    torch.testing.assert_close(own.seen, torch.tensor(expected))
+    own = own_places(torch.tensor([8, 5, 6, 9]), clicks, counts)
+    assert own.tolist() == [[8, 8, 5, 6, 5], [5, 8, 5, 6, 5], [6, 8, 5, 6, 5], [9, 9, 7, 9, 9]]
 
 
 def test_own_items_where_only_the_last_click_predicts() -> None:
-    own = OwnItems.of(torch.tensor([6, 9]), torch.tensor([[5, 6], [7, 0]]), torch.tensor([1, 1]), repeats=True)
-    assert own.places.tolist() == [[6, 6, 5, 6], [9, 9, 7, 9]]
-    torch.testing.assert_close(own.seen, torch.tensor([[1 / 3, 1 / 3, 1, 1 / 3], [0, 0, 1, 0]]))
-
-
-def test_without_repeats_nothing_is_seen_and_the_rest_is_the_same() -> None:
-    queries, repeat, vectors, correction, _ = draw()
-    clicks, counts = torch.tensor([[5, 6, 5], [7, 0, 0]]), torch.tensor([3, 1])
-    targets = torch.tensor([8, 5, 6, 9])
-    given = (queries[:4], torch.zeros(4), vectors, correction)
-    seen, unseen = (OwnItems.of(targets, clicks, counts, repeats=repeats) for repeats in (True, False))
-    assert unseen.seen is None
-    assert torch.equal(unseen.places, seen.places)
-    first, second = by_softmax_loss(*given, seen), by_softmax_loss(*given, unseen)
-    for place in (0, 1, 3):  # the loss, and gradients of queries and vectors
-        assert torch.equal(first[place], second[place])
-    assert by_softmax_loss(queries[:4], repeat[:4], vectors, correction, unseen)[0] == second[0]
-    assert not second[2].any()
+    own = own_places(torch.tensor([6, 9]), torch.tensor([[5, 6], [7, 0]]), torch.tensor([1, 1]))
+    assert own.tolist() == [[6, 6, 5, 6], [9, 9, 7, 9]]
 
 
 COUNTS = torch.tensor([0, 60, 5, 1, 0, 30, 2, 2, 90, 10])
@@ -241,11 +198,10 @@ def test_the_sampled_gradient_is_near_the_full_one_on_average() -> None:
     generator = torch.Generator().manual_seed(4)
     queries, vectors = torch.randn(64, WIDTH, generator=generator), torch.randn(201, WIDTH, generator=generator)
     target = torch.multinomial(counts.double(), 64, replacement=True)
-    repeat = torch.zeros(64)
-    full = by_softmax_loss(queries, repeat, vectors[1:], torch.zeros(200), no_more_than(target - 1))
+    full = by_softmax_loss(queries, vectors[1:], torch.zeros(200), target[:, None] - 1)
     candidates, mean = Candidates(counts, 160), torch.zeros_like(full[1])
     for _ in range(100):
         units, place, correction = candidates.draw(target)
-        mean += by_softmax_loss(queries, repeat, vectors[units], correction, no_more_than(place))[1] / 100
+        mean += by_softmax_loss(queries, vectors[units], correction, place[:, None])[1] / 100
     # these targets are one draw of theirs, and corrections are for all draws: a rest stays
     assert F.cosine_similarity(mean.flatten(), full[1].flatten(), dim=0) > 0.98
