@@ -18,6 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 from tabmtl.estimators.base import draw_seed
 from tabmtl.estimators.trained import TrainedEstimator, TrainedState, load_weights, trained_attributes
 from tabmtl.params import (
+    BatchSize,
     Count,
     CountOrZero,
     Names,
@@ -191,8 +192,8 @@ class M2TRec(TrainedEstimator, Recommender):
     n_negatives : int or None, default=4096
         Negatives in the softmax of a step: its own clicks, filled up to this number with drawn items. None takes all
         items.
-    batch_size : int, default=2048
-        Clicks that are predicted in a step.
+    batch_size : int or "auto", default="auto"
+        Clicks that are predicted in a step; ``"auto"`` is about a 64th of those of an epoch, 256 to 2 048.
     early_stopping : bool, default=True
         Watch MRR@20 on the validation log, or else on the newest ``validation_fraction`` of the sessions, which are
         then not trained on. False trains all epochs and keeps the last weights; a validation log is then scored,
@@ -269,9 +270,9 @@ class M2TRec(TrainedEstimator, Recommender):
     n_negatives: Count | None = 4096
     max_length: Annotated[int, partial(check_count, high=_LONGEST)] = 50
     cold_prior: Positive = 1.0
-    epochs: Count = 10
-    batch_size: Count = 2048
-    learning_rate: Positive = 2e-3
+    epochs: Count = 4
+    batch_size: BatchSize = "auto"
+    learning_rate: Positive = 4e-3
     validation_fraction: Share = 0.05
     precision: Literal["auto", "float32", "bf16"] = "auto"  # type: ignore[assignment]
     patience: Count = 2

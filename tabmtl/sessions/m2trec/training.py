@@ -20,6 +20,7 @@ from tabmtl.sessions.ragged import Sessions, ranges
 from tabmtl.training.device import give_way, has_bfloat16
 from tabmtl.training.epochs import Record, schedule
 from tabmtl.training.optimizer import Optimizer
+from tabmtl.training.table_loop import step_rows
 
 ExampleMode = Literal["per_session", "per_prefix"]
 
@@ -68,10 +69,11 @@ class Examples:
             all_prefixes=all_prefixes,
         )
 
-    def batches(self, batch_size: int) -> list[np.ndarray]:
+    def batches(self, batch_size: int | Literal["auto"]) -> list[np.ndarray]:
         """Deal all examples to random steps of about ``batch_size`` targets, each of examples of about one length."""
         order = torch.randperm(len(self.lengths)).numpy()
         targets = self.lengths if self.all_prefixes else np.ones_like(self.lengths)
+        batch_size = step_rows(batch_size, int(targets.sum()), low=256, high=2048)
         window = max(1, int(_WINDOW * batch_size / max(targets.mean(), 1)))
         steps: list[np.ndarray] = []
         for start in range(0, len(order), window):

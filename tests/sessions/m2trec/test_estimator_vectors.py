@@ -35,7 +35,7 @@ def test_inner_products_are_the_scores_and_clicked_items_have_what_was_learned(f
     model = again(form)
     model._repeats = RepeatWeights(scale=0.5, seen=2, last=-1)
     queries, vectors = model.transform(TEST), model.item_vectors()
-    width = 2 + (6 * 32 if form == "M2TRec of the paper" else 16)  # of the paper, six fields side by side
+    width = 2 + (16 if model.item_tower == "mlp" else 32 * (ITEMS.width - 1))
     assert queries.shape == (TEST["session_id"].n_unique(), width)
     assert vectors.shape == (60, width)
     assert queries.dtype == vectors.dtype == np.float32
