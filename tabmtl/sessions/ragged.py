@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -28,6 +29,11 @@ class Sessions:
         Seconds.
     weights : ndarray of float32, shape (n,), or None
         Weight of each click as a target of training; None where all weigh the same.
+    users : polars.Series of length S, or None
+        User of every session, null where unknown; None where users are not read.
+    past : Sessions or None
+        Clicks of earlier sessions of the same user, which stand before each session. They are read, and belong to no
+        session: no method but `joined` counts them.
 
     Examples
     --------
@@ -44,6 +50,8 @@ class Sessions:
     items: np.ndarray
     times: np.ndarray | None
     weights: np.ndarray | None = None
+    users: pl.Series | None = None
+    past: Sessions | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -76,7 +84,7 @@ class Sessions:
         """Drop the clicks on items that the catalogue does not hold; a session may become empty."""
         kept = self.items != UNSEEN_ITEM
         before = np.concatenate([[0], np.cumsum(kept)])
-        return self._of_clicks(kept, ids=self.ids, offsets=before[self.offsets])
+        return replace(self, offsets=before[self.offsets], **self._of_clicks(kept))
 
     def at_least(self, n: int) -> Sessions:
         """Take the sessions of at least n clicks."""
@@ -122,14 +130,40 @@ class Sessions:
         codes[np.repeat(np.arange(len(self)), lengths), place] = self.items
         return codes
 
+    def recoded(self, code: np.ndarray) -> Sessions:
+        """Replace the codes of items by ``code`` (N + 1,)."""
+        return replace(self, items=code[self.items], past=None if self.past is None else self.past.recoded(code))
+
+    def joined(self) -> tuple[Sessions, Sessions]:
+        """Put the past clicks before those of each session; give the same sessions with ages in place of items.
+
+        An own click has the age 0, the newest past click of a session the age 1, and so on.
+        """
+        if self.past is None:
+            return self, replace(self, items=np.zeros_like(self.items))
+        lengths, own = self.past.lengths, self.lengths
+        offsets = offsets_of(lengths + own)
+        here, there = ranges(offsets[:-1] + lengths, own), ranges(offsets[:-1], lengths)
+        items, ages = np.zeros(offsets[-1], dtype=np.int32), np.zeros(offsets[-1], dtype=np.int32)
+        items[here], items[there] = self.items, self.past.items
+        ages[there] = np.repeat(lengths, lengths) - ranges(0, lengths)
+        joined = Sessions(ids=self.ids, offsets=offsets, items=items, times=None)
+        return joined, replace(joined, items=ages)
+
     def _ragged(self, owner: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> Sessions:
         """Make sessions of ranges of these clicks."""
-        return self._of_clicks(ranges(starts, lengths), ids=self.ids.gather(owner), offsets=offsets_of(lengths))
+        return Sessions(
+            ids=self.ids.gather(owner),
+            offsets=offsets_of(lengths),
+            users=None if self.users is None else self.users.gather(owner),
+            past=None if self.past is None else self.past.take(owner),
+            **self._of_clicks(ranges(starts, lengths)),
+        )
 
-    def _of_clicks(self, chosen: np.ndarray, *, ids: pl.Series, offsets: np.ndarray) -> Sessions:
-        """Make sessions of chosen clicks, by number or mask."""
+    def _of_clicks(self, chosen: np.ndarray) -> dict[str, Any]:
+        """Choose clicks, by number or mask, in everything that is kept by click."""
         times, weights = (None if part is None else part[chosen] for part in (self.times, self.weights))
-        return Sessions(ids=ids, offsets=offsets, items=self.items[chosen], times=times, weights=weights)
+        return {"items": self.items[chosen], "times": times, "weights": weights}
 
 
 def spread(n: int, most: int) -> np.ndarray:

@@ -110,6 +110,7 @@ class Recommender(SavableEstimator):
         if clicks_val is not None:
             valid = read_sessions(clicks_val, columns, catalogue.ids, "the log given as clicks_val")
             warn_of_leaks(sessions, valid)
+        sessions, valid = self._recall(sessions, valid)
         fitted = self._fit(sessions, catalogue, valid)
         if self.repeats:
             fitted |= {"_repeats": self._learn_repeats(sessions, catalogue, valid, fitted)}
@@ -207,7 +208,7 @@ class Recommender(SavableEstimator):
         """
         check_is_fitted(self)
         check_count("top", top)
-        sessions = read_sessions(clicks, self._log_columns(), self._catalogue.ids).at_least(2)
+        sessions = self._read_log(clicks).at_least(2)
         if not len(sessions):
             raise ValueError("no session of this log has two clicks, so there is no next click to predict")
         model = self._in_force()
@@ -266,6 +267,10 @@ class Recommender(SavableEstimator):
             fitted = self._fit(older, catalogue, None)
         return self._learn_repeats_on(valid, catalogue, fitted)
 
+    def _recall(self, sessions: Sessions, valid: Sessions | None) -> tuple[Sessions, Sessions | None]:
+        """Give the sessions of fit, and those to validate on, what they read of earlier ones."""
+        return sessions, valid
+
     def _clicks_read(self, sessions: Sessions) -> Sessions:
         """Give the clicks whose items are the session's own."""
         return sessions
@@ -304,8 +309,11 @@ class Recommender(SavableEstimator):
         """Read the sessions that `recommend` is asked for."""
         if is_list(sessions):
             return read_list(sessions, self._catalogue.ids, "the list given as sessions")
-        what = "the log given as sessions"
-        return read_sessions(sessions, self._log_columns(), self._catalogue.ids, what, empty=True)
+        return self._read_log(sessions, "the log given as sessions", empty=True)
+
+    def _read_log(self, clicks: Any, what: str = "the click log", *, empty: bool = False) -> Sessions:
+        """Read a log with the columns of fit; see `read_sessions`."""
+        return read_sessions(clicks, self._log_columns(), self._catalogue.ids, what, empty=empty)
 
     def _cure_of_unknown(self) -> str:
         """Say how to deal with an item that the catalogue does not hold."""
@@ -374,4 +382,5 @@ class Recommender(SavableEstimator):
 
 def columns_of(params: Mapping[str, Any]) -> LogColumns:
     """Give the columns of the log that a recommender with these parameters reads."""
-    return LogColumns(**{role: params[f"{role}_column"] for role in ("session", "item", "time", "order")})
+    columns = {role: params[f"{role}_column"] for role in ("session", "item", "time", "order")}
+    return LogColumns(**columns, user=params.get("user_column"))

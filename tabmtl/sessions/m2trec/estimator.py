@@ -35,7 +35,7 @@ from tabmtl.params import (
 from tabmtl.schema import TabmtlWarning
 from tabmtl.sessions.catalogue import Catalogue, plain_names, read_items
 from tabmtl.sessions.categories import ItemCategories, rank_next_category, summarize_categories
-from tabmtl.sessions.log import Column, check_column, code_items, read_log, read_sessions
+from tabmtl.sessions.log import Column, check_column, code_items, read_log
 from tabmtl.sessions.m2trec.ceiling import describe_metadata, warn_of_ceiling
 from tabmtl.sessions.m2trec.encoder import Pooling
 from tabmtl.sessions.m2trec.index import ItemIndex, share_found, warn_of_misses
@@ -44,6 +44,7 @@ from tabmtl.sessions.m2trec.items import KnownItems
 from tabmtl.sessions.m2trec.network import M2TRecNetwork
 from tabmtl.sessions.m2trec.tower import FIELD_WIDTH
 from tabmtl.sessions.m2trec.training import ExampleMode, Examples, SessionLoop
+from tabmtl.sessions.m2trec.users import UserClicks
 from tabmtl.sessions.m2trec.validation import Validation
 from tabmtl.sessions.ragged import Sessions
 from tabmtl.sessions.ranking import block_size, bucket_masks, top_k
@@ -98,6 +99,7 @@ class M2TRecState(TrainedState, SessionState):
     _coder: ItemCoder | None
     _items: KnownItems
     _categories: tuple[ItemCategories, ...]
+    _users: UserClicks | None
     n_distinct_metadata_: int | None
     oracle_ceiling_: dict[str, float] | None
     directed_strength_: float | None
@@ -184,6 +186,13 @@ class M2TRec(TrainedEstimator, Recommender):
     weights : mapping of str to float, optional
         Weights of events: the losses of a click to predict are multiplied by that of its event, 1 for any other event
         and for a missing one, and divided by the mean weight. At 0, such clicks are read and not predicted.
+    user_column : str, optional
+        Column of the log that names the user of each session, by text or whole numbers; missing where unknown. The last
+        clicks of the user's earlier sessions, which ended before the session began, then stand before it, with their
+        own age. Every log that is read must have the column, and there must be a ``time_column``. The fitted model, and
+        its file, keep the names and last clicks of all users.
+    user_clicks : int, default=10
+        Clicks of earlier sessions that are read.
     min_frequency : int, default=1
         Levels of a category or tag that fewer items have count as unseen.
     training : {"per_session", "per_prefix"}, default="per_session"
@@ -265,6 +274,8 @@ class M2TRec(TrainedEstimator, Recommender):
     category_weight: Annotated[float | Sequence[float], check_weights] = 0.1
     event_column: Column | None = None
     weights: Annotated[Mapping[str, float] | None, check_event_weights] = None
+    user_column: Column | None = None
+    user_clicks: CountOrZero = 10
     min_frequency: Count = 1
     training: ExampleMode = "per_session"
     n_negatives: Count | None = 4096
@@ -328,6 +339,7 @@ class M2TRec(TrainedEstimator, Recommender):
         self._coder: ItemCoder | None = fitted["_coder"]
         self._items: KnownItems = fitted["_items"]
         self._categories: tuple[ItemCategories, ...] = fitted["_categories"]
+        self._users: UserClicks | None = fitted["_users"]
         self._module: M2TRecNetwork | None = self._rebuild()  # a file whose weights do not fit is refused here
         self._index: ItemIndex | None = None
 
@@ -490,7 +502,7 @@ class M2TRec(TrainedEstimator, Recommender):
         table = super().evaluate(clicks, k, exclude_seen=exclude_seen)
         if column is None:
             return table
-        sessions = read_sessions(clicks, self._log_columns(), self._catalogue.ids).at_least(2)
+        sessions = self._read_log(clicks).at_least(2)
         found = rank_next_category(lambda some: self._scores_of(some, exclude_seen), sessions, column)
         counts = np.concatenate([[0], self.item_counts_])[sessions.prefixes()[1]]
         rows = [summarize_categories(found, chosen) for chosen in bucket_masks(counts).values()]
@@ -601,6 +613,10 @@ class M2TRec(TrainedEstimator, Recommender):
                 "hierarchy=True feeds predicted categories back, but none is predicted: name columns in categories, "
                 "with a category_weight above 0"
             )
+        if self.user_column is not None and self.time_column is None:
+            raise ValueError(
+                "user_column needs a time_column: only sessions that ended before may stand before another"
+            )
         if self.weights and self.event_column is None:
             raise ValueError(f"weights={self.weights!r} needs the column that names events: give event_column")
 
@@ -636,6 +652,14 @@ class M2TRec(TrainedEstimator, Recommender):
         weights = {event: float(weight) for event, weight in self.weights.items()}
         return log.with_columns(weight=events.replace_strict(weights, default=1.0, return_dtype=pl.Float32))
 
+    def _recall(self, sessions: Sessions, valid: Sessions | None) -> tuple[Sessions, Sessions | None]:
+        if sessions.users is None:
+            return sessions, valid
+        clicks = UserClicks.of(sessions)
+        if valid is not None:
+            valid = UserClicks.of(valid, clicks).precede(valid, self.user_clicks)
+        return clicks.precede(sessions, self.user_clicks), valid
+
     def _fit(self, sessions: Sessions, catalogue: Catalogue, valid: Sessions | None) -> dict[str, Any]:
         log = sessions
         if valid is None and self.early_stopping:
@@ -666,8 +690,9 @@ class M2TRec(TrainedEstimator, Recommender):
                 history, snapshots = self._train(network, known, train, validation)
                 strength = self._set_strength(network, validation)
         trained = trained_attributes(network, history, snapshots.best.epoch)
-        fitted = {"_coder": coder, "_items": known, "_categories": _read_categories(coder, catalogue, log)}
-        return metadata_facts | trained | strength | fitted
+        users = None if log.users is None else UserClicks.of(log).newest(self.user_clicks)
+        read = {"_categories": _read_categories(coder, catalogue, log), "_users": users}
+        return metadata_facts | trained | strength | read | {"_coder": coder, "_items": known}
 
     def _fit_coder(self, catalogue: Catalogue, clicks: np.ndarray) -> ItemCoder | None:
         """Learn the encoding of metadata on the items with clicks (N,); None without metadata."""
@@ -722,6 +747,12 @@ class M2TRec(TrainedEstimator, Recommender):
         return RepeatWeights() if valid is None else self._learn_repeats_on(valid, catalogue, fitted)
 
     # answers
+
+    def _read_log(self, clicks: Any, what: str = "the click log", *, empty: bool = False) -> Sessions:
+        read = super()._read_log(clicks, what, empty=empty)
+        if self._users is None or read.users is None:
+            return read
+        return UserClicks.of(read, self._users).precede(read, self._fitted_params["user_clicks"])
 
     def _clicks_read(self, sessions: Sessions) -> Sessions:
         return sessions.last(self._fitted_params["max_length"])
