@@ -98,11 +98,11 @@ class Recommender(SavableEstimator):
         """
         self._check_params()
         columns = columns_of(vars(self))
-        names = (self.session_column, self.item_column, "rank", "score")  # columns of recommendations
+        names = (self.session_column, self.item_column, "rank", "score", "probability")  # columns of recommendations
         if len(set(names)) < len(names):
             raise ValueError(
-                f"session_column and item_column must differ, and be neither 'rank' nor 'score', got {names[:2]}: "
-                "rename the column of the log"
+                "session_column and item_column must differ, and be none of 'rank', 'score' and 'probability', got "
+                f"{names[:2]}: rename the column of the log"
             )
         log = self._read_training_log(clicks)
         catalogue = make_catalogue(log["item"], items, self.item_column, described=self._reads_metadata)
@@ -145,16 +145,7 @@ class Recommender(SavableEstimator):
         TypeError, ValueError
             If the log or the candidates do not fit; the message names the column and the cure.
         """
-        check_is_fitted(self)
-        check_count("k", k)
-        catalogue = self._catalogue
-        allowed = None
-        if candidates is not None:
-            allowed = np.zeros(len(catalogue), dtype=bool)
-            allowed[catalogue.codes(candidates, "candidates", self._cure_of_unknown()) - 1] = True
-        read = self._read(sessions)
-        items, scores = self._top(read, k, allowed, exclude_seen)
-        return self._frame(read, items, scores, sessions)
+        return self._recommend(sessions, k, candidates, exclude_seen)
 
     def similar(self, item: Any, k: int = 20) -> pl.DataFrame:
         """Find the items that are most similar to one.
@@ -281,6 +272,22 @@ class Recommender(SavableEstimator):
         """Read the log that `fit` learns from; see `read_log`."""
         return read_log(clicks, columns_of(vars(self)))
 
+    def _recommend(
+        self, sessions: Any, k: int, candidates: Any, exclude_seen: bool, *, probability: bool = False
+    ) -> Any:
+        """Recommend items, perhaps with their probabilities, where scores are log p; see `recommend`."""
+        check_is_fitted(self)
+        check_count("k", k)
+        catalogue = self._catalogue
+        allowed = None
+        if candidates is not None:
+            allowed = np.zeros(len(catalogue), dtype=bool)
+            allowed[catalogue.codes(candidates, "candidates", self._cure_of_unknown()) - 1] = True
+        read = self._read(sessions)
+        items, scores, log_p = self._top(read, k, allowed, exclude_seen, probability=probability)
+        more = {"probability": np.exp(log_p)} if probability else {}
+        return self._frame(read, items, {"score": scores} | more, sessions)
+
     def _learn_repeats_on(self, valid: Sessions, catalogue: Catalogue, fitted: dict[str, Any]) -> RepeatWeights:
         """Learn what a session's own items are worth to a recommender with these fitted attributes."""
         model = type(self)(**self.get_params(deep=False))
@@ -319,8 +326,8 @@ class Recommender(SavableEstimator):
         """Say how to deal with an item that the catalogue does not hold."""
         return "leave them out, or fit again with an item table that lists them"
 
-    def _frame(self, read: Sessions, items: np.ndarray, scores: np.ndarray, example: Any) -> Any:
-        """Make a frame of recommendations: places in the catalogue (S, k), -1 for none, and their scores."""
+    def _frame(self, read: Sessions, items: np.ndarray, values: Mapping[str, np.ndarray], example: Any) -> Any:
+        """Make a frame of recommendations: places in the catalogue (S, k), -1 for none, and columns of their values."""
         found, columns = items >= 0, self._log_columns()
         owner, rank = np.nonzero(found)
         frame = pl.DataFrame(
@@ -328,8 +335,8 @@ class Recommender(SavableEstimator):
                 columns.session: read.ids.gather(owner),
                 "rank": (rank + 1).astype(np.int32),
                 columns.item: self._catalogue.ids.gather(items[found]),
-                "score": scores[found],
             }
+            | {name: value[found] for name, value in values.items()}
         )
         return self._like(frame, example)
 
@@ -338,20 +345,26 @@ class Recommender(SavableEstimator):
         return frame.drop(cs.by_name(self._log_columns().session)) if is_list(sessions) else like(frame, sessions)
 
     def _top(
-        self, sessions: Sessions, k: int, allowed: np.ndarray | None, exclude_seen: bool
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Find the places in the catalogue (S, k), -1 for none, and the scores of the best items."""
+        self, sessions: Sessions, k: int, allowed: np.ndarray | None, exclude_seen: bool, *, probability: bool = False
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Find the places in the catalogue (S, k), -1 for none, of the best items, and their scores.
+
+        The third array (S, k) is log p among all items that may be recommended, or if that is not asked for, the
+        scores again.
+        """
         if not len(sessions):
-            return np.zeros((0, k), dtype=np.int64), np.zeros((0, k), dtype=np.float32)
+            scores = np.zeros((0, k), dtype=np.float32)
+            return np.zeros((0, k), dtype=np.int64), scores, scores
         found, size, model = [], block_size(len(self._catalogue)), self._in_force()
         for start in range(0, len(sessions), size):
             block = sessions.take(np.arange(start, min(start + size, len(sessions))))
             scores = model._scores_of(block, exclude_seen)
             if allowed is not None:
                 scores[:, ~allowed] = -np.inf
-            found.append(top_k(scores, k))
-        items, scores = (np.concatenate(parts) for parts in zip(*found, strict=True))
-        return np.where(np.isneginf(scores), -1, items), scores
+            items, best = top_k(scores, k)
+            found.append((items, best, best - log_totals(scores) if probability else best))
+        items, best, log_p = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        return np.where(np.isneginf(best), -1, items), best, log_p
 
     def _scores_of(self, sessions: Sessions, exclude_seen: bool) -> np.ndarray:
         """Compute scores (S, N), own items weighed; with ``exclude_seen``, minus infinity for those."""

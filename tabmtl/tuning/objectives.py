@@ -100,7 +100,7 @@ def session_objective(
     clicks, items : frame
         The log and the item table, as `fit` takes them.
     clicks_val : frame
-        A later log, which stops the fit and judges it.
+        A later log, which stops the fit, teaches what the items of a session are worth, and judges.
     search_space : mapping of str to mapping, optional
         Replaces ``est.search_space``, in the same form.
 

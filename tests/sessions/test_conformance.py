@@ -294,7 +294,7 @@ def test_what_cannot_be_asked_is_refused(form):
 @every_form
 def test_columns_of_recommendations_have_names_of_their_own(form):
     clicks = TRAIN.rename({"session_id": "rank"})
-    with pytest.raises(ValueError, match=r"neither 'rank' nor 'score', got \('rank', 'item_id'\)"):
+    with pytest.raises(ValueError, match=r"none of 'rank', 'score' and 'probability', got \('rank', 'item_id'\)"):
         tiny(form, session_column="rank").fit(clicks, items=ITEMS)
     with pytest.raises(ValueError, match="must differ"):
         tiny(form, session_column="item_id").fit(clicks, items=ITEMS)

@@ -351,6 +351,7 @@ class M2TRec(TrainedEstimator, Recommender):
         candidates: Any = None,
         exclude_seen: bool = False,
         approximate: bool = False,
+        probability: bool = False,
     ) -> Any:
         """Recommend items for the next click of every session; see `Recommender.recommend`.
 
@@ -365,6 +366,10 @@ class M2TRec(TrainedEstimator, Recommender):
             Search a graph of neighbours (usearch, the extra ``ann``) instead of all items: worth it from about a
             million items on. The graph is built at the first such call. ``approximate_recall_`` is the share of the
             exact recommendations that it found, on up to 100 of these sessions; below 0.9 there is a warning.
+        probability : bool, default=False
+            Add a column ``probability``: exp(score) as a share of its sum over all items that may be recommended, so
+            without those that ``candidates`` or ``exclude_seen`` rule out. Calibrated by what was learned of
+            ``repeats``.
 
         Returns
         -------
@@ -373,25 +378,28 @@ class M2TRec(TrainedEstimator, Recommender):
         Raises
         ------
         TypeError, ValueError, ImportError
-            As `Recommender.recommend`; and if ``approximate`` comes with candidates, or usearch is missing.
+            As `Recommender.recommend`; and if ``approximate`` comes with candidates or probability, or usearch is
+            missing.
         """
         if not approximate:
-            return super().recommend(sessions, k, candidates=candidates, exclude_seen=exclude_seen)
+            return self._recommend(sessions, k, candidates, exclude_seen, probability=probability)
         check_is_fitted(self)
         check_count("k", k)
         if candidates is not None:
             raise ValueError("approximate=True searches all items; leave out candidates, or search exactly")
+        if probability:
+            raise ValueError("probability=True needs the scores of all items; leave out approximate=True")
         read = self._read(sessions)
         some = read.take(np.arange(min(len(read), _CHECKED)))
-        exact = self._top(some, k, None, exclude_seen)
+        exact, scores, _ = self._top(some, k, None, exclude_seen)
         if not len(read):
-            return self._frame(read, *exact, sessions)
+            return self._frame(read, exact, {"score": scores}, sessions)
         index = self._fitted_index()
         with threads(self.n_jobs, index.network):
-            found = index.search(read, k, exclude_seen, self._repeats)
-        self.approximate_recall_ = share_found(found[0][: len(some)], exact[0])
+            found, scores = index.search(read, k, exclude_seen, self._repeats)
+        self.approximate_recall_ = share_found(found[: len(some)], exact)
         warn_of_misses(self.approximate_recall_, k, len(some))
-        return self._frame(read, *found, sessions)
+        return self._frame(read, found, {"score": scores}, sessions)
 
     def similar(self, item: Any, k: int = 20) -> pl.DataFrame:
         """Find the items whose vectors have the greatest cosine with that of an item; see `Recommender.similar`.
@@ -406,7 +414,7 @@ class M2TRec(TrainedEstimator, Recommender):
             scores = index.cosines(place)
         scores[place] = -np.inf
         items, scores = top_k(scores[None], k)
-        return self._frame(self._read([item]), np.where(np.isneginf(scores), -1, items), scores, [item])
+        return self._frame(self._read([item]), np.where(np.isneginf(scores), -1, items), {"score": scores}, [item])
 
     def predict_categories(self, sessions: Any, column: str, k: int = 3) -> Any:
         """Predict the category of the next click of every session: the probabilities of all items, summed by category.
