@@ -5,17 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 
 from tabmtl.sessions.m2trec.index import ItemIndex
 from tabmtl.sessions.m2trec.items import KnownItems
 from tabmtl.sessions.m2trec.network import M2TRecNetwork
-from tabmtl.sessions.ragged import UNSEEN_ITEM, Sessions, spread
-from tabmtl.sessions.ranking import Ranking, block_size, rank_next
+from tabmtl.sessions.ragged import Sessions
+from tabmtl.sessions.ranking import Ranking, rank_next
+from tabmtl.sessions.repeats import Choices
 
 MAX_VALIDATION_CLICKS = 3_000  # that are predicted after an epoch, spread over the validation log
 _STRENGTHS = (0.0, 0.5, 1.0)  # the last is that of training
-_SCALES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.15)  # of logits; trained ones are too sure of unseen sessions
 
 
 class Validation:
@@ -51,7 +50,7 @@ class Validation:
         return max(rankings, key=lambda ranking: ranking.mrr(20))
 
     def choose_strength(self) -> float:
-        """Find the strength of the directed path by which the targets are most likely."""
+        """Find the strength of the directed path by which the targets are most likely; the least of equal ones."""
         index, encoder = self._index(), self._network.encoder
         likelihoods = []
         for strength in _STRENGTHS:
@@ -63,15 +62,10 @@ class Validation:
         return ItemIndex(self._network, self._items, self._options)
 
     def _log_likelihood(self, index: ItemIndex) -> float:
-        """Compute the log likelihood of the targets that are known items, at the best of some scales of the logits."""
-        sessions, size = self._sessions, block_size(len(self._items.known.clicks))
-        chosen = spread(sessions.count_prefixes(), MAX_VALIDATION_CLICKS)
-        totals = np.zeros(len(_SCALES))
-        for start in range(0, len(chosen), size):
-            prefixes, targets = sessions.prefixes(chosen=chosen[start : start + size])
-            known = targets != UNSEEN_ITEM
-            logits = torch.from_numpy(index.scores(prefixes)[known])
-            own = logits.gather(1, torch.from_numpy(targets[known].astype(np.int64) - 1)[:, None])
-            over = logits - own
-            totals -= [float(torch.logsumexp(scale * over, dim=1).sum()) for scale in _SCALES]
-        return float(totals.max())
+        """Compute the log likelihood of the targets, at the best scale of the logits and worth of own items."""
+        n_items, max_length = len(self._items.known.clicks), self._options.max_length
+        choices = Choices.of(self._sessions, n_items, index.scores, lambda sessions: sessions.last(max_length))
+        if not len(choices):
+            return 0.0  # no target is a known item
+        weights = choices.fit(3 if self._options.repeats else 1, np.ones(len(choices), dtype=bool))
+        return float(choices.log_likelihoods(weights).sum())

@@ -73,7 +73,7 @@ def test_a_chain_that_leads_one_way_is_learned_by_the_path_only() -> None:
     recall = {name: part.mean() for name, part in hits.items()}
     assert recall["popularity"] + 0.1 < recall["undirected"] < recall["law"] / 2  # it cannot tell there from back
     assert recall["law"] - 0.15 < recall["directed"] <= recall["law"]
-    assert model.directed_strength_ == 1
+    assert model.directed_strength_ > 0
 
 
 def test_a_chain_that_leads_both_ways_loses_nothing_by_the_path() -> None:

@@ -234,3 +234,12 @@ def test_the_form_of_the_paper_has_no_ids_and_no_layers_between_fields_and_encod
     assert model.item_vectors().shape[0] == model.n_items_
     trivial = Popularity().fit(TRAIN).score(TEST)
     assert trivial + 0.1 < model.score(TEST)  # MRR@20 .229, .463
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_auto_is_bfloat16_where_the_processor_has_it(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: native)
+    losses = {name: fit(epochs=1, precision=name).history_["train/loss"][0] for name in ("auto", "float32", "bf16")}
+    assert losses["bf16"] != losses["float32"]
+    assert losses["auto"] == losses["bf16" if native else "float32"]

@@ -8,7 +8,6 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from scipy.special import log_softmax
 
 from tabmtl.sessions import M2TRec
 from tabmtl.sessions.m2trec.index import ItemIndex
@@ -18,6 +17,7 @@ from tabmtl.sessions.m2trec.network import M2TRecNetwork
 from tabmtl.sessions.m2trec.validation import Validation
 from tabmtl.sessions.ragged import Sessions, offsets_of
 from tabmtl.sessions.ranking import rank_next
+from tabmtl.sessions.repeats import Choices
 
 CPU = torch.device("cpu")
 TABLE = pl.DataFrame({"kind": list("abacbadc"), "price": [1.0, 2.0, 1.0, 3.0, 2.0, 5.0, 6.0, 7.0]})
@@ -44,6 +44,7 @@ def sessions_of(*sessions: list[int]) -> Sessions:
 
 
 SESSIONS = sessions_of([1, 3, 2], [4, 0, 7, 1], [8, 3])  # item 2 has no click, 5 and 6 are nowhere, 0 is unknown
+KNOWN = [0, 1, 3, 4, 5]  # targets
 
 
 def scores_by_hand(network: M2TRecNetwork, known: KnownItems, model: M2TRec, strength: float) -> np.ndarray:
@@ -72,23 +73,28 @@ def test_targets_are_ranked_among_the_items_of_training_and_validation(options: 
     assert network.encoder.strength == 1
 
 
-def test_the_strength_is_that_of_the_highest_likelihood_at_its_best_scale() -> None:
-    network, known, model = make()
-    targets = np.delete(SESSIONS.items, SESSIONS.offsets[:-1])
-    rows = np.flatnonzero(targets)
+@pytest.mark.parametrize("repeats", [False, True])
+def test_the_strength_is_that_of_the_highest_likelihood_at_the_best_weights(repeats: bool) -> None:
+    network, known, model = make(repeats=repeats)
     chosen = set()
     for factor in (1.0, -1.0, 0.1):
         network.encoder.scale_direct(factor)
         likelihood = {}
         for strength in (0.0, 0.5, 1.0):
-            scores = scores_by_hand(network, known, model, strength)[rows]
-            shares = [log_softmax(scale * scores, axis=1) for scale in (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.15)]
-            likelihood[strength] = max(share[np.arange(len(rows)), targets[rows] - 1].sum() for share in shares)
+            scores = scores_by_hand(network, known, model, strength)
+            choices = Choices.of(SESSIONS, 8, lambda _, scores=scores: scores[KNOWN].copy(), lambda clicks: clicks)
+            weights = choices.fit(3 if repeats else 1, np.ones(len(choices), dtype=bool))
+            likelihood[strength] = choices.log_likelihoods(weights).sum()
         best = Validation(network, known, SESSIONS, model).choose_strength()
         assert best == max(likelihood, key=likelihood.__getitem__)
         chosen.add(best)
     assert len(chosen) > 1
     assert network.encoder.strength == 1
+
+
+def test_targets_that_nobody_knows_give_the_path_no_strength() -> None:
+    network, known, model = make()
+    assert Validation(network, known, sessions_of([1, 0], [3, 0, 0]), model).choose_strength() == 0
 
 
 def test_taken_items_keep_their_metadata_and_own_vectors() -> None:
