@@ -118,7 +118,8 @@ def our_step(
     batch = np.arange(setting.n_sessions)
     clicks = torch.randint(1, n + 1, (len(batch) * (setting.length + 1),))
     starts, lengths = batch * (setting.length + 1), np.full_like(batch, setting.length)
-    examples = Examples(units=clicks, starts=starts, lengths=lengths, all_prefixes=False)
+    weights = torch.ones(len(clicks))
+    examples = Examples(units=clicks, weights=weights, starts=starts, lengths=lengths, all_prefixes=False)
     loop = SessionLoop(network, items.on(torch.device("cpu")), examples, {}, model, None)
     return network, lambda: loop.step(batch, 1e-3)
 

@@ -114,7 +114,7 @@ class SessionModel:
     def __init__(self, recommender: Recommender) -> None:
         self.recommender = recommender
         columns, items = recommender._log_columns(), recommender.item_ids_
-        self._spellings = {columns.session: _spellings(())}
+        self._spellings = {name: _spellings(()) for name in (columns.session, columns.user) if name is not None}
         if items.dtype == pl.String:
             self._spellings[columns.item] = _spellings([text for text in _NULLS if text in items])
 

@@ -15,6 +15,7 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, Tens
 
 from tabmtl.encode.read import read_column, read_features, read_targets, without_columns
 from tabmtl.estimators.tables import MultiTaskEstimator
+from tabmtl.sessions import M2TRec
 from tabmtl.sessions.log import to_polars
 from tabmtl.sessions.recommender import Recommender
 
@@ -147,6 +148,8 @@ def _recommender_signature(estimator: Recommender, input_example: Any) -> ModelS
     types = {columns.session: DataType.string, columns.item: _type_of(ids.dtype)}
     types |= {columns.time: DataType.string} if columns.time is not None else {}
     types |= {columns.order: DataType.double} if columns.order is not None else {}
+    if isinstance(estimator, M2TRec) and estimator._users is not None and columns.user is not None:
+        types[columns.user] = _type_of(estimator._users.ids.dtype)
     for name in types:
         if name in example and name != columns.item:
             types[name] = _type_of(example[name].dtype)

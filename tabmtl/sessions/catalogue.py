@@ -13,7 +13,7 @@ import polars as pl
 import polars.selectors as cs
 
 from tabmtl.schema import TabmtlWarning
-from tabmtl.sessions.log import code_items, to_polars
+from tabmtl.sessions.log import code_items, to_polars, to_series
 from tabmtl.storage.stored import Stored
 
 
@@ -55,7 +55,7 @@ class Catalogue:
             raise TypeError(f"{what} must be a list or series of items, got {items!r}: put it in a list")
         if nw.dependencies.is_into_dataframe(items) or isinstance(items, pl.LazyFrame):
             raise TypeError(f"{what} must be a list or series of items, got a frame: give its column of names")
-        names = items if isinstance(items, pl.Series) else pl.Series(list(items), strict=False)
+        names = to_series(items)
         if names.is_empty():
             return np.zeros(0, dtype=np.int32)
         codes = code_items(names, self.ids, what).to_numpy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -38,12 +39,18 @@ class LogColumns:
     order : str or None
         Orders the clicks of a session of equal time, or all of them where there is no time. Clicks that are equal in
         both stay in the order of the rows.
+    event : str or None
+        Names the kind of the click, where a recommender weighs its targets by it.
+    user : str or None
+        Names the user of the session, where a recommender reads earlier sessions of users.
     """
 
     session: str = "session_id"
     item: str = "item_id"
     time: str | None = "time"
     order: str | None = None
+    event: str | None = None
+    user: str | None = None
 
     def __post_init__(self) -> None:
         for role, name in self.roles.items():
@@ -52,7 +59,7 @@ class LogColumns:
     @property
     def roles(self) -> dict[str, str]:
         """Column of every role that the log has."""
-        optional = {"time": self.time, "order": self.order}
+        optional = {"time": self.time, "order": self.order, "event": self.event, "user": self.user}
         chosen = {role: name for role, name in optional.items() if name is not None}
         return {"session": self.session, "item": self.item} | chosen
 
@@ -91,7 +98,7 @@ def read_sessions(
 
 
 def read_log(clicks: Any, columns: LogColumns, what: str = "the click log", *, empty: bool = False) -> pl.DataFrame:
-    """Read a click log into columns ``session``, ``item``, ``time`` and ``order``; see `read_sessions`."""
+    """Read a click log into columns named by their roles, such as ``session``; see `read_sessions`."""
     frame = to_polars(clicks, what)
     known, roles = frame.collect_schema().names(), columns.roles
     for role, name in roles.items():
@@ -106,7 +113,8 @@ def read_log(clicks: Any, columns: LogColumns, what: str = "the click log", *, e
             return log
         raise ValueError(f"{what} has no row")
     for role, name in roles.items():
-        _check_whole(log[role], f"the column {name!r} of {what}")
+        if role not in ("event", "user"):  # which may be unknown
+            _check_whole(log[role], f"the column {name!r} of {what}")
     if columns.order is not None:
         _check_order(log["order"], f"the order column {columns.order!r} of {what}")
     if columns.time is None:
@@ -115,18 +123,34 @@ def read_log(clicks: Any, columns: LogColumns, what: str = "the click log", *, e
 
 
 def group_log(log: pl.DataFrame, items: pl.Series, what: str = "the items of the click log") -> Sessions:
-    """Group the clicks that `read_log` has read by session; an error calls its items ``what``."""
+    """Group the clicks that `read_log` has read by session; an error calls its items ``what``.
+
+    A column ``weight`` gives the weights of the clicks, and ``user`` the users of the sessions.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the items are of another type than the catalogue, or a session has two users.
+    """
     clicks = log.with_columns(code_items(log["item"], items, what).alias("item")).with_row_index("row")
     last_time = [pl.col("time").max().over("session")] if "time" in log.columns else []
     first_row = pl.col("row").min().over("session")
     within = [name for name in ("time", "order") if name in log.columns]
     clicks = clicks.sort(*last_time, first_row, *within, "row")
     runs = clicks["session"].rle().struct.unnest()
+    offsets = offsets_of(runs["len"].to_numpy())
+    users = None
+    if "user" in clicks.columns:
+        users = clicks["user"].gather(offsets[:-1])
+        users = users.cast(pl.String) if users.dtype in (pl.Null, pl.Categorical, pl.Enum) else users
+        _check_users(clicks, users, offsets)
     return Sessions(
         ids=runs["value"].alias("session"),
-        offsets=offsets_of(runs["len"].to_numpy()),
+        offsets=offsets,
         items=clicks["item"].to_numpy(),
         times=clicks["time"].to_numpy() if last_time else None,
+        weights=clicks["weight"].to_numpy() if "weight" in clicks.columns else None,
+        users=users,
     )
 
 
@@ -146,6 +170,30 @@ def to_polars(frame: Any, what: str) -> pl.DataFrame | pl.LazyFrame:
             found = f"the column {column.name!r} of {what} holds values of the types {kinds}"
             raise TypeError(f"{found}: cast it to numbers, text or dates, or drop it") from error
     return pl.DataFrame(columns)
+
+
+def to_series(items: Iterable[Any]) -> pl.Series:
+    """Convert items in a list, an array or a series of any library to polars."""
+    check_pool()
+    if nw.dependencies.is_into_series(items):
+        return nw.from_native(items, series_only=True).to_polars()
+    return pl.Series(list(items), strict=False)
+
+
+def is_list(sessions: Any) -> bool:
+    """Return whether sessions are given as one list or series of items, and not as a frame."""
+    return isinstance(sessions, list | tuple | np.ndarray) or nw.dependencies.is_into_series(sessions)
+
+
+def read_list(items: Any, catalogue: pl.Series, what: str) -> Sessions:
+    """Read a list or series of items, in the order of the clicks, as one session; see `read_sessions`."""
+    names = to_series(items)
+    if names.null_count():
+        raise ValueError(f"{what} holds a missing item at place {names.is_null().arg_max()}: leave it out")
+    codes = (
+        np.zeros(0, np.int32) if names.is_empty() else code_items(names, catalogue, f"the items of {what}").to_numpy()
+    )
+    return Sessions(ids=pl.Series("session", [0]), offsets=offsets_of(np.array([len(codes)])), items=codes, times=None)
 
 
 def like(frame: pl.DataFrame, example: Any) -> Any:
@@ -190,6 +238,20 @@ def _check_whole(values: pl.Series, what: str) -> None:
     if holes:
         raise ValueError(
             f"{what} is missing (null, NaN or infinite) in {holes} of {len(values)} rows: drop or fill them"
+        )
+
+
+def _check_users(clicks: pl.DataFrame, users: pl.Series, offsets: np.ndarray) -> None:
+    """Refuse users that are not named by text or whole numbers, and sessions that have two of them."""
+    if family(users.dtype) not in ("text", "whole number"):
+        raise TypeError(f"users must be named by text or whole numbers, got {users.dtype}: cast the user column")
+    owner = np.repeat(np.arange(len(users)), np.diff(offsets))
+    other = clicks["user"].ne_missing(users.gather(owner))
+    if other.any():
+        place = int(other.to_numpy().argmax())
+        found = [users[int(owner[place])], clicks["user"][place]]
+        raise ValueError(
+            f"the session {clicks['session'][place]!r} has the users {found}: a session belongs to one user, or to none"
         )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -26,6 +27,13 @@ class Sessions:
         Code of the clicked item, from 1; 0 is an item that the catalogue does not hold.
     times : ndarray of float64, shape (n,), or None
         Seconds.
+    weights : ndarray of float32, shape (n,), or None
+        Weight of each click as a target of training; None where all weigh the same.
+    users : polars.Series of length S, or None
+        User of every session, null where unknown; None where users are not read.
+    past : Sessions or None
+        Clicks of earlier sessions of the same user, which stand before each session. They are read, and belong to no
+        session: no method but `joined` counts them.
 
     Examples
     --------
@@ -41,6 +49,9 @@ class Sessions:
     offsets: np.ndarray
     items: np.ndarray
     times: np.ndarray | None
+    weights: np.ndarray | None = None
+    users: pl.Series | None = None
+    past: Sessions | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -73,8 +84,7 @@ class Sessions:
         """Drop the clicks on items that the catalogue does not hold; a session may become empty."""
         kept = self.items != UNSEEN_ITEM
         before = np.concatenate([[0], np.cumsum(kept)])
-        times = None if self.times is None else self.times[kept]
-        return Sessions(ids=self.ids, offsets=before[self.offsets], items=self.items[kept], times=times)
+        return replace(self, offsets=before[self.offsets], **self._of_clicks(kept))
 
     def at_least(self, n: int) -> Sessions:
         """Take the sessions of at least n clicks."""
@@ -124,15 +134,40 @@ class Sessions:
         codes[np.repeat(np.arange(len(self)), lengths), place] = self.items
         return codes
 
+    def recoded(self, code: np.ndarray) -> Sessions:
+        """Replace the codes of items by ``code`` (N + 1,)."""
+        return replace(self, items=code[self.items], past=None if self.past is None else self.past.recoded(code))
+
+    def joined(self) -> tuple[Sessions, Sessions]:
+        """Put the past clicks before those of each session; give the same sessions with ages in place of items.
+
+        An own click has the age 0, the newest past click of a session the age 1, and so on.
+        """
+        if self.past is None:
+            return self, replace(self, items=np.zeros_like(self.items))
+        lengths, own = self.past.lengths, self.lengths
+        offsets = offsets_of(lengths + own)
+        here, there = ranges(offsets[:-1] + lengths, own), ranges(offsets[:-1], lengths)
+        items, ages = np.zeros(offsets[-1], dtype=np.int32), np.zeros(offsets[-1], dtype=np.int32)
+        items[here], items[there] = self.items, self.past.items
+        ages[there] = np.repeat(lengths, lengths) - ranges(0, lengths)
+        joined = Sessions(ids=self.ids, offsets=offsets, items=items, times=None)
+        return joined, replace(joined, items=ages)
+
     def _ragged(self, owner: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> Sessions:
         """Make sessions of ranges of these clicks."""
-        clicks = ranges(starts, lengths)
         return Sessions(
             ids=self.ids.gather(owner),
             offsets=offsets_of(lengths),
-            items=self.items[clicks],
-            times=None if self.times is None else self.times[clicks],
+            users=None if self.users is None else self.users.gather(owner),
+            past=None if self.past is None else self.past.take(owner),
+            **self._of_clicks(ranges(starts, lengths)),
         )
+
+    def _of_clicks(self, chosen: np.ndarray) -> dict[str, Any]:
+        """Choose clicks, by number or mask, in everything that is kept by click."""
+        times, weights = (None if part is None else part[chosen] for part in (self.times, self.weights))
+        return {"items": self.items[chosen], "times": times, "weights": weights}
 
 
 def spread(n: int, most: int) -> np.ndarray:

@@ -180,11 +180,9 @@ def rank_next(
 
 def summarize(ranking: Ranking, ks: Sequence[int]) -> pl.DataFrame:
     """Make a row for all targets and one per bucket of training clicks; null where a bucket has no target."""
-    lows = np.array([low for low, _ in BUCKETS])
-    bucket = np.searchsorted(lows, ranking.counts, side="right") - 1
-    parts = {"all": ranking} | {name: ranking.only(bucket == j) for j, (_, name) in enumerate(BUCKETS)}
     rows = []
-    for name, part in parts.items():
+    for name, chosen in bucket_masks(ranking.counts).items():
+        part = ranking.only(chosen)
         row: dict[str, Any] = {"bucket": name, "n_targets": len(part.ranks)}
         for k in ks:
             scores = {"recall": part.recall, "mrr": part.mrr, "ndcg": part.ndcg}
@@ -192,3 +190,10 @@ def summarize(ranking: Ranking, ks: Sequence[int]) -> pl.DataFrame:
             row |= {f"coverage@{k}": part.coverage(k) if name == "all" else None}
         rows.append(row)
     return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def bucket_masks(counts: np.ndarray) -> dict[str, np.ndarray]:
+    """Choose the targets of "all" and of each bucket, (m,) of bool, by their training clicks (m,)."""
+    lows = np.array([low for low, _ in BUCKETS])
+    bucket = np.searchsorted(lows, counts, side="right") - 1
+    return {"all": bucket >= 0} | {name: bucket == j for j, (_, name) in enumerate(BUCKETS)}

@@ -8,12 +8,13 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.estimators.base import SavableEstimator
 from tabmtl.params import check_count
 from tabmtl.sessions.catalogue import Catalogue, make_catalogue
-from tabmtl.sessions.log import Column, LogColumns, group_log, like, read_log, read_sessions
+from tabmtl.sessions.log import Column, LogColumns, group_log, is_list, like, read_list, read_log, read_sessions
 from tabmtl.sessions.ragged import Sessions
 from tabmtl.sessions.ranking import Ranking, block_size, log_totals, rank_next, summarize, top_k
 from tabmtl.sessions.repeats import LEAST_TARGETS, Choices, RepeatWeights, learn_weights
@@ -95,19 +96,20 @@ class Recommender(SavableEstimator):
             If the input does not fit; the message names the column and the cure. The recommender then stays as it was.
         """
         self._check_params()
-        columns = _columns_of(vars(self))
+        columns = columns_of(vars(self))
         names = (self.session_column, self.item_column, "rank", "score", "probability")  # columns of recommendations
         if len(set(names)) < len(names):
             raise ValueError(
                 "session_column and item_column must differ, and be none of 'rank', 'score' and 'probability', got "
                 f"{names[:2]}: rename the column of the log"
             )
-        log = read_log(clicks, columns)
+        log = self._read_training_log(clicks)
         catalogue = make_catalogue(log["item"], items, self.item_column, described=self._reads_metadata)
         sessions, valid = group_log(log, catalogue.ids), None
         if clicks_val is not None:
             valid = read_sessions(clicks_val, columns, catalogue.ids, "the log given as clicks_val")
             warn_of_leaks(sessions, valid)
+        sessions, valid = self._recall(sessions, valid)
         fitted = self._fit(sessions, catalogue, valid)
         if self.repeats:
             fitted |= {"_repeats": self._learn_repeats(sessions, catalogue, valid, fitted)}
@@ -119,9 +121,10 @@ class Recommender(SavableEstimator):
 
         Parameters
         ----------
-        sessions : frame
+        sessions : frame, or list of items
             A click log with the columns of fit; sessions and items may be new. Of an item that the catalogue does not
-            hold, only the click counts. A log without a row has no session to answer.
+            hold, only the click counts. A log without a row has no session to answer. A list, series or array of items
+            is one session, the newest click last.
         k : int, default=20
             Recommendations per session; fewer if there are fewer candidates.
         candidates : sequence or series of items, optional
@@ -134,7 +137,7 @@ class Recommender(SavableEstimator):
         recommendations : frame like ``sessions``
             Columns: the session, ``rank`` (from 1), the item, and ``score``, higher is better. Sessions are in the
             order of their last clicks, those of equal time in the order of their first rows. A polars DataFrame for a
-            LazyFrame.
+            LazyFrame, and for a list of items, without the column of the session.
 
         Raises
         ------
@@ -142,6 +145,34 @@ class Recommender(SavableEstimator):
             If the log or the candidates do not fit; the message names the column and the cure.
         """
         return self._recommend(sessions, k, candidates, exclude_seen)
+
+    def similar(self, item: Any, k: int = 20) -> pl.DataFrame:
+        """Find the items that are most similar to one.
+
+        M2TRec compares the vectors of items by their cosine, metadata included. The others recommend for a session of
+        this item alone, without the item: what followed it or shared its sessions, the most clicked items of its
+        category, or, whatever the item, the most clicked ones.
+
+        Parameters
+        ----------
+        item : str or int
+            An item of the catalogue.
+        k : int, default=20
+            Length of the list; shorter if there are fewer other items.
+
+        Returns
+        -------
+        items : polars.DataFrame
+            Columns: ``rank`` (from 1), the item, and ``score``, higher is more similar.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the catalogue does not hold the item.
+        """
+        check_is_fitted(self)
+        self._catalogue.codes([item], "item", self._cure_of_unknown())
+        return self.recommend([item], k, exclude_seen=True)
 
     def rank(self, clicks: Any, *, top: int = 20, exclude_seen: bool = False) -> Ranking:
         """Rank every next click among all items of the catalogue, given the clicks before it.
@@ -167,7 +198,7 @@ class Recommender(SavableEstimator):
         """
         check_is_fitted(self)
         check_count("top", top)
-        sessions = read_sessions(clicks, self._log_columns(), self._catalogue.ids).at_least(2)
+        sessions = self._read_log(clicks).at_least(2)
         if not len(sessions):
             raise ValueError("no session of this log has two clicks, so there is no next click to predict")
         model = self._in_force()
@@ -232,11 +263,19 @@ class Recommender(SavableEstimator):
             fitted = self._fit(older, catalogue, None)
         return self._learn_repeats_on(valid, catalogue, fitted)
 
+    def _recall(self, sessions: Sessions, valid: Sessions | None) -> tuple[Sessions, Sessions | None]:
+        """Give the sessions of fit, and those to validate on, what they read of earlier ones."""
+        return sessions, valid
+
     def _clicks_read(self, sessions: Sessions) -> Sessions:
         """Give the clicks whose items are the session's own."""
         return sessions
 
     # shared steps
+
+    def _read_training_log(self, clicks: Any) -> pl.DataFrame:
+        """Read the log that `fit` learns from; see `read_log`."""
+        return read_log(clicks, columns_of(vars(self)))
 
     def _recommend(
         self, sessions: Any, k: int, candidates: Any, exclude_seen: bool, *, probability: bool = False
@@ -272,7 +311,7 @@ class Recommender(SavableEstimator):
 
     def _log_columns(self) -> LogColumns:
         """Give the columns of fit."""
-        return _columns_of(self._fitted_params)
+        return columns_of(self._fitted_params)
 
     def _in_force(self) -> Self:
         """Give a recommender with these fitted attributes and the parameters of fit, which may have changed since."""
@@ -282,8 +321,13 @@ class Recommender(SavableEstimator):
 
     def _read(self, sessions: Any) -> Sessions:
         """Read the sessions that `recommend` is asked for."""
-        what = "the log given as sessions"
-        return read_sessions(sessions, self._log_columns(), self._catalogue.ids, what, empty=True)
+        if is_list(sessions):
+            return read_list(sessions, self._catalogue.ids, "the list given as sessions")
+        return self._read_log(sessions, "the log given as sessions", empty=True)
+
+    def _read_log(self, clicks: Any, what: str = "the click log", *, empty: bool = False) -> Sessions:
+        """Read a log with the columns of fit; see `read_sessions`."""
+        return read_sessions(clicks, self._log_columns(), self._catalogue.ids, what, empty=empty)
 
     def _cure_of_unknown(self) -> str:
         """Say how to deal with an item that the catalogue does not hold."""
@@ -301,7 +345,11 @@ class Recommender(SavableEstimator):
             }
             | {name: value[found] for name, value in values.items()}
         )
-        return like(frame, example)
+        return self._like(frame, example)
+
+    def _like(self, frame: pl.DataFrame, sessions: Any) -> Any:
+        """Give an answer in the library of the sessions; that to a list of items has no column of the session."""
+        return frame.drop(cs.by_name(self._log_columns().session)) if is_list(sessions) else like(frame, sessions)
 
     def _top(
         self, sessions: Sessions, k: int, allowed: np.ndarray | None, exclude_seen: bool, *, probability: bool = False
@@ -352,5 +400,7 @@ class Recommender(SavableEstimator):
         self._set_fitted(fitted.pop("_catalogue"), fitted)
 
 
-def _columns_of(params: Mapping[str, Any]) -> LogColumns:
-    return LogColumns(**{role: params[f"{role}_column"] for role in ("session", "item", "time", "order")})
+def columns_of(params: Mapping[str, Any]) -> LogColumns:
+    """Give the columns of the log that a recommender with these parameters reads."""
+    columns = {role: params[f"{role}_column"] for role in ("session", "item", "time", "order")}
+    return LogColumns(**columns, user=params.get("user_column"))

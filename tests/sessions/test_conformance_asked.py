@@ -1,4 +1,4 @@
-"""Whatever is asked of a recommender: no session, a log that does not fit, and parameters that were set after fit."""
+"""Whatever is asked of a recommender: no session, a list of items, a log that does not fit, and later parameters."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import pickle
 import warnings
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
 from recommenders import FORMS, ITEMS, TEST, TRAIN, fitted, tiny
+from sklearn.exceptions import NotFittedError
 
 from tabmtl.schema import TabmtlWarning
 
@@ -58,6 +60,80 @@ def test_no_session_gets_no_answer_of_the_same_type(form, convert):
     if isinstance(found, pd.DataFrame):
         assert found.dtypes.equals(some.dtypes)
     assert len(model.recommend(convert(TEST.clear()), k=5, exclude_seen=True, candidates=["i00"])) == 0
+
+
+CLICKED = ["i07", "nobody", "i30", "i07", "i12"]
+LISTS = {
+    "list": list,
+    "tuple": tuple,
+    "polars": pl.Series,
+    "pandas": pd.Series,
+    "numpy": np.array,
+    "pyarrow": lambda items: pa.chunked_array([items]),
+}
+
+
+@every_form
+@pytest.mark.parametrize("kind", LISTS)
+def test_a_list_of_items_is_a_session(form, kind):
+    log = pl.DataFrame({"session_id": 0, "item_id": CLICKED, "time": np.arange(5.0)})
+    for options in ({}, {"exclude_seen": True}, {"candidates": ["i00", "i01", "i12"]}):
+        found = fitted(form).recommend(LISTS[kind](CLICKED), 7, **options)
+        assert isinstance(found, pl.DataFrame)
+        assert found.equals(fitted(form).recommend(log, 7, **options).drop("session_id"))
+    assert found.columns == ["rank", "item_id", "score"]
+
+
+@every_form
+def test_a_list_without_a_known_item_is_answered(form):
+    for items in ([], ["nobody"]):
+        found = fitted(form).recommend(items, k=60)
+        assert found["rank"].to_list() == list(range(1, 61))
+        assert found["score"].is_finite().all()
+
+
+@every_form
+def test_lists_of_no_items_are_refused(form):
+    model = fitted(form)
+    with pytest.raises(
+        TypeError, match="the items of the list given as sessions are Int64, those of the catalogue Str"
+    ):
+        model.recommend([1, 2])
+    with pytest.raises(ValueError, match="the list given as sessions holds a missing item at place 1: leave it out"):
+        model.recommend(["i07", None])
+    for strange in ("i07", {"i07"}, {"i07": 1}, 7):
+        with pytest.raises(TypeError, match="the log given as sessions must be a polars, pandas or pyarrow frame"):
+            model.recommend(strange)
+    with pytest.raises(TypeError, match="the click log must be a polars, pandas or pyarrow frame, got list"):
+        model.evaluate(CLICKED)
+
+
+@every_form
+def test_similar_items_are_others(form):
+    model = fitted(form)
+    found = model.similar("i07", 5)
+    assert found.columns == ["rank", "item_id", "score"]
+    assert found["rank"].to_list() == [1, 2, 3, 4, 5]
+    assert (found["score"].diff().drop_nulls() <= 0).all()
+    everything = model.similar("i07", k=500)
+    assert sorted(everything["item_id"]) == sorted(set(ITEMS["item_id"]) - {"i07"})
+    assert everything[:5].equals(found)
+    if not form.startswith("M2TRec"):
+        assert found.equals(model.recommend(["i07"], 5, exclude_seen=True))
+
+
+@every_form
+def test_similar_items_to_what_is_no_item_are_refused(form):
+    model = fitted(form)
+    with pytest.raises(ValueError, match=r"item names \['nobody'\], which the catalogue does not hold: "):
+        model.similar("nobody")
+    for strange in (7, ["i07"], None):
+        with pytest.raises(TypeError, match="those of the catalogue String: cast"):
+            model.similar(strange)
+    with pytest.raises(ValueError, match="k must be at least 1, got 0"):
+        model.similar("i07", 0)
+    with pytest.raises(NotFittedError):
+        tiny(form).similar("i07")
 
 
 @every_form

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -31,8 +32,10 @@ from tabmtl.params import (
     is_number,
     near,
 )
+from tabmtl.schema import TabmtlWarning
 from tabmtl.sessions.catalogue import Catalogue, plain_names, read_items
-from tabmtl.sessions.log import code_items
+from tabmtl.sessions.categories import ItemCategories, rank_next_category, summarize_categories
+from tabmtl.sessions.log import Column, check_column, code_items, read_log
 from tabmtl.sessions.m2trec.ceiling import describe_metadata, warn_of_ceiling
 from tabmtl.sessions.m2trec.encoder import Pooling
 from tabmtl.sessions.m2trec.index import ItemIndex, share_found, warn_of_misses
@@ -50,9 +53,11 @@ from tabmtl.sessions.m2trec.new_items import (
 )
 from tabmtl.sessions.m2trec.tower import FIELD_WIDTH
 from tabmtl.sessions.m2trec.training import ExampleMode, Examples, SessionLoop
+from tabmtl.sessions.m2trec.users import UserClicks
 from tabmtl.sessions.m2trec.validation import Validation
 from tabmtl.sessions.ragged import Sessions
-from tabmtl.sessions.recommender import Recommender, SessionState
+from tabmtl.sessions.ranking import block_size, bucket_masks, top_k
+from tabmtl.sessions.recommender import Recommender, SessionState, columns_of
 from tabmtl.sessions.repeats import RepeatWeights
 from tabmtl.storage.atomic import write_file
 from tabmtl.storage.stored import Stored
@@ -80,6 +85,18 @@ def check_weights(name: str, value: Any) -> None:
         check_at_least(name, weight, 0)
 
 
+def check_event_weights(name: str, value: Any) -> None:
+    """Raise a TypeError or ValueError for a value that maps no events to weights."""
+    if value is None:
+        return
+    if not isinstance(value, Mapping) or not all(isinstance(event, str) for event in value):
+        raise TypeError(f"{name} must map names of events, as text, to weights, such as {{'buy': 3}}, got {value!r}")
+    for event, weight in value.items():
+        check_at_least(f"{name}[{event!r}]", weight, 0)
+        if not np.isfinite(weight):
+            raise ValueError(f"{name}[{event!r}] must be a finite number, got {weight!r}")
+
+
 CategoricalColumns = Annotated[Literal["from_dtype"] | Sequence[str], check_categorical]
 
 
@@ -91,6 +108,8 @@ class M2TRecState(TrainedState, SessionState):
     _coder: ItemCoder | None
     _items: KnownItems
     _new_items: NewItems
+    _categories: tuple[ItemCategories, ...]
+    _users: UserClicks | None
     n_distinct_metadata_: int | None
     oracle_ceiling_: dict[str, float] | None
     new_item_report_: pl.DataFrame
@@ -101,6 +120,9 @@ class M2TRecState(TrainedState, SessionState):
             raise ValueError("it has metadata of items, rows of it, or an encoding of it, but not all three")
         if self._coder is not None and self._items.features is not None:
             self._coder.check(self._items.features)
+        found, named = [column.name for column in self._categories], self._coder.category_names if self._coder else []
+        if found != named:
+            raise ValueError(f"the categories of its items are those of the columns {found}, expected {named}")
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -169,6 +191,19 @@ class M2TRec(TrainedEstimator, Recommender):
         top of the list where few items are bought by all, and worse on rare items.
     category_weight : float or sequence of float, default=0.1
         Weights a_l of the category losses: one for all levels, or one for each; 0 trains the item task alone.
+    event_column : str, optional
+        Column of the log of fit that names the kind of each click, such as a view or a purchase, by text or whole
+        numbers. Only ``weights`` read it, and only in fit.
+    weights : mapping of str to float, optional
+        Weights of events: the losses of a click to predict are multiplied by that of its event, 1 for any other event
+        and for a missing one, and divided by the mean weight. At 0, such clicks are read and not predicted.
+    user_column : str, optional
+        Column of the log that names the user of each session, by text or whole numbers; missing where unknown. The last
+        clicks of the user's earlier sessions, which ended before the session began, then stand before it, with their
+        own age. Every log that is read must have the column, and there must be a ``time_column``. The fitted model, and
+        its file, keep the names and last clicks of all users.
+    user_clicks : int, default=10
+        Clicks of earlier sessions that are read.
     min_frequency : int, default=1
         Levels of a category or tag that fewer items have count as unseen.
     training : {"per_session", "per_prefix"}, default="per_session"
@@ -255,6 +290,10 @@ class M2TRec(TrainedEstimator, Recommender):
     hierarchy: bool = False
     popularity: bool = False
     category_weight: Annotated[float | Sequence[float], check_weights] = 0.1
+    event_column: Column | None = None
+    weights: Annotated[Mapping[str, float] | None, check_event_weights] = None
+    user_column: Column | None = None
+    user_clicks: CountOrZero = 10
     min_frequency: Count = 1
     training: ExampleMode = "per_session"
     n_negatives: Count | None = 4096
@@ -320,6 +359,8 @@ class M2TRec(TrainedEstimator, Recommender):
         self._items: KnownItems = fitted["_items"]
         self._new_items: NewItems = fitted["_new_items"]
         self.new_item_report_: pl.DataFrame = fitted["new_item_report_"]
+        self._categories: tuple[ItemCategories, ...] = fitted["_categories"]
+        self._users: UserClicks | None = fitted["_users"]
         self._module: M2TRecNetwork | None = self._rebuild()  # a file whose weights do not fit is refused here
         self._index: ItemIndex | None = None
 
@@ -381,6 +422,121 @@ class M2TRec(TrainedEstimator, Recommender):
         warn_of_misses(self.approximate_recall_, k, len(some))
         return self._frame(read, found, {"score": scores}, sessions)
 
+    def similar(self, item: Any, k: int = 20) -> pl.DataFrame:
+        """Find the items whose vectors have the greatest cosine with that of an item; see `Recommender.similar`.
+
+        The vectors hold all that is known of an item, its metadata and its own part, so new items are compared too.
+        """
+        check_is_fitted(self)
+        check_count("k", k)
+        place = int(self._catalogue.codes([item], "item", self._cure_of_unknown())[0]) - 1
+        index = self._fitted_index()
+        with threads(self.n_jobs, index.network):
+            scores = index.cosines(place)
+        scores[place] = -np.inf
+        items, scores = top_k(scores[None], k)
+        return self._frame(self._read([item]), np.where(np.isneginf(scores), -1, items), {"score": scores}, [item])
+
+    def predict_categories(self, sessions: Any, column: str, k: int = 3) -> Any:
+        """Predict the category of the next click of every session: the probabilities of all items, summed by category.
+
+        Parameters
+        ----------
+        sessions : frame or list of items
+            As in `recommend`.
+        column : str
+            A column of categories or of tags of the item table of fit, whether in ``categories`` or not. An item counts
+            fully for each of its tags: the probability of a tag is that of a next item that has it.
+        k : int, default=3
+            Categories per session; fewer if items have fewer.
+
+        Returns
+        -------
+        predictions : frame like ``sessions``
+            Columns: the session, ``rank`` (from 1), the column, with null for a missing category, and ``probability``.
+            Sessions are in the order of `recommend`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the log does not fit, or the item table of fit had no such column of categories.
+
+        Examples
+        --------
+        >>> import polars as pl
+        >>> from tabmtl.sessions import M2TRec
+        >>> log = pl.DataFrame({"session_id": [1, 1, 2, 2], "item_id": ["a", "b", "b", "a"], "time": [0, 1, 2, 3]})
+        >>> items = pl.DataFrame({"item_id": ["a", "b", "c"], "colour": ["red", "blue", "red"]})
+        >>> model = M2TRec(epochs=1, random_state=0).fit(log, items=items)
+        >>> model.predict_categories(log.head(1), "colour").columns
+        ['session_id', 'rank', 'colour', 'probability']
+        """
+        check_is_fitted(self)
+        check_count("k", k)
+        categories, read = self._column_of(column), self._read(sessions)
+        session = self._log_columns().session
+        if column in (session, "rank", "probability"):
+            raise ValueError(f"column {column!r} is named like another column of the answer: fit with another name")
+        found, size = [top_k(np.zeros((0, len(categories)), np.float32), k)], block_size(self.n_items_)
+        for start in range(0, len(read), size):
+            block = read.take(np.arange(start, min(start + size, len(read))))
+            shares = categories.probabilities(self._scores_of(block, exclude_seen=False))
+            shares[:, categories.n_items == 0] = -np.inf  # such as a missing category where none is missing
+            found.append(top_k(shares, k))
+        codes, probabilities = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        owner, rank = np.nonzero(np.isfinite(probabilities))
+        chosen = codes[owner, rank]
+        frame = pl.DataFrame(
+            {
+                session: read.ids.gather(owner),
+                "rank": (rank + 1).astype(np.int32),
+                column: categories.values.gather(pl.Series(chosen - 1).replace(-1, None)),
+                "probability": probabilities[owner, rank],
+            }
+        )
+        return self._like(frame, sessions)
+
+    def evaluate(
+        self, clicks: Any, k: int | Sequence[int] = 20, *, exclude_seen: bool = False, categories: str | None = None
+    ) -> pl.DataFrame:
+        """Compute metrics of items, and perhaps of a category, over the full catalogue; see `Recommender.evaluate`.
+
+        Parameters
+        ----------
+        clicks, k, exclude_seen
+            As in every recommender.
+        categories : str, optional
+            A column of the item table with one category an item; a missing one is a category too. Adds columns for
+            three predictors of the next click's category: ``category``, the items' probabilities summed, as
+            `predict_categories` gives them; ``last``, the category of the last known click; and ``transitions``, the
+            categories that followed this one in the log of fit (kept for columns of at most 2 000 values).
+
+        Returns
+        -------
+        metrics : polars.DataFrame
+            The rows of `Recommender.evaluate`, and with ``categories`` the columns ``category_accuracy``,
+            ``category_top3`` (the share of targets whose category is among the first three) and
+            ``category_log_likelihood`` (the mean log probability), ``last_accuracy``, and three of ``transitions``.
+            Targets outside the catalogue, whose category is unknown, do not count in these.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `Recommender.evaluate`; and if the item table of fit had no such column, or it holds tags.
+        """
+        check_is_fitted(self)
+        column = None if categories is None else self._column_of(categories)
+        if self._coder is not None and categories in self._coder.tags:
+            raise ValueError(f"column {categories!r} holds tags, several an item: evaluate a column of one category")
+        table = super().evaluate(clicks, k, exclude_seen=exclude_seen)
+        if column is None:
+            return table
+        sessions = self._read_log(clicks).at_least(2)
+        found = rank_next_category(lambda some: self._scores_of(some, exclude_seen), sessions, column)
+        counts = np.concatenate([[0], self.item_counts_])[sessions.prefixes()[1]]
+        rows = [summarize_categories(found, chosen) for chosen in bucket_masks(counts).values()]
+        return table.hstack(pl.DataFrame(rows, infer_schema_length=None))
+
     def transform(self, sessions: Any) -> np.ndarray:
         """Compute queries of sessions; their inner products with `item_vectors` are the scores of unclicked items.
 
@@ -390,8 +546,8 @@ class M2TRec(TrainedEstimator, Recommender):
 
         Parameters
         ----------
-        sessions : frame
-            A click log with the columns of fit; a log without a row has no query.
+        sessions : frame, or list of items
+            A click log with the columns of fit; a log without a row has no query. A list of items is one session.
 
         Returns
         -------
@@ -462,6 +618,7 @@ class M2TRec(TrainedEstimator, Recommender):
         if self._coder is None:
             raise ValueError("this model was fitted without an item table, so it knows no new item: fit with items=")
         extended = self._items.extended(*self._coder.encode(metadata))
+        categories = tuple(column.extended(metadata[column.name]) for column in self._categories)
         counts = np.concatenate([known.counts, np.zeros(len(names), dtype=np.int64)])
         # the wider of two types of whole numbers holds the items of both
         joined = pl.concat([known.ids.to_frame("item"), names.to_frame("item")], how="vertical_relaxed")
@@ -474,7 +631,7 @@ class M2TRec(TrainedEstimator, Recommender):
         with threads(self.n_jobs, index.network):
             new = self._new_items.capped(scores_by, extended, self._fitted_params["max_new_share"])
             report = report_new_items(scores_by, extended, new, self.new_item_report_)
-        self._items, self._new_items, self.new_item_report_ = extended, new, report
+        self._items, self._categories, self._new_items, self.new_item_report_ = extended, categories, new, report
         bias, factor = new.values(extended)
         self._index = index.revalued(bias / self._repeats.scale, factor)
         self._set_catalogue(catalogue)
@@ -494,6 +651,12 @@ class M2TRec(TrainedEstimator, Recommender):
                 "hierarchy=True feeds predicted categories back, but none is predicted: name columns in categories, "
                 "with a category_weight above 0"
             )
+        if self.user_column is not None and self.time_column is None:
+            raise ValueError(
+                "user_column needs a time_column: only sessions that ended before may stand before another"
+            )
+        if self.weights and self.event_column is None:
+            raise ValueError(f"weights={self.weights!r} needs the column that names events: give event_column")
 
     def _tasks(self) -> dict[str, float]:
         """Give the levels whose category is a task, and the weights of their losses."""
@@ -507,7 +670,36 @@ class M2TRec(TrainedEstimator, Recommender):
 
     # training
 
+    def _read_training_log(self, clicks: Any) -> pl.DataFrame:
+        if not self.weights:
+            return super()._read_training_log(clicks)
+        log = read_log(clicks, replace(columns_of(vars(self)), event=self.event_column))
+        if log["event"].dtype.is_float() or log["event"].dtype.is_nested() or log["event"].dtype.is_temporal():
+            expected = f"the column {self.event_column!r} must name events by text or whole numbers"
+            raise TypeError(f"{expected}, got {log['event'].dtype}: cast it")
+        events = log["event"].cast(pl.String)
+        known = events.drop_nulls().unique().sort()
+        absent = [event for event in self.weights if event not in known]
+        if absent:
+            warnings.warn(
+                f"weights names the events {absent}, which no click in {self.event_column!r} has; some that are there "
+                f"are {known.head(10).to_list()}",
+                TabmtlWarning,
+                stacklevel=3,
+            )
+        weights = {event: float(weight) for event, weight in self.weights.items()}
+        return log.with_columns(weight=events.replace_strict(weights, default=1.0, return_dtype=pl.Float32))
+
+    def _recall(self, sessions: Sessions, valid: Sessions | None) -> tuple[Sessions, Sessions | None]:
+        if sessions.users is None:
+            return sessions, valid
+        clicks = UserClicks.of(sessions)
+        if valid is not None:
+            valid = UserClicks.of(valid, clicks).precede(valid, self.user_clicks)
+        return clicks.precede(sessions, self.user_clicks), valid
+
     def _fit(self, sessions: Sessions, catalogue: Catalogue, valid: Sessions | None) -> dict[str, Any]:
+        log = sessions
         if valid is None and self.early_stopping:
             sessions, valid = sessions.set_newest_aside(self.validation_fraction)
         train = sessions.at_least(2)
@@ -537,7 +729,9 @@ class M2TRec(TrainedEstimator, Recommender):
                 strength = self._set_strength(network, validation)
         trained = trained_attributes(network, history, snapshots.best.epoch)
         hidden = {"_new_items": NewItems.hidden(len(catalogue)), "new_item_report_": pl.DataFrame()}  # until `_finish`
-        return metadata_facts | trained | strength | hidden | {"_coder": coder, "_items": known}
+        users = None if log.users is None else UserClicks.of(log).newest(self.user_clicks)
+        read = {"_categories": _read_categories(coder, catalogue, log), "_users": users}
+        return metadata_facts | trained | strength | hidden | read | {"_coder": coder, "_items": known}
 
     def _finish(
         self, sessions: Sessions, catalogue: Catalogue, valid: Sessions | None, fitted: dict[str, Any]
@@ -625,11 +819,32 @@ class M2TRec(TrainedEstimator, Recommender):
 
     # answers
 
+    def _read_log(self, clicks: Any, what: str = "the click log", *, empty: bool = False) -> Sessions:
+        read = super()._read_log(clicks, what, empty=empty)
+        if self._users is None or read.users is None:
+            return read
+        return UserClicks.of(read, self._users).precede(read, self._fitted_params["user_clicks"])
+
     def _clicks_read(self, sessions: Sessions) -> Sessions:
         return sessions.last(self._fitted_params["max_length"])
 
     def _in_force(self) -> Self:
         return self  # its index has the parameters of fit
+
+    def _column_of(self, name: str) -> ItemCategories:
+        """Find a column of categories or tags of the item table by name."""
+        check_column("column", name)
+        if self._coder is None:
+            raise ValueError("this model was fitted without an item table, so it knows no category: fit with items=")
+        known = {column.name: column for column in self._categories}
+        if name in known:
+            return known[name]
+        have = f"categories and tags are in {[*known]}"
+        if name not in self._coder.names:
+            raise ValueError(f"the item table of fit had no column {name!r}; its {have}{near(name, known)}")
+        kind = "text" if name in self._coder.texts else "vectors" if name in self._coder.vectors else "numbers"
+        cure = "" if kind == "vectors" else "; if it holds categories, fit again and name it in categorical_features"
+        raise ValueError(f"column {name!r} of the item table was read as {kind}, not as categories; its {have}{cure}")
 
     def _cure_of_unknown(self) -> str:
         return super()._cure_of_unknown() if self._coder is None else "add_items adds them"
@@ -661,6 +876,13 @@ class M2TRec(TrainedEstimator, Recommender):
         if "_index" in state:
             state["_index"] = None  # computed again from the weights
         return state
+
+
+def _read_categories(coder: ItemCoder | None, catalogue: Catalogue, log: Sessions) -> tuple[ItemCategories, ...]:
+    """Read the columns of categories and tags, and count their transitions in the log."""
+    if coder is None or catalogue.metadata is None:
+        return ()
+    return tuple(ItemCategories.fit(catalogue.metadata[name], log) for name in coder.category_names)
 
 
 def _describe(record: Mapping[str, float | None]) -> str:

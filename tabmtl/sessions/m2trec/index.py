@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from tabmtl.schema import TabmtlWarning
+from tabmtl.sessions.m2trec.encoder import unit_length
 from tabmtl.sessions.m2trec.items import NetworkItems
 from tabmtl.sessions.m2trec.network import M2TRecNetwork
 from tabmtl.sessions.ragged import Sessions, spread
@@ -73,6 +74,7 @@ class ItemIndex:
         self.items = items
         self.unit_of = items.known.unit_of
         self.max_length = options.max_length
+        self.longest = len(network.encoder.distance)
         more = _vectors_of(network, items, 0 if before is None else len(before))
         self.unit_vectors = more if before is None else torch.cat([before, more])
         self.matrix = self._join(bias, factor)
@@ -106,22 +108,23 @@ class ItemIndex:
         A session without a click is read as one click on an unknown item. Where there is no metadata, a session without
         a known item is answered by popularity.
         """
-        sessions = sessions.last(self.max_length)
+        sessions, ages = sessions.last(self.max_length).joined()
         lengths = np.maximum(sessions.lengths, 1)
         device = self.unit_vectors.device
         found = self.unit_vectors.new_ones(len(sessions), len(self.matrix))
         self.network.eval()
         for block in blocks_of(lengths, _SESSIONS_AT_A_TIME):
-            codes = sessions.take(block).padded(newest_first=True)
-            width = 8 * -(-codes.shape[1] // 8)
+            codes, age = (part.take(block).padded(newest_first=True) for part in (sessions, ages))
+            width = min(8 * -(-codes.shape[1] // 8), self.longest)
             rows = 8 * -(-len(block) // 8)  # matrix kernels round otherwise for fewer rows
-            units = np.zeros((rows, min(width, self.max_length)), dtype=np.int64)
+            units, aged = np.zeros((2, rows, width), dtype=np.int64)
             units[: len(block), : codes.shape[1]] = self.unit_of[codes]
+            aged[: len(block), : codes.shape[1]] = age
             read = np.ones(rows, dtype=np.int64)
             read[: len(block)] = lengths[block]
             with torch.no_grad():
                 clicked = self.unit_vectors[torch.from_numpy(units).to(device)]
-                queries, _ = self.network(clicked, torch.from_numpy(read).to(device))
+                queries, _ = self.network(clicked, *(torch.from_numpy(part).to(device) for part in (read, aged)))
             found[torch.from_numpy(block).to(device), :-1] = queries[: len(block)]
         if self.items.features is None:
             lost = torch.from_numpy(sessions.without_unseen().lengths == 0).to(device)
@@ -131,6 +134,12 @@ class ItemIndex:
     def scores(self, sessions: Sessions) -> np.ndarray:
         """Compute the scores (S, N) of all items."""
         return (self.queries(sessions) @ self.matrix).cpu().numpy()
+
+    def cosines(self, place: int) -> np.ndarray:
+        """Compute the cosines (N,) of the vectors of all items with that of one."""
+        vectors = unit_length(self.unit_vectors[:, :-1])
+        found = vectors @ vectors[int(self.unit_of[1 + place])]
+        return found.cpu().numpy()[self.unit_of[1:]]
 
     def search(
         self, sessions: Sessions, k: int, exclude_seen: bool, repeats: RepeatWeights

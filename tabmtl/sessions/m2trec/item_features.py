@@ -207,6 +207,11 @@ class ItemCoder:
         return [*(self.table.names if self.table else ()), *self.tags, *self.texts, *self.vectors]
 
     @property
+    def category_names(self) -> list[str]:
+        """The columns of categories and of tags."""
+        return [*(self.table.columns.categorical if self.table else ()), *self.tags]
+
+    @property
     def bag_sizes(self) -> list[int]:
         """Number of codes of every bag column: multi-valued columns, then texts."""
         return [FIRST_LEVEL + len(levels) for levels in self.tags.values()] + [TEXT_BUCKETS] * len(self.texts)

@@ -14,14 +14,16 @@ _MULTIPLE = 512  # of the number of sampled candidates
 
 
 class _SoftmaxLoss(torch.autograd.Function):
-    """Mean over rows of ``log sum_j exp(z_j + c_j [j not own]) - z_t``, ``z_j = q·v_j``, and its gradient.
+    """Mean over rows of ``w (log sum_j exp(z_j + c_j [j not own]) - z_t)``, ``z_j = q·v_j``, and its gradient.
 
     Both come from the same logits, which are never held for all rows at once. This takes three matrix products, and a
     third of the memory traffic of autograd.
     """
 
     @staticmethod
-    def forward(ctx: Any, queries: Tensor, vectors: Tensor, correction: Tensor, own: Tensor, bfloat16: bool) -> Tensor:
+    def forward(
+        ctx: Any, queries: Tensor, vectors: Tensor, correction: Tensor, own: Tensor, weights: Tensor, bfloat16: bool
+    ) -> Tensor:
         dtype = torch.bfloat16 if bfloat16 else torch.float32
         q, v = queries.to(dtype), vectors.to(dtype)
         grad_q, grad_v = torch.empty_like(queries), torch.zeros_like(vectors, dtype=torch.float32)
@@ -37,9 +39,10 @@ class _SoftmaxLoss(torch.autograd.Function):
             largest = logits.amax(dim=1, keepdim=True)
             logits.sub_(largest).exp_()
             sums = logits.sum(dim=1, keepdim=True)
-            total += (sums.log() + largest - own_logits[:, :1]).sum()
-            logits.div_(sums)
-            logits.scatter_add_(1, places[:, :1], logits.new_full((len(rows), 1), -1.0))
+            weight = weights[block, None]
+            total += (weight * (sums.log() + largest - own_logits[:, :1])).sum()
+            logits.div_(sums / weight)
+            logits.scatter_add_(1, places[:, :1], -weight)
             probabilities = logits.to(dtype)
             grad_q[block] = probabilities @ v
             grad_v += (probabilities.T @ rows).float()
@@ -48,7 +51,7 @@ class _SoftmaxLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad: Any) -> tuple[Tensor | None, ...]:
-        return *(grad[0] * saved for saved in ctx.saved_tensors), None, None, None
+        return *(grad[0] * saved for saved in ctx.saved_tensors), None, None, None, None
 
 
 def own_places(targets: Tensor, clicks: Tensor, counts: Tensor) -> Tensor:
@@ -76,8 +79,10 @@ def own_places(targets: Tensor, clicks: Tensor, counts: Tensor) -> Tensor:
     return torch.cat([targets[:, None], targets[starts][session][:, None], own], dim=1)
 
 
-def softmax_loss(queries: Tensor, vectors: Tensor, correction: Tensor, own: Tensor, *, bfloat16: bool) -> Tensor:
-    """Compute the mean cross-entropy of targets among candidates.
+def softmax_loss(
+    queries: Tensor, vectors: Tensor, correction: Tensor, own: Tensor, weights: Tensor, *, bfloat16: bool
+) -> Tensor:
+    """Compute the mean of the weighted cross-entropies of targets among candidates.
 
     Parameters
     ----------
@@ -88,10 +93,11 @@ def softmax_loss(queries: Tensor, vectors: Tensor, correction: Tensor, own: Tens
         Added to the logits of candidates, except a query's own items; see `Candidates.draw`.
     own : Tensor of int64, shape (P, m)
         Candidates that come with a query, its target first; see `own_places`.
+    weights : Tensor of float32, shape (P,)
     bfloat16 : bool
         Take matrix products in bfloat16.
     """
-    return _SoftmaxLoss.apply(queries, vectors, correction, own, bfloat16)
+    return _SoftmaxLoss.apply(queries, vectors, correction, own, weights, bfloat16)
 
 
 class Candidates:

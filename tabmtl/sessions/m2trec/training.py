@@ -28,6 +28,32 @@ _WINDOW = 32  # steps whose examples are sorted by length, so that a step is pad
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class PastClicks:
+    """Clicks of earlier sessions of the same user, which each example reads behind its own.
+
+    Attributes
+    ----------
+    units : Tensor of int64, shape (1 + n,)
+        0, and the unit of every click, old to new.
+    ends, lengths : ndarray of int64, shape (E,)
+        The past of an example are the ``lengths`` clicks before ``ends``.
+    """
+
+    units: Tensor
+    ends: np.ndarray
+    lengths: np.ndarray
+
+    def append(self, units: Tensor, lengths: Tensor, index: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Append the past clicks to the own units (B, L) of examples; give all units and their ages, 0 for own."""
+        n_past, ends = (torch.from_numpy(part[index]).to(units.device) for part in (self.lengths, self.ends))
+        width = int((lengths + n_past).max())
+        ages = torch.arange(1, width + 1, device=units.device) - lengths[:, None]
+        there = (ages > 0) & (ages <= n_past[:, None])
+        units = F.pad(units, (0, max(0, width - units.shape[1])))
+        return self.units[(ends[:, None] - ages).where(there, 0)].where(there, units), ages.where(there, 0)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Examples:
     """Ranges of clicks, each followed by a click to predict.
 
@@ -35,16 +61,21 @@ class Examples:
     ----------
     units : Tensor of int64, shape (n,)
         Unit of every click, session after session.
+    weights : Tensor of float32, shape (n,)
+        Weight of every click as a target; their mean over the targets of all examples is 1.
     starts, lengths : ndarray of int64, shape (E,)
         Clicks that an example sees; the one behind them is its target.
     all_prefixes : bool
         Whether each click of an example predicts the one after it, or only the last does.
+    past : PastClicks or None
     """
 
     units: Tensor
+    weights: Tensor
     starts: np.ndarray
     lengths: np.ndarray
     all_prefixes: bool
+    past: PastClicks | None = None
 
     @classmethod
     def of(
@@ -57,8 +88,20 @@ class Examples:
         owner = np.repeat(np.arange(len(sessions)), counts)
         ends = lengths[owner] - ranges(0, counts) * (max_length if all_prefixes else 1)
         seen = np.minimum(ends, max_length)
-        units = torch.from_numpy(unit_of[sessions.items].astype(np.int64)).to(device)
-        return cls(units=units, starts=sessions.offsets[owner] + ends - seen, lengths=seen, all_prefixes=all_prefixes)
+        past = None
+        if sessions.past is not None:
+            older, offsets = _units_of(sessions.past, unit_of, device), sessions.past.offsets
+            past = PastClicks(
+                units=F.pad(older, (1, 0)), ends=1 + offsets[1:][owner], lengths=sessions.past.lengths[owner]
+            )
+        return cls(
+            units=_units_of(sessions, unit_of, device),
+            weights=torch.from_numpy(_relative_weights(sessions)).to(device),
+            starts=sessions.offsets[owner] + ends - seen,
+            lengths=seen,
+            all_prefixes=all_prefixes,
+            past=past,
+        )
 
     def batches(self, batch_size: int | Literal["auto"]) -> list[np.ndarray]:
         """Deal all examples to random steps of about ``batch_size`` targets, each of examples of about one length."""
@@ -74,15 +117,34 @@ class Examples:
             steps += np.split(part, np.flatnonzero(np.diff(step)) + 1)
         return [steps[place] for place in torch.randperm(len(steps)).tolist()]
 
-    def read(self, index: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-        """Give units (B, L) newest first, 0 behind the end; lengths (B,); and targets (P,) in the order of queries."""
+    def read(self, index: np.ndarray) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Give units (B, L) newest first, 0 behind the end; lengths (B,); targets and their weights (P,).
+
+        Targets are in the order of queries.
+        """
         lengths = torch.from_numpy(self.lengths[index]).to(self.units.device)
         last = torch.from_numpy(self.starts[index]).to(self.units.device) + lengths - 1
         places = torch.arange(int(self.lengths[index].max()), device=self.units.device)
         inside = places < lengths[:, None]
         clicks = (last[:, None] - places).where(inside, 0)
         units = self.units[clicks].where(inside, 0)
-        return units, lengths, self.units[clicks[inside] + 1] if self.all_prefixes else self.units[last + 1]
+        targets = 1 + (clicks[inside] if self.all_prefixes else last)
+        return units, lengths, self.units[targets], self.weights[targets]
+
+
+def _units_of(sessions: Sessions, unit_of: np.ndarray, device: torch.device) -> Tensor:
+    """Look up the units of all clicks (n,)."""
+    return torch.from_numpy(unit_of[sessions.items].astype(np.int64)).to(device)
+
+
+def _relative_weights(sessions: Sessions) -> np.ndarray:
+    """Divide the weights of clicks (n,) by the mean weight of those to predict, all but the first of each session."""
+    if sessions.weights is None:
+        return np.ones(len(sessions.items), dtype=np.float32)
+    mean = np.delete(sessions.weights, sessions.offsets[:-1]).mean(dtype=np.float64)
+    if not mean:
+        raise ValueError("every click to predict has the weight 0: give a weight above 0 in weights to some event")
+    return (sessions.weights / mean).astype(np.float32)
 
 
 class SessionLoop:
@@ -147,18 +209,22 @@ class SessionLoop:
     def step(self, index: np.ndarray, learning_rate: float) -> tuple[Tensor, int]:
         """Take one optimiser step; give the mean losses of items and of each level, and the number of targets."""
         network, items, all_prefixes = self.network, self.items, self.examples.all_prefixes
-        units, lengths, targets = self.examples.read(index)
+        units, lengths, targets, weights = self.examples.read(index)
+        counts = lengths if all_prefixes else torch.ones_like(lengths)
+        ages = None
+        if self.examples.past is not None:
+            units, ages = self.examples.past.append(units, lengths, index)
+            lengths = lengths + (ages > 0).sum(dim=1)
         with torch.autocast(units.device.type, torch.bfloat16, enabled=self.bfloat16):
             candidates, place, correction = self.candidates.draw(torch.cat([units.flatten(), targets]))
             vectors = network.vectors(items, candidates)
             places, target = place[: units.numel()].view_as(units), place[units.numel() :]
             clicked = vectors.index_select(0, places.flatten()).view(*units.shape, -1)
-            queries, categories = network(clicked, lengths, all_prefixes=all_prefixes)
-        counts = lengths if all_prefixes else torch.ones_like(lengths)
+            queries, categories = network(clicked, lengths, ages, all_prefixes=all_prefixes)
         own = own_places(target, places, counts)
-        losses = [softmax_loss(queries, vectors, correction, own, bfloat16=self.bfloat16)]
+        losses = [softmax_loss(queries, vectors, correction, own, weights, bfloat16=self.bfloat16)]
         for column, scores in zip(network.level_columns, categories, strict=True):
-            losses.append(category_loss(scores, items.codes(targets, column)))
+            losses.append(category_loss(scores, items.codes(targets, column), weights))
         levels = zip(self.level_weights.values(), losses[1:], strict=True)
         (losses[0] + sum(weight * part for weight, part in levels)).backward()
         self.optimizer.step(learning_rate)
@@ -183,7 +249,7 @@ class SessionLoop:
         """Nothing is left to do."""
 
 
-def category_loss(scores: Tensor, codes: Tensor) -> Tensor:
-    """Compute the mean cross-entropy over the targets whose category is known (not code 0); 0 if there is none."""
-    total = F.cross_entropy(scores.float(), codes.where(codes > 0, -100), reduction="sum", ignore_index=-100)
-    return total / (codes > 0).sum().clamp(min=1)
+def category_loss(scores: Tensor, codes: Tensor, weights: Tensor) -> Tensor:
+    """Average the weighted cross-entropies of the targets whose category is known (not code 0); 0 if there is none."""
+    losses = F.cross_entropy(scores.float(), codes.where(codes > 0, -100), reduction="none", ignore_index=-100)
+    return (weights * losses).sum() / (codes > 0).sum().clamp(min=1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -37,7 +36,7 @@ class Validation:
         kept[sessions.without_unseen().items - 1] = True
         code = np.concatenate([[0], np.cumsum(kept)]).astype(np.int32)  # of the kept items, counted anew
         self._network, self._options = network, options
-        self._sessions = replace(sessions, items=code[sessions.items])
+        self._sessions = sessions.recoded(code)
         self._items = known.take(np.flatnonzero(kept)).on(next(network.parameters()).device)
 
     def rank(self) -> list[Ranking]:

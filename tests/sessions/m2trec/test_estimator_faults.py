@@ -141,3 +141,37 @@ def test_a_catalogue_of_other_items_is_refused(form: str, stored: dict[str, Path
         assert tabmtl.load(folder).n_items_ == 60
     else:
         refused(folder, "items.own.weight", "size mismatch")
+
+
+OF_CATEGORIES = {
+    "codes": (-1, 2**20),
+    "offsets": (-1, 1, 2**20),
+    "transitions.offsets": (-1, 1, 2**20),
+    "transitions.codes": (-1, 2**20),
+    "transitions.counts": (0, -1),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, values in OF_CATEGORIES.items() for value in values]
+)
+def test_values_of_categories_are_in_range(name: str, value: int, stored: dict[str, Path], tmp_path: Path) -> None:
+    folder, name = copy_of(stored["M2TRec"], tmp_path / "model"), f"categories.0.{name}"
+    refused(forge_arrays(folder, lambda arrays: arrays.update({name: with_first(arrays[name], value)})), name)
+
+
+def test_categories_are_those_of_the_items(stored: dict[str, Path], tmp_path: Path) -> None:
+    for what, change, word in (
+        ("name", lambda columns: columns[0].update(name="colour"), "'colour'"),
+        ("value", lambda columns: columns[0]["values"]["values"].pop(), "categories.0.codes"),
+        ("transitions", lambda columns: columns[0].update(transitions=None), "categories.0.transitions"),
+    ):
+        folder = copy_of(stored["M2TRec"], tmp_path / what)
+        refused(forge_facts(folder, lambda facts, change=change: change(facts["categories"])), word)
+
+
+def test_an_item_has_a_category_at_least(stored: dict[str, Path], tmp_path: Path) -> None:
+    def forged(arrays: dict[str, Any]) -> None:
+        arrays["categories.3.offsets"][1] = 0
+
+    refused(forge_arrays(copy_of(stored["M2TRec"], tmp_path / "model"), forged), "an item has no category in 'tags'")

@@ -146,6 +146,24 @@ def test_adding_no_item_changes_nothing() -> None:
     assert all_scores(model, TEST).equals(all_scores(fitted("M2TRec"), TEST))
 
 
+@pytest.mark.parametrize("params", [{}, {"temperature": None}, {"id_mode": "none"}], ids=str)
+def test_similar_items_have_the_greatest_cosines(params: dict[str, Any], tmp_path: Path) -> None:
+    model = tiny("M2TRec", epochs=1, **params).fit(TRAIN, items=ITEMS).add_items(renamed(ITEMS[:9]))
+    vectors = model.item_vectors()[:, :16]
+    vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    names = model.item_ids_.to_list()
+    model.save(tmp_path / "model")
+    for item in ("i07", "new i02"):
+        found = model.similar(item, k=68)
+        cosines = dict(zip(names, vectors @ vectors[names.index(item)], strict=True))
+        np.testing.assert_allclose(found["score"], [cosines[name] for name in found["item_id"]], atol=1e-5)
+        assert found["score"].is_sorted(descending=True)
+        assert len(set(found["item_id"]) - {item}) == 68
+        assert_frame_equal(tabmtl.load(tmp_path / "model").similar(item, k=68), found, abs_tol=1e-5)
+    if "id_mode" in params:  # equals in metadata
+        assert model.similar("new i02", k=1).select("item_id", "score").row(0) == ("i02", pytest.approx(1))
+
+
 REFUSED: dict[str, tuple[pl.DataFrame, type[Exception], str]] = {
     "known": (ITEMS[:5], ValueError, r"holds \['i00', 'i01', 'i02'\] already: add new items only"),
     "twice": (renamed(pl.concat([ITEMS[:1], ITEMS[:1]])), ValueError, r"'new i00' more than once in 'item_id'"),

@@ -169,8 +169,8 @@ def gradients(item: int, **options: Any) -> list[Tensor]:
     found = network.vectors(units, torch.arange(len(units)))
     queries, categories = network(found[None, [2, 1]], torch.tensor([2]))
     own = own_places(place, place.new_zeros(1, 0), place.new_ones(1))
-    loss = softmax_loss(queries, found[chosen], correction, own, bfloat16=False)
-    loss = loss + category_loss(categories[0], units.codes(target, network.level_columns[0]))
+    loss = softmax_loss(queries, found[chosen], correction, own, torch.ones(1), bfloat16=False)
+    loss = loss + category_loss(categories[0], units.codes(target, network.level_columns[0]), torch.ones(len(target)))
     loss.backward()
     return [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
 
@@ -188,5 +188,5 @@ def test_the_loss_is_that_of_the_set_of_equals() -> None:
 def test_a_missing_category_teaches_the_heads_nothing() -> None:
     network, units, _ = make()
     scores = network(vectors(network, units)[None, [1, 2]], torch.tensor([2]))[1][0]
-    category_loss(scores, units.codes(torch.tensor([4]), network.level_columns[0])).backward()
+    category_loss(scores, units.codes(torch.tensor([4]), network.level_columns[0]), torch.ones(1)).backward()
     assert all(p.grad is None or p.grad.abs().sum() == 0 for p in network.heads.parameters())

@@ -38,7 +38,7 @@ def by_softmax_loss(
     queries: Tensor, vectors: Tensor, correction: Tensor, own: Tensor, *, bfloat16: bool = False, times: float = 1.0
 ) -> list[Tensor]:
     q, v = (x.clone().requires_grad_() for x in (queries, vectors))
-    loss = softmax_loss(q, v, correction, own, bfloat16=bfloat16)
+    loss = softmax_loss(q, v, correction, own, torch.ones(len(q)), bfloat16=bfloat16)
     return [loss.detach(), *torch.autograd.grad(times * loss, (q, v))]
 
 
@@ -75,6 +75,19 @@ def test_bfloat16_products_are_near() -> None:
     for found, expected in zip(by_softmax_loss(*draw(), bfloat16=True), by_autograd(*draw()), strict=True):
         assert found.dtype == torch.float32
         torch.testing.assert_close(found.double(), expected, rtol=0.05, atol=0.01)
+
+
+def test_a_target_of_weight_n_counts_n_times() -> None:
+    queries, vectors, correction, own = draw()
+    weights = torch.arange(N_ROWS) % 4
+    rows = torch.arange(N_ROWS).repeat_interleave(weights)
+    loss, grad_q, grad_v = by_softmax_loss(queries[rows], vectors, correction, own[rows])
+    q, v = (x.clone().requires_grad_() for x in (queries, vectors))
+    weighted = softmax_loss(q, v, correction, own, weights / weights.float().mean(), bfloat16=False)
+    torch.testing.assert_close(weighted.detach(), loss)
+    expected = torch.zeros_like(queries).index_add_(0, rows, grad_q), grad_v
+    for one, other in zip(torch.autograd.grad(weighted, (q, v)), expected, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_corrections_are_not_for_a_querys_own_session() -> None:

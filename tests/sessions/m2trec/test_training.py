@@ -20,17 +20,19 @@ logs = st.lists(st.lists(st.integers(1, 7), min_size=2, max_size=13), min_size=1
 every_mode = pytest.mark.parametrize("mode", MODES)
 
 
-def make(log: list[list[int]], max_length: int, mode: ExampleMode) -> Examples:
+def make(log: list[list[int]], max_length: int, mode: ExampleMode, weights: np.ndarray | None = None) -> Examples:
     """Examples whose unit of a click is its place in the log, so that clicks can be told apart."""
     lengths = np.array([len(session) for session in log])
     items = np.arange(1, lengths.sum() + 1, dtype=np.int32)
-    sessions = Sessions(ids=pl.Series(range(len(log))), offsets=offsets_of(lengths), items=items, times=None)
+    sessions = Sessions(
+        ids=pl.Series(range(len(log))), offsets=offsets_of(lengths), items=items, times=None, weights=weights
+    )
     return Examples.of(sessions, np.arange(len(items) + 1), max_length, mode, torch.device("cpu"))
 
 
 def pairs(examples: Examples, index: np.ndarray) -> list[tuple[tuple[int, ...], int]]:
     """Clicks, old to new, and the target behind them, as a network reads them."""
-    units, lengths, targets = examples.read(index)
+    units, lengths, targets, _ = examples.read(index)
     found = []
     for row, n in enumerate(lengths.tolist()):
         session = units[row, :n].tolist()
@@ -110,11 +112,30 @@ def test_steps_are_random_and_sorted_by_length(mode: ExampleMode) -> None:
     assert padded < 0.85 * sum(len(step) * examples.lengths[step].max() for step in shuffled)
 
 
+@every_mode
+def test_weights_are_those_of_the_targets_and_on_average_one(mode: ExampleMode) -> None:
+    weights = np.array([9, 1, 3, 9, 0, 2, 2], dtype=np.float32)
+    examples = make([[1] * 3, [1] * 4], 5, mode, weights)
+    for step in examples.batches(3):
+        _, _, targets, found = examples.read(step)
+        np.testing.assert_allclose(found, weights[targets - 1] / 1.6)
+    plain = make([[1] * 3, [1] * 4], 5, mode)
+    assert all((plain.read(step)[3] == 1).all() for step in plain.batches(3))
+
+
+def test_weights_of_nothing_to_predict_are_refused() -> None:
+    with pytest.raises(ValueError, match="every click to predict has the weight 0: give a weight above 0 in weights"):
+        make([[1] * 3], 5, "per_session", np.array([1, 0, 0], dtype=np.float32))
+
+
 def test_category_loss_is_over_known_categories() -> None:
     scores = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
     codes = torch.tensor([0, 3, 1, 0, 2, 3])
-    loss = category_loss(scores, codes)
+    loss = category_loss(scores, codes, torch.ones(6))
     torch.testing.assert_close(loss, F.cross_entropy(scores[codes > 0], codes[codes > 0]))
+    weights = torch.tensor([5.0, 2.0, 0.0, 1.0, 1.0, 2.0])
+    repeated = scores[[1, 1, 4, 5, 5]], codes[[1, 1, 4, 5, 5]]
+    torch.testing.assert_close(category_loss(scores, codes, weights), F.cross_entropy(*repeated) * 5 / 4)
     loss.backward()
     assert scores.grad is not None
     assert (scores.grad.abs().sum(dim=1) > 0).tolist() == (codes > 0).tolist()
@@ -122,7 +143,7 @@ def test_category_loss_is_over_known_categories() -> None:
 
 def test_category_loss_of_no_known_category_is_nothing() -> None:
     scores = torch.randn(3, 4, requires_grad=True)
-    loss = category_loss(scores, torch.zeros(3, dtype=torch.long))
+    loss = category_loss(scores, torch.zeros(3, dtype=torch.long), torch.ones(3))
     loss.backward()
     assert loss.item() == 0
     assert scores.grad is not None

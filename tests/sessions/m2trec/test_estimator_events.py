@@ -1,0 +1,118 @@
+"""M2TRec weighs the clicks that it learns to predict by their events."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from recommenders import ITEMS, TEST, TRAIN, all_scores, fitted, tiny
+
+import tabmtl
+from tabmtl.schema import TabmtlWarning
+from tabmtl.sessions import M2TRec
+
+
+def with_events(log: pl.DataFrame) -> pl.DataFrame:
+    """Every third row is a purchase, and every seventh row has no event."""
+    row = pl.int_range(pl.len())
+    return log.with_columns(
+        event=pl.when(row % 7 == 0).then(None).when(row % 3 == 0).then(pl.lit("buy")).otherwise(pl.lit("view"))
+    )
+
+
+@cache
+def weighted() -> M2TRec:
+    """Purchases weigh three times; not to be changed."""
+    return fit(with_events(TRAIN), weights={"buy": 3.0})
+
+
+def fit(log: pl.DataFrame, **params: Any) -> M2TRec:
+    return tiny("M2TRec", **{"event_column": "event"} | params).fit(log, items=ITEMS)
+
+
+def test_equal_weights_are_none() -> None:
+    log = with_events(TRAIN)
+    expected = all_scores(fitted("M2TRec"), TEST)
+    for params in ({}, {"weights": {}, "event_column": None}, {"weights": {"buy": 1}}):
+        assert all_scores(fit(log, **params), TEST).equals(expected)
+    every = log.with_columns(event=pl.lit("buy"))
+    assert all_scores(fit(every, weights={"buy": 4}), TEST).equals(expected)  # weights are relative to their mean
+
+
+@pytest.mark.parametrize("dtype", [pl.Categorical, pl.Int8, pl.Boolean])
+def test_events_may_be_text_or_whole_numbers(dtype: Any) -> None:
+    log, expected = with_events(TRAIN), all_scores(weighted(), TEST)
+    assert not expected.equals(all_scores(fitted("M2TRec"), TEST))
+    number = pl.col("event").replace_strict({"buy": 1, "view": 0}).cast(pl.Int8)
+    typed = log.with_columns(pl.col("event") if dtype == pl.Categorical else number).cast({"event": dtype})
+    name = {pl.Int8: "1", pl.Boolean: "true"}.get(dtype, "buy")
+    assert all_scores(fit(typed, weights={name: 3}), TEST).equals(expected)
+
+
+def test_events_are_read_in_fit_only(tmp_path: Any) -> None:
+    model = weighted()
+    model.save(tmp_path / "model")
+    loaded = tabmtl.load(tmp_path / "model")
+    assert loaded.weights == {"buy": 3.0}
+    assert all_scores(loaded, TEST).equals(all_scores(model, TEST))
+    assert model.evaluate(TEST).equals(loaded.evaluate(TEST))
+    again = tiny("M2TRec", event_column="event", weights={"buy": 3.0})
+    again.fit(with_events(TRAIN), items=ITEMS, clicks_val=TEST)  # validation clicks need no event
+
+
+def test_what_weighs_more_is_predicted_more() -> None:
+    """After a, half of the clicks go to b, and half to c; those to c are purchases."""
+    n = 400
+    items = [item for session in range(n) for item in ("a", "bc"[session % 2])]
+    log = pl.DataFrame({"session_id": np.repeat(np.arange(n), 2), "item_id": items, "time": np.arange(2 * n)})
+    log = log.with_columns(event=pl.when(pl.col("item_id") == "c").then(pl.lit("buy")).otherwise(pl.lit("view")))
+    gaps = []
+    for weight in (1.0, 9.0, 0.0):
+        model = tiny(
+            "M2TRec", categories=(), text_features=(), epochs=40, pooling="last", event_column="event", dropout=0.0
+        )
+        model.set_params(weights={"buy": weight}, item_dropout=0.0, early_stopping=False, learning_rate=0.01).fit(log)
+        scores = dict(model.recommend(["a"], k=3).select("item_id", "score").iter_rows())
+        gaps.append(scores["c"] - scores["b"])
+    assert abs(gaps[0]) < 0.3
+    assert gaps[1] == pytest.approx(np.log(9), abs=0.5)
+    assert gaps[2] < -3
+
+
+REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "no column": (
+        {"event_column": None, "weights": {"buy": 3}},
+        ValueError,
+        "weights={'buy': 3} needs the column that",
+    ),
+    "absent": ({"event_column": "kind", "weights": {"buy": 3}}, ValueError, "the click log has no column 'kind'; its"),
+    "list": ({"weights": ["buy"]}, TypeError, "weights must map names of events, as text, to weights, such as {'buy'"),
+    "number": ({"weights": {1: 3}}, TypeError, "weights must map names of events, as text, to weights, such as {'buy'"),
+    "text": ({"weights": {"buy": "3"}}, ValueError, "weights['buy'] must be a number of at least 0, got '3'"),
+    "infinite": ({"weights": {"buy": np.inf}}, ValueError, "weights['buy'] must be a finite number, got inf"),
+    "times": (
+        {"event_column": "time", "weights": {"buy": 3}},
+        TypeError,
+        "'time' must name events by text or whole num",
+    ),
+    "nothing": ({"weights": {"buy": 0, "view": 0, "": 0}}, ValueError, "every click to predict has the weight 0"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_weights_that_cannot_be_used_are_refused(case: str) -> None:
+    params, error, message = REFUSED[case]
+    with pytest.raises(error, match=re.escape(message)):
+        fit(with_events(TRAIN).with_columns(pl.col("event").fill_null("")), **params)
+
+
+def test_an_event_that_no_click_has_is_a_warning() -> None:
+    with pytest.warns(
+        TabmtlWarning, match=r"events \['Buy'\], which no click in 'event' has; .* \['buy', 'view'\]"
+    ) as caught:
+        fit(with_events(TRAIN), weights={"Buy": 3}, epochs=1)
+    assert [warning.filename for warning in caught] == [__file__]
