@@ -93,8 +93,8 @@ class NewItems:
     added: float
     cut: float
     n_fitted: int
-    offsets: Annotated[np.ndarray, Stored("i8", "P+1", offsets="C")]
-    clicks: Annotated[np.ndarray, Stored("i4", "C", low=0, below="N+1")]
+    offsets: Annotated[np.ndarray, Stored("i8", "P+1", offsets="p")]
+    clicks: Annotated[np.ndarray, Stored("i4", "p", low=0, below="N+1")]
 
     def __post_init__(self) -> None:
         numbers = (self.base, self.scale, self.listed, self.added, self.cut)
