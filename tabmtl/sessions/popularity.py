@@ -17,9 +17,10 @@ from tabmtl.storage.stored import Stored
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class Popularity(Recommender):
-    """The items that were clicked most in training, the same for every session.
+    """The items that were clicked most in training, the same for every session except for its own items.
 
-    The score of an item is its share of all training clicks.
+    The score of an item is its share of all training clicks. Those of the session's own items are multiplied by what
+    ``repeats`` learned.
 
     Examples
     --------
@@ -54,7 +55,8 @@ class CategoryPopularity(Recommender):
 
     The last click on an item of the catalogue names the category. If its n items have c clicks together, an item of c_i
     clicks scores (c_i + 1) / (c + n), so that all of them rank above the items of other categories, which follow
-    by popularity. After an item without a category, and where no item is known, popularity alone decides.
+    by popularity. After an item without a category, and where no item is known, popularity alone decides. Items of that
+    category that the session holds are multiplied by what ``repeats`` learned.
 
     Parameters
     ----------

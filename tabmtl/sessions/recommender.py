@@ -260,8 +260,10 @@ class Recommender(SavableEstimator):
         scores = self._scores_of(sessions, exclude_seen=False)
         if not self._log_scale:
             with np.errstate(divide="ignore"):
-                scores = np.log(np.maximum(scores, 0)) * scores.dtype.type(self._repeats.scale)
-        return scores - log_totals(scores)
+                np.log(np.maximum(scores, 0, out=scores), out=scores)
+            scores *= scores.dtype.type(self._repeats.scale)
+        scores -= log_totals(scores)
+        return scores
 
     def _log_columns(self) -> LogColumns:
         """Give the columns of fit."""

@@ -1,0 +1,136 @@
+"""What the items of a session are worth: learned by every recommender on sessions that it was not fitted on."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from recommenders import FORMS, ITEMS, TEST, TRAIN, all_scores, fitted, tiny
+
+import tabmtl
+from tabmtl.sessions import temporal_split
+from tabmtl.sessions.repeats import RepeatWeights
+from tabmtl.synth import make_sessions
+
+PLAIN = {"scale": 1.0, "seen": 0.0, "last": 0.0}
+WEIGHTS = RepeatWeights(scale=0.5, seen=2.0, last=-1.0)
+LONGER = make_sessions(1500, 60, random_state=1)
+every_form = pytest.mark.parametrize("form", FORMS)
+
+
+def weighed(form: str, weights: RepeatWeights = WEIGHTS) -> Any:
+    """A copy of a fitted recommender with weights of our own."""
+    model = pickle.loads(pickle.dumps(fitted(form)))
+    model._repeats = weights
+    return model
+
+
+def own_terms(scores: pl.DataFrame, log: pl.DataFrame) -> np.ndarray:
+    """What `WEIGHTS` say of every score."""
+    clicks = log.with_columns(term=2.0 - (pl.col("time") == pl.col("time").max().over("session_id")))
+    clicked = clicks.group_by("session_id", "item_id").agg(pl.col("term").min())
+    joined = scores.join(clicked, how="left", on=["session_id", "item_id"], maintain_order="left")
+    return joined["term"].fill_null(0).to_numpy()
+
+
+@every_form
+def test_few_clicks_teach_nothing_and_nothing_is_learned_unasked(form: str) -> None:
+    assert fitted(form).repeat_weights_ == PLAIN
+    unasked = tiny(form, repeats=False).fit(TRAIN, items=ITEMS, clicks_val=TEST)
+    assert unasked.repeat_weights_ == PLAIN
+
+
+@every_form
+def test_weights_are_learned_on_later_sessions_or_on_the_newest_without_which_it_was_fitted(form: str) -> None:
+    clicks = LONGER.clicks
+    newest = clicks.group_by("session_id").agg(pl.col("time").max()).sort("time")["session_id"][-75:].implode()
+    inside = pl.col("session_id").is_in(newest)
+    learned = tiny(form, epochs=1).fit(clicks, items=LONGER.items)
+    given = tiny(form, epochs=1).fit(clicks.filter(~inside), items=LONGER.items, clicks_val=clicks.filter(inside))
+    assert learned.repeat_weights_ == pytest.approx(given.repeat_weights_)
+    assert (learned.repeat_weights_ != PLAIN) == (form != "STAN")  # it gains little, and few clicks do not prove it
+    # all sessions are remembered in the end
+    assert learned.item_counts_.sum() == len(clicks)
+
+
+@every_form
+def test_likelihoods_rise_by_what_was_learned(form: str) -> None:
+    """On later sessions than those that taught; MRR@20 does not fall there by more than noise."""
+    train, later = temporal_split(LONGER.clicks, test_size=0.5)
+    valid, test = temporal_split(later, test_size=0.5)
+    model = tiny(form).fit(train, items=LONGER.items, clicks_val=valid)
+    plain = pickle.loads(pickle.dumps(model))
+    plain._repeats = RepeatWeights()
+    assert model.repeat_weights_ != PLAIN
+    read = model._read(test).at_least(2)
+    prefixes, targets = read.prefixes()
+    shares = [some._log_shares(prefixes)[np.arange(len(targets)), targets - 1] for some in (model, plain)]
+    found = np.isfinite(shares[1])
+    assert (np.isfinite(shares[0]) == found).all()
+    assert shares[0][found].mean() > shares[1][found].mean()
+    assert model.score(test) > plain.score(test) - 0.005
+
+
+@every_form
+def test_own_items_are_weighed_once_and_all_else_stays(form: str) -> None:
+    log = pl.concat([TEST, TEST.with_columns(time=pl.col("time") - pl.duration(days=1))])  # every item twice
+    plain, found = all_scores(fitted(form), log), all_scores(weighed(form), log)
+    before, after, terms = plain["score"].to_numpy(), found["score"].to_numpy(), own_terms(plain, log)
+    assert len(np.unique(terms)) == 3
+    if fitted(form)._log_scale:
+        expected = 0.5 * before + terms
+    else:
+        expected = np.where(before > 0, before * np.exp(terms / 0.5), before)
+    np.testing.assert_allclose(after, expected, rtol=1e-4, atol=1e-4)
+
+
+@every_form
+def test_lists_without_own_items_stay_as_they_were(form: str) -> None:
+    plain, model = fitted(form), weighed(form)
+    columns = ["session_id", "rank", "item_id"]
+    expected = plain.recommend(TEST, k=9, exclude_seen=True).select(columns)
+    assert model.recommend(TEST, k=9, exclude_seen=True).select(columns).equals(expected)
+    assert model.rank(TEST, exclude_seen=True).ranks.tolist() == plain.rank(TEST, exclude_seen=True).ranks.tolist()
+    candidates = ITEMS["item_id"].gather_every(7)
+    chosen = model.recommend(TEST, k=60, candidates=candidates)
+    expected = model.recommend(TEST, k=60).filter(pl.col("item_id").is_in(candidates.implode()))
+    assert chosen.drop("rank").equals(expected.drop("rank"))
+
+
+@every_form
+def test_unknown_items_have_no_weight(form: str) -> None:
+    log = pl.DataFrame({"session_id": [1, 2, 2], "item_id": ["?", "i00", "?"], "time": [1.0, 2.0, 3.0]})
+    plain, found = all_scores(fitted(form), log), all_scores(weighed(form, RepeatWeights(seen=2, last=-9)), log)
+    changed = plain.filter(plain["score"] != found["score"])
+    assert set(changed.select("session_id", "item_id").rows()) <= {(2, "i00")}
+    ratio = found["score"] - plain["score"] if fitted(form)._log_scale else (found["score"] / plain["score"]).log()
+    assert ratio.max() == pytest.approx(2, abs=1e-4) or not len(changed)  # and it was not the last click
+
+
+@every_form
+def test_weights_are_saved(form: str, tmp_path: Path) -> None:
+    model = weighed(form)
+    model.save(tmp_path)
+    loaded = tabmtl.load(tmp_path)
+    assert loaded.repeat_weights_ == {"scale": 0.5, "seen": 2.0, "last": -1.0}
+    assert all_scores(loaded, TEST).equals(all_scores(model, TEST))
+
+
+@every_form
+def test_log_shares_are_logs_of_shares_of_what_was_found(form: str) -> None:
+    model = weighed(form)
+    read = model._read(TEST)
+    shares = np.exp(model._log_shares(read))
+    scores = model._scores_of(read, exclude_seen=False)
+    some = (shares > 0).any(axis=1)
+    assert some.sum() > 0.9 * len(read)
+    np.testing.assert_allclose(shares[some].sum(axis=1), 1, rtol=1e-4)
+    found = np.ones_like(scores, dtype=bool) if model._log_scale else scores > 0
+    assert ((shares > 0) == found).all()
+    for row in np.flatnonzero(some)[:20]:
+        order = np.argsort(scores[row][found[row]])
+        assert (np.diff(shares[row][found[row]][order]) >= -1e-7).all()
