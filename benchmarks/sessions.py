@@ -1,17 +1,21 @@
 """M2TRec against neighbours, rules and popularity: real click logs, cold items, and a generator with a known law.
 
-    python -m benchmarks.sessions [--sets ...] [--models ...] [--seeds 0 1 2] [--choose]
+    python -m benchmarks.sessions [--sets ...] [--models ...] [--seeds 0 1 2] [--trials 20] [--tune ...] [--choose]
 
 Train comes before test; every click after the first of a test session is a target, ranked among all items, ties
-counted against the recommender. ``--choose`` compares `CHOSEN`, changed in one thing at a time, on the newest 25 % of
-train, judged by its newest tenth of the sessions. The runs on all of train, for a fixed number of epochs, are
-`CHOSEN`. Sets:
+counted against the recommender. Every model runs with its defaults, which are the same on all logs, and every model of
+``--tune`` with the best of ``--trials`` trials of its own ``search_space`` too, the first of them the defaults: judged
+by MRR@20 on at most 2 000 sessions of the newest tenth of train, then fitted on all of train. No other setting was
+chosen. The trials are kept in ``sessions_studies.db`` beside the results, which a rerun reads: remove it after a
+change of a model or of a log. Sets:
 
 - ``diginetica``, and ``diginetica_cold``: 10 % of its items are never clicked in train;
 - ``complete_journey``: baskets (simulated, says their owner), with six fields of metadata and natural cold items;
 - ``generator``: :func:`tabmtl.synth.make_sessions`; the law itself scores the ceiling.
 
-``--curves`` trains on the generator with and without category tasks, for equal steps: which learns faster?
+``--choose`` compares M2TRec, changed in one thing at a time, on the newest 25 % of train, judged by its newest tenth of
+the sessions. ``--curves`` trains on the generator with and without category tasks, for equal steps: which learns
+faster?
 """
 
 from __future__ import annotations
@@ -24,37 +28,35 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+from sklearn.base import clone
 
 from benchmarks.harness import Record, print_sets, print_table, score_parser, spreads
 from tabmtl.pipelines.datasets import ClickLog, load_sessions
 from tabmtl.sessions import STAN, VSKNN, CategoryPopularity, M2TRec, Popularity, SequentialRules, temporal_split
 from tabmtl.synth import make_sessions
+from tabmtl.tuning import open_study, run_study, session_objective, with_params
 
 COLD, GENERATOR = "diginetica_cold", "generator"
 SETS = ("diginetica", COLD, "complete_journey", GENERATOR)
+TUNABLE = ("SequentialRules", "VSKNN", "STAN", "M2TRec")
+MODELS = ("Popularity", "CategoryPopularity", *TUNABLE)
 K = 20
+#: Share of the train sessions, the newest, that judges trials, and how many of these sessions do at most.
+JUDGES, MOST_JUDGES = 0.1, 2_000
+STUDIES = "sessions_studies.db"
 #: Mark of models whose lists leave out the items of the session: a basket holds no item twice.
 WITHOUT_SEEN = ", without seen"
 #: More clicks than any item has: items without clicks are not lowered.
 AS_OTHERS = 1e6
-#: Parameters unlike the defaults of M2TRec, chosen on validation sessions; docs/design.md has the comparisons. But the
-#: ``cold_prior`` of cold Diginetica is an analogy (it lowers cold items as much as one click does on the newest
-#: quarter: items that were taken out of train cannot be validated), and the pooling of the generator was judged on test
-#: clicks of a smaller log of it.
-CHOSEN: dict[str, dict[str, Any]] = {
-    "diginetica": {"epochs": 6, "learning_rate": 4e-3, "category_weight": 0, "id_dropout": 0.0},
-    COLD: {"epochs": 5, "category_weight": 0, "cold_prior": 5.0},
-    "complete_journey": {"epochs": 3, "hierarchy": True, "popularity": True},
-    GENERATOR: {"epochs": 10, "pooling": "items+linear"},
-}
 #: Columns of the item table that are text, for every setting.
 TEXTS = {GENERATOR: ["name"]}
 #: Columns that could be text too, which ``--choose`` compares.
 MORE_TEXTS = {"complete_journey": ["package_size"]}
-#: Changes that ``--choose`` makes to the chosen setting, one at a time.
+#: Changes that ``--choose`` makes to the defaults, one at a time.
 CHANGES: tuple[dict[str, Any], ...] = (
     *({"id_mode": mode} for mode in ("delta", "none")),
-    *({"pooling": pooling} for pooling in ("items", "items+linear", "mean", "last")),
+    *({"pooling": pooling} for pooling in ("items", "mean", "last")),
+    {"directed": False},
     *({"category_weight": weight} for weight in (0, 0.1)),
     {"category_weight": 0.1, "hierarchy": True},
     *({"id_dropout": share} for share in (0.0, 0.3)),
@@ -88,24 +90,45 @@ def open_set(name: str, seed: int, folder: Path | None) -> tuple[ClickLog, dict[
     return log, drawn.truth.ceiling(test, K)
 
 
-def baselines(data: ClickLog) -> dict[str, Callable[[], Any]]:
-    """Make the baselines of M2TRec."""
+def baselines(data: ClickLog) -> dict[str, Any]:
+    """Make the baselines, with their defaults."""
     columns: dict[str, Any] = dict(data.columns)
     return {
-        "Popularity": lambda: Popularity(**columns),
-        "CategoryPopularity": lambda: CategoryPopularity(category=data.categories[-1], **columns),
-        "SequentialRules": lambda: SequentialRules(**columns),
-        "SequentialRules, last 5": lambda: SequentialRules(n_last=5, **columns),
-        "VSKNN": lambda: VSKNN(**columns),
-        "STAN": lambda: STAN(**columns),
+        "Popularity": Popularity(**columns),
+        "CategoryPopularity": CategoryPopularity(category=data.categories[-1], **columns),
+        "SequentialRules": SequentialRules(**columns),
+        "VSKNN": VSKNN(**columns),
+        "STAN": STAN(**columns),
     }
 
 
-def m2trec(data: ClickLog, seed: int, **settings: Any) -> M2TRec:
-    """Make M2TRec for a set with its defaults, except for the given parameters."""
+def m2trec(data: ClickLog, seed: int, *, make: Callable[..., M2TRec] = M2TRec, **settings: Any) -> M2TRec:
+    """Make M2TRec for a set with its defaults, except for the given parameters; or another form of it."""
     common: dict[str, Any] = {"categories": data.categories, "text_features": TEXTS.get(data.name, [])}
-    common |= {"precision": "bf16", "random_state": seed}
-    return M2TRec(**common | data.columns | settings)
+    return make(**common | {"random_state": seed} | data.columns | settings)
+
+
+def networks(data: ClickLog, seed: int) -> dict[str, Any]:
+    """Make the models that depend on a seed; the text behind the comma says how one differs from the defaults."""
+    made: dict[str, Any] = {"M2TRec": m2trec(data, seed)}
+    made["M2TRec, the paper's form"] = m2trec(data, seed, make=M2TRec.paper)
+    if data.name in (GENERATOR, "complete_journey"):
+        made["M2TRec, without ids"] = m2trec(data, seed, id_mode="none")
+    if data.name == GENERATOR:
+        made["M2TRec, launching"] = m2trec(data, seed, cold_prior=AS_OTHERS)
+    return made
+
+
+def tune(label: str, model: Any, data: ClickLog, args: Namespace) -> Any:
+    """Return a model with the parameters of the best trial on the newest train sessions; see the top of this file."""
+    older, newer = temporal_split(data.part("train"), test_size=JUDGES, time_column=data.columns["time_column"])
+    names = newer["session_id"].unique(maintain_order=True)
+    newer = newer.filter(pl.col("session_id").is_in(names.gather_every(-(-len(names) // MOST_JUDGES)).implode()))
+    goal = session_objective(model, older, clicks_val=newer, items=data.items)
+    study = open_study(label, goal, storage=args.output / STUDIES, seed=0)
+    run_study(study, goal, n_trials=args.trials)
+    print(f"{label}: validation mrr {study.best_value:.4f} of {study.best_params}", flush=True)
+    return with_params(model, study.best_trial)
 
 
 def score(facts: Record, model: Any, train: pl.DataFrame, test: pl.DataFrame, items: pl.DataFrame) -> list[Record]:
@@ -124,24 +147,28 @@ def score(facts: Record, model: Any, train: pl.DataFrame, test: pl.DataFrame, it
 
 
 def run_seed(name: str, seed: int, args: Namespace) -> list[Record]:
-    """Run all models of one seed; baselines do not depend on it, and run with the first alone."""
+    """Run all models of one seed; baselines do not depend on it, and run with the first alone.
+
+    On a real log, trials run with the first seed, and other seeds take their parameters; the generator draws other
+    logs, which have trials of their own.
+    """
     data, ceiling = open_set(name, seed, args.folder)
     train, test = data.part("train"), data.part("test")
-    first, chosen = seed == args.seeds[0], CHOSEN[name]
-    made = dict(baselines(data)) if first or name == GENERATOR else {}
-    if made and name == "complete_journey":
-        made["VSKNN" + WITHOUT_SEEN] = made["VSKNN"]
-    settings: dict[str, dict[str, Any]] = {"M2TRec": {}}
-    if name == GENERATOR or (first and name == "complete_journey"):
-        settings["M2TRec, id-free"] = {"id_mode": "none"}
-    if name == GENERATOR:
-        settings["M2TRec, launching"] = {"cold_prior": AS_OTHERS}
-    for label, changed in settings.items():
-        made[label] = partial(m2trec, data, seed, early_stopping=False, **chosen | changed)
+    made = networks(data, seed)
+    if seed == args.seeds[0] or name == GENERATOR:
+        made = baselines(data) | made
+    rows: dict[str, Any] = {}
+    for label, model in made.items():
+        if label.partition(",")[0] in args.models:
+            rows[label] = model
+            if label in args.tune and args.trials:
+                study = f"{name} {seed if name == GENERATOR else args.seeds[0]}: {label}"
+                rows[f"{label}, best of {args.trials}"] = tune(study, model, data, args)
+    if name == "complete_journey":
+        rows |= {label + WITHOUT_SEEN: model for label, model in rows.items() if label.startswith("VSKNN")}
     records: list[Record] = []
-    for label, make in made.items():
-        if label.split(",")[0] in args.models:
-            records += score({"set": name, "model": label, "seed": seed}, make(), train, test, data.items)
+    for label, model in rows.items():
+        records += score({"set": name, "model": label, "seed": seed}, clone(model), train, test, data.items)
     if ceiling:
         records += [{"set": name, "model": "(the law)", "seed": seed, "bucket": "all", "n_targets": 0} | ceiling]
     return records
@@ -156,7 +183,8 @@ def report(records: pl.DataFrame) -> None:
     """Print Recall@20 and MRR@20, in all and by bucket of training clicks: mean ± standard deviation over the seeds."""
     mrr = spreads(records.filter(bucket="all").with_columns(bucket=pl.lit("mrr")), "model", "bucket", f"mrr@{K}")
     recall = spreads(records, "model", "bucket", f"recall@{K}")
-    title = f"mrr@{K} of {records['set'][0]}, and recall@{K} in all and by training clicks of the target"
+    title = f"mrr@{K} of {records['set'][0]}, and recall@{K} in all and by training clicks of the target; defaults, or "
+    title += "the best of equally many trials of each model"
     print_table(title, {model: mrr[model] | recall[model] for model in recall})
 
 
@@ -166,14 +194,13 @@ def choose(args: Namespace, name: str) -> Iterator[list[Record]]:
     data, _ = open_set(name, seed, args.folder)
     newest = data.newest(share).part("train") if share < 1 else data.part("train")
     train, judged = temporal_split(newest, test_size=0.1, time_column=data.columns["time_column"])
-    chosen = CHOSEN[name]
-    plain = m2trec(data, seed, **chosen).get_params(deep=False)
+    plain = m2trec(data, seed).get_params(deep=False)
     changes = [*CHANGES, {"text_features": MORE_TEXTS.get(name, plain["text_features"])}]
     models = baselines(data)
     for change in ({}, *(change for change in changes if plain | change != plain)):
-        models[f"M2TRec {change or ''}"] = partial(m2trec, data, seed, early_stopping=False, **chosen | change)
-    for label, make in models.items():
-        yield score({"set": name, "model": label, "seed": seed}, make(), train, judged, data.items)
+        models[f"M2TRec {change or ''}"] = m2trec(data, seed, **change)
+    for label, model in models.items():
+        yield score({"set": name, "model": label, "seed": seed}, model, train, judged, data.items)
 
 
 def curves(seeds: Sequence[int], output: Path) -> None:
@@ -184,7 +211,7 @@ def curves(seeds: Sequence[int], output: Path) -> None:
         train, judged = temporal_split(data.part("train"), test_size=0.1)
         for mode in ("none", "full"):
             for weight in (0.5, 0.0):
-                model = m2trec(data, seed, **CHOSEN[GENERATOR], id_mode=mode, category_weight=weight, patience=100)
+                model = m2trec(data, seed, id_mode=mode, category_weight=weight, patience=100)
                 model.fit(train, items=data.items, clicks_val=judged)
                 kept = model.history_.select("epoch", "val/recall@20", "val/mrr@20")
                 rows.append(kept.with_columns(seed=pl.lit(seed), id_mode=pl.lit(mode), weight=pl.lit(weight)))
@@ -198,8 +225,8 @@ def curves(seeds: Sequence[int], output: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the benchmark; the arguments are those of the command line."""
-    models = ("Popularity", "CategoryPopularity", "SequentialRules", "VSKNN", "STAN", "M2TRec")
-    parser = score_parser("sessions", __doc__, sets=SETS, models=models)
+    parser = score_parser("sessions", __doc__, sets=SETS, models=MODELS, tune=TUNABLE)
+    parser.add_argument("--trials", type=int, default=20, help="of each model of --tune; 0: none (default: 20)")
     parser.add_argument("--choose", action="store_true", help="compare settings on validation sessions instead")
     parser.add_argument("--share", type=float, default=0.25, help="newest share of train for --choose (default: 0.25)")
     parser.add_argument("--curves", action="store_true", help="category tasks against none at equal steps instead")

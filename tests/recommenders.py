@@ -41,10 +41,13 @@ FORMS: dict[str, tuple[type[Recommender], dict[str, Any]]] = {cls.__name__: (cls
                 tabmtl.sessions.M2TRec(**{name: TINY[name] for name in TINY if name != "random_state"}),
                 tabmtl.sessions.STAN(),
             ],
-            "validation_fraction": 0.3,
+            "validation_fraction": 0.05,
         },
     ),
-    "M2TRec of the paper": (tabmtl.sessions.M2TRec, {"id_mode": "none", "pooling": "mean", "n_layers": 2}),
+    "M2TRec of the paper": (
+        tabmtl.sessions.M2TRec,
+        {"id_mode": "none", "item_tower": "concat", "pooling": "mean", "training": "per_prefix", "n_layers": 2},
+    ),
     "M2TRec delta": (
         tabmtl.sessions.M2TRec,
         {"id_mode": "delta", "pooling": "last", "hierarchy": True, "popularity": True},

@@ -22,11 +22,12 @@ from tabmtl.sessions.recommender import Recommender, SessionState
 from tabmtl.storage.stored import Stored
 
 # weight of a click with x clicks after it in a session of n
-Fade = Literal["linear", "linear_0.1", "div", "log", "quadratic", "same"]
+Fade = Literal["linear", "linear_0.1", "div", "div_squared", "log", "quadratic", "same"]
 _FADES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "linear": lambda x, n: 1 - x / n,
     "linear_0.1": lambda x, n: np.maximum(1 - 0.1 * x, 0),
     "div": lambda x, n: 1 / (x + 1),
+    "div_squared": lambda x, n: 1 / (x + 1) ** 2,
     "log": lambda x, n: 1 / np.log10(x + 1.7),
     "quadratic": lambda x, n: (1 - x / n) ** 2,
     "same": lambda x, n: np.ones(len(x)),
@@ -95,12 +96,12 @@ class NeighbourState(SessionState):
 class _Neighbours(Recommender):
     """Base of the nearest-session recommenders; a subclass gives the weights of clicks, neighbours and votes."""
 
-    k: Count = 100
-    sample_size: Count = 1000
+    k: Count = 500
+    sample_size: Count = 5000
 
     search_space: ClassVar[dict[str, Any]] = {
-        "k": {"low": 20, "high": 500, "log": True},
-        "sample_size": {"low": 200, "high": 10_000, "log": True},
+        "k": {"low": 50, "high": 2000, "log": True},
+        "sample_size": {"low": 500, "high": 10_000, "log": True},
     }
 
     _stored: ClassVar[type] = NeighbourState
@@ -195,22 +196,26 @@ class VSKNN(_Neighbours):
 
     where p* is the latest position in s that t shares, and df_i of S training sessions hold item i. Both w and v fade
     with the number x = n - p of clicks since: "linear" 1 - x / n, which is p / n; "linear_0.1" 1 - 0.1 x, 0 from x =
-    10; "div" 1 / (x + 1); "log" 1 / log10(x + 1.7); "quadratic" (1 - x / n)^2; "same" 1. Other implementations divide
-    by the root of the sum of w^2 in place of n: both are equal for all neighbours, so neither changes their order.
+    10; "div" 1 / (x + 1); "div_squared" 1 / (x + 1)^2; "log" 1 / log10(x + 1.7); "quadratic" (1 - x / n)^2; "same" 1.
+
+    The package session-rec of the authors names them otherwise: its ``weighting`` "div" is "linear" here, and its
+    ``weighting_score`` "quadratic" is "div_squared"; "quadratic" and "div" are the same in the other place. Its cosine
+    divides by the root of the sum of w^2 in place of that of n, equal for all neighbours, and counts distinct items
+    in |t|; its df_i counts clicks. It leaves open which of equal neighbours vote: here the newer ones.
 
     Parameters
     ----------
-    k : int, default=100
+    k : int, default=500
         Neighbours that vote.
-    sample_size : int, default=1000
+    sample_size : int, default=5000
         Training sessions that are compared: the newest that share an item with the session.
-    weighting : {"linear", "linear_0.1", "div", "log", "quadratic", "same"}, default="linear"
+    weighting : {"linear", "linear_0.1", "div", "div_squared", "log", "quadratic", "same"}, default="linear"
         The weight w of a click.
-    decay : {"linear_0.1", "linear", "div", "log", "quadratic", "same"}, default="linear_0.1"
+    decay : {"log", "linear", "linear_0.1", "div", "div_squared", "quadratic", "same"}, default="log"
         The factor v of a neighbour's votes.
     similarity : {"cosine", "vec"}, default="cosine"
         Of two sessions; ``"vec"`` leaves the length of the training session out.
-    idf_weight : float, default=0.0
+    idf_weight : float, default=0.5
         Extra weight of votes for rare items; 0 for none.
 
     References
@@ -223,13 +228,13 @@ class VSKNN(_Neighbours):
     >>> from tabmtl.sessions import VSKNN
     >>> log = pl.DataFrame({"session_id": [1, 1, 2, 2], "item_id": ["a", "b", "a", "c"], "time": [0, 1, 2, 3]})
     >>> VSKNN(k=1).fit(log).recommend(log.head(1), k=3)["item_id"].to_list()
-    ['a', 'c', 'b']
+    ['c', 'a', 'b']
     """
 
     weighting: Fade = "linear"
-    decay: Fade = "linear_0.1"
+    decay: Fade = "log"
     similarity: Literal["cosine", "vec"] = "cosine"
-    idf_weight: NonNegative = 0.0
+    idf_weight: NonNegative = 0.5
 
     search_space: ClassVar[dict[str, Any]] = _Neighbours.search_space | {
         "weighting": {"choices": tuple(_FADES)},
@@ -264,15 +269,15 @@ class STAN(_Neighbours):
 
     Parameters
     ----------
-    k : int, default=100
+    k : int, default=300
         Neighbours that vote.
     sample_size : int, default=5000
         Training sessions that are compared: the newest that share an item with the session.
-    l1 : float, default=1.02
+    l1 : float, default=2.0
         Clicks of the session in which the weight of an item falls to 1 / e.
-    l2 : float, default=432000.0
-        Seconds (5 days) in which the weight of a training session falls to 1 / e; unused without a ``time_column``.
-    l3 : float, default=2.05
+    l2 : float, default=8640000.0
+        Seconds (100 days) in which the weight of a training session falls to 1 / e; unused without a ``time_column``.
+    l3 : float, default=6.0
         Clicks of a neighbour in which its vote for an item falls to 1 / e.
 
     References
@@ -280,15 +285,14 @@ class STAN(_Neighbours):
     Garg et al. (2019), "Sequence and Time Aware Neighborhood for Session-based Recommendations", SIGIR.
     """
 
-    sample_size: Count = 5000
-    l1: Positive = 1.02
-    l2: Positive = 432_000.0
-    l3: Positive = 2.05
+    l1: Positive = 2.0
+    l2: Positive = 8_640_000.0
+    l3: Positive = 6.0
 
     search_space: ClassVar[dict[str, Any]] = _Neighbours.search_space | {
         "l1": {"low": 0.3, "high": 10.0, "log": True},
-        "l2": {"low": 43_200.0, "high": 8_640_000.0, "log": True},  # half a day to 100 days
-        "l3": {"low": 0.3, "high": 10.0, "log": True},
+        "l2": {"low": 43_200.0, "high": 17_280_000.0, "log": True},  # half a day to 200 days
+        "l3": {"low": 0.3, "high": 30.0, "log": True},
     }
 
     def _click_weights(self, back: np.ndarray, length: np.ndarray) -> np.ndarray:

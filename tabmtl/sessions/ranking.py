@@ -54,7 +54,11 @@ class Ranking:
 
     def mrr(self, k: int) -> float:
         """Average 1 / rank, 0 beyond k."""
-        return float(np.mean(np.where(self.ranks <= k, 1 / self.ranks, 0.0)))
+        return float(np.mean(self.reciprocal(k)))
+
+    def reciprocal(self, k: int) -> np.ndarray:
+        """Compute 1 / rank of every target, 0 beyond k: (m,)."""
+        return np.where(self.ranks <= k, 1 / self.ranks, 0.0)
 
     def ndcg(self, k: int) -> float:
         """Average 1 / log2(1 + rank), 0 beyond k."""

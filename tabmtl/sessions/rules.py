@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from scipy import sparse
@@ -19,6 +19,9 @@ from tabmtl.sessions.popularity import fill_with_popularity
 from tabmtl.sessions.ragged import Sessions
 from tabmtl.sessions.recommender import Recommender, SessionState
 from tabmtl.storage.stored import Stored
+
+# a click x later weighs 1 / x^power
+_POWERS = {"div": 1, "div_squared": 2, "same": 0}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -49,20 +52,23 @@ class SequentialRules(Recommender):
 
     Wherever item b follows item a in a training session, at most ``steps`` clicks later,
 
-        R[a, b] += 1 / (pos_b - pos_a),    score(i) = sum_{x < n_last} decay^x R[item x clicks back, i].
+        R[a, b] += w(pos_b - pos_a),    score(i) = sum_{x < n_last} decay^x R[item x clicks back, i],
 
-    The defaults are SR, which reads the last click alone; ``n_last=5`` is the usual co-occurrence baseline. An item may
-    follow itself. Items that the catalogue does not hold are left out of the session before clicks are counted. Items
-    that follow none of those read come after all others, by popularity, with scores in [-1, 0).
+    where the weight w(x) is 1 / x ("div"), 1 / x^2 ("div_squared") or 1 ("same"). SR as published reads the last click
+    alone, ``n_last=1``. An item may follow itself. Items that the catalogue does not hold are left out of the session
+    before clicks are counted. Items that follow none of those read come after all others, by popularity, with scores in
+    [-1, 0).
 
     Parameters
     ----------
     steps : int, default=10
         An item follows another if it is clicked at most this many clicks later.
-    n_last : int, default=1
+    n_last : int, default=10
         Newest clicks of the session that are read.
     decay : float in (0, 1], default=0.5
         Weight of a click relative to the one after it, above 0 and at most 1.
+    weighting : {"div", "div_squared", "same"}, default="div"
+        The weight w of an item by how many clicks later it follows.
 
     References
     ----------
@@ -80,13 +86,15 @@ class SequentialRules(Recommender):
     """
 
     steps: Count = 10
-    n_last: Count = 1
+    n_last: Count = 10
     decay: WholeShare = 0.5
+    weighting: Literal["div", "div_squared", "same"] = "div"
 
     search_space: ClassVar[dict[str, Any]] = {
         "steps": {"low": 2, "high": 30, "log": True},
-        "n_last": {"low": 1, "high": 10, "log": True},
+        "n_last": {"low": 1, "high": 20, "log": True},
         "decay": {"low": 0.1, "high": 1.0},
+        "weighting": {"choices": tuple(_POWERS)},
     }
 
     _stored: ClassVar[type] = RulesState
@@ -98,7 +106,8 @@ class SequentialRules(Recommender):
         for step in range(1, min(self.steps + 1, int(sessions.lengths.max()))):
             together = owner[step:] == owner[:-step]
             pairs = (items[:-step][together], items[step:][together])
-            rules = rules + sparse.csr_array((np.full(len(pairs[0]), 1 / step), pairs), shape=shape)
+            weights = np.full(len(pairs[0]), float(step) ** -_POWERS[self.weighting])
+            rules = rules + sparse.csr_array((weights, pairs), shape=shape)
         rules = rules.astype(np.float32)
         return {"_rules": RuleTable(offsets=rules.indptr, items=rules.indices, weights=rules.data)}
 

@@ -86,6 +86,11 @@ def find_device(device: str) -> torch.device:
     return found
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Say whether a device is a CPU that multiplies matrices of bfloat16 in hardware (AMX or AVX512-BF16)."""
+    return device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+
+
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Seed torch's generators inside, and leave them outside as they were.

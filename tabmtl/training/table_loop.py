@@ -210,9 +210,9 @@ class TableLoop:
         return labelled.new_zeros(len(self.tasks)).index_add(0, data.task, labelled[:, 0])
 
 
-def step_rows(batch_size: int | Literal["auto"], n_rows: int) -> int:
-    """Return the rows of a step; "auto" is the power of two nearest to a 64th of the training rows, 32 to 512."""
-    return 2 ** min(max(round(math.log2(n_rows / 64)), 5), 9) if batch_size == "auto" else batch_size
+def step_rows(batch_size: int | Literal["auto"], n_rows: int, *, low: int = 32, high: int = 512) -> int:
+    """Return the rows of a step; "auto" is the power of two nearest to a 64th of the training rows, within bounds."""
+    return min(max(2 ** max(round(math.log2(n_rows / 64)), 0), low), high) if batch_size == "auto" else batch_size
 
 
 def _micro_batch_rows(network: torch.nn.Module, data: Batch) -> int:

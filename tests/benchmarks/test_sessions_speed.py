@@ -13,6 +13,7 @@ from benchmarks.sessions_speed import (
     NEGATIVES,
     Setting,
     compare_epochs,
+    compare_fits,
     draw_items,
     draw_log,
     main,
@@ -117,9 +118,9 @@ def test_drawn_data_are_what_the_setting_says():
     assert log["item_id"].is_between(0, 199).all()
 
 
-def test_epochs_compare_time_and_recall_on_a_held_out_log(capsys):
+def circle() -> ClickLog:
     log = rounds_log()
-    data = ClickLog(
+    return ClickLog(
         name="circle",
         clicks=log.with_columns(
             split=pl.when(pl.col("session_id") < 50).then(pl.lit("train")).otherwise(pl.lit("test"))
@@ -135,17 +136,30 @@ def test_epochs_compare_time_and_recall_on_a_held_out_log(capsys):
         licence="CC0",
         source="made up",
     )
-    found = compare_epochs(data, TINY, 1, 10)
+
+
+def test_epochs_compare_time_and_recall_on_a_held_out_log(capsys):
+    found = compare_epochs(circle(), TINY, 1, 10)
     assert list(found) == ["plain SASRec", "M2TRec, float32", "M2TRec, bf16"]
     assert all(seconds > 0 and 0 <= recall <= 1 for seconds, recall in found.values())
     assert "circle, 50 sessions" in capsys.readouterr().out
 
 
+def test_fits_compare_time_and_scores_on_later_sessions_of_train(capsys):
+    found = compare_fits(circle())
+    assert list(found) == ["earlier defaults", "defaults"]
+    assert all(seconds > 0 and 0 <= mrr <= 1 for seconds, mrr in found.values())
+    assert "circle, 180 clicks: defaults" in capsys.readouterr().out
+
+
 def test_the_sections_print_goals_beside_what_was_measured(capfd, monkeypatch):
-    monkeypatch.delenv("TABMTL_DATA", raising=False)
+    def load(name):
+        raise FileNotFoundError(f"no {name} here")
+
+    monkeypatch.setattr("benchmarks.sessions_speed.load_sessions", load)
     monkeypatch.setattr("benchmarks.sessions_speed.SMALL", TINY)
     threads = torch.get_num_threads()
-    main(["--quick", "--only", "body", "step", "search", "epoch", "reading"])
+    main(["--quick", "--only", "body", "step", "search", "epoch", "fit", "reading"])
     torch.set_num_threads(threads)
     said = capfd.readouterr().out
     for part in (
@@ -154,6 +168,7 @@ def test_the_sections_print_goals_beside_what_was_measured(capfd, monkeypatch):
         ">= 3x",
         "3000 items, 256 sessions",
         "epoch: skipped",
+        "fit: skipped",
         "wall",
     ):
         assert part in said

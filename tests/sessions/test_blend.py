@@ -15,7 +15,7 @@ from scipy.optimize import minimize
 
 import tabmtl
 from tabmtl import ModelFileError
-from tabmtl.sessions import STAN, VSKNN, Blend, M2TRec, Popularity, SequentialRules
+from tabmtl.sessions import STAN, VSKNN, Blend, CategoryPopularity, M2TRec, Popularity, SequentialRules
 from tabmtl.sessions.blend import BlendWeights, UnionChoices, put_below, stack_shares
 from tabmtl.sessions.catalogue import Catalogue
 from tabmtl.sessions.ragged import Sessions
@@ -295,7 +295,7 @@ def test_new_items_are_scored_by_the_parts_that_know_them(tmp_path: Any) -> None
     assert_frame_equal(all_scores(tabmtl.load(tmp_path / "model"), TEST), after, abs_tol=1e-5)
     with pytest.raises(ValueError, match="the catalogue holds"):
         model.add_items(NEW)
-    with pytest.raises(ValueError, match="lacks the column .category."):
+    with pytest.raises(ValueError, match="lacks the column 'category'"):
         model.add_items(NEW.drop("category").with_columns(item_id=pl.Series(["x", "y"])))
     assert all_scores(model, TEST).equals(after)
 
@@ -391,10 +391,10 @@ def test_a_blend_may_be_a_part() -> None:
 
 
 def test_a_blend_beats_its_parts_on_later_sessions() -> None:
-    """MRR@20: .107 by popularity, .426 by the better part, .433 if that learns what own items are worth, .434 here."""
+    """MRR@20: .107 by popularity, .430 by rules, .421 by the category, both with own items weighed, .452 by the blend."""
     log = make_sessions(3000, 300, random_state=0)
     train, test = log.split()
-    parts = [STAN(), VSKNN()]
-    model = Blend(parts).fit(train)
-    best = max(part.set_params(repeats=False).fit(train).score(test) for part in parts)
-    assert Popularity(repeats=False).fit(train).score(test) + 0.2 < best < model.score(test) - 0.005
+    parts = [SequentialRules(), CategoryPopularity(category="subcategory")]
+    model = Blend(parts).fit(train, items=log.items)
+    best = max(part.fit(train, items=log.items).score(test) for part in parts)
+    assert Popularity(repeats=False).fit(train).score(test) + 0.2 < best < model.score(test) - 0.01

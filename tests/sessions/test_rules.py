@@ -8,6 +8,8 @@ from sklearn.base import clone
 import tabmtl
 from tabmtl.sessions import SequentialRules
 
+WEIGHTS = {"div": lambda x: 1 / x, "div_squared": lambda x: 1 / x**2, "same": lambda x: 1}
+
 
 def log(sessions):
     rows = [(name, item) for name, items in sessions.items() for item in items]
@@ -31,12 +33,12 @@ def scores(model, sessions):
     return {(s, i): score for s, i, score in found.select("session_id", "item_id", "score").rows() if score > 0}
 
 
-def reference(train, session, steps, n_last, decay):
+def reference(train, session, steps, n_last, decay, weight):
     rules, known = {}, [item for item in session if any(item in items for items in train.values())]
     for items in train.values():
         for place, before in enumerate(items):
             for later in range(place + 1, min(place + steps + 1, len(items))):
-                rules[before, items[later]] = rules.get((before, items[later]), 0) + 1 / (later - place)
+                rules[before, items[later]] = rules.get((before, items[later]), 0) + weight(later - place)
     found = {}
     for back, item in enumerate(known[::-1][:n_last]):
         for (before, after), weight in rules.items():
@@ -46,10 +48,22 @@ def reference(train, session, steps, n_last, decay):
 
 
 def test_rules_count_how_soon_an_item_follows():
-    model = SequentialRules(steps=2).fit(log({"s": "abcd", "t": "ac", "u": "aa"}))
+    model = SequentialRules(steps=2, n_last=1).fit(log({"s": "abcd", "t": "ac", "u": "aa"}))
     # a: b one click later, c two in s and one in t, d three, which is too many, and a itself in u
     assert scores(model, {"n": "a"}) == {("n", "b"): 1, ("n", "c"): 1.5, ("n", "a"): 1}
     assert scores(model, {"n": "ab"}) == {("n", "c"): 1, ("n", "d"): 0.5}
+
+
+def test_rules_count_by_the_square_of_the_distance_or_all_alike():
+    train = log({"s": "abcd", "t": "ac"})
+    squared = SequentialRules(weighting="div_squared").fit(train)
+    assert scores(squared, {"n": "a"}) == {
+        ("n", "b"): 1,
+        ("n", "c"): 1 / 4 + 1,
+        ("n", "d"): pytest.approx(1 / 9),
+    }
+    same = SequentialRules(weighting="same").fit(train)
+    assert scores(same, {"n": "a"}) == {("n", "b"): 1, ("n", "c"): 2, ("n", "d"): 1}
 
 
 def test_the_last_items_add_up_with_decay():
@@ -59,7 +73,7 @@ def test_the_last_items_add_up_with_decay():
 
 
 def test_items_that_nothing_precedes_follow_by_popularity():
-    model = SequentialRules().fit(log({"s": "ab", "t": "cc", "u": "cd"}))
+    model = SequentialRules(n_last=1).fit(log({"s": "ab", "t": "cc", "u": "cd"}))
     found = model.recommend(log({"n": "a"}), k=4)
     assert found["item_id"].to_list() == ["b", "c", "a", "d"]
     np.testing.assert_allclose(found["score"], [1, 3 / 4 - 1, 1 / 4 - 1, 1 / 4 - 1], rtol=1e-6)
@@ -76,14 +90,15 @@ def test_unseen_items_do_not_count_as_clicks():
 @pytest.mark.parametrize("n_last", [1, 5])
 @pytest.mark.parametrize("steps", [1, 3, 10])
 @pytest.mark.parametrize("decay", [0.5, 1.0])
-def test_scores_equal_the_definition(n_last, steps, decay):
+@pytest.mark.parametrize("weighting", WEIGHTS)
+def test_scores_equal_the_definition(n_last, steps, decay, weighting):
     train, new = random_log(0), random_log(1, n_items=12)
-    model = SequentialRules(steps=steps, n_last=n_last, decay=decay).fit(train)
+    model = SequentialRules(steps=steps, n_last=n_last, decay=decay, weighting=weighting).fit(train)
     trained, read = (dict(part.group_by("session_id").agg("item_id").iter_rows()) for part in (train, new))
     expected = {
         (name, item): score
         for name, items in read.items()
-        for item, score in reference(trained, items, steps, n_last, decay).items()
+        for item, score in reference(trained, items, steps, n_last, decay, WEIGHTS[weighting]).items()
     }
     found = scores(model, read)
     assert found.keys() == expected.keys()
@@ -119,6 +134,7 @@ def test_sessions_of_one_click_make_no_rule():
         ({"n_last": 1.5}, "n_last must be a whole number"),
         ({"decay": 0}, "decay must be above 0 and at most 1"),
         ({"decay": 1.1}, "decay must be above 0 and at most 1"),
+        ({"weighting": "cubic"}, "weighting must be one of .*'div_squared'"),
     ],
 )
 def test_parameters_out_of_range_are_named(options, message):

@@ -12,10 +12,10 @@ from tabmtl.schema import TabmtlWarning
 from tabmtl.sessions.catalogue import Catalogue
 from tabmtl.sessions.knn import VSKNN
 from tabmtl.sessions.m2trec.items import KnownItems
-from tabmtl.sessions.m2trec.training import MAX_VALIDATION_CLICKS
 from tabmtl.sessions.ragged import Sessions, spread
 from tabmtl.sessions.ranking import rank_next
 
+_JUDGED = 20_000  # clicks that the oracle predicts, spread over all
 _COMPARED = 2_000  # clicks on which the neighbour baseline is measured, spread over all
 
 
@@ -57,7 +57,7 @@ def describe_metadata(items: KnownItems, sessions: Sessions, *, verbose: int) ->
     """
     if items.features is None or items.row is None:
         return {}
-    _, targets = sessions.prefixes(chosen=spread(sessions.count_prefixes(), MAX_VALIDATION_CLICKS))
+    _, targets = sessions.prefixes(chosen=spread(sessions.count_prefixes(), _JUDGED))
     ceiling, n_distinct = oracle_ceiling(items.row, items.clicks, targets), len(items.features)
     if verbose:
         print(

@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 from tabmtl.estimators.base import draw_seed
 from tabmtl.estimators.trained import TrainedEstimator, TrainedState, load_weights, trained_attributes
 from tabmtl.params import (
+    BatchSize,
     Count,
     CountOrZero,
     Names,
@@ -38,7 +39,9 @@ from tabmtl.sessions.m2trec.index import ItemIndex, share_found, warn_of_misses
 from tabmtl.sessions.m2trec.item_features import ItemCoder
 from tabmtl.sessions.m2trec.items import KnownItems
 from tabmtl.sessions.m2trec.network import M2TRecNetwork
+from tabmtl.sessions.m2trec.tower import FIELD_WIDTH
 from tabmtl.sessions.m2trec.training import ExampleMode, Examples, SessionLoop
+from tabmtl.sessions.m2trec.validation import Validation
 from tabmtl.sessions.ragged import Sessions
 from tabmtl.sessions.recommender import Recommender, SessionState
 from tabmtl.sessions.repeats import RepeatWeights
@@ -80,6 +83,7 @@ class M2TRecState(TrainedState, SessionState):
     _items: KnownItems
     n_distinct_metadata_: int | None
     oracle_ceiling_: dict[str, float] | None
+    directed_strength_: float | None
 
     def __post_init__(self) -> None:
         if not ((self._coder is None) == (self._items.features is None) == (self._items.row is None)):
@@ -100,8 +104,8 @@ class M2TRec(TrainedEstimator, Recommender):
         loss = CE(q·E, next item) + sum_l a_l CE(W_l h, its category at level l)
 
     Only the abstract and the figure of the architecture of the paper were at hand: metadata in place of item ids, the
-    average-pooled transformer, and next item, category and subcategories learned together (``id_mode="none"``,
-    ``pooling="mean"``). All else is our reading: widths, positions, the form of the logits, losses and training. The
+    average-pooled transformer, and next item, category and subcategories learned together (:meth:`paper`). All else is
+    our reading: widths, positions, the form of the logits, losses and training. The
     equations are in :mod:`~tabmtl.sessions.m2trec.tower`, :mod:`~tabmtl.sessions.m2trec.encoder` and
     :mod:`~tabmtl.sessions.m2trec.softmax`.
 
@@ -127,13 +131,20 @@ class M2TRec(TrainedEstimator, Recommender):
         With ``id_mode="full"``, the share of the items whose own vector is left out of a step.
     delta_norm : float, default=0.5
         With ``id_mode="delta"``, the greatest length of own vectors; those of metadata are about 0.1 long at the start.
+    item_tower : {"mlp", "concat"}, default="mlp"
+        How metadata becomes a vector: by two layers over the embeddings of its fields, or, as in the paper, by these
+        embeddings side by side, 32 numbers a field, whatever ``d_model`` is.
     d_model : int, default=128
         Width of vectors and queries.
     n_layers, n_heads : int, default=1, 2
         Layers of the transformer, and attention heads of each; ``d_model`` must be a multiple of ``n_heads``.
-    pooling : {"items", "items+linear", "mean", "last", "mean+last"}, default="items"
+    pooling : {"items", "mean", "last", "mean+last"}, default="items"
         How the transformer's outputs become a query; ``"mean"`` is the paper's. See
         :class:`tabmtl.sessions.m2trec.encoder.SessionEncoder`.
+    directed : bool, default=True
+        With ``pooling="items"``, whose query lies between the clicked items, add a path that leads from there: what
+        follows b need not be what b follows. It pays where items have many clicks, and costs where they have few, so
+        its strength is chosen on the sessions that are set aside; without such sessions it is 1.
     temperature : float or None, default=0.07
         Scores are cosines of query and item, divided by the temperature; None takes inner products.
     dropout, item_dropout : float in [0, 1), default=0.2, 0.2
@@ -150,19 +161,24 @@ class M2TRec(TrainedEstimator, Recommender):
     min_frequency : int, default=1
         Levels of a category or tag that fewer items have count as unseen.
     training : {"per_session", "per_prefix"}, default="per_session"
-        One pass over a session predicts every click after the first; or every prefix is an example of its own.
+        One pass over a session predicts every click after the first; or every prefix is an example of its own, whose
+        clicks look at later ones too, as in the paper: slower by the length of a session.
     n_negatives : int or None, default=4096
         Negatives in the softmax of a step: its own clicks, filled up to this number with drawn items. None takes all
         items.
-    batch_size : int, default=2048
-        Clicks that are predicted in a step.
+    batch_size : int or "auto", default="auto"
+        Clicks that are predicted in a step; ``"auto"`` is about a 64th of those of an epoch, 256 to 2 048.
     early_stopping : bool, default=True
         Watch MRR@20 on the validation log, or else on the newest ``validation_fraction`` of the sessions, which are
-        then not trained on. False trains all epochs and keeps the last weights; a validation log is then scored, and
-        used by ``repeats``, which without it learns nothing.
+        then not trained on. False trains all epochs and keeps the last weights; a validation log is then scored,
+        chooses the strength of the directed path, and is used by ``repeats``, which without it learns nothing.
     validation_fraction : float in (0, 1), default=0.05
         Share of the sessions that early stopping sets aside if fit gets no ``clicks_val``. Fewer than 20 sessions are
         all trained on.
+    precision : {"auto", "float32", "bf16"}, default="auto"
+        ``"auto"`` computes the matrix products of training in bfloat16 on CPUs that multiply such matrices in hardware
+        (AMX or AVX512-BF16), and in float32 elsewhere, also on GPUs; ``"bf16"`` does so everywhere. Name one where the
+        same seed must give the same model on different machines. Answers are computed in float32.
     random_state : int, RandomState or None, default=None
         Seed of all randomness; the global generators stay untouched.
     max_length : int, default=50
@@ -184,7 +200,11 @@ class M2TRec(TrainedEstimator, Recommender):
         Recall@20 and MRR@20 of an oracle that knows the metadata of the next item: the best that ``id_mode="none"`` can
         reach on the validation sessions, or if there are none, on the training sessions. Only where there was metadata.
     history_ : polars.DataFrame
-        One row per epoch: ``epoch`` from 0, losses, and Recall@20 and MRR@20 on at most 20 000 validation clicks.
+        One row per epoch: ``epoch`` from 0, losses, and Recall@20 and MRR@20 on at most 3 000 validation clicks, among
+        the items of the training and validation sessions, with the directed path or without it.
+    directed_strength_ : float
+        Strength of the directed path, 0, 0.5 or 1: that by which the clicks of the sessions that were set aside, or of
+        ``clicks_val``, are most likely. Only with ``directed=True`` and ``pooling="items"``.
     approximate_recall_ : float
         Share of the exact recommendations that the last ``recommend(approximate=True)`` found.
 
@@ -204,10 +224,12 @@ class M2TRec(TrainedEstimator, Recommender):
     id_mode: Literal["full", "delta", "none"] = "full"
     id_dropout: Rate = 0.1
     delta_norm: Positive = 0.5
+    item_tower: Literal["mlp", "concat"] = "mlp"
     d_model: Count = 128
     n_layers: Count = 1
     n_heads: Count = 2
     pooling: Pooling = "items"
+    directed: bool = True
     temperature: Positive | None = 0.07
     dropout: Rate = 0.2
     item_dropout: Rate = 0.2
@@ -220,10 +242,11 @@ class M2TRec(TrainedEstimator, Recommender):
     n_negatives: Count | None = 4096
     max_length: Annotated[int, partial(check_count, high=_LONGEST)] = 50
     cold_prior: Positive = 1.0
-    epochs: Count = 10
-    batch_size: Count = 2048
-    learning_rate: Positive = 2e-3
+    epochs: Count = 4
+    batch_size: BatchSize = "auto"
+    learning_rate: Positive = 4e-3
     validation_fraction: Share = 0.05
+    precision: Literal["auto", "float32", "bf16"] = "auto"  # type: ignore[assignment]
     patience: Count = 2
     restarts: CountOrZero = 0
     random_state: RandomState = None
@@ -242,6 +265,35 @@ class M2TRec(TrainedEstimator, Recommender):
     _log_scale: ClassVar[bool] = True
     _reads_metadata: ClassVar[bool] = True
     _stored: ClassVar[type] = M2TRecState
+
+    @classmethod
+    def paper(cls, *, categories: Sequence[str], **params: Any) -> Self:
+        """Make an M2TRec of the form that its paper states.
+
+        Items have no vectors of their own; the embeddings of their fields stand side by side; every prefix is read by a
+        transformer without a causal mask, whose states are averaged; and next item and categories are learned together.
+        The paper's abstract and figure state no more: other parameters keep the defaults of this class.
+
+        Parameters
+        ----------
+        categories : sequence of str
+            Columns of the item table with the levels of categories, coarse to fine.
+        **params
+            Other parameters of M2TRec.
+
+        Returns
+        -------
+        model : M2TRec
+            Unfitted.
+
+        Examples
+        --------
+        >>> from tabmtl.sessions import M2TRec
+        >>> M2TRec.paper(categories=["category"], epochs=3).id_mode
+        'none'
+        """
+        form: dict[str, Any] = {"id_mode": "none", "item_tower": "concat", "pooling": "mean", "training": "per_prefix"}
+        return cls(categories=categories, **form | {"repeats": False} | params)
 
     def _set_fitted(self, catalogue: Catalogue, fitted: dict[str, Any]) -> None:
         super()._set_fitted(catalogue, fitted)
@@ -403,7 +455,9 @@ class M2TRec(TrainedEstimator, Recommender):
 
     def _check_params(self) -> None:
         super()._check_params()
-        if self.d_model % self.n_heads:
+        if self.item_tower == "concat" and FIELD_WIDTH % self.n_heads:
+            raise ValueError(f"n_heads must divide {FIELD_WIDTH} with item_tower='concat', got {self.n_heads}")
+        if self.item_tower == "mlp" and self.d_model % self.n_heads:
             raise ValueError(f"d_model must be a multiple of n_heads, got {self.d_model} and {self.n_heads}")
         if self.hierarchy and not self._tasks():
             raise ValueError(
@@ -448,9 +502,11 @@ class M2TRec(TrainedEstimator, Recommender):
         with seeded(draw_seed(self.random_state), device):
             network = self._network(coder, known).to(device)
             with threads(self.n_jobs, network):
-                history, snapshots = self._train(network, known, train, valid)
+                validation = None if valid is None else Validation(network, known, valid, self)
+                history, snapshots = self._train(network, known, train, validation)
+                strength = self._set_strength(network, validation)
         trained = trained_attributes(network, history, snapshots.best.epoch)
-        return metadata_facts | trained | {"_coder": coder, "_items": known}
+        return metadata_facts | trained | strength | {"_coder": coder, "_items": known}
 
     def _fit_coder(self, catalogue: Catalogue, clicks: np.ndarray) -> ItemCoder | None:
         """Learn the encoding of metadata on the items with clicks (N,); None without metadata."""
@@ -463,6 +519,7 @@ class M2TRec(TrainedEstimator, Recommender):
                 min_frequency=self.min_frequency,
             )
         needs = [] if self.id_mode == "full" else [f"id_mode={self.id_mode!r}"]
+        needs += [] if self.item_tower == "mlp" else [f"item_tower={self.item_tower!r}"]
         for name in ("categories", "categorical_features", "text_features"):
             columns = getattr(self, name)
             needs += [f"{name}={list(columns)}"] if len(columns) and not isinstance(columns, str) else []
@@ -478,13 +535,23 @@ class M2TRec(TrainedEstimator, Recommender):
         return M2TRecNetwork(coder, known.n_own, self._tasks(), self)
 
     def _train(
-        self, network: M2TRecNetwork, known: KnownItems, train: Sessions, valid: Sessions | None
+        self, network: M2TRecNetwork, known: KnownItems, train: Sessions, validation: Validation | None
     ) -> tuple[list[Record], Snapshots]:
         """Train the network, in which the kept weights are left; see `run_epochs`."""
         device = next(network.parameters()).device
         examples = Examples.of(train, known.unit_of, self.max_length, self.training, device)
-        loop = SessionLoop(network, known.on(device), examples, self._tasks(), self, valid)
-        return self._run_epochs(network, loop, validated=valid is not None, describe=_describe, on_epoch=self.on_epoch)
+        loop = SessionLoop(network, known.on(device), examples, self._tasks(), self, validation)
+        return self._run_epochs(
+            network, loop, validated=validation is not None, describe=_describe, on_epoch=self.on_epoch
+        )
+
+    def _set_strength(self, network: M2TRecNetwork, validation: Validation | None) -> dict[str, float]:
+        """Choose the strength of the directed path, and give the fitted attribute; none without such a path."""
+        if network.encoder.direct is None:
+            return {}
+        strength = 1.0 if validation is None else validation.choose_strength()
+        network.encoder.scale_direct(strength)
+        return {"directed_strength_": strength}
 
     def _learn_repeats(
         self, sessions: Sessions, catalogue: Catalogue, valid: Sessions | None, fitted: dict[str, Any]

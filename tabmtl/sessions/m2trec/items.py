@@ -122,6 +122,14 @@ class KnownItems:
         clicks = self.clicks + prior
         return np.log(clicks / np.bincount(self.row, weights=clicks)[self.row])
 
+    def take(self, places: np.ndarray) -> KnownItems:
+        """Take items by place, (m,), in their order; all items with clicks must be among them."""
+        features, row = self.features, self.row
+        if features is not None and row is not None:
+            kept, row = np.unique(row[places], return_inverse=True)
+            features = features.map(torch.from_numpy).take(torch.from_numpy(kept)).map(Tensor.numpy)
+        return KnownItems(features=features, row=row, clicks=self.clicks[places], shared=self.shared)
+
     def extended(self, features: ItemFeatures, row: np.ndarray) -> KnownItems:
         """Append items without clicks; shared units take in those of known metadata."""
         assert self.features is not None

@@ -47,8 +47,9 @@ class M2TRecNetwork(nn.Module):
         super().__init__()
         self.temperature = options.temperature
         self.items = ItemVectors(coder, n_own, options)
-        self.encoder = SessionEncoder(options)
-        d_model, width = options.d_model, self.encoder.width
+        d_model = self.items.width
+        self.encoder = SessionEncoder(d_model, options)
+        width = self.encoder.width
         columns = None if coder is None or coder.table is None else coder.table.columns
         names, sizes = ((), ()) if columns is None else (columns.categorical, columns.cardinalities)
         self.level_columns = [names.index(name) for name in levels]

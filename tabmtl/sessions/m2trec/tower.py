@@ -15,21 +15,72 @@ from tabmtl.nn.embeddings import DENSE_ROWS, FeatureVector, fill_missing
 from tabmtl.schema import FIRST_LEVEL, UNSEEN
 from tabmtl.sessions.m2trec.item_features import ItemCoder, ItemFeatures
 
-# width of a field's embedding; one width keeps all categories in one table
-_D_EMBEDDING = 32
+#: Width of a field's embedding; one width keeps all categories in one table.
+FIELD_WIDTH = 32
 _EMBEDDING_STD = 0.1
 # about the length of items' vectors at the start: short ones turn quickly
 _FIRST_LENGTH = 0.1
 
 
-class ItemTower(nn.Module):
-    """Metadata to a vector::
-
-        z = [field embeddings side by side],   E = LayerNorm(W_2 gelu(W_1 z + b_1) + b_2)        exact GELU
+class ItemFields(nn.Module):
+    """Metadata to a vector: the embeddings of its fields side by side, as in the paper.
 
     A field is a category (a table with a row for missing and one for unseen values), a number (``x w + b``, and a
-    learned vector where it is missing), a bag of tags or hashed words (the mean of their rows), or a given vector
+    learned vector where it is missing), a bag of tags or hashed words (the mean of their rows), or all given vectors
     (a linear layer). In training a share of the categories and tags is taken for unseen, so that their row is learned.
+
+    Parameters
+    ----------
+    coder : ItemCoder
+    options : M2TRec
+
+    Attributes
+    ----------
+    width : int
+    """
+
+    def __init__(self, coder: ItemCoder, options: Any) -> None:
+        super().__init__()
+        self.unknown_rate = options.unknown_rate
+        self.fields, self.width = None, 0
+        if coder.table is not None:
+            columns = coder.table.columns
+            self.fields = FeatureVector(columns, FIELD_WIDTH, numeric_embedding="linear", std=_EMBEDDING_STD)
+            self.width = self.fields.width
+        self.bags = nn.ModuleList(nn.EmbeddingBag(size, FIELD_WIDTH, mode="sum") for size in coder.bag_sizes)
+        for bag in self.bags:
+            nn.init.normal_(bag.weight, std=_EMBEDDING_STD)  # type: ignore[arg-type]
+        vector_width = sum(coder.vectors.values())
+        self.adapter = nn.Linear(vector_width, FIELD_WIDTH) if vector_width else None
+        self.width += FIELD_WIDTH * (len(self.bags) + (self.adapter is not None))
+
+    def forward(self, features: ItemFeatures) -> Tensor:
+        """Map rows of metadata, as tensors, to vectors (n, d)."""
+        fields = [] if self.fields is None else [self.fields(features.x_num, self._forget(features.x_cat))]
+        return torch.cat([*fields, *self._bags_and_vectors(features)], dim=1)
+
+    def _bags_and_vectors(self, features: ItemFeatures) -> list[Tensor]:
+        """Embed the fields that are no columns of the table of numbers and categories, (n, e) each."""
+        parts = []
+        for bag, given in zip(self.bags, features.bags, strict=True):
+            codes = self._forget(given.codes)
+            parts.append(bag(codes, given.offsets[:-1], per_sample_weights=given.weights))
+        if self.adapter is not None:
+            parts.append(self.adapter(features.vectors))
+        return parts
+
+    def _forget(self, codes: Tensor) -> Tensor:
+        """Randomly replace known codes by UNSEEN in training."""
+        if not self.training or not self.unknown_rate or not codes.numel():
+            return codes
+        forgotten = (torch.rand(codes.shape, device=codes.device) < self.unknown_rate) & (codes >= FIRST_LEVEL)
+        return codes.masked_fill(forgotten, UNSEEN)
+
+
+class ItemTower(ItemFields):
+    """Metadata to a vector by two layers::
+
+        z = [field embeddings side by side],   E = LayerNorm(W_2 gelu(W_1 z + b_1) + b_2)        exact GELU
 
     Parameters
     ----------
@@ -38,23 +89,12 @@ class ItemTower(nn.Module):
     """
 
     def __init__(self, coder: ItemCoder, options: Any) -> None:
-        super().__init__()
-        self.unknown_rate = options.unknown_rate
-        self.fields, width = None, 0
-        if coder.table is not None:
-            columns = coder.table.columns
-            self.fields = FeatureVector(columns, _D_EMBEDDING, numeric_embedding="linear", std=_EMBEDDING_STD)
-            width = self.fields.width
-        self.bags = nn.ModuleList(nn.EmbeddingBag(size, _D_EMBEDDING, mode="sum") for size in coder.bag_sizes)
-        for bag in self.bags:
-            nn.init.normal_(bag.weight, std=_EMBEDDING_STD)  # type: ignore[arg-type]
-        vector_width = sum(coder.vectors.values())
-        self.adapter = nn.Linear(vector_width, _D_EMBEDDING) if vector_width else None
-        width += _D_EMBEDDING * (len(self.bags) + (self.adapter is not None))
-        self.up = nn.Linear(width, 2 * options.d_model)
-        self.down = nn.Linear(2 * options.d_model, options.d_model)
-        self.norm = nn.LayerNorm(options.d_model)
-        nn.init.constant_(self.norm.weight, _FIRST_LENGTH * options.d_model**-0.5)
+        super().__init__(coder, options)
+        self.up = nn.Linear(self.width, 2 * options.d_model)
+        self.width = options.d_model
+        self.down = nn.Linear(2 * self.width, self.width)
+        self.norm = nn.LayerNorm(self.width)
+        nn.init.constant_(self.norm.weight, _FIRST_LENGTH * self.width**-0.5)
 
     def forward(self, features: ItemFeatures) -> Tensor:
         """Map rows of metadata, as tensors, to vectors (n, d)."""
@@ -62,15 +102,11 @@ class ItemTower(nn.Module):
 
     def _first_layer(self, features: ItemFeatures) -> Tensor:
         """Compute ``W_1 z + b_1``. A number's part of it is ``x (V w) + V b``: its embedding is never formed."""
-        parts, tokenizer, width = [], None if self.fields is None else self.fields.tokenizer, 0
+        parts, tokenizer = self._bags_and_vectors(features), None if self.fields is None else self.fields.tokenizer
+        width = 0
         if tokenizer is not None and tokenizer.categorical is not None:
-            parts.append(tokenizer.categorical(self._forget(features.x_cat)).flatten(1))
+            parts.insert(0, tokenizer.categorical(self._forget(features.x_cat)).flatten(1))
             width = parts[0].shape[1]
-        for bag, given in zip(self.bags, features.bags, strict=True):
-            codes = self._forget(given.codes)
-            parts.append(bag(codes, given.offsets[:-1], per_sample_weights=given.weights))
-        if self.adapter is not None:
-            parts.append(self.adapter(features.vectors))
         if tokenizer is None or tokenizer.numeric is None:
             return self.up(torch.cat(parts, dim=1))
         slope, start = tokenizer.numeric.parameters()  # (Fn, e) each
@@ -83,13 +119,6 @@ class ItemTower(nn.Module):
             weights.append((own.index_select(1, tokenizer.missing_index) * tokenizer.missing).sum(dim=2))
         bias = self.up.bias + (own * start).sum(dim=(1, 2))
         return F.linear(torch.cat(parts, dim=1), torch.cat(weights, dim=1), bias)
-
-    def _forget(self, codes: Tensor) -> Tensor:
-        """Randomly replace known codes by UNSEEN in training."""
-        if not self.training or not self.unknown_rate or not codes.numel():
-            return codes
-        forgotten = (torch.rand(codes.shape, device=codes.device) < self.unknown_rate) & (codes >= FIRST_LEVEL)
-        return codes.masked_fill(forgotten, UNSEEN)
 
 
 class ItemVectors(nn.Module):
@@ -105,18 +134,24 @@ class ItemVectors(nn.Module):
     n_own : int
         Number of own vectors; 0 for none.
     options : M2TRec
+
+    Attributes
+    ----------
+    width : int
+        Width d of a vector.
     """
 
     def __init__(self, coder: ItemCoder | None, n_own: int, options: Any) -> None:
         super().__init__()
-        is_delta, self.d_model = options.id_mode == "delta", options.d_model
-        self.tower = None if coder is None else ItemTower(coder, options)
+        is_delta, kind = options.id_mode == "delta", ItemFields if options.item_tower == "concat" else ItemTower
+        self.tower = None if coder is None else kind(coder, options)
+        self.width = options.d_model if self.tower is None else self.tower.width
         self.own_dropout = options.id_dropout if options.id_mode == "full" and self.tower is not None else 0.0
         self.own_bound = options.delta_norm if is_delta else None
         self.own = None
         if n_own:
-            self.own = nn.Embedding(n_own + 1, self.d_model, padding_idx=0, sparse=n_own > DENSE_ROWS)
-            nn.init.normal_(self.own.weight, std=0.0 if is_delta else _FIRST_LENGTH * self.d_model**-0.5)
+            self.own = nn.Embedding(n_own + 1, self.width, padding_idx=0, sparse=n_own > DENSE_ROWS)
+            nn.init.normal_(self.own.weight, std=0.0 if is_delta else _FIRST_LENGTH * self.width**-0.5)
             with torch.no_grad():
                 self.own.weight[0] = 0
 

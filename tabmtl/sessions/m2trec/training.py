@@ -12,19 +12,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tabmtl.schema import DivergenceError
-from tabmtl.sessions.m2trec.index import ItemIndex
 from tabmtl.sessions.m2trec.items import NetworkItems
 from tabmtl.sessions.m2trec.network import M2TRecNetwork
 from tabmtl.sessions.m2trec.softmax import Candidates, own_places, softmax_loss
+from tabmtl.sessions.m2trec.validation import Validation, is_clearly_better
 from tabmtl.sessions.ragged import Sessions, ranges
-from tabmtl.sessions.ranking import rank_next
-from tabmtl.training.device import give_way
+from tabmtl.training.device import give_way, has_bfloat16
 from tabmtl.training.epochs import Record, schedule
 from tabmtl.training.optimizer import Optimizer
+from tabmtl.training.table_loop import step_rows
 
 ExampleMode = Literal["per_session", "per_prefix"]
 
-MAX_VALIDATION_CLICKS = 20_000  # that are predicted after an epoch, spread over the validation log
 _WINDOW = 32  # steps whose examples are sorted by length, so that a step is padded little
 
 
@@ -61,10 +60,11 @@ class Examples:
         units = torch.from_numpy(unit_of[sessions.items].astype(np.int64)).to(device)
         return cls(units=units, starts=sessions.offsets[owner] + ends - seen, lengths=seen, all_prefixes=all_prefixes)
 
-    def batches(self, batch_size: int) -> list[np.ndarray]:
+    def batches(self, batch_size: int | Literal["auto"]) -> list[np.ndarray]:
         """Deal all examples to random steps of about ``batch_size`` targets, each of examples of about one length."""
         order = torch.randperm(len(self.lengths)).numpy()
         targets = self.lengths if self.all_prefixes else np.ones_like(self.lengths)
+        batch_size = step_rows(batch_size, int(targets.sum()), low=256, high=2048)
         window = max(1, int(_WINDOW * batch_size / max(targets.mean(), 1)))
         steps: list[np.ndarray] = []
         for start in range(0, len(order), window):
@@ -96,8 +96,7 @@ class SessionLoop:
     level_weights : mapping of str to float
         Weights of the category losses by level; the loss of items has the weight 1.
     options : M2TRec
-    valid : Sessions or None
-        Validation sessions of at least two clicks.
+    validation : Validation or None
     """
 
     task_scores = ()
@@ -109,10 +108,12 @@ class SessionLoop:
         examples: Examples,
         level_weights: Mapping[str, float],
         options: Any,
-        valid: Sessions | None,
+        validation: Validation | None,
     ) -> None:
         self.network, self.items, self.examples, self.options = network, items, examples, options
-        self.level_weights, self.valid = level_weights, valid
+        self.level_weights, self.validation = level_weights, validation
+        device = items.row.device
+        self.bfloat16 = options.precision == "bf16" or (options.precision == "auto" and has_bfloat16(device))
         self.candidates = Candidates(items.clicks, options.n_negatives)
         self.optimizer = Optimizer(
             network,
@@ -145,8 +146,7 @@ class SessionLoop:
         """Take one optimiser step; give the mean losses of items and of each level, and the number of targets."""
         network, items, all_prefixes = self.network, self.items, self.examples.all_prefixes
         units, lengths, targets = self.examples.read(index)
-        bfloat16 = self.options.precision == "bf16"
-        with torch.autocast(units.device.type, torch.bfloat16, enabled=bfloat16):
+        with torch.autocast(units.device.type, torch.bfloat16, enabled=self.bfloat16):
             candidates, place, correction = self.candidates.draw(torch.cat([units.flatten(), targets]))
             vectors = network.vectors(items, candidates)
             places, target = place[: units.numel()].view_as(units), place[units.numel() :]
@@ -154,7 +154,7 @@ class SessionLoop:
             queries, categories = network(clicked, lengths, all_prefixes=all_prefixes)
         counts = lengths if all_prefixes else torch.ones_like(lengths)
         own = own_places(target, places, counts)
-        losses = [softmax_loss(queries, vectors, correction, own, bfloat16=bfloat16)]
+        losses = [softmax_loss(queries, vectors, correction, own, bfloat16=self.bfloat16)]
         for column, scores in zip(network.level_columns, categories, strict=True):
             losses.append(category_loss(scores, items.codes(targets, column)))
         levels = zip(self.level_weights.values(), losses[1:], strict=True)
@@ -163,11 +163,17 @@ class SessionLoop:
         return torch.stack([part.detach() for part in losses]), len(targets)
 
     def validate(self) -> tuple[Record, float | None]:
-        """Rank the next clicks of validation sessions among all items; MRR@20 is to be maximised."""
-        if self.valid is None:
+        """Rank the next clicks of validation sessions; MRR@20 is to be maximised.
+
+        The epoch is as good as its better query, with the directed path or without it. A path that does clear harm is
+        left out of training from then on.
+        """
+        if self.validation is None:
             return {}, None
-        scores = ItemIndex(self.network, self.items, self.options).scores
-        ranking = rank_next(scores, self.valid, self.items.known.clicks, most=MAX_VALIDATION_CLICKS)
+        rankings = self.validation.rank()
+        if len(rankings) > 1 and is_clearly_better(*rankings):
+            self.network.encoder.left_out = 1.0
+        ranking = max(rankings, key=lambda ranking: ranking.mrr(20))
         score = ranking.mrr(20)
         return {"val/recall@20": ranking.recall(20), "val/mrr@20": score}, score
 

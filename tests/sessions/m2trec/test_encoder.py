@@ -20,6 +20,9 @@ every_form = pytest.mark.parametrize(("pooling", "n_layers"), list(product(POOLI
 class Queries(SessionEncoder):
     """An encoder that gives its queries only."""
 
+    def __init__(self, options: M2TRec) -> None:
+        super().__init__(options.d_model, options)
+
     def forward(self, *args: Any, **options: Any) -> torch.Tensor:  # type: ignore[override]
         return super().forward(*args, **options)[0]
 
@@ -70,7 +73,7 @@ def test_summaries_are_of_every_prefix_too(pooling: str, n_layers: int) -> None:
         for gone in range(n):
             _, alone = SessionEncoder.forward(encoder, items[row : row + 1, gone:n], lengths_of(n - gone))
             assert_equal(summaries[row, gone], alone[0])
-    if not pooling.startswith("items"):
+    if pooling != "items":
         assert_equal(encoder(items, lengths), encoder.out(SessionEncoder.forward(encoder, items, lengths)[1]))
 
 
@@ -129,25 +132,67 @@ def test_distance_counts_from_the_click_that_looks() -> None:
     assert changed.tolist() == [True, True, True, False, False, False]
 
 
-@pytest.mark.parametrize("pooling", ["items", "items+linear"])
-def test_pooled_items_are_a_weighted_mean_of_the_items(pooling: str) -> None:
-    encoder = make(pooling)
+def test_pooled_items_are_a_weighted_mean_of_the_items() -> None:
+    encoder = make(directed=False)
     same = clicks(1, 1).expand(1, 6, 8)
-    assert_equal(encoder(same, lengths_of(6)), encoder.out(same[:, 0]))
+    assert_equal(encoder(same, lengths_of(6)), same[:, 0])
     items = clicks(1, 4)
     torch.nn.init.zeros_(encoder.weigh.weight)
     torch.nn.init.zeros_(encoder.weigh_distance)
-    assert_equal(encoder(items, lengths_of(3)), encoder.out(items[:, :3].mean(dim=1)))
+    assert_equal(encoder(items, lengths_of(3)), items[:, :3].mean(dim=1))
     with torch.no_grad():
         encoder.weigh_distance[1] = 30.0  # the last click but one, and nothing else
-    assert_equal(encoder(items, lengths_of(3)), encoder.out(items[:, 1]))
+    assert_equal(encoder(items, lengths_of(3)), items[:, 1])
 
 
-@pytest.mark.parametrize("pooling", ["items", "items+linear"])
-def test_pooled_items_begin_in_the_space_of_the_items(pooling: Pooling) -> None:
-    encoder = Queries(options_of(pooling=pooling, dropout=0.0, item_dropout=0.0))
+@pytest.mark.parametrize("directed", [False, True])
+def test_pooled_items_begin_in_the_space_of_the_items(directed: bool) -> None:
+    encoder = Queries(options_of(directed=directed, dropout=0.0, item_dropout=0.0))
     same = clicks(1, 1).expand(1, 6, 8)
     assert_equal(encoder(same, lengths_of(6)), same[:, 0])
+
+
+def without_path(encoder: SessionEncoder) -> SessionEncoder:
+    plain = Queries(options_of(directed=False)).eval()
+    plain.load_state_dict({name: value for name, value in encoder.state_dict().items() if name != "direct.weight"})
+    return plain
+
+
+def test_the_directed_path_adds_a_map_of_the_last_state() -> None:
+    encoder, items, lengths = make(), clicks(3, 5), lengths_of(5, 3, 1)
+    assert encoder.direct is not None
+    anchor = without_path(encoder)(items, lengths)
+    _, states = SessionEncoder.forward(encoder, items, lengths)
+    assert_equal(encoder(items, lengths), anchor + states @ encoder.direct.weight.T)
+    encoder.strength = 0.5
+    assert_equal(encoder(items, lengths), anchor + 0.5 * states @ encoder.direct.weight.T)
+    encoder.strength = 0.0
+    assert torch.equal(encoder(items, lengths), anchor)
+    with pytest.raises(RuntimeError, match=r"direct\.weight"):
+        Queries(options_of(pooling="mean")).load_state_dict(encoder.state_dict())
+
+
+def test_scaling_the_path_is_its_strength_for_good() -> None:
+    encoder, items, lengths = make(), clicks(3, 5), lengths_of(5, 3, 1)
+    encoder.strength = 0.5
+    expected = encoder(items, lengths)
+    encoder.strength = 1.0
+    encoder.scale_direct(0.5)
+    assert_equal(encoder(items, lengths), expected)
+
+
+def test_training_leaves_the_path_out_of_half_of_the_queries_whatever_its_strength() -> None:
+    encoder, items = make(dropout=0.0, item_dropout=0.0), clicks(200, 5)
+    lengths = torch.full((200,), 5)
+    with_path, anchor = (
+        encoder(items, lengths, all_prefixes=True),
+        without_path(encoder)(items, lengths, all_prefixes=True),
+    )
+    encoder.strength = 0.0
+    queries = encoder.train()(items, lengths, all_prefixes=True)
+    left_out = torch.isclose(queries, anchor, rtol=1e-4, atol=1e-5).all(dim=-1)
+    assert torch.isclose(queries, with_path, rtol=1e-4, atol=1e-5).all(dim=-1)[~left_out].all()
+    assert 0.45 < left_out.float().mean() < 0.55
 
 
 def test_the_mean_is_over_the_states_of_the_session() -> None:
@@ -179,3 +224,20 @@ def test_unit_length() -> None:
     found = unit_length(vectors)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, torch.tensor([[0.6, 0.8], [0.0, 0.0]]))
+
+
+def test_a_prefix_of_its_own_is_read_both_ways() -> None:
+    encoder, lengths = make("mean", training="per_prefix"), lengths_of(5, 3)
+    items = clicks(2, 5).requires_grad_()
+    states: list[torch.Tensor] = []
+    encoder.norm.register_forward_hook(lambda module, args, output: states.append(output))
+    encoder(items, lengths)
+    states[0][0, 4].sum().backward()  # of the oldest click
+    assert items.grad is not None
+    assert (items.grad[0].abs().sum(dim=1) > 0).all()
+    assert not items.grad[1].any()
+    other = items.detach().clone()
+    other[1, 3:] = 100.0  # behind the end
+    assert_equal(encoder(items, lengths), encoder(other, lengths))
+    turned = items.detach().flip(1)
+    assert (encoder(turned, lengths)[0] - encoder(items, lengths)[0]).abs().max() > 1e-3  # the order matters

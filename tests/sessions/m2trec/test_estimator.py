@@ -20,8 +20,11 @@ def fit(**params: Any) -> M2TRec:
 
 
 def test_the_best_weights_are_kept() -> None:
-    model = tiny("M2TRec", epochs=40, learning_rate=0.05, patience=3, dropout=0.0, item_dropout=0.0, repeats=False)
-    history = model.fit(TRAIN.head(500), items=ITEMS, clicks_val=TEST).history_
+    still = {"dropout": 0.0, "item_dropout": 0.0, "directed": False, "repeats": False}
+    model = tiny("M2TRec", epochs=40, learning_rate=0.05, patience=3, **still)
+    train = TRAIN.head(500)
+    items = ITEMS.filter(pl.col("item_id").is_in(pl.concat([train, TEST])["item_id"].to_list()))
+    history = model.fit(train, items=items, clicks_val=TEST).history_
     assert history["epoch"].to_list() == list(range(len(history)))
     assert history.schema == {name: pl.Int64 if name == "epoch" else pl.Float64 for name in history.columns}
     assert {"train/loss", "train/item/loss", "train/category/loss", "train/subcategory/loss"} < set(history.columns)
@@ -52,10 +55,10 @@ def test_the_newest_sessions_are_held_back() -> None:
 
 
 def test_without_early_stopping_all_is_trained_on_to_the_end() -> None:
-    model = tiny("M2TRec", epochs=3, early_stopping=False, repeats=False)
-    model.fit(TRAIN, items=ITEMS, clicks_val=TEST)
+    params = {"epochs": 3, "early_stopping": False, "directed": False, "repeats": False}
+    model = tiny("M2TRec", **params).fit(TRAIN, items=ITEMS, clicks_val=TEST)
     assert len(model.history_) == model.best_iteration_ == 3
-    alone = tiny("M2TRec", epochs=3, early_stopping=False).fit(TRAIN, items=ITEMS)
+    alone = tiny("M2TRec", **params).fit(TRAIN, items=ITEMS)
     watched = [name for name in model.history_.columns if name not in alone.history_.columns]
     assert watched == ["val/recall@20", "val/mrr@20"]  # the last weights are kept whatever these say
     assert all_scores(alone, TEST).equals(all_scores(model, TEST))
@@ -218,3 +221,25 @@ def test_progress_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr()
     assert "val/mrr@20" in shown.out + shown.err
     assert "60 of 60 items apart: without ids, Recall@20 is at most 1.000" in shown.out
+
+
+def test_the_form_of_the_paper_has_no_ids_and_no_layers_between_fields_and_encoder() -> None:
+    params = {"text_features": ["name"], "epochs": 2, "batch_size": 128, "n_jobs": 1, "random_state": 0}
+    model = M2TRec.paper(categories=["category", "subcategory"], **params).fit(TRAIN, items=ITEMS)
+    assert model.get_params()["epochs"] == 2
+    assert not any(name.startswith(("items.own", "items.tower.up")) for name in model.weights_)
+    assert {"train/category/loss", "train/subcategory/loss"} < set(model.history_.columns)
+    width = 32 * (ITEMS.width - 1)
+    assert model.weights_["encoder.norm.weight"].shape == (width,)
+    assert model.item_vectors().shape[0] == model.n_items_
+    trivial = Popularity().fit(TRAIN).score(TEST)
+    assert trivial + 0.1 < model.score(TEST)  # MRR@20 .229, .463
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_auto_is_bfloat16_where_the_processor_has_it(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: native)
+    losses = {name: fit(epochs=1, precision=name).history_["train/loss"][0] for name in ("auto", "float32", "bf16")}
+    assert losses["bf16"] != losses["float32"]
+    assert losses["auto"] == losses["bf16" if native else "float32"]

@@ -36,6 +36,7 @@ def test_it_beats_all_baselines_and_stays_below_the_law(world: Any, id_mode: str
         epochs=10,
         batch_size=256,
         learning_rate=4e-3,
+        cold_prior=20.0,
         device="cpu",
         random_state=0,
     )

@@ -21,6 +21,8 @@ def fit(**params: Any) -> M2TRec:
 BAD: dict[str, tuple[Any, str]] = {
     "id_mode": ("some", r"id_mode must be one of \['full', 'delta', 'none'\], got 'some'"),
     "pooling": ("max", "pooling must be one of"),
+    "item_tower": ("deep", "item_tower must be one of"),
+    "directed": ("yes", "directed must be True or False, got 'yes'"),
     "training": ("per_click", "training must be one of"),
     "precision": ("float16", "precision must be one of"),
     "d_model": (15, "d_model must be a multiple of n_heads, got 15 and 2"),
@@ -97,12 +99,18 @@ def test_columns_are_given_in_a_list(name: str) -> None:
         fit(**{name: [3]})
 
 
+def test_heads_share_the_width_of_a_field() -> None:
+    with pytest.raises(ValueError, match=r"^n_heads must divide 32 with item_tower='concat', got 3$"):
+        fit(item_tower="concat", n_heads=3, d_model=12)
+
+
 NEEDS: dict[str, tuple[dict[str, Any], str]] = {
     "none": ({"id_mode": "none"}, "id_mode='none'"),
     "delta": ({"id_mode": "delta"}, "id_mode='delta'"),
     "categories": ({"categories": ["category"]}, "categories=['category']"),
     "texts": ({"text_features": ["name"]}, "text_features=['name']"),
     "categorical": ({"categorical_features": ["brand"]}, "categorical_features=['brand']"),
+    "tower": ({"item_tower": "concat"}, "item_tower='concat'"),
     "two": ({"id_mode": "none", "text_features": ["name"]}, "id_mode='none' and text_features=['name']"),
 }
 

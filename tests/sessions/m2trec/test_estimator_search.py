@@ -79,8 +79,9 @@ def test_queries_are_in_the_order_in_which_sessions_are_answered(form: str) -> N
 
 @every_form
 def test_no_session_has_no_query(form: str) -> None:
-    queries = fitted(form).transform(TEST.clear())
-    assert queries.shape == (0, 18)
+    model = fitted(form)
+    queries = model.transform(TEST.clear())
+    assert queries.shape == (0, model.item_vectors().shape[1])
     assert queries.dtype == np.float32
 
 

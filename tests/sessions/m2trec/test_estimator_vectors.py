@@ -35,8 +35,9 @@ def test_inner_products_are_the_scores_and_clicked_items_have_what_was_learned(f
     model = again(form)
     model._repeats = RepeatWeights(scale=0.5, seen=2, last=-1)
     queries, vectors = model.transform(TEST), model.item_vectors()
-    assert queries.shape == (TEST["session_id"].n_unique(), 18)
-    assert vectors.shape == (60, 18)
+    width = 16 if model.item_tower == "mlp" else 32 * (ITEMS.width - 1)
+    assert queries.shape == (TEST["session_id"].n_unique(), width + 2)
+    assert vectors.shape == (60, width + 2)
     assert queries.dtype == vectors.dtype == np.float32
     assert (queries[:, -1] == 0.5).all()
     found = model.recommend(TEST, k=60)

@@ -12,7 +12,7 @@ import torch
 from tabmtl.schema import UNSEEN
 from tabmtl.sessions import M2TRec
 from tabmtl.sessions.m2trec.item_features import ItemCoder, ItemFeatures
-from tabmtl.sessions.m2trec.tower import ItemTower, ItemVectors
+from tabmtl.sessions.m2trec.tower import FIELD_WIDTH, ItemFields, ItemTower, ItemVectors
 
 TABLE = pl.DataFrame(
     {
@@ -224,3 +224,42 @@ def test_own_vectors_are_left_out_of_some_steps_only() -> None:
     torch.testing.assert_close(items.eval()(tensors, rows, own), metadata + items.own.weight[own])
     # without metadata an own vector is all that there is
     assert own_vectors(id_dropout=0.25).own_dropout == 0
+
+
+@pytest.mark.parametrize("columns", [None, ["price"], ["name"], ["brand", "vector"]])
+def test_concatenated_fields_are_the_embeddings_side_by_side(columns: list[str] | None) -> None:
+    table = TABLE.select(columns or TABLE.columns)
+    coder = ItemCoder.fit(table, texts=[name for name in table.columns if name == "name"])
+    torch.manual_seed(0)
+    fields = ItemFields(coder, M2TRec()).eval()
+    found = vectors(coder, fields, table)
+    assert found.shape == (6, FIELD_WIDTH * table.width) == (6, fields.width)
+    assert torch.equal(found[0], found[3])
+    parts = found.unflatten(1, (table.width, FIELD_WIDTH))
+    if columns is None:  # brand, price, then bags and vectors: of two items of one brand, only the others differ
+        same = (parts[0] == parts[5]).all(dim=1)
+        assert same.tolist() == [True, False, False, False, False]
+
+
+def test_missing_numbers_and_unseen_levels_have_embeddings_of_their_own() -> None:
+    coder = ItemCoder.fit(TABLE.select("brand", "price"))
+    fields = ItemFields(coder, M2TRec()).eval()
+    for parameter in fields.parameters():
+        torch.nn.init.normal_(parameter)
+    asked = pl.DataFrame({"brand": ["x", "new", None], "price": [1.0, 1.0, None]})
+    features, row = coder.encode(asked)
+    with torch.no_grad():
+        found = fields(features.map(torch.from_numpy))[torch.from_numpy(row)]
+    brand, price = found.tensor_split(2, dim=1)
+    assert torch.pdist(brand).min() > 0.1
+    assert torch.equal(price[0], price[1])
+    assert (price[0] - price[2]).norm() > 0.1
+
+
+@pytest.mark.parametrize("mode", ["full", "delta"])
+def test_own_vectors_are_as_wide_as_the_fields(mode: str) -> None:
+    coder = ItemCoder.fit(TABLE.select("brand", "price"))
+    both = ItemVectors(coder, 4, M2TRec(item_tower="concat", id_mode=mode))  # type: ignore[arg-type]
+    assert both.width == 2 * FIELD_WIDTH
+    assert both.own is not None
+    assert both.own.weight.shape == (5, both.width)

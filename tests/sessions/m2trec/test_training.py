@@ -90,6 +90,13 @@ def test_steps_hold_about_so_many_targets(mode: ExampleMode) -> None:
     assert np.median(sizes) > 80
 
 
+@pytest.mark.parametrize(("n_clicks", "size"), [(500, 256), (66_000, 1024), (400_000, 2048)])
+def test_steps_fit_the_log(n_clicks: int, size: int) -> None:
+    examples = make([[1] * 11] * (n_clicks // 10), 20, "per_session")
+    torch.manual_seed(0)
+    assert len(examples.batches("auto")) == len(examples.batches(size))
+
+
 @every_mode
 def test_steps_are_random_and_sorted_by_length(mode: ExampleMode) -> None:
     rng = np.random.default_rng(0)

@@ -1,0 +1,78 @@
+"""Next clicks of sessions that were set aside: they score an epoch, and choose the strength of the directed path."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from tabmtl.sessions.m2trec.index import ItemIndex
+from tabmtl.sessions.m2trec.items import KnownItems
+from tabmtl.sessions.m2trec.network import M2TRecNetwork
+from tabmtl.sessions.ragged import Sessions
+from tabmtl.sessions.ranking import Ranking, rank_next
+from tabmtl.sessions.repeats import Choices
+
+MAX_VALIDATION_CLICKS = 3_000  # that are predicted after an epoch, spread over the validation log
+_STRENGTHS = (0.0, 0.5, 1.0)  # the last is that of training
+
+
+class Validation:
+    """Next clicks of sessions that were set aside, predicted among items with training clicks.
+
+    The items of these sessions take part too, clicked in training or not: each may be read, or be a target.
+
+    Parameters
+    ----------
+    network : M2TRecNetwork
+    known : KnownItems
+    sessions : Sessions
+        Of at least two clicks.
+    options : M2TRec
+    """
+
+    def __init__(self, network: M2TRecNetwork, known: KnownItems, sessions: Sessions, options: Any) -> None:
+        kept = known.clicks > 0
+        kept[sessions.without_unseen().items - 1] = True
+        code = np.concatenate([[0], np.cumsum(kept)]).astype(np.int32)  # of the kept items, counted anew
+        self._network, self._options = network, options
+        self._sessions = replace(sessions, items=code[sessions.items])
+        self._items = known.take(np.flatnonzero(kept)).on(next(network.parameters()).device)
+
+    def rank(self) -> list[Ranking]:
+        """Rank the targets, without the directed path and with it; where there is none, once."""
+        index, encoder = self._index(), self._network.encoder
+        rankings = []
+        for strength in (1.0,) if encoder.direct is None else (0.0, 1.0):
+            encoder.strength = strength
+            found = rank_next(index.scores, self._sessions, self._items.known.clicks, most=MAX_VALIDATION_CLICKS)
+            rankings.append(found)
+        return rankings
+
+    def choose_strength(self) -> float:
+        """Find the strength of the directed path by which the targets are most likely; the least of equal ones."""
+        index, encoder = self._index(), self._network.encoder
+        likelihoods = []
+        for strength in _STRENGTHS:
+            encoder.strength = strength
+            likelihoods.append(self._log_likelihood(index))
+        return _STRENGTHS[int(np.argmax(likelihoods))]
+
+    def _index(self) -> ItemIndex:
+        return ItemIndex(self._network, self._items, self._options)
+
+    def _log_likelihood(self, index: ItemIndex) -> float:
+        """Compute the log likelihood of the targets, at the best scale of the logits and worth of own items."""
+        n_items, max_length = len(self._items.known.clicks), self._options.max_length
+        choices = Choices.of(self._sessions, n_items, index.scores, lambda sessions: sessions.last(max_length))
+        if not len(choices):
+            return 0.0  # no target is a known item
+        weights = choices.fit(3 if self._options.repeats else 1, np.ones(len(choices), dtype=bool))
+        return float(choices.log_likelihoods(weights).sum())
+
+
+def is_clearly_better(one: Ranking, other: Ranking) -> bool:
+    """Tell whether the MRR@20 of the same targets is higher by more than two standard errors of the difference."""
+    gain = one.reciprocal(20) - other.reciprocal(20)
+    return bool(gain.mean() > 2 * gain.std() / np.sqrt(len(gain)))

@@ -1,0 +1,129 @@
+"""Validation while training: next clicks of sessions that were set aside, among the items that training clicked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from tabmtl.sessions import M2TRec
+from tabmtl.sessions.m2trec.index import ItemIndex
+from tabmtl.sessions.m2trec.item_features import ItemCoder
+from tabmtl.sessions.m2trec.items import KnownItems
+from tabmtl.sessions.m2trec.network import M2TRecNetwork
+from tabmtl.sessions.m2trec.training import Examples, SessionLoop
+from tabmtl.sessions.m2trec.validation import Validation
+from tabmtl.sessions.ragged import Sessions, offsets_of
+from tabmtl.sessions.ranking import Ranking, rank_next
+from tabmtl.sessions.repeats import Choices
+
+CPU = torch.device("cpu")
+TABLE = pl.DataFrame({"kind": list("abacbadc"), "price": [1.0, 2.0, 1.0, 3.0, 2.0, 5.0, 6.0, 7.0]})
+COUNTS = np.array([5, 0, 2, 4, 0, 0, 3, 1])
+CODER = ItemCoder.fit(TABLE)
+
+
+def make(**options: Any) -> tuple[M2TRecNetwork, KnownItems, M2TRec]:
+    """A network that is not at its start: the directed path says something."""
+    model = M2TRec(**{"d_model": 8, "max_length": 5} | options)
+    features, row = CODER.encode(TABLE)
+    known = KnownItems(features=features, row=row, clicks=COUNTS, shared=model.id_mode == "none")
+    torch.manual_seed(0)
+    network = model._network(CODER, known).eval()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return network, known, model
+
+
+def sessions_of(*sessions: list[int]) -> Sessions:
+    items = np.concatenate(sessions).astype(np.int32)
+    offsets = offsets_of(np.array([len(session) for session in sessions]))
+    return Sessions(ids=pl.Series(range(len(sessions))), offsets=offsets, items=items, times=None)
+
+
+SESSIONS = sessions_of([1, 3, 2], [4, 0, 7, 1], [8, 3])  # item 2 has no click, 5 and 6 are nowhere, 0 is unknown
+KNOWN = [0, 1, 3, 4, 5]  # targets
+
+
+def scores_by_hand(network: M2TRecNetwork, known: KnownItems, model: M2TRec, strength: float) -> np.ndarray:
+    """Scores (5, 8) of all items at a strength; minus infinity for those that are nowhere."""
+    network.encoder.strength = strength
+    prefixes, _ = SESSIONS.prefixes()
+    scores = ItemIndex(network, known.on(CPU), model).scores(prefixes)
+    network.encoder.strength = 1.0
+    scores[:, [4, 5]] = -np.inf
+    return scores
+
+
+@pytest.mark.parametrize("options", [{}, {"id_mode": "delta"}, {"directed": False}, {"pooling": "mean"}], ids=str)
+def test_targets_are_ranked_among_the_items_of_training_and_validation(options: dict[str, Any]) -> None:
+    network, known, model = make(**options)
+    found = Validation(network, known, SESSIONS, model).rank()
+    strengths = (1.0,) if options.keys() & {"directed", "pooling"} else (0.0, 1.0)
+    assert len(found) == len(strengths)
+    for ranking, strength in zip(found, strengths, strict=True):
+        scores = scores_by_hand(network, known, model, strength)
+        assert ranking.ranks.tolist() == rank_next(lambda _, scores=scores: scores, SESSIONS, COUNTS).ranks.tolist()
+        assert ranking.n_items == 6
+        assert ranking.counts.tolist() == [2, 0, 0, 3, 5, 2]
+    assert network.encoder.strength == 1
+
+
+@pytest.mark.parametrize(("harm", "left_out"), [(0.3, 1.0), (0.0, 0.5), (-0.3, 0.5)])
+def test_a_path_that_does_clear_harm_is_left_out_from_then_on(harm: float, left_out: float) -> None:
+    network, known, model = make()
+    validation = Validation(network, known, SESSIONS, model)
+    rng = np.random.default_rng(0)
+    without = rng.random(400) < 0.5
+    found = [
+        Ranking(ranks=np.where(hit, 1.0, np.inf), counts=COUNTS, n_items=8, top=np.empty((400, 0)))
+        for hit in (without, rng.permutation(without) & (rng.random(400) > harm) | (rng.random(400) < -harm))
+    ]
+    validation.rank = lambda: found  # type: ignore[method-assign]
+    examples = Examples.of(SESSIONS, known.unit_of, 5, "per_session", CPU)
+    loop = SessionLoop(network, known.on(CPU), examples, {}, model, validation)
+    record, score = loop.validate()
+    assert score == record["val/mrr@20"] == max(ranking.mrr(20) for ranking in found)
+    assert network.encoder.left_out == left_out
+
+
+@pytest.mark.parametrize("repeats", [False, True])
+def test_the_strength_is_that_of_the_highest_likelihood_at_the_best_weights(repeats: bool) -> None:
+    network, known, model = make(repeats=repeats)
+    chosen = set()
+    for factor in (1.0, -1.0, 0.1):
+        network.encoder.scale_direct(factor)
+        likelihood = {}
+        for strength in (0.0, 0.5, 1.0):
+            scores = scores_by_hand(network, known, model, strength)
+            choices = Choices.of(SESSIONS, 8, lambda _, scores=scores: scores[KNOWN].copy(), lambda clicks: clicks)
+            weights = choices.fit(3 if repeats else 1, np.ones(len(choices), dtype=bool))
+            likelihood[strength] = choices.log_likelihoods(weights).sum()
+        best = Validation(network, known, SESSIONS, model).choose_strength()
+        assert best == max(likelihood, key=likelihood.__getitem__)
+        chosen.add(best)
+    assert len(chosen) > 1
+    assert network.encoder.strength == 1
+
+
+def test_targets_that_nobody_knows_give_the_path_no_strength() -> None:
+    network, known, model = make()
+    assert Validation(network, known, sessions_of([1, 0], [3, 0, 0]), model).choose_strength() == 0
+
+
+def test_taken_items_keep_their_metadata_and_own_vectors() -> None:
+    for mode in ("full", "none"):
+        network, known, _ = make(id_mode=mode)
+        part = known.take(np.array([0, 1, 2, 3, 6, 7]))
+        whole = [network.vectors(items, torch.arange(1, len(items))) for items in (known.on(CPU), part.on(CPU))]
+        found = [vectors[items.unit_of[1:] - 1] for vectors, items in zip(whole, (known, part), strict=True)]
+        torch.testing.assert_close(found[1], found[0][[0, 1, 2, 3, 6, 7]])
+
+
+def test_few_clicks_of_many_are_judged() -> None:
+    network, known, model = make()
+    many = sessions_of(*[[1, 3, 4]] * 4000)
+    assert len(Validation(network, known, many, model).rank()[0].ranks) == 3000
