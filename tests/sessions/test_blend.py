@@ -391,7 +391,7 @@ def test_a_blend_may_be_a_part() -> None:
 
 
 def test_a_blend_beats_its_parts_on_later_sessions() -> None:
-    """MRR@20: .107 by popularity, .430 by rules, .421 by the category, both with own items weighed, .452 by the blend."""
+    """MRR@20: .107 by popularity, .430 by rules and .421 by the category, own items weighed, .452 by the blend."""
     log = make_sessions(3000, 300, random_state=0)
     train, test = log.split()
     parts = [SequentialRules(), CategoryPopularity(category="subcategory")]
