@@ -5,7 +5,8 @@ the next click is item i of C with a probability that is proportional to exp(u_i
 
     u_i = sum_p w_p x_pi + seen [i in the session] + last [i is the last click],
 
-with m_p in place of w_p x_pi where part p has not found the item; and it is any item outside of C with a probability
+with other weights v_p >= 0 in place of w_p for the items of the session, whose scores mean something else, and with m_p
+in place of the product where part p has not found the item. It is any item outside of C with a probability
 that is proportional to exp(outside), for all of them together. So a click outside of C tells how much the lists hold,
 and nothing about the parts. The log likelihood is concave in all numbers, which are learned on sessions that the parts
 were not fitted on.
@@ -72,9 +73,10 @@ def check_recommenders(name: str, value: Any) -> None:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BlendWeights:
-    """Numbers of the conditional logit, but those of a session's own items."""
+    """Numbers w, v, m and ``outside`` of the conditional logit."""
 
     parts: Annotated[np.ndarray, Stored("f8", "P", low=0)]
+    own: Annotated[np.ndarray, Stored("f8", "P", low=0)]
     missing: Annotated[np.ndarray, Stored("f8", "P")]
     outside: float
 
@@ -82,22 +84,29 @@ class BlendWeights:
     def equal(cls, n_parts: int, n_items: int) -> BlendWeights:
         """Give every part the same say; an item that it has not found counts as one of all items, taken at random."""
         parts = np.full(n_parts, 1 / n_parts)
-        return cls(parts=parts, missing=-parts * math.log(n_items), outside=_OUTSIDE)
+        return cls(parts=parts, own=parts, missing=-parts * math.log(n_items), outside=_OUTSIDE)
 
-    def mix(self, shares: np.ndarray) -> np.ndarray:
+    def mix(self, shares: np.ndarray, sessions: Sessions) -> np.ndarray:
         """Compute utilities (S, N) of log p by every part (P, S, N)."""
-        utilities = np.zeros(shares.shape[1:], dtype=shares.dtype)
-        for share, weight, missing in zip(shares, self.parts, self.missing, strict=True):
-            utilities += np.where(np.isfinite(share), share * share.dtype.type(weight), share.dtype.type(missing))
+        utilities = self._sum(shares, self.parts)
+        own = OwnItems.of(sessions)
+        utilities[own.row, own.place] = self._sum(shares[:, own.row, own.place], self.own)
         return utilities
+
+    def _sum(self, shares: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Add the weighed log p of all parts (P, ...)."""
+        total = np.zeros(shares.shape[1:], dtype=shares.dtype)
+        for share, weight, missing in zip(shares, weights, self.missing, strict=True):
+            total += np.where(np.isfinite(share), share * share.dtype.type(weight), share.dtype.type(missing))
+        return total
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class UnionChoices:
     """Next clicks of set-aside sessions as choices among the items of the parts' lists.
 
-    Numbers are, in this order, the weights of the P parts, what an item that a part has not found is worth beyond that
-    weight times ``floor``, those of seen items and of the last click, and that of all items outside together.
+    Numbers are, in this order, the weights w of the P parts, those v for the session's own items, and m; those of seen
+    items and of the last click; and that of all items outside together.
 
     Attributes
     ----------
@@ -107,14 +116,14 @@ class UnionChoices:
         First of the candidates of every choice.
     row : ndarray of int64, shape (m,)
         Choice of every candidate, sorted.
-    terms : ndarray of float64, shape (m, 2 P + 2)
+    terms : ndarray of float64, shape (m, 3 P + 2)
         Factors of all numbers but the last.
     clicked : ndarray of int64, shape (T,)
         The candidate that was clicked; -1 for an item outside.
     some_outside : ndarray of bool, shape (T,)
         Whether there are items outside.
-    floor : float
-        Log p of one of all items, taken at random: that of an item that a part has not found.
+    n_items : int
+        Size of the catalogue.
     """
 
     session: np.ndarray
@@ -123,7 +132,7 @@ class UnionChoices:
     terms: np.ndarray
     clicked: np.ndarray
     some_outside: np.ndarray
-    floor: float
+    n_items: int
 
     @classmethod
     def of(cls, sessions: Sessions, parts: Sequence[Recommender], n_items: int, top: int) -> UnionChoices:
@@ -137,54 +146,63 @@ class UnionChoices:
         own, first = OwnItems.of(prefixes.take(kept)), np.arange(len(kept)) * n_items
         cell, own_cell, target = row * n_items + place, own.row * n_items + own.place, first + targets[kept]
         clicked = np.searchsorted(cell, target)
-        is_found, floor = np.isfinite(x), -math.log(n_items)
-        flags = [np.isin(cell, own_cell), np.isin(cell, own_cell[own.last])]
+        is_found, seen = np.isfinite(x), np.isin(cell, own_cell)
+        x = np.where(is_found, x, 0)
+        weighed = [np.where(seen[:, None], 0, x), np.where(seen[:, None], x, 0), ~is_found]
         return cls(
             session=session[kept],
             starts=starts,
             row=row,
-            terms=np.column_stack([np.where(is_found, x, floor), ~is_found, *flags]).astype(np.float64),
+            terms=np.column_stack([*weighed, seen, np.isin(cell, own_cell[own.last])]).astype(np.float64),
             clicked=np.where(np.isin(target, cell), clicked, -1),
             some_outside=np.bincount(row, minlength=len(kept)) < n_items,
-            floor=floor,
+            n_items=n_items,
         )
 
     @property
     def n_parts(self) -> int:
         """Number of parts."""
-        return self.terms.shape[1] // 2 - 1
+        return self.terms.shape[1] // 3
 
     def weights(self, numbers: np.ndarray) -> tuple[BlendWeights, RepeatWeights]:
         """Name the numbers."""
-        parts, beyond, (seen, last, outside) = np.split(numbers, [self.n_parts, 2 * self.n_parts])
-        weights = BlendWeights(parts=parts, missing=parts * self.floor + beyond, outside=float(outside))
+        parts, own, missing, (seen, last, outside) = np.split(numbers, self.n_parts * np.arange(1, 4))
+        weights = BlendWeights(parts=parts, own=own, missing=missing, outside=float(outside))
         return weights, RepeatWeights(seen=float(seen), last=float(last))
 
     def fit(self, step: int, chosen: np.ndarray) -> np.ndarray:
-        """Maximise the likelihood of the chosen clicks (T,), with a small ridge.
+        """Maximise the likelihood of the chosen clicks (T,), with a small ridge towards equal weights.
 
-        What seen items are worth is free from step 1 on, and what the last click is from step 2 on.
+        What seen items are worth is free from step 1 on, what the last click is from step 2 on, and from step 3 on the
+        session's own items have weights of their own.
         """
-        center = np.zeros(self.terms.shape[1] + 1)
-        center[: self.n_parts] = 1 / self.n_parts
-        ridge = np.full(len(center), RIDGE)
-        ridge[-1] = 0
+        n_parts = self.n_parts
+        equal = BlendWeights.equal(n_parts, self.n_items)
+        center = np.concatenate([equal.parts, equal.own, equal.missing, [0, 0, equal.outside]])
+        ridge = np.append(np.full(len(center) - 1, RIDGE), 0)
+        free = np.ones(len(center), dtype=bool)
+        free[n_parts : 2 * n_parts], free[-3], free[-2] = step > 2, step > 0, step > 1
+        spread_out = np.eye(len(center))[:, free]
+        if step < 3:
+            spread_out[n_parts : 2 * n_parts, :n_parts] = np.eye(n_parts)
 
-        def loss(numbers: np.ndarray) -> tuple[float, np.ndarray]:
-            utilities, totals = self._utilities(numbers)
-            gain = np.where(self.clicked < 0, numbers[-1], utilities[self.clicked]) - totals
-            shares = np.exp(utilities - totals[self.row]) * chosen[self.row]
-            inside = self.clicked[chosen & (self.clicked >= 0)]
-            slope = self.terms[inside].sum(axis=0) - shares @ self.terms
-            # clicks outside less their probability, which is all that the candidates lack
-            outside = shares.sum() - len(inside)
+        def loss(some: np.ndarray) -> tuple[float, np.ndarray]:
+            numbers = spread_out @ some
             away = ridge * (numbers - center)
-            return away @ (numbers - center) / 2 - gain[chosen].sum(), away - np.append(slope, outside)
+            likelihood, slope = self._likelihood(numbers, chosen)
+            return away @ (numbers - center) / 2 - likelihood, (away - slope) @ spread_out
 
-        free = [(0, None)] * self.n_parts + [(None, None)] * (self.n_parts + min(step, 2))
-        bounds = [*free, *[(0, 0)] * (2 - step), (None, None)]
-        start = center + np.append(np.zeros(len(center) - 1), _OUTSIDE)
-        return minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x
+        bounds = np.array([(0, None)] * 2 * n_parts + [(None, None)] * (n_parts + 3))[free].tolist()
+        return spread_out @ minimize(loss, center[free], jac=True, method="L-BFGS-B", bounds=bounds).x
+
+    def _likelihood(self, numbers: np.ndarray, chosen: np.ndarray) -> tuple[float, np.ndarray]:
+        """Compute that of the chosen clicks (T,), and its derivatives by the numbers."""
+        utilities, totals = self._utilities(numbers)
+        shares = np.exp(utilities - totals[self.row]) * chosen[self.row]
+        inside = self.clicked[chosen & (self.clicked >= 0)]
+        # clicks outside less their probability, which is all that the candidates lack
+        slope = np.append(self.terms[inside].sum(axis=0) - shares @ self.terms, shares.sum() - len(inside))
+        return self.log_likelihoods(numbers)[chosen].sum(), slope
 
     def log_likelihoods(self, numbers: np.ndarray) -> np.ndarray:
         """Compute the log probability (T,) of every click; for one outside, that of all items there."""
@@ -263,8 +281,8 @@ class Blend(Recommender):
     Attributes
     ----------
     blend_weights_ : polars.DataFrame
-        A row per part: ``part``, its name; ``weight`` of its log p; and ``missing``, which stands for both where it has
-        not found an item.
+        A row per part: ``part``, its name; ``weight`` of its log p; ``own``, the weight where the session holds the
+        item; and ``missing``, which stands for weight times log p where the part has not found the item.
     estimators_ : dict of str to recommender
         The fitted parts by name: that of their class, with a number from the second of a class on.
 
@@ -297,8 +315,8 @@ class Blend(Recommender):
         super()._set_fitted(catalogue, fitted)
         self.estimators_: dict[str, Recommender] = fitted["estimators_"]
         self._weights: BlendWeights = fitted["_weights"]
-        columns = {"part": list(self.estimators_), "weight": self._weights.parts, "missing": self._weights.missing}
-        self.blend_weights_ = pl.DataFrame(columns)
+        weights = {"weight": self._weights.parts, "own": self._weights.own, "missing": self._weights.missing}
+        self.blend_weights_ = pl.DataFrame({"part": list(self.estimators_)} | weights)
 
     def recommend(
         self,
@@ -403,7 +421,7 @@ class Blend(Recommender):
         choices = UnionChoices.of(judged, parts, n_items, self.top)
         if too_few(choices.session):
             return BlendWeights.equal(len(parts), n_items), RepeatWeights()
-        return choices.weights(keep_clear_steps(choices, 2 if self.repeats else 0))
+        return choices.weights(keep_clear_steps(choices, 3 if self.repeats else 0))
 
     def _learn_repeats(
         self, sessions: Sessions, catalogue: Catalogue, valid: Sessions | None, fitted: dict[str, Any]
@@ -418,7 +436,7 @@ class Blend(Recommender):
 
     def _scores_of(self, sessions: Sessions, exclude_seen: bool) -> np.ndarray:
         shares = stack_shares(list(self.estimators_.values()), sessions, self.n_items_)
-        scores, is_found = self._weights.mix(shares), np.isfinite(shares).any(axis=0)
+        scores, is_found = self._weights.mix(shares, sessions), np.isfinite(shares).any(axis=0)
         scores += np.where(is_found, np.float32(0), popularity_below_zero(self._catalogue.counts))
         self._repeats.weigh(scores, sessions, log_scale=True)
         scores = put_below(scores, in_lists(shares, self._fitted_params["top"]), self._weights.outside)

@@ -24,8 +24,9 @@ from tabmtl.sessions.repeats import RepeatWeights, keep_clear_steps
 from tabmtl.synth import make_sessions
 
 N, TOP = 30, 6
-#: Weights of two parts, what items that they have not found are worth beyond 1 / N, seen, last, and all outside.
-LAW = np.array([0.9, 0.4, -0.5, 0.3, 1.5, -1.0, -1.2])
+#: Weights of two parts, those for own items, what items are worth that they have not found, seen, last, all outside.
+LAW = np.array([0.9, 0.4, 0.3, 0.6, -3.6, -1.1, 1.5, -1.0, -1.2])
+TIED = np.array([0.9, 0.4, 0.9, 0.4, -3.6, -1.1, 1.5, -1.0, -1.2])
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -51,12 +52,13 @@ def table(seed: int, n_items: int) -> np.ndarray:
 
 
 def alternatives(clicks: list[int], tables: list[np.ndarray], top: int = TOP) -> tuple[np.ndarray, np.ndarray]:
-    """The items of the lists after these clicks, from 0, and the factors of all numbers but the last (m, 2 P + 2)."""
+    """The items of the lists after these clicks, from 0, and the factors of all numbers but the last (m, 3 P + 2)."""
     rows = [shares[clicks[-1]] for shares in tables]
     best = [[i for i in np.argsort(-row, kind="stable")[:top] if row[i] > 0] for row in rows]
     items = sorted(set().union(*best))
     terms = [
-        [np.log(row[i]) if row[i] > 0 else -np.log(N) for row in rows]
+        [np.log(row[i]) if row[i] > 0 and i not in clicks else 0.0 for row in rows]
+        + [np.log(row[i]) if row[i] > 0 and i in clicks else 0.0 for row in rows]
         + [float(row[i] == 0) for row in rows]
         + [float(i in clicks), float(i == clicks[-1])]
         for i in items
@@ -121,36 +123,41 @@ def law() -> Sessions:
 
 def test_likelihoods_are_those_of_every_click_by_itself(law: Sessions) -> None:
     choices = UnionChoices.of(law, parts_of(TABLES), N, TOP)
-    for numbers in (LAW, np.array([0, 2.0, 0.3, -4, -1, 2, 1]), np.array([1, 1, 0, 0, 0, 0, -30.0])):
+    for numbers in (LAW, np.array([0, 2.0, 1, 0, 0.3, -4, -1, 2, 1]), np.array([1, 1, 1, 1, 0, 0, 0, 0, -30.0])):
         np.testing.assert_allclose(choices.log_likelihoods(numbers), full_likelihoods(law, numbers), atol=1e-5)
 
 
-@pytest.mark.parametrize("step", [0, 1, 2])
+@pytest.mark.parametrize("step", [0, 1, 2, 3])
 def test_the_fit_is_that_of_a_general_optimiser(law: Sessions, step: int) -> None:
-    few = law.take(np.arange(40))
+    few, free = law.take(np.arange(40)), np.ones(9, dtype=bool)
+    free[[2, 3]], free[6], free[7] = step > 2, step > 0, step > 1
 
-    def loss(free: np.ndarray) -> float:
-        numbers = np.concatenate([free[: 4 + step], np.zeros(2 - step), free[4 + step :]])
-        away = numbers - [0.5, 0.5, 0, 0, 0, 0, 0]
-        return away[:-1] @ away[:-1] / 2 - full_likelihoods(few, numbers).sum()
+    def all_numbers(some: np.ndarray) -> np.ndarray:
+        numbers = np.zeros(9)
+        numbers[free] = some
+        numbers[2:4] = numbers[2:4] if step > 2 else numbers[:2]
+        return numbers
 
-    expected = minimize(
-        loss, np.zeros(5 + step), method="L-BFGS-B", bounds=[(0, None)] * 2 + [(None, None)] * (3 + step)
-    )
+    def loss(some: np.ndarray) -> float:
+        away = (all_numbers(some) - [0.5, 0.5, 0.5, 0.5, -np.log(N) / 2, -np.log(N) / 2, 0, 0, 0])[:-1]
+        return away @ away / 2 - full_likelihoods(few, all_numbers(some)).sum()
+
+    bounds = np.array([(0, None)] * 4 + [(None, None)] * 5)[free].tolist()
+    expected = minimize(loss, np.ones(free.sum()), method="L-BFGS-B", bounds=bounds).x
     choices = UnionChoices.of(few, parts_of(TABLES), N, TOP)
     found = choices.fit(step, np.ones(len(choices.session), dtype=bool))
-    assert found[4 + step : 6].tolist() == [0] * (2 - step)
-    np.testing.assert_allclose(np.delete(found, range(4 + step, 6)), expected.x, atol=0.01)
+    np.testing.assert_allclose(found, all_numbers(expected), atol=0.01)
 
 
 def test_the_numbers_of_a_law_are_found(law: Sessions) -> None:
     choices = UnionChoices.of(law, parts_of(TABLES), N, TOP)
-    found = keep_clear_steps(choices, 2)
-    assert found == pytest.approx(LAW, abs=0.35)  # about three standard errors of 2 000 clicks
+    found = keep_clear_steps(choices, 3)
+    assert found == pytest.approx(LAW, abs=0.45)  # about three standard errors of 2 000 clicks
     weights, own = choices.weights(found)
-    assert weights.parts == pytest.approx(found[:2])
-    assert weights.missing == pytest.approx(found[2:4] - found[:2] * np.log(N))
-    assert own == RepeatWeights(seen=found[4], last=found[5])
+    assert weights.parts.tolist() == found[:2].tolist()
+    assert weights.own.tolist() == found[2:4].tolist()
+    assert weights.missing.tolist() == found[4:6].tolist()
+    assert own == RepeatWeights(seen=found[6], last=found[7])
     assert weights.outside == found[-1]
 
 
@@ -181,9 +188,9 @@ def test_a_part_that_is_right_on_its_half_is_trusted_there_and_noise_is_not() ->
     truth = np.maximum(truth, 1e-6).astype(np.float32)
     halves = [np.where((even == parity)[:, None], truth, np.float32(1 / N)) for parity in (True, False)]
     noise = np.random.default_rng(0).dirichlet(np.full(N, 0.3), size=N).astype(np.float32)
-    log = draw(np.array([1.0, 0, 0, 0, -20.0]), [truth], 300, top=N)
+    log = draw(np.array([1.0, 1, 0, 0, 0, -20.0]), [truth], 300, top=N)
     choices = UnionChoices.of(log, parts_of([*halves, noise]), N, N)
-    numbers = keep_clear_steps(choices, 2)
+    numbers = keep_clear_steps(choices, 3)
     assert numbers[:3] == pytest.approx([1, 1, 0], abs=0.15)
     assert (numbers[:3] >= 0).all()
     alone = [UnionChoices.of(log, parts_of([half]), N, N) for half in halves]
@@ -195,10 +202,11 @@ def test_a_part_that_is_right_on_its_half_is_trusted_there_and_noise_is_not() ->
 
 
 def test_few_clicks_teach_nothing_and_steps_only_what_gains() -> None:
-    log = draw(np.array([0.7, 0.7, 0, 0, 0, 0, -2]), TABLES, 300)
-    numbers = keep_clear_steps(UnionChoices.of(log, parts_of(TABLES), N, TOP), 2)
-    assert numbers[4:6].tolist() == [0, 0]
-    model = Blend([Chain(seed=1), Chain(seed=2)]).fit(frame(log.take(np.arange(90))))
+    for law, n_own in ((np.array([0.7, 0.7, 0.7, 0.7, -2, -2, 0, 0, -2]), 0), (TIED, 2)):
+        numbers = keep_clear_steps(UnionChoices.of(draw(law, TABLES, 300), parts_of(TABLES), N, TOP), 3)
+        assert numbers[:2].tolist() == numbers[2:4].tolist()
+        assert np.count_nonzero(numbers[6:8]) == n_own
+    model = Blend([Chain(seed=1), Chain(seed=2)]).fit(frame(draw(LAW, TABLES, 90)))
     assert model.blend_weights_["weight"].to_list() == [0.5, 0.5]
     assert model.blend_weights_["missing"].to_list() == pytest.approx([-np.log(N) / 2] * 2)
 
@@ -217,7 +225,7 @@ def test_parts_learn_from_older_sessions_and_then_from_all(law: Sessions) -> Non
     assert fits(model, clicks_val=later) == [500, 500]
     assert list(model.estimators_) == ["Chain", "Chain2"]
     assert model.blend_weights_["weight"].to_list() == pytest.approx(LAW[:2], abs=0.4)
-    assert model.repeat_weights_["seen"] == pytest.approx(LAW[4], abs=0.6)
+    assert model.repeat_weights_["seen"] == pytest.approx(LAW[6], abs=0.8)
     assert Blend(parts, top=TOP, repeats=False).fit(frame(law)).repeat_weights_ == {"scale": 1, "seen": 0, "last": 0}
 
 
