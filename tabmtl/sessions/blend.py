@@ -11,8 +11,9 @@ that is proportional to exp(outside), for all of them together. So a click outsi
 and nothing about the parts. The log likelihood is concave in all numbers, which are learned on sessions that the parts
 were not fitted on.
 
-An item without training clicks cannot be known to a part that learns from clicks alone: there, x_pi is the mean of
-those parts that have found it.
+Of an item that was added after the fit, a part without ``add_items`` knows nothing, which is no evidence against the
+item: there, x_pi is the mean of the parts that have found it. An item that was listed at fit and never clicked is
+treated as any other: the set-aside sessions tell what it means that a part has not found it.
 """
 
 from __future__ import annotations
@@ -462,20 +463,17 @@ def _find_candidates(
 def stack_shares(parts: Sequence[Recommender], sessions: Sessions, n_items: int) -> np.ndarray:
     """Compute log p (P, S, N) of all items by every part, minus infinity for those that it has not found.
 
-    An item without training clicks that some parts have not found gets the mean of the others there.
+    An item that was added after the fit, which some parts do not know, gets the mean of the others there.
     """
     shares = np.full((len(parts), len(sessions), n_items), -np.inf, dtype=np.float32)
-    clicks = np.zeros(n_items, dtype=np.int64)
     for share, part in zip(shares, parts, strict=True):
-        n_known = part.n_items_  # fewer, where items were added to other parts
+        n_known = part.n_items_
         items = np.where(sessions.items > n_known, UNSEEN_ITEM, sessions.items)
         share[:, :n_known] = part._in_force()._log_shares(replace(sessions, items=items))
-        clicks[:n_known] += part._catalogue.counts
-    fresh = np.flatnonzero(clicks == 0)
-    new = shares[:, :, fresh]
-    found = np.isfinite(new)
-    means = np.where(found, new, 0).sum(axis=0) / np.maximum(found.sum(axis=0), 1)
-    shares[:, :, fresh] = np.where(found | ~found.any(axis=0), new, means)
+    added = shares[:, :, min(part.n_items_ for part in parts) :]  # to those parts that know new items
+    found = np.isfinite(added)
+    means = np.where(found, added, 0).sum(axis=0) / np.maximum(found.sum(axis=0), 1)
+    np.copyto(added, means, where=~found & found.any(axis=0))
     return shares
 
 
