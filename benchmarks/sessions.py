@@ -117,8 +117,8 @@ def networks(data: ClickLog, seed: int) -> dict[str, Any]:
     if data.name == GENERATOR:
         made["M2TRec, launching"] = m2trec(data, seed, cold_prior=AS_OTHERS)
     columns: dict[str, Any] = dict(data.columns)
-    made["Blend"] = Blend([m2trec(data, seed), STAN()], **columns)
-    made["Blend, with VSKNN"] = Blend([m2trec(data, seed), STAN(), VSKNN()], **columns)
+    made["Blend"] = Blend([m2trec(data, seed), STAN(), VSKNN()], **columns)
+    made["Blend, without VSKNN"] = Blend([m2trec(data, seed), STAN()], **columns)
     return made
 
 

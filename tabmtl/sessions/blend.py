@@ -34,7 +34,7 @@ from sklearn.utils.validation import check_is_fitted
 from tabmtl.estimators.base import draw_seed
 from tabmtl.params import Count, RandomState, Share
 from tabmtl.sessions.catalogue import Catalogue
-from tabmtl.sessions.knn import STAN
+from tabmtl.sessions.knn import STAN, VSKNN
 from tabmtl.sessions.m2trec import M2TRec
 from tabmtl.sessions.popularity import popularity_below_zero
 from tabmtl.sessions.ragged import UNSEEN_ITEM, Sessions, spread
@@ -264,8 +264,8 @@ class Blend(Recommender):
     Parameters
     ----------
     recommenders : sequence of recommenders, optional
-        Unfitted parts; default ``[M2TRec(), STAN()]``. The blend sets their columns of the log, ``repeats=False``, for
-        it learns that itself, and if its own ``random_state`` is not None, theirs.
+        Unfitted parts; default ``[M2TRec(), STAN(), VSKNN()]``. The blend sets their columns of the log,
+        ``repeats=False``, for it learns that itself, and if its own ``random_state`` is not None, theirs.
     top : int, default=100
         Length of the parts' lists.
     validation_fraction : float in (0, 1), default=0.1
@@ -374,7 +374,7 @@ class Blend(Recommender):
 
     def _given(self) -> Sequence[Recommender]:
         """Give the unfitted parts."""
-        return [M2TRec(), STAN()] if self.recommenders is None else self.recommenders
+        return [M2TRec(), STAN(), VSKNN()] if self.recommenders is None else self.recommenders
 
     def _check_params(self) -> None:
         super()._check_params()
