@@ -1,4 +1,4 @@
-"""M2TRec against neighbours, rules and popularity: real click logs, cold items, and a generator with a known law.
+"""M2TRec and blends of it against neighbours and rules: real click logs, cold items, and a generator with a known law.
 
     python -m benchmarks.sessions [--sets ...] [--models ...] [--seeds 0 1 2] [--trials 20] [--tune ...] [--choose]
 
@@ -32,14 +32,14 @@ from sklearn.base import clone
 
 from benchmarks.harness import Record, print_sets, print_table, score_parser, spreads
 from tabmtl.pipelines.datasets import ClickLog, load_sessions
-from tabmtl.sessions import STAN, VSKNN, CategoryPopularity, M2TRec, Popularity, SequentialRules, temporal_split
+from tabmtl.sessions import STAN, VSKNN, Blend, CategoryPopularity, M2TRec, Popularity, SequentialRules, temporal_split
 from tabmtl.synth import make_sessions
 from tabmtl.tuning import open_study, run_study, session_objective, with_params
 
 COLD, GENERATOR = "diginetica_cold", "generator"
 SETS = ("diginetica", COLD, "complete_journey", GENERATOR)
 TUNABLE = ("SequentialRules", "VSKNN", "STAN", "M2TRec")
-MODELS = ("Popularity", "CategoryPopularity", *TUNABLE)
+MODELS = ("Popularity", "CategoryPopularity", *TUNABLE, "Blend")
 K = 20
 #: Share of the train sessions, the newest, that judges trials, and how many of these sessions do at most.
 JUDGES, MOST_JUDGES = 0.1, 2_000
@@ -116,6 +116,9 @@ def networks(data: ClickLog, seed: int) -> dict[str, Any]:
         made["M2TRec, without ids"] = m2trec(data, seed, id_mode="none")
     if data.name in (GENERATOR, COLD):
         made["M2TRec" + ADDED] = m2trec(data, seed)
+    columns: dict[str, Any] = dict(data.columns)
+    made["Blend"] = Blend([m2trec(data, seed), STAN(), VSKNN()], **columns)
+    made["Blend, without VSKNN"] = Blend([m2trec(data, seed), STAN()], **columns)
     return made
 
 

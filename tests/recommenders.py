@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 import tabmtl.sessions
+from tabmtl.params import describe_params
 from tabmtl.sessions.recommender import Recommender
 from tabmtl.synth import make_sessions
 
@@ -33,6 +34,16 @@ _EXPORTED = [getattr(tabmtl.sessions, name) for name in tabmtl.sessions.__all__]
 RECOMMENDERS = [cls for cls in _EXPORTED if isinstance(cls, type) and issubclass(cls, Recommender)]
 #: Name to class and parameters: every recommender, and forms of one that differ in more than numbers.
 FORMS: dict[str, tuple[type[Recommender], dict[str, Any]]] = {cls.__name__: (cls, {}) for cls in RECOMMENDERS} | {
+    "Blend": (
+        tabmtl.sessions.Blend,
+        {
+            "recommenders": [
+                tabmtl.sessions.M2TRec(**{name: TINY[name] for name in TINY if name != "random_state"}),
+                tabmtl.sessions.STAN(),
+            ],
+            "validation_fraction": 0.05,
+        },
+    ),
     "M2TRec of the paper": (
         tabmtl.sessions.M2TRec,
         {"id_mode": "none", "item_tower": "concat", "pooling": "mean", "training": "per_prefix", "n_layers": 2},
@@ -55,6 +66,11 @@ def tiny(form: str, **params: Any) -> Any:
 def fitted(form: str) -> Any:
     """A tiny fitted recommender; not to be changed."""
     return tiny(form).fit(TRAIN, items=ITEMS)
+
+
+def params_of(model: Any) -> dict[str, Any]:
+    """Parameters as a file has them: those of the parts of a blend can be compared, which the parts cannot."""
+    return describe_params(model.get_params(deep=False))
 
 
 def all_scores(model: Any, sessions: pl.DataFrame) -> pl.DataFrame:

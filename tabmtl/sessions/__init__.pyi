@@ -1,3 +1,4 @@
+from .blend import Blend as Blend
 from .knn import STAN as STAN
 from .knn import VSKNN as VSKNN
 from .m2trec import M2TRec as M2TRec

@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from scipy.interpolate import CubicHermiteSpline
@@ -30,16 +31,30 @@ from scipy.optimize import minimize
 from tabmtl.sessions.ragged import Sessions, spread
 from tabmtl.sessions.ranking import block_size, log_totals, top_k
 
-#: Clicks, and sessions, below which nothing is learned.
+#: Clicks, and sessions, below which nothing is learned, and the most clicks that are read.
 LEAST_TARGETS, LEAST_SESSIONS = 200, 20
-_MOST_TARGETS = 3_000
+MOST_TARGETS = 3_000
 _SCALES = np.geomspace(0.1, 4, 24)
 _BIN = 0.125  # of log p: values within one count as their mean
 _BINS = 480  # what is exp(60) times less likely than the best item counts as that
 _LEAST_TRUST = 0.01  # above 0, so that items that were not found stay so
 _NEVER = -500.0  # log of 0, about
-_RIDGE = 1.0  # of the numbers, by half the squares of log(scale), seen, last and 1 - trust
-_TOP = 20  # places of a list that judge
+#: Ridge of the numbers, by half the squares of log(scale), seen, last and 1 - trust.
+RIDGE = 1.0
+#: Places of a list that judge.
+TOP = 20
+
+W = TypeVar("W")
+
+
+class _Choices(Protocol[W]):
+    """Choices (T,) of sessions, to which weights are fitted in steps."""
+
+    @property
+    def session(self) -> np.ndarray: ...
+    def fit(self, step: int, chosen: np.ndarray, /) -> W: ...
+    def log_likelihoods(self, weights: W, /) -> np.ndarray: ...
+    def reciprocal_ranks(self, weights: W, /) -> np.ndarray: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,12 +165,12 @@ class Choices:
         clicks_read : callable
             Gives the clicks of sessions whose items are the sessions' own.
         """
-        prefixes, targets = sessions.prefixes(spread(sessions.count_prefixes(), _MOST_TARGETS))
+        prefixes, targets = sessions.prefixes(spread(sessions.count_prefixes(), MOST_TARGETS))
         session = prefixes.ids.rle_id().to_numpy()
         known = np.flatnonzero(targets)
         prefixes, targets, session = prefixes.take(known), targets[known] - 1, session[known]
         own, n = OwnItems.of(clicks_read(prefixes)), len(targets)
-        x, own_x, best = np.empty(n), np.empty(len(own.row)), np.empty((n, min(_TOP + 1, n_items)))
+        x, own_x, best = np.empty(n), np.empty(len(own.row)), np.empty((n, min(TOP + 1, n_items)))
         others = np.empty((2, len(_SCALES), n))
         size = block_size(n_items)
         for start in range(0, n, size):
@@ -165,7 +180,7 @@ class Choices:
             cells = own.row[inside] - start, own.place[inside]
             x[block], own_x[inside] = log_p[block - start, targets[block]], log_p[cells]
             log_p[cells] = -np.inf
-            best[block] = top_k(log_p, _TOP + 1)[1]
+            best[block] = top_k(log_p, TOP + 1)[1]
             others[:, :, block] = np.stack([_log_sums(row) for row in log_p], axis=2)
         found = np.isfinite(x)
         kept = found[own.row] & np.isfinite(own_x)
@@ -194,7 +209,7 @@ class Choices:
         own, utility = self._utilities(np.array(astuple(weights)))
         ranks = np.count_nonzero(weights.scale * self.best >= utility[:, None], axis=1)
         ranks += np.bincount(self.own_row[own >= utility[self.own_row]], minlength=len(self))
-        return np.where(ranks <= _TOP, 1 / ranks, 0.0)
+        return np.where(ranks <= TOP, 1 / ranks, 0.0)
 
     def fit(self, n_free: int, chosen: np.ndarray) -> RepeatWeights:
         """Maximise the likelihood of the chosen clicks (T,), with a small ridge.
@@ -208,7 +223,7 @@ class Choices:
             log_scale = math.log(numbers[0])
             away = np.array([log_scale, *(numbers - start)[1:]])
             ridge, penalty = away / [numbers[0], 1, 1, 1], away @ away / 2
-            return _RIDGE * penalty - likelihoods[chosen].sum(), _RIDGE * ridge - gradient[:, chosen].sum(axis=1)
+            return RIDGE * penalty - likelihoods[chosen].sum(), RIDGE * ridge - gradient[:, chosen].sum(axis=1)
 
         free = [(_SCALES[0], _SCALES[-1]), (None, None), (None, None), (_LEAST_TRUST, 1)]
         bounds = free[:n_free] + [(value, value) for value in start[n_free:]]
@@ -246,28 +261,39 @@ class Choices:
 
 
 def learn_weights(choices: Choices) -> RepeatWeights:
-    """Learn the weights as far as they gain clearly.
+    """Learn the weights as far as they gain clearly: let the scale free, seen items, the last click, trust."""
+    return RepeatWeights() if too_few(choices.session) else keep_clear_steps(choices, len(astuple(RepeatWeights())))
 
-    The numbers are let free one after another. A step is taken if, fitted on one half of the sessions and judged on the
-    other, both ways, the mean log probability rises by more than two standard errors over sessions, and MRR@20 does not
-    fall by more than one.
+
+def too_few(session: np.ndarray) -> bool:
+    """Tell whether choices (T,), by the numbers of their sessions, are too few to learn from."""
+    return len(session) < LEAST_TARGETS or len(np.unique(session)) < LEAST_SESSIONS
+
+
+def keep_clear_steps(choices: _Choices[W], n_steps: int) -> W:
+    """Fit weights, where each of ``n_steps`` lets more of them free, with the steps that gain clearly.
+
+    A step is taken if, fitted on one half of the sessions and judged on the other, both ways, the mean log probability
+    rises by more than two standard errors over sessions, and MRR@20 does not fall by more than one.
     """
-    best, n_free = RepeatWeights(), 0
-    everything = np.ones(len(choices), dtype=bool)
-    if len(choices) < LEAST_TARGETS or len(np.unique(choices.session)) < LEAST_SESSIONS:
-        return best
-    likelihoods, ranks = choices.log_likelihoods(best), choices.reciprocal_ranks(best)
-    for more in range(1, 1 + len(astuple(best))):
-        tried, places = np.empty(len(choices)), np.empty(len(choices))
-        for half in (0, 1):
-            judged = choices.session % 2 == half
-            weights = choices.fit(more, ~judged)
-            tried[judged] = choices.log_likelihoods(weights)[judged]
-            places[judged] = choices.reciprocal_ranks(weights)[judged]
-        gained = _in_errors(tried - likelihoods, choices.session)
-        if gained > 2 and _in_errors(places - ranks, choices.session) >= -1:
-            n_free, likelihoods, ranks = more, tried, places
-    return choices.fit(n_free, everything) if n_free else best
+    kept, before = 0, _judge_by_halves(choices, 0)
+    for step in range(1, n_steps + 1):
+        after = _judge_by_halves(choices, step)
+        gained, ranked = (_in_errors(new - old, choices.session) for new, old in zip(after, before, strict=True))
+        if gained > 2 and ranked >= -1:
+            kept, before = step, after
+    return choices.fit(kept, np.ones(len(choices.session), dtype=bool))
+
+
+def _judge_by_halves(choices: _Choices[Any], step: int) -> tuple[np.ndarray, np.ndarray]:
+    """Compute log probabilities and reciprocal ranks (T,) by weights that are fitted on the other half of sessions."""
+    likelihoods, ranks = np.empty(len(choices.session)), np.empty(len(choices.session))
+    for half in (0, 1):
+        judged = choices.session % 2 == half
+        weights = choices.fit(step, ~judged)
+        likelihoods[judged] = choices.log_likelihoods(weights)[judged]
+        ranks[judged] = choices.reciprocal_ranks(weights)[judged]
+    return likelihoods, ranks
 
 
 def _in_errors(gains: np.ndarray, session: np.ndarray) -> float:

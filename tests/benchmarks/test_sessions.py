@@ -26,6 +26,7 @@ def test_all_models_are_scored_on_every_seed(small, tmp_path, capsys):
     table = pl.read_csv(tmp_path / "sessions.csv")
     models = {"Popularity", "CategoryPopularity", "SequentialRules", "VSKNN", "STAN"}
     models |= {"M2TRec", "M2TRec, the paper's form", "M2TRec, without ids", "M2TRec, new items added", "(the law)"}
+    models |= {"Blend", "Blend, without VSKNN"}
     assert set(table["model"]) == models
     assert table.group_by("model").agg(pl.col("seed").n_unique())["seed"].to_list() == [2] * len(models)
     everything = table.filter((pl.col("bucket") == "all") & (pl.col("model") != "(the law)"))

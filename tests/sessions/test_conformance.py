@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import random
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pytest
 import torch
 from polars.testing import assert_frame_equal
-from recommenders import FORMS, ITEMS, RECOMMENDERS, TEST, TRAIN, all_scores, fitted, tiny
+from recommenders import FORMS, ITEMS, RECOMMENDERS, TEST, TRAIN, all_scores, fitted, params_of, tiny
 from safetensors.numpy import load_file
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
@@ -23,20 +24,20 @@ import tabmtl
 every_form = pytest.mark.parametrize("form", FORMS)
 
 
-def test_all_six_are_listed():
+def test_all_seven_are_listed():
     names = {cls.__name__ for cls in RECOMMENDERS}
-    assert names == {"M2TRec", "Popularity", "CategoryPopularity", "SequentialRules", "VSKNN", "STAN"}
+    assert names == {"M2TRec", "Popularity", "CategoryPopularity", "SequentialRules", "VSKNN", "STAN", "Blend"}
 
 
 @every_form
 def test_parameters_are_scikit_learns(form):
     model = tiny(form)
-    params = model.get_params()
+    params = params_of(model)
     again = clone(model)
     assert again is not model
-    assert again.get_params() == params
+    assert params_of(again) == params
     assert model.set_params(session_column="visit") is model
-    assert model.get_params() == params | {"session_column": "visit"}
+    assert params_of(model) == params | {"session_column": "visit"}
     with pytest.raises(ValueError, match="colour"):
         model.set_params(colour="red")
 
@@ -44,9 +45,9 @@ def test_parameters_are_scikit_learns(form):
 @every_form
 def test_fit_returns_self_and_leaves_parameters_alone(form):
     model = tiny(form)
-    before = model.get_params()
+    before = params_of(model)
     assert model.fit(TRAIN, items=ITEMS) is model
-    assert model.get_params() == before
+    assert params_of(model) == before
     assert model.n_items_ == len(ITEMS)
     counts = dict(zip(model.item_ids_.to_list(), model.item_counts_.tolist(), strict=True))
     clicked = dict(TRAIN["item_id"].value_counts().iter_rows())
@@ -208,11 +209,11 @@ def test_saved_and_loaded_recommenders_are_the_same_without_pickle(form, tmp_pat
         patch.setattr(torch, "load", refuse)
         model.save(tmp_path / "model")
         loaded = tabmtl.load(tmp_path / "model")
-    for file in (tmp_path / "model").iterdir():
+    for file in filter(Path.is_file, (tmp_path / "model").rglob("*")):
         json.loads(file.read_text()) if file.suffix == ".json" else load_file(file)
         assert file.suffix in (".json", ".safetensors")
     assert type(loaded) is type(model)
-    assert loaded.get_params() == model.get_params()
+    assert params_of(loaded) == params_of(model)
     assert loaded.item_ids_.equals(model.item_ids_)
     assert loaded.item_counts_.tolist() == model.item_counts_.tolist()
     assert all_scores(loaded, TEST).equals(all_scores(model, TEST))
@@ -224,7 +225,7 @@ def test_saved_and_loaded_recommenders_are_the_same_without_pickle(form, tmp_pat
 @every_form
 def test_pickled_recommenders_are_the_same(form):
     again = pickle.loads(pickle.dumps(fitted(form)))
-    assert again.get_params() == fitted(form).get_params()
+    assert params_of(again) == params_of(fitted(form))
     assert all_scores(again, TEST).equals(all_scores(fitted(form), TEST))
 
 

@@ -11,13 +11,13 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
-from recommenders import FORMS, ITEMS, TEST, TRAIN, fitted, tiny
+from recommenders import FORMS, ITEMS, TEST, TRAIN, fitted, params_of, tiny
 from sklearn.exceptions import NotFittedError
 
 from tabmtl.schema import TabmtlWarning
 
 every_form = pytest.mark.parametrize("form", FORMS)
-READS_METADATA = ("M2TRec", "CategoryPopularity")
+READS_METADATA = ("M2TRec", "CategoryPopularity", "Blend")
 
 #: Parameters that would change what is answered, each if the recommender has it.
 OTHERS: dict[str, Any] = {
@@ -35,6 +35,7 @@ OTHERS: dict[str, Any] = {
     "l1": 0.1,
     "l3": 0.1,
     "n_last": 7,
+    "top": 1,
     "max_length": 1,
     "new_item_share": 5.0,
     "max_new_share": 0.01,
@@ -173,7 +174,7 @@ def test_a_fitted_recommender_answers_as_it_was_fitted(form):
     model.set_params(**others)
     assert model.recommend(TEST, k=9).equals(fitted(form).recommend(TEST, k=9))
     assert model.evaluate(TEST).equals(fitted(form).evaluate(TEST))
-    assert model.get_params() == fitted(form).get_params() | others
+    assert params_of(model) == params_of(fitted(form)) | others
 
 
 @every_form

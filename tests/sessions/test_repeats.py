@@ -153,7 +153,7 @@ def test_blocks_are_invisible_and_many_clicks_are_spread(log: Sessions, monkeypa
     whole = choices_of(log).log_likelihoods(weights)
     monkeypatch.setattr(repeats, "block_size", lambda n_items: 7)
     np.testing.assert_array_equal(choices_of(log).log_likelihoods(weights), whole)
-    monkeypatch.setattr(repeats, "_MOST_TARGETS", 400)
+    monkeypatch.setattr(repeats, "MOST_TARGETS", 400)
     fewer = choices_of(log)
     assert 300 < len(fewer) <= 400
     assert fewer.session[-1] > fewer.session[0]

@@ -24,12 +24,12 @@ from tabmtl import (
     SharedBottom,
     tuning,
 )
-from tabmtl.sessions import CategoryPopularity, Popularity
+from tabmtl.sessions import Blend, CategoryPopularity, Popularity
 from tabmtl.tuning import pareto_front, with_params
 from tabmtl.tuning.spaces import check_space, current, decode, encode, suggest
 
 ENSEMBLES = {MultiTaskEnsemble, MultiTaskEnsembleClassifier, MultiTaskEnsembleRegressor}
-EMPTY = {Popularity, CategoryPopularity, *ENSEMBLES}
+EMPTY = {Popularity, CategoryPopularity, Blend, *ENSEMBLES}
 EVERY = [cls for cls in (*ESTIMATORS, *RECOMMENDERS) if cls not in EMPTY]
 
 
