@@ -153,7 +153,9 @@ class Rivals:
             own, others = _part(scores, new)
             odds.append(_log_sum(own) - _log_sum(others))
             least, own_best = _best(others)[:, ::-1], _best(own)
-            entries.append(np.where(np.isneginf(own_best), np.inf, np.maximum(least, own_best - _FAR) - own_best))
+            none = np.full(own_best.shape, np.inf, dtype=own_best.dtype)
+            is_item = ~np.isneginf(own_best)
+            entries.append(np.subtract(np.maximum(least, own_best - _FAR), own_best, out=none, where=is_item))
         return cls(odds=np.concatenate(odds), entries=np.concatenate(entries))
 
     def mass(self, shift: float = 0.0) -> float:
