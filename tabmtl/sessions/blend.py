@@ -98,7 +98,8 @@ class BlendWeights:
         """Add the weighed log p of all parts (P, ...)."""
         total = np.zeros(shares.shape[1:], dtype=shares.dtype)
         for share, weight, missing in zip(shares, weights, self.missing, strict=True):
-            total += np.where(np.isfinite(share), share * share.dtype.type(weight), share.dtype.type(missing))
+            found = np.isfinite(share)
+            total += np.where(found, np.where(found, share, 0) * share.dtype.type(weight), share.dtype.type(missing))
         return total
 
 

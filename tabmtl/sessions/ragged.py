@@ -91,11 +91,15 @@ class Sessions:
         return self.take(np.flatnonzero(self.lengths >= n))
 
     def set_newest_aside(self, share: float) -> tuple[Sessions, Sessions | None]:
-        """Part the newest share of the sessions from the older ones; of fewer than 20 sessions, none."""
+        """Part the newest share of the sessions from the older ones.
+
+        Of fewer than 20 sessions, or where the newest are of one click each, none is set aside.
+        """
         if len(self) < _LEAST_TO_PART:
             return self, None
         kept = len(self) - max(1, round(share * len(self)))
-        return self.take(np.arange(kept)), self.take(np.arange(kept, len(self)))
+        older, newest = self.take(np.arange(kept)), self.take(np.arange(kept, len(self)))
+        return (older, newest) if newest.count_prefixes() else (self, None)
 
     def next_clicks(self) -> np.ndarray:
         """Give the items of all clicks but the first of each session, none of which may be empty."""

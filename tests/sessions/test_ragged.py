@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tabmtl.sessions.ragged import Sessions, spread
+from tabmtl.sessions.ragged import Sessions, offsets_of, spread
 
 
 def lists(sessions: Sessions) -> list[tuple[Any, list[int]]]:
@@ -64,8 +64,20 @@ def test_ragged_steps_are_those_of_lists(lengths: list[int], n: int, data: st.Da
 
 @pytest.mark.parametrize(("n", "kept"), [(1, 1), (19, 19), (20, 19), (30, 28), (100, 95)])
 def test_the_newest_are_set_aside_unless_there_are_few(n: int, kept: int) -> None:
-    sessions = Sessions(ids=pl.Series(range(n)), offsets=np.arange(n + 1), items=np.ones(n, dtype=np.int32), times=None)
+    sessions = Sessions(
+        ids=pl.Series(range(n)), offsets=2 * np.arange(n + 1), items=np.ones(2 * n, dtype=np.int32), times=None
+    )
     older, newest = sessions.set_newest_aside(0.05)
     assert older.ids.to_list() == list(range(kept))
     assert (newest is None) == (n < 20)
     assert newest is None or newest.ids.to_list() == list(range(kept, n))
+
+
+def test_sessions_of_one_click_are_not_set_aside() -> None:
+    lengths = np.append(np.full(24, 2), 1)
+    sessions = Sessions(
+        ids=pl.Series(range(25)), offsets=offsets_of(lengths), items=np.ones(49, dtype=np.int32), times=None
+    )
+    older, newest = sessions.set_newest_aside(0.05)
+    assert newest is None
+    assert len(older) == 25

@@ -631,11 +631,11 @@ class M2TRec(TrainedEstimator, Recommender):
         with threads(self.n_jobs, index.network):
             new = self._new_items.capped(scores_by, extended, self._fitted_params["max_new_share"])
             report = report_new_items(scores_by, extended, new, self.new_item_report_)
+        warn_of_equals(extended, np.arange(len(catalogue)) >= len(known), "added")
         self._items, self._categories, self._new_items, self.new_item_report_ = extended, categories, new, report
         bias, factor = new.values(extended)
         self._index = index.revalued(bias / self._repeats.scale, factor)
         self._set_catalogue(catalogue)
-        warn_of_equals(extended, np.arange(len(catalogue)) >= len(known), "added")
         return self
 
     # parameters
