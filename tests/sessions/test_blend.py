@@ -226,7 +226,12 @@ def test_parts_learn_from_older_sessions_and_then_from_all(law: Sessions) -> Non
     assert list(model.estimators_) == ["Chain", "Chain2"]
     assert model.blend_weights_["weight"].to_list() == pytest.approx(LAW[:2], abs=0.4)
     assert model.repeat_weights_["seen"] == pytest.approx(LAW[6], abs=0.8)
-    assert Blend(parts, top=TOP, repeats=False).fit(frame(law)).repeat_weights_ == {"scale": 1, "seen": 0, "last": 0, "trust": 1}
+    assert Blend(parts, top=TOP, repeats=False).fit(frame(law)).repeat_weights_ == {
+        "scale": 1,
+        "seen": 0,
+        "last": 0,
+        "trust": 1,
+    }
 
 
 def test_probabilities_sum_to_one_and_are_those_of_later_sessions() -> None:
