@@ -285,6 +285,7 @@ class STAN(_Neighbours):
     Garg et al. (2019), "Sequence and Time Aware Neighborhood for Session-based Recommendations", SIGIR.
     """
 
+    k: Count = 300
     l1: Positive = 2.0
     l2: Positive = 8_640_000.0
     l3: Positive = 6.0

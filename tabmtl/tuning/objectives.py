@@ -126,7 +126,7 @@ def session_objective(
     >>> study = open_study("rules", goal, seed=0)  # keeps rules.db
     >>> run_study(study, goal, n_trials=3)
     >>> sorted(study.best_params)
-    ['decay', 'n_last', 'steps']
+    ['decay', 'n_last', 'steps', 'weighting']
     """
     if not isinstance(est, Recommender):
         raise TypeError(f"expected a recommender, such as VSKNN(), got {est!r}; tables are tuned by objective")

@@ -327,7 +327,8 @@ def test_sessions():
 
 
 def test_sessions_are_pruned_between_epochs():
-    est = recommenders.tiny("M2TRec", epochs=3, repeats=False)  # epochs are judged without, and without new items
+    # epochs are judged by the better of two strengths of the path, without repeats, and without new items
+    est = recommenders.tiny("M2TRec", epochs=3, repeats=False, directed=False)
     items = ITEMS.filter(pl.col("item_id").is_in(TRAIN["item_id"].implode()))
     space = {"dropout": {"low": 0.0, "high": 0.5}}
     goal = session_objective(est, TRAIN, items=items, clicks_val=TEST, search_space=space)
