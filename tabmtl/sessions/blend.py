@@ -37,17 +37,17 @@ from tabmtl.sessions.catalogue import Catalogue
 from tabmtl.sessions.knn import STAN, VSKNN
 from tabmtl.sessions.m2trec import M2TRec
 from tabmtl.sessions.popularity import popularity_below_zero
-from tabmtl.sessions.ragged import UNSEEN_ITEM, Sessions, spread
+from tabmtl.sessions.ragged import UNSEEN_ITEM, Sessions
 from tabmtl.sessions.ranking import block_size, log_totals, top_k
 from tabmtl.sessions.recommender import Recommender, SessionState
 from tabmtl.sessions.repeats import (
     LEAST_TARGETS,
-    MOST_TARGETS,
     RIDGE,
     TOP,
     OwnItems,
     RepeatWeights,
     keep_clear_steps,
+    read_targets,
     too_few,
 )
 from tabmtl.storage.stored import Stored
@@ -139,10 +139,7 @@ class UnionChoices:
     @classmethod
     def of(cls, sessions: Sessions, parts: Sequence[Recommender], n_items: int, top: int) -> UnionChoices:
         """Collect at most 3 000 next clicks, evenly spread, of items of the catalogue; see `Blend`."""
-        prefixes, targets = sessions.prefixes(spread(sessions.count_prefixes(), MOST_TARGETS))
-        session = prefixes.ids.rle_id().to_numpy()
-        known = np.flatnonzero(targets)
-        prefixes, targets, session = prefixes.take(known), targets[known] - 1, session[known]
+        prefixes, targets, session = read_targets(sessions)
         row, place, x = _find_candidates(prefixes, parts, n_items, top)
         kept, starts, row = np.unique(row, return_index=True, return_inverse=True)  # without those that have no list
         own, first = OwnItems.of(prefixes.take(kept)), np.arange(len(kept)) * n_items

@@ -165,10 +165,7 @@ class Choices:
         clicks_read : callable
             Gives the clicks of sessions whose items are the sessions' own.
         """
-        prefixes, targets = sessions.prefixes(spread(sessions.count_prefixes(), MOST_TARGETS))
-        session = prefixes.ids.rle_id().to_numpy()
-        known = np.flatnonzero(targets)
-        prefixes, targets, session = prefixes.take(known), targets[known] - 1, session[known]
+        prefixes, targets, session = read_targets(sessions)
         own, n = OwnItems.of(clicks_read(prefixes)), len(targets)
         x, own_x, best = np.empty(n), np.empty(len(own.row)), np.empty((n, min(TOP + 1, n_items)))
         others = np.empty((2, len(_SCALES), n))
@@ -258,6 +255,21 @@ class Choices:
         for row, part in zip(gradient, weighed, strict=True):
             row -= np.bincount(self.own_row, weights=part, minlength=len(self))
         return utility - np.log(total), gradient
+
+
+def read_targets(sessions: Sessions) -> tuple[Sessions, np.ndarray, np.ndarray]:
+    """Take at most 3 000 next clicks, evenly spread, of items of the catalogue.
+
+    Returns
+    -------
+    prefixes : Sessions
+        The clicks before each of T next clicks.
+    places, session : ndarray of int, shape (T,)
+        Place of the clicked item in the catalogue, and number of the session.
+    """
+    prefixes, targets = sessions.prefixes(spread(sessions.count_prefixes(), MOST_TARGETS))
+    known = np.flatnonzero(targets)
+    return prefixes.take(known), targets[known] - 1, prefixes.ids.rle_id().to_numpy()[known]
 
 
 def learn_weights(choices: Choices) -> RepeatWeights:
