@@ -295,9 +295,14 @@ class Recommender(SavableEstimator):
 
     def _learn_repeats_on(self, valid: Sessions, catalogue: Catalogue, fitted: dict[str, Any]) -> RepeatWeights:
         """Learn what a session's own items are worth to a recommender with these fitted attributes."""
+        model = self._with_fitted(catalogue, fitted)
+        return learn_weights(Choices.of(valid, len(catalogue), model._log_shares, model._clicks_read))
+
+    def _with_fitted(self, catalogue: Catalogue, fitted: dict[str, Any]) -> Self:
+        """Give a recommender with these parameters and fitted attributes, which this one does not have yet."""
         model = type(self)(**self.get_params(deep=False))
         model._set_fitted(catalogue, fitted)
-        return learn_weights(Choices.of(valid, len(catalogue), model._log_shares, model._clicks_read))
+        return model
 
     def _log_shares(self, sessions: Sessions) -> np.ndarray:
         """Compute log p (S, N) of all items, minus infinity for those that were not found."""

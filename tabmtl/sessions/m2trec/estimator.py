@@ -748,8 +748,7 @@ class M2TRec(TrainedEstimator, Recommender):
         launch = self.new_item_share
         if isinstance(launch, str):
             launch = share_of_births(train.at_least(2))
-        model = type(self)(**self.get_params(deep=False))
-        model._set_fitted(catalogue, fitted)
+        model = self._with_fitted(catalogue, fitted)
         scores_by = partial(model._scores_by, model._fitted_index())
         with threads(self.n_jobs, model._fitted_index().network):
             new, virtual = measure_new_items(scores_by, known, judged, launch)
