@@ -34,6 +34,7 @@ from tabmtl.schema import TabmtlWarning
 from tabmtl.sessions.m2trec.items import KnownItems
 from tabmtl.sessions.ragged import Sessions, spread
 from tabmtl.sessions.ranking import block_size, top_k
+from tabmtl.sessions.repeats import MOST_TARGETS, read_targets
 from tabmtl.storage.stored import Stored
 
 Scores = Callable[[Sessions], np.ndarray]
@@ -51,7 +52,6 @@ _SCALES = tuple((2.0 ** (np.arange(-6, 7) / 6)).tolist())  # from which a is tak
 _RIDGE = 25.0  # of log a: its square times this is taken off the log likelihood
 _TOP = 20  # places of a list
 _SHOWN = 0.05  # of the places: listed items are not lowered below that
-_MOST_TARGETS = 3_000  # next clicks on which offsets are measured
 _KEPT, _CLICKS_KEPT = 500, 50  # sessions, and their newest clicks, that are kept to see the places of later items
 _FAR = 50.0  # no offset is further from 0
 _ROUNDING = 1e-4  # of scores in float32
@@ -204,8 +204,7 @@ def measure_new_items(
         launch = 1 / known.clicks[clicked].mean()
     elif not known.shared:
         bare = measure_bare(scores_by, known, judged)
-    prefixes, targets = judged.prefixes(chosen=spread(judged.count_prefixes(), _MOST_TARGETS))
-    prefixes, targets = prefixes.take(np.flatnonzero(targets)), targets[targets > 0] - 1
+    prefixes, targets, _ = read_targets(judged)
     kept = prefixes.take(spread(len(prefixes), _KEPT)).last(_CLICKS_KEPT)
     new = NewItems(
         base=bare.base,
@@ -277,7 +276,7 @@ def measure_bare(scores_by: ScoresBy, known: KnownItems, judged: Sessions) -> Ba
     part = np.full(len(clicked), -1)
     part[clicked] = np.random.default_rng(0).permutation(np.count_nonzero(clicked)) % _PARTS
     bias = known.bias(np.zeros(len(clicked)), 0.0)
-    chosen = spread(judged.count_prefixes(), _MOST_TARGETS)
+    chosen = spread(judged.count_prefixes(), MOST_TARGETS)
     for number in range(_PARTS):
         prefixes, targets = judged.prefixes(chosen=chosen[number % _STEP :: _STEP])
         kept = np.flatnonzero((targets > 0) & clicked[targets - 1])
