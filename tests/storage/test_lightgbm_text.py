@@ -263,4 +263,4 @@ def test_texts_that_end_the_process_end_in_errors(tmp_path):
         assert re.search(rf"{folder}.*save it again.*trees\.0 is no model of LightGBM: line \d+ \(tree \d+\)", line)
     (tmp_path / "killer.txt").write_text(killers[0])
     theirs = subprocess.run([sys.executable, "-c", PLAIN, tmp_path / "killer.txt"], capture_output=True, check=False)
-    assert theirs.returncode == -signal.SIGABRT
+    assert -theirs.returncode in (signal.SIGABRT, signal.SIGSEGV)  # which one depends on the memory behind the text
