@@ -21,10 +21,10 @@ demo: $(VENV)/.demo  ## train on real flights, say per task whether multi-task l
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tabmtl.pipelines.demo $(ARGS)
 
 test: lint  ## lint, types, import order, and every test but the slow check_estimator runs
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not all_faces" $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not all_faces" $(ARGS)
 
 test-all: lint  ## the same with all checks of every face of every model
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 lint: $(VENV)/.dev  ## ruff (rules and format), mypy, import-linter, and the rules of .ci/house_rules.py
 	$(BIN)/ruff check

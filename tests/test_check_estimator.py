@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from tabmtl import AdaTTClassifier, APEMClassifier, HoMEClassifier, PLEClassifier, STEMClassifier
-from tabmtl.ensemble import MultiTaskEnsemble
+from tabmtl.ensemble import MultiTaskEnsemble, MultiTaskEnsembleClassifier
 from tabmtl.estimators.boosted import BoostedEstimator
 from tabmtl.estimators.network import NetworkEstimator
 
@@ -59,12 +59,13 @@ def expected_failures(estimator: BaseEstimator) -> dict[str, str]:
 
 
 #: The faces that every run checks: all of MultiTabNet, and one of each other model, except networks that differ from
-#: these only between the encoder and the heads. The checks have no targets for models of funnels.
-BETWEEN = (APEMClassifier, AdaTTClassifier, HoMEClassifier, PLEClassifier, STEMClassifier)
+#: these only between the encoder and the heads, and ensembles, which are slow. The checks have no targets for models of
+#: funnels.
+LATER = (APEMClassifier, AdaTTClassifier, HoMEClassifier, PLEClassifier, STEMClassifier, MultiTaskEnsembleClassifier)
 QUICK = [
     cls
     for cls in FREE
-    if cls.__name__.startswith("MultiTabNet") or (cls._target_kind == "classification" and cls not in BETWEEN)
+    if cls.__name__.startswith("MultiTabNet") or (cls._target_kind == "classification" and cls not in LATER)
 ]
 OTHERS = [cls for cls in FREE if cls not in QUICK]
 
