@@ -312,6 +312,8 @@ class Blend(Recommender):
 
     def _set_fitted(self, catalogue: Catalogue, fitted: dict[str, Any]) -> None:
         super()._set_fitted(catalogue, fitted)
+        # unfitted parts are changed in place, those of fit must stay
+        self._fitted_params["recommenders"] = clone(self.recommenders, safe=False)
         self.estimators_: dict[str, Recommender] = fitted["estimators_"]
         self._weights: BlendWeights = fitted["_weights"]
         weights = {"weight": self._weights.parts, "own": self._weights.own, "missing": self._weights.missing}

@@ -28,7 +28,7 @@ import numpy as np
 from scipy.interpolate import CubicHermiteSpline
 from scipy.optimize import minimize
 
-from tabmtl.sessions.ragged import Sessions, spread
+from tabmtl.sessions.ragged import UNSEEN_ITEM, Sessions, spread
 from tabmtl.sessions.ranking import block_size, log_totals, top_k
 
 #: Clicks, and sessions, below which nothing is learned, and the most clicks that are read.
@@ -267,9 +267,9 @@ def read_targets(sessions: Sessions) -> tuple[Sessions, np.ndarray, np.ndarray]:
     places, session : ndarray of int, shape (T,)
         Place of the clicked item in the catalogue, and number of the session.
     """
-    prefixes, targets = sessions.prefixes(spread(sessions.count_prefixes(), MOST_TARGETS))
-    known = np.flatnonzero(targets)
-    return prefixes.take(known), targets[known] - 1, prefixes.ids.rle_id().to_numpy()[known]
+    known = np.flatnonzero(sessions.next_clicks() != UNSEEN_ITEM)
+    prefixes, targets = sessions.prefixes(known[spread(len(known), MOST_TARGETS)])
+    return prefixes, targets - 1, prefixes.ids.rle_id().to_numpy()
 
 
 def learn_weights(choices: Choices) -> RepeatWeights:
