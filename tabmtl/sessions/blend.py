@@ -412,6 +412,7 @@ class Blend(Recommender):
             fitted = _fit_parts(parts, older, replace(catalogue, counts=counts), judged)
             weights, own = self._learn(list(fitted.values()), judged, len(catalogue))
             if valid is None and self.refit:
+                fitted.clear()  # no two fits of a part stay in memory
                 fitted = _fit_parts(parts, sessions, catalogue, None)
         return {"estimators_": fitted, "_weights": weights, "_repeats": own}
 

@@ -82,7 +82,8 @@ class ItemIndex:
     def revalued(self, bias: np.ndarray, factor: np.ndarray, bare: np.ndarray | None = None) -> ItemIndex:
         """Give the same index with other terms and factors (N,) of items; those in ``bare`` (N,) lose own vectors."""
         other = copy.copy(self)
-        other.__dict__.pop("_graph", None)
+        for computed in ("_graph", "_bare_vectors"):
+            other.__dict__.pop(computed, None)
         if bare is not None:
             units = torch.from_numpy(self.unit_of[1:][bare]).to(self.unit_vectors.device)
             other.unit_vectors = self.unit_vectors.index_copy(0, units, self._bare_vectors[units])
