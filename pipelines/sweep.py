@@ -134,8 +134,9 @@ def sweep(
 ) -> Fitted | NoPoint | None:
     """Search the parameters of a model, and fit the best again.
 
-    Every trial learns from train rows, and is stopped and judged on validation rows. The chosen one is fitted again in
-    the same way, scored on test rows once, logged and registered. Repeat the command to continue, also after a kill.
+    Every trial learns from train rows, and is stopped and judged on validation rows; validation clicks of sessions only
+    judge. The chosen one is fitted again, stopped on validation rows, scored on test rows once, logged and registered.
+    Repeat the command to continue, also after a kill.
     The exit code is 1 if every point has a task below one LightGBM per task, so that none is chosen.
 
     Parameters

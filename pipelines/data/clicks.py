@@ -206,7 +206,7 @@ class ClickRows:
         return {f"{part}/{name}": value for name, value in table.select(_SCORES).row(0, named=True).items()}
 
     def objective(self, estimator: Any, *, per_task: bool, search_space: Mapping[str, Any]) -> tuning.Objective:
-        """Make the objective of a search: fit on the train sessions, score the validation sessions."""
+        """Make the objective of a search: fit on the train sessions alone, score the validation sessions."""
         if per_task:
             raise ValueError("a recommender is tuned by one number, MRR@20: take --objective mean")
         clicks = {"clicks_val": self.parts["val"], "items": self.items}

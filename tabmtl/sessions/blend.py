@@ -312,6 +312,8 @@ class Blend(Recommender):
 
     def _set_fitted(self, catalogue: Catalogue, fitted: dict[str, Any]) -> None:
         super()._set_fitted(catalogue, fitted)
+        # unfitted parts are changed in place, those of fit must stay
+        self._fitted_params["recommenders"] = clone(self.recommenders, safe=False)
         self.estimators_: dict[str, Recommender] = fitted["estimators_"]
         self._weights: BlendWeights = fitted["_weights"]
         weights = {"weight": self._weights.parts, "own": self._weights.own, "missing": self._weights.missing}
@@ -410,6 +412,7 @@ class Blend(Recommender):
             fitted = _fit_parts(parts, older, replace(catalogue, counts=counts), judged)
             weights, own = self._learn(list(fitted.values()), judged, len(catalogue))
             if valid is None and self.refit:
+                fitted.clear()  # no two fits of a part stay in memory
                 fitted = _fit_parts(parts, sessions, catalogue, None)
         return {"estimators_": fitted, "_weights": weights, "_repeats": own}
 

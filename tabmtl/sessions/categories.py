@@ -20,7 +20,7 @@ import polars as pl
 from scipy import sparse
 
 from tabmtl.sessions.ragged import UNSEEN_ITEM, Sessions
-from tabmtl.sessions.ranking import block_size, rank_targets
+from tabmtl.sessions.ranking import block_size, log_totals, rank_targets
 from tabmtl.storage.stored import Stored
 
 _MOST_LEVELS = 2_000  # of a column whose transitions are kept
@@ -128,9 +128,11 @@ class ItemCategories:
         return np.bincount(self.codes, minlength=len(self))
 
     def probabilities(self, scores: np.ndarray) -> np.ndarray:
-        """Sum the softmax of item scores (S, N) by category: (S, C + 1), 0 for a category without items."""
-        shares = np.exp(scores - scores.max(axis=1, keepdims=True))
-        return (shares @ self._members) / shares.sum(axis=1, keepdims=True)
+        """Sum the softmax of item scores (S, N) by category: (S, C + 1), 0 for a category without items.
+
+        Items of minus infinity are left out; where all of them are, every category has 0.
+        """
+        return np.exp(scores - log_totals(scores)) @ self._members
 
     @cached_property
     def _members(self) -> sparse.csr_array:
@@ -157,8 +159,9 @@ def rank_next_category(
     -------
     dict of str to ndarray of float64, shape (2, m)
         By predictor ("category", "last" and, where they are kept, "transitions"), rank and log probability of the
-        category of every target. Ranks count from 1, and ties against the predictor. All are NaN where the catalogue
-        does not hold the target, and so are the probabilities of "last".
+        category of every target. Ranks count from 1, and ties against the predictor; a category none of whose items may
+        come has an infinite rank. All are NaN where the catalogue does not hold the target, and so are the
+        probabilities of "last".
     """
     parts: dict[str, list[np.ndarray]] = {}
     code_of = np.concatenate([[-1], categories.codes])  # -1 is no category, and 0 a missing one
@@ -195,8 +198,9 @@ def summarize_categories(found: dict[str, np.ndarray], chosen: np.ndarray) -> di
 def _judge(probabilities: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Stack rank and log probability (2, m) of the target codes; those of code -1 are of no use."""
     own = probabilities[np.arange(len(target)), target].astype(np.float64)
-    with np.errstate(divide="ignore"):  # of an item that is left out
-        return np.stack([rank_targets(probabilities, target + 1), np.log(own)])
+    ranks = rank_targets(np.where(probabilities > 0, probabilities, -np.inf), target + 1)
+    with np.errstate(divide="ignore"):  # of a category whose items are left out
+        return np.stack([ranks, np.log(own)])
 
 
 def _rows_of(column: pl.Series) -> pl.DataFrame:

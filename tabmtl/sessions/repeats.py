@@ -28,7 +28,7 @@ import numpy as np
 from scipy.interpolate import CubicHermiteSpline
 from scipy.optimize import minimize
 
-from tabmtl.sessions.ragged import Sessions, spread
+from tabmtl.sessions.ragged import UNSEEN_ITEM, Sessions, spread
 from tabmtl.sessions.ranking import block_size, log_totals, top_k
 
 #: Clicks, and sessions, below which nothing is learned, and the most clicks that are read.
@@ -267,9 +267,9 @@ def read_targets(sessions: Sessions) -> tuple[Sessions, np.ndarray, np.ndarray]:
     places, session : ndarray of int, shape (T,)
         Place of the clicked item in the catalogue, and number of the session.
     """
-    prefixes, targets = sessions.prefixes(spread(sessions.count_prefixes(), MOST_TARGETS))
-    known = np.flatnonzero(targets)
-    return prefixes.take(known), targets[known] - 1, prefixes.ids.rle_id().to_numpy()[known]
+    known = np.flatnonzero(sessions.next_clicks() != UNSEEN_ITEM)
+    prefixes, targets = sessions.prefixes(known[spread(len(known), MOST_TARGETS)])
+    return prefixes, targets - 1, prefixes.ids.rle_id().to_numpy()
 
 
 def learn_weights(choices: Choices) -> RepeatWeights:
@@ -291,7 +291,7 @@ def keep_clear_steps(choices: _Choices[W], n_steps: int) -> W:
     kept, before = 0, _judge_by_halves(choices, 0)
     for step in range(1, n_steps + 1):
         after = _judge_by_halves(choices, step)
-        gained, ranked = (_in_errors(new - old, choices.session) for new, old in zip(after, before, strict=True))
+        gained, ranked = (in_errors(new - old, choices.session) for new, old in zip(after, before, strict=True))
         if gained > 2 and ranked >= -1:
             kept, before = step, after
     return choices.fit(kept, np.ones(len(choices.session), dtype=bool))
@@ -308,8 +308,12 @@ def _judge_by_halves(choices: _Choices[Any], step: int) -> tuple[np.ndarray, np.
     return likelihoods, ranks
 
 
-def _in_errors(gains: np.ndarray, session: np.ndarray) -> float:
-    """Divide the mean of gains (T,) by its standard error over sessions (T,); 0 where it has none."""
+def in_errors(gains: np.ndarray, session: np.ndarray) -> float:
+    """Divide the mean of gains (T,) by its standard error over sessions (T,); 0 where it has none.
+
+    Gains of one session are not independent, so that each session counts as one observation: the error is the square
+    root of the sum over sessions of (sum of gains less their mean)^2, divided by T.
+    """
     mean = gains.mean()
     error = math.sqrt(np.square(np.bincount(session, weights=gains - mean)).sum()) / len(gains)
     return float(mean / error) if error else 0.0

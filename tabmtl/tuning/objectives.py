@@ -93,6 +93,10 @@ def session_objective(
 ) -> Objective:
     """Make the objective of a click log: fit a clone, and score MRR@20 of the next clicks in a later log.
 
+    A fit never sees the later log. What is learned on sessions that were set aside, such as the epoch to stop at, what
+    the items of a session are worth and the weights of a `Blend`, is learned on the newest ones of ``clicks``, as in
+    any fit: on the clicks that judge, it would be too good.
+
     Parameters
     ----------
     est : Recommender
@@ -100,7 +104,7 @@ def session_objective(
     clicks, items : frame
         The log and the item table, as `fit` takes them.
     clicks_val : frame
-        A later log, which stops the fit, teaches what the items of a session are worth, and judges.
+        A later log, which judges.
     search_space : mapping of str to mapping, optional
         Replaces ``est.search_space``, in the same form.
 
@@ -131,8 +135,8 @@ def session_objective(
     if not isinstance(est, Recommender):
         raise TypeError(f"expected a recommender, such as VSKNN(), got {est!r}; tables are tuned by objective")
     space = check_space(est, est.search_space if search_space is None else search_space)
-    rows = {"clicks": clicks, "items": items, "clicks_val": clicks_val}
-    return _SessionObjective(est=est, search_space=space, names=("mrr@20",), rows=rows)
+    rows = {"clicks": clicks, "items": items}
+    return _SessionObjective(est=est, search_space=space, names=("mrr@20",), rows=rows, judge=clicks_val)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -160,10 +164,11 @@ class _TableObjective(Objective):
 @dataclass(kw_only=True, eq=False, repr=False)
 class _SessionObjective(Objective):
     rows: dict[str, Any]
+    judge: Any
 
     def _fit_and_score(self, model: Any) -> Scores:
         model.fit(**self.rows)
-        return {"mrr@20": model.score(self.rows["clicks_val"])}
+        return {"mrr@20": model.score(self.judge)}
 
     def _epoch_scores(self, record: Mapping[str, float | None]) -> Scores:
         return {"mrr@20": record.get("val/mrr@20")}

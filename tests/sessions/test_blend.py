@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from forging import forge_facts
 from polars.testing import assert_frame_equal
-from recommenders import ITEMS, TEST, TINY, TRAIN, all_scores, fitted, tiny
+from recommenders import ITEMS, TEST, TINY, TRAIN, all_scores, fitted, params_of, tiny
 from scipy.optimize import minimize
 
 import tabmtl
@@ -386,6 +386,21 @@ def test_parts_get_the_columns_and_the_seed_of_the_blend() -> None:
         Blend([VSKNN(), STAN(item_column="sku")]).fit(TRAIN)
     with pytest.raises(ValueError, match="the part VSKNN: k must be at least 1, got 0"):
         Blend([VSKNN(k=0)]).fit(TRAIN)
+
+
+def test_parts_that_are_changed_after_fit_wait_for_the_next_one(tmp_path: Any) -> None:
+    given = [STAN(), Popularity()]
+    model = Blend(given, top=30).fit(TRAIN)
+    before = all_scores(model, TEST)
+    given[0].set_params(k=1)
+    given.append(VSKNN())
+    assert all_scores(model, TEST).equals(before)
+    model.save(tmp_path / "model")
+    loaded = tabmtl.load(tmp_path / "model")
+    assert params_of(loaded) == params_of(Blend([STAN(), Popularity()], top=30))
+    assert all_scores(loaded, TEST).equals(before)
+    assert list(model.fit(TRAIN).estimators_) == ["STAN", "Popularity", "VSKNN"]
+    assert model.estimators_["STAN"].k == 1
 
 
 def test_a_part_that_fails_leaves_the_blend_as_it_was() -> None:

@@ -134,5 +134,15 @@ def test_ties_count_against_the_predictor_and_a_target_left_out_is_missed() -> N
     categories = ItemCategories.fit(pl.Series("a", ["x", "y", "z"]), NO_SESSIONS)
     scores = np.array([[0.0, 0.0, -np.inf]], dtype=np.float32)
     found = rank_next_category(lambda some: scores.repeat(len(some), 0), sessions_of([1, 2, 3]), categories)["category"]
-    assert found[0].tolist()[0] == 2
+    assert found[0].tolist() == [2, np.inf]
     assert found[1].tolist()[1] == -np.inf
+
+
+def test_where_every_item_is_left_out_no_category_comes() -> None:
+    categories = ItemCategories.fit(pl.Series("a", ["x", "y", "y"]), NO_SESSIONS)
+    scores = np.array([[0.0, 0.0, 0.0], [-np.inf] * 3], dtype=np.float32)
+    assert categories.probabilities(scores) == pytest.approx(np.array([[0, 1 / 3, 2 / 3], [0, 0, 0]]))
+    found = rank_next_category(lambda some: scores[1:].repeat(len(some), 0), sessions_of([1, 2]), categories)
+    assert found["category"].tolist() == [[np.inf], [-np.inf]]
+    metrics = summarize_categories(found, np.ones(1, dtype=bool))
+    assert (metrics["category_top3"], metrics["category_log_likelihood"]) == (0, -np.inf)

@@ -13,7 +13,7 @@ from scipy.optimize import minimize
 from tabmtl.sessions import repeats
 from tabmtl.sessions.ragged import Sessions, offsets_of
 from tabmtl.sessions.ranking import rank_targets
-from tabmtl.sessions.repeats import Choices, OwnItems, RepeatWeights, learn_weights
+from tabmtl.sessions.repeats import Choices, OwnItems, RepeatWeights, learn_weights, read_targets
 
 N_ITEMS = 120
 NAMES = ("scale", "seen", "last", "trust")
@@ -178,6 +178,14 @@ def test_clicks_of_which_nothing_is_known_are_left_out() -> None:
     )
     assert len(choices_of(of_items([5, 6], [7, 8]), few)) == 0
     assert learn_weights(choices_of(of_items([5, 6], [7, 8]), few)) == RepeatWeights()
+
+
+def test_clicks_on_unknown_items_take_no_place_among_those_that_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repeats, "MOST_TARGETS", 2)
+    sessions = of_items([0, 0, 0, 7], [4], [5, 0, 8, 0], [6, 9])
+    prefixes, places, session = read_targets(sessions)
+    assert [part.tolist() for part in np.split(prefixes.items, prefixes.offsets[1:-1])] == [[0, 0, 0], [6]]
+    assert (places.tolist(), session.tolist()) == ([6, 8], [0, 1])
 
 
 def test_own_items_are_named_once_and_the_last_click_is_the_last_one() -> None:

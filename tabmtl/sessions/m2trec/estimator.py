@@ -361,8 +361,9 @@ class M2TRec(TrainedEstimator, Recommender):
         self.new_item_report_: pl.DataFrame = fitted["new_item_report_"]
         self._categories: tuple[ItemCategories, ...] = fitted["_categories"]
         self._users: UserClicks | None = fitted["_users"]
-        self._module: M2TRecNetwork | None = self._rebuild()  # a file whose weights do not fit is refused here
-        self._index: ItemIndex | None = None
+        self._index: ItemIndex | None = fitted.get("_index")  # of a fit, which computed the vectors of all items
+        # a file whose weights do not fit is refused here
+        self._module: M2TRecNetwork | None = self._rebuild() if self._index is None else self._index.network
 
     def recommend(
         self,
@@ -727,8 +728,10 @@ class M2TRec(TrainedEstimator, Recommender):
                 validation = None if valid is None else Validation(network, known, valid, self)
                 history, snapshots = self._train(network, known, train, validation)
                 strength = self._set_strength(network, validation)
+                new = NewItems.hidden(len(catalogue))  # until `_finish`
+                index = ItemIndex(network, known.on(device), self, *new.values(known))
         trained = trained_attributes(network, history, snapshots.best.epoch)
-        hidden = {"_new_items": NewItems.hidden(len(catalogue)), "new_item_report_": pl.DataFrame()}  # until `_finish`
+        hidden = {"_new_items": new, "new_item_report_": pl.DataFrame(), "_index": index}
         users = None if log.users is None else UserClicks.of(log).newest(self.user_clicks)
         read = {"_categories": _read_categories(coder, catalogue, log), "_users": users}
         return metadata_facts | trained | strength | hidden | read | {"_coder": coder, "_items": known}
@@ -749,13 +752,16 @@ class M2TRec(TrainedEstimator, Recommender):
         if isinstance(launch, str):
             launch = share_of_births(train.at_least(2))
         model = self._with_fitted(catalogue, fitted)
-        scores_by = partial(model._scores_by, model._fitted_index())
-        with threads(self.n_jobs, model._fitted_index().network):
+        index = model._fitted_index()
+        scores_by = partial(model._scores_by, index)
+        with threads(self.n_jobs, index.network):
             new, virtual = measure_new_items(scores_by, known, judged, launch)
             new = new.capped(scores_by, known, self.max_new_share)
             report = report_new_items(scores_by, known, new, virtual)
         warn_of_equals(known, known.clicks == 0, "listed")
-        return fitted | {"_new_items": new, "new_item_report_": report}
+        bias, factor = new.values(known)
+        index = index.revalued(bias / model._repeats.scale, factor)
+        return fitted | {"_new_items": new, "new_item_report_": report, "_index": index}
 
     def _scores_by(
         self, index: ItemIndex, bias: np.ndarray, factor: np.ndarray, bare: np.ndarray | None = None
@@ -854,13 +860,14 @@ class M2TRec(TrainedEstimator, Recommender):
             return index.scores(sessions)
 
     def _fitted_index(self) -> ItemIndex:
-        """Give the network with the vectors of all items, computed on first use."""
+        """Give the network with the vectors of all items, computed on first use where fit left none on the device."""
         device = find_device(self.device)
         if self._index is None or self._index.unit_vectors.device.type != device.type:
             network, device = self._fitted_network()
             bias, factor = self._new_items.values(self._items)
-            units, options = self._items.on(device), self._as_fitted()
-            self._index = ItemIndex(network, units, options, bias / self._repeats.scale, factor)
+            with threads(self.n_jobs, network):
+                units, options = self._items.on(device), self._as_fitted()
+                self._index = ItemIndex(network, units, options, bias / self._repeats.scale, factor)
         return self._index
 
     def _rebuild(self) -> M2TRecNetwork:

@@ -82,7 +82,8 @@ class ItemIndex:
     def revalued(self, bias: np.ndarray, factor: np.ndarray, bare: np.ndarray | None = None) -> ItemIndex:
         """Give the same index with other terms and factors (N,) of items; those in ``bare`` (N,) lose own vectors."""
         other = copy.copy(self)
-        other.__dict__.pop("_graph", None)
+        for computed in ("_graph", "_bare_vectors"):
+            other.__dict__.pop(computed, None)
         if bare is not None:
             units = torch.from_numpy(self.unit_of[1:][bare]).to(self.unit_vectors.device)
             other.unit_vectors = self.unit_vectors.index_copy(0, units, self._bare_vectors[units])
@@ -261,17 +262,25 @@ class NeighbourGraph:
             last = seen == clicked.last_items()[:, None] - 1
             own = repeats.trust * self._scores(queries, seen) + repeats.seen + repeats.last * last
             if repeats.trust < 1:
-                own += (1 - repeats.trust) * self._log_total(queries, found, scores)[:, None]
+                own += (1 - repeats.trust) * self._log_total(queries, found, scores, seen)[:, None]
             scores = np.hstack([scores, own.astype(np.float32)])
             found = np.hstack([found, seen])
         best, scores = top_k(scores, k)
         return np.where(np.isneginf(scores), -1, np.take_along_axis(found, best, axis=1)), scores
 
-    def _log_total(self, queries: np.ndarray, found: np.ndarray, scores: np.ndarray) -> np.ndarray:
-        """Estimate the log sum of exp(score) (m,) over all items, from those found and a sample of those behind."""
-        sample = self._vectors[spread(len(self._vectors), _SAMPLE)]
-        behind = queries @ sample.T
+    def _log_total(self, queries: np.ndarray, found: np.ndarray, scores: np.ndarray, seen: np.ndarray) -> np.ndarray:
+        """Estimate the log sum of exp(score) (m,) over all items that were not seen.
+
+        The sum is over the items found, and over a sample of those behind them that are not among the seen ones (m, l).
+        """
+        sample = spread(len(self._vectors), _SAMPLE)
+        behind = queries @ self._vectors[sample].T
         behind[behind >= np.where(found >= 0, scores, np.inf).min(axis=1, keepdims=True)] = -np.inf
+        # the last one found may differ from that bound by rounding
+        others = np.hstack([found, seen])
+        place = np.minimum(np.searchsorted(sample, others), len(sample) - 1)
+        row, column = np.nonzero(sample[place] == others)
+        behind[row, place[row, column]] = -np.inf
         behind += np.float32(np.log(len(self._vectors) / len(sample)))
         return log_totals(np.hstack([scores, behind]))[:, 0]
 

@@ -15,6 +15,9 @@ from recommenders import ITEMS, LOG, TEST, TRAIN, all_scores, fitted, tiny
 from sklearn.exceptions import NotFittedError
 
 import tabmtl
+from tabmtl.sessions.m2trec import index
+from tabmtl.sessions.m2trec.items import NetworkItems
+from tabmtl.sessions.m2trec.network import M2TRecNetwork
 from tabmtl.sessions.repeats import RepeatWeights
 
 FORMS = ("M2TRec", "M2TRec of the paper", "M2TRec delta")
@@ -245,3 +248,21 @@ def test_epochs_are_whole_numbers_in_saved_models_too(tmp_path: Path) -> None:
 def test_a_gpu_scores_as_the_cpu() -> None:
     model = again("M2TRec").set_params(device="cuda")
     assert_frame_equal(all_scores(model, TEST), all_scores(fitted("M2TRec"), TEST), rel_tol=1e-3, abs_tol=1e-3)
+
+
+def test_vectors_of_all_items_are_computed_once_a_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    computed, compute = [], index._vectors_of
+
+    def spied(network: M2TRecNetwork, items: NetworkItems, *start: int) -> torch.Tensor:
+        computed.append(items)
+        return compute(network, items, *start)
+
+    monkeypatch.setattr(index, "_vectors_of", spied)
+    model = tiny("M2TRec").fit(TRAIN, items=ITEMS)
+    all_scores(model, TEST)
+    model.transform(TEST)
+    whole = [items for items in computed if len(items) == 61]  # epochs are judged among the items of their sessions
+    assert [bool(items.own.any()) for items in whole] == [True, False]  # and once without own vectors
+    assert model._fitted_index().items is whole[0]
+    assert model._fitted_index().network is model._module
+    assert "_bare_vectors" not in vars(model._fitted_index())

@@ -135,6 +135,25 @@ def test_the_graph_adds_what_clicked_items_are_worth_once(seen: float, trust: fl
     np.testing.assert_allclose(scores, np.take_along_axis(exact, found, axis=1), rtol=1e-4, atol=error)
 
 
+@pytest.mark.parametrize("sample", [60, 13])
+def test_own_items_behind_those_found_are_not_held_against_themselves(
+    sample: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worst third of all items is clicked: twenty of sixty that hardly differ."""
+    monkeypatch.setattr(search, "_SAMPLE", sample)
+    index, vectors, queries = graph(60)
+    queries *= np.float32(0.01)
+    worst = np.argsort(queries @ vectors.T, axis=1)[:, :20]
+    weights = RepeatWeights(seen=1.0, trust=0.5)
+    clicked = sessions_of(worst.tolist())
+    found, scores = index.search(queries, 10, clicked, False, weights)
+    assert all(set(row) <= set(own) for row, own in zip(found.tolist(), worst.tolist(), strict=True))
+    exact = np.take_along_axis(weights.weigh(queries @ vectors.T, clicked, log_scale=True), found, axis=1)
+    if sample == 60:
+        np.testing.assert_allclose(scores, exact, atol=1e-4)
+    assert np.mean(scores - exact) == pytest.approx(0, abs=0.05)  # 0.2 with the clicked ones
+
+
 def test_the_share_found_counts_the_exact_ones() -> None:
     exact = np.array([[1, 2, 3], [4, -1, -1]])
     assert share_found(exact, exact) == 1
