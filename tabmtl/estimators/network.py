@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.encode import TableCoder
 from tabmtl.encode.features import NumericTransform
+from tabmtl.estimators.base import NotHere
 from tabmtl.estimators.tables import MultiTaskEstimator, TableState
 from tabmtl.estimators.trained import TrainedEstimator, TrainedState, load_weights, trained_attributes, weight_arrays
 from tabmtl.metrics.scores import score_tasks
@@ -135,6 +136,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     _stored: ClassVar[type] = NetworkState
 
     export_onnx = export_onnx
+    export_task = NotHere("it is a network; say export_onnx(path), which writes all tasks to one file")
 
     def _network(self, columns: Columns, tasks: Sequence[Task]) -> torch.nn.Module:
         """Build the untrained network; see `tabmtl.training.table_loop.Network`."""

@@ -238,7 +238,7 @@ def test_text_that_is_no_number_is_silent():
 
 @pytest.mark.parametrize("values", [[[1]], [{"a": 1}], [b"x"], [object()]])
 def test_other_types_are_rejected_with_the_cure(values):
-    with pytest.raises(TypeError, match=r"column 'odd' has type .*cast it, or drop it"):
+    with pytest.raises(TypeError, match=r"column 'odd' has type .*cast the column by pl.col\('odd'\).*, or drop it"):
         FeatureCoder.fit(pl.DataFrame({"odd": values}))
 
 
