@@ -16,7 +16,7 @@ import polars.selectors as cs
 from tabmtl.encode.cures import Library, by_cast, by_dates, by_numbers
 from tabmtl.encode.numeric import LeanPickle, NumericScaler, NumericTransform, bin_edges, number_of
 from tabmtl.forks import has_pool
-from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN, Columns, warn_user
+from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN, Columns, IdColumnWarning, warn_user
 from tabmtl.storage.stored import Stored
 
 MOST_ROWS = 4
@@ -74,6 +74,9 @@ _CHUNK_ROWS = 2_048  # rows scaled at a time: the block stays in the processor's
 
 # text with more levels, at most this share of them no numbers, is taken for numbers that were read as text
 _MOST_PLAIN_LEVELS, _MOST_OTHERS = 20, 0.1
+
+# text is an id, if its values are more than this share of its rows, of which there are enough
+_MOST_IDS, _LEAST_IDS = 0.95, 50
 
 Reading = tuple[list[pl.Expr], list[pl.Expr], SingleRows | None]
 
@@ -168,6 +171,7 @@ class FeatureCoder(LeanPickle):
         counts = count_levels(frame.lazy(), schema, categories)
         if categorical == "from_dtype":
             _warn_of_numbers({name: table for name, table in counts.items() if schema[name] == pl.String}, library)
+            _warn_of_ids({name: table for name, table in counts.items() if schema[name] == pl.String})
         columns = Columns(
             numeric=numeric,
             categorical=categories,
@@ -392,6 +396,19 @@ def _warn_of_numbers(counts: Mapping[str, pl.DataFrame], library: Library) -> No
             f"column {name!r} is text, so each of its {len(levels)} values is a category, yet they are "
             f"numbers{beside}; {by_numbers(library, name)}, or list it in categorical_features"
         )
+
+
+def _warn_of_ids(counts: Mapping[str, pl.DataFrame]) -> None:
+    """Warn of columns of text with a value of its own in nearly every row."""
+    for name, table in counts.items():
+        present = table.drop_nulls("level")
+        if present.height > _MOST_IDS * present["count"].sum() >= _LEAST_IDS:
+            warn_user(
+                f"column {name!r} is text with {present.height} values in {present['count'].sum()} rows, so it is a "
+                f"name of the rows, from which nothing can be learned for others; say drop=[{name!r}], or derive "
+                "features from it",
+                IdColumnWarning,
+            )
 
 
 def code_of(name: str, dtype: pl.DataType, levels: pl.Enum) -> pl.Expr:

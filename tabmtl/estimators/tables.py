@@ -26,8 +26,14 @@ from tabmtl.model_selection.repeats import (
     warn_of_shared_groups,
     warn_of_shared_rows,
 )
+from tabmtl.model_selection.suspects import (
+    warn_of_few_labels,
+    warn_of_index,
+    warn_of_perfect_features,
+    warn_of_targets,
+)
 from tabmtl.params import Names, RandomState
-from tabmtl.schema import Batch, Task
+from tabmtl.schema import Batch, Task, is_asked_by_sklearn
 from tabmtl.training.hooks import CallbackSupport, watched_fit
 
 TargetKind = Literal["classification", "regression"] | None
@@ -188,6 +194,11 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
             warn_of_shared_groups(groups, values, read_groups(groups, X_val, len(valid), source="X_val"))
         elif valid is not None:
             warn_of_shared_rows(batch, valid)
+        warn_of_index(X, y, "")
+        warn_of_index(X_val, y_val, "_val")
+        warn_of_targets(coder.features.names, coder.labels.names if coder.labels.origin.named else ())
+        warn_of_few_labels(batch, tasks)
+        warn_of_perfect_features(batch, tasks, coder.features.columns)
         return coder, replace(batch, group=group), valid
 
     def predict(self, X: Any) -> Any:
@@ -338,7 +349,8 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         if ordered is not None:
             return ordered
         try:
-            _check_feature_names(self, head, reset=False)
+            if not (isinstance(head, np.ndarray) and is_asked_by_sklearn()):  # which made an array of a frame
+                _check_feature_names(self, head, reset=False)
         except ValueError as error:
             lacks = not all(has_column(X, name) for name in self._coder.names)
             raise ValueError(f"{error}{'Add the missing ones to X.' if lacks else by_columns(X)}") from None
