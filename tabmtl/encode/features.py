@@ -170,8 +170,7 @@ class FeatureCoder(LeanPickle):
         scaler.apply(sample)
         counts = count_levels(frame.lazy(), schema, categories)
         if categorical == "from_dtype":
-            _warn_of_numbers({name: table for name, table in counts.items() if schema[name] == pl.String}, library)
-            _warn_of_ids({name: table for name, table in counts.items() if schema[name] == pl.String})
+            _warn_of_text({name: table for name, table in counts.items() if schema[name] == pl.String}, library)
         columns = Columns(
             numeric=numeric,
             categorical=categories,
@@ -382,31 +381,24 @@ def count_levels(lazy: pl.LazyFrame, schema: pl.Schema, names: Sequence[str]) ->
     return dict(zip(names, tables, strict=True))
 
 
-def _warn_of_numbers(counts: Mapping[str, pl.DataFrame], library: Library) -> None:
-    """Warn of columns of text whose many levels are nearly all numbers, some of them fractions."""
+def _warn_of_text(counts: Mapping[str, pl.DataFrame], library: Library) -> None:
+    """Warn of columns of text whose levels are nearly all numbers, some of them fractions, or names of the rows."""
     for name, table in counts.items():
-        levels = table["level"].drop_nulls().sort()
+        present = table.drop_nulls("level")
+        levels, rows = present["level"].sort(), int(present["count"].sum())
         numbers = levels.cast(pl.Float64, strict=False)
         others = levels.filter(numbers.is_null())
         is_text = len(levels) <= _MOST_PLAIN_LEVELS or len(others) > _MOST_OTHERS * len(levels)
-        if is_text or (numbers == numbers.round()).all():
-            continue
-        beside = f", except {others[0]!r} and the like" if len(others) else ""
-        warn_user(
-            f"column {name!r} is text, so each of its {len(levels)} values is a category, yet they are "
-            f"numbers{beside}; {by_numbers(library, name)}, or list it in categorical_features"
-        )
-
-
-def _warn_of_ids(counts: Mapping[str, pl.DataFrame]) -> None:
-    """Warn of columns of text with a value of its own in nearly every row."""
-    for name, table in counts.items():
-        present = table.drop_nulls("level")
-        if present.height > _MOST_IDS * present["count"].sum() >= _LEAST_IDS:
+        if not is_text and not (numbers == numbers.round()).all():
+            beside = f", except {others[0]!r} and the like" if len(others) else ""
             warn_user(
-                f"column {name!r} is text with {present.height} values in {present['count'].sum()} rows, so it is a "
-                f"name of the rows, from which nothing can be learned for others; say drop=[{name!r}], or derive "
-                "features from it",
+                f"column {name!r} is text, so each of its {len(levels)} values is a category, yet they are "
+                f"numbers{beside}; {by_numbers(library, name)}, or list it in categorical_features"
+            )
+        elif len(levels) > _MOST_IDS * rows >= _LEAST_IDS:
+            warn_user(
+                f"column {name!r} is text with {len(levels)} values in {rows} rows, so it is a name of the rows, from "
+                f"which nothing can be learned for others; say drop=[{name!r}], or derive features from it",
                 IdColumnWarning,
             )
 

@@ -294,8 +294,11 @@ def _with_unseen(categories: Sequence[tuple | None], tasks: Sequence[Task]) -> t
 def center_and_scale(values: np.ndarray) -> tuple[float, float]:
     """Return mean and standard deviation of the present values, 1 where they are constant."""
     present = values[~np.isnan(values)]
-    scale = float(present.std())
-    return float(present.mean()), scale if scale > 0 and np.isfinite(scale) else 1.0
+    center, scale = float(present.mean()), float(present.std())
+    if scale == 0:
+        farthest = float(np.abs(present - center).max())  # the squares of tiny numbers are 0
+        scale = farthest * float((present / farthest).std()) if farthest > 0 else 1.0
+    return center, scale or 1.0
 
 
 def _output_dtype(series: pl.Series, task: Task) -> pl.DataType:

@@ -53,7 +53,7 @@ def _refuse_plain_score(tasks: Sequence[Task]) -> None:
     for _ in range(4):  # a scorer calls by way of a cache
         scorer = None if frame is None else frame.f_locals.get("self")
         score = getattr(scorer, "_score_func", None)
-        if getattr(score, "__module__", "").startswith("sklearn."):
+        if score is not None and score.__module__.startswith("sklearn."):
             kinds = ", ".join(f"{task.name!r} is {task.kind}" for task in tasks[:5])
             raise ValueError(
                 f"{score.__name__} of scikit-learn takes targets of one kind, and {kinds}: say "

@@ -162,7 +162,7 @@ def _perfect_levels(
             continue
         is_level = (code[:, None] == np.arange(len(levels))).astype(np.float64)
         explained = (np.square(is_level.T @ centred) / np.maximum(is_level.T @ labelled, 1)).sum(axis=0)
-        for t in np.flatnonzero(explained > _TOO_GOOD):
+        for t in np.flatnonzero(explained > _TOO_GOOD).tolist():
             yield name, tasks[t].name, f"R² {explained[t]:.4f}"
 
 
