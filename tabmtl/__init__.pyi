@@ -44,7 +44,12 @@ from .models.stem import STEM as STEM
 from .models.stem import STEMClassifier as STEMClassifier
 from .models.stem import STEMRegressor as STEMRegressor
 from .onnx.coder import OnnxCoder as OnnxCoder
+from .schema import FewLabelsWarning as FewLabelsWarning
+from .schema import IdColumnWarning as IdColumnWarning
+from .schema import IndexMismatchWarning as IndexMismatchWarning
+from .schema import PerfectFeatureWarning as PerfectFeatureWarning
 from .schema import TabmtlWarning as TabmtlWarning
+from .schema import TargetInFeaturesWarning as TargetInFeaturesWarning
 from .schema import Task as Task
 from .storage.persist import ModelFileError as ModelFileError
 from .storage.persist import load as load

@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any, Literal
 
 import numpy as np
@@ -22,12 +23,40 @@ class TabmtlWarning(UserWarning):
     """Warning of this package: it names a guess, an omission or an undefined value, and the cure."""
 
 
-def warn_user(message: str) -> None:
-    """Give a `TabmtlWarning` at the line outside this package that called it, however deep."""
+class TargetInFeaturesWarning(TabmtlWarning):
+    """Warning of a target that is a feature too."""
+
+
+class PerfectFeatureWarning(TabmtlWarning):
+    """Warning of a feature that alone predicts a task, as one does that is known only with the target."""
+
+
+class IdColumnWarning(TabmtlWarning):
+    """Warning of a column of text with a value of its own in nearly every row."""
+
+
+class IndexMismatchWarning(TabmtlWarning):
+    """Warning of pandas targets whose index is not that of the features: rows are aligned by position."""
+
+
+class FewLabelsWarning(TabmtlWarning):
+    """Warning of tasks with so few labels that chance decides their scores."""
+
+
+def warn_user(message: str, category: type[TabmtlWarning] = TabmtlWarning) -> None:
+    """Give a warning of this package at the line outside this package that called it, however deep."""
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _INSIDE:
         level, frame = level + 1, frame.f_back
-    warnings.warn(message, TabmtlWarning, stacklevel=level)
+    warnings.warn(message, category, stacklevel=level)
+
+
+def is_asked_by_sklearn() -> bool:
+    """Return whether scikit-learn called this package, rather than a user."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "tabmtl":
+        frame = frame.f_back
+    return frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "sklearn"
 
 
 class DivergenceError(ValueError):

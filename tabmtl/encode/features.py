@@ -13,9 +13,10 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 
+from tabmtl.encode.cures import Library, by_cast, by_dates, by_numbers
 from tabmtl.encode.numeric import LeanPickle, NumericScaler, NumericTransform, bin_edges, number_of
 from tabmtl.forks import has_pool
-from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN, Columns, warn_user
+from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN, Columns, IdColumnWarning, warn_user
 from tabmtl.storage.stored import Stored
 
 MOST_ROWS = 4
@@ -73,6 +74,9 @@ _CHUNK_ROWS = 2_048  # rows scaled at a time: the block stays in the processor's
 
 # text with more levels, at most this share of them no numbers, is taken for numbers that were read as text
 _MOST_PLAIN_LEVELS, _MOST_OTHERS = 20, 0.1
+
+# text is an id, if its values are more than this share of its rows, of which there are enough
+_MOST_IDS, _LEAST_IDS = 0.95, 50
 
 Reading = tuple[list[pl.Expr], list[pl.Expr], SingleRows | None]
 
@@ -132,6 +136,7 @@ class FeatureCoder(LeanPickle):
         categorical: Literal["from_dtype"] | Sequence[str] = "from_dtype",
         transform: NumericTransform = "standardize",
         min_frequency: int = 1,
+        library: Library = "polars",
     ) -> FeatureCoder:
         """Learn the encoding of a frame.
 
@@ -145,6 +150,8 @@ class FeatureCoder(LeanPickle):
         transform : {"standardize", "quantile", "none"}
         min_frequency : int, default=1
             Levels seen less often share code 1 with the unseen ones.
+        library : {"polars", "pandas", "pyarrow", "numpy"}
+            Library that the frame came from; errors and warnings name a cure in it.
 
         Raises
         ------
@@ -155,7 +162,7 @@ class FeatureCoder(LeanPickle):
             value.
         """
         schema = frame.collect_schema()
-        numeric, categories = _roles(schema, categorical)
+        numeric, categories = _roles(schema, categorical, library)
         if _count_rows(frame) == 0:
             raise ValueError("Found array with 0 sample(s): X has no row, and a minimum of 1 is required")
         sample, has_missing = _survey(frame, [number_of(name, schema[name]) for name in numeric], numeric)
@@ -163,7 +170,7 @@ class FeatureCoder(LeanPickle):
         scaler.apply(sample)
         counts = count_levels(frame.lazy(), schema, categories)
         if categorical == "from_dtype":
-            _warn_of_numbers({name: table for name, table in counts.items() if schema[name] == pl.String})
+            _warn_of_text({name: table for name, table in counts.items() if schema[name] == pl.String}, library)
         columns = Columns(
             numeric=numeric,
             categorical=categories,
@@ -237,7 +244,7 @@ class FeatureCoder(LeanPickle):
         kinds = dict.fromkeys(self.columns.numeric, ("numeric", "numbers"))
         kinds |= dict.fromkeys(self.columns.categorical, ("categorical", "text"))
         for name, (kind, cure) in kinds.items():
-            if not _is_feature(schema[name]) or (kind == "numeric" and schema[name] in TEXT):
+            if not is_feature(schema[name]) or (kind == "numeric" and schema[name] in TEXT):
                 raise TypeError(
                     f"column {name!r} was {kind} in fit and is now {schema[name]}; cast it to {cure}, or fit again"
                 )
@@ -259,12 +266,13 @@ class FeatureCoder(LeanPickle):
         out[:] = block.T
 
 
-def _is_feature(dtype: pl.DataType) -> bool:
+def is_feature(dtype: pl.DataType) -> bool:
+    """Return whether a column of this type can be read: numbers, text, booleans or categories."""
     return dtype in (*TEXT, pl.Boolean) or dtype.is_numeric() or dtype == pl.Null
 
 
 def _roles(
-    schema: pl.Schema, categorical: Literal["from_dtype"] | Sequence[str]
+    schema: pl.Schema, categorical: Literal["from_dtype"] | Sequence[str], library: Library
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the numeric and the categorical columns."""
     if not schema:
@@ -281,18 +289,19 @@ def _roles(
         if dtype.is_temporal():
             raise TypeError(
                 f"column {name!r} holds dates or times ({dtype}); derive numbers from it, such as "
-                f"pl.col({name!r}).dt.weekday() or .dt.epoch('d'), or name it in drop"
+                f"{by_dates(library, name, dtype)}, or name it in drop"
             )
-        if not _is_feature(dtype):
+        if not is_feature(dtype):
             raise TypeError(
-                f"column {name!r} has type {dtype}; expected numbers, text, booleans or categories: cast it, or drop it"
+                f"column {name!r} has type {dtype}; expected numbers, text, booleans or categories: "
+                f"{by_cast(library, name)}, or drop it"
             )
         is_text = dtype in (*TEXT, pl.Boolean)
         chosen = is_text if categorical == "from_dtype" else name in categorical
         if is_text and not chosen and dtype != pl.Boolean:
             raise TypeError(
                 f"column {name!r} holds {dtype} and is not in categorical_features; name it there, "
-                "or cast it to numbers"
+                f"or {by_numbers(library, name)}"
             )
         (categories if chosen else numeric).append(name)
     return tuple(numeric), tuple(categories)
@@ -372,21 +381,26 @@ def count_levels(lazy: pl.LazyFrame, schema: pl.Schema, names: Sequence[str]) ->
     return dict(zip(names, tables, strict=True))
 
 
-def _warn_of_numbers(counts: Mapping[str, pl.DataFrame]) -> None:
-    """Warn of columns of text whose many levels are nearly all numbers, some of them fractions."""
+def _warn_of_text(counts: Mapping[str, pl.DataFrame], library: Library) -> None:
+    """Warn of columns of text whose levels are nearly all numbers, some of them fractions, or names of the rows."""
     for name, table in counts.items():
-        levels = table["level"].drop_nulls().sort()
+        present = table.drop_nulls("level")
+        levels, rows = present["level"].sort(), int(present["count"].sum())
         numbers = levels.cast(pl.Float64, strict=False)
         others = levels.filter(numbers.is_null())
         is_text = len(levels) <= _MOST_PLAIN_LEVELS or len(others) > _MOST_OTHERS * len(levels)
-        if is_text or (numbers == numbers.round()).all():
-            continue
-        beside = f", except {others[0]!r} and the like" if len(others) else ""
-        warn_user(
-            f"column {name!r} is text, so each of its {len(levels)} values is a category, yet they are "
-            f"numbers{beside}; cast it: pl.col({name!r}).cast(pl.Float64, strict=False), or list it in "
-            "categorical_features"
-        )
+        if not is_text and not (numbers == numbers.round()).all():
+            beside = f", except {others[0]!r} and the like" if len(others) else ""
+            warn_user(
+                f"column {name!r} is text, so each of its {len(levels)} values is a category, yet they are "
+                f"numbers{beside}; {by_numbers(library, name)}, or list it in categorical_features"
+            )
+        elif len(levels) > _MOST_IDS * rows >= _LEAST_IDS:
+            warn_user(
+                f"column {name!r} is text with {len(levels)} values in {rows} rows, so it is a name of the rows, from "
+                f"which nothing can be learned for others; say drop=[{name!r}], or derive features from it",
+                IdColumnWarning,
+            )
 
 
 def code_of(name: str, dtype: pl.DataType, levels: pl.Enum) -> pl.Expr:

@@ -18,6 +18,9 @@ from tabmtl.encode.write import Origin, write_targets
 from tabmtl.schema import Task
 from tabmtl.storage.stored import POSITIVE, Stored
 
+#: Labels are squared in losses, and trees hold them in single precision.
+LARGEST_LABEL = 1e37
+
 
 @dataclass(frozen=True, kw_only=True)
 class LabelCoder(LeanPickle):
@@ -93,7 +96,8 @@ class LabelCoder(LeanPickle):
         Raises
         ------
         ValueError
-            If a task has no observed label, an infinite label or a single class, or a declaration does not fit.
+            If a task has no observed label, an infinite or a huge label, or a single class, or a declaration does not
+            fit.
         """
         frame, origin = _read(y)
         frame = _rename(frame, origin, tasks)
@@ -138,7 +142,7 @@ class LabelCoder(LeanPickle):
         Raises
         ------
         ValueError
-            If a target is missing, or holds an infinite value or an unseen label.
+            If a target is missing, or holds an infinite or a huge value, or an unseen label.
         """
         frame, origin = _read(y)
         if origin.ndim == 2 and origin.named and self.origin.named:
@@ -254,6 +258,12 @@ def _encode_column(series: pl.Series, task: Task) -> np.ndarray:
         values = series.cast(pl.Float64).to_numpy()
         if np.isinf(values).any():
             raise ValueError(f"task {task.name!r}: a label is infinite; replace it by null or a finite number")
+        largest = float(np.abs(values, where=~np.isnan(values), out=np.zeros(len(values))).max(initial=0.0))
+        if largest > LARGEST_LABEL:
+            raise ValueError(
+                f"task {task.name!r}: a label has the size {largest:.3g}, and models compute in single precision, "
+                f"which ends at {LARGEST_LABEL:.0e}; divide the labels, or take their logarithm"
+            )
         return values
     expected = list(task.classes or ())
     labels, classes = as_values(series), as_values(class_values(task))
@@ -284,8 +294,11 @@ def _with_unseen(categories: Sequence[tuple | None], tasks: Sequence[Task]) -> t
 def center_and_scale(values: np.ndarray) -> tuple[float, float]:
     """Return mean and standard deviation of the present values, 1 where they are constant."""
     present = values[~np.isnan(values)]
-    scale = float(present.std())
-    return float(present.mean()), scale if scale > 0 and np.isfinite(scale) else 1.0
+    center, scale = float(present.mean()), float(present.std())
+    if scale == 0:
+        farthest = float(np.abs(present - center).max())  # the squares of tiny numbers are 0
+        scale = farthest * float((present / farthest).std()) if farthest > 0 else 1.0
+    return center, scale or 1.0
 
 
 def _output_dtype(series: pl.Series, task: Task) -> pl.DataType:

@@ -1,148 +1,24 @@
-"""Read a column of pandas, pyarrow or numpy as a polars series; columns of polars need no reading."""
+"""Read frames, arrays, targets, weights and groups of any library, as polars frames and arrays of numpy."""
 
 from __future__ import annotations
 
-import datetime
-import math
 import numbers
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from decimal import Decimal
 from typing import Any, Literal
 
 import narwhals.stable.v2 as nw
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 from narwhals.exceptions import DuplicateError
 from scipy.sparse import issparse
 from sklearn.utils import check_array
 
+from tabmtl.encode.columns import is_missing, read_array, read_column, read_pandas
+from tabmtl.encode.cures import by_frame, by_targets, library_of
 from tabmtl.encode.write import Origin, native_dtype, origin_of
 from tabmtl.forks import check_pool
 from tabmtl.params import near
-
-_INT64 = range(-(2**63), 2**63)
-
-
-def read_column(series: nw.Series, name: str) -> pl.Series:
-    """Read a column of any library as polars would hold it.
-
-    A category of pandas is read as the text of its category; dates are read as nulls of type Datetime: callers
-    reject them by this type.
-
-    Raises
-    ------
-    TypeError
-        If the values are neither numbers, booleans, text nor dates, or a mixture of them.
-    """
-    if series.implementation.is_polars():
-        return series.to_native().alias(name)
-    if series.implementation.is_pyarrow():
-        return series.to_polars().alias(name)
-    return read_pandas(series.to_native(), name)
-
-
-def read_pandas(native: Any, name: str) -> pl.Series:
-    """Read a column of pandas; see `read_column`."""
-    if isinstance(native.dtype, np.dtype):
-        return read_array(native.to_numpy(), name)
-    if type(native.dtype).__name__ == "StringDtype":
-        return _read_objects(native.to_numpy(dtype=object), name)
-    dtype = nw.from_native(native, series_only=True).dtype
-    if dtype.is_temporal():
-        return _dates(len(native), name)
-    if str(native.dtype) == "category":
-        levels = pl.Series(name, _texts(native.cat.categories), dtype=pl.String)
-        return levels.gather(pl.Series(native.cat.codes.to_numpy()).replace(-1, None))
-    if dtype.is_numeric():
-        return _read_extension(native.array, dtype.is_integer(), name)
-    return _read_objects(native.to_numpy(dtype=object), name)
-
-
-def read_array(array: np.ndarray, name: str) -> pl.Series:
-    """Read a flat array as a series; see `read_column`."""
-    kind = array.dtype.kind
-    if kind == "O":
-        return _read_objects(array, name)
-    if kind in "Mm":
-        return _dates(len(array), name)
-    if kind in "UT":
-        return pl.Series(name, array.tolist(), dtype=pl.String)
-    if kind == "f" and array.dtype.itemsize not in (4, 8):
-        array = array.astype(np.float32 if array.dtype.itemsize < 4 else np.float64)
-    if kind not in "biuf":
-        raise TypeError(
-            f"column {name!r}: argument must be a string or a number, got an array of type {array.dtype}; cast it, "
-            "or drop it"
-        )
-    return pl.Series(name, np.ascontiguousarray(array))
-
-
-def _dates(n: int, name: str) -> pl.Series:
-    return pl.Series(name, [None] * n, dtype=pl.Datetime)
-
-
-def _texts(categories: Any) -> list[str]:
-    """Name categories as `text_of` would name their plain values: 3.0 is "3", True is "true"."""
-    values = categories.to_numpy()
-    if values.dtype.kind in "biuf":
-        whole = values.dtype.kind == "f" and np.array_equal(values, np.round(values))
-        return pl.Series(values).cast(pl.Int64 if whole else pl.Series(values).dtype).cast(pl.String).to_list()
-    return [str(value) for value in values]
-
-
-def _read_extension(array: Any, is_integer: bool, name: str) -> pl.Series:
-    """Read numbers of a nullable or pyarrow-backed type of pandas; integers with holes stay integers."""
-    if not is_integer:
-        return pl.Series(name, array.to_numpy(dtype=np.float64, na_value=np.nan))
-    values = pl.Series(name, array.to_numpy(dtype=array.dtype.numpy_dtype, na_value=0))
-    missing = pl.Series(np.asarray(array.isna()))
-    return pl.select(pl.when(~missing).then(values).alias(name)).to_series()
-
-
-def _is_missing(value: Any) -> bool:
-    # pandas' NA cannot be compared, so its type is asked first
-    if value is None or type(value).__name__ in ("NAType", "NaTType"):
-        return True
-    return isinstance(value, float | np.floating | Decimal) and bool(value != value)
-
-
-def _read_objects(values: np.ndarray, name: str) -> pl.Series:
-    """Read a column of Python objects by their values: all booleans, all numbers, all text or all dates."""
-    objects = values.tolist()
-    kinds = {type(value) for value in objects}
-    if not all(issubclass(kind, str | int) for kind in kinds):
-        objects = [None if _is_missing(value) else value for value in objects]
-        kinds = {type(value) for value in objects} - {type(None)}
-    if not kinds:
-        return pl.Series(name, objects, dtype=pl.Null)
-    if _all(kinds, bool, np.bool_):
-        return pl.Series(name, objects, dtype=pl.Boolean)
-    if _all(kinds, numbers.Integral, np.bool_):
-        integers = [None if value is None else int(value) for value in objects]
-        fits = all(value is None or value in _INT64 for value in integers)
-        return pl.Series(name, integers if fits else map(_float, integers), dtype=pl.Int64 if fits else pl.Float64)
-    if _all(kinds, numbers.Real, np.bool_, Decimal):
-        return pl.Series(name, [_float(value) for value in objects], dtype=pl.Float64)
-    if _all(kinds, str):
-        return pl.Series(name, objects, dtype=pl.String)
-    if _all(kinds, datetime.date, datetime.time, datetime.timedelta, np.datetime64, np.timedelta64):
-        return _dates(len(objects), name)
-    found = sorted(kind.__name__ for kind in kinds)
-    raise TypeError(
-        f"column {name!r}: argument must be a string or a number throughout, got objects of type {found}; "
-        "cast the column to one type, or drop it"
-    )
-
-
-def _float(value: Any) -> float | None:
-    try:
-        return None if value is None else float(value)
-    except OverflowError:  # an integer of hundreds of digits; the reader of numbers refuses it, and names the column
-        return math.inf if value > 0 else -math.inf
-
-
-def _all(kinds: set[type], *allowed: type) -> bool:
-    return all(issubclass(kind, allowed) for kind in kinds)
 
 
 def read_features(X: Any) -> tuple[pl.DataFrame | pl.LazyFrame, bool]:
@@ -169,6 +45,7 @@ def read_features(X: Any) -> tuple[pl.DataFrame | pl.LazyFrame, bool]:
     if isinstance(X, pl.LazyFrame):
         check_pool()
         return X, True
+    X = _as_table(X)
     if isinstance(X, pl.DataFrame):
         _check_not_empty(X)
         return X, True
@@ -179,7 +56,7 @@ def read_features(X: Any) -> tuple[pl.DataFrame | pl.LazyFrame, bool]:
     if isinstance(X, pl.Series) or nw.dependencies.is_into_series(X):
         raise ValueError(f"Expected 2D array or a frame, got a series of type {type(X).__name__} instead")
     check_container(X)
-    array = _as_array(X, ensure_2d=True)
+    array = _as_array(X, "X", ensure_2d=True)
     return _join(array.T, [f"x{i}" for i in range(array.shape[1])], read_array), False
 
 
@@ -187,8 +64,8 @@ def check_container(X: Any) -> None:
     """Raise a TypeError for records: mappings of values, or a list of such."""
     if (isinstance(X, Mapping) and not issparse(X)) or (isinstance(X, list) and X and isinstance(X[0], Mapping)):
         raise TypeError(
-            f"X must be a frame or an array of shape (n, p), got records in a {type(X).__name__}; make it a frame, "
-            "such as polars.DataFrame(X)"
+            f"X must be a frame or an array of shape (n, p), got records in a {type(X).__name__}; "
+            f"{by_frame('polars', 'X')}"
         )
 
 
@@ -197,7 +74,20 @@ def names_of(frame: pl.DataFrame | pl.LazyFrame) -> list[str]:
     return frame.columns if isinstance(frame, pl.DataFrame) else frame.collect_schema().names()
 
 
-def _as_array(values: Any, *, ensure_2d: bool) -> np.ndarray:
+def _as_table(values: Any) -> Any:
+    """Return a batch or an array of pyarrow as a table or chunked array, and all else as it is."""
+    if type(values).__module__.partition(".")[0] != "pyarrow":
+        return values
+    import pyarrow as pa
+
+    if isinstance(values, pa.RecordBatch):
+        return pa.Table.from_batches([values])
+    return pa.chunked_array([values]) if isinstance(values, pa.Array) else values
+
+
+def _as_array(values: Any, name: str, *, ensure_2d: bool) -> np.ndarray:
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        raise TypeError(f"{name} is a masked array, whose masked values would be read: say {name}.filled(numpy.nan)")
     array = check_array(values, dtype=None, ensure_2d=ensure_2d, ensure_all_finite=False)
     if array.dtype.kind == "U" and not isinstance(values, np.ndarray):
         # numpy made text of the numbers in a list that holds both
@@ -228,8 +118,7 @@ def read_targets(y: Any) -> tuple[pl.DataFrame, Origin]:
     check_pool()
     if y is None:
         raise ValueError("y is required: requires y to be passed, but the target y is None")
-    if isinstance(y, pl.LazyFrame):
-        y = y.collect()
+    y = _as_table(y.collect() if isinstance(y, pl.LazyFrame) else y)
     if nw.dependencies.is_into_series(y):
         series = nw.from_native(y, series_only=True)
         named = isinstance(series.name, str) and series.name != ""
@@ -237,13 +126,27 @@ def read_targets(y: Any) -> tuple[pl.DataFrame, Origin]:
     if nw.dependencies.is_into_dataframe(y):
         frame, _ = _read_frame(y, read=_read_target)
         return frame, origin_of(list(nw.from_native(y, eager_only=True).iter_columns()), ndim=2, named=True)
-    array = _as_array(y, ensure_2d=False)
+    array = _as_array(y, "y", ensure_2d=False)
     ndim: Literal[1, 2] = 1 if array.ndim == 1 else 2
     columns = array.reshape(len(array), -1).T
     names = ["y"] if ndim == 1 else [f"y{i}" for i in range(len(columns))]
     dtypes = (str(array.dtype),) * len(names)
     origin = Origin(container="numpy", ndim=ndim, named=False, dtypes=dtypes, categories=(None,) * len(names))
     return _join(columns, names, read_array), origin
+
+
+def check_targets(y: Any, X: Any) -> None:
+    """Raise a TypeError for targets that are records, or the names of columns of X."""
+    library = library_of(X)
+    if isinstance(y, Mapping):
+        raise TypeError(f"y must be a frame, a series or an array, got a {type(y).__name__}; {by_frame(library, 'y')}")
+    names = [y] if isinstance(y, str) else y
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        return
+    columns = _labels_of(X) or {}
+    found = [name for name in names if name in columns]
+    if isinstance(y, str) or (found and (isinstance(X, pl.LazyFrame) or len(y) != len(X))):
+        raise TypeError(f"y must hold the labels, got the names {names}; {by_targets(library, found or names)}")
 
 
 def read_weights(sample_weight: Any, n: int, names: Sequence[str]) -> np.ndarray | None:
@@ -324,7 +227,7 @@ def read_groups(groups: Any, X: Any, n: int, *, source: str = "X") -> list[Any]:
             f"{name} must hold hashable values such as numbers or text, got an {error}; join what names a group to one "
             "text or tuple"
         ) from None
-    if any(_is_missing(value) for value in distinct):
+    if any(is_missing(value) for value in distinct):
         raise ValueError(f"{name} has missing values; give every row a group, an unknown one a group of its own")
     return values
 
@@ -379,6 +282,22 @@ def without_columns(X: Any, names: Sequence[str], *, strict: bool = False) -> An
     return nw.from_native(X).drop(present).to_native() if present else X
 
 
+def in_order(X: Any, names: Sequence[str]) -> Any | None:
+    """Return a frame with its columns in the order of some names, in its own library.
+
+    Returns
+    -------
+    frame : of the library of X, or None
+        None if X is no frame, or does not have exactly these names.
+    """
+    labels = _labels_of(X)
+    if labels is None or labels.keys() != set(names) or not all(isinstance(label, str) for label in labels.values()):
+        return None
+    if isinstance(X, pl.DataFrame | pl.LazyFrame):
+        return X.select(cs.by_name(*names))  # a plain name like "^a$" would be a pattern
+    return nw.from_native(X).select(*names).to_native()
+
+
 def _labels_of(X: Any) -> dict[str, Any] | None:
     """Return the labels of a frame's columns by their text; None for an array."""
     if not nw.dependencies.is_into_dataframe(X) and not isinstance(X, pl.LazyFrame):
@@ -422,6 +341,9 @@ def _read_pandas(frame: Any) -> tuple[pl.DataFrame, list[Any]]:
 def _join(columns: Iterable[Any], labels: Sequence[Any], read: Callable[[Any, str], pl.Series]) -> pl.DataFrame:
     """Read columns one by one, under their labels as text."""
     names = [str(label) for label in labels]
+    for name in names:
+        if not name.isascii() and name.encode("utf-8", "replace").decode() != name:
+            raise ValueError(f"the name of the column {name!r} is no valid Unicode; rename it")
     if len(set(names)) < len(names):
         raise ValueError(f"every column needs a name of its own, as text too; got {labels}: rename columns")
     return pl.DataFrame({name: read(column, name) for name, column in zip(names, columns, strict=True)})

@@ -10,9 +10,10 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 
-from tabmtl.encode.features import FeatureCoder, text_of
+from tabmtl.encode.cures import Library, by_cast, by_columns, library_of
+from tabmtl.encode.features import FeatureCoder, is_feature, text_of
 from tabmtl.encode.labels import LabelCoder
-from tabmtl.encode.read import names_of, read_features, without_columns
+from tabmtl.encode.read import check_targets, names_of, read_features, without_columns
 from tabmtl.encode.tasks import DeclaredTasks
 from tabmtl.forks import check_pool
 from tabmtl.schema import Batch
@@ -69,13 +70,14 @@ class TableCoder:
         ``min_frequency`` of the latter.
         """
         check_pool()
+        check_targets(y, X)
         frame, named = read_features(X)
-        names = tuple(names_of(frame))
+        names, library = tuple(names_of(frame)), library_of(X)
         levels = None
         if task_column is not None:
             if task_column not in names:
                 raise ValueError(f"task_column {task_column!r} is not a column of X; X has {list(names)}")
-            levels = _task_levels(frame, task_column)
+            levels = _task_levels(frame, task_column, library)
             frame = _select(frame, [name for name in names if name != task_column])
         chosen: Literal["from_dtype"] | Sequence[str] = "from_dtype"
         if not isinstance(categorical, str):
@@ -86,7 +88,7 @@ class TableCoder:
                 )
             chosen = [c if isinstance(c, str) else names[c] for c in categorical]
         return cls(
-            features=FeatureCoder.fit(frame, categorical=chosen, **encoding),
+            features=FeatureCoder.fit(frame, categorical=chosen, library=library, **encoding),
             labels=LabelCoder.fit(y, sample_weight, tasks=tasks, force=force, task_levels=levels),
             task_column=task_column,
             names=names,
@@ -107,17 +109,13 @@ class TableCoder:
         ValueError
             If rows do not match, a task is unknown, or a value does not fit; see the coders.
         """
-        frame, named = read_features(without_columns(X, self.dropped))
-        found = names_of(frame)
-        if len(found) != len(self.names) or (named and self.named and tuple(found) != self.names):
-            raise ValueError(f"X has the columns {found}, expected those of fit: {list(self.names)}")
-        if tuple(found) != self.names:
-            frame = frame.rename(dict(zip(found, self.names, strict=True)))
+        frame = self.read_frame(X)
         task = None if self.task_column is None else self._task_codes(frame, unknown_task)
         x_num, x_cat = self.features.encode(frame if task is None else _select(frame, self.features.names))
         batch = Batch(x_num=x_num, x_cat=x_cat, task=task)
         if y is None:
             return batch
+        check_targets(y, X)
         values, weight = self.labels.encode(y, sample_weight)
         if len(values) != len(batch):
             raise ValueError(
@@ -127,6 +125,24 @@ class TableCoder:
         if weight is not None:
             weight = _normalize(weight, task, len(self.labels.tasks))
         return replace(batch, y=values, weight=weight)
+
+    def read_frame(self, X: Any) -> pl.DataFrame | pl.LazyFrame:
+        """Return the columns of fit, by name if both have names, else by position.
+
+        Raises
+        ------
+        ValueError
+            If X lacks a column, or has a further one.
+        """
+        frame, named = read_features(without_columns(X, self.dropped))
+        found = tuple(names_of(frame))
+        if found == self.names:
+            return frame
+        if named and self.named and set(found) == set(self.names):
+            return _select(frame, self.names)
+        if len(found) != len(self.names) or (named and self.named):
+            raise ValueError(f"X has the columns {[*found]}, expected those of fit: {[*self.names]}. {by_columns(X)}")
+        return frame.rename(dict(zip(found, self.names, strict=True)))
 
     def check_labelled(self, batch: Batch) -> None:
         """Raise a ValueError that names a task of the long layout without any labelled row."""
@@ -165,13 +181,19 @@ def _task_texts(frame: pl.DataFrame | pl.LazyFrame, task_column: str) -> pl.Seri
     return (found.collect() if isinstance(found, pl.LazyFrame) else found).to_series()
 
 
-def _task_levels(frame: pl.DataFrame | pl.LazyFrame, task_column: str) -> tuple[str, ...]:
+def _task_levels(frame: pl.DataFrame | pl.LazyFrame, task_column: str, library: Library) -> tuple[str, ...]:
+    dtype = frame.collect_schema()[task_column]
+    if not is_feature(dtype):
+        raise TypeError(
+            f"task_column {task_column!r} has type {dtype}; expected text, categories or whole numbers: "
+            f"{by_cast(library, task_column)}"
+        )
     texts = _task_texts(frame, task_column)
     if texts.null_count():
         raise ValueError(f"task_column {task_column!r} has missing values; every row needs a task")
     levels = texts.unique().to_list()
     # whole numbers in their own order: 2 before 10
-    return tuple(sorted(levels, key=int if frame.collect_schema()[task_column].is_integer() else str))
+    return tuple(sorted(levels, key=int if dtype.is_integer() else str))
 
 
 def _normalize(weight: np.ndarray, task: np.ndarray | None, n_tasks: int) -> np.ndarray:

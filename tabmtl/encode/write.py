@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -10,9 +11,11 @@ import narwhals.stable.v2 as nw
 import numpy as np
 import polars as pl
 
+from tabmtl.encode.cures import Library
 from tabmtl.storage.stored import Stored
 
-Container = Literal["polars", "pandas", "pyarrow", "numpy"]
+_BEHIND = "pyarrow:"  # before the type of an array of pyarrow behind a column of pandas
+_DICTIONARY = re.compile(r"dictionary<values=(?P<values>\w+), indices=(?P<index>\w+), ordered=(?P<ordered>[01])>")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +31,13 @@ class Origin:
     named : bool
         Whether the columns carry names of their own.
     dtypes : tuple of str
-        Native dtype of every column; ``"category"`` and ``"category-ordered"`` for pandas' categories.
+        Native dtype of every column; ``"category"`` and ``"category-ordered"`` for pandas' categories, and types of
+        pyarrow behind a column of pandas as ``"pyarrow:TYPE"``.
     categories : tuple
         Per column the categories of a pandas category in their order, or None.
     """
 
-    container: Container
+    container: Library
     ndim: Literal[1, 2]
     named: bool
     dtypes: Annotated[tuple[str, ...], Stored(shape="C")]
@@ -73,21 +77,35 @@ def write_targets(frame: pl.DataFrame, origin: Origin, index: Any = None) -> Any
 
 
 def _write_array(column: pl.Series, dtype: str) -> np.ndarray:
-    if column.dtype.is_float() and np.dtype(dtype).kind != "f" and dtype != "object":
-        return column.to_numpy()
+    if dtype.startswith("StringDType"):  # a name that numpy itself cannot read
+        return np.array(column.to_list(), dtype=np.dtypes.StringDType())
     if dtype == "object":
         return np.array(column.to_list(), dtype=object)
+    if column.dtype.is_float() and np.dtype(dtype).kind != "f":
+        return column.to_numpy()
     return column.to_numpy().astype(dtype)
 
 
 def _write_pyarrow(frame: pl.DataFrame, origin: Origin) -> Any:
-    import pyarrow as pa
-
     table = frame.to_arrow()
     for j, (column, dtype) in enumerate(zip(frame.iter_columns(), origin.dtypes, strict=True)):
-        if column.dtype == pl.String and dtype in ("string", "large_string"):
-            table = table.set_column(j, column.name, table.column(j).cast(pa.type_for_alias(dtype)))
+        if not column.dtype.is_float():
+            table = table.set_column(j, column.name, _arrow_labels(column, dtype))
     return table.column(0) if origin.ndim == 1 else table
+
+
+def _arrow_labels(column: pl.Series, dtype: str) -> Any:
+    """Return class labels as a chunked array of a type of pyarrow, by its name."""
+    import pyarrow as pa
+
+    if isinstance(column.dtype, pl.Categorical | pl.Enum):
+        column = column.cast(pl.String)
+    labels = pa.chunked_array([column.to_arrow()])
+    found = _DICTIONARY.fullmatch(dtype)
+    if found is None:
+        return labels.cast(pa.type_for_alias(dtype))
+    values, index = map(pa.type_for_alias, found.group("values", "index"))
+    return labels.cast(values).dictionary_encode().cast(pa.dictionary(index, values, found["ordered"] == "1"))
 
 
 def _write_pandas(frame: pl.DataFrame, origin: Origin, index: Any) -> Any:
@@ -95,7 +113,14 @@ def _write_pandas(frame: pl.DataFrame, origin: Origin, index: Any) -> Any:
 
     columns = {}
     for j, (column, dtype) in enumerate(zip(frame.iter_columns(), origin.dtypes, strict=True)):
-        if origin.categories[j] is not None:
+        if dtype.startswith(_BEHIND):
+            kind = dtype.removeprefix(_BEHIND)
+            if not column.dtype.is_float():
+                labels = pd.arrays.ArrowExtensionArray(_arrow_labels(column, kind))
+                columns[column.name] = pd.Series(labels, index=index)
+                continue
+            dtype = f"{kind}[pyarrow]" if kind in ("float", "double") else "float64"
+        elif origin.categories[j] is not None:
             ordered = dtype == "category-ordered"
             dtype = pd.CategoricalDtype(origin.categories[j], ordered)
         elif column.dtype.is_float() and not pd.api.types.is_float_dtype(dtype):
@@ -108,7 +133,7 @@ def _write_pandas(frame: pl.DataFrame, origin: Origin, index: Any) -> Any:
     return pd.DataFrame(columns)
 
 
-def _container(native: Any) -> Container:
+def _container(native: Any) -> Library:
     if native.implementation.is_polars():
         return "polars"
     return "pyarrow" if native.implementation.is_pyarrow() else "pandas"
@@ -123,6 +148,8 @@ def native_dtype(series: nw.Series) -> str:
     dtype = series.to_native().dtype
     if type(dtype).__name__ == "StringDtype" and str(dtype) == "string":
         return f"string[{dtype.storage}]"
+    if type(dtype).__name__ == "ArrowDtype":
+        return f"{_BEHIND}{dtype.pyarrow_dtype}"
     if str(dtype) == "category":
         return "category-ordered" if dtype.ordered else "category"
     return str(dtype)

@@ -18,6 +18,7 @@ from tabmtl.ensemble.folds import Folds, Table, read_frame
 from tabmtl.ensemble.selection import Judged, choose_weights
 from tabmtl.ensemble.stack import LinearStack
 from tabmtl.ensemble.trials import Trial, Trials, fit_candidate
+from tabmtl.estimators.base import NotHere
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.tables import MultiTaskEstimator, TableState
 from tabmtl.forks import count_threads
@@ -146,6 +147,9 @@ class MultiTaskEnsemble(MultiTaskEstimator):
     verbose: int | bool = 0
 
     _stored: ClassVar[type] = EnsembleState
+
+    export_onnx = NotHere("it is made of many models; say distill(model, X), which gives one network to export")
+    export_task = NotHere("it is made of many models; say distill(model, X), which gives one network to export")
 
     def _fit_frames(
         self, X: Any, X_val: Any, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int

@@ -10,7 +10,6 @@ import numpy as np
 import polars as pl
 
 from tabmtl.encode import TableCoder
-from tabmtl.encode.read import names_of, read_features, without_columns
 from tabmtl.encode.tasks import class_values
 from tabmtl.model_selection import MultiTaskKFold
 from tabmtl.model_selection.stratify import Strata
@@ -124,9 +123,8 @@ class Folds:
 
 def read_frame(X: Any, coder: TableCoder) -> pl.DataFrame:
     """Return the features as a polars frame with the names of fit."""
-    frame = read_features(without_columns(X, coder.dropped))[0]
-    frame = frame.collect() if isinstance(frame, pl.LazyFrame) else frame
-    return frame.rename(dict(zip(names_of(frame), coder.names, strict=True)))
+    frame = coder.read_frame(X)
+    return frame.collect() if isinstance(frame, pl.LazyFrame) else frame
 
 
 def _labels(tasks: tuple[Task, ...], y: np.ndarray) -> pl.DataFrame:

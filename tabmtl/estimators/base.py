@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NoReturn, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -139,6 +139,25 @@ class SavableEstimator(BaseEstimator):
         """Drop the attributes of an earlier fit, now that a new one has succeeded."""
         for name in [name for name in vars(self) if name.endswith("_") and not name.startswith("_")]:
             delattr(self, name)
+
+
+class NotHere:
+    """Stand for a method that other classes have, so that asking for it names the cure.
+
+    Parameters
+    ----------
+    cure : str
+        What this class has in its place.
+    """
+
+    def __init__(self, cure: str) -> None:
+        self._cure = cure
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: Any, owner: type) -> NoReturn:
+        raise AttributeError(f"{owner.__name__} has no {self._name}: {self._cure}")
 
 
 def _left_out(*args: Any) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.encode import TableCoder
+from tabmtl.estimators.base import NotHere
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.model_selection import train_valid_split
 from tabmtl.params import TwoOrMore, WholeShare, check_choice
@@ -44,6 +45,8 @@ class BoostedEstimator(LightGBMOptions, MultiTaskEstimator):
     max_bin: TwoOrMore = 255
 
     search_space: ClassVar[dict[str, Any]] = LightGBMOptions.search_space | {"subsample": {"low": 0.5, "high": 1.0}}
+
+    export_onnx = NotHere("it has trees; say export_task(task), which gives a plain LightGBM model of each task")
 
     def export_task(self, task: str) -> lgb.Booster:
         """Export all functions of one task as one plain LightGBM model.

@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.encode import TableCoder
 from tabmtl.encode.features import NumericTransform
+from tabmtl.estimators.base import NotHere
 from tabmtl.estimators.tables import MultiTaskEstimator, TableState
 from tabmtl.estimators.trained import TrainedEstimator, TrainedState, load_weights, trained_attributes, weight_arrays
 from tabmtl.metrics.scores import score_tasks
@@ -33,6 +34,7 @@ from tabmtl.training.losses import MultiTaskLoss
 from tabmtl.training.predict import predict_scores, represent_rows
 from tabmtl.training.table_loop import Evaluate, TableLoop, settle_statistics, step_rows
 
+_SHUFFLED_ROWS, _SHUFFLED_CELLS = 1_000, 100_000  # rows for importances, and rows times columns, at most
 _ROWS_TO_SPLIT = 20  # fewer rows are all trained on: a validation part would hold next to nothing
 
 
@@ -44,6 +46,7 @@ class NetworkState(TrainedState, TableState):
     batch_size_: int
     task_weights_: tuple[Annotated[dict[str, np.ndarray], Stored()], ...]
     task_snapshot_: Annotated[np.ndarray, Stored("i8", low=0)]
+    feature_importances_: Annotated[np.ndarray, Stored("f8", "P")] | None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -109,6 +112,10 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         With ``keep="task"``: the weights of kept epochs other than that of ``weights_``.
     task_snapshot_ : ndarray of int, shape (T,) or (0,)
         With ``keep="task"``: weights of every task; 0 is ``weights_``, and k is ``task_weights_[k - 1]``.
+    feature_importances_ : ndarray of shape (n_features_in_,), or None
+        How much the mean validation score of the tasks falls where a feature is shuffled among the validation rows,
+        at most 1 000 of them; 0 of a task column. Features that say the same stand in for each other, so both look
+        unimportant. None where no rows were validated.
     """
 
     clip_norm: Positive | None = 1.0
@@ -135,6 +142,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     _stored: ClassVar[type] = NetworkState
 
     export_onnx = export_onnx
+    export_task = NotHere("it is a network; say export_onnx(path), which writes all tasks to one file")
 
     def _network(self, columns: Columns, tasks: Sequence[Task]) -> torch.nn.Module:
         """Build the untrained network; see `tabmtl.training.table_loop.Network`."""
@@ -208,7 +216,11 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
             with threads(self.n_jobs, network):
                 valid = None if valid is None else _on_device(valid, device)
                 trained = self._train(network, coder, data, valid, loss, evaluate)
-                return self._trained(network, coder, data, *trained)
+                fitted = self._trained(network, coder, data, *trained)
+                if valid is not None:
+                    ask = partial(predict_scores, link=loss.link, batch_size=fitted["batch_size_"])
+                    fitted["feature_importances_"] = _importances(network, coder, valid, evaluate, ask)
+                return fitted
 
     def _trained(
         self, network: torch.nn.Module, coder: TableCoder, data: Batch, history: list[Record], snapshots: Snapshots
@@ -221,6 +233,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
             **trained_attributes(network, history, snapshots.best.epoch),
             **self._kept_for_tasks(snapshots, coder.labels.tasks),
             "batch_size_": step_rows(self.batch_size, len(data)),
+            "feature_importances_": None,
             "_n_features_out": represent_rows(network, first).shape[1],
             "_link": self._loss(coder.labels.tasks).link_rows,
             "_module": network.eval(),
@@ -332,6 +345,30 @@ def _in_training_units(batch: Batch, coder: TableCoder) -> Batch:
 
 def _on_device(batch: Batch, device: torch.device) -> Batch:
     return batch.map(lambda array: torch.from_numpy(array).to(device))
+
+
+def _importances(
+    network: torch.nn.Module, coder: TableCoder, rows: Batch, evaluate: Evaluate, ask: Callable[..., Any]
+) -> np.ndarray | None:
+    """Return how much the mean score of some rows falls where a column is shuffled, (P,); None if it is undefined."""
+
+    def score(changed: Batch) -> float | None:
+        scores = [value for value in evaluate(ask(network, changed), changed).values() if value is not None]
+        return float(np.mean(scores)) if scores else None
+
+    columns, place = coder.features.columns, {name: j for j, name in enumerate(coder.names)}
+    n = max(min(len(rows), _SHUFFLED_ROWS, _SHUFFLED_CELLS // columns.n_features), 1)
+    rows = rows.rows(torch.arange(n, device=rows.x_num.device))
+    whole, falls = score(rows), np.zeros(len(place))
+    if whole is None:
+        return None
+    order = torch.from_numpy(np.random.default_rng(0).permutation(n)).to(rows.x_num.device)
+    for part, names in (("x_num", columns.numeric), ("x_cat", columns.categorical)):
+        for j, name in enumerate(names):
+            values = getattr(rows, part).clone()
+            values[:, j] = values[order, j]
+            falls[place[name]] = whole - (score(replace(rows, **{part: values})) or 0.0)
+    return falls
 
 
 def _evaluate(coder: TableCoder, scores: Sequence[torch.Tensor], batch: Batch) -> dict[str, float | None]:

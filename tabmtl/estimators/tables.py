@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
@@ -13,7 +14,8 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _check_feature_names, _check_n_features, check_is_fitted
 
 from tabmtl.encode import TableCoder
-from tabmtl.encode.read import check_container, has_column, read_groups, without_columns
+from tabmtl.encode.cures import by_columns
+from tabmtl.encode.read import check_container, has_column, in_order, read_groups, without_columns
 from tabmtl.encode.tasks import DeclaredTasks
 from tabmtl.estimators.base import SavableEstimator, draw_seed
 from tabmtl.metrics.intervals import score_intervals
@@ -24,8 +26,14 @@ from tabmtl.model_selection.repeats import (
     warn_of_shared_groups,
     warn_of_shared_rows,
 )
+from tabmtl.model_selection.suspects import (
+    warn_of_few_labels,
+    warn_of_index,
+    warn_of_perfect_features,
+    warn_of_targets,
+)
 from tabmtl.params import Names, RandomState
-from tabmtl.schema import Batch, Task
+from tabmtl.schema import Batch, Task, is_asked_by_sklearn
 from tabmtl.training.hooks import CallbackSupport, watched_fit
 
 TargetKind = Literal["classification", "regression"] | None
@@ -37,6 +45,21 @@ def _gives_probabilities(estimator: MultiTaskEstimator) -> bool:
     if not hasattr(estimator, "tasks_") or any(task.is_classification for task in estimator.tasks_):
         return True
     raise AttributeError("predict_proba needs a classification task; all tasks are regressions")
+
+
+def _refuse_plain_score(tasks: Sequence[Task]) -> None:
+    """Raise a ValueError if a score of scikit-learn, all of which know one kind of target, asks for a prediction."""
+    frame = sys._getframe(2).f_back
+    for _ in range(4):  # a scorer calls by way of a cache
+        scorer = None if frame is None else frame.f_locals.get("self")
+        score = getattr(scorer, "_score_func", None)
+        if score is not None and score.__module__.startswith("sklearn."):
+            kinds = ", ".join(f"{task.name!r} is {task.kind}" for task in tasks[:5])
+            raise ValueError(
+                f"{score.__name__} of scikit-learn takes targets of one kind, and {kinds}: say "
+                "scoring=make_multitask_scorer(), or leave scoring out for the mean of score_tasks"
+            )
+        frame = None if frame is None else frame.f_back
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -171,6 +194,11 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
             warn_of_shared_groups(groups, values, read_groups(groups, X_val, len(valid), source="X_val"))
         elif valid is not None:
             warn_of_shared_rows(batch, valid)
+        warn_of_index(X, y, "")
+        warn_of_index(X_val, y_val, "_val")
+        warn_of_targets(coder.features.names, coder.labels.names if coder.labels.origin.named else ())
+        warn_of_few_labels(batch, tasks)
+        warn_of_perfect_features(batch, tasks, coder.features.columns)
         return coder, replace(batch, group=group), valid
 
     def predict(self, X: Any) -> Any:
@@ -179,7 +207,7 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         Parameters
         ----------
         X : frame or array of shape (n, p)
-            With the columns of fit.
+            With the columns of fit; those of a frame in any order.
 
         Returns
         -------
@@ -188,6 +216,8 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
             is answered for its own task.
         """
         outputs = self._read_and_answer(X)
+        if len({task.is_classification for task in self.tasks_}) == 2:
+            _refuse_plain_score(self.tasks_)
         return self._coder.labels.decode(outputs, X.index if type(X).__module__.startswith("pandas") else None)
 
     @available_if(_gives_probabilities)
@@ -207,6 +237,7 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
             return outputs[0]
         if self._target_kind == "classification":
             return outputs
+        _refuse_plain_score(self.tasks_)
         pairs = zip(labels.column_tasks(), outputs, strict=True)
         return {task.name: output for task, output in pairs if task.is_classification}
 
@@ -314,10 +345,15 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
             return X
         head = pl.DataFrame(schema=X.collect_schema()) if isinstance(X, pl.LazyFrame) else X
         check_container(head)
+        ordered = in_order(X, self._coder.names) if self._coder.named else None
+        if ordered is not None:
+            return ordered
         try:
-            _check_feature_names(self, head, reset=False)
+            if not (isinstance(head, np.ndarray) and is_asked_by_sklearn()):  # which made an array of a frame
+                _check_feature_names(self, head, reset=False)
         except ValueError as error:
-            raise ValueError(f"{error}Take the columns of fit: X[list(model.feature_names_in_)].") from None
+            lacks = not all(has_column(X, name) for name in self._coder.names)
+            raise ValueError(f"{error}{'Add the missing ones to X.' if lacks else by_columns(X)}") from None
         if getattr(head, "ndim", 2) == 2:  # other shapes are refused where X is read
             _check_n_features(self, head, reset=False)
         return X

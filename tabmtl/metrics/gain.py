@@ -91,7 +91,9 @@ def multitask_gain(scores: Mapping[str, float | None], reference: Mapping[str, f
     """
     for name, given in (("scores", scores), ("reference", reference)):
         if not isinstance(given, Mapping):
-            raise TypeError(f"{name} must map tasks to their scores, as score_tasks(X, y) gives them, got {given!r}")
+            cure = "as score_tasks(X, y) gives them"
+            cure = f"give {name}=model.score_tasks(X, y)" if hasattr(given, "score_tasks") else cure
+            raise TypeError(f"{name} must map tasks to their scores, {cure}, got {given!r}")
     if scores.keys() != reference.keys():
         raise ValueError(
             "expected the same tasks in scores and reference, got "

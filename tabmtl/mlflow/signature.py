@@ -13,7 +13,8 @@ import polars.selectors as cs
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
-from tabmtl.encode.read import read_column, read_features, read_targets, without_columns
+from tabmtl.encode.columns import read_column
+from tabmtl.encode.read import read_features, read_targets, without_columns
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.sessions import M2TRec
 from tabmtl.sessions.log import to_polars

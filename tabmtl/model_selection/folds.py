@@ -9,13 +9,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-import polars as pl
 from sklearn.base import BaseEstimator
 from sklearn.model_selection import BaseCrossValidator
 from sklearn.pipeline import Pipeline
 from sklearn.utils import check_array, check_consistent_length
 from sklearn.utils.metadata_routing import UNUSED
 
+from tabmtl.encode.features import text_of
 from tabmtl.encode.labels import DeclaredTasks, LabelCoder
 from tabmtl.encode.read import read_features, read_groups
 from tabmtl.metrics.scores import mean_score
@@ -258,10 +258,10 @@ def _warn_of_gaps(counts: np.ndarray, strata: Strata, tasks: Sequence[Task]) -> 
 def _read_task(X: Any, task_column: str) -> tuple[tuple[str, ...], np.ndarray]:
     """Return the names of the tasks of a long table, and the index (n,) of every row's own."""
     frame = read_features(X)[0].lazy()
-    names = frame.collect_schema().names()
-    if task_column not in names:
-        raise ValueError(f"task_column {task_column!r} is not a column of X; X has {names}")
-    own = frame.select(pl.col(task_column).cast(pl.String)).collect().to_series()
+    schema = frame.collect_schema()
+    if task_column not in schema:
+        raise ValueError(f"task_column {task_column!r} is not a column of X; X has {schema.names()}")
+    own = frame.select(text_of(task_column, schema[task_column])).collect().to_series()
     if own.null_count():
         raise ValueError(f"task_column {task_column!r} has missing values; every row needs a task")
     levels, task = np.unique(own.to_numpy(), return_inverse=True)

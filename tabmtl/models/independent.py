@@ -17,6 +17,7 @@ from sklearn.utils.validation import has_fit_parameter
 
 from tabmtl.encode import TableCoder, take_rows
 from tabmtl.encode.labels import both_classes
+from tabmtl.estimators.base import NotHere
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.tables import MultiTaskEstimator, TableState
 from tabmtl.forks import count_threads
@@ -325,6 +326,9 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
 
     _stored: ClassVar[type] = IndependentState
 
+    export_onnx = NotHere("its models are plain LightGBM; say estimators_[task], or fit a network")
+    export_task = NotHere("its models are plain LightGBM; say estimators_[task]")
+
     def _check_params(self) -> None:
         super()._check_params()
         given = [name for name in ("classifier", "regressor") if getattr(self, name) is not None]
@@ -349,7 +353,9 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
         for t, (task, grower) in enumerate(zip(tasks, growers, strict=True)):
             if grower is None:
                 index, rows = _labelled_rows(batch, t)
-                estimators[task.name] = self._fit_foreign(task, self._foreign_rows(X, index), rows, seed)
+                estimators[task.name] = self._fit_foreign(
+                    task, self._foreign_rows(X, index), rows, coder.features.columns.categorical, seed
+                )
             else:
                 estimators[task.name] = grower.refit(self._parts(t, grower, batch, valid), tried[t][best])
         return {"estimators_": estimators, "configuration_": best, "configuration_scores_": scores}
@@ -408,7 +414,7 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
         ours = {"random_state": seed, "verbosity": -1, "deterministic": True, "force_col_wise": True}
         return {**ours, "objective": task.kind, "metric": _METRICS[task.kind], **params, "num_class": task.width}
 
-    def _fit_foreign(self, task: Task, X: Any, rows: Batch, seed: int) -> BaseEstimator:
+    def _fit_foreign(self, task: Task, X: Any, rows: Batch, categories: Sequence[str], seed: int) -> BaseEstimator:
         base = self._base(task)
         y = np.array(task.classes)[rows.y.astype(np.int64)] if task.is_classification else rows.y
         options = {} if rows.weight is None else {"sample_weight": rows.weight}
@@ -418,7 +424,17 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
             options["groups"] = rows.group
         model = clone(base)
         unset = [name for name, value in model.get_params().items() if value is None and name.endswith("random_state")]
-        return model.set_params(**dict.fromkeys(unset, seed)).fit(X, y, **options)
+        try:
+            return model.set_params(**dict.fromkeys(unset, seed)).fit(X, y, **options)
+        except (TypeError, ValueError) as error:
+            cure = "it gets X as it is given"
+            if categories:
+                cure += (
+                    f", with categories in {[*categories[:5]]}; put an encoder before it: make_pipeline("
+                    "make_column_transformer((OneHotEncoder(handle_unknown='ignore'), [*those columns]), "
+                    f"remainder='passthrough'), {type(base).__name__}())"
+                )
+            raise ValueError(f"task {task.name!r}: {type(base).__name__} cannot be fitted: {error}\n{cure}") from error
 
     def _foreign_rows(self, X: Any, rows: np.ndarray) -> Any:
         """Take rows of X in its own container, without the task column."""

@@ -232,13 +232,13 @@ def test_text_that_is_no_number_is_silent():
     numbers = [f"{i / 4}" for i in range(60)]
     FeatureCoder.fit(pl.DataFrame({"size": numbers}), categorical=["size"])
     FeatureCoder.fit(pl.DataFrame({"size": numbers}, schema={"size": pl.Categorical}))
-    FeatureCoder.fit(pl.DataFrame({"code": [f"{i:05}" for i in range(60)], "few": numbers[:20] * 3}))
-    FeatureCoder.fit(pl.DataFrame({"mixed": numbers[:52] + [f"A{i}" for i in range(8)]}))
+    FeatureCoder.fit(pl.DataFrame({"code": [f"{i:05}" for i in range(60)] * 2, "few": numbers[:20] * 6}))
+    FeatureCoder.fit(pl.DataFrame({"mixed": (numbers[:52] + [f"A{i}" for i in range(8)]) * 2}))
 
 
 @pytest.mark.parametrize("values", [[[1]], [{"a": 1}], [b"x"], [object()]])
 def test_other_types_are_rejected_with_the_cure(values):
-    with pytest.raises(TypeError, match=r"column 'odd' has type .*cast it, or drop it"):
+    with pytest.raises(TypeError, match=r"column 'odd' has type .*cast the column by pl.col\('odd'\).*, or drop it"):
         FeatureCoder.fit(pl.DataFrame({"odd": values}))
 
 

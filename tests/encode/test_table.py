@@ -59,7 +59,7 @@ def test_every_container_gives_the_same_batch():
 
 def test_columns_are_held_against_those_of_fit():
     coder = fit(X, Y)
-    for other in (X.select("c", "n"), X.drop("n"), X.rename({"n": "m"}), X.with_columns(z=1).lazy(), np.zeros((2, 3))):
+    for other in (X.drop("n"), X.rename({"n": "m"}), X.with_columns(z=1).lazy(), np.zeros((2, 3))):
         with pytest.raises(ValueError, match=r"X has the columns .*, expected those of fit: \['n', 'c'\]"):
             coder.read(other)
     with pytest.raises(ValueError, match="X has 4 rows, y has 3"):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 import pytest
 from conformance import features, fitted, mixed_targets, tiny
 from sklearn.base import is_classifier, is_regressor
@@ -179,7 +181,27 @@ def test_records_are_refused_with_the_cure(records):
 
 def test_other_columns_are_named_with_the_cure():
     X = pl.DataFrame({"a": [0.0, 1.0], "b": [1.0, 0.0]})
-    with pytest.raises(
-        ValueError, match=r"missing:\n- a\nTake the columns of fit: X\[list\(model.feature_names_in_\)\]"
+    model = Averages().fit(X, X)
+    with pytest.raises(ValueError, match=r"missing:\n- a\nAdd the missing ones to X."):
+        model.predict(X.rename({"a": "z"}))
+    more = X.with_columns(z=1)
+    for other, cure in (
+        (more, "X[list(model.feature_names_in_)]"),
+        (more.lazy(), "X.select(list(model.feature_names_in_))"),
+        (more.to_pandas(), "X[list(model.feature_names_in_)]"),
+        (more.to_arrow(), "X.select(list(model.feature_names_in_))"),
     ):
-        Averages().fit(X, X).predict(X.rename({"a": "z"}))
+        with pytest.raises(ValueError, match=r"unseen at fit time:\n- z\nTake the columns of fit: " + re.escape(cure)):
+            model.predict(other)
+
+
+def test_columns_in_another_order_are_taken_by_name():
+    X = pl.DataFrame({"^a$": ["u", "v", "v"], "a": [0.0, 1.0, 2.0], "*": [3, 4, 5]})
+    y = pl.DataFrame({"t": [0.5, 1.5, 2.5]})
+    model = Averages().fit(X, y)
+    other = X.select(cs.by_name("*", "^a$", "a"))
+    for reordered in (other, other.lazy(), other.to_pandas(), other.to_arrow()):
+        assert type(model._check_columns(reordered)) is type(reordered)
+        assert model._coder.read(reordered).x_num.tolist() == model._coder.read(X).x_num.tolist()
+        assert model._coder.read(reordered).x_cat.tolist() == model._coder.read(X).x_cat.tolist()
+        assert model.score_tasks(reordered, y) == model.score_tasks(X, y)

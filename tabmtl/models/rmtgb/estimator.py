@@ -99,8 +99,10 @@ class RMTGB(BoostedEstimator):
     block_rounds_ : polars.DataFrame
         Rounds of the stages in every task's prediction: ``shared``, ``outlier``, ``own``; of a task that goes alone,
         ``own`` only.
-    feature_importances_ : ndarray of shape (3, n_features_in_)
-        Of stages 1, 2 and 3, each feature's share in the total gain of all splits; the whole sums to 1.
+    feature_importances_ : ndarray of shape (n_features_in_,)
+        Each feature's share in the total gain of all splits; 0 of a task column.
+    block_importances_ : ndarray of shape (3, n_features_in_)
+        Its parts of stages 1, 2 and 3.
 
     Notes
     -----
@@ -227,5 +229,6 @@ def _fitted(coder: TableCoder, groups: Sequence[FittedGroup]) -> dict[str, Any]:
         "_groups": groups,
         "outlier_score_": whole.drop("shared", "outlier", "own"),
         "block_rounds_": whole.select("task", "shared", "outlier", "own"),
-        "feature_importances_": importances,
+        "feature_importances_": importances.sum(axis=0),
+        "block_importances_": importances,
     }

@@ -114,7 +114,9 @@ def test_encode_puts_numbers_before_categories_and_leaves_the_task_out(case):
     text = X["text"].replace_strict({"blue": 0.0, "green": 1.0, "red": 2.0})
     np.testing.assert_array_equal(codes[:, 1], text.fill_null(np.nan))
     assert estimator.export_task(estimator.tasks_[0].name).feature_name() == [*numbers, "flag", "text"]
-    assert estimator.feature_importances_.shape == (3, estimator.n_features_in_)
+    assert estimator.block_importances_.shape == (3, estimator.n_features_in_)
+    np.testing.assert_array_equal(estimator.feature_importances_, estimator.block_importances_.sum(axis=0))
+    assert estimator.feature_importances_.sum() == pytest.approx(1)
 
 
 def test_codes_count_from_0_and_an_unseen_level_is_missing():
@@ -142,7 +144,7 @@ def test_any_feature_names_survive(names, tmp_path):
     Y = pl.DataFrame({"t=1": X[:, 0] + X[:, 1], "t 2": X[:, 0] * X[:, 2]})
     estimator = RMTGB(early_stopping=False, random_state=0, n_estimators_task=5).fit(X, Y)
     assert estimator.feature_names_in_.tolist() == names
-    assert (estimator.feature_importances_.sum(axis=0)[:3] > 0).all()
+    assert (estimator.feature_importances_[:3] > 0).all()
     for task in estimator.tasks_:
         export = estimator.export_task(task.name)
         assert len(set(export.feature_name())) == 4
@@ -158,7 +160,7 @@ def test_a_loaded_model_says_the_same_to_the_bit(case, early_stopping, tmp_path)
     estimator.save(tmp_path / "model")
     loaded = tabmtl.load(tmp_path / "model")
     assert same(answers(loaded, X), answers(estimator, X))
-    np.testing.assert_array_equal(loaded.feature_importances_, estimator.feature_importances_)
+    np.testing.assert_array_equal(loaded.block_importances_, estimator.block_importances_)
     for name in ("outlier_score_", "block_rounds_"):
         assert getattr(loaded, name).equals(getattr(estimator, name))
         assert getattr(loaded, name).schema == getattr(estimator, name).schema
@@ -194,7 +196,7 @@ def test_an_edited_text_is_refused_before_lightgbm_reads_it(tmp_path, monkeypatc
 def test_importances_are_shares_of_the_gain_by_block(case):
     for rounds in itertools.product([0, 6], repeat=3):
         estimator, _ = fit(case, rounds)
-        blocks = estimator.feature_importances_
+        blocks = estimator.block_importances_
         assert [total > 0 for total in blocks.sum(axis=1)] == [bool(n) for n in rounds]
         assert blocks.sum() == pytest.approx(float(any(rounds)))
         assert not blocks[:, estimator.feature_names_in_.tolist().index("constant")].any()

@@ -1,0 +1,198 @@
+"""Read a column of pandas, pyarrow or numpy as a polars series; columns of polars need no reading."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import numbers
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any
+
+import narwhals.stable.v2 as nw
+import numpy as np
+import polars as pl
+
+from tabmtl.encode.cures import Library, by_cast, by_valid_text
+
+_INT64 = range(-(2**63), 2**63)
+
+
+def read_column(series: nw.Series, name: str) -> pl.Series:
+    """Read a column of any library as polars would hold it.
+
+    A category of pandas is read as the text of its category, and a dictionary of pyarrow whose values are no text as
+    these values. Dates and times are read as a temporal type, perhaps all null: callers reject them by this type.
+
+    Raises
+    ------
+    TypeError
+        If the values are neither numbers, booleans, text nor dates, or a mixture of them.
+    ValueError
+        If a text is no valid Unicode, or a number is a signalling NaN.
+    """
+    if series.implementation.is_polars():
+        return series.to_native().alias(name)
+    if series.implementation.is_pyarrow():
+        return read_arrow(series.to_native(), name)
+    return read_pandas(series.to_native(), name)
+
+
+def read_pandas(native: Any, name: str) -> pl.Series:
+    """Read a column of pandas; see `read_column`."""
+    # the series get their name at the end, for polars takes one like "^a$" for a pattern
+    if isinstance(native.dtype, np.dtype):
+        return read_array(native.to_numpy(), name, "pandas")
+    kind = type(native.dtype).__name__
+    if kind == "ArrowDtype":
+        return read_arrow(native.array.__arrow_array__(), name, "pandas")
+    if kind == "StringDtype":
+        return _read_objects(native.to_numpy(dtype=object), name, "pandas")
+    dtype = nw.from_native(native, series_only=True).dtype
+    if dtype.is_temporal():
+        return _dates(len(native), name)
+    if kind == "CategoricalDtype":
+        levels = _texts(_names_of(native.cat.categories), name, "pandas").alias("")
+        return levels.gather(pl.Series(native.cat.codes.to_numpy()).replace(-1, None)).alias(name)
+    if dtype.is_numeric():
+        return _read_extension(native.array, dtype.is_integer()).alias(name)
+    return _read_objects(native.to_numpy(dtype=object), name, "pandas")
+
+
+def read_arrow(array: Any, name: str, library: Library = "pyarrow") -> pl.Series:
+    """Read a chunked array of pyarrow, of a table or behind a column of pandas; see `read_column`."""
+    import pyarrow as pa
+
+    types, kind = pa.types, array.type
+    if types.is_dictionary(kind) and not is_arrow_text(kind.value_type):
+        # polars makes text of numbers in several chunks
+        array = pa.chunked_array([chunk.dictionary_decode() for chunk in array.chunks], type=kind.value_type)
+        kind = kind.value_type
+    if types.is_decimal(kind):
+        array = array.cast(pa.float64())
+    elif types.is_temporal(kind):
+        return _dates(len(array), name, pl.Duration if types.is_duration(kind) else pl.Datetime)
+    elif not (
+        types.is_dictionary(kind)
+        or is_arrow_text(kind)
+        or types.is_boolean(kind)
+        or types.is_integer(kind)
+        or types.is_floating(kind)
+        or types.is_null(kind)
+    ):
+        raise TypeError(
+            f"column {name!r} has type {kind}; expected numbers, text, booleans or categories: "
+            f"{by_cast(library, name)}, or drop it"
+        )
+    return pl.Series(array).alias(name)
+
+
+def is_arrow_text(kind: Any) -> bool:
+    """Return whether a type of pyarrow is a text."""
+    return str(kind) in ("string", "large_string", "string_view")
+
+
+def read_array(array: np.ndarray, name: str, library: Library = "numpy") -> pl.Series:
+    """Read a flat array as a series; see `read_column`."""
+    kind = array.dtype.kind
+    if kind == "O":
+        return _read_objects(array, name, library)
+    if kind in "Mm":
+        return _dates(len(array), name, pl.Datetime if kind == "M" else pl.Duration)
+    if kind == "U":
+        return _texts(array.tolist(), name, library)
+    if kind == "T":
+        return _read_objects(array.astype(object), name, library)
+    if kind == "f" and array.dtype.itemsize not in (4, 8):
+        array = array.astype(np.float32 if array.dtype.itemsize < 4 else np.float64)
+    if kind not in "biuf":
+        raise TypeError(
+            f"column {name!r}: argument must be a string or a number, got an array of type {array.dtype}; "
+            f"{by_cast(library, name)}, or drop it"
+        )
+    return pl.Series(name, np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")))
+
+
+def _dates(n: int, name: str, dtype: type[pl.DataType] = pl.Datetime) -> pl.Series:
+    return pl.Series(name, [None] * n, dtype=dtype)
+
+
+def _texts(values: Sequence[str | None], name: str, library: Library) -> pl.Series:
+    try:
+        return pl.Series(name, values, dtype=pl.String)
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"column {name!r} holds the text {error.object!r}, which is no valid Unicode: {by_valid_text(library)}"
+        ) from None
+
+
+def _names_of(categories: Any) -> list[str]:
+    """Name categories as `text_of` would name their plain values: 3.0 is "3", True is "true"."""
+    values = categories.to_numpy()
+    if values.dtype.kind in "biuf":
+        whole = values.dtype.kind == "f" and np.array_equal(values, np.round(values))
+        return pl.Series(values).cast(pl.Int64 if whole else pl.Series(values).dtype).cast(pl.String).to_list()
+    return [str(value) for value in values]
+
+
+def _read_extension(array: Any, is_integer: bool) -> pl.Series:
+    """Read numbers of a nullable type of pandas; integers with holes stay integers."""
+    if not is_integer:
+        return pl.Series(array.to_numpy(dtype=np.float64, na_value=np.nan))
+    values = pl.Series(array.to_numpy(dtype=array.dtype.numpy_dtype, na_value=0))
+    missing = pl.Series(np.asarray(array.isna()))
+    return pl.select(pl.when(~missing).then(values)).to_series()
+
+
+def is_missing(value: Any) -> bool:
+    """Return whether a Python object stands for a missing value."""
+    # pandas' NA cannot be compared, so its type is asked first
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return True
+    if isinstance(value, Decimal):
+        return value.is_qnan()
+    return isinstance(value, float | np.floating) and bool(value != value)
+
+
+def _read_objects(values: np.ndarray, name: str, library: Library) -> pl.Series:
+    """Read a column of Python objects by their values: all booleans, all numbers, all text or all dates."""
+    objects = values.tolist()
+    kinds = {type(value) for value in objects}
+    if not all(issubclass(kind, str | int) for kind in kinds):
+        objects = [None if is_missing(value) else value for value in objects]
+        kinds = {type(value) for value in objects} - {type(None)}
+    if not kinds:
+        return pl.Series(name, objects, dtype=pl.Null)
+    if _all(kinds, bool, np.bool_):
+        return pl.Series(name, objects, dtype=pl.Boolean)
+    if _all(kinds, numbers.Integral, np.bool_):
+        integers = [None if value is None else int(value) for value in objects]
+        fits = all(value is None or value in _INT64 for value in integers)
+        floats = (_float(value, name) for value in integers)
+        return pl.Series(name, integers if fits else floats, dtype=pl.Int64 if fits else pl.Float64)
+    if _all(kinds, numbers.Real, np.bool_, Decimal):
+        return pl.Series(name, [_float(value, name) for value in objects], dtype=pl.Float64)
+    if _all(kinds, str):
+        return _texts(objects, name, library)
+    if _all(kinds, datetime.timedelta, np.timedelta64):
+        return _dates(len(objects), name, pl.Duration)
+    if _all(kinds, datetime.date, datetime.time, datetime.timedelta, np.datetime64, np.timedelta64):
+        return _dates(len(objects), name)
+    found = sorted(kind.__name__ for kind in kinds)
+    raise TypeError(
+        f"column {name!r}: argument must be a string or a number throughout, got objects of type {found}; "
+        f"{by_cast(library, name)}, or drop it"
+    )
+
+
+def _float(value: Any, name: str) -> float | None:
+    if isinstance(value, Decimal) and value.is_snan():
+        raise ValueError(f"column {name!r} holds the signalling NaN of decimals; replace Decimal('sNaN') by None")
+    try:
+        return None if value is None else float(value)
+    except OverflowError:  # an integer of hundreds of digits; the reader of numbers refuses it, and names the column
+        return math.inf if value > 0 else -math.inf
+
+
+def _all(kinds: set[type], *allowed: type) -> bool:
+    return all(issubclass(kind, allowed) for kind in kinds)

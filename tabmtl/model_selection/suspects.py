@@ -1,0 +1,180 @@
+"""Warn of data whose scores would mislead: leaks of a target into the features, and tasks of few labels.
+
+The leaks are looked for on at most 1 000 rows, so that they cost a small part of any fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.stats import rankdata
+
+from tabmtl.encode.cures import library_of
+from tabmtl.schema import (
+    Batch,
+    Columns,
+    FewLabelsWarning,
+    IndexMismatchWarning,
+    PerfectFeatureWarning,
+    TargetInFeaturesWarning,
+    Task,
+    warn_user,
+)
+
+_ROWS = 1_000  # looked at for leaks
+_LISTED = 10  # names in a warning
+_TOO_GOOD = 0.999  # AUC or R² of one feature
+_LEAST_LABELS, _LEAST_POSITIVES = 20, 10
+_MOST_CANDIDATES = 3  # features a task that are looked at closely
+_ROWS_PER_LEVEL = 20  # fewer, and the mean of a level fits its rows by chance
+
+
+def warn_of_index(X: Any, y: Any, name: str) -> None:
+    """Warn if X and y are of pandas and label their rows differently: rows are aligned by position."""
+    if {library_of(X), library_of(y)} != {"pandas"}:
+        return
+    if len(X) == len(y) and not X.index.equals(y.index):
+        warn_user(
+            f"y{name} has another pandas index than X{name}, and rows are aligned by position; if the rows of one were "
+            f"sorted or sampled, say y{name}.loc[X{name}.index], else y{name}.set_axis(X{name}.index)",
+            IndexMismatchWarning,
+        )
+
+
+def warn_of_targets(features: Sequence[str], targets: Sequence[str]) -> None:
+    """Warn if a target is a feature too, by its name."""
+    both = [name for name in targets if name in features]
+    if both:
+        warn_user(
+            f"X holds the targets {both[:_LISTED]} as features, from which models read the answer; say drop={both}, or "
+            "rename the features if they are something else, such as earlier values",
+            TargetInFeaturesWarning,
+        )
+
+
+def warn_of_few_labels(batch: Batch, tasks: Sequence[Task]) -> None:
+    """Warn of tasks with fewer than 20 labelled rows, or fewer than 10 of the rarer class of two."""
+    n_tasks = len(tasks)
+    task = np.broadcast_to(np.arange(n_tasks), batch.y.shape) if batch.task is None else batch.task[:, None]
+    labelled = ~np.isnan(batch.y)
+    counts = np.bincount(task[labelled], minlength=n_tasks)
+    positive = np.bincount(task[labelled], batch.y[labelled] == 1, minlength=n_tasks)
+    rarer = np.minimum(positive, counts - positive)
+    found = [
+        f"{task.name!r} ({counts[t]} rows)"
+        if counts[t] < _LEAST_LABELS
+        else f"{task.name!r} ({rarer[t]:.0f} of a class)"
+        for t, task in enumerate(tasks)
+        if counts[t] < _LEAST_LABELS or (task.kind == "binary" and rarer[t] < _LEAST_POSITIVES)
+    ]
+    if found:
+        more = f", and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
+        warn_user(
+            f"tasks with fewer than {_LEAST_LABELS} labelled rows, or {_LEAST_POSITIVES} of each of two classes: "
+            f"{', '.join(found[:_LISTED])}{more}; no score of them is reliable: gather labels, or read score_intervals",
+            FewLabelsWarning,
+        )
+
+
+def warn_of_perfect_features(batch: Batch, tasks: Sequence[Task], columns: Columns) -> None:
+    """Warn of features that predict a task by themselves, with an AUC or an R² above 0.999 on the labelled rows.
+
+    Numbers are compared by their ranks, so any rising or falling function of a target is found; a missing one counts as
+    the median. Categories answer the mean of their level. Tasks of many classes are not looked at.
+    """
+    chosen = np.random.default_rng(0).choice(len(batch), min(_ROWS, len(batch)), replace=False)
+    rows = batch.rows(chosen)
+    y = rows.wide_labels(len(tasks))
+    judged = [t for t, task in enumerate(tasks) if task.kind != "multiclass" and _is_judged(y[:, t], task)]
+    if not judged:
+        return
+    y, judged_tasks = y[:, judged], [tasks[t] for t in judged]
+    found = [
+        *_perfect_numbers(rows.x_num, y, judged_tasks, columns),
+        *_perfect_levels(rows.x_cat, y, judged_tasks, columns),
+    ]
+    if found:
+        said = [f"{name!r} predicts {task!r} ({score})" for name, task, score in found[:_LISTED]]
+        names = sorted({name for name, _, _ in found})
+        warn_user(
+            f"features that alone predict a task: {', '.join(said)}, on the labelled rows; if they are known only "
+            f"together with the target, say drop={names[:_LISTED]}",
+            PerfectFeatureWarning,
+        )
+
+
+def _is_judged(y: np.ndarray, task: Task) -> bool:
+    """Return whether a task has enough labels among the rows that no feature predicts them by chance."""
+    present = y[~np.isnan(y)]
+    if task.kind == "binary":
+        return min(present.sum(), len(present) - present.sum()) >= _LEAST_POSITIVES
+    return len(present) >= _LEAST_LABELS and float(np.ptp(present)) > 0
+
+
+def _perfect_numbers(
+    x: np.ndarray, y: np.ndarray, tasks: Sequence[Task], columns: Columns
+) -> Iterator[tuple[str, str, str]]:
+    if not len(columns.numeric):
+        return
+    x = np.where(np.isnan(x), np.nan_to_num(_medians(x)), x)
+    ranks = rankdata(x, axis=0) - (len(x) + 1) / 2
+    labelled = ~np.isnan(y)
+    centred, counts = np.zeros_like(y), labelled.sum(axis=0)
+    for t, task in enumerate(tasks):
+        own = y[labelled[:, t], t]
+        centred[labelled[:, t], t] = _normed(own if task.kind == "binary" else rankdata(own))
+    # the squared correlation of all ranks with all targets, by three products of matrices
+    variance = np.square(ranks).T @ labelled - np.square(ranks.T @ labelled) / counts
+    squared = np.square(ranks.T @ centred) / np.where(variance > 0, variance, np.inf)
+    for t, task in enumerate(tasks):
+        rows = labelled[:, t]
+        share = y[rows, t].mean()
+        # what divides two classes has at least a third of the correlation that evenly spread ranks have
+        least = share * (1 - share) if task.kind == "binary" else 0.9
+        for j in np.argsort(-squared[:, t])[:_MOST_CANDIDATES]:
+            if squared[j, t] > least:
+                score, strength = _strength(rankdata(x[rows, j]), y[rows, t], task)
+                if strength > _TOO_GOOD:
+                    yield columns.numeric[j], task.name, f"{score} {strength:.4f}"
+
+
+def _strength(ranks: np.ndarray, y: np.ndarray, task: Task) -> tuple[str, float]:
+    """Return name and value of the score of a feature, given its ranks, whether it rises or falls with the labels."""
+    if task.kind == "binary":
+        positive = y.sum()
+        auc = (ranks @ y - positive * (positive + 1) / 2) / (positive * (len(y) - positive))
+        return "AUC", max(auc, 1 - auc)
+    return "R²", float(_normed(ranks) @ _normed(rankdata(y))) ** 2
+
+
+def _perfect_levels(
+    codes: np.ndarray, y: np.ndarray, tasks: Sequence[Task], columns: Columns
+) -> Iterator[tuple[str, str, str]]:
+    labelled = ~np.isnan(y)
+    centred = np.zeros_like(y)
+    for t in range(len(tasks)):
+        centred[labelled[:, t], t] = _normed(y[labelled[:, t], t])
+    for j, name in enumerate(columns.categorical):
+        levels, code = np.unique(codes[:, j], return_inverse=True)
+        if len(levels) * _ROWS_PER_LEVEL > len(codes):
+            continue
+        is_level = (code[:, None] == np.arange(len(levels))).astype(np.float64)
+        explained = (np.square(is_level.T @ centred) / np.maximum(is_level.T @ labelled, 1)).sum(axis=0)
+        for t in np.flatnonzero(explained > _TOO_GOOD).tolist():
+            yield name, tasks[t].name, f"R² {explained[t]:.4f}"
+
+
+def _medians(x: np.ndarray) -> np.ndarray:
+    """Return the median of the present values of every column, NaN where there is none."""
+    present = np.sort(x, axis=0)  # NaN last
+    counts = (~np.isnan(x)).sum(axis=0)
+    return present[np.maximum(counts - 1, 0) // 2, np.arange(x.shape[1])]
+
+
+def _normed(values: np.ndarray) -> np.ndarray:
+    """Return values centred and of length 1, or zeros where they are constant."""
+    centred = values - values.mean()
+    length = np.sqrt(centred @ centred)
+    return centred / length if length > 0 else centred

@@ -1,0 +1,428 @@
+"""Frames of every kind: whatever types their columns have, a fit reads them, or one error names the column.
+
+Each seed makes a table of one library, with columns of types drawn from all that the library has, and fits one of four
+estimators on it. What can be read has to be read, by the values; what cannot, has to be refused by name. Predictions
+come back in the container and the types of the targets.
+"""
+
+from __future__ import annotations
+
+import datetime
+import traceback
+import warnings
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+from lightgbm import LGBMClassifier, LGBMRegressor
+
+from tabmtl import RMTGB, IndependentTasks, SharedBottom, SharedTrees
+from tabmtl.encode.columns import is_missing
+from tabmtl.encode.read import read_features
+from tabmtl.schema import TabmtlWarning
+
+QUICK, ALL = 500, 5_000
+NAMES = ("x", "^a$", "*", "a", "", "b c", "ü", "$", "1", ".*", "col('a')", "^.*$")
+_FEW = {"verbosity": -1, "n_estimators": 2, "min_child_samples": 1, "n_jobs": 1}
+ESTIMATORS: dict[str, Callable[[], Any]] = {
+    "SharedBottom": lambda: SharedBottom(
+        hidden=(4,), head_hidden=0, epochs=1, early_stopping=False, device="cpu", n_jobs=1, random_state=0
+    ),
+    "IndependentTasks": lambda: IndependentTasks(
+        classifier=LGBMClassifier(**_FEW), regressor=LGBMRegressor(**_FEW), early_stopping=False, random_state=0
+    ),
+    "SharedTrees": lambda: SharedTrees(n_estimators=1, n_estimators_task=1, n_jobs=1, random_state=0),
+    "RMTGB": lambda: RMTGB(
+        n_estimators_shared=1, n_estimators_outlier=1, n_estimators_task=1, n_jobs=1, random_state=0
+    ),
+}
+
+Values = list[Any]
+
+
+class Kind(NamedTuple):
+    """A type of columns: its values, how a library holds them, and whether features and targets may have it."""
+
+    draw: Callable[[np.random.Generator, int], Values]
+    make: Callable[[Values], Any]
+    is_feature: bool = True
+    is_target: bool = True
+
+
+def whole(rng: np.random.Generator, n: int) -> Values:
+    return [*([1, 2, 3] * n)[:n]] if rng.random() < 0.5 else [*([0, 1] * n)[:n]]
+
+
+def floats(rng: np.random.Generator, n: int) -> Values:
+    return (np.arange(n) / 4 + rng.integers(3, size=n)).tolist()
+
+
+def texts(rng: np.random.Generator, n: int) -> Values:
+    return [*(["b", "a", "", "1", "ü"][: rng.integers(2, 6)] * n)[:n]]
+
+
+def flags(rng: np.random.Generator, n: int) -> Values:
+    return [*([True, False] * n)[:n]]
+
+
+def with_holes(draw: Callable[[np.random.Generator, int], Values]) -> Callable[[np.random.Generator, int], Values]:
+    def holes(rng: np.random.Generator, n: int) -> Values:
+        # the first rows have every class
+        return [value if i < 5 or rng.random() < 0.8 else None for i, value in enumerate(draw(rng, n))]
+
+    return holes
+
+
+def always(*values: Any) -> Callable[[np.random.Generator, int], Values]:
+    return lambda rng, n: [*(values * n)[:n]]
+
+
+huge, tiny = always(1e308, -1e308, 0.5), always(5e-324, 0.0, 1e-320)
+days, spans = always(datetime.date(2020, 1, 1), None), always(datetime.timedelta(1), None)
+bad_text, bytes_, lists = always("a\ud800", "b"), always(b"a", b"b"), always([1], [2])
+
+
+def refused(draw: Callable[[np.random.Generator, int], Values], make: Callable[[Values], Any]) -> Kind:
+    return Kind(draw, make, is_feature=False, is_target=False)
+
+
+# polars
+
+
+def _polars(draw: Callable[..., Values], dtype: Any, **allowed: bool) -> Kind:
+    return Kind(draw, lambda values: pl.Series(values, dtype=dtype, strict=False), **allowed)
+
+
+_INTEGERS = [pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.Int128, pl.UInt8, pl.UInt16, pl.UInt32, pl.UInt64, pl.UInt128]
+POLARS = [
+    *[_polars(with_holes(whole), dtype) for dtype in _INTEGERS],
+    *[_polars(with_holes(floats), dtype) for dtype in (pl.Float16, pl.Float32, pl.Float64, pl.Decimal(20, 2))],
+    *[
+        _polars(with_holes(texts), dtype)
+        for dtype in (pl.String, pl.Categorical, pl.Enum(["z", "ü", "1", "", "a", "b"]))
+    ],
+    _polars(with_holes(flags), pl.Boolean),
+    _polars(always(None), pl.Null, is_target=False),
+    _polars(huge, pl.Float64, is_target=False),
+    _polars(tiny, pl.Float64),
+    _polars(always(1.0, float("inf")), pl.Float64, is_feature=False, is_target=False),
+    *[refused(days, lambda v, d=dtype: pl.Series(v).cast(d)) for dtype in (pl.Date, pl.Datetime("ns", "UTC"))],
+    refused(spans, lambda v: pl.Series(v, dtype=pl.Duration)),
+    refused(always(datetime.time(1), None), lambda v: pl.Series(v, dtype=pl.Time)),
+    refused(bytes_, lambda v: pl.Series(v, dtype=pl.Binary)),
+    refused(lists, lambda v: pl.Series(v, dtype=pl.List(pl.Int8))),
+    refused(lists, lambda v: pl.Series(v, dtype=pl.Array(pl.Int8, 1))),
+    refused(always({"a": 1}), pl.Series),
+    refused(always({1}, None), lambda v: pl.Series(v, dtype=pl.Object)),
+]
+
+# pyarrow
+
+
+def _chunks(values: Values, dtype: Any) -> pa.ChunkedArray:
+    """Two chunks, each with a dictionary of its own."""
+    parts = [values[:6], values[6:]]
+    if not pa.types.is_dictionary(dtype):
+        return pa.chunked_array([pa.array(part).cast(dtype) for part in parts], dtype)
+    encoded = [pa.array(part).cast(dtype.value_type).dictionary_encode().cast(dtype) for part in parts]
+    return pa.chunked_array(encoded, dtype)
+
+
+def _arrow(draw: Callable[..., Values], dtype: Any, **allowed: bool) -> Kind:
+    return Kind(draw, lambda values: _chunks(values, dtype), **allowed)
+
+
+_DECIMALS = [pa.decimal32(6, 2), pa.decimal64(9, 2), pa.decimal128(20, 2), pa.decimal256(50, 2)]
+_WHOLE = [getattr(pa, f"{sign}int{bits}")() for sign in ("", "u") for bits in (8, 16, 32, 64)]
+_TEXTS = [pa.string(), pa.large_string(), pa.string_view()]
+ARROW = [
+    *[_arrow(with_holes(whole), dtype) for dtype in _WHOLE],
+    *[_arrow(with_holes(floats), dtype) for dtype in (pa.float16(), pa.float32(), pa.float64(), *_DECIMALS)],
+    *[_arrow(with_holes(texts), dtype) for dtype in _TEXTS],
+    *[
+        _arrow(with_holes(texts), pa.dictionary(pa.int8(), dtype, ordered))
+        for dtype in _TEXTS[:2]
+        for ordered in (0, 1)
+    ],
+    *[_arrow(with_holes(whole), pa.dictionary(index, pa.int64())) for index in (pa.int8(), pa.uint16(), pa.int64())],
+    _arrow(with_holes(flags), pa.bool_()),
+    _arrow(with_holes(floats), pa.dictionary(pa.int32(), pa.float64())),
+    _arrow(always(None), pa.null(), is_target=False),
+    _arrow(huge, pa.float64(), is_target=False),
+    _arrow(tiny, pa.float64()),
+    *[
+        refused(days, lambda v, d=dtype: pa.chunked_array([pa.array(v).cast(d)]))
+        for dtype in (pa.date32(), pa.date64(), pa.timestamp("ns"), pa.timestamp("s", "UTC"))
+    ],
+    refused(spans, lambda v: pa.chunked_array([pa.array(v)])),
+    refused(always(datetime.time(1)), lambda v: pa.chunked_array([pa.array(v)])),
+    refused(always(None), lambda v: pa.chunked_array([pa.nulls(len(v), pa.month_day_nano_interval())])),
+    *[
+        refused(bytes_, lambda v, d=dtype: pa.chunked_array([pa.array(v, d)]))
+        for dtype in (pa.binary(), pa.large_binary(), pa.binary_view(), pa.binary(1))
+    ],
+    *[
+        refused(lists, lambda v, d=dtype: pa.chunked_array([pa.array(v, d)]))
+        for dtype in (pa.list_(pa.int8()), pa.large_list(pa.int8()), pa.list_(pa.int8(), 1), pa.list_view(pa.int8()))
+    ],
+    refused(always({"a": 1}), lambda v: pa.chunked_array([pa.array(v)])),
+    refused(always([("a", 1)]), lambda v: pa.chunked_array([pa.array(v, pa.map_(pa.string(), pa.int8()))])),
+    refused(whole, lambda v: pa.chunked_array([pa.RunEndEncodedArray.from_arrays(range(1, len(v) + 1), v)])),
+    refused(always(UUID(int=1).bytes), lambda v: pa.chunked_array([pa.array(v, pa.uuid())])),
+]
+
+# pandas
+
+
+def _pandas(draw: Callable[..., Values], dtype: Any, **allowed: bool) -> Kind:
+    return Kind(draw, lambda values: pd.Series(values, dtype=dtype), **allowed)
+
+
+def _objects(draw: Callable[..., Values], **allowed: bool) -> Kind:
+    return _pandas(draw, object, **allowed)
+
+
+_NUMPY = [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
+PANDAS = [
+    *[_pandas(whole, dtype) for dtype in _NUMPY],
+    *[_pandas(with_holes(whole), dtype.replace("i", "I").replace("uI", "UI")) for dtype in _NUMPY],
+    *[_pandas(with_holes(floats), d) for d in ("float16", "float32", "float64", np.longdouble, "Float32", "Float64")],
+    *[_pandas(with_holes(texts), dtype) for dtype in ("str", "string[python]", "string[pyarrow]", "category", object)],
+    _pandas(with_holes(whole), "category"),
+    _pandas(flags, "bool"),
+    _pandas(with_holes(flags), "boolean"),
+    _pandas(floats, pd.SparseDtype("float64", 0.0)),
+    *[_objects(with_holes(draw)) for draw in (whole, floats, flags)],
+    _objects(always(Decimal(1), Decimal("NaN"), Decimal(2))),
+    _objects(always(None), is_target=False),
+    _objects(always(10**400, 1), is_feature=False, is_target=False),
+    _pandas(huge, "float64", is_target=False),
+    _pandas(tiny, "float64"),
+    *[
+        Kind(kind.draw, lambda v, make=kind.make: pd.Series(pd.arrays.ArrowExtensionArray(make(v))), *kind[2:])
+        for kind in ARROW
+    ],
+    *[_objects(values, is_feature=False, is_target=False) for values in (bad_text, bytes_, lists, days, spans)],
+    *[
+        _objects(values, is_feature=False, is_target=False)
+        for values in (always(Decimal("sNaN")), always("a", 1), always(1j), always(pd.Period("2020"), None))
+    ],
+    refused(days, lambda v: pd.Series(v, dtype="datetime64[ns]")),
+    refused(spans, lambda v: pd.Series(v, dtype="timedelta64[s]")),
+    refused(always("2020"), lambda v: pd.Series(pd.PeriodIndex(v, freq="Y"))),
+    refused(always(1), lambda v: pd.Series(pd.arrays.IntervalArray.from_tuples([(0, 1)] * len(v)))),
+    refused(bad_text, lambda v: pd.Series(pd.Categorical(pd.Series(v, dtype=object)))),
+    refused(always(1j), pd.Series),
+]
+
+# numpy: all columns of an array have one type
+
+
+def _numpy(draw: Callable[..., Values], dtype: Any, **allowed: bool) -> Kind:
+    return Kind(draw, lambda values: np.array(values, dtype=dtype), **allowed)
+
+
+ARRAYS = [
+    *[_numpy(whole, dtype) for dtype in (*_NUMPY, ">i4")],
+    *[_numpy(with_holes(floats), dtype) for dtype in ("float16", "float32", "float64", np.longdouble, ">f8")],
+    *[_numpy(texts, dtype) for dtype in ("U3", object, np.dtypes.StringDType())],
+    _numpy(flags, "bool"),
+    *[_numpy(with_holes(draw), object) for draw in (whole, texts, flags)],
+    _numpy(huge, "float64", is_target=False),
+    _numpy(tiny, "float64"),
+    *[refused(values, lambda v: np.array(v, dtype=object)) for values in (bad_text, bytes_, always("a", 1))],
+    refused(bad_text, np.array),
+    refused(bytes_, lambda v: np.array(v, dtype="S1")),
+    refused(days, lambda v: np.array(v, dtype="datetime64[D]")),
+    refused(spans, lambda v: np.array(v, dtype="timedelta64[D]")),
+    refused(always(1j), lambda v: np.array(v, dtype=complex)),
+]
+
+LIBRARIES = {"polars": POLARS, "pyarrow": ARROW, "pandas": PANDAS, "numpy": ARRAYS}
+
+
+class Case(NamedTuple):
+    """A table, and what has to come of it."""
+
+    X: Any
+    y: Any
+    features: dict[str, Values] | None  # None where a column has to be refused
+    targets: dict[str, Any] | None
+    refused: list[str]
+
+
+def make_case(library: str, rng: np.random.Generator) -> Case:
+    """Draw a table of one library: mostly of columns that can be read."""
+    n = int(rng.integers(9, 14))
+    names = [str(name) for name in rng.permutation(NAMES)]
+    picked: list[list[tuple[str, Values, Any]]] = []
+    unreadable = []
+    for role, count in (("is_feature", rng.integers(1, 4)), ("is_target", rng.integers(1, 3))):
+        columns = []
+        kinds = LIBRARIES[library]
+        kind = kinds[rng.integers(len(kinds))]
+        for j in range(count):
+            if library != "numpy" and (j == 0 or rng.random() < 0.9):
+                able = [each for each in kinds if getattr(each, role)] if rng.random() < 0.7 else kinds
+                kind = able[rng.integers(len(able))]
+            name = names.pop() if library != "numpy" else f"{'x' if role == 'is_feature' else 'y'}{j}"
+            if not getattr(kind, role):
+                unreadable.append(name)
+            values = kind.draw(rng, n)
+            columns.append((name, values, kind.make(values)))
+        picked.append(columns)
+    X, y = ({name: made for name, _, made in columns} for columns in picked)
+    flat = len(y) == 1 and bool(rng.random() < 0.5)
+    if unreadable and flat and library == "numpy":
+        unreadable = [name.replace("y0", "y") for name in unreadable]
+    return Case(
+        _join(library, X, flat=False),
+        _join(library, y, flat=flat),
+        {name: values for name, values, _ in picked[0]},
+        y,
+        unreadable,
+    )
+
+
+def _join(library: str, columns: dict[str, Any], *, flat: bool) -> Any:
+    if flat:
+        ((name, column),) = columns.items()
+        if library == "polars":
+            return column.alias(name)
+        return column.rename(name) if library == "pandas" else column
+    if library == "polars":
+        return pl.DataFrame(columns)
+    if library == "pyarrow":
+        return pa.table(columns)
+    if library == "pandas":
+        return pd.DataFrame(columns)
+    return np.stack([*columns.values()], axis=1)
+
+
+def check_case(estimator: Any, case: Case) -> None:
+    """Fit and predict, and check what comes back."""
+    try:
+        estimator.fit(case.X, case.y)
+    except (ValueError, TypeError) as error:
+        place = traceback.extract_tb(error.__traceback__)[-1].filename
+        assert type(error) in (ValueError, TypeError), repr(error)
+        assert case.refused, f"a readable table is refused: {error!r}"
+        is_named = any(repr(name) in str(error) for name in case.refused) or "'y'" in str(error)
+        assert is_named or "Complex data" in str(error), f"{case.refused} are not named: {error!r}"
+        assert "tabmtl" in place or "Complex data" in str(error), f"raised in {place}: {error!r}"
+        return
+    assert not case.refused, f"{case.refused} were read"
+    check_features(case)
+    check_targets(estimator.predict(case.X), case)
+
+
+def check_features(case: Case) -> None:
+    frame, _ = read_features(case.X)
+    assert frame.columns == [*case.features]
+    for name, values in case.features.items():
+        series = pl.DataFrame({"x": frame[name]})["x"]
+        found = [value.lower() if isinstance(value, str) else value for value in map(_plain, series.to_list())]
+        # a category is read as the text of its value
+        expected = [str(v) if _is_category(case.X, name) and v is not None else _plain(v) for v in values]
+        is_text = series.dtype in (pl.String, pl.Categorical, pl.Enum)
+        has_text = any(isinstance(value, str) for value in expected)
+        assert is_text == has_text, f"{name!r} was read as {series.dtype}"
+        assert [*map(_as_text, found)] == [*map(_as_text, expected)], f"{name!r}: {values} was read as {found}"
+
+
+def _is_category(X: Any, name: str) -> bool:
+    return isinstance(X, pd.DataFrame) and str(X[name].dtype) == "category"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Decimal):
+        value = float(value)
+    return None if isinstance(value, float) and value != value else value
+
+
+def _as_text(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    return str(float(value))
+
+
+def check_targets(answer: Any, case: Case) -> None:
+    assert type(answer) is type(case.y)
+    if isinstance(case.y, np.ndarray):
+        assert answer.shape == case.y.shape
+        given, answers = {"y": case.y}, {"y": answer}
+    elif len(case.targets) == 1 and not hasattr(case.y, "columns"):
+        assert (getattr(answer, "name", None) or None) == (getattr(case.y, "name", None) or None)
+        given, answers = {"y": case.y}, {"y": answer}
+    else:
+        names = case.y.column_names if isinstance(case.y, pa.Table) else [*case.y.columns]
+        assert (answer.column_names if isinstance(answer, pa.Table) else [*answer.columns]) == names
+        given, answers = {name: case.y[name] for name in names}, {name: answer[name] for name in names}
+    for name, column in answers.items():
+        labels, dtype = _values(given[name]), _dtype(column)
+        if _dtype(given[name]) == dtype:
+            is_number = all(isinstance(value, float | np.floating) for value in labels if not is_missing(value))
+            assert is_number or set(_values(column)) <= set(labels), (name, dtype)
+        else:  # numbers of any type are answered as floats
+            assert "float" in dtype.lower() or "double" in dtype, (
+                f"{name!r}: {_dtype(given[name])} came back as {dtype}"
+            )
+            assert not any(isinstance(value, str | bool) for value in labels), name
+        assert all(value == value for value in _values(column)), f"{name!r}: NaN is predicted"
+
+
+def _types(table: Any) -> str:
+    if isinstance(table, pl.DataFrame | pa.Table):
+        return str(table.schema)
+    return str(dict(table.dtypes.items())) if isinstance(table, pd.DataFrame) else _dtype(table)
+
+
+def _values(column: Any) -> Values:
+    if isinstance(column, pa.ChunkedArray):
+        return column.to_pylist()
+    return column.ravel().tolist() if isinstance(column, np.ndarray) else column.to_list()
+
+
+def _dtype(column: Any) -> str:
+    return str(column.type if isinstance(column, pa.ChunkedArray) else column.dtype)
+
+
+def check_seeds(name: str, seeds: range) -> None:
+    """Run the cases of one estimator, and tell all that fail."""
+    failures = []
+    for seed in seeds:
+        library = [*LIBRARIES][seed % len(LIBRARIES)]
+        case = make_case(library, np.random.default_rng(seed))
+        try:
+            with warnings.catch_warnings(action="ignore", category=TabmtlWarning):
+                check_case(ESTIMATORS[name](), case)
+        except BaseException as error:  # a panic of Rust is no Exception
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            failures.append(
+                f"seed {seed}, {library}: {type(error).__name__}: {error}\n{_types(case.X)} -> {_types(case.y)}"
+            )
+    assert not failures, f"{len(failures)} of {len(seeds)} fail\n" + "\n\n".join(failures[:5])
+
+
+def seeds_of(name: str, first: int, last: int) -> range:
+    """Deal seeds to the estimators, each of which meets all libraries."""
+    share, place = (last - first) // len(ESTIMATORS), [*ESTIMATORS].index(name)
+    return range(first + place * share, first + (place + 1) * share)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_frames_of_every_kind(name):
+    check_seeds(name, seeds_of(name, 0, QUICK))
+
+
+@pytest.mark.all_faces
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_many_more_frames(name):
+    check_seeds(name, seeds_of(name, QUICK, ALL))

@@ -1,0 +1,114 @@
+"""Mistakes that everybody makes once: each error names them, and says what to write instead."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+from conformance import tiny
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.model_selection import cross_val_score
+from sklearn.preprocessing import OneHotEncoder
+
+from tabmtl import IndependentTasks, MultiTaskEnsemble, SharedBottom, SharedTrees, make_multitask_scorer, multitask_gain
+
+N = 80
+X = pl.DataFrame({"a": np.arange(N) % 7 / 7, "s": ["u", "v"] * (N // 2)})
+Y = pl.DataFrame({"k": ["x", "y", "y", "x"] * (N // 4), "r": np.arange(N) % 5 / 5})
+FRAME = pl.concat([X, Y], how="horizontal")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny(SharedTrees).fit(X, Y)
+
+
+@pytest.mark.parametrize(
+    ("features", "cure"),
+    [(X, "polars.DataFrame"), (X.to_pandas(), "pandas.DataFrame"), (X.to_arrow(), "pyarrow.table"), ([[1]], "polars")],
+    ids=["polars", "pandas", "pyarrow", "list"],
+)
+def test_targets_in_a_dict(model, features, cure):
+    with pytest.raises(TypeError, match=rf"y must be a frame, a series or an array, got a dict; .* as {cure}"):
+        tiny(SharedTrees).fit(features, {"k": ["x", "y"]})
+    with pytest.raises(TypeError, match=r"got a dict; .* as polars.DataFrame\(y\)"):
+        model.score_tasks(X, {"k": ["x", "y"]})
+
+
+@pytest.mark.parametrize(
+    ("frame", "cure"),
+    [
+        (FRAME, "fit(X.drop(['k', 'r']), X.select(['k', 'r']))"),
+        (FRAME.lazy(), "fit(X.drop(['k', 'r']), X.select(['k', 'r']))"),
+        (FRAME.to_pandas(), "fit(X.drop(columns=['k', 'r']), X[['k', 'r']])"),
+        (FRAME.to_arrow(), "fit(X.drop_columns(['k', 'r']), X.select(['k', 'r']))"),
+    ],
+    ids=["polars", "lazy", "pandas", "pyarrow"],
+)
+def test_targets_by_their_names(frame, cure):
+    with pytest.raises(TypeError) as error:
+        tiny(SharedTrees).fit(frame, ["k", "r"])
+    assert str(error.value) == f"y must hold the labels, got the names ['k', 'r']; say {cure}"
+    with pytest.raises(TypeError, match=r"y must hold the labels, got the names \['k'\]"):
+        tiny(SharedTrees).fit(frame, "k")
+    with pytest.raises(TypeError, match=r"got the names \('k', 'q'\)"):
+        tiny(SharedTrees).fit(frame, ("k", "q"))
+
+
+def test_labels_that_are_names_of_columns_are_labels():
+    frame = pl.DataFrame({"a": [0.0, 1.0, 0.5, 0.2], "b": [1.0, 2.0, 3.0, 4.0]})
+    assert tiny(SharedTrees).fit(frame, ["a", "b", "a", "b"]).tasks_[0].classes == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("cls", "method", "cure"),
+    [
+        (SharedTrees, "export_onnx", r"say export_task\(task\)"),
+        (IndependentTasks, "export_onnx", r"say estimators_\[task\]"),
+        (IndependentTasks, "export_task", r"say estimators_\[task\]"),
+        (MultiTaskEnsemble, "export_onnx", r"distill\("),
+        (SharedBottom, "export_task", r"say export_onnx\(path\)"),
+    ],
+)
+def test_an_export_of_another_kind_of_model(cls, method, cure):
+    with pytest.raises(AttributeError, match=f"{cls.__name__} has no {method}: .*{cure}"):
+        getattr(tiny(cls), method)
+    assert not hasattr(cls, method)
+
+
+@pytest.mark.parametrize("scoring", ["roc_auc", "accuracy", "r2", "neg_log_loss"])
+def test_a_plain_score_of_mixed_targets(scoring):
+    with pytest.raises(
+        ValueError, match=r"'k' is binary, 'r' is regression: say scoring=make_multitask_scorer\(\), or leave"
+    ):
+        cross_val_score(tiny(SharedTrees), X, Y, scoring=scoring, cv=2, error_score="raise")
+
+
+def test_scores_that_fit_are_left_alone():
+    model = tiny(SharedTrees)
+    assert np.isfinite(cross_val_score(model, X, Y, cv=2)).all()
+    assert np.isfinite(cross_val_score(model, X, Y, scoring=make_multitask_scorer(), cv=2)).all()
+    numbers = Y.select("r", q=pl.col("r") + 1)
+    assert np.isfinite(cross_val_score(model, X, numbers, scoring="r2", cv=2, error_score="raise")).all()
+
+
+def test_the_gain_of_models(model):
+    with pytest.raises(
+        TypeError, match=r"scores must map tasks to .* give scores=model.score_tasks\(X, y\), got Shared"
+    ):
+        multitask_gain(model, model)
+    with pytest.raises(TypeError, match=r"reference must map .* give reference=model.score_tasks\(X, y\)"):
+        multitask_gain({"k": 0.5}, model)
+
+
+def test_a_model_of_others_that_reads_no_text():
+    foreign = IndependentTasks(classifier=LogisticRegression(), regressor=Ridge())
+    for features in (X, X.to_pandas()):
+        with pytest.raises(
+            ValueError,
+            match=r"(?s)task 'k': LogisticRegression .*categories in \['s'\]; put an encoder before it: make_pip",
+        ):
+            foreign.fit(features, Y)
+    with pytest.raises(ValueError, match=r"task 'r': Ridge cannot be fitted: "):
+        foreign.fit(X.select(a=pl.when(pl.col("a") > 0).then("a")), Y.select("r"))
+    assert OneHotEncoder(handle_unknown="ignore").fit(X.to_pandas()[["s"]]), "the cure exists"

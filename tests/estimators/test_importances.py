@@ -1,0 +1,96 @@
+"""Importances of features: of networks by shuffling validation rows, of trees by gain; scikit-learn's are silent."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import polars as pl
+import pytest
+from conformance import tiny
+from sklearn.inspection import permutation_importance
+
+import tabmtl
+from tabmtl import RMTGB, IndependentTasks, SharedBottom, SharedTrees
+
+RNG = np.random.default_rng(0)
+N = 300
+X = pl.DataFrame(
+    {
+        "noise": RNG.normal(size=N),
+        "town": RNG.choice(["Ulm", "Bonn", "Kiel"], N),
+        "strong": RNG.normal(size=N),
+        "zero": np.zeros(N),
+    }
+)
+Y = pl.DataFrame(
+    {
+        "value": 3 * X["strong"] + 4 * (X["town"] == "Ulm").cast(pl.Int8) + RNG.normal(size=N),
+        "high": X["strong"] + RNG.normal(size=N) > 0,
+    }
+)
+LEARNS = {"epochs": 15, "learning_rate": 0.03, "average_decay": 0.0}
+
+
+def test_a_network_shuffles_validation_rows(tmp_path):
+    model = tiny(SharedBottom, **LEARNS).fit(X, Y)
+    found = dict(zip(X.columns, model.feature_importances_, strict=True))
+    assert found["strong"] > found["town"] > 0.05
+    assert found["strong"] > 0.2
+    assert abs(found["noise"]) < 0.1
+    assert found["zero"] == 0
+    model.save(tmp_path / "model")
+    np.testing.assert_array_equal(tabmtl.load(tmp_path / "model").feature_importances_, model.feature_importances_)
+    again = tiny(SharedBottom, **LEARNS).fit(X, Y)
+    np.testing.assert_array_equal(again.feature_importances_, model.feature_importances_)
+
+
+def test_given_validation_rows_are_shuffled():
+    model = tiny(SharedBottom, **LEARNS)
+    model.fit(X[:200], Y[:200], X_val=X[200:], y_val=Y[200:])
+    rows = X[200:].with_columns(strong=X[200:]["strong"].gather(np.random.default_rng(0).permutation(100)))
+    expected = model.score(X[200:], Y[200:]) - model.score(rows, Y[200:])
+    assert model.feature_importances_[2] == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_network_of_a_long_table_has_no_importance_of_its_task(tmp_path):
+    long = X.with_columns(task=pl.int_range(N) % 2).select("task", "strong", "noise")
+    model = tiny(SharedBottom, task_column="task", **LEARNS).fit(long, Y["value"])
+    assert model.feature_importances_.shape == (3,)
+    assert model.feature_importances_[0] == 0
+    assert model.feature_importances_.argmax() == 1
+
+
+def test_without_validation_rows_there_are_none(tmp_path):
+    model = tiny(SharedBottom, early_stopping=False).fit(X, Y)
+    assert model.feature_importances_ is None
+    model.save(tmp_path / "model")
+    assert tabmtl.load(tmp_path / "model").feature_importances_ is None
+
+
+@pytest.mark.parametrize("cls", [SharedTrees, RMTGB])
+def test_trees_share_out_the_gain(cls):
+    model = tiny(cls).fit(X, Y)
+    assert model.feature_importances_.shape == (4,)
+    assert model.feature_importances_.sum() == pytest.approx(1)
+    assert X.columns[int(model.feature_importances_.argmax())] == "strong"
+    if cls is RMTGB:
+        np.testing.assert_allclose(model.block_importances_.sum(axis=0), model.feature_importances_)
+
+
+@pytest.mark.parametrize("cls", [SharedBottom, IndependentTasks])
+def test_permutation_importance_is_silent_on_polars(cls):
+    model = tiny(cls).fit(X, Y)
+    with warnings.catch_warnings(action="error"):
+        found = permutation_importance(model, X, Y, n_repeats=1, random_state=0).importances_mean
+    assert found.shape == (4,)
+    assert found[3] == 0
+    with pytest.warns(UserWarning, match="X does not have valid feature names"):
+        model.predict(X.to_numpy())
+
+
+def test_names_of_the_features_of_a_network():
+    model = tiny(SharedBottom).fit(X, Y)
+    names = model.get_feature_names_out()
+    assert len(names) == model.transform(X).shape[1]
+    assert names[0] == "sharedbottom0"
