@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -204,10 +206,41 @@ class LabelCoder(LeanPickle):
                 columns[name] = classes[best].cast(dtype)
         return write_targets(pl.DataFrame(columns), self.origin, index)
 
+    def probabilities(self, outputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """Name the probabilities (n,) of every class, of classification tasks only; see `probability_names`.
+
+        Parameters
+        ----------
+        outputs : sequence of ndarray
+            As `outputs` gives them.
+        """
+        names = probability_names(self.column_tasks())
+        return {
+            name: values
+            for own, output in zip(names, outputs, strict=True)
+            for name, values in zip(own, output.T, strict=bool(own))
+        }
+
     @cached_property
     def _classes(self) -> tuple[pl.Series | None, ...]:
         """Class labels per column of y, None of a regression."""
         return tuple(class_values(task) if task.is_classification else None for task in self.column_tasks())
+
+
+def probability_names(tasks: Sequence[Task]) -> list[list[str]]:
+    """Return the names ``<task>=<class>`` of the probabilities of every task; none for a regression.
+
+    Raises
+    ------
+    ValueError
+        If two of them have one name.
+    """
+    names = [[f"{task.name}={label}" for label in task.classes or ()] for task in tasks]
+    counts = Counter(itertools.chain.from_iterable(names))
+    twice = next((name for name, count in counts.items() if count > 1), None)
+    if twice is not None:
+        raise ValueError(f"two probabilities would be called {twice!r}, <task>=<class>; rename a task or a class")
+    return names
 
 
 def both_classes(positive: np.ndarray) -> np.ndarray:
