@@ -101,25 +101,49 @@ class LabelCoder(LeanPickle):
         frame = _rename(frame, origin, tasks)
         declared = declared_tasks(tasks, frame.columns)
         frame, _ = _without_weightless(frame, sample_weight)
+        coder = cls.learn(frame, origin, declared=declared, force=force, task_levels=task_levels)
+        values = coder._encode_columns(frame)
+        for j, task in enumerate(coder.column_tasks()):
+            if task.kind == "regression":
+                coder.center[j], coder.scale[j] = center_and_scale(values[:, j])
+        return coder
+
+    @classmethod
+    def learn(
+        cls,
+        labels: pl.DataFrame,
+        origin: Origin,
+        *,
+        declared: Mapping[str, Task],
+        force: str | None,
+        task_levels: Sequence[str] | None,
+    ) -> LabelCoder:
+        """Learn kinds and classes, and leave the scales to the caller.
+
+        Parameters
+        ----------
+        labels : polars DataFrame
+            Per target all values that occur, as often as may be.
+        origin : Origin
+        declared : mapping of str to Task
+        force, task_levels
+            As in `fit`.
+        """
         fitted = [
             # a category of pandas holds classes even where its values are numbers
             fit_task(series, declared.get(series.name), force, is_category=categories is not None)
-            for series, categories in zip(frame.iter_columns(), origin.categories, strict=True)
+            for series, categories in zip(labels.iter_columns(), origin.categories, strict=True)
         ]
         if task_levels is not None and len(fitted) != 1:
-            raise ValueError(f"task_column needs one target, one label a row; y has {len(fitted)}: {frame.columns}")
+            raise ValueError(f"task_column needs one target, one label a row; y has {len(fitted)}: {labels.columns}")
         coder = cls(
             tasks=tuple(fitted),
             origin=replace(origin, categories=_with_unseen(origin.categories, fitted)),
-            names=tuple(frame.columns),
-            dtypes=tuple(_output_dtype(frame[task.name], task) for task in fitted),
+            names=tuple(labels.columns),
+            dtypes=tuple(_output_dtype(labels[task.name], task) for task in fitted),
             center=np.zeros(len(fitted)),
             scale=np.ones(len(fitted)),
         )
-        values = coder._encode_columns(frame)
-        for j, task in enumerate(fitted):
-            if task.kind == "regression":
-                coder.center[j], coder.scale[j] = center_and_scale(values[:, j])
         if task_levels is None:
             return coder
         long_tasks = tuple(replace(fitted[0], name=level) for level in task_levels)

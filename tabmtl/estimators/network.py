@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -31,7 +31,10 @@ from tabmtl.training.epochs import Record, Snapshots, warn_if_rising
 from tabmtl.training.hooks import describe_tasks, epochs_as_tasks
 from tabmtl.training.losses import MultiTaskLoss
 from tabmtl.training.predict import predict_scores, represent_rows
-from tabmtl.training.table_loop import Evaluate, TableLoop, settle_statistics, step_rows
+from tabmtl.training.table_loop import Evaluate, TableLoop, settle_statistics
+
+if TYPE_CHECKING:
+    from tabmtl.encode.cache import StoredRows
 
 _ROWS_TO_SPLIT = 20  # fewer rows are all trained on: a validation part would hold next to nothing
 
@@ -179,10 +182,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
             watched = valid.wide_labels(len(tasks))
             if self.monitor != "mean":
                 watched = watched[:, [task.name for task in tasks].index(self.monitor)]
-            if np.isnan(watched).all():
-                raise ValueError(
-                    f"y_val has no label to stop on (monitor={self.monitor!r}); label some validation rows"
-                )
+            self._check_watched(not np.isnan(watched).all())
         if valid is None and self.early_stopping and len(batch) >= _ROWS_TO_SPLIT:
             rng = np.random.default_rng(seed)
             share = self.validation_fraction
@@ -191,6 +191,32 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         valid = None if valid is None else _in_training_units(valid, coder)
         loss, evaluate = self._loss(tasks), partial(_evaluate, coder)
         return self._learn(coder, _in_training_units(batch, coder), valid, loss, evaluate, seed)
+
+    def _fit_stored(self, coder: TableCoder, rows: StoredRows, valid: StoredRows | None, seed: int) -> dict[str, Any]:
+        from tabmtl.model_selection.stored import split_stored
+        from tabmtl.training.windows import WindowLoop
+
+        tasks = coder.labels.tasks
+        self._check_monitor(tasks)
+        if valid is None and self.early_stopping and len(rows) >= _ROWS_TO_SPLIT:
+            rows, valid = split_stored(rows, self.validation_fraction, seed)
+        if valid is not None and self.early_stopping:
+            watched = [task.name == self.monitor or self.monitor == "mean" for task in tasks]
+            self._check_watched(bool(valid.n_labels[watched].any()))
+        device = find_device(self.device)
+
+        def prepare(batch: Batch) -> Batch:
+            return _on_device(_in_training_units(batch, coder), device)
+
+        evaluate = partial(_evaluate, coder)
+        make_loop = partial(WindowLoop, loss=self._loss(tasks), evaluate=evaluate, prepare=prepare, seed=seed)
+        make_loop = partial(make_loop, rows=rows, valid_rows=valid)
+        return self._learn_by(make_loop, coder, device, seed, valid is not None)
+
+    def _check_watched(self, labelled: bool) -> None:
+        """Raise a ValueError if validation rows have no label to stop on."""
+        if not labelled:
+            raise ValueError(f"y_val has no label to stop on (monitor={self.monitor!r}); label some validation rows")
 
     def _check_monitor(self, tasks: Sequence[Task]) -> None:
         names = [task.name for task in tasks]
@@ -202,25 +228,39 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     ) -> dict[str, Any]:
         """Train a network on rows with the labels that the loss takes, and return the fitted attributes."""
         device = find_device(self.device)
-        data = _on_device(batch, device)
+        data, valid = _on_device(batch, device), None if valid is None else _on_device(valid, device)
+        make_loop = partial(TableLoop, data=data, valid=valid, loss=loss, evaluate=evaluate)
+        return self._learn_by(make_loop, coder, device, seed, valid is not None)
+
+    def _learn_by(
+        self,
+        make_loop: Callable[..., TableLoop],
+        coder: TableCoder,
+        device: torch.device,
+        seed: int,
+        validated: bool,
+    ) -> dict[str, Any]:
+        """Train a network by a loop, and return the fitted attributes."""
         with seeded(seed, device):
             network = self._network(coder.features.columns, coder.labels.tasks).to(device)
             with threads(self.n_jobs, network):
-                valid = None if valid is None else _on_device(valid, device)
-                trained = self._train(network, coder, data, valid, loss, evaluate)
-                return self._trained(network, coder, data, *trained)
+                plain = isinstance(self.balance, str) and self.balance == "sum" and not self.flat
+                balancer = None if plain else Balancer(self, coder.labels.tasks, network)
+                loop = make_loop(self, network, balancer=balancer)
+                return self._trained(network, coder, loop, *self._train(network, coder, loop, validated))
 
     def _trained(
-        self, network: torch.nn.Module, coder: TableCoder, data: Batch, history: list[Record], snapshots: Snapshots
+        self, network: torch.nn.Module, coder: TableCoder, loop: TableLoop, history: list[Record], snapshots: Snapshots
     ) -> dict[str, Any]:
         """Return the fitted attributes, from a trained network and its training rows."""
+        data = loop.data
         features = replace(data, y=None, weight=None)
         first = features.rows(torch.arange(1, device=data.x_num.device))
         return {
             **self._inspect(network, features),
             **trained_attributes(network, history, snapshots.best.epoch),
             **self._kept_for_tasks(snapshots, coder.labels.tasks),
-            "batch_size_": step_rows(self.batch_size, len(data)),
+            "batch_size_": loop.batch_size,
             "_n_features_out": represent_rows(network, first).shape[1],
             "_link": self._loss(coder.labels.tasks).link_rows,
             "_module": network.eval(),
@@ -238,35 +278,24 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         }
 
     def _trained_so_far(
-        self, network: torch.nn.Module, coder: TableCoder, data: Batch, history: list[Record]
+        self, network: torch.nn.Module, coder: TableCoder, loop: TableLoop, history: list[Record]
     ) -> dict[str, Any]:
         """Return the fitted attributes as if training had ended with the last epoch of the history."""
         now, network = type(self)(**self.get_params(deep=False)), copy.deepcopy(network)
-        settle_statistics(network, data, self.precision)
+        settle_statistics(network, loop.data, self.precision)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", TabmtlWarning)  # of experts, which the end of training will tell
             last = Snapshots(network)
             last.offer(len(history) - 1, 0.0, ())
-            now._set_fitted(coder, self._trained(network, coder, data, history, last))
+            now._set_fitted(coder, self._trained(network, coder, loop, history, last))
         return dict(vars(now))
 
     def _train(
-        self,
-        network: torch.nn.Module,
-        coder: TableCoder,
-        data: Batch,
-        valid: Batch | None,
-        loss: MultiTaskLoss,
-        evaluate: Evaluate,
+        self, network: torch.nn.Module, coder: TableCoder, loop: TableLoop, validated: bool
     ) -> tuple[list[Record], Snapshots]:
-        tasks = coder.labels.tasks
-        plain = isinstance(self.balance, str) and self.balance == "sum" and not self.flat
-        balancer = None if plain else Balancer(self, tasks, network)
-        loop = TableLoop(self, network, loss, data, valid, balancer=balancer, evaluate=evaluate)
-        so_far = partial(self._trained_so_far, network, coder, data)
+        so_far = partial(self._trained_so_far, network, coder, loop)
         with epochs_as_tasks(self, self.on_epoch, so_far) as hook:
-            describe = partial(describe_tasks, tasks)
-            validated = valid is not None
+            describe = partial(describe_tasks, coder.labels.tasks)
             history, snapshots = self._run_epochs(network, loop, validated=validated, describe=describe, on_epoch=hook)
         if validated and self.early_stopping and len(history) == self.epochs >= type(self).epochs:
             warn_if_rising(snapshots.scores, self.patience)  # fewer epochs than the default are the user's choice

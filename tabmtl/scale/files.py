@@ -99,10 +99,9 @@ def predict_files(
 
 def _check_model(model: Any, method: str) -> None:
     if not isinstance(model, MultiTaskEstimator):
-        cure = "; a recommender answers whole sessions: read those of a file, and call recommend"
-        raise TypeError(
-            f"expected a fitted estimator of tables, got {type(model).__name__}{cure if hasattr(model, 'recommend') else ''}"
-        )
+        is_recommender = hasattr(model, "recommend")
+        cure = "; a recommender answers whole sessions: read those of a file, and call recommend" * is_recommender
+        raise TypeError(f"expected a fitted estimator of tables, got {type(model).__name__}{cure}")
     check_is_fitted(model)
     check_choice("method", method, ("predict", "predict_proba", "transform"))
     labels = model._coder.labels

@@ -87,11 +87,11 @@ def test_the_signature_names_and_types_all_columns(net):
 def test_columns_given_by_position_are_those_of_fit():
     X = features().select("count", "text", "plain", "flag", "holes")
     estimator = tiny(SharedBottom, categorical_features=["count", "text", "flag"]).fit(X, mixed_targets(features()))
-    served = as_pyfunc(estimator)
-    names = served.metadata.signature.inputs.input_names()
+    signature = signature_of(estimator)
+    names = signature.inputs.input_names()
     assert names == X.columns
     by_position = dict(zip(names, X.iter_columns(), strict=True))  # as spark_udf(...)(*columns) names them
-    predicted = served.predict(pandas_view(pl.DataFrame(by_position), served.metadata.signature))
+    predicted = as_pyfunc(estimator).predict(pandas_view(pl.DataFrame(by_position), signature))
     assert predicted.to_dict("list") == estimator.predict(X).to_dict(as_series=False)
 
 

@@ -103,12 +103,11 @@ def test_an_error_names_the_file_and_leaves_no_part_of_an_answer(net, tmp_path):
     paths = written(X, tmp_path / "new")
     before = predict_files(model, paths, tmp_path / "scored")[1].read_bytes()
     late = pl.when(pl.int_range(60) == 55).then(float("inf")).otherwise("plain").alias("plain")
-    pl.read_parquet(tmp_path / "new" / "part-1.parquet").with_columns(late).write_parquet(
-        tmp_path / "new/part-1.parquet"
-    )
+    broken = tmp_path / "new" / "part-1.parquet"
+    pl.read_parquet(broken).with_columns(late).write_parquet(broken)
     with pytest.raises(ValueError, match="column 'plain' holds an infinite value") as caught:
         predict_files(model, paths, tmp_path / "scored")
-    assert caught.value.__notes__ == [f"in the file {tmp_path}/new/part-1.parquet"]
+    assert caught.value.__notes__ == [f"in the file {broken}"]
     assert sorted(file.name for file in (tmp_path / "scored").iterdir()) == ["part-0.parquet", "part-1.parquet"]
     assert (tmp_path / "scored" / "part-1.parquet").read_bytes() == before
 
