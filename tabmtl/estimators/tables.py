@@ -320,8 +320,8 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
     def _fit_stored(self, coder: TableCoder, rows: StoredRows, valid: StoredRows | None, seed: int) -> dict[str, Any]:
         """Fit on encoded rows of a disk, as memory maps; a network, which reads some at a time, has its own way."""
         batch, held_out = rows.mapped(), None if valid is None else valid.mapped()
-        if batch.group is None:
-            batch = replace(batch, group=group_equal_rows(batch))
+        group = group_equal_rows(batch) if batch.group is None else number_groups(batch.group.tolist())
+        batch = replace(batch, group=group)
         if held_out is not None:
             warn_of_shared_rows(batch, held_out)
         return self._fit(None, coder, batch, held_out, seed)

@@ -60,11 +60,11 @@ def at_most(rows: StoredRows) -> StoredRows:
 
 def _lowest(units: np.ndarray | None, n: int, share: float, seed: int) -> np.ndarray:
     """Return which of n units have a key in the lowest share, (n,) bool; None stands for the numbers 0 to n - 1."""
-    bound = np.uint64(int(share * (2**64 - 1)))
+    bound = np.uint64(min(int(share * 2**64), 2**64 - 1))
     chosen = np.empty(n, dtype=bool)
     for start in range(0, n, _BLOCK_ROWS):
         stop = min(start + _BLOCK_ROWS, n)
-        chosen[start:stop] = row_keys(np.arange(start, stop) if units is None else units[start:stop], seed) < bound
+        chosen[start:stop] = row_keys(np.arange(start, stop) if units is None else units[start:stop], seed) <= bound
     return chosen
 
 
