@@ -7,13 +7,13 @@ Rows are drawn into parquet files of 500 000 rows in a temporary folder: 20 nume
 its own, with one thread of torch and of polars:
 
 - *encode*: what `Shards` does before the first step, the survey and the encoded rows on the disk;
-- *train*: `--steps` steps of a `SharedBottom` of batch size 1 024 from windows of these rows, and the same steps from
-  rows in memory;
+- *train*: `--steps` steps of a `SharedBottom` of batch size 1 024 from windows of these rows, with their share of
+  loading a window, and the same steps from rows in memory;
 - *predict*: `predict_files`, against `predict` on the same rows in memory.
 
 Peak memory is anonymous memory (`RssAnon`, looked at every 20 ms), the imports included; pages of files do not count,
-because the system takes them back where it needs them. CPU seconds are those of all threads. Wall times on a busy machine
-mean little, and are not shown.
+because the system takes them back where it needs them. CPU seconds are those of all threads. Wall times on a busy
+machine mean little, and are not shown.
 """
 
 from __future__ import annotations
@@ -94,7 +94,13 @@ def _model(**params: Any) -> Any:
     from tabmtl import SharedBottom
 
     torch.set_num_threads(1)
-    plain = {"batch_size": BATCH, "n_jobs": 1, "device": "cpu", "random_state": 0, "early_stopping": False}
+    plain: dict[str, Any] = {
+        "batch_size": BATCH,
+        "n_jobs": 1,
+        "device": "cpu",
+        "random_state": 0,
+        "early_stopping": False,
+    }
     return SharedBottom(**(plain | params))
 
 
@@ -141,6 +147,24 @@ def _count_steps(steps: int, found: dict[str, float]) -> Callable[[], Any]:
     return lambda: patch.object(Optimizer, "step", step)
 
 
+def _time_windows(found: dict[str, float]) -> Any:
+    """Patch the windows so that the CPU seconds of loading a row are kept."""
+    from unittest.mock import patch
+
+    from tabmtl.training.windows import Epoch
+
+    original = Epoch.windows
+
+    def windows(self: Epoch) -> Iterator[Any]:
+        iterator, start = original(self), time.process_time()
+        for window, steps in iterator:
+            found["load"] = (time.process_time() - start) / len(window)
+            yield window, steps
+            start = time.process_time()
+
+    return patch.object(Epoch, "windows", windows)
+
+
 def train(folder: Path, steps: int, in_memory: bool) -> dict[str, float]:
     """Measure steps of training, from windows of encoded rows or from rows in memory."""
     import polars as pl
@@ -149,7 +173,7 @@ def train(folder: Path, steps: int, in_memory: bool) -> dict[str, float]:
 
     found: dict[str, float] = {}
     model = _model(epochs=100)
-    with measured(found), _count_steps(steps, found)():
+    with measured(found), _count_steps(steps, found)(), _time_windows(found):
         try:
             if in_memory:
                 frame = pl.scan_parquet(folder / "*.parquet")
@@ -197,6 +221,7 @@ def report_train(folder: Path, n: int, steps: int) -> None:
     memory = in_own_process(train, folder, steps, True)
     windows = in_own_process(train, folder, steps, False)
     rows = steps * BATCH
+    windows["steps"] += rows * windows["load"]
     say(f"train in memory, {n:_} rows", _rate(rows, memory["steps"]), f"{memory['peak']:.2f} GB")
     ratio = memory["steps"] / windows["steps"]
     goal = f"{at_least(ratio, TRAIN_GOAL)}, {at_most(windows['peak'], MEMORY_GOAL, ' GB')}"

@@ -23,10 +23,11 @@ import polars.selectors as cs
 from tabmtl.encode.shards import Roles, Shards
 from tabmtl.encode.table import TableCoder, weight_factors, weight_sums
 from tabmtl.schema import Batch, TabmtlWarning, warn_user
-from tabmtl.storage.atomic import MANIFEST, locked, read_file, replaced, write_file
+from tabmtl.storage.atomic import locked, read_file, replaced, write_file
 from tabmtl.storage.stored import take_apart
 
 FORMAT = 1
+MANIFEST = "shards.json"  # not that of a model, whose folder somebody may name by mistake
 #: Rows that are read together; see `StoredRows`.
 CHUNK_ROWS = 1_024
 
@@ -294,7 +295,7 @@ class _Writer:
         stream.write(b" " * _HEADER_BYTES)
 
     def add(self, array: np.ndarray) -> None:
-        self._stream.write(memoryview(np.ascontiguousarray(array)).cast("B") if array.size else b"")
+        self._stream.write(array.tobytes())
         self._rows += len(array)
 
     def finish(self) -> None:

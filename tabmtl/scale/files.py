@@ -188,8 +188,8 @@ def _answers(model: MultiTaskEstimator, method: Method) -> Callable[[pl.DataFram
     def answer(block: pl.DataFrame | None, names: list[str]) -> pl.DataFrame:
         rows = None if block is None else _rows(block, names, coder)
         if method == "transform":
-            columns: Any = model.get_feature_names_out()  # type: ignore[attr-defined]
-            features = np.empty((0, len(columns)), np.float32) if rows is None else model.transform(rows)  # type: ignore[attr-defined]
+            columns: Any = model.get_feature_names_out()
+            features = np.empty((0, len(columns)), np.float32) if rows is None else model.transform(rows)
             return pl.DataFrame(features, schema=list(columns))
         if rows is None:
             sizes = [(0, len(task.classes or ())) if task.is_classification else (0,) for task in labels.column_tasks()]

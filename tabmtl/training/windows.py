@@ -85,7 +85,7 @@ class Epoch:
                         getattr(memory, name)[own] = part
                 start += len(batch)
             if memory is not None:
-                yield memory.map(lambda part, n=start: part[:n]), steps
+                yield memory.rows(slice(start)), steps
 
     def _places(self, lanes: list[np.ndarray], n_steps: int, window: int) -> tuple[np.ndarray, list[slice]]:
         """Return the place in the order of steps of every row, lane by lane, and the places of every step."""

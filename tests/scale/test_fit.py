@@ -126,7 +126,7 @@ def test_a_cache_is_used_again_for_the_same_rows_and_encoding(folder, tmp_path, 
     first, again = fit(), fit(random_state=5)
     assert (len(written), sorted(file.name for file in place.iterdir())) == (
         1,
-        ["manifest.json", "x_cat.npy", "x_num.npy", "y.npy"],
+        ["shards.json", "x_cat.npy", "x_num.npy", "y.npy"],
     )
     fit(numeric_transform="quantile")
     assert len(written) == 2
@@ -134,8 +134,8 @@ def test_a_cache_is_used_again_for_the_same_rows_and_encoding(folder, tmp_path, 
     (place / "x_num.npy").write_bytes(content[:-4])  # truncated
     fit(numeric_transform="quantile")
     assert (len(written), (place / "x_num.npy").read_bytes()) == (3, content)
-    manifest = json.loads((place / "manifest.json").read_text())
-    (place / "manifest.json").write_text(json.dumps(manifest | {"format": 0}))
+    manifest = json.loads((place / cache.MANIFEST).read_text())
+    (place / cache.MANIFEST).write_text(json.dumps(manifest | {"format": 0}))
     fit(numeric_transform="quantile")
     assert len(written) == 4
     assert first.batch_size_ == again.batch_size_
