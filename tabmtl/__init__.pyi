@@ -1,4 +1,5 @@
 # the public names, once: lazy_loader reads them here at run time, type checkers and editors before it
+from .encode.shards import Shards as Shards
 from .ensemble import MultiTaskEnsemble as MultiTaskEnsemble
 from .ensemble import MultiTaskEnsembleClassifier as MultiTaskEnsembleClassifier
 from .ensemble import MultiTaskEnsembleRegressor as MultiTaskEnsembleRegressor

@@ -68,7 +68,10 @@ def _is_whole(dtype: pl.DataType) -> bool:
     return dtype.is_integer() or dtype in (pl.Boolean, pl.Null)
 
 
-_SAMPLE_ROWS = 200_000  # rows for quantiles, at most
+#: The rows from which quantiles are learned, at most.
+SAMPLE_ROWS = 200_000
+NO_ROWS = "Found array with 0 sample(s): X has no row, and a minimum of 1 is required"  # scikit-learn's words
+
 _SLICE_ROWS = 65_536  # rows read at a time: bounds the memory beside the result
 _CHUNK_ROWS = 2_048  # rows scaled at a time: the block stays in the processor's cache
 
@@ -162,21 +165,61 @@ class FeatureCoder(LeanPickle):
             value.
         """
         schema = frame.collect_schema()
-        numeric, categories = _roles(schema, categorical, library)
+        numeric, categories = find_roles(schema, categorical, library)
         if _count_rows(frame) == 0:
-            raise ValueError("Found array with 0 sample(s): X has no row, and a minimum of 1 is required")
+            raise ValueError(NO_ROWS)
         sample, has_missing = _survey(frame, [number_of(name, schema[name]) for name in numeric], numeric)
+        counts = count_levels(frame.lazy(), schema, categories)
+        return cls.learn(
+            schema,
+            sample,
+            has_missing,
+            counts,
+            categorical=categorical,
+            transform=transform,
+            min_frequency=min_frequency,
+            library=library,
+        )
+
+    @classmethod
+    def learn(
+        cls,
+        schema: pl.Schema,
+        sample: np.ndarray,
+        has_missing: tuple[bool, ...],
+        counts: Mapping[str, pl.DataFrame],
+        *,
+        categorical: Literal["from_dtype"] | Sequence[str],
+        transform: NumericTransform,
+        min_frequency: int,
+        library: Library = "polars",
+    ) -> FeatureCoder:
+        """Learn the encoding of a table from its summaries.
+
+        Parameters
+        ----------
+        schema : polars Schema
+            Of the features.
+        sample : ndarray of shape (n_numeric, m)
+            Raw numbers of some rows, which are overwritten.
+        has_missing : tuple of bool
+            Per numeric column, whether any row lacks a value.
+        counts : mapping of str to DataFrame
+            Per categorical column all ``level``s, with the ``count`` of their rows.
+        categorical, transform, min_frequency, library
+            As in `fit`.
+        """
+        numeric, categories = find_roles(schema, categorical, library)
         scaler = NumericScaler.fit(sample, transform)
         scaler.apply(sample)
-        counts = count_levels(frame.lazy(), schema, categories)
         if categorical == "from_dtype":
-            _warn_of_text({name: table for name, table in counts.items() if schema[name] == pl.String}, library)
+            _warn_of_text({name: counts[name] for name in categories if schema[name] == pl.String}, library)
         columns = Columns(
             numeric=numeric,
             categorical=categories,
             levels=tuple(
                 tuple(table.filter(pl.col("count") >= min_frequency)["level"].drop_nulls().sort().to_list())
-                for table in counts.values()
+                for table in (counts[name] for name in categories)
             ),
             has_missing=has_missing,
             bins=bin_edges(sample),
@@ -261,7 +304,7 @@ class FeatureCoder(LeanPickle):
 
     def _scale_block(self, block: np.ndarray, out: np.ndarray) -> None:
         """Map raw values (n_numeric, rows), which are overwritten, into out (rows, n_numeric)."""
-        _reject_infinite(block, self.columns.numeric)
+        reject_infinite(block, self.columns.numeric)
         self.scaler.apply(block)
         out[:] = block.T
 
@@ -271,10 +314,10 @@ def is_feature(dtype: pl.DataType) -> bool:
     return dtype in (*TEXT, pl.Boolean) or dtype.is_numeric() or dtype == pl.Null
 
 
-def _roles(
+def find_roles(
     schema: pl.Schema, categorical: Literal["from_dtype"] | Sequence[str], library: Library
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the numeric and the categorical columns."""
+    """Return the numeric and the categorical columns of a table; see `FeatureCoder.fit` for the errors."""
     if not schema:
         raise ValueError("Found array with 0 feature(s): X has no feature column, and a minimum of 1 is required")
     if categorical != "from_dtype":
@@ -335,23 +378,24 @@ def _slices(
 def _survey(
     frame: pl.DataFrame | pl.LazyFrame, numbers: Sequence[pl.Expr], names: Sequence[str]
 ) -> tuple[np.ndarray, tuple[bool, ...]]:
-    """Sample at most `_SAMPLE_ROWS` rows of all numbers (n_numeric, m), and find the columns with missing values."""
+    """Sample at most `SAMPLE_ROWS` rows of all numbers (n_numeric, m), and find the columns with missing values."""
     rows = _count_rows(frame)
     chosen = np.arange(rows)
-    if rows > _SAMPLE_ROWS:
-        chosen = np.sort(np.random.default_rng(0).choice(rows, _SAMPLE_ROWS, replace=False))
+    if rows > SAMPLE_ROWS:
+        chosen = np.sort(np.random.default_rng(0).choice(rows, SAMPLE_ROWS, replace=False))
     sample = np.empty((len(names), len(chosen)))
     missing = np.zeros(len(names), dtype=bool)
     for part, columns in _slices(frame, names, numbers):
         first, last = np.searchsorted(chosen, [part.start, part.stop])
         for j, values in enumerate(columns):
-            _reject_infinite(values[None], names[j : j + 1])
+            reject_infinite(values[None], names[j : j + 1])
             missing[j] |= np.isnan(values).any()
             sample[j, first:last] = values[chosen[first:last] - part.start]
     return sample, tuple(missing.tolist())
 
 
-def _reject_infinite(block: np.ndarray, names: Sequence[str]) -> None:
+def reject_infinite(block: np.ndarray, names: Sequence[str]) -> None:
+    """Raise a ValueError that names a column (n_numeric, rows) with an infinite value."""
     infinite = np.isinf(block)
     if infinite.any():
         name = names[int(infinite.any(axis=1).argmax())]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -103,25 +105,49 @@ class LabelCoder(LeanPickle):
         frame = _rename(frame, origin, tasks)
         declared = declared_tasks(tasks, frame.columns)
         frame, _ = _without_weightless(frame, sample_weight)
+        coder = cls.learn(frame, origin, declared=declared, force=force, task_levels=task_levels)
+        values = coder._encode_columns(frame)
+        for j, task in enumerate(coder.column_tasks()):
+            if task.kind == "regression":
+                coder.center[j], coder.scale[j] = center_and_scale(values[:, j])
+        return coder
+
+    @classmethod
+    def learn(
+        cls,
+        labels: pl.DataFrame,
+        origin: Origin,
+        *,
+        declared: Mapping[str, Task],
+        force: str | None,
+        task_levels: Sequence[str] | None,
+    ) -> LabelCoder:
+        """Learn kinds and classes, and leave the scales to the caller.
+
+        Parameters
+        ----------
+        labels : polars DataFrame
+            Per target all values that occur, as often as may be.
+        origin : Origin
+        declared : mapping of str to Task
+        force, task_levels
+            As in `fit`.
+        """
         fitted = [
             # a category of pandas holds classes even where its values are numbers
             fit_task(series, declared.get(series.name), force, is_category=categories is not None)
-            for series, categories in zip(frame.iter_columns(), origin.categories, strict=True)
+            for series, categories in zip(labels.iter_columns(), origin.categories, strict=True)
         ]
         if task_levels is not None and len(fitted) != 1:
-            raise ValueError(f"task_column needs one target, one label a row; y has {len(fitted)}: {frame.columns}")
+            raise ValueError(f"task_column needs one target, one label a row; y has {len(fitted)}: {labels.columns}")
         coder = cls(
             tasks=tuple(fitted),
             origin=replace(origin, categories=_with_unseen(origin.categories, fitted)),
-            names=tuple(frame.columns),
-            dtypes=tuple(_output_dtype(frame[task.name], task) for task in fitted),
+            names=tuple(labels.columns),
+            dtypes=tuple(_output_dtype(labels[task.name], task) for task in fitted),
             center=np.zeros(len(fitted)),
             scale=np.ones(len(fitted)),
         )
-        values = coder._encode_columns(frame)
-        for j, task in enumerate(fitted):
-            if task.kind == "regression":
-                coder.center[j], coder.scale[j] = center_and_scale(values[:, j])
         if task_levels is None:
             return coder
         long_tasks = tuple(replace(fitted[0], name=level) for level in task_levels)
@@ -208,10 +234,41 @@ class LabelCoder(LeanPickle):
                 columns[name] = classes[best].cast(dtype)
         return write_targets(pl.DataFrame(columns), self.origin, index)
 
+    def probabilities(self, outputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """Name the probabilities (n,) of every class, of classification tasks only; see `probability_names`.
+
+        Parameters
+        ----------
+        outputs : sequence of ndarray
+            As `outputs` gives them.
+        """
+        names = probability_names(self.column_tasks())
+        return {
+            name: values
+            for own, output in zip(names, outputs, strict=True)
+            for name, values in zip(own, output.T, strict=bool(own))
+        }
+
     @cached_property
     def _classes(self) -> tuple[pl.Series | None, ...]:
         """Class labels per column of y, None of a regression."""
         return tuple(class_values(task) if task.is_classification else None for task in self.column_tasks())
+
+
+def probability_names(tasks: Sequence[Task]) -> list[list[str]]:
+    """Return the names ``<task>=<class>`` of the probabilities of every task; none for a regression.
+
+    Raises
+    ------
+    ValueError
+        If two of them have one name.
+    """
+    names = [[f"{task.name}={label}" for label in task.classes or ()] for task in tasks]
+    counts = Counter(itertools.chain.from_iterable(names))
+    twice = next((name for name, count in counts.items() if count > 1), None)
+    if twice is not None:
+        raise ValueError(f"two probabilities would be called {twice!r}, <task>=<class>; rename a task or a class")
+    return names
 
 
 def both_classes(positive: np.ndarray) -> np.ndarray:

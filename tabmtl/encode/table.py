@@ -77,18 +77,12 @@ class TableCoder:
         if task_column is not None:
             if task_column not in names:
                 raise ValueError(f"task_column {task_column!r} is not a column of X; X has {list(names)}")
-            levels = _task_levels(frame, task_column, library)
+            dtype = frame.collect_schema()[task_column]
+            check_task_type(dtype, task_column, library)
+            levels = sort_tasks(_task_texts(frame, task_column).unique(), task_column, dtype)
             frame = _select(frame, [name for name in names if name != task_column])
-        chosen: Literal["from_dtype"] | Sequence[str] = "from_dtype"
-        if not isinstance(categorical, str):
-            beyond = [c for c in categorical if not isinstance(c, str) and not -len(names) <= c < len(names)]
-            if beyond:
-                raise ValueError(
-                    f"categorical_features names the positions {beyond}; X has the columns 0 to {len(names) - 1}"
-                )
-            chosen = [c if isinstance(c, str) else names[c] for c in categorical]
         return cls(
-            features=FeatureCoder.fit(frame, categorical=chosen, library=library, **encoding),
+            features=FeatureCoder.fit(frame, categorical=find_names(categorical, names), library=library, **encoding),
             labels=LabelCoder.fit(y, sample_weight, tasks=tasks, force=force, task_levels=levels),
             task_column=task_column,
             names=names,
@@ -109,6 +103,15 @@ class TableCoder:
         ValueError
             If rows do not match, a task is unknown, or a value does not fit; see the coders.
         """
+        batch = self.read_block(X, y, sample_weight, unknown_task=unknown_task)
+        if batch.weight is None:
+            return batch
+        return replace(batch, weight=batch.weight * _factors(batch, len(self.labels.tasks)))
+
+    def read_block(
+        self, X: Any, y: Any = None, sample_weight: Any = None, *, unknown_task: Literal["error", "shared"] = "error"
+    ) -> Batch:
+        """Encode some rows of a table as `read` does, but with their weights as they are."""
         frame = self.read_frame(X)
         task = None if self.task_column is None else self._task_codes(frame, unknown_task)
         x_num, x_cat = self.features.encode(frame if task is None else _select(frame, self.features.names))
@@ -122,8 +125,6 @@ class TableCoder:
                 f"Found input variables with inconsistent numbers of samples: X has {len(batch)} rows, "
                 f"y has {len(values)}"
             )
-        if weight is not None:
-            weight = _normalize(weight, task, len(self.labels.tasks))
         return replace(batch, y=values, weight=weight)
 
     def read_frame(self, X: Any) -> pl.DataFrame | pl.LazyFrame:
@@ -148,8 +149,11 @@ class TableCoder:
         """Raise a ValueError that names a task of the long layout without any labelled row."""
         if batch.task is None:
             return
-        counts = np.bincount(batch.task, ~np.isnan(batch.y[:, 0]), minlength=len(self.labels.tasks))
-        if not counts.all():
+        self.check_counts(np.bincount(batch.task, ~np.isnan(batch.y[:, 0]), minlength=len(self.labels.tasks)))
+
+    def check_counts(self, counts: np.ndarray) -> None:
+        """Raise a ValueError that names a task of the long layout whose number of labels (T,) is 0."""
+        if self.task_column is not None and not counts.all():
             name = self.labels.tasks[int(np.argmin(counts))].name
             raise ValueError(
                 f"task {name!r} of task_column {self.task_column!r} has no observed label; drop its rows, or label some"
@@ -181,27 +185,61 @@ def _task_texts(frame: pl.DataFrame | pl.LazyFrame, task_column: str) -> pl.Seri
     return (found.collect() if isinstance(found, pl.LazyFrame) else found).to_series()
 
 
-def _task_levels(frame: pl.DataFrame | pl.LazyFrame, task_column: str, library: Library) -> tuple[str, ...]:
-    dtype = frame.collect_schema()[task_column]
+def check_task_type(dtype: pl.DataType, task_column: str, library: Library) -> None:
+    """Raise a TypeError if a column of this type names no tasks."""
     if not is_feature(dtype):
         raise TypeError(
             f"task_column {task_column!r} has type {dtype}; expected text, categories or whole numbers: "
             f"{by_cast(library, task_column)}"
         )
-    texts = _task_texts(frame, task_column)
+
+
+def sort_tasks(texts: pl.Series, task_column: str, dtype: pl.DataType) -> tuple[str, ...]:
+    """Return the tasks of a long table in order, given the distinct texts of its column of tasks.
+
+    Raises
+    ------
+    ValueError
+        If a row has no task.
+    """
     if texts.null_count():
         raise ValueError(f"task_column {task_column!r} has missing values; every row needs a task")
-    levels = texts.unique().to_list()
     # whole numbers in their own order: 2 before 10
-    return tuple(sorted(levels, key=int if dtype.is_integer() else str))
+    return tuple(sorted(texts.to_list(), key=int if dtype.is_integer() else str))
 
 
-def _normalize(weight: np.ndarray, task: np.ndarray | None, n_tasks: int) -> np.ndarray:
-    """Scale weights to mean 1 over the positive ones of each task."""
-    if task is None:
-        counts = np.maximum((weight > 0).sum(axis=0), 1)
-        totals = weight.sum(axis=0)
-        return weight * (counts / np.where(totals > 0, totals, 1))
-    counts = np.maximum(np.bincount(task, weight[:, 0] > 0, minlength=n_tasks), 1)
-    totals = np.bincount(task, weight[:, 0], minlength=n_tasks)
-    return weight * (counts / np.where(totals > 0, totals, 1))[task, None]
+def find_names(
+    categorical: Literal["from_dtype"] | Sequence[str | int], names: Sequence[str]
+) -> Literal["from_dtype"] | Sequence[str]:
+    """Return the names of categorical columns that are given by name or position.
+
+    Raises
+    ------
+    ValueError
+        If there is no such position.
+    """
+    if isinstance(categorical, str):
+        return "from_dtype"
+    beyond = [c for c in categorical if not isinstance(c, str) and not -len(names) <= c < len(names)]
+    if beyond:
+        raise ValueError(f"categorical_features names the positions {beyond}; X has the columns 0 to {len(names) - 1}")
+    return [c if isinstance(c, str) else names[c] for c in categorical]
+
+
+def _factors(batch: Batch, n_tasks: int) -> np.ndarray:
+    """Return the factors of weights with which those that are positive have mean 1 in each task."""
+    factors = weight_factors(*weight_sums(batch, n_tasks))
+    return factors if batch.task is None else factors[batch.task, None]
+
+
+def weight_sums(batch: Batch, n_tasks: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return per task the number of positive weights and their sum, (T,)."""
+    if batch.task is None:
+        return (batch.weight > 0).sum(axis=0), batch.weight.sum(axis=0)
+    weight = batch.weight[:, 0]
+    return np.bincount(batch.task, weight > 0, minlength=n_tasks), np.bincount(batch.task, weight, minlength=n_tasks)
+
+
+def weight_factors(counts: np.ndarray, totals: np.ndarray) -> np.ndarray:
+    """Return factors (T,) that give positive weights mean 1, from their numbers and sums."""
+    return np.maximum(counts, 1) / np.where(totals > 0, totals, 1)

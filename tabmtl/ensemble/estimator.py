@@ -151,6 +151,12 @@ class MultiTaskEnsemble(MultiTaskEstimator):
     export_onnx = NotHere("it is made of many models; say distill(model, X), which gives one network to export")
     export_task = NotHere("it is made of many models; say distill(model, X), which gives one network to export")
 
+    def _fit_stored(self, coder: TableCoder, rows: Any, valid: Any, seed: int) -> dict[str, Any]:
+        raise TypeError(
+            f"{type(self).__name__} cannot be fitted on Shards, because its candidates read frames; give it a frame, "
+            "or fit one of them"
+        )
+
     def _fit_frames(
         self, X: Any, X_val: Any, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int
     ) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -32,7 +32,10 @@ from tabmtl.training.epochs import Record, Snapshots, warn_if_rising
 from tabmtl.training.hooks import describe_tasks, epochs_as_tasks
 from tabmtl.training.losses import MultiTaskLoss
 from tabmtl.training.predict import predict_scores, represent_rows
-from tabmtl.training.table_loop import Evaluate, TableLoop, settle_statistics, step_rows
+from tabmtl.training.table_loop import Evaluate, TableLoop, settle_statistics
+
+if TYPE_CHECKING:
+    from tabmtl.encode.cache import StoredRows
 
 _SHUFFLED_ROWS, _SHUFFLED_CELLS = 1_000, 100_000  # rows for importances, and rows times columns, at most
 _ROWS_TO_SPLIT = 20  # fewer rows are all trained on: a validation part would hold next to nothing
@@ -46,7 +49,7 @@ class NetworkState(TrainedState, TableState):
     batch_size_: int
     task_weights_: tuple[Annotated[dict[str, np.ndarray], Stored()], ...]
     task_snapshot_: Annotated[np.ndarray, Stored("i8", low=0)]
-    feature_importances_: Annotated[np.ndarray, Stored("f8", "P")] | None
+    _importances: Annotated[np.ndarray, Stored("f8", "P")] | None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -115,7 +118,8 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     feature_importances_ : ndarray of shape (n_features_in_,), or None
         How much the mean validation score of the tasks falls where a feature is shuffled among the validation rows,
         at most 1 000 of them; 0 of a task column. Features that say the same stand in for each other, so both look
-        unimportant. None where no rows were validated.
+        unimportant. Measured when it is first asked for, or saved. None where no rows were validated, and of a pickled
+        copy of a model that was not asked.
     """
 
     clip_norm: Positive | None = 1.0
@@ -187,10 +191,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
             watched = valid.wide_labels(len(tasks))
             if self.monitor != "mean":
                 watched = watched[:, [task.name for task in tasks].index(self.monitor)]
-            if np.isnan(watched).all():
-                raise ValueError(
-                    f"y_val has no label to stop on (monitor={self.monitor!r}); label some validation rows"
-                )
+            self._check_watched(not np.isnan(watched).all())
         if valid is None and self.early_stopping and len(batch) >= _ROWS_TO_SPLIT:
             rng = np.random.default_rng(seed)
             share = self.validation_fraction
@@ -199,6 +200,32 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         valid = None if valid is None else _in_training_units(valid, coder)
         loss, evaluate = self._loss(tasks), partial(_evaluate, coder)
         return self._learn(coder, _in_training_units(batch, coder), valid, loss, evaluate, seed)
+
+    def _fit_stored(self, coder: TableCoder, rows: StoredRows, valid: StoredRows | None, seed: int) -> dict[str, Any]:
+        from tabmtl.model_selection.stored import split_stored
+        from tabmtl.training.windows import WindowLoop
+
+        tasks = coder.labels.tasks
+        self._check_monitor(tasks)
+        if valid is None and self.early_stopping and len(rows) >= _ROWS_TO_SPLIT:
+            rows, valid = split_stored(rows, self.validation_fraction, seed)
+        if valid is not None and self.early_stopping:
+            watched = [task.name == self.monitor or self.monitor == "mean" for task in tasks]
+            self._check_watched(bool(valid.n_labels[watched].any()))
+        device = find_device(self.device)
+
+        def prepare(batch: Batch) -> Batch:
+            return _on_device(_in_training_units(batch, coder), device)
+
+        evaluate = partial(_evaluate, coder)
+        make_loop = partial(WindowLoop, loss=self._loss(tasks), evaluate=evaluate, prepare=prepare, seed=seed)
+        make_loop = partial(make_loop, rows=rows, valid_rows=valid)
+        return self._learn_by(make_loop, coder, device, seed, valid is not None)
+
+    def _check_watched(self, labelled: bool) -> None:
+        """Raise a ValueError if validation rows have no label to stop on."""
+        if not labelled:
+            raise ValueError(f"y_val has no label to stop on (monitor={self.monitor!r}); label some validation rows")
 
     def _check_monitor(self, tasks: Sequence[Task]) -> None:
         names = [task.name for task in tasks]
@@ -210,30 +237,41 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     ) -> dict[str, Any]:
         """Train a network on rows with the labels that the loss takes, and return the fitted attributes."""
         device = find_device(self.device)
-        data = _on_device(batch, device)
+        data, valid = _on_device(batch, device), None if valid is None else _on_device(valid, device)
+        make_loop = partial(TableLoop, data=data, valid=valid, loss=loss, evaluate=evaluate)
+        return self._learn_by(make_loop, coder, device, seed, valid is not None)
+
+    def _learn_by(
+        self,
+        make_loop: Callable[..., TableLoop],
+        coder: TableCoder,
+        device: torch.device,
+        seed: int,
+        validated: bool,
+    ) -> dict[str, Any]:
+        """Train a network by a loop, and return the fitted attributes."""
         with seeded(seed, device):
             network = self._network(coder.features.columns, coder.labels.tasks).to(device)
             with threads(self.n_jobs, network):
-                valid = None if valid is None else _on_device(valid, device)
-                trained = self._train(network, coder, data, valid, loss, evaluate)
-                fitted = self._trained(network, coder, data, *trained)
-                if valid is not None:
-                    ask = partial(predict_scores, link=loss.link, batch_size=fitted["batch_size_"])
-                    fitted["feature_importances_"] = _importances(network, coder, valid, evaluate, ask)
-                return fitted
+                plain = isinstance(self.balance, str) and self.balance == "sum" and not self.flat
+                balancer = None if plain else Balancer(self, coder.labels.tasks, network)
+                loop = make_loop(self, network, balancer=balancer)
+                return self._trained(network, coder, loop, *self._train(network, coder, loop, validated))
 
     def _trained(
-        self, network: torch.nn.Module, coder: TableCoder, data: Batch, history: list[Record], snapshots: Snapshots
+        self, network: torch.nn.Module, coder: TableCoder, loop: TableLoop, history: list[Record], snapshots: Snapshots
     ) -> dict[str, Any]:
         """Return the fitted attributes, from a trained network and its training rows."""
+        data = loop.data
         features = replace(data, y=None, weight=None)
         first = features.rows(torch.arange(1, device=data.x_num.device))
         return {
             **self._inspect(network, features),
             **trained_attributes(network, history, snapshots.best.epoch),
             **self._kept_for_tasks(snapshots, coder.labels.tasks),
-            "batch_size_": step_rows(self.batch_size, len(data)),
-            "feature_importances_": None,
+            "batch_size_": loop.batch_size,
+            "_importances": None,
+            "_judged": None if loop.valid is None else _most_to_shuffle(loop, coder),
             "_n_features_out": represent_rows(network, first).shape[1],
             "_link": self._loss(coder.labels.tasks).link_rows,
             "_module": network.eval(),
@@ -251,35 +289,24 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         }
 
     def _trained_so_far(
-        self, network: torch.nn.Module, coder: TableCoder, data: Batch, history: list[Record]
+        self, network: torch.nn.Module, coder: TableCoder, loop: TableLoop, history: list[Record]
     ) -> dict[str, Any]:
         """Return the fitted attributes as if training had ended with the last epoch of the history."""
         now, network = type(self)(**self.get_params(deep=False)), copy.deepcopy(network)
-        settle_statistics(network, data, self.precision)
+        settle_statistics(network, loop.data, self.precision)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", TabmtlWarning)  # of experts, which the end of training will tell
             last = Snapshots(network)
             last.offer(len(history) - 1, 0.0, ())
-            now._set_fitted(coder, self._trained(network, coder, data, history, last))
+            now._set_fitted(coder, self._trained(network, coder, loop, history, last))
         return dict(vars(now))
 
     def _train(
-        self,
-        network: torch.nn.Module,
-        coder: TableCoder,
-        data: Batch,
-        valid: Batch | None,
-        loss: MultiTaskLoss,
-        evaluate: Evaluate,
+        self, network: torch.nn.Module, coder: TableCoder, loop: TableLoop, validated: bool
     ) -> tuple[list[Record], Snapshots]:
-        tasks = coder.labels.tasks
-        plain = isinstance(self.balance, str) and self.balance == "sum" and not self.flat
-        balancer = None if plain else Balancer(self, tasks, network)
-        loop = TableLoop(self, network, loss, data, valid, balancer=balancer, evaluate=evaluate)
-        so_far = partial(self._trained_so_far, network, coder, data)
+        so_far = partial(self._trained_so_far, network, coder, loop)
         with epochs_as_tasks(self, self.on_epoch, so_far) as hook:
-            describe = partial(describe_tasks, tasks)
-            validated = valid is not None
+            describe = partial(describe_tasks, coder.labels.tasks)
             history, snapshots = self._run_epochs(network, loop, validated=validated, describe=describe, on_epoch=hook)
         if validated and self.early_stopping and len(history) == self.epochs >= type(self).epochs:
             warn_if_rising(snapshots.scores, self.patience)  # fewer epochs than the default are the user's choice
@@ -313,6 +340,40 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         answers = [self._linked(batch.rows(rows), int(place[rows[0]]))[0] for rows in parts]
         return [torch.cat(answers)[np.argsort(np.concatenate(parts))]]
 
+    @property
+    def feature_importances_(self) -> np.ndarray | None:
+        """How much validation scores fall where a feature is shuffled, (n_features_in_,); see the attributes."""
+        check_is_fitted(self)
+        rows: Batch | None = self._judged
+        if rows is not None:
+            self._importances: np.ndarray | None = self._shuffle(rows)
+            self._judged = None
+        return self._importances
+
+    def _shuffle(self, rows: Batch) -> np.ndarray | None:
+        """Return how much the mean score of some rows falls where a column is shuffled, (P,); None if undefined."""
+
+        def score(changed: Batch) -> float | None:
+            scores = _score(self._coder, self._outputs(None, changed), changed)
+            defined = [value for value in scores.values() if value is not None]
+            return float(np.mean(defined)) if defined else None
+
+        whole, names = score(rows), self._coder.names
+        if whole is None:
+            return None
+        falls, columns = np.zeros(len(names)), self._coder.features.columns
+        order = np.random.default_rng(0).permutation(len(rows))
+        for part, own in (("x_num", columns.numeric), ("x_cat", columns.categorical)):
+            for j, name in enumerate(own):
+                values = getattr(rows, part).copy()
+                values[:, j] = values[order, j]
+                falls[names.index(name)] = whole - (score(replace(rows, **{part: values})) or 0.0)
+        return falls
+
+    def _state(self) -> Any:
+        self.feature_importances_  # noqa: B018 -- a file has no rows to measure them on
+        return super()._state()
+
     def _rebuild(self) -> torch.nn.Module:
         with seeded(0, torch.device("cpu")):
             network = self._as_fitted()._network(self._coder.features.columns, self.tasks_)
@@ -323,7 +384,8 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         return [load_weights(copy.deepcopy(network), weights) for weights in self.task_weights_]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: None if name == "_task_modules" else value for name, value in super().__getstate__().items()}
+        left_out = ("_task_modules", "_judged")
+        return {name: None if name in left_out else value for name, value in super().__getstate__().items()}
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -332,6 +394,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
 
     def _restore(self, state: Any) -> None:
         super()._restore(state)
+        self._judged: Batch | None = None
         self._link = self._loss(self.tasks_).link_rows
         self._module = self._rebuild()
         self._task_modules = self._rebuild_of_tasks(self._module)
@@ -347,39 +410,25 @@ def _on_device(batch: Batch, device: torch.device) -> Batch:
     return batch.map(lambda array: torch.from_numpy(array).to(device))
 
 
-def _importances(
-    network: torch.nn.Module, coder: TableCoder, rows: Batch, evaluate: Evaluate, ask: Callable[..., Any]
-) -> np.ndarray | None:
-    """Return how much the mean score of some rows falls where a column is shuffled, (P,); None if it is undefined."""
-
-    def score(changed: Batch) -> float | None:
-        scores = [value for value in evaluate(ask(network, changed), changed).values() if value is not None]
-        return float(np.mean(scores)) if scores else None
-
-    columns, place = coder.features.columns, {name: j for j, name in enumerate(coder.names)}
-    n = max(min(len(rows), _SHUFFLED_ROWS, _SHUFFLED_CELLS // columns.n_features), 1)
-    rows = rows.rows(torch.arange(n, device=rows.x_num.device))
-    whole, falls = score(rows), np.zeros(len(place))
-    if whole is None:
-        return None
-    order = torch.from_numpy(np.random.default_rng(0).permutation(n)).to(rows.x_num.device)
-    for part, names in (("x_num", columns.numeric), ("x_cat", columns.categorical)):
-        for j, name in enumerate(names):
-            values = getattr(rows, part).clone()
-            values[:, j] = values[order, j]
-            falls[place[name]] = whole - (score(replace(rows, **{part: values})) or 0.0)
-    return falls
+def _most_to_shuffle(loop: TableLoop, coder: TableCoder) -> Batch:
+    """Return the validation rows that importances are measured on, as numpy arrays."""
+    n = max(min(_SHUFFLED_ROWS, _SHUFFLED_CELLS // coder.features.columns.n_features), 1)
+    return loop.judged(n).map(lambda part: part.cpu().numpy())
 
 
 def _evaluate(coder: TableCoder, scores: Sequence[torch.Tensor], batch: Batch) -> dict[str, float | None]:
     """Return scores of raw scores on training-unit labels, in own units; undefined ones are None."""
+    outputs = coder.labels.outputs([score.float().cpu().numpy() for score in scores])
+    return _score(coder, outputs, batch.map(lambda part: part.cpu().numpy()))
+
+
+def _score(coder: TableCoder, outputs: Sequence[np.ndarray], batch: Batch) -> dict[str, float | None]:
+    """Return scores of outputs on training-unit labels, in own units; undefined ones are None."""
     labels = coder.labels
-    outputs = labels.outputs([score.float().cpu().numpy() for score in scores])
-    arrays = batch.map(lambda part: part.cpu().numpy())
-    own = replace(arrays, y=arrays.y.astype(np.float64) * labels.scale + labels.center)
+    y = batch.y.astype(np.float64) * labels.scale + labels.center
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TabmtlWarning)
-        return score_tasks(labels.tasks, own.y, outputs, own.weight, own.task)
+        return score_tasks(labels.tasks, y, outputs, batch.weight, batch.task)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import narwhals.stable.v2 as nw
 import numpy as np
@@ -16,6 +17,7 @@ from sklearn.utils.validation import _check_feature_names, _check_n_features, ch
 from tabmtl.encode import TableCoder
 from tabmtl.encode.cures import by_columns
 from tabmtl.encode.read import check_container, has_column, in_order, read_groups, without_columns
+from tabmtl.encode.shards import Roles, Shards
 from tabmtl.encode.tasks import DeclaredTasks
 from tabmtl.estimators.base import SavableEstimator, draw_seed
 from tabmtl.metrics.intervals import score_intervals
@@ -35,6 +37,9 @@ from tabmtl.model_selection.suspects import (
 from tabmtl.params import Names, RandomState
 from tabmtl.schema import Batch, Task, is_asked_by_sklearn
 from tabmtl.training.hooks import CallbackSupport, watched_fit
+
+if TYPE_CHECKING:
+    from tabmtl.encode.cache import StoredRows
 
 TargetKind = Literal["classification", "regression"] | None
 
@@ -132,8 +137,9 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
 
         Parameters
         ----------
-        X : frame or array of shape (n, p)
-            Features: numbers, booleans, text or categories; null and NaN are missing values.
+        X : frame or array of shape (n, p), or Shards
+            Features: numbers, booleans, text or categories; null and NaN are missing values. With `tabmtl.Shards`, y is
+            the name or the names of its columns with targets, and sample_weight the name of a column.
         y : frame, series or array of shape (n,) or (n, T)
             Targets of any mix of kinds; null and NaN are unlabelled cells.
         sample_weight : array of shape (n,) or (n, T), or frame with the task names, optional
@@ -154,6 +160,9 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         ValueError, TypeError
             If the input does not fit; the message names the column or task and the cure. The estimator stays unchanged.
         """
+        self._check_call(X, X_val, y_val)
+        if isinstance(X, Shards):
+            return self._fit_shards(X, y, sample_weight, groups, X_val, y_val)
         coder, batch, valid = self._encode(X, y, sample_weight, X_val, y_val, groups)
         self._set_fitted(coder, self._fit_frames(X, X_val, coder, batch, valid, draw_seed(self.random_state)))
         return self
@@ -161,27 +170,9 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
     def _encode(
         self, X: Any, y: Any, weight: Any, X_val: Any, y_val: Any, groups: Any = None
     ) -> tuple[TableCoder, Batch, Batch | None]:
-        """Check all arguments of fit, and encode the rows."""
-        if (X_val is None) != (y_val is None):
-            raise ValueError("X_val and y_val belong together; got only one of them")
-        self._check_params()
-        if self.task_column in self.drop:
-            raise ValueError(
-                f"drop names the task_column {self.task_column!r}, which is no feature anyway; leave it out"
-            )
-        coder = TableCoder.fit(
-            without_columns(X, self.drop, strict=True),
-            y,
-            weight,
-            tasks=self.tasks,
-            force=self._target_kind,
-            task_column=self.task_column,
-            categorical=self.categorical_features,
-            encoding=self._encoding(),
-        )
-        tasks = tuple(replace(task, metric=check_metric(task)) for task in coder.labels.tasks)
-        labels = replace(coder.labels, tasks=tasks, chain=self._chain(tasks))
-        coder = replace(coder, labels=labels, dropped=tuple(self.drop))
+        """Encode the rows of fit."""
+        coder = TableCoder.fit(without_columns(X, self.drop, strict=True), y, weight, **self._coding())
+        coder = self._with_metrics(coder)
         batch = coder.read(X, y, weight)
         coder.check_labelled(batch)
         valid = None if X_val is None else coder.read(X_val, y_val)
@@ -197,9 +188,58 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         warn_of_index(X, y, "")
         warn_of_index(X_val, y_val, "_val")
         warn_of_targets(coder.features.names, coder.labels.names if coder.labels.origin.named else ())
-        warn_of_few_labels(batch, tasks)
-        warn_of_perfect_features(batch, tasks, coder.features.columns)
+        warn_of_few_labels(batch, coder.labels.tasks)
+        warn_of_perfect_features(batch, coder.labels.tasks, coder.features.columns)
         return coder, replace(batch, group=group), valid
+
+    def _check_call(self, X: Any, X_val: Any, y_val: Any) -> None:
+        """Check the parameters, and that validation rows have labels and come as the others do."""
+        if X_val is not None and isinstance(X, Shards) != isinstance(X_val, Shards):
+            raise TypeError(
+                f"X and X_val must both be Shards or both be frames, got {type(X).__name__} and {type(X_val).__name__}"
+            )
+        if (X_val is None) != (y_val is None):
+            raise ValueError("X_val and y_val belong together; got only one of them")
+        self._check_params()
+        if self.task_column in self.drop:
+            raise ValueError(
+                f"drop names the task_column {self.task_column!r}, which is no feature anyway; leave it out"
+            )
+
+    def _coding(self) -> dict[str, Any]:
+        """Return the parameters of `TableCoder.fit`."""
+        return {
+            "tasks": self.tasks,
+            "force": self._target_kind,
+            "task_column": self.task_column,
+            "categorical": self.categorical_features,
+            "encoding": self._encoding(),
+        }
+
+    def _with_metrics(self, coder: TableCoder) -> TableCoder:
+        """Return a coder that knows the scores of its tasks, their funnel and the columns to drop."""
+        tasks = tuple(replace(task, metric=check_metric(task)) for task in coder.labels.tasks)
+        labels = replace(coder.labels, tasks=tasks, chain=self._chain(tasks))
+        return replace(coder, labels=labels, dropped=tuple(self.drop))
+
+    def _fit_shards(self, X: Shards, y: Any, sample_weight: Any, groups: Any, X_val: Any, y_val: Any) -> Self:
+        """Fit on shards, by way of a disk."""
+        from tabmtl.encode.cache import StoredRows, encoded
+        from tabmtl.encode.survey import learn_table
+        from tabmtl.model_selection.stored import at_most
+
+        roles = Roles.of(X, y, sample_weight, groups).without(self.drop)
+        coder = self._with_metrics(learn_table(X, roles, **self._coding()))
+        seed = draw_seed(self.random_state)
+        with ExitStack() as stack:
+            rows = StoredRows(stack.enter_context(encoded(X, roles, coder)))
+            coder.check_counts(rows.n_labels)
+            valid = None
+            if X_val is not None:
+                roles = Roles.of(X_val, y_val).like(roles, X_val)
+                valid = at_most(StoredRows(stack.enter_context(encoded(X_val, roles, coder))))
+            self._set_fitted(coder, self._fit_stored(coder, rows, valid, seed))
+        return self
 
     def predict(self, X: Any) -> Any:
         """Predict all tasks.
@@ -308,6 +348,15 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         """Fit as `_fit` does; a model made of others, which read frames themselves, takes the place of this."""
         return self._fit(without_columns(X, coder.dropped), coder, batch, valid, seed)
 
+    def _fit_stored(self, coder: TableCoder, rows: StoredRows, valid: StoredRows | None, seed: int) -> dict[str, Any]:
+        """Fit on encoded rows of a disk, as memory maps; a network, which reads some at a time, has its own way."""
+        batch, held_out = rows.mapped(), None if valid is None else valid.mapped()
+        group = group_equal_rows(batch) if batch.group is None else number_groups(batch.group.tolist())
+        batch = replace(batch, group=group)
+        if held_out is not None:
+            warn_of_shared_rows(batch, held_out)
+        return self._fit(None, coder, batch, held_out, seed)
+
     def _restore(self, state: Any) -> None:
         fitted = dict(vars(state))
         self._set_fitted(fitted.pop("_coder"), fitted)
@@ -339,6 +388,8 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         # for a row, scikit-learn's checks take longer than reading it
         if not hasattr(self, "_coder"):
             check_is_fitted(self)
+        if isinstance(X, Shards):
+            raise TypeError("Shards are for fit; tabmtl.scale.predict_files answers the rows of files")
         X = without_columns(X, self._coder.dropped)
         is_frame = isinstance(X, pl.DataFrame) or nw.dependencies.is_pandas_dataframe(X)
         if is_frame and self._coder.named and tuple(X.columns) == self._coder.names:

@@ -19,8 +19,9 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 from sklearn.utils.validation import check_is_fitted
 
+from tabmtl.encode.labels import probability_names
 from tabmtl.estimators.tables import MultiTaskEstimator
-from tabmtl.mlflow.serving import SessionModel, TableModel, probability_names
+from tabmtl.mlflow.serving import SessionModel, TableModel
 from tabmtl.mlflow.signature import pandas_view, signature_of
 from tabmtl.sessions.recommender import Recommender
 from tabmtl.storage.persist import ModelFileError, load

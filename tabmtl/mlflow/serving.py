@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -18,7 +16,6 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from tabmtl.encode.features import text_of
 from tabmtl.encode.read import read_features
 from tabmtl.estimators.tables import MultiTaskEstimator
-from tabmtl.schema import Task
 from tabmtl.sessions.log import to_polars
 from tabmtl.sessions.recommender import Recommender
 
@@ -80,16 +77,8 @@ class TableModel:
                 raise ValueError("the method predict_proba needs a classification task; all tasks are regressions")
             outputs = self.estimator._read_and_answer(self._read(model_input))
             if method == "predict_proba":
-                return pd.DataFrame(self._probabilities(outputs))
+                return pd.DataFrame(self._labels.probabilities(outputs))
             return _to_pandas(self._labels.decode(outputs))
-
-    def _probabilities(self, outputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        names = probability_names(self.estimator._coder.labels.column_tasks())
-        return {
-            name: values
-            for own, output in zip(names, outputs, strict=True)
-            for name, values in zip(own, output.T, strict=bool(own))
-        }
 
     def _read(self, rows: Any) -> Any:
         """Return rows as the estimator takes them, with the levels of fit in the spelling of fit."""
@@ -153,22 +142,6 @@ class SessionModel:
                 log = log.with_columns(_times(log[columns.time]))
             found = self.recommender.recommend(log, given.get("k", 20), exclude_seen=given.get("exclude_seen", False))
         return _to_pandas(found)
-
-
-def probability_names(tasks: Sequence[Task]) -> list[list[str]]:
-    """Return the names ``<task>=<class>`` of the probabilities of every task; none for a regression.
-
-    Raises
-    ------
-    ValueError
-        If two of them have one name.
-    """
-    names = [[f"{task.name}={label}" for label in task.classes or ()] for task in tasks]
-    counts = Counter(chain.from_iterable(names))
-    twice = next((name for name, count in counts.items() if count > 1), None)
-    if twice is not None:
-        raise ValueError(f"two probabilities would be called {twice!r}, <task>=<class>; rename a task or a class")
-    return names
 
 
 @contextmanager

@@ -30,7 +30,10 @@ def signature_of(estimator: MultiTaskEstimator | Recommender, input_example: Any
     numbers and booleans too: MLflow's server reads a null of a ``boolean`` column as False. It casts to ``string`` only
     in the format ``inputs``, so true and 3 arrive unchanged. Every feature may be null, so all are optional to MLflow;
     :class:`tabmtl.mlflow.serving.TableModel` raises the error for a missing column. The output is that of ``predict``,
-    since a signature describes one method only. Columns of text come first.
+    since a signature describes one method only.
+
+    Columns stand in the order of fit. Spark's ``spark_udf`` gives the columns that it is called with the names of the
+    signature by their position: in another order, it would score wrong columns without an error.
 
     Parameters
     ----------
@@ -48,12 +51,10 @@ def signature_of(estimator: MultiTaskEstimator | Recommender, input_example: Any
         return _recommender_signature(estimator, input_example)
     coder = estimator._coder
     columns, labels = coder.features.columns, coder.labels
-    inputs: list[ColSpec | TensorSpec] = []
-    inputs += [] if coder.task_column is None else [ColSpec(DataType.string, coder.task_column)]
-    # the server reads rows without names by the type of the first column: only text lets all of them reach our
-    # error, which asks for names
-    inputs += [ColSpec(DataType.string, name, required=False) for name in columns.categorical]
-    inputs += [ColSpec(DataType.double, name, required=False) for name in columns.numeric]
+    types = {name: DataType.double if name in columns.numeric else DataType.string for name in coder.names}
+    inputs: list[ColSpec | TensorSpec] = [
+        ColSpec(kind, name, required=name == coder.task_column) for name, kind in types.items()
+    ]
     answered = zip(labels.names, labels.dtypes, strict=True)
     return ModelSignature(
         inputs=Schema(inputs),

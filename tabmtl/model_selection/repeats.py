@@ -43,9 +43,9 @@ def group_equal_rows(batch: Batch) -> np.ndarray | None:
     """
     if batch.task is None:
         return None
-    group = np.unique(_row_keys(batch), return_inverse=True)[1]
+    group = np.unique(feature_keys(batch), return_inverse=True)[1]
     labelled = ~np.isnan(batch.y[:, 0])
-    return group if _belong_together(group[labelled], batch.task[labelled]) else None
+    return group if belong_together(group[labelled], batch.task[labelled]) else None
 
 
 def warn_of_shared_groups(name: str, values: Sequence[Any], valid_values: Sequence[Any]) -> None:
@@ -70,7 +70,7 @@ def warn_of_shared_rows(batch: Batch, valid: Batch) -> None:
     batch, valid : Batch
         Training and validation rows.
     """
-    keys, valid_keys = _row_keys(batch), _row_keys(valid)
+    keys, valid_keys = feature_keys(batch), feature_keys(valid)
     distinct, counts = np.unique(keys, return_counts=True)
     found = np.isin(valid_keys, distinct)
     if found.mean() <= _MOST_FOUND:
@@ -78,7 +78,7 @@ def warn_of_shared_rows(batch: Batch, valid: Batch) -> None:
     is_chance = found.mean() < 2 * counts[counts > 1].sum() / len(batch)
     if is_chance and batch.task is not None:
         group = np.unique(np.append(keys, valid_keys), return_inverse=True)[1]
-        is_chance = not _belong_together(group, np.append(batch.task, valid.task))
+        is_chance = not belong_together(group, np.append(batch.task, valid.task))
     if not is_chance:
         warn_user(
             f"{found.sum()} of the {len(valid)} rows of X_val have the features of a row of X; if they are the same "
@@ -87,7 +87,7 @@ def warn_of_shared_rows(batch: Batch, valid: Batch) -> None:
         )
 
 
-def _belong_together(group: np.ndarray, task: np.ndarray) -> bool:
+def belong_together(group: np.ndarray, task: np.ndarray) -> bool:
     """Tell whether equal rows of a long table, by their group, share their task too rarely for chance."""
     sizes = np.bincount(group)
     if sizes.max() == 1:
@@ -102,7 +102,7 @@ def _belong_together(group: np.ndarray, task: np.ndarray) -> bool:
     return bool(2 * (len(group) - len(cells)) <= expected and not alone.any())
 
 
-def _row_keys(batch: Batch) -> np.ndarray:
+def feature_keys(batch: Batch) -> np.ndarray:
     """Hash the features of every row, (n,) uint64; equal rows have equal keys, and others all but surely not."""
     n_columns = batch.x_num.shape[1] + batch.x_cat.shape[1]
     factors = np.random.default_rng(0).integers(2**63, size=n_columns, dtype=np.uint64) * np.uint64(2) + np.uint64(1)

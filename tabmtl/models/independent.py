@@ -342,6 +342,8 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
     def _fit(self, X: Any, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int) -> dict[str, Any]:
         tasks, names = coder.labels.tasks, [*CONFIGURATIONS][: self.tune] or ["default"]
         growers = [self._grower(task, coder.features.columns, seed) for task in tasks]
+        if X is None and None in growers:
+            raise TypeError("Shards are for LightGBM only; give other estimators a frame as X")
         tried = [
             {} if grower is None else grower.try_all(self._parts(t, grower, batch, valid), names)
             for t, grower in enumerate(growers)

@@ -28,12 +28,18 @@ _PART = re.compile(rf"part\d+-{_SUM}")
 
 def write_file(file: Path, content: bytes) -> None:
     """Write a file beside and rename it: a reader sees the old content or the new one, and no part stays behind."""
+    with replaced(file) as beside, beside.open("xb") as stream:  # "x" follows no link that somebody has put there
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+@contextmanager
+def replaced(file: Path) -> Iterator[Path]:
+    """Give a path beside a file, to write to: it takes the place of the file, unless an error removes it."""
     beside = file.with_name(f".{file.name}.{secrets.randbits(60)}")
     try:
-        with beside.open("xb") as stream:  # "x" follows no link that somebody has put there
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
+        yield beside
         os.replace(beside, file)
     except BaseException:
         with suppress(OSError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal, Protocol
 
@@ -91,10 +91,10 @@ class TableLoop:
     def __post_init__(self) -> None:
         network, options = self.network, self.options
         self.tasks = self.loss.tasks
-        self.batch_size = step_rows(options.batch_size, len(self.data))
+        self.batch_size = step_rows(options.batch_size, self.n_rows)
         self.task_scores: list[float] = []
         self._task_weight = self.loss.task_weight.to(next(network.parameters()).device)
-        self._micro = len(self.data) if self.balancer is not None else _micro_batch_rows(network, self.data)
+        self._micro = self.n_rows if self.balancer is not None else _micro_batch_rows(network, self.data, self.n_rows)
         self.optimizer = Optimizer(
             network,
             weight_decay=options.weight_decay,
@@ -102,38 +102,49 @@ class TableLoop:
             clip_norm=options.clip_norm,
         )
 
+    @property
+    def n_rows(self) -> int:
+        """Number of the training rows."""
+        return len(self.data)
+
     def run_epoch(self, epoch: int) -> Record:
         """Run one pass over the shuffled rows; return the train part of the epoch's record."""
-        data = self.data
         self.network.train()
-        order = torch.randperm(len(data), device=data.x_num.device)
-        steps = order.split(self.batch_size)
-        if len(steps) > 1 and _batch_norms(self.network) and 2 * len(steps[-1]) < len(steps[0]):
-            steps = (*steps[:-2], torch.cat(steps[-2:]))  # statistics of a few rows are worth little
-        totals, kept, n_kept = [], [], 0
-        for step, index in enumerate(steps):
-            progress = (epoch + step / len(steps)) / self.options.epochs
-            losses, scores = self.step(index, self.options.learning_rate * schedule(progress))
+        n_steps, steps = self._steps(epoch)
+        totals, kept, scored, n_kept = [], [], [], 0
+        for step, (data, index) in enumerate(steps):
+            progress = (epoch + step / n_steps) / self.options.epochs
+            losses, scores = self.step(index, self.options.learning_rate * schedule(progress), data)
             give_way()
             totals.append(losses)
             if n_kept < _SCORED_TRAIN_ROWS:
                 kept.append(scores)
-                n_kept += len(scores[0])
+                scored.append(data.rows(index))
+                n_kept += len(index)
         scores = [torch.cat(columns) for columns in zip(*kept, strict=True)]
-        record = self._record("train", torch.stack(totals).sum(dim=0), data, scores, data.rows(order[:n_kept]))
+        losses = torch.stack(totals).sum(dim=0)
+        record = self._record("train", losses, self._train_weight(), scores, _join(scored))
         if self.balancer is not None:
             means = [record[f"train/{task.name}/loss"] for task in self.tasks]
             self.balancer.end_epoch(torch.tensor([math.nan if mean is None else mean for mean in means]))
         return record
 
-    def step(self, index: Tensor, learning_rate: float) -> tuple[Tensor, list[Tensor]]:
-        """Take one optimiser step on some rows; return loss sums (T,) and raw scores."""
+    def _steps(self, epoch: int) -> tuple[int, Iterable[tuple[Batch, Tensor]]]:
+        """Return the number of an epoch's steps, and of each the rows that it is taken from and their numbers."""
+        steps = torch.randperm(len(self.data), device=self.data.x_num.device).split(self.batch_size)
+        if len(steps) > 1 and _batch_norms(self.network) and 2 * len(steps[-1]) < len(steps[0]):
+            steps = (*steps[:-2], torch.cat(steps[-2:]))  # statistics of a few rows are worth little
+        return len(steps), ((self.data, index) for index in steps)
+
+    def step(self, index: Tensor, learning_rate: float, data: Batch | None = None) -> tuple[Tensor, list[Tensor]]:
+        """Take one optimiser step on some rows, by default of the data; return loss sums (T,) and raw scores."""
+        data = self.data if data is None else data
         if self.balancer is not None:
-            return self._balanced_step(self.balancer, self.data.rows(index), learning_rate)
+            return self._balanced_step(self.balancer, data.rows(index), learning_rate)
         totals: list[Tensor] = []
         parts: list[list[Tensor]] = []
         for rows in index.split(self._micro):
-            losses, scores = self._forward(self.data.rows(rows))
+            losses, scores = self._forward(data.rows(rows))
             totals.append(losses.detach())
             parts.append([score.detach() for score in scores])
             self._of_step(losses).sum().backward()
@@ -161,7 +172,7 @@ class TableLoop:
 
     def _of_step(self, losses: Tensor) -> Tensor:
         """Return weighted losses (T,) per row of a nominal step, to be differentiated."""
-        return losses * self._task_weight / min(self.batch_size, len(self.data))
+        return losses * self._task_weight / min(self.batch_size, self.n_rows)
 
     def validate(self) -> tuple[Record, float | None]:
         """Return the validation part of the epoch's record, and the number that early stopping maximises."""
@@ -169,9 +180,9 @@ class TableLoop:
             return {}, None
         settle_statistics(self.network, self.data, self.options.precision)
         options = self.options
-        scores = predict_scores(self.network, self.valid, options.precision, batch_size=self.batch_size)
+        scores = self._valid_scores(self.valid)
         losses = self.loss(scores, self.valid.y, self.valid.weight, self.valid.task)
-        record = self._record("val", losses, self.valid, scores, self.valid)
+        record = self._record("val", losses, self._labelled_weight(self.valid), scores, self.valid)
         if options.keep == "task":
             self.task_scores = [_monitored(record, task.name, self.tasks) for task in self.tasks]
         return record, _monitored(record, options.monitor, self.tasks)
@@ -181,9 +192,22 @@ class TableLoop:
         if self.valid is None:
             settle_statistics(self.network, self.data, self.options.precision)
 
-    def _record(self, part: str, losses: Tensor, data: Batch, scores: list[Tensor], scored: Batch) -> Record:
-        """Return mean losses over the labelled weight of `data`, and the scores of the rows `scored`."""
-        means = (losses / self._labelled_weight(data)).tolist()
+    def judged(self, n: int) -> Batch:
+        """Return at most n of the validation rows, which there must be."""
+        assert self.valid is not None
+        return self.valid.rows(torch.arange(min(n, len(self.valid)), device=self.valid.x_num.device))
+
+    def _valid_scores(self, valid: Batch) -> list[Tensor]:
+        """Return the raw scores of the validation rows."""
+        return predict_scores(self.network, valid, self.options.precision, batch_size=self.batch_size)
+
+    def _train_weight(self) -> Tensor:
+        """Return the labelled weight (T,) of the training rows."""
+        return self._labelled_weight(self.data)
+
+    def _record(self, part: str, losses: Tensor, weight: Tensor, scores: list[Tensor], scored: Batch) -> Record:
+        """Return mean losses over the labelled weight (T,), and the scores of the rows `scored`."""
+        means = (losses / weight).tolist()
         bad = [task.name for task, loss in zip(self.tasks, losses.tolist(), strict=True) if not math.isfinite(loss)]
         if bad:
             raise DivergenceError(
@@ -215,10 +239,16 @@ def step_rows(batch_size: int | Literal["auto"], n_rows: int, *, low: int = 32, 
     return min(max(2 ** max(round(math.log2(n_rows / 64)), 0), low), high) if batch_size == "auto" else batch_size
 
 
-def _micro_batch_rows(network: torch.nn.Module, data: Batch) -> int:
+def _join(batches: Sequence[Batch]) -> Batch:
+    """Return the rows of several batches of tensors as one."""
+    parts = {name: [getattr(batch, name) for batch in batches] for name in vars(batches[0])}
+    return Batch(**{name: None if part[0] is None else torch.cat(part) for name, part in parts.items()})
+
+
+def _micro_batch_rows(network: torch.nn.Module, data: Batch, most: int) -> int:
     """Return the rows of a micro-batch: all; on a CPU the power of two, 64 to 1024, that keeps activations in cache."""
     if network.batch_dependent or _batch_norms(network) or data.x_num.device.type != "cpu":
-        return len(data)
+        return most
     probe = data.rows(torch.arange(min(32, len(data))))
     parameters = {parameter.data_ptr() for parameter in network.parameters()}
     saved: dict[int, int] = {}

@@ -145,7 +145,7 @@ def test_a_parquet_scan_keeps_its_order(tmp_path):
 def test_large_tables_are_summed_up_from_a_seeded_sample(monkeypatch):
     frame = pl.DataFrame({"x": np.arange(20_000.0), "rare": [None] * 19_999 + [1.0]})
     exact = FeatureCoder.fit(frame)
-    monkeypatch.setattr(features, "_SAMPLE_ROWS", 2_000)
+    monkeypatch.setattr(features, "SAMPLE_ROWS", 2_000)
     monkeypatch.setattr(features, "_SLICE_ROWS", 999)
     sampled = FeatureCoder.fit(frame)
     assert take_apart(sampled).facts == take_apart(FeatureCoder.fit(frame.lazy())).facts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import warnings
 
 import numpy as np
@@ -41,7 +42,10 @@ def test_a_network_shuffles_validation_rows(tmp_path):
     assert found["zero"] == 0
     model.save(tmp_path / "model")
     np.testing.assert_array_equal(tabmtl.load(tmp_path / "model").feature_importances_, model.feature_importances_)
+    again = pickle.loads(pickle.dumps(model))  # which has been asked
+    np.testing.assert_array_equal(again.feature_importances_, model.feature_importances_)
     again = tiny(SharedBottom, **LEARNS).fit(X, Y)
+    assert pickle.loads(pickle.dumps(again)).feature_importances_ is None  # it takes no rows along
     np.testing.assert_array_equal(again.feature_importances_, model.feature_importances_)
 
 

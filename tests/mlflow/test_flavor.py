@@ -32,8 +32,8 @@ from tabmtl import (
     SharedBottom,
     SharedTrees,
 )
+from tabmtl.encode.labels import probability_names
 from tabmtl.mlflow import as_pyfunc, load_model, log_model, pandas_view, save_model
-from tabmtl.mlflow.serving import probability_names
 from tabmtl.mlflow.signature import signature_of
 from tabmtl.schema import Task
 
@@ -82,6 +82,17 @@ def test_the_signature_names_and_types_all_columns(net):
     string = (DataType.string, True)
     assert types_of(signature.outputs) == {"late": string, "size": string, "delay": (DataType.double, True)}
     assert [(param.name, param.default) for param in signature.params.params] == [("method", "predict")]
+
+
+def test_columns_given_by_position_are_those_of_fit():
+    X = features().select("count", "text", "plain", "flag", "holes")
+    estimator = tiny(SharedBottom, categorical_features=["count", "text", "flag"]).fit(X, mixed_targets(features()))
+    signature = signature_of(estimator)
+    names = signature.inputs.input_names()
+    assert names == X.columns
+    by_position = dict(zip(names, X.iter_columns(), strict=True))  # as spark_udf(...)(*columns) names them
+    predicted = as_pyfunc(estimator).predict(pandas_view(pl.DataFrame(by_position), signature))
+    assert predicted.to_dict("list") == estimator.predict(X).to_dict(as_series=False)
 
 
 def test_labels_keep_their_types():

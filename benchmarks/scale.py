@@ -1,0 +1,263 @@
+"""Memory and CPU time of files larger than memory: learn and encode, train from windows, predict into files.
+
+    python -m benchmarks.scale [--quick] [--rows N] [--steps N] [--only encode train predict]
+
+Rows are drawn into parquet files of 500 000 rows in a temporary folder: 20 numeric columns, 10 text columns of 10 to
+10 000 levels, two binary targets and a number, each without labels in 30 % of the rows. Every part runs in a process of
+its own, with one thread of torch and of polars:
+
+- *encode*: what `Shards` does before the first step, the survey and the encoded rows on the disk;
+- *train*: `--steps` steps of a `SharedBottom` of batch size 1 024 from windows of these rows, with their share of
+  loading a window, and the same steps from rows in memory;
+- *predict*: `predict_files`, against `predict` on the same rows in memory.
+
+Peak memory is anonymous memory (`RssAnon`, looked at every 20 ms), the imports included; pages of files do not count,
+because the system takes them back where it needs them. CPU seconds are those of all threads. Wall times on a busy
+machine mean little, and are not shown.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from argparse import ArgumentParser
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import at_least, at_most, in_own_process, say
+
+# Nothing heavy is imported here: the memory of a part would count it.
+
+FILE_ROWS = 500_000
+TARGETS = ["first", "second", "number"]
+BATCH = 1_024
+#: Rows a CPU second, GB, and shares of the speed in memory.
+ENCODE_GOAL, MEMORY_GOAL, TRAIN_GOAL, PREDICT_GOAL, PREDICT_MEMORY_GOAL = 0.4e6, 1.0, 0.95, 0.95, 0.2
+
+
+def draw_files(folder: Path, n: int) -> None:
+    """Write n seeded rows."""
+    import numpy as np
+    import polars as pl
+
+    levels = [
+        pl.Series(f"cat{j}", [f"level {i:05d}" for i in range(k)])
+        for j, k in enumerate(np.geomspace(10, 10_000, 10).round().astype(int))
+    ]
+    for number, start in enumerate(range(0, n, FILE_ROWS)):
+        rng, rows = np.random.default_rng(number), min(FILE_ROWS, n - start)
+        x = rng.standard_normal((20, rows), dtype=np.float32)
+        codes = [rng.integers(0, len(known), rows, dtype=np.uint32) for known in levels]
+        columns = [pl.Series(f"num{j}", column) for j, column in enumerate(x)]
+        columns += [known.gather(pl.Series(code)) for known, code in zip(levels, codes, strict=True)]
+        score = x[0] - x[1] * x[2] + codes[0] / 5
+        noisy = score + rng.standard_normal((3, rows), dtype=np.float32)
+        values = {"first": noisy[0] > 1, "second": noisy[1] > 2, "number": noisy[2]}
+        for name, value in values.items():
+            labelled = pl.Series(rng.random(rows) > 0.3)
+            columns.append(pl.select(pl.when(labelled).then(pl.Series(value)).alias(name)).to_series())
+        pl.DataFrame(columns).write_parquet(folder / f"part-{number:03d}.parquet")
+
+
+@contextmanager
+def measured(found: dict[str, float]) -> Iterator[None]:
+    """Measure the `cpu` seconds and the `peak` of anonymous memory in GB inside, beside that `before`."""
+    stop, peak = threading.Event(), [_anonymous()]
+    found["before"] = peak[0]
+
+    def watch() -> None:
+        while not stop.wait(0.02):
+            peak[0] = max(peak[0], _anonymous())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    start = time.process_time()
+    try:
+        yield
+    finally:
+        found["cpu"] = time.process_time() - start
+        stop.set()
+        watcher.join()
+        found["peak"] = peak[0]
+
+
+def _anonymous() -> float:
+    return int(Path("/proc/self/status").read_text().partition("RssAnon:")[2].split()[0]) * 1024 / 1e9
+
+
+def _model(**params: Any) -> Any:
+    import torch
+
+    from tabmtl import SharedBottom
+
+    torch.set_num_threads(1)
+    plain: dict[str, Any] = {
+        "batch_size": BATCH,
+        "n_jobs": 1,
+        "device": "cpu",
+        "random_state": 0,
+        "early_stopping": False,
+    }
+    return SharedBottom(**(plain | params))
+
+
+def encode(folder: Path, n: int) -> dict[str, float]:
+    """Measure the survey and the encoding, into the folder of the cache."""
+    from tabmtl import Shards
+    from tabmtl.encode.cache import encoded
+    from tabmtl.encode.shards import Roles
+    from tabmtl.encode.survey import learn_table
+
+    found: dict[str, float] = {}
+    model = _model()
+    with measured(found):
+        shards = Shards(folder / "*.parquet", cache=folder / "cache")
+        roles = Roles.of(shards, TARGETS)
+        coder = learn_table(shards, roles, **model._coding())
+        survey = time.process_time()
+        with encoded(shards, roles, coder) as cache:
+            assert len(cache) == n
+    return found | {"survey": survey}
+
+
+class _EnoughStepsError(Exception):
+    """Ends a training after the steps to be measured."""
+
+
+def _count_steps(steps: int, found: dict[str, float]) -> Callable[[], Any]:
+    """Patch the optimiser so that training ends after some steps, whose CPU seconds are kept."""
+    from unittest.mock import patch
+
+    from tabmtl.training.optimizer import Optimizer
+
+    original, taken = Optimizer.step, [0]
+
+    def step(self: Optimizer, learning_rate: float) -> None:
+        if taken[0] == 10:  # the first ones are slower
+            found["begin"] = time.process_time()
+        original(self, learning_rate)
+        taken[0] += 1
+        if taken[0] == steps + 10:
+            found["steps"] = time.process_time() - found["begin"]
+            raise _EnoughStepsError
+
+    return lambda: patch.object(Optimizer, "step", step)
+
+
+def _time_windows(found: dict[str, float]) -> Any:
+    """Patch the windows so that the CPU seconds of loading a row are kept."""
+    from unittest.mock import patch
+
+    from tabmtl.training.windows import Epoch
+
+    original = Epoch.windows
+
+    def windows(self: Epoch) -> Iterator[Any]:
+        iterator, start = original(self), time.process_time()
+        for window, steps in iterator:
+            found["load"] = (time.process_time() - start) / len(window)
+            yield window, steps
+            start = time.process_time()
+
+    return patch.object(Epoch, "windows", windows)
+
+
+def train(folder: Path, steps: int, in_memory: bool) -> dict[str, float]:
+    """Measure steps of training, from windows of encoded rows or from rows in memory."""
+    import polars as pl
+
+    from tabmtl import Shards
+
+    found: dict[str, float] = {}
+    model = _model(epochs=100)
+    with measured(found), _count_steps(steps, found)(), _time_windows(found):
+        try:
+            if in_memory:
+                frame = pl.scan_parquet(folder / "*.parquet")
+                model.fit(frame.drop(TARGETS), frame.select(TARGETS))
+            else:
+                model.fit(Shards(folder / "*.parquet", cache=folder / "cache"), TARGETS)
+        except _EnoughStepsError:
+            pass
+    return found
+
+
+def predict(folder: Path, n: int, in_memory: bool) -> dict[str, float]:
+    """Measure predictions of all rows."""
+    import polars as pl
+
+    from tabmtl.scale import predict_files
+
+    found: dict[str, float] = {}
+    rows = pl.scan_parquet(folder / "part-000.parquet").head(20_000).collect()
+    model = _model(epochs=1).fit(rows.drop(TARGETS), rows.select(TARGETS))
+    with measured(found):
+        if in_memory:
+            frame = pl.scan_parquet(folder / "*.parquet").drop(TARGETS).collect()
+            model.predict(frame)
+        else:
+            predict_files(model, folder / "*.parquet", folder / "scored")
+    return found
+
+
+def _rate(rows: float, seconds: float) -> str:
+    return f"{rows / seconds / 1e3:.1f} k/s"
+
+
+def report_encode(folder: Path, n: int) -> None:
+    """Measure and print the survey and the encoding."""
+    found = in_own_process(encode, folder, n)
+    goal = (
+        f"{at_least(n / found['cpu'] / 1e6, ENCODE_GOAL / 1e6, ' M/s')}, {at_most(found['peak'], MEMORY_GOAL, ' GB')}"
+    )
+    say(f"survey and encode, {n:_} rows", _rate(n, found["cpu"]), f"{found['peak']:.2f} GB", goal=goal)
+
+
+def report_train(folder: Path, n: int, steps: int) -> None:
+    """Measure and print training."""
+    memory = in_own_process(train, folder, steps, True)
+    windows = in_own_process(train, folder, steps, False)
+    rows = steps * BATCH
+    windows["steps"] += rows * windows["load"]
+    say(f"train in memory, {n:_} rows", _rate(rows, memory["steps"]), f"{memory['peak']:.2f} GB")
+    ratio = memory["steps"] / windows["steps"]
+    goal = f"{at_least(ratio, TRAIN_GOAL)}, {at_most(windows['peak'], MEMORY_GOAL, ' GB')}"
+    say("train from windows", _rate(rows, windows["steps"]), f"{windows['peak']:.2f} GB", f"{ratio:.2f}x", goal=goal)
+
+
+def report_predict(folder: Path, n: int) -> None:
+    """Measure and print predictions."""
+    memory = in_own_process(predict, folder, n, True)
+    files = in_own_process(predict, folder, n, False)
+    say(f"predict in memory, {n:_} rows", _rate(n, memory["cpu"]), f"{memory['peak'] - memory['before']:+.2f} GB")
+    ratio, more = memory["cpu"] / files["cpu"], files["peak"] - files["before"]
+    goal = f"{at_least(ratio, PREDICT_GOAL)}, {at_most(more, PREDICT_MEMORY_GOAL, ' GB')}"
+    say("predict_files", _rate(n, files["cpu"]), f"{more:+.2f} GB", f"{ratio:.2f}x", goal=goal)
+
+
+def main() -> None:
+    """Run the chosen parts."""
+    parser = ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--rows", type=int, default=4_000_000, help="rows of the files (default 4 000 000)")
+    parser.add_argument("--steps", type=int, default=400, help="steps of training (default 400)")
+    parser.add_argument("--quick", action="store_true", help="200 000 rows and 20 steps: does it run?")
+    parts = ("encode", "train", "predict")
+    parser.add_argument("--only", nargs="+", choices=parts, default=parts, help="parts to run (default all)")
+    options = parser.parse_args()
+    n, steps = (200_000, 20) if options.quick else (options.rows, options.steps)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        in_own_process(draw_files, folder, n)
+        if "encode" in options.only:
+            report_encode(folder, n)
+        if "train" in options.only:
+            report_train(folder, n, steps)
+        if "predict" in options.only:
+            report_predict(folder, n)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""Files of rows: which files a path means, and polars' lazy reading of one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from glob import glob, has_magic
+from os import PathLike
+from pathlib import Path
+
+import polars as pl
+
+Paths = str | PathLike[str] | Sequence[str | PathLike[str]]
+
+_PARQUET, _CSV = (".parquet", ".pq"), (".csv",)
+
+
+def find_files(paths: Paths) -> tuple[str, ...]:
+    """Find the files that paths and globs name, in their order; those of a glob by name.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a path or glob names no file.
+    ValueError
+        If a file is named twice, is a folder, or is neither Parquet nor CSV by its name.
+    """
+    given = [paths] if isinstance(paths, str | PathLike) else list(paths)
+    files = [file for path in given for file in _expand(str(path))]
+    if not files:
+        raise ValueError("paths is an empty list; name at least one file")
+    twice = next((file for file in files if files.count(file) > 1), None)
+    if twice is not None:
+        raise ValueError(f"paths name the file {twice} twice; name every file once")
+    for file in files:
+        if not file.lower().endswith((*_PARQUET, *_CSV)):
+            raise ValueError(f"{file} is neither .parquet nor .csv by its name; write it in one of the two formats")
+    return tuple(files)
+
+
+def _expand(path: str) -> Iterator[str]:
+    if "://" in path:  # which polars reads from a store of objects
+        if has_magic(path):
+            raise ValueError(f"{path} is a glob in a store of objects; list its files one by one")
+        yield path
+        return
+    found = sorted(glob(path, recursive=True)) if has_magic(path) and not Path(path).exists() else [path]
+    if not found or not Path(found[0]).exists():
+        raise FileNotFoundError(f"no file is called {path}, seen from the folder {Path.cwd()}")
+    for file in found:
+        if Path(file).is_dir():
+            raise ValueError(f"{file} is a folder; name the files in it, such as {file.rstrip('/')}/*.parquet")
+        yield file
+
+
+def is_csv(file: str) -> bool:
+    """Return whether a file is CSV by its name."""
+    return file.lower().endswith(_CSV)
+
+
+def scan_file(file: str, types: Mapping[str, pl.DataType] | None = None) -> pl.LazyFrame:
+    """Scan a file lazily; the types of a CSV file are those of all its rows, except the given ones."""
+    if is_csv(file):
+        return pl.scan_csv(file, infer_schema_length=None, schema_overrides=types)
+    return pl.scan_parquet(file, glob=False)

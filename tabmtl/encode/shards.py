@@ -1,0 +1,227 @@
+"""Tables that need not fit in memory: where their rows are, and their blocks in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import polars.selectors as cs
+
+from tabmtl.encode.files import Paths, find_files, scan_file
+from tabmtl.params import near
+from tabmtl.schema import warn_user
+
+#: Rows of a block. Blocks are counted over all files together, so they do not depend on how rows lie in files.
+BLOCK_ROWS = 65_536
+
+
+class Shards:
+    """A table in files that need not fit in memory, as X of ``fit``.
+
+    Targets, and a column of weights or groups if there is one, are columns of the same files: ``fit`` takes their names
+    in place of ``y``, ``sample_weight`` and ``groups``. All columns but the targets and the weights are features, less
+    those that an estimator is told to ``drop``. A fit reads the files twice: once to learn the columns, and once to
+    encode them to a folder, from which it trains. Its memory does not grow with the number of rows.
+
+    Parameters
+    ----------
+    source : str, path, sequence of them, or LazyFrame
+        Parquet and CSV files, and globs such as ``"train/*.parquet"``; all files have the same columns. The rows of a
+        LazyFrame must come in the same order each time.
+    columns : sequence of str, optional
+        Columns to read, those of targets and weights among them; by default all.
+    cache : str or path, optional
+        Folder for the encoded rows, about 150 bytes a row for 30 features and 3 targets. A later fit uses it again if
+        files and encoding are the same. By default a folder in the place for temporary files that is removed after fit.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a path names no file.
+    TypeError, ValueError
+        If files have different columns or types, or a name in `columns` is none.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> import polars as pl
+    >>> from tabmtl import SharedBottom, Shards
+    >>> x = np.random.default_rng(0).normal(size=(500, 2))
+    >>> frame = pl.DataFrame({"a": x[:, 0], "b": x[:, 1], "sum": x.sum(1), "above": x[:, 0] > x[:, 1]})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     frame.write_parquet(f"{folder}/train.parquet")
+    ...     model = SharedBottom(epochs=2, random_state=0).fit(Shards(f"{folder}/*.parquet"), ["sum", "above"])
+    >>> model.predict(frame.select("a", "b").head(3)).columns
+    ['sum', 'above']
+    """
+
+    def __init__(
+        self,
+        source: Paths | pl.LazyFrame,
+        columns: Sequence[str] | None = None,
+        cache: str | PathLike[str] | None = None,
+    ) -> None:
+        self.files = None if isinstance(source, pl.LazyFrame) else find_files(source)
+        self.cache = None if cache is None else Path(cache)
+        frame = source if isinstance(source, pl.LazyFrame) else _join(self.files or ())
+        if columns is not None:
+            _check_names("columns", columns, frame.collect_schema().names())
+            frame = frame.select(cs.by_name(*columns))
+        self._frame = frame
+        self.schema = frame.collect_schema()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({'LazyFrame' if self.files is None else list(self.files)})"
+
+    def blocks(self, names: Sequence[str]) -> Iterator[tuple[int, pl.DataFrame]]:
+        """Read some columns in blocks of `BLOCK_ROWS` rows, in order, each with the number of its first row."""
+        frame = self._frame.select(cs.by_name(*names))
+        start, kept = 0, pl.DataFrame(schema=frame.collect_schema())
+        for part in frame.collect_batches(chunk_size=BLOCK_ROWS, maintain_order=True):
+            rows = part if kept.is_empty() else pl.concat([kept, part])
+            whole = rows.height // BLOCK_ROWS * BLOCK_ROWS
+            for first in range(0, whole, BLOCK_ROWS):
+                yield start + first, rows[first : first + BLOCK_ROWS]
+            start, kept = start + whole, rows[whole:]
+        if kept.height:
+            yield start, kept
+
+    def fingerprint(self) -> list[Any] | None:
+        """Return names, sizes and times of the files and the columns read; None of a LazyFrame, which has none."""
+        if self.files is None or any("://" in file for file in self.files):
+            return None
+        stats = [(str(Path(file).resolve()), Path(file).stat()) for file in self.files]
+        types = [[name, str(dtype)] for name, dtype in self.schema.items()]
+        return [types, *([name, stat.st_size, stat.st_mtime_ns] for name, stat in stats)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Roles:
+    """Names of the columns of `Shards` by what they are to a fit.
+
+    Attributes
+    ----------
+    features : tuple of str
+        Columns of X, the one of tasks among them.
+    targets : tuple of str
+    flat : bool
+        Whether the one target was named alone, and not in a list.
+    weight, groups : str or None
+    """
+
+    features: tuple[str, ...]
+    targets: tuple[str, ...]
+    flat: bool
+    weight: str | None = None
+    groups: str | None = None
+
+    @classmethod
+    def of(cls, shards: Shards, y: Any, sample_weight: Any = None, groups: Any = None) -> Roles:
+        """Check the names that fit was given.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a value is no name, or there is no such column; the message names the cure.
+        """
+        targets = [y] if isinstance(y, str) else y
+        if not (isinstance(targets, list | tuple) and targets and all(isinstance(name, str) for name in targets)):
+            raise TypeError(f"with Shards as X, y is the name of a column, or a list of names; got {type(y).__name__}")
+        for name, value in (("sample_weight", sample_weight), ("groups", groups)):
+            if value is not None and not isinstance(value, str):
+                raise TypeError(f"with Shards as X, {name} is the name of a column; got {type(value).__name__}")
+        known = shards.schema.names()
+        _check_names("y", targets, known)
+        _check_names("sample_weight", [] if sample_weight is None else [sample_weight], known)
+        _check_names("groups", [] if groups is None else [groups], known)
+        if sample_weight in targets:
+            raise ValueError(f"sample_weight names {sample_weight!r}, which is a target; name another column")
+        features = tuple(name for name in known if name not in targets and name != sample_weight)
+        return cls(
+            features=features, targets=tuple(targets), flat=isinstance(y, str), weight=sample_weight, groups=groups
+        )
+
+    def without(self, dropped: Sequence[str]) -> Roles:
+        """Return the roles without features that are dropped; groups may be one of them."""
+        unknown = [name for name in dropped if name not in self.features]
+        if unknown:
+            raise ValueError(
+                f"drop names columns that X does not have: {unknown}{near(unknown[0], self.features)}; X has "
+                f"{list(self.features)}"
+            )
+        features = tuple(name for name in self.features if name not in dropped)
+        if not features:
+            raise ValueError(f"drop names all columns of X, {list(self.features)}; leave at least one feature")
+        return replace(self, features=features)
+
+    def like(self, others: Roles, shards: Shards) -> Roles:
+        """Return the roles of validation rows with the features of training rows, in spite of further columns."""
+        if set(self.targets) != set(others.targets):
+            raise ValueError(
+                f"y_val names the targets {list(self.targets)}, y {list(others.targets)}; name the same ones"
+            )
+        _check_names("X", others.features, shards.schema.names())
+        return replace(others, weight=None, groups=None)
+
+    def names(self) -> list[str]:
+        """Return the columns to read."""
+        others = [name for name in (self.weight, self.groups) if name is not None]
+        return list(dict.fromkeys([*self.features, *self.targets, *others]))
+
+
+def row_keys(numbers: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Return a random key, uint64, of every row number (n,): splitmix64, which makes distinct keys of distinct numbers.
+
+    Examples
+    --------
+    >>> row_keys(np.arange(2)).tolist()
+    [16294208416658607535, 7960286522194355700]
+    """
+    keys = numbers.astype(np.uint64) + np.uint64(seed % 2**32) * np.uint64(2**32)
+    keys = (keys + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    keys = (keys ^ (keys >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    keys = (keys ^ (keys >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return keys ^ (keys >> np.uint64(31))
+
+
+def _check_names(what: str, names: Sequence[str], known: Sequence[str]) -> None:
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(
+            f"{what} names columns that the shards do not have: {unknown}{near(unknown[0], known)}; "
+            f"they have {list(known)[:20]}"
+        )
+    twice = [name for name in names if list(names).count(name) > 1]
+    if twice:
+        raise ValueError(f"{what} names {twice[0]!r} twice; name every column once")
+
+
+def _join(files: Sequence[str]) -> pl.LazyFrame:
+    """Scan files one after the other; numbers of several types become those of the widest."""
+    scans = [scan_file(file) for file in files]
+    schemas = [scan.collect_schema() for scan in scans]
+    first = schemas[0]
+    for file, schema in zip(files, schemas, strict=True):
+        differ = sorted(set(first) ^ set(schema))
+        if differ:
+            raise ValueError(
+                f"{file} and {files[0]} differ in the columns {differ[:10]}; give all files the same columns, or name "
+                "those to read from all of them in another set of files"
+            )
+        for name, dtype in schema.items():
+            is_number = dtype.is_numeric() and first[name].is_numeric()
+            if dtype != first[name] and not is_number and pl.Null not in (dtype, first[name]):
+                raise TypeError(
+                    f"column {name!r} is {dtype} in {file} and {first[name]} in {files[0]}; write it with one type"
+                )
+    empty = [file for file, scan in zip(files, scans, strict=True) if scan.head(1).collect().is_empty()]
+    if empty and len(empty) < len(files):
+        warn_user(f"{len(empty)} of {len(files)} files hold no row, such as {empty[0]}; they are skipped")
+        scans = [scan for file, scan in zip(files, scans, strict=True) if file not in empty]
+    return pl.concat([scan.select(cs.by_name(*first.names())) for scan in scans], how="vertical_relaxed")

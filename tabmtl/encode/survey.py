@@ -1,0 +1,336 @@
+"""What the columns of shards hold, learned in one pass: summaries of blocks, which merge in any order to one coder."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+import polars.selectors as cs
+
+from tabmtl.encode.features import (
+    NO_ROWS,
+    SAMPLE_ROWS,
+    FeatureCoder,
+    find_roles,
+    number_of,
+    reject_infinite,
+    text_of,
+)
+from tabmtl.encode.labels import LabelCoder, center_and_scale
+from tabmtl.encode.shards import Roles, Shards, row_keys
+from tabmtl.encode.table import TableCoder, check_task_type, find_names, sort_tasks
+from tabmtl.encode.tasks import DeclaredTasks, declared_tasks, is_text
+from tabmtl.encode.write import Origin
+from tabmtl.forks import check_pool
+from tabmtl.schema import Task
+
+_WAITING = 8  # summaries that are merged at a time: bounds their memory
+_MOST_LEVELS = 20_000_000
+_MOST_CLASSES = 1_000_000
+_LEAST_VALUES = 1_000  # of a target of numbers; more say nothing of its kind
+
+_EVERY_KEY = np.uint64(2**64 - 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Columns of shards, by what a survey asks of them.
+
+    Attributes
+    ----------
+    schema : polars Schema
+        Of the features, without the column of tasks.
+    numeric : tuple of str
+        Features that are numbers.
+    counted : dict of str to DataType
+        Columns whose levels are counted: categorical features, and the column of tasks.
+    classes : frozenset of str
+        Targets of which all values are kept, because they are classes.
+    targets : tuple of str
+    weight : str or None
+    """
+
+    schema: pl.Schema
+    numeric: tuple[str, ...]
+    counted: dict[str, pl.DataType]
+    classes: frozenset[str]
+    targets: tuple[str, ...]
+    weight: str | None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sample:
+    """Whole rows: those with the least keys, which are random and depend on the numbers of the rows only.
+
+    Attributes
+    ----------
+    keys : ndarray of uint64, shape (m,)
+    rows : ndarray of int64, shape (m,)
+        Numbers of the rows.
+    numbers : ndarray of float64, shape (n_numeric, m)
+    labels : ndarray of float64, shape (C, m)
+        NaN in targets of text.
+    """
+
+    keys: np.ndarray
+    rows: np.ndarray
+    numbers: np.ndarray
+    labels: np.ndarray
+
+    @classmethod
+    def merge(cls, samples: Sequence[Sample]) -> Sample:
+        """Keep the least keys of all."""
+        keys = np.concatenate([sample.keys for sample in samples])
+        kept = np.arange(len(keys))
+        if len(keys) > SAMPLE_ROWS:
+            kept = np.sort(np.argpartition(keys, SAMPLE_ROWS)[:SAMPLE_ROWS])
+        return cls(
+            keys=keys[kept],
+            rows=np.concatenate([sample.rows for sample in samples])[kept],
+            numbers=np.concatenate([sample.numbers for sample in samples], axis=1)[:, kept],
+            labels=np.concatenate([sample.labels for sample in samples], axis=1)[:, kept],
+        )
+
+    @property
+    def largest(self) -> np.uint64:
+        """The largest key that may still belong to it."""
+        return self.keys.max() if len(self.keys) == SAMPLE_ROWS else _EVERY_KEY
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Survey:
+    """Summary of some rows.
+
+    Attributes
+    ----------
+    n_rows : int
+    levels : dict of str to DataFrame
+        Per counted column, every ``level`` and the ``count`` of its rows.
+    has_missing : ndarray of bool, shape (n_numeric,)
+    values : tuple of Series
+        Per target, its distinct values; of numbers that may not be classes the least `_LEAST_VALUES`, and infinity.
+    moments : tuple of list
+        Per target and block, the number of labels, their mean, and their squared distances from it.
+    sample : Sample
+    """
+
+    n_rows: int
+    levels: dict[str, pl.DataFrame]
+    has_missing: np.ndarray
+    values: tuple[pl.Series, ...]
+    moments: tuple[list[tuple[int, float, float]], ...]
+    sample: Sample
+
+    @classmethod
+    def of(cls, block: pl.DataFrame, start: int, plan: Plan, largest: np.uint64 = _EVERY_KEY) -> Survey:
+        """Summarise a block, given the number of its first row, and the largest key that a sample may need."""
+        numbers = [
+            column.to_numpy()
+            for column in block.select([number_of(name, plan.schema[name]) for name in plan.numeric]).iter_columns()
+        ]
+        for name, column in zip(plan.numeric, numbers, strict=True):
+            reject_infinite(column[None], [name])
+        labels = read_labels(block, plan.targets, plan.weight)
+        floats = [_floats(series) for series in labels.iter_columns()]
+        rows = np.arange(start, start + block.height)
+        keys = row_keys(rows)
+        taken = np.flatnonzero(keys <= largest)
+        return cls(
+            n_rows=block.height,
+            levels={name: _count_levels(block, name, dtype) for name, dtype in plan.counted.items()},
+            has_missing=np.array([np.isnan(column).any() for column in numbers], dtype=bool),
+            values=tuple(_distinct([series], series.name in plan.classes) for series in labels.iter_columns()),
+            moments=tuple([_moments(values)] for values in floats),
+            sample=Sample(
+                keys=keys[taken],
+                rows=rows[taken],
+                numbers=np.array([column[taken] for column in numbers], dtype=float).reshape(-1, len(taken)),
+                labels=np.array([values[taken] for values in floats]).reshape(-1, len(taken)),
+            ),
+        )
+
+    @classmethod
+    def merge(cls, surveys: Sequence[Survey], plan: Plan) -> Survey:
+        """Summarise the rows of all; the order does not matter."""
+        values = zip(plan.targets, zip(*(survey.values for survey in surveys), strict=True), strict=True)
+        return cls(
+            n_rows=sum(survey.n_rows for survey in surveys),
+            levels={name: _add_levels([survey.levels[name] for survey in surveys], name) for name in plan.counted},
+            has_missing=np.any([survey.has_missing for survey in surveys], axis=0),
+            values=tuple(_distinct(of_task, name in plan.classes) for name, of_task in values),
+            moments=tuple(
+                [one for of_block in of_task for one in of_block]
+                for of_task in zip(*(survey.moments for survey in surveys), strict=True)
+            ),
+            sample=Sample.merge([survey.sample for survey in surveys]),
+        )
+
+    def center_and_scale(self, target: int) -> tuple[float, float]:
+        """Return mean and standard deviation of a target; the same for any order of blocks."""
+        if self.n_rows <= SAMPLE_ROWS:  # the sample holds all rows
+            return center_and_scale(self.sample.labels[target][np.argsort(self.sample.rows)])
+        blocks = [moments for moments in self.moments[target] if moments[0]]
+        n = sum(moments[0] for moments in blocks)
+        center = math.fsum(count * mean for count, mean, _ in blocks) / n
+        square = math.fsum(part for count, mean, own in blocks for part in (own, count * (mean - center) ** 2)) / n
+        return center, math.sqrt(square) if 0 < square < math.inf else 1.0
+
+
+def learn_table(
+    shards: Shards,
+    roles: Roles,
+    *,
+    tasks: DeclaredTasks | None,
+    force: str | None,
+    task_column: str | None,
+    categorical: Literal["from_dtype"] | Sequence[str | int],
+    encoding: Mapping[str, Any],
+) -> TableCoder:
+    """Learn the encoding of shards in one pass, as `TableCoder.fit` does of a frame.
+
+    With at most `SAMPLE_ROWS` rows it is the same, bit for bit. With more, scales and bins come from another sample,
+    which is the same however the rows lie in files. The other parameters are those of `TableCoder.fit`.
+    """
+    check_pool()
+    names = roles.features
+    if task_column is not None and task_column not in names:
+        raise ValueError(f"task_column {task_column!r} is not a column of X; X has {list(names)}")
+    if task_column is not None:
+        check_task_type(shards.schema[task_column], task_column, "polars")
+    chosen = find_names(categorical, names)
+    schema = pl.Schema({name: shards.schema[name] for name in names if name != task_column})
+    declared = declared_tasks(tasks, roles.targets)
+    numeric, categories = find_roles(schema, chosen, "polars")
+    counted = (*categories, *([] if task_column is None else [task_column]))
+    plan = Plan(
+        schema=schema,
+        numeric=numeric,
+        counted={name: shards.schema[name] for name in counted},
+        classes=frozenset(
+            name for name in roles.targets if force == "classification" or _is_declared_class(declared.get(name))
+        ),
+        targets=roles.targets,
+        weight=roles.weight,
+    )
+    survey = _survey(shards, plan, roles.names())
+    levels = None
+    if task_column is not None:
+        levels = sort_tasks(survey.levels[task_column]["level"], task_column, shards.schema[task_column])
+    features = FeatureCoder.learn(
+        schema,
+        survey.sample.numbers,
+        tuple(survey.has_missing.tolist()),
+        survey.levels,
+        categorical=chosen,
+        **encoding,
+    )
+    most = max(len(series) for series in survey.values)
+    labels = LabelCoder.learn(
+        pl.DataFrame([series.extend_constant(None, most - len(series)) for series in survey.values]),
+        _origin(shards, roles),
+        declared=declared,
+        force=force,
+        task_levels=levels,
+    )
+    for j, task in enumerate(labels.column_tasks()):
+        if task.kind == "regression":
+            labels.center[j], labels.scale[j] = survey.center_and_scale(j)
+    return TableCoder(features=features, labels=labels, task_column=task_column, names=names, named=True)
+
+
+def read_labels(block: pl.DataFrame, targets: Sequence[str], weight: str | None) -> pl.DataFrame:
+    """Return the targets of a block; null where the weight is 0.
+
+    Raises
+    ------
+    ValueError
+        If a weight is negative, missing or infinite.
+    """
+    labels = block.select(cs.by_name(*targets)).with_columns(cs.decimal().cast(pl.Float64))
+    if weight is None:
+        return labels
+    weights = block[weight].cast(pl.Float64)
+    if weights.null_count() or not weights.is_finite().all() or (weights < 0).any():
+        raise ValueError(
+            f"the column {weight!r} of sample_weight holds a negative, missing or infinite value; weights must be "
+            "finite and >= 0"
+        )
+    present = weights > 0
+    return labels.select(pl.when(present).then(cs.by_name(name)) for name in targets)
+
+
+def _is_declared_class(task: Task | None) -> bool:
+    return task is not None and task.is_classification
+
+
+def _survey(shards: Shards, plan: Plan, names: Sequence[str]) -> Survey:
+    waiting: list[Survey] = []
+    largest = _EVERY_KEY
+    for start, block in shards.blocks(names):
+        waiting.append(Survey.of(block, start, plan, largest))
+        if len(waiting) == _WAITING:
+            waiting = [Survey.merge(waiting, plan)]
+            largest = waiting[0].sample.largest
+    if not waiting:
+        raise ValueError(NO_ROWS)
+    return Survey.merge(waiting, plan)
+
+
+def _origin(shards: Shards, roles: Roles) -> Origin:
+    return Origin(
+        container="polars",
+        ndim=1 if roles.flat else 2,
+        named=True,
+        dtypes=tuple(str(shards.schema[name]) for name in roles.targets),
+        categories=(None,) * len(roles.targets),
+    )
+
+
+def _count_levels(block: pl.DataFrame, name: str, dtype: pl.DataType) -> pl.DataFrame:
+    texts = block.select(text_of(name, dtype).alias("level"))
+    return texts.group_by("level").agg(pl.len().alias("count"))
+
+
+def _add_levels(tables: Sequence[pl.DataFrame], name: str) -> pl.DataFrame:
+    table = pl.concat(tables).group_by("level").agg(pl.col("count").sum())
+    if table.height > _MOST_LEVELS:
+        raise ValueError(
+            f"column {name!r} has more than {_MOST_LEVELS:_} levels; name it in drop, or write a hash of it with fewer"
+        )
+    return table
+
+
+def _distinct(parts: Sequence[pl.Series], keep_all: bool) -> pl.Series:
+    """Return the distinct values of a target, sorted; of numbers the least ones, and infinity."""
+    values = pl.concat(parts).drop_nulls()
+    values = (values.drop_nans() if values.dtype.is_float() else values).unique().sort()
+    if keep_all or is_text(values):
+        if len(values) > _MOST_CLASSES:
+            raise ValueError(
+                f"task {values.name!r} has more than {_MOST_CLASSES:_} classes; declare it 'regression', or drop it"
+            )
+        return values
+    if len(values) <= _LEAST_VALUES:
+        return values
+    is_infinite = values.dtype.is_float() and math.isinf(values[-1])
+    return pl.concat([values.head(_LEAST_VALUES), values.tail(int(is_infinite))])
+
+
+def _floats(series: pl.Series) -> np.ndarray:
+    """Return labels as floats, NaN where there is none, or where they are text."""
+    if not (series.dtype.is_numeric() or series.dtype == pl.Boolean):
+        return np.full(len(series), np.nan)
+    return series.cast(pl.Float64).fill_null(math.nan).to_numpy()
+
+
+def _moments(values: np.ndarray) -> tuple[int, float, float]:
+    present = values[~np.isnan(values)]
+    if not present.size:
+        return 0, 0.0, 0.0
+    with np.errstate(invalid="ignore"):  # infinite labels are refused where all values are known
+        mean = float(present.mean())
+        return present.size, mean, float(np.square(present - mean).sum())

@@ -1,0 +1,8 @@
+"""Tables larger than memory, scored from files to files.
+
+Training from files needs no function of its own: see :class:`tabmtl.Shards`. Everything loads on first use.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,1 @@
+from .files import predict_files as predict_files

@@ -1,0 +1,218 @@
+"""Predictions of whole files, a block of rows at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+import polars.selectors as cs
+from polars.io.plugins import register_io_source
+from sklearn.utils.validation import check_is_fitted
+
+from tabmtl.encode import TableCoder
+from tabmtl.encode.features import text_of
+from tabmtl.encode.files import Paths, find_files, is_csv, scan_file
+from tabmtl.estimators.tables import MultiTaskEstimator
+from tabmtl.params import Names, check_choice, near
+from tabmtl.storage.atomic import replaced
+
+_BLOCK_ROWS = 65_536
+
+Method = Literal["predict", "predict_proba", "transform"]
+
+
+def predict_files(
+    model: MultiTaskEstimator,
+    paths: Paths,
+    folder: str | PathLike[str],
+    *,
+    method: Method = "predict",
+    keep: Names = (),
+) -> list[Path]:
+    """Predict the rows of files, and write a Parquet file for each.
+
+    Files are read and answered 65 536 rows at a time, so the memory does not grow with their size. The answers are
+    those of the method of `model` for the same rows, bit for bit, in the order of the rows. (A network whose rows
+    depend on each other, such as `MultiTabNet` with attention between rows, sees the rows of a block at once.)
+
+    Parameters
+    ----------
+    model : fitted estimator of tables
+    paths : str, path, or sequence of them
+        Parquet and CSV files, and globs such as ``"new/*.parquet"``. Columns are found by name, and others ignored; of
+        a model that was fitted on an array by position, with no others. The types of a CSV file are those of all its
+        rows, except where fit tells them: an empty column of numbers holds nulls, and codes such as 007 are text.
+    folder : str or path
+        Folder of the answers, which is made where it does not exist. They are called as their input, with the ending
+        ``.parquet``. A file appears when it is complete, in place of an older one.
+    method : {"predict", "predict_proba", "transform"}, default="predict"
+        ``"predict"`` writes a column for each target, under its name and with its type; ``"predict_proba"`` a column
+        ``<task>=<class>`` for each class of each classification task; ``"transform"``, which networks have, the
+        columns of ``get_feature_names_out``.
+    keep : sequence of str, default=()
+        Columns of the input to write in front of the answers, such as an id.
+
+    Returns
+    -------
+    files : list of Path
+        The files that were written, in the order of the inputs.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the model, the method or the names do not fit, a file lacks a column, or a value does not fit; the error has
+        the file as a note. Files that were complete by then remain.
+    FileNotFoundError
+        If a path names no file.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import polars as pl
+    >>> from tabmtl import IndependentTasks
+    >>> from tabmtl.scale import predict_files
+    >>> frame = pl.DataFrame({"id": range(100), "x": [i / 100 for i in range(100)]})
+    >>> model = IndependentTasks(random_state=0).fit(frame.select("x"), frame.select(y=2 * pl.col("x")))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     frame.write_parquet(f"{folder}/new.parquet")
+    ...     (file,) = predict_files(model, f"{folder}/*.parquet", f"{folder}/scored", keep=["id"])
+    ...     pl.read_parquet(file).columns
+    ['id', 'y']
+    """
+    _check_model(model, method)
+    files = find_files(paths)
+    outputs = _outputs(files, Path(folder))
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for file, output in zip(files, outputs, strict=True):
+        try:
+            _predict_file(model, file, output, method, tuple(keep))
+        except Exception as error:
+            error.add_note(f"in the file {file}")
+            raise
+    return outputs
+
+
+def _check_model(model: Any, method: str) -> None:
+    if not isinstance(model, MultiTaskEstimator):
+        is_recommender = hasattr(model, "recommend")
+        cure = "; a recommender answers whole sessions: read those of a file, and call recommend" * is_recommender
+        raise TypeError(f"expected a fitted estimator of tables, got {type(model).__name__}{cure}")
+    check_is_fitted(model)
+    check_choice("method", method, ("predict", "predict_proba", "transform"))
+    labels = model._coder.labels
+    if method == "predict_proba" and not any(task.is_classification for task in labels.tasks):
+        raise ValueError("the method predict_proba needs a classification task; all tasks are regressions")
+    if method == "transform" and not hasattr(model, "transform"):
+        raise ValueError(f"{type(model).__name__} has no method transform; choose predict or predict_proba")
+
+
+def _outputs(files: Sequence[str], folder: Path) -> list[Path]:
+    outputs = [folder / f"{Path(file).stem}.parquet" for file in files]
+    for i, output in enumerate(outputs):
+        if output in outputs[:i]:
+            first = files[outputs.index(output)]
+            raise ValueError(
+                f"{first} and {files[i]} would both be answered in {output}; give each a folder of its own"
+            )
+        if output.resolve() in [Path(file).resolve() for file in files]:
+            raise ValueError(f"{output} is an input, which its answers would replace; name another folder")
+    return outputs
+
+
+def _predict_file(model: MultiTaskEstimator, file: str, output: Path, method: Method, keep: tuple[str, ...]) -> None:
+    scan, names = _scan(model._coder, file, keep)
+    answer = _answers(model, method)
+    blocks = scan.collect_batches(chunk_size=_BLOCK_ROWS, maintain_order=True)
+    answered = (_beside(block.select(cs.by_name(*keep)), answer(block, names)) for block in blocks if block.height)
+    first = next(answered, None)
+    if first is None:  # predict refuses to answer nothing
+        first = _beside(scan.select(cs.by_name(*keep)).collect(), answer(None, names))
+
+    def read(*_: Any) -> Iterator[pl.DataFrame]:
+        yield first
+        yield from answered
+
+    with replaced(output) as beside:
+        register_io_source(read, schema=first.schema).sink_parquet(beside)
+
+
+def _scan(coder: TableCoder, file: str, keep: tuple[str, ...]) -> tuple[pl.LazyFrame, list[str]]:
+    """Scan the columns of fit and those to keep; return the names of the former in the file."""
+    scan = scan_file(file)
+    schema = scan.collect_schema()
+    if coder.named:
+        names = list(coder.names)
+    else:
+        names = [name for name in schema if name not in (*keep, *coder.dropped)]
+        if len(names) != len(coder.names):
+            raise ValueError(f"expected {len(coder.names)} columns, as in fit, got {len(names)}: {names[:10]}")
+    for what, wanted in (("the model was fitted on", names), ("keep names", keep)):
+        missing = [name for name in wanted if name not in schema]
+        if missing:
+            raise ValueError(
+                f"the file lacks the columns {missing[:10]}, which {what}{near(missing[0], schema)}; "
+                f"it has {list(schema)[:20]}"
+            )
+    if is_csv(file):
+        types = _types_of_fit(coder, {own: schema[name] for own, name in zip(coder.names, names, strict=True)})
+        scan = scan_file(file, {names[coder.names.index(own)]: dtype for own, dtype in types.items()})
+    return scan.select(cs.by_name(*dict.fromkeys((*names, *keep)))), names
+
+
+def _types_of_fit(coder: TableCoder, found: dict[str, pl.DataType]) -> dict[str, pl.DataType]:
+    """Return the types of columns, by their names in fit, where the values of a CSV file do not tell them."""
+    columns = coder.features.columns
+    types: dict[str, pl.DataType] = {name: pl.Float64() for name in columns.numeric if found[name] == pl.String}
+    levels = dict(zip(columns.categorical, columns.levels, strict=True))
+    if coder.task_column is not None:
+        levels[coder.task_column] = coder.labels.task_levels or ()
+    for name, known in levels.items():
+        texts = pl.DataFrame({"level": pl.Series(known, dtype=pl.String)})
+        numbers = texts.select(pl.col("level").cast(pl.Float64, strict=False))
+        as_number = numbers.select(text_of("level", pl.Float64())).to_series()
+        if found[name].is_numeric() and (as_number != texts["level"]).any():  # a number that is written otherwise
+            types[name] = pl.String()
+    return types
+
+
+def _answers(model: MultiTaskEstimator, method: Method) -> Callable[[pl.DataFrame | None, list[str]], pl.DataFrame]:
+    """Return the function from rows to their named answers; None is a frame without rows."""
+    coder = model._coder
+    labels = replace(coder.labels, origin=replace(coder.labels.origin, container="polars", ndim=2))
+
+    def answer(block: pl.DataFrame | None, names: list[str]) -> pl.DataFrame:
+        rows = None if block is None else _rows(block, names, coder)
+        if method == "transform":
+            columns: Any = model.get_feature_names_out()
+            features = np.empty((0, len(columns)), np.float32) if rows is None else model.transform(rows)
+            return pl.DataFrame(features, schema=list(columns))
+        if rows is None:
+            sizes = [(0, len(task.classes or ())) if task.is_classification else (0,) for task in labels.column_tasks()]
+            outputs = [np.empty(size) for size in sizes]
+        else:
+            outputs = model._read_and_answer(rows)
+        return labels.decode(outputs) if method == "predict" else pl.DataFrame(labels.probabilities(outputs))
+
+    return answer
+
+
+def _rows(block: pl.DataFrame, names: list[str], coder: TableCoder) -> Any:
+    """Return rows as the estimator takes them: without names where fit saw none."""
+    frame = block.select(cs.by_name(*names))
+    if coder.named:
+        return frame
+    if all(dtype.is_numeric() for dtype in frame.dtypes):
+        return frame.to_numpy()
+    return np.column_stack([np.array(column.to_list(), dtype=object) for column in frame.iter_columns()])
+
+
+def _beside(kept: pl.DataFrame, answers: pl.DataFrame) -> pl.DataFrame:
+    both = [name for name in kept.columns if name in answers.columns]
+    if both:
+        raise ValueError(f"keep names {both}, which the answers are called too; rename the columns in the file")
+    return pl.concat([kept, answers], how="horizontal")

@@ -1,0 +1,174 @@
+"""Training on rows of a disk: windows of mixed rows in memory, in an order that does not depend on who reads them.
+
+The chunks of rows of a cache are dealt to `LANES` ranges, the lanes. In every epoch each lane has an order of its
+chunks of its own, drawn by (seed, epoch, lane), and hands over its next chunks to every window, whose rows are shuffled
+lane by lane; each step takes its share from every lane. So rows meet others from everywhere in the files, also where
+these are sorted, and which rows a step takes depends on the number of rows, the lanes and the seed alone. Where all
+rows fit in one window, the order of each lane is a whole permutation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import KW_ONLY, dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tabmtl.encode.cache import StoredRows
+from tabmtl.schema import Batch
+from tabmtl.training.predict import predict_scores
+from tabmtl.training.table_loop import TableLoop
+
+LANES = 16
+_WINDOW_CHUNKS = 64  # of every lane, so a window has a million rows
+_SPREAD_ROWS = 10_240  # training rows for measurements: statistics of normalisation, use of experts
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Epoch:
+    """Order of the rows of an epoch.
+
+    Parameters
+    ----------
+    rows : StoredRows
+    seed : sequence of int
+        Of the training and the epoch.
+    batch_size : int
+        Rows of a step, at most.
+    """
+
+    rows: StoredRows
+    seed: tuple[int, int]
+    batch_size: int
+
+    @cached_property
+    def _windows(self) -> list[list[np.ndarray]]:
+        """Numbers of chunks, by window and lane."""
+        edges = np.arange(LANES + 1) * len(self.rows.counts) // LANES
+        n_windows = max(1, -(-int(np.diff(edges).max()) // _WINDOW_CHUNKS))
+        lanes = []
+        for lane in range(LANES):
+            order = np.random.default_rng([*self.seed, lane]).permutation(np.arange(edges[lane], edges[lane + 1]))
+            lanes.append(np.array_split(order, n_windows))
+        windows = [list(window) for window in zip(*lanes, strict=True)]
+        return [window for window in windows if sum(self.rows.counts[chunks].sum() for chunks in window)]
+
+    @cached_property
+    def _n_steps(self) -> list[int]:
+        """Number of steps by window."""
+        sizes = [sum(int(self.rows.counts[chunks].sum()) for chunks in window) for window in self._windows]
+        return [-(-size // self.batch_size) for size in sizes]
+
+    def __len__(self) -> int:
+        return sum(self._n_steps)
+
+    def windows(self) -> Iterator[tuple[Batch, list[slice]]]:
+        """Yield the rows of every window as numpy arrays, in the order of its steps, and the rows of these.
+
+        The arrays are filled anew for the next window.
+        """
+        largest = max(sum(int(self.rows.counts[chunks].sum()) for chunks in window) for window in self._windows)
+        memory: Batch | None = None
+        for number, (lanes, n_steps) in enumerate(zip(self._windows, self._n_steps, strict=True)):
+            place, steps = self._places(lanes, n_steps, number)
+            start = 0
+            for chunk in np.concatenate(lanes):
+                batch = self.rows.chunk(int(chunk))
+                if memory is None:
+                    memory = batch.map(lambda part: np.empty((largest, *part.shape[1:]), dtype=part.dtype))
+                own = place[start : start + len(batch)]
+                for name, part in vars(batch).items():
+                    if part is not None:
+                        getattr(memory, name)[own] = part
+                start += len(batch)
+            if memory is not None:
+                yield memory.rows(slice(start)), steps
+
+    def _places(self, lanes: list[np.ndarray], n_steps: int, window: int) -> tuple[np.ndarray, list[slice]]:
+        """Return the place in the order of steps of every row, lane by lane, and the places of every step."""
+        sizes = [int(self.rows.counts[chunks].sum()) for chunks in lanes]
+        step = np.empty(sum(sizes), dtype=np.int64)
+        start = 0
+        for lane, size in enumerate(sizes):
+            order = np.random.default_rng([*self.seed, lane, window]).permutation(size)
+            bounds = np.arange(1, n_steps + 1) * size // n_steps
+            step[start + order] = np.searchsorted(bounds, np.arange(size), side="right")
+            start += size
+        place = np.empty_like(step)
+        place[np.argsort(step, kind="stable")] = np.arange(len(step))
+        ends = np.cumsum(np.bincount(step, minlength=n_steps)).tolist()
+        return place, [slice(first, last) for first, last in zip([0, *ends], ends, strict=False)]
+
+
+@dataclass(eq=False)
+class WindowLoop(TableLoop):
+    """Training on the rows of a disk; see `TableLoop`, whose data and validation rows it makes itself.
+
+    Parameters
+    ----------
+    rows : StoredRows
+        Training rows.
+    valid_rows : StoredRows or None
+    prepare : callable
+        Makes tensors in training units of a batch.
+    seed : int
+        Of the order of the rows.
+    """
+
+    data: Batch = field(init=False)
+    valid: Batch | None = field(init=False)
+    _: KW_ONLY
+    rows: StoredRows
+    valid_rows: StoredRows | None
+    prepare: Callable[[Batch], Batch]
+    seed: int
+
+    def __post_init__(self) -> None:
+        self.data = self.prepare(self.rows.spread(_SPREAD_ROWS))
+        self.valid = None if self.valid_rows is None else self._labels(self.valid_rows)
+        super().__post_init__()
+
+    @property
+    def n_rows(self) -> int:
+        """Number of the training rows."""
+        return len(self.rows)
+
+    def _labels(self, rows: StoredRows) -> Batch:
+        """Return rows without features, which are read again for each validation."""
+        parts = []
+        for batch in rows.batches():
+            nothing = np.empty((len(batch), 0), dtype=np.float32)
+            parts.append(replace(batch, x_num=nothing, x_cat=nothing))
+        joined = {
+            name: None if part is None else np.concatenate([getattr(batch, name) for batch in parts])
+            for name, part in vars(parts[0]).items()
+        }
+        return self.prepare(Batch(**joined))
+
+    def _steps(self, epoch: int) -> tuple[int, Iterable[tuple[Batch, Tensor]]]:
+        order = Epoch(rows=self.rows, seed=(self.seed, epoch), batch_size=self.batch_size)
+        return len(order), self._read(order)
+
+    def _read(self, order: Epoch) -> Iterator[tuple[Batch, Tensor]]:
+        for window, steps in order.windows():
+            data = self.prepare(window)
+            for step in steps:
+                yield data, torch.arange(step.start, step.stop, device=data.x_num.device)
+
+    def judged(self, n: int) -> Batch:
+        assert self.valid_rows is not None
+        return self.prepare(self.valid_rows.spread(n))
+
+    def _valid_scores(self, valid: Batch) -> list[Tensor]:
+        assert self.valid_rows is not None
+        parts = [
+            predict_scores(self.network, self.prepare(batch), self.options.precision, batch_size=self.batch_size)
+            for batch in self.valid_rows.batches()
+        ]
+        return [torch.cat(columns) for columns in zip(*parts, strict=True)]
+
+    def _train_weight(self) -> Tensor:
+        return torch.tensor(self.rows.labelled_weight, dtype=torch.float32, device=self.data.x_num.device)

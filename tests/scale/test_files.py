@@ -1,0 +1,141 @@
+"""Files that are predicted: the same answers as of frames, whole files, and errors that name the file."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+from conformance import features, fitted, long_table, mixed_targets, tiny
+from polars.testing import assert_frame_equal
+
+import tabmtl.scale.files
+from tabmtl import RMTGB, IndependentTasks, MMoEClassifier, MultiTaskEnsemble, SharedBottom
+from tabmtl.scale import predict_files
+from tabmtl.sessions import Popularity
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch):
+    """Read 50 rows at a time."""
+    monkeypatch.setattr(tabmtl.scale.files, "_BLOCK_ROWS", 50)
+
+
+@pytest.fixture(scope="module")
+def net():
+    """A network, and its features."""
+    return fitted(SharedBottom)[:2]
+
+
+def written(X, folder, parts=2):
+    """Write rows as files, and return a glob for them."""
+    folder.mkdir(exist_ok=True)
+    for i, part in enumerate(np.array_split(np.arange(X.height), parts)):
+        X[part.tolist()].write_parquet(folder / f"part-{i}.parquet")
+    return folder / "*.parquet"
+
+
+@pytest.mark.parametrize("cls", [SharedBottom, RMTGB, IndependentTasks, MultiTaskEnsemble, MMoEClassifier])
+def test_files_are_answered_as_frames_are(cls, tmp_path):
+    model, X, _ = fitted(cls)
+    files = predict_files(model, written(X, tmp_path / "new"), tmp_path / "scored")
+    assert [file.name for file in files] == ["part-0.parquet", "part-1.parquet"]
+    assert_frame_equal(pl.read_parquet(files), model.predict(X), check_exact=True)
+
+
+def test_probabilities_and_features_have_names(net, tmp_path):
+    model, X = net
+    paths = written(X, tmp_path / "new")
+    found = pl.read_parquet(predict_files(model, paths, tmp_path / "proba", method="predict_proba"))
+    names = [f"{task.name}={label}" for task in model.tasks_ for label in task.classes or ()]
+    assert found.columns == names
+    assert np.array_equal(found.select("^late=.*$"), model.predict_proba(X)["late"])
+    found = pl.read_parquet(predict_files(model, paths, tmp_path / "features", method="transform"))
+    assert found.columns == list(model.get_feature_names_out())
+    assert np.array_equal(found, model.transform(X))
+
+
+def test_columns_are_found_by_name_and_others_kept_on_demand(net, tmp_path):
+    model, X = net
+    more = X.select(reversed(X.columns)).with_row_index("id").with_columns(noise=pl.lit("x"))
+    (file,) = predict_files(model, written(more, tmp_path / "new", parts=1), tmp_path / "scored", keep=["id", "text"])
+    expected = pl.concat([more.select("id", "text"), model.predict(X)], how="horizontal")
+    assert_frame_equal(pl.read_parquet(file), expected, check_exact=True)
+
+
+def test_csv_files_are_read_by_the_types_of_fit(tmp_path):
+    X = features().with_columns(zip=pl.Series(["007", "1", "12"] * 40), code=pl.Series([1.0, 2.0, None] * 40))
+    y = mixed_targets(X).with_columns(delay=X["plain"] + 3.0 * (X["zip"] == "007") + X["code"].fill_null(5))
+    model = tiny(SharedBottom, categorical_features=["text", "flag", "zip", "code"]).fit(X, y)
+    new = X.with_columns(holes=pl.lit(None, pl.Float64))
+    file = tmp_path / "new.csv"
+    new.write_csv(file)
+    (found,) = predict_files(model, file, tmp_path)
+    assert_frame_equal(pl.read_parquet(found), model.predict(new), check_exact=True)
+
+
+def test_an_array_is_answered_by_position(tmp_path):
+    X = features().select("plain", "holes", "count").to_numpy()
+    model = tiny(SharedBottom).fit(X, X[:, 0])
+    pl.DataFrame(X, schema=["a", "b", "c"]).with_row_index("id").write_parquet(tmp_path / "new.parquet")
+    (file,) = predict_files(model, tmp_path / "new.parquet", tmp_path / "scored", keep=["id"])
+    assert pl.read_parquet(file)["y"].to_list() == model.predict(X).tolist()
+
+
+def test_every_row_of_a_long_file_is_answered_for_its_task(tmp_path):
+    X, y = long_table()
+    model = tiny(RMTGB, task_column="school").fit(X, y)
+    (file,) = predict_files(model, written(X, tmp_path / "new", parts=1), tmp_path / "scored")
+    assert pl.read_parquet(file).to_series().to_list() == model.predict(X).to_list()
+
+
+@pytest.mark.parametrize("method", ["predict", "predict_proba", "transform"])
+def test_a_file_without_rows_has_an_answer_without_rows(net, tmp_path, method):
+    model, X = net
+    X.clear().write_parquet(tmp_path / "none.parquet")
+    X.write_parquet(tmp_path / "some.parquet")
+    none, some = predict_files(model, sorted(tmp_path.glob("*.parquet")), tmp_path / method, method=method)
+    assert pl.read_parquet(none).schema == pl.read_parquet(some).schema
+    assert pl.read_parquet(none).height == 0
+
+
+def test_an_error_names_the_file_and_leaves_no_part_of_an_answer(net, tmp_path):
+    model, X = net
+    paths = written(X, tmp_path / "new")
+    before = predict_files(model, paths, tmp_path / "scored")[1].read_bytes()
+    late = pl.when(pl.int_range(60) == 55).then(float("inf")).otherwise("plain").alias("plain")
+    broken = tmp_path / "new" / "part-1.parquet"
+    pl.read_parquet(broken).with_columns(late).write_parquet(broken)
+    with pytest.raises(ValueError, match="column 'plain' holds an infinite value") as caught:
+        predict_files(model, paths, tmp_path / "scored")
+    assert caught.value.__notes__ == [f"in the file {broken}"]
+    assert sorted(file.name for file in (tmp_path / "scored").iterdir()) == ["part-0.parquet", "part-1.parquet"]
+    assert (tmp_path / "scored" / "part-1.parquet").read_bytes() == before
+
+
+def test_mistakes_are_told(net, tmp_path):
+    model, X = net
+    paths = written(X, tmp_path / "new")
+    for error, message, call in [
+        (FileNotFoundError, "no file is called old/", lambda: predict_files(model, "old/*.parquet", tmp_path)),
+        (ValueError, "is a folder; name the files in it", lambda: predict_files(model, tmp_path / "new", tmp_path)),
+        (ValueError, "is an input, which its answers", lambda: predict_files(model, paths, tmp_path / "new")),
+        (ValueError, "twice; name every file once", lambda: predict_files(model, [paths, paths], tmp_path)),
+        (
+            ValueError,
+            "must be one of .*near is 'predict'",
+            lambda: predict_files(model, paths, tmp_path, method="predic"),
+        ),
+        (ValueError, r"lacks the columns \['idd'\]", lambda: predict_files(model, paths, tmp_path, keep=["idd"])),
+        (TypeError, "answers whole sessions", lambda: predict_files(Popularity(), paths, tmp_path)),
+        (
+            ValueError,
+            "RMTGB has no method transform",
+            lambda: predict_files(fitted(RMTGB)[0], paths, tmp_path, method="transform"),
+        ),
+    ]:
+        with pytest.raises(error, match=message):
+            call()
+    written(X.drop("count"), tmp_path / "less")
+    with pytest.raises(ValueError, match=r"lacks the columns \['count'\], which the model was fitted on"):
+        predict_files(model, tmp_path / "less" / "*.parquet", tmp_path / "scored")
+    assert not (tmp_path / "scored" / "part-0.parquet").exists()
