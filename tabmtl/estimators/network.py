@@ -344,7 +344,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     def feature_importances_(self) -> np.ndarray | None:
         """How much validation scores fall where a feature is shuffled, (n_features_in_,); see the attributes."""
         check_is_fitted(self)
-        rows: Batch | None = self._judged
+        rows: Batch | None = self.__dict__["_judged"]
         if rows is not None:
             self._importances: np.ndarray | None = self._shuffle(rows)
             self._judged = None
@@ -394,7 +394,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
 
     def _restore(self, state: Any) -> None:
         super()._restore(state)
-        self._judged: Batch | None = None
+        self._judged = None
         self._link = self._loss(self.tasks_).link_rows
         self._module = self._rebuild()
         self._task_modules = self._rebuild_of_tasks(self._module)
