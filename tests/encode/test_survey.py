@@ -121,12 +121,12 @@ def test_summaries_merge_in_any_order(sizes, random):
 def test_kinds_are_inferred_from_all_labels():
     n = 3_000
     frame = pl.DataFrame({"x": range(n), "many": range(n), "few": [0, 1, 2] * (n // 3), "half": np.arange(n) / 2})
-    frame = frame.with_columns(flag=pl.col("x") < n - 1, text=pl.col("x").cast(pl.String))
+    frame = frame.with_columns(flag=pl.col("x") < n - 1, text=(pl.col("x") // 2).cast(pl.String))
     with pytest.warns(UserWarning, match="distinct whole numbers"):
         tasks = learned(Shards(frame.lazy()), ["many", "few", "half", "flag", "text"], tasks=None).labels.tasks
     assert [task.kind for task in tasks] == ["regression", "multiclass", "regression", "binary", "multiclass"]
     assert tasks[3].classes == (False, True)
-    assert len(tasks[4].classes or ()) == n
+    assert len(tasks[4].classes or ()) == n // 2
     declared: DeclaredTasks = {"many": "multiclass"}
     assert len(learned(Shards(frame.lazy()), ["many"], tasks=declared).labels.tasks[0].classes or ()) == n
 
