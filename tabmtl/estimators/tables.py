@@ -28,12 +28,7 @@ from tabmtl.model_selection.repeats import (
     warn_of_shared_groups,
     warn_of_shared_rows,
 )
-from tabmtl.model_selection.suspects import (
-    warn_of_few_labels,
-    warn_of_index,
-    warn_of_perfect_features,
-    warn_of_targets,
-)
+from tabmtl.model_selection.suspects import warn_of_index, warn_of_suspects
 from tabmtl.params import Names, RandomState
 from tabmtl.schema import Batch, Task, is_asked_by_sklearn
 from tabmtl.training.hooks import CallbackSupport, watched_fit
@@ -187,9 +182,7 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
             warn_of_shared_rows(batch, valid)
         warn_of_index(X, y, "")
         warn_of_index(X_val, y_val, "_val")
-        warn_of_targets(coder.features.names, coder.labels.names if coder.labels.origin.named else ())
-        warn_of_few_labels(batch, coder.labels.tasks)
-        warn_of_perfect_features(batch, coder.labels.tasks, coder.features.columns)
+        warn_of_suspects(coder, batch)
         return coder, replace(batch, group=group), valid
 
     def _check_call(self, X: Any, X_val: Any, y_val: Any) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import rankdata
 
+from tabmtl.encode import TableCoder
 from tabmtl.encode.cures import library_of
 from tabmtl.schema import (
     Batch,
@@ -43,7 +44,15 @@ def warn_of_index(X: Any, y: Any, name: str) -> None:
         )
 
 
-def warn_of_targets(features: Sequence[str], targets: Sequence[str]) -> None:
+def warn_of_suspects(coder: TableCoder, batch: Batch) -> None:
+    """Warn of what makes the scores of training rows misleading, all but `warn_of_index`."""
+    tasks = coder.labels.tasks
+    _warn_of_targets(coder.features.names, coder.labels.names if coder.labels.origin.named else ())
+    _warn_of_few_labels(batch, tasks)
+    _warn_of_perfect_features(batch, tasks, coder.features.columns)
+
+
+def _warn_of_targets(features: Sequence[str], targets: Sequence[str]) -> None:
     """Warn if a target is a feature too, by its name."""
     both = [name for name in targets if name in features]
     if both:
@@ -54,7 +63,7 @@ def warn_of_targets(features: Sequence[str], targets: Sequence[str]) -> None:
         )
 
 
-def warn_of_few_labels(batch: Batch, tasks: Sequence[Task]) -> None:
+def _warn_of_few_labels(batch: Batch, tasks: Sequence[Task]) -> None:
     """Warn of tasks with fewer than 20 labelled rows, or fewer than 10 of the rarer class of two."""
     n_tasks = len(tasks)
     task = np.broadcast_to(np.arange(n_tasks), batch.y.shape) if batch.task is None else batch.task[:, None]
@@ -78,7 +87,7 @@ def warn_of_few_labels(batch: Batch, tasks: Sequence[Task]) -> None:
         )
 
 
-def warn_of_perfect_features(batch: Batch, tasks: Sequence[Task], columns: Columns) -> None:
+def _warn_of_perfect_features(batch: Batch, tasks: Sequence[Task], columns: Columns) -> None:
     """Warn of features that predict a task by themselves, with an AUC or an R² above 0.999 on the labelled rows.
 
     Numbers are compared by their ranks, so any rising or falling function of a target is found; a missing one counts as

@@ -426,9 +426,12 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
             options["groups"] = rows.group
         model = clone(base)
         unset = [name for name, value in model.get_params().items() if value is None and name.endswith("random_state")]
+        model.set_params(**dict.fromkeys(unset, seed))
         try:
-            return model.set_params(**dict.fromkeys(unset, seed)).fit(X, y, **options)
+            return model.fit(X, y, **options)
         except (TypeError, ValueError) as error:
+            if isinstance(base, MultiTaskEstimator):
+                raise  # it has read X and names the column itself
             cure = "it gets X as it is given"
             if categories:
                 cure += (
@@ -436,7 +439,8 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
                     "make_column_transformer((OneHotEncoder(handle_unknown='ignore'), [*those columns]), "
                     f"remainder='passthrough'), {type(base).__name__}())"
                 )
-            raise ValueError(f"task {task.name!r}: {type(base).__name__} cannot be fitted: {error}\n{cure}") from error
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"task {task.name!r}: {type(base).__name__} cannot be fitted: {error}\n{cure}") from error
 
     def _foreign_rows(self, X: Any, rows: np.ndarray) -> Any:
         """Take rows of X in its own container, without the task column."""
