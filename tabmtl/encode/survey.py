@@ -15,10 +15,10 @@ from tabmtl.encode.features import (
     NO_ROWS,
     SAMPLE_ROWS,
     FeatureCoder,
+    count_levels,
     find_roles,
     number_of,
     reject_infinite,
-    text_of,
 )
 from tabmtl.encode.labels import LabelCoder, center_and_scale
 from tabmtl.encode.shards import Roles, Shards, row_keys
@@ -28,7 +28,7 @@ from tabmtl.encode.write import Origin
 from tabmtl.forks import check_pool
 from tabmtl.schema import Task
 
-_WAITING = 8  # summaries that are merged at a time: bounds their memory
+_WAITING = 32  # summaries that are merged at a time, or fewer if they hold many rows of samples
 _MOST_LEVELS = 20_000_000
 _MOST_CLASSES = 1_000_000
 _LEAST_VALUES = 1_000  # of a target of numbers; more say nothing of its kind
@@ -141,7 +141,7 @@ class Survey:
         taken = np.flatnonzero(keys <= largest)
         return cls(
             n_rows=block.height,
-            levels={name: _count_levels(block, name, dtype) for name, dtype in plan.counted.items()},
+            levels=count_levels(block.lazy(), pl.Schema(plan.counted), list(plan.counted)),
             has_missing=np.array([np.isnan(column).any() for column in numbers], dtype=bool),
             values=tuple(_distinct([series], series.name in plan.classes) for series in labels.iter_columns()),
             moments=tuple([_moments(values)] for values in floats),
@@ -270,7 +270,8 @@ def _survey(shards: Shards, plan: Plan, names: Sequence[str]) -> Survey:
     largest = _EVERY_KEY
     for start, block in shards.blocks(names):
         waiting.append(Survey.of(block, start, plan, largest))
-        if len(waiting) == _WAITING:
+        sampled = sum(len(survey.sample.keys) for survey in waiting)
+        if len(waiting) == _WAITING or sampled > 1.5 * SAMPLE_ROWS:
             waiting = [Survey.merge(waiting, plan)]
             largest = waiting[0].sample.largest
     if not waiting:
@@ -286,11 +287,6 @@ def _origin(shards: Shards, roles: Roles) -> Origin:
         dtypes=tuple(str(shards.schema[name]) for name in roles.targets),
         categories=(None,) * len(roles.targets),
     )
-
-
-def _count_levels(block: pl.DataFrame, name: str, dtype: pl.DataType) -> pl.DataFrame:
-    texts = block.select(text_of(name, dtype).alias("level"))
-    return texts.group_by("level").agg(pl.len().alias("count"))
 
 
 def _add_levels(tables: Sequence[pl.DataFrame], name: str) -> pl.DataFrame:
