@@ -230,4 +230,4 @@ def _scan_alike(files: Sequence[str]) -> list[pl.LazyFrame]:
         scans = [scan for file, scan in zip(files, scans, strict=True) if file not in empty]
     scans = [scan.select(cs.by_name(*first.names())) for scan in scans]
     types = pl.concat(scans, how="vertical_relaxed").collect_schema()
-    return [scan.cast(dict(types)) if scan.collect_schema() != types else scan for scan in scans]
+    return [scan.cast(types) if scan.collect_schema() != types else scan for scan in scans]

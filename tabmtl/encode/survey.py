@@ -26,7 +26,6 @@ from tabmtl.encode.table import TableCoder, find_names, sort_tasks
 from tabmtl.encode.tasks import DeclaredTasks, declared_tasks, is_text
 from tabmtl.encode.write import Origin
 from tabmtl.forks import check_pool
-from tabmtl.schema import Task
 
 _WAITING = 32  # summaries that are merged at a time, or fewer if they hold many rows of samples
 _MOST_LEVELS = 20_000_000
@@ -60,6 +59,28 @@ class Plan:
     classes: frozenset[str]
     targets: tuple[str, ...]
     weight: str | None
+
+    @classmethod
+    def of(
+        cls,
+        shards: Shards,
+        roles: Roles,
+        categorical: Literal["from_dtype"] | Sequence[str],
+        task_column: str | None,
+        classes: Sequence[str],
+    ) -> Plan:
+        """Plan the survey of shards, whose targets in `classes` are known to be classes."""
+        schema = pl.Schema({name: shards.schema[name] for name in roles.features if name != task_column})
+        numeric, categories = find_roles(schema, categorical)
+        counted = (*categories, *([] if task_column is None else [task_column]))
+        return cls(
+            schema=schema,
+            numeric=numeric,
+            counted={name: shards.schema[name] for name in counted},
+            classes=frozenset(classes),
+            targets=roles.targets,
+            weight=roles.weight,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -169,6 +190,21 @@ class Survey:
             sample=Sample.merge([survey.sample for survey in surveys]),
         )
 
+    def features(self, plan: Plan, **coding: Any) -> FeatureCoder:
+        """Learn the encoding of features; the sample is used up."""
+        missing = tuple(self.has_missing.tolist())
+        return FeatureCoder.learn(plan.schema, self.sample.numbers, missing, self.levels, **coding)
+
+    def labels(self, origin: Origin, **coding: Any) -> LabelCoder:
+        """Learn the encoding of targets."""
+        most = max(len(series) for series in self.values)
+        values = pl.DataFrame([series.extend_constant(None, most - len(series)) for series in self.values])
+        coder = LabelCoder.learn(values, origin, **coding)
+        for j, task in enumerate(coder.column_tasks()):
+            if task.kind == "regression":
+                coder.center[j], coder.scale[j] = self.center_and_scale(j)
+        return coder
+
     def center_and_scale(self, target: int) -> tuple[float, float]:
         """Return mean and standard deviation of a target; the same for any order of blocks."""
         if self.n_rows <= SAMPLE_ROWS:  # the sample holds all rows
@@ -200,44 +236,20 @@ def learn_table(
     if task_column is not None and task_column not in names:
         raise ValueError(f"task_column {task_column!r} is not a column of X; X has {list(names)}")
     chosen = find_names(categorical, names)
-    schema = pl.Schema({name: shards.schema[name] for name in names if name != task_column})
     declared = declared_tasks(tasks, roles.targets)
-    numeric, categories = find_roles(schema, chosen)
-    counted = (*categories, *([] if task_column is None else [task_column]))
-    plan = Plan(
-        schema=schema,
-        numeric=numeric,
-        counted={name: shards.schema[name] for name in counted},
-        classes=frozenset(
-            name for name in roles.targets if force == "classification" or _is_declared_class(declared.get(name))
-        ),
-        targets=roles.targets,
-        weight=roles.weight,
-    )
+    classes = [name for name in roles.targets if name in declared and declared[name].is_classification]
+    plan = Plan.of(shards, roles, chosen, task_column, roles.targets if force == "classification" else classes)
     survey = _survey(shards, plan, roles.names())
     levels = None
     if task_column is not None:
         levels = sort_tasks(survey.levels[task_column]["level"], task_column, shards.schema[task_column])
-    features = FeatureCoder.learn(
-        schema,
-        survey.sample.numbers,
-        tuple(survey.has_missing.tolist()),
-        survey.levels,
-        categorical=chosen,
-        **encoding,
+    return TableCoder(
+        features=survey.features(plan, categorical=chosen, **encoding),
+        labels=survey.labels(_origin(shards, roles), declared=declared, force=force, task_levels=levels),
+        task_column=task_column,
+        names=names,
+        named=True,
     )
-    most = max(len(series) for series in survey.values)
-    labels = LabelCoder.learn(
-        pl.DataFrame([series.extend_constant(None, most - len(series)) for series in survey.values]),
-        _origin(shards, roles),
-        declared=declared,
-        force=force,
-        task_levels=levels,
-    )
-    for j, task in enumerate(labels.column_tasks()):
-        if task.kind == "regression":
-            labels.center[j], labels.scale[j] = survey.center_and_scale(j)
-    return TableCoder(features=features, labels=labels, task_column=task_column, names=names, named=True)
 
 
 def read_labels(block: pl.DataFrame, targets: Sequence[str], weight: str | None) -> pl.DataFrame:
@@ -259,10 +271,6 @@ def read_labels(block: pl.DataFrame, targets: Sequence[str], weight: str | None)
         )
     present = weights > 0
     return labels.select(pl.when(present).then(cs.by_name(name)) for name in targets)
-
-
-def _is_declared_class(task: Task | None) -> bool:
-    return task is not None and task.is_classification
 
 
 def _survey(shards: Shards, plan: Plan, names: Sequence[str]) -> Survey:
