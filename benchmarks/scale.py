@@ -7,8 +7,8 @@ Rows are drawn into parquet files of 500 000 rows in a temporary folder: 20 nume
 its own, with one thread of torch and of polars:
 
 - *encode*: what `Shards` does before the first step, the survey and the encoded rows on the disk;
-- *train*: `--steps` steps of a `SharedBottom` of batch size 1 024 from windows of these rows, with their share of
-  loading a window, and the same steps from rows in memory;
+- *train*: steps of a `SharedBottom` of batch size 1 024 from windows of these rows, with their share of loading a
+  window, and from two million of the rows in memory, 20 of each in turn; and the memory of fits from both;
 - *predict*: `predict_files`, against `predict` on the same rows in memory.
 
 Peak memory is anonymous memory (`RssAnon`, looked at every 20 ms), the imports included; pages of files do not count,
@@ -22,18 +22,22 @@ import tempfile
 import threading
 import time
 from argparse import ArgumentParser
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import at_least, at_most, in_own_process, say
+from benchmarks.harness import at_least, at_most, in_own_process, least_cpu_time, say
 
 # Nothing heavy is imported here: the memory of a part would count it.
 
 FILE_ROWS = 500_000
 TARGETS = ["first", "second", "number"]
 BATCH = 1_024
+_ROUND_STEPS = 20
+_MOST_IN_MEMORY = 2_000_000  # rows, for the speed in memory
 #: Rows a CPU second, GB, and shares of the speed in memory.
 ENCODE_GOAL, MEMORY_GOAL, TRAIN_GOAL, PREDICT_GOAL, PREDICT_MEMORY_GOAL = 0.4e6, 1.0, 0.95, 0.95, 0.2
 
@@ -124,65 +128,85 @@ def encode(folder: Path, n: int) -> dict[str, float]:
 
 
 class _EnoughStepsError(Exception):
-    """Ends a training after the steps to be measured."""
-
-
-def _count_steps(steps: int, found: dict[str, float]) -> Callable[[], Any]:
-    """Patch the optimiser so that training ends after some steps, whose CPU seconds are kept."""
-    from unittest.mock import patch
-
-    from tabmtl.training.optimizer import Optimizer
-
-    original, taken = Optimizer.step, [0]
-
-    def step(self: Optimizer, learning_rate: float) -> None:
-        if taken[0] == 10:  # the first ones are slower
-            found["begin"] = time.process_time()
-        original(self, learning_rate)
-        taken[0] += 1
-        if taken[0] == steps + 10:
-            found["steps"] = time.process_time() - found["begin"]
-            raise _EnoughStepsError
-
-    return lambda: patch.object(Optimizer, "step", step)
-
-
-def _time_windows(found: dict[str, float]) -> Any:
-    """Patch the windows so that the CPU seconds of loading a row are kept."""
-    from unittest.mock import patch
-
-    from tabmtl.training.windows import Epoch
-
-    original = Epoch.windows
-
-    def windows(self: Epoch) -> Iterator[Any]:
-        iterator, start = original(self), time.process_time()
-        for window, steps in iterator:
-            found["load"] = (time.process_time() - start) / len(window)
-            yield window, steps
-            start = time.process_time()
-
-    return patch.object(Epoch, "windows", windows)
+    """Error that ends a training after enough steps."""
 
 
 def train(folder: Path, steps: int, in_memory: bool) -> dict[str, float]:
-    """Measure steps of training, from windows of encoded rows or from rows in memory."""
+    """Measure the memory of training for some steps, from windows of encoded rows or from rows in memory."""
+    from unittest.mock import patch
+
     import polars as pl
 
     from tabmtl import Shards
+    from tabmtl.training.optimizer import Optimizer
 
     found: dict[str, float] = {}
-    model = _model(epochs=100)
-    with measured(found), _count_steps(steps, found)(), _time_windows(found):
-        try:
-            if in_memory:
-                frame = pl.scan_parquet(folder / "*.parquet")
-                model.fit(frame.drop(TARGETS), frame.select(TARGETS))
-            else:
-                model.fit(Shards(folder / "*.parquet", cache=folder / "cache"), TARGETS)
-        except _EnoughStepsError:
-            pass
+    model, original, taken = _model(), Optimizer.step, [0]
+
+    def step(self: Optimizer, learning_rate: float) -> None:
+        original(self, learning_rate)
+        taken[0] += 1
+        if taken[0] == steps:
+            raise _EnoughStepsError
+
+    with measured(found), patch.object(Optimizer, "step", step), suppress(_EnoughStepsError):
+        if in_memory:
+            frame = pl.scan_parquet(folder / "*.parquet")
+            model.fit(frame.drop(TARGETS), frame.select(TARGETS))
+        else:
+            model.fit(Shards(folder / "*.parquet", cache=folder / "cache"), TARGETS)
     return found
+
+
+def _seconds_to_load(rows: Any) -> float:
+    """Measure the CPU seconds of loading a row of a window."""
+    from tabmtl.training.windows import Epoch
+
+    start = time.process_time()
+    window, _ = next(Epoch(rows=rows, seed=(0, 0), batch_size=BATCH).windows())
+    return (time.process_time() - start) / len(window)
+
+
+def speed(folder: Path, steps: int) -> dict[str, float]:
+    """Measure CPU seconds a step, of both in turn, and of loading a row of a window."""
+    import torch
+
+    from tabmtl import Shards
+    from tabmtl.encode.cache import StoredRows, encoded
+    from tabmtl.encode.shards import Roles
+    from tabmtl.encode.survey import learn_table
+    from tabmtl.estimators.network import _in_training_units, _on_device
+    from tabmtl.training.table_loop import TableLoop
+    from tabmtl.training.windows import WindowLoop
+
+    model, shards = _model(), Shards(folder / "*.parquet", cache=folder / "cache")
+    roles = Roles.of(shards, TARGETS)
+    coder = model._with_metrics(learn_table(shards, roles, **model._coding()))
+    common: dict[str, Any] = {"loss": model._loss(coder.labels.tasks), "evaluate": lambda *_: {}}
+
+    def prepare(batch: Any) -> Any:
+        return _on_device(_in_training_units(batch, coder), torch.device("cpu"))
+
+    def network() -> Any:
+        torch.manual_seed(0)
+        return model._network(coder.features.columns, coder.labels.tasks).train()
+
+    with encoded(shards, roles, coder) as cache:
+        rows = StoredRows(cache)
+        loops: dict[str, TableLoop] = {
+            "memory": TableLoop(
+                model, network(), data=prepare(cache.read(slice(_MOST_IN_MEMORY))), valid=None, **common
+            ),
+            "windows": WindowLoop(model, network(), rows=rows, valid_rows=None, prepare=prepare, seed=0, **common),
+        }
+        orders = {name: iter(loop._steps(0)[1]) for name, loop in loops.items()}
+
+        def take(name: str) -> None:
+            for data, index in islice(orders[name], _ROUND_STEPS):
+                loops[name].step(index, 1e-3, data)
+
+        taken = least_cpu_time({name: partial(take, name) for name in loops}, steps // _ROUND_STEPS)
+        return {name: seconds / _ROUND_STEPS for name, seconds in taken.items()} | {"load": _seconds_to_load(rows)}
 
 
 def predict(folder: Path, n: int, in_memory: bool) -> dict[str, float]:
@@ -218,14 +242,13 @@ def report_encode(folder: Path, n: int) -> None:
 
 def report_train(folder: Path, n: int, steps: int) -> None:
     """Measure and print training."""
-    memory = in_own_process(train, folder, steps, True)
-    windows = in_own_process(train, folder, steps, False)
-    rows = steps * BATCH
-    windows["steps"] += rows * windows["load"]
-    say(f"train in memory, {n:_} rows", _rate(rows, memory["steps"]), f"{memory['peak']:.2f} GB")
-    ratio = memory["steps"] / windows["steps"]
-    goal = f"{at_least(ratio, TRAIN_GOAL)}, {at_most(windows['peak'], MEMORY_GOAL, ' GB')}"
-    say("train from windows", _rate(rows, windows["steps"]), f"{windows['peak']:.2f} GB", f"{ratio:.2f}x", goal=goal)
+    taken = in_own_process(speed, folder, steps)
+    taken["windows"] += BATCH * taken["load"]
+    peak = {name: in_own_process(train, folder, 50, name == "memory")["peak"] for name in ("memory", "windows")}
+    say(f"train in memory, {n:_} rows", _rate(BATCH, taken["memory"]), f"{peak['memory']:.2f} GB")
+    ratio = taken["memory"] / taken["windows"]
+    goal = f"{at_least(ratio, TRAIN_GOAL)}, {at_most(peak['windows'], MEMORY_GOAL, ' GB')}"
+    say("train from windows", _rate(BATCH, taken["windows"]), f"{peak['windows']:.2f} GB", f"{ratio:.2f}x", goal=goal)
 
 
 def report_predict(folder: Path, n: int) -> None:
@@ -242,7 +265,7 @@ def main() -> None:
     """Run the chosen parts."""
     parser = ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rows", type=int, default=4_000_000, help="rows of the files (default 4 000 000)")
-    parser.add_argument("--steps", type=int, default=400, help="steps of training (default 400)")
+    parser.add_argument("--steps", type=int, default=400, help="steps of training of each kind (default 400)")
     parser.add_argument("--quick", action="store_true", help="200 000 rows and 20 steps: does it run?")
     parts = ("encode", "train", "predict")
     parser.add_argument("--only", nargs="+", choices=parts, default=parts, help="parts to run (default all)")

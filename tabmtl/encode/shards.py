@@ -69,21 +69,20 @@ class Shards:
     ) -> None:
         self.files = None if isinstance(source, pl.LazyFrame) else find_files(source)
         self.cache = None if cache is None else Path(cache)
-        frame = source if isinstance(source, pl.LazyFrame) else _join(self.files or ())
+        frames = [source] if isinstance(source, pl.LazyFrame) else _scan_alike(self.files or ())
         if columns is not None:
-            _check_names("columns", columns, frame.collect_schema().names())
-            frame = frame.select(cs.by_name(*columns))
-        self._frame = frame
-        self.schema = frame.collect_schema()
+            _check_names("columns", columns, frames[0].collect_schema().names())
+            frames = [frame.select(cs.by_name(*columns)) for frame in frames]
+        self._frames = frames
+        self.schema = frames[0].collect_schema()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({'LazyFrame' if self.files is None else list(self.files)})"
 
     def blocks(self, names: Sequence[str]) -> Iterator[tuple[int, pl.DataFrame]]:
         """Read some columns in blocks of `BLOCK_ROWS` rows, in order, each with the number of its first row."""
-        frame = self._frame.select(cs.by_name(*names))
-        start, kept = 0, pl.DataFrame(schema=frame.collect_schema())
-        for part in frame.collect_batches(chunk_size=BLOCK_ROWS, maintain_order=True):
+        start, kept = 0, pl.DataFrame(schema={name: self.schema[name] for name in names})
+        for part in self._parts(names):
             rows = part if kept.is_empty() else pl.concat([kept, part])
             whole = rows.height // BLOCK_ROWS * BLOCK_ROWS
             for first in range(0, whole, BLOCK_ROWS):
@@ -91,6 +90,11 @@ class Shards:
             start, kept = start + whole, rows[whole:]
         if kept.height:
             yield start, kept
+
+    def _parts(self, names: Sequence[str]) -> Iterator[pl.DataFrame]:
+        for frame in self._frames:  # one by one: read ahead, several would take memory together
+            parts = frame.select(cs.by_name(*names)).collect_batches(chunk_size=BLOCK_ROWS, maintain_order=True)
+            yield from (part for part in parts if part.height)
 
     def fingerprint(self) -> list[Any] | None:
         """Return names, sizes and times of the files and the columns read; None of a LazyFrame, which has none."""
@@ -202,8 +206,8 @@ def _check_names(what: str, names: Sequence[str], known: Sequence[str]) -> None:
         raise ValueError(f"{what} names {twice[0]!r} twice; name every column once")
 
 
-def _join(files: Sequence[str]) -> pl.LazyFrame:
-    """Scan files one after the other; numbers of several types become those of the widest."""
+def _scan_alike(files: Sequence[str]) -> list[pl.LazyFrame]:
+    """Scan files with rows; numbers of several types become those of the widest."""
     scans = [scan_file(file) for file in files]
     schemas = [scan.collect_schema() for scan in scans]
     first = schemas[0]
@@ -224,4 +228,6 @@ def _join(files: Sequence[str]) -> pl.LazyFrame:
     if empty and len(empty) < len(files):
         warn_user(f"{len(empty)} of {len(files)} files hold no row, such as {empty[0]}; they are skipped")
         scans = [scan for file, scan in zip(files, scans, strict=True) if file not in empty]
-    return pl.concat([scan.select(cs.by_name(*first.names())) for scan in scans], how="vertical_relaxed")
+    scans = [scan.select(cs.by_name(*first.names())) for scan in scans]
+    types = pl.concat(scans, how="vertical_relaxed").collect_schema()
+    return [scan.cast(types) if scan.collect_schema() != types else scan for scan in scans]

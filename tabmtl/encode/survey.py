@@ -15,10 +15,10 @@ from tabmtl.encode.features import (
     NO_ROWS,
     SAMPLE_ROWS,
     FeatureCoder,
+    count_levels,
     find_roles,
     number_of,
     reject_infinite,
-    text_of,
 )
 from tabmtl.encode.labels import LabelCoder, center_and_scale
 from tabmtl.encode.shards import Roles, Shards, row_keys
@@ -26,9 +26,8 @@ from tabmtl.encode.table import TableCoder, check_task_type, find_names, sort_ta
 from tabmtl.encode.tasks import DeclaredTasks, declared_tasks, is_text
 from tabmtl.encode.write import Origin
 from tabmtl.forks import check_pool
-from tabmtl.schema import Task
 
-_WAITING = 8  # summaries that are merged at a time: bounds their memory
+_WAITING = 32  # summaries that are merged at a time, or fewer if they hold many rows of samples
 _MOST_LEVELS = 20_000_000
 _MOST_CLASSES = 1_000_000
 _LEAST_VALUES = 1_000  # of a target of numbers; more say nothing of its kind
@@ -60,6 +59,28 @@ class Plan:
     classes: frozenset[str]
     targets: tuple[str, ...]
     weight: str | None
+
+    @classmethod
+    def of(
+        cls,
+        shards: Shards,
+        roles: Roles,
+        categorical: Literal["from_dtype"] | Sequence[str],
+        task_column: str | None,
+        classes: Sequence[str],
+    ) -> Plan:
+        """Plan the survey of shards, whose targets in `classes` are known to be classes."""
+        schema = pl.Schema({name: shards.schema[name] for name in roles.features if name != task_column})
+        numeric, categories = find_roles(schema, categorical, "polars")
+        counted = (*categories, *([] if task_column is None else [task_column]))
+        return cls(
+            schema=schema,
+            numeric=numeric,
+            counted={name: shards.schema[name] for name in counted},
+            classes=frozenset(classes),
+            targets=roles.targets,
+            weight=roles.weight,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -141,7 +162,7 @@ class Survey:
         taken = np.flatnonzero(keys <= largest)
         return cls(
             n_rows=block.height,
-            levels={name: _count_levels(block, name, dtype) for name, dtype in plan.counted.items()},
+            levels=count_levels(block.lazy(), pl.Schema(plan.counted), list(plan.counted)),
             has_missing=np.array([np.isnan(column).any() for column in numbers], dtype=bool),
             values=tuple(_distinct([series], series.name in plan.classes) for series in labels.iter_columns()),
             moments=tuple([_moments(values)] for values in floats),
@@ -168,6 +189,21 @@ class Survey:
             ),
             sample=Sample.merge([survey.sample for survey in surveys]),
         )
+
+    def features(self, plan: Plan, **coding: Any) -> FeatureCoder:
+        """Learn the encoding of features; the sample is used up."""
+        missing = tuple(self.has_missing.tolist())
+        return FeatureCoder.learn(plan.schema, self.sample.numbers, missing, self.levels, **coding)
+
+    def labels(self, origin: Origin, **coding: Any) -> LabelCoder:
+        """Learn the encoding of targets."""
+        most = max(len(series) for series in self.values)
+        values = pl.DataFrame([series.extend_constant(None, most - len(series)) for series in self.values])
+        coder = LabelCoder.learn(values, origin, **coding)
+        for j, task in enumerate(coder.column_tasks()):
+            if task.kind == "regression":
+                coder.center[j], coder.scale[j] = self.center_and_scale(j)
+        return coder
 
     def center_and_scale(self, target: int) -> tuple[float, float]:
         """Return mean and standard deviation of a target; the same for any order of blocks."""
@@ -202,44 +238,20 @@ def learn_table(
     if task_column is not None:
         check_task_type(shards.schema[task_column], task_column, "polars")
     chosen = find_names(categorical, names)
-    schema = pl.Schema({name: shards.schema[name] for name in names if name != task_column})
     declared = declared_tasks(tasks, roles.targets)
-    numeric, categories = find_roles(schema, chosen, "polars")
-    counted = (*categories, *([] if task_column is None else [task_column]))
-    plan = Plan(
-        schema=schema,
-        numeric=numeric,
-        counted={name: shards.schema[name] for name in counted},
-        classes=frozenset(
-            name for name in roles.targets if force == "classification" or _is_declared_class(declared.get(name))
-        ),
-        targets=roles.targets,
-        weight=roles.weight,
-    )
+    classes = [name for name in roles.targets if name in declared and declared[name].is_classification]
+    plan = Plan.of(shards, roles, chosen, task_column, roles.targets if force == "classification" else classes)
     survey = _survey(shards, plan, roles.names())
     levels = None
     if task_column is not None:
         levels = sort_tasks(survey.levels[task_column]["level"], task_column, shards.schema[task_column])
-    features = FeatureCoder.learn(
-        schema,
-        survey.sample.numbers,
-        tuple(survey.has_missing.tolist()),
-        survey.levels,
-        categorical=chosen,
-        **encoding,
+    return TableCoder(
+        features=survey.features(plan, categorical=chosen, **encoding),
+        labels=survey.labels(_origin(shards, roles), declared=declared, force=force, task_levels=levels),
+        task_column=task_column,
+        names=names,
+        named=True,
     )
-    most = max(len(series) for series in survey.values)
-    labels = LabelCoder.learn(
-        pl.DataFrame([series.extend_constant(None, most - len(series)) for series in survey.values]),
-        _origin(shards, roles),
-        declared=declared,
-        force=force,
-        task_levels=levels,
-    )
-    for j, task in enumerate(labels.column_tasks()):
-        if task.kind == "regression":
-            labels.center[j], labels.scale[j] = survey.center_and_scale(j)
-    return TableCoder(features=features, labels=labels, task_column=task_column, names=names, named=True)
 
 
 def read_labels(block: pl.DataFrame, targets: Sequence[str], weight: str | None) -> pl.DataFrame:
@@ -263,16 +275,13 @@ def read_labels(block: pl.DataFrame, targets: Sequence[str], weight: str | None)
     return labels.select(pl.when(present).then(cs.by_name(name)) for name in targets)
 
 
-def _is_declared_class(task: Task | None) -> bool:
-    return task is not None and task.is_classification
-
-
 def _survey(shards: Shards, plan: Plan, names: Sequence[str]) -> Survey:
     waiting: list[Survey] = []
     largest = _EVERY_KEY
     for start, block in shards.blocks(names):
         waiting.append(Survey.of(block, start, plan, largest))
-        if len(waiting) == _WAITING:
+        sampled = sum(len(survey.sample.keys) for survey in waiting)
+        if len(waiting) == _WAITING or sampled > 1.5 * SAMPLE_ROWS:
             waiting = [Survey.merge(waiting, plan)]
             largest = waiting[0].sample.largest
     if not waiting:
@@ -288,11 +297,6 @@ def _origin(shards: Shards, roles: Roles) -> Origin:
         dtypes=tuple(str(shards.schema[name]) for name in roles.targets),
         categories=(None,) * len(roles.targets),
     )
-
-
-def _count_levels(block: pl.DataFrame, name: str, dtype: pl.DataType) -> pl.DataFrame:
-    texts = block.select(text_of(name, dtype).alias("level"))
-    return texts.group_by("level").agg(pl.len().alias("count"))
 
 
 def _add_levels(tables: Sequence[pl.DataFrame], name: str) -> pl.DataFrame:
