@@ -232,8 +232,10 @@ class M2TRec(TrainedEstimator, Recommender):
         Newest clicks of a session that are read; at most 10 000, for the distances between them are kept.
     new_item_share : "auto" or float, default="auto"
         Clicks that a new item, which `add_items` adds, gets in relation to the mean clicked item. ``"auto"`` looks at
-        the items that were born in the log of fit; without times, or with too few births, it is 2/3. Items without
-        clicks that the table of fit lists have a share of their own: see :mod:`tabmtl.sessions.m2trec.new_items`.
+        the items that were born in the log of fit; without times, or with too few births, it is 2/3: of the shares from
+        1/3 to .85, the one with the best recall, level with .6, over two generated logs and Diginetica with items taken
+        out (docs/design.md, "New items"). Items without clicks that the table of fit lists have a share of their own:
+        see :mod:`tabmtl.sessions.m2trec.new_items`.
     max_new_share : float in (0, 1), optional
         The most of the first 20 places that items without training clicks may have, on average over sessions that were
         set aside: their scores are lowered until that holds.
