@@ -32,7 +32,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.estimators.base import draw_seed
-from tabmtl.params import Count, RandomState, Share
+from tabmtl.params import Count, RandomState, Share, near
 from tabmtl.sessions.catalogue import Catalogue
 from tabmtl.sessions.knn import STAN, VSKNN
 from tabmtl.sessions.m2trec import M2TRec
@@ -259,6 +259,9 @@ class Blend(Recommender):
     Scores are log p, up to a constant of the session. Items that are in no list of a part rank below all that are;
     those that no part has found come last, by popularity. New items are scored by the parts that know ``add_items``.
 
+    A part is named by its class, with a number from the second of a class on: ``M2TRec``, ``M2TRec2``. Its parameters
+    are those of the blend too, as ``M2TRec__epochs``, for `set_params`, `get_params` and :mod:`tabmtl.tuning`.
+
     Parameters
     ----------
     recommenders : sequence of recommenders, optional
@@ -283,7 +286,9 @@ class Blend(Recommender):
         A row per part: ``part``, its name; ``weight`` of its log p; ``own``, the weight where the session holds the
         item; and ``missing``, which stands for weight times log p where the part has not found the item.
     estimators_ : dict of str to recommender
-        The fitted parts by name: that of their class, with a number from the second of a class on.
+        The fitted parts by name.
+    search_space : dict of str to dict
+        The ranges of all parts, such as that of ``STAN__k``.
 
     Examples
     --------
@@ -307,8 +312,61 @@ class Blend(Recommender):
     _stored: ClassVar[type] = BlendState
 
     @property
+    def search_space(self) -> dict[str, Any]:  # type: ignore[override]
+        """The ranges of all parts."""
+        spaces = {name: part.search_space for name, part in self._named().items()}
+        return {f"{name}__{inner}": entry for name, space in spaces.items() for inner, entry in space.items()}
+
+    @property
     def _reads_metadata(self) -> bool:  # type: ignore[override]
         return any(part._reads_metadata for part in self._given())
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Get the parameters.
+
+        Parameters
+        ----------
+        deep : bool, default=True
+            Add the parts by name, and their parameters, such as ``STAN__k``.
+
+        Returns
+        -------
+        params : dict of str to object
+        """
+        params = super().get_params(deep=False)
+        for name, part in self._named().items() if deep else ():
+            params |= {name: part} | {f"{name}__{inner}": value for inner, value in part.get_params().items()}
+        return params
+
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters: of the blend, of a part as ``STAN__k=100``, or a whole part as ``STAN=VSKNN()``.
+
+        As in scikit-learn, a part is changed in place. ``recommenders=None`` becomes the list of the parts by default
+        before one of these is changed.
+
+        Raises
+        ------
+        ValueError
+            If the blend has no such parameter or part; the message hints at the nearest.
+        """
+        known = self._get_param_names()
+        own = {name: value for name, value in params.items() if name.partition("__")[0] in known}
+        of_parts = {name: value for name, value in params.items() if name not in own}
+        named = type(self)(params.get("recommenders", self.recommenders))._named()
+        for head in (name.partition("__")[0] for name in of_parts):
+            if head not in named:
+                said = f"has no parameter or part {head!r}{near(head, [*known, *named])}"
+                raise ValueError(f"{type(self).__name__} {said}; its parameters are {known}, its parts {[*named]}")
+        super().set_params(**own)
+        replaced = {name: value for name, value in of_parts.items() if name in named}
+        if replaced or (of_parts and self.recommenders is None):
+            self.recommenders = [*(named | replaced).values()]
+        for name, part in (named | replaced).items():
+            start = f"{name}__"
+            inner = {key.removeprefix(start): value for key, value in of_parts.items() if key.startswith(start)}
+            if inner:
+                part.set_params(**inner)
+        return self
 
     def _set_fitted(self, catalogue: Catalogue, fitted: dict[str, Any]) -> None:
         super()._set_fitted(catalogue, fitted)
@@ -376,6 +434,15 @@ class Blend(Recommender):
         """Give the unfitted parts."""
         return [M2TRec(), STAN(), VSKNN()] if self.recommenders is None else self.recommenders
 
+    def _named(self) -> dict[str, Recommender]:
+        """Give the unfitted parts by name; fit refuses what is no recommender, which is left out here."""
+        named: dict[str, Recommender] = {}
+        given = self._given()
+        for part in given if isinstance(given, Iterable) else ():
+            if isinstance(part, Recommender):
+                named[_free_name(type(part).__name__, named)] = part
+        return named
+
     def _check_params(self) -> None:
         super()._check_params()
         for name, part in self._prepared().items():
@@ -389,8 +456,7 @@ class Blend(Recommender):
         prepared: dict[str, Recommender] = {}
         shared = {name: getattr(self, name) for name in _COLUMNS} | {"repeats": False}
         seed = None if self.random_state is None else draw_seed(self.random_state)
-        for i, given in enumerate(self._given()):
-            name = _free_name(type(given).__name__, prepared)
+        for i, (name, given) in enumerate(self._named().items()):
             _check_columns(name, given, shared)
             part = clone(given).set_params(**shared)
             if seed is not None and "random_state" in part._get_param_names():

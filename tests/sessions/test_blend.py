@@ -12,6 +12,7 @@ from forging import forge_facts
 from polars.testing import assert_frame_equal
 from recommenders import ITEMS, TEST, TINY, TRAIN, all_scores, fitted, params_of, tiny
 from scipy.optimize import minimize
+from sklearn.base import clone
 
 import tabmtl
 from tabmtl import ModelFileError
@@ -401,6 +402,58 @@ def test_parts_that_are_changed_after_fit_wait_for_the_next_one(tmp_path: Any) -
     assert all_scores(loaded, TEST).equals(before)
     assert list(model.fit(TRAIN).estimators_) == ["STAN", "Popularity", "VSKNN"]
     assert model.estimators_["STAN"].k == 1
+
+
+def test_parameters_of_parts_are_those_of_the_blend() -> None:
+    model = Blend([STAN(k=7), VSKNN(), STAN(), Blend([Popularity()])])
+    params = model.get_params()
+    assert list(model.get_params(deep=False)) == list(Blend._get_param_names())
+    assert [params[name] for name in ("STAN", "VSKNN", "STAN2", "Blend")] == model.recommenders
+    assert (params["STAN__k"], params["STAN2__k"], params["Blend__top"]) == (7, STAN().k, 100)
+    assert params["Blend__Popularity"] is model.recommenders[3].recommenders[0]
+    again = clone(model).set_params(STAN2__k=9, Blend__Popularity__repeats=False, top=50)
+    assert again.recommenders[2].k == 9
+    assert again.recommenders[3].recommenders[0].repeats is False
+    assert again.top == 50
+    assert model.recommenders[2].k == STAN().k
+    assert params_of(model.set_params(**params)) == params_of(
+        Blend([STAN(k=7), VSKNN(), STAN(), Blend([Popularity()])])
+    )
+
+
+def test_a_part_is_replaced_by_its_name_and_the_default_ones_become_a_list() -> None:
+    model = Blend([STAN(), Popularity()])
+    given = model.recommenders
+    model.set_params(STAN=VSKNN(), STAN__k=9)
+    assert [type(part) for part in model.recommenders] == [VSKNN, Popularity]
+    assert model.get_params()["VSKNN__k"] == 9
+    assert [type(part) for part in given] == [STAN, Popularity]
+    model.set_params(recommenders=[SequentialRules()], SequentialRules__n_last=3)
+    assert model.recommenders[0].n_last == 3
+    model = Blend()
+    assert model.get_params()["M2TRec__epochs"] == M2TRec().epochs
+    assert model.recommenders is None
+    model.set_params(M2TRec__epochs=2)
+    assert [type(part) for part in model.recommenders] == [M2TRec, STAN, VSKNN]
+    assert model.recommenders[0].epochs == 2
+
+
+def test_what_is_no_parameter_and_no_part_is_refused_with_what_is_near() -> None:
+    model = Blend([STAN(), VSKNN()])
+    for name in ("SPAN", "SPAN__k"):
+        with pytest.raises(
+            ValueError, match=r"no parameter or part 'SPAN'; near is 'STAN'; .* parts \['STAN', 'VSKNN'\]"
+        ):
+            model.set_params(**{"top": 7, name: 3})
+    assert model.top == 100
+    with pytest.raises(ValueError, match=r"VSKNN has no parameter 'kk'; near is 'k'"):
+        model.set_params(VSKNN__kk=3)
+    assert not any("__" in name for name in Blend(STAN()).get_params())  # which fit refuses
+
+
+def test_the_search_space_is_that_of_the_parts() -> None:
+    space = Blend([VSKNN(), Popularity(), VSKNN()]).search_space
+    assert space == {f"{n}__{inner}": entry for n in ("VSKNN", "VSKNN2") for inner, entry in VSKNN.search_space.items()}
 
 
 def test_a_part_that_fails_leaves_the_blend_as_it_was() -> None:

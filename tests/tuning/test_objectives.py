@@ -19,7 +19,7 @@ from recommenders import ITEMS, TEST, TRAIN
 from tabmtl import RMTGB, IndependentTasks, MMoE, MultiTabNet, MultiTaskEnsemble, SharedBottom
 from tabmtl.metrics.scores import mean_score
 from tabmtl.schema import TabmtlWarning
-from tabmtl.sessions import VSKNN
+from tabmtl.sessions import VSKNN, Blend, Popularity, SequentialRules
 from tabmtl.tuning import choose_point, objective, pareto_front, session_objective, with_params
 
 X, Y = features(200), mixed_targets(features(200))
@@ -324,6 +324,20 @@ def test_sessions():
     (trial,) = run(goal).trials
     assert goal.names == ("mrr@20",)
     assert trial.value == with_params(VSKNN(), trial).fit(TRAIN).score(TEST)
+
+
+def test_parts_of_a_blend_are_tuned_together():
+    est = Blend([VSKNN(), SequentialRules(), Popularity()], refit=False, validation_fraction=0.3)
+    goal = session_objective(est, TRAIN, clicks_val=TEST)
+    assert {name.partition("__")[0] for name in goal.search_space} == {"VSKNN", "SequentialRules"}
+    assert goal.defaults == {name: est.get_params()[name] for name in goal.search_space}
+    (trial,) = run(goal, **goal.defaults | {"VSKNN__k": 60}).trials
+    model = with_params(est, trial)
+    assert model.recommenders[0].get_params() == VSKNN(k=60).get_params()
+    assert est.recommenders[0].k == VSKNN().k
+    assert trial.value == model.fit(TRAIN).score(TEST)
+    with pytest.raises(ValueError, match="Blend has nothing to tune"):
+        session_objective(Blend([Popularity()]), TRAIN, clicks_val=TEST)
 
 
 def test_sessions_are_pruned_between_epochs():

@@ -177,7 +177,7 @@ class M2TRec(TrainedEstimator, Recommender):
     directed : bool, default=True
         With ``pooling="items"``, whose query lies between the clicked items, add a path that leads from there: what
         follows b need not be what b follows. It pays where items have many clicks, and costs where they have few, so
-        its strength is chosen on the sessions that are set aside; without such sessions it is 1.
+        its strength is chosen on the sessions that are set aside. Without such sessions the path is left out.
     temperature : float or None, default=0.07
         Scores are cosines of query and item, divided by the temperature; None takes inner products.
     dropout, item_dropout : float in [0, 1), default=0.2, 0.2
@@ -217,7 +217,8 @@ class M2TRec(TrainedEstimator, Recommender):
     early_stopping : bool, default=True
         Watch MRR@20 on the validation log, or else on the newest ``validation_fraction`` of the sessions, which are
         then not trained on. False trains all epochs and keeps the last weights; a validation log is then scored,
-        chooses the strength of the directed path, and is used by ``repeats``, which without it learns nothing.
+        chooses the strength of the directed path, and is used by ``repeats``. Without one, the directed path is left
+        out, and ``repeats`` learns nothing.
     validation_fraction : float in (0, 1), default=0.05
         Share of the sessions that early stopping sets aside if fit gets no ``clicks_val``. Fewer than 20 sessions are
         all trained on.
@@ -231,8 +232,10 @@ class M2TRec(TrainedEstimator, Recommender):
         Newest clicks of a session that are read; at most 10 000, for the distances between them are kept.
     new_item_share : "auto" or float, default="auto"
         Clicks that a new item, which `add_items` adds, gets in relation to the mean clicked item. ``"auto"`` looks at
-        the items that were born in the log of fit; without times, or with too few births, it is 2/3. Items without
-        clicks that the table of fit lists have a share of their own: see :mod:`tabmtl.sessions.m2trec.new_items`.
+        the items that were born in the log of fit; without times, or with too few births, it is 2/3: of the shares from
+        1/3 to .85, the one with the best recall, level with .6, over two generated logs and Diginetica with items taken
+        out (docs/design.md, "New items"). Items without clicks that the table of fit lists have a share of their own:
+        see :mod:`tabmtl.sessions.m2trec.new_items`.
     max_new_share : float in (0, 1), optional
         The most of the first 20 places that items without training clicks may have, on average over sessions that were
         set aside: their scores are lowered until that holds.
@@ -251,7 +254,7 @@ class M2TRec(TrainedEstimator, Recommender):
         the items of the training and validation sessions, with the directed path or without it.
     directed_strength_ : float
         Strength of the directed path, 0, 0.5 or 1: that by which the clicks of the sessions that were set aside, or of
-        ``clicks_val``, are most likely. Only with ``directed=True`` and ``pooling="items"``.
+        ``clicks_val``, are most likely; 0 without such sessions. Only with ``directed=True`` and ``pooling="items"``.
     new_item_report_ : polars.DataFrame
         The worth of new items, on sessions that were set aside. One row for ``"virtual"`` ones, which are clicked items
         whose own vectors are taken away, a tenth at a time; for those ``"listed"`` by the table of fit, but without
@@ -801,6 +804,8 @@ class M2TRec(TrainedEstimator, Recommender):
     ) -> tuple[list[Record], Snapshots]:
         """Train the network, in which the kept weights are left; see `run_epochs`."""
         device = next(network.parameters()).device
+        if validation is None:
+            network.encoder.left_out = 1.0  # nothing tells whether the directed path pays
         examples = Examples.of(train, known.unit_of, self.max_length, self.training, device)
         loop = SessionLoop(network, known.on(device), examples, self._tasks(), self, validation)
         return self._run_epochs(
@@ -811,7 +816,7 @@ class M2TRec(TrainedEstimator, Recommender):
         """Choose the strength of the directed path, and give the fitted attribute; none without such a path."""
         if network.encoder.direct is None:
             return {}
-        strength = 1.0 if validation is None else validation.choose_strength()
+        strength = 0.0 if validation is None else validation.choose_strength()
         network.encoder.scale_direct(strength)
         return {"directed_strength_": strength}
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from sklearn.base import clone
 
 import tabmtl
 from tabmtl.sessions import M2TRec, Popularity
@@ -107,9 +108,16 @@ def test_the_strength_that_was_chosen_is_in_the_weights(tmp_path: Path) -> None:
             assert not model.weights_["encoder.direct.weight"].any()
 
 
-def test_without_sessions_set_aside_the_strength_is_that_of_training() -> None:
+def test_without_sessions_set_aside_the_path_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
-    assert fit(draw_log(one_way(rng), rng, 50), early_stopping=False).directed_strength_ == 1
+    train, later = draw_log(one_way(rng), rng, 50), draw_log(one_way(rng), rng, 10)
+    model = fit(train, early_stopping=False)
+    assert model.directed_strength_ == 0
+    assert not model.weights_["encoder.direct.weight"].any()
+    monkeypatch.setattr(Validation, "choose_strength", lambda self: 1.0)
+    model = clone(model).fit(train, clicks_val=later.with_columns(pl.col("session_id") + 50))
+    assert model.directed_strength_ == 1
+    assert model.weights_["encoder.direct.weight"].any()
 
 
 @pytest.mark.parametrize("params", [{"directed": False}, {"pooling": "last"}], ids=str)
