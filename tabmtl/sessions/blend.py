@@ -393,8 +393,7 @@ class Blend(Recommender):
         sessions, k, candidates, exclude_seen
             As in every recommender.
         probability : bool, default=False
-            Add a column ``probability``: exp(score) as a share of its sum over all items that may be recommended, so
-            without those that ``candidates`` or ``exclude_seen`` rule out.
+            As in `M2TRec.recommend`.
 
         Returns
         -------
@@ -404,22 +403,7 @@ class Blend(Recommender):
 
     @available_if(_knows_new_items)
     def add_items(self, items: Any) -> Self:
-        """Add items by their metadata to the parts that know new items; nothing is trained.
-
-        Parameters
-        ----------
-        items : frame
-            Rows of an item table with the columns of that of fit; values may be new.
-
-        Returns
-        -------
-        self
-
-        Raises
-        ------
-        ValueError, TypeError
-            If an item is in the catalogue already, or the table does not fit that of fit; nothing is added then.
-        """
+        """Add items to the parts that know new items; see `M2TRec.add_items`."""
         check_is_fitted(self)
         added = {n: copy(part).add_items(items) for n, part in self.estimators_.items() if hasattr(part, "add_items")}
         ids = next(iter(added.values()))._catalogue.ids
@@ -474,8 +458,7 @@ class Blend(Recommender):
             fitted = _fit_parts(parts, sessions, catalogue, valid)
             weights, own = BlendWeights.equal(len(parts), len(catalogue)), RepeatWeights()
         else:
-            counts = np.bincount(older.items, minlength=len(catalogue) + 1)[1:]
-            fitted = _fit_parts(parts, older, replace(catalogue, counts=counts), judged)
+            fitted = _fit_parts(parts, older, catalogue.counted(older), judged)
             weights, own = self._learn(list(fitted.values()), judged, len(catalogue))
             if valid is None and self.refit:
                 fitted.clear()  # no two fits of a part stay in memory

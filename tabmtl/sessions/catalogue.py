@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import narwhals.stable.v2 as nw
@@ -14,6 +14,7 @@ import polars.selectors as cs
 
 from tabmtl.schema import TabmtlWarning
 from tabmtl.sessions.log import code_items, to_polars, to_series
+from tabmtl.sessions.ragged import Sessions
 from tabmtl.storage.stored import Stored
 
 
@@ -42,6 +43,10 @@ class Catalogue:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def counted(self, sessions: Sessions) -> Catalogue:
+        """Give the same items with their clicks in some of the sessions of training."""
+        return replace(self, counts=sessions.count_items(len(self)))
 
     def codes(self, items: Any, what: str, cure: str) -> np.ndarray:
         """Look up the codes of items by name, (m,) from 1; ``cure`` tells how to deal with an unknown item.

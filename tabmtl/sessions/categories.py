@@ -20,7 +20,7 @@ import polars as pl
 from scipy import sparse
 
 from tabmtl.sessions.ragged import UNSEEN_ITEM, Sessions
-from tabmtl.sessions.ranking import block_size, log_totals, rank_targets
+from tabmtl.sessions.ranking import block_size, log_totals, rank_targets, top_k
 from tabmtl.storage.stored import Stored
 
 _MOST_LEVELS = 2_000  # of a column whose transitions are kept
@@ -133,6 +133,33 @@ class ItemCategories:
         Items of minus infinity are left out; where all of them are, every category has 0.
         """
         return np.exp(scores - log_totals(scores)) @ self._members
+
+    def top(
+        self, scores_of: Callable[[Sessions], np.ndarray], sessions: Sessions, k: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Find the k most likely categories of the next clicks.
+
+        Parameters
+        ----------
+        scores_of : function of Sessions to ndarray (S, N)
+            Scores of items, whose softmax is their probability.
+        sessions : Sessions
+        k : int
+
+        Returns
+        -------
+        codes : ndarray of int64, shape (S, min(k, C + 1))
+        probabilities : ndarray of float32, the same shape
+            Minus infinity for a category without items.
+        """
+        found = [top_k(np.zeros((0, len(self)), np.float32), k)]
+        size = block_size(len(self.offsets) - 1)
+        for start in range(0, len(sessions), size):
+            shares = self.probabilities(scores_of(sessions.take(np.arange(start, min(start + size, len(sessions))))))
+            shares[:, self.n_items == 0] = -np.inf  # such as a missing category where none is missing
+            found.append(top_k(shares, k))
+        codes, probabilities = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        return codes, probabilities
 
     @cached_property
     def _members(self) -> sparse.csr_array:

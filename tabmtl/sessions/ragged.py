@@ -76,6 +76,10 @@ class Sessions:
         known = self.items != UNSEEN_ITEM
         return np.repeat(np.arange(len(self)), self.lengths)[known], self.items[known] - 1
 
+    def count_items(self, n_items: int) -> np.ndarray:
+        """Count the clicks of every item of a catalogue, (N,)."""
+        return np.bincount(self.items, minlength=n_items + 1)[1:]
+
     def last_items(self) -> np.ndarray:
         """Give the item codes (S,) of the last clicks; of a session without a click, any."""
         return np.concatenate([[UNSEEN_ITEM], self.items])[self.offsets[1:]]

@@ -258,8 +258,7 @@ class Recommender(SavableEstimator):
             older, valid = sessions.set_newest_aside(_SET_ASIDE)
             if valid is None or valid.count_prefixes() < LEAST_TARGETS:
                 return RepeatWeights()
-            counts = np.bincount(older.items, minlength=len(catalogue) + 1)[1:]
-            catalogue = replace(catalogue, counts=counts)
+            catalogue = catalogue.counted(older)
             fitted = self._fit(older, catalogue, None)
         return self._learn_repeats_on(valid, catalogue, fitted)
 

@@ -37,6 +37,7 @@ def test_ragged_steps_are_those_of_lists(lengths: list[int], n: int, data: st.Da
     assert len(sessions) == len(lengths)
     assert lists(sessions.take(np.array(index, dtype=np.int64))) == [plain[i] for i in index]
     assert lists(sessions.last(n)) == [(name, items[-n:]) for name, items in plain]
+    assert sessions.count_items(4).tolist() == [codes.count(item) for item in range(1, 5)]
     assert lists(sessions.without_unseen()) == [(name, [i for i in items if i]) for name, items in plain]
     ends = zip(sessions.last_items().tolist(), plain, strict=True)
     assert all(code == items[-1] for code, (_, items) in ends if items)

@@ -78,7 +78,7 @@ def warn_of_ceiling(items: KnownItems, earlier: Sessions, judged: Sessions) -> N
         return
     _, targets = judged.prefixes(chosen=spread(judged.count_prefixes(), _COMPARED))
     ceiling = oracle_ceiling(row, items.clicks, targets)["recall@20"]
-    clicks = np.bincount(earlier.items, minlength=n_items + 1)[1:]
+    clicks = earlier.count_items(n_items)
     catalogue = Catalogue(ids=pl.Series(np.arange(n_items)), counts=clicks)
     baseline = VSKNN(time_column=None)
     baseline._set_fitted(catalogue, baseline._fit(earlier, catalogue, None))

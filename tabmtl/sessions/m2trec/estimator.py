@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -32,12 +31,12 @@ from tabmtl.params import (
     is_number,
     near,
 )
-from tabmtl.schema import TabmtlWarning
 from tabmtl.sessions.catalogue import Catalogue, plain_names, read_items
 from tabmtl.sessions.categories import ItemCategories, rank_next_category, summarize_categories
 from tabmtl.sessions.log import Column, check_column, code_items, read_log
 from tabmtl.sessions.m2trec.ceiling import describe_metadata, warn_of_ceiling
 from tabmtl.sessions.m2trec.encoder import Pooling
+from tabmtl.sessions.m2trec.events import check_event_weights, weigh_events
 from tabmtl.sessions.m2trec.index import ItemIndex, share_found, warn_of_misses
 from tabmtl.sessions.m2trec.item_features import ItemCoder
 from tabmtl.sessions.m2trec.items import KnownItems
@@ -56,7 +55,7 @@ from tabmtl.sessions.m2trec.training import ExampleMode, Examples, SessionLoop
 from tabmtl.sessions.m2trec.users import UserClicks
 from tabmtl.sessions.m2trec.validation import Validation
 from tabmtl.sessions.ragged import Sessions
-from tabmtl.sessions.ranking import block_size, bucket_masks, top_k
+from tabmtl.sessions.ranking import bucket_masks, top_k
 from tabmtl.sessions.recommender import Recommender, SessionState, columns_of
 from tabmtl.sessions.repeats import RepeatWeights
 from tabmtl.storage.atomic import write_file
@@ -83,18 +82,6 @@ def check_weights(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be a number or a list of one a level of categories, got {value!r}")
     for weight in value if isinstance(value, Iterable) else [value]:
         check_at_least(name, weight, 0)
-
-
-def check_event_weights(name: str, value: Any) -> None:
-    """Raise a TypeError or ValueError for a value that maps no events to weights."""
-    if value is None:
-        return
-    if not isinstance(value, Mapping) or not all(isinstance(event, str) for event in value):
-        raise TypeError(f"{name} must map names of events, as text, to weights, such as {{'buy': 3}}, got {value!r}")
-    for event, weight in value.items():
-        check_at_least(f"{name}[{event!r}]", weight, 0)
-        if not np.isfinite(weight):
-            raise ValueError(f"{name}[{event!r}] must be a finite number, got {weight!r}")
 
 
 CategoricalColumns = Annotated[Literal["from_dtype"] | Sequence[str], check_categorical]
@@ -481,13 +468,7 @@ class M2TRec(TrainedEstimator, Recommender):
         session = self._log_columns().session
         if column in (session, "rank", "probability"):
             raise ValueError(f"column {column!r} is named like another column of the answer: fit with another name")
-        found, size = [top_k(np.zeros((0, len(categories)), np.float32), k)], block_size(self.n_items_)
-        for start in range(0, len(read), size):
-            block = read.take(np.arange(start, min(start + size, len(read))))
-            shares = categories.probabilities(self._scores_of(block, exclude_seen=False))
-            shares[:, categories.n_items == 0] = -np.inf  # such as a missing category where none is missing
-            found.append(top_k(shares, k))
-        codes, probabilities = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        codes, probabilities = categories.top(partial(self._scores_of, exclude_seen=False), read, k)
         owner, rank = np.nonzero(np.isfinite(probabilities))
         chosen = codes[owner, rank]
         frame = pl.DataFrame(
@@ -677,22 +658,9 @@ class M2TRec(TrainedEstimator, Recommender):
     def _read_training_log(self, clicks: Any) -> pl.DataFrame:
         if not self.weights:
             return super()._read_training_log(clicks)
+        assert self.event_column is not None
         log = read_log(clicks, replace(columns_of(vars(self)), event=self.event_column))
-        if log["event"].dtype.is_float() or log["event"].dtype.is_nested() or log["event"].dtype.is_temporal():
-            expected = f"the column {self.event_column!r} must name events by text or whole numbers"
-            raise TypeError(f"{expected}, got {log['event'].dtype}: cast it")
-        events = log["event"].cast(pl.String)
-        known = events.drop_nulls().unique().sort()
-        absent = [event for event in self.weights if event not in known]
-        if absent:
-            warnings.warn(
-                f"weights names the events {absent}, which no click in {self.event_column!r} has; some that are there "
-                f"are {known.head(10).to_list()}",
-                TabmtlWarning,
-                stacklevel=3,
-            )
-        weights = {event: float(weight) for event, weight in self.weights.items()}
-        return log.with_columns(weight=events.replace_strict(weights, default=1.0, return_dtype=pl.Float32))
+        return log.with_columns(weight=weigh_events(log["event"], self.weights, self.event_column))
 
     def _recall(self, sessions: Sessions, valid: Sessions | None) -> tuple[Sessions, Sessions | None]:
         if sessions.users is None:
@@ -713,7 +681,7 @@ class M2TRec(TrainedEstimator, Recommender):
             valid = valid.at_least(2)
             if not len(valid):
                 raise ValueError("no session of the validation log has two clicks; give a longer clicks_val")
-        clicks = np.bincount(train.items, minlength=len(catalogue) + 1)[1:]
+        clicks = train.count_items(len(catalogue))
         coder = self._fit_coder(catalogue, clicks)
         features, row = None, None
         if coder is not None and catalogue.metadata is not None:
