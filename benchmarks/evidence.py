@@ -24,9 +24,9 @@ by groups where it has some. A model learns from `FIT_ROWS` of the rows that are
 `TEST_ROWS`, at most. Times are CPU seconds of a fit, and milliseconds of an answer to one and to 1000 rows.
 
 Every fit adds a line to ``docs/evidence/<part>.jsonl``; a later call runs what is missing there. The order is such that
-a part of the work already tells something: a first draw of all parts comes before the second. ``--budget`` ends a call
-before a fit that would probably exceed it, and ``--budget 0`` only prints the estimate. ``--report`` writes the page of
-the results from the lines.
+a part of the work already tells something: few labels, all labels and rf1 come first, and of each a first draw.
+``--budget`` ends a call before a fit that would probably exceed it, and ``--budget 0`` only prints the estimate.
+``--report`` writes the page of the results from the lines.
 """
 
 from __future__ import annotations
@@ -72,6 +72,8 @@ MISSING_SETS, HIDDEN = ("star", "gss_abortion", "rand_hie"), (25, 50, 90)
 FOLD_SETS = ("edm", "enb", "jura", "slump", "wq", "oes10", "osales")
 #: CPU seconds of a fit, as long as none has been measured: those of the ensemble, and of any other model.
 GUESS, GUESS_OF_OTHERS = 60.0, 3.0
+#: Part, set, target and amount of a cell.
+Setting = tuple[str, str, str | None, int | None]
 #: Rows that a timed answer is for.
 ANSWERED = 1_000
 
@@ -120,19 +122,21 @@ class Cell:
 
 
 def plan(models: Sequence[str]) -> Iterator[Cell]:
-    """Yield all cells in their order: five rounds, each through all parts."""
-    for draw in range(max(DRAWS["full"], DRAWS["rf1"])):
-        for part, name, target, amount in settings():
-            folds = DRAWS[part] // DRAWS["rf1"] if part == "mulan" else 1
-            for seed in range(draw * folds, (draw + 1) * folds):
-                if seed < DRAWS[part]:
-                    yield from (Cell(part, name, target, amount, seed, model) for model in models)
+    """Yield all cells in their order: what the goals are about first, a draw of each setting after the other."""
+    goals, others = settings()
+    for round_of in (goals, others):
+        for draw in range(max(DRAWS["full"], DRAWS["rf1"])):
+            for part, name, target, amount in round_of:
+                folds = DRAWS[part] // DRAWS["rf1"] if part == "mulan" else 1
+                for seed in range(draw * folds, (draw + 1) * folds):
+                    if seed < DRAWS[part]:
+                        yield from (Cell(part, name, target, amount, seed, model) for model in models)
 
 
-def settings() -> Iterator[tuple[str, str, str | None, int | None]]:
-    """Yield part, set, target and amount of the cells of one draw."""
+def settings() -> tuple[list[Setting], list[Setting]]:
+    """Return part, set, target and amount of the cells of one draw: those of the goals, and the others."""
 
-    def curve(amounts: Sequence[int | None]) -> Iterator[tuple[str, str, str | None, int | None]]:
+    def curve(amounts: Sequence[int | None]) -> Iterator[Setting]:
         for amount in amounts:
             for name, targets in TARGETS.items():
                 if amount is None:
@@ -140,12 +144,9 @@ def settings() -> Iterator[tuple[str, str, str | None, int | None]]:
                 elif amount <= MOST_LABELS.get(name, amount):
                     yield from (("labels", name, target, amount) for target in targets)
 
-    yield from curve(FEW)
-    yield from (("full", name, None, None) for name in FULL_SETS)
-    yield "rf1", "rf1", None, None
-    yield from curve(OTHERS)
-    yield from (("missing", name, None, hidden) for name in MISSING_SETS for hidden in HIDDEN)
-    yield from (("mulan", name, None, None) for name in FOLD_SETS)
+    goals = [*curve(FEW), *(("full", name, None, None) for name in FULL_SETS), ("rf1", "rf1", None, None)]
+    missing = (("missing", name, None, hidden) for name in MISSING_SETS for hidden in HIDDEN)
+    return goals, [*curve(OTHERS), *missing, *(("mulan", name, None, None) for name in FOLD_SETS)]
 
 
 def open_cell(cell: Cell, folder: Path | None) -> Case:
