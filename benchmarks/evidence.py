@@ -305,7 +305,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args.output.mkdir(parents=True, exist_ok=True)
     records = read(args.output)
     if args.report:
-        evidence_report.write(records, args.output)
+        evidence_report.write(records, args.output, sum(1 for _ in plan([*MODELS])))
         return
     done = {Cell.of(record) for record in records}
     chosen = [c for c in plan(args.models) if c.part in args.parts and c.set in args.sets and c.seed in args.seeds]

@@ -123,6 +123,8 @@ def compare(
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return rows as a Markdown table; missing cells stay empty."""
+    if not rows:
+        return "Not run yet.\n"
     columns = list(dict.fromkeys(name for row in rows for name in row))
     cells = [[str(row.get(name, "")) for name in columns] for row in rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in [columns, ["---"] * len(columns), *cells])
@@ -233,10 +235,10 @@ def draw_labels(comparisons: Sequence[Comparison], path: Path) -> None:
     figure.savefig(path, dpi=100)
 
 
-def write(records: Sequence[Record], folder: Path) -> None:
+def write(records: Sequence[Record], folder: Path, n_planned: int) -> None:
     """Write the page and the plot into the folder of the records, and a summary into the README of the checkout.
 
-    The summary comes between the `MARKS`, if the README has them.
+    The summary comes between the `MARKS`, if the README has them. Both say how many of the planned fits are there.
     """
     if not records:
         raise SystemExit(f"{folder} has no records: run python -m benchmarks.evidence first")
@@ -259,11 +261,13 @@ def write(records: Sequence[Record], folder: Path) -> None:
         "rf1 by its published protocol": rf1_table(frame),
         "Cost: fit, answers to one row, and to 1000 rows (CPU time)": cost_table(frame),
     }
-    page = INTRODUCTION + "".join(f"\n## {title}\n\n{text}" for title, text in parts.items())
+    missing = n_planned - len(records)
+    so_far = f"\nNot complete: {len(records)} of {n_planned} fits have run so far.\n" if missing else ""
+    page = INTRODUCTION + so_far + "".join(f"\n## {title}\n\n{text}" for title, text in parts.items())
     (folder / PAGE).write_text(page, encoding="utf-8")
     readme = folder.parents[1] / "README.md"
     if readme.is_file():
         shown = plot.format(f"{folder.parent.name}/{folder.name}/")
-        text = "\n".join([MARKS[0], "", shown, SUMMARY, "", summary, MARKS[1]])
+        text = "\n".join([MARKS[0], so_far + "\n" + shown, SUMMARY, "", summary, MARKS[1]])
         before = readme.read_text(encoding="utf-8")
         readme.write_text(re.sub(f"{MARKS[0]}.*{MARKS[1]}", lambda _: text, before, flags=re.S), encoding="utf-8")
