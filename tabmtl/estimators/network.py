@@ -19,7 +19,7 @@ from tabmtl.encode.features import NumericTransform
 from tabmtl.estimators.base import NotHere
 from tabmtl.estimators.tables import MultiTaskEstimator, TableState
 from tabmtl.estimators.trained import TrainedEstimator, TrainedState, load_weights, trained_attributes, weight_arrays
-from tabmtl.metrics.scores import score_tasks
+from tabmtl.metrics.scores import mean_score, score_tasks
 from tabmtl.model_selection.folds import train_valid_split
 from tabmtl.nn.embeddings import FeatureVector
 from tabmtl.onnx.export import export_onnx
@@ -34,7 +34,7 @@ from tabmtl.training.losses import MultiTaskLoss
 from tabmtl.training.predict import predict_scores, represent_rows
 from tabmtl.training.table_loop import Evaluate, TableLoop, settle_statistics, step_rows
 
-_SHUFFLED_ROWS, _SHUFFLED_CELLS = 1_000, 100_000  # rows for importances, and rows times columns, at most
+_SHUFFLED_ROWS = 1_000  # for importances
 _ROWS_TO_SPLIT = 20  # fewer rows are all trained on: a validation part would hold next to nothing
 
 
@@ -46,7 +46,6 @@ class NetworkState(TrainedState, TableState):
     batch_size_: int
     task_weights_: tuple[Annotated[dict[str, np.ndarray], Stored()], ...]
     task_snapshot_: Annotated[np.ndarray, Stored("i8", low=0)]
-    feature_importances_: Annotated[np.ndarray, Stored("f8", "P")] | None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -112,10 +111,10 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         With ``keep="task"``: the weights of kept epochs other than that of ``weights_``.
     task_snapshot_ : ndarray of int, shape (T,) or (0,)
         With ``keep="task"``: weights of every task; 0 is ``weights_``, and k is ``task_weights_[k - 1]``.
-    feature_importances_ : ndarray of shape (n_features_in_,), or None
+    feature_importances_ : ndarray of shape (n_features_in_,)
         How much the mean validation score of the tasks falls where a feature is shuffled among the validation rows,
         at most 1 000 of them; 0 of a task column. Features that say the same stand in for each other, so both look
-        unimportant. None where no rows were validated.
+        unimportant. Computed when it is asked for; not there where no rows were validated, nor after loading.
     """
 
     clip_norm: Positive | None = 1.0
@@ -140,6 +139,8 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
 
     _training_code: ClassVar[tuple[str, ...]] = ("balance", "on_epoch")
     _stored: ClassVar[type] = NetworkState
+    # encoded, with labels in training units
+    _validated: ClassVar[Batch | None] = None
 
     export_onnx = export_onnx
     export_task = NotHere("it is a network; say export_onnx(path), which writes all tasks to one file")
@@ -164,6 +165,29 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         check_is_fitted(self)
         self._check_columns(X)
         return self._run(represent_rows, self._coder.read(X)).cpu().numpy()
+
+    @property
+    def feature_importances_(self) -> np.ndarray:
+        check_is_fitted(self)
+        if self._validated is None:
+            raise AttributeError(
+                "feature_importances_ needs the validation rows of fit, and there are none, or they were not saved: "
+                "set early_stopping=True or give X_val and y_val, or ask sklearn.inspection.permutation_importance"
+            )
+        rows, columns = self._validated, self._coder.features.columns
+        order = np.random.default_rng(0).permutation(len(rows))
+        whole, falls = self._mean_score(rows), dict.fromkeys(self._coder.names, 0.0)
+        for part, names in (("x_num", columns.numeric), ("x_cat", columns.categorical)):
+            for j, name in enumerate(names):
+                values = getattr(rows, part).copy()
+                values[:, j] = values[order, j]
+                falls[name] = whole - self._mean_score(replace(rows, **{part: values}))
+        return np.array([*falls.values()])
+
+    def _mean_score(self, rows: Batch) -> float:
+        """Return the mean score of encoded rows with labels in training units; NaN if all are undefined."""
+        scores = _evaluate(self._coder, self._scores(replace(rows, y=None, weight=None)), rows.map(torch.from_numpy))
+        return mean_score(scores)
 
     def _check_params(self) -> None:
         super()._check_params()
@@ -198,7 +222,8 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
             batch, valid = batch.rows(kept), batch.rows(held_out)
         valid = None if valid is None else _in_training_units(valid, coder)
         loss, evaluate = self._loss(tasks), partial(_evaluate, coder)
-        return self._learn(coder, _in_training_units(batch, coder), valid, loss, evaluate, seed)
+        fitted = self._learn(coder, _in_training_units(batch, coder), valid, loss, evaluate, seed)
+        return {**fitted, "_validated": valid and valid.rows(np.arange(min(len(valid), _SHUFFLED_ROWS)))}
 
     def _check_monitor(self, tasks: Sequence[Task]) -> None:
         names = [task.name for task in tasks]
@@ -216,11 +241,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
             with threads(self.n_jobs, network):
                 valid = None if valid is None else _on_device(valid, device)
                 trained = self._train(network, coder, data, valid, loss, evaluate)
-                fitted = self._trained(network, coder, data, *trained)
-                if valid is not None:
-                    ask = partial(predict_scores, link=loss.link, batch_size=fitted["batch_size_"])
-                    fitted["feature_importances_"] = _importances(network, coder, valid, evaluate, ask)
-                return fitted
+                return self._trained(network, coder, data, *trained)
 
     def _trained(
         self, network: torch.nn.Module, coder: TableCoder, data: Batch, history: list[Record], snapshots: Snapshots
@@ -233,7 +254,6 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
             **trained_attributes(network, history, snapshots.best.epoch),
             **self._kept_for_tasks(snapshots, coder.labels.tasks),
             "batch_size_": step_rows(self.batch_size, len(data)),
-            "feature_importances_": None,
             "_n_features_out": represent_rows(network, first).shape[1],
             "_link": self._loss(coder.labels.tasks).link_rows,
             "_module": network.eval(),
@@ -296,8 +316,10 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
             return function(network, _on_device(batch, device), self.precision, batch_size=self.batch_size_)
 
     def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
-        scores = self._scores_of(batch) if len(self.task_weights_) else self._linked(batch)
-        return self._coder.labels.outputs([score.cpu().numpy() for score in scores])
+        return self._coder.labels.outputs([score.cpu().numpy() for score in self._scores(batch)])
+
+    def _scores(self, batch: Batch) -> list[torch.Tensor]:
+        return self._scores_of(batch) if len(self.task_weights_) else self._linked(batch)
 
     def _linked(self, batch: Batch, snapshot: int = 0) -> list[torch.Tensor]:
         return self._run(partial(predict_scores, link=self._link), batch, snapshot)
@@ -345,30 +367,6 @@ def _in_training_units(batch: Batch, coder: TableCoder) -> Batch:
 
 def _on_device(batch: Batch, device: torch.device) -> Batch:
     return batch.map(lambda array: torch.from_numpy(array).to(device))
-
-
-def _importances(
-    network: torch.nn.Module, coder: TableCoder, rows: Batch, evaluate: Evaluate, ask: Callable[..., Any]
-) -> np.ndarray | None:
-    """Return how much the mean score of some rows falls where a column is shuffled, (P,); None if it is undefined."""
-
-    def score(changed: Batch) -> float | None:
-        scores = [value for value in evaluate(ask(network, changed), changed).values() if value is not None]
-        return float(np.mean(scores)) if scores else None
-
-    columns, place = coder.features.columns, {name: j for j, name in enumerate(coder.names)}
-    n = max(min(len(rows), _SHUFFLED_ROWS, _SHUFFLED_CELLS // columns.n_features), 1)
-    rows = rows.rows(torch.arange(n, device=rows.x_num.device))
-    whole, falls = score(rows), np.zeros(len(place))
-    if whole is None:
-        return None
-    order = torch.from_numpy(np.random.default_rng(0).permutation(n)).to(rows.x_num.device)
-    for part, names in (("x_num", columns.numeric), ("x_cat", columns.categorical)):
-        for j, name in enumerate(names):
-            values = getattr(rows, part).clone()
-            values[:, j] = values[order, j]
-            falls[place[name]] = whole - (score(replace(rows, **{part: values})) or 0.0)
-    return falls
 
 
 def _evaluate(coder: TableCoder, scores: Sequence[torch.Tensor], batch: Batch) -> dict[str, float | None]:

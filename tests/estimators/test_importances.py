@@ -32,15 +32,13 @@ Y = pl.DataFrame(
 LEARNS = {"epochs": 15, "learning_rate": 0.03, "average_decay": 0.0}
 
 
-def test_a_network_shuffles_validation_rows(tmp_path):
+def test_a_network_shuffles_validation_rows():
     model = tiny(SharedBottom, **LEARNS).fit(X, Y)
     found = dict(zip(X.columns, model.feature_importances_, strict=True))
     assert found["strong"] > found["town"] > 0.05
     assert found["strong"] > 0.2
     assert abs(found["noise"]) < 0.1
     assert found["zero"] == 0
-    model.save(tmp_path / "model")
-    np.testing.assert_array_equal(tabmtl.load(tmp_path / "model").feature_importances_, model.feature_importances_)
     again = tiny(SharedBottom, **LEARNS).fit(X, Y)
     np.testing.assert_array_equal(again.feature_importances_, model.feature_importances_)
 
@@ -53,7 +51,7 @@ def test_given_validation_rows_are_shuffled():
     assert model.feature_importances_[2] == pytest.approx(expected, abs=1e-5)
 
 
-def test_a_network_of_a_long_table_has_no_importance_of_its_task(tmp_path):
+def test_a_network_of_a_long_table_has_no_importance_of_its_task():
     long = X.with_columns(task=pl.int_range(N) % 2).select("task", "strong", "noise")
     model = tiny(SharedBottom, task_column="task", **LEARNS).fit(long, Y["value"])
     assert model.feature_importances_.shape == (3,)
@@ -63,9 +61,14 @@ def test_a_network_of_a_long_table_has_no_importance_of_its_task(tmp_path):
 
 def test_without_validation_rows_there_are_none(tmp_path):
     model = tiny(SharedBottom, early_stopping=False).fit(X, Y)
-    assert model.feature_importances_ is None
+    with pytest.raises(
+        AttributeError, match=r"needs the validation rows of fit.*set early_stopping=True or"
+    ):
+        print(model.feature_importances_)
+    model = tiny(SharedBottom).fit(X, Y)
     model.save(tmp_path / "model")
-    assert tabmtl.load(tmp_path / "model").feature_importances_ is None
+    assert hasattr(model, "feature_importances_")
+    assert not hasattr(tabmtl.load(tmp_path / "model"), "feature_importances_")
 
 
 @pytest.mark.parametrize("cls", [SharedTrees, RMTGB])
