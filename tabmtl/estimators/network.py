@@ -115,11 +115,11 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         With ``keep="task"``: the weights of kept epochs other than that of ``weights_``.
     task_snapshot_ : ndarray of int, shape (T,) or (0,)
         With ``keep="task"``: weights of every task; 0 is ``weights_``, and k is ``task_weights_[k - 1]``.
-    feature_importances_ : ndarray of shape (n_features_in_,), or None
+    feature_importances_ : ndarray of shape (n_features_in_,)
         How much the mean validation score of the tasks falls where a feature is shuffled among the validation rows,
         at most 1 000 of them; 0 of a task column. Features that say the same stand in for each other, so both look
-        unimportant. Measured when it is first asked for, or saved. None where no rows were validated, and of a pickled
-        copy of a model that was not asked.
+        unimportant. Measured when it is first asked for, or saved. Not there where no rows were validated, nor in a
+        pickled copy of a model that was not asked.
     """
 
     clip_norm: Positive | None = 1.0
@@ -341,14 +341,24 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         return [torch.cat(answers)[np.argsort(np.concatenate(parts))]]
 
     @property
-    def feature_importances_(self) -> np.ndarray | None:
+    def feature_importances_(self) -> np.ndarray:
         """How much validation scores fall where a feature is shuffled, (n_features_in_,); see the attributes."""
         check_is_fitted(self)
+        self._measure()
+        if self._importances is None:
+            raise AttributeError(
+                "feature_importances_ needs the validation rows of fit, and there are none, or a pickled copy left "
+                "them behind: set early_stopping=True or give X_val and y_val, or ask "
+                "sklearn.inspection.permutation_importance"
+            )
+        return self._importances
+
+    def _measure(self) -> None:
+        """Measure the importances, unless that is done or there are no rows for it."""
         rows: Batch | None = self.__dict__["_judged"]
         if rows is not None:
             self._importances: np.ndarray | None = self._shuffle(rows)
             self._judged = None
-        return self._importances
 
     def _shuffle(self, rows: Batch) -> np.ndarray | None:
         """Return how much the mean score of some rows falls where a column is shuffled, (P,); None if undefined."""
@@ -371,7 +381,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         return falls
 
     def _state(self) -> Any:
-        self.feature_importances_  # noqa: B018 -- a file has no rows to measure them on
+        self._measure()  # a file has no rows for it
         return super()._state()
 
     def _rebuild(self) -> torch.nn.Module:
