@@ -180,4 +180,4 @@ def test_heads_that_know_no_members_are_refused():
 def test_members_and_attention_between_rows_are_refused():
     X = pl.DataFrame(np.random.default_rng(0).normal(size=(30, 2)))
     with pytest.raises(ValueError, match="n_members=2 needs rows that do not see each other; use row_layer='mixer'"):
-        MultiTabNet(n_members=2, row_layer="batch_attention").fit(X, X)
+        MultiTabNet(n_members=2, row_layer="batch_attention").fit(X, X.rename({"column_0": "a", "column_1": "b"}))

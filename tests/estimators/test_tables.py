@@ -171,8 +171,8 @@ def test_a_column_of_the_face_may_be_named_anything():
 @pytest.mark.parametrize("records", [{"a": [1.0], "b": [2.0]}, [{"a": 1.0, "b": 2.0}]], ids=["dict", "list"])
 def test_records_are_refused_with_the_cure(records):
     X = pl.DataFrame({"a": [0.0, 1.0], "b": [1.0, 0.0]})
-    model = Averages().fit(X, X)
-    for ask in (model.predict, lambda X: Averages().fit(X, X)):
+    model = Averages().fit(X, X.rename(str.upper))
+    for ask in (model.predict, lambda X: Averages().fit(X, [0.0, 1.0])):
         with pytest.raises(
             TypeError, match=r"X must be a frame or an array .*make it a frame, such as polars.DataFrame"
         ):
@@ -181,7 +181,7 @@ def test_records_are_refused_with_the_cure(records):
 
 def test_other_columns_are_named_with_the_cure():
     X = pl.DataFrame({"a": [0.0, 1.0], "b": [1.0, 0.0]})
-    model = Averages().fit(X, X)
+    model = Averages().fit(X, X.rename(str.upper))
     with pytest.raises(ValueError, match=r"missing:\n- a\nAdd the missing ones to X."):
         model.predict(X.rename({"a": "z"}))
     more = X.with_columns(z=1)

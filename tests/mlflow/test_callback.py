@@ -167,6 +167,7 @@ def test_data_sets_of_all_libraries_are_alike(library):
     assert not {"scores.json", "plots"} & log.files()
 
 
+@pytest.mark.filterwarnings("ignore::tabmtl.schema.TargetInFeaturesWarning")
 def test_arrays_have_names_too_and_a_target_may_be_called_as_a_feature():
     array = X.select("plain", "constant").to_numpy()
     model = tiny(SharedBottom).fit(array, array[:, 0])

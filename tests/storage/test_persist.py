@@ -234,7 +234,7 @@ def test_other_files_in_the_folder_are_neither_read_nor_removed(folder, stored):
 
 def test_a_save_over_a_model_leaves_only_the_new_files(folder, stored):
     _, _, X = stored
-    other = tiny(SharedBottom, random_state=5).fit(X, X["plain"])
+    other = tiny(SharedBottom, random_state=5).fit(X, X["plain"].alias("target"))
     before = {file.name for file in folder.iterdir()}
     other.save(folder)
     after = {file.name for file in folder.iterdir()}
