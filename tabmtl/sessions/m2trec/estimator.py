@@ -611,9 +611,9 @@ class M2TRec(TrainedEstimator, Recommender):
         index = self._fitted_index()
         units = extended.on(index.unit_vectors.device)
         values = self._new_items.values(extended)
-        index = ItemIndex(index.network, units, self._as_fitted(), *values, before=index.unit_vectors)
-        scores_by = partial(self._scores_by, index)
         with threads(self.n_jobs, index.network):
+            index = ItemIndex(index.network, units, self._as_fitted(), *values, before=index.unit_vectors)
+            scores_by = partial(self._scores_by, index)
             new = self._new_items.capped(scores_by, extended, self._fitted_params["max_new_share"])
             report = report_new_items(scores_by, extended, new, self.new_item_report_)
         warn_of_equals(extended, np.arange(len(catalogue)) >= len(known), "added")

@@ -50,7 +50,8 @@ class ItemIndex:
     factor : ndarray of float64, shape (N,), default=1
         Multiplies vectors of items where these are compared with queries, not where sessions are read.
     before : Tensor of float32, shape (u, d + 1), optional
-        Vectors of the first units, which are then not computed.
+        Vectors of the first units, of which whole blocks are not computed again. A block that was not full is: matrix
+        kernels round otherwise for a few rows, and a loaded model must have the same bits.
 
     Attributes
     ----------
@@ -75,8 +76,11 @@ class ItemIndex:
         self.unit_of = items.known.unit_of
         self.max_length = options.max_length
         self.longest = len(network.encoder.distance)
-        more = _vectors_of(network, items, 0 if before is None else len(before))
-        self.unit_vectors = more if before is None else torch.cat([before, more])
+        if before is None:
+            self.unit_vectors = _vectors_of(network, items)
+        else:
+            whole = len(before) // _UNITS_AT_A_TIME * _UNITS_AT_A_TIME
+            self.unit_vectors = torch.cat([before[:whole], _vectors_of(network, items, whole)])
         self.matrix = self._join(bias, factor)
 
     def revalued(self, bias: np.ndarray, factor: np.ndarray, bare: np.ndarray | None = None) -> ItemIndex:

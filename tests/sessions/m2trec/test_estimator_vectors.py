@@ -123,11 +123,11 @@ def test_new_items_may_have_new_and_missing_values(form: str) -> None:
 
 @every_form
 def test_added_items_are_saved_pickled_and_clicked(form: str, tmp_path: Path) -> None:
-    model = again(form).add_items(renamed(ITEMS[:5]))
+    model = again(form).add_items(renamed(ITEMS[:4])).add_items(renamed(ITEMS[4:5]))
     model.save(tmp_path / "model")
     for copy in (tabmtl.load(tmp_path / "model"), pickle.loads(pickle.dumps(model))):
         assert copy.item_ids_.equals(model.item_ids_)
-        assert_frame_equal(all_scores(copy, TEST), all_scores(model, TEST), rel_tol=1e-5, abs_tol=1e-5)
+        assert all_scores(copy, TEST).equals(all_scores(model, TEST))
         copy.add_items(renamed(ITEMS[5:7]))
         assert copy.n_items_ == 67
     log = TEST.with_columns(item_id=pl.lit("new i02"))
@@ -135,6 +135,16 @@ def test_added_items_are_saved_pickled_and_clicked(form: str, tmp_path: Path) ->
     assert not all_scores(model, log).equals(all_scores(model, unknown))
     assert model.recommend(log, k=65, exclude_seen=True)["item_id"].is_in(["new i02"]).any() is False
     assert np.isfinite(model.rank(log).ranks).all()
+
+
+@every_form
+@pytest.mark.parametrize("n", [0, 1, 3, 12])
+def test_few_added_items_have_the_bits_that_a_loaded_model_gives_them(
+    form: str, n: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index, "_UNITS_AT_A_TIME", 8)
+    model = again(form).add_items(renamed(ITEMS[:n]).with_columns(price=7.0))
+    assert np.array_equal(model.item_vectors(), pickle.loads(pickle.dumps(model)).item_vectors())
 
 
 @pytest.mark.parametrize("library", ["to_pandas", "to_arrow", "lazy"])
