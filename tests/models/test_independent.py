@@ -329,7 +329,7 @@ def test_a_task_in_one_group_is_answered_by_a_constant_alone(n, regressor):
     model = IndependentTasks(regressor=regressor, n_jobs=1, random_state=0)
     with pytest.warns(TabmtlWarning, match=rf"task 'y1': all {n} labelled rows are in one group") as told:
         model.fit(X, y, groups=groups)
-    assert [warning.filename for warning in told] == [__file__]
+    assert {warning.filename for warning in told} == {__file__}
     answer = model.predict(X)
     np.testing.assert_allclose(answer[:, 1], np.nanmean(y[:, 1]), rtol=1e-6)
     assert np.corrcoef(answer[:, 0], y[:, 0])[0, 1] > 0.9
