@@ -239,7 +239,7 @@ class SessionLoop:
         if self.validation is None:
             return {}, None
         rankings = self.validation.rank()
-        if self.epoch and len(rankings) > 1 and is_clearly_better(*rankings, self.validation.session):
+        if self.epoch and len(rankings) > 1 and is_clearly_better(rankings[0], rankings[1], self.validation.session):
             self.network.encoder.left_out = 1.0
         ranking = max(rankings, key=lambda ranking: ranking.mrr(20))
         score = ranking.mrr(20)
