@@ -95,7 +95,8 @@ def session_objective(
 
     A fit never sees the later log. What is learned on sessions that were set aside, such as the epoch to stop at, what
     the items of a session are worth and the weights of a `Blend`, is learned on the newest ones of ``clicks``, as in
-    any fit: on the clicks that judge, it would be too good.
+    any fit: on the clicks that judge, it would be too good. The scores after an epoch, by which a study prunes, are of
+    the set-aside sessions too.
 
     Parameters
     ----------
