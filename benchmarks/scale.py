@@ -22,7 +22,7 @@ import tempfile
 import threading
 import time
 from argparse import ArgumentParser
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import islice
@@ -261,15 +261,15 @@ def report_predict(folder: Path, n: int) -> None:
     say("predict_files", _rate(n, files["cpu"]), f"{more:+.2f} GB", f"{ratio:.2f}x", goal=goal)
 
 
-def main() -> None:
-    """Run the chosen parts."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the chosen parts; the arguments are those of the command line."""
     parser = ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rows", type=int, default=4_000_000, help="rows of the files (default 4 000 000)")
     parser.add_argument("--steps", type=int, default=400, help="steps of training of each kind (default 400)")
     parser.add_argument("--quick", action="store_true", help="200 000 rows and 20 steps: does it run?")
     parts = ("encode", "train", "predict")
     parser.add_argument("--only", nargs="+", choices=parts, default=parts, help="parts to run (default all)")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     n, steps = (200_000, 20) if options.quick else (options.rows, options.steps)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

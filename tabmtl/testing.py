@@ -43,7 +43,7 @@ from sklearn.metrics import r2_score
 import tabmtl
 from tabmtl.estimators.docstrings import documented
 from tabmtl.estimators.tables import MultiTaskEstimator
-from tabmtl.schema import FewLabelsWarning, TabmtlWarning, Task
+from tabmtl.schema import FewLabelsWarning, PerfectFeatureWarning, TabmtlWarning, Task
 from tabmtl.storage.persist import load
 
 #: Set where an estimator has the parameter; on the CPU, the bits of two runs can be compared.
@@ -589,6 +589,7 @@ class _EveryEstimator:
         X, y = features().select("plain", "count").to_pandas(), self.targets(features())
         X.columns = [0, 1]
         with warnings.catch_warnings(action="error", category=UserWarning):
+            warnings.simplefilter("ignore", PerfectFeatureWarning)  # the targets are made of the features
             self.fresh().fit(X, y).predict(X)
 
     def check_columns_named_as_categories_are_categories(self) -> None:
@@ -770,7 +771,7 @@ class _Mixed(_EveryEstimator):
     def check_labels_keep_their_type(self) -> None:
         X, y = self.table()
         typed = y.select(
-            flag=pl.col("late") == "late",
+            is_late=pl.col("late") == "late",
             enum=pl.col("size").cast(pl.Enum(["small", "medium", "large"])),
             category=pl.col("size").cast(pl.Categorical),
             level=pl.col("size").replace_strict({"small": 7, "medium": 1, "large": 3}, return_dtype=pl.Int16),
@@ -780,7 +781,7 @@ class _Mixed(_EveryEstimator):
         estimator = self.fresh(tasks={"level": "multiclass", "whole": "regression"}).fit(X, typed)
         predicted, probabilities = estimator.predict(X), estimator.predict_proba(X)
         assert predicted.schema == typed.schema | {"whole": pl.Float64()}
-        assert list(probabilities) == ["flag", "enum", "category", "level"]
+        assert list(probabilities) == ["is_late", "enum", "category", "level"]
         assert estimator.tasks_[3].classes == (1, 3, 7)
         for task, (name, p) in zip(estimator.tasks_, probabilities.items(), strict=False):
             assert set(predicted[name].cast(pl.String)) <= set(typed[name].drop_nulls().cast(pl.String))

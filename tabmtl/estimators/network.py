@@ -199,7 +199,8 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
             batch, valid = batch.rows(kept), batch.rows(held_out)
         valid = None if valid is None else _in_training_units(valid, coder)
         loss, evaluate = self._loss(tasks), partial(_evaluate, coder)
-        return self._learn(coder, _in_training_units(batch, coder), valid, loss, evaluate, seed)
+        fitted = self._learn(coder, _in_training_units(batch, coder), valid, loss, evaluate, seed)
+        return fitted | {"_judged": None if valid is None else valid.rows(np.arange(_judged_rows(coder, len(valid))))}
 
     def _fit_stored(self, coder: TableCoder, rows: StoredRows, valid: StoredRows | None, seed: int) -> dict[str, Any]:
         from tabmtl.model_selection.stored import split_stored
@@ -220,7 +221,9 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         evaluate = partial(_evaluate, coder)
         make_loop = partial(WindowLoop, loss=self._loss(tasks), evaluate=evaluate, prepare=prepare, seed=seed)
         make_loop = partial(make_loop, rows=rows, valid_rows=valid)
-        return self._learn_by(make_loop, coder, device, seed, valid is not None)
+        fitted = self._learn_by(make_loop, coder, device, seed, valid is not None)
+        judged = None if valid is None else valid.spread(_judged_rows(coder, len(valid)))
+        return fitted | {"_judged": None if judged is None else _in_training_units(judged, coder)}
 
     def _check_watched(self, labelled: bool) -> None:
         """Raise a ValueError if validation rows have no label to stop on."""
@@ -271,7 +274,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
             **self._kept_for_tasks(snapshots, coder.labels.tasks),
             "batch_size_": loop.batch_size,
             "_importances": None,
-            "_judged": None if loop.valid is None else _most_to_shuffle(loop, coder),
+            "_judged": None,
             "_n_features_out": represent_rows(network, first).shape[1],
             "_link": self._loss(coder.labels.tasks).link_rows,
             "_module": network.eval(),
@@ -420,10 +423,9 @@ def _on_device(batch: Batch, device: torch.device) -> Batch:
     return batch.map(lambda array: torch.from_numpy(array).to(device))
 
 
-def _most_to_shuffle(loop: TableLoop, coder: TableCoder) -> Batch:
-    """Return the validation rows that importances are measured on, as numpy arrays."""
-    n = max(min(_SHUFFLED_ROWS, _SHUFFLED_CELLS // coder.features.columns.n_features), 1)
-    return loop.judged(n).map(lambda part: part.cpu().numpy())
+def _judged_rows(coder: TableCoder, n_rows: int) -> int:
+    """Return how many of the validation rows importances are measured on."""
+    return min(n_rows, _SHUFFLED_ROWS, max(_SHUFFLED_CELLS // coder.features.columns.n_features, 1))
 
 
 def _evaluate(coder: TableCoder, scores: Sequence[torch.Tensor], batch: Batch) -> dict[str, float | None]:

@@ -355,7 +355,7 @@ class Blend(Recommender):
         named = type(self)(params.get("recommenders", self.recommenders))._named()
         for head in (name.partition("__")[0] for name in of_parts):
             if head not in named:
-                said = f"has no parameter or part {head!r}{near(head, [*known, *named])}"
+                said = f"has no parameter {head!r}{near(head, [*known, *named])}"
                 raise ValueError(f"{type(self).__name__} {said}; its parameters are {known}, its parts {[*named]}")
         super().set_params(**own)
         replaced = {name: value for name, value in of_parts.items() if name in named}

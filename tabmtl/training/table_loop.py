@@ -192,11 +192,6 @@ class TableLoop:
         if self.valid is None:
             settle_statistics(self.network, self.data, self.options.precision)
 
-    def judged(self, n: int) -> Batch:
-        """Return at most n of the validation rows, which there must be."""
-        assert self.valid is not None
-        return self.valid.rows(torch.arange(min(n, len(self.valid)), device=self.valid.x_num.device))
-
     def _valid_scores(self, valid: Batch) -> list[Tensor]:
         """Return the raw scores of the validation rows."""
         return predict_scores(self.network, valid, self.options.precision, batch_size=self.batch_size)

@@ -158,10 +158,6 @@ class WindowLoop(TableLoop):
             for step in steps:
                 yield data, torch.arange(step.start, step.stop, device=data.x_num.device)
 
-    def judged(self, n: int) -> Batch:
-        assert self.valid_rows is not None
-        return self.prepare(self.valid_rows.spread(n))
-
     def _valid_scores(self, valid: Batch) -> list[Tensor]:
         assert self.valid_rows is not None
         parts = [

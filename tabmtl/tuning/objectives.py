@@ -79,7 +79,9 @@ def objective(
             f"expected an estimator of tables, such as MMoE(), got {est!r}; recommenders are tuned by session_objective"
         )
     space = check_space(est, est.search_space if search_space is None else search_space)
-    coder, _, valid = clone(est)._encode(X, y, sample_weight, X_val, y_val)
+    asked = clone(est)
+    asked._check_call(X, X_val, y_val)
+    coder, _, valid = asked._encode(X, y, sample_weight, X_val, y_val)
     if valid is None:
         raise ValueError("expected validation rows to judge trials by, got X_val=None and y_val=None")
     tasks = _judged(coder.labels.tasks, valid, per_task)

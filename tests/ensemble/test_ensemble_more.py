@@ -91,7 +91,7 @@ def test_declared_tasks_reach_every_candidate():
 
 def test_classes_keep_their_types():
     wide = pl.Series("n", [2**63 + 1, 2**63 + 3, 5] * 40, dtype=pl.UInt64)
-    model = ensemble(tasks={"n": "multiclass"}).fit(X, pl.DataFrame([wide, X["plain"]]))
+    model = ensemble(tasks={"n": "multiclass"}).fit(X, pl.DataFrame([wide, X["plain"].alias("value")]))
     assert model.predict(X)["n"].dtype == pl.UInt64
     assert set(model.predict(X)["n"]) <= set(wide)
 

@@ -78,7 +78,7 @@ def test_scarce_labels_bring_more_folds():
 
 def test_labels_are_those_given():
     X = features()
-    y = mixed_targets(X).with_columns(flag=pl.col("late") == "late", level=pl.col("delay").round().cast(int) % 3)
+    y = mixed_targets(X).with_columns(is_late=pl.col("late") == "late", level=pl.col("delay").round().cast(int) % 3)
     coder, batch, _ = SharedTrees(tasks={"level": "multiclass"})._encode(X, y, None, None, None)
     table = Table.read(X, coder, batch)
     assert table.y.cast(y.schema).equals(y)
