@@ -21,7 +21,6 @@ from __future__ import annotations
 import tempfile
 import threading
 import time
-from argparse import ArgumentParser
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -29,7 +28,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import at_least, at_most, in_own_process, least_cpu_time, say
+from benchmarks.harness import at_least, at_most, in_own_process, least_cpu_time, say, speed_parser
 
 # Nothing heavy is imported here: the memory of a part would count it.
 
@@ -263,12 +262,9 @@ def report_predict(folder: Path, n: int) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the chosen parts; the arguments are those of the command line."""
-    parser = ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = speed_parser("scale", __doc__, only=("encode", "train", "predict"))
     parser.add_argument("--rows", type=int, default=4_000_000, help="rows of the files (default 4 000 000)")
     parser.add_argument("--steps", type=int, default=400, help="steps of training of each kind (default 400)")
-    parser.add_argument("--quick", action="store_true", help="200 000 rows and 20 steps: does it run?")
-    parts = ("encode", "train", "predict")
-    parser.add_argument("--only", nargs="+", choices=parts, default=parts, help="parts to run (default all)")
     options = parser.parse_args(argv)
     n, steps = (200_000, 20) if options.quick else (options.rows, options.steps)
     with tempfile.TemporaryDirectory() as name:
