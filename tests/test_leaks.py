@@ -12,7 +12,7 @@ from conformance import ESTIMATORS, features, targets_for, tiny
 from recommenders import FORMS, ITEMS, TRAIN
 from recommenders import tiny as tiny_recommender
 
-from tabmtl import SharedBottom
+from tabmtl import MultiTaskEnsemble, SharedBottom
 
 _FITS = 20
 _WARMING_UP = 3
@@ -55,7 +55,14 @@ def assert_nothing_stays(fit: Callable[[], object]) -> None:
     assert memory_now < memory + _SLACK
 
 
-@pytest.mark.parametrize("cls", [cls for cls in ESTIMATORS if cls._target_kind is None], ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize(
+    "cls",
+    [
+        pytest.param(cls, id=cls.__name__, marks=pytest.mark.all_faces if cls is MultiTaskEnsemble else ())  # a minute
+        for cls in ESTIMATORS
+        if cls._target_kind is None
+    ],
+)
 def test_a_fit_leaves_nothing_behind(cls):
     X = features(40)
     y = targets_for(cls, X)

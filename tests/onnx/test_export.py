@@ -122,7 +122,17 @@ def test_parameters_that_change_the_graph(name, tmp_path):
     check_answers(estimator, exported(estimator, tmp_path / "model.onnx"), new_rows())
 
 
-@pytest.mark.parametrize("cls", NETWORKS, ids=lambda cls: cls.__name__)
+#: Networks with experts of each task, whose long tables take long to export: `make test-all` only.
+OF_MANY_EXPERTS = ("AdaTT", "HoME", "PLE", "STEM")
+
+
+@pytest.mark.parametrize(
+    "cls",
+    [
+        pytest.param(cls, id=cls.__name__, marks=pytest.mark.all_faces if cls.__name__ in OF_MANY_EXPERTS else ())
+        for cls in NETWORKS
+    ],
+)
 def test_in_the_long_layout_the_row_says_its_task(cls, tmp_path):
     X, y = long_table()
     n_members = 2 if cls in NETWORKS[1::2] else 1

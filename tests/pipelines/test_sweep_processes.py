@@ -130,6 +130,7 @@ def test_a_mistake_that_the_workers_find_is_a_line(table: list[str], tmp_path: P
     assert len(errors) == 3
 
 
+@pytest.mark.all_faces  # a minute; tuning/test_workers kills one in every run
 def test_a_worker_that_is_killed_is_missed_but_costs_no_trial(table: list[str], tmp_path: Path, store: str) -> None:
     with apart(*slow_sweep(table, tmp_path, store), "--trials", "5", "--workers", "2", "--no-refit") as process:
         wait_until(
