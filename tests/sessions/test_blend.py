@@ -440,9 +440,7 @@ def test_a_part_is_replaced_by_its_name_and_the_default_ones_become_a_list() -> 
 def test_what_is_no_parameter_and_no_part_is_refused_with_what_is_near() -> None:
     model = Blend([STAN(), VSKNN()])
     for name in ("SPAN", "SPAN__k"):
-        with pytest.raises(
-            ValueError, match=r"no parameter or part 'SPAN'; near is 'STAN'; .* parts \['STAN', 'VSKNN'\]"
-        ):
+        with pytest.raises(ValueError, match=r"no parameter 'SPAN'; near is 'STAN'; .* parts \['STAN', 'VSKNN'\]"):
             model.set_params(**{"top": 7, name: 3})
     assert model.top == 100
     with pytest.raises(ValueError, match=r"VSKNN has no parameter 'kk'; near is 'k'"):
