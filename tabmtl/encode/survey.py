@@ -22,7 +22,7 @@ from tabmtl.encode.features import (
 )
 from tabmtl.encode.labels import LabelCoder, center_and_scale
 from tabmtl.encode.shards import Roles, Shards, row_keys
-from tabmtl.encode.table import TableCoder, check_task_type, find_names, sort_tasks
+from tabmtl.encode.table import TableCoder, check_task_column, find_names, sort_tasks
 from tabmtl.encode.tasks import DeclaredTasks, declared_tasks, is_text
 from tabmtl.encode.write import Origin
 from tabmtl.forks import check_pool
@@ -233,10 +233,8 @@ def learn_table(
     """
     check_pool()
     names = roles.features
-    if task_column is not None and task_column not in names:
-        raise ValueError(f"task_column {task_column!r} is not a column of X; X has {list(names)}")
     if task_column is not None:
-        check_task_type(shards.schema[task_column], task_column, "polars")
+        check_task_column(task_column, names, shards.schema, "polars")
     chosen = find_names(categorical, names)
     declared = declared_tasks(tasks, roles.targets)
     classes = [name for name in roles.targets if name in declared and declared[name].is_classification]

@@ -75,11 +75,9 @@ class TableCoder:
         names, library = tuple(names_of(frame)), library_of(X)
         levels = None
         if task_column is not None:
-            if task_column not in names:
-                raise ValueError(f"task_column {task_column!r} is not a column of X; X has {list(names)}")
-            dtype = frame.collect_schema()[task_column]
-            check_task_type(dtype, task_column, library)
-            levels = sort_tasks(_task_texts(frame, task_column).unique(), task_column, dtype)
+            schema = frame.collect_schema()
+            check_task_column(task_column, names, schema, library)
+            levels = sort_tasks(_task_texts(frame, task_column).unique(), task_column, schema[task_column])
             frame = _select(frame, [name for name in names if name != task_column])
         return cls(
             features=FeatureCoder.fit(frame, categorical=find_names(categorical, names), library=library, **encoding),
@@ -185,11 +183,23 @@ def _task_texts(frame: pl.DataFrame | pl.LazyFrame, task_column: str) -> pl.Seri
     return (found.collect() if isinstance(found, pl.LazyFrame) else found).to_series()
 
 
-def check_task_type(dtype: pl.DataType, task_column: str, library: Library) -> None:
-    """Raise a TypeError if a column of this type names no tasks."""
-    if not is_feature(dtype):
+def check_task_column(
+    task_column: str, names: Sequence[str], schema: Mapping[str, pl.DataType], library: Library
+) -> None:
+    """Check that X has the column of tasks, and that its values can name them.
+
+    Raises
+    ------
+    ValueError
+        If it is none of the columns of X, whose names are given.
+    TypeError
+        If a column of its type names no tasks.
+    """
+    if task_column not in names:
+        raise ValueError(f"task_column {task_column!r} is not a column of X; X has {list(names)}")
+    if not is_feature(schema[task_column]):
         raise TypeError(
-            f"task_column {task_column!r} has type {dtype}; expected text, categories or whole numbers: "
+            f"task_column {task_column!r} has type {schema[task_column]}; expected text, categories or whole numbers: "
             f"{by_cast(library, task_column)}"
         )
 

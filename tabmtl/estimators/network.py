@@ -19,7 +19,7 @@ from tabmtl.encode.features import NumericTransform
 from tabmtl.estimators.base import NotHere
 from tabmtl.estimators.tables import MultiTaskEstimator, TableState
 from tabmtl.estimators.trained import TrainedEstimator, TrainedState, load_weights, trained_attributes, weight_arrays
-from tabmtl.metrics.scores import score_tasks
+from tabmtl.metrics.scores import mean_score, score_tasks
 from tabmtl.model_selection.folds import train_valid_split
 from tabmtl.nn.embeddings import FeatureVector
 from tabmtl.onnx.export import export_onnx
@@ -218,9 +218,15 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         def prepare(batch: Batch) -> Batch:
             return _on_device(_in_training_units(batch, coder), device)
 
-        evaluate = partial(_evaluate, coder)
-        make_loop = partial(WindowLoop, loss=self._loss(tasks), evaluate=evaluate, prepare=prepare, seed=seed)
-        make_loop = partial(make_loop, rows=rows, valid_rows=valid)
+        make_loop = partial(
+            WindowLoop,
+            loss=self._loss(tasks),
+            evaluate=partial(_evaluate, coder),
+            prepare=prepare,
+            seed=seed,
+            rows=rows,
+            valid_rows=valid,
+        )
         fitted = self._learn_by(make_loop, coder, device, seed, valid is not None)
         judged = None if valid is None else valid.spread(_judged_rows(coder, len(valid)))
         return fitted | {"_judged": None if judged is None else _in_training_units(judged, coder)}
@@ -366,13 +372,11 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     def _shuffle(self, rows: Batch) -> np.ndarray | None:
         """Return how much the mean score of some rows falls where a column is shuffled, (P,); None if undefined."""
 
-        def score(changed: Batch) -> float | None:
-            scores = _score(self._coder, self._outputs(None, changed), changed)
-            defined = [value for value in scores.values() if value is not None]
-            return float(np.mean(defined)) if defined else None
+        def score(changed: Batch) -> float:
+            return mean_score(_score(self._coder, self._outputs(None, changed), changed))
 
         whole, names = score(rows), self._coder.names
-        if whole is None:
+        if np.isnan(whole):
             return None
         falls, columns = np.zeros(len(names)), self._coder.features.columns
         order = np.random.default_rng(0).permutation(len(rows))
@@ -380,7 +384,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
             for j, name in enumerate(own):
                 values = getattr(rows, part).copy()
                 values[:, j] = values[order, j]
-                falls[names.index(name)] = whole - (score(replace(rows, **{part: values})) or 0.0)
+                falls[names.index(name)] = whole - score(replace(rows, **{part: values}))
         return falls
 
     def _state(self) -> Any:
