@@ -24,7 +24,9 @@ by groups where it has some. A model learns from `FIT_ROWS` of the rows that are
 `TEST_ROWS`, at most. Times are CPU seconds of a fit, and milliseconds of an answer to one and to 1000 rows.
 
 Every fit adds a line to ``docs/evidence/<part>.jsonl``; a later call runs what is missing there. The order is such that
-a part of the work already tells something: few labels, all labels and rf1 come first, and of each a first draw.
+a part of the work already tells something: few labels, all labels and rf1 come first, and of each a first draw. To stay
+within six CPU hours, what no goal is about (other numbers of labels, hidden labels) has one draw, and sets of 300 and
+more columns have few folds.
 ``--budget`` ends a call before a fit that would probably exceed it, and ``--budget 0`` only prints the estimate.
 ``--report`` writes the page of the results from the lines.
 """
@@ -57,8 +59,12 @@ from tabmtl import IndependentTasks, MultiTaskEnsemble, SharedBottom, SharedTree
 OUTPUT = Path("docs/evidence")
 #: Rows to fit and to test, at most.
 FIT_ROWS, TEST_ROWS = {"labels": 2_000, "full": 3_000, "missing": 2_000}, 4_000
-#: Splits of a set: draws or folds.
-DRAWS = {"labels": 3, "full": 5, "missing": 3, "mulan": 10, "rf1": 5}
+#: Splits of a set: draws, or folds that are run.
+DRAWS = {"labels": 3, "full": 5, "missing": 1, "mulan": 10, "rf1": 5}
+#: Draws where the scarce target has another number of labels than those of `FEW`.
+DRAWS_OF_OTHERS = 1
+#: Folds of ten that are run of sets of 300 and more columns, on which a fit takes minutes.
+FOLDS_OF_WIDE = {"oes10": 2, "osales": 1}
 #: Numbers of labels of the scarce target; those that come first are the most telling.
 FEW, OTHERS = (150, 500), (50, 1_500, None)
 #: The scarce targets of a set.
@@ -125,12 +131,17 @@ def plan(models: Sequence[str]) -> Iterator[Cell]:
     """Yield all cells in their order: what the goals are about first, a draw of each setting after the other."""
     goals, others = settings()
     for round_of in (goals, others):
-        for draw in range(max(DRAWS["full"], DRAWS["rf1"])):
-            for part, name, target, amount in round_of:
-                folds = DRAWS[part] // DRAWS["rf1"] if part == "mulan" else 1
-                for seed in range(draw * folds, (draw + 1) * folds):
-                    if seed < DRAWS[part]:
-                        yield from (Cell(part, name, target, amount, seed, model) for model in models)
+        for draw in range(max(DRAWS.values())):
+            for setting in round_of:
+                if draw < n_draws(*setting):
+                    yield from (Cell(*setting, draw, model) for model in models)
+
+
+def n_draws(part: str, name: str, target: str | None, amount: int | None) -> int:
+    """Return how many splits of a setting are run."""
+    if part == "labels" and amount not in FEW:
+        return DRAWS_OF_OTHERS
+    return FOLDS_OF_WIDE.get(name, DRAWS[part]) if part == "mulan" else DRAWS[part]
 
 
 def settings() -> tuple[list[Setting], list[Setting]]:

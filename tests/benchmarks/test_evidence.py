@@ -44,6 +44,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evidence, "TEST_ROWS", 150)
     monkeypatch.setattr(evidence, "FIT_ROWS", {"labels": 300, "full": 350, "missing": 300})
     monkeypatch.setattr(evidence, "DRAWS", {"labels": 2, "full": 2, "missing": 1, "mulan": 2, "rf1": 2})
+    monkeypatch.setattr(evidence, "DRAWS_OF_OTHERS", 2)
     monkeypatch.setattr(evidence, "TARGETS", {"portal": ("male", "weight")})
     monkeypatch.setattr(evidence, "FEW", (40,))
     monkeypatch.setattr(evidence, "OTHERS", (None,))
@@ -65,14 +66,14 @@ def test_the_first_draw_of_the_most_telling_labels_comes_first() -> None:
     assert len(set(cells)) == len(cells)
     n_models = len(evidence.MODELS)
     counts = {part: sum(cell.part == part for cell in cells) / n_models for part in evidence.DRAWS}
-    few = 3 * (10 * 4 + 4 * 3 + 2 * 2)  # draws of five sets with four numbers of labels, and of three with fewer
-    assert counts == {"labels": few + 3 * 8, "full": 40, "missing": 27, "mulan": 70, "rf1": 5}
+    few = 3 * (16 + 14)  # three draws of 150 labels of two targets of eight sets, and of 500 of seven
+    others = 16 + 10 + 8  # 50 labels, 1500 where there are as many, and all
+    assert counts == {"labels": few + others, "full": 40, "missing": 9, "mulan": 53, "rf1": 5}
     first = cells[: 2 * 16 * n_models]
     assert {cell.seed for cell in first} == {0}
     assert {cell.amount for cell in first[: 16 * n_models]} == {150}
-    rounds = {"mulan": 2, "rf1": 1, "full": 1, "labels": 1, "missing": 1}
     told_first = [cell.amount in (150, 500) or cell.part in ("full", "rf1") for cell in cells]
-    order = [(not first, cell.seed // rounds[cell.part]) for first, cell in zip(told_first, cells, strict=True)]
+    order = [(not first, cell.seed) for first, cell in zip(told_first, cells, strict=True)]
     assert order == sorted(order)
 
 
