@@ -90,9 +90,9 @@ class MultiTaskEnsemble(MultiTaskEstimator):
         all rows: faster answers, a slower fit, and models that the weights were not chosen for. It has no effect with
         X_val and y_val.
     time_limit : float, optional
-        Seconds to try candidates in. One is left out, with a warning, if it would end too late: by the mean time of
-        those before it, or by that of its own first folds. The first is always fitted, and a fit that has begun ends.
-        What is left out depends on the machine. The fits of ``refit="full"`` come on top.
+        Seconds to try candidates in. One is left out, with a warning, if little time is left beside what those before
+        it took, or if it would end too late by the time of its first folds. The first is always fitted, and a fit that
+        has begun ends. What is left out depends on the machine. The fits of ``refit="full"`` come on top.
     n_jobs : int, optional
         Number of processes that fit folds of a candidate, or all candidates of ``refit="full"``, at the same time; None
         is 1, and -1 all cores.

@@ -18,6 +18,8 @@ from tabmtl.models.independent import IndependentTasks
 from tabmtl.schema import DivergenceError, TabmtlWarning, warn_user
 
 _SEEDS = 2**32  # random_state is below
+#: Time left that a candidate needs to begin, in that of a candidate so far: one fold of a slow one may take as long.
+_LEAST_LEFT = 0.5
 
 
 class Trial(NamedTuple):
@@ -77,8 +79,7 @@ class Trials:
         late: list[str] = []
         for name in self.candidates:
             now = perf_counter()
-            # a fit that has begun ends, so none begins that would take too long if it took as long as those before it
-            is_late = bool(found) and now + (now - start) / len(found) >= end
+            is_late = bool(found) and now + _LEAST_LEFT * (now - start) / len(found) >= end
             try:
                 trial = None if is_late else self._try(name, end if found else np.inf)
             except MemoryError:

@@ -214,8 +214,8 @@ class Timed(IndependentTasks):
     ("time_limit", "expected", "end"),
     [
         (1, ["a"], 10),  # the first is always fitted
-        (29, ["a", "b"], 20),  # none is begun that would end too late if it took 10 seconds, as those before it
-        (39, ["a", "b"], 30),  # one fold of c says that all would take 50
+        (24, ["a", "b"], 20),  # none begins with less time left than 5 seconds, half of what each has taken
+        (39, ["a", "b"], 42),  # one fold of c says that all would take 50, and one of d passes the limit
         (70, ["a", "b", "e"], 47),  # c and d are given up after one fold each
         (75, ["a", "b", "c"], 70),
         (1e9, ["a", "b", "c", "d", "e"], 135),
