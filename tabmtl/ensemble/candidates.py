@@ -37,7 +37,7 @@ def default_candidates() -> dict[str, MultiTaskEstimator]:
 
 
 def check_candidates(name: str, value: Any) -> None:
-    """Raise an error unless a value is None, or maps names to unfitted estimators of several tasks."""
+    """Raise an error unless a value is None, or maps names to estimators of several tasks with good parameters."""
     if value is None:
         return
     if not isinstance(value, dict) or not value:
@@ -52,6 +52,11 @@ def check_candidates(name: str, value: Any) -> None:
                 f"{name}[{key!r}] must be an estimator of this package, or derived from one, got {candidate!r}; wrap "
                 "one of scikit-learn: IndependentTasks(classifier=..., regressor=...)"
             )
+        try:
+            candidate._check_params()
+        except (TypeError, ValueError) as error:
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"{name}[{key!r}]: {error}") from error
 
 
 def with_reference(candidates: Mapping[str, MultiTaskEstimator] | None) -> dict[str, MultiTaskEstimator]:

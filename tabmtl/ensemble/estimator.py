@@ -17,7 +17,7 @@ from tabmtl.ensemble.candidates import LINEAR, MIXTURE, check_candidates, with_r
 from tabmtl.ensemble.folds import Folds, Table, read_frame
 from tabmtl.ensemble.selection import Judged, choose_weights
 from tabmtl.ensemble.stack import LinearStack
-from tabmtl.ensemble.trials import Trial, Trials, fit_candidate
+from tabmtl.ensemble.trials import Trial, Trials
 from tabmtl.estimators.base import NotHere
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.tables import MultiTaskEstimator, TableState
@@ -90,21 +90,23 @@ class MultiTaskEnsemble(MultiTaskEstimator):
         all rows: faster answers, a slower fit, and models that the weights were not chosen for. It has no effect with
         X_val and y_val.
     time_limit : float, optional
-        Seconds after which no further candidate is begun; one whose folds would not end in time is left out, with a
-        warning. The first is always fitted, and a fit that has begun ends. What is left out depends on the machine. The
-        fits of ``refit="full"`` come on top.
+        Seconds to try candidates in. One is left out, with a warning, if little time is left beside what those before
+        it took, or if it would end too late by the time of its first folds. The first is always fitted, and a fit that
+        has begun ends. What is left out depends on the machine. The fits of ``refit="full"`` come on top.
     n_jobs : int, optional
-        Number of processes that fit folds at the same time; None is 1, and -1 all cores.
+        Number of processes that fit folds of a candidate, or all candidates of ``refit="full"``, at the same time; None
+        is 1, and -1 all cores.
     verbose : int, default=0
-        1 shows the fits.
+        1 shows the fits: how many are done, the most that there can be, and the candidate of the last.
 
     Attributes
     ----------
     leaderboard_ : polars.DataFrame
         A row per candidate and task: ``candidate``; ``task``; out-of-fold ``score`` by the task's metric, higher is
         better, and its ``standard_error``, null where undefined; its ``weight``; ``seconds`` of all fits of the
-        candidate. The last rows are those of the mixture; its score is somewhat optimistic, because the weights were
-        chosen on the same rows.
+        candidate; ``left_out``, null, or why the candidate has no score: the error of a fit, or the time limit. The
+        last rows are those of the mixture; its score is somewhat optimistic, because the weights were chosen on the
+        same rows.
     weights_ : polars.DataFrame
         A row per task, and a column per candidate with a weight.
     estimators_ : dict of str to tuple of estimators
@@ -117,10 +119,15 @@ class MultiTaskEnsemble(MultiTaskEstimator):
     -----
     Folds hold labels of every task and class, groups stay together, and candidates stop early on rows inside the rows
     that they are fitted on. A task with fewer than 5 labels of a second class, or 10 of a regression, takes the weights
-    that suit the other tasks, with a warning. Given X_val and y_val, these rows judge the candidates, which are fitted
-    once, on all of X; then there are no linear models.
+    that suit the other tasks, with a warning.
 
-    A candidate whose training diverges is left out, with a warning.
+    Given X_val and y_val, every candidate is fitted once, on all of X, and these rows choose the weights in place of
+    the folds, with the same guard. No model learns from them or stops by them: candidates that stop early set rows of X
+    aside. There are no linear models then, which would need out-of-fold answers to X, and ``n_folds``, ``refit`` and
+    ``n_jobs`` have no effect.
+
+    A candidate whose fit raises an error, or whose answers are not finite, is left out, with a warning. The fit fails
+    if no single-task candidate is left, if memory runs out, or if a parameter of a candidate is bad.
 
     References
     ----------
@@ -136,7 +143,7 @@ class MultiTaskEnsemble(MultiTaskEstimator):
     >>> candidates = {"alone": IndependentTasks(), "together": SharedTrees(n_estimators=50)}
     >>> model = MultiTaskEnsemble(candidates=candidates, n_folds=3, random_state=0).fit(X, y)
     >>> model.leaderboard_.columns
-    ['candidate', 'task', 'score', 'standard_error', 'weight', 'seconds']
+    ['candidate', 'task', 'score', 'standard_error', 'weight', 'seconds', 'left_out']
     """
 
     candidates: Annotated[Mapping[str, MultiTaskEstimator] | None, check_candidates] = None
@@ -165,43 +172,20 @@ class MultiTaskEnsemble(MultiTaskEstimator):
             folds = Folds.deal(table, coder, self.n_folds, seed)
         else:
             folds = Folds.given(table, Table.read(X_val, coder, valid))
-        with self._show(len(folds.pairs)) as on_fit:
-            trials = Trials(folds, seed, self.time_limit, count_threads(self.n_jobs), on_fit)
-            return self._ensemble(coder, folds, trials)
-
-    def _ensemble(self, coder: TableCoder, folds: Folds, trials: Trials) -> dict[str, Any]:
-        """Try the candidates, choose their weights, and return the fitted attributes."""
         candidates = {name: _prepared(each, coder) for name, each in with_reference(self.candidates).items()}
-        found = trials.run(candidates)
-        n_single = sum(isinstance(candidates[name], IndependentTasks) for name in found)
-        reference = next(iter(found))
-        stack = _fit_stack(coder, folds, found[reference], [rows for rows, _ in folds.pairs])
-        if stack is not None:
-            found[LINEAR] = _stacked(stack, coder, folds, found[reference])
-        judged = _judged(coder, folds, found, n_single)
-        weights = choose_weights(judged, trials.seed)
-        used = [name for name, own in zip(found, weights, strict=True) if own.any()]
-        kept = {name: tuple(found[name].parts) for name in candidates if name in used}
-        if LINEAR not in used:
-            stack = None
-        elif reference not in kept:
-            kept = {reference: tuple(found[reference].parts)} | kept
-        if self.refit == "full" and folds.judge_fits:
-            kept = {name: (fit_candidate(candidates[name], folds.table, trials.seed),) for name in kept}
-            every = [np.arange(len(folds.table))]
-            stack = None if stack is None else _fit_stack(coder, folds, found[reference], every)
-        names = [task.name for task in coder.labels.tasks]
-        table = {name: own for name, own in zip(found, weights, strict=True) if name in used}
-        return {
-            "estimators_": kept,
-            "stack_": stack,
-            "weights_": pl.DataFrame({"task": names} | table),
-            "leaderboard_": _leaderboard(found, judged, weights),
-        }
+        refits = self.refit == "full" and folds.judge_fits
+        with self._show(len(candidates) * (len(folds.pairs) + refits)) as on_fit:
+            trials = Trials(candidates, folds, seed, self.time_limit, count_threads(self.n_jobs), on_fit)
+            return _mix(coder, trials, trials.run(), refits)
+
+    def _set_fitted(self, coder: TableCoder, fitted: dict[str, Any]) -> None:
+        super()._set_fitted(coder, fitted)
+        # the user's own may be changed in place later
+        self._fitted_params["candidates"] = clone(self.candidates, safe=False)
 
     @contextmanager
-    def _show(self, n_folds: int) -> Iterator[Callable[[str], None]]:
-        """Show the fits of the candidates, if asked to."""
+    def _show(self, n_fits: int) -> Iterator[Callable[[str], None]]:
+        """Show the fits of the candidates, ``n_fits`` at most, if asked to."""
         if not self.verbose:
             yield lambda name: None
             return
@@ -211,8 +195,7 @@ class MultiTaskEnsemble(MultiTaskEstimator):
             names.append(name)
             show({"epoch": len(names)})
 
-        n_fits = n_folds * len(with_reference(self.candidates))
-        with show_progress(n_fits, lambda record: names[-1]) as show:
+        with show_progress(n_fits, lambda record: names[-1], unit="fit") as show:
             yield on_fit
 
     def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
@@ -255,6 +238,34 @@ def _prepared(candidate: MultiTaskEstimator, coder: TableCoder) -> MultiTaskEsti
     )
 
 
+def _mix(coder: TableCoder, trials: Trials, found: Mapping[str, Trial], refits: bool) -> dict[str, Any]:
+    """Choose the weights of the candidates, and return the fitted attributes."""
+    folds, reference = trials.folds, next(iter(found))
+    stack = _fit_stack(coder, folds, found[reference], [rows for rows, _ in folds.pairs])
+    linear = {} if stack is None else {LINEAR: _stacked(stack, coder, folds, found[reference])}
+    tried = {**found, **linear}
+    judged = _judged(coder, folds, tried, sum(isinstance(trials.candidates[name], IndependentTasks) for name in found))
+    weights = choose_weights(judged, trials.seed)
+    shares = {name: own for name, own in zip(tried, weights, strict=True) if own.any()}
+    if LINEAR not in shares:
+        stack = None
+    kept = [name for name in found if name in shares or (stack is not None and name == reference)]
+    models = {name: tuple(found[name].parts) for name in kept}
+    if refits:
+        refitted = trials.refit(kept)
+        if len(refitted) < len(kept):  # the others are weighed anew
+            return _mix(coder, trials, {name: found[name] for name in found if name not in trials.left_out}, refits)
+        models = {name: (model,) for name, model in refitted.items()}
+        every = [np.arange(len(folds.table))]
+        stack = None if stack is None else _fit_stack(coder, folds, found[reference], every)
+    return {
+        "estimators_": models,
+        "stack_": stack,
+        "weights_": pl.DataFrame({"task": [task.name for task in coder.labels.tasks]} | shares),
+        "leaderboard_": _leaderboard(tried, judged, weights, trials.left_out),
+    }
+
+
 def _fit_stack(coder: TableCoder, folds: Folds, reference: Trial, parts: Sequence[np.ndarray]) -> LinearStack | None:
     """Fit linear models on the answers of a candidate; None where there are no other tasks, or no answers."""
     if coder.task_column is not None or len(coder.labels.tasks) < 2 or not (folds.judge_fits and len(folds.pairs) > 1):
@@ -286,21 +297,29 @@ def _judged(coder: TableCoder, folds: Folds, found: Mapping[str, Trial], n_singl
     return judged
 
 
-def _leaderboard(found: Mapping[str, Trial], judged: Sequence[Judged], weights: np.ndarray) -> pl.DataFrame:
-    """Return the scores of all candidates and of the mixture."""
+def _leaderboard(
+    tried: Mapping[str, Trial], judged: Sequence[Judged], weights: np.ndarray, left_out: Mapping[str, str]
+) -> pl.DataFrame:
+    """Return the scores of all candidates and of the mixture, and why some have none."""
     lines: list[tuple[Any, ...]] = []
-    for c, (name, trial) in enumerate(found.items()):
+    for c, (name, trial) in enumerate(tried.items()):
         for t, each in enumerate(judged):
-            interval = each.interval(each.answers[c])
-            lines.append((name, each.task.name, interval.score, interval.standard_error, weights[c, t], trial.seconds))
-    seconds = sum(trial.seconds for trial in found.values())
+            lines.append((name, *_score(each, each.answers[c]), weights[c, t], trial.seconds, None))
+    for name, reason in left_out.items():
+        lines += [(name, each.task.name, None, None, 0.0, None, reason) for each in judged]
+    seconds = sum(trial.seconds for trial in tried.values())
     for t, each in enumerate(judged):
-        interval = each.interval(each.mix(weights[:, t]))
-        lines.append((MIXTURE, each.task.name, interval.score, interval.standard_error, None, seconds))
-    types = {"candidate": pl.String, "task": pl.String} | dict.fromkeys(
+        lines.append((MIXTURE, *_score(each, each.mix(weights[:, t])), None, seconds, None))
+    types = dict.fromkeys(("candidate", "task"), pl.String) | dict.fromkeys(
         ("score", "standard_error", "weight", "seconds"), pl.Float64
     )
-    return pl.DataFrame(lines, types, orient="row")
+    return pl.DataFrame(lines, types | {"left_out": pl.String}, orient="row")
+
+
+def _score(judged: Judged, answer: np.ndarray) -> tuple[str, float | None, float | None]:
+    """Return a task with the score of an answer and its standard error."""
+    interval = judged.interval(answer)
+    return judged.task.name, interval.score, interval.standard_error
 
 
 def _mean(parts: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:

@@ -51,6 +51,10 @@ class LinearStack:
     ) -> LinearStack:
         """Fit one model to each part of the rows.
 
+        A ridge regression chooses its penalty on its own part, by leaving out one row after the other. The penalty of a
+        logistic regression is the same in all parts: with at most 2000 labels it is one of five, chosen on all of them,
+        those of the judged fold included. So one number per task may know of judged labels, and no weight does.
+
         Parameters
         ----------
         labels : LabelCoder

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import NamedTuple
 
@@ -14,9 +14,12 @@ from sklearn.base import clone
 
 from tabmtl.ensemble.folds import Folds, Table
 from tabmtl.estimators.tables import MultiTaskEstimator
+from tabmtl.models.independent import IndependentTasks
 from tabmtl.schema import DivergenceError, TabmtlWarning, warn_user
 
 _SEEDS = 2**32  # random_state is below
+#: Time left that a candidate needs to begin, in that of a candidate so far: one fold of a slow one may take as long.
+_LEAST_LEFT = 0.5
 
 
 class Trial(NamedTuple):
@@ -36,50 +39,90 @@ class Trials:
 
     Parameters
     ----------
+    candidates : dict of str to estimator
+        In the order in which they are tried: those of single tasks first, and at least one of these.
     folds : Folds
     seed : int
     time_limit : float or None
-        Seconds from now on after which no fit begins.
+        Seconds of `run`.
     n_jobs : int
         Number of fits at the same time.
     on_fit : callable
         Called with the name of the candidate after each fit.
+
+    Attributes
+    ----------
+    left_out : dict of str to str
+        Why candidates have no trial: their error, or the time.
     """
 
+    candidates: Mapping[str, MultiTaskEstimator]
     folds: Folds
     seed: int
     time_limit: float | None
     n_jobs: int
     on_fit: Callable[[str], None]
+    left_out: dict[str, str] = field(default_factory=dict, init=False)
 
-    def run(self, candidates: Mapping[str, MultiTaskEstimator]) -> dict[str, Trial]:
-        """Fit all candidates for which there is time, and the first in any case."""
-        end = perf_counter() + (np.inf if self.time_limit is None else self.time_limit)
+    def run(self) -> dict[str, Trial]:
+        """Fit all candidates for which there is time, and the first in any case; leave out those that raise an error.
+
+        Raises
+        ------
+        Exception
+            The error of the last single-task candidate, if all of these raise one.
+        MemoryError
+        """
+        start = perf_counter()
+        end = start + (np.inf if self.time_limit is None else self.time_limit)
         found: dict[str, Trial] = {}
         late: list[str] = []
-        for name, candidate in candidates.items():
+        for name in self.candidates:
+            now = perf_counter()
+            is_late = bool(found) and now + _LEAST_LEFT * (now - start) / len(found) >= end
             try:
-                trial = self._try(name, candidate, end if found else np.inf)
-            except DivergenceError as error:
-                if not found:
-                    raise
-                warn_user(f"the candidate {name!r} is left out, because its training diverged: {error}")
-                continue
-            except Exception as error:
-                error.add_note(f"raised by the candidate {name!r}")
+                trial = None if is_late else self._try(name, end if found else np.inf)
+            except MemoryError:
                 raise
+            except Exception as error:
+                self._leave_out(name, error)
+                continue
             if trial is None:
                 late.append(name)
             else:
                 found[name] = trial
         if late:
+            self.left_out.update(dict.fromkeys(late, f"time_limit={self.time_limit:g}"))
             warn_user(
                 f"time_limit={self.time_limit:g} seconds left no time for the candidates {late}; give more time, or "
                 "fewer candidates"
             )
         return found
 
-    def _try(self, name: str, candidate: MultiTaskEstimator, end: float) -> Trial | None:
+    def refit(self, names: Collection[str]) -> dict[str, MultiTaskEstimator]:
+        """Fit candidates on all rows; leave out those that raise an error, with the errors of `run`."""
+        fits = (delayed(_fit_or_catch)(self.candidates[name], self.folds.table, self.seed) for name in names)
+        fitted: dict[str, MultiTaskEstimator | Exception] = {}
+        for name, one in zip(names, Parallel(n_jobs=self.n_jobs, return_as="generator")(fits), strict=True):
+            fitted[name] = one
+            self.on_fit(name)
+        for name, one in fitted.items():
+            if isinstance(one, Exception):
+                self._leave_out(name, one)
+        return {name: one for name, one in fitted.items() if not isinstance(one, Exception)}
+
+    def _leave_out(self, name: str, error: Exception) -> None:
+        """Leave a candidate out for its error, with a warning; raise the error if no single-task candidate is left."""
+        self.left_out[name] = f"{type(error).__name__}: {error}"
+        left = [each for key, each in self.candidates.items() if key not in self.left_out]
+        if not any(isinstance(each, IndependentTasks) for each in left):
+            error.add_note(
+                f"raised by the candidate {name!r}, the last of single tasks; the ensemble needs one to compare by"
+            )
+            raise error
+        warn_user(f"the candidate {name!r} is left out, because its fit raised {self.left_out[name]}")
+
+    def _try(self, name: str, end: float) -> Trial | None:
         """Fit a candidate in all folds; None where they would not end in time."""
         pairs, start = self.folds.pairs, perf_counter()
         done: list[tuple[MultiTaskEstimator, list[np.ndarray], float]] = []
@@ -89,6 +132,7 @@ class Trials:
             if now + left >= end:
                 return None
             some = range(len(done), min(len(done) + self.n_jobs, len(pairs)))
+            candidate = self.candidates[name]
             fits = (delayed(_fit_fold)(candidate, *self._tables(k), (self.seed + k) % _SEEDS) for k in some)
             for one in Parallel(n_jobs=self.n_jobs)(fits):
                 done.append(one)
@@ -104,19 +148,31 @@ class Trials:
         return self.folds.table.rows(fitted), self.folds.judged.rows(judged)
 
 
-def fit_candidate(candidate: MultiTaskEstimator, table: Table, seed: int) -> MultiTaskEstimator:
+def _fit(candidate: MultiTaskEstimator, table: Table, seed: int) -> MultiTaskEstimator:
     """Fit a copy of a candidate; its warnings are of rows and tasks that the user did not choose."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TabmtlWarning)
         return clone(candidate).set_params(random_state=seed).fit(**table.fit_arguments())
 
 
+def _fit_or_catch(candidate: MultiTaskEstimator, table: Table, seed: int) -> MultiTaskEstimator | Exception:
+    """Fit a copy of a candidate, or return its error, which would end the fits beside it."""
+    try:
+        return _fit(candidate, table, seed)
+    except MemoryError:
+        raise
+    except Exception as error:
+        return error
+
+
 def _fit_fold(
     candidate: MultiTaskEstimator, table: Table, judged: Table, seed: int
 ) -> tuple[MultiTaskEstimator, list[np.ndarray], float]:
     start = perf_counter()
-    part = fit_candidate(candidate, table, seed)
+    part = _fit(candidate, table, seed)
     # a fold may judge nothing; no estimator answers no rows
     asked = judged if len(judged) else table.rows(np.arange(1))
     answers = [answer[: len(judged)] for answer in part._read_and_answer(asked.X)]
+    if not all(np.isfinite(answer).all() for answer in answers):
+        raise DivergenceError("its answers to rows that it was not fitted on hold NaN or infinity")
     return part, answers, perf_counter() - start

@@ -23,7 +23,8 @@ class LeaderboardDisplay(Display):
     """Out-of-fold scores of every candidate with their standard errors, and its weight beside them, a panel per task.
 
     Better made by :meth:`from_estimator`. The last row of a panel is the mixture, and a dotted line marks its score.
-    That score is somewhat optimistic, because the weights were chosen on the same rows.
+    That score is somewhat optimistic, because the weights were chosen on the same rows. A candidate that was left out
+    has a line without a point.
 
     Parameters
     ----------

@@ -133,7 +133,9 @@ _SHOWN_TASKS = 8
 
 
 @contextmanager
-def show_progress(epochs: int, describe: Describe) -> Iterator[Callable[[Mapping[str, float | None]], None]]:
+def show_progress(
+    epochs: int, describe: Describe, unit: str = "epoch"
+) -> Iterator[Callable[[Mapping[str, float | None]], None]]:
     """Show the epochs of a training run, in a terminal or a notebook.
 
     Parameters
@@ -142,6 +144,8 @@ def show_progress(epochs: int, describe: Describe) -> Iterator[Callable[[Mapping
         Epochs at most.
     describe : callable
         Turns the record of an epoch into text.
+    unit : str, default="epoch"
+        Name of an epoch in plain lines.
 
     Yields
     ------
@@ -151,7 +155,7 @@ def show_progress(epochs: int, describe: Describe) -> Iterator[Callable[[Mapping
     try:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
     except ImportError:
-        yield lambda record: print(f"epoch {record['epoch'] or 0:.0f}  {describe(record)}", flush=True)
+        yield lambda record: print(f"{unit} {record['epoch'] or 0:.0f}  {describe(record)}", flush=True)
         return
     columns = (BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
     with Progress(*columns) as progress:

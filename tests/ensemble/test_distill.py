@@ -9,10 +9,10 @@ import polars as pl
 import pytest
 import torch
 from conformance import CANDIDATES, answers, features, long_table, mixed_targets, same, tiny
+from sklearn.base import clone
 
 from tabmtl import (
     ESMM,
-    IndependentTasks,
     MMoE,
     MultiTaskEnsemble,
     SharedBottom,
@@ -30,9 +30,11 @@ from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.metrics.scores import mean_score
 
 
-def taught(teacher=SharedTrees, X=None, y=None, **params):
-    X = features() if X is None else X
-    return tiny(teacher, **params).fit(X, mixed_targets(X) if y is None else y), X
+@pytest.fixture(scope="module")
+def taught():
+    """Fit a teacher, which is to be left as it is, and return its rows with it."""
+    X = features()
+    return tiny(SharedTrees).fit(X, mixed_targets(X)), X
 
 
 def student_of(teacher, X, cls=SharedBottom, **params):
@@ -66,10 +68,10 @@ def test_a_student_is_nearer_to_its_teacher_than_a_network_of_the_labels():
     X, y = drawn(300, 0)
     X_new, y_new = drawn(2_000, 1)
     teacher = Rule().fit(X, y)
-    network = SharedBottom(hidden=(48, 24), head_hidden=8, patience=4, n_jobs=1, random_state=0, device="cpu")
+    network = SharedBottom(hidden=(48, 24), head_hidden=8, patience=4, restarts=0, random_state=0, device="cpu")
     more, _ = drawn(900, 2)  # unlabelled
     student = distill(teacher, pl.concat([X, more]), network=network, random_state=0)
-    models = teacher, student, network.fit(X, y), IndependentTasks(random_state=0).fit(X, y)
+    models = teacher, student, network.fit(X, y), clone(CANDIDATES["alone"]).fit(X, y)
     best, found, of_labels, alone = (mean_score(one.score_tasks(X_new, y_new)) for one in models)
     trivial = (0 + 0.5 + 0.5) / 3
     assert found > best - 0.01
@@ -107,7 +109,7 @@ def test_constant_answers_of_a_task_leave_the_losses_finite():
 
 
 def test_probabilities_are_learned_and_not_the_classes_they_decide():
-    X, y = drawn(200, 0)
+    X, y = drawn(120, 0)
     teacher = Rule().fit(X, y)
     teacher._outputs = lambda X, batch: [
         Rule()._outputs(X, None)[0],
@@ -168,15 +170,15 @@ def test_a_long_table_is_distilled_by_the_tasks_of_its_rows():
     assert student.score_tasks(X, y).keys() == teacher.score_tasks(X, y).keys()
 
 
-def test_a_student_is_saved_and_loaded_like_any_network(tmp_path):
-    teacher, X = taught()
+def test_a_student_is_saved_and_loaded_like_any_network(taught, tmp_path):
+    teacher, X = taught
     student = student_of(teacher, X, keep="task")
     student.save(tmp_path / "student")
     same(answers(load(tmp_path / "student"), X), answers(student, X))
 
 
-def test_the_seed_decides_and_teacher_and_network_stay_as_they_are():
-    teacher, X = taught()
+def test_the_seed_decides_and_teacher_and_network_stay_as_they_are(taught):
+    teacher, X = taught
     network = tiny(SharedBottom)
     before = answers(teacher, X)
     one, two = (distill(teacher, X, network=network, random_state=3) for _ in range(2))
@@ -199,7 +201,7 @@ def test_one_network_answers_for_an_ensemble():
     rng = np.random.default_rng(0)
     X = rng.normal(size=(1_000, 3))
     y = X @ rng.normal(size=(3, 2)) + rng.normal(size=(1_000, 2))
-    ensemble = MultiTaskEnsemble(candidates=CANDIDATES, random_state=0).fit(X[:400], y[:400])
+    ensemble = MultiTaskEnsemble(candidates=CANDIDATES, n_folds=3, random_state=0).fit(X[:400], y[:400])
     network = tiny(SharedBottom, epochs=30, hidden=(32, 16), dropout=0.0, learning_rate=0.01, average_decay=0.95)
     student = distill(ensemble, X[:600], network=network, random_state=0)
     X_new, y_new = X[600:], y[600:]
@@ -207,8 +209,8 @@ def test_one_network_answers_for_an_ensemble():
     assert student.score(X_new, y_new) > ensemble.score(X_new, y_new) - 0.02
 
 
-def test_without_early_stopping_all_rows_are_learned():
-    teacher, X = taught()
+def test_without_early_stopping_all_rows_are_learned(taught):
+    teacher, X = taught
     student = student_of(teacher, X, early_stopping=False)
     assert "val/loss" not in student.history_.columns
     assert student.best_iteration_ == 2
@@ -223,13 +225,13 @@ def test_without_early_stopping_all_rows_are_learned():
         (SharedBottom(epochs=0), ValueError, "epochs"),
     ],
 )
-def test_networks_that_do_not_fit_are_refused(network, error, message):
-    teacher, X = taught()
+def test_networks_that_do_not_fit_are_refused(taught, network, error, message):
+    teacher, X = taught
     with pytest.raises(error, match=message):
         distill(teacher, X, network=network)
 
 
-def test_the_columns_are_checked():
-    teacher, X = taught()
+def test_the_columns_are_checked(taught):
+    teacher, X = taught
     with pytest.raises(ValueError, match="feature names"):
         distill(teacher, X.rename({X.columns[0]: "other"}))

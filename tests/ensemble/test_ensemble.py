@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from copy import copy
+from functools import partial
+
 import numpy as np
 import polars as pl
 import pytest
@@ -20,6 +24,9 @@ from tabmtl import (
     default_candidates,
     load,
 )
+from tabmtl.ensemble import trials
+from tabmtl.ensemble.candidates import with_reference
+from tabmtl.ensemble.folds import Folds, Table
 from tabmtl.schema import TabmtlWarning
 from tabmtl.testing import features, long_table, mixed_targets
 
@@ -32,17 +39,36 @@ def scarce_table(n=600, n_labels=40, seed=0):
     X = rng.normal(size=(n, 6))
     f = np.sin(2 * X[:, 0]) + X[:, 1] * X[:, 2]
     y = pl.DataFrame({name: f + 0.3 * rng.normal(size=n) for name in ("first", "second", "scarce")})
-    return X, y.with_columns(scarce=pl.when(pl.int_range(n) < n_labels).then("scarce"))
+    return pl.DataFrame(X), y.with_columns(scarce=pl.when(pl.int_range(n) < n_labels).then("scarce"))
+
+
+def raising(error, base=SharedTrees, from_rows=0):
+    """A candidate whose fit raises an error on tables of so many rows."""
+
+    class Raising(base):
+        def _fit(self, X, coder, batch, valid, seed):
+            if len(batch) >= from_rows:
+                raise error
+            return super()._fit(X, coder, batch, valid, seed)
+
+    return Raising(n_estimators=20, n_estimators_task=0, num_leaves=8) if base is SharedTrees else Raising()
+
+
+class Blind(SharedTrees):
+    """A candidate that knows no answer to one of the rows."""
+
+    def _outputs(self, X, batch):
+        return [np.where(np.arange(len(batch)) == 3, np.nan, answer) for answer in super()._outputs(X, batch)]
 
 
 def test_a_scarce_target_learns_from_the_others():
     X, y = scarce_table()
     X_test, y_test = scarce_table(n_labels=600, seed=1)
-    model = MultiTaskEnsemble(candidates=CANDIDATES, random_state=0).fit(X, y)
+    model = MultiTaskEnsemble(candidates=CANDIDATES, n_folds=4, random_state=0).fit(X, y)
     score = model.score_tasks(X_test, y_test)["scarce"]
-    alone = IndependentTasks(tune=4, random_state=0).fit(X, y).score_tasks(X_test, y_test)["scarce"]
-    # the mean: R² 0; the best single-task model: below .4
-    assert alone < 0.4
+    alone = np.mean([part.predict(X_test)["scarce"] for part in model.estimators_["alone"]], axis=0)
+    # the mean: R² 0; the single-task models: below .4
+    assert r2_score(y_test["scarce"], alone) < 0.4
     assert score > 0.7
     weights = model.weights_.filter(task="scarce").drop("task").row(0, named=True)
     assert weights["alone"] < 0.2
@@ -60,8 +86,9 @@ def test_out_of_fold_scores_are_honest():
 
 def test_predictions_are_the_weighted_means_of_the_folds():
     rng = np.random.default_rng(0)
-    X = rng.normal(size=(300, 4))
-    y = 2 * X[:, 0] + X[:, 1] + 1.5 * np.sin(3 * X[:, 2]) + 0.3 * rng.normal(size=300)  # lines and trees know a part
+    x = rng.normal(size=(300, 4))
+    y = 2 * x[:, 0] + x[:, 1] + 1.5 * np.sin(3 * x[:, 2]) + 0.3 * rng.normal(size=300)  # lines and trees know a part
+    X = pl.DataFrame(x)
     candidates = {"trees": ALONE, "line": IndependentTasks(regressor=Ridge())}
     model = MultiTaskEnsemble(candidates=candidates, n_folds=3, random_state=0).fit(X, y)
     assert {len(parts) for parts in model.estimators_.values()} == {3}
@@ -74,42 +101,36 @@ def test_predictions_are_the_weighted_means_of_the_folds():
     assert_allclose(model.predict(X), sum(weights[name] * values for name, values in plain.items()))
 
 
-def test_the_leaderboard_tells_all():
-    X = features()
-    y = mixed_targets(X)
-    model = MultiTaskEnsemble(candidates=CANDIDATES, n_folds=2, random_state=0).fit(X, y)
-    board = model.leaderboard_
-    assert board["candidate"].unique(maintain_order=True).to_list() == [
-        "alone",
-        "together",
-        "LinearStack",
-        "MultiTaskEnsemble",
-    ]
-    assert board.filter(candidate="alone")["task"].to_list() == y.columns
+def test_the_leaderboard_tells_all(mixed):
+    board = mixed.leaderboard_
+    names = ["alone", "together", "LinearStack", "MultiTaskEnsemble"]
+    assert board["candidate"].unique(maintain_order=True).to_list() == names
+    assert board.filter(candidate="alone")["task"].to_list() == ["late", "size", "delay"]
     assert_allclose(board.drop_nulls("weight").group_by("task").agg(pl.col("weight").sum())["weight"], 1)
     mixture = board.filter(candidate="MultiTaskEnsemble")
     best_alone = board.filter(candidate="alone")
     assert (mixture["score"] >= best_alone["score"]).all()
     assert (board["standard_error"] > 0).all()
     assert (board.filter(candidate="together")["seconds"] > 0).all()
+    assert board["left_out"].null_count() == len(board)
 
 
-def test_one_task_has_no_linear_models():
-    X, y = scarce_table(200)
-    model = MultiTaskEnsemble(candidates=CANDIDATES, n_folds=2, random_state=0).fit(X, y["first"])
+def test_one_task_has_no_linear_models_and_the_largest_seed_a_seed_for_every_fold():
+    X, y = scarce_table(60)
+    ensemble = MultiTaskEnsembleRegressor(candidates=CANDIDATES, n_folds=2, random_state=2**32 - 1)
+    model = ensemble.fit(X, y["first"])
     assert "LinearStack" not in model.leaderboard_["candidate"].to_list()
     assert model.stack_ is None
+    for parts in model.estimators_.values():
+        assert [part.random_state for part in parts] == [2**32 - 1, 0]
 
 
-def test_the_largest_seed_has_a_seed_for_every_fold():
-    X, y = scarce_table(60)
-    model = MultiTaskEnsemble(candidates={"alone": ALONE}, n_folds=2, random_state=2**32 - 1).fit(X, y[["first"]])
-    assert [part.random_state for part in model.estimators_["alone"]] == [2**32 - 1, 0]
-
-
-def test_full_refits_once_on_all_rows():
+def test_full_refits_once_on_all_rows_and_processes_change_nothing():
     X, y = scarce_table(300)
-    model = MultiTaskEnsemble(candidates=CANDIDATES, n_folds=3, refit="full", random_state=0).fit(X, y)
+    ensemble = MultiTaskEnsemble(candidates=CANDIDATES, n_folds=2, refit="full", random_state=0)
+    model, other = (copy(ensemble.set_params(n_jobs=n_jobs).fit(X, y)) for n_jobs in (1, 2))
+    assert_array_equal(model.predict(X), other.predict(X))
+    assert model.weights_.equals(other.weights_)
     assert {len(parts) for parts in model.estimators_.values()} == {1}
     alone = model.estimators_["alone"][0]
     direct = IndependentTasks(**ALONE.get_params(deep=False) | {"random_state": 0}).fit(X, y)
@@ -118,53 +139,180 @@ def test_full_refits_once_on_all_rows():
     assert model.score_tasks(X_test, y_test)["scarce"] > 0.6  # the mean: 0
 
 
-def test_validation_rows_judge_instead_of_folds():
-    X, y = scarce_table(300, n_labels=300)
-    X_val, y_val = scarce_table(200, n_labels=200, seed=1)
-    model = MultiTaskEnsemble(candidates=CANDIDATES, random_state=0).fit(X, y, X_val=X_val, y_val=y_val)
-    assert {len(parts) for parts in model.estimators_.values()} == {1}
-    assert "LinearStack" not in model.leaderboard_["candidate"].to_list()
-    fitted = SharedTrees(**TOGETHER.get_params(deep=False) | {"random_state": 0}).fit(X, y)
-    expected = r2_score(y_val["first"], fitted.predict(X_val)["first"])
-    assert model.leaderboard_.filter(candidate="together", task="first")["score"].item() == pytest.approx(expected)
+def test_validation_rows_choose_the_weights_and_nothing_else():
+    """Validation rows lie beyond those to fit, where lines go on and trees do not."""
+    rng = np.random.default_rng(0)
+    X, X_val = pl.DataFrame(rng.normal(size=(150, 2))), pl.DataFrame(3 + rng.normal(size=(80, 2)))
+    line = X.to_series() + 0.1 * rng.normal(size=150)
+    y = pl.DataFrame({"line": line, "noise": rng.normal(size=150), "unseen": line})
+    y_val = pl.DataFrame({"line": X_val.to_series(), "noise": rng.normal(size=80), "unseen": [None] * 80})
+    candidates = {"trees": ALONE, "line": IndependentTasks(regressor=Ridge()), "together": TOGETHER}
+    ensemble = MultiTaskEnsemble(candidates=candidates, refit="full", random_state=0)
+    with pytest.warns(TabmtlWarning, match=r"tasks \['unseen'\] have labels too few"):
+        model = ensemble.fit(X, y, X_val=X_val, y_val=y_val)
+    assert model.weights_["line"][0] == 1
+    assert model.weights_["line"][2] > 0.9  # the task without labels follows the others
+    of_noise = model.leaderboard_.filter(pl.col("weight") > 0, task="noise")["candidate"].to_list()
+    assert of_noise in (["trees"], ["line"])  # the guard
+    assert model.stack_ is None
+    (part,) = model.estimators_["line"]
+    assert_allclose(part.predict(X_val)["line"], Ridge().fit(X, line).predict(X_val))
+    board = model.leaderboard_.filter(candidate="line", task="line")
+    assert board["score"].item() == pytest.approx(r2_score(y_val["line"], part.predict(X_val)["line"]))
 
 
-def test_processes_change_nothing():
-    X, y = scarce_table(200)
-    one, two = (
-        MultiTaskEnsemble(candidates=CANDIDATES, n_folds=2, n_jobs=n_jobs, random_state=0).fit(X, y)
-        for n_jobs in (1, 2)
+def test_tasks_with_next_to_no_labels_follow_the_others():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(240, 3))
+    signal = X[:, 0] + 0.5 * X[:, 1]
+    y = pl.DataFrame({"many": signal + 0.3 * rng.normal(size=240), "also": signal + 0.3 * rng.normal(size=240)})
+    rank = signal.argsort().argsort()
+    y = y.with_columns(
+        four=pl.Series(np.where(rank >= 236, "yes", "no")), nine=pl.when(pl.int_range(240) < 9).then("many")
     )
-    assert_array_equal(one.predict(X), two.predict(X))
-    assert one.weights_.equals(two.weights_)
+    with pytest.warns(TabmtlWarning, match=r"tasks \['four', 'nine'\] have labels too few to judge"):
+        model = MultiTaskEnsemble(candidates=CANDIDATES, n_folds=3, random_state=0).fit(X, y)
+    weights = model.weights_.drop("task").to_numpy()
+    assert_allclose(weights.sum(axis=1), 1)
+    assert_array_equal(weights[2], weights[3])
+    X_new = rng.normal(size=(400, 3))
+    signal = X_new[:, 0] + 0.5 * X_new[:, 1]
+    truth = pl.DataFrame({"many": signal, "also": signal, "four": np.where(signal > 1.5, "yes", "no"), "nine": signal})
+    scores = model.score_tasks(X_new, truth)
+    assert scores["four"] > 0.8  # chance: .5
+    assert scores["nine"] > 0.3  # the mean: 0
+
+
+class Clock:
+    """A clock that only fits move."""
+
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+class Timed(IndependentTasks):
+    """A candidate whose fit takes some seconds of a clock."""
+
+    def after(self, clock, seconds):
+        self.clock, self.seconds = clock, seconds
+        return self
+
+    def __sklearn_clone__(self):
+        return Timed().after(self.clock, self.seconds)
+
+    def _fit(self, X, coder, batch, valid, seed):
+        self.clock.now += self.seconds
+        return {}
+
+    def _outputs(self, X, batch):
+        return [np.zeros(len(batch))]
+
+
+@pytest.mark.parametrize(
+    ("time_limit", "expected", "end"),
+    [
+        (1, ["a"], 10),  # the first is always fitted
+        (24, ["a", "b"], 20),  # none begins with less time left than 5 seconds, half of what each has taken
+        (39, ["a", "b"], 42),  # one fold of c says that all would take 50, and one of d passes the limit
+        (70, ["a", "b", "e"], 47),  # c and d are given up after one fold each
+        (75, ["a", "b", "c"], 70),
+        (1e9, ["a", "b", "c", "d", "e"], 135),
+    ],
+)
+def test_the_limit_of_time_is_kept(monkeypatch, time_limit, expected, end):
+    X, y = scarce_table(20)
+    coder, batch, _ = IndependentTasks()._encode(X, y["first"], None, None, None)
+    clock = Clock()
+    monkeypatch.setattr(trials, "perf_counter", clock)
+    seconds = {"a": 2, "b": 2, "c": 10, "d": 12, "e": 1}
+    candidates = {name: Timed().after(clock, fold) for name, fold in seconds.items()}
+    folds = Folds.deal(Table.read(X, coder, batch), coder, 5, 0)
+    found = trials.Trials(candidates, folds, 0, time_limit, 1, lambda name: None)
+    if len(expected) < 5:
+        with pytest.warns(TabmtlWarning, match=f"time_limit={time_limit} seconds left no time for the candidates"):
+            assert list(found.run()) == expected
+    else:
+        assert list(found.run()) == expected
+    assert found.left_out == {name: f"time_limit={time_limit}" for name in candidates if name not in expected}
+    assert clock.now == end
 
 
 def test_what_does_not_fit_the_time_is_left_out_and_said():
-    X, y = scarce_table(200)
+    X, y = scarce_table(60)
     ensemble = MultiTaskEnsemble(candidates=CANDIDATES, n_folds=2, time_limit=1e-9, random_state=0)
     with pytest.warns(TabmtlWarning, match=r"time_limit=1e-09 .*\['together'\]"):
-        ensemble.fit(X, y)
-    assert ensemble.leaderboard_["candidate"].unique(maintain_order=True).to_list() == [
-        "alone",
-        "LinearStack",
-        "MultiTaskEnsemble",
-    ]
+        board = ensemble.fit(X, y[["first"]]).leaderboard_
+    assert board["candidate"].to_list() == ["alone", "together", "MultiTaskEnsemble"]
+    assert board["left_out"].to_list() == [None, "time_limit=1e-09", None]
 
 
-def test_a_candidate_that_diverges_is_left_out_and_said():
+def test_candidates_that_raise_errors_are_left_out_and_said():
     X, y = scarce_table(100)
-    candidates = CANDIDATES | {"wild": SharedBottom(learning_rate=1e30, epochs=3, device="cpu")}
-    with pytest.warns(TabmtlWarning, match=r"'wild' is left out.*diverged"):
-        model = MultiTaskEnsemble(candidates=candidates, n_folds=2, random_state=0).fit(X, y)
-    assert "wild" not in model.leaderboard_["candidate"].to_list()
+    candidates = {
+        "odd": raising(ValueError("no luck"), IndependentTasks),
+        **CANDIDATES,
+        "wild": SharedBottom(learning_rate=1e30, epochs=3, device="cpu"),
+        "blind": Blind(n_estimators=5),
+    }
+    with pytest.warns(TabmtlWarning) as caught:
+        model = MultiTaskEnsemble(candidates=candidates, n_folds=2, random_state=0).fit(X, y[["first"]])
+    reasons = {"odd": "ValueError: no luck", "wild": "diverged", "blind": "DivergenceError: its answers"}
+    assert len(caught) == 3
+    for warning, (name, reason) in zip(caught, reasons.items(), strict=True):
+        assert f"the candidate {name!r} is left out" in str(warning.message)
+        assert reason in str(warning.message)
+        row = model.leaderboard_.row(by_predicate=pl.col("candidate") == name, named=True)
+        assert reason in row.pop("left_out")
+        nothing = dict.fromkeys(("score", "standard_error", "seconds"))
+        assert row == {"candidate": name, "task": "first", "weight": 0, **nothing}
+    others = model.leaderboard_.filter(~pl.col("candidate").is_in([*reasons]))
+    assert others["left_out"].null_count() == len(others) == 3
+    assert model.predict(X).shape == (100, 1)
 
 
-def test_an_error_names_its_candidate():
+def test_a_candidate_that_raises_when_refitted_is_left_out_and_the_others_are_weighed_anew():
     X, y = scarce_table(100)
-    candidates = CANDIDATES | {"odd": SharedBottom(monitor="nobody")}
-    with pytest.raises(ValueError, match="monitor") as caught:
-        MultiTaskEnsemble(candidates=candidates, n_folds=2, random_state=0).fit(X, y)
-    assert "'odd'" in caught.value.__notes__[0]
+    candidates = CANDIDATES | {"together": raising(ValueError("too many"), from_rows=100)}
+    ensemble = MultiTaskEnsemble(candidates=candidates, n_folds=2, refit="full", random_state=0)
+    with pytest.warns(TabmtlWarning, match="'together' is left out, because its fit raised ValueError: too many"):
+        model = ensemble.fit(X, y[["first", "second"]])
+    assert "together" not in model.weights_.columns
+    assert_allclose(model.weights_.drop("task").sum_horizontal(), 1)
+    assert set(model.leaderboard_.filter(candidate="together")["left_out"]) == {"ValueError: too many"}
+
+
+@pytest.mark.parametrize(
+    ("candidates", "error"),
+    [
+        ({"odd": partial(raising, base=IndependentTasks), "together": lambda error: TOGETHER}, ValueError("no luck")),
+        ({"alone": lambda error: ALONE, "big": raising}, MemoryError()),
+        ({"alone": lambda error: ALONE, "long": raising}, KeyboardInterrupt()),
+    ],
+)
+def test_errors_that_end_the_fit(candidates, error):
+    X, y = scarce_table(40)
+    ensemble = MultiTaskEnsemble(candidates={name: make(error) for name, make in candidates.items()}, n_folds=2)
+    with pytest.raises(type(error)) as caught:
+        ensemble.fit(X, y[["first"]])
+    assert caught.value is error
+    assert not hasattr(ensemble, "weights_")
+    if isinstance(error, ValueError):
+        assert "'odd', the last of single tasks" in error.__notes__[0]
+
+
+def test_candidates_that_are_changed_later_are_saved_as_they_were_fitted(tmp_path):
+    X, y = scarce_table(60)
+    candidates = {"alone": ALONE, "together": SharedTrees(n_estimators=20)}
+    model = MultiTaskEnsemble(candidates=candidates, n_folds=2, random_state=0).fit(X, y[["first"]])
+    candidates["together"].set_params(n_estimators=7)
+    candidates["more"] = SharedTrees()
+    model.save(tmp_path / "model")
+    loaded = load(tmp_path / "model")
+    assert list(loaded.candidates) == ["alone", "together"]
+    assert loaded.candidates["together"].n_estimators == 20
+    assert model.candidates is candidates
 
 
 @pytest.mark.parametrize(
@@ -184,13 +332,20 @@ def test_bad_candidates_are_named(candidates, error, message):
         MultiTaskEnsemble(candidates=candidates).fit(np.zeros((3, 1)), [1.5, 2.5, 3.5])
 
 
-def test_a_reference_is_added_where_none_is_given():
-    X, y = scarce_table(120)
-    model = MultiTaskEnsemble(candidates={"together": TOGETHER}, n_folds=2, random_state=0).fit(X, y[["first"]])
-    assert model.leaderboard_["candidate"].to_list()[0] == "IndependentTasks"
+def test_a_bad_parameter_of_a_candidate_is_named_before_any_fit():
+    candidates = {"alone": raising(AssertionError("fitted"), IndependentTasks), "net": SharedBottom(epochs=0)}
+    with pytest.raises(ValueError, match=r"candidates\['net'\]: epochs must be"):
+        MultiTaskEnsemble(candidates=candidates).fit(np.zeros((3, 1)), [1.5, 2.5, 3.5])
+
+
+def test_a_reference_is_added_where_none_is_given_and_single_tasks_come_first():
+    (name, added), *others = with_reference({"together": TOGETHER}).items()
+    assert (name, added.tune) == ("IndependentTasks", 4)
+    assert others == [("together", TOGETHER)]
+    taken = {"IndependentTasks": TOGETHER}
+    assert list(with_reference(taken)) == ["IndependentTasks_", "IndependentTasks"]
     own = {"together": TOGETHER, "ridge": IndependentTasks(regressor=Ridge())}
-    model = MultiTaskEnsembleRegressor(candidates=own, n_folds=2, random_state=0).fit(X, y[["first"]])
-    assert model.leaderboard_["candidate"].unique(maintain_order=True).to_list()[:2] == ["ridge", "together"]
+    assert list(with_reference(own)) == ["ridge", "together"]
 
 
 def test_default_candidates_are_fresh_and_named():
@@ -203,9 +358,8 @@ def test_default_candidates_are_fresh_and_named():
 
 def test_a_candidate_may_leave_out_columns():
     X = features()
-    y = mixed_targets(X)
-    candidates = CANDIDATES | {"fewer": SharedTrees(n_estimators=20, drop=["text", "plain"])}
-    model = MultiTaskEnsemble(candidates=candidates, n_folds=2, random_state=0).fit(X, y)
+    candidates = {"alone": ALONE, "fewer": SharedTrees(n_estimators=20, drop=["text", "plain"])}
+    model = MultiTaskEnsemble(candidates=candidates, n_folds=2, random_state=0).fit(X, mixed_targets(X)[["delay"]])
     fewer = model.leaderboard_.filter(candidate="fewer", task="delay")["score"].item()
     assert fewer < 0.3 < model.leaderboard_.filter(candidate="alone", task="delay")["score"].item()
 
@@ -214,26 +368,25 @@ def test_models_of_other_classes_are_not_saved(tmp_path):
     class Mine(SharedTrees):
         pass
 
-    X, y = scarce_table(200)
+    X, y = scarce_table(120)
     candidates = {"mine": Mine(n_estimators=40, num_leaves=8), "alone": ALONE}
-    model = MultiTaskEnsemble(candidates=candidates, n_folds=2, random_state=0).fit(X, y)
+    model = MultiTaskEnsemble(candidates=candidates, n_folds=2, random_state=0).fit(X, y[["first", "second"]])
     with pytest.raises(TypeError, match=r"Mine.*no class of tabmtl"):
         model.save(tmp_path / "model")
     assert not (tmp_path / "model").exists()
 
 
-def test_a_part_is_a_model_by_itself(tmp_path):
-    X, y = scarce_table(200)
-    model = MultiTaskEnsemble(candidates=CANDIDATES, n_folds=2, random_state=0).fit(X, y)
-    model.save(tmp_path)
+def test_a_part_is_a_model_by_itself(mixed, tmp_path):
+    X = features()
+    mixed.save(tmp_path)
     folders = sorted(path for path in tmp_path.iterdir() if path.is_dir())
-    assert len(folders) == sum(map(len, model.estimators_.values()))
-    expected = [part.predict(X).rows() for parts in model.estimators_.values() for part in parts]
+    assert len(folders) == sum(map(len, mixed.estimators_.values()))
+    expected = [part.predict(X).rows() for parts in mixed.estimators_.values() for part in parts]
     assert all(load(folder).predict(X).rows() in expected for folder in folders)
 
 
 def test_a_long_table_takes_weights_for_each_task():
-    X, y = long_table(400)
+    X, y = long_table(200)
     model = MultiTaskEnsemble(candidates=CANDIDATES, n_folds=2, task_column="school", random_state=0).fit(X, y)
     assert model.weights_["task"].to_list() == ["east", "north", "west"]
     parts = {
@@ -245,7 +398,10 @@ def test_a_long_table_takes_weights_for_each_task():
     assert_allclose(model.predict(X).to_numpy(), expected)
 
 
-def test_fits_are_shown(capsys):
-    X, y = scarce_table(100)
-    MultiTaskEnsemble(candidates=CANDIDATES, n_folds=2, verbose=1, random_state=0).fit(X, y)
-    assert "together" in capsys.readouterr().out
+def test_fits_are_shown(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "rich.progress", None)
+    X, y = scarce_table(60)
+    ensemble = MultiTaskEnsemble(candidates=CANDIDATES, n_folds=2, refit="full", verbose=1, random_state=0)
+    ensemble.fit(X, y[["first"]])
+    names = ["alone", "alone", "together", "together", *ensemble.estimators_]
+    assert capsys.readouterr().out.splitlines() == [f"fit {k}  {name}" for k, name in enumerate(names, 1)]

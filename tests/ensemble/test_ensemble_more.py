@@ -11,57 +11,61 @@ import pytest
 from conformance import CANDIDATES, features, mixed_targets
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
+from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.model_selection import cross_validate
 
-from tabmtl import RMTGB, MultiTaskEnsemble, MultiTaskKFold, SharedBottom, SharedTrees
+from tabmtl import RMTGB, IndependentTasks, MultiTaskEnsemble, MultiTaskKFold, SharedTrees
 from tabmtl.schema import TabmtlWarning, Task
 
 X = features()
 Y = mixed_targets(X)
+
+pytestmark = pytest.mark.usefixtures("few_picks")  # as `mixed` is made
+
+
+class NoModel(DummyRegressor):
+    def fit(self, X, y, sample_weight=None):
+        raise RuntimeError("no model")
 
 
 def ensemble(**params):
     return MultiTaskEnsemble(**{"candidates": CANDIDATES, "n_folds": 2, "random_state": 0, **params})
 
 
-@pytest.fixture(scope="module")
-def model():
-    return ensemble().fit(X, Y)
-
-
-def test_all_containers_give_one_ensemble(model):
+def test_all_containers_give_one_ensemble(mixed):
     pandas = ensemble().fit(X.to_pandas().astype({"text": "category"}), Y.to_pandas().astype({"size": "category"}))
     for other in (pandas, ensemble().fit(X.lazy(), Y.lazy()), ensemble().fit(X.to_arrow(), Y.to_arrow())):
-        assert other.weights_.equals(model.weights_)
+        assert other.weights_.equals(mixed.weights_)
     answer = pandas.predict(X.to_pandas().astype({"text": "category"}))
     assert answer["size"].dtype == "category"
-    assert_array_equal(answer["delay"], model.predict(X)["delay"])
+    assert_array_equal(answer["delay"], mixed.predict(X)["delay"])
 
 
-def test_copies_answer_alike(model):
-    expected = model.predict(X)
-    for other in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+def test_copies_answer_alike(mixed):
+    expected = mixed.predict(X)
+    for other in (pickle.loads(pickle.dumps(mixed)), copy.deepcopy(mixed)):
         assert other.predict(X).equals(expected)
-        assert other.leaderboard_.equals(model.leaderboard_)
+        assert other.leaderboard_.equals(mixed.leaderboard_)
 
 
-def test_other_candidates_matter_at_the_next_fit_only(model):
-    changed = copy.deepcopy(model).set_params(candidates={"trees": SharedTrees(n_estimators=5)})
-    assert changed.predict(X).equals(model.predict(X))
+def test_other_candidates_matter_at_the_next_fit_only(mixed):
+    changed = copy.deepcopy(mixed).set_params(candidates={"trees": SharedTrees(n_estimators=5)})
+    assert changed.predict(X).equals(mixed.predict(X))
     assert list(clone(changed).candidates) == ["trees"]
-    changed.set_params(candidates={"odd": SharedBottom(monitor="nobody")})
-    with pytest.raises(ValueError, match="monitor"):
+    changed.set_params(candidates={"odd": IndependentTasks(classifier=DummyClassifier(), regressor=NoModel())})
+    with pytest.raises(RuntimeError, match="no model"):
         changed.fit(X, Y)
-    assert changed.predict(X).equals(model.predict(X))
+    assert changed.predict(X).equals(mixed.predict(X))
 
 
-def test_candidates_are_left_as_they_were(model):
+@pytest.mark.usefixtures("mixed")
+def test_candidates_are_left_as_they_were():
     assert not hasattr(CANDIDATES["together"], "tasks_")
     assert CANDIDATES["together"].tasks is None
     assert CANDIDATES["together"].random_state is None
 
 
-def test_callbacks_see_one_task():
+def test_callbacks_see_one_task(mixed):
     pytest.importorskip("sklearn.callback")
 
     from tabmtl.training.hooks import SUPPORTED
@@ -70,8 +74,7 @@ def test_callbacks_see_one_task():
         pytest.skip("scikit-learn has no callbacks yet")
     from sklearn.callback import ProgressBar
 
-    bare = ensemble().fit(X, Y)
-    assert ensemble().set_callbacks(ProgressBar()).fit(X, Y).predict(X).equals(bare.predict(X))
+    assert ensemble().set_callbacks(ProgressBar()).fit(X, Y).predict(X).equals(mixed.predict(X))
 
 
 def test_folds_of_scikit_learn_judge_it():
