@@ -125,7 +125,7 @@ class ItemVectors(nn.Module):
     """Vectors of units: the tower's reading of their metadata, plus a vector of their own where they have one.
 
     ``id_mode="full"`` leaves own vectors out of some training steps, so that metadata alone stays good for new items.
-    In a step, each of the k units that share a row of metadata loses its own vector with probability ``id_dropout / k``:
+    Each of the k units of a step that share a row of metadata loses its own vector with probability ``id_dropout / k``:
     a row stands for itself equally often, whether one item has it or a thousand.
     ``"delta"`` starts them at 0 and bounds their length.
 
