@@ -62,7 +62,7 @@ CHANGES: tuple[dict[str, Any], ...] = (
     *({"id_dropout": share} for share in (0.0, 0.3)),
     *({"popularity": value} for value in (False, True)),
     {"hierarchy": False},
-    *({"dropout": share, "item_dropout": share} for share in (0.2, 0.4, 0.6)),
+    *({"dropout": share, "item_dropout": share} for share in (0.0, 0.2, 0.4)),
     {"n_layers": 2},
     {"temperature": 0.1},
     *({"learning_rate": rate} for rate in (1e-3, 4e-3)),

@@ -63,6 +63,9 @@ from tabmtl.storage.stored import Stored
 from tabmtl.training.device import find_device, seeded, threads
 from tabmtl.training.epochs import Record, Snapshots
 
+#: Clicks of the mean clicked item from which a directed path is trained, if sessions that are set aside can judge it,
+#: and if none can; and its strength then (docs/design.md, "M2TRec").
+_SPARSE, _DENSE, _DENSE_STRENGTH = 8, 25, 0.5
 _CHECKED = 100  # sessions on which approximate search is compared with exact search
 _LONGEST = 10_000  # clicks that a network may read: it keeps the distances of all pairs
 
@@ -148,7 +151,8 @@ class M2TRec(TrainedEstimator, Recommender):
         items. ``"delta"``: a vector that starts at 0 and is at most ``delta_norm`` long. ``"none"``: no such vector, as
         in the paper. Items of equal metadata then share one place in the softmax, and are ranked by training clicks.
     id_dropout : float in [0, 1), default=0.1
-        With ``id_mode="full"``, the share of the items whose own vector is left out of a step.
+        With ``id_mode="full"``, how often a row of metadata stands for itself: of the k items that share it in a step,
+        each loses its own vector with probability ``id_dropout / k``.
     delta_norm : float, default=0.5
         With ``id_mode="delta"``, the greatest length of own vectors; those of metadata are about 0.1 long at the start.
     item_tower : {"mlp", "concat"}, default="mlp"
@@ -163,11 +167,13 @@ class M2TRec(TrainedEstimator, Recommender):
         :class:`tabmtl.sessions.m2trec.encoder.SessionEncoder`.
     directed : bool, default=True
         With ``pooling="items"``, whose query lies between the clicked items, add a path that leads from there: what
-        follows b need not be what b follows. It pays where items have many clicks, and costs where they have few, so
-        its strength is chosen on the sessions that are set aside. Without such sessions the path is left out.
+        follows b need not be what b follows. It pays where items have many clicks, and costs where they have few. So
+        it is left out where the mean clicked item has fewer than 8 clicks, and else its strength is chosen on the
+        sessions that are set aside; once it does harm to them, training goes on without it. Without such sessions the
+        strength is 0.5 from 25 clicks on, and 0 below.
     temperature : float or None, default=0.07
         Scores are cosines of query and item, divided by the temperature; None takes inner products.
-    dropout, item_dropout : float in [0, 1), default=0.2, 0.2
+    dropout, item_dropout : float in [0, 1), default=0.1, 0.1
         Shares dropped in training: of hidden values and attention weights, and of the vectors of clicked items.
     unknown_rate : float in [0, 1), default=0.05
         Share of categories and tags that training replaces by unseen ones, so that these are learned.
@@ -204,8 +210,7 @@ class M2TRec(TrainedEstimator, Recommender):
     early_stopping : bool, default=True
         Watch MRR@20 on the validation log, or else on the newest ``validation_fraction`` of the sessions, which are
         then not trained on. False trains all epochs and keeps the last weights; a validation log is then scored,
-        chooses the strength of the directed path, and is used by ``repeats``. Without one, the directed path is left
-        out, and ``repeats`` learns nothing.
+        chooses the strength of the directed path, and is used by ``repeats``, which learns nothing without one.
     validation_fraction : float in (0, 1), default=0.05
         Share of the sessions that early stopping sets aside if fit gets no ``clicks_val``. Fewer than 20 sessions are
         all trained on.
@@ -241,7 +246,8 @@ class M2TRec(TrainedEstimator, Recommender):
         the items of the training and validation sessions, with the directed path or without it.
     directed_strength_ : float
         Strength of the directed path, 0, 0.5 or 1: that by which the clicks of the sessions that were set aside, or of
-        ``clicks_val``, are most likely; 0 without such sessions. Only with ``directed=True`` and ``pooling="items"``.
+        ``clicks_val``, are most likely; without such sessions, see ``directed``. Only with ``directed=True`` and
+        ``pooling="items"``.
     new_item_report_ : polars.DataFrame
         The worth of new items, on sessions that were set aside. One row for ``"virtual"`` ones, which are clicked items
         whose own vectors are taken away, a tenth at a time; for those ``"listed"`` by the table of fit, but without
@@ -274,8 +280,8 @@ class M2TRec(TrainedEstimator, Recommender):
     pooling: Pooling = "items"
     directed: bool = True
     temperature: Positive | None = 0.07
-    dropout: Rate = 0.2
-    item_dropout: Rate = 0.2
+    dropout: Rate = 0.1
+    item_dropout: Rate = 0.1
     unknown_rate: Rate = 0.05
     hierarchy: bool = False
     popularity: bool = False
@@ -772,8 +778,8 @@ class M2TRec(TrainedEstimator, Recommender):
     ) -> tuple[list[Record], Snapshots]:
         """Train the network, in which the kept weights are left; see `run_epochs`."""
         device = next(network.parameters()).device
-        if validation is None:
-            network.encoder.left_out = 1.0  # nothing tells whether the directed path pays
+        if known.clicks[known.clicks > 0].mean() < (_DENSE if validation is None else _SPARSE):
+            network.encoder.left_out = 1.0
         examples = Examples.of(train, known.unit_of, self.max_length, self.training, device)
         loop = SessionLoop(network, known.on(device), examples, self._tasks(), self, validation)
         return self._run_epochs(
@@ -784,7 +790,9 @@ class M2TRec(TrainedEstimator, Recommender):
         """Choose the strength of the directed path, and give the fitted attribute; none without such a path."""
         if network.encoder.direct is None:
             return {}
-        strength = 0.0 if validation is None else validation.choose_strength()
+        strength = 0.0
+        if network.encoder.left_out < 1:
+            strength = _DENSE_STRENGTH if validation is None else validation.choose_strength()
         network.encoder.scale_direct(strength)
         return {"directed_strength_": strength}
 

@@ -125,6 +125,8 @@ class ItemVectors(nn.Module):
     """Vectors of units: the tower's reading of their metadata, plus a vector of their own where they have one.
 
     ``id_mode="full"`` leaves own vectors out of some training steps, so that metadata alone stays good for new items.
+    Each of the k units of a step that share a row of metadata loses its own vector with probability ``id_dropout / k``:
+    a row stands for itself equally often, whether one item has it or a thousand.
     ``"delta"`` starts them at 0 and bounds their length.
 
     Parameters
@@ -159,11 +161,12 @@ class ItemVectors(nn.Module):
         """Compute the vectors (n, d) of units from their rows of metadata and own vectors (0 for none), both (n,)."""
         parts = []
         if self.tower is not None and features is not None:
-            distinct, place = torch.unique(rows, return_inverse=True)
+            distinct, place, shared_by = torch.unique(rows, return_inverse=True, return_counts=True)
             parts.append(self.tower(features.take(distinct)).index_select(0, place))
-        if self.own is not None:
             if self.training and self.own_dropout:
-                own = own.masked_fill(torch.rand(own.shape, device=own.device) < self.own_dropout, 0)
+                dropped = torch.rand(own.shape, device=own.device) * shared_by[place] < self.own_dropout
+                own = own.masked_fill(dropped, 0)
+        if self.own is not None:
             parts.append(self._bounded(self.own(own)))
         return sum(parts[1:], parts[0])
 

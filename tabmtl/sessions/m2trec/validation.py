@@ -49,13 +49,15 @@ class Validation:
         self._items = known.take(np.flatnonzero(kept)).on(next(network.parameters()).device)
 
     def rank(self) -> list[Ranking]:
-        """Rank the targets, without the directed path and with it; where there is none, once."""
+        """Rank the targets, without the directed path and, if it is trained, with it."""
         index, encoder = self._index(), self._network.encoder
+        is_trained = encoder.direct is not None and encoder.left_out < 1
         rankings = []
-        for strength in (1.0,) if encoder.direct is None else (0.0, 1.0):
+        for strength in (0.0, 1.0) if is_trained else (0.0,):
             encoder.strength = strength
             found = rank_next(index.scores, self._sessions, self._items.known.clicks, most=MAX_VALIDATION_CLICKS)
             rankings.append(found)
+        encoder.strength = 1.0
         return rankings
 
     def choose_strength(self) -> float:

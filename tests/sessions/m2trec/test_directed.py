@@ -108,16 +108,28 @@ def test_the_strength_that_was_chosen_is_in_the_weights(tmp_path: Path) -> None:
             assert not model.weights_["encoder.direct.weight"].any()
 
 
-def test_without_sessions_set_aside_the_path_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("n_sessions", "is_judged", "strength"), [(70, True, 0), (90, True, 1), (240, False, 0), (260, False, 0.5)]
+)
+def test_the_clicks_of_the_mean_item_tell_whether_a_path_is_trained(
+    n_sessions: int, is_judged: bool, strength: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tenth of the sessions is the number of clicks an item; what is judged has 1 / 20 less."""
+    monkeypatch.setattr(Validation, "choose_strength", lambda self: 1.0)
     rng = np.random.default_rng(0)
-    train, later = draw_log(one_way(rng), rng, 50), draw_log(one_way(rng), rng, 10)
+    model = fit(draw_log(one_way(rng), rng, n_sessions), early_stopping=is_judged)
+    assert model.directed_strength_ == strength
+    assert model.weights_["encoder.direct.weight"].any() == (strength > 0)
+
+
+def test_a_later_log_chooses_the_strength_where_all_sessions_are_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Validation, "choose_strength", lambda self: 1.0)
+    rng = np.random.default_rng(0)
+    train, later = draw_log(one_way(rng), rng, 90), draw_log(one_way(rng), rng, 10)
     model = fit(train, early_stopping=False)
     assert model.directed_strength_ == 0
-    assert not model.weights_["encoder.direct.weight"].any()
-    monkeypatch.setattr(Validation, "choose_strength", lambda self: 1.0)
-    model = clone(model).fit(train, clicks_val=later.with_columns(pl.col("session_id") + 50))
+    model = clone(model).fit(train, clicks_val=later.with_columns(pl.col("session_id") + 90))
     assert model.directed_strength_ == 1
-    assert model.weights_["encoder.direct.weight"].any()
 
 
 @pytest.mark.parametrize("params", [{"directed": False}, {"pooling": "last"}], ids=str)
