@@ -1,8 +1,8 @@
 """Scores of tasks with unlabelled cells.
 
-Every score is one of scikit-learn's, under the name of its scorer, so higher is always better. ROC AUC alone is computed
-here: scikit-learn checks its input for milliseconds, which were half the time of a fit on a small table, where every
-epoch is scored. The value is the same.
+Every score is one of scikit-learn's, under the name of its scorer, so higher is always better. ROC AUC alone is
+computed here, with the same value: scikit-learn checks its input for milliseconds, which were half the time of a fit on
+a small table, where every epoch is scored.
 """
 
 from __future__ import annotations
@@ -248,7 +248,7 @@ def _check_output(task: Task, y: np.ndarray, output: np.ndarray, labels: np.ndar
 def _roc_auc(y: np.ndarray, p: np.ndarray, *, sample_weight: np.ndarray | None) -> float:
     weight = np.ones(len(y)) if sample_weight is None else sample_weight
     classes = [1] if p.shape[1] == 2 else np.unique(y)  # a class without labels is left out
-    return np.mean([_one_against_rest(y == k, p[:, k], weight) for k in classes])
+    return float(np.mean([_one_against_rest(y == k, p[:, k], weight) for k in classes]))
 
 
 def _one_against_rest(positive: np.ndarray, score: np.ndarray, weight: np.ndarray) -> float:
