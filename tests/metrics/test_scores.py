@@ -5,7 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
@@ -105,7 +105,6 @@ def test_float32_scores_alike_and_silently(kind, metric, oracle):
     assert score == pytest.approx(score_task(task, y, output), abs=1e-4)
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from([0.0, 1.0, 3.0, math.nan]), min_size=1, max_size=30), st.integers(0, 9))
 def test_multiclass_scores_bear_absent_classes(labels, seed):
     y = np.array(labels)
