@@ -79,7 +79,9 @@ def test_a_balanced_fit_leaves_nothing_behind(params):
     assert_nothing_stays(lambda: tiny(SharedBottom, epochs=1, **params).fit(X, y))
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "form", [pytest.param(form, marks=pytest.mark.all_faces if form.startswith("M2TRec ") else ()) for form in FORMS]
+)
 def test_a_fit_on_a_click_log_leaves_nothing_behind(form):
     log = TRAIN.head(200)
     assert_nothing_stays(lambda: tiny_recommender(form, epochs=1).fit(log, items=ITEMS).recommend(log, k=3))
