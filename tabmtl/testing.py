@@ -143,7 +143,7 @@ def multitask_checks(estimator: MultiTaskEstimator) -> list[Callable[[], None]]:
     Parameters
     ----------
     estimator : MultiTaskEstimator
-        Not fitted, with small options: the checks fit copies of it more than 100 times. They set the columns, tasks and
+        Not fitted, with small options: the checks fit copies of it dozens of times. They set the columns, tasks and
         seed. For a funnel, give any ``task_chain``; the checks name their own steps.
 
     Returns

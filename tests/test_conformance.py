@@ -1,7 +1,7 @@
 """Every model of the package keeps every promise of `tabmtl.testing`; ensembles have a file of their own.
 
-`make test` checks all promises on one model of each kind: a network, a funnel, two models of trees, and one model per
-task. Of the others it checks what their own layers, trees or faces could break; `make test-all` checks the rest.
+`make test` checks all promises on one model of each kind: a network, a funnel, joint trees, and one model per task. Of
+the others it checks what their own layers, trees or faces could break; `make test-all` checks the rest.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from tabmtl import (
     ESMM,
     RMTGB,
     IndependentTasks,
-    MMoE,
     MultiTabNet,
     MultiTabNetRegressor,
+    SharedBottom,
     SharedTreesClassifier,
 )
 from tabmtl.ensemble import MultiTaskEnsemble
@@ -42,7 +42,7 @@ def is_later(cls: type[MultiTaskEstimator], members: str, name: str) -> bool:
     """Say whether a promise is checked in `make test-all` only."""
     if cls in WHOLE and not members:
         return False
-    if (cls._target_kind and cls not in OF_ONE_KIND) or (members and cls in (MMoE, ESMM)):
+    if (cls._target_kind and cls not in OF_ONE_KIND) or (members and cls is not SharedBottom):
         return True
     return not any(word in name for word in (OF_FACES if cls._target_kind else OF_LAYERS))
 

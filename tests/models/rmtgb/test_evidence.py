@@ -27,6 +27,7 @@ def test_a_task_is_not_drowned_by_those_of_a_larger_scale(scale):
     assert score > alone - 0.02 > 0.8
 
 
+@pytest.mark.all_faces  # two fits of ten tasks
 def test_the_score_is_the_one_that_was_checked():
     """The fit of all rows holds the θ of the fit with rows set aside."""
     bench = make_outlier_tasks(random_state=0)
