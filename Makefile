@@ -24,7 +24,7 @@ test: lint  ## lint, types, import order, and every test but the slow check_esti
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not all_faces" $(ARGS)
 
 test-all: lint  ## the same with all checks of every face of every model
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --hypothesis-profile all $(ARGS)
 
 lint: $(VENV)/.dev  ## ruff (rules and format), mypy, import-linter, and the rules of .ci/house_rules.py
 	$(BIN)/ruff check

@@ -12,6 +12,7 @@ from lightgbm import LGBMClassifier, LGBMRegressor
 
 import tabmtl
 import tabmtl.models
+from tabmtl import IndependentTasks
 from tabmtl.estimators.boosted import BoostedEstimator
 from tabmtl.estimators.funnel import FunnelEstimator, TowerEstimator
 from tabmtl.estimators.mixture import ExpertEstimator, MixtureEstimator
@@ -55,6 +56,8 @@ TINY: dict[str, Any] = {
     "n_jobs": 1,
     "random_state": 0,
 }
+#: Of models by LightGBM, which look for the number of trees by ten folds of so few rows.
+FEW_ROUNDS = {"learning_rate": 0.3, "patience": 5}
 
 
 def _listed() -> Iterator[type[MultiTaskEstimator]]:
@@ -98,8 +101,9 @@ NETWORKS = [cls for cls in MIXED if issubclass(cls, NetworkEstimator)]
 
 def tiny(cls: type[MultiTaskEstimator], **params: Any) -> Any:
     """An estimator in its tiny form; parameters it does not have are left out."""
-    wanted = TINY | (_FUNNEL if cls in FUNNELS else {}) | params
-    return cls(**{name: value for name, value in wanted.items() if name in cls._get_param_names()})
+    own = _FUNNEL if cls in FUNNELS else FEW_ROUNDS if issubclass(cls, IndependentTasks) else {}
+    known = cls._get_param_names()
+    return cls(**{name: value for name, value in (TINY | own | params).items() if name in known})
 
 
 def targets_for(cls: type[MultiTaskEstimator], X: pl.DataFrame) -> pl.DataFrame:

@@ -7,6 +7,12 @@ from collections.abc import Iterator
 from contextlib import chdir
 
 import pytest
+from hypothesis import settings
+
+# Time is measured nowhere: a busy machine is slow. `make test-all` draws more examples.
+settings.register_profile("quick", deadline=None, max_examples=40)
+settings.register_profile("all", deadline=None, max_examples=100)
+settings.load_profile("quick")
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -10,8 +10,15 @@ from conformance import FREE, tiny
 from sklearn.base import BaseEstimator
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from tabmtl import AdaTTClassifier, APEMClassifier, HoMEClassifier, PLEClassifier, STEMClassifier
-from tabmtl.ensemble import MultiTaskEnsemble, MultiTaskEnsembleClassifier
+from tabmtl import (
+    IndependentTasksClassifier,
+    MultiTabNetClassifier,
+    RMTGBClassifier,
+    SharedBottom,
+    SharedBottomClassifier,
+    SharedBottomRegressor,
+)
+from tabmtl.ensemble import MultiTaskEnsemble
 from tabmtl.estimators.boosted import BoostedEstimator
 from tabmtl.estimators.network import NetworkEstimator
 from tabmtl.estimators.tables import MultiTaskEstimator
@@ -65,14 +72,12 @@ def expected_failures(estimator: BaseEstimator) -> dict[str, str]:
     }
 
 
-#: The faces that every run checks: all of MultiTabNet, and one of each other model, except networks that differ from
-#: these only between the encoder and the heads, and ensembles, which are slow. The checks have no targets for models of
-#: funnels.
-LATER = (APEMClassifier, AdaTTClassifier, HoMEClassifier, PLEClassifier, STEMClassifier, MultiTaskEnsembleClassifier)
+#: The faces that every run checks: all of the plain network, and one each of the network with tokens, of joint trees
+#: and of a model per task. Others differ from these between the encoder and the heads, or in how they grow trees;
+#: ensembles are slow. The checks have no targets for models of funnels.
 QUICK = [
-    cls
-    for cls in FREE
-    if cls.__name__.startswith("MultiTabNet") or (cls._target_kind == "classification" and cls not in LATER)
+    *(SharedBottom, SharedBottomClassifier, SharedBottomRegressor),
+    *(MultiTabNetClassifier, RMTGBClassifier, IndependentTasksClassifier),
 ]
 OTHERS = [cls for cls in FREE if cls not in QUICK]
 

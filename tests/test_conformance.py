@@ -1,7 +1,7 @@
 """Every model of the package keeps every promise of `tabmtl.testing`; ensembles have a file of their own.
 
-Some are checked in `make test-all` only: faces of one kind of target, except one regressor and one classifier; two of
-the networks with members; and what only code that networks share could break, for all of them but four.
+`make test` checks all promises on one model of each kind: a network, a funnel, joint trees, and one model per task. Of
+the others it checks what their own layers, trees or faces could break; `make test-all` checks the rest.
 """
 
 from __future__ import annotations
@@ -10,7 +10,15 @@ import pytest
 from conformance import ESTIMATORS, subclasses, tiny
 
 import tabmtl
-from tabmtl import AITM, APEM, ESMM, PLE, STEM, AdaTT, HoME, MMoE, MultiTabNetRegressor, SharedTreesClassifier
+from tabmtl import (
+    ESMM,
+    RMTGB,
+    IndependentTasks,
+    MultiTabNet,
+    MultiTabNetRegressor,
+    SharedBottom,
+    SharedTreesClassifier,
+)
 from tabmtl.ensemble import MultiTaskEnsemble
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.testing import multitask_checks
@@ -19,20 +27,24 @@ from tabmtl.testing import multitask_checks
 # decides whether a pattern of 8 units in APEM is alive.
 LARGER = {"n_estimators_task": 20, "d_pattern": 16}
 MODELS = [cls for cls in ESTIMATORS if not issubclass(cls, MultiTaskEnsemble)]
-LATER = {cls for cls in MODELS if cls._target_kind} - {MultiTabNetRegressor, SharedTreesClassifier}
+#: Of every kind one, which is checked whole.
+WHOLE = (ESMM, IndependentTasks, MultiTabNet, RMTGB)
+#: Of the faces of one kind of target a regressor and a classifier.
+OF_ONE_KIND = (MultiTabNetRegressor, SharedTreesClassifier)
 #: Networks whose promises are checked with members too: plain, batch-normalised, a funnel, and one with tokens.
 WITH_MEMBERS = [cls for cls in ESTIMATORS if cls.__name__ in ("SharedBottom", "MMoE", "ESMM", "MultiTabNet")]
-#: Networks that differ from SharedBottom, MMoE, ESMM and MultiTabNet in what lies between the encoder and the heads.
-BETWEEN = {AITM, APEM, PLE, STEM, AdaTT, HoME}
-#: Words in the names of the promises that their own layers could break.
+#: Words in the names of the promises that a model's own layers could break, and its face.
 OF_LAYERS = ("bits", "bytes", "fit_again", "parameter", "row_is", "rows", "missing", "unseen", "weight_zero", "seed")
+OF_FACES = ("face", "targets", "labels", "class", "number", "regression", "scores", "parameter", "bits", "containers")
 
 
 def is_later(cls: type[MultiTaskEstimator], members: str, name: str) -> bool:
     """Say whether a promise is checked in `make test-all` only."""
-    if cls in LATER or (members and cls in (MMoE, ESMM)):
+    if cls in WHOLE and not members:
+        return False
+    if (cls._target_kind and cls not in OF_ONE_KIND) or (members and cls is not SharedBottom):
         return True
-    return (bool(members) or cls in BETWEEN) and not any(word in name for word in OF_LAYERS)
+    return not any(word in name for word in (OF_FACES if cls._target_kind else OF_LAYERS))
 
 
 CHECKS = [

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
@@ -51,9 +52,14 @@ def make(cls: type, **params: Any) -> Any:
     return tiny_recommender(cls.__name__, **params) if cls in RECOMMENDERS else tiny_estimator(cls, **params)
 
 
+@cache
+def targets_of(cls: type) -> Any:
+    return targets_for(cls, X)
+
+
 def fit(model: Any) -> Any:
     cls = type(model)
-    return model.fit(TRAIN, items=ITEMS) if cls in RECOMMENDERS else model.fit(X, targets_for(cls, X))
+    return model.fit(TRAIN, items=ITEMS) if cls in RECOMMENDERS else model.fit(X, targets_of(cls))
 
 
 CASES = [

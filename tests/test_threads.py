@@ -17,12 +17,12 @@ from recommenders import tiny as tiny_recommender
 from tabmtl import APEM, ESMM, MMoE, MultiTabNet, SharedBottom
 from tabmtl.training.device import threads
 
-N_THREADS = 8
+N_THREADS = 4
 PATIENCE = 60  # seconds until a thread counts as one that waits for ever
 
 
 def in_threads(work: Callable[[], Any]) -> list[Any]:
-    """What eight threads give that begin at once."""
+    """What threads give that begin at once."""
     begin = threading.Barrier(N_THREADS)
 
     def run(_: int) -> Any:

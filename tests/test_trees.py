@@ -125,7 +125,7 @@ def test_strange_names_get_through_the_text(names):
     check_names(names)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.text(max_size=8), min_size=4, max_size=4, unique=True))
 def test_any_names_get_through_the_text(names):
     check_names(names)
@@ -289,7 +289,6 @@ def test_text_and_offsets_are_the_whole_forest(width):
             np.testing.assert_array_equal(copy.predict(i, MATRIX), forest.predict(i, MATRIX))
 
 
-@settings(deadline=None, max_examples=40)
 @given(
     st.sampled_from(sorted(FORESTS)),
     st.dictionaries(st.integers(0, 3), st.floats(-1e3, 1e3), max_size=4),

@@ -29,7 +29,7 @@ import polars as pl
 from scipy import stats
 from scipy.special import expit, logit
 
-from tabmtl.metrics.scores import check_metric, counted, each_task, score_task
+from tabmtl.metrics.scores import check_metric, counted, each_task, score_task, share_below
 from tabmtl.schema import TabmtlWarning, Task
 
 __all__ = ["ScoreInterval", "score_difference", "score_interval", "score_intervals"]
@@ -305,17 +305,9 @@ def _roc_auc(y: np.ndarray, p: np.ndarray, weight: np.ndarray) -> np.ndarray:
     for k in classes:
         positive, score = y == k, p[:, k]
         for own, sign in ((positive, 1), (~positive, -1)):
-            below = _share_below(score[own], score[~own], weight[~own])
+            below = share_below(score[own], score[~own], weight[~own])
             influence[own] += sign * _of_mean(below, weight[own]) / len(classes)
     return influence
-
-
-def _share_below(score: np.ndarray, others: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Return placement values: the share of the others' weight below each score, ties by half."""
-    order = np.argsort(others)
-    below = np.append(0, np.cumsum(weight[order])) / weight.sum()
-    places = (np.searchsorted(others[order], score, side) for side in ("left", "right"))
-    return sum(below[place] for place in places) / 2
 
 
 def _average_precision(y: np.ndarray, p: np.ndarray, weight: np.ndarray) -> np.ndarray:

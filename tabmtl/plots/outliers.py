@@ -42,7 +42,7 @@ class OutlierTaskDisplay(Display):
     >>> from tabmtl import RMTGB
     >>> from tabmtl.plots import OutlierTaskDisplay
     >>> from tabmtl.synth import make_outlier_tasks
-    >>> bench = make_outlier_tasks(n_tasks=5, n_outliers=1, random_state=0)
+    >>> bench = make_outlier_tasks(100, n_tasks=5, n_outliers=1, random_state=0)
     >>> model = RMTGB(task_column="task", random_state=0).fit(bench.X, bench.y)
     >>> display = OutlierTaskDisplay.from_estimator(model)
     >>> [display.ax_.get_yticklabels()[0].get_text()] == [*bench.outliers]

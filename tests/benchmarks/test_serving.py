@@ -36,6 +36,7 @@ def test_goals_are_those_of_one_row(capsys):
     assert many.split() == ["many,", "32", "rows", "0.510", "0.600", "0.300"]
 
 
+@pytest.mark.all_faces  # exports and fits four models
 def test_every_way_of_serving_is_measured(capsys):
     pytest.importorskip("onnxruntime")
     threads = torch.get_num_threads()

@@ -154,6 +154,7 @@ def test_fits_compare_time_and_scores_on_later_sessions_of_train(capsys):
     assert "circle, 180 clicks: defaults" in capsys.readouterr().out
 
 
+@pytest.mark.all_faces  # ten seconds
 def test_the_sections_print_goals_beside_what_was_measured(capfd, monkeypatch):
     def load(name):
         raise FileNotFoundError(f"no {name} here")

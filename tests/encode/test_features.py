@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 from forging import through_file
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tabmtl.encode import FeatureCoder, features
@@ -71,7 +71,6 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=6) | st.sampl
 
 
 @given(st.lists(st.none() | TEXTS, min_size=1, max_size=40), st.lists(st.none() | TEXTS, max_size=10))
-@settings(deadline=None, max_examples=80)
 def test_codes_say_missing_unseen_or_which_level(known, new):
     frame = pl.DataFrame({"x": pl.Series(known, dtype=pl.String)})
     coder = FeatureCoder.fit(frame)

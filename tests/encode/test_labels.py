@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 from forging import through_file
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tabmtl.encode import LabelCoder
@@ -146,7 +146,6 @@ def test_labels_of_pyarrow_come_back_as_they_went_in():
         lambda v: len(set(v) - {None}) > 1
     )
 )
-@settings(deadline=None, max_examples=60)
 def test_codes_are_the_same_whatever_the_frame(labels):
     expected = None
     for y in (

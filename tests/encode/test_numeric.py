@@ -7,7 +7,7 @@ from copy import deepcopy
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.preprocessing import QuantileTransformer
 
@@ -52,7 +52,6 @@ def test_outlier_in_a_column_that_is_mostly_zero():
 
 @pytest.mark.parametrize("transform", TRANSFORMS)
 @given(sample=st.lists(FINITE, min_size=1, max_size=40), new=st.lists(FINITE, min_size=2, max_size=40))
-@settings(deadline=None, max_examples=60)
 def test_any_finite_values_map_monotonely_to_finite_ones(transform, sample, new):
     values = np.sort(np.array(sample + new))
     result = mapped(np.array(sample), transform, values).astype(np.float32)
@@ -81,7 +80,6 @@ def test_quantile_is_close_to_scikit_learn(draw):
 
 
 @given(st.lists(st.integers(-3, 3) | FINITE, min_size=1, max_size=300))
-@settings(deadline=None, max_examples=60)
 def test_quantile_is_the_line_through_the_knots(values):
     sample = np.clip(np.array(values, dtype=float), -1e150, 1e150)
     scaler = NumericScaler.fit(sample[None].copy(), "quantile")
@@ -109,7 +107,6 @@ def test_none_keeps_values_within_float32():
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=50), st.integers(2, 60))
-@settings(deadline=None, max_examples=60)
 def test_quantiles_are_those_of_numpy(values, n):
     sample = np.sort(np.array(values))[None]
     found = quantiles(np.concatenate([sample, [[np.nan]]], axis=1), n)
@@ -118,7 +115,6 @@ def test_quantiles_are_those_of_numpy(values, n):
 
 
 @given(st.lists(st.floats(-(2.0**127), 2.0**127, width=32) | st.just(np.nan), min_size=1, max_size=80))
-@settings(deadline=None, max_examples=60)
 def test_bins_always_increase(values):
     (edges,) = bin_edges(np.sort(np.array(values))[None])
     assert len(edges) >= 2

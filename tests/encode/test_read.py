@@ -13,7 +13,7 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from polars.testing import assert_series_equal
 
@@ -203,7 +203,6 @@ VALUES = st.one_of(
 
 
 @given(VALUES)
-@settings(deadline=None, max_examples=100)
 def test_every_container_gives_the_same_numbers(values):
     column = pl.Series("x", values, strict=False)
     containers = [

@@ -90,7 +90,7 @@ def test_a_long_table(kind):
 
 
 @given(st.lists(st.integers(1, 7), min_size=1, max_size=6), st.randoms(use_true_random=False))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_summaries_merge_in_any_order(sizes, random):
     n = sum(sizes)
     rng = np.random.default_rng(n)

@@ -26,7 +26,7 @@ QUICK = {"epochs": 10, "learning_rate": 0.02, "average_decay": 0.9}
 MODELS = {
     "SharedBottom": tiny(SharedBottom, **QUICK),
     "RMTGB": tiny(RMTGB, learning_rate=0.3),
-    "IndependentTasks": tiny(IndependentTasks, patience=3),
+    "IndependentTasks": tiny(IndependentTasks, patience=3, learning_rate=0.05),
 }
 
 

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tabmtl.metrics.gain import multitask_gain
@@ -13,7 +13,6 @@ from tabmtl.schema import TabmtlWarning
 SCORE = st.floats(-2.0, 2.0).filter(lambda value: abs(value) >= 0.01)
 
 
-@settings(deadline=None)
 @given(st.dictionaries(st.text(max_size=5), st.tuples(SCORE, SCORE), min_size=1, max_size=5))
 def test_gain_has_the_sign_of_the_difference(pairs):
     gain = multitask_gain({t: a for t, (a, _) in pairs.items()}, {t: b for t, (_, b) in pairs.items()})

@@ -5,7 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
@@ -69,6 +69,26 @@ def test_score_is_that_of_scikit_learn_on_the_labelled_rows(kind, metric, oracle
     assert score == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.parametrize(("kind", "oracle"), [("binary", BINARY[None]), ("multiclass", MULTICLASS[None])])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("decimals", [0, 1])
+def test_tied_scores_count_by_half(kind, oracle, weighted, decimals):
+    y, output, weight = some_rows(kind, np.random.default_rng(6))
+    rows = ~np.isnan(y) & (weight > 0)
+    y, weight = y[rows], weight[rows] if weighted else None
+    output = output[rows].round(decimals)
+    output[:, 0] = 1 - output[:, 1:].sum(axis=1)  # scikit-learn wants them to sum to one
+    assert score_task(Task(name="a", kind=kind), y, output, weight) == pytest.approx(oracle(y, output, weight))
+
+
+def test_a_perfect_order_scores_one_whatever_the_weights():
+    weight = np.random.default_rng(0).random(50)
+    score = np.linspace(0, 1, 50)
+    output = np.column_stack([1 - score, score])
+    for y, value in (((score > 0.3).astype(float), 1.0), ((score < 0.3).astype(float), 0.0)):
+        assert score_task(Task(name="a", kind="binary"), y, output, weight) == value
+
+
 @pytest.mark.parametrize(("kind", "metric", "oracle"), CASES)
 def test_weight_zero_equals_no_label(kind, metric, oracle):
     y, output, weight = some_rows(kind, np.random.default_rng(4))
@@ -85,7 +105,6 @@ def test_float32_scores_alike_and_silently(kind, metric, oracle):
     assert score == pytest.approx(score_task(task, y, output), abs=1e-4)
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from([0.0, 1.0, 3.0, math.nan]), min_size=1, max_size=30), st.integers(0, 9))
 def test_multiclass_scores_bear_absent_classes(labels, seed):
     y = np.array(labels)

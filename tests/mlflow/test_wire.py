@@ -59,12 +59,11 @@ def test_all_formats_have_one_answer(model, name):
     assert found == served.get_raw_model().predict(X).to_dicts()
 
 
-@pytest.mark.parametrize("name", FORMATS)
-def test_an_ensemble_has_one_answer_too(serve, name):
+def test_an_ensemble_has_one_answer_too(serve):
     estimator, X, _ = fitted(MultiTaskEnsemble)
-    status, found = invoke(serve(estimator), *bodies(X.to_dicts())[name])
-    assert status == 200
-    assert found == estimator.predict(X).to_dicts()
+    served = serve(estimator)
+    for name in FORMATS:
+        assert invoke(served, *bodies(X.to_dicts())[name]) == (200, estimator.predict(X).to_dicts()), name
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -286,8 +285,9 @@ def test_users_come_with_the_clicks(serve, clicks, dtype):
     estimator = recommenders.tiny("M2TRec", user_column="user", epochs=1)
     estimator.fit(recommenders.TRAIN.with_columns(user), items=recommenders.ITEMS)
     rows = clicks.with_columns(user, pl.col("time").dt.to_string("iso:strict"))
+    served = serve(estimator)
     for name in FORMATS:
-        status, found = invoke(serve(estimator), *bodies(rows.to_dicts())[name])
+        status, found = invoke(served, *bodies(rows.to_dicts())[name])
         assert status == 200
         expected = estimator.recommend(clicks.with_columns(user))
         assert [row["item_id"] for row in found] == expected["item_id"].to_list()

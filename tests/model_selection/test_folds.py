@@ -8,7 +8,7 @@ import pandas as pd
 import polars as pl
 import pytest
 import sklearn
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.base import BaseEstimator, clone
 from sklearn.model_selection import GridSearchCV, check_cv, cross_val_score, cross_validate
@@ -97,7 +97,6 @@ def test_the_container_does_not_matter():
     assert all(fold == folds[0] for fold in folds)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 5), st.integers(0, 120), st.booleans())
 def test_folds_are_a_partition_with_every_class_that_has_enough_rows(seed, n_splits, extra, shuffle):
     rng = np.random.default_rng(seed)
@@ -133,7 +132,6 @@ def test_declared_kinds_beat_inferred_ones():
             assert sorted(y[test]["stars"]) == [1, 1, 2, 2, 3, 3]
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 4), st.booleans())
 def test_groups_are_never_split(seed, n_splits, shuffle):
     rng = np.random.default_rng(seed)

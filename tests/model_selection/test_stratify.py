@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tabmtl.model_selection.stratify import Strata, deal_rows, train_valid_split
@@ -25,7 +25,6 @@ def some_labels(n, rng, missing=0.3):
     return y
 
 
-@settings(deadline=None)
 @given(st.integers(2, 60), st.floats(0.01, 0.99), st.floats(0, 1), st.integers(0, 2**32 - 1))
 def test_both_sides_get_rows_and_every_row_one_side(n, fraction, missing, seed):
     rng = np.random.default_rng(seed)

@@ -94,6 +94,12 @@ def by_column(predicted):
     return [predicted[:, j] for j in range(predicted.shape[1])] if len(predicted.shape) == 2 else [predicted]
 
 
+def few_experts(cls):
+    """Parameters that keep a graph short, because the exporter takes time for every node."""
+    shared = (1, 1) if cls is HoME else 1
+    return {"n_experts": 2, "n_groups": 2, "n_shared_experts": shared, "n_group_experts": (1, 1), "n_task_experts": 1}
+
+
 def exported(estimator, path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -101,11 +107,17 @@ def exported(estimator, path):
     return session_of(path)
 
 
-@pytest.mark.parametrize("cls", [*NETWORKS, *FUNNELS], ids=lambda cls: cls.__name__)
+def quick(classes, *names):
+    """Cases of networks by name in `make test`, and of the others in `make test-all`: an export takes seconds."""
+    later = pytest.mark.all_faces
+    return [pytest.param(cls, id=cls.__name__, marks=() if cls.__name__ in names else later) for cls in classes]
+
+
+@pytest.mark.parametrize("cls", quick([*NETWORKS, *FUNNELS], "APEM", "ESMM", "MultiTabNet", "PLE"))
 def test_every_network_answers_as_in_torch(cls, tmp_path, capfd):
     X = features()
     transform = "quantile" if cls in NETWORKS[::2] else "standardize"
-    estimator = tiny(cls, numeric_transform=transform).fit(X, targets_for(cls, X))
+    estimator = tiny(cls, numeric_transform=transform, **few_experts(cls)).fit(X, targets_for(cls, X))
     session = exported(estimator, tmp_path / "model.onnx")
     assert capfd.readouterr() == ("", "")
     check_answers(estimator, session, new_rows())
@@ -114,7 +126,13 @@ def test_every_network_answers_as_in_torch(cls, tmp_path, capfd):
     assert b"/tabmtl/" not in content  # no path of this machine travels with it
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+#: One graph with tokens, one with embeddings, one with groups and one with members; others in `make test-all`.
+QUICK_VARIANTS = ("many layers", "plain", "groups", "members")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK_VARIANTS else pytest.mark.all_faces) for name in VARIANTS]
+)
 def test_parameters_that_change_the_graph(name, tmp_path):
     cls, params = VARIANTS[name]
     X = features()
@@ -122,17 +140,7 @@ def test_parameters_that_change_the_graph(name, tmp_path):
     check_answers(estimator, exported(estimator, tmp_path / "model.onnx"), new_rows())
 
 
-#: Networks with experts of each task, whose long tables take long to export: `make test-all` only.
-OF_MANY_EXPERTS = ("AdaTT", "HoME", "PLE", "STEM")
-
-
-@pytest.mark.parametrize(
-    "cls",
-    [
-        pytest.param(cls, id=cls.__name__, marks=pytest.mark.all_faces if cls.__name__ in OF_MANY_EXPERTS else ())
-        for cls in NETWORKS
-    ],
-)
+@pytest.mark.parametrize("cls", quick(NETWORKS, "MultiTabNet", "SharedBottom"))
 def test_in_the_long_layout_the_row_says_its_task(cls, tmp_path):
     X, y = long_table()
     n_members = 2 if cls in NETWORKS[1::2] else 1

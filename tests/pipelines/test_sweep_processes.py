@@ -38,8 +38,8 @@ def study_of(folder: Path) -> Any:
 
 
 def slow_sweep(table: list[str], folder: Path, store: str) -> list[str]:
-    """A sweep whose trials have many epochs, and take a second or two."""
-    settings = ("epochs=8", "patience=8", "batch_size=2", "hidden=[8]", "n_jobs=1")
+    """A sweep whose trials have many epochs, and take about a second."""
+    settings = ("epochs=8", "patience=8", "batch_size=4", "hidden=[8]", "n_jobs=1")
     words = [word for setting in settings for word in ("--set", setting)]
     places = ["--storage", str(folder / "sweep.db"), "--tracking-uri", store]
     return [*table, "--model", "SharedBottom", *words, *places]
@@ -118,6 +118,7 @@ def test_workers_share_the_trials_and_end_with_the_sweep(table: list[str], tmp_p
     assert commands.Registry(store).runs()["trial 0"].data.tags[PARENT]
 
 
+@pytest.mark.all_faces  # three processes for one line
 def test_a_mistake_that_the_workers_find_is_a_line(table: list[str], tmp_path: Path) -> None:
     words = [*table, *TINY, "--storage", str(tmp_path / "sweep.db"), "--no-mlflow", "--set", "device=cuda:99"]
     with apart(*words, "--trials", "4", "--workers", "2") as process:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import errno
 import json
+import multiprocessing
 import os
 import resource
-import signal
 import subprocess
-import sys
 import time
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -292,23 +292,17 @@ def test_a_failure_at_any_step_leaves_the_folder_as_it_was(tmp_path, monkeypatch
     assert len(listing(tmp_path / "model")) == 4 * (1 + 2 * depth)
 
 
-WRITER = """
-import sys
-from forging import saved
-from tabmtl.storage.persist import write_folder
-
-first, count, depth = map(int, sys.argv[2:])
-for i in range(count):
-    # every second model is one that the others save too: files of one name, which nobody may remove
-    value = first + i if i % 2 else i % 5
-    write_folder(sys.argv[1], "M", saved(value, depth=depth))
-"""
+def write_models(folder: Path, first: int, count: int, depth: int) -> None:
+    for i in range(count):
+        # every second model is one that the others save too: files of one name, which nobody may remove
+        value = first + i if i % 2 else i % 5
+        write_folder(folder, "M", saved(value, depth=depth))
 
 
-def start_writer(folder: Path, first: int, count: int, depth: int) -> subprocess.Popen:
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
-    command = [sys.executable, "-c", WRITER, folder, *map(str, (first, count, depth))]
-    return subprocess.Popen(command, env=environment)
+def start_writer(folder: Path, first: int, count: int, depth: int) -> BaseProcess:
+    writer = multiprocessing.get_context("fork").Process(target=write_models, args=(folder, first, count, depth))
+    writer.start()
+    return writer
 
 
 @pytest.mark.parametrize(("depth", "count"), [(0, 60), (1, 16)])
@@ -316,10 +310,10 @@ def test_writers_of_one_folder_and_its_reader_are_never_in_each_others_way(tmp_p
     folder = tmp_path / "model"
     write_folder(folder, "M", saved(0, depth=depth))
     writers, seen = [start_writer(folder, 1_000 * i, count, depth) for i in (1, 2)], set()
-    while any(writer.poll() is None for writer in writers):
+    while any(writer.is_alive() for writer in writers):
         seen.add(whole(folder))
         time.sleep(0.001)
-    assert [writer.returncode for writer in writers] == [0, 0]
+    assert [writer.exitcode for writer in writers] == [0, 0]
     assert len(seen) > count // 3
     assert {value // 1_000 for value in seen} == {0, 1, 2}
     assert whole(folder) in (999 + count, 1_999 + count)
@@ -335,8 +329,8 @@ def test_kills_at_any_time_leave_a_whole_model_and_no_lock(tmp_path, depth):
         while whole(folder) < 1_000:
             time.sleep(0.001)
         time.sleep(0.003 * trial)
-        writer.send_signal(signal.SIGKILL)
-        writer.wait()
+        writer.kill()
+        writer.join()
         whole(folder)
         write_folder(folder, "M", saved(-1, depth=depth))
         assert whole(folder) == -1

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import pickle
 import shutil
 import signal
-import subprocess
-import sys
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -253,26 +253,27 @@ def test_a_foreign_folder_is_not_written_to(stored, tmp_path):
         (tmp_path / "thesis.tex").unlink(missing_ok=True)
 
 
-KILLED_SAVE = """
-import os, signal, sys
-from pathlib import Path
-import numpy as np
-from tabmtl.storage.persist import write_folder
-from tabmtl.storage.stored import Saved
+def save_and_die(folder, step, call):
+    """Save a model, and kill this process at some call of a step."""
+    owner = {"fsync": os, "replace": os, "unlink": Path}[step]
+    function, calls = getattr(owner, step), []
 
-owner, name = {"fsync": (os, "fsync"), "replace": (os, "replace"), "unlink": (Path, "unlink")}[sys.argv[2]]
-function, calls = getattr(owner, name), []
+    def count_and_die(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == call:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **kwargs)
 
-def count_and_die(*args, **kwargs):
-    calls.append(args)
-    if len(calls) == int(sys.argv[3]):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return function(*args, **kwargs)
+    setattr(owner, step, count_and_die)
+    write_folder(folder, "New", Saved(facts={"new": True}, arrays={"a": np.ones(3)}, texts={"trees0": "text"}))
 
-setattr(owner, name, count_and_die)
-new = Saved(facts={"new": True}, arrays={"a": np.ones(3)}, texts={"trees0": "text"})
-write_folder(sys.argv[1], "New", new)
-"""
+
+def killed_save(folder, step, call):
+    """The exit code of a process that was killed while it saved."""
+    process = multiprocessing.get_context("fork").Process(target=save_and_die, args=(folder, step, call))
+    process.start()
+    process.join()
+    return process.exitcode
 
 
 @pytest.mark.parametrize(
@@ -282,8 +283,7 @@ def test_a_killed_save_leaves_a_whole_model(tmp_path, step, call):
     folder = tmp_path / "model"
     old = Saved(facts={"new": False}, arrays={"a": np.zeros(3)})
     write_folder(folder, "Old", old)
-    died = subprocess.run([sys.executable, "-c", KILLED_SAVE, folder, step, str(call)], check=False)
-    assert died.returncode == -signal.SIGKILL
+    assert killed_save(folder, step, call) == -signal.SIGKILL
     name, saved = read_folder(folder)
     assert (name, saved.facts) == (("New", {"new": True}) if step == "unlink" else ("Old", {"new": False}))
     assert (saved.arrays["a"] == float(step == "unlink")).all()
@@ -293,7 +293,7 @@ def test_a_killed_save_leaves_a_whole_model(tmp_path, step, call):
 
 def test_a_killed_first_save_can_be_done_again(tmp_path):
     folder = tmp_path / "model"
-    subprocess.run([sys.executable, "-c", KILLED_SAVE, folder, "replace", "3"], check=False)
+    assert killed_save(folder, "replace", 3) == -signal.SIGKILL
     assert len(list(folder.iterdir())) == 3
     with pytest.raises(ModelFileError, match="manifest"):
         read_folder(folder)

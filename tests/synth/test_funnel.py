@@ -21,7 +21,7 @@ def funnel():
 
 
 class TestFrames:
-    @settings(max_examples=12, deadline=None)
+    @settings(max_examples=8)
     @given(
         n_rows=st.integers(1, 50),
         n_users=st.integers(1, 1200),

@@ -22,7 +22,7 @@ def pairs(matrix):
     return matrix[same].mean(), matrix[group[:, None] != group].mean()
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(
     shared=st.floats(0, 1),
     group_correlation=st.floats(-1, 1),

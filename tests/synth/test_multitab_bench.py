@@ -72,7 +72,7 @@ class TestCategorical:
 
 
 class TestClasses:
-    @settings(max_examples=30, deadline=None)
+    @settings(max_examples=30)
     @given(n_samples=st.integers(9, 300), n_classes=st.integers(3, 9), degree=st.integers(1, 5))
     def test_balance_is_exact(self, n_samples, n_classes, degree):
         y = make_multitab_bench(

@@ -51,7 +51,7 @@ class TestClosedForms:
         truth = make_multitab_bench(1, 4, 2, degrees=pair, noise=0, random_state=0).truth
         assert truth.correlation[0, 1] == pytest.approx(CORRELATIONS[pair], abs=5e-5)
 
-    @settings(max_examples=20, deadline=None)
+    @settings(max_examples=20)
     @given(
         degrees=st.tuples(st.integers(1, 8), st.integers(1, 8)),
         rho=st.floats(-1, 1),

@@ -92,7 +92,7 @@ class TestReleasedSetting:
 
 
 class TestFrames:
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=25)
     @given(
         n_train=st.integers(1, 20),
         n_test=st.integers(0, 20),

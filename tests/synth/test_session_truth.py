@@ -67,7 +67,6 @@ def z_scores(observed, expected, variance):
 
 
 class TestNextProbabilities:
-    @settings(max_examples=40, deadline=None)
     @given(
         prefixes=st.lists(st.lists(st.integers(0, 11), max_size=5), min_size=1, max_size=4),
         share=st.floats(0, 1.1),
@@ -81,7 +80,7 @@ class TestNextProbabilities:
         for row, prefix in zip(p, names, strict=True):
             np.testing.assert_allclose(row, reference(truth, prefix, time, metadata_only), atol=1e-12)
 
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=25)
     @given(
         n_items=st.integers(4, 40),
         options=st.fixed_dictionaries(

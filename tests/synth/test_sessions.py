@@ -21,7 +21,7 @@ def log():
 
 
 class TestFrames:
-    @settings(max_examples=20, deadline=None)
+    @settings(max_examples=20)
     @given(
         n_sessions=st.integers(1, 40),
         n_items=st.integers(20, 200),

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tabmtl.synth import make_multitab_bench
@@ -21,14 +21,12 @@ def correlation_matrices(draw):
 
 
 class TestTaskVectors:
-    @settings(max_examples=50, deadline=None)
     @given(P=correlation_matrices(), extra=st.integers(0, 20), seed=st.integers(0, 99))
     def test_full_matrix_is_met_exactly_whatever_its_rank(self, P, extra, seed):
         bench = make_multitab_bench(3, len(P) + extra, len(P), correlation=P, random_state=seed)
         assert np.abs(bench.truth.W @ bench.truth.W.T - P).max() < 1e-10
         assert np.abs(bench.truth.P - P).max() < 1e-10
 
-    @settings(max_examples=50, deadline=None)
     @given(n_tasks=st.integers(2, 12), share=st.floats(0, 1))
     def test_scalar_is_met_over_its_whole_range(self, n_tasks, share):
         rho = -1 / (n_tasks - 1) * (1 - share) + share

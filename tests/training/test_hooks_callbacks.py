@@ -57,7 +57,14 @@ def test_fit_and_epochs_are_tasks():
     assert witness.seen == ["setup", "begin fit 0", *epochs, "end fit 0", "teardown"]
 
 
-@pytest.mark.parametrize("cls", [cls for cls in ESTIMATORS if "epochs" not in cls._get_param_names()])
+@pytest.mark.parametrize(
+    "cls",
+    [
+        pytest.param(cls, id=cls.__name__, marks=pytest.mark.all_faces if cls._target_kind else ())
+        for cls in ESTIMATORS
+        if "epochs" not in cls._get_param_names()
+    ],
+)
 def test_without_epochs_the_fit_is_one_task(cls):
     witness = Witness()
     estimator = tiny(cls).set_callbacks(witness).fit(X, targets_for(cls, X))

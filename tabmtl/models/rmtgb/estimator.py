@@ -130,7 +130,7 @@ class RMTGB(BoostedEstimator):
     --------
     >>> from tabmtl import RMTGB
     >>> from tabmtl.synth import make_outlier_tasks
-    >>> bench = make_outlier_tasks(n_tasks=5, n_outliers=1, random_state=0)
+    >>> bench = make_outlier_tasks(100, n_tasks=5, n_outliers=1, random_state=0)
     >>> model = RMTGB(task_column="task", random_state=0).fit(bench.X, bench.y)
     >>> model.outlier_score_.filter(model.outlier_score_["outlier_score"] > 0.5)["task"].to_list() == [*bench.outliers]
     True

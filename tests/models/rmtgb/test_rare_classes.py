@@ -25,7 +25,7 @@ def without_bound(monkeypatch):
     monkeypatch.setattr(stages, "LONGEST_STEP", 0.0)
 
 
-@pytest.mark.parametrize("seed", [0, 3])
+@pytest.mark.parametrize("seed", [0, pytest.param(3, marks=pytest.mark.all_faces)])
 def test_rare_classes_do_not_make_the_fit_diverge(seed):
     (X, y), test = rare_classes(seed)
     model = RMTGB(**SHORT).fit(X, y)

@@ -55,7 +55,15 @@ def errors(benches, rounds, random_state=0, **options):
     return np.sqrt(found)
 
 
-@pytest.mark.parametrize("rounds, rate, released", CELLS, ids=str)
+#: Every block alone, and all of them; the others in `make test-all`.
+QUICK = [CELLS[i] for i in (0, 4, 7, 9)]
+
+
+@pytest.mark.parametrize(
+    "rounds, rate, released",
+    [pytest.param(*cell, marks=() if cell in QUICK else pytest.mark.all_faces) for cell in CELLS],
+    ids=str,
+)
 def test_the_error_is_the_releases(benches, rounds, rate, released):
     """To 2 %.
 

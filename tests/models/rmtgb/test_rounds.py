@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tabmtl.models.rmtgb.stages import _PRIOR_LABELS, grow_together
@@ -136,7 +136,6 @@ def test_no_validation_rows_of_its_own_is_no_error():
     assert (none.kept, other.kept, list(losses)) == (7, 7, [0, 0])
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(-100, 100), min_size=1, max_size=40), st.integers(1, 8), st.integers(0, 50))
 def test_one_alone_keeps_the_first_lowest_loss_within_patience(losses, patience, cap):
     cap = min(cap, len(losses) - 1)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tabmtl.models.rmtgb.targets import BinnedRows, LongTargets, Targets
@@ -115,7 +115,6 @@ def test_losses_stay_finite_for_sure_scores(kind):
     assert all(np.isfinite(part).all() for part in cells.derivatives(scores))
 
 
-@settings(deadline=None)
 @given(
     st.sampled_from(sorted(WIDTHS)),
     st.sampled_from(["long", "wide"]),
@@ -146,7 +145,6 @@ def test_factors_and_constants_reach_the_cells_of_their_task(kind, layout):
         np.testing.assert_array_equal(scaled[..., k, :], values[task, 0])
 
 
-@settings(deadline=None)
 @given(
     st.sampled_from(["long", "wide"]),
     st.lists(st.integers(0, 5), min_size=1, max_size=8).filter(sum),
@@ -255,7 +253,6 @@ def test_constants_of_large_tasks_are_their_means_and_small_tasks_are_drawn_to_0
     assert start[3] == 0
 
 
-@settings(deadline=None)
 @given(st.sampled_from(sorted(WIDTHS)), st.sampled_from(["long", "wide"]), st.integers(0, 2**16))
 def test_a_shrunk_constant_is_a_part_of_newtons_step(kind, layout, seed):
     cells = make(kind, layout, seed=seed)

@@ -27,7 +27,7 @@ def world() -> Any:
     return log, tables
 
 
-@pytest.fixture(scope="module", params=["full", "none"])
+@pytest.fixture(scope="module", params=["full", pytest.param("none", marks=pytest.mark.all_faces)])
 def model(world: Any, request: Any) -> M2TRec:
     """M2TRec on the log, not to be changed."""
     log, _ = world
