@@ -92,8 +92,8 @@ def compare(
     groups : array of shape (n,) or str, optional
         Group of every row of X, such as a patient, or the name of a column that holds it; no split divides a group.
     **params
-        Parameters for every model, such as ``tasks``, ``task_column``, ``drop``, ``n_jobs``, and ``random_state``, which
-        also draws the rows to test. ``verbose=1`` shows the fits, and a line for every model.
+        Parameters for every model, such as ``tasks``, ``task_column``, ``drop``, ``n_jobs`` and ``random_state``; the
+        last also draws the rows to test. ``verbose=1`` shows the fits, and a line for every model.
 
     Returns
     -------
@@ -258,8 +258,8 @@ def _named(models: Any) -> dict[str, MultiTaskEstimator]:
             raise TypeError(f"models must have names of text, got {name!r}")
         if not isinstance(model, MultiTaskEstimator):
             raise TypeError(
-                f"the model {name!r} must be an estimator of this package, or derived from one, got {model!r}; wrap one "
-                "of scikit-learn: IndependentTasks(classifier=..., regressor=...)"
+                f"the model {name!r} must be an estimator of this package, or derived from one, got {model!r}; wrap "
+                "one of scikit-learn: IndependentTasks(classifier=..., regressor=...)"
             )
     return found
 

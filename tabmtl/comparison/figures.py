@@ -96,9 +96,9 @@ def _calibration(calibration: pl.DataFrame, tasks: Sequence[Task]) -> Iterator[F
     if shown:
         display = CalibrationDisplay(calibration, tasks=shown[:_MOST_PANELS]).plot()
         caption = (
-            "Mean answers beside means of what came, in up to ten bins of equally many rows to test. On the dotted line "
-            "they agree: a model below it answers too high, above it too low. Of a task with two classes it is the "
-            "probability of the second, of one with more that of the class answered."
+            "Mean answers beside means of what came, in up to ten bins of equally many rows to test. On the dotted "
+            "line they agree: a model below it answers too high, above it too low. Of a task with two classes it is "
+            "the probability of the second, of one with more that of the class answered."
             f"{_left_out(shown, _MOST_PANELS)}"
         )
         yield _figure("Calibration", caption, display)
@@ -112,7 +112,8 @@ def _inside(name: str, model: Any) -> Iterator[Figure]:
         _move_legend(display)
         caption = (
             "Scores after every epoch: full lines on the rows for early stopping, dashed lines in training, while the "
-            f"weights still move. The dotted line marks the weights that were kept.{_left_out(model.tasks_, _MOST_CURVES)}"
+            "weights still move. The dotted line marks the weights that were kept."
+            f"{_left_out(model.tasks_, _MOST_CURVES)}"
         )
         yield _figure(f"Learning curves: {name}", caption, display)
     if hasattr(model, "leaderboard_"):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import polars as pl
 
@@ -53,9 +53,9 @@ class Comparison:
 
     Notes
     -----
-    The intervals are over draws of the rows to test, see `tabmtl.metrics.intervals`: they hold no spread over seeds, and
-    are too narrow where rows come in groups. Of twenty intervals of models that are equal, about one leaves 0 out. The
-    best of several models scores somewhat better here than on new rows, because these rows have chosen it.
+    The intervals are over draws of the rows to test, see `tabmtl.metrics.intervals`: they hold no spread over seeds,
+    and are too narrow where rows come in groups. Of twenty intervals of models that are equal, about one leaves 0 out.
+    The best of several models scores somewhat better here than on new rows, because these rows have chosen it.
     """
 
     frame: pl.DataFrame
@@ -72,8 +72,8 @@ class Comparison:
     def summary(self) -> pl.DataFrame:
         """One row per model, the best mean score first.
 
-        Columns are "model"; "mean_score" and "mean_difference", means over the tasks where they are defined; "ahead" and
-        "behind", the numbers of tasks whose difference to the reference has an interval above or below 0;
+        Columns are "model"; "mean_score" and "mean_difference", means over the tasks where they are defined; "ahead"
+        and "behind", the numbers of tasks whose difference to the reference has an interval above or below 0;
         "fit_seconds", "predict_ms" and "error".
         """
         by_model = self.frame.group_by("model", maintain_order=True).agg(

@@ -42,9 +42,7 @@ class Display:
             raise ImportError(f"{type(self).__name__} draws with {cure}") from error
         return list(pyplot.subplots(n_panels, squeeze=False, layout="constrained", **options)[1].flat)
 
-    def _panels_of(
-        self, tasks: Sequence[Task], ax: Axes | None, *, height: float, abreast: int
-    ) -> dict[str, Axes]:
+    def _panels_of(self, tasks: Sequence[Task], ax: Axes | None, *, height: float, abreast: int) -> dict[str, Axes]:
         """Return a panel for every task, in a new figure or the one given, and set the axes of the first."""
         if not tasks:
             raise ValueError("there is no task to draw: name some by tasks=, or leave it out for all")
