@@ -73,8 +73,10 @@ def _app() -> "App":
         suppress_keyboard_interrupt=False,
     )
     registry = App(name="serve", help=serve.__doc__)
-    for command in (demo.demo, compare.compare, train.train, sweep.sweep, saved.predict, saved.score, registry):
+    for command in (demo.demo, compare.compare, train.train, sweep.sweep, registry):
         app.command(command)
+    for command in (saved.predict, saved.score):  # whose --data may be -
+        app.command(command, default_parameter=Parameter(allow_leading_hyphen=True))
     app.register_install_completion_command(help="Install completion for this shell: bash, zsh or fish.")
     # the value of its --rows begins with --data
     registry.command(serve.register, default_parameter=Parameter(allow_leading_hyphen=True))

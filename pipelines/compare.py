@@ -137,7 +137,7 @@ def _rows_to_fit(rows: TableRows, source: DataSource) -> tuple[dict[str, Any], s
         return {"X": X, "y": y, "X_val": X_val, "y_val": y_val}, rows.split
     if source.val_share != DataSource(data=source.data).val_share:
         raise ValueError("--val-share has no effect: every model of a comparison sets rows aside by itself")
-    how = f"{source.test_share:.0%}, drawn by seed {source.split_seed}"
+    how = f"{100 * source.test_share:g} %, drawn by seed {source.split_seed}"
     how += f", no {source.group_column} on both sides" if source.group_column else ""
     groups = pl.concat([rows.groups["train"], rows.groups["val"]]) if rows.groups else None
     return {"X": pl.concat([X, X_val]), "y": pl.concat([y, y_val]), "groups": groups}, how

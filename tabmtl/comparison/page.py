@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import polars as pl
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from tabmtl.schema import Task
 
@@ -75,7 +74,7 @@ def report(
     figures : sequence of Figure
     """
     facts = _facts(frame, summary, heading, tasks, reference) | {
-        "figures": [figure._replace(svg=Markup(figure.svg)) for figure in figures],
+        "figures": figures,
         "rows": frame.rows(named=True),
         "when": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         "version": version("tabmtl"),

@@ -76,7 +76,7 @@ class ComparedRows:
         group = group_equal_rows(batch) if values is None else number_groups(values)
         rng = np.random.default_rng(draw_seed(model.random_state))
         train, test = train_valid_split(batch.y, coder.labels.tasks, _TEST_SHARE, rng, batch.task, group)
-        how = f"a random {_TEST_SHARE:.0%} with labels of every task and class"
+        how = f"a random {100 * _TEST_SHARE:g} % with labels of every task and class"
         how += "" if group is None else ", no group on both sides"
         split = ("X", "y") if groups is None or isinstance(groups, str) else ("X", "y", "groups")
         parts = {name: take_rows(fit[name], train) for name in split}

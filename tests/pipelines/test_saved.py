@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import commands
-import mlflow
 import numpy as np
 import polars as pl
 import pytest
@@ -18,6 +19,8 @@ from polars.testing import assert_frame_equal
 import tabmtl
 import tabmtl.mlflow
 from tabmtl import SharedBottom
+from tabmtl.pipelines import saved
+from tabmtl.pipelines.tracking import Store
 
 
 @pytest.fixture(scope="module")
@@ -91,26 +94,28 @@ def test_a_score_has_its_interval(folder: Path, model: Any, capsys: pytest.Captu
     assert f"Mean score: {expected['score'].mean():.4f}" in printed
 
 
-def test_a_registered_model_is_found_by_its_alias(folder: Path, model: Any, tmp_path: Path) -> None:
-    store = commands.store(tmp_path)
-    mlflow.set_tracking_uri(store)
-    experiment = mlflow.create_experiment("x", artifact_location=f"file://{tmp_path}/artifacts")
-    with mlflow.start_run(experiment_id=experiment):
-        tabmtl.mlflow.log_model(model, registered_model_name="shop")
-    mlflow.MlflowClient().set_registered_model_alias("shop", "champion", "1")
-    mlflow.set_tracking_uri(None)
-    (tmp_path / "out").mkdir()
-    for name, output in [("models:/shop@champion", "a.csv"), (folder / "model", "b.csv")]:
-        words = ["--model", name, "--data", folder / "new.csv", "--output", tmp_path / "out" / output]
-        assert commands.run("predict", *words, store=store) == 0
-    assert (tmp_path / "out" / "a.csv").read_bytes() == (tmp_path / "out" / "b.csv").read_bytes()
-    assert commands.run("score", "--model", "models:/shop@chmpion", "--data", folder / "new.csv", store=store) == 2
+def test_a_registered_model_is_found_by_its_alias(
+    folder: Path, model: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = []
+
+    @contextmanager
+    def connected(store: Store) -> Iterator[str]:
+        asked.append(store.uri)
+        yield store.uri
+
+    monkeypatch.setattr(saved, "connected", connected)
+    monkeypatch.setattr(tabmtl.mlflow, "load_model", lambda uri: asked.append(uri) or model, raising=False)
+    words = ["--model", "models:/shop@champion", "--data", folder / "new.csv", "--json"]
+    assert commands.run("score", *words, store="sqlite:///shop.db") == 0
+    assert asked == ["sqlite:///shop.db", "models:/shop@champion"]
+    assert json.loads(capsys.readouterr().out)["model"] == "models:/shop@champion"
 
 
 def test_mistakes_are_one_line_that_names_file_and_column(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    saved, data, out = folder / "model", folder / "new.csv", tmp_path / "answers.csv"
+    kept, data, out = folder / "model", folder / "new.csv", tmp_path / "answers.csv"
     rows = pl.read_csv(data)
     rows.drop("b").write_csv(tmp_path / "less.csv")
     rows.drop("kind").write_csv(tmp_path / "unlabelled.csv")
@@ -124,36 +129,36 @@ def test_mistakes_are_one_line_that_names_file_and_column(
             [*predict, "--model", "nowhere", "--data", data],
             "there is no folder 'nowhere': name one that train --output",
         ),
-        ([*predict, "--model", tmp_path, "--data", data], "is not a model"),
-        ([*predict, "--model", saved, "--data", "new.cvs"], "no file is called new.cvs"),
+        ([*predict, "--model", tmp_path, "--data", data], "is no tabmtl model"),
+        ([*predict, "--model", kept, "--data", "new.cvs"], "no file is called new.cvs"),
         (
-            [*predict, "--model", saved, "--data", tmp_path / "less.csv"],
+            [*predict, "--model", kept, "--data", tmp_path / "less.csv"],
             f"lacks the columns ['b'], which the model was fitted on; it has {rows.drop('b').columns} (in {tmp_path}/",
         ),
-        ([*predict, "--model", saved, "--data", tmp_path / "inf.csv"], "column 'a' holds an infinite value"),
-        ([*predict, "--model", saved, "--data", data, "--keep", "idd"], "['idd'], which keep names; near is 'id'"),
+        ([*predict, "--model", kept, "--data", tmp_path / "inf.csv"], "column 'a' holds an infinite value"),
+        ([*predict, "--model", kept, "--data", data, "--keep", "idd"], "['idd'], which keep names; near is 'id'"),
         (
-            [*predict, "--model", saved, "--data", "-"],
+            [*predict, "--model", kept, "--data", "-"],
             "it is empty; expected CSV with a line of names (in the standard input)",
         ),
         (
-            [*score, "--model", saved, "--data", tmp_path / "unlabelled.csv"],
+            [*score, "--model", kept, "--data", tmp_path / "unlabelled.csv"],
             "lacks the columns ['kind'], which are the targets of the model",
         ),
         (
-            [*score, "--model", saved, "--data", tmp_path / "maybe.csv"],
+            [*score, "--model", kept, "--data", tmp_path / "maybe.csv"],
             "task 'late': the label 'maybe' was not seen in fit; expected one of ['no', 'yes'] (in",
         ),
         (
-            ["predict", "--model", saved, "--data", data, "--output", "answers.txt"],
+            ["predict", "--model", kept, "--data", data, "--output", "answers.txt"],
             "--output must end in .parquet or .csv",
         ),
         (
-            ["predict", "--model", saved, "--data", data, "--output", "nowhere/a.csv"],
+            ["predict", "--model", kept, "--data", data, "--output", "nowhere/a.csv"],
             "--output: there is no folder nowhere",
         ),
         (
-            ["predict", "--model", saved, "--data", data, "--output", data],
+            ["predict", "--model", kept, "--data", data, "--output", data],
             "is the input, which its answers would replace",
         ),
     ]:
