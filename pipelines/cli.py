@@ -29,7 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     -------
     int
         Exit code: 0; 2 after a mistake of the user, reported in one line; 130 after Ctrl-C; 1 if ``serve promote``
-        keeps the champion, or ``sweep --above-single-task`` finds no point. A bug keeps its traceback.
+        keeps the champion, ``sweep --above-single-task`` finds no point, or every model of ``compare`` fails. A bug
+        keeps its traceback.
     """
     if find_spec("cyclopts") is None:
         print("tabmtl: error: the commands need cyclopts, which is missing: pip install 'tabmtl[cli]'", file=sys.stderr)
@@ -47,14 +48,22 @@ def _app() -> "App":
     """Build the commands, with the options in groups."""
     from cyclopts import App, Group, Parameter
 
-    from tabmtl.pipelines import data, demo, model_choice, serve, sweep, tracking, train
+    from tabmtl.pipelines import compare, data, demo, model_choice, saved, serve, sweep, tracking, train
 
-    groups = [data.RowSource, data.ClickColumns, model_choice.ModelChoice, sweep.Search, tracking.Store]
-    for place, heading in enumerate(["Data", "Click logs", "Model", "Search", "MLflow"]):
-        Parameter(name="*", group=Group(heading, sort_key=place))(groups[place])
+    groups = [
+        ("Data", data.RowSource),
+        ("Click logs", data.ClickColumns),
+        ("Model", model_choice.ModelChoice),
+        ("Model", saved.SavedModel),
+        ("Models", compare.ModelList),
+        ("Search", sweep.Search),
+        ("MLflow", tracking.Store),
+    ]
+    for place, (heading, options) in enumerate(groups):
+        Parameter(name="*", group=Group(heading, sort_key=place))(options)
     app = App(
         name="tabmtl",
-        help="Train multi-task models on tables and click logs, search their parameters, and register and serve them.",
+        help="Compare and train multi-task models on tables and click logs, predict by them, register and serve them.",
         default_parameter=Parameter(negative=(), allow_repeating=True, show_default=_shown),
         group_parameters=Group("Options", sort_key=len(groups)),
         help_formatter=_HelpPage(),
@@ -64,8 +73,11 @@ def _app() -> "App":
         suppress_keyboard_interrupt=False,
     )
     registry = App(name="serve", help=serve.__doc__)
-    for command in (demo.demo, train.train, sweep.sweep, registry):
+    for command in (demo.demo, compare.compare, train.train, sweep.sweep, registry):
         app.command(command)
+    for command in (saved.predict, saved.score):  # whose --data may be -
+        app.command(command, default_parameter=Parameter(allow_leading_hyphen=True))
+    app.register_install_completion_command(help="Install completion for this shell: bash, zsh or fish.")
     # the value of its --rows begins with --data
     registry.command(serve.register, default_parameter=Parameter(allow_leading_hyphen=True))
     registry.command(serve.promote)

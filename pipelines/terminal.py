@@ -65,8 +65,9 @@ def exit_code(run: Callable[[], Any], prog: str, *, traceback: bool = False) -> 
 
 
 def one_line(message: Warning | BaseException | str) -> str:
-    """Return a message without line breaks and passwords."""
-    return without_password(" ".join(str(message).split())) or type(message).__name__
+    """Return a message, with the notes of an error, without line breaks and passwords."""
+    notes = [f"({note})" for note in getattr(message, "__notes__", ())]
+    return without_password(" ".join(" ".join([str(message), *notes]).split())) or type(message).__name__
 
 
 def without_password(uri: str) -> str:

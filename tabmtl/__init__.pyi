@@ -1,4 +1,7 @@
 # the public names, once: lazy_loader reads them here at run time, type checkers and editors before it
+from .comparison import Comparison as Comparison
+from .comparison import compare as compare
+from .comparison import default_models as default_models
 from .encode.shards import Shards as Shards
 from .ensemble import MultiTaskEnsemble as MultiTaskEnsemble
 from .ensemble import MultiTaskEnsembleClassifier as MultiTaskEnsembleClassifier

@@ -49,7 +49,11 @@ def test_the_wheel_holds_every_file_of_the_source(wheel: list[str]) -> None:
     expected = {"tabmtl/py.typed"}
     packages = {"tabmtl": "tabmtl", "synth": "tabmtl/synth", "pipelines": "tabmtl/pipelines"}
     for folder, package in packages.items():
-        files = [file for pattern in ("*.py", "*.pyi", "*.parquet") for file in (ROOT / folder).rglob(pattern)]
+        files = [
+            file
+            for pattern in ("*.py", "*.pyi", "*.parquet", "*.html", "*.css")
+            for file in (ROOT / folder).rglob(pattern)
+        ]
         expected |= {f"{package}/{file.relative_to(ROOT / folder).as_posix()}" for file in files}
     assert {name for name in wheel if name.startswith("tabmtl/")} == expected
 

@@ -146,6 +146,8 @@ class TableRows:
         How the parts were made.
     origin : str
         The options that gave them, as one types them.
+    groups : dict of str to polars.Series
+        Of a split by groups: those of every part.
     """
 
     name: str
@@ -153,6 +155,7 @@ class TableRows:
     facts: dict[str, Any]
     split: str
     origin: str
+    groups: dict[str, pl.Series] = field(default_factory=dict)
     unit: ClassVar[str] = "rows"
 
     @property
@@ -266,7 +269,10 @@ def open_table(source: DataSource, *, whole: bool = False) -> TableRows:
         unit = f" by {group[0]}" if group else ""
         split = f"drawn{unit}: {source.val_share:g} val and {source.test_share:g} test by seed {source.split_seed}"
     chosen = {part: (X[rows], labels[rows]) for part, rows in parts.items()}
-    return TableRows(name=Path(source.data).stem, parts=chosen, facts=facts, split=split, origin=source.as_typed)
+    named = frame[source.group_column] if source.group_column else None
+    groups = {} if named is None else {part: named[rows] for part, rows in parts.items()}
+    name, origin = Path(source.data).stem, source.as_typed
+    return TableRows(name=name, parts=chosen, facts=facts, split=split, origin=origin, groups=groups)
 
 
 def _read_set(source: DataSource) -> tuple[pl.DataFrame, dict[str, Kind | None], str | None]:

@@ -32,7 +32,7 @@ def find_files(paths: Paths) -> tuple[str, ...]:
     if twice is not None:
         raise ValueError(f"paths name the file {twice} twice; name every file once")
     for file in files:
-        if not file.lower().endswith((*_PARQUET, *_CSV)):
+        if not is_table(file):
             raise ValueError(f"{file} is neither .parquet nor .csv by its name; write it in one of the two formats")
     return tuple(files)
 
@@ -50,6 +50,11 @@ def _expand(path: str) -> Iterator[str]:
         if Path(file).is_dir():
             raise ValueError(f"{file} is a folder; name the files in it, such as {file.rstrip('/')}/*.parquet")
         yield file
+
+
+def is_table(file: str) -> bool:
+    """Return whether a file is Parquet or CSV by its name."""
+    return file.lower().endswith((*_PARQUET, *_CSV))
 
 
 def is_csv(file: str) -> bool:

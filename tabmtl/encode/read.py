@@ -306,9 +306,12 @@ def _labels_of(X: Any) -> dict[str, Any] | None:
 
 
 def take_rows(X: Any, index: np.ndarray) -> Any:
-    """Take rows of any supported eager container, in that container."""
+    """Take rows of any supported eager container, a series among them, in that container."""
+    X = _as_table(X)
     if nw.dependencies.is_into_dataframe(X):
         return nw.from_native(X, eager_only=True)[index.tolist(), :].to_native()
+    if nw.dependencies.is_into_series(X):
+        return nw.from_native(X, series_only=True)[index.tolist()].to_native()
     return np.asarray(X)[index]
 
 

@@ -3,6 +3,7 @@
 Only drawing imports matplotlib; without it, drawing raises an ImportError that names the extra.
 """
 
+from tabmtl.plots.comparison import CalibrationDisplay, ComparisonDisplay
 from tabmtl.plots.experts import ExpertUsageDisplay
 from tabmtl.plots.leaderboard import LeaderboardDisplay
 from tabmtl.plots.outliers import OutlierTaskDisplay
@@ -10,6 +11,8 @@ from tabmtl.plots.pareto import ParetoDisplay
 from tabmtl.plots.scores import GainDisplay, HistoryDisplay
 
 __all__ = [
+    "CalibrationDisplay",
+    "ComparisonDisplay",
     "ExpertUsageDisplay",
     "GainDisplay",
     "HistoryDisplay",

@@ -42,14 +42,36 @@ class Display:
             raise ImportError(f"{type(self).__name__} draws with {cure}") from error
         return list(pyplot.subplots(n_panels, squeeze=False, layout="constrained", **options)[1].flat)
 
+    def _panels_of(self, tasks: Sequence[Task], ax: Axes | None, *, height: float, abreast: int) -> dict[str, Axes]:
+        """Return a panel for every task, in a new figure or the one given, and set the axes of the first."""
+        if not tasks:
+            raise ValueError("there is no task to draw: name some by tasks=, or leave it out for all")
+        if ax is not None and len(tasks) > 1:
+            raise ValueError(f"one ax cannot hold {len(tasks)} tasks: choose one by tasks=, or leave ax out")
+        panels = [ax]
+        if ax is None:
+            n_columns = min(len(tasks), abreast)
+            n_rows = -(-len(tasks) // n_columns)
+            panels = self._new_axes(n_rows, ncols=n_columns, figsize=(2 + 3 * n_columns, height * n_rows))
+            for panel in panels[len(tasks) :]:
+                panel.remove()
+        panels = panels[: len(tasks)]
+        self._draw_into(panels[0])
+        return {task.name: panel for task, panel in zip(tasks, panels, strict=True)}
+
 
 def tasks_of(estimator: Any, names: Sequence[str] | None, attribute: str, expected: str) -> list[Task]:
     """Return the tasks of these names, all by default, of a fitted estimator with an attribute."""
     check_is_fitted(estimator)
     if not hasattr(estimator, attribute):
         raise TypeError(f"expected an estimator {expected}, got {type(estimator).__name__}, which has no {attribute}")
-    known = {task.name: task for task in estimator.tasks_}
+    return tasks_named(estimator.tasks_, names, "the estimator")
+
+
+def tasks_named(tasks: Sequence[Task], names: Sequence[str] | None, owner: str) -> list[Task]:
+    """Return the tasks of these names, all by default; the owner is named in errors."""
+    known = {task.name: task for task in tasks}
     unknown = [name for name in names or () if name not in known]
     if unknown:
-        raise ValueError(f"expected tasks of the estimator, {list(known)}, got {unknown}")
+        raise ValueError(f"expected tasks of {owner}, {list(known)}, got {unknown}")
     return [known[name] for name in (known if names is None else names)]

@@ -94,26 +94,10 @@ class LeaderboardDisplay(Display):
 
     def plot(self, *, ax: Axes | None = None, errorbar_kw: Mapping[str, Any] | None = None) -> LeaderboardDisplay:
         """Draw the panels; the arguments are those of :meth:`from_estimator`."""
-        if not self.tasks:
-            raise ValueError("there is no task to draw: name some by tasks=, or leave it out for all")
-        if ax is not None and len(self.tasks) > 1:
-            raise ValueError(f"one ax cannot hold {len(self.tasks)} tasks: choose one by tasks=, or leave ax out")
-        panels = self._panels() if ax is None else [ax]
-        self._draw_into(panels[0])
-        self.axes_ = {task.name: panel for task, panel in zip(self.tasks, panels, strict=True)}
+        height = 1.2 + 0.25 * self.leaderboard["candidate"].n_unique()
+        self.axes_ = self._panels_of(self.tasks, ax, height=height, abreast=_MOST_ABREAST)
         self.points_ = {task.name: self._draw_task(task, errorbar_kw or {}) for task in self.tasks}
         return self
-
-    def _panels(self) -> list[Axes]:
-        """Make a panel for every task."""
-        n_columns = min(len(self.tasks), _MOST_ABREAST)
-        n_rows = -(-len(self.tasks) // n_columns)
-        n_lines = self.leaderboard["candidate"].n_unique()
-        size = (2 + 3 * n_columns, (1.2 + 0.25 * n_lines) * n_rows)
-        panels = self._new_axes(n_rows, ncols=n_columns, figsize=size)
-        for panel in panels[len(self.tasks) :]:
-            panel.remove()
-        return panels[: len(self.tasks)]
 
     def _draw_task(self, task: Task, options: Mapping[str, Any]) -> ErrorbarContainer:
         ax, rows = self.axes_[task.name], self.leaderboard.filter(task=task.name)

@@ -108,6 +108,7 @@ class HistoryDisplay(Display):
         if self.best_iteration is not None:
             ax.axvline(self.best_iteration, color="0.6", linestyle=":", label=f"kept: epoch {self.best_iteration}")
         ax.set(xlabel="epoch", ylabel="score (higher is better)")
+        ax.locator_params(axis="x", integer=True)
         ax.legend(fontsize="small")
         return self
 

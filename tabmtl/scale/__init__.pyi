@@ -1,1 +1,3 @@
+from .files import predict_file as predict_file
 from .files import predict_files as predict_files
+from .files import score_file as score_file

@@ -1,4 +1,4 @@
-"""Predictions of whole files, a block of rows at a time."""
+"""Predictions of whole files, a block of rows at a time, and the scores of a file."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import polars as pl
@@ -16,14 +16,14 @@ from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.encode import TableCoder
 from tabmtl.encode.features import text_of
-from tabmtl.encode.files import Paths, find_files, is_csv, scan_file
+from tabmtl.encode.files import Paths, find_files, is_csv, is_table, scan_file
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.params import Names, check_choice, near
 from tabmtl.storage.atomic import replaced
 
 _BLOCK_ROWS = 65_536
 
-Method = Literal["predict", "predict_proba", "transform"]
+Method = Literal["predict", "predict_proba", "both", "transform"]
 
 
 def predict_files(
@@ -50,10 +50,10 @@ def predict_files(
     folder : str or path
         Folder of the answers, which is made where it does not exist. They are called as their input, with the ending
         ``.parquet``. A file appears when it is complete, in place of an older one.
-    method : {"predict", "predict_proba", "transform"}, default="predict"
+    method : {"predict", "predict_proba", "both", "transform"}, default="predict"
         ``"predict"`` writes a column for each target, under its name and with its type; ``"predict_proba"`` a column
-        ``<task>=<class>`` for each class of each classification task; ``"transform"``, which networks have, the
-        columns of ``get_feature_names_out``.
+        ``<task>=<class>`` for each class of each classification task; ``"both"`` the former in front of the latter;
+        ``"transform"``, which networks have, the columns of ``get_feature_names_out``.
     keep : sequence of str, default=()
         Columns of the input to write in front of the answers, such as an id.
 
@@ -97,18 +97,105 @@ def predict_files(
     return outputs
 
 
+def predict_file(
+    model: MultiTaskEstimator,
+    path: str | PathLike[str],
+    output: str | PathLike[str],
+    *,
+    method: Method = "predict",
+    keep: Names = (),
+) -> None:
+    """Predict the rows of one file, and write one, as `predict_files` does.
+
+    Parameters
+    ----------
+    model, method, keep
+        As in `predict_files`.
+    path : str or path
+        Parquet or CSV file.
+    output : str or path
+        File of the answers, Parquet or CSV by its name. It appears when it is complete, in place of an older one.
+
+    Raises
+    ------
+    TypeError, ValueError, FileNotFoundError
+        As `predict_files` does, or if the output is the input, or neither Parquet nor CSV by its name.
+    """
+    _check_model(model, method)
+    (file,) = _one_file(path)
+    place = Path(output)
+    if not is_table(str(output)):
+        raise ValueError(f"{output} is neither .parquet nor .csv by its name; call the answers by one of the two")
+    if place.resolve() == Path(file).resolve():
+        raise ValueError(f"{output} is the input, which its answers would replace; name another file")
+    _predict_file(model, file, place, method, tuple(keep))
+
+
+def score_file(model: MultiTaskEstimator, path: str | PathLike[str], *, level: float = 0.95) -> pl.DataFrame:
+    """Score every task of a model on the rows of a file, which has a column for every target.
+
+    Columns are found as in `predict_files`. Unlike there, all rows are in memory at once.
+
+    Parameters
+    ----------
+    model : fitted estimator of tables
+    path : str or path
+        Parquet or CSV file.
+    level : float, default=0.95
+        Share of intervals that are to hold the true score.
+
+    Returns
+    -------
+    polars.DataFrame
+        As ``model.score_intervals`` gives it.
+
+    Raises
+    ------
+    TypeError, ValueError, FileNotFoundError
+        If there is no such file, it lacks a column, or a value does not fit.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import polars as pl
+    >>> from tabmtl import IndependentTasks
+    >>> from tabmtl.scale import score_file
+    >>> frame = pl.DataFrame({"x": [i / 100 for i in range(100)]}).with_columns(y=2 * pl.col("x"))
+    >>> model = IndependentTasks(random_state=0).fit(frame.select("x"), frame.select("y"))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     frame.write_csv(f"{folder}/new.csv")
+    ...     score_file(model, f"{folder}/new.csv").select("task", "metric", "n_labelled").row(0)
+    ('y', 'r2', 100)
+    """
+    _check_model(model, "predict")
+    (file,) = _one_file(path)
+    targets = model._coder.labels.names
+    scan, names = _scan(model._coder, file, targets, "are the targets of the model")
+    frame = scan.collect()
+    if frame.is_empty():
+        raise ValueError("the file has no rows to score")
+    return model.score_intervals(_rows(frame, names, model._coder), frame.select(cs.by_name(*targets)), level=level)
+
+
+def _one_file(path: str | PathLike[str]) -> tuple[str, ...]:
+    files = find_files(path)
+    if len(files) > 1:
+        raise ValueError(f"{path} names {len(files)} files, expected one; predict_files answers several")
+    return files
+
+
 def _check_model(model: Any, method: str) -> None:
     if not isinstance(model, MultiTaskEstimator):
         is_recommender = hasattr(model, "recommend")
         cure = "; a recommender answers whole sessions: read those of a file, and call recommend" * is_recommender
         raise TypeError(f"expected a fitted estimator of tables, got {type(model).__name__}{cure}")
     check_is_fitted(model)
-    check_choice("method", method, ("predict", "predict_proba", "transform"))
+    check_choice("method", method, get_args(Method))
     labels = model._coder.labels
-    if method == "predict_proba" and not any(task.is_classification for task in labels.tasks):
-        raise ValueError("the method predict_proba needs a classification task; all tasks are regressions")
+    if method in ("predict_proba", "both") and not any(task.is_classification for task in labels.tasks):
+        raise ValueError("probabilities need a classification task; all tasks are regressions")
     if method == "transform" and not hasattr(model, "transform"):
-        raise ValueError(f"{type(model).__name__} has no method transform; choose predict or predict_proba")
+        raise ValueError(f"{type(model).__name__} has no method transform; choose another method")
 
 
 def _outputs(files: Sequence[str], folder: Path) -> list[Path]:
@@ -138,11 +225,14 @@ def _predict_file(model: MultiTaskEstimator, file: str, output: Path, method: Me
         yield from answered
 
     with replaced(output) as beside:
-        register_io_source(read, schema=first.schema).sink_parquet(beside)
+        answers = register_io_source(read, schema=first.schema)
+        answers.sink_csv(beside) if is_csv(output.name) else answers.sink_parquet(beside)
 
 
-def _scan(coder: TableCoder, file: str, keep: tuple[str, ...]) -> tuple[pl.LazyFrame, list[str]]:
-    """Scan the columns of fit and those to keep; return the names of the former in the file."""
+def _scan(
+    coder: TableCoder, file: str, keep: tuple[str, ...], role: str = "keep names"
+) -> tuple[pl.LazyFrame, list[str]]:
+    """Scan the columns of fit and others, whose role is for errors; return the names of the former in the file."""
     scan = scan_file(file)
     schema = scan.collect_schema()
     if coder.named:
@@ -151,7 +241,7 @@ def _scan(coder: TableCoder, file: str, keep: tuple[str, ...]) -> tuple[pl.LazyF
         names = [name for name in schema if name not in (*keep, *coder.dropped)]
         if len(names) != len(coder.names):
             raise ValueError(f"expected {len(coder.names)} columns, as in fit, got {len(names)}: {names[:10]}")
-    for what, wanted in (("the model was fitted on", names), ("keep names", keep)):
+    for what, wanted in (("the model was fitted on", names), (role, keep)):
         missing = [name for name in wanted if name not in schema]
         if missing:
             raise ValueError(
@@ -160,7 +250,8 @@ def _scan(coder: TableCoder, file: str, keep: tuple[str, ...]) -> tuple[pl.LazyF
             )
     if is_csv(file):
         types = _types_of_fit(coder, {own: schema[name] for own, name in zip(coder.names, names, strict=True)})
-        scan = scan_file(file, {names[coder.names.index(own)]: dtype for own, dtype in types.items()})
+        types = {names[coder.names.index(own)]: dtype for own, dtype in types.items()}
+        scan = scan_file(file, types | _types_of_targets(coder, {name: schema[name] for name in keep}))
     return scan.select(cs.by_name(*dict.fromkeys((*names, *keep)))), names
 
 
@@ -180,6 +271,17 @@ def _types_of_fit(coder: TableCoder, found: dict[str, pl.DataType]) -> dict[str,
     return types
 
 
+def _types_of_targets(coder: TableCoder, found: dict[str, pl.DataType]) -> dict[str, pl.DataType]:
+    """Return the types of targets, where the values of a CSV file do not tell them."""
+    types: dict[str, pl.DataType] = {}
+    for name, task in zip(coder.labels.names, coder.labels.column_tasks(), strict=True):
+        if name in found and task.is_classification and any(isinstance(label, str) for label in task.classes or ()):
+            types[name] = pl.String()
+        elif name in found and not task.is_classification and found[name] == pl.String:
+            types[name] = pl.Float64()
+    return types
+
+
 def _answers(model: MultiTaskEstimator, method: Method) -> Callable[[pl.DataFrame | None, list[str]], pl.DataFrame]:
     """Return the function from rows to their named answers; None is a frame without rows."""
     coder = model._coder
@@ -196,7 +298,10 @@ def _answers(model: MultiTaskEstimator, method: Method) -> Callable[[pl.DataFram
             outputs = [np.empty(size) for size in sizes]
         else:
             outputs = model._read_and_answer(rows)
-        return labels.decode(outputs) if method == "predict" else pl.DataFrame(labels.probabilities(outputs))
+        answers = [] if method == "predict_proba" else [labels.decode(outputs)]
+        if method != "predict":
+            answers.append(pl.DataFrame(labels.probabilities(outputs)))
+        return pl.concat(answers, how="horizontal")
 
     return answer
 

@@ -278,6 +278,9 @@ def test_take_rows_keeps_the_container():
     taken = take_rows(pd.DataFrame({"a": [1, 2, 3]}, index=[7, 8, 9]), index)
     assert taken.index.tolist() == [9, 7]
     assert take_rows([[1], [2], [3]], index).tolist() == [[3], [1]]
+    assert_series_equal(take_rows(pl.Series("k", ["a", None, "b"]), index), pl.Series("k", ["b", "a"]))
+    assert take_rows(pd.Series([1, 2, 3], name="k", index=[7, 8, 9]), index).index.tolist() == [9, 7]
+    assert take_rows(pa.array([1, 2, 3]), index).to_pylist() == [3, 1]
 
 
 @pytest.mark.parametrize(

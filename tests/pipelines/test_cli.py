@@ -10,17 +10,19 @@ import tomllib
 import warnings
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import Any
 
 import commands
 import polars as pl
 import pytest
 
+import tabmtl
 from tabmtl.pipelines import cli
 from tabmtl.pipelines.terminal import exit_code, in_order, near, one_line, pairs, without_password
 from tabmtl.schema import TabmtlWarning
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ["demo", "train", "sweep", "serve register", "serve promote", "serve start"]
+COMMANDS = ["demo", "compare", "train", "sweep", "predict", "score", "serve register", "serve promote", "serve start"]
 
 
 def test_the_command_is_installed() -> None:
@@ -60,7 +62,25 @@ def test_every_option_is_documented(command: str, capsys: pytest.CaptureFixture[
         assert text.strip()[:1].isalpha(), f"{name}: {text}"
 
 
-@pytest.mark.parametrize("module", ["demo", "train", "sweep", "serve"])
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_complete_commands_and_options(shell: Any) -> None:
+    script = cli._app().generate_completion(prog_name="tabmtl", shell=shell)
+    for word in ("compare", "predict", "report", "probabilities", "split-column"):
+        assert word in script, word
+
+
+def test_completion_is_installed_where_one_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert commands.run("--install-completion", "--shell", "fish", "--output", tmp_path / "tabmtl.fish") == 0
+    assert "complete -c tabmtl" in (tmp_path / "tabmtl.fish").read_text()
+    assert str(tmp_path) in capsys.readouterr().out.replace("\n", "")
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    assert commands.run("--version") == 0
+    assert capsys.readouterr().out.strip() == tabmtl.__version__
+
+
+@pytest.mark.parametrize("module", ["demo", "train", "sweep", "serve", "compare"])
 def test_modules_are_commands_too(module: str) -> None:
     command = [sys.executable, "-m", f"tabmtl.pipelines.{module}", "--help"]
     page = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -123,6 +143,12 @@ def test_mistakes_are_one_line_and_have_a_traceback_when_asked(
     assert capsys.readouterr().err == "tabmtl train: error: a b\n"
     with pytest.raises(type(error)):
         exit_code(lambda: fail(error), "tabmtl train", traceback=True)
+
+
+def test_a_line_has_the_notes_of_an_error() -> None:
+    error = ValueError("a")
+    error.add_note("in the\n file x.csv")
+    assert one_line(error) == "a (in the file x.csv)"
 
 
 @pytest.mark.parametrize("error", [KeyError("x"), RuntimeError("x"), AssertionError("x"), ZeroDivisionError("x")])

@@ -10,7 +10,7 @@ from polars.testing import assert_frame_equal
 
 import tabmtl.scale.files
 from tabmtl import RMTGB, IndependentTasks, MMoEClassifier, MultiTaskEnsemble, SharedBottom
-from tabmtl.scale import predict_files
+from tabmtl.scale import predict_file, predict_files, score_file
 from tabmtl.sessions import Popularity
 
 
@@ -52,6 +52,29 @@ def test_probabilities_and_features_have_names(net, tmp_path):
     found = pl.read_parquet(predict_files(model, paths, tmp_path / "features", method="transform"))
     assert found.columns == list(model.get_feature_names_out())
     assert np.array_equal(found, model.transform(X))
+
+
+def test_one_file_is_answered_in_one_file(net, tmp_path):
+    model, X = net
+    X.write_parquet(tmp_path / "new.parquet")
+    (expected,) = predict_files(model, tmp_path / "new.parquet", tmp_path / "scored", method="both")
+    predict_file(model, tmp_path / "new.parquet", tmp_path / "new.csv", method="both")
+    expected = pl.read_parquet(expected)
+    assert expected.columns[: len(model.tasks_)] == [task.name for task in model.tasks_]
+    assert_frame_equal(pl.read_csv(tmp_path / "new.csv", schema=expected.schema), expected)
+
+
+def test_a_file_is_scored_as_a_frame_is(tmp_path):
+    model, X, y = fitted(SharedBottom)
+    expected = model.score_intervals(X, y)
+    X.hstack(y).with_columns(more=pl.lit("x")).write_csv(tmp_path / "new.csv")
+    assert_frame_equal(score_file(model, tmp_path / "new.csv"), expected)
+    with pytest.raises(ValueError, match="which are the targets of the model; it has"):
+        X.write_csv(tmp_path / "less.csv")
+        score_file(model, tmp_path / "less.csv")
+    with pytest.raises(ValueError, match="the file has no rows to score"):
+        X.hstack(y).clear().write_parquet(tmp_path / "none.parquet")
+        score_file(model, tmp_path / "none.parquet")
 
 
 def test_columns_are_found_by_name_and_others_kept_on_demand(net, tmp_path):
@@ -129,12 +152,16 @@ def test_mistakes_are_told(net, tmp_path):
         (TypeError, "answers whole sessions", lambda: predict_files(Popularity(), paths, tmp_path)),
         (
             ValueError,
-            "RMTGB has no method transform",
+            "RMTGB has no method transform; choose",
             lambda: predict_files(fitted(RMTGB)[0], paths, tmp_path, method="transform"),
         ),
     ]:
         with pytest.raises(error, match=message):
             call()
+    with pytest.raises(ValueError, match="names 2 files, expected one"):
+        predict_file(model, paths, tmp_path / "one.csv")
+    with pytest.raises(ValueError, match="by its name; call the answers"):
+        predict_file(model, tmp_path / "new" / "part-0.parquet", tmp_path / "one.txt")
     written(X.drop("count"), tmp_path / "less")
     with pytest.raises(ValueError, match=r"lacks the columns \['count'\], which the model was fitted on"):
         predict_files(model, tmp_path / "less" / "*.parquet", tmp_path / "scored")

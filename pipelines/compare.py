@@ -1,0 +1,166 @@
+"""Compare models on a table: ``tabmtl compare``."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+import tabmtl
+from tabmtl.pipelines.data import ClickColumns, DataSource, TableRows, open_rows
+from tabmtl.pipelines.model_choice import ModelChoice, find_class, make
+from tabmtl.pipelines.terminal import INTERRUPTED, near
+from tabmtl.pipelines.tracking import check_writable, program
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelList:
+    """The models to compare, by name.
+
+    Parameters
+    ----------
+    model : list of str
+        Estimator of tabmtl, such as RMTGB; may be repeated. The first is the reference. Default: several, by the number
+        of rows, the first being one tuned LightGBM per task.
+    set : list of str
+        MODEL.NAME=VALUE: a parameter of one of them, such as MMoE.epochs=5; may be repeated.
+    seed : int
+        Random seed of the models.
+    """
+
+    model: list[str] = field(default_factory=list)
+    set: list[str] = field(default_factory=list)
+    seed: int = 0
+
+    def choices(self) -> dict[str, ModelChoice]:
+        """Return the choice of every model, with its own settings.
+
+        Raises
+        ------
+        ValueError
+            If a model is named twice, or a setting names none of them.
+        """
+        own: dict[str, list[str]] = {name: [] for name in self.model}
+        if len(own) < len(self.model):
+            raise ValueError("--model names a model twice; compare two settings of one model in Python")
+        for text in self.set:
+            name, dot, setting = text.partition(".")
+            if not dot or name not in own:
+                named = near(name, self.model) if self.model else "name the models by --model"
+                raise ValueError(f"--set takes MODEL.NAME=VALUE with one of the models, got {text!r}: {named}")
+            own[name].append(setting)
+        return {name: ModelChoice(model=name, set=settings, seed=self.seed) for name, settings in own.items()}
+
+
+def compare(source: DataSource, models: ModelList = ModelList(), *, report: Path | None = None) -> int:
+    """Fit several models on the same rows, and judge them by test rows.
+
+    Scores and paired differences to the first model are printed with their intervals. A model that fails is a line with
+    its error; Ctrl-C keeps the models that are done. Validation rows of a file are rows to fit, from which every model
+    sets some aside by itself, unless a column gives the split.
+
+    Parameters
+    ----------
+    source : DataSource
+        Source of the rows.
+    models : ModelList
+        The models.
+    report : Path, optional
+        Write one HTML page with tables and plots to this file.
+
+    Returns
+    -------
+    int
+        Exit code: 0, 1 if every model failed, 130 after Ctrl-C.
+
+    Raises
+    ------
+    ValueError, OSError, ImportError
+        If an option does not fit; raised before any training.
+    """
+    if report is not None:
+        _check_report(report)
+    rows = open_rows(source, ClickColumns(), tabmtl.IndependentTasks)
+    assert isinstance(rows, TableRows)
+    if "test" not in rows.parts:
+        cure = "the value test in --split-column" if source.split_column else "a --test-share above 0"
+        raise ValueError(f"compare judges by test rows, and {rows.name} has none: give {cure}")
+    rows.check_features()
+    n_fit = len(rows.parts["train"][0])
+    made = {name: _made(choice, rows.facts) for name, choice in models.choices().items()}
+    tried = made or tabmtl.default_models(n_fit)
+    fit, how = _rows_to_fit(rows, source)
+    print(f"{rows.name}: {', '.join(tried)}; Ctrl-C keeps those that are done.", flush=True)
+    X, y = rows.parts["test"]
+    params = {**rows.facts, "random_state": models.seed, "verbose": 1}
+    found = replace(tabmtl.compare(tried, **fit, X_test=X, y_test=y, **params), how=how)
+    print(f"\n{found}\n")
+    if report is not None:
+        found.report(report)
+        print(f"Written to {report}: open it in a browser.")
+    if found.best is not None:
+        print(f"The best on average, to train and register:  {_train_command(found.best, tried, rows, source, models)}")
+    return INTERRUPTED if found.is_interrupted else int(found.best is None)
+
+
+def _check_report(report: Path) -> None:
+    """Raise an error before any training if the report cannot be written."""
+    if find_spec("matplotlib") is None:
+        raise ImportError("--report draws with matplotlib, which is missing: pip install 'tabmtl[plot]'")
+    if report.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"--report writes HTML: name a file such as {report.with_suffix('.html')}, got {report}")
+    if not report.absolute().parent.is_dir():
+        raise ValueError(f"--report: there is no folder {report.parent}: make it, or name another")
+    check_writable(report.absolute().parent, "--report")
+
+
+def _made(choice: ModelChoice, facts: Mapping[str, Any]) -> Any:
+    """Make a model of tables."""
+    from tabmtl.estimators.tables import MultiTaskEstimator
+
+    cls = find_class(choice.model)
+    if not issubclass(cls, MultiTaskEstimator):
+        raise ValueError(f"--model {choice.model} recommends items to sessions; compare takes models of tables")
+    return make(cls, choice, facts)
+
+
+def _rows_to_fit(rows: TableRows, source: DataSource) -> tuple[dict[str, Any], str]:
+    """Return the arguments of `tabmtl.compare` for the rows to fit, and where those to test come from."""
+    (X, y), (X_val, y_val) = rows.parts["train"], rows.parts["val"]
+    if not rows.split.startswith("drawn"):
+        return {"X": X, "y": y, "X_val": X_val, "y_val": y_val}, rows.split
+    if source.val_share != DataSource(data=source.data).val_share:
+        raise ValueError("--val-share has no effect: every model of a comparison sets rows aside by itself")
+    how = f"{100 * source.test_share:g} %, drawn by seed {source.split_seed}"
+    how += f", no {source.group_column} on both sides" if source.group_column else ""
+    groups = pl.concat([rows.groups["train"], rows.groups["val"]]) if rows.groups else None
+    return {"X": pl.concat([X, X_val]), "y": pl.concat([y, y_val]), "groups": groups}, how
+
+
+def _train_command(best: str, tried: Mapping[str, Any], rows: TableRows, source: DataSource, models: ModelList) -> str:
+    """Return the command that trains a model on these rows."""
+    words = [*shlex.split(rows.origin)]
+    for option in ("target", "categorical", "drop"):
+        words += [word for value in getattr(source, option) for word in (f"--{option}", value)]
+    words += ["--task-column", source.task_column] if source.task_column else []
+    words += ["--model", best]
+    chosen = models.choices().get(best)
+    if chosen is not None:
+        settings = chosen.set
+    else:  # of the default models, the reference alone has settings
+        settings = ["tune=4"] if isinstance(tried[best], tabmtl.IndependentTasks) else []
+    words += [word for setting in settings for word in ("--set", setting)]
+    words += ["--seed", str(models.seed)] if models.seed else []
+    return f"{program('tabmtl')} train {shlex.join(words)} --register NAME"
+
+
+if __name__ == "__main__":
+    from tabmtl.pipelines.cli import main
+
+    raise SystemExit(main(["compare", *sys.argv[1:]]))

@@ -1,0 +1,150 @@
+"""Predict and score by a saved or registered model: ``tabmtl predict`` and ``tabmtl score``."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import tabmtl.mlflow
+from tabmtl.pipelines.terminal import lay_out
+from tabmtl.pipelines.tracking import Store, check_writable, connected
+
+_STDIN = "-"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedModel(Store):
+    """A model to load.
+
+    Parameters
+    ----------
+    model : str
+        Folder that train --output or model.save wrote, or a registered model, models:/NAME@ALIAS.
+    """
+
+    model: str
+
+    def load(self) -> Any:
+        """Load the model.
+
+        Raises
+        ------
+        ValueError, OSError, ImportError
+            If there is none, or it is not whole.
+        """
+        if self.model.startswith(("models:", "runs:")):
+            with connected(self):
+                return tabmtl.mlflow.load_model(self.model)
+        if not Path(self.model).is_dir():
+            raise ValueError(
+                f"--model: there is no folder {self.model!r}: name one that train --output or model.save wrote, or a "
+                "registered model, models:/NAME@ALIAS"
+            )
+        return tabmtl.load(self.model)
+
+
+def predict(
+    source: SavedModel, *, data: str, output: Path, probabilities: bool = False, keep: list[str] | None = None
+) -> None:
+    """Predict the rows of a file, and write a file.
+
+    Rows are read and answered a block at a time, so files may be larger than memory. Columns are found by name; others
+    are ignored.
+
+    Parameters
+    ----------
+    source : SavedModel
+        The model.
+    data : str
+        Parquet or CSV file; - reads CSV from the standard input.
+    output : Path
+        File of the answers, .parquet or .csv: a column per target. It appears when it is complete.
+    probabilities : bool
+        Add a column TASK=CLASS with the probability of every class.
+    keep : list of str, optional
+        Column of the data to write in front of the answers, such as an id; may be repeated.
+
+    Raises
+    ------
+    ValueError, OSError, ImportError
+        If there is no such model or file, a column is missing, or a value does not fit.
+    """
+    from tabmtl.encode.files import is_table
+    from tabmtl.scale import predict_file
+
+    if not is_table(str(output)):
+        raise ValueError(f"--output must end in .parquet or .csv, got {output}")
+    if not output.absolute().parent.is_dir():
+        raise ValueError(f"--output: there is no folder {output.parent}: make it, or name another")
+    check_writable(output.absolute().parent, "--output")
+    model = source.load()
+    with _file_of(data) as file:
+        predict_file(model, file, output, method="both" if probabilities else "predict", keep=keep or ())
+    print(f"Predicted {', '.join(model._coder.labels.names)}: {output}")
+
+
+def score(source: SavedModel, *, data: str, json: bool = False) -> None:
+    """Score every task on the rows of a file that has the targets too.
+
+    A score comes with its 95 % interval over draws of the rows. All rows are in memory at once.
+
+    Parameters
+    ----------
+    source : SavedModel
+        The model.
+    data : str
+        Parquet or CSV file with features and targets; - reads CSV from the standard input.
+    json : bool
+        Print JSON.
+
+    Raises
+    ------
+    ValueError, OSError, ImportError
+        If there is no such model or file, a column is missing, or a value does not fit.
+    """
+    from tabmtl.metrics.scores import mean_score
+    from tabmtl.scale import score_file
+
+    model = source.load()
+    with _file_of(data) as file:
+        found = score_file(model, file)
+    mean = mean_score(dict(found.select("task", "score").iter_rows()))
+    if json:
+        print(_as_json({"model": source.model, "data": data, "mean_score": mean, "tasks": found.to_dicts()}))
+        return
+    names = {"standard_error": "error", "n_labelled": "labelled", "n_positive": "positive"}
+    print(
+        f"{lay_out(found.rename(names))}\n\nMean score: {mean:.4f}. Higher is better; low and high are 95 % intervals."
+    )
+
+
+def _as_json(content: dict[str, Any]) -> str:
+    """Write JSON, in which no number is NaN."""
+    content["mean_score"] = None if content["mean_score"] != content["mean_score"] else content["mean_score"]
+    return json.dumps(content, indent=2)
+
+
+@contextmanager
+def _file_of(data: str) -> Iterator[Path]:
+    """Give the file of the rows, that of the standard input beside; errors inside name it."""
+    try:
+        if data != _STDIN:
+            yield Path(data)
+            return
+        with TemporaryDirectory() as folder:
+            file = Path(folder) / "stdin.csv"
+            with file.open("wb") as copy:
+                shutil.copyfileobj(sys.stdin.buffer, copy)
+            if not file.stat().st_size:
+                raise ValueError("it is empty; expected CSV with a line of names")
+            yield file
+    except Exception as error:
+        error.add_note(f"in {'the standard input' if data == _STDIN else data}")
+        raise

@@ -1,0 +1,322 @@
+"""Fit several models on the same rows, and judge them by the same other rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import polars as pl
+from sklearn.base import clone
+
+from tabmtl.comparison.judging import CALIBRATION, COLUMNS, calibration_of, differences_of, scores_of, warn_of_undefined
+from tabmtl.comparison.result import Comparison
+from tabmtl.comparison.rows import ComparedRows, as_read
+from tabmtl.encode import LabelCoder
+from tabmtl.ensemble import MultiTaskEnsemble
+from tabmtl.estimators.tables import MultiTaskEstimator
+from tabmtl.models.independent import IndependentTasks
+from tabmtl.models.mmoe import MMoE
+from tabmtl.models.multitabnet import MultiTabNet
+from tabmtl.models.rmtgb import RMTGB
+from tabmtl.models.shared_trees import SharedTrees
+from tabmtl.params import near
+from tabmtl.schema import warn_user
+
+#: Rows up to which a model is worth its time in a first comparison.
+_ROWS_OF_ATTENTION, _ROWS_OF_ALL = 20_000, 200_000
+
+
+def default_models(n_rows: int) -> dict[str, MultiTaskEstimator]:
+    """Return the models that `compare` takes by default, unfitted.
+
+    Parameters
+    ----------
+    n_rows : int
+        Rows of the table: with more than 20 000 `MultiTabNet`, the slowest, is left out; with more than 200 000
+        `RMTGB` too, and then the ensemble is mixed of the others.
+
+    Returns
+    -------
+    dict of str to estimator
+        First the reference, one tuned LightGBM for each task.
+
+    Examples
+    --------
+    >>> from tabmtl import default_models
+    >>> list(default_models(2_000_000))
+    ['IndependentTasks', 'SharedTrees', 'MMoE', 'MultiTaskEnsemble']
+    """
+    models: dict[str, MultiTaskEstimator] = {"IndependentTasks": IndependentTasks(tune=4), "SharedTrees": SharedTrees()}
+    if n_rows <= _ROWS_OF_ALL:
+        models["RMTGB"] = RMTGB()
+    models["MMoE"] = MMoE()
+    if n_rows <= _ROWS_OF_ATTENTION:
+        models["MultiTabNet"] = MultiTabNet()
+    candidates = None if n_rows <= _ROWS_OF_ALL else dict(models)
+    return models | {"MultiTaskEnsemble": MultiTaskEnsemble(candidates=candidates)}
+
+
+def compare(
+    models: Mapping[str, MultiTaskEstimator] | Sequence[MultiTaskEstimator] | None,
+    X: Any,
+    y: Any,
+    *,
+    X_val: Any = None,
+    y_val: Any = None,
+    X_test: Any = None,
+    y_test: Any = None,
+    groups: Any = None,
+    **params: Any,
+) -> Comparison:
+    """Fit models on the same rows, and judge them by the same other rows.
+
+    The first model is the reference of all differences. They are paired: what is hard for both models cancels row by
+    row. A model that fails is a row with its error; Ctrl-C keeps the models that are done.
+
+    Parameters
+    ----------
+    models : mapping of str to estimator, sequence of estimators, or None
+        Estimators of the package, or derived from one; copies of them are fitted. Those of a sequence are called by
+        their class. None takes `default_models`. A model of scikit-learn goes into
+        ``IndependentTasks(classifier=..., regressor=...)``.
+    X, y : frames or arrays
+        Features and targets, as ``fit`` takes them.
+    X_val, y_val : frames or arrays, optional
+        Rows for early stopping, for every model; default those that each sets aside of X by itself.
+    X_test, y_test : frames or arrays, optional
+        Rows that judge. By default a quarter of the rows, which no model learns from: a random one with labels of every
+        task and class.
+    groups : array of shape (n,) or str, optional
+        Group of every row of X, such as a patient, or the name of a column that holds it; no split divides a group.
+    **params
+        Parameters for every model, such as ``tasks``, ``task_column``, ``drop``, ``n_jobs`` and ``random_state``; the
+        last also draws the rows to test. ``verbose=1`` shows the fits, and a line for every model.
+
+    Returns
+    -------
+    Comparison
+        Print it, or see its ``frame``, ``models``, ``plot`` and ``report``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If models, parameters or rows do not fit; raised before any fit.
+    KeyboardInterrupt
+        If Ctrl-C comes before the first model is done.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tabmtl import IndependentTasks, SharedTrees, compare
+    >>> X = np.random.default_rng(0).normal(size=(400, 3))
+    >>> models = {"alone": IndependentTasks(), "together": SharedTrees(n_estimators=50)}
+    >>> comparison = compare(models, X, X[:, :2] + X[:, 2:], random_state=0)
+    >>> comparison.frame.select("model", "task").rows()
+    [('alone', 'y0'), ('alone', 'y1'), ('together', 'y0'), ('together', 'y1')]
+    >>> comparison.n_fit, comparison.n_test
+    (300, 100)
+    """
+    if (X_test is None) != (y_test is None):
+        raise ValueError("X_test and y_test belong together; got only one of them")
+    X, X_val, X_test = (as_read(*pair) for pair in ((X, "X"), (X_val, "X_val"), (X_test, "X_test")))
+    given = default_models(len(X)) if models is None else _named(models)
+    prepared = {name: _with_params(name, model, params) for name, model in given.items()}
+    reference = next(iter(prepared.values()))
+    fit = {"X": X, "y": y, "groups": groups, "X_val": X_val, "y_val": y_val}
+    rows = ComparedRows.read(reference, fit, X_test, y_test)
+    for name, model in prepared.items():
+        _check_tasks(name, model, reference, rows, y)
+    warn_of_undefined(rows.coder.labels.tasks, rows.batch.y, rows.batch.task)
+    return _Trials(rows, verbose=bool(params.get("verbose"))).run(prepared)
+
+
+class _Trials:
+    """The fits of a comparison, one after the other, and what they gave."""
+
+    def __init__(self, rows: ComparedRows, *, verbose: bool) -> None:
+        self.rows, self.verbose = rows, verbose
+        self.frames: dict[str, pl.DataFrame] = {}
+        self.calibration: list[pl.DataFrame] = []
+        self.fitted: dict[str, MultiTaskEstimator] = {}
+        self._reference: tuple[np.ndarray, list[np.ndarray]] | None = None  # labels and answers
+
+    def run(self, models: Mapping[str, MultiTaskEstimator]) -> Comparison:
+        """Fit and judge all models, the reference first."""
+        try:
+            for name, model in models.items():
+                self._try(name, model)
+        except KeyboardInterrupt:
+            if not self.fitted:
+                raise
+        waiting = [name for name in models if name not in self.frames]
+        for name in waiting:
+            self._add(name, self._failed("interrupted"))
+        if waiting:
+            warn_user(f"interrupted: {', '.join(waiting)} are not compared")
+        calibration = pl.concat(self.calibration) if self.calibration else pl.DataFrame(schema=CALIBRATION)
+        return Comparison(
+            frame=pl.concat(self.frames.values()),
+            models=self.fitted,
+            calibration=calibration,
+            tasks=self.rows.coder.labels.tasks,
+            reference=next(iter(models)),
+            n_fit=self.rows.n_fit,
+            n_test=len(self.rows.batch),
+            how=self.rows.how,
+            is_interrupted=bool(waiting),
+        )
+
+    def _try(self, name: str, model: MultiTaskEstimator) -> None:
+        """Fit and judge a model; an error becomes its rows."""
+        try:
+            found = self._judge(name, model)
+        except Exception as error:
+            found = self._failed(" ".join(f"{type(error).__name__}: {error}".split()))
+        self._add(name, found)
+
+    def _judge(self, name: str, model: MultiTaskEstimator) -> pl.DataFrame:
+        """Fit a model, and return its rows of the frame."""
+        rows, tasks, own = self.rows, self.rows.coder.labels.tasks, self.rows.batch.task
+        start = perf_counter()
+        model.fit(**rows.fit)
+        fitted = perf_counter()
+        outputs = model._read_and_answer(rows.X)
+        answered = perf_counter()
+        _check_learned(model, tasks)
+        y = model._coder.labels.encode(rows.y)[0]  # of a funnel, labels mean "this step and all before it"
+        frame = scores_of(tasks, y, outputs, own)
+        calibration = calibration_of(tasks, y, outputs, own).select(pl.lit(name).alias("model"), pl.all())
+        if not self.frames:
+            self._reference = y, outputs
+        elif self._reference is not None:
+            frame = frame.hstack(self._differences(name, y, outputs, *self._reference))
+        self.fitted[name] = model
+        self.calibration.append(calibration)
+        return frame.with_columns(fit_seconds=fitted - start, predict_ms=1e3 * (answered - fitted))
+
+    def _differences(
+        self, name: str, y: np.ndarray, outputs: list[np.ndarray], labels: np.ndarray, reference: list[np.ndarray]
+    ) -> pl.DataFrame:
+        """Return the differences to the reference; null where a funnel gives the rows other labels."""
+        tasks, own = self.rows.coder.labels.tasks, self.rows.batch.task
+        found = differences_of(tasks, labels, outputs, reference, own)
+        same = [np.array_equal(a, b, equal_nan=True) for a, b in zip(labels.T, y.T, strict=True)]
+        if all(same):
+            return found
+        others = [task.name for task, is_same in zip(tasks, same, strict=True) if not is_same]
+        warn_user(
+            f"{name} scores {', '.join(others)} by other labels than the reference, those of its funnel, so there is "
+            "no difference; set the labels of a later step to 0 where an earlier one is 0"
+        )
+        return found.select(pl.when(pl.Series(same)).then(pl.all()))
+
+    def _failed(self, error: str) -> pl.DataFrame:
+        """Return the rows of a model without scores."""
+        tasks = self.rows.coder.labels.tasks
+        names = {"task": [task.name for task in tasks], "metric": [task.metric for task in tasks]}
+        return pl.DataFrame(names).with_columns(error=pl.lit(error))
+
+    def _add(self, name: str, found: pl.DataFrame) -> None:
+        named = found.with_columns(model=pl.lit(name))
+        frame = pl.concat([pl.DataFrame(schema=COLUMNS), named], how="diagonal")
+        self.frames[name] = frame
+        if self.verbose:
+            print(_line(name, frame), flush=True)
+
+
+def _line(name: str, frame: pl.DataFrame) -> str:
+    """Say in a line how a model did."""
+    row = frame.row(0, named=True)
+    if row["error"] is not None:
+        return f"{name}: {row['error']}"
+    mean = frame["score"].mean()
+    score = "no score is defined" if mean is None else f"mean score {mean:.4f}"
+    return f"{name}: fitted in {row['fit_seconds']:.1f} s, {score}"
+
+
+def _named(models: Any) -> dict[str, MultiTaskEstimator]:
+    """Return the models by name.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If there is none, or one is no estimator of several tasks.
+    """
+    if isinstance(models, Mapping):
+        found = dict(models)
+    elif isinstance(models, Sequence) and not isinstance(models, str):
+        found = dict(_by_class(models))
+    else:
+        raise TypeError(f"models must map names to estimators, be a list of them, or None, got {models!r}")
+    if not found:
+        raise ValueError("models is empty; give at least one, or None for the default ones")
+    for name, model in found.items():
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"models must have names of text, got {name!r}")
+        if not isinstance(model, MultiTaskEstimator):
+            raise TypeError(
+                f"the model {name!r} must be an estimator of this package, or derived from one, got {model!r}; wrap "
+                "one of scikit-learn: IndependentTasks(classifier=..., regressor=...)"
+            )
+    return found
+
+
+def _by_class(models: Sequence[Any]) -> Iterator[tuple[str, Any]]:
+    """Yield models with the names of their classes, numbered where one comes again."""
+    names = [type(model).__name__ for model in models]
+    for i, (name, model) in enumerate(zip(names, models, strict=True)):
+        number = names[: i + 1].count(name)
+        yield (name if number == 1 else f"{name} {number}"), model
+
+
+def _with_params(name: str, model: MultiTaskEstimator, params: Mapping[str, Any]) -> MultiTaskEstimator:
+    """Return a copy of a model with the parameters that all models get."""
+    known = model.get_params(deep=False)
+    params = {param: value for param, value in params.items() if param in known or param != "verbose"}
+    for param in params:
+        if param not in known:
+            raise ValueError(
+                f"{name} has no parameter {param!r}{near(param, known)}; compare sets those that every model has, so "
+                "set others on a model itself"
+            )
+    return clone(model).set_params(**params)
+
+
+def _check_tasks(
+    name: str, model: MultiTaskEstimator, reference: MultiTaskEstimator, rows: ComparedRows, y: Any
+) -> None:
+    """Declare the tasks of the reference to a model.
+
+    Raises
+    ------
+    ValueError
+        If the model has parameters by which it would learn others.
+    """
+    labels = rows.coder.labels
+    own = model._with_metrics(
+        replace(
+            rows.coder,
+            labels=LabelCoder.fit(y, tasks=model.tasks, force=model._target_kind, task_levels=labels.task_levels),
+        )
+    ).labels.tasks
+    if model.task_column != reference.task_column or own != labels.tasks:
+        raise ValueError(
+            f"{name} would learn other tasks than the reference, {_described(own)} in place of "
+            f"{_described(labels.tasks)}; give all models the same by tasks= and task_column= of compare"
+        )
+    model.set_params(tasks={task.name: task for task in labels.column_tasks()})
+
+
+def _check_learned(model: MultiTaskEstimator, tasks: Sequence[Any]) -> None:
+    """Raise an error if a fit found other tasks than all rows have: its scores would be of other tasks."""
+    if [task.name for task in model.tasks_] != [task.name for task in tasks]:
+        lost = [task.name for task in tasks if task.name not in {own.name for own in model.tasks_}]
+        raise ValueError(f"no row to fit has the tasks {lost}: give more rows of them, or X_test and y_test")
+
+
+def _described(tasks: Sequence[Any]) -> str:
+    listed = ", ".join(f"{task.name} ({task.kind}, {task.metric})" for task in tasks[:5])
+    return listed + (f" and {len(tasks) - 5} more" if len(tasks) > 5 else "")

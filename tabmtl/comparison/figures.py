@@ -1,0 +1,158 @@
+"""Pictures of a comparison, as SVG that goes into a page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from importlib.util import find_spec
+from io import StringIO
+from typing import Any
+
+import polars as pl
+
+from tabmtl.comparison.page import Figure
+from tabmtl.plots import (
+    CalibrationDisplay,
+    ComparisonDisplay,
+    ExpertUsageDisplay,
+    HistoryDisplay,
+    LeaderboardDisplay,
+)
+from tabmtl.plots.display import Display
+from tabmtl.schema import Task
+
+_MOST_PANELS, _MOST_CURVES = 12, 6
+
+#: Colours of Okabe and Ito (2008), which all kinds of colour vision tell apart.
+_COLOURS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#555555"]
+
+_STYLE: dict[str, Any] = {
+    "svg.fonttype": "none",  # text stays text: it can be searched and read aloud
+    "text.parse_math": False,  # a dollar in the name of a task is no formula
+    "font.size": 9,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "axes.edgecolor": "0.5",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "savefig.transparent": True,
+}
+
+
+def draw_figures(
+    frame: pl.DataFrame,
+    models: Mapping[str, Any],
+    calibration: pl.DataFrame,
+    tasks: Sequence[Task],
+    reference: str,
+) -> list[Figure]:
+    """Draw differences, calibration, learning curves, mixtures of ensembles and the use of experts.
+
+    Parameters
+    ----------
+    frame, models, calibration, tasks, reference
+        Of the comparison.
+
+    Raises
+    ------
+    ImportError
+        If matplotlib is missing.
+    """
+    check_matplotlib()
+    from cycler import cycler
+    from matplotlib import rc_context
+
+    with rc_context(_STYLE | {"axes.prop_cycle": cycler(color=_COLOURS)}):
+        return [
+            *_differences(frame, tasks, reference),
+            *_calibration(calibration, tasks),
+            *(figure for name, model in models.items() for figure in _inside(name, model)),
+        ]
+
+
+def check_matplotlib() -> None:
+    """Raise an ImportError with the cure where matplotlib is missing."""
+    if find_spec("matplotlib") is None:
+        raise ImportError("the report draws with matplotlib, which is missing: pip install 'tabmtl[plot]'")
+
+
+def _differences(frame: pl.DataFrame, tasks: Sequence[Task], reference: str) -> Iterator[Figure]:
+    defined = set(frame.drop_nulls("difference")["task"])
+    shown = [task for task in tasks if task.name in defined]
+    if shown:
+        drawn = frame.filter(pl.col("difference").is_not_null())
+        display = ComparisonDisplay(drawn, tasks=shown[:_MOST_PANELS], reference=reference).plot()
+        caption = (
+            f"Score of each model minus that of {reference} on the same rows, with 95 % intervals. A triangle marks an "
+            f"interval that leaves 0 out: up is ahead, down behind.{_left_out(shown, _MOST_PANELS)}"
+        )
+        yield _figure("Differences, task by task", caption, display)
+
+
+def _calibration(calibration: pl.DataFrame, tasks: Sequence[Task]) -> Iterator[Figure]:
+    binned = set(calibration["task"])
+    shown = [task for task in tasks if task.name in binned]
+    if shown:
+        display = CalibrationDisplay(calibration, tasks=shown[:_MOST_PANELS]).plot()
+        caption = (
+            "Mean answers beside means of what came, in up to ten bins of equally many rows to test. On the dotted "
+            "line they agree: a model below it answers too high, above it too low. Of a task with two classes it is "
+            "the probability of the second, of one with more that of the class answered."
+            f"{_left_out(shown, _MOST_PANELS)}"
+        )
+        yield _figure("Calibration", caption, display)
+
+
+def _inside(name: str, model: Any) -> Iterator[Figure]:
+    """Draw what only some models have: curves, weights of a mixture, experts."""
+    if hasattr(model, "history_"):
+        some = [task.name for task in model.tasks_[:_MOST_CURVES]]
+        display: Display = HistoryDisplay.from_estimator(model, tasks=some)
+        _move_legend(display)
+        caption = (
+            "Scores after every epoch: full lines on the rows for early stopping, dashed lines in training, while the "
+            "weights still move. The dotted line marks the weights that were kept."
+            f"{_left_out(model.tasks_, _MOST_CURVES)}"
+        )
+        yield _figure(f"Learning curves: {name}", caption, display)
+    if hasattr(model, "leaderboard_"):
+        some = [task.name for task in model.tasks_[:_MOST_PANELS]]
+        display = LeaderboardDisplay.from_estimator(model, tasks=some)
+        caption = (
+            "Scores of the candidates on rows that they did not learn from, with standard errors, and their weights in "
+            f"the mixture, the last row.{_left_out(model.tasks_, _MOST_PANELS)}"
+        )
+        yield _figure(f"Candidates: {name}", caption, display)
+    if hasattr(model, "expert_utilisation_"):
+        caption = "Mean weight that the gate of each task gives each expert, over rows to fit."
+        yield _figure(f"Use of experts: {name}", caption, ExpertUsageDisplay.from_estimator(model))
+
+
+def _left_out(tasks: Sequence[Task], most: int) -> str:
+    return f" The first {most} of {len(tasks)} tasks are shown." if len(tasks) > most else ""
+
+
+def _move_legend(display: Display) -> None:
+    """Move the legend of the axes beside them, where it covers no curve."""
+    legend = display.ax_.get_legend()
+    if legend is not None:
+        legend.remove()
+    display.figure_.set_size_inches(9, 3.6)
+    handles, labels = display.ax_.get_legend_handles_labels()
+    display.figure_.legend(handles, labels, loc="outside right upper", fontsize="small", frameon=False)
+
+
+def _figure(heading: str, caption: str, display: Display) -> Figure:
+    """Save a display as SVG, and close it."""
+    from matplotlib import rc_context
+
+    text = StringIO()
+    with rc_context({"svg.hashsalt": heading}):  # no two figures of a page share the id of a clip path
+        display.figure_.savefig(text, format="svg", metadata={"Date": None})
+    display.close()
+    svg = text.getvalue()
+    svg = svg[svg.index("<svg") :]
+    used = set(re.findall(r"#([^\"')]+)", svg))
+    svg = re.sub(r' id="([^"]+)"', lambda found: found[0] if found[1] in used else "", svg)
+    return Figure(heading, caption, svg.replace("<svg ", f'<svg role="img" aria-label="{escape(heading)}" ', 1))

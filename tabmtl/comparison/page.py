@@ -1,0 +1,120 @@
+"""A comparison as HTML: tables for notebooks, and a page that stands alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import cache
+from importlib.metadata import version
+from typing import Any, NamedTuple
+
+import polars as pl
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from tabmtl.schema import Task
+
+_MOST_CELLS = 400  # tasks times models that a notebook shows
+
+
+class Figure(NamedTuple):
+    """A picture of the page: its heading, what it says, and the SVG."""
+
+    heading: str
+    caption: str
+    svg: str
+
+
+def plain(value: float | None) -> str:
+    """Write a number with 4 places, or 1 if it is large.
+
+    Examples
+    --------
+    >>> plain(0.81239), plain(-1234.56), plain(None)
+    ('0.8124', '-1,234.6', '-')
+    """
+    if value is None:
+        return "-"
+    text = f"{value:.4f}" if abs(value) < 100 else f"{value:,.1f}"
+    return text.removeprefix("-") if float(text.replace(",", "")) == 0 else text
+
+
+def signed(value: float | None) -> str:
+    """Write a number as `plain` does, with its sign unless it is 0.
+
+    Examples
+    --------
+    >>> signed(0.01), signed(-0.00001)
+    ('+0.0100', '0.0000')
+    """
+    text = plain(value)
+    return f"+{text}" if value is not None and value > 0 and float(text.replace(",", "")) else text
+
+
+def tables(frame: pl.DataFrame, summary: pl.DataFrame, heading: str, tasks: Sequence[Task], reference: str) -> str:
+    """Make the tables of a comparison, as notebooks show them."""
+    small = len(tasks) * summary.height <= _MOST_CELLS
+    facts = _facts(frame, summary, heading, tasks, reference)
+    return _environment().get_template("notebook.html").render(facts | {"has_tasks": small})
+
+
+def report(
+    frame: pl.DataFrame,
+    summary: pl.DataFrame,
+    heading: str,
+    tasks: Sequence[Task],
+    reference: str,
+    figures: Sequence[Figure],
+) -> str:
+    """Make the page of a comparison.
+
+    Parameters
+    ----------
+    frame, summary, heading, tasks, reference
+        Of the comparison.
+    figures : sequence of Figure
+    """
+    facts = _facts(frame, summary, heading, tasks, reference) | {
+        "figures": figures,
+        "rows": frame.rows(named=True),
+        "when": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        "version": version("tabmtl"),
+    }
+    return _environment().get_template("report.html").render(facts)
+
+
+def _facts(
+    frame: pl.DataFrame, summary: pl.DataFrame, heading: str, tasks: Sequence[Task], reference: str
+) -> dict[str, Any]:
+    """Return what the templates show."""
+    by_cell = {(row["model"], row["task"]): row for row in frame.iter_rows(named=True)}
+    models = summary.rows(named=True)
+    lines = []
+    for task in tasks:
+        cells = [by_cell[row["model"], task.name] for row in models]
+        best = max((cell["score"] for cell in cells if cell["score"] is not None), default=None)
+        labelled = next((cell["n_labelled"] for cell in cells if cell["n_labelled"] is not None), None)
+        lines.append({"task": task, "n_labelled": labelled, "cells": cells, "best": best})
+    return {"heading": heading, "models": models, "lines": lines, "reference": reference, "verdict": verdict}
+
+
+def verdict(cell: Mapping[str, Any]) -> str:
+    """Return "ahead" or "behind" where the interval of a difference leaves 0 out, else "level"."""
+    if cell["difference_low"] is not None and cell["difference_low"] > 0:
+        return "ahead"
+    if cell["difference_high"] is not None and cell["difference_high"] < 0:
+        return "behind"
+    return "level"
+
+
+@cache
+def _environment() -> Environment:
+    """Read the templates; every text in them is escaped."""
+    found = Environment(
+        loader=PackageLoader("tabmtl.comparison"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    found.filters |= {"plain": plain, "signed": signed}
+    return found

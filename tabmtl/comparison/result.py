@@ -1,0 +1,202 @@
+"""The result of a comparison: numbers in a frame, fitted models, and their looks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import polars as pl
+
+from tabmtl.comparison import page
+from tabmtl.comparison.figures import draw_figures
+from tabmtl.estimators.tables import MultiTaskEstimator
+from tabmtl.plots import ComparisonDisplay
+from tabmtl.schema import Task
+from tabmtl.storage.atomic import write_file
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_MOST_ROWS = 60  # in print
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Comparison:
+    """Models that were fitted on the same rows and judged by the same other rows; print it to read it.
+
+    Parameters
+    ----------
+    frame : polars.DataFrame
+        One row per model and task: "model"; "task"; its "metric"; "score", higher is better, with "standard_error",
+        "low" and "high" of its 95 % interval; "difference" to the score of the reference on the same rows, with
+        "difference_error", "difference_low" and "difference_high", null for the reference itself; "n_labelled", the
+        rows that count; "fit_seconds" and "predict_ms", by the clock, of all tasks together, the latter for all rows to
+        test; "error", the reason where a model has no scores. Undefined values are null.
+    models : dict of str to estimator
+        The fitted models, without those that failed.
+    calibration : polars.DataFrame
+        Answers beside what came, in up to ten bins of equally many rows per model and task: "model", "task",
+        "predicted", "observed", "standard_error" and "n". Of a binary task it is the probability of the second class,
+        of one with more classes that of the most probable class, of a regression the value.
+    tasks : tuple of Task
+    reference : str
+        Name of the model that the differences are to.
+    n_fit, n_test : int
+        Numbers of rows.
+    how : str
+        Where the rows to test come from.
+    is_interrupted : bool
+        Whether Ctrl-C has left models out.
+
+    Notes
+    -----
+    The intervals are over draws of the rows to test, see `tabmtl.metrics.intervals`: they hold no spread over seeds,
+    and are too narrow where rows come in groups. Of twenty intervals of models that are equal, about one leaves 0 out.
+    The best of several models scores somewhat better here than on new rows, because these rows have chosen it.
+    """
+
+    frame: pl.DataFrame
+    models: Mapping[str, MultiTaskEstimator]
+    calibration: pl.DataFrame
+    tasks: tuple[Task, ...]
+    reference: str
+    n_fit: int
+    n_test: int
+    how: str
+    is_interrupted: bool = False
+
+    @property
+    def summary(self) -> pl.DataFrame:
+        """One row per model, the best mean score first.
+
+        Columns are "model"; "mean_score" and "mean_difference", means over the tasks where they are defined; "ahead"
+        and "behind", the numbers of tasks whose difference to the reference has an interval above or below 0;
+        "fit_seconds", "predict_ms" and "error".
+        """
+        by_model = self.frame.group_by("model", maintain_order=True).agg(
+            mean_score=pl.col("score").mean(),
+            mean_difference=pl.col("difference").mean(),
+            ahead=(pl.col("difference_low") > 0).sum(),
+            behind=(pl.col("difference_high") < 0).sum(),
+            fit_seconds=pl.col("fit_seconds").first(),
+            predict_ms=pl.col("predict_ms").first(),
+            error=pl.col("error").first(),
+        )
+        return by_model.sort("mean_score", descending=True, nulls_last=True, maintain_order=True)
+
+    @property
+    def best(self) -> str | None:
+        """Name of the model with the best mean score; None if none has one."""
+        first = self.summary.row(0, named=True)
+        return None if first["mean_score"] is None else first["model"]
+
+    @property
+    def heading(self) -> str:
+        """What was compared, in a sentence."""
+        n_models, n_tasks = self.frame["model"].n_unique(), len(self.tasks)
+        counts = f"{_count(n_models, 'model')} on {_count(n_tasks, 'task')}"
+        return f"{counts}: {self.n_fit:,} rows to fit and {self.n_test:,} to test ({self.how})."
+
+    def plot(
+        self,
+        *,
+        tasks: Sequence[str] | None = None,
+        values: Literal["difference", "score"] = "difference",
+        ax: Axes | None = None,
+    ) -> ComparisonDisplay:
+        """Draw differences to the reference, or scores, with their intervals: a panel per task.
+
+        Parameters
+        ----------
+        tasks, values, ax
+            As in :meth:`tabmtl.plots.ComparisonDisplay.from_comparison`.
+        """
+        return ComparisonDisplay.from_comparison(self, tasks=tasks, values=values, ax=ax)
+
+    def report(self, path: str | PathLike[str]) -> None:
+        """Write one HTML page that opens offline: tables, differences, learning curves, calibration, use of experts.
+
+        Needs matplotlib (extra ``plot``). The page has no scripts and reads no other file.
+
+        Parameters
+        ----------
+        path : str or path
+            File, in place of an older one; it appears when it is complete.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is missing.
+        OSError
+            If the file cannot be written.
+        """
+        figures = draw_figures(self.frame, self.models, self.calibration, self.tasks, self.reference)
+        content = page.report(self.frame, self.summary, self.heading, self.tasks, self.reference, figures)
+        write_file(Path(path), content.encode())
+
+    def _repr_html_(self) -> str:
+        """Show tables in a notebook."""
+        return page.tables(self.frame, self.summary, self.heading, self.tasks, self.reference)
+
+    def __str__(self) -> str:
+        """Lay the summary and the scores of every task out in plain text."""
+        errors = self.summary.drop_nulls("error")
+        lines = [self.heading, f"Differences are to {self.reference} on the same rows.", "", _text(self._totals())]
+        lines += [f"{row['model']}: {row['error']}" for row in errors.iter_rows(named=True)]
+        details = self._details()
+        if len(self.tasks) > 1 and details.height <= _MOST_ROWS:
+            lines += ["", _text(details)]
+        elif len(self.tasks) > 1:
+            lines += ["", f"The attribute frame has the {details.height} scores of all tasks."]
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+    def _totals(self) -> pl.DataFrame:
+        """Return the summary as text; of one task with its intervals."""
+        scored = self.summary.filter(pl.col("error").is_null())
+        times = pl.col("fit_seconds").map_elements("{:.1f}".format, pl.String).alias("fit s")
+        times_to_predict = pl.col("predict_ms").map_elements("{:.1f}".format, pl.String).alias("predict ms")
+        if len(self.tasks) == 1:
+            own = scored.select("model", times, times_to_predict)
+            return self._details().drop("task").join(own, on="model", maintain_order="left")
+        means = (_number(name).alias(name.replace("_", " ")) for name in ("mean_score", "mean_difference"))
+        return scored.select("model", *means, "ahead", "behind", times, times_to_predict)
+
+    def _details(self) -> pl.DataFrame:
+        """Return the scores of all tasks as text, the models in the order of the summary."""
+        order = self.summary.filter(pl.col("error").is_null()).select("model")
+        numbers = ("score", "standard_error", "low", "high", "difference", "difference_low", "difference_high")
+        frame = self.frame.select("task", "metric", "model", *map(_number, numbers)).with_row_index()
+        first = pl.col("index").min().over("task")
+        frame = order.with_row_index("place").join(frame, on="model").sort(first, "place")
+        names = {"standard_error": "±", "difference_low": "from", "difference_high": "to"}
+        return frame.drop("place", "index").select("task", "metric", "model", *numbers).rename(names)
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
+
+
+def _number(name: str) -> pl.Expr:
+    """Return a column of numbers as text, a difference with its sign."""
+    write = page.signed if "difference" in name else page.plain
+    return pl.col(name).map_elements(write, pl.String, skip_nulls=False)
+
+
+def _text(frame: pl.DataFrame) -> str:
+    """Lay a frame out in plain text."""
+    with pl.Config(
+        tbl_formatting="NOTHING",
+        tbl_hide_column_data_types=True,
+        tbl_hide_dataframe_shape=True,
+        tbl_cell_alignment="RIGHT",
+        tbl_rows=-1,
+        tbl_cols=-1,
+        tbl_width_chars=1000,
+        fmt_str_lengths=200,
+    ):
+        return str(frame)

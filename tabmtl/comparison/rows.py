@@ -1,0 +1,110 @@
+"""Rows of a comparison: those to fit, and those that judge every model alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from tabmtl.encode import TableCoder, take_rows
+from tabmtl.encode.read import has_column, read_groups, without_columns
+from tabmtl.encode.shards import Shards
+from tabmtl.estimators.base import draw_seed
+from tabmtl.estimators.tables import MultiTaskEstimator
+from tabmtl.model_selection import train_valid_split
+from tabmtl.model_selection.repeats import group_equal_rows, number_groups
+from tabmtl.schema import Batch, warn_user
+
+_TEST_SHARE = 0.25  # of the rows, where none are given to test on
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ComparedRows:
+    """Rows to fit and to test, in the containers of the user.
+
+    Parameters
+    ----------
+    coder : TableCoder
+        Knows the tasks, and reads the labels.
+    fit : dict
+        Arguments of ``fit``, for every model.
+    X, y : frames or arrays
+        The rows to test.
+    batch : Batch
+        The same, encoded.
+    n_fit : int
+        Number of rows to fit.
+    how : str
+        Where the rows to test come from, in a sentence.
+    """
+
+    coder: TableCoder
+    fit: dict[str, Any]
+    X: Any
+    y: Any
+    batch: Batch
+    n_fit: int
+    how: str
+
+    @classmethod
+    def read(cls, model: MultiTaskEstimator, fit: dict[str, Any], X_test: Any, y_test: Any) -> ComparedRows:
+        """Check the rows as a model would read them, and hold some out where there are none to test.
+
+        Parameters
+        ----------
+        model : MultiTaskEstimator
+            Not fitted: its parameters tell the roles of the columns, and its random state draws the rows.
+        fit : dict
+            Arguments of ``fit`` for all rows.
+        X_test, y_test : frames or arrays, or None
+        """
+        model._check_call(fit["X"], fit["X_val"], fit["y_val"])
+        coder = model._with_metrics(
+            TableCoder.fit(without_columns(fit["X"], model.drop, strict=True), fit["y"], None, **model._coding())
+        )
+        batch = coder.read(fit["X"], fit["y"])
+        groups = fit["groups"]
+        values = None if groups is None else read_groups(groups, fit["X"], len(batch))
+        if X_test is not None:
+            tested = coder.read(X_test, y_test)
+            if values is not None and isinstance(groups, str) and has_column(X_test, groups):
+                _warn_of_known_groups(groups, values, read_groups(groups, X_test, len(tested), source="X_test"))
+            how = "they were given by the caller"
+            return cls(coder=coder, fit=fit, X=X_test, y=y_test, batch=tested, n_fit=len(batch), how=how)
+        group = group_equal_rows(batch) if values is None else number_groups(values)
+        rng = np.random.default_rng(draw_seed(model.random_state))
+        train, test = train_valid_split(batch.y, coder.labels.tasks, _TEST_SHARE, rng, batch.task, group)
+        how = f"a random {100 * _TEST_SHARE:g} % with labels of every task and class"
+        how += "" if group is None else ", no group on both sides"
+        split = ("X", "y") if groups is None or isinstance(groups, str) else ("X", "y", "groups")
+        parts = {name: take_rows(fit[name], train) for name in split}
+        X, y = (take_rows(fit[name], test) for name in ("X", "y"))
+        return cls(coder=coder, fit=fit | parts, X=X, y=y, batch=batch.rows(test), n_fit=len(train), how=how)
+
+
+def as_read(X: Any, name: str) -> Any:
+    """Return features as every model can read them again; a lazy frame is collected once.
+
+    Raises
+    ------
+    TypeError
+        If they are Shards.
+    """
+    if isinstance(X, Shards):
+        raise TypeError(
+            f"{name} is Shards, and compare reads frames, since every model answers all rows to test at once: give a "
+            "frame, or fit the models one by one and score each"
+        )
+    return X.collect() if isinstance(X, pl.LazyFrame) else X
+
+
+def _warn_of_known_groups(name: str, values: list[Any], tested: list[Any]) -> None:
+    groups = set(tested)
+    known = len(groups.intersection(values))
+    if known:
+        warn_user(
+            f"{known} of the {len(groups)} groups in the column {name!r} of X_test are in X too, so models are judged "
+            "by groups that they learned from; split by groups, or leave X_test and y_test out"
+        )

@@ -1,0 +1,222 @@
+"""What is fitted and judged: the numbers of a comparison, its rows, failures, and mistakes of the caller."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+from compared import Broken, Chained, Interrupted, comparison, constant, linear, table
+from sklearn.linear_model import Ridge
+
+from tabmtl import IndependentTasks, MultiTaskEnsemble, Shards, compare, default_models
+from tabmtl.comparison.rows import ComparedRows
+from tabmtl.metrics.intervals import score_difference
+from tabmtl.metrics.scores import each_task
+from tabmtl.schema import TabmtlWarning
+
+TASKS = ["late", "delay <min>", "kind"]
+
+
+@pytest.fixture(scope="module")
+def given():
+    """Two models, judged by given rows, and these rows."""
+    X, y = (part.drop("day", strict=False) for part in table())
+    models = {"linear": linear(), "constant": constant()}
+    return compare(models, X[:240], y[:240], X_test=X[240:], y_test=y[240:]), X[240:], y[240:]
+
+
+def test_scores_are_those_of_the_models(given):
+    found, X, y = given
+    for name, model in found.models.items():
+        own = found.frame.filter(model=name)
+        expected = model.score_intervals(X, y)
+        for column in ("task", "metric", "score", "standard_error", "low", "high", "n_labelled"):
+            assert own[column].to_list() == expected[column].to_list(), column
+    assert (found.n_fit, found.n_test) == (240, 80)
+
+
+def test_differences_are_paired(given):
+    found, X, y = given
+    first, second = (list(each_task(*model._labelled(X, y, None))) for model in found.models.values())
+    rows = found.frame.filter(model="constant").select("^difference.*$").rows()
+    for (task, labels, reference, _), (_, _, output, _), row in zip(first, second, rows, strict=True):
+        assert row == pytest.approx(score_difference(task, labels, output, reference))
+    assert found.frame.filter(model="linear")["difference"].is_null().all()
+
+
+def test_every_model_and_task_is_a_row(given):
+    frame = comparison().frame
+    assert frame.select("model", "task").rows() == [
+        (model, task) for model in ("linear", "constant", "a <b>", "experts") for task in TASKS
+    ]
+    done = frame.filter(pl.col("error").is_null())
+    assert (done["fit_seconds"] > 0).all() and (done["predict_ms"] > 0).all()
+    assert frame.schema == given[0].frame.schema
+
+
+def test_a_failure_is_a_row(given):
+    found = comparison()
+    failed = found.frame.filter(model="a <b>")
+    assert failed["error"].to_list() == ["RuntimeError: no room for <it>"] * 3
+    assert failed["score"].is_null().all() and failed["metric"].null_count() == 0
+    assert list(found.models) == ["linear", "constant", "experts"]
+    assert found.frame.filter(model="experts")["difference"].null_count() == 0
+
+
+def test_without_the_reference_there_are_no_differences():
+    found = compare([Broken(), linear()], *table(), random_state=0)
+    assert found.frame["difference"].is_null().all()
+    assert found.best == "IndependentTasks"
+    assert "Broken: RuntimeError: no room for <it>" in str(found)
+
+
+def test_an_interrupt_keeps_what_is_done():
+    models = {"linear": linear(), "slow": Interrupted(), "never": linear()}
+    with pytest.warns(TabmtlWarning, match="interrupted: slow, never are not compared"):
+        found = compare(models, *table(), random_state=0)
+    assert found.is_interrupted and list(found.models) == ["linear"]
+    assert set(found.frame.filter(pl.col("model") != "linear")["error"]) == {"interrupted"}
+    with pytest.raises(KeyboardInterrupt):
+        compare([Interrupted(), linear()], *table())
+
+
+def test_models_are_copies_by_the_names_of_their_classes():
+    model = linear()
+    found = compare([model, linear()], *table(), random_state=0)
+    assert list(found.models) == ["IndependentTasks", "IndependentTasks 2"]
+    assert not hasattr(model, "tasks_")
+    assert found.frame.filter(model="IndependentTasks 2")["difference_error"].to_list() == [0.0, 0.0, 0.0]
+
+
+def rows_of(X, y, groups=None, **params):
+    fit = {"X": X, "y": y, "groups": groups, "X_val": None, "y_val": None}
+    return ComparedRows.read(IndependentTasks(random_state=0, **params), fit, None, None)
+
+
+def test_groups_stay_on_one_side_and_all_classes_on_both():
+    X, y = table()
+    named = rows_of(X, y, "day", drop=["day"])
+    by_array = rows_of(X.drop("day"), y, X["day"])
+    assert not set(named.fit["X"]["day"]) & set(named.X["day"])
+    assert named.X.drop("day").equals(by_array.X)
+    assert by_array.fit["groups"].to_list() == named.fit["X"]["day"].to_list()
+    assert named.n_fit + len(named.X) == len(X) and 60 < len(named.X) < 100
+    assert "no group on both sides" in named.how
+    for part in (named.fit["y"], named.y):
+        assert set(part["late"].drop_nulls()) == {"yes", "no"} and set(part["kind"]) == set("uvw")
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_held_out_rows_keep_their_container(flat):
+    X, y = table()
+    X, y = X.drop("day"), y["delay <min>"] if flat else y
+    plain = rows_of(X, y)
+    as_pandas = rows_of(X.to_pandas(), y.to_pandas())
+    assert type(as_pandas.y) is (pd.Series if flat else pd.DataFrame)
+    assert type(plain.y) is (pl.Series if flat else pl.DataFrame)
+    assert as_pandas.X.index.tolist() == as_pandas.y.index.tolist()
+    assert np.array_equal(plain.X, as_pandas.X)
+
+
+def test_known_groups_in_test_rows_are_told():
+    X, y = table()
+    fit = {"X": X[:240], "y": y[:240], "groups": "day", "X_val": None, "y_val": None}
+    with pytest.warns(TabmtlWarning, match="10 of the 20 groups in the column 'day' of X_test are in X too"):
+        ComparedRows.read(IndependentTasks(), fit, X[200:280], y[200:280])
+
+
+def test_long_tables_are_judged_by_each_rows_own_task():
+    X, y = table()
+    long = X.drop("day").with_columns(school=pl.Series(np.resize(["n", "s"], len(X))))
+    models = {"linear": linear(), "constant": constant()}
+    found = compare(models, long, y["delay <min>"], task_column="school", random_state=0)
+    assert found.frame["task"].to_list() == ["n", "s"] * 2
+    assert found.frame.filter(model="linear")["n_labelled"].sum() == found.n_test == 80
+    assert found.frame.filter(model="linear")["score"].min() > 0.9
+
+
+def test_other_labels_of_a_funnel_have_no_difference():
+    X, _ = table()
+    click = (X["a"] > 0).cast(pl.Int8)
+    y = pl.DataFrame({"click": click, "buy": (X["b"] > 0).cast(pl.Int8)})
+    y = y.with_columns(pl.when(pl.col("click") == 1).then("buy"))
+    models = {"plain": linear(), "funnel": linear(Chained)}
+    with pytest.warns(TabmtlWarning, match="funnel scores buy by other labels than the reference"):
+        found = compare(models, X.drop("day"), y, random_state=0)
+    assert found.frame.filter(model="funnel")["difference"].is_null().to_list() == [False, True]
+    same = compare(models, X.drop("day"), y.with_columns(pl.col("buy").fill_null(0)), random_state=0)
+    assert same.frame.filter(model="funnel")["difference"].null_count() == 0
+
+
+def test_an_undefined_score_is_told_once_and_null():
+    X, y = (part.drop("day", strict=False) for part in table())
+    only = y[240:].with_columns(late=pl.lit("no"))
+    with pytest.warns(TabmtlWarning, match="'late': roc_auc is undefined on the rows to test") as caught:
+        found = compare([linear(), constant()], X[:240], y[:240], X_test=X[240:], y_test=only)
+    assert len(caught) == 1
+    assert found.frame.filter(task="late")["score"].null_count() == 2
+    assert found.summary["mean_score"].null_count() == 0
+
+
+def test_calibration_has_every_labelled_row_once():
+    found = comparison()
+    for (model, task), bins in found.calibration.group_by("model", "task"):
+        row = found.frame.row(by_predicate=(pl.col("model") == model) & (pl.col("task") == task), named=True)
+        assert bins["n"].sum() == row["n_labelled"]
+        assert bins["predicted"].is_sorted() and len(bins) <= 10
+    delay = found.calibration.filter(model="linear", task="delay <min>")
+    assert (delay["predicted"] - delay["observed"]).abs().max() < 1
+    assert found.calibration.filter(model="constant", task="late").height == 1
+
+
+def test_the_default_models_fit_the_size():
+    for n, excluded in [(500, set()), (50_000, {"MultiTabNet"}), (1_000_000, {"MultiTabNet", "RMTGB"})]:
+        models = default_models(n)
+        assert next(iter(models)) == "IndependentTasks" and isinstance(models["MultiTaskEnsemble"], MultiTaskEnsemble)
+        assert {"MultiTabNet", "RMTGB"} - set(models) == excluded
+    assert set(models["MultiTaskEnsemble"].candidates) == {"IndependentTasks", "SharedTrees", "MMoE"}
+
+
+def test_none_takes_the_default_models(monkeypatch):
+    sizes = []
+    module = import_module("tabmtl.comparison.compare")  # its function has the same name
+    monkeypatch.setattr(module, "default_models", lambda n: sizes.append(n) or {"linear": linear()})
+    assert list(compare(None, *table(), random_state=0).models) == ["linear"]
+    assert sizes == [320]
+
+
+def test_progress_is_a_line_for_every_model(capsys):
+    compare({"linear": linear(), "broken": Broken()}, *table(), random_state=0, verbose=1)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("linear: fitted in ") and "mean score 0." in first
+    assert second == "broken: RuntimeError: no room for <it>"
+
+
+def test_mistakes_are_told_before_any_fit():
+    X, y = table()
+    spy = Interrupted()  # a fit would end the test
+    other = {"late": "multiclass"} | dict.fromkeys(["delay <min>"], "regression")
+    for error, message, call in [
+        (TypeError, "models must map names to estimators", lambda: compare(spy, X, y)),
+        (ValueError, "models is empty", lambda: compare([], X, y)),
+        (TypeError, "wrap one of scikit-learn", lambda: compare({"ridge": Ridge()}, X, y)),
+        (TypeError, "names of text, got 1", lambda: compare({1: spy}, X, y)),
+        (ValueError, "has no parameter 'epoch'", lambda: compare([spy], X, y, epoch=3)),
+        (ValueError, "X_test and y_test belong together", lambda: compare([spy], X, y, X_test=X)),
+        (ValueError, "X_val and y_val belong together", lambda: compare([spy], X, y, X_val=X)),
+        (ValueError, "groups names the column 'dya'.*near is 'day'", lambda: compare([spy], X, y, groups="dya")),
+        (ValueError, "y lacks the targets", lambda: compare([spy], X, y, X_test=X, y_test=y.drop("kind"))),
+        (ValueError, "would learn other tasks", lambda: compare([spy, IndependentTasks(tasks=other)], X, y)),
+        (ValueError, "would learn other tasks", lambda: compare([spy, Interrupted(task_column="day")], X, y["late"])),
+        (TypeError, "X is Shards, and compare reads frames", lambda: compare([spy], Shards.__new__(Shards), "late")),
+    ]:
+        with pytest.raises(error, match=message):
+            call()
+
+
+def test_a_lazy_frame_is_collected():
+    X, y = table()
+    assert compare([linear()], X.lazy(), y, random_state=0).n_fit == 240

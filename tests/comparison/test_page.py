@@ -1,0 +1,139 @@
+"""How a comparison looks: as text, in a notebook, and as a page that stands alone."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from html.parser import HTMLParser
+
+import polars as pl
+import pytest
+from compared import Broken, comparison, linear, table
+
+from tabmtl import compare
+from tabmtl.comparison.page import plain, signed
+
+
+class Page(HTMLParser):
+    """Tags of a page, with their attributes, and its text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    path.write_text("old")
+    comparison().report(path)
+    assert [file.name for file in path.parent.iterdir()] == ["report.html"]
+    return path.read_text(encoding="utf-8")
+
+
+def test_the_page_reads_nothing_from_outside(source):
+    page = Page(source)
+    assert not {"script", "link", "iframe", "object", "img"} & {tag for tag, _ in page.tags}
+    references = [
+        value
+        for _, attrs in page.tags
+        for name, value in attrs.items()
+        if name.split(":")[-1] in ("href", "src") and not value.startswith(("#", "data:image/png"))
+    ]
+    assert references == []
+    assert not re.search(r"url\((?!#)|@import", source)
+
+
+def test_ids_are_distinct_and_all_references_lead_somewhere(source):
+    ids = Counter(attrs["id"] for _, attrs in Page(source).tags if "id" in attrs)
+    assert ids and max(ids.values()) == 1
+    assert set(re.findall(r"url\(#([^)]+)\)", source)) <= set(ids)
+
+
+def test_the_page_has_tables_and_all_pictures(source):
+    page = Page(source)
+    for heading in (
+        "Comparison of 4 models",
+        "Differences, task by task",
+        "Calibration",
+        "Learning curves: experts",
+        "Use of experts: experts",
+        "RuntimeError: no room for <it>",
+        "a <b>",
+        "delay <min>",
+    ):
+        assert heading in page.text, heading
+    assert [tag for tag, _ in page.tags].count("svg") == 4
+    assert "-0.0000" not in page.text
+    for score in comparison().frame["score"].drop_nulls():
+        assert plain(score) in page.text
+
+
+def test_the_notebook_shows_tables_without_pictures():
+    page = Page(comparison()._repr_html_())
+    assert "mean score" in page.text and "experts" in page.text
+    assert "a <b>" in page.text
+    assert not {"svg", "script", "html"} & {tag for tag, _ in page.tags}
+
+
+def test_a_comparison_of_failures_has_a_page(tmp_path):
+    found = compare([Broken()], *table(), random_state=0)
+    assert found.best is None
+    found.report(tmp_path / "report.html")
+    page = Page((tmp_path / "report.html").read_text())
+    assert "no room for <it>" in page.text and "best mean score" not in page.text
+
+
+def test_text_has_the_summary_and_every_task():
+    lines = str(comparison()).splitlines()
+    assert lines[0].startswith("4 models on 3 tasks: 240 rows to fit and 80 to test (a random 25 % with labels of")
+    assert lines[1] == "Differences are to linear on the same rows."
+    assert lines[3].split() == [
+        "model",
+        "mean",
+        "score",
+        "mean",
+        "difference",
+        "ahead",
+        "behind",
+        "fit",
+        "s",
+        "predict",
+        "ms",
+    ]
+    assert lines[4].split()[:2] == [comparison().best, plain(comparison().summary["mean_score"][0])]
+    assert "a <b>: RuntimeError: no room for <it>" in lines
+    assert sum("roc_auc" in line for line in lines) == 6
+
+
+def test_one_task_is_one_table():
+    X, y = table()
+    text = str(compare([linear()], X, y["late"], random_state=0))
+    assert "mean score" not in text and "fit s" in text and "roc_auc" in text
+
+
+def test_the_best_come_first():
+    summary = comparison().summary
+    assert summary["model"][-1] == "a <b>" and comparison().best == summary["model"][0]
+    assert summary["mean_score"].drop_nulls().is_sorted(descending=True)
+    constant = summary.row(by_predicate=pl.col("model") == "constant", named=True)
+    assert constant["behind"] == 2 and constant["ahead"] == 0
+
+
+def test_matplotlib_is_asked_for_by_its_extra(monkeypatch, tmp_path):
+    monkeypatch.setattr("tabmtl.comparison.figures.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"pip install 'tabmtl\[plot\]'"):
+        comparison().report(tmp_path / "report.html")
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_number_is_a_negative_zero():
+    assert [signed(value) for value in (-1e-9, 1e-9, -0.5, 250.0)] == ["0.0000", "0.0000", "-0.5000", "+250.0"]
