@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ from tabmtl.encode.cures import by_columns
 from tabmtl.encode.read import check_container, has_column, in_order, read_groups, without_columns
 from tabmtl.encode.shards import Roles, Shards
 from tabmtl.encode.tasks import DeclaredTasks
-from tabmtl.estimators.base import SavableEstimator, draw_seed
+from tabmtl.estimators.base import SavableEstimator, asking_score, draw_seed
 from tabmtl.metrics.intervals import score_intervals
 from tabmtl.metrics.scores import check_metric, mean_score, score_tasks
 from tabmtl.model_selection.repeats import (
@@ -49,19 +48,22 @@ def _gives_probabilities(estimator: MultiTaskEstimator) -> bool:
 
 def _refuse_plain_score(tasks: Sequence[Task]) -> None:
     """Raise a ValueError if a score of scikit-learn, all of which know one kind of target, asks for a prediction."""
-    if not is_asked_by_sklearn():  # to look at the variables of other callers would cost time in every answer
-        return
-    frame = sys._getframe(2).f_back
-    for _ in range(4):  # a scorer calls by way of a cache
-        scorer = None if frame is None else frame.f_locals.get("self")
-        score = getattr(scorer, "_score_func", None)
-        if score is not None and score.__module__.startswith("sklearn."):
-            kinds = ", ".join(f"{task.name!r} is {task.kind}" for task in tasks[:5])
-            raise ValueError(
-                f"{score.__name__} of scikit-learn takes targets of one kind, and {kinds}: say "
-                "scoring=make_multitask_scorer(), or leave scoring out for the mean of score_tasks"
-            )
-        frame = None if frame is None else frame.f_back
+    score = asking_score()
+    if score is not None:
+        kinds = ", ".join(f"{task.name!r} is {task.kind}" for task in tasks[:5])
+        raise ValueError(
+            f"{score.__name__} of scikit-learn takes targets of one kind, and {kinds}: say "
+            "scoring=make_multitask_scorer(), or leave scoring out for the mean of score_tasks"
+        )
+
+
+def _stands_alone(estimator: MultiTaskEstimator) -> bool:
+    """Return whether no parameter is an estimator, which scikit-learn would draw inside."""
+    return not any(hasattr(value, "fit") for value in estimator.get_params(deep=False).values())
+
+
+def _count(number: int, unit: str) -> str:
+    return f"{number} {unit}{'' if number == 1 else 's'}"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
