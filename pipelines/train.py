@@ -63,7 +63,7 @@ def train(
         raise ValueError("--baseline fits IndependentTasks, but --model is IndependentTasks already: leave it out")
     if output is not None:
         check_output(output)
-    if "verbose" in estimator.get_params(deep=False) and "verbose" not in choice.params:
+    if "verbose" not in choice.params:
         estimator.set_params(verbose=1)
     print(rows.describe(), flush=True)
     with open_log(tracking) as log:

@@ -16,7 +16,8 @@ Kind = Literal["binary", "multiclass", "regression"]
 #: Codes of a categorical feature that every column reserves before its own levels.
 MISSING, UNSEEN, FIRST_LEVEL = 0, 1, 2
 
-_INSIDE = ("tabmtl", "sklearn")  # scikit-learn calls a fit that has callbacks
+# scikit-learn calls a fit that has callbacks, and contextlib the end of a block
+_INSIDE = ("tabmtl", "sklearn", "contextlib")
 
 
 class TabmtlWarning(UserWarning):

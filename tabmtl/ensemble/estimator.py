@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Annotated, Any, ClassVar, Literal
@@ -23,9 +22,9 @@ from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.tables import MultiTaskEstimator, TableState
 from tabmtl.forks import count_threads
 from tabmtl.models.independent import IndependentTasks
-from tabmtl.params import Jobs, Positive, check_count, near
+from tabmtl.params import Jobs, check_count, near
 from tabmtl.schema import Batch
-from tabmtl.training.hooks import show_progress
+from tabmtl.training.watch import Watch
 
 
 def _check_folds(name: str, value: Any) -> None:
@@ -96,7 +95,7 @@ class MultiTaskEnsemble(MultiTaskEstimator):
     n_jobs : int, optional
         Number of processes that fit folds at the same time; None is 1, and -1 all cores.
     verbose : int, default=0
-        1 shows the fits.
+        1 shows the fits, and then the mean scores of the candidates and of the mixture.
 
     Attributes
     ----------
@@ -142,9 +141,7 @@ class MultiTaskEnsemble(MultiTaskEstimator):
     candidates: Annotated[Mapping[str, MultiTaskEstimator] | None, check_candidates] = None
     n_folds: Annotated[int | Literal["auto"], _check_folds] = "auto"
     refit: Literal["bag", "full"] = "bag"
-    time_limit: Positive | None = None
     n_jobs: Jobs = None
-    verbose: int | bool = 0
 
     _stored: ClassVar[type] = EnsembleState
 
@@ -165,9 +162,15 @@ class MultiTaskEnsemble(MultiTaskEstimator):
             folds = Folds.deal(table, coder, self.n_folds, seed)
         else:
             folds = Folds.given(table, Table.read(X_val, coder, valid))
-        with self._show(len(folds.pairs)) as on_fit:
-            trials = Trials(folds, seed, self.time_limit, count_threads(self.n_jobs), on_fit)
-            return self._ensemble(coder, folds, trials)
+        n_fits = len(folds.pairs) * len(with_reference(self.candidates))
+        with Watch(self.verbose).steps(n_fits, "fit") as on_fit:
+            trials = Trials(folds, seed, self._watch, count_threads(self.n_jobs), on_fit)
+            fitted = self._ensemble(coder, folds, trials)
+        for name, score in (
+            fitted["leaderboard_"].group_by("candidate", maintain_order=True).agg(pl.mean("score")).rows()
+        ):
+            self._watch.tell(f"{name}  {'no task could be scored' if score is None else f'mean score {score:.4f}'}")
+        return fitted
 
     def _ensemble(self, coder: TableCoder, folds: Folds, trials: Trials) -> dict[str, Any]:
         """Try the candidates, choose their weights, and return the fitted attributes."""
@@ -198,22 +201,6 @@ class MultiTaskEnsemble(MultiTaskEstimator):
             "weights_": pl.DataFrame({"task": names} | table),
             "leaderboard_": _leaderboard(found, judged, weights),
         }
-
-    @contextmanager
-    def _show(self, n_folds: int) -> Iterator[Callable[[str], None]]:
-        """Show the fits of the candidates, if asked to."""
-        if not self.verbose:
-            yield lambda name: None
-            return
-        names: list[str] = []
-
-        def on_fit(name: str) -> None:
-            names.append(name)
-            show({"epoch": len(names)})
-
-        n_fits = n_folds * len(with_reference(self.candidates))
-        with show_progress(n_fits, lambda record: names[-1]) as show:
-            yield on_fit
 
     def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
         answers = self._answers(read_frame(X, self._coder))

@@ -15,6 +15,7 @@ from sklearn.base import clone
 from tabmtl.ensemble.folds import Folds, Table
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.schema import DivergenceError, TabmtlWarning, warn_user
+from tabmtl.training.watch import Watch
 
 _SEEDS = 2**32  # random_state is below
 
@@ -38,8 +39,8 @@ class Trials:
     ----------
     folds : Folds
     seed : int
-    time_limit : float or None
-        Seconds from now on after which no fit begins.
+    watch : Watch
+        Tells the time after which no fit begins.
     n_jobs : int
         Number of fits at the same time.
     on_fit : callable
@@ -48,18 +49,17 @@ class Trials:
 
     folds: Folds
     seed: int
-    time_limit: float | None
+    watch: Watch
     n_jobs: int
-    on_fit: Callable[[str], None]
+    on_fit: Callable[[str], bool]
 
     def run(self, candidates: Mapping[str, MultiTaskEstimator]) -> dict[str, Trial]:
         """Fit all candidates for which there is time, and the first in any case."""
-        end = perf_counter() + (np.inf if self.time_limit is None else self.time_limit)
         found: dict[str, Trial] = {}
         late: list[str] = []
         for name, candidate in candidates.items():
             try:
-                trial = self._try(name, candidate, end if found else np.inf)
+                trial = self._try(name, candidate, is_first=not found)
             except DivergenceError as error:
                 if not found:
                     raise
@@ -73,20 +73,16 @@ class Trials:
             else:
                 found[name] = trial
         if late:
-            warn_user(
-                f"time_limit={self.time_limit:g} seconds left no time for the candidates {late}; give more time, or "
-                "fewer candidates"
-            )
+            self.watch.end(f"there was no time for the candidates {late}")
         return found
 
-    def _try(self, name: str, candidate: MultiTaskEstimator, end: float) -> Trial | None:
+    def _try(self, name: str, candidate: MultiTaskEstimator, *, is_first: bool) -> Trial | None:
         """Fit a candidate in all folds; None where they would not end in time."""
         pairs, start = self.folds.pairs, perf_counter()
         done: list[tuple[MultiTaskEstimator, list[np.ndarray], float]] = []
         while len(done) < len(pairs):
-            now = perf_counter()
-            left = (now - start) / len(done) * (len(pairs) - len(done)) if done else 0.0
-            if now + left >= end:
+            needed = (perf_counter() - start) / len(done) * (len(pairs) - len(done)) if done else 0.0
+            if needed >= self.watch.left and not is_first:
                 return None
             some = range(len(done), min(len(done) + self.n_jobs, len(pairs)))
             fits = (delayed(_fit_fold)(candidate, *self._tables(k), (self.seed + k) % _SEEDS) for k in some)

@@ -18,9 +18,10 @@ from tabmtl.params import check_fields, describe_params, near, read_params
 from tabmtl.schema import is_asked_by_sklearn
 from tabmtl.storage.persist import write_folder
 from tabmtl.storage.stored import Saved, put_together, take_apart
+from tabmtl.training.watch import Watched
 
 
-class SavableEstimator(BaseEstimator):
+class SavableEstimator(Watched, BaseEstimator):
     """Base of everything that `tabmtl.load` reads; a subclass gives `_stored` and `_restore`.
 
     ``fit`` keeps the parameters it saw as ``_fitted_params``.
@@ -163,7 +164,6 @@ class NotHere:
         raise AttributeError(f"{owner.__name__} has no {self._name}: {self._cure}")
 
 
-def _left_out(*args: Any) -> None:
 def asking_score() -> Callable[..., Any] | None:
     """Return the function of scikit-learn's scorer that called this package, or will judge the fit that it runs."""
     if not is_asked_by_sklearn():  # to look at the variables of other callers would cost time in every answer
@@ -181,6 +181,7 @@ def asking_score() -> Callable[..., Any] | None:
     return None
 
 
+def _left_out(*args: Any) -> None:
     """Stand in for code that was not saved."""
 
 

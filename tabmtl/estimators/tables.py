@@ -160,10 +160,12 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
             If the input does not fit; the message names the column or task and the cure. The estimator stays unchanged.
         """
         self._check_call(X, X_val, y_val)
-        if isinstance(X, Shards):
-            return self._fit_shards(X, y, sample_weight, groups, X_val, y_val)
-        coder, batch, valid = self._encode(X, y, sample_weight, X_val, y_val, groups)
-        self._set_fitted(coder, self._fit_frames(X, X_val, coder, batch, valid, draw_seed(self.random_state)))
+        with self._watched():
+            if isinstance(X, Shards):
+                self._fit_shards(X, y, sample_weight, groups, X_val, y_val)
+            else:
+                coder, batch, valid = self._encode(X, y, sample_weight, X_val, y_val, groups)
+                self._set_fitted(coder, self._fit_frames(X, X_val, coder, batch, valid, draw_seed(self.random_state)))
         return self
 
     def _encode(
@@ -219,7 +221,7 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         labels = replace(coder.labels, tasks=tasks, chain=self._chain(tasks))
         return replace(coder, labels=labels, dropped=tuple(self.drop))
 
-    def _fit_shards(self, X: Shards, y: Any, sample_weight: Any, groups: Any, X_val: Any, y_val: Any) -> Self:
+    def _fit_shards(self, X: Shards, y: Any, sample_weight: Any, groups: Any, X_val: Any, y_val: Any) -> None:
         """Fit on shards, by way of a disk."""
         from tabmtl.encode.cache import StoredRows, encoded
         from tabmtl.encode.survey import learn_table
@@ -236,7 +238,6 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
                 roles = Roles.of(X_val, y_val).like(roles, X_val)
                 valid = at_most(StoredRows(stack.enter_context(encoded(X_val, roles, coder))))
             self._set_fitted(coder, self._fit_stored(coder, rows, valid, seed))
-        return self
 
     def predict(self, X: Any) -> Any:
         """Predict all tasks.
