@@ -20,7 +20,7 @@ from tabmtl.encode.shards import Roles, Shards
 from tabmtl.encode.tasks import DeclaredTasks
 from tabmtl.estimators.base import SavableEstimator, asking_score, draw_seed
 from tabmtl.metrics.intervals import score_intervals
-from tabmtl.metrics.scores import check_metric, mean_score, score_tasks
+from tabmtl.metrics.scores import TaskScores, check_metric, mean_score, score_tasks
 from tabmtl.model_selection.repeats import (
     group_equal_rows,
     number_groups,
@@ -29,7 +29,7 @@ from tabmtl.model_selection.repeats import (
 )
 from tabmtl.model_selection.suspects import warn_of_index, warn_of_suspects
 from tabmtl.params import Names, RandomState
-from tabmtl.schema import Batch, Task, is_asked_by_sklearn
+from tabmtl.schema import Batch, Task, Tasks, is_asked_by_sklearn
 from tabmtl.training.hooks import CallbackSupport, watched_fit
 
 if TYPE_CHECKING:
@@ -292,7 +292,7 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         scores : dict of str to float
             Task to score, by the task's metric, higher is better; None with a warning where it is undefined.
         """
-        return self._score(X, y, sample_weight)
+        return TaskScores(self._score(X, y, sample_weight), self.tasks_)
 
     def score_intervals(self, X: Any, y: Any, sample_weight: Any = None, *, level: float = 0.95) -> pl.DataFrame:
         """Score every task on its labelled rows, with standard errors and confidence intervals.
@@ -363,7 +363,7 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         self._forget()
         self._coder = coder
         self._fitted_params = self.get_params(deep=False)
-        self.tasks_ = coder.labels.tasks
+        self.tasks_ = Tasks(coder.labels.tasks)
         self.n_features_in_ = len(coder.names)
         if coder.named:
             self.feature_names_in_ = np.array(coder.names, dtype=object)
@@ -418,6 +418,16 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         X = self._check_columns(X)
         batch = self._coder.read(X, y, sample_weight)
         return self.tasks_, batch.y, self._outputs(X, replace(batch, y=None, weight=None)), batch.weight, batch.task
+
+    @available_if(_stands_alone)
+    def _sk_visual_block_(self) -> Any:
+        """Return the box that a notebook shows; scikit-learn falls back to its own where this fails."""
+        from sklearn.utils._repr_html.estimator import _VisualBlock
+
+        caption = None
+        if hasattr(self, "n_features_in_"):
+            caption = f"{_count(self.n_features_in_, 'input column')}, {_count(len(self.tasks_), 'task')}"
+        return _VisualBlock("single", self, names=type(self).__name__, name_details=str(self), name_caption=caption)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

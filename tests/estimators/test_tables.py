@@ -147,7 +147,13 @@ def test_importance_and_repr_work():
     estimator.fit(X, y)
     importance = permutation_importance(estimator, X, y, n_repeats=2, random_state=0).importances_mean
     assert importance[0] > importance[2] == 0
-    assert "tasks_" in estimator_html_repr(estimator)
+    shown = estimator_html_repr(estimator)
+    assert "tasks_" in shown
+    assert ">3 input columns, 1 task<" in shown
+    assert "input columns" not in estimator_html_repr(tiny(IndependentTasks))
+    assert '<td style="text-align: left">delay</td>' in estimator.tasks_._repr_html_()
+    scores = estimator.score_tasks(X, y)
+    assert f">{scores['delay']:.4f}<" in scores._repr_html_() and ">r2<" in scores._repr_html_()
     assert repr(tiny(IndependentTasks)) == "IndependentTasks(n_jobs=1, random_state=0)"
 
 
