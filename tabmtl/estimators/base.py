@@ -173,10 +173,11 @@ def asking_score() -> Callable[..., Any] | None:
         frame = frame.f_back
     for _ in range(4):  # a scorer calls by way of a cache
         known = {} if frame is None else frame.f_locals
-        for name in ("self", "scorer"):
-            score = getattr(known.get(name), "_score_func", None)
-            if score is not None and score.__module__.startswith("sklearn."):
-                return score
+        for scorer in (known.get("self"), known.get("scorer")):
+            for each in (scorer, *getattr(scorer, "_scorers", {}).values()):
+                score = getattr(each, "_score_func", None)
+                if score is not None and score.__module__.startswith("sklearn."):
+                    return score
         frame = None if frame is None else frame.f_back
     return None
 

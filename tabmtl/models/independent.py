@@ -367,7 +367,7 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
         means = scores.select(pl.mean(*names).fill_null(0.0)).row(0)
         best = names[means.index(max(means))]
         estimators: dict[str, Any] = {}
-        with Watch(self.verbose).steps(len(tasks), "task") as step:
+        with Watch(self.verbose).steps(len(tasks), "model", _describe_model) as step:
             for t, (task, grower) in enumerate(zip(tasks, growers, strict=True)):
                 watch = self._watch.part(1 / (len(tasks) - t))
                 if grower is None:
@@ -377,7 +377,7 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
                     )
                 else:
                     estimators[task.name] = grower.refit(self._parts(t, grower, batch, valid), tried[t][best], watch)
-                step(_describe_task(task, estimators[task.name], scores[best][t]))
+                step((task, estimators[task.name]))
         return {"estimators_": estimators, "configuration_": best, "configuration_scores_": scores}
 
     def _try_all(
@@ -385,16 +385,17 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
     ) -> list[dict[str, _Grown]]:
         """Grow trees of every task by all configurations; none for other estimators."""
         n_left = sum(grower is not None for grower in growers)
-        whole = self._watch.part(1 / 2 if (self.early_stopping and valid is None) or n_left < len(growers) else 1)
+        learns_again = n_left < len(growers) or (self.early_stopping and valid is None)
+        whole = self._watch.part(1 / 2 if learns_again else 1)
         tried: list[dict[str, _Grown]] = []
-        for t, grower in enumerate(growers):
-            if grower is None:
-                tried.append({})
-                continue
-            tried.append(grower.try_all(self._parts(t, grower, batch, valid), names, whole.part(1 / n_left)))
-            n_left -= 1
-            if len(names) > 1:
-                self._watch.tell(f"task {grower.task.name}: tried {', '.join(names)}")
+        with Watch(self.verbose).steps(n_left, "task", _describe_tried) as step:
+            for t, grower in enumerate(growers):
+                if grower is None:
+                    tried.append({})
+                    continue
+                tried.append(grower.try_all(self._parts(t, grower, batch, valid), names, whole.part(1 / n_left)))
+                n_left -= 1
+                step((grower.task, tried[-1]))
         return tried
 
     def _parts(self, t: int, grower: _Grower, batch: Batch, valid: Batch | None) -> _Parts:
@@ -556,11 +557,17 @@ def _score_table(tasks: Sequence[Task], names: Sequence[str], tried: Sequence[Ma
     return pl.DataFrame({"task": [task.name for task in tasks], **scores}, schema=schema)
 
 
-def _describe_task(task: Task, model: Any, score: float | None) -> str:
-    """Describe a fitted model of one task."""
-    trees = f"{model.current_iteration()} rounds" if isinstance(model, lgb.Booster) else type(model).__name__
-    scored = "" if score is None else f"  val {task.metric} {score:.4f}"
-    return f"{task.name}  {trees}{scored}"
+def _describe_tried(found: tuple[Task, Mapping[str, _Grown]]) -> str:
+    """Describe the trees of a task by all configurations, before they are grown on all rows."""
+    task, tried = found
+    scores = [f"{name} {'-' if grown.score is None else format(grown.score, '.4f')}" for name, grown in tried.items()]
+    return f"{task.name}  val {task.metric} {', '.join(scores)}"
+
+
+def _describe_model(found: tuple[Task, Any]) -> str:
+    """Describe the fitted model of a task."""
+    task, model = found
+    return f"{task.name}  {f'{model.num_trees()} trees' if isinstance(model, lgb.Booster) else type(model).__name__}"
 
 
 class _TimeLimit:

@@ -125,8 +125,6 @@ def test_recommenders_end_in_time():
         recommenders.tiny("M2TRec", time_limit=1e-3).fit(recommenders.TRAIN, items=recommenders.ITEMS)
     with pytest.warns(TabmtlWarning, match=r"ended the fit early: step 1 of 10\."):
         Blend([STAN(), SequentialRules()], time_limit=1e-3).fit(recommenders.TRAIN)
-    with pytest.warns(TabmtlWarning, match=r"what a session's own items are worth was not learned"):
-        SequentialRules(time_limit=1e-3).fit(recommenders.LOG.clicks)
 
 
 @pytest.mark.parametrize("model", [RMTGB(n_estimators_task=60), SharedTrees(n_estimators=60), IndependentTasks(tune=2)])
