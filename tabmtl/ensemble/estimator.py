@@ -166,9 +166,8 @@ class MultiTaskEnsemble(MultiTaskEstimator):
         with Watch(self.verbose).steps(n_fits, "fit") as on_fit:
             trials = Trials(folds, seed, self._watch, count_threads(self.n_jobs), on_fit)
             fitted = self._ensemble(coder, folds, trials)
-        for name, score in (
-            fitted["leaderboard_"].group_by("candidate", maintain_order=True).agg(pl.mean("score")).rows()
-        ):
+        means = fitted["leaderboard_"].group_by("candidate", maintain_order=True).agg(pl.mean("score"))
+        for name, score in means.rows():
             self._watch.tell(f"{name}  {'no task could be scored' if score is None else f'mean score {score:.4f}'}")
         return fitted
 

@@ -142,9 +142,12 @@ class BoostedEstimator(LightGBMOptions, MultiTaskEstimator):
             return self._fit_rows(coder, batch, valid, seed, found)
         if self._watch.cuts(_NO_REFIT):
             return found
-        with self._watched(self._watch.part(1)):
+        part = self._watch.part(1)
+        with self._watched(part):
             whole = self._fit_rows(coder, batch, valid, seed, found)
-            return found if self._watch.was_cut else whole
+        if part.was_cut:
+            self._watch.end(_NO_REFIT)
+        return found if part.was_cut else whole
 
     def _data_params(self) -> dict[str, Any]:
         return {"max_bin": self.max_bin, "feature_pre_filter": False, "num_threads": self._n_threads, "verbosity": -1}

@@ -97,7 +97,7 @@ class Watch:
             )
 
     @contextmanager
-    def steps(self, total: int, unit: str, describe: Describe = str, *, every: int = 1, of: str = "") -> Iterator[Step]:
+    def steps(self, total: int, unit: str, describe: Describe = str, *, every: int = 1) -> Iterator[Step]:
         """Show the steps of a loop, and watch the time.
 
         Parameters
@@ -110,8 +110,6 @@ class Watch:
             Turns the record of a step into text.
         every : int, default=1
             Steps from one plain line to the next.
-        of : str, default=""
-            The loop, for the warning of the time limit where a fit has several.
 
         Yields
         ------
@@ -126,7 +124,7 @@ class Watch:
                 done += 1
                 if self._verbose:
                     show(Shown(unit, done, total, perf_counter() - begin, describe(record), every))
-                return done < total and self.cuts(f"{of + ', ' if of else ''}{unit} {done} of {total}")
+                return done < total and self.cuts(f"{unit} {done} of {total}")
 
             yield step
 
