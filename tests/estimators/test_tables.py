@@ -149,11 +149,12 @@ def test_importance_and_repr_work():
     assert importance[0] > importance[2] == 0
     shown = estimator_html_repr(estimator)
     assert "tasks_" in shown
-    assert ">3 input columns, 1 task<" in shown
+    assert f">3 input columns, {len(estimator.tasks_)} tasks<" in shown
     assert "input columns" not in estimator_html_repr(tiny(IndependentTasks))
-    assert '<td style="text-align: left">delay</td>' in estimator.tasks_._repr_html_()
-    scores = estimator.score_tasks(X, y)
-    assert f">{scores['delay']:.4f}<" in scores._repr_html_() and ">r2<" in scores._repr_html_()
+    scores, name = estimator.score_tasks(X, y), estimator.tasks_[0].name
+    assert f'<td style="text-align: left">{name}</td>' in estimator.tasks_._repr_html_()
+    assert f">{scores[name]:.4f}<" in scores._repr_html_()
+    assert ">r2<" in scores._repr_html_()
     assert repr(tiny(IndependentTasks)) == "IndependentTasks(n_jobs=1, random_state=0)"
 
 
