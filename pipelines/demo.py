@@ -167,7 +167,8 @@ def _save(rows: TableRows, model: tabmtl.MultiTabNet, gain: tabmtl.MultitaskGain
     curves, gains = (Figure(figsize=(8, 5), layout="constrained") for _ in range(2))
     HistoryDisplay.from_estimator(model, ax=curves.subplots())
     curves.axes[0].set_title("MultiTabNet on flights")
-    GainDisplay.from_gain(gain, names=("MultiTabNet", "LightGBM per target"), ax=gains.subplots())
+    names = "MultiTabNet", "LightGBM per target"
+    GainDisplay.from_gain(gain, names=names, tasks=model.tasks_, ax=gains.subplots())
     curves.savefig(output / "learning_curves.png", dpi=120)
     gains.savefig(output / "gain.png", dpi=120)
     print(f"\nSaved in {output}: model/ (tabmtl.load reads it), {', '.join(FILES)}.")

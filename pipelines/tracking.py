@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 import tabmtl.mlflow
 from tabmtl import tuning
+from tabmtl.mlflow import CHALLENGER as CHALLENGER
+from tabmtl.mlflow import CHAMPION as CHAMPION
 from tabmtl.pipelines.terminal import without_password
 
 if TYPE_CHECKING:
@@ -31,9 +33,6 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 DEFAULT_URI = "sqlite:///mlflow.db"
-
-#: Aliases of model versions: the served one, and the newest that may take its place.
-CHAMPION, CHALLENGER = "champion", "challenger"
 
 #: Tags of model versions: the options that gave the rows, as one types them; and the trial that was fitted again.
 ROWS, REFIT = "tabmtl.rows", "tabmtl.refit"
@@ -166,16 +165,15 @@ class Log:
         version, alias : str or None
             None if the model is not registered.
         """
-        info = tabmtl.mlflow.log_model(estimator, input_example=example, registered_model_name=register)
+        alias = None if register is None else "auto"
+        info = tabmtl.mlflow.log_model(estimator, input_example=example, registered_model_name=register, alias=alias)
         if register is None:
             return None, None
         client, version = make_client(), str(info.registered_model_version)
         for key, value in (tags or {}).items():
             if value is not None:
                 client.set_model_version_tag(register, version, key, value)
-        alias = CHALLENGER if CHAMPION in client.get_registered_model(register).aliases else CHAMPION
-        client.set_registered_model_alias(register, alias, version)
-        return version, alias
+        return version, client.get_model_version(register, version).aliases[0]
 
 
 class TrialRuns:
@@ -376,6 +374,12 @@ def page_command(uri: str) -> str:
     if uri.startswith(("http://", "https://")):
         return uri
     return f"{program('mlflow')} server --backend-store-uri {shlex.quote(uri)} --host 127.0.0.1 --port 5000 --workers 1"
+
+
+def run_page(uri: str, experiment_id: str, run_id: str | None) -> str:
+    """Return the address of a run on MLflow's page of a store, which `page_command` opens."""
+    server = uri.rstrip("/") if uri.startswith(("http://", "https://")) else "http://127.0.0.1:5000"
+    return f"{server}/#/experiments/{experiment_id}/runs/{run_id}"
 
 
 def server_environment() -> dict[str, str]:

@@ -16,7 +16,17 @@ import tabmtl.mlflow
 from tabmtl.pipelines.data import ClickColumns, DataSource, Rows, TableRows, open_rows
 from tabmtl.pipelines.model_choice import ModelChoice, find_class, make
 from tabmtl.pipelines.terminal import lay_out, without_password
-from tabmtl.pipelines.tracking import CHAMPION, ROWS, Log, Tracking, check_writable, open_log, page_command, program
+from tabmtl.pipelines.tracking import (
+    CHAMPION,
+    ROWS,
+    Log,
+    Tracking,
+    check_writable,
+    open_log,
+    page_command,
+    program,
+    run_page,
+)
 
 
 def train(
@@ -63,7 +73,7 @@ def train(
         raise ValueError("--baseline fits IndependentTasks, but --model is IndependentTasks already: leave it out")
     if output is not None:
         check_output(output)
-    if "verbose" in estimator.get_params(deep=False) and "verbose" not in choice.params:
+    if "verbose" not in choice.params:
         estimator.set_params(verbose=1)
     print(rows.describe(), flush=True)
     with open_log(tracking) as log:
@@ -189,7 +199,9 @@ def print_places(log: Log, fitted: Fitted, register: str | None, origin: str) ->
         if fitted.alias != CHAMPION:
             print(f"  compare with the champion:  {own} serve promote {register} {origin}")
         print(f"  serve the champion:         {own} serve start {register}")
-    print(f"  open the page:              {page_command(log.uri)}")
+    if not log.uri.startswith("http"):
+        print(f"  start MLflow's page:        {page_command(log.uri)}")
+    print(f"  open the run:               {run_page(log.uri, log.experiment.experiment_id, fitted.run_id)}")
 
 
 def watch(estimator: Any, run_id: str | None) -> Any:

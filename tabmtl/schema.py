@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from html import escape
 from types import FrameType
 from typing import Any, Literal
 
@@ -16,7 +17,8 @@ Kind = Literal["binary", "multiclass", "regression"]
 #: Codes of a categorical feature that every column reserves before its own levels.
 MISSING, UNSEEN, FIRST_LEVEL = 0, 1, 2
 
-_INSIDE = ("tabmtl", "sklearn")  # scikit-learn calls a fit that has callbacks
+# scikit-learn calls a fit that has callbacks, and contextlib the end of a block
+_INSIDE = ("tabmtl", "sklearn", "contextlib")
 
 
 class TabmtlWarning(UserWarning):
@@ -57,6 +59,19 @@ def is_asked_by_sklearn() -> bool:
     while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "tabmtl":
         frame = frame.f_back
     return frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "sklearn"
+
+
+def html_table(header: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> str:
+    """Return a table of texts for notebooks, numbers in columns to the right of the first."""
+
+    def line(cells: Sequence[str], tag: str) -> str:
+        align = ("left", *["right"] * (len(cells) - 1))
+        pairs = zip(align, cells, strict=True)
+        return "".join(f'<{tag} style="text-align: {side}">{escape(cell)}</{tag}>' for side, cell in pairs)
+
+    body = "".join(f"<tr>{line(row, 'td')}</tr>" for row in rows)
+    title = f'<caption style="text-align: left">{escape(caption)}</caption>' if caption else ""
+    return f"<table>{title}<thead><tr>{line(header, 'th')}</tr></thead><tbody>{body}</tbody></table>"
 
 
 class DivergenceError(ValueError):
@@ -118,6 +133,17 @@ class Task:
     def width(self) -> int:
         """Number of raw scores a model gives for this task: one, or one per class of a multiclass task."""
         return len(self.classes or ()) if self.kind == "multiclass" else 1
+
+
+class Tasks(tuple[Task, ...]):
+    """The tasks of a fitted estimator, which a notebook shows as a table."""
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (each.name, each.kind, "" if each.classes is None else ", ".join(map(str, each.classes)), each.metric or "")
+            for each in self
+        ]
+        return html_table(("task", "kind", "classes", "metric"), rows)
 
 
 @dataclass(frozen=True, kw_only=True)

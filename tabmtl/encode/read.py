@@ -147,6 +147,11 @@ def check_targets(y: Any, X: Any) -> None:
     found = [name for name in names if name in columns]
     if isinstance(y, str) or (found and (isinstance(X, pl.LazyFrame) or len(y) != len(X))):
         raise TypeError(f"y must hold the labels, got the names {names}; {by_targets(library, found or names)}")
+    if columns and not isinstance(X, pl.LazyFrame) and len(y) != len(X):
+        raise ValueError(
+            f"y must hold a label for each of the {len(X)} rows, inconsistent with the {len(y)} texts {[*names[:3]]}, "
+            "which are no columns of X either; give a frame of the targets"
+        )
 
 
 def read_weights(sample_weight: Any, n: int, names: Sequence[str]) -> np.ndarray | None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Annotated, Any, ClassVar, Literal
@@ -23,9 +22,9 @@ from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.tables import MultiTaskEstimator, TableState
 from tabmtl.forks import count_threads
 from tabmtl.models.independent import IndependentTasks
-from tabmtl.params import Jobs, Positive, check_count, near
+from tabmtl.params import Jobs, check_count, near
 from tabmtl.schema import Batch
-from tabmtl.training.hooks import show_progress
+from tabmtl.training.watch import Watch
 
 
 def _check_folds(name: str, value: Any) -> None:
@@ -97,7 +96,7 @@ class MultiTaskEnsemble(MultiTaskEstimator):
         Number of processes that fit folds of a candidate, or all candidates of ``refit="full"``, at the same time; None
         is 1, and -1 all cores.
     verbose : int, default=0
-        1 shows the fits: how many are done, the most that there can be, and the candidate of the last.
+        1 shows the fits, and then the mean scores of the candidates and of the mixture.
 
     Attributes
     ----------
@@ -149,9 +148,7 @@ class MultiTaskEnsemble(MultiTaskEstimator):
     candidates: Annotated[Mapping[str, MultiTaskEstimator] | None, check_candidates] = None
     n_folds: Annotated[int | Literal["auto"], _check_folds] = "auto"
     refit: Literal["bag", "full"] = "bag"
-    time_limit: Positive | None = None
     n_jobs: Jobs = None
-    verbose: int | bool = 0
 
     _stored: ClassVar[type] = EnsembleState
 
@@ -174,29 +171,18 @@ class MultiTaskEnsemble(MultiTaskEstimator):
             folds = Folds.given(table, Table.read(X_val, coder, valid))
         candidates = {name: _prepared(each, coder) for name, each in with_reference(self.candidates).items()}
         refits = self.refit == "full" and folds.judge_fits
-        with self._show(len(candidates) * (len(folds.pairs) + refits)) as on_fit:
-            trials = Trials(candidates, folds, seed, self.time_limit, count_threads(self.n_jobs), on_fit)
-            return _mix(coder, trials, trials.run(), refits)
+        with Watch(self.verbose).steps(len(candidates) * (len(folds.pairs) + refits), "fit") as on_fit:
+            trials = Trials(candidates, folds, seed, self._watch, count_threads(self.n_jobs), on_fit)
+            fitted = _mix(coder, trials, trials.run(), refits)
+        means = fitted["leaderboard_"].group_by("candidate", maintain_order=True).agg(pl.mean("score"))
+        for name, score in means.rows():
+            self._watch.tell(f"{name}  {'no task could be scored' if score is None else f'mean score {score:.4f}'}")
+        return fitted
 
     def _set_fitted(self, coder: TableCoder, fitted: dict[str, Any]) -> None:
         super()._set_fitted(coder, fitted)
         # the user's own may be changed in place later
         self._fitted_params["candidates"] = clone(self.candidates, safe=False)
-
-    @contextmanager
-    def _show(self, n_fits: int) -> Iterator[Callable[[str], None]]:
-        """Show the fits of the candidates, ``n_fits`` at most, if asked to."""
-        if not self.verbose:
-            yield lambda name: None
-            return
-        names: list[str] = []
-
-        def on_fit(name: str) -> None:
-            names.append(name)
-            show({"epoch": len(names)})
-
-        with show_progress(n_fits, lambda record: names[-1], unit="fit") as show:
-            yield on_fit
 
     def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
         answers = self._answers(read_frame(X, self._coder))

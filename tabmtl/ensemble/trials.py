@@ -16,6 +16,7 @@ from tabmtl.ensemble.folds import Folds, Table
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.models.independent import IndependentTasks
 from tabmtl.schema import DivergenceError, TabmtlWarning, warn_user
+from tabmtl.training.watch import Watch
 
 _SEEDS = 2**32  # random_state is below
 #: Time left that a candidate needs to begin, in that of a candidate so far: one fold of a slow one may take as long.
@@ -43,8 +44,8 @@ class Trials:
         In the order in which they are tried: those of single tasks first, and at least one of these.
     folds : Folds
     seed : int
-    time_limit : float or None
-        Seconds of `run`.
+    watch : Watch
+        Tells the time after which no fit begins.
     n_jobs : int
         Number of fits at the same time.
     on_fit : callable
@@ -59,9 +60,9 @@ class Trials:
     candidates: Mapping[str, MultiTaskEstimator]
     folds: Folds
     seed: int
-    time_limit: float | None
+    watch: Watch
     n_jobs: int
-    on_fit: Callable[[str], None]
+    on_fit: Callable[[str], bool]
     left_out: dict[str, str] = field(default_factory=dict, init=False)
 
     def run(self) -> dict[str, Trial]:
@@ -74,14 +75,13 @@ class Trials:
         MemoryError
         """
         start = perf_counter()
-        end = start + (np.inf if self.time_limit is None else self.time_limit)
         found: dict[str, Trial] = {}
         late: list[str] = []
         for name in self.candidates:
-            now = perf_counter()
-            is_late = bool(found) and now + _LEAST_LEFT * (now - start) / len(found) >= end
+            spent = perf_counter() - start
+            is_late = bool(found) and _LEAST_LEFT * spent / len(found) >= self.watch.left
             try:
-                trial = None if is_late else self._try(name, end if found else np.inf)
+                trial = None if is_late else self._try(name, is_first=not found)
             except MemoryError:
                 raise
             except Exception as error:
@@ -92,11 +92,8 @@ class Trials:
             else:
                 found[name] = trial
         if late:
-            self.left_out.update(dict.fromkeys(late, f"time_limit={self.time_limit:g}"))
-            warn_user(
-                f"time_limit={self.time_limit:g} seconds left no time for the candidates {late}; give more time, or "
-                "fewer candidates"
-            )
+            self.left_out.update(dict.fromkeys(late, "there was no time"))
+            self.watch.end(f"there was no time for the candidates {late}")
         return found
 
     def refit(self, names: Collection[str]) -> dict[str, MultiTaskEstimator]:
@@ -122,14 +119,13 @@ class Trials:
             raise error
         warn_user(f"the candidate {name!r} is left out, because its fit raised {self.left_out[name]}")
 
-    def _try(self, name: str, end: float) -> Trial | None:
+    def _try(self, name: str, *, is_first: bool) -> Trial | None:
         """Fit a candidate in all folds; None where they would not end in time."""
         pairs, start = self.folds.pairs, perf_counter()
         done: list[tuple[MultiTaskEstimator, list[np.ndarray], float]] = []
         while len(done) < len(pairs):
-            now = perf_counter()
-            left = (now - start) / len(done) * (len(pairs) - len(done)) if done else 0.0
-            if now + left >= end:
+            needed = (perf_counter() - start) / len(done) * (len(pairs) - len(done)) if done else 0.0
+            if needed >= self.watch.left and not is_first:
                 return None
             some = range(len(done), min(len(done) + self.n_jobs, len(pairs)))
             candidate = self.candidates[name]

@@ -18,6 +18,7 @@ from tabmtl.params import TwoOrMore, WholeShare, check_choice
 from tabmtl.schema import Batch
 from tabmtl.trees import ROWS_TO_SPLIT, LightGBMOptions, tree_matrix
 
+_NO_REFIT = "no fit of all rows, so that the one without the rows set aside is kept"
 _OBJECTIVES = {"binary": "binary sigmoid:1", "multiclass": "multiclass num_class:{}", "regression": "regression"}
 
 
@@ -33,6 +34,10 @@ class BoostedEstimator(LightGBMOptions, MultiTaskEstimator):
         Share of the rows that every tree sees, drawn anew each round.
     max_bin : int, default=255
         Maximum number of bins of a column.
+    time_limit : float, optional
+        Seconds that fit may take, roughly: training ends after the round in which they are over, with a warning. Where
+        rows are set aside, the fit that finds the rounds may take half of them; if there is no time to fit all rows
+        then, it is kept. The result depends on the machine.
     early_stopping : bool, default=True
         Stop on validation rows. Without X_val and y_val in fit, ``validation_fraction`` of the rows is set aside to
         find the rounds, and then all rows are fitted with these: no row is lost. Where that fit predicts the rows set
@@ -127,8 +132,22 @@ class BoostedEstimator(LightGBMOptions, MultiTaskEstimator):
             held = batch.rows(held_out)
             if count_labels(batch.rows(kept), len(tasks)).all() and not np.isnan(held.y).all():
                 valid = held
-                found = self._fit_rows(coder, batch.rows(kept), valid, seed, None)
-        return self._attributes(coder, self._fit_rows(coder, batch, valid, seed, found))
+                with self._watched(self._watch.part(1 / 2)):
+                    found = self._fit_rows(coder, batch.rows(kept), valid, seed, None)
+        return self._attributes(coder, self._fit_whole(coder, batch, valid, seed, found))
+
+    def _fit_whole(self, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int, found: Any) -> Any:
+        """Fit all rows; where the time is over before a fit with known rounds ends, keep the one that found them."""
+        if found is None:
+            return self._fit_rows(coder, batch, valid, seed, found)
+        if self._watch.cuts(_NO_REFIT):
+            return found
+        part = self._watch.part(1)
+        with self._watched(part):
+            whole = self._fit_rows(coder, batch, valid, seed, found)
+        if part.was_cut:
+            self._watch.end(_NO_REFIT)
+        return found if part.was_cut else whole
 
     def _data_params(self) -> dict[str, Any]:
         return {"max_bin": self.max_bin, "feature_pre_filter": False, "num_threads": self._n_threads, "verbosity": -1}

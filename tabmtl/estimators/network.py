@@ -29,10 +29,11 @@ from tabmtl.storage.stored import Stored
 from tabmtl.training.balance import Balance, Balancer, GradLevel, check_grad_level
 from tabmtl.training.device import find_device, seeded, threads
 from tabmtl.training.epochs import Record, Snapshots, warn_if_rising
-from tabmtl.training.hooks import describe_tasks, epochs_as_tasks
+from tabmtl.training.hooks import epochs_as_tasks
 from tabmtl.training.losses import MultiTaskLoss
 from tabmtl.training.predict import predict_scores, represent_rows
 from tabmtl.training.table_loop import Evaluate, TableLoop, settle_statistics
+from tabmtl.training.watch import describe_tasks
 
 if TYPE_CHECKING:
     from tabmtl.encode.cache import StoredRows

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -19,9 +18,9 @@ from tabmtl.encode.cures import by_columns
 from tabmtl.encode.read import check_container, has_column, in_order, read_groups, without_columns
 from tabmtl.encode.shards import Roles, Shards
 from tabmtl.encode.tasks import DeclaredTasks
-from tabmtl.estimators.base import SavableEstimator, draw_seed
+from tabmtl.estimators.base import SavableEstimator, asking_score, draw_seed
 from tabmtl.metrics.intervals import score_intervals
-from tabmtl.metrics.scores import check_metric, mean_score, score_tasks
+from tabmtl.metrics.scores import TaskScores, check_metric, mean_score, score_tasks
 from tabmtl.model_selection.repeats import (
     group_equal_rows,
     number_groups,
@@ -30,7 +29,7 @@ from tabmtl.model_selection.repeats import (
 )
 from tabmtl.model_selection.suspects import warn_of_index, warn_of_suspects
 from tabmtl.params import Names, RandomState
-from tabmtl.schema import Batch, Task, is_asked_by_sklearn
+from tabmtl.schema import Batch, Task, Tasks, is_asked_by_sklearn
 from tabmtl.training.hooks import CallbackSupport, watched_fit
 
 if TYPE_CHECKING:
@@ -49,19 +48,22 @@ def _gives_probabilities(estimator: MultiTaskEstimator) -> bool:
 
 def _refuse_plain_score(tasks: Sequence[Task]) -> None:
     """Raise a ValueError if a score of scikit-learn, all of which know one kind of target, asks for a prediction."""
-    if not is_asked_by_sklearn():  # to look at the variables of other callers would cost time in every answer
-        return
-    frame = sys._getframe(2).f_back
-    for _ in range(4):  # a scorer calls by way of a cache
-        scorer = None if frame is None else frame.f_locals.get("self")
-        score = getattr(scorer, "_score_func", None)
-        if score is not None and score.__module__.startswith("sklearn."):
-            kinds = ", ".join(f"{task.name!r} is {task.kind}" for task in tasks[:5])
-            raise ValueError(
-                f"{score.__name__} of scikit-learn takes targets of one kind, and {kinds}: say "
-                "scoring=make_multitask_scorer(), or leave scoring out for the mean of score_tasks"
-            )
-        frame = None if frame is None else frame.f_back
+    score = asking_score()
+    if score is not None:
+        kinds = ", ".join(f"{task.name!r} is {task.kind}" for task in tasks[:5])
+        raise ValueError(
+            f"{score.__name__} of scikit-learn takes targets of one kind, and {kinds}: say "
+            "scoring=make_multitask_scorer(), or leave scoring out for the mean of score_tasks"
+        )
+
+
+def _stands_alone(estimator: MultiTaskEstimator) -> bool:
+    """Return whether no parameter is an estimator, which scikit-learn would draw inside."""
+    return not any(hasattr(value, "fit") for value in estimator.get_params(deep=False).values())
+
+
+def _count(number: int, unit: str) -> str:
+    return f"{number} {unit}{'' if number == 1 else 's'}"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -158,10 +160,12 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
             If the input does not fit; the message names the column or task and the cure. The estimator stays unchanged.
         """
         self._check_call(X, X_val, y_val)
-        if isinstance(X, Shards):
-            return self._fit_shards(X, y, sample_weight, groups, X_val, y_val)
-        coder, batch, valid = self._encode(X, y, sample_weight, X_val, y_val, groups)
-        self._set_fitted(coder, self._fit_frames(X, X_val, coder, batch, valid, draw_seed(self.random_state)))
+        with self._watched():
+            if isinstance(X, Shards):
+                self._fit_shards(X, y, sample_weight, groups, X_val, y_val)
+            else:
+                coder, batch, valid = self._encode(X, y, sample_weight, X_val, y_val, groups)
+                self._set_fitted(coder, self._fit_frames(X, X_val, coder, batch, valid, draw_seed(self.random_state)))
         return self
 
     def _encode(
@@ -217,7 +221,7 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         labels = replace(coder.labels, tasks=tasks, chain=self._chain(tasks))
         return replace(coder, labels=labels, dropped=tuple(self.drop))
 
-    def _fit_shards(self, X: Shards, y: Any, sample_weight: Any, groups: Any, X_val: Any, y_val: Any) -> Self:
+    def _fit_shards(self, X: Shards, y: Any, sample_weight: Any, groups: Any, X_val: Any, y_val: Any) -> None:
         """Fit on shards, by way of a disk."""
         from tabmtl.encode.cache import StoredRows, encoded
         from tabmtl.encode.survey import learn_table
@@ -234,7 +238,6 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
                 roles = Roles.of(X_val, y_val).like(roles, X_val)
                 valid = at_most(StoredRows(stack.enter_context(encoded(X_val, roles, coder))))
             self._set_fitted(coder, self._fit_stored(coder, rows, valid, seed))
-        return self
 
     def predict(self, X: Any) -> Any:
         """Predict all tasks.
@@ -289,7 +292,7 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         scores : dict of str to float
             Task to score, by the task's metric, higher is better; None with a warning where it is undefined.
         """
-        return self._score(X, y, sample_weight)
+        return TaskScores(self._score(X, y, sample_weight), self.tasks_)
 
     def score_intervals(self, X: Any, y: Any, sample_weight: Any = None, *, level: float = 0.95) -> pl.DataFrame:
         """Score every task on its labelled rows, with standard errors and confidence intervals.
@@ -360,7 +363,7 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         self._forget()
         self._coder = coder
         self._fitted_params = self.get_params(deep=False)
-        self.tasks_ = coder.labels.tasks
+        self.tasks_ = Tasks(coder.labels.tasks)
         self.n_features_in_ = len(coder.names)
         if coder.named:
             self.feature_names_in_ = np.array(coder.names, dtype=object)
@@ -415,6 +418,16 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         X = self._check_columns(X)
         batch = self._coder.read(X, y, sample_weight)
         return self.tasks_, batch.y, self._outputs(X, replace(batch, y=None, weight=None)), batch.weight, batch.task
+
+    @available_if(_stands_alone)
+    def _sk_visual_block_(self) -> Any:
+        """Return the box that a notebook shows; scikit-learn falls back to its own where this fails."""
+        from sklearn.utils._repr_html.estimator import _VisualBlock
+
+        caption = None
+        if hasattr(self, "n_features_in_"):
+            caption = f"{_count(self.n_features_in_, 'input column')}, {_count(len(self.tasks_), 'task')}"
+        return _VisualBlock("single", self, names=type(self).__name__, name_details=str(self), name_caption=caption)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

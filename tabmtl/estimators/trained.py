@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -17,7 +16,7 @@ from tabmtl.params import BatchSize, Count, CountOrZero, Jobs, NonNegative, Posi
 from tabmtl.storage.stored import Stored
 from tabmtl.training.device import Device, find_device
 from tabmtl.training.epochs import Loop, OnEpoch, Record, Snapshots, run_epochs
-from tabmtl.training.hooks import Describe, show_progress
+from tabmtl.training.watch import Describe
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -65,8 +64,9 @@ class TrainedEstimator(SavableEstimator):
     n_jobs : int, optional
         Threads, as scikit-learn counts them (-1 = all). None lets the size of the network decide: one thread for a
         small one, all for a large one. Another number of threads rounds sums differently.
-    verbose : int, default=0
-        1 shows progress with the current scores.
+    keep_on_interrupt : bool, default=False
+        End training, with a warning, where it is interrupted (Ctrl-C, or a notebook's stop) after one epoch at least,
+        and keep the best weights so far. By default the interrupt is raised, and the estimator stays as it was.
     on_epoch : callable, optional
         Called after every epoch with its row of ``history_`` as a dict; a true answer stops training. Not saved.
 
@@ -93,7 +93,7 @@ class TrainedEstimator(SavableEstimator):
     precision: Literal["float32", "bf16"] = "float32"
     device: Device = "auto"
     n_jobs: Jobs = None
-    verbose: int | bool = 0
+    keep_on_interrupt: bool = False
     on_epoch: Annotated[OnEpoch | None, check_callback] = None
 
     _training_code: ClassVar[tuple[str, ...]] = ("on_epoch",)
@@ -106,12 +106,11 @@ class TrainedEstimator(SavableEstimator):
         self, network: torch.nn.Module, loop: Loop, *, validated: bool, describe: Describe, on_epoch: OnEpoch | None
     ) -> tuple[list[Record], Snapshots]:
         """Train a network by the parameters; see `tabmtl.training.epochs.run_epochs`."""
-        with show_progress(self.epochs, describe) if self.verbose else nullcontext() as show:
+        with self._watch.steps(self.epochs, "epoch", describe) as step:
 
-            def watch(record: Mapping[str, float | None]) -> bool | None:
-                if show is not None:
-                    show(record)
-                return None if on_epoch is None else on_epoch(record)
+            def watch(record: Mapping[str, float | None]) -> bool:
+                is_over = step(record)
+                return bool(on_epoch is not None and on_epoch(record)) or is_over
 
             return run_epochs(network, loop, self, validated=validated, on_epoch=watch)
 

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from tabmtl.schema import TabmtlWarning
+from tabmtl.schema import TabmtlWarning, html_table
 
 #: A relative gain over a reference closer to zero than this says nothing: it is null.
 SMALLEST_REFERENCE = 0.01
+
+_HEADER, _SPECS = ("task", "score", "reference", "gain %", "difference"), ("z.4f", "z.4f", "+z.2f", "+z.4f")
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,14 +49,21 @@ class MultitaskGain:
 
     def __str__(self) -> str:
         """Lay the table out in plain text, columns aligned right, Δm below."""
-        specs = (".4f", ".4f", "+.2f", "+.4f")
-        rows = [("task", "score", "reference", "gain %", "difference")]
-        for task, *numbers in self.table.iter_rows():
-            rows.append((task, *map(_cell, numbers, specs)))
+        rows = [_HEADER, *self._rows()]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(map(str.rjust, row, widths)) for row in rows]
-        delta_m = f"{self.delta_m:+.2f} %" if self.n_defined else "undefined"
-        return "\n".join([*lines, f"Δm = {delta_m} over {self.n_defined} of {self.n_tasks} tasks"])
+        return "\n".join([*lines, self._summary()])
+
+    def _repr_html_(self) -> str:
+        return html_table(_HEADER, self._rows(), self._summary())
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        """Return the table as text."""
+        return [(task, *map(_cell, numbers, _SPECS)) for task, *numbers in self.table.iter_rows()]
+
+    def _summary(self) -> str:
+        delta_m = f"{self.delta_m:+z.2f} %" if self.n_defined else "undefined"
+        return f"Δm = {delta_m} over {self.n_defined} of {self.n_tasks} tasks"
 
 
 def multitask_gain(scores: Mapping[str, float | None], reference: Mapping[str, float | None]) -> MultitaskGain:

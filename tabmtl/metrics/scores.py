@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from sklearn import metrics as sk
 
-from tabmtl.schema import DivergenceError, Kind, TabmtlWarning, Task
+from tabmtl.schema import DivergenceError, Kind, TabmtlWarning, Task, html_table
 
-__all__ = ["check_metric", "mean_score", "score_task", "score_tasks", "undefined_reason"]
+__all__ = ["TaskScores", "check_metric", "mean_score", "score_task", "score_tasks", "undefined_reason"]
 
 Metric = Callable[..., float]
 
@@ -137,6 +138,30 @@ def score_task(task: Task, y: np.ndarray, output: np.ndarray, sample_weight: np.
     weight = None if sample_weight is None else np.asarray(sample_weight[rows], dtype=np.float64)
     value = _METRICS[task.kind][metric](labels, answers.astype(np.float64), sample_weight=weight)
     return -float(value) if metric.startswith("neg_") else float(value)
+
+
+class TaskScores(dict[str, float | None]):
+    """Scores by task, which a notebook shows as a table with their metrics.
+
+    Parameters
+    ----------
+    scores : mapping of str to float or None
+    tasks : sequence of Task
+    """
+
+    def __init__(self, scores: Mapping[str, float | None], tasks: Sequence[Task]) -> None:
+        super().__init__(scores)
+        self._metrics = {task.name: task.metric or "" for task in tasks}
+
+    def __reduce__(self) -> Any:
+        return dict, (dict(self),)  # a copy for another process is plain
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (name, self._metrics.get(name, ""), "-" if score is None else f"{score:z.4f}")
+            for name, score in self.items()
+        ]
+        return html_table(("task", "metric", "score"), rows)
 
 
 def score_tasks(

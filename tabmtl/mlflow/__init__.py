@@ -9,7 +9,7 @@ pickle, so it loads with ``MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false`` too::
     with mlflow.start_run():
         tabmtl.mlflow.log_model(model, input_example=X.head(5), registered_model_name="flights")
     same = tabmtl.mlflow.load_model("models:/flights/1")          # the estimator
-    mlflow.pyfunc.load_model("models:/flights/1")                  # the object that serves it
+    mlflow.pyfunc.load_model("models:/flights/1").predict(X)       # what serves it; X of pandas, polars or pyarrow
 
 ``mlflow models serve -m models:/flights@champion --env-manager local`` answers ``dataframe_split``,
 ``dataframe_records``, ``inputs`` and CSV with one named value per task; with ``"params": {"method": "predict_proba"}``,
@@ -20,12 +20,17 @@ from typing import Any
 
 import lazy_loader
 
+#: Aliases of versions of a model: the served one, and the newest that may take its place.
+CHAMPION, CHALLENGER = "champion", "challenger"
+
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 
 def _load_pyfunc(path: str) -> Any:
     """Load the served model of a folder; MLflow calls this function by its name."""
     from tabmtl.mlflow.flavor import as_pyfunc, served_folder
+    from tabmtl.mlflow.serving import leave_types_to_the_model
     from tabmtl.storage.persist import load
 
+    leave_types_to_the_model()
     return as_pyfunc(load(served_folder(path)))

@@ -291,4 +291,4 @@ def _displays(estimator: Any, gain: MultitaskGain | None, names: tuple[str, str]
     if hasattr(estimator, "leaderboard_"):
         yield "leaderboard", LeaderboardDisplay.from_estimator(estimator, tasks=tasks[:_MOST_LINES])
     if gain is not None:
-        yield "gain", GainDisplay.from_gain(gain, names=names)
+        yield "gain", GainDisplay.from_gain(gain, names=names, tasks=getattr(estimator, "tasks_", ()))

@@ -21,7 +21,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.encode.labels import probability_names
 from tabmtl.estimators.tables import MultiTaskEstimator
-from tabmtl.mlflow.serving import SessionModel, TableModel
+from tabmtl.mlflow import CHALLENGER, CHAMPION
+from tabmtl.mlflow.serving import LOADER, SessionModel, TableModel
 from tabmtl.mlflow.signature import pandas_view, signature_of
 from tabmtl.sessions.recommender import Recommender
 from tabmtl.storage.persist import ModelFileError, load
@@ -29,8 +30,6 @@ from tabmtl.storage.stored import own_class
 
 if TYPE_CHECKING:
     from mlflow.models.model import ModelInfo
-
-_LOADER = "tabmtl.mlflow"
 
 
 def log_model(
@@ -40,7 +39,8 @@ def log_model(
     input_example: Any = None,
     registered_model_name: str | None = None,
     pip_requirements: Sequence[str] | None = None,
-    loader_module: str = _LOADER,
+    loader_module: str = LOADER,
+    alias: str | None = None,
     **options: Any,
 ) -> ModelInfo:
     """Log a fitted estimator to the active run, or to a new one.
@@ -61,6 +61,9 @@ def log_model(
     loader_module : str
         Module whose ``_load_pyfunc(path)`` rebuilds the object that serves the model. A class of your own needs a
         module of your own, with ``return as_pyfunc(tabmtl.load(path, cls=MyNet))``.
+    alias : str, optional
+        Alias of the registered version. ``"auto"``, as ``tabmtl train --register``: ``"champion"`` if no version has
+        it, else ``"challenger"``.
     **options
         Further arguments of ``mlflow.pyfunc.log_model``, such as ``metadata``, ``tags`` and ``params``.
 
@@ -73,10 +76,21 @@ def log_model(
     ------
     NotFittedError, TypeError, ValueError
         If the estimator is not fitted, of a class that the loader does not know, or cannot be saved; if two
-        probabilities would have one name; or if the example lacks a column.
+        probabilities would have one name; if the example lacks a column; or if an alias comes without a
+        ``registered_model_name``.
     """
+    registered = registered_model_name
+    if alias is not None and registered is None:
+        raise ValueError(f"alias={alias!r} is for a registered model: give registered_model_name too, or leave it out")
     with _exported(estimator, input_example, pip_requirements, loader_module) as arguments:
-        return mlflow.pyfunc.log_model(name=name, registered_model_name=registered_model_name, **(arguments | options))
+        info = mlflow.pyfunc.log_model(name=name, registered_model_name=registered, **(arguments | options))
+    if alias is not None and registered is not None:
+        client = mlflow.MlflowClient()
+        if alias == "auto":
+            taken = client.get_registered_model(registered).aliases
+            alias = CHALLENGER if CHAMPION in taken else CHAMPION
+        client.set_registered_model_alias(registered, alias, info.registered_model_version)
+    return info
 
 
 def save_model(
@@ -85,7 +99,7 @@ def save_model(
     *,
     input_example: Any = None,
     pip_requirements: Sequence[str] | None = None,
-    loader_module: str = _LOADER,
+    loader_module: str = LOADER,
     **options: Any,
 ) -> None:
     """Save a fitted estimator to a local folder as MLflow keeps models; see `log_model`.
@@ -201,9 +215,9 @@ def _exported(
         raise TypeError(f"expected an estimator of tabmtl, got {type(estimator).__name__}")
     check_is_fitted(estimator)
     name = type(estimator).__name__
-    if loader_module == _LOADER and own_class(name) is not type(estimator):
+    if loader_module == LOADER and own_class(name) is not type(estimator):
         raise TypeError(
-            f"{name} is no class of tabmtl, so {_LOADER} could not load it; give loader_module=, a module of yours "
+            f"{name} is no class of tabmtl, so {LOADER} could not load it; give loader_module=, a module of yours "
             f"whose _load_pyfunc(path) returns tabmtl.mlflow.as_pyfunc(tabmtl.load(path, cls={name}))"
         )
     if isinstance(estimator, MultiTaskEstimator):

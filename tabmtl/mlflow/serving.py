@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import wraps
 from typing import Any
 
+import mlflow.pyfunc
+import narwhals.stable.v2 as nw
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -20,6 +23,8 @@ from tabmtl.sessions.log import to_polars
 from tabmtl.sessions.recommender import Recommender
 
 METHODS = ("predict", "predict_proba")
+#: Module whose ``_load_pyfunc`` loads our models.
+LOADER = "tabmtl.mlflow"
 # text that MLflow's server makes of a null and of NaN in a column of text, in the format ``inputs``
 _NULLS = ("None", "nan")
 _BOOLEANS = {"true": ("True", "TRUE", "1"), "false": ("False", "FALSE", "0")}
@@ -53,8 +58,8 @@ class TableModel:
 
         Parameters
         ----------
-        model_input : frame
-            With the columns of fit, in any order; further ones are ignored.
+        model_input : frame of pandas, polars or pyarrow, or mapping of columns
+            With the columns of fit, in any order; further ones are ignored. Numbers may have any type of numbers.
         params : mapping, optional
             ``{"method": "predict"}``, the default, or ``{"method": "predict_proba"}``.
 
@@ -144,6 +149,24 @@ class SessionModel:
         return _to_pandas(found)
 
 
+def leave_types_to_the_model() -> None:
+    """Make ``mlflow.pyfunc`` pass rows on to our models as they come, which check names and types themselves.
+
+    MLflow would refuse a frame that is not of pandas, whole numbers of 64 bits where the signature has ``double``, and
+    booleans where it has ``string``. Its server still reads the formats of a request by the signature, and models of
+    other loaders are checked as ever. A release of MLflow without this function checks ours too.
+    """
+    enforce = vars(mlflow.pyfunc).get("_enforce_schema")
+    if enforce is None or hasattr(enforce, "__wrapped__"):
+        return
+
+    @wraps(enforce)
+    def enforce_of_others(data: Any, input_schema: Any, flavor: str | None = None) -> Any:
+        return data if flavor == LOADER else enforce(data, input_schema, flavor)
+
+    vars(mlflow.pyfunc)["_enforce_schema"] = enforce_of_others
+
+
 @contextmanager
 def bad_request() -> Iterator[None]:
     """Turn an error of the input into the one that the server answers with status 400."""
@@ -154,8 +177,27 @@ def bad_request() -> Iterator[None]:
 
 
 def _columns(rows: Any, names: Sequence[str]) -> Any:
-    """Return the named columns of a frame, in any order; MLflow does not demand optional ones."""
+    """Return the named columns of a frame, in any order."""
+    if not isinstance(rows, pd.DataFrame):
+        return _columns_of_other(rows, names)
     given = list(rows.columns)
+    _check_there(given, names)
+    return rows if len(given) == len(names) else rows[list(names)]  # for a row, pandas takes as long as the rest
+
+
+def _columns_of_other(rows: Any, names: Sequence[str]) -> Any:
+    """Return the named columns of what is no pandas frame, such as the arrays that the format ``inputs`` becomes."""
+    if isinstance(rows, Mapping):
+        is_row = not any(isinstance(value, list | np.ndarray) for value in rows.values())
+        return _columns(pd.DataFrame([rows] if is_row else dict(rows)), names)
+    if isinstance(rows, list | np.ndarray | pd.Series):
+        return _columns(pd.DataFrame(rows), names)
+    frame = nw.from_native(rows)
+    _check_there(frame.collect_schema().names(), names)
+    return frame.select(*names).to_native()
+
+
+def _check_there(given: Sequence[str], names: Sequence[str]) -> None:
     missing = [name for name in names if name not in given]
     if missing:
         raise ValueError(
@@ -163,7 +205,6 @@ def _columns(rows: Any, names: Sequence[str]) -> Any:
             f"give all {len(names)} columns by name, with null where a value is missing "
             "(dataframe_records, dataframe_split, inputs or CSV; not instances)"
         )
-    return rows if len(given) == len(names) else rows[list(names)]  # for a row, pandas takes as long as the rest
 
 
 def _spellings(levels: Sequence[str]) -> dict[str, str | None]:

@@ -107,9 +107,9 @@ def rows_of(estimator: MultiTaskEstimator | Recommender, X: Any, y: Any) -> tupl
 def pandas_view(X: Any, signature: ModelSignature) -> pd.DataFrame:
     """Return a frame as MLflow expects it for a model: pandas, with the columns of the signature and their types.
 
-    ``mlflow.pyfunc`` takes no polars frame, and refuses pandas' int64 where the signature has ``double``, and its bool
-    where it has ``string``. So in one process, say ``model.predict(pandas_view(X, model.metadata.signature))``, or use
-    the estimator itself: `tabmtl.mlflow.load_model`.
+    MLflow stores an example of the input in this form, and needs it of models that load by a module of your own, which
+    it checks itself: it takes no polars frame, and refuses pandas' int64 where the signature has ``double``, and its
+    bool where it has ``string``. Models that load by this package take any frame.
 
     Parameters
     ----------

@@ -197,8 +197,8 @@ class MultitaskScorer(BaseEstimator):
             raise ValueError("per_task=True calls the mean over tasks 'mean', and so does a task; rename the task")
         return scores | {"mean": mean_score(scores)}
 
-    def __call__(self, estimator: Any, X: Any, y: Any, sample_weight: Any = None) -> Any:
-        """Score, as scikit-learn calls a scorer."""
+    def __call__(self, estimator: Any, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
+        """Score, as scikit-learn calls a scorer; without y, where it was given none."""
         return self.score(estimator, X, y, sample_weight)
 
 

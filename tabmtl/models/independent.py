@@ -27,6 +27,7 @@ from tabmtl.model_selection.stratify import Strata, deal_groups, deal_rows, numb
 from tabmtl.params import NonNegative, WholeShare, check_count
 from tabmtl.schema import Batch, Columns, Task, warn_user
 from tabmtl.storage.lightgbm_text import TreeText
+from tabmtl.training.watch import Watch
 from tabmtl.trees import (
     LONGEST_STEP,
     ROWS_TO_SPLIT,
@@ -146,7 +147,7 @@ class _Grower:
         """Rows below which none are set aside."""
         return FEW_ROWS if self.takes_few else ROWS_TO_SPLIT
 
-    def try_all(self, rows: _Parts, configurations: Sequence[str]) -> dict[str, _Grown]:
+    def try_all(self, rows: _Parts, configurations: Sequence[str], watch: Watch) -> dict[str, _Grown]:
         """Grow trees on the kept rows by every configuration; those held out stop the training and judge it."""
         if rows.are_one_group:
             warn_user(
@@ -154,15 +155,18 @@ class _Grower:
                 "aside to choose its trees, and it is answered by a constant; give smaller groups, label rows of it in "
                 "X_val and y_val, or set early_stopping=False"
             )
-            booster = self._grow(rows.all, None, _constant_options(rows.all))
+            booster = self._grow(rows.all, None, _constant_options(rows.all), watch)
         elif self.takes_few and rows.held_out is None and len(rows.all) < FEW_ROWS:
-            booster = self._grow_few(rows.all)
+            booster = self._grow_few(rows.all, watch)
         else:
-            return {name: self._try(rows, CONFIGURATIONS[name]) for name in configurations}
+            return {
+                name: self._try(rows, CONFIGURATIONS[name], watch.part(1 / (len(configurations) - k)))
+                for k, name in enumerate(configurations)
+            }
         return dict.fromkeys(configurations, _Grown(booster, {}, np.zeros(0), None))
 
-    def _try(self, rows: _Parts, options: dict[str, Any]) -> _Grown:
-        booster = self._grow(rows.kept, rows.held_out, options)
+    def _try(self, rows: _Parts, options: dict[str, Any], watch: Watch) -> _Grown:
+        booster = self._grow(rows.kept, rows.held_out, options, watch)
         if rows.held_out is None:
             return _Grown(booster, options, np.zeros(0), None)
         answer, held_out = self._answer(booster, rows.held_out), rows.held_out
@@ -170,16 +174,26 @@ class _Grower:
         score = score_task(self.task, held_out.y, answer, held_out.weight) if is_judged else None
         return _Grown(booster, options, self._losses(answer, held_out), score)
 
-    def refit(self, rows: _Parts, first: _Grown) -> lgb.Booster:
-        """Grow as many trees on all rows, unless they go astray; nothing is to do where no row of them was held out."""
-        if rows.held_out is None or rows.kept is rows.all:
+    def refit(self, rows: _Parts, first: _Grown, watch: Watch) -> lgb.Booster:
+        """Grow as many trees on all rows, unless they go astray or there is no time for all of them.
+
+        Nothing is to do where no row of them was held out.
+        """
+        if (
+            rows.held_out is None
+            or rows.kept is rows.all
+            or watch.cuts(f"no fit of all rows of task {self.task.name!r}")
+        ):
             return first.booster
         rounds = first.booster.current_iteration()
-        booster = self._grow(rows.all, None, first.options | {"num_iterations": rounds, "early_stopping_round": 0})
+        options = first.options | {"num_iterations": rounds, "early_stopping_round": 0}
+        booster = self._grow(rows.all, None, options, watch)
+        if watch.was_cut:
+            return first.booster
         losses = self._losses(self._answer(booster, rows.held_out), rows.held_out)
         return first.booster if is_astray([losses], [first.losses], self.task.name) else booster
 
-    def _grow(self, rows: Batch, held_out: Batch | None, options: dict[str, Any]) -> lgb.Booster:
+    def _grow(self, rows: Batch, held_out: Batch | None, options: dict[str, Any], watch: Watch) -> lgb.Booster:
         params = {"min_data_per_group": least_level_rows(len(rows)), **self.params, **options}
         data = self._data(rows)
         watched: list[lgb.Dataset] = []
@@ -189,25 +203,27 @@ class _Grower:
                 params["metric"] = "binary_logloss"  # one class has no AUC, and LightGBM calls it perfect
             watched = [self._data(held_out, reference=data)]
             callbacks = [lgb.early_stopping(self.patience, verbose=False)]
+        if watch.is_limited:
+            callbacks.append(_TimeLimit(watch, self.task.name))
         booster = lgb.train(params, data, self.n_trees, valid_sets=watched, callbacks=callbacks)
         # the text is what save writes: a loaded model is then the fitted one
         return lgb.Booster(model_str=booster.model_to_string(num_iteration=booster.best_iteration or -1))
 
-    def _grow_few(self, rows: Batch) -> lgb.Booster:
+    def _grow_few(self, rows: Batch, watch: Watch) -> lgb.Booster:
         """Grow trees on few rows: folds choose their size and number, and whether there are any."""
         n, least, options = len(rows), np.inf, _constant_options(rows)
         if n == 1:
-            return self._grow(rows, None, options)
+            return self._grow(rows, None, options, watch)
         fold = _deal_folds(rows, self.task, self.seed)
         for num_leaves in _FEW_LEAVES:
             tried = _FEW_OPTIONS | {"num_leaves": num_leaves, "min_child_samples": 2 if n < 20 else 5}
-            losses = self._fold_losses(rows, fold, tried)
+            losses = self._fold_losses(rows, fold, tried, watch)
             rounds = int(losses.argmin())
             if rounds and losses[rounds] < least:
                 least, options = losses[rounds], tried | {"num_iterations": rounds}
-        return self._grow(rows, None, options)
+        return self._grow(rows, None, options, Watch())  # the rounds are known, and few
 
-    def _fold_losses(self, rows: Batch, fold: np.ndarray, options: dict[str, Any]) -> np.ndarray:
+    def _fold_losses(self, rows: Batch, fold: np.ndarray, options: dict[str, Any], watch: Watch) -> np.ndarray:
         """Return the loss of all rows, each predicted without its own fold, after 0, 1, ... rounds."""
         params = self.params | options | {"metric": "None"}
         found: list[np.ndarray] = []
@@ -229,6 +245,8 @@ class _Grower:
                 booster.update()
                 booster.eval_valid(keep)
                 losses[-1] += self._losses(found.pop(), held_out).sum()
+            if watch.cuts(f"the folds of task {self.task.name!r}"):
+                break
         return np.array(losses)
 
     def _data(self, rows: Batch, reference: lgb.Dataset | None = None, **options: Any) -> lgb.Dataset:
@@ -344,23 +362,41 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
         growers = [self._grower(task, coder.features.columns, seed) for task in tasks]
         if X is None and None in growers:
             raise TypeError("Shards are for LightGBM only; give other estimators a frame as X")
-        tried = [
-            {} if grower is None else grower.try_all(self._parts(t, grower, batch, valid), names)
-            for t, grower in enumerate(growers)
-        ]
+        tried = self._try_all(growers, names, batch, valid)
         scores = _score_table(tasks, names, tried)
         means = scores.select(pl.mean(*names).fill_null(0.0)).row(0)
         best = names[means.index(max(means))]
         estimators: dict[str, Any] = {}
-        for t, (task, grower) in enumerate(zip(tasks, growers, strict=True)):
-            if grower is None:
-                index, rows = _labelled_rows(batch, t)
-                estimators[task.name] = self._fit_foreign(
-                    task, self._foreign_rows(X, index), rows, coder.features.columns.categorical, seed
-                )
-            else:
-                estimators[task.name] = grower.refit(self._parts(t, grower, batch, valid), tried[t][best])
+        with Watch(self.verbose).steps(len(tasks), "model", _describe_model) as step:
+            for t, (task, grower) in enumerate(zip(tasks, growers, strict=True)):
+                watch = self._watch.part(1 / (len(tasks) - t))
+                if grower is None:
+                    index, rows = _labelled_rows(batch, t)
+                    estimators[task.name] = self._fit_foreign(
+                        task, self._foreign_rows(X, index), rows, coder.features.columns.categorical, seed, watch
+                    )
+                else:
+                    estimators[task.name] = grower.refit(self._parts(t, grower, batch, valid), tried[t][best], watch)
+                step((task, estimators[task.name]))
         return {"estimators_": estimators, "configuration_": best, "configuration_scores_": scores}
+
+    def _try_all(
+        self, growers: Sequence[_Grower | None], names: Sequence[str], batch: Batch, valid: Batch | None
+    ) -> list[dict[str, _Grown]]:
+        """Grow trees of every task by all configurations; none for other estimators."""
+        n_left = sum(grower is not None for grower in growers)
+        learns_again = n_left < len(growers) or (self.early_stopping and valid is None)
+        whole = self._watch.part(1 / 2 if learns_again else 1)
+        tried: list[dict[str, _Grown]] = []
+        with Watch(self.verbose).steps(n_left, "task", _describe_tried) as step:
+            for t, grower in enumerate(growers):
+                if grower is None:
+                    tried.append({})
+                    continue
+                tried.append(grower.try_all(self._parts(t, grower, batch, valid), names, whole.part(1 / n_left)))
+                n_left -= 1
+                step((grower.task, tried[-1]))
+        return tried
 
     def _parts(self, t: int, grower: _Grower, batch: Batch, valid: Batch | None) -> _Parts:
         """Return the labelled rows of a task, perhaps with some held out."""
@@ -416,7 +452,9 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
         ours = {"random_state": seed, "verbosity": -1, "deterministic": True, "force_col_wise": True}
         return {**ours, "objective": task.kind, "metric": _METRICS[task.kind], **params, "num_class": task.width}
 
-    def _fit_foreign(self, task: Task, X: Any, rows: Batch, categories: Sequence[str], seed: int) -> BaseEstimator:
+    def _fit_foreign(
+        self, task: Task, X: Any, rows: Batch, categories: Sequence[str], seed: int, watch: Watch
+    ) -> BaseEstimator:
         base = self._base(task)
         y = np.array(task.classes)[rows.y.astype(np.int64)] if task.is_classification else rows.y
         options = {} if rows.weight is None else {"sample_weight": rows.weight}
@@ -427,6 +465,8 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
         model = clone(base)
         unset = [name for name, value in model.get_params().items() if value is None and name.endswith("random_state")]
         model.set_params(**dict.fromkeys(unset, seed))
+        if watch.is_limited and isinstance(model, MultiTaskEstimator) and model.time_limit is None:
+            model.set_params(time_limit=max(watch.left, 1e-3))
         try:
             return model.fit(X, y, **options)
         except (TypeError, ValueError) as error:
@@ -515,6 +555,39 @@ def _score_table(tasks: Sequence[Task], names: Sequence[str], tried: Sequence[Ma
     scores = {name: [grown[name].score if grown else None for grown in tried] for name in names}
     schema = {"task": pl.String} | dict.fromkeys(names, pl.Float64)
     return pl.DataFrame({"task": [task.name for task in tasks], **scores}, schema=schema)
+
+
+def _describe_tried(found: tuple[Task, Mapping[str, _Grown]]) -> str:
+    """Describe the trees of a task by all configurations, before they are grown on all rows."""
+    task, tried = found
+    scores = [f"{name} {'-' if grown.score is None else format(grown.score, '.4f')}" for name, grown in tried.items()]
+    return f"{task.name}  val {task.metric} {', '.join(scores)}"
+
+
+def _describe_model(found: tuple[Task, Any]) -> str:
+    """Describe the fitted model of a task."""
+    task, model = found
+    return f"{task.name}  {f'{model.num_trees()} trees' if isinstance(model, lgb.Booster) else type(model).__name__}"
+
+
+class _TimeLimit:
+    """Callback of LightGBM that ends the training of a task when the time is over, with the best trees so far."""
+
+    order = 40  # after early stopping
+    before_iteration = False
+
+    def __init__(self, watch: Watch, task: str) -> None:
+        self._watch, self._task = watch, task
+        self._best, self._score = 0, -np.inf
+
+    def __call__(self, env: Any) -> None:
+        results = env.evaluation_result_list or []
+        score = (results[0][2] if results[0][3] else -results[0][2]) if results else float(env.iteration)
+        if score > self._score:
+            self._best, self._score = env.iteration, score
+        rounds = f"round {env.iteration + 1} of {env.end_iteration}"
+        if env.iteration + 1 < env.end_iteration and self._watch.cuts(f"task {self._task!r}, {rounds}"):
+            raise lgb.callback.EarlyStopException(self._best, results)
 
 
 def _constant_options(rows: Batch) -> dict[str, Any]:

@@ -1,8 +1,12 @@
-"""Base of all displays: axes to draw into, and the tasks of an estimator."""
+"""Base of all displays: their one style, axes to draw into, and the tasks of an estimator.
+
+The colours are those of Okabe and Ito (2008), "Color Universal Design", without yellow, which is faint on white: people
+who do not tell red from green can tell them apart.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sklearn.utils.validation import check_is_fitted
@@ -12,6 +16,21 @@ from tabmtl.schema import Task
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+
+#: Colours of tasks, in turn; of what is to be seen first; and of what stands behind.
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#000000")
+MARKED, FAINT, REFERENCE = "#D55E00", "#BBBBBB", "#666666"
+
+_LONGEST_LEGEND = 20  # entries of a column
+_STYLE: Any = {
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "grid.color": "#E6E6E6",
+    "grid.linewidth": 0.8,
+}
 
 
 class Display:
@@ -40,7 +59,8 @@ class Display:
         except ImportError as error:
             cure = "matplotlib, which is missing: pip install 'tabmtl[plot]'"
             raise ImportError(f"{type(self).__name__} draws with {cure}") from error
-        return list(pyplot.subplots(n_panels, squeeze=False, layout="constrained", **options)[1].flat)
+        with pyplot.rc_context(_STYLE):
+            return list(pyplot.subplots(n_panels, squeeze=False, layout="constrained", **options)[1].flat)
 
     def _panels_of(self, tasks: Sequence[Task], ax: Axes | None, *, height: float, abreast: int) -> dict[str, Axes]:
         """Return a panel for every task, in a new figure or the one given, and set the axes of the first."""
@@ -58,6 +78,25 @@ class Display:
         panels = panels[: len(tasks)]
         self._draw_into(panels[0])
         return {task.name: panel for task, panel in zip(tasks, panels, strict=True)}
+
+
+def put_legend_beside(ax: Axes) -> None:
+    """Put the legend to the right of the axes, where it covers nothing."""
+    n_entries = len(ax.get_legend_handles_labels()[1])
+    ax.legend(
+        loc="upper left",
+        bbox_to_anchor=(1.01, 1.0),
+        borderaxespad=0.0,
+        ncols=-(-n_entries // _LONGEST_LEGEND),
+        frameon=False,
+        fontsize="small",
+    )
+
+
+def better_high(metrics: Iterable[str | None]) -> str:
+    """Return the label of an axis of scores, given their metrics."""
+    named = dict.fromkeys(metric for metric in metrics if metric is not None)
+    return f"{', '.join(named) or 'score'} (higher is better)"
 
 
 def tasks_of(estimator: Any, names: Sequence[str] | None, attribute: str, expected: str) -> list[Task]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from tabmtl.plots.display import Display, tasks_of
+from tabmtl.plots.display import MARKED, Display, tasks_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -147,12 +147,13 @@ class ExpertUsageDisplay(Display):
         for gate, expert, weight in used.select("gate", "expert", "weight").iter_rows():
             weights[gates.index(gate), names.index(expert)] = weight
         ax.patch.set(facecolor="0.93", edgecolor="0.75", hatch="////")
+        ax.grid(visible=False)
         image = ax.imshow(weights, **look)
         labels = [f"{name} (dead)" if gone else name for name, gone in zip(names, dead, strict=True)]
         slant = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if few else {"rotation": 90}
         ax.set_xticks(np.arange(len(names)), labels, fontsize="small", **slant)
         for label, gone in zip(ax.get_xticklabels(), dead, strict=True):
-            label.set_color("C3" if gone else "black")
+            label.set_color(MARKED if gone else "black")
         ax.set_yticks(np.arange(len(gates)), gates, fontsize="small")
         n_tasks = sum(gate in self.tasks for gate in gates)
         if 0 < n_tasks < len(gates):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from tabmtl.plots.display import Display, tasks_of
+from tabmtl.plots.display import COLORS, MARKED, Display, better_high, tasks_of
 from tabmtl.schema import Task
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from matplotlib.container import ErrorbarContainer
 
 _MOST_ABREAST = 3  # panels
-_MARKED = "C3"
 
 
 class LeaderboardDisplay(Display):
@@ -103,7 +102,7 @@ class LeaderboardDisplay(Display):
         ax, rows = self.axes_[task.name], self.leaderboard.filter(task=task.name)
         scores, errors = (rows[name].fill_null(np.nan).to_numpy() for name in ("score", "standard_error"))
         places, weights = np.arange(rows.height), rows["weight"].to_list()
-        look: dict[str, Any] = {"fmt": "o", "markersize": 4, "capsize": 2, **options}
+        look: dict[str, Any] = {"fmt": "o", "markersize": 4, "capsize": 2, "color": COLORS[0], **options}
         points = ax.errorbar(scores, places, xerr=errors, **look)
         ax.set_yticks(places, rows["candidate"].to_list(), fontsize="small")
         ax.set_ylim(rows.height - 0.5, -0.5)
@@ -112,9 +111,9 @@ class LeaderboardDisplay(Display):
         right.set_yticks(places, shown, fontsize="small")
         right.set_ylabel("weight", fontsize="small")
         for place in np.flatnonzero([weight is None for weight in weights]):
-            ax.plot(scores[place], place, "D", color=_MARKED, zorder=3)
-            ax.axvline(scores[place], color=_MARKED, linestyle=":", zorder=0)
-            ax.get_yticklabels()[place].set_color(_MARKED)
+            ax.plot(scores[place], place, "D", color=MARKED, zorder=3)
+            ax.axvline(scores[place], color=MARKED, linestyle=":", zorder=0)
+            ax.get_yticklabels()[place].set_color(MARKED)
         ax.set_title(task.name, fontsize="medium")
-        ax.set_xlabel(f"{task.metric} (higher is better)", fontsize="small")
+        ax.set_xlabel(better_high([task.metric]), fontsize="small")
         return points

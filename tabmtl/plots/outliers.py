@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from tabmtl.params import check_count
-from tabmtl.plots.display import Display, tasks_of
+from tabmtl.plots.display import COLORS, REFERENCE, Display, tasks_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -94,13 +94,13 @@ class OutlierTaskDisplay(Display):
             )
         shown, ax = scored.head(self.max_tasks), self._draw_into(ax)
         places = np.arange(shown.height)[::-1]
-        self.bars_ = ax.barh(places, shown["outlier_score"].to_numpy(), **(bar_kw or {}))
-        ax.axvline(0.5, color="0.6", linestyle=":")
+        self.bars_ = ax.barh(places, shown["outlier_score"].to_numpy(), **{"color": COLORS[0], **(bar_kw or {})})
+        ax.axvline(0.5, color=REFERENCE, linestyle=":")
         left_out = self.outliers.height - shown.height
         ax.set(xlim=(0, 1), xlabel="outlier score: a weight, no verdict", yticks=places, yticklabels=shown["task"])
         ax.set_title("outlier scores" + f": the {shown.height} highest, {left_out} tasks left out" * (left_out > 0))
         change = (shown["check_loss_if_normal"] / shown["check_loss"] - 1).fill_null(np.nan).to_numpy() * 100
-        checks = [f"{value:+.1f} %" if np.isfinite(value) else "" for value in change]
+        checks = [f"{value:+z.1f} %" if np.isfinite(value) else "" for value in change]
         right = ax.secondary_yaxis("right")
         right.set(yticks=places, yticklabels=checks, ylabel="validation loss with a normal task's weight")
         ax.tick_params(axis="y", labelsize="small")

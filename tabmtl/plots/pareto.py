@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from tabmtl.plots.display import Display
+from tabmtl.plots.display import COLORS, FAINT, MARKED, REFERENCE, Display, put_legend_beside
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,6 +35,8 @@ class ParetoDisplay(Display):
         Task to a score, such as that of a single-task model; a dotted line each.
     chosen : int, optional
         Number of a trial, which is marked.
+    metrics : mapping of str to str, optional
+        Task to the name of its score.
 
     Attributes
     ----------
@@ -55,7 +57,7 @@ class ParetoDisplay(Display):
     >>> front = pl.DataFrame({"trial": [3, 8], "score/late": [0.80, 0.70], "score/delay": [0.20, 0.40]})
     >>> display = ParetoDisplay.from_front(front, reference={"late": 0.75}, chosen=8)
     >>> display.ax_.get_xlabel(), display.ax_.get_ylabel(), len(display.points_["late", "delay"].get_offsets())
-    ('late', 'delay', 2)
+    ('score of late', 'score of delay', 2)
     """
 
     axes_: dict[tuple[str, str], Axes]
@@ -69,8 +71,10 @@ class ParetoDisplay(Display):
         tasks: Sequence[str],
         reference: Mapping[str, float] | None = None,
         chosen: int | None = None,
+        metrics: Mapping[str, str] | None = None,
     ) -> None:
         self.front, self.tasks, self.reference, self.chosen = front, tasks, reference, chosen
+        self.metrics = metrics or {}
 
     @classmethod
     def from_front(
@@ -80,6 +84,7 @@ class ParetoDisplay(Display):
         tasks: Sequence[str] | None = None,
         reference: Mapping[str, float] | None = None,
         chosen: int | pl.DataFrame | None = None,
+        metrics: Mapping[str, str] | None = None,
         ax: Axes | None = None,
         scatter_kw: Mapping[str, Any] | None = None,
     ) -> ParetoDisplay:
@@ -95,6 +100,8 @@ class ParetoDisplay(Display):
             Task to a score, a dotted line each; other tasks have none.
         chosen : int or polars.DataFrame, optional
             Number of a trial to mark, or a row from :func:`tabmtl.tuning.choose_point`.
+        metrics : mapping of str to str, optional
+            Task to the name of its score, for the axes.
         ax : matplotlib Axes, optional
             Where to draw one pair; default a new figure.
         scatter_kw : mapping, optional
@@ -116,7 +123,7 @@ class ParetoDisplay(Display):
         trial: int | None = chosen["trial"].item() if isinstance(chosen, pl.DataFrame) else chosen
         if trial is not None and trial not in front["trial"]:
             raise ValueError(f"there is no trial {trial!r} in the front; its trials are {front['trial'].to_list()}")
-        display = cls(front, tasks=shown, reference=reference, chosen=trial)
+        display = cls(front, tasks=shown, reference=reference, chosen=trial, metrics=metrics)
         return display.plot(ax=ax, scatter_kw=scatter_kw)
 
     def plot(self, *, ax: Axes | None = None, scatter_kw: Mapping[str, Any] | None = None) -> ParetoDisplay:
@@ -132,9 +139,9 @@ class ParetoDisplay(Display):
         for pair in pairs:
             self._draw_pair(pair, scatter_kw or {})
         if len(pairs) == 1:
-            self.ax_.legend(fontsize="small")
+            put_legend_beside(self.ax_)
         else:  # the upper right holds no panel
-            self.figure_.legend(*self.ax_.get_legend_handles_labels(), loc="upper right")
+            self.figure_.legend(*self.ax_.get_legend_handles_labels(), loc="upper right", frameon=False)
         return self
 
     def _panels(self) -> dict[tuple[str, str], Axes]:
@@ -156,22 +163,26 @@ class ParetoDisplay(Display):
         best = self.front
         if "dominated" in best.columns:
             behind, best = best.filter("dominated"), best.filter(~pl.col("dominated"))
-            self.dominated_[pair] = ax.scatter(behind[x], behind[y], color="0.75", s=18, label="dominated")
+            self.dominated_[pair] = ax.scatter(behind[x], behind[y], color=FAINT, s=18, label="dominated")
         if sum(name.startswith(_SCORE) for name in best.columns) == 2:
             line = best.sort(x)
-            ax.plot(line[x], line[y], drawstyle="steps-pre", color="C0", alpha=0.4, zorder=1)
-        points: dict[str, Any] = {"color": "C0", "s": 30, "label": "Pareto front", "zorder": 2, **look}
+            ax.plot(line[x], line[y], drawstyle="steps-pre", color=COLORS[0], alpha=0.4, zorder=1)
+        points: dict[str, Any] = {"color": COLORS[0], "s": 30, "label": "Pareto front", "zorder": 2, **look}
         self.points_[pair] = ax.scatter(best[x], best[y], **points)
         given = self.reference or {}
         for name, draw in zip(pair, (ax.axvline, ax.axhline), strict=True):
             if name in given:
-                draw(given[name], color="0.4", linestyle=":", linewidth=1)
+                draw(given[name], color=REFERENCE, linestyle=":", linewidth=1)
         if given:
-            ax.plot([], [], color="0.4", linestyle=":", linewidth=1, label="reference")
+            ax.plot([], [], color=REFERENCE, linestyle=":", linewidth=1, label="reference")
         if self.chosen is not None:
             mark = self.front.filter(trial=self.chosen)
-            ax.scatter(mark[x], mark[y], marker="*", s=160, color="C3", zorder=3, label=f"trial {self.chosen}")
+            ax.scatter(mark[x], mark[y], marker="*", s=160, color=MARKED, zorder=3, label=f"trial {self.chosen}")
         if pair[1] == self.tasks[-1]:
-            ax.set_xlabel(pair[0])
+            ax.set_xlabel(self._label(pair[0]))
         if pair[0] == self.tasks[0]:
-            ax.set_ylabel(pair[1])
+            ax.set_ylabel(self._label(pair[1]))
+
+    def _label(self, task: str) -> str:
+        metric = self.metrics.get(task)
+        return f"score of {task}" if metric is None else f"{task} ({metric})"

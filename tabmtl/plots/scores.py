@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from tabmtl.metrics.gain import MultitaskGain
-from tabmtl.plots.display import Display, tasks_of
+from tabmtl.plots.display import COLORS, FAINT, REFERENCE, Display, better_high, put_legend_beside, tasks_of
 from tabmtl.schema import Task
 
 if TYPE_CHECKING:
@@ -101,15 +101,15 @@ class HistoryDisplay(Display):
                 if name not in self.history.columns:
                     continue
                 label = f"{task.name} ({task.metric}), {part}"
-                look = {"color": f"C{t % 10}", "linestyle": style, "label": label, **(line_kw or {})}
+                look = {"color": COLORS[t % len(COLORS)], "linestyle": style, "label": label, **(line_kw or {})}
                 # An epoch without a score is a gap in the line.
                 scores = self.history[name].cast(pl.Float64).to_numpy()
                 (self.lines_[name],) = ax.plot(epochs, scores, **look)
         if self.best_iteration is not None:
-            ax.axvline(self.best_iteration, color="0.6", linestyle=":", label=f"kept: epoch {self.best_iteration}")
-        ax.set(xlabel="epoch", ylabel="score (higher is better)")
+            ax.axvline(self.best_iteration, color=REFERENCE, linestyle=":", label=f"kept: epoch {self.best_iteration}")
+        ax.set(xlabel="epoch", ylabel=better_high(task.metric for task in self.tasks))
         ax.locator_params(axis="x", integer=True)
-        ax.legend(fontsize="small")
+        put_legend_beside(ax)
         return self
 
 
@@ -124,6 +124,8 @@ class GainDisplay(Display):
         Scores and gains, as :func:`tabmtl.multitask_gain` gives them.
     names : tuple of str, default=("multi-task", "single-task")
         Names of the scores and the reference in the legend.
+    tasks : sequence of Task, optional
+        Tasks of the estimator, ``tasks_``, whose metrics are written below their names.
 
     Attributes
     ----------
@@ -143,15 +145,26 @@ class GainDisplay(Display):
 
     bars_: list[BarContainer]
 
-    def __init__(self, gain: MultitaskGain, *, names: tuple[str, str] = ("multi-task", "single-task")) -> None:
-        self.gain, self.names = gain, names
+    def __init__(
+        self,
+        gain: MultitaskGain,
+        *,
+        names: tuple[str, str] = ("multi-task", "single-task"),
+        tasks: Sequence[Task] = (),
+    ) -> None:
+        self.gain, self.names, self.tasks = gain, names, tasks
 
     @classmethod
     def from_gain(
-        cls, gain: MultitaskGain, *, names: tuple[str, str] = ("multi-task", "single-task"), ax: Axes | None = None
+        cls,
+        gain: MultitaskGain,
+        *,
+        names: tuple[str, str] = ("multi-task", "single-task"),
+        tasks: Sequence[Task] = (),
+        ax: Axes | None = None,
     ) -> GainDisplay:
         """Draw a gain; the arguments are those of the class and of :meth:`plot`."""
-        return cls(gain, names=names).plot(ax=ax)
+        return cls(gain, names=names, tasks=tasks).plot(ax=ax)
 
     def plot(self, *, ax: Axes | None = None) -> GainDisplay:
         """Draw the bars; ``ax`` is that of :meth:`HistoryDisplay.from_estimator`."""
@@ -160,13 +173,16 @@ class GainDisplay(Display):
         places = np.arange(table.height)
         pairs = zip(("score", "reference"), self.names, (-width / 2, width / 2), strict=True)
         self.bars_ = [
-            ax.bar(places + shift, table[column].fill_null(np.nan).to_numpy(), width, label=name)
-            for column, name, shift in pairs
+            ax.bar(places + shift, table[column].fill_null(np.nan).to_numpy(), width, label=name, color=color)
+            for (column, name, shift), color in zip(pairs, (COLORS[0], FAINT), strict=True)
         ]
-        gains = ["" if gain is None else f"{gain:+.1f} %" for gain in table["gain_percent"]]
+        gains = ["" if gain is None else f"{gain:+z.1f} %" for gain in table["gain_percent"]]
         ax.bar_label(self.bars_[0], gains, padding=2, fontsize="small")
-        ax.set_xticks(places, table["task"].to_list(), rotation=30 if table.height > 5 else 0)
-        ax.set(ylabel="score (higher is better)", title=str(self.gain).splitlines()[-1])
+        metrics = {task.name: task.metric for task in self.tasks}
+        labels = [f"{name}\n{metrics[name]}" if metrics.get(name) else name for name in table["task"]]
+        ax.set_xticks(places, labels, rotation=30 if table.height > 5 else 0)
+        ax.set(ylabel=better_high(metrics.values()), title=str(self.gain).splitlines()[-1])
+        ax.grid(visible=False, axis="x")
         ax.margins(y=0.1)
-        ax.legend(fontsize="small")
+        put_legend_beside(ax)
         return self

@@ -51,8 +51,10 @@ from tabmtl.sessions.repeats import (
     too_few,
 )
 from tabmtl.storage.stored import Stored
+from tabmtl.training.watch import Watch
 
 _COLUMNS = ("session_column", "item_column", "time_column", "order_column")
+_NO_REFIT = "the parts were not fitted again on all sessions"
 _BELOW = 1e-3  # by which an item outside of the lists scores less than all inside, at least
 _OUTSIDE = math.log(0.1)  # where it is not learned
 
@@ -455,14 +457,15 @@ class Blend(Recommender):
         if valid is None:
             older, judged = sessions.set_newest_aside(self.validation_fraction)
         if judged is None or judged.count_prefixes() < LEAST_TARGETS:
-            fitted = _fit_parts(parts, sessions, catalogue, valid)
+            fitted = _fit_parts(parts, sessions, catalogue, valid, self._watch)
             weights, own = BlendWeights.equal(len(parts), len(catalogue)), RepeatWeights()
         else:
-            fitted = _fit_parts(parts, older, catalogue.counted(older), judged)
+            watch = self._watch.part(1 / 2 if valid is None and self.refit else 1)
+            fitted = _fit_parts(parts, older, catalogue.counted(older), judged, watch)
             weights, own = self._learn(list(fitted.values()), judged, len(catalogue))
-            if valid is None and self.refit:
+            if valid is None and self.refit and not self._watch.cuts(_NO_REFIT):
                 fitted.clear()  # no two fits of a part stay in memory
-                fitted = _fit_parts(parts, sessions, catalogue, None)
+                fitted = _fit_parts(parts, sessions, catalogue, None, self._watch)
         return {"estimators_": fitted, "_weights": weights, "_repeats": own}
 
     def _learn(
@@ -549,14 +552,16 @@ def put_below(scores: np.ndarray, inside: np.ndarray, log_sum: float) -> np.ndar
 
 
 def _fit_parts(
-    parts: Mapping[str, Recommender], sessions: Sessions, catalogue: Catalogue, valid: Sessions | None
+    parts: Mapping[str, Recommender], sessions: Sessions, catalogue: Catalogue, valid: Sessions | None, watch: Watch
 ) -> dict[str, Recommender]:
-    """Fit copies of the parts."""
-    fitted = {}
+    """Fit copies of the parts, each in an equal share of the time that is left."""
+    fitted: dict[str, Recommender] = {}
     for name, part in parts.items():
         copied = clone(part)
-        attributes = copied._fit(sessions, catalogue, valid)
-        copied._set_fitted(catalogue, copied._finish(sessions, catalogue, valid, attributes))
+        watch.tell(f"{name}  {len(sessions)} sessions")
+        with copied._watched(watch.part(1 / (len(parts) - len(fitted)))):
+            attributes = copied._fit(sessions, catalogue, valid)
+            copied._set_fitted(catalogue, copied._finish(sessions, catalogue, valid, attributes))
         fitted[name] = copied
     return fitted
 

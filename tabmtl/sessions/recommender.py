@@ -11,7 +11,7 @@ import polars as pl
 import polars.selectors as cs
 from sklearn.utils.validation import check_is_fitted
 
-from tabmtl.estimators.base import SavableEstimator
+from tabmtl.estimators.base import NotHere, SavableEstimator, asking_score
 from tabmtl.params import check_count
 from tabmtl.sessions.catalogue import Catalogue, make_catalogue
 from tabmtl.sessions.log import Column, LogColumns, group_log, is_list, like, read_list, read_log, read_sessions
@@ -20,6 +20,7 @@ from tabmtl.sessions.ranking import Ranking, block_size, log_totals, rank_next, 
 from tabmtl.sessions.repeats import LEAST_TARGETS, Choices, RepeatWeights, learn_weights
 from tabmtl.sessions.split import warn_of_leaks
 
+_NO_REPEATS = "what a session's own items are worth was not learned"
 _SET_ASIDE = 0.05  # share of the sessions that teach what a session's own items are worth
 
 
@@ -29,6 +30,16 @@ class SessionState:
 
     _catalogue: Catalogue
     _repeats: RepeatWeights
+
+
+def _refuse_plain_score(recommender: type) -> None:
+    """Raise a ValueError if a score of scikit-learn, all of which judge predictions, is to judge a recommender."""
+    score = asking_score()
+    if score is not None:
+        raise ValueError(
+            f"{score.__name__} of scikit-learn judges predictions, and {recommender.__name__} gives lists: leave "
+            "scoring out for MRR@20, or say scoring=lambda model, clicks: model.evaluate(clicks, 20)['recall@20'][0]"
+        )
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -96,13 +107,19 @@ class Recommender(SavableEstimator):
             If the input does not fit; the message names the column and the cure. The recommender then stays as it was.
         """
         self._check_params()
-        columns = columns_of(vars(self))
+        _refuse_plain_score(type(self))
         names = (self.session_column, self.item_column, "rank", "score", "probability")  # columns of recommendations
         if len(set(names)) < len(names):
             raise ValueError(
                 "session_column and item_column must differ, and be none of 'rank', 'score' and 'probability', got "
                 f"{names[:2]}: rename the column of the log"
             )
+        with self._watched():
+            self._fit_log(clicks, items, clicks_val)
+        return self
+
+    def _fit_log(self, clicks: Any, items: Any, clicks_val: Any) -> None:
+        columns = columns_of(vars(self))
         log = self._read_training_log(clicks)
         catalogue = make_catalogue(log["item"], items, self.item_column, described=self._reads_metadata)
         sessions, valid = group_log(log, catalogue.ids), None
@@ -110,11 +127,14 @@ class Recommender(SavableEstimator):
             valid = read_sessions(clicks_val, columns, catalogue.ids, "the log given as clicks_val")
             warn_of_leaks(sessions, valid)
         sessions, valid = self._recall(sessions, valid)
+        name = type(self).__name__
+        self._watch.tell(f"{name}  {len(sessions)} sessions, {len(sessions.items)} clicks, {len(catalogue)} items")
         fitted = self._fit(sessions, catalogue, valid)
         if self.repeats:
             fitted |= {"_repeats": self._learn_repeats(sessions, catalogue, valid, fitted)}
+            worth = "  ".join(f"{key} {value:.3f}" for key, value in asdict(fitted["_repeats"]).items())
+            self._watch.tell(f"{name}  worth of a session's own items: {worth}")
         self._set_fitted(catalogue, self._finish(sessions, catalogue, valid, fitted))
-        return self
 
     def recommend(self, sessions: Any, k: int = 20, *, candidates: Any = None, exclude_seen: bool = False) -> Any:
         """Recommend items for the next click of every session.
@@ -232,6 +252,8 @@ class Recommender(SavableEstimator):
         """Compute MRR@20 over the full catalogue; see `evaluate`."""
         return self.rank(clicks).mrr(20)
 
+    predict = NotHere("say recommend(clicks)")
+
     # a subclass gives these
 
     def _fit(self, sessions: Sessions, catalogue: Catalogue, valid: Sessions | None) -> dict[str, Any]:
@@ -256,7 +278,7 @@ class Recommender(SavableEstimator):
         """Learn what a session's own items are worth, on sessions that a fit has not seen."""
         if valid is None:
             older, valid = sessions.set_newest_aside(_SET_ASIDE)
-            if valid is None or valid.count_prefixes() < LEAST_TARGETS:
+            if valid is None or valid.count_prefixes() < LEAST_TARGETS or self._watch.cuts(_NO_REPEATS):
                 return RepeatWeights()
             catalogue = catalogue.counted(older)
             fitted = self._fit(older, catalogue, None)

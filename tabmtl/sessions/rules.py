@@ -103,11 +103,15 @@ class SequentialRules(Recommender):
         owner = np.repeat(np.arange(len(sessions)), sessions.lengths)
         items, shape = sessions.items - 1, (len(catalogue), len(catalogue))
         rules = sparse.csr_array(shape, dtype=np.float64)
-        for step in range(1, min(self.steps + 1, int(sessions.lengths.max()))):
-            together = owner[step:] == owner[:-step]
-            pairs = (items[:-step][together], items[step:][together])
-            weights = np.full(len(pairs[0]), float(step) ** -_POWERS[self.weighting])
-            rules = rules + sparse.csr_array((weights, pairs), shape=shape)
+        n_steps = min(self.steps, int(sessions.lengths.max()) - 1)
+        with self._watch.steps(n_steps, "step", lambda rules: f"{rules.nnz} rules") as shown:
+            for step in range(1, n_steps + 1):
+                together = owner[step:] == owner[:-step]
+                pairs = (items[:-step][together], items[step:][together])
+                weights = np.full(len(pairs[0]), float(step) ** -_POWERS[self.weighting])
+                rules = rules + sparse.csr_array((weights, pairs), shape=shape)
+                if shown(rules):
+                    break
         rules = rules.astype(np.float32)
         return {"_rules": RuleTable(offsets=rules.indptr, items=rules.indices, weights=rules.data)}
 

@@ -34,6 +34,7 @@ class TrainingOptions(Protocol):
     patience: int
     restarts: int
     precision: str
+    keep_on_interrupt: bool
 
 
 class Loop(Protocol):
@@ -107,9 +108,10 @@ class Snapshots:
         others = [one for one in (*self.kept, new) if one is not best] if len(task_scores) else []
         most = range(min(len(others), _MOST_SNAPSHOTS - 1) + 1)
         choices = ((best, *some) for size in most for some in combinations(others, size))
-        self.kept = list(max(choices, key=lambda some: np.max([one.task_scores for one in some], axis=0).sum()))
-        if new in self.kept:
+        kept = list(max(choices, key=lambda some: np.max([one.task_scores for one in some], axis=0).sum()))
+        if new in kept:
             new.weights = {name: tensor.clone() for name, tensor in self._network.state_dict().items()}
+        self.kept = kept  # last, for an interrupt may come at any time
 
 
 def run_epochs(
@@ -140,29 +142,51 @@ def run_epochs(
     # glibc gives freed memory back, and takes it anew at every step, until a block as large as this one was freed
     torch.empty(2**25 - 2**16, dtype=torch.uint8)
     history: list[Record] = []
+    snapshots = Snapshots(network)
     patience = options.patience if options.early_stopping and validated else None
-    snapshots, restarted_after = Snapshots(network), [0]
+    try:
+        _train(network, loop, options, patience, on_epoch, history, snapshots)
+    except KeyboardInterrupt:
+        if not (options.keep_on_interrupt and snapshots.kept):
+            raise
+        warn_user(
+            f"training was interrupted after epoch {len(history)} of {options.epochs}; the best weights so far, of "
+            f"epoch {snapshots.best.epoch + 1}, are kept, because of keep_on_interrupt=True"
+        )
+    network.load_state_dict(snapshots.best.weights)
+    loop.finish()
+    return history, snapshots
+
+
+def _train(
+    network: torch.nn.Module,
+    loop: Loop,
+    options: TrainingOptions,
+    patience: int | None,
+    on_epoch: OnEpoch | None,
+    history: list[Record],
+    snapshots: Snapshots,
+) -> None:
+    """Train until something ends it; `history` and `snapshots` hold the finished epochs at any time."""
+    restarted_after = [0]
     for epoch in range(options.epochs):
         record: Record = {"epoch": float(epoch), **loop.run_epoch(epoch)}
         with loop.optimizer.averaged():
             of_validation, score = loop.validate()
             record |= of_validation
             score = float(epoch) if score is None or patience is None else score
-            snapshots.offer(epoch, score, () if patience is None else loop.task_scores)
             history.append(record)
+            snapshots.offer(epoch, score, () if patience is None else loop.task_scores)
             with unseeded():
                 stop = on_epoch is not None and on_epoch(record)  # the hook sees the validated weights
         if stop:
-            break
+            return
         if patience is not None and epoch - max(snapshots.best.epoch, restarted_after[-1]) >= patience:
             if len(restarted_after) > options.restarts:
-                break
+                return
             restarted_after.append(epoch)
             network.load_state_dict(snapshots.best.weights)
             loop.optimizer.restart()
-    network.load_state_dict(snapshots.best.weights)
-    loop.finish()
-    return history, snapshots
 
 
 def warn_if_rising(scores: Sequence[float], patience: int) -> None:

@@ -1,4 +1,4 @@
-"""Hooks of a training: its progress, and scikit-learn's callbacks (``set_callbacks``), fed by our ``on_epoch``.
+"""Hooks of a training: scikit-learn's callbacks (``set_callbacks``), fed by our ``on_epoch``.
 
 A fit is a task, and every epoch of a network is a task in it, which a `GridSearchCV` shows below its own. A true answer
 to the end of an epoch ends training, like one of ``on_epoch``. The fitted estimator that a callback gets for an epoch
@@ -10,13 +10,12 @@ no ``set_callbacks``, and nothing else changes. For an estimator without callbac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, TypeVar, cast
 
-from tabmtl.schema import Task
 from tabmtl.training.device import unseeded
 from tabmtl.training.epochs import OnEpoch, Record
 
@@ -125,52 +124,3 @@ class _Epochs:
         """End the task of an epoch that never ran, because training had ended early."""
         if self._task is not None:
             self._task.call_on_fit_task_end(estimator=self.shown["estimator"])
-
-
-Describe = Callable[[Mapping[str, float | None]], str]
-
-_SHOWN_TASKS = 8
-
-
-@contextmanager
-def show_progress(
-    epochs: int, describe: Describe, unit: str = "epoch"
-) -> Iterator[Callable[[Mapping[str, float | None]], None]]:
-    """Show the epochs of a training run, in a terminal or a notebook.
-
-    Parameters
-    ----------
-    epochs : int
-        Epochs at most.
-    describe : callable
-        Turns the record of an epoch into text.
-    unit : str, default="epoch"
-        Name of an epoch in plain lines.
-
-    Yields
-    ------
-    callable
-        To be called with the record of every epoch.
-    """
-    try:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-    except ImportError:
-        yield lambda record: print(f"{unit} {record['epoch'] or 0:.0f}  {describe(record)}", flush=True)
-        return
-    columns = (BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-    with Progress(*columns) as progress:
-        bar = progress.add_task("", total=epochs)
-        yield lambda record: progress.update(bar, advance=1, description=describe(record))
-
-
-def describe_tasks(tasks: Sequence[Task], record: Mapping[str, float | None]) -> str:
-    """Describe the mean loss and the scores of the first tasks, on validation rows if there are any."""
-    part = "val" if "val/loss" in record else "train"
-    texts = [f"{part} loss {record[f'{part}/loss']:.4f}"]
-    for task in tasks[:_SHOWN_TASKS]:
-        score = record[f"{part}/{task.name}/{task.metric}"]
-        texts.append(f"{task.name} {'-' if score is None else format(score, '.4f')}")
-    if len(tasks) > _SHOWN_TASKS:
-        score = record[f"{part}/score"]
-        texts.append(f"mean of {len(tasks)} {'-' if score is None else format(score, '.4f')}")
-    return "  ".join(texts)

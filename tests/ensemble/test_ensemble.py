@@ -29,6 +29,7 @@ from tabmtl.ensemble.candidates import with_reference
 from tabmtl.ensemble.folds import Folds, Table
 from tabmtl.schema import TabmtlWarning
 from tabmtl.testing import features, long_table, mixed_targets
+from tabmtl.training import watch
 
 ALONE, TOGETHER = CANDIDATES["alone"], CANDIDATES["together"]
 
@@ -225,17 +226,16 @@ def test_the_limit_of_time_is_kept(monkeypatch, time_limit, expected, end):
     X, y = scarce_table(20)
     coder, batch, _ = IndependentTasks()._encode(X, y["first"], None, None, None)
     clock = Clock()
-    monkeypatch.setattr(trials, "perf_counter", clock)
+    for module in (trials, watch):
+        monkeypatch.setattr(module, "perf_counter", clock)
     seconds = {"a": 2, "b": 2, "c": 10, "d": 12, "e": 1}
     candidates = {name: Timed().after(clock, fold) for name, fold in seconds.items()}
     folds = Folds.deal(Table.read(X, coder, batch), coder, 5, 0)
-    found = trials.Trials(candidates, folds, 0, time_limit, 1, lambda name: None)
-    if len(expected) < 5:
-        with pytest.warns(TabmtlWarning, match=f"time_limit={time_limit} seconds left no time for the candidates"):
-            assert list(found.run()) == expected
-    else:
-        assert list(found.run()) == expected
-    assert found.left_out == {name: f"time_limit={time_limit}" for name in candidates if name not in expected}
+    limit = watch.Watch(time_limit=time_limit)
+    found = trials.Trials(candidates, folds, 0, limit, 1, lambda name: False)
+    assert list(found.run()) == expected
+    assert limit.was_cut == (len(expected) < 5)
+    assert found.left_out == {name: "there was no time" for name in candidates if name not in expected}
     assert clock.now == end
 
 
@@ -245,7 +245,7 @@ def test_what_does_not_fit_the_time_is_left_out_and_said():
     with pytest.warns(TabmtlWarning, match=r"time_limit=1e-09 .*\['together'\]"):
         board = ensemble.fit(X, y[["first"]]).leaderboard_
     assert board["candidate"].to_list() == ["alone", "together", "MultiTaskEnsemble"]
-    assert board["left_out"].to_list() == [None, "time_limit=1e-09", None]
+    assert board["left_out"].to_list() == [None, "there was no time", None]
 
 
 def test_candidates_that_raise_errors_are_left_out_and_said():

@@ -7,10 +7,11 @@ import polars as pl
 import pytest
 from conformance import tiny
 from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.model_selection import cross_val_score
+from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.preprocessing import OneHotEncoder
 
 from tabmtl import IndependentTasks, MultiTaskEnsemble, SharedBottom, SharedTrees, make_multitask_scorer, multitask_gain
+from tabmtl.sessions import Popularity
 
 N = 80
 X = pl.DataFrame({"a": np.arange(N) % 7 / 7, "s": ["u", "v"] * (N // 2)})
@@ -53,6 +54,11 @@ def test_targets_by_their_names(frame, cure):
         tiny(SharedTrees).fit(frame, "k")
     with pytest.raises(TypeError, match=r"got the names \('k', 'q'\)"):
         tiny(SharedTrees).fit(frame, ("k", "q"))
+
+
+def test_targets_by_names_that_no_column_has(model):
+    with pytest.raises(ValueError, match=r"each of the 80 rows, .* the 2 texts \['late', 'r2'\], which are no columns"):
+        model.fit(X, ["late", "r2"])
 
 
 def test_labels_that_are_names_of_columns_are_labels():
@@ -112,3 +118,17 @@ def test_a_model_of_others_that_reads_no_text():
     with pytest.raises(ValueError, match=r"task 'r': Ridge cannot be fitted: "):
         foreign.fit(X.select(a=pl.when(pl.col("a") > 0).then("a")), Y.select("r"))
     assert OneHotEncoder(handle_unknown="ignore").fit(X.to_pandas()[["s"]]), "the cure exists"
+
+
+def test_scores_of_predictions_cannot_judge_sessions():
+    log = pl.DataFrame({"session_id": np.arange(30) // 3, "item_id": ["a", "b", "c"] * 10, "time": np.arange(30)})
+    clicks, cure = log.to_pandas(), r"judges predictions, and Popularity gives lists: leave scoring out"
+    with pytest.raises(ValueError, match=f"^roc_auc_score of scikit-learn {cure}"):
+        cross_val_score(Popularity(), clicks, scoring="roc_auc", cv=2, error_score="raise")
+    with pytest.raises(ValueError, match=cure):
+        GridSearchCV(Popularity(), {"repeats": [False]}, scoring="accuracy", cv=2, error_score="raise").fit(clicks)
+    with pytest.raises(TypeError, match="expected an estimator with score_tasks, such as MultiTabNet, got Popularity"):
+        cross_val_score(Popularity(), clicks, scoring=make_multitask_scorer(), cv=2, error_score="raise")
+    assert cross_val_score(Popularity(), clicks, cv=2, error_score="raise").mean() > 0
+    with pytest.raises(AttributeError, match=r"Popularity has no predict: say recommend\(clicks\)"):
+        Popularity().predict(clicks)

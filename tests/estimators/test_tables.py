@@ -147,7 +147,14 @@ def test_importance_and_repr_work():
     estimator.fit(X, y)
     importance = permutation_importance(estimator, X, y, n_repeats=2, random_state=0).importances_mean
     assert importance[0] > importance[2] == 0
-    assert "tasks_" in estimator_html_repr(estimator)
+    shown = estimator_html_repr(estimator)
+    assert "tasks_" in shown
+    assert f">3 input columns, {len(estimator.tasks_)} tasks<" in shown
+    assert "input columns" not in estimator_html_repr(tiny(IndependentTasks))
+    scores, name = estimator.score_tasks(X, y), estimator.tasks_[0].name
+    assert f'<td style="text-align: left">{name}</td>' in estimator.tasks_._repr_html_()
+    assert f">{scores[name]:.4f}<" in scores._repr_html_()
+    assert ">r2<" in scores._repr_html_()
     assert repr(IndependentTasks(n_jobs=1, random_state=0)) == "IndependentTasks(n_jobs=1, random_state=0)"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import sys
 import types
@@ -188,6 +189,47 @@ def test_the_view_takes_frames_of_all_libraries(net, library):
     assert view["holes"].isna().tolist() == X["holes"].is_null().to_list()
 
 
+@pytest.mark.parametrize("library", ["polars", "lazy", "pandas", "csv", "pyarrow", "columns"])
+def test_pyfunc_takes_frames_of_all_libraries_and_whole_numbers_of_any_type(net, library):
+    served, _, X = net
+    expected = served.predict(pandas_view(X, served.metadata.signature))
+    frames = {
+        "polars": lambda: X.with_columns(pl.col("count").cast(pl.UInt8)),
+        "lazy": X.lazy,
+        "pandas": X.to_pandas,
+        "csv": lambda: pd.read_csv(io.StringIO(X.write_csv())),
+        "pyarrow": X.to_arrow,
+        "columns": lambda: X.to_dict(as_series=False),
+    }
+    pd.testing.assert_frame_equal(served.predict(frames[library]()), expected, rtol=1e-6)
+    with pytest.raises(mlflow.MlflowException, match="no column 'plain'"):
+        served.predict(X.drop("plain") if library == "polars" else X.drop("plain").to_pandas())
+    with pytest.raises(mlflow.MlflowException, match="'plain'"):
+        served.predict(X.with_columns(plain=pl.lit("tall")))
+
+
+def test_mlflow_evaluates_one_task(net):
+    served, estimator, X = net
+    y = estimator.predict(X)["delay"] + 1.0
+    with tracking("evaluated"):
+        found = mlflow.models.evaluate(
+            served,
+            X.with_columns(truth=y).to_pandas(),
+            targets="truth",
+            predictions="delay",
+            model_type="regressor",
+            evaluator_config={"log_model_explainability": False},
+        )
+    assert found.metrics["mean_absolute_error"] == pytest.approx(1)
+
+
+def test_models_of_other_loaders_are_checked_by_mlflow(net):
+    schema = net[0].metadata.get_input_schema()
+    with pytest.raises(mlflow.MlflowException, match="to be DataFrame"):
+        mlflow.pyfunc._enforce_schema(net[2], schema, "mlflow.sklearn")
+    assert mlflow.pyfunc._enforce_schema(net[2], schema, "tabmtl.mlflow") is net[2]
+
+
 def test_the_view_names_missing_columns(net):
     with pytest.raises(ValueError, match=r"X lacks the columns \['plain'\]"):
         pandas_view(net[2].drop("plain"), net[0].metadata.signature)
@@ -196,8 +238,12 @@ def test_the_view_names_missing_columns(net):
 def test_the_estimator_comes_back(net, tmp_path):
     _, estimator, X = net
     with tracking("models"):
-        info = log_model(estimator, "net", input_example=X.head(2), registered_model_name="net")
-        mlflow.MlflowClient().set_registered_model_alias("net", "champion", info.registered_model_version)
+        info = log_model(estimator, "net", input_example=X.head(2), registered_model_name="net", alias="auto")
+        for alias in ("auto", "mine"):
+            log_model(estimator, "net", registered_model_name="net", alias=alias)
+        assert mlflow.MlflowClient().get_registered_model("net").aliases == {"champion": 1, "challenger": 2, "mine": 3}
+        with pytest.raises(ValueError, match="alias='auto' is for a registered model"):
+            log_model(estimator, alias="auto")
         for uri in (info.model_uri, "models:/net/1", "models:/net@champion"):
             assert same(answers(load_model(uri), X), answers(estimator, X))
     save_model(estimator, tmp_path / "model")

@@ -199,7 +199,7 @@ def test_a_row_is_answered_for_its_own_task(long, name):
         assert f"task_column 'school': {said}" in message
     row.pop("school")
     status, message = invoke(model, *bodies([row])[name])
-    assert (status, "missing inputs ['school']" in message) == (400, True)
+    assert (status, "the input has no column 'school'" in message) == (400, True)
 
 
 def test_an_unknown_task_is_shared_where_the_estimator_says_so(serve):
@@ -276,7 +276,7 @@ def test_clicks_that_do_not_fit_are_named(untyped, clicks, changes, params, said
     assert said in message
     row.pop("item_id")
     status, message = invoke(untyped, json.dumps({"dataframe_records": [row]}), JSON)
-    assert (status, "missing inputs ['item_id']" in message) == (400, True)
+    assert (status, "the input has no column 'item_id'" in message) == (400, True)
 
 
 @pytest.mark.parametrize("dtype", [pl.Int64, pl.String], ids=str)

@@ -37,7 +37,7 @@ def test_the_front_is_drawn_and_joined_by_what_it_reaches() -> None:
     assert display.dominated_ == {}
     (line,) = display.ax_.get_lines()
     assert (line.get_drawstyle(), line.get_xdata().tolist()) == ("steps-pre", [0.7, 0.75, 0.8])
-    assert (display.ax_.get_xlabel(), display.ax_.get_ylabel()) == ("late", "delay")
+    assert (display.ax_.get_xlabel(), display.ax_.get_ylabel()) == ("score of late", "score of delay")
     assert display.figure_ is display.ax_.figure
 
 
@@ -71,10 +71,12 @@ def test_many_tasks_have_a_panel_for_every_pair() -> None:
     assert not ParetoDisplay.from_front(front, tasks=["size", "late"]).ax_.get_lines()
     said = {pair: (ax.get_xlabel(), ax.get_ylabel()) for pair, ax in display.axes_.items()}
     assert said == {
-        ("late", "delay"): ("", "delay"),
-        ("late", "size"): ("late", "size"),
-        ("delay", "size"): ("delay", ""),
+        ("late", "delay"): ("", "score of delay"),
+        ("late", "size"): ("score of late", "score of size"),
+        ("delay", "size"): ("score of delay", ""),
     }
+    known = ParetoDisplay.from_front(FRONT, metrics={"late": "roc_auc"})
+    assert (known.ax_.get_xlabel(), known.ax_.get_ylabel()) == ("late (roc_auc)", "score of delay")
     display.figure_.canvas.draw()
 
 

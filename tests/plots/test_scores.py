@@ -90,6 +90,25 @@ def test_gain_draws_scores_beside_the_reference() -> None:
     display.figure_.canvas.draw()
 
 
+def test_no_gain_is_minus_zero() -> None:
+    display = GainDisplay.from_gain(multitask_gain({"late": 0.79999}, {"late": 0.8}))
+    assert [text.get_text() for text in display.ax_.texts] == ["+0.0 %"]
+    assert display.ax_.get_title() == "Δm = +0.00 % over 1 of 1 tasks"
+
+
+def test_metrics_are_named_legends_are_beside_and_epochs_are_whole(model) -> None:
+    history = HistoryDisplay.from_estimator(model)
+    assert history.ax_.get_ylabel() == "roc_auc, r2 (higher is better)"
+    assert all(tick == int(tick) for tick in history.ax_.get_xticks())
+    gain = multitask_gain({"late": 0.82, "delay": 0.38}, {"late": 0.80, "delay": 0.40})
+    gains = GainDisplay.from_gain(gain, tasks=model.tasks_)
+    assert [label.get_text() for label in gains.ax_.get_xticklabels()] == ["late\nroc_auc", "delay\nr2"]
+    for display in (history, gains):
+        display.figure_.canvas.draw()
+        assert display.ax_.get_legend().get_window_extent().x0 >= display.ax_.bbox.x1
+        assert display.ax_.get_legend().get_window_extent().x1 <= display.figure_.bbox.x1
+
+
 @pytest.mark.filterwarnings("ignore::tabmtl.schema.TabmtlWarning")
 def test_gain_that_is_undefined_has_no_number() -> None:
     gain = multitask_gain({"late": None, "delay": 0.2}, {"late": 0.80, "delay": 0.001})

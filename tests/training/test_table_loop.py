@@ -65,6 +65,7 @@ def options(**changes):
         "keep": "mean",
         "monitor": "mean",
         "precision": "float32",
+        "keep_on_interrupt": False,
     }
     return SimpleNamespace(**(defaults | changes))
 

@@ -191,6 +191,7 @@ class RMTGB(BoostedEstimator):
             goes_alone=None,
             theta_rate=None if self.theta_step == "scale-free" else self.learning_rate,
             theta_penalty=self.theta_penalty,
+            watch=self._watch,
         )
 
     def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:

@@ -12,6 +12,7 @@ from scipy.special import expit
 from tabmtl.models.rmtgb.evidence import is_better
 from tabmtl.models.rmtgb.fitted import FittedGroup, normal_theta
 from tabmtl.models.rmtgb.targets import BinnedRows
+from tabmtl.training.watch import SHOWN_ROUNDS, Step, Watch, describe_loss
 from tabmtl.trees import LONGEST_STEP, Ensemble, Forest, Grown, small_limits
 
 _IDLE = 10  # rounds without a split after which a stage ends
@@ -225,7 +226,9 @@ class MixedStage(Stage):
         return np.stack([targets.n_labels, *mean], axis=1)
 
 
-def grow_together(stages: Sequence[Stage], n_rounds: Sequence[int] | np.ndarray, patience: int | None) -> None:
+def grow_together(
+    stages: Sequence[Stage], n_rounds: Sequence[int] | np.ndarray, patience: int | None, step: Step | None = None
+) -> None:
     """Grow stages side by side; with patience, each until its validation loss no longer falls, and keep its best round.
 
     The loss that stops a stage is its own plus that of all stages, as if it had `_PRIOR_LABELS` labels more. Losses are
@@ -240,6 +243,9 @@ def grow_together(stages: Sequence[Stage], n_rounds: Sequence[int] | np.ndarray,
         The most rounds of each stage.
     patience : int or None
         Rounds without a lower loss after which a stage stops; None grows all to the end.
+    step : callable, optional
+        Called after every round with the validation loss of all stages, as a share of it at the start, or None; a true
+        answer ends the growth.
     """
     caps, count = np.asarray(n_rounds), len(stages)
     rounds, kept, idle = (np.zeros(count, dtype=int) for _ in range(3))
@@ -258,12 +264,14 @@ def grow_together(stages: Sequence[Stage], n_rounds: Sequence[int] | np.ndarray,
             rounds[i] = stages[i].rounds
         active &= (idle < _IDLE) & (rounds < caps)
         if patience is None:
+            active &= not (step is not None and step(None))
             continue
         now[chosen] = [(stages[i].valid_loss() - starts[i]) / units[i] for i in chosen.tolist()]
         judged = now[chosen] + _PRIOR_LABELS * now.sum() / sizes.sum()
         improved = judged < best[chosen]
         best[chosen[improved]], kept[chosen[improved]] = judged[improved], rounds[chosen[improved]]
         active &= rounds - kept < patience
+        active &= not (step is not None and step(1 + float(now.sum() / sizes.sum())))
     for stage, last, first in zip(stages, rounds, kept, strict=True):
         stage.roll_back(int(last if patience is None else first))
 
@@ -303,6 +311,7 @@ class Schedule:
         Rate of θ's step on the summed gradient; None = the scale-free step, 0 holds θ.
     theta_penalty : float
         Strength of θ's penalty towards its common value.
+    watch : Watch
     """
 
     params: dict[str, Any]
@@ -312,16 +321,17 @@ class Schedule:
     goes_alone: np.ndarray | None
     theta_rate: float | None
     theta_penalty: float
+    watch: Watch
 
     def fit(self, members: np.ndarray, rows: BinnedRows, theta: np.ndarray) -> GroupFit:
         """Grow the stages of the tasks ``members``, which share the rows; θ starts at ``theta`` (T,)."""
         start = rows.targets.start()
         rows = rows.with_constants(start)
         shared = Stage(self.params, rows)
-        grow_together([shared], self.rounds[:1], self.patience)
+        self._grow([shared], self.rounds[:1], "stage 1")
         trees = [shared.finish()]
         mixed = MixedStage(self.params, shared.after(), theta=theta, rate=self.theta_rate, penalty=self.theta_penalty)
-        grow_together([mixed], self.rounds[1:2], self.patience)
+        self._grow([mixed], self.rounds[1:2], "stage 2")
         trees.append(mixed.finish())
         theta, side_losses, after = mixed.sign * mixed.theta, mixed.side_losses(), mixed.after()
         del shared, mixed  # stage 3 needs memory of its own
@@ -341,6 +351,10 @@ class Schedule:
             forest=Forest.join(trees, rows.targets.width),
         )
         return GroupFit(group, [function.valid_losses for function in own])
+
+    def _grow(self, stages: Sequence[Stage], n_rounds: np.ndarray, name: str) -> None:
+        with self.watch.steps(int(n_rounds.max()), f"{name} round", describe_loss, every=SHOWN_ROUNDS) as step:
+            grow_together(stages, n_rounds, self.patience, step)
 
     def _fit_own(self, before: BinnedRows, after: BinnedRows) -> tuple[list[OwnFunction], np.ndarray]:
         """Grow stage 3 on what the shared part leaves, or from the start for the tasks that go alone: (T,)."""
@@ -363,14 +377,16 @@ class Schedule:
         tasks, rounds = list(range(len(starts))), self.rounds[2:]
         # with patience side by side, else one after the other, which needs the least memory
         batches = [[t] for t in tasks] if self.patience is None else [tasks]
+        most = int(rounds.sum() if self.patience is None else rounds.max())
         functions = []
-        for together in batches:
-            stages = [self._own_stage((before if goes_alone[t] else after).of_task(t, starts[t])) for t in together]
-            grow_together(stages, rounds[together], self.patience)
-            functions += [
-                OwnFunction(stage.finish(), starts[t], stage.valid_cell_losses())
-                for t, stage in zip(together, stages, strict=True)
-            ]
+        with self.watch.steps(most, "stage 3 round", describe_loss, every=SHOWN_ROUNDS) as step:
+            for together in batches:
+                stages = [self._own_stage((before if goes_alone[t] else after).of_task(t, starts[t])) for t in together]
+                grow_together(stages, rounds[together], self.patience, step)
+                functions += [
+                    OwnFunction(stage.finish(), starts[t], stage.valid_cell_losses())
+                    for t, stage in zip(together, stages, strict=True)
+                ]
         return functions
 
     def _own_stage(self, rows: BinnedRows) -> Stage:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 import lightgbm as lgb
@@ -20,7 +20,7 @@ from tabmtl.models.shared_trees.targets import make_targets, output_order
 from tabmtl.params import AnyShare, Count, CountOrZero, NonNegative
 from tabmtl.schema import Batch, Task
 from tabmtl.storage.stored import Stored
-from tabmtl.training.hooks import show_progress
+from tabmtl.training.watch import SHOWN_ROUNDS, describe_loss
 from tabmtl.trees import VectorForest, bin_rows, is_astray, tree_matrix
 
 _CHUNK = 8192  # rows whose leaves are in memory at a time
@@ -179,8 +179,6 @@ class SharedTrees(BoostedEstimator):
     patience : int, default=80
         Rounds without a better validation loss that end the training of a task. A round led by another task counts as
         ``rho`` rounds; every task gets at least 2 T rounds, where T is the number of tasks.
-    verbose : int, default=0
-        1 shows the rounds, with the validation loss as a share of it at the start.
     unknown_task : {"shared", "error"}, default="shared"
         Long layout: answer of ``predict`` for a task that fit did not see, or a missing one. "shared": leaf values
         pooled over all tasks.
@@ -218,7 +216,6 @@ class SharedTrees(BoostedEstimator):
     sketch: Sketch = "soft"
     rho: AnyShare = 0.5
     prior_labels: NonNegative = 20.0
-    verbose: int | bool = 0
     reg_lambda: NonNegative = 5.0
     patience: Count = 80
 
@@ -250,11 +247,13 @@ class SharedTrees(BoostedEstimator):
             keeps_scores=has_own,
             found=None if found is None else found.growth,
         )
-        with show_progress(schedule.n_rounds, _describe) if self.verbose else nullcontext() as show:
-            growth, own = replace(schedule, on_round=show).grow(rows, followed), []
+        with self._watch.steps(schedule.n_rounds, "round", describe_loss, every=SHOWN_ROUNDS) as step:
+            growth, own = replace(schedule, on_round=step).grow(rows, followed), []
         if has_own:
-            alone = replace(schedule, n_rounds=self.n_estimators_task)
+            cuts = partial(self._watch.cuts, "trees of single tasks")
+            alone = replace(schedule, n_rounds=self.n_estimators_task, on_round=lambda loss: cuts())
             own = alone.finish(rows, followed, growth, None if found is None else found.own)
+            self._watch.tell(f"trees of a task alone pay for {sum(each is not None for each in own)} of {len(own)}")
         functions = SharedFunctions.join(growth, own, rows.targets.function, count_labels(batch, len(tasks)))
         losses = [] if followed is None else self._valid_losses(functions, followed)
         fit = SharedFit(functions, growth, own, losses)
@@ -303,11 +302,6 @@ def _importance(tasks: Sequence[Task]) -> np.ndarray:
     """Return the weights of the tasks; all 1 if all are 0."""
     weight = np.array([task.weight for task in tasks])
     return weight if weight.any() else np.ones(len(tasks))
-
-
-def _describe(record: Mapping[str, float | None]) -> str:
-    loss = record["loss"]
-    return "" if loss is None else f"val loss {loss:.4f}"
 
 
 def _outputs_of_tasks(coder: TableCoder) -> list[slice]:

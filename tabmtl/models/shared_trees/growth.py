@@ -91,8 +91,8 @@ class Schedule:
     found : Growth, optional
         Growth that found the rounds; they are grown again, with the same leaders.
     on_round : callable, optional
-        Called after every round with ``epoch``, the rounds so far, and ``loss``: that of all validation labels, as a
-        share of it at the start.
+        Called after every round with the loss of all validation labels, as a share of it at the start, or None; a true
+        answer ends the growth.
     """
 
     params: dict[str, Any]
@@ -105,7 +105,7 @@ class Schedule:
     patience: int | None
     keeps_scores: bool
     found: Growth | None = None
-    on_round: Callable[[dict[str, float | None]], None] | None = None
+    on_round: Callable[[float | None], bool] | None = None
 
     def grow(self, rows: Rows, valid: Rows | None) -> Growth:
         """Grow the trees of all tasks."""
@@ -131,8 +131,8 @@ class Schedule:
             values.append(leaf_values.find(leaf, n_leaves, derivatives, leader))
             targets.add_leaves(scores, values[-1], leaf)
             stop.judge(values[-1], followed_leaf, leader)
-            if self.on_round is not None:
-                self.on_round({"epoch": trees.rounds, "loss": stop.loss})
+            if self.on_round is not None and self.on_round(stop.loss):
+                break
         rounds = stop.close()
         for number, own in enumerate(values):
             own[:, rounds[targets.function] <= number] = 0

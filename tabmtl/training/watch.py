@@ -1,0 +1,240 @@
+"""What a user sees of a fit while it runs, and the seconds that it may take: `verbose` and `time_limit`.
+
+One `Watch` serves a whole fit. Every loop of it, of epochs or of rounds, shows its steps by `Watch.steps`, which also
+tells the loop when the time is over. In a terminal the steps are a bar; in a notebook, a pipe or a file, and without
+rich, they are plain lines, which stay where the notebook is saved.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import copy
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, ClassVar
+
+from tabmtl.params import Positive
+from tabmtl.schema import Task, warn_user
+
+Describe = Callable[[Any], str]
+#: Called with a record after every step of a loop; tells whether the time is over, so that the loop ends.
+Step = Callable[[Any], bool]
+
+#: Rounds of trees from one plain line to the next.
+SHOWN_ROUNDS = 50
+
+_SHOWN_TASKS = 8
+_TOLD = 3  # loops that the warning of the time limit names
+
+
+class Watch:
+    """Progress and time of one fit.
+
+    Parameters
+    ----------
+    verbose : int or bool, default=0
+        Whether to show anything.
+    time_limit : float, optional
+        Seconds from now.
+
+    Attributes
+    ----------
+    was_cut : bool
+        Whether the time limit has ended anything of this part of the fit.
+    """
+
+    def __init__(self, verbose: int | bool = 0, time_limit: float | None = None) -> None:
+        self._verbose = bool(verbose)
+        self._limit = time_limit
+        self._end = math.inf if time_limit is None else perf_counter() + time_limit
+        self._ended: list[str] = []  # of all parts
+        self.was_cut = False
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether there is a time limit."""
+        return self._limit is not None
+
+    @property
+    def left(self) -> float:
+        """Seconds that are left, infinite without a limit."""
+        return max(self._end - perf_counter(), 0.0)
+
+    def cuts(self, what: str) -> bool:
+        """Tell whether the time is over, and if so note for `warn` what that ends."""
+        is_over = perf_counter() >= self._end
+        if is_over:
+            self.end(what)
+        return is_over
+
+    def part(self, share: float) -> Watch:
+        """Give the watch of the next part of the fit, which may take a share of the time that is left."""
+        part = copy(self)
+        part._end = self._end if share == 1 else perf_counter() + share * self.left
+        part.was_cut = False
+        return part
+
+    def tell(self, text: str) -> None:
+        """Print a line, if asked to show anything."""
+        if self._verbose:
+            print(text, flush=True)
+
+    def end(self, what: str) -> None:
+        """Note what the time limit has ended, or left out, for `warn`."""
+        self.was_cut = True
+        self._ended.append(what)
+
+    def warn(self) -> None:
+        """Warn of what the time limit has ended, if anything."""
+        ended = list(dict.fromkeys(self._ended))
+        if ended:
+            more = "; ..." if len(ended) > _TOLD else ""
+            warn_user(
+                f"time_limit={self._limit:g} seconds ended the fit early: {'; '.join(ended[:_TOLD])}{more}. Set a "
+                "longer one for the rest"
+            )
+
+    @contextmanager
+    def steps(self, total: int, unit: str, describe: Describe = str, *, every: int = 1) -> Iterator[Step]:
+        """Show the steps of a loop, and watch the time.
+
+        Parameters
+        ----------
+        total : int
+            Steps at most.
+        unit : str
+            Name of a step.
+        describe : callable
+            Turns the record of a step into text.
+        every : int, default=1
+            Steps from one plain line to the next.
+
+        Yields
+        ------
+        callable
+            To be called with the record of every step; tells whether the time is over.
+        """
+        done, begin = 0, perf_counter()
+        with _bar(total) if self._verbose and total else _silence() as show:
+
+            def step(record: Any) -> bool:
+                nonlocal done
+                done += 1
+                if self._verbose:
+                    show(Shown(unit, done, total, perf_counter() - begin, describe(record), every))
+                return done < total and self.cuts(f"{unit} {done} of {total}")
+
+            yield step
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class Watched:
+    """Parameters of every fit that `Watch` reads.
+
+    Parameters
+    ----------
+    verbose : int, default=0
+        1 shows progress with the current scores: a bar in a terminal, and plain lines in notebooks, pipes and files.
+    time_limit : float, optional
+        Seconds that fit may take, roughly: training ends after the epoch or the round in which they are over, with a
+        warning, and the model is the best so far. What must be done before and after takes its time. The result then
+        depends on the machine.
+    """
+
+    verbose: int | bool = 0
+    time_limit: Positive | None = None
+
+    # the one of the fit that is running
+    _watch: ClassVar[Watch] = Watch()
+
+    @contextmanager
+    def _watched(self, part: Watch | None = None) -> Iterator[None]:
+        """Watch a fit, and warn at its end of what the time limit cut short; or watch a part of another fit."""
+        watch = Watch(self.verbose, self.time_limit) if part is None else part
+        before = vars(self).get("_watch")
+        vars(self)["_watch"] = watch
+        try:
+            yield
+        finally:
+            vars(self).pop("_watch", None)
+            vars(self).update({} if before is None else {"_watch": before})
+        if part is None:
+            watch.warn()
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A step as it is shown: its unit, its number among all, the seconds of the loop so far, and its text."""
+
+    unit: str
+    done: int
+    total: int
+    seconds: float
+    text: str
+    every: int
+
+    def __str__(self) -> str:
+        count = f"{self.unit} {self.done:>{len(str(self.total))}}/{self.total}"
+        return "  ".join(filter(None, [count, self.text, f"{self.seconds:.1f} s"]))
+
+
+@contextmanager
+def _silence() -> Iterator[Callable[[Shown], None]]:
+    yield lambda step: None
+
+
+def _bar(total: int) -> Any:
+    """Return the context of a live bar where there is a terminal and rich, else that of plain lines."""
+    try:
+        from rich.console import Console
+    except ImportError:
+        return _lines()
+    console = Console()
+    # rich would draw in a notebook by ipywidgets, and warn where they are missing
+    return _live(console, total) if console.is_interactive and not console.is_jupyter else _lines()
+
+
+@contextmanager
+def _live(console: Any, total: int) -> Iterator[Callable[[Shown], None]]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    start, end = TextColumn("{task.fields[unit]}"), TextColumn("{task.description}", markup=False)
+    with Progress(start, BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn(), end, console=console) as p:
+        bar = p.add_task("", total=total, unit="")
+        yield lambda step: p.update(bar, advance=1, description=step.text, unit=step.unit)
+
+
+@contextmanager
+def _lines() -> Iterator[Callable[[Shown], None]]:
+    last: Shown | None = None  # if not printed
+
+    def show(step: Shown) -> None:
+        nonlocal last
+        last = step
+        if step.done % step.every == 0 or step.done == step.total:
+            print(step, flush=True)
+            last = None
+
+    yield show
+    if last is not None:
+        print(last, flush=True)
+
+
+def describe_loss(loss: float | None) -> str:
+    """Describe a loss of validation rows, as a share of it at the start, if there is one."""
+    return "" if loss is None else f"val loss {loss:.4f}"
+
+
+def describe_tasks(tasks: Sequence[Task], record: Mapping[str, float | None]) -> str:
+    """Describe the mean loss and the scores of the first tasks, on validation rows if there are any."""
+    part = "val" if "val/loss" in record else "train"
+    texts = [f"{part} loss {record[f'{part}/loss']:.4f}"]
+    for task in tasks[:_SHOWN_TASKS]:
+        score = record[f"{part}/{task.name}/{task.metric}"]
+        texts.append(f"{task.name} {'-' if score is None else format(score, '.4f')}")
+    if len(tasks) > _SHOWN_TASKS:
+        score = record[f"{part}/score"]
+        texts.append(f"mean of {len(tasks)} {'-' if score is None else format(score, '.4f')}")
+    return "  ".join(texts)
