@@ -239,13 +239,15 @@ def test_the_limit_of_time_is_kept(monkeypatch, time_limit, expected, end):
     assert clock.now == end
 
 
-def test_what_does_not_fit_the_time_is_left_out_and_said():
+def test_what_does_not_fit_the_time_is_left_out_and_said(tmp_path):
     X, y = scarce_table(60)
     ensemble = MultiTaskEnsemble(candidates=CANDIDATES, n_folds=2, time_limit=1e-9, random_state=0)
     with pytest.warns(TabmtlWarning, match=r"time_limit=1e-09 .*\['together'\]"):
         board = ensemble.fit(X, y[["first"]]).leaderboard_
     assert board["candidate"].to_list() == ["alone", "together", "MultiTaskEnsemble"]
     assert board["left_out"].to_list() == [None, "time_limit=1e-09", None]
+    ensemble.save(tmp_path / "model")
+    assert load(tmp_path / "model").leaderboard_.equals(board)
 
 
 def test_candidates_that_raise_errors_are_left_out_and_said():
