@@ -27,7 +27,7 @@ from tabmtl.encode.columns import is_missing
 from tabmtl.encode.read import read_features
 from tabmtl.schema import TabmtlWarning
 
-QUICK, ALL = 240, 5_000
+QUICK, ALL = 500, 5_000
 NAMES = ("x", "^a$", "*", "a", "", "b c", "ü", "$", "1", ".*", "col('a')", "^.*$")
 _FEW = {"verbosity": -1, "n_estimators": 2, "min_child_samples": 1, "n_jobs": 1}
 ESTIMATORS: dict[str, Callable[[], Any]] = {

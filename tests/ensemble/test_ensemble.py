@@ -239,13 +239,15 @@ def test_the_limit_of_time_is_kept(monkeypatch, time_limit, expected, end):
     assert clock.now == end
 
 
-def test_what_does_not_fit_the_time_is_left_out_and_said():
+def test_what_does_not_fit_the_time_is_left_out_and_said(tmp_path):
     X, y = scarce_table(60)
     ensemble = MultiTaskEnsemble(candidates=CANDIDATES, n_folds=2, time_limit=1e-9, random_state=0)
     with pytest.warns(TabmtlWarning, match=r"time_limit=1e-09 .*\['together'\]"):
         board = ensemble.fit(X, y[["first"]]).leaderboard_
     assert board["candidate"].to_list() == ["alone", "together", "MultiTaskEnsemble"]
     assert board["left_out"].to_list() == [None, "there was no time", None]
+    ensemble.save(tmp_path / "model")
+    assert load(tmp_path / "model").leaderboard_.equals(board)
 
 
 def test_candidates_that_raise_errors_are_left_out_and_said():
@@ -398,10 +400,13 @@ def test_a_long_table_takes_weights_for_each_task():
     assert_allclose(model.predict(X).to_numpy(), expected)
 
 
-def test_fits_are_shown(capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "rich.progress", None)
+def test_fits_are_shown(capsys):
     X, y = scarce_table(60)
     ensemble = MultiTaskEnsemble(candidates=CANDIDATES, n_folds=2, refit="full", verbose=1, random_state=0)
     ensemble.fit(X, y[["first"]])
     names = ["alone", "alone", "together", "together", *ensemble.estimators_]
-    assert capsys.readouterr().out.splitlines() == [f"fit {k}  {name}" for k, name in enumerate(names, 1)]
+    lines = capsys.readouterr().out.splitlines()
+    fits = [line.split("  ")[:2] for line in lines[: len(names)]]
+    assert fits == [[f"fit {k}/6", name] for k, name in enumerate(names, 1)]
+    board = ensemble.leaderboard_
+    assert lines[len(names) :] == [f"{name}  mean score {score:.4f}" for name, score in board["candidate", "score"].rows()]

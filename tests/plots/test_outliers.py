@@ -91,7 +91,7 @@ def test_outliers_of_an_estimator(boosted) -> None:
         name: normal / own - 1
         for name, own, normal in table.drop_nulls()["task", "check_loss", "check_loss_if_normal"].iter_rows()
     }
-    assert checks_of(display) == [f"{100 * losses[name]:+.1f} %" for name in names_of(display)]
+    assert checks_of(display) == [f"{100 * losses[name]:+z.1f} %" for name in names_of(display)]
 
 
 def test_outliers_of_chosen_tasks_in_given_axes(boosted, tmp_path: Path) -> None:
