@@ -150,7 +150,7 @@ class CalibrationDisplay(Display):
     >>> from tabmtl import IndependentTasks, compare
     >>> from tabmtl.plots import CalibrationDisplay
     >>> X = np.random.default_rng(0).normal(size=(200, 3))
-    >>> comparison = compare([IndependentTasks()], X, X[:, 0] > 0, random_state=0)
+    >>> comparison = compare([IndependentTasks()], X, X[:, 0] + X[:, 1] > 0, random_state=0)
     >>> list(CalibrationDisplay.from_comparison(comparison).lines_)
     [('y', 'IndependentTasks')]
     """
