@@ -75,8 +75,9 @@ def _app() -> "App":
     registry = App(name="serve", help=serve.__doc__)
     for command in (demo.demo, compare.compare, train.train, sweep.sweep, registry):
         app.command(command)
-    for command in (saved.predict, saved.score):  # whose --data may be -
-        app.command(command, default_parameter=Parameter(allow_leading_hyphen=True))
+    dash = Parameter(allow_leading_hyphen=True)  # --data may be -
+    app.command(saved.predict, default_parameter=dash)
+    app.command(saved.score, default_parameter=dash)
     app.register_install_completion_command(help="Install completion for this shell: bash, zsh or fish.")
     # the value of its --rows begins with --data
     registry.command(serve.register, default_parameter=Parameter(allow_leading_hyphen=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from time import perf_counter
@@ -17,6 +18,7 @@ from tabmtl.comparison.rows import ComparedRows, as_read
 from tabmtl.encode import LabelCoder
 from tabmtl.ensemble import MultiTaskEnsemble
 from tabmtl.estimators.tables import MultiTaskEstimator
+from tabmtl.metrics.scores import mean_score
 from tabmtl.models.independent import IndependentTasks
 from tabmtl.models.mmoe import MMoE
 from tabmtl.models.multitabnet import MultiTabNet
@@ -232,8 +234,8 @@ def _line(name: str, frame: pl.DataFrame) -> str:
     row = frame.row(0, named=True)
     if row["error"] is not None:
         return f"{name}: {row['error']}"
-    mean = frame["score"].mean()
-    score = "no score is defined" if mean is None else f"mean score {mean:.4f}"
+    mean = mean_score(dict(frame.select("task", "score").iter_rows()))
+    score = "no score is defined" if math.isnan(mean) else f"mean score {mean:.4f}"
     return f"{name}: fitted in {row['fit_seconds']:.1f} s, {score}"
 
 

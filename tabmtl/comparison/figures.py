@@ -27,7 +27,7 @@ _MOST_PANELS, _MOST_CURVES = 12, 6
 #: Colours of Okabe and Ito (2008), which all kinds of colour vision tell apart.
 _COLOURS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#555555"]
 
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "svg.fonttype": "none",  # text stays text: it can be searched and read aloud
     "text.parse_math": False,  # a dollar in the name of a task is no formula
     "font.size": 9,

@@ -71,7 +71,7 @@ class ComparedRows:
             tested = coder.read(X_test, y_test)
             if values is not None and isinstance(groups, str) and has_column(X_test, groups):
                 _warn_of_known_groups(groups, values, read_groups(groups, X_test, len(tested), source="X_test"))
-            how = "they were given by the caller"
+            how = "given by the caller"
             return cls(coder=coder, fit=fit, X=X_test, y=y_test, batch=tested, n_fit=len(batch), how=how)
         group = group_equal_rows(batch) if values is None else number_groups(values)
         rng = np.random.default_rng(draw_seed(model.random_state))

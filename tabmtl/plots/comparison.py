@@ -150,7 +150,7 @@ class CalibrationDisplay(Display):
     >>> from tabmtl import IndependentTasks, compare
     >>> from tabmtl.plots import CalibrationDisplay
     >>> X = np.random.default_rng(0).normal(size=(200, 3))
-    >>> comparison = compare([IndependentTasks()], X, X[:, 0] > 0, random_state=0)
+    >>> comparison = compare([IndependentTasks()], X, X[:, 0] + X[:, 1] > 0, random_state=0)
     >>> list(CalibrationDisplay.from_comparison(comparison).lines_)
     [('y', 'IndependentTasks')]
     """
@@ -178,7 +178,12 @@ class CalibrationDisplay(Display):
             own = self.calibration.filter(task=task.name)
             for i, model in enumerate(models):
                 bins, panel = own.filter(model=model), self.axes_[task.name]
-                look = {"color": f"C{i}", "marker": _MARKERS[i % len(_MARKERS)], "markersize": 4, "linewidth": 1.2}
+                look: dict[str, Any] = {
+                    "color": f"C{i}",
+                    "marker": _MARKERS[i % len(_MARKERS)],
+                    "markersize": 4,
+                    "linewidth": 1.2,
+                }
                 (line,) = panel.plot(bins["predicted"], bins["observed"], label=model, **look)
                 self.lines_[task.name, model] = line
             _draw_frame(self.axes_[task.name], task, own)

@@ -68,8 +68,9 @@ class Display:
             raise ValueError("there is no task to draw: name some by tasks=, or leave it out for all")
         if ax is not None and len(tasks) > 1:
             raise ValueError(f"one ax cannot hold {len(tasks)} tasks: choose one by tasks=, or leave ax out")
-        panels = [ax]
-        if ax is None:
+        if ax is not None:
+            panels = [ax]
+        else:
             n_columns = min(len(tasks), abreast)
             n_rows = -(-len(tasks) // n_columns)
             panels = self._new_axes(n_rows, ncols=n_columns, figsize=(2 + 3 * n_columns, height * n_rows))
