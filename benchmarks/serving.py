@@ -10,7 +10,8 @@ row, are printed beside the measurements. Other work on the machine shows in p99
 - ``ONNX``: ``session.run`` alone, with the encoding of a frame, and with a frame of the answers.
 - ``boosted``: `predict`, the trees alone on encoded rows, and the models of `export_task`, each by the number of tasks.
 - ``MLflow``: ``mlflow models serve`` on loopback, beside a model that answers a constant under the same signature: the
-  floor, which is MLflow's own time.
+  floor, which is MLflow's own time. Then the parts of a request, one after the other, without the server: they say
+  where the time goes beyond the floor.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ from tabmtl.trees import tree_matrix
 NETWORKS = (MultiTabNet, SharedBottom)
 BOOSTED = (RMTGB, IndependentTasks)
 GOALS = {"eager": 1.0, "onnx": 0.5, "boosted": 0.1}  # ms, p50 of one row; boosted by task
-FLOOR = 1.25  # times MLflow's own latency
+FLOOR = 1.3  # times MLflow's own latency
 _DIFFERENT = 64  # requests before the first comes again
 _START_SECONDS = 180
 
@@ -177,6 +178,42 @@ def time_mlflow(estimator: Any, X: pl.DataFrame, given: Namespace) -> None:
                     report(f"MLflow: {name} over HTTP", rows, found, goal)
 
 
+def time_parts(estimator: Any, X: pl.DataFrame, given: Namespace) -> None:
+    """Time the parts of a request as the server's code runs them."""
+    from io import StringIO
+
+    import mlflow.pyfunc
+    from mlflow.pyfunc import scoring_server
+
+    from tabmtl.mlflow import save_model
+
+    with TemporaryDirectory() as folder:
+        save_model(estimator, Path(folder) / "model")
+        served_model = mlflow.pyfunc.load_model(str(Path(folder) / "model"))
+    schema, model = served_model.metadata.get_input_schema(), served_model._model_impl
+
+    def parse(body: str) -> Any:
+        return scoring_server.infer_and_parse_data(json.loads(body), schema)
+
+    def write(answer: Any) -> None:
+        scoring_server.predictions_to_json(answer, StringIO())
+
+    for rows in given.rows:
+        bodies = [_body(frame) for frame in frames_of(X, rows)]
+        parsed = [parse(body) for body in bodies]
+        read = [model._read(frame) for frame in parsed]
+        answers = [model.predict(frame) for frame in parsed]
+        sides: dict[str, tuple[Callable[[Any], object], Sequence[Any]]] = {
+            "MLflow parses the request": (parse, bodies),
+            "the model reads the frame": (model._read, parsed),
+            "the network answers": (estimator._read_and_answer, read),
+            "all of the model, from frame to frame": (model.predict, parsed),
+            "MLflow writes the answer": (write, answers),
+        }
+        for side, (ask, requests) in sides.items():
+            report(f"MLflow, parts: {side}", rows, latency(ask, requests, min(given.requests, 300)))
+
+
 def _body(frame: pl.DataFrame) -> str:
     return json.dumps({"dataframe_split": {"columns": frame.columns, "data": frame.rows()}})
 
@@ -221,6 +258,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"MLflow: skipped, {'--no-mlflow' if given.no_mlflow else 'it is not installed'}")
     else:
         time_mlflow(networks[0], X_test, given)
+        time_parts(networks[0], X_test, given)
 
 
 if __name__ == "__main__":
