@@ -2,6 +2,10 @@
 # PYTHON picks the interpreter (>= 3.11), VENV the folder of the environment; both may be given on the command line.
 PYTHON ?= python3
 VENV ?= .venv
+# Those of test-bounds.
+PYTHONS ?= 3.11 3.12 3.13 3.14
+# The CPU build of torch, which has an index of its own; UV_TORCH_BACKEND= takes that of the package index.
+export UV_TORCH_BACKEND ?= cpu
 BIN = $(abspath $(VENV))/bin
 
 export MPLBACKEND = Agg
@@ -11,7 +15,7 @@ export DO_NOT_TRACK = true
 export HF_HUB_DISABLE_TELEMETRY = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint format bench evidence clean
+.PHONY: help demo test test-all test-bounds lint format bench evidence dist clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -25,6 +29,17 @@ test: lint  ## lint, types, import order, and every test but the slow check_esti
 
 test-all: lint  ## the same with all checks of every face of every model
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --hypothesis-profile all $(ARGS)
+
+test-bounds: dist $(VENV)/.bounds  ## a smoke test of the wheel at the lower bounds, on each Python at hand; downloads torch for each
+	set -e; for python in $(PYTHONS); do \
+	    if ! $(BIN)/uv python find --quiet --no-python-downloads $$python >/dev/null 2>&1; then \
+	        echo "Python $$python: not at hand, left out"; continue; fi; \
+	    $(BIN)/uv venv --quiet --clear --no-project --no-python-downloads --python $$python build/bounds/$$python; \
+	    $(BIN)/uv pip install --quiet --python build/bounds/$$python --resolution lowest-direct --only-binary :all: \
+	        --requirements pyproject.toml; \
+	    $(BIN)/uv pip install --quiet --python build/bounds/$$python --no-deps dist/*.whl; \
+	    build/bounds/$$python/bin/python .ci/smoke.py; \
+	done
 
 lint: $(VENV)/.dev  ## ruff (rules and format), mypy, import-linter, and the rules of .ci/house_rules.py
 	$(BIN)/ruff check
@@ -46,6 +61,11 @@ evidence: $(VENV)/.bench  ## tables of scores against other models, on the data 
 	set -e; for name in scores boosting sharing experts sessions; do $(BIN)/python -m benchmarks.$$name $(ARGS); done
 	$(BIN)/python -m benchmarks.evidence --budget 21600 $(ARGS)
 
+dist: $(VENV)/.dist  ## the source archive and the wheel of this checkout in dist/, checked for the package index
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/python -m twine check --strict dist/*
+
 clean:  ## remove the environment and whatever was built
 	rm -rf $(VENV) build dist *.egg-info demo_output benchmark_output .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	rm -rf mlflow.db mlruns sweep.db*
@@ -60,6 +80,6 @@ $(VENV)/.pip:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
 	@touch $@
 
-$(VENV)/.demo $(VENV)/.dev $(VENV)/.bench: $(VENV)/.%: $(VENV)/.pip pyproject.toml
+$(VENV)/.demo $(VENV)/.dev $(VENV)/.bench $(VENV)/.dist $(VENV)/.bounds: $(VENV)/.%: $(VENV)/.pip pyproject.toml
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable . --group $*
 	@touch $@

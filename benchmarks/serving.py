@@ -195,6 +195,9 @@ def time_parts(estimator: Any, X: pl.DataFrame, given: Namespace) -> None:
     def parse(body: str) -> Any:
         return scoring_server.infer_and_parse_data(json.loads(body), schema)
 
+    def write(answer: Any) -> None:
+        scoring_server.predictions_to_json(answer, StringIO())
+
     for rows in given.rows:
         bodies = [_body(frame) for frame in frames_of(X, rows)]
         parsed = [parse(body) for body in bodies]
@@ -205,10 +208,7 @@ def time_parts(estimator: Any, X: pl.DataFrame, given: Namespace) -> None:
             "the model reads the frame": (model._read, parsed),
             "the network answers": (estimator._read_and_answer, read),
             "all of the model, from frame to frame": (model.predict, parsed),
-            "MLflow writes the answer": (
-                lambda answer: scoring_server.predictions_to_json(answer, StringIO()),
-                answers,
-            ),
+            "MLflow writes the answer": (write, answers),
         }
         for side, (ask, requests) in sides.items():
             report(f"MLflow, parts: {side}", rows, latency(ask, requests, min(given.requests, 300)))

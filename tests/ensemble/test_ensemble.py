@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from copy import copy
 from functools import partial
 
@@ -408,5 +407,5 @@ def test_fits_are_shown(capsys):
     lines = capsys.readouterr().out.splitlines()
     fits = [line.split("  ")[:2] for line in lines[: len(names)]]
     assert fits == [[f"fit {k}/6", name] for k, name in enumerate(names, 1)]
-    board = ensemble.leaderboard_
-    assert lines[len(names) :] == [f"{name}  mean score {score:.4f}" for name, score in board["candidate", "score"].rows()]
+    scores = ensemble.leaderboard_["candidate", "score"].rows()
+    assert lines[len(names) :] == [f"{name}  mean score {score:.4f}" for name, score in scores]
