@@ -35,19 +35,18 @@ extensions = [
     "losses",
 ]
 exclude_patterns = ["_build", "_generated", "_ext", "gallery", "Thumbs.db"]
-templates_path = ["_templates"]
 default_role = "py:obj"  # a name in single backticks is a link where the reference has it
 nitpicky = False
 
 myst_heading_anchors = 4
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 
-autosummary_generate = True
+autosummary_generate = False  # api_pages writes the pages, and autosummary their tables
 autodoc_typehints = "none"  # the numpydoc sections say the types
 autodoc_preserve_defaults = True
 autodoc_member_order = "bysource"
 maximum_signature_line_length = 88
-numpydoc_show_class_members = False  # the template of a class lists its methods
+numpydoc_show_class_members = False  # api_pages lists them
 
 sphinx_gallery_conf = {
     "examples_dirs": "gallery",

@@ -30,7 +30,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Pages of the API reference, by file."""
     folder = tmp_path_factory.mktemp("reference")
     api_pages.write_pages(folder / "api")
-    return {file.stem: file.read_text() for file in (folder / "api").iterdir()}
+    return {file.stem: file.read_text() for file in (folder / "api").glob("*.rst")}
 
 
 def test_every_public_name_is_in_the_reference(reference: dict[str, str]) -> None:
@@ -59,9 +59,37 @@ def test_what_pages_teach_to_import_is_in_the_reference(reference: dict[str, str
 def test_pages_that_did_not_change_are_not_written_again(tmp_path: Path) -> None:
     api_pages.write_pages(tmp_path)
     (tmp_path / "tabmtl.gone.rst").write_text("of a module that is no more")
-    before = {file: file.stat().st_mtime_ns for file in tmp_path.iterdir() if "gone" not in file.name}
+    before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.rst") if "gone" not in file.name}
     api_pages.write_pages(tmp_path)
-    assert {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()} == before
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.rst")} == before
+    assert tmp_path / "generated" / "tabmtl.MMoE.rst" in before
+
+
+def test_the_page_of_a_class_lists_what_the_package_documents() -> None:
+    page = api_pages.object_page("tabmtl", "MMoE", tabmtl.MMoE)
+    assert ".. automethod:: MMoE.score_intervals\n" in page
+    assert "get_params" not in page
+    assert "_request" not in page
+    face = api_pages.object_page("tabmtl", "MMoEClassifier", tabmtl.MMoEClassifier)
+    assert "MMoEClassifier.score\n" in face
+    assert "MMoEClassifier.fit\n" not in face
+    assert "those of :py:obj:`tabmtl.MMoE`" in face
+
+
+@pytest.mark.parametrize(
+    ("line", "escaped"),
+    [
+        ("sqrt(n |t|)", r"sqrt(n \|t\|)"),
+        ("exp(-|a - b| / l)", r"exp(-\|a - b\| / l)"),
+        ("``|reference| < 0.01``", "``|reference| < 0.01``"),
+        ("int | None, str | None", "int | None, str | None"),
+        (">>> a |b| c", ">>> a |b| c"),
+    ],
+)
+def test_absolute_values_are_no_substitutions(line: str, escaped: str) -> None:
+    lines = [line]
+    api_pages.escape_bars(None, "class", "", None, None, lines)  # type: ignore[arg-type]
+    assert lines == [escaped]
 
 
 @pytest.mark.parametrize("file", sorted(GALLERY.glob("plot_*.py")), ids=lambda file: file.stem)
@@ -99,7 +127,7 @@ def test_links_of_pages_lead_somewhere(page: Path) -> None:
 def test_a_capability_is_tried() -> None:
     assert capabilities.outcome_of(capabilities.fit_long_table, tabmtl.SharedTrees) == ""
     assert capabilities.outcome_of(capabilities.fit_long_table, tabmtl.ESMM) != ""
-    assert "export_onnx" in capabilities.outcome_of(capabilities.export_onnx, tabmtl.SharedTrees)
+    assert "export_onnx" in capabilities.outcome_of(capabilities.has_onnx, tabmtl.SharedTrees)
     with pytest.raises(ZeroDivisionError):
         capabilities.outcome_of(lambda cls: 1 / 0, tabmtl.SharedTrees)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import pkgutil
+import re
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -20,9 +21,13 @@ if TYPE_CHECKING:
 
 #: Modules without `__all__` for authors of models, and the packages that hold more of them.
 FOR_AUTHORS = ("tabmtl.testing", "tabmtl.params", "tabmtl.onnx.export", "tabmtl.estimators", "tabmtl.nn")
+#: Where estimators for targets of one sort differ from those they derive from.
+FACES = "tabmtl.estimators.faces"
 #: Titles of the groups of names on a page, in their order.
 GROUPS = ("Estimators", "For targets of one sort", "Classes", "Functions", "Warnings and errors")
 FOLDER = "api"
+#: An absolute value, in a line of a docstring.
+BARS = re.compile(r"(?<![`\w|])\|([^|`\s](?:[^|`]*[^|`\s])?)\|(?![`\w|])")
 
 
 def public_modules() -> Iterator[tuple[ModuleType, list[str]]]:
@@ -53,11 +58,36 @@ def group_of(value: Any) -> str | None:
     return "Estimators" if getattr(value, "_target_kind", None) is None else "For targets of one sort"
 
 
-def own_methods(fullname: str, methods: list[str]) -> list[str]:
-    """Return the methods of a class that the package documents, those of scikit-learn and torch left out."""
-    module, _, name = fullname.rpartition(".")
-    cls = getattr(import_module(module), name)
-    return [method for method in methods if _is_own(cls, method)]
+def own_methods(cls: type) -> list[str]:
+    """Return the methods to list on the page of a class: those that the package documents.
+
+    Methods of scikit-learn and torch are left out. An estimator for targets of one sort has those that make it one.
+    """
+    home = FACES if group_of(cls) == GROUPS[1] else "tabmtl"
+    names = sorted(name for name in dir(cls) if not name.startswith("_") and inspect.isroutine(getattr(cls, name)))
+    # scikit-learn adds set_fit_request and the like to every class
+    return [name for name in names if _is_own(cls, name, home) and not name.endswith("_request")]
+
+
+def free_sibling(cls: type) -> str | None:
+    """Return the name of the estimator for targets of any sort that an estimator for one sort derives from."""
+    free = [base.__name__ for base in cls.__mro__[1:] if group_of(base) == GROUPS[0]]
+    return free[0] if group_of(cls) == GROUPS[1] else None
+
+
+def object_page(module: str, name: str, value: Any) -> str:
+    """Return the page of a class or function, as reStructuredText."""
+    kind = {"Functions": "function", "Warnings and errors": "exception"}.get(group_of(value) or "", "class")
+    lines = [name, "=" * len(name), "", f".. currentmodule:: {module}", "", f".. auto{kind}:: {name}", ""]
+    methods = own_methods(value) if kind == "class" else []
+    if methods:
+        listed = [f"{name}.{method}" for method in methods]
+        lines += ["   .. rubric:: Methods", "", "   .. autosummary::", "", *(f"      {each}" for each in listed), ""]
+        lines += [f"   .. automethod:: {each}" for each in listed] + [""]
+    if kind == "class" and free_sibling(value):
+        lines += [f"   All other methods are those of :py:obj:`{module}.{free_sibling(value)}`.", ""]
+    lines += [f".. minigallery:: {module}.{name}", "   :add-heading: Examples that use it", "   :heading-level: -", ""]
+    return "\n".join(lines)
 
 
 def module_page(module: ModuleType, names: list[str]) -> str:
@@ -68,8 +98,8 @@ def module_page(module: ModuleType, names: list[str]) -> str:
     for group in GROUPS:
         members = [name for name in names if group_of(getattr(module, name)) == group]
         if members:
-            lines += [group, "-" * len(group), "", ".. autosummary::", "   :toctree: generated", ""]
-            lines += [f"   {name}" for name in members] + [""]
+            lines += [group, "-" * len(group), "", ".. autosummary::", "", *(f"   {name}" for name in members), ""]
+            lines += [".. toctree::", "   :hidden:", "", *(f"   generated/{title}.{name}" for name in members), ""]
     values = [name for name in names if group_of(getattr(module, name)) is None]
     if values:
         lines += ["Values", "------", ""]
@@ -78,19 +108,34 @@ def module_page(module: ModuleType, names: list[str]) -> str:
     return "\n".join(lines)
 
 
-def write_pages(folder: Path) -> None:
-    """Write the index and the page of every module; pages that did not change are left alone."""
-    folder.mkdir(exist_ok=True)
-    pages = {module.__name__: module_page(module, names) for module, names in public_modules()}
+def pages() -> dict[str, str]:
+    """Return all pages: the index, one for every module, and one for every class and function."""
+    found, objects = {}, {}
+    for module, names in public_modules():
+        found[module.__name__] = module_page(module, names)
+        values = {name: getattr(module, name) for name in names}
+        for name, value in values.items():
+            if group_of(value):
+                objects[f"generated/{module.__name__}.{name}"] = object_page(module.__name__, name, value)
     index = ["API reference", "=============", "", "Every public name, by the module that it is imported from.", ""]
-    index += [".. toctree::", "   :maxdepth: 1", "", *(f"   {name}" for name in pages), ""]
-    for name, text in {"index": "\n".join(index), **pages}.items():
-        file = folder / f"{name}.rst"
+    index += [".. toctree::", "   :maxdepth: 1", "", *(f"   {name}" for name in found), ""]
+    return {"index": "\n".join(index), **found, **objects}
+
+
+def write_pages(folder: Path) -> None:
+    """Write all pages; those that did not change are left alone, and those of names that are gone are removed."""
+    (folder / "generated").mkdir(parents=True, exist_ok=True)
+    texts = {folder / f"{name}.rst": text for name, text in pages().items()}
+    for file, text in texts.items():
         if not file.exists() or file.read_text() != text:
             file.write_text(text)
-    for file in folder.glob("*.rst"):
-        if file.stem not in {"index", *pages}:
-            file.unlink()
+    for file in {*folder.rglob("*.rst")} - texts.keys():
+        file.unlink()
+
+
+def escape_bars(app: Sphinx, kind: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
+    """Escape the bars of an absolute value, which reStructuredText takes for a substitution; docstrings have none."""
+    lines[:] = [line if line.lstrip().startswith(">>>") else BARS.sub(r"\\|\1\\|", line) for line in lines]
 
 
 def _defined(module: ModuleType) -> list[str]:
@@ -99,13 +144,13 @@ def _defined(module: ModuleType) -> list[str]:
     return [name for name in own if not name.startswith("_")]
 
 
-def _is_own(cls: type, method: str) -> bool:
+def _is_own(cls: type, method: str, home: str) -> bool:
     owner = next((base for base in cls.__mro__ if method in vars(base)), None)
-    return owner is not None and owner.__module__.startswith("tabmtl") and bool(getattr(cls, method).__doc__)
+    return owner is not None and owner.__module__.startswith(home) and bool(getattr(cls, method).__doc__)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Write the pages before autosummary looks for them."""
-    app.config.autosummary_context = {"own_methods": own_methods}
-    app.connect("builder-inited", lambda app: write_pages(Path(app.srcdir, FOLDER)), priority=100)
+    """Write the pages before Sphinx looks for sources."""
+    app.connect("config-inited", lambda app, config: write_pages(Path(app.srcdir, FOLDER)))
+    app.connect("autodoc-process-docstring", escape_bars)
     return {"parallel_read_safe": True}

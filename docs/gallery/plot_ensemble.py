@@ -15,16 +15,16 @@ from tabmtl import IndependentTasks, MultiTaskEnsemble, SharedBottom, SharedTree
 from tabmtl.pipelines.datasets import load
 
 portal = load("portal")
-X, y = (part.sample(1000, seed=0, shuffle=True) for part in portal.part("train"))
+X, y = (part.sample(700, seed=0, shuffle=True) for part in portal.part("train"))
 X_test, y_test = (part.sample(3000, seed=1) for part in portal.part("test"))
 y = y.with_columns(pl.when(pl.int_range(pl.len()) < 200).then("male").alias("male"))
 
 candidates = {
     "LightGBM per target": IndependentTasks(),
     "SharedTrees": SharedTrees(n_estimators_task=0),
-    "SharedBottom": SharedBottom(hidden=(64,), epochs=20),
+    "SharedBottom": SharedBottom(hidden=(64,), epochs=10),
 }
-model = MultiTaskEnsemble(candidates=candidates, n_folds=3, tasks=portal.tasks, random_state=0).fit(X, y)
+model = MultiTaskEnsemble(candidates=candidates, n_folds=2, tasks=portal.tasks, random_state=0).fit(X, y)
 model.leaderboard_
 
 # %%

@@ -15,9 +15,9 @@ from tabmtl import IndependentTasks, MMoE, multitask_gain
 from tabmtl.synth import make_multitab_bench
 
 pairs = np.kron(np.eye(2), [[1, 0.9], [0.9, 1]])
-bench = make_multitab_bench(1500, 8, 4, correlation=pairs, degrees=(2, 2, 2, 2), standardize=True, random_state=0)
+bench = make_multitab_bench(1000, 8, 4, correlation=pairs, degrees=(2, 2, 2, 2), standardize=True, random_state=0)
 test = bench.draw(2000, random_state=1)
-model = MMoE(n_experts=4, expert_hidden=(32, 16), epochs=25, random_state=0).fit(bench.X, bench.y)
+model = MMoE(n_experts=4, expert_hidden=(32, 16), epochs=15, random_state=0).fit(bench.X, bench.y)
 
 # %%
 # The mean weight of every expert in every gate; an expert that no gate needs would be drawn in red.

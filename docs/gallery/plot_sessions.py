@@ -13,7 +13,7 @@ import polars as pl
 from tabmtl.sessions import VSKNN, M2TRec, Popularity
 from tabmtl.synth import make_sessions
 
-log = make_sessions(2000, 150, random_state=0)
+log = make_sessions(1500, 120, random_state=0)
 train, test = log.split()
 log.items.head(3)
 

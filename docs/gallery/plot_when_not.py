@@ -12,7 +12,7 @@ angles.
 from tabmtl import IndependentTasks, SharedBottom, SharedBottomRegressor, multitask_gain
 from tabmtl.synth import make_multitab_bench
 
-options = {"hidden": (32, 16), "epochs": 30, "random_state": 0}
+options = {"hidden": (32, 16), "epochs": 20, "random_state": 0}
 gains = {}
 for name, correlation in (("related", 0.95), ("unrelated", 0.0)):
     bench = make_multitab_bench(
