@@ -3,7 +3,7 @@ A network of your own
 =====================
 
 Write how a row becomes features of each task, and get all the rest: kinds, missing labels, long tables, balancing,
-early stopping, files, ONNX. This is a residual trunk with a small layer per task, in thirty lines.
+early stopping, files, ONNX. This is a residual trunk with a small head per task, in thirty lines.
 """
 
 # %%
@@ -14,7 +14,7 @@ from torch import nn
 
 from tabmtl import IndependentTasks, SharedBottom
 from tabmtl.estimators.network import VectorEstimator
-from tabmtl.nn.layers import Boundary
+from tabmtl.nn.layers import Boundary, Towers
 from tabmtl.nn.task_network import TaskNetwork
 from tabmtl.params import Count
 from tabmtl.synth import make_multitab_bench
@@ -25,21 +25,21 @@ class ResidualNetwork(TaskNetwork):
 
     def __init__(self, columns, tasks, options):
         super().__init__()
-        self.n_tasks, self.vector = len(tasks), options._vector(columns)
+        self.vector = options._vector(columns)
         width = self.vector.width
         self.blocks = nn.ModuleList(
             nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
             for _ in range(options.n_blocks)
         )
         self.shared = Boundary()  # all tasks share the layers up to here
-        self.heads = options._heads(width, tasks)
+        self.heads = Towers(width, [task.width for task in tasks], hidden=32, n_members=options.n_members)
 
     def task_features(self, x_num, x_cat, own=None):
-        """Return features (B, T, width); in a long table T is 1."""
+        """Return features (B, width), which all tasks read; features of each task are (B, T, width)."""
         x = self.vector(x_num, x_cat)
         for block in self.blocks:
             x = x + block(x)
-        return self.shared(x)[:, None].expand(-1, self.n_tasks if own is None else 1, -1)
+        return self.shared(x)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -35,7 +35,7 @@ order = np.argsort(np.abs(contributions).mean(axis=0))[-7:]
 names = booster.feature_name()
 jitter = np.random.default_rng(0).uniform(-0.2, 0.2, len(values))
 for height, j in enumerate(order):
-    plt.scatter(contributions[:, j], height + jitter, s=6, alpha=0.5)
+    plt.scatter(contributions[:, j], height + jitter, s=6, alpha=0.5, color="C0")
 plt.yticks(range(len(order)), [names[j] for j in order])
 plt.axvline(0, color="grey", lw=0.8)
 plt.xlabel(f"SHAP value in gram, around {expected:.1f} g")

@@ -37,8 +37,8 @@ for ax, (name, gain) in zip(axes, gains.items(), strict=True):
     ax.set_title(f"{name} targets: {ax.get_title()}", fontsize="medium")
 
 # %%
-# Related targets gain more. So measure before you share: ``multitask_gain`` does, and ``MultiTaskEnsemble`` keeps to
-# single-task models where sharing does not pay.
+# Unrelated targets lose, and more than related ones. So measure before you share: ``multitask_gain`` does, and
+# ``MultiTaskEnsemble`` keeps to single-task models where sharing does not pay.
 difference = {name: gain.table["difference"].mean() for name, gain in gains.items()}
-assert difference["related"] > difference["unrelated"]
+assert difference["unrelated"] < min(0, difference["related"])
 difference
