@@ -15,7 +15,7 @@ export DO_NOT_TRACK = true
 export HF_HUB_DISABLE_TELEMETRY = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-bounds lint format bench evidence dist clean
+.PHONY: help demo test test-all test-bounds lint format docs visit-docs bench evidence dist clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -27,7 +27,7 @@ demo: $(VENV)/.demo  ## train on real flights, say per task whether multi-task l
 test: lint  ## lint, types, import order, and every test but the slow check_estimator runs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not all_faces" $(ARGS)
 
-test-all: lint  ## the same with all checks of every face of every model
+test-all: lint docs  ## the same with all checks of every face of every model, and the site with its examples
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --hypothesis-profile all $(ARGS)
 
 test-bounds: dist $(VENV)/.bounds  ## a smoke test of the wheel at the lower bounds, on each Python at hand; downloads torch for each
@@ -52,6 +52,12 @@ format: $(VENV)/.dev  ## sort imports, apply safe fixes, format
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+docs: $(VENV)/.docs  ## the site, with its examples, in docs/_build/html; a warning is an error
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html $(ARGS)
+
+visit-docs: docs  ## visit every page in headless Chromium (apt-get install chromium chromium-driver), screenshots in docs/_build
+	$(BIN)/python .ci/visit_site.py docs/_build/html
+
 bench: $(VENV)/.bench  ## training speed against plain references and torch-rechub, one thread
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.speed $(ARGS)
 	OMP_NUM_THREADS=1 POLARS_MAX_THREADS=1 $(BIN)/python -m benchmarks.boosting_speed $(ARGS)
@@ -68,7 +74,7 @@ dist: $(VENV)/.dist  ## the source archive and the wheel of this checkout in dis
 
 clean:  ## remove the environment and whatever was built
 	rm -rf $(VENV) build dist *.egg-info demo_output benchmark_output .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	rm -rf mlflow.db mlruns sweep.db*
+	rm -rf mlflow.db mlruns sweep.db* docs/_build docs/_generated docs/api docs/examples
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Stamps: an environment is made once, and a group is installed again when pyproject.toml changes.
@@ -80,6 +86,6 @@ $(VENV)/.pip:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
 	@touch $@
 
-$(VENV)/.demo $(VENV)/.dev $(VENV)/.bench $(VENV)/.dist $(VENV)/.bounds: $(VENV)/.%: $(VENV)/.pip pyproject.toml
+$(VENV)/.demo $(VENV)/.dev $(VENV)/.docs $(VENV)/.bench $(VENV)/.dist $(VENV)/.bounds: $(VENV)/.%: $(VENV)/.pip pyproject.toml
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable . --group $*
 	@touch $@

@@ -26,7 +26,11 @@ OPTIONAL = {
 }
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    *(ROOT / "README.md", ROOT / "CONTRIBUTING.md"),
+    # those in folders such as _build are made of the others
+    *(page for page in sorted((ROOT / "docs").rglob("*.md")) if "/_" not in page.relative_to(ROOT).as_posix()),
+]
 
 #: A fence: its indentation, its marks, what is said behind them, its text.
 FENCE = re.compile(r"^([ \t]*)(`{3,}|~{3,})[ \t]*([^\n`]*)\n(.*?)^[ \t]*\2[`~]*[ \t]*$", re.M | re.S)

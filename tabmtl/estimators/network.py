@@ -116,7 +116,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         With ``keep="task"``: the weights of kept epochs other than that of ``weights_``.
     task_snapshot_ : ndarray of int, shape (T,) or (0,)
         With ``keep="task"``: weights of every task; 0 is ``weights_``, and k is ``task_weights_[k - 1]``.
-    feature_importances_ : ndarray of shape (n_features_in_,)
+    feature_importances_ : ndarray of shape (n_features,)
         How much the mean validation score of the tasks falls where a feature is shuffled among the validation rows,
         at most 1 000 of them; 0 of a task column. Features that say the same stand in for each other, so both look
         unimportant. Measured when it is first asked for, or saved. Not there where no rows were validated, nor in a
@@ -352,7 +352,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
 
     @property
     def feature_importances_(self) -> np.ndarray:
-        """How much validation scores fall where a feature is shuffled, (n_features_in_,); see the attributes."""
+        """How much validation scores fall where a feature is shuffled, (n_features,); see the attributes."""
         check_is_fitted(self)
         self._measure()
         if self._importances is None:

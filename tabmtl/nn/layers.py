@@ -126,7 +126,7 @@ class Members(nn.Module):
             self.scale = nn.Parameter(signs.repeat_interleave(shape[-1], dim=-1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Take inputs (B, *shape) to those of all members (k B, *shape)."""
+        """Take inputs (B, ...) to those of all members (k B, ...)."""
         return x if self.scale is None else (x * self.scale[:, None]).flatten(0, 1)
 
 

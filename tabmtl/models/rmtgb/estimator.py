@@ -99,9 +99,9 @@ class RMTGB(BoostedEstimator):
     block_rounds_ : polars.DataFrame
         Rounds of the stages in every task's prediction: ``shared``, ``outlier``, ``own``; of a task that goes alone,
         ``own`` only.
-    feature_importances_ : ndarray of shape (n_features_in_,)
+    feature_importances_ : ndarray of shape (n_features,)
         Each feature's share in the total gain of all splits; 0 of a task column.
-    block_importances_ : ndarray of shape (3, n_features_in_)
+    block_importances_ : ndarray of shape (3, n_features)
         Its parts of stages 1, 2 and 3.
 
     Notes

@@ -187,7 +187,7 @@ class SharedTrees(BoostedEstimator):
     ----------
     rounds_ : polars.DataFrame
         A row per task: ``task``; ``n_labels`` that the kept fit learned from; its trees, ``shared`` and ``own``.
-    feature_importances_ : ndarray of shape (n_features_in_,)
+    feature_importances_ : ndarray of shape (n_features,)
         Each feature's share in the total gain of all splits; 0 of a task column.
 
     Notes

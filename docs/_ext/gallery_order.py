@@ -1,0 +1,29 @@
+"""The order of the examples: a story a line, from the first minutes to production."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ORDER = (
+    "plot_start.py",
+    "plot_few_labels.py",
+    "plot_missing_labels.py",
+    "plot_when_not.py",
+    "plot_ensemble.py",
+    "plot_long_table.py",
+    "plot_outlier_tasks.py",
+    "plot_funnel.py",
+    "plot_experts.py",
+    "plot_own_network.py",
+    "plot_sessions.py",
+    "plot_sweep.py",
+    "plot_shap.py",
+    "plot_files.py",
+    "plot_onnx.py",
+    "plot_mlflow.py",
+)
+
+
+def place(file: str) -> int:
+    """Return the place of an example in the gallery; one that is not listed is an error."""
+    return ORDER.index(Path(file).name)

@@ -1,0 +1,167 @@
+"""What the site says, as far as it can be checked without building it: `make docs` builds it, and runs its examples."""
+
+from __future__ import annotations
+
+import ast
+import re
+from importlib import import_module
+from pathlib import Path
+
+import api_pages
+import capabilities
+import losses
+import pytest
+from gallery_order import ORDER, place
+from test_docs import PAGES, ROOT, module_names, python_blocks
+from visit_site import Visit
+
+import tabmtl
+from benchmarks.evidence_report import CATBOOST, ENSEMBLE, LIGHTGBM, flatten
+
+GALLERY = ROOT / "docs" / "gallery"
+#: A link that is no address of the web; the target may have a title.
+LINK = re.compile(r"\]\((?!https?:|mailto:)([^)\s]+)\)")
+HEADING = re.compile(r"^#{1,6} +(.+?) *$", re.M)
+FENCED = re.compile(r"^(`{3,}).*?^\1", re.M | re.S)
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Pages of the API reference, by file."""
+    folder = tmp_path_factory.mktemp("reference")
+    api_pages.write_pages(folder / "api")
+    return {file.stem: file.read_text() for file in (folder / "api").glob("*.rst")}
+
+
+def test_every_public_name_is_in_the_reference(reference: dict[str, str]) -> None:
+    names = set(re.findall(r"^(?:   |\.\. py:data:: )(\w+)$", "".join(reference.values()), re.M))
+    for module in map(import_module, module_names()):
+        missing = set(getattr(module, "__all__", ())) - names
+        assert not missing, f"{module.__name__}: {missing}"
+
+
+def test_a_name_stands_at_one_door(reference: dict[str, str]) -> None:
+    assert "   MultiTaskEnsemble\n" in reference["tabmtl"]
+    assert "tabmtl.ensemble" not in reference  # the package exports all that it has
+    assert all(f"   {name}\n" in reference["index"] for name in reference if name != "index")
+
+
+def test_what_pages_teach_to_import_is_in_the_reference(reference: dict[str, str]) -> None:
+    for page in PAGES:
+        for line, block in python_blocks(page):
+            for node in ast.walk(ast.parse(block)):
+                if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tabmtl"):
+                    names = [alias.name for alias in node.names if alias.name[0] != "_"]
+                    missing = [name for name in names if not any(f"   {name}\n" in text for text in reference.values())]
+                    assert not missing, f"{page.name}:{line}: {missing}"
+
+
+def test_pages_that_did_not_change_are_not_written_again(tmp_path: Path) -> None:
+    api_pages.write_pages(tmp_path)
+    (tmp_path / "tabmtl.gone.rst").write_text("of a module that is no more")
+    before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.rst") if "gone" not in file.name}
+    api_pages.write_pages(tmp_path)
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.rst")} == before
+    assert tmp_path / "generated" / "tabmtl.MMoE.rst" in before
+
+
+def test_the_page_of_a_class_lists_what_the_package_documents() -> None:
+    page = api_pages.object_page("tabmtl", "MMoE", tabmtl.MMoE)
+    assert ".. automethod:: MMoE.score_intervals\n" in page
+    assert "get_params" not in page
+    assert "_request" not in page
+    face = api_pages.object_page("tabmtl", "MMoEClassifier", tabmtl.MMoEClassifier)
+    assert "MMoEClassifier.score\n" in face
+    assert "MMoEClassifier.fit\n" not in face
+    assert "those of :py:obj:`tabmtl.MMoE`" in face
+
+
+@pytest.mark.parametrize(
+    ("line", "escaped"),
+    [
+        ("sqrt(n |t|)", r"sqrt(n \|t\|)"),
+        ("exp(-|a - b| / l)", r"exp(-\|a - b\| / l)"),
+        ("``|reference| < 0.01``", "``|reference| < 0.01``"),
+        ("int | None, str | None", "int | None, str | None"),
+        (">>> a |b| c", ">>> a |b| c"),
+    ],
+)
+def test_absolute_values_are_no_substitutions(line: str, escaped: str) -> None:
+    lines = [line]
+    api_pages.escape_bars(None, "class", "", None, None, lines)  # type: ignore[arg-type]
+    assert lines == [escaped]
+
+
+@pytest.mark.parametrize("file", sorted(GALLERY.glob("plot_*.py")), ids=lambda file: file.stem)
+def test_an_example_compiles_and_has_a_place_and_a_title(file: Path) -> None:
+    text = file.read_text()
+    compile(text, str(file), "exec")
+    title, line, _ = (ast.get_docstring(ast.parse(text)) or "").split("\n", 2)
+    assert line == "=" * len(title)
+    assert place(str(file)) >= 0
+
+
+def test_the_gallery_has_what_it_lists() -> None:
+    assert {file.name for file in GALLERY.glob("plot_*.py")} == set(ORDER)
+    assert len(ORDER) >= 12
+
+
+def anchors(page: Path) -> set[str]:
+    """Places of a page, as GitHub and the site name them."""
+    titles = HEADING.findall(FENCED.sub("", page.read_text(encoding="utf-8")))
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_of_pages_lead_somewhere(page: Path) -> None:
+    for link in LINK.findall(FENCED.sub("", page.read_text(encoding="utf-8"))):
+        name, _, anchor = link.partition("#")
+        if name.startswith("examples/"):
+            assert name.removeprefix("examples/") + ".py" in ORDER, link
+            continue
+        target = page.parent / name if name else page
+        assert target.is_file(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def test_a_capability_is_tried() -> None:
+    assert capabilities.outcome_of(capabilities.fit_long_table, tabmtl.SharedTrees) == ""
+    assert capabilities.outcome_of(capabilities.fit_long_table, tabmtl.ESMM) != ""
+    assert "export_onnx" in capabilities.outcome_of(capabilities.has_onnx, tabmtl.SharedTrees)
+    with pytest.raises(ZeroDivisionError):
+        capabilities.outcome_of(lambda cls: 1 / 0, tabmtl.SharedTrees)
+
+
+def test_the_matrix_says_what_was_tried() -> None:
+    row = dict.fromkeys(capabilities.CASES, "")
+    outcomes = {"A": row, "B": row | {"ONNX": "B has none"}, "C": row | {"ONNX": "C has none"}}
+    table = capabilities.matrix(outcomes).splitlines()
+    assert [line.count(capabilities.NO) for line in table[2:]] == [0, 1, 1]
+    assert capabilities.refusals(outcomes) == "- **ONNX**: B, C: ... has none\n"
+
+
+def test_lost_cases_are_those_beyond_two_errors() -> None:
+    def record(model: str, seed: int, score: float, target: str) -> dict[str, object]:
+        facts = {"part": "labels", "set": "portal", "target": target, "amount": 50, "seed": seed, "model": model}
+        return facts | {"scores": {"AUC": {target: score}}}
+
+    scores = {LIGHTGBM: (0.7, 0.71), CATBOOST: (0.5, 0.5), ENSEMBLE: (0.6, 0.61), "SharedTrees": (0.5, 0.95)}
+    records = [
+        record(model, seed, score + shift, target)
+        for target, shift in (("a", 0.0), ("b", 0.01))
+        for model, pair in scores.items()
+        for seed, score in enumerate(pair)
+    ]
+    page = losses.page(flatten(records))
+    lost = [line for line in page.split("lost\n")[1].splitlines() if line.startswith("| portal")]
+    assert len(lost) == 2
+    assert all(ENSEMBLE in line and "**-0.1000**" in line and LIGHTGBM in line for line in lost)
+    assert "| SharedTrees | 2 | 0 | 0 | 2 |" in page
+
+
+def test_dead_links_of_the_site_are_found(tmp_path: Path) -> None:
+    (tmp_path / "a.html").touch()
+    visit = Visit(tmp_path, "http://x", places={"a.html": {"here"}})
+    links = ("a.html", "a.html#here", "a.html#there", "b.html")
+    visit.links = [("a.html", f"http://x/{link}") for link in links]
+    assert list(visit.dead_links()) == ["a.html: dead link to a.html#there", "a.html: dead link to b.html"]
