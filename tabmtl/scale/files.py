@@ -122,7 +122,7 @@ def predict_file(
         As `predict_files` does, or if the output is the input, or neither Parquet nor CSV by its name.
     """
     _check_model(model, method)
-    (file,) = _one_file(path)
+    file = _one_file(path)
     place = Path(output)
     if not is_table(str(output)):
         raise ValueError(f"{output} is neither .parquet nor .csv by its name; call the answers by one of the two")
@@ -168,7 +168,7 @@ def score_file(model: MultiTaskEstimator, path: str | PathLike[str], *, level: f
     ('y', 'r2', 100)
     """
     _check_model(model, "predict")
-    (file,) = _one_file(path)
+    file = _one_file(path)
     targets = model._coder.labels.names
     scan, names = _scan(model._coder, file, targets, "are the targets of the model")
     frame = scan.collect()
@@ -177,11 +177,11 @@ def score_file(model: MultiTaskEstimator, path: str | PathLike[str], *, level: f
     return model.score_intervals(_rows(frame, names, model._coder), frame.select(cs.by_name(*targets)), level=level)
 
 
-def _one_file(path: str | PathLike[str]) -> tuple[str, ...]:
+def _one_file(path: str | PathLike[str]) -> str:
     files = find_files(path)
     if len(files) > 1:
         raise ValueError(f"{path} names {len(files)} files, expected one; predict_files answers several")
-    return files
+    return files[0]
 
 
 def _check_model(model: Any, method: str) -> None:
