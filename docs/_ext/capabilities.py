@@ -48,7 +48,7 @@ def fitted(cls: Any) -> Any:
 def fit_long_table(cls: Any) -> None:
     """Fit a table with one task per row."""
     need(cls, "task_column")
-    tiny(cls, task_column="school").fit(*long_table())
+    tiny(cls, task_column="school", tasks=None).fit(*long_table())
 
 
 def fit_funnel(cls: Any) -> None:

@@ -41,7 +41,6 @@ of_clicked = naive.predict_proba(fresh.X)["conversion"][:, 1]
 truth = fresh.expected["cvr"].to_numpy()
 rate = log.y.filter(clicked)["conversion"].mean()
 means = {"truth": truth.mean(), "ESMM": of_funnel.mean(), "from clicks": of_clicked.mean(), "rate of clicks": rate}
-means
 
 # %%
 import matplotlib.pyplot as plt

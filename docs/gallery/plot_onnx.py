@@ -1,6 +1,6 @@
 """
-One row in a fraction of a millisecond
-======================================
+One row without torch: ONNX
+===========================
 
 A fitted network becomes an ONNX file, which runs without Python's torch, in any language that has ONNX Runtime.
 Before it is written, it is compared with the network.
@@ -9,7 +9,7 @@ Before it is written, it is compared with the network.
 # %%
 # Train on flights, and export.
 import tempfile
-from time import perf_counter
+from time import process_time
 
 import numpy as np
 import onnxruntime
@@ -42,16 +42,15 @@ assert np.allclose(np.asarray(theirs).ravel(), ours, rtol=1e-3, atol=1e-3)
 
 
 # %%
-# Milliseconds for one row, from a frame to named answers, on the machine that built this page, which others may
-# have used at the same time.
+# CPU milliseconds for one row, from a frame to named answers, on the machine that built this page.
 def milliseconds(answer) -> list[float]:
-    """Time single rows."""
+    """Time single rows, after a few to warm up."""
     times = []
     for i in range(60):
         row = X_test[i : i + 1]
-        start = perf_counter()
+        start = process_time()
         answer(row)
-        times.append(1000 * (perf_counter() - start))
+        times.append(1000 * (process_time() - start))
     return times[10:]
 
 
@@ -64,6 +63,6 @@ times = {
 import matplotlib.pyplot as plt
 
 plt.boxplot(list(times.values()), tick_labels=list(times), showfliers=False)
-plt.ylabel("milliseconds for one row")
+plt.ylabel("CPU milliseconds for one row")
 plt.ylim(bottom=0)
 plt.show()
