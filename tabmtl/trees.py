@@ -12,7 +12,7 @@ import lightgbm as lgb
 import numpy as np
 from scipy.sparse import csr_array
 
-from tabmtl.forks import count_threads
+from tabmtl.processes.forks import count_threads
 from tabmtl.params import Count, Jobs, NonNegative, Positive, Share, WholeShare, check_count
 from tabmtl.schema import FIRST_LEVEL, Batch, Columns, warn_user
 from tabmtl.storage.lightgbm_text import TreeText

@@ -21,9 +21,9 @@ from tabmtl.ensemble.trials import Trial, Trials, fit_candidate
 from tabmtl.estimators.base import NotHere
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.tables import MultiTaskEstimator, TableState
-from tabmtl.forks import count_threads
 from tabmtl.models.independent import IndependentTasks
 from tabmtl.params import Jobs, Positive, check_count, near
+from tabmtl.processes.forks import count_threads
 from tabmtl.schema import Batch
 from tabmtl.training.hooks import show_progress
 

@@ -14,6 +14,7 @@ import torch
 
 from tabmtl.estimators.base import SavableEstimator
 from tabmtl.params import BatchSize, Count, CountOrZero, Jobs, NonNegative, Positive, Rate, Share, check_callback
+from tabmtl.processes.group import ALONE, Group
 from tabmtl.storage.stored import Stored
 from tabmtl.training.device import Device, find_device
 from tabmtl.training.epochs import Loop, OnEpoch, Record, Snapshots, run_epochs
@@ -103,15 +104,27 @@ class TrainedEstimator(SavableEstimator):
         """Build the fitted network from ``weights_`` and the parameters of fit, on the CPU."""
 
     def _run_epochs(
-        self, network: torch.nn.Module, loop: Loop, *, validated: bool, describe: Describe, on_epoch: OnEpoch | None
+        self,
+        network: torch.nn.Module,
+        loop: Loop,
+        *,
+        validated: bool,
+        describe: Describe,
+        on_epoch: OnEpoch | None,
+        group: Group = ALONE,
     ) -> tuple[list[Record], Snapshots]:
-        """Train a network by the parameters; see `tabmtl.training.epochs.run_epochs`."""
-        with show_progress(self.epochs, describe) if self.verbose else nullcontext() as show:
+        """Train a network by the parameters; see `tabmtl.training.epochs.run_epochs`.
+
+        In a group of processes, rank 0 shows the progress and calls ``on_epoch``, which decides for all.
+        """
+        is_shown = self.verbose and group.rank == 0
+        with show_progress(self.epochs, describe) if is_shown else nullcontext() as show:
 
             def watch(record: Mapping[str, float | None]) -> bool | None:
                 if show is not None:
                     show(record)
-                return None if on_epoch is None else on_epoch(record)
+                asks = on_epoch is not None and group.rank == 0
+                return group.broadcast(on_epoch(record) if asks else None)
 
             return run_epochs(network, loop, self, validated=validated, on_epoch=watch)
 

@@ -20,7 +20,7 @@ from tabmtl.encode.labels import both_classes
 from tabmtl.estimators.base import NotHere
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.tables import MultiTaskEstimator, TableState
-from tabmtl.forks import count_threads
+from tabmtl.processes.forks import count_threads
 from tabmtl.metrics.scores import score_task, undefined_reason
 from tabmtl.model_selection import train_valid_split
 from tabmtl.model_selection.stratify import Strata, deal_groups, deal_rows, number_units
