@@ -99,11 +99,11 @@ class Shards:
         start = 0 if rows is None else rows.start
         kept = pl.DataFrame(schema={name: self.schema[name] for name in names})
         for part in self._parts(names, rows):
-            rows = part if kept.is_empty() else pl.concat([kept, part])
-            whole = rows.height // BLOCK_ROWS * BLOCK_ROWS
+            frame = part if kept.is_empty() else pl.concat([kept, part])
+            whole = frame.height // BLOCK_ROWS * BLOCK_ROWS
             for first in range(0, whole, BLOCK_ROWS):
-                yield start + first, rows[first : first + BLOCK_ROWS]
-            start, kept = start + whole, rows[whole:]
+                yield start + first, frame[first : first + BLOCK_ROWS]
+            start, kept = start + whole, frame[whole:]
         if kept.height:
             yield start, kept
 

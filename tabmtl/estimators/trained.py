@@ -123,8 +123,8 @@ class TrainedEstimator(SavableEstimator):
             def watch(record: Mapping[str, float | None]) -> bool | None:
                 if show is not None:
                     show(record)
-                asks = on_epoch is not None and group.rank == 0
-                return group.broadcast(on_epoch(record) if asks else None)
+                answer = on_epoch(record) if on_epoch is not None and group.rank == 0 else None
+                return group.broadcast(answer)
 
             return run_epochs(network, loop, self, validated=validated, on_epoch=watch)
 

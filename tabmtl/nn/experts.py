@@ -62,7 +62,7 @@ class BatchNorm(nn.BatchNorm1d):
                 x = F.batch_norm(x, mean, variance, weight, bias, training=True, momentum=momentum, eps=self.eps)
             else:
                 x, own_mean, own_variance = _Normalized.apply(x, n_rows, self.eps, self.group)
-                x = x if weight is None else torch.addcmul(bias, x, weight)
+                x = x if weight is None or bias is None else torch.addcmul(bias, x, weight)
                 mean.lerp_(own_mean, momentum)
                 variance.lerp_(own_variance * (n_rows / (n_rows - 1)), momentum)
         return x if experts is None else _scale_and_shift(x, self.weight, self.bias, experts)

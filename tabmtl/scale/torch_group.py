@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -88,16 +88,13 @@ def joined(*, timeout: float = 600.0) -> Iterator[Group]:
     ...     print(group.rank, group.size)
     0 1
     """
+    found: AbstractContextManager[Group] = nullcontext(ALONE)
     if dist.is_available() and dist.is_initialized():
-        group = ProcessGroup()
-        with entered(group):
-            yield group
-    elif "RANK" not in os.environ:
-        with entered(ALONE):
-            yield ALONE
-    else:
-        with _started(timeout) as group, entered(group):
-            yield group
+        found = nullcontext(ProcessGroup())
+    elif "RANK" in os.environ:
+        found = _started(timeout)
+    with found as group, entered(group):
+        yield group
 
 
 @contextmanager
