@@ -330,7 +330,10 @@ def bin_labelled(
 
 def _with_all_tasks(batch: Batch) -> Batch:
     """Return rows of a long table, and of a group, one without a label of every task that only other ranks have."""
-    lacking = np.setdiff1d(np.concatenate(current().gather(np.unique(batch.task))), batch.task)
+    group = current()
+    if group.size == 1:
+        return batch
+    lacking = np.setdiff1d(np.concatenate(group.gather(np.unique(batch.task))), batch.task)
     if not len(lacking):
         return batch
     more = batch.rows(np.zeros(len(lacking), dtype=np.int64))
