@@ -83,12 +83,12 @@ def assert_same_weights(one, other, atol):
             np.testing.assert_allclose(other.weights_[name], weights, rtol=0, atol=atol, err_msg=name)
 
 
-NETWORKS = [(cls, {}) for cls in (SharedBottom, HoME, MultiTabNet, APEM)]
-NETWORKS += [(SharedBottom, {"balance": balance}) for balance in ("uncertainty", "famo", "imtl_g")]
+NETWORKS = [(cls, {}) for cls in (SharedBottom, HoME, MultiTabNet)]
+NETWORKS += [(SharedBottom, {"balance": balance}) for balance in ("uncertainty", "imtl_g")]
 NETWORKS += [(HoME, {"balance": "pcgrad", "grad_level": "parameters"}), (MMoE, {"balance": "gradnorm"})]
 NETWORKS += [(SharedBottom, {"balance": lambda rows: rows.mean(dim=0)}), (MMoE, {"balance": "pcgrad"})]
-MORE = [(cls, {}) for cls in (PLE, STEM, AdaTT, MMoE)]
-MORE += [(SharedBottom, {"balance": balance}) for balance in ("dwa", "gls", "imtl_l", [1.0, 2.0, 0.5])]
+MORE = [(cls, {}) for cls in (PLE, STEM, AdaTT, MMoE, APEM)]
+MORE += [(SharedBottom, {"balance": balance}) for balance in ("dwa", "gls", "imtl_l", "famo", [1.0, 2.0, 0.5])]
 MORE += [(SharedBottom, {"flat": True}), (MMoE, {"flat": True, "balance": "pcgrad"}), (HoME, {"balance": "gradnorm"})]
 MORE += [(SharedBottom, {"balance": "imtl_g", "normalize_gradients": True, "grad_level": "parameters"})]
 MORE += [(MultiTabNet, {"balance": "pcgrad"}), (SharedBottom, {"keep": "task", "epochs": 3})]
