@@ -1,6 +1,6 @@
-"""Memory and CPU time of files larger than memory: learn and encode, train from windows, predict into files.
+"""Memory and CPU time of files larger than memory: learn, encode, train from windows or in processes, predict.
 
-    python -m benchmarks.scale [--quick] [--rows N] [--steps N] [--only encode train predict]
+    python -m benchmarks.scale [--quick] [--rows N] [--steps N] [--only encode train predict processes]
 
 Rows are drawn into parquet files of 500 000 rows in a temporary folder: 20 numeric columns, 10 text columns of 10 to
 10 000 levels, two binary targets and a number, each without labels in 30 % of the rows. Every part runs in a process of
@@ -9,7 +9,10 @@ its own, with one thread of torch and of polars:
 - *encode*: what `Shards` does before the first step, the survey and the encoded rows on the disk;
 - *train*: steps of a `SharedBottom` of batch size 1 024 from windows of these rows, with their share of loading a
   window, and from two million of the rows in memory, 20 of each in turn; and the memory of fits from both;
-- *predict*: `predict_files`, against `predict` on the same rows in memory.
+- *predict*: `predict_files`, against `predict` on the same rows in memory;
+- *processes*: fits of one epoch, and of 50 rounds of each stage of `RMTGB`, by ``torchrun`` with one process and with
+  two: CPU seconds of the whole fit, of the process that took more. The quotient is the most that the wall time can gain
+  on two idle cores.
 
 Peak memory is anonymous memory (`RssAnon`, looked at every 20 ms), the imports included; pages of files do not count,
 because the system takes them back where it needs them. CPU seconds are those of all threads. Wall times on a busy
@@ -18,6 +21,10 @@ machine mean little, and are not shown.
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -39,6 +46,7 @@ _ROUND_STEPS = 20
 _MOST_IN_MEMORY = 2_000_000  # rows, for the speed in memory
 #: Rows a CPU second, GB, and shares of the speed in memory.
 ENCODE_GOAL, MEMORY_GOAL, TRAIN_GOAL, PREDICT_GOAL, PREDICT_MEMORY_GOAL = 0.4e6, 1.0, 0.95, 0.95, 0.2
+PROCESSES_GOAL = 1.5
 
 
 def draw_files(folder: Path, n: int) -> None:
@@ -260,9 +268,59 @@ def report_predict(folder: Path, n: int) -> None:
     say("predict_files", _rate(n, files["cpu"]), f"{more:+.2f} GB", f"{ratio:.2f}x", goal=goal)
 
 
+JOB = """
+import json, sys, time
+from benchmarks.scale import TARGETS, job_model
+from tabmtl import Shards
+from tabmtl.scale import joined
+
+folder, name = sys.argv[1:]
+with joined() as group:
+    model, start, wall = job_model(name), time.process_time(), time.perf_counter()
+    model.fit(Shards(f"{folder}/*.parquet"), TARGETS)
+    taken = time.process_time() - start, time.perf_counter() - wall
+    if group.size > 1:
+        taken = [max(parts) for parts in zip(*group.gather(taken))]
+    if group.rank == 0:
+        print(json.dumps(taken))
+"""
+
+
+def job_model(name: str) -> Any:
+    """Return the model of a job of several processes, of one thread each."""
+    import tabmtl
+
+    if name == "RMTGB":
+        rounds: dict[str, Any] = dict.fromkeys(("n_estimators_shared", "n_estimators_outlier", "n_estimators_task"), 50)
+        return tabmtl.RMTGB(**rounds, early_stopping=False, n_jobs=1, random_state=0)
+    _model()  # one thread of torch
+    options = {"epochs": 1, "batch_size": BATCH, "n_jobs": 1, "device": "cpu", "random_state": 0}
+    return getattr(tabmtl, name)(early_stopping=False, **options)
+
+
+def run_job(folder: Path, name: str, size: int) -> tuple[float, float]:
+    """Run a job of several processes; return CPU and wall seconds of the fit, of the slowest process."""
+    (folder / "job.py").write_text(JOB)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(size)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1", "PYTHONPATH": str(Path.cwd())}
+    command = [*launcher, str(folder / "job.py"), str(folder), name]
+    printed = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
+    cpu, wall = json.loads(printed.splitlines()[-1])
+    return cpu, wall
+
+
+def report_processes(folder: Path, n: int) -> None:
+    """Measure and print fits by one process and by two."""
+    for name in ("SharedBottom", "MultiTabNet", "RMTGB"):
+        (one, wall), (two, wall_of_two) = (run_job(folder, name, size) for size in (1, 2))
+        say(f"{name}, {n:_} rows, one process", f"{one:.1f} s CPU", f"{wall:.1f} s wall")
+        goal = at_least(one / two, PROCESSES_GOAL, "x")
+        say(f"{name}, two processes, each", f"{two:.1f} s CPU", f"{wall_of_two:.1f} s wall", goal=goal)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the chosen parts; the arguments are those of the command line."""
-    parser = speed_parser("scale", __doc__, only=("encode", "train", "predict"))
+    parser = speed_parser("scale", __doc__, only=("encode", "train", "predict", "processes"))
     parser.add_argument("--rows", type=int, default=4_000_000, help="rows of the files (default 4 000 000)")
     parser.add_argument("--steps", type=int, default=400, help="steps of training of each kind (default 400)")
     options = parser.parse_args(argv)
@@ -276,6 +334,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             report_train(folder, n, steps)
         if "predict" in options.only:
             report_predict(folder, n)
+        if "processes" in options.only:
+            report_processes(folder, n)
 
 
 if __name__ == "__main__":

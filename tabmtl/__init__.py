@@ -9,7 +9,7 @@ from typing import Any
 
 import lazy_loader
 
-import_module("tabmtl.forks")  # which has to see every fork from now on
+import_module("tabmtl.processes.forks")  # which has to see every fork from now on
 
 _load, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from types import FrameType
 from typing import Any, Literal
@@ -220,6 +220,17 @@ class Batch:
         if hasattr(self.x_num, "index_select"):
             return self.map(lambda tensor: tensor.index_select(0, index))
         return self.map(lambda array: array[index])
+
+    def without_features(self) -> Batch:
+        """Return the rows with all that they hold but their features."""
+        # a product has memory of its own; a part would hold that of the features
+        return replace(self, x_num=1 * self.x_num[:, :0], x_cat=1 * self.x_cat[:, :0])
+
+    @classmethod
+    def join(cls, batches: Sequence[Batch], concatenate: Callable[[list[Any]], Any] = np.concatenate) -> Batch:
+        """Return the rows of several batches as one; of tensors, by ``torch.cat``."""
+        parts = {name: [getattr(batch, name) for batch in batches] for name in vars(batches[0])}
+        return cls(**{name: None if part[0] is None else concatenate(part) for name, part in parts.items()})
 
     def wide_labels(self, n_tasks: int) -> np.ndarray:
         """Return labels (n, T) as numpy: in the long layout, every row's one label under its own task."""

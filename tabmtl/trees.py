@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Annotated, Any, ClassVar
@@ -12,8 +14,9 @@ import lightgbm as lgb
 import numpy as np
 from scipy.sparse import csr_array
 
-from tabmtl.forks import count_threads
 from tabmtl.params import Count, Jobs, NonNegative, Positive, Share, WholeShare, check_count
+from tabmtl.processes.forks import count_threads
+from tabmtl.processes.group import ALONE, Group
 from tabmtl.schema import FIRST_LEVEL, Batch, Columns, warn_user
 from tabmtl.storage.lightgbm_text import TreeText
 from tabmtl.storage.stored import Stored
@@ -26,6 +29,9 @@ ROWS_TO_SPLIT = 50
 #: rows of a rare class would send every row of their leaf out of reach.
 LONGEST_STEP = 20.0
 
+_BINNED_ROWS = 200_000  # of all ranks of a group, from which bins are made; LightGBM's own number for one process
+_NO_TREES = "max_feature_idx=0\nlabel_index=0\nfeature_names=x\nfeature_infos=[0:1]"
+_MINUTES = 2  # that LightGBM's network waits for a rank
 _PLACES = 1 << 16  # of the table that finds a leaf by its value
 _ASTRAY = 0.25  # share by which the loss of a refit must be higher before it is dropped
 
@@ -117,9 +123,16 @@ def dataset(batch: Batch, columns: Columns, **options: Any) -> lgb.Dataset:
 
 
 def bin_rows(
-    batch: Batch, columns: Columns, options: dict[str, Any], reference: lgb.Dataset | None = None
+    batch: Batch,
+    columns: Columns,
+    options: dict[str, Any],
+    reference: lgb.Dataset | None = None,
+    group: Group = ALONE,
 ) -> lgb.Dataset:
     """Bin rows, once for all ensembles.
+
+    The ranks of a group make the same bins, of a common sample of their rows, each by itself. Across its network
+    LightGBM would make other bins of each column from the rows of one rank, or add up histograms of unlike bins.
 
     Parameters
     ----------
@@ -129,10 +142,46 @@ def bin_rows(
         LightGBM's parameters of data.
     reference : lightgbm.Dataset, optional
         Its bins are taken instead of new ones.
+    group : Group, optional
     """
+    if group.size > 1 and reference is None:
+        reference = bin_rows(_common_sample(batch, group), columns, options)
     names = _plain_names([*columns.numeric, *columns.categorical])
     label = np.zeros(len(batch), dtype=np.float32)  # a subset demands labels; gradients come from outside
     return dataset(batch, columns, label=label, reference=reference, feature_name=names, params=options).construct()
+
+
+def _common_sample(batch: Batch, group: Group) -> Batch:
+    """Return the features of 200 000 of the labelled rows of all ranks, spread evenly, or of all if there are fewer."""
+    batch = batch.rows(np.flatnonzero(~np.isnan(batch.y).all(axis=1)))
+    counts = group.gather(len(batch))
+    n, first = min(sum(counts), _BINNED_ROWS), sum(counts[: group.rank])
+    places = np.arange(n) * sum(counts) // n - first
+    own = batch.rows(places[(places >= 0) & (places < len(batch))])
+    return Batch.join(group.gather(Batch(x_num=own.x_num, x_cat=own.x_cat)))
+
+
+@contextmanager
+def network(group: Group) -> Iterator[None]:
+    """Open LightGBM's network between the ranks of a group inside; ensembles with `network_params` grow across it."""
+    if group.size == 1:
+        yield
+        return
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port = probe.getsockname()[1]
+        machines = group.gather(f"{group.address()}:{port}")
+    carrier = lgb.Booster(model_str=_join_text(_NO_TREES, [], 1))
+    carrier.set_network(machines, local_listen_port=port, listen_time_out=_MINUTES, num_machines=group.size)
+    try:
+        yield
+    finally:
+        carrier.free_network()
+
+
+def network_params(group: Group) -> dict[str, Any]:
+    """Return the parameters by which trees grow on the rows of all ranks."""
+    return {} if group.size == 1 else {"tree_learner": "data", "num_machines": group.size}
 
 
 def _plain_names(names: Sequence[str]) -> list[str]:

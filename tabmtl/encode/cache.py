@@ -11,7 +11,6 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
 from io import BufferedWriter
 from pathlib import Path
 from typing import Any
@@ -22,14 +21,17 @@ import polars.selectors as cs
 
 from tabmtl.encode.shards import Roles, Shards
 from tabmtl.encode.table import TableCoder, weight_factors, weight_sums
+from tabmtl.processes.group import ALONE, Group
 from tabmtl.schema import Batch, TabmtlWarning, warn_user
 from tabmtl.storage.atomic import locked, read_file, replaced, write_file
 from tabmtl.storage.stored import take_apart
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "shards.json"  # not that of a model, whose folder somebody may name by mistake
 #: Rows that are read together; see `StoredRows`.
 CHUNK_ROWS = 1_024
+#: Ranges of chunks that rows are dealt to, the lanes; more ranks than these have one each.
+LANES = 16
 
 _HEADER_BYTES = 128  # of every array, however many rows it turns out to have
 _SPLIT_ROWS = 262_144  # rows looked at together
@@ -48,11 +50,16 @@ class Cache:
         ``group`` (n,), a hash.
     factors : ndarray of float64, shape (T,), or None
         Factors that normalise the weights.
+    start : int
+        Number of the first row. In a group, each rank has a range of the rows: those of its lanes.
+    group : Group
     """
 
     coder: TableCoder
     arrays: dict[str, np.ndarray]
     factors: np.ndarray | None
+    start: int = 0
+    group: Group = ALONE
 
     def __len__(self) -> int:
         return len(self.arrays["y"])
@@ -80,38 +87,71 @@ class Cache:
 class StoredRows:
     """Rows of a cache that a fit learns from, or that it sets aside: their batches, in memory when they are asked for.
 
-    Rows lie in chunks of `CHUNK_ROWS` rows of the cache, of which some may belong to others.
+    Rows lie in chunks of `CHUNK_ROWS` rows of the cache, of which some may belong to others. In a group, each rank has
+    the chunks of its lanes, and numbers are those of all ranks together, unless they are said to be of this one.
 
     Parameters
     ----------
     cache : Cache
     chosen : ndarray of bool, shape (n,), optional
         Rows of the cache that belong to these; None for all.
+
+    Attributes
+    ----------
+    counts : ndarray of int64
+        Number of rows in every chunk.
+    lane_edges : ndarray of int64, shape (L + 1,)
+        Lane v has the chunks from ``lane_edges[v]`` up to ``lane_edges[v + 1]``.
+    lanes : range
+        Lanes of this rank.
+    n_labels : ndarray of shape (T,)
+        Number of labels per task.
+    labelled_weight : ndarray of shape (T,)
+        Sum of the weights of labels per task.
     """
 
     def __init__(self, cache: Cache, chosen: np.ndarray | None = None) -> None:
-        self.cache = cache
+        self.cache, self.group = cache, cache.group
         self._chosen = np.ones(len(cache), dtype=bool) if chosen is None else chosen
         starts = np.arange(0, len(cache), CHUNK_ROWS)
-        self.counts = np.add.reduceat(self._chosen, starts, dtype=np.int64) if len(cache) else starts
+        own = np.add.reduceat(self._chosen, starts, dtype=np.int64) if len(cache) else starts
+        self.counts = np.concatenate(self.group.gather(own))
+        self.lane_edges, self.lanes = deal_lanes(len(self.counts), self.group)
         self._ends = np.cumsum(self.counts)
+        self.n_labels, self.labelled_weight = self._sum_labels()
 
     def __len__(self) -> int:
         return int(self.counts.sum())
 
+    def check_dealt(self) -> None:
+        """Raise a ValueError if a rank has no row."""
+        ends = np.concatenate([[0], self._ends])[self.lane_edges]
+        n_lanes, size = len(ends) - 1, self.group.size
+        own = [int(ends[n_lanes * (r + 1) // size] - ends[n_lanes * r // size]) for r in range(size)]
+        if not all(own):
+            raise ValueError(
+                f"{len(self)} rows are too few for {size} processes, which take whole blocks of {CHUNK_ROWS} rows: "
+                f"rank {own.index(0)} has none; start fewer processes"
+            )
+
     def chunk(self, number: int) -> Batch:
-        """Read the rows of a chunk, counted from 0."""
-        return self._read(number * CHUNK_ROWS, (number + 1) * CHUNK_ROWS)
+        """Read the rows of a chunk of this rank, counted from 0 through all ranks."""
+        start = number * CHUNK_ROWS - self.cache.start
+        return self._read(start, start + CHUNK_ROWS)
 
     def batches(self, n_rows: int = 64 * CHUNK_ROWS) -> Iterator[Batch]:
-        """Read all rows in order, those of so many rows of the cache at a time."""
+        """Read the rows of this rank in order, those of so many rows of the cache at a time."""
         for start in range(0, len(self.cache), n_rows):
             batch = self._read(start, start + n_rows)
             if len(batch):
                 yield batch
 
+    def none(self) -> Batch:
+        """Return a batch without rows."""
+        return self.cache.read(slice(0))
+
     def mapped(self) -> Batch:
-        """Return all rows as a batch, whose features and labels stay on the disk if all rows of the cache are meant."""
+        """Return the rows of this rank as a batch; if they are all of its cache, they stay on the disk."""
         arrays = self.cache.arrays
         if not self._chosen.all():
             return self.cache.read(np.flatnonzero(self._chosen))
@@ -123,32 +163,24 @@ class StoredRows:
         n = min(n, len(self))
         places = np.arange(n) * len(self) // n
         chunks = np.searchsorted(self._ends, places, side="right")
-        rows = np.empty(n, dtype=np.int64)
+        mine = np.isin(chunks, np.arange(self.lane_edges[self.lanes.start], self.lane_edges[self.lanes.stop]))
+        places, chunks = places[mine], chunks[mine]
+        rows = np.empty(len(chunks), dtype=np.int64)
         for number in np.unique(chunks):
             own = chunks == number
-            start = number * CHUNK_ROWS
+            start = number * CHUNK_ROWS - self.cache.start
             present = np.flatnonzero(self._chosen[start : start + CHUNK_ROWS])
             rows[own] = start + present[places[own] - (self._ends[number] - self.counts[number])]
-        return self.cache.read(rows)
+        return Batch.join(self.group.gather(self.cache.read(rows)))
 
     def choose(self, chosen: np.ndarray) -> StoredRows:
-        """Return some of the rows, given which ones, bool (n,) in their order."""
+        """Return some of the rows, given which ones of this rank, bool (n,) in their order."""
         own = self._chosen.copy()
         own[own] = chosen
         return StoredRows(self.cache, own)
 
-    @cached_property
-    def n_labels(self) -> np.ndarray:
-        """Number of labels per task, (T,)."""
-        return self._sums[0]
-
-    @cached_property
-    def labelled_weight(self) -> np.ndarray:
-        """Sum of the weights of labels per task, (T,)."""
-        return self._sums[1]
-
-    @cached_property
-    def _sums(self) -> tuple[np.ndarray, np.ndarray]:
+    def _sum_labels(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the number of labels of every task, and the sum of their weights: (T,) each."""
         n_tasks = len(self.cache.coder.labels.tasks)
         counts, weights = np.zeros(n_tasks, dtype=np.int64), np.zeros(n_tasks)
         for start in range(0, len(self.cache), _SPLIT_ROWS):
@@ -158,6 +190,7 @@ class StoredRows:
             if weight is not None:
                 batch = replace(batch, weight=np.where(np.isnan(y), 0.0, weight[:, None]))
             weights += weight_sums(batch, n_tasks)[1]
+        counts, weights = self.group.total(counts), self.group.total(weights)
         factors = self.cache.factors
         return counts, weights if factors is None else weights * factors
 
@@ -175,30 +208,49 @@ class StoredRows:
         return self.cache.read(start + np.flatnonzero(chosen))
 
 
+def deal_lanes(n_chunks: int, group: Group) -> tuple[np.ndarray, range]:
+    """Deal chunks to lanes, and lanes to ranks; return the edges of the lanes (L + 1,), and the lanes of this rank.
+
+    The lanes are the same for every number of ranks up to `LANES`, and so is the order of the rows in training.
+    """
+    n_lanes = max(LANES, group.size)
+    return np.arange(n_lanes + 1) * n_chunks // n_lanes, group.share(n_lanes)
+
+
 @contextmanager
-def encoded(shards: Shards, roles: Roles, coder: TableCoder) -> Iterator[Cache]:
-    """Encode shards, or find them encoded in their folder; a temporary folder ends with the context."""
+def encoded(shards: Shards, roles: Roles, coder: TableCoder, group: Group = ALONE) -> Iterator[Cache]:
+    """Encode shards, or find them encoded in their folder; a temporary folder ends with the context.
+
+    Each rank of a group encodes the rows of its lanes, in a folder of its own below that of the cache.
+    """
+    rows = None if group.size == 1 else _rows_of_lanes(shards, group)
     with ExitStack() as stack:
         if shards.cache is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tabmtl-")))
         else:
-            folder = shards.cache
+            folder = shards.cache if rows is None else shards.cache / f"part-{group.rank + 1}-of-{group.size}"
             folder.mkdir(parents=True, exist_ok=True)
         stack.enter_context(locked(folder))
-        wanted = _describe(shards, roles, coder)
+        wanted = _describe(shards, roles, coder, rows)
         manifest = _read_manifest(folder, wanted)
         if manifest is None:
             with suppress(FileNotFoundError):
                 (folder / MANIFEST).unlink()
-            manifest = wanted | _write(folder, shards, roles, coder)
+            manifest = wanted | _write(folder, shards, roles, coder, rows)
             write_file(folder / MANIFEST, json.dumps(manifest).encode())
-        cache = _open(folder, manifest, coder)
+        cache = _open(folder, manifest, coder, 0 if rows is None else rows.start, group)
         if shards.cache is not None:
             stack.pop_all().close()  # the lock; files that are replaced live on where they are open
         yield cache
 
 
-def _describe(shards: Shards, roles: Roles, coder: TableCoder) -> dict[str, Any]:
+def _rows_of_lanes(shards: Shards, group: Group) -> range:
+    """Return the rows of this rank's lanes."""
+    edges, lanes = deal_lanes(-(-shards.n_rows // CHUNK_ROWS), group)
+    return range(int(edges[lanes.start]) * CHUNK_ROWS, int(edges[lanes.stop]) * CHUNK_ROWS)
+
+
+def _describe(shards: Shards, roles: Roles, coder: TableCoder, rows: range | None) -> dict[str, Any]:
     """Describe what an encoding depends on, as JSON reads it again."""
     saved = take_apart(coder)
     digest = hashlib.sha256(json.dumps(saved.facts, sort_keys=True).encode())
@@ -206,6 +258,7 @@ def _describe(shards: Shards, roles: Roles, coder: TableCoder) -> dict[str, Any]
         digest.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
     own = {"features": roles.features, "targets": roles.targets, "weight": roles.weight, "groups": roles.groups}
     facts = {"format": FORMAT, "coder": digest.hexdigest(), "source": shards.fingerprint(), "roles": own}
+    facts["rows"] = None if rows is None else [rows.start, rows.stop]
     return json.loads(json.dumps(facts))
 
 
@@ -223,19 +276,24 @@ def _read_manifest(folder: Path, wanted: dict[str, Any]) -> dict[str, Any] | Non
         return None
 
 
-def _open(folder: Path, manifest: dict[str, Any], coder: TableCoder) -> Cache:
+def _open(folder: Path, manifest: dict[str, Any], coder: TableCoder, start: int, group: Group) -> Cache:
     arrays = {name: np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in manifest["arrays"]}
-    factors = manifest["factors"]
-    return Cache(coder=coder, arrays=arrays, factors=None if factors is None else np.array(factors))
+    sums, factors = manifest["weight_sums"], None
+    if sums is not None:
+        factors = weight_factors(*(group.total(np.array(part, dtype=np.float64)) for part in sums))
+    return Cache(coder=coder, arrays=arrays, factors=factors, start=start, group=group)
 
 
-def _write(folder: Path, shards: Shards, roles: Roles, coder: TableCoder) -> dict[str, Any]:
-    """Write the arrays beside those of an older cache; return their sizes, and the factors of weights."""
+def _write(folder: Path, shards: Shards, roles: Roles, coder: TableCoder, rows: range | None) -> dict[str, Any]:
+    """Write the arrays beside those of an older cache; return their sizes, and numbers and sums of the weights."""
     writers: dict[str, _Writer] = {}
     sums: list[tuple[np.ndarray, np.ndarray]] = []
     with ExitStack() as stack, _one_warning():
-        for _, block in shards.blocks(roles.names()):
+        is_empty = rows is not None and not len(rows)
+        for _, block in shards.blocks(roles.names(), range(1) if is_empty else rows):
             batch = _encode(block, roles, coder)
+            if is_empty:  # a rank without rows of few validation rows
+                block, batch = block.clear(), batch.rows(slice(0))
             if roles.weight is not None:
                 sums.append(weight_sums(batch, len(coder.labels.tasks)))
             for name, array in _arrays(batch, block, roles).items():
@@ -245,12 +303,11 @@ def _write(folder: Path, shards: Shards, roles: Roles, coder: TableCoder) -> dic
                 writers[name].add(array)
         for writer in writers.values():
             writer.finish()
-    factors = None
+    of_weights = None
     if roles.weight is not None:
         counts = np.sum([count for count, _ in sums], axis=0)
-        totals = [math.fsum(column) for column in np.array([total for _, total in sums]).T]
-        factors = weight_factors(counts, np.array(totals)).tolist()
-    return {"arrays": {name: writer.n_bytes for name, writer in writers.items()}, "factors": factors}
+        of_weights = counts.tolist(), [math.fsum(column) for column in np.array([total for _, total in sums]).T]
+    return {"arrays": {name: writer.n_bytes for name, writer in writers.items()}, "weight_sums": of_weights}
 
 
 def _encode(block: pl.DataFrame, roles: Roles, coder: TableCoder) -> Batch:

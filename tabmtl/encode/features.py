@@ -15,7 +15,7 @@ import polars.selectors as cs
 
 from tabmtl.encode.cures import Library, by_cast, by_dates, by_numbers
 from tabmtl.encode.numeric import LeanPickle, NumericScaler, NumericTransform, bin_edges, number_of
-from tabmtl.forks import has_pool
+from tabmtl.processes.forks import has_pool
 from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN, Columns, IdColumnWarning, warn_user
 from tabmtl.storage.stored import Stored
 

@@ -17,8 +17,8 @@ from sklearn.utils import check_array
 from tabmtl.encode.columns import is_missing, read_array, read_column, read_pandas
 from tabmtl.encode.cures import by_frame, by_targets, library_of
 from tabmtl.encode.write import Origin, native_dtype, origin_of
-from tabmtl.forks import check_pool
 from tabmtl.params import near
+from tabmtl.processes.forks import check_pool
 
 
 def read_features(X: Any) -> tuple[pl.DataFrame | pl.LazyFrame, bool]:

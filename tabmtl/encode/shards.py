@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import accumulate
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import polars.selectors as cs
 
 from tabmtl.encode.files import Paths, find_files, scan_file
 from tabmtl.params import near
+from tabmtl.processes.group import Group
 from tabmtl.schema import warn_user
 
 #: Rows of a block. Blocks are counted over all files together, so they do not depend on how rows lie in files.
@@ -79,22 +82,62 @@ class Shards:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({'LazyFrame' if self.files is None else list(self.files)})"
 
-    def blocks(self, names: Sequence[str]) -> Iterator[tuple[int, pl.DataFrame]]:
-        """Read some columns in blocks of `BLOCK_ROWS` rows, in order, each with the number of its first row."""
-        start, kept = 0, pl.DataFrame(schema={name: self.schema[name] for name in names})
-        for part in self._parts(names):
-            rows = part if kept.is_empty() else pl.concat([kept, part])
-            whole = rows.height // BLOCK_ROWS * BLOCK_ROWS
+    @cached_property
+    def n_rows(self) -> int:
+        """Number of the rows; counting those of CSV files takes a pass over them."""
+        return sum(self._heights)
+
+    @cached_property
+    def _heights(self) -> list[int]:
+        return [int(frame.select(pl.len()).collect().item()) for frame in self._frames]
+
+    def blocks(self, names: Sequence[str], rows: range | None = None) -> Iterator[tuple[int, pl.DataFrame]]:
+        """Read some columns in blocks of `BLOCK_ROWS` rows, in order, each with the number of its first row.
+
+        With a range of rows only these are read.
+        """
+        start = 0 if rows is None else rows.start
+        kept = pl.DataFrame(schema={name: self.schema[name] for name in names})
+        for part in self._parts(names, rows):
+            frame = part if kept.is_empty() else pl.concat([kept, part])
+            whole = frame.height // BLOCK_ROWS * BLOCK_ROWS
             for first in range(0, whole, BLOCK_ROWS):
-                yield start + first, rows[first : first + BLOCK_ROWS]
-            start, kept = start + whole, rows[whole:]
+                yield start + first, frame[first : first + BLOCK_ROWS]
+            start, kept = start + whole, frame[whole:]
         if kept.height:
             yield start, kept
 
-    def _parts(self, names: Sequence[str]) -> Iterator[pl.DataFrame]:
-        for frame in self._frames:  # one by one: read ahead, several would take memory together
+    def _parts(self, names: Sequence[str], rows: range | None) -> Iterator[pl.DataFrame]:
+        for frame in self._frames if rows is None else self._sliced(rows):  # one by one: each takes memory
             parts = frame.select(cs.by_name(*names)).collect_batches(chunk_size=BLOCK_ROWS, maintain_order=True)
             yield from (part for part in parts if part.height)
+
+    def _sliced(self, rows: range) -> Iterator[pl.LazyFrame]:
+        """Yield the parts of the frames with some rows."""
+        ends = accumulate(self._heights)
+        for frame, height, end in zip(self._frames, self._heights, ends, strict=True):
+            first, last = max(rows.start, end - height), min(rows.stop, end)
+            if first < last:
+                yield frame.slice(first - (end - height), last - first)
+
+    def share_of_blocks(self, group: Group) -> range:
+        """Return the rows of this rank's share of the blocks of a group."""
+        blocks = group.share(-(-self.n_rows // BLOCK_ROWS))
+        return range(blocks.start * BLOCK_ROWS, blocks.stop * BLOCK_ROWS)
+
+    def check_same(self, group: Group) -> None:
+        """Raise a ValueError if ranks of a group have different files; folders and times may differ."""
+        if group.size == 1:
+            return
+        files = None if self.files is None else [Path(file).name for file in self.files]
+        types = [f"{name}: {dtype}" for name, dtype in self.schema.items()]
+        seen = group.gather((files, self._heights, types))
+        for rank, other in enumerate(seen):
+            if other != seen[0]:
+                raise ValueError(
+                    f"rank {rank} of the group sees other shards than rank 0: {_first_difference(other, seen[0])}; "
+                    "give every rank the same files, in the same order"
+                )
 
     def fingerprint(self) -> list[Any] | None:
         """Return names, sizes and times of the files and the columns read; None of a LazyFrame, which has none."""
@@ -192,6 +235,16 @@ def row_keys(numbers: np.ndarray, seed: int = 0) -> np.ndarray:
     keys = (keys ^ (keys >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     keys = (keys ^ (keys >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return keys ^ (keys >> np.uint64(31))
+
+
+def _first_difference(found: Sequence[Any], expected: Sequence[Any]) -> str:
+    """Say in which of files, numbers of rows and columns two ranks differ."""
+    names = ("files", "numbers of rows by file", "columns")
+    return next(
+        f"its {name} are {own}, not {other}"
+        for name, own, other in zip(names, found, expected, strict=True)
+        if own != other
+    )
 
 
 def _check_names(what: str, names: Sequence[str], known: Sequence[str]) -> None:

@@ -25,7 +25,8 @@ from tabmtl.encode.shards import Roles, Shards, row_keys
 from tabmtl.encode.table import TableCoder, check_task_column, find_names, sort_tasks
 from tabmtl.encode.tasks import DeclaredTasks, declared_tasks, is_text
 from tabmtl.encode.write import Origin
-from tabmtl.forks import check_pool
+from tabmtl.processes.forks import check_pool
+from tabmtl.processes.group import ALONE, Group
 
 _WAITING = 32  # summaries that are merged at a time, or fewer if they hold many rows of samples
 _MOST_LEVELS = 20_000_000
@@ -225,11 +226,13 @@ def learn_table(
     task_column: str | None,
     categorical: Literal["from_dtype"] | Sequence[str | int],
     encoding: Mapping[str, Any],
+    group: Group = ALONE,
 ) -> TableCoder:
     """Learn the encoding of shards in one pass, as `TableCoder.fit` does of a frame.
 
     With at most `SAMPLE_ROWS` rows it is the same, bit for bit. With more, scales and bins come from another sample,
-    which is the same however the rows lie in files. The other parameters are those of `TableCoder.fit`.
+    which is the same however the rows lie in files. Each rank of a group reads its share of the blocks, and all learn
+    the same, bit for bit, as one process. The other parameters are those of `TableCoder.fit`.
     """
     check_pool()
     names = roles.features
@@ -239,7 +242,7 @@ def learn_table(
     declared = declared_tasks(tasks, roles.targets)
     classes = [name for name in roles.targets if name in declared and declared[name].is_classification]
     plan = Plan.of(shards, roles, chosen, task_column, roles.targets if force == "classification" else classes)
-    survey = _survey(shards, plan, roles.names())
+    survey = _survey(shards, plan, roles.names(), group)
     levels = None
     if task_column is not None:
         levels = sort_tasks(survey.levels[task_column]["level"], task_column, shards.schema[task_column])
@@ -273,18 +276,33 @@ def read_labels(block: pl.DataFrame, targets: Sequence[str], weight: str | None)
     return labels.select(pl.when(present).then(cs.by_name(name)) for name in targets)
 
 
-def _survey(shards: Shards, plan: Plan, names: Sequence[str]) -> Survey:
+def _survey(shards: Shards, plan: Plan, names: Sequence[str], group: Group) -> Survey:
+    if group.size == 1:
+        survey = _survey_rows(shards, plan, names, None, _EVERY_KEY)
+    else:
+        # so that the parts of the sample together are little more than it
+        share = 1.1 * SAMPLE_ROWS / max(shards.n_rows, 1)
+        largest = np.uint64(share * 2**64) if share < 1 else _EVERY_KEY
+        parts = group.gather(_survey_rows(shards, plan, names, shards.share_of_blocks(group), largest))
+        known = [part for part in parts if part is not None]
+        survey = Survey.merge(known, plan) if known else None
+    if survey is None:
+        raise ValueError(NO_ROWS)
+    return survey
+
+
+def _survey_rows(
+    shards: Shards, plan: Plan, names: Sequence[str], rows: range | None, largest: np.uint64
+) -> Survey | None:
+    """Survey some rows; None without any."""
     waiting: list[Survey] = []
-    largest = _EVERY_KEY
-    for start, block in shards.blocks(names):
+    for start, block in shards.blocks(names, rows):
         waiting.append(Survey.of(block, start, plan, largest))
         sampled = sum(len(survey.sample.keys) for survey in waiting)
         if len(waiting) == _WAITING or sampled > 1.5 * SAMPLE_ROWS:
             waiting = [Survey.merge(waiting, plan)]
-            largest = waiting[0].sample.largest
-    if not waiting:
-        raise ValueError(NO_ROWS)
-    return Survey.merge(waiting, plan)
+            largest = min(largest, waiting[0].sample.largest)
+    return Survey.merge(waiting, plan) if waiting else None
 
 
 def _origin(shards: Shards, roles: Roles) -> Origin:

@@ -15,7 +15,7 @@ from tabmtl.encode.features import FeatureCoder, is_feature, text_of
 from tabmtl.encode.labels import LabelCoder
 from tabmtl.encode.read import check_targets, names_of, read_features, without_columns
 from tabmtl.encode.tasks import DeclaredTasks
-from tabmtl.forks import check_pool
+from tabmtl.processes.forks import check_pool
 from tabmtl.schema import Batch
 from tabmtl.storage.stored import Stored
 

@@ -20,9 +20,9 @@ from tabmtl.ensemble.trials import Trial, Trials
 from tabmtl.estimators.base import NotHere
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.tables import MultiTaskEstimator, TableState
-from tabmtl.forks import count_threads
 from tabmtl.models.independent import IndependentTasks
 from tabmtl.params import Jobs, check_count, near
+from tabmtl.processes.forks import count_threads
 from tabmtl.schema import Batch
 from tabmtl.training.watch import Watch
 

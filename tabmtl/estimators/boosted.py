@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import lightgbm as lgb
 import numpy as np
@@ -15,8 +15,12 @@ from tabmtl.estimators.base import NotHere
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.model_selection import train_valid_split
 from tabmtl.params import TwoOrMore, WholeShare, check_choice
+from tabmtl.processes.group import current
 from tabmtl.schema import Batch
-from tabmtl.trees import ROWS_TO_SPLIT, LightGBMOptions, tree_matrix
+from tabmtl.trees import ROWS_TO_SPLIT, LightGBMOptions, network_params, tree_matrix
+
+if TYPE_CHECKING:
+    from tabmtl.encode.cache import StoredRows
 
 _NO_REFIT = "no fit of all rows, so that the one without the rows set aside is kept"
 _OBJECTIVES = {"binary": "binary sigmoid:1", "multiclass": "multiclass num_class:{}", "regression": "regression"}
@@ -123,8 +127,7 @@ class BoostedEstimator(LightGBMOptions, MultiTaskEstimator):
         if not self.early_stopping:
             valid = None
         elif valid is not None:
-            if np.isnan(valid.y).all():
-                raise ValueError("y_val has no label to stop on; label some validation rows")
+            _check_watched(not np.isnan(valid.y).all())
         elif len(batch) >= ROWS_TO_SPLIT:
             rng = np.random.default_rng(seed)
             share = self.validation_fraction
@@ -149,13 +152,32 @@ class BoostedEstimator(LightGBMOptions, MultiTaskEstimator):
             self._watch.end(_NO_REFIT)
         return found if part.was_cut else whole
 
+    def _fit_stored(self, coder: TableCoder, rows: StoredRows, valid: StoredRows | None, seed: int) -> dict[str, Any]:
+        if rows.group.size == 1:
+            return super()._fit_stored(coder, rows, valid, seed)
+        from tabmtl.model_selection.stored import split_stored
+
+        found = None
+        if not self.early_stopping:
+            valid = None
+        elif valid is not None:
+            _check_watched(bool(valid.n_labels.any()))
+        elif len(rows) >= ROWS_TO_SPLIT:
+            kept, valid = split_stored(rows, self.validation_fraction, seed)
+            found = self._fit_rows(coder, kept.mapped(), _not_empty(valid, rows), seed, None)
+        fit = self._fit_rows(coder, rows.mapped(), None if valid is None else _not_empty(valid, rows), seed, found)
+        # ranks estimate the rows of leaves otherwise, so that their texts of one tree differ in these
+        return rows.group.broadcast(self._attributes(coder, fit))
+
     def _data_params(self) -> dict[str, Any]:
-        return {"max_bin": self.max_bin, "feature_pre_filter": False, "num_threads": self._n_threads, "verbosity": -1}
+        params = {"max_bin": self.max_bin, "feature_pre_filter": False, "num_threads": self._n_threads, "verbosity": -1}
+        return params if current().size == 1 else params | {"pre_partition": True}
 
     def _tree_params(self, seed: int) -> dict[str, Any]:
         return {
             **self._data_params(),
             **self._tree_options(),
+            **network_params(current()),
             "bagging_fraction": self.subsample,
             "bagging_freq": int(self.subsample < 1),
             "seed": seed,
@@ -165,8 +187,27 @@ class BoostedEstimator(LightGBMOptions, MultiTaskEstimator):
 
 
 def count_labels(batch: Batch, n_tasks: int) -> np.ndarray:
-    """Count the labels of every task: (T,)."""
-    labelled = ~np.isnan(batch.y)
-    if batch.task is None:
-        return labelled.sum(axis=0)
-    return np.bincount(batch.task, labelled[:, 0], minlength=n_tasks).astype(np.int64)
+    """Count the labels of every task, in a group those of all ranks: (T,)."""
+    labelled, task = ~np.isnan(batch.y), batch.task
+    own = labelled.sum(axis=0) if task is None else np.bincount(task, labelled[:, 0], minlength=n_tasks)
+    return current().total(own).astype(np.int64)
+
+
+def labelled_rows(batch: Batch) -> np.ndarray:
+    """Find the rows with a label; in a group one row at least, because LightGBM grows on no rank without."""
+    found = np.flatnonzero(~np.isnan(batch.y).all(axis=1))
+    return np.zeros(1, dtype=np.int64) if current().size > 1 and not len(found) else found
+
+
+def _check_watched(labelled: bool) -> None:
+    if not labelled:
+        raise ValueError("y_val has no label to stop on; label some validation rows")
+
+
+def _not_empty(valid: StoredRows, rows: StoredRows) -> Batch:
+    """Return the validation rows of this rank; if there are none, one row without a label."""
+    found = valid.mapped()
+    if len(found):
+        return found
+    one = rows.mapped().rows(np.zeros(1, dtype=np.int64))
+    return replace(one, y=np.full_like(one.y, np.nan))

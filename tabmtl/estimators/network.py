@@ -24,6 +24,7 @@ from tabmtl.model_selection.folds import train_valid_split
 from tabmtl.nn.embeddings import FeatureVector
 from tabmtl.onnx.export import export_onnx
 from tabmtl.params import Count, Positive
+from tabmtl.processes.group import ALONE, Group
 from tabmtl.schema import Batch, Columns, TabmtlWarning, Task
 from tabmtl.storage.stored import Stored
 from tabmtl.training.balance import Balance, Balancer, GradLevel, check_grad_level
@@ -228,7 +229,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
             rows=rows,
             valid_rows=valid,
         )
-        fitted = self._learn_by(make_loop, coder, device, seed, valid is not None)
+        fitted = self._learn_by(make_loop, coder, device, seed, valid is not None, rows.group)
         judged = None if valid is None else valid.spread(_judged_rows(coder, len(valid)))
         return fitted | {"_judged": None if judged is None else _in_training_units(judged, coder)}
 
@@ -258,14 +259,17 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         device: torch.device,
         seed: int,
         validated: bool,
+        group: Group = ALONE,
     ) -> dict[str, Any]:
-        """Train a network by a loop, and return the fitted attributes."""
+        """Train a network by a loop, in a group of processes, and return the fitted attributes."""
         with seeded(seed, device):
             network = self._network(coder.features.columns, coder.labels.tasks).to(device)
             with threads(self.n_jobs, network):
                 plain = isinstance(self.balance, str) and self.balance == "sum" and not self.flat
-                balancer = None if plain else Balancer(self, coder.labels.tasks, network)
+                balancer = None if plain else Balancer(self, coder.labels.tasks, network, group)
                 loop = make_loop(self, network, balancer=balancer)
+                if group.rank:  # the networks are the same, the noise is not
+                    torch.manual_seed(int(np.random.SeedSequence([seed, group.rank]).generate_state(1)[0]))
                 return self._trained(network, coder, loop, *self._train(network, coder, loop, validated))
 
     def _trained(
@@ -317,7 +321,9 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         so_far = partial(self._trained_so_far, network, coder, loop)
         with epochs_as_tasks(self, self.on_epoch, so_far) as hook:
             describe = partial(describe_tasks, coder.labels.tasks)
-            history, snapshots = self._run_epochs(network, loop, validated=validated, describe=describe, on_epoch=hook)
+            history, snapshots = self._run_epochs(
+                network, loop, validated=validated, describe=describe, on_epoch=hook, group=loop.group
+            )
         if validated and self.early_stopping and len(history) == self.epochs >= type(self).epochs:
             warn_if_rising(snapshots.scores, self.patience)  # fewer epochs than the default are the user's choice
         return history, snapshots

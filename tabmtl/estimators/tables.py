@@ -29,7 +29,8 @@ from tabmtl.model_selection.repeats import (
 )
 from tabmtl.model_selection.suspects import warn_of_index, warn_of_suspects
 from tabmtl.params import Names, RandomState
-from tabmtl.schema import Batch, Task, Tasks, is_asked_by_sklearn
+from tabmtl.processes.group import ALONE, current, entered
+from tabmtl.schema import Batch, Task, Tasks, is_asked_by_sklearn, warn_user
 from tabmtl.training.hooks import CallbackSupport, watched_fit
 
 if TYPE_CHECKING:
@@ -160,12 +161,18 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
             If the input does not fit; the message names the column or task and the cure. The estimator stays unchanged.
         """
         self._check_call(X, X_val, y_val)
-        with self._watched():
-            if isinstance(X, Shards):
+        if isinstance(X, Shards):
+            with self._watched():
                 self._fit_shards(X, y, sample_weight, groups, X_val, y_val)
-            else:
-                coder, batch, valid = self._encode(X, y, sample_weight, X_val, y_val, groups)
-                self._set_fitted(coder, self._fit_frames(X, X_val, coder, batch, valid, draw_seed(self.random_state)))
+            return self
+        if current().size > 1:
+            warn_user(
+                f"every one of the {current().size} processes of the group fits this frame whole, by itself; write its "
+                "rows to files and give Shards, whose rows are dealt, or fit outside of joined()"
+            )
+        with entered(ALONE), self._watched():
+            coder, batch, valid = self._encode(X, y, sample_weight, X_val, y_val, groups)
+            self._set_fitted(coder, self._fit_frames(X, X_val, coder, batch, valid, draw_seed(self.random_state)))
         return self
 
     def _encode(
@@ -222,21 +229,25 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         return replace(coder, labels=labels, dropped=tuple(self.drop))
 
     def _fit_shards(self, X: Shards, y: Any, sample_weight: Any, groups: Any, X_val: Any, y_val: Any) -> None:
-        """Fit on shards, by way of a disk."""
+        """Fit on shards, by way of a disk, alone or with the other processes of a group."""
         from tabmtl.encode.cache import StoredRows, encoded
         from tabmtl.encode.survey import learn_table
         from tabmtl.model_selection.stored import at_most
 
+        group = current()
         roles = Roles.of(X, y, sample_weight, groups).without(self.drop)
-        coder = self._with_metrics(learn_table(X, roles, **self._coding()))
-        seed = draw_seed(self.random_state)
+        X.check_same(group)
+        coder = self._with_metrics(learn_table(X, roles, **self._coding(), group=group))
+        seed = group.broadcast(draw_seed(self.random_state))
         with ExitStack() as stack:
-            rows = StoredRows(stack.enter_context(encoded(X, roles, coder)))
+            rows = StoredRows(stack.enter_context(encoded(X, roles, coder, group)))
+            rows.check_dealt()
             coder.check_counts(rows.n_labels)
             valid = None
             if X_val is not None:
+                X_val.check_same(group)
                 roles = Roles.of(X_val, y_val).like(roles, X_val)
-                valid = at_most(StoredRows(stack.enter_context(encoded(X_val, roles, coder))))
+                valid = at_most(StoredRows(stack.enter_context(encoded(X_val, roles, coder, group))))
             self._set_fitted(coder, self._fit_stored(coder, rows, valid, seed))
 
     def predict(self, X: Any) -> Any:

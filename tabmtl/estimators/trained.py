@@ -13,6 +13,7 @@ import torch
 
 from tabmtl.estimators.base import SavableEstimator
 from tabmtl.params import BatchSize, Count, CountOrZero, Jobs, NonNegative, Positive, Rate, Share, check_callback
+from tabmtl.processes.group import ALONE, Group
 from tabmtl.storage.stored import Stored
 from tabmtl.training.device import Device, find_device
 from tabmtl.training.epochs import Loop, OnEpoch, Record, Snapshots, run_epochs
@@ -103,14 +104,25 @@ class TrainedEstimator(SavableEstimator):
         """Build the fitted network from ``weights_`` and the parameters of fit, on the CPU."""
 
     def _run_epochs(
-        self, network: torch.nn.Module, loop: Loop, *, validated: bool, describe: Describe, on_epoch: OnEpoch | None
+        self,
+        network: torch.nn.Module,
+        loop: Loop,
+        *,
+        validated: bool,
+        describe: Describe,
+        on_epoch: OnEpoch | None,
+        group: Group = ALONE,
     ) -> tuple[list[Record], Snapshots]:
-        """Train a network by the parameters; see `tabmtl.training.epochs.run_epochs`."""
+        """Train a network by the parameters; see `tabmtl.training.epochs.run_epochs`.
+
+        In a group of processes, rank 0 shows the progress and calls ``on_epoch``, which decides for all.
+        """
         with self._watch.steps(self.epochs, "epoch", describe) as step:
 
             def watch(record: Mapping[str, float | None]) -> bool:
                 is_over = step(record)
-                return bool(on_epoch is not None and on_epoch(record)) or is_over
+                answer = on_epoch(record) if on_epoch is not None and group.rank == 0 else None
+                return bool(group.broadcast(answer)) or is_over
 
             return run_epochs(network, loop, self, validated=validated, on_epoch=watch)
 

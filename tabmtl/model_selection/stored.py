@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from tabmtl.encode.cache import StoredRows
@@ -37,7 +39,7 @@ def split_stored(rows: StoredRows, fraction: float, seed: int) -> tuple[StoredRo
     ValueError
         If a task has no label to train on, or there is none to validate on.
     """
-    valid = _lowest(_units(rows), len(rows), min(fraction, MOST_VALID_ROWS / len(rows)), seed)
+    valid = _lowest(_units(rows), min(fraction, MOST_VALID_ROWS / len(rows)), seed)
     train, held = rows.choose(~valid), rows.choose(valid)
     lost = np.flatnonzero((train.n_labels == 0) & (rows.n_labels > 0))
     cure = "give X_val and y_val, set early_stopping=False, or take another random_state"
@@ -55,31 +57,38 @@ def at_most(rows: StoredRows) -> StoredRows:
     """Return all rows of a cache, of many about `MOST_VALID_ROWS` random ones."""
     if len(rows) <= MOST_VALID_ROWS:
         return rows
-    return rows.choose(_lowest(None, len(rows), MOST_VALID_ROWS / len(rows), 0))
+    return rows.choose(_lowest(_numbers(rows), MOST_VALID_ROWS / len(rows), 0))
 
 
-def _lowest(units: np.ndarray | None, n: int, share: float, seed: int) -> np.ndarray:
-    """Return which of n units have a key in the lowest share, (n,) bool; None stands for the numbers 0 to n - 1."""
+def _lowest(units: Sequence[int] | np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Return which of n units have a key in the lowest share, (n,) bool."""
     bound = np.uint64(min(int(share * 2**64), 2**64 - 1))
-    chosen = np.empty(n, dtype=bool)
-    for start in range(0, n, _BLOCK_ROWS):
-        stop = min(start + _BLOCK_ROWS, n)
-        chosen[start:stop] = row_keys(np.arange(start, stop) if units is None else units[start:stop], seed) <= bound
+    chosen = np.empty(len(units), dtype=bool)
+    for start in range(0, len(units), _BLOCK_ROWS):
+        some = np.asarray(units[start : start + _BLOCK_ROWS])
+        chosen[start : start + len(some)] = row_keys(some, seed) <= bound
     return chosen
 
 
-def _units(rows: StoredRows) -> np.ndarray | None:
-    """Return a number of every row's unit, (n,): rows of one unit are set aside together; None if all stand alone."""
+def _numbers(rows: StoredRows) -> range:
+    """Return the numbers of this rank's rows."""
+    return range(rows.cache.start, rows.cache.start + len(rows.cache))
+
+
+def _units(rows: StoredRows) -> Sequence[int] | np.ndarray:
+    """Return a number of the unit of every row of this rank, (n,): rows of one unit are set aside together."""
     arrays = rows.cache.arrays
     if "group" in arrays:
         return arrays["group"]
     if "task" not in arrays:
-        return None
+        return _numbers(rows)
     keys = np.concatenate([feature_keys(batch) for batch in rows.batches()])
     # whole groups of equal rows, though not all of them
-    judged = np.flatnonzero(_lowest(keys, len(keys), min(1.0, _JUDGED_ROWS / len(keys)), 0))
+    judged = np.flatnonzero(_lowest(keys, min(1.0, _JUDGED_ROWS / len(rows)), 0))
     judged = judged[~np.isnan(arrays["y"][judged, 0])]
-    if not len(judged):
-        return None
-    group = np.unique(keys[judged], return_inverse=True)[1]
-    return keys if belong_together(group, arrays["task"][judged].astype(np.int64)) else None
+    found = rows.group.gather((keys[judged], arrays["task"][judged].astype(np.int64)))
+    judged_keys, task = (np.concatenate(part) for part in zip(*found, strict=True))
+    if not len(judged_keys):
+        return _numbers(rows)
+    group = np.unique(judged_keys, return_inverse=True)[1]
+    return keys if belong_together(group, task) else _numbers(rows)

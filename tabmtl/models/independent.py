@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 
 import lightgbm as lgb
 import narwhals.stable.v2 as nw
@@ -20,11 +20,13 @@ from tabmtl.encode.labels import both_classes
 from tabmtl.estimators.base import NotHere
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.tables import MultiTaskEstimator, TableState
-from tabmtl.forks import count_threads
 from tabmtl.metrics.scores import score_task, undefined_reason
 from tabmtl.model_selection import train_valid_split
+from tabmtl.model_selection.repeats import number_groups
 from tabmtl.model_selection.stratify import Strata, deal_groups, deal_rows, number_units
 from tabmtl.params import NonNegative, WholeShare, check_count
+from tabmtl.processes.forks import count_threads
+from tabmtl.processes.group import Group
 from tabmtl.schema import Batch, Columns, Task, warn_user
 from tabmtl.storage.lightgbm_text import TreeText
 from tabmtl.training.watch import Watch
@@ -38,6 +40,9 @@ from tabmtl.trees import (
     least_level_rows,
     tree_matrix,
 )
+
+if TYPE_CHECKING:
+    from tabmtl.encode.cache import StoredRows
 
 _MOST_TREES = 1_000
 _BAGGING = {"subsample": 0.8, "subsample_freq": 1}
@@ -87,6 +92,17 @@ class IndependentState(TableState):
         expected = [(columns.n_features, task.width) for task in tasks]
         if found != expected:
             raise ValueError(f"the trees have columns and outputs {found[:5]}, expected {expected[:5]}")
+
+
+class _TaskRows(NamedTuple):
+    """Rows with a label of one task: of fit, and of the validation rows, if there are any.
+
+    The former may be of one group, where other tasks have several.
+    """
+
+    rows: Batch
+    watched: Batch | None
+    are_one_group: bool
 
 
 class _Parts(NamedTuple):
@@ -358,14 +374,13 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
             raise ValueError(f"tune={self.tune} needs validation rows; set early_stopping=True, or tune=0")
 
     def _fit(self, X: Any, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int) -> dict[str, Any]:
-        tasks, names = coder.labels.tasks, [*CONFIGURATIONS][: self.tune] or ["default"]
+        tasks, names = coder.labels.tasks, self._names_to_try
         growers = [self._grower(task, coder.features.columns, seed) for task in tasks]
         if X is None and None in growers:
             raise TypeError("Shards are for LightGBM only; give other estimators a frame as X")
         tried = self._try_all(growers, names, batch, valid)
-        scores = _score_table(tasks, names, tried)
-        means = scores.select(pl.mean(*names).fill_null(0.0)).row(0)
-        best = names[means.index(max(means))]
+        scores = _score_table(tasks, names, [_scores_of(grown) for grown in tried])
+        best = _best_name(scores, names)
         estimators: dict[str, Any] = {}
         with Watch(self.verbose).steps(len(tasks), "model", _describe_model) as step:
             for t, (task, grower) in enumerate(zip(tasks, growers, strict=True)):
@@ -376,7 +391,8 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
                         task, self._foreign_rows(X, index), rows, coder.features.columns.categorical, seed, watch
                     )
                 else:
-                    estimators[task.name] = grower.refit(self._parts(t, grower, batch, valid), tried[t][best], watch)
+                    parts = self._parts(grower, _rows_of_task(batch, valid, t))
+                    estimators[task.name] = grower.refit(parts, tried[t][best], watch)
                 step((task, estimators[task.name]))
         return {"estimators_": estimators, "configuration_": best, "configuration_scores_": scores}
 
@@ -393,22 +409,58 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
                 if grower is None:
                     tried.append({})
                     continue
-                tried.append(grower.try_all(self._parts(t, grower, batch, valid), names, whole.part(1 / n_left)))
+                parts = self._parts(grower, _rows_of_task(batch, valid, t))
+                tried.append(grower.try_all(parts, names, whole.part(1 / n_left)))
                 n_left -= 1
                 step((grower.task, tried[-1]))
         return tried
 
-    def _parts(self, t: int, grower: _Grower, batch: Batch, valid: Batch | None) -> _Parts:
+    def _fit_stored(self, coder: TableCoder, rows: StoredRows, valid: StoredRows | None, seed: int) -> dict[str, Any]:
+        if rows.group.size == 1:
+            return super()._fit_stored(coder, rows, valid, seed)
+        growers = [self._grower(task, coder.features.columns, seed) for task in coder.labels.tasks]
+        if None in growers:
+            raise TypeError("Shards are for LightGBM only; give other estimators a frame as X")
+        return self._fit_dealt(growers, rows, valid)
+
+    def _fit_dealt(self, growers: Sequence[Any], rows: StoredRows, valid: StoredRows | None) -> dict[str, Any]:
+        """Fit every task on one rank of a group, to which its rows move; the largest tasks are dealt first."""
+        group, names = rows.group, self._names_to_try
+        tasks = [grower.task for grower in growers]
+        batch, held_out = rows.mapped(), None if valid is None else valid.mapped()
+        order = np.argsort(-rows.n_labels, kind="stable").tolist()
+        found = [_move_task(batch, held_out, t, i % group.size, group) for i, t in enumerate(order)]
+        dealt = {t: rows_of_task for t, rows_of_task in zip(order, found, strict=True) if rows_of_task is not None}
+        mine = self._watch.of_one()
+        whole = mine.part(1 / 2 if self.early_stopping and valid is None else 1)
+        tried: dict[int, Any] = {}
+        for t, own in dealt.items():
+            part = whole.part(1 / (len(dealt) - len(tried)))
+            tried[t] = growers[t].try_all(self._parts(growers[t], own), names, part)
+        judged = _merge(group.gather({t: _scores_of(grown) for t, grown in tried.items()}))
+        scores = _score_table(tasks, names, [judged[t] for t in range(len(tasks))])
+        best = _best_name(scores, names)
+        boosters: dict[int, lgb.Booster] = {}
+        for t, own in dealt.items():
+            part = mine.part(1 / (len(dealt) - len(boosters)))
+            boosters[t] = growers[t].refit(self._parts(growers[t], own), tried[t][best], part)
+        grown = _merge(group.gather({t: booster.model_to_string() for t, booster in boosters.items()}))
+        estimators = {task.name: lgb.Booster(model_str=grown[t]) for t, task in enumerate(tasks)}
+        return {"estimators_": estimators, "configuration_": best, "configuration_scores_": scores}
+
+    @property
+    def _names_to_try(self) -> list[str]:
+        return [*CONFIGURATIONS][: self.tune] or ["default"]
+
+    def _parts(self, grower: _Grower, of_task: _TaskRows) -> _Parts:
         """Return the labelled rows of a task, perhaps with some held out."""
-        rows = _labelled_rows(batch, t)[1]
+        rows, watched, are_one_group = of_task
         if not self.early_stopping:
             return _Parts(rows, rows, None)
-        if valid is not None:
-            watched = _labelled_rows(valid, t)[1]
-            if len(watched):
-                return _Parts(rows, rows, watched)
+        if watched is not None and len(watched):
+            return _Parts(rows, rows, watched)
         is_few = len(rows) < grower.least_rows_to_split
-        if not (is_few and (len(rows) == 1 or not grower.takes_few)) and _is_lone_group(rows, batch):
+        if not (is_few and (len(rows) == 1 or not grower.takes_few)) and are_one_group:
             return _Parts(rows, rows, None, are_one_group=True)
         if is_few:
             return _Parts(rows, rows, None)
@@ -550,9 +602,11 @@ class IndependentTasksRegressor(RegressorFace, IndependentTasks):
     """`IndependentTasks` whose every task is a regression."""
 
 
-def _score_table(tasks: Sequence[Task], names: Sequence[str], tried: Sequence[Mapping[str, _Grown]]) -> pl.DataFrame:
+def _score_table(
+    tasks: Sequence[Task], names: Sequence[str], found: Sequence[Mapping[str, float | None]]
+) -> pl.DataFrame:
     """Return the score of every task and configuration, null where no label judged it."""
-    scores = {name: [grown[name].score if grown else None for grown in tried] for name in names}
+    scores = {name: [own.get(name) for own in found] for name in names}
     schema = {"task": pl.String} | dict.fromkeys(names, pl.Float64)
     return pl.DataFrame({"task": [task.name for task in tasks], **scores}, schema=schema)
 
@@ -595,11 +649,46 @@ def _constant_options(rows: Batch) -> dict[str, Any]:
     return {"min_child_samples": len(rows), "num_iterations": 1}
 
 
+def _rows_of_task(batch: Batch, valid: Batch | None, t: int) -> _TaskRows:
+    rows = _labelled_rows(batch, t)[1]
+    watched = None if valid is None else _labelled_rows(valid, t)[1]
+    return _TaskRows(rows, watched, _is_lone_group(rows, batch))
+
+
 def _is_lone_group(rows: Batch, batch: Batch) -> bool:
     """Return whether the labelled rows of a task lie in one group, and those of the batch in several."""
     if batch.group is None or rows.group is None or np.ptp(rows.group):
         return False
     return bool(np.ptp(batch.group[~np.isnan(batch.y).all(axis=1)]))
+
+
+def _move_task(batch: Batch, valid: Batch | None, t: int, owner: int, group: Group) -> _TaskRows | None:
+    """Move the labelled rows of a task to the rank that fits it; on the others, return None."""
+    labelled = None if batch.group is None else np.unique(batch.group[~np.isnan(batch.y).all(axis=1)])
+    own = _labelled_rows(batch, t)[1], None if valid is None else _labelled_rows(valid, t)[1], labelled
+    parts = group.gather(own, to=owner)
+    if not parts:
+        return None
+    rows, watched, groups = zip(*parts, strict=True)
+    joined = Batch.join(rows)
+    is_lone = joined.group is not None and not np.ptp(joined.group) and bool(np.ptp(np.concatenate(groups)))
+    if joined.group is not None:
+        joined = replace(joined, group=number_groups(joined.group.tolist()))
+    return _TaskRows(joined, None if valid is None else Batch.join(watched), is_lone)
+
+
+def _merge(parts: Sequence[Mapping[int, Any]]) -> dict[int, Any]:
+    return {t: value for part in parts for t, value in part.items()}
+
+
+def _scores_of(grown: Mapping[str, _Grown]) -> dict[str, float | None]:
+    return {name: one.score for name, one in grown.items()}
+
+
+def _best_name(scores: pl.DataFrame, names: Sequence[str]) -> str:
+    """Return the configuration with the highest mean score."""
+    means = scores.select(pl.mean(*names).fill_null(0.0)).row(0)
+    return names[means.index(max(means))]
 
 
 def _deal_folds(rows: Batch, task: Task, seed: int) -> np.ndarray:

@@ -6,15 +6,18 @@ Shapes: B rows, D width of an input, E experts of width H, G gates, T tasks. If 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import accumulate, pairwise
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tabmtl.nn.layers import Dropout, RowOwners, StackedLinear
+from tabmtl.processes.group import ALONE, Group
 
 Norm = Literal["batch", "layer", "none"]
 Activation = Literal["relu", "silu"]
@@ -32,6 +35,7 @@ class BatchNorm(nn.BatchNorm1d):
     """
 
     _batches = 0
+    group = ALONE  # in training, that of `statistics_of`
 
     def reset_running_stats(self) -> None:
         """Forget all batches."""
@@ -44,15 +48,66 @@ class BatchNorm(nn.BatchNorm1d):
         assert self.running_mean is not None
         assert self.running_var is not None
         mean, variance = self.running_mean[: x.shape[1]], self.running_var[: x.shape[1]]
-        if not self.training or len(x) == 1:
+        n_rows = len(x)
+        if self.training and self.group.size > 1:
+            n_rows = int(self.group.total(np.array(n_rows)))
+        if not self.training or n_rows == 1:
             x = F.batch_norm(x, mean, variance, weight, bias, eps=self.eps)
         else:
             momentum = 0.0
             if self.momentum != 0:  # 0 where balancing looks twice at a batch; None is the mean of all batches
                 self._batches += 1
                 momentum = max(self.momentum or 0.0, 1 / self._batches)
-            x = F.batch_norm(x, mean, variance, weight, bias, training=True, momentum=momentum, eps=self.eps)
+            if self.group.size == 1:
+                x = F.batch_norm(x, mean, variance, weight, bias, training=True, momentum=momentum, eps=self.eps)
+            else:
+                x, own_mean, own_variance = _Normalized.apply(x, n_rows, self.eps, self.group)
+                x = x if weight is None or bias is None else torch.addcmul(bias, x, weight)
+                mean.lerp_(own_mean, momentum)
+                variance.lerp_(own_variance * (n_rows / (n_rows - 1)), momentum)
         return x if experts is None else _scale_and_shift(x, self.weight, self.bias, experts)
+
+
+class _Normalized(torch.autograd.Function):
+    """Batch normalisation over the rows of all ranks: mean first, then centred squares, which loses no digit.
+
+    Returns the normalised rows, and mean and variance, which have no gradient.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, n_rows: int, eps: float, group: Group) -> tuple[Tensor, Tensor, Tensor]:
+        """Normalise."""
+        values = x.to(torch.promote_types(x.dtype, torch.float32))
+        mean = group.sum_(values.sum(dim=0)) / n_rows
+        centred = values - mean
+        variance = group.sum_(centred.square().sum(dim=0)) / n_rows
+        scale = (variance + eps).rsqrt()
+        normalized = centred * scale
+        ctx.save_for_backward(normalized, scale)
+        ctx.group, ctx.n_rows = group, n_rows
+        ctx.mark_non_differentiable(mean, variance)
+        return normalized.to(x.dtype), mean, variance
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor, None, None, None]:
+        """Gradient for the rows of this rank."""
+        normalized, scale = ctx.saved_tensors
+        g = gradient.to(normalized.dtype)
+        sums = ctx.group.sum_(torch.stack([g.sum(dim=0), (g * normalized).sum(dim=0)])) / ctx.n_rows
+        return ((g - sums[0] - normalized * sums[1]) * scale).to(gradient.dtype), None, None, None
+
+
+@contextmanager
+def statistics_of(group: Group, network: nn.Module) -> Iterator[None]:
+    """Let batch normalisation in a network take its moments over the rows of all ranks inside."""
+    norms = [] if group.size == 1 else [module for module in network.modules() if isinstance(module, BatchNorm)]
+    for norm in norms:
+        norm.group = group
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.group = ALONE
 
 
 class LayerNorm(nn.Module):

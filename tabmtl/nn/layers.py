@@ -185,7 +185,7 @@ class RowOwners:
         self._place: Tensor | None = None  # (B,), of every row
         self._of_bucket: Tensor | None = None  # (K,), the owner of every bucket; None = each owner has one
         self._size = 1
-        if n_owners > 1 and torch.compiler.is_exporting():
+        if n_owners > 1 and (torch.compiler.is_exporting() or not len(owner)):
             self._of_bucket = owner
         elif n_owners > 1:
             self._deal()

@@ -1,4 +1,4 @@
-"""Tables larger than memory, scored from files to files.
+"""Tables larger than memory: files scored to files, and several processes that fit one model.
 
 Training from files needs no function of its own: see :class:`tabmtl.Shards`. Everything loads on first use.
 """

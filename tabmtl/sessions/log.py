@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 
-from tabmtl.forks import check_pool
+from tabmtl.processes.forks import check_pool
 from tabmtl.sessions.ragged import UNSEEN_ITEM, Sessions, offsets_of
 
 _UNREADABLE = (TypeError, ValueError, OverflowError, NotImplementedError, pl.exceptions.PolarsError)

@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.estimators.base import NotHere, SavableEstimator, asking_score
 from tabmtl.params import check_count
+from tabmtl.processes.group import current
 from tabmtl.sessions.catalogue import Catalogue, make_catalogue
 from tabmtl.sessions.log import Column, LogColumns, group_log, is_list, like, read_list, read_log, read_sessions
 from tabmtl.sessions.ragged import Sessions
@@ -105,9 +106,16 @@ class Recommender(SavableEstimator):
         ------
         TypeError, ValueError
             If the input does not fit; the message names the column and the cure. The recommender then stays as it was.
+        NotImplementedError
+            In a group of several processes (`tabmtl.scale.joined`).
         """
         self._check_params()
         _refuse_plain_score(type(self))
+        if current().size > 1:
+            raise NotImplementedError(
+                f"{type(self).__name__} learns a log in one process, and would do so in each of {current().size}; call "
+                "fit outside of joined(), in one process"
+            )
         names = (self.session_column, self.item_column, "rank", "score", "probability")  # columns of recommendations
         if len(set(names)) < len(names):
             raise ValueError(

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from tabmtl.forks import count_threads, is_forked
 from tabmtl.params import check_jobs
+from tabmtl.processes.forks import count_threads, is_forked
 
 _PARAMETERS_PER_THREAD = 100_000  # smaller networks lose more to the hand-over than a second thread gains
 

@@ -56,7 +56,7 @@ class MultiTaskLoss:
             return self._chain_steps(scores)
         k, chained = scores[0].shape[1], self._chain_steps(_by_member(scores))
         tasks = zip(self.tasks, chained, strict=False)  # long: one column, whose kind all tasks share
-        return self._descend([_member_mean(score.float().unflatten(0, (k, -1)), task.kind) for task, score in tasks])
+        return self._descend([_member_mean(_at_least_float32(s).unflatten(0, (k, -1)), task.kind) for task, s in tasks])
 
     def link_rows(self, scores: Sequence[Tensor]) -> list[Tensor]:
         """Link scores that are predicted: every row as if it were alone, bit for bit."""
@@ -121,14 +121,18 @@ class MultiTaskLoss:
             columns = {kind: [0] if tasks else [] for kind, tasks in columns.items()}
         rows = torch.empty_like(y)
         if binary := columns["binary"]:
-            score = torch.cat([scores[t] for t in binary], dim=1).float()
+            score = _at_least_float32(torch.cat([scores[t] for t in binary], dim=1))
             rows[:, binary] = F.binary_cross_entropy_with_logits(score, y[:, binary], reduction="none")
         if regression := columns["regression"]:
-            score = torch.cat([scores[t] for t in regression], dim=1).float()
+            score = _at_least_float32(torch.cat([scores[t] for t in regression], dim=1))
             rows[:, regression] = (score - y[:, regression]).square()
         for t in columns["multiclass"]:
-            rows[:, t] = F.cross_entropy(scores[t].float(), y[:, t].long(), reduction="none")
+            rows[:, t] = F.cross_entropy(_at_least_float32(scores[t]), y[:, t].long(), reduction="none")
         return rows
+
+
+def _at_least_float32(scores: Tensor) -> Tensor:
+    return scores.to(torch.promote_types(scores.dtype, torch.float32))
 
 
 def _by_member(scores: Sequence[Tensor]) -> list[Tensor]:
@@ -214,7 +218,7 @@ class FunnelLoss(MultiTaskLoss):
         """Return the scores of the tasks: those of the steps become logits of p_k."""
         linked = list(scores)
         if self._space != "independent":
-            chained = chain_logits(torch.cat([linked[t] for t in self._chain], dim=1).float())
+            chained = chain_logits(_at_least_float32(torch.cat([linked[t] for t in self._chain], dim=1)))
             for k, t in enumerate(self._chain):
                 linked[t] = chained[:, k : k + 1]
         return linked
@@ -237,6 +241,6 @@ class FunnelLoss(MultiTaskLoss):
             reached = y[:, self._chain[:-1]] > 0
             rows[:, self._chain[1:]] = torch.where(reached, rows[:, self._chain[1:]], 0.0)
         if self._calibrator:
-            p = torch.cat([linked[t] for t in self._chain], dim=1).float().sigmoid()
+            p = _at_least_float32(torch.cat([linked[t] for t in self._chain], dim=1)).sigmoid()
             rows[:, self._chain[1:]] += self._calibrator * (p[:, 1:] - p[:, :-1]).clamp_min(0)
         return rows

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from tabmtl.nn.embeddings import FeatureTokenizer
 from tabmtl.nn.experts import LayerNorm
+from tabmtl.processes.group import ALONE, Group
 
 _TABLE_RATE = 25  # times the learning rate; see the class
 _EPSILON = 1e-8
@@ -46,14 +47,23 @@ class Optimizer:
         Decay of the average; 0 makes it the weights themselves.
     clip_norm : float, optional
         Bound on the length of the gradient of all dense parameters together; a longer one is shortened to it.
+    group : Group, optional
+        Processes that take the same steps, along the sum of their gradients.
     """
 
     def __init__(
-        self, network: nn.Module, *, weight_decay: float, average_decay: float, clip_norm: float | None = None
+        self,
+        network: nn.Module,
+        *,
+        weight_decay: float,
+        average_decay: float,
+        clip_norm: float | None = None,
+        group: Group = ALONE,
     ) -> None:
         sparse = [m.weight for m in network.modules() if isinstance(m, nn.Embedding) and m.sparse]
         dense = [p for p in network.parameters() if p.requires_grad and not any(p is table for table in sparse)]
-        self._tables = [_Table(table) for table in sparse]
+        self._group = group
+        self._tables = [_Table(table, group) for table in sparse]
         self._adam = torch.optim.AdamW(_groups(network, dense, weight_decay), fused=True)
         self._dense, self._clip_norm = dense, clip_norm
         self._weights = [p.detach() for p in dense]
@@ -64,6 +74,8 @@ class Optimizer:
     def step(self, learning_rate: float) -> None:
         """Move the weights along their gradients, clear these, and update the average."""
         learning_rate *= self._factor
+        if self._group.size > 1:
+            self._sum_gradients()
         if self._clip_norm is not None:
             nn.utils.clip_grad_norm_(self._dense, self._clip_norm)
         for group in self._adam.param_groups:
@@ -76,6 +88,15 @@ class Optimizer:
         before, self._log_decay = self._log_decay, self._log_decay + math.log(decay)
         for table in self._tables:
             table.step(_TABLE_RATE * learning_rate, before, self._log_decay)
+
+    def _sum_gradients(self) -> None:
+        """Sum the gradients of all ranks, in one bucket; who has none says so by the last numbers."""
+        present = self._weights[0].new_tensor([float(p.grad is not None) for p in self._dense])
+        own = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in self._dense]
+        bucket = self._group.sum_(torch.cat([*own, present]))
+        *parts, present = bucket.split([*(p.numel() for p in self._dense), len(self._dense)])
+        for p, part, is_present in zip(self._dense, parts, present.tolist(), strict=True):
+            p.grad = part.view_as(p) if is_present else None
 
     def restart(self) -> None:
         """Go on from the weights that the network was given, as their own average, with a third of the rate."""
@@ -102,7 +123,8 @@ class Optimizer:
 class _Table:
     """Table with sparse gradients: its Adagrad state, and its average as of every row's own last step."""
 
-    def __init__(self, parameter: Tensor) -> None:
+    def __init__(self, parameter: Tensor, group: Group) -> None:
+        self._group = group
         self._parameter, self.weight = parameter, parameter.detach()
         self.average = self.weight.clone()
         self._square = self.weight.new_zeros(len(self.weight))
@@ -110,10 +132,10 @@ class _Table:
 
     def step(self, rate: float, log_before: float, log_after: float) -> None:
         """Take one step in the rows of the gradient; the sums of log decays are those before and after it."""
-        if self._parameter.grad is None:
+        gradient = self._gradient()
+        if gradient is None:
             return
-        rows, values = _sum_rows(self._parameter.grad)
-        self._parameter.grad = None
+        rows, values = _sum_rows(gradient)
         square = self._square.index_select(0, rows).add_(values.square().mean(dim=1))
         weight, average = self.weight.index_select(0, rows), self.average.index_select(0, rows)
         stood_still = torch.exp(log_before - self._caught_up.index_select(0, rows)).to(weight.dtype)
@@ -124,6 +146,21 @@ class _Table:
         self.weight.index_copy_(0, rows, weight)
         self.average.index_copy_(0, rows, average)
         self._caught_up.index_fill_(0, rows, log_after)
+
+    def _gradient(self) -> Tensor | None:
+        """Take the gradient from the parameter; of a group, the sum of those of all ranks, which touch other rows."""
+        gradient, self._parameter.grad = self._parameter.grad, None
+        if self._group.size == 1:
+            return gradient
+        own = None
+        if gradient is not None:
+            rows, values = _sum_rows(gradient)
+            own = rows.cpu(), values.cpu()
+        found = [part for part in self._group.gather(own) if part is not None]
+        if not found:
+            return None
+        rows, values = (torch.cat(part).to(self.weight.device) for part in zip(*found, strict=True))
+        return torch.sparse_coo_tensor(rows[None], values, self.weight.shape, check_invariants=False)
 
     def restart(self, log_now: float) -> None:
         """Make the weights of this step their own average."""

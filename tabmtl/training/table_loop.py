@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from tabmtl.nn.experts import statistics_of
+from tabmtl.processes.group import ALONE, Group
 from tabmtl.schema import Batch, DivergenceError, Task
 from tabmtl.training.balance import Balancer
 from tabmtl.training.device import give_way
@@ -77,6 +79,9 @@ class TableLoop:
         Rows of a step.
     task_scores : sequence of float
         See `tabmtl.training.epochs.Loop`.
+    group : Group
+        Processes that take the steps together, each on its rows of them. Sums over rows meet: of losses, gradients, and
+        moments of batch normalisation. Scores meet on rank 0, which judges them.
     """
 
     options: TableOptions
@@ -93,6 +98,11 @@ class TableLoop:
         self.tasks = self.loss.tasks
         self.batch_size = step_rows(options.batch_size, self.n_rows)
         self.task_scores: list[float] = []
+        if self.group.size > 1 and network.batch_dependent:
+            raise ValueError(
+                "this network looks at all rows of a step at once, which several processes do not have; fit it in one "
+                "process, or choose a layer that looks at one row, such as row_layer='none'"
+            )
         self._task_weight = self.loss.task_weight.to(next(network.parameters()).device)
         self._micro = self.n_rows if self.balancer is not None else _micro_batch_rows(network, self.data, self.n_rows)
         self.optimizer = Optimizer(
@@ -100,7 +110,10 @@ class TableLoop:
             weight_decay=options.weight_decay,
             average_decay=options.average_decay,
             clip_norm=options.clip_norm,
+            group=self.group,
         )
+
+    group = ALONE
 
     @property
     def n_rows(self) -> int:
@@ -111,19 +124,19 @@ class TableLoop:
         """Run one pass over the shuffled rows; return the train part of the epoch's record."""
         self.network.train()
         n_steps, steps = self._steps(epoch)
-        totals, kept, scored, n_kept = [], [], [], 0
+        totals, kept, scored = [], [], []
         for step, (data, index) in enumerate(steps):
             progress = (epoch + step / n_steps) / self.options.epochs
-            losses, scores = self.step(index, self.options.learning_rate * schedule(progress), data)
+            with statistics_of(self.group, self.network):
+                losses, scores = self.step(index, self.options.learning_rate * schedule(progress), data)
             give_way()
             totals.append(losses)
-            if n_kept < _SCORED_TRAIN_ROWS:
+            if step * self.batch_size < _SCORED_TRAIN_ROWS:
                 kept.append(scores)
                 scored.append(data.rows(index))
-                n_kept += len(index)
         scores = [torch.cat(columns) for columns in zip(*kept, strict=True)]
-        losses = torch.stack(totals).sum(dim=0)
-        record = self._record("train", losses, self._train_weight(), scores, _join(scored))
+        losses = self.group.sum_(torch.stack(totals).sum(dim=0))
+        record = self._record("train", losses, self._train_weight(), scores, Batch.join(scored, torch.cat))
         if self.balancer is not None:
             means = [record[f"train/{task.name}/loss"] for task in self.tasks]
             self.balancer.end_epoch(torch.tensor([math.nan if mean is None else mean for mean in means]))
@@ -156,9 +169,9 @@ class TableLoop:
 
         def forward() -> Tensor:
             passes.append(self._forward(batch))
-            return self._of_step(passes[-1][0])
+            return summed(self._of_step(passes[-1][0]), self.group)
 
-        balancer.backward(forward, self._labelled_weight(batch) > 0)
+        balancer.backward(forward, self.group.sum_(self._labelled_weight(batch)) > 0)
         self.optimizer.step(learning_rate)
         balancer.after_step(forward)
         losses, scores = passes[0]
@@ -181,8 +194,8 @@ class TableLoop:
         settle_statistics(self.network, self.data, self.options.precision)
         options = self.options
         scores = self._valid_scores(self.valid)
-        losses = self.loss(scores, self.valid.y, self.valid.weight, self.valid.task)
-        record = self._record("val", losses, self._labelled_weight(self.valid), scores, self.valid)
+        losses = self.group.sum_(self.loss(scores, self.valid.y, self.valid.weight, self.valid.task))
+        record = self._record("val", losses, self.group.sum_(self._labelled_weight(self.valid)), scores, self.valid)
         if options.keep == "task":
             self.task_scores = [_monitored(record, task.name, self.tasks) for task in self.tasks]
         return record, _monitored(record, options.monitor, self.tasks)
@@ -197,11 +210,11 @@ class TableLoop:
         return predict_scores(self.network, valid, self.options.precision, batch_size=self.batch_size)
 
     def _train_weight(self) -> Tensor:
-        """Return the labelled weight (T,) of the training rows."""
+        """Return the labelled weight (T,) of the training rows, of all ranks."""
         return self._labelled_weight(self.data)
 
     def _record(self, part: str, losses: Tensor, weight: Tensor, scores: list[Tensor], scored: Batch) -> Record:
-        """Return mean losses over the labelled weight (T,), and the scores of the rows `scored`."""
+        """Return mean losses over the labelled weight (T,), and the scores of the rows `scored`, of all ranks."""
         means = (losses / weight).tolist()
         bad = [task.name for task, loss in zip(self.tasks, losses.tolist(), strict=True) if not math.isfinite(loss)]
         if bad:
@@ -209,7 +222,7 @@ class TableLoop:
                 f"training diverged: the {part} loss of task {bad[0]!r} is not finite; lower learning_rate "
                 f"(now {self.options.learning_rate})"
             )
-        values = self.evaluate(self.loss.link(scores), scored)
+        values = self._evaluate(self.loss.link(scores), scored)
         record: Record = {}
         for task, mean in zip(self.tasks, means, strict=True):
             record[f"{part}/{task.name}/loss"] = mean if mean == mean else None
@@ -219,6 +232,18 @@ class TableLoop:
         scores_defined = [value for value in values.values() if value is not None]
         record[f"{part}/score"] = sum(scores_defined) / len(scores_defined) if scores_defined else None
         return record
+
+    def _evaluate(self, scores: list[Tensor], scored: Batch) -> dict[str, float | None]:
+        """Return the score of every task on linked scores; of a group, rank 0 judges those of all ranks."""
+        if self.group.size == 1:
+            return self.evaluate(scores, scored)
+        own = [score.cpu() for score in scores], scored.without_features().map(Tensor.cpu)
+        parts, batches = zip(*self.group.gather(own), strict=True)
+        values = None
+        if self.group.rank == 0:
+            joined = [torch.cat(columns) for columns in zip(*parts, strict=True)]
+            values = self.evaluate(joined, Batch.join(batches, torch.cat))
+        return self.group.broadcast(values)
 
     def _labelled_weight(self, data: Batch) -> Tensor:
         labelled = self.loss.labelled(data.y).float()
@@ -234,10 +259,23 @@ def step_rows(batch_size: int | Literal["auto"], n_rows: int, *, low: int = 32, 
     return min(max(2 ** max(round(math.log2(n_rows / 64)), 0), low), high) if batch_size == "auto" else batch_size
 
 
-def _join(batches: Sequence[Batch]) -> Batch:
-    """Return the rows of several batches of tensors as one."""
-    parts = {name: [getattr(batch, name) for batch in batches] for name in vars(batches[0])}
-    return Batch(**{name: None if part[0] is None else torch.cat(part) for name, part in parts.items()})
+class _Summed(torch.autograd.Function):
+    """Sum of losses over the ranks of a group; the gradient stays that of the own ones, since gradients meet later."""
+
+    @staticmethod
+    def forward(ctx: Any, losses: Tensor, group: Group) -> Tensor:
+        """Sum."""
+        return group.sum_(losses.clone())
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """Gradient for the own losses."""
+        return gradient, None
+
+
+def summed(losses: Tensor, group: Group) -> Tensor:
+    """Return losses summed over the ranks of a group, with the graph of this rank's own."""
+    return losses if group.size == 1 else _Summed.apply(losses, group)
 
 
 def _micro_batch_rows(network: torch.nn.Module, data: Batch, most: int) -> int:

@@ -16,6 +16,7 @@ from time import perf_counter
 from typing import Any, ClassVar
 
 from tabmtl.params import Positive
+from tabmtl.processes.group import ALONE, Group, current
 from tabmtl.schema import Task, warn_user
 
 Describe = Callable[[Any], str]
@@ -32,12 +33,16 @@ _TOLD = 3  # loops that the warning of the time limit names
 class Watch:
     """Progress and time of one fit.
 
+    In a group of processes, rank 0 shows the progress and tells the time, which decides for all.
+
     Parameters
     ----------
     verbose : int or bool, default=0
         Whether to show anything.
     time_limit : float, optional
         Seconds from now.
+    group : Group, default=ALONE
+        Processes that fit together.
 
     Attributes
     ----------
@@ -45,8 +50,9 @@ class Watch:
         Whether the time limit has ended anything of this part of the fit.
     """
 
-    def __init__(self, verbose: int | bool = 0, time_limit: float | None = None) -> None:
-        self._verbose = bool(verbose)
+    def __init__(self, verbose: int | bool = 0, time_limit: float | None = None, group: Group = ALONE) -> None:
+        self._verbose = bool(verbose) and group.rank == 0
+        self._group = group
         self._limit = time_limit
         self._end = math.inf if time_limit is None else perf_counter() + time_limit
         self._ended: list[str] = []  # of all parts
@@ -64,7 +70,7 @@ class Watch:
 
     def cuts(self, what: str) -> bool:
         """Tell whether the time is over, and if so note for `warn` what that ends."""
-        is_over = perf_counter() >= self._end
+        is_over = self.is_limited and self._group.broadcast(perf_counter() >= self._end)
         if is_over:
             self.end(what)
         return is_over
@@ -75,6 +81,12 @@ class Watch:
         part._end = self._end if share == 1 else perf_counter() + share * self.left
         part.was_cut = False
         return part
+
+    def of_one(self) -> Watch:
+        """Give the watch of what this process of a group does by itself."""
+        own = copy(self)
+        own._group = ALONE
+        return own
 
     def tell(self, text: str) -> None:
         """Print a line, if asked to show anything."""
@@ -152,7 +164,7 @@ class Watched:
     @contextmanager
     def _watched(self, part: Watch | None = None) -> Iterator[None]:
         """Watch a fit, and warn at its end of what the time limit cut short; or watch a part of another fit."""
-        watch = Watch(self.verbose, self.time_limit) if part is None else part
+        watch = Watch(self.verbose, self.time_limit, current()) if part is None else part
         before = vars(self).get("_watch")
         vars(self)["_watch"] = watch
         try:

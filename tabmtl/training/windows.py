@@ -1,17 +1,20 @@
 """Training on rows of a disk: windows of mixed rows in memory, in an order that does not depend on who reads them.
 
-The chunks of rows of a cache are dealt to `LANES` ranges, the lanes. In every epoch each lane has an order of its
+The chunks of rows of a cache are dealt to 16 ranges, the lanes. In every epoch each lane has an order of its
 chunks of its own, drawn by (seed, epoch, lane), and hands over its next chunks to every window, whose rows are shuffled
 lane by lane; each step takes its share from every lane. So rows meet others from everywhere in the files, also where
 these are sorted, and which rows a step takes depends on the number of rows, the lanes and the seed alone. Where all
 rows fit in one window, the order of each lane is a whole permutation.
+
+In a group, each rank has some of the lanes, and takes their rows of every step: together those of one process.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import KW_ONLY, dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 import torch
@@ -19,10 +22,10 @@ from torch import Tensor
 
 from tabmtl.encode.cache import StoredRows
 from tabmtl.schema import Batch
+from tabmtl.training.epochs import Record
 from tabmtl.training.predict import predict_scores
 from tabmtl.training.table_loop import TableLoop
 
-LANES = 16
 _WINDOW_CHUNKS = 64  # of every lane, so a window has a million rows
 _SPREAD_ROWS = 10_240  # training rows for measurements: statistics of normalisation, use of experts
 
@@ -47,10 +50,10 @@ class Epoch:
     @cached_property
     def _windows(self) -> list[list[np.ndarray]]:
         """Numbers of chunks, by window and lane."""
-        edges = np.arange(LANES + 1) * len(self.rows.counts) // LANES
+        edges = self.rows.lane_edges
         n_windows = max(1, -(-int(np.diff(edges).max()) // _WINDOW_CHUNKS))
         lanes = []
-        for lane in range(LANES):
+        for lane in range(len(edges) - 1):
             order = np.random.default_rng([*self.seed, lane]).permutation(np.arange(edges[lane], edges[lane + 1]))
             lanes.append(np.array_split(order, n_windows))
         windows = [list(window) for window in zip(*lanes, strict=True)]
@@ -59,40 +62,40 @@ class Epoch:
     @cached_property
     def _n_steps(self) -> list[int]:
         """Number of steps by window."""
-        sizes = [sum(int(self.rows.counts[chunks].sum()) for chunks in window) for window in self._windows]
-        return [-(-size // self.batch_size) for size in sizes]
+        return [-(-self._n_rows(window) // self.batch_size) for window in self._windows]
+
+    def _n_rows(self, lanes: list[np.ndarray]) -> int:
+        return sum(int(self.rows.counts[chunks].sum()) for chunks in lanes)
 
     def __len__(self) -> int:
         return sum(self._n_steps)
 
     def windows(self) -> Iterator[tuple[Batch, list[slice]]]:
-        """Yield the rows of every window as numpy arrays, in the order of its steps, and the rows of these.
+        """Yield this rank's rows of every window as numpy arrays, in the order of its steps, and the rows of these.
 
-        The arrays are filled anew for the next window.
+        The arrays are filled anew for the next window. A rank may have no row of a step.
         """
-        largest = max(sum(int(self.rows.counts[chunks].sum()) for chunks in window) for window in self._windows)
-        memory: Batch | None = None
+        mine = slice(self.rows.lanes.start, self.rows.lanes.stop)
+        largest = max(self._n_rows(window[mine]) for window in self._windows)
+        memory = self.rows.none().map(lambda part: np.empty((largest, *part.shape[1:]), dtype=part.dtype))
         for number, (lanes, n_steps) in enumerate(zip(self._windows, self._n_steps, strict=True)):
-            place, steps = self._places(lanes, n_steps, number)
+            place, steps = self._places(lanes[mine], n_steps, number)
             start = 0
-            for chunk in np.concatenate(lanes):
+            for chunk in np.concatenate(lanes[mine]):
                 batch = self.rows.chunk(int(chunk))
-                if memory is None:
-                    memory = batch.map(lambda part: np.empty((largest, *part.shape[1:]), dtype=part.dtype))
                 own = place[start : start + len(batch)]
                 for name, part in vars(batch).items():
                     if part is not None:
                         getattr(memory, name)[own] = part
                 start += len(batch)
-            if memory is not None:
-                yield memory.rows(slice(start)), steps
+            yield memory.rows(slice(start)), steps
 
     def _places(self, lanes: list[np.ndarray], n_steps: int, window: int) -> tuple[np.ndarray, list[slice]]:
         """Return the place in the order of steps of every row, lane by lane, and the places of every step."""
         sizes = [int(self.rows.counts[chunks].sum()) for chunks in lanes]
         step = np.empty(sum(sizes), dtype=np.int64)
         start = 0
-        for lane, size in enumerate(sizes):
+        for lane, size in enumerate(sizes, start=self.rows.lanes.start):
             order = np.random.default_rng([*self.seed, lane, window]).permutation(size)
             bounds = np.arange(1, n_steps + 1) * size // n_steps
             step[start + order] = np.searchsorted(bounds, np.arange(size), side="right")
@@ -127,26 +130,38 @@ class WindowLoop(TableLoop):
     seed: int
 
     def __post_init__(self) -> None:
+        self.group = self.rows.group
         self.data = self.prepare(self.rows.spread(_SPREAD_ROWS))
         self.valid = None if self.valid_rows is None else self._labels(self.valid_rows)
         super().__post_init__()
 
     @property
     def n_rows(self) -> int:
-        """Number of the training rows."""
+        """Number of the training rows, of all ranks."""
         return len(self.rows)
 
+    def run_epoch(self, epoch: int) -> Record:
+        """Run one pass over the rows, each rank over its own; see `TableLoop.run_epoch`.
+
+        Raises
+        ------
+        RuntimeError
+            If the weights of a rank have parted from the others'.
+        """
+        record = super().run_epoch(epoch)
+        sums = self.group.gather(sum(p.detach().double().abs().sum().item() for p in self.network.parameters()))
+        for rank, found in enumerate(sums):
+            if found != sums[0]:
+                raise RuntimeError(
+                    f"after epoch {epoch} the weights of rank {rank} are not those of rank 0; run all ranks with one "
+                    "version of tabmtl and of torch on one kind of processor, and report it if you do"
+                )
+        return record
+
     def _labels(self, rows: StoredRows) -> Batch:
-        """Return rows without features, which are read again for each validation."""
-        parts = []
-        for batch in rows.batches():
-            nothing = np.empty((len(batch), 0), dtype=np.float32)
-            parts.append(replace(batch, x_num=nothing, x_cat=nothing))
-        joined = {
-            name: None if part is None else np.concatenate([getattr(batch, name) for batch in parts])
-            for name, part in vars(parts[0]).items()
-        }
-        return self.prepare(Batch(**joined))
+        """Return this rank's rows without features, which are read again for each validation."""
+        parts = [batch.without_features() for batch in chain([rows.none()], rows.batches())]
+        return self.prepare(Batch.join(parts))
 
     def _steps(self, epoch: int) -> tuple[int, Iterable[tuple[Batch, Tensor]]]:
         order = Epoch(rows=self.rows, seed=(self.seed, epoch), batch_size=self.batch_size)
@@ -164,6 +179,9 @@ class WindowLoop(TableLoop):
             predict_scores(self.network, self.prepare(batch), self.options.precision, batch_size=self.batch_size)
             for batch in self.valid_rows.batches()
         ]
+        if not parts:  # other ranks have them
+            one = self.data.rows(torch.arange(1, device=self.data.x_num.device))
+            return [score[:0] for score in predict_scores(self.network, one, self.options.precision)]
         return [torch.cat(columns) for columns in zip(*parts, strict=True)]
 
     def _train_weight(self) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -18,8 +18,9 @@ from tabmtl.models.rmtgb.fitted import FittedGroup
 from tabmtl.models.rmtgb.stages import GroupFit, Schedule
 from tabmtl.models.rmtgb.targets import BinnedRows, bin_groups
 from tabmtl.params import CountOrZero, NonNegative
+from tabmtl.processes.group import current
 from tabmtl.schema import Batch
-from tabmtl.trees import is_astray, tree_matrix
+from tabmtl.trees import is_astray, network, tree_matrix
 
 _SPREAD = 0.1  # standard deviation of theta at the start
 
@@ -158,10 +159,12 @@ class RMTGB(BoostedEstimator):
         self, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int, found: Sequence[GroupFit] | None
     ) -> list[GroupFit]:
         """Fit the tasks of every loss; with fits that chose the rounds in ``found``, grow these rounds on all rows."""
-        groups = bin_groups(batch, valid, coder, self._data_params())
-        if found:
-            return [self._refit_group(*each, seed, known) for each, known in zip(groups, found, strict=True)]
-        return [self._fit_group(*each, seed) for each in groups]
+        groups: Iterable[tuple[np.ndarray, BinnedRows]] = bin_groups(batch, valid, coder, self._data_params())
+        groups = groups if current().size == 1 else list(groups)  # bins are made before the network opens
+        with network(current()):
+            if found:
+                return [self._refit_group(*each, seed, known) for each, known in zip(groups, found, strict=True)]
+            return [self._fit_group(*each, seed) for each in groups]
 
     def _attributes(self, coder: TableCoder, fit: Sequence[GroupFit]) -> dict[str, Any]:
         return _fitted(coder, [each.group for each in fit])

@@ -61,16 +61,20 @@ class Stage:
     @property
     def valid_size(self) -> float:
         """Total weight of the validation labels."""
-        return 0.0 if self.rows.valid is None else float(self.rows.valid.targets.weight.sum())
+        valid = self.rows.valid
+        return 0.0 if valid is None else float(valid.targets.group.total(valid.targets.weight.sum()))
 
     def update(self) -> None:
         """Grow one round; all functions see the same F."""
         self.ensemble.update(self.gradients)
 
     def valid_cell_losses(self) -> np.ndarray:
-        """Return the losses of the validation labels."""
+        """Return the losses of the validation labels of one task, of all ranks."""
         valid = self.rows.valid
-        return np.zeros(0) if valid is None else valid.targets.cell_losses(self._valid_total(valid))
+        if valid is None:
+            return np.zeros(0)
+        losses, group = valid.targets.cell_losses(self._valid_total(valid)), valid.targets.group
+        return losses if group.size == 1 else np.concatenate(group.gather(losses[valid.targets.weight > 0]))
 
     def valid_loss(self) -> float:
         """Sum the loss of all tasks on the validation rows."""
@@ -391,4 +395,7 @@ class Schedule:
 
     def _own_stage(self, rows: BinnedRows) -> Stage:
         """Start stage 3 of one task; LightGBM's limits on small leaves and groups are scaled to its rows."""
-        return Stage(small_limits(self.params, rows.scores.shape[1]), rows)
+        targets, n_rows = rows.targets, rows.scores.shape[1]
+        if targets.group.size > 1:
+            n_rows = int(targets.n_labels.sum())
+        return Stage(small_limits(self.params, n_rows), rows)

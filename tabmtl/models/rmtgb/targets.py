@@ -8,7 +8,7 @@ a row has one cell, that of its own task, and arrays are (K, n), sorted by task.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -17,6 +17,8 @@ import numpy as np
 from scipy.special import expit, logit, logsumexp, softmax
 
 from tabmtl.encode import TableCoder
+from tabmtl.estimators.boosted import labelled_rows
+from tabmtl.processes.group import ALONE, Group, current
 from tabmtl.schema import Batch, Columns, Kind
 from tabmtl.trees import bin_rows
 
@@ -40,6 +42,8 @@ class Targets:
         0 = unlabelled.
     task_weight : ndarray of shape (T,), optional
         Factor, of mean 1, of every task where tasks meet: in sums over the tasks of a row, and in the total loss.
+    group : Group, optional
+        Processes that hold the rows together. Sums over the rows of a task are those of all ranks.
     """
 
     kind: Kind
@@ -47,6 +51,7 @@ class Targets:
     y: np.ndarray
     weight: np.ndarray
     task_weight: np.ndarray | None = None
+    group: Group = field(default=ALONE, kw_only=True)
 
     @property
     def n_tasks(self) -> int:
@@ -64,11 +69,15 @@ class Targets:
 
     def per_task(self, cells: np.ndarray) -> np.ndarray:
         """Sum the cells (T, n) or (n,) of every task: (T,)."""
-        return cells.sum(axis=-1)
+        return self.group.total(cells.sum(axis=-1))
 
     def rows_of(self, t: int) -> np.ndarray:
-        """Find the rows with a label of task t, ascending."""
-        return np.flatnonzero(self.weight[t])
+        """Find the rows with a label of task t, ascending; in a group one row at least."""
+        return some_row(np.flatnonzero(self.weight[t]), self.group)
+
+    def rows_with_label(self, t: int) -> np.ndarray:
+        """Take the weights of task t at `rows_of` it, of this rank; positive where there is a label."""
+        return self.cells_of(t, self.weight)
 
     def cells_of(self, t: int, cells: np.ndarray) -> np.ndarray:
         """Take the cells of task t at `rows_of` it."""
@@ -87,7 +96,8 @@ class Targets:
     def of_task(self, t: int) -> LongTargets:
         """Take the labels of task t alone."""
         y, weight = self.cells_of(t, self.y), self.cells_of(t, self.weight)
-        return LongTargets(kind=self.kind, width=self.width, y=y, weight=weight, counts=np.array([len(y)]))
+        counts = np.array([len(y)])
+        return LongTargets(kind=self.kind, width=self.width, y=y, weight=weight, counts=counts, group=self.group)
 
     @property
     def n_labels(self) -> np.ndarray:
@@ -103,14 +113,15 @@ class Targets:
     def start(self) -> np.ndarray:
         """Find the best constant (T, K), of each wide task or of all long ones: mean, log odds or log probabilities."""
         y, weight = np.atleast_2d(self.y), np.atleast_2d(self.weight)
-        total = np.maximum(weight.sum(axis=-1, keepdims=True), _TINY)
+        summed = self.group.total(weight.sum(axis=-1, keepdims=True))
+        total = np.maximum(summed, _TINY)
         if self.kind == "multiclass":
-            share = (self._indicators * self._weight).sum(axis=-1).reshape(len(y), -1) / total
+            share = self.group.total((self._indicators * self._weight).sum(axis=-1).reshape(len(y), -1)) / total
             best = np.log(np.maximum(share, _SURE))
         else:
-            best = (y * weight).sum(axis=-1, keepdims=True) / total
+            best = self.group.total((y * weight).sum(axis=-1, keepdims=True)) / total
         if self.kind == "binary":
-            best = logit(np.clip(np.where(weight.any(axis=-1, keepdims=True), best, 0.5), _SURE, 1 - _SURE))
+            best = logit(np.clip(np.where(summed > 0, best, 0.5), _SURE, 1 - _SURE))
         return np.broadcast_to(best, (self.n_tasks, self.width))
 
     def own_start(self) -> np.ndarray:
@@ -205,7 +216,7 @@ class LongTargets(Targets):
         sums, filled = np.zeros(self.n_tasks), np.flatnonzero(self.counts)
         firsts = np.cumsum(self.counts) - self.counts
         sums[filled] = np.add.reduceat(cells, firsts[filled])
-        return sums
+        return self.group.total(sums)
 
     def rows_of(self, t: int) -> np.ndarray:
         end = int(self.counts[: t + 1].sum())
@@ -245,7 +256,8 @@ class BinnedRows:
         """Take the rows with a label of task t and its targets alone, with a constant (K,) added to their scores."""
         index, valid = self.targets.rows_of(t), self.valid
         if valid is not None:
-            valid = valid.of_task(t, start) if len(valid.targets.rows_of(t)) else None
+            has_rows = valid.targets.group.total(np.array(np.count_nonzero(valid.targets.rows_with_label(t))))
+            valid = valid.of_task(t, start) if has_rows else None
         data = subset(self.data, index)
         return BinnedRows(
             data=data,
@@ -259,6 +271,7 @@ class BinnedRows:
         """Return residuals for LightGBM's own regression, which is faster; None where it cannot fit these rows."""
         targets = self.targets
         is_plain = isinstance(targets, LongTargets) and targets.kind == "regression" and targets.is_unweighted
+        is_plain &= targets.group.size == 1
         return targets.y - self.scores[0] if is_plain and not self.is_shared else None
 
     def shrunk_start(self) -> np.ndarray:
@@ -301,15 +314,30 @@ def bin_groups(
 def bin_labelled(
     batch: Batch, columns: Columns, options: dict[str, Any], reference: lgb.Dataset | None = None
 ) -> tuple[lgb.Dataset, Batch]:
-    """Bin the rows with a label, in the long layout sorted by task; return their labels without features too."""
-    labelled = ~np.isnan(batch.y).all(axis=1)
+    """Bin the rows with a label, in the long layout sorted by task; return their labels without features too.
+
+    In a group, a rank has a row of every task of a long table, if need be one without a label.
+    """
+    labelled = labelled_rows(batch)
+    if len(labelled) < len(batch):
+        batch = batch.rows(labelled)
     if batch.task is not None:
-        order = np.argsort(batch.task, kind="stable")
-        batch = batch.rows(order[labelled[order]])
-    elif not labelled.all():
-        batch = batch.rows(np.flatnonzero(labelled))
+        batch = _with_all_tasks(batch)
+        batch = batch.rows(np.argsort(batch.task, kind="stable"))
     nothing = np.empty((len(batch), 0))
-    return bin_rows(batch, columns, options, reference), replace(batch, x_num=nothing, x_cat=nothing)
+    return bin_rows(batch, columns, options, reference, current()), replace(batch, x_num=nothing, x_cat=nothing)
+
+
+def _with_all_tasks(batch: Batch) -> Batch:
+    """Return rows of a long table, and of a group, one without a label of every task that only other ranks have."""
+    group = current()
+    if group.size == 1:
+        return batch
+    lacking = np.setdiff1d(np.concatenate(group.gather(np.unique(batch.task))), batch.task)
+    if not len(lacking):
+        return batch
+    more = batch.rows(np.zeros(len(lacking), dtype=np.int64))
+    return Batch.join([batch, replace(more, y=np.full_like(more.y, np.nan), task=lacking.astype(batch.task.dtype))])
 
 
 def rows_of_tasks(data: lgb.Dataset, batch: Batch, coder: TableCoder, members: np.ndarray) -> BinnedRows | None:
@@ -323,6 +351,7 @@ def rows_of_tasks(data: lgb.Dataset, batch: Batch, coder: TableCoder, members: n
     y, factor = np.nan_to_num(y, copy=False), np.array([task.weight for task in tasks])
     task_weight = None if len(set(factor)) == 1 else factor / factor.mean()
     common: dict[str, Any] = {"kind": tasks[0].kind, "width": tasks[0].width, "task_weight": task_weight}
+    common["group"] = group = current()
     targets: Targets
     if batch.task is not None:
         counts = np.bincount(batch.task, minlength=len(tasks))
@@ -330,10 +359,16 @@ def rows_of_tasks(data: lgb.Dataset, batch: Batch, coder: TableCoder, members: n
     else:
         y, weight = y.T[members], weight.T[members]
         index = np.flatnonzero((weight > 0).any(axis=0))
-        if not len(index):
+        if not group.total(np.array(len(index))):
             return None
+        index = some_row(index, group)
         data, targets = subset(data, index), Targets(y=y[:, index], weight=weight[:, index], **common)
     return BinnedRows(data=data, targets=targets, scores=targets.constant(np.zeros((len(tasks), targets.width))))
+
+
+def some_row(index: np.ndarray, group: Group) -> np.ndarray:
+    """Return rows; in a group one row at least, which has no label then, because no rank may have none."""
+    return np.zeros(1, dtype=np.int64) if group.size > 1 and not len(index) else index
 
 
 def subset(data: lgb.Dataset, index: np.ndarray) -> lgb.Dataset:

@@ -12,16 +12,17 @@ import numpy as np
 import polars as pl
 
 from tabmtl.encode import TableCoder
-from tabmtl.estimators.boosted import BoostedEstimator, count_labels
+from tabmtl.estimators.boosted import BoostedEstimator, count_labels, labelled_rows
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.tables import TableState
 from tabmtl.models.shared_trees.growth import Growth, Rows, Schedule, Sketch
 from tabmtl.models.shared_trees.targets import make_targets, output_order
 from tabmtl.params import AnyShare, Count, CountOrZero, NonNegative
+from tabmtl.processes.group import current
 from tabmtl.schema import Batch, Task
 from tabmtl.storage.stored import Stored
 from tabmtl.training.watch import SHOWN_ROUNDS, describe_loss
-from tabmtl.trees import VectorForest, bin_rows, is_astray, tree_matrix
+from tabmtl.trees import VectorForest, bin_rows, is_astray, network, tree_matrix
 
 _CHUNK = 8192  # rows whose leaves are in memory at a time
 
@@ -247,12 +248,17 @@ class SharedTrees(BoostedEstimator):
             keeps_scores=has_own,
             found=None if found is None else found.growth,
         )
-        with self._watch.steps(schedule.n_rounds, "round", describe_loss, every=SHOWN_ROUNDS) as step:
-            growth, own = replace(schedule, on_round=step).grow(rows, followed), []
+        own: list[Growth | None] = []
+        with (
+            network(current()),
+            self._watch.steps(schedule.n_rounds, "round", describe_loss, every=SHOWN_ROUNDS) as step,
+        ):
+            growth = replace(schedule, on_round=step).grow(rows, followed)
+            if has_own:
+                cuts = partial(self._watch.cuts, "trees of single tasks")
+                alone = replace(schedule, n_rounds=self.n_estimators_task, on_round=lambda loss: cuts())
+                own = alone.finish(rows, followed, growth, None if found is None else found.own)
         if has_own:
-            cuts = partial(self._watch.cuts, "trees of single tasks")
-            alone = replace(schedule, n_rounds=self.n_estimators_task, on_round=lambda loss: cuts())
-            own = alone.finish(rows, followed, growth, None if found is None else found.own)
             self._watch.tell(f"trees of a task alone pay for {sum(each is not None for each in own)} of {len(own)}")
         functions = SharedFunctions.join(growth, own, rows.targets.function, count_labels(batch, len(tasks)))
         losses = [] if followed is None else self._valid_losses(functions, followed)
@@ -260,11 +266,11 @@ class SharedTrees(BoostedEstimator):
         return found if found is not None and is_astray(losses, found.valid_losses) else fit
 
     def _bin(self, coder: TableCoder, batch: Batch, reference: lgb.Dataset | None) -> Rows:
-        labelled = ~np.isnan(batch.y).all(axis=1)
-        batch = batch if labelled.all() else batch.rows(np.flatnonzero(labelled))
-        data = bin_rows(batch, coder.features.columns, self._data_params(), reference)
+        labelled = labelled_rows(batch)
+        batch = batch if len(labelled) == len(batch) else batch.rows(labelled)
+        data = bin_rows(batch, coder.features.columns, self._data_params(), reference, current())
         labels = coder.labels
-        return Rows(batch, data, make_targets(batch, labels.tasks, labels.center, labels.scale))
+        return Rows(batch, data, make_targets(batch, labels.tasks, labels.center, labels.scale, current()))
 
     def _valid_losses(self, functions: SharedFunctions, rows: Rows) -> list[np.ndarray]:
         targets, matrix = rows.targets, tree_matrix(rows.batch)

@@ -35,8 +35,9 @@ class Rows(NamedTuple):
         """Take the rows with a label of a task of a wide table, and its scores among those of all; None without any."""
         columns = np.flatnonzero(self.targets.function == t)
         index = np.flatnonzero(self.targets.weight[:, columns[0]])
-        if not len(index):
+        if not self.targets.group.total(np.array(len(index))):
             return None
+        index = index if len(index) else np.zeros(1, dtype=np.int64)  # without a label; other ranks have some
         data = self.data if len(index) == len(self.targets) else self.data.subset(index.tolist()).construct()
         cells = np.ix_(index, columns)
         return Rows(self.batch.rows(index), data, self.targets.of_cells(cells), scores[cells])
@@ -116,7 +117,7 @@ class Schedule:
         watched = None if self.patience is None else valid
         stop = _Rounds(scores, targets, self) if watched is None else _Stop(scores, targets, self, watched, start)
         followed = () if watched is None else (watched.data, watched.batch)
-        trees = VectorEnsemble(small_limits(self.params, len(targets)), rows.data, rows.batch, *followed)
+        trees = VectorEnsemble(small_limits(self.params, targets.n_rows), rows.data, rows.batch, *followed)
         leaf_values = _LeafValues(targets, self)
         rng, leaders, values, idle = np.random.default_rng(self.seed), _Leaders(self, targets), [], 0
         while trees.rounds < self.n_rounds and idle < max(_IDLE, 2 * len(self.importance)) and stop.active.any():

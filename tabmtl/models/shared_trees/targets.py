@@ -9,13 +9,14 @@ unknown task. So C = (T + 1) K there, and B = 2 K.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 from scipy.sparse import csr_array
 from scipy.special import logit
 
+from tabmtl.processes.group import ALONE, Group
 from tabmtl.schema import Batch, Kind, Task
 
 _SURE = 1e-6  # least probability that a start gives a class
@@ -37,12 +38,21 @@ class Targets:
         0 = unlabelled.
     function : ndarray of int, shape (C,)
         The task of every output.
+    group : Group, optional
+        Processes that hold the rows together. Sums over rows, and losses, are those of all ranks.
     """
 
     blocks: tuple[tuple[Kind, slice], ...]
     y: np.ndarray
     weight: np.ndarray
     function: np.ndarray
+    group: Group = field(default=ALONE, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.group.size > 1:  # now, and not in a cached property that one rank may ask for before another
+            total = self.total(self.weight)
+            share = self.total(self.y * self.weight) / np.where(total > 0, total, 1)
+            vars(self).update(share=share, sizes=self.group.total(self._own_sizes()), n_rows=self._count_rows())
 
     def __len__(self) -> int:
         return len(self.y)
@@ -54,8 +64,16 @@ class Targets:
 
     @cached_property
     def is_full(self) -> bool:
-        """Whether every label is there, and has the weight 1."""
-        return bool((self.weight == 1).all())
+        """Whether every label is there, and has the weight 1; one process knows, and a group does not ask."""
+        return self.group.size == 1 and bool((self.weight == 1).all())
+
+    @cached_property
+    def n_rows(self) -> int:
+        """Number of the rows of all ranks with a label."""
+        return len(self)
+
+    def _count_rows(self) -> int:
+        return int(self.group.total(np.array((self.weight > 0).any(axis=1).sum())))
 
     @cached_property
     def is_quadratic(self) -> bool:
@@ -139,16 +157,20 @@ class Targets:
     def losses(self, scores: np.ndarray) -> list[np.ndarray]:
         """Return the weighted losses of the labels of every function: ½ (y - F)², or the log loss."""
         losses, weight = self._cell_losses(scores)
-        return [losses[labelled, column] for column, labelled in self._cells_of_functions(weight)]
+        own = [losses[labelled, column] for column, labelled in self._cells_of_functions(weight)]
+        return [np.concatenate(parts) for parts in zip(*self.group.gather(own), strict=True)]
 
     def total_losses(self, scores: np.ndarray) -> np.ndarray:
         """Sum `losses` by function."""
         losses, _ = self._cell_losses(scores)
-        return losses.sum(axis=0, dtype=np.float64)[self._order]
+        return self.group.total(losses.sum(axis=0, dtype=np.float64)[self._order])
 
     @cached_property
     def sizes(self) -> np.ndarray:
         """Total weight of the labels of every function."""
+        return self._own_sizes()
+
+    def _own_sizes(self) -> np.ndarray:
         _, weight = self._cell_losses(np.zeros_like(self.y))
         return np.array([weight[labelled, column].sum() for column, labelled in self._cells_of_functions(weight)])
 
@@ -193,7 +215,8 @@ class Targets:
         block, ends, ones = self._blocks
         shape = (len(leaf), n_leaves * (int(block[-1]) + 1))
         each = csr_array((ones, leaf + n_leaves * block, ends), shape)
-        return (each.T @ values).reshape(-1, n_leaves, values.shape[1]).sum(axis=0, dtype=np.float64)
+        own = (each.T @ values).reshape(-1, n_leaves, values.shape[1]).sum(axis=0, dtype=np.float64)
+        return self.group.total(own)
 
     @cached_property
     def _blocks(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -216,7 +239,8 @@ class Targets:
         y, first = self.y[cells], int(cells[1].ravel()[0])
         kind = next(kind for kind, columns in self.blocks if columns.start <= first < columns.stop)
         function = np.zeros(y.shape[1], dtype=np.int64)
-        return Targets(blocks=((kind, slice(0, y.shape[1])),), y=y, weight=self.weight[cells], function=function)
+        blocks = ((kind, slice(0, y.shape[1])),)
+        return Targets(blocks=blocks, y=y, weight=self.weight[cells], function=function, group=self.group)
 
     def normalise(self, factors: np.ndarray) -> np.ndarray:
         """Scale the factors (C,) of a sketch, so that a row with all labels has the hessian 1."""
@@ -288,7 +312,7 @@ class LongTargets(Targets):
         if values.shape[1] == 2 * self.width:
             pooled = [np.bincount(leaf, values[:, self.width + k], n_leaves) for k in range(self.width)]
             sums[:, -1] = np.stack(pooled, axis=1)
-        return sums.reshape(n_leaves, -1)
+        return self.group.total(sums.reshape(n_leaves, -1))
 
     def normalise(self, factors: np.ndarray) -> np.ndarray:
         largest = np.sqrt(np.bincount(self.function, np.square(factors)).max())
@@ -305,7 +329,8 @@ class LongTargets(Targets):
 
     def total_losses(self, scores: np.ndarray) -> np.ndarray:
         losses, _ = self._cell_losses(scores)
-        return np.append(np.bincount(self.task, losses[:, 0], self.n_functions - 1), losses[:, 1].sum())
+        own = np.append(np.bincount(self.task, losses[:, 0], self.n_functions - 1), losses[:, 1].sum())
+        return self.group.total(own)
 
     def _cells_of_functions(self, weight: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         for t in range(self.n_functions - 1):
@@ -313,7 +338,9 @@ class LongTargets(Targets):
         yield 1, weight[:, 1] > 0
 
 
-def make_targets(batch: Batch, tasks: Sequence[Task], center: np.ndarray, scale: np.ndarray) -> Targets:
+def make_targets(
+    batch: Batch, tasks: Sequence[Task], center: np.ndarray, scale: np.ndarray, group: Group = ALONE
+) -> Targets:
     """Return the labels of a batch, given ``center`` and ``scale`` of its `LabelCoder`."""
     y = (batch.y - center) / scale
     weight = ~np.isnan(y) * (1.0 if batch.weight is None else batch.weight)
@@ -327,6 +354,7 @@ def make_targets(batch: Batch, tasks: Sequence[Task], center: np.ndarray, scale:
             weight=np.repeat(weight, 2 * width, axis=1).astype(np.float32),
             function=np.repeat(np.arange(len(tasks) + 1), width),
             task=batch.task.astype(np.int32),
+            group=group,
         )
     order = output_order(tasks)
     function = np.repeat(order, [tasks[t].width for t in order])
@@ -336,6 +364,7 @@ def make_targets(batch: Batch, tasks: Sequence[Task], center: np.ndarray, scale:
         y=labels.astype(np.float32),
         weight=np.ascontiguousarray(weight[:, function], dtype=np.float32),
         function=function,
+        group=group,
     )
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
+from functools import partial
 from typing import Annotated, Any, Literal, Protocol
 
 import torch
@@ -13,8 +14,9 @@ from torch import Tensor, nn
 
 from tabmtl.nn.layers import Boundary, Towers
 from tabmtl.params import check_choice, is_number
+from tabmtl.processes.group import ALONE, Group
 from tabmtl.schema import DivergenceError, Task
-from tabmtl.training.balance.gradient_joins import GRADIENT_JOINS, Aggregate, normalize_rows
+from tabmtl.training.balance.gradient_joins import GRADIENT_JOINS, Aggregate, join_all, normalize_rows
 from tabmtl.training.balance.gradients import (
     Forward,
     TaskGradients,
@@ -76,6 +78,10 @@ def check_grad_level(options: BalanceOptions) -> None:
 class Balancer:
     """Backward passes of one training run; random draws use torch's global generator.
 
+    In a group of processes, each passes back through its own rows, and the gradients that they fill sum up to those of
+    one process: losses are those of all, weights and joins follow from inner products over all rows, and the draws of a
+    join from a seed of the step.
+
     Parameters
     ----------
     options : BalanceOptions
@@ -95,6 +101,8 @@ class Balancer:
     tasks : sequence of Task
     network : torch.nn.Module
         On the device of the losses. Parameters outside of modules with ``task_specific = True`` are shared.
+    group : Group, optional
+        Processes that take the same steps.
 
     Raises
     ------
@@ -112,8 +120,10 @@ class Balancer:
     torch.Size([2])
     """
 
-    def __init__(self, options: BalanceOptions, tasks: Sequence[Task], network: nn.Module) -> None:
-        self._names = [task.name for task in tasks]
+    def __init__(
+        self, options: BalanceOptions, tasks: Sequence[Task], network: nn.Module, group: Group = ALONE
+    ) -> None:
+        self._names, self._group, self._n_joins = [task.name for task in tasks], group, 0
         self._network, self._normalize = network, options.normalize_gradients
         self._rho = options.rho if options.flat else None
         self._weighting, self._aggregate = _methods(options.balance, tasks, network)
@@ -129,7 +139,11 @@ class Balancer:
         at_parameters = level == "parameters" or (level == "auto" and options.task_column is not None)
         self._cuts = [] if self._aggregate is None or options.flat or at_parameters else cuts
         by_task = [m for m in network.modules() if isinstance(m, Towers) and m.n_tasks == len(tasks)]
-        self._gradients = TaskGradients(by_task if self._aggregate is not None or self._weighting.per_task else [])
+        towers = by_task if self._aggregate is not None or self._weighting.per_task else []
+        self._gradients = TaskGradients(towers, group)
+        # at parameters the rows of all ranks are summed, at representations each has its part
+        self._parts = group if self._cuts else ALONE
+        self._of_parts = GRADIENT_JOINS.get(options.balance) if isinstance(options.balance, str) else None
         self._device = next(network.parameters()).device
         self._seed: int | None = None  # of the noise, where passes of a step share it
 
@@ -144,7 +158,8 @@ class Balancer:
         Parameters
         ----------
         forward : callable
-            Runs network and loss on the step's rows, gives losses (T,) with their graph. May be called often.
+            Runs network and loss on the step's rows, gives losses (T,) with their graph, in a group those of all
+            ranks. May be called often.
         present : Tensor of bool, shape (T,)
             Whether a task has a label in these rows.
 
@@ -165,11 +180,12 @@ class Balancer:
         self._refuse(~losses.detach().isfinite(), "loss")
         active = present & (losses.detach() != 0)
         tasks = active.nonzero().flatten().tolist()
-        weights = self._weighting.weigh(losses, active, self._gradients).to(losses.dtype)
+        weights = self._weighting.weigh(losses, active, self._summed_gradients).to(losses.dtype)
         if tasks and self._rho is not None:
-            flat_backward(lambda: self._again(forward), losses, weights, tasks, self._groups, self._rho, self._join)
+            passes = partial(self._again, forward)
+            flat_backward(passes, losses, weights, tasks, self._groups, self._rho, self._join, self._group)
         elif tasks and self._aggregate is not None:
-            balanced_backward(losses, tasks, cuts, self._groups, self._gradients, self._join)
+            balanced_backward(losses, tasks, cuts, self._groups, self._gradients, self._join, self._group)
         else:
             (weights * losses).sum().backward()
         return losses.detach()
@@ -184,6 +200,9 @@ class Balancer:
         """Learn from the mean training losses (T,) of an epoch, NaN = none ("dwa" only)."""
         self._weighting.end_epoch(losses.to(self._device))
 
+    def _summed_gradients(self, losses: Tensor, tasks: Sequence[int], sources: Sequence[Tensor]) -> Tensor:
+        return self._group.sum_(self._gradients(losses, tasks, sources))
+
     def _noise(self) -> AbstractContextManager[None]:
         return nullcontext() if self._seed is None else seeded(self._seed, self._device)
 
@@ -196,21 +215,32 @@ class Balancer:
         """Join the active tasks' gradients (n, P) to one (P,)."""
         broken = torch.zeros(len(self._names), dtype=torch.bool)
         broken[tasks] = ~rows.sum(dim=1).isfinite().cpu()
-        self._refuse(broken, "gradient")
+        self._refuse(torch.from_numpy(self._group.total(broken.numpy())) > 0, "gradient")
         if self._aggregate is None:
             return rows.sum(dim=0)
         if self._normalize:
-            rows = normalize_rows(rows)
+            rows = normalize_rows(rows, self._parts)
         if hasattr(self._aggregate, "reset"):
             of_active, rows = rows, rows.new_zeros(len(self._names), rows.shape[1])
             rows[tasks] = of_active
-        update = self._aggregate(rows)
+        with self._common_draws():
+            if self._of_parts is None:
+                update = join_all(self._aggregate, rows, self._parts)
+            else:
+                update = self._of_parts(rows, self._parts)
         if update.shape != rows.shape[1:]:
             raise ValueError(
                 f"balance {self._aggregate!r} must turn gradients {tuple(rows.shape)} into one of shape "
                 f"{tuple(rows.shape[1:])}, got {tuple(update.shape)}"
             )
         return update
+
+    def _common_draws(self) -> AbstractContextManager[None]:
+        """Let all ranks draw the same inside, though their own generators have advanced differently."""
+        if self._group is ALONE:
+            return nullcontext()
+        self._n_joins += 1
+        return seeded(self._n_joins, self._device)
 
     def _refuse(self, broken: Tensor, what: str) -> None:
         names = ", ".join(repr(name) for name, bad in zip(self._names, broken.tolist(), strict=True) if bad)

@@ -10,6 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from tabmtl.processes.group import ALONE, Group
+
 _MGDA_GAP, _MGDA_MAX_STEPS = 1e-6, 1_000
 _RANK_TOLERANCE = 1e-6  # gradients in float32 know no smaller eigenvalue
 _EPS = 1e-12
@@ -17,19 +19,25 @@ _EPS = 1e-12
 Aggregate = Callable[[Tensor], Tensor]
 
 
-def normalize_rows(rows: Tensor) -> Tensor:
-    """Scale all rows (n, P) to one length, the mean of their lengths; zero rows stay zero."""
-    norms = rows.norm(dim=1, keepdim=True)
+def normalize_rows(rows: Tensor, group: Group = ALONE) -> Tensor:
+    """Scale all rows (n, P) to one length, the mean of their lengths; zero rows stay zero.
+
+    In a group, here and in the joins, ranks hold parts of the rows, of other numbers of columns.
+    """
+    if group.size == 1:
+        norms = rows.norm(dim=1, keepdim=True)
+    else:
+        norms = group.sum_(rows.square().sum(dim=1, keepdim=True)).sqrt()
     return rows * (norms.mean() / (norms + _EPS))
 
 
-def pcgrad(rows: Tensor) -> Tensor:
+def pcgrad(rows: Tensor, group: Group = ALONE) -> Tensor:
     """Sum the rows (n, P), each without its conflict with another (Yu et al., 2020).
 
     From a row g_i, for every other row g_j in random order, its part along g_j is taken away where their inner
     product is negative. The order comes from torch's global generator.
     """
-    return _combined(rows, _pcgrad_weights)
+    return _combined(rows, _pcgrad_weights, group)
 
 
 def _pcgrad_weights(gramian: Tensor) -> Tensor:
@@ -45,12 +53,12 @@ def _pcgrad_weights(gramian: Tensor) -> Tensor:
     return mix.sum(dim=0)
 
 
-def mgda(rows: Tensor) -> Tensor:
+def mgda(rows: Tensor, group: Group = ALONE) -> Tensor:
     """Return the shortest of the weighted means of the rows (n, P) (Désidéri, 2012; Sener and Koltun, 2018).
 
     A mean, not a sum: the update is at most as long as the shortest row.
     """
-    return _combined(rows, _mgda_weights)
+    return _combined(rows, _mgda_weights, group)
 
 
 def _mgda_weights(gramian: Tensor) -> Tensor:
@@ -70,13 +78,13 @@ def _mgda_weights(gramian: Tensor) -> Tensor:
     return weights
 
 
-def imtl_g(rows: Tensor) -> Tensor:
+def imtl_g(rows: Tensor, group: Group = ALONE) -> Tensor:
     """Return the weighted sum of the rows (n, P) with equal projections on all of them (Liu et al., 2021).
 
     The absolute weights sum to 1. The paper lets the weights themselves sum to 1: the same where none is negative,
     and uphill for every task where their sum is.
     """
-    return _combined(rows, _imtl_g_weights)
+    return _combined(rows, _imtl_g_weights, group)
 
 
 def _imtl_g_weights(gramian: Tensor) -> Tensor:
@@ -86,9 +94,9 @@ def _imtl_g_weights(gramian: Tensor) -> Tensor:
     return weights / (weights.abs().sum() + _EPS / norms.min())
 
 
-def _combined(rows: Tensor, weigh: Callable[[Tensor], Tensor]) -> Tensor:
+def _combined(rows: Tensor, weigh: Callable[[Tensor], Tensor], group: Group) -> Tensor:
     """Return a weighted sum of rows, weighted by their inner products; a zero row does not count."""
-    gramian = (rows @ rows.T).double().cpu()
+    gramian = group.sum_((rows @ rows.T).double().cpu())
     live = gramian.diagonal() > 0
     weights = gramian.new_zeros(len(rows))
     if live.any():
@@ -96,5 +104,15 @@ def _combined(rows: Tensor, weigh: Callable[[Tensor], Tensor]) -> Tensor:
     return weights.to(rows) @ rows
 
 
+def join_all(aggregate: Aggregate, rows: Tensor, group: Group = ALONE) -> Tensor:
+    """Return this rank's part of a join of the whole rows, by any aggregator."""
+    if group.size == 1:
+        return aggregate(rows)
+    parts = [part.to(rows.device) for part in group.gather(rows.cpu())]
+    joined = aggregate(torch.cat(parts, dim=1))
+    first = sum(part.shape[1] for part in parts[: group.rank])
+    return joined[first : first + rows.shape[1]]
+
+
 #: Joins of gradients, by the name of their method.
-GRADIENT_JOINS: dict[str, Aggregate] = {"pcgrad": pcgrad, "mgda": mgda, "imtl_g": imtl_g}
+GRADIENT_JOINS: dict[str, Callable[..., Tensor]] = {"pcgrad": pcgrad, "mgda": mgda, "imtl_g": imtl_g}

@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from tabmtl.nn.layers import Boundary, RowOwners, Towers
+from tabmtl.processes.group import ALONE, Group
 
 Forward = Callable[[], Tensor]
 Jacobian = Callable[[Tensor, Sequence[int], Sequence[Tensor]], Tensor]
@@ -81,10 +83,13 @@ class TaskGradients:
     ----------
     towers : sequence of Towers
         The heads of all T tasks; empty leaves everything to `jacobian`.
+    group : Group, optional
+        Processes that hold the rows of a step together. Each takes the gradients of its own; whether heads are read
+        alone they find together, since a backward pass of one is a pass of all.
     """
 
-    def __init__(self, towers: Sequence[Towers]) -> None:
-        self._towers = towers
+    def __init__(self, towers: Sequence[Towers], group: Group = ALONE) -> None:
+        self._towers, self._group = towers, group
         self._trusted: set[int] = set()
         self._inputs: list[tuple[Tensor, Tensor, RowOwners | None]] = []
 
@@ -120,10 +125,12 @@ class TaskGradients:
         for k, task in enumerate(tasks):
             if task not in self._trusted:
                 alone = gradient_row([losses[task]], sources)
-                if not (rows[k] - alone).norm() <= _TRUSTED * alone.norm():
+                differs = not (rows[k] - alone).norm() <= _TRUSTED * alone.norm()
+                differ, told = self._group.total(np.array([differs, bool(alone.any())]))
+                if differ:
                     self._towers, self._inputs = [], []
                     return jacobian(losses, tasks, sources)
-                self._trusted |= {task} if alone.any() else set()
+                self._trusted |= {task} if told else set()
         return rows
 
     def _parts(self, arrived: Sequence[Tensor], task: int) -> list[Tensor]:
@@ -161,8 +168,11 @@ def balanced_backward(
     groups: tuple[Sequence[nn.Parameter], Sequence[nn.Parameter]],
     gradients: Jacobian,
     join: Join,
+    process_group: Group = ALONE,
 ) -> None:
     """Fill ``.grad``: with joined gradients of the shared parameters, with plain sums for the rest.
+
+    In a group of processes, what all ranks fill sums up to that.
 
     Parameters
     ----------
@@ -176,6 +186,7 @@ def balanced_backward(
         `jacobian` or its like.
     join : callable
         ``join(J, tasks)`` makes one gradient (P,) of the tasks' (n, P).
+    process_group : Group, optional
     """
     leaves = [leaf for _, leaf in cuts]
     shared, own = groups
@@ -185,7 +196,8 @@ def balanced_backward(
             leaf.grad = None  # the plain sum, which goes no further
         _backward_from(cuts, join(gradients(losses, tasks, leaves), tasks))
         return
-    _fill(shared, join(gradients(losses, tasks, shared), tasks))
+    rows = process_group.sum_(gradients(losses, tasks, shared))
+    _fill(shared, join(rows, tasks) / process_group.size)
     if own:
         losses.sum().backward(inputs=own)
 
@@ -264,19 +276,20 @@ def flat_backward(
     groups: tuple[Sequence[nn.Parameter], Sequence[nn.Parameter]],
     rho: float,
     join: Join,
+    process_group: Group = ALONE,
 ) -> None:
     """Fill ``.grad`` by algorithm 1 of Phan et al. (2025), with the tasks' gradients times their weights (T,).
 
     ``forward`` gives the losses again; the rest is as in `balanced_backward` and `uphill_jacobian`.
     """
     parameters = [*groups[0], *groups[1]]
-    at_weights = jacobian(losses, tasks, parameters)
-    uphill = uphill_jacobian(forward, tasks, at_weights, groups, rho)
+    at_weights = process_group.sum_(jacobian(losses, tasks, parameters))
+    uphill = process_group.sum_(uphill_jacobian(forward, tasks, at_weights, groups, rho))
     at_weights, uphill = at_weights * weights[tasks, None], uphill * weights[tasks, None]
     n_shared = sum(parameter.numel() for parameter in groups[0])
     steeper = (uphill - at_weights)[:, :n_shared]
     update = join(at_weights[:, :n_shared], tasks) + join(steeper, tasks)
-    _fill(parameters, torch.cat([update, uphill[:, n_shared:].sum(dim=0)]))
+    _fill(parameters, torch.cat([update, uphill[:, n_shared:].sum(dim=0)]) / process_group.size)
 
 
 def _fill(parameters: Sequence[nn.Parameter], gradient: Tensor) -> None:

@@ -1,0 +1,1 @@
+"""Several processes: what a forked one cannot do, and groups that fit one model together."""

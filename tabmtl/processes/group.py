@@ -1,0 +1,82 @@
+"""The processes that fit one model together, as each of them sees them.
+
+A fit on `tabmtl.Shards` asks `current` for its group, and hands it to all that meets the other ranks: sums, and values
+that are gathered. All ranks ask the same in the same order, so what a rank does may depend only on what all know.
+`tabmtl.scale.joined` makes a group of several; without it a fit is alone, and nothing here does anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Group:
+    """A group of processes; this class itself is one process alone.
+
+    Attributes
+    ----------
+    rank : int
+        Number of this process, from 0.
+    size : int
+        Number of the processes.
+    """
+
+    rank = 0
+    size = 1
+
+    def gather(self, value: Any, to: int | None = None) -> list[Any]:
+        """Return the values of all ranks, in their order, to all or to one of them; to the others an empty list."""
+        return [value]
+
+    def sum_(self, tensor: Tensor) -> Tensor:
+        """Replace a tensor by its sum over all ranks, and return it; all ranks get the same bits."""
+        return tensor
+
+    def total(self, array: np.ndarray) -> np.ndarray:
+        """Return the sum of an array over all ranks, float64; of one process alone the array itself."""
+        if self.size == 1:
+            return array
+        import torch
+
+        return self.sum_(torch.from_numpy(np.array(array, dtype=np.float64))).numpy()
+
+    def broadcast(self, value: Any) -> Any:
+        """Return the value of rank 0."""
+        return self.gather(value if self.rank == 0 else None)[0]
+
+    def address(self) -> str:
+        """Return the address by which the other ranks reach this one."""
+        return "127.0.0.1"
+
+    def share(self, n: int) -> range:
+        """Return this rank's share of the numbers below n: a range next to those of its neighbours."""
+        return range(n * self.rank // self.size, n * (self.rank + 1) // self.size)
+
+
+#: One process alone.
+ALONE = Group()
+
+_current: ContextVar[Group] = ContextVar("group", default=ALONE)
+
+
+def current() -> Group:
+    """Return the group that a fit belongs to."""
+    return _current.get()
+
+
+@contextmanager
+def entered(group: Group) -> Iterator[None]:
+    """Let fits inside belong to a group."""
+    token = _current.set(group)
+    try:
+        yield
+    finally:
+        _current.reset(token)

@@ -1,0 +1,129 @@
+"""Processes that fit one model together, started by ``torchrun`` or by another launcher of torch's process groups."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from tabmtl.processes.group import ALONE, Group, entered
+
+_FAILED = "tabmtl/failed"  # the key under which the first rank that fails leaves its number
+
+logger = logging.getLogger(__name__)
+
+
+class ProcessGroup(Group):
+    """The default process group of `torch.distributed`."""
+
+    def __init__(self) -> None:
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+
+    def gather(self, value: Any, to: int | None = None) -> list[Any]:
+        """Return the values of all ranks, to all or to one of them."""
+        values: list[Any] = [None] * self.size if to in (None, self.rank) else []
+        if to is None:
+            dist.all_gather_object(values, value)
+        else:
+            dist.gather_object(value, values or None, dst=to)
+        return values
+
+    def sum_(self, tensor: Tensor) -> Tensor:
+        """Replace a tensor by its sum over all ranks."""
+        dist.all_reduce(tensor)
+        return tensor
+
+    def address(self) -> str:
+        """Return the address from which this process reaches rank 0, so that others reach it there."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((os.environ.get("MASTER_ADDR", "127.0.0.1"), 9))  # sends nothing
+            return probe.getsockname()[0]
+
+
+@contextmanager
+def joined(*, timeout: float = 600.0) -> Iterator[Group]:
+    """Let fits on `tabmtl.Shards` inside share their work with the other processes that a launcher has started.
+
+    Every process runs the same lines. Each reads and encodes its share of the rows and trains on them; sums meet over
+    all, so every process ends with the same model, which is that of one process up to rounding. A script that no
+    launcher started, without ``RANK`` in its environment, fits alone, as it does without this.
+
+    A group of `torch.distributed` that stands already is used as it is. Otherwise one is made: gloo on CPUs, beside it
+    nccl where torch sees GPUs, of which each process takes that with its ``LOCAL_RANK``.
+
+    Parameters
+    ----------
+    timeout : float, default=600.0
+        Seconds that a process waits for the others before it gives up. It bounds the time that one of them may need for
+        its share of the rows between two sums.
+
+    Yields
+    ------
+    group : Group
+        With the attributes ``rank``, from 0, and ``size``. Save the model on rank 0.
+
+    Raises
+    ------
+    SystemExit
+        If another process has failed first, with the exit code 1: its error is the one to read.
+
+    Notes
+    -----
+    Start as many processes as there are CPUs or GPUs, with one thread each (``torchrun`` sets ``OMP_NUM_THREADS=1``)::
+
+        torchrun --nproc-per-node 8 job.py
+
+    Examples
+    --------
+    >>> from tabmtl.scale import joined
+    >>> with joined() as group:
+    ...     print(group.rank, group.size)
+    0 1
+    """
+    found: AbstractContextManager[Group] = nullcontext(ALONE)
+    if dist.is_available() and dist.is_initialized():
+        found = nullcontext(ProcessGroup())
+    elif "RANK" in os.environ:
+        found = _started(timeout)
+    with found as group, entered(group):
+        yield group
+
+
+@contextmanager
+def _started(timeout: float) -> Iterator[Group]:
+    """Start the process group that the environment describes, and end it; of several errors, show the first."""
+    store, rank, size = next(dist.rendezvous("env://", timeout=timedelta(seconds=timeout)))
+    store.set_timeout(timedelta(seconds=timeout))
+    backend = "gloo"
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+        backend = "cpu:gloo,cuda:nccl"
+    dist.init_process_group(
+        backend, store=dist.PrefixStore("tabmtl", store), rank=rank, world_size=size, timeout=timedelta(seconds=timeout)
+    )
+    try:
+        yield ProcessGroup()
+    except Exception as error:
+        if _first_to_fail(store, rank) != rank:
+            logger.debug("rank %d stops, because another one has failed: %s", rank, error)
+            raise SystemExit(1) from None
+        raise
+    finally:
+        with suppress(RuntimeError):  # its connections may be broken
+            dist.destroy_process_group()
+
+
+def _first_to_fail(store: Any, rank: int) -> int | None:
+    """Return the rank that failed first, this one if none has before; None if that is not to be learned."""
+    try:
+        return int(store.compare_set(_FAILED, "", str(rank)))
+    except (RuntimeError, ValueError):
+        return None

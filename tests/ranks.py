@@ -1,0 +1,66 @@
+"""Threads as the ranks of a group, so that what meets across processes is tested in one."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from tabmtl.processes.group import Group, entered
+from tabmtl.training.device import unseeded
+
+_PATIENCE = 60  # seconds
+
+
+class _Meeting:
+    def __init__(self, size: int) -> None:
+        self.barrier = threading.Barrier(size)
+        self.values: list[Any] = [None] * size
+
+
+class ThreadGroup(Group):
+    """A rank that is a thread."""
+
+    def __init__(self, rank: int, meeting: _Meeting) -> None:
+        self.rank, self.size, self._meeting = rank, len(meeting.values), meeting
+
+    def gather(self, value: Any, to: int | None = None) -> list[Any]:
+        """Return the values of all ranks, to all or to one of them."""
+        with unseeded():  # a rank that waits must not hold torch's generators
+            self._meeting.values[self.rank] = value
+            self._meeting.barrier.wait(_PATIENCE)
+            values = list(self._meeting.values)
+            self._meeting.barrier.wait(_PATIENCE)
+        return values if to in (None, self.rank) else []
+
+    def sum_(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Sum in the order of the ranks."""
+        parts = self.gather(tensor.clone())
+        assert len({part.shape for part in parts}) == 1, [part.shape for part in parts]
+        return tensor.copy_(torch.stack(parts).sum(dim=0))
+
+
+def run_ranks(size: int, work: Callable[[], Any]) -> list[Any]:
+    """Run work on every rank of a group; return the results by rank, or raise the first error."""
+    meeting = _Meeting(size)
+    results: list[Any] = [None] * size
+    errors: list[BaseException] = []
+
+    def run(rank: int) -> None:
+        try:
+            with entered(ThreadGroup(rank, meeting)):
+                results[rank] = work()
+        except BaseException as error:
+            errors.append(error)
+            meeting.barrier.abort()
+
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(size)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:  # those that waited for the one that failed come after it, or say nothing of it
+        raise next((error for error in errors if not isinstance(error, threading.BrokenBarrierError)), errors[0])
+    return results

@@ -1,0 +1,230 @@
+"""Networks that several ranks train: the weights, scores and stops of one process on all rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+from conformance import features, mixed_targets, tiny
+from polars.testing import assert_frame_equal
+from ranks import run_ranks
+
+from tabmtl import AITM, APEM, ESMM, PLE, STEM, AdaTT, HoME, MMoE, MultiTabNet, Shards, SharedBottom
+from tabmtl.encode import cache, shards
+from tabmtl.estimators import network
+from tabmtl.nn import embeddings
+from tabmtl.processes.group import Group, entered
+from tabmtl.scale import joined
+from tabmtl.sessions import Popularity
+from tabmtl.training import windows
+
+TARGETS = ["late", "size", "delay"]
+EXACT = 1e-7  # of float64 weights after an epoch and more
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch):
+    """Read 64 rows at a time, and train in windows of a few."""
+    monkeypatch.setattr(shards, "BLOCK_ROWS", 64)
+    monkeypatch.setattr(cache, "CHUNK_ROWS", 4)
+    monkeypatch.setattr(windows, "_WINDOW_CHUNKS", 2)
+
+
+@pytest.fixture
+def _float64(monkeypatch):
+    """Compute in float64, where rounding does not grow from step to step."""
+    on_device = network._on_device
+
+    def on_device_in_float64(batch, device):
+        return on_device(batch, device).map(lambda part: part.double() if part.is_floating_point() else part)
+
+    monkeypatch.setattr(network, "_on_device", on_device_in_float64)
+
+
+@pytest.fixture(scope="module")
+def table():
+    """Rows sorted by a number, so that ranks see other ones, with one label only on the last of them."""
+    X = features(400).sort("plain")
+    rng = np.random.default_rng(1)
+    targets = mixed_targets(X).with_columns(
+        size=pl.when(pl.int_range(400) > 250).then("size"),
+        weight=pl.Series(rng.random(400)),
+        who=pl.int_range(400) // 9,
+    )
+    return pl.concat([X, targets], how="horizontal")
+
+
+def double(cls):
+    class Double(cls):
+        def _network(self, columns, tasks):
+            return super()._network(columns, tasks).double()
+
+    Double.__name__ = cls.__name__
+    return Double
+
+
+def fit_ranks(table, cls, *, targets=TARGETS, float64=True, fit=None, **params):
+    """The model of one rank, and those of two."""
+    made = double(cls) if float64 else cls
+    noiseless = {"dropout": 0.0, "attention_dropout": 0.0, "drop": ["weight", "who"]}
+
+    def work():
+        model = tiny(made, **(noiseless | params))
+        return model.fit(Shards(table.lazy()), targets, **(fit or {}))
+
+    return run_ranks(1, work) + run_ranks(2, work)
+
+
+def assert_same_weights(one, other, atol):
+    for name, weights in one.weights_.items():
+        if (
+            "qkv.bias" not in name
+        ):  # whose true gradient is 0 for the keys; what AdamW makes of noise there is no matter
+            np.testing.assert_allclose(other.weights_[name], weights, rtol=0, atol=atol, err_msg=name)
+
+
+NETWORKS = [(cls, {}) for cls in (SharedBottom, HoME, MultiTabNet)]
+NETWORKS += [(SharedBottom, {"balance": balance}) for balance in ("uncertainty", "imtl_g")]
+NETWORKS += [(HoME, {"balance": "pcgrad", "grad_level": "parameters"}), (MMoE, {"balance": "gradnorm"})]
+NETWORKS += [(SharedBottom, {"balance": lambda rows: rows.mean(dim=0)}), (MMoE, {"balance": "pcgrad"})]
+MORE = [(cls, {}) for cls in (PLE, STEM, AdaTT, MMoE, APEM)]
+MORE += [(SharedBottom, {"balance": balance}) for balance in ("dwa", "gls", "imtl_l", "famo", [1.0, 2.0, 0.5])]
+MORE += [(SharedBottom, {"flat": True}), (MMoE, {"flat": True, "balance": "pcgrad"}), (HoME, {"balance": "gradnorm"})]
+MORE += [(SharedBottom, {"balance": "imtl_g", "normalize_gradients": True, "grad_level": "parameters"})]
+MORE += [(MultiTabNet, {"balance": "pcgrad"}), (SharedBottom, {"keep": "task", "epochs": 3})]
+MORE = [pytest.param(*case, marks=pytest.mark.all_faces) for case in MORE]
+
+
+@pytest.mark.usefixtures("_float64")
+@pytest.mark.parametrize(("cls", "params"), [*NETWORKS, *MORE])
+def test_two_ranks_learn_the_weights_of_one(table, cls, params):
+    one, first, second = fit_ranks(table, cls, **params)
+    assert_same_weights(one, first, EXACT)
+    assert_same_weights(first, second, 0)
+    np.testing.assert_allclose(one.history_.to_numpy(), first.history_.to_numpy(), rtol=1e-5, atol=1e-5)
+    assert_frame_equal(first.history_, second.history_, check_exact=True)
+    assert one.history_["train/loss"][-1] < one.history_["train/loss"][0]
+
+
+@pytest.mark.usefixtures("_float64")
+def test_rows_of_large_tables_meet(table, monkeypatch):
+    monkeypatch.setattr(embeddings, "DENSE_ROWS", 1)
+    one, first, _ = fit_ranks(table, SharedBottom)
+    assert_same_weights(one, first, EXACT)
+
+
+def test_scores_of_float32_are_those_of_one_rank(table):
+    options = {"sample_weight": "weight", "groups": "who"}
+    one, first, _ = fit_ranks(table, HoME, float64=False, epochs=3, fit=options, drop=["who"])
+    np.testing.assert_allclose(one.history_.to_numpy(), first.history_.to_numpy(), rtol=1e-4, atol=1e-4)
+    X = table.drop("who", "weight", *TARGETS)
+    ours, theirs = (model.predict_proba(X)["late"] for model in (one, first))
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4)
+
+
+@pytest.mark.usefixtures("_float64")
+def test_validation_shards_of_fewer_rows_than_ranks_have_chunks(table):
+    options = {"X_val": Shards(table.tail(3).lazy()), "y_val": TARGETS}
+    one, first, _ = fit_ranks(table, SharedBottom, fit=options)
+    assert_same_weights(one, first, EXACT)
+    np.testing.assert_allclose(one.history_.to_numpy(), first.history_.to_numpy(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.usefixtures("_float64")
+def test_a_long_table():
+    rng = np.random.default_rng(0)
+    frame = pl.DataFrame({"plain": np.tile(rng.normal(size=100), 3), "task": np.repeat(["a", "b", "c"], 100)})
+    frame = frame.with_columns(y=pl.col("plain") * pl.col("task").replace_strict({"a": 1.0, "b": -1.0, "c": 2.0}))
+    one, first, _ = fit_ranks(frame, HoME, targets="y", task_column="task", drop=[])
+    assert_same_weights(one, first, EXACT)
+
+
+@pytest.mark.usefixtures("_float64")
+@pytest.mark.parametrize("cls", [ESMM, pytest.param(AITM, marks=pytest.mark.all_faces)])
+def test_a_funnel(table, cls):
+    rng = np.random.default_rng(0)
+    click = rng.integers(0, 2, 400)
+    frame = table.select("plain", "text").with_columns(
+        click=pl.Series(click), buy=pl.Series(click * rng.integers(0, 2, 400))
+    )
+    chain = {"tasks": None, "task_chain": ["click", "buy"], "targets": ["click", "buy"], "drop": []}
+    one, first, _ = fit_ranks(frame, cls, **chain)
+    assert_same_weights(one, first, EXACT)
+
+
+def test_one_rank_shows_and_decides(table, capsys):
+    seen = []
+
+    def stop(record):
+        seen.append(record["epoch"])
+        return True
+
+    models = run_ranks(
+        2, lambda: tiny(SharedBottom, on_epoch=stop, drop=["weight", "who"]).fit(Shards(table.lazy()), TARGETS)
+    )
+    assert seen == [0.0]
+    assert [model.history_.height for model in models] == [1, 1]
+
+
+def test_a_cache_is_used_again_by_its_rank(table, tmp_path, monkeypatch):
+    written = []
+    write = cache._write
+    monkeypatch.setattr(cache, "_write", lambda *args: written.append(args[-1]) or write(*args))
+    table.write_parquet(tmp_path / "rows.parquet")
+
+    def fit():
+        source = Shards(tmp_path / "rows.parquet", cache=tmp_path / "cache")
+        return tiny(SharedBottom, epochs=1, drop=["weight", "who"]).fit(source, TARGETS)
+
+    run_ranks(2, fit)
+    run_ranks(2, fit)
+    assert sorted(folder.name for folder in (tmp_path / "cache").iterdir()) == ["part-1-of-2", "part-2-of-2"]
+    assert sorted(rows.start for rows in written) == [0, 200]
+
+
+def test_mistakes_are_told(table):
+    def fit(frame, **params):
+        return tiny(SharedBottom, epochs=1, drop=["weight", "who"], **params).fit(Shards(frame.lazy()), TARGETS)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cache, "CHUNK_ROWS", 256)
+        with pytest.raises(ValueError, match=r"400 rows are too few for 3 processes.* rank 0 has none; start fewer"):
+            run_ranks(3, lambda: fit(table))
+    heights = iter([400, 399])
+    with pytest.raises(
+        ValueError, match=r"rank 1 .* its numbers of rows by file are .*; give every rank the same files"
+    ):
+        run_ranks(2, lambda: fit(table.head(next(heights))))
+    with pytest.raises(ValueError, match=r"looks at all rows of a step at once.* fit it in one process"):
+        run_ranks(2, lambda: tiny(MultiTabNet, row_layer="batch_attention").fit(Shards(table.lazy()), TARGETS))
+
+
+def test_a_frame_is_not_dealt(table):
+    X, y = table.drop(TARGETS), table.select(TARGETS)
+    group = Group()
+    group.size = 2  # of which the fit asks nothing
+    with entered(group), pytest.warns(UserWarning, match=r"every one of the 2 processes .* fits this frame whole"):
+        model = tiny(SharedBottom, epochs=1).fit(X, y)
+    assert model.predict(X).equals(tiny(SharedBottom, epochs=1).fit(X, y).predict(X))
+
+
+@pytest.mark.usefixtures("_float64")
+def test_a_rank_without_rows_of_a_step(table):
+    few, steps = table.gather_every(4), {"batch_size": 3, "early_stopping": False, "epochs": 1}
+    one, first, _ = fit_ranks(few, HoME, **steps)
+    assert_same_weights(one, first, EXACT)
+    long = few.select("plain", y=pl.col("plain") ** 2, task=pl.col("count").rank("ordinal") % 3)
+    one, first, _ = fit_ranks(long, PLE, targets="y", task_column="task", drop=[], **steps)
+    assert_same_weights(one, first, EXACT)
+
+
+def test_recommenders_are_not_dealt():
+    log = pl.DataFrame({"session": [1, 1], "item": [1, 2], "time": [0, 1]})
+    with pytest.raises(NotImplementedError, match=r"Popularity learns a log in one process.* outside of joined"):
+        run_ranks(2, lambda: Popularity().fit(log))
+
+
+def test_a_script_that_no_launcher_started_is_alone(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    with joined() as group:
+        assert (group.rank, group.size, group.gather("a")) == (0, 1, ["a"])

@@ -1,0 +1,102 @@
+"""Trees that several ranks grow: the splits and answers of one process on all rows, also where ranks see other rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+from conformance import tiny
+from polars.testing import assert_frame_equal
+from ranks import run_ranks
+
+from tabmtl import RMTGB, IndependentTasks, Shards, SharedTrees
+from tabmtl.encode import cache
+
+TARGETS = ["late", "size", "delay", "spend", "rare"]
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch):
+    monkeypatch.setattr(cache, "CHUNK_ROWS", 8)
+
+
+@pytest.fixture(scope="module")
+def table():
+    """Rows sorted by the column that tells most, so that ranks see disjoint ranges of it; one label is rare."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(600, 3))
+    x[:, 0].sort()
+    noise = rng.normal(size=(600, 3)) / 4
+    frame = pl.DataFrame({f"x{j}": column for j, column in enumerate(x.T)}).with_columns(
+        shop=pl.Series(rng.choice(["a", "b", "c"], 600)),
+        late=pl.Series(x[:, 0] + x[:, 1] + noise[:, 0] > 0),
+        size=pl.Series(np.where(x[:, 2] > 0.5, "s", np.where(x[:, 0] > 0, "m", "l"))),
+        delay=pl.Series(x[:, 0] * x[:, 1] + noise[:, 1]),
+        spend=pl.Series(x[:, 0] + noise[:, 0]),
+        rare=pl.Series(x[:, 0] + noise[:, 2]),
+    )
+    return frame.with_columns(rare=pl.when(pl.int_range(600) > 560).then("rare"))
+
+
+def answers(model, X):
+    return np.concatenate([np.asarray(part, dtype=float).reshape(len(X), -1) for part in model._read_and_answer(X)], 1)
+
+
+def fit_ranks(table, cls, targets, *, with_valid=False, **params):
+    """The model of one process, and those of two ranks."""
+    drop = [name for name in TARGETS if name not in targets and name in table.columns]
+    rows = pl.int_range(table.height) % 5
+    train, valid = (table.filter(rows > 0), table.filter(rows == 0)) if with_valid else (table, table)
+
+    def work():
+        options = {"X_val": Shards(valid.lazy()), "y_val": targets} if with_valid else {}
+        return tiny(cls, drop=drop, **params).fit(Shards(train.lazy()), targets, **options)
+
+    return work(), *run_ranks(2, work)
+
+
+@pytest.mark.parametrize("cls", [RMTGB, SharedTrees])
+def test_ranks_grow_the_trees_of_one(table, cls):
+    # regressions with all labels, so that hessians count rows; without a penalty, because one process does not look
+    # again at a column of a leaf that had no good split above it, and several do
+    one, first, second = fit_ranks(table, cls, ["delay", "spend"], with_valid=True, reg_lambda=0.0)
+    X = table.drop(TARGETS)
+    np.testing.assert_allclose(answers(first, X), answers(one, X), rtol=0, atol=1e-6 if cls is RMTGB else 1e-5)
+    np.testing.assert_array_equal(answers(first, X), answers(second, X))
+    rounds = "block_rounds_" if cls is RMTGB else "rounds_"
+    assert_frame_equal(getattr(first, rounds), getattr(one, rounds))
+
+
+@pytest.mark.parametrize("cls", [RMTGB, SharedTrees])
+def test_ranks_are_as_good_as_one_where_lightgbm_estimates_the_rows_of_leaves(table, cls):
+    one, first, second = fit_ranks(table, cls, TARGETS)  # that is, where hessians differ
+    X, y = table.drop(TARGETS), table.select(TARGETS)
+    np.testing.assert_array_equal(answers(first, X), answers(second, X))
+    ours, theirs = first.score_tasks(X, y), one.score_tasks(X, y)
+    assert min(ours[task] - theirs[task] for task in TARGETS) > -0.05, (ours, theirs)
+    for name in ["outlier_score_"] if cls is RMTGB else ["rounds_"]:
+        assert getattr(first, name)["n_labels"].to_list() == getattr(one, name)["n_labels"].to_list()
+
+
+@pytest.mark.parametrize("cls", [RMTGB, pytest.param(SharedTrees, marks=pytest.mark.all_faces)])
+def test_a_long_table_with_tasks_on_one_rank(cls):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 2))
+    task = np.repeat(["a", "b", "c", "d"], 100)
+    frame = pl.DataFrame({"x0": x[:, 0], "x1": x[:, 1], "task": task, "y": x[:, 0] + np.repeat(np.arange(4), 100)})
+    one, first, second = fit_ranks(frame, cls, "y", task_column="task", early_stopping=False, min_child_samples=1)
+    X = frame.drop("y")
+    np.testing.assert_array_equal(answers(first, X), answers(second, X))
+    np.testing.assert_allclose(answers(first, X), answers(one, X), rtol=0, atol=1e-6 if cls is RMTGB else 0.5)
+
+
+TUNED = pytest.param(TARGETS, {"tune": 2}, marks=pytest.mark.all_faces)
+
+
+@pytest.mark.parametrize(("targets", "params"), [(["late", "delay"], {}), TUNED])
+def test_tasks_are_dealt_to_ranks(table, targets, params):
+    one, first, second = fit_ranks(table, IndependentTasks, targets, learning_rate=0.3, **params)
+    X = table.drop(TARGETS)
+    np.testing.assert_array_equal(answers(first, X), answers(one, X))
+    np.testing.assert_array_equal(answers(first, X), answers(second, X))
+    assert_frame_equal(first.configuration_scores_, one.configuration_scores_)

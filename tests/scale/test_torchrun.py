@@ -1,0 +1,77 @@
+"""A job of two real processes: models equal to those of one, and one message where a rank fails."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+import tabmtl
+from tabmtl import RMTGB, Shards, SharedBottom
+
+N = 4_096
+NETWORK = {"hidden": (16,), "dropout": 0.0, "epochs": 3, "n_jobs": 1, "device": "cpu", "random_state": 0}
+TREES = {"n_estimators_shared": 5, "n_estimators_outlier": 5, "n_estimators_task": 5, "early_stopping": False}
+JOB = f"""
+import sys
+from tabmtl import RMTGB, Shards, SharedBottom
+from tabmtl.scale import joined
+
+folder = sys.argv[1]
+with joined(timeout=120) as group:
+    for model in (SharedBottom(**{NETWORK}), RMTGB(random_state=0, n_jobs=1, **{TREES})):
+        model.fit(Shards(f"{{folder}}/rows.parquet", cache=f"{{folder}}/cache"), ["click", "spend"])
+        if group.rank == 0:
+            model.save(f"{{folder}}/{{type(model).__name__}}")
+    model.fit(Shards(f"{{folder}}/bad.parquet"), ["click", "spend"])
+"""
+
+
+@pytest.fixture(scope="module")
+def frame():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(N, 3))
+    frame = pl.DataFrame({f"x{j}": column for j, column in enumerate(x.T)})
+    return frame.with_columns(
+        click=pl.Series(x[:, 0] > 0.5), spend=pl.Series(x.sum(axis=1)), x2=pl.Series(np.sort(x[:, 2]))
+    )
+
+
+@pytest.fixture(scope="module")
+def job(frame, tmp_path_factory):
+    """The folder of the job, and how it ended."""
+    folder = tmp_path_factory.mktemp("job")
+    frame.write_parquet(folder / "rows.parquet")
+    frame.with_columns(x0=pl.when(pl.int_range(N) == N - 1).then(float("inf")).otherwise("x0")).write_parquet(
+        folder / "bad.parquet"
+    )
+    (folder / "job.py").write_text(JOB)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    ended = subprocess.run(
+        [*launcher, str(folder / "job.py"), str(folder)], capture_output=True, text=True, timeout=500, check=False
+    )
+    return folder, ended
+
+
+def test_the_models_are_those_of_one_process(frame, job):
+    folder, ended = job
+    assert (folder / "RMTGB").exists(), ended.stderr
+    source, X = Shards(frame.lazy()), frame.drop("click", "spend")
+    for model in (SharedBottom(**NETWORK), RMTGB(random_state=0, n_jobs=1, **TREES)):
+        one = model.fit(source, ["click", "spend"])
+        other = tabmtl.load(folder / type(model).__name__)
+        np.testing.assert_allclose(other.predict(X)["spend"], one.predict(X)["spend"], rtol=0, atol=1e-3)
+        np.testing.assert_allclose(other.predict_proba(X)["click"], one.predict_proba(X)["click"], rtol=0, atol=1e-4)
+        if isinstance(model, SharedBottom):
+            assert_frame_equal(other.history_, one.history_, abs_tol=1e-4)
+
+
+def test_a_bad_row_on_one_rank_ends_all_with_one_message(job):
+    _, ended = job
+    assert ended.returncode == 1
+    assert ended.stderr.count("column 'x0' holds an infinite value") == 1, ended.stderr
+    assert ended.stderr.count("Traceback (most recent call last)") <= 2  # that of the rank, and that of the launcher
