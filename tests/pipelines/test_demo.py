@@ -118,9 +118,10 @@ def test_again_gives_the_same_table_and_says_what_it_does(
     assert commands.Registry(store).aliases("flights") == {"champion": "1", "challenger": "2"}
     assert "version 2 of the model flights, alias challenger" in printed
     assert f"serve promote flights --data flights --folder {folder} --full\n" in printed
-    serves, opens = printed.splitlines()[-2:]
+    serves, starts, opens = printed.splitlines()[-3:]
     assert serves.endswith("tabmtl serve start flights")
-    assert f"mlflow server --backend-store-uri {store} --host 127.0.0.1 --port 5000" in opens
+    assert f"mlflow server --backend-store-uri {store} --host 127.0.0.1 --port 5000" in starts
+    assert "http://127.0.0.1:5000/" in opens
     for target in TARGETS:
         assert sum(line.split()[:1] == [target] for line in printed.splitlines()) == 2, target
 
