@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
@@ -12,7 +11,7 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 
-from tabmtl.schema import TabmtlWarning
+from tabmtl.schema import warn_user
 from tabmtl.sessions.log import code_items, to_polars, to_series
 from tabmtl.sessions.ragged import Sessions
 from tabmtl.storage.stored import Stored
@@ -101,7 +100,7 @@ def make_catalogue(clicked: pl.Series, items: Any, item_column: str, *, describe
     if len(unlisted):
         if described or len(unlisted) == len(counted):
             message = _unlisted_message(unlisted, len(counted), item_column, described)
-            warnings.warn(message, TabmtlWarning, stacklevel=3)
+            warn_user(message)
         # the wider of two types of whole numbers holds the items of both
         known = pl.concat([known, unlisted.alias(item_column).to_frame()], how="diagonal_relaxed")
         known = known.with_columns(plain_names(known[item_column]))

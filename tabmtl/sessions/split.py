@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -13,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from tabmtl.params import is_number
-from tabmtl.schema import TabmtlWarning
+from tabmtl.schema import warn_user
 from tabmtl.sessions.log import LogColumns, code_items, family, read_log, to_polars
 from tabmtl.sessions.ragged import UNSEEN_ITEM, Sessions
 
@@ -104,19 +103,15 @@ def warn_of_leaks(sessions: Sessions, later: Sessions) -> None:
     comparable = family(sessions.ids.dtype) == family(later.ids.dtype)
     shared = np.count_nonzero(code_items(later.ids, sessions.ids)) if comparable else 0
     if shared:
-        warnings.warn(
+        warn_user(
             f"{shared} of the {len(later)} sessions of clicks_val are named like sessions of clicks: sessions "
-            "of training cannot validate; give later sessions, as temporal_split does, or other names if they differ",
-            TabmtlWarning,
-            stacklevel=3,
+            "of training cannot validate; give later sessions, as temporal_split does, or other names if they differ"
         )
     targets = later.next_clicks()
     if len(targets) and (targets == UNSEEN_ITEM).all():
-        warnings.warn(
+        warn_user(
             f"none of the {len(targets)} items to predict in clicks_val is in clicks or the item table, so that every "
-            "validation score is 0: are its items named as those of clicks are?",
-            TabmtlWarning,
-            stacklevel=3,
+            "validation score is 0: are its items named as those of clicks are?"
         )
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from tabmtl.schema import TabmtlWarning
+from tabmtl.schema import warn_user
 from tabmtl.sessions.catalogue import Catalogue
 from tabmtl.sessions.knn import VSKNN
 from tabmtl.sessions.m2trec.items import KnownItems
@@ -84,10 +83,8 @@ def warn_of_ceiling(items: KnownItems, earlier: Sessions, judged: Sessions) -> N
     baseline._set_fitted(catalogue, baseline._fit(earlier, catalogue, None))
     reached = rank_next(baseline._scores, judged, clicks, most=_COMPARED).recall(20)
     if reached > ceiling:
-        warnings.warn(
+        warn_user(
             f"{int(row.max()) + 1} different rows of metadata stand for {n_items} items: id_mode='none' cannot "
             f"exceed Recall@20 {ceiling:.3f}, and VSKNN reaches {reached:.3f} on the same clicks: give more columns of "
-            "metadata, or take id_mode='full'",
-            TabmtlWarning,
-            stacklevel=4,
+            "metadata, or take id_mode='full'"
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from tabmtl.params import check_at_least
-from tabmtl.schema import TabmtlWarning
+from tabmtl.schema import warn_user
 
 
 def check_event_weights(name: str, value: Any) -> None:
@@ -52,11 +51,9 @@ def weigh_events(events: pl.Series, weights: Mapping[str, float], column: str) -
     known = events.drop_nulls().unique().sort()
     absent = [event for event in weights if event not in known]
     if absent:
-        warnings.warn(
+        warn_user(
             f"weights names the events {absent}, which no click in {column!r} has; some that are there are "
-            f"{known.head(10).to_list()}",
-            TabmtlWarning,
-            stacklevel=4,
+            f"{known.head(10).to_list()}"
         )
     by_name = {event: float(weight) for event, weight in weights.items()}
     return events.replace_strict(by_name, default=1.0, return_dtype=pl.Float32)

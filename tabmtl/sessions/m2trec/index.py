@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
@@ -14,7 +13,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from tabmtl.schema import TabmtlWarning
+from tabmtl.schema import warn_user
 from tabmtl.sessions.m2trec.encoder import unit_length
 from tabmtl.sessions.m2trec.items import NetworkItems
 from tabmtl.sessions.m2trec.network import M2TRecNetwork
@@ -311,9 +310,7 @@ def share_found(found: np.ndarray, exact: np.ndarray) -> float:
 def warn_of_misses(share: float, k: int, n: int) -> None:
     """Warn if too few of the k exact recommendations of n sessions were found."""
     if share < _ENOUGH:
-        warnings.warn(
+        warn_user(
             f"approximate search found {share:.2f} of the {k} exact recommendations of {n} sessions: leave out "
-            "approximate=True, which searches exactly, or ask for a smaller k",
-            TabmtlWarning,
-            stacklevel=3,
+            "approximate=True, which searches exactly, or ask for a smaller k"
         )

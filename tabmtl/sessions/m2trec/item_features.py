@@ -5,7 +5,6 @@ Arrays are numpy until `ItemFeatures.map` makes them tensors.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -21,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tabmtl.encode.features import TEXT, FeatureCoder, code_of
-from tabmtl.schema import FIRST_LEVEL, UNSEEN, TabmtlWarning
+from tabmtl.schema import FIRST_LEVEL, UNSEEN, warn_user
 from tabmtl.sessions.ragged import offsets_of
 from tabmtl.storage.stored import Stored
 
@@ -287,11 +286,9 @@ def _warn_of_names(coder: FeatureCoder, items: pl.DataFrame) -> None:
             cure = "list it in text_features if it is text"
             if items.schema[name].is_numeric():
                 cure = "leave it out of categories and categorical_features if it is a quantity"
-            warnings.warn(
+            warn_user(
                 f"the column {name!r} of the item table has {len(levels)} levels for {len(items)} items, so it names "
-                f"items and tells new ones nothing: {cure}, or drop it",
-                TabmtlWarning,
-                stacklevel=6,
+                f"items and tells new ones nothing: {cure}, or drop it"
             )
 
 

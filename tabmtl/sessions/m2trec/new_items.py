@@ -18,7 +18,6 @@ their rho.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
@@ -30,7 +29,7 @@ from scipy.optimize import brentq
 from scipy.special import expit
 
 from tabmtl.params import check_positive, near
-from tabmtl.schema import TabmtlWarning
+from tabmtl.schema import warn_user
 from tabmtl.sessions.m2trec.items import KnownItems
 from tabmtl.sessions.ragged import Sessions, spread
 from tabmtl.sessions.ranking import block_size, top_k
@@ -250,12 +249,10 @@ def warn_of_equals(known: KnownItems, new: np.ndarray, how: str) -> None:
         return
     equals = np.bincount(known.row[new])[known.row[new]]
     if np.mean(equals > _TOP) > 1 / 2:
-        warnings.warn(
+        warn_user(
             f"metadata hardly tells the {len(equals)} items without clicks apart that were {how}: half of them are "
             f"equal to {int(np.median(equals)) - 1} others or more, and equal items have equal scores: give more "
-            "columns of metadata, or name candidates when you recommend",
-            TabmtlWarning,
-            stacklevel=4,
+            "columns of metadata, or name candidates when you recommend"
         )
 
 
