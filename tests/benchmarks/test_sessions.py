@@ -37,6 +37,7 @@ def test_all_models_are_scored_on_every_seed(small, tmp_path, capsys):
     assert "±" in out
 
 
+@pytest.mark.all_faces
 def test_every_model_is_tuned_by_equally_many_trials_which_a_rerun_reads(small, tmp_path, monkeypatch):
     arguments = ["--sets", GENERATOR, "--seeds", "0", "--trials", "2", "--output", str(tmp_path), "--models"]
     main([*arguments, *sessions.TUNABLE])

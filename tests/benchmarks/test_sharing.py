@@ -65,6 +65,7 @@ def test_few_labels_hold_fewer_and_each_class_in_two_groups() -> None:
         assert 180 in rows
 
 
+@pytest.mark.all_faces
 def test_missing_fits_run_and_differences_are_paired(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     common = ["--sets", "portal", "--models", *NAMES, "--settings", "full", "weight", "--output", str(tmp_path)]
     benchmark.main([*common, "--seeds", "0"])

@@ -21,6 +21,14 @@ from tabmtl.synth import make_multitab_bench
 from tabmtl.training.table_loop import TableLoop
 
 every_network = pytest.mark.parametrize("cls", NETWORKS, ids=lambda cls: cls.__name__)
+#: What the code that all networks share does: asked of two in `make test`, of all in `make test-all`.
+a_few_networks = pytest.mark.parametrize(
+    "cls",
+    [
+        pytest.param(cls, id=cls.__name__, marks=() if cls in (SharedBottom, MultiTabNet) else pytest.mark.all_faces)
+        for cls in NETWORKS
+    ],
+)
 
 
 def parts(n: int = 120):
@@ -53,7 +61,7 @@ def test_the_kept_weights_have_the_best_score_of_the_history(cls):
 
 
 @pytest.mark.parametrize("task", ["late", "delay"])
-@every_network
+@a_few_networks
 def test_one_task_can_be_watched(cls, task):
     X, y, X_val, y_val = parts()
     estimator = tiny(cls, epochs=12, learning_rate=0.05, monitor=task).fit(X, y, X_val=X_val, y_val=y_val)
@@ -174,7 +182,7 @@ def test_both_ways_to_scale_numbers_are_there(cls):
     assert np.corrcoef(quantile.predict(X)["delay"], other.predict(stretched)["delay"])[0, 1] > 0.998
 
 
-@every_network
+@a_few_networks
 def test_bfloat16_is_close_to_float32(cls):
     X, y, _, _ = parts()
     full, half = (tiny(cls, precision=precision).fit(X, y) for precision in ("float32", "bf16"))
@@ -182,7 +190,7 @@ def test_bfloat16_is_close_to_float32(cls):
     assert 0 < gap < 0.05
 
 
-@every_network
+@a_few_networks
 def test_threads_are_given_back(cls):
     before = torch.get_num_threads()
     estimator, X, _ = fitted(cls, n_jobs=2)

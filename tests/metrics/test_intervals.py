@@ -61,6 +61,7 @@ def test_error_of_a_difference_is_that_of_delongs_covariance():
     assert difference.score + difference.low < 2 * difference.score < difference.score + difference.high
 
 
+@pytest.mark.all_faces
 @pytest.mark.parametrize(
     ("kind", "metric"),
     [

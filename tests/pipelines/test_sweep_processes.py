@@ -67,6 +67,7 @@ def wait_until(condition: Callable[[list[FrozenTrial]], bool], folder: Path, pro
     raise TimeoutError("the trials did not come to this")
 
 
+@pytest.mark.all_faces
 def test_a_killed_sweep_goes_on_with_nothing_lost(
     table: list[str], tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

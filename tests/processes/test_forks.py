@@ -109,6 +109,7 @@ def run(script: str) -> dict[str, str]:
     return json.loads(done.stdout)
 
 
+@pytest.mark.all_faces
 def test_a_fork_before_polars_has_threads_fits_and_predicts():
     assert run(NO_POOL) == {"network": "True", "wide network": "True", "trees": "True", "children": "'True'"}
 

@@ -307,6 +307,7 @@ def test_parameters_out_of_range_are_named(model, message):
         model.fit(random_log(0))
 
 
+@pytest.mark.all_faces
 def test_vsknn_reproduces_the_known_figures_on_diginetica():
     if "TABMTL_DATA" not in os.environ:
         pytest.skip("TABMTL_DATA is unset: it names the folder that holds diginetica/clicks.parquet")

@@ -250,6 +250,7 @@ for folder in sys.argv[1:]:
 PLAIN = "import sys, lightgbm; lightgbm.Booster(model_file=sys.argv[1])"
 
 
+@pytest.mark.all_faces
 def test_texts_that_end_the_process_end_in_errors(tmp_path):
     model, _, _ = fitted(IndependentTasks, early_stopping=False)
     model.save(tmp_path / "model")

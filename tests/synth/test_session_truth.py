@@ -138,6 +138,7 @@ class TestWhatIsDrawn:
             {"skew": 5.0, "idiosyncratic": 3.0, "stickiness": 0.0, "brand_affinity": 5.0},
         ],
     )
+    @pytest.mark.all_faces
     def test_pairs_of_clicks_are_as_frequent_as_the_law_says(self, options, rounds, monkeypatch):
         # Without rounds all items are looked at, with one both ways mix, with 30 nearly none is left.
         monkeypatch.setattr(session_world, "_ROUNDS", rounds)

@@ -113,7 +113,7 @@ def test_a_table_of_many_rows_gives_sparse_gradients(levels, sparse):
     assert embedding.table.weight.grad.is_sparse is sparse
 
 
-@pytest.mark.parametrize("network", [SharedBottom, MMoE])
+@pytest.mark.parametrize("network", [SharedBottom, pytest.param(MMoE, marks=pytest.mark.all_faces)])
 @pytest.mark.parametrize("balance", ["sum", "pcgrad"])
 def test_networks_with_big_tables_learn_save_and_load(network, balance, monkeypatch, tmp_path):
     monkeypatch.setattr(blocks, "DENSE_ROWS", 50)  # every table counts as big

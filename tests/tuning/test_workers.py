@@ -83,6 +83,7 @@ def test_four_workers_of_which_one_is_killed(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hanging", "study.db"]
 
 
+@pytest.mark.all_faces
 def test_a_study_whose_only_worker_was_killed_is_gone_on_with(tmp_path):
     file, goal = tmp_path / "study.db", swarm.make_goal()
     study = open_study("alone", goal, storage=file)

@@ -85,6 +85,7 @@ def test_the_error_is_the_releases_where_theta_cannot_settle(benches):
     assert np.mean(ours) == pytest.approx(0.5554, rel=0.03)
 
 
+@pytest.mark.all_faces
 @pytest.mark.parametrize("theta_step", ["sum", "scale-free"])
 def test_larger_trees_are_worth_what_they_were_in_the_prototype(benches, theta_step):
     """Within two standard deviations over the seeds.
