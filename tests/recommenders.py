@@ -6,6 +6,7 @@ from functools import cache
 from typing import Any
 
 import polars as pl
+import pytest
 
 import tabmtl.sessions
 from tabmtl.params import describe_params
@@ -53,6 +54,11 @@ FORMS: dict[str, tuple[type[Recommender], dict[str, Any]]] = {cls.__name__: (cls
         {"id_mode": "delta", "pooling": "last", "hierarchy": True, "popularity": True},
     ),
 }
+
+#: Other forms of M2TRec share nearly all of its code: `make test-all` asks them too.
+every_form = pytest.mark.parametrize(
+    "form", [pytest.param(form, marks=pytest.mark.all_faces if form.startswith("M2TRec ") else ()) for form in FORMS]
+)
 
 
 def tiny(form: str, **params: Any) -> Any:

@@ -14,14 +14,12 @@ import pyarrow as pa
 import pytest
 import torch
 from polars.testing import assert_frame_equal
-from recommenders import FORMS, ITEMS, RECOMMENDERS, TEST, TRAIN, all_scores, fitted, params_of, tiny
+from recommenders import ITEMS, RECOMMENDERS, TEST, TRAIN, all_scores, every_form, fitted, params_of, tiny
 from safetensors.numpy import load_file
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
 import tabmtl
-
-every_form = pytest.mark.parametrize("form", FORMS)
 
 
 def test_all_seven_are_listed():

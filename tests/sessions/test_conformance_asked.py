@@ -11,12 +11,11 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
-from recommenders import FORMS, ITEMS, TEST, TRAIN, fitted, params_of, tiny
+from recommenders import ITEMS, TEST, TRAIN, every_form, fitted, params_of, tiny
 from sklearn.exceptions import NotFittedError
 
 from tabmtl.schema import TabmtlWarning
 
-every_form = pytest.mark.parametrize("form", FORMS)
 READS_METADATA = ("M2TRec", "CategoryPopularity", "Blend")
 
 #: Parameters that would change what is answered, each if the recommender has it.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from recommenders import FORMS, ITEMS, TEST, TRAIN, all_scores, fitted, tiny
+from recommenders import ITEMS, TEST, TRAIN, all_scores, every_form, fitted, tiny
 
 import tabmtl
 from tabmtl.sessions import temporal_split
@@ -19,7 +19,6 @@ from tabmtl.synth import make_sessions
 PLAIN = {"scale": 1.0, "seen": 0.0, "last": 0.0, "trust": 1.0}
 WEIGHTS = RepeatWeights(scale=0.5, seen=2.0, last=-1.0)
 LONGER = make_sessions(1500, 60, random_state=1)
-every_form = pytest.mark.parametrize("form", FORMS)
 
 
 def weighed(form: str, weights: RepeatWeights = WEIGHTS) -> Any:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import polars as pl
-import pytest
-from recommenders import FORMS, TEST, fitted
-
-every_form = pytest.mark.parametrize("form", FORMS)
+from recommenders import TEST, every_form, fitted
 
 
 def assert_same_lists(found, expected):
