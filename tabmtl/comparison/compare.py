@@ -275,16 +275,21 @@ def _by_class(models: Sequence[Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _with_params(name: str, model: MultiTaskEstimator, params: Mapping[str, Any]) -> MultiTaskEstimator:
-    """Return a copy of a model with the parameters that all models get."""
+    """Return a copy of a model with the parameters that all models get, which are checked with its own."""
     known = model.get_params(deep=False)
-    params = {param: value for param, value in params.items() if param in known or param != "verbose"}
     for param in params:
         if param not in known:
             raise ValueError(
                 f"{name} has no parameter {param!r}{near(param, known)}; compare sets those that every model has, so "
                 "set others on a model itself"
             )
-    return clone(model).set_params(**params)
+    prepared = clone(model).set_params(**params)
+    try:
+        prepared._check_params()
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{name}: {error}") from error
+    return prepared
 
 
 def _check_tasks(

@@ -24,9 +24,6 @@ from tabmtl.schema import Task
 
 _MOST_PANELS, _MOST_CURVES = 12, 6
 
-#: Colours of Okabe and Ito (2008), which all kinds of colour vision tell apart.
-_COLOURS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#555555"]
-
 _STYLE: Any = {
     "svg.fonttype": "none",  # text stays text: it can be searched and read aloud
     "text.parse_math": False,  # a dollar in the name of a task is no formula
@@ -60,10 +57,9 @@ def draw_figures(
         If matplotlib is missing.
     """
     check_matplotlib()
-    from cycler import cycler
     from matplotlib import rc_context
 
-    with rc_context(_STYLE | {"axes.prop_cycle": cycler(color=_COLOURS)}):
+    with rc_context(_STYLE):
         return [
             *_differences(frame, tasks, reference),
             *_calibration(calibration, tasks),

@@ -29,6 +29,7 @@ from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.model_selection.folds import train_valid_split
 from tabmtl.models.shared_bottom import SharedBottom, SharedBottomClassifier, SharedBottomRegressor
 from tabmtl.params import RandomState
+from tabmtl.processes.group import ALONE, entered
 from tabmtl.schema import Batch, Task
 from tabmtl.training.losses import MultiTaskLoss
 from tabmtl.training.table_loop import Evaluate
@@ -110,7 +111,8 @@ def distill(
     if student.early_stopping:
         batch, valid = _split(batch, coder.labels, student.validation_fraction, seed)
     loss = DistillationLoss(coder.labels, batch.y)
-    student._set_fitted(coder, student._learn(coder, batch, valid, loss, _score_nothing(loss.tasks), seed))
+    with entered(ALONE), student._watched():
+        student._set_fitted(coder, student._learn(coder, batch, valid, loss, _score_nothing(loss.tasks), seed))
     return student
 
 

@@ -164,8 +164,9 @@ class BoostedEstimator(LightGBMOptions, MultiTaskEstimator):
             _check_watched(bool(valid.n_labels.any()))
         elif len(rows) >= ROWS_TO_SPLIT:
             kept, valid = split_stored(rows, self.validation_fraction, seed)
-            found = self._fit_rows(coder, kept.mapped(), _not_empty(valid, rows), seed, None)
-        fit = self._fit_rows(coder, rows.mapped(), None if valid is None else _not_empty(valid, rows), seed, found)
+            with self._watched(self._watch.part(1 / 2)):
+                found = self._fit_rows(coder, kept.mapped(), _not_empty(valid, rows), seed, None)
+        fit = self._fit_whole(coder, rows.mapped(), None if valid is None else _not_empty(valid, rows), seed, found)
         # ranks estimate the rows of leaves otherwise, so that their texts of one tree differ in these
         return rows.group.broadcast(self._attributes(coder, fit))
 

@@ -67,7 +67,8 @@ class TrainedEstimator(SavableEstimator):
         small one, all for a large one. Another number of threads rounds sums differently.
     keep_on_interrupt : bool, default=False
         End training, with a warning, where it is interrupted (Ctrl-C, or a notebook's stop) after one epoch at least,
-        and keep the best weights so far. By default the interrupt is raised, and the estimator stays as it was.
+        and keep the best weights so far. By default the interrupt is raised, and the estimator stays as it was. It is
+        for one process: those of a group would be interrupted in different epochs.
     on_epoch : callable, optional
         Called after every epoch with its row of ``history_`` as a dict; a true answer stops training. Not saved.
 
@@ -121,8 +122,8 @@ class TrainedEstimator(SavableEstimator):
 
             def watch(record: Mapping[str, float | None]) -> bool:
                 is_over = step(record)
-                answer = on_epoch(record) if on_epoch is not None and group.rank == 0 else None
-                return bool(group.broadcast(answer)) or is_over
+                stops = on_epoch is not None and group.rank == 0 and bool(on_epoch(record))
+                return group.broadcast(stops) or is_over
 
             return run_epochs(network, loop, self, validated=validated, on_epoch=watch)
 

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from tabmtl.params import check_choice
-from tabmtl.plots.display import Display, tasks_named
+from tabmtl.plots.display import COLORS, MARKED, REFERENCE, Display, tasks_named
 from tabmtl.schema import Task
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _MOST_ABREAST = 3  # panels
 
 #: Looks of differences above 0, below 0, and with 0 in their interval: told apart by shape too.
-_AHEAD, _BEHIND, _LEVEL = ("^", "#0072b2"), ("v", "#d55e00"), ("o", "0.45")
+_AHEAD, _BEHIND, _LEVEL = ("^", COLORS[0]), ("v", MARKED), ("o", REFERENCE)
 _MARKERS = "osD^vP*X"
 
 
@@ -179,7 +179,7 @@ class CalibrationDisplay(Display):
             for i, model in enumerate(models):
                 bins, panel = own.filter(model=model), self.axes_[task.name]
                 look: dict[str, Any] = {
-                    "color": f"C{i}",
+                    "color": COLORS[i % len(COLORS)],
                     "marker": _MARKERS[i % len(_MARKERS)],
                     "markersize": 4,
                     "linewidth": 1.2,
@@ -202,7 +202,7 @@ def _draw_intervals(ax: Axes, rows: pl.DataFrame, values: str, options: Mapping[
     for place, row in enumerate(rows.iter_rows(named=True)):
         value = np.nan if row[values] is None else row[values]
         margins = [[0.0 if row[low] is None else value - row[low]], [0.0 if row[high] is None else row[high] - value]]
-        marker, color = _look(row) if values == "difference" else ("o", "C0")
+        marker, color = _look(row) if values == "difference" else ("o", COLORS[0])
         look = {"fmt": marker, "color": color, "markersize": 6, "capsize": 2, **options}
         points.append(ax.errorbar([value], [place], xerr=np.maximum(margins, 0), **look))
     ax.set_yticks(np.arange(rows.height), rows["model"].to_list(), fontsize="small")
@@ -210,7 +210,7 @@ def _draw_intervals(ax: Axes, rows: pl.DataFrame, values: str, options: Mapping[
     ax.tick_params(axis="x", labelsize="small")
     ax.locator_params(axis="x", nbins=5)
     if values == "difference":
-        ax.axvline(0, color="0.6", linestyle=":", zorder=0)
+        ax.axvline(0, color=REFERENCE, linestyle=":", zorder=0)
     return points
 
 
@@ -228,7 +228,7 @@ def _draw_frame(ax: Axes, task: Task, bins: pl.DataFrame) -> None:
     ends = [bound for name in ("predicted", "observed") for bound in (bins[name].min(), bins[name].max())]
     known = [end for end in ends if isinstance(end, float)]
     if known:
-        ax.plot([min(known), max(known)], [min(known), max(known)], color="0.6", linestyle=":", zorder=0)
+        ax.plot([min(known), max(known)], [min(known), max(known)], color=REFERENCE, linestyle=":", zorder=0)
     ax.set_xlabel(x.format(second), fontsize="small")
     ax.set_ylabel(y.format(second), fontsize="small")
     ax.tick_params(labelsize="small")

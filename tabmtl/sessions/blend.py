@@ -268,7 +268,8 @@ class Blend(Recommender):
     ----------
     recommenders : sequence of recommenders, optional
         Unfitted parts; default ``[M2TRec(), STAN(), VSKNN()]``. The blend sets their columns of the log,
-        ``repeats=False``, for it learns that itself, and if its own ``random_state`` is not None, theirs.
+        ``repeats=False``, for it learns that itself, and if its own ``random_state`` is not None, theirs. ``verbose``
+        and ``time_limit`` are those of the blend, which gives each part an equal share of the time that is left.
     top : int, default=100
         Length of the parts' lists.
     validation_fraction : float in (0, 1), default=0.1

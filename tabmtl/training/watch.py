@@ -161,6 +161,11 @@ class Watched:
     # the one of the fit that is running
     _watch: ClassVar[Watch] = Watch()
 
+    def __getstate__(self) -> dict[str, Any]:
+        state: Any = super().__getstate__()
+        # a copy that a hook takes during the fit is in no fit
+        return {name: value for name, value in state.items() if name != "_watch"}
+
     @contextmanager
     def _watched(self, part: Watch | None = None) -> Iterator[None]:
         """Watch a fit, and warn at its end of what the time limit cut short; or watch a part of another fit."""

@@ -206,6 +206,7 @@ def test_mistakes_are_told_before_any_fit():
         (TypeError, "wrap one of scikit-learn", lambda: compare({"ridge": Ridge()}, X, y)),
         (TypeError, "names of text, got 1", lambda: compare({1: spy}, X, y)),
         (ValueError, "has no parameter 'epoch'", lambda: compare([spy], X, y, epoch=3)),
+        (ValueError, "IndependentTasks: patience", lambda: compare([spy, IndependentTasks(patience=0)], X, y)),
         (ValueError, "X_test and y_test belong together", lambda: compare([spy], X, y, X_test=X)),
         (ValueError, "X_val and y_val belong together", lambda: compare([spy], X, y, X_val=X)),
         (ValueError, "groups names the column 'dya'.*near is 'day'", lambda: compare([spy], X, y, groups="dya")),

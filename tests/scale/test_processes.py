@@ -195,6 +195,8 @@ def test_mistakes_are_told(table):
         ValueError, match=r"rank 1 .* its numbers of rows by file are .*; give every rank the same files"
     ):
         run_ranks(2, lambda: fit(table.head(next(heights))))
+    with pytest.raises(ValueError, match=r"keep_on_interrupt=True is for one process, and this group has 2"):
+        run_ranks(2, lambda: fit(table, keep_on_interrupt=True))
     with pytest.raises(ValueError, match=r"looks at all rows of a step at once.* fit it in one process"):
         run_ranks(2, lambda: tiny(MultiTabNet, row_layer="batch_attention").fit(Shards(table.lazy()), TARGETS))
 

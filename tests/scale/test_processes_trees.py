@@ -56,6 +56,21 @@ def fit_ranks(table, cls, targets, *, with_valid=False, **params):
 
 
 @pytest.mark.parametrize("cls", [RMTGB, SharedTrees])
+def test_ranks_end_in_time_together_and_keep_the_fit_that_found_the_rounds(table, cls, monkeypatch):
+    told = []
+    monkeypatch.setattr("tabmtl.training.watch.warn_user", told.append)  # threads share what catches warnings
+
+    def fit():
+        return tiny(cls, time_limit=1e-3, drop=TARGETS[2:]).fit(Shards(table.lazy()), TARGETS[:2])
+
+    one, other = run_ranks(2, fit)
+    assert len(told) == 2
+    assert all("no fit of all rows, so that the one without the rows set aside is kept" in text for text in told)
+    X = table.drop(TARGETS)
+    np.testing.assert_array_equal(answers(one, X), answers(other, X))
+
+
+@pytest.mark.parametrize("cls", [RMTGB, SharedTrees])
 def test_ranks_grow_the_trees_of_one(table, cls):
     # regressions with all labels, so that hessians count rows; without a penalty, because one process does not look
     # again at a column of a leaf that had no good split above it, and several do

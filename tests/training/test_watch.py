@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+from copy import copy
 from functools import partial
 
 import numpy as np
@@ -9,6 +10,7 @@ import polars as pl
 import pytest
 import recommenders
 from conformance import tiny
+from sklearn.base import clone
 
 from tabmtl import RMTGB, IndependentTasks, SharedBottom, SharedTrees
 from tabmtl.schema import TabmtlWarning, Task
@@ -113,6 +115,14 @@ def test_every_fit_of_a_table_ends_in_time(model, text):
     assert [found.filename for found in caught] == [__file__]
     assert model.predict(X).shape == (300, 2)
     assert "_watch" not in vars(model)
+
+
+def test_a_copy_from_within_a_fit_is_not_in_it():
+    copies = []
+    model = tiny(SharedBottom, on_epoch=lambda record: copies.append((copy(model), clone(model))))
+    model.fit(X, Y)
+    assert copies
+    assert not any("_watch" in vars(each) for pair in copies for each in pair)
 
 
 def test_a_limit_that_is_not_reached_changes_nothing():
