@@ -48,7 +48,7 @@ class BatchNorm(nn.BatchNorm1d):
         assert self.running_mean is not None
         assert self.running_var is not None
         mean, variance = self.running_mean[: x.shape[1]], self.running_var[: x.shape[1]]
-        n_rows = len(x)
+        n_rows = x.shape[0]
         if self.training and self.group.size > 1:
             n_rows = int(self.group.total(np.array(n_rows)))
         if not self.training or n_rows == 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import reduce
 from itertools import pairwise
 from typing import Literal, get_args
 
@@ -119,15 +120,16 @@ class MultiTaskLoss:
         columns = self._of_kind
         if long:  # one column, whose kind all tasks share
             columns = {kind: [0] if tasks else [] for kind, tasks in columns.items()}
-        rows = torch.empty_like(y)
+        dtype = reduce(torch.promote_types, [score.dtype for score in scores], torch.float32)
+        rows = torch.empty_like(y, dtype=dtype)
         if binary := columns["binary"]:
-            score = _at_least_float32(torch.cat([scores[t] for t in binary], dim=1))
-            rows[:, binary] = F.binary_cross_entropy_with_logits(score, y[:, binary], reduction="none")
+            score = torch.cat([scores[t] for t in binary], dim=1).to(dtype)
+            rows[:, binary] = F.binary_cross_entropy_with_logits(score, y[:, binary].to(dtype), reduction="none")
         if regression := columns["regression"]:
-            score = _at_least_float32(torch.cat([scores[t] for t in regression], dim=1))
-            rows[:, regression] = (score - y[:, regression]).square()
+            score = torch.cat([scores[t] for t in regression], dim=1).to(dtype)
+            rows[:, regression] = (score - y[:, regression].to(dtype)).square()
         for t in columns["multiclass"]:
-            rows[:, t] = F.cross_entropy(_at_least_float32(scores[t]), y[:, t].long(), reduction="none")
+            rows[:, t] = F.cross_entropy(scores[t].to(dtype), y[:, t].long(), reduction="none")
         return rows
 
 
