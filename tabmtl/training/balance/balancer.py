@@ -237,7 +237,7 @@ class Balancer:
 
     def _common_draws(self) -> AbstractContextManager[None]:
         """Let all ranks draw the same inside, though their own generators have advanced differently."""
-        if self._group.size == 1:
+        if self._group is ALONE:
             return nullcontext()
         self._n_joins += 1
         return seeded(self._n_joins, self._device)
