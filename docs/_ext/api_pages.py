@@ -64,9 +64,9 @@ def own_methods(cls: type) -> list[str]:
     Methods of scikit-learn and torch are left out. An estimator for targets of one sort has those that make it one.
     """
     home = FACES if group_of(cls) == GROUPS[1] else "tabmtl"
-    names = sorted(
-        name for name in dir(cls) if not name.startswith("_") and inspect.isroutine(getattr(cls, name, None))
-    )
+    values = {name: getattr(cls, name, None) for name in dir(cls) if not name.startswith("_")}
+    # not isroutine, which takes a cached_property for a method
+    names = [name for name, value in values.items() if inspect.isfunction(value) or inspect.ismethod(value)]
     # scikit-learn adds set_fit_request and the like to every class
     return [name for name in names if _is_own(cls, name, home) and not name.endswith("_request")]
 
