@@ -80,7 +80,8 @@ class Visit:
         facts = driver.execute_script(FACTS)
         for entry in driver.get_log("browser"):
             if entry["level"] == "SEVERE":
-                self.problems.append(f"{page}: console: {entry['message']}")
+                if "/favicon.ico" not in entry["message"]:  # which browsers ask for, and the site does not name
+                    self.problems.append(f"{page}: console: {entry['message']}")
         self.problems += [f"{page}: picture does not load: {source}" for source in facts["missing"]]
         if facts["overflow"] > 1:
             self.problems.append(f"{page}: {facts['overflow']} pixels wider than the window")

@@ -61,7 +61,7 @@ sphinx_gallery_conf = {
     "show_memory": False,
     "show_signature": False,
     "remove_config_comments": True,
-    "min_reported_time": 20,
+    "write_computation_times": False,
     "image_srcset": ["2x"],
     "thumbnail_size": (480, 336),
     "backreferences_dir": "examples/backreferences",
@@ -71,6 +71,7 @@ sphinx_gallery_conf = {
 }
 
 html_theme = "pydata_sphinx_theme"
+html_context = {"default_mode": "auto"}
 html_title = "tabmtl"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
