@@ -79,9 +79,9 @@ class Visit:
         driver.execute_async_script(EAGER)
         facts = driver.execute_script(FACTS)
         for entry in driver.get_log("browser"):
-            if entry["level"] == "SEVERE":
-                if "/favicon.ico" not in entry["message"]:  # which browsers ask for, and the site does not name
-                    self.problems.append(f"{page}: console: {entry['message']}")
+            # browsers ask for the icon, which the site does not name
+            if entry["level"] == "SEVERE" and "/favicon.ico" not in entry["message"]:
+                self.problems.append(f"{page}: console: {entry['message']}")
         self.problems += [f"{page}: picture does not load: {source}" for source in facts["missing"]]
         if facts["overflow"] > 1:
             self.problems.append(f"{page}: {facts['overflow']} pixels wider than the window")
