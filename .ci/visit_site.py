@@ -128,7 +128,8 @@ def visit_site(folder: Path, only: list[str]) -> list[str]:
     """Visit the site, and return its problems."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    pages = only or sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*.html"))
+    found = (file.relative_to(folder).as_posix() for file in folder.rglob("*.html"))
+    pages = only or sorted(page for page in found if not page.startswith("_"))  # those are templates of the theme
     visit = Visit(folder, f"http://127.0.0.1:{server.server_port}")
     pictures = folder.parent / "screenshots"
     pictures.mkdir(exist_ok=True)
