@@ -61,6 +61,11 @@ def is_asked_by_sklearn() -> bool:
     return frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "sklearn"
 
 
+def counted(number: int, unit: str) -> str:
+    """Return a number with its unit, of which there may be one."""
+    return f"{number} {unit}{'' if number == 1 else 's'}"
+
+
 def html_table(header: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> str:
     """Return a table of texts for notebooks, numbers in columns to the right of the first."""
 

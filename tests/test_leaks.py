@@ -8,18 +8,18 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from conformance import ESTIMATORS, features, targets_for, tiny
+from conformance import ESTIMATORS, features, quick, targets_for, tiny
 from recommenders import FORMS, ITEMS, TRAIN
 from recommenders import tiny as tiny_recommender
 
-from tabmtl import ESMM, RMTGB, IndependentTasks, MultiTabNet, SharedBottom, SharedTrees
+from tabmtl import SharedBottom
 
 _FITS = 10
 _WARMING_UP = 3
 _SLACK = 50_000  # bytes; one tiny network a fit would be several times as much
 #: Checked by `make test`: a plain network, one with tokens, a funnel, and the models of trees. The others have their
 #: training in common with these.
-_QUICK = (SharedBottom, MultiTabNet, ESMM, RMTGB, SharedTrees, IndependentTasks)
+_QUICK = ("SharedBottom", "MultiTabNet", "ESMM", "RMTGB", "SharedTrees", "IndependentTasks")
 
 
 class _Allocated(ctypes.Structure):
@@ -58,14 +58,7 @@ def assert_nothing_stays(fit: Callable[[], object]) -> None:
     assert memory_now < memory + _SLACK
 
 
-@pytest.mark.parametrize(
-    "cls",
-    [
-        pytest.param(cls, id=cls.__name__, marks=() if cls in _QUICK else pytest.mark.all_faces)
-        for cls in ESTIMATORS
-        if cls._target_kind is None
-    ],
-)
+@pytest.mark.parametrize("cls", quick([cls for cls in ESTIMATORS if cls._target_kind is None], *_QUICK))
 def test_a_fit_leaves_nothing_behind(cls):
     X = features(40)
     y = targets_for(cls, X)

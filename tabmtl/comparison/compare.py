@@ -284,11 +284,7 @@ def _with_params(name: str, model: MultiTaskEstimator, params: Mapping[str, Any]
                 "set others on a model itself"
             )
     prepared = clone(model).set_params(**params)
-    try:
-        prepared._check_params()
-    except (TypeError, ValueError) as error:
-        kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"{name}: {error}") from error
+    prepared._check_params_as(name)
     return prepared
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from functools import cache
 from importlib.metadata import version
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import polars as pl
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from tabmtl.plots.comparison import verdict
 from tabmtl.schema import Task
 
 _MOST_CELLS = 400  # tasks times models that a notebook shows
@@ -95,15 +96,6 @@ def _facts(
         labelled = next((cell["n_labelled"] for cell in cells if cell["n_labelled"] is not None), None)
         lines.append({"task": task, "n_labelled": labelled, "cells": cells, "best": best})
     return {"heading": heading, "models": models, "lines": lines, "reference": reference, "verdict": verdict}
-
-
-def verdict(cell: Mapping[str, Any]) -> str:
-    """Return "ahead" or "behind" where the interval of a difference leaves 0 out, else "level"."""
-    if cell["difference_low"] is not None and cell["difference_low"] > 0:
-        return "ahead"
-    if cell["difference_high"] is not None and cell["difference_high"] < 0:
-        return "behind"
-    return "level"
 
 
 @cache

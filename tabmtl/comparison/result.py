@@ -14,7 +14,7 @@ from tabmtl.comparison import page
 from tabmtl.comparison.figures import draw_figures
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.plots import ComparisonDisplay
-from tabmtl.schema import Task
+from tabmtl.schema import Task, counted
 from tabmtl.storage.atomic import write_file
 
 if TYPE_CHECKING:
@@ -95,9 +95,9 @@ class Comparison:
 
     @property
     def heading(self) -> str:
-        """What was compared, in a sentence."""
+        """Sentence that says what was compared."""
         n_models, n_tasks = self.frame["model"].n_unique(), len(self.tasks)
-        counts = f"{_count(n_models, 'model')} on {_count(n_tasks, 'task')}"
+        counts = f"{counted(n_models, 'model')} on {counted(n_tasks, 'task')}"
         return f"{counts}: {self.n_fit:,} rows to fit and {self.n_test:,} to test ({self.how})."
 
     def plot(
@@ -175,10 +175,6 @@ class Comparison:
         frame = order.with_row_index("place").join(frame, on="model").sort(first, "place")
         names = {"standard_error": "±", "difference_low": "from", "difference_high": "to"}
         return frame.drop("place", "index").select("task", "metric", "model", *numbers).rename(names)
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
 def _number(name: str) -> pl.Expr:

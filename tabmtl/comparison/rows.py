@@ -14,8 +14,8 @@ from tabmtl.encode.shards import Shards
 from tabmtl.estimators.base import draw_seed
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.model_selection import train_valid_split
-from tabmtl.model_selection.repeats import group_equal_rows, number_groups
-from tabmtl.schema import Batch, warn_user
+from tabmtl.model_selection.repeats import group_equal_rows, number_groups, warn_of_shared_groups
+from tabmtl.schema import Batch
 
 _TEST_SHARE = 0.25  # of the rows, where none are given to test on
 
@@ -70,7 +70,7 @@ class ComparedRows:
         if X_test is not None:
             tested = coder.read(X_test, y_test)
             if values is not None and isinstance(groups, str) and has_column(X_test, groups):
-                _warn_of_known_groups(groups, values, read_groups(groups, X_test, len(tested), source="X_test"))
+                warn_of_shared_groups(groups, values, read_groups(groups, X_test, len(tested), source="X_test"), "test")
             how = "given by the caller"
             return cls(coder=coder, fit=fit, X=X_test, y=y_test, batch=tested, n_fit=len(batch), how=how)
         group = group_equal_rows(batch) if values is None else number_groups(values)
@@ -98,13 +98,3 @@ def as_read(X: Any, name: str) -> Any:
             "frame, or fit the models one by one and score each"
         )
     return X.collect() if isinstance(X, pl.LazyFrame) else X
-
-
-def _warn_of_known_groups(name: str, values: list[Any], tested: list[Any]) -> None:
-    groups = set(tested)
-    known = len(groups.intersection(values))
-    if known:
-        warn_user(
-            f"{known} of the {len(groups)} groups in the column {name!r} of X_test are in X too, so models are judged "
-            "by groups that they learned from; split by groups, or leave X_test and y_test out"
-        )

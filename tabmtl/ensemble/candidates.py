@@ -52,11 +52,7 @@ def check_candidates(name: str, value: Any) -> None:
                 f"{name}[{key!r}] must be an estimator of this package, or derived from one, got {candidate!r}; wrap "
                 "one of scikit-learn: IndependentTasks(classifier=..., regressor=...)"
             )
-        try:
-            candidate._check_params()
-        except (TypeError, ValueError) as error:
-            kind = TypeError if isinstance(error, TypeError) else ValueError
-            raise kind(f"{name}[{key!r}]: {error}") from error
+        candidate._check_params_as(f"{name}[{key!r}]")
 
 
 def with_reference(candidates: Mapping[str, MultiTaskEstimator] | None) -> dict[str, MultiTaskEstimator]:

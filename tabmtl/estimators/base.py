@@ -127,6 +127,14 @@ class SavableEstimator(Watched, BaseEstimator):
         """Raise an error for a bad hyper-parameter; a subclass adds the rules that join several."""
         check_fields(self)
 
+    def _check_params_as(self, name: str) -> None:
+        """Check the parameters as those of a part of something else; errors begin with the name of the part."""
+        try:
+            self._check_params()
+        except (TypeError, ValueError) as error:
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"{name}: {error}") from error
+
     def _state(self) -> Any:
         """Return the fitted attributes that a file keeps, as `_stored`."""
         return self._stored(**{field.name: getattr(self, field.name, None) for field in fields(self._stored)})

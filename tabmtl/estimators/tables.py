@@ -30,7 +30,7 @@ from tabmtl.model_selection.repeats import (
 from tabmtl.model_selection.suspects import warn_of_index, warn_of_suspects
 from tabmtl.params import Names, RandomState
 from tabmtl.processes.group import ALONE, current, entered
-from tabmtl.schema import Batch, Task, Tasks, is_asked_by_sklearn, warn_user
+from tabmtl.schema import Batch, Task, Tasks, counted, is_asked_by_sklearn, warn_user
 from tabmtl.training.hooks import CallbackSupport, watched_fit
 
 if TYPE_CHECKING:
@@ -61,10 +61,6 @@ def _refuse_plain_score(tasks: Sequence[Task]) -> None:
 def _stands_alone(estimator: MultiTaskEstimator) -> bool:
     """Return whether no parameter is an estimator, which scikit-learn would draw inside."""
     return not any(hasattr(value, "fit") for value in estimator.get_params(deep=False).values())
-
-
-def _count(number: int, unit: str) -> str:
-    return f"{number} {unit}{'' if number == 1 else 's'}"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -190,7 +186,7 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
             values = read_groups(groups, X, len(batch))
             group = number_groups(values)
         if valid is not None and isinstance(groups, str) and has_column(X_val, groups):
-            warn_of_shared_groups(groups, values, read_groups(groups, X_val, len(valid), source="X_val"))
+            warn_of_shared_groups(groups, values, read_groups(groups, X_val, len(valid), source="X_val"), "val")
         elif valid is not None:
             warn_of_shared_rows(batch, valid)
         warn_of_index(X, y, "")
@@ -437,7 +433,7 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
 
         caption = None
         if hasattr(self, "n_features_in_"):
-            caption = f"{_count(self.n_features_in_, 'input column')}, {_count(len(self.tasks_), 'task')}"
+            caption = f"{counted(self.n_features_in_, 'input column')}, {counted(len(self.tasks_), 'task')}"
         return _VisualBlock("single", self, names=type(self).__name__, name_details=str(self), name_caption=caption)
 
     def __sklearn_tags__(self) -> Any:

@@ -8,7 +8,7 @@ validate on cells of the table that training never sees.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -48,14 +48,17 @@ def group_equal_rows(batch: Batch) -> np.ndarray | None:
     return group if belong_together(group[labelled], batch.task[labelled]) else None
 
 
-def warn_of_shared_groups(name: str, values: Sequence[Any], valid_values: Sequence[Any]) -> None:
-    """Warn if a column of groups has values of X in X_val."""
-    groups = set(valid_values)
+def warn_of_shared_groups(
+    name: str, values: Sequence[Any], judging: Sequence[Any], part: Literal["val", "test"]
+) -> None:
+    """Warn if a column of groups has values of X in the rows that judge, those of X_val or X_test."""
+    groups = set(judging)
     shared = len(groups.intersection(values))
     if shared:
+        harm = {"val": "early stopping judges by groups that it", "test": "models are judged by groups that they"}[part]
         warn_user(
-            f"{shared} of the {len(groups)} groups in the column {name!r} of X_val are in X too, so early stopping "
-            "judges by groups that it learned from; split by groups, or leave X_val and y_val out"
+            f"{shared} of the {len(groups)} groups in the column {name!r} of X_{part} are in X too, so {harm} learned "
+            f"from; split by groups, or leave X_{part} and y_{part} out"
         )
 
 

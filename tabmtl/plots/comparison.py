@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _MOST_ABREAST = 3  # panels
 
 #: Looks of differences above 0, below 0, and with 0 in their interval: told apart by shape too.
-_AHEAD, _BEHIND, _LEVEL = ("^", COLORS[0]), ("v", MARKED), ("o", REFERENCE)
+_LOOKS = {"ahead": ("^", COLORS[0]), "behind": ("v", MARKED), "level": ("o", REFERENCE)}
 _MARKERS = "osD^vP*X"
 
 
@@ -202,7 +202,7 @@ def _draw_intervals(ax: Axes, rows: pl.DataFrame, values: str, options: Mapping[
     for place, row in enumerate(rows.iter_rows(named=True)):
         value = np.nan if row[values] is None else row[values]
         margins = [[0.0 if row[low] is None else value - row[low]], [0.0 if row[high] is None else row[high] - value]]
-        marker, color = _look(row) if values == "difference" else ("o", COLORS[0])
+        marker, color = _LOOKS[verdict(row)] if values == "difference" else ("o", COLORS[0])
         look = {"fmt": marker, "color": color, "markersize": 6, "capsize": 2, **options}
         points.append(ax.errorbar([value], [place], xerr=np.maximum(margins, 0), **look))
     ax.set_yticks(np.arange(rows.height), rows["model"].to_list(), fontsize="small")
@@ -214,10 +214,13 @@ def _draw_intervals(ax: Axes, rows: pl.DataFrame, values: str, options: Mapping[
     return points
 
 
-def _look(row: Mapping[str, Any]) -> tuple[str, str]:
+def verdict(row: Mapping[str, Any]) -> Literal["ahead", "behind", "level"]:
+    """Return "ahead" or "behind" where the interval of a difference leaves 0 out, else "level"."""
     if row["difference_low"] is not None and row["difference_low"] > 0:
-        return _AHEAD
-    return _BEHIND if row["difference_high"] is not None and row["difference_high"] < 0 else _LEVEL
+        return "ahead"
+    if row["difference_high"] is not None and row["difference_high"] < 0:
+        return "behind"
+    return "level"
 
 
 def _draw_frame(ax: Axes, task: Task, bins: pl.DataFrame) -> None:

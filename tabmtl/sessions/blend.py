@@ -433,10 +433,7 @@ class Blend(Recommender):
     def _check_params(self) -> None:
         super()._check_params()
         for name, part in self._prepared().items():
-            try:
-                part._check_params()
-            except (TypeError, ValueError) as error:
-                raise type(error)(f"the part {name}: {error}") from error
+            part._check_params_as(f"the part {name}")
 
     def _prepared(self) -> dict[str, Recommender]:
         """Copy the unfitted parts, with the columns and the seed of the blend."""

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from conformance import NETWORKS, answers, features, fitted, mixed_targets, same, targets_for, tiny
+from conformance import NETWORKS, answers, features, fitted, mixed_targets, quick, same, targets_for, tiny
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
@@ -22,13 +22,7 @@ from tabmtl.training.table_loop import TableLoop
 
 every_network = pytest.mark.parametrize("cls", NETWORKS, ids=lambda cls: cls.__name__)
 #: What the code that all networks share does: asked of two in `make test`, of all in `make test-all`.
-a_few_networks = pytest.mark.parametrize(
-    "cls",
-    [
-        pytest.param(cls, id=cls.__name__, marks=() if cls in (SharedBottom, MultiTabNet) else pytest.mark.all_faces)
-        for cls in NETWORKS
-    ],
-)
+a_few_networks = pytest.mark.parametrize("cls", quick(NETWORKS, "SharedBottom", "MultiTabNet"))
 
 
 def parts(n: int = 120):

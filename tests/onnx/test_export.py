@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from conformance import FUNNELS, NETWORKS, features, long_table, mixed_targets, targets_for, tiny
+from conformance import FUNNELS, NETWORKS, features, long_table, mixed_targets, quick, targets_for, tiny
 from sklearn.exceptions import NotFittedError
 
 import tabmtl.onnx.export
@@ -105,12 +105,6 @@ def exported(estimator, path):
         warnings.simplefilter("error")
         estimator.export_onnx(path)
     return session_of(path)
-
-
-def quick(classes, *names):
-    """Cases of networks by name in `make test`, and of the others in `make test-all`: an export takes seconds."""
-    later = pytest.mark.all_faces
-    return [pytest.param(cls, id=cls.__name__, marks=() if cls.__name__ in names else later) for cls in classes]
 
 
 @pytest.mark.parametrize("cls", quick([*NETWORKS, *FUNNELS], "APEM", "ESMM", "MultiTabNet", "PLE"))

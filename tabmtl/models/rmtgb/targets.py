@@ -75,7 +75,7 @@ class Targets:
         """Find the rows with a label of task t, ascending; in a group one row at least."""
         return some_row(np.flatnonzero(self.weight[t]), self.group)
 
-    def rows_with_label(self, t: int) -> np.ndarray:
+    def weights_of(self, t: int) -> np.ndarray:
         """Take the weights of task t at `rows_of` it, of this rank; positive where there is a label."""
         return self.cells_of(t, self.weight)
 
@@ -256,7 +256,7 @@ class BinnedRows:
         """Take the rows with a label of task t and its targets alone, with a constant (K,) added to their scores."""
         index, valid = self.targets.rows_of(t), self.valid
         if valid is not None:
-            has_rows = valid.targets.group.total(np.array(np.count_nonzero(valid.targets.rows_with_label(t))))
+            has_rows = valid.targets.group.total(np.array(np.count_nonzero(valid.targets.weights_of(t))))
             valid = valid.of_task(t, start) if has_rows else None
         data = subset(self.data, index)
         return BinnedRows(
