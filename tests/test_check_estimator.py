@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
 from conformance import FREE, tiny
 from sklearn.base import BaseEstimator
-from sklearn.utils.estimator_checks import parametrize_with_checks
+from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from tabmtl import (
     IndependentTasksClassifier,
-    MultiTabNetClassifier,
     RMTGBClassifier,
     SharedBottom,
     SharedBottomClassifier,
@@ -72,16 +71,32 @@ def expected_failures(estimator: BaseEstimator) -> dict[str, str]:
     }
 
 
-#: The faces that every run checks: all of the plain network, and one each of the network with tokens, of joint trees
-#: and of a model per task. Others differ from these between the encoder and the heads, or in how they grow trees;
-#: ensembles are slow. The checks have no targets for models of funnels.
-QUICK = [
-    *(SharedBottom, SharedBottomClassifier, SharedBottomRegressor),
-    *(MultiTabNetClassifier, RMTGBClassifier, IndependentTasksClassifier),
-]
+#: The faces that every run checks: all of the plain network, and one each of joint trees and of a model per task.
+#: Others differ from these between the encoder and the heads, or in how they grow trees; ensembles are slow. The checks
+#: have no targets for models of funnels.
+QUICK = [SharedBottom, SharedBottomClassifier, SharedBottomRegressor, RMTGBClassifier, IndependentTasksClassifier]
 OTHERS = [cls for cls in FREE if cls not in QUICK]
 
-checks_of = partial(parametrize_with_checks, expected_failed_checks=expected_failures, xfail_strict=True)
+
+def checks_of(classes: Iterable[type[BaseEstimator]]) -> pytest.MarkDecorator:
+    """Give a test the checks of all classes, by short names; ``parametrize_with_checks`` prints every parameter."""
+    cases = [
+        case
+        for estimator in (tiny(cls, **ENOUGH) for cls in classes)
+        for case in estimator_checks_generator(
+            estimator, expected_failed_checks=expected_failures(estimator), mark="xfail", xfail_strict=True
+        )
+    ]
+    return pytest.mark.parametrize(("estimator", "check"), cases, ids=name_of)
+
+
+def name_of(value: Any) -> str:
+    """Return the class of an estimator, or the name of a check with its options."""
+    if isinstance(value, BaseEstimator):
+        return type(value).__name__
+    check = getattr(value, "func", value)
+    return "-".join([check.__name__, *(str(option) for option in getattr(value, "keywords", {}).values())])
+
 
 # the labels of the checks are whole numbers, of which a mixed estimator says that it had to guess their kind
 pytestmark = [
@@ -91,13 +106,13 @@ pytestmark = [
 ]
 
 
-@checks_of([tiny(cls, **ENOUGH) for cls in QUICK])
+@checks_of(QUICK)
 def test_scikit_learn_checks(estimator, check):
     check(estimator)
 
 
 @pytest.mark.all_faces
-@checks_of([tiny(cls, **ENOUGH) for cls in OTHERS])
+@checks_of(OTHERS)
 def test_scikit_learn_checks_of_the_other_faces(estimator, check):
     check(estimator)
 

@@ -35,6 +35,8 @@ OF_ONE_KIND = (MultiTabNetRegressor, SharedTreesClassifier)
 WITH_MEMBERS = [cls for cls in ESTIMATORS if cls.__name__ in ("SharedBottom", "MMoE", "ESMM", "MultiTabNet")]
 #: Words in the names of the promises that a model's own layers could break, and its face.
 OF_LAYERS = ("bits", "bytes", "fit_again", "parameter", "row_is", "rows", "missing", "unseen", "weight_zero", "seed")
+#: Words in the names of promises of several fits, which the task tower and SharedBottom's layers keep for all networks.
+OF_MANY_FITS = ("own_task", "told_apart", "own_rows", "generators")
 OF_FACES = ("face", "targets", "labels", "class", "number", "regression", "scores", "parameter", "bits", "containers")
 
 
@@ -43,6 +45,8 @@ def is_later(cls: type[MultiTaskEstimator], members: str, name: str) -> bool:
     if cls in WHOLE and not members:
         return False
     if (cls._target_kind and cls not in OF_ONE_KIND) or (members and cls is not SharedBottom):
+        return True
+    if any(word in name for word in OF_MANY_FITS) and cls is not SharedBottom:
         return True
     return not any(word in name for word in (OF_FACES if cls._target_kind else OF_LAYERS))
 

@@ -32,6 +32,9 @@ PAGES = [
     *(page for page in sorted((ROOT / "docs").rglob("*.md")) if "/_" not in page.relative_to(ROOT).as_posix()),
 ]
 
+#: Pages of many fits, which `make test-all` runs.
+LONG = {"guide.md", "production.md", "experts.md", "sessions.md"}
+
 #: A fence: its indentation, its marks, what is said behind them, its text.
 FENCE = re.compile(r"^([ \t]*)(`{3,}|~{3,})[ \t]*([^\n`]*)\n(.*?)^[ \t]*\2[`~]*[ \t]*$", re.M | re.S)
 
@@ -91,7 +94,13 @@ def python_blocks(page: Path) -> list[tuple[int, str]]:
     return blocks
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, id=str(page.relative_to(ROOT)), marks=pytest.mark.all_faces if page.name in LONG else ())
+        for page in PAGES
+    ],
+)
 def test_pages(page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": "__main__"}

@@ -8,7 +8,7 @@ import pytest
 from conformance import ESTIMATORS, answers, features, same, targets_for, tiny
 
 
-@pytest.mark.parametrize("size", ["tiny", "members", "default"])
+@pytest.mark.parametrize("size", [pytest.param("tiny", marks=pytest.mark.all_faces), "members", "default"])
 @pytest.mark.parametrize("cls", [cls for cls in ESTIMATORS if cls._target_kind is None], ids=lambda cls: cls.__name__)
 def test_a_row_is_answered_bit_for_bit_as_in_a_batch(cls, size):
     X = features(400)

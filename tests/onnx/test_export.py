@@ -107,7 +107,7 @@ def exported(estimator, path):
     return session_of(path)
 
 
-@pytest.mark.parametrize("cls", quick([*NETWORKS, *FUNNELS], "APEM", "ESMM", "MultiTabNet", "PLE"))
+@pytest.mark.parametrize("cls", quick([*NETWORKS, *FUNNELS], "APEM", "ESMM", "MultiTabNet"))
 def test_every_network_answers_as_in_torch(cls, tmp_path, capfd):
     X = features()
     transform = "quantile" if cls in NETWORKS[::2] else "standardize"
@@ -167,6 +167,7 @@ def test_codes_alone_need_no_numbers(tmp_path):
     check_answers(estimator, session, new_rows().select("text", "flag"))
 
 
+@pytest.mark.all_faces
 def test_a_loaded_network_with_a_large_table_that_computes_in_bfloat16(tmp_path, monkeypatch):
     monkeypatch.setattr("tabmtl.nn.embeddings.DENSE_ROWS", 1)
     X = features()

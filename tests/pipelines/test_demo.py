@@ -156,6 +156,7 @@ def test_the_sample_is_the_default() -> None:
     assert defaults["tracking_uri"] == "sqlite:///mlflow.db"
 
 
+@pytest.mark.all_faces  # another whole demonstration
 def test_without_mlflow_the_files_are_left_alone(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert commands.run("demo", "--folder", folder, "--epochs", 1, "--output", "out", "--no-mlflow") == 0

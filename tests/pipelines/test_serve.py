@@ -265,6 +265,7 @@ def test_the_champion_is_served_on_loopback(store: str, started: list[Any], caps
     assert captured.err == ""
 
 
+@pytest.mark.all_faces  # half a minute until MLflow's server is up
 def test_the_server_listens_on_loopback_and_ends_with_the_command(store: str, tmp_path: Path) -> None:
     port = free_port()
     words = ["serve", "start", "rodents", "--port", str(port), "--tracking-uri", store]

@@ -102,6 +102,7 @@ def test_a_killed_sweep_goes_on_with_nothing_lost(
     assert registry.versions("rodents") == ["1"]
 
 
+@pytest.mark.all_faces  # half a minute; tuning/test_workers shares a study in every run
 def test_workers_share_the_trials_and_end_with_the_sweep(table: list[str], tmp_path: Path, store: str) -> None:
     with apart(*slow_sweep(table, tmp_path, store), "--trials", "99", "--workers", "2") as process:
         wait_until(

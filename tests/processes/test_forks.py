@@ -114,6 +114,7 @@ def test_a_fork_before_polars_has_threads_fits_and_predicts():
     assert run(NO_POOL) == {"network": "True", "wide network": "True", "trees": "True", "children": "'True'"}
 
 
+@pytest.mark.all_faces  # nine forks, each of which imports
 def test_a_fork_after_polars_has_threads_predicts_and_refuses_the_rest():
     found = run(POOL)
     for name in ("predict", "copy", "load", "copy beside a fit"):

@@ -259,15 +259,15 @@ def test_features_without_any_split_leave_the_constants():
 
 
 def test_few_labels_of_a_task_learn_from_the_others():
-    X, Y = regressions(1500)
-    Y[100:1000, 0] = np.nan
-    train, test = (X[:1000], Y[:1000]), (X[1000:], Y[1000:])
+    X, Y = regressions(800)
+    Y[80:400, 0] = np.nan
+    train, test = (X[:400], Y[:400]), (X[400:], Y[400:])
     alone = IndependentTasks(random_state=0).fit(*train).score_tasks(*test)["y0"]
     twin = SharedTrees(sketch="task", rho=0.0, random_state=0).fit(*train).score_tasks(*test)["y0"]
     splits = SharedTrees(prior_labels=0.0, random_state=0).fit(*train).score_tasks(*test)["y0"]
     shared = SharedTrees(random_state=0).fit(*train).score_tasks(*test)["y0"]
-    # R² .53, .47, .63 and .68 when this was written; the mean has 0, and with all labels SharedTrees has .84
-    assert splits > max(alone, twin) + 0.05
+    # R² .50, .43, .55 and .59 when this was written; the mean has 0. With 1 000 rows and 100 labels .53, .47, .63, .68.
+    assert splits > max(alone, twin) + 0.03
     assert shared > splits + 0.01
 
 
