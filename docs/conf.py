@@ -67,7 +67,7 @@ sphinx_gallery_conf = {
     "backreferences_dir": "examples/backreferences",
     "doc_module": ("tabmtl",),
     "inspect_global_variables": False,
-    "reset_modules": ("matplotlib",),
+    "reset_modules": ("matplotlib", "gallery_style.apply"),
 }
 
 html_theme = "pydata_sphinx_theme"

@@ -50,6 +50,7 @@ for name in ("alone", "together"):
     plt.plot(scores["labels"], scores[name], ".", color=line.get_color())
 plt.axhline(0.5, ls=":", color="grey", label="guess")
 plt.xscale("log")
+plt.minorticks_off()
 plt.xticks([150, 500, 1500], ["150", "500", "1500"])
 plt.xlabel("labels of cancelled; all labels of three other targets")
 plt.ylabel("ROC AUC on other days")

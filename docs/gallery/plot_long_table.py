@@ -27,7 +27,7 @@ import matplotlib.pyplot as plt
 
 from tabmtl.plots import GainDisplay
 
-_, ax = plt.subplots(figsize=(9, 4))
+_, ax = plt.subplots(figsize=(9, 4), layout="constrained")
 GainDisplay.from_gain(gain, names=("all tasks together", "one model per task"), ax=ax)
 assert gain.table["difference"].mean() > 0
 
