@@ -44,7 +44,7 @@ test-bounds: dist $(VENV)/.bounds  ## a smoke test of the wheel at the lower bou
 lint: $(VENV)/.dev  ## ruff (rules and format), mypy, import-linter, and the rules of .ci/house_rules.py
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers 2
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python .ci/house_rules.py
 
