@@ -11,6 +11,9 @@ import numpy as np
 import polars as pl
 
 from tabmtl import tuning
+from tabmtl.comparison.judging import differences_of
+from tabmtl.metrics.intervals import ScoreInterval
+from tabmtl.metrics.scores import score_tasks
 from tabmtl.pipelines.data import files
 from tabmtl.pipelines.terminal import near
 from tabmtl.schema import Kind
@@ -209,6 +212,20 @@ class TableRows:
         """Return scores and their confidence intervals, one row per task."""
         table = estimator.score_intervals(*self.parts[part])
         return table.select("task", "metric", "score", low="low", high="high", labelled="n_labelled")
+
+    def differences(self, estimator: Any, reference: Any, part: str) -> tuple[pl.DataFrame, ScoreInterval]:
+        """Return the scores of two models, their paired differences, one row per task, and the mean difference."""
+        X, y = self.parts[part]
+        (tasks, labels, outputs, _, own), (_, other_labels, others, _, _) = (
+            model._labelled(X, y, None) for model in (estimator, reference)
+        )
+        found = differences_of(tasks, (labels, outputs), (other_labels, others), own)
+        scores, references = (
+            score_tasks(tasks, *pair, own_task=own) for pair in ((labels, outputs), (other_labels, others))
+        )
+        columns = {"task": list(scores), "score": list(scores.values()), "reference": list(references.values())}
+        intervals = found.table.select("difference", low="difference_low", high="difference_high")
+        return pl.DataFrame(columns).hstack(intervals), found.overall
 
     def metrics(self, table: pl.DataFrame, part: str) -> dict[str, float | None]:
         """Return the scores of a `table` by ``<part>/<task>/<metric>``, as they are logged."""

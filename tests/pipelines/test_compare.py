@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import commands
+import compared
 import polars as pl
 import pytest
 from commands import TARGETS
 
 import tabmtl
-from tabmtl.pipelines.compare import ModelList, compare
+from tabmtl.comparison.judging import OVERALL
+from tabmtl.pipelines.compare import ModelList, chosen, compare
 from tabmtl.pipelines.data.tables import DataSource, open_table
 
 QUICK = ["--model", "SharedBottom", "--set", "SharedBottom.epochs=1", "--set", "SharedBottom.n_jobs=1"]
@@ -59,7 +61,29 @@ def test_models_are_compared_and_the_page_is_written(
     assert f"{sizes['train']} rows to fit and {sizes['test']} to test (by the column split)." in printed
     assert f"Written to {page}" in printed and page.read_text() == "a page"
     command = printed.strip().splitlines()[-1]
-    assert "train --data" in command and "--target male=binary --model SharedBottom --set epochs=1" in command
+    assert command.startswith("Nothing is clearly ahead, so the reference, to train and register:  tabmtl train --data")
+    assert "--target male=binary --model SharedBottom --set epochs=1" in command
+
+
+def test_a_reference_is_tuned_unless_it_is_said_not_to_be() -> None:
+    def settings(*texts: str) -> list[str]:
+        return ModelList(model=["IndependentTasks"], set=list(texts)).choices()["IndependentTasks"].set
+
+    assert settings() == ["tune=4"]
+    assert settings("IndependentTasks.num_leaves=8") == ["num_leaves=8", "tune=4"]
+    assert settings("IndependentTasks.tune=0") == ["tune=0"]
+    assert settings("IndependentTasks.early_stopping=false") == ["early_stopping=false"]
+
+
+def test_the_model_to_train_is_one_that_is_ahead_or_the_reference() -> None:
+    X, y = compared.table()
+    options: Any = {"random_state": 0, "groups": "day", "drop": ["day"]}
+    models = {"constant": compared.constant(), "linear": compared.linear()}
+    assert chosen(tabmtl.compare(models, X, y, **options)) == ("linear", "The best that is ahead")
+    name, why = chosen(compared.comparison())
+    assert (name, why) == ("linear", "Nothing is clearly ahead, so the reference")
+    failed = tabmtl.compare({"broken": compared.Broken(), "linear": compared.linear()}, X, y, **options)
+    assert chosen(failed) == ("linear", "The best mean score")
 
 
 def test_test_rows_are_those_of_train(file: Path, asked: Any) -> None:
@@ -124,7 +148,8 @@ def test_the_exit_code_tells_how_it_ended(
     names |= {"metric": pl.String, "standard_error": pl.Float64, "low": pl.Float64, "high": pl.Float64}
     frame = pl.concat([frame, pl.DataFrame(schema=names)], how="diagonal").with_columns(task=pl.lit("weight"))
     found = tabmtl.Comparison(
-        frame=frame, models={}, calibration=pl.DataFrame(), tasks=(tabmtl.Task(name="weight", kind="regression"),),
+        frame=frame, models={}, calibration=pl.DataFrame(), overall=pl.DataFrame(schema=OVERALL),
+        tasks=(tabmtl.Task(name="weight", kind="regression"),),
         reference="a", n_fit=1, n_test=1, how="", is_interrupted=is_interrupted,
     )  # fmt: skip
     monkeypatch.setattr(tabmtl, "compare", lambda *_, **__: found, raising=False)
