@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 import numpy as np
 import polars as pl
 
 from tabmtl import tuning
-from tabmtl.comparison.judging import differences_of
-from tabmtl.metrics.intervals import ScoreInterval
-from tabmtl.metrics.scores import score_tasks
 from tabmtl.pipelines.data import files
 from tabmtl.pipelines.terminal import near
 from tabmtl.schema import Kind
+
+if TYPE_CHECKING:
+    from tabmtl.metrics.intervals import ScoreInterval
 
 _KINDS: tuple[Kind, ...] = get_args(Kind)
 _TEXT = (pl.String, pl.Categorical, pl.Enum)
@@ -215,6 +215,9 @@ class TableRows:
 
     def differences(self, estimator: Any, reference: Any, part: str) -> tuple[pl.DataFrame, ScoreInterval]:
         """Return the scores of two models, their paired differences, one row per task, and the mean difference."""
+        from tabmtl.comparison.judging import differences_of
+        from tabmtl.metrics.scores import score_tasks
+
         X, y = self.parts[part]
         (tasks, labels, outputs, _, own), (_, other_labels, others, _, _) = (
             model._labelled(X, y, None) for model in (estimator, reference)
