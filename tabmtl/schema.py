@@ -34,7 +34,7 @@ class PerfectFeatureWarning(TabmtlWarning):
 
 
 class IdColumnWarning(TabmtlWarning):
-    """Warning of a column of text with a value of its own in nearly every row."""
+    """Warning of a column of text or whole numbers with a value of its own in nearly every row."""
 
 
 class IndexMismatchWarning(TabmtlWarning):
