@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 from tabmtl import tuning
+from tabmtl.cures import library_of
 from tabmtl.pipelines.data import files
 from tabmtl.pipelines.terminal import near
 from tabmtl.schema import Kind
@@ -198,7 +199,7 @@ class TableRows:
         from tabmtl.encode import FeatureCoder
 
         X, _ = self.parts["train"]
-        FeatureCoder.fit(X.head(1).select(pl.exclude(self.facts["task_column"] or [])))
+        FeatureCoder.fit(X.head(1).select(pl.exclude(self.facts["task_column"] or [])), library=library_of(X))
 
     def fit(self, estimator: Any) -> None:
         """Fit on the train rows; the validation rows stop the fit."""
