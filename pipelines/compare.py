@@ -93,6 +93,9 @@ def compare(source: DataSource, models: ModelList = ModelList(), *, report: Path
     """
     if report is not None:
         _check_report(report)
+    choices = models.choices()
+    for choice in choices.values():
+        _made(choice, {})  # reports a wrong model or parameter before the rows are read
     rows = open_rows(source, ClickColumns(), tabmtl.IndependentTasks)
     assert isinstance(rows, TableRows)
     if "test" not in rows.parts:
@@ -100,7 +103,7 @@ def compare(source: DataSource, models: ModelList = ModelList(), *, report: Path
         raise ValueError(f"compare judges by test rows, and {rows.name} has none: give {cure}")
     rows.check_features()
     n_fit = len(rows.parts["train"][0])
-    made = {name: _made(choice, rows.facts) for name, choice in models.choices().items()}
+    made = {name: _made(choice, rows.facts) for name, choice in choices.items()}
     tried = made or tabmtl.default_models(n_fit)
     fit, how = _rows_to_fit(rows, source)
     print(f"{rows.name}: {', '.join(tried)}; Ctrl-C keeps those that are done.", flush=True)

@@ -381,7 +381,7 @@ def _drawn_split(X: pl.DataFrame, y: Any, facts: Mapping[str, Any], source: Data
 
     long = facts["task_column"]
     # without the features: they do not matter here, and those that are dropped later may have types no model takes
-    frame = pl.DataFrame({"": np.arange(len(X)), **({long: X[long]} if long else {})})
+    frame = pl.DataFrame({"": np.zeros(len(X)), **({long: X[long]} if long else {})})
     coder = TableCoder.fit(frame, y, None, **facts, force=None, categorical="from_dtype", encoding=_PLAIN)
     batch, tasks = coder.read(frame, y), coder.labels.tasks
     shares = {"test": source.test_share, "val": source.val_share}

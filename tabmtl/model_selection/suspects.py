@@ -57,8 +57,8 @@ def _warn_of_targets(features: Sequence[str], targets: Sequence[str]) -> None:
     both = [name for name in targets if name in features]
     if both:
         warn_user(
-            f"X holds the targets {both[:_LISTED]} as features, from which models read the answer; say {by_drop(both)}, "
-            "or rename the features if they are something else, such as earlier values",
+            f"X holds the targets {both[:_LISTED]} as features, from which models read the answer; say "
+            f"{by_drop(both)}, or rename the features if they are something else, such as earlier values",
             TargetInFeaturesWarning,
         )
 

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import commands
-import numpy as np
 import polars as pl
 import pytest
 
 import tabmtl
-from tabmtl.encode import LabelCoder, TableCoder
+from tabmtl.cures import library_of
+from tabmtl.encode import FeatureCoder, LabelCoder
 from tabmtl.pipelines import cli
 from tabmtl.pipelines.terminal import exit_code, in_order, near, one_line, pairs, without_password
 from tabmtl.schema import IdColumnWarning, TabmtlWarning
@@ -217,21 +217,23 @@ def test_warnings_are_one_line_and_said_once(capsys: pytest.CaptureFixture[str])
 def test_cures_are_options_and_changes_of_the_file() -> None:
     frame = pl.DataFrame({"a day": [date(2020, 1, 1)], "tags": [[1]], "size": [1.0]})
     texts = [f"{i}.5" for i in range(98)] + ["n/a", "?"]
+
+    def fit(frame: pl.DataFrame) -> None:
+        FeatureCoder.fit(frame, library=library_of(frame))
+
     with in_order():
         with pytest.raises(TypeError, match=r"column 'a day' holds dates.* into the file.* by --drop 'a day'$"):
-            TableCoder.fit(frame, frame["size"], None, encoding={})
+            fit(frame)
         with pytest.raises(TypeError, match=r"'tags' has type List.* write such values into the file.* --drop tags$"):
-            TableCoder.fit(frame.drop("a day"), frame["size"], None, encoding={})
+            fit(frame.drop("a day"))
         with pytest.warns(TabmtlWarning, match="say which it is: --target rating=multiclass$"):
             LabelCoder.fit(pl.DataFrame({"rating": [1, 2, 3]}))
-        with pytest.warns(
-            TabmtlWarning, match=r"except '\?' and the like; if they are quantities, write numbers.* none$"
-        ):
-            TableCoder.fit(pl.DataFrame({"price": texts}), np.arange(100.0), None, encoding={})
+        with pytest.warns(TabmtlWarning, match=r"except '\?' and the like; if they are quantities, write .* none$"):
+            fit(pl.DataFrame({"price": texts}))
         with pytest.warns(IdColumnWarning, match="say --drop row, unless it is a time$"):
-            TableCoder.fit(pl.DataFrame({"row": range(100)}), np.arange(100.0), None, encoding={})
-    with pytest.raises(TypeError, match=r"such as pl.col\('a day'\)\.dt\.weekday.* leave it out by drop=\['a day'\]$"):
-        TableCoder.fit(frame, frame["size"], None, encoding={})
+            fit(pl.DataFrame({"row": range(100)}))
+    with pytest.raises(TypeError, match=r"such as pl.col\('a day'\)\.dt\.weekday.* out by drop=\['a day'\]$"):
+        fit(frame)
 
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGHUP])

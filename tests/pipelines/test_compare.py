@@ -138,6 +138,26 @@ def test_mistakes_are_one_line_before_any_fit(
     assert error.count("\n") == 1
 
 
+def test_models_are_checked_before_the_file_is_read(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, message in (
+        (["--model", "MMOE"], "there is no model 'MMOE'"),
+        ([*QUICK, "--set", "SharedBottom.epoch=2"], "no parameter 'epoch'"),
+    ):
+        assert commands.run("compare", "--data", "nowhere.csv", "--target", "weight", *words) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_column_of_dates_is_cured_by_an_option(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = pl.read_parquet(file).drop("split").with_columns(day=pl.lit("2020-01-02"))
+    table.write_csv(tmp_path / "days.csv")
+    assert commands.run("compare", "--data", tmp_path / "days.csv", "--target", "weight") == 2
+    error = capsys.readouterr().err
+    assert "column 'day' holds dates or times (Date); write numbers that follow from it into the file" in error
+    assert error.endswith("or leave it out by --drop day\n")
+
+
 @pytest.mark.parametrize(("best", "is_interrupted", "code"), [("a", False, 0), (None, False, 1), ("a", True, 130)])
 def test_the_exit_code_tells_how_it_ended(
     best: str | None, is_interrupted: bool, code: int, file: Path, monkeypatch: pytest.MonkeyPatch
