@@ -45,6 +45,10 @@ class FewLabelsWarning(TabmtlWarning):
     """Warning of tasks with so few labels that chance decides their scores."""
 
 
+class TimeLimitWarning(TabmtlWarning):
+    """Warning of a fit that its time limit has ended early: the model is the best so far."""
+
+
 def warn_user(message: str, category: type[TabmtlWarning] = TabmtlWarning) -> None:
     """Give a warning of this package at the line outside this package that called it, however deep."""
     level, frame = 1, sys._getframe()
