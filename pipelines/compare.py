@@ -16,7 +16,9 @@ import tabmtl
 from tabmtl.pipelines.data import ClickColumns, DataSource, TableRows, open_rows
 from tabmtl.pipelines.model_choice import ModelChoice, find_class, make
 from tabmtl.pipelines.terminal import INTERRUPTED, near
-from tabmtl.pipelines.tracking import check_writable, program
+from tabmtl.pipelines.tracking import check_writable
+
+_TUNED = "tune=4"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +29,8 @@ class ModelList:
     ----------
     model : list of str
         Estimator of tabmtl, such as RMTGB; may be repeated. The first is the reference. Default: several, by the number
-        of rows, the first being one tuned LightGBM per task.
+        of rows, the first being one tuned LightGBM per task. IndependentTasks is tuned here (tune=4) unless --set says
+        otherwise.
     set : list of str
         MODEL.NAME=VALUE: a parameter of one of them, such as MMoE.epochs=5; may be repeated.
     seed : int
@@ -55,15 +58,19 @@ class ModelList:
                 named = near(name, self.model) if self.model else "name the models by --model"
                 raise ValueError(f"--set takes MODEL.NAME=VALUE with one of the models, got {text!r}: {named}")
             own[name].append(setting)
+        for name, settings in own.items():
+            is_said = any(setting.startswith(("tune=", "early_stopping=")) for setting in settings)
+            if name.startswith("IndependentTasks") and not is_said:  # a reference that is not tuned is too easy to beat
+                settings.append(_TUNED)
         return {name: ModelChoice(model=name, set=settings, seed=self.seed) for name, settings in own.items()}
 
 
 def compare(source: DataSource, models: ModelList = ModelList(), *, report: Path | None = None) -> int:
     """Fit several models on the same rows, and judge them by test rows.
 
-    Scores and paired differences to the first model are printed with their intervals. A model that fails is a line with
-    its error; Ctrl-C keeps the models that are done. Validation rows of a file are rows to fit, from which every model
-    sets some aside by itself, unless a column gives the split.
+    A verdict comes first, then scores and paired differences to the first model with their intervals. A model that
+    fails is a line with its error; Ctrl-C keeps the models that are done. Validation rows of a file are rows to fit,
+    from which every model sets some aside by itself, unless a column gives the split.
 
     Parameters
     ----------
@@ -86,6 +93,9 @@ def compare(source: DataSource, models: ModelList = ModelList(), *, report: Path
     """
     if report is not None:
         _check_report(report)
+    choices = models.choices()
+    for choice in choices.values():
+        _made(choice, {})  # reports a wrong model or parameter before the rows are read
     rows = open_rows(source, ClickColumns(), tabmtl.IndependentTasks)
     assert isinstance(rows, TableRows)
     if "test" not in rows.parts:
@@ -93,7 +103,7 @@ def compare(source: DataSource, models: ModelList = ModelList(), *, report: Path
         raise ValueError(f"compare judges by test rows, and {rows.name} has none: give {cure}")
     rows.check_features()
     n_fit = len(rows.parts["train"][0])
-    made = {name: _made(choice, rows.facts) for name, choice in models.choices().items()}
+    made = {name: _made(choice, rows.facts) for name, choice in choices.items()}
     tried = made or tabmtl.default_models(n_fit)
     fit, how = _rows_to_fit(rows, source)
     print(f"{rows.name}: {', '.join(tried)}; Ctrl-C keeps those that are done.", flush=True)
@@ -105,8 +115,19 @@ def compare(source: DataSource, models: ModelList = ModelList(), *, report: Path
         found.report(report)
         print(f"Written to {report}: open it in a browser.")
     if found.best is not None:
-        print(f"The best on average, to train and register:  {_train_command(found.best, tried, rows, source, models)}")
+        name, why = chosen(found)
+        print(f"{why}, to train and register:  {_train_command(name, tried, rows, source, models)}")
     return INTERRUPTED if found.is_interrupted else int(found.best is None)
+
+
+def chosen(found: tabmtl.Comparison) -> tuple[str, str]:
+    """Return the model to train, and the reason: the best that is clearly ahead of the reference, else the latter."""
+    assert found.best is not None
+    if found.ahead:
+        return found.ahead[0], "The best that is ahead"
+    if found.reference in found.models:
+        return found.reference, "Nothing is clearly ahead, so the reference"
+    return found.best, "The best mean score"
 
 
 def _check_report(report: Path) -> None:
@@ -143,21 +164,20 @@ def _rows_to_fit(rows: TableRows, source: DataSource) -> tuple[dict[str, Any], s
     return {"X": pl.concat([X, X_val]), "y": pl.concat([y, y_val]), "groups": groups}, how
 
 
-def _train_command(best: str, tried: Mapping[str, Any], rows: TableRows, source: DataSource, models: ModelList) -> str:
+def _train_command(name: str, tried: Mapping[str, Any], rows: TableRows, source: DataSource, models: ModelList) -> str:
     """Return the command that trains a model on these rows."""
     words = [*shlex.split(rows.origin)]
     for option in ("target", "categorical", "drop"):
         words += [word for value in getattr(source, option) for word in (f"--{option}", value)]
     words += ["--task-column", source.task_column] if source.task_column else []
-    words += ["--model", best]
-    chosen = models.choices().get(best)
-    if chosen is not None:
-        settings = chosen.set
-    else:  # of the default models, the reference alone has settings
-        settings = ["tune=4"] if isinstance(tried[best], tabmtl.IndependentTasks) else []
+    words += ["--model", name]
+    own = models.choices().get(name)
+    settings = [] if own is None else own.set
+    if own is None and isinstance(tried[name], tabmtl.IndependentTasks):  # the one default model with settings
+        settings = [_TUNED]
     words += [word for setting in settings for word in ("--set", setting)]
     words += ["--seed", str(models.seed)] if models.seed else []
-    return f"{program('tabmtl')} train {shlex.join(words)} --register NAME"
+    return f"tabmtl train {shlex.join(words)} --register NAME"
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ class SavedModel(Store):
             If there is none, or it is not whole.
         """
         if self.model.startswith(("models:", "runs:")):
-            with connected(self):
+            with connected(self, must_exist=True):
                 return tabmtl.mlflow.load_model(self.model)
         if not Path(self.model).is_dir():
             raise ValueError(
@@ -86,14 +86,16 @@ def predict(
     check_writable(output.absolute().parent, "--output")
     model = source.load()
     with _file_of(data) as file:
-        predict_file(model, file, output, method="both" if probabilities else "predict", keep=keep or ())
-    print(f"Predicted {', '.join(model._coder.labels.names)}: {output}")
+        method: Any = "both" if probabilities else "predict"
+        n_rows = predict_file(model, file, output, method=method, keep=keep or ())
+    print(f"Predicted {', '.join(model._coder.labels.names)} of {n_rows:,} rows: {output}")
 
 
 def score(source: SavedModel, *, data: str, json: bool = False) -> None:
     """Score every task on the rows of a file that has the targets too.
 
-    A score comes with its 95 % interval over draws of the rows. All rows are in memory at once.
+    A score comes with its 95 % interval over draws of the rows. A target that the file lacks has none. All rows are in
+    memory at once.
 
     Parameters
     ----------

@@ -150,7 +150,7 @@ def promote(
     """
     if not (math.isfinite(margin) and margin >= 0):
         raise ValueError(f"--margin must be at least 0, got {margin:g}")
-    with connected(store):
+    with connected(store, must_exist=True):
         champion, challenger = _versions(name, version)
         if champion == challenger:
             found = Promotion(table=None, moved=True, reason=f"Version {champion} is the champion already.")
@@ -192,7 +192,7 @@ def start(name: str, /, store: Store = Store(), *, port: int = 5001, host: str =
     ValueError, OSError, ImportError
         If there is no champion, or the port is taken.
     """
-    with connected(store) as uri:
+    with connected(store, must_exist=True) as uri:
         champion, _ = _versions(name, None)
     if champion is None:
         raise ValueError(f"{name} has no version with the alias {CHAMPION}: set it by tabmtl serve promote")

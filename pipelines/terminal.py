@@ -14,6 +14,8 @@ from typing import Any
 
 import polars as pl
 
+from tabmtl.cures import for_commands
+
 #: Exit codes: after a mistake of the user, and after Ctrl-C.
 MISTAKE, INTERRUPTED = 2, 130
 
@@ -24,7 +26,6 @@ _OUTSIDE = ("cyclopts", "mlflow", "sqlalchemy", "optuna", "polars", "psycopg", "
 
 # a password may hold an @ itself
 _BEFORE_HOST = re.compile(r"(://[^/:?\s]*):\S*@")
-_DECLARED = re.compile(r"tasks=\{['\"](.+?)['\"]: '(\w+)'\}")  # a kind, as the functions take it
 _IN_QUERY = re.compile(r"([?&][^=&\s]*(?:pass|pwd|secret|token)[^=&\s]*=)[^&#\s]*", re.IGNORECASE)
 
 _MOST_ROWS = 30
@@ -85,7 +86,7 @@ def without_password(uri: str) -> str:
 
 @contextmanager
 def in_order() -> Iterator[None]:
-    """Print every warning inside once and in one line, and end in order.
+    """Print every warning inside once and in one line, with the options of a command as cures, and end in order.
 
     SIGTERM, and the SIGHUP of a terminal that is closed, are taken for Ctrl-C, so that runs, trials and servers are
     ended; a SIGHUP that is ignored, as under nohup, is left so.
@@ -93,7 +94,7 @@ def in_order() -> Iterator[None]:
     shown: set[str] = set()
 
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
-        text = _DECLARED.sub(r"--target \1=\2", one_line(message))
+        text = one_line(message)
         if text not in shown:
             shown.add(text)
             print(f"warning: {text}", file=sys.stderr, flush=True)
@@ -105,7 +106,8 @@ def in_order() -> Iterator[None]:
     try:
         for end in handlers:
             signal.signal(end, _interrupt)
-        yield
+        with for_commands():
+            yield
     finally:
         warnings.showwarning = before
         for end, handler in handlers.items():

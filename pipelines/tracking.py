@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from mlflow.entities import Experiment as MlflowExperiment
     from mlflow.entities import Run
 
-DEFAULT_URI = "sqlite:///mlflow.db"
+_SQLITE = "sqlite:///"
+DEFAULT_URI = f"{_SQLITE}mlflow.db"
 
 #: Tags of model versions: the options that gave the rows, as one types them; and the trial that was fitted again.
 ROWS, REFIT = "tabmtl.rows", "tabmtl.refit"
@@ -294,8 +295,14 @@ def _terminate(run: Run, status: str, state: str) -> None:
 
 
 @contextmanager
-def connected(store: Store) -> Iterator[str]:
+def connected(store: Store, *, must_exist: bool = False) -> Iterator[str]:
     """Set MLflow's store inside, after a test that it answers, and restore the old one outside.
+
+    Parameters
+    ----------
+    store : Store
+    must_exist : bool, default=False
+        Refuse a file of SQLite that is not there, which MLflow would make.
 
     Yields
     ------
@@ -306,10 +313,16 @@ def connected(store: Store) -> Iterator[str]:
     ModuleNotFoundError
         If MLflow is missing.
     ValueError
-        If the store does not answer.
+        If the store does not answer, or must exist and does not.
     """
     if find_spec("mlflow") is None:
         raise ModuleNotFoundError("MLflow is missing: pip install 'tabmtl[mlflow]', or --no-mlflow", name="mlflow")
+    file = store.uri.removeprefix(_SQLITE)
+    if must_exist and file != store.uri and not Path(file).exists():
+        raise ValueError(
+            f"no model is registered in {store.uri}: there is no file {file}, seen from the folder {Path.cwd()}; name "
+            "another store by --tracking-uri, or register a model by train --register"
+        )
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     import mlflow
@@ -400,9 +413,9 @@ def program(name: str) -> str:
 
 def _beside(uri: str, experiment: str) -> str | None:
     """Return the folder of the files of an experiment beside a database of sqlite."""
-    if not uri.startswith("sqlite:///"):
+    if not uri.startswith(_SQLITE):
         return None
-    folder = Path(uri.removeprefix("sqlite:///")).resolve().parent / "mlruns"
+    folder = Path(uri.removeprefix(_SQLITE)).resolve().parent / "mlruns"
     return (folder / (re.sub(r"[^\w .-]", "_", experiment).strip(". ") or "_")).as_uri()
 
 

@@ -233,10 +233,21 @@ def _print_scores(rows: Rows, estimator: Any, part: str, reference: Any) -> pl.D
     scores = rows.table(estimator, part)
     print(f"\nScores of the {which} rows, {why}; higher is better.\n\n{lay_out(scores)}\n")
     if reference is not None:
-        own = dict(scores.select("task", "score").iter_rows())
-        print(f"Gain on the {which} rows over one LightGBM per task, the best of four configurations:\n")
-        print(tabmtl.multitask_gain(own, rows.scores(reference, part)), "\n")
+        assert isinstance(rows, TableRows)
+        _print_gain(rows, estimator, part, reference, which)
     return scores
+
+
+def _print_gain(rows: TableRows, estimator: Any, part: str, reference: Any, which: str) -> None:
+    """Print the gain over the reference, with intervals that are paired row by row."""
+    table, mean = rows.differences(estimator, reference, part)
+    print(f"Gain on the {which} rows over one LightGBM per task, the best of four configurations:\n")
+    print(lay_out(table, signed=["difference", "low", "high"]), "\n")
+    scores, references = (dict(table.select("task", name).iter_rows()) for name in ("score", "reference"))
+    gain = tabmtl.multitask_gain(scores, references)
+    interval = "" if mean.low is None else f", 95 % interval {mean.low:+.4f} to {mean.high:+.4f}"
+    average = "" if mean.score is None else f"mean difference {mean.score:+.4f}{interval}; "
+    print(f"Low and high are 95 % intervals of the difference, paired row by row; {average}{gain.summary}.\n")
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ class PerfectFeatureWarning(TabmtlWarning):
 
 
 class IdColumnWarning(TabmtlWarning):
-    """Warning of a column of text with a value of its own in nearly every row."""
+    """Warning of a column of text or whole numbers with a value of its own in nearly every row."""
 
 
 class IndexMismatchWarning(TabmtlWarning):
@@ -43,6 +43,10 @@ class IndexMismatchWarning(TabmtlWarning):
 
 class FewLabelsWarning(TabmtlWarning):
     """Warning of tasks with so few labels that chance decides their scores."""
+
+
+class TimeLimitWarning(TabmtlWarning):
+    """Warning of a fit that its time limit has ended early: the model is the best so far."""
 
 
 def warn_user(message: str, category: type[TabmtlWarning] = TabmtlWarning) -> None:

@@ -121,11 +121,14 @@ def read_file(path: Path) -> pl.DataFrame:
     ValueError, OSError
         If it cannot be read, or has no rows.
     """
+    from tabmtl.encode.files import check_commas
+
     kind = path.suffix.lower()
     if kind not in (".parquet", ".pq", ".csv"):
         raise ValueError(f"{path}: expected a file that ends in .parquet, .pq or .csv")
     with readable(path):
         if kind == ".csv":
+            check_commas(str(path))
             # types are those of all rows, not of the first; of dates too, which no model takes for categories
             frame = pl.read_csv(path, infer_schema_length=None, try_parse_dates=True)
         else:
@@ -138,10 +141,12 @@ def read_file(path: Path) -> pl.DataFrame:
 @contextmanager
 def readable(name: str | Path) -> Iterator[None]:
     """Turn errors of polars into a ValueError that names the table."""
+    from tabmtl.encode.files import reason_of
+
     try:
         yield
     except pl.exceptions.PolarsError as error:
-        raise ValueError(f"{name} cannot be read: {error}") from error
+        raise ValueError(f"{name} cannot be read: {reason_of(error)}") from error
 
 
 def rows_of(part: str, table: Frame, name: str, parts: Iterable[str]) -> Frame:

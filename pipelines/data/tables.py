@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 import numpy as np
 import polars as pl
 
 from tabmtl import tuning
+from tabmtl.cures import library_of
 from tabmtl.pipelines.data import files
 from tabmtl.pipelines.terminal import near
 from tabmtl.schema import Kind
+
+if TYPE_CHECKING:
+    from tabmtl.metrics.intervals import ScoreInterval
 
 _KINDS: tuple[Kind, ...] = get_args(Kind)
 _TEXT = (pl.String, pl.Categorical, pl.Enum)
@@ -195,7 +199,7 @@ class TableRows:
         from tabmtl.encode import FeatureCoder
 
         X, _ = self.parts["train"]
-        FeatureCoder.fit(X.head(1).select(pl.exclude(self.facts["task_column"] or [])))
+        FeatureCoder.fit(X.head(1).select(pl.exclude(self.facts["task_column"] or [])), library=library_of(X))
 
     def fit(self, estimator: Any) -> None:
         """Fit on the train rows; the validation rows stop the fit."""
@@ -209,6 +213,23 @@ class TableRows:
         """Return scores and their confidence intervals, one row per task."""
         table = estimator.score_intervals(*self.parts[part])
         return table.select("task", "metric", "score", low="low", high="high", labelled="n_labelled")
+
+    def differences(self, estimator: Any, reference: Any, part: str) -> tuple[pl.DataFrame, ScoreInterval]:
+        """Return the scores of two models, their paired differences, one row per task, and the mean difference."""
+        from tabmtl.comparison.judging import differences_of
+        from tabmtl.metrics.scores import score_tasks
+
+        X, y = self.parts[part]
+        (tasks, labels, outputs, _, own), (_, other_labels, others, _, _) = (
+            model._labelled(X, y, None) for model in (estimator, reference)
+        )
+        found = differences_of(tasks, (labels, outputs), (other_labels, others), own)
+        scores, references = (
+            score_tasks(tasks, *pair, own_task=own) for pair in ((labels, outputs), (other_labels, others))
+        )
+        columns = {"task": list(scores), "score": list(scores.values()), "reference": list(references.values())}
+        intervals = found.table.select("difference", low="difference_low", high="difference_high")
+        return pl.DataFrame(columns).hstack(intervals), found.overall
 
     def metrics(self, table: pl.DataFrame, part: str) -> dict[str, float | None]:
         """Return the scores of a `table` by ``<part>/<task>/<metric>``, as they are logged."""
@@ -360,7 +381,7 @@ def _drawn_split(X: pl.DataFrame, y: Any, facts: Mapping[str, Any], source: Data
 
     long = facts["task_column"]
     # without the features: they do not matter here, and those that are dropped later may have types no model takes
-    frame = pl.DataFrame({"": np.arange(len(X)), **({long: X[long]} if long else {})})
+    frame = pl.DataFrame({"": np.zeros(len(X)), **({long: X[long]} if long else {})})
     coder = TableCoder.fit(frame, y, None, **facts, force=None, categorical="from_dtype", encoding=_PLAIN)
     batch, tasks = coder.read(frame, y), coder.labels.tasks
     shares = {"test": source.test_share, "val": source.val_share}

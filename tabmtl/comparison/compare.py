@@ -12,7 +12,15 @@ import numpy as np
 import polars as pl
 from sklearn.base import clone
 
-from tabmtl.comparison.judging import CALIBRATION, COLUMNS, calibration_of, differences_of, scores_of, warn_of_undefined
+from tabmtl.comparison.judging import (
+    CALIBRATION,
+    COLUMNS,
+    OVERALL,
+    calibration_of,
+    differences_of,
+    scores_of,
+    warn_of_undefined,
+)
 from tabmtl.comparison.result import Comparison
 from tabmtl.comparison.rows import ComparedRows, as_read
 from tabmtl.encode import LabelCoder
@@ -82,7 +90,8 @@ def compare(
     ----------
     models : mapping of str to estimator, sequence of estimators, or None
         Estimators of the package, or derived from one; copies of them are fitted. Those of a sequence are called by
-        their class. None takes `default_models`. A model of scikit-learn goes into
+        their class. None takes `default_models`, whose reference is tuned; the printed tables say "untuned" beside an
+        `IndependentTasks` that is not, which ``tune=4`` makes a stronger reference. A model of scikit-learn goes into
         ``IndependentTasks(classifier=..., regressor=...)``.
     X, y : frames or arrays
         Features and targets, as ``fit`` takes them.
@@ -100,7 +109,7 @@ def compare(
     Returns
     -------
     Comparison
-        Print it, or see its ``frame``, ``models``, ``plot`` and ``report``.
+        Print it, or see its ``verdict``, ``frame``, ``models``, ``plot`` and ``report``.
 
     Raises
     ------
@@ -142,6 +151,7 @@ class _Trials:
         self.rows, self.verbose = rows, verbose
         self.frames: dict[str, pl.DataFrame] = {}
         self.calibration: list[pl.DataFrame] = []
+        self.overall: list[pl.DataFrame] = []
         self.fitted: dict[str, MultiTaskEstimator] = {}
         self._reference: tuple[np.ndarray, list[np.ndarray]] | None = None  # labels and answers
 
@@ -163,6 +173,7 @@ class _Trials:
             frame=pl.concat(self.frames.values()),
             models=self.fitted,
             calibration=calibration,
+            overall=pl.concat([pl.DataFrame(schema=OVERALL), *self.overall]),
             tasks=self.rows.coder.labels.tasks,
             reference=next(iter(models)),
             n_fit=self.rows.n_fit,
@@ -194,26 +205,22 @@ class _Trials:
         if not self.frames:
             self._reference = y, outputs
         elif self._reference is not None:
-            frame = frame.hstack(self._differences(name, y, outputs, *self._reference))
+            frame = frame.hstack(self._differences(name, y, outputs))
         self.fitted[name] = model
         self.calibration.append(calibration)
         return frame.with_columns(fit_seconds=fitted - start, predict_ms=1e3 * (answered - fitted))
 
-    def _differences(
-        self, name: str, y: np.ndarray, outputs: list[np.ndarray], labels: np.ndarray, reference: list[np.ndarray]
-    ) -> pl.DataFrame:
+    def _differences(self, name: str, y: np.ndarray, outputs: list[np.ndarray]) -> pl.DataFrame:
         """Return the differences to the reference; null where a funnel gives the rows other labels."""
-        tasks, own = self.rows.coder.labels.tasks, self.rows.batch.task
-        found = differences_of(tasks, labels, outputs, reference, own)
-        same = [np.array_equal(a, b, equal_nan=True) for a, b in zip(labels.T, y.T, strict=True)]
-        if all(same):
-            return found
-        others = [task.name for task, is_same in zip(tasks, same, strict=True) if not is_same]
-        warn_user(
-            f"{name} scores {', '.join(others)} by other labels than the reference, those of its funnel, so there is "
-            "no difference; set the labels of a later step to 0 where an earlier one is 0"
-        )
-        return found.select(pl.when(pl.Series(same)).then(pl.all()))
+        assert self._reference is not None
+        found = differences_of(self.rows.coder.labels.tasks, (y, outputs), self._reference, self.rows.batch.task)
+        self.overall.append(pl.DataFrame([(name, *found.overall)], OVERALL, orient="row"))
+        if found.others:
+            warn_user(
+                f"{name} scores {', '.join(found.others)} by other labels than the reference, those of its funnel, so "
+                "there is no difference; set the labels of a later step to 0 where an earlier one is 0"
+            )
+        return found.table
 
     def _failed(self, error: str) -> pl.DataFrame:
         """Return the rows of a model without scores."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 
-from tabmtl.metrics.intervals import score_difference, score_intervals
+from tabmtl.metrics.intervals import ScoreInterval, mean_difference, score_difference, score_intervals
 from tabmtl.metrics.scores import counted, each_task, undefined_reason
 from tabmtl.schema import TabmtlWarning, Task, warn_user
 
@@ -23,6 +23,10 @@ COLUMNS |= {"n_labelled": pl.Int64, "fit_seconds": pl.Float64, "predict_ms": pl.
 CALIBRATION: dict[str, Any] = {"model": pl.String, "task": pl.String}
 CALIBRATION |= dict.fromkeys(("predicted", "observed", "standard_error"), pl.Float64) | {"n": pl.Int64}
 
+#: Columns of `overall_difference`.
+OVERALL: dict[str, Any] = {"model": pl.String}
+OVERALL |= dict.fromkeys((f"mean_{name}" for name in COLUMNS if name.startswith("difference")), pl.Float64)
+
 _MOST_BINS, _ROWS_PER_BIN = 10, 20
 
 Answers = Sequence[np.ndarray]
@@ -35,16 +39,49 @@ def scores_of(tasks: Sequence[Task], y: np.ndarray, outputs: Answers, own: np.nd
         return score_intervals(tasks, y, outputs, own_task=own).drop("n_positive")
 
 
+class Differences(NamedTuple):
+    """Scores of a model minus those of a reference on the same rows, paired row by row.
+
+    Parameters
+    ----------
+    table : polars.DataFrame
+        A row for every task: the columns of a comparison that begin with "difference".
+    overall : ScoreInterval
+        Their mean over the tasks.
+    others : list of str
+        Tasks without a difference, because the two models read other labels: those of a funnel.
+    """
+
+    table: pl.DataFrame
+    overall: ScoreInterval
+    others: list[str]
+
+
 def differences_of(
-    tasks: Sequence[Task], y: np.ndarray, outputs: Answers, reference: Answers, own: np.ndarray | None
-) -> pl.DataFrame:
-    """Subtract the scores of the reference on the same rows, a row for every task."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", TabmtlWarning)
-        pairs = zip(each_task(tasks, y, outputs, None, own), each_task(tasks, y, reference, None, own), strict=True)
-        found = [score_difference(task, labels, a, b) for (task, labels, a, _), (_, _, b, _) in pairs]
+    tasks: Sequence[Task],
+    model: tuple[np.ndarray, Answers],
+    reference: tuple[np.ndarray, Answers],
+    own: np.ndarray | None,
+) -> Differences:
+    """Subtract the scores of a reference; both models come as their labels and answers."""
+    (y, outputs), (labels, others) = model, reference
+    same = [np.array_equal(a, b, equal_nan=True) for a, b in zip(labels.T, y.T, strict=True)]
+    kept = np.flatnonzero(same).tolist()
+    # a long table has one column, which all tasks share
+    judged = [*tasks] if own is not None else [tasks[t] for t in kept]
+    labels, *answers = labels[:, kept], [outputs[t] for t in kept], [others[t] for t in kept]
+    found: dict[str, ScoreInterval] = {}
+    none = overall = ScoreInterval(None, None, None, None)
+    if kept:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", TabmtlWarning)
+            overall = mean_difference(judged, labels, *answers, own)
+            both = (each_task(judged, labels, each, None, own) for each in answers)
+            for (task, own_labels, output, _), (_, _, other, _) in zip(*both, strict=True):
+                found[task.name] = score_difference(task, own_labels, output, other)
     names = [name for name in COLUMNS if name.startswith("difference")]
-    return pl.DataFrame(found, dict.fromkeys(names, pl.Float64), orient="row")
+    table = pl.DataFrame([found.get(task.name, none) for task in tasks], dict.fromkeys(names, pl.Float64), orient="row")
+    return Differences(table, overall, [task.name for task in tasks if task.name not in found])
 
 
 def warn_of_undefined(tasks: Sequence[Task], y: np.ndarray, own: np.ndarray | None) -> None:

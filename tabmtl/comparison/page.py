@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from datetime import datetime
 from functools import cache
 from importlib.metadata import version
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import polars as pl
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from tabmtl.plots.comparison import verdict
-from tabmtl.schema import Task
+
+if TYPE_CHECKING:
+    from tabmtl.comparison.result import Comparison
 
 _MOST_CELLS = 400  # tasks times models that a notebook shows
 
@@ -51,51 +52,42 @@ def signed(value: float | None) -> str:
     return f"+{text}" if value is not None and value > 0 and float(text.replace(",", "")) else text
 
 
-def tables(frame: pl.DataFrame, summary: pl.DataFrame, heading: str, tasks: Sequence[Task], reference: str) -> str:
+def tables(comparison: Comparison) -> str:
     """Make the tables of a comparison, as notebooks show them."""
-    small = len(tasks) * summary.height <= _MOST_CELLS
-    facts = _facts(frame, summary, heading, tasks, reference)
-    return _environment().get_template("notebook.html").render(facts | {"has_tasks": small})
+    small = comparison.frame.height <= _MOST_CELLS
+    return _environment().get_template("notebook.html").render(_facts(comparison) | {"has_tasks": small})
 
 
-def report(
-    frame: pl.DataFrame,
-    summary: pl.DataFrame,
-    heading: str,
-    tasks: Sequence[Task],
-    reference: str,
-    figures: Sequence[Figure],
-) -> str:
-    """Make the page of a comparison.
-
-    Parameters
-    ----------
-    frame, summary, heading, tasks, reference
-        Of the comparison.
-    figures : sequence of Figure
-    """
-    facts = _facts(frame, summary, heading, tasks, reference) | {
+def report(comparison: Comparison, figures: Sequence[Figure]) -> str:
+    """Make the page of a comparison."""
+    facts = _facts(comparison) | {
         "figures": figures,
-        "rows": frame.rows(named=True),
+        "rows": comparison.frame.rows(named=True),
         "when": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         "version": version("tabmtl"),
     }
     return _environment().get_template("report.html").render(facts)
 
 
-def _facts(
-    frame: pl.DataFrame, summary: pl.DataFrame, heading: str, tasks: Sequence[Task], reference: str
-) -> dict[str, Any]:
+def _facts(comparison: Comparison) -> dict[str, Any]:
     """Return what the templates show."""
-    by_cell = {(row["model"], row["task"]): row for row in frame.iter_rows(named=True)}
-    models = summary.rows(named=True)
+    by_cell = {(row["model"], row["task"]): row for row in comparison.frame.iter_rows(named=True)}
+    models = comparison.summary.rows(named=True)
     lines = []
-    for task in tasks:
+    for task in comparison.tasks:
         cells = [by_cell[row["model"], task.name] for row in models]
         best = max((cell["score"] for cell in cells if cell["score"] is not None), default=None)
         labelled = next((cell["n_labelled"] for cell in cells if cell["n_labelled"] is not None), None)
         lines.append({"task": task, "n_labelled": labelled, "cells": cells, "best": best})
-    return {"heading": heading, "models": models, "lines": lines, "reference": reference, "verdict": verdict}
+    return {
+        "heading": comparison.heading,
+        "verdict": comparison.verdict,
+        "models": models,
+        "lines": lines,
+        "reference": comparison.reference,
+        "labels": comparison.labels,
+        "side": verdict,
+    }
 
 
 @cache

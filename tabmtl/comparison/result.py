@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
 
 from tabmtl.comparison import page
 from tabmtl.comparison.figures import draw_figures
 from tabmtl.estimators.tables import MultiTaskEstimator
+from tabmtl.models.independent import IndependentTasks
 from tabmtl.plots import ComparisonDisplay
 from tabmtl.schema import Task, counted
 from tabmtl.storage.atomic import write_file
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _MOST_ROWS = 60  # in print
+_MOST_NAMES = 5  # of tasks in a verdict
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -41,6 +44,10 @@ class Comparison:
         Answers beside what came, in up to ten bins of equally many rows per model and task: "model", "task",
         "predicted", "observed", "standard_error" and "n". Of a binary task it is the probability of the second class,
         of one with more classes that of the most probable class, of a regression the value.
+    overall : polars.DataFrame
+        A row per model but the reference: "model", and "mean_difference" of its scores to those of the reference, over
+        the tasks where there is one, with "mean_difference_error", "mean_difference_low" and "mean_difference_high" of
+        its paired 95 % interval.
     tasks : tuple of Task
     reference : str
         Name of the model that the differences are to.
@@ -61,6 +68,7 @@ class Comparison:
     frame: pl.DataFrame
     models: Mapping[str, MultiTaskEstimator]
     calibration: pl.DataFrame
+    overall: pl.DataFrame
     tasks: tuple[Task, ...]
     reference: str
     n_fit: int
@@ -68,30 +76,75 @@ class Comparison:
     how: str
     is_interrupted: bool = False
 
-    @property
+    @cached_property
     def summary(self) -> pl.DataFrame:
         """One row per model, the best mean score first.
 
-        Columns are "model"; "mean_score" and "mean_difference", means over the tasks where they are defined; "ahead"
-        and "behind", the numbers of tasks whose difference to the reference has an interval above or below 0;
+        Columns are "model"; "mean_score", the mean over the tasks where it is defined; the columns of `overall`;
+        "ahead" and "behind", the numbers of tasks whose difference to the reference has an interval above or below 0;
         "fit_seconds", "predict_ms" and "error".
         """
         by_model = self.frame.group_by("model", maintain_order=True).agg(
             mean_score=pl.col("score").mean(),
-            mean_difference=pl.col("difference").mean(),
             ahead=(pl.col("difference_low") > 0).sum(),
             behind=(pl.col("difference_high") < 0).sum(),
             fit_seconds=pl.col("fit_seconds").first(),
             predict_ms=pl.col("predict_ms").first(),
             error=pl.col("error").first(),
         )
-        return by_model.sort("mean_score", descending=True, nulls_last=True, maintain_order=True)
+        joined = by_model.join(self.overall, on="model", how="left", maintain_order="left")
+        columns = joined.select("model", "mean_score", "^mean_difference.*$", pl.all().exclude("^mean_.*$", "model"))
+        return columns.sort("mean_score", descending=True, nulls_last=True, maintain_order=True)
 
     @property
     def best(self) -> str | None:
         """Name of the model with the best mean score; None if none has one."""
         first = self.summary.row(0, named=True)
         return None if first["mean_score"] is None else first["model"]
+
+    @property
+    def ahead(self) -> list[str]:
+        """Models that are ahead of the reference on average: their mean difference has an interval above 0.
+
+        Those with the best mean score come first.
+        """
+        return self.summary.filter(pl.col("mean_difference_low") > 0)["model"].to_list()
+
+    @cached_property
+    def verdict(self) -> str:
+        """Say which models are ahead of the reference, on average and on single tasks; empty if none was compared."""
+        compared = self.summary.filter(pl.col("mean_difference").is_not_null())
+        if compared.is_empty():
+            return ""
+        if not self.ahead:
+            average = " on average" if len(self.tasks) > 1 else ""
+            said = [f"No model is clearly ahead of {self.reference}{average}: no paired 95 % interval lies above 0."]
+            shown = compared.filter(pl.col("ahead") > 0)
+        else:
+            said, shown = [], compared.filter(pl.col("model").is_in(self.ahead))
+        said += [self._standing(row) for row in shown.iter_rows(named=True)]
+        return " ".join(said)
+
+    def _standing(self, row: Mapping[str, Any]) -> str:
+        """Say how a row of the summary compares with the reference."""
+        low, high = page.signed(row["mean_difference_low"]), page.signed(row["mean_difference_high"])
+        interval = f"{page.signed(row['mean_difference'])}, paired 95 % interval {low} to {high}"
+        if len(self.tasks) == 1:
+            return f"{row['model']} is ahead of {self.reference}: {interval}."
+        own = self.frame.filter(pl.col("model") == row["model"])
+        ahead = _listed(own.filter(pl.col("difference_low") > 0)["task"].to_list())
+        behind = _listed(own.filter(pl.col("difference_high") < 0)["task"].to_list())
+        if row["model"] in self.ahead:
+            return (
+                f"{row['model']} is ahead of {self.reference} on average ({interval}); taken by themselves, ahead on "
+                f"{ahead} and behind on {behind}."
+            )
+        return f"{row['model']} is ahead on {ahead} and behind on {behind}, on average {interval}."
+
+    @cached_property
+    def labels(self) -> dict[str, str]:
+        """Names of the models as tables show them: of an `IndependentTasks` of LightGBM, with how it was tuned."""
+        return {name: f"{name}{_tuning(self.models.get(name))}" for name in self.frame["model"].unique()}
 
     @property
     def heading(self) -> str:
@@ -134,17 +187,17 @@ class Comparison:
             If the file cannot be written.
         """
         figures = draw_figures(self.frame, self.models, self.calibration, self.tasks, self.reference)
-        content = page.report(self.frame, self.summary, self.heading, self.tasks, self.reference, figures)
-        write_file(Path(path), content.encode())
+        write_file(Path(path), page.report(self, figures).encode())
 
     def _repr_html_(self) -> str:
         """Show tables in a notebook."""
-        return page.tables(self.frame, self.summary, self.heading, self.tasks, self.reference)
+        return page.tables(self)
 
     def __str__(self) -> str:
         """Lay the summary and the scores of every task out in plain text."""
         errors = self.summary.drop_nulls("error")
-        lines = [self.heading, f"Differences are to {self.reference} on the same rows.", "", _text(self._totals())]
+        lines = [self.heading, *([self.verdict] if self.verdict else [])]
+        lines += [f"Differences are to {self.labels[self.reference]} on the same rows.", "", _text(self._totals())]
         lines += [f"{row['model']}: {row['error']}" for row in errors.iter_rows(named=True)]
         details = self._details()
         if len(self.tasks) > 1 and details.height <= _MOST_ROWS:
@@ -161,10 +214,12 @@ class Comparison:
         times = pl.col("fit_seconds").map_elements("{:.1f}".format, pl.String).alias("fit s")
         times_to_predict = pl.col("predict_ms").map_elements("{:.1f}".format, pl.String).alias("predict ms")
         if len(self.tasks) == 1:
-            own = scored.select("model", times, times_to_predict)
+            own = scored.select(self._label(), times, times_to_predict)
             return self._details().drop("task").join(own, on="model", maintain_order="left")
-        means = (_number(name).alias(name.replace("_", " ")) for name in ("mean_score", "mean_difference"))
-        return scored.select("model", *means, "ahead", "behind", times, times_to_predict)
+        names = {"mean_score": "mean score", "mean_difference": "mean difference"}
+        names |= {"mean_difference_low": "from", "mean_difference_high": "to"}
+        means = (_number(name).alias(shown) for name, shown in names.items())
+        return scored.select(self._label(), *means, "ahead", "behind", times, times_to_predict)
 
     def _details(self) -> pl.DataFrame:
         """Return the scores of all tasks as text, the models in the order of the summary."""
@@ -174,7 +229,24 @@ class Comparison:
         first = pl.col("index").min().over("task")
         frame = order.with_row_index("place").join(frame, on="model").sort(first, "place")
         names = {"standard_error": "±", "difference_low": "from", "difference_high": "to"}
-        return frame.drop("place", "index").select("task", "metric", "model", *numbers).rename(names)
+        return frame.drop("place", "index").select("task", "metric", self._label(), *numbers).rename(names)
+
+    def _label(self) -> pl.Expr:
+        """Return the column of models, as tables show them."""
+        return pl.col("model").replace(self.labels)
+
+
+def _tuning(model: Any) -> str:
+    """Say how the LightGBMs of a fitted reference were tuned, in brackets; nothing of other models."""
+    if not isinstance(model, IndependentTasks) or model.classifier is not None or model.regressor is not None:
+        return ""
+    return f" (best of {model.tune})" if model.tune else " (untuned)"
+
+
+def _listed(names: Sequence[str]) -> str:
+    """List the first names, or say that there is none."""
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return f"{', '.join(names[:_MOST_NAMES])}{more}" or "none"
 
 
 def _number(name: str) -> pl.Expr:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +14,7 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 
-from tabmtl.encode.cures import Library, by_cast, by_dates, by_numbers
+from tabmtl.cures import Library, by_cast, by_dates, by_drop, by_numbers
 from tabmtl.encode.numeric import LeanPickle, NumericScaler, NumericTransform, bin_edges, number_of
 from tabmtl.processes.forks import has_pool
 from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN, Columns, IdColumnWarning, warn_user
@@ -80,6 +81,11 @@ _MOST_PLAIN_LEVELS, _MOST_OTHERS = 20, 0.1
 
 # text is an id, if its values are more than this share of its rows, of which there are enough
 _MOST_IDS, _LEAST_IDS = 0.95, 50
+
+# whole numbers are an id, if so many equal pairs are expected and none is found, or if the name says so
+_EXPECTED_PAIRS = 10
+_NAME_OF_ID = re.compile(r"(?i:(^|[\W_\d])(id|uuid|guid|index|idx)([\W_\d]|$))|[a-z](Id|ID)$")
+_HEAD_ROWS = 2_000  # which rule most columns out
 
 Reading = tuple[list[pl.Expr], list[pl.Expr], SingleRows | None]
 
@@ -210,10 +216,11 @@ class FeatureCoder(LeanPickle):
             As in `fit`.
         """
         numeric, categories = find_roles(schema, categorical, library)
+        if categorical == "from_dtype":  # who names columns knows them
+            _warn_of_text({name: counts[name] for name in categories if schema[name] == pl.String}, library)
+            _warn_of_ids(dict(zip(numeric, sample, strict=True)))
         scaler = NumericScaler.fit(sample, transform)
         scaler.apply(sample)
-        if categorical == "from_dtype":
-            _warn_of_text({name: counts[name] for name in categories if schema[name] == pl.String}, library)
         columns = Columns(
             numeric=numeric,
             categorical=categories,
@@ -331,13 +338,13 @@ def find_roles(
     for name, dtype in schema.items():
         if dtype.is_temporal():
             raise TypeError(
-                f"column {name!r} holds dates or times ({dtype}); derive numbers from it, such as "
-                f"{by_dates(library, name, dtype)}, or name it in drop"
+                f"column {name!r} holds dates or times ({dtype}); {by_dates(library, name, dtype)}, or leave it out "
+                f"by {by_drop([name])}"
             )
         if not is_feature(dtype):
             raise TypeError(
                 f"column {name!r} has type {dtype}; expected numbers, text, booleans or categories: "
-                f"{by_cast(library, name)}, or drop it"
+                f"{by_cast(library, name)}, or leave it out by {by_drop([name])}"
             )
         is_text = dtype in (*TEXT, pl.Boolean)
         chosen = is_text if categorical == "from_dtype" else name in categorical
@@ -435,16 +442,43 @@ def _warn_of_text(counts: Mapping[str, pl.DataFrame], library: Library) -> None:
         is_text = len(levels) <= _MOST_PLAIN_LEVELS or len(others) > _MOST_OTHERS * len(levels)
         if not is_text and not (numbers == numbers.round()).all():
             beside = f", except {others[0]!r} and the like" if len(others) else ""
+            categories = "" if library == "file" else ", or list it in categorical_features"
             warn_user(
                 f"column {name!r} is text, so each of its {len(levels)} values is a category, yet they are "
-                f"numbers{beside}; {by_numbers(library, name)}, or list it in categorical_features"
+                f"numbers{beside}; {by_numbers(library, name)}{categories}"
             )
         elif len(levels) > _MOST_IDS * rows >= _LEAST_IDS:
             warn_user(
                 f"column {name!r} is text with {len(levels)} values in {rows} rows, so it is a name of the rows, from "
-                f"which nothing can be learned for others; say drop=[{name!r}], or derive features from it",
+                f"which nothing can be learned for others; say {by_drop([name])}, or derive features from it",
                 IdColumnWarning,
             )
+
+
+def _warn_of_ids(numbers: Mapping[str, np.ndarray]) -> None:
+    """Warn of columns of whole numbers that name or count the rows, given the values of some rows."""
+    for name, values in numbers.items():
+        head = values[:_HEAD_ROWS]
+        if not (_names_rows(name, head[~np.isnan(head)]) and _names_rows(name, values[~np.isnan(values)])):
+            continue
+        warn_user(
+            f"column {name!r} holds whole numbers, hardly one of them twice, so it is a name or a count of the rows, "
+            f"from which nothing can be learned for others; say {by_drop([name])}, unless it is a time",
+            IdColumnWarning,
+        )
+
+
+def _names_rows(name: str, values: np.ndarray) -> bool:
+    """Return whether values are whole, and hardly one comes twice, where chance or the name lets expect otherwise.
+
+    n numbers from a range of r make n² / 2r equal pairs by chance, or more: fewest if all are equally probable.
+    """
+    n = len(values)
+    if n < _LEAST_IDS or not (values == np.round(values)).all():
+        return False
+    n_distinct = len(np.unique(values))
+    is_dense = n_distinct == n and n**2 >= 2 * _EXPECTED_PAIRS * (np.ptp(values) + 1)
+    return is_dense or (n_distinct > _MOST_IDS * n and _NAME_OF_ID.search(name) is not None)
 
 
 def code_of(name: str, dtype: pl.DataType, levels: pl.Enum) -> pl.Expr:

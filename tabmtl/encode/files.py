@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from glob import glob, has_magic
 from os import PathLike
 from pathlib import Path
@@ -12,6 +14,12 @@ import polars as pl
 Paths = str | PathLike[str] | Sequence[str | PathLike[str]]
 
 _PARQUET, _CSV = (".parquet", ".pq"), (".csv",)
+
+_OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+_LONGEST_HEADER = 1_000_000
+_UNREAD = re.compile(
+    r"could not parse `(?P<value>.*?)` as dtype `(?P<dtype>\w+)` at column '(?P<column>.*?)' ", re.DOTALL
+)
 
 
 def find_files(paths: Paths) -> tuple[str, ...]:
@@ -65,5 +73,46 @@ def is_csv(file: str) -> bool:
 def scan_file(file: str, types: Mapping[str, pl.DataType] | None = None) -> pl.LazyFrame:
     """Scan a file lazily; the types of a CSV file are those of all its rows, except the given ones."""
     if is_csv(file):
+        check_commas(file)
         return pl.scan_csv(file, infer_schema_length=None, schema_overrides=types)
     return pl.scan_parquet(file, glob=False)
+
+
+def check_commas(file: str) -> None:
+    """Raise a ValueError if the names of a CSV file are separated by something else than commas."""
+    if "://" in file:
+        return
+    with open(file, "rb") as opened:
+        header = opened.readline(_LONGEST_HEADER).decode(errors="replace")
+    found = next((name for mark, name in _OTHER_SEPARATORS.items() if mark in header and "," not in header), None)
+    if found is not None:
+        raise ValueError(
+            f"the columns of {file} are separated by {found}, expected commas: write it again with commas, and numbers "
+            "as 1.5"
+        )
+
+
+@contextmanager
+def words_of_csv() -> Iterator[None]:
+    """Turn errors of polars inside, whose cures are arguments of its functions, into a ValueError on the file."""
+    try:
+        yield
+    except pl.exceptions.PolarsError as error:
+        raise ValueError(reason_of(error)) from error
+
+
+def reason_of(error: pl.exceptions.PolarsError) -> str:
+    """Say what is wrong with a file that polars cannot read."""
+    message = str(error)
+    unread = _UNREAD.search(message)
+    if unread is not None:
+        kind = "number" if unread["dtype"][0] in "iuf" else unread["dtype"]
+        return (
+            f"column {unread['column']!r} holds {unread['value']!r}, which is no {kind}: mend the cell, or leave it "
+            "empty if the value is missing"
+        )
+    if "found more fields" in message:
+        return "a line has more cells than the first, which has the names: put quotes around text with commas"
+    if "utf-8" in message.lower():
+        return "it is not in UTF-8: write it again in this encoding"
+    return message.partition("\n")[0]

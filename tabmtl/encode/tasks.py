@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import numpy as np
 import polars as pl
 
+from tabmtl.cures import by_kind
 from tabmtl.schema import Kind, TabmtlWarning, Task
 
 
@@ -155,7 +156,7 @@ def _is_regression(name: str, present: pl.Series) -> bool:
     kind = "regression" if is_regression else "multiclass"
     warnings.warn(
         f"task {name!r} holds {len(values)} distinct whole numbers and was taken for {kind}; "
-        f"say which it is: tasks={{{name!r}: {kind!r}}}",
+        f"say which it is: {by_kind(name, kind)}",
         TabmtlWarning,
         stacklevel=2,
     )

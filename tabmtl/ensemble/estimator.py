@@ -24,7 +24,6 @@ from tabmtl.models.independent import IndependentTasks
 from tabmtl.params import Jobs, check_count, near
 from tabmtl.processes.forks import count_threads
 from tabmtl.schema import Batch
-from tabmtl.training.watch import Watch
 
 
 def _check_folds(name: str, value: Any) -> None:
@@ -171,12 +170,13 @@ class MultiTaskEnsemble(MultiTaskEstimator):
             folds = Folds.given(table, Table.read(X_val, coder, valid))
         candidates = {name: _prepared(each, coder) for name, each in with_reference(self.candidates).items()}
         refits = self.refit == "full" and folds.judge_fits
-        with Watch(self.verbose).steps(len(candidates) * (len(folds.pairs) + refits), "fit") as on_fit:
+        with self._watch.without_limit().steps(len(candidates) * (len(folds.pairs) + refits), "fit") as on_fit:
             trials = Trials(candidates, folds, seed, self._watch, count_threads(self.n_jobs), on_fit)
             fitted = _mix(coder, trials, trials.run(), refits)
         means = fitted["leaderboard_"].group_by("candidate", maintain_order=True).agg(pl.mean("score"))
         for name, score in means.rows():
-            self._watch.tell(f"{name}  {'no task could be scored' if score is None else f'mean score {score:.4f}'}")
+            said = "no task could be scored" if score is None else f"mean out-of-fold score {score:.4f}"
+            self._watch.tell(f"{name}  {said}")
         return fitted
 
     def _set_fitted(self, coder: TableCoder, fitted: dict[str, Any]) -> None:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import lightgbm as lgb
 import numpy as np
+from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.encode import TableCoder
 from tabmtl.estimators.base import NotHere
 from tabmtl.estimators.tables import MultiTaskEstimator
+from tabmtl.metrics.scores import score_tasks
 from tabmtl.model_selection import train_valid_split
 from tabmtl.params import TwoOrMore, WholeShare, check_choice
 from tabmtl.processes.group import current
-from tabmtl.schema import Batch
+from tabmtl.schema import Batch, TabmtlWarning
+from tabmtl.training.watch import describe_score
 from tabmtl.trees import ROWS_TO_SPLIT, LightGBMOptions, network_params, tree_matrix
 
 if TYPE_CHECKING:
@@ -137,7 +141,24 @@ class BoostedEstimator(LightGBMOptions, MultiTaskEstimator):
                 valid = held
                 with self._watched(self._watch.part(1 / 2)):
                     found = self._fit_rows(coder, batch.rows(kept), valid, seed, None)
-        return self._attributes(coder, self._fit_whole(coder, batch, valid, seed, found))
+                self._tell_scores(coder, found, held)
+        fit = self._fit_whole(coder, batch, valid, seed, found)
+        if found is None and valid is not None:
+            self._tell_scores(coder, fit, valid)
+        return self._attributes(coder, fit)
+
+    def _tell_scores(self, coder: TableCoder, fit: Any, rows: Batch) -> None:
+        """Show the score of every task on the rows that stopped the fit."""
+        if not self._watch.is_verbose:
+            return
+        model = clone(self)
+        model._set_fitted(coder, self._attributes(coder, fit))
+        tasks = coder.labels.tasks
+        with warnings.catch_warnings(action="ignore", category=TabmtlWarning):
+            outputs = model._outputs(None, replace(rows, y=None, weight=None))
+            scores = score_tasks(tasks, rows.y, outputs, rows.weight, rows.task)
+        for task in tasks:
+            self._watch.tell(describe_score(task, scores[task.name]))
 
     def _fit_whole(self, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int, found: Any) -> Any:
         """Fit all rows; where the time is over before a fit with known rounds ends, keep the one that found them."""
@@ -145,6 +166,7 @@ class BoostedEstimator(LightGBMOptions, MultiTaskEstimator):
             return self._fit_rows(coder, batch, valid, seed, found)
         if self._watch.cuts(_NO_REFIT):
             return found
+        self._watch.tell("fit of all rows, by the rounds found")
         part = self._watch.part(1)
         with self._watched(part):
             whole = self._fit_rows(coder, batch, valid, seed, found)

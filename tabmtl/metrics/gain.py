@@ -52,16 +52,18 @@ class MultitaskGain:
         rows = [_HEADER, *self._rows()]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(map(str.rjust, row, widths)) for row in rows]
-        return "\n".join([*lines, self._summary()])
+        return "\n".join([*lines, self.summary])
 
     def _repr_html_(self) -> str:
-        return html_table(_HEADER, self._rows(), self._summary())
+        return html_table(_HEADER, self._rows(), self.summary)
 
     def _rows(self) -> list[tuple[str, ...]]:
         """Return the table as text."""
         return [(task, *map(_cell, numbers, _SPECS)) for task, *numbers in self.table.iter_rows()]
 
-    def _summary(self) -> str:
+    @property
+    def summary(self) -> str:
+        """Δm, and over how many tasks, in words."""
         delta_m = f"{self.delta_m:+z.2f} %" if self.n_defined else "undefined"
         return f"Δm = {delta_m} over {self.n_defined} of {self.n_tasks} tasks"
 

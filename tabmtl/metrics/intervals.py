@@ -29,10 +29,10 @@ import polars as pl
 from scipy import stats
 from scipy.special import expit, logit
 
-from tabmtl.metrics.scores import check_metric, counted, each_task, score_task, share_below
+from tabmtl.metrics.scores import check_metric, counted, each_task, score_task, share_below, undefined_reason
 from tabmtl.schema import TabmtlWarning, Task
 
-__all__ = ["ScoreInterval", "score_difference", "score_interval", "score_intervals"]
+__all__ = ["ScoreInterval", "mean_difference", "score_difference", "score_interval", "score_intervals"]
 
 #: Metrics that compare classes with each other, and those that lie between 0 and 1.
 _OF_CLASSES = {"roc_auc", "average_precision", "balanced_accuracy", "f1", "f1_macro"}
@@ -156,6 +156,66 @@ def score_difference(
     return ScoreInterval(score, error, score - margin, score + margin)
 
 
+def mean_difference(
+    tasks: Sequence[Task],
+    y: np.ndarray,
+    outputs: Sequence[np.ndarray],
+    reference: Sequence[np.ndarray],
+    own_task: np.ndarray | None = None,
+    *,
+    level: float = 0.95,
+) -> ScoreInterval:
+    """Compare two models on the same rows by the mean over the tasks of their :func:`score_difference`.
+
+    A row that helps or harms several tasks at once does so in the mean too: the influences of a row are summed over the
+    tasks before they are squared. The degrees of freedom are the fewest of a task.
+
+    Parameters
+    ----------
+    tasks, y, outputs, own_task
+        As for :func:`tabmtl.metrics.scores.score_tasks`.
+    reference : sequence of ndarray
+        Outputs of the other model for the same rows.
+    level : float, default=0.95
+        As for :func:`score_interval`.
+
+    Returns
+    -------
+    ScoreInterval
+        The mean difference of the tasks that have one, None where none has, with a symmetric interval. The interval is
+        None where a task has a difference without one.
+
+    Raises
+    ------
+    ValueError
+        If the level is not between 0 and 1, or as ``score_task`` does.
+    """
+    _check_level(level)
+    both = (each_task(tasks, y, answers, None, own_task) for answers in (outputs, reference))
+    influences, differences, freedoms = np.zeros(len(y)), [], []
+    for t, ((task, labels, output, _), (_, _, other, _)) in enumerate(zip(*both, strict=True)):
+        if undefined_reason(task, labels) is not None:
+            continue
+        differences.append(score_task(task, labels, output) - score_task(task, labels, other))
+        influence, group = _influences(task, labels, output, None)
+        influence = influence - _influences(task, labels, other, None)[0]
+        size = np.bincount(group)
+        if size.min() < 2:
+            freedoms.append(0.0)
+            continue
+        freedoms.append(_error(influence, group)[1])
+        own = np.arange(len(y)) if own_task is None else np.flatnonzero(own_task == t)
+        influences[own[counted(labels, None)]] += influence * np.sqrt(size / (size - 1))[group]
+    if not differences:
+        return ScoreInterval(None, None, None, None)
+    mean, freedom = float(np.mean(differences)), min(freedoms)
+    if not freedom:
+        return ScoreInterval(mean, None, None, None)
+    error = math.sqrt(np.square(influences / len(differences)).sum())
+    margin = _margin(error, freedom, level)
+    return ScoreInterval(mean, error, mean - margin, mean + margin)
+
+
 def score_intervals(
     tasks: Sequence[Task],
     y: np.ndarray,
@@ -199,15 +259,14 @@ def _estimate(
 
     Returns
     -------
-    score, error : float or None
-        The score and its standard error. None where undefined, with a TabmtlWarning.
+    score, standard_error : float or None
+        None where undefined.
     margin : float
         Half the width of a symmetric interval.
     rarest : int
         Rows of the rarest class, or of all classes where the metric does not compare them.
     """
-    if not 0 < level < 1:
-        raise ValueError(f"level must be between 0 and 1, such as 0.95, got {level!r}")
+    _check_level(level)
     score = score_task(task, y, outputs[0], sample_weight)
     if math.isnan(score):
         return None, None, math.nan, 0
@@ -222,10 +281,25 @@ def _estimate(
         message = f"task {task.name!r}: {check_metric(task)} has no interval: {who} one single labelled row"
         warnings.warn(message, TabmtlWarning, stacklevel=3)
         return score, None, math.nan, rarest
+    error, freedom = _error(influence, group)
+    return score, error, _margin(error, freedom, level), rarest
+
+
+def _check_level(level: float) -> None:
+    if not 0 < level < 1:
+        raise ValueError(f"level must be between 0 and 1, such as 0.95, got {level!r}")
+
+
+def _error(influence: np.ndarray, group: np.ndarray) -> tuple[float, float]:
+    """Return the standard error of a score, given the influences of its rows, and its degrees of freedom."""
+    size = np.bincount(group)
     variance = np.bincount(group, influence**2) * size / (size - 1)
     error = math.sqrt(variance.sum())
-    freedom = error**4 / (variance**2 / (size - 1)).sum() if error > 0 else math.inf
-    return score, error, error * float(stats.t.ppf((1 + level) / 2, freedom)), rarest
+    return error, error**4 / (variance**2 / (size - 1)).sum() if error > 0 else math.inf
+
+
+def _margin(error: float, freedom: float, level: float) -> float:
+    return error * float(stats.t.ppf((1 + level) / 2, freedom))
 
 
 def _influences(

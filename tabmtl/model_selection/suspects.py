@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import rankdata
 
+from tabmtl.cures import by_drop, library_of
 from tabmtl.encode import TableCoder
-from tabmtl.encode.cures import library_of
 from tabmtl.schema import (
     Batch,
     Columns,
@@ -57,8 +57,8 @@ def _warn_of_targets(features: Sequence[str], targets: Sequence[str]) -> None:
     both = [name for name in targets if name in features]
     if both:
         warn_user(
-            f"X holds the targets {both[:_LISTED]} as features, from which models read the answer; say drop={both}, or "
-            "rename the features if they are something else, such as earlier values",
+            f"X holds the targets {both[:_LISTED]} as features, from which models read the answer; say "
+            f"{by_drop(both)}, or rename the features if they are something else, such as earlier values",
             TargetInFeaturesWarning,
         )
 
@@ -109,7 +109,7 @@ def _warn_of_perfect_features(batch: Batch, tasks: Sequence[Task], columns: Colu
         names = sorted({name for name, _, _ in found})
         warn_user(
             f"features that alone predict a task: {', '.join(said)}, on the labelled rows; if they are known only "
-            f"together with the target, say drop={names[:_LISTED]}",
+            f"together with the target, say {by_drop(names[:_LISTED])}",
             PerfectFeatureWarning,
         )
 

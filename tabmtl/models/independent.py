@@ -29,7 +29,7 @@ from tabmtl.processes.forks import count_threads
 from tabmtl.processes.group import Group
 from tabmtl.schema import Batch, Columns, Task, warn_user
 from tabmtl.storage.lightgbm_text import TreeText
-from tabmtl.training.watch import Watch
+from tabmtl.training.watch import Watch, describe_score
 from tabmtl.trees import (
     LONGEST_STEP,
     ROWS_TO_SPLIT,
@@ -382,7 +382,7 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
         scores = _score_table(tasks, names, [_scores_of(grown) for grown in tried])
         best = _best_name(scores, names)
         estimators: dict[str, Any] = {}
-        with Watch(self.verbose).steps(len(tasks), "model", _describe_model) as step:
+        with self._watch.without_limit().steps(len(tasks), "final model", _describe_model) as step:
             for t, (task, grower) in enumerate(zip(tasks, growers, strict=True)):
                 watch = self._watch.part(1 / (len(tasks) - t))
                 if grower is None:
@@ -404,7 +404,7 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
         learns_again = n_left < len(growers) or (self.early_stopping and valid is None)
         whole = self._watch.part(1 / 2 if learns_again else 1)
         tried: list[dict[str, _Grown]] = []
-        with Watch(self.verbose).steps(n_left, "task", _describe_tried) as step:
+        with self._watch.without_limit().steps(n_left, "task", _describe_tried) as step:
             for t, grower in enumerate(growers):
                 if grower is None:
                     tried.append({})
@@ -614,14 +614,16 @@ def _score_table(
 def _describe_tried(found: tuple[Task, Mapping[str, _Grown]]) -> str:
     """Describe the trees of a task by all configurations, before they are grown on all rows."""
     task, tried = found
-    scores = [f"{name} {'-' if grown.score is None else format(grown.score, '.4f')}" for name, grown in tried.items()]
-    return f"{task.name}  val {task.metric} {', '.join(scores)}"
+    scores = {name: grown.score for name, grown in tried.items() if grown.score is not None}
+    said = describe_score(task, max(scores.values(), default=None))
+    return f"{said} ({', '.join(f'{name} {score:.4f}' for name, score in scores.items())})" if len(scores) > 1 else said
 
 
 def _describe_model(found: tuple[Task, Any]) -> str:
     """Describe the fitted model of a task."""
     task, model = found
-    return f"{task.name}  {f'{model.num_trees()} trees' if isinstance(model, lgb.Booster) else type(model).__name__}"
+    made = f"LightGBM, {model.num_trees()} trees" if isinstance(model, lgb.Booster) else type(model).__name__
+    return f"{task.name}  {made}"
 
 
 class _TimeLimit:

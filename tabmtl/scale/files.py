@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -16,9 +17,10 @@ from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.encode import TableCoder
 from tabmtl.encode.features import text_of
-from tabmtl.encode.files import Paths, find_files, is_csv, is_table, scan_file
+from tabmtl.encode.files import Paths, find_files, is_csv, is_table, scan_file, words_of_csv
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.params import Names, check_choice, near
+from tabmtl.schema import warn_user
 from tabmtl.storage.atomic import replaced
 
 _BLOCK_ROWS = 65_536
@@ -104,7 +106,7 @@ def predict_file(
     *,
     method: Method = "predict",
     keep: Names = (),
-) -> None:
+) -> int:
     """Predict the rows of one file, and write one, as `predict_files` does.
 
     Parameters
@@ -115,6 +117,11 @@ def predict_file(
         Parquet or CSV file.
     output : str or path
         File of the answers, Parquet or CSV by its name. It appears when it is complete, in place of an older one.
+
+    Returns
+    -------
+    n_rows : int
+        Number of the rows that were answered.
 
     Raises
     ------
@@ -128,13 +135,14 @@ def predict_file(
         raise ValueError(f"{output} is neither .parquet nor .csv by its name; call the answers by one of the two")
     if place.resolve() == Path(file).resolve():
         raise ValueError(f"{output} is the input, which its answers would replace; name another file")
-    _predict_file(model, file, place, method, tuple(keep))
+    return _predict_file(model, file, place, method, tuple(keep))
 
 
 def score_file(model: MultiTaskEstimator, path: str | PathLike[str], *, level: float = 0.95) -> pl.DataFrame:
     """Score every task of a model on the rows of a file, which has a column for every target.
 
-    Columns are found as in `predict_files`. Unlike there, all rows are in memory at once.
+    Columns are found as in `predict_files`. Unlike there, all rows are in memory at once. A target that the file lacks
+    has no score, with a warning, unless it lacks all.
 
     Parameters
     ----------
@@ -170,11 +178,23 @@ def score_file(model: MultiTaskEstimator, path: str | PathLike[str], *, level: f
     _check_model(model, "predict")
     file = _one_file(path)
     targets = model._coder.labels.names
-    scan, names = _scan(model._coder, file, targets, "are the targets of the model")
-    frame = scan.collect()
+    with words_of_csv():
+        schema = scan_file(file).collect_schema()
+        missing = [name for name in targets if name not in schema]
+        known = [name for name in targets if name in schema]
+        if not known:
+            raise ValueError(
+                f"the file lacks the targets {missing[:10]}{near(missing[0], schema)}; it has {[*schema][:20]}"
+            )
+        scan, names = _scan(model._coder, file, tuple(known))
+        frame = scan.collect()
     if frame.is_empty():
         raise ValueError("the file has no rows to score")
-    return model.score_intervals(_rows(frame, names, model._coder), frame.select(cs.by_name(*targets)), level=level)
+    if missing:
+        hint = near(missing[0], schema)
+        warn_user(f"the file lacks the targets {missing[:10]}{hint}; the others are scored")
+    y = frame.select(cs.by_name(*known)).with_columns(pl.lit(None).alias(name) for name in missing)
+    return model.score_intervals(_rows(frame, names, model._coder), y.select(cs.by_name(*targets)), level=level)
 
 
 def _one_file(path: str | PathLike[str]) -> str:
@@ -211,7 +231,13 @@ def _outputs(files: Sequence[str], folder: Path) -> list[Path]:
     return outputs
 
 
-def _predict_file(model: MultiTaskEstimator, file: str, output: Path, method: Method, keep: tuple[str, ...]) -> None:
+def _predict_file(model: MultiTaskEstimator, file: str, output: Path, method: Method, keep: tuple[str, ...]) -> int:
+    """Predict the rows of a file, and return their number."""
+    with words_of_csv():
+        return _answer_blocks(model, file, output, method, keep)
+
+
+def _answer_blocks(model: MultiTaskEstimator, file: str, output: Path, method: Method, keep: tuple[str, ...]) -> int:
     scan, names = _scan(model._coder, file, keep)
     answer = _answers(model, method)
     blocks = scan.collect_batches(chunk_size=_BLOCK_ROWS, maintain_order=True)
@@ -220,19 +246,22 @@ def _predict_file(model: MultiTaskEstimator, file: str, output: Path, method: Me
     if first is None:  # predict refuses to answer nothing
         first = _beside(scan.select(cs.by_name(*keep)).collect(), answer(None, names))
 
+    n_rows = 0
+
     def read(*_: Any) -> Iterator[pl.DataFrame]:
-        yield first
-        yield from answered
+        nonlocal n_rows
+        for block in chain([first], answered):
+            n_rows += block.height
+            yield block
 
     with replaced(output) as beside:
         answers = register_io_source(read, schema=first.schema)
         answers.sink_csv(beside) if is_csv(output.name) else answers.sink_parquet(beside)
+    return n_rows
 
 
-def _scan(
-    coder: TableCoder, file: str, keep: tuple[str, ...], role: str = "keep names"
-) -> tuple[pl.LazyFrame, list[str]]:
-    """Scan the columns of fit and others, whose role is for errors; return the names of the former in the file."""
+def _scan(coder: TableCoder, file: str, keep: tuple[str, ...]) -> tuple[pl.LazyFrame, list[str]]:
+    """Scan the columns of fit and others to keep; return the names of the former in the file."""
     scan = scan_file(file)
     schema = scan.collect_schema()
     if coder.named:
@@ -241,7 +270,7 @@ def _scan(
         names = [name for name in schema if name not in (*keep, *coder.dropped)]
         if len(names) != len(coder.names):
             raise ValueError(f"expected {len(coder.names)} columns, as in fit, got {len(names)}: {names[:10]}")
-    for what, wanted in (("the model was fitted on", names), (role, keep)):
+    for what, wanted in (("the model was fitted on", names), ("keep names", keep)):
         missing = [name for name in wanted if name not in schema]
         if missing:
             raise ValueError(

@@ -135,13 +135,12 @@ class Recommender(SavableEstimator):
             valid = read_sessions(clicks_val, columns, catalogue.ids, "the log given as clicks_val")
             warn_of_leaks(sessions, valid)
         sessions, valid = self._recall(sessions, valid)
-        name = type(self).__name__
-        self._watch.tell(f"{name}  {len(sessions)} sessions, {len(sessions.items)} clicks, {len(catalogue)} items")
+        self._watch.tell(f"{len(sessions)} sessions, {len(sessions.items)} clicks, {len(catalogue)} items")
         fitted = self._fit(sessions, catalogue, valid)
         if self.repeats:
             fitted |= {"_repeats": self._learn_repeats(sessions, catalogue, valid, fitted)}
             worth = "  ".join(f"{key} {value:.3f}" for key, value in asdict(fitted["_repeats"]).items())
-            self._watch.tell(f"{name}  worth of a session's own items: {worth}")
+            self._watch.tell(f"worth of a session's own items: {worth}")
         self._set_fitted(catalogue, self._finish(sessions, catalogue, valid, fitted))
 
     def recommend(self, sessions: Any, k: int = 20, *, candidates: Any = None, exclude_seen: bool = False) -> Any:

@@ -288,6 +288,8 @@ def _parse_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = _parse(read_file(folder / MANIFEST, _MOST_JSON))
     except OSError as error:
+        if not folder.exists():
+            raise ModelFileError(f"there is no folder {folder}, seen from the folder {Path.cwd()}") from error
         raise ModelFileError(f"{folder} is no tabmtl model: it has no readable {MANIFEST}") from error
     except (ValueError, RecursionError) as error:
         raise ModelFileError(f"{folder}: {MANIFEST} is truncated or was edited ({error})") from error

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 from tabmtl.params import Positive
 from tabmtl.processes.group import ALONE, Group, current
-from tabmtl.schema import Task, warn_user
+from tabmtl.schema import Task, TimeLimitWarning, warn_user
 
 Describe = Callable[[Any], str]
 #: Called with a record after every step of a loop; tells whether the time is over, so that the loop ends.
@@ -26,7 +26,8 @@ Step = Callable[[Any], bool]
 #: Rounds of trees from one plain line to the next.
 SHOWN_ROUNDS = 50
 
-_SHOWN_TASKS = 8
+#: Tasks that a line names.
+SHOWN_TASKS = 8
 _TOLD = 3  # loops that the warning of the time limit names
 
 
@@ -43,18 +44,26 @@ class Watch:
         Seconds from now.
     group : Group, default=ALONE
         Processes that fit together.
+    name : str, default=""
+        Of the estimator, in front of every line.
 
     Attributes
     ----------
+    is_verbose : bool
+        Whether lines are shown by this process.
     was_cut : bool
         Whether the time limit has ended anything of this part of the fit.
     """
 
-    def __init__(self, verbose: int | bool = 0, time_limit: float | None = None, group: Group = ALONE) -> None:
-        self._verbose = bool(verbose) and group.rank == 0
+    def __init__(
+        self, verbose: int | bool = 0, time_limit: float | None = None, group: Group = ALONE, name: str = ""
+    ) -> None:
+        self.is_verbose = bool(verbose) and group.rank == 0
+        self.name = name
         self._group = group
         self._limit = time_limit
-        self._end = math.inf if time_limit is None else perf_counter() + time_limit
+        self._begin = perf_counter()
+        self._end = math.inf if time_limit is None else self._begin + time_limit
         self._ended: list[str] = []  # of all parts
         self.was_cut = False
 
@@ -88,10 +97,16 @@ class Watch:
         own._group = ALONE
         return own
 
+    def without_limit(self) -> Watch:
+        """Give a watch that shows what it is told, and ends nothing."""
+        own = copy(self)
+        own._limit, own._end = None, math.inf
+        return own
+
     def tell(self, text: str) -> None:
         """Print a line, if asked to show anything."""
-        if self._verbose:
-            print(text, flush=True)
+        if self.is_verbose:
+            print("  ".join(filter(None, [self.name, text])), flush=True)
 
     def end(self, what: str) -> None:
         """Note what the time limit has ended, or left out, for `warn`."""
@@ -102,15 +117,16 @@ class Watch:
         """Warn of what the time limit has ended, if anything."""
         ended = list(dict.fromkeys(self._ended))
         if ended:
-            more = "; ..." if len(ended) > _TOLD else ""
+            more = f"; and {len(ended) - _TOLD} more" if len(ended) > _TOLD else ""
             warn_user(
-                f"time_limit={self._limit:g} seconds ended the fit early: {'; '.join(ended[:_TOLD])}{more}. Set a "
-                "longer one for the rest"
+                f"time_limit={self._limit:g} seconds ended the fit early, after {perf_counter() - self._begin:.3g} "
+                f"seconds: {'; '.join(ended[:_TOLD])}{more}. Set a longer one for the rest",
+                TimeLimitWarning,
             )
 
     @contextmanager
     def steps(self, total: int, unit: str, describe: Describe = str, *, every: int = 1) -> Iterator[Step]:
-        """Show the steps of a loop, and watch the time.
+        """Show the steps of a loop, with the seconds since the fit has begun, and watch the time.
 
         Parameters
         ----------
@@ -128,14 +144,15 @@ class Watch:
         callable
             To be called with the record of every step; tells whether the time is over.
         """
-        done, begin = 0, perf_counter()
-        with _bar(total) if self._verbose and total else _silence() as show:
+        done = 0
+        named = "  ".join(filter(None, [self.name, unit]))
+        with _bar(total) if self.is_verbose and total else _silence() as show:
 
             def step(record: Any) -> bool:
                 nonlocal done
                 done += 1
-                if self._verbose:
-                    show(Shown(unit, done, total, perf_counter() - begin, describe(record), every))
+                if self.is_verbose:
+                    show(Shown(named, done, total, perf_counter() - self._begin, describe(record), every))
                 return done < total and self.cuts(f"{unit} {done} of {total}")
 
             yield step
@@ -148,11 +165,12 @@ class Watched:
     Parameters
     ----------
     verbose : int, default=0
-        1 shows progress with the current scores: a bar in a terminal, and plain lines in notebooks, pipes and files.
+        1 shows progress with the current scores, and the seconds since fit was called: a bar in a terminal, and plain
+        lines in notebooks, pipes and files.
     time_limit : float, optional
-        Seconds that fit may take, roughly: training ends after the epoch or the round in which they are over, with a
-        warning, and the model is the best so far. What must be done before and after takes its time. The result then
-        depends on the machine.
+        Seconds that fit may take, by the clock and roughly: training ends after the epoch or the round in which they
+        are over, with a `TimeLimitWarning`, and the model is the best so far. What must be done before and after takes
+        its time. The result then depends on the machine.
     """
 
     verbose: int | bool = 0
@@ -170,6 +188,7 @@ class Watched:
     def _watched(self, part: Watch | None = None) -> Iterator[None]:
         """Watch a fit, and warn at its end of what the time limit cut short; or watch a part of another fit."""
         watch = Watch(self.verbose, self.time_limit, current()) if part is None else part
+        watch.name = type(self).__name__
         before = vars(self).get("_watch")
         vars(self)["_watch"] = watch
         try:
@@ -183,7 +202,7 @@ class Watched:
 
 @dataclass(frozen=True)
 class Shown:
-    """A step as it is shown: its unit, its number among all, the seconds of the loop so far, and its text."""
+    """A step as it is shown: its unit, its number among all, the seconds of the fit so far, and its text."""
 
     unit: str
     done: int
@@ -215,12 +234,13 @@ def _bar(total: int) -> Any:
 
 @contextmanager
 def _live(console: Any, total: int) -> Iterator[Callable[[Shown], None]]:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     start, end = TextColumn("{task.fields[unit]}"), TextColumn("{task.description}", markup=False)
-    with Progress(start, BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn(), end, console=console) as p:
-        bar = p.add_task("", total=total, unit="")
-        yield lambda step: p.update(bar, advance=1, description=step.text, unit=step.unit)
+    seconds = TextColumn("{task.fields[seconds]:.1f} s")
+    with Progress(start, BarColumn(bar_width=20), MofNCompleteColumn(), seconds, end, console=console) as p:
+        bar = p.add_task("", total=total, unit="", seconds=0.0)
+        yield lambda step: p.update(bar, advance=1, description=step.text, unit=step.unit, seconds=step.seconds)
 
 
 @contextmanager
@@ -240,18 +260,23 @@ def _lines() -> Iterator[Callable[[Shown], None]]:
 
 
 def describe_loss(loss: float | None) -> str:
-    """Describe a loss of validation rows, as a share of it at the start, if there is one."""
-    return "" if loss is None else f"val loss {loss:.4f}"
+    """Describe the mean loss of validation rows over the tasks, as a share of it at the start, if there is one."""
+    return "" if loss is None else f"mean val loss {loss:.4f} of that at the start"
+
+
+def describe_score(task: Task, score: float | None, part: str = "val") -> str:
+    """Describe the score of a task, by its metric."""
+    return f"{task.name}  {part} {task.metric} {'-' if score is None else format(score, '.4f')}"
 
 
 def describe_tasks(tasks: Sequence[Task], record: Mapping[str, float | None]) -> str:
     """Describe the mean loss and the scores of the first tasks, on validation rows if there are any."""
     part = "val" if "val/loss" in record else "train"
     texts = [f"{part} loss {record[f'{part}/loss']:.4f}"]
-    for task in tasks[:_SHOWN_TASKS]:
+    for task in tasks[:SHOWN_TASKS]:
         score = record[f"{part}/{task.name}/{task.metric}"]
-        texts.append(f"{task.name} {'-' if score is None else format(score, '.4f')}")
-    if len(tasks) > _SHOWN_TASKS:
+        texts.append(f"{task.name} {task.metric} {'-' if score is None else format(score, '.4f')}")
+    if len(tasks) > SHOWN_TASKS:
         score = record[f"{part}/score"]
         texts.append(f"mean of {len(tasks)} {'-' if score is None else format(score, '.4f')}")
     return "  ".join(texts)

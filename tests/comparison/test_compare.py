@@ -191,7 +191,7 @@ def test_none_takes_the_default_models(monkeypatch):
 def test_progress_is_a_line_for_every_model(capsys):
     compare({"linear": linear(), "broken": Broken()}, *table(), random_state=0, verbose=1)
     fits, first, second = capsys.readouterr().out.rsplit("\n", 3)[:-1]
-    assert fits.startswith("model 1/")  # of the models that are fitted
+    assert fits.startswith("IndependentTasks  final model 1/")  # of the models that are fitted
     assert first.startswith("linear: fitted in ") and "mean score 0." in first
     assert second == "broken: RuntimeError: no room for <it>"
 

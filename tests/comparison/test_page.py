@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import polars as pl
 import pytest
-from compared import Broken, comparison, linear, table
+from compared import Broken, comparison, constant, linear, table
 
-from tabmtl import compare
+from tabmtl import IndependentTasks, compare
 from tabmtl.comparison.page import plain, signed
 
 
@@ -95,23 +96,42 @@ def test_a_comparison_of_failures_has_a_page(tmp_path):
 def test_text_has_the_summary_and_every_task():
     lines = str(comparison()).splitlines()
     assert lines[0].startswith("4 models on 3 tasks: 240 rows to fit and 80 to test (a random 25 % with labels of")
-    assert lines[1] == "Differences are to linear on the same rows."
-    assert lines[3].split() == [
-        "model",
-        "mean",
-        "score",
-        "mean",
-        "difference",
-        "ahead",
-        "behind",
-        "fit",
-        "s",
-        "predict",
-        "ms",
-    ]
-    assert lines[4].split()[:2] == [comparison().best, plain(comparison().summary["mean_score"][0])]
+    assert lines[1] == comparison().verdict
+    assert lines[2] == "Differences are to linear on the same rows."
+    header = "model  mean score  mean difference  from  to  ahead  behind  fit s  predict ms"
+    assert lines[4].split() == header.split()
+    assert lines[5].split()[:2] == [comparison().best, plain(comparison().summary["mean_score"][0])]
     assert "a <b>: RuntimeError: no room for <it>" in lines
     assert sum("roc_auc" in line for line in lines) == 6
+
+
+def test_where_nothing_is_ahead_of_the_reference_the_verdict_says_so():
+    found = comparison()
+    assert found.ahead == []
+    assert found.verdict == "No model is clearly ahead of linear on average: no paired 95 % interval lies above 0."
+    assert found.verdict in Page(found._repr_html_()).text
+
+
+def test_the_verdict_names_who_is_ahead_and_on_which_tasks(tmp_path):
+    found = compare({"constant": constant(), "linear": linear()}, *table(), random_state=0)
+    assert found.ahead == ["linear"]
+    row = found.summary.row(by_predicate=pl.col("model") == "linear", named=True)
+    low, high = (signed(row[f"mean_difference_{end}"]) for end in ("low", "high"))
+    assert f"linear is ahead of constant on average ({signed(row['mean_difference'])}, paired 95 %" in found.verdict
+    assert f"interval {low} to {high}); taken by themselves, ahead on late, delay <min> and behind on" in found.verdict
+    X, y = table()
+    single = compare({"constant": constant(), "linear": linear()}, X, y["late"], random_state=0)
+    assert single.verdict.startswith("linear is ahead of constant: +0.") and "taken by" not in single.verdict
+    assert compare([linear()], X, y["late"], random_state=0).verdict == ""
+
+
+def test_a_reference_says_whether_it_is_tuned():
+    tuned = {"linear": IndependentTasks(tune=4), "experts": IndependentTasks()}
+    found = replace(comparison(), models=dict(comparison().models) | tuned)
+    assert "Differences are to linear (best of 4) on the same rows." in str(found)
+    assert " experts (untuned) " in str(found) and "constant (" not in str(found)
+    assert "experts (untuned)" in Page(found._repr_html_()).text
+    assert "linear" in found.frame["model"].to_list()
 
 
 def test_one_task_is_one_table():

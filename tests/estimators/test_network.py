@@ -133,7 +133,7 @@ def test_progress_is_shown(capsys, monkeypatch):
     plain = tiny(SharedBottom, verbose=1).fit(X, y)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2
-    assert lines[1].startswith("epoch 2/2  val loss ")
+    assert lines[1].startswith("SharedBottom  epoch 2/2  val loss ")
     assert same(answers(quiet, X), answers(shown, X))
     assert same(answers(quiet, X), answers(plain, X))
 

@@ -9,11 +9,21 @@ from conformance import features, mixed_targets, tiny
 from scipy import stats
 
 from tabmtl import SharedBottom
-from tabmtl.metrics.intervals import ScoreInterval, score_difference, score_interval, score_intervals
+from tabmtl.metrics.intervals import (
+    ScoreInterval,
+    mean_difference,
+    score_difference,
+    score_interval,
+    score_intervals,
+)
 from tabmtl.metrics.scores import score_task
 from tabmtl.schema import TabmtlWarning, Task
 
 LATE = Task(name="late", kind="binary", classes=("no", "yes"))
+
+
+def delays(*names):
+    return [Task(name=name, kind="regression", metric="r2") for name in names]
 
 
 def two_columns(score):
@@ -208,3 +218,43 @@ def test_an_estimator_says_how_exact_its_scores_are():
     with pytest.warns(TabmtlWarning, match="task 'rare'.*one single class"):
         rest = model.score_intervals(X[2:], y[2:], level=0.5)
     assert rest.row(3) == ("rare", "roc_auc", None, None, None, None, len(X) - 2, 0)
+
+
+def test_a_mean_difference_counts_what_tasks_share_once():
+    rng = np.random.default_rng(5)
+    y = rng.normal(size=(200, 1))
+    y[:20] = np.nan
+    first, second = (y[:, 0] + rng.normal(size=200) for _ in range(2))
+    (task,) = delays("a")
+    single = score_difference(task, y[:, 0], first, second)
+    twice = mean_difference(delays("a", "b"), np.hstack([y, y]), [first, first], [second, second])
+    assert twice == pytest.approx(single)  # the second task says nothing new
+    opposite = mean_difference(delays("a", "b"), np.hstack([y, y]), [first, second], [second, first])
+    assert opposite == pytest.approx((0, 0, 0, 0), abs=1e-12)
+
+
+def test_a_mean_difference_over_tasks_of_other_rows_adds_their_variances():
+    rng = np.random.default_rng(6)
+    y, own = rng.normal(size=(200, 1)), np.arange(200) % 2
+    first, second = (y[:, 0] + rng.normal(size=200) for _ in range(2))
+    mean = mean_difference(delays("a", "b"), y, [first], [second], own)
+    parts = [
+        score_difference(task, y[own == t, 0], first[own == t], second[own == t])
+        for t, task in enumerate(delays("a", "b"))
+    ]
+    assert mean.score == pytest.approx(np.mean([part.score for part in parts]))
+    assert mean.standard_error == pytest.approx(math.hypot(*(part.standard_error for part in parts)) / 2)
+    assert mean.low < mean.score < mean.high
+
+
+def test_a_mean_difference_leaves_undefined_tasks_out():
+    rng = np.random.default_rng(7)
+    y = np.column_stack([rng.normal(size=50), np.full(50, np.nan)])
+    first, second = rng.normal(size=(2, 50))
+    a, b = delays("a", "b")
+    both = mean_difference([a, b], y, [first, first], [second, second])
+    assert both == pytest.approx(score_difference(a, y[:, 0], first, second))
+    assert mean_difference([b], y[:, 1:], [first], [second]) == (None, None, None, None)
+    one = np.where(np.arange(50) > 0, 0.0, 1.0)[:, None]  # a single positive row
+    found = mean_difference([LATE], one, [two_columns(first)], [two_columns(second)])
+    assert found.score is not None and found[1:] == (None, None, None)

@@ -20,7 +20,9 @@ from tabmtl import (
     TabmtlWarning,
     TargetInFeaturesWarning,
 )
+from tabmtl.encode import FeatureCoder
 from tabmtl.estimators.tables import MultiTaskEstimator
+from tabmtl.pipelines.datasets import load
 
 N = 400
 RNG = np.random.default_rng(0)
@@ -107,6 +109,51 @@ def test_a_text_column_that_names_the_rows():
     assert said(ids, Y, categorical_features=["id", "town"]) == [], "who names a column knows it"
 
 
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("row", np.arange(N)),
+        ("row", RNG.permutation(3 * N)[:N]),  # those of a part of a table
+        ("row", np.where(np.arange(N) % 10 > 0, RNG.permutation(N), np.nan)),
+        ("customer_id", RNG.integers(0, 10**9, N)),
+        ("PassengerId", np.r_[RNG.integers(0, 10**9, N - 4), [7] * 4]),
+    ],
+)
+def test_whole_numbers_that_name_the_rows(name, values):
+    ids = X.with_columns(pl.Series(name, values, strict=False))
+    (warning,) = said(ids, Y)
+    assert warning.category is IdColumnWarning
+    assert f"column {name!r} holds whole numbers, hardly one of them twice" in str(warning.message)
+    assert f"drop=[{name!r}]" in str(warning.message)
+    assert said(ids, Y, drop=[name]) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("population", RNG.integers(0, 10**9, N)),  # distinct, as such numbers are
+        ("paid", RNG.integers(0, 10**9, N)),
+        ("minutes", RNG.integers(0, 10 * N, N)),
+        ("customer_id", np.arange(N) // 5),  # a group
+        ("row", np.arange(N) + 0.5),
+    ],
+)
+def test_other_whole_numbers_are_no_ids(name, values):
+    assert said(X.with_columns(pl.Series(name, values)), Y) == []
+
+
+@pytest.mark.parametrize("name", ["flights", "portal", "census_kdd", "gss_abortion", "mathachieve", "rand_hie", "star"])
+def test_no_feature_of_a_real_table_is_taken_for_an_id(name):
+    try:
+        features = load(name).features
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    sample = features.head(2_000).collect()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", IdColumnWarning)
+        FeatureCoder.fit(sample)
+
+
 def test_another_index_of_pandas():
     features, targets = X.to_pandas(), Y.to_pandas()
     (warning,) = said(features, targets.sample(frac=1, random_state=0))
@@ -144,8 +191,8 @@ def test_each_category_can_be_silenced_by_itself(category):
     assert issubclass(category, TabmtlWarning)
     assert category is not TabmtlWarning
     assert category.__name__ in tabmtl.__all__
-    bad = pd.DataFrame({"id": [f"row {i}" for i in range(60)], "y": np.arange(60.0)})
-    target = pd.DataFrame({"y": np.arange(60.0), "rare": np.arange(60) < 3}, index=range(1, 61))
+    bad = pd.DataFrame({"id": [f"row {i}" for i in range(60)], "y": np.arange(60) + 0.5})
+    target = pd.DataFrame({"y": np.arange(60) + 0.5, "rare": np.arange(60) < 3}, index=range(1, 61))
     with warnings.catch_warnings(record=True, action="always") as found:
         warnings.simplefilter("ignore", category)
         Reader().fit(bad, target)

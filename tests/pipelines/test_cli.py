@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 import warnings
+from datetime import date
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,11 @@ import polars as pl
 import pytest
 
 import tabmtl
+from tabmtl.cures import library_of
+from tabmtl.encode import FeatureCoder, LabelCoder
 from tabmtl.pipelines import cli
 from tabmtl.pipelines.terminal import exit_code, in_order, near, one_line, pairs, without_password
-from tabmtl.schema import TabmtlWarning
+from tabmtl.schema import IdColumnWarning, TabmtlWarning
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = ["demo", "compare", "train", "sweep", "predict", "score", "serve register", "serve promote", "serve start"]
@@ -211,11 +214,26 @@ def test_warnings_are_one_line_and_said_once(capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().err == "warning: a task is undefined\n"
 
 
-def test_a_kind_that_is_to_be_declared_is_said_as_an_option(capsys: pytest.CaptureFixture[str]) -> None:
-    with warnings.catch_warnings(), in_order():
-        warnings.simplefilter("always")
-        warnings.warn("say which it is: tasks={'rating': 'multiclass'}", TabmtlWarning, stacklevel=1)
-    assert capsys.readouterr().err == "warning: say which it is: --target rating=multiclass\n"
+def test_cures_are_options_and_changes_of_the_file() -> None:
+    frame = pl.DataFrame({"a day": [date(2020, 1, 1)], "tags": [[1]], "size": [1.0]})
+    texts = [f"{i}.5" for i in range(98)] + ["n/a", "?"]
+
+    def fit(frame: pl.DataFrame) -> None:
+        FeatureCoder.fit(frame, library=library_of(frame))
+
+    with in_order():
+        with pytest.raises(TypeError, match=r"column 'a day' holds dates.* into the file.* by --drop 'a day'$"):
+            fit(frame)
+        with pytest.raises(TypeError, match=r"'tags' has type List.* write such values into the file.* --drop tags$"):
+            fit(frame.drop("a day"))
+        with pytest.warns(TabmtlWarning, match="say which it is: --target rating=multiclass$"):
+            LabelCoder.fit(pl.DataFrame({"rating": [1, 2, 3]}))
+        with pytest.warns(TabmtlWarning, match=r"except '\?' and the like; if they are quantities, write .* none$"):
+            fit(pl.DataFrame({"price": texts}))
+        with pytest.warns(IdColumnWarning, match="say --drop row, unless it is a time$"):
+            fit(pl.DataFrame({"row": range(100)}))
+    with pytest.raises(TypeError, match=r"such as pl.col\('a day'\)\.dt\.weekday.* out by drop=\['a day'\]$"):
+        fit(frame)
 
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGHUP])

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import commands
+import compared
 import polars as pl
 import pytest
 from commands import TARGETS
 
 import tabmtl
-from tabmtl.pipelines.compare import ModelList, compare
+from tabmtl.comparison.judging import OVERALL
+from tabmtl.pipelines.compare import ModelList, chosen, compare
 from tabmtl.pipelines.data.tables import DataSource, open_table
 
 QUICK = ["--model", "SharedBottom", "--set", "SharedBottom.epochs=1", "--set", "SharedBottom.n_jobs=1"]
@@ -59,7 +61,29 @@ def test_models_are_compared_and_the_page_is_written(
     assert f"{sizes['train']} rows to fit and {sizes['test']} to test (by the column split)." in printed
     assert f"Written to {page}" in printed and page.read_text() == "a page"
     command = printed.strip().splitlines()[-1]
-    assert "train --data" in command and "--target male=binary --model SharedBottom --set epochs=1" in command
+    assert command.startswith("Nothing is clearly ahead, so the reference, to train and register:  tabmtl train --data")
+    assert "--target male=binary --model SharedBottom --set epochs=1" in command
+
+
+def test_a_reference_is_tuned_unless_it_is_said_not_to_be() -> None:
+    def settings(*texts: str) -> list[str]:
+        return ModelList(model=["IndependentTasks"], set=list(texts)).choices()["IndependentTasks"].set
+
+    assert settings() == ["tune=4"]
+    assert settings("IndependentTasks.num_leaves=8") == ["num_leaves=8", "tune=4"]
+    assert settings("IndependentTasks.tune=0") == ["tune=0"]
+    assert settings("IndependentTasks.early_stopping=false") == ["early_stopping=false"]
+
+
+def test_the_model_to_train_is_one_that_is_ahead_or_the_reference() -> None:
+    X, y = compared.table()
+    options: Any = {"random_state": 0, "groups": "day", "drop": ["day"]}
+    models = {"constant": compared.constant(), "linear": compared.linear()}
+    assert chosen(tabmtl.compare(models, X, y, **options)) == ("linear", "The best that is ahead")
+    name, why = chosen(compared.comparison())
+    assert (name, why) == ("linear", "Nothing is clearly ahead, so the reference")
+    failed = tabmtl.compare({"broken": compared.Broken(), "linear": compared.linear()}, X, y, **options)
+    assert chosen(failed) == ("linear", "The best mean score")
 
 
 def test_test_rows_are_those_of_train(file: Path, asked: Any) -> None:
@@ -114,6 +138,26 @@ def test_mistakes_are_one_line_before_any_fit(
     assert error.count("\n") == 1
 
 
+def test_models_are_checked_before_the_file_is_read(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, message in (
+        (["--model", "MMOE"], "there is no model 'MMOE'"),
+        ([*QUICK, "--set", "SharedBottom.epoch=2"], "no parameter 'epoch'"),
+    ):
+        assert commands.run("compare", "--data", "nowhere.csv", "--target", "weight", *words) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_column_of_dates_is_cured_by_an_option(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = pl.read_parquet(file).drop("split").with_columns(day=pl.lit("2020-01-02"))
+    table.write_csv(tmp_path / "days.csv")
+    assert commands.run("compare", "--data", tmp_path / "days.csv", "--target", "weight") == 2
+    error = capsys.readouterr().err
+    assert "column 'day' holds dates or times (Date); write numbers that follow from it into the file" in error
+    assert error.endswith("or leave it out by --drop day\n")
+
+
 @pytest.mark.parametrize(("best", "is_interrupted", "code"), [("a", False, 0), (None, False, 1), ("a", True, 130)])
 def test_the_exit_code_tells_how_it_ended(
     best: str | None, is_interrupted: bool, code: int, file: Path, monkeypatch: pytest.MonkeyPatch
@@ -124,7 +168,8 @@ def test_the_exit_code_tells_how_it_ended(
     names |= {"metric": pl.String, "standard_error": pl.Float64, "low": pl.Float64, "high": pl.Float64}
     frame = pl.concat([frame, pl.DataFrame(schema=names)], how="diagonal").with_columns(task=pl.lit("weight"))
     found = tabmtl.Comparison(
-        frame=frame, models={}, calibration=pl.DataFrame(), tasks=(tabmtl.Task(name="weight", kind="regression"),),
+        frame=frame, models={}, calibration=pl.DataFrame(), overall=pl.DataFrame(schema=OVERALL),
+        tasks=(tabmtl.Task(name="weight", kind="regression"),),
         reference="a", n_fit=1, n_test=1, how="", is_interrupted=is_interrupted,
     )  # fmt: skip
     monkeypatch.setattr(tabmtl, "compare", lambda *_, **__: found, raising=False)

@@ -12,7 +12,7 @@ from polars.testing import assert_frame_equal
 from tabmtl import MultiTabNet
 from tabmtl.pipelines.data import ClickColumns, DataSource, open_rows
 from tabmtl.pipelines.data.clicks import ClickRows
-from tabmtl.pipelines.data.files import fingerprint
+from tabmtl.pipelines.data.files import fingerprint, read_file
 from tabmtl.pipelines.data.tables import TableRows
 from tabmtl.pipelines.datasets import load
 from tabmtl.sessions import M2TRec
@@ -214,6 +214,18 @@ def test_files_that_cannot_be_read_are_named(name: str, content: str, tmp_path: 
     (tmp_path / name).write_text(content)
     with pytest.raises(ValueError, match=name):
         opened(tmp_path / name, target=["y"])
+
+
+def test_tables_of_other_separators_are_named(tmp_path: Path) -> None:
+    for mark, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "vertical bars")):
+        (tmp_path / "t.csv").write_text(f"a{mark}b\n1,5{mark}2\n")
+        with pytest.raises(ValueError, match=f"/t.csv are separated by {name}, expected commas: write"):
+            read_file(tmp_path / "t.csv")
+    (tmp_path / "t.csv").write_text("a,b;c\n1,2\n")
+    assert read_file(tmp_path / "t.csv").columns == ["a", "b;c"]
+    (tmp_path / "t.csv").write_text("a,b\n1,2\n1,2,3\n")
+    with pytest.raises(ValueError, match=r"t\.csv cannot be read: a line has more cells than the first"):
+        read_file(tmp_path / "t.csv")
 
 
 def test_lists_are_no_categories_and_a_header_is_no_table(tmp_path: Path) -> None:

@@ -49,10 +49,13 @@ def read(file: Path, like: pl.DataFrame) -> pl.DataFrame:
 
 @pytest.mark.parametrize("data", ["new.csv", "new.parquet"])
 @pytest.mark.parametrize("output", ["answers.csv", "answers.parquet"])
-def test_a_file_is_answered_as_a_frame_is(data: str, output: str, folder: Path, model: Any, tmp_path: Path) -> None:
+def test_a_file_is_answered_as_a_frame_is(
+    data: str, output: str, folder: Path, model: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     new = pl.read_parquet(folder / "new.parquet")
     words = ["--model", folder / "model", "--data", folder / data, "--output", tmp_path / output]
     assert commands.run("predict", *words) == 0
+    assert f"Predicted late, delay <min>, kind, code of 80 rows: {tmp_path / output}" in capsys.readouterr().out
     expected = model.predict(new.select(model.feature_names_in_.tolist()))
     assert_frame_equal(read(tmp_path / output, expected), expected)
     assert [file.name for file in tmp_path.iterdir()] == [output]
@@ -94,13 +97,42 @@ def test_a_score_has_its_interval(folder: Path, model: Any, capsys: pytest.Captu
     assert f"Mean score: {expected['score'].mean():.4f}" in printed
 
 
+def test_a_target_that_the_file_lacks_has_no_score(
+    folder: Path, model: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new = pl.read_parquet(folder / "new.parquet")
+    new.rename({"kind": "kinds"}).write_csv(tmp_path / "some.csv")
+    assert commands.run("score", "--model", folder / "model", "--data", tmp_path / "some.csv", "--json") == 0
+    printed = capsys.readouterr()
+    found = {row["task"]: row["score"] for row in json.loads(printed.out)["tasks"]}
+    assert list(found) == ["late", "delay <min>", "kind", "code"] and found["kind"] is None
+    X = new.select(model.feature_names_in_.tolist())
+    assert found["late"] == pytest.approx(model.score_tasks(X, new.select([*found]))["late"])
+    assert "the file lacks the targets ['kind']; near is 'kinds'; the others are scored" in printed.err
+
+
+def test_a_store_that_is_not_there_is_not_made(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for words in (
+        ["score", "--model", "models:/shop@champion", "--data", folder / "new.csv"],
+        ["serve", "promote", "shop", "--data", folder / "new.csv"],
+        ["serve", "start", "shop"],
+    ):
+        assert commands.run(*words) == 2
+        assert "no model is registered in sqlite:///mlflow.db: there is no file mlflow.db" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_registered_model_is_found_by_its_alias(
     folder: Path, model: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = []
 
     @contextmanager
-    def connected(store: Store) -> Iterator[str]:
+    def connected(store: Store, *, must_exist: bool) -> Iterator[str]:
         asked.append(store.uri)
         yield store.uri
 
@@ -118,7 +150,9 @@ def test_mistakes_are_one_line_that_names_file_and_column(
     kept, data, out = folder / "model", folder / "new.csv", tmp_path / "answers.csv"
     rows = pl.read_csv(data)
     rows.drop("b").write_csv(tmp_path / "less.csv")
-    rows.drop("kind").write_csv(tmp_path / "unlabelled.csv")
+    rows.drop("late", "delay <min>", "kind", "code").write_csv(tmp_path / "unlabelled.csv")
+    rows.with_columns(a=pl.when(pl.col("id") == 70).then(pl.lit("n/a")).otherwise("a")).write_csv(tmp_path / "na.csv")
+    rows.write_csv(tmp_path / "semicolons.csv", separator=";")
     rows.with_columns(a=pl.when(pl.col("id") == 70).then(float("inf")).otherwise("a")).write_csv(tmp_path / "inf.csv")
     rows.with_columns(late=pl.lit("maybe")).write_csv(tmp_path / "maybe.csv")
     out.write_text("old")
@@ -136,6 +170,14 @@ def test_mistakes_are_one_line_that_names_file_and_column(
             f"lacks the columns ['b'], which the model was fitted on; it has {rows.drop('b').columns} (in {tmp_path}/",
         ),
         ([*predict, "--model", kept, "--data", tmp_path / "inf.csv"], "column 'a' holds an infinite value"),
+        (
+            [*predict, "--model", kept, "--data", tmp_path / "na.csv"],
+            "'a' holds 'n/a', which is no number: mend the cell, or leave it empty if the value is missing (in",
+        ),
+        (
+            [*score, "--model", kept, "--data", tmp_path / "semicolons.csv"],
+            "semicolons.csv are separated by semicolons, expected commas: write it again",
+        ),
         ([*predict, "--model", kept, "--data", data, "--keep", "idd"], "['idd'], which keep names; near is 'id'"),
         (
             [*predict, "--model", kept, "--data", "-"],
@@ -143,7 +185,7 @@ def test_mistakes_are_one_line_that_names_file_and_column(
         ),
         (
             [*score, "--model", kept, "--data", tmp_path / "unlabelled.csv"],
-            "lacks the columns ['kind'], which are the targets of the model",
+            "the file lacks the targets ['late', 'delay <min>', 'kind', 'code']; it has ['id', ",
         ),
         (
             [*score, "--model", kept, "--data", tmp_path / "maybe.csv"],

@@ -59,6 +59,18 @@ def test_the_scores_of_the_test_rows_are_printed(printed: str, folder: Path) -> 
     assert "Δm = " in printed
 
 
+def test_a_gain_has_intervals_that_are_paired(printed: str, folder: Path) -> None:
+    lines = printed.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("Gain on the test rows"))
+    gains = "\n".join(lines[start:]).split("\n\n")[1].splitlines()
+    assert gains[0].split() == ["task", "score", "reference", "difference", "low", "high"]
+    for line in gains[1:4]:
+        score, reference, difference, low, high = map(float, line.split()[1:])
+        assert difference == pytest.approx(score - reference, abs=2e-4)
+        assert low < difference < high
+    assert "paired row by row; mean difference " in printed and " over 3 of 3 tasks" in printed
+
+
 def test_the_run_holds_epochs_scores_and_gain(printed: str, store: str) -> None:
     run = commands.Registry(store).runs()["SharedBottom on rodents"]
     assert run.info.status == "FINISHED"

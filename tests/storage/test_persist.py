@@ -128,6 +128,8 @@ def test_what_is_no_folder_of_a_model_is_refused(tmp_path):
     for name in ("nowhere", "file", "empty", "web", "list"):
         with pytest.raises(ModelFileError, match=name):
             tabmtl.load(tmp_path / name)
+    with pytest.raises(ModelFileError, match=r"^there is no folder .*nowhere, seen from the folder "):
+        tabmtl.load(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("name", ["a\0b", "a\ud800"])

@@ -1,5 +1,6 @@
 """Progress in a terminal and in plain lines, and the time limit of every fit."""
 
+import re
 import sys
 import warnings
 from copy import copy
@@ -13,7 +14,7 @@ from conformance import tiny
 from sklearn.base import clone
 
 from tabmtl import RMTGB, IndependentTasks, SharedBottom, SharedTrees
-from tabmtl.schema import TabmtlWarning, Task
+from tabmtl.schema import TabmtlWarning, Task, TimeLimitWarning
 from tabmtl.sessions import STAN, Blend, SequentialRules
 from tabmtl.training.watch import Watch, describe_tasks
 
@@ -33,17 +34,17 @@ def record(n, part="val", missing=()):
 
 def test_validation_goes_before_training():
     both = record(1, "train") | record(1, "val") | {"val/t0/r2": 0.75}
-    assert describe_tasks(tasks(1), both) == "val loss 0.2500  t0 0.7500"
-    assert describe_tasks(tasks(1), record(1, "train")) == "train loss 0.2500  t0 0.0000"
+    assert describe_tasks(tasks(1), both) == "val loss 0.2500  t0 r2 0.7500"
+    assert describe_tasks(tasks(1), record(1, "train")) == "train loss 0.2500  t0 r2 0.0000"
 
 
 def test_an_undefined_score_is_a_dash():
-    assert describe_tasks(tasks(2), record(2, missing={1})).endswith("t0 0.0000  t1 -")
+    assert describe_tasks(tasks(2), record(2, missing={1})).endswith("t0 r2 0.0000  t1 r2 -")
 
 
 def test_many_tasks_are_summed_up():
     text = describe_tasks(tasks(12), record(12))
-    assert "t7 0.7000" in text
+    assert "t7 r2 0.7000" in text
     assert "t8" not in text
     assert text.endswith("mean of 12 0.5000")
 
@@ -57,7 +58,7 @@ def test_every_epoch_is_a_line_where_there_is_no_terminal(rich, capsys, monkeypa
         assert not step(record(1))
     lines = capsys.readouterr().out.splitlines()
     assert [line.rpartition("  ")[0] for line in lines] == [
-        f"epoch {n:>2}/12  val loss 0.2500  t0 0.0000" for n in (1, 2)
+        f"epoch {n:>2}/12  val loss 0.2500  t0 r2 0.0000" for n in (1, 2)
     ]
     assert lines[0].endswith(" s")
 
@@ -93,7 +94,13 @@ def test_parts_share_the_time_and_one_warning_names_what_ended():
     assert not part.cuts("nothing")
     over = Watch(0, 1e-9)
     assert [over.part(1 / 2).cuts(name) for name in ("x", "x", "y")] == [True] * 3
-    with pytest.warns(TabmtlWarning, match=r"time_limit=1e-09 seconds ended the fit early: x; y\. Set a longer"):
+    with pytest.warns(
+        TimeLimitWarning, match=r"^time_limit=1e-09 seconds ended the fit early, after .* s.*: x; y\. Set"
+    ):
+        over.warn()
+    for name in "abc":
+        over.end(name)
+    with pytest.warns(TimeLimitWarning, match=r"seconds: x; y; a; and 2 more\. Set a longer one for the rest$"):
         over.warn()
     Watch(0, None).warn()
 
@@ -110,7 +117,7 @@ def test_parts_share_the_time_and_one_warning_names_what_ended():
 )
 def test_every_fit_of_a_table_ends_in_time(model, text):
     model.set_params(time_limit=1e-3)
-    with pytest.warns(TabmtlWarning, match=f"time_limit=0.001 seconds ended the fit early: {text}") as caught:
+    with pytest.warns(TabmtlWarning, match=f"time_limit=0.001 seconds ended the fit early, after .*: {text}") as caught:
         model.fit(X, Y)
     assert [found.filename for found in caught] == [__file__]
     assert model.predict(X).shape == (300, 2)
@@ -133,7 +140,7 @@ def test_a_limit_that_is_not_reached_changes_nothing():
 def test_recommenders_end_in_time():
     with pytest.warns(TabmtlWarning, match=r"epoch 1 of 2\."):
         recommenders.tiny("M2TRec", time_limit=1e-3).fit(recommenders.TRAIN, items=recommenders.ITEMS)
-    with pytest.warns(TabmtlWarning, match=r"ended the fit early: step 1 of 10\."):
+    with pytest.warns(TabmtlWarning, match=r"ended the fit early, after .* seconds: step 1 of 10\."):
         Blend([STAN(), SequentialRules()], time_limit=1e-3).fit(recommenders.TRAIN)
 
 
@@ -143,14 +150,31 @@ def test_trees_show_rounds_and_losses(model, capsys):
     assert not capsys.readouterr().out
     assert model.set_params(verbose=1).fit(X, Y).predict(X).equals(quiet)
     shown = capsys.readouterr().out
-    assert ("val r2" if isinstance(model, IndependentTasks) else "val loss 0.") in shown
+    lines, name = shown.splitlines(), type(model).__name__
+    assert all(line.startswith(f"{name}  ") for line in lines)
+    for task, metric in (("a", "r2"), ("b", "roc_auc")):
+        assert any(re.search(rf"  {task}  val {metric} [01]\.\d{{4}}", line) for line in lines), task
+    assert isinstance(model, IndependentTasks) or "mean val loss 0." in shown
+
+
+def test_seconds_are_those_of_the_fit_as_in_its_limit(capsys, monkeypatch):
+    now = iter(range(100))
+    monkeypatch.setattr("tabmtl.training.watch.perf_counter", lambda: float(next(now)))
+    watch = Watch(1, name="Trees")  # at 0 s
+    for _ in range(2):
+        with watch.steps(2, "round") as step:
+            step("a")
+            step("b")
+    watch.tell("done")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [*(f"Trees  round {1 + n % 2}/2  {'ab'[n % 2]}  {n + 1}.0 s" for n in range(4)), "Trees  done"]
 
 
 def test_recommenders_tell_what_they_learn(capsys):
     SequentialRules(verbose=1).fit(recommenders.TRAIN)
     first, *steps, last = capsys.readouterr().out.splitlines()
     assert first.startswith("SequentialRules  ") and first.endswith(" 53 items")
-    assert steps[0].startswith("step ") and " rules  " in steps[0]
+    assert steps[0].startswith("SequentialRules  step ") and " rules  " in steps[0]
     assert last.startswith("SequentialRules  worth of a session's own items: scale ")
 
 

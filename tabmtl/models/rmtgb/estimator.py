@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -19,7 +19,8 @@ from tabmtl.models.rmtgb.stages import GroupFit, Schedule
 from tabmtl.models.rmtgb.targets import BinnedRows, bin_groups
 from tabmtl.params import CountOrZero, NonNegative
 from tabmtl.processes.group import current
-from tabmtl.schema import Batch
+from tabmtl.schema import Batch, Task
+from tabmtl.training.watch import SHOWN_TASKS
 from tabmtl.trees import is_astray, network, tree_matrix
 
 _SPREAD = 0.1  # standard deviation of theta at the start
@@ -161,10 +162,20 @@ class RMTGB(BoostedEstimator):
         """Fit the tasks of every loss; with fits that chose the rounds in ``found``, grow these rounds on all rows."""
         groups: Iterable[tuple[np.ndarray, BinnedRows]] = bin_groups(batch, valid, coder, self._data_params())
         groups = groups if current().size == 1 else list(groups)  # bins are made before the network opens
+        groups = self._told(groups, coder.labels.tasks)
         with network(current()):
             if found:
                 return [self._refit_group(*each, seed, known) for each, known in zip(groups, found, strict=True)]
             return [self._fit_group(*each, seed) for each in groups]
+
+    def _told(
+        self, groups: Iterable[tuple[np.ndarray, BinnedRows]], tasks: Sequence[Task]
+    ) -> Iterator[tuple[np.ndarray, BinnedRows]]:
+        """Show the tasks of every group before it is fitted."""
+        for members, rows in groups:
+            more = f" and {len(members) - SHOWN_TASKS} more" if len(members) > SHOWN_TASKS else ""
+            self._watch.tell(f"trees of {', '.join(tasks[t].name for t in members[:SHOWN_TASKS])}{more}")
+            yield members, rows
 
     def _attributes(self, coder: TableCoder, fit: Sequence[GroupFit]) -> dict[str, Any]:
         return _fitted(coder, [each.group for each in fit])

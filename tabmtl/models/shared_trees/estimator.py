@@ -259,7 +259,8 @@ class SharedTrees(BoostedEstimator):
                 alone = replace(schedule, n_rounds=self.n_estimators_task, on_round=lambda loss: cuts())
                 own = alone.finish(rows, followed, growth, None if found is None else found.own)
         if has_own:
-            self._watch.tell(f"trees of a task alone pay for {sum(each is not None for each in own)} of {len(own)}")
+            n_own = sum(each is not None for each in own)
+            self._watch.tell(f"{n_own} of {len(own)} tasks get trees of their own after the shared ones")
         functions = SharedFunctions.join(growth, own, rows.targets.function, count_labels(batch, len(tasks)))
         losses = [] if followed is None else self._valid_losses(functions, followed)
         fit = SharedFit(functions, growth, own, losses)

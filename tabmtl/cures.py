@@ -1,20 +1,50 @@
-"""Words for the cure of a column or a frame that cannot be read, in the library that the frame is of."""
+"""Words for the cure of a column or a frame that cannot be read, where the user is: in a library of frames, or a shell.
+
+A command reads its file by polars, and says its options: `for_commands`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Literal
 
 import polars as pl
 
-#: Libraries of frames. An array of numpy, and anything that becomes one, is "numpy".
-Library = Literal["polars", "pandas", "pyarrow", "numpy"]
+#: Libraries of frames. An array of numpy, and anything that becomes one, is "numpy"; the frame of a command is "file".
+Library = Literal["polars", "pandas", "pyarrow", "numpy", "file"]
+
+_in_command: ContextVar[bool] = ContextVar("_in_command", default=False)
+
+
+@contextmanager
+def for_commands() -> Iterator[None]:
+    """Word cures inside as options of a command, and as changes of the file that it reads."""
+    token = _in_command.set(True)
+    try:
+        yield
+    finally:
+        _in_command.reset(token)
 
 
 def library_of(frame: Any) -> Library:
     """Return the library of a frame or series."""
     root = type(frame).__module__.partition(".")[0]
+    if root == "polars" and _in_command.get():
+        return "file"
     return root if root in ("polars", "pandas", "pyarrow") else "numpy"  # type: ignore[return-value]
+
+
+def by_drop(names: Sequence[str]) -> str:
+    """Return the argument, or the options, that leave columns out of the features."""
+    return shlex.join(word for name in names for word in ("--drop", name)) if _in_command.get() else f"drop={[*names]}"
+
+
+def by_kind(name: str, kind: str) -> str:
+    """Return the argument, or the option, that declares the kind of a target."""
+    return f"--target {shlex.quote(f'{name}={kind}')}" if _in_command.get() else f"tasks={{{name!r}: {kind!r}}}"
 
 
 def by_cast(library: Library, name: str) -> str:
@@ -24,11 +54,14 @@ def by_cast(library: Library, name: str) -> str:
         "pandas": "cast the column by .astype('Float64') or ('str')",
         "pyarrow": "cast the column by .cast('float64') or ('string')",
         "numpy": "cast the column by .astype(float) or (str)",
+        "file": "write such values into the file",
     }[library]
 
 
 def by_numbers(library: Library, name: str) -> str:
     """Say how to make numbers of a column of text, some of which are none."""
+    if library == "file":
+        return "if they are quantities, write numbers throughout, and leave a cell empty where there is none"
     return {
         "polars": f"cast it: pl.col({name!r}).cast(pl.Float64, strict=False)",
         "pandas": f"cast it: pandas.to_numeric(X[{name!r}], errors='coerce')",
@@ -39,9 +72,11 @@ def by_numbers(library: Library, name: str) -> str:
 
 def by_dates(library: Library, name: str, dtype: pl.DataType) -> str:
     """Say how to derive numbers from a column of dates, times or durations."""
+    if library == "file":
+        return "write numbers that follow from it into the file, such as the day of the week"
     part = "duration" if dtype == pl.Duration else "time" if dtype == pl.Time else "date"
     column = f"pl.col({name!r})" if library == "polars" else f"X[{name!r}]"
-    return {
+    how = {
         ("polars", "date"): f"{column}.dt.weekday() or .dt.epoch('d')",
         ("polars", "time"): f"{column}.dt.hour()",
         ("polars", "duration"): f"{column}.dt.total_seconds()",
@@ -52,6 +87,7 @@ def by_dates(library: Library, name: str, dtype: pl.DataType) -> str:
         ("pyarrow", "time"): f"pyarrow.compute.hour({column})",
         ("pyarrow", "duration"): f"{column}.cast('int64')",
     }.get((library, part), "X.astype('int64')")
+    return f"derive numbers from it, such as {how}"
 
 
 def by_valid_text(library: Library) -> str:
