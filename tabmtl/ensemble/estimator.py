@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -81,16 +80,17 @@ class MultiTaskEnsemble(MultiTaskEstimator):
         ``random_state``. Without an `IndependentTasks` among them, ``IndependentTasks(tune=4)`` is added as the
         reference.
     n_folds : int or "auto", default="auto"
-        Number of folds. "auto" is 5; in wide tables 8 if a task has fewer than 500 labels, 10 if fewer than 100; and 3
-        with more than 200 000 rows. There are no more folds than groups.
+        Number of folds. "auto" is 5; in wide tables 8 if a task has fewer than 500 labels, 10 if fewer than 100. With
+        more than 200 000 rows it is 3, or 5 if a task has fewer than 500 labels. There are no more folds than groups.
     refit : {"bag", "full"}, default="bag"
         "bag": the models of the folds answer new rows, in the mean. "full": every chosen candidate is fitted again, on
         all rows: faster answers, a slower fit, and models that the weights were not chosen for. It has no effect with
         X_val and y_val.
     time_limit : float, optional
         Seconds to try candidates in. One is left out, with a warning, if little time is left beside what those before
-        it took, or if it would end too late by the time of its first folds. The first is always fitted, and a fit that
-        has begun ends. What is left out depends on the machine. The fits of ``refit="full"`` come on top.
+        it took, or if it would end too late by the time of its first folds. The first is always fitted. Every fit has
+        the time that is left as its own limit, or what its candidate asks for if that is less. What is left out depends
+        on the machine. The fits of ``refit="full"`` come on top.
     n_jobs : int, optional
         Number of processes that fit folds of a candidate, or all candidates of ``refit="full"``, at the same time; None
         is 1, and -1 all cores.
@@ -115,6 +115,9 @@ class MultiTaskEnsemble(MultiTaskEstimator):
 
     Notes
     -----
+    ROC AUC is taken over pairs of rows of the same fold, because the models of a fold that has more rows of a class
+    answer lower for this class. With groups, standard errors are those over draws of groups.
+
     Folds hold labels of every task and class, groups stay together, and candidates stop early on rows inside the rows
     that they are fitted on. A task with fewer than 5 labels of a second class, or 10 of a regression, takes the weights
     that suit the other tasks, with a warning.
@@ -185,22 +188,27 @@ class MultiTaskEnsemble(MultiTaskEstimator):
         self._fitted_params["candidates"] = clone(self.candidates, safe=False)
 
     def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
-        answers = self._answers(read_frame(X, self._coder))
-        weights = self.weights_.drop("task").to_numpy()  # (T, C)
-        totals = [np.zeros_like(answer) for answer in next(iter(answers.values()))]
-        for c, name in enumerate(self.weights_.columns[1:]):
-            for column, answer in enumerate(answers[name]):
-                weight = weights[column, c] if batch.task is None else weights[batch.task, c]
+        totals: list[np.ndarray] = []
+        for name, answers in self._answers(read_frame(X, self._coder)):
+            totals = totals or [np.zeros_like(answer) for answer in answers]
+            if name not in self.weights_.columns:
+                continue
+            weights = self.weights_[name].to_numpy()  # (T,)
+            for column, answer in enumerate(answers):
+                weight = weights[column] if batch.task is None else weights[batch.task]
                 totals[column] += answer * (weight if answer.ndim == 1 or batch.task is None else weight[:, None])
         return totals
 
-    def _answers(self, frame: pl.DataFrame) -> dict[str, list[np.ndarray]]:
-        """Return the mean answers of every candidate's models."""
-        by_part = {name: [p._read_and_answer(frame) for p in parts] for name, parts in self.estimators_.items()}
-        if self.stack_ is not None:
-            read = next(iter(by_part.values()))  # those of the candidate that the linear models read
-            by_part[LINEAR] = [self.stack_.answer(self._coder.labels, k, answers) for k, answers in enumerate(read)]
-        return {name: _mean(parts) for name, parts in by_part.items()}
+    def _answers(self, frame: pl.DataFrame) -> Iterator[tuple[str, list[np.ndarray]]]:
+        """Yield the mean answers of every candidate's models, one candidate after the other."""
+        for i, (name, parts) in enumerate(self.estimators_.items()):
+            answers = (part._read_and_answer(frame) for part in parts)
+            if i > 0 or self.stack_ is None:
+                yield name, _mean(answers)
+                continue
+            read = list(answers)  # the linear models read those of the first candidate
+            yield name, _mean(read)
+            yield LINEAR, _mean(self.stack_.answer(self._coder.labels, k, each) for k, each in enumerate(read))
 
     def _restore(self, state: EnsembleState) -> None:
         self._set_fitted(state._coder, {name: value for name, value in vars(state).items() if name != "_coder"})
@@ -272,15 +280,34 @@ def _stacked(stack: LinearStack, coder: TableCoder, folds: Folds, reference: Tri
 
 def _judged(coder: TableCoder, folds: Folds, found: Mapping[str, Trial], n_single: int) -> list[Judged]:
     """Return the labels of every task that candidates have answered, with all answers."""
-    batch, judged = folds.judged.batch, []
-    for t, task in enumerate(coder.labels.tasks):
+    batch, fold, judged = folds.judged.batch, folds.of_judged, []
+    for t, (task, rows) in enumerate(zip(coder.labels.tasks, _judged_rows(folds, found), strict=True)):
         column = t if batch.task is None else 0
-        answers = [trial.answers[column] for trial in found.values()]
-        is_answered = ~np.isnan(batch.y[:, column]) & ~np.isnan(answers[0]).reshape(len(batch), -1).any(axis=1)
-        rows = np.flatnonzero(is_answered if batch.task is None else is_answered & (batch.task == t))
-        weight = None if batch.weight is None else batch.weight[rows, column]
-        judged.append(Judged(task, batch.y[rows, column], weight, np.stack([a[rows] for a in answers]), n_single))
+        judged.append(
+            Judged(
+                task=task,
+                y=batch.y[rows, column],
+                weight=None if batch.weight is None else batch.weight[rows, column],
+                answers=np.stack([trial.answers[column][rows] for trial in found.values()]),
+                n_single=n_single,
+                fold=None if fold is None else fold[rows],
+                group=None if batch.group is None else batch.group[rows],
+            )
+        )
     return judged
+
+
+def _judged_rows(folds: Folds, found: Mapping[str, Trial]) -> list[np.ndarray]:
+    """Return the numbers of the rows of every task that have a label, a weight and answers."""
+    batch, by_column = folds.judged.batch, []
+    for column, answer in enumerate(next(iter(found.values())).answers):
+        counts = ~np.isnan(batch.y[:, column]) & ~np.isnan(answer).reshape(len(batch), -1).any(axis=1)
+        by_column.append(np.flatnonzero(counts if batch.weight is None else counts & (batch.weight[:, column] > 0)))
+    if batch.task is None:
+        return by_column
+    (rows,) = by_column
+    rows = rows[np.argsort(batch.task[rows], kind="stable")]
+    return np.split(rows, np.searchsorted(batch.task[rows], np.arange(1, len(folds.table.tasks))))
 
 
 def _leaderboard(
@@ -304,10 +331,14 @@ def _leaderboard(
 
 def _score(judged: Judged, answer: np.ndarray) -> tuple[str, float | None, float | None]:
     """Return a task with the score of an answer and its standard error."""
-    interval = judged.interval(answer)
-    return judged.task.name, interval.score, interval.standard_error
+    return judged.task.name, *judged.estimate(answer)
 
 
-def _mean(parts: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
+def _mean(parts: Iterable[Sequence[np.ndarray]]) -> list[np.ndarray]:
     """Return the mean over models of their answers to every column of y, added in order for the same bits."""
-    return [reduce(np.add, answers) / len(answers) for answers in zip(*parts, strict=True)]
+    totals: list[np.ndarray] = []
+    n = 0
+    for answers in parts:
+        totals = [a + b for a, b in zip(totals, answers, strict=True)] if n else list(answers)
+        n += 1
+    return [total / n for total in totals]

@@ -116,6 +116,16 @@ class Folds:
         return cls(table, judged, [(np.arange(len(table)), np.arange(len(judged)))])
 
     @property
+    def of_judged(self) -> np.ndarray | None:
+        """Number (n,) of the fold that judges a row, -1 where none does; None if there is one for all."""
+        if len(self.pairs) == 1:
+            return None
+        fold = np.full(len(self.judged), -1)
+        for f, (_, rows) in enumerate(self.pairs):
+            fold[rows] = f
+        return fold
+
+    @property
     def judge_fits(self) -> bool:
         """Whether the judged rows are among those to fit."""
         return self.judged is self.table
@@ -138,12 +148,12 @@ def _labels(tasks: tuple[Task, ...], y: np.ndarray) -> pl.DataFrame:
 
 def _count_folds(strata: Strata, batch: Batch) -> int:
     """Choose the number of folds: more of them where a task of a wide table has few labels."""
-    if len(batch) > _MANY_ROWS:
-        return _FOLDS_OF_MANY
-    if batch.task is not None:
-        return _FOLDS
     rows = strata.spread(None)[:-1]
     scarcest = np.bincount(strata.task[:-1], rows).min()
+    if len(batch) > _MANY_ROWS:
+        return _FOLDS_OF_MANY if scarcest >= _FOLDS_BY_LABELS[-1][0] else _FOLDS
+    if batch.task is not None:
+        return _FOLDS
     return next((n for labels, n in _FOLDS_BY_LABELS if scarcest < labels), _FOLDS)
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
-from tabmtl.metrics.intervals import ScoreInterval, score_difference, score_interval
-from tabmtl.metrics.scores import score_task, undefined_reason
-from tabmtl.schema import TabmtlWarning, Task, warn_user
+from tabmtl.metrics.intervals import auc_within, influences, standard_error
+from tabmtl.metrics.scores import check_metric, score_task, undefined_reason
+from tabmtl.schema import Task, warn_user
 
 #: Labels that judge a task: of each of two classes, or of a regression. Below, the other tasks decide.
 LEAST_OF_CLASS, LEAST_VALUES = 5, 10
@@ -30,10 +30,15 @@ class Judged:
     y : ndarray of shape (n,)
         Labels; none is missing.
     weight : ndarray of shape (n,) or None
+        Positive weights.
     answers : ndarray of shape (C, n, K) or (C, n)
         Probabilities or values of the C candidates; those of single tasks come first.
     n_single : int
         Number of candidates that learn every task alone.
+    fold : ndarray of int, shape (n,), or None
+        The models that answered a row, where there are several; ROC AUC compares rows of the same models.
+    group : ndarray of int, shape (n,), or None
+        Groups of rows that were drawn together; the standard error is that over groups.
     """
 
     task: Task
@@ -41,6 +46,8 @@ class Judged:
     weight: np.ndarray | None
     answers: np.ndarray
     n_single: int
+    fold: np.ndarray | None = None
+    group: np.ndarray | None = None
 
     @property
     def has_enough(self) -> bool:
@@ -52,15 +59,42 @@ class Judged:
             has_enough = bool((counts >= LEAST_OF_CLASS).sum() >= 2)
         return has_enough and undefined_reason(self.task, self.y, self.weight) is None
 
+    @cached_property
+    def _ranked(self) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        """Classes, weights and folds of the rows where these are compared inside the folds, else None."""
+        if self.fold is None or check_metric(self.task) != "roc_auc":
+            return None
+        weight = np.ones(len(self.y)) if self.weight is None else self.weight.astype(np.float64)
+        ranked = self.y.astype(np.intp), weight, self.fold
+        # folds of one class each have no pair to compare
+        return ranked if np.isfinite(auc_within(ranked[0], self.answers[0], *ranked[1:])[0]) else None
+
     def score(self, answer: np.ndarray) -> float:
         """Score an answer by the metric of the task."""
-        return score_task(self.task, self.y, answer, self.weight)
+        if self._ranked is None:
+            return score_task(self.task, self.y, answer, self.weight)
+        classes, weight, fold = self._ranked
+        return auc_within(classes, answer, weight, fold)[0]
 
-    def interval(self, answer: np.ndarray) -> ScoreInterval:
-        """Score an answer, with its standard error; None where undefined."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", TabmtlWarning)
-            return score_interval(self.task, self.y, answer, self.weight)
+    def estimate(self, answer: np.ndarray, other: np.ndarray | None = None) -> tuple[float | None, float | None]:
+        """Score an answer, less the score of another one, with the standard error; None where undefined."""
+        if undefined_reason(self.task, self.y, self.weight) is not None:
+            return None, None
+        score, influence = self.score(answer), self._influences(answer)
+        if other is not None:
+            score, influence = score - self.score(other), influence - self._influences(other)
+        if self.group is None:
+            part = influences(self.task, self.y, answer, self.weight)[1]
+        else:
+            influence = np.bincount(np.unique(self.group, return_inverse=True)[1], influence)
+            part = np.zeros(len(influence), dtype=np.intp)
+        return score, standard_error(influence, part)[0] if np.bincount(part).min() > 1 else None
+
+    def _influences(self, answer: np.ndarray) -> np.ndarray:
+        if self._ranked is None:
+            return influences(self.task, self.y, answer, self.weight)[0]
+        classes, weight, fold = self._ranked
+        return auc_within(classes, answer, weight, fold)[1]
 
     def mix(self, weights: np.ndarray) -> np.ndarray:
         """Return the mixture of the answers."""
@@ -79,7 +113,8 @@ class Judged:
         drawn = [rng.choice(np.flatnonzero(code == k), n, replace=False) for k, n in enumerate(kept) if n]
         rows = np.sort(np.concatenate(drawn))
         weight = (counts / np.maximum(kept, 1))[code[rows]] * (1 if self.weight is None else self.weight[rows])
-        return Judged(self.task, self.y[rows], weight, self.answers[:, rows], self.n_single)
+        fold, group = (None if each is None else each[rows] for each in (self.fold, self.group))
+        return replace(self, y=self.y[rows], weight=weight, answers=self.answers[:, rows], fold=fold, group=group)
 
 
 def choose_weights(judged: Sequence[Judged], seed: int) -> np.ndarray:
@@ -106,11 +141,8 @@ def _guarded(judged: Judged) -> np.ndarray:
     n = len(judged.answers)
     alone = np.eye(n)[int(np.argmax([judged.score(answer) for answer in judged.answers[: judged.n_single]]))]
     weights = _pick_greedily([judged])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", TabmtlWarning)
-        gain = score_difference(judged.task, judged.y, judged.mix(weights), judged.mix(alone), judged.weight)
-    is_sure = gain.score is not None and gain.standard_error is not None and gain.score > gain.standard_error
-    return weights if is_sure else alone
+    gain, error = judged.estimate(judged.mix(weights), judged.mix(alone))
+    return weights if gain is not None and error is not None and gain > error else alone
 
 
 def _pooled(judged: Sequence[Judged], n_candidates: int) -> np.ndarray:
@@ -121,7 +153,7 @@ def _pooled(judged: Sequence[Judged], n_candidates: int) -> np.ndarray:
     if not judged:
         return np.full(n_candidates, 1 / n_candidates)
     judged = sorted(judged, key=lambda each: -len(each.y))[:_MOST_POOLED]
-    return _pick_greedily(judged, [each.interval(each.answers[0]).standard_error or 1.0 for each in judged])
+    return _pick_greedily(judged, [each.estimate(each.answers[0])[1] or 1.0 for each in judged])
 
 
 def _pick_greedily(judged: Sequence[Judged], scales: Sequence[float] = (1.0,)) -> np.ndarray:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
+from sklearn import config_context
 from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.model_selection import GridSearchCV
 
@@ -120,7 +121,9 @@ def _model(task: Task, features: np.ndarray, y: np.ndarray, weight: np.ndarray) 
     if len(counts) < 2 or counts.min() < _LEAST_OF_CLASS or counts.sum() > _FEW:
         return model
     search = GridSearchCV(model, {"C": _INVERSE_PENALTIES}, scoring="neg_log_loss", cv=_LEAST_OF_CLASS, refit=False)
-    return model.set_params(**search.fit(features, y, sample_weight=weight).best_params_)
+    # in the mode of routing, scikit-learn would refuse the weights
+    with config_context(enable_metadata_routing=False):
+        return model.set_params(**search.fit(features, y, sample_weight=weight).best_params_)
 
 
 def _fit(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from tabmtl.training.watch import Watch
 _SEEDS = 2**32  # random_state is below
 #: Time left that a candidate needs to begin, in that of a candidate so far: one fold of a slow one may take as long.
 _LEAST_LEFT = 0.5
+#: Seconds that a fit of the first candidate has in any case.
+_LEAST_SECONDS = 0.01
 
 
 class Trial(NamedTuple):
@@ -45,7 +48,7 @@ class Trials:
     folds : Folds
     seed : int
     watch : Watch
-        Tells the time after which no fit begins.
+        Tells the time that is left.
     n_jobs : int
         Number of fits at the same time.
     on_fit : callable
@@ -129,7 +132,10 @@ class Trials:
                 return None
             some = range(len(done), min(len(done) + self.n_jobs, len(pairs)))
             candidate = self.candidates[name]
-            fits = (delayed(_fit_fold)(candidate, *self._tables(k), (self.seed + k) % _SEEDS) for k in some)
+            # the first has models of all folds, so no fold may take the time of the next
+            n_rounds = math.ceil((len(pairs) - len(done)) / self.n_jobs) if is_first else 1
+            seconds = self.watch.left / n_rounds
+            fits = (delayed(_fit_fold)(candidate, *self._tables(k), (self.seed + k) % _SEEDS, seconds) for k in some)
             for one in Parallel(n_jobs=self.n_jobs)(fits):
                 done.append(one)
                 self.on_fit(name)
@@ -144,11 +150,14 @@ class Trials:
         return self.folds.table.rows(fitted), self.folds.judged.rows(judged)
 
 
-def _fit(candidate: MultiTaskEstimator, table: Table, seed: int) -> MultiTaskEstimator:
+def _fit(candidate: MultiTaskEstimator, table: Table, seed: int, seconds: float = math.inf) -> MultiTaskEstimator:
     """Fit a copy of a candidate; its warnings are of rows and tasks that the user did not choose."""
+    copy = clone(candidate).set_params(random_state=seed)
+    if seconds < (math.inf if copy.time_limit is None else copy.time_limit):
+        copy.set_params(time_limit=max(seconds, _LEAST_SECONDS))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TabmtlWarning)
-        return clone(candidate).set_params(random_state=seed).fit(**table.fit_arguments())
+        return copy.fit(**table.fit_arguments())
 
 
 def _fit_or_catch(candidate: MultiTaskEstimator, table: Table, seed: int) -> MultiTaskEstimator | Exception:
@@ -162,10 +171,10 @@ def _fit_or_catch(candidate: MultiTaskEstimator, table: Table, seed: int) -> Mul
 
 
 def _fit_fold(
-    candidate: MultiTaskEstimator, table: Table, judged: Table, seed: int
+    candidate: MultiTaskEstimator, table: Table, judged: Table, seed: int, seconds: float
 ) -> tuple[MultiTaskEstimator, list[np.ndarray], float]:
     start = perf_counter()
-    part = _fit(candidate, table, seed)
+    part = _fit(candidate, table, seed, seconds)
     # a fold may judge nothing; no estimator answers no rows
     asked = judged if len(judged) else table.rows(np.arange(1))
     answers = [answer[: len(judged)] for answer in part._read_and_answer(asked.X)]

@@ -197,13 +197,13 @@ def mean_difference(
         if undefined_reason(task, labels) is not None:
             continue
         differences.append(score_task(task, labels, output) - score_task(task, labels, other))
-        influence, group = _influences(task, labels, output, None)
-        influence = influence - _influences(task, labels, other, None)[0]
+        influence, group = influences(task, labels, output, None)
+        influence = influence - influences(task, labels, other, None)[0]
         size = np.bincount(group)
         if size.min() < 2:
             freedoms.append(0.0)
             continue
-        freedoms.append(_error(influence, group)[1])
+        freedoms.append(standard_error(influence, group)[1])
         own = np.arange(len(y)) if own_task is None else np.flatnonzero(own_task == t)
         influences[own[counted(labels, None)]] += influence * np.sqrt(size / (size - 1))[group]
     if not differences:
@@ -270,10 +270,10 @@ def _estimate(
     score = score_task(task, y, outputs[0], sample_weight)
     if math.isnan(score):
         return None, None, math.nan, 0
-    influence, group = _influences(task, y, outputs[0], sample_weight)
+    influence, group = influences(task, y, outputs[0], sample_weight)
     for other in outputs[1:]:
         score -= score_task(task, y, other, sample_weight)
-        influence = influence - _influences(task, y, other, sample_weight)[0]
+        influence = influence - influences(task, y, other, sample_weight)[0]
     size = np.bincount(group)
     rarest = int(size.min())
     if rarest < 2:
@@ -281,7 +281,7 @@ def _estimate(
         message = f"task {task.name!r}: {check_metric(task)} has no interval: {who} one single labelled row"
         warnings.warn(message, TabmtlWarning, stacklevel=3)
         return score, None, math.nan, rarest
-    error, freedom = _error(influence, group)
+    error, freedom = standard_error(influence, group)
     return score, error, _margin(error, freedom, level), rarest
 
 
@@ -290,7 +290,7 @@ def _check_level(level: float) -> None:
         raise ValueError(f"level must be between 0 and 1, such as 0.95, got {level!r}")
 
 
-def _error(influence: np.ndarray, group: np.ndarray) -> tuple[float, float]:
+def standard_error(influence: np.ndarray, group: np.ndarray) -> tuple[float, float]:
     """Return the standard error of a score, given the influences of its rows, and its degrees of freedom."""
     size = np.bincount(group)
     variance = np.bincount(group, influence**2) * size / (size - 1)
@@ -302,10 +302,10 @@ def _margin(error: float, freedom: float, level: float) -> float:
     return error * float(stats.t.ppf((1 + level) / 2, freedom))
 
 
-def _influences(
+def influences(
     task: Task, y: np.ndarray, output: np.ndarray, sample_weight: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the influence of each labelled row, and the number of its class if the metric compares classes, else 0."""
+    """Return the influence of each row that counts, and its class, or 0 if the metric does not compare classes."""
     rows = counted(y, sample_weight)
     labels = y[rows].astype(np.int64 if task.is_classification else np.float64)
     weight = np.ones(len(labels)) if sample_weight is None else sample_weight[rows].astype(np.float64)
@@ -373,15 +373,56 @@ def _of_ratio(above: np.ndarray, below: np.ndarray, weight: np.ndarray) -> np.nd
     return weight * (above - below * (weight @ above / total)) / total
 
 
-def _roc_auc(y: np.ndarray, p: np.ndarray, weight: np.ndarray) -> np.ndarray:
+def auc_within(y: np.ndarray, p: np.ndarray, weight: np.ndarray, part: np.ndarray) -> tuple[float, np.ndarray]:
+    """Score by ROC AUC over the pairs of rows of the same part, and compute the influence of every row.
+
+    Answers of several models, each to its own part of the rows, are not on one level: a model that was fitted to fewer
+    positive rows answers lower. Pairs inside a part do not see this.
+
+    Parameters
+    ----------
+    y : ndarray of int, shape (n,)
+    p : ndarray of shape (n, K)
+    weight : ndarray of shape (n,)
+    part : ndarray of int, shape (n,)
+
+    Returns
+    -------
+    score : float
+        Mean over the labelled classes, the second alone of two. A class that is in no pair is left out; NaN if all are.
+    influence : ndarray of shape (n,)
+    """
     classes = np.array([1]) if p.shape[1] == 2 else np.unique(y)
-    influence = np.zeros(len(y))
+    scores, influence = [], np.zeros(len(y))
     for k in classes:
-        positive, score = y == k, p[:, k]
-        for own, sign in ((positive, 1), (~positive, -1)):
-            below = share_below(score[own], score[~own], weight[~own])
-            influence[own] += sign * _of_mean(below, weight[own]) / len(classes)
-    return influence
+        own, score = y == k, p[:, k]
+        below, others = _pairs(score, weight, part, own)
+        n_pairs = weight[own] @ others
+        if n_pairs == 0:
+            continue
+        auc = weight[own] @ below / n_pairs
+        scores.append(auc)
+        influence[own] += weight[own] * (below - auc * others) / n_pairs
+        below, others = _pairs(score, weight, part, ~own)
+        influence[~own] += weight[~own] * ((1 - auc) * others - below) / n_pairs
+    return (float(np.mean(scores)), influence / len(scores)) if scores else (math.nan, influence)
+
+
+def _pairs(score: np.ndarray, weight: np.ndarray, part: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return, for the rows that are meant, the weight of the others of their part: of those below, ties by half, and of
+    all of them.
+    """
+    below, all_others = np.zeros((2, len(score)))
+    for k in np.unique(part):
+        rows, others = (np.flatnonzero((part == k) & side) for side in (own, ~own))
+        if len(rows) and len(others):
+            all_others[rows] = weight[others].sum()
+            below[rows] = share_below(score[rows], score[others], weight[others]) * all_others[rows]
+    return below[own], all_others[own]
+
+
+def _roc_auc(y: np.ndarray, p: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    return auc_within(y, p, weight, np.zeros(len(y), dtype=np.intp))[1]
 
 
 def _average_precision(y: np.ndarray, p: np.ndarray, weight: np.ndarray) -> np.ndarray:

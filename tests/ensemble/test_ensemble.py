@@ -409,3 +409,31 @@ def test_fits_are_shown(capsys):
     assert fits == [[f"fit {k}/6", name] for k, name in enumerate(names, 1)]
     scores = ensemble.leaderboard_["candidate", "score"].rows()
     assert lines[len(names) :] == [f"{name}  mean score {score:.4f}" for name, score in scores]
+
+
+@pytest.mark.all_faces  # five models, in all folds
+@pytest.mark.parametrize("is_long", [False, True])
+def test_all_default_candidates_are_tried(is_long):
+    X, y = long_table() if is_long else (features(), mixed_targets(features()))
+    params = {"task_column": "school"} if is_long else {}
+    board = MultiTaskEnsemble(n_folds=2, random_state=0, **params).fit(X, y).leaderboard_
+    assert board["left_out"].null_count() == len(board)
+    assert {*default_candidates()} <= {*board["candidate"]}
+
+
+def test_a_fit_has_the_time_that_is_left_as_its_own_limit(monkeypatch):
+    X, y = scarce_table(60)
+    limits = []
+
+    class Limited(SharedTrees):
+        def _fit(self, X, coder, batch, valid, seed):
+            limits.append(self.time_limit)
+            return super()._fit(X, coder, batch, valid, seed)
+
+    candidates = {"alone": ALONE, "own": Limited(n_estimators=2, time_limit=5.0), "rest": Limited(n_estimators=2)}
+    MultiTaskEnsemble(candidates=candidates, n_folds=2, time_limit=500, random_state=0).fit(X, y[["first"]])
+    assert limits[:2] == [5.0, 5.0]
+    assert all(100 < limit < 500 for limit in limits[2:])
+    limits.clear()
+    MultiTaskEnsemble(candidates=candidates, n_folds=2, random_state=0).fit(X, y[["first"]])
+    assert limits == [5.0, 5.0, None, None]

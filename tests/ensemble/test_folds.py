@@ -98,3 +98,13 @@ def test_groups_that_leave_no_rows_to_stop_on_are_not_handed_on():
     y = X.select(pl.when(pl.Series(group < 2)).then("plain").alias("few"))
     model = MultiTaskEnsemble(candidates=CANDIDATES, n_folds=3, random_state=0).fit(X, y, groups=group)
     assert model.leaderboard_["score"].null_count() == 0
+
+
+def test_large_tables_have_few_folds_and_more_of_them_for_a_scarce_task(monkeypatch):
+    monkeypatch.setattr("tabmtl.ensemble.folds._MANY_ROWS", 500)
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(700, 1)), rng.normal(size=(700, 2))
+    assert len(deal(X, y)[1].pairs) == 3
+    y[400:, 1] = np.nan
+    assert len(deal(X, y)[1].pairs) == 5
+    assert len(deal(X[:450], y[:450])[1].pairs) == 8

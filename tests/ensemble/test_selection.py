@@ -116,3 +116,38 @@ def test_tasks_in_other_units_weigh_alike():
     with pytest.warns(TabmtlWarning, match="few"):
         weights = choose_weights([*tasks, few], 0)[:, -1]
     assert weights[1] > 0.5  # of five tasks, against one whose errors are a million times larger
+
+
+def answers_of(p):
+    return np.stack([1 - p, p], axis=-1)
+
+
+def test_answers_of_different_folds_are_not_ranked_against_each_other():
+    """A constant has the AUC .5, although the models that saw fewer positive rows answer lower."""
+    rng = np.random.default_rng(0)
+    y = np.repeat([0.0, 1.0], [35, 15])
+    fold = np.concatenate([np.arange(35) % 10, np.arange(15) % 10])
+    share = np.array([y[fold != f].mean() for f in fold])
+    each = Judged(LATE, y, None, answers_of(share)[None], 1, fold=fold)
+    assert each.score(each.answers[0]) == 0.5
+    assert Judged(LATE, y, None, each.answers, 1).score(each.answers[0]) < 0.46
+    cautious = share + 0.001 * (y + rng.normal(size=50))
+    bold = 1 / (1 + np.exp(-0.3 * (y + 3 * rng.normal(size=50))))
+    both = Judged(LATE, y, None, answers_of(np.stack([bold, cautious])), 2, fold=fold)
+    assert_array_equal(choose_weights([both], 0)[:, 0], [0, 1])
+
+
+def test_a_gain_that_is_chance_of_groups_is_not_taken():
+    """What differs from group to group would pass for a gain if every row of 50 were one more witness."""
+    taken = {True: 0, False: 0}
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        group = np.arange(600) % 12
+        y = rng.normal(size=600)
+        error = rng.normal(size=600)
+        alone, other = y + error, y + error * np.sqrt(1 + 0.3 * rng.normal(size=12)[group])
+        for is_told in taken:
+            each = Judged(SIZE, y, None, np.stack([alone, other]), 1, group=group if is_told else None)
+            taken[is_told] += choose_weights([each], 0)[1, 0] > 0
+    assert taken[True] < 9  # a normal number is above its standard deviation one time in six
+    assert taken[False] > taken[True] + 3

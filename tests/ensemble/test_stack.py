@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn import config_context
 from sklearn.linear_model import LogisticRegression, RidgeCV
 
 from tabmtl.encode import LabelCoder
@@ -97,3 +98,11 @@ def test_two_labels_give_their_mean(table):
     y[2:, 2] = np.nan
     value = LinearStack.fit(labels, answers, y, None, [np.arange(300)]).answer(labels, 0, answers)[2]
     assert_allclose(value, y[:2, 2].mean())
+
+
+def test_scikit_learns_routing_changes_nothing(table):
+    labels, answers, y = table
+    weight = np.random.default_rng(0).random(y.shape)
+    with config_context(enable_metadata_routing=True):
+        routed = LinearStack.fit(labels, answers, y, weight, [np.arange(300)])
+    assert_array_equal(routed.coef, LinearStack.fit(labels, answers, y, weight, [np.arange(300)]).coef)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tabmtl.metrics.intervals import row_influence
+from tabmtl.metrics.intervals import auc_within, row_influence
 from tabmtl.metrics.scores import _METRICS, score_task
 from tabmtl.schema import Task
 
@@ -58,3 +58,40 @@ def test_a_perfect_regression_has_no_influences():
     y = np.arange(5.0)
     for metric in _METRICS["regression"]:
         assert not row_influence(metric, y, y, np.ones(5)).any()
+
+
+def auc_of_pairs(y, p, weight, part):
+    """The share of the pairs of rows of one part that are in order, pair by pair."""
+    found = []
+    for k in [1] if p.shape[1] == 2 else np.unique(y):
+        above, below = np.flatnonzero(y == k), np.flatnonzero(y != k)
+        pairs = [(i, j) for i in above for j in below if part[i] == part[j]]
+        right = [(p[i, k] > p[j, k]) + (p[i, k] == p[j, k]) / 2 for i, j in pairs]
+        found.append(np.average(right, weights=[weight[i] * weight[j] for i, j in pairs]))
+    return np.mean(found)
+
+
+@pytest.mark.parametrize("kind", ["binary", "multiclass"])
+def test_auc_within_parts_is_that_of_their_pairs(kind):
+    y, p, weight = some_rows(kind, np.random.default_rng(3))
+    y, part = y.astype(int), np.arange(60) % 4
+    score, influence = auc_within(y, p, weight, part)
+    assert score == pytest.approx(auc_of_pairs(y, p, weight, part))
+    slope = [
+        (auc_within(y, p, weight + h, part)[0] - auc_within(y, p, weight - h, part)[0]) / 2e-4
+        for h in 1e-4 * np.diag(weight)
+    ]
+    np.testing.assert_allclose(influence, slope, atol=1e-8)
+
+
+def test_auc_within_one_part_is_that_of_all_rows():
+    y, p, weight = some_rows("multiclass", np.random.default_rng(4))
+    task = Task(name="a", kind="multiclass", metric="roc_auc")
+    assert auc_within(y.astype(int), p, weight, np.zeros(60))[0] == pytest.approx(score_task(task, y, p, weight))
+
+
+def test_parts_of_one_class_have_no_pair():
+    p = np.random.default_rng(0).dirichlet([1, 1], 6)
+    score, influence = auc_within(np.array([0, 0, 1, 1, 0, 0]), p, np.ones(6), np.array([0, 0, 1, 1, 2, 2]))
+    assert np.isnan(score)
+    assert not influence.any()
