@@ -140,7 +140,7 @@ def test_answers_of_different_folds_are_not_ranked_against_each_other():
 def test_a_gain_that_is_chance_of_groups_is_not_taken():
     """What differs from group to group would pass for a gain if every row of 50 were one more witness."""
     taken = {True: 0, False: 0}
-    for seed in range(30):
+    for seed in range(100):
         rng = np.random.default_rng(seed)
         group = np.arange(600) % 12
         y = rng.normal(size=600)
@@ -149,5 +149,5 @@ def test_a_gain_that_is_chance_of_groups_is_not_taken():
         for is_told in taken:
             each = Judged(SIZE, y, None, np.stack([alone, other]), 1, group=group if is_told else None)
             taken[is_told] += choose_weights([each], 0)[1, 0] > 0
-    assert taken[True] < 9  # a normal number is above its standard deviation one time in six
-    assert taken[False] > taken[True] + 3
+    assert taken[True] < 25  # a normal number is above its standard deviation one time in six
+    assert taken[False] > taken[True] + 8
