@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from functools import partial
 from pathlib import Path
@@ -264,3 +265,27 @@ def test_without_records_there_is_nothing_to_report(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="has no records"):
         evidence.main(["--report", "--output", str(tmp_path)])
     assert not [*tmp_path.iterdir()]
+
+
+def test_means_are_over_common_draws_and_one_draw_has_no_error() -> None:
+    scores = {LIGHTGBM: [0.5, 0.9], CATBOOST: [0.4, 0.2], ENSEMBLE: [0.6]}
+    records = made("labels", "R²", scores, target="t", amount=50)
+    (found,) = evidence_report.labels_of(evidence_report.flatten(records))
+    assert found.means == {LIGHTGBM: 0.5, CATBOOST: 0.4, ENSEMBLE: 0.6}
+    assert (found.n_draws, found.error) == (1, None)
+    assert found.difference == "+0.1000"
+    assert not found.is_ahead
+    assert f"| 50 | 1 | {evidence_report.ONE_DRAW} |" in evidence_report.summary_table([found])
+    goals = evidence_report.goals_of(evidence_report.flatten(records), [found])
+    assert "on half of the cases | 1 of 1 |" in goals
+    assert "labels: nowhere behind by two errors | 0 of 0 |" in goals
+
+
+def test_the_budget_is_that_of_all_calls(
+    small: None, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = made("labels", "R²", {LIGHTGBM: [0.5]})
+    (tmp_path / "labels.jsonl").write_text("".join(json.dumps(each | {"seconds": 100.0}) + "\n" for each in before))
+    evidence.main(["--folder", str(folder), "--output", str(tmp_path), "--parts", "full", "--budget", "100"])
+    assert "100 of 100 CPU seconds are spent" in capsys.readouterr().out
+    assert not (tmp_path / "full.jsonl").exists()
