@@ -127,8 +127,11 @@ class SavableEstimator(Watched, BaseEstimator):
     def _get_fitted_attr_html(self, doc_link: str = "") -> Any:
         """Return what scikit-learn shows of fitted attributes: of frames the columns, of tasks the names."""
         found = super()._get_fitted_attr_html(doc_link)
-        for name, facts in found.items():
+        for name, facts in [*found.items()]:
             value = facts["value"]
+            if isinstance(value, NotHere):
+                del found[name]
+                continue
             if isinstance(value, pl.DataFrame):
                 kind, names = f"DataFrame{value.shape}, columns", value.columns
             elif isinstance(value, Tasks):

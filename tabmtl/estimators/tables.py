@@ -18,7 +18,7 @@ from tabmtl.encode import TableCoder
 from tabmtl.encode.read import check_container, has_column, in_order, read_groups, without_columns
 from tabmtl.encode.shards import Roles, Shards
 from tabmtl.encode.tasks import DeclaredTasks
-from tabmtl.estimators.base import SavableEstimator, asking_score, draw_seed
+from tabmtl.estimators.base import NotHere, SavableEstimator, asking_score, draw_seed
 from tabmtl.metrics.intervals import score_intervals
 from tabmtl.metrics.scores import TaskScores, check_metric, mean_score, score_tasks
 from tabmtl.model_selection.repeats import (
@@ -112,6 +112,11 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
     categorical_features: Literal["from_dtype"] | Sequence[str | int] = "from_dtype"
     drop: Names = ()
     random_state: RandomState = None
+
+    classes_ = NotHere(
+        "fit of a Classifier face, for classifications only, sets it, as CalibratedClassifierCV needs it; tasks_ has "
+        "the classes of every task"
+    )
 
     # scikit-learn routes groups to fit as it does to the splitters
     __metadata_request__fit: ClassVar = {"groups": True}

@@ -8,11 +8,20 @@ import numpy as np
 import polars as pl
 import pytest
 from conformance import tiny
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.preprocessing import OneHotEncoder
 
-from tabmtl import IndependentTasks, MultiTaskEnsemble, SharedBottom, SharedTrees, make_multitask_scorer, multitask_gain
+from tabmtl import (
+    IndependentTasks,
+    MultiTaskEnsemble,
+    SharedBottom,
+    SharedTrees,
+    SharedTreesClassifier,
+    make_multitask_scorer,
+    multitask_gain,
+)
 from tabmtl.sessions import Popularity
 
 N = 80
@@ -158,3 +167,12 @@ def test_misspelt_names_are_told_the_nearest(model):
     ]:
         with pytest.raises(ValueError, match=re.escape(message)):
             fit()
+
+
+def test_a_calibration_of_scikit_learn_needs_a_classifier_face(model):
+    with pytest.raises(AttributeError, match=r"no classes_: fit of a Classifier face, .* as CalibratedClassifierCV"):
+        CalibratedClassifierCV(tiny(SharedTrees), cv=2).fit(X, Y["k"])
+    assert not hasattr(model, "classes_") and "classes_" not in model._repr_html_()
+    labels = Y["k"].to_numpy()
+    calibrated = CalibratedClassifierCV(tiny(SharedTreesClassifier), cv=2).fit(X.select("a").to_numpy(), labels)
+    assert calibrated.classes_.tolist() == ["x", "y"]
