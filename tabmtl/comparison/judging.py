@@ -23,7 +23,7 @@ COLUMNS |= {"n_labelled": pl.Int64, "fit_seconds": pl.Float64, "predict_ms": pl.
 CALIBRATION: dict[str, Any] = {"model": pl.String, "task": pl.String}
 CALIBRATION |= dict.fromkeys(("predicted", "observed", "standard_error"), pl.Float64) | {"n": pl.Int64}
 
-#: Columns of `overall_difference`.
+#: Columns of `Comparison.overall`.
 OVERALL: dict[str, Any] = {"model": pl.String}
 OVERALL |= dict.fromkeys((f"mean_{name}" for name in COLUMNS if name.startswith("difference")), pl.Float64)
 
