@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 
-from tabmtl.cures import Library, by_cast, by_dates, by_drop, by_numbers
+from tabmtl.encode.cures import Library, by_cast, by_dates, by_drop, by_numbers
 from tabmtl.encode.numeric import LeanPickle, NumericScaler, NumericTransform, bin_edges, number_of
 from tabmtl.params import near
 from tabmtl.processes.forks import has_pool

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 
-from tabmtl.cures import Library, by_cast, by_columns, library_of
+from tabmtl.encode.cures import Library, by_cast, by_columns, library_of
 from tabmtl.encode.features import FeatureCoder, is_feature, text_of
 from tabmtl.encode.labels import LabelCoder
 from tabmtl.encode.read import check_targets, names_of, read_features, without_columns

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import numpy as np
 import polars as pl
 
-from tabmtl.cures import by_kind
+from tabmtl.encode.cures import by_kind
 from tabmtl.params import near
 from tabmtl.schema import Kind, TabmtlWarning, Task
 

@@ -90,10 +90,12 @@ def log_model(
             )
     with _exported(estimator, input_example, pip_requirements, loader_module) as arguments:
         info = mlflow.pyfunc.log_model(name=name, registered_model_name=registered, **(arguments | options))
+    if registered is None:
+        return info
     client = mlflow.MlflowClient()
     for key, tag in (version_tags or {}).items():
         client.set_model_version_tag(registered, info.registered_model_version, key, tag)
-    if alias is not None and registered is not None:
+    if alias is not None:
         if alias == "auto":
             taken = client.get_registered_model(registered).aliases
             alias = CHALLENGER if CHAMPION in taken else CHAMPION
