@@ -14,7 +14,7 @@ from typing import Any
 
 import polars as pl
 
-from tabmtl.cures import for_commands
+from tabmtl.schema import for_commands
 
 #: Exit codes: after a mistake of the user, and after Ctrl-C.
 MISTAKE, INTERRUPTED = 2, 130

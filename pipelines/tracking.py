@@ -166,15 +166,18 @@ class Log:
         version, alias : str or None
             None if the model is not registered.
         """
-        alias = None if register is None else "auto"
-        info = tabmtl.mlflow.log_model(estimator, input_example=example, registered_model_name=register, alias=alias)
         if register is None:
+            tabmtl.mlflow.log_model(estimator, input_example=example)
             return None, None
-        client, version = make_client(), str(info.registered_model_version)
-        for key, value in (tags or {}).items():
-            if value is not None:
-                client.set_model_version_tag(register, version, key, value)
-        return version, client.get_model_version(register, version).aliases[0]
+        info = tabmtl.mlflow.log_model(
+            estimator,
+            input_example=example,
+            registered_model_name=register,
+            alias="auto",
+            version_tags={key: value for key, value in (tags or {}).items() if value is not None},
+        )
+        version = str(info.registered_model_version)
+        return version, make_client().get_model_version(register, version).aliases[0]
 
 
 class TrialRuns:

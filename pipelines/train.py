@@ -245,8 +245,8 @@ def _print_gain(rows: TableRows, estimator: Any, part: str, reference: Any, whic
     print(lay_out(table, signed=["difference", "low", "high"]), "\n")
     scores, references = (dict(table.select("task", name).iter_rows()) for name in ("score", "reference"))
     gain = tabmtl.multitask_gain(scores, references)
-    interval = "" if mean.low is None else f", 95 % interval {mean.low:+.4f} to {mean.high:+.4f}"
-    average = "" if mean.score is None else f"mean difference {mean.score:+.4f}{interval}; "
+    interval = "" if mean.low is None else f", 95 % interval {mean.low:+z.4f} to {mean.high:+z.4f}"
+    average = "" if mean.score is None else f"mean difference {mean.score:+z.4f}{interval}; "
     print(f"Low and high are 95 % intervals of the difference, paired row by row; {average}{gain.summary}.\n")
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from html import escape
 from types import FrameType
@@ -47,6 +49,20 @@ class FewLabelsWarning(TabmtlWarning):
 
 class TimeLimitWarning(TabmtlWarning):
     """Warning of a fit that its time limit has ended early: the model is the best so far."""
+
+
+#: Whether words to the user name options of a command, and the file that it reads, in place of arguments and frames.
+in_command: ContextVar[bool] = ContextVar("in_command", default=False)
+
+
+@contextmanager
+def for_commands() -> Iterator[None]:
+    """Word cures inside as options of a command, and as changes of the file that it reads."""
+    token = in_command.set(True)
+    try:
+        yield
+    finally:
+        in_command.reset(token)
 
 
 def warn_user(message: str, category: type[TabmtlWarning] = TabmtlWarning) -> None:

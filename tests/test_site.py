@@ -133,6 +133,37 @@ def test_a_capability_is_tried() -> None:
         capabilities.outcome_of(lambda cls: 1 / 0, tabmtl.SharedTrees)
 
 
+def in_the_readme() -> dict[str, dict[str, str]]:
+    """The table of models in README.md: by estimator and column, what it says."""
+    table = (ROOT / "README.md").read_text().partition("| estimator |")[2].partition("\n\n")[0]
+    header, _, *lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    return {name.strip(" `"): dict(zip(header, cells, strict=True)) for name, *cells in lines}
+
+
+def export_of(cls: type) -> str:
+    """The export of an estimator, in the words of the table."""
+    trials = {"ONNX": capabilities.has_onnx, "LightGBM": lambda cls: capabilities.need(cls, "export_task")}
+    return next((name for name, trial in trials.items() if not capabilities.outcome_of(trial, cls)), capabilities.NO)
+
+
+def test_the_readme_is_short_and_names_every_estimator_and_its_export() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+    said = in_the_readme()
+    assert set(said) == {cls.__name__ for cls in capabilities.tried()}
+    for name, row in said.items():
+        assert row["export"] == export_of(getattr(tabmtl, name)), name
+
+
+@pytest.mark.all_faces
+def test_the_readme_says_what_was_tried() -> None:
+    columns = {"long": "long tables", "funnel": "funnels", "files": "files larger than memory"}
+    said = in_the_readme()
+    for name, row in capabilities.try_all().items():
+        for column, case in columns.items():
+            assert said[name][column] == (capabilities.NO if row[case] else capabilities.YES), f"{name}: {case}"
+        assert not (row["missing labels"] or row["mixed kinds of targets"] or row["weights"]), name
+
+
 def test_the_matrix_says_what_was_tried() -> None:
     row = dict.fromkeys(capabilities.CASES, "")
     outcomes = {"A": row, "B": row | {"ONNX": "B has none"}, "C": row | {"ONNX": "C has none"}}

@@ -100,10 +100,12 @@ def need(cls: Any, name: str) -> None:
 def try_all() -> dict[str, dict[str, str]]:
     """Return, by estimator and case, the words of the refusal, or nothing where the trial went well."""
     with warnings.catch_warnings(action="ignore"):
-        return {
-            cls.__name__: {case: outcome_of(trial, cls) for case, trial in CASES.items()}
-            for cls in sorted({*MIXED, *FUNNELS} & set(exported()), key=lambda cls: cls.__name__.lower())
-        }
+        return {cls.__name__: {case: outcome_of(trial, cls) for case, trial in CASES.items()} for cls in tried()}
+
+
+def tried() -> list[Any]:
+    """Return the estimators of the matrix, by name."""
+    return sorted({*MIXED, *FUNNELS} & set(exported()), key=lambda cls: cls.__name__.lower())
 
 
 def exported() -> list[Any]:

@@ -11,7 +11,6 @@ import numpy as np
 import polars as pl
 
 from tabmtl import tuning
-from tabmtl.cures import library_of
 from tabmtl.pipelines.data import files
 from tabmtl.pipelines.terminal import near
 from tabmtl.schema import Kind
@@ -197,6 +196,7 @@ class TableRows:
     def check_features(self) -> None:
         """Raise an error that names a column which no model accepts, such as one of dates."""
         from tabmtl.encode import FeatureCoder
+        from tabmtl.encode.cures import library_of
 
         X, _ = self.parts["train"]
         FeatureCoder.fit(X.head(1).select(pl.exclude(self.facts["task_column"] or [])), library=library_of(X))

@@ -23,7 +23,7 @@ COLUMNS |= {"n_labelled": pl.Int64, "fit_seconds": pl.Float64, "predict_ms": pl.
 CALIBRATION: dict[str, Any] = {"model": pl.String, "task": pl.String}
 CALIBRATION |= dict.fromkeys(("predicted", "observed", "standard_error"), pl.Float64) | {"n": pl.Int64}
 
-#: Columns of `overall_difference`.
+#: Columns of `Comparison.overall`.
 OVERALL: dict[str, Any] = {"model": pl.String}
 OVERALL |= dict.fromkeys((f"mean_{name}" for name in COLUMNS if name.startswith("difference")), pl.Float64)
 
@@ -69,14 +69,14 @@ def differences_of(
     kept = np.flatnonzero(same).tolist()
     # a long table has one column, which all tasks share
     judged = [*tasks] if own is not None else [tasks[t] for t in kept]
-    labels, *answers = labels[:, kept], [outputs[t] for t in kept], [others[t] for t in kept]
+    labels, own_answers, other_answers = labels[:, kept], [outputs[t] for t in kept], [others[t] for t in kept]
     found: dict[str, ScoreInterval] = {}
     none = overall = ScoreInterval(None, None, None, None)
     if kept:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", TabmtlWarning)
-            overall = mean_difference(judged, labels, *answers, own)
-            both = (each_task(judged, labels, each, None, own) for each in answers)
+            overall = mean_difference(judged, labels, own_answers, other_answers, own)
+            both = (each_task(judged, labels, each, None, own) for each in (own_answers, other_answers))
             for (task, own_labels, output, _), (_, _, other, _) in zip(*both, strict=True):
                 found[task.name] = score_difference(task, own_labels, output, other)
     names = [name for name in COLUMNS if name.startswith("difference")]

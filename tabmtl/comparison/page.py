@@ -6,14 +6,11 @@ from collections.abc import Sequence
 from datetime import datetime
 from functools import cache
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from tabmtl.plots.comparison import verdict
-
-if TYPE_CHECKING:
-    from tabmtl.comparison.result import Comparison
 
 _MOST_CELLS = 400  # tasks times models that a notebook shows
 
@@ -52,13 +49,13 @@ def signed(value: float | None) -> str:
     return f"+{text}" if value is not None and value > 0 and float(text.replace(",", "")) else text
 
 
-def tables(comparison: Comparison) -> str:
+def tables(comparison: Any) -> str:
     """Make the tables of a comparison, as notebooks show them."""
     small = comparison.frame.height <= _MOST_CELLS
     return _environment().get_template("notebook.html").render(_facts(comparison) | {"has_tasks": small})
 
 
-def report(comparison: Comparison, figures: Sequence[Figure]) -> str:
+def report(comparison: Any, figures: Sequence[Figure]) -> str:
     """Make the page of a comparison."""
     facts = _facts(comparison) | {
         "figures": figures,
@@ -69,7 +66,7 @@ def report(comparison: Comparison, figures: Sequence[Figure]) -> str:
     return _environment().get_template("report.html").render(facts)
 
 
-def _facts(comparison: Comparison) -> dict[str, Any]:
+def _facts(comparison: Any) -> dict[str, Any]:
     """Return what the templates show."""
     by_cell = {(row["model"], row["task"]): row for row in comparison.frame.iter_rows(named=True)}
     models = comparison.summary.rows(named=True)

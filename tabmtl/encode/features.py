@@ -14,8 +14,9 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 
-from tabmtl.cures import Library, by_cast, by_dates, by_drop, by_numbers
+from tabmtl.encode.cures import Library, by_cast, by_dates, by_drop, by_numbers
 from tabmtl.encode.numeric import LeanPickle, NumericScaler, NumericTransform, bin_edges, number_of
+from tabmtl.params import near
 from tabmtl.processes.forks import has_pool
 from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN, Columns, IdColumnWarning, warn_user
 from tabmtl.storage.stored import Stored
@@ -331,7 +332,8 @@ def find_roles(
         unknown = [name for name in categorical if name not in schema]
         if unknown:
             raise ValueError(
-                f"categorical_features names columns that X does not have: {unknown}; X has {schema.names()}"
+                f"categorical_features names columns that X does not have: {unknown}{near(unknown[0], schema)}; X has "
+                f"{schema.names()}"
             )
     numeric: list[str] = []
     categories: list[str] = []

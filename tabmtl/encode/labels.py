@@ -17,6 +17,7 @@ from tabmtl.encode.numeric import LeanPickle
 from tabmtl.encode.read import read_targets, read_weights
 from tabmtl.encode.tasks import DeclaredTasks, as_values, class_values, declared_tasks, fit_task, is_text, settle_funnel
 from tabmtl.encode.write import Origin, write_targets
+from tabmtl.params import near
 from tabmtl.schema import Task
 from tabmtl.storage.stored import POSITIVE, Stored
 
@@ -334,8 +335,9 @@ def _encode_column(series: pl.Series, task: Task) -> np.ndarray:
     codes = labels.replace_strict(classes, np.arange(float(len(classes))), default=None, return_dtype=pl.Float64)
     unknown = series.filter(codes.is_null() & labels.is_not_null())
     if len(unknown):
+        hint = near(unknown[0], [label for label in expected if isinstance(label, str)])
         raise ValueError(
-            f"task {task.name!r}: the label {unknown[0]!r} was not seen in fit; expected one of {expected}"
+            f"task {task.name!r}: the label {unknown[0]!r} was not seen in fit{hint}; expected one of {expected}"
         )
     return codes.to_numpy()
 

@@ -10,11 +10,12 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 
-from tabmtl.cures import Library, by_cast, by_columns, library_of
+from tabmtl.encode.cures import Library, by_cast, by_columns, library_of
 from tabmtl.encode.features import FeatureCoder, is_feature, text_of
 from tabmtl.encode.labels import LabelCoder
 from tabmtl.encode.read import check_targets, names_of, read_features, without_columns
 from tabmtl.encode.tasks import DeclaredTasks
+from tabmtl.params import near
 from tabmtl.processes.forks import check_pool
 from tabmtl.schema import Batch
 from tabmtl.storage.stored import Stored
@@ -164,9 +165,10 @@ class TableCoder:
         codes = np.nan_to_num(physical, nan=-1).astype(np.int64)
         if unknown_task == "error" and (codes < 0).any():
             unknown = texts[int(np.argmin(codes))]
+            more = "..." if len(levels) > 10 else ""
             raise ValueError(
-                f"task_column {self.task_column!r}: the task {unknown!r} was not seen in fit; expected one of "
-                f"{list(levels[:10])}{'...' if len(levels) > 10 else ''}: drop these rows, or fit with some of them"
+                f"task_column {self.task_column!r}: the task {unknown!r} was not seen in fit{near(unknown, levels)}; "
+                f"expected one of {list(levels[:10])}{more}: drop these rows, or fit with some of them"
             )
         return codes
 
@@ -196,7 +198,8 @@ def check_task_column(
         If a column of its type names no tasks.
     """
     if task_column not in names:
-        raise ValueError(f"task_column {task_column!r} is not a column of X; X has {list(names)}")
+        hint = near(task_column, names)
+        raise ValueError(f"task_column {task_column!r} is not a column of X{hint}; X has {list(names)}")
     if not is_feature(schema[task_column]):
         raise TypeError(
             f"task_column {task_column!r} has type {schema[task_column]}; expected text, categories or whole numbers: "

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import numpy as np
 import polars as pl
 
-from tabmtl.cures import by_kind
+from tabmtl.encode.cures import by_kind
+from tabmtl.params import near
 from tabmtl.schema import Kind, TabmtlWarning, Task
 
 
@@ -48,7 +49,8 @@ def declared_tasks(tasks: DeclaredTasks, columns: Sequence[str]) -> dict[str, Ta
             raise ValueError(f"tasks has the task {task.name!r} under {name!r}; give both the name of y's column")
     unknown = [name for name in entries if name not in columns]
     if unknown:
-        raise ValueError(f"tasks declares {unknown}, which y does not have; y has {list(columns)}")
+        hint = near(unknown[0], columns)
+        raise ValueError(f"tasks declares {unknown}, which y does not have{hint}; y has {list(columns)}")
     return entries
 
 

@@ -11,7 +11,7 @@ import narwhals.stable.v2 as nw
 import numpy as np
 import polars as pl
 
-from tabmtl.cures import Library
+from tabmtl.encode.cures import Library
 from tabmtl.storage.stored import Stored
 
 _BEHIND = "pyarrow:"  # before the type of an array of pyarrow behind a column of pandas

@@ -58,6 +58,8 @@ class Trials:
     ----------
     left_out : dict of str to str
         Why candidates have no trial: their error, or the time.
+    refitted : dict of str to estimator
+        Candidates that `refit` has fitted.
     """
 
     candidates: Mapping[str, MultiTaskEstimator]
@@ -67,6 +69,7 @@ class Trials:
     n_jobs: int
     on_fit: Callable[[str], bool]
     left_out: dict[str, str] = field(default_factory=dict, init=False)
+    refitted: dict[str, MultiTaskEstimator] = field(default_factory=dict, init=False)
 
     def run(self) -> dict[str, Trial]:
         """Fit all candidates for which there is time, and the first in any case; leave out those that raise an error.
@@ -100,16 +103,19 @@ class Trials:
         return found
 
     def refit(self, names: Collection[str]) -> dict[str, MultiTaskEstimator]:
-        """Fit candidates on all rows; leave out those that raise an error, with the errors of `run`."""
-        fits = (delayed(_fit_or_catch)(self.candidates[name], self.folds.table, self.seed) for name in names)
-        fitted: dict[str, MultiTaskEstimator | Exception] = {}
-        for name, one in zip(names, Parallel(n_jobs=self.n_jobs, return_as="generator")(fits), strict=True):
-            fitted[name] = one
-            self.on_fit(name)
-        for name, one in fitted.items():
+        """Fit candidates on all rows, each once; leave out those that raise an error, with the errors of `run`."""
+        new = [name for name in names if name not in self.refitted]
+        fits = (delayed(_fit_or_catch)(self.candidates[name], self.folds.table, self.seed) for name in new)
+        failed: dict[str, Exception] = {}
+        for name, one in zip(new, Parallel(n_jobs=self.n_jobs, return_as="generator")(fits), strict=True):
             if isinstance(one, Exception):
-                self._leave_out(name, one)
-        return {name: one for name, one in fitted.items() if not isinstance(one, Exception)}
+                failed[name] = one
+            else:
+                self.refitted[name] = one
+            self.on_fit(name)
+        for name, error in failed.items():
+            self._leave_out(name, error)
+        return {name: self.refitted[name] for name in names if name in self.refitted}
 
     def _leave_out(self, name: str, error: Exception) -> None:
         """Leave a candidate out for its error, with a warning; raise the error if no single-task candidate is left."""

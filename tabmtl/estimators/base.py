@@ -10,12 +10,13 @@ from types import FrameType
 from typing import Any, ClassVar, NoReturn, Self
 
 import numpy as np
+import polars as pl
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.estimators.docstrings import complete_docstring
 from tabmtl.params import check_fields, describe_params, near, read_params
-from tabmtl.schema import is_asked_by_sklearn
+from tabmtl.schema import Tasks, is_asked_by_sklearn
 from tabmtl.storage.persist import write_folder
 from tabmtl.storage.stored import Saved, put_together, take_apart
 from tabmtl.training.watch import Watched
@@ -122,6 +123,23 @@ class SavableEstimator(Watched, BaseEstimator):
     def _read_state(cls, saved: Saved) -> Any:
         facts = {name: fact for name, fact in saved.facts.items() if name != "params"}
         return put_together(cls._stored, replace(saved, facts=facts))
+
+    def _get_fitted_attr_html(self, doc_link: str = "") -> Any:
+        """Return what scikit-learn shows of fitted attributes: of frames the columns, of tasks the names."""
+        found = super()._get_fitted_attr_html(doc_link)
+        for name, facts in [*found.items()]:
+            value = facts["value"]
+            if isinstance(value, NotHere):
+                del found[name]
+                continue
+            if isinstance(value, pl.DataFrame):
+                kind, names = f"DataFrame{value.shape}, columns", value.columns
+            elif isinstance(value, Tasks):
+                kind, names = "Tasks", [task.name for task in value]
+            else:
+                continue
+            found[name] = {"type_name": kind, "value": np.array(names, dtype=object)}
+        return found
 
     def _check_params(self) -> None:
         """Raise an error for a bad hyper-parameter; a subclass adds the rules that join several."""

@@ -17,7 +17,7 @@ from tabmtl.estimators.base import NotHere
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.metrics.scores import score_tasks
 from tabmtl.model_selection import train_valid_split
-from tabmtl.params import TwoOrMore, WholeShare, check_choice
+from tabmtl.params import TwoOrMore, WholeShare, check_choice, near
 from tabmtl.processes.group import current
 from tabmtl.schema import Batch, TabmtlWarning
 from tabmtl.training.watch import describe_score
@@ -86,7 +86,7 @@ class BoostedEstimator(LightGBMOptions, MultiTaskEstimator):
         names = [each.name for each in self.tasks_]
         if str(task) not in names:
             more = "..." if len(names) > 10 else ""
-            raise ValueError(f"expected task to be one of {names[:10]}{more}, got {task!r}")
+            raise ValueError(f"expected task to be one of {names[:10]}{more}, got {task!r}{near(task, names)}")
         index = names.index(str(task))
         labels, own = self._coder.labels, self.tasks_[index]
         column = 0 if labels.task_levels is not None else index

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 from tabmtl.encode.tasks import declared_tasks
 from tabmtl.estimators.network import NetworkEstimator, VectorEstimator
 from tabmtl.nn.layers import Towers
-from tabmtl.params import Rate, Widths
+from tabmtl.params import Rate, Widths, near
 from tabmtl.schema import Task
 
 #: Classes of text whose sorted order is beyond doubt.
@@ -49,7 +49,9 @@ class FunnelEstimator(NetworkEstimator):
         unknown = [name for name in chain if name not in index]
         twice = [name for name in index if chain.count(name) > 1]
         if unknown or twice:
-            what = f"tasks that y does not have: {unknown}" if unknown else f"tasks twice: {twice}"
+            what = f"tasks twice: {twice}"
+            if unknown:
+                what = f"tasks that y does not have: {unknown}{near(unknown[0], index)}"
             raise ValueError(f"task_chain {chain} names {what}; the tasks are {list(index)}")
         others = {name: tasks[index[name]].kind for name in chain if tasks[index[name]].kind != "binary"}
         if others:

@@ -23,7 +23,7 @@ from tabmtl.metrics.scores import mean_score, score_tasks
 from tabmtl.model_selection.folds import train_valid_split
 from tabmtl.nn.embeddings import FeatureVector
 from tabmtl.onnx.export import export_onnx
-from tabmtl.params import Count, Positive
+from tabmtl.params import Count, Positive, near
 from tabmtl.processes.group import ALONE, Group
 from tabmtl.schema import Batch, Columns, TabmtlWarning, Task
 from tabmtl.storage.stored import Stored
@@ -246,7 +246,9 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     def _check_monitor(self, tasks: Sequence[Task]) -> None:
         names = [task.name for task in tasks]
         if self.monitor not in ("mean", *names):
-            raise ValueError(f"monitor must be 'mean' or a task, got {self.monitor!r}; tasks are {names}")
+            raise ValueError(
+                f"monitor must be 'mean' or a task, got {self.monitor!r}{near(self.monitor, names)}; tasks are {names}"
+            )
 
     def _learn(
         self, coder: TableCoder, batch: Batch, valid: Batch | None, loss: MultiTaskLoss, evaluate: Evaluate, seed: int

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
 
 import narwhals.stable.v2 as nw
 import numpy as np
@@ -13,12 +13,12 @@ import polars as pl
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _check_feature_names, _check_n_features, check_is_fitted
 
-from tabmtl.cures import by_columns
 from tabmtl.encode import TableCoder
+from tabmtl.encode.cures import by_columns
 from tabmtl.encode.read import check_container, has_column, in_order, read_groups, without_columns
 from tabmtl.encode.shards import Roles, Shards
 from tabmtl.encode.tasks import DeclaredTasks
-from tabmtl.estimators.base import SavableEstimator, asking_score, draw_seed
+from tabmtl.estimators.base import NotHere, SavableEstimator, asking_score, draw_seed
 from tabmtl.metrics.intervals import score_intervals
 from tabmtl.metrics.scores import TaskScores, check_metric, mean_score, score_tasks
 from tabmtl.model_selection.repeats import (
@@ -112,6 +112,14 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
     categorical_features: Literal["from_dtype"] | Sequence[str | int] = "from_dtype"
     drop: Names = ()
     random_state: RandomState = None
+
+    classes_ = cast(  # an array, where a Classifier face has set it
+        Any,
+        NotHere(
+            "fit of a Classifier face, for classifications only, sets it, as CalibratedClassifierCV needs it; tasks_ "
+            "has the classes of every task"
+        ),
+    )
 
     # scikit-learn routes groups to fit as it does to the splitters
     __metadata_request__fit: ClassVar = {"groups": True}

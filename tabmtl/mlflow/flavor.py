@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import requires, version
 from pathlib import Path
@@ -41,6 +41,7 @@ def log_model(
     pip_requirements: Sequence[str] | None = None,
     loader_module: str = LOADER,
     alias: str | None = None,
+    version_tags: Mapping[str, str] | None = None,
     **options: Any,
 ) -> ModelInfo:
     """Log a fitted estimator to the active run, or to a new one.
@@ -64,6 +65,8 @@ def log_model(
     alias : str, optional
         Alias of the registered version. ``"auto"``, as ``tabmtl train --register``: ``"champion"`` if no version has
         it, else ``"challenger"``.
+    version_tags : mapping of str to str, optional
+        Tags of the registered version; whoever finds it by its alias finds it with them.
     **options
         Further arguments of ``mlflow.pyfunc.log_model``, such as ``metadata``, ``tags`` and ``params``.
 
@@ -76,16 +79,23 @@ def log_model(
     ------
     NotFittedError, TypeError, ValueError
         If the estimator is not fitted, of a class that the loader does not know, or cannot be saved; if two
-        probabilities would have one name; if the example lacks a column; or if an alias comes without a
-        ``registered_model_name``.
+        probabilities would have one name; if the example lacks a column; or if an alias or tags of the version come
+        without a ``registered_model_name``.
     """
     registered = registered_model_name
-    if alias is not None and registered is None:
-        raise ValueError(f"alias={alias!r} is for a registered model: give registered_model_name too, or leave it out")
+    for argument, value in (("alias", alias), ("version_tags", version_tags)):
+        if value and registered is None:
+            raise ValueError(
+                f"{argument}={value!r} is for a registered model: give registered_model_name too, or leave it out"
+            )
     with _exported(estimator, input_example, pip_requirements, loader_module) as arguments:
         info = mlflow.pyfunc.log_model(name=name, registered_model_name=registered, **(arguments | options))
-    if alias is not None and registered is not None:
-        client = mlflow.MlflowClient()
+    if registered is None:
+        return info
+    client = mlflow.MlflowClient()
+    for key, tag in (version_tags or {}).items():
+        client.set_model_version_tag(registered, info.registered_model_version, key, tag)
+    if alias is not None:
         if alias == "auto":
             taken = client.get_registered_model(registered).aliases
             alias = CHALLENGER if CHAMPION in taken else CHAMPION

@@ -20,6 +20,7 @@ from tabmtl.encode.labels import DeclaredTasks, LabelCoder
 from tabmtl.encode.read import read_features, read_groups
 from tabmtl.metrics.scores import mean_score
 from tabmtl.model_selection.stratify import ATTEMPTS, Strata, deal_groups, deal_rows, train_valid_split
+from tabmtl.params import near
 from tabmtl.schema import TabmtlWarning, Task
 
 __all__ = ["MultiTaskKFold", "MultitaskScorer", "make_multitask_scorer", "train_valid_split"]
@@ -260,7 +261,8 @@ def _read_task(X: Any, task_column: str) -> tuple[tuple[str, ...], np.ndarray]:
     frame = read_features(X)[0].lazy()
     schema = frame.collect_schema()
     if task_column not in schema:
-        raise ValueError(f"task_column {task_column!r} is not a column of X; X has {schema.names()}")
+        hint = near(task_column, schema)
+        raise ValueError(f"task_column {task_column!r} is not a column of X{hint}; X has {schema.names()}")
     own = frame.select(text_of(task_column, schema[task_column])).collect().to_series()
     if own.null_count():
         raise ValueError(f"task_column {task_column!r} has missing values; every row needs a task")

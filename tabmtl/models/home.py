@@ -18,7 +18,7 @@ from tabmtl.estimators.mixture import ExpertEstimator
 from tabmtl.nn.experts import Activation, Gates, gate_softmax, mix
 from tabmtl.nn.layers import Boundary, RowOwners, StackedLinear
 from tabmtl.nn.task_network import TaskNetwork
-from tabmtl.params import Count, check_widths
+from tabmtl.params import Count, check_widths, near
 from tabmtl.schema import Columns, Task
 
 
@@ -204,7 +204,8 @@ def find_groups(task_groups: Mapping[str, Sequence[str]] | None, names: Sequence
     listed = [name for members in groups.values() for name in members]
     unknown = sorted(set(listed) - set(names))
     if unknown:
-        raise ValueError(f"task_groups names tasks that y does not have: {unknown}; the tasks are {list(names)}")
+        hint = near(unknown[0], names)
+        raise ValueError(f"task_groups names tasks that y does not have: {unknown}{hint}; the tasks are {list(names)}")
     twice = sorted({name for name in listed if listed.count(name) > 1})
     if twice:
         raise ValueError(f"task_groups: the tasks {twice} are listed twice; a task belongs to one group")

@@ -517,9 +517,9 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
         model = clone(base)
         unset = [name for name, value in model.get_params().items() if value is None and name.endswith("random_state")]
         model.set_params(**dict.fromkeys(unset, seed))
-        if watch.is_limited and isinstance(model, MultiTaskEstimator) and model.time_limit is None:
-            model.set_params(time_limit=max(watch.left, 1e-3))
         try:
+            if watch.is_limited and isinstance(model, MultiTaskEstimator) and model.time_limit is None:
+                return _fit_within(model, watch.left, X, y, **options)
             return model.fit(X, y, **options)
         except (TypeError, ValueError) as error:
             if isinstance(base, MultiTaskEstimator):
@@ -600,6 +600,14 @@ class IndependentTasksClassifier(ClassifierFace, IndependentTasks):
 
 class IndependentTasksRegressor(RegressorFace, IndependentTasks):
     """`IndependentTasks` whose every task is a regression."""
+
+
+def _fit_within(model: MultiTaskEstimator, seconds: float, X: Any, y: Any, **options: Any) -> MultiTaskEstimator:
+    """Fit a model within the time that is left of the fit around it, which is none of its own parameters."""
+    model.set_params(time_limit=max(seconds, 1e-3)).fit(X, y, **options)
+    model.set_params(time_limit=None)
+    model._fitted_params["time_limit"] = None
+    return model
 
 
 def _score_table(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sklearn.utils.validation import check_is_fitted
 
+from tabmtl.params import near
 from tabmtl.schema import Task
 
 if TYPE_CHECKING:
@@ -113,5 +114,5 @@ def tasks_named(tasks: Sequence[Task], names: Sequence[str] | None, owner: str) 
     known = {task.name: task for task in tasks}
     unknown = [name for name in names or () if name not in known]
     if unknown:
-        raise ValueError(f"expected tasks of {owner}, {list(known)}, got {unknown}")
+        raise ValueError(f"expected tasks of {owner}, {list(known)}, got {unknown}{near(unknown[0], known)}")
     return [known[name] for name in (known if names is None else names)]

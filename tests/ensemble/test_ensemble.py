@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from copy import copy
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -284,6 +285,23 @@ def test_a_candidate_that_raises_when_refitted_is_left_out_and_the_others_are_we
     assert set(model.leaderboard_.filter(candidate="together")["left_out"]) == {"ValueError: too many"}
 
 
+def test_what_was_refitted_is_not_fitted_again_for_the_sake_of_others(monkeypatch):
+    fitted = []
+
+    def fit_or_catch(candidate, table, seed):
+        fitted.append(candidate)
+        return ValueError("too many") if candidate == "b" else candidate.upper()
+
+    monkeypatch.setattr("tabmtl.ensemble.trials._fit_or_catch", fit_or_catch)
+    candidates = {"a": "a", "b": "b", "c": "c"}
+    folds = SimpleNamespace(table=None)
+    made = trials.Trials(candidates, folds, 0, watch.Watch(), 1, lambda name: False)
+    monkeypatch.setattr(trials.Trials, "_leave_out", lambda self, name, error: self.left_out.update({name: "error"}))
+    assert made.refit(["a", "b"]) == {"a": "A"}
+    assert made.refit(["a", "c"]) == {"a": "A", "c": "C"}
+    assert fitted == ["a", "b", "c"]
+
+
 @pytest.mark.parametrize(
     ("candidates", "error"),
     [
@@ -405,10 +423,11 @@ def test_fits_are_shown(capsys):
     ensemble.fit(X, y[["first"]])
     names = ["alone", "alone", "together", "together", *ensemble.estimators_]
     lines = capsys.readouterr().out.splitlines()
-    fits = [line.split("  ")[:2] for line in lines[: len(names)]]
-    assert fits == [[f"fit {k}/6", name] for k, name in enumerate(names, 1)]
+    fits = [line.split("  ")[:3] for line in lines[: len(names)]]
+    assert fits == [["MultiTaskEnsemble", f"fit {k}/6", name] for k, name in enumerate(names, 1)]
     scores = ensemble.leaderboard_["candidate", "score"].rows()
-    assert lines[len(names) :] == [f"{name}  mean score {score:.4f}" for name, score in scores]
+    told = [f"MultiTaskEnsemble  {name}  mean out-of-fold score {score:.4f}" for name, score in scores]
+    assert lines[len(names) :] == told
 
 
 @pytest.mark.all_faces  # five models, in all folds

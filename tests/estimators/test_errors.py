@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import polars as pl
 import pytest
 from conformance import tiny
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.preprocessing import OneHotEncoder
 
-from tabmtl import IndependentTasks, MultiTaskEnsemble, SharedBottom, SharedTrees, make_multitask_scorer, multitask_gain
+from tabmtl import (
+    IndependentTasks,
+    MultiTaskEnsemble,
+    SharedBottom,
+    SharedTrees,
+    SharedTreesClassifier,
+    make_multitask_scorer,
+    multitask_gain,
+)
 from tabmtl.sessions import Popularity
 
 N = 80
@@ -132,3 +143,36 @@ def test_scores_of_predictions_cannot_judge_sessions():
     assert cross_val_score(Popularity(), clicks, cv=2, error_score="raise").mean() > 0
     with pytest.raises(AttributeError, match=r"Popularity has no predict: say recommend\(clicks\)"):
         Popularity().predict(clicks)
+
+
+def test_misspelt_names_are_told_the_nearest(model):
+    long = X.with_columns(shop=pl.Series(["north", "south"] * (N // 2)))
+    for fit, message in [
+        (lambda: tiny(SharedTrees, tasks={"kk": "binary"}).fit(X, Y), "which y does not have; near is 'k'; y has"),
+        (
+            lambda: tiny(SharedTrees, tasks={"rate": "regression"}).fit(X, Y.rename({"r": "rates"})),
+            "near is 'rates'; y",
+        ),
+        (lambda: tiny(SharedTrees, task_column="shops").fit(long, Y["r"]), "column of X; near is 'shop'; X has"),
+        (
+            lambda: tiny(SharedTrees, categorical_features=["shops", "s"]).fit(long, Y),
+            "does not have: ['shops']; near is 'shop'; X has",
+        ),
+        (lambda: tiny(SharedBottom, monitor="rate").fit(X, Y.rename({"r": "rates"})), "near is 'rates'; tasks are"),
+        (
+            lambda: model.score_tasks(X, Y.with_columns(k=pl.lit("xx"))),
+            "not seen in fit; near is 'x'; expected",
+        ),
+        (lambda: tiny(SharedTrees).fit(X, Y.rename({"r": "rates"})).export_task("rate"), "got 'rate'; near is 'rates'"),
+    ]:
+        with pytest.raises(ValueError, match=re.escape(message)):
+            fit()
+
+
+def test_a_calibration_of_scikit_learn_needs_a_classifier_face(model):
+    with pytest.raises(AttributeError, match=r"no classes_: fit of a Classifier face, .* as CalibratedClassifierCV"):
+        CalibratedClassifierCV(tiny(SharedTrees), cv=2).fit(X, Y["k"])
+    assert not hasattr(model, "classes_") and "classes_" not in model._repr_html_()
+    labels = Y["k"].to_numpy()
+    calibrated = CalibratedClassifierCV(tiny(SharedTreesClassifier), cv=2).fit(X.select("a").to_numpy(), labels)
+    assert calibrated.classes_.tolist() == ["x", "y"]

@@ -151,6 +151,10 @@ def test_importance_and_repr_work():
     assert "tasks_" in shown
     assert f">3 input columns, {len(estimator.tasks_)} tasks<" in shown
     assert "input columns" not in estimator_html_repr(tiny(IndependentTasks))
+    assert (
+        f"DataFrame({len(estimator.tasks_)}, 2), columns" in shown and "[&#x27;task&#x27;,&#x27;default&#x27;]" in shown
+    )
+    assert "shape: (" not in shown, "a frame is cut off"
     scores, name = estimator.score_tasks(X, y), estimator.tasks_[0].name
     assert f'<td style="text-align: left">{name}</td>' in estimator.tasks_._repr_html_()
     assert f">{scores[name]:.4f}<" in scores._repr_html_()

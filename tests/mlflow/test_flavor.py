@@ -235,6 +235,21 @@ def test_the_view_names_missing_columns(net):
         pandas_view(net[2].drop("plain"), net[0].metadata.signature)
 
 
+def test_an_alias_leads_to_a_version_that_has_its_tags(net, monkeypatch):
+    found = {}
+    move = mlflow.MlflowClient.set_registered_model_alias
+
+    def watched(client, name, alias, version):
+        found[alias] = client.get_model_version(name, version).tags
+        move(client, name, alias, version)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "set_registered_model_alias", watched)
+    with tracking("tags"):
+        log_model(net[1], "net", registered_model_name="tagged", alias="auto", version_tags={"rows": "new"})
+        version = mlflow.MlflowClient().get_model_version_by_alias("tagged", "champion")
+    assert found["champion"]["rows"] == version.tags["rows"] == "new"
+
+
 def test_the_estimator_comes_back(net, tmp_path):
     _, estimator, X = net
     with tracking("models"):
@@ -242,8 +257,9 @@ def test_the_estimator_comes_back(net, tmp_path):
         for alias in ("auto", "mine"):
             log_model(estimator, "net", registered_model_name="net", alias=alias)
         assert mlflow.MlflowClient().get_registered_model("net").aliases == {"champion": 1, "challenger": 2, "mine": 3}
-        with pytest.raises(ValueError, match="alias='auto' is for a registered model"):
-            log_model(estimator, alias="auto")
+        for options in ({"alias": "auto"}, {"version_tags": {"rows": "new"}}):
+            with pytest.raises(ValueError, match=f"{next(iter(options))}=.* is for a registered model"):
+                log_model(estimator, **options)
         for uri in (info.model_uri, "models:/net/1", "models:/net@champion"):
             assert same(answers(load_model(uri), X), answers(estimator, X))
     save_model(estimator, tmp_path / "model")

@@ -347,3 +347,14 @@ def test_a_task_without_labels_in_y_val_stops_on_a_split_of_its_own():
     assert own["delay"].num_trees() < 1000
     assert given["delay"].model_to_string() == own["delay"].model_to_string()
     assert given["late"].model_to_string() != own["late"].model_to_string()
+
+
+def test_the_seconds_left_are_no_parameter_of_a_model_of_ours():
+    X, y = numbers(), mixed_targets(features())[["delay"]]
+    trees = tabmtl.SharedTreesRegressor(n_estimators=5, n_estimators_task=0)
+    model = IndependentTasks(regressor=trees, time_limit=1e4, random_state=0, n_jobs=1).fit(X, y)
+    fitted = model.estimators_["delay"]
+    assert fitted.time_limit is None and fitted._fitted_params["time_limit"] is None
+    own = tabmtl.SharedTreesRegressor(n_estimators=5, n_estimators_task=0, time_limit=5e3)
+    model = IndependentTasks(regressor=own, time_limit=1e4, random_state=0, n_jobs=1).fit(X, y)
+    assert model.estimators_["delay"].time_limit == 5e3

@@ -1,50 +1,38 @@
 """Words for the cure of a column or a frame that cannot be read, where the user is: in a library of frames, or a shell.
 
-A command reads its file by polars, and says its options: `for_commands`.
+A command reads its file by polars, and says its options: inside of `tabmtl.schema.for_commands`.
 """
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import polars as pl
 
+from tabmtl.schema import in_command
+
 #: Libraries of frames. An array of numpy, and anything that becomes one, is "numpy"; the frame of a command is "file".
 Library = Literal["polars", "pandas", "pyarrow", "numpy", "file"]
-
-_in_command: ContextVar[bool] = ContextVar("_in_command", default=False)
-
-
-@contextmanager
-def for_commands() -> Iterator[None]:
-    """Word cures inside as options of a command, and as changes of the file that it reads."""
-    token = _in_command.set(True)
-    try:
-        yield
-    finally:
-        _in_command.reset(token)
 
 
 def library_of(frame: Any) -> Library:
     """Return the library of a frame or series."""
     root = type(frame).__module__.partition(".")[0]
-    if root == "polars" and _in_command.get():
+    if root == "polars" and in_command.get():
         return "file"
     return root if root in ("polars", "pandas", "pyarrow") else "numpy"  # type: ignore[return-value]
 
 
 def by_drop(names: Sequence[str]) -> str:
     """Return the argument, or the options, that leave columns out of the features."""
-    return shlex.join(word for name in names for word in ("--drop", name)) if _in_command.get() else f"drop={[*names]}"
+    return shlex.join(word for name in names for word in ("--drop", name)) if in_command.get() else f"drop={[*names]}"
 
 
 def by_kind(name: str, kind: str) -> str:
     """Return the argument, or the option, that declares the kind of a target."""
-    return f"--target {shlex.quote(f'{name}={kind}')}" if _in_command.get() else f"tasks={{{name!r}: {kind!r}}}"
+    return f"--target {shlex.quote(f'{name}={kind}')}" if in_command.get() else f"tasks={{{name!r}: {kind!r}}}"
 
 
 def by_cast(library: Library, name: str) -> str:
