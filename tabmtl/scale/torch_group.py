@@ -6,8 +6,10 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from datetime import timedelta
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -41,6 +43,12 @@ class ProcessGroup(Group):
         dist.all_reduce(tensor)
         return tensor
 
+    def broadcast(self, value: Any) -> Any:
+        """Return the value of rank 0."""
+        values = [value]
+        dist.broadcast_object_list(values, src=0)
+        return values[0]
+
     def address(self) -> str:
         """Return the address from which this process reaches rank 0, so that others reach it there."""
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
@@ -49,7 +57,7 @@ class ProcessGroup(Group):
 
 
 @contextmanager
-def joined(*, timeout: float = 600.0) -> Iterator[Group]:
+def joined(*, timeout: float = 600.0, checkpoint: str | PathLike[str] | None = None) -> Iterator[Group]:
     """Let fits on `tabmtl.Shards` inside share their work with the other processes that a launcher has started.
 
     Every process runs the same lines. Each reads and encodes its share of the rows and trains on them; sums meet over
@@ -64,6 +72,12 @@ def joined(*, timeout: float = 600.0) -> Iterator[Group]:
     timeout : float, default=600.0
         Seconds that a process waits for the others before it gives up. It bounds the time that one of them may need for
         its share of the rows between two sums.
+    checkpoint : str or path, optional
+        Folder for checkpoints. Every network that is fitted inside, in one process or several, from `Shards`, or in one
+        process from a frame, leaves one after each epoch. A job that was cut off and is started again, also with
+        another number of processes, goes on from there: with as many processes to the same model, bit for bit. Rank 0
+        reads and writes the folder, which is one job's own. It is emptied when all inside has succeeded. By default
+        there are none, and a job begins anew.
 
     Yields
     ------
@@ -74,6 +88,8 @@ def joined(*, timeout: float = 600.0) -> Iterator[Group]:
     ------
     SystemExit
         If another process has failed first, with the exit code 1: its error is the one to read.
+    ValueError
+        If the process group that stands cannot sum on CPUs, or, from a fit, if a checkpoint is of another training.
 
     Notes
     -----
@@ -93,7 +109,11 @@ def joined(*, timeout: float = 600.0) -> Iterator[Group]:
         found = nullcontext(ProcessGroup())
     elif "RANK" in os.environ:
         found = _started(timeout)
-    with found as group, entered(group):
+    with found as group, entered(group), ExitStack() as stack:
+        if checkpoint is not None:
+            from tabmtl.training.checkpoint import checkpointed
+
+            stack.enter_context(checkpointed(Path(checkpoint), group))
         yield group
 
 
