@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from datetime import timedelta
 from os import PathLike
@@ -18,16 +18,30 @@ from torch import Tensor
 
 from tabmtl.processes.group import ALONE, Group, entered
 
+_LOOPBACK = "127.0.0.1"
+_ELSEWHERE = "192.0.2.1"  # stands for any address that is not of this network (RFC 5737)
 _FAILED = "tabmtl/failed"  # the key under which the first rank that fails leaves its number
 
 logger = logging.getLogger(__name__)
 
 
 class ProcessGroup(Group):
-    """The default process group of `torch.distributed`."""
+    """The default process group of `torch.distributed`.
+
+    Raises
+    ------
+    ValueError
+        If it has no backend for tensors of a CPU.
+    """
 
     def __init__(self) -> None:
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        backends = dist.get_backend_config()
+        if "cpu:" not in backends:
+            raise ValueError(
+                f"the process group that stands has the backends {backends!r}, none for what meets on CPUs: start it by "
+                "init_process_group('cpu:gloo,cuda:nccl'), or leave starting it to joined()"
+            )
 
     def gather(self, value: Any, to: int | None = None) -> list[Any]:
         """Return the values of all ranks, to all or to one of them."""
@@ -50,10 +64,38 @@ class ProcessGroup(Group):
         return values[0]
 
     def address(self) -> str:
-        """Return the address from which this process reaches rank 0, so that others reach it there."""
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect((os.environ.get("MASTER_ADDR", "127.0.0.1"), 9))  # sends nothing
-            return probe.getsockname()[0]
+        """Return the address by which the other ranks reach this one; all ranks ask together.
+
+        That is the one from which it reaches ``MASTER_ADDR``, or, in a group that was started without one, the first
+        rank of another host.
+        """
+        master = os.environ.get("MASTER_ADDR")
+        hosts = self.gather((socket.gethostname(), _own_address(_ELSEWHERE if master is None else master)))
+        found = hosts[self.rank][1] if all(self.gather(master)) else _address_among(hosts, self.rank)
+        if found is None:
+            raise OSError(
+                f"no address was found by which other machines reach {hosts[self.rank][0]} (rank {self.rank}): set "
+                "MASTER_ADDR to the address of rank 0, on every rank"
+            )
+        return found
+
+
+def _address_among(hosts: Sequence[tuple[str, str | None]], rank: int) -> str | None:
+    """Return the address of a rank, from the names of all hosts and the addresses from which they would send."""
+    others = [address for name, address in hosts if (name, address) != hosts[rank]]
+    if not others:
+        return _LOOPBACK
+    return next(filter(None, (_own_address(address) for address in others if address is not None)), None)
+
+
+def _own_address(other: str) -> str | None:
+    """Return the address from which this host would send to another one; None if it knows no way there."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((other, 9))  # sends nothing
+        except OSError:
+            return None
+        return probe.getsockname()[0]
 
 
 @contextmanager

@@ -119,7 +119,8 @@ class Checkpoint:
 
     def misfit(self, error: Exception) -> ValueError:
         """Return an error for a state that does not fit the training, in spite of equal facts."""
-        return ValueError(f"the checkpoint {self.file} does not fit: {error}; remove it to begin anew")
+        text = " ".join(str(error).split())
+        return ValueError(f"the checkpoint {self.file} does not fit: {text}; remove it to begin anew")
 
     def save(self, state: State) -> None:
         """Write the state of a training after an epoch, on rank 0; all of the file before it, or all of this one."""
