@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from datetime import timedelta
 from os import PathLike
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 import torch
@@ -20,7 +22,8 @@ from tabmtl.processes.group import ALONE, Group, entered
 
 _LOOPBACK = "127.0.0.1"
 _ELSEWHERE = "192.0.2.1"  # stands for any address that is not of this network (RFC 5737)
-_FAILED = "tabmtl/failed"  # the key under which the first rank that fails leaves its number
+_POLL = 0.02  # seconds
+_FAILED = "failed"  # the key under which the first rank that fails leaves its number
 
 logger = logging.getLogger(__name__)
 
@@ -164,12 +167,13 @@ def _started(timeout: float) -> Iterator[Group]:
     """Start the process group that the environment describes, and end it; of several errors, show the first."""
     store, rank, size = next(dist.rendezvous("env://", timeout=timedelta(seconds=timeout)))
     store.set_timeout(timedelta(seconds=timeout))
+    store = _own_part(store, rank, size, timeout)
     backend = "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
         backend = "cpu:gloo,cuda:nccl"
     dist.init_process_group(
-        backend, store=dist.PrefixStore("tabmtl", store), rank=rank, world_size=size, timeout=timedelta(seconds=timeout)
+        backend, store=store, rank=rank, world_size=size, timeout=timedelta(seconds=timeout)
     )
     try:
         yield ProcessGroup()
@@ -181,6 +185,35 @@ def _started(timeout: float) -> Iterator[Group]:
     finally:
         with suppress(RuntimeError):  # its connections may be broken
             dist.destroy_process_group()
+
+
+def _own_part(store: Any, rank: int, size: int, timeout: float) -> Any:
+    """Return the part of a store that is of this start of the job alone.
+
+    The store of torchrun outlives a restart, and gloo would find the addresses of processes that are gone (issue 135712
+    of pytorch; counts of restarts differ from machine to machine). So each process greets with a word of its own, and rank 0 answers every word that it finds with the name of the part, until
+    all who have greeted just now are in.
+    """
+    word = f"tabmtl/{secrets.token_hex(8)}"
+    if rank:
+        store.set(f"tabmtl/rank {rank}", word)
+        name = store.get(word).decode()  # waits for it
+        store.set(f"{name}/rank {rank}", "")
+        return dist.PrefixStore(name, store)
+    missing, end = set(range(1, size)), monotonic() + timeout
+    while missing:
+        if monotonic() > end:
+            raise TimeoutError(
+                f"{len(missing)} of {size} processes have not joined within timeout={timeout:g} seconds, such as rank "
+                f"{min(missing)}; look at its output, or give more time"
+            )
+        for other in sorted(missing):
+            if store.check([f"{word}/rank {other}"]):
+                missing.remove(other)
+            elif store.check([f"tabmtl/rank {other}"]):
+                store.set(store.get(f"tabmtl/rank {other}").decode(), word)
+        sleep(_POLL)
+    return dist.PrefixStore(word, store)
 
 
 def _first_to_fail(store: Any, rank: int) -> int | None:

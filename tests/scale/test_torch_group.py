@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import pytest
 import torch.distributed as dist
 
@@ -46,3 +49,23 @@ def test_hosts_find_the_way_to_each_other(monkeypatch):
     containers = [("localhost", "10.0.0.1"), ("localhost", "10.0.0.2")]
     assert torch_group._address_among(containers, 1) == "10.0.0.2"
     assert torch_group._address_among([("a", None), ("b", None)], 0) is None
+
+
+def test_a_store_that_outlives_a_restart_tells_nothing_old():
+    store = dist.HashStore()
+    for _ in range(2):
+        parts = {}
+        ranks = [
+            threading.Thread(target=lambda r=rank: parts.setdefault(r, torch_group._own_part(store, r, 3, 30)))
+            for rank in (1, 0, 2)
+        ]
+        for rank in ranks:
+            rank.start()
+            time.sleep(0.05)
+        for rank in ranks:
+            rank.join()
+        assert not parts[1].check(["address"])
+        parts[0].set("address", "here")
+        assert parts[1].get("address") == parts[2].get("address") == b"here"
+    with pytest.raises(TimeoutError, match=r"2 of 3 processes have not joined within timeout=0\.05 .* such as rank 1"):
+        torch_group._own_part(store, 0, 3, 0.05)
