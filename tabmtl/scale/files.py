@@ -1,4 +1,4 @@
-"""Predictions of whole files, a block of rows at a time, and the scores of a file."""
+"""Predictions and scores of whole files, a block of rows at a time."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from tabmtl.encode import TableCoder
 from tabmtl.encode.features import text_of
 from tabmtl.encode.files import Paths, find_files, is_csv, is_table, scan_file
 from tabmtl.estimators.tables import MultiTaskEstimator
+from tabmtl.metrics.intervals import score_intervals
 from tabmtl.params import Names, check_choice, near
 from tabmtl.storage.atomic import replaced
 
@@ -131,16 +132,16 @@ def predict_file(
     _predict_file(model, file, place, method, tuple(keep))
 
 
-def score_file(model: MultiTaskEstimator, path: str | PathLike[str], *, level: float = 0.95) -> pl.DataFrame:
-    """Score every task of a model on the rows of a file, which has a column for every target.
+def score_files(model: MultiTaskEstimator, paths: Paths, *, level: float = 0.95) -> pl.DataFrame:
+    """Score every task of a model on the rows of files together, which have a column for every target.
 
-    Columns are found as in `predict_files`. Unlike there, all rows are in memory at once.
+    Columns are found and files are read as in `predict_files`. Labels and answers of all rows are in memory at once.
 
     Parameters
     ----------
     model : fitted estimator of tables
-    path : str or path
-        Parquet or CSV file.
+    paths : str, path, or sequence of them
+        Parquet and CSV files, and globs.
     level : float, default=0.95
         Share of intervals that are to hold the true score.
 
@@ -152,29 +153,54 @@ def score_file(model: MultiTaskEstimator, path: str | PathLike[str], *, level: f
     Raises
     ------
     TypeError, ValueError, FileNotFoundError
-        If there is no such file, it lacks a column, or a value does not fit.
+        If there is no such file, it lacks a column, or a value does not fit; of several files, a note names the one.
 
     Examples
     --------
     >>> import tempfile
     >>> import polars as pl
     >>> from tabmtl import IndependentTasks
-    >>> from tabmtl.scale import score_file
+    >>> from tabmtl.scale import score_files
     >>> frame = pl.DataFrame({"x": [i / 100 for i in range(100)]}).with_columns(y=2 * pl.col("x"))
     >>> model = IndependentTasks(random_state=0).fit(frame.select("x"), frame.select("y"))
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     frame.write_csv(f"{folder}/new.csv")
-    ...     score_file(model, f"{folder}/new.csv").select("task", "metric", "n_labelled").row(0)
+    ...     score_files(model, f"{folder}/*.csv").select("task", "metric", "n_labelled").row(0)
     ('y', 'r2', 100)
     """
     _check_model(model, "predict")
-    file = _one_file(path)
+    files, found = find_files(paths), []
+    for file in files:
+        try:
+            found += _answered(model, file)
+        except Exception as error:
+            if len(files) > 1:
+                error.add_note(f"in the file {file}")
+            raise
+    if not found:
+        raise ValueError(f"{'the files have' if len(files) > 1 else 'the file has'} no rows to score")
+    y, outputs, own_task = zip(*found, strict=True)
+    return score_intervals(
+        model.tasks_,
+        np.concatenate(y),
+        [np.concatenate(parts) for parts in zip(*outputs, strict=True)],
+        None,
+        None if own_task[0] is None else np.concatenate(own_task),
+        level=level,
+    )
+
+
+def _answered(
+    model: MultiTaskEstimator, file: str
+) -> Iterator[tuple[np.ndarray, list[np.ndarray], np.ndarray | None]]:
+    """Yield labels, outputs and own tasks of the rows of a file, a block at a time."""
     targets = model._coder.labels.names
     scan, names = _scan(model._coder, file, targets, "are the targets of the model")
-    frame = scan.collect()
-    if frame.is_empty():
-        raise ValueError("the file has no rows to score")
-    return model.score_intervals(_rows(frame, names, model._coder), frame.select(cs.by_name(*targets)), level=level)
+    for block in scan.collect_batches(chunk_size=_BLOCK_ROWS, maintain_order=True):
+        if block.height:
+            rows = _rows(block, names, model._coder)
+            _, y, outputs, _, own_task = model._labelled(rows, block.select(cs.by_name(*targets)), None)
+            yield y, outputs, own_task
 
 
 def _one_file(path: str | PathLike[str]) -> str:

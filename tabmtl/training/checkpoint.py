@@ -154,8 +154,7 @@ class _Job:
         return self._folder / f"fit-{self._n_fits}.safetensors"
 
     def end(self) -> None:
-        """Remove the files, when all ranks are through."""
-        self.group.gather(None)
+        """Remove the files, when rank 0 is through; others do not wait for what it does last."""
         if self.group.rank == 0:
             for number in range(1, self._n_fits + 1):
                 (self._folder / f"fit-{number}.safetensors").unlink(missing_ok=True)
