@@ -227,8 +227,9 @@ def fit_and_report(
         rows.log_fitted(callback, estimator, reference)
         if rows.judged is not None:
             callback.log_scores(rows.metrics(scores, rows.judged))
-        tags = {ROWS: rows.origin, **(tags or {})}
-        version, alias = log.log_model(estimator, example=rows.example(), register=register, tags=tags)
+        version, alias = log.log_model(
+            estimator, example=rows.example(), register=register, tags={ROWS: rows.origin, **(tags or {})}
+        )
         return Fitted(scores=scores, run_id=run_id, version=version, alias=alias)
 
 

@@ -117,8 +117,8 @@ class TrainedEstimator(SavableEstimator):
     ) -> tuple[list[Record], Snapshots]:
         """Train a network by the parameters; see `tabmtl.training.epochs.run_epochs`.
 
-        In a group of processes, rank 0 shows the progress and calls ``on_epoch``, which decides for all. A training that
-        goes on from a checkpoint tells neither of the epochs before.
+        In a group of processes, rank 0 shows the progress and calls ``on_epoch``, which decides for all. Epochs before
+        a checkpoint are told to neither again.
         """
         checkpoint = checkpoint_of(self)
         done = 0 if checkpoint is None else len(checkpoint.records)
@@ -131,9 +131,7 @@ class TrainedEstimator(SavableEstimator):
                 stops = on_epoch is not None and group.rank == 0 and bool(on_epoch(record))
                 return group.broadcast(stops) or is_over
 
-            return run_epochs(
-                network, loop, self, validated=validated, on_epoch=watch, checkpoint=checkpoint
-            )
+            return run_epochs(network, loop, self, validated=validated, on_epoch=watch, checkpoint=checkpoint)
 
     def _fitted_network(self) -> tuple[Any, torch.device]:
         """Return the network on the device of the parameters; a copy from pickle builds its own on first use."""

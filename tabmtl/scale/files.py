@@ -169,7 +169,8 @@ def score_files(model: MultiTaskEstimator, paths: Paths, *, level: float = 0.95)
     ('y', 'r2', 100)
     """
     _check_model(model, "predict")
-    files, found = find_files(paths), []
+    files = find_files(paths)
+    found: list[tuple[np.ndarray, list[np.ndarray], np.ndarray | None]] = []
     for file in files:
         try:
             found += _answered(model, file)
@@ -190,9 +191,7 @@ def score_files(model: MultiTaskEstimator, paths: Paths, *, level: float = 0.95)
     )
 
 
-def _answered(
-    model: MultiTaskEstimator, file: str
-) -> Iterator[tuple[np.ndarray, list[np.ndarray], np.ndarray | None]]:
+def _answered(model: MultiTaskEstimator, file: str) -> Iterator[tuple[np.ndarray, list[np.ndarray], np.ndarray | None]]:
     """Yield labels, outputs and own tasks of the rows of a file, a block at a time."""
     targets = model._coder.labels.names
     scan, names = _scan(model._coder, file, targets, "are the targets of the model")

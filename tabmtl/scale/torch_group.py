@@ -42,8 +42,8 @@ class ProcessGroup(Group):
         backends = dist.get_backend_config()
         if "cpu:" not in backends:
             raise ValueError(
-                f"the process group that stands has the backends {backends!r}, none for what meets on CPUs: start it by "
-                "init_process_group('cpu:gloo,cuda:nccl'), or leave starting it to joined()"
+                f"the process group that stands has the backends {backends!r}, none for what meets on CPUs: start it "
+                "by init_process_group('cpu:gloo,cuda:nccl'), or leave starting it to joined()"
             )
 
     def gather(self, value: Any, to: int | None = None) -> list[Any]:
@@ -172,9 +172,7 @@ def _started(timeout: float) -> Iterator[Group]:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
         backend = "cpu:gloo,cuda:nccl"
-    dist.init_process_group(
-        backend, store=store, rank=rank, world_size=size, timeout=timedelta(seconds=timeout)
-    )
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timedelta(seconds=timeout))
     try:
         yield ProcessGroup()
     except Exception as error:
@@ -191,8 +189,8 @@ def _own_part(store: Any, rank: int, size: int, timeout: float) -> Any:
     """Return the part of a store that is of this start of the job alone.
 
     The store of torchrun outlives a restart, and gloo would find the addresses of processes that are gone (issue 135712
-    of pytorch; counts of restarts differ from machine to machine). So each process greets with a word of its own, and rank 0 answers every word that it finds with the name of the part, until
-    all who have greeted just now are in.
+    of pytorch; counts of restarts differ from machine to machine). So each process greets with a word of its own, and
+    rank 0 answers every word that it finds with the name of the part, until all who have greeted just now are in.
     """
     word = f"tabmtl/{secrets.token_hex(8)}"
     if rank:

@@ -11,7 +11,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib.metadata import version
 from pathlib import Path
@@ -178,9 +178,9 @@ def checkpointed(folder: Path, group: Group) -> Iterator[None]:
 
 @contextmanager
 def resumable(estimator: Any) -> Iterator[None]:
-    """Let a fit go on from its checkpoint, if its job keeps any; fits inside of this one are parts of it, and have none.
+    """Let a fit go on from its checkpoint, if its job keeps any; fits inside of it, which are its parts, have none.
 
-    Every process that fits a frame by itself does not.
+    Nor has a fit that every process of a group makes by itself.
     """
     job, checkpoint = _job.get(), None
     if job is not None:
@@ -206,7 +206,7 @@ def checksum(arrays: Sequence[np.ndarray | Tensor | None]) -> int:
     total = 0
     for array in arrays:
         if array is not None:
-            total = zlib.crc32(_as_array(array), total)
+            total = zlib.crc32(_as_array(array).data, total)
     return total
 
 
@@ -257,7 +257,8 @@ def _read(file: Path) -> State | None:
     try:
         with safe_open(file, framework="numpy") as opened:
             content = json.loads(opened.metadata()[_KEY])
-            arrays = {name: opened.get_tensor(name) for name in opened.keys()}
+            names = opened.keys()
+            arrays = {name: opened.get_tensor(name) for name in names}
         state = _with_arrays(content["state"], arrays)
         if not (isinstance(content["facts"]["seed"], int) and isinstance(state["history"], list)):
             raise TypeError("it lacks its seed or its history")

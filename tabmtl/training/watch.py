@@ -149,7 +149,7 @@ class Watch:
             yield step
 
 
-_running: ContextVar[Watch] = ContextVar("watch", default=Watch())
+_running: ContextVar[Watch | None] = ContextVar("watch", default=None)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -172,7 +172,7 @@ class Watched:
     @property
     def _watch(self) -> Watch:
         """The watch of the fit that is running, which belongs to the fit: threads may fit one estimator at a time."""
-        return _running.get()
+        return _running.get() or Watch()
 
     @contextmanager
     def _watched(self, part: Watch | None = None) -> Iterator[None]:

@@ -56,7 +56,9 @@ def test_a_store_that_outlives_a_restart_tells_nothing_old():
     for _ in range(2):
         parts = {}
         ranks = [
-            threading.Thread(target=lambda r=rank: parts.setdefault(r, torch_group._own_part(store, r, 3, 30)))
+            threading.Thread(
+                target=lambda r=rank, parts=parts: parts.setdefault(r, torch_group._own_part(store, r, 3, 30))
+            )
             for rank in (1, 0, 2)
         ]
         for rank in ranks:

@@ -1,4 +1,4 @@
-"""A job of two real processes: a killed one costs no epoch, models equal those of one, and one message tells a failure."""
+"""A job of two real processes: a killed one costs no epoch, models equal those of one, one message tells an error."""
 
 from __future__ import annotations
 

@@ -196,15 +196,19 @@ def test_a_file_that_is_not_whole_is_told(table, cut):
     whole = cut.read_bytes()
     for content in (whole[:-9], b"", whole.replace(b"history", b"mystery")):
         cut.write_bytes(content)
-        with pytest.raises(ValueError, match=r"fit-1\.safetensors cannot be read: .*remove it"), joined(
-            checkpoint=cut.parent
+        with (
+            pytest.raises(ValueError, match=r"fit-1\.safetensors cannot be read: .*remove it"),
+            joined(checkpoint=cut.parent),
         ):
             tiny(SharedBottom, epochs=2).fit(X, y)
     found = checkpoint._read
     cut.write_bytes(whole)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoint, "_read", lambda file: _without_a_weight(found(file)))
-        with pytest.raises(ValueError, match="does not fit: .*Missing key.*; remove it"), joined(checkpoint=cut.parent):
+        with (
+            pytest.raises(ValueError, match=r"does not fit: .*Missing key.*; remove it"),
+            joined(checkpoint=cut.parent),
+        ):
             tiny(SharedBottom, epochs=2).fit(X, y)
 
 
@@ -244,8 +248,9 @@ def test_an_aggregator_with_a_state_is_refused(table, tmp_path):
             return rows.sum(dim=0)
 
     model = tiny(SharedBottom, epochs=2, balance=Learning())
-    with pytest.raises(ValueError, match="has a state of its own, which a checkpoint cannot hold"), joined(
-        checkpoint=tmp_path
+    with (
+        pytest.raises(ValueError, match="has a state of its own, which a checkpoint cannot hold"),
+        joined(checkpoint=tmp_path),
     ):
         model.fit(table.drop(TARGETS), table.select(TARGETS))
 
