@@ -217,7 +217,7 @@ def _params_of(estimator: Any) -> dict[str, Any]:
         if name not in _FREE:
             try:
                 described[f"the parameter {name}"] = to_json(name, value)
-            except TypeError:
+            except (TypeError, ValueError):
                 described[f"the parameter {name}"] = getattr(value, "__qualname__", type(value).__qualname__)
     return described
 

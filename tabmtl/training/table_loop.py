@@ -34,7 +34,8 @@ class Network(Protocol):
 
     ``network(x_num, x_cat, task)`` returns raw scores: a list of T tensors (B, width_t) in task order, or, if ``task``
     (B,) names the own task of every row (long layout), a list of one tensor (B, width); a network of k members returns
-    (B, k, width) for (B, width). ``represent`` returns the features that the heads read, (B, r). ``batch_dependent`` is
+    (B, k, width) for (B, width). What a step leaves for the next lies in parameters and persistent buffers, which a
+    checkpoint keeps. ``represent`` returns the features that the heads read, (B, r). ``batch_dependent`` is
     true if a row's scores depend on the other rows, which forbids micro-batches.
     """
 
