@@ -28,8 +28,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+import torch
+
 from benchmarks.harness import in_own_process, least_cpu_time, say, speed_parser
 from benchmarks.scale import TARGETS, draw_files, job_model
+from tabmtl import Shards, SharedTrees
+from tabmtl.encode import TableCoder
+from tabmtl.encode.cache import encoded
+from tabmtl.encode.shards import Roles
+from tabmtl.encode.survey import learn_table
+from tabmtl.estimators.network import _in_training_units, _on_device
+from tabmtl.nn.experts import statistics_of
+from tabmtl.processes.group import Group
+from tabmtl.schema import Batch
+from tabmtl.training.table_loop import TableLoop
 
 NETWORKS = ("SharedBottom", "MMoE", "MultiTabNet")
 BANDWIDTHS = {"10 Gbit/s": 10e9 / 8, "100 Gbit/s": 100e9 / 8}  # bytes a second
@@ -74,54 +87,25 @@ class Cost:
         }
 
 
+class _Counting(Group):
+    """A rank of two that hears nobody, and counts the bytes that it says."""
+
+    size = 2
+
+    def __init__(self) -> None:
+        self.sums: list[int] = []
+
+    def sum_(self, tensor: torch.Tensor) -> torch.Tensor:
+        self.sums.append(tensor.numel() * tensor.element_size())
+        return tensor
+
+    def gather(self, value: Any, to: int | None = None) -> list[Any]:
+        self.sums.append(len(pickle.dumps(value)))
+        return [value, value]
+
+
 def measure_networks(folder: Path, rounds: int) -> dict[str, Any]:
     """Measure survey and encoding, CPU seconds a row, and the cost of a step of each network."""
-    import torch
-
-    from tabmtl import Shards
-    from tabmtl.encode.cache import encoded
-    from tabmtl.encode.shards import Roles
-    from tabmtl.encode.survey import learn_table
-    from tabmtl.estimators.network import _in_training_units, _on_device
-    from tabmtl.nn.experts import statistics_of
-    from tabmtl.processes.group import Group
-    from tabmtl.training.table_loop import TableLoop
-
-    class Counting(Group):
-        """A rank of two that hears nobody, and counts what it says."""
-
-        size = 2
-
-        def __init__(self) -> None:
-            self.sums: list[int] = []
-
-        def sum_(self, tensor: torch.Tensor) -> torch.Tensor:
-            self.sums.append(tensor.numel() * tensor.element_size())
-            return tensor
-
-        def gather(self, value: Any, to: int | None = None) -> list[Any]:
-            self.sums.append(len(pickle.dumps(value)))
-            return [value, value]
-
-    def cost(name: str) -> Cost:
-        model = job_model(name)
-
-        def loop(group: Group | None) -> TableLoop:
-            torch.manual_seed(0)
-            network = model._network(coder.features.columns, coder.labels.tasks).train()
-            kind = TableLoop if group is None else type("Counted", (TableLoop,), {"group": group})
-            loss = model._loss(coder.labels.tasks)
-            return kind(model, network, loss, data, None, evaluate=lambda *_: {})
-
-        alone, counting = loop(None), Counting()
-        steps = {n: partial(alone.step, torch.arange(n), 1e-3) for n in _SIZES}
-        small, large = least_cpu_time(steps, rounds).values()
-        row = (large - small) / (_SIZES[1] - _SIZES[0])
-        counted = loop(counting)
-        with statistics_of(counting, counted.network):
-            counted.step(torch.arange(_SIZES[0]), 1e-3)
-        return Cost(row, max(small - row * _SIZES[0], 0.0), sum(counting.sums), len(counting.sums))
-
     model, start = job_model("SharedBottom"), time.process_time()
     shards = Shards(folder / "*.parquet")
     roles = Roles.of(shards, TARGETS)
@@ -129,15 +113,30 @@ def measure_networks(folder: Path, rounds: int) -> dict[str, Any]:
     with encoded(shards, roles, coder) as cache:
         encode = (time.process_time() - start) / len(cache)
         data = _on_device(_in_training_units(cache.read(slice(_SIZES[1])), coder), torch.device("cpu"))
-        return {"encode": encode, **{name: cost(name) for name in NETWORKS}}
+        return {"encode": encode, **{name: _measure_network(name, coder, data, rounds) for name in NETWORKS}}
+
+
+def _measure_network(name: str, coder: TableCoder, data: Batch, rounds: int) -> Cost:
+    model = job_model(name)
+
+    def loop(kind: type[TableLoop]) -> TableLoop:
+        torch.manual_seed(0)
+        network = model._network(coder.features.columns, coder.labels.tasks).train()
+        loss = model._loss(coder.labels.tasks)
+        return kind(model, network, loss, data, None, evaluate=lambda *_: {})
+
+    alone, counting = loop(TableLoop), _Counting()
+    steps = {str(n): partial(alone.step, torch.arange(n), 1e-3) for n in _SIZES}
+    small, large = least_cpu_time(steps, rounds).values()
+    row = (large - small) / (_SIZES[1] - _SIZES[0])
+    counted = loop(type("Counted", (TableLoop,), {"group": counting}))
+    with statistics_of(counting, counted.network):
+        counted.step(torch.arange(_SIZES[0]), 1e-3)
+    return Cost(row, max(small - row * _SIZES[0], 0.0), sum(counting.sums), len(counting.sums))
 
 
 def measure_trees(folder: Path, rounds: Sequence[int]) -> Cost:
     """Measure a round of `SharedTrees`: one tree for all tasks, with a leaf value each."""
-    import polars as pl
-
-    from tabmtl import SharedTrees
-
     frame = pl.scan_parquet(folder / "*.parquet").collect()
     few = frame.head(frame.height // 4)
 
@@ -145,10 +144,10 @@ def measure_trees(folder: Path, rounds: Sequence[int]) -> Cost:
         options: dict[str, Any] = {"n_estimators": n, "n_estimators_task": 0, "early_stopping": False, "n_jobs": 1}
         SharedTrees(**options, random_state=0).fit(rows.drop(TARGETS), rows.select(TARGETS))
 
-    sides = {(part.height, n): partial(fit, part, n) for part in (few, frame) for n in rounds}
-    taken = least_cpu_time(sides, 1)
-    first, last = rounds
-    small, large = ((taken[n, last] - taken[n, first]) / (last - first) for n in (few.height, frame.height))
+    sides = {f"{part.height}, {n}": partial(fit, part, n) for part in (few, frame) for n in rounds}
+    of_few, more_of_few, of_all, more_of_all = least_cpu_time(sides, 1).values()
+    n_rounds = rounds[1] - rounds[0]
+    small, large = (more_of_few - of_few) / n_rounds, (more_of_all - of_all) / n_rounds
     row = max((large - small) / (frame.height - few.height), 0.0)
     model = SharedTrees()
     leaves, bins = model.num_leaves, model.max_bin * (len(frame.columns) - len(TARGETS))
