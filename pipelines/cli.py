@@ -108,8 +108,8 @@ def _add_traceback(app: "App") -> None:
 
 
 def _shown(default: Any) -> str | None:
-    """Return a default as the help page shows it; None for a flag, an empty list and None."""
-    return None if isinstance(default, bool | list | None) else str(default)
+    """Return a default as the help page shows it; None for a flag, an empty list, an empty text and None."""
+    return None if isinstance(default, bool | list | None) or default == "" else str(default)
 
 
 class _HelpPage:

@@ -94,8 +94,8 @@ def predict(
 def score(source: SavedModel, *, data: str, json: bool = False) -> None:
     """Score every task on the rows of a file that has the targets too.
 
-    A score comes with its 95 % interval over draws of the rows. A target that the file lacks has none. All rows are in
-    memory at once.
+    A score comes with its 95 % interval over draws of the rows. A target that the file lacks has none. Labels and
+    answers of all rows are in memory at once.
 
     Parameters
     ----------
@@ -112,11 +112,11 @@ def score(source: SavedModel, *, data: str, json: bool = False) -> None:
         If there is no such model or file, a column is missing, or a value does not fit.
     """
     from tabmtl.metrics.scores import mean_score
-    from tabmtl.scale import score_file
+    from tabmtl.scale import score_files
 
     model = source.load()
     with _file_of(data) as file:
-        found = score_file(model, file)
+        found = score_files(model, file)
     mean = mean_score(dict(found.select("task", "score").iter_rows()))
     if json:
         print(_as_json({"model": source.model, "data": data, "mean_score": mean, "tasks": found.to_dicts()}))

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 import tabmtl.mlflow
-from tabmtl.pipelines.data import ClickColumns, DataSource, Rows, TableRows, open_rows
+from tabmtl.pipelines.data import (
+    ClickColumns,
+    ClickRows,
+    DataSource,
+    Rows,
+    ShardRows,
+    TableRows,
+    TrainSource,
+    open_rows,
+    open_shards,
+)
 from tabmtl.pipelines.model_choice import ModelChoice, find_class, make
 from tabmtl.pipelines.terminal import lay_out, without_password
 from tabmtl.pipelines.tracking import (
@@ -27,25 +39,27 @@ from tabmtl.pipelines.tracking import (
     program,
     run_page,
 )
+from tabmtl.processes.group import ALONE, Group
 
 
 def train(
-    source: DataSource,
+    source: TrainSource = TrainSource(),
     clicks: ClickColumns = ClickColumns(),
     choice: ModelChoice = ModelChoice(),
     tracking: Tracking = Tracking(),
     *,
     baseline: bool = False,
     output: Path | None = None,
+    checkpoint: Path | None = None,
 ) -> Any:
     """Fit one model, score it, and log and register it.
 
     It learns from train rows, stops on validation rows, and is scored on test rows once. MLflow logs parameters,
-    epochs, scores, plots and the model.
+    epochs, scores, plots and the model. Processes that torchrun starts share --shards; the first one logs and saves.
 
     Parameters
     ----------
-    source, clicks : DataSource, ClickColumns
+    source, clicks : TrainSource, ClickColumns
         Source of the rows.
     choice : ModelChoice
         The estimator.
@@ -55,6 +69,8 @@ def train(
         Also fit one LightGBM per task, the best of four configurations, and show the gain of joint learning.
     output : Path, optional
         Save the model to this folder; tabmtl.load reads it.
+    checkpoint : Path, optional
+        Folder from which a network that was cut off goes on.
 
     Returns
     -------
@@ -66,22 +82,62 @@ def train(
     ValueError, OSError, ImportError
         If an option does not fit; raised before any training.
     """
-    rows, estimator = prepare(source, clicks, choice)
-    if baseline and not isinstance(rows, TableRows):
-        raise ValueError("--baseline is one LightGBM per task, for tables; fit another recommender on the same clicks")
-    if baseline and choice.model.startswith("IndependentTasks"):
-        raise ValueError("--baseline fits IndependentTasks, but --model is IndependentTasks already: leave it out")
-    if output is not None:
-        check_output(output)
-    if "verbose" not in choice.params:
-        estimator.set_params(verbose=1)
-    print(rows.describe(), flush=True)
-    with open_log(tracking) as log:
-        name, register = f"{choice.model} on {rows.name}", tracking.register
-        fitted = fit_and_report(rows, estimator, log, name=name, baseline=baseline, register=register, output=output)
-        if log is not None:
-            print_places(log, fitted, register, rows.origin)
+    if not (source.data or source.shards):
+        raise ValueError("name the rows to train on: --data is a set or a file, --shards files larger than memory")
+    if not source.shards and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise ValueError("several processes share the rows of --shards; --data is for one: leave torchrun out")
+    with _group(source, checkpoint) as group:
+        rows, estimator = _open(source, clicks, choice)
+        _check_baseline(baseline, rows, choice)
+        if output is not None:
+            check_output(output)
+        if "verbose" not in choice.params:
+            estimator.set_params(verbose=1)
+        if group.rank:
+            with redirect_stdout(StringIO()):
+                timed_fit(rows, estimator)
+                if baseline:
+                    fit_single_tasks(rows, estimator)
+            return estimator
+        print(rows.describe(), flush=True)
+        with open_log(tracking) as log:
+            name, register = f"{choice.model} on {rows.name}", tracking.register
+            fitted = fit_and_report(
+                rows, estimator, log, name=name, baseline=baseline, register=register, output=output
+            )
+            if log is not None:
+                print_places(log, fitted, register, rows.origin)
     return estimator
+
+
+def _open(source: TrainSource, clicks: ClickColumns, choice: ModelChoice) -> tuple[Rows | ShardRows, Any]:
+    if not source.shards:
+        return prepare(source, clicks, choice)
+    cls = find_class(choice.model)
+    make(cls, choice, {})  # reports a wrong parameter before the rows are read
+    rows = open_shards(source, clicks, cls)
+    rows.check_features()
+    return rows, make(cls, choice, rows.facts)
+
+
+def _group(source: TrainSource, checkpoint: Path | None) -> AbstractContextManager[Group]:
+    """Return the context of the processes that fit together, and of their checkpoints."""
+    if not source.shards and checkpoint is None:
+        return nullcontext(ALONE)
+    from tabmtl.scale import joined
+
+    return joined(checkpoint=checkpoint)
+
+
+def _check_baseline(baseline: bool, rows: Rows | ShardRows, choice: ModelChoice) -> None:
+    if not baseline:
+        return
+    if isinstance(rows, ClickRows):
+        raise ValueError("--baseline is one LightGBM per task, for tables; fit another recommender on the same clicks")
+    if choice.model.startswith("IndependentTasks"):
+        raise ValueError("--baseline fits IndependentTasks, but --model is IndependentTasks already: leave it out")
+    if rows.judged is None:
+        raise ValueError("--baseline is compared on rows that no fit has seen: name files by --test-shards")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +147,7 @@ class Fitted:
     Parameters
     ----------
     scores : polars.DataFrame
-        Of the test rows, or of the validation rows where there are no test rows.
+        Of the test rows, or of the validation rows where there are no test rows; empty if there are neither.
     run_id : str or None
         Of MLflow.
     version, alias : str or None
@@ -121,7 +177,7 @@ def prepare(source: DataSource, clicks: ClickColumns, choice: ModelChoice) -> tu
 
 
 def fit_and_report(
-    rows: Rows,
+    rows: Rows | ShardRows,
     estimator: Any,
     log: Log | None,
     *,
@@ -137,7 +193,7 @@ def fit_and_report(
 
     Parameters
     ----------
-    rows : TableRows or ClickRows
+    rows : TableRows, ClickRows or ShardRows
     estimator : estimator
         Becomes fitted.
     log : Log, optional
@@ -161,18 +217,23 @@ def fit_and_report(
             estimator.save(output)
             print(f"Saved in {output}: tabmtl.load({str(output)!r}) gives the model.", flush=True)
         reference = fit_single_tasks(rows, estimator) if baseline else None
-        part = "test" if "test" in rows.parts else "val"
-        scores = _print_scores(rows, estimator, part, reference)
+        scores = pl.DataFrame()
+        if rows.judged is None:
+            print("No rows are left to score: name files by --test-shards.")
+        else:
+            scores = _print_scores(rows, estimator, rows.judged, reference)
         if log is None:
             return Fitted(scores=scores)
         rows.log_fitted(callback, estimator, reference)
-        callback.log_scores(rows.metrics(scores, part))
-        tags = {ROWS: rows.origin, **(tags or {})}
-        version, alias = log.log_model(estimator, example=rows.example(), register=register, tags=tags)
+        if rows.judged is not None:
+            callback.log_scores(rows.metrics(scores, rows.judged))
+        version, alias = log.log_model(
+            estimator, example=rows.example(), register=register, tags={ROWS: rows.origin, **(tags or {})}
+        )
         return Fitted(scores=scores, run_id=run_id, version=version, alias=alias)
 
 
-def fit_single_tasks(rows: Rows, estimator: Any) -> tabmtl.IndependentTasks:
+def fit_single_tasks(rows: Rows | ShardRows, estimator: Any) -> tabmtl.IndependentTasks:
     """Fit the reference of an estimator of tables: one LightGBM per task, the best of four, on the same rows."""
     single = tabmtl.IndependentTasks(tune=4, random_state=estimator.random_state, **rows.facts)
     seconds = timed_fit(rows, single)
@@ -189,7 +250,7 @@ def check_output(output: Path) -> None:
     check_writable(output, "--output")
 
 
-def print_places(log: Log, fitted: Fitted, register: str | None, origin: str) -> None:
+def print_places(log: Log, fitted: Fitted, register: str | None, origin: str | None) -> None:
     """Print where the run, the model and its files are, and the commands that continue from there."""
     files = without_password(log.experiment.artifact_location)
     print(f"Logged to {log.uri}, experiment {log.experiment.name}, run {fitted.run_id}; files in {files}")
@@ -197,7 +258,7 @@ def print_places(log: Log, fitted: Fitted, register: str | None, origin: str) ->
         print(f"Registered as version {fitted.version} of the model {register}, alias {fitted.alias}.")
         own = program("tabmtl")
         if fitted.alias != CHAMPION:
-            print(f"  compare with the champion:  {own} serve promote {register} {origin}")
+            print(f"  compare with the champion:  {own} serve promote {register} {origin or '--data FILE'}")
         print(f"  serve the champion:         {own} serve start {register}")
     if not log.uri.startswith("http"):
         print(f"  start MLflow's page:        {page_command(log.uri)}")
@@ -214,7 +275,7 @@ def watch(estimator: Any, run_id: str | None) -> Any:
     return callback
 
 
-def timed_fit(rows: Rows, estimator: Any) -> float:
+def timed_fit(rows: Rows | ShardRows, estimator: Any) -> float:
     """Fit on the train rows, and return the seconds."""
     start = time.perf_counter()
     rows.fit(estimator)
@@ -228,7 +289,7 @@ def kept_epoch(estimator: Any) -> str:
     return f"; the weights after epoch {estimator.best_iteration_} of {estimator.history_.height} are kept"
 
 
-def _print_scores(rows: Rows, estimator: Any, part: str, reference: Any) -> pl.DataFrame:
+def _print_scores(rows: Rows | ShardRows, estimator: Any, part: str, reference: Any) -> pl.DataFrame:
     which, why = ("test", "which are scored once") if part == "test" else ("validation", "on which it was stopped")
     scores = rows.table(estimator, part)
     print(f"\nScores of the {which} rows, {why}; higher is better.\n\n{lay_out(scores)}\n")

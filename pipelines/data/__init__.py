@@ -8,10 +8,22 @@ from pathlib import Path
 
 from tabmtl.pipelines.data.clicks import ClickColumns, ClickRows, open_clicks
 from tabmtl.pipelines.data.files import RowSource
+from tabmtl.pipelines.data.shards import ShardRows, TrainSource, open_shards
 from tabmtl.pipelines.data.tables import DataSource, TableRows, open_table
 from tabmtl.pipelines.terminal import near
 
-__all__ = ["ClickColumns", "ClickRows", "DataSource", "RowSource", "Rows", "TableRows", "open_rows"]
+__all__ = [
+    "ClickColumns",
+    "ClickRows",
+    "DataSource",
+    "RowSource",
+    "Rows",
+    "ShardRows",
+    "TableRows",
+    "TrainSource",
+    "open_rows",
+    "open_shards",
+]
 
 Rows = TableRows | ClickRows
 

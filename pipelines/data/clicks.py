@@ -173,6 +173,11 @@ class ClickRows:
     unit: ClassVar[str] = "clicks"
 
     @property
+    def judged(self) -> str | None:
+        """The part that is scored when the fit is over."""
+        return next((part for part in ("test", "val") if part in self.parts), None)
+
+    @property
     def sizes(self) -> dict[str, int]:
         """Clicks of every part."""
         return {part: len(clicks) for part, clicks in self.parts.items()}

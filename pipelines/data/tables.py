@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tabmtl.metrics.intervals import ScoreInterval
 
 _KINDS: tuple[Kind, ...] = get_args(Kind)
-_TEXT = (pl.String, pl.Categorical, pl.Enum)
+TEXT = (pl.String, pl.Categorical, pl.Enum)
 _PLAIN = {"transform": "none", "min_frequency": 1}  # encoding of features that no model reads
 
 
@@ -162,6 +162,11 @@ class TableRows:
     unit: ClassVar[str] = "rows"
 
     @property
+    def judged(self) -> str | None:
+        """The part that is scored when the fit is over."""
+        return next((part for part in ("test", "val") if part in self.parts), None)
+
+    @property
     def sizes(self) -> dict[str, int]:
         """Rows of every part."""
         return {part: len(X) for part, (X, _) in self.parts.items()}
@@ -181,7 +186,7 @@ class TableRows:
             "split": self.split,
             "rows": self.sizes,
             "columns": {"features": X.columns, "targets": self.targets, **self.facts},
-            "categories": [name for name, dtype in X.schema.items() if dtype in _TEXT],
+            "categories": [name for name, dtype in X.schema.items() if dtype in TEXT],
             "content": {part: files.fingerprint(X.hstack(pl.DataFrame(y))) for part, (X, y) in self.parts.items()},
         }
 
@@ -273,7 +278,7 @@ def open_table(source: DataSource, *, whole: bool = False) -> TableRows:
     is_set = source.data in NAMES
     frame, tasks, task_column = (_read_set if is_set else _read_table)(source)
     split_column = "split" if is_set else source.split_column
-    _check_roles(source, tasks, task_column)
+    check_roles(source, tasks, task_column)
     frame = _with_categories(frame, source)
     unused = [*tasks, *files.known(frame, source.drop, "--drop"), *files.known(frame, [split_column], "--split-column")]
     X, y = frame.drop(unused), frame.select(list(tasks))
@@ -319,14 +324,19 @@ def _read_set(source: DataSource) -> tuple[pl.DataFrame, dict[str, Kind | None],
 def _read_table(source: DataSource) -> tuple[pl.DataFrame, dict[str, Kind | None], str | None]:
     """Read the columns of a file, the kinds of the targets where declared, and the task column."""
     frame = files.read_file(Path(source.data))
+    return frame, *read_roles(source, frame, source.data)
+
+
+def read_roles(source: DataSource, frame: pl.DataFrame, name: str) -> tuple[dict[str, Kind | None], str | None]:
+    """Return the kinds of the targets of a frame, None where not declared, and the task column."""
     tasks = _kinds(source.target, frame.columns)
     if not tasks:
-        raise ValueError(f"--target must name the columns of {source.data} to learn: {', '.join(frame.columns)}")
+        raise ValueError(f"--target must name the columns of {name} to learn: {', '.join(frame.columns)}")
     files.known(frame, tasks, "--target")
     if source.task_column and len(tasks) > 1:
         raise ValueError(f"a long table has one --target, which every row's own task fills; got {len(tasks)}")
     files.known(frame, [source.task_column], "--task-column")
-    return frame, tasks, source.task_column
+    return tasks, source.task_column
 
 
 def _kinds(texts: list[str], columns: Sequence[str]) -> dict[str, Kind | None]:
@@ -344,7 +354,7 @@ def _kinds(texts: list[str], columns: Sequence[str]) -> dict[str, Kind | None]:
     return found
 
 
-def _check_roles(source: DataSource, targets: Iterable[str], task_column: str | None) -> None:
+def check_roles(source: DataSource, targets: Iterable[str], task_column: str | None) -> None:
     """Raise a ValueError if a column to drop, or that of groups, has another role."""
     roles = dict.fromkeys(targets, "a target") | ({task_column: "the task column"} if task_column else {})
     asked = [*(("--drop", name) for name in source.drop), ("--group-column", source.group_column)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import tempfile
@@ -24,7 +23,7 @@ from tabmtl.encode.table import TableCoder, weight_factors, weight_sums
 from tabmtl.processes.group import ALONE, Group
 from tabmtl.schema import Batch, TabmtlWarning, warn_user
 from tabmtl.storage.atomic import locked, read_file, replaced, write_file
-from tabmtl.storage.stored import take_apart
+from tabmtl.storage.stored import fingerprint
 
 FORMAT = 2
 MANIFEST = "shards.json"  # not that of a model, whose folder somebody may name by mistake
@@ -252,12 +251,8 @@ def _rows_of_lanes(shards: Shards, group: Group) -> range:
 
 def _describe(shards: Shards, roles: Roles, coder: TableCoder, rows: range | None) -> dict[str, Any]:
     """Describe what an encoding depends on, as JSON reads it again."""
-    saved = take_apart(coder)
-    digest = hashlib.sha256(json.dumps(saved.facts, sort_keys=True).encode())
-    for name, array in sorted(saved.arrays.items()):
-        digest.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
     own = {"features": roles.features, "targets": roles.targets, "weight": roles.weight, "groups": roles.groups}
-    facts = {"format": FORMAT, "coder": digest.hexdigest(), "source": shards.fingerprint(), "roles": own}
+    facts = {"format": FORMAT, "coder": fingerprint(coder), "source": shards.fingerprint(), "roles": own}
     facts["rows"] = None if rows is None else [rows.start, rows.stop]
     return json.loads(json.dumps(facts))
 

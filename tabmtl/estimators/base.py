@@ -19,6 +19,7 @@ from tabmtl.params import check_fields, describe_params, near, read_params
 from tabmtl.schema import Tasks, is_asked_by_sklearn
 from tabmtl.storage.persist import write_folder
 from tabmtl.storage.stored import Saved, put_together, take_apart
+from tabmtl.training.checkpoint import checkpoint_of
 from tabmtl.training.watch import Watched
 
 
@@ -41,6 +42,7 @@ class SavableEstimator(Watched, BaseEstimator):
     # a dataclass of the fitted attributes that a file keeps, under their names; `put_together` reads it
     _stored: ClassVar[type]
     _fitted_params: dict[str, Any]
+    random_state: Any  # of those that draw
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -152,6 +154,11 @@ class SavableEstimator(Watched, BaseEstimator):
         except (TypeError, ValueError) as error:
             kind = TypeError if isinstance(error, TypeError) else ValueError
             raise kind(f"{name}: {error}") from error
+
+    def _seed(self) -> int:
+        """Return the seed of a fit: that of its checkpoint, or a new one."""
+        checkpoint, seed = checkpoint_of(self), draw_seed(self.random_state)
+        return seed if checkpoint is None else checkpoint.seed(seed)
 
     def _state(self) -> Any:
         """Return the fitted attributes that a file keeps, as `_stored`."""

@@ -26,9 +26,10 @@ from tabmtl.onnx.export import export_onnx
 from tabmtl.params import Count, Positive, near
 from tabmtl.processes.group import ALONE, Group
 from tabmtl.schema import Batch, Columns, TabmtlWarning, Task
-from tabmtl.storage.stored import Stored
+from tabmtl.storage.stored import Stored, fingerprint
 from tabmtl.training.balance import Balance, Balancer, GradLevel, check_grad_level
-from tabmtl.training.device import find_device, seeded, threads
+from tabmtl.training.checkpoint import checkpoint_of
+from tabmtl.training.device import find_device, seed_of, seeded, threads
 from tabmtl.training.epochs import Record, Snapshots, warn_if_rising
 from tabmtl.training.hooks import epochs_as_tasks
 from tabmtl.training.losses import MultiTaskLoss
@@ -234,7 +235,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
             rows=rows,
             valid_rows=valid,
         )
-        fitted = self._learn_by(make_loop, coder, device, seed, valid is not None, rows.group)
+        fitted = self._learn_by(make_loop, coder, device, seed, valid is not None, rows.group, join_seed=seed)
         judged = None if valid is None else valid.spread(_judged_rows(coder, len(valid)))
         return fitted | {"_judged": None if judged is None else _in_training_units(judged, coder)}
 
@@ -267,16 +268,20 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         seed: int,
         validated: bool,
         group: Group = ALONE,
+        join_seed: int | None = None,
     ) -> dict[str, Any]:
-        """Train a network by a loop, in a group of processes, and return the fitted attributes."""
+        """Train a network by a loop, in a group of processes, and return the fitted attributes; see `Balancer`."""
+        checkpoint = checkpoint_of(self)
+        if checkpoint is not None:
+            checkpoint.agree({"the checksum of columns and tasks": fingerprint(coder)})
         with seeded(seed, device):
             network = self._network(coder.features.columns, coder.labels.tasks).to(device)
             with threads(self.n_jobs, network):
                 plain = isinstance(self.balance, str) and self.balance == "sum" and not self.flat
-                balancer = None if plain else Balancer(self, coder.labels.tasks, network, group)
+                balancer = None if plain else Balancer(self, coder.labels.tasks, network, group, join_seed)
                 loop = make_loop(self, network, balancer=balancer)
                 if group.rank:  # the networks are the same, the noise is not
-                    torch.manual_seed(int(np.random.SeedSequence([seed, group.rank]).generate_state(1)[0]))
+                    torch.manual_seed(seed_of(seed, group.rank))
                 return self._trained(network, coder, loop, *self._train(network, coder, loop, validated))
 
     def _trained(
@@ -314,6 +319,8 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     ) -> dict[str, Any]:
         """Return the fitted attributes as if training had ended with the last epoch of the history."""
         now, network = type(self)(**self.get_params(deep=False)), copy.deepcopy(network)
+        checkpoint = checkpoint_of(self)
+        history = history if checkpoint is None else [*checkpoint.records, *history]
         settle_statistics(network, loop.data, self.precision)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", TabmtlWarning)  # of experts, which the end of training will tell

@@ -18,7 +18,7 @@ from tabmtl.encode.cures import by_columns
 from tabmtl.encode.read import check_container, has_column, in_order, read_groups, without_columns
 from tabmtl.encode.shards import Roles, Shards
 from tabmtl.encode.tasks import DeclaredTasks
-from tabmtl.estimators.base import NotHere, SavableEstimator, asking_score, draw_seed
+from tabmtl.estimators.base import NotHere, SavableEstimator, asking_score
 from tabmtl.metrics.intervals import score_intervals
 from tabmtl.metrics.scores import TaskScores, check_metric, mean_score, score_tasks
 from tabmtl.model_selection.repeats import (
@@ -31,6 +31,7 @@ from tabmtl.model_selection.suspects import warn_of_index, warn_of_suspects
 from tabmtl.params import Names, RandomState
 from tabmtl.processes.group import ALONE, current, entered
 from tabmtl.schema import Batch, Task, Tasks, counted, is_asked_by_sklearn, warn_user
+from tabmtl.training.checkpoint import resumable
 from tabmtl.training.hooks import CallbackSupport, watched_fit
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         """
         self._check_call(X, X_val, y_val)
         if isinstance(X, Shards):
-            with self._watched():
+            with self._watched(), resumable(self):
                 self._fit_shards(X, y, sample_weight, groups, X_val, y_val)
             return self
         if current().size > 1:
@@ -174,9 +175,9 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
                 f"every one of the {current().size} processes of the group fits this frame whole, by itself; write its "
                 "rows to files and give Shards, whose rows are dealt, or fit outside of joined()"
             )
-        with entered(ALONE), self._watched():
+        with entered(ALONE), self._watched(), resumable(self):
             coder, batch, valid = self._encode(X, y, sample_weight, X_val, y_val, groups)
-            self._set_fitted(coder, self._fit_frames(X, X_val, coder, batch, valid, draw_seed(self.random_state)))
+            self._set_fitted(coder, self._fit_frames(X, X_val, coder, batch, valid, self._seed()))
         return self
 
     def _encode(
@@ -242,7 +243,7 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         roles = Roles.of(X, y, sample_weight, groups).without(self.drop)
         X.check_same(group)
         coder = self._with_metrics(learn_table(X, roles, **self._coding(), group=group))
-        seed = group.broadcast(draw_seed(self.random_state))
+        seed = group.broadcast(self._seed())
         with ExitStack() as stack:
             rows = StoredRows(stack.enter_context(encoded(X, roles, coder, group)))
             rows.check_dealt()

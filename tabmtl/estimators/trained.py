@@ -15,6 +15,7 @@ from tabmtl.estimators.base import SavableEstimator
 from tabmtl.params import BatchSize, Count, CountOrZero, Jobs, NonNegative, Positive, Rate, Share, check_callback
 from tabmtl.processes.group import ALONE, Group
 from tabmtl.storage.stored import Stored
+from tabmtl.training.checkpoint import checkpoint_of
 from tabmtl.training.device import Device, find_device
 from tabmtl.training.epochs import Loop, OnEpoch, Record, Snapshots, run_epochs
 from tabmtl.training.watch import Describe
@@ -116,16 +117,21 @@ class TrainedEstimator(SavableEstimator):
     ) -> tuple[list[Record], Snapshots]:
         """Train a network by the parameters; see `tabmtl.training.epochs.run_epochs`.
 
-        In a group of processes, rank 0 shows the progress and calls ``on_epoch``, which decides for all.
+        In a group of processes, rank 0 shows the progress and calls ``on_epoch``, which decides for all. Epochs before
+        a checkpoint are told to neither again.
         """
-        with self._watch.steps(self.epochs, "epoch", describe) as step:
+        checkpoint = checkpoint_of(self)
+        done = 0 if checkpoint is None else len(checkpoint.records)
+        if done:
+            self._watch.tell(f"goes on after epoch {done} of {self.epochs}, from a checkpoint")
+        with self._watch.steps(self.epochs, "epoch", describe, done=done) as step:
 
             def watch(record: Mapping[str, float | None]) -> bool:
                 is_over = step(record)
                 stops = on_epoch is not None and group.rank == 0 and bool(on_epoch(record))
                 return group.broadcast(stops) or is_over
 
-            return run_epochs(network, loop, self, validated=validated, on_epoch=watch)
+            return run_epochs(network, loop, self, validated=validated, on_epoch=watch, checkpoint=checkpoint)
 
     def _fitted_network(self) -> tuple[Any, torch.device]:
         """Return the network on the device of the parameters; a copy from pickle builds its own on first use."""

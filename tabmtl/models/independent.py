@@ -431,19 +431,23 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
         order = np.argsort(-rows.n_labels, kind="stable").tolist()
         found = [_move_task(batch, held_out, t, i % group.size, group) for i, t in enumerate(order)]
         dealt = {t: rows_of_task for t, rows_of_task in zip(order, found, strict=True) if rows_of_task is not None}
-        mine = self._watch.of_one()
+        mine, shown = self._watch.of_one(), self._watch.without_limit()
         whole = mine.part(1 / 2 if self.early_stopping and valid is None else 1)
         tried: dict[int, Any] = {}
-        for t, own in dealt.items():
-            part = whole.part(1 / (len(dealt) - len(tried)))
-            tried[t] = growers[t].try_all(self._parts(growers[t], own), names, part)
+        with shown.steps(len(dealt), f"task of rank {group.rank}", _describe_tried) as step:
+            for t, own in dealt.items():
+                part = whole.part(1 / (len(dealt) - len(tried)))
+                tried[t] = growers[t].try_all(self._parts(growers[t], own), names, part)
+                step((tasks[t], tried[t]))
         judged = _merge(group.gather({t: _scores_of(grown) for t, grown in tried.items()}))
         scores = _score_table(tasks, names, [judged[t] for t in range(len(tasks))])
         best = _best_name(scores, names)
         boosters: dict[int, lgb.Booster] = {}
-        for t, own in dealt.items():
-            part = mine.part(1 / (len(dealt) - len(boosters)))
-            boosters[t] = growers[t].refit(self._parts(growers[t], own), tried[t][best], part)
+        with shown.steps(len(dealt), f"model of rank {group.rank}", _describe_model) as step:
+            for t, own in dealt.items():
+                part = mine.part(1 / (len(dealt) - len(boosters)))
+                boosters[t] = growers[t].refit(self._parts(growers[t], own), tried[t][best], part)
+                step((tasks[t], boosters[t]))
         grown = _merge(group.gather({t: booster.model_to_string() for t, booster in boosters.items()}))
         estimators = {task.name: lgb.Booster(model_str=grown[t]) for t, task in enumerate(tasks)}
         return {"estimators_": estimators, "configuration_": best, "configuration_scores_": scores}

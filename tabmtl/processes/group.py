@@ -53,7 +53,7 @@ class Group:
         return self.gather(value if self.rank == 0 else None)[0]
 
     def address(self) -> str:
-        """Return the address by which the other ranks reach this one."""
+        """Return the address by which the other ranks reach this one; all ranks ask together."""
         return "127.0.0.1"
 
     def share(self, n: int) -> range:

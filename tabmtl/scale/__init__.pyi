@@ -1,4 +1,4 @@
 from .files import predict_file as predict_file
 from .files import predict_files as predict_files
-from .files import score_file as score_file
+from .files import score_files as score_files
 from .torch_group import joined as joined

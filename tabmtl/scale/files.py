@@ -1,4 +1,4 @@
-"""Predictions of whole files, a block of rows at a time, and the scores of a file."""
+"""Predictions and scores of whole files, a block of rows at a time."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from tabmtl.encode import TableCoder
 from tabmtl.encode.features import text_of
 from tabmtl.encode.files import Paths, find_files, is_csv, is_table, scan_file, words_of_csv
 from tabmtl.estimators.tables import MultiTaskEstimator
+from tabmtl.metrics.intervals import score_intervals
 from tabmtl.params import Names, check_choice, near
 from tabmtl.schema import warn_user
 from tabmtl.storage.atomic import replaced
@@ -138,17 +139,17 @@ def predict_file(
     return _predict_file(model, file, place, method, tuple(keep))
 
 
-def score_file(model: MultiTaskEstimator, path: str | PathLike[str], *, level: float = 0.95) -> pl.DataFrame:
-    """Score every task of a model on the rows of a file, which has a column for every target.
+def score_files(model: MultiTaskEstimator, paths: Paths, *, level: float = 0.95) -> pl.DataFrame:
+    """Score every task of a model on the rows of files together, which have a column for every target.
 
-    Columns are found as in `predict_files`. Unlike there, all rows are in memory at once. A target that the file lacks
-    has no score, with a warning, unless it lacks all.
+    Columns are found and files are read as in `predict_files`. Labels and answers of all rows are in memory at once. A
+    target that a file lacks counts as unlabelled there, with a warning, unless the file lacks all.
 
     Parameters
     ----------
     model : fitted estimator of tables
-    path : str or path
-        Parquet or CSV file.
+    paths : str, path, or sequence of them
+        Parquet and CSV files, and globs.
     level : float, default=0.95
         Share of intervals that are to hold the true score.
 
@@ -160,41 +161,64 @@ def score_file(model: MultiTaskEstimator, path: str | PathLike[str], *, level: f
     Raises
     ------
     TypeError, ValueError, FileNotFoundError
-        If there is no such file, it lacks a column, or a value does not fit.
+        If there is no such file, it lacks a column, or a value does not fit; of several files, a note names the one.
 
     Examples
     --------
     >>> import tempfile
     >>> import polars as pl
     >>> from tabmtl import IndependentTasks
-    >>> from tabmtl.scale import score_file
+    >>> from tabmtl.scale import score_files
     >>> frame = pl.DataFrame({"x": [i / 100 for i in range(100)]}).with_columns(y=2 * pl.col("x"))
     >>> model = IndependentTasks(random_state=0).fit(frame.select("x"), frame.select("y"))
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     frame.write_csv(f"{folder}/new.csv")
-    ...     score_file(model, f"{folder}/new.csv").select("task", "metric", "n_labelled").row(0)
+    ...     score_files(model, f"{folder}/*.csv").select("task", "metric", "n_labelled").row(0)
     ('y', 'r2', 100)
     """
     _check_model(model, "predict")
-    file = _one_file(path)
+    files = find_files(paths)
+    found: list[tuple[np.ndarray, list[np.ndarray], np.ndarray | None]] = []
+    for file in files:
+        try:
+            with words_of_csv():
+                found += _answered(model, file)
+        except Exception as error:
+            if len(files) > 1:
+                error.add_note(f"in the file {file}")
+            raise
+    if not found:
+        raise ValueError(f"{'the files have' if len(files) > 1 else 'the file has'} no rows to score")
+    y, outputs, own_task = zip(*found, strict=True)
+    return score_intervals(
+        model.tasks_,
+        np.concatenate(y),
+        [np.concatenate(parts) for parts in zip(*outputs, strict=True)],
+        None,
+        None if own_task[0] is None else np.concatenate(own_task),
+        level=level,
+    )
+
+
+def _answered(model: MultiTaskEstimator, file: str) -> Iterator[tuple[np.ndarray, list[np.ndarray], np.ndarray | None]]:
+    """Yield labels, outputs and own tasks of the rows of a file, a block at a time."""
     targets = model._coder.labels.names
-    with words_of_csv():
-        schema = scan_file(file).collect_schema()
-        missing = [name for name in targets if name not in schema]
-        known = [name for name in targets if name in schema]
-        if not known:
-            raise ValueError(
-                f"the file lacks the targets {missing[:10]}{near(missing[0], schema)}; it has {[*schema][:20]}"
-            )
-        scan, names = _scan(model._coder, file, tuple(known))
-        frame = scan.collect()
-    if frame.is_empty():
-        raise ValueError("the file has no rows to score")
+    scan = scan_file(file)
+    schema = scan.collect_schema()
+    missing = [name for name in targets if name not in schema]
+    known = tuple(name for name in targets if name in schema)
+    lacking = f"the file lacks the targets {missing[:10]}{near(missing[0], schema)}" if missing else ""
+    if not known:
+        raise ValueError(f"{lacking}; it has {[*schema][:20]}")
     if missing:
-        hint = near(missing[0], schema)
-        warn_user(f"the file lacks the targets {missing[:10]}{hint}; the others are scored")
-    y = frame.select(cs.by_name(*known)).with_columns(pl.lit(None).alias(name) for name in missing)
-    return model.score_intervals(_rows(frame, names, model._coder), y.select(cs.by_name(*targets)), level=level)
+        warn_user(f"{lacking}; the others are scored")
+    scan, names = _scan(model._coder, file, known)
+    for block in scan.collect_batches(chunk_size=_BLOCK_ROWS, maintain_order=True):
+        if block.height:
+            rows = _rows(block, names, model._coder)
+            labels = block.select(cs.by_name(*known)).with_columns(pl.lit(None).alias(name) for name in missing)
+            _, y, outputs, _, own_task = model._labelled(rows, labels.select(cs.by_name(*targets)), None)
+            yield y, outputs, own_task
 
 
 def _one_file(path: str | PathLike[str]) -> str:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import socket
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from datetime import timedelta
+from os import PathLike
+from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 import torch
@@ -16,16 +20,31 @@ from torch import Tensor
 
 from tabmtl.processes.group import ALONE, Group, entered
 
-_FAILED = "tabmtl/failed"  # the key under which the first rank that fails leaves its number
+_LOOPBACK = "127.0.0.1"
+_ELSEWHERE = "192.0.2.1"  # stands for any address that is not of this network (RFC 5737)
+_POLL = 0.02  # seconds
+_FAILED = "failed"  # the key under which the first rank that fails leaves its number
 
 logger = logging.getLogger(__name__)
 
 
 class ProcessGroup(Group):
-    """The default process group of `torch.distributed`."""
+    """The default process group of `torch.distributed`.
+
+    Raises
+    ------
+    ValueError
+        If it has no backend for tensors of a CPU.
+    """
 
     def __init__(self) -> None:
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        backends = dist.get_backend_config()
+        if "cpu:" not in backends:
+            raise ValueError(
+                f"the process group that stands has the backends {backends!r}, none for what meets on CPUs: start it "
+                "by init_process_group('cpu:gloo,cuda:nccl'), or leave starting it to joined()"
+            )
 
     def gather(self, value: Any, to: int | None = None) -> list[Any]:
         """Return the values of all ranks, to all or to one of them."""
@@ -41,15 +60,49 @@ class ProcessGroup(Group):
         dist.all_reduce(tensor)
         return tensor
 
+    def broadcast(self, value: Any) -> Any:
+        """Return the value of rank 0."""
+        values = [value]
+        dist.broadcast_object_list(values, src=0)
+        return values[0]
+
     def address(self) -> str:
-        """Return the address from which this process reaches rank 0, so that others reach it there."""
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect((os.environ.get("MASTER_ADDR", "127.0.0.1"), 9))  # sends nothing
-            return probe.getsockname()[0]
+        """Return the address by which the other ranks reach this one; all ranks ask together.
+
+        That is the one from which it reaches ``MASTER_ADDR``, or, in a group that was started without one, the first
+        rank of another host.
+        """
+        master = os.environ.get("MASTER_ADDR")
+        hosts = self.gather((socket.gethostname(), _own_address(_ELSEWHERE if master is None else master)))
+        found = hosts[self.rank][1] if all(self.gather(master)) else _address_among(hosts, self.rank)
+        if found is None:
+            raise OSError(
+                f"no address was found by which other machines reach {hosts[self.rank][0]} (rank {self.rank}): set "
+                "MASTER_ADDR to the address of rank 0, on every rank"
+            )
+        return found
+
+
+def _address_among(hosts: Sequence[tuple[str, str | None]], rank: int) -> str | None:
+    """Return the address of a rank, from the names of all hosts and the addresses from which they would send."""
+    others = [address for name, address in hosts if (name, address) != hosts[rank]]
+    if not others:
+        return _LOOPBACK
+    return next(filter(None, (_own_address(address) for address in others if address is not None)), None)
+
+
+def _own_address(other: str) -> str | None:
+    """Return the address from which this host would send to another one; None if it knows no way there."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((other, 9))  # sends nothing
+        except OSError:
+            return None
+        return probe.getsockname()[0]
 
 
 @contextmanager
-def joined(*, timeout: float = 600.0) -> Iterator[Group]:
+def joined(*, timeout: float = 600.0, checkpoint: str | PathLike[str] | None = None) -> Iterator[Group]:
     """Let fits on `tabmtl.Shards` inside share their work with the other processes that a launcher has started.
 
     Every process runs the same lines. Each reads and encodes its share of the rows and trains on them; sums meet over
@@ -64,6 +117,12 @@ def joined(*, timeout: float = 600.0) -> Iterator[Group]:
     timeout : float, default=600.0
         Seconds that a process waits for the others before it gives up. It bounds the time that one of them may need for
         its share of the rows between two sums.
+    checkpoint : str or path, optional
+        Folder for checkpoints. Every network that is fitted inside, in one process or several, from `Shards`, or in one
+        process from a frame, leaves one after each epoch. A job that was cut off and is started again, also with
+        another number of processes, goes on from there: with as many processes to the same model, bit for bit. Rank 0
+        reads and writes the folder, which is one job's own. It is emptied when rank 0 has succeeded in all inside. By
+        default there are none, and a job begins anew.
 
     Yields
     ------
@@ -74,6 +133,8 @@ def joined(*, timeout: float = 600.0) -> Iterator[Group]:
     ------
     SystemExit
         If another process has failed first, with the exit code 1: its error is the one to read.
+    ValueError
+        If the process group that stands cannot sum on CPUs, or, from a fit, if a checkpoint is of another training.
 
     Notes
     -----
@@ -93,7 +154,11 @@ def joined(*, timeout: float = 600.0) -> Iterator[Group]:
         found = nullcontext(ProcessGroup())
     elif "RANK" in os.environ:
         found = _started(timeout)
-    with found as group, entered(group):
+    with found as group, entered(group), ExitStack() as stack:
+        if checkpoint is not None:
+            from tabmtl.training.checkpoint import checkpointed
+
+            stack.enter_context(checkpointed(Path(checkpoint), group))
         yield group
 
 
@@ -102,13 +167,12 @@ def _started(timeout: float) -> Iterator[Group]:
     """Start the process group that the environment describes, and end it; of several errors, show the first."""
     store, rank, size = next(dist.rendezvous("env://", timeout=timedelta(seconds=timeout)))
     store.set_timeout(timedelta(seconds=timeout))
+    store = _own_part(store, rank, size, timeout)
     backend = "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
         backend = "cpu:gloo,cuda:nccl"
-    dist.init_process_group(
-        backend, store=dist.PrefixStore("tabmtl", store), rank=rank, world_size=size, timeout=timedelta(seconds=timeout)
-    )
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timedelta(seconds=timeout))
     try:
         yield ProcessGroup()
     except Exception as error:
@@ -119,6 +183,35 @@ def _started(timeout: float) -> Iterator[Group]:
     finally:
         with suppress(RuntimeError):  # its connections may be broken
             dist.destroy_process_group()
+
+
+def _own_part(store: Any, rank: int, size: int, timeout: float) -> Any:
+    """Return the part of a store that is of this start of the job alone.
+
+    The store of torchrun outlives a restart, and gloo would find the addresses of processes that are gone (issue 135712
+    of pytorch; counts of restarts differ from machine to machine). So each process greets with a word of its own, and
+    rank 0 answers every word that it finds with the name of the part, until all who have greeted just now are in.
+    """
+    word = f"tabmtl/{secrets.token_hex(8)}"
+    if rank:
+        store.set(f"tabmtl/rank {rank}", word)
+        name = store.get(word).decode()  # waits for it
+        store.set(f"{name}/rank {rank}", "")
+        return dist.PrefixStore(name, store)
+    missing, end = set(range(1, size)), monotonic() + timeout
+    while missing:
+        if monotonic() > end:
+            raise TimeoutError(
+                f"{len(missing)} of {size} processes have not joined within timeout={timeout:g} seconds, such as rank "
+                f"{min(missing)}; look at its output, or give more time"
+            )
+        for other in sorted(missing):
+            if store.check([f"{word}/rank {other}"]):
+                missing.remove(other)
+            elif store.check([f"tabmtl/rank {other}"]):
+                store.set(store.get(f"tabmtl/rank {other}").decode(), word)
+        sleep(_POLL)
+    return dist.PrefixStore(word, store)
 
 
 def _first_to_fail(store: Any, rank: int) -> int | None:

@@ -20,6 +20,7 @@ from tabmtl.sessions.ragged import Sessions
 from tabmtl.sessions.ranking import Ranking, block_size, log_totals, rank_next, summarize, top_k
 from tabmtl.sessions.repeats import LEAST_TARGETS, Choices, RepeatWeights, learn_weights
 from tabmtl.sessions.split import warn_of_leaks
+from tabmtl.training.checkpoint import resumable
 
 _NO_REPEATS = "what a session's own items are worth was not learned"
 _SET_ASIDE = 0.05  # share of the sessions that teach what a session's own items are worth
@@ -122,7 +123,7 @@ class Recommender(SavableEstimator):
                 "session_column and item_column must differ, and be none of 'rank', 'score' and 'probability', got "
                 f"{names[:2]}: rename the column of the log"
             )
-        with self._watched():
+        with self._watched(), resumable(self):
             self._fit_log(clicks, items, clicks_val)
         return self
 

@@ -12,6 +12,8 @@ rules between its fields in its ``__post_init__``.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import reprlib
 from collections.abc import Mapping, Sequence
@@ -104,6 +106,15 @@ def take_apart(value: Any) -> Saved:
     """
     saved = Saved(facts={})
     return replace(saved, facts=_describe(value, "", saved))
+
+
+def fingerprint(value: Any) -> str:
+    """Return a checksum of all that a stored dataclass holds."""
+    saved = take_apart(value)
+    digest = hashlib.sha256(json.dumps(saved.facts, sort_keys=True).encode())
+    for name, array in sorted(saved.arrays.items()):
+        digest.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
+    return digest.hexdigest()
 
 
 def put_together(cls: type[T], saved: Saved) -> T:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,14 +32,14 @@ class _Turn(threading.local):
         with self.door:  # so whoever waits comes before a thread that only gives way
             self.room.acquire()
         try:
-            self.outside, self.device = _states(device), device
+            self.outside, self.device = generator_states(device), device
         except BaseException:
             self.room.release()
             raise
 
     def end(self) -> None:
         if self.outside is not None:  # else an interrupt came while `unseeded` waited for the room
-            _set_states(self.outside, self.device)
+            set_generator_states(self.outside, self.device)
             self.outside = None
             self.room.release()
 
@@ -117,13 +118,18 @@ def unseeded() -> Iterator[None]:
     if _turn.outside is None:
         yield
         return
-    device, inside = _turn.device, _states(_turn.device)
+    device, inside = _turn.device, generator_states(_turn.device)
     _turn.end()
     try:
         yield
     finally:
         _turn.begin(device)
-        _set_states(inside, device)
+        set_generator_states(inside, device)
+
+
+def seed_of(*numbers: int) -> int:
+    """Return a seed for torch from a seed and the numbers of what it is for."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 def give_way() -> None:
@@ -133,17 +139,18 @@ def give_way() -> None:
             pass
 
 
-def _states(device: torch.device) -> list[Tensor]:
-    """Return the states of torch's generators on the CPU and on a device."""
+def generator_states(device: torch.device) -> list[Tensor]:
+    """Return the states of torch's generators, that of the CPU and that of another device."""
     states = [torch.get_rng_state()]
     if device.type != "cpu":
         states.append(torch.get_device_module(device).get_rng_state(device))
     return states
 
 
-def _set_states(states: list[Tensor], device: torch.device) -> None:
+def set_generator_states(states: Sequence[Tensor], device: torch.device) -> None:
+    """Set the states of torch's generators; those of a CPU alone leave another device as it is."""
     torch.set_rng_state(states[0])
-    if device.type != "cpu":
+    if device.type != "cpu" and len(states) > 1:
         torch.get_device_module(device).set_rng_state(states[1], device)
 
 

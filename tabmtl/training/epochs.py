@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from tabmtl.schema import warn_user
-from tabmtl.training.device import unseeded
+from tabmtl.training.checkpoint import Checkpoint, State
+from tabmtl.training.device import generator_states, set_generator_states, unseeded
 from tabmtl.training.optimizer import Optimizer
 
 Record = dict[str, float | None]
@@ -59,6 +60,15 @@ class Loop(Protocol):
 
     def finish(self) -> None:
         """Finish the training; called once, when the kept weights are in the network."""
+
+    def facts(self) -> Mapping[str, Any]:
+        """Return what tells the training rows and their steps from others, as JSON, with names for an error."""
+
+    def state(self) -> State:
+        """Return all that the next epoch depends on, besides the weights of the network and torch's generators."""
+
+    def restore(self, state: State) -> None:
+        """Go on from a state, whose arrays are of numpy."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -113,9 +123,26 @@ class Snapshots:
             new.weights = {name: tensor.clone() for name, tensor in self._network.state_dict().items()}
         self.kept = kept  # last, for an interrupt may come at any time
 
+    def state(self) -> State:
+        """Return the scores and the kept epochs."""
+        return {"scores": self.scores, "kept": [vars(one) for one in self.kept]}
+
+    def restore(self, state: State) -> None:
+        """Go on from a state, whose arrays are of numpy."""
+        self.scores = list(state["scores"])
+        for one in state["kept"]:
+            weights = {name: torch.tensor(array) for name, array in one["weights"].items()}
+            self.kept.append(Snapshot(**{**one, "weights": weights}))
+
 
 def run_epochs(
-    network: torch.nn.Module, loop: Loop, options: TrainingOptions, *, validated: bool, on_epoch: OnEpoch | None
+    network: torch.nn.Module,
+    loop: Loop,
+    options: TrainingOptions,
+    *,
+    validated: bool,
+    on_epoch: OnEpoch | None,
+    checkpoint: Checkpoint | None = None,
 ) -> tuple[list[Record], Snapshots]:
     """Train in epochs: validate averaged weights after each, stop early, and leave the kept weights in the network.
 
@@ -131,6 +158,8 @@ def run_epochs(
     on_epoch : callable, optional
         Called with the epoch's record, while the network has the validated weights; a true answer stops training.
         Torch's generators are the caller's meanwhile.
+    checkpoint : Checkpoint, optional
+        Written after each epoch. The training goes on from what it holds, as if it had never ended.
 
     Returns
     -------
@@ -138,55 +167,102 @@ def run_epochs(
         One record an epoch.
     snapshots : Snapshots
         The kept epochs.
+
+    Raises
+    ------
+    ValueError
+        If the checkpoint is of another training.
     """
     # glibc gives freed memory back, and takes it anew at every step, until a block as large as this one was freed
     torch.empty(2**25 - 2**16, dtype=torch.uint8)
-    history: list[Record] = []
-    snapshots = Snapshots(network)
     patience = options.patience if options.early_stopping and validated else None
+    training = _Training(network, loop, options, patience)
+    if checkpoint is not None:
+        training.resume(checkpoint)
     try:
-        _train(network, loop, options, patience, on_epoch, history, snapshots)
+        training.run(on_epoch, checkpoint)
     except KeyboardInterrupt:
-        if not (options.keep_on_interrupt and snapshots.kept):
+        if not (options.keep_on_interrupt and training.snapshots.kept):
             raise
         warn_user(
-            f"training was interrupted after epoch {len(history)} of {options.epochs}; the best weights so far, of "
-            f"epoch {snapshots.best.epoch + 1}, are kept, because of keep_on_interrupt=True"
+            f"training was interrupted after epoch {len(training.history)} of {options.epochs}; the best weights so "
+            f"far, of epoch {training.snapshots.best.epoch + 1}, are kept, because of keep_on_interrupt=True"
         )
-    network.load_state_dict(snapshots.best.weights)
+    network.load_state_dict(training.snapshots.best.weights)
     loop.finish()
-    return history, snapshots
+    return training.history, training.snapshots
 
 
-def _train(
-    network: torch.nn.Module,
-    loop: Loop,
-    options: TrainingOptions,
-    patience: int | None,
-    on_epoch: OnEpoch | None,
-    history: list[Record],
-    snapshots: Snapshots,
-) -> None:
-    """Train until something ends it; `history` and `snapshots` hold the finished epochs at any time."""
-    restarted_after = [0]
-    for epoch in range(options.epochs):
+class _Training:
+    """A training between two epochs; `history` and `snapshots` hold the finished ones at any time."""
+
+    def __init__(self, network: torch.nn.Module, loop: Loop, options: TrainingOptions, patience: int | None) -> None:
+        self._network, self._loop, self._options, self._patience = network, loop, options, patience
+        self.history: list[Record] = []
+        self.snapshots = Snapshots(network)
+        self._restarted_after = [0]
+        self._has_ended = False
+
+    def run(self, on_epoch: OnEpoch | None, checkpoint: Checkpoint | None) -> None:
+        """Train until something ends it."""
+        while len(self.history) < self._options.epochs and not self._has_ended:
+            self._has_ended = self._run_epoch(len(self.history), on_epoch)
+            if checkpoint is not None:
+                checkpoint.save(self._state(checkpoint))
+
+    def _run_epoch(self, epoch: int, on_epoch: OnEpoch | None) -> bool:
+        """Run an epoch, and prepare the next one; tell whether there is none."""
+        loop, snapshots, patience = self._loop, self.snapshots, self._patience
         record: Record = {"epoch": float(epoch), **loop.run_epoch(epoch)}
         with loop.optimizer.averaged():
             of_validation, score = loop.validate()
             record |= of_validation
             score = float(epoch) if score is None or patience is None else score
-            history.append(record)
+            self.history.append(record)
             snapshots.offer(epoch, score, () if patience is None else loop.task_scores)
             with unseeded():
                 stop = on_epoch is not None and on_epoch(record)  # the hook sees the validated weights
         if stop:
-            return
-        if patience is not None and epoch - max(snapshots.best.epoch, restarted_after[-1]) >= patience:
-            if len(restarted_after) > options.restarts:
-                return
-            restarted_after.append(epoch)
-            network.load_state_dict(snapshots.best.weights)
+            return True
+        if patience is not None and epoch - max(snapshots.best.epoch, self._restarted_after[-1]) >= patience:
+            if len(self._restarted_after) > self._options.restarts:
+                return True
+            self._restarted_after.append(epoch)
+            self._network.load_state_dict(snapshots.best.weights)
             loop.optimizer.restart()
+        return False
+
+    def _state(self, checkpoint: Checkpoint) -> State:
+        noise = generator_states(next(self._network.parameters()).device)
+        return {
+            "history": self.history,
+            "restarted_after": self._restarted_after,
+            "has_ended": self._has_ended,
+            "network": self._network.state_dict(),
+            "snapshots": self.snapshots.state(),
+            "loop": self._loop.state(),
+            "noise": checkpoint.group.gather([part.numpy() for part in noise], to=0),
+        }
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint, if it holds an epoch of this training."""
+        checkpoint.agree(self._loop.facts())
+        state = checkpoint.take()
+        if state is None:
+            return
+        try:
+            weights = {name: torch.tensor(array) for name, array in state["network"].items()}
+            self._network.load_state_dict(weights)
+            self._loop.restore(state["loop"])
+            self.snapshots.restore(state["snapshots"])
+            self.history = list(state["history"])
+            self._restarted_after = list(state["restarted_after"])
+            self._has_ended = bool(state["has_ended"])
+            if checkpoint.group.rank < len(state["noise"]):  # else this rank is new, and keeps the noise of its own
+                noise = [torch.tensor(part) for part in state["noise"][checkpoint.group.rank]]
+                set_generator_states(noise, next(self._network.parameters()).device)
+        except (RuntimeError, LookupError, TypeError, ValueError) as error:
+            raise checkpoint.misfit(error) from error
 
 
 def warn_if_rising(scores: Sequence[float], patience: int) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -105,6 +106,25 @@ class Optimizer:
         for table in self._tables:
             table.restart(self._log_decay)
 
+    def state(self) -> dict[str, Any]:
+        """Return all that the next step depends on, besides the weights of the network."""
+        return {
+            "adam": {str(i): moments for i, moments in self._adam.state_dict()["state"].items()},
+            "average": self._average,
+            "tables": [table.state() for table in self._tables],
+            "steps": self._steps,
+            "log_decay": self._log_decay,
+            "factor": self._factor,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state, whose arrays are of numpy."""
+        load_adam(self._adam, state["adam"])
+        copy_arrays(self._average, state["average"])
+        for table, of_table in zip(self._tables, state["tables"], strict=True):
+            table.restore(of_table)
+        self._steps, self._log_decay, self._factor = state["steps"], state["log_decay"], state["factor"]
+
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """Put the averaged weights into the network inside, and its own again outside."""
@@ -162,6 +182,12 @@ class _Table:
         rows, values = (torch.cat(part).to(self.weight.device) for part in zip(*found, strict=True))
         return torch.sparse_coo_tensor(rows[None], values, self.weight.shape, check_invariants=False)
 
+    def state(self) -> list[Tensor]:
+        return [self.average, self._square, self._caught_up]
+
+    def restore(self, arrays: Sequence[np.ndarray]) -> None:
+        copy_arrays(self.state(), arrays)
+
     def restart(self, log_now: float) -> None:
         """Make the weights of this step their own average."""
         self.average.copy_(self.weight)
@@ -172,6 +198,20 @@ class _Table:
         stood_still = torch.exp(log_now - self._caught_up).to(self.weight.dtype)
         self.average.sub_(self.weight).mul_(stood_still[:, None]).add_(self.weight)
         self._caught_up.fill_(log_now)
+
+
+def load_adam(adam: torch.optim.Optimizer, moments: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+    """Give an optimiser of torch the moments of its parameters, by their numbers."""
+    of_torch = {int(i): {name: torch.tensor(array) for name, array in each.items()} for i, each in moments.items()}
+    adam.load_state_dict(adam.state_dict() | {"state": of_torch})
+
+
+def copy_arrays(tensors: Sequence[Tensor], arrays: Sequence[np.ndarray]) -> None:
+    """Copy arrays into tensors of the same shapes."""
+    for tensor, array in zip(tensors, arrays, strict=True):
+        if tensor.shape != array.shape:
+            raise ValueError(f"an array of shape {array.shape} stands where one of {tuple(tensor.shape)} belongs")
+        tensor.copy_(torch.tensor(array))
 
 
 def _groups(network: nn.Module, dense: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:

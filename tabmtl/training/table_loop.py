@@ -15,6 +15,7 @@ from tabmtl.nn.experts import statistics_of
 from tabmtl.processes.group import ALONE, Group
 from tabmtl.schema import Batch, DivergenceError, Task
 from tabmtl.training.balance import Balancer
+from tabmtl.training.checkpoint import checksum
 from tabmtl.training.device import give_way
 from tabmtl.training.epochs import Record, TrainingOptions, schedule
 from tabmtl.training.losses import MultiTaskLoss
@@ -33,7 +34,8 @@ class Network(Protocol):
 
     ``network(x_num, x_cat, task)`` returns raw scores: a list of T tensors (B, width_t) in task order, or, if ``task``
     (B,) names the own task of every row (long layout), a list of one tensor (B, width); a network of k members returns
-    (B, k, width) for (B, width). ``represent`` returns the features that the heads read, (B, r). ``batch_dependent`` is
+    (B, k, width) for (B, width). What a step leaves for the next lies in parameters and persistent buffers, which a
+    checkpoint keeps. ``represent`` returns the features that the heads read, (B, r). ``batch_dependent`` is
     true if a row's scores depend on the other rows, which forbids micro-batches.
     """
 
@@ -204,6 +206,31 @@ class TableLoop:
         """Settle statistics that validation has not settled."""
         if self.valid is None:
             settle_statistics(self.network, self.data, self.options.precision)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what tells the rows and the steps from others; see `tabmtl.training.epochs.Loop`."""
+        data = self.data
+        return {
+            "the number of training rows": self.n_rows,
+            "the checksum of the rows": checksum([data.x_num, data.x_cat, data.y, data.task]),
+            "the number of validation rows": self._n_valid,
+            "the number of rows a step": self.batch_size,
+        }
+
+    def state(self) -> dict[str, Any]:
+        """Return all that the next epoch depends on; see `tabmtl.training.epochs.Loop`."""
+        balancer = None if self.balancer is None else self.balancer.state()
+        return {"optimizer": self.optimizer.state(), "balancer": balancer}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        self.optimizer.restore(state["optimizer"])
+        if self.balancer is not None:
+            self.balancer.restore(state["balancer"])
+
+    @property
+    def _n_valid(self) -> int:
+        return 0 if self.valid is None else len(self.valid)
 
     def _valid_scores(self, valid: Batch) -> list[Tensor]:
         """Return the raw scores of the validation rows."""

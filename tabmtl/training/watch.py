@@ -10,10 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from copy import copy
 from dataclasses import dataclass
+from itertools import chain
 from time import perf_counter
-from typing import Any, ClassVar
+from typing import Any
 
 from tabmtl.params import Positive
 from tabmtl.processes.group import ALONE, Group, current
@@ -34,7 +36,7 @@ _TOLD = 3  # loops that the warning of the time limit names
 class Watch:
     """Progress and time of one fit.
 
-    In a group of processes, rank 0 shows the progress and tells the time, which decides for all.
+    In a group of processes, rank 0 shows the progress, tells the time, which decides for all, and warns.
 
     Parameters
     ----------
@@ -114,8 +116,10 @@ class Watch:
         self._ended.append(what)
 
     def warn(self) -> None:
-        """Warn of what the time limit has ended, if anything."""
-        ended = list(dict.fromkeys(self._ended))
+        """Warn of what the time limit has ended on any rank, if anything; all ranks call this."""
+        if not self.is_limited:
+            return
+        ended = list(dict.fromkeys(chain.from_iterable(self._group.gather(self._ended, to=0))))
         if ended:
             more = f"; and {len(ended) - _TOLD} more" if len(ended) > _TOLD else ""
             warn_user(
@@ -125,7 +129,9 @@ class Watch:
             )
 
     @contextmanager
-    def steps(self, total: int, unit: str, describe: Describe = str, *, every: int = 1) -> Iterator[Step]:
+    def steps(
+        self, total: int, unit: str, describe: Describe = str, *, every: int = 1, done: int = 0
+    ) -> Iterator[Step]:
         """Show the steps of a loop, with the seconds since the fit has begun, and watch the time.
 
         Parameters
@@ -138,15 +144,16 @@ class Watch:
             Turns the record of a step into text.
         every : int, default=1
             Steps from one plain line to the next.
+        done : int, default=0
+            Steps that were taken before.
 
         Yields
         ------
         callable
             To be called with the record of every step; tells whether the time is over.
         """
-        done = 0
         named = "  ".join(filter(None, [self.name, unit]))
-        with _bar(total) if self.is_verbose and total else _silence() as show:
+        with _bar(total, done) if self.is_verbose and total else _silence() as show:
 
             def step(record: Any) -> bool:
                 nonlocal done
@@ -156,6 +163,9 @@ class Watch:
                 return done < total and self.cuts(f"{unit} {done} of {total}")
 
             yield step
+
+
+_running: ContextVar[Watch | None] = ContextVar("watch", default=None)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -176,26 +186,21 @@ class Watched:
     verbose: int | bool = 0
     time_limit: Positive | None = None
 
-    # the one of the fit that is running
-    _watch: ClassVar[Watch] = Watch()
-
-    def __getstate__(self) -> dict[str, Any]:
-        state: Any = super().__getstate__()
-        # a copy that a hook takes during the fit is in no fit
-        return {name: value for name, value in state.items() if name != "_watch"}
+    @property
+    def _watch(self) -> Watch:
+        """The watch of the fit that is running, which belongs to the fit: threads may fit one estimator at a time."""
+        return _running.get() or Watch()
 
     @contextmanager
     def _watched(self, part: Watch | None = None) -> Iterator[None]:
         """Watch a fit, and warn at its end of what the time limit cut short; or watch a part of another fit."""
         watch = Watch(self.verbose, self.time_limit, current()) if part is None else part
         watch.name = type(self).__name__
-        before = vars(self).get("_watch")
-        vars(self)["_watch"] = watch
+        token = _running.set(watch)
         try:
             yield
         finally:
-            vars(self).pop("_watch", None)
-            vars(self).update({} if before is None else {"_watch": before})
+            _running.reset(token)
         if part is None:
             watch.warn()
 
@@ -221,7 +226,7 @@ def _silence() -> Iterator[Callable[[Shown], None]]:
     yield lambda step: None
 
 
-def _bar(total: int) -> Any:
+def _bar(total: int, done: int) -> Any:
     """Return the context of a live bar where there is a terminal and rich, else that of plain lines."""
     try:
         from rich.console import Console
@@ -229,17 +234,17 @@ def _bar(total: int) -> Any:
         return _lines()
     console = Console()
     # rich would draw in a notebook by ipywidgets, and warn where they are missing
-    return _live(console, total) if console.is_interactive and not console.is_jupyter else _lines()
+    return _live(console, total, done) if console.is_interactive and not console.is_jupyter else _lines()
 
 
 @contextmanager
-def _live(console: Any, total: int) -> Iterator[Callable[[Shown], None]]:
+def _live(console: Any, total: int, done: int) -> Iterator[Callable[[Shown], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     start, end = TextColumn("{task.fields[unit]}"), TextColumn("{task.description}", markup=False)
     seconds = TextColumn("{task.fields[seconds]:.1f} s")
     with Progress(start, BarColumn(bar_width=20), MofNCompleteColumn(), seconds, end, console=console) as p:
-        bar = p.add_task("", total=total, unit="", seconds=0.0)
+        bar = p.add_task("", total=total, completed=done, unit="", seconds=0.0)
         yield lambda step: p.update(bar, advance=1, description=step.text, unit=step.unit, seconds=step.seconds)
 
 

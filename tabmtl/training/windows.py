@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
@@ -157,6 +158,14 @@ class WindowLoop(TableLoop):
                     "version of tabmtl and of torch on one kind of processor, and report it if you do"
                 )
         return record
+
+    def facts(self) -> dict[str, Any]:
+        """Return what tells the rows and the steps from others; the rows of the checksum are spread over all."""
+        return super().facts() | {"the number of lanes": len(self.rows.lane_edges) - 1}
+
+    @property
+    def _n_valid(self) -> int:
+        return 0 if self.valid_rows is None else len(self.valid_rows)
 
     def _labels(self, rows: StoredRows) -> Batch:
         """Return this rank's rows without features, which are read again for each validation."""

@@ -13,7 +13,7 @@ from commands import TARGETS, TINY
 
 import tabmtl
 import tabmtl.mlflow
-from tabmtl.pipelines.data import ClickColumns, DataSource, tables
+from tabmtl.pipelines.data import ClickColumns, TrainSource, tables
 from tabmtl.pipelines.model_choice import ModelChoice
 from tabmtl.pipelines.tracking import Tracking
 from tabmtl.pipelines.train import train
@@ -115,7 +115,7 @@ def test_without_mlflow_nothing_is_left(table: list[str], tmp_path: Path, monkey
 
 
 def test_the_function_is_called_from_python_too(folder: Path) -> None:
-    source = DataSource(data=str(folder / "rodents.parquet"), split_column="split", target=["weight=regression"])
+    source = TrainSource(data=str(folder / "rodents.parquet"), split_column="split", target=["weight=regression"])
     choice = ModelChoice(model="RMTGB", set=["n_estimators_task=5", "n_estimators_shared=5"], seed=3)
     model = train(source, ClickColumns(), choice, Tracking(no_mlflow=True))
     assert [task.name for task in model.tasks_] == ["weight"]
@@ -147,7 +147,7 @@ def test_a_long_table_is_learned(tmp_path: Path) -> None:
     school = pl.Series("school", ["east", "west"]).gather(rng.integers(0, 2, 200))
     X = pl.DataFrame({"x": rng.normal(size=200), "school": school})
     X.with_columns(grade=2 * X["x"]).write_csv(tmp_path / "long.csv")
-    source = DataSource(data=str(tmp_path / "long.csv"), target=["grade"], task_column="school")
+    source = TrainSource(data=str(tmp_path / "long.csv"), target=["grade"], task_column="school")
     choice = ModelChoice(model="SharedBottom", set=["epochs=1"])
     model = train(source, ClickColumns(), choice, Tracking(no_mlflow=True))
     assert [task.name for task in model.tasks_] == ["east", "west"]

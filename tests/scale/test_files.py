@@ -10,7 +10,7 @@ from polars.testing import assert_frame_equal
 
 import tabmtl.scale.files
 from tabmtl import RMTGB, IndependentTasks, MMoEClassifier, MultiTaskEnsemble, SharedBottom
-from tabmtl.scale import predict_file, predict_files, score_file
+from tabmtl.scale import predict_file, predict_files, score_files
 from tabmtl.sessions import Popularity
 
 
@@ -64,17 +64,20 @@ def test_one_file_is_answered_in_one_file(net, tmp_path):
     assert_frame_equal(pl.read_csv(tmp_path / "new.csv", schema=expected.schema), expected)
 
 
-def test_a_file_is_scored_as_a_frame_is(tmp_path):
+def test_files_are_scored_as_a_frame_is(tmp_path):
     model, X, y = fitted(SharedBottom)
     expected = model.score_intervals(X, y)
     X.hstack(y).with_columns(more=pl.lit("x")).write_csv(tmp_path / "new.csv")
-    assert_frame_equal(score_file(model, tmp_path / "new.csv"), expected)
+    assert_frame_equal(score_files(model, tmp_path / "new.csv"), expected)
+    for n, rows in enumerate(X.hstack(y).iter_slices(150)):
+        rows.write_parquet(tmp_path / f"part{n}.parquet")
+    assert_frame_equal(score_files(model, tmp_path / "part*.parquet"), expected)
     with pytest.raises(ValueError, match=r"the file lacks the targets .*; it has"):
         X.write_csv(tmp_path / "less.csv")
-        score_file(model, tmp_path / "less.csv")
+        score_files(model, tmp_path / "less.csv")
     with pytest.raises(ValueError, match="the file has no rows to score"):
         X.hstack(y).clear().write_parquet(tmp_path / "none.parquet")
-        score_file(model, tmp_path / "none.parquet")
+        score_files(model, tmp_path / "none.parquet")
 
 
 def test_columns_are_found_by_name_and_others_kept_on_demand(net, tmp_path):

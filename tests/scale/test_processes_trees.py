@@ -64,10 +64,21 @@ def test_ranks_end_in_time_together_and_keep_the_fit_that_found_the_rounds(table
         return tiny(cls, time_limit=1e-3, drop=TARGETS[2:]).fit(Shards(table.lazy()), TARGETS[:2])
 
     one, other = run_ranks(2, fit)
-    assert len(told) == 2
-    assert all("no fit of all rows, so that the one without the rows set aside is kept" in text for text in told)
+    (text,) = told  # of rank 0
+    assert "no fit of all rows, so that the one without the rows set aside is kept" in text
     X = table.drop(TARGETS)
     np.testing.assert_array_equal(answers(one, X), answers(other, X))
+
+
+def test_rank_0_tells_what_the_time_limit_has_ended_on_any(table, monkeypatch):
+    told = []
+    monkeypatch.setattr("tabmtl.training.watch.warn_user", told.append)
+    run_ranks(
+        2,
+        lambda: tiny(IndependentTasks, time_limit=1e-3, drop=TARGETS[2:]).fit(Shards(table.lazy()), TARGETS[:2]),
+    )
+    (text,) = told
+    assert all(f"task {task!r}, " in text for task in TARGETS[:2])
 
 
 @pytest.mark.parametrize("cls", [RMTGB, SharedTrees])
@@ -109,8 +120,11 @@ TUNED = pytest.param(TARGETS, {"tune": 2}, marks=pytest.mark.all_faces)
 
 
 @pytest.mark.parametrize(("targets", "params"), [(["late", "delay"], {}), TUNED])
-def test_tasks_are_dealt_to_ranks(table, targets, params):
-    one, first, second = fit_ranks(table, IndependentTasks, targets, learning_rate=0.3, **params)
+def test_tasks_are_dealt_to_ranks(table, targets, params, capsys):
+    one, first, second = fit_ranks(table, IndependentTasks, targets, learning_rate=0.3, verbose=1, **params)
+    shown = capsys.readouterr().out
+    assert "task of rank 0 1/" in shown and "model of rank 0 1/" in shown
+    assert "rank 1" not in shown
     X = table.drop(TARGETS)
     np.testing.assert_array_equal(answers(first, X), answers(one, X))
     np.testing.assert_array_equal(answers(first, X), answers(second, X))

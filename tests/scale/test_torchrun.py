@@ -1,4 +1,4 @@
-"""A job of two real processes: models equal to those of one, and one message where a rank fails."""
+"""A job of two real processes: a killed one costs no epoch, models equal those of one, one message tells an error."""
 
 from __future__ import annotations
 
@@ -17,13 +17,31 @@ N = 4_096
 NETWORK = {"hidden": (16,), "dropout": 0.0, "epochs": 3, "n_jobs": 1, "device": "cpu", "random_state": 0}
 TREES = {"n_estimators_shared": 5, "n_estimators_outlier": 5, "n_estimators_task": 5, "early_stopping": False}
 JOB = f"""
-import sys
+import os, signal, sys
 from tabmtl import RMTGB, Shards, SharedBottom
 from tabmtl.scale import joined
+from tabmtl.training.windows import WindowLoop
 
 folder = sys.argv[1]
-with joined(timeout=120) as group:
-    for model in (SharedBottom(**{NETWORK}), RMTGB(random_state=0, n_jobs=1, **{TREES})):
+run_epoch = WindowLoop.run_epoch
+
+
+def run_or_die(loop, epoch):
+    if epoch == 2 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        loop.group.gather(None)  # rank 0 has written its checkpoint
+        if loop.group.rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return run_epoch(loop, epoch)
+
+
+def note(record):
+    with open(f"{{folder}}/epochs", "a") as file:
+        print(int(record["epoch"]), file=file)
+
+
+WindowLoop.run_epoch = run_or_die
+with joined(timeout=120, checkpoint=f"{{folder}}/checkpoints") as group:
+    for model in (SharedBottom(**{NETWORK}, on_epoch=note), RMTGB(random_state=0, n_jobs=1, **{TREES})):
         model.fit(Shards(f"{{folder}}/rows.parquet", cache=f"{{folder}}/cache"), ["click", "spend"])
         if group.rank == 0:
             model.save(f"{{folder}}/{{type(model).__name__}}")
@@ -51,6 +69,7 @@ def job(frame, tmp_path_factory):
     )
     (folder / "job.py").write_text(JOB)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    launcher += ["--max-restarts", "1"]
     ended = subprocess.run(
         [*launcher, str(folder / "job.py"), str(folder)], capture_output=True, text=True, timeout=500, check=False
     )
@@ -70,8 +89,17 @@ def test_the_models_are_those_of_one_process(frame, job):
             assert_frame_equal(other.history_, one.history_, abs_tol=1e-4)
 
 
+def test_a_killed_rank_costs_no_epoch(job):
+    folder, ended = job
+    assert "Signal 9 (SIGKILL)" in ended.stderr or "exitcode: -9" in ended.stderr, ended.stderr
+    assert (folder / "epochs").read_text().split() == ["0", "1", "2"]
+    # they stay for the fit that failed
+    assert [file.name for file in (folder / "checkpoints").iterdir()] == ["fit-1.safetensors"]
+
+
 def test_a_bad_row_on_one_rank_ends_all_with_one_message(job):
     _, ended = job
     assert ended.returncode == 1
     assert ended.stderr.count("column 'x0' holds an infinite value") == 1, ended.stderr
-    assert ended.stderr.count("Traceback (most recent call last)") <= 2  # that of the rank, and that of the launcher
+    # of the rank, of the launcher, and of the rank whose neighbour was killed
+    assert ended.stderr.count("Traceback (most recent call last)") <= 3, ended.stderr

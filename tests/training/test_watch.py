@@ -2,8 +2,8 @@
 
 import re
 import sys
+import threading
 import warnings
-from copy import copy
 from functools import partial
 
 import numpy as np
@@ -11,7 +11,6 @@ import polars as pl
 import pytest
 import recommenders
 from conformance import tiny
-from sklearn.base import clone
 
 from tabmtl import RMTGB, IndependentTasks, SharedBottom, SharedTrees
 from tabmtl.schema import TabmtlWarning, Task, TimeLimitWarning
@@ -121,15 +120,25 @@ def test_every_fit_of_a_table_ends_in_time(model, text):
         model.fit(X, Y)
     assert [found.filename for found in caught] == [__file__]
     assert model.predict(X).shape == (300, 2)
-    assert "_watch" not in vars(model)
+    assert not model._watch.is_limited
 
 
-def test_a_copy_from_within_a_fit_is_not_in_it():
-    copies = []
-    model = tiny(SharedBottom, on_epoch=lambda record: copies.append((copy(model), clone(model))))
-    model.fit(X, Y)
-    assert copies
-    assert not any("_watch" in vars(each) for pair in copies for each in pair)
+def test_two_threads_fit_one_estimator_each_with_its_own_time():
+    meeting, ends = threading.Barrier(2), {}
+
+    def hook(record):
+        meeting.wait(30)
+        ends[threading.get_ident()] = model._watch._end
+        meeting.wait(30)
+
+    model = tiny(SharedBottom, epochs=1, time_limit=1e6, on_epoch=hook)
+    threads = [threading.Thread(target=model.fit, args=(X, Y)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(ends.values())) == 2
+    assert not model._watch.is_limited
 
 
 def test_a_limit_that_is_not_reached_changes_nothing():

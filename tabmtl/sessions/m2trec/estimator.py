@@ -14,7 +14,6 @@ import polars as pl
 import torch
 from sklearn.utils.validation import check_is_fitted
 
-from tabmtl.estimators.base import draw_seed
 from tabmtl.estimators.trained import TrainedEstimator, TrainedState, load_weights, trained_attributes
 from tabmtl.params import (
     BatchSize,
@@ -699,7 +698,7 @@ class M2TRec(TrainedEstimator, Recommender):
                 warn_of_ceiling(known, earlier, judged)
         metadata_facts = describe_metadata(known, train if valid is None else valid, verbose=self.verbose)
         device = find_device(self.device)
-        with seeded(draw_seed(self.random_state), device):
+        with seeded(self._seed(), device):
             network = self._network(coder, known).to(device)
             with threads(self.n_jobs, network):
                 validation = None if valid is None else Validation(network, known, valid, self)

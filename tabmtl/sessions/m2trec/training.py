@@ -19,6 +19,8 @@ from tabmtl.sessions.m2trec.validation import Validation, is_clearly_better
 from tabmtl.sessions.ragged import Sessions, ranges
 from tabmtl.sessions.ranking import Ranking
 from tabmtl.sessions.repeats import TOP
+from tabmtl.storage.stored import fingerprint
+from tabmtl.training.checkpoint import checksum
 from tabmtl.training.device import give_way, has_bfloat16
 from tabmtl.training.epochs import Record, schedule
 from tabmtl.training.optimizer import Optimizer
@@ -258,6 +260,25 @@ class SessionLoop:
 
     def finish(self) -> None:
         """Nothing is left to do."""
+
+    def facts(self) -> dict[str, Any]:
+        """Return what tells the sessions and items from others."""
+        examples = self.examples
+        return {
+            "the number of training clicks": len(examples.units),
+            "the checksum of the sessions": checksum([examples.units, examples.weights, examples.starts]),
+            "the checksum of the items": fingerprint(self.items.known),
+            "the number of validation clicks": 0 if self.validation is None else len(self.validation.session),
+        }
+
+    def state(self) -> dict[str, Any]:
+        """Return all that the next epoch depends on."""
+        return {"optimizer": self.optimizer.state(), "left_out": self.network.encoder.left_out}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state."""
+        self.optimizer.restore(state["optimizer"])
+        self.network.encoder.left_out = state["left_out"]
 
 
 def category_loss(scores: Tensor, codes: Tensor, weights: Tensor) -> Tensor:

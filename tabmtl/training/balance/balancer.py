@@ -27,7 +27,7 @@ from tabmtl.training.balance.gradients import (
     split_parameters,
 )
 from tabmtl.training.balance.loss_weights import LOSS_WEIGHTS, Weighting, given_weights
-from tabmtl.training.device import seeded
+from tabmtl.training.device import seed_of, seeded
 
 _NAMES = [*LOSS_WEIGHTS, *GRADIENT_JOINS]
 
@@ -76,11 +76,10 @@ def check_grad_level(options: BalanceOptions) -> None:
 
 
 class Balancer:
-    """Backward passes of one training run; random draws use torch's global generator.
+    """Backward passes of one training run.
 
     In a group of processes, each passes back through its own rows, and the gradients that they fill sum up to those of
-    one process: losses are those of all, weights and joins follow from inner products over all rows, and the draws of a
-    join from a seed of the step.
+    one process: losses are those of all, and weights and joins follow from inner products over all rows.
 
     Parameters
     ----------
@@ -103,6 +102,9 @@ class Balancer:
         On the device of the losses. Parameters outside of modules with ``task_specific = True`` are shared.
     group : Group, optional
         Processes that take the same steps.
+    seed : int, optional
+        Seed of the draws of joins, such as the orders of "pcgrad": a step draws the same in any process, whatever was
+        drawn there before. By default they come from torch's global generator.
 
     Raises
     ------
@@ -121,9 +123,15 @@ class Balancer:
     """
 
     def __init__(
-        self, options: BalanceOptions, tasks: Sequence[Task], network: nn.Module, group: Group = ALONE
+        self,
+        options: BalanceOptions,
+        tasks: Sequence[Task],
+        network: nn.Module,
+        group: Group = ALONE,
+        seed: int | None = None,
     ) -> None:
-        self._names, self._group, self._n_joins = [task.name for task in tasks], group, 0
+        self._names, self._group = [task.name for task in tasks], group
+        self._join_seed, self._n_joins = seed, 0
         self._network, self._normalize = network, options.normalize_gradients
         self._rho = options.rho if options.flat else None
         self._weighting, self._aggregate = _methods(options.balance, tasks, network)
@@ -200,6 +208,27 @@ class Balancer:
         """Learn from the mean training losses (T,) of an epoch, NaN = none ("dwa" only)."""
         self._weighting.end_epoch(losses.to(self._device))
 
+    def state(self) -> dict[str, Any]:
+        """Return all that the next step depends on.
+
+        Raises
+        ------
+        ValueError
+            If an aggregator has a state of its own, which no file can hold.
+        """
+        if hasattr(self._aggregate, "reset"):
+            raise ValueError(
+                f"balance {self._aggregate!r} has a state of its own, which a checkpoint cannot hold; choose a balance "
+                "without one, such as 'pcgrad', or fit without checkpoint"
+            )
+        return {"weighting": self._weighting.state(), "n_joins": self._n_joins, "gradients": self._gradients.state()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state, whose arrays are of numpy."""
+        self._weighting.restore(state["weighting"])
+        self._gradients.restore(state["gradients"])
+        self._n_joins = state["n_joins"]
+
     def _summed_gradients(self, losses: Tensor, tasks: Sequence[int], sources: Sequence[Tensor]) -> Tensor:
         return self._group.sum_(self._gradients(losses, tasks, sources))
 
@@ -223,7 +252,7 @@ class Balancer:
         if hasattr(self._aggregate, "reset"):
             of_active, rows = rows, rows.new_zeros(len(self._names), rows.shape[1])
             rows[tasks] = of_active
-        with self._common_draws():
+        with self._draws():
             if self._of_parts is None:
                 update = join_all(self._aggregate, rows, self._parts)
             else:
@@ -235,12 +264,12 @@ class Balancer:
             )
         return update
 
-    def _common_draws(self) -> AbstractContextManager[None]:
-        """Let all ranks draw the same inside, though their own generators have advanced differently."""
-        if self._group is ALONE:
+    def _draws(self) -> AbstractContextManager[None]:
+        """Let the draws inside come from the seed of this join, if there is one."""
+        if self._join_seed is None:
             return nullcontext()
         self._n_joins += 1
-        return seeded(self._n_joins, self._device)
+        return seeded(seed_of(self._join_seed, self._n_joins), self._device)
 
     def _refuse(self, broken: Tensor, what: str) -> None:
         names = ", ".join(repr(name) for name, bad in zip(self._names, broken.tolist(), strict=True) if bad)

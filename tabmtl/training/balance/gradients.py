@@ -5,7 +5,7 @@ Shapes: T tasks, n of them active in a step, P numbers in a row. `tabmtl.trainin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -92,6 +92,15 @@ class TaskGradients:
         self._towers, self._group = towers, group
         self._trusted: set[int] = set()
         self._inputs: list[tuple[Tensor, Tensor, RowOwners | None]] = []
+
+    def state(self) -> dict[str, Any]:
+        """Return what was found out about the heads."""
+        return {"trusted": sorted(self._trusted), "has_towers": bool(self._towers)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state."""
+        self._trusted = set(state["trusted"])
+        self._towers = self._towers if state["has_towers"] else []
 
     @contextmanager
     def watch(self) -> Iterator[None]:

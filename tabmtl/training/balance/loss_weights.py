@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from tabmtl.nn.layers import StackedLinear
 from tabmtl.schema import Task
 from tabmtl.training.balance.gradients import Jacobian, jacobian, split_parameters
+from tabmtl.training.optimizer import copy_arrays, load_adam
 
 _RATE = 0.025  # of the Adam that moves learned weights
 _DWA_TEMPERATURE = 2.0
@@ -29,6 +31,8 @@ class Weighting:
     per_task = False  # whether `weigh` takes gradients
     looks_back = False  # whether `after_step` wants the losses after the step
 
+    _kept: ClassVar[tuple[str, ...]] = ("weights",)  # tensors that a step leaves for the next one
+
     def __init__(self, n_tasks: int, network: nn.Module) -> None:
         self.weights = torch.ones(n_tasks, device=next(network.parameters()).device)
 
@@ -42,6 +46,16 @@ class Weighting:
     def end_epoch(self, losses: Tensor) -> None:
         """Learn from the mean losses of an epoch, NaN = none."""
 
+    def state(self) -> dict[str, Any]:
+        """Return all that the next step depends on."""
+        return {name: getattr(self, name) for name in self._kept}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state, whose arrays are of numpy."""
+        for name in self._kept:
+            array = state[name]
+            setattr(self, name, None if array is None else torch.tensor(array, device=self.weights.device))
+
 
 class _Learned(Weighting):
     """Weights from one number per task, which Adam moves."""
@@ -52,6 +66,15 @@ class _Learned(Weighting):
         super().__init__(n_tasks, network)
         self._value = torch.full_like(self.weights, self.start)
         self._adam = torch.optim.Adam([self._value], lr=_RATE, weight_decay=self.decay)
+
+    def state(self) -> dict[str, Any]:
+        moments = {str(i): each for i, each in self._adam.state_dict()["state"].items()}
+        return super().state() | {"value": self._value, "adam": moments}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        super().restore(state)
+        copy_arrays([self._value], [state["value"]])
+        load_adam(self._adam, state["adam"])
 
     def _move(self, gradient: Tensor, active: Tensor) -> None:
         """Take one step of Adam; tasks that are not active stay."""
@@ -86,6 +109,7 @@ class Uncertainty(ImtlL):
 class Dwa(Weighting):
     """Dynamic weight average, by the recent fall of the losses over two epochs."""
 
+    _kept = "weights", "_last"
     _last: Tensor | None = None
 
     def end_epoch(self, losses: Tensor) -> None:
@@ -126,6 +150,7 @@ class GradNorm(_Learned):
     """GradNorm: weights that balance the tasks' rates of training, by gradients at the last shared layer."""
 
     per_task, start = True, 1.0
+    _kept = "weights", "_first"
 
     def __init__(self, n_tasks: int, network: nn.Module) -> None:
         super().__init__(n_tasks, network)

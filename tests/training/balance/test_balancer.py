@@ -7,6 +7,9 @@ import torch
 from balancing import GRADIENT_LEVEL, NAMES, Problem
 from torch import nn
 
+from tabmtl.models.shared_bottom import SharedBottom
+from tabmtl.training.balance import Balancer
+
 AT_PARAMETERS = {"grad_level": "parameters"}
 #: Methods of losses know no level.
 WAYS = [(name, way) for name in NAMES for way in ({}, {"flat": True}, AT_PARAMETERS)]
@@ -260,3 +263,27 @@ def test_boundaries_are_used_where_there_are_any_and_rows_have_all_tasks_and_par
     assert seen == [16 * 6, 16 * 6, *[n_shared] * 5]
     with pytest.raises(ValueError, match=r"marks no boundary.*use 'parameters' or 'auto'"):
         problem.balancer("mgda", grad_level="representation")
+
+
+def test_draws_of_a_join_come_from_the_seed_and_the_step_alone():
+    def drawn(seed, others):
+        """Orders of three steps, among other draws."""
+        problem, orders = Problem(3), []
+
+        def join(rows):
+            orders.append(torch.randperm(9).tolist())
+            return rows.sum(dim=0)
+
+        torch.manual_seed(others)
+        options = SharedBottom(balance=join)
+        balancer = Balancer(options, problem.tasks, problem.network, seed=seed)
+        for _ in range(3):
+            problem.network.zero_grad()
+            balancer.backward(problem.losses, problem.present)
+        return orders
+
+    first = drawn(0, 1)
+    assert drawn(0, 2) == first
+    assert first[0] != first[1] != first[2]
+    assert drawn(1, 1) != first
+    assert drawn(None, 2) != drawn(None, 1) == drawn(None, 1)  # those of torch

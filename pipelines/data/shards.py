@@ -1,0 +1,201 @@
+"""Tables in files that need not fit in memory: `tabmtl.Shards` to fit, and files to stop on and to score."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar
+
+import polars as pl
+import polars.selectors as cs
+
+from tabmtl import Shards
+from tabmtl.pipelines.data import files, tables
+from tabmtl.pipelines.data.clicks import ClickColumns
+
+#: Options of other rows, and what to say of files instead.
+_NOT_OF_FILES = {
+    "data": "leave one of the two out",
+    "folder": "it is for named sets",
+    "full": "it is for named sets",
+    "split_column": "files are not split; name others by --valid-shards and --test-shards",
+    "val_share": "say --set validation_fraction=..., or name other files by --valid-shards",
+    "test_share": "name other files by --test-shards",
+    "split_seed": "say --seed",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSource(tables.DataSource):
+    """Rows to train on: a data set by name or a file, or files that need not fit in memory.
+
+    Parameters
+    ----------
+    data : str
+        Data set by name, such as portal, or a parquet or CSV file.
+    shards : list of str
+        Instead of --data: files, or a glob in quotes, that need not fit in memory; may be repeated.
+    valid_shards : list of str
+        Such files to stop on; default some rows of --shards.
+    test_shards : list of str
+        Such files for the final scores; default --valid-shards.
+    cache : Path, optional
+        Folder for the encoded rows of --shards, which later fits use again.
+    """
+
+    data: str = ""
+    shards: list[str] = field(default_factory=list)
+    valid_shards: list[str] = field(default_factory=list)
+    test_shards: list[str] = field(default_factory=list)
+    cache: Path | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        given = [entry.name for entry in fields(self) if getattr(self, entry.name) != _default(entry)]
+        for name in given:
+            if self.shards and name in _NOT_OF_FILES:
+                raise ValueError(f"--{name.replace('_', '-')} has no effect with --shards: {_NOT_OF_FILES[name]}")
+            if not self.shards and name in ("valid_shards", "test_shards", "cache"):
+                raise ValueError(f"--{name.replace('_', '-')} has no effect without --shards")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ShardRows:
+    """Rows of files that are read when they are needed.
+
+    Parameters
+    ----------
+    name : str
+    parts : dict of str to Shards
+        "train" and, where files are named for them, "val" and "test".
+    targets : list of str
+    facts : dict
+        Parameters of estimators that follow from the table.
+    groups : str or None
+        Column of groups that are set aside together.
+    """
+
+    name: str
+    parts: dict[str, Shards]
+    targets: list[str]
+    facts: dict[str, Any]
+    groups: str | None
+    unit: ClassVar[str] = "rows"
+    origin: ClassVar[None] = None  # no options of another command name these rows
+
+    @property
+    def judged(self) -> str | None:
+        """The part that is scored when the fit is over."""
+        return next((part for part in ("test", "val") if part in self.parts), None)
+
+    def describe(self) -> str:
+        """Return one line on the rows and columns."""
+        sizes = files.describe_sizes({part: shards.n_rows for part, shards in self.parts.items()}, self.unit)
+        tasks = f"{len(self.targets)} targets" if len(self.targets) > 1 else f"the target {self.targets[0]}"
+        n_files = len(self.parts["train"].files or ())
+        return f"{self.name}: {sizes}, in {n_files} files to train on; {len(self._features)} features, {tasks}"
+
+    def check_features(self) -> None:
+        """Raise an error that names a column which no model accepts, such as one of dates."""
+        from tabmtl.encode import FeatureCoder
+
+        features = self.example().select(pl.exclude(self.facts["task_column"] or []))
+        FeatureCoder.fit(features.head(1), categorical=self.facts["categorical_features"])
+
+    def fit(self, estimator: Any) -> None:
+        """Fit on the files to train on; those to stop on, if there are any, stop the fit."""
+        y = self.targets[0] if self.facts["task_column"] else self.targets
+        options = {"X_val": self.parts["val"], "y_val": y} if "val" in self.parts else {}
+        estimator.fit(self.parts["train"], y, groups=self.groups, **options)
+
+    def scores(self, estimator: Any, part: str) -> dict[str, float | None]:
+        """Return the score of every task."""
+        return dict(self.table(estimator, part).select("task", "score").iter_rows())
+
+    def table(self, estimator: Any, part: str) -> pl.DataFrame:
+        """Return scores and their confidence intervals, one row per task."""
+        from tabmtl.scale import score_files
+
+        table = score_files(estimator, self.parts[part].files or ())
+        return table.select("task", "metric", "score", low="low", high="high", labelled="n_labelled")
+
+    def metrics(self, table: pl.DataFrame, part: str) -> dict[str, float | None]:
+        """Return the scores of a `table` by ``<part>/<task>/<metric>``, as they are logged."""
+        return {f"{part}/{row['task']}/{row['metric']}": row["score"] for row in table.iter_rows(named=True)}
+
+    def log_fitted(self, callback: Any, estimator: Any, reference: Any = None) -> None:
+        """Log the facts of a finished fit; of the rows, some of the first block stand for all."""
+        rows = self._first(1_000)
+        callback.log_fitted(estimator, rows.select(cs.by_name(*self._features)), rows.select(cs.by_name(*self.targets)))
+
+    def example(self) -> pl.DataFrame:
+        """Return some rows, as an input example."""
+        return self._first(5).select(cs.by_name(*self._features))
+
+    @property
+    def _features(self) -> list[str]:
+        unused = (*self.targets, *self.facts["drop"])
+        return [name for name in self.parts["train"].schema.names() if name not in unused]
+
+    def _first(self, n: int) -> pl.DataFrame:
+        names = self.parts["train"].schema.names()
+        _, rows = next(self.parts["train"].blocks(names, range(n)))
+        return rows
+
+
+def open_shards(source: TrainSource, clicks: ClickColumns, cls: type) -> ShardRows:
+    """Find files and their columns; no row is read.
+
+    Parameters
+    ----------
+    source : TrainSource
+    clicks : ClickColumns
+        Without effect, so none may be set.
+    cls : type
+        Class of the estimator.
+
+    Raises
+    ------
+    ValueError, TypeError, OSError
+        If there is no such file or column, files differ in their columns, or the model learns from click logs.
+    """
+    from tabmtl.sessions.recommender import Recommender
+
+    if issubclass(cls, Recommender):
+        raise ValueError(f"--shards are files of a table, but {cls.__name__} learns from a click log: say --data")
+    for entry in fields(clicks):
+        if getattr(clicks, entry.name) != _default(entry):
+            raise ValueError(f"--{entry.name.replace('_', '-')} applies to click logs only, not to --shards")
+    parts = {
+        part: Shards(paths, cache=None if source.cache is None else source.cache / part)
+        for part, paths in (("train", source.shards), ("val", source.valid_shards), ("test", source.test_shards))
+        if paths
+    }
+    head = pl.DataFrame(schema=parts["train"].schema)
+    tasks, task_column = tables.read_roles(source, head, "the shards")
+    tables.check_roles(source, tasks, task_column)
+    categorical = files.known(head, source.categorical, "--categorical")
+    texts = [name for name, dtype in head.schema.items() if dtype in tables.TEXT or dtype == pl.Boolean]
+    groups = files.known(head, [source.group_column], "--group-column")
+    files.known(head, source.drop, "--drop")
+    features = set(head.columns) - {*tasks, *source.drop, *([task_column] if task_column else [])}
+    chosen = [name for name in head.columns if name in features & {*categorical, *texts}]
+    facts = {
+        "tasks": {name: kind for name, kind in tasks.items() if kind},
+        "task_column": task_column,
+        "categorical_features": chosen if categorical else "from_dtype",
+        "drop": source.drop,
+    }
+    name = _name_of(source.shards)
+    return ShardRows(name=name, parts=parts, targets=[*tasks], facts=facts, groups=groups[0] if groups else None)
+
+
+def _name_of(paths: Sequence[str]) -> str:
+    """Return a name for files: that of the only one, or of their folder."""
+    first = Path(paths[0])
+    return first.stem if len(paths) == 1 and first.is_file() else first.absolute().parent.name
+
+
+def _default(entry: Any) -> Any:
+    return entry.default if entry.default_factory is MISSING else entry.default_factory()

@@ -1,0 +1,271 @@
+"""Checkpoints of a job: what a training needs to go on after an epoch, in one file that replaces the one before.
+
+`tabmtl.scale.joined` names a folder. Inside it every fit has a number, by its order, and the network of fit 1 leaves
+``fit-1.safetensors`` there: JSON in the metadata of the file, and arrays; no code. A job that is started again makes
+the same fits, finds their files, and goes on after the last epoch that each holds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from tabmtl.params import to_json
+from tabmtl.processes.group import Group, current
+from tabmtl.storage.atomic import replaced, sync_folder
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+#: Numbers, texts, tensors and arrays, in dicts with text keys and in lists.
+State = dict[str, Any]
+
+_KEY = "checkpoint"  # of the JSON among the metadata
+_ARRAY = "@array"  # stands for an array in the JSON
+# parameters that change what is shown, how long a training takes, and where
+_FREE = ("verbose", "time_limit", "n_jobs", "device", "keep_on_interrupt", "on_epoch")
+_SHOWN = 60  # characters of a value in an error
+
+
+class Checkpoint:
+    """File of one fit, and what it held when the fit began.
+
+    In a group of processes rank 0 reads and writes it, and tells the others.
+
+    Parameters
+    ----------
+    file : Path
+    estimator : estimator
+        In its fit.
+    group : Group
+        Processes that fit together.
+
+    Attributes
+    ----------
+    records : list of dict
+        Records of the epochs that the fit goes on from; none if it begins.
+
+    Raises
+    ------
+    ValueError
+        If the file is of a fit with other parameters or by another version, or cannot be read.
+    """
+
+    def __init__(self, file: Path, estimator: Any, group: Group) -> None:
+        self.file, self.estimator, self.group = file, estimator, group
+        found, error = None, None
+        if group.rank == 0:
+            try:
+                found = _read(file)
+            except ValueError as caught:
+                error = str(caught)
+        found, error = group.broadcast((found, error))
+        if error is not None:
+            raise ValueError(error)
+        self._before: dict[str, Any] | None = None
+        self._state: State | None = None
+        if found is not None:
+            self._before, self._state = found["facts"], found["state"]
+        self.records = [] if self._state is None else list(self._state["history"])
+        self._facts: dict[str, Any] = {}
+        self.agree({"tabmtl": version("tabmtl"), "estimator": type(estimator).__name__, **_params_of(estimator)})
+
+    def seed(self, drawn: int) -> int:
+        """Return the seed that the fit began with, given one that was drawn for it now."""
+        seed = drawn if self._before is None else self._before["seed"]
+        self._facts["seed"] = seed
+        return seed
+
+    def agree(self, facts: Mapping[str, Any]) -> None:
+        """Note facts that this fit depends on, as JSON.
+
+        Raises
+        ------
+        ValueError
+            If the checkpoint has others; the message names all that differ.
+        """
+        self._facts |= json.loads(json.dumps(dict(facts)))
+        before = self._before
+        if before is None:
+            return
+        differ = [name for name in facts if before.get(name) != self._facts[name]]
+        if differ:
+            told = ", ".join(
+                f"{name} was {_shown(before[name])} and is {_shown(self._facts[name])}"
+                if name in before
+                else f"{name} is new"
+                for name in differ
+            )
+            raise ValueError(
+                f"the checkpoint {self.file} is of another training: {told}; to go on, make the same fits of the same "
+                "rows in the same order; to begin anew, remove the file or name another folder"
+            )
+
+    def take(self) -> State | None:
+        """Hand over the state that the fit goes on from; None if it begins."""
+        state, self._state = self._state, None
+        return state
+
+    def misfit(self, error: Exception) -> ValueError:
+        """Return an error for a state that does not fit the training, in spite of equal facts."""
+        text = " ".join(str(error).split())
+        return ValueError(f"the checkpoint {self.file} does not fit: {text}; remove it to begin anew")
+
+    def save(self, state: State) -> None:
+        """Write the state of a training after an epoch, on rank 0; all of the file before it, or all of this one."""
+        if self.group.rank:
+            return
+        arrays: dict[str, np.ndarray] = {}
+        content = {"facts": self._facts, "state": _without_arrays(state, "", arrays)}
+        try:
+            with replaced(self.file) as beside:
+                save_file(arrays, beside, metadata={_KEY: json.dumps(content)})
+                with beside.open("rb") as stream:
+                    os.fsync(stream.fileno())
+            sync_folder(self.file.parent)
+        except (OSError, SafetensorError) as error:
+            error.add_note(f"in writing the checkpoint {self.file}; the one of the epoch before is whole")
+            raise
+
+
+class _Job:
+    """Folder of a job, and the number of its last fit."""
+
+    def __init__(self, folder: Path, group: Group) -> None:
+        self._folder, self.group, self._n_fits = folder, group, 0
+        if group.rank == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            for left in folder.glob(".fit-*.safetensors.*"):  # of a writer that was killed
+                left.unlink(missing_ok=True)
+
+    def next_file(self) -> Path:
+        self._n_fits += 1
+        return self._folder / f"fit-{self._n_fits}.safetensors"
+
+    def end(self) -> None:
+        """Remove the files, when rank 0 is through; others do not wait for what it does last."""
+        if self.group.rank == 0:
+            for number in range(1, self._n_fits + 1):
+                (self._folder / f"fit-{number}.safetensors").unlink(missing_ok=True)
+
+
+_job: ContextVar[_Job | None] = ContextVar("job", default=None)
+_checkpoint: ContextVar[Checkpoint | None] = ContextVar("checkpoint", default=None)
+
+
+@contextmanager
+def checkpointed(folder: Path, group: Group) -> Iterator[None]:
+    """Keep checkpoints of the fits inside in a folder, until all of it has succeeded."""
+    job = _Job(folder, group)
+    token = _job.set(job)
+    try:
+        yield
+    finally:
+        _job.reset(token)
+    job.end()
+
+
+@contextmanager
+def resumable(estimator: Any) -> Iterator[None]:
+    """Let a fit go on from its checkpoint, if its job keeps any; fits inside of it, which are its parts, have none.
+
+    Nor has a fit that every process of a group makes by itself.
+    """
+    job, checkpoint = _job.get(), None
+    if job is not None:
+        file, group = job.next_file(), current()
+        if group.size == job.group.size:
+            checkpoint = Checkpoint(file, estimator, group)
+    tokens = _job.set(None), _checkpoint.set(checkpoint)
+    try:
+        yield
+    finally:
+        _checkpoint.reset(tokens[1])
+        _job.reset(tokens[0])
+
+
+def checkpoint_of(estimator: Any) -> Checkpoint | None:
+    """Return the checkpoint of the fit that is running, if it is that of this estimator and has one."""
+    found = _checkpoint.get()
+    return found if found is not None and found.estimator is estimator else None
+
+
+def checksum(arrays: Sequence[np.ndarray | Tensor | None]) -> int:
+    """Return a checksum of the values of some arrays."""
+    total = 0
+    for array in arrays:
+        if array is not None:
+            total = zlib.crc32(_as_array(array).data, total)
+    return total
+
+
+def _params_of(estimator: Any) -> dict[str, Any]:
+    """Return the parameters on which a training depends; of code, its name."""
+    described = {}
+    for name, value in estimator.get_params(deep=False).items():
+        if name not in _FREE:
+            try:
+                described[f"the parameter {name}"] = to_json(name, value)
+            except (TypeError, ValueError):
+                described[f"the parameter {name}"] = getattr(value, "__qualname__", type(value).__qualname__)
+    return described
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def _as_array(value: Any) -> np.ndarray:
+    """Return an array, or a tensor of any device, as one block of memory."""
+    return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value, order="C")
+
+
+def _without_arrays(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
+    """Return a state as JSON; its arrays are put into `arrays`, and their names stand for them."""
+    if isinstance(value, np.ndarray) or hasattr(value, "detach"):
+        arrays[path] = _as_array(value)
+        return {_ARRAY: path}
+    if isinstance(value, Mapping):
+        return {key: _without_arrays(item, f"{path}/{key}", arrays) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_arrays(item, f"{path}/{i}", arrays) for i, item in enumerate(value)]
+    return value
+
+
+def _with_arrays(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+    if isinstance(value, dict):
+        if value.keys() == {_ARRAY}:
+            return arrays[value[_ARRAY]]
+        return {key: _with_arrays(item, arrays) for key, item in value.items()}
+    return [_with_arrays(item, arrays) for item in value] if isinstance(value, list) else value
+
+
+def _read(file: Path) -> State | None:
+    """Read a file; None if there is none."""
+    try:
+        with safe_open(file, framework="numpy") as opened:
+            content = json.loads(opened.metadata()[_KEY])
+            names = opened.keys()
+            arrays = {name: opened.get_tensor(name) for name in names}
+        state = _with_arrays(content["state"], arrays)
+        if not (isinstance(content["facts"]["seed"], int) and isinstance(state["history"], list)):
+            raise TypeError("it lacks its seed or its history")
+        return {"facts": content["facts"], "state": state}
+    except FileNotFoundError:
+        return None
+    except (OSError, SafetensorError, LookupError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"the checkpoint {file} cannot be read: {error}; remove it to begin anew, or put a whole copy in its place"
+        ) from error
