@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from tabmtl.metrics.intervals import auc_within, influences, standard_error
+from tabmtl.metrics.intervals import auc_within, standard_error, task_influences
 from tabmtl.metrics.scores import check_metric, score_task, undefined_reason
 from tabmtl.schema import Task, warn_user
 
@@ -84,7 +84,7 @@ class Judged:
         if other is not None:
             score, influence = score - self.score(other), influence - self._influences(other)
         if self.group is None:
-            part = influences(self.task, self.y, answer, self.weight)[1]
+            part = task_influences(self.task, self.y, answer, self.weight)[1]
         else:
             influence = np.bincount(np.unique(self.group, return_inverse=True)[1], influence)
             part = np.zeros(len(influence), dtype=np.intp)
@@ -92,7 +92,7 @@ class Judged:
 
     def _influences(self, answer: np.ndarray) -> np.ndarray:
         if self._ranked is None:
-            return influences(self.task, self.y, answer, self.weight)[0]
+            return task_influences(self.task, self.y, answer, self.weight)[0]
         classes, weight, fold = self._ranked
         return auc_within(classes, answer, weight, fold)[1]
 

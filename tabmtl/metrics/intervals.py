@@ -197,8 +197,8 @@ def mean_difference(
         if undefined_reason(task, labels) is not None:
             continue
         differences.append(score_task(task, labels, output) - score_task(task, labels, other))
-        influence, group = influences(task, labels, output, None)
-        influence = influence - influences(task, labels, other, None)[0]
+        influence, group = task_influences(task, labels, output, None)
+        influence = influence - task_influences(task, labels, other, None)[0]
         size = np.bincount(group)
         if size.min() < 2:
             freedoms.append(0.0)
@@ -270,10 +270,10 @@ def _estimate(
     score = score_task(task, y, outputs[0], sample_weight)
     if math.isnan(score):
         return None, None, math.nan, 0
-    influence, group = influences(task, y, outputs[0], sample_weight)
+    influence, group = task_influences(task, y, outputs[0], sample_weight)
     for other in outputs[1:]:
         score -= score_task(task, y, other, sample_weight)
-        influence = influence - influences(task, y, other, sample_weight)[0]
+        influence = influence - task_influences(task, y, other, sample_weight)[0]
     size = np.bincount(group)
     rarest = int(size.min())
     if rarest < 2:
@@ -302,7 +302,7 @@ def _margin(error: float, freedom: float, level: float) -> float:
     return error * float(stats.t.ppf((1 + level) / 2, freedom))
 
 
-def influences(
+def task_influences(
     task: Task, y: np.ndarray, output: np.ndarray, sample_weight: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the influence of each row that counts, and its class, or 0 if the metric does not compare classes."""
