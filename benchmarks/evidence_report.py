@@ -261,11 +261,11 @@ def draw_labels(comparisons: Sequence[Comparison], path: Path) -> None:
     figure.savefig(path, dpi=100)
 
 
-def write(records: Sequence[Record], folder: Path, n_planned: int, rows: str) -> None:
+def write(records: Sequence[Record], folder: Path, progress: tuple[int, int], rows: str) -> None:
     """Write the page and the plot into the folder of the records, and a summary into the README of the checkout.
 
-    The summary comes between the `MARKS`, if the README has them. Both say how many of the planned fits are there, and
-    how many rows they see, which ``rows`` tells.
+    The summary comes between the `MARKS`, if the README has them. Both say how many of the planned fits are there, which
+    ``progress`` tells, and how many rows they see, which ``rows`` tells.
     """
     if not records:
         raise SystemExit(f"{folder} has no records: run python -m benchmarks.evidence first")
@@ -288,8 +288,8 @@ def write(records: Sequence[Record], folder: Path, n_planned: int, rows: str) ->
         "rf1 by its published protocol": rf1_table(frame),
         "Cost: fit, answers to one row, and to 1000 rows (CPU time)": cost_table(frame),
     }
-    missing = n_planned - len(records)
-    so_far = f"\nNot complete: {len(records)} of {n_planned} fits have run so far.\n" if missing else ""
+    n_done, n_planned = progress
+    so_far = f"\nNot complete: {n_done} of {n_planned} fits have run so far.\n" if n_done < n_planned else ""
     page = INTRODUCTION + f"\n{rows}\n" + so_far + "".join(f"\n## {title}\n\n{text}" for title, text in parts.items())
     (folder / PAGE).write_text(page, encoding="utf-8")
     readme = folder.parents[1] / "README.md"
