@@ -264,8 +264,8 @@ def draw_labels(comparisons: Sequence[Comparison], path: Path) -> None:
 def write(records: Sequence[Record], folder: Path, progress: tuple[int, int], rows: str) -> None:
     """Write the page and the plot into the folder of the records, and a summary into the README of the checkout.
 
-    The summary comes between the `MARKS`, if the README has them. Both say how many of the planned fits are there, which
-    ``progress`` tells, and how many rows they see, which ``rows`` tells.
+    The summary comes between the `MARKS`, if the README has them. Both say how many of the planned fits are there, as
+    ``progress`` tells, and how many rows they see, as ``rows`` does.
     """
     if not records:
         raise SystemExit(f"{folder} has no records: run python -m benchmarks.evidence first")
