@@ -268,5 +268,5 @@ def test_progress_goes_on_with_the_next_epoch(table, cut, capsys):
     with joined(checkpoint=cut.parent):
         tiny(SharedBottom, epochs=2, verbose=1).fit(table.drop(TARGETS), table.select(TARGETS))
     first, second = capsys.readouterr().out.splitlines()
-    assert first == "goes on after epoch 1 of 2, from a checkpoint"
-    assert second.startswith("epoch 2/2  ")
+    assert first == "SharedBottom  goes on after epoch 1 of 2, from a checkpoint"
+    assert second.startswith("SharedBottom  epoch 2/2  ")
