@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import polars as pl
 import polars.selectors as cs
 
-from tabmtl import Shards
 from tabmtl.pipelines.data import files, tables
 from tabmtl.pipelines.data.clicks import ClickColumns
+
+if TYPE_CHECKING:
+    from tabmtl import Shards
 
 #: Options of other rows, and what to say of files instead.
 _NOT_OF_FILES = {
@@ -160,6 +162,7 @@ def open_shards(source: TrainSource, clicks: ClickColumns, cls: type) -> ShardRo
     ValueError, TypeError, OSError
         If there is no such file or column, files differ in their columns, or the model learns from click logs.
     """
+    from tabmtl import Shards
     from tabmtl.sessions.recommender import Recommender
 
     if issubclass(cls, Recommender):

@@ -103,7 +103,7 @@ USAGE = {
         ["train", "--data", "x", "--outptu", "x"],
         "tabmtl train: error: Unknown option: --outptu. Did",
     ),
-    "missing option": (["train", "--dat", "x"], 'tabmtl train: error: Command "train" parameter --data requires'),
+    "missing option": (["sweep", "--dat", "x"], 'tabmtl sweep: error: Command "sweep" parameter --data requires'),
     "not a number": (["sweep", "--data", "portal", "--trials", "x"], "tabmtl sweep: error: Invalid value"),
     "unknown choice": (
         ["serve", "promote", "rodents", "--data", "portal", "--part", "vall"],

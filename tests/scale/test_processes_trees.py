@@ -58,7 +58,9 @@ def fit_ranks(table, cls, targets, *, with_valid=False, **params):
 @pytest.mark.parametrize("cls", [RMTGB, SharedTrees])
 def test_ranks_end_in_time_together_and_keep_the_fit_that_found_the_rounds(table, cls, monkeypatch):
     told = []
-    monkeypatch.setattr("tabmtl.training.watch.warn_user", told.append)  # threads share what catches warnings
+    monkeypatch.setattr(
+        "tabmtl.training.watch.warn_user", lambda text, _: told.append(text)
+    )  # threads share what catches warnings
 
     def fit():
         return tiny(cls, time_limit=1e-3, drop=TARGETS[2:]).fit(Shards(table.lazy()), TARGETS[:2])
@@ -72,7 +74,7 @@ def test_ranks_end_in_time_together_and_keep_the_fit_that_found_the_rounds(table
 
 def test_rank_0_tells_what_the_time_limit_has_ended_on_any(table, monkeypatch):
     told = []
-    monkeypatch.setattr("tabmtl.training.watch.warn_user", told.append)
+    monkeypatch.setattr("tabmtl.training.watch.warn_user", lambda text, _: told.append(text))
     run_ranks(
         2,
         lambda: tiny(IndependentTasks, time_limit=1e-3, drop=TARGETS[2:]).fit(Shards(table.lazy()), TARGETS[:2]),
