@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -14,6 +15,7 @@ import polars as pl
 
 from benchmarks.harness import Record
 from benchmarks.sharing import paired
+from tabmtl.plots.display import COLORS, MARKED
 
 LIGHTGBM, BAG, CATBOOST, ENSEMBLE = "LightGBM tuned", "LightGBM tuned, bag", "CatBoost", "MultiTaskEnsemble"
 #: Models of one task each.
@@ -241,15 +243,16 @@ def draw_labels(comparisons: Sequence[Comparison], path: Path) -> None:
     panels = list(dict.fromkeys((c.facts["set"], c.facts["task"], c.facts["metric"]) for c in comparisons))
     amounts = sorted({c.facts["amount"] for c in comparisons}, key=lambda n: math.inf if n is None else n)
     models = list(dict.fromkeys(name for c in comparisons for name in c.means))
+    colors = dict(zip([m for m in models if m != ENSEMBLE], cycle(COLORS), strict=False)) | {ENSEMBLE: MARKED}
     n_columns = min(4, len(panels))
     n_rows = math.ceil(len(panels) / n_columns)
     figure = Figure(figsize=(3.4 * n_columns, 0.8 + 2.3 * n_rows), layout="constrained")
     axes = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
     for ax, (name, task, metric) in zip(axes, panels, strict=False):
         own = [c for c in comparisons if (c.facts["set"], c.facts["task"]) == (name, task)]
-        for number, model in enumerate(models):
+        for model in models:
             points = [(amounts.index(c.facts["amount"]), c.means[model]) for c in own if model in c.means]
-            look = {"linestyle": "--" if model in SINGLE else "-", "color": f"C{number}"}
+            look = {"linestyle": "--" if model in SINGLE else "-", "color": colors[model]}
             ax.plot(*zip(*points, strict=True), marker=".", label=model, lw=2.5 if model == ENSEMBLE else 1.2, **look)
         ax.set_title(f"{name}: {task[:24]} ({metric})", fontsize=9)
         ax.set_xticks(range(len(amounts)), ["all" if n is None else str(n) for n in amounts], fontsize=8)
