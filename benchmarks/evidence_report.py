@@ -298,6 +298,6 @@ def write(records: Sequence[Record], folder: Path, progress: tuple[int, int], ro
     readme = folder.parents[1] / "README.md"
     if readme.is_file():
         shown = plot.format(f"{folder.parent.name}/{folder.name}/")
-        text = "\n".join([MARKS[0], so_far + "\n" + shown, f"{SUMMARY} {rows}", "", summary, MARKS[1]])
+        text = "\n".join([MARKS[0], so_far + "\n" + shown, f"{rows} {SUMMARY}", "", summary, MARKS[1]])
         before = readme.read_text(encoding="utf-8")
         readme.write_text(re.sub(f"{MARKS[0]}.*{MARKS[1]}", lambda _: text, before, flags=re.S), encoding="utf-8")
