@@ -80,21 +80,21 @@ class Judged:
         """Score an answer, less the score of another one, with the standard error; None where undefined."""
         if undefined_reason(self.task, self.y, self.weight) is not None:
             return None, None
-        score, influence = self.score(answer), self._influences(answer)
+        score, influence, part = self._measure(answer)
         if other is not None:
-            score, influence = score - self.score(other), influence - self._influences(other)
-        if self.group is None:
-            part = task_influences(self.task, self.y, answer, self.weight)[1]
-        else:
+            other_score, other_influence, _ = self._measure(other)
+            score, influence = score - other_score, influence - other_influence
+        if self.group is not None:
             influence = np.bincount(np.unique(self.group, return_inverse=True)[1], influence)
             part = np.zeros(len(influence), dtype=np.intp)
         return score, standard_error(influence, part)[0] if np.bincount(part).min() > 1 else None
 
-    def _influences(self, answer: np.ndarray) -> np.ndarray:
+    def _measure(self, answer: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+        """Return the score of an answer, the influences of the rows, and their class as `task_influences` gives it."""
         if self._ranked is None:
-            return task_influences(self.task, self.y, answer, self.weight)[0]
+            return self.score(answer), *task_influences(self.task, self.y, answer, self.weight)
         classes, weight, fold = self._ranked
-        return auc_within(classes, answer, weight, fold)[1]
+        return *auc_within(classes, answer, weight, fold), np.unique(classes, return_inverse=True)[1]
 
     def mix(self, weights: np.ndarray) -> np.ndarray:
         """Return the mixture of the answers."""
