@@ -91,6 +91,7 @@ def test_the_hook_draws_from_the_generator_of_the_caller():
     assert same(answers(quiet, X), answers(loud, X))
 
 
+@pytest.mark.all_faces  # ten seconds
 def test_a_copy_predicts_between_two_steps_of_a_fit_in_another_thread():
     model, X, _ = fitted(MMoE)
     said, copies = answers(model, X), [pickle.loads(pickle.dumps(model)) for _ in range(5)]

@@ -137,6 +137,7 @@ def test_answers_of_different_folds_are_not_ranked_against_each_other():
     assert_array_equal(choose_weights([both], 0)[:, 0], [0, 1])
 
 
+@pytest.mark.all_faces  # ten seconds of draws
 def test_a_gain_that_is_chance_of_groups_is_not_taken():
     """What differs from group to group would pass for a gain if every row of 50 were one more witness."""
     taken = {True: 0, False: 0}

@@ -282,6 +282,7 @@ def test_networks_learn_related_tasks_better_than_single_models(estimator, score
     assert SINGLE_TASK < score <= estimator.fit(train.X, train.y).score(test.X, test.y) < CEILING
 
 
+@pytest.mark.all_faces  # a model for every task
 def test_the_single_models_score_what_the_comparison_says():
     train = make_multitab_bench(1_500, 8, 4, correlation=0.9, degrees=2, noise=0.1, random_state=0)
     test = train.draw(2_000, random_state=1)

@@ -100,6 +100,7 @@ def test_the_registered_champion_is_the_saved_model(
     assert champion.predict(X).equals(tabmtl.load(run[0] / "model").predict(X))
 
 
+@pytest.mark.all_faces  # another demonstration
 def test_again_gives_the_same_table_and_says_what_it_does(
     run: tuple[Path, list[str]], folder: Path, store: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -126,6 +127,7 @@ def test_again_gives_the_same_table_and_says_what_it_does(
         assert sum(line.split()[:1] == [target] for line in printed.splitlines()) == 2, target
 
 
+@pytest.mark.all_faces  # CI runs the demonstration itself
 def test_one_target_keeps_few_labels(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -107,6 +107,7 @@ def test_a_study_is_not_mixed_with_other_settings(sweep: Any, capsys: pytest.Cap
         assert "another --study" in error
 
 
+@pytest.mark.all_faces  # ten seconds
 def test_a_front_is_searched_and_a_point_above_single_tasks_chosen(
     sweep: Any, tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

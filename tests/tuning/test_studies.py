@@ -87,7 +87,7 @@ def test_the_first_trial_is_the_estimator_as_it_is():
     assert study.trials[1].params != study.trials[0].params
 
 
-@pytest.mark.parametrize("names", [("few",), ("few", "many")], ids=len)
+@pytest.mark.parametrize("names", [("few",), pytest.param(("few", "many"), marks=pytest.mark.all_faces)], ids=len)
 def test_a_seed_rules_the_search_whatever_pauses_it_makes(names):
     whole = open_study("whole", quick(names), seed=3)
     run_study(whole, quick(names), n_trials=16)
@@ -294,7 +294,7 @@ def run_into_a_full_disk(room: int, *, alone: bool = True) -> None:
     run_study(study, quick(), n_trials=len(study.trials) + 3)
 
 
-@pytest.mark.parametrize("room", [0, 5000, 12288])
+@pytest.mark.parametrize("room", [0, 5000, pytest.param(12288, marks=pytest.mark.all_faces)])
 def test_a_full_disk_costs_no_study(room):
     run_study(open_study("s", quick(), storage="j"), quick(), n_trials=2)
     worker = multiprocessing.get_context("fork").Process(target=run_into_a_full_disk, args=(room,))

@@ -44,6 +44,7 @@ def test_the_penalty_of_leaves_is_enough_by_itself():
     assert log_loss(RMTGB(**SHORT).fit(X, y), *test) < 0.03
 
 
+@pytest.mark.all_faces  # seven seconds
 @pytest.mark.usefixtures("without_bound")
 def test_a_refit_that_goes_astray_is_not_kept():
     """The fit that chose the rounds is, to the bit; the loss of the refit on the rows that chose them is 35."""
