@@ -161,6 +161,7 @@ def test_the_readme_says_what_was_tried() -> None:
     for name, row in capabilities.try_all().items():
         for column, case in columns.items():
             assert said[name][column] == (capabilities.NO if row[case] else capabilities.YES), f"{name}: {case}"
+        assert row["more than one machine"] == row["files larger than memory"], name
         assert not (row["missing labels"] or row["mixed kinds of targets"] or row["weights"]), name
 
 

@@ -19,6 +19,7 @@ if __name__ == "__main__":
     sys.path[:0] = ["tests"]
 
 from conformance import FUNNELS, MIXED, features, long_table, targets_for, tiny
+from ranks import run_ranks
 
 import tabmtl
 
@@ -67,6 +68,15 @@ def fit_files(cls: Any) -> None:
         tiny(cls).fit(tabmtl.Shards(f"{folder}/rows.parquet"), y.columns)
 
 
+def fit_processes(cls: Any) -> None:
+    """Fit from files in two processes that share the work; here they are threads."""
+    X = features(2_200)
+    y = targets_for(cls, X)
+    with tempfile.TemporaryDirectory() as folder:
+        X.hstack(y).write_parquet(f"{folder}/rows.parquet")
+        run_ranks(2, lambda: tiny(cls).fit(tabmtl.Shards(f"{folder}/rows.parquet"), y.columns))
+
+
 def has_onnx(cls: Any) -> None:
     """Ask for the method that writes an ONNX file; tests call it on every network, which takes minutes."""
     need(cls, "export_onnx")
@@ -86,6 +96,7 @@ CASES: dict[str, Callable[[Any], Any]] = {
     "long tables": fit_long_table,
     "funnels": fit_funnel,
     "files larger than memory": fit_files,
+    "more than one machine": fit_processes,
     "ONNX": has_onnx,
     "a LightGBM model per task": export_task,
 }
