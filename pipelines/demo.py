@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +16,16 @@ from tabmtl.params import check_count
 from tabmtl.pipelines.data.tables import DataSource, TableRows, open_table
 from tabmtl.pipelines.model_choice import ModelChoice, make
 from tabmtl.pipelines.tracking import DEFAULT_URI, ROWS, Tracking, open_log
-from tabmtl.pipelines.train import Fitted, check_output, fit_single_tasks, kept_epoch, print_places, timed_fit, watch
+from tabmtl.pipelines.train import (
+    Fitted,
+    check_output,
+    fit_single_tasks,
+    kept_epoch,
+    print_gain,
+    print_places,
+    timed_fit,
+    watch,
+)
 
 #: Of the experiment, and of the registered model.
 NAME = "flights"
@@ -78,8 +88,8 @@ def demo(
     tracking = Tracking(tracking_uri=tracking_uri, experiment=NAME, no_mlflow=no_mlflow)
     with open_log(tracking) as log, nullcontext() if log is None else log.run("demo") as run_id:
         callback = watch(model, run_id)
-        gain, single = _compare(rows, model.set_params(**rows.facts))
-        _save(rows, model, gain, output)
+        gain, table, single = _compare(rows, model.set_params(**rows.facts))
+        _save(rows, model, gain, table, output)
         _compare_scarce(rows, seed)
         if log is not None:
             import mlflow
@@ -107,22 +117,25 @@ def _describe(rows: TableRows, *, whole: bool) -> None:
     print("A cancelled flight has no delay: such cells are null, and do not count in losses and scores.")
 
 
-def _compare(rows: TableRows, model: tabmtl.MultiTabNet) -> tuple[tabmtl.MultitaskGain, tabmtl.IndependentTasks]:
-    """Fit the network and one LightGBM per target, and score both."""
+def _compare(
+    rows: TableRows, model: tabmtl.MultiTabNet
+) -> tuple[tabmtl.MultitaskGain, pl.DataFrame, tabmtl.IndependentTasks]:
+    """Fit the network and one LightGBM per target, and score both; return the gain, and its table with intervals."""
     print(f"\nMultiTabNet: one network for all targets, at most {model.epochs} epochs ...", flush=True)
     print(f"MultiTabNet: fitted in {timed_fit(rows, model):.1f} s{kept_epoch(model)}", flush=True)
     single = fit_single_tasks(rows, model)
-    gain = tabmtl.multitask_gain(rows.scores(model, "test"), rows.scores(single, "test"))
-    print("\nScores on the test rows: ROC AUC of binary targets, R² of regressions, higher is better.")
-    print("The reference is the single-task score.\n")
-    print(gain)
-    defined = gain.table.drop_nulls("difference")
-    better = defined.filter(pl.col("difference") > 0)["task"].to_list()
-    worse = defined.filter(pl.col("difference") <= 0)["task"].to_list()
-    print(f"\nOne network was better than single-task LightGBM on {len(better)} of {gain.n_tasks} targets", end="")
-    print(f" ({', '.join(better)})" if better else "", end="")
-    print(f", and no better on {', '.join(worse)}." if worse else ".")
-    return gain, single
+    print("\nScores are ROC AUC of binary targets and R² of regressions, higher is better.")
+    gain, table = print_gain(rows, model, "test", single)
+    better = table.filter(pl.col("low") > 0)["task"].to_list()
+    worse = table.filter(pl.col("high") < 0)["task"].to_list()
+    print(f"MultiTabNet is {_clearly('better', better)} and {_clearly('worse', worse)} than LightGBM.")
+    return gain, table, single
+
+
+def _clearly(how: str, tasks: Sequence[str]) -> str:
+    """Say on how many targets, and on which."""
+    names = f" ({', '.join(tasks)})" if tasks else ""
+    return f"clearly {how} on {len(tasks)}{names}"
 
 
 def _compare_scarce(rows: TableRows, seed: int) -> None:
@@ -155,7 +168,9 @@ def _compare_scarce(rows: TableRows, seed: int) -> None:
     print(f"  It is mixed of {', '.join(f'{name} {weight:.2f}' for name, weight in weights.items() if weight)}.\n")
 
 
-def _save(rows: TableRows, model: tabmtl.MultiTabNet, gain: tabmtl.MultitaskGain, output: Path) -> None:
+def _save(
+    rows: TableRows, model: tabmtl.MultiTabNet, gain: tabmtl.MultitaskGain, table: pl.DataFrame, output: Path
+) -> None:
     """Save the model, the table and the plots."""
     # a Figure without pyplot needs neither a screen nor a choice of backend
     from matplotlib.figure import Figure
@@ -163,7 +178,7 @@ def _save(rows: TableRows, model: tabmtl.MultiTabNet, gain: tabmtl.MultitaskGain
     from tabmtl.plots import GainDisplay, HistoryDisplay
 
     _check_saved(model, output / "model", rows.parts["test"][0])
-    gain.table.rename({"reference": "single_task_score"}).write_csv(output / "table.csv")
+    table.rename({"reference": "single_task_score"}).write_csv(output / "table.csv")
     curves, gains = (Figure(figsize=(8, 5), layout="constrained") for _ in range(2))
     HistoryDisplay.from_estimator(model, ax=curves.subplots())
     curves.axes[0].set_title("MultiTabNet on flights")

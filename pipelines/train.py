@@ -295,13 +295,14 @@ def _print_scores(rows: Rows | ShardRows, estimator: Any, part: str, reference: 
     print(f"\nScores of the {which} rows, {why}; higher is better.\n\n{lay_out(scores)}\n")
     if reference is not None:
         assert isinstance(rows, TableRows)
-        _print_gain(rows, estimator, part, reference, which)
+        print_gain(rows, estimator, part, reference)
     return scores
 
 
-def _print_gain(rows: TableRows, estimator: Any, part: str, reference: Any, which: str) -> None:
-    """Print the gain over the reference, with intervals that are paired row by row."""
+def print_gain(rows: TableRows, estimator: Any, part: str, reference: Any) -> tuple[tabmtl.MultitaskGain, pl.DataFrame]:
+    """Print the gain over the reference, with intervals that are paired row by row; return it, and the table."""
     table, mean = rows.differences(estimator, reference, part)
+    which = {"test": "test", "val": "validation"}[part]
     print(f"Gain on the {which} rows over one LightGBM per task, the best of four configurations:\n")
     print(lay_out(table, signed=["difference", "low", "high"]), "\n")
     scores, references = (dict(table.select("task", name).iter_rows()) for name in ("score", "reference"))
@@ -309,6 +310,7 @@ def _print_gain(rows: TableRows, estimator: Any, part: str, reference: Any, whic
     interval = "" if mean.low is None else f", 95 % interval {mean.low:+z.4f} to {mean.high:+z.4f}"
     average = "" if mean.score is None else f"mean difference {mean.score:+z.4f}{interval}; "
     print(f"Low and high are 95 % intervals of the difference, paired row by row; {average}{gain.summary}.\n")
+    return gain, table
 
 
 if __name__ == "__main__":
