@@ -24,7 +24,9 @@ candidates = {
     "SharedTrees": SharedTrees(n_estimators_task=0),
     "SharedBottom": SharedBottom(hidden=(64,), epochs=10),
 }
-model = MultiTaskEnsemble(candidates=candidates, n_folds=2, tasks=portal.tasks, random_state=0).fit(X, y)
+model = MultiTaskEnsemble(
+    candidates=candidates, n_folds=2, tasks=portal.tasks, random_state=0
+).fit(X, y)
 model.leaderboard_
 
 # %%
@@ -35,10 +37,19 @@ LeaderboardDisplay.from_estimator(model)
 
 # %%
 # On rows that neither the candidates nor the weights have seen, beside the single-task candidate and a constant answer:
-alone = IndependentTasks(tasks=portal.tasks, random_state=0).fit(X, y).score_tasks(X_test, y_test)
+alone = (
+    IndependentTasks(tasks=portal.tasks, random_state=0)
+    .fit(X, y)
+    .score_tasks(X_test, y_test)
+)
 pl.DataFrame(
     [
-        {"task": task, "ensemble": score, "LightGBM alone": alone[task], "constant": 0.5 if task == "male" else 0.0}
+        {
+            "task": task,
+            "ensemble": score,
+            "LightGBM alone": alone[task],
+            "constant": 0.5 if task == "male" else 0.0,
+        }
         for task, score in model.score_tasks(X_test, y_test).items()
     ]
 )

@@ -25,10 +25,16 @@ X_test, y_test = (part.sample(4000, seed=9) for part in flights.part("test"))
 def scores_at(n_labels: int, seed: int) -> dict[str, object]:
     """Score the target, learned beside the others and alone."""
     X, y = (part.sample(1500, seed=seed, shuffle=True) for part in (X_all, y_all))
-    scarce = y.with_columns(pl.when(pl.int_range(pl.len()) < n_labels).then("cancelled").alias("cancelled"))
-    together = SharedTrees(tasks=flights.tasks, n_estimators_task=0, random_state=seed).fit(X, scarce)
+    scarce = y.with_columns(
+        pl.when(pl.int_range(pl.len()) < n_labels).then("cancelled").alias("cancelled")
+    )
+    together = SharedTrees(
+        tasks=flights.tasks, n_estimators_task=0, random_state=seed
+    ).fit(X, scarce)
     kind = {"cancelled": "binary"}
-    alone = IndependentTasks(tune=4, tasks=kind, random_state=seed).fit(X[:n_labels], scarce[:n_labels, :1])
+    alone = IndependentTasks(tune=4, tasks=kind, random_state=seed).fit(
+        X[:n_labels], scarce[:n_labels, :1]
+    )
     return {
         "labels": n_labels,
         "seed": seed,
@@ -37,7 +43,9 @@ def scores_at(n_labels: int, seed: int) -> dict[str, object]:
     }
 
 
-scores = pl.DataFrame([scores_at(n, seed) for n in (150, 500, 1500) for seed in (0, 1, 2)])
+scores = pl.DataFrame(
+    [scores_at(n, seed) for n in (150, 500, 1500) for seed in (0, 1, 2)]
+)
 scores
 
 # %%

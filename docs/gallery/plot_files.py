@@ -29,7 +29,9 @@ for day, rows in enumerate(X.hstack(y).iter_slices(500)):
 # %%
 # Targets are columns of the files. The same estimator takes a frame.
 options = {"tasks": portal.tasks, "epochs": 8, "random_state": 0}
-from_files = SharedBottom(**options).fit(Shards(f"{place}/rows/*.parquet"), list(portal.tasks))
+from_files = SharedBottom(**options).fit(
+    Shards(f"{place}/rows/*.parquet"), list(portal.tasks)
+)
 from_frame = SharedBottom(**options).fit(X, y)
 scores = pl.DataFrame(
     {
@@ -49,7 +51,9 @@ HistoryDisplay.from_estimator(from_files)
 
 # %%
 # From files to files, with the columns that you want to keep:
-scored = predict_files(from_files, f"{place}/rows/*.parquet", place / "scored", keep=["year", "species_id"])
+scored = predict_files(
+    from_files, f"{place}/rows/*.parquet", place / "scored", keep=["year", "species_id"]
+)
 print(len(scored), "files")
 answers = pl.read_parquet(scored[0])
 folder.cleanup()

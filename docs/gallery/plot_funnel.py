@@ -15,14 +15,23 @@ from tabmtl import ESMM, IndependentTasks
 from tabmtl.synth import make_funnel
 
 log = make_funnel(
-    6000, n_users=100, n_items=30, click_rate=0.2, conversion_rate=0.06, selection=0.9, spread=2.0, random_state=0
+    6000,
+    n_users=100,
+    n_items=30,
+    click_rate=0.2,
+    conversion_rate=0.06,
+    selection=0.9,
+    spread=2.0,
+    random_state=0,
 )
 fresh = log.draw(4000, random_state=1)
 chain = ["click", "conversion"]
 
 # %%
 # Over all impressions, in one network with two towers:
-funnel = ESMM(task_chain=chain, epochs=15, random_state=0).fit(log.X, log.y.select(chain))
+funnel = ESMM(task_chain=chain, epochs=15, random_state=0).fit(
+    log.X, log.y.select(chain)
+)
 p = funnel.predict_proba(fresh.X)
 of_funnel = p["conversion"][:, 1] / p["click"][:, 1]
 
@@ -40,7 +49,12 @@ of_clicked = naive.predict_proba(fresh.X)["conversion"][:, 1]
 # clicks.
 truth = fresh.expected["cvr"].to_numpy()
 rate = log.y.filter(clicked)["conversion"].mean()
-means = {"truth": truth.mean(), "ESMM": of_funnel.mean(), "from clicks": of_clicked.mean(), "rate of clicks": rate}
+means = {
+    "truth": truth.mean(),
+    "ESMM": of_funnel.mean(),
+    "from clicks": of_clicked.mean(),
+    "rate of clicks": rate,
+}
 
 # %%
 import matplotlib.pyplot as plt
@@ -48,7 +62,10 @@ import matplotlib.pyplot as plt
 order = np.array_split(np.argsort(truth), 8)
 place = [truth[rows].mean() for rows in order]
 plt.plot(place, place, color="grey", ls=":", label="truth")
-for name, answers in (("ESMM, all impressions", of_funnel), ("LightGBM, clicked impressions", of_clicked)):
+for name, answers in (
+    ("ESMM, all impressions", of_funnel),
+    ("LightGBM, clicked impressions", of_clicked),
+):
     plt.plot(place, [answers[rows].mean() for rows in order], marker="o", label=name)
 plt.axhline(rate, color="C3", ls="--", lw=1, label="rate among clicks")
 plt.xlabel("true chance to convert if clicked, in eight parts")

@@ -11,14 +11,18 @@ few rows. ``task_column`` names the column that holds it.
 from tabmtl import IndependentTasks, SharedTrees, multitask_gain
 from tabmtl.synth import make_outlier_tasks
 
-schools = make_outlier_tasks(40, 300, n_tasks=8, n_outliers=0, noise=0.2, random_state=0)
+schools = make_outlier_tasks(
+    40, 300, n_tasks=8, n_outliers=0, noise=0.2, random_state=0
+)
 schools.X.head()
 
 # %%
 # One model learns all tasks, and every row is answered for its own.
 together = SharedTrees(task_column="task", random_state=0).fit(schools.X, schools.y)
 alone = IndependentTasks(task_column="task", random_state=0).fit(schools.X, schools.y)
-gain = multitask_gain(*(model.score_tasks(schools.X_test, schools.y_test) for model in (together, alone)))
+gain = multitask_gain(
+    *(model.score_tasks(schools.X_test, schools.y_test) for model in (together, alone))
+)
 gain.table
 
 # %%

@@ -22,26 +22,41 @@ X_test, y_test = (part.sample(3000, seed=1) for part in portal.part("test"))
 def hide(share: float) -> pl.DataFrame:
     """Hide a share of the labels."""
     keep = np.random.default_rng(0).random(y.shape) >= share
-    return y.select(pl.when(pl.Series(keep[:, j])).then(name).alias(name) for j, name in enumerate(y.columns))
+    return y.select(
+        pl.when(pl.Series(keep[:, j])).then(name).alias(name)
+        for j, name in enumerate(y.columns)
+    )
 
 
 def mean_score(model, X, y) -> float:
     """Fit, and return the mean over the tasks on the test rows."""
-    return model.set_params(tasks=portal.tasks, random_state=0).fit(X, y).score(X_test, y_test)
+    return (
+        model.set_params(tasks=portal.tasks, random_state=0)
+        .fit(X, y)
+        .score(X_test, y_test)
+    )
 
 
 rows = []
 for share in (0.0, 0.4, 0.7):
     labels = hide(share)
-    complete = ~pl.Series(labels.select(pl.any_horizontal(pl.all().is_null())).to_series())
+    complete = ~pl.Series(
+        labels.select(pl.any_horizontal(pl.all().is_null())).to_series()
+    )
     rows.append(
         {
             "hidden": share,
             "complete rows": int(complete.sum()),
-            "all targets, all labels": mean_score(SharedTrees(n_estimators_task=0), X, labels),
-            "one model per target, its labels": mean_score(IndependentTasks(), X, labels),
+            "all targets, all labels": mean_score(
+                SharedTrees(n_estimators_task=0), X, labels
+            ),
+            "one model per target, its labels": mean_score(
+                IndependentTasks(), X, labels
+            ),
             "all targets, complete rows only": mean_score(
-                SharedTrees(n_estimators_task=0), X.filter(complete), labels.filter(complete)
+                SharedTrees(n_estimators_task=0),
+                X.filter(complete),
+                labels.filter(complete),
             ),
         }
     )

@@ -23,7 +23,10 @@ X, y = (part.sample(2000, seed=0) for part in flights.part("train"))
 X_test, y_test = (part.sample(2000, seed=0) for part in flights.part("test"))
 model = SharedBottom(tasks=flights.tasks, epochs=8, random_state=0).fit(X, y)
 alone = IndependentTasks(tasks=flights.tasks, random_state=0).fit(X, y)
-{"SharedBottom": model.score_tasks(X_test, y_test), "LightGBM per target": alone.score_tasks(X_test, y_test)}
+{
+    "SharedBottom": model.score_tasks(X_test, y_test),
+    "LightGBM per target": alone.score_tasks(X_test, y_test),
+}
 
 # %%
 # The file holds the coding of the columns too: ``OnnxCoder`` reads it, with numpy and polars alone.
@@ -56,7 +59,9 @@ def milliseconds(answer) -> list[float]:
 
 times = {
     "SharedBottom": milliseconds(model.predict),
-    "its ONNX file": milliseconds(lambda row: coder.decode(session.run(None, coder.encode(row)))),
+    "its ONNX file": milliseconds(
+        lambda row: coder.decode(session.run(None, coder.encode(row)))
+    ),
     "LightGBM per target": milliseconds(alone.predict),
 }
 

@@ -24,13 +24,19 @@ OutlierTaskDisplay.from_estimator(model)
 
 # %%
 # It found them:
-found = model.outlier_score_.sort("outlier_score", descending=True)["task"].head(2).to_list()
+found = (
+    model.outlier_score_.sort("outlier_score", descending=True)["task"]
+    .head(2)
+    .to_list()
+)
 assert sorted(found) == sorted(plants.outliers)
 found
 
 # %%
 # Mean R² over the tasks, beside one LightGBM per task; the mean of a task has 0.
 alone = IndependentTasks(task_column="task", random_state=0).fit(plants.X, plants.y)
-scores = {type(m).__name__: m.score(plants.X_test, plants.y_test) for m in (model, alone)}
+scores = {
+    type(m).__name__: m.score(plants.X_test, plants.y_test) for m in (model, alone)
+}
 assert scores["RMTGB"] > scores["IndependentTasks"]
 scores

@@ -28,11 +28,21 @@ class ResidualNetwork(TaskNetwork):
         self.vector = options._vector(columns)
         width = self.vector.width
         self.blocks = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
+            nn.Sequential(
+                nn.LayerNorm(width),
+                nn.Linear(width, width),
+                nn.ReLU(),
+                nn.Linear(width, width),
+            )
             for _ in range(options.n_blocks)
         )
         self.shared = Boundary()  # all tasks share the layers up to here
-        self.heads = Towers(width, [task.width for task in tasks], hidden=32, n_members=options.n_members)
+        self.heads = Towers(
+            width,
+            [task.width for task in tasks],
+            hidden=32,
+            n_members=options.n_members,
+        )
 
     def task_features(self, x_num, x_cat, own=None):
         """Return features (B, width), which all tasks read; features of each task are (B, T, width)."""
@@ -55,7 +65,9 @@ class ResidualNet(VectorEstimator):
 # %%
 # A number, a yes or no with half of its labels, and three classes, learned by one object:
 kinds = ["regression", "binary", "multiclass"]
-bench = make_multitab_bench(800, 6, 3, task_kinds=kinds, missing=[0, 0.5, 0], random_state=0)
+bench = make_multitab_bench(
+    800, 6, 3, task_kinds=kinds, missing=[0, 0.5, 0], random_state=0
+)
 test = bench.draw(2000, random_state=1)
 model = ResidualNet(n_blocks=2, epochs=20, random_state=0).fit(bench.X, bench.y)
 

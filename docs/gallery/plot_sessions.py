@@ -22,7 +22,9 @@ log.items.head(3)
 models = {
     "Popularity": Popularity(),
     "VSKNN": VSKNN(),
-    "M2TRec": M2TRec(categories=["category", "subcategory"], text_features=["name"], random_state=0),
+    "M2TRec": M2TRec(
+        categories=["category", "subcategory"], text_features=["name"], random_state=0
+    ),
 }
 for model in models.values():
     model.fit(train, items=log.items)
@@ -31,7 +33,9 @@ for model in models.values():
 # Recall@20: the share of next clicks among the first 20 of all items, by how often the item was clicked in training.
 recall = pl.concat(
     [
-        model.evaluate(test).select(pl.lit(name).alias("model"), "bucket", "n_targets", "recall@20")
+        model.evaluate(test).select(
+            pl.lit(name).alias("model"), "bucket", "n_targets", "recall@20"
+        )
         for name, model in models.items()
     ]
 )

@@ -19,7 +19,10 @@ X, y = (part.sample(1500, seed=0) for part in portal.part("train"))
 X_test, y_test = (part.sample(400, seed=1) for part in portal.part("test"))
 model = SharedTrees(tasks=portal.tasks, random_state=0).fit(X, y)
 alone = IndependentTasks(tasks=portal.tasks, random_state=0).fit(X, y)
-{"together": model.score_tasks(X_test, y_test), "one model per target": alone.score_tasks(X_test, y_test)}
+{
+    "together": model.score_tasks(X_test, y_test),
+    "one model per target": alone.score_tasks(X_test, y_test),
+}
 
 # %%
 # The weight, in gram, as a ``lightgbm.Booster``. The values of a row and the expected value sum to its prediction.
@@ -44,7 +47,9 @@ plt.show()
 
 # %%
 # One animal, term by term:
-{names[j]: round(float(contributions[0, j]), 2) for j in order[::-1]} | {"expected": round(float(expected), 2)}
+{names[j]: round(float(contributions[0, j]), 2) for j in order[::-1]} | {
+    "expected": round(float(expected), 2)
+}
 
 # %%
 # With ``pip install shap``, ``shap.plots.beeswarm(shap.Explanation(contributions, expected, matrix,

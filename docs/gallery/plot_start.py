@@ -23,7 +23,9 @@ y.head()
 # %%
 # A null in ``y`` is an unlabelled cell, and it costs nothing to have many. A cancelled flight has no delay, and all
 # except 500 rows lose their label of ``cancelled``.
-scarce = y.with_columns(pl.when(pl.int_range(pl.len()) < 500).then("cancelled").alias("cancelled"))
+scarce = y.with_columns(
+    pl.when(pl.int_range(pl.len()) < 500).then("cancelled").alias("cancelled")
+)
 scarce.count()
 
 # %%
@@ -44,7 +46,9 @@ model.predict_proba(X_test)["cancelled"][:3].round(3)
 from tabmtl import IndependentTasks, multitask_gain
 
 single = IndependentTasks(tune=4, tasks=flights.tasks, random_state=0).fit(X, scarce)
-gain = multitask_gain(model.score_tasks(X_test, y_test), single.score_tasks(X_test, y_test))
+gain = multitask_gain(
+    model.score_tasks(X_test, y_test), single.score_tasks(X_test, y_test)
+)
 gain.table
 
 # %%
@@ -52,7 +56,10 @@ gain.table
 from tabmtl.plots import GainDisplay
 
 GainDisplay.from_gain(gain, names=("SharedTrees", "LightGBM per target"))
-assert gain.table.row(by_predicate=pl.col("task") == "cancelled", named=True)["difference"] > 0
+assert (
+    gain.table.row(by_predicate=pl.col("task") == "cancelled", named=True)["difference"]
+    > 0
+)
 
 # %%
 # One draw of 500 labels is an anecdote: ``score_intervals`` says how uncertain a score is, and the page of results

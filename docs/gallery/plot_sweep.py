@@ -41,7 +41,9 @@ front.select("trial", "dominated", "score/weight", "score/male")
 # Dotted lines are the scores of one LightGBM per target. The marked point is chosen by weights.
 from tabmtl.plots import ParetoDisplay
 
-alone = IndependentTasks(tasks=tasks, random_state=0).fit(X, y).score_tasks(X_val, y_val)
+alone = (
+    IndependentTasks(tasks=tasks, random_state=0).fit(X, y).score_tasks(X_val, y_val)
+)
 chosen = choose_point(pareto_front(study), weights={"weight": 1, "male": 2})
 ParetoDisplay.from_front(front, reference=alone, chosen=chosen)
 

@@ -16,12 +16,23 @@ options = {"hidden": (32, 16), "epochs": 20, "random_state": 0}
 gains = {}
 for name, correlation in (("related", 0.95), ("unrelated", 0.0)):
     bench = make_multitab_bench(
-        300, 12, 4, correlation=correlation, degrees=(3, 3, 3, 3), noise=1.0, standardize=True, random_state=0
+        300,
+        12,
+        4,
+        correlation=correlation,
+        degrees=(3, 3, 3, 3),
+        noise=1.0,
+        standardize=True,
+        random_state=0,
     )
     test = bench.draw(2000, random_state=1)
     together = SharedBottom(**options).fit(bench.X, bench.y)
-    alone = IndependentTasks(regressor=SharedBottomRegressor(**options), random_state=0).fit(bench.X, bench.y)
-    gains[name] = multitask_gain(together.score_tasks(test.X, test.y), alone.score_tasks(test.X, test.y))
+    alone = IndependentTasks(
+        regressor=SharedBottomRegressor(**options), random_state=0
+    ).fit(bench.X, bench.y)
+    gains[name] = multitask_gain(
+        together.score_tasks(test.X, test.y), alone.score_tasks(test.X, test.y)
+    )
     print(name)
     print(gains[name])
 
