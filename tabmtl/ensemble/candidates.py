@@ -48,9 +48,11 @@ def check_candidates(name: str, value: Any) -> None:
         if not isinstance(key, str) or key in _TAKEN:
             raise ValueError(f"{name} must have names of text other than {', '.join(_TAKEN)}, got {key!r}")
         if not isinstance(candidate, MultiTaskEstimator):
+            cure = "wrap one of scikit-learn: IndependentTasks(classifier=..., regressor=...)"
+            if isinstance(candidate, type) and issubclass(candidate, MultiTaskEstimator):
+                cure = f"that is the class; write {candidate.__name__}()"
             raise TypeError(
-                f"{name}[{key!r}] must be an estimator of this package, or derived from one, got {candidate!r}; wrap "
-                "one of scikit-learn: IndependentTasks(classifier=..., regressor=...)"
+                f"{name}[{key!r}] must be an estimator of this package, or derived from one, got {candidate!r}; {cure}"
             )
         candidate._check_params_as(f"{name}[{key!r}]")
 

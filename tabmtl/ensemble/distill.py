@@ -45,6 +45,7 @@ def distill(
     *,
     network: NetworkEstimator | None = None,
     random_state: RandomState = None,
+    verbose: int | None = None,
 ) -> NetworkEstimator:
     """Train one network on the answers of a fitted estimator to all its tasks.
 
@@ -60,6 +61,8 @@ def distill(
         roles of columns from the teacher. ``validation_fraction`` of the rows of X tell when to stop.
     random_state : int, RandomState or None, default=None
         Random seed.
+    verbose : int, optional
+        1 shows the epochs of the network; by default it is that of ``network``.
 
     Returns
     -------
@@ -102,6 +105,8 @@ def distill(
     """
     check_is_fitted(teacher)
     student = _untrained(teacher, network)
+    if verbose is not None:
+        student.set_params(verbose=verbose)
     seed = draw_seed(random_state)
     frame = read_frame(teacher._check_columns(X), teacher._coder)
     coder = _fit_features(teacher._coder, frame, student)

@@ -75,13 +75,14 @@ class MultiTaskEnsemble(MultiTaskEstimator):
     Parameters
     ----------
     candidates : dict of str to estimator, optional
-        Unfitted multi-task estimators by name, in the order in which they are tried, after those of single tasks;
-        default `default_candidates`. The ensemble sets their ``tasks``, ``task_column``, ``categorical_features`` and
-        ``random_state``. Without an `IndependentTasks` among them, ``IndependentTasks(tune=4)`` is added as the
-        reference.
+        Multi-task estimators by name, of which copies are fitted, in the order in which they are tried, after those of
+        single tasks; default `default_candidates`. The ensemble sets their ``tasks``, ``task_column``,
+        ``categorical_features`` and ``random_state``. Without an `IndependentTasks` among them,
+        ``IndependentTasks(tune=4)`` is added as the reference.
     n_folds : int or "auto", default="auto"
-        Number of folds. "auto" is 5; in wide tables 8 if a task has fewer than 500 labels, 10 if fewer than 100. With
-        more than 200 000 rows it is 3, or 5 if a task has fewer than 500 labels. There are no more folds than groups.
+        Number of folds, in each of which every candidate is fitted. "auto" is 5; in wide tables 8 if a task has fewer
+        than 500 labels, 10 if fewer than 100. With more than 200 000 rows it is 3, or 5 if a task has fewer than 500
+        labels. There are no more folds than groups.
     refit : {"bag", "full"}, default="bag"
         "bag": the models of the folds answer new rows, in the mean. "full": every chosen candidate is fitted again, on
         all rows: faster answers, a slower fit, and models that the weights were not chosen for. It has no effect with
@@ -101,8 +102,9 @@ class MultiTaskEnsemble(MultiTaskEstimator):
     ----------
     leaderboard_ : polars.DataFrame
         A row per candidate and task: ``candidate``; ``task``; out-of-fold ``score`` by the task's metric, higher is
-        better, and its ``standard_error``, null where undefined; its ``weight``; ``seconds`` of all fits of the
-        candidate; ``left_out``, null, or why the candidate has no score: the error of a fit, or the time limit. The
+        better, and its ``standard_error``, null where undefined; its ``weight``; ``is_judged``, false where the task
+        has labels too few to judge by, so that these scores chose nothing; ``seconds`` of all fits of the candidate,
+        for all tasks; ``left_out``, null, or why the candidate has no score: the error of a fit, or the time limit. The
         last rows are those of the mixture; its score is somewhat optimistic, because the weights were chosen on the
         same rows.
     weights_ : polars.DataFrame
@@ -120,7 +122,7 @@ class MultiTaskEnsemble(MultiTaskEstimator):
 
     Folds hold labels of every task and class, groups stay together, and candidates stop early on rows inside the rows
     that they are fitted on. A task with fewer than 5 labels of a second class, or 10 of a regression, takes the weights
-    that suit the other tasks, with a warning.
+    that suit the other tasks, without the guard and with a warning.
 
     Given X_val and y_val, every candidate is fitted once, on all of X, and these rows choose the weights in place of
     the folds, with the same guard. No model learns from them or stops by them: candidates that stop early set rows of X
@@ -144,7 +146,7 @@ class MultiTaskEnsemble(MultiTaskEstimator):
     >>> candidates = {"alone": IndependentTasks(), "together": SharedTrees(n_estimators=50)}
     >>> model = MultiTaskEnsemble(candidates=candidates, n_folds=3, random_state=0).fit(X, y)
     >>> model.leaderboard_.columns
-    ['candidate', 'task', 'score', 'standard_error', 'weight', 'seconds', 'left_out']
+    ['candidate', 'task', 'score', 'standard_error', 'weight', 'is_judged', 'seconds', 'left_out']
     """
 
     candidates: Annotated[Mapping[str, MultiTaskEstimator] | None, check_candidates] = None
@@ -176,10 +178,10 @@ class MultiTaskEnsemble(MultiTaskEstimator):
         with self._watch.without_limit().steps(len(candidates) * (len(folds.pairs) + refits), "fit") as on_fit:
             trials = Trials(candidates, folds, seed, self._watch, count_threads(self.n_jobs), on_fit)
             fitted = _mix(coder, trials, trials.run(), refits)
-        means = fitted["leaderboard_"].group_by("candidate", maintain_order=True).agg(pl.mean("score"))
-        for name, score in means.rows():
+        of_candidates = fitted["leaderboard_"].group_by("candidate", maintain_order=True)
+        for name, score, reason in of_candidates.agg(pl.mean("score"), pl.first("left_out")).rows():
             said = "no task could be scored" if score is None else f"mean out-of-fold score {score:.4f}"
-            self._watch.tell(f"{name}  {said}")
+            self._watch.tell(f"{name}  {said if reason is None else f'left out: {reason}'}")
         return fitted
 
     def _set_fitted(self, coder: TableCoder, fitted: dict[str, Any]) -> None:
@@ -317,16 +319,16 @@ def _leaderboard(
     lines: list[tuple[Any, ...]] = []
     for c, (name, trial) in enumerate(tried.items()):
         for t, each in enumerate(judged):
-            lines.append((name, *_score(each, each.answers[c]), weights[c, t], trial.seconds, None))
+            lines.append((name, *_score(each, each.answers[c]), weights[c, t], each.has_enough, trial.seconds, None))
     for name, reason in left_out.items():
-        lines += [(name, each.task.name, None, None, 0.0, None, reason) for each in judged]
+        lines += [(name, each.task.name, None, None, 0.0, each.has_enough, None, reason) for each in judged]
     seconds = sum(trial.seconds for trial in tried.values())
     for t, each in enumerate(judged):
-        lines.append((MIXTURE, *_score(each, each.mix(weights[:, t])), None, seconds, None))
-    types = dict.fromkeys(("candidate", "task"), pl.String) | dict.fromkeys(
-        ("score", "standard_error", "weight", "seconds"), pl.Float64
-    )
-    return pl.DataFrame(lines, types | {"left_out": pl.String}, orient="row")
+        lines.append((MIXTURE, *_score(each, each.mix(weights[:, t])), None, each.has_enough, seconds, None))
+    types: dict[str, Any] = dict.fromkeys(("candidate", "task"), pl.String)
+    types |= dict.fromkeys(("score", "standard_error", "weight"), pl.Float64)
+    types |= {"is_judged": pl.Boolean, "seconds": pl.Float64, "left_out": pl.String}
+    return pl.DataFrame(lines, types, orient="row")
 
 
 def _score(judged: Judged, answer: np.ndarray) -> tuple[str, float | None, float | None]:

@@ -528,15 +528,19 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
         except (TypeError, ValueError) as error:
             if isinstance(base, MultiTaskEstimator):
                 raise  # it has read X and names the column itself
+            name, has_gaps = type(base).__name__, "contains NaN" in str(error)
             cure = "it gets X as it is given"
             if categories:
+                rest = "SimpleImputer()" if has_gaps else "'passthrough'"
                 cure += (
                     f", with categories in {[*categories[:5]]}; put an encoder before it: make_pipeline("
                     "make_column_transformer((OneHotEncoder(handle_unknown='ignore'), [*those columns]), "
-                    f"remainder='passthrough'), {type(base).__name__}())"
+                    f"remainder={rest}), {name}())"
                 )
+            elif has_gaps:
+                cure += f", with its missing values; fill them before it: make_pipeline(SimpleImputer(), {name}())"
             kind = TypeError if isinstance(error, TypeError) else ValueError
-            raise kind(f"task {task.name!r}: {type(base).__name__} cannot be fitted: {error}\n{cure}") from error
+            raise kind(f"task {task.name!r}: {name} cannot be fitted: {error}\n{cure}") from error
 
     def _foreign_rows(self, X: Any, rows: np.ndarray) -> Any:
         """Take rows of X in its own container, without the task column."""

@@ -123,8 +123,8 @@ class Watch:
         if ended:
             more = f"; and {len(ended) - _TOLD} more" if len(ended) > _TOLD else ""
             warn_user(
-                f"time_limit={self._limit:g} seconds ended the fit early, after {perf_counter() - self._begin:.3g} "
-                f"seconds: {'; '.join(ended[:_TOLD])}{more}. Set a longer one for the rest",
+                f"time_limit={self._limit:g} cut short the fit, which took {perf_counter() - self._begin:.3g} seconds: "
+                f"{'; '.join(ended[:_TOLD])}{more}. Set a longer one for the rest",
                 TimeLimitWarning,
             )
 

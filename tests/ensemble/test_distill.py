@@ -179,7 +179,7 @@ def test_a_student_is_saved_and_loaded_like_any_network(taught, tmp_path):
 
 
 def test_the_network_shows_its_progress_and_ends_in_time(taught, capsys):
-    with pytest.warns(TabmtlWarning, match=r"ended the fit early, after .* seconds: epoch 1 of 9\."):
+    with pytest.warns(TabmtlWarning, match=r"cut short the fit, which took .* seconds: epoch 1 of 9\."):
         student = student_of(*taught, epochs=9, verbose=1, time_limit=1e-3)
     assert student.history_.height == 1
     assert capsys.readouterr().out.startswith("SharedBottom  epoch 1/9  val loss ")

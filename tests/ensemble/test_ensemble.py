@@ -180,6 +180,8 @@ def test_tasks_with_next_to_no_labels_follow_the_others():
     signal = X_new[:, 0] + 0.5 * X_new[:, 1]
     truth = pl.DataFrame({"many": signal, "also": signal, "four": np.where(signal > 1.5, "yes", "no"), "nine": signal})
     scores = model.score_tasks(X_new, truth)
+    judged = model.leaderboard_.filter(candidate="MultiTaskEnsemble")["is_judged"]
+    assert judged.to_list() == [True, True, False, False]
     assert scores["four"] > 0.8  # chance: .5
     assert scores["nine"] > 0.3  # the mean: 0
 
@@ -239,13 +241,14 @@ def test_the_limit_of_time_is_kept(monkeypatch, time_limit, expected, end):
     assert clock.now == end
 
 
-def test_what_does_not_fit_the_time_is_left_out_and_said(tmp_path):
+def test_what_does_not_fit_the_time_is_left_out_and_said(tmp_path, capsys):
     X, y = scarce_table(60)
-    ensemble = MultiTaskEnsemble(candidates=CANDIDATES, n_folds=2, time_limit=1e-9, random_state=0)
+    ensemble = MultiTaskEnsemble(candidates=CANDIDATES, n_folds=2, time_limit=1e-9, random_state=0, verbose=1)
     with pytest.warns(TabmtlWarning, match=r"time_limit=1e-09 .*\['together'\]"):
         board = ensemble.fit(X, y[["first"]]).leaderboard_
     assert board["candidate"].to_list() == ["alone", "together", "MultiTaskEnsemble"]
     assert board["left_out"].to_list() == [None, "there was no time", None]
+    assert "together  left out: there was no time\n" in capsys.readouterr().out
     ensemble.save(tmp_path / "model")
     assert load(tmp_path / "model").leaderboard_.equals(board)
 
@@ -268,7 +271,7 @@ def test_candidates_that_raise_errors_are_left_out_and_said():
         row = model.leaderboard_.row(by_predicate=pl.col("candidate") == name, named=True)
         assert reason in row.pop("left_out")
         nothing = dict.fromkeys(("score", "standard_error", "seconds"))
-        assert row == {"candidate": name, "task": "first", "weight": 0, **nothing}
+        assert row == {"candidate": name, "task": "first", "weight": 0, "is_judged": True, **nothing}
     others = model.leaderboard_.filter(~pl.col("candidate").is_in([*reasons]))
     assert others["left_out"].null_count() == len(others) == 3
     assert model.predict(X).shape == (100, 1)
@@ -340,7 +343,7 @@ def test_candidates_that_are_changed_later_are_saved_as_they_were_fitted(tmp_pat
         ({}, TypeError, "map names to estimators"),
         ([SharedTrees()], TypeError, "map names to estimators"),
         ({"ridge": Ridge()}, TypeError, r"candidates\['ridge'\].*IndependentTasks\(classifier"),
-        ({"trees": SharedTrees}, TypeError, r"candidates\['trees'\]"),
+        ({"trees": SharedTrees}, TypeError, r"candidates\['trees'\].*that is the class; write SharedTrees\(\)"),
         ({"LinearStack": SharedTrees()}, ValueError, "'LinearStack'"),
         ({"task": SharedTrees()}, ValueError, "got 'task'"),
         ({3: SharedTrees()}, ValueError, "names of text"),

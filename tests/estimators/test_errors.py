@@ -9,8 +9,10 @@ import polars as pl
 import pytest
 from conformance import tiny
 from sklearn.calibration import CalibratedClassifierCV
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
 from tabmtl import (
@@ -126,8 +128,13 @@ def test_a_model_of_others_that_reads_no_text():
             match=r"(?s)task 'k': LogisticRegression .*categories in \['s'\]; put an encoder before it: make_pip",
         ):
             foreign.fit(features, Y)
-    with pytest.raises(ValueError, match=r"task 'r': Ridge cannot be fitted: "):
-        foreign.fit(X.select(a=pl.when(pl.col("a") > 0).then("a")), Y.select("r"))
+    gaps = pl.when(pl.col("a") > 0).then("a")
+    with pytest.raises(
+        ValueError, match=r"(?s)task 'r': Ridge cannot be fitted: .*make_pipeline\(SimpleImputer\(\), Ridge\(\)\)$"
+    ):
+        foreign.fit(X.select(a=gaps), Y.select("r"))
+    cure = make_pipeline(SimpleImputer(), Ridge())
+    assert IndependentTasks(regressor=cure).fit(X.select(a=gaps), Y.select("r")), "the cure exists"
     assert OneHotEncoder(handle_unknown="ignore").fit(X.to_pandas()[["s"]]), "the cure exists"
 
 

@@ -93,9 +93,7 @@ def test_parts_share_the_time_and_one_warning_names_what_ended():
     assert not part.cuts("nothing")
     over = Watch(0, 1e-9)
     assert [over.part(1 / 2).cuts(name) for name in ("x", "x", "y")] == [True] * 3
-    with pytest.warns(
-        TimeLimitWarning, match=r"^time_limit=1e-09 seconds ended the fit early, after .* s.*: x; y\. Set"
-    ):
+    with pytest.warns(TimeLimitWarning, match=r"^time_limit=1e-09 cut short the fit, which took .* s.*: x; y\. Set"):
         over.warn()
     for name in "abc":
         over.end(name)
@@ -116,7 +114,7 @@ def test_parts_share_the_time_and_one_warning_names_what_ended():
 )
 def test_every_fit_of_a_table_ends_in_time(model, text):
     model.set_params(time_limit=1e-3)
-    with pytest.warns(TabmtlWarning, match=f"time_limit=0.001 seconds ended the fit early, after .*: {text}") as caught:
+    with pytest.warns(TabmtlWarning, match=f"time_limit=0.001 cut short the fit, which took .*: {text}") as caught:
         model.fit(X, Y)
     assert [found.filename for found in caught] == [__file__]
     assert model.predict(X).shape == (300, 2)
@@ -149,7 +147,7 @@ def test_a_limit_that_is_not_reached_changes_nothing():
 def test_recommenders_end_in_time():
     with pytest.warns(TabmtlWarning, match=r"epoch 1 of 2\."):
         recommenders.tiny("M2TRec", time_limit=1e-3).fit(recommenders.TRAIN, items=recommenders.ITEMS)
-    with pytest.warns(TabmtlWarning, match=r"ended the fit early, after .* seconds: step 1 of 10\."):
+    with pytest.warns(TabmtlWarning, match=r"cut short the fit, which took .* seconds: step 1 of 10\."):
         Blend([STAN(), SequentialRules()], time_limit=1e-3).fit(recommenders.TRAIN)
 
 
