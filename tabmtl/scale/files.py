@@ -87,10 +87,7 @@ def predict_files(
     ...     pl.read_parquet(file).columns
     ['id', 'y']
     """
-    _check_model(model, method)
-    files = find_files(paths)
-    outputs = _outputs(files, Path(folder))
-    Path(folder).mkdir(parents=True, exist_ok=True)
+    files, outputs = plan_files(model, paths, Path(folder), method)
     for file, output in zip(files, outputs, strict=True):
         try:
             _predict_file(model, file, output, method, tuple(keep))
@@ -98,6 +95,17 @@ def predict_files(
             error.add_note(f"in the file {file}")
             raise
     return outputs
+
+
+def plan_files(
+    model: MultiTaskEstimator, paths: Paths, folder: Path, method: Method
+) -> tuple[tuple[str, ...], list[Path]]:
+    """Check a call of `predict_files`, and make its folder; return the inputs, and where their answers belong."""
+    _check_model(model, method)
+    files = find_files(paths)
+    outputs = _outputs(files, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    return files, outputs
 
 
 def predict_file(
