@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -37,11 +38,12 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def _cluster():
-    with pytest.MonkeyPatch.context() as patch:
+    # names of its sockets must be short
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="ray-") as place:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")
         patch.setenv("RAY_worker_niceness", "0")  # where others work too, nice workers take minutes to start
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir=place)
         yield
         ray.shutdown()
 
