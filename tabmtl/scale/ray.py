@@ -9,18 +9,19 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from importlib.util import find_spec
+from inspect import signature
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
 
-import tabmtl
 from tabmtl.encode.files import Paths
-from tabmtl.encode.shards import Shards
+from tabmtl.encode.shards import Roles, Shards
 from tabmtl.estimators.tables import MultiTaskEstimator
-from tabmtl.params import Names
+from tabmtl.params import Names, check_count
 from tabmtl.scale.files import Method, plan_files, predict_file
 from tabmtl.scale.torch_group import joined
+from tabmtl.storage.persist import load
 
 __all__ = ["fit", "predict"]
 
@@ -77,7 +78,7 @@ def fit(
     Raises
     ------
     TypeError, ValueError
-        If X or X_val is not `Shards`, or storage_path is an address.
+        If the model, X or another argument does not fit, or storage_path is an address.
     ImportError
         If Ray is missing.
     ray.train.TrainingFailedError
@@ -101,17 +102,16 @@ def fit(
         )
         ray.predict(model, "/data/new/*.parquet", "/data/scored", num_workers=8)
     """
-    _check_ray()
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-
-    given = {"X": _shared(X), "y": y, **rows}
-    if rows.get("X_val") is not None:
-        given["X_val"] = _shared(rows["X_val"])
+    check_count("num_workers", num_workers)
+    given = _checked(model, {"X": X, "y": y, **rows})
     if "://" in str(storage_path):
         raise ValueError(
             f"storage_path={str(storage_path)!r} is an address, and checkpoints need a folder: mount it on all machines"
         )
+    _check_ray()
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
     storage, name = Path(storage_path).absolute(), name or f"{type(model).__name__}-{uuid4().hex[:12]}"
     trainer = TorchTrainer(
         _fit_in_group,
@@ -123,7 +123,7 @@ def fit(
         ),
     )
     trainer.fit()
-    return tabmtl.load(storage / name / "model", cls=type(model))
+    return load(storage / name / "model", cls=type(model))
 
 
 def predict(
@@ -164,10 +164,11 @@ def predict(
     ray.exceptions.RayTaskError
         If a row does not fit; it tells the error and the file.
     """
+    check_count("num_workers", num_workers)
+    files, outputs = plan_files(model, paths, Path(folder).absolute(), method)
     _check_ray()
     import ray.data
 
-    files, outputs = plan_files(model, paths, Path(folder).absolute(), method)
     tasks = [{"file": _absolute(file), "output": str(output)} for file, output in zip(files, outputs, strict=True)]
     ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
         _Predictor,
@@ -208,12 +209,23 @@ def _check_ray() -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 
-def _shared(X: Any) -> Shards:
-    """Return shards by paths that do not depend on the folder that a process runs in."""
+def _checked(model: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of fit for any process, after checks that need none."""
+    if not isinstance(model, MultiTaskEstimator):
+        raise TypeError(f"expected an estimator of tables, such as MMoE(), got {type(model).__name__}")
+    signature(type(model).fit).bind(model, **given)
+    X, X_val = given["X"], given.get("X_val")
     if not isinstance(X, Shards):
         raise TypeError(
             f"expected Shards, whose rows the processes share, got {type(X).__name__}: write its rows to files"
         )
+    model._check_call(X, X_val, given.get("y_val"))
+    Roles.of(X, given["y"], given.get("sample_weight"), given.get("groups")).without(model.drop)
+    return given | {"X": _anywhere(X), "X_val": None if X_val is None else _anywhere(X_val)}
+
+
+def _anywhere(X: Shards) -> Shards:
+    """Return shards by paths that do not depend on the folder that a process runs in."""
     if X.files is None:
         return X
     cache = None if X.cache is None else X.cache.absolute()

@@ -45,13 +45,17 @@ def test_both_spellings_score_the_right_columns(spark, tmp_path):
     save_model(model, tmp_path / "model")
     udf = mlflow.pyfunc.spark_udf(spark, str(tmp_path / "model"), env_manager="local")
 
-    rows = spark.createDataFrame(X.with_row_index().to_pandas())
+    rows = spark.createDataFrame(X.with_columns(index=pl.int_range(200)).to_pandas())
     for answer in (udf(*COLUMNS), udf(struct(*COLUMNS)), udf(struct(*reversed(COLUMNS)))):
         found = pl.from_pandas(rows.select("index", answer.alias("to")).orderBy("index").select("to.*").toPandas())
         expected = model.predict(X)
         assert found.columns == expected.columns
         np.testing.assert_allclose(found["volume"], expected["volume"], rtol=0, atol=1e-6)
         assert found["large"].to_list() == expected["large"].to_list()
-    assert model.predict(X.rename({"width": "height", "height": "width"}))["volume"].to_list() != (
-        expected["volume"].to_list()
-    ), "columns that are mixed up would be noticed"
+    mixed_up = model.predict(X.rename({"width": "height", "height": "width"}))
+    assert np.abs(mixed_up["volume"] - expected["volume"]).max() > 0.1, "columns that are mixed up would be noticed"
+
+    options = {"result_type": "array<double>", "params": {"method": "predict_proba"}}
+    udf = mlflow.pyfunc.spark_udf(spark, str(tmp_path / "model"), env_manager="local", **options)
+    found = rows.select("index", udf(*COLUMNS).alias("to")).orderBy("index").toPandas()["to"]
+    np.testing.assert_allclose(np.stack(found), model.predict_proba(X)["large"], rtol=0, atol=1e-6)

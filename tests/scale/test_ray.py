@@ -15,9 +15,7 @@ from polars.testing import assert_frame_equal
 from tabmtl import Shards, SharedBottom
 from tabmtl.scale import predict_files
 from tabmtl.scale import ray as on_ray
-
-ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'tabmtl[ray]'")
-pytestmark = pytest.mark.all_faces
+from tabmtl.sessions import Popularity
 
 N = 4_096
 TARGETS = ["click", "spend"]
@@ -38,6 +36,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def _cluster():
+    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'tabmtl[ray]'")
     # names of its sockets must be short
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="ray-") as place:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
@@ -48,6 +47,7 @@ def _cluster():
         ray.shutdown()
 
 
+@pytest.mark.all_faces
 @pytest.mark.usefixtures("_cluster")
 def test_a_fit_whose_process_is_killed_and_its_answers(folder):
     notes = str(folder / "epochs")
@@ -89,5 +89,19 @@ def test_mistakes_are_told_before_anything_starts(folder):
     shards = Shards(folder / "part-*.parquet")
     with pytest.raises(TypeError, match=r"expected Shards, .* got DataFrame: write its rows to files"):
         on_ray.fit(SharedBottom(), pl.DataFrame({"x": [1.0]}), "y", num_workers=1, storage_path=folder)
+    with pytest.raises(ValueError, match=r"y names .*'clicks'.*near is 'click'"):
+        on_ray.fit(SharedBottom(), shards, "clicks", num_workers=1, storage_path=folder)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'weights'"):
+        on_ray.fit(SharedBottom(), shards, TARGETS, num_workers=1, storage_path=folder, weights="x0")
+    with pytest.raises(TypeError, match=r"expected an estimator of tables, .*got Popularity"):
+        on_ray.fit(Popularity(), shards, TARGETS, num_workers=1, storage_path=folder)
+    with pytest.raises(ValueError, match="num_workers must be at least 1, got 0"):
+        on_ray.predict(SharedBottom(), folder / "part-0.parquet", folder, num_workers=0)
     with pytest.raises(ValueError, match=r"storage_path='s3://runs' is an address.*mount it"):
         on_ray.fit(SharedBottom(), shards, TARGETS, num_workers=1, storage_path="s3://runs")
+
+
+def test_what_is_missing_is_named(folder, monkeypatch):
+    monkeypatch.setattr(on_ray, "find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match=r"needs ray, which is missing: pip install 'tabmtl\[ray\]'"):
+        on_ray.fit(SharedBottom(), Shards(folder / "part-*.parquet"), TARGETS, num_workers=1, storage_path=folder)
