@@ -19,7 +19,7 @@ from tabmtl.encode.files import Paths
 from tabmtl.encode.shards import Roles, Shards
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.params import Names, check_count
-from tabmtl.scale.files import Method, plan_files, predict_file
+from tabmtl.scale.files import Method, answer_file, plan_files
 from tabmtl.scale.torch_group import joined
 from tabmtl.storage.persist import load
 
@@ -165,20 +165,21 @@ def predict(
         If a row does not fit; it tells the error and the file.
     """
     check_count("num_workers", num_workers)
-    files, outputs = plan_files(model, paths, Path(folder).absolute(), method)
+    planned = plan_files(model, paths, Path(folder).absolute(), method)
     _check_ray()
     import ray.data
 
-    tasks = [{"file": _absolute(file), "output": str(output)} for file, output in zip(files, outputs, strict=True)]
+    tasks = [{"file": _absolute(file), "output": str(output)} for file, output in planned.items()]
+    stored = ray.put(model)  # held here, for a process that is started again
     ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
         _Predictor,
-        fn_constructor_args=(model, method, tuple(keep)),
+        fn_constructor_args=(stored, method, tuple(keep)),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(num_workers, len(tasks))),
         num_cpus=1,
         num_gpus=1 if use_gpu else None,
     ).materialize()
-    return outputs
+    return list(planned.values())
 
 
 def _fit_in_group(job: dict[str, Any]) -> None:
@@ -192,14 +193,15 @@ def _fit_in_group(job: dict[str, Any]) -> None:
 class _Predictor:
     """A process that answers files."""
 
-    def __init__(self, model: MultiTaskEstimator, method: Method, keep: tuple[str, ...]) -> None:
-        self._model, self._method, self._keep = model, method, keep
+    def __init__(self, stored: Any, method: Method, keep: tuple[str, ...]) -> None:
+        import ray
 
-    def __call__(self, tasks: dict[str, Sequence[str]]) -> dict[str, list[int]]:
-        n_rows = []
+        self._model, self._method, self._keep = ray.get(stored), method, keep
+
+    def __call__(self, tasks: dict[str, Sequence[str]]) -> dict[str, Sequence[str]]:
         for file, output in zip(tasks["file"], tasks["output"], strict=True):
-            n_rows.append(predict_file(self._model, str(file), str(output), method=self._method, keep=self._keep))
-        return {"n_rows": n_rows}
+            answer_file(self._model, str(file), Path(output), self._method, self._keep)
+        return tasks
 
 
 def _check_ray() -> None:

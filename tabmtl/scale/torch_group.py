@@ -176,6 +176,8 @@ def _started(timeout: float) -> Iterator[Group]:
     try:
         yield ProcessGroup()
     except EndedElsewhereError:
+        with suppress(RuntimeError):
+            store.wait([_FAILED])  # a launcher may end rank 0 when this process ends, before its error is shown
         raise SystemExit(1) from None
     except Exception as error:
         if _first_to_fail(store, rank) != rank:

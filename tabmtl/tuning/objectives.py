@@ -188,11 +188,10 @@ class _ShardsObjective(_TableObjective):
         parts = [part for own in group.gather(parts, to=0) for part in own]
         if group.rank:
             return {}
-        y, outputs, _, task = zip(*parts, strict=True)
+        labels, outputs, _, task = zip(*parts, strict=True)
         answers = [np.concatenate(column) for column in zip(*outputs, strict=True)]
-        return score_tasks(
-            model.tasks_, np.concatenate(y), answers, None, None if task[0] is None else np.concatenate(task)
-        )
+        own_task = None if task[0] is None else np.concatenate(task)
+        return score_tasks(model.tasks_, np.concatenate(labels), answers, None, own_task)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

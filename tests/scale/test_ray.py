@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
+from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,9 @@ def _cluster():
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")
         patch.setenv("RAY_worker_niceness", "0")  # where others work too, nice workers take minutes to start
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir=place)
+        ray.init(
+            num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir=place, _node_ip_address="127.0.0.1"
+        )
         yield
         ray.shutdown()
 
@@ -76,11 +79,21 @@ def test_a_fit_whose_process_is_killed_and_its_answers(folder):
     one = asked.fit(Shards(folder / "part-*.parquet"), TARGETS)
     assert_frame_equal(model.history_, one.history_, abs_tol=1e-4)
 
+    class DiesOnce(SharedBottom):
+        def _outputs(self, X, batch):
+            if not Path(died).exists():
+                Path(died).touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super()._outputs(X, batch)
+
+    died, dying = str(folder / "died"), copy(model)
+    dying.__class__ = DiesOnce
     files = on_ray.predict(
-        model, folder / "part-*.parquet", folder / "scored", num_workers=2, method="both", keep=["id"]
+        dying, folder / "part-*.parquet", folder / "scored", num_workers=2, method="both", keep=["id"]
     )
     same = predict_files(model, folder / "part-*.parquet", folder / "same", method="both", keep=["id"])
     assert [file.name for file in files] == [file.name for file in same] == ["part-0.parquet", "part-1.parquet"]
+    assert Path(died).exists()
     for file, other in zip(files, same, strict=True):
         assert_frame_equal(pl.read_parquet(file), pl.read_parquet(other), check_exact=True)
 
