@@ -30,11 +30,9 @@ def server() -> Iterator[str]:
     reasons = []
     for programs in _programs():
         with tempfile.TemporaryDirectory(prefix="tabmtl-postgres-", ignore_cleanup_errors=True) as folder:
-            if os.geteuid() == 0:
-                shutil.chown(folder, _UNPRIVILEGED)
             try:
                 _start(programs, folder)
-            except (OSError, subprocess.SubprocessError) as error:
+            except (OSError, LookupError, subprocess.SubprocessError) as error:
                 reasons.append(f"{programs}: {getattr(error, 'stderr', None) or error}".strip())
                 continue
             try:
@@ -54,6 +52,8 @@ def _programs() -> list[Path]:
 
 
 def _start(programs: Path, folder: str) -> None:
+    if os.geteuid() == 0:
+        shutil.chown(folder, _UNPRIVILEGED)
     _run(programs / "initdb", "-A", "trust", "-U", "tester", "--no-sync", "--no-locale", "-E", "UTF8", "-D", folder)
     settings = {"listen_addresses": "", "unix_socket_directories": folder, "fsync": "off", "synchronous_commit": "off"}
     options = " ".join(f"-c {name}='{value}'" for name, value in settings.items())
