@@ -64,7 +64,6 @@ def test_a_fit_whose_process_is_killed_and_its_answers(folder):
             os.kill(os.getpid(), signal.SIGKILL)
 
     shards = Shards(folder / "part-*.parquet", cache=folder / "cache")
-    asked = SharedBottom(**NETWORK, drop=["id"])
     model = on_ray.fit(
         SharedBottom(**NETWORK, drop=["id"], on_epoch=note_and_die_once),
         shards,
@@ -76,7 +75,7 @@ def test_a_fit_whose_process_is_killed_and_its_answers(folder):
     )
     assert Path(notes).read_text().split() == ["0", "1", "2", "2", "3"]
     assert not list((folder / "runs/killed/checkpoints").iterdir())
-    one = asked.fit(Shards(folder / "part-*.parquet"), TARGETS)
+    one = SharedBottom(**NETWORK, drop=["id"]).fit(Shards(folder / "part-*.parquet"), TARGETS)
     assert_frame_equal(model.history_, one.history_, abs_tol=1e-4)
 
     class DiesOnce(SharedBottom):
