@@ -12,6 +12,7 @@ export MPLBACKEND = Agg
 # No telemetry of any dependency, installed or not.
 export MLFLOW_DISABLE_TELEMETRY = true
 export DO_NOT_TRACK = true
+export RAY_USAGE_STATS_ENABLED = 0
 export HF_HUB_DISABLE_TELEMETRY = 1
 
 .DEFAULT_GOAL := help

@@ -236,13 +236,10 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
     def _fit_shards(self, X: Shards, y: Any, sample_weight: Any, groups: Any, X_val: Any, y_val: Any) -> None:
         """Fit on shards, by way of a disk, alone or with the other processes of a group."""
         from tabmtl.encode.cache import StoredRows, encoded
-        from tabmtl.encode.survey import learn_table
         from tabmtl.model_selection.stored import at_most
 
         group = current()
-        roles = Roles.of(X, y, sample_weight, groups).without(self.drop)
-        X.check_same(group)
-        coder = self._with_metrics(learn_table(X, roles, **self._coding(), group=group))
+        roles, coder = self._learn_shards(X, y, sample_weight, groups)
         seed = group.broadcast(self._seed())
         with ExitStack() as stack:
             rows = StoredRows(stack.enter_context(encoded(X, roles, coder, group)))
@@ -254,6 +251,14 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
                 roles = Roles.of(X_val, y_val).like(roles, X_val)
                 valid = at_most(StoredRows(stack.enter_context(encoded(X_val, roles, coder, group))))
             self._set_fitted(coder, self._fit_stored(coder, rows, valid, seed))
+
+    def _learn_shards(self, X: Shards, y: Any, sample_weight: Any, groups: Any) -> tuple[Roles, TableCoder]:
+        """Learn the columns and tasks of shards, together with the other processes of a group."""
+        from tabmtl.encode.survey import learn_table
+
+        roles = Roles.of(X, y, sample_weight, groups).without(self.drop)
+        X.check_same(current())
+        return roles, self._with_metrics(learn_table(X, roles, **self._coding(), group=current()))
 
     def predict(self, X: Any) -> Any:
         """Predict all tasks.

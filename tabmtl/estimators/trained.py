@@ -117,8 +117,8 @@ class TrainedEstimator(SavableEstimator):
     ) -> tuple[list[Record], Snapshots]:
         """Train a network by the parameters; see `tabmtl.training.epochs.run_epochs`.
 
-        In a group of processes, rank 0 shows the progress and calls ``on_epoch``, which decides for all. Epochs before
-        a checkpoint are told to neither again.
+        In a group of processes, rank 0 shows the progress and calls ``on_epoch``, which decides for all; if it raises
+        an error, training ends in all. Epochs before a checkpoint are told to neither again.
         """
         checkpoint = checkpoint_of(self)
         done = 0 if checkpoint is None else len(checkpoint.records)
@@ -128,8 +128,8 @@ class TrainedEstimator(SavableEstimator):
 
             def watch(record: Mapping[str, float | None]) -> bool:
                 is_over = step(record)
-                stops = on_epoch is not None and group.rank == 0 and bool(on_epoch(record))
-                return group.broadcast(stops) or is_over
+                stops = group.answer(lambda: on_epoch is not None and bool(on_epoch(record)))
+                return stops or is_over
 
             return run_epochs(network, loop, self, validated=validated, on_epoch=watch, checkpoint=checkpoint)
 

@@ -7,7 +7,7 @@ that are gathered. All ranks ask the same in the same order, so what a rank does
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
@@ -52,6 +52,30 @@ class Group:
         """Return the value of rank 0."""
         return self.gather(value if self.rank == 0 else None)[0]
 
+    def answer(self, ask: Callable[[], Any] | None = None) -> Any:
+        """Return the answer of rank 0, which alone is asked; if that raises an error, so do the others.
+
+        Other ranks need no `ask`.
+
+        Raises
+        ------
+        EndedElsewhereError
+            In the other ranks, in place of the error of rank 0.
+        """
+        if self.rank:
+            answers = self.broadcast(None)
+            if answers is None:
+                raise EndedElsewhereError("rank 0 has ended this by an error, which is the one to read")
+            return answers[0]
+        assert ask is not None
+        try:
+            answer = ask()
+        except Exception:
+            self.broadcast(None)
+            raise
+        self.broadcast([answer])
+        return answer
+
     def address(self) -> str:
         """Return the address by which the other ranks reach this one; all ranks ask together."""
         return "127.0.0.1"
@@ -59,6 +83,10 @@ class Group:
     def share(self, n: int) -> range:
         """Return this rank's share of the numbers below n: a range next to those of its neighbours."""
         return range(n * self.rank // self.size, n * (self.rank + 1) // self.size)
+
+
+class EndedElsewhereError(RuntimeError):
+    """Error of the other ranks where rank 0 has raised one."""
 
 
 #: One process alone.

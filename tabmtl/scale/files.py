@@ -87,17 +87,28 @@ def predict_files(
     ...     pl.read_parquet(file).columns
     ['id', 'y']
     """
+    planned = plan_files(model, paths, Path(folder), method)
+    for file, output in planned.items():
+        answer_file(model, file, output, method, tuple(keep))
+    return list(planned.values())
+
+
+def plan_files(model: MultiTaskEstimator, paths: Paths, folder: Path, method: Method) -> dict[str, Path]:
+    """Check a call of `predict_files`, and make its folder; return where the answers of each file belong."""
     _check_model(model, method)
     files = find_files(paths)
-    outputs = _outputs(files, Path(folder))
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    for file, output in zip(files, outputs, strict=True):
-        try:
-            _predict_file(model, file, output, method, tuple(keep))
-        except Exception as error:
-            error.add_note(f"in the file {file}")
-            raise
-    return outputs
+    outputs = _outputs(files, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    return dict(zip(files, outputs, strict=True))
+
+
+def answer_file(model: MultiTaskEstimator, file: str, output: Path, method: Method, keep: tuple[str, ...]) -> None:
+    """Predict the rows of one of several files; an error has its name as a note."""
+    try:
+        _predict_file(model, file, output, method, keep)
+    except Exception as error:
+        error.add_note(f"in the file {file}")
+        raise
 
 
 def predict_file(

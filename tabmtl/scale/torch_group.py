@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from tabmtl.processes.group import ALONE, Group, entered
+from tabmtl.processes.group import ALONE, EndedElsewhereError, Group, entered
 
 _LOOPBACK = "127.0.0.1"
 _ELSEWHERE = "192.0.2.1"  # stands for any address that is not of this network (RFC 5737)
@@ -175,6 +175,10 @@ def _started(timeout: float) -> Iterator[Group]:
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timedelta(seconds=timeout))
     try:
         yield ProcessGroup()
+    except EndedElsewhereError:
+        with suppress(RuntimeError):
+            store.wait([_FAILED])  # a launcher may end rank 0 when this process ends, before its error is shown
+        raise SystemExit(1) from None
     except Exception as error:
         if _first_to_fail(store, rank) != rank:
             logger.debug("rank %d stops, because another one has failed: %s", rank, error)

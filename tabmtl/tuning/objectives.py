@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import polars as pl
+import polars.selectors as cs
 from sklearn.base import clone
 
+from tabmtl.encode.shards import Roles, Shards
+from tabmtl.encode.table import TableCoder
 from tabmtl.estimators.tables import MultiTaskEstimator
-from tabmtl.metrics.scores import mean_score, undefined_reason
+from tabmtl.metrics.scores import mean_score, score_tasks, undefined_reason
+from tabmtl.processes.group import current
 from tabmtl.schema import Batch, TabmtlWarning, Task
 from tabmtl.sessions.recommender import Recommender
 from tabmtl.tuning.spaces import Space, check_space
@@ -34,11 +40,12 @@ def objective(
     ----------
     est : MultiTaskEstimator
         Parameters that are not searched keep their values. Its own ``on_epoch`` is called too.
-    X, y : frame or array
+    X, y : frame or array, or Shards and names
         Training rows, as `fit` takes them.
-    X_val, y_val : frame or array
-        Validation rows, which stop the fit and judge it; test rows have no part in a search.
-    sample_weight : array or frame, optional
+    X_val, y_val : as X and y
+        Validation rows, which stop the fit and judge it; test rows have no part in a search. Of `tabmtl.Shards`, labels
+        and answers of all rows are in memory at the end of a trial.
+    sample_weight : array or frame, or name, optional
         Weights of the training rows, as `fit` takes them.
     per_task : bool, default=False
         Maximise the score of every task, for a Pareto front, instead of the mean over the tasks.
@@ -81,13 +88,18 @@ def objective(
     space = check_space(est, est.search_space if search_space is None else search_space)
     asked = clone(est)
     asked._check_call(X, X_val, y_val)
-    coder, _, valid = asked._encode(X, y, sample_weight, X_val, y_val)
-    if valid is None:
+    if X_val is None:
         raise ValueError("expected validation rows to judge trials by, got X_val=None and y_val=None")
-    tasks = _judged(coder.labels.tasks, valid, per_task)
+    kind = _ShardsObjective if isinstance(X, Shards) else _TableObjective
+    if isinstance(X, Shards):
+        tasks, valid = _read_shards(asked, X, y, sample_weight, X_val, y_val)
+    else:
+        coder, _, valid = asked._encode(X, y, sample_weight, X_val, y_val)
+        tasks = coder.labels.tasks
+    tasks = _judged(tasks, valid, per_task)
     rows = {"X": X, "y": y, "sample_weight": sample_weight, "X_val": X_val, "y_val": y_val}
     names = tuple(task.name for task in tasks) if per_task else ("mean",)
-    return _TableObjective(est=est, search_space=space, names=names, rows=rows, tasks=tasks, per_task=per_task)
+    return kind(est=est, search_space=space, names=names, rows=rows, tasks=tasks, per_task=per_task)
 
 
 def session_objective(
@@ -165,6 +177,24 @@ class _TableObjective(Objective):
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
+class _ShardsObjective(_TableObjective):
+    """Objective of files; in a group, each rank fits and answers its share of the rows."""
+
+    def _fit_and_score(self, model: Any) -> Scores:
+        model.fit(**self.rows)
+        group, parts = current(), []
+        for X, y in _blocks(model._coder, self.rows["X_val"], self.rows["y_val"]):
+            parts.append(model._labelled(X, y, None)[1:])
+        parts = [part for own in group.gather(parts, to=0) for part in own]
+        if group.rank:
+            return {}
+        labels, outputs, _, task = zip(*parts, strict=True)
+        answers = [np.concatenate(column) for column in zip(*outputs, strict=True)]
+        own_task = None if task[0] is None else np.concatenate(task)
+        return score_tasks(model.tasks_, np.concatenate(labels), answers, None, own_task)
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
 class _SessionObjective(Objective):
     rows: dict[str, Any]
     judge: Any
@@ -178,6 +208,24 @@ class _SessionObjective(Objective):
 
     def _chosen(self, scores: Scores) -> tuple[float, ...]:
         return (mean_score(scores),)
+
+
+def _read_shards(
+    est: MultiTaskEstimator, X: Shards, y: Any, sample_weight: Any, X_val: Shards, y_val: Any
+) -> tuple[tuple[Task, ...], Batch]:
+    """Return the tasks of training rows in files, and the labels of the validation rows, on all ranks of a group."""
+    roles, coder = est._learn_shards(X, y, sample_weight, None)
+    Roles.of(X_val, y_val).like(roles, X_val)
+    X_val.check_same(current())
+    parts = [coder.read_block(*block).without_features() for block in _blocks(coder, X_val, y_val)]
+    return coder.labels.tasks, Batch.join([part for own in current().gather(parts) for part in own])
+
+
+def _blocks(coder: TableCoder, X: Shards, y: Any) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
+    """Read features and targets of this rank's share of the blocks of shards."""
+    targets = Roles.of(X, y).targets
+    for _, block in X.blocks([*coder.names, *targets], X.share_of_blocks(current())):
+        yield block.select(cs.by_name(*coder.names)), block.select(cs.by_name(*targets))
 
 
 def _judged(tasks: Sequence[Task], valid: Batch, per_task: bool) -> tuple[Task, ...]:

@@ -17,6 +17,7 @@ from optuna.exceptions import ExperimentalWarning
 from sklearn.base import clone
 
 from tabmtl.params import check_count, check_positive
+from tabmtl.processes.group import current as current_group
 from tabmtl.schema import DivergenceError, TabmtlWarning
 from tabmtl.tuning.spaces import current, suggest
 
@@ -48,7 +49,8 @@ class Objective:
 
     A fit that diverges or runs out of memory is a pruned trial, with a warning. So is a fit that raises any other
     ValueError, once a fit has succeeded. Before that, the error is more likely to be about the estimator or the rows
-    than about the parameters of the trial, and is raised.
+    than about the parameters of the trial, and is raised. In a group of processes that fit together, only a fit that
+    diverges is pruned.
 
     The user attributes of a trial hold the scores of the validation rows (``scores``: of every task, or MRR@20), why it
     was ended early (``ended``), and why its fit failed (``failure``).
@@ -149,8 +151,13 @@ class Objective:
                 f"{directions}: make it by open_study, or with directions=['maximize'] * {len(self.names)}"
             )
 
+    def take_part(self) -> None:
+        """Fit what rank 0 of the group tries, and score with it; it tells the study how that ended."""
+        params = current_group().answer()
+        self._fit_and_score(clone(self.est).set_params(**params))
+
     def _run(self, trial: optuna.Trial) -> float | tuple[float, ...]:
-        params = suggest(trial, self.search_space)
+        params = current_group().answer(lambda: suggest(trial, self.search_space))
         model = clone(self.est).set_params(**params)
         watch = _Watch(self, trial)
         if hasattr(model, "on_epoch"):
@@ -160,7 +167,7 @@ class Objective:
                 warnings.filterwarnings("ignore", ".* is undefined", TabmtlWarning)  # said once, by `objective`
                 scores = self._fit_and_score(model)
         except Exception as error:
-            if not (_is_of_parameters(error) or (self._works and isinstance(error, ValueError))):
+            if not self._is_of_parameters(error):
                 raise
             self._fail(trial, error)
         self._works = True
@@ -183,9 +190,17 @@ class Objective:
         warnings.warn(f"trial {trial.number} failed and counts as pruned: {reason}", TabmtlWarning, stacklevel=4)
         raise optuna.TrialPruned(reason) from error
 
+    def _is_of_parameters(self, error: Exception) -> bool:
+        """Return whether other parameters would have gone well; in a group only if all its ranks have this error."""
+        if isinstance(error, DivergenceError):
+            return True
+        if current_group().size > 1:
+            return False
+        return isinstance(error, _exhausted()) or (self._works and isinstance(error, ValueError))
+
     @abstractmethod
     def _fit_and_score(self, model: Any) -> Scores:
-        """Fit, and score the validation rows."""
+        """Fit, and score the validation rows; in a group all ranks do, and rank 0 has the scores."""
 
     @abstractmethod
     def _epoch_scores(self, record: Mapping[str, float | None]) -> Scores:
@@ -247,8 +262,7 @@ def name_numbers(study: optuna.Study, names: Sequence[str]) -> None:
             study.set_metric_names(list(names))
 
 
-def _is_of_parameters(error: Exception) -> bool:
-    """Return whether other parameters would have gone well."""
+def _exhausted() -> tuple[type[Exception], ...]:
+    """Return the errors of a memory that is full."""
     torch = sys.modules.get("torch")
-    exhausted = (MemoryError,) if torch is None else (MemoryError, torch.OutOfMemoryError)
-    return isinstance(error, (DivergenceError, *exhausted))
+    return (MemoryError,) if torch is None else (MemoryError, torch.OutOfMemoryError)

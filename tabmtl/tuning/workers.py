@@ -13,12 +13,16 @@ import platform
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Literal
 
 import optuna
 from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
+from tabmtl.processes.group import EndedElsewhereError, current
+from tabmtl.schema import DivergenceError
 from tabmtl.tuning.studies import at_work, quiet, retry, retry_stale, storage_errors
 from tabmtl.tuning.trial import Objective
 
@@ -31,7 +35,7 @@ Callback = Callable[[optuna.Study, FrozenTrial], None]
 
 
 def run_study(
-    study: optuna.Study,
+    study: optuna.Study | None,
     objective: Objective,
     *,
     n_trials: int | None = None,
@@ -45,11 +49,15 @@ def run_study(
     are left: a worker that finds all trials taken waits for them to end. A dead worker is noticed after the grace
     period of the study. Workers that begin the last trial at the same moment run too many, at most one each.
 
+    Inside of `tabmtl.scale.joined`, the processes of the group are one worker together: all call this, and fit every
+    trial with the same parameters. Rank 0 alone has the study: it asks for parameters, reports scores, and prunes.
+
     Parameters
     ----------
     study : optuna.Study
-        From `open_study`.
+        From `open_study`. None on the other ranks of a group.
     objective : Objective
+        In a group from `objective` with `tabmtl.Shards`, made by all ranks.
     n_trials : int, optional
         Trials of the study that have ended, see `count_ended`, of all workers and of former calls.
     timeout : float, optional
@@ -60,29 +68,50 @@ def run_study(
     Raises
     ------
     ValueError
-        If neither ``n_trials`` nor ``timeout`` is given.
+        If neither ``n_trials`` nor ``timeout`` is given, or study is None on rank 0.
     OSError
         If the storage is locked, full, read-only or out of reach. Call again to go on.
     """
     if n_trials is None and timeout is None:
         raise ValueError("run_study needs an end: give n_trials, timeout or both")
+    if current().rank:
+        _follow(objective)
+        return
+    if study is None:
+        raise ValueError("run_study needs a study, from open_study; None is for the other ranks of a group")
     most = math.inf if n_trials is None else n_trials
     end = time.monotonic() + (math.inf if timeout is None else timeout)
     begun = at_work.set(True)
     try:
         with quiet(), storage_errors(f"the storage of the study {study.study_name!r}"):
-            while time.monotonic() < end:
-                retry_stale(study)
-                ended = count_ended(study)
-                if ended >= most:
-                    return
-                running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-                if ended + sum(WORKER in trial.user_attrs for trial in running) < most:
+            while (turn := current().answer(lambda: _turn(study, most, end))) != "end":
+                if turn == "trial":
                     _run_one(study, objective, callbacks)
                 else:
                     time.sleep(min(_POLL, max(0.0, end - time.monotonic())))
     finally:
         at_work.reset(begun)
+
+
+def _turn(study: optuna.Study, most: float, end: float) -> Literal["trial", "wait", "end"]:
+    """Return what comes next: a trial, the end of the call, or to wait for trials of other workers."""
+    if time.monotonic() >= end:
+        return "end"
+    retry_stale(study)
+    ended = count_ended(study)
+    if ended >= most:
+        return "end"
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    return "trial" if ended + sum(WORKER in trial.user_attrs for trial in running) < most else "wait"
+
+
+def _follow(objective: Objective) -> None:
+    """Take part in the trials of rank 0, as another rank of its group."""
+    while (turn := current().answer()) != "end":
+        if turn == "trial":
+            with suppress(EndedElsewhereError, DivergenceError):  # which do not end the study; rank 0 tells it of them
+                current().answer()
+                objective.take_part()
 
 
 def count_ended(study: optuna.Study) -> int:
@@ -106,7 +135,7 @@ def _run_one(study: optuna.Study, objective: Objective, callbacks: Sequence[Call
     def run(trial: optuna.Trial) -> float | tuple[float, ...]:
         begun.append(trial.number)
         try:
-            trial.set_user_attr(WORKER, f"{platform.node()}-{os.getpid()}")
+            current().answer(lambda: trial.set_user_attr(WORKER, f"{platform.node()}-{os.getpid()}"))
             return objective(trial)
         except KeyboardInterrupt:
             retry(study, study.trials[trial.number])

@@ -13,7 +13,7 @@ from tabmtl import AITM, APEM, ESMM, PLE, STEM, AdaTT, HoME, MMoE, MultiTabNet, 
 from tabmtl.encode import cache, shards
 from tabmtl.estimators import network
 from tabmtl.nn import embeddings
-from tabmtl.processes.group import Group, entered
+from tabmtl.processes.group import EndedElsewhereError, Group, entered
 from tabmtl.scale import joined
 from tabmtl.sessions import Popularity
 from tabmtl.training import windows
@@ -230,3 +230,16 @@ def test_a_script_that_no_launcher_started_is_alone(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
     with joined() as group:
         assert (group.rank, group.size, group.gather("a")) == (0, 1, ["a"])
+
+
+def test_an_error_of_a_hook_ends_training_on_all_ranks(table):
+    def fail(record):
+        raise KeyError("mine")
+
+    def work():
+        try:
+            tiny(SharedBottom, drop=["weight", "who"], on_epoch=fail).fit(Shards(table.lazy()), TARGETS)
+        except Exception as error:
+            return type(error)
+
+    assert run_ranks(2, work) == [KeyError, EndedElsewhereError]

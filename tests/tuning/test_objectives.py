@@ -16,7 +16,8 @@ from conformance import features, long_table, mixed_targets, tiny
 from optuna.trial import TrialState
 from recommenders import ITEMS, TEST, TRAIN
 
-from tabmtl import RMTGB, IndependentTasks, MMoE, MultiTabNet, MultiTaskEnsemble, SharedBottom
+from tabmtl import RMTGB, IndependentTasks, MMoE, MultiTabNet, MultiTaskEnsemble, Shards, SharedBottom
+from tabmtl.encode import shards
 from tabmtl.metrics.scores import mean_score
 from tabmtl.schema import TabmtlWarning
 from tabmtl.sessions import VSKNN, Blend, Popularity, SequentialRules
@@ -359,3 +360,29 @@ def test_an_objective_can_be_sent_to_another_process():
     assert (
         run(goal, learning_rate=2e-3).trials[0].values == run(table(per_task=True), learning_rate=2e-3).trials[0].values
     )
+
+
+@pytest.mark.parametrize("is_long", [False, True], ids=["wide", "long"])
+def test_rows_of_files_are_tried_and_judged_as_those_of_frames_are(is_long, monkeypatch):
+    monkeypatch.setattr(shards, "BLOCK_ROWS", 32)
+    rows, targets = long_table() if is_long else (X, Y)
+    targets = targets if isinstance(targets, pl.DataFrame) else targets.to_frame()
+    est = tiny(RMTGB, task_column="school" if is_long else None)
+    frames, files = [], []
+    for part in (slice(100), slice(100, None)):
+        frames += [rows[part], targets[part]]
+        files += [Shards(pl.concat(frames[-2:], how="horizontal").lazy()), targets.columns]
+    goals = [objective(est, *some[:2], X_val=some[2], y_val=some[3], per_task=True) for some in (frames, files)]
+    assert goals[0].names == goals[1].names
+    of_frames, of_files = (run(goal, **goal.defaults).trials[0] for goal in goals)
+    assert of_files.values == of_frames.values
+    assert of_files.user_attrs == of_frames.user_attrs
+
+
+def test_files_that_cannot_judge_are_refused():
+    table = Shards(pl.concat([X, Y], how="horizontal").lazy())
+    with pytest.raises(ValueError, match="expected validation rows to judge trials by"):
+        objective(NETWORK, table, Y.columns, X_val=None, y_val=None)
+    constant = Shards(pl.concat([X, Y.with_columns(size=pl.lit("large"))], how="horizontal").lazy())
+    with pytest.raises(ValueError, match=r"1 of 3 are undefined \(size: "):
+        objective(NETWORK, table, Y.columns, X_val=constant, y_val=Y.columns, per_task=True)

@@ -10,11 +10,12 @@ import subprocess
 import sys
 import threading
 import time
-import uuid
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import optuna
+import postgres
+import psycopg
 import pytest
 import swarm
 from optuna.trial import TrialState
@@ -24,8 +25,6 @@ from tabmtl.schema import TabmtlWarning
 from tabmtl.tuning import Objective, count_ended, open_study, pareto_front, repeated_trials, run_study
 from tabmtl.tuning.studies import retry_stale
 from tabmtl.tuning.workers import WORKER
-
-POSTGRES = os.environ.get("TABMTL_POSTGRES_URL")
 
 
 @contextmanager
@@ -95,18 +94,27 @@ def test_a_study_whose_only_worker_was_killed_is_gone_on_with(tmp_path):
     assert study.trials[0].params.items() >= goal.defaults.items()
 
 
-@pytest.mark.skipif(POSTGRES is None, reason="TABMTL_POSTGRES_URL is unset: it names a PostgreSQL database to write to")
-def test_four_workers_on_postgresql(tmp_path):
-    name, goal = f"tabmtl-{uuid.uuid4().hex}", swarm.make_goal()
-    study = open_study(name, goal, storage=POSTGRES, seed=0)
-    try:
-        with working(POSTGRES, name, tmp_path, 4, 14):
-            kill_the_hanging(tmp_path)
-        assert count_the_lost(study, 14, 4, tmp_path)  # a busy machine may take a slow worker for dead
-        run_study(open_study(name, goal, storage=POSTGRES), goal, n_trials=20)
-        assert len(open_study(name, storage=POSTGRES).get_trials(states=(TrialState.COMPLETE,))) == 20
-    finally:
-        optuna.delete_study(study_name=name, storage=study._storage)
+@pytest.fixture
+def database():
+    """URL of a database of a PostgreSQL server that ends with the test."""
+    with ExitStack() as stack:
+        try:
+            yield stack.enter_context(postgres.server())
+        except postgres.NoServerError as error:
+            pytest.skip(str(error))
+
+
+@pytest.mark.all_faces
+def test_workers_on_postgresql_of_which_one_is_killed(database, tmp_path):
+    goal = swarm.make_goal()
+    study = open_study("shared", goal, storage=database, seed=0)
+    with working(database, "shared", tmp_path, 2, 8):
+        kill_the_hanging(tmp_path)
+    again = open_study("shared", goal, storage=database, seed=0, grace_period=swarm.GRACE_PERIOD)
+    run_study(again, goal, n_trials=count_ended(study) + 1)
+    assert count_the_lost(study, 9, 2, tmp_path) == 1
+    assert len({trial.user_attrs[WORKER] for trial in study.trials}) == 3
+    assert pareto_front(study).equals(pareto_front(open_study("shared", storage=database)))
 
 
 class Scripted(Objective):
@@ -310,6 +318,37 @@ def test_workers_take_no_trial_from_the_queue_twice():
     numbers = [int(line) for line in Path("notes").read_text().splitlines()]
     assert sorted(numbers) == list(range(len(study.trials)))
     assert set(states(study)) == {"COMPLETE"}
+
+
+def die_on(database) -> None:
+    goal = scripted(0.1, lambda: os._exit(9))
+    run_study(open_study("s", goal, storage=database), goal, n_trials=6)
+
+
+def share(database, meeting) -> None:
+    goal = scripted(lambda: meeting.wait(60) / 10, *[0.1] * 99)
+    run_study(open_study("s", goal, storage=database), goal, n_trials=6)
+
+
+def test_workers_share_a_study_on_postgresql_and_one_dies(database):
+    apart(die_on, database)
+    with psycopg.connect(database) as connection:
+        connection.execute("UPDATE trial_heartbeats SET heartbeat = heartbeat - interval '1 hour'")
+    context = multiprocessing.get_context("fork")
+    meeting = context.Barrier(2)
+    workers = [context.Process(target=share, args=(database, meeting)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    study = open_study("s", storage=database)
+    assert count_ended(study) in (6, 7), "both may begin the last trial at once"
+    assert {trial.state for trial in study.trials if trial.number != 1} == {TrialState.COMPLETE}
+    (again,) = (trial for trial in study.trials if is_retry(trial))
+    assert study.trials[1].state == TrialState.FAIL
+    assert again.params == study.trials[1].params
+    assert len({trial.user_attrs[WORKER] for trial in study.trials}) == 3
 
 
 def test_an_end_is_needed_and_kept(storage):

@@ -1,0 +1,238 @@
+"""Fits and predictions of files on a cluster of Ray, which starts the processes and starts them again where some die.
+
+It needs ``pip install 'tabmtl[ray]'`` on all machines. Ray's reports on its usage are off, unless
+``RAY_USAGE_STATS_ENABLED`` says otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from importlib.util import find_spec
+from inspect import signature
+from os import PathLike
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import uuid4
+
+from tabmtl.encode.files import Paths
+from tabmtl.encode.shards import Roles, Shards
+from tabmtl.estimators.tables import MultiTaskEstimator
+from tabmtl.params import Names, check_count
+from tabmtl.scale.files import Method, answer_file, plan_files
+from tabmtl.scale.torch_group import joined
+from tabmtl.storage.persist import load
+
+__all__ = ["fit", "predict"]
+
+Model = TypeVar("Model", bound=MultiTaskEstimator)
+
+_TIMEOUT = 600  # seconds that a process waits for the others
+
+
+def fit(
+    model: Model,
+    X: Shards,
+    y: Any,
+    *,
+    num_workers: int,
+    storage_path: str | PathLike[str],
+    name: str | None = None,
+    max_failures: int = 0,
+    use_gpu: bool = False,
+    **rows: Any,
+) -> Model:
+    """Fit a model in several processes of a Ray cluster, which share the rows.
+
+    They work as those of `tabmtl.scale.joined` do, with checkpoints: Ray Train starts them as a process group of torch,
+    and if one is lost it starts all again, up to ``max_failures`` times. Networks then go on after the last epoch. A
+    cluster that this process is connected to is used, or else one is started on this machine.
+
+    Parameters
+    ----------
+    model : estimator of tables
+        Its parameters count; it stays as it is.
+    X : Shards
+        Rows of files that all machines see under the same path or address, and likewise its ``cache``.
+    y : str or list of str
+        Columns with the targets, as in ``fit`` of the model.
+    num_workers : int
+        Number of processes, with one CPU each.
+    storage_path : str or path
+        Folder that all machines see. Ray keeps its state of the run in ``<storage_path>/<name>``; there too are
+        ``checkpoints``, while the run is not over, and ``model``, the fitted model, saved.
+    name : str, optional
+        Name of the run; by default a new one. A run that was cut off goes on if it is started again under its name.
+    max_failures : int, default=0
+        Number of losses to recover from; -1 for any number.
+    use_gpu : bool, default=False
+        Give each process a GPU.
+    **rows
+        ``sample_weight``, ``groups``, ``X_val`` and ``y_val``, as in ``fit`` of the model.
+
+    Returns
+    -------
+    fitted model
+        Of the class of ``model``, with the fitted attributes that are saved.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the model, X or another argument does not fit, or storage_path is an address.
+    ImportError
+        If Ray is missing.
+    ray.train.TrainingFailedError
+        If the processes fail once too often; it tells the error of each.
+
+    Notes
+    -----
+    Ray gives up if the processes do not stand after 60 seconds; ``RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S`` gives slow
+    machines more.
+
+    Examples
+    --------
+    ::
+
+        from tabmtl import SharedBottom, Shards
+        from tabmtl.scale import ray
+
+        train = Shards("/data/train/*.parquet")
+        model = ray.fit(
+            SharedBottom(), train, ["click", "spend"], num_workers=8, storage_path="/data/runs", max_failures=3
+        )
+        ray.predict(model, "/data/new/*.parquet", "/data/scored", num_workers=8)
+    """
+    check_count("num_workers", num_workers)
+    given = _checked(model, {"X": X, "y": y, **rows})
+    if "://" in str(storage_path):
+        raise ValueError(
+            f"storage_path={str(storage_path)!r} is an address, and checkpoints need a folder: mount it on all machines"
+        )
+    _check_ray()
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    storage, name = Path(storage_path).absolute(), name or f"{type(model).__name__}-{uuid4().hex[:12]}"
+    trainer = TorchTrainer(
+        _fit_in_group,
+        train_loop_config={"model": model, "rows": given, "folder": storage / name},
+        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if use_gpu else "gloo", timeout_s=_TIMEOUT),
+        scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=use_gpu),
+        run_config=RunConfig(
+            name=name, storage_path=str(storage), failure_config=FailureConfig(max_failures=max_failures)
+        ),
+    )
+    trainer.fit()
+    return load(storage / name / "model", cls=type(model))
+
+
+def predict(
+    model: MultiTaskEstimator,
+    paths: Paths,
+    folder: str | PathLike[str],
+    *,
+    num_workers: int,
+    method: Method = "predict",
+    keep: Names = (),
+    use_gpu: bool = False,
+) -> list[Path]:
+    """Predict the rows of files in several processes of a Ray cluster, and write a Parquet file for each.
+
+    Each process takes one file after the other and does what `tabmtl.scale.predict_files` does; so there should be more
+    files than processes. A file whose process is lost is answered by another one.
+
+    Parameters
+    ----------
+    model, paths, folder, method, keep
+        As in `tabmtl.scale.predict_files`. All machines see the files and the folder under the same path.
+    num_workers : int
+        Number of processes, at most.
+    use_gpu : bool, default=False
+        Give each process a GPU.
+
+    Returns
+    -------
+    files : list of Path
+        The files that were written, in the order of the inputs.
+
+    Raises
+    ------
+    TypeError, ValueError, FileNotFoundError
+        As `tabmtl.scale.predict_files` does before it reads a row.
+    ImportError
+        If Ray is missing.
+    ray.exceptions.RayTaskError
+        If a row does not fit; it tells the error and the file.
+    """
+    check_count("num_workers", num_workers)
+    planned = plan_files(model, paths, Path(folder).absolute(), method)
+    _check_ray()
+    import ray.data
+
+    tasks = [{"file": _absolute(file), "output": str(output)} for file, output in planned.items()]
+    stored = ray.put(model)  # held here, for a process that is started again
+    ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
+        _Predictor,
+        fn_constructor_args=(stored, method, tuple(keep)),
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(num_workers, len(tasks))),
+        num_cpus=1,
+        num_gpus=1 if use_gpu else None,
+    ).materialize()
+    return list(planned.values())
+
+
+def _fit_in_group(job: dict[str, Any]) -> None:
+    """Fit in a process that Ray has started, whose process group stands."""
+    with joined(checkpoint=job["folder"] / "checkpoints") as group:
+        model = job["model"].fit(**job["rows"])
+        if group.rank == 0:
+            model.save(job["folder"] / "model")
+
+
+class _Predictor:
+    """A process that answers files."""
+
+    def __init__(self, stored: Any, method: Method, keep: tuple[str, ...]) -> None:
+        import ray
+
+        self._model, self._method, self._keep = ray.get(stored), method, keep
+
+    def __call__(self, tasks: dict[str, Sequence[str]]) -> dict[str, Sequence[str]]:
+        for file, output in zip(tasks["file"], tasks["output"], strict=True):
+            answer_file(self._model, str(file), Path(output), self._method, self._keep)
+        return tasks
+
+
+def _check_ray() -> None:
+    """Turn Ray's reports on its usage off, and raise an ImportError if it is missing."""
+    if find_spec("ray") is None:
+        raise ModuleNotFoundError("tabmtl.scale.ray needs ray, which is missing: pip install 'tabmtl[ray]'", name="ray")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+
+def _checked(model: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of fit for any process, after checks that need none."""
+    if not isinstance(model, MultiTaskEstimator):
+        raise TypeError(f"expected an estimator of tables, such as MMoE(), got {type(model).__name__}")
+    signature(type(model).fit).bind(model, **given)
+    X, X_val = given["X"], given.get("X_val")
+    if not isinstance(X, Shards):
+        raise TypeError(
+            f"expected Shards, whose rows the processes share, got {type(X).__name__}: write its rows to files"
+        )
+    model._check_call(X, X_val, given.get("y_val"))
+    Roles.of(X, given["y"], given.get("sample_weight"), given.get("groups")).without(model.drop)
+    return given | {"X": _anywhere(X), "X_val": None if X_val is None else _anywhere(X_val)}
+
+
+def _anywhere(X: Shards) -> Shards:
+    """Return shards by paths that do not depend on the folder that a process runs in."""
+    if X.files is None:
+        return X
+    cache = None if X.cache is None else X.cache.absolute()
+    return Shards([_absolute(file) for file in X.files], X.schema.names(), cache)
+
+
+def _absolute(file: str) -> str:
+    return file if "://" in file else str(Path(file).absolute())
