@@ -64,7 +64,7 @@ from tabmtl.training.epochs import Record, Snapshots
 
 #: Clicks of the mean clicked item from which a directed path is trained, if sessions that are set aside can judge it,
 #: and if none can; and its strength then (docs/design.md, "M2TRec").
-_SPARSE, _DENSE, _DENSE_STRENGTH = 8, 25, 0.5
+_SPARSE, _DENSE, _DENSE_STRENGTH = 12, 25, 0.5
 _CHECKED = 100  # sessions on which approximate search is compared with exact search
 _LONGEST = 10_000  # clicks that a network may read: it keeps the distances of all pairs
 
@@ -167,7 +167,7 @@ class M2TRec(TrainedEstimator, Recommender):
     directed : bool, default=True
         With ``pooling="items"``, whose query lies between the clicked items, add a path that leads from there: what
         follows b need not be what b follows. It pays where items have many clicks, and costs where they have few. So
-        it is left out where the mean clicked item has fewer than 8 clicks, and else its strength is chosen on the
+        it is left out where the mean clicked item has fewer than 12 clicks, and else its strength is chosen on the
         sessions that are set aside; once it does harm to them, training goes on without it. Without such sessions the
         strength is 0.5 from 25 clicks on, and 0 below.
     temperature : float or None, default=0.07

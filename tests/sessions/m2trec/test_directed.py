@@ -88,7 +88,7 @@ def test_a_chain_that_leads_both_ways_loses_nothing_by_the_path() -> None:
 
 def test_the_strength_that_was_chosen_is_in_the_weights(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    train = draw_log(both_ways(rng), rng, 100)
+    train = draw_log(both_ways(rng), rng, 140)
     for strength in (0.0, 0.5):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Validation, "choose_strength", lambda self, chosen=strength: chosen)
@@ -109,7 +109,7 @@ def test_the_strength_that_was_chosen_is_in_the_weights(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("n_sessions", "is_judged", "strength"), [(70, True, 0), (90, True, 1), (240, False, 0), (260, False, 0.5)]
+    ("n_sessions", "is_judged", "strength"), [(115, True, 0), (135, True, 1), (240, False, 0), (260, False, 0.5)]
 )
 def test_the_clicks_of_the_mean_item_tell_whether_a_path_is_trained(
     n_sessions: int, is_judged: bool, strength: float, monkeypatch: pytest.MonkeyPatch
@@ -125,10 +125,10 @@ def test_the_clicks_of_the_mean_item_tell_whether_a_path_is_trained(
 def test_a_later_log_chooses_the_strength_where_all_sessions_are_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Validation, "choose_strength", lambda self: 1.0)
     rng = np.random.default_rng(0)
-    train, later = draw_log(one_way(rng), rng, 90), draw_log(one_way(rng), rng, 10)
+    train, later = draw_log(one_way(rng), rng, 140), draw_log(one_way(rng), rng, 10)
     model = fit(train, early_stopping=False)
     assert model.directed_strength_ == 0
-    model = clone(model).fit(train, clicks_val=later.with_columns(pl.col("session_id") + 90))
+    model = clone(model).fit(train, clicks_val=later.with_columns(pl.col("session_id") + 140))
     assert model.directed_strength_ == 1
 
 
