@@ -107,6 +107,10 @@ class Shards:
         if kept.height:
             yield start, kept
 
+    def scan(self, names: Sequence[str]) -> pl.LazyFrame:
+        """Scan some columns of all rows, in order."""
+        return pl.concat([frame.select(cs.by_name(*names)) for frame in self._frames])
+
     def _parts(self, names: Sequence[str], rows: range | None) -> Iterator[pl.DataFrame]:
         for frame in self._frames if rows is None else self._sliced(rows):  # one by one: each takes memory
             parts = frame.select(cs.by_name(*names)).collect_batches(chunk_size=BLOCK_ROWS, maintain_order=True)

@@ -7,15 +7,17 @@ that are gathered. All ranks ask the same in the same order, so what a rank does
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+T = TypeVar("T")
 
 
 class Group:
@@ -51,6 +53,10 @@ class Group:
     def broadcast(self, value: Any) -> Any:
         """Return the value of rank 0."""
         return self.gather(value if self.rank == 0 else None)[0]
+
+    def decide(self, decision: Callable[[], T]) -> T:
+        """Return what rank 0 decides; the others wait for it."""
+        return self.broadcast(decision() if self.rank == 0 else None)
 
     def address(self) -> str:
         """Return the address by which the other ranks reach this one; all ranks ask together."""
