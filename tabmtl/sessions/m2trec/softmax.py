@@ -40,7 +40,7 @@ class _SoftmaxLoss(torch.autograd.Function):
             largest = logits.amax(dim=1, keepdim=True)
             logits.sub_(largest).exp_()
             sums = logits.sum(dim=1, keepdim=True)
-            weight = weights[block, None]
+            weight = weights[block, None].to(exact)
             total += (weight * (sums.log() + largest - own_logits[:, :1])).sum()
             logits.div_(sums / weight)
             logits.scatter_add_(1, places[:, :1], -weight)
