@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 
+from tabmtl.encode.shards import Shards
 from tabmtl.processes.forks import check_pool
 from tabmtl.sessions.ragged import UNSEEN_ITEM, Sessions, offsets_of
 
@@ -163,6 +164,11 @@ def to_polars(frame: Any, what: str) -> pl.DataFrame | pl.LazyFrame:
     check_pool()
     if isinstance(frame, pl.DataFrame | pl.LazyFrame):
         return frame
+    if isinstance(frame, Shards):
+        raise TypeError(
+            f"{what} is read as one frame, not as Shards: give it in parts of whole sessions, such as "
+            "polars.scan_parquet(files).filter(...)"
+        )
     if not nw.dependencies.is_into_dataframe(frame):
         raise TypeError(f"{what} must be a polars, pandas or pyarrow frame, got {type(frame).__name__}")
     columns = []

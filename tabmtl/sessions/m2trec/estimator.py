@@ -52,7 +52,7 @@ from tabmtl.sessions.m2trec.new_items import (
     share_of_births,
     warn_of_equals,
 )
-from tabmtl.sessions.m2trec.stored import stored_log
+from tabmtl.sessions.m2trec.stored import StoredSessions, stored_log
 from tabmtl.sessions.m2trec.tower import FIELD_WIDTH
 from tabmtl.sessions.m2trec.training import ExampleMode, Examples, Feed, SessionLoop
 from tabmtl.sessions.m2trec.users import UserClicks
@@ -62,6 +62,7 @@ from tabmtl.sessions.ragged import AnySessions, Sessions
 from tabmtl.sessions.ranking import bucket_masks, top_k
 from tabmtl.sessions.recommender import Recommender, SessionState, columns_of
 from tabmtl.sessions.repeats import RepeatWeights
+from tabmtl.sessions.split import warn_of_unknown
 from tabmtl.storage.atomic import write_file
 from tabmtl.storage.stored import Stored
 from tabmtl.training.device import find_device, seed_of, seeded, threads
@@ -683,10 +684,11 @@ class M2TRec(TrainedEstimator, Recommender):
             return
         if self.user_column is not None:
             raise NotImplementedError(
-                f"user_column={self.user_column!r} joins sessions that lie apart in Shards: give the log as a frame, or "
-                "say user_column=None"
+                f"user_column={self.user_column!r} joins sessions that lie apart in Shards: give the log as a frame, "
+                "or say user_column=None"
             )
         group = current()
+        self._check_interrupt(group)
         columns = replace(columns_of(vars(self)), event=self.event_column if self.weights else None)
         with ExitStack() as stack:
             clicks.check_same(group)
@@ -699,6 +701,8 @@ class M2TRec(TrainedEstimator, Recommender):
                 valid = log_val.sessions(catalogue.ids).sample
             elif clicks_val is not None:
                 valid = self._read_validation_log(clicks_val, catalogue)
+            if valid is not None and group.rank == 0:
+                warn_of_unknown(valid)
             yield log.sessions(catalogue.ids), catalogue, valid
 
     def _recall(self, sessions: Sessions, valid: Sessions | None) -> tuple[Sessions, Sessions | None]:
@@ -711,32 +715,9 @@ class M2TRec(TrainedEstimator, Recommender):
 
     def _fit(self, sessions: AnySessions, catalogue: Catalogue, valid: Sessions | None) -> dict[str, Any]:
         log, group = sessions, sessions.group
-        if self.keep_on_interrupt and group.size > 1:
-            raise ValueError(
-                f"keep_on_interrupt=True is for one process, and this group has {group.size}, which an interrupt would "
-                "end in different epochs; leave it out, or fit outside of joined()"
-            )
-        if valid is None and self.early_stopping:
-            sessions, valid = sessions.set_newest_aside(self.validation_fraction)
-        train = sessions.at_least(2)
-        if not len(train):
-            raise ValueError("no session of the click log has two clicks, so there is no next click to learn from")
-        if valid is not None:
-            valid = valid.at_least(2)
-            if not len(valid):
-                raise ValueError("no session of the validation log has two clicks; give a longer clicks_val")
-        clicks = train.count_items(len(catalogue))
-        coder = self._fit_coder(catalogue, clicks)
-        features, row = None, None
-        if coder is not None and catalogue.metadata is not None:
-            features, row = coder.encode(catalogue.metadata)
-        known = KnownItems(features=features, row=row, clicks=clicks, shared=self.id_mode == "none")
-        if self.id_mode == "none":
-            earlier, judged = train.set_newest_aside(self.validation_fraction) if valid is None else (train, valid)
-            if judged is not None and group.rank == 0:
-                warn_of_ceiling(known, earlier.sample, judged)
-        verbose = self.verbose if group.rank == 0 else 0
-        metadata_facts = describe_metadata(known, train.sample if valid is None else valid, verbose=verbose)
+        train, valid = self._set_aside(sessions, valid)
+        coder, known = self._know_items(catalogue, train.count_items(len(catalogue)))
+        metadata_facts = self._look_at_metadata(known, train, valid)
         device, seed = find_device(self.device), group.broadcast(self._seed())
         with seeded(seed, device):
             network = self._network(coder, known).to(device)
@@ -755,6 +736,37 @@ class M2TRec(TrainedEstimator, Recommender):
             users = UserClicks.of(log).newest(self.user_clicks)
         read = {"_categories": _read_categories(coder, catalogue, log), "_users": users}
         return metadata_facts | trained | strength | hidden | read | {"_coder": coder, "_items": known}
+
+    def _set_aside(self, sessions: AnySessions, valid: Sessions | None) -> tuple[AnySessions, Sessions | None]:
+        """Part the sessions to train on from those to validate on, both of two clicks at least."""
+        if valid is None and self.early_stopping:
+            sessions, valid = sessions.set_newest_aside(self.validation_fraction)
+        train = sessions.at_least(2)
+        if not len(train):
+            raise ValueError("no session of the click log has two clicks, so there is no next click to learn from")
+        if valid is not None:
+            valid = valid.at_least(2)
+            if not len(valid):
+                raise ValueError("no session of the validation log has two clicks; give a longer clicks_val")
+        return train, valid
+
+    def _know_items(self, catalogue: Catalogue, clicks: np.ndarray) -> tuple[ItemCoder | None, KnownItems]:
+        """Learn the encoding of metadata, if there is any, and encode all items, whose training clicks are (N,)."""
+        coder = self._fit_coder(catalogue, clicks)
+        features, row = None, None
+        if coder is not None and catalogue.metadata is not None:
+            features, row = coder.encode(catalogue.metadata)
+        return coder, KnownItems(features=features, row=row, clicks=clicks, shared=self.id_mode == "none")
+
+    def _look_at_metadata(self, known: KnownItems, train: AnySessions, valid: Sessions | None) -> dict[str, Any]:
+        """Warn if metadata cannot tell the items apart, and return the fitted attributes that say how well it does."""
+        is_first = train.group.rank == 0
+        if self.id_mode == "none":
+            earlier, judged = train.set_newest_aside(self.validation_fraction) if valid is None else (train, valid)
+            if judged is not None and is_first:
+                warn_of_ceiling(known, earlier.sample, judged)
+        judged = train.sample if valid is None else valid
+        return describe_metadata(known, judged, verbose=self.verbose if is_first else 0)
 
     def _finish(
         self, sessions: AnySessions, catalogue: Catalogue, valid: Sessions | None, fitted: dict[str, Any]
@@ -834,9 +846,7 @@ class M2TRec(TrainedEstimator, Recommender):
         if known.clicks[known.clicks > 0].mean() < (_DENSE if validation is None else _SPARSE):
             network.encoder.left_out = 1.0
         feed: Feed
-        if isinstance(train, Sessions):
-            feed = Examples.of(train, known.unit_of, self.max_length, self.training, device)
-        else:
+        if isinstance(train, StoredSessions):
             feed = WindowExamples(
                 sessions=train,
                 unit_of=known.unit_of,
@@ -845,6 +855,8 @@ class M2TRec(TrainedEstimator, Recommender):
                 device=device,
                 seed=seed,
             )
+        else:
+            feed = Examples.of(train.sample, known.unit_of, self.max_length, self.training, device)
         loop = SessionLoop(network, known.on(device), feed, self._tasks(), self, validation)
         return self._run_epochs(
             network,

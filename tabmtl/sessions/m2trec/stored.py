@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
@@ -84,8 +85,8 @@ class StoredLog:
         first = self.arrays["first"]
         least = np.zeros(0, dtype=np.int64)
         for start in range(0, len(first), SAMPLE_SESSIONS):
-            found = np.concatenate([least, np.arange(start, min(start + SAMPLE_SESSIONS, len(first)))])
-            least = found[np.argsort(row_keys(first[found]))[:SAMPLE_SESSIONS]]
+            some = np.concatenate([least, np.arange(start, min(start + SAMPLE_SESSIONS, len(first)))])
+            least = some[np.argsort(row_keys(first[some]))[:SAMPLE_SESSIONS]]
         parts = self.group.gather(self._take(np.sort(least), code))
         names, ends, lengths, items = (np.concatenate(part) for part in zip(*parts, strict=True))
         kept = np.argsort(row_keys(names))[:SAMPLE_SESSIONS]
@@ -328,21 +329,25 @@ class _Dealing:
     def _encode(self, files: ArrayFiles, folder: Path, n_parts: int) -> dict[str, Any]:
         clicked = self._count_items(folder)
         files.add_frame(_ITEMS, clicked)
-        lane_sizes, n_clicks, events = [], 0, set()
         files.add("offsets", np.zeros(1, dtype=np.int64))
-        for lane in self.lanes:
-            lane_sizes.append(0)
-            for part in range(lane * n_parts, (lane + 1) * n_parts):
-                sessions, named = self._read(folder / f"{part}.parquet", clicked["item"])
-                events |= named
+        types = {"items": "i4", "first": "i8", "ends": "f8"} | ({} if self.weights is None else {"weights": "f4"})
+        for name, dtype in types.items():
+            files.add(name, np.zeros(0, dtype))
+        lane_sizes, n_clicks, events = [0] * len(self.lanes), 0, set[str]()
+        for lane, part in product(self.lanes, range(n_parts)):
+            file = folder / f"{lane * n_parts + part}.parquet"
+            if file.exists():
+                log = self._read(file)
+                events |= set() if self.weights is None else set(log["event"].drop_nulls().unique())
+                sessions = group_log(log, clicked["item"])
                 files.add("offsets", n_clicks + sessions.offsets[1:])
-                files.add("items", sessions.items.astype(np.int32))
-                files.add("first", sessions.ids.to_numpy().astype(np.int64))
-                files.add("ends", sessions.ends())
-                if sessions.weights is not None:
-                    files.add("weights", sessions.weights)
-                lane_sizes[-1] += len(sessions)
-                n_clicks += len(sessions.items)
+                kept = {"items": sessions.items, "first": sessions.ids.to_numpy(), "ends": sessions.ends()}
+                for name, array in (kept | {"weights": sessions.weights}).items():
+                    if array is not None:
+                        files.add(name, array.astype(types[name], copy=False))
+                lane_sizes[lane - self.lanes.start] += len(sessions)
+                n_clicks += sessions.n_clicks
+                file.unlink()
         return {"lane_sizes": lane_sizes, "events": sorted(events)[:_MOST_EVENTS]}
 
     def _count_items(self, folder: Path) -> pl.DataFrame:
@@ -357,28 +362,15 @@ class _Dealing:
         counted = counted.select(items, pl.col("count").cast(pl.Int64))
         return counted.group_by("item").agg(pl.col("count").sum()).sort("item")
 
-    def _read(self, file: Path, items: pl.Series) -> tuple[Sessions, set[str]]:
-        """Read the sessions of a part, which are named by their first rows, and the names of their events."""
-        columns, what, events = self.columns, "the click log", set[str]()
-        if file.exists():
-            clicks = pl.read_parquet(file).sort(_ROW)
-        else:
-            clicks = pl.DataFrame(schema={**self.shards.schema, _ROW: pl.UInt32})
-        log = read_log(clicks, columns, what, empty=True)
-        if log.is_empty():
-            none = np.zeros(0)
-            weights = None if self.weights is None else none.astype(np.float32)
-            ids = pl.Series("session", none.astype(np.int64))
-            items = none.astype(np.int32)
-            return Sessions(ids=ids, offsets=offsets_of(none), items=items, times=none, weights=weights), events
-        if self.weights is not None:
-            assert columns.event is not None
-            names = event_names(log["event"], columns.event)
-            events |= set(names.drop_nulls().unique())
-            log = log.with_columns(weight=weigh_events(names, self.weights))
+    def _read(self, file: Path) -> pl.DataFrame:
+        """Read the clicks of a part as `read_log` does, with weights if events have any; first rows name sessions."""
+        clicks = pl.read_parquet(file).sort(_ROW)
+        log = read_log(clicks, self.columns, "a part of the click log")
+        if self.weights is not None and self.columns.event is not None:
+            events = event_names(log["event"], self.columns.event)
+            log = log.with_columns(event=events, weight=weigh_events(events, self.weights))
         rows = log.select("session", clicks[_ROW].cast(pl.Int64).alias("row"))
-        log = log.with_columns(rows.select(pl.col("row").min().over("session").alias("session")).to_series())
-        return group_log(log, items), events
+        return log.with_columns(rows.select(pl.col("row").min().over("session").alias("session")).to_series())
 
 
 def _part_of(ids: pl.Series, n_lanes: int, n_parts: int) -> pl.Series:
