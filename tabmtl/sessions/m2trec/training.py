@@ -273,10 +273,11 @@ class SessionLoop:
 
         In a group they are means over the targets of all ranks, of which this one gives its part.
         """
-        if self.group.size > 1 and not len(step.index):
+        if not len(step.index):  # other ranks may have examples of it
             none = self.items.row[:0]
             _, _, n_targets = self._meet(step, none, 0, [none] * len(self.level_weights))
-            self.optimizer.step(learning_rate)
+            if n_targets:
+                self.optimizer.step(learning_rate)
             return torch.zeros(1 + len(self.level_weights), device=self.items.row.device), n_targets
         losses, n_targets = self._losses(step)
         levels = zip(self.level_weights.values(), losses[1:], strict=True)

@@ -19,22 +19,24 @@ from tabmtl.sessions.m2trec.stored import stored_log
 from tabmtl.sessions.ragged import Sessions
 
 CLICKS = LOG.clicks.sample(fraction=1.0, shuffle=True, seed=0)
+COLUMNS = LogColumns()
 CATALOGUE = make_catalogue(CLICKS["item_id"], ITEMS, "item_id")
 
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
-    """Deal to two parts a lane, and read four sessions at a time."""
+    """Deal to four lanes of two parts or more, and read four sessions at a time."""
+    monkeypatch.setattr(stored, "LANES", 4)
     monkeypatch.setattr(stored, "CHUNK_SESSIONS", 4)
     monkeypatch.setattr(stored, "_BLOCK_CHUNKS", 3)
-    monkeypatch.setattr(stored, "_PART_CLICKS", CLICKS.height // 20)
+    monkeypatch.setattr(stored, "_PART_CLICKS", CLICKS.height // 6)
 
 
-def in_memory(columns=LogColumns()):
+def in_memory(columns=COLUMNS):
     return group_log(read_log(CLICKS, columns), CATALOGUE.ids)
 
 
-def on_disk(source, columns=LogColumns(), weights=None):
+def on_disk(source, columns=COLUMNS, weights=None):
     with stored_log(Shards(source), columns, weights, current()) as log:
         return log.sessions(CATALOGUE.ids)
 
@@ -97,7 +99,8 @@ def test_a_sample_of_a_long_log(monkeypatch):
     assert_same(two[1], found.sample)
 
 
-def test_births_are_those_of_the_log():
+def test_births_are_those_of_the_log(monkeypatch):
+    monkeypatch.setattr(stored, "CHUNK_SESSIONS", 300)
     rng = np.random.default_rng(0)
     born = rng.integers(0, 4_000, 400)
     session = np.repeat(np.arange(6_000), 2)
@@ -121,7 +124,7 @@ def test_a_cache_is_used_again(tmp_path, monkeypatch):
     monkeypatch.setattr(stored._Dealing, "write", lambda self, files: written.append(1) or write(self, files))
     CLICKS.write_parquet(tmp_path / "clicks.parquet")
 
-    def read(columns=LogColumns()):
+    def read(columns=COLUMNS):
         shards = Shards(tmp_path / "clicks.parquet", cache=tmp_path / "cache")
         with stored_log(shards, columns, None, ALONE) as log:
             return log.sessions(CATALOGUE.ids)
@@ -138,7 +141,9 @@ def test_a_cache_is_used_again(tmp_path, monkeypatch):
 def test_names_of_sessions_of_any_type(dtype):
     names = {name: i for i, name in enumerate(CLICKS["session_id"].unique().sort())}
     ids = CLICKS["session_id"].replace_strict(names)
-    log = CLICKS.with_columns(session_id=ids.cast(pl.String).cast(dtype) if dtype == pl.Categorical else ids.cast(dtype))
+    log = CLICKS.with_columns(
+        session_id=ids.cast(pl.String).cast(dtype) if dtype == pl.Categorical else ids.cast(dtype)
+    )
     assert_same(on_disk(log.lazy()).sample, in_memory())
 
 
