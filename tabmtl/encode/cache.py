@@ -228,7 +228,7 @@ def encoded(shards: Shards, roles: Roles, coder: TableCoder, group: Group = ALON
     def write(files: ArrayFiles) -> dict[str, Any]:
         return _write(files, shards, roles, coder, rows)
 
-    with stored_arrays(shards, wanted, write, group) as (_, arrays, facts):
+    with stored_arrays(shards, wanted, write, group) as (arrays, _, facts):
         sums, factors, start = facts["weight_sums"], None, 0 if rows is None else rows.start
         if sums is not None:
             factors = weight_factors(*(group.total(np.array(part, dtype=np.float64)) for part in sums))
@@ -238,7 +238,7 @@ def encoded(shards: Shards, roles: Roles, coder: TableCoder, group: Group = ALON
 @contextmanager
 def stored_arrays(
     shards: Shards, wanted: Mapping[str, Any], write: Callable[[ArrayFiles], Mapping[str, Any]], group: Group
-) -> Iterator[tuple[Path, dict[str, np.ndarray], dict[str, Any]]]:
+) -> Iterator[tuple[dict[str, np.ndarray], dict[str, pl.DataFrame], dict[str, Any]]]:
     """Write arrays to the folder of shards, or find them there; a temporary folder ends with the context.
 
     Each rank of a group has a folder of its own below that of the cache.
@@ -254,9 +254,10 @@ def stored_arrays(
 
     Yields
     ------
-    folder : Path
     arrays : dict of str to ndarray
         Memory maps of the arrays, by name.
+    frames : dict of str to DataFrame
+        The small frames among the files.
     facts : dict
         The wanted facts, and those that were returned when the arrays were written.
     """
@@ -272,15 +273,16 @@ def stored_arrays(
         if manifest is None:
             with suppress(FileNotFoundError):
                 (folder / MANIFEST).unlink()
-            with _replacing(folder) as files:
-                facts = write(files)
-            manifest = wanted | json.loads(json.dumps(facts)) | {"files": files.sizes}
+            with _replacing(folder) as written:
+                facts = write(written)
+            manifest = wanted | json.loads(json.dumps(facts)) | {"files": written.sizes}
             write_file(folder / MANIFEST, json.dumps(manifest).encode())
-        names = [file.removesuffix(".npy") for file in manifest["files"] if file.endswith(".npy")]
-        arrays = {name: np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in names}
+        files = [folder / name for name in manifest["files"]]
+        arrays = {file.stem: np.asarray(np.load(file, mmap_mode="r")) for file in files if file.suffix == ".npy"}
+        frames = {file.stem: pl.read_parquet(file) for file in files if file.suffix == ".parquet"}
         if shards.cache is not None:
             stack.pop_all().close()  # the lock; files that are replaced live on where they are open
-        yield folder, arrays, manifest
+        yield arrays, frames, manifest
 
 
 def _rows_of_lanes(shards: Shards, group: Group) -> range:

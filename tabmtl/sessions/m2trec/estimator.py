@@ -140,6 +140,10 @@ class M2TRec(TrainedEstimator, Recommender):
     A fitted model answers as it was fitted: parameters that are set later wait for the next fit, except ``device`` and
     ``n_jobs``.
 
+    ``fit(Shards("clicks/*.parquet"))`` reads a log that need not fit in memory, and in `tabmtl.scale.joined` shares it
+    with other processes. Sessions that are looked at one by one, to stop early and to learn what own and new items are
+    worth, are then those of a sample of 200 000, which is all of a log that has no more.
+
     Parameters
     ----------
     categories : sequence of str, default=()

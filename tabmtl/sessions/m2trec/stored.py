@@ -206,7 +206,7 @@ class StoredSessions:
         sample = self.sample
         moments, moment = np.unique(sample.ends(), return_inverse=True)
         names = sample.ids.to_numpy()
-        span = int(names.max(initial=0)) + 1
+        span = int(names.max(initial=0)) + 2
         keys = moment * span + names
         for block in self.blocks():
             ends = block.ends()
@@ -270,10 +270,9 @@ def stored_log(
         "sessions": asdict(columns),
         "event weights": weights,
         "lanes": [n_lanes, *group.share(n_lanes)],
-        "chunk": CHUNK_SESSIONS,
     }
     dealing = _Dealing(shards, columns, weights, n_lanes, group.share(n_lanes))
-    with stored_arrays(shards, wanted, dealing.write, group) as (folder, arrays, facts):
+    with stored_arrays(shards, wanted, dealing.write, group) as (arrays, frames, facts):
         if weights is not None and columns.event is not None:
             events = set().union(*group.gather(facts["events"]))
             if group.rank == 0:
@@ -281,7 +280,7 @@ def stored_log(
         yield StoredLog(
             arrays=arrays,
             lane_sizes=np.array(facts["lane_sizes"], dtype=np.int64),
-            clicked=pl.read_parquet(folder / f"{_ITEMS}.parquet"),
+            clicked=frames[_ITEMS],
             has_times=columns.time is not None,
             group=group,
         )
