@@ -41,7 +41,7 @@ SAMPLE_SESSIONS = 200_000
 _PART_CLICKS = 500_000  # of a part, about
 _ROW_GROUP = 8_192  # clicks of a part that are held in memory until they are written
 _BLOCK_CHUNKS = 64
-_MOST_EVENTS = 1_000  # names that are kept
+_SHOWN_EVENTS = 10
 _ROW, _PART = "tabmtl:row", "tabmtl:part"
 _ITEMS = "items_clicked"
 
@@ -347,7 +347,8 @@ class _Dealing:
                 lane_sizes[lane - self.lanes.start] += len(sessions)
                 n_clicks += sessions.n_clicks
                 file.unlink()
-        return {"lane_sizes": lane_sizes, "events": sorted(events)[:_MOST_EVENTS]}
+        weighed = events & set(self.weights or ())
+        return {"lane_sizes": lane_sizes, "events": sorted({*sorted(events)[:_SHOWN_EVENTS], *weighed})}
 
     def _count_items(self, folder: Path) -> pl.DataFrame:
         """Count the clicks of every item of the parts."""

@@ -286,6 +286,7 @@ class SessionLoop:
         return torch.stack([part.detach() for part in losses]), n_targets
 
     def _losses(self, step: Step) -> tuple[list[Tensor], int]:
+        """Compute the losses of items and of each level, with their graphs, and the number of targets; see `step`."""
         network, items, examples, all_prefixes = self.network, self.items, step.examples, step.examples.all_prefixes
         units, lengths, targets, weights = examples.read(step.index)
         counts = lengths if all_prefixes else torch.ones_like(lengths)

@@ -147,6 +147,15 @@ def test_names_of_sessions_of_any_type(dtype):
     assert_same(on_disk(log.lazy()).sample, in_memory())
 
 
+def test_weights_of_events():
+    log = CLICKS.with_columns(kind=pl.when(pl.int_range(pl.len()) % 3 > 0).then(pl.lit("view")))
+    columns = LogColumns(event="kind")
+    with pytest.warns(UserWarning, match=r"weights names the events \['buy'\], which no click in 'kind' has.*'view'"):
+        found = on_disk(log.lazy(), columns, {"buy": 2.0, "view": 3.0})
+    weights = np.concatenate([block.weights for block in found.blocks()])
+    assert np.bincount(weights.astype(int)).tolist() == [0, -(-len(log) // 3), 0, len(log) - -(-len(log) // 3)]
+
+
 def test_mistakes_are_told():
     model = M2TRec(epochs=1)
     with pytest.raises(ValueError, match=r"the click log has no column 'session'; its columns are .* session_column"):
