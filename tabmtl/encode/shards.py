@@ -27,9 +27,10 @@ class Shards:
     """A table in files that need not fit in memory, as X of ``fit``.
 
     Targets, and a column of weights or groups if there is one, are columns of the same files: ``fit`` takes their names
-    in place of ``y``, ``sample_weight`` and ``groups``. `M2TRec` takes a click log so. All columns but the targets and the weights are features, less
+    in place of ``y``, ``sample_weight`` and ``groups``. All columns but the targets and the weights are features, less
     those that an estimator is told to ``drop``. A fit reads the files twice: once to learn the columns, and once to
-    encode them to a folder, from which it trains. Its memory does not grow with the number of rows.
+    encode them to a folder, from which it trains. Its memory does not grow with the number of rows. `M2TRec` takes a
+    click log in this form.
 
     Parameters
     ----------
