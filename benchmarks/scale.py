@@ -1,6 +1,7 @@
 """Memory and CPU time of files larger than memory: learn, encode, train from windows or in processes, predict.
 
-    python -m benchmarks.scale [--quick] [--rows N] [--steps N] [--only encode train predict processes]
+    python -m benchmarks.scale [--quick] [--rows N] [--steps N] [--clicks N]
+                               [--only encode train predict processes sessions]
 
 Rows are drawn into parquet files of 500 000 rows in a temporary folder: 20 numeric columns, 10 text columns of 10 to
 10 000 levels, two binary targets and a number, each without labels in 30 % of the rows. Every part runs in a process of
@@ -12,7 +13,9 @@ its own, with one thread of torch and of polars:
 - *predict*: `predict_files`, against `predict` on the same rows in memory;
 - *processes*: fits of one epoch, and of 50 rounds of each stage of `RMTGB`, by ``torchrun`` with one process and with
   two: CPU seconds of the whole fit, of the process that took more. The quotient is the most that the wall time can gain
-  on two idle cores.
+  on two idle cores;
+- *sessions*: a whole fit of a small `M2TRec`, one epoch, on a click log of files of 500 000 clicks over 50 000 items,
+  as `Shards` and as a frame.
 
 Peak memory is anonymous memory (`RssAnon`, looked at every 20 ms), the imports included; pages of files do not count,
 because the system takes them back where it needs them. CPU seconds are those of all threads. Wall times on a busy
@@ -47,6 +50,7 @@ _MOST_IN_MEMORY = 2_000_000  # rows, for the speed in memory
 #: Rows a CPU second, GB, and shares of the speed in memory.
 ENCODE_GOAL, MEMORY_GOAL, TRAIN_GOAL, PREDICT_GOAL, PREDICT_MEMORY_GOAL = 0.4e6, 1.0, 0.95, 0.95, 0.2
 PROCESSES_GOAL = 1.5
+N_ITEMS = 50_000  # of the click log
 
 
 def draw_files(folder: Path, n: int) -> None:
@@ -234,6 +238,59 @@ def predict(folder: Path, n: int, in_memory: bool) -> dict[str, float]:
     return found
 
 
+def draw_clicks(folder: Path, n: int) -> None:
+    """Write n seeded clicks of sessions of 5 clicks on average, whose items follow each other more often than not."""
+    import numpy as np
+    import polars as pl
+
+    weights = 1 / np.arange(10, N_ITEMS + 10)
+    edges = np.cumsum(weights / weights.sum())
+    for number, start in enumerate(range(0, n, FILE_ROWS)):
+        rng, rows = np.random.default_rng(number), min(FILE_ROWS, n - start)
+        session = np.sort(rng.integers(0, rows // 5, rows))
+        drawn = np.searchsorted(edges, rng.random(rows)).clip(max=N_ITEMS - 1)
+        before = np.roll(drawn, 1)
+        follows = (rng.random(rows) < 0.6) & (session == np.roll(session, 1))
+        begin = rng.random(rows // 5) * rows
+        clicks = pl.DataFrame(
+            {
+                "session_id": session + start // 5,
+                "item_id": np.where(follows, (before + 1 + before % 7) % N_ITEMS, drawn),
+                "time": start + begin[session] + 30.0 * rng.random(rows),
+            }
+        )
+        clicks.sort("time").write_parquet(folder / f"clicks-{number:03d}.parquet")
+
+
+def sessions(folder: Path, in_memory: bool) -> dict[str, float]:
+    """Measure a fit of M2TRec, and the CPU seconds up to its first step and to its last one."""
+    from unittest.mock import patch
+
+    import polars as pl
+    import torch
+
+    from tabmtl import Shards
+    from tabmtl.sessions import M2TRec
+    from tabmtl.training.optimizer import Optimizer
+
+    torch.set_num_threads(1)
+    found: dict[str, float] = {}
+    model = M2TRec(d_model=16, n_negatives=512, epochs=1, precision="float32", n_jobs=1, device="cpu", random_state=0)
+    original = Optimizer.step
+
+    def step(self: Optimizer, learning_rate: float) -> None:
+        found.setdefault("first", time.process_time())
+        original(self, learning_rate)
+        found["last"] = time.process_time()
+
+    start = time.process_time()
+    with measured(found), patch.object(Optimizer, "step", step):
+        files = folder / "clicks-*.parquet"
+        model.fit(pl.scan_parquet(files) if in_memory else Shards(files))
+    found["score"] = float(model.history_["val/mrr@20"][-1])
+    return found | {"read": found["first"] - start, "train": found["last"] - found["first"]}
+
+
 def _rate(rows: float, seconds: float) -> str:
     return f"{rows / seconds / 1e3:.1f} k/s"
 
@@ -266,6 +323,16 @@ def report_predict(folder: Path, n: int) -> None:
     ratio, more = memory["cpu"] / files["cpu"], files["peak"] - files["before"]
     goal = f"{at_least(ratio, PREDICT_GOAL)}, {at_most(more, PREDICT_MEMORY_GOAL, ' GB')}"
     say("predict_files", _rate(n, files["cpu"]), f"{more:+.2f} GB", f"{ratio:.2f}x", goal=goal)
+
+
+def report_sessions(folder: Path, n: int) -> None:
+    """Measure and print fits on a click log."""
+    in_own_process(draw_clicks, folder, n)
+    for name, in_memory in (("in memory", True), ("as Shards", False)):
+        found = in_own_process(sessions, folder, in_memory)
+        rates = [f"{part} {_rate(n, found[part])}" for part in ("read", "train", "cpu")]
+        memory = f"{found['peak']:.2f} GB ({found['before']:.2f} before)"
+        say(f"M2TRec {name}, {n:_} clicks", *rates, memory, f"MRR@20 {found['score']:.3f}")
 
 
 JOB = """
@@ -320,14 +387,16 @@ def report_processes(folder: Path, n: int) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the chosen parts; the arguments are those of the command line."""
-    parser = speed_parser("scale", __doc__, only=("encode", "train", "predict", "processes"))
+    parser = speed_parser("scale", __doc__, only=("encode", "train", "predict", "processes", "sessions"))
     parser.add_argument("--rows", type=int, default=4_000_000, help="rows of the files (default 4 000 000)")
     parser.add_argument("--steps", type=int, default=400, help="steps of training of each kind (default 400)")
+    parser.add_argument("--clicks", type=int, default=2_000_000, help="clicks of the log (default 2 000 000)")
     options = parser.parse_args(argv)
     n, steps = (200_000, 20) if options.quick else (options.rows, options.steps)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        in_own_process(draw_files, folder, n)
+        if set(options.only) - {"sessions"}:
+            in_own_process(draw_files, folder, n)
         if "encode" in options.only:
             report_encode(folder, n)
         if "train" in options.only:
@@ -336,6 +405,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             report_predict(folder, n)
         if "processes" in options.only:
             report_processes(folder, n)
+        if "sessions" in options.only:
+            report_sessions(folder, 200_000 if options.quick else options.clicks)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ from tabmtl.sessions.log import LogColumns, read_sessions
 from tabmtl.sessions.m2trec.item_features import ItemCoder, ItemFeatures
 from tabmtl.sessions.m2trec.items import KnownItems
 from tabmtl.sessions.m2trec.network import M2TRecNetwork
-from tabmtl.sessions.m2trec.training import Examples, SessionLoop
+from tabmtl.sessions.m2trec.training import Examples, SessionLoop, Step
 from tabmtl.sessions.ranking import top_k
 
 #: The batch has 10 752 clicks, which serve as negatives: of these, only 16 384 draws further items.
@@ -121,7 +121,7 @@ def our_step(
     weights = torch.ones(len(clicks))
     examples = Examples(units=clicks, weights=weights, starts=starts, lengths=lengths, all_prefixes=False)
     loop = SessionLoop(network, items.on(torch.device("cpu")), examples, {}, model, None)
-    return network, lambda: loop.step(batch, 1e-3)
+    return network, lambda: loop.step(Step(examples, batch), 1e-3)
 
 
 def compare_bodies(setting: Setting) -> None:

@@ -7,7 +7,7 @@ import math
 import tempfile
 import warnings
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from io import BufferedWriter
@@ -25,7 +25,7 @@ from tabmtl.schema import Batch, TabmtlWarning, warn_user
 from tabmtl.storage.atomic import locked, read_file, replaced, write_file
 from tabmtl.storage.stored import fingerprint
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "shards.json"  # not that of a model, whose folder somebody may name by mistake
 #: Rows that are read together; see `StoredRows`.
 CHUNK_ROWS = 1_024
@@ -218,29 +218,71 @@ def deal_lanes(n_chunks: int, group: Group) -> tuple[np.ndarray, range]:
 
 @contextmanager
 def encoded(shards: Shards, roles: Roles, coder: TableCoder, group: Group = ALONE) -> Iterator[Cache]:
-    """Encode shards, or find them encoded in their folder; a temporary folder ends with the context.
+    """Encode shards, or find them encoded in their folder; see `stored_arrays`.
 
-    Each rank of a group encodes the rows of its lanes, in a folder of its own below that of the cache.
+    Each rank of a group encodes the rows of its lanes.
     """
     rows = None if group.size == 1 else _rows_of_lanes(shards, group)
+    wanted = _describe(shards, roles, coder, rows)
+
+    def write(files: ArrayFiles) -> dict[str, Any]:
+        return _write(files, shards, roles, coder, rows)
+
+    with stored_arrays(shards, wanted, write, group) as (arrays, _, facts):
+        sums, factors, start = facts["weight_sums"], None, 0 if rows is None else rows.start
+        if sums is not None:
+            factors = weight_factors(*(group.total(np.array(part, dtype=np.float64)) for part in sums))
+        yield Cache(coder=coder, arrays=arrays, factors=factors, start=start, group=group)
+
+
+@contextmanager
+def stored_arrays(
+    shards: Shards, wanted: Mapping[str, Any], write: Callable[[ArrayFiles], Mapping[str, Any]], group: Group
+) -> Iterator[tuple[dict[str, np.ndarray], dict[str, pl.DataFrame], dict[str, Any]]]:
+    """Write arrays to the folder of shards, or find them there; a temporary folder ends with the context.
+
+    Each rank of a group has a folder of its own below that of the cache.
+
+    Parameters
+    ----------
+    shards : Shards
+    wanted : mapping
+        Facts that the arrays depend on, as JSON.
+    write : callable
+        Writes the files, and returns more facts.
+    group : Group
+
+    Yields
+    ------
+    arrays : dict of str to ndarray
+        Memory maps of the arrays, by name.
+    frames : dict of str to DataFrame
+        The small frames among the files.
+    facts : dict
+        The wanted facts, and those that were returned when the arrays were written.
+    """
+    wanted = json.loads(json.dumps({"format": FORMAT, "source": shards.fingerprint(), **wanted}))
     with ExitStack() as stack:
         if shards.cache is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tabmtl-")))
         else:
-            folder = shards.cache if rows is None else shards.cache / f"part-{group.rank + 1}-of-{group.size}"
+            folder = shards.cache if group.size == 1 else shards.cache / f"part-{group.rank + 1}-of-{group.size}"
             folder.mkdir(parents=True, exist_ok=True)
         stack.enter_context(locked(folder))
-        wanted = _describe(shards, roles, coder, rows)
         manifest = _read_manifest(folder, wanted)
         if manifest is None:
             with suppress(FileNotFoundError):
                 (folder / MANIFEST).unlink()
-            manifest = wanted | _write(folder, shards, roles, coder, rows)
+            with _replacing(folder) as written:
+                facts = write(written)
+            manifest = wanted | json.loads(json.dumps(facts)) | {"files": written.sizes}
             write_file(folder / MANIFEST, json.dumps(manifest).encode())
-        cache = _open(folder, manifest, coder, 0 if rows is None else rows.start, group)
+        files = [folder / name for name in manifest["files"]]
+        arrays = {file.stem: np.asarray(np.load(file, mmap_mode="r")) for file in files if file.suffix == ".npy"}
+        frames = {file.stem: pl.read_parquet(file) for file in files if file.suffix == ".parquet"}
         if shards.cache is not None:
             stack.pop_all().close()  # the lock; files that are replaced live on where they are open
-        yield cache
+        yield arrays, frames, manifest
 
 
 def _rows_of_lanes(shards: Shards, group: Group) -> range:
@@ -250,14 +292,17 @@ def _rows_of_lanes(shards: Shards, group: Group) -> range:
 
 
 def _describe(shards: Shards, roles: Roles, coder: TableCoder, rows: range | None) -> dict[str, Any]:
-    """Describe what an encoding depends on, as JSON reads it again."""
+    """Describe what an encoding depends on, besides the files."""
     own = {"features": roles.features, "targets": roles.targets, "weight": roles.weight, "groups": roles.groups}
-    facts = {"format": FORMAT, "coder": fingerprint(coder), "source": shards.fingerprint(), "roles": own}
-    facts["rows"] = None if rows is None else [rows.start, rows.stop]
-    return json.loads(json.dumps(facts))
+    return {
+        "coder": fingerprint(coder),
+        "roles": own,
+        "columns": shards.schema.names(),
+        "rows": None if rows is None else [rows.start, rows.stop],
+    }
 
 
-def _read_manifest(folder: Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
+def _read_manifest(folder: Path, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the manifest of a whole cache of the same rows and encoding; None if there is none."""
     if wanted["source"] is None:
         return None
@@ -265,25 +310,16 @@ def _read_manifest(folder: Path, wanted: dict[str, Any]) -> dict[str, Any] | Non
         manifest = json.loads(read_file(folder / MANIFEST, most=_MOST_MANIFEST))
         if {name: manifest[name] for name in wanted} != wanted:
             return None
-        sizes = {name: (folder / f"{name}.npy").lstat().st_size for name in manifest["arrays"]}
-        return manifest if sizes == manifest["arrays"] else None
+        sizes = {name: (folder / name).lstat().st_size for name in manifest["files"]}
+        return manifest if sizes == manifest["files"] else None
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
 
 
-def _open(folder: Path, manifest: dict[str, Any], coder: TableCoder, start: int, group: Group) -> Cache:
-    arrays = {name: np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in manifest["arrays"]}
-    sums, factors = manifest["weight_sums"], None
-    if sums is not None:
-        factors = weight_factors(*(group.total(np.array(part, dtype=np.float64)) for part in sums))
-    return Cache(coder=coder, arrays=arrays, factors=factors, start=start, group=group)
-
-
-def _write(folder: Path, shards: Shards, roles: Roles, coder: TableCoder, rows: range | None) -> dict[str, Any]:
-    """Write the arrays beside those of an older cache; return their sizes, and numbers and sums of the weights."""
-    writers: dict[str, _Writer] = {}
+def _write(files: ArrayFiles, shards: Shards, roles: Roles, coder: TableCoder, rows: range | None) -> dict[str, Any]:
+    """Write the arrays of a `Cache`; return numbers and sums of the weights."""
     sums: list[tuple[np.ndarray, np.ndarray]] = []
-    with ExitStack() as stack, _one_warning():
+    with _one_warning():
         is_empty = rows is not None and not len(rows)
         for _, block in shards.blocks(roles.names(), range(1) if is_empty else rows):
             batch = _encode(block, roles, coder)
@@ -292,17 +328,12 @@ def _write(folder: Path, shards: Shards, roles: Roles, coder: TableCoder, rows: 
             if roles.weight is not None:
                 sums.append(weight_sums(batch, len(coder.labels.tasks)))
             for name, array in _arrays(batch, block, roles).items():
-                if name not in writers:
-                    stream = stack.enter_context(_opened(stack.enter_context(replaced(folder / f"{name}.npy"))))
-                    writers[name] = _Writer(stream, array)
-                writers[name].add(array)
-        for writer in writers.values():
-            writer.finish()
+                files.add(name, array)
     of_weights = None
     if roles.weight is not None:
         counts = np.sum([count for count, _ in sums], axis=0)
         of_weights = counts.tolist(), [math.fsum(column) for column in np.array([total for _, total in sums]).T]
-    return {"arrays": {name: writer.n_bytes for name, writer in writers.items()}, "weight_sums": of_weights}
+    return {"weight_sums": of_weights}
 
 
 def _encode(block: pl.DataFrame, roles: Roles, coder: TableCoder) -> Batch:
@@ -334,9 +365,52 @@ def _group_hashes(series: pl.Series, name: str) -> np.ndarray:
 
 
 @contextmanager
-def _opened(file: Path) -> Iterator[BufferedWriter]:
-    with file.open("xb") as stream:
-        yield stream
+def _replacing(folder: Path) -> Iterator[ArrayFiles]:
+    """Give the files of a folder, which take the place of those of before when all are written."""
+    with ExitStack() as stack:
+        files = ArrayFiles(folder, stack)
+        yield files
+        files.finish()
+
+
+class ArrayFiles:
+    """Files that are written to a folder, beside those of before.
+
+    Parameters
+    ----------
+    folder : Path
+    stack : ExitStack
+        Puts them in their places.
+
+    Attributes
+    ----------
+    sizes : dict of str to int
+        Bytes of every file by name, once all are written.
+    """
+
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
+        self.folder = folder
+        self.sizes: dict[str, int] = {}
+        self._stack = stack
+        self._arrays: dict[str, _Writer] = {}
+
+    def finish(self) -> None:
+        """Write the headers of all arrays."""
+        for name, writer in self._arrays.items():
+            self.sizes[f"{name}.npy"] = writer.finish()
+
+    def add(self, name: str, array: np.ndarray) -> None:
+        """Append rows to an array."""
+        if name not in self._arrays:
+            beside = self._stack.enter_context(replaced(self.folder / f"{name}.npy"))
+            self._arrays[name] = _Writer(self._stack.enter_context(beside.open("xb")), array)
+        self._arrays[name].add(array)
+
+    def add_frame(self, name: str, frame: pl.DataFrame) -> None:
+        """Write a small frame."""
+        beside = self._stack.enter_context(replaced(self.folder / f"{name}.parquet"))
+        frame.write_parquet(beside)
+        self.sizes[f"{name}.parquet"] = beside.stat().st_size
 
 
 class _Writer:
@@ -350,14 +424,15 @@ class _Writer:
         self._stream.write(array.tobytes())
         self._rows += len(array)
 
-    def finish(self) -> None:
+    def finish(self) -> int:
+        """Write the header, and return the bytes of the file."""
         shape = (self._rows, *self._like.shape[1:])
         facts = {"descr": np.lib.format.dtype_to_descr(self._like.dtype), "fortran_order": False, "shape": shape}
         text = repr(facts).encode().ljust(_HEADER_BYTES - 11) + b"\n"
         self._stream.seek(0)
         self._stream.write(np.lib.format.magic(1, 0) + len(text).to_bytes(2, "little") + text)
         self._stream.flush()
-        self.n_bytes = _HEADER_BYTES + math.prod(shape) * self._like.dtype.itemsize
+        return _HEADER_BYTES + math.prod(shape) * self._like.dtype.itemsize
 
 
 @contextmanager

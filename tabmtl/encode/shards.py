@@ -29,7 +29,8 @@ class Shards:
     Targets, and a column of weights or groups if there is one, are columns of the same files: ``fit`` takes their names
     in place of ``y``, ``sample_weight`` and ``groups``. All columns but the targets and the weights are features, less
     those that an estimator is told to ``drop``. A fit reads the files twice: once to learn the columns, and once to
-    encode them to a folder, from which it trains. Its memory does not grow with the number of rows.
+    encode them to a folder, from which it trains. Its memory does not grow with the number of rows. `M2TRec` takes a
+    click log in this form.
 
     Parameters
     ----------
@@ -106,6 +107,10 @@ class Shards:
             start, kept = start + whole, frame[whole:]
         if kept.height:
             yield start, kept
+
+    def scan(self, names: Sequence[str]) -> pl.LazyFrame:
+        """Scan some columns of all rows, in order."""
+        return pl.concat([frame.select(cs.by_name(*names)) for frame in self._frames])
 
     def _parts(self, names: Sequence[str], rows: range | None) -> Iterator[pl.DataFrame]:
         for frame in self._frames if rows is None else self._sliced(rows):  # one by one: each takes memory

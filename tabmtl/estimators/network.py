@@ -209,11 +209,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         from tabmtl.model_selection.stored import split_stored
         from tabmtl.training.windows import WindowLoop
 
-        if self.keep_on_interrupt and rows.group.size > 1:
-            raise ValueError(
-                f"keep_on_interrupt=True is for one process, and this group has {rows.group.size}, which an interrupt "
-                "would end in different epochs; leave it out, or fit outside of joined()"
-            )
+        self._check_interrupt(rows.group)
         tasks = coder.labels.tasks
         self._check_monitor(tasks)
         if valid is None and self.early_stopping and len(rows) >= _ROWS_TO_SPLIT:

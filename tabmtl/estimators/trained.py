@@ -105,6 +105,14 @@ class TrainedEstimator(SavableEstimator):
     def _rebuild(self) -> torch.nn.Module:
         """Build the fitted network from ``weights_`` and the parameters of fit, on the CPU."""
 
+    def _check_interrupt(self, group: Group) -> None:
+        """Raise a ValueError if several processes are to keep what an interrupt leaves."""
+        if self.keep_on_interrupt and group.size > 1:
+            raise ValueError(
+                f"keep_on_interrupt=True is for one process, and this group has {group.size}, which an interrupt would "
+                "end in different epochs; leave it out, or fit outside of joined()"
+            )
+
     def _run_epochs(
         self,
         network: torch.nn.Module,

@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+T = TypeVar("T")
 
 
 class Group:
@@ -52,6 +54,10 @@ class Group:
         """Return the value of rank 0."""
         return self.gather(value if self.rank == 0 else None)[0]
 
+    @overload
+    def answer(self, ask: Callable[[], T]) -> T: ...
+    @overload
+    def answer(self) -> Any: ...
     def answer(self, ask: Callable[[], Any] | None = None) -> Any:
         """Return the answer of rank 0, which alone is asked; if that raises an error, so do the others.
 

@@ -90,6 +90,11 @@ def make_catalogue(clicked: pl.Series, items: Any, item_column: str, *, describe
         If the item table has no such column, or a missing or repeated name.
     """
     counted = plain_names(clicked.alias(item_column)).alias("item").value_counts(name="count")
+    return counted_catalogue(counted, items, item_column, described=described)
+
+
+def counted_catalogue(counted: pl.DataFrame, items: Any, item_column: str, *, described: bool = True) -> Catalogue:
+    """Make the catalogue of items with their clicks, columns ``item`` and ``count``; see `make_catalogue`."""
     if items is None:
         counted = counted.sort("item")
         return Catalogue(ids=counted["item"], counts=counted["count"].to_numpy().astype(np.int64))

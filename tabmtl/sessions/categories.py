@@ -12,14 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, reduce
+from operator import add
 from typing import Annotated
 
 import numpy as np
 import polars as pl
 from scipy import sparse
 
-from tabmtl.sessions.ragged import UNSEEN_ITEM, Sessions
+from tabmtl.sessions.ragged import UNSEEN_ITEM, AnySessions, Sessions
 from tabmtl.sessions.ranking import block_size, log_totals, rank_targets, top_k
 from tabmtl.storage.stored import Stored
 
@@ -36,14 +37,12 @@ class Transitions:
     counts: Annotated[np.ndarray, Stored("i4", "w", low=1)]
 
     @classmethod
-    def count(cls, code_of: np.ndarray, n_codes: int, sessions: Sessions) -> Transitions:
+    def count(cls, code_of: np.ndarray, n_codes: int, sessions: AnySessions) -> Transitions:
         """Count pairs of clicks that follow each other in a session; ``code_of`` (N,) is the category of each item."""
-        owner = np.repeat(np.arange(len(sessions)), sessions.lengths)
-        known = sessions.items != UNSEEN_ITEM
-        owner, codes = owner[known], code_of[sessions.items[known] - 1]
-        pair = np.flatnonzero(owner[1:] == owner[:-1])
-        counts = sparse.coo_array((np.ones(len(pair), np.int32), (codes[pair], codes[pair + 1])), (n_codes, n_codes))
-        table = counts.tocsr()
+        table = sparse.csr_array((n_codes, n_codes), dtype=np.int32)
+        for block in sessions.blocks():
+            table += _count_pairs(code_of, n_codes, block)
+        table = reduce(add, sessions.group.gather(table))
         return cls(offsets=table.indptr, codes=table.indices, counts=table.data)
 
     def probabilities(self, last: np.ndarray, n_items: np.ndarray) -> np.ndarray:
@@ -61,6 +60,16 @@ class Transitions:
         some = (last >= 0) & (last < n_known)
         found[some, :n_known] = table[last[some]].toarray()
         return (found + _PRIOR * share) / (found.sum(axis=1, keepdims=True) + _PRIOR)
+
+
+def _count_pairs(code_of: np.ndarray, n_codes: int, sessions: Sessions) -> sparse.csr_array:
+    """Count pairs of clicks that follow each other: (n_codes, n_codes)."""
+    owner = np.repeat(np.arange(len(sessions)), sessions.lengths)
+    known = sessions.items != UNSEEN_ITEM
+    owner, codes = owner[known], code_of[sessions.items[known] - 1]
+    pair = np.flatnonzero(owner[1:] == owner[:-1])
+    counts = sparse.coo_array((np.ones(len(pair), np.int32), (codes[pair], codes[pair + 1])), (n_codes, n_codes))
+    return counts.tocsr()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -96,7 +105,7 @@ class ItemCategories:
         return len(self.values) + 1
 
     @classmethod
-    def fit(cls, column: pl.Series, sessions: Sessions) -> ItemCategories:
+    def fit(cls, column: pl.Series, sessions: AnySessions) -> ItemCategories:
         """Read the column of the catalogue's items, and count its transitions in the training log."""
         rows = _rows_of(column)
         values = rows["value"].drop_nulls().unique().sort()

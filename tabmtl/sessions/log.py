@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 
+from tabmtl.encode.shards import Shards
 from tabmtl.processes.forks import check_pool
 from tabmtl.sessions.ragged import UNSEEN_ITEM, Sessions, offsets_of
 
@@ -99,13 +100,8 @@ def read_sessions(
 
 def read_log(clicks: Any, columns: LogColumns, what: str = "the click log", *, empty: bool = False) -> pl.DataFrame:
     """Read a click log into columns named by their roles, such as ``session``; see `read_sessions`."""
-    frame = to_polars(clicks, what)
-    known, roles = frame.collect_schema().names(), columns.roles
-    for role, name in roles.items():
-        if name not in known:
-            cure = f"name it by {role}_column"
-            cure += ", or say time_column=None if the log has an order only" if role == "time" else ""
-            raise ValueError(f"{what} has no column {name!r}; its columns are {known}: {cure}")
+    frame, roles = to_polars(clicks, what), columns.roles
+    check_roles(frame.collect_schema().names(), columns, what)
     # selectors, because pl.col takes a name like "^a$" for a pattern
     log = frame.lazy().select(cs.by_name(name).as_expr().alias(role) for role, name in roles.items()).collect()
     if log.is_empty():
@@ -120,6 +116,15 @@ def read_log(clicks: Any, columns: LogColumns, what: str = "the click log", *, e
     if columns.time is None:
         return log
     return log.with_columns(_seconds(log["time"], f"the time column {columns.time!r} of {what}"))
+
+
+def check_roles(known: Sequence[str], columns: LogColumns, what: str) -> None:
+    """Raise a ValueError if a log with the known columns lacks one."""
+    for role, name in columns.roles.items():
+        if name not in known:
+            cure = f"name it by {role}_column"
+            cure += ", or say time_column=None if the log has an order only" if role == "time" else ""
+            raise ValueError(f"{what} has no column {name!r}; its columns are {list(known)}: {cure}")
 
 
 def group_log(log: pl.DataFrame, items: pl.Series, what: str = "the items of the click log") -> Sessions:
@@ -159,6 +164,11 @@ def to_polars(frame: Any, what: str) -> pl.DataFrame | pl.LazyFrame:
     check_pool()
     if isinstance(frame, pl.DataFrame | pl.LazyFrame):
         return frame
+    if isinstance(frame, Shards):
+        raise TypeError(
+            f"{what} is read as one frame, not as Shards: give it in parts of whole sessions, such as "
+            "polars.scan_parquet(files).filter(...)"
+        )
     if not nw.dependencies.is_into_dataframe(frame):
         raise TypeError(f"{what} must be a polars, pandas or pyarrow frame, got {type(frame).__name__}")
     columns = []

@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import polars as pl
 
+from tabmtl.processes.group import ALONE, Group
+
 #: Code of an item that the catalogue does not hold; known items count from 1.
 UNSEEN_ITEM = 0
 _LEAST_TO_PART = 20  # of fewer sessions none is set aside
+
+
+class AnySessions(Protocol):
+    """Sessions in memory or on a disk, for what learns from all of them; see `Sessions`."""
+
+    @property
+    def group(self) -> Group: ...
+    @property
+    def has_times(self) -> bool: ...
+    @property
+    def n_clicks(self) -> int: ...
+    @property
+    def sample(self) -> Sessions: ...
+    def __len__(self) -> int: ...
+    def blocks(self) -> Iterator[Sessions]: ...
+    def placed(self) -> Iterator[tuple[Sessions, np.ndarray]]: ...
+    def at_least(self, n: int, /) -> AnySessions: ...
+    def set_newest_aside(self, share: float, /) -> tuple[AnySessions, Sessions | None]: ...
+    def count_items(self, n_items: int, /) -> np.ndarray: ...
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -53,6 +75,8 @@ class Sessions:
     users: pl.Series | None = None
     past: Sessions | None = None
 
+    group: ClassVar[Group] = ALONE  # who has them
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
@@ -60,6 +84,33 @@ class Sessions:
     def lengths(self) -> np.ndarray:
         """Clicks of every session, (S,)."""
         return np.diff(self.offsets)
+
+    @property
+    def has_times(self) -> bool:
+        """Whether the times of clicks are known."""
+        return self.times is not None
+
+    @property
+    def n_clicks(self) -> int:
+        """Number of the clicks."""
+        return len(self.items)
+
+    @property
+    def sample(self) -> Sessions:
+        """The sessions that stand for all where a few are enough: of those in memory, all."""
+        return self
+
+    def blocks(self) -> Iterator[Sessions]:
+        """Read all sessions in blocks: these."""
+        yield self
+
+    def placed(self) -> Iterator[tuple[Sessions, np.ndarray]]:
+        """Read them in blocks, with the place of each in the order of time, (S,), from 0 to 1."""
+        yield self, (np.arange(len(self)) + 0.5) / len(self)
+
+    def ends(self) -> np.ndarray:
+        """Give the time of the last click of every session, (S,); 0 where there are no times."""
+        return np.zeros(len(self)) if self.times is None else self.times[self.offsets[1:] - 1]
 
     def take(self, index: np.ndarray) -> Sessions:
         """Take sessions by number, (m,)."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Self
 
@@ -11,6 +12,7 @@ import polars as pl
 import polars.selectors as cs
 from sklearn.utils.validation import check_is_fitted
 
+from tabmtl.encode.shards import Shards
 from tabmtl.estimators.base import NotHere, SavableEstimator, asking_score
 from tabmtl.params import check_count
 from tabmtl.processes.group import current
@@ -84,6 +86,8 @@ class Recommender(SavableEstimator):
     _log_scale: ClassVar[bool] = False
     # whether columns of the item table are read, and not only the names
     _reads_metadata: ClassVar[bool] = False
+    # whether a log may be given as Shards
+    _reads_shards: ClassVar[bool] = False
 
     def fit(self, clicks: Any, *, items: Any = None, clicks_val: Any = None) -> Self:
         """Learn from a click log.
@@ -91,7 +95,7 @@ class Recommender(SavableEstimator):
         Parameters
         ----------
         clicks : polars DataFrame or LazyFrame, pandas DataFrame or pyarrow Table
-            One row per click, in any order.
+            One row per click, in any order. `M2TRec` takes `tabmtl.Shards` too, files that need not fit in memory.
         items : frame, optional
             The item table: one row per item, its name in ``item_column`` and metadata in other columns. Its items
             can be recommended even if they were never clicked.
@@ -108,15 +112,11 @@ class Recommender(SavableEstimator):
         TypeError, ValueError
             If the input does not fit; the message names the column and the cure. The recommender then stays as it was.
         NotImplementedError
-            In a group of several processes (`tabmtl.scale.joined`).
+            In a group of several processes (`tabmtl.scale.joined`), unless the log is given as Shards.
         """
         self._check_params()
         _refuse_plain_score(type(self))
-        if current().size > 1:
-            raise NotImplementedError(
-                f"{type(self).__name__} learns a log in one process, and would do so in each of {current().size}; call "
-                "fit outside of joined(), in one process"
-            )
+        self._check_log(clicks)
         names = (self.session_column, self.item_column, "rank", "score", "probability")  # columns of recommendations
         if len(set(names)) < len(names):
             raise ValueError(
@@ -127,22 +127,47 @@ class Recommender(SavableEstimator):
             self._fit_log(clicks, items, clicks_val)
         return self
 
+    def _check_log(self, clicks: Any) -> None:
+        """Raise an error for a log of a kind that this recommender does not learn from."""
+        name, group = type(self).__name__, current()
+        if isinstance(clicks, Shards):
+            if not self._reads_shards:
+                raise TypeError(
+                    f"{name} reads a click log as one frame, not as Shards: give it polars.scan_parquet(files), or the "
+                    "newest part of it if it does not fit in memory; M2TRec reads Shards"
+                )
+        elif group.size > 1:
+            cure = "give M2TRec the log as Shards, or " if self._reads_shards else ""
+            raise NotImplementedError(
+                f"{name} learns a frame in one process, and would do so in each of {group.size}; {cure}call fit "
+                "outside of joined(), in one process"
+            )
+
     def _fit_log(self, clicks: Any, items: Any, clicks_val: Any) -> None:
-        columns = columns_of(vars(self))
+        with self._opened(clicks, items, clicks_val) as (sessions, catalogue, valid):
+            self._watch.tell(f"{len(sessions)} sessions, {sessions.n_clicks} clicks, {len(catalogue)} items")
+            fitted = self._fit(sessions, catalogue, valid)
+            if self.repeats:
+                fitted |= {"_repeats": self._learn_repeats(sessions, catalogue, valid, fitted)}
+                worth = "  ".join(f"{key} {value:.3f}" for key, value in asdict(fitted["_repeats"]).items())
+                self._watch.tell(f"worth of a session's own items: {worth}")
+            fitted = self._finish(sessions, catalogue, valid, fitted)
+        self._set_fitted(catalogue, fitted)
+
+    @contextmanager
+    def _opened(self, clicks: Any, items: Any, clicks_val: Any) -> Iterator[tuple[Any, Catalogue, Sessions | None]]:
+        """Read the sessions of fit, the catalogue, and the sessions to validate on."""
         log = self._read_training_log(clicks)
         catalogue = make_catalogue(log["item"], items, self.item_column, described=self._reads_metadata)
         sessions, valid = group_log(log, catalogue.ids), None
         if clicks_val is not None:
-            valid = read_sessions(clicks_val, columns, catalogue.ids, "the log given as clicks_val")
+            valid = self._read_validation_log(clicks_val, catalogue)
             warn_of_leaks(sessions, valid)
         sessions, valid = self._recall(sessions, valid)
-        self._watch.tell(f"{len(sessions)} sessions, {len(sessions.items)} clicks, {len(catalogue)} items")
-        fitted = self._fit(sessions, catalogue, valid)
-        if self.repeats:
-            fitted |= {"_repeats": self._learn_repeats(sessions, catalogue, valid, fitted)}
-            worth = "  ".join(f"{key} {value:.3f}" for key, value in asdict(fitted["_repeats"]).items())
-            self._watch.tell(f"worth of a session's own items: {worth}")
-        self._set_fitted(catalogue, self._finish(sessions, catalogue, valid, fitted))
+        yield sessions, catalogue, valid
+
+    def _read_validation_log(self, clicks: Any, catalogue: Catalogue) -> Sessions:
+        return read_sessions(clicks, columns_of(vars(self)), catalogue.ids, "the log given as clicks_val")
 
     def recommend(self, sessions: Any, k: int = 20, *, candidates: Any = None, exclude_seen: bool = False) -> Any:
         """Recommend items for the next click of every session.

@@ -107,6 +107,11 @@ def warn_of_leaks(sessions: Sessions, later: Sessions) -> None:
             f"{shared} of the {len(later)} sessions of clicks_val are named like sessions of clicks: sessions "
             "of training cannot validate; give later sessions, as temporal_split does, or other names if they differ"
         )
+    warn_of_unknown(later)
+
+
+def warn_of_unknown(later: Sessions) -> None:
+    """Warn of a validation log whose targets are all unknown."""
     targets = later.next_clicks()
     if len(targets) and (targets == UNSEEN_ITEM).all():
         warn_user(

@@ -57,7 +57,7 @@ class MultiTaskLoss:
             return self._chain_steps(scores)
         k, chained = scores[0].shape[1], self._chain_steps(_by_member(scores))
         tasks = zip(self.tasks, chained, strict=False)  # long: one column, whose kind all tasks share
-        return self._descend([_member_mean(_at_least_float32(s).unflatten(0, (k, -1)), task.kind) for task, s in tasks])
+        return self._descend([_member_mean(at_least_float32(s).unflatten(0, (k, -1)), task.kind) for task, s in tasks])
 
     def link_rows(self, scores: Sequence[Tensor]) -> list[Tensor]:
         """Link scores that are predicted: every row as if it were alone, bit for bit."""
@@ -133,7 +133,8 @@ class MultiTaskLoss:
         return rows
 
 
-def _at_least_float32(scores: Tensor) -> Tensor:
+def at_least_float32(scores: Tensor) -> Tensor:
+    """Cast scores to float32, unless they are wider."""
     return scores.to(torch.promote_types(scores.dtype, torch.float32))
 
 
@@ -220,7 +221,7 @@ class FunnelLoss(MultiTaskLoss):
         """Return the scores of the tasks: those of the steps become logits of p_k."""
         linked = list(scores)
         if self._space != "independent":
-            chained = chain_logits(_at_least_float32(torch.cat([linked[t] for t in self._chain], dim=1)))
+            chained = chain_logits(at_least_float32(torch.cat([linked[t] for t in self._chain], dim=1)))
             for k, t in enumerate(self._chain):
                 linked[t] = chained[:, k : k + 1]
         return linked
@@ -243,6 +244,6 @@ class FunnelLoss(MultiTaskLoss):
             reached = y[:, self._chain[:-1]] > 0
             rows[:, self._chain[1:]] = torch.where(reached, rows[:, self._chain[1:]], 0.0)
         if self._calibrator:
-            p = _at_least_float32(torch.cat([linked[t] for t in self._chain], dim=1)).sigmoid()
+            p = at_least_float32(torch.cat([linked[t] for t in self._chain], dim=1)).sigmoid()
             rows[:, self._chain[1:]] += self._calibrator * (p[:, 1:] - p[:, :-1]).clamp_min(0)
         return rows

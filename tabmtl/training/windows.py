@@ -11,10 +11,10 @@ In a group, each rank has some of the lanes, and takes their rows of every step:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from tabmtl.encode.cache import StoredRows
+from tabmtl.processes.group import Group
 from tabmtl.schema import Batch
 from tabmtl.training.epochs import Record
 from tabmtl.training.predict import predict_scores
@@ -51,14 +52,8 @@ class Epoch:
     @cached_property
     def _windows(self) -> list[list[np.ndarray]]:
         """Numbers of chunks, by window and lane."""
-        edges = self.rows.lane_edges
-        n_windows = max(1, -(-int(np.diff(edges).max()) // _WINDOW_CHUNKS))
-        lanes = []
-        for lane in range(len(edges) - 1):
-            order = np.random.default_rng([*self.seed, lane]).permutation(np.arange(edges[lane], edges[lane + 1]))
-            lanes.append(np.array_split(order, n_windows))
-        windows = [list(window) for window in zip(*lanes, strict=True)]
-        return [window for window in windows if sum(self.rows.counts[chunks].sum() for chunks in window)]
+        windows = deal_windows(self.rows.lane_edges, self.seed, _WINDOW_CHUNKS)
+        return [window for window in windows if self._n_rows(window)]
 
     @cached_property
     def _n_steps(self) -> list[int]:
@@ -107,6 +102,39 @@ class Epoch:
         return place, [slice(first, last) for first, last in zip([0, *ends], ends, strict=False)]
 
 
+def deal_windows(lane_edges: np.ndarray, seed: Sequence[int], n_chunks: int) -> list[list[np.ndarray]]:
+    """Deal the chunks of all lanes to windows, in a random order: their numbers by window and lane.
+
+    Parameters
+    ----------
+    lane_edges : ndarray of int64, shape (L + 1,)
+        Lane v has the chunks from ``lane_edges[v]`` up to ``lane_edges[v + 1]``.
+    seed : sequence of int
+        Of the training and the epoch.
+    n_chunks : int
+        Of every lane in a window, at most.
+    """
+    n_windows = max(1, -(-int(np.diff(lane_edges).max()) // n_chunks))
+    lanes = []
+    for lane, (start, stop) in enumerate(pairwise(lane_edges)):
+        order = np.random.default_rng([*seed, lane]).permutation(np.arange(start, stop))
+        lanes.append(np.array_split(order, n_windows))
+    return [list(window) for window in zip(*lanes, strict=True)]
+
+
+def check_weights(network: torch.nn.Module, group: Group, epoch: int) -> None:
+    """Raise a RuntimeError if the weights of a rank have parted from the others'."""
+    if group.size == 1:
+        return
+    sums = group.gather(sum(p.detach().double().abs().sum().item() for p in network.parameters()))
+    for rank, found in enumerate(sums):
+        if found != sums[0]:
+            raise RuntimeError(
+                f"after epoch {epoch} the weights of rank {rank} are not those of rank 0; run all ranks with one "
+                "version of tabmtl and of torch on one kind of processor, and report it if you do"
+            )
+
+
 @dataclass(eq=False)
 class WindowLoop(TableLoop):
     """Training on the rows of a disk; see `TableLoop`, whose data and validation rows it makes itself.
@@ -150,13 +178,7 @@ class WindowLoop(TableLoop):
             If the weights of a rank have parted from the others'.
         """
         record = super().run_epoch(epoch)
-        sums = self.group.gather(sum(p.detach().double().abs().sum().item() for p in self.network.parameters()))
-        for rank, found in enumerate(sums):
-            if found != sums[0]:
-                raise RuntimeError(
-                    f"after epoch {epoch} the weights of rank {rank} are not those of rank 0; run all ranks with one "
-                    "version of tabmtl and of torch on one kind of processor, and report it if you do"
-                )
+        check_weights(self.network, self.group, epoch)
         return record
 
     def facts(self) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from tabmtl.estimators import network
 from tabmtl.nn import embeddings
 from tabmtl.processes.group import EndedElsewhereError, Group, entered
 from tabmtl.scale import joined
-from tabmtl.sessions import Popularity
 from tabmtl.training import windows
 
 TARGETS = ["late", "size", "delay"]
@@ -218,12 +217,6 @@ def test_a_rank_without_rows_of_a_step(table):
     long = few.select("plain", y=pl.col("plain") ** 2, task=pl.col("count").rank("ordinal") % 3)
     one, first, _ = fit_ranks(long, PLE, targets="y", task_column="task", drop=[], **steps)
     assert_same_weights(one, first, EXACT)
-
-
-def test_recommenders_are_not_dealt():
-    log = pl.DataFrame({"session": [1, 1], "item": [1, 2], "time": [0, 1]})
-    with pytest.raises(NotImplementedError, match=r"Popularity learns a log in one process.* outside of joined"):
-        run_ranks(2, lambda: Popularity().fit(log))
 
 
 def test_a_script_that_no_launcher_started_is_alone(monkeypatch):

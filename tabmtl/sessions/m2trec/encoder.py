@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from tabmtl.nn.attention import FeatureLayer
 from tabmtl.nn.layers import Dropout
+from tabmtl.training.losses import at_least_float32
 
 Pooling = Literal["mean", "last", "mean+last", "items"]
 
@@ -187,14 +188,16 @@ class SessionEncoder(nn.Module):
         self, states: Tensor, items: Tensor, padding: Tensor | None, ages: Tensor | None, *, all_prefixes: bool
     ) -> Tensor:
         n = states.shape[1]
-        scores = self.weigh(states).float()[:, None, :, 0] + _by_distance(self.weigh_distance, self.distance[:n, :n])
+        scores = at_least_float32(self.weigh(states))[:, None, :, 0] + _by_distance(
+            self.weigh_distance, self.distance[:n, :n]
+        )
         if self.weigh_age is not None and ages is not None:
-            scores = scores + self.weigh_age(ages).float()[:, None, :, 0]
+            scores = scores + at_least_float32(self.weigh_age(ages))[:, None, :, 0]
         if padding is not None:
             scores = scores + padding[:, 0]
         if not all_prefixes:
             scores = scores[:, :1]
-        pooled = torch.softmax(scores, dim=-1) @ items.float()  # (B, L or 1, d)
+        pooled = torch.softmax(scores, dim=-1) @ at_least_float32(items)  # (B, L or 1, d)
         return pooled if all_prefixes else pooled[:, 0]
 
 
@@ -204,5 +207,5 @@ def _by_distance(bias: Tensor, distance: Tensor) -> Tensor:
 
 
 def unit_length(vectors: Tensor) -> Tensor:
-    """Scale vectors to length 1, in float32."""
-    return F.normalize(vectors.float(), dim=-1)
+    """Scale vectors to length 1, in float32 at least."""
+    return F.normalize(at_least_float32(vectors), dim=-1)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from io import BytesIO
@@ -14,6 +15,7 @@ import polars as pl
 import torch
 from sklearn.utils.validation import check_is_fitted
 
+from tabmtl.encode.shards import Shards
 from tabmtl.estimators.trained import TrainedEstimator, TrainedState, load_weights, trained_attributes
 from tabmtl.params import (
     BatchSize,
@@ -30,12 +32,13 @@ from tabmtl.params import (
     is_number,
     near,
 )
-from tabmtl.sessions.catalogue import Catalogue, plain_names, read_items
+from tabmtl.processes.group import Group, current
+from tabmtl.sessions.catalogue import Catalogue, counted_catalogue, plain_names, read_items
 from tabmtl.sessions.categories import ItemCategories, rank_next_category, summarize_categories
 from tabmtl.sessions.log import Column, check_column, code_items, read_log
 from tabmtl.sessions.m2trec.ceiling import describe_metadata, warn_of_ceiling
 from tabmtl.sessions.m2trec.encoder import Pooling
-from tabmtl.sessions.m2trec.events import check_event_weights, weigh_events
+from tabmtl.sessions.m2trec.events import check_event_weights, event_names, warn_of_absent, weigh_events
 from tabmtl.sessions.m2trec.index import ItemIndex, share_found, warn_of_misses
 from tabmtl.sessions.m2trec.item_features import ItemCoder
 from tabmtl.sessions.m2trec.items import KnownItems
@@ -49,17 +52,20 @@ from tabmtl.sessions.m2trec.new_items import (
     share_of_births,
     warn_of_equals,
 )
+from tabmtl.sessions.m2trec.stored import StoredSessions, stored_log
 from tabmtl.sessions.m2trec.tower import FIELD_WIDTH
-from tabmtl.sessions.m2trec.training import ExampleMode, Examples, SessionLoop
+from tabmtl.sessions.m2trec.training import ExampleMode, Examples, Feed, SessionLoop
 from tabmtl.sessions.m2trec.users import UserClicks
 from tabmtl.sessions.m2trec.validation import Validation
-from tabmtl.sessions.ragged import Sessions
+from tabmtl.sessions.m2trec.windows import WindowExamples
+from tabmtl.sessions.ragged import AnySessions, Sessions
 from tabmtl.sessions.ranking import bucket_masks, top_k
 from tabmtl.sessions.recommender import Recommender, SessionState, columns_of
 from tabmtl.sessions.repeats import RepeatWeights
+from tabmtl.sessions.split import warn_of_unknown
 from tabmtl.storage.atomic import write_file
 from tabmtl.storage.stored import Stored
-from tabmtl.training.device import find_device, seeded, threads
+from tabmtl.training.device import find_device, seed_of, seeded, threads
 from tabmtl.training.epochs import Record, Snapshots
 
 #: Clicks of the mean clicked item from which a directed path is trained, if sessions that are set aside can judge it,
@@ -133,6 +139,10 @@ class M2TRec(TrainedEstimator, Recommender):
 
     A fitted model answers as it was fitted: parameters that are set later wait for the next fit, except ``device`` and
     ``n_jobs``.
+
+    ``fit(Shards("clicks/*.parquet"))`` reads a log that need not fit in memory, and in `tabmtl.scale.joined` shares it
+    with other processes. Sessions that are looked at one by one, to stop early and to learn what own and new items are
+    worth, are then those of a sample of 200 000, which is all of a log that has no more.
 
     Parameters
     ----------
@@ -317,6 +327,7 @@ class M2TRec(TrainedEstimator, Recommender):
 
     _log_scale: ClassVar[bool] = True
     _reads_metadata: ClassVar[bool] = True
+    _reads_shards: ClassVar[bool] = True
     _stored: ClassVar[type] = M2TRecState
 
     @classmethod
@@ -665,7 +676,38 @@ class M2TRec(TrainedEstimator, Recommender):
             return super()._read_training_log(clicks)
         assert self.event_column is not None
         log = read_log(clicks, replace(columns_of(vars(self)), event=self.event_column))
-        return log.with_columns(weight=weigh_events(log["event"], self.weights, self.event_column))
+        names = event_names(log["event"], self.event_column)
+        warn_of_absent(self.weights, names.drop_nulls().unique().sort().to_list(), self.event_column)
+        return log.with_columns(weight=weigh_events(names, self.weights))
+
+    @contextmanager
+    def _opened(self, clicks: Any, items: Any, clicks_val: Any) -> Iterator[tuple[Any, Catalogue, Sessions | None]]:
+        if not isinstance(clicks, Shards):
+            with super()._opened(clicks, items, clicks_val) as opened:
+                yield opened
+            return
+        if self.user_column is not None:
+            raise NotImplementedError(
+                f"user_column={self.user_column!r} joins sessions that lie apart in Shards: give the log as a frame, "
+                "or say user_column=None"
+            )
+        group = current()
+        self._check_interrupt(group)
+        columns = replace(columns_of(vars(self)), event=self.event_column if self.weights else None)
+        with ExitStack() as stack:
+            clicks.check_same(group)
+            log = stack.enter_context(stored_log(clicks, columns, self.weights or None, group))
+            catalogue = counted_catalogue(log.count_clicks(), items, self.item_column)
+            valid = None
+            if isinstance(clicks_val, Shards):
+                clicks_val.check_same(group)
+                log_val = stack.enter_context(stored_log(clicks_val, columns_of(vars(self)), None, group))
+                valid = log_val.sessions(catalogue.ids).sample
+            elif clicks_val is not None:
+                valid = self._read_validation_log(clicks_val, catalogue)
+            if valid is not None and group.rank == 0:
+                warn_of_unknown(valid)
+            yield log.sessions(catalogue.ids), catalogue, valid
 
     def _recall(self, sessions: Sessions, valid: Sessions | None) -> tuple[Sessions, Sessions | None]:
         if sessions.users is None:
@@ -675,8 +717,32 @@ class M2TRec(TrainedEstimator, Recommender):
             valid = UserClicks.of(valid, clicks).precede(valid, self.user_clicks)
         return clicks.precede(sessions, self.user_clicks), valid
 
-    def _fit(self, sessions: Sessions, catalogue: Catalogue, valid: Sessions | None) -> dict[str, Any]:
-        log = sessions
+    def _fit(self, sessions: AnySessions, catalogue: Catalogue, valid: Sessions | None) -> dict[str, Any]:
+        log, group = sessions, sessions.group
+        train, valid = self._set_aside(sessions, valid)
+        coder, known = self._know_items(catalogue, train.count_items(len(catalogue)))
+        metadata_facts = self._look_at_metadata(known, train, valid)
+        device, seed = find_device(self.device), group.broadcast(self._seed())
+        with seeded(seed, device):
+            network = self._network(coder, known).to(device)
+            with threads(self.n_jobs, network):
+                validation = None if valid is None else Validation(network, known, valid, self)
+                if group.rank:  # the networks are the same, the noise is not
+                    torch.manual_seed(seed_of(seed, group.rank))
+                history, snapshots = self._train(network, known, train, validation, seed)
+                strength = self._set_strength(network, validation, group)
+                new = NewItems.hidden(len(catalogue))  # until `_finish`
+                index = ItemIndex(network, known.on(device), self, *new.values(known))
+        trained = trained_attributes(network, history, snapshots.best.epoch)
+        hidden = {"_new_items": new, "new_item_report_": pl.DataFrame(), "_index": index}
+        users = None
+        if isinstance(log, Sessions) and log.users is not None:
+            users = UserClicks.of(log).newest(self.user_clicks)
+        read = {"_categories": _read_categories(coder, catalogue, log), "_users": users}
+        return metadata_facts | trained | strength | hidden | read | {"_coder": coder, "_items": known}
+
+    def _set_aside(self, sessions: AnySessions, valid: Sessions | None) -> tuple[AnySessions, Sessions | None]:
+        """Part the sessions to train on from those to validate on, both of two clicks at least."""
         if valid is None and self.early_stopping:
             sessions, valid = sessions.set_newest_aside(self.validation_fraction)
         train = sessions.at_least(2)
@@ -686,34 +752,28 @@ class M2TRec(TrainedEstimator, Recommender):
             valid = valid.at_least(2)
             if not len(valid):
                 raise ValueError("no session of the validation log has two clicks; give a longer clicks_val")
-        clicks = train.count_items(len(catalogue))
+        return train, valid
+
+    def _know_items(self, catalogue: Catalogue, clicks: np.ndarray) -> tuple[ItemCoder | None, KnownItems]:
+        """Learn the encoding of metadata, if there is any, and encode all items, whose training clicks are (N,)."""
         coder = self._fit_coder(catalogue, clicks)
         features, row = None, None
         if coder is not None and catalogue.metadata is not None:
             features, row = coder.encode(catalogue.metadata)
-        known = KnownItems(features=features, row=row, clicks=clicks, shared=self.id_mode == "none")
+        return coder, KnownItems(features=features, row=row, clicks=clicks, shared=self.id_mode == "none")
+
+    def _look_at_metadata(self, known: KnownItems, train: AnySessions, valid: Sessions | None) -> dict[str, Any]:
+        """Warn if metadata cannot tell the items apart, and return the fitted attributes that say how well it does."""
+        is_first = train.group.rank == 0
         if self.id_mode == "none":
             earlier, judged = train.set_newest_aside(self.validation_fraction) if valid is None else (train, valid)
-            if judged is not None:
-                warn_of_ceiling(known, earlier, judged)
-        metadata_facts = describe_metadata(known, train if valid is None else valid, verbose=self.verbose)
-        device = find_device(self.device)
-        with seeded(self._seed(), device):
-            network = self._network(coder, known).to(device)
-            with threads(self.n_jobs, network):
-                validation = None if valid is None else Validation(network, known, valid, self)
-                history, snapshots = self._train(network, known, train, validation)
-                strength = self._set_strength(network, validation)
-                new = NewItems.hidden(len(catalogue))  # until `_finish`
-                index = ItemIndex(network, known.on(device), self, *new.values(known))
-        trained = trained_attributes(network, history, snapshots.best.epoch)
-        hidden = {"_new_items": new, "new_item_report_": pl.DataFrame(), "_index": index}
-        users = None if log.users is None else UserClicks.of(log).newest(self.user_clicks)
-        read = {"_categories": _read_categories(coder, catalogue, log), "_users": users}
-        return metadata_facts | trained | strength | hidden | read | {"_coder": coder, "_items": known}
+            if judged is not None and is_first:
+                warn_of_ceiling(known, earlier.sample, judged)
+        judged = train.sample if valid is None else valid
+        return describe_metadata(known, judged, verbose=self.verbose if is_first else 0)
 
     def _finish(
-        self, sessions: Sessions, catalogue: Catalogue, valid: Sessions | None, fitted: dict[str, Any]
+        self, sessions: AnySessions, catalogue: Catalogue, valid: Sessions | None, fitted: dict[str, Any]
     ) -> dict[str, Any]:
         """Measure what new items are worth on the sessions that were set aside, or else on the newest of training."""
         train = sessions
@@ -721,20 +781,25 @@ class M2TRec(TrainedEstimator, Recommender):
             older, valid = sessions.set_newest_aside(self.validation_fraction)
             train = older if self.early_stopping else sessions
         known = fitted["_items"]
-        judged = train
+        judged = train.sample
         if valid is not None and np.append(0, known.clicks)[valid.next_clicks()].any():
             judged = valid
         launch = self.new_item_share
         if isinstance(launch, str):
-            launch = share_of_births(train.at_least(2))
+            launch = share_of_births(train.at_least(2), len(catalogue))
         model = self._with_fitted(catalogue, fitted)
         index = model._fitted_index()
-        scores_by = partial(model._scores_by, index)
-        with threads(self.n_jobs, index.network):
-            new, virtual = measure_new_items(scores_by, known, judged, launch)
-            new = new.capped(scores_by, known, self.max_new_share)
-            report = report_new_items(scores_by, known, new, virtual)
-        warn_of_equals(known, known.clicks == 0, "listed")
+
+        def measure() -> tuple[NewItems, pl.DataFrame]:
+            scores_by = partial(model._scores_by, index)
+            with threads(self.n_jobs, index.network):
+                new, virtual = measure_new_items(scores_by, known, judged, launch)
+                new = new.capped(scores_by, known, self.max_new_share)
+                report = report_new_items(scores_by, known, new, virtual)
+            warn_of_equals(known, known.clicks == 0, "listed")
+            return new, report
+
+        new, report = sessions.group.answer(measure)
         bias, factor = new.values(known)
         index = index.revalued(bias / model._repeats.scale, factor)
         return fitted | {"_new_items": new, "new_item_report_": report, "_index": index}
@@ -773,34 +838,57 @@ class M2TRec(TrainedEstimator, Recommender):
         return M2TRecNetwork(coder, known.n_own, self._tasks(), self)
 
     def _train(
-        self, network: M2TRecNetwork, known: KnownItems, train: Sessions, validation: Validation | None
+        self,
+        network: M2TRecNetwork,
+        known: KnownItems,
+        train: AnySessions,
+        validation: Validation | None,
+        seed: int,
     ) -> tuple[list[Record], Snapshots]:
         """Train the network, in which the kept weights are left; see `run_epochs`."""
         device = next(network.parameters()).device
         if known.clicks[known.clicks > 0].mean() < (_DENSE if validation is None else _SPARSE):
             network.encoder.left_out = 1.0
-        examples = Examples.of(train, known.unit_of, self.max_length, self.training, device)
-        loop = SessionLoop(network, known.on(device), examples, self._tasks(), self, validation)
+        feed: Feed
+        if isinstance(train, StoredSessions):
+            feed = WindowExamples(
+                sessions=train,
+                unit_of=known.unit_of,
+                max_length=self.max_length,
+                mode=self.training,
+                device=device,
+                seed=seed,
+            )
+        else:
+            feed = Examples.of(train.sample, known.unit_of, self.max_length, self.training, device)
+        loop = SessionLoop(network, known.on(device), feed, self._tasks(), self, validation)
         return self._run_epochs(
-            network, loop, validated=validation is not None, describe=_describe, on_epoch=self.on_epoch
+            network,
+            loop,
+            validated=validation is not None,
+            describe=_describe,
+            on_epoch=self.on_epoch,
+            group=train.group,
         )
 
-    def _set_strength(self, network: M2TRecNetwork, validation: Validation | None) -> dict[str, float]:
+    def _set_strength(self, network: M2TRecNetwork, validation: Validation | None, group: Group) -> dict[str, float]:
         """Choose the strength of the directed path, and give the fitted attribute; none without such a path."""
         if network.encoder.direct is None:
             return {}
         strength = 0.0
         if network.encoder.left_out < 1:
-            strength = _DENSE_STRENGTH if validation is None else validation.choose_strength()
+            strength = _DENSE_STRENGTH if validation is None else group.answer(validation.choose_strength)
         network.encoder.scale_direct(strength)
         return {"directed_strength_": strength}
 
     def _learn_repeats(
-        self, sessions: Sessions, catalogue: Catalogue, valid: Sessions | None, fitted: dict[str, Any]
+        self, sessions: AnySessions, catalogue: Catalogue, valid: Sessions | None, fitted: dict[str, Any]
     ) -> RepeatWeights:
         if valid is None and self.early_stopping:
             _, valid = sessions.set_newest_aside(self.validation_fraction)
-        return RepeatWeights() if valid is None else self._learn_repeats_on(valid, catalogue, fitted)
+        if valid is None:
+            return RepeatWeights()
+        return sessions.group.answer(partial(self._learn_repeats_on, valid, catalogue, fitted))
 
     # answers
 
@@ -864,7 +952,7 @@ class M2TRec(TrainedEstimator, Recommender):
         return state
 
 
-def _read_categories(coder: ItemCoder | None, catalogue: Catalogue, log: Sessions) -> tuple[ItemCategories, ...]:
+def _read_categories(coder: ItemCoder | None, catalogue: Catalogue, log: AnySessions) -> tuple[ItemCategories, ...]:
     """Read the columns of categories and tags, and count their transitions in the log."""
     if coder is None or catalogue.metadata is None:
         return ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,21 +24,15 @@ def check_event_weights(name: str, value: Any) -> None:
             raise ValueError(f"{name}[{event!r}] must be a finite number, got {weight!r}")
 
 
-def weigh_events(events: pl.Series, weights: Mapping[str, float], column: str) -> pl.Series:
-    """Look up the weights of clicks by their events; missing events, and those without a weight, have 1.
+def event_names(events: pl.Series, column: str) -> pl.Series:
+    """Name the events of clicks by text; null where missing.
 
     Parameters
     ----------
     events : polars.Series of length n
-        Text, categories, whole numbers or booleans; null where missing.
-    weights : mapping of str to float
-        Weights by the name of the event, as text.
+        Text, categories, whole numbers or booleans.
     column : str
-        Column of the log that holds the events, for messages.
-
-    Returns
-    -------
-    weights : polars.Series of Float32, length n
+        Column of the log that holds them, for messages.
 
     Raises
     ------
@@ -47,13 +41,31 @@ def weigh_events(events: pl.Series, weights: Mapping[str, float], column: str) -
     """
     if events.dtype.is_float() or events.dtype.is_nested() or events.dtype.is_temporal():
         raise TypeError(f"the column {column!r} must name events by text or whole numbers, got {events.dtype}: cast it")
-    events = events.cast(pl.String)
-    known = events.drop_nulls().unique().sort()
+    return events.cast(pl.String)
+
+
+def warn_of_absent(weights: Mapping[str, float], known: Sequence[str], column: str) -> None:
+    """Warn if weights name events that are not among the known ones of a log, sorted names."""
     absent = [event for event in weights if event not in known]
     if absent:
         warn_user(
             f"weights names the events {absent}, which no click in {column!r} has; some that are there are "
-            f"{known.head(10).to_list()}"
+            f"{list(known[:10])}"
         )
+
+
+def weigh_events(events: pl.Series, weights: Mapping[str, float]) -> pl.Series:
+    """Look up the weights of clicks by the names of their events; missing ones, and those without a weight, have 1.
+
+    Parameters
+    ----------
+    events : polars.Series of String, length n
+    weights : mapping of str to float
+        Weights by the name of the event.
+
+    Returns
+    -------
+    weights : polars.Series of Float32, length n
+    """
     by_name = {event: float(weight) for event, weight in weights.items()}
     return events.replace_strict(by_name, default=1.0, return_dtype=pl.Float32)

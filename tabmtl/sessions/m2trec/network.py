@@ -16,6 +16,7 @@ from tabmtl.sessions.m2trec.encoder import SessionEncoder, unit_length
 from tabmtl.sessions.m2trec.item_features import ItemCoder
 from tabmtl.sessions.m2trec.items import NetworkItems
 from tabmtl.sessions.m2trec.tower import ItemVectors
+from tabmtl.training.losses import at_least_float32
 
 _LEFT_OUT = 0.5  # share of the training queries without popularity
 
@@ -71,7 +72,7 @@ class M2TRecNetwork(nn.Module):
     def vectors(self, items: NetworkItems, units: Tensor) -> Tensor:
         """Compute the vectors (n, d + 1) of units (n,), as scores compare them, float32; the popularity comes last."""
         vectors = self.items(items.features, items.row[units], items.own[units])
-        vectors = vectors.float() if self.temperature is None else unit_length(vectors)
+        vectors = at_least_float32(vectors) if self.temperature is None else unit_length(vectors)
         return torch.cat([vectors, items.popularity[units, None]], dim=1)
 
     def forward(
@@ -103,12 +104,12 @@ class M2TRecNetwork(nn.Module):
             queries, summaries = queries[inside], summaries[inside]
         categories = [head(summaries) for head in self.heads]
         if self.project is not None and self.join is not None:
-            predicted = self.project(torch.cat([torch.softmax(c.float(), dim=1) for c in categories], dim=1))
+            predicted = self.project(torch.cat([torch.softmax(at_least_float32(c), dim=1) for c in categories], dim=1))
             queries = self.join(torch.cat([queries, predicted], dim=1))
-        queries = queries.float() if self.temperature is None else unit_length(queries) / self.temperature
+        queries = at_least_float32(queries) if self.temperature is None else unit_length(queries) / self.temperature
         if self.weigh_popularity is None:
             return F.pad(queries, (0, 1)), categories
-        weight = self.weigh_popularity(summaries).float()
+        weight = at_least_float32(self.weigh_popularity(summaries))
         if self.training:
             weight = weight * (torch.rand_like(weight) >= _LEFT_OUT)
         return torch.cat([queries, weight], dim=1), categories

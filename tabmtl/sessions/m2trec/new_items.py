@@ -18,7 +18,7 @@ their rho.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
@@ -31,7 +31,7 @@ from scipy.special import expit
 from tabmtl.params import check_positive, near
 from tabmtl.schema import warn_user
 from tabmtl.sessions.m2trec.items import KnownItems
-from tabmtl.sessions.ragged import Sessions, spread
+from tabmtl.sessions.ragged import AnySessions, Sessions, spread
 from tabmtl.sessions.ranking import block_size, top_k
 from tabmtl.sessions.repeats import MOST_TARGETS, read_targets
 from tabmtl.storage.stored import Stored
@@ -353,7 +353,7 @@ class _Tenth:
         return Bare(base=base, scale=scale, recall=float((ranks <= _TOP).mean()) if len(ranks) else None)
 
 
-def share_of_births(sessions: Sessions) -> float:
+def share_of_births(sessions: AnySessions, n_items: int) -> float:
     """Estimate the clicks that an item gets in the tenth of the log after its first session, relative to all items.
 
     A birth is a first session in the second half of the log, with a tenth behind it. Items that are only rare look like
@@ -361,19 +361,32 @@ def share_of_births(sessions: Sessions) -> float:
     with probability (1 - a)^n - (1 - b)^n. Unless there are clearly more births than that, by 20 and by three standard
     errors, and times that tell the order, the share is ``LAUNCH``. Clicks on an item count once a session.
     """
-    n, last = len(sessions), 1 - _PERIOD
-    pairs = sessions.items.astype(np.int64) * n + np.repeat(np.arange(n), sessions.lengths)
-    item, owner = np.divmod(np.unique(pairs), n)
-    place = (owner + 0.5) / n
-    starts = np.flatnonzero(np.diff(item, prepend=-1))
-    held = np.diff(starts, append=len(item))
-    first = np.repeat(place[starts], held)
-    born = (first >= _BORN) & (first < last)
-    n_births, by_chance = int(np.count_nonzero(born[starts])), float((_BORN**held - _PERIOD**held).sum())
-    if sessions.times is None or n_births - by_chance < max(_BIRTHS, 3 * math.sqrt(by_chance)):
+    last, group = 1 - _PERIOD, sessions.group
+    held, first = np.zeros(1 + n_items, dtype=np.int64), np.full(1 + n_items, np.inf)
+    for item, place in _holdings(sessions):
+        held += np.bincount(item, minlength=1 + n_items)
+        np.minimum.at(first, item, place)
+    held, first = group.total(held), np.min(group.gather(first), axis=0)
+    born, known = (first >= _BORN) & (first < last), held[held > 0]
+    n_births, by_chance = int(np.count_nonzero(born)), float((_BORN**known - _PERIOD**known).sum())
+    clicks = 0
+    for item, place in _holdings(sessions):
+        since = first[item]
+        clicks += int(np.count_nonzero(born[item] & (place > since) & (place <= since + _PERIOD)))
+    clicks = sum(group.gather(clicks))
+    if not sessions.has_times or n_births - by_chance < max(_BIRTHS, 3 * math.sqrt(by_chance)):
         return LAUNCH
-    clicks = np.count_nonzero(born & (place > first) & (place <= first + _PERIOD))
-    return max(int(clicks), 1) / n_births / (_PERIOD * len(item) / len(starts))
+    return max(clicks, 1) / n_births / (_PERIOD * int(known.sum()) / len(known))
+
+
+def _holdings(sessions: AnySessions) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Read, in blocks, the items that sessions hold, each once a session, and the places of these in the log."""
+    for block, place in sessions.placed():
+        if len(block):
+            n = len(block)
+            pairs = block.items.astype(np.int64) * n + np.repeat(np.arange(n), block.lengths)
+            item, owner = np.divmod(np.unique(pairs), n)
+            yield item, place[owner]
 
 
 def _part(scores: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -24,28 +24,29 @@ class _SoftmaxLoss(torch.autograd.Function):
     def forward(
         ctx: Any, queries: Tensor, vectors: Tensor, correction: Tensor, own: Tensor, weights: Tensor, bfloat16: bool
     ) -> Tensor:
-        dtype = torch.bfloat16 if bfloat16 else torch.float32
+        exact = torch.promote_types(queries.dtype, torch.float32)
+        dtype = torch.bfloat16 if bfloat16 else exact
         q, v = queries.to(dtype), vectors.to(dtype)
-        grad_q, grad_v = torch.empty_like(queries), torch.zeros_like(vectors, dtype=torch.float32)
+        grad_q, grad_v = torch.empty_like(queries), torch.zeros_like(vectors, dtype=exact)
         total = queries.new_zeros(())
         fit = _BLOCK_BYTES / (4 * len(vectors))
         size = max(1, int(fit), min(_BLOCK_ROWS, int(16 * fit)))
         for start in range(0, len(q), size):
             block = slice(start, start + size)
             rows, places = q[block], own[block]
-            logits = (rows @ v.T).float()
+            logits = (rows @ v.T).to(exact)
             own_logits = logits.gather(1, places)
             logits.add_(correction).scatter_(1, places, own_logits)
             largest = logits.amax(dim=1, keepdim=True)
             logits.sub_(largest).exp_()
             sums = logits.sum(dim=1, keepdim=True)
-            weight = weights[block, None]
+            weight = weights[block, None].to(exact)
             total += (weight * (sums.log() + largest - own_logits[:, :1])).sum()
             logits.div_(sums / weight)
             logits.scatter_add_(1, places[:, :1], -weight)
             probabilities = logits.to(dtype)
             grad_q[block] = probabilities @ v
-            grad_v += (probabilities.T @ rows).float()
+            grad_v += (probabilities.T @ rows).to(exact)
         ctx.save_for_backward(*(grad.div_(len(q)) for grad in (grad_q, grad_v)))
         return total / len(q)
 
@@ -124,13 +125,15 @@ class Candidates:
         self._share = clicks.double() / clicks.sum()
         self._n = n_negatives if n_negatives is not None and n_negatives < len(self._pool) else None
 
-    def draw(self, clicked: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def draw(self, clicked: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Draw the candidates of a step.
 
         Parameters
         ----------
         clicked : Tensor of int64, shape (M,)
             Units of all clicks of the step, 0 where there is none.
+        generator : torch.Generator, optional
+            Draws the further units; by default torch's own.
 
         Returns
         -------
@@ -150,7 +153,7 @@ class Candidates:
             return units, torch.searchsorted(units, clicked), correction
         n_clicks = int(torch.count_nonzero(clicked))
         n_drawn = max(0, self._n - n_clicks)  # a number that depends on the clicked units would make p_j wrong
-        drawn = self._pool[torch.randperm(len(self._pool), device=self._pool.device)[:n_drawn]]
+        drawn = self._pool[torch.randperm(len(self._pool), device=self._pool.device, generator=generator)[:n_drawn]]
         units, place = torch.unique(torch.cat([clicked, drawn, none]), return_inverse=True)
         stays_out = (1 - self._share[units]) ** n_clicks * (1 - n_drawn / len(self._pool))
         correction = -torch.log1p(-stays_out).float()

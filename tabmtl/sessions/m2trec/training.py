@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tabmtl.processes.group import ALONE, Group
 from tabmtl.schema import DivergenceError
 from tabmtl.sessions.m2trec.items import NetworkItems
 from tabmtl.sessions.m2trec.network import M2TRecNetwork
@@ -23,13 +25,16 @@ from tabmtl.storage.stored import fingerprint
 from tabmtl.training.checkpoint import checksum
 from tabmtl.training.device import give_way, has_bfloat16
 from tabmtl.training.epochs import Record, schedule
+from tabmtl.training.losses import at_least_float32
 from tabmtl.training.optimizer import Optimizer
 from tabmtl.training.table_loop import step_rows
+from tabmtl.training.windows import check_weights
 
 ExampleMode = Literal["per_session", "per_prefix"]
 
 _BEGUN = 0.85  # of MRR@20 without the directed path: with more, the path is not judged after one epoch
-_WINDOW = 32  # steps whose examples are sorted by length, so that a step is padded little
+#: Steps whose examples are sorted by length, so that a step is padded little.
+SORTED_STEPS = 32
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -73,7 +78,11 @@ class Examples:
     all_prefixes : bool
         Whether each click of an example predicts the one after it, or only the last does.
     past : PastClicks or None
+    group : Group
+        Processes that take the steps together, each on examples of its own.
     """
+
+    group: ClassVar[Group] = ALONE
 
     units: Tensor
     weights: Tensor
@@ -84,9 +93,18 @@ class Examples:
 
     @classmethod
     def of(
-        cls, sessions: Sessions, unit_of: np.ndarray, max_length: int, mode: ExampleMode, device: torch.device
+        cls,
+        sessions: Sessions,
+        unit_of: np.ndarray,
+        max_length: int,
+        mode: ExampleMode,
+        device: torch.device,
+        mean_weight: float | None = None,
     ) -> Examples:
-        """Make the examples of sessions of at least two clicks; passes cut a long session in pieces."""
+        """Make the examples of sessions of at least two clicks; passes cut a long session in pieces.
+
+        ``mean_weight`` is that of all targets, by default of those of these sessions.
+        """
         all_prefixes = mode == "per_session"
         lengths = sessions.lengths - 1
         counts = -(-lengths // max_length) if all_prefixes else lengths
@@ -101,19 +119,24 @@ class Examples:
             )
         return cls(
             units=_units_of(sessions, unit_of, device),
-            weights=torch.from_numpy(_relative_weights(sessions)).to(device),
+            weights=torch.from_numpy(_relative_weights(sessions, mean_weight)).to(device),
             starts=sessions.offsets[owner] + ends - seen,
             lengths=seen,
             all_prefixes=all_prefixes,
             past=past,
         )
 
+    @property
+    def targets(self) -> np.ndarray:
+        """Number of targets of every example, (E,)."""
+        return self.lengths if self.all_prefixes else np.ones_like(self.lengths)
+
     def batches(self, batch_size: int | Literal["auto"]) -> list[np.ndarray]:
         """Deal all examples to random steps of about ``batch_size`` targets, each of examples of about one length."""
         order = torch.randperm(len(self.lengths)).numpy()
-        targets = self.lengths if self.all_prefixes else np.ones_like(self.lengths)
+        targets = self.targets
         batch_size = step_rows(batch_size, int(targets.sum()), low=256, high=2048)
-        window = max(1, int(_WINDOW * batch_size / max(targets.mean(), 1)))
+        window = max(1, int(SORTED_STEPS * batch_size / max(targets.mean(), 1)))
         steps: list[np.ndarray] = []
         for start in range(0, len(order), window):
             part = order[start : start + window]
@@ -121,6 +144,18 @@ class Examples:
             step = np.cumsum(targets[part]) // batch_size
             steps += np.split(part, np.flatnonzero(np.diff(step)) + 1)
         return [steps[place] for place in torch.randperm(len(steps)).tolist()]
+
+    def steps(self, epoch: int, batch_size: int | Literal["auto"]) -> tuple[int, Iterable[Step]]:
+        """Return the number of the steps of an epoch, and the steps."""
+        batches = self.batches(batch_size)
+        return len(batches), (Step(self, index) for index in batches)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what tells the examples from others."""
+        return {
+            "the number of training clicks": len(self.units),
+            "the checksum of the sessions": checksum([self.units, self.weights, self.starts]),
+        }
 
     def read(self, index: np.ndarray) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Give units (B, L) newest first, 0 behind the end; lengths (B,); targets and their weights (P,).
@@ -142,14 +177,33 @@ def _units_of(sessions: Sessions, unit_of: np.ndarray, device: torch.device) -> 
     return torch.from_numpy(unit_of[sessions.items].astype(np.int64)).to(device)
 
 
-def _relative_weights(sessions: Sessions) -> np.ndarray:
+def _relative_weights(sessions: Sessions, mean: float | None) -> np.ndarray:
     """Divide the weights of clicks (n,) by the mean weight of those to predict, all but the first of each session."""
     if sessions.weights is None:
         return np.ones(len(sessions.items), dtype=np.float32)
-    mean = np.delete(sessions.weights, sessions.offsets[:-1]).mean(dtype=np.float64)
+    if mean is None:
+        mean = np.delete(sessions.weights, sessions.offsets[:-1]).mean(dtype=np.float64)
     if not mean:
         raise ValueError("every click to predict has the weight 0: give a weight above 0 in weights to some event")
     return (sessions.weights / mean).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """Examples of one step, by number (B,), and what draws its candidates; None is torch's own generator."""
+
+    examples: Examples
+    index: np.ndarray
+    generator: torch.Generator | None = None
+
+
+class Feed(Protocol):
+    """Source of steps: `Examples` in memory, or windows of them on a disk."""
+
+    @property
+    def group(self) -> Group: ...
+    def steps(self, epoch: int, batch_size: int | Literal["auto"], /) -> tuple[int, Iterable[Step]]: ...
+    def facts(self) -> dict[str, Any]: ...
 
 
 class SessionLoop:
@@ -159,7 +213,7 @@ class SessionLoop:
     ----------
     network : M2TRecNetwork
     items : NetworkItems
-    examples : Examples
+    feed : Feed
     level_weights : mapping of str to float
         Weights of the category losses by level; the loss of items has the weight 1.
     options : M2TRec
@@ -172,12 +226,13 @@ class SessionLoop:
         self,
         network: M2TRecNetwork,
         items: NetworkItems,
-        examples: Examples,
+        feed: Feed,
         level_weights: Mapping[str, float],
         options: Any,
         validation: Validation | None,
     ) -> None:
-        self.network, self.items, self.examples, self.options = network, items, examples, options
+        self.network, self.items, self.feed, self.options = network, items, feed, options
+        self.group = feed.group
         self.level_weights, self.validation = level_weights, validation
         self.epoch = 0
         device = items.row.device
@@ -188,55 +243,100 @@ class SessionLoop:
             weight_decay=options.weight_decay,
             average_decay=options.average_decay,
             clip_norm=options.clip_norm,
+            group=self.group,
         )
 
     def run_epoch(self, epoch: int) -> Record:
-        """Pass once over all examples."""
+        """Pass once over all examples; in a group, each rank over its own."""
         self.epoch = epoch
         self.network.train()
-        steps = self.examples.batches(self.options.batch_size)
+        n_steps, steps = self.feed.steps(epoch, self.options.batch_size)
         names = ["item", *self.level_weights]
         totals, n_targets = torch.zeros(len(names), device=self.items.row.device), 0
-        for number, index in enumerate(steps):
-            progress = (epoch + number / len(steps)) / self.options.epochs
-            losses, n = self.step(index, self.options.learning_rate * schedule(progress))
+        for number, step in enumerate(steps):
+            progress = (epoch + number / n_steps) / self.options.epochs
+            losses, n = self.step(step, self.options.learning_rate * schedule(progress))
             give_way()
             totals += n * losses
             n_targets += n
-        means = dict(zip(names, (totals / n_targets).tolist(), strict=True))
+        means = dict(zip(names, (self.group.sum_(totals) / n_targets).tolist(), strict=True))
         if not np.isfinite(list(means.values())).all():
             raise DivergenceError(
                 f"training diverged: a loss is not finite; lower learning_rate (now {self.options.learning_rate})"
             )
+        check_weights(self.network, self.group, epoch)
         levels = (weight * means[name] for name, weight in self.level_weights.items())
         return {"train/loss": sum(levels, start=means["item"])} | {f"train/{n}/loss": mean for n, mean in means.items()}
 
-    def step(self, index: np.ndarray, learning_rate: float) -> tuple[Tensor, int]:
-        """Take one optimiser step; give the mean losses of items and of each level, and the number of targets."""
-        network, items, all_prefixes = self.network, self.items, self.examples.all_prefixes
-        units, lengths, targets, weights = self.examples.read(index)
+    def step(self, step: Step, learning_rate: float) -> tuple[Tensor, int]:
+        """Take one optimiser step; give the mean losses of items and of each level, and the number of targets.
+
+        In a group they are means over the targets of all ranks, of which this one gives its part.
+        """
+        if not len(step.index):  # other ranks may have examples of it
+            none = self.items.row[:0]
+            _, _, n_targets = self._meet(step, none, 0, [none] * len(self.level_weights))
+            if n_targets:
+                self.optimizer.step(learning_rate)
+            return torch.zeros(1 + len(self.level_weights), device=self.items.row.device), n_targets
+        losses, n_targets = self._losses(step)
+        levels = zip(self.level_weights.values(), losses[1:], strict=True)
+        (losses[0] + sum(weight * part for weight, part in levels)).backward()
+        self.optimizer.step(learning_rate)
+        return torch.stack([part.detach() for part in losses]), n_targets
+
+    def _losses(self, step: Step) -> tuple[list[Tensor], int]:
+        """Compute the losses of items and of each level, with their graphs, and the number of targets; see `step`."""
+        network, items, examples, all_prefixes = self.network, self.items, step.examples, step.examples.all_prefixes
+        units, lengths, targets, weights = examples.read(step.index)
         counts = lengths if all_prefixes else torch.ones_like(lengths)
         ages = None
-        if self.examples.past is not None:
-            units, ages = self.examples.past.append(units, lengths, index)
+        if examples.past is not None:
+            units, ages = examples.past.append(units, lengths, step.index)
             lengths = lengths + (ages > 0).sum(dim=1)
+        codes = [items.codes(targets, column) for column in network.level_columns]
         with torch.autocast(units.device.type, torch.bfloat16, enabled=self.bfloat16):
-            candidates, place, correction = self.candidates.draw(torch.cat([units.flatten(), targets]))
+            clicked = torch.cat([units.flatten(), targets])
+            (candidates, place, correction), shares, n_targets = self._meet(step, clicked, len(targets), codes)
             vectors = network.vectors(items, candidates)
             places, target = place[: units.numel()].view_as(units), place[units.numel() :]
             clicked = vectors.index_select(0, places.flatten()).view(*units.shape, -1)
             queries, categories = network(clicked, lengths, ages, all_prefixes=all_prefixes)
         own = own_places(target, places, counts)
         losses = [softmax_loss(queries, vectors, correction, own, weights, bfloat16=self.bfloat16)]
-        for column, scores in zip(network.level_columns, categories, strict=True):
-            losses.append(category_loss(scores, items.codes(targets, column), weights))
-        levels = zip(self.level_weights.values(), losses[1:], strict=True)
-        (losses[0] + sum(weight * part for weight, part in levels)).backward()
-        self.optimizer.step(learning_rate)
-        return torch.stack([part.detach() for part in losses]), len(targets)
+        for of_level, scores in zip(codes, categories, strict=True):
+            losses.append(category_loss(scores, of_level, weights))
+        if self.group.size > 1:
+            losses = [share * loss for share, loss in zip(shares, losses, strict=True)]
+        return losses, n_targets
+
+    def _meet(
+        self, step: Step, clicked: Tensor, n_targets: int, codes: Sequence[Tensor]
+    ) -> tuple[tuple[Tensor, Tensor, Tensor], list[float], int]:
+        """Draw the candidates of a step, with the clicks of all ranks among them.
+
+        Returns
+        -------
+        candidates : tuple of Tensor
+            As of `Candidates.draw`, with the places of this rank's clicks (M,).
+        shares : list of float
+            Shares of this rank in the targets that losses of items and of each level count; alone none.
+        n_targets : int
+            Number of targets of all ranks.
+        """
+        if self.group.size == 1:
+            return self.candidates.draw(clicked, step.generator), [], n_targets
+        own = [n_targets, *(int(torch.count_nonzero(of_level)) for of_level in codes)]
+        parts = self.group.gather((clicked.cpu().numpy(), own))
+        everyone = torch.from_numpy(np.concatenate([part for part, _ in parts])).to(clicked.device)
+        start = sum(len(part) for part, _ in parts[: self.group.rank])
+        candidates, place, correction = self.candidates.draw(everyone, step.generator)
+        totals = np.sum([counts for _, counts in parts], axis=0)
+        shares = (own / np.maximum(totals, 1)).tolist()
+        return (candidates, place[start : start + len(clicked)], correction), shares, int(totals[0])
 
     def validate(self) -> tuple[Record, float | None]:
-        """Rank the next clicks of validation sessions; MRR@20 is to be maximised.
+        """Rank the next clicks of validation sessions; MRR@20 is to be maximised. In a group, rank 0 does.
 
         The epoch is as good as its better query, with the directed path or without it. A path that does clear harm is
         left out of training from then on. After one epoch it has hardly begun on dense logs either, so it must then
@@ -244,12 +344,16 @@ class SessionLoop:
         """
         if self.validation is None:
             return {}, None
-        rankings = self.validation.rank()
-        if len(rankings) > 1 and self._path_does_harm(rankings, self.validation.session):
-            self.network.encoder.left_out = 1.0
+        record, self.network.encoder.left_out = self.group.answer(partial(self._judge, self.validation))
+        return record, record["val/mrr@20"]
+
+    def _judge(self, validation: Validation) -> tuple[Record, float]:
+        """Return the validation part of the record, and the share of queries without the directed path from now on."""
+        rankings, left_out = validation.rank(), self.network.encoder.left_out
+        if len(rankings) > 1 and self._path_does_harm(rankings, validation.session):
+            left_out = 1.0
         ranking = max(rankings, key=lambda ranking: ranking.mrr(20))
-        score = ranking.mrr(20)
-        return {"val/recall@20": ranking.recall(20), "val/mrr@20": score}, score
+        return {"val/recall@20": ranking.recall(20), "val/mrr@20": ranking.mrr(20)}, left_out
 
     def _path_does_harm(self, rankings: list[Ranking], session: np.ndarray) -> bool:
         """Tell whether the directed path does clear harm to the ranks of the targets, whose sessions are (T,)."""
@@ -263,10 +367,7 @@ class SessionLoop:
 
     def facts(self) -> dict[str, Any]:
         """Return what tells the sessions and items from others."""
-        examples = self.examples
-        return {
-            "the number of training clicks": len(examples.units),
-            "the checksum of the sessions": checksum([examples.units, examples.weights, examples.starts]),
+        return self.feed.facts() | {
             "the checksum of the items": fingerprint(self.items.known),
             "the number of validation clicks": 0 if self.validation is None else len(self.validation.session),
         }
@@ -283,5 +384,7 @@ class SessionLoop:
 
 def category_loss(scores: Tensor, codes: Tensor, weights: Tensor) -> Tensor:
     """Average the weighted cross-entropies of the targets whose category is known (not code 0); 0 if there is none."""
-    losses = F.cross_entropy(scores.float(), codes.where(codes > 0, -100), reduction="none", ignore_index=-100)
+    losses = F.cross_entropy(
+        at_least_float32(scores), codes.where(codes > 0, -100), reduction="none", ignore_index=-100
+    )
     return (weights * losses).sum() / (codes > 0).sum().clamp(min=1)

@@ -232,16 +232,16 @@ def test_the_share_of_births_is_that_of_the_clicks_that_follow(share: float) -> 
     old, new = rng.exponential(0.01, 600), np.full(200, 0.01 * share)
     log = log_of(np.concatenate([old, new]), np.concatenate([np.zeros(600), rng.uniform(0.5, 0.9, 200)]))
     expected = share * 0.01 / (log.lengths.sum() / len(log) / 800)
-    assert share_of_births(log) == pytest.approx(expected, rel=0.25)
+    assert share_of_births(log, 800) == pytest.approx(expected, rel=0.25)
 
 
 def test_rare_items_are_no_births() -> None:
     rare = log_of(rng.exponential(0.001, 800), np.zeros(800))
-    assert share_of_births(rare) == LAUNCH
+    assert share_of_births(rare, 800) == LAUNCH
     log = log_of(rng.exponential(0.01, 800), np.repeat([0, 0.7], 400))
-    assert share_of_births(log) != LAUNCH
+    assert share_of_births(log, 800) != LAUNCH
     timeless = Sessions(ids=log.ids, offsets=log.offsets, items=log.items, times=None)
-    assert share_of_births(timeless) == LAUNCH
+    assert share_of_births(timeless, 800) == LAUNCH
 
 
 def new_items(**changes: float) -> NewItems:
