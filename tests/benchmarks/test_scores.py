@@ -22,6 +22,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.all_faces  # ten seconds
 def test_table_of_scores(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["--sets", "star", "portal", "--folder", str(folder), "--seeds", "0", "1", "--epochs", "1"]
     benchmark.main([*argv, "--output", str(tmp_path / "out")])

@@ -21,6 +21,7 @@ def small(monkeypatch):
     monkeypatch.setattr(sessions, "CHANGES", ({"id_mode": "none"}, {"d_model": 8}))
 
 
+@pytest.mark.all_faces  # ten seconds
 def test_all_models_are_scored_on_every_seed(small, tmp_path, capsys):
     main(["--sets", GENERATOR, "--seeds", "0", "1", "--trials", "0", "--output", str(tmp_path)])
     table = pl.read_csv(tmp_path / "sessions.csv")

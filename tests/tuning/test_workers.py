@@ -66,6 +66,7 @@ def is_retry(trial) -> bool:
     return "retry_history" in trial.system_attrs
 
 
+@pytest.mark.all_faces  # half a minute; the test on PostgreSQL kills one in every run
 def test_four_workers_of_which_one_is_killed(tmp_path):
     file, goal = tmp_path / "study.db", swarm.make_goal()
     study = open_study("shared", goal, storage=file, seed=0)
