@@ -279,7 +279,7 @@ def stored_arrays(
             write_file(folder / MANIFEST, json.dumps(manifest).encode())
         files = [folder / name for name in manifest["files"]]
         arrays = {file.stem: np.asarray(np.load(file, mmap_mode="r")) for file in files if file.suffix == ".npy"}
-        frames = {file.stem: pl.read_parquet(file) for file in files if file.suffix == ".parquet"}
+        frames = {file.stem: pl.read_parquet(file, glob=False) for file in files if file.suffix == ".parquet"}
         if shards.cache is not None:
             stack.pop_all().close()  # the lock; files that are replaced live on where they are open
         yield arrays, frames, manifest

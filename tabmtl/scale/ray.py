@@ -64,7 +64,8 @@ def fit(
     name : str, optional
         Name of the run; by default a new one. A run that was cut off goes on if it is started again under its name.
     max_failures : int, default=0
-        Number of losses to recover from; -1 for any number.
+        Number of losses to recover from; -1 for any number. An error of the fit counts as a loss: it is tried again as
+        often, and with -1 for ever.
     use_gpu : bool, default=False
         Give each process a GPU.
     **rows
@@ -103,6 +104,7 @@ def fit(
         ray.predict(model, "/data/new/*.parquet", "/data/scored", num_workers=8)
     """
     check_count("num_workers", num_workers)
+    check_count("max_failures", max_failures, low=-1)
     given = _checked(model, {"X": X, "y": y, **rows})
     if "://" in str(storage_path):
         raise ValueError(
@@ -139,7 +141,7 @@ def predict(
     """Predict the rows of files in several processes of a Ray cluster, and write a Parquet file for each.
 
     Each process takes one file after the other and does what `tabmtl.scale.predict_files` does; so there should be more
-    files than processes. A file whose process is lost is answered by another one.
+    files than processes. A file whose process is lost is answered by another one, as often as that happens.
 
     Parameters
     ----------
@@ -165,8 +167,8 @@ def predict(
         If a row does not fit; it tells the error and the file.
     """
     check_count("num_workers", num_workers)
-    planned = plan_files(model, paths, Path(folder).absolute(), method)
     _check_ray()
+    planned = plan_files(model, paths, Path(folder).absolute(), method)
     import ray.data
 
     tasks = [{"file": _absolute(file), "output": str(output)} for file, output in planned.items()]
@@ -214,7 +216,10 @@ def _check_ray() -> None:
 def _checked(model: Any, given: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments of fit for any process, after checks that need none."""
     if not isinstance(model, MultiTaskEstimator):
-        raise TypeError(f"expected an estimator of tables, such as MMoE(), got {type(model).__name__}")
+        raise TypeError(
+            f"expected an estimator of tables, such as MMoE(), got {type(model).__name__}; M2TRec is fitted by a "
+            "script of your own, inside of tabmtl.scale.joined()"
+        )
     signature(type(model).fit).bind(model, **given)
     X, X_val = given["X"], given.get("X_val")
     if not isinstance(X, Shards):

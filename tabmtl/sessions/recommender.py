@@ -100,8 +100,9 @@ class Recommender(SavableEstimator):
             The item table: one row per item, its name in ``item_column`` and metadata in other columns. Its items
             can be recommended even if they were never clicked.
         clicks_val : frame, optional
-            A later log of other sessions, which are not trained on. They teach what the items of a session are worth
-            (``repeats``), and methods that train in epochs stop early on them, or only report their scores.
+            A later log of other sessions, which are not trained on; for `M2TRec`, as ``clicks``. They teach what the
+            items of a session are worth (``repeats``), and methods that train in epochs stop early on them, or only
+            report their scores.
 
         Returns
         -------

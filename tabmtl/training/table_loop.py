@@ -266,11 +266,12 @@ class TableLoop:
             return self.evaluate(scores, scored)
         own = [score.cpu() for score in scores], scored.without_features().map(Tensor.cpu)
         parts, batches = zip(*self.group.gather(own), strict=True)
-        values = None
-        if self.group.rank == 0:
+
+        def judge() -> dict[str, float | None]:
             joined = [torch.cat(columns) for columns in zip(*parts, strict=True)]
-            values = self.evaluate(joined, Batch.join(batches, torch.cat))
-        return self.group.broadcast(values)
+            return self.evaluate(joined, Batch.join(batches, torch.cat))
+
+        return self.group.answer(judge)
 
     def _labelled_weight(self, data: Batch) -> Tensor:
         labelled = self.loss.labelled(data.y).float()

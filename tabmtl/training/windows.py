@@ -11,6 +11,7 @@ In a group, each rank has some of the lanes, and takes their rows of every step:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from tabmtl.encode.cache import StoredRows
 from tabmtl.processes.group import Group
-from tabmtl.schema import Batch
+from tabmtl.schema import Batch, DivergenceError
 from tabmtl.training.epochs import Record
 from tabmtl.training.predict import predict_scores
 from tabmtl.training.table_loop import TableLoop
@@ -123,10 +124,12 @@ def deal_windows(lane_edges: np.ndarray, seed: Sequence[int], n_chunks: int) -> 
 
 
 def check_weights(network: torch.nn.Module, group: Group, epoch: int) -> None:
-    """Raise a RuntimeError if the weights of a rank have parted from the others'."""
+    """Raise a RuntimeError if the weights of a rank have parted from the others', a DivergenceError if none is left."""
     if group.size == 1:
         return
     sums = group.gather(sum(p.detach().double().abs().sum().item() for p in network.parameters()))
+    if not any(map(math.isfinite, sums)):
+        raise DivergenceError(f"training diverged in epoch {epoch}: a weight is not finite; lower learning_rate")
     for rank, found in enumerate(sums):
         if found != sums[0]:
             raise RuntimeError(

@@ -70,7 +70,8 @@ def run_study(
     ValueError
         If neither ``n_trials`` nor ``timeout`` is given, or study is None on rank 0.
     OSError
-        If the storage is locked, full, read-only or out of reach. Call again to go on.
+        If the storage is locked, full, read-only or out of reach. Call again to go on; in a group all ranks end, and
+        the job is to be started again.
     """
     if n_trials is None and timeout is None:
         raise ValueError("run_study needs an end: give n_trials, timeout or both")

@@ -64,7 +64,8 @@ from tabmtl.sessions.recommender import Recommender, SessionState, columns_of
 from tabmtl.sessions.repeats import RepeatWeights
 from tabmtl.sessions.split import warn_of_unknown
 from tabmtl.storage.atomic import write_file
-from tabmtl.storage.stored import Stored
+from tabmtl.storage.stored import Stored, fingerprint
+from tabmtl.training.checkpoint import checksum
 from tabmtl.training.device import find_device, seed_of, seeded, threads
 from tabmtl.training.epochs import Record, Snapshots
 
@@ -721,6 +722,7 @@ class M2TRec(TrainedEstimator, Recommender):
         log, group = sessions, sessions.group
         train, valid = self._set_aside(sessions, valid)
         coder, known = self._know_items(catalogue, train.count_items(len(catalogue)))
+        _check_same(known, valid, group)
         metadata_facts = self._look_at_metadata(known, train, valid)
         device, seed = find_device(self.device), group.broadcast(self._seed())
         with seeded(seed, device):
@@ -950,6 +952,18 @@ class M2TRec(TrainedEstimator, Recommender):
         if "_index" in state:
             state["_index"] = None  # computed again from the weights
         return state
+
+
+def _check_same(known: KnownItems, valid: Sessions | None, group: Group) -> None:
+    """Raise a ValueError if ranks of a group know other items, or validate on other clicks."""
+    if group.size == 1:
+        return
+    clicks = None if valid is None else checksum([valid.items, valid.offsets])
+    for what, own in (("item table", fingerprint(known)), ("validation log", clicks)):
+        seen = group.gather(own)
+        for rank, other in enumerate(seen):
+            if other != seen[0]:
+                raise ValueError(f"rank {rank} of the group has another {what} than rank 0: give every rank the same")
 
 
 def _read_categories(coder: ItemCoder | None, catalogue: Catalogue, log: AnySessions) -> tuple[ItemCategories, ...]:

@@ -11,6 +11,7 @@ the least of random keys. It is the same for every number of ranks; with no more
 from __future__ import annotations
 
 import tempfile
+import time
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -42,6 +43,8 @@ _PART_CLICKS = 500_000  # of a part, about
 _ROW_GROUP = 8_192  # clicks of a part that are held in memory until they are written
 _BLOCK_CHUNKS = 64
 _SHOWN_EVENTS = 10
+_MOST_CLICKS = 2**32 - 1  # row numbers of polars
+_LEFT_SECONDS = 86_400.0  # after which nobody writes to a folder any more
 _ROW, _PART = "tabmtl:row", "tabmtl:part"
 _ITEMS = "items_clicked"
 
@@ -265,10 +268,12 @@ def stored_log(
         If the log does not fit; see `read_log`.
     """
     check_roles(shards.schema.names(), columns, "the click log")
+    if shards.schema[columns.session] == pl.Binary:
+        raise TypeError(f"the session column {columns.session!r} of Shards is binary: cast it to text")
     n_lanes = max(LANES, group.size)
     wanted = {
         "sessions": asdict(columns),
-        "event weights": weights,
+        "event weights": None if weights is None else {str(event): float(weight) for event, weight in weights.items()},
         "lanes": [n_lanes, *group.share(n_lanes)],
     }
     dealing = _Dealing(shards, columns, weights, n_lanes, group.share(n_lanes))
@@ -300,8 +305,13 @@ class _Dealing:
         """Write the files of a `StoredLog`; return the sizes of the lanes."""
         if not self.shards.n_rows:
             raise ValueError("the click log has no row")
+        if self.shards.n_rows > _MOST_CLICKS:
+            raise ValueError(
+                f"the click log has {self.shards.n_rows} clicks, and {_MOST_CLICKS} are the most: leave out the oldest"
+            )
         for left in files.folder.glob(".dealt-*"):  # of a process that was killed
-            rmtree(left, ignore_errors=True)
+            if time.time() - left.stat().st_mtime > _LEFT_SECONDS:
+                rmtree(left, ignore_errors=True)
         with tempfile.TemporaryDirectory(prefix=".dealt-", dir=files.folder) as name:
             return self._encode(files, Path(name), self._deal(Path(name)))
 
@@ -347,6 +357,11 @@ class _Dealing:
                 lane_sizes[lane - self.lanes.start] += len(sessions)
                 n_clicks += sessions.n_clicks
                 file.unlink()
+        if n_clicks != clicked["count"].sum():
+            raise OSError(
+                f"{clicked['count'].sum()} clicks were dealt to {folder}, and {n_clicks} are left: another process has "
+                "removed files there; fit again, with a cache that no other fit uses"
+            )
         weighed = events & set(self.weights or ())
         return {"lane_sizes": lane_sizes, "events": sorted({*sorted(events)[:_SHOWN_EVENTS], *weighed})}
 
@@ -356,7 +371,7 @@ class _Dealing:
         schema = {item: self.shards.schema[item]}
         counted = pl.DataFrame(schema=schema | {"count": pl.UInt32})
         if any(folder.iterdir()):
-            names = pl.scan_parquet(folder / "*.parquet").select(cs.by_name(item)).drop_nulls()
+            names = pl.scan_parquet(sorted(folder.iterdir()), glob=False).select(cs.by_name(item)).drop_nulls()
             counted = names.group_by(cs.by_name(item)).agg(pl.len().alias("count")).collect(engine="streaming")
         items = plain_names(counted[item]).alias("item")
         counted = counted.select(items, pl.col("count").cast(pl.Int64))
@@ -364,7 +379,7 @@ class _Dealing:
 
     def _read(self, file: Path) -> pl.DataFrame:
         """Read the clicks of a part as `read_log` does, with weights if events have any; first rows name sessions."""
-        clicks = pl.read_parquet(file).sort(_ROW)
+        clicks = pl.read_parquet(file, glob=False).sort(_ROW)
         log = read_log(clicks, self.columns, "a part of the click log")
         if self.weights is not None and self.columns.event is not None:
             events = event_names(log["event"], self.columns.event)
@@ -379,6 +394,8 @@ def _part_of(ids: pl.Series, n_lanes: int, n_parts: int) -> pl.Series:
         keys = row_keys(ids.fill_null(0).to_numpy())
     else:
         texts = ids.cast(pl.String).fill_null("")
+        if ids.dtype.is_float():
+            texts = texts.replace("-0.0", "0.0")
         names = texts.unique()
         numbers = np.fromiter((zlib.crc32(name.encode()) for name in names), dtype=np.uint64, count=len(names))
         keys = texts.replace_strict(names, pl.Series(row_keys(numbers)), return_dtype=pl.UInt64).to_numpy()

@@ -132,7 +132,7 @@ def test_a_cache_is_used_again(tmp_path, monkeypatch):
     first, again = read(), read()
     assert_same(first.sample, again.sample)
     assert len(written) == 1
-    assert {file.suffix for file in (tmp_path / "cache").iterdir()} <= {".npy", ".parquet", ".json", ".lock", ""}
+    assert not list((tmp_path / "cache").glob(".dealt-*"))
     read(LogColumns(time=None))
     assert len(written) == 2
 
@@ -145,6 +145,39 @@ def test_names_of_sessions_of_any_type(dtype):
         session_id=ids.cast(pl.String).cast(dtype) if dtype == pl.Categorical else ids.cast(dtype)
     )
     assert_same(on_disk(log.lazy()).sample, in_memory())
+
+
+def test_a_cache_may_have_any_name_and_weights_any_number(tmp_path):
+    folder = tmp_path / "run[1]*"
+    folder.mkdir()
+    CLICKS.write_parquet(folder / "clicks.parquet")
+    shards = Shards(CLICKS.lazy(), cache=folder / "cache")
+    columns = LogColumns(event="kind")
+    log = CLICKS.with_columns(kind=pl.lit("buy")).lazy()
+    with stored_log(Shards(log, cache=folder / "cache"), columns, {"buy": np.float32(3)}, ALONE) as found:
+        assert found.arrays["weights"].tolist() == [3.0] * len(CLICKS)
+    with stored_log(shards, COLUMNS, None, ALONE) as found:
+        assert_same(found.sessions(CATALOGUE.ids).sample, in_memory())
+
+
+def test_clicks_that_are_lost_on_the_way_are_missed(tmp_path, monkeypatch):
+    count = stored._Dealing._count_items
+
+    def lose(self, folder):
+        counted = count(self, folder)
+        next(folder.iterdir()).unlink()
+        return counted
+
+    monkeypatch.setattr(stored._Dealing, "_count_items", lose)
+    with pytest.raises(OSError, match=r"clicks were dealt to .* are left: another process"):
+        on_disk(CLICKS.lazy())
+
+
+def test_a_negative_zero_is_the_same_session():
+    log = CLICKS.with_columns(session_id=pl.when(pl.int_range(pl.len()) % 2 == 0).then(0.0).otherwise(-0.0))
+    assert len(on_disk(log.lazy()).sample) == 1
+    with pytest.raises(TypeError, match="'session_id' of Shards is binary: cast it to text"):
+        on_disk(log.with_columns(pl.col("session_id").cast(pl.String).cast(pl.Binary)).lazy())
 
 
 def test_weights_of_events():
