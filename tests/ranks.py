@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from tabmtl.processes.group import Group, entered
+from tabmtl.processes.group import EndedElsewhereError, Group, entered
 from tabmtl.training.device import unseeded
 
 _PATIENCE = 60  # seconds
@@ -62,5 +62,6 @@ def run_ranks(size: int, work: Callable[[], Any]) -> list[Any]:
     for thread in threads:
         thread.join()
     if errors:  # those that waited for the one that failed come after it, or say nothing of it
-        raise next((error for error in errors if not isinstance(error, threading.BrokenBarrierError)), errors[0])
+        silent = threading.BrokenBarrierError, EndedElsewhereError
+        raise next((error for error in errors if not isinstance(error, silent)), errors[0])
     return results
