@@ -17,9 +17,8 @@ from tabmtl import SharedBottom
 _FITS = 10
 _WARMING_UP = 3
 _SLACK = 50_000  # bytes; one tiny network a fit would be several times as much
-#: Checked by `make test`: a plain network, one with tokens, a funnel, and the models of trees. The others have their
-#: training in common with these.
-_QUICK = ("SharedBottom", "SharedTrees", "IndependentTasks")
+#: Checked by `make test`: a plain network, and trees; the others have their training in common with these.
+_QUICK = ("SharedBottom", "SharedTrees")
 
 
 class _Allocated(ctypes.Structure):

@@ -126,6 +126,7 @@ def test_one_task_has_no_linear_models_and_the_largest_seed_a_seed_for_every_fol
         assert [part.random_state for part in parts] == [2**32 - 1, 0]
 
 
+@pytest.mark.all_faces  # starts processes
 def test_full_refits_once_on_all_rows_and_processes_change_nothing():
     X, y = scarce_table(300)
     ensemble = MultiTaskEnsemble(candidates=CANDIDATES, n_folds=2, refit="full", random_state=0)

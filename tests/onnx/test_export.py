@@ -120,13 +120,8 @@ def test_every_network_answers_as_in_torch(cls, tmp_path, capfd):
     assert b"/tabmtl/" not in content  # no path of this machine travels with it
 
 
-#: One graph with members; others in `make test-all`.
-QUICK_VARIANTS = ("members",)
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in QUICK_VARIANTS else pytest.mark.all_faces) for name in VARIANTS]
-)
+@pytest.mark.all_faces
+@pytest.mark.parametrize("name", VARIANTS)
 def test_parameters_that_change_the_graph(name, tmp_path):
     cls, params = VARIANTS[name]
     X = features()
@@ -159,6 +154,7 @@ def test_arrays_of_numbers_have_no_codes(tmp_path):
     check_answers(estimator, session, X, sizes=(1, 100))
 
 
+@pytest.mark.all_faces  # ten seconds
 def test_codes_alone_need_no_numbers(tmp_path):
     X = features().select("text", "flag")
     estimator = tiny(MultiTabNetClassifier).fit(X, mixed_targets(features()).select("size", "late"))

@@ -119,6 +119,7 @@ def test_one_rank_shows_and_decides(capsys):
     assert capsys.readouterr().out.count("sessions, ") == 1
 
 
+@pytest.mark.all_faces  # seven seconds
 def test_a_job_goes_on_after_an_epoch(tmp_path):
     params = {"epochs": 2, "dropout": 0.3, "n_negatives": 50, "directed": True}
 

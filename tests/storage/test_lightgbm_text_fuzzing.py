@@ -116,6 +116,7 @@ def test_the_worker_dies_of_what_the_check_refuses(worker):
         worker([text])
 
 
+@pytest.mark.all_faces  # ten seconds
 @settings(max_examples=100, deadline=None, derandomize=True, database=None, phases=[Phase.generate])
 @given(st.lists(st.integers(0, 2**64), min_size=25, max_size=25, unique=True))
 def test_lightgbm_survives_all_that_is_accepted(worker, seeds):

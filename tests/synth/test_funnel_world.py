@@ -22,6 +22,7 @@ def pairs(matrix):
     return matrix[same].mean(), matrix[group[:, None] != group].mean()
 
 
+@pytest.mark.all_faces  # eight seconds
 @settings(max_examples=10)
 @given(
     shared=st.floats(0, 1),

@@ -139,6 +139,7 @@ def make_a_study(storage: str, stop_after: int) -> None:
     open_study("s", quick(), storage=storage, seed=1)
 
 
+@pytest.mark.all_faces  # ten seconds
 def test_a_study_whose_maker_was_killed_is_completed():
     for stop_after in range(99):
         storage = f"{stop_after}.db"

@@ -33,6 +33,7 @@ def scores_of(seed, options=BLOCK_2, **kind):
     return bench.is_outlier, estimator.outlier_score_["outlier_score"].to_numpy()
 
 
+@pytest.mark.all_faces  # twenty seconds
 def test_the_defaults_find_the_outliers(fits):
     for bench, estimator in fits:
         score = estimator.outlier_score_["outlier_score"]

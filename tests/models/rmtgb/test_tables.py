@@ -33,6 +33,7 @@ def melted(X, Y):
     return pl.concat(parts).sample(fraction=1.0, shuffle=True, seed=0)
 
 
+@pytest.mark.all_faces  # seven seconds
 def test_another_level_of_y_moves_the_predictions_by_as_much():
     bench = make_outlier_tasks(n_tasks=5, n_train=100, n_test=50, random_state=0)
     plain = RMTGB(task_column="task", random_state=0).fit(bench.X, bench.y).predict(bench.X_test)

@@ -305,6 +305,7 @@ def test_trees_of_a_task_alone_are_kept_where_they_pay():
     assert shared.rounds_["own"].to_list() == [0] * 4
 
 
+@pytest.mark.all_faces  # eight seconds
 def test_few_rows_of_a_category_are_split_on():
     rng = np.random.default_rng(0)
     level = rng.integers(0, 10, 300)

@@ -77,6 +77,7 @@ def test_a_chain_that_leads_one_way_is_learned_by_the_path_only() -> None:
     assert model.directed_strength_ > 0
 
 
+@pytest.mark.all_faces  # seven seconds
 def test_a_chain_that_leads_both_ways_loses_nothing_by_the_path() -> None:
     hits, _ = compare(both_ways, 2 * N_NEXT)
     recall = {name: part.mean() for name, part in hits.items()}

@@ -175,12 +175,14 @@ def test_only_the_newest_clicks_are_read() -> None:
     assert not all_scores(fitted("M2TRec"), newest).equals(all_scores(fitted("M2TRec"), TEST))
 
 
+@pytest.mark.all_faces  # eight seconds
 def test_both_ways_of_training_learn_alike() -> None:
     scores = [fit(training=way, epochs=10, learning_rate=0.01).score(TEST) for way in ("per_session", "per_prefix")]
     assert min(scores) > 1.5 * Popularity().fit(TRAIN).score(TEST)
     assert abs(scores[0] - scores[1]) < 0.15 * max(scores)
 
 
+@pytest.mark.all_faces  # six seconds each
 @pytest.mark.parametrize("params", [{"n_negatives": 10}, {"precision": "bf16"}, {"temperature": None}], ids=str)
 def test_cheaper_and_other_forms_learn_too(params: dict[str, Any]) -> None:
     score = fit(epochs=10, learning_rate=0.01, **params).score(TEST)

@@ -41,6 +41,7 @@ def test_probabilities_need_all_scores_and_a_session() -> None:
     assert fitted("M2TRec").recommend(TEST.clear(), probability=True).columns[-1] == "probability"
 
 
+@pytest.mark.all_faces  # twenty seconds
 def test_items_are_clicked_as_often_as_their_probabilities_say() -> None:
     """On sessions later than those that were set aside; the scores alone say something else."""
     log = make_sessions(4000, 400, random_state=1)
