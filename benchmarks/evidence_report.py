@@ -200,7 +200,7 @@ def cost_table(frame: pl.DataFrame) -> str:
 def rf1_table(frame: pl.DataFrame) -> str:
     """Return the test RMSE of the models on rf1 beside the published ones, best first."""
     own = frame.filter(part="rf1").group_by("model", maintain_order=True).agg(pl.col("score").mean(), pl.len())
-    found = {f"{model} ({n} folds)": score for model, score, n in own.iter_rows()} | PUBLISHED
+    found = {f"{model} ({n} fold{'s' if n > 1 else ''})": score for model, score, n in own.iter_rows()} | PUBLISHED
     return table([{"model": name, "test RMSE": f"{found[name]:.4f}"} for name in sorted(found, key=found.__getitem__)])
 
 
