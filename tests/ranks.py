@@ -52,6 +52,8 @@ def run_ranks(size: int, work: Callable[[], Any]) -> list[Any]:
         try:
             with entered(ThreadGroup(rank, meeting)):
                 results[rank] = work()
+        except EndedElsewhereError as error:
+            errors.append(error)  # rank 0, which may not have left the meeting yet, raises its own
         except BaseException as error:
             errors.append(error)
             meeting.barrier.abort()
