@@ -6,9 +6,12 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 
+from tabmtl.encode import cache, shards
 from tabmtl.processes.group import EndedElsewhereError, Group, entered
+from tabmtl.training import windows
 from tabmtl.training.device import unseeded
 
 _PATIENCE = 60  # seconds
@@ -40,6 +43,13 @@ class ThreadGroup(Group):
         parts = self.gather(tensor.clone())
         assert len({part.shape for part in parts}) == 1, [part.shape for part in parts]
         return tensor.copy_(torch.stack(parts).sum(dim=0))
+
+
+def read_small_parts(monkeypatch: pytest.MonkeyPatch, chunk_rows: int = 4) -> None:
+    """Read 64 rows of shards at a time, and train in windows of a few."""
+    monkeypatch.setattr(shards, "BLOCK_ROWS", 64)
+    monkeypatch.setattr(cache, "CHUNK_ROWS", chunk_rows)
+    monkeypatch.setattr(windows, "_WINDOW_CHUNKS", 2)
 
 
 def run_ranks(size: int, work: Callable[[], Any]) -> list[Any]:

@@ -223,7 +223,7 @@ def encoded(shards: Shards, roles: Roles, coder: TableCoder, group: Group = ALON
     Each rank of a group encodes the rows of its lanes.
     """
     rows = None if group.size == 1 else _rows_of_lanes(shards, group)
-    wanted = _describe(shards, roles, coder, rows)
+    wanted = _describe(roles, coder, rows)
 
     def write(files: ArrayFiles) -> dict[str, Any]:
         return _write(files, shards, roles, coder, rows)
@@ -291,13 +291,12 @@ def _rows_of_lanes(shards: Shards, group: Group) -> range:
     return range(int(edges[lanes.start]) * CHUNK_ROWS, int(edges[lanes.stop]) * CHUNK_ROWS)
 
 
-def _describe(shards: Shards, roles: Roles, coder: TableCoder, rows: range | None) -> dict[str, Any]:
+def _describe(roles: Roles, coder: TableCoder, rows: range | None) -> dict[str, Any]:
     """Describe what an encoding depends on, besides the files."""
     own = {"features": roles.features, "targets": roles.targets, "weight": roles.weight, "groups": roles.groups}
     return {
         "coder": fingerprint(coder),
         "roles": own,
-        "columns": shards.schema.names(),
         "rows": None if rows is None else [rows.start, rows.stop],
     }
 

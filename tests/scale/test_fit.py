@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 from conformance import features, mixed_targets, tiny
 from polars.testing import assert_frame_equal
+from ranks import read_small_parts
 from sklearn.linear_model import LogisticRegression
 
 from tabmtl import ESMM, RMTGB, IndependentTasks, MMoE, MultiTaskEnsemble, Shards, SharedBottom, SharedTrees
@@ -20,10 +21,7 @@ TARGETS = ["late", "size", "delay"]
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
-    """Read 64 rows at a time, and train in windows of a few."""
-    monkeypatch.setattr(shards, "BLOCK_ROWS", 64)
-    monkeypatch.setattr(cache, "CHUNK_ROWS", 4)
-    monkeypatch.setattr(windows, "_WINDOW_CHUNKS", 2)
+    read_small_parts(monkeypatch)
 
 
 @pytest.fixture(scope="module")

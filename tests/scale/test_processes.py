@@ -7,15 +7,14 @@ import polars as pl
 import pytest
 from conformance import features, mixed_targets, tiny
 from polars.testing import assert_frame_equal
-from ranks import run_ranks
+from ranks import read_small_parts, run_ranks
 
 from tabmtl import AITM, APEM, ESMM, PLE, STEM, AdaTT, HoME, MMoE, MultiTabNet, Shards, SharedBottom
-from tabmtl.encode import cache, shards
+from tabmtl.encode import cache
 from tabmtl.estimators import network
 from tabmtl.nn import embeddings
 from tabmtl.processes.group import EndedElsewhereError, Group, entered
 from tabmtl.scale import joined
-from tabmtl.training import windows
 
 TARGETS = ["late", "size", "delay"]
 EXACT = 1e-7  # of float64 weights after an epoch and more
@@ -23,10 +22,7 @@ EXACT = 1e-7  # of float64 weights after an epoch and more
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
-    """Read 64 rows at a time, and train in windows of a few."""
-    monkeypatch.setattr(shards, "BLOCK_ROWS", 64)
-    monkeypatch.setattr(cache, "CHUNK_ROWS", 4)
-    monkeypatch.setattr(windows, "_WINDOW_CHUNKS", 2)
+    read_small_parts(monkeypatch)
 
 
 @pytest.fixture

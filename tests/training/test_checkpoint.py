@@ -8,10 +8,10 @@ import polars as pl
 import pytest
 import recommenders
 from conformance import features, mixed_targets, tiny
-from ranks import run_ranks
+from ranks import read_small_parts, run_ranks
 
 from tabmtl import HoME, IndependentTasks, MMoE, Shards, SharedBottom
-from tabmtl.encode import cache, shards
+from tabmtl.encode import cache
 from tabmtl.nn import embeddings
 from tabmtl.processes.group import current
 from tabmtl.scale import joined
@@ -113,9 +113,7 @@ def test_a_seed_that_was_drawn_is_kept(table, tmp_path):
 
 
 def test_two_ranks_go_on_together_and_one_goes_on_alone(table, tmp_path, monkeypatch):
-    monkeypatch.setattr(shards, "BLOCK_ROWS", 64)
-    monkeypatch.setattr(cache, "CHUNK_ROWS", 4)
-    monkeypatch.setattr(windows, "_WINDOW_CHUNKS", 2)
+    read_small_parts(monkeypatch)
 
     def fit(on_epoch, **params):
         model = tiny(SharedBottom, epochs=3, balance="pcgrad", on_epoch=on_epoch, **params)

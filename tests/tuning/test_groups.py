@@ -7,14 +7,12 @@ import optuna
 import polars as pl
 import pytest
 from optuna.trial import TrialState
-from ranks import run_ranks
+from ranks import read_small_parts, run_ranks
 from sklearn.base import clone
 
 from tabmtl import Shards, SharedBottom
-from tabmtl.encode import cache, shards
 from tabmtl.processes.group import current
 from tabmtl.schema import TabmtlWarning
-from tabmtl.training import windows
 from tabmtl.tuning import ENDED, FAILURE, SCORES, objective, open_study, run_study
 
 TARGETS = ["click", "spend"]
@@ -26,10 +24,7 @@ NETWORK = SharedBottom(
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
-    """Read 64 rows at a time, and train in windows of a few."""
-    monkeypatch.setattr(shards, "BLOCK_ROWS", 64)
-    monkeypatch.setattr(cache, "CHUNK_ROWS", 16)
-    monkeypatch.setattr(windows, "_WINDOW_CHUNKS", 2)
+    read_small_parts(monkeypatch, chunk_rows=16)
 
 
 @pytest.fixture(scope="module")
