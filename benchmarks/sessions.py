@@ -3,11 +3,12 @@
     python -m benchmarks.sessions [--sets ...] [--models ...] [--seeds 0 1 2] [--trials 20] [--tune ...] [--choose]
 
 Train comes before test; every click after the first of a test session is a target, ranked among all items, ties
-counted against the recommender. Every model runs with its defaults, which are the same on all logs, and every model of
-``--tune`` with the best of ``--trials`` trials of its own ``search_space`` too, the first of them the defaults: judged
-by MRR@20 on at most 2 000 sessions of the newest tenth of train, then fitted on all of train. No other setting was
-chosen. The trials are kept in ``sessions_studies.db`` beside the results, which a rerun reads: remove it after a
-change of a model or of a log. Sets:
+counted against the recommender. Differences to ``VSKNN`` (on baskets, without their items) are paired; their standard
+errors are over sessions, and say nothing of other seeds. Every model runs with its defaults, which are the same on all
+logs, and every model of ``--tune`` with the best of ``--trials`` trials of its own ``search_space`` too, the first of
+them the defaults: judged by MRR@20 on at most 2 000 sessions of the newest tenth of train, then fitted on all of train.
+No other setting was chosen. The trials are kept in ``sessions_studies.db`` beside the results, which a rerun reads:
+remove it after a change of a model or of a log. Sets:
 
 - ``diginetica``, and ``diginetica_cold``: 10 % of its items are never clicked in train;
 - ``complete_journey``: baskets (simulated, says their owner), with six fields of metadata and natural cold items;
@@ -33,6 +34,7 @@ from sklearn.base import clone
 from benchmarks.harness import Record, print_sets, print_table, score_parser, spreads
 from tabmtl.pipelines.datasets import ClickLog, load_sessions
 from tabmtl.sessions import STAN, VSKNN, Blend, CategoryPopularity, M2TRec, Popularity, SequentialRules, temporal_split
+from tabmtl.sessions.ranking import Ranking, summarize
 from tabmtl.synth import make_sessions
 from tabmtl.tuning import open_study, run_study, session_objective, with_params
 
@@ -46,6 +48,8 @@ JUDGES, MOST_JUDGES = 0.1, 2_000
 STUDIES = "sessions_studies.db"
 #: Mark of models whose lists leave out the items of the session: a basket holds no item twice.
 WITHOUT_SEEN = ", without seen"
+#: All models are compared with it, on baskets without their items.
+REFERENCE = "VSKNN"
 #: Mark of models that fit without the items that train does not click, and then add them.
 ADDED = ", new items added"
 #: Columns of the item table that are text, for every setting.
@@ -134,8 +138,10 @@ def tune(label: str, model: Any, data: ClickLog, args: Namespace) -> Any:
     return with_params(model, study.best_trial)
 
 
-def score(facts: Record, model: Any, train: pl.DataFrame, test: pl.DataFrame, items: pl.DataFrame) -> list[Record]:
-    """Fit, and return one record per bucket of training clicks: the facts, and the scores."""
+def score(
+    facts: Record, model: Any, train: pl.DataFrame, test: pl.DataFrame, items: pl.DataFrame
+) -> tuple[list[Record], Ranking]:
+    """Fit, and return one record per bucket of training clicks, the facts and the scores; and the ranks."""
     start, listed = time.process_time(), items
     if facts["model"].endswith(ADDED):
         listed = items.filter(pl.col("item_id").is_in(train["item_id"].unique().implode()))
@@ -143,18 +149,31 @@ def score(facts: Record, model: Any, train: pl.DataFrame, test: pl.DataFrame, it
     if len(listed) < len(items):
         model.add_items(items.join(listed, on="item_id", how="anti"))
     facts = {**facts, "cpu_seconds": time.process_time() - start}
-    scores = model.evaluate(test, K, exclude_seen=facts["model"].endswith(WITHOUT_SEEN))
+    ranking = model.rank(test, top=K, exclude_seen=facts["model"].endswith(WITHOUT_SEEN))
+    scores = summarize(ranking, [K])
     recalls = " ".join(f"{recall or 0:.4f}" for recall in scores[f"recall@{K}"])
     print(
         f"{facts['set']} {facts['model']:50s} mrr {scores[f'mrr@{K}'][0]:.4f} recall, in all and by bucket {recalls} "
         f"{facts['cpu_seconds']:.0f} CPU s",
         flush=True,
     )
-    return [facts | record for record in scores.to_dicts()]
+    return [facts | record for record in scores.to_dicts()], ranking
 
 
-def run_seed(name: str, seed: int, args: Namespace) -> list[Record]:
+def difference(ranking: Ranking, reference: Ranking) -> Record:
+    """Compare with the reference: differences of Recall@20 and MRR@20, and their standard errors over sessions."""
+    found = ranking.compare(reference, K)
+    return {
+        f"{metric} {what}": value
+        for what in ("difference", "standard_error")
+        for metric, value in zip(found["metric"], found[what], strict=True)
+    }
+
+
+def run_seed(name: str, seed: int, args: Namespace, rankings: dict[str, Ranking]) -> list[Record]:
     """Run all models of one seed; baselines do not depend on it, and run with the first alone.
+
+    The rankings are added to those of earlier seeds; all are compared with the reference, if it is among them.
 
     On a real log, trials run with the first seed, and other seeds take their parameters; the generator draws other
     logs, which have trials of their own.
@@ -172,18 +191,28 @@ def run_seed(name: str, seed: int, args: Namespace) -> list[Record]:
                 study = f"{name} {seed if name == GENERATOR else args.seeds[0]}: {label}"
                 rows[f"{label}, best of {args.trials}"] = tune(study, model, data, args)
     if name == "complete_journey":
-        rows |= {label + WITHOUT_SEEN: model for label, model in rows.items() if label.startswith("VSKNN")}
+        rows |= {label + WITHOUT_SEEN: model for label, model in rows.items() if label.startswith(REFERENCE)}
     records: list[Record] = []
     for label, model in rows.items():
-        records += score({"set": name, "model": label, "seed": seed}, clone(model), train, test, data.items)
+        facts = {"set": name, "model": label, "seed": seed}
+        found, rankings[label] = score(facts, clone(model), train, test, data.items)
+        records += found
+    reference = rankings.get(REFERENCE + WITHOUT_SEEN, rankings.get(REFERENCE))
+    if reference is not None:
+        records = [
+            record | difference(rankings[record["model"]], reference) if record["bucket"] == "all" else record
+            for record in records
+        ]
     if ceiling:
         records += [{"set": name, "model": "(the law)", "seed": seed, "bucket": "all", "n_targets": 0} | ceiling]
     return records
 
 
 def runs(args: Namespace, name: str) -> Iterator[list[Record]]:
-    """Return an iterator of the records of all seeds."""
-    return (run_seed(name, seed, args) for seed in args.seeds)
+    """Yield the records of every seed; the generator draws another log for each, so nothing is kept of the last."""
+    rankings: dict[str, Ranking] = {}
+    for seed in args.seeds:
+        yield run_seed(name, seed, args, {} if name == GENERATOR else rankings)
 
 
 def report(records: pl.DataFrame) -> None:
@@ -193,6 +222,20 @@ def report(records: pl.DataFrame) -> None:
     title = f"mrr@{K} of {records['set'][0]}, and recall@{K} in all and by training clicks of the target; defaults, or "
     title += "the best of equally many trials of each model"
     print_table(title, {model: mrr[model] | recall[model] for model in recall})
+    if f"mrr@{K} difference" in records.columns:
+        print_differences(records.filter(bucket="all").drop_nulls(f"mrr@{K} difference"))
+
+
+def print_differences(records: pl.DataFrame) -> None:
+    """Print differences to the reference and their standard errors, both as means over the seeds."""
+    cells: dict[str, dict[str, str]] = {}
+    compared = pl.col("^.* (difference|standard_error)$").mean().fill_null(0)
+    for row in records.group_by("model", maintain_order=True).agg(compared).to_dicts():
+        cells[row["model"]] = {
+            metric: f"{row[f'{metric} difference']:+.4f} ± {row[f'{metric} standard_error']:.4f}"
+            for metric in (f"recall@{K}", f"mrr@{K}")
+        }
+    print_table(f"difference to {REFERENCE} ± its standard error over sessions, both as means over the seeds", cells)
 
 
 def choose(args: Namespace, name: str) -> Iterator[list[Record]]:
@@ -207,7 +250,7 @@ def choose(args: Namespace, name: str) -> Iterator[list[Record]]:
     for change in ({}, *(change for change in changes if plain | change != plain)):
         models[f"M2TRec {change or ''}"] = m2trec(data, seed, **change)
     for label, model in models.items():
-        yield score({"set": name, "model": label, "seed": seed}, model, train, judged, data.items)
+        yield score({"set": name, "model": label, "seed": seed}, model, train, judged, data.items)[0]
 
 
 def curves(seeds: Sequence[int], output: Path) -> None:

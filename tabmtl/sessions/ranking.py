@@ -10,6 +10,7 @@ each as the mean over all targets. Ranking among sampled candidates would reorde
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -41,28 +42,27 @@ class Ranking:
         Size of the catalogue.
     top : ndarray of int64, shape (m, k)
         Places in the catalogue of the best items, best first; k is ``top`` of `Recommender.rank`.
+    session : ndarray of int64, shape (m,)
+        Number of the session of every target, from 0, among those of at least two clicks.
     """
 
     ranks: np.ndarray
     counts: np.ndarray
     n_items: int
     top: np.ndarray
+    session: np.ndarray
 
     def recall(self, k: int) -> float:
         """Compute the share of targets among the first k."""
-        return float(np.mean(self.ranks <= k))
+        return float(self._gains(k)["recall"].mean())
 
     def mrr(self, k: int) -> float:
         """Average 1 / rank, 0 beyond k."""
-        return float(np.mean(self.reciprocal(k)))
-
-    def reciprocal(self, k: int) -> np.ndarray:
-        """Compute 1 / rank of every target, 0 beyond k: (m,)."""
-        return np.where(self.ranks <= k, 1 / self.ranks, 0.0)
+        return float(self._gains(k)["mrr"].mean())
 
     def ndcg(self, k: int) -> float:
         """Average 1 / log2(1 + rank), 0 beyond k."""
-        return float(np.mean(np.where(self.ranks <= k, 1 / np.log2(1 + self.ranks), 0.0)))
+        return float(self._gains(k)["ndcg"].mean())
 
     def coverage(self, k: int) -> float:
         """Compute the share of the catalogue that is among the first k of at least one target.
@@ -80,7 +80,64 @@ class Ranking:
 
     def only(self, chosen: np.ndarray) -> Ranking:
         """Take the targets of a mask (m,)."""
-        return Ranking(ranks=self.ranks[chosen], counts=self.counts[chosen], n_items=self.n_items, top=self.top[chosen])
+        parts = {name: getattr(self, name)[chosen] for name in ("ranks", "counts", "top", "session")}
+        return Ranking(n_items=self.n_items, **parts)
+
+    def compare(self, reference: Ranking, k: int = 20) -> pl.DataFrame:
+        """Compare with another recommender on the same next clicks.
+
+        Clicks of one session depend on each other, so a session counts as one draw.
+
+        Parameters
+        ----------
+        reference : Ranking
+            Of the other recommender, on the same click log.
+        k : int, default=20
+
+        Returns
+        -------
+        differences : polars.DataFrame
+            A row for recall, MRR and NDCG at k: ``metric``; ``score``; ``difference`` to the reference, above 0 where
+            the reference is worse; and its ``standard_error``, which is missing where all
+            clicks gain the same.
+
+        Raises
+        ------
+        ValueError
+            If the rankings are of different clicks.
+        """
+        check_count("k", k)
+        if not np.array_equal(self.session, reference.session):
+            raise ValueError(
+                f"the rankings are of {len(self.session)} and {len(reference.session)} next clicks of different "
+                "sessions; rank the same click log by both recommenders"
+            )
+        rows = []
+        for metric, own in self._gains(k).items():
+            values = own - reference._gains(k)[metric]
+            error = error_of_mean(values, self.session)
+            rows.append((f"{metric}@{k}", float(own.mean()), float(values.mean()), error or None))
+        schema = {"metric": pl.String, "score": pl.Float64, "difference": pl.Float64, "standard_error": pl.Float64}
+        return pl.DataFrame(rows, schema=schema, orient="row")
+
+    def _gains(self, k: int) -> dict[str, np.ndarray]:
+        """Score every target (m,) by every measure."""
+        hit = self.ranks <= k
+        return {
+            "recall": hit.astype(float),
+            "mrr": np.where(hit, 1 / self.ranks, 0.0),
+            "ndcg": np.where(hit, 1 / np.log2(1 + self.ranks), 0.0),
+        }
+
+
+def error_of_mean(values: np.ndarray, session: np.ndarray) -> float:
+    """Compute the standard error of the mean of values (T,) that were found in sessions (T,).
+
+    Values of one session are not independent, so that each session counts as one observation: the error is the square
+    root of the sum over sessions of (sum of values less their mean)^2, divided by T.
+    """
+    away = np.bincount(session, weights=values - values.mean())
+    return math.sqrt(np.square(away).sum()) / len(values)
 
 
 def rank_targets(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -175,7 +232,9 @@ def rank_next(
         clicked.append(np.concatenate([[0], counts])[targets])
         tops.append(top_k(scores, top)[0] if top else np.empty((len(targets), 0), dtype=np.int64))
     joined = (np.concatenate(parts) for parts in (ranks, clicked, tops))
-    return Ranking(n_items=len(counts), **dict(zip(("ranks", "counts", "top"), joined, strict=True)))
+    owner = np.repeat(np.arange(len(sessions)), sessions.lengths - 1)
+    parts = dict(zip(("ranks", "counts", "top"), joined, strict=True))
+    return Ranking(n_items=len(counts), session=owner[chosen], **parts)
 
 
 def summarize(ranking: Ranking, ks: Sequence[int]) -> pl.DataFrame:

@@ -29,7 +29,7 @@ from scipy.interpolate import CubicHermiteSpline
 from scipy.optimize import minimize
 
 from tabmtl.sessions.ragged import UNSEEN_ITEM, Sessions, spread
-from tabmtl.sessions.ranking import block_size, log_totals, top_k
+from tabmtl.sessions.ranking import block_size, error_of_mean, log_totals, top_k
 
 #: Clicks, and sessions, below which nothing is learned, and the most clicks that are read.
 LEAST_TARGETS, LEAST_SESSIONS = 200, 20
@@ -309,14 +309,9 @@ def _judge_by_halves(choices: _Choices[Any], step: int) -> tuple[np.ndarray, np.
 
 
 def in_errors(gains: np.ndarray, session: np.ndarray) -> float:
-    """Divide the mean of gains (T,) by its standard error over sessions (T,); 0 where it has none.
-
-    Gains of one session are not independent, so that each session counts as one observation: the error is the square
-    root of the sum over sessions of (sum of gains less their mean)^2, divided by T.
-    """
-    mean = gains.mean()
-    error = math.sqrt(np.square(np.bincount(session, weights=gains - mean)).sum()) / len(gains)
-    return float(mean / error) if error else 0.0
+    """Divide the mean of gains (T,) by its standard error over sessions (T,); 0 where it has none."""
+    error = error_of_mean(gains, session)
+    return float(gains.mean() / error) if error else 0.0
 
 
 def _log_sums(x: np.ndarray) -> np.ndarray:

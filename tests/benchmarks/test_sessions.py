@@ -33,16 +33,24 @@ def test_all_models_are_scored_on_every_seed(small, tmp_path, capsys):
     everything = table.filter((pl.col("bucket") == "all") & (pl.col("model") != "(the law)"))
     assert everything["recall@20"].is_between(0, 1).all()
     assert everything["n_targets"].n_unique() == 2  # a log a seed, the same targets for all
+    own = everything.filter(model="VSKNN")
+    assert own["mrr@20 difference"].to_list() == [0, 0]
+    other = everything.filter(model="STAN").sort("seed")
+    expected = other["mrr@20"] - own.sort("seed")["mrr@20"]
+    assert other["mrr@20 difference"].to_list() == pytest.approx(expected.to_list())
+    assert (other["mrr@20 standard_error"] > 0).all()
     out = capsys.readouterr().out
     assert "(the law)" in out
     assert "±" in out
+    assert "difference to VSKNN" in out
 
 
 @pytest.mark.all_faces
 def test_every_model_is_tuned_by_equally_many_trials_which_a_rerun_reads(small, tmp_path, monkeypatch):
     arguments = ["--sets", GENERATOR, "--seeds", "0", "--trials", "2", "--output", str(tmp_path), "--models"]
+    scores = pl.exclude("cpu_seconds", "^.* standard_error$")  # without an error where nothing differs
     main([*arguments, *sessions.TUNABLE])
-    first = pl.read_csv(tmp_path / "sessions.csv").drop("cpu_seconds")
+    first = pl.read_csv(tmp_path / "sessions.csv").select(scores)
     assert {f"{model}, best of 2" for model in sessions.TUNABLE} < set(first["model"])
     for model in sessions.TUNABLE:
         study = open_study(f"{GENERATOR} 0: {model}", storage=tmp_path / sessions.STUDIES)
@@ -52,7 +60,7 @@ def test_every_model_is_tuned_by_equally_many_trials_which_a_rerun_reads(small, 
             assert study.trials[0].params.items() <= defaults.items()
     monkeypatch.setattr(VSKNN, "score", lambda *_: pytest.fail("a trial ran again"))
     main([*arguments, "VSKNN"])
-    again = pl.read_csv(tmp_path / "sessions.csv").drop("cpu_seconds")
+    again = pl.read_csv(tmp_path / "sessions.csv").select(scores)
     tuned = pl.col("model") == "VSKNN, best of 2"
     assert again.filter(tuned).equals(first.filter(tuned))
 

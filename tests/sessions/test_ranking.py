@@ -14,12 +14,19 @@ from tabmtl.sessions.ranking import Ranking, rank_targets, summarize
 INF = float("inf")
 
 
-def ranking(ranks: list[float], counts: list[int] | None = None, n_items: int = 10) -> Ranking:
+def ranking(
+    ranks: list[float],
+    counts: list[int] | None = None,
+    n_items: int = 10,
+    top: list[list[int]] | None = None,
+    session: list[int] | None = None,
+) -> Ranking:
     return Ranking(
-        ranks=np.array(ranks),
+        ranks=np.array(ranks, dtype=float),
         counts=np.array(counts or [0] * len(ranks)),
         n_items=n_items,
-        top=np.tile(np.arange(n_items), (len(ranks), 1)),
+        top=np.array(top or [range(n_items)] * len(ranks)),
+        session=np.array(session or range(len(ranks))),
     )
 
 
@@ -75,17 +82,17 @@ def test_measures_by_hand() -> None:
 
 
 def test_coverage_counts_items_among_the_first_k() -> None:
-    some = Ranking(ranks=np.array([1.0, 1.0]), counts=np.array([1, 1]), n_items=8, top=np.array([[0, 1, 2], [0, 3, 1]]))
+    some = ranking([1, 1], n_items=8, top=[[0, 1, 2], [0, 3, 1]])
     assert [some.coverage(k) for k in (1, 2, 3)] == [1 / 8, 3 / 8, 4 / 8]
 
 
 def test_coverage_beyond_the_lists_that_were_kept_is_refused() -> None:
-    some = Ranking(ranks=np.array([1.0]), counts=np.array([1]), n_items=8, top=np.array([[0, 1, 2]]))
+    some = ranking([1], n_items=8, top=[[0, 1, 2]])
     with pytest.raises(ValueError, match=r"coverage\(5\) needs lists of 5 items, .* have 3: rank\(.*top=5\)"):
         some.coverage(5)
     with pytest.raises(ValueError, match="k must be at least 1, got 0"):
         some.coverage(0)
-    whole = Ranking(ranks=np.array([1.0]), counts=np.array([1]), n_items=3, top=np.array([[0, 1, 2]]))
+    whole = ranking([1], n_items=3, top=[[0, 1, 2]])
     assert whole.coverage(5) == 1  # there are no more
 
 
@@ -94,6 +101,31 @@ def test_a_mask_takes_everything_along() -> None:
     assert part.ranks.tolist() == [1, 3]
     assert part.counts.tolist() == [7, 9]
     assert part.top.shape == (2, 10)
+    assert part.session.tolist() == [0, 2]
+
+
+def test_recommenders_are_compared_over_sessions_by_hand() -> None:
+    """Recall gains 1, 0, 0 and -1 in two sessions of two clicks: sums 1 and -1, over four clicks."""
+    ours = ranking([1, 1, 1, INF], session=[0, 0, 1, 1])
+    found = ours.compare(ranking([INF, 1, 1, 2], session=[0, 0, 1, 1]), 20)
+    assert found.columns == ["metric", "score", "difference", "standard_error"]
+    assert found["metric"].to_list() == ["recall@20", "mrr@20", "ndcg@20"]
+    assert found["score"].to_list() == [ours.recall(20), ours.mrr(20), ours.ndcg(20)]
+    assert found.row(0)[2:] == (0, pytest.approx(math.sqrt(2) / 4))
+    assert found.row(1)[2:] == (0.125, pytest.approx(math.sqrt(2 * 0.75**2) / 4))  # 1 and -1/2, less 2 of the mean
+    apart = ranking([1, 1, 1, INF]).compare(ranking([INF, 1, 1, 2]), 20)
+    assert apart["standard_error"][0] == found["standard_error"][0]  # as each session has one click that changes
+
+
+def test_rankings_that_are_equal_differ_by_nothing() -> None:
+    some = ranking([1, 3, INF])
+    assert some.compare(some)["difference"].to_list() == [0, 0, 0]
+    assert some.compare(some)["standard_error"].null_count() == 3
+
+
+def test_rankings_of_different_clicks_are_not_compared() -> None:
+    with pytest.raises(ValueError, match="of 2 and 3 next clicks of different sessions; rank the same click log"):
+        ranking([1, 2]).compare(ranking([1, 2, 3]))
 
 
 def test_a_summary_has_a_row_for_all_and_one_a_bucket() -> None:

@@ -350,17 +350,17 @@ class SessionLoop:
     def _judge(self, validation: Validation) -> tuple[Record, float]:
         """Return the validation part of the record, and the share of queries without the directed path from now on."""
         rankings, left_out = validation.rank(), self.network.encoder.left_out
-        if len(rankings) > 1 and self._path_does_harm(rankings, validation.session):
+        if len(rankings) > 1 and self._path_does_harm(rankings):
             left_out = 1.0
         ranking = max(rankings, key=lambda ranking: ranking.mrr(20))
         return {"val/recall@20": ranking.recall(20), "val/mrr@20": ranking.mrr(20)}, left_out
 
-    def _path_does_harm(self, rankings: list[Ranking], session: np.ndarray) -> bool:
-        """Tell whether the directed path does clear harm to the ranks of the targets, whose sessions are (T,)."""
+    def _path_does_harm(self, rankings: list[Ranking]) -> bool:
+        """Tell whether the directed path does clear harm to the ranks of the targets."""
         without, directed = rankings
         if not self.epoch and directed.mrr(TOP) > _BEGUN * without.mrr(TOP):
             return False
-        return is_clearly_better(without, directed, session)
+        return is_clearly_better(without, directed)
 
     def finish(self) -> None:
         """Nothing is left to do."""
@@ -369,7 +369,7 @@ class SessionLoop:
         """Return what tells the sessions and items from others."""
         return self.feed.facts() | {
             "the checksum of the items": fingerprint(self.items.known),
-            "the number of validation clicks": 0 if self.validation is None else len(self.validation.session),
+            "the number of validation clicks": 0 if self.validation is None else len(self.validation),
         }
 
     def state(self) -> dict[str, Any]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from tabmtl.sessions.m2trec.index import ItemIndex
 from tabmtl.sessions.m2trec.items import KnownItems
 from tabmtl.sessions.m2trec.network import M2TRecNetwork
-from tabmtl.sessions.ragged import UNSEEN_ITEM, Sessions, spread
+from tabmtl.sessions.ragged import UNSEEN_ITEM, Sessions
 from tabmtl.sessions.ranking import Ranking, rank_next
-from tabmtl.sessions.repeats import TOP, Choices, in_errors
+from tabmtl.sessions.repeats import TOP, Choices
 
 MAX_VALIDATION_CLICKS = 3_000  # that are predicted after an epoch, spread over the validation log
 _STRENGTHS = (0.0, 0.5, 1.0)  # the last is that of training
@@ -29,11 +30,6 @@ class Validation:
     sessions : Sessions
         Of at least two clicks.
     options : M2TRec
-
-    Attributes
-    ----------
-    session : ndarray of int64, shape (T,)
-        Number of the session of every target of `rank`.
     """
 
     def __init__(self, network: M2TRecNetwork, known: KnownItems, sessions: Sessions, options: Any) -> None:
@@ -44,9 +40,11 @@ class Validation:
         code = np.concatenate([[0], np.cumsum(kept)]).astype(np.int32)  # of the kept items, counted anew
         self._network, self._options = network, options
         self._sessions = sessions.recoded(code)
-        owner = np.repeat(np.arange(len(sessions)), sessions.lengths - 1)
-        self.session = owner[spread(len(owner), MAX_VALIDATION_CLICKS)]
         self._items = known.take(np.flatnonzero(kept)).on(next(network.parameters()).device)
+
+    def __len__(self) -> int:
+        """Count the targets of `rank`."""
+        return min(self._sessions.count_prefixes(), MAX_VALIDATION_CLICKS)
 
     def rank(self) -> list[Ranking]:
         """Rank the targets, without the directed path and, if it is trained, with it."""
@@ -84,10 +82,8 @@ class Validation:
         return float(choices.log_likelihoods(weights).sum())
 
 
-def is_clearly_better(one: Ranking, other: Ranking, session: np.ndarray) -> bool:
-    """Tell whether the MRR@20 of the same targets is higher by more than two standard errors of the difference.
-
-    The error is over sessions (T,), as that by which weights of own items are judged, and not over clicks: those of a
-    session are not independent.
-    """
-    return in_errors(one.reciprocal(TOP) - other.reciprocal(TOP), session) > 2
+def is_clearly_better(one: Ranking, other: Ranking) -> bool:
+    """Tell whether the MRR@20 of the same targets is higher by more than two standard errors of the difference."""
+    difference = one.compare(other, TOP).row(by_predicate=pl.col("metric") == f"mrr@{TOP}", named=True)
+    error = difference["standard_error"]
+    return error is not None and difference["difference"] > 2 * error
