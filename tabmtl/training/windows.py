@@ -90,14 +90,14 @@ class Epoch:
     def _places(self, lanes: list[np.ndarray], n_steps: int, window: int) -> tuple[np.ndarray, list[slice]]:
         """Return the place in the order of steps of every row, lane by lane, and the places of every step."""
         sizes = [int(self.rows.counts[chunks].sum()) for chunks in lanes]
-        step = np.empty(sum(sizes), dtype=np.int64)
+        step = np.empty(sum(sizes), dtype=np.min_scalar_type(n_steps))  # of two bytes, which NumPy sorts by radix
         start = 0
         for lane, size in enumerate(sizes, start=self.rows.lanes.start):
             order = np.random.default_rng([*self.seed, lane, window]).permutation(size)
             bounds = np.arange(1, n_steps + 1) * size // n_steps
             step[start + order] = np.searchsorted(bounds, np.arange(size), side="right")
             start += size
-        place = np.empty_like(step)
+        place = np.empty(len(step), dtype=np.int64)
         place[np.argsort(step, kind="stable")] = np.arange(len(step))
         ends = np.cumsum(np.bincount(step, minlength=n_steps)).tolist()
         return place, [slice(first, last) for first, last in zip([0, *ends], ends, strict=False)]
