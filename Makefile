@@ -4,8 +4,14 @@ PYTHON ?= python3
 VENV ?= .venv
 # Those of test-bounds.
 PYTHONS ?= 3.11 3.12 3.13 3.14
-# The CPU build of torch, which has an index of its own; UV_TORCH_BACKEND= takes that of the package index.
-export UV_TORCH_BACKEND ?= cpu
+# The CPU build of torch, which has an index of its own; UV_TORCH_BACKEND= takes that of the package index. uv knows no
+# empty name.
+UV_TORCH_BACKEND ?= cpu
+ifneq ($(UV_TORCH_BACKEND),)
+export UV_TORCH_BACKEND
+else
+unexport UV_TORCH_BACKEND
+endif
 BIN = $(abspath $(VENV))/bin
 
 export MPLBACKEND = Agg
