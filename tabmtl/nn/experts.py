@@ -80,9 +80,9 @@ class _Normalized(torch.autograd.Function):
         values = x.to(torch.promote_types(x.dtype, torch.float32))
         mean = group.sum_(values.sum(dim=0)) / n_rows
         centred = values - mean
-        variance = group.sum_(centred.square().sum(dim=0)) / n_rows
+        variance = group.sum_(torch.linalg.vector_norm(centred, dim=0).square_()) / n_rows
         scale = (variance + eps).rsqrt()
-        normalized = centred * scale
+        normalized = centred.mul_(scale)
         ctx.save_for_backward(normalized, scale)
         ctx.group, ctx.n_rows = group, n_rows
         ctx.mark_non_differentiable(mean, variance)
@@ -94,7 +94,9 @@ class _Normalized(torch.autograd.Function):
         normalized, scale = ctx.saved_tensors
         g = gradient.to(normalized.dtype)
         sums = ctx.group.sum_(torch.stack([g.sum(dim=0), (g * normalized).sum(dim=0)])) / ctx.n_rows
-        return ((g - sums[0] - normalized * sums[1]) * scale).to(gradient.dtype), None, None, None
+        # in place where it can be: new memory costs more than the arithmetic
+        found = (g - sums[0]).addcmul_(normalized, sums[1], value=-1).mul_(scale)
+        return found.to(gradient.dtype), None, None, None
 
 
 @contextmanager
