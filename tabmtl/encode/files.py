@@ -17,6 +17,7 @@ _PARQUET, _CSV = (".parquet", ".pq"), (".csv",)
 
 _OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 _LONGEST_HEADER = 1_000_000
+_BLOCKS_AT_ONCE = 4  # fewer would decode large row groups more often
 _UNREAD = re.compile(
     r"could not parse `(?P<value>.*?)` as dtype `(?P<dtype>\w+)` at column '(?P<column>.*?)' ", re.DOTALL
 )
@@ -76,6 +77,21 @@ def scan_file(file: str, types: Mapping[str, pl.DataType] | None = None) -> pl.L
         check_commas(file)
         return pl.scan_csv(file, infer_schema_length=None, schema_overrides=types)
     return pl.scan_parquet(file, glob=False)
+
+
+def read_blocks(scan: pl.LazyFrame, file: str | None, rows: int) -> Iterator[pl.DataFrame]:
+    """Read a scan, of a file or of anything else, in blocks of some rows, in order; the last one may have fewer.
+
+    Of a Parquet file on a disk, a few blocks are asked for at once. Otherwise polars decodes many row groups ahead of
+    who reads (issue 28569 of polars), more of them the more threads it has. Elsewhere, a part costs a pass over all
+    before it, or is fetched once more.
+    """
+    parts = [scan]
+    if file is not None and not is_csv(file) and "://" not in file:
+        at_once = _BLOCKS_AT_ONCE * rows
+        parts = [scan.slice(first, at_once) for first in range(0, scan.select(pl.len()).collect().item(), at_once)]
+    for part in parts:
+        yield from (block for block in part.collect_batches(chunk_size=rows, maintain_order=True) if block.height)
 
 
 def check_commas(file: str) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 
-from tabmtl.encode.files import Paths, find_files, scan_file
+from tabmtl.encode.files import Paths, find_files, read_blocks, scan_file
 from tabmtl.params import near
 from tabmtl.processes.group import Group
 from tabmtl.schema import warn_user
@@ -73,12 +73,16 @@ class Shards:
     ) -> None:
         self.files = None if isinstance(source, pl.LazyFrame) else find_files(source)
         self.cache = None if cache is None else Path(cache)
-        frames = [source] if isinstance(source, pl.LazyFrame) else _scan_alike(self.files or ())
+        found: dict[str | None, pl.LazyFrame] = {}
+        if isinstance(source, pl.LazyFrame):
+            found[None] = source
+        else:
+            found |= _scan_alike(self.files or ())
         if columns is not None:
-            _check_names("columns", columns, frames[0].collect_schema().names())
-            frames = [frame.select(cs.by_name(*columns)) for frame in frames]
-        self._frames = frames
-        self.schema = frames[0].collect_schema()
+            _check_names("columns", columns, next(iter(found.values())).collect_schema().names())
+            found = {file: frame.select(cs.by_name(*columns)) for file, frame in found.items()}
+        self._frames = found
+        self.schema = next(iter(found.values())).collect_schema()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({'LazyFrame' if self.files is None else list(self.files)})"
@@ -90,7 +94,7 @@ class Shards:
 
     @cached_property
     def _heights(self) -> list[int]:
-        return [int(frame.select(pl.len()).collect().item()) for frame in self._frames]
+        return [int(frame.select(pl.len()).collect().item()) for frame in self._frames.values()]
 
     def blocks(self, names: Sequence[str], rows: range | None = None) -> Iterator[tuple[int, pl.DataFrame]]:
         """Read some columns in blocks of `BLOCK_ROWS` rows, in order, each with the number of its first row.
@@ -110,20 +114,22 @@ class Shards:
 
     def scan(self, names: Sequence[str]) -> pl.LazyFrame:
         """Scan some columns of all rows, in order."""
-        return pl.concat([frame.select(cs.by_name(*names)) for frame in self._frames])
+        return pl.concat([frame.select(cs.by_name(*names)) for frame in self._frames.values()])
 
     def _parts(self, names: Sequence[str], rows: range | None) -> Iterator[pl.DataFrame]:
-        for frame in self._frames if rows is None else self._sliced(rows):  # one by one: each takes memory
-            parts = frame.select(cs.by_name(*names)).collect_batches(chunk_size=BLOCK_ROWS, maintain_order=True)
-            yield from (part for part in parts if part.height)
+        for file, frame in self._scans(rows):  # one by one: each takes memory
+            yield from read_blocks(frame.select(cs.by_name(*names)), file, BLOCK_ROWS)
 
-    def _sliced(self, rows: range) -> Iterator[pl.LazyFrame]:
-        """Yield the parts of the frames with some rows."""
+    def _scans(self, rows: range | None) -> Iterator[tuple[str | None, pl.LazyFrame]]:
+        """Yield the files, None for a LazyFrame, with their frames, or with the parts of these that have some rows."""
+        if rows is None:
+            yield from self._frames.items()
+            return
         ends = accumulate(self._heights)
-        for frame, height, end in zip(self._frames, self._heights, ends, strict=True):
+        for (file, frame), height, end in zip(self._frames.items(), self._heights, ends, strict=True):
             first, last = max(rows.start, end - height), min(rows.stop, end)
             if first < last:
-                yield frame.slice(first - (end - height), last - first)
+                yield file, frame.slice(first - (end - height), last - first)
 
     def share_of_blocks(self, group: Group) -> range:
         """Return the rows of this rank's share of the blocks of a group."""
@@ -264,12 +270,12 @@ def _check_names(what: str, names: Sequence[str], known: Sequence[str]) -> None:
         raise ValueError(f"{what} names {twice[0]!r} twice; name every column once")
 
 
-def _scan_alike(files: Sequence[str]) -> list[pl.LazyFrame]:
-    """Scan files with rows; numbers of several types become those of the widest."""
-    scans = [scan_file(file) for file in files]
-    schemas = [scan.collect_schema() for scan in scans]
-    first = schemas[0]
-    for file, schema in zip(files, schemas, strict=True):
+def _scan_alike(files: Sequence[str]) -> dict[str, pl.LazyFrame]:
+    """Scan the files that have rows; numbers of several types become those of the widest."""
+    scans = {file: scan_file(file) for file in files}
+    schemas = {file: scan.collect_schema() for file, scan in scans.items()}
+    first = schemas[files[0]]
+    for file, schema in schemas.items():
         differ = sorted(set(first) ^ set(schema))
         if differ:
             raise ValueError(
@@ -282,10 +288,10 @@ def _scan_alike(files: Sequence[str]) -> list[pl.LazyFrame]:
                 raise TypeError(
                     f"column {name!r} is {dtype} in {file} and {first[name]} in {files[0]}; write it with one type"
                 )
-    empty = [file for file, scan in zip(files, scans, strict=True) if scan.head(1).collect().is_empty()]
+    empty = [file for file, scan in scans.items() if scan.head(1).collect().is_empty()]
     if empty and len(empty) < len(files):
         warn_user(f"{len(empty)} of {len(files)} files hold no row, such as {empty[0]}; they are skipped")
-        scans = [scan for file, scan in zip(files, scans, strict=True) if file not in empty]
-    scans = [scan.select(cs.by_name(*first.names())) for scan in scans]
-    types = pl.concat(scans, how="vertical_relaxed").collect_schema()
-    return [scan.cast(types) if scan.collect_schema() != types else scan for scan in scans]
+        scans = {file: scan for file, scan in scans.items() if file not in empty}
+    scans = {file: scan.select(cs.by_name(*first.names())) for file, scan in scans.items()}
+    types = pl.concat(scans.values(), how="vertical_relaxed").collect_schema()
+    return {file: scan.cast(types) if scan.collect_schema() != types else scan for file, scan in scans.items()}

@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.encode import TableCoder
 from tabmtl.encode.features import text_of
-from tabmtl.encode.files import Paths, find_files, is_csv, is_table, scan_file, words_of_csv
+from tabmtl.encode.files import Paths, find_files, is_csv, is_table, read_blocks, scan_file, words_of_csv
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.metrics.intervals import score_intervals
 from tabmtl.params import Names, check_choice, near
@@ -224,12 +224,11 @@ def _answered(model: MultiTaskEstimator, file: str) -> Iterator[tuple[np.ndarray
     if missing:
         warn_user(f"{lacking}; the others are scored")
     scan, names = _scan(model._coder, file, known)
-    for block in scan.collect_batches(chunk_size=_BLOCK_ROWS, maintain_order=True):
-        if block.height:
-            rows = _rows(block, names, model._coder)
-            labels = block.select(cs.by_name(*known)).with_columns(pl.lit(None).alias(name) for name in missing)
-            _, y, outputs, _, own_task = model._labelled(rows, labels.select(cs.by_name(*targets)), None)
-            yield y, outputs, own_task
+    for block in read_blocks(scan, file, _BLOCK_ROWS):
+        rows = _rows(block, names, model._coder)
+        labels = block.select(cs.by_name(*known)).with_columns(pl.lit(None).alias(name) for name in missing)
+        _, y, outputs, _, own_task = model._labelled(rows, labels.select(cs.by_name(*targets)), None)
+        yield y, outputs, own_task
 
 
 def _one_file(path: str | PathLike[str]) -> str:
@@ -275,8 +274,8 @@ def _predict_file(model: MultiTaskEstimator, file: str, output: Path, method: Me
 def _answer_blocks(model: MultiTaskEstimator, file: str, output: Path, method: Method, keep: tuple[str, ...]) -> int:
     scan, names = _scan(model._coder, file, keep)
     answer = _answers(model, method)
-    blocks = scan.collect_batches(chunk_size=_BLOCK_ROWS, maintain_order=True)
-    answered = (_beside(block.select(cs.by_name(*keep)), answer(block, names)) for block in blocks if block.height)
+    blocks = read_blocks(scan, file, _BLOCK_ROWS)
+    answered = (_beside(block.select(cs.by_name(*keep)), answer(block, names)) for block in blocks)
     first = next(answered, None)
     if first is None:  # predict refuses to answer nothing
         first = _beside(scan.select(cs.by_name(*keep)).collect(), answer(None, names))
