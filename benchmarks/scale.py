@@ -1,7 +1,7 @@
 """Memory and CPU time of files larger than memory: learn, encode, train from windows or in processes, predict.
 
     python -m benchmarks.scale [--quick] [--rows N] [--steps N] [--clicks N]
-                               [--only encode train predict processes sessions]
+                               [--only encode train predict processes sessions] [--models NAME ...]
 
 Rows are drawn into parquet files of 500 000 rows in a temporary folder: 20 numeric columns, 10 text columns of 10 to
 10 000 levels, two binary targets and a number, each without labels in 30 % of the rows. Every part runs in a process of
@@ -12,8 +12,8 @@ its own, with one thread of torch and of polars:
   window, and from two million of the rows in memory, 20 of each in turn; and the memory of fits from both;
 - *predict*: `predict_files`, against `predict` on the same rows in memory;
 - *processes*: fits of one epoch, and of 50 rounds of each stage of `RMTGB`, by ``torchrun`` with one process and with
-  two: CPU seconds of the whole fit, of the process that took more. The quotient is the most that the wall time can gain
-  on two idle cores;
+  two, for each of the ``--models``: CPU seconds of the whole fit, of the process that took more. The quotient is the
+  most that the wall time can gain on two idle cores;
 - *sessions*: a whole fit of a small `M2TRec`, one epoch, on a click log of files of 500 000 clicks over 50 000 items,
   as `Shards` and as a frame.
 
@@ -51,6 +51,7 @@ _MOST_IN_MEMORY = 2_000_000  # rows, for the speed in memory
 #: Rows a CPU second, GB, and shares of the speed in memory.
 ENCODE_GOAL, MEMORY_GOAL, TRAIN_GOAL, PREDICT_GOAL, PREDICT_MEMORY_GOAL = 0.4e6, 1.0, 0.95, 0.95, 0.2
 PROCESSES_GOAL = 1.5
+JOB_MODELS = ("SharedBottom", "MMoE", "MultiTabNet", "RMTGB")
 N_ITEMS = 50_000  # of the click log
 
 
@@ -240,13 +241,20 @@ def predict(folder: Path, n: int, in_memory: bool) -> dict[str, float]:
     return found
 
 
+def popularity() -> Any:
+    """Return the shares of the items in the drawn clicks, (N_ITEMS,)."""
+    import numpy as np
+
+    weights = 1 / np.arange(10, N_ITEMS + 10)
+    return weights / weights.sum()
+
+
 def draw_clicks(folder: Path, n: int) -> None:
     """Write n seeded clicks of sessions of 5 clicks on average, whose items follow each other more often than not."""
     import numpy as np
     import polars as pl
 
-    weights = 1 / np.arange(10, N_ITEMS + 10)
-    edges = np.cumsum(weights / weights.sum())
+    edges = np.cumsum(popularity())
     for number, start in enumerate(range(0, n, FILE_ROWS)):
         rng, rows = np.random.default_rng(number), min(FILE_ROWS, n - start)
         session = np.sort(rng.integers(0, rows // 5, rows))
@@ -378,9 +386,9 @@ def run_job(folder: Path, name: str, size: int) -> tuple[float, float]:
     return cpu, wall
 
 
-def report_processes(folder: Path, n: int) -> None:
+def report_processes(folder: Path, n: int, models: Sequence[str]) -> None:
     """Measure and print fits by one process and by two."""
-    for name in ("SharedBottom", "MultiTabNet", "RMTGB"):
+    for name in models:
         (one, wall), (two, wall_of_two) = (run_job(folder, name, size) for size in (1, 2))
         say(f"{name}, {n:_} rows, one process", f"{one:.1f} s CPU", f"{wall:.1f} s wall")
         goal = at_least(one / two, PROCESSES_GOAL, "x")
@@ -389,7 +397,8 @@ def report_processes(folder: Path, n: int) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the chosen parts; the arguments are those of the command line."""
-    parser = speed_parser("scale", __doc__, only=("encode", "train", "predict", "processes", "sessions"))
+    parts = ("encode", "train", "predict", "processes", "sessions")
+    parser = speed_parser("scale", __doc__, only=parts, models=JOB_MODELS)
     parser.add_argument("--rows", type=int, default=4_000_000, help="rows of the files (default 4 000 000)")
     parser.add_argument("--steps", type=int, default=400, help="steps of training of each kind (default 400)")
     parser.add_argument("--clicks", type=int, default=2_000_000, help="clicks of the log (default 2 000 000)")
@@ -406,7 +415,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if "predict" in options.only:
             report_predict(folder, n)
         if "processes" in options.only:
-            report_processes(folder, n)
+            report_processes(folder, n, options.models)
         if "sessions" in options.only:
             report_sessions(folder, 200_000 if options.quick else options.clicks)
 

@@ -2,58 +2,96 @@
 
     python -m benchmarks.scale_model [--quick] [--workers N] [--rows N] [--batch-rows N]
 
-Measured here, on rows of `benchmarks.scale` and one thread: the CPU seconds of survey and encoding; those of a step of
-each network at two sizes, so a row costs one number and a step another; the same of a round of `SharedTrees`, at two
-numbers of rows and of rounds; and the bytes that a step hands to the group, counted by one that stands for others.
+Measured here, on rows of `benchmarks.scale` and one thread:
+
+- the CPU seconds of survey and encoding;
+- those of a step of each network at two sizes, so a row costs one number and a step another; and of the larger one in a
+  group, where batch normalisation has kernels of its own;
+- the same of a round of each boosted model, at two numbers of rows and of rounds: one tree of `SharedTrees`, the
+  trees of all stages of `RMTGB`, and one tree for each task of `IndependentTasks`, all without validation rows;
+- those of a step of `M2TRec` at two numbers of targets and of candidates, on an item table of 50 000 items. Every
+  worker computes the vectors of all candidates, and compares its own targets with all of them. So a target, a
+  candidate, a pair of both, and a step each cost a number. The clicks of all workers are candidates;
+- the bytes that a step of a network hands to the group, counted by a group that stands for the others, and the bytes
+  of the rows that `IndependentTasks` moves.
+
+Computed, not counted: LightGBM sums 16 bytes a bin of every histogram, one for each split of a tree, and each worker
+gets its share of the columns; then all learn the best split. `SharedTrees` sums a table of its leaves besides, and
+stage 2 of `RMTGB` three numbers a task.
 
 Modelled, for W workers of one thread each, rows that are dealt evenly, and networks of 10 and 100 Gbit/s:
 
-- a step of B rows of all takes ``fixed + row B / W`` seconds, and each of its sums twice ``(W - 1) (latency + bytes /
-  (W bandwidth))``, that of a ring, one after the other and after the step: nothing overlaps;
-- a round of trees takes ``fixed + row n / W``, and the histograms of every leaf half of such a sum: LightGBM sums 16
-  bytes a bin, of all columns, and each worker gets its share of the columns;
-- a window is read at 1 GB/s, and a message takes 50 microseconds.
+- a step of B rows takes ``fixed + row B / W`` seconds, and whatever is sent comes after it: nothing overlaps;
+- a sum goes twice round a ring, in ``2 (W - 1)`` messages of a W-th of its bytes; what is gathered goes round once,
+  and its size before it. Histograms take ``log2 W`` messages, and every worker sends nearly all bytes of each;
+- a window is read at 1 GB/s, and a message takes 50 microseconds. Boosted models hold their rows in memory;
+- `IndependentTasks` has work for one worker a task, which needs memory for all labelled rows of it.
+
+The speed is told in relation to one worker alone, whose steps have as many rows as its part of the common ones.
 
 So it is a model and no measurement. `benchmarks.scale --only processes` measures two processes against one.
 """
 
 from __future__ import annotations
 
+import math
 import pickle
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import torch
+from lightgbm import LGBMClassifier, LGBMRegressor
 
 from benchmarks.harness import in_own_process, least_cpu_time, say, speed_parser
-from benchmarks.scale import TARGETS, draw_files, job_model
-from tabmtl import Shards, SharedTrees
+from benchmarks.scale import N_ITEMS, TARGETS, draw_files, job_model, popularity
+from benchmarks.sessions_speed import draw_items
+from tabmtl import RMTGB, IndependentTasks, Shards, SharedTrees
 from tabmtl.encode import TableCoder
-from tabmtl.encode.cache import encoded
+from tabmtl.encode.cache import Cache, encoded
 from tabmtl.encode.shards import Roles
 from tabmtl.encode.survey import learn_table
+from tabmtl.estimators.boosted import BoostedEstimator
 from tabmtl.estimators.network import _in_training_units, _on_device
+from tabmtl.models.independent import _move_task
 from tabmtl.nn.experts import statistics_of
 from tabmtl.processes.group import Group
 from tabmtl.schema import Batch
+from tabmtl.sessions import M2TRec
+from tabmtl.sessions.m2trec.item_features import ItemCoder
+from tabmtl.sessions.m2trec.items import KnownItems
+from tabmtl.sessions.m2trec.training import Examples, SessionLoop, Step
 from tabmtl.training.table_loop import TableLoop
+from tabmtl.trees import bin_rows
 
 NETWORKS = ("SharedBottom", "MMoE", "MultiTabNet")
 BANDWIDTHS = {"10 Gbit/s": 10e9 / 8, "100 Gbit/s": 100e9 / 8}  # bytes a second
 LATENCY = 50e-6  # seconds a message
 DISK = 1e9  # bytes a second of each worker
-ROW_BYTES = 150  # of the cache
+CLICKS = 5  # of a session; all but one are targets
+ROW_BYTES, TARGET_BYTES = 150, (4 * CLICKS + 24) / (CLICKS - 1)  # of the caches
 BIN_BYTES = 16  # of a histogram
 _SIZES = 256, 2_048  # rows of the steps that are timed
+_TARGETS, _CANDIDATES = (128, 1_024), (4_096, 16_384)
 
 
 @dataclass(frozen=True)
+class Traffic:
+    """What a worker sends of one kind in a step: how often, one after the other, and the bytes of all together."""
+
+    n: float = 0.0
+    n_bytes: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Cost:
     """Cost of a step of a network, or of a round of trees.
 
@@ -61,56 +99,113 @@ class Cost:
     ----------
     row, fixed : float
         CPU seconds a row, and seconds whatever the number of rows.
-    n_bytes : float
-        Bytes that meet, in all sums together.
-    n_sums : float
-        Sums, one after the other.
-    passes : int, default=2
-        Times that a part of the bytes goes round the ring: 2 if every worker gets the sum, 1 if each gets a share.
+    sums, gathers : Traffic
+        Sums over all workers, and values of each that all get.
+    splits : Traffic
+        Meetings of LightGBM, whose bytes are those of the histograms.
+    in_group : float, default=1
+        Factor of the seconds a row where there are other workers.
+    row_bytes : float, default=0
+        Bytes of a row that are read from the disk.
+    n_parts : int, optional
+        Parts that the work falls into; with more workers, the others have none, and "tasks" are what is full.
+    moved : float, default=0
+        Bytes of a row that go to other workers before the first round, one task after the other.
     """
 
     row: float
     fixed: float
-    n_bytes: float
-    n_sums: float
-    passes: int = 2
+    sums: Traffic = Traffic()
+    gathers: Traffic = Traffic()
+    splits: Traffic = Traffic()
+    in_group: float = 1.0
+    row_bytes: float = 0.0
+    n_parts: int | None = None
+    moved: float = 0.0
 
-    def seconds(self, rows: float, workers: int, bandwidth: float) -> dict[str, float]:
+    def seconds(self, rows: float, workers: int, bandwidth: float = 1.0) -> dict[str, float]:
         """Return the seconds of a step of some rows, by what they are spent on."""
-        messages = self.passes * (workers - 1)
+        others, is_full = workers - 1, self.n_parts is not None and self.n_parts < workers
+        busy = self.n_parts if self.n_parts is not None and is_full else workers
+        messages = 2 * others * (self.sums.n + self.gathers.n) + math.log2(workers) * self.splits.n
+        n_bytes = (2 * self.sums.n_bytes + self.splits.n_bytes) / workers + self.gathers.n_bytes
         return {
-            "rows": self.row * rows / workers,
+            "tasks" if is_full else "rows": self.row * (self.in_group if others else 1) * rows / busy,
             "fixed": self.fixed,
-            "latency": messages * self.n_sums * LATENCY,
-            "bytes": messages * self.n_bytes / workers / bandwidth,
-            "disk": rows / workers * ROW_BYTES / DISK,
+            "latency": messages * LATENCY,
+            "bytes": others * n_bytes / bandwidth,
+            "disk": rows / workers * self.row_bytes / DISK,
         }
 
 
+@dataclass(frozen=True, kw_only=True)
+class SessionCost(Cost):
+    """Cost of a step of `M2TRec`, whose rows are targets.
+
+    Parameters
+    ----------
+    candidate, pair : float
+        CPU seconds a candidate, and of a target and a candidate.
+    n_negatives : int
+        See `M2TRec`.
+    """
+
+    candidate: float
+    pair: float
+    n_negatives: int
+
+    def n_candidates(self, targets: float) -> float:
+        """Return how many candidates a step of some targets has: distinct clicks, and items that fill them up."""
+        clicks = targets * CLICKS / (CLICKS - 1)
+        distinct = -np.expm1(clicks * np.log1p(-popularity())).sum()
+        return min(float(distinct) + max(0.0, self.n_negatives - 2 * targets), N_ITEMS)  # draws count targets twice
+
+    def seconds(self, rows: float, workers: int, bandwidth: float = 1.0) -> dict[str, float]:
+        """Return the seconds of a step of some targets, by what they are spent on."""
+        each = self.candidate + self.pair * rows / workers
+        return super().seconds(rows, workers, bandwidth) | {"candidates": each * self.n_candidates(rows)}
+
+
+@dataclass
 class _Counting(Group):
     """A rank of two that hears nobody, and counts the bytes that it says."""
 
     size = 2
-
-    def __init__(self) -> None:
-        self.sums: list[int] = []
+    sums: list[int] = field(default_factory=list)
+    gathers: list[int] = field(default_factory=list)
 
     def sum_(self, tensor: torch.Tensor) -> torch.Tensor:
         self.sums.append(tensor.numel() * tensor.element_size())
         return tensor
 
     def gather(self, value: Any, to: int | None = None) -> list[Any]:
-        self.sums.append(len(pickle.dumps(value)))
+        self.gathers.append(len(pickle.dumps(value)))
         return [value, value]
+
+    def traffic(self) -> dict[str, Traffic]:
+        """Return what was said, as arguments of `Cost`."""
+        return {name: Traffic(len(said), sum(said)) for name, said in vars(self).items()}
+
+    def clear(self) -> None:
+        """Forget what was said."""
+        self.sums.clear()
+        self.gathers.clear()
+
+
+@contextmanager
+def _encoded(folder: Path) -> Iterator[tuple[TableCoder, Cache]]:
+    """Learn the columns of the files, and encode their rows."""
+    shards = Shards(folder / "*.parquet")
+    roles, model = Roles.of(shards, TARGETS), job_model("SharedBottom")
+    coder = model._with_metrics(learn_table(shards, roles, **model._coding()))
+    with encoded(shards, roles, coder) as cache:
+        yield coder, cache
 
 
 def measure_networks(folder: Path, rounds: int) -> dict[str, Any]:
     """Measure survey and encoding, CPU seconds a row, and the cost of a step of each network."""
-    model, start = job_model("SharedBottom"), time.process_time()
-    shards = Shards(folder / "*.parquet")
-    roles = Roles.of(shards, TARGETS)
-    coder = model._with_metrics(learn_table(shards, roles, **model._coding()))
-    with encoded(shards, roles, coder) as cache:
+    start = time.process_time()
+    with _encoded(folder) as (coder, cache):
         encode = (time.process_time() - start) / len(cache)
         data = _on_device(_in_training_units(cache.read(slice(_SIZES[1])), coder), torch.device("cpu"))
         return {"encode": encode, **{name: _measure_network(name, coder, data, rounds) for name in NETWORKS}}
@@ -126,70 +221,198 @@ def _measure_network(name: str, coder: TableCoder, data: Batch, rounds: int) -> 
         return kind(model, network, loss, data, None, evaluate=lambda *_: {})
 
     alone, counting = loop(TableLoop), _Counting()
-    steps = {str(n): partial(alone.step, torch.arange(n), 1e-3) for n in _SIZES}
-    small, large = least_cpu_time(steps, rounds).values()
-    row = (large - small) / (_SIZES[1] - _SIZES[0])
     counted = loop(type("Counted", (TableLoop,), {"group": counting}))
+    steps = {str(n): partial(alone.step, torch.arange(n), 1e-3) for n in _SIZES}
     with statistics_of(counting, counted.network):
+        steps["in a group"] = partial(counted.step, torch.arange(_SIZES[1]), 1e-3)
+        small, large, grouped = least_cpu_time(steps, rounds).values()
+        counting.clear()
         counted.step(torch.arange(_SIZES[0]), 1e-3)
-    return Cost(row, max(small - row * _SIZES[0], 0.0), sum(counting.sums), len(counting.sums))
+    row = (large - small) / (_SIZES[1] - _SIZES[0])
+    return Cost(
+        row=row,
+        fixed=max(small - row * _SIZES[0], 0.0),
+        in_group=grouped / large,
+        row_bytes=ROW_BYTES,
+        **counting.traffic(),
+    )
 
 
-def measure_trees(folder: Path, rounds: Sequence[int]) -> Cost:
-    """Measure a round of `SharedTrees`: one tree for all tasks, with a leaf value each."""
+def measure_sessions(n_targets: int, rounds: int) -> SessionCost:
+    """Measure a step of `M2TRec`, whose bytes are those of a worker with some targets."""
+    items = draw_items(N_ITEMS).drop("item_id")
+    coder = ItemCoder.fit(items)
+    features, row = coder.encode(items)
+    clicks = np.ceil(popularity() * 1e7).astype(np.int64)
+    known = KnownItems(features=features, row=row, clicks=clicks, shared=False)
+
+    def loop(n_negatives: int | None, targets: int, group: Group | None = None) -> tuple[SessionLoop, Step]:
+        model = M2TRec(n_negatives=n_negatives, precision="float32", n_jobs=1)
+        torch.manual_seed(0)
+        network = model._network(coder, known).train()
+        starts = CLICKS * np.arange(targets // (CLICKS - 1))
+        drawn = np.random.default_rng(0).choice(N_ITEMS, CLICKS * len(starts), p=popularity())
+        units = torch.from_numpy(known.unit_of[1 + drawn])
+        examples = Examples if group is None else type("Counted", (Examples,), {"group": group})
+        feed = examples(
+            units=units,
+            weights=torch.ones(len(units)),
+            starts=starts,
+            lengths=np.full_like(starts, CLICKS - 1),
+            all_prefixes=True,
+        )
+        step = Step(feed, np.arange(len(starts)))
+        return SessionLoop(network, known.on(torch.device("cpu")), feed, {}, model, None), step
+
+    def equation(candidates: int, targets: int) -> tuple[list[float], Callable[[], object]]:
+        made, step = loop(candidates + 2 * targets, targets)  # as many are drawn beside the clicks
+        units, _, of_targets, _ = step.examples.read(step.index)
+        drawn, _, _ = made.candidates.draw(torch.cat([units.flatten(), of_targets]))
+        return [1.0, targets, len(drawn), targets * len(drawn)], partial(made.step, step, 1e-3)
+
+    points = {f"{of}": equation(*of) for of in product(_CANDIDATES, _TARGETS)}
+    taken = least_cpu_time({name: run for name, (_, run) in points.items()}, rounds)
+    of_step, of_target, candidate, pair = np.linalg.solve([terms for terms, _ in points.values()], [*taken.values()])
+    counting = _Counting()
+    counted, step = loop(M2TRec().n_negatives, n_targets, counting)
+    counted.step(step, 1e-3)
+    return SessionCost(
+        row=max(of_target, 0.0),
+        fixed=max(of_step, 0.0),
+        candidate=max(candidate, 0.0),
+        pair=max(pair, 0.0),
+        n_negatives=M2TRec().n_negatives or N_ITEMS,
+        row_bytes=TARGET_BYTES,
+        **counting.traffic(),
+    )
+
+
+def _measure_rounds(make: Callable[[int], Any], folder: Path, rounds: Sequence[int]) -> dict[str, float]:
+    """Measure a round of boosting: the arguments `row` and `fixed` of `Cost`."""
     frame = pl.scan_parquet(folder / "*.parquet").collect()
     few = frame.head(frame.height // 4)
 
     def fit(rows: pl.DataFrame, n: int) -> None:
-        options: dict[str, Any] = {"n_estimators": n, "n_estimators_task": 0, "early_stopping": False, "n_jobs": 1}
-        SharedTrees(**options, random_state=0).fit(rows.drop(TARGETS), rows.select(TARGETS))
+        make(n).fit(rows.drop(TARGETS), rows.select(TARGETS))
 
     sides = {f"{part.height}, {n}": partial(fit, part, n) for part in (few, frame) for n in rounds}
     of_few, more_of_few, of_all, more_of_all = least_cpu_time(sides, 1).values()
     n_rounds = rounds[1] - rounds[0]
     small, large = (more_of_few - of_few) / n_rounds, (more_of_all - of_all) / n_rounds
     row = max((large - small) / (frame.height - few.height), 0.0)
-    model = SharedTrees()
-    leaves, bins = model.num_leaves, model.max_bin * (len(frame.columns) - len(TARGETS))
-    table = 2 * 8 * leaves * len(TARGETS)  # sums of gradients and hessians of every leaf and task
-    return Cost(row, max(small - row * few.height, 0.0), leaves * bins * BIN_BYTES + table, leaves + 1, passes=1)
+    return {"row": row, "fixed": max(small - row * few.height, 0.0)}
 
 
-def report(name: str, cost: Cost, rows: float, of_step: float, workers: int) -> None:
-    """Print the cost that was measured, and what the model makes of it."""
-    say(name, f"{cost.row * 1e6:.1f} us/row", f"{cost.fixed * 1e3:.2f} ms", f"{cost.n_bytes / 1e6:.2f} MB")
-    alone = sum(cost.seconds(of_step, 1, 1.0).values())
+def _splits(model: BoostedEstimator, folder: Path, n_trees: int) -> Traffic:
+    """Compute what LightGBM sends for trees: a histogram and the best split of each split, and sums of the root."""
+    with _encoded(folder) as (coder, cache):
+        data = bin_rows(cache.read(slice(None)), coder.features.columns, model._data_params())
+    n_bins = sum(data.feature_num_bin(i) for i in range(data.num_feature()))
+    n_splits = n_trees * (model.num_leaves - 1)
+    return Traffic(2 * n_splits + n_trees, n_splits * n_bins * BIN_BYTES)
+
+
+def measure_shared_trees(folder: Path, rounds: Sequence[int]) -> Cost:
+    """Measure a round of `SharedTrees`: one tree for all tasks, with a leaf value each."""
+
+    def make(n: int) -> SharedTrees:
+        return SharedTrees(n_estimators=n, n_estimators_task=0, early_stopping=False, n_jobs=1, random_state=0)
+
+    table = 2 * 8 * make(1).num_leaves * len(TARGETS)  # sums of gradients and hessians of every leaf and task
+    return Cost(
+        **_measure_rounds(make, folder, rounds), sums=Traffic(1, table), splits=_splits(make(1), folder, n_trees=1)
+    )
+
+
+def measure_rmtgb(folder: Path, rounds: Sequence[int]) -> Cost:
+    """Measure a round of all stages of `RMTGB`: a shared tree, two mixed ones with a step of θ, and one a task."""
+
+    def make(n: int) -> RMTGB:
+        stages = ("n_estimators_shared", "n_estimators_outlier", "n_estimators_task")
+        return RMTGB(**dict.fromkeys(stages, n), early_stopping=False, n_jobs=1, random_state=0)
+
+    n_mixed = 2  # the binary tasks; a loss with a single task, as that of the number, has stage 3 only
+    splits = _splits(make(1), folder, n_trees=3 + len(TARGETS))
+    return Cost(**_measure_rounds(make, folder, rounds), sums=Traffic(3, 3 * 8 * n_mixed), splits=splits)
+
+
+def measure_independent(folder: Path, rounds: Sequence[int]) -> Cost:
+    """Measure a round of `IndependentTasks`, one tree for each task, and the bytes of the rows that move before."""
+
+    def make(n: int) -> IndependentTasks:
+        options = IndependentTasks()._tree_options() | {"n_estimators": n}
+        classifier, regressor = LGBMClassifier(**options), LGBMRegressor(**options)
+        return IndependentTasks(classifier=classifier, regressor=regressor, early_stopping=False, n_jobs=1)
+
+    counting = _Counting()
+    with _encoded(folder) as (_, cache):
+        some = cache.read(slice(_SIZES[1]))
+        for t in range(len(TARGETS)):
+            _move_task(some, None, t, 0, counting)
+    moved = sum(counting.gathers) / len(some)
+    return Cost(**_measure_rounds(make, folder, rounds), n_parts=len(TARGETS), moved=moved)
+
+
+def report(name: str, cost: Cost, rows: float, workers: int, of_worker: float | None = None) -> None:
+    """Print the cost that was measured, and what the model makes of it.
+
+    Parameters
+    ----------
+    name : str
+    cost : Cost
+    rows : float
+        Rows to train on.
+    workers : int
+    of_worker : float, optional
+        Rows of a worker in a step; None has all rows in a step, as a round of trees has.
+    """
+    met = sum(each.n_bytes for each in (cost.sums, cost.gathers, cost.splits))
+    times = "" if cost.in_group == 1 else f" x {cost.in_group:.2f}"
+    said = [f"{cost.row * 1e6:.2f} us/row{times}", f"{cost.fixed * 1e3:.2f} ms", f"{met / 1e6:.2f} MB"]
+    if isinstance(cost, SessionCost):
+        said += [f"{cost.candidate * 1e6:.2f} us/candidate", f"{cost.pair * 1e9:.2f} ns/pair"]
+    unit = "a round" if of_worker is None else "an epoch"
+    say(f"{name}, {unit}", *said)
+    of_step, alone = (rows, rows) if of_worker is None else (of_worker * workers, of_worker)
+    rate_alone = alone / sum(cost.seconds(alone, 1).values())
     for network, bandwidth in BANDWIDTHS.items():
         spent = cost.seconds(of_step, workers, bandwidth)
         taken = sum(spent.values())
         most = max(spent, key=lambda part: spent[part])
-        cells = f"{of_step / taken / 1e6:.2f} M/s", f"{alone / taken:.0f}x", f"{rows / of_step * taken / 60:.0f} min"
+        rate = of_step / taken
+        cells = f"{rate / 1e6:.2f} M/s", f"{rate / rate_alone:.1f}x", f"{rows / rate / 60:.2f} min"
         say(f"  {workers} workers, {network}", *cells, f"{most} {spent[most] / taken:.0%}")
+        if cost.moved:
+            moved = cost.moved * rows * (workers - 1) / workers
+            of_task = f"{cost.moved * rows / len(TARGETS) / 1e9:.0f} GB a task"
+            say(f"  to the workers of the tasks before, {network}", of_task, f"{moved / bandwidth / 60:.2f} min")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, and print what the model makes of it; the arguments are those of the command line."""
     parser = speed_parser("scale_model", __doc__)
     parser.add_argument("--workers", type=int, default=64, help="default 64")
-    parser.add_argument("--rows", type=float, default=1e9, help="rows to train on (default 1e9)")
+    parser.add_argument("--rows", type=float, default=1e9, help="rows, or clicks, to train on (default 1e9)")
     parser.add_argument("--batch-rows", type=int, default=1_024, help="rows of a step a worker (default 1 024)")
     options = parser.parse_args(argv)
+    rounds, n_trees = (1, (1, 2)) if options.quick else (10, (5, 25))
+    rows, workers, of_worker = options.rows, options.workers, options.batch_rows
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         in_own_process(draw_files, folder, 8_000 if options.quick else 100_000)
-        found = in_own_process(measure_networks, folder, 1 if options.quick else 5)
-        found["SharedTrees"] = in_own_process(measure_trees, folder, (1, 2) if options.quick else (5, 25))
-    per_worker = options.rows / options.workers
-    encode = found.pop("encode")
-    say("survey and encode", f"{1 / encode / 1e6:.2f} M/s", f"{per_worker * encode / 60:.0f} min a worker")
-    for each, cost in found.items():
-        is_network = each in NETWORKS
-        of_step = options.batch_rows * options.workers if is_network else options.rows
-        unit = "an epoch" if is_network else "a round"
-        report(f"{each}, {unit}", cost, options.rows, of_step, options.workers)
-    one = found["SharedBottom"]
-    gain = (one.fixed + one.row * 1_024) / (one.fixed + one.row * 512)
-    say("SharedBottom, steps of 1 024 rows, two processes against one", f"{gain:.2f}x", "of CPU, modelled")
+        networks = in_own_process(measure_networks, folder, rounds)
+        encode = networks.pop("encode")
+        say("survey and encode", f"{1 / encode / 1e6:.2f} M/s", f"{rows / workers * encode / 60:.2f} min a worker")
+        for each, cost in networks.items():
+            report(each, cost, rows, workers, of_worker)
+        report("M2TRec", in_own_process(measure_sessions, of_worker, rounds), rows, workers, of_worker)
+        report("SharedTrees", in_own_process(measure_shared_trees, folder, n_trees), rows, workers)
+        rmtgb = in_own_process(measure_rmtgb, folder, n_trees)
+        report("RMTGB", rmtgb, rows, workers)
+        report("IndependentTasks", in_own_process(measure_independent, folder, n_trees), rows, workers)
+    for each, cost, of_step in (*((each, cost, 1_024) for each, cost in networks.items()), ("RMTGB", rmtgb, 200_000)):
+        one, two = (sum(cost.seconds(of_step, n)[part] for part in ("rows", "fixed")) for n in (1, 2))
+        say(f"{each}, {of_step:_} rows at once, two processes against one", f"{one / two:.2f}x", "of CPU, modelled")
 
 
 if __name__ == "__main__":
