@@ -63,7 +63,7 @@ from tabmtl.estimators.boosted import BoostedEstimator
 from tabmtl.estimators.network import _in_training_units, _on_device
 from tabmtl.models.independent import _move_task
 from tabmtl.nn.experts import statistics_of
-from tabmtl.processes.group import Group
+from tabmtl.processes.group import ALONE, Group
 from tabmtl.schema import Batch
 from tabmtl.sessions import M2TRec
 from tabmtl.sessions.m2trec.item_features import ItemCoder
@@ -125,12 +125,11 @@ class Cost:
 
     def seconds(self, rows: float, workers: int, bandwidth: float = 1.0) -> dict[str, float]:
         """Return the seconds of a step of some rows, by what they are spent on."""
-        others, is_full = workers - 1, self.n_parts is not None and self.n_parts < workers
-        busy = self.n_parts if self.n_parts is not None and is_full else workers
+        others, busy = workers - 1, min(workers, self.n_parts or workers)
         messages = 2 * others * (self.sums.n + self.gathers.n) + math.log2(workers) * self.splits.n
         n_bytes = (2 * self.sums.n_bytes + self.splits.n_bytes) / workers + self.gathers.n_bytes
         return {
-            "tasks" if is_full else "rows": self.row * (self.in_group if others else 1) * rows / busy,
+            "rows" if busy == workers else "tasks": self.row * (self.in_group if others else 1) * rows / busy,
             "fixed": self.fixed,
             "latency": messages * LATENCY,
             "bytes": others * n_bytes / bandwidth,
@@ -166,7 +165,7 @@ class SessionCost(Cost):
         return super().seconds(rows, workers, bandwidth) | {"candidates": each * self.n_candidates(rows)}
 
 
-@dataclass
+@dataclass(eq=False)
 class _Counting(Group):
     """A rank of two that hears nobody, and counts the bytes that it says."""
 
@@ -182,7 +181,7 @@ class _Counting(Group):
         self.gathers.append(len(pickle.dumps(value)))
         return [value, value]
 
-    def traffic(self) -> dict[str, Traffic]:
+    def traffic(self) -> dict[str, Any]:
         """Return what was said, as arguments of `Cost`."""
         return {name: Traffic(len(said), sum(said)) for name, said in vars(self).items()}
 
@@ -246,26 +245,10 @@ def measure_sessions(n_targets: int, rounds: int) -> SessionCost:
     clicks = np.ceil(popularity() * 1e7).astype(np.int64)
     known = KnownItems(features=features, row=row, clicks=clicks, shared=False)
 
-    def loop(n_negatives: int | None, targets: int, group: Group | None = None) -> tuple[SessionLoop, Step]:
-        model = M2TRec(n_negatives=n_negatives, precision="float32", n_jobs=1)
-        torch.manual_seed(0)
-        network = model._network(coder, known).train()
-        starts = CLICKS * np.arange(targets // (CLICKS - 1))
-        drawn = np.random.default_rng(0).choice(N_ITEMS, CLICKS * len(starts), p=popularity())
-        units = torch.from_numpy(known.unit_of[1 + drawn])
-        examples = Examples if group is None else type("Counted", (Examples,), {"group": group})
-        feed = examples(
-            units=units,
-            weights=torch.ones(len(units)),
-            starts=starts,
-            lengths=np.full_like(starts, CLICKS - 1),
-            all_prefixes=True,
-        )
-        step = Step(feed, np.arange(len(starts)))
-        return SessionLoop(network, known.on(torch.device("cpu")), feed, {}, model, None), step
-
     def equation(candidates: int, targets: int) -> tuple[list[float], Callable[[], object]]:
-        made, step = loop(candidates + 2 * targets, targets)  # as many are drawn beside the clicks
+        made, step = _session_step(
+            coder, known, candidates + 2 * targets, targets
+        )  # as many are drawn beside the clicks
         units, _, of_targets, _ = step.examples.read(step.index)
         drawn, _, _ = made.candidates.draw(torch.cat([units.flatten(), of_targets]))
         return [1.0, targets, len(drawn), targets * len(drawn)], partial(made.step, step, 1e-3)
@@ -274,7 +257,7 @@ def measure_sessions(n_targets: int, rounds: int) -> SessionCost:
     taken = least_cpu_time({name: run for name, (_, run) in points.items()}, rounds)
     of_step, of_target, candidate, pair = np.linalg.solve([terms for terms, _ in points.values()], [*taken.values()])
     counting = _Counting()
-    counted, step = loop(M2TRec().n_negatives, n_targets, counting)
+    counted, step = _session_step(coder, known, M2TRec().n_negatives, n_targets, counting)
     counted.step(step, 1e-3)
     return SessionCost(
         row=max(of_target, 0.0),
@@ -287,7 +270,28 @@ def measure_sessions(n_targets: int, rounds: int) -> SessionCost:
     )
 
 
-def _measure_rounds(make: Callable[[int], Any], folder: Path, rounds: Sequence[int]) -> dict[str, float]:
+def _session_step(
+    coder: ItemCoder, known: KnownItems, n_negatives: int | None, targets: int, group: Group = ALONE
+) -> tuple[SessionLoop, Step]:
+    """Make a training of `M2TRec`, and a step of it of some targets, on drawn sessions."""
+    model = M2TRec(n_negatives=n_negatives, precision="float32", n_jobs=1)
+    torch.manual_seed(0)
+    network = model._network(coder, known).train()
+    starts = CLICKS * np.arange(targets // (CLICKS - 1))
+    drawn = np.random.default_rng(0).choice(N_ITEMS, CLICKS * len(starts), p=popularity())
+    units = torch.from_numpy(known.unit_of[1 + drawn])
+    feed = type("Counted", (Examples,), {"group": group})(
+        units=units,
+        weights=torch.ones(len(units)),
+        starts=starts,
+        lengths=np.full_like(starts, CLICKS - 1),
+        all_prefixes=True,
+    )
+    step = Step(feed, np.arange(len(starts)))
+    return SessionLoop(network, known.on(torch.device("cpu")), feed, {}, model, None), step
+
+
+def _measure_rounds(make: Callable[[int], Any], folder: Path, rounds: Sequence[int]) -> dict[str, Any]:
     """Measure a round of boosting: the arguments `row` and `fixed` of `Cost`."""
     frame = pl.scan_parquet(folder / "*.parquet").collect()
     few = frame.head(frame.height // 4)
@@ -328,8 +332,8 @@ def measure_rmtgb(folder: Path, rounds: Sequence[int]) -> Cost:
     """Measure a round of all stages of `RMTGB`: a shared tree, two mixed ones with a step of θ, and one a task."""
 
     def make(n: int) -> RMTGB:
-        stages = ("n_estimators_shared", "n_estimators_outlier", "n_estimators_task")
-        return RMTGB(**dict.fromkeys(stages, n), early_stopping=False, n_jobs=1, random_state=0)
+        stages: dict[str, Any] = dict.fromkeys(("n_estimators_shared", "n_estimators_outlier", "n_estimators_task"), n)
+        return RMTGB(**stages, early_stopping=False, n_jobs=1, random_state=0)
 
     n_mixed = 2  # the binary tasks; a loss with a single task, as that of the number, has stage 3 only
     splits = _splits(make(1), folder, n_trees=3 + len(TARGETS))
@@ -382,9 +386,9 @@ def report(name: str, cost: Cost, rows: float, workers: int, of_worker: float | 
         rate = of_step / taken
         cells = f"{rate / 1e6:.2f} M/s", f"{rate / rate_alone:.1f}x", f"{rows / rate / 60:.2f} min"
         say(f"  {workers} workers, {network}", *cells, f"{most} {spent[most] / taken:.0%}")
-        if cost.moved:
+        if cost.n_parts:
             moved = cost.moved * rows * (workers - 1) / workers
-            of_task = f"{cost.moved * rows / len(TARGETS) / 1e9:.0f} GB a task"
+            of_task = f"{cost.moved * rows / cost.n_parts / 1e9:.0f} GB a task"
             say(f"  to the workers of the tasks before, {network}", of_task, f"{moved / bandwidth / 60:.2f} min")
 
 

@@ -17,7 +17,7 @@ _PARQUET, _CSV = (".parquet", ".pq"), (".csv",)
 
 _OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 _LONGEST_HEADER = 1_000_000
-_BLOCKS_AT_ONCE = 4  # fewer would decode large row groups more often
+_BLOCKS_AT_ONCE = 2  # one would decode large row groups more often
 _UNREAD = re.compile(
     r"could not parse `(?P<value>.*?)` as dtype `(?P<dtype>\w+)` at column '(?P<column>.*?)' ", re.DOTALL
 )
