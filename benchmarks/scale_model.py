@@ -246,15 +246,15 @@ def measure_sessions(n_targets: int, rounds: int) -> SessionCost:
     known = KnownItems(features=features, row=row, clicks=clicks, shared=False)
 
     def equation(candidates: int, targets: int) -> tuple[list[float], Callable[[], object]]:
-        made, step = _session_step(
-            coder, known, candidates + 2 * targets, targets
-        )  # as many are drawn beside the clicks
+        # clicks count as negatives, so as many items as there are to be candidates are drawn beside them
+        made, step = _session_step(coder, known, candidates + 2 * targets, targets)
         units, _, of_targets, _ = step.examples.read(step.index)
         drawn, _, _ = made.candidates.draw(torch.cat([units.flatten(), of_targets]))
         return [1.0, targets, len(drawn), targets * len(drawn)], partial(made.step, step, 1e-3)
 
     points = {f"{of}": equation(*of) for of in product(_CANDIDATES, _TARGETS)}
     taken = least_cpu_time({name: run for name, (_, run) in points.items()}, rounds)
+    # seconds = of_step + of_target n + candidate C + pair n C, at four points
     of_step, of_target, candidate, pair = np.linalg.solve([terms for terms, _ in points.values()], [*taken.values()])
     counting = _Counting()
     counted, step = _session_step(coder, known, M2TRec().n_negatives, n_targets, counting)

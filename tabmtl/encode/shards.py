@@ -74,7 +74,7 @@ class Shards:
         self.files = None if isinstance(source, pl.LazyFrame) else find_files(source)
         self.cache = None if cache is None else Path(cache)
         found: dict[str | None, pl.LazyFrame]
-        found = {None: source} if isinstance(source, pl.LazyFrame) else {**_scan_alike(self.files or ())}
+        found = {None: source} if isinstance(source, pl.LazyFrame) else dict(_scan_alike(self.files or ()).items())
         if columns is not None:
             _check_names("columns", columns, next(iter(found.values())).collect_schema().names())
             found = {file: frame.select(cs.by_name(*columns)) for file, frame in found.items()}
