@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.adamw import adamw
 
 from tabmtl.nn.embeddings import FeatureTokenizer
 from tabmtl.nn.experts import LayerNorm
@@ -65,7 +66,7 @@ class Optimizer:
         dense = [p for p in network.parameters() if p.requires_grad and not any(p is table for table in sparse)]
         self._group = group
         self._tables = [_Table(table, group) for table in sparse]
-        self._adam = torch.optim.AdamW(_groups(network, dense, weight_decay), fused=True)
+        self._adam = _AdamW(_groups(network, dense, weight_decay))
         self._dense, self._clip_norm = dense, clip_norm
         self._weights = [p.detach() for p in dense]
         self._average = [weight.clone() for weight in self._weights]
@@ -79,10 +80,7 @@ class Optimizer:
             self._sum_gradients()
         if self._clip_norm is not None:
             nn.utils.clip_grad_norm_(self._dense, self._clip_norm)
-        for group in self._adam.param_groups:
-            group["lr"] = learning_rate
-        self._adam.step()
-        self._adam.zero_grad(set_to_none=True)
+        self._adam.step(learning_rate)
         self._steps += 1
         decay = max(min(self._average_decay, (1 + self._steps) / (10 + self._steps)), 1e-30)
         torch._foreach_lerp_(self._average, self._weights, 1 - decay)
@@ -109,7 +107,7 @@ class Optimizer:
     def state(self) -> dict[str, Any]:
         """Return all that the next step depends on, besides the weights of the network."""
         return {
-            "adam": {str(i): moments for i, moments in self._adam.state_dict()["state"].items()},
+            "adam": self._adam.state(),
             "average": self._average,
             "tables": [table.state() for table in self._tables],
             "steps": self._steps,
@@ -119,7 +117,7 @@ class Optimizer:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a state, whose arrays are of numpy."""
-        load_adam(self._adam, state["adam"])
+        self._adam.restore(state["adam"])
         copy_arrays(self._average, state["average"])
         for table, of_table in zip(self._tables, state["tables"], strict=True):
             table.restore(of_table)
@@ -138,6 +136,63 @@ class Optimizer:
             yield
         finally:
             torch._foreach_copy_(weights, own)
+
+
+class _AdamW:
+    """AdamW by the fused kernel of torch, whose own class loads torch's compiler first: two seconds of a first fit.
+
+    Parameters
+    ----------
+    groups : sequence of (list of Parameter, float)
+        Parameters and their weight decay. They are numbered through all groups.
+    """
+
+    def __init__(self, groups: Sequence[tuple[list[nn.Parameter], float]]) -> None:
+        self._groups = groups
+        self._parameters = [p for parameters, _ in groups for p in parameters]
+        self._moments: dict[nn.Parameter, dict[str, Tensor]] = {}  # of parameters that had a gradient
+
+    @torch.no_grad()
+    def step(self, learning_rate: float) -> None:
+        """Move parameters along their gradients, and clear these."""
+        for parameters, weight_decay in self._groups:
+            moved = [p for p in parameters if p.grad is not None]
+            moments = [self._moments_of(p) for p in moved]
+            if moved:
+                adamw(
+                    list[Tensor](moved),
+                    [p.grad for p in moved if p.grad is not None],
+                    [each["exp_avg"] for each in moments],
+                    [each["exp_avg_sq"] for each in moments],
+                    [],
+                    [each["step"] for each in moments],
+                    fused=True,
+                    amsgrad=False,
+                    beta1=0.9,
+                    beta2=0.999,
+                    lr=learning_rate,
+                    weight_decay=weight_decay,
+                    eps=_EPSILON,
+                    maximize=False,
+                )
+            for p in moved:
+                p.grad = None
+
+    def _moments_of(self, p: nn.Parameter) -> dict[str, Tensor]:
+        if p not in self._moments:
+            step = torch.zeros((), dtype=torch.float32, device=p.device)
+            self._moments[p] = {"step": step, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+        return self._moments[p]
+
+    def state(self) -> dict[str, dict[str, Tensor]]:
+        """Return the moments of parameters, by their numbers."""
+        return {str(i): self._moments[p] for i, p in enumerate(self._parameters) if p in self._moments}
+
+    def restore(self, state: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+        """Go on from moments of numpy, by the numbers of their parameters."""
+        for number, arrays in state.items():
+            of_parameter = self._moments_of(self._parameters[int(number)])
+            copy_arrays([of_parameter[name] for name in arrays], list(arrays.values()))
 
 
 class _Table:
@@ -200,12 +255,6 @@ class _Table:
         self._caught_up.fill_(log_now)
 
 
-def load_adam(adam: torch.optim.Optimizer, moments: Mapping[str, Mapping[str, np.ndarray]]) -> None:
-    """Give an optimiser of torch the moments of its parameters, by their numbers."""
-    of_torch = {int(i): {name: torch.tensor(array) for name, array in each.items()} for i, each in moments.items()}
-    adam.load_state_dict(adam.state_dict() | {"state": of_torch})
-
-
 def copy_arrays(tensors: Sequence[Tensor], arrays: Sequence[np.ndarray]) -> None:
     """Copy arrays into tensors of the same shapes."""
     for tensor, array in zip(tensors, arrays, strict=True):
@@ -214,15 +263,17 @@ def copy_arrays(tensors: Sequence[Tensor], arrays: Sequence[np.ndarray]) -> None
         tensor.copy_(torch.tensor(array))
 
 
-def _groups(network: nn.Module, dense: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+def _groups(
+    network: nn.Module, dense: list[nn.Parameter], weight_decay: float
+) -> list[tuple[list[nn.Parameter], float]]:
     """Deal parameters to those with weight decay and those without."""
     embeddings = {id(p) for m in network.modules() if isinstance(m, FeatureTokenizer) for p in m.parameters()}
     weights = {id(m.weight) for m in network.modules() if hasattr(m, "weight") and not isinstance(m, _UNDECAYED)}
-    groups: list[dict[str, Any]] = [{"params": [], "weight_decay": decay} for decay in (weight_decay, 0.0)]
+    decayed, others = list[nn.Parameter](), list[nn.Parameter]()
     for p in dense:
-        decayed = p.ndim > 1 and id(p) in weights and id(p) not in embeddings
-        groups[0 if decayed else 1]["params"].append(p)
-    return groups
+        is_decayed = p.ndim > 1 and id(p) in weights and id(p) not in embeddings
+        (decayed if is_decayed else others).append(p)
+    return [(decayed, weight_decay), (others, 0.0)]
 
 
 def _sum_rows(gradient: Tensor) -> tuple[Tensor, Tensor]:

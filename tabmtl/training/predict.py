@@ -120,6 +120,11 @@ class _Kernels(TorchDispatchMode):
 
     least, spare = _LEAST_ROWS, 0
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Do not load torch's compiler to say that it has nothing to compile here: that takes two seconds."""
+        return False
+
     def __torch_dispatch__(self, kernel: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = kernel(*args, **(kwargs or {}))
         name = kernel._schema.name.rstrip("_")

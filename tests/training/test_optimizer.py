@@ -1,5 +1,9 @@
 """Steps and averages of dense parameters and of tables of which a step touches few rows, against steps by hand."""
 
+import copy
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -168,7 +172,7 @@ def test_the_length_of_a_dense_gradient_is_bounded(clip_norm, monkeypatch):
     network, lengths = Tables(), []
     optimizer = Optimizer(network, weight_decay=0.0, average_decay=0.0, clip_norm=clip_norm)
 
-    def keep_length():
+    def keep_length(_):
         lengths.append(torch.cat([p.grad.flatten() for p in network.layer.parameters()]).norm().item())
 
     monkeypatch.setattr(optimizer._adam, "step", keep_length)
@@ -190,6 +194,39 @@ def test_a_restart_goes_on_from_the_given_weights_at_a_third_of_the_rate():
     with optimizer.averaged():
         assert all((parameter == 0.5).all() for parameter in network.parameters())
     rates = []
-    optimizer._adam.step = lambda: rates.extend(group["lr"] for group in optimizer._adam.param_groups)
+    optimizer._adam.step = rates.append
     optimizer.step(0.03)
-    assert rates == [pytest.approx(0.01)] * 2
+    assert rates == [pytest.approx(0.01)]
+
+
+def test_dense_steps_are_those_of_torch():
+    torch.manual_seed(0)
+    ours = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+    theirs, unused = copy.deepcopy(ours), [torch.nn.Parameter(torch.ones(2)) for _ in range(2)]
+    ours.unused, theirs.unused = unused
+    optimizer = Optimizer(ours, weight_decay=0.1, average_decay=0.0)
+    decayed = [p for p in theirs.parameters() if p.ndim > 1]
+    others = [p for p in theirs.parameters() if p.ndim < 2]
+    groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
+    adam = torch.optim.AdamW(groups, fused=True)
+    for step in range(5):
+        x = torch.randn(8, 3)
+        for network in (ours, theirs):
+            network(x).square().sum().backward()
+        for group in adam.param_groups:
+            group["lr"] = 0.1 / (step + 1)
+        adam.step()
+        adam.zero_grad()
+        optimizer.step(0.1 / (step + 1))
+    for own, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(own, other)
+    assert [*optimizer.state()["adam"]] == ["0", "1", "3", "4"]  # nothing is kept without a gradient
+
+
+def test_a_first_fit_does_not_load_the_compiler_of_torch():
+    code = (
+        "import sys, numpy as np; from tabmtl import SharedBottom; x = np.random.default_rng(0).normal(size=(60, 2)); "
+        "SharedBottom(epochs=1, device='cpu', n_jobs=1).fit(x, x @ [[1, 2], [0.5, 1]] + 1); "
+        "assert 'torch._dynamo' not in sys.modules and 'sympy' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)

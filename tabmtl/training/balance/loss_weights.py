@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tabmtl.nn.layers import StackedLinear
 from tabmtl.schema import Task
 from tabmtl.training.balance.gradients import Jacobian, jacobian, split_parameters
-from tabmtl.training.optimizer import copy_arrays, load_adam
+from tabmtl.training.optimizer import copy_arrays
 
 _RATE = 0.025  # of the Adam that moves learned weights
 _DWA_TEMPERATURE = 2.0
@@ -74,7 +74,8 @@ class _Learned(Weighting):
     def restore(self, state: Mapping[str, Any]) -> None:
         super().restore(state)
         copy_arrays([self._value], [state["value"]])
-        load_adam(self._adam, state["adam"])
+        of_torch = {int(i): {name: torch.tensor(a) for name, a in each.items()} for i, each in state["adam"].items()}
+        self._adam.load_state_dict(self._adam.state_dict() | {"state": of_torch})
 
     def _move(self, gradient: Tensor, active: Tensor) -> None:
         """Take one step of Adam; tasks that are not active stay."""
