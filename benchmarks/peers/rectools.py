@@ -3,8 +3,8 @@
     python -m benchmarks.peers.rectools TRAIN.parquet TEST.parquet [--epochs N] [--factors N]
 
 RecTools 0.19 needs numpy below 2 and pandas below 3, so it has an environment of its own, without this package:
-``pip install 'rectools[torch]==0.19.0' 'pyarrow<21'``. The files hold the columns ``session_id``, ``item_id`` and ``time``
-of a log, such as the two parts of ``make_sessions(20_000, 1_000, random_state=0).split()``.
+``pip install 'rectools[torch]==0.19.0' 'pyarrow<21'``. The files hold the columns ``session_id``, ``item_id`` and
+``time`` of a log, such as the two parts of ``make_sessions(20_000, 1_000, random_state=0).split()``.
 
 Every click of a test session but the first is a target, given the clicks before it; lists of 20 among all items that
 train holds, repeats included. One thread; CPU seconds are those of the fit. Softmax over all items, no validation.
