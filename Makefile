@@ -4,8 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 # Those of test-bounds.
 PYTHONS ?= 3.11 3.12 3.13 3.14
-# The CPU build of torch, which has an index of its own; UV_TORCH_BACKEND= takes that of the package index. uv knows no
-# empty name.
+# The CPU build of torch, which has an index of its own; UV_TORCH_BACKEND= takes that of the package index. uv fails
+# on an empty value.
 UV_TORCH_BACKEND ?= cpu
 ifneq ($(UV_TORCH_BACKEND),)
 export UV_TORCH_BACKEND

@@ -161,7 +161,7 @@ def score(
 
 
 def difference(ranking: Ranking, reference: Ranking) -> Record:
-    """Compare with the reference: differences of Recall@20 and MRR@20, and their standard errors over sessions."""
+    """Compare with the reference: differences of the measures at 20, and their standard errors over sessions."""
     found = ranking.compare(reference, K)
     return {
         f"{metric} {what}": value
@@ -197,12 +197,10 @@ def run_seed(name: str, seed: int, args: Namespace, rankings: dict[str, Ranking]
         facts = {"set": name, "model": label, "seed": seed}
         found, rankings[label] = score(facts, clone(model), train, test, data.items)
         records += found
-    reference = rankings.get(REFERENCE + WITHOUT_SEEN, rankings.get(REFERENCE))
-    if reference is not None:
-        records = [
-            record | difference(rankings[record["model"]], reference) if record["bucket"] == "all" else record
-            for record in records
-        ]
+    reference = REFERENCE + WITHOUT_SEEN if REFERENCE + WITHOUT_SEEN in rankings else REFERENCE
+    for record in records:
+        if record["bucket"] == "all" and reference in rankings:
+            record |= difference(rankings[record["model"]], rankings[reference]) | {"reference": reference}
     if ceiling:
         records += [{"set": name, "model": "(the law)", "seed": seed, "bucket": "all", "n_targets": 0} | ceiling]
     return records
@@ -229,13 +227,14 @@ def report(records: pl.DataFrame) -> None:
 def print_differences(records: pl.DataFrame) -> None:
     """Print differences to the reference and their standard errors, both as means over the seeds."""
     cells: dict[str, dict[str, str]] = {}
-    compared = pl.col("^.* (difference|standard_error)$").mean().fill_null(0)
-    for row in records.group_by("model", maintain_order=True).agg(compared).to_dicts():
+    compared = pl.col("^.* (difference|standard_error)$").mean()
+    for row in records.group_by("model", maintain_order=True).agg(compared).drop_nulls().to_dicts():
         cells[row["model"]] = {
             metric: f"{row[f'{metric} difference']:+.4f} ± {row[f'{metric} standard_error']:.4f}"
             for metric in (f"recall@{K}", f"mrr@{K}")
         }
-    print_table(f"difference to {REFERENCE} ± its standard error over sessions, both as means over the seeds", cells)
+    [reference] = records["reference"].unique()
+    print_table(f"difference to {reference} ± its standard error over sessions, both as means over the seeds", cells)
 
 
 def choose(args: Namespace, name: str) -> Iterator[list[Record]]:

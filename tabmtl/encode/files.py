@@ -17,7 +17,7 @@ _PARQUET, _CSV = (".parquet", ".pq"), (".csv",)
 
 _OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 _LONGEST_HEADER = 1_000_000
-_BLOCKS_AT_ONCE = 2  # one would decode large row groups more often
+_BLOCKS_AT_ONCE = 2  # of a row group of more rows, all is decoded for every part
 _UNREAD = re.compile(
     r"could not parse `(?P<value>.*?)` as dtype `(?P<dtype>\w+)` at column '(?P<column>.*?)' ", re.DOTALL
 )
@@ -82,9 +82,10 @@ def scan_file(file: str, types: Mapping[str, pl.DataType] | None = None) -> pl.L
 def read_blocks(scan: pl.LazyFrame, file: str | None, rows: int) -> Iterator[pl.DataFrame]:
     """Read a scan, of a file or of anything else, in blocks of some rows, in order; the last one may have fewer.
 
-    Of a Parquet file on a disk, a few blocks are asked for at once. Otherwise polars decodes many row groups ahead of
-    who reads (issue 28569 of polars), more of them the more threads it has. Elsewhere, a part costs a pass over all
-    before it, or is fetched once more.
+    Of a Parquet file on a disk, only a few blocks are asked for at once. Asked for all, polars decodes many row groups
+    before they are taken (its issue 28569), and more of them with more threads. CSV files are read in one go, since a
+    part of them costs a pass over all lines before it; and so are files in a store of objects, which would be fetched
+    again for each part.
     """
     parts = [scan]
     if file is not None and not is_csv(file) and "://" not in file:

@@ -73,8 +73,7 @@ class Shards:
     ) -> None:
         self.files = None if isinstance(source, pl.LazyFrame) else find_files(source)
         self.cache = None if cache is None else Path(cache)
-        found: dict[str | None, pl.LazyFrame]
-        found = {None: source} if isinstance(source, pl.LazyFrame) else dict(_scan_alike(self.files or ()).items())
+        found = {None: source} if isinstance(source, pl.LazyFrame) else _scan_alike(self.files or ())
         if columns is not None:
             _check_names("columns", columns, next(iter(found.values())).collect_schema().names())
             found = {file: frame.select(cs.by_name(*columns)) for file, frame in found.items()}
@@ -267,9 +266,9 @@ def _check_names(what: str, names: Sequence[str], known: Sequence[str]) -> None:
         raise ValueError(f"{what} names {twice[0]!r} twice; name every column once")
 
 
-def _scan_alike(files: Sequence[str]) -> dict[str, pl.LazyFrame]:
+def _scan_alike(files: Sequence[str]) -> dict[str | None, pl.LazyFrame]:
     """Scan the files that have rows; numbers of several types become those of the widest."""
-    scans = {file: scan_file(file) for file in files}
+    scans: dict[str | None, pl.LazyFrame] = {file: scan_file(file) for file in files}
     schemas = {file: scan.collect_schema() for file, scan in scans.items()}
     first = schemas[files[0]]
     for file, schema in schemas.items():

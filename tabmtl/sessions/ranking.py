@@ -42,27 +42,27 @@ class Ranking:
         Size of the catalogue.
     top : ndarray of int64, shape (m, k)
         Places in the catalogue of the best items, best first; k is ``top`` of `Recommender.rank`.
-    session : ndarray of int64, shape (m,)
-        Number of the session of every target, from 0, among those of at least two clicks.
+    session : Series, shape (m,)
+        Id of the session of every target.
     """
 
     ranks: np.ndarray
     counts: np.ndarray
     n_items: int
     top: np.ndarray
-    session: np.ndarray
+    session: pl.Series
 
     def recall(self, k: int) -> float:
         """Compute the share of targets among the first k."""
-        return float(self._gains(k)["recall"].mean())
+        return float(_GAINS["recall"](self.ranks, k).mean())
 
     def mrr(self, k: int) -> float:
         """Average 1 / rank, 0 beyond k."""
-        return float(self._gains(k)["mrr"].mean())
+        return float(_GAINS["mrr"](self.ranks, k).mean())
 
     def ndcg(self, k: int) -> float:
         """Average 1 / log2(1 + rank), 0 beyond k."""
-        return float(self._gains(k)["ndcg"].mean())
+        return float(_GAINS["ndcg"](self.ranks, k).mean())
 
     def coverage(self, k: int) -> float:
         """Compute the share of the catalogue that is among the first k of at least one target.
@@ -80,8 +80,8 @@ class Ranking:
 
     def only(self, chosen: np.ndarray) -> Ranking:
         """Take the targets of a mask (m,)."""
-        parts = {name: getattr(self, name)[chosen] for name in ("ranks", "counts", "top", "session")}
-        return Ranking(n_items=self.n_items, **parts)
+        parts = {name: getattr(self, name)[chosen] for name in ("ranks", "counts", "top")}
+        return Ranking(n_items=self.n_items, session=self.session.filter(chosen), **parts)
 
     def compare(self, reference: Ranking, k: int = 20) -> pl.DataFrame:
         """Compare with another recommender on the same next clicks.
@@ -98,44 +98,52 @@ class Ranking:
         -------
         differences : polars.DataFrame
             A row for recall, MRR and NDCG at k: ``metric``; ``score``; ``difference`` to the reference, above 0 where
-            the reference is worse; and its ``standard_error``, which is missing where all
+            the reference is worse; and its ``standard_error``, which is missing for a single session, and where all
             clicks gain the same.
 
         Raises
         ------
         ValueError
-            If the rankings are of different clicks.
+            If the rankings are of different sessions.
         """
         check_count("k", k)
-        if not np.array_equal(self.session, reference.session):
+        if not self.session.equals(reference.session):
             raise ValueError(
                 f"the rankings are of {len(self.session)} and {len(reference.session)} next clicks of different "
                 "sessions; rank the same click log by both recommenders"
             )
         rows = []
-        for metric, own in self._gains(k).items():
-            values = own - reference._gains(k)[metric]
-            error = error_of_mean(values, self.session)
-            rows.append((f"{metric}@{k}", float(own.mean()), float(values.mean()), error or None))
+        for metric, gain in _GAINS.items():
+            own = gain(self.ranks, k)
+            values = own - gain(reference.ranks, k)
+            found = (float(own.mean()), float(values.mean())) if len(own) else (None, None)
+            rows.append((f"{metric}@{k}", *found, error_of_mean(values, self.session.rle_id().to_numpy()) or None))
         schema = {"metric": pl.String, "score": pl.Float64, "difference": pl.Float64, "standard_error": pl.Float64}
         return pl.DataFrame(rows, schema=schema, orient="row")
 
-    def _gains(self, k: int) -> dict[str, np.ndarray]:
-        """Score every target (m,) by every measure."""
-        hit = self.ranks <= k
-        return {
-            "recall": hit.astype(float),
-            "mrr": np.where(hit, 1 / self.ranks, 0.0),
-            "ndcg": np.where(hit, 1 / np.log2(1 + self.ranks), 0.0),
-        }
+
+def reciprocal_ranks(ranks: np.ndarray, k: int) -> np.ndarray:
+    """Compute 1 / rank of ranks (m,), 0 beyond k."""
+    return np.where(ranks <= k, 1 / ranks, 0.0)
+
+
+#: Measures of lists of k items, given the ranks of the targets (m,): the score of every target.
+_GAINS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
+    "recall": lambda ranks, k: (ranks <= k).astype(float),
+    "mrr": reciprocal_ranks,
+    "ndcg": lambda ranks, k: np.where(ranks <= k, 1 / np.log2(1 + ranks), 0.0),
+}
 
 
 def error_of_mean(values: np.ndarray, session: np.ndarray) -> float:
     """Compute the standard error of the mean of values (T,) that were found in sessions (T,).
 
     Values of one session are not independent, so that each session counts as one observation: the error is the square
-    root of the sum over sessions of (sum of values less their mean)^2, divided by T.
+    root of the sum over sessions of (sum of values less their mean)^2, divided by T. It is 0 where there is none: for a
+    single session, and where all values are equal.
     """
+    if len(np.unique(session)) < 2 or np.ptp(values) == 0:
+        return 0.0
     away = np.bincount(session, weights=values - values.mean())
     return math.sqrt(np.square(away).sum()) / len(values)
 
@@ -234,7 +242,7 @@ def rank_next(
     joined = (np.concatenate(parts) for parts in (ranks, clicked, tops))
     owner = np.repeat(np.arange(len(sessions)), sessions.lengths - 1)
     parts = dict(zip(("ranks", "counts", "top"), joined, strict=True))
-    return Ranking(n_items=len(counts), session=owner[chosen], **parts)
+    return Ranking(n_items=len(counts), session=sessions.ids.gather(owner[chosen]), **parts)
 
 
 def summarize(ranking: Ranking, ks: Sequence[int]) -> pl.DataFrame:

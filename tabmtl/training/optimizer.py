@@ -139,7 +139,7 @@ class Optimizer:
 
 
 class _AdamW:
-    """AdamW by the fused kernel of torch, whose own class loads torch's compiler first: two seconds of a first fit.
+    """AdamW by the fused kernel of torch. The class of torch would load its compiler: two seconds of a first fit.
 
     Parameters
     ----------
@@ -156,16 +156,15 @@ class _AdamW:
     def step(self, learning_rate: float) -> None:
         """Move parameters along their gradients, and clear these."""
         for parameters, weight_decay in self._groups:
-            moved = [p for p in parameters if p.grad is not None]
-            moments = [self._moments_of(p) for p in moved]
+            moved = [(p, p.grad, self._moments_of(p)) for p in parameters if p.grad is not None]
             if moved:
                 adamw(
-                    list[Tensor](moved),
-                    [p.grad for p in moved if p.grad is not None],
-                    [each["exp_avg"] for each in moments],
-                    [each["exp_avg_sq"] for each in moments],
+                    [p for p, _, _ in moved],
+                    [gradient for _, gradient, _ in moved],
+                    [moments["exp_avg"] for _, _, moments in moved],
+                    [moments["exp_avg_sq"] for _, _, moments in moved],
                     [],
-                    [each["step"] for each in moments],
+                    [moments["step"] for _, _, moments in moved],
                     fused=True,
                     amsgrad=False,
                     beta1=0.9,
@@ -175,7 +174,7 @@ class _AdamW:
                     eps=_EPSILON,
                     maximize=False,
                 )
-            for p in moved:
+            for p, _, _ in moved:
                 p.grad = None
 
     def _moments_of(self, p: nn.Parameter) -> dict[str, Tensor]:
@@ -190,9 +189,10 @@ class _AdamW:
 
     def restore(self, state: Mapping[str, Mapping[str, np.ndarray]]) -> None:
         """Go on from moments of numpy, by the numbers of their parameters."""
+        self._moments.clear()
         for number, arrays in state.items():
-            of_parameter = self._moments_of(self._parameters[int(number)])
-            copy_arrays([of_parameter[name] for name in arrays], list(arrays.values()))
+            moments = self._moments_of(self._parameters[int(number)])
+            copy_arrays(list(moments.values()), [arrays[name] for name in moments])
 
 
 class _Table:

@@ -120,9 +120,9 @@ class _Kernels(TorchDispatchMode):
 
     least, spare = _LEAST_ROWS, 0
 
-    @classmethod
+    @classmethod  # a private switch of torch since 2.9 or so; others do not ask
     def _should_skip_dynamo(cls) -> bool:
-        """Do not load torch's compiler to say that it has nothing to compile here: that takes two seconds."""
+        """Leave `__torch_dispatch__` as it is: to wrap it, torch loads its compiler, which takes two seconds."""
         return False
 
     def __torch_dispatch__(self, kernel: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -90,7 +90,7 @@ class Epoch:
     def _places(self, lanes: list[np.ndarray], n_steps: int, window: int) -> tuple[np.ndarray, list[slice]]:
         """Return the place in the order of steps of every row, lane by lane, and the places of every step."""
         sizes = [int(self.rows.counts[chunks].sum()) for chunks in lanes]
-        step = np.empty(sum(sizes), dtype=np.min_scalar_type(n_steps))  # of two bytes, which NumPy sorts by radix
+        step = np.empty(sum(sizes), dtype=np.min_scalar_type(n_steps))  # NumPy sorts up to 16 bits by radix
         start = 0
         for lane, size in enumerate(sizes, start=self.rows.lanes.start):
             order = np.random.default_rng([*self.seed, lane, window]).permutation(size)

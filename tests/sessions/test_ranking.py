@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -26,7 +27,7 @@ def ranking(
         counts=np.array(counts or [0] * len(ranks)),
         n_items=n_items,
         top=np.array(top or [range(n_items)] * len(ranks)),
-        session=np.array(session or range(len(ranks))),
+        session=pl.Series(session or range(len(ranks)), dtype=pl.Int64),
     )
 
 
@@ -101,7 +102,7 @@ def test_a_mask_takes_everything_along() -> None:
     assert part.ranks.tolist() == [1, 3]
     assert part.counts.tolist() == [7, 9]
     assert part.top.shape == (2, 10)
-    assert part.session.tolist() == [0, 2]
+    assert part.session.to_list() == [0, 2]
 
 
 def test_recommenders_are_compared_over_sessions_by_hand() -> None:
@@ -117,15 +118,23 @@ def test_recommenders_are_compared_over_sessions_by_hand() -> None:
     assert apart["standard_error"][0] == found["standard_error"][0]  # as each session has one click that changes
 
 
-def test_rankings_that_are_equal_differ_by_nothing() -> None:
-    some = ranking([1, 3, INF])
+def test_a_difference_without_draws_has_no_error() -> None:
+    some, missed = ranking([1, 3, INF]), ranking([INF, INF, INF])
     assert some.compare(some)["difference"].to_list() == [0, 0, 0]
     assert some.compare(some)["standard_error"].null_count() == 3
+    same = ranking([3] * 7).compare(ranking([INF] * 7))  # 1 / 3 is no whole number of bits
+    assert same["difference"].to_list() == pytest.approx([1, 1 / 3, 1 / 2])
+    assert same["standard_error"].null_count() == 3
+    single = ranking([1, 3, 7], session=[0, 0, 0]).compare(ranking([2, 9, INF], session=[0, 0, 0]))
+    assert single["standard_error"].null_count() == 3
+    nobody = np.zeros(3, dtype=bool)
+    assert some.only(nobody).compare(missed.only(nobody)).drop("metric").null_count().row(0) == (3, 3, 3)
 
 
-def test_rankings_of_different_clicks_are_not_compared() -> None:
-    with pytest.raises(ValueError, match="of 2 and 3 next clicks of different sessions; rank the same click log"):
-        ranking([1, 2]).compare(ranking([1, 2, 3]))
+@pytest.mark.parametrize("other", [ranking([1, 2, 3]), ranking([1, 2], session=[0, 7])], ids=["more", "others"])
+def test_rankings_of_different_sessions_are_not_compared(other: Ranking) -> None:
+    with pytest.raises(ValueError, match=r"2 and [23] next clicks of different sessions; rank the same click log"):
+        ranking([1, 2]).compare(other)
 
 
 def test_a_summary_has_a_row_for_all_and_one_a_bucket() -> None:

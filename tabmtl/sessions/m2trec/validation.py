@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import polars as pl
 
 from tabmtl.sessions.m2trec.index import ItemIndex
 from tabmtl.sessions.m2trec.items import KnownItems
 from tabmtl.sessions.m2trec.network import M2TRecNetwork
 from tabmtl.sessions.ragged import UNSEEN_ITEM, Sessions
-from tabmtl.sessions.ranking import Ranking, rank_next
-from tabmtl.sessions.repeats import TOP, Choices
+from tabmtl.sessions.ranking import Ranking, rank_next, reciprocal_ranks
+from tabmtl.sessions.repeats import TOP, Choices, in_errors
 
 MAX_VALIDATION_CLICKS = 3_000  # that are predicted after an epoch, spread over the validation log
 _STRENGTHS = (0.0, 0.5, 1.0)  # the last is that of training
@@ -84,6 +83,5 @@ class Validation:
 
 def is_clearly_better(one: Ranking, other: Ranking) -> bool:
     """Tell whether the MRR@20 of the same targets is higher by more than two standard errors of the difference."""
-    difference = one.compare(other, TOP).row(by_predicate=pl.col("metric") == f"mrr@{TOP}", named=True)
-    error = difference["standard_error"]
-    return error is not None and difference["difference"] > 2 * error
+    gains = reciprocal_ranks(one.ranks, TOP) - reciprocal_ranks(other.ranks, TOP)
+    return in_errors(gains, one.session.rle_id().to_numpy()) > 2

@@ -83,7 +83,7 @@ def test_a_path_that_does_clear_harm_is_left_out_from_then_on(epoch: int, harm: 
     rng = np.random.default_rng(0)
     without, session = rng.random(400) < 0.5, np.repeat(np.arange(200), 2)
     found = [
-        Ranking(ranks=np.where(hit, 1.0, np.inf), counts=COUNTS, n_items=8, top=np.empty((400, 0)), session=session)
+        ranking_of(np.where(hit, 1.0, np.inf), session)
         for hit in (without, without & (rng.random(400) > harm) | (rng.random(400) < -harm))
     ]
     validation.rank = lambda: found  # type: ignore[method-assign]
@@ -96,9 +96,10 @@ def test_a_path_that_does_clear_harm_is_left_out_from_then_on(epoch: int, harm: 
     assert network.encoder.left_out == left_out
 
 
-def ranking_of(reciprocal: np.ndarray, session: np.ndarray) -> Ranking:
-    count = np.ones(len(reciprocal))
-    return Ranking(ranks=1 / reciprocal, counts=count, n_items=8, top=np.empty((len(count), 0)), session=session)
+def ranking_of(ranks: np.ndarray, session: np.ndarray) -> Ranking:
+    some = np.ones(len(ranks), dtype=np.int64)
+    ids = pl.Series(session)
+    return Ranking(ranks=ranks, counts=some, n_items=8, top=np.empty((len(some), 0)), session=ids)
 
 
 def test_what_is_clearly_better_is_so_over_sessions() -> None:
@@ -106,7 +107,7 @@ def test_what_is_clearly_better_is_so_over_sessions() -> None:
 
     def compared(n_better: int, session: np.ndarray) -> tuple[bool, bool]:
         better = np.repeat(np.arange(40) < n_better, 10)
-        one, other = (ranking_of(np.where(hit, 1.0, 0.5), session) for hit in (better, ~better))
+        one, other = (ranking_of(np.where(hit, 1.0, 2.0), session) for hit in (better, ~better))
         return is_clearly_better(one, other), is_clearly_better(other, one)
 
     assert compared(25, np.repeat(np.arange(40), 10)) == (False, False)
