@@ -5,19 +5,18 @@
 Measured here, on rows of `benchmarks.scale` and one thread:
 
 - the CPU seconds of survey and encoding;
-- those of a step of each network at two sizes, so a row costs one number and a step another; and of the larger one in a
-  group, where batch normalisation has kernels of its own;
+- those of a step of each network at two sizes, so a row costs one number and a step another. Batch normalisation has
+  kernels of its own in a group, so a network that has it is measured in a group as well;
 - the same of a round of each boosted model, at two numbers of rows and of rounds: one tree of `SharedTrees`, the
   trees of all stages of `RMTGB`, and one tree for each task of `IndependentTasks`, all without validation rows;
 - those of a step of `M2TRec` at two numbers of targets and of candidates, on an item table of 50 000 items. Every
   worker computes the vectors of all candidates, and compares its own targets with all of them. So a target, a
   candidate, a pair of both, and a step each cost a number. The clicks of all workers are candidates;
-- the bytes that a step of a network hands to the group, counted by a group that stands for the others, and the bytes
-  of the rows that `IndependentTasks` moves.
+- the bytes that a step of a network hands to the group, counted by a group that stands for the others.
 
 Computed, not counted: LightGBM sums 16 bytes a bin of every histogram, one for each split of a tree, and each worker
 gets its share of the columns; then all learn the best split. `SharedTrees` sums a table of its leaves besides, and
-stage 2 of `RMTGB` three numbers a task.
+stage 2 of `RMTGB` three numbers a task. `IndependentTasks` moves the features and one label of every labelled row.
 
 Modelled, for W workers of one thread each, rows that are dealt evenly, and networks of 10 and 100 Gbit/s:
 
@@ -25,7 +24,7 @@ Modelled, for W workers of one thread each, rows that are dealt evenly, and netw
 - a sum goes twice round a ring, in ``2 (W - 1)`` messages of a W-th of its bytes; what is gathered goes round once,
   and its size before it. Histograms take ``log2 W`` messages, and every worker sends nearly all bytes of each;
 - a window is read at 1 GB/s, and a message takes 50 microseconds. Boosted models hold their rows in memory;
-- `IndependentTasks` has work for one worker a task, which needs memory for all labelled rows of it.
+- a task of `IndependentTasks` is the work of one worker, which needs memory for all labelled rows of it.
 
 The speed is told in relation to one worker alone, whose steps have as many rows as its part of the common ones.
 
@@ -50,6 +49,7 @@ import numpy as np
 import polars as pl
 import torch
 from lightgbm import LGBMClassifier, LGBMRegressor
+from scipy.optimize import nnls
 
 from benchmarks.harness import in_own_process, least_cpu_time, say, speed_parser
 from benchmarks.scale import N_ITEMS, TARGETS, draw_files, job_model, popularity
@@ -61,8 +61,7 @@ from tabmtl.encode.shards import Roles
 from tabmtl.encode.survey import learn_table
 from tabmtl.estimators.boosted import BoostedEstimator
 from tabmtl.estimators.network import _in_training_units, _on_device
-from tabmtl.models.independent import _move_task
-from tabmtl.nn.experts import statistics_of
+from tabmtl.nn.experts import BatchNorm, statistics_of
 from tabmtl.processes.group import ALONE, Group
 from tabmtl.schema import Batch
 from tabmtl.sessions import M2TRec
@@ -84,6 +83,19 @@ _TARGETS, _CANDIDATES = (128, 1_024), (4_096, 16_384)
 
 
 @dataclass(frozen=True)
+class Work:
+    """Work of a worker: CPU seconds a row, and seconds of a step or round whatever the number of its rows."""
+
+    row: float
+    fixed: float
+
+    @classmethod
+    def through(cls, sizes: Sequence[int], seconds: Sequence[float]) -> Work:
+        """Find both from the seconds of steps of two sizes, or rounds of two numbers of rows."""
+        return cls(*_solve([[n, 1.0] for n in sizes], seconds))
+
+
+@dataclass(frozen=True)
 class Traffic:
     """What a worker sends of one kind in a step: how often, one after the other, and the bytes of all together."""
 
@@ -97,40 +109,40 @@ class Cost:
 
     Parameters
     ----------
-    row, fixed : float
-        CPU seconds a row, and seconds whatever the number of rows.
+    work : Work
     sums, gathers : Traffic
         Sums over all workers, and values of each that all get.
     splits : Traffic
         Meetings of LightGBM, whose bytes are those of the histograms.
-    in_group : float, default=1
-        Factor of the seconds a row where there are other workers.
+    in_group : Work, optional
+        Work where there are other workers, by default the same.
     row_bytes : float, default=0
         Bytes of a row that are read from the disk.
-    n_parts : int, optional
-        Parts that the work falls into; with more workers, the others have none, and "tasks" are what is full.
+    n_tasks : int, optional
+        Tasks of equal work, each of which is that of one worker; None divides the rows among all workers.
     moved : float, default=0
         Bytes of a row that go to other workers before the first round, one task after the other.
     """
 
-    row: float
-    fixed: float
+    work: Work
     sums: Traffic = Traffic()
     gathers: Traffic = Traffic()
     splits: Traffic = Traffic()
-    in_group: float = 1.0
+    in_group: Work | None = None
     row_bytes: float = 0.0
-    n_parts: int | None = None
+    n_tasks: int | None = None
     moved: float = 0.0
 
     def seconds(self, rows: float, workers: int, bandwidth: float = 1.0) -> dict[str, float]:
         """Return the seconds of a step of some rows, by what they are spent on."""
-        others, busy = workers - 1, min(workers, self.n_parts or workers)
+        others = workers - 1
+        work = (self.in_group or self.work) if others else self.work
+        share = 1 / workers if self.n_tasks is None else math.ceil(self.n_tasks / workers) / self.n_tasks
         messages = 2 * others * (self.sums.n + self.gathers.n) + math.log2(workers) * self.splits.n
         n_bytes = (2 * self.sums.n_bytes + self.splits.n_bytes) / workers + self.gathers.n_bytes
         return {
-            "rows" if busy == workers else "tasks": self.row * (self.in_group if others else 1) * rows / busy,
-            "fixed": self.fixed,
+            "rows" if self.n_tasks is None else "tasks": work.row * rows * share,
+            "fixed": work.fixed if self.n_tasks is None else work.fixed * share,
             "latency": messages * LATENCY,
             "bytes": others * n_bytes / bandwidth,
             "disk": rows / workers * self.row_bytes / DISK,
@@ -161,8 +173,15 @@ class SessionCost(Cost):
 
     def seconds(self, rows: float, workers: int, bandwidth: float = 1.0) -> dict[str, float]:
         """Return the seconds of a step of some targets, by what they are spent on."""
-        each = self.candidate + self.pair * rows / workers
-        return super().seconds(rows, workers, bandwidth) | {"candidates": each * self.n_candidates(rows)}
+        candidates = self.n_candidates(rows)
+        own = {"candidates": self.candidate * candidates, "pairs": self.pair * candidates * rows / workers}
+        return super().seconds(rows, workers, bandwidth) | own
+
+
+def _solve(terms: Sequence[Sequence[float]], seconds: Sequence[float]) -> list[float]:
+    """Find the seconds of one of each term, none below zero, from the seconds of steps that have some of each."""
+    found, _ = nnls(np.array(terms, dtype=np.float64), np.array(seconds))
+    return [float(each) for each in found]
 
 
 @dataclass(eq=False)
@@ -219,19 +238,19 @@ def _measure_network(name: str, coder: TableCoder, data: Batch, rounds: int) -> 
         loss = model._loss(coder.labels.tasks)
         return kind(model, network, loss, data, None, evaluate=lambda *_: {})
 
-    alone, counting = loop(TableLoop), _Counting()
-    counted = loop(type("Counted", (TableLoop,), {"group": counting}))
-    steps = {str(n): partial(alone.step, torch.arange(n), 1e-3) for n in _SIZES}
+    counting = _Counting()
+    alone, counted = loop(TableLoop), loop(type("Counted", (TableLoop,), {"group": counting}))
+    timed = {"alone": alone}
+    if any(isinstance(module, BatchNorm) for module in counted.network.modules()):
+        timed["in a group"] = counted
+    steps = {f"{at}, {n}": partial(each.step, torch.arange(n), 1e-3) for at, each in timed.items() for n in _SIZES}
     with statistics_of(counting, counted.network):
-        steps["in a group"] = partial(counted.step, torch.arange(_SIZES[1]), 1e-3)
-        small, large, grouped = least_cpu_time(steps, rounds).values()
+        taken = [*least_cpu_time(steps, rounds).values()]
         counting.clear()
         counted.step(torch.arange(_SIZES[0]), 1e-3)
-    row = (large - small) / (_SIZES[1] - _SIZES[0])
     return Cost(
-        row=row,
-        fixed=max(small - row * _SIZES[0], 0.0),
-        in_group=grouped / large,
+        work=Work.through(_SIZES, taken[:2]),
+        in_group=Work.through(_SIZES, taken[2:]) if len(timed) > 1 else None,
         row_bytes=ROW_BYTES,
         **counting.traffic(),
     )
@@ -255,15 +274,14 @@ def measure_sessions(n_targets: int, rounds: int) -> SessionCost:
     points = {f"{of}": equation(*of) for of in product(_CANDIDATES, _TARGETS)}
     taken = least_cpu_time({name: run for name, (_, run) in points.items()}, rounds)
     # seconds = of_step + of_target n + candidate C + pair n C, at four points
-    of_step, of_target, candidate, pair = np.linalg.solve([terms for terms, _ in points.values()], [*taken.values()])
+    of_step, of_target, candidate, pair = _solve([terms for terms, _ in points.values()], [*taken.values()])
     counting = _Counting()
     counted, step = _session_step(coder, known, M2TRec().n_negatives, n_targets, counting)
     counted.step(step, 1e-3)
     return SessionCost(
-        row=max(of_target, 0.0),
-        fixed=max(of_step, 0.0),
-        candidate=max(candidate, 0.0),
-        pair=max(pair, 0.0),
+        work=Work(of_target, of_step),
+        candidate=candidate,
+        pair=pair,
         n_negatives=M2TRec().n_negatives or N_ITEMS,
         row_bytes=TARGET_BYTES,
         **counting.traffic(),
@@ -291,8 +309,8 @@ def _session_step(
     return SessionLoop(network, known.on(torch.device("cpu")), feed, {}, model, None), step
 
 
-def _measure_rounds(make: Callable[[int], Any], folder: Path, rounds: Sequence[int]) -> dict[str, Any]:
-    """Measure a round of boosting: the arguments `row` and `fixed` of `Cost`."""
+def _measure_rounds(make: Callable[[int], Any], folder: Path, rounds: Sequence[int]) -> Work:
+    """Measure a round of boosting."""
     frame = pl.scan_parquet(folder / "*.parquet").collect()
     few = frame.head(frame.height // 4)
 
@@ -303,14 +321,14 @@ def _measure_rounds(make: Callable[[int], Any], folder: Path, rounds: Sequence[i
     of_few, more_of_few, of_all, more_of_all = least_cpu_time(sides, 1).values()
     n_rounds = rounds[1] - rounds[0]
     small, large = (more_of_few - of_few) / n_rounds, (more_of_all - of_all) / n_rounds
-    row = max((large - small) / (frame.height - few.height), 0.0)
-    return {"row": row, "fixed": max(small - row * few.height, 0.0)}
+    return Work.through((few.height, frame.height), (small, large))
 
 
 def _splits(model: BoostedEstimator, folder: Path, n_trees: int) -> Traffic:
     """Compute what LightGBM sends for trees: a histogram and the best split of each split, and sums of the root."""
     with _encoded(folder) as (coder, cache):
-        data = bin_rows(cache.read(slice(None)), coder.features.columns, model._data_params())
+        options = {"max_bin": model.max_bin, "feature_pre_filter": False, "num_threads": 1, "verbosity": -1}
+        data = bin_rows(cache.read(slice(None)), coder.features.columns, options)
     n_bins = sum(data.feature_num_bin(i) for i in range(data.num_feature()))
     n_splits = n_trees * (model.num_leaves - 1)
     return Traffic(2 * n_splits + n_trees, n_splits * n_bins * BIN_BYTES)
@@ -323,9 +341,8 @@ def measure_shared_trees(folder: Path, rounds: Sequence[int]) -> Cost:
         return SharedTrees(n_estimators=n, n_estimators_task=0, early_stopping=False, n_jobs=1, random_state=0)
 
     table = 2 * 8 * make(1).num_leaves * len(TARGETS)  # sums of gradients and hessians of every leaf and task
-    return Cost(
-        **_measure_rounds(make, folder, rounds), sums=Traffic(1, table), splits=_splits(make(1), folder, n_trees=1)
-    )
+    splits = _splits(make(1), folder, n_trees=1)
+    return Cost(work=_measure_rounds(make, folder, rounds), sums=Traffic(1, table), splits=splits)
 
 
 def measure_rmtgb(folder: Path, rounds: Sequence[int]) -> Cost:
@@ -337,28 +354,38 @@ def measure_rmtgb(folder: Path, rounds: Sequence[int]) -> Cost:
 
     n_mixed = 2  # the binary tasks; a loss with a single task, as that of the number, has stage 3 only
     splits = _splits(make(1), folder, n_trees=3 + len(TARGETS))
-    return Cost(**_measure_rounds(make, folder, rounds), sums=Traffic(3, 3 * 8 * n_mixed), splits=splits)
+    return Cost(work=_measure_rounds(make, folder, rounds), sums=Traffic(3, 3 * 8 * n_mixed), splits=splits)
 
 
 def measure_independent(folder: Path, rounds: Sequence[int]) -> Cost:
-    """Measure a round of `IndependentTasks`, one tree for each task, and the bytes of the rows that move before."""
+    """Measure a round of `IndependentTasks`, one tree for each task; compute the bytes of the rows that move before."""
+    known = LGBMClassifier().get_params()
+    options = {name: value for name, value in IndependentTasks().get_params().items() if name in known}
 
     def make(n: int) -> IndependentTasks:
-        options = IndependentTasks()._tree_options() | {"n_estimators": n}
-        classifier, regressor = LGBMClassifier(**options), LGBMRegressor(**options)
-        return IndependentTasks(classifier=classifier, regressor=regressor, early_stopping=False, n_jobs=1)
+        classifier, regressor = LGBMClassifier(n_estimators=n, **options), LGBMRegressor(n_estimators=n, **options)
+        trees = {"classifier": classifier, "regressor": regressor}
+        return IndependentTasks(**trees, early_stopping=False, n_jobs=1, random_state=0)
 
-    counting = _Counting()
     with _encoded(folder) as (_, cache):
         some = cache.read(slice(_SIZES[1]))
-        for t in range(len(TARGETS)):
-            _move_task(some, None, t, 0, counting)
-    moved = sum(counting.gathers) / len(some)
-    return Cost(**_measure_rounds(make, folder, rounds), n_parts=len(TARGETS), moved=moved)
+    n_labels = np.count_nonzero(~np.isnan(some.y), axis=0)
+    of_row = sum(part[0].nbytes for part in (some.x_num, some.x_cat)) + some.y.itemsize
+    moved = n_labels.sum() * of_row / len(some)
+    return Cost(work=_measure_rounds(make, folder, rounds), n_tasks=len(TARGETS), moved=float(moved))
+
+
+def _duration(seconds: float) -> str:
+    """Describe a duration: in seconds below ten minutes."""
+    return f"{seconds:.3g} s" if seconds < 600 else f"{seconds / 60:.1f} min"
+
+
+def _describe_work(work: Work) -> list[str]:
+    return [f"{work.row * 1e6:.2f} us/row", f"{work.fixed * 1e3:.2f} ms"]
 
 
 def report(name: str, cost: Cost, rows: float, workers: int, of_worker: float | None = None) -> None:
-    """Print the cost that was measured, and what the model makes of it.
+    """Print the cost that was measured, and what the model makes of it; a part below a tenth of the time is left out.
 
     Parameters
     ----------
@@ -371,8 +398,9 @@ def report(name: str, cost: Cost, rows: float, workers: int, of_worker: float | 
         Rows of a worker in a step; None has all rows in a step, as a round of trees has.
     """
     met = sum(each.n_bytes for each in (cost.sums, cost.gathers, cost.splits))
-    times = "" if cost.in_group == 1 else f" x {cost.in_group:.2f}"
-    said = [f"{cost.row * 1e6:.2f} us/row{times}", f"{cost.fixed * 1e3:.2f} ms", f"{met / 1e6:.2f} MB"]
+    said = [*_describe_work(cost.work), f"{met / 1e6:.2f} MB"]
+    if cost.in_group:
+        said += ["in a group", *_describe_work(cost.in_group)]
     if isinstance(cost, SessionCost):
         said += [f"{cost.candidate * 1e6:.2f} us/candidate", f"{cost.pair * 1e9:.2f} ns/pair"]
     unit = "a round" if of_worker is None else "an epoch"
@@ -382,14 +410,15 @@ def report(name: str, cost: Cost, rows: float, workers: int, of_worker: float | 
     for network, bandwidth in BANDWIDTHS.items():
         spent = cost.seconds(of_step, workers, bandwidth)
         taken = sum(spent.values())
-        most = max(spent, key=lambda part: spent[part])
+        shares = sorted(((part, each / taken) for part, each in spent.items()), key=lambda part: -part[1])
+        largest = ", ".join(f"{part} {share:.0%}" for part, share in shares if share >= 0.1)
         rate = of_step / taken
-        cells = f"{rate / 1e6:.2f} M/s", f"{rate / rate_alone:.1f}x", f"{rows / rate / 60:.2f} min"
-        say(f"  {workers} workers, {network}", *cells, f"{most} {spent[most] / taken:.0%}")
-        if cost.n_parts:
+        cells = f"{rate / 1e6:.2f} M/s", f"{rate / rate_alone:.1f}x", _duration(rows / rate)
+        say(f"  {workers} workers, {network}", *cells, largest)
+        if cost.n_tasks:
             moved = cost.moved * rows * (workers - 1) / workers
-            of_task = f"{cost.moved * rows / cost.n_parts / 1e9:.0f} GB a task"
-            say(f"  to the workers of the tasks before, {network}", of_task, f"{moved / bandwidth / 60:.2f} min")
+            of_task = f"{cost.moved * rows / cost.n_tasks / 1e9:.0f} GB a task"
+            say(f"  to the workers of the tasks before, {network}", of_task, _duration(moved / bandwidth))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -399,14 +428,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--rows", type=float, default=1e9, help="rows, or clicks, to train on (default 1e9)")
     parser.add_argument("--batch-rows", type=int, default=1_024, help="rows of a step a worker (default 1 024)")
     options = parser.parse_args(argv)
-    rounds, n_trees = (1, (1, 2)) if options.quick else (10, (5, 25))
+    rounds, n_trees = (1, (1, 3)) if options.quick else (10, (5, 25))
     rows, workers, of_worker = options.rows, options.workers, options.batch_rows
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         in_own_process(draw_files, folder, 8_000 if options.quick else 100_000)
         networks = in_own_process(measure_networks, folder, rounds)
         encode = networks.pop("encode")
-        say("survey and encode", f"{1 / encode / 1e6:.2f} M/s", f"{rows / workers * encode / 60:.2f} min a worker")
+        say("survey and encode", f"{1 / encode / 1e6:.2f} M/s", f"{_duration(rows / workers * encode)} a worker")
         for each, cost in networks.items():
             report(each, cost, rows, workers, of_worker)
         report("M2TRec", in_own_process(measure_sessions, of_worker, rounds), rows, workers, of_worker)
