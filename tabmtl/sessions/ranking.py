@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,11 @@ class Ranking:
     n_items: int
     top: np.ndarray
     session: pl.Series
+
+    @cached_property
+    def session_numbers(self) -> np.ndarray:
+        """Number (m,) of the session of every target, from 0."""
+        return self.session.rle_id().to_numpy()
 
     def recall(self, k: int) -> float:
         """Compute the share of targets among the first k."""
@@ -117,7 +123,7 @@ class Ranking:
             own = gain(self.ranks, k)
             values = own - gain(reference.ranks, k)
             found = (float(own.mean()), float(values.mean())) if len(own) else (None, None)
-            rows.append((f"{metric}@{k}", *found, error_of_mean(values, self.session.rle_id().to_numpy()) or None))
+            rows.append((f"{metric}@{k}", *found, error_of_mean(values, self.session_numbers) or None))
         schema = {"metric": pl.String, "score": pl.Float64, "difference": pl.Float64, "standard_error": pl.Float64}
         return pl.DataFrame(rows, schema=schema, orient="row")
 
@@ -232,17 +238,17 @@ def rank_next(
     """
     n = sessions.count_prefixes()
     chosen = spread(n, n if most is None else most)
-    ranks, clicked, tops, size = [], [], [], block_size(len(counts))
+    ranks, clicked, tops, ids, size = [], [], [], [], block_size(len(counts))
     for start in range(0, len(chosen), size):
         prefixes, targets = sessions.prefixes(chosen=chosen[start : start + size])
         scores = scores_of(prefixes)
         ranks.append(rank_targets(scores, targets))
         clicked.append(np.concatenate([[0], counts])[targets])
         tops.append(top_k(scores, top)[0] if top else np.empty((len(targets), 0), dtype=np.int64))
+        ids.append(prefixes.ids)
     joined = (np.concatenate(parts) for parts in (ranks, clicked, tops))
-    owner = np.repeat(np.arange(len(sessions)), sessions.lengths - 1)
     parts = dict(zip(("ranks", "counts", "top"), joined, strict=True))
-    return Ranking(n_items=len(counts), session=sessions.ids.gather(owner[chosen]), **parts)
+    return Ranking(n_items=len(counts), session=pl.concat(ids), **parts)
 
 
 def summarize(ranking: Ranking, ks: Sequence[int]) -> pl.DataFrame:

@@ -174,8 +174,8 @@ class _AdamW:
                     eps=_EPSILON,
                     maximize=False,
                 )
-            for p, _, _ in moved:
-                p.grad = None
+        for p in self._parameters:
+            p.grad = None
 
     def _moments_of(self, p: nn.Parameter) -> dict[str, Tensor]:
         if p not in self._moments:

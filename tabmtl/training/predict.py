@@ -120,7 +120,7 @@ class _Kernels(TorchDispatchMode):
 
     least, spare = _LEAST_ROWS, 0
 
-    @classmethod  # a private switch of torch since 2.9 or so; others do not ask
+    @classmethod  # a private switch of torch: 2.13 asks it, 2.6 did not
     def _should_skip_dynamo(cls) -> bool:
         """Leave `__torch_dispatch__` as it is: to wrap it, torch loads its compiler, which takes two seconds."""
         return False

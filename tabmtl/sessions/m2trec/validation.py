@@ -84,4 +84,4 @@ class Validation:
 def is_clearly_better(one: Ranking, other: Ranking) -> bool:
     """Tell whether the MRR@20 of the same targets is higher by more than two standard errors of the difference."""
     gains = reciprocal_ranks(one.ranks, TOP) - reciprocal_ranks(other.ranks, TOP)
-    return in_errors(gains, one.session.rle_id().to_numpy()) > 2
+    return in_errors(gains, one.session_numbers) > 2
