@@ -21,7 +21,7 @@ from tabmtl.params import TwoOrMore, WholeShare, check_choice, near
 from tabmtl.processes.group import current
 from tabmtl.schema import Batch, TabmtlWarning
 from tabmtl.training.watch import describe_score
-from tabmtl.trees import ROWS_TO_SPLIT, LightGBMOptions, network_params, tree_matrix
+from tabmtl.trees import ROWS_TO_SPLIT, LightGBMOptions, tree_matrix
 
 if TYPE_CHECKING:
     from tabmtl.encode.cache import StoredRows
@@ -200,7 +200,6 @@ class BoostedEstimator(LightGBMOptions, MultiTaskEstimator):
         return {
             **self._data_params(),
             **self._tree_options(),
-            **network_params(current()),
             "bagging_fraction": self.subsample,
             "bagging_freq": int(self.subsample < 1),
             "seed": seed,

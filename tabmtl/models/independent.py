@@ -428,9 +428,8 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
         group, names = rows.group, self._names_to_try
         tasks = [grower.task for grower in growers]
         batch, held_out = rows.mapped(), None if valid is None else valid.mapped()
-        order = np.argsort(-rows.n_labels, kind="stable").tolist()
-        found = [_move_task(batch, held_out, t, i % group.size, group) for i, t in enumerate(order)]
-        dealt = {t: rows_of_task for t, rows_of_task in zip(order, found, strict=True) if rows_of_task is not None}
+        found = [_move_task(batch, held_out, t, rank, group) for t, rank in enumerate(group.deal(rows.n_labels))]
+        dealt = {t: rows_of_task for t, rows_of_task in enumerate(found) if rows_of_task is not None}
         mine, shown = self._watch.of_one(), self._watch.without_limit()
         whole = mine.part(1 / 2 if self.early_stopping and valid is None else 1)
         tried: dict[int, Any] = {}

@@ -86,6 +86,14 @@ class Group:
         """Return the address by which the other ranks reach this one; all ranks ask together."""
         return "127.0.0.1"
 
+    def deal(self, sizes: np.ndarray) -> np.ndarray:
+        """Deal pieces of work to the ranks, the largest first, each to the one with the least so far: (n,) ranks."""
+        dealt, loads = np.empty(len(sizes), dtype=np.int64), np.zeros(self.size)
+        for i in np.argsort(-sizes, kind="stable").tolist():
+            dealt[i] = loads.argmin()
+            loads[dealt[i]] += sizes[i]
+        return dealt
+
     def share(self, n: int) -> range:
         """Return this rank's share of the numbers below n: a range next to those of its neighbours."""
         return range(n * self.rank // self.size, n * (self.rank + 1) // self.size)

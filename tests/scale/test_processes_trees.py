@@ -11,6 +11,7 @@ from ranks import run_ranks
 
 from tabmtl import RMTGB, IndependentTasks, Shards, SharedTrees
 from tabmtl.encode import cache
+from tabmtl.models.rmtgb import dealing
 
 TARGETS = ["late", "size", "delay", "spend", "rare"]
 
@@ -83,8 +84,10 @@ def test_rank_0_tells_what_the_time_limit_has_ended_on_any(table, monkeypatch):
     assert all(f"task {task!r}, " in text for task in TARGETS[:2])
 
 
-@pytest.mark.parametrize("cls", [RMTGB, SharedTrees])
-def test_ranks_grow_the_trees_of_one(table, cls):
+@pytest.mark.parametrize(("cls", "is_dealt"), [(RMTGB, True), (RMTGB, False), (SharedTrees, False)])
+def test_ranks_grow_the_trees_of_one(table, cls, is_dealt, monkeypatch):
+    if not is_dealt:
+        monkeypatch.setattr(dealing, "_MOST_VALUES", 0)
     # regressions with all labels, so that hessians count rows; without a penalty, because one process does not look
     # again at a column of a leaf that had no good split above it, and several do
     one, first, second = fit_ranks(table, cls, ["delay", "spend"], with_valid=True, reg_lambda=0.0)

@@ -9,11 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import expit
 
+from tabmtl.models.rmtgb.dealing import OwnRows
 from tabmtl.models.rmtgb.evidence import is_better
 from tabmtl.models.rmtgb.fitted import FittedGroup, normal_theta
 from tabmtl.models.rmtgb.targets import BinnedRows
+from tabmtl.processes.group import ALONE, Group
 from tabmtl.training.watch import SHOWN_ROUNDS, Step, Watch, describe_loss
-from tabmtl.trees import LONGEST_STEP, Ensemble, Forest, Grown, small_limits
+from tabmtl.trees import LONGEST_STEP, Ensemble, Forest, Grown, network_params, small_limits
 
 _IDLE = 10  # rounds without a split after which a stage ends
 _PRIOR_LABELS = 10_000  # weight, in labels, of the loss of all stages in the stop of each
@@ -35,6 +37,7 @@ class Stage:
 
     def __init__(self, params: dict[str, Any], rows: BinnedRows, *, n_functions: int = 1) -> None:
         self.rows = rows
+        params = params | network_params(rows.targets.group)
         self.ensemble = Ensemble(
             params if rows.targets.kind == "regression" else params | {"max_delta_step": LONGEST_STEP},
             rows.data,
@@ -231,7 +234,11 @@ class MixedStage(Stage):
 
 
 def grow_together(
-    stages: Sequence[Stage], n_rounds: Sequence[int] | np.ndarray, patience: int | None, step: Step | None = None
+    stages: Sequence[Stage],
+    n_rounds: Sequence[int] | np.ndarray,
+    patience: int | None,
+    step: Step | None = None,
+    group: Group = ALONE,
 ) -> None:
     """Grow stages side by side; with patience, each until its validation loss no longer falls, and keep its best round.
 
@@ -250,6 +257,8 @@ def grow_together(
     step : callable, optional
         Called after every round with the validation loss of all stages, as a share of it at the start, or None; a true
         answer ends the growth.
+    group : Group, optional
+        Ranks whose stages grow beside these. All of them go on until the last stage of any has stopped.
     """
     caps, count = np.asarray(n_rounds), len(stages)
     rounds, kept, idle = (np.zeros(count, dtype=int) for _ in range(3))
@@ -258,9 +267,9 @@ def grow_together(
         starts = np.array([stage.valid_loss() for stage in stages])
         sizes = np.array([stage.valid_size for stage in stages])
     units = np.where(starts > 0, starts, 1) / np.maximum(sizes, _TINY)
-    best = np.zeros(count)
+    best, all_sizes = np.zeros(count), group.total(sizes.sum())
     active = caps > 0
-    while active.any():
+    while group.total(np.count_nonzero(active, keepdims=True)).any():
         chosen = np.flatnonzero(active)
         for i in chosen.tolist():
             stages[i].update()
@@ -271,11 +280,12 @@ def grow_together(
             active &= not (step is not None and step(None))
             continue
         now[chosen] = [(stages[i].valid_loss() - starts[i]) / units[i] for i in chosen.tolist()]
-        judged = now[chosen] + _PRIOR_LABELS * now.sum() / sizes.sum()
+        of_all = group.total(now.sum())
+        judged = now[chosen] + _PRIOR_LABELS * of_all / all_sizes
         improved = judged < best[chosen]
         best[chosen[improved]], kept[chosen[improved]] = judged[improved], rounds[chosen[improved]]
         active &= rounds - kept < patience
-        active &= not (step is not None and step(1 + float(now.sum() / sizes.sum())))
+        active &= not (step is not None and step(1 + float(of_all / all_sizes)))
     for stage, last, first in zip(stages, rounds, kept, strict=True):
         stage.roll_back(int(last if patience is None else first))
 
@@ -339,7 +349,7 @@ class Schedule:
         trees.append(mixed.finish())
         theta, side_losses, after = mixed.sign * mixed.theta, mixed.side_losses(), mixed.after()
         del shared, mixed  # stage 3 needs memory of its own
-        own, goes_alone = self._fit_own(rows, after)
+        own, goes_alone = self._fit_own(OwnRows.of(rows, after, start, is_dealt=bool(self.rounds[2:].any())))
         trees += [function.trees for function in own]
         gains = [each.gains for each in trees]
         group = FittedGroup(
@@ -360,38 +370,37 @@ class Schedule:
         with self.watch.steps(int(n_rounds.max()), f"{name} round", describe_loss, every=SHOWN_ROUNDS) as step:
             grow_together(stages, n_rounds, self.patience, step)
 
-    def _fit_own(self, before: BinnedRows, after: BinnedRows) -> tuple[list[OwnFunction], np.ndarray]:
+    def _fit_own(self, own: OwnRows) -> tuple[list[OwnFunction], np.ndarray]:
         """Grow stage 3 on what the shared part leaves, or from the start for the tasks that go alone: (T,)."""
-        none, every = np.zeros(before.targets.n_tasks, dtype=bool), np.ones(before.targets.n_tasks, dtype=bool)
+        none, every = np.zeros(own.n_tasks, dtype=bool), np.ones(own.n_tasks, dtype=bool)
         decided = self.goes_alone
         if decided is None and not self.rounds[:2].any():
             decided = every
         if decided is not None:
-            return self._grow_own(before, after, decided), decided
-        joined = self._grow_own(before, after, none)
-        if before.valid is None or not self.has_own:
+            return self._grow_own(own, decided), decided
+        joined = self._grow_own(own, none)
+        if self.patience is None or not self.has_own:
             return joined, none
-        alone = self._grow_own(before, after, every)
+        alone = self._grow_own(own, every)
         chosen = is_better([each.valid_losses for each in alone], [each.valid_losses for each in joined])
         return [one if is_alone else other for one, other, is_alone in zip(alone, joined, chosen, strict=True)], chosen
 
-    def _grow_own(self, before: BinnedRows, after: BinnedRows, goes_alone: np.ndarray) -> list[OwnFunction]:
+    def _grow_own(self, own: OwnRows, goes_alone: np.ndarray) -> list[OwnFunction]:
         """Grow stage 3 of every task, given which of them go alone."""
-        starts = np.where(goes_alone[:, None], before.targets.own_start(), after.shrunk_start()) * self.has_own
-        tasks, rounds = list(range(len(starts))), self.rounds[2:]
-        # with patience side by side, else one after the other, which needs the least memory
-        batches = [[t] for t in tasks] if self.patience is None else [tasks]
-        most = int(rounds.sum() if self.patience is None else rounds.max())
-        functions = []
+        starts, rounds = own.starts(goes_alone) * self.has_own, self.rounds[2:]
+        # with patience or on several ranks side by side, else one after the other, which needs the least memory
+        in_turn = self.patience is None and own.group.size == 1
+        batches = [[t] for t in own.tasks] if in_turn else [own.tasks]
+        most = int(rounds.sum() if in_turn else rounds.max())
+        functions = {}
         with self.watch.steps(most, "stage 3 round", describe_loss, every=SHOWN_ROUNDS) as step:
             for together in batches:
-                stages = [self._own_stage((before if goes_alone[t] else after).of_task(t, starts[t])) for t in together]
-                grow_together(stages, rounds[together], self.patience, step)
-                functions += [
-                    OwnFunction(stage.finish(), starts[t], stage.valid_cell_losses())
-                    for t, stage in zip(together, stages, strict=True)
-                ]
-        return functions
+                stages = [self._own_stage(own.of_task(t, starts[t], goes_alone[t])) for t in together]
+                grow_together(stages, rounds[together], self.patience, step, own.group)
+                for t, stage in zip(together, stages, strict=True):
+                    functions[t] = OwnFunction(stage.finish(), starts[t], stage.valid_cell_losses())
+        found = {t: function for part in own.group.gather(functions) for t, function in part.items()}
+        return [found[t] for t in range(own.n_tasks)]
 
     def _own_stage(self, rows: BinnedRows) -> Stage:
         """Start stage 3 of one task; LightGBM's limits on small leaves and groups are scaled to its rows."""

@@ -7,10 +7,10 @@ a row has one cell, that of its own task, and arrays are (K, n), sorted by task.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import Any
+from functools import cached_property, partial
+from typing import Any, NamedTuple
 
 import lightgbm as lgb
 import numpy as np
@@ -82,6 +82,14 @@ class Targets:
     def cells_of(self, t: int, cells: np.ndarray) -> np.ndarray:
         """Take the cells of task t at `rows_of` it."""
         return cells[t][..., self.rows_of(t)]
+
+    def labelled(self, tasks: np.ndarray) -> np.ndarray:
+        """Find the rows of this rank with a label of any of some tasks."""
+        return np.flatnonzero((self.weight[tasks] > 0).any(axis=0))
+
+    def cells_at(self, tasks: np.ndarray, rows: np.ndarray, cells: np.ndarray) -> np.ndarray:
+        """Take the cells where some rows meet some tasks."""
+        return cells[tasks][..., rows]
 
     def at_cells(self, scores: np.ndarray, factor: np.ndarray | None = None) -> np.ndarray:
         """Repeat scores (K, n) of rows at every cell, times the factor (T,) of its task."""
@@ -225,6 +233,49 @@ class LongTargets(Targets):
     def cells_of(self, t: int, cells: np.ndarray) -> np.ndarray:
         return cells[..., self.rows_of(t)]
 
+    @property
+    def task(self) -> np.ndarray:
+        """The task of every row: (n,)."""
+        return np.repeat(np.arange(self.n_tasks), self.counts)
+
+    def labelled(self, tasks: np.ndarray) -> np.ndarray:
+        return np.flatnonzero(np.isin(self.task, tasks) & (self.weight > 0))
+
+    def cells_at(self, tasks: np.ndarray, rows: np.ndarray, cells: np.ndarray) -> np.ndarray:
+        return cells[..., rows]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Source:
+    """Where binned rows come from, so that another rank can bin them again.
+
+    Attributes
+    ----------
+    batch : Batch
+        Encoded rows of this rank.
+    index : ndarray of int64, shape (n,)
+        The number of every binned row among them.
+    bin : callable
+        Bins encoded rows by the same bins.
+    """
+
+    batch: Batch
+    index: np.ndarray
+    bin: Callable[[Batch], lgb.Dataset]
+
+    def read(self, rows: np.ndarray) -> Batch:
+        """Read the features of some of the binned rows."""
+        rows = self.index[rows]
+        return Batch(x_num=self.batch.x_num[rows], x_cat=self.batch.x_cat[rows])
+
+
+class Labelled(NamedTuple):
+    """Binned rows with a label of any task, what else they hold, and, in a group, where they come from."""
+
+    data: lgb.Dataset
+    labels: Batch
+    source: Source | None
+
 
 @dataclass(kw_only=True, eq=False)
 class BinnedRows:
@@ -239,6 +290,8 @@ class BinnedRows:
         Rows to stop on.
     is_shared : bool
         Whether other tasks grow on the same data.
+    source : Source, optional
+        In a group, where the rows come from.
     """
 
     data: lgb.Dataset
@@ -246,6 +299,7 @@ class BinnedRows:
     scores: np.ndarray
     valid: BinnedRows | None = None
     is_shared: bool = False
+    source: Source | None = None
 
     def with_constants(self, values: np.ndarray) -> BinnedRows:
         """Return the rows with constants (T, K) of the tasks as their scores."""
@@ -301,31 +355,35 @@ def bin_groups(
     parameters of data. Tasks share functions if they are of one kind and, with many classes, of the same classes.
     """
     binned = bin_labelled(batch, coder.features.columns, options)
-    followed = None if valid is None else bin_labelled(valid, coder.features.columns, options, binned[0])
+    followed = None if valid is None else bin_labelled(valid, coder.features.columns, options, binned.data)
     groups: dict[Any, list[int]] = {}
     for t, task in enumerate(coder.labels.tasks):
         groups.setdefault((task.kind, task.classes if task.kind == "multiclass" else None), []).append(t)
     for members in map(np.array, groups.values()):
-        rows = rows_of_tasks(*binned, coder, members)
+        rows = rows_of_tasks(binned, coder, members)
         assert rows is not None  # every task has a label to learn
-        yield members, rows if followed is None else replace(rows, valid=rows_of_tasks(*followed, coder, members))
+        yield members, rows if followed is None else replace(rows, valid=rows_of_tasks(followed, coder, members))
 
 
 def bin_labelled(
     batch: Batch, columns: Columns, options: dict[str, Any], reference: lgb.Dataset | None = None
-) -> tuple[lgb.Dataset, Batch]:
-    """Bin the rows with a label, in the long layout sorted by task; return their labels without features too.
+) -> Labelled:
+    """Bin the rows with a label, in the long layout sorted by task.
 
     In a group, a rank has a row of every task of a long table, if need be one without a label.
     """
-    labelled = labelled_rows(batch)
-    if len(labelled) < len(batch):
-        batch = batch.rows(labelled)
+    whole, index, group = batch, labelled_rows(batch), current()
+    if len(index) < len(batch):
+        batch = batch.rows(index)
     if batch.task is not None:
         batch = _with_all_tasks(batch)
-        batch = batch.rows(np.argsort(batch.task, kind="stable"))
-    nothing = np.empty((len(batch), 0))
-    return bin_rows(batch, columns, options, reference, current()), replace(batch, x_num=nothing, x_cat=nothing)
+        order = np.argsort(batch.task, kind="stable")
+        index = np.resize(index, len(batch))[order]  # rows that were added have no label, and are never read again
+        batch = batch.rows(order)
+    data, nothing = bin_rows(batch, columns, options, reference, group), np.empty((len(batch), 0))
+    bin_alike = partial(bin_rows, columns=columns, options=options, reference=data)
+    source = None if group.size == 1 else Source(batch=whole, index=index, bin=bin_alike)
+    return Labelled(data, replace(batch, x_num=nothing, x_cat=nothing), source)
 
 
 def _with_all_tasks(batch: Batch) -> Batch:
@@ -340,11 +398,12 @@ def _with_all_tasks(batch: Batch) -> Batch:
     return Batch.join([batch, replace(more, y=np.full_like(more.y, np.nan), task=lacking.astype(batch.task.dtype))])
 
 
-def rows_of_tasks(data: lgb.Dataset, batch: Batch, coder: TableCoder, members: np.ndarray) -> BinnedRows | None:
+def rows_of_tasks(binned: Labelled, coder: TableCoder, members: np.ndarray) -> BinnedRows | None:
     """Take the rows with a label of some tasks of one kind, at scores 0; None without any. Long rows are those of all.
 
-    ``data`` and ``batch`` come from `bin_labelled`.
+    ``binned`` comes from `bin_labelled`.
     """
+    data, batch, source = binned
     tasks = [coder.labels.tasks[t] for t in members]
     y = (batch.y - coder.labels.center) / coder.labels.scale
     weight = ~np.isnan(y) * (1.0 if batch.weight is None else batch.weight)
@@ -363,7 +422,9 @@ def rows_of_tasks(data: lgb.Dataset, batch: Batch, coder: TableCoder, members: n
             return None
         index = some_row(index, group)
         data, targets = subset(data, index), Targets(y=y[:, index], weight=weight[:, index], **common)
-    return BinnedRows(data=data, targets=targets, scores=targets.constant(np.zeros((len(tasks), targets.width))))
+        source = None if source is None else replace(source, index=source.index[index])
+    scores = targets.constant(np.zeros((len(tasks), targets.width)))
+    return BinnedRows(data=data, targets=targets, scores=scores, source=source)
 
 
 def some_row(index: np.ndarray, group: Group) -> np.ndarray:

@@ -22,7 +22,7 @@ from tabmtl.processes.group import current
 from tabmtl.schema import Batch, Task
 from tabmtl.storage.stored import Stored
 from tabmtl.training.watch import SHOWN_ROUNDS, describe_loss
-from tabmtl.trees import VectorForest, bin_rows, is_astray, network, tree_matrix
+from tabmtl.trees import VectorForest, bin_rows, is_astray, network, network_params, tree_matrix
 
 _CHUNK = 8192  # rows whose leaves are in memory at a time
 
@@ -237,7 +237,7 @@ class SharedTrees(BoostedEstimator):
         followed = None if valid is None else self._bin(coder, valid, rows.data)
         has_own = self.n_estimators_task > 0 and batch.task is None and valid is not None
         schedule = Schedule(
-            params=self._tree_params(seed),
+            params=self._tree_params(seed) | network_params(current()),
             sketch=self.sketch,
             rho=self.rho,
             prior_labels=self.prior_labels,

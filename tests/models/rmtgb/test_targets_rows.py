@@ -34,8 +34,8 @@ def rows_of(X, y, task_column=None, weight=None, tasks=None):
     options = {"force": None, "categorical": "from_dtype", "encoding": {}}
     coder = TableCoder.fit(X, y, weight, tasks=tasks, task_column=task_column, **options)
     batch = coder.read(X, y, weight)
-    data, labels = bin_labelled(batch, coder.features.columns, OPTIONS)
-    return coder, batch, labels, rows_of_tasks(data, labels, coder, np.arange(len(coder.labels.tasks)))
+    binned = bin_labelled(batch, coder.features.columns, OPTIONS)
+    return coder, batch, binned.labels, rows_of_tasks(binned, coder, np.arange(len(coder.labels.tasks)))
 
 
 def learned(rows):
@@ -90,8 +90,7 @@ def test_the_rows_of_some_tasks_are_those_with_their_labels():
     X, y, _ = a_table("wide")
     y = y.with_columns(late=pl.when(pl.int_range(60) < 20).then(y["y0"].fill_null(1) > 0))
     coder, batch, *_ = rows_of(X, y)
-    data, labels = bin_labelled(batch, coder.features.columns, OPTIONS)
-    rows = rows_of_tasks(data, labels, coder, np.array([2]))
+    rows = rows_of_tasks(bin_labelled(batch, coder.features.columns, OPTIONS), coder, np.array([2]))
     assert (rows.targets.kind, rows.targets.n_tasks, rows.data.num_data()) == ("binary", 1, 20)
     np.testing.assert_array_equal(rows.targets.y[0], batch.y[:20, 2])
 
