@@ -322,11 +322,14 @@ class BinnedRows:
         )
 
     def plain_residuals(self) -> np.ndarray | None:
-        """Return residuals for LightGBM's own regression, which is faster; None where it cannot fit these rows."""
+        """Return residuals for LightGBM's own regression, which is faster; None where it cannot fit these rows.
+
+        The ranks of a group decide together.
+        """
         targets = self.targets
         is_plain = isinstance(targets, LongTargets) and targets.kind == "regression" and targets.is_unweighted
-        is_plain &= targets.group.size == 1
-        return targets.y - self.scores[0] if is_plain and not self.is_shared else None
+        is_plain &= not self.is_shared
+        return None if targets.group.total(np.array([not is_plain])).any() else targets.y - self.scores[0]
 
     def shrunk_start(self) -> np.ndarray:
         """Compute a Newton step of a constant for every task, shrunk as far as chance explains the differences: (T, K).
