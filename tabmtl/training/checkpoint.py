@@ -177,6 +177,16 @@ def checkpointed(folder: Path, group: Group) -> Iterator[None]:
 
 
 @contextmanager
+def without_checkpoints() -> Iterator[None]:
+    """Keep none of the fits inside, and count none: those that a later start of the job does not make again."""
+    token = _job.set(None)
+    try:
+        yield
+    finally:
+        _job.reset(token)
+
+
+@contextmanager
 def resumable(estimator: Any) -> Iterator[None]:
     """Let a fit go on from its checkpoint, if its job keeps any; fits inside of it, which are its parts, have none.
 

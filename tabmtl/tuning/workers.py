@@ -23,6 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tabmtl.processes.group import EndedElsewhereError, current
 from tabmtl.schema import DivergenceError
+from tabmtl.training.checkpoint import without_checkpoints
 from tabmtl.tuning.studies import at_work, quiet, retry, retry_stale, storage_errors
 from tabmtl.tuning.trial import Objective
 
@@ -51,6 +52,7 @@ def run_study(
 
     Inside of `tabmtl.scale.joined`, the processes of the group are one worker together: all call this, and fit every
     trial with the same parameters. Rank 0 alone has the study: it asks for parameters, reports scores, and prunes.
+    Trials have no checkpoints; the study tells what there is to do after a restart.
 
     Parameters
     ----------
@@ -76,7 +78,8 @@ def run_study(
     if n_trials is None and timeout is None:
         raise ValueError("run_study needs an end: give n_trials, timeout or both")
     if current().rank:
-        _follow(objective)
+        with without_checkpoints():
+            _follow(objective)
         return
     if study is None:
         raise ValueError("run_study needs a study, from open_study; None is for the other ranks of a group")
@@ -84,7 +87,7 @@ def run_study(
     end = time.monotonic() + (math.inf if timeout is None else timeout)
     begun = at_work.set(True)
     try:
-        with quiet(), storage_errors(f"the storage of the study {study.study_name!r}"):
+        with quiet(), without_checkpoints(), storage_errors(f"the storage of the study {study.study_name!r}"):
             while (turn := current().answer(lambda: _turn(study, most, end))) != "end":
                 if turn == "trial":
                     _run_one(study, objective, callbacks)

@@ -12,10 +12,12 @@ from ranks import run_ranks
 from recommenders import ITEMS, LOG
 
 from tabmtl import Shards
+from tabmtl.processes.group import current
 from tabmtl.scale import joined
 from tabmtl.sessions import M2TRec, Popularity
 from tabmtl.sessions.m2trec import stored, windows
 from tabmtl.sessions.m2trec.items import KnownItems
+from tabmtl.training.checkpoint import checkpointed
 
 TRAIN, LATER = LOG.split()
 STILL = {"dropout": 0.0, "item_dropout": 0.0, "id_dropout": 0.0, "unknown_rate": 0.0, "directed": False}
@@ -135,6 +137,28 @@ def test_a_job_goes_on_after_an_epoch(tmp_path):
     with joined(checkpoint=tmp_path):
         again = fit(**params)
     assert_same_weights(fit(**params), again, 0)
+
+
+@pytest.mark.all_faces  # three fits by two ranks
+def test_two_ranks_go_on_together(tmp_path):
+    class CutError(Exception):
+        pass
+
+    def cut(record):
+        if record["epoch"] == 1:
+            raise CutError
+
+    def work(on_epoch=None):
+        with checkpointed(tmp_path, current()):
+            return fit(epochs=2, n_negatives=50, on_epoch=on_epoch)
+
+    with pytest.raises(CutError):
+        run_ranks(2, lambda: work(cut))
+    assert [file.name for file in tmp_path.iterdir()] == ["fit-1.safetensors"]
+    resumed, (whole, _) = run_ranks(2, work), run_ranks(2, lambda: fit(epochs=2, n_negatives=50))
+    for model in resumed:
+        assert_same_weights(whole, model, 0)
+        assert_frame_equal(model.history_, whole.history_, check_exact=True)
 
 
 def test_frames_are_not_dealt():

@@ -12,6 +12,7 @@ from sklearn.base import clone
 
 from tabmtl import Shards, SharedBottom
 from tabmtl.processes.group import current
+from tabmtl.scale import joined
 from tabmtl.schema import TabmtlWarning
 from tabmtl.tuning import ENDED, FAILURE, SCORES, objective, open_study, run_study
 
@@ -110,3 +111,14 @@ def test_a_group_has_a_study_on_rank_0(parts):
     goal = objective(NETWORK, train, TARGETS, X_val=valid, y_val=TARGETS, search_space=SPACE)
     with pytest.raises(ValueError, match="run_study needs a study, from open_study; None is for the other ranks"):
         run_study(None, goal, n_trials=1)
+
+
+def test_trials_have_no_checkpoints_and_a_fit_after_them_has(parts, tmp_path):
+    seen = []
+    network = clone(NETWORK).set_params(on_epoch=lambda _: seen.append([file.name for file in tmp_path.iterdir()]))
+    train, valid = (Shards(part.lazy()) for part in parts)
+    with joined(checkpoint=tmp_path):
+        goal = objective(network, train, TARGETS, X_val=valid, y_val=TARGETS, search_space=SPACE)
+        run_study(open_study("s", goal, storage=optuna.storages.InMemoryStorage()), goal, n_trials=1)
+        network.fit(train, TARGETS, X_val=valid, y_val=TARGETS)
+    assert seen == [[], [], [], [], ["fit-1.safetensors"], ["fit-1.safetensors"]]
