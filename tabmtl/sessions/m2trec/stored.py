@@ -90,10 +90,11 @@ class StoredLog:
         for start in range(0, len(first), SAMPLE_SESSIONS):
             some = np.concatenate([least, np.arange(start, min(start + SAMPLE_SESSIONS, len(first)))])
             least = some[np.argsort(row_keys(first[some]))[:SAMPLE_SESSIONS]]
-        parts = self.group.gather(self._take(np.sort(least), code))
+        own = row_keys(first[least])
+        keys = np.sort(np.concatenate(self.group.gather(own)))[:SAMPLE_SESSIONS]  # each is of one session
+        parts = self.group.gather(self._take(np.sort(least[np.isin(own, keys)]), code))
         names, ends, lengths, items = (np.concatenate(part) for part in zip(*parts, strict=True))
-        kept = np.argsort(row_keys(names))[:SAMPLE_SESSIONS]
-        order = kept[np.lexsort((names[kept], ends[kept]))]  # as `group_log` sorts them
+        order = np.lexsort((names, ends))  # as `group_log` sorts them
         found = Sessions(
             ids=pl.Series("session", names),
             offsets=offsets_of(lengths),
