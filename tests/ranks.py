@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+import polars as pl
 import pytest
 import torch
 
@@ -50,6 +52,11 @@ def read_small_parts(monkeypatch: pytest.MonkeyPatch, chunk_rows: int = 4) -> No
     monkeypatch.setattr(shards, "BLOCK_ROWS", 64)
     monkeypatch.setattr(cache, "CHUNK_ROWS", chunk_rows)
     monkeypatch.setattr(windows, "_WINDOW_CHUNKS", 2)
+
+
+def answers(model: Any, X: pl.DataFrame) -> np.ndarray:
+    """Return all values and probabilities of rows: (n, outputs)."""
+    return np.concatenate([np.asarray(part, dtype=float).reshape(len(X), -1) for part in model._read_and_answer(X)], 1)
 
 
 def run_ranks(size: int, work: Callable[[], Any]) -> list[Any]:

@@ -119,10 +119,10 @@ def joined(*, timeout: float = 600.0, checkpoint: str | PathLike[str] | None = N
         its share of the rows between two sums.
     checkpoint : str or path, optional
         Folder for checkpoints. Every network that is fitted inside, in one process or several, from `Shards`, or in one
-        process from a frame, leaves one after each epoch. A job that was cut off and is started again, also with
-        another number of processes, goes on from there: with as many processes to the same model, bit for bit. Rank 0
-        reads and writes the folder, which is one job's own. It is emptied when rank 0 has succeeded in all inside. By
-        default there are none, and a job begins anew.
+        process from a frame, leaves one after each epoch; trials of `tabmtl.tuning.run_study` leave none. A job that
+        was cut off and is started again, also with another number of processes, goes on from there: with as many
+        processes to the same model, bit for bit. Rank 0 reads and writes the folder, which is one job's own. It is
+        emptied when rank 0 has succeeded in all inside. By default there are none, and a job begins anew.
 
     Yields
     ------

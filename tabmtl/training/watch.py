@@ -17,6 +17,8 @@ from itertools import chain
 from time import perf_counter
 from typing import Any
 
+import numpy as np
+
 from tabmtl.params import Positive
 from tabmtl.processes.group import ALONE, Group, current
 from tabmtl.schema import Task, TimeLimitWarning, warn_user
@@ -98,6 +100,10 @@ class Watch:
         own = copy(self)
         own._group = ALONE
         return own
+
+    def meet(self, own: Watch) -> None:
+        """Take over from the watches `of_one` of all ranks whether the time limit has ended anything."""
+        self.was_cut = bool(self._group.total(np.array([own.was_cut])).any())
 
     def without_limit(self) -> Watch:
         """Give a watch that shows what it is told, and ends nothing."""

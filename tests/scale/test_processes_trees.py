@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from conformance import tiny
 from polars.testing import assert_frame_equal
-from ranks import run_ranks
+from ranks import answers, run_ranks
 
 from tabmtl import RMTGB, IndependentTasks, Shards, SharedTrees
 from tabmtl.encode import cache
@@ -37,10 +37,6 @@ def table():
         rare=pl.Series(x[:, 0] + noise[:, 2]),
     )
     return frame.with_columns(rare=pl.when(pl.int_range(600) > 560).then("rare"))
-
-
-def answers(model, X):
-    return np.concatenate([np.asarray(part, dtype=float).reshape(len(X), -1) for part in model._read_and_answer(X)], 1)
 
 
 def fit_ranks(table, cls, targets, *, with_valid=False, **params):
@@ -87,7 +83,7 @@ def test_rank_0_tells_what_the_time_limit_has_ended_on_any(table, monkeypatch):
 @pytest.mark.parametrize(("cls", "is_dealt"), [(RMTGB, True), (RMTGB, False), (SharedTrees, False)])
 def test_ranks_grow_the_trees_of_one(table, cls, is_dealt, monkeypatch):
     if not is_dealt:
-        monkeypatch.setattr(dealing, "_MOST_VALUES", 0)
+        monkeypatch.setattr(dealing, "_MOST_BYTES", 0)
     # regressions with all labels, so that hessians count rows; without a penalty, because one process does not look
     # again at a column of a leaf that had no good split above it, and several do
     one, first, second = fit_ranks(table, cls, ["delay", "spend"], with_valid=True, reg_lambda=0.0)

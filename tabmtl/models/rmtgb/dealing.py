@@ -6,53 +6,75 @@ tasks grow as they do in one process, and ranks meet once a round, for the losse
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
+import lightgbm as lgb
 import numpy as np
 
-from tabmtl.models.rmtgb.targets import BinnedRows, LongTargets, Targets
+from tabmtl.models.rmtgb.targets import BinnedRows, LongTargets, subset
 from tabmtl.processes.group import ALONE, Group
-from tabmtl.schema import Batch
+from tabmtl.schema import Batch, Kind
 
-_MOST_VALUES = 50_000_000  # features of the rows that move to one rank: 200 MB, three times that while they move
+_MOST_BYTES = 500_000_000  # that a rank receives at once; moving takes three times as many
+_MOST_LOAD = 1.5  # labels of the rank with the most, over their mean: LightGBM's network costs a quarter of the time
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class OwnRows:
-    """The rows of the tasks whose stage 3 this process grows.
+    """The tasks whose stage 3 this process grows, and their rows.
 
     Attributes
     ----------
     tasks : list of int
-        Numbers of the tasks, ascending; without a group that is dealt to, all.
-    before, after : BinnedRows
-        Their rows, with the scores before stage 1 and after stage 2.
+        Tasks of this rank, ascending; all tasks where they are not dealt.
     own_start, shrunk_start : ndarray of shape (T, K)
-        Constants before the trees of every task, of any rank, if it goes alone, and if it does not.
+        The constant before the trees of every task of all ranks: where it goes alone, and where it takes the shared
+        part.
+    take : callable
+        Takes the rows of a task, given whether it goes alone, with a constant (K,) added to their scores.
     group : Group
-        The ranks to which the tasks are dealt; a group of one where all ranks grow every task together.
+        The ranks to which the tasks are dealt; a group of one where they are not.
     """
 
     tasks: list[int]
-    before: BinnedRows
-    after: BinnedRows
     own_start: np.ndarray
     shrunk_start: np.ndarray
+    take: Callable[[int, bool, np.ndarray], BinnedRows]
     group: Group
 
     @classmethod
-    def of(cls, before: BinnedRows, after: BinnedRows, start: np.ndarray, *, is_dealt: bool) -> OwnRows:
-        """Take all tasks, or those that are dealt to this rank; ``start`` (T, K) are the scores before stage 1."""
-        constants = {"own_start": before.targets.own_start(), "shrunk_start": after.shrunk_start()}
-        owner = _deal_tasks(after) if is_dealt else None
+    def of(cls, before: BinnedRows, after: BinnedRows, constants: np.ndarray, *, may_deal: bool) -> OwnRows:
+        """Take all tasks, or those that are dealt to this rank.
+
+        Parameters
+        ----------
+        before, after : BinnedRows
+            With the scores before stage 1 and after stage 2.
+        constants : ndarray of shape (T, K)
+            The scores before stage 1.
+        may_deal : bool
+            Whether tasks may be dealt to the ranks.
+        """
+        starts = {"own_start": before.targets.own_start(), "shrunk_start": after.shrunk_start()}
+        owner = _deal_tasks(after) if may_deal else None
         if owner is None:
-            every = list(range(after.targets.n_tasks))
-            return cls(tasks=every, before=before, after=after, group=ALONE, **constants)
-        group, moved = after.targets.group, _move_rows(after, owner)
+
+            def take(t: int, goes_alone: bool, start: np.ndarray) -> BinnedRows:
+                return (before if goes_alone else after).of_task(t, start)
+
+            return cls(tasks=list(range(after.targets.n_tasks)), take=take, group=ALONE, **starts)
+        moved, group = _move(after, owner), after.targets.group
         assert moved is not None  # every task has a label to learn
-        own = np.flatnonzero(owner == group.rank)
-        before = moved.with_constants(start[own])
-        return cls(tasks=own.tolist(), before=before, after=moved, group=group, **constants)
+
+        def take_moved(t: int, goes_alone: bool, start: np.ndarray) -> BinnedRows:
+            rows = moved.of_task(t, start, constants[t] if goes_alone else None)
+            assert rows is not None
+            return rows
+
+        tasks = np.flatnonzero(owner == group.rank).tolist()
+        return cls(tasks=tasks, take=take_moved, group=group, **starts)
 
     @property
     def n_tasks(self) -> int:
@@ -63,71 +85,102 @@ class OwnRows:
         """Return the constants (T, K) before the trees of every task, given which ones go alone."""
         return np.where(goes_alone[:, None], self.own_start, self.shrunk_start)
 
-    def of_task(self, t: int, start: np.ndarray, goes_alone: bool) -> BinnedRows:
-        """Take the rows of a task of this process, with a constant (K,) added to their scores."""
-        return (self.before if goes_alone else self.after).of_task(self.tasks.index(t), start)
+
+class _Labels(NamedTuple):
+    """The labels of one task, (m,) each, with the rows that have them and the scores (m, K) there."""
+
+    rows: np.ndarray
+    y: np.ndarray
+    weight: np.ndarray
+    scores: np.ndarray
+
+    @classmethod
+    def of(cls, rows: BinnedRows, t: int) -> _Labels:
+        """Take the labels of task t that this rank has."""
+        targets = rows.targets
+        kept = np.flatnonzero(targets.weights_of(t) > 0)
+        y, weight, scores = (targets.cells_of(t, each)[..., kept] for each in (targets.y, targets.weight, rows.scores))
+        return cls(targets.rows_of(t)[kept], y, weight, scores.T)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Moved:
+    """Binned rows of all ranks with a label of the tasks of one rank, and these labels by task."""
+
+    data: lgb.Dataset
+    labels: dict[int, _Labels]
+    kind: Kind
+    width: int
+    valid: _Moved | None
+
+    def of_task(self, t: int, start: np.ndarray, constant: np.ndarray | None) -> BinnedRows | None:
+        """Take the rows of task t, None without any.
+
+        ``start`` (K,) is added to their scores, or to a constant (K,) in place of these.
+        """
+        rows, y, weight, scores = self.labels[t]
+        if not len(rows):
+            return None
+        data = subset(self.data, rows)
+        before = scores if constant is None else np.broadcast_to(constant, scores.shape)
+        return BinnedRows(
+            data=data,
+            targets=LongTargets(kind=self.kind, width=self.width, y=y, weight=weight, counts=np.array([len(y)])),
+            scores=np.ascontiguousarray(before.T) + start[:, None],
+            valid=None if self.valid is None else self.valid.of_task(t, start, constant),
+            is_shared=data is self.data and len(self.labels) > 1,
+        )
 
 
 def _deal_tasks(rows: BinnedRows) -> np.ndarray | None:
     """Deal the tasks to the ranks: (T,) ranks; None where all ranks grow every task together.
 
-    That is so for one process, where a rank would have no task, and where the rows of its tasks are too many for one.
+    That is so for one process, where a rank would have no task or one far more labels than the others, and where it
+    would receive too many bytes.
     """
-    targets, group = rows.targets, rows.targets.group
-    if group.size == 1 or targets.n_tasks < group.size:
+    group, labels = rows.targets.group, rows.targets.n_labels
+    if len(labels) < group.size or group.size == 1:
         return None
-    owner = group.deal(targets.n_labels)
-    moved = group.total(np.array([len(targets.labelled(tasks)) for tasks in _tasks_by_rank(owner, group.size)]))
-    return owner if moved.max() * rows.data.num_feature() <= _MOST_VALUES else None
+    owner = group.deal(labels)
+    loads = np.bincount(owner, labels, minlength=group.size)
+    # a message from every rank is as long as the longest one
+    received = group.size * np.max(group.gather(_bytes_to_move(rows, owner)))
+    return owner if loads.max() <= _MOST_LOAD * loads.mean() and received <= _MOST_BYTES else None
 
 
-def _move_rows(rows: BinnedRows, owner: np.ndarray) -> BinnedRows | None:
-    """Move the rows with a label of a task to its rank; return those of this rank's tasks, in order, None without any.
+def _bytes_to_move(rows: BinnedRows, owner: np.ndarray) -> np.ndarray:
+    """Return about how many bytes of this rank's rows, with those to stop on, would move to each rank."""
+    targets = rows.targets
+    own = [np.count_nonzero(targets.weights_of(t)) for t in range(targets.n_tasks)]
+    labels = np.bincount(owner, own, minlength=targets.group.size)
+    features = np.minimum(labels, rows.data.num_data()) * rows.data.num_feature()
+    moved = 4 * features + 8 * (3 + targets.width) * labels
+    return moved if rows.valid is None else moved + _bytes_to_move(rows.valid, owner)
+
+
+def _move(rows: BinnedRows, owner: np.ndarray) -> _Moved | None:
+    """Move the labels of every task, with the features of their rows, to the rank that owns it; None without any.
 
     All ranks call this, with the same ranks ``owner`` (T,) of the tasks.
     """
-    group = rows.targets.group
-    found: list[tuple[Batch, np.ndarray]] = []
-    for rank, tasks in enumerate(_tasks_by_rank(owner, group.size)):
-        parts = group.gather(_rows_to_move(rows, tasks), to=rank)
-        found = parts if rank == group.rank else found
-    valid = None if rows.valid is None else _move_rows(rows.valid, owner)
-    batch, scores = Batch.join([part for part, _ in found]), np.concatenate([part for _, part in found])
-    if not len(batch):
+    group, source = rows.targets.group, rows.source
+    assert source is not None
+    parts: Sequence[tuple[Batch, dict[int, _Labels]]] = ()
+    for rank in range(group.size):
+        labels = {t: _Labels.of(rows, t) for t in np.flatnonzero(owner == rank).tolist()}
+        index = np.unique(np.concatenate([own.rows for own in labels.values()]))
+        labels = {t: own._replace(rows=np.searchsorted(index, own.rows)) for t, own in labels.items()}
+        parts = group.gather((source.read(index), labels), to=rank) or parts
+    valid = None if rows.valid is None else _move(rows.valid, owner)
+    firsts = np.cumsum([0] + [len(features) for features, _ in parts])
+    if not firsts[-1]:
         return None
-    if batch.task is not None:
-        order = np.argsort(batch.task, kind="stable")
-        batch, scores = batch.rows(order), scores[order]
-    assert rows.source is not None
-    return BinnedRows(
-        data=rows.source.bin(batch),
-        targets=_targets_of(batch, rows.targets, int((owner == group.rank).sum())),
-        scores=np.ascontiguousarray(np.moveaxis(scores, 0, -1)),
-        valid=valid,
-    )
+    found = {t: _join([(own[t], first) for (_, own), first in zip(parts, firsts, strict=False)]) for t in parts[0][1]}
+    data = source.bin(Batch.join([features for features, _ in parts]))
+    return _Moved(data=data, labels=found, kind=rows.targets.kind, width=rows.targets.width, valid=valid)
 
 
-def _tasks_by_rank(owner: np.ndarray, n_ranks: int) -> list[np.ndarray]:
-    return [np.flatnonzero(owner == rank) for rank in range(n_ranks)]
-
-
-def _rows_to_move(rows: BinnedRows, tasks: np.ndarray) -> tuple[Batch, np.ndarray]:
-    """Return this rank's rows with a label of some tasks, whose numbers count from 0, and the scores of their cells."""
-    assert rows.source is not None
-    targets = rows.targets
-    index = targets.labelled(tasks)
-    features = rows.source.read(index)
-    y, weight, scores = (
-        np.moveaxis(targets.cells_at(tasks, index, cells), -1, 0) for cells in (targets.y, targets.weight, rows.scores)
-    )
-    task = np.searchsorted(tasks, targets.task[index]) if isinstance(targets, LongTargets) else None
-    return replace(features, y=y, weight=weight, task=task), scores
-
-
-def _targets_of(batch: Batch, targets: Targets, n_tasks: int) -> Targets:
-    """Return the moved labels of one rank's tasks."""
-    y, weight = np.ascontiguousarray(batch.y.T), np.ascontiguousarray(batch.weight.T)
-    if batch.task is None:
-        return Targets(kind=targets.kind, width=targets.width, y=y, weight=weight)
-    counts = np.bincount(batch.task, minlength=n_tasks)
-    return LongTargets(kind=targets.kind, width=targets.width, y=y, weight=weight, counts=counts)
+def _join(parts: Sequence[tuple[_Labels, int]]) -> _Labels:
+    """Join labels of one task, given the number of the first row of every part."""
+    numbered = [own._replace(rows=own.rows + first) for own, first in parts]
+    return _Labels(*map(np.concatenate, zip(*numbered, strict=True)))

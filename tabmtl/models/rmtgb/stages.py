@@ -348,13 +348,15 @@ class Schedule:
         self._grow([mixed], self.rounds[1:2], "stage 2")
         trees.append(mixed.finish())
         theta, side_losses, after = mixed.sign * mixed.theta, mixed.side_losses(), mixed.after()
-        del shared, mixed  # stage 3 needs memory of its own
-        own, goes_alone = self._fit_own(OwnRows.of(rows, after, start, is_dealt=bool(self.rounds[2:].any())))
+        n_labels, width = rows.targets.n_labels, rows.targets.width
+        own_rows = OwnRows.of(rows, after, start, may_deal=bool(self.rounds[2:].any()))
+        del shared, mixed, rows, after  # stage 3 needs memory of its own
+        own, goes_alone = self._fit_own(own_rows)
         trees += [function.trees for function in own]
         gains = [each.gains for each in trees]
         group = FittedGroup(
             members=members,
-            n_labels=rows.targets.n_labels,
+            n_labels=n_labels,
             rounds=np.array([each.rounds for each in trees]),
             goes_alone=goes_alone,
             start=start,
@@ -362,7 +364,7 @@ class Schedule:
             theta=theta,
             side_losses=side_losses,
             importances=np.stack([*gains[:2], np.sum(gains[2:], axis=0)]),
-            forest=Forest.join(trees, rows.targets.width),
+            forest=Forest.join(trees, width),
         )
         return GroupFit(group, [function.valid_losses for function in own])
 
@@ -387,18 +389,19 @@ class Schedule:
 
     def _grow_own(self, own: OwnRows, goes_alone: np.ndarray) -> list[OwnFunction]:
         """Grow stage 3 of every task, given which of them go alone."""
-        starts, rounds = own.starts(goes_alone) * self.has_own, self.rounds[2:]
-        # with patience or on several ranks side by side, else one after the other, which needs the least memory
-        in_turn = self.patience is None and own.group.size == 1
-        batches = [[t] for t in own.tasks] if in_turn else [own.tasks]
-        most = int(rounds.sum() if in_turn else rounds.max())
+        starts, rounds, tasks = own.starts(goes_alone) * self.has_own, self.rounds[2:], own.tasks
+        watch, group, batches, most = self.watch, own.group, [tasks], int(rounds.max())
+        if self.patience is None:  # one after the other, which needs the least memory
+            watch = watch.of_one() if group.size > 1 else watch  # no rank waits for others
+            group, batches, most = ALONE, [[t] for t in tasks], int(rounds[tasks].sum())
         functions = {}
-        with self.watch.steps(most, "stage 3 round", describe_loss, every=SHOWN_ROUNDS) as step:
+        with watch.steps(most, "stage 3 round", describe_loss, every=SHOWN_ROUNDS) as step:
             for together in batches:
-                stages = [self._own_stage(own.of_task(t, starts[t], goes_alone[t])) for t in together]
-                grow_together(stages, rounds[together], self.patience, step, own.group)
+                stages = [self._own_stage(own.take(t, goes_alone[t], starts[t])) for t in together]
+                grow_together(stages, rounds[together], self.patience, step, group)
                 for t, stage in zip(together, stages, strict=True):
                     functions[t] = OwnFunction(stage.finish(), starts[t], stage.valid_cell_losses())
+        self.watch.meet(watch)
         found = {t: function for part in own.group.gather(functions) for t, function in part.items()}
         return [found[t] for t in range(own.n_tasks)]
 

@@ -83,14 +83,6 @@ class Targets:
         """Take the cells of task t at `rows_of` it."""
         return cells[t][..., self.rows_of(t)]
 
-    def labelled(self, tasks: np.ndarray) -> np.ndarray:
-        """Find the rows of this rank with a label of any of some tasks."""
-        return np.flatnonzero((self.weight[tasks] > 0).any(axis=0))
-
-    def cells_at(self, tasks: np.ndarray, rows: np.ndarray, cells: np.ndarray) -> np.ndarray:
-        """Take the cells where some rows meet some tasks."""
-        return cells[tasks][..., rows]
-
     def at_cells(self, scores: np.ndarray, factor: np.ndarray | None = None) -> np.ndarray:
         """Repeat scores (K, n) of rows at every cell, times the factor (T,) of its task."""
         if factor is None:
@@ -233,17 +225,6 @@ class LongTargets(Targets):
     def cells_of(self, t: int, cells: np.ndarray) -> np.ndarray:
         return cells[..., self.rows_of(t)]
 
-    @property
-    def task(self) -> np.ndarray:
-        """The task of every row: (n,)."""
-        return np.repeat(np.arange(self.n_tasks), self.counts)
-
-    def labelled(self, tasks: np.ndarray) -> np.ndarray:
-        return np.flatnonzero(np.isin(self.task, tasks) & (self.weight > 0))
-
-    def cells_at(self, tasks: np.ndarray, rows: np.ndarray, cells: np.ndarray) -> np.ndarray:
-        return cells[..., rows]
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Source:
@@ -378,14 +359,18 @@ def bin_labelled(
     whole, index, group = batch, labelled_rows(batch), current()
     if len(index) < len(batch):
         batch = batch.rows(index)
+    order = None
     if batch.task is not None:
         batch = _with_all_tasks(batch)
         order = np.argsort(batch.task, kind="stable")
-        index = np.resize(index, len(batch))[order]  # rows that were added have no label, and are never read again
         batch = batch.rows(order)
-    data, nothing = bin_rows(batch, columns, options, reference, group), np.empty((len(batch), 0))
-    bin_alike = partial(bin_rows, columns=columns, options=options, reference=data)
-    source = None if group.size == 1 else Source(batch=whole, index=index, bin=bin_alike)
+    data, source = bin_rows(batch, columns, options, reference, group), None
+    if group.size > 1:
+        if order is not None:
+            index = np.resize(index, len(order))[order]  # rows that were added have no label, and are never read again
+        bin_alike = partial(bin_rows, columns=columns, options=options, reference=data)
+        source = Source(batch=whole, index=index, bin=bin_alike)
+    nothing = np.empty((len(batch), 0))
     return Labelled(data, replace(batch, x_num=nothing, x_cat=nothing), source)
 
 
