@@ -202,7 +202,6 @@ def small_limits(params: Mapping[str, Any], n_rows: int) -> dict[str, Any]:
         **params,
         "min_child_samples": least,
         "num_leaves": max(2, min(params["num_leaves"], 2 * n_rows // least)),  # beyond, memory is kept for nothing
-        "bagging_freq": params["bagging_freq"] if n_rows * params["bagging_fraction"] >= 1 else 0,
         "min_data_per_group": least_level_rows(n_rows),
         "cat_smooth": min(10, n_rows / 100),
         "cat_l2": min(10, n_rows / 100),
@@ -270,8 +269,10 @@ class Ensemble:
             data.set_label(target.astype(np.float32))
             # else a first round without a split becomes a tree of the mean
             data.set_init_score(np.zeros(len(target)))
-        objective = "none" if target is None else "regression"
-        self.booster = lgb.Booster({**params, "objective": objective, "metric": "None", "num_class": width}, data)
+        own = {"objective": "none" if target is None else "regression", "metric": "None", "num_class": width}
+        if data.num_data() * params.get("bagging_fraction", 1.0) < 1:
+            own["bagging_freq"] = 0  # LightGBM draws no row, and ends
+        self.booster = lgb.Booster({**params, **own}, data)
         if valid is not None:
             self.booster.add_valid(valid, "valid")
 

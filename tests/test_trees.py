@@ -400,5 +400,5 @@ def test_limits_shrink_with_few_rows_and_stay_with_many():
     assert small_limits(params, 1000) == params | lightgbm_defaults
     few = {"min_child_samples": 4, "min_data_per_group": 4, "cat_smooth": 0.4, "cat_l2": 0.4}
     assert small_limits(params, 40) == params | few
-    one = {"min_child_samples": 1, "num_leaves": 2, "bagging_freq": 0, "min_data_per_group": 1}
+    one = {"min_child_samples": 1, "num_leaves": 2, "min_data_per_group": 1}
     assert small_limits(params, 1) == params | one | {"cat_smooth": 0.01, "cat_l2": 0.01}

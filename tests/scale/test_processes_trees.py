@@ -117,6 +117,14 @@ def test_a_long_table_with_tasks_on_one_rank(cls):
     np.testing.assert_allclose(answers(first, X), answers(one, X), rtol=0, atol=1e-6 if cls is RMTGB else 0.5)
 
 
+@pytest.mark.parametrize("cls", [RMTGB, SharedTrees])
+def test_a_rank_of_whose_rows_none_is_drawn(table, cls):
+    _, first, second = fit_ranks(table, cls, ["rare"], subsample=0.5, early_stopping=False)  # all labels on one rank
+    X = table.drop(TARGETS)
+    np.testing.assert_array_equal(answers(first, X), answers(second, X))
+    assert np.ptp(answers(first, X)) > 0.1  # trees were grown
+
+
 TUNED = pytest.param(TARGETS, {"tune": 2}, marks=pytest.mark.all_faces)
 
 
