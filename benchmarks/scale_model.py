@@ -21,8 +21,9 @@ stage 2 of `RMTGB` three numbers a task. `IndependentTasks` moves the features a
 Modelled, for W workers of one thread each, rows that are dealt evenly, and networks of 10 and 100 Gbit/s:
 
 - a step of B rows takes ``fixed + row B / W`` seconds, and whatever is sent comes after it: nothing overlaps;
-- a sum goes twice round a ring, in ``2 (W - 1)`` messages of a W-th of its bytes; what is gathered goes round once,
-  and its size before it. Histograms take ``log2 W`` messages, and every worker sends nearly all bytes of each;
+- a large sum goes twice round a ring, in ``2 (W - 1)`` messages of a W-th of its bytes. All parts of a small one, such
+  as moments of batch normalisation, go round once; so does what is gathered, and its size before it. Histograms take
+  ``log2 W`` messages, and every worker sends nearly all bytes of each;
 - a window is read at 1 GB/s, and a message takes 50 microseconds. Boosted models hold their rows in memory;
 - a task of `IndependentTasks` is the work of one worker, which needs memory for all labelled rows of it.
 
@@ -63,6 +64,7 @@ from tabmtl.estimators.boosted import BoostedEstimator
 from tabmtl.estimators.network import _in_training_units, _on_device
 from tabmtl.nn.experts import BatchNorm, statistics_of
 from tabmtl.processes.group import ALONE, Group
+from tabmtl.scale.torch_group import goes_once
 from tabmtl.schema import Batch
 from tabmtl.sessions import M2TRec
 from tabmtl.sessions.m2trec.item_features import ItemCoder
@@ -110,8 +112,8 @@ class Cost:
     Parameters
     ----------
     work : Work
-    sums, gathers : Traffic
-        Sums over all workers, and values of each that all get.
+    sums, small_sums, gathers : Traffic
+        Sums over all workers, those so small that all parts go to all, and values of each that all get.
     splits : Traffic
         Meetings of LightGBM, whose bytes are those of the histograms.
     in_group : Work, optional
@@ -126,6 +128,7 @@ class Cost:
 
     work: Work
     sums: Traffic = Traffic()
+    small_sums: Traffic = Traffic()
     gathers: Traffic = Traffic()
     splits: Traffic = Traffic()
     in_group: Work | None = None
@@ -138,8 +141,10 @@ class Cost:
         others = workers - 1
         work = (self.in_group or self.work) if others else self.work
         share = 1 / workers if self.n_tasks is None else math.ceil(self.n_tasks / workers) / self.n_tasks
-        messages = 2 * others * (self.sums.n + self.gathers.n) + math.log2(workers) * self.splits.n
-        n_bytes = (2 * self.sums.n_bytes + self.splits.n_bytes) / workers + self.gathers.n_bytes
+        messages = others * (2 * (self.sums.n + self.gathers.n) + self.small_sums.n)
+        messages += math.log2(workers) * self.splits.n
+        n_bytes = (2 * self.sums.n_bytes + self.splits.n_bytes) / workers
+        n_bytes += self.small_sums.n_bytes + self.gathers.n_bytes
         return {
             "rows" if self.n_tasks is None else "tasks": work.row * rows * share,
             "fixed": work.fixed if self.n_tasks is None else work.fixed * share,
@@ -190,10 +195,11 @@ class _Counting(Group):
 
     size = 2
     sums: list[int] = field(default_factory=list)
+    small_sums: list[int] = field(default_factory=list)
     gathers: list[int] = field(default_factory=list)
 
     def sum_(self, tensor: torch.Tensor) -> torch.Tensor:
-        self.sums.append(tensor.numel() * tensor.element_size())
+        (self.small_sums if goes_once(tensor) else self.sums).append(tensor.nbytes)
         return tensor
 
     def gather(self, value: Any, to: int | None = None) -> list[Any]:
@@ -206,8 +212,8 @@ class _Counting(Group):
 
     def clear(self) -> None:
         """Forget what was said."""
-        self.sums.clear()
-        self.gathers.clear()
+        for said in vars(self).values():
+            said.clear()
 
 
 @contextmanager
@@ -342,7 +348,7 @@ def measure_shared_trees(folder: Path, rounds: Sequence[int]) -> Cost:
 
     table = 2 * 8 * make(1).num_leaves * len(TARGETS)  # sums of gradients and hessians of every leaf and task
     splits = _splits(make(1), folder, n_trees=1)
-    return Cost(work=_measure_rounds(make, folder, rounds), sums=Traffic(1, table), splits=splits)
+    return Cost(work=_measure_rounds(make, folder, rounds), small_sums=Traffic(1, table), splits=splits)
 
 
 def measure_rmtgb(folder: Path, rounds: Sequence[int]) -> Cost:
@@ -354,7 +360,7 @@ def measure_rmtgb(folder: Path, rounds: Sequence[int]) -> Cost:
 
     n_mixed = 2  # the binary tasks; a loss with a single task, as that of the number, has stage 3 only
     splits = _splits(make(1), folder, n_trees=3 + len(TARGETS))
-    return Cost(work=_measure_rounds(make, folder, rounds), sums=Traffic(3, 3 * 8 * n_mixed), splits=splits)
+    return Cost(work=_measure_rounds(make, folder, rounds), small_sums=Traffic(3, 3 * 8 * n_mixed), splits=splits)
 
 
 def measure_independent(folder: Path, rounds: Sequence[int]) -> Cost:
@@ -397,7 +403,7 @@ def report(name: str, cost: Cost, rows: float, workers: int, of_worker: float | 
     of_worker : float, optional
         Rows of a worker in a step; None has all rows in a step, as a round of trees has.
     """
-    met = sum(each.n_bytes for each in (cost.sums, cost.gathers, cost.splits))
+    met = sum(each.n_bytes for each in (cost.sums, cost.small_sums, cost.gathers, cost.splits))
     said = [*_describe_work(cost.work), f"{met / 1e6:.2f} MB"]
     if cost.in_group:
         said += ["in a group", *_describe_work(cost.in_group)]

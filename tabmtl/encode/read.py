@@ -119,7 +119,8 @@ def read_targets(y: Any) -> tuple[pl.DataFrame, Origin]:
     if y is None:
         raise ValueError("y is required: requires y to be passed, but the target y is None")
     y = _as_table(y.collect() if isinstance(y, pl.LazyFrame) else y)
-    if nw.dependencies.is_into_series(y):
+    # narwhals looks for plugins in all installed packages before it says no: 0.1 s
+    if not isinstance(y, pl.DataFrame) and nw.dependencies.is_into_series(y):
         series = nw.from_native(y, series_only=True)
         named = isinstance(series.name, str) and series.name != ""
         return _read_target(series, series.name if named else "y").to_frame(), origin_of([series], ndim=1, named=named)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import numpy as np
@@ -106,16 +106,14 @@ class Sample:
     @classmethod
     def merge(cls, samples: Sequence[Sample]) -> Sample:
         """Keep the least keys of all."""
-        keys = np.concatenate([sample.keys for sample in samples])
-        kept = np.arange(len(keys))
-        if len(keys) > SAMPLE_ROWS:
-            kept = np.sort(np.argpartition(keys, SAMPLE_ROWS)[:SAMPLE_ROWS])
-        return cls(
-            keys=keys[kept],
-            rows=np.concatenate([sample.rows for sample in samples])[kept],
-            numbers=np.concatenate([sample.numbers for sample in samples], axis=1)[:, kept],
-            labels=np.concatenate([sample.labels for sample in samples], axis=1)[:, kept],
-        )
+        joined = {
+            field.name: np.concatenate([getattr(sample, field.name) for sample in samples], axis=-1)
+            for field in fields(cls)
+        }
+        if len(joined["keys"]) > SAMPLE_ROWS:
+            kept = np.sort(np.argpartition(joined["keys"], SAMPLE_ROWS)[:SAMPLE_ROWS])
+            joined = {name: part[..., kept] for name, part in joined.items()}
+        return cls(**joined)
 
     @property
     def largest(self) -> np.uint64:

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from itertools import accumulate, pairwise
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -50,7 +49,7 @@ class BatchNorm(nn.BatchNorm1d):
         mean, variance = self.running_mean[: x.shape[1]], self.running_var[: x.shape[1]]
         n_rows = x.shape[0]
         if self.training and self.group.size > 1:
-            n_rows = int(self.group.total(np.array(n_rows)))
+            n_rows, own_mean, own_variance = _moments(x.detach(), self.group)
         if not self.training or n_rows == 1:
             x = F.batch_norm(x, mean, variance, weight, bias, eps=self.eps)
         else:
@@ -61,42 +60,75 @@ class BatchNorm(nn.BatchNorm1d):
             if self.group.size == 1:
                 x = F.batch_norm(x, mean, variance, weight, bias, training=True, momentum=momentum, eps=self.eps)
             else:
-                x, own_mean, own_variance = _Normalized.apply(x, n_rows, self.eps, self.group)
-                x = x if weight is None or bias is None else torch.addcmul(bias, x, weight)
                 mean.lerp_(own_mean, momentum)
                 variance.lerp_(own_variance * (n_rows / (n_rows - 1)), momentum)
+                rate = (own_variance + self.eps).rsqrt_()
+                x = _Normalized.apply(x, weight, bias, own_mean, rate, n_rows, self.group)
         return x if experts is None else _scale_and_shift(x, self.weight, self.bias, experts)
 
 
-class _Normalized(torch.autograd.Function):
-    """Batch normalisation over the rows of all ranks: mean first, then centred squares, which loses no digit.
+def _moments(x: Tensor, group: Group) -> tuple[int, Tensor, Tensor]:
+    """Return the number of the rows of all ranks, and mean and variance (C,) of every channel over them.
 
-    Returns the normalised rows, and mean and variance, which have no gradient.
+    They meet in one message, in float64. A rank's own squares are centred before, so that no digit of float32 is lost.
+    """
+    own = x.new_zeros((2, x.shape[1]), dtype=torch.float64)  # mean, and mean square
+    if len(x):
+        mean, variance = torch.batch_norm_update_stats(_at_least_float32(x), None, None, 0.0)
+        own[0] = mean
+        own[1] = own[0].square().add_(variance)
+    sums = group.sum_(torch.cat([own.mul_(len(x)).flatten(), own.new_tensor([len(x)])]))
+    n_rows = int(sums[-1])
+    mean, square = sums[:-1].div_(n_rows).view(2, -1)
+    variance = square.sub_(mean.square()).clamp_(min=0)
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return n_rows, mean.to(dtype), variance.to(dtype)
+
+
+class _Normalized(torch.autograd.Function):
+    """(x - mean) rate weight + bias, by mean and rate (C,) of the rows of all ranks; n_rows is their number.
+
+    The gradients of weight and bias are those of the own rows, since gradients meet later.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, n_rows: int, eps: float, group: Group) -> tuple[Tensor, Tensor, Tensor]:
-        """Normalise."""
-        values = x.to(torch.promote_types(x.dtype, torch.float32))
-        mean = group.sum_(values.sum(dim=0)) / n_rows
-        centred = values - mean
-        variance = group.sum_(torch.linalg.vector_norm(centred, dim=0).square_()) / n_rows
-        scale = (variance + eps).rsqrt()
-        normalized = centred.mul_(scale)
-        ctx.save_for_backward(normalized, scale)
-        ctx.group, ctx.n_rows = group, n_rows
-        ctx.mark_non_differentiable(mean, variance)
-        return normalized.to(x.dtype), mean, variance
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        mean: Tensor,
+        rate: Tensor,
+        n_rows: int,
+        group: Group,
+    ) -> Tensor:
+        """Normalise, scale and shift in one pass."""
+        scale = rate if weight is None else rate * weight
+        ctx.save_for_backward(x, mean, rate, scale)
+        ctx.is_affine, ctx.n_rows, ctx.group = weight is not None, n_rows, group
+        shift = -mean * scale if bias is None else torch.addcmul(bias, mean, scale, value=-1)
+        return torch.addcmul(shift, x, scale).to(x.dtype)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor, None, None, None]:
-        """Gradient for the rows of this rank."""
-        normalized, scale = ctx.saved_tensors
-        g = gradient.to(normalized.dtype)
-        sums = ctx.group.sum_(torch.stack([g.sum(dim=0), (g * normalized).sum(dim=0)])) / ctx.n_rows
-        # in place where it can be: new memory costs more than the arithmetic
-        found = (g - sums[0]).addcmul_(normalized, sums[1], value=-1).mul_(scale)
-        return found.to(gradient.dtype), None, None, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients, by sums over all ranks in one message."""
+        x, mean, rate, scale = ctx.saved_tensors
+        values, g = _at_least_float32(x), _at_least_float32(gradient)
+        own = values.new_zeros((2, x.shape[1]))  # for weight and bias
+        if len(x):
+            sums_only = False, True, True
+            _, own[0], own[1] = torch.ops.aten.native_batch_norm_backward(
+                g, values, None, None, None, mean, rate, True, 0.0, sums_only
+            )
+        of_weight, of_bias = ctx.group.sum_(own.clone()) / ctx.n_rows
+        slope = -scale * rate * of_weight
+        shift = -(scale * of_bias + slope * mean)
+        found = torch.addcmul(shift, values, slope).addcmul_(g, scale)  # in place: new memory costs more
+        return found.to(x.dtype), *(own if ctx.is_affine else (None, None)), None, None, None, None
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 @contextmanager

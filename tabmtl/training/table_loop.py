@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from tabmtl.nn.experts import statistics_of
+from tabmtl.nn.experts import BatchNorm, statistics_of
 from tabmtl.processes.group import ALONE, Group
 from tabmtl.schema import Batch, DivergenceError, Task
 from tabmtl.training.balance import Balancer
@@ -127,15 +127,15 @@ class TableLoop:
         self.network.train()
         n_steps, steps = self._steps(epoch)
         totals, kept, scored = [], [], []
-        for step, (data, index) in enumerate(steps):
-            progress = (epoch + step / n_steps) / self.options.epochs
-            with statistics_of(self.group, self.network):
+        with statistics_of(self.group, self.network):
+            for step, (data, index) in enumerate(steps):
+                progress = (epoch + step / n_steps) / self.options.epochs
                 losses, scores = self.step(index, self.options.learning_rate * schedule(progress), data)
-            give_way()
-            totals.append(losses)
-            if step * self.batch_size < _SCORED_TRAIN_ROWS:
-                kept.append(scores)
-                scored.append(data.rows(index))
+                give_way()
+                totals.append(losses)
+                if step * self.batch_size < _SCORED_TRAIN_ROWS:
+                    kept.append(scores)
+                    scored.append(data.rows(index))
         scores = [torch.cat(columns) for columns in zip(*kept, strict=True)]
         losses = self.group.sum_(torch.stack(totals).sum(dim=0))
         record = self._record("train", losses, self._train_weight(), scores, Batch.join(scored, torch.cat))
@@ -193,7 +193,7 @@ class TableLoop:
         """Return the validation part of the epoch's record, and the number that early stopping maximises."""
         if self.valid is None:
             return {}, None
-        settle_statistics(self.network, self.data, self.options.precision)
+        settle_statistics(self.network, self.data, self.options.precision, self.group)
         options = self.options
         scores = self._valid_scores(self.valid)
         losses = self.group.sum_(self.loss(scores, self.valid.y, self.valid.weight, self.valid.task))
@@ -205,7 +205,7 @@ class TableLoop:
     def finish(self) -> None:
         """Settle statistics that validation has not settled."""
         if self.valid is None:
-            settle_statistics(self.network, self.data, self.options.precision)
+            settle_statistics(self.network, self.data, self.options.precision, self.group)
 
     def facts(self) -> dict[str, Any]:
         """Return what tells the rows and the steps from others; see `tabmtl.training.epochs.Loop`."""
@@ -331,12 +331,12 @@ def _batch_norms(network: torch.nn.Module) -> list[Any]:
     return [module for module in network.modules() if getattr(module, "running_mean", None) is not None]
 
 
-def settle_statistics(network: torch.nn.Module, data: Batch, precision: str = "float32") -> None:
+def settle_statistics(network: torch.nn.Module, data: Batch, precision: str = "float32", group: Group = ALONE) -> None:
     """Set the running statistics of batch normalisation to those of the current weights, without dropout.
 
     Statistics gathered in training are those of earlier weights and of values that dropout spreads; predictions by them
     are biased, which shows in the probabilities of rare classes. Means are over ten batches that together hold up to
-    10 240 training rows, spread over all.
+    10 240 training rows, spread over all. Each rank of a group, which all have these rows, takes its part of them.
     """
     norms = _batch_norms(network)
     if not norms:
@@ -350,9 +350,11 @@ def settle_statistics(network: torch.nn.Module, data: Batch, precision: str = "f
     n_rows = min(len(data), _SETTLING_ROWS)
     rows = torch.arange(n_rows, device=data.x_num.device) * len(data) // n_rows
     n_batches = min(10, max(1, len(rows) // 2))
-    with torch.no_grad(), autocast(data, precision):
+    if not all(isinstance(norm, BatchNorm) for norm in norms):
+        group = ALONE  # others know no group
+    with torch.no_grad(), autocast(data, precision), statistics_of(group, network):
         for start in range(n_batches):
-            batch = data.rows(rows[start::n_batches])
+            batch = data.rows(rows[start::n_batches][group.rank :: group.size])
             network(batch.x_num, batch.x_cat, batch.task)
     for norm, momentum in zip(norms, usual, strict=True):
         norm.momentum = momentum

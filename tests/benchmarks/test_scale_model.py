@@ -23,10 +23,10 @@ def test_a_step_of_several_workers_is_the_sum_of_its_parts():
 
 
 def test_all_hear_what_is_gathered_and_histograms_are_halved():
-    cost = Cost(work=Work(0, 0), gathers=Traffic(1, 1e6), splits=Traffic(10, 1e7))
+    cost = Cost(work=Work(0, 0), gathers=Traffic(1, 1e6), small_sums=Traffic(5, 3e4), splits=Traffic(10, 1e7))
     spent = cost.seconds(1_000, 8, bandwidth=1e9)
-    assert spent["latency"] == pytest.approx((2 * 7 + 3 * 10) * LATENCY)
-    assert spent["bytes"] == pytest.approx(7 * 1e6 / 1e9 + 7 / 8 * 1e7 / 1e9)
+    assert spent["latency"] == pytest.approx((2 * 7 + 5 * 7 + 3 * 10) * LATENCY)
+    assert spent["bytes"] == pytest.approx(7 * (1e6 + 3e4) / 1e9 + 7 / 8 * 1e7 / 1e9)
 
 
 @pytest.mark.parametrize(("workers", "of_all"), [(1, 1), (2, 2 / 3), (3, 1 / 3), (64, 1 / 3)])

@@ -4,10 +4,12 @@ from itertools import pairwise
 
 import pytest
 import torch
+from ranks import run_ranks
 from torch import nn
 from torch.nn import functional as F
 
-from tabmtl.nn.experts import BatchNorm, Experts, Gates, mix, wide_linear
+from tabmtl.nn.experts import BatchNorm, Experts, Gates, mix, statistics_of, wide_linear
+from tabmtl.processes.group import current
 
 COUNTS = [(4,), (2, 1, 3), (0, 2, 1), (1, 0, 2), (1,)]
 NORMS = ["batch", "layer", "none"]
@@ -263,3 +265,63 @@ def test_running_statistics_stand_still_at_momentum_zero():
     ours.momentum = 0.1
     assert torch.equal(ours(x), first)
     torch.testing.assert_close(ours.running_mean, x.mean(dim=0))
+
+
+def normalise(x, start, experts=None):
+    """Outputs of a module in a state, the gradient for the rows, and the module; all of the rank that asks."""
+    norm = BatchNorm(6).to(torch.promote_types(x.dtype, torch.float32))
+    norm.load_state_dict(start)
+    x.requires_grad_()
+    with statistics_of(current(), norm):
+        found = norm(x, experts)
+    (found * x.detach().sin()).sum().backward()
+    return found.detach(), x.grad, norm
+
+
+def assert_ranks_normalise_as_one(sizes, x, experts=None, rtol=1e-9, atol=1e-9):
+    start = scrambled(BatchNorm(6)).state_dict()
+    parts = x.split(sizes)
+    of_rank = [None] * len(sizes) if experts is None else experts.split(sizes)
+    found = run_ranks(len(sizes), lambda: normalise(parts[current().rank].clone(), start, of_rank[current().rank]))
+    output, for_rows, norm = normalise(x.double(), start, experts)
+    close = {"rtol": rtol, "atol": atol, "check_dtype": False}
+    assert {part.dtype for part, _, _ in found} == {x.dtype}
+    torch.testing.assert_close(torch.cat([part for part, _, _ in found]), output, **close)
+    torch.testing.assert_close(torch.cat([part for _, part, _ in found]), for_rows, **close)
+    for name, parameter in norm.named_parameters():
+        summed = sum(module.get_parameter(name).grad.double() for _, _, module in found)
+        torch.testing.assert_close(summed, parameter.grad, **close)
+    for name in ("running_mean", "running_var"):
+        first, *others = (module.get_buffer(name) for _, _, module in found)
+        torch.testing.assert_close(first, norm.get_buffer(name), **close)
+        assert all(torch.equal(first, other) for other in others)
+
+
+@pytest.mark.parametrize("experts", [None, torch.randint(3, (30, 2), generator=torch.Generator().manual_seed(0))])
+@pytest.mark.parametrize("sizes", [(17, 13), (29, 0, 1)])
+def test_ranks_normalise_the_rows_of_all(sizes, experts):
+    x = (5 + torch.arange(30.0)[:, None] * torch.randn(6)).double() + torch.randn(30, 6)
+    assert_ranks_normalise_as_one(sizes, x if experts is None else x[:, :4], experts)
+
+
+def test_ranks_lose_no_digit_where_the_mean_is_large():
+    x = 3_000 + torch.randn(200, 6)  # the mean square less the square of the mean has no digit left in float32
+    assert_ranks_normalise_as_one((120, 80), x, rtol=0.01, atol=0.01)
+
+
+def test_ranks_normalise_in_bfloat16():
+    assert_ranks_normalise_as_one((20, 10), torch.randn(30, 6).bfloat16(), rtol=0.02, atol=0.05)
+
+
+def test_a_single_row_of_all_ranks_has_no_moments():
+    assert_ranks_normalise_as_one((0, 1), torch.randn(1, 6).double())
+
+
+def test_normalisation_over_ranks_takes_one_message_forward_and_one_back(monkeypatch):
+    def work():
+        said, sum_ = [], current().sum_
+        monkeypatch.setattr(current(), "sum_", lambda tensor: said.append(tensor.numel()) or sum_(tensor))
+        normalise(torch.randn(5, 6), BatchNorm(6).state_dict())
+        return said
+
+    assert run_ranks(2, work) == [[13, 12]] * 2

@@ -21,7 +21,7 @@ TREES = {"n_estimators_shared": 5, "n_estimators_outlier": 5, "n_estimators_task
 RECOMMENDER = {"d_model": 16, "epochs": 1, "batch_size": 128, "dropout": 0.0, "item_dropout": 0.0, "directed": False}
 RECOMMENDER |= {"precision": "float32", "n_jobs": 1, "device": "cpu", "random_state": 0}
 JOB = f"""
-import os, signal, sys
+import os, signal, sys, torch
 from tabmtl import RMTGB, Shards, SharedBottom
 from tabmtl.scale import joined
 from tabmtl.sessions import M2TRec
@@ -46,6 +46,8 @@ def note(record):
 
 WindowLoop.run_epoch = run_or_die
 with joined(timeout=120, checkpoint=f"{{folder}}/checkpoints") as group:
+    for n in (3, 50_000):  # small ones and large ones meet in different ways
+        assert group.sum_(torch.arange(n) * (group.rank + 1)).equal(3 * torch.arange(n))
     for model in (SharedBottom(**{NETWORK}, on_epoch=note), RMTGB(random_state=0, n_jobs=1, **{TREES})):
         model.fit(Shards(f"{{folder}}/rows.parquet", cache=f"{{folder}}/cache"), ["click", "spend"])
         if group.rank == 0:

@@ -1,14 +1,17 @@
 """The training loop on a linear network, whose steps can be done by hand."""
 
+import copy
 import math
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from ranks import run_ranks
 from torch import nn
 
 from tabmtl.nn.experts import BatchNorm
+from tabmtl.processes.group import current
 from tabmtl.schema import Batch, TabmtlWarning, Task
 from tabmtl.training.epochs import Snapshots, run_epochs, schedule, warn_if_rising
 from tabmtl.training.losses import MultiTaskLoss
@@ -469,6 +472,25 @@ def test_few_rows_settle_statistics_that_are_finite(n):
     model = Normalised()
     settle_statistics(model, table(n))
     assert all(value.isfinite().all() for value in model.state_dict().values())
+
+
+@pytest.mark.parametrize("kind", [BatchNorm, nn.BatchNorm1d])
+def test_ranks_settle_statistics_together(kind):
+    """Each on its part of the rows; on all, where a normalisation of a user's own knows no group."""
+    torch.manual_seed(0)
+    model = Normalised()
+    model.first[2] = kind(3)
+    networks = [copy.deepcopy(model) for _ in range(2)]
+    settle_statistics(model, table(100))
+
+    def settle():
+        network = networks[current().rank]
+        settle_statistics(network, table(100), group=current())
+        return network
+
+    for network in run_ranks(2, settle):
+        assert sum(len(rows) for rows in network.seen) == (50 if kind is BatchNorm else 100)
+        torch.testing.assert_close(network.state_dict(), model.state_dict())
 
 
 def test_a_score_that_still_rises_in_the_last_epochs_is_told():
