@@ -1,6 +1,6 @@
 """Memory and CPU time of files larger than memory: learn, encode, train from windows or in processes, predict.
 
-    python -m benchmarks.scale [--quick] [--rows N] [--steps N] [--clicks N]
+    python -m benchmarks.scale [--quick] [--rows N] [--steps N] [--batch-size N] [--clicks N]
                                [--only encode train predict processes sessions] [--models NAME ...]
 
 Rows are drawn into parquet files of 500 000 rows in a temporary folder: 20 numeric columns, 10 text columns of 10 to
@@ -353,10 +353,10 @@ from benchmarks.scale import TARGETS, job_model
 from tabmtl import Shards
 from tabmtl.scale import joined
 
-folder, name, started = sys.argv[1:]
+folder, name, batch_size, started = sys.argv[1:]
 with joined() as group:
     stands = time.time() - float(started)
-    model, start, wall = job_model(name), time.process_time(), time.perf_counter()
+    model, start, wall = job_model(name, int(batch_size)), time.process_time(), time.perf_counter()
     model.fit(Shards(f"{folder}/*.parquet"), TARGETS)
     taken = time.process_time() - start, time.perf_counter() - wall, stands
     slowest = [max(parts) for parts in zip(*group.gather(taken))]
@@ -365,7 +365,7 @@ with joined() as group:
 """
 
 
-def job_model(name: str) -> Any:
+def job_model(name: str, batch_size: int = BATCH) -> Any:
     """Return the model of a job of several processes, of one thread each."""
     import tabmtl
 
@@ -373,11 +373,11 @@ def job_model(name: str) -> Any:
         rounds: dict[str, Any] = dict.fromkeys(("n_estimators_shared", "n_estimators_outlier", "n_estimators_task"), 50)
         return tabmtl.RMTGB(**rounds, early_stopping=False, n_jobs=1, random_state=0)
     _model()  # one thread of torch
-    options = {"epochs": 1, "batch_size": BATCH, "n_jobs": 1, "device": "cpu", "random_state": 0}
+    options = {"epochs": 1, "batch_size": batch_size, "n_jobs": 1, "device": "cpu", "random_state": 0}
     return getattr(tabmtl, name)(early_stopping=False, **options)
 
 
-def run_job(folder: Path, name: str, size: int) -> tuple[float, float, float]:
+def run_job(folder: Path, name: str, size: int, batch_size: int) -> tuple[float, float, float]:
     """Run a job of one process or several; return CPU and wall seconds of the fit, and those until the group stands.
 
     They are those of the slowest process.
@@ -385,16 +385,18 @@ def run_job(folder: Path, name: str, size: int) -> tuple[float, float, float]:
     (folder / "job.py").write_text(JOB)
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(size)] if size > 1 else []
     environment = os.environ | {"OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1", "PYTHONPATH": str(Path.cwd())}
-    command = [sys.executable, *launcher, str(folder / "job.py"), str(folder), name, str(time.time())]
+    command = [sys.executable, *launcher, str(folder / "job.py"), str(folder), name, str(batch_size), str(time.time())]
     printed = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
     cpu, wall, stands = json.loads(printed.splitlines()[-1])
     return cpu, wall, stands
 
 
-def report_processes(folder: Path, n: int, models: Sequence[str]) -> None:
+def report_processes(folder: Path, n: int, models: Sequence[str], batch_size: int) -> None:
     """Measure and print fits by one process and by two."""
     for name in models:
-        (one, wall, start), (two, wall_of_two, start_of_two) = (run_job(folder, name, size) for size in (1, 2))
+        (one, wall, start), (two, wall_of_two, start_of_two) = (
+            run_job(folder, name, size, batch_size) for size in (1, 2)
+        )
         say(f"{name}, {n:_} rows, one process", f"{one:.1f} s CPU", f"{wall:.1f} s wall", f"begins at {start:.1f} s")
         goal = f"{at_least(one / two, PROCESSES_GOAL, 'x')}, {at_most(start_of_two - start, START_GOAL, ' s more')}"
         parts = f"{two:.1f} s CPU", f"{wall_of_two:.1f} s wall", f"begin at {start_of_two:.1f} s"
@@ -407,6 +409,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = speed_parser("scale", __doc__, only=parts, models=JOB_MODELS)
     parser.add_argument("--rows", type=int, default=4_000_000, help="rows of the files (default 4 000 000)")
     parser.add_argument("--steps", type=int, default=400, help="steps of training of each kind (default 400)")
+    parser.add_argument("--batch-size", type=int, default=BATCH, help="of networks in processes (default 1 024)")
     parser.add_argument("--clicks", type=int, default=2_000_000, help="clicks of the log (default 2 000 000)")
     options = parser.parse_args(argv)
     n, steps = (200_000, 20) if options.quick else (options.rows, options.steps)
@@ -421,7 +424,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if "predict" in options.only:
             report_predict(folder, n)
         if "processes" in options.only:
-            report_processes(folder, n, options.models)
+            report_processes(folder, n, options.models, options.batch_size)
         if "sessions" in options.only:
             report_sessions(folder, 200_000 if options.quick else options.clicks)
 

@@ -158,13 +158,17 @@ class TableLoop:
             return self._balanced_step(self.balancer, data.rows(index), learning_rate)
         totals: list[Tensor] = []
         parts: list[list[Tensor]] = []
-        for rows in index.split(self._micro):
+        for rows in self._micro_batches(index):
             losses, scores = self._forward(data.rows(rows))
             totals.append(losses.detach())
             parts.append([score.detach() for score in scores])
             self._of_step(losses).sum().backward()
         self.optimizer.step(learning_rate)
         return torch.stack(totals).sum(dim=0), [torch.cat(columns) for columns in zip(*parts, strict=True)]
+
+    def _micro_batches(self, index: Tensor) -> Sequence[Tensor]:
+        """Split the rows of a step in the parts that go through the network at once."""
+        return index.split(self._micro)
 
     def _balanced_step(self, balancer: Balancer, batch: Batch, learning_rate: float) -> tuple[Tensor, list[Tensor]]:
         passes: list[tuple[Tensor, list[Tensor]]] = []

@@ -43,7 +43,7 @@ class Epoch:
     seed : sequence of int
         Of the training and the epoch.
     batch_size : int
-        Rows of a step, at most.
+        Rows of a step, roughly: each lane rounds its share.
     """
 
     rows: StoredRows
@@ -206,6 +206,11 @@ class WindowLoop(TableLoop):
             data = self.prepare(window)
             for step in steps:
                 yield data, torch.arange(step.start, step.stop, device=data.x_num.device)
+
+    def _micro_batches(self, index: Tensor) -> Sequence[Tensor]:
+        # a step has some rows more or less, since lanes round; a pass of a few rows costs an eighth of a whole one
+        whole, rest = divmod(len(index), self._micro)
+        return index.tensor_split(whole) if whole and 4 * rest < self._micro else super()._micro_batches(index)
 
     def _valid_scores(self, valid: Batch) -> list[Tensor]:
         assert self.valid_rows is not None
