@@ -74,6 +74,7 @@ from tabmtl.training.table_loop import TableLoop
 from tabmtl.trees import bin_rows
 
 NETWORKS = ("SharedBottom", "MMoE", "MultiTabNet")
+_TICK = 1e-9  # seconds, the least that the clock tells: of a few rows, noise may leave nothing of a cost
 BANDWIDTHS = {"10 Gbit/s": 10e9 / 8, "100 Gbit/s": 100e9 / 8}  # bytes a second
 LATENCY = 50e-6  # seconds a message
 DISK = 1e9  # bytes a second of each worker
@@ -412,10 +413,10 @@ def report(name: str, cost: Cost, rows: float, workers: int, of_worker: float | 
     unit = "a round" if of_worker is None else "an epoch"
     say(f"{name}, {unit}", *said)
     of_step, alone = (rows, rows) if of_worker is None else (of_worker * workers, of_worker)
-    rate_alone = alone / sum(cost.seconds(alone, 1).values())
+    rate_alone = alone / max(sum(cost.seconds(alone, 1).values()), _TICK)
     for network, bandwidth in BANDWIDTHS.items():
         spent = cost.seconds(of_step, workers, bandwidth)
-        taken = sum(spent.values())
+        taken = max(sum(spent.values()), _TICK)
         shares = sorted(((part, each / taken) for part, each in spent.items()), key=lambda part: -part[1])
         largest = ", ".join(f"{part} {share:.0%}" for part, share in shares if share >= 0.1)
         rate = of_step / taken
@@ -451,7 +452,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         report("IndependentTasks", in_own_process(measure_independent, folder, n_trees), rows, workers)
     for each, cost, of_step in (*((each, cost, 1_024) for each, cost in networks.items()), ("RMTGB", rmtgb, 200_000)):
         one, two = (sum(cost.seconds(of_step, n)[part] for part in ("rows", "fixed")) for n in (1, 2))
-        say(f"{each}, {of_step:_} rows at once, two processes against one", f"{one / two:.2f}x", "of CPU, modelled")
+        ratio = one / max(two, _TICK)
+        say(f"{each}, {of_step:_} rows at once, two processes against one", f"{ratio:.2f}x", "of CPU, modelled")
 
 
 if __name__ == "__main__":

@@ -46,6 +46,11 @@ def test_no_more_workers_than_tasks_have_work(capsys):
     assert "100 GB a task" in lines[2]
 
 
+def test_a_cost_that_noise_leaves_nothing_of_is_told(capsys):
+    report("nothing", Cost(work=Work(0.0, 0.0), n_tasks=3), 1e9, 64)
+    assert len(capsys.readouterr().out.splitlines()) == 5
+
+
 def test_few_seconds_are_not_told_as_minutes(capsys):
     cost = Cost(work=Work(0.55e-6, 0))
     report("seconds", cost, 1e9, 64)
