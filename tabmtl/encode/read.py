@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from os import PathLike
 from typing import Any, Literal
 
 import narwhals.stable.v2 as nw
@@ -278,7 +279,8 @@ def without_columns(X: Any, names: Sequence[str], *, strict: bool = False) -> An
     unknown = [name for name in names if name not in (labels or {})]
     if strict and unknown:
         if labels is None:
-            raise ValueError(f"drop names columns of a frame, got a {type(X).__name__}: take the columns out of it")
+            cure = "give Shards(path)" if isinstance(X, str | PathLike) else "take the columns out of it"
+            raise ValueError(f"drop names columns of a frame, got a {type(X).__name__}: {cure}")
         raise ValueError(
             f"drop names columns that X does not have: {unknown}{near(unknown[0], labels)}; X has {[*labels]}"
         )

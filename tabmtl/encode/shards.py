@@ -176,8 +176,8 @@ class Roles:
     groups: str | None = None
 
     @classmethod
-    def of(cls, shards: Shards, y: Any, sample_weight: Any = None, groups: Any = None) -> Roles:
-        """Check the names that fit was given.
+    def of(cls, shards: Shards, y: Any, sample_weight: Any = None, groups: Any = None, what: str = "y") -> Roles:
+        """Check the names that fit was given; ``what`` is the name of y in errors.
 
         Raises
         ------
@@ -186,12 +186,14 @@ class Roles:
         """
         targets = [y] if isinstance(y, str) else y
         if not (isinstance(targets, list | tuple) and targets and all(isinstance(name, str) for name in targets)):
-            raise TypeError(f"with Shards as X, y is the name of a column, or a list of names; got {type(y).__name__}")
+            raise TypeError(
+                f"with Shards as X, {what} is the name of a column, or a list of names; got {type(y).__name__}"
+            )
         for name, value in (("sample_weight", sample_weight), ("groups", groups)):
             if value is not None and not isinstance(value, str):
                 raise TypeError(f"with Shards as X, {name} is the name of a column; got {type(value).__name__}")
         known = shards.schema.names()
-        _check_names("y", targets, known)
+        _check_names(what, targets, known)
         _check_names("sample_weight", [] if sample_weight is None else [sample_weight], known)
         _check_names("groups", [] if groups is None else [groups], known)
         if sample_weight in targets:
@@ -204,6 +206,9 @@ class Roles:
     def without(self, dropped: Sequence[str]) -> Roles:
         """Return the roles without features that are dropped; groups may be one of them."""
         unknown = [name for name in dropped if name not in self.features]
+        targets = [name for name in unknown if name in self.targets]
+        if targets:
+            raise ValueError(f"drop names targets: {targets}; targets are no features, so leave them out of drop")
         if unknown:
             raise ValueError(
                 f"drop names columns that X does not have: {unknown}{near(unknown[0], self.features)}; X has "
@@ -220,7 +225,9 @@ class Roles:
             raise ValueError(
                 f"y_val names the targets {list(self.targets)}, y {list(others.targets)}; name the same ones"
             )
-        _check_names("X", others.features, shards.schema.names())
+        lacking = [name for name in others.features if name not in shards.schema.names()]
+        if lacking:
+            raise ValueError(f"X_val lacks columns of X: {lacking[:10]}; give its files the same columns")
         return replace(others, weight=None, groups=None)
 
     def names(self) -> list[str]:
@@ -269,14 +276,19 @@ def _check_names(what: str, names: Sequence[str], known: Sequence[str]) -> None:
 def _scan_alike(files: Sequence[str]) -> dict[str | None, pl.LazyFrame]:
     """Scan the files that have rows; numbers of several types become those of the widest."""
     scans: dict[str | None, pl.LazyFrame] = {file: scan_file(file) for file in files}
-    schemas = {file: scan.collect_schema() for file, scan in scans.items()}
+    schemas = {}
+    for file, scan in scans.items():
+        try:
+            schemas[file] = scan.collect_schema()
+        except Exception as error:
+            error.add_note(f"in the file {file}")
+            raise
     first = schemas[files[0]]
     for file, schema in schemas.items():
         differ = sorted(set(first) ^ set(schema))
         if differ:
             raise ValueError(
-                f"{file} and {files[0]} differ in the columns {differ[:10]}; give all files the same columns, or name "
-                "those to read from all of them in another set of files"
+                f"{file} and {files[0]} differ in the columns {differ[:10]}; write all files with the same columns"
             )
         for name, dtype in schema.items():
             is_number = dtype.is_numeric() and first[name].is_numeric()

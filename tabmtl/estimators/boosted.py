@@ -148,15 +148,20 @@ class BoostedEstimator(LightGBMOptions, MultiTaskEstimator):
         return self._attributes(coder, fit)
 
     def _tell_scores(self, coder: TableCoder, fit: Any, rows: Batch) -> None:
-        """Show the score of every task on the rows that stopped the fit."""
-        if not self._watch.is_verbose:
+        """Show the score of every task on the rows that stopped the fit, of all ranks."""
+        if not self.verbose:
             return
-        model = clone(self)
+        model, group = clone(self), current()
         model._set_fitted(coder, self._attributes(coder, fit))
         tasks = coder.labels.tasks
         with warnings.catch_warnings(action="ignore", category=TabmtlWarning):
             outputs = model._outputs(None, replace(rows, y=None, weight=None))
-            scores = score_tasks(tasks, rows.y, outputs, rows.weight, rows.task)
+            parts = group.gather((rows.without_features(), outputs), to=0)
+            if not parts:  # of another rank, which shows nothing
+                return
+            of_all = Batch.join([part for part, _ in parts])
+            outputs = [np.concatenate(own) for own in zip(*(answers for _, answers in parts), strict=True)]
+            scores = score_tasks(tasks, of_all.y, outputs, of_all.weight, of_all.task)
         for task in tasks:
             self._watch.tell(describe_score(task, scores[task.name]))
 
@@ -188,7 +193,12 @@ class BoostedEstimator(LightGBMOptions, MultiTaskEstimator):
             kept, valid = split_stored(rows, self.validation_fraction, seed)
             with self._watched(self._watch.part(1 / 2)):
                 found = self._fit_rows(coder, kept.mapped(), _not_empty(valid, rows), seed, None)
-        fit = self._fit_whole(coder, rows.mapped(), None if valid is None else _not_empty(valid, rows), seed, found)
+        watched = None if valid is None else _not_empty(valid, rows)
+        if found is not None and watched is not None:
+            self._tell_scores(coder, found, watched)
+        fit = self._fit_whole(coder, rows.mapped(), watched, seed, found)
+        if found is None and watched is not None:
+            self._tell_scores(coder, fit, watched)
         # ranks estimate the rows of leaves otherwise, so that their texts of one tree differ in these
         return rows.group.broadcast(self._attributes(coder, fit))
 

@@ -170,7 +170,7 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
             with self._watched(), resumable(self):
                 self._fit_shards(X, y, sample_weight, groups, X_val, y_val)
             return self
-        if current().size > 1:
+        if current().size > 1 and current().rank == 0:
             warn_user(
                 f"every one of the {current().size} processes of the group fits this frame whole, by itself; write its "
                 "rows to files and give Shards, whose rows are dealt, or fit outside of joined()"
@@ -248,7 +248,7 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
             valid = None
             if X_val is not None:
                 X_val.check_same(group)
-                roles = Roles.of(X_val, y_val).like(roles, X_val)
+                roles = Roles.of(X_val, y_val, what="y_val").like(roles, X_val)
                 valid = at_most(StoredRows(stack.enter_context(encoded(X_val, roles, coder, group))))
             self._set_fitted(coder, self._fit_stored(coder, rows, valid, seed))
 

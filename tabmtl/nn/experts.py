@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from tabmtl.nn.layers import Dropout, RowOwners, StackedLinear
@@ -23,7 +24,7 @@ Activation = Literal["relu", "silu"]
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """Batch normalisation of (B, E H) that takes its running statistics where a batch has one row.
+    """Batch normalisation of (B, E H) that takes its running statistics where a batch has one row, or none.
 
     The running statistics are the mean over the first ten batches, and then follow with momentum 0.1. Predictions use
     statistics that training settles after every epoch, see `tabmtl.training.table_loop.settle_statistics`.
@@ -50,7 +51,7 @@ class BatchNorm(nn.BatchNorm1d):
         n_rows = x.shape[0]
         if self.training and self.group.size > 1:
             n_rows, own_mean, own_variance = _moments(x.detach(), self.group)
-        if not self.training or n_rows == 1:
+        if not self.training or n_rows <= 1:
             x = F.batch_norm(x, mean, variance, weight, bias, eps=self.eps)
         else:
             momentum = 0.0
@@ -79,7 +80,7 @@ def _moments(x: Tensor, group: Group) -> tuple[int, Tensor, Tensor]:
         own[1] = own[0].square().add_(variance)
     sums = group.sum_(torch.cat([own.mul_(len(x)).flatten(), own.new_tensor([len(x)])]))
     n_rows = int(sums[-1])
-    mean, square = sums[:-1].div_(n_rows).view(2, -1)
+    mean, square = sums[:-1].div_(max(n_rows, 1)).view(2, -1)
     variance = square.sub_(mean.square()).clamp_(min=0)
     dtype = torch.promote_types(x.dtype, torch.float32)
     return n_rows, mean.to(dtype), variance.to(dtype)
@@ -110,15 +111,18 @@ class _Normalized(torch.autograd.Function):
         return torch.addcmul(shift, x, scale).to(x.dtype)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients, by sums over all ranks in one message."""
         x, mean, rate, scale = ctx.saved_tensors
         values, g = _at_least_float32(x), _at_least_float32(gradient)
         own = values.new_zeros((2, x.shape[1]))  # for weight and bias
         if len(x):
-            sums_only = False, True, True
+            # torch's own kernel, half the time of plain sums; the gradients of a weight do not depend on it, but its
+            # shape is asked for on a GPU
+            any_weight, sums_only = rate, (False, True, True)
             _, own[0], own[1] = torch.ops.aten.native_batch_norm_backward(
-                g, values, None, None, None, mean, rate, True, 0.0, sums_only
+                g, values, any_weight, None, None, mean, rate, True, 0.0, sums_only
             )
         of_weight, of_bias = ctx.group.sum_(own.clone()) / ctx.n_rows
         slope = -scale * rate * of_weight
@@ -256,7 +260,7 @@ class Experts(nn.Module):
             return self._apply_own(inputs, owners)
         x = self._finish(0, wide_linear(self.first, inputs, self._sizes))
         for i, layer in enumerate(self.later, start=1):
-            x = layer(x.view(x.shape[0], self.n_experts, -1).transpose(0, 1))
+            x = layer(x.unflatten(1, (self.n_experts, -1)).transpose(0, 1))
             x = self._finish(i, x.transpose(0, 1).flatten(1))
         return x.view(x.shape[0], self.n_experts, self.width)
 

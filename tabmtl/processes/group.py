@@ -34,6 +34,9 @@ class Group:
     rank = 0
     size = 1
 
+    def __repr__(self) -> str:
+        return f"<rank {self.rank} of a group of {self.size}>"
+
     def gather(self, value: Any, to: int | None = None) -> list[Any]:
         """Return the values of all ranks, in their order, to all or to one of them; to the others an empty list."""
         return [value]

@@ -59,14 +59,19 @@ class ProcessGroup(Group):
     def sum_(self, tensor: Tensor) -> Tensor:
         """Replace a tensor by its sum over all ranks.
 
-        A large one goes twice round the ring of ranks, in parts. Of a small one all get all parts, in one round.
+        A large one goes twice round the ring of ranks, in parts. Of a small one all get all parts, in one round, and
+        add them in the order of the ranks, which gives the same bits on every kind of processor.
         """
         if not goes_once(tensor):
             dist.all_reduce(tensor)
             return tensor
-        parts = tensor.new_empty((self.size, *tensor.shape))
-        dist.all_gather(list(parts), tensor.contiguous())
-        return torch.sum(parts, dim=0, out=tensor)
+        own = tensor.detach()
+        first, *others = parts = list(own.new_empty((self.size, *own.shape)))
+        dist.all_gather(parts, own.contiguous())
+        own.copy_(first)
+        for part in others:
+            own.add_(part)
+        return tensor
 
     def broadcast(self, value: Any) -> Any:
         """Return the value of rank 0."""
@@ -140,7 +145,8 @@ def joined(*, timeout: float = 600.0, checkpoint: str | PathLike[str] | None = N
     Yields
     ------
     group : Group
-        With the attributes ``rank``, from 0, and ``size``. Save the model on rank 0.
+        With the attributes ``rank``, from 0, and ``size``; ``broadcast(value)`` returns the value of rank 0 on all. Save
+        the model on rank 0.
 
     Raises
     ------
@@ -196,6 +202,11 @@ def _started(timeout: float) -> Iterator[Group]:
         if _first_to_fail(store, rank) != rank:
             logger.debug("rank %d stops, because another one has failed: %s", rank, error)
             raise SystemExit(1) from None
+        if "Connection" in str(error):  # as gloo and LightGBM say of a process that is gone
+            error.add_note(
+                "another process of the group has ended, perhaps killed: look at the end of its output, and start the "
+                "job again; fits with a checkpoint go on after their last epoch"
+            )
         raise
     finally:
         with suppress(RuntimeError):  # its connections may be broken

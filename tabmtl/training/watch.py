@@ -101,9 +101,9 @@ class Watch:
         own._group = ALONE
         return own
 
-    def meet(self, own: Watch) -> None:
-        """Take over from the watches `of_one` of all ranks whether the time limit has ended anything."""
-        self.was_cut = bool(self._group.total(np.array([own.was_cut])).any())
+    def meet(self, part: Watch) -> None:
+        """Take over whether the time limit has ended anything of a part, on any rank; all ranks call this."""
+        self.was_cut |= bool(self._group.total(np.array([part.was_cut])).any())
 
     def without_limit(self) -> Watch:
         """Give a watch that shows what it is told, and ends nothing."""

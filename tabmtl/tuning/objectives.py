@@ -215,7 +215,7 @@ def _read_shards(
 ) -> tuple[tuple[Task, ...], Batch]:
     """Return the tasks of training rows in files, and the labels of the validation rows, on all ranks of a group."""
     roles, coder = est._learn_shards(X, y, sample_weight, None)
-    Roles.of(X_val, y_val).like(roles, X_val)
+    Roles.of(X_val, y_val, what="y_val").like(roles, X_val)
     X_val.check_same(current())
     parts = [coder.read_block(*block).without_features() for block in _blocks(coder, X_val, y_val)]
     return coder.labels.tasks, Batch.join([part for own in current().gather(parts) for part in own])

@@ -62,7 +62,7 @@ def test_roles_are_names_of_columns():
     ]:
         with pytest.raises(error, match=message):
             Roles.of(source, y, weight)
-    with pytest.raises(ValueError, match=r"drop names columns that X does not have: \['y'\]"):
+    with pytest.raises(ValueError, match=r"drop names targets: \['y'\]; targets are no features"):
         roles.without(["y"])
 
 

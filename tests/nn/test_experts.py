@@ -271,6 +271,7 @@ def normalise(x, start, experts=None):
     """Outputs of a module in a state, the gradient for the rows, and the module; all of the rank that asks."""
     norm = BatchNorm(6).to(torch.promote_types(x.dtype, torch.float32))
     norm.load_state_dict(start)
+    norm._batches = 3  # so that the moments of this one are a quarter of the running ones
     x.requires_grad_()
     with statistics_of(current(), norm):
         found = norm(x, experts)
@@ -313,8 +314,15 @@ def test_ranks_normalise_in_bfloat16():
     assert_ranks_normalise_as_one((20, 10), torch.randn(30, 6).bfloat16(), rtol=0.02, atol=0.05)
 
 
-def test_a_single_row_of_all_ranks_has_no_moments():
-    assert_ranks_normalise_as_one((0, 1), torch.randn(1, 6).double())
+@pytest.mark.parametrize("sizes", [(0, 1), (0, 0)])
+def test_a_single_row_of_all_ranks_or_none_has_no_moments(sizes):
+    assert_ranks_normalise_as_one(sizes, torch.randn(sum(sizes), 6).double())
+
+
+def test_experts_take_no_rows():
+    experts = Experts([2, 1], 4, [5, 3], norm="batch")
+    assert experts([torch.zeros(0, 4)] * 2).shape == (0, 3, 3)
+    assert experts.eval()([torch.zeros(0, 4)] * 2).shape == (0, 3, 3)
 
 
 def test_normalisation_over_ranks_takes_one_message_forward_and_one_back(monkeypatch):

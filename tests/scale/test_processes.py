@@ -210,6 +210,8 @@ def test_a_rank_without_rows_of_a_step(table):
     few, steps = table.gather_every(4), {"batch_size": 3, "early_stopping": False, "epochs": 1}
     one, first, _ = fit_ranks(few, HoME, **steps)
     assert_same_weights(one, first, EXACT)
+    one, first, _ = fit_ranks(few, MMoE, **steps | {"batch_size": 1, "expert_hidden": (4, 4)})  # or without any row
+    assert_same_weights(one, first, EXACT)
     long = few.select("plain", y=pl.col("plain") ** 2, task=pl.col("count").rank("ordinal") % 3)
     one, first, _ = fit_ranks(long, PLE, targets="y", task_column="task", drop=[], **steps)
     assert_same_weights(one, first, EXACT)

@@ -10,7 +10,7 @@ import torch
 from ranks import run_ranks
 from torch import nn
 
-from tabmtl.nn.experts import BatchNorm
+from tabmtl.nn.experts import BatchNorm, Experts
 from tabmtl.processes.group import current
 from tabmtl.schema import Batch, TabmtlWarning, Task
 from tabmtl.training.epochs import Snapshots, run_epochs, schedule, warn_if_rising
@@ -491,6 +491,23 @@ def test_ranks_settle_statistics_together(kind):
     for network in run_ranks(2, settle):
         assert sum(len(rows) for rows in network.seen) == (50 if kind is BatchNorm else 100)
         torch.testing.assert_close(network.state_dict(), model.state_dict())
+
+
+def test_fewer_rows_than_ranks_settle_statistics():
+    class Mixture(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.experts = Experts([2], 3, [4, 4], norm="batch")
+
+        def forward(self, x_num, x_cat, task):
+            return self.experts([x_num])
+
+    networks, few = [Mixture()], table(2)
+    networks += [copy.deepcopy(networks[0]) for _ in range(3)]
+    settle_statistics(networks[0], few)
+    run_ranks(3, lambda: settle_statistics(networks[1 + current().rank], few, group=current()))
+    for network in networks[1:]:
+        torch.testing.assert_close(network.state_dict(), networks[0].state_dict())
 
 
 def test_a_score_that_still_rises_in_the_last_epochs_is_told():

@@ -107,7 +107,7 @@ def test_parts_share_the_time_and_one_warning_names_what_ended():
     [
         (tiny(SharedBottom, epochs=50), r"epoch 1 of 50\."),
         (SharedTrees(random_state=0), r"round 1 of 2000; trees of single tasks; no fit of all rows, so that the one"),
-        (RMTGB(random_state=0), r"stage 1 round 1 of 50|stage 3 round 1 of 1000"),
+        (RMTGB(random_state=0), r"stage 1 round 1 of 50|stage 3 without the shared part, round 1 of 1000"),
         (IndependentTasks(random_state=0), r"task 'a', round 1 of 1000; task 'b', round 1 of 1000; no fit of all rows"),
     ],
     ids=lambda value: type(value).__name__,

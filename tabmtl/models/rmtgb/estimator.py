@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -19,8 +19,8 @@ from tabmtl.models.rmtgb.stages import GroupFit, Schedule
 from tabmtl.models.rmtgb.targets import BinnedRows, bin_groups
 from tabmtl.params import CountOrZero, NonNegative
 from tabmtl.processes.group import current
-from tabmtl.schema import Batch, Task
-from tabmtl.training.watch import SHOWN_TASKS
+from tabmtl.schema import Batch
+from tabmtl.training.watch import SHOWN_TASKS, Watch
 from tabmtl.trees import is_astray, network, tree_matrix
 
 _SPREAD = 0.1  # standard deviation of theta at the start
@@ -162,50 +162,52 @@ class RMTGB(BoostedEstimator):
         """Fit the tasks of every loss; with fits that chose the rounds in ``found``, grow these rounds on all rows."""
         groups: Iterable[tuple[np.ndarray, BinnedRows]] = bin_groups(batch, valid, coder, self._data_params())
         groups = groups if current().size == 1 else list(groups)  # bins are made before the network opens
-        groups = self._told(groups, coder.labels.tasks)
+        names, fits = [task.name for task in coder.labels.tasks], []
+        n_left = len(names)
         with network(current()):
-            if found:
-                return [self._refit_group(*each, seed, known) for each, known in zip(groups, found, strict=True)]
-            return [self._fit_group(*each, seed) for each in groups]
-
-    def _told(
-        self, groups: Iterable[tuple[np.ndarray, BinnedRows]], tasks: Sequence[Task]
-    ) -> Iterator[tuple[np.ndarray, BinnedRows]]:
-        """Show the tasks of every group before it is fitted."""
-        for members, rows in groups:
-            more = f" and {len(members) - SHOWN_TASKS} more" if len(members) > SHOWN_TASKS else ""
-            self._watch.tell(f"trees of {', '.join(tasks[t].name for t in members[:SHOWN_TASKS])}{more}")
-            yield members, rows
+            for k, (members, rows) in enumerate(groups):
+                more = f" and {len(members) - SHOWN_TASKS} more" if len(members) > SHOWN_TASKS else ""
+                self._watch.tell(f"trees of {', '.join(names[t] for t in members[:SHOWN_TASKS])}{more}")
+                part = self._watch.part(len(members) / n_left)
+                schedule = self._schedule([names[t] for t in members], rows, seed, part)
+                if found:
+                    fits.append(self._refit_group(members, rows, schedule, found[k]))
+                else:
+                    fits.append(self._fit_group(members, rows, schedule, seed))
+                self._watch.meet(part)
+                n_left -= len(members)
+        return fits
 
     def _attributes(self, coder: TableCoder, fit: Sequence[GroupFit]) -> dict[str, Any]:
         return _fitted(coder, [each.group for each in fit])
 
-    def _fit_group(self, members: np.ndarray, rows: BinnedRows, seed: int) -> GroupFit:
+    def _fit_group(self, members: np.ndarray, rows: BinnedRows, schedule: Schedule, seed: int) -> GroupFit:
         theta = _SPREAD * np.random.default_rng([seed, int(members[0])]).standard_normal(len(members))
-        return self._schedule(len(members), rows, seed).fit(members, rows, theta)
+        return schedule.fit(members, rows, theta)
 
-    def _refit_group(self, members: np.ndarray, rows: BinnedRows, seed: int, found: GroupFit) -> GroupFit:
+    def _refit_group(self, members: np.ndarray, rows: BinnedRows, schedule: Schedule, found: GroupFit) -> GroupFit:
         """Grow the rounds of a fit on all rows, unless they go astray; θ is held, because it was checked."""
         group = found.group
-        schedule = self._schedule(len(members), rows, seed)
         known = replace(schedule, rounds=group.rounds, goes_alone=group.goes_alone, patience=None, theta_rate=0.0)
         refit, losses = known.fit(members, rows, group.theta)
         if is_astray(losses, found.valid_losses):
             return found
         return GroupFit(replace(refit, side_losses=group.side_losses), losses)
 
-    def _schedule(self, n_tasks: int, rows: BinnedRows, seed: int) -> Schedule:
+    def _schedule(self, names: list[str], rows: BinnedRows, seed: int, watch: Watch) -> Schedule:
+        n_tasks = len(names)
         shares = n_tasks > 1
         caps = [self.n_estimators_shared * shares, self.n_estimators_outlier * shares]
         return Schedule(
             params=self._tree_params(seed),
+            names=names,
             rounds=np.array(caps + [self.n_estimators_task] * n_tasks),
             patience=None if rows.valid is None else self.patience,
             has_own=self.n_estimators_task > 0,
             goes_alone=None,
             theta_rate=None if self.theta_step == "scale-free" else self.learning_rate,
             theta_penalty=self.theta_penalty,
-            watch=self._watch,
+            watch=watch,
         )
 
     def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:

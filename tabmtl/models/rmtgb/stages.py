@@ -313,6 +313,8 @@ class Schedule:
     ----------
     params : dict
         LightGBM's parameters of trees.
+    names : list of str
+        The names of the tasks.
     rounds : ndarray of int, shape (2 + T,)
         The most rounds of stage 1, of stage 2, and of stage 3 for every task.
     patience : int or None
@@ -329,6 +331,7 @@ class Schedule:
     """
 
     params: dict[str, Any]
+    names: list[str]
     rounds: np.ndarray
     patience: int | None
     has_own: bool
@@ -389,18 +392,24 @@ class Schedule:
 
     def _grow_own(self, own: OwnRows, goes_alone: np.ndarray) -> list[OwnFunction]:
         """Grow stage 3 of every task, given which of them go alone."""
-        starts, rounds, tasks = own.starts(goes_alone) * self.has_own, self.rounds[2:], own.tasks
-        watch, group, batches, most = self.watch, own.group, [tasks], int(rounds.max())
-        if self.patience is None:  # one after the other, which needs the least memory
+        starts, rounds = own.starts(goes_alone) * self.has_own, self.rounds[2:]
+        watch, group, batches = self.watch, own.group, [own.tasks]
+        name, most = "stage 3 without the shared part," if goes_alone.all() else "stage 3", int(rounds.max())
+        in_turn = self.patience is None
+        if in_turn:  # which needs the least memory
             watch = watch.of_one() if group.size > 1 else watch  # no rank waits for others
-            group, batches, most = ALONE, [[t] for t in tasks], int(rounds[tasks].sum())
+            group, batches = ALONE, [[t] for t in own.tasks]
         functions = {}
-        with watch.steps(most, "stage 3 round", describe_loss, every=SHOWN_ROUNDS) as step:
-            for together in batches:
+        for k, together in enumerate(batches):
+            if in_turn:
+                name, most = f"stage 3 of {self.names[together[0]]}", int(rounds[together[0]])
+            part = watch.part(1 / (len(batches) - k))
+            with part.steps(most, f"{name} round", describe_loss, every=SHOWN_ROUNDS) as step:
                 stages = [self._own_stage(own.take(t, goes_alone[t], starts[t])) for t in together]
                 grow_together(stages, rounds[together], self.patience, step, group)
                 for t, stage in zip(together, stages, strict=True):
                     functions[t] = OwnFunction(stage.finish(), starts[t], stage.valid_cell_losses())
+            watch.meet(part)
         self.watch.meet(watch)
         found = {t: function for part in own.group.gather(functions) for t, function in part.items()}
         return [found[t] for t in range(own.n_tasks)]
