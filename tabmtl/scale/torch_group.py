@@ -145,8 +145,8 @@ def joined(*, timeout: float = 600.0, checkpoint: str | PathLike[str] | None = N
     Yields
     ------
     group : Group
-        With the attributes ``rank``, from 0, and ``size``; ``broadcast(value)`` returns the value of rank 0 on all. Save
-        the model on rank 0.
+        With the attributes ``rank``, from 0, and ``size``; ``broadcast(value)`` returns the value of rank 0. Save the
+        model on rank 0.
 
     Raises
     ------
