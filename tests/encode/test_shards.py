@@ -43,6 +43,10 @@ def test_files_that_do_not_fit_are_named(tmp_path):
         assert len(list(Shards(tmp_path / "*.parquet").blocks(["a"]))) == 1
     with pytest.raises(FileNotFoundError, match="no file is called"):
         Shards(tmp_path / "*.pq")
+    (tmp_path / "broken.parquet").write_text("not a table")
+    with pytest.raises(pl.exceptions.ComputeError) as caught:
+        Shards(tmp_path / "broken.parquet")
+    assert caught.value.__notes__ == [f"in the file {tmp_path / 'broken.parquet'}"]
     (tmp_path / "2.json").write_text("{}")
     with pytest.raises(ValueError, match=r"2.json is neither .parquet nor .csv"):
         Shards(tmp_path / "2.json")
@@ -62,6 +66,11 @@ def test_roles_are_names_of_columns():
     ]:
         with pytest.raises(error, match=message):
             Roles.of(source, y, weight)
+    with pytest.raises(ValueError, match=r"y_val names columns that the shards do not have: \['yy'\]"):
+        Roles.of(source, "yy", what="y_val")
+    narrow = Shards(pl.LazyFrame({"a": [1], "y": [0.5]}))
+    with pytest.raises(ValueError, match=r"X_val lacks columns of X: \['b'\]"):
+        Roles.of(narrow, "y").like(roles, narrow)
     with pytest.raises(ValueError, match=r"drop names targets: \['y'\]; targets are no features"):
         roles.without(["y"])
 

@@ -94,6 +94,14 @@ def test_ranks_grow_the_trees_of_one(table, cls, is_dealt, monkeypatch):
     assert_frame_equal(getattr(first, rounds), getattr(one, rounds))
 
 
+@pytest.mark.parametrize("with_valid", [True, False])
+def test_rank_0_shows_the_scores_on_the_rows_of_all(table, with_valid, capsys):
+    one, *_ = fit_ranks(table, RMTGB, ["delay", "spend"], with_valid=with_valid, verbose=1, reg_lambda=0.0)
+    shown = [line.split("  ")[1:] for line in capsys.readouterr().out.splitlines() if " val r2 " in line]
+    assert [line[0] for line in shown] == [task.name for task in one.tasks_] * 2  # of one process, and of rank 0
+    assert not with_valid or shown[:2] == shown[2:]  # ranks set other rows aside
+
+
 @pytest.mark.parametrize("cls", [RMTGB, SharedTrees])
 def test_ranks_are_as_good_as_one_where_lightgbm_estimates_the_rows_of_leaves(table, cls):
     one, first, second = fit_ranks(table, cls, TARGETS)  # that is, where hessians differ

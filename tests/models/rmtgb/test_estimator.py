@@ -6,10 +6,12 @@ import lightgbm as lgb
 import numpy as np
 import polars as pl
 import pytest
+from conformance import tiny
 from scipy.special import expit, logit, softmax
 
 from tabmtl import RMTGB
 from tabmtl.synth import make_outlier_tasks
+from tabmtl.training.watch import Watch
 
 #: As the estimator has it, in LightGBM's words.
 PARAMS = {
@@ -182,3 +184,17 @@ def test_a_single_task_is_plain_boosting(kind, layout):
     estimator = fit(X, y, 5, 5, 15)
     assert estimator.block_rounds_.drop("task").row(0) == (0, 0, 15)
     np.testing.assert_allclose(answer(estimator, X, kind), expected, atol=1e-6, rtol=1e-6)
+
+
+def test_losses_and_their_tasks_share_the_time(monkeypatch):
+    shares, part = [], Watch.part
+
+    def note(watch, share):
+        shares.append(share)
+        return part(watch, share)
+
+    monkeypatch.setattr(Watch, "part", note)
+    X = np.random.default_rng(0).normal(size=(60, 2))
+    y = pl.DataFrame({"a": X[:, 0], "b": X[:, 1], "c": X[:, 0] > 0})
+    tiny(RMTGB, early_stopping=False).fit(X, y)
+    assert shares == [2 / 3, 1 / 2, 1, 1, 1]  # of two regressions, of each; of the classification, and its task
