@@ -280,9 +280,10 @@ def _scan_alike(files: Sequence[str]) -> dict[str | None, pl.LazyFrame]:
     for file, scan in scans.items():
         try:
             schemas[file] = scan.collect_schema()
-        except Exception as error:
-            error.add_note(f"in the file {file}")
-            raise
+        except pl.exceptions.ComputeError as error:
+            raise ValueError(
+                f"{file} cannot be read as a table: {error}; write it again, or leave it out of the files"
+            ) from error
     first = schemas[files[0]]
     for file, schema in schemas.items():
         differ = sorted(set(first) ^ set(schema))

@@ -149,9 +149,10 @@ class BoostedEstimator(LightGBMOptions, MultiTaskEstimator):
 
     def _tell_scores(self, coder: TableCoder, fit: Any, rows: Batch) -> None:
         """Show the score of every task on the rows that stopped the fit, of all ranks."""
-        if not self.verbose:
+        group = current()
+        if not group.broadcast(self._watch.is_verbose):
             return
-        model, group = clone(self), current()
+        model = clone(self)
         model._set_fitted(coder, self._attributes(coder, fit))
         tasks = coder.labels.tasks
         with warnings.catch_warnings(action="ignore", category=TabmtlWarning):
@@ -242,4 +243,5 @@ def _not_empty(valid: StoredRows, rows: StoredRows) -> Batch:
     if len(found):
         return found
     one = rows.mapped().rows(np.zeros(1, dtype=np.int64))
-    return replace(one, y=np.full_like(one.y, np.nan))
+    one = replace(one, y=np.full_like(one.y, np.nan))
+    return Batch(**{name: None if part is None else getattr(one, name) for name, part in vars(found).items()})

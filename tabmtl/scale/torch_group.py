@@ -24,6 +24,15 @@ _LOOPBACK = "127.0.0.1"
 _ELSEWHERE = "192.0.2.1"  # stands for any address that is not of this network (RFC 5737)
 _POLL = 0.02  # seconds
 _SMALL = 2**16  # bytes; 10 Gbit/s send them while a message is on its way, some 50 microseconds
+_LOST = (
+    "another process of the group has ended, perhaps killed: look at the end of its output, and start the job again; "
+    "fits with a checkpoint go on after their last epoch"
+)
+_CURES = {  # of what gloo and LightGBM say where another process is gone, or late
+    "Connection closed by peer": _LOST,
+    "Connection reset by peer": _LOST,
+    "Timed out waiting": "another process takes longer than joined(timeout=...) allows: give it more seconds",
+}
 _FAILED = "failed"  # the key under which the first rank that fails leaves its number
 
 logger = logging.getLogger(__name__)
@@ -202,11 +211,9 @@ def _started(timeout: float) -> Iterator[Group]:
         if _first_to_fail(store, rank) != rank:
             logger.debug("rank %d stops, because another one has failed: %s", rank, error)
             raise SystemExit(1) from None
-        if "Connection" in str(error):  # as gloo and LightGBM say of a process that is gone
-            error.add_note(
-                "another process of the group has ended, perhaps killed: look at the end of its output, and start the "
-                "job again; fits with a checkpoint go on after their last epoch"
-            )
+        for words, cure in _CURES.items():
+            if words in str(error):
+                error.add_note(cure)
         raise
     finally:
         with suppress(RuntimeError):  # its connections may be broken

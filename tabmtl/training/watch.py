@@ -17,8 +17,6 @@ from itertools import chain
 from time import perf_counter
 from typing import Any
 
-import numpy as np
-
 from tabmtl.params import Positive
 from tabmtl.processes.group import ALONE, Group, current
 from tabmtl.schema import Task, TimeLimitWarning, warn_user
@@ -100,10 +98,6 @@ class Watch:
         own = copy(self)
         own._group = ALONE
         return own
-
-    def meet(self, part: Watch) -> None:
-        """Take over whether the time limit has ended anything of a part, on any rank; all ranks call this."""
-        self.was_cut |= bool(self._group.total(np.array([part.was_cut])).any())
 
     def without_limit(self) -> Watch:
         """Give a watch that shows what it is told, and ends nothing."""

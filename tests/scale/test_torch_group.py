@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 
@@ -71,3 +72,20 @@ def test_a_store_that_outlives_a_restart_tells_nothing_old():
         assert parts[1].get("address") == parts[2].get("address") == b"here"
     with pytest.raises(TimeoutError, match=r"2 of 3 processes have not joined within timeout=0\.05 .* such as rank 1"):
         torch_group._own_part(store, 0, 3, 0.05)
+
+
+@pytest.mark.parametrize(
+    ("said", "cure"),
+    [
+        ("[gloo/transport/tcp/pair.cc:538] Connection closed by peer [127.0.0.1]:23456", "start the job again"),
+        ("Socket recv error, Connection reset by peer (code: 104)", "start the job again"),
+        ("[gloo] Timed out waiting 6000ms for recv operation to complete", "give it more seconds"),
+        ("could not reach the storage: Connection refused", None),
+    ],
+)
+def test_what_to_do_where_another_process_is_gone_or_late(said, cure, monkeypatch):
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(RuntimeError, match=re.escape(said)) as caught, joined(timeout=30):
+        raise RuntimeError(said)
+    assert [cure in note for note in getattr(caught.value, "__notes__", [])] == ([True] if cure else [])

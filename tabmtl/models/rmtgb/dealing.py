@@ -18,7 +18,7 @@ from tabmtl.processes.group import ALONE, Group
 from tabmtl.schema import Batch, Kind
 
 _MOST_BYTES = 500_000_000  # that a rank receives at once; moving takes three times as many
-_MOST_LOAD = 1.5  # labels of the rank with the most, over their mean: LightGBM's network costs a quarter of the time
+_MOST_LOAD = 1.3  # work of the rank with the most, over the mean; the network takes 1.3 times the share of a rank
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -28,7 +28,7 @@ class OwnRows:
     Attributes
     ----------
     tasks : list of int
-        Tasks of this rank, ascending; all tasks where they are not dealt.
+        Tasks of this rank, those with most work first; all tasks, in order, where they are not dealt.
     own_start, shrunk_start : ndarray of shape (T, K)
         The constant before the trees of every task of all ranks: where it goes alone, and where it takes the shared
         part.
@@ -45,7 +45,7 @@ class OwnRows:
     group: Group
 
     @classmethod
-    def of(cls, before: BinnedRows, after: BinnedRows, constants: np.ndarray, *, may_deal: bool) -> OwnRows:
+    def of(cls, before: BinnedRows, after: BinnedRows, constants: np.ndarray, rounds: np.ndarray) -> OwnRows:
         """Take all tasks, or those that are dealt to this rank.
 
         Parameters
@@ -54,11 +54,12 @@ class OwnRows:
             With the scores before stage 1 and after stage 2.
         constants : ndarray of shape (T, K)
             The scores before stage 1.
-        may_deal : bool
-            Whether tasks may be dealt to the ranks.
+        rounds : ndarray of int, shape (T,)
+            The most rounds of every task.
         """
         starts = {"own_start": before.targets.own_start(), "shrunk_start": after.shrunk_start()}
-        owner = _deal_tasks(after) if may_deal else None
+        work = after.targets.n_labels * (rounds + 1)
+        owner = _deal_tasks(after, work) if rounds.any() else None
         if owner is None:
 
             def take(t: int, goes_alone: bool, start: np.ndarray) -> BinnedRows:
@@ -73,8 +74,8 @@ class OwnRows:
             assert rows is not None
             return rows
 
-        tasks = np.flatnonzero(owner == group.rank).tolist()
-        return cls(tasks=tasks, take=take_moved, group=group, **starts)
+        order = np.argsort(-work, kind="stable")  # so that the k-th tasks of all ranks are alike
+        return cls(tasks=order[owner[order] == group.rank].tolist(), take=take_moved, group=group, **starts)
 
     @property
     def n_tasks(self) -> int:
@@ -132,17 +133,17 @@ class _Moved:
         )
 
 
-def _deal_tasks(rows: BinnedRows) -> np.ndarray | None:
-    """Deal the tasks to the ranks: (T,) ranks; None where all ranks grow every task together.
+def _deal_tasks(rows: BinnedRows, work: np.ndarray) -> np.ndarray | None:
+    """Deal the tasks to the ranks by their work (T,): (T,) ranks; None where all ranks grow every task together.
 
-    That is so for one process, where a rank would have no task or one far more labels than the others, and where it
-    would receive too many bytes.
+    That is so for one process, where a rank would have no task or far more work than the others, and where it would
+    receive too many bytes.
     """
-    group, labels = rows.targets.group, rows.targets.n_labels
-    if len(labels) < group.size or group.size == 1:
+    group = rows.targets.group
+    if len(work) < group.size or group.size == 1:
         return None
-    owner = group.deal(labels)
-    loads = np.bincount(owner, labels, minlength=group.size)
+    owner = group.deal(work)
+    loads = np.bincount(owner, work, minlength=group.size)
     # a message from every rank is as long as the longest one
     received = group.size * np.max(group.gather(_bytes_to_move(rows, owner)))
     return owner if loads.max() <= _MOST_LOAD * loads.mean() and received <= _MOST_BYTES else None

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from tabmtl.encode import TableCoder
-from tabmtl.estimators.boosted import BoostedEstimator
+from tabmtl.estimators.boosted import BoostedEstimator, count_labels
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.tables import TableState
 from tabmtl.models.rmtgb.fitted import FittedGroup
@@ -162,20 +162,21 @@ class RMTGB(BoostedEstimator):
         """Fit the tasks of every loss; with fits that chose the rounds in ``found``, grow these rounds on all rows."""
         groups: Iterable[tuple[np.ndarray, BinnedRows]] = bin_groups(batch, valid, coder, self._data_params())
         groups = groups if current().size == 1 else list(groups)  # bins are made before the network opens
-        names, fits = [task.name for task in coder.labels.tasks], []
-        n_left = len(names)
+        tasks, fits = coder.labels.tasks, []
+        labels = count_labels(batch, len(tasks)).astype(float)
         with network(current()):
             for k, (members, rows) in enumerate(groups):
                 more = f" and {len(members) - SHOWN_TASKS} more" if len(members) > SHOWN_TASKS else ""
-                self._watch.tell(f"trees of {', '.join(names[t] for t in members[:SHOWN_TASKS])}{more}")
-                part = self._watch.part(len(members) / n_left)
-                schedule = self._schedule([names[t] for t in members], rows, seed, part)
+                self._watch.tell(f"trees of {', '.join(tasks[t].name for t in members[:SHOWN_TASKS])}{more}")
+                # a fit of known rounds is kept whole or not at all
+                share = 1.0 if found else labels[members].sum() / labels.sum()
+                part, labels[members] = self._watch.part(share), 0.0
+                schedule = self._schedule(len(members), rows, seed, part)
                 if found:
                     fits.append(self._refit_group(members, rows, schedule, found[k]))
                 else:
                     fits.append(self._fit_group(members, rows, schedule, seed))
-                self._watch.meet(part)
-                n_left -= len(members)
+                self._watch.was_cut |= part.was_cut
         return fits
 
     def _attributes(self, coder: TableCoder, fit: Sequence[GroupFit]) -> dict[str, Any]:
@@ -194,13 +195,11 @@ class RMTGB(BoostedEstimator):
             return found
         return GroupFit(replace(refit, side_losses=group.side_losses), losses)
 
-    def _schedule(self, names: list[str], rows: BinnedRows, seed: int, watch: Watch) -> Schedule:
-        n_tasks = len(names)
+    def _schedule(self, n_tasks: int, rows: BinnedRows, seed: int, watch: Watch) -> Schedule:
         shares = n_tasks > 1
         caps = [self.n_estimators_shared * shares, self.n_estimators_outlier * shares]
         return Schedule(
             params=self._tree_params(seed),
-            names=names,
             rounds=np.array(caps + [self.n_estimators_task] * n_tasks),
             patience=None if rows.valid is None else self.patience,
             has_own=self.n_estimators_task > 0,

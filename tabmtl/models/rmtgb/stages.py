@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -313,8 +314,6 @@ class Schedule:
     ----------
     params : dict
         LightGBM's parameters of trees.
-    names : list of str
-        The names of the tasks.
     rounds : ndarray of int, shape (2 + T,)
         The most rounds of stage 1, of stage 2, and of stage 3 for every task.
     patience : int or None
@@ -331,7 +330,6 @@ class Schedule:
     """
 
     params: dict[str, Any]
-    names: list[str]
     rounds: np.ndarray
     patience: int | None
     has_own: bool
@@ -352,7 +350,7 @@ class Schedule:
         trees.append(mixed.finish())
         theta, side_losses, after = mixed.sign * mixed.theta, mixed.side_losses(), mixed.after()
         n_labels, width = rows.targets.n_labels, rows.targets.width
-        own_rows = OwnRows.of(rows, after, start, may_deal=bool(self.rounds[2:].any()))
+        own_rows = OwnRows.of(rows, after, start, self.rounds[2:])
         del shared, mixed, rows, after  # stage 3 needs memory of its own
         own, goes_alone = self._fit_own(own_rows)
         trees += [function.trees for function in own]
@@ -393,24 +391,20 @@ class Schedule:
     def _grow_own(self, own: OwnRows, goes_alone: np.ndarray) -> list[OwnFunction]:
         """Grow stage 3 of every task, given which of them go alone."""
         starts, rounds = own.starts(goes_alone) * self.has_own, self.rounds[2:]
-        watch, group, batches = self.watch, own.group, [own.tasks]
-        name, most = "stage 3 without the shared part," if goes_alone.all() else "stage 3", int(rounds.max())
-        in_turn = self.patience is None
-        if in_turn:  # which needs the least memory
-            watch = watch.of_one() if group.size > 1 else watch  # no rank waits for others
-            group, batches = ALONE, [[t] for t in own.tasks]
+        batches, most = [own.tasks], int(rounds.max())
+        if self.patience is None and not self.watch.is_limited:
+            # one after the other, which needs the least memory; a rank with fewer tasks meets the others nevertheless
+            turns = list(zip_longest(*own.group.gather(rounds[own.tasks].tolist()), fillvalue=0))
+            batches = [own.tasks[k : k + 1] for k in range(len(turns))]
+            most = sum(map(max, turns))
         functions = {}
-        for k, together in enumerate(batches):
-            if in_turn:
-                name, most = f"stage 3 of {self.names[together[0]]}", int(rounds[together[0]])
-            part = watch.part(1 / (len(batches) - k))
-            with part.steps(most, f"{name} round", describe_loss, every=SHOWN_ROUNDS) as step:
+        name = "stage 3 without the shared part, round" if goes_alone.all() else "stage 3 round"
+        with self.watch.steps(most, name, describe_loss, every=SHOWN_ROUNDS) as step:
+            for together in batches:
                 stages = [self._own_stage(own.take(t, goes_alone[t], starts[t])) for t in together]
-                grow_together(stages, rounds[together], self.patience, step, group)
+                grow_together(stages, rounds[together], self.patience, step, own.group)
                 for t, stage in zip(together, stages, strict=True):
                     functions[t] = OwnFunction(stage.finish(), starts[t], stage.valid_cell_losses())
-            watch.meet(part)
-        self.watch.meet(watch)
         found = {t: function for part in own.group.gather(functions) for t, function in part.items()}
         return [found[t] for t in range(own.n_tasks)]
 

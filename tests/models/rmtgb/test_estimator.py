@@ -186,7 +186,7 @@ def test_a_single_task_is_plain_boosting(kind, layout):
     np.testing.assert_allclose(answer(estimator, X, kind), expected, atol=1e-6, rtol=1e-6)
 
 
-def test_losses_and_their_tasks_share_the_time(monkeypatch):
+def test_losses_share_the_time_by_their_labels(monkeypatch):
     shares, part = [], Watch.part
 
     def note(watch, share):
@@ -194,7 +194,20 @@ def test_losses_and_their_tasks_share_the_time(monkeypatch):
         return part(watch, share)
 
     monkeypatch.setattr(Watch, "part", note)
-    X = np.random.default_rng(0).normal(size=(60, 2))
+    X = np.random.default_rng(0).normal(size=(80, 2))
     y = pl.DataFrame({"a": X[:, 0], "b": X[:, 1], "c": X[:, 0] > 0})
+    y = y.with_columns(pl.when(pl.int_range(80) < 40).then(pl.col("a", "b")))
     tiny(RMTGB, early_stopping=False).fit(X, y)
-    assert shares == [2 / 3, 1 / 2, 1, 1, 1]  # of two regressions, of each; of the classification, and its task
+    assert shares == [1 / 2, 1]  # of two regressions with 40 labels each, and of a classification with 80
+    shares.clear()
+    tiny(RMTGB).fit(X, y)
+    assert shares[-3:] == [1, 1, 1]  # all that is left to the fit of all rows, whose rounds are known
+
+
+def test_a_time_limit_lets_all_tasks_grow_side_by_side(monkeypatch):
+    X = np.random.default_rng(0).normal(size=(80, 2))
+    y = pl.DataFrame({"a": X[:, 0], "b": X[:, 1]})
+    rounds = []
+    monkeypatch.setattr(Watch, "cuts", lambda *_: rounds.append(1) or len(rounds) >= 7)
+    model = tiny(RMTGB, early_stopping=False, n_estimators_shared=0, n_estimators_outlier=0, time_limit=1.0).fit(X, y)
+    assert model.block_rounds_["own"].to_list() == [7, 7]
