@@ -141,11 +141,7 @@ class BoostedEstimator(LightGBMOptions, MultiTaskEstimator):
                 valid = held
                 with self._watched(self._watch.part(1 / 2)):
                     found = self._fit_rows(coder, batch.rows(kept), valid, seed, None)
-                self._tell_scores(coder, found, held)
-        fit = self._fit_whole(coder, batch, valid, seed, found)
-        if found is None and valid is not None:
-            self._tell_scores(coder, fit, valid)
-        return self._attributes(coder, fit)
+        return self._attributes(coder, self._fit_whole(coder, batch, valid, seed, found))
 
     def _tell_scores(self, coder: TableCoder, fit: Any, rows: Batch) -> None:
         """Show the score of every task on the rows that stopped the fit, of all ranks."""
@@ -167,9 +163,15 @@ class BoostedEstimator(LightGBMOptions, MultiTaskEstimator):
             self._watch.tell(describe_score(task, scores[task.name]))
 
     def _fit_whole(self, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int, found: Any) -> Any:
-        """Fit all rows; where the time is over before a fit with known rounds ends, keep the one that found them."""
+        """Fit all rows; where the time is over before a fit with known rounds ends, keep the one that found them.
+
+        The scores on the validation rows, if there are any, are those of the fit that they have stopped.
+        """
+        stopped = self._fit_rows(coder, batch, valid, seed, None) if found is None else found
+        if valid is not None:
+            self._tell_scores(coder, stopped, valid)
         if found is None:
-            return self._fit_rows(coder, batch, valid, seed, found)
+            return stopped
         if self._watch.cuts(_NO_REFIT):
             return found
         self._watch.tell("fit of all rows, by the rounds found")
@@ -194,12 +196,7 @@ class BoostedEstimator(LightGBMOptions, MultiTaskEstimator):
             kept, valid = split_stored(rows, self.validation_fraction, seed)
             with self._watched(self._watch.part(1 / 2)):
                 found = self._fit_rows(coder, kept.mapped(), _not_empty(valid, rows), seed, None)
-        watched = None if valid is None else _not_empty(valid, rows)
-        if found is not None and watched is not None:
-            self._tell_scores(coder, found, watched)
-        fit = self._fit_whole(coder, rows.mapped(), watched, seed, found)
-        if found is None and watched is not None:
-            self._tell_scores(coder, fit, watched)
+        fit = self._fit_whole(coder, rows.mapped(), None if valid is None else _not_empty(valid, rows), seed, found)
         # ranks estimate the rows of leaves otherwise, so that their texts of one tree differ in these
         return rows.group.broadcast(self._attributes(coder, fit))
 

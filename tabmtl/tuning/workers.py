@@ -35,6 +35,7 @@ _POLL = 1.0  # seconds
 Callback = Callable[[optuna.Study, FrozenTrial], None]
 
 
+@without_checkpoints()
 def run_study(
     study: optuna.Study | None,
     objective: Objective,
@@ -78,8 +79,7 @@ def run_study(
     if n_trials is None and timeout is None:
         raise ValueError("run_study needs an end: give n_trials, timeout or both")
     if current().rank:
-        with without_checkpoints():
-            _follow(objective)
+        _follow(objective)
         return
     if study is None:
         raise ValueError("run_study needs a study, from open_study; None is for the other ranks of a group")
@@ -87,7 +87,7 @@ def run_study(
     end = time.monotonic() + (math.inf if timeout is None else timeout)
     begun = at_work.set(True)
     try:
-        with quiet(), without_checkpoints(), storage_errors(f"the storage of the study {study.study_name!r}"):
+        with quiet(), storage_errors(f"the storage of the study {study.study_name!r}"):
             while (turn := current().answer(lambda: _turn(study, most, end))) != "end":
                 if turn == "trial":
                     _run_one(study, objective, callbacks)

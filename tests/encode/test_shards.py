@@ -72,6 +72,8 @@ def test_roles_are_names_of_columns():
         Roles.of(narrow, "y").like(roles, narrow)
     with pytest.raises(ValueError, match=r"drop names targets: \['y'\]; targets are no features"):
         roles.without(["y"])
+    with pytest.raises(ValueError, match=r"drop names columns that X does not have: \['z'\]"):
+        roles.without(["z"])
 
 
 def test_columns_limit_what_is_read():

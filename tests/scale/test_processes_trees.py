@@ -7,10 +7,9 @@ import polars as pl
 import pytest
 from conformance import tiny
 from polars.testing import assert_frame_equal
-from ranks import answers, run_ranks
+from ranks import answers, read_small_parts, run_ranks
 
 from tabmtl import RMTGB, IndependentTasks, Shards, SharedTrees
-from tabmtl.encode import cache
 from tabmtl.models.rmtgb import dealing
 
 TARGETS = ["late", "size", "delay", "spend", "rare"]
@@ -18,7 +17,7 @@ TARGETS = ["late", "size", "delay", "spend", "rare"]
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
-    monkeypatch.setattr(cache, "CHUNK_ROWS", 8)
+    read_small_parts(monkeypatch, chunk_rows=8)
 
 
 @pytest.fixture(scope="module")
