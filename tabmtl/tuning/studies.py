@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from contextvars import ContextVar
+from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -19,7 +20,7 @@ from optuna.storages import BaseStorage, RDBStorage, RetryHeartbeatStaleTrialCal
 from optuna.trial import FrozenTrial, TrialState
 
 from tabmtl.params import check_count
-from tabmtl.schema import TabmtlWarning
+from tabmtl.schema import TabmtlWarning, warn_user
 from tabmtl.tuning.trial import Objective, name_numbers
 
 #: Whether `run_study` is at work in this thread: only then are trials begun with a heartbeat.
@@ -181,6 +182,27 @@ class _Database(RDBStorage):
         if self.engine.name == "sqlite":  # has no SELECT ... FOR UPDATE: lock before the state is read
             self.scoped_session().execute(text("BEGIN IMMEDIATE"))
         return super().set_trial_state_values(trial_id, state, values)
+
+    def _get_stale_trial_ids(self, study_id: int) -> list[int]:
+        self._mend_future(study_id)
+        return super()._get_stale_trial_ids(study_id)
+
+    def _mend_future(self, study_id: int) -> None:
+        """Move signs of life from the future to now: once the clock was set back, they would not grow old."""
+        from optuna.storages._rdb.models import TrialHeartbeatModel, TrialModel
+        from sqlalchemy import func, select
+
+        grace = timedelta(seconds=self.grace_period or 0)
+        trials = select(TrialModel.number, TrialHeartbeatModel).join(TrialHeartbeatModel.trial)
+        trials = trials.where(TrialModel.study_id == study_id, TrialModel.state == TrialState.RUNNING)
+        with self.scoped_session.session_factory.begin() as session:
+            now = session.scalars(select(func.now())).one().replace(tzinfo=None)
+            for number, sign in session.execute(trials.where(TrialHeartbeatModel.heartbeat > now + grace)).all():
+                ahead, sign.heartbeat = sign.heartbeat - now, now
+                warn_user(
+                    f"trial {number} gave its last sign of life {ahead} ahead of the clock, which was set back: unless "
+                    f"its worker gives another within {self.grace_period} s, it is put in the queue again"
+                )
 
     def record_heartbeat(self, trial_id: int) -> None:
         """Give a sign of life; if that fails, the next one may not."""

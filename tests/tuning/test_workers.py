@@ -160,10 +160,10 @@ def apart(work, *arguments) -> None:
     process.join()
 
 
-def let_an_hour_pass() -> None:
-    """Let the last signs of life be an hour old."""
+def let_time_pass(since: str = "-1 hour") -> None:
+    """Let the last signs of life be an hour old, or of another time."""
     with closing(sqlite3.connect("study.db")) as file, file:
-        file.execute("UPDATE trial_heartbeats SET heartbeat = datetime('now', '-1 hour')")
+        file.execute("UPDATE trial_heartbeats SET heartbeat = datetime('now', ?)", (since,))
 
 
 def test_an_interrupted_trial_is_tried_again(storage):
@@ -199,7 +199,7 @@ def test_a_trial_that_kills_its_workers_is_given_up(storage):
     study = open_study("s", goal, storage=storage)
     for _ in range(3):
         apart(die_in_a_trial)
-        let_an_hour_pass()
+        let_time_pass()
     assert states(study) == ["FAIL", "FAIL", "RUNNING"]
     with pytest.warns(TabmtlWarning, match=r"trial 0 was lost with its worker 3 times.*{'dropout': 0.1}"):
         run_study(study, goal, n_trials=2)
@@ -211,7 +211,7 @@ def test_a_reader_notices_a_dead_worker():
     apart(die_in_a_trial)
     open_study("s", storage="study.db")
     assert states(study) == ["RUNNING"], "it may live"
-    let_an_hour_pass()
+    let_time_pass()
     open_study("s", storage="study.db")
     assert states(study) == ["FAIL", "WAITING"]
     assert study.trials[0].params == study.trials[1].params == scripted().defaults
@@ -238,11 +238,24 @@ def test_a_worker_that_dies_before_its_first_sign_of_life(storage, n_before):
     run_study(study, goal, n_trials=n_before)
     apart(die_at_the_start_of_a_trial)
     assert states(study) == ["COMPLETE"] * n_before + ["RUNNING"]
-    let_an_hour_pass()
+    let_time_pass()
     run_study(study, goal, n_trials=2)
     assert states(study) == ["COMPLETE"] * n_before + ["FAIL"] + ["COMPLETE"] * (2 - n_before)
     default = study.trials[1 if n_before == 0 else 0]
     assert default.params == goal.defaults
+
+
+def test_a_clock_that_was_set_back_holds_no_trial_for_ever(storage):
+    goal = scripted(0.1)
+    study = open_study("s", goal, storage=storage, grace_period=1)
+    apart(die_in_a_trial)
+    let_time_pass("+1 year")
+    with pytest.warns(
+        TabmtlWarning, match=r"trial 0 .* 36\d days.* ahead of the clock.* within 1 s.* is put in the queue"
+    ):
+        run_study(study, goal, n_trials=1, timeout=60)
+    assert states(study) == ["FAIL", "COMPLETE"]
+    assert study.trials[1].params == study.trials[0].params
 
 
 @pytest.mark.filterwarnings("ignore:Heartbeat of storage")
@@ -252,7 +265,7 @@ def test_a_foreign_trial_is_left_alone(storage):
     run_study(study, goal, n_trials=1)
     study.ask()
     study.ask().set_user_attr(WORKER, "another")
-    let_an_hour_pass()
+    let_time_pass()
     run_study(study, goal, n_trials=2, timeout=0.5)
     assert states(study)[:3] == ["COMPLETE", "RUNNING", "RUNNING"]
 
@@ -290,7 +303,7 @@ def test_a_trial_that_was_taken_over_does_not_stop_its_worker(storage):
 
     def fit(model):
         if len(study.trials) == 1:  # others hold this worker for dead
-            let_an_hour_pass()
+            let_time_pass()
             retry_stale(study)
         return {"mean": goal.script.pop(0)}
 
@@ -334,6 +347,14 @@ def share(database, meeting) -> None:
 def test_workers_share_a_study_on_postgresql_and_one_dies(database):
     apart(die_on, database)
     with psycopg.connect(database) as connection:
+        connection.execute("UPDATE trial_heartbeats SET heartbeat = heartbeat + interval '1 hour'")
+    with pytest.warns(TabmtlWarning, match="trial 1 gave its last sign of life.* ahead of the clock"):
+        open_study("s", storage=database)
+    with psycopg.connect(database) as connection:
+        (ahead,) = connection.execute(
+            "SELECT heartbeat - now()::timestamp FROM trial_heartbeats WHERE trial_id = 2"
+        ).fetchone()
+        assert -60 < ahead.total_seconds() <= 0
         connection.execute("UPDATE trial_heartbeats SET heartbeat = heartbeat - interval '1 hour'")
     context = multiprocessing.get_context("fork")
     meeting = context.Barrier(2)
