@@ -5,8 +5,10 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -21,21 +23,54 @@ SOURCES = ("tabmtl", "synth", "pipelines", "pyproject.toml", "README.md", "LICEN
 HEAVY = ("torch", "lightgbm", "polars", "matplotlib", "rich", "pandas")
 
 
+@dataclass(frozen=True)
+class Built:
+    """The output of a build, and the names of the files in an sdist, and in the wheel made of it."""
+
+    said: str
+    sdist: list[str]
+    wheel: list[str]
+
+
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Names of the files in a freshly built wheel."""
-    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    source = tmp_path_factory.mktemp("source")
     for name in SOURCES:
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(ROOT / name, source / name)
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(target)]
-    built = subprocess.run([*command, str(source)], capture_output=True, text=True, check=False)
-    assert built.returncode == 0, built.stdout + built.stderr
-    (file,) = target.glob("*.whl")
-    with zipfile.ZipFile(file) as archive:
-        return archive.namelist()
+    return source
+
+
+@pytest.fixture(scope="module")
+def built(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    target = tmp_path_factory.mktemp("built")
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(target), str(source)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    (wheel,), (sdist,) = target.glob("*.whl"), target.glob("*.tar.gz")
+    with zipfile.ZipFile(wheel) as in_wheel, tarfile.open(sdist) as in_sdist:
+        names = [member.name.partition("/")[2] for member in in_sdist.getmembers() if member.isfile()]
+        return Built(said=run.stdout + run.stderr, sdist=names, wheel=in_wheel.namelist())
+
+
+@pytest.fixture(scope="module")
+def wheel(built: Built) -> list[str]:
+    return built.wheel
+
+
+def test_a_build_warns_of_nothing_and_an_sdist_holds_what_the_wheel_does(built: Built) -> None:
+    warned = [line for line in built.said.splitlines() if "warning" in line.lower() and "byte-compiling" not in line]
+    assert warned == []
+    assert {name for name in built.wheel if name.startswith("tabmtl/")} <= {*built.sdist}
+
+
+def test_an_editable_install_warns_of_nothing(built: Built, source: Path, tmp_path: Path) -> None:
+    code = f"from setuptools.build_meta import build_editable; build_editable({str(tmp_path)!r})"
+    run = subprocess.run([sys.executable, "-c", code], cwd=source, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert "absent from" not in run.stdout + run.stderr
 
 
 def test_the_wheel_has_one_top_level(wheel: list[str]) -> None:
