@@ -7,7 +7,6 @@ it with ``--no-refit``.
 
 from __future__ import annotations
 
-import json
 import math
 import multiprocessing
 import os
@@ -15,9 +14,9 @@ import sys
 import threading
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -30,7 +29,7 @@ from tabmtl import tuning
 from tabmtl.params import check_count
 from tabmtl.pipelines.data import ClickColumns, DataSource, Rows
 from tabmtl.pipelines.model_choice import ModelChoice
-from tabmtl.pipelines.terminal import INTERRUPTED, exit_code, lay_out, near, pairs, without_password
+from tabmtl.pipelines.terminal import INTERRUPTED, exit_code, lay_out, near, pairs
 from tabmtl.pipelines.tracking import REFIT, Log, Tracking, TrialRuns, connected, make_client, open_log
 from tabmtl.pipelines.train import Fitted, check_output, fit_and_report, fit_single_tasks, prepare, print_places
 from tabmtl.schema import TabmtlWarning
@@ -39,8 +38,8 @@ if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
 
-#: User attributes of a study: its data and settings, its run of MLflow, the chosen fit, and the single-task scores.
-_FACTS, _RUN, _REFIT, _SINGLE = "tabmtl:facts", "tabmtl:run", "tabmtl:refit", "tabmtl:single_task"
+#: User attributes of a study: its run of MLflow, the chosen fit, and the single-task scores.
+_RUN, _REFIT, _SINGLE = "tabmtl:run", "tabmtl:refit", "tabmtl:single_task"
 _SHOWN_TRIALS, _SHOWN_TASKS = 5, 6
 _PATIENCE = 30  # seconds that a worker has to end in order
 
@@ -167,8 +166,7 @@ def sweep(
     rows, estimator = prepare(source, clicks, choice)
     goal = _make_goal(rows, estimator, choice, search)
     name = search.study or f"{rows.name}-{choice.model}-{search.objective}"
-    facts = {**rows.identity, "set": choice.params, "seed": choice.seed}
-    study = _open_study(name, goal, search, facts, choice.seed)
+    study = tuning.open_study(name, goal, storage=search.storage, seed=choice.seed)
     print(rows.describe())
     print(f"Study {name}: {search.trials} trials of {choice.model} over {', '.join(goal.search_space)}", flush=True)
     with open_log(tracking) as log, _run_of_sweep(log, study, search) as parent:
@@ -193,7 +191,7 @@ def sweep(
 
 
 def _make_goal(rows: Rows, estimator: Any, choice: ModelChoice, search: Search) -> tuning.Objective:
-    """Make the objective of the trials, without the parameters that are set."""
+    """Make the objective of the trials, without the parameters that are set, for a study of these rows and settings."""
     space = {name: entry for name, entry in estimator.search_space.items() if name not in choice.params}
     if not space:
         left_out = ", or leave out a --set" if estimator.search_space else ""
@@ -202,23 +200,8 @@ def _make_goal(rows: Rows, estimator: Any, choice: ModelChoice, search: Search) 
     for task in search.weights:
         if task not in goal.names:
             raise ValueError(f"--weight: there is no task {task!r}: {near(task, goal.names)}")
-    return goal.within(seconds=search.trial_timeout)
-
-
-def _open_study(name: str, goal: tuning.Objective, search: Search, facts: Mapping[str, Any], seed: int) -> optuna.Study:
-    """Make the study, or continue it if it was made for the same data, settings and parameters."""
-    study = tuning.open_study(name, goal, storage=search.storage, seed=seed)
-    ours, known = json.loads(json.dumps(facts)), study.user_attrs.get(_FACTS)
-    if known is None:
-        study.set_user_attr(_FACTS, ours)
-        return study
-    for fact, value in ours.items():
-        if known.get(fact) != value:
-            raise ValueError(
-                f"the study {name!r} in {without_password(search.storage)} was made with {fact} = {known.get(fact)}, "
-                f"and is asked to go on with {value}: give the same again, or another --study"
-            )
-    return study
+    facts = {**rows.identity, "set": choice.params, "seed": choice.seed, **goal.facts}
+    return replace(goal.within(seconds=search.trial_timeout), facts=facts)
 
 
 @contextmanager
@@ -395,16 +378,13 @@ class _Found:
         place = None if output is None else str(output)
         store = None if self.log is None else self.log.uri
         asked = {"trial": trial, "register": register, "output": place, "store": store}
-        before = self.study.user_attrs.get(_REFIT, {})
-        if before.get("asked") == asked and (output is None or output.exists()):
+        before, fitted = self._kept(_REFIT, _read_refit) or ({}, None)
+        if fitted is not None and before == asked and (output is None or output.exists()):
             print("An earlier call has fitted it; test rows are scored only once. Their scores were:\n")
-            fitted = Fitted(**before["fitted"] | {"scores": pl.DataFrame(before["fitted"]["scores"])})
             print(lay_out(fitted.scores), "\n")
             return fitted
         if before:
-            print(
-                f"An earlier call has scored trial {before['asked']['trial']} on test rows: choose by validation rows."
-            )
+            print(f"An earlier call has scored trial {before['trial']} on test rows: choose by validation rows.")
         print("It is fitted again on the train rows, and stops on the validation rows.", flush=True)
         if self.runs is not None:
             self.runs.end_lost_refits()
@@ -416,13 +396,24 @@ class _Found:
 
     def _single_task(self) -> dict[str, float | None]:
         """Return scores of one LightGBM per task on the validation rows; fitted once per study."""
-        known = self.study.user_attrs.get(_SINGLE)
+        known = self._kept(_SINGLE, lambda scores: {task: float(score) for task, score in scores.items()})
         if known is None:
             known = self.rows.scores(fit_single_tasks(self.rows, self.estimator), "val")
             self.study.set_user_attr(_SINGLE, known)
         scores = ", ".join(f"{task} {score:.4f}" for task, score in known.items())
         print(f"Scores of one LightGBM per task, the best of four configurations, on the validation rows: {scores}")
         return known
+
+    def _kept(self, name: str, read: Callable[[Any], Any]) -> Any:
+        """Read an attribute of the study that an earlier call has set; None if none has."""
+        known = self.study.user_attrs.get(name)
+        try:
+            return None if known is None else read(known)
+        except (LookupError, TypeError, ValueError, AttributeError, pl.exceptions.PolarsError) as error:
+            raise ValueError(
+                f"the study {self.study.study_name!r} is damaged: {name} is {known!r:.200}; take another --study, or a "
+                "copy of the storage from before"
+            ) from error
 
     def _log_front(self, point: pl.DataFrame, reference: Any) -> None:
         """Log the chosen point, and draw the front if it can be drawn."""
@@ -436,6 +427,11 @@ class _Found:
             display = ParetoDisplay.from_front(front, reference=reference, chosen=point)
             make_client().log_figure(self.runs.parent, display.figure_, "pareto.png")
             display.close()
+
+
+def _read_refit(kept: Any) -> tuple[dict[str, Any], Fitted]:
+    asked, fitted = kept["asked"], kept["fitted"]
+    return {**asked, "trial": int(asked["trial"])}, Fitted(**fitted | {"scores": pl.DataFrame(fitted["scores"])})
 
 
 def _best(study: optuna.Study) -> pl.DataFrame:

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 from tabmtl import sessions, tuning
+from tabmtl.encode.read import checksum
 from tabmtl.pipelines.data import files
 
 #: Columns of every `ClickLog`, as parameters of a recommender.
@@ -184,10 +185,9 @@ class ClickRows:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Facts that tell these clicks from others, as JSON."""
-        frames = self.parts if self.items is None else {**self.parts, "items": self.items}
-        content = {name: files.fingerprint(frame) for name, frame in frames.items()}
-        return {"data": self.name, "rows": self.sizes, "columns": self.facts, "content": content}
+        """Facts that tell these clicks from others, as JSON, besides the values that an objective learns from."""
+        test = checksum(self.parts["test"]) if "test" in self.parts else None
+        return {"data": self.name, "rows": self.sizes, "columns": self.facts, "test": test}
 
     def describe(self) -> str:
         """Return one line on the clicks and items."""

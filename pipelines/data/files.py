@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import polars as pl
-import polars.selectors as cs
 
 from tabmtl.params import check_count
 from tabmtl.pipelines.terminal import near
@@ -21,7 +19,6 @@ PARTS = ("train", "val", "test")
 
 #: The use of every part.
 _USES = {"train": "to train on", "val": "to stop on", "test": "to score", "all": "to score"}
-_SLICE = 50_000  # rows that are text at a time
 
 Folder = str | Path | None
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
@@ -175,21 +172,6 @@ def known(frame: pl.DataFrame, names: Iterable[str | None], option: str) -> list
         if name not in frame.columns:
             raise ValueError(f"{option}: there is no column {name!r}: {near(name, frame.columns)}")
     return asked
-
-
-def fingerprint(frame: pl.DataFrame) -> str:
-    """Compute a checksum of the values of a frame, row by row.
-
-    It is that of their text, which is the same in every process and, unlike `polars.DataFrame.hash_rows`, for every
-    release of polars.
-    """
-    nested = [name for name, dtype in frame.schema.items() if dtype.is_nested()]
-    as_text = [pl.struct(cs.by_name(name)).struct.json_encode().alias(name) for name in nested]
-    plain = frame.with_columns(*as_text, cs.binary().bin.encode("hex"))
-    digest = hashlib.sha256()
-    for rows in plain.iter_slices(_SLICE):
-        digest.update(rows.write_csv(include_header=False).encode())
-    return digest.hexdigest()[:16]
 
 
 def describe_sizes(sizes: Mapping[str, int], unit: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import numbers
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
@@ -20,6 +21,8 @@ from tabmtl.encode.cures import by_frame, by_targets, library_of
 from tabmtl.encode.write import Origin, native_dtype, origin_of
 from tabmtl.params import near
 from tabmtl.processes.forks import check_pool
+
+_SLICE = 50_000  # rows that are text at a time
 
 
 def read_features(X: Any) -> tuple[pl.DataFrame | pl.LazyFrame, bool]:
@@ -358,3 +361,20 @@ def _join(columns: Iterable[Any], labels: Sequence[Any], read: Callable[[Any, st
     if len(set(names)) < len(names):
         raise ValueError(f"every column needs a name of its own, as text too; got {labels}: rename columns")
     return pl.DataFrame({name: read(column, name) for name, column in zip(names, columns, strict=True)})
+
+
+def checksum(frame: pl.DataFrame) -> str:
+    """Compute a checksum of the values of a frame, row by row.
+
+    It is that of their text, which is the same in every process and, unlike `polars.DataFrame.hash_rows`, for every
+    release of polars. Python objects have none.
+    """
+    nested = [name for name, dtype in frame.schema.items() if dtype.is_nested()]
+    as_text = [pl.struct(cs.by_name(name)).struct.json_encode().alias(name) for name in nested]
+    plain = frame.select(~cs.object()).with_columns(
+        *as_text, cs.binary().bin.encode("hex"), cs.duration().to_physical()
+    )
+    digest = hashlib.sha256()
+    for rows in plain.iter_slices(_SLICE):
+        digest.update(rows.write_csv(include_header=False).encode())
+    return digest.hexdigest()[:16]

@@ -11,6 +11,7 @@ from optuna.trial import TrialState
 
 from tabmtl.metrics.gain import SMALLEST_REFERENCE
 from tabmtl.tuning.spaces import PARAM, SCORE
+from tabmtl.tuning.studies import check_whole
 
 
 class NoPointError(ValueError):
@@ -33,7 +34,13 @@ def pareto_front(study: optuna.Study, *, dominated: bool = False) -> pl.DataFram
         One row per trial, in order: its number ``trial``; ``score/<name>`` for each of ``Objective.names``;
         ``param/<name>`` for every parameter, sequences (as JSON) and numbers among texts as text. It has no row if no
         trial is complete.
+
+    Raises
+    ------
+    ValueError
+        If the study holds something else than was written to it.
     """
+    check_whole(study)
     names = study.metric_names or [str(i) for i in range(len(study.directions))]
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     best = {trial.number for trial in study.best_trials} if trials else set()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,14 @@ import polars as pl
 import polars.selectors as cs
 from sklearn.base import clone
 
+from tabmtl.encode.read import checksum, read_features, read_targets, without_columns
 from tabmtl.encode.shards import Roles, Shards
 from tabmtl.encode.table import TableCoder
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.metrics.scores import mean_score, score_tasks, undefined_reason
 from tabmtl.processes.group import current
 from tabmtl.schema import Batch, TabmtlWarning, Task
+from tabmtl.sessions.log import to_polars
 from tabmtl.sessions.recommender import Recommender
 from tabmtl.tuning.spaces import Space, check_space
 from tabmtl.tuning.trial import Objective, Scores
@@ -99,7 +102,10 @@ def objective(
     tasks = _judged(tasks, valid, per_task)
     rows = {"X": X, "y": y, "sample_weight": sample_weight, "X_val": X_val, "y_val": y_val}
     names = tuple(task.name for task in tasks) if per_task else ("mean",)
-    return kind(est=est, search_space=space, names=names, rows=rows, tasks=tasks, per_task=per_task)
+    targets = {"y": y, "y_val": y_val, "sample_weight": sample_weight}
+    facts = _describe(lambda rows: read_features(without_columns(rows, est.drop))[0], X=X, X_val=X_val)
+    facts |= targets if isinstance(X, Shards) else _describe(lambda rows: read_targets(rows)[0], **targets)
+    return kind(est=est, search_space=space, names=names, facts=facts, rows=rows, tasks=tasks, per_task=per_task)
 
 
 def session_objective(
@@ -151,7 +157,8 @@ def session_objective(
         raise TypeError(f"expected a recommender, such as VSKNN(), got {est!r}; tables are tuned by objective")
     space = check_space(est, est.search_space if search_space is None else search_space)
     rows = {"clicks": clicks, "items": items}
-    return _SessionObjective(est=est, search_space=space, names=("mrr@20",), rows=rows, judge=clicks_val)
+    facts = _describe(lambda log: to_polars(log, "the log"), **rows, clicks_val=clicks_val)
+    return _SessionObjective(est=est, search_space=space, names=("mrr@20",), facts=facts, rows=rows, judge=clicks_val)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -208,6 +215,31 @@ class _SessionObjective(Objective):
 
     def _chosen(self, scores: Scores) -> tuple[float, ...]:
         return (mean_score(scores),)
+
+
+def _describe(read: Callable[[Any], pl.DataFrame | pl.LazyFrame], **rows: Any) -> dict[str, str | None]:
+    """Describe rows, each named, so that others are told from them: their number and a checksum."""
+    found: dict[str, str | None] = {}
+    for name, values in rows.items():
+        if isinstance(values, Shards):
+            found[name] = _describe_files(values)
+        elif values is None:
+            found[name] = None
+        else:
+            frame = read(values).lazy().collect()
+            found[name] = f"{frame.height} rows of checksum {checksum(frame)}"
+    return found
+
+
+def _describe_files(shards: Shards) -> str:
+    """Describe rows that are not read for it, by their number, and the names and sizes of their files."""
+    files = shards.files or ()
+    sizes = [None if "://" in file else Path(file).stat().st_size for file in files]
+    table = pl.DataFrame(
+        {"file": [Path(file).name for file in files], "size": sizes},
+        schema_overrides={"file": pl.String, "size": pl.Int64},
+    )
+    return f"{shards.n_rows} rows in {len(files)} files of checksum {checksum(table)}"
 
 
 def _read_shards(

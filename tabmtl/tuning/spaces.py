@@ -90,7 +90,7 @@ def with_params(est: BaseEstimator, found: Any) -> Any:
     if isinstance(found, pl.DataFrame):
         if found.height != 1:
             raise ValueError(f"expected one row, got {found.height}; choose_point gives one, or filter(trial=...)")
-        found = found.row(0, named=True)
+        found = {name: value for name, value in found.row(0, named=True).items() if name.startswith(PARAM)}
     params = found.params if isinstance(found, optuna.trial.FrozenTrial) else found
     marked = {name.removeprefix(PARAM): value for name, value in params.items() if name.startswith(PARAM)}
     return clone(est).set_params(**{name: decode(value) for name, value in (marked or params).items()})
@@ -123,7 +123,12 @@ def encode(name: str, value: Any) -> Any:
 def decode(stored: Any) -> Any:
     """Return the value that `encode` got, with tuples for lists."""
     if isinstance(stored, str) and (stored.startswith(("[", "{")) or _NUMBER.fullmatch(stored)):
-        return _tuples(json.loads(stored))
+        try:
+            stored = json.loads(stored)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(
+                f"the study holds {stored[:200]!r}, which is no value of a parameter: take another trial of it"
+            ) from error
     return _tuples(stored)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from contextvars import ContextVar
 from datetime import timedelta
@@ -21,12 +21,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tabmtl.params import check_count
 from tabmtl.schema import TabmtlWarning, warn_user
-from tabmtl.tuning.trial import Objective, name_numbers
+from tabmtl.tuning.trial import ENDED, FAILURE, SCORES, Objective, name_numbers
 
 #: Whether `run_study` is at work in this thread: only then are trials begun with a heartbeat.
 at_work = ContextVar("at_work", default=False)
 
-_SOUGHT = "tabmtl:sought"  # user attribute of a study: its search space
+#: User attributes of a study: facts on its rows and settings, and its search space.
+_FACTS, _SOUGHT = "tabmtl:facts", "tabmtl:sought"
 _LOCK_TIMEOUT = 60.0  # seconds that a process waits while others write to the file
 _MAX_RETRIES = 2  # a trial that kills its worker every time would kill all workers
 
@@ -71,8 +72,8 @@ def open_study(
     Raises
     ------
     ValueError
-        If there is no such study and no objective, the study maximises or searches something else, or the file holds
-        something else.
+        If there is no such study and no objective, the study maximises or searches something else or was made with
+        other rows, or the file holds something else.
     OSError
         If the storage is locked, full, read-only or out of reach.
     ImportError
@@ -89,19 +90,46 @@ def open_study(
         kept = storage if isinstance(storage, BaseStorage) else _open_database(storage, grace_period)
         given: dict[str, Any] = {"study_name": name, "storage": kept, "sampler": sampler, "pruner": pruner}
         if objective is None:
-            try:
-                study = optuna.load_study(**given)
-            except KeyError:
-                raise ValueError(
-                    f"there is no study {name!r} in {_show(storage)}; give the objective to make one"
-                ) from None
+            study = _load(given, _show(storage))
         else:
             directions = [optuna.study.StudyDirection.MAXIMIZE] * len(objective.names)
-            study = optuna.create_study(**given, directions=directions, load_if_exists=True)
-            _check_same(study, objective)
+            with _undamaged(_show(storage)):
+                study = optuna.create_study(**given, directions=directions, load_if_exists=True)
+            check_same(study, objective)
             _complete(study, objective)
         retry_stale(study)
     return study
+
+
+def check_whole(study: optuna.Study) -> None:
+    """Raise a ValueError that names the damage if a study holds something else than Optuna and this package write."""
+    with _undamaged(f"the study {study.study_name!r}"):
+        wrong = next(_find_damage(study), None)
+        if wrong is not None:
+            raise ValueError(wrong)
+
+
+def _find_damage(study: optuna.Study) -> Iterator[str]:
+    """Yield the contents of a study that have another form than they were written with."""
+    n_numbers, names = len(study.directions), study.metric_names
+    if not n_numbers or not (names is None or (_is_list(names, str) and len(names) == n_numbers)):
+        yield f"{n_numbers} directions, and the names {names!r:.200}"
+    yield from _misformed(study.user_attrs, _OF_STUDIES)
+    is_ours = _SOUGHT in study.user_attrs
+    for number, trial in enumerate(study.get_trials(deepcopy=False)):
+        if trial.number != number:
+            yield f"a trial {trial.number!r:.200} in place of {number}"
+        values = trial.values or ()
+        if trial.state == TrialState.COMPLETE and not (len(values) == n_numbers and _are_numbers(values)):
+            yield f"trial {number} has the numbers {values!r:.200}"
+        attributes = {**(trial.user_attrs if is_ours else {}), **trial.system_attrs}
+        yield from (f"trial {number} has {fault}" for fault in _misformed(attributes, _OF_TRIALS))
+
+
+def _misformed(attributes: Mapping[str, Any], forms: Mapping[str, Callable[[Any], bool]]) -> Iterator[str]:
+    for name in forms.keys() & attributes.keys():
+        if not forms[name](attributes[name]):
+            yield f"{name} = {attributes[name]!r:.200}"
 
 
 @contextmanager
@@ -223,6 +251,54 @@ class _SeededTPE(optuna.samplers.TPESampler):
         super().before_trial(study, trial)
 
 
+@contextmanager
+def _undamaged(what: str) -> Iterator[None]:
+    """Turn an error of Optuna about contents that it has not written into a ValueError with the cure."""
+    with storage_errors(what):
+        try:
+            yield
+        except Exception as error:
+            if isinstance(error, OSError | StorageInternalError) or type(error).__module__.startswith("sqlalchemy"):
+                raise
+            reason = " ".join(f"{type(error).__name__}: {error}"[:500].split())
+            raise ValueError(
+                f"{what} is damaged, or of another release of Optuna ({reason}): go on with a copy from before, or "
+                "take another name of a study, or another storage"
+            ) from error
+
+
+def _load(given: Mapping[str, Any], storage: str) -> optuna.Study:
+    study = None
+    with _undamaged(storage), suppress(KeyError):
+        study = optuna.load_study(**given)
+    if study is None:
+        raise ValueError(f"there is no study {given['study_name']!r} in {storage}; give the objective to make one")
+    check_whole(study)
+    return study
+
+
+def _is_list(value: Any, kind: type) -> bool:
+    return isinstance(value, list) and all(isinstance(part, kind) for part in value)
+
+
+def _are_numbers(values: Iterable[Any]) -> bool:
+    return all(value is None or isinstance(value, int | float) for value in values)
+
+
+#: Forms of the attributes that this package and Optuna's retries read.
+_OF_STUDIES: dict[str, Callable[[Any], bool]] = {
+    _FACTS: lambda value: isinstance(value, dict),
+    _SOUGHT: lambda value: isinstance(value, dict) and isinstance(value.get("search_space"), dict),
+}
+_OF_TRIALS: dict[str, Callable[[Any], bool]] = {
+    SCORES: lambda value: isinstance(value, dict) and _are_numbers(value.values()),
+    ENDED: lambda value: isinstance(value, str),
+    FAILURE: lambda value: isinstance(value, str),
+    "retry_history": lambda value: _is_list(value, int),
+    "fixed_params": lambda value: isinstance(value, dict),
+}
+
+
 def _is_url(storage: str | Path | BaseStorage) -> TypeGuard[str]:
     return isinstance(storage, str) and "://" in storage
 
@@ -243,9 +319,10 @@ def _open_database(storage: str | Path, grace_period: int) -> RDBStorage:
         storage = URL.create("sqlite", database=str(storage)).render_as_string()
     if storage.startswith("sqlite"):
         options["connect_args"] = {"timeout": _LOCK_TIMEOUT}
-    with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
+    url = _with_driver(storage)
+    with warnings.catch_warnings(action="ignore", category=ExperimentalWarning), _undamaged(_show(storage)):
         return _Database(
-            _with_driver(storage),
+            url,
             engine_kwargs=options,
             heartbeat_interval=max(1, grace_period // 3),
             grace_period=grace_period,
@@ -270,12 +347,12 @@ def _prepare_file(path: Path) -> None:
                 for statement in [] if _tables(file) else _schema():
                     file.execute(statement)
                 file.commit()
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             if isinstance(error, sqlite3.OperationalError):
                 raise
             raise ValueError(
-                f"{path} holds no studies, as it is no SQLite file; journals of tabmtl 0.1.0 are no longer read: name "
-                "another file"
+                f"{path} holds no studies, as it is no SQLite file, or a damaged one; journals of tabmtl 0.1.0 are no "
+                "longer read: name another file, or a copy from before"
             ) from error
     if tables and "studies" not in tables:
         raise ValueError(f"{path} holds no studies but the tables {tables[:3]} of another program: name another file")
@@ -310,14 +387,19 @@ def _sought(objective: Objective) -> dict[str, Any]:
 
 def _complete(study: optuna.Study, objective: Objective) -> None:
     """Add our facts to a study; the mark that it is complete comes last, as its maker may be killed."""
-    if _SOUGHT in study.user_attrs:
+    known = study.user_attrs
+    if _FACTS not in known:
+        study.set_user_attr(_FACTS, objective.facts)
+    if _SOUGHT in known:
         return
     name_numbers(study, objective.names)
     study.enqueue_trial(objective.defaults, skip_if_exists=True)
     study.set_user_attr(_SOUGHT, _sought(objective))
 
 
-def _check_same(study: optuna.Study, objective: Objective) -> None:
+def check_same(study: optuna.Study, objective: Objective) -> None:
+    """Raise a ValueError that names the difference if a study was made for another search, rows or settings."""
+    check_whole(study)
     name, known = study.study_name, study.metric_names
     named = list(objective.names) if known is None else known
     if len(study.directions) != len(objective.names) or named != list(objective.names):
@@ -328,12 +410,29 @@ def _check_same(study: optuna.Study, objective: Objective) -> None:
     if any(direction != optuna.study.StudyDirection.MAXIMIZE for direction in study.directions):
         raise ValueError(f"the study {name!r} minimises; the objective is to be maximised: take another name")
     sought, ours = study.user_attrs.get(_SOUGHT), _sought(objective)
-    if sought is None or sought == ours:
+    if sought is None:
+        return
+    if sought == ours:
+        _check_facts(study, objective.facts)
         return
     spaces = sought["search_space"], ours["search_space"]
     names = sorted(name for name in {*spaces[0], *spaces[1]} if spaces[0].get(name) != spaces[1].get(name))
-    if sought["estimator"] == ours["estimator"]:
-        said = f"has another search_space of {names} than the objective"
+    if sought.get("estimator") == ours["estimator"]:
+        said = f"has another search_space of {names!s:.500} than the objective"
     else:
-        said = f"searches parameters of {sought['estimator']}, and the objective those of {ours['estimator']}"
+        said = (
+            f"searches parameters of {sought.get('estimator')!s:.200}, and the objective those of {ours['estimator']}"
+        )
     raise ValueError(f"the study {name!r} {said}; take another name, or the search_space of the study")
+
+
+def _check_facts(study: optuna.Study, facts: Mapping[str, Any]) -> None:
+    known, ours = study.user_attrs.get(_FACTS, {}), json.loads(json.dumps(facts))
+    differ = [fact for fact in ours if fact in known and known[fact] != ours[fact]]
+    if differ:
+        first, *others = differ
+        further = f"; {', '.join(others)} differ too" if others else ""
+        raise ValueError(
+            f"the study {study.study_name!r} was made with {first} = {known[first]!s:.500}, and is asked to go on with "
+            f"{ours[first]!s:.500}{further}: give the same again, or another name of a study"
+        )

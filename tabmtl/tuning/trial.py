@@ -61,11 +61,14 @@ class Objective:
         Names of the numbers: ``("mean",)``, the tasks, or ``("mrr@20",)``.
     search_space : dict
         The space that is searched, choices as a study stores them.
+    facts : dict
+        Facts that tell this search from others, such as checksums of its rows, as JSON: a study keeps them.
     """
 
     est: Any
     search_space: dict[str, dict[str, Any]]
     names: tuple[str, ...]
+    facts: dict[str, Any] = field(default_factory=dict)
     seconds: float | None = None
     floors: dict[str, float] = field(default_factory=dict)
     warmup: int = 5

@@ -24,7 +24,7 @@ from optuna.trial import FrozenTrial, TrialState
 from tabmtl.processes.group import EndedElsewhereError, current
 from tabmtl.schema import DivergenceError
 from tabmtl.training.checkpoint import without_checkpoints
-from tabmtl.tuning.studies import at_work, quiet, retry, retry_stale, storage_errors
+from tabmtl.tuning.studies import at_work, check_same, quiet, retry, retry_stale, storage_errors
 from tabmtl.tuning.trial import Objective
 
 #: User attribute of trials: the machine and process that runs it.
@@ -71,7 +71,8 @@ def run_study(
     Raises
     ------
     ValueError
-        If neither ``n_trials`` nor ``timeout`` is given, or study is None on rank 0.
+        If neither ``n_trials`` nor ``timeout`` is given, study is None on rank 0, or it was made for another search or
+        other rows.
     OSError
         If the storage is locked, full, read-only or out of reach. Call again to go on; in a group all ranks end, and
         the job is to be started again.
@@ -88,6 +89,7 @@ def run_study(
     begun = at_work.set(True)
     try:
         with quiet(), storage_errors(f"the storage of the study {study.study_name!r}"):
+            check_same(study, objective)
             while (turn := current().answer(lambda: _turn(study, most, end))) != "end":
                 if turn == "trial":
                     _run_one(study, objective, callbacks)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from polars.testing import assert_series_equal
 
 from tabmtl.encode import FeatureCoder, take_rows
-from tabmtl.encode.read import read_features, read_targets, read_weights
+from tabmtl.encode.read import checksum, read_features, read_targets, read_weights
 from tabmtl.encode.write import write_targets
 
 NAN = float("nan")
@@ -301,3 +301,15 @@ def test_flat_targets_come_back_flat(y):
     assert type(written) is type(y)
     assert getattr(written, "name", None) == getattr(y, "name", None)
     assert getattr(written, "type", None) == getattr(y, "type", None)
+
+
+def test_a_checksum_tells_values_of_all_types_apart() -> None:
+    frame = pl.DataFrame({"a": [1.5, None], "b": [[1, 2], None], "c": [b"x", None], "^d$": ["", None]})
+    assert checksum(frame) == checksum(frame.clone())
+    for other in (frame.reverse(), frame.head(1), frame.fill_null(0), frame.with_columns(b=pl.Series([[1, 3], None]))):
+        assert checksum(other) != checksum(frame)
+    odd = frame.with_columns(o=pl.Series([object(), None]), i=pl.Series([2**100, 1], dtype=pl.Int128))
+    odd = odd.with_columns(
+        t=pl.duration(days=1), e=pl.Series(["x", None], dtype=pl.Enum(["x"])), d=pl.lit(Decimal("1.5"))
+    )
+    assert checksum(odd) == checksum(odd.drop("o"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,15 @@ def sweep(table: list[str], tmp_path: Path, store: str) -> Any:
         return commands.run("sweep", *table, *TINY, "--storage", file, *words, store=store)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def finished(table: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a sweep that has its one trial."""
+    file = tmp_path_factory.mktemp("finished") / "sweep.db"
+    words = [*table, *TINY, "--storage", file, "--objective", "pareto", "--trials", 1, "--no-mlflow", "--no-refit"]
+    assert commands.run("sweep", *words) == 0
+    return file
 
 
 def study_of(path: Path, name: str = "rodents-SharedBottom-mean") -> Any:
@@ -104,7 +115,7 @@ def test_a_study_is_not_mixed_with_other_settings(sweep: Any, capsys: pytest.Cap
         assert sweep("--trials", 2, "--no-mlflow", *words) == 2
         error = capsys.readouterr().err
         assert f"was made with {named} = " in error
-        assert "another --study" in error
+        assert "another name of a study" in error
 
 
 @pytest.mark.all_faces  # ten seconds
@@ -128,6 +139,37 @@ def test_a_front_is_searched_and_a_point_above_single_tasks_chosen(
     study.set_user_attr("tabmtl:single_task", dict.fromkeys(["weight", "hindfoot_length", "male"], -99.0))
     assert sweep(*words, "--above-single-task") == 0
     assert commands.Registry(store).client.get_run(parent.info.run_id).info.status == "FINISHED"
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"tabmtl:refit": 7},
+        {"tabmtl:refit": {"asked": {"trial": "x"}, "fitted": {"scores": {}}}},
+        {"tabmtl:refit": {"asked": {"trial": 0}, "fitted": {"scores": {"a": [1], "b": [1, 2]}}}},
+        {"tabmtl:single_task": [1]},
+        {"tabmtl:single_task": {"male": "much"}},
+        {"tabmtl:single_task": {"nobody": 0.5}},
+        {"tabmtl:facts": "x"},
+        {"tabmtl:facts": {"set": "x" * 10**6}},
+        {"tabmtl:sought": {"search_space": {}, "estimator": ["x"] * 10**5}},
+    ],
+    ids=lambda forged: f"{forged}"[:50],
+)
+def test_a_forged_study_is_a_line(
+    forged: dict[str, Any], finished: Path, table: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = shutil.copy(finished, tmp_path / "sweep.db")
+    study = study_of(tmp_path, "rodents-SharedBottom-pareto")
+    for name, value in forged.items():
+        study.set_user_attr(name, value)
+    words = [*table, *TINY, "--storage", file, "--objective", "pareto", "--trials", 1, "--no-mlflow"]
+    above = ["--above-single-task"] if "tabmtl:single_task" in forged else []
+    assert commands.run("sweep", *words, *above) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert len(error) < 2_000
+    assert re.search("another|expected numbers of the tasks", error)
 
 
 def test_pruned_failed_and_interrupted_trials_are_said_to_be(

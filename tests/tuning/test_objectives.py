@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pickle
 import re
+import sqlite3
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import numpy as np
 import optuna
@@ -21,7 +22,7 @@ from tabmtl.encode import shards
 from tabmtl.metrics.scores import mean_score
 from tabmtl.schema import TabmtlWarning
 from tabmtl.sessions import VSKNN, Blend, Popularity, SequentialRules
-from tabmtl.tuning import choose_point, objective, pareto_front, session_objective, with_params
+from tabmtl.tuning import choose_point, objective, open_study, pareto_front, run_study, session_objective, with_params
 
 X, Y = features(200), mixed_targets(features(200))
 ROWS = {"X_val": X[140:], "y_val": Y[140:]}
@@ -386,3 +387,48 @@ def test_files_that_cannot_judge_are_refused():
     constant = Shards(pl.concat([X, Y.with_columns(size=pl.lit("large"))], how="horizontal").lazy())
     with pytest.raises(ValueError, match=r"1 of 3 are undefined \(size: "):
         objective(NETWORK, table, Y.columns, X_val=constant, y_val=Y.columns, per_task=True)
+
+
+def test_other_rows_under_the_name_of_a_study_are_refused(tmp_path):
+    storage = tmp_path / "s.db"
+    study = open_study("s", table(), storage=storage)
+    first = X.columns[0]
+    other = X.with_columns(pl.when(pl.int_range(pl.len()) == 0).then(pl.lit(None)).otherwise(first).alias(first))
+    changes = {"X": {"X": other[:140]}, "y": {"y": Y[:140][::-1]}, "X_val": {"X_val": X[139:199]}}
+    changes |= {"y_val": {"y_val": Y[140:][::-1]}, "sample_weight": {"sample_weight": np.ones(140)}}
+    for name, change in changes.items():
+        rows = {"X": X[:140], "y": Y[:140], **ROWS, **change}
+        goal = objective(NETWORK, rows.pop("X"), rows.pop("y"), **rows, search_space=SPACE)
+        expected = rf"study 's' was made with {name} = .* on with 1?\d0 rows of .*another name"
+        with pytest.raises(ValueError, match=expected):
+            open_study("s", goal, storage=storage)
+        with pytest.raises(ValueError, match=expected):
+            run_study(study, goal, n_trials=1)
+    again = objective(NETWORK, X[:140].lazy(), Y[:140], **ROWS, search_space=SPACE)
+    run_study(open_study("s", again, storage=storage), again.within(seconds=60), n_trials=1)
+
+
+def test_a_study_of_an_older_release_learns_its_rows(tmp_path):
+    goal, storage = table(), f"sqlite:///{tmp_path}/s.db"
+    study = open_study("s", goal, storage=storage)
+    with closing(sqlite3.connect(tmp_path / "s.db")) as file, file:
+        file.execute("DELETE FROM study_user_attributes WHERE key = 'tabmtl:facts'")
+    open_study("s", goal, storage=storage)
+    assert study.user_attrs["tabmtl:facts"] == goal.facts
+
+
+def test_other_files_and_logs_under_the_name_of_a_study_are_refused(tmp_path):
+    frame, target = X.hstack(Y), Y.columns[:1]
+    goals = []
+    for n in (140, 139):
+        frame[:n].write_parquet(tmp_path / "train.parquet")
+        frame[140:].write_parquet(tmp_path / "val.parquet")
+        files = [Shards(tmp_path / f"{part}.parquet", columns=[*X.columns, *target]) for part in ("train", "val")]
+        goals.append(objective(NETWORK, files[0], target, X_val=files[1], y_val=target, search_space=SPACE))
+    open_study("files", goals[0], storage=tmp_path / "s.db")
+    with pytest.raises(ValueError, match=r"X = 140 rows in 1 files .* on with 139 rows in 1 files"):
+        open_study("files", goals[1], storage=tmp_path / "s.db")
+    logs = [session_objective(SequentialRules(), TRAIN, clicks_val=test, items=ITEMS) for test in (TEST, TEST[1:])]
+    open_study("log", logs[0], storage=tmp_path / "s.db")
+    with pytest.raises(ValueError, match="made with clicks_val = "):
+        open_study("log", logs[1], storage=tmp_path / "s.db")

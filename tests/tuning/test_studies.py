@@ -214,7 +214,10 @@ def test_a_study_that_is_not_there_is_named_without_a_password():
 
 
 OTHERS = {
-    "a journal": (b'{"op_code":0,"worker_id":"1"}\n', "no SQLite file; journals of tabmtl 0.1.0 are no longer read"),
+    "a journal": (
+        b'{"op_code":0,"worker_id":"1"}\n',
+        "no SQLite file, or a damaged one; journals of tabmtl 0.1.0 are no longer read",
+    ),
     "bytes": (b"\x00\x01" * 999, "no SQLite file"),
 }
 
