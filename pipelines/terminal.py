@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import sys
@@ -10,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
+from io import TextIOWrapper
 from typing import Any
 
 import polars as pl
@@ -29,6 +31,7 @@ _BEFORE_HOST = re.compile(r"(://[^/:?\s]*):\S*@")
 _IN_QUERY = re.compile(r"([?&][^=&\s]*(?:pass|pwd|secret|token)[^=&\s]*=)[^&#\s]*", re.IGNORECASE)
 
 _MOST_ROWS = 30
+_LONGEST_LINE = 3_000  # characters: an error may hold a whole file, of which a quote was not closed
 
 
 def exit_code(run: Callable[[], Any], prog: str, *, traceback: bool = False) -> int:
@@ -51,9 +54,11 @@ def exit_code(run: Callable[[], Any], prog: str, *, traceback: bool = False) -> 
     int
         0, `MISTAKE`, `INTERRUPTED`, or the code of the result.
     """
+    _prepare_streams()
     try:
         with in_order():
             result = run()
+            sys.stdout.flush()
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as error:
@@ -65,10 +70,24 @@ def exit_code(run: Callable[[], Any], prog: str, *, traceback: bool = False) -> 
     return result if isinstance(result, int) else getattr(result, "exit_code", 0)
 
 
+def _prepare_streams() -> None:
+    """Let printing never fail: streams that are closed are empty, and characters that have no code are escaped."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed in the shell, by <&- or >&-
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def one_line(message: Warning | BaseException | str) -> str:
-    """Return a message, with the notes of an error, without line breaks and passwords."""
+    """Return a message, with the notes of an error, without line breaks, passwords and a middle that is too long."""
     notes = [f"({note})" for note in getattr(message, "__notes__", ())]
-    return without_password(" ".join(" ".join([str(message), *notes]).split())) or type(message).__name__
+    text = without_password(" ".join(" ".join([str(message), *notes]).split())) or type(message).__name__
+    if len(text) > _LONGEST_LINE:
+        half = _LONGEST_LINE // 2
+        text = f"{text[:half]} [... {len(text) - 2 * half:,} characters ...] {text[-half:]}"
+    return text
 
 
 def without_password(uri: str) -> str:

@@ -154,6 +154,39 @@ def test_a_line_has_the_notes_of_an_error() -> None:
     assert one_line(error) == "a (in the file x.csv)"
 
 
+def test_a_line_leaves_out_the_middle_of_a_whole_file(capsys: pytest.CaptureFixture[str]) -> None:
+    error = ValueError(f"shop.csv: column 'a' holds '{'1,2 ' * 10**6}', which is no number: mend the cell")
+    assert exit_code(lambda: fail(error), "tabmtl train") == 2
+    line = capsys.readouterr().err
+    assert len(line) < 4_000
+    assert line.startswith("tabmtl train: error: shop.csv: column 'a' holds '1,2")
+    assert " characters ...] " in line
+    assert line.endswith("which is no number: mend the cell\n")
+
+
+def printing(closed: str, code: str) -> subprocess.CompletedProcess[str]:
+    """Run code as a command whose streams the shell has closed or redirected."""
+    main = f"from tabmtl.pipelines.terminal import exit_code; raise SystemExit(exit_code(lambda: {code}, 'tabmtl'))"
+    environment = os.environ | {"PYTHONIOENCODING": "utf-8"}
+    command = ["sh", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, main]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-", ">/dev/full"])
+def test_streams_that_are_closed_cost_no_traceback(closed: str) -> None:
+    said = printing(closed, "(print(input.__name__, __import__('sys').stdin.read()), int('x'))")
+    assert said.returncode == 2
+    assert "Traceback" not in said.stderr
+    assert "Exception" not in said.stderr
+    assert ("tabmtl: error: " in said.stderr) == ("2>&-" not in closed)
+
+
+def test_text_that_has_no_code_is_escaped() -> None:
+    said = printing("", "(print('column a\\udcff'), int('\\udcff'))")
+    assert (said.returncode, said.stdout) == (2, "column a\\udcff\n")
+    assert "invalid literal" in said.stderr
+
+
 @pytest.mark.parametrize("error", [KeyError("x"), RuntimeError("x"), AssertionError("x"), ZeroDivisionError("x")])
 def test_a_bug_keeps_its_traceback(error: Exception) -> None:
     with pytest.raises(type(error)):
