@@ -92,7 +92,7 @@ class Objective:
         Parameters
         ----------
         seconds : float, optional
-            Time that a trial may take, checked after every epoch.
+            Time that a trial may take, checked after every epoch; a fit that hangs within one goes on.
         floors : mapping of str to float, optional
             Lowest score of a task: reached in validation within ``warmup`` epochs, and held in the end.
         warmup : int, default=5

@@ -64,7 +64,7 @@ def run_study(
     n_trials : int, optional
         Trials of the study that have ended, see `count_ended`, of all workers and of former calls.
     timeout : float, optional
-        Seconds after which this call begins no trial.
+        Seconds after which this call begins no trial. One that hangs is not ended: kill its process.
     callbacks : sequence of callable, optional
         Called with study and trial after every trial, as in Optuna.
 
