@@ -71,12 +71,11 @@ def exit_code(run: Callable[[], Any], prog: str, *, traceback: bool = False) -> 
 
 
 def _prepare_streams() -> None:
-    """Let printing never fail: streams that are closed are empty, and characters that have no code are escaped."""
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:  # closed in the shell, by <&- or >&-
-            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
+    """Let printing never fail: closed streams take all, and characters that have no code are escaped."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed in the shell, by >&-
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+        if isinstance(stream := getattr(sys, name), TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 

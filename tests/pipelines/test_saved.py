@@ -156,7 +156,7 @@ def test_mistakes_are_one_line_that_names_file_and_column(
     rows.with_columns(a=pl.when(pl.col("id") == 70).then(float("inf")).otherwise("a")).write_csv(tmp_path / "inf.csv")
     rows.with_columns(late=pl.lit("maybe")).write_csv(tmp_path / "maybe.csv")
     out.write_text("old")
-    monkeypatch.setattr("sys.stdin", None)  # as the shell leaves it after <&-
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"")))
     predict, score = ("predict", "--output", out), ("score",)
     for words, message in [
         (
