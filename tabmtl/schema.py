@@ -14,6 +14,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tabmtl.processes.group import Group
+
 Kind = Literal["binary", "multiclass", "regression"]
 
 #: Codes of a categorical feature that every column reserves before its own levels.
@@ -239,6 +241,10 @@ class Batch:
     def map(self, function: Callable[[Any], Any]) -> Batch:
         """Return the batch with a function applied to every array in it."""
         return Batch(**{name: None if part is None else function(part) for name, part in vars(self).items()})
+
+    def gathered(self, group: Group, to: int | None = None) -> list[Batch]:
+        """Return the batches of all ranks of a group, to all or to one of them; to the others an empty list."""
+        return [Batch(**part) for part in group.gather(vars(self), to)]
 
     def rows(self, index: Any) -> Batch:
         """Return some rows, by an index array or tensor."""

@@ -158,7 +158,7 @@ def _common_sample(batch: Batch, group: Group) -> Batch:
     n, first = min(sum(counts), _BINNED_ROWS), sum(counts[: group.rank])
     places = np.arange(n) * sum(counts) // n - first
     own = batch.rows(places[(places >= 0) & (places < len(batch))])
-    return Batch.join(group.gather(Batch(x_num=own.x_num, x_cat=own.x_cat)))
+    return Batch.join(Batch(x_num=own.x_num, x_cat=own.x_cat).gathered(group))
 
 
 @contextmanager

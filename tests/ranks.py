@@ -13,6 +13,7 @@ import torch
 
 from tabmtl.encode import cache, shards
 from tabmtl.processes.group import EndedElsewhereError, Group, entered
+from tabmtl.processes.wire import pack, unpack
 from tabmtl.training import windows
 from tabmtl.training.device import unseeded
 
@@ -33,18 +34,22 @@ class ThreadGroup(Group):
 
     def gather(self, value: Any, to: int | None = None) -> list[Any]:
         """Return the values of all ranks, to all or to one of them."""
+        messages = self._meet(pack(value))
+        return [unpack(message, "a thread") for message in messages] if to in (None, self.rank) else []
+
+    def sum_(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Sum in the order of the ranks."""
+        parts = self._meet(tensor.clone())
+        assert len({part.shape for part in parts}) == 1, [part.shape for part in parts]
+        return tensor.copy_(torch.stack(parts).sum(dim=0))
+
+    def _meet(self, value: Any) -> list[Any]:
         with unseeded():  # a rank that waits must not hold torch's generators
             self._meeting.values[self.rank] = value
             self._meeting.barrier.wait(_PATIENCE)
             values = list(self._meeting.values)
             self._meeting.barrier.wait(_PATIENCE)
-        return values if to in (None, self.rank) else []
-
-    def sum_(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Sum in the order of the ranks."""
-        parts = self.gather(tensor.clone())
-        assert len({part.shape for part in parts}) == 1, [part.shape for part in parts]
-        return tensor.copy_(torch.stack(parts).sum(dim=0))
+        return values
 
 
 def read_small_parts(monkeypatch: pytest.MonkeyPatch, chunk_rows: int = 4) -> None:

@@ -170,7 +170,7 @@ class StoredRows:
             start = number * CHUNK_ROWS - self.cache.start
             present = np.flatnonzero(self._chosen[start : start + CHUNK_ROWS])
             rows[own] = start + present[places[own] - (self._ends[number] - self.counts[number])]
-        return Batch.join(self.group.gather(self.cache.read(rows)))
+        return Batch.join(self.cache.read(rows).gathered(self.group))
 
     def choose(self, chosen: np.ndarray) -> StoredRows:
         """Return some of the rows, given which ones of this rank, bool (n,) in their order."""

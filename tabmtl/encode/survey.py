@@ -281,8 +281,9 @@ def _survey(shards: Shards, plan: Plan, names: Sequence[str], group: Group) -> S
         # so that the parts of the sample together are little more than it
         share = 1.1 * SAMPLE_ROWS / max(shards.n_rows, 1)
         largest = np.uint64(share * 2**64) if share < 1 else _EVERY_KEY
-        parts = group.gather(_survey_rows(shards, plan, names, shards.share_of_blocks(group), largest))
-        known = [part for part in parts if part is not None]
+        own = _survey_rows(shards, plan, names, shards.share_of_blocks(group), largest)
+        parts = group.gather(None if own is None else vars(own) | {"sample": vars(own.sample)})
+        known = [Survey(**part | {"sample": Sample(**part["sample"])}) for part in parts if part is not None]
         survey = Survey.merge(known, plan) if known else None
     if survey is None:
         raise ValueError(NO_ROWS)

@@ -20,6 +20,7 @@ from tabmtl.model_selection import train_valid_split
 from tabmtl.params import TwoOrMore, WholeShare, check_choice, near
 from tabmtl.processes.group import current
 from tabmtl.schema import Batch, TabmtlWarning
+from tabmtl.storage.stored import Saved, take_apart
 from tabmtl.training.watch import describe_score
 from tabmtl.trees import ROWS_TO_SPLIT, LightGBMOptions, tree_matrix
 
@@ -153,11 +154,11 @@ class BoostedEstimator(LightGBMOptions, MultiTaskEstimator):
         tasks = coder.labels.tasks
         with warnings.catch_warnings(action="ignore", category=TabmtlWarning):
             outputs = model._outputs(None, replace(rows, y=None, weight=None))
-            parts = group.gather((rows.without_features(), outputs), to=0)
-            if not parts:  # of another rank, which shows nothing
+            batches, answers = rows.without_features().gathered(group, 0), group.gather(outputs, 0)
+            if group.rank:  # which shows nothing
                 return
-            of_all = Batch.join([part for part, _ in parts])
-            outputs = [np.concatenate(own) for own in zip(*(answers for _, answers in parts), strict=True)]
+            of_all = Batch.join(batches)
+            outputs = [np.concatenate(own) for own in zip(*answers, strict=True)]
             scores = score_tasks(tasks, of_all.y, outputs, of_all.weight, of_all.task)
         for task in tasks:
             self._watch.tell(describe_score(task, scores[task.name]))
@@ -197,8 +198,12 @@ class BoostedEstimator(LightGBMOptions, MultiTaskEstimator):
             with self._watched(self._watch.part(1 / 2)):
                 found = self._fit_rows(coder, kept.mapped(), _not_empty(valid, rows), seed, None)
         fit = self._fit_whole(coder, rows.mapped(), None if valid is None else _not_empty(valid, rows), seed, found)
+        attributes, model = self._attributes(coder, fit), clone(self)
+        model._set_fitted(coder, attributes)
         # ranks estimate the rows of leaves otherwise, so that their texts of one tree differ in these
-        return rows.group.broadcast(self._attributes(coder, fit))
+        saved = Saved(**rows.group.broadcast(vars(take_apart(model._state()))))
+        model._restore(self._read_state(saved))
+        return {name: getattr(model, name) for name in attributes}
 
     def _data_params(self) -> dict[str, Any]:
         params = {"max_bin": self.max_bin, "feature_pre_filter": False, "num_threads": self._n_threads, "verbosity": -1}

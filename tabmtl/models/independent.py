@@ -682,11 +682,11 @@ def _is_lone_group(rows: Batch, batch: Batch) -> bool:
 def _move_task(batch: Batch, valid: Batch | None, t: int, owner: int, group: Group) -> _TaskRows | None:
     """Move the labelled rows of a task to the rank that fits it; on the others, return None."""
     labelled = None if batch.group is None else np.unique(batch.group[~np.isnan(batch.y).all(axis=1)])
-    own = _labelled_rows(batch, t)[1], None if valid is None else _labelled_rows(valid, t)[1], labelled
-    parts = group.gather(own, to=owner)
-    if not parts:
+    groups = group.gather(labelled, to=owner)
+    rows = _labelled_rows(batch, t)[1].gathered(group, owner)
+    watched = [] if valid is None else _labelled_rows(valid, t)[1].gathered(group, owner)
+    if not rows:
         return None
-    rows, watched, groups = zip(*parts, strict=True)
     joined = Batch.join(rows)
     is_lone = joined.group is not None and not np.ptp(joined.group) and bool(np.ptp(np.concatenate(groups)))
     if joined.group is not None:

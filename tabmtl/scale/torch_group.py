@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import secrets
@@ -19,10 +20,15 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tabmtl.processes.group import ALONE, EndedElsewhereError, Group, entered
+from tabmtl.processes.wire import pack, unpack
+from tabmtl.schema import warn_user
 
 _LOOPBACK = "127.0.0.1"
+_GLOO = "GLOO_SOCKET_IFNAME"  # names the network that gloo listens on
+_BACKLOG = 4_096  # processes that may come at once
 _ELSEWHERE = "192.0.2.1"  # stands for any address that is not of this network (RFC 5737)
 _POLL = 0.02  # seconds
+_MOST_BYTES = 2**40  # of a message, more than any machine holds
 _SMALL = 2**16  # bytes; 10 Gbit/s send them while a message is on its way, some 50 microseconds
 _LOST = (
     "another process of the group has ended, perhaps killed: look at the end of its output, and start the job again; "
@@ -58,12 +64,30 @@ class ProcessGroup(Group):
 
     def gather(self, value: Any, to: int | None = None) -> list[Any]:
         """Return the values of all ranks, to all or to one of them."""
-        values: list[Any] = [None] * self.size if to in (None, self.rank) else []
+        own = torch.from_numpy(pack(value))
+        sizes = self._sizes(len(own))
+        # of one length, that of the longest
+        parts = list(own.new_empty((self.size, max(sizes)))) if to in (None, self.rank) else []
+        sent = own.new_zeros(max(sizes))
+        sent[: len(own)] = own
         if to is None:
-            dist.all_gather_object(values, value)
+            dist.all_gather(parts, sent)
         else:
-            dist.gather_object(value, values or None, dst=to)
-        return values
+            dist.gather(sent, parts or None, dst=to)
+        return [_read(part[:size], rank) for rank, (part, size) in enumerate(zip(parts, sizes, strict=False))]
+
+    def _sizes(self, own: int) -> list[int]:
+        """Return the lengths of the messages of all ranks."""
+        parts = list(torch.empty((self.size, 1), dtype=torch.int64))
+        dist.all_gather(parts, torch.tensor([own]))
+        sizes = [int(part) for part in parts]
+        for rank, size in enumerate(sizes):
+            if not 0 <= size <= _MOST_BYTES:
+                raise ValueError(
+                    f"rank {rank} of the group announces a message of {size} bytes, and the longest has {_MOST_BYTES}; "
+                    "run one version of tabmtl in all processes, and let nobody else reach their ports"
+                )
+        return sizes
 
     def sum_(self, tensor: Tensor) -> Tensor:
         """Replace a tensor by its sum over all ranks.
@@ -84,9 +108,11 @@ class ProcessGroup(Group):
 
     def broadcast(self, value: Any) -> Any:
         """Return the value of rank 0."""
-        values = [value]
-        dist.broadcast_object_list(values, src=0)
-        return values[0]
+        own = torch.from_numpy(pack(value if self.rank == 0 else None))
+        size = self._sizes(len(own))[0]
+        message = own if self.rank == 0 else own.new_empty(size)
+        dist.broadcast(message, src=0)
+        return _read(message, 0)
 
     def address(self) -> str:
         """Return the address by which the other ranks reach this one; all ranks ask together.
@@ -103,6 +129,10 @@ class ProcessGroup(Group):
                 "MASTER_ADDR to the address of rank 0, on every rank"
             )
         return found
+
+
+def _read(message: Tensor, rank: int) -> Any:
+    return unpack(message.numpy(), f"rank {rank} of the group")
 
 
 def goes_once(tensor: Tensor) -> bool:
@@ -193,14 +223,14 @@ def joined(*, timeout: float = 600.0, checkpoint: str | PathLike[str] | None = N
 @contextmanager
 def _started(timeout: float) -> Iterator[Group]:
     """Start the process group that the environment describes, and end it; of several errors, show the first."""
-    store, rank, size = next(dist.rendezvous("env://", timeout=timedelta(seconds=timeout)))
-    store.set_timeout(timedelta(seconds=timeout))
-    store = _own_part(store, rank, size, timeout)
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    store = _own_part(_open_store(rank, timeout), rank, size, timeout)
     backend = "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
         backend = "cpu:gloo,cuda:nccl"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timedelta(seconds=timeout))
+    with _gloo_beside(os.environ["MASTER_ADDR"]):
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timedelta(seconds=timeout))
     try:
         yield ProcessGroup()
     except EndedElsewhereError:
@@ -208,16 +238,62 @@ def _started(timeout: float) -> Iterator[Group]:
             store.wait([_FAILED])  # a launcher may end rank 0 when this process ends, before its error is shown
         raise SystemExit(1) from None
     except Exception as error:
-        if _first_to_fail(store, rank) != rank:
-            logger.debug("rank %d stops, because another one has failed: %s", rank, error)
+        first = _first_to_fail(store, rank)
+        if first not in (rank, None):
+            logger.debug("rank %d stops, because rank %d has failed: %s", rank, first, error)
             raise SystemExit(1) from None
-        for words, cure in _CURES.items():
-            if words in str(error):
-                error.add_note(cure)
+        cures = {cure for words, cure in _CURES.items() if words in str(error)}
+        for cure in cures | ({_LOST} if first is None else set()):
+            error.add_note(cure)
         raise
     finally:
         with suppress(RuntimeError):  # its connections may be broken
             dist.destroy_process_group()
+
+
+def _open_store(rank: int, timeout: float) -> Any:
+    """Open the store of the launcher, or else that of rank 0, which listens on the address of MASTER_ADDR alone."""
+    limit = timedelta(seconds=timeout)
+    if rank or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        store, _, _ = next(dist.rendezvous("env://", timeout=limit))
+    else:
+        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        with _listener(host, port) as listener:  # torch's own would listen on all addresses
+            port = listener.getsockname()[1]
+            store = dist.TCPStore(
+                host, port, is_master=True, timeout=limit, multi_tenant=True, master_listen_fd=listener.detach()
+            )
+    store.set_timeout(limit)
+    return store
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    """Listen on an address of this machine."""
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    try:
+        return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
+    except OSError as error:
+        if error.errno != errno.EADDRNOTAVAIL:
+            raise
+        warn_user(
+            f"MASTER_ADDR={host} is no address of this machine, but {address[0]}, so rank 0 listens on all addresses; "
+            "set it to the address of rank 0 where others than its group reach the machine"
+        )
+        return socket.create_server(("", port), backlog=_BACKLOG)
+
+
+@contextmanager
+def _gloo_beside(master: str) -> Iterator[None]:
+    """Let gloo listen on this machine alone if the master does; otherwise it takes the address of the host's name."""
+    interfaces = {name for _, name in socket.if_nameindex()} & {"lo", "lo0"}
+    if _GLOO in os.environ or _own_address(master) != _LOOPBACK or not interfaces:
+        yield
+        return
+    os.environ[_GLOO] = interfaces.pop()
+    try:
+        yield
+    finally:
+        del os.environ[_GLOO]
 
 
 def _own_part(store: Any, rank: int, size: int, timeout: float) -> Any:
@@ -250,7 +326,7 @@ def _own_part(store: Any, rank: int, size: int, timeout: float) -> Any:
 
 
 def _first_to_fail(store: Any, rank: int) -> int | None:
-    """Return the rank that failed first, this one if none has before; None if that is not to be learned."""
+    """Return the rank that failed first, this one if none has before; None if the process with the store is gone."""
     try:
         return int(store.compare_set(_FAILED, "", str(rank)))
     except (RuntimeError, ValueError):

@@ -42,7 +42,8 @@ class Transitions:
         table = sparse.csr_array((n_codes, n_codes), dtype=np.int32)
         for block in sessions.blocks():
             table += _count_pairs(code_of, n_codes, block)
-        table = reduce(add, sessions.group.gather(table))
+        parts = sessions.group.gather((table.data, table.indices, table.indptr))
+        table = reduce(add, (sparse.csr_array(part, shape=table.shape) for part in parts))
         return cls(offsets=table.indptr, codes=table.indices, counts=table.data)
 
     def probabilities(self, last: np.ndarray, n_items: np.ndarray) -> np.ndarray:

@@ -268,8 +268,8 @@ class TableLoop:
         """Return the score of every task on linked scores; of a group, rank 0 judges those of all ranks."""
         if self.group.size == 1:
             return self.evaluate(scores, scored)
-        own = [score.cpu() for score in scores], scored.without_features().map(Tensor.cpu)
-        parts, batches = zip(*self.group.gather(own), strict=True)
+        batches = scored.without_features().map(Tensor.cpu).gathered(self.group)
+        parts = self.group.gather([score.cpu() for score in scores])
 
         def judge() -> dict[str, float | None]:
             joined = [torch.cat(columns) for columns in zip(*parts, strict=True)]

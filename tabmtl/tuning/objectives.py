@@ -249,8 +249,8 @@ def _read_shards(
     roles, coder = est._learn_shards(X, y, sample_weight, None)
     Roles.of(X_val, y_val, what="y_val").like(roles, X_val)
     X_val.check_same(current())
-    parts = [coder.read_block(*block).without_features() for block in _blocks(coder, X_val, y_val)]
-    return coder.labels.tasks, Batch.join([part for own in current().gather(parts) for part in own])
+    parts = [vars(coder.read_block(*block).without_features()) for block in _blocks(coder, X_val, y_val)]
+    return coder.labels.tasks, Batch.join([Batch(**part) for own in current().gather(parts) for part in own])
 
 
 def _blocks(coder: TableCoder, X: Shards, y: Any) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:

@@ -166,18 +166,20 @@ def _move(rows: BinnedRows, owner: np.ndarray) -> _Moved | None:
     """
     group, source = rows.targets.group, rows.source
     assert source is not None
-    parts: Sequence[tuple[Batch, dict[int, _Labels]]] = ()
+    batches: list[Batch] = []
+    parts: list[dict[int, _Labels]] = []
     for rank in range(group.size):
         labels = {t: _Labels.of(rows, t) for t in np.flatnonzero(owner == rank).tolist()}
         index = np.unique(np.concatenate([own.rows for own in labels.values()]))
         labels = {t: own._replace(rows=np.searchsorted(index, own.rows)) for t, own in labels.items()}
-        parts = group.gather((source.read(index), labels), to=rank) or parts
+        batches = source.read(index).gathered(group, rank) or batches
+        parts = group.gather(labels, rank) or parts
     valid = None if rows.valid is None else _move(rows.valid, owner)
-    firsts = np.cumsum([0] + [len(features) for features, _ in parts])
+    firsts = np.cumsum([0] + [len(features) for features in batches])
     if not firsts[-1]:
         return None
-    found = {t: _join([(own[t], first) for (_, own), first in zip(parts, firsts, strict=False)]) for t in parts[0][1]}
-    data = source.bin(Batch.join([features for features, _ in parts]))
+    found = {t: _join([(_Labels(*own[t]), first) for own, first in zip(parts, firsts, strict=False)]) for t in parts[0]}
+    data = source.bin(Batch.join(batches))
     return _Moved(data=data, labels=found, kind=rows.targets.kind, width=rows.targets.width, valid=valid)
 
 

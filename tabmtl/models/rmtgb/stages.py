@@ -397,16 +397,16 @@ class Schedule:
             turns = list(zip_longest(*own.group.gather(rounds[own.tasks].tolist()), fillvalue=0))
             batches = [own.tasks[k : k + 1] for k in range(len(turns))]
             most = sum(map(max, turns))
-        functions = {}
+        functions: dict[int, tuple[Any, ...]] = {}
         name = "stage 3 without the shared part, round" if goes_alone.all() else "stage 3 round"
         with self.watch.steps(most, name, describe_loss, every=SHOWN_ROUNDS) as step:
             for together in batches:
                 stages = [self._own_stage(own.take(t, goes_alone[t], starts[t])) for t in together]
                 grow_together(stages, rounds[together], self.patience, step, own.group)
                 for t, stage in zip(together, stages, strict=True):
-                    functions[t] = OwnFunction(stage.finish(), starts[t], stage.valid_cell_losses())
+                    functions[t] = vars(stage.finish()), starts[t], stage.valid_cell_losses()
         found = {t: function for part in own.group.gather(functions) for t, function in part.items()}
-        return [found[t] for t in range(own.n_tasks)]
+        return [OwnFunction(Grown(**trees), *rest) for trees, *rest in (found[t] for t in range(own.n_tasks))]
 
     def _own_stage(self, rows: BinnedRows) -> Stage:
         """Start stage 3 of one task; LightGBM's limits on small leaves and groups are scaled to its rows."""

@@ -792,16 +792,17 @@ class M2TRec(TrainedEstimator, Recommender):
         model = self._with_fitted(catalogue, fitted)
         index = model._fitted_index()
 
-        def measure() -> tuple[NewItems, pl.DataFrame]:
+        def measure() -> tuple[dict[str, Any], pl.DataFrame]:
             scores_by = partial(model._scores_by, index)
             with threads(self.n_jobs, index.network):
                 new, virtual = measure_new_items(scores_by, known, judged, launch)
                 new = new.capped(scores_by, known, self.max_new_share)
                 report = report_new_items(scores_by, known, new, virtual)
             warn_of_equals(known, known.clicks == 0, "listed")
-            return new, report
+            return vars(new), report
 
-        new, report = sessions.group.answer(measure)
+        found, report = sessions.group.answer(measure)
+        new = NewItems(**found)
         bias, factor = new.values(known)
         index = index.revalued(bias / model._repeats.scale, factor)
         return fitted | {"_new_items": new, "new_item_report_": report, "_index": index}
@@ -890,7 +891,7 @@ class M2TRec(TrainedEstimator, Recommender):
             _, valid = sessions.set_newest_aside(self.validation_fraction)
         if valid is None:
             return RepeatWeights()
-        return sessions.group.answer(partial(self._learn_repeats_on, valid, catalogue, fitted))
+        return RepeatWeights(**sessions.group.answer(lambda: vars(self._learn_repeats_on(valid, catalogue, fitted))))
 
     # answers
 
