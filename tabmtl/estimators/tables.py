@@ -31,7 +31,7 @@ from tabmtl.model_selection.suspects import warn_of_index, warn_of_suspects
 from tabmtl.params import Names, RandomState
 from tabmtl.processes.group import ALONE, current, entered
 from tabmtl.schema import Batch, Task, Tasks, counted, is_asked_by_sklearn, warn_user
-from tabmtl.training.checkpoint import resumable
+from tabmtl.training.checkpoint import check_params, resumable
 from tabmtl.training.hooks import CallbackSupport, watched_fit
 
 if TYPE_CHECKING:
@@ -256,7 +256,10 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         """Learn the columns and tasks of shards, together with the other processes of a group."""
         from tabmtl.encode.survey import learn_table
 
-        roles = Roles.of(X, y, sample_weight, groups).without(self.drop)
+        roles = Roles.of(X, y, sample_weight, groups)
+        check_params(self, current())
+        current().check_same({"y": list(roles.targets), "sample_weight": roles.weight, "groups": roles.groups})
+        roles = roles.without(self.drop)
         X.check_same(current())
         return roles, self._with_metrics(learn_table(X, roles, **self._coding(), group=current()))
 

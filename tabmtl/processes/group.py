@@ -7,7 +7,7 @@ that are gathered. All ranks ask the same in the same order, so what a rank does
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 T = TypeVar("T")
+
+_ABSENT = "absent"  # stands for a fact that one rank alone has
+_SHOWN = 200  # characters of a value in an error
 
 
 class Group:
@@ -84,6 +87,18 @@ class Group:
             raise
         self.broadcast([answer])
         return answer
+
+    def check_same(self, facts: Mapping[str, Any]) -> None:
+        """Raise a ValueError if ranks differ in a fact; facts are JSON, by their names for an error."""
+        first, *others = self.gather(dict(facts))
+        for rank, other in enumerate(others, 1):
+            for name in first | other:
+                own, expected = repr(other.get(name, _ABSENT)), repr(first.get(name, _ABSENT))
+                if own != expected:
+                    raise ValueError(
+                        f"{name} is {own:.{_SHOWN}} on rank {rank} of the group and {expected:.{_SHOWN}} on rank 0; "
+                        "give every rank the same"
+                    )
 
     def address(self) -> str:
         """Return the address by which the other ranks reach this one; all ranks ask together."""

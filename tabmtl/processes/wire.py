@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import reprlib
-from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -69,11 +68,10 @@ def unpack(message: np.ndarray, source: str) -> Any:
     try:
         return _read(message)
     except _MISTAKES as error:
-        begin = message[:_HEAD].tobytes()
+        begin, reason = message[:_HEAD].tobytes(), " ".join(str(error).split())
         raise ValueError(
             f"{source} sent no message of tabmtl, but {len(message)} bytes that begin with {begin!r} "
-            f"({shorten(str(error), _SHOWN)}); run one version of tabmtl in all processes, and let nobody else reach "
-            "their ports"
+            f"({reason:.{_SHOWN}}); run one version of tabmtl in all processes, and let nobody else reach their ports"
         ) from error
 
 

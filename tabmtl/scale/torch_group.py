@@ -184,8 +184,8 @@ def joined(*, timeout: float = 600.0, checkpoint: str | PathLike[str] | None = N
     Yields
     ------
     group : Group
-        With the attributes ``rank``, from 0, and ``size``; ``broadcast(value)`` returns the value of rank 0. Save the
-        model on rank 0.
+        With the attributes ``rank``, from 0, and ``size``; ``broadcast(value)`` returns the value of rank 0, made of
+        plain values, lists, tuples, dicts, arrays of numbers and frames of polars. Save the model on rank 0.
 
     Raises
     ------
@@ -196,6 +196,9 @@ def joined(*, timeout: float = 600.0, checkpoint: str | PathLike[str] | None = N
 
     Notes
     -----
+    Processes send each other JSON and arrays, never pickles, and neither encrypt them nor ask who sent them: their ports
+    belong on a private network. The store of rank 0 listens on the address of ``MASTER_ADDR`` alone.
+
     Start as many processes as there are CPUs or GPUs, with one thread each (``torchrun`` sets ``OMP_NUM_THREADS=1``)::
 
         torchrun --nproc-per-node 8 job.py

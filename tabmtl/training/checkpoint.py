@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib.metadata import version
@@ -28,6 +28,9 @@ from tabmtl.storage.atomic import replaced, sync_folder
 if TYPE_CHECKING:
     from torch import Tensor
 
+#: Errors of what reads a file that this package has not written.
+MISFITS = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError)
+
 #: Numbers, texts, tensors and arrays, in dicts with text keys and in lists.
 State = dict[str, Any]
 
@@ -35,7 +38,11 @@ _KEY = "checkpoint"  # of the JSON among the metadata
 _ARRAY = "@array"  # stands for an array in the JSON
 # parameters that change what is shown, how long a training takes, and where
 _FREE = ("verbose", "time_limit", "n_jobs", "device", "keep_on_interrupt", "on_epoch")
+_FREE_IN_GROUPS = ("verbose", "n_jobs", "device", "on_epoch", "random_state")
 _SHOWN = 60  # characters of a value in an error
+_CURE = "remove it to begin anew, or put a whole copy in its place"
+_LONGEST = 300  # characters of a reason in an error
+_MOST = 2**53  # of a count; floats tell whole numbers apart up to it
 
 
 class Checkpoint:
@@ -79,7 +86,7 @@ class Checkpoint:
             self._before, self._state = found["facts"], found["state"]
         self.records = [] if self._state is None else list(self._state["history"])
         self._facts: dict[str, Any] = {}
-        self.agree({"tabmtl": version("tabmtl"), "estimator": type(estimator).__name__, **_params_of(estimator)})
+        self.agree({"tabmtl": version("tabmtl"), **describe_params_of(estimator, _FREE)})
 
     def seed(self, drawn: int) -> int:
         """Return the seed that the fit began with, given one that was drawn for it now."""
@@ -119,8 +126,9 @@ class Checkpoint:
 
     def misfit(self, error: Exception) -> ValueError:
         """Return an error for a state that does not fit the training, in spite of equal facts."""
-        text = " ".join(str(error).split())
-        return ValueError(f"the checkpoint {self.file} does not fit: {text}; remove it to begin anew")
+        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}({error})"
+        reason = " ".join(reason.split())
+        return ValueError(f"the checkpoint {self.file} does not fit: {reason:.{_LONGEST}}; {_CURE}")
 
     def save(self, state: State) -> None:
         """Write the state of a training after an epoch, on rank 0; all of the file before it, or all of this one."""
@@ -145,7 +153,12 @@ class _Job:
     def __init__(self, folder: Path, group: Group) -> None:
         self._folder, self.group, self._n_fits = folder, group, 0
         if group.rank == 0:
-            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except (FileExistsError, NotADirectoryError) as error:
+                raise NotADirectoryError(
+                    f"checkpoint={str(folder)!r} is no folder, but a file: name a folder"
+                ) from error
             for left in folder.glob(".fit-*.safetensors.*"):  # of a writer that was killed
                 left.unlink(missing_ok=True)
 
@@ -220,11 +233,61 @@ def checksum(arrays: Sequence[np.ndarray | Tensor | None]) -> int:
     return total
 
 
-def _params_of(estimator: Any) -> dict[str, Any]:
-    """Return the parameters on which a training depends; of code, its name."""
-    described = {}
+def check_like(found: Any, own: Any, path: str) -> None:
+    """Check a part of a state, in which arrays are of numpy, by the same part of a training.
+
+    Dicts have the same keys, lists the same lengths, arrays the same shapes and kinds of numbers, and other values the
+    same types; whole numbers are counts.
+
+    Raises
+    ------
+    ValueError
+        If they differ; the message names the place, from `path` on.
+    """
+    if isinstance(own, Mapping):
+        _need(isinstance(found, dict), path, found, "an object")
+        _need(found.keys() == own.keys(), path, [*found], f"the keys {[*own]}")
+        for key, item in own.items():
+            check_like(found[key], item, f"{path}/{key}")
+    elif isinstance(own, list | tuple):
+        _need(isinstance(found, list) and len(found) == len(own), path, found, f"a list of {len(own)} values")
+        for i, item in enumerate(own):
+            check_like(found[i], item, f"{path}/{i}")
+    elif isinstance(own, np.ndarray) or hasattr(own, "detach"):
+        array = _as_array(own)
+        fits = isinstance(found, np.ndarray) and (found.shape, found.dtype.kind) == (array.shape, array.dtype.kind)
+        _need(fits, path, _kind_of(found), _kind_of(array))
+    elif isinstance(own, bool) or own is None:
+        _need(type(found) is type(own), path, found, "a boolean" if isinstance(own, bool) else "nothing")
+    else:
+        is_count = type(found) is int and 0 <= found <= _MOST
+        _need(
+            is_count or type(found) is type(own) is float,
+            path,
+            found,
+            "a number" if isinstance(own, float) else "a count",
+        )
+
+
+def _need(fits: bool, path: str, found: Any, expected: str) -> None:
+    if not fits:
+        raise ValueError(f"{path} is {_shown(found)}, expected {expected}")
+
+
+def _kind_of(value: Any) -> Any:
+    return f"an array of type {value.dtype} and shape {value.shape}" if isinstance(value, np.ndarray) else value
+
+
+def check_params(estimator: Any, group: Group) -> None:
+    """Raise a ValueError if ranks of a group have other parameters, except those that one rank decides for all."""
+    group.check_same(describe_params_of(estimator, _FREE_IN_GROUPS))
+
+
+def describe_params_of(estimator: Any, free: Container[str]) -> dict[str, Any]:
+    """Return the class of an estimator, and its parameters but some; of code, its name."""
+    described: dict[str, Any] = {"estimator": type(estimator).__name__}
     for name, value in estimator.get_params(deep=False).items():
-        if name not in _FREE:
+        if name not in free:
             try:
                 described[f"the parameter {name}"] = to_json(name, value)
             except (TypeError, ValueError):
@@ -270,12 +333,23 @@ def _read(file: Path) -> State | None:
             names = opened.keys()
             arrays = {name: opened.get_tensor(name) for name in names}
         state = _with_arrays(content["state"], arrays)
-        if not (isinstance(content["facts"]["seed"], int) and isinstance(state["history"], list)):
-            raise TypeError("it lacks its seed or its history")
+        check_like(content["facts"]["seed"], 0, "its seed")
+        _check_history(state["history"])
         return {"facts": content["facts"], "state": state}
     except FileNotFoundError:
         return None
-    except (OSError, SafetensorError, LookupError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"the checkpoint {file} cannot be read: {error}; remove it to begin anew, or put a whole copy in its place"
-        ) from error
+    except (OSError, SafetensorError, *MISFITS) as error:
+        reason = " ".join(f"{type(error).__name__}({error})".split())
+        raise ValueError(f"the checkpoint {file} cannot be read: {reason:.{_LONGEST}}; {_CURE}") from error
+
+
+def _check_history(records: Any) -> None:
+    """Raise a ValueError if the records are not those of the first epochs."""
+    _need(isinstance(records, list) and len(records) > 0, "its history", records, "a record of every epoch")
+    for epoch, record in enumerate(records):
+        where = f"its history/{epoch}"
+        _need(isinstance(record, dict) and record.get("epoch") == epoch, where, record, f"the record of epoch {epoch}")
+        _need(record.keys() == records[0].keys(), where, [*record], f"the keys {[*records[0]]}")
+        for name, value in record.items():
+            if value is not None:
+                check_like(value, 0.5, f"{where}/{name}")

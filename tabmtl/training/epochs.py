@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tabmtl.schema import warn_user
-from tabmtl.training.checkpoint import Checkpoint, State
+from tabmtl.training.checkpoint import MISFITS, Checkpoint, State, check_like
 from tabmtl.training.device import generator_states, set_generator_states, unseeded
 from tabmtl.training.optimizer import Optimizer
 
@@ -127,8 +127,12 @@ class Snapshots:
         """Return the scores and the kept epochs."""
         return {"scores": self.scores, "kept": [vars(one) for one in self.kept]}
 
-    def restore(self, state: State) -> None:
+    def restore(self, state: State, n_epochs: int, n_tasks: int) -> None:
         """Go on from a state, whose arrays are of numpy."""
+        check_like(state["scores"], n_epochs * [0.5], "its scores")
+        own = {"epoch": 0, "score": 0.5, "task_scores": np.zeros(n_tasks), "weights": self._network.state_dict()}
+        n_kept = min(max(len(state["kept"]), 1), _MOST_SNAPSHOTS)
+        check_like(state["kept"], n_kept * [own], "its kept epochs")
         self.scores = list(state["scores"])
         for one in state["kept"]:
             weights = {name: torch.tensor(array) for name, array in one["weights"].items()}
@@ -251,18 +255,26 @@ class _Training:
         if state is None:
             return
         try:
-            weights = {name: torch.tensor(array) for name, array in state["network"].items()}
-            self._network.load_state_dict(weights)
-            self._loop.restore(state["loop"])
-            self.snapshots.restore(state["snapshots"])
-            self.history = list(state["history"])
-            self._restarted_after = list(state["restarted_after"])
-            self._has_ended = bool(state["has_ended"])
-            if checkpoint.group.rank < len(state["noise"]):  # else this rank is new, and keeps the noise of its own
-                noise = [torch.tensor(part) for part in state["noise"][checkpoint.group.rank]]
-                set_generator_states(noise, next(self._network.parameters()).device)
-        except (RuntimeError, LookupError, TypeError, ValueError) as error:
+            self._restore(state, checkpoint.group.rank)
+        except MISFITS as error:
             raise checkpoint.misfit(error) from error
+
+    def _restore(self, state: State, rank: int) -> None:
+        check_like(state["network"], self._network.state_dict(), "its network")
+        self._network.load_state_dict({name: torch.tensor(array) for name, array in state["network"].items()})
+        self._loop.restore(state["loop"])
+        self.history = list(state["history"])
+        n_tasks = 0 if self._patience is None else len(self._loop.task_scores)
+        self.snapshots.restore(state["snapshots"], len(self.history), n_tasks)
+        check_like(state["restarted_after"], max(len(state["restarted_after"]), 1) * [0], "its restarts")
+        check_like(state["has_ended"], False, "its end")
+        self._restarted_after, self._has_ended = list(state["restarted_after"]), state["has_ended"]
+        if rank < len(state["noise"]):  # else this rank is new, and keeps the noise of its own
+            device = next(self._network.parameters()).device
+            own = generator_states(device)
+            noise = state["noise"][rank][: len(own)]  # the device may have changed
+            check_like(noise, own[: max(len(noise), 1)], "its noise")
+            set_generator_states([torch.tensor(part) for part in noise], device)
 
 
 def warn_if_rising(scores: Sequence[float], patience: int) -> None:

@@ -16,6 +16,7 @@ from torch.optim.adamw import adamw
 from tabmtl.nn.embeddings import FeatureTokenizer
 from tabmtl.nn.experts import LayerNorm
 from tabmtl.processes.group import ALONE, Group
+from tabmtl.training.checkpoint import check_like
 
 _TABLE_RATE = 25  # times the learning rate; see the class
 _EPSILON = 1e-8
@@ -117,6 +118,7 @@ class Optimizer:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a state, whose arrays are of numpy."""
+        check_like(state, self.state() | {"adam": self._adam.like(state["adam"])}, "its optimizer")
         self._adam.restore(state["adam"])
         copy_arrays(self._average, state["average"])
         for table, of_table in zip(self._tables, state["tables"], strict=True):
@@ -187,12 +189,16 @@ class _AdamW:
         """Return the moments of parameters, by their numbers."""
         return {str(i): self._moments[p] for i, p in enumerate(self._parameters) if p in self._moments}
 
+    def like(self, state: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
+        """Begin with moments of 0 for the parameters in a state, and return these."""
+        numbers = {str(i): p for i, p in enumerate(self._parameters)}
+        return {number: self._moments_of(numbers[number]) for number in state if number in numbers}
+
     def restore(self, state: Mapping[str, Mapping[str, np.ndarray]]) -> None:
         """Go on from moments of numpy, by the numbers of their parameters."""
         self._moments.clear()
-        for number, arrays in state.items():
-            moments = self._moments_of(self._parameters[int(number)])
-            copy_arrays(list(moments.values()), [arrays[name] for name in moments])
+        for number, moments in self.like(state).items():
+            copy_arrays(list(moments.values()), [state[number][name] for name in moments])
 
 
 class _Table:
@@ -258,8 +264,6 @@ class _Table:
 def copy_arrays(tensors: Sequence[Tensor], arrays: Sequence[np.ndarray]) -> None:
     """Copy arrays into tensors of the same shapes."""
     for tensor, array in zip(tensors, arrays, strict=True):
-        if tensor.shape != array.shape:
-            raise ValueError(f"an array of shape {array.shape} stands where one of {tuple(tensor.shape)} belongs")
         tensor.copy_(torch.tensor(array))
 
 

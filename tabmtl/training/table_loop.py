@@ -15,7 +15,7 @@ from tabmtl.nn.experts import BatchNorm, statistics_of
 from tabmtl.processes.group import ALONE, Group
 from tabmtl.schema import Batch, DivergenceError, Task
 from tabmtl.training.balance import Balancer
-from tabmtl.training.checkpoint import checksum
+from tabmtl.training.checkpoint import check_like, checksum
 from tabmtl.training.device import give_way
 from tabmtl.training.epochs import Record, TrainingOptions, schedule
 from tabmtl.training.losses import MultiTaskLoss
@@ -99,7 +99,7 @@ class TableLoop:
         network, options = self.network, self.options
         self.tasks = self.loss.tasks
         self.batch_size = step_rows(options.batch_size, self.n_rows)
-        self.task_scores: list[float] = []
+        self.task_scores = len(self.tasks) * [-math.inf] if options.keep == "task" else []
         if self.group.size > 1 and network.batch_dependent:
             raise ValueError(
                 "this network looks at all rows of a step at once, which several processes do not have; fit it in one "
@@ -229,7 +229,9 @@ class TableLoop:
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a state."""
         self.optimizer.restore(state["optimizer"])
-        if self.balancer is not None:
+        if self.balancer is None:
+            check_like(state["balancer"], None, "its balance")
+        else:
             self.balancer.restore(state["balancer"])
 
     @property

@@ -13,7 +13,7 @@ from tabmtl import AITM, APEM, ESMM, PLE, STEM, AdaTT, HoME, MMoE, MultiTabNet, 
 from tabmtl.encode import cache
 from tabmtl.estimators import network
 from tabmtl.nn import embeddings
-from tabmtl.processes.group import EndedElsewhereError, Group, entered
+from tabmtl.processes.group import EndedElsewhereError, Group, current, entered
 from tabmtl.scale import joined
 
 TARGETS = ["late", "size", "delay"]
@@ -194,6 +194,34 @@ def test_mistakes_are_told(table):
         run_ranks(2, lambda: fit(table, keep_on_interrupt=True))
     with pytest.raises(ValueError, match=r"looks at all rows of a step at once.* fit it in one process"):
         run_ranks(2, lambda: tiny(MultiTabNet, row_layer="batch_attention").fit(Shards(table.lazy()), TARGETS))
+
+
+@pytest.mark.parametrize(
+    ("own", "told"),
+    [
+        ({"learning_rate": 0.5}, "the parameter learning_rate is 0.5 on rank 1 of the group and 0.002 on rank 0"),
+        ({"drop": ["weight"]}, r"the parameter drop is \['weight'\] on rank 1 .* \['weight', 'who'\] on rank 0"),
+        ({"time_limit": 60.0}, "the parameter time_limit is 60.0 on rank 1 .* None on rank 0"),
+    ],
+)
+def test_ranks_of_other_parameters_are_told(table, own, told):
+    def work():
+        params = {"epochs": 1, "drop": ["weight", "who"]} | (own if current().rank else {})
+        return tiny(SharedBottom, **params).fit(Shards(table.lazy()), TARGETS)
+
+    with pytest.raises(ValueError, match=f"{told}; give every rank the same"):
+        run_ranks(2, work)
+
+
+def test_ranks_of_other_targets_are_told_and_other_seeds_are_not(table):
+    def fit(targets, **params):
+        model = tiny(SharedBottom, epochs=1, drop=["weight", "who"], **params)
+        return model.fit(Shards(table.lazy().drop(set(TARGETS) - set(targets))), targets)
+
+    with pytest.raises(ValueError, match=r"y is \['late'\] on rank 1 of the group and \['late', 'size', 'delay'\] on"):
+        run_ranks(2, lambda: fit(TARGETS[:1] if current().rank else TARGETS))
+    first, second = run_ranks(2, lambda: fit(TARGETS, random_state=current().rank))
+    assert_same_weights(first, second, 0)
 
 
 def test_a_frame_is_not_dealt(table):

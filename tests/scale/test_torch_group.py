@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -74,6 +79,93 @@ def test_a_store_that_outlives_a_restart_tells_nothing_old():
         torch_group._own_part(store, 0, 3, 0.05)
 
 
+JOB = """
+import os, signal, sys
+from pathlib import Path
+
+import torch.distributed as dist
+
+from tabmtl.scale import joined
+
+
+class Harm:
+    def __reduce__(self):
+        return os.mkdir, (sys.argv[1] + "/harm",)
+
+
+def listening():
+    own = {os.readlink(entry) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink()}
+    lines = [line.split() for kind in ("tcp", "tcp6") for line in open(f"/proc/net/{kind}")][1:]
+    return {line[1].partition(":")[0] for line in lines if line[3] == "0A" and f"socket:[{line[9]}]" in own}
+
+
+with joined(timeout=120) as group:
+    print("listens on", *group.broadcast(sorted(listening())), *listening(), flush=True)
+    if group.rank == 0:
+        try:
+            group.gather("of rank 0")
+        except ValueError as error:
+            print(error, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    try:
+        dist.all_gather_object([None, None], Harm())
+    except Exception:
+        pass  # it cannot read JSON
+    group.gather("to nobody")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the sockets in /proc")
+def test_two_processes_keep_to_their_machine_run_no_pickle_and_tell_of_a_lost_rank_0(tmp_path):
+    (tmp_path / "job.py").write_text(JOB)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    ranks = []
+    for rank in ("0", "1"):
+        place = {"RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        command = [sys.executable, str(tmp_path / "job.py"), str(tmp_path)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        ranks.append(subprocess.Popen(command, env=os.environ | place, **pipes))
+    (told, _), (_, lost) = [rank.communicate(timeout=120) for rank in ranks]
+    first, second = told.splitlines()
+    assert first == "listens on 0100007F 0100007F"
+    assert re.match(r"rank 1 of the group sent no message of tabmtl, but \d+ bytes that begin with b'\\x80\\x0", second)
+    assert not (tmp_path / "harm").exists()
+    assert "another process of the group has ended, perhaps killed" in lost
+    assert [rank.returncode for rank in ranks] == [-signal.SIGKILL, 1]
+
+
+def test_gloo_listens_where_the_master_does(monkeypatch):
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    monkeypatch.setattr(socket, "if_nameindex", lambda: [(1, "lo"), (2, "eth0")])
+    for master, expected in (("localhost", "lo"), ("192.0.2.1", None), ("no.such.host.invalid", None)):
+        with torch_group._gloo_beside(master):
+            assert os.environ.get("GLOO_SOCKET_IFNAME") == expected
+        assert "GLOO_SOCKET_IFNAME" not in os.environ
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth0")
+    with torch_group._gloo_beside("localhost"):
+        assert os.environ["GLOO_SOCKET_IFNAME"] == "eth0"
+    assert os.environ["GLOO_SOCKET_IFNAME"] == "eth0"
+
+
+def test_a_master_behind_another_address_is_told(monkeypatch):
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [(socket.AF_INET, 1, 6, "", ("192.0.2.77", 0))])
+    with (
+        pytest.warns(UserWarning, match=r"MASTER_ADDR=shop is no address of this machine, but 192\.0\.2\.77, so"),
+        torch_group._listener("shop", 0) as listener,
+    ):
+        assert listener.getsockname()[0] == "0.0.0.0"
+
+
+def test_a_message_of_impossible_length_is_told(monkeypatch):
+    group = torch_group.ProcessGroup.__new__(torch_group.ProcessGroup)
+    group.rank, group.size = 0, 2
+    monkeypatch.setattr(dist, "all_gather", lambda parts, own: (parts[0].copy_(own), parts[1].fill_(2**50)))
+    with pytest.raises(ValueError, match=r"rank 1 of the group announces a message of 1125899906842624 bytes"):
+        group.gather("a")
+
+
 @pytest.mark.parametrize(
     ("said", "cure"),
     [
@@ -89,3 +181,12 @@ def test_what_to_do_where_another_process_is_gone_or_late(said, cure, monkeypatc
     with pytest.raises(RuntimeError, match=re.escape(said)) as caught, joined(timeout=30):
         raise RuntimeError(said)
     assert [cure in note for note in getattr(caught.value, "__notes__", [])] == ([True] if cure else [])
+
+
+def test_an_error_is_shown_where_the_store_is_gone(monkeypatch):
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch_group, "_first_to_fail", lambda store, rank: None)
+    with pytest.raises(KeyError) as caught, joined(timeout=30):
+        raise KeyError("mine")
+    assert ["start the job again" in note for note in caught.value.__notes__] == [True]

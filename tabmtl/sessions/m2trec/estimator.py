@@ -65,7 +65,7 @@ from tabmtl.sessions.repeats import RepeatWeights
 from tabmtl.sessions.split import warn_of_unknown
 from tabmtl.storage.atomic import write_file
 from tabmtl.storage.stored import Stored, fingerprint
-from tabmtl.training.checkpoint import checksum
+from tabmtl.training.checkpoint import check_params, checksum
 from tabmtl.training.device import find_device, seed_of, seeded, threads
 from tabmtl.training.epochs import Record, Snapshots
 
@@ -687,12 +687,13 @@ class M2TRec(TrainedEstimator, Recommender):
             with super()._opened(clicks, items, clicks_val) as opened:
                 yield opened
             return
+        group = current()
+        check_params(self, group)
         if self.user_column is not None:
             raise NotImplementedError(
                 f"user_column={self.user_column!r} joins sessions that lie apart in Shards: give the log as a frame, "
                 "or say user_column=None"
             )
-        group = current()
         self._check_interrupt(group)
         columns = replace(columns_of(vars(self)), event=self.event_column if self.weights else None)
         with ExitStack() as stack:

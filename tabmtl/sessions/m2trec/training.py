@@ -22,7 +22,7 @@ from tabmtl.sessions.ragged import Sessions, ranges
 from tabmtl.sessions.ranking import Ranking
 from tabmtl.sessions.repeats import TOP
 from tabmtl.storage.stored import fingerprint
-from tabmtl.training.checkpoint import checksum
+from tabmtl.training.checkpoint import check_like, checksum
 from tabmtl.training.device import give_way, has_bfloat16
 from tabmtl.training.epochs import Record, schedule
 from tabmtl.training.losses import at_least_float32
@@ -379,6 +379,7 @@ class SessionLoop:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a state."""
         self.optimizer.restore(state["optimizer"])
+        check_like(state["left_out"], 0.5, "its share without the directed path")
         self.network.encoder.left_out = state["left_out"]
 
 

@@ -27,6 +27,7 @@ from tabmtl.training.balance.gradients import (
     split_parameters,
 )
 from tabmtl.training.balance.loss_weights import LOSS_WEIGHTS, Weighting, given_weights
+from tabmtl.training.checkpoint import check_like
 from tabmtl.training.device import seed_of, seeded
 
 _NAMES = [*LOSS_WEIGHTS, *GRADIENT_JOINS]
@@ -227,6 +228,7 @@ class Balancer:
         """Go on from a state, whose arrays are of numpy."""
         self._weighting.restore(state["weighting"])
         self._gradients.restore(state["gradients"])
+        check_like(state["n_joins"], 0, "its joins of the balance")
         self._n_joins = state["n_joins"]
 
     def _summed_gradients(self, losses: Tensor, tasks: Sequence[int], sources: Sequence[Tensor]) -> Tensor:

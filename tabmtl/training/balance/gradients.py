@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from tabmtl.nn.layers import Boundary, RowOwners, Towers
 from tabmtl.processes.group import ALONE, Group
+from tabmtl.training.checkpoint import check_like
 
 Forward = Callable[[], Tensor]
 Jacobian = Callable[[Tensor, Sequence[int], Sequence[Tensor]], Tensor]
@@ -99,6 +100,7 @@ class TaskGradients:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a state."""
+        check_like(state, {"trusted": len(state["trusted"]) * [0], "has_towers": True}, "its balance")
         self._trusted = set(state["trusted"])
         self._towers = self._towers if state["has_towers"] else []
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tabmtl.nn.layers import StackedLinear
 from tabmtl.schema import Task
 from tabmtl.training.balance.gradients import Jacobian, jacobian, split_parameters
+from tabmtl.training.checkpoint import check_like
 from tabmtl.training.optimizer import copy_arrays
 
 _RATE = 0.025  # of the Adam that moves learned weights
@@ -54,6 +55,8 @@ class Weighting:
         """Go on from a state, whose arrays are of numpy."""
         for name in self._kept:
             array = state[name]
+            if array is not None or name == "weights":
+                check_like(array, self.weights, f"its {name.strip('_')} of the balance")
             setattr(self, name, None if array is None else torch.tensor(array, device=self.weights.device))
 
 
@@ -73,6 +76,9 @@ class _Learned(Weighting):
 
     def restore(self, state: Mapping[str, Any]) -> None:
         super().restore(state)
+        own = {"step": self._value.new_zeros(()), "exp_avg": self._value, "exp_avg_sq": self._value}
+        check_like(state["value"], self._value, "its numbers of the balance")
+        check_like(state["adam"], {"0": own} if state["adam"] else {}, "its moments of the balance")
         copy_arrays([self._value], [state["value"]])
         of_torch = {int(i): {name: torch.tensor(a) for name, a in each.items()} for i, each in state["adam"].items()}
         self._adam.load_state_dict(self._adam.state_dict() | {"state": of_torch})

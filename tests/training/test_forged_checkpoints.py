@@ -1,0 +1,219 @@
+"""Checkpoints that were cut, edited or made up: each is one error that names the file and the cure, or harmless."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import recommenders
+from conformance import features, mixed_targets, tiny
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from tabmtl import MMoE, SharedBottom
+from tabmtl.nn import embeddings
+from tabmtl.scale import joined
+from tabmtl.schema import DivergenceError
+from tabmtl.training import checkpoint
+
+N_QUICK, N_CASES = 30, 250
+VALUES = [None, True, -1, 0, 1.5, float("nan"), 10**400, -(10**19), "x", "", [], {}, [[]], {"x": 1}, [1] * 9]
+TYPES = [np.uint8, np.int64, np.bool_, np.float16, np.float64]
+
+
+class CutOff(Exception):
+    """The end of a machine."""
+
+
+def cut_off(record):
+    if record["epoch"] == 1:
+        raise CutOff
+
+
+@cache
+def table() -> pl.DataFrame:
+    X = features(120)
+    return pl.concat([X, mixed_targets(X)], how="horizontal")
+
+
+def fit_network(cls, **params):
+    targets = ["late", "size", "delay"]
+    return lambda **hook: tiny(cls, epochs=2, **params, **hook).fit(table().drop(targets), table().select(targets))
+
+
+def fit_recommender(**hook):
+    return recommenders.tiny("M2TRec", epochs=2, **hook).fit(recommenders.TRAIN, items=recommenders.ITEMS)
+
+
+FITS = {
+    "sum": fit_network(SharedBottom, keep="task"),
+    "uncertainty": fit_network(SharedBottom, balance="uncertainty"),
+    "dwa": fit_network(SharedBottom, balance="dwa", early_stopping=False),
+    "gradnorm": fit_network(MMoE, balance="gradnorm"),
+    "M2TRec": fit_recommender,
+}
+
+
+@pytest.fixture(autouse=True)
+def _large_tables(monkeypatch):
+    monkeypatch.setattr(embeddings, "DENSE_ROWS", 1)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A function that gives the bytes of a checkpoint of a training that was cut off."""
+
+    @cache
+    def bytes_of(name: str) -> bytes:
+        folder = tmp_path_factory.mktemp("whole")
+        with pytest.raises(CutOff), joined(checkpoint=folder):
+            FITS[name](on_epoch=cut_off)
+        return (folder / "fit-1.safetensors").read_bytes()
+
+    return bytes_of
+
+
+def places(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield every container in JSON, with each of its keys."""
+    if isinstance(value, dict | list):
+        for key in range(len(value)) if isinstance(value, list) else [*value]:
+            yield value, key
+            yield from places(value[key])
+
+
+def read(file: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    with safe_open(file, framework="numpy") as opened:
+        names = opened.keys()
+        return {name: opened.get_tensor(name) for name in names}, json.loads(opened.metadata()["checkpoint"])
+
+
+def forge(file: Path, rng: np.random.Generator) -> str:
+    """Change something in a file, and say what."""
+    if rng.random() < 0.15:
+        return _forge_bytes(file, rng)
+    arrays, content = read(file)
+    if rng.random() < 0.4:
+        said = _forge_array(arrays, rng)
+        text = json.dumps(content)
+    else:
+        said, text = _forge_json(content, rng)
+    save_file(arrays, file, metadata={"checkpoint": text})
+    return said
+
+
+def _forge_bytes(file: Path, rng: np.random.Generator) -> str:
+    whole = bytearray(file.read_bytes())
+    kind = rng.integers(4)
+    if kind == 0:
+        whole = whole[: rng.integers(len(whole))]
+    elif kind == 1:
+        whole[:8] = int(rng.integers(2**62)).to_bytes(8, "little")
+    elif kind == 2:
+        for place in rng.integers(len(whole), size=20):
+            whole[place] = rng.integers(256)
+    else:
+        whole = bytearray(rng.bytes(1_000))
+    file.write_bytes(whole)
+    return f"bytes, in way {kind}"
+
+
+def _forge_array(arrays: dict[str, np.ndarray], rng: np.random.Generator) -> str:
+    name = str(rng.choice([*arrays]))
+    array, kind = arrays.pop(name), rng.integers(5)
+    if kind == 1:
+        arrays[name] = array[None]
+    elif kind == 2:
+        arrays[name] = array.reshape(-1)[: array.size // 2].copy()
+    elif kind == 3:
+        with np.errstate(all="ignore"):
+            arrays[name] = array.astype(rng.choice(TYPES))
+    elif kind == 4:
+        arrays[name] = np.full_like(array, np.nan if array.dtype.kind == "f" else 1)
+    return f"the array {name}, in way {kind}"
+
+
+def _forge_json(content: dict[str, Any], rng: np.random.Generator) -> tuple[str, str]:
+    found = list(places(content))
+    container, key = found[rng.integers(len(found))]
+    place = f"{key!r} of {str(container)[:60]}"
+    kind = rng.integers(4)
+    if kind == 0:
+        del container[key]
+        return f"without {place}", json.dumps(content)
+    if kind == 1:
+        container[key] = "deep"
+        return f"deep JSON at {place}", json.dumps(content).replace('"deep"', "[" * 5_000 + "]" * 5_000)
+    if kind == 2 and isinstance(container, dict):
+        container["more"] = container.pop(key)
+        return f"{place} under another name", json.dumps(content)
+    value = VALUES[rng.integers(len(VALUES))]
+    container[key] = value
+    return f"{str(value)[:20]!r} at {place}", json.dumps(content)
+
+
+def cases() -> list[Any]:
+    quick = range(N_QUICK)
+    return [*quick, *(pytest.param(n, marks=pytest.mark.all_faces) for n in range(N_QUICK, N_CASES))]
+
+
+@pytest.mark.filterwarnings("ignore::tabmtl.schema.TabmtlWarning")
+@pytest.mark.parametrize("case", cases())
+def test_a_forged_checkpoint_is_one_error_or_harmless(whole, tmp_path, case):
+    name = [*FITS][case % len(FITS)]
+    file, rng = tmp_path / "fit-1.safetensors", np.random.default_rng([12, case])
+    file.write_bytes(whole(name))
+    said = forge(file, rng)
+    try:
+        with joined(checkpoint=tmp_path):
+            FITS[name]()
+    except DivergenceError:
+        pass  # weights that are not finite
+    except ValueError as error:
+        text = str(error)
+        assert f"the checkpoint {file} " in text, (said, text)
+        assert "remove it to begin anew" in text or "remove the file" in text, (said, text)
+        assert len(text) < 3_000, said
+    except Exception as error:
+        raise AssertionError(said) from error
+
+
+def test_whole_checkpoints_are_taken(whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint.Checkpoint, "misfit", lambda self, error: error)
+    for name, fit in FITS.items():
+        (tmp_path / "fit-1.safetensors").write_bytes(whole(name))
+        seen = []
+        with joined(checkpoint=tmp_path):
+            fit(on_epoch=lambda record, seen=seen: seen.append(record["epoch"]))
+        assert seen == [1]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "told"),
+    [
+        (["facts", "seed"], -1, r"its seed is -1, expected a count"),
+        (["state", "history"], [], r"its history is \[\], expected a record of every epoch"),
+        (["state", "history", 0, "epoch"], 3.0, r"its history/0 is .* expected the record of epoch 0"),
+        (["state", "has_ended"], 1, r"its end is 1, expected a boolean"),
+        (["state", "loop", "optimizer", "steps"], "x", r"its optimizer/steps is 'x', expected a count"),
+        (["state", "loop", "optimizer", "average"], [], r"its optimizer/average is \[\], expected a list of \d+"),
+        (["state", "snapshots", "kept"], [], r"its kept epochs is \[\], expected a list of 1 values"),
+    ],
+)
+def test_an_edited_checkpoint_says_where(whole, tmp_path, path, value, told):
+    file = tmp_path / "fit-1.safetensors"
+    file.write_bytes(whole("sum"))
+    arrays, content = read(file)
+    owner = content
+    for key in path[:-1]:
+        owner = owner[key]
+    owner[path[-1]] = value
+    save_file(arrays, file, metadata={"checkpoint": json.dumps(content)})
+    words = rf"fit-1\.safetensors (cannot be read|does not fit): .*{told}.*; remove it to begin anew"
+    with pytest.raises(ValueError, match=words), joined(checkpoint=tmp_path):
+        FITS["sum"]()
