@@ -35,7 +35,6 @@ So it is a model and no measurement. `benchmarks.scale --only processes` measure
 from __future__ import annotations
 
 import math
-import pickle
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -64,6 +63,7 @@ from tabmtl.estimators.boosted import BoostedEstimator
 from tabmtl.estimators.network import _in_training_units, _on_device
 from tabmtl.nn.experts import BatchNorm, statistics_of
 from tabmtl.processes.group import ALONE, Group
+from tabmtl.processes.wire import pack
 from tabmtl.scale.torch_group import goes_once
 from tabmtl.schema import Batch
 from tabmtl.sessions import M2TRec
@@ -204,7 +204,7 @@ class _Counting(Group):
         return tensor
 
     def gather(self, value: Any, to: int | None = None) -> list[Any]:
-        self.gathers.append(len(pickle.dumps(value)))
+        self.gathers.append(len(pack(value)))
         return [value, value]
 
     def traffic(self) -> dict[str, Any]:

@@ -196,7 +196,7 @@ def joined(*, timeout: float = 600.0, checkpoint: str | PathLike[str] | None = N
 
     Notes
     -----
-    Processes send each other JSON and arrays, never pickles, and neither encrypt them nor ask who sent them: their ports
+    Processes send each other JSON and arrays, never pickles. They neither encrypt them nor ask who sent them, so ports
     belong on a private network. The store of rank 0 listens on the address of ``MASTER_ADDR`` alone.
 
     Start as many processes as there are CPUs or GPUs, with one thread each (``torchrun`` sets ``OMP_NUM_THREADS=1``)::
