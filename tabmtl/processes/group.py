@@ -1,8 +1,9 @@
 """The processes that fit one model together, as each of them sees them.
 
 A fit on `tabmtl.Shards` asks `current` for its group, and hands it to all that meets the other ranks: sums, and values
-that are gathered. All ranks ask the same in the same order, so what a rank does may depend only on what all know.
-`tabmtl.scale.joined` makes a group of several; without it a fit is alone, and nothing here does anything.
+that are gathered, which `tabmtl.processes.wire` can send. All ranks ask the same in the same order, so what a rank does
+may depend only on what all know. `tabmtl.scale.joined` makes a group of several; without it a fit is alone, and nothing
+here does anything.
 """
 
 from __future__ import annotations

@@ -226,14 +226,22 @@ def joined(*, timeout: float = 600.0, checkpoint: str | PathLike[str] | None = N
 @contextmanager
 def _started(timeout: float) -> Iterator[Group]:
     """Start the process group that the environment describes, and end it; of several errors, show the first."""
-    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    store = _own_part(_open_store(rank, timeout), rank, size, timeout)
+    rank, size, master = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), os.environ["MASTER_ADDR"]
     backend = "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
         backend = "cpu:gloo,cuda:nccl"
-    with _gloo_beside(os.environ["MASTER_ADDR"]):
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timedelta(seconds=timeout))
+    limit = timedelta(seconds=timeout)
+    try:
+        store = _own_part(_open_store(rank, timeout), rank, size, timeout)
+        with _gloo_beside(master):
+            dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit)
+    except (OSError, RuntimeError) as error:
+        error.add_note(
+            f"the processes meet at MASTER_ADDR={master}, MASTER_PORT={os.environ['MASTER_PORT']}: look at the output "
+            "of rank 0, and whether the others reach it there"
+        )
+        raise
     try:
         yield ProcessGroup()
     except EndedElsewhereError:

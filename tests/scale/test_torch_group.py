@@ -183,6 +183,19 @@ def test_what_to_do_where_another_process_is_gone_or_late(said, cure, monkeypatc
     assert [cure in note for note in getattr(caught.value, "__notes__", [])] == ([True] if cure else [])
 
 
+def test_a_rank_that_finds_no_other_says_where_they_meet(monkeypatch):
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "9"}.items():
+        monkeypatch.setenv(name, value)
+
+    def fail(rank, timeout):
+        raise dist.DistNetworkError("The client socket has timed out")
+
+    monkeypatch.setattr(torch_group, "_open_store", fail)
+    with pytest.raises(dist.DistNetworkError) as caught:
+        joined(timeout=1).__enter__()
+    assert caught.value.__notes__[0].startswith("the processes meet at MASTER_ADDR=127.0.0.1, MASTER_PORT=9: look at")
+
+
 def test_an_error_is_shown_where_the_store_is_gone(monkeypatch):
     for name, value in {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}.items():
         monkeypatch.setenv(name, value)
