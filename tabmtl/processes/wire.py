@@ -181,14 +181,16 @@ def _build_data(kind: str, content: Any, arrays: list[np.ndarray]) -> Any:
     if kind == "frame":
         return pl.DataFrame([_build(series, arrays) for series in content])
     if kind == "series":
-        return _build_series(*content, arrays)
+        return _build_series(content, arrays)
     if kind == "tensor":
-        return _build_tensor(*content, arrays)
+        return _build_tensor(content, arrays)
     raise ValueError(f"they hold a {reprlib.repr(kind)}")
 
 
-def _build_series(name: str, described: Any, values: Any, arrays: list[np.ndarray]) -> pl.Series:
+def _build_series(content: Any, arrays: list[np.ndarray]) -> pl.Series:
+    name, described, values = content
     values = _build(values, arrays)
+    dtype: pl.DataType
     if isinstance(described, str):
         dtype = _COLUMNS[described]
     else:
@@ -202,11 +204,12 @@ def _build_series(name: str, described: Any, values: Any, arrays: list[np.ndarra
     return pl.Series(name, values, dtype=dtype)
 
 
-def _build_tensor(name: str, shape: list[int], place: int, arrays: list[np.ndarray]) -> Any:
+def _build_tensor(content: Any, arrays: list[np.ndarray]) -> Any:
     import torch
 
+    name, shape, place = content
     dtype = getattr(torch, name)
     if not isinstance(dtype, torch.dtype):
         raise TypeError(f"torch has no type {reprlib.repr(name)}")
-    content = arrays[place]
-    return torch.from_numpy(content).view(dtype).reshape(shape) if content.size else torch.empty(shape, dtype=dtype)
+    array = arrays[place]
+    return torch.from_numpy(array).view(dtype).reshape(shape) if array.size else torch.empty(shape, dtype=dtype)
