@@ -50,7 +50,7 @@ class TaskTokenizer(FeatureTokenizer):
             if self.missing is not None:
                 flags = missing.index_select(1, self.missing_index)[:, :, None, None]
                 vectors = self.missing.unflatten(1, self.shape)[:, which].transpose(0, 1)  # (B, m, 2, d)
-                tokens = tokens.index_add(1, self.missing_index, flags * vectors)
+                tokens = self._add_missing(tokens, flags * vectors)
             parts.append(tokens)
         return torch.cat(parts, dim=1).flatten(2)
 

@@ -138,9 +138,15 @@ class FeatureTokenizer(nn.Module):
             tokens = self.numeric(values)
             if self.missing is not None:
                 flags = missing.index_select(1, self.missing_index)
-                tokens = tokens.index_add(1, self.missing_index, flags[:, :, None] * self.missing)
+                tokens = self._add_missing(tokens, flags[:, :, None] * self.missing)
             parts.append(tokens)
         return torch.cat(parts, dim=1)
+
+    def _add_missing(self, tokens: Tensor, added: Tensor) -> Tensor:
+        """Add vectors (B, m, ...) to the tokens (B, Fn, ...) of the m columns that had missing values in fit."""
+        if added.shape[1] == tokens.shape[1]:  # in ONNX an index_add over all columns would lose the tokens
+            return tokens + added
+        return tokens.index_add(1, self.missing_index, added)
 
 
 class FeatureVector(nn.Module):

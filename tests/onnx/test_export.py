@@ -9,6 +9,7 @@ import warnings
 
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 import pytest
 import torch
 from conformance import FUNNELS, NETWORKS, features, long_table, mixed_targets, quick, targets_for, tiny
@@ -118,6 +119,34 @@ def test_every_network_answers_as_in_torch(cls, tmp_path, capfd):
     assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
     content = (tmp_path / "model.onnx").read_bytes()
     assert b"/tabmtl/" not in content  # no path of this machine travels with it
+
+
+@pytest.mark.parametrize(
+    "holed",
+    [
+        pytest.param(("plain", "count"), id="all"),
+        pytest.param(("count",), id="one", marks=pytest.mark.all_faces),
+        pytest.param((), id="none", marks=pytest.mark.all_faces),
+    ],
+)
+@pytest.mark.parametrize("cls", quick([*NETWORKS, *FUNNELS], "SharedBottom"))
+def test_columns_that_had_missing_values(cls, holed, tmp_path):
+    names = ["plain", "count", "text"]
+    X = features().select(
+        pl.when(pl.int_range(pl.len()) % 9 > 0 if name in holed else True).then(name) for name in names
+    )
+    estimator = tiny(cls, **few_experts(cls)).fit(X, targets_for(cls, features()))
+    rows = new_rows(40).select(pl.when(pl.int_range(pl.len()) % 5 > 0).then(name) for name in names)
+    check_answers(estimator, exported(estimator, tmp_path / "model.onnx"), rows, sizes=(1, 40))
+
+
+@pytest.mark.all_faces
+@pytest.mark.parametrize("cls", NETWORKS)
+def test_all_columns_had_missing_values_in_the_long_layout(cls, tmp_path):
+    X, y = long_table()
+    holed = X.with_columns(pl.when(pl.int_range(pl.len()) % 9 > 0).then(cs.numeric()).name.keep())
+    estimator = tiny(cls, task_column="school").fit(holed, y)
+    check_answers(estimator, exported(estimator, tmp_path / "model.onnx"), holed, sizes=(1, 100))
 
 
 @pytest.mark.all_faces
