@@ -29,6 +29,7 @@ ROWS_TO_SPLIT = 50
 #: rows of a rare class would send every row of their leaf out of reach.
 LONGEST_STEP = 20.0
 
+_ZERO = 1e-35  # LightGBM takes smaller numbers for 0
 _BINNED_ROWS = 200_000  # of all ranks of a group, from which bins are made; LightGBM's own number for one process
 _NO_TREES = "max_feature_idx=0\nlabel_index=0\nfeature_names=x\nfeature_infos=[0:1]"
 _MINUTES = 2  # that LightGBM's network waits for a rank
@@ -117,9 +118,16 @@ def dataset(batch: Batch, columns: Columns, **options: Any) -> lgb.Dataset:
     n_numeric = len(columns.numeric)
     categorical = list(range(n_numeric, n_numeric + len(columns.categorical)))
     matrix = tree_matrix(batch)
-    if options.get("reference") is None and not matrix.any():
-        matrix = matrix + 1  # LightGBM refuses columns that are all 0; of those that are all 1 it makes no split either
+    if options.get("reference") is None and _is_blank(matrix, n_numeric):
+        matrix = np.ones_like(matrix)  # LightGBM makes no split of these either, but does not refuse them
     return lgb.Dataset(matrix, categorical_feature=categorical, **options)
+
+
+def _is_blank(matrix: np.ndarray, n_numeric: int) -> bool:
+    """Return whether LightGBM refuses the columns, as of the numbers all are 0, and of the levels all are missing."""
+    return all(np.isnan(level).all() for level in matrix.T[n_numeric:]) and all(
+        (np.abs(number) <= _ZERO).all() for number in matrix.T[:n_numeric]
+    )
 
 
 def bin_rows(

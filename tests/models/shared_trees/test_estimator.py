@@ -252,7 +252,8 @@ def test_a_task_of_weight_zero_never_leads():
 def test_features_without_any_split_leave_the_constants():
     _, Y = regressions(120, 2)
     Y[:40, 0] = np.nan
-    for X in (np.zeros((120, 1)), np.ones((120, 2)), np.full((120, 1), np.nan)):
+    untold = [np.arange(120)[:, None] * 1e-40, pl.DataFrame({"a": pl.Series([None] * 120, dtype=pl.String)})]
+    for X in (np.zeros((120, 1)), np.ones((120, 2)), np.full((120, 1), np.nan), *untold):
         model = SharedTrees(random_state=0).fit(X, Y)
         np.testing.assert_allclose(model.predict(X)[0], np.nanmean(Y, axis=0), atol=1e-6)
         assert model.rounds_["shared"].to_list() == [0, 0]
