@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
@@ -511,7 +512,7 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
         self, task: Task, X: Any, rows: Batch, categories: Sequence[str], seed: int, watch: Watch
     ) -> BaseEstimator:
         base = self._base(task)
-        y = np.array(task.classes)[rows.y.astype(np.int64)] if task.is_classification else rows.y
+        y = _foreign_labels(task)[rows.y.astype(np.int64)] if task.is_classification else rows.y
         options = {} if rows.weight is None else {"sample_weight": rows.weight}
         if options and not has_fit_parameter(base, "sample_weight"):
             raise ValueError(f"task {task.name!r}: {type(base).__name__}.fit takes no sample_weight; leave it out")
@@ -520,26 +521,10 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
         model = clone(base)
         unset = [name for name, value in model.get_params().items() if value is None and name.endswith("random_state")]
         model.set_params(**dict.fromkeys(unset, seed))
-        try:
+        with _explained(task, base, categories, "be fitted"):
             if watch.is_limited and isinstance(model, MultiTaskEstimator) and model.time_limit is None:
                 return _fit_within(model, watch.left, X, y, **options)
             return model.fit(X, y, **options)
-        except (TypeError, ValueError) as error:
-            if isinstance(base, MultiTaskEstimator):
-                raise  # it has read X and names the column itself
-            name, has_gaps = type(base).__name__, "contains NaN" in str(error)
-            cure = "it gets X as it is given"
-            if categories:
-                rest = "SimpleImputer()" if has_gaps else "'passthrough'"
-                cure += (
-                    f", with categories in {[*categories[:5]]}; put an encoder before it: make_pipeline("
-                    "make_column_transformer((OneHotEncoder(handle_unknown='ignore'), [*those columns]), "
-                    f"remainder={rest}), {name}())"
-                )
-            elif has_gaps:
-                cure += f", with its missing values; fill them before it: make_pipeline(SimpleImputer(), {name}())"
-            kind = TypeError if isinstance(error, TypeError) else ValueError
-            raise kind(f"task {task.name!r}: {name} cannot be fitted: {error}\n{cure}") from error
 
     def _foreign_rows(self, X: Any, rows: np.ndarray) -> Any:
         """Take rows of X in its own container, without the task column."""
@@ -564,14 +549,18 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
         estimator = self.estimators_[task.name]
         if isinstance(estimator, lgb.Booster):
             return _answer_by_trees(estimator, task, matrix, self._n_threads)
+        with _explained(task, estimator, self._coder.features.columns.categorical, "predict"):
+            return self._foreign_answer(task, estimator, X, len(matrix))
+
+    def _foreign_answer(self, task: Task, estimator: Any, X: Any, n: int) -> np.ndarray:
         if not task.is_classification:
             return np.asarray(estimator.predict(X), dtype=np.float64)
-        probabilities = np.zeros((len(matrix), len(task.classes or ())))
-        own = {label: k for k, label in enumerate(task.classes or ())}
+        own = {label: k for k, label in enumerate(_foreign_labels(task).tolist())}
+        probabilities = np.zeros((n, len(own)))
         if hasattr(estimator, "predict_proba"):
             probabilities[:, [own[label] for label in estimator.classes_.tolist()]] = estimator.predict_proba(X)
         else:
-            probabilities[np.arange(len(matrix)), [own[label] for label in estimator.predict(X).tolist()]] = 1
+            probabilities[np.arange(n), [own[label] for label in estimator.predict(X).tolist()]] = 1
         return probabilities
 
     def _state(self) -> IndependentState:
@@ -607,6 +596,36 @@ class IndependentTasksClassifier(ClassifierFace, IndependentTasks):
 
 class IndependentTasksRegressor(RegressorFace, IndependentTasks):
     """`IndependentTasks` whose every task is a regression."""
+
+
+def _foreign_labels(task: Task) -> np.ndarray:
+    """Return the classes of a task as other estimators get them: their codes, where numpy has no type for them."""
+    classes = [*(task.classes or ())]
+    labels = np.array(classes)
+    return labels if labels.dtype != object and labels.tolist() == classes else np.arange(len(classes))
+
+
+@contextmanager
+def _explained(task: Task, base: BaseEstimator, categories: Sequence[str], does: str) -> Iterator[None]:
+    """Name the task and the cure in errors of an estimator that gets X as it is given."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if isinstance(base, MultiTaskEstimator):
+            raise  # it has read X and names the column itself
+        name, has_gaps = type(base).__name__, "contains NaN" in str(error)
+        cure = "it gets X as it is given"
+        if categories:
+            rest = "SimpleImputer()" if has_gaps else "'passthrough'"
+            cure += (
+                f", with categories in {[*categories[:5]]}; put an encoder before it: make_pipeline("
+                "make_column_transformer((OneHotEncoder(handle_unknown='ignore'), [*those columns]), "
+                f"remainder={rest}), {name}())"
+            )
+        elif has_gaps:
+            cure += f", with its missing values; fill them before it: make_pipeline(SimpleImputer(), {name}())"
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"task {task.name!r}: {name} cannot {does}: {error}\n{cure}") from error
 
 
 def _fit_within(model: MultiTaskEstimator, seconds: float, X: Any, y: Any, **options: Any) -> MultiTaskEstimator:

@@ -154,6 +154,21 @@ def test_classes_without_labels_and_hard_answers_become_probabilities():
             assert set(np.unique(p["late"])) == {0.0, 1.0}
 
 
+@pytest.mark.parametrize("classes", [[0, 2**100], [-5, 2**63 + 5], ["a", "a\0"]], ids=["Int128", "beyond", "zero byte"])
+def test_classes_that_numpy_does_not_hold_reach_a_foreign_estimator(classes):
+    X = pl.DataFrame({"x": [0.0, 1.0] * 20})
+    y = pl.Series("t", classes * 20, dtype=pl.String if "a" in classes else pl.Int128)
+    model = IndependentTasks(classifier=LogisticRegression()).fit(X, y)
+    assert model.predict(X).equals(y)
+
+
+def test_an_answer_that_fails_names_the_task_and_the_cure():
+    X, y = pl.DataFrame({"x": ["1", "2", "3"] * 5}), pl.Series("t", range(15), dtype=pl.Float64)
+    model = IndependentTasks(regressor=LinearRegression()).fit(X, y)
+    with pytest.raises(TypeError, match=r"task 't': LinearRegression cannot predict: .*\n.*put an encoder before it"):
+        model.predict(pl.DataFrame({"x": ["four"]}))
+
+
 def test_schools_of_a_long_table_have_a_model_each():
     X, y = long_table()
     mean = IndependentTasks(regressor=DummyRegressor(), task_column="school").fit(X, y)
