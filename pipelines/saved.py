@@ -141,6 +141,8 @@ def _file_of(data: str) -> Iterator[Path]:
             yield Path(data)
             return
         with TemporaryDirectory() as folder:
+            if sys.stdin is None:
+                raise ValueError("it is closed; expected CSV with a line of names, as from a pipe or by <")
             file = Path(folder) / "stdin.csv"
             with file.open("wb") as copy:
                 shutil.copyfileobj(sys.stdin.buffer, copy)

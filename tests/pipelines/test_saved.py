@@ -81,6 +81,15 @@ def test_rows_come_from_the_standard_input(folder: Path, tmp_path: Path, monkeyp
     assert piped == (tmp_path / "answers.csv").read_bytes()
 
 
+def test_a_closed_standard_input_is_said(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    words = ["--model", folder / "model", "--output", tmp_path / "answers.csv"]
+    assert commands.run("predict", *words, "--data", "-") == 2
+    assert "it is closed; expected CSV with a line of names" in capsys.readouterr().err
+
+
 def test_a_score_has_its_interval(folder: Path, model: Any, capsys: pytest.CaptureFixture[str]) -> None:
     new = pl.read_parquet(folder / "new.parquet")
     expected = model.score_intervals(
