@@ -101,6 +101,16 @@ def html_table(header: Sequence[str], rows: Iterable[Sequence[str]], caption: st
     return f"<table>{title}<thead><tr>{line(header, 'th')}</tr></thead><tbody>{body}</tbody></table>"
 
 
+def is_unicode(text: str) -> bool:
+    """Return whether a text is valid Unicode: half of a surrogate pair is not."""
+    return text.isascii() or text.encode("utf-8", "replace").decode() == text
+
+
+def describe_error(error: BaseException) -> str:
+    """Return the type and the words of an error, as a text that every frame, file and database can hold."""
+    return f"{type(error).__name__}: {error}".encode("utf-8", "backslashreplace").decode()
+
+
 class DivergenceError(ValueError):
     """Error for training that is no longer finite; a lower learning rate is the usual cure."""
 
@@ -117,7 +127,8 @@ class Task:
         Kind of the values.
     classes : tuple, optional
         The class labels in the order of the columns of ``predict_proba``. Left out, they are learned from the
-        labels in ``fit`` and sorted. For a binary task, the second is the positive class.
+        labels in ``fit``: in the order of an ordered category (of pandas, or an Enum of polars), else sorted. For a
+        binary task, the second is the positive class.
     metric : str, optional
         Name of the score in :mod:`tabmtl.metrics.scores`; default ROC AUC for classification (macro one-vs-rest for
         many classes) and R² for regression.
@@ -127,7 +138,8 @@ class Task:
     Raises
     ------
     ValueError
-        If the kind is unknown, the classes do not fit the kind, or the weight is not a finite number >= 0.
+        If the kind is unknown, the classes do not fit the kind, the weight is not a finite number >= 0, or the name or
+        a class is no valid Unicode.
     """
 
     name: str
@@ -143,6 +155,11 @@ class Task:
             )
         if not 0 <= self.weight < float("inf"):
             raise ValueError(f"task {self.name!r}: weight must be a finite number >= 0, got {self.weight!r}")
+        invalid = [
+            text for text in (self.name, *(self.classes or ())) if isinstance(text, str) and not is_unicode(text)
+        ]
+        if invalid:
+            raise ValueError(f"task {self.name!r}: {invalid[0]!r} is no valid Unicode; rename it")
         if self.classes is None:
             return
         object.__setattr__(self, "classes", tuple(self.classes))

@@ -33,7 +33,7 @@ from tabmtl.models.multitabnet import MultiTabNet
 from tabmtl.models.rmtgb import RMTGB
 from tabmtl.models.shared_trees import SharedTrees
 from tabmtl.params import near
-from tabmtl.schema import warn_user
+from tabmtl.schema import describe_error, warn_user
 
 #: Rows up to which a model is worth its time in a first comparison.
 _ROWS_OF_ATTENTION, _ROWS_OF_ALL = 20_000, 200_000
@@ -187,7 +187,7 @@ class _Trials:
         try:
             found = self._judge(name, model)
         except Exception as error:
-            found = self._failed(" ".join(f"{type(error).__name__}: {error}".split()))
+            found = self._failed(" ".join(describe_error(error).split()))
         self._add(name, found)
 
     def _judge(self, name: str, model: MultiTaskEstimator) -> pl.DataFrame:

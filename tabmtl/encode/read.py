@@ -21,6 +21,7 @@ from tabmtl.encode.cures import by_frame, by_targets, library_of
 from tabmtl.encode.write import Origin, native_dtype, origin_of
 from tabmtl.params import near
 from tabmtl.processes.forks import check_pool
+from tabmtl.schema import is_unicode
 
 _SLICE = 50_000  # rows that are text at a time
 
@@ -127,6 +128,7 @@ def read_targets(y: Any) -> tuple[pl.DataFrame, Origin]:
     if not isinstance(y, pl.DataFrame) and nw.dependencies.is_into_series(y):
         series = nw.from_native(y, series_only=True)
         named = isinstance(series.name, str) and series.name != ""
+        _check_unicode([series.name] if named else [])
         return _read_target(series, series.name if named else "y").to_frame(), origin_of([series], ndim=1, named=named)
     if nw.dependencies.is_into_dataframe(y):
         frame, _ = _read_frame(y, read=_read_target)
@@ -355,9 +357,7 @@ def _read_pandas(frame: Any) -> tuple[pl.DataFrame, list[Any]]:
 def _join(columns: Iterable[Any], labels: Sequence[Any], read: Callable[[Any, str], pl.Series]) -> pl.DataFrame:
     """Read columns one by one, under their labels as text."""
     names = [str(label) for label in labels]
-    for name in names:
-        if not name.isascii() and name.encode("utf-8", "replace").decode() != name:
-            raise ValueError(f"the name of the column {name!r} is no valid Unicode; rename it")
+    _check_unicode(names)
     if len(set(names)) < len(names):
         raise ValueError(f"every column needs a name of its own, as text too; got {labels}: rename columns")
     return pl.DataFrame({name: read(column, name) for name, column in zip(names, columns, strict=True)})
@@ -378,3 +378,9 @@ def checksum(frame: pl.DataFrame) -> str:
     for rows in plain.iter_slices(_SLICE):
         digest.update(rows.write_csv(include_header=False).encode())
     return digest.hexdigest()[:16]
+
+
+def _check_unicode(names: Sequence[str]) -> None:
+    for name in names:
+        if not is_unicode(name):
+            raise ValueError(f"the name of the column {name!r} is no valid Unicode; rename it")

@@ -16,7 +16,7 @@ from sklearn.base import clone
 from tabmtl.ensemble.folds import Folds, Table
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.models.independent import IndependentTasks
-from tabmtl.schema import DivergenceError, TabmtlWarning, warn_user
+from tabmtl.schema import DivergenceError, TabmtlWarning, describe_error, warn_user
 from tabmtl.training.watch import Watch
 
 _SEEDS = 2**32  # random_state is below
@@ -119,7 +119,7 @@ class Trials:
 
     def _leave_out(self, name: str, error: Exception) -> None:
         """Leave a candidate out for its error, with a warning; raise the error if no single-task candidate is left."""
-        self.left_out[name] = f"{type(error).__name__}: {error}"
+        self.left_out[name] = describe_error(error)
         left = [each for key, each in self.candidates.items() if key not in self.left_out]
         if not any(isinstance(each, IndependentTasks) for each in left):
             error.add_note(

@@ -18,7 +18,7 @@ from sklearn.base import clone
 
 from tabmtl.params import check_count, check_positive
 from tabmtl.processes.group import current as current_group
-from tabmtl.schema import DivergenceError, TabmtlWarning
+from tabmtl.schema import DivergenceError, TabmtlWarning, describe_error
 from tabmtl.tuning.spaces import current, suggest
 
 Scores = dict[str, float | None]
@@ -188,7 +188,7 @@ class Objective:
         return values[0] if len(values) == 1 else values
 
     def _fail(self, trial: optuna.Trial, error: Exception) -> None:
-        reason = f"{type(error).__name__}: {error}"
+        reason = describe_error(error)
         trial.set_user_attr(FAILURE, reason[:1000])
         warnings.warn(f"trial {trial.number} failed and counts as pruned: {reason}", TabmtlWarning, stacklevel=4)
         raise optuna.TrialPruned(reason) from error

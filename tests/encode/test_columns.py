@@ -16,6 +16,7 @@ from conformance import tiny
 from tabmtl import IndependentTasks, SharedBottom
 from tabmtl.encode import FeatureCoder, LabelCoder, TableCoder
 from tabmtl.encode.read import read_features, read_targets
+from tabmtl.schema import Task, describe_error
 
 N = 12
 TEXTS = pa.array(["a", "b"] * 6)
@@ -117,6 +118,17 @@ def test_what_cannot_be_read_is_refused_by_name(case):
 
 
 def test_names_and_arrays_of_half_a_pair_are_refused():
+    with pytest.raises(ValueError, match=r"the name of the column 'a\\ud800' is no valid Unicode; rename it"):
+        LabelCoder.fit(pd.Series([1.5, 2.5], name="a\ud800"))
+    for task in (
+        {"name": "a\ud800", "kind": "regression"},
+        {"name": "t", "kind": "binary", "classes": ("b", "a\ud800")},
+    ):
+        with pytest.raises(ValueError, match=r"'a\\ud800' is no valid Unicode; rename it"):
+            Task(**task)
+    said = describe_error(KeyError("a\ud800"))
+    assert pl.Series([said]).to_list() == [r"KeyError: 'a\ud800'"]
+    assert describe_error(ValueError("a\ud800")) == r"ValueError: a\ud800"
     with pytest.raises(ValueError, match=r"the name of the column 'a\\ud800' is no valid Unicode; rename it"):
         read_features(pd.DataFrame([[1.0]], columns=pd.Index(["a\ud800"], dtype=object)))
     for array in (SURROGATES[:, None], SURROGATES[:, None].astype(str)):

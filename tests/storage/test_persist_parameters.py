@@ -72,7 +72,7 @@ def test_parameters_that_need_pickle_are_named(value):
         to_json("colour", value)
 
 
-@pytest.mark.parametrize("value", ["\ud800", ["a", ("b\udfff",)], {"\udc80": 1}, Task(name="\ud900", kind="binary")])
+@pytest.mark.parametrize("value", ["\ud800", ["a", ("b\udfff",)], {"\udc80": 1}])
 def test_half_a_surrogate_pair_is_named(value):
     with pytest.raises(ValueError, match=r"colour=.*half a surrogate pair.*take it out") as caught:
         to_json("colour", value)
