@@ -46,15 +46,16 @@ def by_cast(library: Library, name: str) -> str:
     }[library]
 
 
-def by_numbers(library: Library, name: str) -> str:
-    """Say how to make numbers of a column of text, some of which are none."""
+def by_numbers(library: Library, name: str, frame: str = "X", *, is_flat: bool = False) -> str:
+    """Say how to make numbers of a column of text, some of which are none; a flat frame is the column itself."""
     if library == "file":
         return "if they are quantities, write numbers throughout, and leave a cell empty where there is none"
+    column = frame if is_flat else f"{frame}[{name!r}]"
     return {
-        "polars": f"cast it: pl.col({name!r}).cast(pl.Float64, strict=False)",
-        "pandas": f"cast it: pandas.to_numeric(X[{name!r}], errors='coerce')",
-        "pyarrow": f"replace what is no number by null, and cast it: X[{name!r}].cast('float64')",
-        "numpy": "make X a frame, and cast the column",
+        "polars": f"cast it: {frame if is_flat else f'pl.col({name!r})'}.cast(pl.Float64, strict=False)",
+        "pandas": f"cast it: pandas.to_numeric({column}, errors='coerce')",
+        "pyarrow": f"replace what is no number by null, and cast it: {column}.cast('float64')",
+        "numpy": f"make {frame} a frame, and cast the column",
     }[library]
 
 

@@ -15,7 +15,14 @@ import polars as pl
 import polars.selectors as cs
 
 from tabmtl.encode.cures import Library, by_cast, by_dates, by_drop, by_numbers
-from tabmtl.encode.numeric import LeanPickle, NumericScaler, NumericTransform, bin_edges, number_of
+from tabmtl.encode.numeric import (
+    LeanPickle,
+    NumericScaler,
+    NumericTransform,
+    bin_edges,
+    describe_numbers,
+    number_of,
+)
 from tabmtl.params import near
 from tabmtl.processes.forks import has_pool
 from tabmtl.schema import FIRST_LEVEL, MISSING, UNSEEN, Columns, IdColumnWarning, warn_user
@@ -76,9 +83,6 @@ NO_ROWS = "Found array with 0 sample(s): X has no row, and a minimum of 1 is req
 
 _SLICE_ROWS = 65_536  # rows read at a time: bounds the memory beside the result
 _CHUNK_ROWS = 2_048  # rows scaled at a time: the block stays in the processor's cache
-
-# text with more levels, at most this share of them no numbers, is taken for numbers that were read as text
-_MOST_PLAIN_LEVELS, _MOST_OTHERS = 20, 0.1
 
 # text is an id, if its values are more than this share of its rows, of which there are enough
 _MOST_IDS, _LEAST_IDS = 0.95, 50
@@ -439,15 +443,12 @@ def _warn_of_text(counts: Mapping[str, pl.DataFrame], library: Library) -> None:
     for name, table in counts.items():
         present = table.drop_nulls("level")
         levels, rows = present["level"].sort(), int(present["count"].sum())
-        numbers = levels.cast(pl.Float64, strict=False)
-        others = levels.filter(numbers.is_null())
-        is_text = len(levels) <= _MOST_PLAIN_LEVELS or len(others) > _MOST_OTHERS * len(levels)
-        if not is_text and not (numbers == numbers.round()).all():
-            beside = f", except {others[0]!r} and the like" if len(others) else ""
+        found, numbers = describe_numbers(levels), levels.cast(pl.Float64, strict=False)
+        if found is not None and not (numbers == numbers.round()).all():
             categories = "" if library == "file" else ", or list it in categorical_features"
             warn_user(
                 f"column {name!r} is text, so each of its {len(levels)} values is a category, yet they are "
-                f"numbers{beside}; {by_numbers(library, name)}{categories}"
+                f"{found}; {by_numbers(library, name)}{categories}"
             )
         elif len(levels) > _MOST_IDS * rows >= _LEAST_IDS:
             warn_user(

@@ -13,12 +13,13 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 
-from tabmtl.encode.numeric import LeanPickle
+from tabmtl.encode.cures import Library, by_kind, by_numbers
+from tabmtl.encode.numeric import LeanPickle, describe_numbers
 from tabmtl.encode.read import read_targets, read_weights
 from tabmtl.encode.tasks import DeclaredTasks, as_values, class_values, declared_tasks, fit_task, is_text, settle_funnel
-from tabmtl.encode.write import Origin, write_targets
+from tabmtl.encode.write import ORDERED, Origin, write_targets
 from tabmtl.params import near
-from tabmtl.schema import Task
+from tabmtl.schema import Task, in_command, warn_user
 from tabmtl.storage.stored import POSITIVE, Stored
 
 #: Labels are squared in losses, and trees hold them in single precision.
@@ -105,8 +106,11 @@ class LabelCoder(LeanPickle):
         frame, origin = _read(y)
         frame = _rename(frame, origin, tasks)
         declared = declared_tasks(tasks, frame.columns)
+        maybe_whole = _holed_floats(frame, origin)
         frame, _ = _without_weightless(frame, sample_weight)
-        coder = cls.learn(frame, origin, declared=declared, force=force, task_levels=task_levels)
+        coder = cls.learn(
+            frame, origin, declared=declared, force=force, task_levels=task_levels, maybe_whole=maybe_whole
+        )
         values = coder._encode_columns(frame)
         for j, task in enumerate(coder.column_tasks()):
             if task.kind == "regression":
@@ -122,6 +126,7 @@ class LabelCoder(LeanPickle):
         declared: Mapping[str, Task],
         force: str | None,
         task_levels: Sequence[str] | None,
+        maybe_whole: Sequence[str] = (),
     ) -> LabelCoder:
         """Learn kinds and classes, and leave the scales to the caller.
 
@@ -133,12 +138,22 @@ class LabelCoder(LeanPickle):
         declared : mapping of str to Task
         force, task_levels
             As in `fit`.
+        maybe_whole : sequence of str, default=()
+            Targets of floats that were whole numbers before some went missing, if what is left is whole.
         """
         fitted = [
-            # a category of pandas holds classes even where its values are numbers
-            fit_task(series, declared.get(series.name), force, is_category=categories is not None)
-            for series, categories in zip(labels.iter_columns(), origin.categories, strict=True)
+            fit_task(
+                series,
+                declared.get(series.name),
+                force,
+                categories=categories,
+                is_ordered=dtype == ORDERED,
+                may_be_whole=series.name in maybe_whole,
+            )
+            for series, dtype, categories in zip(labels.iter_columns(), origin.dtypes, origin.categories, strict=True)
         ]
+        if force is None:
+            _warn_of_text([task for task in fitted if task.name not in declared], labels, origin)
         if task_levels is not None and len(fitted) != 1:
             raise ValueError(f"task_column needs one target, one label a row; y has {len(fitted)}: {labels.columns}")
         coder = cls(
@@ -293,6 +308,31 @@ def _rename(frame: pl.DataFrame, origin: Origin, tasks: DeclaredTasks | None) ->
     if positional and len(names) == frame.width:
         return frame.rename(dict(zip(frame.columns, names, strict=True)))
     return frame
+
+
+def _holed_floats(frame: pl.DataFrame, origin: Origin) -> list[str]:
+    """Return the floats with missing values whose library makes floats of whole numbers for lack of a null."""
+    return [
+        series.name
+        for series, dtype in zip(frame.iter_columns(), origin.dtypes, strict=True)
+        if origin.container in ("pandas", "numpy") and dtype.startswith("float") and series.alias("").is_nan().any()
+    ]
+
+
+def _warn_of_text(tasks: Sequence[Task], labels: pl.DataFrame, origin: Origin) -> None:
+    """Warn of classes of text that are nearly all numbers."""
+    library: Library = "file" if in_command.get() else origin.container
+    are_categories = dict(zip(labels.columns, origin.categories, strict=True))
+    for task in tasks:
+        if labels[task.name].dtype != pl.String or are_categories[task.name] is not None:
+            continue
+        found = describe_numbers(class_values(task))
+        if found is not None:
+            cure = by_numbers(library, task.name, "y", is_flat=origin.ndim == 1)
+            warn_user(
+                f"task {task.name!r} is text, so each of its {len(task.classes or ())} values is a class, yet they are "
+                f"{found}; {cure}, or say that they are classes: {by_kind(task.name, 'multiclass')}"
+            )
 
 
 def _without_weightless(frame: pl.DataFrame, sample_weight: Any) -> tuple[pl.DataFrame, np.ndarray | None]:

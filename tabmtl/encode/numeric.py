@@ -15,6 +15,9 @@ from tabmtl.storage.stored import POSITIVE, Stored
 
 NumericTransform = Literal["standardize", "quantile", "none", "raw"]
 
+# text with more levels, at most this share of them no numbers, is taken for numbers that were read as text
+_MOST_PLAIN_LEVELS, _MOST_OTHERS = 20, 0.1
+
 _KNOTS = 255
 _WIDTH = 256  # of the search table: a power of two above the knots
 _BINS = 48
@@ -30,6 +33,14 @@ def number_of(name: str, dtype: pl.DataType) -> pl.Expr:
     if dtype not in (pl.Float32, pl.Float64):
         column = column.cast(pl.Float64)
     return column.fill_null(float("nan"))
+
+
+def describe_numbers(levels: pl.Series) -> str | None:
+    """Describe distinct texts that are nearly all numbers; None where they are few, or text."""
+    others = levels.filter(levels.cast(pl.Float64, strict=False).is_null())
+    if len(levels) <= _MOST_PLAIN_LEVELS or len(others) > _MOST_OTHERS * len(levels):
+        return None
+    return f"numbers, except {others[0]!r} and the like" if len(others) else "numbers"
 
 
 class LeanPickle:

@@ -54,7 +54,15 @@ def declared_tasks(tasks: DeclaredTasks, columns: Sequence[str]) -> dict[str, Ta
     return entries
 
 
-def fit_task(series: pl.Series, declared: Task | None, force: str | None, is_category: bool) -> Task:
+def fit_task(
+    series: pl.Series,
+    declared: Task | None,
+    force: str | None,
+    *,
+    categories: Sequence | None = None,
+    is_ordered: bool = False,
+    may_be_whole: bool = False,
+) -> Task:
     """Infer the kind and classes of one target.
 
     Parameters
@@ -65,8 +73,12 @@ def fit_task(series: pl.Series, declared: Task | None, force: str | None, is_cat
         Overrides the inference from labels.
     force : {"classification", "regression"} or None
         Sort of all tasks that the estimator takes; None takes both.
-    is_category : bool
-        Whether the labels are classes even if they are numbers.
+    categories : sequence, optional
+        All categories of pandas: the labels are classes even if they are numbers.
+    is_ordered : bool, default=False
+        Whether classes keep the order of ``categories``; those of an Enum always keep its own.
+    may_be_whole : bool, default=False
+        Whether floats may be whole numbers of a library that holds them as floats where some are missing.
 
     Raises
     ------
@@ -74,7 +86,8 @@ def fit_task(series: pl.Series, declared: Task | None, force: str | None, is_cat
         If the labels are of another type, such as dates, all missing, infinite, of one class, or do not fit the
         declaration.
     """
-    name = series.name
+    name, is_category = series.name, categories is not None
+    order = categories if is_ordered else None
     present = _present(series.alias(""))
     if present.dtype.is_temporal() or not (is_text(present) or present.dtype.is_numeric() or present.len() == 0):
         raise TypeError(f"task {name!r}: labels of type {series.dtype} are neither classes nor numbers; cast them")
@@ -91,21 +104,21 @@ def fit_task(series: pl.Series, declared: Task | None, force: str | None, is_cat
                 f"task {name!r} is declared {declared.kind!r}, but this estimator is for {force} alone; use the mixed "
                 "estimator, whose name has no Classifier or Regressor at its end, or declare another kind"
             )
-        return _with_classes(declared, present)
+        return _with_classes(declared, present, order)
     if force == "regression" and is_text(present) and present.dtype != pl.Boolean:
         raise ValueError(
             f"task {name!r} holds text ({present.dtype}), and a regressor expects numbers; cast it to numbers, or "
             "use a classifier or the mixed estimator"
         )
-    if force == "regression" or (force is None and not is_category and _is_regression(name, present)):
+    if force == "regression" or (force is None and not is_category and _is_regression(name, present, may_be_whole)):
         return _with_classes(Task(name=name, kind="regression"), present)
     if not is_category and force and present.dtype.is_float() and not (present == present.round()).all():
         raise ValueError(
             f"Unknown label type: task {name!r} holds continuous numbers, and a classifier expects classes; "
             "use a regressor or the mixed estimator"
         )
-    classes = _classes(present)
-    return _with_classes(Task(name=name, kind="binary" if len(classes) == 2 else "multiclass"), present)
+    classes = _classes(present, order)
+    return _with_classes(Task(name=name, kind="binary" if len(classes) == 2 else "multiclass"), present, order)
 
 
 def is_text(series: pl.Series) -> bool:
@@ -145,12 +158,15 @@ def _present(series: pl.Series) -> pl.Series:
     return series.drop_nans() if series.dtype.is_float() else series
 
 
-def _is_regression(name: str, present: pl.Series) -> bool:
+def _is_regression(name: str, present: pl.Series, may_be_whole: bool) -> bool:
     """Return whether an undeclared target is a regression target."""
     if is_text(present):
         return False
     if present.dtype.is_float():
-        return not present.is_in([0.0, 1.0]).all()
+        if present.is_in([0.0, 1.0]).all():
+            return False
+        if not (may_be_whole and (present == present.round()).all()):
+            return True
     values = present.unique()
     if len(values) <= 2:
         return False
@@ -165,12 +181,16 @@ def _is_regression(name: str, present: pl.Series) -> bool:
     return is_regression
 
 
-def _classes(present: pl.Series) -> tuple:
-    values = present.cast(pl.String) if present.dtype in (pl.Categorical, pl.Enum) else present
-    return tuple(values.unique().sort().to_list())
+def _classes(present: pl.Series, order: Sequence | None) -> tuple:
+    """Return the classes that occur, in the order of all categories, or of an Enum, or sorted."""
+    values = (present.cast(pl.String) if present.dtype == pl.Categorical else present).unique().sort().to_list()
+    if order is not None:
+        found = set(values)
+        return tuple(category for category in order if category in found)
+    return tuple(values)
 
 
-def _with_classes(task: Task, present: pl.Series) -> Task:
+def _with_classes(task: Task, present: pl.Series, order: Sequence | None = None) -> Task:
     """Complete a task by the classes among its labels, or check the declared ones."""
     if task.kind == "regression":
         if is_text(present) and present.dtype != pl.Boolean:
@@ -179,7 +199,7 @@ def _with_classes(task: Task, present: pl.Series) -> Task:
                 "numbers, or declare the task 'binary' or 'multiclass'"
             )
         return task
-    seen = _classes(present)
+    seen = _classes(present, order)
     if task.classes is not None:
         plain = tuple(label.item() if isinstance(label, np.generic) else label for label in task.classes)
         task = replace(task, classes=plain)  # which JSON can hold

@@ -14,6 +14,7 @@ import polars as pl
 from tabmtl.encode.cures import Library
 from tabmtl.storage.stored import Stored
 
+ORDERED = "category-ordered"
 _BEHIND = "pyarrow:"  # before the type of an array of pyarrow behind a column of pandas
 _DICTIONARY = re.compile(r"dictionary<values=(?P<values>\w+), indices=(?P<index>\w+), ordered=(?P<ordered>[01])>")
 
@@ -121,8 +122,7 @@ def _write_pandas(frame: pl.DataFrame, origin: Origin, index: Any) -> Any:
                 continue
             dtype = f"{kind}[pyarrow]" if kind in ("float", "double") else "float64"
         elif origin.categories[j] is not None:
-            ordered = dtype == "category-ordered"
-            dtype = pd.CategoricalDtype(origin.categories[j], ordered)
+            dtype = pd.CategoricalDtype(origin.categories[j], ordered=dtype == ORDERED)
         elif column.dtype.is_float() and not pd.api.types.is_float_dtype(dtype):
             dtype = "float64"
         values = column.to_numpy() if column.dtype.is_float() else column.to_list()
@@ -151,7 +151,7 @@ def native_dtype(series: nw.Series) -> str:
     if type(dtype).__name__ == "ArrowDtype":
         return f"{_BEHIND}{dtype.pyarrow_dtype}"
     if str(dtype) == "category":
-        return "category-ordered" if dtype.ordered else "category"
+        return ORDERED if dtype.ordered else "category"
     return str(dtype)
 
 

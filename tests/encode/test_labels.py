@@ -151,7 +151,7 @@ def test_codes_are_the_same_whatever_the_frame(labels):
     for y in (
         pl.Series(labels, dtype=pl.String),
         pl.Series(labels, dtype=pl.Categorical),
-        pl.Series(labels, dtype=pl.Enum(sorted(set(labels) - {None}, reverse=True))),
+        pl.Series(labels, dtype=pl.Enum(sorted(set(labels) - {None}))),
         pd.Series(labels, dtype=object),
         pd.Series(labels, dtype="category"),
         pd.Series(labels, dtype="str"),
@@ -163,6 +163,30 @@ def test_codes_are_the_same_whatever_the_frame(labels):
         found = coder.encode(y)[0]
         expected = found if expected is None else expected
         np.testing.assert_array_equal(found, expected)
+
+
+ORDERED = [
+    pl.Series("size", ["small", None, "large", "medium"], dtype=pl.Enum(["none", "small", "medium", "large"])),
+    pd.Series(pd.Categorical(["small", None, "large", "medium"], ["none", "small", "medium", "large"], ordered=True)),
+]
+
+
+@pytest.mark.parametrize("y", ORDERED, ids=["polars", "pandas"])
+def test_ordered_categories_keep_their_order(y):
+    coder = LabelCoder.fit(y)
+    assert coder.tasks[0].classes == ("small", "medium", "large")
+    np.testing.assert_array_equal(coder.encode(y)[0][:, 0], [0, NAN, 2, 1])
+    assert list(coder.decode([np.eye(3)])) == ["small", "medium", "large"]
+    declared = Task(name=coder.names[0], kind="multiclass", classes=("medium", "large", "small"))
+    assert LabelCoder.fit(y, tasks=[declared] if coder.names == ("y",) else {"size": declared}).tasks == (declared,)
+
+
+def test_ordered_numbers_keep_their_order_and_unordered_categories_have_none():
+    y = pd.DataFrame(
+        {"a": pd.Categorical([3, 1, 2], [2, 3, 1], ordered=True), "b": pd.Categorical([3, 1, 2], [2, 3, 1])}
+    )
+    tasks = LabelCoder.fit(y).tasks
+    assert [task.classes for task in tasks] == [(2, 3, 1), (1, 2, 3)]
 
 
 def test_declared_classes_fix_the_order_and_may_be_unseen():

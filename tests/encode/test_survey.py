@@ -121,7 +121,7 @@ def test_summaries_merge_in_any_order(sizes, random):
 def test_kinds_are_inferred_from_all_labels():
     n = 3_000
     frame = pl.DataFrame({"x": range(n), "many": range(n), "few": [0, 1, 2] * (n // 3), "half": np.arange(n) / 2})
-    frame = frame.with_columns(flag=pl.col("x") < n - 1, text=(pl.col("x") // 2).cast(pl.String))
+    frame = frame.with_columns(flag=pl.col("x") < n - 1, text=pl.format("t{}", pl.col("x") // 2))
     with pytest.warns(UserWarning, match="distinct whole numbers"):
         tasks = learned(Shards(frame.lazy()), ["many", "few", "half", "flag", "text"], tasks=None).labels.tasks
     assert [task.kind for task in tasks] == ["regression", "multiclass", "regression", "binary", "multiclass"]

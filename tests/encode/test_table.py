@@ -15,7 +15,7 @@ from tabmtl.encode import TableCoder
 from tabmtl.storage.stored import take_apart
 
 X = pl.DataFrame({"n": [1.0, 2.0, None, 4.0], "c": ["u", "v", "u", None]})
-Y = pl.DataFrame({"k": ["no", "yes", None, "no"], "r": [1.0, None, 3.0, 5.0]})
+Y = pl.DataFrame({"k": ["no", "yes", None, "no"], "r": [1.5, None, 3.0, 5.0]})
 LONG = pl.DataFrame(
     {"n": [1.0, 2.0, 3.0, 4.0, 5.0], "school": ["b", "a", "b", "a", "b"], "c": ["u", "v", "u", "v", "u"]}
 )
@@ -31,7 +31,7 @@ def test_a_wide_table_becomes_a_batch():
     coder = fit(X, Y)
     batch = coder.read(X, Y)
     assert (batch.x_num.dtype, batch.x_cat.dtype, batch.y.dtype) == (np.float32, np.int32, np.float64)
-    np.testing.assert_array_equal(batch.y, [[0, 1], [1, np.nan], [np.nan, 3], [0, 5]])
+    np.testing.assert_array_equal(batch.y, [[0, 1.5], [1, np.nan], [np.nan, 3], [0, 5]])
     assert batch.x_cat.ravel().tolist() == [2, 3, 2, 0]
     assert batch.weight is None
     assert batch.task is None

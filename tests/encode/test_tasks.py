@@ -21,7 +21,7 @@ KINDS = [
     (["a", "b", None], "binary", ("a", "b")),
     (["a", "b", "c"], "multiclass", ("a", "b", "c")),
     (pl.Series(["a", "b", "c"], dtype=pl.Categorical), "multiclass", ("a", "b", "c")),
-    (pl.Series(["b", "a"], dtype=pl.Enum(["c", "b", "a"])), "binary", ("a", "b")),
+    (pl.Series(["a", "b"], dtype=pl.Enum(["c", "b", "a"])), "binary", ("b", "a")),
     ([0.0, 1.0, None], "binary", (0.0, 1.0)),
     ([0.0, 1.0, NAN], "binary", (0.0, 1.0)),
     ([0.0, 2.0, NAN], "regression", None),
@@ -51,6 +51,74 @@ def test_ambiguous_integers_warn_with_the_cure(n, kind):
         assert LabelCoder.fit(pl.Series("t", range(n)), force="classification").tasks[0].kind == "multiclass"
         category = pd.Series(range(n), name="t").astype("category")
         assert LabelCoder.fit(category).tasks[0].kind == "multiclass"
+
+
+HOLED = [[1, 2, 3, 1], [4, 9, 4, 4], [*range(30)]]
+
+
+@pytest.mark.parametrize("labels", HOLED, ids=["multiclass", "binary", "regression"])
+def test_whole_floats_with_a_hole_are_whole_numbers_where_the_library_has_no_null(labels):
+    holed = [*map(float, labels), NAN]
+    with warnings.catch_warnings(action="ignore", category=TabmtlWarning):
+        (expected,) = LabelCoder.fit(pl.Series("t", labels)).tasks
+    is_sure = expected.kind == "binary"
+    for y in (pd.Series(holed, name="t"), pd.DataFrame({"t": holed}, dtype="float32"), np.array(holed)):
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            (task,) = LabelCoder.fit(y).tasks
+        assert (task.kind, task.classes) == (expected.kind, expected.classes)
+        assert [f"tasks={{{task.name!r}: {task.kind!r}}}" in str(each.message) for each in said] == [True] * (
+            not is_sure
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert LabelCoder.fit(y, tasks={task.name: "regression"}).tasks[0].kind == "regression"
+            assert LabelCoder.fit(y, force="regression").tasks[0].kind == "regression"
+            assert LabelCoder.fit(y, force="classification").tasks[0].is_classification
+
+
+@pytest.mark.parametrize(
+    "y",
+    [
+        pl.Series([1.0, 2.0, 3.0, None, NAN]),
+        pd.Series([1.0, 2.0, 3.0]),
+        pd.Series([1.0, 2.0, 3.0, None], dtype="Float64"),
+        pd.Series([1.0, 2.5, 3.0, None]),
+        np.array([1.0, 2.0, 3.0]),
+    ],
+)
+def test_other_floats_are_numbers(y):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert LabelCoder.fit(y).tasks[0].kind == "regression"
+        # a weight of zero takes a label away, and the library held all of them
+        weight = [1.0, 1.0, 0.0, *[1.0] * (len(y) - 3)]
+        assert LabelCoder.fit(y, weight).tasks[0].kind == "regression"
+
+
+def test_numbers_as_text_warn_with_the_cure():
+    texts = [*map(str, range(24)), "?", None]
+    for y, cure in (
+        (pl.DataFrame({"y": texts}), r"pl\.col\('y'\)\.cast\(pl\.Float64, strict=False\)"),
+        (pl.Series("y", texts), r"y\.cast\(pl\.Float64, strict=False\)"),
+        (pd.DataFrame({"y": texts}, dtype=object), r"pandas\.to_numeric\(y\['y'\], errors='coerce'\)"),
+        (pd.Series(texts, dtype="str"), r"pandas\.to_numeric\(y, errors='coerce'\)"),
+        (np.array(texts, dtype=object), "make y a frame"),
+    ):
+        says = (
+            rf"task 'y' is text, so each of its 25 values is a class.*except '\?'.*{cure}.*tasks={{'y': 'multiclass'}}"
+        )
+        with pytest.warns(TabmtlWarning, match=says):
+            assert LabelCoder.fit(y).tasks[0].kind == "multiclass"
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            LabelCoder.fit(y, tasks={"y": "multiclass"})
+            LabelCoder.fit(y, force="classification")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        LabelCoder.fit(pl.Series(texts[:20]))
+        LabelCoder.fit(pd.Series(texts, dtype="category"))
+        LabelCoder.fit(pl.Series([f"item {text}" for text in texts]))
 
 
 def test_declared_beats_inferred():
