@@ -132,14 +132,21 @@ def read_targets(y: Any) -> tuple[pl.DataFrame, Origin]:
         return _read_target(series, series.name if named else "y").to_frame(), origin_of([series], ndim=1, named=named)
     if nw.dependencies.is_into_dataframe(y):
         frame, _ = _read_frame(y, read=_read_target)
+        _check_targets_exist(frame.columns)
         return frame, origin_of(list(nw.from_native(y, eager_only=True).iter_columns()), ndim=2, named=True)
     array = _as_array(y, "y", ensure_2d=False)
     ndim: Literal[1, 2] = 1 if array.ndim == 1 else 2
     columns = array.reshape(len(array), -1).T
     names = ["y"] if ndim == 1 else [f"y{i}" for i in range(len(columns))]
+    _check_targets_exist(names)
     dtypes = (str(array.dtype),) * len(names)
     origin = Origin(container="numpy", ndim=ndim, named=False, dtypes=dtypes, categories=(None,) * len(names))
     return _join(columns, names, read_array), origin
+
+
+def _check_targets_exist(names: Sequence[str]) -> None:
+    if not names:
+        raise ValueError("y has no column; give a column for each target")
 
 
 def check_targets(y: Any, X: Any) -> None:
@@ -176,7 +183,7 @@ def read_weights(sample_weight: Any, n: int, names: Sequence[str]) -> np.ndarray
     if sample_weight is None:
         return None
     if nw.dependencies.is_into_dataframe(sample_weight):
-        native = nw.from_native(sample_weight, eager_only=True)
+        native = _wrap(sample_weight, eager_only=True)
         columns = {str(name): column for name, column in zip(native.columns, native.iter_columns(), strict=True)}
         if set(columns) != set(names):
             raise ValueError(f"sample_weight has columns {list(columns)}, expected one per task: {list(names)}")
@@ -315,14 +322,26 @@ def _labels_of(X: Any) -> dict[str, Any] | None:
     """Return the labels of a frame's columns by their text; None for an array."""
     if not nw.dependencies.is_into_dataframe(X) and not isinstance(X, pl.LazyFrame):
         return None
-    return {str(label): label for label in nw.from_native(X).collect_schema().names()}
+    return {str(label): label for label in _wrap(X).collect_schema().names()}
+
+
+def _wrap(frame: Any, **options: Any) -> Any:
+    """Return a frame in the hands of narwhals."""
+    try:
+        return nw.from_native(frame, **options)
+    except DuplicateError as error:
+        raise ValueError(f"every column needs a name of its own; rename or drop columns: {error}") from None
 
 
 def take_rows(X: Any, index: np.ndarray) -> Any:
     """Take rows of any supported eager container, a series among them, in that container."""
     X = _as_table(X)
+    if nw.dependencies.is_pyarrow_table(X):
+        views = [j for j, field in enumerate(X.schema) if str(field.type) == "string_view"]
+        for j in views:  # of which pyarrow takes no rows
+            X = X.set_column(j, X.column_names[j], X.column(j).cast("large_string"))
     if nw.dependencies.is_into_dataframe(X):
-        return nw.from_native(X, eager_only=True)[index.tolist(), :].to_native()
+        return _wrap(X, eager_only=True)[index.tolist(), :].to_native()
     if nw.dependencies.is_into_series(X):
         return nw.from_native(X, series_only=True)[index.tolist()].to_native()
     return np.asarray(X)[index]
@@ -339,10 +358,7 @@ def _read_frame(
     frame: Any, read: Callable[[nw.Series, str], pl.Series] = read_column
 ) -> tuple[pl.DataFrame, list[Any]]:
     """Read a frame of any library, and return it with its original names."""
-    try:
-        native = nw.from_native(frame, eager_only=True)
-    except DuplicateError as error:
-        raise ValueError(f"every column needs a name of its own; rename or drop columns: {error}") from None
+    native = _wrap(frame, eager_only=True)
     if native.implementation.is_polars():
         return native.to_native(), native.columns
     return _join(native.iter_columns(), native.columns, read), native.columns

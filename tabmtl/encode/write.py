@@ -88,11 +88,20 @@ def _write_array(column: pl.Series, dtype: str) -> np.ndarray:
 
 
 def _write_pyarrow(frame: pl.DataFrame, origin: Origin) -> Any:
-    table = frame.to_arrow()
-    for j, (column, dtype) in enumerate(zip(frame.iter_columns(), origin.dtypes, strict=True)):
-        if not column.dtype.is_float():
-            table = table.set_column(j, column.name, _arrow_labels(column, dtype))
-    return table.column(0) if origin.ndim == 1 else table
+    import pyarrow as pa
+
+    columns = [
+        _to_arrow(column) if column.dtype.is_float() else _arrow_labels(column, dtype)
+        for column, dtype in zip(frame.iter_columns(), origin.dtypes, strict=True)
+    ]
+    return columns[0] if origin.ndim == 1 else pa.Table.from_arrays(columns, names=frame.columns)
+
+
+def _to_arrow(column: pl.Series) -> Any:
+    """Return a column as a chunked array of pyarrow, without its name: polars panics at one with a zero byte."""
+    import pyarrow as pa
+
+    return pa.chunked_array([column.alias("").to_arrow()])
 
 
 def _arrow_labels(column: pl.Series, dtype: str) -> Any:
@@ -101,7 +110,7 @@ def _arrow_labels(column: pl.Series, dtype: str) -> Any:
 
     if isinstance(column.dtype, pl.Categorical | pl.Enum):
         column = column.cast(pl.String)
-    labels = pa.chunked_array([column.to_arrow()])
+    labels = _to_arrow(column)
     found = _DICTIONARY.fullmatch(dtype)
     if found is None:
         return labels.cast(pa.type_for_alias(dtype))

@@ -12,6 +12,7 @@ import lightgbm as lgb
 import narwhals.stable.v2 as nw
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import has_fit_parameter
@@ -528,7 +529,7 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
 
     def _foreign_rows(self, X: Any, rows: np.ndarray) -> Any:
         """Take rows of X in its own container, without the task column."""
-        X = take_rows(X, rows)
+        X = take_rows(_for_numpy(X), rows)
         if self.task_column is None or not nw.dependencies.is_into_dataframe(X):
             return X
         return nw.from_native(X, eager_only=True).drop(self.task_column).to_native()
@@ -550,7 +551,7 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
         if isinstance(estimator, lgb.Booster):
             return _answer_by_trees(estimator, task, matrix, self._n_threads)
         with _explained(task, estimator, self._coder.features.columns.categorical, "predict"):
-            return self._foreign_answer(task, estimator, X, len(matrix))
+            return self._foreign_answer(task, estimator, _for_numpy(X), len(matrix))
 
     def _foreign_answer(self, task: Task, estimator: Any, X: Any, n: int) -> np.ndarray:
         if not task.is_classification:
@@ -598,6 +599,14 @@ class IndependentTasksRegressor(RegressorFace, IndependentTasks):
     """`IndependentTasks` whose every task is a regression."""
 
 
+def _for_numpy(X: Any) -> Any:
+    """Return X as other estimators can read it: collected, with integers of 128 bits as floats."""
+    X = X.collect() if isinstance(X, pl.LazyFrame) else X
+    # a selector, because cast takes a name like "^a$" for a pattern
+    wide = cs.by_dtype(pl.Int128, pl.UInt128)
+    return X.with_columns(wide.cast(pl.Float64)) if isinstance(X, pl.DataFrame) else X
+
+
 def _foreign_labels(task: Task) -> np.ndarray:
     """Return the classes of a task as other estimators get them: their codes, where numpy has no type for them."""
     classes = [*(task.classes or ())]
@@ -610,9 +619,9 @@ def _explained(task: Task, base: BaseEstimator, categories: Sequence[str], does:
     """Name the task and the cure in errors of an estimator that gets X as it is given."""
     try:
         yield
-    except (TypeError, ValueError) as error:
-        if isinstance(base, MultiTaskEstimator):
-            raise  # it has read X and names the column itself
+    except Exception as error:
+        if isinstance(base, MultiTaskEstimator) or isinstance(error, MemoryError | OSError):
+            raise  # a model of ours has read X, and names the column itself
         name, has_gaps = type(base).__name__, "contains NaN" in str(error)
         cure = "it gets X as it is given"
         if categories:

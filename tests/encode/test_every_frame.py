@@ -3,11 +3,15 @@
 Each seed makes a table of one library, with columns of types drawn from all that the library has, and fits one of four
 estimators on it. What can be read has to be read, by the values; what cannot, has to be refused by name. Predictions
 come back in the container and the types of the targets.
+
+Odd frames go further: no or few rows, no columns, strange and equal names, values at the limits of their types. A fit and
+its predictions work on them, or one error in our words says what is wrong.
 """
 
 from __future__ import annotations
 
 import datetime
+import re
 import traceback
 import warnings
 from collections.abc import Callable
@@ -21,6 +25,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 from lightgbm import LGBMClassifier, LGBMRegressor
+from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 from tabmtl import RMTGB, IndependentTasks, SharedBottom, SharedTrees
 from tabmtl.encode.columns import is_missing
@@ -426,3 +431,180 @@ def test_frames_of_every_kind(name):
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_many_more_frames(name):
     check_seeds(name, seeds_of(name, QUICK, ALL))
+
+
+# odd frames
+
+QUICK_ODD, ALL_ODD = 60, 7_000
+ODD_ESTIMATORS = {
+    **{name: ESTIMATORS[name] for name in ("SharedBottom", "IndependentTasks", "SharedTrees")},
+    "DecisionTree": lambda: IndependentTasks(
+        classifier=DecisionTreeClassifier(max_depth=1), regressor=DecisionTreeRegressor(max_depth=1), random_state=0
+    ),
+}
+ODD_NAMES = (*NAMES, "a\0", "x" * 300, "x0", "y", "prediction", "count", "level", "len", "literal", "index")
+PANDAS_NAMES = (*ODD_NAMES, "a\ud800", 1, 0, True, None, 1.5, float("nan"), ("a", 1), datetime.date(2020, 1, 1), b"a")
+
+full, blank, one = always(1e308, -1e308, 2.5), always(None), always(1)
+whole_huge, digits = always(2**100, 1, -(2**100)), always(*map(str, range(40)), "?")
+unbounded, ends = always(1.5, float("inf"), float("nan"), -float("inf")), always(-(2**63), 2**63 - 1)
+long_text, zeros = always("a\0", "a", "", " ", "x" * 3000, "nan", "None"), always(0.0, -0.0)
+
+ODD: dict[str, list[Kind]] = {
+    "polars": [
+        *[_polars(draw, pl.Float64) for draw in (full, unbounded, zeros, blank)],
+        *[_polars(draw, pl.Int128) for draw in (whole_huge, ends, one)],
+        *[_polars(always(2**64 - 1, 0), dtype) for dtype in (pl.UInt64, pl.UInt128)],
+        *[_polars(draw, pl.Decimal(38, 0)) for draw in (always(10**37, 1), one, blank)],
+        *[_polars(draw, pl.String) for draw in (long_text, digits, blank, always("a"))],
+        *[_polars(draw, pl.Categorical) for draw in (long_text, blank)],
+        *[_polars(blank, dtype) for dtype in (pl.Boolean, pl.Enum(["a"]), pl.Enum([]), pl.Object, pl.Binary, pl.Time)],
+        *[_polars(blank, dtype) for dtype in (pl.List(pl.String), pl.Struct({"a": pl.Int8}), pl.Duration, pl.Date)],
+        _polars(always([{"a": [1]}]), pl.List(pl.Struct({"a": pl.List(pl.Int8)}))),
+        _polars(always(object()), pl.Object),
+        _polars(unbounded, pl.Float32),
+        _polars(always(6e4, 1e-8), pl.Float16),
+    ],
+    "pyarrow": [
+        *[_arrow(draw, pa.float64()) for draw in (full, unbounded, zeros, blank)],
+        *[_arrow(draw, pa.int64()) for draw in (ends, one, blank)],
+        *[_arrow(draw, pa.string()) for draw in (long_text, digits, blank)],
+        *[_arrow(draw, pa.dictionary(pa.int8(), pa.string(), ordered=True)) for draw in (blank, always("b", "a"))],
+        Kind(always(2**64 - 1, 0), lambda v: pa.chunked_array([pa.array(v, pa.uint64())])),
+        _arrow(blank, pa.bool_()),
+        _arrow(blank, pa.decimal128(38, 0)),
+    ],
+    "pandas": [
+        *[_pandas(draw, "float64") for draw in (full, unbounded, zeros, blank)],
+        *[_pandas(draw, dtype) for draw in (one, blank) for dtype in ("Int8", "Float32", "boolean", "category", "str")],
+        *[_pandas(ends, dtype) for dtype in ("int64", "Int64")],
+        *[_pandas(draw, "str") for draw in (long_text, digits)],
+        *[_objects(draw) for draw in (whole_huge, digits, always(Decimal("Infinity"), 1), always(pd.NA, pd.NaT, None))],
+        *[_objects(draw) for draw in (always((1,), {1}), always(1, True), always(b"", None), always({}, None))],
+        *[_objects(draw) for draw in (always(np.float32(1), np.int8(2)), always(np.array([1]), None), always(print))],
+        *[_pandas(draw, pd.CategoricalDtype(["b", "a", ""], ordered=True)) for draw in (always("a", "b", None), blank)],
+        *[_pandas(always(0, 1), pd.SparseDtype(dtype)) for dtype in ("int8", "bool")],
+        Kind(one, lambda v: pd.Series(pd.Categorical(pd.IntervalIndex.from_breaks(range(len(v) + 1))))),
+        Kind(one, lambda v: pd.Series(pd.Categorical(pd.period_range("2020", periods=len(v))))),
+        Kind(one, lambda v: pd.Series(pd.Categorical(pd.date_range("2020", periods=len(v), tz="UTC")))),
+        Kind(one, lambda v: pd.Series(pd.date_range("2020", periods=len(v), tz="UTC"))),
+        Kind(one, lambda v: pd.Series(pd.interval_range(0, periods=len(v)))),
+        Kind(one, lambda v: pd.Series(pd.period_range("2020", periods=len(v)))),
+        Kind(bad_text, lambda v: pd.Series(pd.Categorical(pd.Series(v, dtype=object), ordered=True))),
+    ],
+    "numpy": [
+        *[_numpy(draw, "float64") for draw in (full, unbounded, zeros)],
+        *[_numpy(draw, object) for draw in (whole_huge, blank, long_text, digits, always(1, True), always({}, None))],
+        *[_numpy(draw, "U") for draw in (long_text, digits)],
+        _numpy(ends, "int64"),
+        _numpy(always(2**64 - 1, 0), "uint64"),
+        _numpy(unbounded, "float16"),
+        _numpy(always("NaT"), "datetime64[s]"),
+        _numpy(always((1, 2.0)), [("a", "i4"), ("b", "f4")]),
+        _numpy(always(b"ab"), "V2"),
+        Kind(floats, lambda v: np.ma.masked_greater(np.array(v, dtype=float), 1)),
+    ],
+}
+
+
+def odd_columns(library: str, rng: np.random.Generator, n: int, role: str) -> Any:
+    """Draw a table of a library with n rows, a fourth of its columns of the odd kinds, in one table or flat."""
+    count = int(rng.choice(4, p=[0.02, 0.48, 0.3, 0.2]))
+    sound = [kind for kind in LIBRARIES[library] if getattr(kind, role)]
+    columns = []
+    for _ in range(count):
+        draw = rng.random()
+        pool = ODD[library] if draw < 0.25 else LIBRARIES[library] if draw < 0.3 else sound
+        kind = pool[rng.integers(len(pool))]
+        columns.append(kind.make(kind.draw(rng, n)))
+    if library == "numpy":
+        return _odd_array(columns, rng, n)
+    names = [*(ODD_NAMES if library == "polars" else PANDAS_NAMES if library == "pandas" else ODD_NAMES)]
+    chosen = [names[k] for k in rng.choice(len(names), count, replace=library != "polars" and rng.random() < 0.1)]
+    if library == "pandas":
+        frame = pd.concat(columns, axis=1) if columns else pd.DataFrame(index=range(n))
+        frame.columns = pd.Index(chosen, dtype=object, tupleize_cols=False)
+        return frame.iloc[:, 0] if role == "is_target" and count == 1 else frame
+    if library == "pyarrow":
+        return pa.Table.from_arrays(columns, names=chosen)
+    frame = pl.DataFrame(dict(zip(chosen, columns, strict=True)))
+    if role == "is_target" and count == 1:
+        return frame.to_series()
+    return frame.lazy() if rng.random() < 0.1 else frame
+
+
+def _odd_array(columns: list[Any], rng: np.random.Generator, n: int) -> Any:
+    if not columns:
+        return np.empty((n, 0))
+    array = np.stack([columns[0]] * int(rng.integers(1, 3)), axis=1)
+    shape = rng.choice(["flat", "matrix", "list", "cube"], p=[0.1, 0.75, 0.12, 0.03])
+    return {"flat": columns[0], "matrix": array, "list": array.tolist(), "cube": array[..., None]}[shape]
+
+
+def check_odd(estimator: Any, seed: int) -> bool:
+    """Fit and predict a drawn table; return whether it worked, or said in our words what is wrong."""
+    rng = np.random.default_rng(seed)
+    libraries = [*LIBRARIES]
+    first = libraries[rng.integers(4)]
+    n = int(rng.choice([0, 1, 2, 3, 9, 30], p=[0.02, 0.04, 0.04, 0.05, 0.5, 0.35]))
+    X = odd_columns(first, rng, n, "is_feature")
+    y = odd_columns(first if rng.random() < 0.8 else libraries[rng.integers(4)], rng, n, "is_target")
+    try:
+        answer = estimator.fit(X, y).predict(X)
+        assert _count(answer) == n, f"{_count(answer)} answers for {n} rows"
+        other, rows = libraries[rng.integers(4)], int(rng.integers(1, 5))
+        X = odd_columns(other, rng, rows, "is_feature") if rng.random() < 0.5 else _head(X, 1)
+        rows = rows if _count(X) == rows else 1
+        assert _count(estimator.predict(X)) == rows
+    except (ValueError, TypeError) as error:
+        check_words(error)
+        return False
+    return True
+
+
+def check_words(error: Exception) -> None:
+    """Check that an error was raised by us, and names a column, a task or the table."""
+    place, said = traceback.extract_tb(error.__traceback__)[-1].filename, str(error)
+    assert type(error) in (ValueError, TypeError) or type(error).__module__.startswith("tabmtl"), repr(error)
+    # the words that its own checks look for
+    by_sklearn = re.search("Complex data|Expected 2D|Found array with|Feature names|features?, but", said)
+    assert by_sklearn or "/tabmtl/" in place, f"raised in {place}: {error!r}"
+    assert by_sklearn or re.search(r"column|task|\b[Xy]\b|row", said), f"nothing is named: {error!r}"
+
+
+def _count(table: Any) -> int:
+    if isinstance(table, pl.LazyFrame):
+        table = table.collect()
+    return table.num_rows if isinstance(table, pa.Table) else len(table)
+
+
+def _head(table: Any, n: int) -> Any:
+    if isinstance(table, pa.Table):
+        return table.slice(0, n)
+    return table.head(n) if hasattr(table, "head") else table[:n]
+
+
+def check_odd_seeds(name: str, seeds: range) -> None:
+    """Run odd frames by one estimator, and tell all that fail; some have to be fitted."""
+    failures, worked = [], 0
+    for seed in seeds:
+        try:
+            with warnings.catch_warnings(action="ignore", category=TabmtlWarning):
+                worked += check_odd(ODD_ESTIMATORS[name](), seed)
+        except BaseException as error:  # a panic of Rust is no Exception
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            failures.append(f"seed {seed}: {type(error).__name__}: {error}")
+    assert not failures, f"{len(failures)} of {len(seeds)} fail\n" + "\n\n".join(failures[:20])
+    assert worked > len(seeds) / 5, f"only {worked} of {len(seeds)} frames were fitted"
+
+
+@pytest.mark.parametrize("name", ODD_ESTIMATORS)
+def test_odd_frames_work_or_are_refused_in_our_words(name):
+    check_odd_seeds(name, range(QUICK_ODD)[[*ODD_ESTIMATORS].index(name) :: len(ODD_ESTIMATORS)])
+
+
+@pytest.mark.all_faces
+@pytest.mark.parametrize("name", ODD_ESTIMATORS)
+def test_many_more_odd_frames(name):
+    check_odd_seeds(name, range(QUICK_ODD, ALL_ODD)[[*ODD_ESTIMATORS].index(name) :: len(ODD_ESTIMATORS)])
