@@ -155,14 +155,13 @@ class Task:
             )
         if not 0 <= self.weight < float("inf"):
             raise ValueError(f"task {self.name!r}: weight must be a finite number >= 0, got {self.weight!r}")
-        invalid = [
-            text for text in (self.name, *(self.classes or ())) if isinstance(text, str) and not is_unicode(text)
-        ]
+        classes = () if self.classes is None else tuple(self.classes)
+        invalid = [text for text in (self.name, *classes) if isinstance(text, str) and not is_unicode(text)]
         if invalid:
             raise ValueError(f"task {self.name!r}: {invalid[0]!r} is no valid Unicode; rename it")
         if self.classes is None:
             return
-        object.__setattr__(self, "classes", tuple(self.classes))
+        object.__setattr__(self, "classes", classes)
         if self.kind == "regression":
             raise ValueError(f"task {self.name!r}: a regression task has no classes, got {self.classes!r}")
         if self.kind == "binary" and len(self.classes) != 2:

@@ -335,16 +335,23 @@ def _wrap(frame: Any, **options: Any) -> Any:
 
 def take_rows(X: Any, index: np.ndarray) -> Any:
     """Take rows of any supported eager container, a series among them, in that container."""
-    X = _as_table(X)
-    if nw.dependencies.is_pyarrow_table(X):
-        views = [j for j, field in enumerate(X.schema) if str(field.type) == "string_view"]
-        for j in views:  # of which pyarrow takes no rows
-            X = X.set_column(j, X.column_names[j], X.column(j).cast("large_string"))
+    X = _without_views(_as_table(X))
     if nw.dependencies.is_into_dataframe(X):
         return _wrap(X, eager_only=True)[index.tolist(), :].to_native()
     if nw.dependencies.is_into_series(X):
         return nw.from_native(X, series_only=True)[index.tolist()].to_native()
     return np.asarray(X)[index]
+
+
+def _without_views(X: Any) -> Any:
+    """Return a frame with text in place of the views of text of pyarrow, which gives no chosen rows of them."""
+    if nw.dependencies.is_pyarrow_table(X):
+        for j in [j for j, field in enumerate(X.schema) if str(field.type) == "string_view"]:
+            X = X.set_column(j, X.column_names[j], X.column(j).cast("large_string"))
+    if nw.dependencies.is_pandas_dataframe(X):
+        views = [name for name, own in X.dtypes.items() if str(getattr(own, "pyarrow_dtype", "")) == "string_view"]
+        return X.astype(dict.fromkeys(views, "large_string[pyarrow]")) if views else X
+    return X
 
 
 def _read_target(series: nw.Series, name: str) -> pl.Series:

@@ -134,6 +134,17 @@ def test_labels_of_arrays_come_back_as_they_went_in(y):
     assert come_back(np.column_stack([y, y])).shape == (3, 2)
 
 
+def test_targets_of_pyarrow_may_have_a_zero_byte_in_their_name():
+    y = pa.table({"a\0": [0.5, 1.5], "\0": ["u", "v"]})
+    assert come_back(y).equals(y)
+
+
+@pytest.mark.parametrize("y", [pl.DataFrame(), pd.DataFrame(index=range(3)), pa.table({}), np.empty((3, 0))])
+def test_targets_without_a_column_are_refused(y):
+    with pytest.raises(ValueError, match=r"y has no column|Found array with 0 feature"):
+        LabelCoder.fit(y)
+
+
 def test_labels_of_pyarrow_come_back_as_they_went_in():
     y = pa.table({"s": ["a", None, "b"], "b": [True, False, None], "f": [0.5, 1.5, None], "i": [1, 2, None]})
     answer = come_back(y)

@@ -6,7 +6,9 @@ import copy
 
 import lightgbm as lgb
 import numpy as np
+import pandas as pd
 import polars as pl
+import pyarrow as pa
 import pytest
 from conformance import answers, features, long_table, mixed_targets, same, tiny
 from rare_classes import accuracy, log_loss, rare_classes
@@ -16,6 +18,7 @@ from sklearn.linear_model import LinearRegression, LogisticRegression, RidgeClas
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
+from sklearn.tree import DecisionTreeRegressor
 
 import tabmtl
 from tabmtl import IndependentTasks, Task, trees
@@ -160,6 +163,33 @@ def test_classes_that_numpy_does_not_hold_reach_a_foreign_estimator(classes):
     y = pl.Series("t", classes * 20, dtype=pl.String if "a" in classes else pl.Int128)
     model = IndependentTasks(classifier=LogisticRegression()).fit(X, y)
     assert model.predict(X).equals(y)
+
+
+@pytest.mark.parametrize(
+    "X",
+    [
+        pl.DataFrame({"^a$": pl.Series([0, 2**100] * 10, dtype=pl.Int128), "a": [0.0, 1.0] * 10}),
+        pl.LazyFrame({"a": [0.0, 1.0] * 10}),
+        pa.table({"a": pa.array(["0", "1"] * 10, pa.string_view())}),
+        pd.DataFrame({"a": pd.Series(["0", "1"] * 10, dtype=pd.ArrowDtype(pa.string_view()))}),
+    ],
+    ids=["Int128", "lazy", "views of pyarrow", "views of pandas"],
+)
+def test_any_frame_reaches_a_foreign_estimator_as_it_can_be_read(X):
+    y = np.arange(20) % 2 * 1.5
+    y[3] = np.nan
+    model = IndependentTasks(regressor=DecisionTreeRegressor()).fit(X, y)
+    np.testing.assert_allclose(model.predict(X), np.arange(20) % 2 * 1.5)
+
+
+class Broken(DummyRegressor):
+    def fit(self, X, y, sample_weight=None):
+        raise IndexError("nothing to take")
+
+
+def test_any_error_of_a_foreign_estimator_names_the_task():
+    with pytest.raises(ValueError, match="task 'y': Broken cannot be fitted: nothing to take"):
+        IndependentTasks(regressor=Broken()).fit(numbers(), np.arange(120) / 4)
 
 
 def test_an_answer_that_fails_names_the_task_and_the_cure():
