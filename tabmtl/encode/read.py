@@ -350,7 +350,10 @@ def _without_views(X: Any) -> Any:
             X = X.set_column(j, X.column_names[j], X.column(j).cast("large_string"))
     if nw.dependencies.is_pandas_dataframe(X):
         views = [name for name, own in X.dtypes.items() if str(getattr(own, "pyarrow_dtype", "")) == "string_view"]
-        return X.astype(dict.fromkeys(views, "large_string[pyarrow]")) if views else X
+        X = X.copy(deep=False) if views else X
+        for name in views:
+            array = X[name].array
+            X[name] = type(array)(array.__arrow_array__().cast("large_string"))
     return X
 
 

@@ -89,15 +89,7 @@ def fit_task(
     name, is_category = series.name, categories is not None
     order = categories if is_ordered else None
     present = _present(series.alias(""))
-    if present.dtype.is_temporal() or not (is_text(present) or present.dtype.is_numeric() or present.len() == 0):
-        raise TypeError(f"task {name!r}: labels of type {series.dtype} are neither classes nor numbers; cast them")
-    if present.len() == 0:
-        raise ValueError(
-            f"task {name!r} has no observed label: every value is missing (null or NaN) or has weight zero; "
-            "drop the task"
-        )
-    if present.dtype.is_float() and present.is_infinite().any():
-        raise ValueError(f"task {name!r}: a label is infinite; replace it by null or a finite number")
+    _check_labels(name, present)
     if declared is not None:
         if force and declared.is_classification != (force == "classification"):
             raise ValueError(
@@ -156,6 +148,19 @@ def _present(series: pl.Series) -> pl.Series:
     """Return the labelled values of a target without a name: polars reads one like "^a$" as a pattern."""
     series = series.drop_nulls()
     return series.drop_nans() if series.dtype.is_float() else series
+
+
+def _check_labels(name: str, present: pl.Series) -> None:
+    """Raise an error unless the labels of a task are some classes or finite numbers."""
+    if present.dtype.is_temporal() or not (is_text(present) or present.dtype.is_numeric() or present.len() == 0):
+        raise TypeError(f"task {name!r}: labels of type {present.dtype} are neither classes nor numbers; cast them")
+    if present.len() == 0:
+        raise ValueError(
+            f"task {name!r} has no observed label: every value is missing (null or NaN) or has weight zero; "
+            "drop the task"
+        )
+    if present.dtype.is_float() and present.is_infinite().any():
+        raise ValueError(f"task {name!r}: a label is infinite; replace it by null or a finite number")
 
 
 def _is_regression(name: str, present: pl.Series, may_be_whole: bool) -> bool:

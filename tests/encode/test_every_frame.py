@@ -178,7 +178,10 @@ ARROW = [
     ],
     refused(always({"a": 1}), lambda v: pa.chunked_array([pa.array(v)])),
     refused(always([("a", 1)]), lambda v: pa.chunked_array([pa.array(v, pa.map_(pa.string(), pa.int8()))])),
-    refused(whole, lambda v: pa.chunked_array([pa.RunEndEncodedArray.from_arrays(range(1, len(v) + 1), v)])),
+    refused(
+        whole,
+        lambda v: pa.chunked_array([pa.RunEndEncodedArray.from_arrays(pa.array(range(1, len(v) + 1), pa.int32()), v)]),
+    ),
     refused(always(UUID(int=1).bytes), lambda v: pa.chunked_array([pa.array(v, pa.uuid())])),
 ]
 

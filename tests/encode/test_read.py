@@ -269,6 +269,14 @@ def test_an_integer_beyond_all_floats_is_infinite():
     assert frame["a"].to_list() == [float("inf"), float("-inf"), 1e30, None]
 
 
+def test_take_rows_takes_views_of_text():
+    table = pa.table({"a\0": pa.array(["u", "v", "w"], pa.string_view())})
+    behind = pd.DataFrame({1: pd.Series(["u", "v", "w"], dtype=pd.ArrowDtype(pa.string_view()))})
+    assert take_rows(table, np.array([2, 0])).column(0).to_pylist() == ["w", "u"]
+    assert take_rows(behind, np.array([2, 0]))[1].tolist() == ["w", "u"]
+    assert type(behind.dtypes[1].pyarrow_dtype) is type(pa.string_view())  # the user's frame stays as it is
+
+
 def test_take_rows_keeps_the_container():
     index = np.array([2, 0])
     for frame in (pl.DataFrame({"a": [1, 2, 3]}), pa.table({"a": [1, 2, 3]})):

@@ -6,7 +6,6 @@ import copy
 
 import lightgbm as lgb
 import numpy as np
-import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
@@ -171,9 +170,8 @@ def test_classes_that_numpy_does_not_hold_reach_a_foreign_estimator(classes):
         pl.DataFrame({"^a$": pl.Series([0, 2**100] * 10, dtype=pl.Int128), "a": [0.0, 1.0] * 10}),
         pl.LazyFrame({"a": [0.0, 1.0] * 10}),
         pa.table({"a": pa.array(["0", "1"] * 10, pa.string_view())}),
-        pd.DataFrame({"a": pd.Series(["0", "1"] * 10, dtype=pd.ArrowDtype(pa.string_view()))}),
     ],
-    ids=["Int128", "lazy", "views of pyarrow", "views of pandas"],
+    ids=["Int128", "lazy", "views of text"],
 )
 def test_any_frame_reaches_a_foreign_estimator_as_it_can_be_read(X):
     y = np.arange(20) % 2 * 1.5
