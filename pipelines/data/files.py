@@ -118,14 +118,14 @@ def read_file(path: Path) -> pl.DataFrame:
     ValueError, OSError
         If it cannot be read, or has no rows.
     """
-    from tabmtl.encode.files import check_commas
+    from tabmtl.encode.files import check_header
 
     kind = path.suffix.lower()
     if kind not in (".parquet", ".pq", ".csv"):
         raise ValueError(f"{path}: expected a file that ends in .parquet, .pq or .csv")
     with readable(path):
         if kind == ".csv":
-            check_commas(str(path))
+            check_header(str(path))
             # types are those of all rows, not of the first; of dates too, which no model takes for categories
             frame = pl.read_csv(path, infer_schema_length=None, try_parse_dates=True)
         else:

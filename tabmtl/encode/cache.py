@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import tempfile
+import time
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,20 +14,34 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from io import BufferedWriter
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import numpy as np
 import polars as pl
 import polars.selectors as cs
 
+from tabmtl.encode.files import written
 from tabmtl.encode.shards import Roles, Shards
 from tabmtl.encode.table import TableCoder, weight_factors, weight_sums
 from tabmtl.processes.group import ALONE, Group
 from tabmtl.schema import Batch, TabmtlWarning, warn_user
-from tabmtl.storage.atomic import locked, read_file, replaced, write_file
+from tabmtl.storage.atomic import (
+    is_real_folder,
+    locked,
+    locked_if_free,
+    read_file,
+    remove_left,
+    replaced,
+    sync_file,
+    sync_folder,
+    write_file,
+)
 from tabmtl.storage.stored import fingerprint
 
-FORMAT = 3
+logger = logging.getLogger(__name__)
+
+FORMAT = 4
 MANIFEST = "shards.json"  # not that of a model, whose folder somebody may name by mistake
 #: Rows that are read together; see `StoredRows`.
 CHUNK_ROWS = 1_024
@@ -34,7 +50,10 @@ LANES = 16
 
 _HEADER_BYTES = 128  # of every array, however many rows it turns out to have
 _SPLIT_ROWS = 262_144  # rows looked at together
+_SUMMED_BYTES = 2**22  # read at a time
 _MOST_MANIFEST = 2**24  # bytes
+_TEMPORARY = "tabmtl-rows-"
+_LEFT_SECONDS = 60  # after which a temporary folder that nobody has locked belongs to no fit that begins
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -264,25 +283,63 @@ def stored_arrays(
     wanted = json.loads(json.dumps({"format": FORMAT, "source": shards.fingerprint(), **wanted}))
     with ExitStack() as stack:
         if shards.cache is None:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tabmtl-")))
+            _remove_left_rows()
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=_TEMPORARY)))
         else:
             folder = shards.cache if group.size == 1 else shards.cache / f"part-{group.rank + 1}-of-{group.size}"
             folder.mkdir(parents=True, exist_ok=True)
         stack.enter_context(locked(folder))
         manifest = _read_manifest(folder, wanted)
         if manifest is None:
-            with suppress(FileNotFoundError):
-                (folder / MANIFEST).unlink()
-            with _replacing(folder) as written:
-                facts = write(written)
-            manifest = wanted | json.loads(json.dumps(facts)) | {"files": written.sizes}
-            write_file(folder / MANIFEST, json.dumps(manifest).encode())
+            with written("the encoded rows", folder):
+                manifest = _replace(folder, shards, wanted, write)
         files = [folder / name for name in manifest["files"]]
         arrays = {file.stem: np.asarray(np.load(file, mmap_mode="r")) for file in files if file.suffix == ".npy"}
         frames = {file.stem: pl.read_parquet(file, glob=False) for file in files if file.suffix == ".parquet"}
         if shards.cache is not None:
             stack.pop_all().close()  # the lock; files that are replaced live on where they are open
         yield arrays, frames, manifest
+
+
+def _replace(
+    folder: Path, shards: Shards, wanted: Mapping[str, Any], write: Callable[[ArrayFiles], Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Write the files of a locked folder, and its manifest when they are whole and on the disk; return the manifest."""
+    with suppress(FileNotFoundError):
+        (folder / MANIFEST).unlink()
+    with _replacing(folder) as files:
+        facts = write(files)
+        shards.check_unchanged()
+    manifest = {**wanted, **json.loads(json.dumps(facts)), "files": dict.fromkeys(files.names)}
+    if shards.cache is not None:
+        remove_left(folder, {MANIFEST, *files.names})
+        for name in files.names:
+            sync_file(folder / name)
+        sync_folder(folder)
+        manifest["files"] = {name: _checksum(folder / name) for name in files.names}
+        write_file(folder / MANIFEST, json.dumps(manifest).encode())
+    return manifest
+
+
+def _checksum(file: Path) -> str:
+    """Return a checksum of a file, which costs a tenth of a second for each 400 MB."""
+    found = 0
+    with file.open("rb") as stream:
+        while content := stream.read(_SUMMED_BYTES):
+            found = zlib.crc32(content, found)
+    return f"{found:08x}"
+
+
+def _remove_left_rows() -> None:
+    """Remove temporary folders of fits that were killed: those of living ones are locked."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_TEMPORARY}*"):
+        with suppress(OSError):  # of other users, or gone
+            if time.time() - folder.lstat().st_mtime < _LEFT_SECONDS or not is_real_folder(folder):
+                continue
+            with locked_if_free(folder) as is_free:
+                if is_free:
+                    rmtree(folder)
+                    logger.warning("removed the encoded rows that a killed fit has left in %s", folder)
 
 
 def _rows_of_lanes(shards: Shards, group: Group) -> range:
@@ -309,8 +366,10 @@ def _read_manifest(folder: Path, wanted: Mapping[str, Any]) -> dict[str, Any] | 
         manifest = json.loads(read_file(folder / MANIFEST, most=_MOST_MANIFEST))
         if {name: manifest[name] for name in wanted} != wanted:
             return None
-        sizes = {name: (folder / name).lstat().st_size for name in manifest["files"]}
-        return manifest if sizes == manifest["files"] else None
+        if {name: _checksum(folder / name) for name in manifest["files"]} == manifest["files"]:
+            return manifest
+        logger.warning("the files in %s were edited or damaged, and are written again", folder)
+        return None
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
 
@@ -383,33 +442,35 @@ class ArrayFiles:
 
     Attributes
     ----------
-    sizes : dict of str to int
-        Bytes of every file by name, once all are written.
+    names : list of str
+        Names of all files.
     """
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self.folder = folder
-        self.sizes: dict[str, int] = {}
+        self.names: list[str] = []
         self._stack = stack
         self._arrays: dict[str, _Writer] = {}
 
     def finish(self) -> None:
         """Write the headers of all arrays."""
-        for name, writer in self._arrays.items():
-            self.sizes[f"{name}.npy"] = writer.finish()
+        for writer in self._arrays.values():
+            writer.finish()
 
     def add(self, name: str, array: np.ndarray) -> None:
         """Append rows to an array."""
         if name not in self._arrays:
-            beside = self._stack.enter_context(replaced(self.folder / f"{name}.npy"))
+            beside = self._beside(f"{name}.npy")
             self._arrays[name] = _Writer(self._stack.enter_context(beside.open("xb")), array)
         self._arrays[name].add(array)
 
     def add_frame(self, name: str, frame: pl.DataFrame) -> None:
         """Write a small frame."""
-        beside = self._stack.enter_context(replaced(self.folder / f"{name}.parquet"))
-        frame.write_parquet(beside)
-        self.sizes[f"{name}.parquet"] = beside.stat().st_size
+        frame.write_parquet(self._beside(f"{name}.parquet"))
+
+    def _beside(self, name: str) -> Path:
+        self.names.append(name)
+        return self._stack.enter_context(replaced(self.folder / name))
 
 
 class _Writer:
@@ -423,15 +484,13 @@ class _Writer:
         self._stream.write(array.tobytes())
         self._rows += len(array)
 
-    def finish(self) -> int:
-        """Write the header, and return the bytes of the file."""
+    def finish(self) -> None:
+        """Write the header."""
         shape = (self._rows, *self._like.shape[1:])
         facts = {"descr": np.lib.format.dtype_to_descr(self._like.dtype), "fortran_order": False, "shape": shape}
         text = repr(facts).encode().ljust(_HEADER_BYTES - 11) + b"\n"
         self._stream.seek(0)
         self._stream.write(np.lib.format.magic(1, 0) + len(text).to_bytes(2, "little") + text)
-        self._stream.flush()
-        return _HEADER_BYTES + math.prod(shape) * self._like.dtype.itemsize
 
 
 @contextmanager

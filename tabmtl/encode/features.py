@@ -15,6 +15,7 @@ import polars as pl
 import polars.selectors as cs
 
 from tabmtl.encode.cures import Library, by_cast, by_dates, by_drop, by_numbers
+from tabmtl.encode.files import count_rows, read_blocks
 from tabmtl.encode.numeric import (
     LeanPickle,
     NumericScaler,
@@ -261,10 +262,10 @@ class FeatureCoder(LeanPickle):
             return x_num, x_cat
         x_cat = np.empty((n, len(codes)), dtype=np.int32)
         # one reading each, because a running query takes memory for each of its columns
-        for rows, columns in _slices(frame, self.columns.categorical, codes):
+        for rows, columns in _slices(frame, n, self.columns.categorical, codes):
             for j, column in enumerate(columns):
                 x_cat[rows, j] = column
-        for rows, columns in _slices(frame, self.columns.numeric, numbers):
+        for rows, columns in _slices(frame, n, self.columns.numeric, numbers):
             self._scale(columns, x_num[rows])
         return x_num, x_cat
 
@@ -364,13 +365,13 @@ def find_roles(
 
 
 def _count_rows(frame: pl.DataFrame | pl.LazyFrame) -> int:
-    return frame.height if isinstance(frame, pl.DataFrame) else int(frame.select(pl.len()).collect().item())
+    return frame.height if isinstance(frame, pl.DataFrame) else count_rows(frame)
 
 
 def _slices(
-    frame: pl.DataFrame | pl.LazyFrame, names: Sequence[str], expressions: Sequence[pl.Expr]
+    frame: pl.DataFrame | pl.LazyFrame, n: int, names: Sequence[str], expressions: Sequence[pl.Expr]
 ) -> Iterator[tuple[slice, list[np.ndarray]]]:
-    """Collect expressions over the named columns, some rows at a time, in order."""
+    """Collect expressions over the named columns of n rows, some rows at a time, in order."""
     if not expressions:
         return
     if isinstance(frame, pl.DataFrame):
@@ -378,7 +379,7 @@ def _slices(
     else:
         # only the reading is left to the query: it would run ahead with the results of expressions, and hold them all
         columns = frame.select(cs.by_name(*names))
-        parts = columns.collect_batches(chunk_size=_SLICE_ROWS, maintain_order=True)
+        parts = read_blocks(columns, None, _SLICE_ROWS, promised=n)
     start = 0
     for part in parts:
         stop = start + part.height
@@ -398,7 +399,7 @@ def _survey(
         chosen = np.sort(np.random.default_rng(0).choice(rows, SAMPLE_ROWS, replace=False))
     sample = np.empty((len(names), len(chosen)))
     missing = np.zeros(len(names), dtype=bool)
-    for part, columns in _slices(frame, names, numbers):
+    for part, columns in _slices(frame, rows, names, numbers):
         first, last = np.searchsorted(chosen, [part.start, part.stop])
         for j, values in enumerate(columns):
             reject_infinite(values[None], names[j : j + 1])

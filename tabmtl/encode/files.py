@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from errno import EDQUOT, ENOSPC
 from glob import glob, has_magic
 from os import PathLike
 from pathlib import Path
@@ -13,11 +17,16 @@ import polars as pl
 
 Paths = str | PathLike[str] | Sequence[str | PathLike[str]]
 
+#: Inode, size and time of change of a file; None of what has none, such as a file in a store of objects.
+Stamp = tuple[int, int, int] | None
+
 _PARQUET, _CSV = (".parquet", ".pq"), (".csv",)
 
 _OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 _LONGEST_HEADER = 1_000_000
 _BLOCKS_AT_ONCE = 2  # of a row group of more rows, all is decoded for every part
+_MOST_SHOWN = 200  # characters of a file in an error; a quote that is not closed makes one value of all that follows
+_OF_SYSTEM = re.compile(r"\(os error (\d+)\)")
 _UNREAD = re.compile(
     r"could not parse `(?P<value>.*?)` as dtype `(?P<dtype>\w+)` at column '(?P<column>.*?)' ", re.DOTALL
 )
@@ -37,9 +46,9 @@ def find_files(paths: Paths) -> tuple[str, ...]:
     files = [file for path in given for file in _expand(str(path))]
     if not files:
         raise ValueError("paths is an empty list; name at least one file")
-    twice = next((file for file in files if files.count(file) > 1), None)
-    if twice is not None:
-        raise ValueError(f"paths name the file {twice} twice; name every file once")
+    twice = [file for file, count in Counter(files).items() if count > 1]
+    if twice:
+        raise ValueError(f"paths name the file {twice[0]} twice; name every file once")
     for file in files:
         if not is_table(file):
             raise ValueError(f"{file} is neither .parquet nor .csv by its name; write it in one of the two formats")
@@ -74,62 +83,158 @@ def is_csv(file: str) -> bool:
 def scan_file(file: str, types: Mapping[str, pl.DataType] | None = None) -> pl.LazyFrame:
     """Scan a file lazily; the types of a CSV file are those of all its rows, except the given ones."""
     if is_csv(file):
-        check_commas(file)
+        check_header(file)
         return pl.scan_csv(file, infer_schema_length=None, schema_overrides=types)
     return pl.scan_parquet(file, glob=False)
 
 
-def read_blocks(scan: pl.LazyFrame, file: str | None, rows: int) -> Iterator[pl.DataFrame]:
+def read_blocks(
+    scan: pl.LazyFrame, file: str | None, rows: int, *, promised: int | None = None, since: Stamp = None
+) -> Iterator[pl.DataFrame]:
     """Read a scan, of a file or of anything else, in blocks of some rows, in order; the last one may have fewer.
 
     Of a Parquet file on a disk, only a few blocks are asked for at once. Asked for all, polars decodes many row groups
     before they are taken (its issue 28569), and more of them with more threads. CSV files are read in one go, since a
     part of them costs a pass over all lines before it; and so are files in a store of objects, which would be fetched
     again for each part.
+
+    Rows are counted, because the blocks of polars end without an error where one of its threads panics.
+
+    Parameters
+    ----------
+    scan : LazyFrame
+    file : str or None
+        Its file, if it has one.
+    rows : int
+    promised : int, optional
+        Number of rows that the scan has; by default it is asked.
+    since : tuple, optional
+        What `stamp_of` said of the file when it was first looked at; by default it is asked.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged or changes, or there are other rows than promised.
     """
-    parts = [scan]
-    if file is not None and not is_csv(file) and "://" not in file:
-        at_once = _BLOCKS_AT_ONCE * rows
-        parts = [scan.slice(first, at_once) for first in range(0, scan.select(pl.len()).collect().item(), at_once)]
-    for part in parts:
-        yield from (block for block in part.collect_batches(chunk_size=rows, maintain_order=True) if block.height)
+    n_rows = 0
+    with whole(file, since):
+        if promised is None:
+            promised = count_rows(scan)
+        parts = [scan]
+        if file is not None and not is_csv(file) and "://" not in file:
+            at_once = _BLOCKS_AT_ONCE * rows
+            parts = [scan.slice(first, at_once) for first in range(0, promised, at_once)]
+        for part in parts:
+            for block in part.collect_batches(chunk_size=rows, maintain_order=True):
+                n_rows += block.height
+                if block.height:
+                    yield block
+    if n_rows != promised:
+        cure = "write it again" if file else "its rows must be the same each time, and its files must not change"
+        raise ValueError(f"{file or 'the LazyFrame'} gave {n_rows} of {promised} rows: {cure}")
 
 
-def check_commas(file: str) -> None:
-    """Raise a ValueError if the names of a CSV file are separated by something else than commas."""
+def count_rows(scan: pl.LazyFrame) -> int:
+    """Count the rows of a scan: those of a Parquet file by its footer, those of a CSV file by a pass over it."""
+    return int(scan.select(pl.len()).collect().item())
+
+
+def stamp_of(file: str | None) -> Stamp:
+    """Return a value that changes when a file on a disk is written or replaced."""
+    if file is None or "://" in file:
+        return None
+    try:
+        status = os.stat(file)
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def check_unchanged(file: str | None, since: Stamp) -> None:
+    """Raise a ValueError if a file has been written, replaced or removed since it had a stamp."""
+    if since is not None and stamp_of(file) != since:
+        raise ValueError(
+            f"{file} was changed while it was read: wait until it is written, and start again with the whole file"
+        )
+
+
+@contextmanager
+def whole(file: str | None, since: Stamp = None) -> Iterator[None]:
+    """Turn what polars raises inside, where a file is read, into a ValueError that names the file; and see no change.
+
+    Parameters
+    ----------
+    file : str or None
+        None for what is no file, whose errors stay as they are.
+    since : tuple, optional
+        What `stamp_of` said of the file when it was first looked at; by default it is asked.
+
+    Raises
+    ------
+    ValueError
+        If the file cannot be read, or was changed.
+    """
+    since = since or stamp_of(file)
+    try:
+        yield
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+        if file is None:
+            raise
+        check_unchanged(file, since)
+        raise ValueError(f"{file} cannot be read: {reason_of(error)}") from error
+    check_unchanged(file, since)
+
+
+@contextmanager
+def written(what: str, place: Path) -> Iterator[None]:
+    """Turn errors of the system inside, where something is written, into an OSError that names the place."""
+    try:
+        yield
+    except (pl.exceptions.PolarsError, OSError) as error:
+        found = _OF_SYSTEM.search(str(error))  # polars keeps no number of an error
+        number = error.errno if isinstance(error, OSError) and error.errno else int(found[1]) if found else None
+        if number is None:
+            raise
+        cure = "make room there" if number in (ENOSPC, EDQUOT) else "give permission to write there"
+        reason = f"{what} could not be written: {os.strerror(number)}; {cure}, or name another folder"
+        raise OSError(number, reason, str(place)) from error
+
+
+def check_header(file: str) -> None:
+    """Raise a ValueError if the names of a CSV file are separated by something else than commas, or two are equal."""
     if "://" in file:
         return
     with open(file, "rb") as opened:
-        header = opened.readline(_LONGEST_HEADER).decode(errors="replace")
+        header = opened.readline(_LONGEST_HEADER).decode(encoding="utf-8-sig", errors="replace")
     found = next((name for mark, name in _OTHER_SEPARATORS.items() if mark in header and "," not in header), None)
     if found is not None:
         raise ValueError(
             f"the columns of {file} are separated by {found}, expected commas: write it again with commas, and numbers "
             "as 1.5"
         )
+    names: list[str] = []
+    with suppress(csv.Error):  # a quote that is not closed, which polars tells
+        names = next(csv.reader([header.rstrip("\r\n")]), [])
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise ValueError(f"{file} has several columns of the names {twice[:10]}: rename them, or leave all but one out")
 
 
-@contextmanager
-def words_of_csv() -> Iterator[None]:
-    """Turn errors of polars inside, whose cures are arguments of its functions, into a ValueError on the file."""
-    try:
-        yield
-    except pl.exceptions.PolarsError as error:
-        raise ValueError(reason_of(error)) from error
-
-
-def reason_of(error: pl.exceptions.PolarsError) -> str:
+def reason_of(error: BaseException) -> str:
     """Say what is wrong with a file that polars cannot read."""
     message = str(error)
     unread = _UNREAD.search(message)
     if unread is not None:
         kind = "number" if unread["dtype"][0] in "iuf" else unread["dtype"]
+        quote = ", or close the quote before it" if len(unread["value"]) > _MOST_SHOWN else ""
         return (
-            f"column {unread['column']!r} holds {unread['value']!r}, which is no {kind}: mend the cell, or leave it "
-            "empty if the value is missing"
+            f"column {unread['column'][:_MOST_SHOWN]!r} holds {unread['value'][:_MOST_SHOWN]!r}, which is no {kind}: "
+            f"mend the cell{quote}, or leave it empty if the value is missing"
         )
     if "found more fields" in message:
         return "a line has more cells than the first, which has the names: put quotes around text with commas"
     if "utf-8" in message.lower():
         return "it is not in UTF-8: write it again in this encoding"
-    return message.partition("\n")[0]
+    if isinstance(error, pl.exceptions.PanicException):
+        return "its parts do not fit together; it is damaged or cut off: write it again"
+    return message.partition("\n")[0][:_MOST_SHOWN] + "; write it again, or leave it out"

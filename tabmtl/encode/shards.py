@@ -14,7 +14,17 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 
-from tabmtl.encode.files import Paths, find_files, read_blocks, scan_file
+from tabmtl.encode.files import (
+    Paths,
+    Stamp,
+    check_unchanged,
+    count_rows,
+    find_files,
+    read_blocks,
+    scan_file,
+    stamp_of,
+    whole,
+)
 from tabmtl.params import near
 from tabmtl.processes.group import Group
 from tabmtl.schema import warn_user
@@ -48,7 +58,8 @@ class Shards:
     FileNotFoundError
         If a path names no file.
     TypeError, ValueError
-        If files have different columns or types, or a name in `columns` is none.
+        If files have different columns or types, or a name in `columns` is none. A fit raises a ValueError if a file is
+        damaged, or has changed since it was named here.
 
     Examples
     --------
@@ -73,6 +84,7 @@ class Shards:
     ) -> None:
         self.files = None if isinstance(source, pl.LazyFrame) else find_files(source)
         self.cache = None if cache is None else Path(cache)
+        self._stamps = self._look()
         found = {None: source} if isinstance(source, pl.LazyFrame) else _scan_alike(self.files or ())
         if columns is not None:
             _check_names("columns", columns, next(iter(found.values())).collect_schema().names())
@@ -83,6 +95,18 @@ class Shards:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({'LazyFrame' if self.files is None else list(self.files)})"
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._stamps = self._look()  # on another machine, files have other times
+
+    def _look(self) -> dict[str | None, Stamp]:
+        return {file: stamp_of(file) for file in self.files or ()}
+
+    def check_unchanged(self) -> None:
+        """Raise a ValueError if a file has changed since it was first looked at."""
+        for file, since in self._stamps.items():
+            check_unchanged(file, since)
+
     @cached_property
     def n_rows(self) -> int:
         """Number of the rows; counting those of CSV files takes a pass over them."""
@@ -90,7 +114,11 @@ class Shards:
 
     @cached_property
     def _heights(self) -> list[int]:
-        return [int(frame.select(pl.len()).collect().item()) for frame in self._frames.values()]
+        heights = []
+        for file, frame in self._frames.items():
+            with whole(file, self._stamps.get(file)):
+                heights.append(count_rows(frame))
+        return heights
 
     def blocks(self, names: Sequence[str], rows: range | None = None) -> Iterator[tuple[int, pl.DataFrame]]:
         """Read some columns in blocks of `BLOCK_ROWS` rows, in order, each with the number of its first row.
@@ -113,19 +141,13 @@ class Shards:
         return pl.concat([frame.select(cs.by_name(*names)) for frame in self._frames.values()])
 
     def _parts(self, names: Sequence[str], rows: range | None) -> Iterator[pl.DataFrame]:
-        for file, frame in self._scans(rows):  # one by one: each takes memory
-            yield from read_blocks(frame.select(cs.by_name(*names)), file, BLOCK_ROWS)
-
-    def _scans(self, rows: range | None) -> Iterator[tuple[str | None, pl.LazyFrame]]:
-        """Yield the files, None for a LazyFrame, with their frames, or with the parts of these that have some rows."""
-        if rows is None:
-            yield from self._frames.items()
-            return
         ends = accumulate(self._heights)
         for (file, frame), height, end in zip(self._frames.items(), self._heights, ends, strict=True):
-            first, last = max(rows.start, end - height), min(rows.stop, end)
-            if first < last:
-                yield file, frame.slice(first - (end - height), last - first)
+            first, last = (end - height, end) if rows is None else (max(rows.start, end - height), min(rows.stop, end))
+            if first < last:  # one by one: each takes memory
+                own = frame if rows is None else frame.slice(first - (end - height), last - first)
+                scan, since = own.select(cs.by_name(*names)), self._stamps.get(file)
+                yield from read_blocks(scan, file, BLOCK_ROWS, promised=last - first, since=since)
 
     def share_of_blocks(self, group: Group) -> range:
         """Return the rows of this rank's share of the blocks of a group."""
@@ -277,13 +299,12 @@ def _scan_alike(files: Sequence[str]) -> dict[str | None, pl.LazyFrame]:
     """Scan the files that have rows; numbers of several types become those of the widest."""
     scans: dict[str | None, pl.LazyFrame] = {file: scan_file(file) for file in files}
     schemas = {}
+    empty = set()
     for file, scan in scans.items():
-        try:
+        with whole(file):
             schemas[file] = scan.collect_schema()
-        except pl.exceptions.ComputeError as error:
-            raise ValueError(
-                f"{file} cannot be read as a table: {error}; write it again, or leave it out of the files"
-            ) from error
+            if scan.head(1).collect().is_empty():
+                empty.add(file)
     first = schemas[files[0]]
     for file, schema in schemas.items():
         differ = sorted(set(first) ^ set(schema))
@@ -297,9 +318,9 @@ def _scan_alike(files: Sequence[str]) -> dict[str | None, pl.LazyFrame]:
                 raise TypeError(
                     f"column {name!r} is {dtype} in {file} and {first[name]} in {files[0]}; write it with one type"
                 )
-    empty = [file for file, scan in scans.items() if scan.head(1).collect().is_empty()]
     if empty and len(empty) < len(files):
-        warn_user(f"{len(empty)} of {len(files)} files hold no row, such as {empty[0]}; they are skipped")
+        such = next(file for file in files if file in empty)
+        warn_user(f"{len(empty)} of {len(files)} files hold no row, such as {such}; they are skipped")
         scans = {file: scan for file, scan in scans.items() if file not in empty}
     scans = {file: scan.select(cs.by_name(*first.names())) for file, scan in scans.items()}
     types = pl.concat(scans.values(), how="vertical_relaxed").collect_schema()

@@ -17,12 +17,12 @@ from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.encode import TableCoder
 from tabmtl.encode.features import text_of
-from tabmtl.encode.files import Paths, find_files, is_csv, is_table, read_blocks, scan_file, words_of_csv
+from tabmtl.encode.files import Paths, find_files, is_csv, is_table, read_blocks, scan_file, whole, written
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.metrics.intervals import score_intervals
 from tabmtl.params import Names, check_choice, near
 from tabmtl.schema import warn_user
-from tabmtl.storage.atomic import replaced
+from tabmtl.storage.atomic import locked, locked_if_free, remove_left, replaced
 
 _BLOCK_ROWS = 65_536
 
@@ -69,9 +69,12 @@ def predict_files(
     ------
     TypeError, ValueError
         If the model, the method or the names do not fit, a file lacks a column, or a value does not fit; the error has
-        the file as a note. Files that were complete by then remain.
+        the file as a note. So it does if a file is damaged, or is changed while it is read. Files that were complete by
+        then remain.
     FileNotFoundError
         If a path names no file.
+    OSError
+        If answers cannot be written, for instance because the disk is full.
 
     Examples
     --------
@@ -99,6 +102,7 @@ def plan_files(model: MultiTaskEstimator, paths: Paths, folder: Path, method: Me
     files = find_files(paths)
     outputs = _outputs(files, folder)
     folder.mkdir(parents=True, exist_ok=True)
+    _tidy(folder, {output.name for output in outputs})
     return dict(zip(files, outputs, strict=True))
 
 
@@ -137,7 +141,7 @@ def predict_file(
 
     Raises
     ------
-    TypeError, ValueError, FileNotFoundError
+    TypeError, ValueError, OSError
         As `predict_files` does, or if the output is the input, or neither Parquet nor CSV by its name.
     """
     _check_model(model, method)
@@ -147,6 +151,8 @@ def predict_file(
         raise ValueError(f"{output} is neither .parquet nor .csv by its name; call the answers by one of the two")
     if place.resolve() == Path(file).resolve():
         raise ValueError(f"{output} is the input, which its answers would replace; name another file")
+    with written("the answers", place):
+        _tidy(place.parent, {place.name})
     return _predict_file(model, file, place, method, tuple(keep))
 
 
@@ -192,7 +198,7 @@ def score_files(model: MultiTaskEstimator, paths: Paths, *, level: float = 0.95)
     found: list[tuple[np.ndarray, list[np.ndarray], np.ndarray | None]] = []
     for file in files:
         try:
-            with words_of_csv():
+            with whole(file):
                 found += _answered(model, file)
         except Exception as error:
             if len(files) > 1:
@@ -253,34 +259,36 @@ def _check_model(model: Any, method: str) -> None:
 
 
 def _outputs(files: Sequence[str], folder: Path) -> list[Path]:
-    outputs = [folder / f"{Path(file).stem}.parquet" for file in files]
-    for i, output in enumerate(outputs):
-        if output in outputs[:i]:
-            first = files[outputs.index(output)]
-            raise ValueError(
-                f"{first} and {files[i]} would both be answered in {output}; give each a folder of its own"
-            )
-        if output.resolve() in [Path(file).resolve() for file in files]:
+    outputs: dict[Path, str] = {}
+    inputs = {Path(file).resolve() for file in files}
+    place = folder.resolve()
+    for file in files:
+        output = folder / f"{Path(file).stem}.parquet"
+        first = outputs.setdefault(output, file)
+        if first != file:
+            raise ValueError(f"{first} and {file} would both be answered in {output}; give each a folder of its own")
+        if place / output.name in inputs or (output.is_symlink() and output.resolve() in inputs):
             raise ValueError(f"{output} is an input, which its answers would replace; name another folder")
-    return outputs
+    return list(outputs)
+
+
+def _tidy(folder: Path, names: set[str]) -> None:
+    """Remove what killed processes have left of answers of these names, unless one is at work in the folder."""
+    with locked_if_free(folder) as is_free:
+        if is_free:
+            remove_left(folder, names)
 
 
 def _predict_file(model: MultiTaskEstimator, file: str, output: Path, method: Method, keep: tuple[str, ...]) -> int:
     """Predict the rows of a file, and return their number."""
-    with words_of_csv():
-        return _answer_blocks(model, file, output, method, keep)
-
-
-def _answer_blocks(model: MultiTaskEstimator, file: str, output: Path, method: Method, keep: tuple[str, ...]) -> int:
-    scan, names = _scan(model._coder, file, keep)
-    answer = _answers(model, method)
-    blocks = read_blocks(scan, file, _BLOCK_ROWS)
-    answered = (_beside(block.select(cs.by_name(*keep)), answer(block, names)) for block in blocks)
-    first = next(answered, None)
-    if first is None:  # predict refuses to answer nothing
-        first = _beside(scan.select(cs.by_name(*keep)).collect(), answer(None, names))
-
-    n_rows = 0
+    answer, n_rows = _answers(model, method), 0
+    with whole(file):
+        scan, names = _scan(model._coder, file, keep)
+        blocks = read_blocks(scan, file, _BLOCK_ROWS)
+        answered = (_beside(block.select(cs.by_name(*keep)), answer(block, names)) for block in blocks)
+        first = next(answered, None)
+        if first is None:  # predict refuses to answer nothing
+            first = _beside(scan.select(cs.by_name(*keep)).collect(), answer(None, names))
 
     def read(*_: Any) -> Iterator[pl.DataFrame]:
         nonlocal n_rows
@@ -288,7 +296,7 @@ def _answer_blocks(model: MultiTaskEstimator, file: str, output: Path, method: M
             n_rows += block.height
             yield block
 
-    with replaced(output) as beside:
+    with written("the answers", output), locked(output.parent, shared=True), replaced(output) as beside:
         answers = register_io_source(read, schema=first.schema)
         answers.sink_csv(beside) if is_csv(output.name) else answers.sink_parquet(beside)
     return n_rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import secrets
@@ -15,6 +16,8 @@ from pathlib import Path, PurePosixPath
 if sys.platform != "win32":
     import fcntl
 
+logger = logging.getLogger(__name__)
+
 MANIFEST = "manifest.json"
 MOST_DEPTH = 4  #: of parts inside parts
 
@@ -24,6 +27,7 @@ _STORED = re.compile(
     rf"\.?(model-{_SUM}\.json|arrays-{_SUM}\.safetensors|trees\d+-{_SUM}\.txt)(\.\d+)?|\.manifest\.json\.\d+"
 )
 _PART = re.compile(rf"part\d+-{_SUM}")
+_BESIDE = re.compile(r"\.(?P<name>.+)\.\d{14,19}")  # a file while `replaced` writes it
 
 
 def write_file(file: Path, content: bytes) -> None:
@@ -45,6 +49,17 @@ def replaced(file: Path) -> Iterator[Path]:
         with suppress(OSError):
             beside.unlink(missing_ok=True)
         raise
+
+
+def remove_left(folder: Path, names: Collection[str]) -> None:
+    """Remove what killed processes have left beside files of these names; nobody may be writing them now."""
+    found = [(entry, _BESIDE.fullmatch(entry.name)) for entry in os.scandir(folder)]
+    left = [entry for entry, match in found if match is not None and match["name"] in names]
+    for entry in left:
+        with suppress(OSError):
+            os.unlink(entry)
+    if left:
+        logger.warning("removed %d files that a killed process has left in %s, such as %s", len(left), folder, left[0])
 
 
 def read_file(file: Path, most: int | None = None, size: int | None = None) -> bytes:
@@ -166,6 +181,12 @@ def failed_save(error: OSError, folder: Path, size: int) -> OSError:
     return OSError(error.errno, what, str(folder))
 
 
+def sync_file(file: Path) -> None:
+    """Flush what others have written to a file to the disk."""
+    with file.open("r+b") as stream:
+        os.fsync(stream.fileno())
+
+
 def sync_folder(folder: Path) -> None:
     """Flush renames in a folder to the disk, where the system can."""
     if sys.platform != "win32":
@@ -174,19 +195,33 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, *, shared: bool = False) -> Iterator[None]:
     """Keep out other processes and threads that lock this folder; the lock ends with the process that holds it.
 
     The folder itself is locked, so nothing stays behind. Windows, and network file systems that lock no folders, keep
-    nobody out.
+    nobody out. Those who share the lock keep out only the others.
     """
     if sys.platform == "win32":
         yield
         return
     with _opened(folder) as descriptor:
         with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            fcntl.flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         yield
+
+
+@contextmanager
+def locked_if_free(folder: Path) -> Iterator[bool]:
+    """Lock a folder if nobody else does, and say whether it is locked: False where nobody can know."""
+    if sys.platform == "win32":
+        yield False
+        return
+    with _opened(folder) as descriptor:
+        is_free = False
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_free = True
+        yield is_free
 
 
 @contextmanager

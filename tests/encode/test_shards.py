@@ -44,7 +44,7 @@ def test_files_that_do_not_fit_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="no file is called"):
         Shards(tmp_path / "*.pq")
     (tmp_path / "broken.parquet").write_text("not a table")
-    with pytest.raises(ValueError, match=r"broken.parquet cannot be read as a table: .*; write it again"):
+    with pytest.raises(ValueError, match=r"broken.parquet cannot be read: .*; write it again"):
         Shards(tmp_path / "broken.parquet")
     (tmp_path / "2.json").write_text("{}")
     with pytest.raises(ValueError, match=r"2.json is neither .parquet nor .csv"):

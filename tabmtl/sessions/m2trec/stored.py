@@ -27,6 +27,7 @@ import polars as pl
 import polars.selectors as cs
 
 from tabmtl.encode.cache import LANES, ArrayFiles, stored_arrays
+from tabmtl.encode.files import count_rows, whole, written
 from tabmtl.encode.shards import Shards, row_keys
 from tabmtl.processes.group import Group
 from tabmtl.sessions.catalogue import plain_names
@@ -326,14 +327,18 @@ class _Dealing:
         )
         clicks = self.shards.scan(names).with_row_index(_ROW).with_columns(part.alias(_PART))
         first, last = self.lanes.start * n_parts, self.lanes.stop * n_parts
-        clicks.filter((pl.col(_PART) >= first) & (pl.col(_PART) < last)).sink_parquet(
-            pl.PartitionBy(
-                folder, key=_PART, include_key=False, file_path_provider=_file_of, approximate_bytes_per_file=None
-            ),
-            compression="lz4",
-            row_group_size=_ROW_GROUP,
-            engine="streaming",
+        parts = pl.PartitionBy(
+            folder, key=_PART, include_key=False, file_path_provider=_file_of, approximate_bytes_per_file=None
         )
+        files = ", ".join(self.shards.files or ())
+        with whole(files or None), written("the click log", folder):
+            clicks.filter((pl.col(_PART) >= first) & (pl.col(_PART) < last)).sink_parquet(
+                parts, compression="lz4", row_group_size=_ROW_GROUP, engine="streaming"
+            )
+        if len(self.lanes) == self.n_lanes:  # alone, with all rows
+            dealt = [count_rows(pl.scan_parquet(file, glob=False)) for file in folder.iterdir()]
+            if sum(dealt) != self.shards.n_rows:
+                raise ValueError(f"{files} gave {sum(dealt)} of {self.shards.n_rows} rows: write the files again")
         return n_parts
 
     def _encode(self, files: ArrayFiles, folder: Path, n_parts: int) -> dict[str, Any]:
