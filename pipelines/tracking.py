@@ -8,12 +8,13 @@ import os
 import re
 import shlex
 import shutil
+import sqlite3
 import sys
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -435,6 +436,9 @@ def _check_answers(uri: str) -> None:
         if uri.startswith(("http://", "https://")):
             # MLflow itself would try again for minutes
             urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=_SECONDS).close()
+        elif uri.startswith(_SQLITE):  # here too
+            with closing(sqlite3.connect(uri.removeprefix(_SQLITE).partition("?")[0])) as file:
+                file.execute("PRAGMA schema_version")
         make_client().search_experiments(max_results=1)
     except urllib.error.HTTPError:
         return  # somebody answers, and MLflow reports the error later

@@ -225,12 +225,11 @@ def reason_of(error: BaseException) -> str:
     message = str(error)
     unread = _UNREAD.search(message)
     if unread is not None:
+        found = f"column {unread['column'][:_MOST_SHOWN]!r} holds {unread['value'][:_MOST_SHOWN]!r}"
+        if unread["dtype"] == "str" or len(unread["value"]) > _MOST_SHOWN:
+            return f"{found}, a quote that is not closed: close it, or leave it out"
         kind = "number" if unread["dtype"][0] in "iuf" else unread["dtype"]
-        quote = ", or close the quote before it" if len(unread["value"]) > _MOST_SHOWN else ""
-        return (
-            f"column {unread['column'][:_MOST_SHOWN]!r} holds {unread['value'][:_MOST_SHOWN]!r}, which is no {kind}: "
-            f"mend the cell{quote}, or leave it empty if the value is missing"
-        )
+        return f"{found}, which is no {kind}: mend the cell, or leave it empty if the value is missing"
     if "found more fields" in message:
         return "a line has more cells than the first, which has the names: put quotes around text with commas"
     if "utf-8" in message.lower():

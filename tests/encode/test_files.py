@@ -1,12 +1,18 @@
-"""Blocks of files: all rows in order, a few blocks asked for at once where a file can be entered anywhere."""
+"""Blocks of files: all rows in order, or an error; a few asked for at once where a file can be entered anywhere."""
 
 from __future__ import annotations
+
+import os
+from errno import EACCES, ENOSPC
+from itertools import islice
 
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from tabmtl.encode.files import read_blocks, scan_file
+from tabmtl.encode.features import FeatureCoder
+from tabmtl.encode.files import read_blocks, scan_file, written
+from tabmtl.encode.shards import Shards
 
 ROWS = pl.DataFrame({"a": range(21), "b": [f"level {i}" for i in range(21)]})
 
@@ -48,3 +54,99 @@ def test_a_file_without_rows_has_no_block(tmp_path):
     file = str(tmp_path / "none.parquet")
     ROWS.clear().write_parquet(file)
     assert [*read_blocks(scan_file(file), file, 2)] == []
+
+
+@pytest.fixture
+def ends_early(monkeypatch):
+    """Let polars give the first block only, as it does when one of its threads panics."""
+    collect_batches = pl.LazyFrame.collect_batches
+    monkeypatch.setattr(
+        pl.LazyFrame, "collect_batches", lambda scan, **options: islice(collect_batches(scan, **options), 1)
+    )
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv"])
+def test_rows_that_do_not_come_are_an_error(tmp_path, ends_early, ending, monkeypatch):
+    monkeypatch.setattr("tabmtl.encode.shards.BLOCK_ROWS", 2)
+    file = str(tmp_path / f"rows.{ending}")
+    ROWS.write_parquet(file) if ending == "parquet" else ROWS.write_csv(file)
+    with pytest.raises(ValueError, match=rf"rows.{ending} gave \d+ of 21 rows: write it again"):
+        [*read_blocks(scan_file(file), file, 2)]
+    with pytest.raises(ValueError, match=r"gave \d+ of 21 rows: write it again"):
+        [*Shards(file).blocks(["a"])]
+
+
+def test_rows_that_do_not_come_of_a_query_are_an_error(ends_early, monkeypatch):
+    monkeypatch.setattr("tabmtl.encode.features._SLICE_ROWS", 5)
+    coder = FeatureCoder.fit(ROWS)
+    with pytest.raises(ValueError, match=r"the LazyFrame gave 5 of 21 rows: its rows must be the same each time"):
+        coder.encode(ROWS.lazy())
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv"])
+@pytest.mark.parametrize("how", ["appended", "replaced", "removed", "touched"])
+def test_a_file_that_changes_is_an_error(tmp_path, ending, how):
+    file = tmp_path / f"rows.{ending}"
+    ROWS.write_parquet(file) if ending == "parquet" else ROWS.write_csv(file)
+    os.utime(file, (1, 1))
+    blocks = read_blocks(scan_file(str(file)), str(file), 4)
+    next(blocks)
+    if how == "appended":
+        file.write_bytes(file.read_bytes() * 2)
+    elif how == "replaced":
+        file.write_bytes(content := file.read_bytes())
+        (tmp_path / "other").write_bytes(content)
+        (tmp_path / "other").replace(file)
+    elif how == "removed":
+        file.unlink()
+    else:
+        os.utime(file)
+    with pytest.raises(ValueError, match=rf"rows.{ending} was changed while it was read: wait until it is written"):
+        list(blocks)
+
+
+def test_shards_are_files_of_one_moment(tmp_path):
+    file = tmp_path / "rows.parquet"
+    ROWS.write_parquet(file)
+    shards = Shards(file)
+    assert sum(block.height for _, block in shards.blocks(["a"])) == 21
+    os.utime(file, (1, 1))
+    with pytest.raises(ValueError, match=r"rows.parquet was changed while it was read"):
+        [*shards.blocks(["a"])]
+    with pytest.raises(ValueError, match=r"rows.parquet was changed while it was read"):
+        shards.check_unchanged()
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    file = tmp_path / "rows.parquet"
+    pl.DataFrame({"a": range(10_000)}).write_parquet(file)
+    content = file.read_bytes()
+    file.write_bytes(content[:4] + b"x" * 50 + content[54:])
+    with pytest.raises(ValueError, match=r"rows.parquet cannot be read: .*; write it again, or leave it out"):
+        [*Shards(file).blocks(["a"])]
+
+
+def test_a_quote_that_is_not_closed_is_shown_in_part(tmp_path):
+    file = tmp_path / "rows.csv"
+    file.write_text("a,b\n1,2\n" + '3,"4\n' + "5,6\n" * 100_000)
+    with pytest.raises(ValueError, match="a quote that is not closed: close it") as caught:
+        [*read_blocks(pl.scan_csv(file, schema={"a": pl.Int64, "b": pl.Int64}), str(file), 100)]
+    assert len(str(caught.value)) < 800
+
+
+def test_columns_of_one_name_are_told(tmp_path):
+    file = tmp_path / "rows.csv"
+    file.write_text('a,"b, c","b, c"\n1,2,3\n')
+    with pytest.raises(ValueError, match=r"rows.csv has several columns of the names \['b, c'\]: rename them"):
+        Shards(file)
+
+
+@pytest.mark.parametrize(("number", "cure"), [(ENOSPC, "make room there"), (EACCES, "give permission to write there")])
+def test_what_cannot_be_written_is_named(tmp_path, number, cure):
+    reason = os.strerror(number)
+    of_polars = pl.exceptions.ComputeError(f"parquet: File out of specification: {reason} (os error {number})")
+    for error in (OSError(number, reason), of_polars):
+        message = rf"the rows could not be written: {reason}; {cure}, or name another"
+        with pytest.raises(OSError, match=message) as caught, written("the rows", tmp_path):
+            raise error
+        assert (caught.value.errno, caught.value.filename) == (number, str(tmp_path))

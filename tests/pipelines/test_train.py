@@ -237,6 +237,7 @@ MISTAKES = {
     ),
     "baseline of itself": (["--data", "portal", "--model", "IndependentTasks", "--baseline"], "already"),
     "store is no database": (["--data", "portal", "--tracking-uri", "sqlite:///notes.txt"], "cannot open"),
+    "store in no folder": (["--data", "portal", "--tracking-uri", "sqlite:///no/mlflow.db"], "unable to open database"),
     "nobody answers": (["--data", "portal", "--tracking-uri", "http://127.0.0.1:9"], "cannot open http://127.0.0.1:9"),
     "unknown scheme": (
         ["--data", "portal", "--tracking-uri", "ftp://x"],

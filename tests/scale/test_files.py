@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import polars as pl
 import pytest
@@ -11,7 +13,9 @@ from polars.testing import assert_frame_equal
 import tabmtl.scale.files
 from tabmtl import RMTGB, IndependentTasks, MMoEClassifier, MultiTaskEnsemble, SharedBottom
 from tabmtl.scale import predict_file, predict_files, score_files
+from tabmtl.scale.files import plan_files
 from tabmtl.sessions import Popularity
+from tabmtl.storage.atomic import locked
 
 
 @pytest.fixture(autouse=True)
@@ -169,3 +173,48 @@ def test_mistakes_are_told(net, tmp_path):
     with pytest.raises(ValueError, match=r"lacks the columns \['count'\], which the model was fitted on"):
         predict_files(model, tmp_path / "less" / "*.parquet", tmp_path / "scored")
     assert not (tmp_path / "scored" / "part-0.parquet").exists()
+
+
+def test_what_killed_processes_have_left_is_removed(net, tmp_path, caplog):
+    model, X = net
+    paths = written(X, tmp_path / "new")
+    scored = tmp_path / "scored"
+    scored.mkdir()
+    left, other = scored / f".part-0.parquet.{2**59}", scored / f".mine.parquet.{2**59}"
+    left.touch()
+    other.touch()
+    with locked(scored, shared=True):  # as a process that writes there does
+        predict_files(model, paths, scored)
+        assert left.exists()
+    predict_files(model, paths, scored)
+    assert (left.exists(), other.exists()) == (False, True)
+    assert f"removed 1 files that a killed process has left in {scored}" in caplog.text
+    left.touch()
+    predict_file(model, tmp_path / "new" / "part-0.parquet", scored / "part-0.parquet")
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("name", ["new.parquet", "new.csv"])
+def test_a_full_disk_is_told_with_the_file_of_the_answers(net, tmp_path, monkeypatch, name):
+    def full(*_):
+        raise pl.exceptions.ComputeError(
+            "parquet: File out of specification: underlying IO error: No space (os error 28)"
+        )
+
+    model, X = net
+    X.write_parquet(tmp_path / "rows.parquet")
+    monkeypatch.setattr(pl.LazyFrame, "sink_csv" if name.endswith("csv") else "sink_parquet", full)
+    message = rf"the answers could not be written: No space left on device; make room there, .*{name}'"
+    with pytest.raises(OSError, match=message):
+        predict_file(model, tmp_path / "rows.parquet", tmp_path / name)
+    assert [file.name for file in tmp_path.iterdir()] == ["rows.parquet"]
+
+
+def test_many_files_are_planned_in_one_pass(net, tmp_path, monkeypatch):
+    resolved, resolve = [], Path.resolve
+    monkeypatch.setattr(Path, "resolve", lambda path, **options: resolved.append(path) or resolve(path, **options))
+    for i in range(200):
+        (tmp_path / f"{i}.parquet").touch()
+    planned = plan_files(net[0], tmp_path / "*.parquet", tmp_path / "scored", "predict")
+    assert len(planned) == 200
+    assert len(resolved) <= 201

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
+from errno import ENOSPC
 
 import numpy as np
 import polars as pl
@@ -14,6 +17,7 @@ from sklearn.linear_model import LogisticRegression
 
 from tabmtl import ESMM, RMTGB, IndependentTasks, MMoE, MultiTaskEnsemble, Shards, SharedBottom, SharedTrees
 from tabmtl.encode import cache, shards
+from tabmtl.storage.atomic import locked
 from tabmtl.training import windows
 
 TARGETS = ["late", "size", "delay"]
@@ -136,7 +140,63 @@ def test_a_cache_is_used_again_for_the_same_rows_and_encoding(folder, tmp_path, 
     (place / cache.MANIFEST).write_text(json.dumps(manifest | {"format": 0}))
     fit(numeric_transform="quantile")
     assert len(written) == 4
+    edited = bytearray(content)
+    edited[-1] ^= 1  # of the same size
+    (place / "x_num.npy").write_bytes(edited)
+    fit(numeric_transform="quantile")
+    assert (len(written), (place / "x_num.npy").read_bytes()) == (5, content)
     assert first.batch_size_ == again.batch_size_
+
+
+def test_arrays_are_on_the_disk_before_their_manifest(folder, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(cache, "sync_file", lambda file: seen.append(file.name))
+    monkeypatch.setattr(cache, "sync_folder", lambda place: seen.append("folder"))
+    monkeypatch.setattr(cache, "write_file", lambda file, content: seen.append(file.name))
+    model = tiny(SharedBottom, epochs=1, drop=["who", "weight"])
+    model.fit(Shards(folder / "*.parquet", cache=tmp_path), TARGETS)
+    assert sorted(seen[:3]) == ["x_cat.npy", "x_num.npy", "y.npy"]
+    assert seen[3:] == ["folder", cache.MANIFEST]
+
+
+def test_files_that_change_between_two_passes_make_no_cache(table, tmp_path, monkeypatch):
+    file = tmp_path / "rows.parquet"
+    table.write_parquet(file)
+    write = cache._write
+    monkeypatch.setattr(cache, "_write", lambda *args: os.utime(file, (1, 1)) or write(*args))
+    with pytest.raises(ValueError, match=r"rows.parquet was changed while it was read"):
+        tiny(SharedBottom, epochs=1, drop=["who"]).fit(Shards(file, cache=tmp_path / "cache"), TARGETS)
+    assert [*(tmp_path / "cache").iterdir()] == []
+
+
+def test_a_full_disk_is_told_with_the_folder(folder, tmp_path, monkeypatch):
+    def write(*_):
+        raise OSError(ENOSPC, os.strerror(ENOSPC))
+
+    monkeypatch.setattr(cache, "_write", write)
+    with pytest.raises(OSError, match=r"encoded rows could not be written: No space .*; make room .*'.*/cache'"):
+        tiny(SharedBottom, drop=["who"]).fit(Shards(folder / "*.parquet", cache=tmp_path / "cache"), TARGETS)
+
+
+def test_what_killed_fits_have_left_is_removed(folder, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    left, fresh, living = (tmp_path / f"tabmtl-rows-{name}" for name in ("left", "fresh", "living"))
+    for place in (left, fresh, living):
+        place.mkdir()
+        (place / "y.npy").touch()
+    for place in (left, living):
+        os.utime(place, (1, 1))
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / f".y.npy.{2**59}").touch()
+    model = tiny(SharedBottom, epochs=1, drop=["who", "weight"])
+    with locked(living):
+        model.fit(Shards(folder / "*.parquet"), TARGETS)
+    assert sorted(tmp_path.iterdir()) == sorted([fresh, living, kept])
+    assert f"a killed fit has left in {left}" in caplog.text
+    model.fit(Shards(folder / "*.parquet", cache=kept), TARGETS)
+    assert not [file for file in kept.iterdir() if file.name.startswith(".")]
+    assert f"a killed process has left in {kept}" in caplog.text
 
 
 def test_rows_of_a_window_are_all_rows_once(table, folder):
