@@ -322,7 +322,7 @@ def _replace(
 
 
 def _checksum(file: Path) -> str:
-    """Return a checksum of a file, which costs a tenth of a second for each 400 MB."""
+    """Return a checksum of a file, which costs half a second for each GB."""
     found = 0
     with file.open("rb") as stream:
         while content := stream.read(_SUMMED_BYTES):

@@ -59,7 +59,7 @@ def remove_left(folder: Path, names: Collection[str]) -> None:
         with suppress(OSError):
             os.unlink(entry)
     if left:
-        logger.warning("removed %d files that a killed process has left in %s, such as %s", len(left), folder, left[0])
+        logger.warning("removed what a killed process has left in %s: %s", folder, [entry.name for entry in left[:10]])
 
 
 def read_file(file: Path, most: int | None = None, size: int | None = None) -> bytes:

@@ -188,7 +188,7 @@ def test_what_killed_processes_have_left_is_removed(net, tmp_path, caplog):
         assert left.exists()
     predict_files(model, paths, scored)
     assert (left.exists(), other.exists()) == (False, True)
-    assert f"removed 1 files that a killed process has left in {scored}" in caplog.text
+    assert f"a killed process has left in {scored}: ['{left.name}']" in caplog.text
     left.touch()
     predict_file(model, tmp_path / "new" / "part-0.parquet", scored / "part-0.parquet")
     assert not left.exists()
