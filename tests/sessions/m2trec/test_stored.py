@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import polars as pl
 import pytest
@@ -206,3 +208,22 @@ def test_mistakes_are_told():
     fitted = STAN().fit(LOG.clicks)
     with pytest.raises(TypeError, match=r"the click log is read as one frame, not as Shards: give it in parts"):
         fitted.evaluate(Shards(CLICKS.lazy()))
+
+
+def test_a_log_that_loses_rows_or_changes_makes_no_cache(tmp_path, monkeypatch):
+    file, cache = tmp_path / "log.parquet", tmp_path / "cache"
+    pl.DataFrame({"session": range(300), "item": ["a", "b", "c"] * 100}).write_parquet(file)
+    columns = LogColumns(session="session", item="item", time=None)
+    sink = pl.LazyFrame.sink_parquet
+    ways = {
+        "gave 200 of 300 rows": lambda scan, *args, **options: sink(scan.head(200), *args, **options),
+        "was changed while it was read": lambda *args, **options: os.utime(file, (1, 1)) or sink(*args, **options),
+    }
+    for message, way in ways.items():
+        monkeypatch.setattr(pl.LazyFrame, "sink_parquet", way)
+        with (
+            pytest.raises(ValueError, match=f"log.parquet {message}"),
+            stored_log(Shards(file, cache=cache), columns, None, ALONE),
+        ):
+            pass
+        assert not [*cache.iterdir()]
