@@ -178,7 +178,8 @@ def score_files(model: MultiTaskEstimator, paths: Paths, *, level: float = 0.95)
     Raises
     ------
     TypeError, ValueError, FileNotFoundError
-        If there is no such file, it lacks a column, or a value does not fit; of several files, a note names the one.
+        If there is no such file, it lacks a column, is damaged or changes, or a value does not fit; of several files, a
+        note names the one.
 
     Examples
     --------
