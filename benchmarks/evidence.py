@@ -18,29 +18,38 @@ mulan
     mean.
 rf1
     The protocol that results on this set were published by: a fifth of the rows for the test, five folds of the rest.
-    A model learns from four folds, and does not see the fifth, which the published models stop on. One fold is left
-    out, not each in turn.
+    A model learns from four folds, and does not see the fifth, which the published models stop on. Models learn once,
+    with the first fold left out; the two baselines are cheap, and answer with each left out in turn.
+blocks
+    rf1 in five blocks of consecutive hours, the newest first. A model learns from hours of the other blocks, by weeks
+    as groups. Hours whose features and targets overlap with those of the tested block are left out.
+
+The baselines of the rivers learn nothing: the flow now as the forecast, and a line through the nearest hours to fit,
+which sees no feature.
 
 The first three split a set by the recipe of the data folder, anew for every draw (seed 0 gives the stored test rows),
 by groups where it has some. A model learns from `FIT_ROWS` of the rows that are not for the test, at most, and answers
 `TEST_ROWS`, at most. Times are CPU seconds of a fit, and milliseconds of an answer to one and to 1000 rows.
 
-Every fit adds a line to ``docs/evidence/<part>.jsonl``; a later call runs what is missing there. The order is such that
-a part of the work already tells something: few labels, all labels and rf1 come first, and of each a first draw. To stay
-within the CPU hours, 50, 1500 and all labels of a target and hidden labels have one draw, as have oes10 and osales.
-``--budget`` ends a call before a fit by which all fits together, those of earlier calls too, would probably exceed it;
-``--budget 0`` only prints the estimate. ``--report`` writes the page of the results from the lines.
+Every fit adds a line to ``docs/evidence/<part>.jsonl``, with its commit and the versions of its packages; a later call
+runs what is missing there. The order is such that a part of the work already tells something: few labels,
+all labels and rf1 come first, and of each a first draw. To stay within the CPU hours, 50, 1500 and all labels of a
+target and hidden labels have one draw, as have oes10 and osales. ``--budget`` ends a call before a fit by which all
+fits together, those of earlier calls too, would probably exceed it; ``--budget 0`` only prints the estimate.
+``--report`` writes the page of the results from the lines.
 """
 
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, astuple, dataclass, fields, replace
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -51,19 +60,23 @@ from sklearn.model_selection import KFold, train_test_split
 
 from benchmarks import evidence_report
 from benchmarks.evidence_report import BAG, CATBOOST, ENSEMBLE, LIGHTGBM, SINGLE
-from benchmarks.harness import Record, score_parser
+from benchmarks.harness import ROOT, Record, score_parser
 from benchmarks.sharing import SETS, Bag, Case, CatBoost, answers_of, open_set, score_answers
-from benchmarks.splits import split_rows, units_of
+from benchmarks.splits import split_rows, time_blocks, units_of
 from tabmtl import IndependentTasks, MultiTaskEnsemble, SharedBottom, SharedTrees
 
 #: Folder of the records, of a checkout.
 OUTPUT = Path("docs/evidence")
 #: Rows to fit and to test, at most.
-FIT_ROWS, TEST_ROWS = {"labels": 2_000, "full": 3_000, "missing": 2_000}, 4_000
+FIT_ROWS, TEST_ROWS = {"labels": 2_000, "full": 3_000, "missing": 2_000, "blocks": 3_000}, 4_000
 #: Splits of a set: draws, or folds that are run.
-DRAWS = {"labels": 3, "full": 3, "missing": 1, "mulan": 4, "rf1": 1}
+DRAWS = {"labels": 3, "full": 3, "missing": 1, "mulan": 4, "rf1": 1, "blocks": 5}
 #: Folds of a set; of these, `DRAWS` are run.
-N_FOLDS = {"mulan": 10, "rf1": 5}
+N_FOLDS = {"mulan": 10, "rf1": 5, "blocks": 5}
+#: Parts of the rivers of rf1.
+RIVERS = ("rf1", "blocks")
+#: A row of rf1 is an hour: its features reach 60 hours back, and its targets, which end so, 48 hours ahead.
+HOURS_BACK, HOURS_AHEAD, AHEAD, WEEK = 60, 48, "_48H", 168
 #: Draws where the scarce target has another number of labels than those of `FEW`.
 DRAWS_OF_OTHERS = 1
 #: Draws, or folds of ten, that are run of sets on which a fit takes minutes.
@@ -94,6 +107,15 @@ MODELS: dict[str, Callable[..., Any]] = {
     "SharedBottom, 4 members": partial(SharedBottom, n_members=4),
     ENSEMBLE: MultiTaskEnsemble,
 }
+
+
+#: Forecasts that learn nothing, of `RIVERS` only.
+AS_NOW, LINE = "as now", "line between hours"
+BASELINES = (AS_NOW, LINE)
+#: Blocks that a model is run on.
+DRAWS_OF_BLOCKS = {LIGHTGBM: 5, "SharedTrees": 5, ENSEMBLE: 2}
+#: Packages whose versions a record has.
+PACKAGES = ("lightgbm", "catboost", "scikit-learn", "torch", "polars", "numpy")
 
 
 @dataclass(frozen=True)
@@ -136,12 +158,15 @@ def plan(models: Sequence[str]) -> Iterator[Cell]:
     for round_of in (goals, others):
         for draw in range(max(DRAWS.values())):
             for setting in round_of:
-                if draw < n_draws(*setting):
-                    yield from (Cell(*setting, draw, model) for model in models)
+                yield from (Cell(*setting, draw, model) for model in models if draw < n_draws(model, *setting))
 
 
-def n_draws(part: str, name: str, target: str | None, amount: int | None) -> int:
-    """Return how many splits of a setting are run."""
+def n_draws(model: str, part: str, name: str, target: str | None, amount: int | None) -> int:
+    """Return how many splits of a setting a model is run on."""
+    if model in BASELINES:
+        return N_FOLDS[part] if part in RIVERS else 0
+    if part == "blocks":
+        return DRAWS_OF_BLOCKS.get(model, 0)
     if part == "labels" and amount not in FEW:
         return DRAWS_OF_OTHERS
     return DRAWS_OF_SLOW.get(name, DRAWS[part])
@@ -158,14 +183,15 @@ def settings() -> tuple[list[Setting], list[Setting]]:
                 elif amount <= MOST_LABELS.get(name, amount):
                     yield from (("labels", name, target, amount) for target in targets)
 
-    goals = [*curve(FEW), *(("full", name, None, None) for name in FULL_SETS), ("rf1", "rf1", None, None)]
+    rivers = ((part, "rf1", None, None) for part in RIVERS)
+    goals = [*curve(FEW), *(("full", name, None, None) for name in FULL_SETS), *rivers]
     missing = (("missing", name, None, hidden) for name in MISSING_SETS for hidden in HIDDEN)
     return goals, [*curve(OTHERS), *missing, *(("mulan", name, None, None) for name in FOLD_SETS)]
 
 
 def open_cell(cell: Cell, folder: Path | None) -> Case:
     """Return the rows of a cell."""
-    if cell.part in ("mulan", "rf1"):
+    if cell.part in N_FOLDS:
         return open_fold(cell.part, cell.set, cell.seed, folder)
     case = open_draw(cell.set, cell.seed, FIT_ROWS[cell.part], folder)
     if cell.amount is None:
@@ -189,16 +215,36 @@ def open_draw(name: str, seed: int, n_to_fit: int, folder: Path | None) -> Case:
 
 
 def open_fold(part: str, name: str, fold: int, folder: Path | None) -> Case:
-    """Return a fold of ten by seed 0, or of five by the published protocol of rf1."""
+    """Return a fold of a set; hours of a block are in groups by weeks."""
     data = open_set(name, folder)
     X, y = pl.collect_all([data.features, data.targets])
-    rows, test = np.arange(len(X)), None
+    kept, scored = fold_rows(part, fold, len(X))
+    groups = kept // WEEK if part == "blocks" else None
+    return Case(train=(X[kept], y[kept]), test=(X[scored], y[scored]), tasks=data.tasks, groups=groups)
+
+
+def fold_rows(part: str, fold: int, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows to fit and to test: of ten folds by seed 0, of the published protocol, or of blocks of time."""
+    rows, test = np.arange(n), None
+    if part == "blocks":
+        kept, scored = time_blocks(n, N_FOLDS[part], HOURS_BACK + HOURS_AHEAD)[-1 - fold]
+        return np.sort(np.random.default_rng([fold, 6]).permutation(kept)[: FIT_ROWS[part]]), scored
     if part == "rf1":
         rows, test = train_test_split(rows, test_size=0.2, random_state=42)
     folds = KFold(N_FOLDS[part], shuffle=True, random_state=0 if test is None else 42)
     train, held_out = ([rows[index] for index in pair] for pair in zip(*folds.split(rows), strict=True))
-    kept, scored = train[fold], held_out[fold] if test is None else test
-    return Case(train=(X[kept], y[kept]), test=(X[scored], y[scored]), tasks=data.tasks, groups=None)
+    return train[fold], held_out[fold] if test is None else test
+
+
+def forecast(cell: Cell, folder: Path | None) -> dict[str, np.ndarray]:
+    """Return the answers of a baseline to the test rows of a fold of the rivers."""
+    data = open_set(cell.set, folder)
+    X, y = pl.collect_all([data.features, data.targets])
+    kept, scored = fold_rows(cell.part, cell.seed, len(X))
+    if cell.model == AS_NOW:
+        return {task: X[task.replace(AHEAD, "")].to_numpy()[scored] for task in y.columns}
+    hours = np.sort(kept)
+    return {task: np.interp(scored, hours, y[task].to_numpy()[hours]) for task in y.columns}
 
 
 def hide(case: Case, share: float, seed: int) -> Case:
@@ -222,9 +268,9 @@ def alone(case: Case, task: str) -> Case:
 def score(part: str, case: Case, answers: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
     """Return the scores of the test rows: per metric a dict from task to score."""
     y = case.test[1]
-    if part in ("mulan", "rf1"):
+    if part in N_FOLDS:
         squares = {task: np.square(y[task].to_numpy() - answer) for task, answer in answers.items()}
-        if part == "rf1":
+        if part in RIVERS:
             return {"RMSE": {"all": float(np.sqrt(np.nanmean([*squares.values()])))}}
         of_mean = {task: np.square(y[task].to_numpy() - case.train[1][task].mean()) for task in answers}
         return {
@@ -237,20 +283,46 @@ def score(part: str, case: Case, answers: dict[str, np.ndarray]) -> dict[str, di
 
 
 def run(cell: Cell, folder: Path | None) -> Record:
-    """Fit one model, and return its record: scores, CPU seconds of the fit, and milliseconds of an answer."""
-    case = open_cell(cell, folder)
+    """Fit one model, and return its record: scores, CPU seconds of the fit, milliseconds of an answer, and the code."""
+    code, case = made_by(), open_cell(cell, folder)
     scored = (cell.target,) if cell.target else TARGETS[cell.set] if cell.part == "labels" else tuple(case.tasks)
     is_alone = cell.part == "labels" and cell.model in SINGLE
     answers: dict[str, np.ndarray] = {}
-    times: list[np.ndarray] = []
-    for own in [alone(case, task) for task in scored] if is_alone else [case]:
-        found, spent = fit(cell.model, own, cell.seed)
-        answers |= found
-        times.append(spent)
+    times = [np.zeros(3)]
+    if cell.model in BASELINES:
+        answers = forecast(cell, folder)
+    else:
+        for own in [alone(case, task) for task in scored] if is_alone else [case]:
+            found, spent = fit(cell.model, own, cell.seed)
+            answers |= found
+            times.append(spent)
     scores = score(cell.part, case, {task: answers[task] for task in scored})
     rounded = {metric: {task: round(value, 5) for task, value in values.items()} for metric, values in scores.items()}
     named = dict(zip(("seconds", "ms_of_1", "ms_of_1000"), np.sum(times, axis=0).round(2).tolist(), strict=True))
-    return {**asdict(cell), **named, "scores": rounded}
+    return {**asdict(cell), **named, **code, "scores": rounded}
+
+
+@cache
+def made_by() -> dict[str, str]:
+    """Return the commit of this checkout, with a plus where files differ from it, and the versions of packages."""
+
+    def git(*arguments: str) -> str:
+        run = subprocess.run(["git", "-C", ROOT, *arguments], capture_output=True, text=True, check=True)
+        return run.stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--", ":!docs")
+        commit = git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):  # no git, or no checkout
+        commit = "unknown"
+    return {"code": commit, "versions": " ".join(filter(None, map(_version, PACKAGES)))}
+
+
+def _version(package: str) -> str:
+    try:
+        return f"{package} {version(package)}"
+    except PackageNotFoundError:
+        return ""
 
 
 def fit(name: str, case: Case, seed: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -311,8 +383,8 @@ def work(cells: Sequence[Cell], args: Namespace, records: list[Record]) -> list[
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the benchmark; the arguments are those of the command line."""
-    sets = dict.fromkeys([*TARGETS, *FULL_SETS, "rf1", *FOLD_SETS])
-    parser = score_parser("evidence", __doc__, OUTPUT, seeds=range(10), parts=DRAWS, sets=sets, models=MODELS)
+    sets, models = dict.fromkeys([*TARGETS, *FULL_SETS, "rf1", *FOLD_SETS]), [*MODELS, *BASELINES]
+    parser = score_parser("evidence", __doc__, OUTPUT, seeds=range(10), parts=DRAWS, sets=sets, models=models)
     parser.add_argument("--budget", type=float, help="CPU seconds of all fits together (default: no end)")
     parser.add_argument("--report", action="store_true", help="run nothing, and write the page of the results")
     args = parser.parse_args(argv)
@@ -323,7 +395,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"Models learn from at most {FIT_ROWS['labels']} rows, {FIT_ROWS['full']} where all labels are there, and "
             f"answer at most {TEST_ROWS}."
         )
-        planned = list(plan([*MODELS]))
+        planned = list(plan(models))
         n_missing = len({*planned} - {Cell.of(record) for record in records})
         evidence_report.write(records, args.output, (len(planned) - n_missing, len(planned)), rows)
         return

@@ -90,6 +90,13 @@ def _deal(n: int, rng: np.random.Generator) -> np.ndarray:
     return parts
 
 
+def time_blocks(n: int, n_blocks: int, gap: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return rows to fit and to test for each of the blocks of consecutive rows; rows within the gap are in neither."""
+    rows = np.arange(n)
+    blocks = np.array_split(rows, n_blocks)
+    return [(rows[(rows < block[0] - gap) | (rows > block[-1] + gap)], block) for block in blocks]
+
+
 def open_split(name: str, seed: int, folder: Path | None) -> Split:
     """Read a set, split it by the seed, and encode it; levels are those of the train rows."""
     data = load(name, folder=folder, **({"full": True} if name == "flights" else {}))

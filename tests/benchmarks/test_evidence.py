@@ -30,11 +30,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     datasets.load("portal").table.sink_parquet(folder / "portal" / "data.parquet")
     (folder / "mulan").mkdir()
     rng = np.random.default_rng(0)
-    for name, n_tasks in {"enb": 2, "rf1": 8}.items():
-        x = rng.normal(size=(100, 3))
-        y = x @ rng.normal(size=(3, n_tasks)) + 10
-        columns = {f"x{j}": x[:, j] for j in range(3)} | {f"y{t}": y[:, t] for t in range(n_tasks)}
-        pl.DataFrame(columns).write_parquet(folder / "mulan" / f"{name}.parquet")
+    x = rng.normal(size=(100, 3))
+    y = x @ rng.normal(size=(3, 2)) + 10
+    columns = {f"x{j}": x[:, j] for j in range(3)} | {f"y{t}": y[:, t] for t in range(2)}
+    pl.DataFrame(columns).write_parquet(folder / "mulan" / "enb.parquet")
+    hours = np.arange(100.0)
+    flows = {f"s{t}": np.sin(hours / 3 + t) + 10 for t in range(8)}
+    now = {f"{site}__0": flow for site, flow in flows.items()}
+    ahead = {f"{site}_48H__0": np.roll(flow, -2) for site, flow in flows.items()}
+    pl.DataFrame(now | ahead).write_parquet(folder / "mulan" / "rf1.parquet")
     return folder
 
 
@@ -43,8 +47,12 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """One small set for every part, few rows, and quick models."""
     evidence.open_draw.cache_clear()
     monkeypatch.setattr(evidence, "TEST_ROWS", 150)
-    monkeypatch.setattr(evidence, "FIT_ROWS", {"labels": 300, "full": 350, "missing": 300})
-    monkeypatch.setattr(evidence, "DRAWS", {"labels": 2, "full": 2, "missing": 1, "mulan": 2, "rf1": 2})
+    monkeypatch.setattr(evidence, "FIT_ROWS", {"labels": 300, "full": 350, "missing": 300, "blocks": 60})
+    monkeypatch.setattr(evidence, "DRAWS", {"labels": 2, "full": 2, "missing": 1, "mulan": 2, "rf1": 2, "blocks": 5})
+    monkeypatch.setattr(evidence, "DRAWS_OF_BLOCKS", {LIGHTGBM: 1, ENSEMBLE: 1})
+    monkeypatch.setattr(evidence, "HOURS_BACK", 1)
+    monkeypatch.setattr(evidence, "HOURS_AHEAD", 2)
+    monkeypatch.setattr(evidence, "WEEK", 5)
     monkeypatch.setattr(evidence, "DRAWS_OF_OTHERS", 2)
     monkeypatch.setattr(evidence, "TARGETS", {"portal": ("male", "weight")})
     monkeypatch.setattr(evidence, "FEW", (40,))
@@ -69,11 +77,11 @@ def test_the_first_draw_of_the_most_telling_labels_comes_first() -> None:
     counts = {part: sum(cell.part == part for cell in cells) / n_models for part in evidence.DRAWS}
     few = 3 * (14 + 14) + 2  # three draws of 150 and 500 labels of two targets of seven sets, one of 150 of oes10
     others = 16 + 10 + 8  # 50 labels, 1500 where there are as many, and all
-    assert counts == {"labels": few + others, "full": 21, "missing": 9, "mulan": 22, "rf1": 1}
+    assert counts == {"labels": few + others, "full": 21, "missing": 9, "mulan": 22, "rf1": 1, "blocks": 2}
     first = cells[: 2 * 16 * n_models]
     assert {cell.seed for cell in first} == {0}
     assert {cell.amount for cell in first[: 16 * n_models]} == {150}
-    told_first = [cell.amount in (150, 500) or cell.part in ("full", "rf1") for cell in cells]
+    told_first = [cell.amount in (150, 500) or cell.part in ("full", *evidence.RIVERS) for cell in cells]
     order = [(not first, cell.seed) for first, cell in zip(told_first, cells, strict=True)]
     assert order == sorted(order)
 
@@ -136,6 +144,39 @@ def test_folds_part_the_rows_and_those_of_rf1_share_their_test_rows(folder: Path
     assert len(pl.concat([fold.train[0] for fold in published]).unique()) == 80
 
 
+def test_blocks_of_time_share_no_hour_with_what_is_learned(small: None, folder: Path) -> None:
+    blocks = [evidence.fold_rows("blocks", fold, 100) for fold in range(5)]
+    assert np.array_equal(np.concatenate([tested for _, tested in reversed(blocks)]), np.arange(100))
+    for kept, tested in blocks:
+        hours = {hour for row in tested for hour in range(row - 1, row + 3)}
+        assert not hours & {hour for row in kept for hour in range(row - 1, row + 3)}
+        assert len(kept) == 60
+    case = evidence.open_cell(Cell("blocks", "rf1", None, None, 0, ""), folder)
+    assert case.groups is not None
+    assert len(set(case.groups)) == 15  # weeks of five hours
+
+
+def test_baselines_see_the_flow_now_or_the_hours_around(small: None, folder: Path) -> None:
+    case = evidence.open_cell(Cell("rf1", "rf1", None, None, 1, ""), folder)
+    now = evidence.forecast(Cell("rf1", "rf1", None, None, 1, evidence.AS_NOW), folder)
+    line = evidence.forecast(Cell("rf1", "rf1", None, None, 1, evidence.LINE), folder)
+    truth, x = case.test[1]["s0_48H__0"].to_numpy(), case.test[0]["s0__0"].to_numpy()
+    assert np.array_equal(now["s0_48H__0"], x)
+    assert np.abs(line["s0_48H__0"] - truth).mean() < 0.2 < np.abs(x - truth).mean()
+    record = evidence.run(Cell("blocks", "rf1", None, None, 0, evidence.LINE), folder)
+    assert record["scores"]["RMSE"]["all"] > 0.3  # no hour of the block is near
+
+
+def test_a_record_has_its_commit_and_the_versions(small: None, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = evidence.run(Cell("rf1", "rf1", None, None, 0, evidence.AS_NOW), folder)
+    assert record["code"] == "unknown" or int(record["code"].rstrip("+"), 16)
+    assert f"numpy {np.__version__}" in record["versions"]
+    evidence.made_by.cache_clear()
+    monkeypatch.setattr(evidence, "ROOT", folder)  # no checkout
+    assert evidence.made_by()["code"] == "unknown"
+    evidence.made_by.cache_clear()
+
+
 def test_the_training_mean_has_the_relative_error_one(folder: Path) -> None:
     case = evidence.open_fold("mulan", "enb", 0, folder)
     n = len(case.test[0])
@@ -143,7 +184,7 @@ def test_the_training_mean_has_the_relative_error_one(folder: Path) -> None:
     assert evidence.score("mulan", case, means) == {"RRMSE": pytest.approx({"y0": 1, "y1": 1})}
     truth = {task: case.test[1][task].to_numpy() for task in case.tasks}
     off = {"y0": truth["y0"] + 3, "y1": truth["y1"] - 4}
-    assert evidence.score("rf1", case, off) == {"RMSE": {"all": pytest.approx(math.sqrt(12.5))}}
+    assert evidence.score("blocks", case, off) == {"RMSE": {"all": pytest.approx(math.sqrt(12.5))}}
 
 
 def test_a_call_runs_what_is_missing_and_the_report_holds_it(
@@ -152,16 +193,16 @@ def test_a_call_runs_what_is_missing_and_the_report_holds_it(
     output = tmp_path / "docs" / "evidence"
     common = ["--folder", str(folder), "--output", str(output)]
     evidence.main([*common, "--budget", "0"])
-    assert "39 of 39 fits are missing" in capsys.readouterr().out
+    assert "61 of 61 fits are missing" in capsys.readouterr().out
     assert not [*output.iterdir()]
     evidence.main([*common, "--parts", "labels", "--seeds", "0"])
     assert "9 of 9 fits are missing" in capsys.readouterr().out
     before = (output / "labels.jsonl").read_text()
     evidence.main(common)
-    assert "30 of 39" in capsys.readouterr().out
+    assert "52 of 61" in capsys.readouterr().out
     assert (output / "labels.jsonl").read_text().startswith(before)
     records = evidence.read(output)
-    assert len({Cell.of(record) for record in records}) == len(records) == 39
+    assert len({Cell.of(record) for record in records}) == len(records) == 61
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- evidence -->\nold\n<!-- /evidence -->\nafter\n")
     evidence.main([*common, "--report"])
