@@ -31,8 +31,8 @@ The first three split a set by the recipe of the data folder, anew for every dra
 by groups where it has some. A model learns from `FIT_ROWS` of the rows that are not for the test, at most, and answers
 `TEST_ROWS`, at most. Times are CPU seconds of a fit, and milliseconds of an answer to one and to 1000 rows.
 
-Every fit adds a line to ``docs/evidence/<part>.jsonl``, with its commit and the versions of its packages; a later call
-runs what is missing there. The order is such that a part of the work already tells something: few labels,
+Every fit adds a line to ``docs/evidence/<part>.jsonl``, with the commit and the versions of packages that it ran by; a
+later call runs what is missing there. The order is such that a part of the work already tells something: few labels,
 all labels and rf1 come first, and of each a first draw. To stay within the CPU hours, 50, 1500 and all labels of a
 target and hidden labels have one draw, as have oes10 and osales. ``--budget`` ends a call before a fit by which all
 fits together, those of earlier calls too, would probably exceed it; ``--budget 0`` only prints the estimate.
@@ -114,7 +114,8 @@ AS_NOW, LINE = "as now", "line between hours"
 BASELINES = (AS_NOW, LINE)
 #: Blocks that a model is run on.
 DRAWS_OF_BLOCKS = {LIGHTGBM: 5, "SharedTrees": 5, ENSEMBLE: 2}
-#: Packages whose versions a record has.
+#: Folders of the package in a checkout, and other packages whose versions a record has.
+SOURCES = ("tabmtl", "pipelines", "synth")
 PACKAGES = ("lightgbm", "catboost", "scikit-learn", "torch", "polars", "numpy")
 
 
@@ -304,15 +305,14 @@ def run(cell: Cell, folder: Path | None) -> Record:
 
 @cache
 def made_by() -> dict[str, str]:
-    """Return the commit of this checkout, with a plus where files differ from it, and the versions of packages."""
+    """Return the newest commit of the package, with a plus where files differ from it, and the versions of others."""
 
     def git(*arguments: str) -> str:
-        run = subprocess.run(["git", "-C", ROOT, *arguments], capture_output=True, text=True, check=True)
-        return run.stdout.strip()
+        command = ["git", "-C", ROOT, *arguments, "--", *SOURCES]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        changed = git("status", "--porcelain", "--", ":!docs")
-        commit = git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
+        commit = git("log", "-1", "--format=%h") + ("+" if git("status", "--porcelain") else "")
     except (OSError, subprocess.CalledProcessError):  # no git, or no checkout
         commit = "unknown"
     return {"code": commit, "versions": " ".join(filter(None, map(_version, PACKAGES)))}
