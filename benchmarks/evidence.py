@@ -59,7 +59,7 @@ import polars as pl
 from sklearn.model_selection import KFold, train_test_split
 
 from benchmarks import evidence_report
-from benchmarks.evidence_report import BAG, CATBOOST, ENSEMBLE, LIGHTGBM, SINGLE
+from benchmarks.evidence_report import AS_NOW, BAG, CATBOOST, ENSEMBLE, LIGHTGBM, LINE, SINGLE
 from benchmarks.harness import ROOT, Record, score_parser
 from benchmarks.sharing import SETS, Bag, Case, CatBoost, answers_of, open_set, score_answers
 from benchmarks.splits import split_rows, time_blocks, units_of
@@ -110,7 +110,6 @@ MODELS: dict[str, Callable[..., Any]] = {
 
 
 #: Forecasts that learn nothing, of `RIVERS` only.
-AS_NOW, LINE = "as now", "line between hours"
 BASELINES = (AS_NOW, LINE)
 #: Blocks that a model is run on.
 DRAWS_OF_BLOCKS = {LIGHTGBM: 5, "SharedTrees": 5, ENSEMBLE: 2}

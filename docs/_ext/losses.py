@@ -22,14 +22,15 @@ def comparisons_of(frame: pl.DataFrame, model: str) -> list[Comparison]:
     """Compare a model of several targets with the best single-task model, in all settings with two draws or more."""
     own = frame.filter(pl.col("model").is_in([*SINGLE, model])).with_columns(pl.col("model").replace(model, ENSEMBLE))
     found = [each for part, keys in SETTINGS.items() for each in compare(own.filter(part=part), keys)]
-    return [each for each in found if each.gain is not None]
+    return [each for each in found if each.error is not None]
 
 
 def count_row(model: str, found: list[Comparison]) -> dict[str, Any]:
-    """Return how often a model is ahead and behind by two errors."""
+    """Return how often a model is ahead and behind beyond chance."""
     ahead, behind = sum(each.is_ahead for each in found), sum(each.is_behind for each in found)
     row = {"model": model, "cases": len(found), "ahead": ahead, "behind": behind}
-    return row | {"neither, beyond chance": len(found) - ahead - behind}
+    in_mean = sum((each.gain or 0.0) < 0 for each in found)
+    return row | {"neither, beyond chance": len(found) - ahead - behind, "behind in the mean": in_mean}
 
 
 def loss_row(model: str, each: Comparison) -> dict[str, Any]:
@@ -48,7 +49,8 @@ def loss_row(model: str, each: Comparison) -> dict[str, Any]:
 
 def page(frame: pl.DataFrame) -> str:
     """Return the counts and the lost cases, as Markdown."""
-    models = [name for name in frame["model"].unique(maintain_order=True) if name not in SINGLE]
+    learned = frame.filter(pl.col("part").is_in([*SETTINGS]))["model"]
+    models = [name for name in learned.unique(maintain_order=True) if name not in SINGLE]
     found = {model: comparisons_of(frame, model) for model in models}
     lost = [(model, each) for model in models for each in found[model] if each.is_behind]
     lost.sort(key=lambda pair: pair[1].gain or 0.0)

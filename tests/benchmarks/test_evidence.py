@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from scipy.stats import ttest_rel
 
 from benchmarks import evidence, evidence_report
 from benchmarks.evidence import Cell
@@ -153,7 +154,7 @@ def test_blocks_of_time_share_no_hour_with_what_is_learned(small: None, folder: 
         assert len(kept) == 60
     case = evidence.open_cell(Cell("blocks", "rf1", None, None, 0, ""), folder)
     assert case.groups is not None
-    assert len(set(case.groups)) == 15  # weeks of five hours
+    assert len(set(case.groups)) == 16  # weeks of five hours
 
 
 def test_baselines_see_the_flow_now_or_the_hours_around(small: None, folder: Path) -> None:
@@ -249,7 +250,7 @@ def test_an_estimate_is_that_of_the_fits_most_like_it() -> None:
 
 def made(part: str, metric: str, scores: dict[str, list[float]], **facts: Any) -> list[dict[str, Any]]:
     """Records of one setting: per model a score for every seed."""
-    common = {"part": part, "set": "star", "target": None, "amount": None, **facts}
+    common = {"part": part, "set": "star", "target": None, "amount": None, "code": "abc", **facts}
     times = {"seconds": 1.0, "ms_of_1": 1.0, "ms_of_1000": 1.0}
     return [
         {**common, "seed": seed, "model": model, **times, "scores": {metric: {"t": value}}}
@@ -266,24 +267,30 @@ def test_the_ensemble_is_compared_with_the_best_single_task_model() -> None:
     assert found.rival == BAG
     assert found.gain == pytest.approx(gains.mean())
     assert found.error == pytest.approx(gains.std(ddof=1) / math.sqrt(3))
+    assert found.p_value == pytest.approx(ttest_rel(scores[ENSEMBLE], scores[BAG]).pvalue)
     assert not found.is_ahead
     (against,) = evidence_report.compare(evidence_report.flatten(made("full", "R²", scores)), ("set",), (LIGHTGBM,))
+    assert against.gain == pytest.approx(4 * (against.error or 0))
+    assert not against.is_ahead  # three draws take 4.3 errors
+    assert against.difference.startswith("+0.1333 ± ")
+    scores[ENSEMBLE][2] = 0.85
+    (against,) = evidence_report.compare(evidence_report.flatten(made("full", "R²", scores)), ("set",), (LIGHTGBM,))
     assert against.is_ahead
-    assert against.difference.startswith("**+0.1333** ± ")
+    assert against.difference.startswith("**+0.1167** ± ")
 
 
 def test_a_lower_error_is_better() -> None:
-    scores = {LIGHTGBM: [0.5, 0.5], CATBOOST: [0.4, 0.4], ENSEMBLE: [0.5, 0.51]}
+    scores = {LIGHTGBM: [0.5, 0.5], CATBOOST: [0.4, 0.4], ENSEMBLE: [0.5, 0.505]}
     frame = evidence_report.flatten(made("mulan", "RRMSE", scores))
     (found,) = evidence_report.compare(frame, ("set",), is_error=True)
     assert found.rival == CATBOOST
-    assert found.gain == pytest.approx(-0.105)
+    assert found.gain == pytest.approx(-0.1025)
     assert found.is_behind
 
 
 def test_goals_are_judged() -> None:
-    few = {LIGHTGBM: [0.6, 0.6], ENSEMBLE: [0.64, 0.65]}
-    worse = {LIGHTGBM: [0.6, 0.6], ENSEMBLE: [0.55, 0.56]}
+    few = {LIGHTGBM: [0.6, 0.6], ENSEMBLE: [0.64, 0.642]}
+    worse = {LIGHTGBM: [0.6, 0.6], ENSEMBLE: [0.55, 0.552]}
     records = [
         *made("labels", "AUC", few, target="t", amount=50),
         *made("labels", "AUC", worse, target="t", amount=500),
@@ -292,14 +299,74 @@ def test_goals_are_judged() -> None:
         *made("rf1", "RMSE", {ENSEMBLE: [0.9, 1.1]}),
     ]
     frame = evidence_report.flatten(records)
-    lines = evidence_report.goals_of(frame, evidence_report.labels_of(frame)).splitlines()[2:]
-    assert [line.split(" | ")[-1].rstrip(" |") for line in lines] == [
-        "1 of 2",
-        "1 of 2: star t AUC 500",
-        "0 of 1",
-        "1 of 1: star",
-        "1.0000",
+    goals = evidence_report.goals_of(frame, evidence_report.labels_of(frame))
+    assert [(goal["found"], goal["reached"]) for goal in goals] == [
+        ("1 of 2", "yes"),
+        ("1 of 2: star t AUC 500; in the mean 1", "**no**"),
+        ("0 of 1; in the mean 0", "yes"),
+        ("1 of 1: star", "**no**"),
+        ("1.0000 (one fold of five)", "**no**"),
     ]
+    named = evidence_report.missed(goals)
+    assert named.count(";") == 3
+    assert "nowhere behind beyond chance (1 of 2: star t AUC 500; in the mean 1)" in named
+
+
+def test_rows_of_a_block_of_the_summary_average_the_same_targets() -> None:
+    records = []
+    for task, amounts in {"a": (50, 150), "b": (50, 150), "c": (50,)}.items():
+        for amount in amounts:
+            gain = {"a": 0.1, "b": 0.2, "c": 0.9}[task]
+            scores = {LIGHTGBM: [0.5, 0.5], ENSEMBLE: [0.5 + gain, 0.5 + gain + 0.001 * amount]}
+            own = made("labels", "AUC", scores, target=task, amount=amount)
+            records += [each | {"scores": {"AUC": {task: next(iter(each["scores"]["AUC"].values()))}}} for each in own]
+    lines = evidence_report.summary_table(evidence_report.labels_of(evidence_report.flatten(records))).splitlines()[2:]
+    assert [line.split(" | ")[:4] for line in lines] == [
+        ["| 2 of star", "50", "0", "0"],
+        ["| 2 of star", "150", "0", "0"],
+        ["| 1 of star", "50", "1", "0"],
+    ]
+    assert ["+0.175 (of 2)" in lines[0], "+0.225 (of 2)" in lines[1], "+0.925 (of 1)" in lines[2]] == [True] * 3
+
+
+def test_differences_are_counted_one_by_one_and_by_holm() -> None:
+    gains = {"sure": 0.001, "likely": 0.02, "level": 0.3}
+    found = []
+    for name, spread in gains.items():
+        scores = {LIGHTGBM: [0.0] * 3, ENSEMBLE: [0.1 - spread, 0.1, 0.1 + spread]}
+        found += evidence_report.compare(evidence_report.flatten(made("full", "R²", scores, set=name)), ("set",))
+    p = sorted(each.p_value or 1.0 for each in found)
+    assert p[0] < 0.05 / 3
+    assert 0.05 / 2 > p[1] > 0.05 / 6
+    note = evidence_report.chance_note(found)
+    assert note.startswith("3 differences of the page have an error, and 2 are beyond chance")
+    assert "it is 2:" in note
+
+
+def test_published_means_stand_beside_the_folds() -> None:
+    scores = {evidence_report.LINE: [0.7, 0.4], ENSEMBLE: [0.8]}
+    frame = evidence_report.flatten(made("rf1", "RMSE", scores))
+    lines = evidence_report.rivers_table(frame, "fold", {"theirs": (0.75, "0.01"), "last": (3.0, "")}).splitlines()
+    assert lines[0] == "| model | fold 1 | fold 2 | mean |"
+    assert lines[2:] == [
+        f"| {evidence_report.LINE} | 0.7000 | 0.4000 | 0.5500 |",
+        "| theirs |  |  | 0.7500 ± 0.01 |",
+        f"| {ENSEMBLE} | 0.8000 |  |  |",
+        "| last |  |  | 3.0000 |",
+    ]
+
+
+def test_records_of_an_older_selection_are_counted() -> None:
+    old, new = evidence_report.BEFORE_SELECTION[0], "abc"
+    records = [
+        *made("labels", "AUC", {LIGHTGBM: [0.5], ENSEMBLE: [0.5, 0.6]}, code=old),
+        *made("labels", "AUC", {ENSEMBLE: [0.5]}, code=new),
+        *made("full", "AUC", {ENSEMBLE: [0.5]}, code=new),
+    ]
+    text = " ".join(evidence_report.code_section(records).split())
+    assert "2 of its 4 records surely precede it, 2 of 3 of those with few labels" in text
+    assert f"| {old} | before {evidence_report.SELECTION} | 2 | 3 |" in text
+    assert f"| {new} | | 2 | 2 |" in text
 
 
 def test_without_records_there_is_nothing_to_report(tmp_path: Path) -> None:
@@ -316,10 +383,9 @@ def test_means_are_over_common_draws_and_one_draw_has_no_error() -> None:
     assert (found.n_draws, found.error) == (1, None)
     assert found.difference == "+0.1000"
     assert not found.is_ahead
-    assert f"| 50 | 1 | {evidence_report.ONE_DRAW} |" in evidence_report.summary_table([found])
+    assert f"| 1 of star | 50 | {evidence_report.ONE_DRAW} |" in evidence_report.summary_table([found])
     goals = evidence_report.goals_of(evidence_report.flatten(records), [found])
-    assert "on half of the cases | 1 of 1 |" in goals
-    assert "labels: nowhere behind by two errors | 0 of 0 |" in goals
+    assert [goal["found"] for goal in goals[:2]] == ["1 of 1", "0 of 0; in the mean 0"]
 
 
 def test_the_budget_is_that_of_all_calls(
