@@ -232,15 +232,16 @@ def summary_row(targets: str, own: Sequence[Comparison]) -> dict[str, Any]:
     return row
 
 
-def chance_note(comparisons: Iterable[Comparison]) -> str:
+def chance_note(comparisons: Sequence[Comparison]) -> str:
     """Return how many differences are judged, and how many stay beyond chance where all are judged at once, by Holm."""
-    values = sorted(each.p_value for each in comparisons if each.p_value is not None)
-    n = len(values)
-    beyond = sum(value < LEVEL for value in values)
+    judged = [each for each in comparisons if each.p_value is not None]
+    values = sorted(each.p_value or 0.0 for each in judged)
+    n, beyond = len(values), sum(value < LEVEL for value in values)
     held = next((i for i, value in enumerate(values) if value > LEVEL / (n - i)), n)
     return (
         f"{n} differences of the page have an error, and {beyond} are beyond chance one by one; if all were level, "
-        f"about {LEVEL * n:.0f} would be. For all of them at once, by Holm's method, it is {held}: draws are few.\n"
+        f"about {LEVEL * n:.0f} would be. For all of them at once, by Holm's method, it is {held}: draws are few. "
+        f"Behind are {_named(judged, 'is_behind')}.\n"
     )
 
 
@@ -360,11 +361,13 @@ def draw_labels(comparisons: Sequence[Comparison], path: Path) -> None:
             look = {"linestyle": "--" if model in SINGLE else "-", "color": colors[model]}
             ax.plot(*zip(*points, strict=True), marker=".", label=model, lw=2.5 if model == ENSEMBLE else 1.2, **look)
         ax.set_title(f"{name}: {task[:24]} ({metric})", fontsize=9)
-        ax.set_xticks(range(len(amounts)), ["all" if n is None else str(n) for n in amounts], fontsize=8)
+        draws = {c.facts["amount"]: f" ({c.n_draws})" for c in own}
+        ticks = [f"{'all' if n is None else n}{draws.get(n, '')}" for n in amounts]
+        ax.set_xticks(range(len(amounts)), ticks, fontsize=8)
         ax.tick_params(axis="y", labelsize=8)
     for ax in axes[len(panels) :]:
         ax.remove()
-    figure.supxlabel("labels of the target (all labels of the others)", fontsize=9)
+    figure.supxlabel("labels of the target, all labels of the others (in brackets: draws)", fontsize=9)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=9, frameon=False)
     figure.savefig(path, dpi=100)
 
