@@ -112,7 +112,7 @@ MODELS: dict[str, Callable[..., Any]] = {
 #: Forecasts that learn nothing, of `RIVERS` only.
 BASELINES = (AS_NOW, LINE)
 #: Blocks that a model is run on.
-DRAWS_OF_BLOCKS = {LIGHTGBM: 5, "SharedTrees": 5, ENSEMBLE: 2}
+DRAWS_OF_BLOCKS = {LIGHTGBM: 5, "SharedTrees": 5, ENSEMBLE: 1}
 #: Folders of the package in a checkout, and other packages whose versions a record has.
 SOURCES = ("tabmtl", "pipelines", "synth")
 PACKAGES = ("lightgbm", "catboost", "scikit-learn", "torch", "polars", "numpy")
