@@ -241,7 +241,7 @@ def chance_note(comparisons: Sequence[Comparison]) -> str:
     return (
         f"{n} differences of the page have an error, and {beyond} are beyond chance one by one; if all were level, "
         f"about {LEVEL * n:.0f} would be. For all of them at once, by Holm's method, it is {held}: draws are few. "
-        f"Behind are {_named(judged, 'is_behind')}.\n"
+        f"The ensemble is behind in {_named(judged, 'is_behind')}.\n"
     )
 
 

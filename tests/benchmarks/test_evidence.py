@@ -341,7 +341,7 @@ def test_differences_are_counted_one_by_one_and_by_holm() -> None:
     note = evidence_report.chance_note(found)
     assert note.startswith("3 differences of the page have an error, and 2 are beyond chance")
     assert "it is 2:" in note
-    assert note.endswith("Behind are 0 of 3.\n")
+    assert note.endswith("The ensemble is behind in 0 of 3.\n")
 
 
 def test_published_means_stand_beside_the_folds() -> None:
