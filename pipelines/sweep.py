@@ -378,7 +378,8 @@ class _Found:
         place = None if output is None else str(output)
         store = None if self.log is None else self.log.uri
         asked = {"trial": trial, "register": register, "output": place, "store": store}
-        before, fitted = self._kept(_REFIT, _read_refit) or ({}, None)
+        nothing: tuple[dict[str, Any], None] = {}, None
+        before, fitted = self._kept(_REFIT, _read_refit) or nothing
         if fitted is not None and before == asked and (output is None or output.exists()):
             print("An earlier call has fitted it; test rows are scored only once. Their scores were:\n")
             print(lay_out(fitted.scores), "\n")
