@@ -307,7 +307,7 @@ def made_by() -> dict[str, str]:
     """Return the newest commit of the package, with a plus where files differ from it, and the versions of others."""
 
     def git(*arguments: str) -> str:
-        command = ["git", "-C", ROOT, *arguments, "--", *SOURCES]
+        command = ["git", "-C", str(ROOT), *arguments, "--", *SOURCES]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
