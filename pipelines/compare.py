@@ -35,11 +35,14 @@ class ModelList:
         MODEL.NAME=VALUE: a parameter of one of them, such as MMoE.epochs=5; may be repeated.
     seed : int
         Random seed of the models.
+    seeds : int
+        Number of fits of every model, by seeds from --seed up: intervals then hold the spread over seeds.
     """
 
     model: list[str] = field(default_factory=list)
     set: list[str] = field(default_factory=list)
     seed: int = 0
+    seeds: int = 1
 
     def choices(self) -> dict[str, ModelChoice]:
         """Return the choice of every model, with its own settings.
@@ -108,7 +111,7 @@ def compare(source: DataSource, models: ModelList = ModelList(), *, report: Path
     fit, how = _rows_to_fit(rows, source)
     print(f"{rows.name}: {', '.join(tried)}; Ctrl-C keeps those that are done.", flush=True)
     X, y = rows.parts["test"]
-    params = {**rows.facts, "random_state": models.seed, "verbose": 1}
+    params = {**rows.facts, "random_state": models.seed, "seeds": models.seeds, "verbose": 1}
     found = replace(tabmtl.compare(tried, **fit, X_test=X, y_test=y, **params), how=how)
     print(f"\n{found}\n")
     if report is not None:
@@ -160,7 +163,9 @@ def _rows_to_fit(rows: TableRows, source: DataSource) -> tuple[dict[str, Any], s
         raise ValueError("--val-share has no effect: every model of a comparison sets rows aside by itself")
     how = f"{100 * source.test_share:g} %, drawn by seed {source.split_seed}"
     how += f", no {source.group_column} on both sides" if source.group_column else ""
-    groups = pl.concat([rows.groups["train"], rows.groups["val"]]) if rows.groups else None
+    groups = None
+    if rows.groups:
+        groups = pl.concat([rows.groups["train"], rows.groups["val"]]), rows.groups["test"]
     return {"X": pl.concat([X, X_val]), "y": pl.concat([y, y_val]), "groups": groups}, how
 
 

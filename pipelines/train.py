@@ -309,7 +309,8 @@ def print_gain(rows: TableRows, estimator: Any, part: str, reference: Any) -> tu
     gain = tabmtl.multitask_gain(scores, references)
     interval = "" if mean.low is None else f", 95 % interval {mean.low:+z.4f} to {mean.high:+z.4f}"
     average = "" if mean.score is None else f"mean difference {mean.score:+z.4f}{interval}; "
-    print(f"Low and high are 95 % intervals of the difference, paired row by row; {average}{gain.summary}.\n")
+    joint = f" and joint over {table.height} tasks" if table.height > 1 else ""
+    print(f"Low and high are 95 % intervals of the difference, paired row by row{joint}; {average}{gain.summary}.\n")
     return gain, table
 
 

@@ -217,25 +217,29 @@ class TableRows:
 
     def table(self, estimator: Any, part: str) -> pl.DataFrame:
         """Return scores and their confidence intervals, one row per task."""
-        table = estimator.score_intervals(*self.parts[part])
+        table = estimator.score_intervals(*self.parts[part], groups=self.groups.get(part))
         return table.select("task", "metric", "score", low="low", high="high", labelled="n_labelled")
 
     def differences(self, estimator: Any, reference: Any, part: str) -> tuple[pl.DataFrame, ScoreInterval]:
         """Return the scores of two models, their paired differences, one row per task, and the mean difference."""
-        from tabmtl.comparison.judging import differences_of
+        from tabmtl.comparison.judging import Answered, differences_at_once, differences_of
         from tabmtl.metrics.scores import score_tasks
+        from tabmtl.model_selection.repeats import number_groups
 
         X, y = self.parts[part]
         (tasks, labels, outputs, _, own), (_, other_labels, others, _, _) = (
             model._labelled(X, y, None) for model in (estimator, reference)
         )
-        found = differences_of(tasks, (labels, outputs), (other_labels, others), own)
+        group = number_groups(self.groups[part].to_list()) if self.groups else None
+        found, _ = differences_of(tasks, Answered(labels, [outputs]), Answered(other_labels, [others]), own, group)
+        by_task, overall = differences_at_once({"": found})
         scores, references = (
             score_tasks(tasks, *pair, own_task=own) for pair in ((labels, outputs), (other_labels, others))
         )
         columns = {"task": list(scores), "score": list(scores.values()), "reference": list(references.values())}
-        intervals = found.table.select("difference", low="difference_low", high="difference_high")
-        return pl.DataFrame(columns).hstack(intervals), found.overall
+        intervals = by_task.select("task", "difference", low="difference_low", high="difference_high")
+        mean = overall.row(0)[1:5] if found else (None,) * 4
+        return pl.DataFrame(columns).join(intervals, on="task", how="left", maintain_order="left"), ScoreInterval(*mean)
 
     def metrics(self, table: pl.DataFrame, part: str) -> dict[str, float | None]:
         """Return the scores of a `table` by ``<part>/<task>/<metric>``, as they are logged."""

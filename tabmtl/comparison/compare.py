@@ -15,24 +15,27 @@ from sklearn.base import clone
 from tabmtl.comparison.judging import (
     CALIBRATION,
     COLUMNS,
-    OVERALL,
+    Answered,
     calibration_of,
+    differences_at_once,
     differences_of,
     scores_of,
-    warn_of_undefined,
+    warn_of_unjudged,
 )
 from tabmtl.comparison.result import Comparison
 from tabmtl.comparison.rows import ComparedRows, as_read
 from tabmtl.encode import LabelCoder
 from tabmtl.ensemble import MultiTaskEnsemble
+from tabmtl.estimators.base import draw_seed
 from tabmtl.estimators.tables import MultiTaskEstimator
+from tabmtl.metrics.intervals import Estimate
 from tabmtl.metrics.scores import mean_score
 from tabmtl.models.independent import IndependentTasks
 from tabmtl.models.mmoe import MMoE
 from tabmtl.models.multitabnet import MultiTabNet
 from tabmtl.models.rmtgb import RMTGB
 from tabmtl.models.shared_trees import SharedTrees
-from tabmtl.params import near
+from tabmtl.params import check_count, near
 from tabmtl.schema import describe_error, warn_user
 
 #: Rows up to which a model is worth its time in a first comparison.
@@ -100,11 +103,16 @@ def compare(
     X_test, y_test : frames or arrays, optional
         Rows that judge. By default a quarter of the rows, which no model learns from: a random one with labels of every
         task and class.
-    groups : array of shape (n,) or str, optional
-        Group of every row of X, such as a patient, or the name of a column that holds it; no split divides a group.
+    groups : array of shape (n,), str, or a pair of them, optional
+        Group of every row of X, such as a patient, or the name of a column that holds it: no split divides a group, and
+        intervals are over draws of groups. With X_test, its groups are in the column of this name, or the second of a
+        pair.
     **params
         Parameters for every model, such as ``tasks``, ``task_column``, ``drop``, ``n_jobs`` and ``random_state``; the
-        last also draws the rows to test. ``verbose=1`` shows the fits, and a line for every model.
+        last also draws the rows to test. ``verbose=1`` shows the fits, and a line for every model. And one of the
+        comparison itself: with ``seeds=3`` every model is fitted by three seeds, from ``random_state`` up. Scores,
+        differences and times are then means over these fits, and the errors of scores and differences hold the spread
+        over seeds. ``models`` and ``calibration`` are of the first seed.
 
     Returns
     -------
@@ -132,6 +140,8 @@ def compare(
     """
     if (X_test is None) != (y_test is None):
         raise ValueError("X_test and y_test belong together; got only one of them")
+    seeds = params.pop("seeds", 1)
+    check_count("seeds", seeds)
     X, X_val, X_test = (as_read(*pair) for pair in ((X, "X"), (X_val, "X_val"), (X_test, "X_test")))
     given = default_models(len(X)) if models is None else _named(models)
     prepared = {name: _with_params(name, model, params) for name, model in given.items()}
@@ -140,20 +150,20 @@ def compare(
     rows = ComparedRows.read(reference, fit, X_test, y_test)
     for name, model in prepared.items():
         _check_tasks(name, model, reference, rows, y)
-    warn_of_undefined(rows.coder.labels.tasks, rows.batch.y, rows.batch.task)
-    return _Trials(rows, verbose=bool(params.get("verbose"))).run(prepared)
+    warn_of_unjudged(rows.coder.labels.tasks, rows.batch.y, rows.batch.task, rows.batch.group)
+    return _Trials(rows, seeds, verbose=bool(params.get("verbose"))).run(prepared)
 
 
 class _Trials:
     """The fits of a comparison, one after the other, and what they gave."""
 
-    def __init__(self, rows: ComparedRows, *, verbose: bool) -> None:
-        self.rows, self.verbose = rows, verbose
+    def __init__(self, rows: ComparedRows, seeds: int, *, verbose: bool) -> None:
+        self.rows, self.seeds, self.verbose = rows, seeds, verbose
         self.frames: dict[str, pl.DataFrame] = {}
         self.calibration: list[pl.DataFrame] = []
-        self.overall: list[pl.DataFrame] = []
+        self.differences: dict[str, dict[str, Estimate]] = {}
         self.fitted: dict[str, MultiTaskEstimator] = {}
-        self._reference: tuple[np.ndarray, list[np.ndarray]] | None = None  # labels and answers
+        self._reference: Answered | None = None
 
     def run(self, models: Mapping[str, MultiTaskEstimator]) -> Comparison:
         """Fit and judge all models, the reference first."""
@@ -168,18 +178,20 @@ class _Trials:
             self._add(name, self._failed("interrupted"))
         if waiting:
             warn_user(f"interrupted: {', '.join(waiting)} are not compared")
-        calibration = pl.concat(self.calibration) if self.calibration else pl.DataFrame(schema=CALIBRATION)
+        differences, overall = differences_at_once(self.differences)
+        frame = pl.concat(self.frames.values()).drop(differences.columns[2:])
         return Comparison(
-            frame=pl.concat(self.frames.values()),
+            frame=frame.join(differences, on=["model", "task"], how="left", maintain_order="left").select(*COLUMNS),
             models=self.fitted,
-            calibration=calibration,
-            overall=pl.concat([pl.DataFrame(schema=OVERALL), *self.overall]),
+            calibration=pl.concat([pl.DataFrame(schema=CALIBRATION), *self.calibration]),
+            overall=overall,
             tasks=self.rows.coder.labels.tasks,
             reference=next(iter(models)),
             n_fit=self.rows.n_fit,
             n_test=len(self.rows.batch),
             how=self.rows.how,
             is_interrupted=bool(waiting),
+            seeds=self.seeds,
         )
 
     def _try(self, name: str, model: MultiTaskEstimator) -> None:
@@ -192,35 +204,45 @@ class _Trials:
 
     def _judge(self, name: str, model: MultiTaskEstimator) -> pl.DataFrame:
         """Fit a model, and return its rows of the frame."""
-        rows, tasks, own = self.rows, self.rows.coder.labels.tasks, self.rows.batch.task
-        start = perf_counter()
-        model.fit(**rows.fit)
-        fitted = perf_counter()
-        outputs = model._read_and_answer(rows.X)
-        answered = perf_counter()
-        _check_learned(model, tasks)
-        y = model._coder.labels.encode(rows.y)[0]  # of a funnel, labels mean "this step and all before it"
-        frame = scores_of(tasks, y, outputs, own)
-        calibration = calibration_of(tasks, y, outputs, own).select(pl.lit(name).alias("model"), pl.all())
+        rows, tasks, own, group = self.rows, self.rows.coder.labels.tasks, self.rows.batch.task, self.rows.batch.group
+        fits, outputs, seconds = self._fits(model), [], np.zeros(2)
+        for fit in fits:
+            times = [perf_counter()]
+            fit.fit(**rows.fit)
+            times.append(perf_counter())
+            outputs.append(fit._read_and_answer(rows.X))
+            seconds += np.diff([*times, perf_counter()]) / len(fits)
+        _check_learned(fits[0], tasks)
+        y = fits[0]._coder.labels.encode(rows.y)[0]  # of a funnel, labels mean "this step and all before it"
+        answered = Answered(y, outputs)
+        frame = scores_of(tasks, answered, own, group)
+        calibration = calibration_of(tasks, y, outputs[0], own).select(pl.lit(name).alias("model"), pl.all())
         if not self.frames:
-            self._reference = y, outputs
+            self._reference = answered
         elif self._reference is not None:
-            frame = frame.hstack(self._differences(name, y, outputs))
-        self.fitted[name] = model
+            self._subtract(name, answered)
+        self.fitted[name] = fits[0]
         self.calibration.append(calibration)
-        return frame.with_columns(fit_seconds=fitted - start, predict_ms=1e3 * (answered - fitted))
+        return frame.with_columns(fit_seconds=seconds[0], predict_ms=1e3 * seconds[1])
 
-    def _differences(self, name: str, y: np.ndarray, outputs: list[np.ndarray]) -> pl.DataFrame:
-        """Return the differences to the reference; null where a funnel gives the rows other labels."""
+    def _fits(self, model: MultiTaskEstimator) -> list[MultiTaskEstimator]:
+        """Return the model, or copies of it by several seeds."""
+        if self.seeds == 1:
+            return [model]
+        first = draw_seed(model.random_state)
+        return [clone(model).set_params(random_state=first + s) for s in range(self.seeds)]
+
+    def _subtract(self, name: str, answered: Answered) -> None:
+        """Keep the differences to the reference, but where a funnel gives the rows other labels."""
         assert self._reference is not None
-        found = differences_of(self.rows.coder.labels.tasks, (y, outputs), self._reference, self.rows.batch.task)
-        self.overall.append(pl.DataFrame([(name, *found.overall)], OVERALL, orient="row"))
-        if found.others:
+        own, group = self.rows.batch.task, self.rows.batch.group
+        found, others = differences_of(self.rows.coder.labels.tasks, answered, self._reference, own, group)
+        self.differences[name] = found
+        if others:
             warn_user(
-                f"{name} scores {', '.join(found.others)} by other labels than the reference, those of its funnel, so "
+                f"{name} scores {', '.join(others)} by other labels than the reference, those of its funnel, so "
                 "there is no difference; set the labels of a later step to 0 where an earlier one is 0"
             )
-        return found.table
 
     def _failed(self, error: str) -> pl.DataFrame:
         """Return the rows of a model without scores."""

@@ -19,7 +19,7 @@ from tabmtl.plots import (
     HistoryDisplay,
     LeaderboardDisplay,
 )
-from tabmtl.plots.display import Display
+from tabmtl.plots.display import Display, load_pyplot
 from tabmtl.schema import Task
 
 _MOST_PANELS, _MOST_CURVES = 12, 6
@@ -57,9 +57,7 @@ def draw_figures(
         If matplotlib is missing.
     """
     check_matplotlib()
-    from matplotlib import rc_context
-
-    with rc_context(_STYLE):
+    with load_pyplot().rc_context(_STYLE):
         return [
             *_differences(frame, tasks, reference),
             *_calibration(calibration, tasks),
@@ -80,8 +78,8 @@ def _differences(frame: pl.DataFrame, tasks: Sequence[Task], reference: str) -> 
         drawn = frame.filter(pl.col("difference").is_not_null())
         display = ComparisonDisplay(drawn, tasks=shown[:_MOST_PANELS], reference=reference).plot()
         caption = (
-            f"Score of each model minus that of {reference} on the same rows, with 95 % intervals. A triangle marks an "
-            f"interval that leaves 0 out: up is ahead, down behind.{_left_out(shown, _MOST_PANELS)}"
+            f"Score of each model minus that of {reference} on the same rows, with joint 95 % intervals. A triangle "
+            f"marks an interval that leaves 0 out: up is ahead, down behind.{_left_out(shown, _MOST_PANELS)}"
         )
         yield _figure("Differences, task by task", caption, display)
 

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 
-from tabmtl.metrics.intervals import ScoreInterval, mean_difference, score_difference, score_intervals
-from tabmtl.metrics.scores import counted, each_task, undefined_reason
+from tabmtl.metrics.intervals import (
+    Estimate,
+    estimate_tasks,
+    fit_intervals,
+    joint_level,
+    mean_estimate,
+    no_interval_reason,
+)
+from tabmtl.metrics.scores import check_metric, counted, each_task, undefined_reason
 from tabmtl.schema import TabmtlWarning, Task, warn_user
 
 #: Columns of a comparison, and their types.
 COLUMNS: dict[str, Any] = {"model": pl.String, "task": pl.String, "metric": pl.String}
 COLUMNS |= dict.fromkeys(("score", "standard_error", "low", "high"), pl.Float64)
 COLUMNS |= dict.fromkeys(("difference", "difference_error", "difference_low", "difference_high"), pl.Float64)
+COLUMNS |= {"difference_spread": pl.Float64}
 COLUMNS |= {"n_labelled": pl.Int64, "fit_seconds": pl.Float64, "predict_ms": pl.Float64, "error": pl.String}
 
 #: Columns of `calibration_of`, and the model.
@@ -30,66 +38,97 @@ OVERALL |= dict.fromkeys((f"mean_{name}" for name in COLUMNS if name.startswith(
 _MOST_BINS, _ROWS_PER_BIN = 10, 20
 
 Answers = Sequence[np.ndarray]
+#: Differences of models to a reference, by model and task.
+Differences = Mapping[str, Mapping[str, Estimate]]
 
 
-def scores_of(tasks: Sequence[Task], y: np.ndarray, outputs: Answers, own: np.ndarray | None) -> pl.DataFrame:
-    """Score every task, a row each, with the columns from "task" to "high" and "n_labelled"."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", TabmtlWarning)  # the same for every model: `warn_of_undefined` gives them once
-        return score_intervals(tasks, y, outputs, own_task=own).drop("n_positive")
-
-
-class Differences(NamedTuple):
-    """Scores of a model minus those of a reference on the same rows, paired row by row.
+class Answered(NamedTuple):
+    """What a model answered to the rows to test.
 
     Parameters
     ----------
-    table : polars.DataFrame
-        A row for every task: the columns of a comparison that begin with "difference".
-    overall : ScoreInterval
-        Their mean over the tasks.
-    others : list of str
-        Tasks without a difference, because the two models read other labels: those of a funnel.
+    y : ndarray
+        Their labels, as the model reads them.
+    fits : list of sequence of ndarray
+        Outputs of its fits, one for every seed.
     """
 
-    table: pl.DataFrame
-    overall: ScoreInterval
-    others: list[str]
+    y: np.ndarray
+    fits: list[Answers]
+
+
+def scores_of(tasks: Sequence[Task], model: Answered, own: np.ndarray | None, group: np.ndarray | None) -> pl.DataFrame:
+    """Score every task, a row each, with the columns from "task" to "high" and "n_labelled"."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TabmtlWarning)  # the same for every model: `warn_of_unjudged` gives them once
+        return fit_intervals(tasks, model.y, model.fits, None, own, group).drop("n_positive")
 
 
 def differences_of(
-    tasks: Sequence[Task],
-    model: tuple[np.ndarray, Answers],
-    reference: tuple[np.ndarray, Answers],
-    own: np.ndarray | None,
-) -> Differences:
-    """Subtract the scores of a reference; both models come as their labels and answers."""
-    (y, outputs), (labels, others) = model, reference
-    same = [np.array_equal(a, b, equal_nan=True) for a, b in zip(labels.T, y.T, strict=True)]
+    tasks: Sequence[Task], model: Answered, reference: Answered, own: np.ndarray | None, group: np.ndarray | None
+) -> tuple[dict[str, Estimate], list[str]]:
+    """Subtract the scores of a reference, paired row by row.
+
+    Returns
+    -------
+    differences : dict of str to Estimate
+        By task.
+    others : list of str
+        Tasks without a difference because the two models read other labels: those of a funnel.
+    """
+    same = [np.array_equal(a, b, equal_nan=True) for a, b in zip(model.y.T, reference.y.T, strict=True)]
     kept = np.flatnonzero(same).tolist()
     # a long table has one column, which all tasks share
     judged = [*tasks] if own is not None else [tasks[t] for t in kept]
-    labels, own_answers, other_answers = labels[:, kept], [outputs[t] for t in kept], [others[t] for t in kept]
-    found: dict[str, ScoreInterval] = {}
-    none = overall = ScoreInterval(None, None, None, None)
-    if kept:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", TabmtlWarning)
-            overall = mean_difference(judged, labels, own_answers, other_answers, own)
-            both = (each_task(judged, labels, each, None, own) for each in (own_answers, other_answers))
-            for (task, own_labels, output, _), (_, _, other, _) in zip(*both, strict=True):
-                found[task.name] = score_difference(task, own_labels, output, other)
+    if not kept:
+        return {}, [task.name for task in tasks]
+    ours, theirs = ([[outputs[t] for t in kept] for outputs in each.fits] for each in (model, reference))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TabmtlWarning)
+        found = estimate_tasks(judged, model.y[:, kept], ours, theirs, None, own, group)
+    named = {task.name: each for task, each in zip(judged, found, strict=True) if each is not None}
+    names = {task.name for task in judged}
+    return named, [task.name for task in tasks if task.name not in names]
+
+
+def differences_at_once(found: Differences) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Give all differences intervals that hold together, and likewise their means over the tasks.
+
+    Returns
+    -------
+    by_task : polars.DataFrame
+        "model", "task", and the columns of a comparison that begin with "difference".
+    overall : polars.DataFrame
+        As `Comparison` has it: of every model the mean over the tasks that have an interval.
+    """
+    by_task = {(model, task): each for model, own in found.items() for task, each in own.items()}
+    judged = {model: [each for each in own.values() if each.freedom] for model, own in found.items()}
+    overall = {(model,): mean_estimate(judged[model] or [*own.values()]) for model, own in found.items() if own}
     names = [name for name in COLUMNS if name.startswith("difference")]
-    table = pl.DataFrame([found.get(task.name, none) for task in tasks], dict.fromkeys(names, pl.Float64), orient="row")
-    return Differences(table, overall, [task.name for task in tasks if task.name not in found])
+    types = {"model": pl.String, "task": pl.String} | dict.fromkeys(names, pl.Float64)
+    return _table(by_task, types), _table(overall, OVERALL)
 
 
-def warn_of_undefined(tasks: Sequence[Task], y: np.ndarray, own: np.ndarray | None) -> None:
-    """Warn of tasks that the labels of the rows to test give no score."""
-    for task, labels, _, _ in each_task(tasks, y, list(y.T), None, own):
+def _table(estimates: Mapping[tuple[str, ...], Estimate], types: Mapping[str, Any]) -> pl.DataFrame:
+    level = joint_level([*estimates.values()])
+    rows = [(*names, *each.interval(level), each.spread) for names, each in estimates.items()]
+    return pl.DataFrame(rows, types, orient="row")
+
+
+def warn_of_unjudged(tasks: Sequence[Task], y: np.ndarray, own: np.ndarray | None, group: np.ndarray | None) -> None:
+    """Warn of tasks that the labels of the rows to test give no score, or no interval."""
+    groups = each_task(tasks, y, list(y.T), group, own)
+    for (task, labels, _, _), (*_, unit) in zip(each_task(tasks, y, list(y.T), None, own), groups, strict=True):
         reason = undefined_reason(task, labels)
         if reason is not None:
-            warn_user(f"task {task.name!r}: {task.metric} is undefined on the rows to test: {reason}")
+            warn_user(f"task {task.name!r}: {check_metric(task)} is undefined on the rows to test: {reason}")
+            continue
+        reason = no_interval_reason(task, labels, None, unit)
+        if reason is not None:
+            warn_user(
+                f"task {task.name!r}: {check_metric(task)} will have no interval, and no part in the verdict: among "
+                f"the rows to test, {reason}; test on more rows of it"
+            )
 
 
 def calibration_of(tasks: Sequence[Task], y: np.ndarray, outputs: Answers, own: np.ndarray | None) -> pl.DataFrame:

@@ -83,6 +83,7 @@ def _facts(comparison: Any) -> dict[str, Any]:
         "lines": lines,
         "reference": comparison.reference,
         "labels": comparison.labels,
+        "seeds": comparison.seeds,
         "side": verdict,
     }
 

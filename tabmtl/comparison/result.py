@@ -35,9 +35,10 @@ class Comparison:
     frame : polars.DataFrame
         One row per model and task: "model"; "task"; its "metric"; "score", higher is better, with "standard_error",
         "low" and "high" of its 95 % interval; "difference" to the score of the reference on the same rows, with
-        "difference_error", "difference_low" and "difference_high", null for the reference itself; "n_labelled", the
-        rows that count; "fit_seconds" and "predict_ms", by the clock, of all tasks together, the latter for all rows to
-        test; "error", the reason where a model has no scores. Undefined values are null.
+        "difference_error", "difference_low" and "difference_high", and with several seeds "difference_spread", its
+        standard deviation over them, null for the reference itself; "n_labelled", the rows that count; "fit_seconds"
+        and "predict_ms", by the clock, of all tasks together, the latter for all rows to test; "error", the reason
+        where a model has no scores. Undefined values are null.
     models : dict of str to estimator
         The fitted models, without those that failed.
     calibration : polars.DataFrame
@@ -46,8 +47,8 @@ class Comparison:
         of one with more classes that of the most probable class, of a regression the value.
     overall : polars.DataFrame
         A row per model but the reference: "model", and "mean_difference" of its scores to those of the reference, over
-        the tasks where there is one, with "mean_difference_error", "mean_difference_low" and "mean_difference_high" of
-        its paired 95 % interval.
+        the tasks whose difference has an interval, with "mean_difference_error", "mean_difference_low",
+        "mean_difference_high" and "mean_difference_spread" as above.
     tasks : tuple of Task
     reference : str
         Name of the model that the differences are to.
@@ -57,12 +58,16 @@ class Comparison:
         Where the rows to test come from.
     is_interrupted : bool
         Whether Ctrl-C has left models out.
+    seeds : int
+        Number of fits of every model.
 
     Notes
     -----
-    The intervals are over draws of the rows to test, see `tabmtl.metrics.intervals`: they hold no spread over seeds,
-    and are too narrow where rows come in groups. Of twenty intervals of models that are equal, about one leaves 0 out.
-    The best of several models scores somewhat better here than on new rows, because these rows have chosen it.
+    The intervals are over draws of the rows to test, or of their groups where these are given, see
+    `tabmtl.metrics.intervals`; with several seeds they hold the spread over seeds too. Those of differences are wide
+    enough to hold together: if all models were equal, about one of twenty comparisons would have an interval of a
+    mean difference that leaves 0 out, and about one of twenty an interval of a single task. The best of several models
+    scores somewhat better here than on new rows, because these rows have chosen it.
     """
 
     frame: pl.DataFrame
@@ -75,13 +80,15 @@ class Comparison:
     n_test: int
     how: str
     is_interrupted: bool = False
+    seeds: int = 1
 
     @cached_property
     def summary(self) -> pl.DataFrame:
         """One row per model, the best mean score first.
 
         Columns are "model"; "mean_score", the mean over the tasks where it is defined; the columns of `overall`;
-        "ahead" and "behind", the numbers of tasks whose difference to the reference has an interval above or below 0;
+        "ahead" and "behind", the numbers of tasks whose difference to the reference has an interval above or below 0,
+        joint over all models and tasks;
         "fit_seconds", "predict_ms" and "error".
         """
         by_model = self.frame.group_by("model", maintain_order=True).agg(
@@ -104,7 +111,7 @@ class Comparison:
 
     @property
     def ahead(self) -> list[str]:
-        """Models that are ahead of the reference on average: their mean difference has an interval above 0.
+        """Models that are ahead of the reference on average: their mean difference has a joint interval above 0.
 
         Those with the best mean score come first.
         """
@@ -118,28 +125,34 @@ class Comparison:
             return ""
         if not self.ahead:
             average = " on average" if len(self.tasks) > 1 else ""
-            said = [f"No model is clearly ahead of {self.reference}{average}: no paired 95 % interval lies above 0."]
+            none = "no paired 95 % interval" + _joint(compared["mean_difference_low"].count())
+            said = [f"No model is clearly ahead of {self.reference}{average}: {none} lies above 0."]
             shown = compared.filter(pl.col("ahead") > 0)
         else:
             said, shown = [], compared.filter(pl.col("model").is_in(self.ahead))
         said += [self._standing(row) for row in shown.iter_rows(named=True)]
-        return " ".join(said)
+        fits = "For these fits; another seed may differ." if self.seeds == 1 else f"Means over {self.seeds} seeds."
+        return " ".join([*said, fits])
 
     def _standing(self, row: Mapping[str, Any]) -> str:
         """Say how a row of the summary compares with the reference."""
         low, high = page.signed(row["mean_difference_low"]), page.signed(row["mean_difference_high"])
         interval = f"{page.signed(row['mean_difference'])}, paired 95 % interval {low} to {high}"
+        interval += _joint(self.overall["mean_difference_low"].count())
+        if self.seeds > 1:
+            interval += f", standard deviation over seeds {page.plain(row['mean_difference_spread'])}"
         if len(self.tasks) == 1:
             return f"{row['model']} is ahead of {self.reference}: {interval}."
         own = self.frame.filter(pl.col("model") == row["model"])
+        joint = _joint(self.frame["difference_low"].count())
         ahead = _listed(own.filter(pl.col("difference_low") > 0)["task"].to_list())
         behind = _listed(own.filter(pl.col("difference_high") < 0)["task"].to_list())
         if row["model"] in self.ahead:
             return (
-                f"{row['model']} is ahead of {self.reference} on average ({interval}); taken by themselves, ahead on "
-                f"{ahead} and behind on {behind}."
+                f"{row['model']} is ahead of {self.reference} on average ({interval}); taken by themselves{joint}, "
+                f"ahead on {ahead} and behind on {behind}."
             )
-        return f"{row['model']} is ahead on {ahead} and behind on {behind}, on average {interval}."
+        return f"{row['model']} is ahead on {ahead} and behind on {behind}{joint}, on average {interval}."
 
     @cached_property
     def labels(self) -> dict[str, str]:
@@ -218,18 +231,22 @@ class Comparison:
             return self._details().drop("task").join(own, on="model", maintain_order="left")
         names = {"mean_score": "mean score", "mean_difference": "mean difference"}
         names |= {"mean_difference_low": "from", "mean_difference_high": "to"}
+        names |= {"mean_difference_spread": "over seeds"} if self.seeds > 1 else {}
         means = (_number(name).alias(shown) for name, shown in names.items())
         return scored.select(self._label(), *means, "ahead", "behind", times, times_to_predict)
 
     def _details(self) -> pl.DataFrame:
         """Return the scores of all tasks as text, the models in the order of the summary."""
         order = self.summary.filter(pl.col("error").is_null()).select("model")
-        numbers = ("score", "standard_error", "low", "high", "difference", "difference_low", "difference_high")
+        numbers = ["score", "standard_error", "low", "high", "difference", "difference_low", "difference_high"]
+        numbers += ["difference_spread"] if self.seeds > 1 else []
         frame = self.frame.select("task", "metric", "model", *map(_number, numbers)).with_row_index()
         first = pl.col("index").min().over("task")
         frame = order.with_row_index("place").join(frame, on="model").sort(first, "place")
         names = {"standard_error": "±", "difference_low": "from", "difference_high": "to"}
-        return frame.drop("place", "index").select("task", "metric", self._label(), *numbers).rename(names)
+        names |= {"difference_spread": "over seeds"}
+        shown = frame.drop("place", "index").select("task", "metric", self._label(), *numbers)
+        return shown.rename(names, strict=False)
 
     def _label(self) -> pl.Expr:
         """Return the column of models, as tables show them."""
@@ -241,6 +258,11 @@ def _tuning(model: Any) -> str:
     if not isinstance(model, IndependentTasks) or model.classifier is not None or model.regressor is not None:
         return ""
     return f" (best of {model.tune})" if model.tune else " (untuned)"
+
+
+def _joint(n: int) -> str:
+    """Say how many intervals hold together."""
+    return f" (joint over {n} comparisons)" if n > 1 else ""
 
 
 def _listed(names: Sequence[str]) -> str:

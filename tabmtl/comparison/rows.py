@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from tabmtl.estimators.base import draw_seed
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.model_selection import train_valid_split
 from tabmtl.model_selection.repeats import group_equal_rows, number_groups, warn_of_shared_groups
-from tabmtl.schema import Batch
+from tabmtl.schema import Batch, warn_user
 
 _TEST_SHARE = 0.25  # of the rows, where none are given to test on
 
@@ -33,7 +33,7 @@ class ComparedRows:
     X, y : frames or arrays
         The rows to test.
     batch : Batch
-        The same, encoded.
+        The same, encoded, with the groups that they were drawn in.
     n_fit : int
         Number of rows to fit.
     how : str
@@ -65,14 +65,10 @@ class ComparedRows:
             TableCoder.fit(without_columns(fit["X"], model.drop, strict=True), fit["y"], None, **model._coding())
         )
         batch = coder.read(fit["X"], fit["y"])
+        if X_test is not None:
+            return cls._given(coder, fit, X_test, y_test, len(batch))
         groups = fit["groups"]
         values = None if groups is None else read_groups(groups, fit["X"], len(batch))
-        if X_test is not None:
-            tested = coder.read(X_test, y_test)
-            if values is not None and isinstance(groups, str) and has_column(X_test, groups):
-                warn_of_shared_groups(groups, values, read_groups(groups, X_test, len(tested), source="X_test"), "test")
-            how = "given by the caller"
-            return cls(coder=coder, fit=fit, X=X_test, y=y_test, batch=tested, n_fit=len(batch), how=how)
         group = group_equal_rows(batch) if values is None else number_groups(values)
         rng = np.random.default_rng(draw_seed(model.random_state))
         train, test = train_valid_split(batch.y, coder.labels.tasks, _TEST_SHARE, rng, batch.task, group)
@@ -81,7 +77,34 @@ class ComparedRows:
         split = ("X", "y") if groups is None or isinstance(groups, str) else ("X", "y", "groups")
         parts = {name: take_rows(fit[name], train) for name in split}
         X, y = (take_rows(fit[name], test) for name in ("X", "y"))
-        return cls(coder=coder, fit=fit | parts, X=X, y=y, batch=batch.rows(test), n_fit=len(train), how=how)
+        tested = replace(batch, group=group).rows(test)
+        return cls(coder=coder, fit=fit | parts, X=X, y=y, batch=tested, n_fit=len(train), how=how)
+
+    @classmethod
+    def _given(cls, coder: TableCoder, fit: dict[str, Any], X: Any, y: Any, n_fit: int) -> ComparedRows:
+        """Take the rows to test from the caller, with their groups if these are known."""
+        tested, groups = coder.read(X, y), fit["groups"]
+        own, of_test = groups if isinstance(groups, tuple) and len(groups) == 2 else (groups, None)
+        if isinstance(groups, str) and has_column(X, groups):
+            of_test = groups
+        known = [] if own is None else read_groups(own, fit["X"], n_fit)
+        if of_test is None:
+            group = group_equal_rows(tested)
+        else:
+            values = read_groups(of_test, X, len(tested), source="X_test")
+            group = number_groups(values)
+            name = f"the column {of_test!r}" if isinstance(of_test, str) else "the groups"
+            warn_of_shared_groups(name, known, values, "test")
+        if own is not None and of_test is None:
+            warn_user(
+                "groups are those of X, so the rows of X_test are judged as if each was drawn by itself, and intervals "
+                "are too narrow where they were not: name a column that both have, or give the groups of both, as "
+                "groups=(those of X, those of X_test)"
+            )
+        tested = replace(tested, group=group)
+        return cls(
+            coder=coder, fit=fit | {"groups": own}, X=X, y=y, batch=tested, n_fit=n_fit, how="given by the caller"
+        )
 
 
 def as_read(X: Any, name: str) -> Any:

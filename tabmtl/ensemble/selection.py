@@ -84,10 +84,7 @@ class Judged:
         if other is not None:
             other_score, other_influence, _ = self._measure(other)
             score, influence = score - other_score, influence - other_influence
-        if self.group is not None:
-            influence = np.bincount(np.unique(self.group, return_inverse=True)[1], influence)
-            part = np.zeros(len(influence), dtype=np.intp)
-        return score, standard_error(influence, part)[0] if np.bincount(part).min() > 1 else None
+        return score, standard_error(influence, part, self.group)
 
     def _measure(self, answer: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
         """Return the score of an answer, the influences of the rows, and their class as `task_influences` gives it."""

@@ -195,7 +195,8 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
             values = read_groups(groups, X, len(batch))
             group = number_groups(values)
         if valid is not None and isinstance(groups, str) and has_column(X_val, groups):
-            warn_of_shared_groups(groups, values, read_groups(groups, X_val, len(valid), source="X_val"), "val")
+            judging = read_groups(groups, X_val, len(valid), source="X_val")
+            warn_of_shared_groups(f"the column {groups!r}", values, judging, "val")
         elif valid is not None:
             warn_of_shared_rows(batch, valid)
         warn_of_index(X, y, "")
@@ -318,12 +319,17 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         """
         return TaskScores(self._score(X, y, sample_weight), self.tasks_)
 
-    def score_intervals(self, X: Any, y: Any, sample_weight: Any = None, *, level: float = 0.95) -> pl.DataFrame:
+    def score_intervals(
+        self, X: Any, y: Any, sample_weight: Any = None, *, groups: Any = None, level: float = 0.95
+    ) -> pl.DataFrame:
         """Score every task on its labelled rows, with standard errors and confidence intervals.
 
         Parameters
         ----------
         X, y, sample_weight : as in `score_tasks`
+        groups : array of shape (n,) or str, optional
+            Group of every row, such as a patient, or the name of a column of X that holds it: intervals are over draws
+            of groups. Default: over draws of rows.
         level : float, default=0.95
             Share of intervals that are to hold the true score.
 
@@ -336,9 +342,11 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         Raises
         ------
         ValueError
-            If the level is not between 0 and 1.
+            If the level is not between 0 and 1, or the groups do not fit.
         """
-        return score_intervals(*self._labelled(X, y, sample_weight), level=level)
+        tasks, labels, *rest = self._labelled(X, y, sample_weight)
+        group = None if groups is None else number_groups(read_groups(groups, X, len(labels)))
+        return score_intervals(tasks, labels, *rest, group, level=level)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return the mean over the tasks of `score_tasks`; tasks with an undefined score are left out."""

@@ -6,12 +6,21 @@ the influences sum to the variance. For ROC AUC the influences are the placement
 Clarke-Pearson (Biometrics 44, 1988). All cost O(n log n), know sample weights, need no seed, and give the error of a
 difference of two models on the same rows, where a bootstrap would score a thousand tables.
 
-Rare classes dominate the error. Squares are summed by class, each with its own n / (n - 1), and the quantile is
-Student's with Satterthwaite's degrees of freedom, as Brunner and Munzel (Biometrical Journal 42, 2000) use them for
-placement values. Shares have their bounds on the logit scale, losses and 1 - R² on the logarithmic one: bounds stay
-where scores can be, and lean to the side where few rows can surprise. No perfect score is certain: with m rows in the
-rarest class, m disjoint pairs of rows are all in order with probability AUC^m, so the bound of a perfect AUC at level 1
-- a is (a / 2)^(1 / m) (Clopper and Pearson, 1934). No share may have a better bound than a perfect one.
+Rows that were drawn together, such as those of a patient, are one unit: their influences are summed before they are
+squared (Liang and Zeger, Biometrika 73, 1986). Without groups every row is a unit.
+
+Rare classes dominate the error. The influences of a class in a unit are divided by the root of 1 - its share of the
+rows of the class (Bell and McCaffrey, Survey Methodology 28, 2002), which is n / (n - 1) for the squares of n equal
+units, and the quantile is Student's with Satterthwaite's degrees of freedom over the classes, as Brunner and Munzel
+(Biometrical Journal 42, 2000) use them for placement values. Shares have their bounds on the logit scale, losses and 1
+- R² on the logarithmic one: bounds stay where scores can be, and lean to the side where few rows can surprise. No
+perfect score is certain: with m rows in the rarer class, m disjoint pairs of rows are all in order with probability
+AUC^m, so the bound of a perfect AUC at level 1 - a is (a / 2)^(1 / m) (Clopper and Pearson, 1934), and that of a mean
+over classes is the mean of theirs. No share may have a better bound than a perfect one.
+
+Several differences are judged at once by the largest of them in standard errors: its quantile is that of normal values
+with the correlations of the influences, as multipliers of the influences would give it (Chernozhukov, Chetverikov and
+Kato, Annals of Statistics 41, 2013), turned into a level that each interval has to have by itself.
 
 scipy and scikit-learn have no DeLong. The package confidenceinterval has, but ranks in float32 by Python loops, leaves
 weights out of the variance and fails on a class of one row: hence this module.
@@ -22,6 +31,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -29,10 +39,10 @@ import polars as pl
 from scipy import stats
 from scipy.special import expit, logit
 
-from tabmtl.metrics.scores import check_metric, counted, each_task, score_task, share_below, undefined_reason
+from tabmtl.metrics.scores import check_metric, counted, each_task, score_task, share_below
 from tabmtl.schema import TabmtlWarning, Task
 
-__all__ = ["ScoreInterval", "mean_difference", "score_difference", "score_interval", "score_intervals"]
+__all__ = ["ScoreInterval", "score_difference", "score_interval", "score_intervals"]
 
 #: Metrics that compare classes with each other, and those that lie between 0 and 1.
 _OF_CLASSES = {"roc_auc", "average_precision", "balanced_accuracy", "f1", "f1_macro"}
@@ -40,6 +50,9 @@ _SHARES = {*_OF_CLASSES, "accuracy"}
 
 #: A share this close to 0 or 1 differs from it by rounding only.
 _ROUNDING = 1e-12
+
+#: Draws of a joint quantile, and bundles of units that tell its correlations.
+_DRAWS, _BUNDLES = 10_000, 4_096
 
 
 class ScoreInterval(NamedTuple):
@@ -61,13 +74,69 @@ class ScoreInterval(NamedTuple):
     high: float | None
 
 
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """A score, a difference of two, or a mean of these, with the influences that its error follows from.
+
+    Attributes
+    ----------
+    scores : ndarray of shape (S,)
+        By the seed of the fit.
+    units : ndarray of int, shape (U,)
+        Numbers of the groups or rows that count. With several seeds, each of them is a unit too, by a negative number.
+    influence : ndarray of shape (U,)
+        Of the units; the squares sum to the variance of the mean of the scores.
+    freedom : float
+        Degrees of freedom of the standard error; 0 where there is none, see `no_interval_reason`.
+    sizes : ndarray of int, shape (K,)
+        Units of each class, or of all rows if the metric does not compare classes.
+    """
+
+    scores: np.ndarray
+    units: np.ndarray
+    influence: np.ndarray
+    freedom: float
+    sizes: np.ndarray
+
+    @property
+    def score(self) -> float:
+        """Mean over the seeds."""
+        return float(self.scores.mean())
+
+    @property
+    def spread(self) -> float | None:
+        """Standard deviation over the seeds; None for one seed."""
+        return float(self.scores.std(ddof=1)) if len(self.scores) > 1 else None
+
+    @property
+    def error(self) -> float:
+        """Standard error of the score."""
+        return float(np.linalg.norm(self.influence))
+
+    def interval(self, level: float = 0.95) -> ScoreInterval:
+        """Return the score with its symmetric interval, which is None where there is no standard error."""
+        if not self.freedom:
+            return ScoreInterval(self.score, None, None, None)
+        margin = self.margin(level)
+        return ScoreInterval(self.score, self.error, self.score - margin, self.score + margin)
+
+    def margin(self, level: float) -> float:
+        """Return half the width of the symmetric interval."""
+        return self.error * float(stats.t.ppf((1 + level) / 2, self.freedom))
+
+
 def score_interval(
-    task: Task, y: np.ndarray, output: np.ndarray, sample_weight: np.ndarray | None = None, *, level: float = 0.95
+    task: Task,
+    y: np.ndarray,
+    output: np.ndarray,
+    sample_weight: np.ndarray | None = None,
+    group: np.ndarray | None = None,
+    *,
+    level: float = 0.95,
 ) -> ScoreInterval:
     """Score one task on its labelled rows, with a standard error and a confidence interval.
 
-    Rows are taken as drawn independently and the model as given: the interval does not hold the spread over training
-    seeds, and is too narrow where rows come in groups, such as several of one user. It is also too narrow for squared
+    The model is taken as given: the interval does not hold the spread over training seeds. It is too narrow for squared
     errors with heavy tails, and for means over classes (f1_macro, balanced accuracy) where a rare class is never hit.
 
     Parameters
@@ -75,6 +144,9 @@ def score_interval(
     task, y, output, sample_weight
         As for :func:`tabmtl.metrics.scores.score_task`. A weight sets how much a row counts, not the number of rows it
         stands for.
+    group : ndarray of int, shape (n,), optional
+        Number of the group of every row, from 0, such as a patient: groups are taken as drawn independently. Default:
+        rows are.
     level : float, default=0.95
         Share of intervals that are to hold the true score.
 
@@ -82,7 +154,7 @@ def score_interval(
     -------
     ScoreInterval
         All None with a TabmtlWarning where the score is undefined; the score alone, with a TabmtlWarning, where it
-        compares classes and one of them has a single row, or if there is only one row.
+        compares classes and one of them has a single row or group, or if there is only one.
 
     Raises
     ------
@@ -98,14 +170,8 @@ def score_interval(
     >>> " ".join(f"{value:.2f}" for value in interval)
     '0.83 0.14 0.28 0.98'
     """
-    score, error, margin, rarest = _estimate(task, y, [output], sample_weight, level)
-    if score is None or error is None:
-        return ScoreInterval(score, None, None, None)
-    low, high = _bounds(check_metric(task), score, margin)
-    if check_metric(task) in _SHARES:
-        perfect = ((1 - level) / 2) ** (1 / rarest)
-        low, high = min(low, perfect), max(high, 1 - perfect)
-    return ScoreInterval(score, error, float(low), float(high))
+    _check_level(level)
+    return _bounded(task, y, estimate(task, y, [output], (), sample_weight, group), sample_weight, group, level)
 
 
 def score_difference(
@@ -114,6 +180,7 @@ def score_difference(
     output: np.ndarray,
     reference: np.ndarray,
     sample_weight: np.ndarray | None = None,
+    group: np.ndarray | None = None,
     *,
     level: float = 0.95,
 ) -> ScoreInterval:
@@ -124,7 +191,7 @@ def score_difference(
 
     Parameters
     ----------
-    task, y, output, sample_weight, level
+    task, y, output, sample_weight, group, level
         As for :func:`score_interval`.
     reference : ndarray of the shape of ``output``
         Outputs of the other model for the same rows.
@@ -150,70 +217,12 @@ def score_difference(
     >>> " ".join(f"{value:.2f}" for value in difference)
     '0.14 0.03 0.09 0.20'
     """
-    score, error, margin, _ = _estimate(task, y, [output, reference], sample_weight, level)
-    if score is None or error is None:
-        return ScoreInterval(score, None, None, None)
-    return ScoreInterval(score, error, score - margin, score + margin)
-
-
-def mean_difference(
-    tasks: Sequence[Task],
-    y: np.ndarray,
-    outputs: Sequence[np.ndarray],
-    reference: Sequence[np.ndarray],
-    own_task: np.ndarray | None = None,
-    *,
-    level: float = 0.95,
-) -> ScoreInterval:
-    """Compare two models on the same rows by the mean over the tasks of their :func:`score_difference`.
-
-    A row that helps or harms several tasks at once does so in the mean too: the influences of a row are summed over the
-    tasks before they are squared. The degrees of freedom are the fewest of a task.
-
-    Parameters
-    ----------
-    tasks, y, outputs, own_task
-        As for :func:`tabmtl.metrics.scores.score_tasks`.
-    reference : sequence of ndarray
-        Outputs of the other model for the same rows.
-    level : float, default=0.95
-        As for :func:`score_interval`.
-
-    Returns
-    -------
-    ScoreInterval
-        The mean difference of the tasks that have one, None where none has, with a symmetric interval. The interval is
-        None where a task has a difference without one.
-
-    Raises
-    ------
-    ValueError
-        If the level is not between 0 and 1, or as ``score_task`` does.
-    """
     _check_level(level)
-    both = (each_task(tasks, y, answers, None, own_task) for answers in (outputs, reference))
-    influences, differences, freedoms = np.zeros(len(y)), [], []
-    for t, ((task, labels, output, _), (_, _, other, _)) in enumerate(zip(*both, strict=True)):
-        if undefined_reason(task, labels) is not None:
-            continue
-        differences.append(score_task(task, labels, output) - score_task(task, labels, other))
-        influence, group = task_influences(task, labels, output, None)
-        influence = influence - task_influences(task, labels, other, None)[0]
-        size = np.bincount(group)
-        if size.min() < 2:
-            freedoms.append(0.0)
-            continue
-        freedoms.append(standard_error(influence, group)[1])
-        own = np.arange(len(y)) if own_task is None else np.flatnonzero(own_task == t)
-        influences[own[counted(labels, None)]] += influence * np.sqrt(size / (size - 1))[group]
-    if not differences:
+    found = estimate(task, y, [output], [reference], sample_weight, group)
+    if found is None:
         return ScoreInterval(None, None, None, None)
-    mean, freedom = float(np.mean(differences)), min(freedoms)
-    if not freedom:
-        return ScoreInterval(mean, None, None, None)
-    error = math.sqrt(np.square(influences / len(differences)).sum())
-    margin = _margin(error, freedom, level)
-    return ScoreInterval(mean, error, mean - margin, mean + margin)
+    _warn_of_none(task, y, found, sample_weight, group)
+    return found.interval(level)
 
 
 def score_intervals(
@@ -222,6 +231,7 @@ def score_intervals(
     outputs: Sequence[np.ndarray],
     sample_weight: np.ndarray | None = None,
     own_task: np.ndarray | None = None,
+    group: np.ndarray | None = None,
     *,
     level: float = 0.95,
 ) -> pl.DataFrame:
@@ -231,7 +241,7 @@ def score_intervals(
     ----------
     tasks, y, outputs, sample_weight, own_task
         As for :func:`tabmtl.metrics.scores.score_tasks`.
-    level : float, default=0.95
+    group, level
         As for :func:`score_interval`.
 
     Returns
@@ -241,9 +251,27 @@ def score_intervals(
         where it has None; "n_labelled", the number of rows that count; "n_positive", the number of rows in the second
         class of a binary task, null for other kinds.
     """
+    return fit_intervals(tasks, y, [outputs], sample_weight, own_task, group, level=level)
+
+
+def fit_intervals(
+    tasks: Sequence[Task],
+    y: np.ndarray,
+    fits: Sequence[Sequence[np.ndarray]],
+    sample_weight: np.ndarray | None = None,
+    own_task: np.ndarray | None = None,
+    group: np.ndarray | None = None,
+    *,
+    level: float = 0.95,
+) -> pl.DataFrame:
+    """Score every task by the mean over fits of one model, as `score_intervals` does for one; ``fits`` are outputs."""
+    _check_level(level)
     rows = []
-    for task, labels, output, weight in each_task(tasks, y, outputs, sample_weight, own_task):
-        interval = score_interval(task, labels, output, weight, level=level)
+    estimates = estimate_tasks(tasks, y, fits, (), sample_weight, own_task, group)
+    units = each_task(tasks, y, fits[0], group, own_task)
+    each = zip(each_task(tasks, y, fits[0], sample_weight, own_task), units, estimates, strict=True)
+    for (task, labels, _, weight), (*_, unit), found in each:
+        interval = _bounded(task, labels, found, weight, unit, level)
         labels = labels[counted(labels, weight)]
         n_positive = int((labels == 1).sum()) if task.kind == "binary" else None
         rows.append((task.name, check_metric(task), *interval, len(labels), n_positive))
@@ -252,37 +280,153 @@ def score_intervals(
     return pl.DataFrame(rows, dict(zip(names, types, strict=True)), orient="row")
 
 
-def _estimate(
-    task: Task, y: np.ndarray, outputs: Sequence[np.ndarray], sample_weight: np.ndarray | None, level: float
-) -> tuple[float | None, float | None, float, int]:
-    """Score the first output, less the scores of the others.
+def estimate(
+    task: Task,
+    y: np.ndarray,
+    fits: Sequence[np.ndarray],
+    references: Sequence[np.ndarray] = (),
+    sample_weight: np.ndarray | None = None,
+    group: np.ndarray | None = None,
+) -> Estimate | None:
+    """Score one task by the mean over fits of one model, less that of a reference.
+
+    Parameters
+    ----------
+    task, y, sample_weight, group
+        As for :func:`score_interval`.
+    fits : sequence of S ndarray
+        Outputs of the fits, one for every seed.
+    references : sequence of S ndarray, optional
+        Outputs of a reference by the same seeds; default: there is none.
 
     Returns
     -------
-    score, standard_error : float or None
-        None where undefined.
-    margin : float
-        Half the width of a symmetric interval.
-    rarest : int
-        Rows of the rarest class, or of all classes where the metric does not compare them.
+    Estimate or None
+        None with a TabmtlWarning where the score is undefined.
     """
-    _check_level(level)
-    score = score_task(task, y, outputs[0], sample_weight)
-    if math.isnan(score):
-        return None, None, math.nan, 0
-    influence, group = task_influences(task, y, outputs[0], sample_weight)
-    for other in outputs[1:]:
-        score -= score_task(task, y, other, sample_weight)
-        influence = influence - task_influences(task, y, other, sample_weight)[0]
-    size = np.bincount(group)
-    rarest = int(size.min())
-    if rarest < 2:
-        who = "the rarest class has" if len(size) > 1 else "there is"
-        message = f"task {task.name!r}: {check_metric(task)} has no interval: {who} one single labelled row"
-        warnings.warn(message, TabmtlWarning, stacklevel=3)
-        return score, None, math.nan, rarest
-    error, freedom = standard_error(influence, group)
-    return score, error, _margin(error, freedom, level), rarest
+    scores, influence = np.zeros(len(fits)), np.zeros(1)
+    for sign, outputs in ((1, fits), (-1, references)):
+        for s, output in enumerate(outputs):
+            scores[s] += sign * score_task(task, y, output, sample_weight)
+            if np.isnan(scores[s]):
+                return None
+            of_rows, part = task_influences(task, y, output, sample_weight)
+            influence = influence + sign * of_rows / len(fits)
+    unit = (np.arange(len(y)) if group is None else group)[counted(y, sample_weight)]
+    n_classes = int(part.max()) + 1
+    if len(fits) > 1:  # seeds are drawn too, each a unit of one more class
+        influence = np.append(influence, (scores - scores.mean()) / len(scores))
+        part = np.append(part, np.full(len(scores), n_classes))
+        unit = np.append(unit, -1 - np.arange(len(scores)))
+    units, of_units, freedom, sizes = join_units(influence, part, unit)
+    return Estimate(scores, units, of_units, freedom, sizes[:n_classes])
+
+
+def estimate_tasks(
+    tasks: Sequence[Task],
+    y: np.ndarray,
+    fits: Sequence[Sequence[np.ndarray]],
+    references: Sequence[Sequence[np.ndarray]] = (),
+    sample_weight: np.ndarray | None = None,
+    own_task: np.ndarray | None = None,
+    group: np.ndarray | None = None,
+) -> list[Estimate | None]:
+    """Score every task on its own labelled rows, as `estimate` does; a unit has one number in all tasks."""
+    unit = np.arange(len(y)) if group is None else group
+    outputs = zip(*(each_task(tasks, y, each, sample_weight, own_task) for each in (*fits, *references)), strict=True)
+    found = []
+    for answers, (*_, own_unit) in zip(outputs, each_task(tasks, y, fits[0], unit, own_task), strict=True):
+        task, labels, _, weight = answers[0]
+        own = [output for _, _, output, _ in answers]
+        found.append(estimate(task, labels, own[: len(fits)], own[len(fits) :], weight, own_unit))
+    return found
+
+
+def mean_estimate(estimates: Sequence[Estimate]) -> Estimate:
+    """Return the mean of estimates.
+
+    What a unit does to several of them it does to their mean too: its influences are summed before they are squared.
+    The degrees of freedom hold however the errors of the estimates depend on each other.
+    """
+    units, place = np.unique(np.concatenate([each.units for each in estimates]), return_inverse=True)
+    parts = np.concatenate([each.influence for each in estimates]) / len(estimates)
+    influence = np.bincount(place, parts)
+    freedom = 0.0
+    if all(each.freedom for each in estimates):
+        ends = np.cumsum([len(each.units) for each in estimates])
+        shares = [part.sum() for part in np.split(parts * influence[place], ends[:-1])]  # of the variance
+        roots = sum(abs(share) / math.sqrt(each.freedom) for share, each in zip(shares, estimates, strict=True))
+        freedom = float(sum(shares) / roots) ** 2 if roots > 0 else math.inf
+    scores = np.mean([each.scores for each in estimates], axis=0)
+    return Estimate(scores, units, influence, freedom, np.zeros(0, dtype=np.intp))
+
+
+def joint_level(estimates: Sequence[Estimate], level: float = 0.95) -> float:
+    """Return the level of every interval at which all intervals of the estimates together hold with the given level."""
+    moving = [each for each in estimates if each.freedom and each.error > 0]
+    if len(moving) < 2:
+        return level
+    # some thousand bundles of units tell the correlations of any number of units
+    bundled = np.array([np.bincount(each.units % _BUNDLES, each.influence, _BUNDLES) for each in moving])
+    bundled /= np.linalg.norm(bundled, axis=1, keepdims=True)
+    rng, correlation = np.random.default_rng(0), bundled @ bundled.T
+    drawn = rng.multivariate_normal(np.zeros(len(moving)), correlation, _DRAWS, check_valid="ignore", method="eigh")
+    return 1 - 2 * float(stats.norm.sf(np.quantile(np.abs(drawn).max(axis=1), level)))
+
+
+def no_interval_reason(
+    task: Task, y: np.ndarray, sample_weight: np.ndarray | None = None, group: np.ndarray | None = None
+) -> str | None:
+    """Explain why a score that is defined has no interval on these labels, for any model; None if it has one.
+
+    Parameters
+    ----------
+    task, y, sample_weight, group
+        As for :func:`score_interval`.
+    """
+    rows = counted(y, sample_weight)
+    part, unit = _parts(task, y[rows]), (np.arange(len(y)) if group is None else group)[rows]
+    sizes = join_units(np.zeros(len(part)), part, unit)[-1]
+    if sizes.min() > 1:
+        return None
+    has = "one single labelled row" if group is None else "labelled rows of one single group"
+    if len(sizes) == 1:
+        return f"there {'is' if group is None else 'are'} {has}"
+    rarest = int(y[rows][part == sizes.argmin()][0])
+    return f"the class {task.classes[rarest] if task.classes else rarest!r} has {has}"
+
+
+def _bounded(
+    task: Task,
+    y: np.ndarray,
+    found: Estimate | None,
+    sample_weight: np.ndarray | None,
+    group: np.ndarray | None,
+    level: float,
+) -> ScoreInterval:
+    """Return the interval of a score, in which the score can be."""
+    if found is None:
+        return ScoreInterval(None, None, None, None)
+    _warn_of_none(task, y, found, sample_weight, group)
+    if not found.freedom:
+        return found.interval(level)
+    metric = check_metric(task)
+    low, high = _bounds(metric, found.score, found.margin(level))
+    if metric in _SHARES:
+        rarer = np.minimum(found.sizes, found.sizes.sum() - found.sizes) if len(found.sizes) > 1 else found.sizes
+        perfect = float(np.mean(((1 - level) / 2) ** (1 / rarer)))
+        low, high = min(low, perfect), max(high, 1 - perfect)
+    return ScoreInterval(found.score, found.error, float(low), float(high))
+
+
+def _warn_of_none(
+    task: Task, y: np.ndarray, found: Estimate, sample_weight: np.ndarray | None, group: np.ndarray | None
+) -> None:
+    """Warn of an estimate without an interval."""
+    if not found.freedom:
+        reason = no_interval_reason(task, y, sample_weight, group)
+        message = f"task {task.name!r}: {check_metric(task)} has no interval: {reason}"
+        warnings.warn(message, TabmtlWarning, stacklevel=4)
 
 
 def _check_level(level: float) -> None:
@@ -290,16 +434,41 @@ def _check_level(level: float) -> None:
         raise ValueError(f"level must be between 0 and 1, such as 0.95, got {level!r}")
 
 
-def standard_error(influence: np.ndarray, group: np.ndarray) -> tuple[float, float]:
-    """Return the standard error of a score, given the influences of its rows, and its degrees of freedom."""
-    size = np.bincount(group)
-    variance = np.bincount(group, influence**2) * size / (size - 1)
-    error = math.sqrt(variance.sum())
-    return error, error**4 / (variance**2 / (size - 1)).sum() if error > 0 else math.inf
+def standard_error(influence: np.ndarray, part: np.ndarray, group: np.ndarray | None = None) -> float | None:
+    """Return the standard error of a score, given the influences of its rows; None where a class has one unit."""
+    unit = np.arange(len(influence)) if group is None else group
+    _, of_units, freedom, _ = join_units(influence, part, unit)
+    return float(np.linalg.norm(of_units)) if freedom else None
 
 
-def _margin(error: float, freedom: float, level: float) -> float:
-    return error * float(stats.t.ppf((1 + level) / 2, freedom))
+def join_units(
+    influence: np.ndarray, part: np.ndarray, unit: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, float, np.ndarray]:
+    """Sum the influences of rows over their units.
+
+    Parameters
+    ----------
+    influence, part : ndarray of shape (n,)
+        As `task_influences` gives them.
+    unit : ndarray of int, shape (n,)
+
+    Returns
+    -------
+    units, influence, freedom, sizes
+        As `Estimate` has them.
+    """
+    units, unit = np.unique(unit, return_inverse=True)
+    cells, cell = np.unique(part * len(units) + unit, return_inverse=True)  # the rows of a class in a unit
+    of_class, of_unit = cells // len(units), cells % len(units)
+    sizes = np.bincount(of_class)
+    if sizes.min() < 2:
+        return units, np.zeros(len(units)), 0.0, sizes
+    share = np.bincount(cell) / np.bincount(part)[of_class]
+    summed = np.bincount(cell, influence) / np.sqrt(1 - share)
+    variance = np.bincount(of_class, summed**2)
+    total = variance.sum()
+    freedom = total**2 / (variance**2 / (sizes - 1)).sum() if total > 0 else math.inf
+    return units, np.bincount(of_unit, summed), float(freedom), sizes
 
 
 def task_influences(
@@ -310,8 +479,13 @@ def task_influences(
     labels = y[rows].astype(np.int64 if task.is_classification else np.float64)
     weight = np.ones(len(labels)) if sample_weight is None else sample_weight[rows].astype(np.float64)
     metric = check_metric(task)
-    group = np.unique(labels, return_inverse=True)[1] if metric in _OF_CLASSES else np.zeros(len(labels), dtype=int)
-    return row_influence(metric, labels, output[rows].astype(np.float64), weight), group
+    return row_influence(metric, labels, output[rows].astype(np.float64), weight), _parts(task, labels)
+
+
+def _parts(task: Task, labels: np.ndarray) -> np.ndarray:
+    """Return the number of the class of each row that counts, from 0, or 0 if the metric does not compare classes."""
+    is_of_classes = check_metric(task) in _OF_CLASSES
+    return np.unique(labels, return_inverse=True)[1] if is_of_classes else np.zeros(len(labels), dtype=np.intp)
 
 
 def _bounds(metric: str, score: float, margin: float) -> tuple[float, float]:

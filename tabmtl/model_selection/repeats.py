@@ -51,13 +51,13 @@ def group_equal_rows(batch: Batch) -> np.ndarray | None:
 def warn_of_shared_groups(
     name: str, values: Sequence[Any], judging: Sequence[Any], part: Literal["val", "test"]
 ) -> None:
-    """Warn if a column of groups has values of X in the rows that judge, those of X_val or X_test."""
+    """Warn if groups, named as an error names them, have values of X in the rows that judge: X_val or X_test."""
     groups = set(judging)
     shared = len(groups.intersection(values))
     if shared:
         harm = {"val": "early stopping judges by groups that it", "test": "models are judged by groups that they"}[part]
         warn_user(
-            f"{shared} of the {len(groups)} groups in the column {name!r} of X_{part} are in X too, so {harm} learned "
+            f"{shared} of the {len(groups)} groups in {name} of X_{part} are in X too, so {harm} learned "
             f"from; split by groups, or leave X_{part} and y_{part} out"
         )
 

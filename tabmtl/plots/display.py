@@ -56,7 +56,7 @@ class Display:
     def _new_axes(self, n_panels: int = 1, **options: Any) -> list[Axes]:
         """Make axes below each other in a new figure, row by row with ``ncols``; options go to ``pyplot.subplots``."""
         try:
-            from matplotlib import pyplot
+            pyplot = load_pyplot()
         except ImportError as error:
             cure = "matplotlib, which is missing: pip install 'tabmtl[plot]'"
             raise ImportError(f"{type(self).__name__} draws with {cure}") from error
@@ -80,6 +80,17 @@ class Display:
         panels = panels[: len(tasks)]
         self._draw_into(panels[0])
         return {task.name: panel for task, panel in zip(tasks, panels, strict=True)}
+
+
+def load_pyplot() -> Any:
+    """Import pyplot with its backend, which may change settings for good: a later ``rc_context`` would take them back.
+
+    That of notebooks turns on interactive mode, without which no figure is shown.
+    """
+    from matplotlib import pyplot
+
+    pyplot.draw_if_interactive()  # loads the backend; there is nothing to draw in it yet
+    return pyplot
 
 
 def put_legend_beside(ax: Axes) -> None:

@@ -11,7 +11,10 @@ from scipy import stats
 from tabmtl import SharedBottom
 from tabmtl.metrics.intervals import (
     ScoreInterval,
-    mean_difference,
+    estimate,
+    estimate_tasks,
+    joint_level,
+    mean_estimate,
     score_difference,
     score_interval,
     score_intervals,
@@ -24,6 +27,12 @@ LATE = Task(name="late", kind="binary", classes=("no", "yes"))
 
 def delays(*names):
     return [Task(name=name, kind="regression", metric="r2") for name in names]
+
+
+def mean_difference(tasks, y, outputs, reference, own_task=None, group=None):
+    """The mean over the tasks that have a difference."""
+    found = estimate_tasks(tasks, y, [outputs], [reference], None, own_task, group)
+    return mean_estimate([each for each in found if each is not None]).interval()
 
 
 def two_columns(score):
@@ -142,7 +151,7 @@ def test_a_constant_model_is_known_to_be_one():
 def test_one_positive_row_has_a_score_without_interval(metric):
     y, score = rare_rows(np.random.default_rng(0), 50, 1)
     task = Task(name="late", kind="binary", metric=metric)
-    with pytest.warns(TabmtlWarning, match=r"task 'late'.*no interval: the rarest class has one single labelled row"):
+    with pytest.warns(TabmtlWarning, match=r"task 'late'.*no interval: the class 'yes' has one single labelled row"):
         interval = score_interval(task, y, two_columns(score))
     assert interval == (score_task(task, y, two_columns(score)), None, None, None)
     with pytest.warns(TabmtlWarning, match="no interval"):
@@ -252,9 +261,114 @@ def test_a_mean_difference_leaves_undefined_tasks_out():
     y = np.column_stack([rng.normal(size=50), np.full(50, np.nan)])
     first, second = rng.normal(size=(2, 50))
     a, b = delays("a", "b")
-    both = mean_difference([a, b], y, [first, first], [second, second])
+    with pytest.warns(TabmtlWarning, match="task 'b': r2 is undefined"):
+        both = mean_difference([a, b], y, [first, first], [second, second])
     assert both == pytest.approx(score_difference(a, y[:, 0], first, second))
-    assert mean_difference([b], y[:, 1:], [first], [second]) == (None, None, None, None)
     one = np.where(np.arange(50) > 0, 0.0, 1.0)[:, None]  # a single positive row
     found = mean_difference([LATE], one, [two_columns(first)], [two_columns(second)])
     assert found.score is not None and found[1:] == (None, None, None)
+
+
+@pytest.mark.parametrize("metric", ["r2", "roc_auc", "balanced_accuracy"])
+def test_rows_that_repeat_in_their_group_tell_nothing_new(metric):
+    """Five copies of every row, said to be one group, leave the error where it was."""
+    rng = np.random.default_rng(0)
+    y, first, second = rng.normal(size=(3, 60))
+    task = Task(name="a", kind="regression" if metric == "r2" else "binary", metric=metric)
+    rows, group = np.repeat(np.arange(60), 5), np.repeat(rng.permutation(60), 5)
+    if metric != "r2":
+        y, first, second = (y > 0.5).astype(float), two_columns(first), two_columns(second)
+    copied = [each[rows] for each in (y, first, second)]
+    assert score_interval(task, *copied[:2], group=group) == pytest.approx(score_interval(task, y, first))
+    assert score_difference(task, *copied, group=group) == pytest.approx(score_difference(task, y, first, second))
+    assert score_interval(task, *copied[:2]).standard_error < 0.5 * score_interval(task, y, first).standard_error
+    table = score_intervals([task], copied[0][:, None], [copied[1]], group=group)
+    assert table.row(0)[2:6] == score_interval(task, *copied[:2], group=group)
+
+
+@pytest.mark.parametrize("sizes", ["equal", "unequal"])
+def test_intervals_over_groups_hold_as_often_as_they_say(sizes):
+    """Half of the error is that of the group, so rows taken as independent would be far too sure."""
+    rng = np.random.default_rng(0)
+    group = np.arange(400) // 20 if sizes == "equal" else np.repeat(np.arange(20), np.arange(20) + 5)
+    (task,), missed, too_sure = delays("a"), 0, 0
+    for _ in range(300):
+        y = rng.normal(size=len(group))
+        first, second = (y + rng.normal(size=len(group)) + rng.normal(size=20)[group] for _ in range(2))
+        for is_told in (True, False):
+            _, _, low, high = score_difference(task, y, first, second, group=group if is_told else None)
+            missed += is_told and not low <= 0 <= high
+            too_sure += not is_told and not low <= 0 <= high
+    assert missed <= 0.05 * 300 + 2 * math.sqrt(0.05 * 0.95 * 300) < 90 < too_sure
+
+
+def test_a_class_of_one_group_has_no_interval():
+    y, group = np.repeat([0.0, 1.0], [40, 5]), np.repeat(np.arange(9), 5)
+    score = two_columns(np.random.default_rng(0).normal(size=45))
+    with pytest.warns(TabmtlWarning, match="the class 'yes' has labelled rows of one single group"):
+        found = score_interval(LATE, y, score, group=group)
+    assert found.score is not None and found[1:] == (None, None, None)
+
+
+def test_the_bound_of_a_mean_over_classes_is_not_that_of_the_rarest():
+    rng = np.random.default_rng(0)
+    y = np.repeat(np.arange(4.0), [5, 100, 100, 100])
+    output = rng.dirichlet(np.ones(4), 305) + 0.2 * np.eye(4)[y.astype(int)]
+    task = Task(name="kind", kind="multiclass", metric="roc_auc")
+    found = score_interval(task, y, output)
+    assert found.low == pytest.approx(found.score - 2 * found.standard_error, abs=0.03)
+    assert found.low > 0.025 ** (1 / 5) + 0.1  # the bound of the rarest class, were all of it in order
+    perfect = score_interval(task, y, np.eye(4)[y.astype(int)])
+    assert perfect.low == pytest.approx((0.025 ** (1 / 5) + 3 * 0.025 ** (1 / 100)) / 4)
+
+
+def rivals_of(y, n, rng, shared=0.0):
+    """Differences of n rivals to a reference; a part of their errors may be that of all rivals."""
+    (task,), same = delays("a"), rng.normal(size=len(y))
+    outputs = [y + math.sqrt(shared) * same + math.sqrt(1 - shared) * rng.normal(size=len(y)) for _ in range(n)]
+    return [estimate(task, y, [output], [y + rng.normal(size=len(y))]) for output in outputs]
+
+
+def test_a_joint_level_grows_with_what_is_told_apart():
+    rng = np.random.default_rng(0)
+    y = rng.normal(size=5_000)  # more rows than bundles
+    alone, few, many = (joint_level(rivals_of(y, n, rng)) for n in (1, 5, 20))
+    assert alone == 0.95
+    assert few == pytest.approx(0.95 ** (1 / 5), abs=0.001)  # nearly independent
+    assert many == pytest.approx(0.95 ** (1 / 20), abs=0.001)
+    (one,) = rivals_of(y, 1, rng)
+    assert joint_level([one] * 20) == pytest.approx(0.95, abs=0.005)
+    (task,) = delays("a")
+    still = estimate(task, y, [y + 1], [y + 1])  # equal to its reference
+    assert joint_level([one, still]) == 0.95
+    assert joint_level([one], 0.8) == 0.8
+
+
+def test_the_spread_over_seeds_is_a_part_of_the_error():
+    rng = np.random.default_rng(0)
+    y, (task,) = rng.normal(size=400), delays("a")
+    reference = y + rng.normal(size=400)
+    steady = estimate(task, y, [y / 2] * 3, [reference] * 3)
+    assert steady.spread == pytest.approx(0)
+    assert steady.error == pytest.approx(score_difference(task, y, y / 2, reference).standard_error)
+    moved = estimate(task, y, [y / 2, y / 3, y / 4], [reference] * 3)
+    singles = [score_difference(task, y, y / k, reference) for k in (2, 3, 4)]
+    assert moved.score == pytest.approx(np.mean([each.score for each in singles]))
+    assert moved.spread == pytest.approx(np.std([each.score for each in singles], ddof=1))
+    of_rows = estimate(task, y, [y / 2, y / 3, y / 4], [reference] * 3).influence[3:]
+    assert moved.error**2 == pytest.approx(np.square(of_rows).sum() + moved.spread**2 / 3)
+    assert moved.freedom < steady.freedom
+    twice = mean_estimate([moved, moved])
+    assert twice.interval() == pytest.approx(moved.interval()) and twice.spread == pytest.approx(moved.spread)
+
+
+def test_a_task_of_few_rows_does_not_rule_the_mean():
+    rng = np.random.default_rng(0)
+    y, first, second = rng.normal(size=(3, 400))
+    few = np.where(np.arange(400) < 3, y, np.nan)
+    a, b = delays("a", "b")
+    parts = estimate_tasks([a, b], np.column_stack([y, few]), [[first, y + 0.1 * first]], [[second, y + 0.1 * second]])
+    mean = mean_estimate(parts)
+    assert parts[1].freedom == 2 and parts[0].freedom == 399
+    assert 20 < mean.freedom < 399
+    assert mean.score == pytest.approx(np.mean([each.score for each in parts]))

@@ -99,8 +99,9 @@ def test_test_rows_are_those_of_train(file: Path, asked: Any) -> None:
 
 def test_groups_go_to_every_model(file: Path, asked: Any) -> None:
     found = asked(data=str(file), target=["weight"], drop=["split", "species_id"], group_column="species_id")
-    groups, rows = found.options["groups"], pl.read_parquet(file)
+    (groups, tested), rows = found.options["groups"], pl.read_parquet(file)
     assert len(groups) == len(found.X) and "species_id" not in found.X.columns
+    assert len(tested) == len(found.options["X_test"]) and not set(tested) & set(groups)
     assert groups.n_unique() < rows["species_id"].n_unique()
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -56,3 +58,26 @@ def test_without_matplotlib_the_extra_is_named(
 def test_importing_plots_leaves_matplotlib_alone() -> None:
     code = "import sys, tabmtl.plots; assert 'matplotlib' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("draw", ["GainDisplay.from_gain(gain)", "draw_figures(rows, {}, rows.clear(), [task], '')"])
+def test_settings_of_a_backend_outlive_the_first_drawing(draw: str, tmp_path: Path) -> None:
+    """The backend of notebooks turns on interactive mode when it is loaded, without which they show no plots."""
+    (tmp_path / "notebook.py").write_text(
+        "import matplotlib\nfrom matplotlib.backends.backend_agg import *\nmatplotlib.interactive(True)\n"
+    )
+    code = (
+        "import matplotlib, polars as pl\n"
+        "from tabmtl import Task, multitask_gain\n"
+        "from tabmtl.comparison.figures import draw_figures\n"
+        "from tabmtl.plots import GainDisplay\n"
+        "gain, task = multitask_gain({'a': 0.5}, {'a': 0.4}), Task(name='a', kind='regression')\n"
+        "names = {'difference': 0.1, 'difference_low': 0.0, 'difference_high': 0.2}\n"
+        "rows = pl.DataFrame({'model': ['x'], 'task': ['a'], **names})\n"
+        f"{draw}\n"
+        "assert matplotlib.is_interactive()\n"
+        "assert matplotlib.rcParams['axes.grid'] is False"
+    )
+    path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    options = {"MPLBACKEND": "module://notebook", "PYTHONPATH": path}
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, **options})

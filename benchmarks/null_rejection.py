@@ -1,0 +1,77 @@
+"""How often `compare` tells equal models apart, which should be in at most 5 % of comparisons.
+
+Run it by ``python -m benchmarks.null_rejection``; ``--help`` lists the options. Nothing is fitted: the answers of a
+reference and its rivals are drawn, and judged by the code that judges those of fits. Every model answers the signal and
+an error of its own, half of whose variance the rows of a group share, and so do the labels: all models are equal, on
+average over draws of the rows. They are judged on the same 600 rows of two tasks. A comparison is rejected if any rival
+has an interval that leaves 0 out, on average over the tasks, or on some task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import polars as pl
+
+from benchmarks.harness import parser, print_table
+from tabmtl.comparison.judging import Answered, differences_at_once, differences_of
+from tabmtl.schema import Task
+
+ROWS, TASKS = 600, 2
+METRICS = ("r2", "roc_auc")
+SIZES, RIVALS = ("1", "5", "20"), (1, 5, 9)
+
+
+def shared(rng: np.random.Generator, group: np.ndarray, n: int) -> np.ndarray:
+    """Draw n columns of errors (rows, n) of variance 1, half of it from row to row and half from group to group."""
+    return np.sqrt(0.5) * (rng.normal(size=(len(group), n)) + rng.normal(size=(group.max() + 1, n))[group])
+
+
+def draw(rng: np.random.Generator, metric: str, group: np.ndarray) -> tuple[list[Task], list[Answered]]:
+    """Draw tasks, and what the reference and its rivals answer."""
+    signal, noise = rng.normal(size=(len(group), TASKS)), shared(rng, group, TASKS)
+    answers = [signal + shared(rng, group, TASKS) for _ in range(1 + max(RIVALS))]
+    if metric == "r2":
+        tasks = [Task(name=f"y{t}", kind="regression", metric=metric) for t in range(TASKS)]
+        return tasks, [Answered(signal + noise, [list(each.T)]) for each in answers]
+    tasks = [Task(name=f"y{t}", kind="binary", metric=metric, classes=(0, 1)) for t in range(TASKS)]
+    y = (signal + noise > 1).astype(float)
+    return tasks, [Answered(y, [[np.column_stack([-p, p]) for p in each.T]]) for each in answers]
+
+
+def rejections(metric: str, size: int, replications: int) -> Iterator[tuple[int, bool, bool]]:
+    """Yield numbers of rivals, and whether some was rejected on average, and on some task."""
+    group = np.arange(ROWS) // size
+    for seed in range(replications):
+        tasks, (reference, *rivals) = draw(np.random.default_rng([seed, size]), metric, group)
+        found = {str(r): differences_of(tasks, each, reference, None, group)[0] for r, each in enumerate(rivals)}
+        for n in RIVALS:
+            tables = differences_at_once({name: found[name] for name in list(found)[:n]})
+            by_task, overall = (any(low > 0 or high < 0 for *_, low, high, _ in table.rows()) for table in tables)
+            yield n, overall, by_task
+
+
+def report(metric: str, size: int, replications: int) -> dict[str, str]:
+    """Return the shares of rejections in percent, with their standard errors."""
+    counts = pl.DataFrame([*rejections(metric, size, replications)], ["rivals", "mean", "task"], orient="row")
+    cells = {}
+    for name, where in (("mean", "on average"), ("task", "on some task")):
+        for n in RIVALS:
+            share = counts.filter(rivals=n)[name].mean()
+            error = 100 * np.sqrt(share * (1 - share) / replications)
+            cells[f"{n} {where}"] = f"{100 * share:.1f} ± {error:.1f}"
+    return cells
+
+
+def main() -> None:
+    options = parser("null_rejection", __doc__, metrics=METRICS, sizes=SIZES)
+    options.add_argument("--replications", type=int, default=2_000, help="default: 2000")
+    chosen = options.parse_args()
+    for metric in chosen.metrics:
+        table = {f"groups of {size}": report(metric, int(size), chosen.replications) for size in chosen.sizes}
+        print_table(f"{metric}: rejections in % of {chosen.replications} comparisons of equal models", table)
+
+
+if __name__ == "__main__":
+    main()
