@@ -11,7 +11,7 @@ import pytest
 from compared import Broken, Chained, Interrupted, comparison, constant, linear, table
 from sklearn.linear_model import Ridge
 
-from tabmtl import IndependentTasks, MultiTaskEnsemble, Shards, compare, default_models
+from tabmtl import IndependentTasks, MultiTaskEnsemble, Shards, SharedTrees, compare, default_models
 from tabmtl.comparison.rows import ComparedRows
 from tabmtl.metrics.intervals import score_difference
 from tabmtl.metrics.scores import each_task
@@ -38,13 +38,92 @@ def test_scores_are_those_of_the_models(given):
     assert (found.n_fit, found.n_test) == (240, 80)
 
 
-def test_differences_are_paired(given):
+def test_differences_are_paired_and_their_intervals_hold_together(given):
     found, X, y = given
     first, second = (list(each_task(*model._labelled(X, y, None))) for model in found.models.values())
-    rows = found.frame.filter(model="constant").select("^difference.*$").rows()
+    rows = found.frame.filter(model="constant").select("^difference.*$").drop("difference_spread").rows()
     for (task, labels, reference, _), (_, _, output, _), row in zip(first, second, rows, strict=True):
-        assert row == pytest.approx(score_difference(task, labels, output, reference))
+        alone, of_three = (score_difference(task, labels, output, reference, level=level) for level in (0.95, 0.99))
+        assert row[:2] == pytest.approx(alone[:2])
+        assert of_three.low < row[2] < alone.low < alone.high < row[3] < of_three.high
     assert found.frame.filter(model="linear")["difference"].is_null().all()
+    assert found.frame["difference_spread"].is_null().all()
+    X, y = (part.drop("day", strict=False) for part in table())
+    single = compare([linear(), constant()], X, y["late"], random_state=0)  # nothing to hold together with
+    (own,) = single.frame.filter(model="IndependentTasks 2").select("^difference.*$").rows()
+    assert single.overall.row(0)[1:] == own
+
+
+def grouped(X, y, **options):
+    models = {"linear": linear(), "constant": constant()}
+    return compare(models, X[:240], y[:240], X_test=X[240:], y_test=y[240:], **options)
+
+
+def test_groups_are_drawn_as_one():
+    """Eight copies of ten rows are ten rows, if it is said."""
+    rows = np.append(np.arange(240), np.repeat(240 + np.arange(10), 8))
+    X, y = (part.drop("day", strict=False)[rows] for part in table())
+    y = y.select("delay <min>")
+    of_test = np.repeat(np.arange(1000, 1010), 8)
+    with_day = X.with_columns(day=np.append(np.arange(240), of_test))
+    told = grouped(X, y, groups=(np.arange(240), of_test))
+    named = grouped(with_day, y, groups="day", drop=["day"])
+    with pytest.warns(TabmtlWarning, match=r"as if each was drawn by itself.*groups=\(those of X, those of X_test\)"):
+        untold = grouped(X, y, groups=np.arange(240))
+    some = [*range(240), *range(240, 320, 8)]
+    once = grouped(X[some], y[some])
+    for column in ("standard_error", "difference_error", "difference_low"):
+        values, expected = told.frame[column].drop_nulls(), once.frame[column].drop_nulls()
+        assert values.to_list() == pytest.approx(expected.to_list())
+        assert values.to_list() == pytest.approx(named.frame[column].drop_nulls().to_list())
+    assert told.overall["mean_difference_error"][0] > 2 * untold.overall["mean_difference_error"][0]
+    with pytest.warns(TabmtlWarning, match="10 of the 10 groups in the groups of X_test are in X too"):
+        grouped(X, y, groups=(np.append(of_test[::8], np.arange(230)), of_test))
+
+
+def test_a_class_of_one_row_is_told_before_any_fit_and_leaves_the_verdict_to_the_other_tasks():
+    X, y = (part.drop("day", strict=False) for part in table())
+    y = y.with_columns(pl.when(pl.int_range(320) == 250).then(pl.lit("w")).otherwise(pl.lit("u")).alias("kind"))
+    y[0, "kind"] = "w"
+    models = {"constant": constant(), "linear": linear()}
+    reason = "task 'kind': roc_auc will have no interval.*the class 'w' has one single labelled row"
+    with pytest.warns(TabmtlWarning, match=reason):
+        found = compare(models, X[:240], y[:240], X_test=X[240:], y_test=y[240:])
+    rows = found.frame.filter(model="linear")
+    assert rows["difference_low"].is_null().to_list() == [False, False, True]
+    assert rows["difference"].null_count() == 0
+    assert found.overall["mean_difference"][0] == pytest.approx(rows["difference"][:2].mean())
+    assert found.ahead == ["linear"]
+    with pytest.warns(TabmtlWarning, match=reason), pytest.raises(KeyboardInterrupt):
+        compare([Interrupted()], X[:240], y[:240], X_test=X[240:], y_test=y[240:])
+
+
+def test_seeds_are_drawn_too():
+    X, y = (part.drop("day", strict=False) for part in table())
+    models = {"linear": linear(), "trees": SharedTrees(n_estimators=5)}
+    found = compare(models, X, y, random_state=3, seeds=2)
+    single, other = (
+        compare(models, X[rows[0]], y[rows[0]], X_test=X[rows[1]], y_test=y[rows[1]], random_state=seed)
+        for seed, rows in [(3, parts_of(X, y)), (4, parts_of(X, y))]
+    )
+    for column in ("score", "difference"):
+        expected = (single.frame[column] + other.frame[column]) / 2
+        assert found.frame[column].drop_nulls().to_list() == pytest.approx(expected.drop_nulls().to_list())
+    spread = (single.frame["difference"] - other.frame["difference"]).drop_nulls().abs() / np.sqrt(2)
+    assert found.frame["difference_spread"].drop_nulls().to_list() == pytest.approx(spread.to_list())
+    assert (found.frame["difference_error"] > found.frame["difference_spread"] / np.sqrt(2)).drop_nulls().all()
+    assert found.models["trees"].random_state == 3 and found.seeds == 2
+    assert found.verdict.endswith("Means over 2 seeds.") and "over seeds" in str(found)
+    assert single.verdict.endswith("For these fits; another seed may differ.")
+    with pytest.raises(ValueError, match="seeds must be at least 1, got 0"):
+        compare([Interrupted()], X, y, seeds=0)
+
+
+def parts_of(X, y):
+    """Return the rows to fit and to test that a comparison by the seed 3 takes."""
+    fit = {"X": X.with_row_index(), "y": y, "groups": None, "X_val": None, "y_val": None}
+    rows = ComparedRows.read(IndependentTasks(random_state=3), fit, None, None)
+    return rows.fit["X"]["index"].to_list(), rows.X["index"].to_list()
 
 
 def test_every_model_and_task_is_a_row(given):
@@ -101,6 +180,7 @@ def test_groups_stay_on_one_side_and_all_classes_on_both():
     named = rows_of(X, y, "day", drop=["day"])
     by_array = rows_of(X.drop("day"), y, X["day"])
     assert not set(named.fit["X"]["day"]) & set(named.X["day"])
+    assert len(set(zip(named.X["day"], named.batch.group.tolist(), strict=True))) == named.X["day"].n_unique()
     assert named.X.drop("day").equals(by_array.X)
     assert by_array.fit["groups"].to_list() == named.fit["X"]["day"].to_list()
     assert named.n_fit + len(named.X) == len(X) and 60 < len(named.X) < 100

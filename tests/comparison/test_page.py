@@ -108,7 +108,10 @@ def test_text_has_the_summary_and_every_task():
 def test_where_nothing_is_ahead_of_the_reference_the_verdict_says_so():
     found = comparison()
     assert found.ahead == []
-    assert found.verdict == "No model is clearly ahead of linear on average: no paired 95 % interval lies above 0."
+    assert found.verdict == (
+        "No model is clearly ahead of linear on average: no paired 95 % interval (joint over 2 comparisons) lies above "
+        "0. For these fits; another seed may differ."
+    )
     assert found.verdict in Page(found._repr_html_()).text
 
 
@@ -118,7 +121,8 @@ def test_the_verdict_names_who_is_ahead_and_on_which_tasks(tmp_path):
     row = found.summary.row(by_predicate=pl.col("model") == "linear", named=True)
     low, high = (signed(row[f"mean_difference_{end}"]) for end in ("low", "high"))
     assert f"linear is ahead of constant on average ({signed(row['mean_difference'])}, paired 95 %" in found.verdict
-    assert f"interval {low} to {high}); taken by themselves, ahead on late, delay <min> and behind on" in found.verdict
+    assert f"interval {low} to {high}); taken by themselves (joint over 3 comparisons), ahead on" in found.verdict
+    assert "ahead on late, delay <min> and behind on" in found.verdict
     X, y = table()
     single = compare({"constant": constant(), "linear": linear()}, X, y["late"], random_state=0)
     assert single.verdict.startswith("linear is ahead of constant: +0.") and "taken by" not in single.verdict
