@@ -157,13 +157,13 @@ def _made(choice: ModelChoice, facts: Mapping[str, Any]) -> Any:
 def _rows_to_fit(rows: TableRows, source: DataSource) -> tuple[dict[str, Any], str]:
     """Return the arguments of `tabmtl.compare` for the rows to fit, and where those to test come from."""
     (X, y), (X_val, y_val) = rows.parts["train"], rows.parts["val"]
+    groups: Any = (rows.groups["train"], rows.groups["test"]) if rows.groups else None
     if not rows.split.startswith("drawn"):
-        return {"X": X, "y": y, "X_val": X_val, "y_val": y_val}, rows.split
+        return {"X": X, "y": y, "X_val": X_val, "y_val": y_val, "groups": groups}, rows.split
     if source.val_share != DataSource(data=source.data).val_share:
         raise ValueError("--val-share has no effect: every model of a comparison sets rows aside by itself")
     how = f"{100 * source.test_share:g} %, drawn by seed {source.split_seed}"
     how += f", no {source.group_column} on both sides" if source.group_column else ""
-    groups = None
     if rows.groups:
         groups = pl.concat([rows.groups["train"], rows.groups["val"]]), rows.groups["test"]
     return {"X": pl.concat([X, X_val]), "y": pl.concat([y, y_val]), "groups": groups}, how

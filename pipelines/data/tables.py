@@ -281,7 +281,7 @@ def open_table(source: DataSource, *, whole: bool = False) -> TableRows:
     from tabmtl.pipelines.datasets import NAMES
 
     is_set = source.data in NAMES
-    frame, tasks, task_column = (_read_set if is_set else _read_table)(source)
+    frame, tasks, task_column, named = (_read_set if is_set else _read_table)(source)
     split_column = "split" if is_set else source.split_column
     check_roles(source, tasks, task_column)
     frame = _with_categories(frame, source)
@@ -300,14 +300,18 @@ def open_table(source: DataSource, *, whole: bool = False) -> TableRows:
         unit = f" by {group[0]}" if group else ""
         split = f"drawn{unit}: {source.val_share:g} val and {source.test_share:g} test by seed {source.split_seed}"
     chosen = {part: (X[rows], labels[rows]) for part, rows in parts.items()}
-    named = frame[source.group_column] if source.group_column else None
+    if source.group_column:
+        named = frame[source.group_column]
     groups = {} if named is None else {part: named[rows] for part, rows in parts.items()}
     name, origin = Path(source.data).stem, source.as_typed
     return TableRows(name=name, parts=chosen, facts=facts, split=split, origin=origin, groups=groups)
 
 
-def _read_set(source: DataSource) -> tuple[pl.DataFrame, dict[str, Kind | None], str | None]:
-    """Read features, chosen targets and split of a set, the kinds of the targets, and the task column."""
+Read = tuple[pl.DataFrame, dict[str, Kind | None], str | None, pl.Series | None]
+
+
+def _read_set(source: DataSource) -> Read:
+    """Read features, chosen targets and split of a set, the kinds of the targets, the task column, and the groups."""
     from tabmtl.pipelines.datasets import load
 
     if source.full and source.data != "flights":
@@ -322,14 +326,16 @@ def _read_set(source: DataSource) -> tuple[pl.DataFrame, dict[str, Kind | None],
     tasks: dict[str, Kind | None]
     tasks = {name: kinds.get(name) or kind for name, kind in data.tasks.items() if not kinds or name in kinds}
     with files.readable(source.data):
-        frames = pl.collect_all([data.features, data.targets.select(list(tasks)), data.split])
-    return pl.concat(frames, how="horizontal"), tasks, data.task_column
+        parts = [data.features, data.targets.select(list(tasks)), data.split, data.table.select(data.groups or [])]
+        *frames, groups = pl.collect_all(parts)
+    named = groups.to_series() if data.groups else None
+    return pl.concat(frames, how="horizontal"), tasks, data.task_column, named
 
 
-def _read_table(source: DataSource) -> tuple[pl.DataFrame, dict[str, Kind | None], str | None]:
+def _read_table(source: DataSource) -> Read:
     """Read the columns of a file, the kinds of the targets where declared, and the task column."""
     frame = files.read_file(Path(source.data))
-    return frame, *read_roles(source, frame, source.data)
+    return frame, *read_roles(source, frame, source.data), None
 
 
 def read_roles(source: DataSource, frame: pl.DataFrame, name: str) -> tuple[dict[str, Kind | None], str | None]:

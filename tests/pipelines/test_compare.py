@@ -105,6 +105,13 @@ def test_groups_go_to_every_model(file: Path, asked: Any) -> None:
     assert groups.n_unique() < rows["species_id"].n_unique()
 
 
+def test_days_of_flights_are_drawn_as_one(asked: Any) -> None:
+    found = asked(data="flights")
+    fitted, tested = found.options["groups"]
+    assert (len(fitted), len(tested)) == (len(found.X), len(found.options["X_test"]))
+    assert not set(fitted) & set(tested) and tested.n_unique() < 100
+
+
 def test_a_given_split_keeps_its_validation_rows(file: Path, asked: Any) -> None:
     found = asked(data=str(file), target=["weight"], split_column="split")
     n_val = (pl.read_parquet(file)["split"] == "val").sum()

@@ -68,7 +68,7 @@ def test_a_gain_has_intervals_that_are_paired(printed: str, folder: Path) -> Non
         score, reference, difference, low, high = map(float, line.split()[1:])
         assert difference == pytest.approx(score - reference, abs=2e-4)
         assert low < difference < high
-    assert "paired row by row; mean difference " in printed and " over 3 of 3 tasks" in printed
+    assert "paired row by row and joint over 3 tasks; mean difference " in printed and " over 3 of 3 tasks" in printed
 
 
 def test_the_run_holds_epochs_scores_and_gain(printed: str, store: str) -> None:
