@@ -9,7 +9,7 @@ has an interval that leaves 0 out, on average over the tasks, or on some task.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import polars as pl
@@ -40,10 +40,10 @@ def draw(rng: np.random.Generator, metric: str, group: np.ndarray) -> tuple[list
     return tasks, [Answered(y, [[np.column_stack([-p, p]) for p in each.T]]) for each in answers]
 
 
-def rejections(metric: str, size: int, replications: int) -> Iterator[tuple[int, bool, bool]]:
+def rejections(metric: str, size: int, seeds: Iterable[int]) -> Iterator[tuple[int, bool, bool]]:
     """Yield numbers of rivals, and whether some was rejected on average, and on some task."""
     group = np.arange(ROWS) // size
-    for seed in range(replications):
+    for seed in seeds:
         tasks, (reference, *rivals) = draw(np.random.default_rng([seed, size]), metric, group)
         found = {str(r): differences_of(tasks, each, reference, None, group)[0] for r, each in enumerate(rivals)}
         for n in RIVALS:
@@ -54,7 +54,7 @@ def rejections(metric: str, size: int, replications: int) -> Iterator[tuple[int,
 
 def report(metric: str, size: int, replications: int) -> dict[str, str]:
     """Return the shares of rejections in percent, with their standard errors."""
-    counts = pl.DataFrame([*rejections(metric, size, replications)], ["rivals", "mean", "task"], orient="row")
+    counts = pl.DataFrame([*rejections(metric, size, range(replications))], ["rivals", "mean", "task"], orient="row")
     cells = {}
     for name, where in (("mean", "on average"), ("task", "on some task")):
         for n in RIVALS:

@@ -137,7 +137,8 @@ def score_interval(
     """Score one task on its labelled rows, with a standard error and a confidence interval.
 
     The model is taken as given: the interval does not hold the spread over training seeds. It is too narrow for squared
-    errors with heavy tails, and for means over classes (f1_macro, balanced accuracy) where a rare class is never hit.
+    errors with heavy tails, and for means over classes where one has fewer than five rows or, by f1_macro and balanced
+    accuracy, is never hit.
 
     Parameters
     ----------
