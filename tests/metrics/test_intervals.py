@@ -151,7 +151,7 @@ def test_a_constant_model_is_known_to_be_one():
 def test_one_positive_row_has_a_score_without_interval(metric):
     y, score = rare_rows(np.random.default_rng(0), 50, 1)
     task = Task(name="late", kind="binary", metric=metric)
-    with pytest.warns(TabmtlWarning, match=r"task 'late'.*no interval: the class 'yes' has one single labelled row"):
+    with pytest.warns(TabmtlWarning, match=r"task 'late'.*no interval: the class 1 has one single labelled row"):
         interval = score_interval(task, y, two_columns(score))
     assert interval == (score_task(task, y, two_columns(score)), None, None, None)
     with pytest.warns(TabmtlWarning, match="no interval"):
