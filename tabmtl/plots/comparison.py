@@ -27,8 +27,8 @@ _MARKERS = "osD^vP*X"
 class ComparisonDisplay(Display):
     """Differences of compared models to their reference, or their scores, with 95 % intervals: a panel per task.
 
-    Better made by :meth:`from_comparison`. A triangle up is a model ahead of the reference, whose interval leaves 0
-    out, a triangle down one behind it.
+    Better made by :meth:`from_comparison`. Intervals of differences hold together, as in the frame of a `Comparison`. A
+    triangle up is a model ahead of the reference, whose interval leaves 0 out, a triangle down one behind it.
 
     Parameters
     ----------
