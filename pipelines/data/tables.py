@@ -223,6 +223,7 @@ class TableRows:
     def differences(self, estimator: Any, reference: Any, part: str) -> tuple[pl.DataFrame, ScoreInterval]:
         """Return the scores of two models, their paired differences, one row per task, and the mean difference."""
         from tabmtl.comparison.judging import Answered, differences_at_once, differences_of
+        from tabmtl.metrics.intervals import ScoreInterval
         from tabmtl.metrics.scores import score_tasks
         from tabmtl.model_selection.repeats import number_groups
 
