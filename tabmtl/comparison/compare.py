@@ -205,7 +205,8 @@ class _Trials:
     def _judge(self, name: str, model: MultiTaskEstimator) -> pl.DataFrame:
         """Fit a model, and return its rows of the frame."""
         rows, tasks, own, group = self.rows, self.rows.coder.labels.tasks, self.rows.batch.task, self.rows.batch.group
-        fits, outputs, seconds = self._fits(model), [], np.zeros(2)
+        fits, seconds = self._fits(model), np.zeros(2)
+        outputs: list[Sequence[np.ndarray]] = []
         for fit in fits:
             times = [perf_counter()]
             fit.fit(**rows.fit)

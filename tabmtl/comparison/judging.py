@@ -109,7 +109,7 @@ def differences_at_once(found: Differences) -> tuple[pl.DataFrame, pl.DataFrame]
     return _table(by_task, types), _table(overall, OVERALL)
 
 
-def _table(estimates: Mapping[tuple[str, ...], Estimate], types: Mapping[str, Any]) -> pl.DataFrame:
+def _table(estimates: Mapping[Any, Estimate], types: Mapping[str, Any]) -> pl.DataFrame:
     level = joint_level([*estimates.values()])
     rows = [(*names, *each.interval(level), each.spread) for names, each in estimates.items()]
     return pl.DataFrame(rows, types, orient="row")

@@ -344,9 +344,9 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         ValueError
             If the level is not between 0 and 1, or the groups do not fit.
         """
-        tasks, labels, *rest = self._labelled(X, y, sample_weight)
+        tasks, labels, outputs, weight, own_task = self._labelled(X, y, sample_weight)
         group = None if groups is None else number_groups(read_groups(groups, X, len(labels)))
-        return score_intervals(tasks, labels, *rest, group, level=level)
+        return score_intervals(tasks, labels, outputs, weight, own_task, group, level=level)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return the mean over the tasks of `score_tasks`; tasks with an undefined score are left out."""
