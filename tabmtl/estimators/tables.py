@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 TargetKind = Literal["classification", "regression"] | None
 
+_ROUNDING = 1e-6  # by which a probability may lie beyond 0 and 1
+
 
 def _gives_probabilities(estimator: MultiTaskEstimator) -> bool:
     if estimator._target_kind == "regression":
@@ -73,6 +75,30 @@ class TableState:
     def __post_init__(self) -> None:
         if self._coder.features.scaler.transform == "raw":
             raise ValueError("numbers are 'raw', which only exported networks read")
+
+
+def check_answer(task: Task, answer: Any, shape: tuple[int, ...], source: str) -> np.ndarray:
+    """Return the answer of foreign code to a task as floats.
+
+    Raises
+    ------
+    ValueError
+        Unless it has the shape, and holds finite values, or probabilities; the message names the source.
+    """
+    found = np.asarray(answer, dtype=np.float64)
+    if found.shape != shape:
+        raise ValueError(
+            f"task {task.name!r}: {source} has the shape {found.shape}, expected {shape}: "
+            f"{'a probability of every class' if task.is_classification else 'a value'} for each row"
+        )
+    is_bad = ~np.isfinite(found)
+    if task.is_classification:
+        is_bad |= (found < -_ROUNDING) | (found > 1 + _ROUNDING)
+    if is_bad.any():
+        row, *_ = np.argwhere(is_bad)[0]
+        expected = "probabilities from 0 to 1" if task.is_classification else "finite numbers"
+        raise ValueError(f"task {task.name!r}: {source} holds {found[is_bad][0]} in row {row}, expected {expected}")
+    return found
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -21,7 +21,7 @@ from tabmtl.encode import TableCoder, take_rows
 from tabmtl.encode.labels import both_classes
 from tabmtl.estimators.base import NotHere
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
-from tabmtl.estimators.tables import MultiTaskEstimator, TableState
+from tabmtl.estimators.tables import MultiTaskEstimator, TableState, check_answer
 from tabmtl.metrics.scores import score_task, undefined_reason
 from tabmtl.model_selection import train_valid_split
 from tabmtl.model_selection.repeats import number_groups
@@ -65,11 +65,18 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "big": {"num_leaves": 63, "min_child_samples": 20, "colsample_bytree": 0.5, "reg_lambda": 5.0, **_BAGGING},
 }
 
-#: A task with fewer labels chooses its trees by folds: their leaves, and how many.
-FEW_ROWS = 200
-_FEW_LEAVES = (2, 8)
+#: A task with fewer labels, or of fewer beside its most frequent class, chooses its trees by folds. Of many rows, folds
+#: would take too long.
+FEW_ROWS, _RARE_ROWS, _MOST_FOLDED = 600, 100, 20_000
 _MOST_FOLDS = 10
-_FEW_OPTIONS = {"min_data_in_bin": 1, "min_data_per_group": 1, "cat_smooth": 1.0}
+#: Trees that are grown at least, where there are any: fewer were chosen by chance.
+_LEAST_TREES = 20
+#: Standard errors by which a constant must predict classes better than trees do: its ROC AUC is the worst there is, and
+#: log loss tells little of the order. The R² of a constant is no worse than its loss.
+_MARGIN = 2.0
+#: Trees that one takes for few rows without any choice, about 60 of them.
+_FIXED_TREES = {"num_leaves": 7, "min_child_samples": 20, "colsample_bytree": 1.0, "learning_rate": 0.05}
+_LISTED = 10
 
 _METRICS = {"binary": "auc", "multiclass": "multi_logloss", "regression": "rmse"}
 
@@ -122,13 +129,15 @@ class _Parts(NamedTuple):
 class _Grown(NamedTuple):
     """Trees of one task under one configuration.
 
-    Where rows were held out, ``losses`` are those of their labels, and ``score`` is by the metric of the task.
+    Where rows were held out, ``losses`` are those of their labels, and ``score`` is by the metric of the task. Trees
+    are lost where they predict the classes of the folds worse than their shares, which are the model then.
     """
 
     booster: lgb.Booster
     options: dict[str, Any]
     losses: np.ndarray
     score: float | None
+    is_lost: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -160,10 +169,13 @@ class _Grower:
     takes_few: bool
     seed: int
 
-    @property
-    def least_rows_to_split(self) -> int:
-        """Rows below which none are set aside."""
-        return FEW_ROWS if self.takes_few else ROWS_TO_SPLIT
+    def has_few(self, rows: Batch) -> bool:
+        """Return whether rows are too few, or those of its rarer classes are, to set some aside."""
+        if not self.takes_few:
+            return len(rows) < ROWS_TO_SPLIT
+        if not self.task.is_classification or not FEW_ROWS <= len(rows) < _MOST_FOLDED:
+            return len(rows) < FEW_ROWS
+        return 0 < len(rows) - np.bincount(rows.y.astype(np.intp)).max() < _RARE_ROWS
 
     def try_all(self, rows: _Parts, configurations: Sequence[str], watch: Watch) -> dict[str, _Grown]:
         """Grow trees on the kept rows by every configuration; those held out stop the training and judge it."""
@@ -174,8 +186,8 @@ class _Grower:
                 "X_val and y_val, or set early_stopping=False"
             )
             booster = self._grow(rows.all, None, _constant_options(rows.all), watch)
-        elif self.takes_few and rows.held_out is None and len(rows.all) < FEW_ROWS:
-            booster = self._grow_few(rows.all, watch)
+        elif self.takes_few and rows.held_out is None and self.has_few(rows.all):
+            return dict.fromkeys(configurations, self._grow_few(rows.all, watch))
         else:
             return {
                 name: self._try(rows, CONFIGURATIONS[name], watch.part(1 / (len(configurations) - k)))
@@ -224,25 +236,47 @@ class _Grower:
         if watch.is_limited:
             callbacks.append(_TimeLimit(watch, self.task.name))
         booster = lgb.train(params, data, self.n_trees, valid_sets=watched, callbacks=callbacks)
+        rounds = booster.best_iteration or -1
+        if self.takes_few and held_out is not None and params["metric"] == "auc" and 0 < rounds < _LEAST_TREES:
+            rounds = self._least_rounds(booster, rows, held_out)
         # the text is what save writes: a loaded model is then the fitted one
-        return lgb.Booster(model_str=booster.model_to_string(num_iteration=booster.best_iteration or -1))
+        return lgb.Booster(model_str=booster.model_to_string(num_iteration=rounds))
 
-    def _grow_few(self, rows: Batch, watch: Watch) -> lgb.Booster:
+    def _least_rounds(self, booster: lgb.Booster, rows: Batch, held_out: Batch) -> int:
+        """Return the fewest rounds worth taking: ROC AUC of few rows is highest early by chance."""
+        rounds = min(_LEAST_TREES, booster.current_iteration())
+        answer = both_classes(np.asarray(booster.predict(tree_matrix(held_out), num_iteration=rounds)))
+        constant = self._constant(rows, held_out)
+        is_better = self._losses(answer, held_out).sum() < self._losses(constant, held_out).sum()
+        return rounds if is_better else booster.best_iteration
+
+    def _grow_few(self, rows: Batch, watch: Watch) -> _Grown:
         """Grow trees on few rows: folds choose their size and number, and whether there are any."""
-        n, least, options = len(rows), np.inf, _constant_options(rows)
-        if n == 1:
-            return self._grow(rows, None, options, watch)
+        options = _constant_options(rows)
+        if len(rows) == 1:
+            return _Grown(self._grow(rows, None, options, watch), {}, np.zeros(0), None)
         fold = _deal_folds(rows, self.task, self.seed)
-        for num_leaves in _FEW_LEAVES:
-            tried = _FEW_OPTIONS | {"num_leaves": num_leaves, "min_child_samples": 2 if n < 20 else 5}
-            losses = self._fold_losses(rows, fold, tried, watch)
-            rounds = int(losses.argmin())
-            if rounds and losses[rounds] < least:
-                least, options = losses[rounds], tried | {"num_iterations": rounds}
-        return self._grow(rows, None, options, Watch())  # the rounds are known, and few
+        least = np.full(len(rows), np.inf)
+        for tried in _few_configurations(len(rows)):
+            rounds, losses = self._try_folds(rows, fold, tried, watch)
+            if losses.sum() < least.sum():
+                least, options = losses, tried | {"num_iterations": rounds}
+            if watch.was_cut:
+                break
+        excess = least - self._constant_losses(rows, fold)
+        if rows.group is not None:
+            excess = np.bincount(rows.group, excess)
+        margin = _MARGIN * np.sqrt(np.square(excess).sum()) if self.task.is_classification else 0.0
+        is_lost = bool(excess.sum() >= margin)
+        if is_lost:
+            options = _constant_options(rows)
+        booster = self._grow(rows, None, options, Watch())  # the rounds are known, and few
+        return _Grown(booster, {}, np.zeros(0), None, is_lost and self.task.is_classification and bool(np.ptp(rows.y)))
 
-    def _fold_losses(self, rows: Batch, fold: np.ndarray, options: dict[str, Any], watch: Watch) -> np.ndarray:
-        """Return the loss of all rows, each predicted without its own fold, after 0, 1, ... rounds."""
+    def _try_folds(
+        self, rows: Batch, fold: np.ndarray, options: dict[str, Any], watch: Watch
+    ) -> tuple[int, np.ndarray]:
+        """Return the best number of rounds, and the losses of all rows (n,), each predicted without its own fold."""
         params = self.params | options | {"metric": "None"}
         found: list[np.ndarray] = []
 
@@ -250,22 +284,32 @@ class _Grower:
             found.append(answers)
             return "kept", 0.0, False
 
-        folds, losses = [], [0.0]
+        folds = []
         for f in range(fold.max() + 1):
             kept, held_out = rows.rows(fold != f), rows.rows(fold == f)
             data = self._data(kept, params=params)
             booster = lgb.Booster(params, data)
-            folds.append((booster.add_valid(self._data(held_out, reference=data, params=params), "valid"), held_out))
-            losses[0] += self._losses(self._constant(kept, held_out), held_out).sum()
-        while len(losses) <= self.n_trees and len(losses) - 1 - int(np.argmin(losses)) < self.patience:
-            losses.append(0.0)
-            for booster, held_out in folds:
-                booster.update()
+            watched = self._data(held_out, reference=data, params=params)
+            folds.append((booster.add_valid(watched, "valid"), held_out, fold == f))
+        grown, best, least, is_done = 0, 0, np.empty(0), False
+        while not is_done and grown < self.n_trees and grown - max(best, _LEAST_TREES) < self.patience:
+            losses, grown, is_done = np.empty(len(rows)), grown + 1, True
+            for booster, held_out, own in folds:
+                is_done &= booster.update()  # true where no row is split
                 booster.eval_valid(keep)
-                losses[-1] += self._losses(found.pop(), held_out).sum()
-            if watch.cuts(f"the folds of task {self.task.name!r}"):
-                break
-        return np.array(losses)
+                losses[own] = self._losses(found.pop(), held_out)
+            if grown <= _LEAST_TREES or losses.sum() < least.sum():
+                best, least = grown, losses
+            is_done |= watch.cuts(f"the folds of task {self.task.name!r}")
+        return best, least
+
+    def _constant_losses(self, rows: Batch, fold: np.ndarray) -> np.ndarray:
+        """Return the losses of all rows (n,), each answered by the constant of the other folds."""
+        losses = np.empty(len(rows))
+        for f in range(fold.max() + 1):
+            held_out = rows.rows(fold == f)
+            losses[fold == f] = self._losses(self._constant(rows.rows(fold != f), held_out), held_out)
+        return losses
 
     def _data(self, rows: Batch, reference: lgb.Dataset | None = None, **options: Any) -> lgb.Dataset:
         options = {"label": rows.y, "weight": rows.weight, "reference": reference, "free_raw_data": False} | options
@@ -318,18 +362,22 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
         at least 50 rows and a strong penalty, "default" the estimator's own parameters, "big" 63 leaves; all but
         "default" draw 80 % of the rows for every tree, and 40 or 50 % of the columns. What a configuration does not
         name is the estimator's own parameter. All tasks get the configuration with the highest mean of
-        ``configuration_scores_``. 0 takes the estimator's own parameters. Tasks with fewer than 200 labels choose
-        their trees otherwise, see ``early_stopping``.
+        ``configuration_scores_``. 0 takes the estimator's own parameters. It has no effect on tasks with few labels,
+        see ``early_stopping``.
     early_stopping : bool, default=True
         Stop LightGBM where a task's validation score (ROC AUC, log loss for many classes, RMSE) has not improved
         for ``patience`` trees. Without labels of the task in y_val, ``validation_fraction`` of its rows is set aside
         to find the number of trees, and then all rows are fitted with it: no row is lost. Where that fit predicts the
         rows set aside clearly worse than the fit without them (a loss a quarter higher, and beyond chance), the fit
-        without them is kept, with a warning. Without labels in y_val, a task with fewer than 200 labels is too small to
-        split: there the default LightGBM finds by ten folds (fewer than ten rows: each row by itself) whether trees of
-        2 or of 8 leaves predict better, and how many, or the mean alone; ``tune``, ``num_leaves`` and
-        ``min_child_samples`` have no effect on it. A task whose labels are all in one of several ``groups`` is answered
-        by a constant, with a warning.
+        without them is kept, with a warning. Where ROC AUC stops the default LightGBM before 20 trees, it takes 20 if
+        these have a lower log loss than the shares of the classes.
+
+        Without labels in y_val, a task with fewer than 600 labels is too small to split, as is one of up to 20 000 with
+        fewer than 100 beside its most frequent class. There the default LightGBM chooses its trees by their loss in ten
+        folds (fewer than ten rows: each row by itself): how many, 20 at least, and whether with 2, 7 or 8 leaves, as
+        "mid", or by the estimator's own parameters. Where the mean predicts better than all of these, or the
+        shares of the classes do by more than two standard errors, it answers alone, for classes with a warning. A task
+        whose labels are all in one of several ``groups`` is answered by a constant, with a warning.
 
     Attributes
     ----------
@@ -339,7 +387,7 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
         Name of the configuration that was taken; "default" without ``tune``, and the first one where no task is judged.
     configuration_scores_ : polars.DataFrame
         A row per task, and a column per configuration that was tried: the score of the task's validation labels by its
-        own metric, higher is better. Null where they do not judge the task, as with fewer than 200 labels.
+        own metric, higher is better. Null where they do not judge the task, as with fewer than 600 labels.
 
     Examples
     --------
@@ -396,6 +444,7 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
                     parts = self._parts(grower, _rows_of_task(batch, valid, t))
                     estimators[task.name] = grower.refit(parts, tried[t][best], watch)
                 step((task, estimators[task.name]))
+        _warn_of_lost([task for task, grown in zip(tasks, tried, strict=True) if _is_lost(grown)])
         return {"estimators_": estimators, "configuration_": best, "configuration_scores_": scores}
 
     def _try_all(
@@ -441,6 +490,7 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
                 tried[t] = growers[t].try_all(self._parts(growers[t], own), names, part)
                 step((tasks[t], tried[t]))
         judged = _merge(group.gather({t: _scores_of(grown) for t, grown in tried.items()}))
+        lost = _merge(group.gather({t: _is_lost(grown) for t, grown in tried.items()}))
         scores = _score_table(tasks, names, [judged[t] for t in range(len(tasks))])
         best = _best_name(scores, names)
         boosters: dict[int, lgb.Booster] = {}
@@ -451,6 +501,8 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
                 step((tasks[t], boosters[t]))
         grown = _merge(group.gather({t: booster.model_to_string() for t, booster in boosters.items()}))
         estimators = {task.name: lgb.Booster(model_str=grown[t]) for t, task in enumerate(tasks)}
+        if group.rank == 0:
+            _warn_of_lost([task for t, task in enumerate(tasks) if lost[t]])
         return {"estimators_": estimators, "configuration_": best, "configuration_scores_": scores}
 
     @property
@@ -464,7 +516,7 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
             return _Parts(rows, rows, None)
         if watched is not None and len(watched):
             return _Parts(rows, rows, watched)
-        is_few = len(rows) < grower.least_rows_to_split
+        is_few = grower.has_few(rows)
         if not (is_few and (len(rows) == 1 or not grower.takes_few)) and are_one_group:
             return _Parts(rows, rows, None, are_one_group=True)
         if is_few:
@@ -554,12 +606,15 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
             return self._foreign_answer(task, estimator, _for_numpy(X), len(matrix))
 
     def _foreign_answer(self, task: Task, estimator: Any, X: Any, n: int) -> np.ndarray:
+        name = type(estimator).__name__
         if not task.is_classification:
-            return np.asarray(estimator.predict(X), dtype=np.float64)
+            return check_answer(task, estimator.predict(X), (n,), f"the answer of {name}.predict")
         own = {label: k for k, label in enumerate(_foreign_labels(task).tolist())}
         probabilities = np.zeros((n, len(own)))
         if hasattr(estimator, "predict_proba"):
-            probabilities[:, [own[label] for label in estimator.classes_.tolist()]] = estimator.predict_proba(X)
+            columns = [own[label] for label in estimator.classes_.tolist()]
+            source = f"the answer of {name}.predict_proba"
+            probabilities[:, columns] = check_answer(task, estimator.predict_proba(X), (n, len(columns)), source)
         else:
             probabilities[np.arange(n), [own[label] for label in estimator.predict(X).tolist()]] = 1
         return probabilities
@@ -724,6 +779,33 @@ def _move_task(batch: Batch, valid: Batch | None, t: int, owner: int, group: Gro
 
 def _merge(parts: Sequence[Mapping[int, Any]]) -> dict[int, Any]:
     return {t: value for part in parts for t, value in part.items()}
+
+
+def _few_configurations(n: int) -> list[dict[str, Any]]:
+    """Return what n rows try if they are too few to set some aside; the first is what one takes without any choice.
+
+    In the smallest trees, next to no rows of a level or value are enough to tell.
+    """
+    least = {"min_child_samples": 2 if n < 20 else 5, "min_data_in_bin": 1, "min_data_per_group": 1, "cat_smooth": 1.0}
+    small = [least | {"num_leaves": num_leaves} for num_leaves in (2, 8)]
+    mid = CONFIGURATIONS["mid"]
+    return [_FIXED_TREES, *small, CONFIGURATIONS["default"], *([mid] if n >= 2 * mid["min_child_samples"] else [])]
+
+
+def _is_lost(grown: Mapping[str, _Grown]) -> bool:
+    return any(one.is_lost for one in grown.values())
+
+
+def _warn_of_lost(tasks: Sequence[Task]) -> None:
+    """Warn of tasks whose scores are those of a guess."""
+    if not tasks:
+        return
+    names = [task.name for task in tasks]
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    warn_user(
+        f"tasks {names[:_LISTED]}{more}: in the folds, the shares of their classes predict these better than trees, "
+        "so a constant answers them, with a ROC AUC of .5; label more rows, or add features that tell"
+    )
 
 
 def _scores_of(grown: Mapping[str, _Grown]) -> dict[str, float | None]:

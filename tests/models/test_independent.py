@@ -14,6 +14,7 @@ from rare_classes import accuracy, log_loss, rare_classes
 from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.ensemble import GradientBoostingRegressor, HistGradientBoostingRegressor, RandomForestRegressor
 from sklearn.linear_model import LinearRegression, LogisticRegression, RidgeClassifier
+from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
@@ -401,3 +402,64 @@ def test_the_seconds_left_are_no_parameter_of_a_model_of_ours():
     own = tabmtl.SharedTreesRegressor(n_estimators=5, n_estimators_task=0, time_limit=5e3)
     model = IndependentTasks(regressor=own, time_limit=1e4, random_state=0, n_jobs=1).fit(X, y)
     assert model.estimators_["delay"].time_limit == 5e3
+
+
+class Odd(DummyClassifier):
+    """A classifier that answers by a function of its answers."""
+
+    def __init__(self, change=None):
+        super().__init__(strategy="prior")
+        self.change = change
+
+    def predict_proba(self, X):
+        return self.change(super().predict_proba(X))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p: 2 * p, r"holds 1\.\d+ in row 0, expected probabilities from 0 to 1"),
+        (lambda p: p * np.nan, "holds nan in row 0"),
+        (lambda p: p[:, :1], r"has the shape \(120, 1\), expected \(120, 2\)"),
+        (lambda p: p[:-1], r"has the shape \(119, 2\), expected \(120, 2\)"),
+    ],
+)
+def test_foreign_answers_that_are_no_probabilities_are_refused(change, message):
+    X, y = numbers(), mixed_targets(features()).select("late")
+    model = IndependentTasks(classifier=Odd(change)).fit(X, y)
+    with pytest.raises(ValueError, match=rf"task 'late': the answer of Odd.predict_proba {message}"):
+        model.predict(X)
+
+
+def test_foreign_values_that_are_not_finite_are_refused():
+    X, y = numbers(), mixed_targets(features()).select("delay")
+    model = IndependentTasks(regressor=DummyRegressor()).fit(X, y)
+    model.estimators_["delay"].constant_[:] = np.inf
+    with pytest.raises(ValueError, match=r"DummyRegressor\.predict holds inf in row 0"):
+        model.predict(X)
+
+
+def rare(n, n_rare, seed, *, signal=True):
+    """Rows of a rare class that two numbers of four tell, and fresh ones."""
+    rng = np.random.default_rng([seed, n])
+    X = rng.normal(size=(n + 3_000, 4))
+    z = (X[:, 0] + X[:, 1] if signal else 0) + 1.5 * rng.normal(size=len(X))
+    y = np.where(z > np.quantile(z[:n], 1 - n_rare / n), "yes", "no")
+    return (X[:n], y[:n]), (X[n:], y[n:])
+
+
+def test_a_rare_class_is_learned():
+    """Rows set aside hold four of it, and ROC AUC of four stops anywhere."""
+    train, test = rare(300, 25, 0)
+    model = IndependentTasks(tune=4, n_jobs=1, random_state=0).fit(*train)
+    plain = lgb.LGBMClassifier(n_jobs=1, verbose=-1).fit(*train)
+    assert model.estimators_["y"].num_trees() >= 20
+    score = roc_auc_score(test[1] == "yes", plain.predict_proba(test[0])[:, 1])
+    assert model.score_tasks(*test)["y"] > score
+
+
+def test_a_constant_answer_is_told():
+    (X, y), _ = rare(400, 30, 1, signal=False)
+    with pytest.warns(TabmtlWarning, match=r"tasks \['y'\]: in the folds, the shares .* ROC AUC of .5"):
+        model = IndependentTasks(n_jobs=1, random_state=0).fit(X, y)
+    assert np.ptp(model.predict_proba(X)[:, 1]) == 0
