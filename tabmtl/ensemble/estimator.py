@@ -55,8 +55,20 @@ class EnsembleState(TableState):
         for name, parts in self.estimators_.items():
             if any(part.tasks_ != tasks for part in parts):
                 raise ValueError(f"a model of {name!r} has other tasks than the ensemble")
+            for part in parts:
+                self._check_columns(name, part)
         if self.stack_ is not None and self.stack_.coef.shape[:2] != (max(sizes), sum(task.width for task in tasks)):
             raise ValueError(f"the linear models have the shape {self.stack_.coef.shape}")
+
+    def _check_columns(self, name: str, part: MultiTaskEstimator) -> None:
+        """Raise a ValueError unless a model reads columns of the ensemble, of the same kinds."""
+        own, theirs = self._coder.features.columns, part._coder.features.columns
+        strange = {*theirs.numeric} - {*own.numeric} | {*theirs.categorical} - {*own.categorical}
+        if strange or part._coder.task_column != self._coder.task_column:
+            raise ValueError(
+                f"a model of {name!r} was fitted on other columns than the ensemble: {sorted(strange)[:5]} as other "
+                f"features, {part._coder.task_column!r} as the task column"
+            )
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -91,7 +103,9 @@ class MultiTaskEnsemble(MultiTaskEstimator):
         Seconds to try candidates in. One is left out, with a warning, if little time is left beside what those before
         it took, or if it would end too late by the time of its first folds. The first is always fitted. Every fit has
         the time that is left as its own limit, or what its candidate asks for if that is less. What is left out depends
-        on the machine. The fits of ``refit="full"`` come on top.
+        on the machine. The fits of ``refit="full"`` come on top. Where ``n_jobs`` gives fits processes of their own,
+        one that hangs is ended at twice its limit, and a minute beyond it at least, and its candidate left out. In one
+        process, nothing ends it.
     n_jobs : int, optional
         Number of processes that fit folds of a candidate, or all candidates of ``refit="full"``, at the same time; None
         is 1, and -1 all cores.
@@ -129,8 +143,9 @@ class MultiTaskEnsemble(MultiTaskEstimator):
     aside. There are no linear models then, which would need out-of-fold answers to X, and ``n_folds``, ``refit`` and
     ``n_jobs`` have no effect.
 
-    A candidate whose fit raises an error, or whose answers are not finite, is left out, with a warning. The fit fails
-    if no single-task candidate is left, if memory runs out, or if a parameter of a candidate is bad.
+    A candidate whose fit raises an error, or whose answers have another shape or are no finite values or probabilities,
+    is left out, with a warning. The fit fails if no single-task candidate is left, if memory runs out, or if a
+    parameter of a candidate is bad.
 
     References
     ----------
@@ -237,7 +252,7 @@ def _prepared(candidate: MultiTaskEstimator, coder: TableCoder) -> MultiTaskEsti
 def _mix(coder: TableCoder, trials: Trials, found: Mapping[str, Trial], refits: bool) -> dict[str, Any]:
     """Choose the weights of the candidates, and return the fitted attributes."""
     folds, reference = trials.folds, next(iter(found))
-    stack = _fit_stack(coder, folds, found[reference], [rows for rows, _ in folds.pairs])
+    stack = _fit_stack(coder, folds, found[reference])
     linear = {} if stack is None else {LINEAR: _stacked(stack, coder, folds, found[reference])}
     tried = {**found, **linear}
     judged = _judged(coder, folds, tried, sum(isinstance(trials.candidates[name], IndependentTasks) for name in found))
@@ -262,12 +277,14 @@ def _mix(coder: TableCoder, trials: Trials, found: Mapping[str, Trial], refits: 
     }
 
 
-def _fit_stack(coder: TableCoder, folds: Folds, reference: Trial, parts: Sequence[np.ndarray]) -> LinearStack | None:
+def _fit_stack(
+    coder: TableCoder, folds: Folds, reference: Trial, parts: Sequence[np.ndarray] | None = None
+) -> LinearStack | None:
     """Fit linear models on the answers of a candidate; None where there are no other tasks, or no answers."""
     if coder.task_column is not None or len(coder.labels.tasks) < 2 or not (folds.judge_fits and len(folds.pairs) > 1):
         return None
     batch = folds.table.batch
-    return LinearStack.fit(coder.labels, reference.answers, batch.y, batch.weight, parts)
+    return LinearStack.fit(coder.labels, reference.answers, batch.y, batch.weight, folds.pairs, parts)
 
 
 def _stacked(stack: LinearStack, coder: TableCoder, folds: Folds, reference: Trial) -> Trial:

@@ -29,14 +29,16 @@ class LinearStack:
 
     Attributes
     ----------
-    center, scale : ndarray of shape (O,)
-        Mean and standard deviation of the O scores of all tasks.
+    center : ndarray of shape (M, O)
+        O scores of the constant answers to the rows that the models of the M folds were fitted on.
+    scale : ndarray of shape (O,)
+        Standard deviation of the scores.
     coef : ndarray of shape (M, O, O)
         Weights of the M models: scores by columns. A task does not see its own.
     intercept : ndarray of shape (M, O)
     """
 
-    center: Annotated[np.ndarray, Stored("f8", "O")]
+    center: Annotated[np.ndarray, Stored("f8", "M O")]
     scale: Annotated[np.ndarray, Stored("f8", "O", low=POSITIVE)]
     coef: Annotated[np.ndarray, Stored("f8", "M O O")]
     intercept: Annotated[np.ndarray, Stored("f8", "M O")]
@@ -48,9 +50,14 @@ class LinearStack:
         answers: Sequence[np.ndarray],
         y: np.ndarray,
         weight: np.ndarray | None,
-        parts: Sequence[np.ndarray],
+        folds: Sequence[tuple[np.ndarray, np.ndarray]],
+        parts: Sequence[np.ndarray] | None = None,
     ) -> LinearStack:
         """Fit one model to each part of the rows.
+
+        An answer is read as its distance to the constant answer of the rows that were fitted for it. The mean of a
+        fold is far from theirs where its own labels lie on the other side, so that answers which know nothing would
+        tell the labels of the fold.
 
         A ridge regression chooses its penalty on its own part, by leaving out one row after the other. The penalty of a
         logistic regression is the same in all parts: with at most 2000 labels it is one of five, chosen on all of them,
@@ -63,14 +70,21 @@ class LinearStack:
             Out-of-fold answers (n, K) or (n,) to all rows; NaN where no fold answered.
         y : ndarray of shape (n, T)
         weight : ndarray of shape (n, T), optional
-        parts : sequence of ndarray of int
-            Numbers of the rows of every model.
+        folds : sequence of pairs of ndarray of int
+            Numbers of the rows that the models of a fold were fitted on, and of those that they answered.
+        parts : sequence of ndarray of int, optional
+            Numbers of the rows of every model, and of those that the answers which it reads were learned from; the
+            fitted ones of the folds by default.
         """
+        parts = [fitted for fitted, _ in folds] if parts is None else parts
         scores = _scores(labels, answers)
         answered = np.isfinite(scores).all(axis=1)
-        center, scale = scores[answered].mean(axis=0), scores[answered].std(axis=0)
+        constants = _constants(labels, y, weight, [fitted for fitted, _ in folds])
+        for constant, (_, rows) in zip(constants, folds, strict=True):
+            scores[rows] -= constant
+        scale = scores[answered].std(axis=0)
         scale = np.where(scale > 0, scale, 1.0)
-        features = (scores - center) / scale
+        features = scores / scale
         n_outputs, own = scores.shape[1], _own_columns(labels.tasks)
         coef, intercept = np.zeros((len(parts), n_outputs, n_outputs)), np.zeros((len(parts), n_outputs))
         values = labels.standardize(y).astype(np.float64)
@@ -83,11 +97,11 @@ class LinearStack:
                 rows = part[labelled[part]]
                 fitted = _fit(task, model, features[np.ix_(rows, others)], values[rows, t], sample_weight[rows])
                 coef[m, others, own[t]], intercept[m, own[t]] = fitted
-        return cls(center=center, scale=scale, coef=coef, intercept=intercept)
+        return cls(center=_constants(labels, y, weight, parts), scale=scale, coef=coef, intercept=intercept)
 
     def answer(self, labels: LabelCoder, model: int, answers: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Return probabilities or values by one of the models, given the answers to all tasks."""
-        features = (_scores(labels, answers) - self.center) / self.scale
+        features = (_scores(labels, answers) - self.center[model]) / self.scale
         scores = np.tile(self.intercept[model], (len(features), 1))
         # one by one: a matrix product may round a row otherwise
         for column, slope in zip(features.T, self.coef[model], strict=True):
@@ -110,6 +124,24 @@ def _scores(labels: LabelCoder, answers: Sequence[np.ndarray]) -> np.ndarray:
         logs = np.log(np.clip(answer, _RARE, 1.0))
         columns.append(logs[:, 1:] - logs[:, :1] if task.kind == "binary" else logs)
     return np.concatenate(columns, axis=1)
+
+
+def _constants(labels: LabelCoder, y: np.ndarray, weight: np.ndarray | None, parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the scores (M, O) of the constant answer to the labels of every part of the rows."""
+    weight = np.ones_like(y) if weight is None else weight
+    found = []
+    for part in parts:
+        answers = []
+        for t, task in enumerate(labels.tasks):
+            rows = part[weight[part, t] * ~np.isnan(y[part, t]) > 0]
+            values, own = y[rows, t], weight[rows, t]
+            if task.is_classification:
+                counts = np.bincount(values.astype(np.intp), own, len(task.classes or ()))
+                answers.append((counts / max(own.sum(), 1e-300))[None])
+            else:
+                answers.append(np.array([np.average(values, weights=own) if len(rows) else labels.center[t]]))
+        found.append(_scores(labels, answers)[0])
+    return np.array(found)
 
 
 def _model(task: Task, features: np.ndarray, y: np.ndarray, weight: np.ndarray) -> RidgeCV | LogisticRegression:

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from joblib import Parallel, delayed
 from sklearn.base import clone
 
 from tabmtl.ensemble.folds import Folds, Table
-from tabmtl.estimators.tables import MultiTaskEstimator
+from tabmtl.estimators.tables import MultiTaskEstimator, check_answer
 from tabmtl.models.independent import IndependentTasks
-from tabmtl.schema import DivergenceError, TabmtlWarning, describe_error, warn_user
+from tabmtl.schema import TabmtlWarning, describe_error, warn_user
 from tabmtl.training.watch import Watch
 
 _SEEDS = 2**32  # random_state is below
 #: Time left that a candidate needs to begin, in that of a candidate so far: one fold of a slow one may take as long.
 _LEAST_LEFT = 0.5
+#: Times its limit, and seconds, after which a fit in a process of its own is ended.
+_MOST_OF_LIMIT, _MOST_BEYOND = 2.0, 60.0
 #: Seconds that a fit of the first candidate has in any case.
 _LEAST_SECONDS = 0.01
 
@@ -90,6 +92,10 @@ class Trials:
                 trial = None if is_late else self._try(name, is_first=not found)
             except MemoryError:
                 raise
+            except TimeoutError as error:
+                error.args = error.args or ("a fit hung far beyond its time limit, and was ended",)
+                self._leave_out(name, error)
+                continue
             except Exception as error:
                 self._leave_out(name, error)
                 continue
@@ -142,7 +148,7 @@ class Trials:
             n_rounds = math.ceil((len(pairs) - len(done)) / self.n_jobs) if is_first else 1
             seconds = self.watch.left / n_rounds
             fits = (delayed(_fit_fold)(candidate, *self._tables(k), (self.seed + k) % _SEEDS, seconds) for k in some)
-            for one in Parallel(n_jobs=self.n_jobs)(fits):
+            for one in Parallel(n_jobs=self.n_jobs, timeout=_patience(seconds))(fits):
                 done.append(one)
                 self.on_fit(name)
         answers = [np.full((len(self.folds.judged), *each.shape[1:]), np.nan) for each in done[0][1]]
@@ -154,6 +160,11 @@ class Trials:
     def _tables(self, fold: int) -> tuple[Table, Table]:
         fitted, judged = self.folds.pairs[fold]
         return self.folds.table.rows(fitted), self.folds.judged.rows(judged)
+
+
+def _patience(seconds: float) -> float | None:
+    """Return the seconds after which a fit hangs that has some as its limit; joblib ends the processes then."""
+    return None if math.isinf(seconds) else max(_MOST_OF_LIMIT * seconds, seconds + _MOST_BEYOND)
 
 
 def _fit(candidate: MultiTaskEstimator, table: Table, seed: int, seconds: float = math.inf) -> MultiTaskEstimator:
@@ -183,7 +194,17 @@ def _fit_fold(
     part = _fit(candidate, table, seed, seconds)
     # a fold may judge nothing; no estimator answers no rows
     asked = judged if len(judged) else table.rows(np.arange(1))
-    answers = [answer[: len(judged)] for answer in part._read_and_answer(asked.X)]
-    if not all(np.isfinite(answer).all() for answer in answers):
-        raise DivergenceError("its answers to rows that it was not fitted on hold NaN or infinity")
+    answers = [answer[: len(judged)] for answer in _checked(part._read_and_answer(asked.X), asked)]
     return part, answers, perf_counter() - start
+
+
+def _checked(answers: Sequence[Any], asked: Table) -> list[np.ndarray]:
+    """Check the answers of a candidate, whose class may be the user's, to rows that it was not fitted on."""
+    tasks = asked.tasks if asked.batch.task is None else asked.tasks[:1]
+    if len(answers) != len(tasks):
+        raise ValueError(f"it gives {len(answers)} answers, expected {len(tasks)}: one for each column of y")
+    found = []
+    for task, answer in zip(tasks, answers, strict=True):
+        shape = (len(asked), len(task.classes or ())) if task.is_classification else (len(asked),)
+        found.append(check_answer(task, answer, shape, "its answer"))
+    return found

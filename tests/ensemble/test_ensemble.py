@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from copy import copy
 from functools import partial
+from time import perf_counter, sleep
 from types import SimpleNamespace
 
 import numpy as np
@@ -26,6 +27,7 @@ from tabmtl import (
 )
 from tabmtl.ensemble import trials
 from tabmtl.ensemble.candidates import with_reference
+from tabmtl.ensemble.estimator import EnsembleState
 from tabmtl.ensemble.folds import Folds, Table
 from tabmtl.schema import TabmtlWarning
 from tabmtl.testing import features, long_table, mixed_targets
@@ -60,6 +62,67 @@ class Blind(SharedTrees):
 
     def _outputs(self, X, batch):
         return [np.where(np.arange(len(batch)) == 3, np.nan, answer) for answer in super()._outputs(X, batch)]
+
+
+def answering(change):
+    """A candidate that changes what it would answer."""
+
+    class Odd(SharedTrees):
+        def _outputs(self, X, batch):
+            return change(super()._outputs(X, batch))
+
+    return Odd(n_estimators=5, n_estimators_task=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda answers: answers[:2], "it gives 2 answers, expected 3"),
+        (lambda answers: [answers[0][:, :1], *answers[1:]], r"task 'late': its answer has the shape \(\d+, 1\)"),
+        (lambda answers: [*answers[:2], answers[2][:, None]], r"task 'delay': its answer has the shape \(\d+, 1\)"),
+        (lambda answers: [2 * answers[0], *answers[1:]], "task 'late': its answer holds .* expected probabilities"),
+        (lambda answers: [*answers[:2], answers[2] * np.nan], "task 'delay': its answer holds nan in row 0"),
+    ],
+)
+def test_a_candidate_of_odd_answers_is_left_out(change, reason):
+    X = features()
+    candidates = {"alone": ALONE, "odd": answering(change)}
+    with pytest.warns(TabmtlWarning, match=f"the candidate 'odd' is left out, because its fit raised .*{reason}"):
+        model = MultiTaskEnsemble(candidates=candidates, n_folds=2, random_state=0).fit(X, mixed_targets(X))
+    assert "odd" not in model.weights_.columns
+
+
+class Hanging(SharedTrees):
+    """A candidate whose fit does not look at the time."""
+
+    def _fit(self, X, coder, batch, valid, seed):
+        sleep(600)
+
+
+@pytest.mark.all_faces  # starts processes
+def test_a_candidate_that_hangs_is_ended_where_its_fits_have_processes(monkeypatch):
+    monkeypatch.setattr(trials, "_MOST_BEYOND", 5.0)
+    X, y = scarce_table(200)
+    ensemble = MultiTaskEnsemble(
+        candidates={"alone": ALONE, "hanging": Hanging()}, n_folds=2, time_limit=20, n_jobs=2, random_state=0
+    )
+    start = perf_counter()
+    with pytest.warns(TabmtlWarning, match="'hanging' is left out, .* TimeoutError: a fit hung"):
+        ensemble.fit(X, y)
+    assert perf_counter() - start < 120
+
+
+def test_a_model_of_other_columns_is_refused_at_load(mixed, tmp_path, monkeypatch):
+    X = features()
+    odd = copy(mixed)
+    name, parts = next(iter(mixed.estimators_.items()))
+    strange = copy(parts[0]).fit(X.rename({"plain": "other"}), mixed_targets(X))
+    odd.estimators_ = {**mixed.estimators_, name: (strange, *parts[1:])}
+    with monkeypatch.context() as patch:
+        patch.setattr(EnsembleState, "_check_columns", lambda *_: None)
+        odd.save(tmp_path / "odd")
+    with pytest.raises(ValueError, match=rf"a model of '{name}' was fitted on other columns .*'other'"):
+        load(tmp_path / "odd")
 
 
 def test_a_scarce_target_learns_from_the_others():

@@ -28,10 +28,15 @@ def table():
     return labels, answers, labels.encode(y)[0]
 
 
+def fit(labels, answers, y, weight, parts):
+    """Fit models to parts of the rows, on answers of one model that has seen the first."""
+    return LinearStack.fit(labels, answers, y, weight, [(parts[0], np.arange(len(y)))], parts)
+
+
 def test_a_regression_is_scikit_learns_ridge(table):
     labels, answers, y = table
     rows = np.arange(0, 300, 2)
-    stack = LinearStack.fit(labels, answers, y, None, [rows])
+    stack = fit(labels, answers, y, None, [rows])
     p, three, _ = answers
     features = np.column_stack([np.log(p[:, 1] / p[:, 0]), np.log(three)])
     features = (features - features.mean(axis=0)) / features.std(axis=0)
@@ -42,7 +47,7 @@ def test_a_regression_is_scikit_learns_ridge(table):
 
 def test_a_task_does_not_see_its_own_answer(table):
     labels, answers, y = table
-    stack = LinearStack.fit(labels, answers, y, None, [np.arange(300)])
+    stack = fit(labels, answers, y, None, [np.arange(300)])
     before = stack.answer(labels, 0, answers)
     for t in range(3):
         changed = list(answers)
@@ -54,7 +59,7 @@ def test_a_task_does_not_see_its_own_answer(table):
 
 def test_answers_learn_from_the_other_tasks(table):
     labels, answers, y = table
-    stack = LinearStack.fit(labels, answers, y, None, [np.arange(200)])
+    stack = fit(labels, answers, y, None, [np.arange(200)])
     late, mark, value = (answer[200:] for answer in stack.answer(labels, 0, answers))
     assert (late.argmax(axis=1) == y[200:, 0]).mean() > 0.75  # the more frequent class: about .5
     assert (mark.argmax(axis=1) == y[200:, 1]).mean() > 0.6  # the most frequent class: about .4
@@ -69,10 +74,10 @@ def test_rows_without_answers_or_labels_are_left_out(table):
     holes = [np.where(kept if a.ndim == 1 else kept[:, None], a, np.nan) for a in answers]
     hidden = y.copy()
     hidden[100:110, 2] = np.nan
-    stack = LinearStack.fit(labels, holes, hidden, None, [np.arange(300)])
-    direct = LinearStack.fit(labels, [a[100:] for a in answers], hidden[100:], None, [np.arange(200)])
-    assert_array_equal(stack.coef, direct.coef)
-    weightless = LinearStack.fit(labels, holes, hidden, np.ones_like(y), [np.arange(300)])
+    stack = fit(labels, holes, hidden, None, [np.arange(300)])
+    direct = fit(labels, [a[100:] for a in answers], hidden[100:], None, [np.arange(200)])
+    assert_allclose(stack.coef, direct.coef, rtol=0.1, atol=0.02)  # the solver of the logistic regressions stops early
+    weightless = fit(labels, holes, hidden, np.ones_like(y), [np.arange(300)])
     assert_allclose(weightless.coef, stack.coef, rtol=1e-4, atol=1e-6)
 
 
@@ -80,11 +85,11 @@ def test_parts_without_some_class_answer_all_classes(table):
     labels, answers, y = table
     one = np.flatnonzero((y[:, 0] == 1) & (y[:, 1] == 2))
     two = np.flatnonzero(y[:, 1] != 0)
-    stack = LinearStack.fit(labels, answers, y, None, [one, two, np.arange(0)])
-    late, mark, _ = stack.answer(labels, 0, answers)
+    stack = fit(labels, answers, y, None, [two, one, np.arange(0)])
+    late, mark, _ = stack.answer(labels, 1, answers)
     assert late[:, 1].min() > 0.99
     assert mark[:, 2].min() > 0.99
-    mark = stack.answer(labels, 1, answers)[1]
+    mark = stack.answer(labels, 0, answers)[1]
     assert mark[:, 0].max() < 1e-3
     rest = LogisticRegression().fit(np.zeros((len(two), 1)), y[two, 1])
     assert set(rest.classes_) == {1, 2}
@@ -96,7 +101,7 @@ def test_two_labels_give_their_mean(table):
     labels, answers, y = table
     y = y.copy()
     y[2:, 2] = np.nan
-    value = LinearStack.fit(labels, answers, y, None, [np.arange(300)]).answer(labels, 0, answers)[2]
+    value = fit(labels, answers, y, None, [np.arange(300)]).answer(labels, 0, answers)[2]
     assert_allclose(value, y[:2, 2].mean())
 
 
@@ -104,5 +109,23 @@ def test_scikit_learns_routing_changes_nothing(table):
     labels, answers, y = table
     weight = np.random.default_rng(0).random(y.shape)
     with config_context(enable_metadata_routing=True):
-        routed = LinearStack.fit(labels, answers, y, weight, [np.arange(300)])
-    assert_array_equal(routed.coef, LinearStack.fit(labels, answers, y, weight, [np.arange(300)]).coef)
+        routed = fit(labels, answers, y, weight, [np.arange(300)])
+    assert_array_equal(routed.coef, fit(labels, answers, y, weight, [np.arange(300)]).coef)
+
+
+def test_the_mean_of_the_other_folds_tells_nothing_of_this_one():
+    """A reference that answers the mean of the other folds let ridge read off that of its own: R² .03 of noise."""
+    rng = np.random.default_rng(0)
+    n, fold = 150, np.arange(150) % 10
+    folds = [(np.flatnonzero(fold != f), np.flatnonzero(fold == f)) for f in range(10)]
+    found = []
+    for _ in range(20):
+        shared = rng.normal(size=n)
+        y = np.column_stack([shared + 0.3 * rng.normal(size=n) for _ in range(3)])
+        answers = [np.array([column[fold != f].mean() for f in fold]) for column in y.T]
+        labels = LabelCoder.fit(y)
+        stack = LinearStack.fit(labels, answers, y, None, folds)
+        for k, (_, rows) in enumerate(folds):
+            answer = stack.answer(labels, k, [each[rows] for each in answers])[0]
+            found.append(np.square(y[rows, 0] - answer).sum() - np.square(y[rows, 0] - y[:, 0].mean()).sum())
+    assert sum(found) > 0
