@@ -15,6 +15,7 @@ from tabmtl.schema import Task, warn_user
 #: Labels that judge a task: of each of two classes, or of a regression. Below, the other tasks decide.
 LEAST_OF_CLASS, LEAST_VALUES = 5, 10
 _MOST_PICKS, _PATIENCE = 30, 5
+_N_PARTS = 3  # of the rows, which the guard chooses and judges by in turn
 _MOST_ROWS = 50_000
 _MOST_POOLED = 32  # tasks
 _LISTED = 10
@@ -110,8 +111,21 @@ class Judged:
         drawn = [rng.choice(np.flatnonzero(code == k), n, replace=False) for k, n in enumerate(kept) if n]
         rows = np.sort(np.concatenate(drawn))
         weight = (counts / np.maximum(kept, 1))[code[rows]] * (1 if self.weight is None else self.weight[rows])
-        fold, group = (None if each is None else each[rows] for each in (self.fold, self.group))
+        return replace(self.rows(rows), weight=weight)
+
+    def rows(self, rows: np.ndarray) -> Judged:
+        """Return some rows."""
+        weight, fold, group = (None if each is None else each[rows] for each in (self.weight, self.fold, self.group))
         return replace(self, y=self.y[rows], weight=weight, answers=self.answers[:, rows], fold=fold, group=group)
+
+    def thirds(self) -> np.ndarray:
+        """Deal the rows to three parts (n,), whole groups of them, each with its share of the classes and values."""
+        first = np.arange(len(self.y)) if self.group is None else np.unique(self.group, return_inverse=True)[1]
+        size = np.bincount(first)
+        order = np.argsort(np.bincount(first, self.y) / size, kind="stable")  # by the mean label of a group
+        part = np.empty(len(size), dtype=np.intp)
+        part[order] = np.arange(len(size)) % _N_PARTS
+        return part[first]
 
 
 def choose_weights(judged: Sequence[Judged], seed: int) -> np.ndarray:
@@ -134,12 +148,21 @@ def choose_weights(judged: Sequence[Judged], seed: int) -> np.ndarray:
 
 
 def _guarded(judged: Judged) -> np.ndarray:
-    """Return the weights of a task: the mixture, or the best single-task candidate where the gain may be chance."""
+    """Return the weights of a task: the mixture, or the best single-task candidate where the gain may be chance.
+
+    The rows that judge the mixture are not those that chose it: each third is answered by the weights that the others
+    choose.
+    """
     n = len(judged.answers)
     alone = np.eye(n)[int(np.argmax([judged.score(answer) for answer in judged.answers[: judged.n_single]]))]
-    weights = _pick_greedily([judged])
-    gain, error = judged.estimate(judged.mix(weights), judged.mix(alone))
-    return weights if gain is not None and error is not None and gain > error else alone
+    mixed, third = np.empty_like(judged.answers[0]), judged.thirds()
+    for k in range(_N_PARTS):
+        rest = judged.rows(third != k)
+        if undefined_reason(rest.task, rest.y, rest.weight) is not None:
+            return alone
+        mixed[third == k] = np.tensordot(_pick_greedily([rest]), judged.answers[:, third == k], axes=1)
+    gain, error = judged.estimate(mixed, judged.mix(alone))
+    return _pick_greedily([judged]) if gain is not None and error is not None and gain > error else alone
 
 
 def _pooled(judged: Sequence[Judged], n_candidates: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -92,9 +93,8 @@ class Trials:
                 trial = None if is_late else self._try(name, is_first=not found)
             except MemoryError:
                 raise
-            except TimeoutError as error:
-                error.args = error.args or ("a fit hung far beyond its time limit, and was ended",)
-                self._leave_out(name, error)
+            except multiprocessing.TimeoutError:
+                self._leave_out(name, TimeoutError("a fit hung, and was ended far beyond its time limit"))
                 continue
             except Exception as error:
                 self._leave_out(name, error)
