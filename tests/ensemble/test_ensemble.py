@@ -101,15 +101,15 @@ class Hanging(SharedTrees):
 
 @pytest.mark.all_faces  # starts processes
 def test_a_candidate_that_hangs_is_ended_where_its_fits_have_processes(monkeypatch):
-    monkeypatch.setattr(trials, "_MOST_BEYOND", 5.0)
+    assert trials._patience(10.0) == 70.0
+    assert trials._patience(np.inf) is None
+    monkeypatch.setattr(trials, "_patience", lambda seconds: 60.0)
     X, y = scarce_table(200)
-    ensemble = MultiTaskEnsemble(
-        candidates={"alone": ALONE, "hanging": Hanging()}, n_folds=2, time_limit=20, n_jobs=2, random_state=0
-    )
+    ensemble = MultiTaskEnsemble(candidates={"alone": ALONE, "hanging": Hanging()}, n_folds=2, n_jobs=2, random_state=0)
     start = perf_counter()
     with pytest.warns(TabmtlWarning, match="'hanging' is left out, .* TimeoutError: a fit hung"):
         ensemble.fit(X, y)
-    assert perf_counter() - start < 120
+    assert perf_counter() - start < 300
 
 
 def test_a_model_of_other_columns_is_refused_at_load(mixed, tmp_path, monkeypatch):
