@@ -148,7 +148,7 @@ class Trials:
             n_rounds = math.ceil((len(pairs) - len(done)) / self.n_jobs) if is_first else 1
             seconds = self.watch.left / n_rounds
             fits = (delayed(_fit_fold)(candidate, *self._tables(k), (self.seed + k) % _SEEDS, seconds) for k in some)
-            for one in Parallel(n_jobs=self.n_jobs, timeout=_patience(seconds))(fits):
+            for one in Parallel(n_jobs=self.n_jobs, timeout=_patience(seconds) if self.n_jobs > 1 else None)(fits):
                 done.append(one)
                 self.on_fit(name)
         answers = [np.full((len(self.folds.judged), *each.shape[1:]), np.nan) for each in done[0][1]]

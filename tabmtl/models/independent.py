@@ -602,21 +602,20 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
         estimator = self.estimators_[task.name]
         if isinstance(estimator, lgb.Booster):
             return _answer_by_trees(estimator, task, matrix, self._n_threads)
+        gives_shares = task.is_classification and hasattr(estimator, "predict_proba")
+        ask = "predict_proba" if gives_shares else "predict"
         with _explained(task, estimator, self._coder.features.columns.categorical, "predict"):
-            return self._foreign_answer(task, estimator, _for_numpy(X), len(matrix))
-
-    def _foreign_answer(self, task: Task, estimator: Any, X: Any, n: int) -> np.ndarray:
-        name = type(estimator).__name__
+            answer = getattr(estimator, ask)(_for_numpy(X))
+        n, source = len(matrix), f"the answer of {type(estimator).__name__}.{ask}"
         if not task.is_classification:
-            return check_answer(task, estimator.predict(X), (n,), f"the answer of {name}.predict")
+            return check_answer(task, answer, (n,), source)
         own = {label: k for k, label in enumerate(_foreign_labels(task).tolist())}
         probabilities = np.zeros((n, len(own)))
-        if hasattr(estimator, "predict_proba"):
+        if gives_shares:
             columns = [own[label] for label in estimator.classes_.tolist()]
-            source = f"the answer of {name}.predict_proba"
-            probabilities[:, columns] = check_answer(task, estimator.predict_proba(X), (n, len(columns)), source)
+            probabilities[:, columns] = check_answer(task, answer, (n, len(columns)), source)
         else:
-            probabilities[np.arange(n), [own[label] for label in estimator.predict(X).tolist()]] = 1
+            probabilities[np.arange(n), [own[label] for label in answer.tolist()]] = 1
         return probabilities
 
     def _state(self) -> IndependentState:

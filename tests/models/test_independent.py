@@ -232,24 +232,24 @@ def split_of_fit(y, task, seed=0):
 
 
 def test_the_trees_are_found_on_a_split_and_grown_on_all_rows():
-    X, y = features(400), mixed_targets(features(400))["delay"].fill_null(100.0)
+    X, y = features(700), mixed_targets(features(700))["delay"].fill_null(100.0)
     kept, held_out = split_of_fit(y, "delay")
     on_split = tiny(IndependentTasks).fit(X[kept], y[kept], X_val=X[held_out], y_val=y[held_out]).estimators_["delay"]
     whole = tiny(IndependentTasks).fit(X, y).estimators_["delay"]
     assert whole.num_trees() == on_split.num_trees() < 1000
     assert [model.dump_model()["tree_info"][0]["tree_structure"]["internal_count"] for model in (on_split, whole)] == [
         len(kept),
-        400,
+        700,
     ]
 
 
 def test_a_refit_that_goes_astray_is_not_kept(monkeypatch):
     """Then the fit that chose the trees is, to the bit."""
-    X, y = features(400), mixed_targets(features(400))["delay"].fill_null(100.0)
+    X, y = features(700), mixed_targets(features(700))["delay"].fill_null(100.0)
     kept, held_out = split_of_fit(y, "delay")
     given = tiny(IndependentTasks).fit(X[kept], y[kept], X_val=X[held_out], y_val=y[held_out])
     monkeypatch.setattr(trees, "is_worse", lambda losses, others: losses[0].mean() < others[0].mean())
-    message = r"task 'delay': the fit of all rows has the mean loss .* on the 60 labels"
+    message = r"task 'delay': the fit of all rows has the mean loss .* on the 105 labels"
     with pytest.warns(TabmtlWarning, match=message) as told:
         model = tiny(IndependentTasks).fit(X, y)
     assert [warning.filename for warning in told] == [__file__]
