@@ -18,8 +18,8 @@ from tabmtl.sessions import STAN, Blend, SequentialRules
 from tabmtl.training.watch import Watch, describe_tasks
 
 rng = np.random.default_rng(0)
-X = rng.normal(size=(300, 3))
-Y = pl.DataFrame({"a": X[:, 0] + rng.normal(size=300), "b": X[:, 0] + X[:, 1] > 0})
+X = rng.normal(size=(700, 3))
+Y = pl.DataFrame({"a": X[:, 0] + rng.normal(size=700), "b": X[:, 0] + X[:, 1] > 0})
 
 
 def tasks(n):
@@ -117,7 +117,7 @@ def test_every_fit_of_a_table_ends_in_time(model, text):
     with pytest.warns(TabmtlWarning, match=f"time_limit=0.001 cut short the fit, which took .*: {text}") as caught:
         model.fit(X, Y)
     assert [found.filename for found in caught] == [__file__]
-    assert model.predict(X).shape == (300, 2)
+    assert model.predict(X).shape == (700, 2)
     assert not model._watch.is_limited
 
 
