@@ -32,7 +32,7 @@ from tabmtl import IndependentTasks
 
 AMOUNTS = (50, *FEW)
 #: Trees that one takes without any choice.
-FIXED = {"n_estimators": 60, "num_leaves": 7, "learning_rate": 0.05}
+FIXED: dict[str, Any] = {"n_estimators": 60, "num_leaves": 7, "learning_rate": 0.05}
 
 
 class Plain:
