@@ -175,7 +175,7 @@ class SessionCost(Cost):
         """Return how many candidates a step of some targets has: distinct clicks, and items that fill them up."""
         clicks = targets * CLICKS / (CLICKS - 1)
         distinct = -np.expm1(clicks * np.log1p(-popularity())).sum()
-        return min(float(distinct) + max(0.0, self.n_negatives - 2 * targets), N_ITEMS)  # draws count targets twice
+        return min(float(distinct) + max(0.0, self.n_negatives - clicks), N_ITEMS)
 
     def seconds(self, rows: float, workers: int, bandwidth: float = 1.0) -> dict[str, float]:
         """Return the seconds of a step of some targets, by what they are spent on."""

@@ -213,8 +213,8 @@ class M2TRec(TrainedEstimator, Recommender):
         One pass over a session predicts every click after the first; or every prefix is an example of its own, whose
         clicks look at later ones too, as in the paper: slower by the length of a session.
     n_negatives : int or None, default=4096
-        Negatives in the softmax of a step: its own clicks, filled up to this number with drawn items. None takes all
-        items.
+        Negatives in the softmax of a step: the items of its sessions, each counted once a session, filled up to this
+        number with drawn items. None takes all items.
     batch_size : int or "auto", default="auto"
         Clicks that are predicted in a step; ``"auto"`` is about a 64th of those of an epoch, 256 to 2 048.
     early_stopping : bool, default=True

@@ -80,6 +80,12 @@ def own_places(targets: Tensor, clicks: Tensor, counts: Tensor) -> Tensor:
     return torch.cat([targets[:, None], targets[starts][session][:, None], own], dim=1)
 
 
+def count_held(sessions: Tensor) -> int:
+    """Count the units of sessions (B, L), 0 where there is none: a unit once a session, however often it is clicked."""
+    ordered = F.pad(sessions, (1, 0)).sort(dim=1).values
+    return int((ordered[:, 1:] != ordered[:, :-1]).sum())
+
+
 def softmax_loss(
     queries: Tensor, vectors: Tensor, correction: Tensor, own: Tensor, weights: Tensor, *, bfloat16: bool
 ) -> Tensor:
@@ -104,20 +110,21 @@ def softmax_loss(
 class Candidates:
     """The units that the targets of a step compete with: all that were clicked in training, or a sample of them.
 
-    A sample holds all units of the sessions of the step, whose vectors are needed anyway. If these have fewer clicks
-    than ``n_negatives``, further units fill the gap, drawn uniformly without replacement. For a query of another
-    session, unit j takes part with probability ``p_j = 1 - (1 - f_j)^M (1 - n / C)``, where f_j is its share of all
-    clicks, M the number of clicks in the step, n the number of drawn units, and C the number of all units. Its term in
-    the sum of a softmax is divided by p_j: -log p_j is added to its logit (the logQ correction). The units of a query's
-    own session always take part, so they are not corrected. The sum is then right on average for independent clicks.
-    The clicks of one session repeat items, which leaves p_j some percent too high.
+    A sample holds all units of the sessions of the step, whose vectors are needed anyway. If these are fewer than
+    ``n_negatives``, a unit counted once a session, further units fill the gap, drawn uniformly without replacement. For
+    a query of another session, unit j takes part with probability ``p_j = 1 - (1 - f_j)^M (1 - n / C)``, where f_j is
+    its share of all clicks, M the number of units in the sessions of the step, n the number of drawn units, and C the
+    number of all units. Its term in the sum of a softmax is divided by p_j: -log p_j is added to its logit (the logQ
+    correction). The units of a query's own session always take part, so they are not corrected. The sum is then right
+    on average for independent clicks. On logs of sessions p_j is right within some percent: some items are repeated
+    more than others, and M counts the query's own session too (docs/design.md, "M2TRec").
 
     Parameters
     ----------
     clicks : Tensor of shape (U,)
         Training clicks of every unit.
     n_negatives : int or None
-        Clicks of a step and drawn units together; None takes all units.
+        Units of the sessions of a step and drawn units together; None takes all units.
     """
 
     def __init__(self, clicks: Tensor, n_negatives: int | None) -> None:
@@ -125,13 +132,17 @@ class Candidates:
         self._share = clicks.double() / clicks.sum()
         self._n = n_negatives if n_negatives is not None and n_negatives < len(self._pool) else None
 
-    def draw(self, clicked: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def draw(
+        self, clicked: Tensor, n_held: int, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Draw the candidates of a step.
 
         Parameters
         ----------
         clicked : Tensor of int64, shape (M,)
-            Units of all clicks of the step, 0 where there is none.
+            Units of all clicks of the step, 0 where there is none; a click may come twice, read and predicted.
+        n_held : int
+            Number M of units in the sessions of the step; see `count_held`.
         generator : torch.Generator, optional
             Draws the further units; by default torch's own.
 
@@ -151,11 +162,10 @@ class Candidates:
             correction = torch.zeros(len(units), device=units.device)
             correction[0] = -torch.inf
             return units, torch.searchsorted(units, clicked), correction
-        n_clicks = int(torch.count_nonzero(clicked))
-        n_drawn = max(0, self._n - n_clicks)  # a number that depends on the clicked units would make p_j wrong
+        n_drawn = max(0, self._n - n_held)  # a number that depends on the distinct units would make p_j wrong
         drawn = self._pool[torch.randperm(len(self._pool), device=self._pool.device, generator=generator)[:n_drawn]]
         units, place = torch.unique(torch.cat([clicked, drawn, none]), return_inverse=True)
-        stays_out = (1 - self._share[units]) ** n_clicks * (1 - n_drawn / len(self._pool))
+        stays_out = (1 - self._share[units]) ** n_held * (1 - n_drawn / len(self._pool))
         correction = -torch.log1p(-stays_out).float()
         correction[0] = -torch.inf
         more = -len(units) % _MULTIPLE

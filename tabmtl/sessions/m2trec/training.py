@@ -16,7 +16,7 @@ from tabmtl.processes.group import ALONE, Group
 from tabmtl.schema import DivergenceError
 from tabmtl.sessions.m2trec.items import NetworkItems
 from tabmtl.sessions.m2trec.network import M2TRecNetwork
-from tabmtl.sessions.m2trec.softmax import Candidates, own_places, softmax_loss
+from tabmtl.sessions.m2trec.softmax import Candidates, count_held, own_places, softmax_loss
 from tabmtl.sessions.m2trec.validation import Validation, is_clearly_better
 from tabmtl.sessions.ragged import Sessions, ranges
 from tabmtl.sessions.ranking import Ranking
@@ -275,7 +275,7 @@ class SessionLoop:
         """
         if not len(step.index):  # other ranks may have examples of it
             none = self.items.row[:0]
-            _, _, n_targets = self._meet(step, none, 0, [none] * len(self.level_weights))
+            _, _, n_targets = self._meet(step, none, 0, 0, [none] * len(self.level_weights))
             if n_targets:
                 self.optimizer.step(learning_rate)
             return torch.zeros(1 + len(self.level_weights), device=self.items.row.device), n_targets
@@ -294,10 +294,12 @@ class SessionLoop:
         if examples.past is not None:
             units, ages = examples.past.append(units, lengths, step.index)
             lengths = lengths + (ages > 0).sum(dim=1)
+        newest = targets[counts.cumsum(0) - counts]
+        n_held = count_held(torch.cat([newest[:, None], units], dim=1))
         codes = [items.codes(targets, column) for column in network.level_columns]
         with torch.autocast(units.device.type, torch.bfloat16, enabled=self.bfloat16):
             clicked = torch.cat([units.flatten(), targets])
-            (candidates, place, correction), shares, n_targets = self._meet(step, clicked, len(targets), codes)
+            (candidates, place, correction), shares, n_targets = self._meet(step, clicked, n_held, len(targets), codes)
             vectors = network.vectors(items, candidates)
             places, target = place[: units.numel()].view_as(units), place[units.numel() :]
             clicked = vectors.index_select(0, places.flatten()).view(*units.shape, -1)
@@ -311,7 +313,7 @@ class SessionLoop:
         return losses, n_targets
 
     def _meet(
-        self, step: Step, clicked: Tensor, n_targets: int, codes: Sequence[Tensor]
+        self, step: Step, clicked: Tensor, n_held: int, n_targets: int, codes: Sequence[Tensor]
     ) -> tuple[tuple[Tensor, Tensor, Tensor], list[float], int]:
         """Draw the candidates of a step, with the clicks of all ranks among them.
 
@@ -325,15 +327,15 @@ class SessionLoop:
             Number of targets of all ranks.
         """
         if self.group.size == 1:
-            return self.candidates.draw(clicked, step.generator), [], n_targets
-        own = [n_targets, *(int(torch.count_nonzero(of_level)) for of_level in codes)]
+            return self.candidates.draw(clicked, n_held, step.generator), [], n_targets
+        own = [n_held, n_targets, *(int(torch.count_nonzero(of_level)) for of_level in codes)]
         parts = self.group.gather((clicked.cpu().numpy(), own))
         everyone = torch.from_numpy(np.concatenate([part for part, _ in parts])).to(clicked.device)
         start = sum(len(part) for part, _ in parts[: self.group.rank])
-        candidates, place, correction = self.candidates.draw(everyone, step.generator)
-        totals = np.sum([counts for _, counts in parts], axis=0)
-        shares = (own / np.maximum(totals, 1)).tolist()
-        return (candidates, place[start : start + len(clicked)], correction), shares, int(totals[0])
+        held, *totals = np.sum([counts for _, counts in parts], axis=0).tolist()
+        candidates, place, correction = self.candidates.draw(everyone, held, step.generator)
+        shares = [n / max(total, 1) for n, total in zip(own[1:], totals, strict=True)]
+        return (candidates, place[start : start + len(clicked)], correction), shares, totals[0]
 
     def validate(self) -> tuple[Record, float | None]:
         """Rank the next clicks of validation sessions; MRR@20 is to be maximised. In a group, rank 0 does.

@@ -165,7 +165,7 @@ def gradients(item: int, **options: Any) -> list[Tensor]:
     """Of the loss of one session before this target."""
     network, units, items = make(**options)
     target = torch.from_numpy(items.unit_of[[item]])
-    chosen, place, correction = Candidates(units.clicks, None).draw(target)
+    chosen, place, correction = Candidates(units.clicks, None).draw(target, 1)
     found = network.vectors(units, torch.arange(len(units)))
     queries, categories = network(found[None, [2, 1]], torch.tensor([2]))
     own = own_places(place, place.new_zeros(1, 0), place.new_ones(1))

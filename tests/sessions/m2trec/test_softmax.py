@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tabmtl.sessions.m2trec import softmax
-from tabmtl.sessions.m2trec.softmax import Candidates, own_places, softmax_loss
+from tabmtl.sessions.m2trec.softmax import Candidates, count_held, own_places, softmax_loss
 
 N_ROWS, N_CANDIDATES, N_OWN, WIDTH = 37, 50, 4, 6
 
@@ -122,6 +122,11 @@ def test_own_items_where_only_the_last_click_predicts() -> None:
     assert own.tolist() == [[6, 6, 5, 6], [9, 9, 7, 9]]
 
 
+def test_a_unit_is_held_once_a_session() -> None:
+    assert count_held(torch.tensor([[8, 5, 6, 5], [9, 7, 0, 0], [7, 7, 7, 0]])) == 3 + 2 + 1
+    assert count_held(torch.zeros(0, 3, dtype=torch.long)) == 0
+
+
 COUNTS = torch.tensor([0, 60, 5, 1, 0, 30, 2, 2, 90, 10])
 CLICKED = COUNTS.nonzero()[:, 0]
 
@@ -141,7 +146,7 @@ def check_draw(units: Tensor, place: Tensor, correction: Tensor, clicked: Tensor
 def test_all_clicked_units_compete_where_none_is_drawn() -> None:
     clicked = torch.tensor([8, 1, 0, 1, 3])
     for n in (None, 8, 500):
-        units, place, correction = Candidates(COUNTS, n).draw(clicked)
+        units, place, correction = Candidates(COUNTS, n).draw(clicked, 4)
         check_draw(units, place, correction, clicked)
         assert units[1:].tolist() == CLICKED.tolist()
         assert correction[1:].tolist() == [0] * 8
@@ -151,7 +156,7 @@ def test_a_sample_holds_what_is_clicked_and_no_unit_twice() -> None:
     torch.manual_seed(0)
     candidates, clicked, sizes = Candidates(COUNTS, 6), torch.tensor([8, 1, 0, 1, 3]), set()
     for _ in range(50):
-        units, place, correction = candidates.draw(clicked)
+        units, place, correction = candidates.draw(clicked, 4)
         check_draw(units, place, correction, clicked)
         sizes.add(int(torch.count_nonzero(units)))
     assert {4, 5} <= sizes <= {3, 4, 5}  # for 4 clicks on 3 units, 2 are drawn, among them perhaps the same
@@ -159,7 +164,7 @@ def test_a_sample_holds_what_is_clicked_and_no_unit_twice() -> None:
 
 def test_nothing_is_drawn_where_a_step_has_clicks_enough() -> None:
     clicked = torch.tensor([8, 1, 5, 3])
-    units, place, correction = Candidates(COUNTS, 4).draw(clicked)
+    units, place, correction = Candidates(COUNTS, 4).draw(clicked, 4)
     check_draw(units, place, correction, clicked)
     assert units[:5].tolist() == [0, 1, 3, 5, 8]
     assert len(units) == 512
@@ -171,7 +176,7 @@ def test_a_unit_takes_part_as_often_as_its_correction_says(n: int, n_clicks: int
     candidates, draws = Candidates(COUNTS, n), 4000
     seen, share = torch.zeros(len(COUNTS)), torch.zeros(len(COUNTS))
     for _ in range(draws):
-        units, _, correction = candidates.draw(torch.multinomial(COUNTS.double(), n_clicks, replacement=True))
+        units, _, correction = candidates.draw(torch.multinomial(COUNTS.double(), n_clicks, replacement=True), n_clicks)
         seen[units[units > 0]] += 1
         share[units] = torch.exp(-correction)
     share[0] = 0
@@ -186,7 +191,7 @@ def test_the_corrected_sum_is_right_on_average() -> None:
     full = torch.exp(z[CLICKED]).sum()
     candidates, sums = Candidates(COUNTS, 7), []
     for _ in range(4000):
-        units, _, correction = candidates.draw(torch.multinomial(COUNTS.double(), 4, replacement=True))
+        units, _, correction = candidates.draw(torch.multinomial(COUNTS.double(), 4, replacement=True), 4)
         sums.append(torch.exp(z[units] + correction).sum())
     found = torch.stack(sums)
     error = found.std() / len(sums) ** 0.5
@@ -204,7 +209,7 @@ def test_the_sampled_gradient_is_near_the_full_one_on_average() -> None:
     full = by_softmax_loss(queries, vectors[1:], torch.zeros(200), target[:, None] - 1)
     candidates, mean = Candidates(counts, 160), torch.zeros_like(full[1])
     for _ in range(100):
-        units, place, correction = candidates.draw(target)
+        units, place, correction = candidates.draw(target, len(target))
         mean += by_softmax_loss(queries, vectors[units], correction, place[:, None])[1] / 100
     # these targets are one draw of theirs, and corrections are for all draws: a rest stays
     assert F.cosine_similarity(mean.flatten(), full[1].flatten(), dim=0) > 0.98

@@ -12,6 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from tabmtl import Shards
+from tabmtl.sessions import M2TRec
+from tabmtl.sessions.m2trec import training
+from tabmtl.sessions.m2trec.softmax import Candidates
 from tabmtl.sessions.m2trec.training import ExampleMode, Examples, category_loss
 from tabmtl.sessions.ragged import Sessions, offsets_of
 
@@ -148,3 +152,77 @@ def test_category_loss_of_no_known_category_is_nothing() -> None:
     assert loss.item() == 0
     assert scores.grad is not None
     assert scores.grad.abs().sum() == 0
+
+
+TINY = {"d_model": 8, "n_heads": 1, "early_stopping": False, "repeats": False, "directed": False}
+TINY |= {"batch_size": 256, "precision": "float32", "device": "cpu", "n_jobs": 1, "random_state": 0}
+
+
+def draw_log(n_sessions: int, n_items: int, repeats: float) -> pl.DataFrame:
+    """Sessions of 2 to 8 clicks on few popular and many rare items, independent but for repeats in a session."""
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(2, 9, n_sessions)
+    worth = 1 / np.arange(1, n_items + 1) ** 0.8
+    items = rng.choice(n_items, lengths.sum(), p=worth / worth.sum())
+    first = np.repeat(np.cumsum(lengths) - lengths, lengths)
+    for place in np.flatnonzero((rng.random(len(items)) < repeats) & (np.arange(len(items)) > first)):
+        items[place] = items[rng.integers(first[place], place)]
+    owner = np.repeat(np.arange(n_sessions), lengths)
+    return pl.DataFrame({"session_id": owner, "item_id": items, "time": np.arange(len(items))})
+
+
+@pytest.mark.parametrize("n_negatives", [300, 500], ids=["none drawn", "some drawn"])
+@pytest.mark.parametrize("stored", [False, True], ids=["frame", "shards"])
+@every_mode
+def test_units_take_part_as_often_as_their_correction_says(
+    mode: ExampleMode, stored: bool, n_negatives: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each unit that takes part counts 1 / p_j times: on average, all units together."""
+    log, totals = draw_log(2000, 600, repeats=0.2), []
+
+    class Counted(Candidates):
+        def draw(self, *args):
+            drawn = super().draw(*args)
+            totals.append(float(torch.exp(drawn[2]).sum()) / len(self._pool))
+            return drawn
+
+    monkeypatch.setattr(training, "Candidates", Counted)
+    model = M2TRec(**TINY, n_negatives=n_negatives, training=mode, epochs=2)
+    model.fit(Shards(log.lazy()) if stored else log)
+    assert len(totals) > 50
+    assert abs(np.mean(totals) - 1) < 0.06
+
+
+def test_the_clicks_of_a_users_earlier_sessions_are_held_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two sessions of one user and one of another, in one step: 3, 2 + 3 (one item is new, one repeated) and 2 items."""
+    held = []
+
+    class Counted(Candidates):
+        def draw(self, clicked, n_held, *args):
+            held.append(n_held)
+            return super().draw(clicked, n_held, *args)
+
+    monkeypatch.setattr(training, "Candidates", Counted)
+    log = pl.DataFrame(
+        {
+            "session_id": [1, 1, 1, 1, 2, 2, 2, 3, 3],
+            "item_id": list("abac" + "dad" + "ab"),
+            "user": list("uuuu" + "uuu" + "vv"),
+            "time": range(9),
+        }
+    )
+    M2TRec(**TINY, user_column="user", epochs=1).fit(log)
+    assert held == [3 + 4 + 2]
+
+
+def test_a_sample_gives_popular_items_the_mass_of_all_items() -> None:
+    """Mean probability of the 20 most clicked items, by a sample and by the full softmax."""
+    log, mass = draw_log(2500, 600, repeats=0), []
+    for n_negatives in (100, None):
+        model = M2TRec(**TINY | {"d_model": 16}, n_negatives=n_negatives, epochs=2, learning_rate=0.02).fit(log)
+        prefixes, _ = model._read(log.head(1000)).at_least(2).prefixes()
+        shares = np.exp(model._log_shares(prefixes))
+        mass.append(shares[:, np.argsort(-model.item_counts_)[:20]].sum(axis=1).mean())
+    sampled, full = mass
+    assert full > 0.2
+    assert abs(sampled / full - 1) < 0.15  # a sample is a little low: the logarithm of a mean is not the mean
