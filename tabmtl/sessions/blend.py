@@ -274,10 +274,11 @@ class Blend(Recommender):
         Length of the parts' lists.
     validation_fraction : float in (0, 1), default=0.1
         Share of the sessions, the newest, that teach the weights if fit gets no ``clicks_val``. From fewer than 200
-        clicks nothing is learned: all parts weigh the same.
+        clicks nothing is learned: all parts weigh the same. Sessions that teach the weights do nothing else: a part
+        that stops early, as `M2TRec` does, sets some of those aside that it is fitted on.
     refit : bool, default=True
-        Fit the parts again, on all sessions, once the weights are known. False saves that time. With ``clicks_val`` the
-        parts are fitted once, on all of the log.
+        Fit the parts again, on all sessions, once the weights are known. False saves that time. With ``clicks_val``,
+        which teaches the weights, the parts are fitted once, on all of the log.
     repeats : bool, default=True
         Learn what a session's own items are worth, beyond what the parts say, where that gains clearly.
     random_state : int, RandomState or None, default=None
@@ -455,15 +456,15 @@ class Blend(Recommender):
         if valid is None:
             older, judged = sessions.set_newest_aside(self.validation_fraction)
         if judged is None or judged.count_prefixes() < LEAST_TARGETS:
-            fitted = _fit_parts(parts, sessions, catalogue, valid, self._watch)
+            fitted = _fit_parts(parts, sessions, catalogue, self._watch)
             weights, own = BlendWeights.equal(len(parts), len(catalogue)), RepeatWeights()
         else:
             watch = self._watch.part(1 / 2 if valid is None and self.refit else 1)
-            fitted = _fit_parts(parts, older, catalogue.counted(older), judged, watch)
+            fitted = _fit_parts(parts, older, catalogue.counted(older), watch)
             weights, own = self._learn(list(fitted.values()), judged, len(catalogue))
             if valid is None and self.refit and not self._watch.cuts(_NO_REFIT):
                 fitted.clear()  # no two fits of a part stay in memory
-                fitted = _fit_parts(parts, sessions, catalogue, None, self._watch)
+                fitted = _fit_parts(parts, sessions, catalogue, self._watch)
         return {"estimators_": fitted, "_weights": weights, "_repeats": own}
 
     def _learn(
@@ -550,16 +551,20 @@ def put_below(scores: np.ndarray, inside: np.ndarray, log_sum: float) -> np.ndar
 
 
 def _fit_parts(
-    parts: Mapping[str, Recommender], sessions: Sessions, catalogue: Catalogue, valid: Sessions | None, watch: Watch
+    parts: Mapping[str, Recommender], sessions: Sessions, catalogue: Catalogue, watch: Watch
 ) -> dict[str, Recommender]:
-    """Fit copies of the parts, each in an equal share of the time that is left."""
+    """Fit copies of the parts, each in an equal share of the time that is left.
+
+    A part that stops early sets sessions of these aside itself: on those that stopped it, it looks better than it is,
+    and would get too much weight.
+    """
     fitted: dict[str, Recommender] = {}
     for name, part in parts.items():
         copied = clone(part)
         watch.tell(f"{name}  {len(sessions)} sessions")
         with copied._watched(watch.part(1 / (len(parts) - len(fitted)))):
-            attributes = copied._fit(sessions, catalogue, valid)
-            copied._set_fitted(catalogue, copied._finish(sessions, catalogue, valid, attributes))
+            attributes = copied._fit(sessions, catalogue, None)
+            copied._set_fitted(catalogue, copied._finish(sessions, catalogue, None, attributes))
         fitted[name] = copied
     return fitted
 

@@ -35,10 +35,12 @@ class Chain(Recommender):
 
     seed: int = 0
     n_fits: ClassVar[list[int]] = []
+    n_stopping: ClassVar[list[int]] = []
     _stored: ClassVar[type] = SessionState
 
     def _fit(self, sessions: Sessions, catalogue: Catalogue, valid: Sessions | None) -> dict[str, Any]:
         self.n_fits.append(len(sessions))
+        self.n_stopping.append(0 if valid is None else len(valid))
         return {"_table": table(self.seed, len(catalogue))}
 
     def _scores(self, sessions: Sessions) -> np.ndarray:
@@ -214,7 +216,9 @@ def test_few_clicks_teach_nothing_and_steps_only_what_gains() -> None:
 def test_parts_learn_from_older_sessions_and_then_from_all(law: Sessions) -> None:
     def fits(model: Blend, **more: Any) -> list[int]:
         Chain.n_fits.clear()
+        Chain.n_stopping.clear()
         model.fit(frame(law), **more)
+        assert not any(Chain.n_stopping)  # what teaches the weights stops no part
         return list(Chain.n_fits)
 
     parts = [Chain(seed=1), Chain(seed=2)]

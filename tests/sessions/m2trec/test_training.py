@@ -194,7 +194,7 @@ def test_units_take_part_as_often_as_their_correction_says(
 
 
 def test_the_clicks_of_a_users_earlier_sessions_are_held_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two sessions of one user and one of another, in one step: 3, 2 + 3 (one item is new, one repeated) and 2 items."""
+    """Sessions of two users in one step: one of 3 items, one of 1 more, which reads those too, and one of 2."""
     held = []
 
     class Counted(Candidates):
