@@ -69,6 +69,7 @@ from tabmtl.schema import Batch
 from tabmtl.sessions import M2TRec
 from tabmtl.sessions.m2trec.item_features import ItemCoder
 from tabmtl.sessions.m2trec.items import KnownItems
+from tabmtl.sessions.m2trec.softmax import count_held
 from tabmtl.sessions.m2trec.training import Examples, SessionLoop, Step
 from tabmtl.training.table_loop import TableLoop
 from tabmtl.trees import bin_rows
@@ -272,10 +273,11 @@ def measure_sessions(n_targets: int, rounds: int) -> SessionCost:
     known = KnownItems(features=features, row=row, clicks=clicks, shared=False)
 
     def equation(candidates: int, targets: int) -> tuple[list[float], Callable[[], object]]:
-        # clicks count as negatives, so as many items as there are to be candidates are drawn beside them
-        made, step = _session_step(coder, known, candidates + 2 * targets, targets)
+        # items of sessions count as negatives, so as many as there are to be candidates are drawn beside them
+        made, step = _session_step(coder, known, candidates + targets * CLICKS // (CLICKS - 1), targets)
         units, _, of_targets, _ = step.examples.read(step.index)
-        drawn, _, _ = made.candidates.draw(torch.cat([units.flatten(), of_targets]))
+        held = count_held(torch.cat([of_targets.view(len(units), -1)[:, :1], units], dim=1))
+        drawn, _, _ = made.candidates.draw(torch.cat([units.flatten(), of_targets]), held)
         return [1.0, targets, len(drawn), targets * len(drawn)], partial(made.step, step, 1e-3)
 
     points = {f"{of}": equation(*of) for of in product(_CANDIDATES, _TARGETS)}
