@@ -11,12 +11,13 @@ squared (Liang and Zeger, Biometrika 73, 1986). Without groups every row is a un
 
 Rare classes dominate the error. The influences of a class in a unit are divided by the root of 1 - its share of the
 rows of the class (Bell and McCaffrey, Survey Methodology 28, 2002), which is n / (n - 1) for the squares of n equal
-units, and the quantile is Student's with Satterthwaite's degrees of freedom over the classes, as Brunner and Munzel
-(Biometrical Journal 42, 2000) use them for placement values. Shares have their bounds on the logit scale, losses and 1
-- R² on the logarithmic one: bounds stay where scores can be, and lean to the side where few rows can surprise. No
-perfect score is certain: with m rows in the rarer class, m disjoint pairs of rows are all in order with probability
-AUC^m, so the bound of a perfect AUC at level 1 - a is (a / 2)^(1 / m) (Clopper and Pearson, 1934), and that of a mean
-over classes is the mean of theirs. No share may have a better bound than a perfect one.
+units. The quantile is Student's with Satterthwaite's degrees of freedom over the classes, as Brunner and Munzel
+(Biometrical Journal 42, 2000) use them for placement values, and at most one less than there are units. Shares have
+their bounds on the logit scale, losses and 1 - R² on the logarithmic one: bounds stay where scores can be, and lean to
+the side where few rows can surprise. No perfect score is certain: with m rows in the rarer class, m disjoint pairs of
+rows are all in order with probability AUC^m, so the bound of a perfect AUC at level 1 - a is (a / 2)^(1 / m) (Clopper
+and Pearson, 1934), and that of a mean over classes is the mean of theirs. No share may have a better bound than a
+perfect one.
 
 Several differences are judged at once by the largest of them in standard errors: its quantile is that of normal values
 with the correlations of the influences, as multipliers of the influences would give it (Chernozhukov, Chetverikov and
@@ -469,7 +470,8 @@ def join_units(
     variance = np.bincount(of_class, summed**2)
     total = variance.sum()
     freedom = total**2 / (variance**2 / (sizes - 1)).sum() if total > 0 else math.inf
-    return units, np.bincount(of_unit, summed), float(freedom), sizes
+    # classes that meet in a unit do not vary by themselves
+    return units, np.bincount(of_unit, summed), min(float(freedom), len(units) - 1), sizes
 
 
 def task_influences(

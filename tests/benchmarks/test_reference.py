@@ -24,4 +24,4 @@ def test_behind_is_by_the_t_quantile_of_the_draws(capsys):
     ]
     report(records)
     out = capsys.readouterr().out
-    assert "tune=4 - LightGBM: ahead in 0, behind in 1, open in 0" in out
+    assert "IndependentTasks less LightGBM: ahead in 0, behind in 1, open in 0" in out
