@@ -203,14 +203,17 @@ def labels_of(frame: pl.DataFrame) -> list[Comparison]:
     return compare(curve, keys)
 
 
-def summary_table(comparisons: Sequence[Comparison]) -> str:
-    """Return how often the ensemble is ahead, and its mean gain; a block has targets with equal numbers of labels."""
+def summary_table(comparisons: Sequence[Comparison], n_blocks: int | None = None) -> str:
+    """Return how often the ensemble is ahead, and its mean gain; a block has targets with equal numbers of labels.
+
+    The largest blocks come first; by default all of them are shown.
+    """
     amounts: dict[tuple[str, str], list[int | None]] = {}
     for each in comparisons:
         if each.gain is not None:
             amounts.setdefault((each.facts["set"], each.facts["task"]), []).append(each.facts["amount"])
     rows = []
-    for block in sorted(set(map(tuple, amounts.values())), key=len, reverse=True):
+    for block in sorted(set(map(tuple, amounts.values())), key=len, reverse=True)[:n_blocks]:
         targets = [target for target, own in amounts.items() if tuple(own) == block]
         title = f"{len(targets)} of {', '.join(dict.fromkeys(name for name, _ in targets))}"
         for amount in block:
@@ -411,6 +414,7 @@ def write(records: Sequence[Record], folder: Path, progress: tuple[int, int], ro
     readme = folder.parents[1] / "README.md"
     if readme.is_file():
         shown = plot.format(f"{folder.parent.name}/{folder.name}/")
-        text = "\n".join([MARKS[0], so_far + "\n" + shown, f"{rows} {SUMMARY}", "", summary, MARKS[1]])
+        short = f"{summary_table(labels, n_blocks=1)}\nThe page has the other targets. {missed(goals)}"
+        text = "\n".join([MARKS[0], so_far + "\n" + shown, f"{rows} {SUMMARY}", "", short, MARKS[1]])
         before = readme.read_text(encoding="utf-8")
         readme.write_text(re.sub(f"{MARKS[0]}.*{MARKS[1]}", lambda _: text, before, flags=re.S), encoding="utf-8")

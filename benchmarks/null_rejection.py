@@ -9,7 +9,7 @@ has an interval that leaves 0 out, on average over the tasks, or on some task.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -63,10 +63,11 @@ def report(metric: str, size: int, replications: int) -> dict[str, str]:
     return cells
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the benchmark; the arguments are those of the command line."""
     options = parser("null_rejection", __doc__, metrics=METRICS, sizes=SIZES)
     options.add_argument("--replications", type=int, default=2_000, help="default: 2000")
-    chosen = options.parse_args()
+    chosen = options.parse_args(argv)
     for metric in chosen.metrics:
         table = {f"groups of {size}": report(metric, int(size), chosen.replications) for size in chosen.sizes}
         print_table(f"{metric}: rejections in % of {chosen.replications} comparisons of equal models", table)

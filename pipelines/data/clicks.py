@@ -11,7 +11,6 @@ import numpy as np
 import polars as pl
 
 from tabmtl import sessions, tuning
-from tabmtl.encode.read import checksum
 from tabmtl.pipelines.data import files
 
 #: Columns of every `ClickLog`, as parameters of a recommender.
@@ -186,6 +185,8 @@ class ClickRows:
     @property
     def identity(self) -> dict[str, Any]:
         """Facts that tell these clicks from others, as JSON, besides the values that an objective learns from."""
+        from tabmtl.encode.read import checksum
+
         test = checksum(self.parts["test"]) if "test" in self.parts else None
         return {"data": self.name, "rows": self.sizes, "columns": self.facts, "test": test}
 

@@ -11,7 +11,6 @@ import numpy as np
 import polars as pl
 
 from tabmtl import tuning
-from tabmtl.encode.read import checksum
 from tabmtl.pipelines.data import files
 from tabmtl.pipelines.terminal import near
 from tabmtl.schema import Kind
@@ -181,6 +180,8 @@ class TableRows:
     @property
     def identity(self) -> dict[str, Any]:
         """Facts that tell these rows from others, as JSON, besides the values that an objective learns from."""
+        from tabmtl.encode.read import checksum
+
         X, _ = next(iter(self.parts.values()))
         return {
             "data": self.name,

@@ -53,7 +53,7 @@ def test_other_candidates_matter_at_the_next_fit_only(mixed):
     assert changed.predict(X).equals(mixed.predict(X))
     assert list(clone(changed).candidates) == ["trees"]
     changed.set_params(candidates={"odd": IndependentTasks(classifier=DummyClassifier(), regressor=NoModel())})
-    with pytest.raises(RuntimeError, match="no model"):
+    with pytest.raises(ValueError, match="'delay': NoModel cannot be fitted: no model"):
         changed.fit(X, Y)
     assert changed.predict(X).equals(mixed.predict(X))
 
