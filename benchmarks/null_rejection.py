@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from benchmarks.harness import parser, print_table
+from benchmarks.harness import print_table, speed_parser
 from tabmtl.comparison.judging import Answered, differences_at_once, differences_of
 from tabmtl.schema import Task
 
@@ -65,12 +65,13 @@ def report(metric: str, size: int, replications: int) -> dict[str, str]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the benchmark; the arguments are those of the command line."""
-    options = parser("null_rejection", __doc__, metrics=METRICS, sizes=SIZES)
-    options.add_argument("--replications", type=int, default=2_000, help="default: 2000")
+    options = speed_parser("null_rejection", __doc__, metrics=METRICS, sizes=SIZES)
+    options.add_argument("--replications", type=int, default=1_000, help="default: 1000; 20 with --quick")
     chosen = options.parse_args(argv)
+    n = 20 if chosen.quick else chosen.replications
     for metric in chosen.metrics:
-        table = {f"groups of {size}": report(metric, int(size), chosen.replications) for size in chosen.sizes}
-        print_table(f"{metric}: rejections in % of {chosen.replications} comparisons of equal models", table)
+        table = {f"groups of {size}": report(metric, int(size), n) for size in chosen.sizes}
+        print_table(f"{metric}: rejections in % of {n} comparisons of equal models", table)
 
 
 if __name__ == "__main__":
