@@ -67,7 +67,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
 
 #: A task with fewer labels, or of fewer beside its most frequent class, chooses its trees by folds. Of many rows, folds
 #: would take too long.
-FEW_ROWS, _RARE_ROWS, _MOST_FOLDED = 600, 100, 20_000
+FEW_ROWS, _RARE_ROWS, _MOST_FOLDED = 600, 100, 5_000
 _MOST_FOLDS = 10
 #: Trees that are grown at least, where there are any: fewer were chosen by chance.
 _LEAST_TREES = 20
@@ -372,7 +372,7 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
         without them is kept, with a warning. Where ROC AUC stops the default LightGBM before 20 trees, it takes 20 if
         these have a lower log loss than the shares of the classes.
 
-        Without labels in y_val, a task with fewer than 600 labels is too small to split, as is one of up to 20 000 with
+        Without labels in y_val, a task with fewer than 600 labels is too small to split, as is one of up to 5 000 with
         fewer than 100 beside its most frequent class. There the default LightGBM chooses its trees by their loss in ten
         folds (fewer than ten rows: each row by itself): how many, 20 at least, and whether with 2, 7 or 8 leaves, as
         "mid", or by the estimator's own parameters. Where the mean predicts better than all of these, or the
