@@ -7,9 +7,11 @@ import logging
 import os
 import secrets
 import socket
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from datetime import timedelta
+from ipaddress import ip_address
 from os import PathLike
 from pathlib import Path
 from time import monotonic, sleep
@@ -30,6 +32,7 @@ _ELSEWHERE = "192.0.2.1"  # stands for any address that is not of this network (
 _POLL = 0.02  # seconds
 _MOST_BYTES = 2**40  # of a message, more than any machine holds
 _SMALL = 2**16  # bytes; 10 Gbit/s send them while a message is on its way, some 50 microseconds
+_LIBUV = "0" if sys.platform == "win32" else "1"  # torch's own default of USE_LIBUV
 _LOST = (
     "another process of the group has ended, perhaps killed: look at the end of its output, and start the job again; "
     "fits with a checkpoint go on after their last epoch"
@@ -117,12 +120,14 @@ class ProcessGroup(Group):
     def address(self) -> str:
         """Return the address by which the other ranks reach this one; all ranks ask together.
 
-        That is the one from which it reaches ``MASTER_ADDR``, or, in a group that was started without one, the first
-        rank of another host.
+        That is the one from which it reaches ``MASTER_ADDR``, or, in a group that was started without one, or where
+        that is this machine itself, the first rank of another host.
         """
         master = os.environ.get("MASTER_ADDR")
         hosts = self.gather((socket.gethostname(), _own_address(_ELSEWHERE if master is None else master)))
-        found = hosts[self.rank][1] if all(self.gather(master)) else _address_among(hosts, self.rank)
+        found = hosts[self.rank][1]
+        if not all(self.gather(master)) or found == _LOOPBACK:
+            found = _address_among(hosts, self.rank)
         if found is None:
             raise OSError(
                 f"no address was found by which other machines reach {hosts[self.rank][0]} (rank {self.rank}): set "
@@ -197,7 +202,8 @@ def joined(*, timeout: float = 600.0, checkpoint: str | PathLike[str] | None = N
     Notes
     -----
     Processes send each other JSON and arrays, never pickles. They neither encrypt them nor ask who sent them, so ports
-    belong on a private network. The store of rank 0 listens on the address of ``MASTER_ADDR`` alone.
+    belong on a private network. The store of rank 0 listens on the address of ``MASTER_ADDR`` alone, if
+    that is one of its machine that others reach too, or ``localhost``.
 
     Start as many processes as there are CPUs or GPUs, with one thread each (``torchrun`` sets ``OMP_NUM_THREADS=1``)::
 
@@ -272,32 +278,49 @@ def _open_store(rank: int, timeout: float) -> Any:
         with _listener(host, port) as listener:  # torch's own would listen on all addresses
             port = listener.getsockname()[1]
             store = dist.TCPStore(
-                host, port, is_master=True, timeout=limit, multi_tenant=True, master_listen_fd=listener.detach()
+                host,
+                port,
+                is_master=True,
+                timeout=limit,
+                multi_tenant=True,
+                master_listen_fd=listener.detach(),
+                use_libuv=os.environ.get("USE_LIBUV", _LIBUV) == "1",
             )
     store.set_timeout(limit)
     return store
 
 
 def _listener(host: str, port: int) -> socket.socket:
-    """Listen on an address of this machine."""
+    """Listen on the address of a host, or on all if it is none of this machine, or one that others cannot reach."""
     family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    try:
-        return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
-    except OSError as error:
-        if error.errno != errno.EADDRNOTAVAIL:
-            raise
-        warn_user(
-            f"MASTER_ADDR={host} is no address of this machine, but {address[0]}, so rank 0 listens on all addresses; "
-            "set it to the address of rank 0 where others than its group reach the machine"
-        )
-        return socket.create_server(("", port), backlog=_BACKLOG)
+    found = f"is no address of this machine, but {address[0]}"
+    if _is_loopback(str(address[0])) and not _is_loopback(host):
+        found = f"leads to {address[0]} on this machine, where other machines cannot reach it"
+    else:
+        try:
+            return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
+        except OSError as error:
+            if error.errno != errno.EADDRNOTAVAIL:
+                raise
+    warn_user(
+        f"MASTER_ADDR={host} {found}, so rank 0 listens on all addresses; set it to the address of rank 0, or, if all "
+        "ranks are on this machine, to localhost"
+    )
+    return socket.create_server(("", port), backlog=_BACKLOG)
+
+
+def _is_loopback(host: str) -> bool:
+    """Return whether a host says by itself that it is this machine; a name may lead there on its own machine alone."""
+    with suppress(ValueError):
+        return ip_address(host).is_loopback
+    return host == "localhost"
 
 
 @contextmanager
 def _gloo_beside(master: str) -> Iterator[None]:
     """Let gloo listen on this machine alone if the master does; otherwise it takes the address of the host's name."""
     interfaces = {name for _, name in socket.if_nameindex()} & {"lo", "lo0"}
-    if _GLOO in os.environ or _own_address(master) != _LOOPBACK or not interfaces:
+    if _GLOO in os.environ or not _is_loopback(master) or not interfaces:
         yield
         return
     os.environ[_GLOO] = interfaces.pop()

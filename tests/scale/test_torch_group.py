@@ -139,7 +139,9 @@ def test_two_processes_keep_to_their_machine_run_no_pickle_and_tell_of_a_lost_ra
 def test_gloo_listens_where_the_master_does(monkeypatch):
     monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
     monkeypatch.setattr(socket, "if_nameindex", lambda: [(1, "lo"), (2, "eth0")])
-    for master, expected in (("localhost", "lo"), ("192.0.2.1", None), ("no.such.host.invalid", None)):
+    monkeypatch.setattr(torch_group, "_own_address", lambda other: "127.0.0.1")  # as of a name in /etc/hosts
+    masters = {"localhost": "lo", "127.0.0.2": "lo", "192.0.2.1": None, "no.such.host.invalid": None, "shop": None}
+    for master, expected in masters.items():
         with torch_group._gloo_beside(master):
             assert os.environ.get("GLOO_SOCKET_IFNAME") == expected
         assert "GLOO_SOCKET_IFNAME" not in os.environ
@@ -149,13 +151,60 @@ def test_gloo_listens_where_the_master_does(monkeypatch):
     assert os.environ["GLOO_SOCKET_IFNAME"] == "eth0"
 
 
-def test_a_master_behind_another_address_is_told(monkeypatch):
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [(socket.AF_INET, 1, 6, "", ("192.0.2.77", 0))])
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("192.0.2.77", "is no address of this machine, but 192.0.2.77, so rank 0 listens on all"),
+        ("127.0.1.1", "leads to 127.0.1.1 on this machine, where other machines cannot reach it, so"),
+    ],
+)
+def test_a_master_behind_another_address_is_told(monkeypatch, address, said):
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [(socket.AF_INET, 1, 6, "", (address, 0))])
     with (
-        pytest.warns(UserWarning, match=r"MASTER_ADDR=shop is no address of this machine, but 192\.0\.2\.77, so"),
+        pytest.warns(UserWarning, match=re.escape(f"MASTER_ADDR=shop {said}")),
         torch_group._listener("shop", 0) as listener,
     ):
         assert listener.getsockname()[0] == "0.0.0.0"
+
+
+def test_a_master_that_is_loopback_listens_there_alone():
+    for host in ("localhost", "127.0.0.1"):
+        with torch_group._listener(host, 0) as listener:
+            assert torch_group._is_loopback(listener.getsockname()[0])
+
+
+def test_a_rank_on_the_machine_of_the_master_has_an_address_that_others_reach(monkeypatch):
+    monkeypatch.setenv("MASTER_ADDR", "shop")
+    ways = {"shop": "127.0.0.1", "10.0.0.2": "10.0.0.1"}
+    monkeypatch.setattr(torch_group, "_own_address", ways.get)
+    group = torch_group.ProcessGroup.__new__(torch_group.ProcessGroup)
+    group.rank, group.size = 0, 2
+    others = {str: "shop", tuple: ("b", "10.0.0.2")}
+    monkeypatch.setattr(group, "gather", lambda value: [value, others[type(value)]])
+    assert group.address() == "10.0.0.1"
+
+
+@pytest.mark.parametrize(("asked", "expected"), [(None, sys.platform != "win32"), ("0", False), ("1", True)])
+def test_a_store_uses_libuv_where_torch_would(monkeypatch, asked, expected):
+    found = {}
+
+    class Store:
+        def __init__(self, *_, master_listen_fd, **options):
+            os.close(master_listen_fd)
+            found.update(options)
+
+        def set_timeout(self, limit):
+            pass
+
+    monkeypatch.setattr(dist, "TCPStore", Store)
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
+    monkeypatch.setenv("MASTER_PORT", "0")
+    monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
+    monkeypatch.delenv("USE_LIBUV", raising=False)
+    if asked is not None:
+        monkeypatch.setenv("USE_LIBUV", asked)
+    torch_group._open_store(0, 1.0)
+    assert found["use_libuv"] is expected
 
 
 def test_a_message_of_impossible_length_is_told(monkeypatch):
