@@ -83,13 +83,14 @@ def run_study(
         _follow(objective)
         return
     if study is None:
+        current().broadcast(None)  # ends the others, which wait for the answer below
         raise ValueError("run_study needs a study, from open_study; None is for the other ranks of a group")
     most = math.inf if n_trials is None else n_trials
     end = time.monotonic() + (math.inf if timeout is None else timeout)
     begun = at_work.set(True)
     try:
         with quiet(), storage_errors(f"the storage of the study {study.study_name!r}"):
-            check_same(study, objective)
+            current().answer(lambda: check_same(study, objective))
             while (turn := current().answer(lambda: _turn(study, most, end))) != "end":
                 if turn == "trial":
                     _run_one(study, objective, callbacks)
@@ -113,6 +114,7 @@ def _turn(study: optuna.Study, most: float, end: float) -> Literal["trial", "wai
 
 def _follow(objective: Objective) -> None:
     """Take part in the trials of rank 0, as another rank of its group."""
+    current().answer()  # that the study is one of these trials
     while (turn := current().answer()) != "end":
         if turn == "trial":
             with suppress(EndedElsewhereError, DivergenceError):  # which do not end the study; rank 0 tells it of them

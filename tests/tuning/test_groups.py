@@ -11,7 +11,7 @@ from ranks import read_small_parts, run_ranks
 from sklearn.base import clone
 
 from tabmtl import Shards, SharedBottom
-from tabmtl.processes.group import current
+from tabmtl.processes.group import EndedElsewhereError, current
 from tabmtl.scale import joined
 from tabmtl.schema import TabmtlWarning
 from tabmtl.tuning import ENDED, FAILURE, SCORES, objective, open_study, run_study
@@ -67,6 +67,27 @@ def test_two_ranks_find_what_one_finds(parts, per_task):
         np.testing.assert_allclose(values(one), values(two), rtol=0, atol=1e-3)
     np.testing.assert_allclose(values(one)[0], values(two)[0], rtol=0, atol=1e-3)
     assert list(two.trials[0].user_attrs[SCORES]) == TARGETS
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["of other rows", "none"])
+def test_a_study_that_is_refused_ends_all_ranks(parts, known):
+    ends = []
+
+    def work():
+        goals = [
+            objective(NETWORK, Shards(rows.lazy()), TARGETS, X_val=Shards(parts[1].lazy()), y_val=TARGETS)
+            for rows in (parts[0], parts[0].head(300))
+        ]
+        study = None
+        if known and not current().rank:
+            study = open_study("s", goals[0], storage=optuna.storages.InMemoryStorage(), seed=0)
+        try:
+            run_study(study, goals[1], n_trials=1)
+        except (ValueError, EndedElsewhereError) as error:
+            ends.append(type(error))
+
+    run_ranks(2, work)
+    assert set(ends) == {ValueError, EndedElsewhereError}
 
 
 class PruneTheSecond(optuna.pruners.BasePruner):
