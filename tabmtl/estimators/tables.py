@@ -85,7 +85,10 @@ def check_answer(task: Task, answer: Any, shape: tuple[int, ...], source: str) -
     ValueError
         Unless it has the shape, and holds finite values, or probabilities; the message names the source.
     """
-    found = np.asarray(answer, dtype=np.float64)
+    try:
+        found = np.asarray(answer, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"task {task.name!r}: {source} is no array of numbers of shape {shape}: {error}") from error
     if found.shape != shape:
         raise ValueError(
             f"task {task.name!r}: {source} has the shape {found.shape}, expected {shape}: "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -606,16 +606,16 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
         ask = "predict_proba" if gives_shares else "predict"
         with _explained(task, estimator, self._coder.features.columns.categorical, "predict"):
             answer = getattr(estimator, ask)(_for_numpy(X))
+            columns = estimator.classes_ if gives_shares else ()
         n, source = len(matrix), f"the answer of {type(estimator).__name__}.{ask}"
         if not task.is_classification:
             return check_answer(task, answer, (n,), source)
-        own = {label: k for k, label in enumerate(_foreign_labels(task).tolist())}
-        probabilities = np.zeros((n, len(own)))
+        probabilities = np.zeros((n, len(task.classes or ())))
         if gives_shares:
-            columns = [own[label] for label in estimator.classes_.tolist()]
-            probabilities[:, columns] = check_answer(task, answer, (n, len(columns)), source)
+            places = _places(task, columns, (np.size(columns),), f"{type(estimator).__name__}.classes_")
+            probabilities[:, places] = check_answer(task, answer, (n, len(places)), source)
         else:
-            probabilities[np.arange(n), [own[label] for label in answer.tolist()]] = 1
+            probabilities[np.arange(n), _places(task, answer, (n,), source)] = 1
         return probabilities
 
     def _state(self) -> IndependentState:
@@ -666,6 +666,18 @@ def _foreign_labels(task: Task) -> np.ndarray:
     classes = [*(task.classes or ())]
     labels = np.array(classes)
     return labels if labels.dtype != object and labels.tolist() == classes else np.arange(len(classes))
+
+
+def _places(task: Task, labels: Any, shape: tuple[int, ...], source: str) -> list[int]:
+    """Return the places of labels of another estimator among the classes of a task."""
+    places = {label: k for k, label in enumerate(_foreign_labels(task).tolist())}
+    found = np.asarray(labels, dtype=None if isinstance(labels, np.ndarray) else object)
+    if found.shape != shape:
+        raise ValueError(f"task {task.name!r}: {source} has the shape {found.shape}, expected {shape}: a class each")
+    for label in found.tolist():
+        if not isinstance(label, Hashable) or label not in places:
+            raise ValueError(f"task {task.name!r}: {source} holds {label!r:.200}, expected classes: {[*places][:10]}")
+    return [places[label] for label in found.tolist()]
 
 
 @contextmanager

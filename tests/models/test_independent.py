@@ -422,12 +422,59 @@ class Odd(DummyClassifier):
         (lambda p: p * np.nan, "holds nan in row 0"),
         (lambda p: p[:, :1], r"has the shape \(120, 1\), expected \(120, 2\)"),
         (lambda p: p[:-1], r"has the shape \(119, 2\), expected \(120, 2\)"),
+        (lambda p: np.full(p.shape, "much"), r"is no array of numbers of shape \(120, 2\): could not convert"),
+        (lambda p: [[1.0], *p.tolist()[1:]], r"is no array of numbers of shape \(120, 2\): .*inhomogeneous"),
     ],
 )
 def test_foreign_answers_that_are_no_probabilities_are_refused(change, message):
     X, y = numbers(), mixed_targets(features()).select("late")
     model = IndependentTasks(classifier=Odd(change)).fit(X, y)
     with pytest.raises(ValueError, match=rf"task 'late': the answer of Odd.predict_proba {message}"):
+        model.predict(X)
+
+
+class Wild(DummyClassifier):
+    """A classifier without probabilities, that answers by a function of its answers."""
+
+    predict_proba = property()
+
+    def __init__(self, change=None):
+        super().__init__()
+        self.change = change
+
+    def predict(self, X):
+        return self.change(super().predict(X))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p: p[:-1], r"has the shape \(119,\), expected \(120,\)"),
+        (lambda p: p[:, None], r"has the shape \(120, 1\), expected \(120,\)"),
+        (lambda p: [[1, 2], *p.tolist()[1:]], r"holds \[1, 2\], expected classes: \["),
+        (lambda p: np.full(len(p), 7), r"holds 7, expected classes: \['late', 'on time'\]"),
+    ],
+)
+def test_foreign_answers_that_are_no_classes_are_refused(change, message):
+    X, y = numbers(), mixed_targets(features()).select("late")
+    model = IndependentTasks(classifier=Wild(change)).fit(X, y)
+    with pytest.raises(ValueError, match=rf"task 'late': the answer of Wild.predict {message}"):
+        model.predict(X)
+
+
+def test_foreign_classes_may_be_lists_and_must_be_those_of_fit():
+    X, y = numbers(), mixed_targets(features()).select("late")
+    model = IndependentTasks(classifier=Wild(np.ndarray.tolist)).fit(X, y)
+    expected = model.predict(X)
+    model = IndependentTasks(classifier=Odd(np.ndarray.tolist)).fit(X, y)
+    foreign = model.estimators_["late"]
+    foreign.classes_ = foreign.classes_.tolist()
+    assert model.predict(X).equals(expected)
+    foreign.classes_ = ["late", "x"]
+    with pytest.raises(ValueError, match=r"task 'late': Odd.classes_ holds 'x', expected classes"):
+        model.predict(X)
+    del foreign.classes_
+    with pytest.raises(ValueError, match=r"task 'late': Odd cannot predict: .*has no attribute 'classes_'"):
         model.predict(X)
 
 
