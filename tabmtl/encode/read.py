@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import numbers
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
@@ -18,6 +19,7 @@ from sklearn.utils import check_array
 
 from tabmtl.encode.columns import is_missing, read_array, read_column, read_pandas
 from tabmtl.encode.cures import by_frame, by_targets, library_of
+from tabmtl.encode.files import read_blocks
 from tabmtl.encode.write import Origin, native_dtype, origin_of
 from tabmtl.params import near
 from tabmtl.processes.forks import check_pool
@@ -389,19 +391,20 @@ def _join(columns: Iterable[Any], labels: Sequence[Any], read: Callable[[Any, st
     return pl.DataFrame({name: read(column, name) for name, column in zip(names, columns, strict=True)})
 
 
-def checksum(frame: pl.DataFrame) -> str:
-    """Compute a checksum of the values of a frame, row by row.
+def checksum(frame: pl.DataFrame | pl.LazyFrame) -> str:
+    """Compute a checksum of the names, types and values of a frame, some rows at a time.
 
     It is that of their text, which is the same in every process and, unlike `polars.DataFrame.hash_rows`, for every
-    release of polars. Python objects have none.
+    release of polars. Categories have the type of text. Python objects have no checksum.
     """
-    nested = [name for name, dtype in frame.schema.items() if dtype.is_nested()]
+    plain = frame.lazy().select(~cs.object())
+    schema = plain.collect_schema()
+    types = {name: str(pl.String() if dtype in (pl.Categorical, pl.Enum) else dtype) for name, dtype in schema.items()}
+    nested = [name for name, dtype in schema.items() if dtype.is_nested()]
     as_text = [pl.struct(cs.by_name(name)).struct.json_encode().alias(name) for name in nested]
-    plain = frame.select(~cs.object()).with_columns(
-        *as_text, cs.binary().bin.encode("hex"), cs.duration().to_physical()
-    )
-    digest = hashlib.sha256()
-    for rows in plain.iter_slices(_SLICE):
+    plain = plain.with_columns(*as_text, cs.binary().bin.encode("hex"), cs.duration().to_physical())
+    digest = hashlib.sha256(json.dumps(types).encode())
+    for rows in read_blocks(plain, None, _SLICE):
         digest.update(rows.write_csv(include_header=False).encode())
     return digest.hexdigest()[:16]
 

@@ -13,6 +13,7 @@ import polars as pl
 import polars.selectors as cs
 from sklearn.base import clone
 
+from tabmtl.encode.files import count_rows
 from tabmtl.encode.read import checksum, read_features, read_targets, without_columns
 from tabmtl.encode.shards import Roles, Shards
 from tabmtl.encode.table import TableCoder
@@ -226,8 +227,8 @@ def _describe(read: Callable[[Any], pl.DataFrame | pl.LazyFrame], **rows: Any) -
         elif values is None:
             found[name] = None
         else:
-            frame = read(values).lazy().collect()
-            found[name] = f"{frame.height} rows of checksum {checksum(frame)}"
+            frame = read(values)
+            found[name] = f"{count_rows(frame.lazy())} rows of checksum {checksum(frame)}"
     return found
 
 

@@ -316,6 +316,9 @@ def test_a_checksum_tells_values_of_all_types_apart() -> None:
     assert checksum(frame) == checksum(frame.clone())
     for other in (frame.reverse(), frame.head(1), frame.fill_null(0), frame.with_columns(b=pl.Series([[1, 3], None]))):
         assert checksum(other) != checksum(frame)
+    for other in (frame.rename({"a": "z"}), frame.cast({"a": pl.String}), frame.select("b", "a", "c", "^\\^d\\$$")):
+        assert checksum(other) != checksum(frame)
+    assert checksum(frame.cast({"^d$": pl.Categorical})) == checksum(frame) == checksum(frame.lazy())
     odd = frame.with_columns(o=pl.Series([object(), None]), i=pl.Series([2**100, 1], dtype=pl.Int128))
     odd = odd.with_columns(
         t=pl.duration(days=1), e=pl.Series(["x", None], dtype=pl.Enum(["x"])), d=pl.lit(Decimal("1.5"))
