@@ -212,4 +212,6 @@ def _build_tensor(content: Any, arrays: list[np.ndarray]) -> Any:
     if not isinstance(dtype, torch.dtype):
         raise TypeError(f"torch has no type {reprlib.repr(name)}")
     array = arrays[place]
+    if not array.size and math.prod(shape):
+        raise ValueError(f"they announce a tensor of shape {reprlib.repr(shape)} without its values")
     return torch.from_numpy(array).view(dtype).reshape(shape) if array.size else torch.empty(shape, dtype=dtype)

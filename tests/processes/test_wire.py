@@ -133,6 +133,7 @@ FORGED = {
     "a function of torch": _message({"tensor": ["load", [1], 0]}, ["|u1", [4]], more=bytes(4)),
     "a tensor of another shape": _message({"tensor": ["float32", [2], 0]}, ["|u1", [4]], more=bytes(4)),
     "a negative tensor": _message({"tensor": ["float32", [-2], 0]}, ["|u1", [0]]),
+    "a tensor without values": _message({"tensor": ["float32", [3], 0]}, ["|u1", [0]]),
     "an unknown column": _message({"series": ["a", "Object", []]}),
     "columns of other lengths": _message({"frame": [{"series": [n, "Int64", [1] * len(n)]} for n in ("a", "bb")]}),
     "text as numbers": _message({"series": ["a", "Int64", ["x"]]}),
