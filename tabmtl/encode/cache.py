@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from io import BufferedWriter
 from pathlib import Path
 from shutil import rmtree
@@ -53,6 +54,7 @@ _SPLIT_ROWS = 262_144  # rows looked at together
 _SUMMED_BYTES = 2**22  # read at a time
 _MOST_MANIFEST = 2**24  # bytes
 _TEMPORARY = "tabmtl-rows-"
+_written = partial(written, "the encoded rows")
 _LEFT_SECONDS = 60  # after which a temporary folder that nobody has locked belongs to no fit that begins
 
 
@@ -291,8 +293,7 @@ def stored_arrays(
         stack.enter_context(locked(folder))
         manifest = _read_manifest(folder, wanted)
         if manifest is None:
-            with written("the encoded rows", folder):
-                manifest = _replace(folder, shards, wanted, write)
+            manifest = _replace(folder, shards, wanted, write)
         files = [folder / name for name in manifest["files"]]
         arrays = {file.stem: np.asarray(np.load(file, mmap_mode="r")) for file in files if file.suffix == ".npy"}
         frames = {file.stem: pl.read_parquet(file, glob=False) for file in files if file.suffix == ".parquet"}
@@ -305,19 +306,20 @@ def _replace(
     folder: Path, shards: Shards, wanted: Mapping[str, Any], write: Callable[[ArrayFiles], Mapping[str, Any]]
 ) -> dict[str, Any]:
     """Write the files of a locked folder, and its manifest when they are whole and on the disk; return the manifest."""
-    with suppress(FileNotFoundError):
-        (folder / MANIFEST).unlink()
+    with _written(folder):
+        (folder / MANIFEST).unlink(missing_ok=True)
     with _replacing(folder) as files:
         facts = write(files)
         shards.check_unchanged()
     manifest = {**wanted, **json.loads(json.dumps(facts)), "files": dict.fromkeys(files.names)}
     if shards.cache is not None:
-        remove_left(folder, {MANIFEST, *files.names})
-        for name in files.names:
-            sync_file(folder / name)
-        sync_folder(folder)
-        manifest["files"] = {name: _checksum(folder / name) for name in files.names}
-        write_file(folder / MANIFEST, json.dumps(manifest).encode())
+        with _written(folder):
+            remove_left(folder, {MANIFEST, *files.names})
+            for name in files.names:
+                sync_file(folder / name)
+            sync_folder(folder)
+            manifest["files"] = {name: _checksum(folder / name) for name in files.names}
+            write_file(folder / MANIFEST, json.dumps(manifest).encode())
     return manifest
 
 
@@ -428,7 +430,9 @@ def _replacing(folder: Path) -> Iterator[ArrayFiles]:
     with ExitStack() as stack:
         files = ArrayFiles(folder, stack)
         yield files
-        files.finish()
+        with _written(folder):
+            files.finish()
+            stack.close()
 
 
 class ArrayFiles:
@@ -459,14 +463,16 @@ class ArrayFiles:
 
     def add(self, name: str, array: np.ndarray) -> None:
         """Append rows to an array."""
-        if name not in self._arrays:
-            beside = self._beside(f"{name}.npy")
-            self._arrays[name] = _Writer(self._stack.enter_context(beside.open("xb")), array)
-        self._arrays[name].add(array)
+        with _written(self.folder):
+            if name not in self._arrays:
+                beside = self._beside(f"{name}.npy")
+                self._arrays[name] = _Writer(self._stack.enter_context(beside.open("xb")), array)
+            self._arrays[name].add(array)
 
     def add_frame(self, name: str, frame: pl.DataFrame) -> None:
         """Write a small frame."""
-        frame.write_parquet(self._beside(f"{name}.parquet"))
+        with _written(self.folder):
+            frame.write_parquet(self._beside(f"{name}.parquet"))
 
     def _beside(self, name: str) -> Path:
         self.names.append(name)

@@ -6,9 +6,9 @@ import csv
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from errno import EDQUOT, ENOSPC
+from errno import EDQUOT, ENOENT, ENOSPC
 from glob import glob, has_magic
 from os import PathLike
 from pathlib import Path
@@ -26,6 +26,7 @@ _OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 _LONGEST_HEADER = 1_000_000
 _BLOCKS_AT_ONCE = 2  # of a row group of more rows, all is decoded for every part
 _MOST_SHOWN = 200  # characters of a file in an error; a quote that is not closed makes one value of all that follows
+_CURES = {ENOSPC: "make room there", EDQUOT: "make room there", ENOENT: "make its folder"}
 _OF_SYSTEM = re.compile(r"\(os error (\d+)\)")
 _UNREAD = re.compile(
     r"could not parse `(?P<value>.*?)` as dtype `(?P<dtype>\w+)` at column '(?P<column>.*?)' ", re.DOTALL
@@ -186,16 +187,28 @@ def whole(file: str | None, since: Stamp = None) -> Iterator[None]:
 
 
 @contextmanager
-def written(what: str, place: Path) -> Iterator[None]:
-    """Turn errors of the system inside, where something is written, into an OSError that names the place."""
+def written(what: str, place: Path, of_reading: Collection[BaseException] = ()) -> Iterator[None]:
+    """Turn errors of the system inside, where something is written, into an OSError that names the place.
+
+    Parameters
+    ----------
+    what : str
+        What is written, for the error.
+    place : Path
+        Its file or folder.
+    of_reading : collection of errors
+        Errors inside that are not of writing, and stay as they are. So does that of a missing file if the folder of the
+        place is there.
+    """
     try:
         yield
     except (pl.exceptions.PolarsError, OSError) as error:
         found = _OF_SYSTEM.search(str(error))  # polars keeps no number of an error
         number = error.errno if isinstance(error, OSError) and error.errno else int(found[1]) if found else None
-        if number is None:
+        folder = place if place.is_dir() else place.parent
+        if number is None or error in of_reading or (number == ENOENT and folder.is_dir()):
             raise
-        cure = "make room there" if number in (ENOSPC, EDQUOT) else "give permission to write there"
+        cure = _CURES.get(number, "give permission to write there")
         reason = f"{what} could not be written: {os.strerror(number)}; {cure}, or name another folder"
         raise OSError(number, reason, str(place)) from error
 
@@ -215,7 +228,7 @@ def check_header(file: str) -> None:
     names: list[str] = []
     with suppress(csv.Error):  # a quote that is not closed, which polars tells
         names = next(csv.reader([header.rstrip("\r\n")]), [])
-    twice = [name for name, count in Counter(names).items() if count > 1]
+    twice = [name for name, count in Counter(filter(None, names)).items() if count > 1]
     if twice:
         raise ValueError(f"{file} has several columns of the names {twice[:10]}: rename them, or leave all but one out")
 

@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.encode import TableCoder
 from tabmtl.encode.features import text_of
-from tabmtl.encode.files import Paths, find_files, is_csv, is_table, read_blocks, scan_file, whole, written
+from tabmtl.encode.files import Paths, find_files, is_csv, is_table, read_blocks, scan_file, stamp_of, whole, written
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.metrics.intervals import score_intervals
 from tabmtl.params import Names, check_choice, near
@@ -151,8 +151,6 @@ def predict_file(
         raise ValueError(f"{output} is neither .parquet nor .csv by its name; call the answers by one of the two")
     if place.resolve() == Path(file).resolve():
         raise ValueError(f"{output} is the input, which its answers would replace; name another file")
-    with written("the answers", place):
-        _tidy(place.parent, {place.name})
     return _predict_file(model, file, place, method, tuple(keep))
 
 
@@ -199,8 +197,7 @@ def score_files(model: MultiTaskEstimator, paths: Paths, *, level: float = 0.95)
     found: list[tuple[np.ndarray, list[np.ndarray], np.ndarray | None]] = []
     for file in files:
         try:
-            with whole(file):
-                found += _answered(model, file)
+            found += _answered(model, file)
         except Exception as error:
             if len(files) > 1:
                 error.add_note(f"in the file {file}")
@@ -220,9 +217,9 @@ def score_files(model: MultiTaskEstimator, paths: Paths, *, level: float = 0.95)
 
 def _answered(model: MultiTaskEstimator, file: str) -> Iterator[tuple[np.ndarray, list[np.ndarray], np.ndarray | None]]:
     """Yield labels, outputs and own tasks of the rows of a file, a block at a time."""
-    targets = model._coder.labels.names
-    scan = scan_file(file)
-    schema = scan.collect_schema()
+    targets, since = model._coder.labels.names, stamp_of(file)
+    with whole(file, since):
+        schema = scan_file(file).collect_schema()
     missing = [name for name in targets if name not in schema]
     known = tuple(name for name in targets if name in schema)
     lacking = f"the file lacks the targets {missing[:10]}{near(missing[0], schema)}" if missing else ""
@@ -230,8 +227,9 @@ def _answered(model: MultiTaskEstimator, file: str) -> Iterator[tuple[np.ndarray
         raise ValueError(f"{lacking}; it has {[*schema][:20]}")
     if missing:
         warn_user(f"{lacking}; the others are scored")
-    scan, names = _scan(model._coder, file, known)
-    for block in read_blocks(scan, file, _BLOCK_ROWS):
+    with whole(file, since):
+        scan, names = _scan(model._coder, file, known)
+    for block in read_blocks(scan, file, _BLOCK_ROWS, since=since):
         rows = _rows(block, names, model._coder)
         labels = block.select(cs.by_name(*known)).with_columns(pl.lit(None).alias(name) for name in missing)
         _, y, outputs, _, own_task = model._labelled(rows, labels.select(cs.by_name(*targets)), None)
@@ -282,22 +280,28 @@ def _tidy(folder: Path, names: set[str]) -> None:
 
 def _predict_file(model: MultiTaskEstimator, file: str, output: Path, method: Method, keep: tuple[str, ...]) -> int:
     """Predict the rows of a file, and return their number."""
-    answer, n_rows = _answers(model, method), 0
-    with whole(file):
+    answer, n_rows, since = _answers(model, method), 0, stamp_of(file)
+    with whole(file, since):
         scan, names = _scan(model._coder, file, keep)
-        blocks = read_blocks(scan, file, _BLOCK_ROWS)
-        answered = (_beside(block.select(cs.by_name(*keep)), answer(block, names)) for block in blocks)
-        first = next(answered, None)
-        if first is None:  # predict refuses to answer nothing
-            first = _beside(scan.select(cs.by_name(*keep)).collect(), answer(None, names))
+        nothing = scan.select(cs.by_name(*keep)).clear().collect()
+    blocks = read_blocks(scan, file, _BLOCK_ROWS, since=since)
+    answered = (_beside(block.select(cs.by_name(*keep)), answer(block, names)) for block in blocks)
+    first = next(answered, None)
+    if first is None:  # predict refuses to answer nothing
+        first = _beside(nothing, answer(None, names))
+    failures: list[Exception] = []
 
     def read(*_: Any) -> Iterator[pl.DataFrame]:
         nonlocal n_rows
-        for block in chain([first], answered):
-            n_rows += block.height
-            yield block
+        try:
+            for block in chain([first], answered):
+                n_rows += block.height
+                yield block
+        except Exception as error:
+            failures.append(error)
+            raise
 
-    with written("the answers", output), locked(output.parent, shared=True), replaced(output) as beside:
+    with written("the answers", output, failures), locked(output.parent, shared=True), replaced(output) as beside:
         answers = register_io_source(read, schema=first.schema)
         answers.sink_csv(beside) if is_csv(output.name) else answers.sink_parquet(beside)
     return n_rows

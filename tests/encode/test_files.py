@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
-from errno import EACCES, ENOSPC
+from errno import EACCES, ENOENT, ENOSPC
 from itertools import islice
 
 import polars as pl
@@ -142,6 +142,8 @@ def test_columns_of_one_name_are_told(tmp_path):
     file.write_text('a,"b, c","b, c"\n1,2,3\n')
     with pytest.raises(ValueError, match=r"rows.csv has several columns of the names \['b, c'\]: rename them"):
         Shards(file)
+    file.write_text("a,b,,\n1,2,,\n")
+    assert scan_file(str(file)).select("a", "b").collect().rows() == [(1, 2)]
 
 
 @pytest.mark.parametrize(("number", "cure"), [(ENOSPC, "make room there"), (EACCES, "give permission to write there")])
@@ -153,3 +155,20 @@ def test_what_cannot_be_written_is_named(tmp_path, number, cure):
         with pytest.raises(OSError, match=message) as caught, written("the rows", tmp_path):
             raise error
         assert (caught.value.errno, caught.value.filename) == (number, str(tmp_path))
+
+
+def test_a_missing_folder_is_told_and_a_missing_input_is_no_matter_of_writing(tmp_path):
+    lost = OSError(ENOENT, "No such file or directory")
+    with (
+        pytest.raises(FileNotFoundError, match=r"the rows could not be written: No such .*; make its folder, or name"),
+        written("the rows", tmp_path / "no" / "rows.csv"),
+    ):
+        raise lost
+    for place in (tmp_path, tmp_path / "rows.csv"):
+        with pytest.raises(FileNotFoundError) as caught, written("the rows", place):
+            raise lost
+        assert caught.value is lost
+    refused = OSError(EACCES, "Permission denied")
+    with pytest.raises(PermissionError) as caught, written("the rows", tmp_path, [refused]):
+        raise refused
+    assert caught.value is refused

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -189,9 +190,6 @@ def test_what_killed_processes_have_left_is_removed(net, tmp_path, caplog):
     predict_files(model, paths, scored)
     assert (left.exists(), other.exists()) == (False, True)
     assert f"a killed process has left in {scored}: ['{left.name}']" in caplog.text
-    left.touch()
-    predict_file(model, tmp_path / "new" / "part-0.parquet", scored / "part-0.parquet")
-    assert not left.exists()
 
 
 @pytest.mark.parametrize("name", ["new.parquet", "new.csv"])
@@ -218,3 +216,31 @@ def test_many_files_are_planned_in_one_pass(net, tmp_path, monkeypatch):
     planned = plan_files(net[0], tmp_path / "*.parquet", tmp_path / "scored", "predict")
     assert len(planned) == 200
     assert len(resolved) <= 201
+
+
+@pytest.mark.parametrize("fails", [1, 2])
+def test_errors_of_the_model_blame_neither_the_input_nor_the_output(net, tmp_path, monkeypatch, fails):
+    model, X = net
+    X.write_parquet(tmp_path / "rows.parquet")
+    lost, answer, before = PermissionError(13, "Permission denied", "levels.json"), type(model)._read_and_answer, []
+
+    def answer_or_fail(self, rows):
+        before.append(rows)
+        if len(before) == fails:
+            raise lost
+        return answer(self, rows)
+
+    monkeypatch.setattr(type(model), "_read_and_answer", answer_or_fail)
+    with pytest.raises(PermissionError) as caught:
+        predict_file(model, tmp_path / "rows.parquet", tmp_path / "scored.parquet")
+    assert caught.value is lost
+    assert [file.name for file in tmp_path.iterdir()] == ["rows.parquet"]
+
+
+def test_one_file_looks_at_no_others(net, tmp_path, monkeypatch):
+    model, X = net
+    X.write_parquet(tmp_path / "rows.parquet")
+    monkeypatch.setattr(os, "scandir", None)
+    assert predict_file(model, tmp_path / "rows.parquet", tmp_path / "scored.parquet") == len(X)
+    with pytest.raises(FileNotFoundError, match=r"the answers could not be written: .*; make its folder, or name"):
+        predict_file(model, tmp_path / "rows.parquet", tmp_path / "no" / "scored.parquet")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from errno import ENOSPC
+from errno import EACCES, ENOSPC
 
 import numpy as np
 import polars as pl
@@ -173,9 +173,21 @@ def test_a_full_disk_is_told_with_the_folder(folder, tmp_path, monkeypatch):
     def write(*_):
         raise OSError(ENOSPC, os.strerror(ENOSPC))
 
-    monkeypatch.setattr(cache, "_write", write)
+    monkeypatch.setattr(cache._Writer, "add", write)
     with pytest.raises(OSError, match=r"encoded rows could not be written: No space .*; make room .*'.*/cache'"):
         tiny(SharedBottom, drop=["who"]).fit(Shards(folder / "*.parquet", cache=tmp_path / "cache"), TARGETS)
+
+
+def test_rows_that_cannot_be_read_are_no_matter_of_writing(folder, tmp_path, monkeypatch):
+    refused = OSError(EACCES, os.strerror(EACCES))
+
+    def read(*_):
+        raise refused
+
+    monkeypatch.setattr(cache, "_write", read)
+    with pytest.raises(PermissionError) as caught:
+        tiny(SharedBottom, drop=["who"]).fit(Shards(folder / "*.parquet", cache=tmp_path / "cache"), TARGETS)
+    assert caught.value is refused
 
 
 def test_what_killed_fits_have_left_is_removed(folder, tmp_path, monkeypatch, caplog):
