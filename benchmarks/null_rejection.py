@@ -4,7 +4,9 @@ Run it by ``python -m benchmarks.null_rejection``; ``--help`` lists the options.
 reference and its rivals are drawn, and judged by the code that judges those of fits. Every model answers the signal and
 an error of its own, half of whose variance the rows of a group share, and so do the labels: all models are equal, on
 average over draws of the rows. They are judged on the same 600 rows of two tasks. A comparison is rejected if any rival
-has an interval that leaves 0 out, on average over the tasks, or on some task.
+has an interval that leaves 0 out, on average over the tasks, or on some task. Unequal groups are one of half the rows,
+and others of ten. With several fits, every fit of a model scales its error by a factor of its own, which moves its R²
+by a tenth: models are equal on average over seeds.
 """
 
 from __future__ import annotations
@@ -19,7 +21,18 @@ from tabmtl.schema import Task
 
 ROWS, TASKS = 600, 2
 METRICS = ("r2", "roc_auc")
-SIZES, RIVALS = ("1", "5", "20"), (1, 5, 9)
+#: Logarithmic spread of the errors of the fits of a model.
+SPREAD = 0.1
+
+UNEQUAL = "unequal size"
+SIZES, RIVALS = ("1", "5", "20", UNEQUAL), (1, 5, 9)
+
+
+def groups_of(size: str) -> np.ndarray:
+    """Return the group of every row."""
+    if size == UNEQUAL:
+        return np.append(np.zeros(ROWS // 2, dtype=np.intp), 1 + np.arange(ROWS // 2) // 10)
+    return np.arange(ROWS) // int(size)
 
 
 def shared(rng: np.random.Generator, group: np.ndarray, n: int) -> np.ndarray:
@@ -27,23 +40,25 @@ def shared(rng: np.random.Generator, group: np.ndarray, n: int) -> np.ndarray:
     return np.sqrt(0.5) * (rng.normal(size=(len(group), n)) + rng.normal(size=(group.max() + 1, n))[group])
 
 
-def draw(rng: np.random.Generator, metric: str, group: np.ndarray) -> tuple[list[Task], list[Answered]]:
-    """Draw tasks, and what the reference and its rivals answer."""
+def draw(rng: np.random.Generator, metric: str, group: np.ndarray, n_fits: int) -> tuple[list[Task], list[Answered]]:
+    """Draw tasks, and what the fits of the reference and of its rivals answer."""
     signal, noise = rng.normal(size=(len(group), TASKS)), shared(rng, group, TASKS)
-    answers = [signal + shared(rng, group, TASKS) for _ in range(1 + max(RIVALS))]
+    errors = [shared(rng, group, TASKS) for _ in range(1 + max(RIVALS))]
+    scales = rng.lognormal(0, SPREAD if n_fits > 1 else 0, (len(errors), n_fits))
+    answers = [[signal + scale * error for scale in own] for own, error in zip(scales, errors, strict=True)]
     if metric == "r2":
         tasks = [Task(name=f"y{t}", kind="regression", metric=metric) for t in range(TASKS)]
-        return tasks, [Answered(signal + noise, [list(each.T)]) for each in answers]
+        return tasks, [Answered(signal + noise, [list(fit.T) for fit in each]) for each in answers]
     tasks = [Task(name=f"y{t}", kind="binary", metric=metric, classes=(0, 1)) for t in range(TASKS)]
     y = (signal + noise > 1).astype(float)
-    return tasks, [Answered(y, [[np.column_stack([-p, p]) for p in each.T]]) for each in answers]
+    return tasks, [Answered(y, [[np.column_stack([-p, p]) for p in fit.T] for fit in each]) for each in answers]
 
 
-def rejections(metric: str, size: int, seeds: Iterable[int]) -> Iterator[tuple[int, bool, bool]]:
+def rejections(metric: str, size: str, n_fits: int, seeds: Iterable[int]) -> Iterator[tuple[int, bool, bool]]:
     """Yield numbers of rivals, and whether some was rejected on average, and on some task."""
-    group = np.arange(ROWS) // size
+    group = groups_of(size)
     for seed in seeds:
-        tasks, (reference, *rivals) = draw(np.random.default_rng([seed, size]), metric, group)
+        tasks, (reference, *rivals) = draw(np.random.default_rng([seed, SIZES.index(size)]), metric, group, n_fits)
         found = {str(r): differences_of(tasks, each, reference, None, group)[0] for r, each in enumerate(rivals)}
         for n in RIVALS:
             tables = differences_at_once({name: found[name] for name in list(found)[:n]})
@@ -51,9 +66,9 @@ def rejections(metric: str, size: int, seeds: Iterable[int]) -> Iterator[tuple[i
             yield n, overall, by_task
 
 
-def report(metric: str, size: int, replications: int) -> dict[str, str]:
+def report(metric: str, size: str, n_fits: int, replications: int) -> dict[str, str]:
     """Return the shares of rejections in percent, with their standard errors."""
-    found = [*rejections(metric, size, range(replications))]
+    found = [*rejections(metric, size, n_fits, range(replications))]
     cells = {}
     for column, where in ((1, "on average"), (2, "on some task")):
         for n in RIVALS:
@@ -67,11 +82,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the benchmark; the arguments are those of the command line."""
     options = speed_parser("null_rejection", __doc__, metrics=METRICS, sizes=SIZES)
     options.add_argument("--replications", type=int, default=1_000, help="default: 1000; 20 with --quick")
+    options.add_argument("--fits", type=int, default=1, help="fits of every model, by as many seeds; default: 1")
     chosen = options.parse_args(argv)
     n = 20 if chosen.quick else chosen.replications
     for metric in chosen.metrics:
-        table = {f"groups of {size}": report(metric, int(size), n) for size in chosen.sizes}
-        print_table(f"{metric}: rejections in % of {n} comparisons of equal models", table)
+        table = {f"groups of {size}": report(metric, size, chosen.fits, n) for size in chosen.sizes}
+        print_table(f"{metric}, {chosen.fits} fits: rejections in % of {n} comparisons of equal models", table)
 
 
 if __name__ == "__main__":

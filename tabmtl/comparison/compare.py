@@ -112,7 +112,8 @@ def compare(
         last also draws the rows to test. ``verbose=1`` shows the fits, and a line for every model. And one of the
         comparison itself: with ``seeds=3`` every model is fitted by three seeds, from ``random_state`` up. Scores,
         differences and times are then means over these fits, and the errors of scores and differences hold the spread
-        over seeds. ``models`` and ``calibration`` are of the first seed.
+        over seeds, of which two or three say little: intervals are wide then, see :class:`Comparison`. ``models`` and
+        ``calibration`` are of the first seed.
 
     Returns
     -------

@@ -64,9 +64,10 @@ class Comparison:
     Notes
     -----
     The intervals are over draws of the rows to test, or of their groups where these are given, see
-    `tabmtl.metrics.intervals`; with several seeds they hold the spread over seeds too. Those of differences are wide
-    enough to hold together: if all models were equal, about one of twenty comparisons would have an interval of a
-    mean difference that leaves 0 out, and about one of twenty an interval of a single task. The best of several models
+    `tabmtl.metrics.intervals`. Those of differences are wide enough to hold together: if all models were equal, about
+    one of twenty comparisons would have an interval of a mean difference that leaves 0 out, and about one of twenty an
+    interval of a single task. With several seeds they hold the spread over seeds too, and are rather too wide than too
+    narrow: two or three seeds say little of their spread. The best of several models
     scores somewhat better here than on new rows, because these rows have chosen it.
     """
 

@@ -12,16 +12,21 @@ squared (Liang and Zeger, Biometrika 73, 1986). Without groups every row is a un
 Rare classes dominate the error. The influences of a class in a unit are divided by the root of 1 - its share of the
 rows of the class (Bell and McCaffrey, Survey Methodology 28, 2002), which is n / (n - 1) for the squares of n equal
 units. The quantile is Student's with Satterthwaite's degrees of freedom over the classes, as Brunner and Munzel
-(Biometrical Journal 42, 2000) use them for placement values, and at most one less than there are units. Shares have
-their bounds on the logit scale, losses and 1 - R² on the logarithmic one: bounds stay where scores can be, and lean to
-the side where few rows can surprise. No perfect score is certain: with m rows in the rarer class, m disjoint pairs of
-rows are all in order with probability AUC^m, so the bound of a perfect AUC at level 1 - a is (a / 2)^(1 / m) (Clopper
-and Pearson, 1934), and that of a mean over classes is the mean of theirs. No share may have a better bound than a
-perfect one.
+(Biometrical Journal 42, 2000) use them for placement values, and at most one less than there are units, where unequal
+ones count as the equal ones whose shares of the rows have the same sum of squares. Shares have their bounds on the
+logit scale, losses and 1 - R² on the logarithmic one: bounds stay where scores can be, and lean to the side where few
+rows can surprise. No perfect score is certain: with m rows in the rarer class, m disjoint pairs of rows are all in
+order with probability AUC^m, so the bound of a perfect AUC at level 1 - a is (a / 2)^(1 / m) (Clopper and Pearson,
+1934), and that of a mean over classes is the mean of theirs. No share may have a better bound than a perfect one.
+
+Several fits add the error of their spread over seeds. Two or three seeds tell little of it, and Satterthwaite's degrees
+of freedom would trust them too much: rows and seeds each have their error times their own quantile, and the squares of
+both sum to that of the margin, which holds at least as often as it says (Banerjee, Sankhya A 23, 1961).
 
 Several differences are judged at once by the largest of them in standard errors: its quantile is that of normal values
 with the correlations of the influences, as multipliers of the influences would give it (Chernozhukov, Chetverikov and
-Kato, Annals of Statistics 41, 2013), turned into a level that each interval has to have by itself.
+Kato, Annals of Statistics 41, 2013), turned into a level that each interval has to have by itself. Errors over seeds
+count as independent there, since so few cannot tell which models move together.
 
 scipy and scikit-learn have no DeLong. The package confidenceinterval has, but ranks in float32 by Python loops, leaves
 weights out of the variance and fails on a class of one row: hence this module.
@@ -52,8 +57,8 @@ _SHARES = {*_OF_CLASSES, "accuracy"}
 #: A share this close to 0 or 1 differs from it by rounding only.
 _ROUNDING = 1e-12
 
-#: Draws of a joint quantile, and bundles of units that tell its correlations.
-_DRAWS, _BUNDLES = 10_000, 4_096
+#: Draws of a joint quantile, how many are made at once, and bundles of units that tell its correlations.
+_DRAWS, _BLOCK, _BUNDLES = 10_000, 1_000, 1_024
 
 
 class ScoreInterval(NamedTuple):
@@ -88,7 +93,8 @@ class Estimate:
     influence : ndarray of shape (U,)
         Of the units; the squares sum to the variance of the mean of the scores.
     freedom : float
-        Degrees of freedom of the standard error; 0 where there is none, see `no_interval_reason`.
+        Degrees of freedom of the error over rows; 0 where there is none, see `no_interval_reason`. The error over seeds
+        has one less than there are seeds.
     sizes : ndarray of int, shape (K,)
         Units of each class, or of all rows if the metric does not compare classes.
     """
@@ -114,6 +120,11 @@ class Estimate:
         """Standard error of the score."""
         return float(np.linalg.norm(self.influence))
 
+    @property
+    def errors(self) -> np.ndarray:
+        """Standard errors over rows and over seeds; their squares sum to that of the `error`."""
+        return np.array([np.linalg.norm(self.influence[own]) for own in (self.units >= 0, self.units < 0)])
+
     def interval(self, level: float = 0.95) -> ScoreInterval:
         """Return the score with its symmetric interval, which is None where there is no standard error."""
         if not self.freedom:
@@ -123,7 +134,8 @@ class Estimate:
 
     def margin(self, level: float) -> float:
         """Return half the width of the symmetric interval."""
-        return self.error * float(stats.t.ppf((1 + level) / 2, self.freedom))
+        freedoms = [self.freedom, max(1, len(self.scores) - 1)]
+        return float(np.linalg.norm(self.errors * stats.t.ppf((1 + level) / 2, freedoms)))
 
 
 def score_interval(
@@ -315,13 +327,11 @@ def estimate(
             of_rows, part = task_influences(task, y, output, sample_weight)
             influence = influence + sign * of_rows / len(fits)
     unit = (np.arange(len(y)) if group is None else group)[counted(y, sample_weight)]
-    n_classes = int(part.max()) + 1
-    if len(fits) > 1:  # seeds are drawn too, each a unit of one more class
-        influence = np.append(influence, (scores - scores.mean()) / len(scores))
-        part = np.append(part, np.full(len(scores), n_classes))
-        unit = np.append(unit, -1 - np.arange(len(scores)))
     units, of_units, freedom, sizes = join_units(influence, part, unit)
-    return Estimate(scores, units, of_units, freedom, sizes[:n_classes])
+    if len(fits) > 1:  # seeds are drawn too
+        units = np.append(units, -1 - np.arange(len(fits)))
+        of_units = np.append(of_units, (scores - scores.mean()) / math.sqrt(len(fits) * (len(fits) - 1)))
+    return Estimate(scores, units, of_units, freedom, sizes)
 
 
 def estimate_tasks(
@@ -356,7 +366,8 @@ def mean_estimate(estimates: Sequence[Estimate]) -> Estimate:
     freedom = 0.0
     if all(each.freedom for each in estimates):
         ends = np.cumsum([len(each.units) for each in estimates])
-        shares = [part.sum() for part in np.split(parts * influence[place], ends[:-1])]  # of the variance
+        of_rows = np.where(units < 0, 0, influence)
+        shares = [part.sum() for part in np.split(parts * of_rows[place], ends[:-1])]  # of the variance over rows
         roots = sum(abs(share) / math.sqrt(each.freedom) for share, each in zip(shares, estimates, strict=True))
         freedom = float(sum(shares) / roots) ** 2 if roots > 0 else math.inf
     scores = np.mean([each.scores for each in estimates], axis=0)
@@ -368,12 +379,19 @@ def joint_level(estimates: Sequence[Estimate], level: float = 0.95) -> float:
     moving = [each for each in estimates if each.freedom and each.error > 0]
     if len(moving) < 2:
         return level
-    # some thousand bundles of units tell the correlations of any number of units
-    bundled = np.array([np.bincount(each.units % _BUNDLES, each.influence, _BUNDLES) for each in moving])
-    bundled /= np.linalg.norm(bundled, axis=1, keepdims=True)
-    rng, correlation = np.random.default_rng(0), bundled @ bundled.T
-    drawn = rng.multivariate_normal(np.zeros(len(moving)), correlation, _DRAWS, check_valid="ignore", method="eigh")
-    return 1 - 2 * float(stats.norm.sf(np.quantile(np.abs(drawn).max(axis=1), level)))
+    # a thousand bundles tell the correlations of any number of rows; few seeds tell none, and none is the safe guess
+    n_bundles = int(min(_BUNDLES, 1 + max(each.units.max() for each in moving)))
+    of_rows = [(each.units % n_bundles, np.where(each.units < 0, 0, each.influence)) for each in moving]
+    bundled = np.array([np.bincount(unit, influence, n_bundles) for unit, influence in of_rows])
+    root = np.linalg.qr(bundled.T, mode="r")  # no more rows than models and tasks, and the same correlations
+    over_seeds = np.array([each.errors[1] for each in moving])
+    total, rng = np.hypot(np.linalg.norm(root, axis=0), over_seeds), np.random.default_rng(0)
+    largest = []
+    for _ in range(_DRAWS // _BLOCK):
+        drawn = rng.standard_normal((_BLOCK, len(root))) @ root
+        drawn += rng.standard_normal(drawn.shape) * over_seeds
+        largest.append(np.abs(drawn / total).max(axis=1))
+    return 1 - 2 * float(stats.norm.sf(np.quantile(largest, level)))
 
 
 def no_interval_reason(
@@ -391,9 +409,10 @@ def no_interval_reason(
     sizes = join_units(np.zeros(len(part)), part, unit)[-1]
     if sizes.min() > 1:
         return None
-    has = "one single labelled row" if group is None else "labelled rows of one single group"
+    of_group = "one single group of labelled rows (without `groups`, equal rows are a group)"
+    has = "one single labelled row" if group is None else of_group
     if len(sizes) == 1:
-        return f"there {'is' if group is None else 'are'} {has}"
+        return f"there is {has}"
     rarest = int(y[rows][part == sizes.argmin()][0])
     return f"the class {task.classes[rarest] if task.classes else rarest!r} has {has}"
 
@@ -470,8 +489,9 @@ def join_units(
     variance = np.bincount(of_class, summed**2)
     total = variance.sum()
     freedom = total**2 / (variance**2 / (sizes - 1)).sum() if total > 0 else math.inf
-    # classes that meet in a unit do not vary by themselves
-    return units, np.bincount(of_unit, summed), min(float(freedom), len(units) - 1), sizes
+    # classes that meet in a unit do not vary by themselves, and small units add little to a large one
+    n_equal = len(unit) ** 2 / np.square(np.bincount(unit)).sum()
+    return units, np.bincount(of_unit, summed), min(float(freedom), max(1.0, float(n_equal - 1))), sizes
 
 
 def task_influences(

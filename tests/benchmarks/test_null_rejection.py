@@ -11,14 +11,26 @@ from benchmarks import null_rejection as benchmark
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benchmark, "ROWS", 120)
-    monkeypatch.setattr(benchmark, "RIVALS", (1, 2))
+    monkeypatch.setattr(benchmark, "RIVALS", (1, 5))
+    monkeypatch.setattr(benchmark, "SIZES", ("1", "10", benchmark.UNEQUAL))
 
 
 @pytest.mark.parametrize("metric", benchmark.METRICS)
-def test_every_number_of_rivals_has_its_shares(metric: str) -> None:
-    cells = benchmark.report(metric, 5, 4)
-    assert list(cells) == ["1 on average", "2 on average", "1 on some task", "2 on some task"]
-    assert all(float(cell.split(" ± ")[0]) <= 50 for cell in cells.values())
+def test_equal_models_are_seldom_told_apart(metric: str) -> None:
+    """It would be 20 % and more if groups were ignored, or if every interval held by itself alone."""
+    cells = benchmark.report(metric, "10", 1, 40)
+    assert list(cells) == ["1 on average", "5 on average", "1 on some task", "5 on some task"]
+    assert float(cells["5 on some task"].split(" ± ")[0]) <= 10
+
+
+def test_equal_models_of_two_seeds_are_seldom_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark, "SPREAD", 0.5)
+    cells = benchmark.report("r2", "1", 2, 40)  # Satterthwaite's degrees of freedom alone reject 22 %
+    assert float(cells["5 on average"].split(" ± ")[0]) <= 10
+
+
+def test_unequal_groups_are_a_half_and_tens() -> None:
+    assert np.bincount(benchmark.groups_of(benchmark.UNEQUAL)).tolist() == [60, *[10] * 6]
 
 
 def test_rows_of_a_group_share_half_of_their_errors() -> None:
@@ -35,4 +47,4 @@ def test_a_better_model_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
         return tasks, [reference, *(each._replace(fits=[list(each.y.T)]) for each in rivals)]
 
     monkeypatch.setattr(benchmark, "draw", draw)
-    assert {told for _, *both in benchmark.rejections("r2", 1, range(2)) for told in both} == {True}
+    assert {told for _, *both in benchmark.rejections("r2", "10", 1, range(2)) for told in both} == {True}

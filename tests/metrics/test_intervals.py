@@ -305,7 +305,7 @@ def test_intervals_over_groups_hold_as_often_as_they_say(sizes):
 def test_a_class_of_one_group_has_no_interval():
     y, group = np.repeat([0.0, 1.0], [40, 5]), np.repeat(np.arange(9), 5)
     score = two_columns(np.random.default_rng(0).normal(size=45))
-    with pytest.warns(TabmtlWarning, match="the class 'yes' has labelled rows of one single group"):
+    with pytest.warns(TabmtlWarning, match="the class 'yes' has one single group of labelled rows"):
         found = score_interval(LATE, y, score, group=group)
     assert found.score is not None and found[1:] == (None, None, None)
 
@@ -355,11 +355,33 @@ def test_the_spread_over_seeds_is_a_part_of_the_error():
     singles = [score_difference(task, y, y / k, reference) for k in (2, 3, 4)]
     assert moved.score == pytest.approx(np.mean([each.score for each in singles]))
     assert moved.spread == pytest.approx(np.std([each.score for each in singles], ddof=1))
-    of_rows = estimate(task, y, [y / 2, y / 3, y / 4], [reference] * 3).influence[3:]
+    of_rows = moved.influence[moved.units >= 0]
     assert moved.error**2 == pytest.approx(np.square(of_rows).sum() + moved.spread**2 / 3)
-    assert moved.freedom < steady.freedom
+    assert steady.interval() == pytest.approx(score_difference(task, y, y / 2, reference))
+    assert moved.margin(0.95) > moved.spread / math.sqrt(3) * stats.t.ppf(0.975, 2)
     twice = mean_estimate([moved, moved])
     assert twice.interval() == pytest.approx(moved.interval()) and twice.spread == pytest.approx(moved.spread)
+
+
+def test_few_seeds_are_trusted_as_little_as_they_deserve():
+    """The spread of two seeds has one degree of freedom, and does not tell which models move together."""
+    rng = np.random.default_rng(0)
+    y, (task,) = rng.normal(size=400), delays("a")
+    found = []
+    for _ in range(9):
+        fits, references = np.split(y + 1e-3 * rng.normal(size=(4, 400)) * rng.uniform(1, 9, size=(4, 1)), 2)
+        found.append(estimate(task, y, fits, references))
+    for each in [*found, mean_estimate(found)]:
+        assert each.margin(0.95) == pytest.approx(12.7062 * each.spread / math.sqrt(2), rel=0.05)
+    assert joint_level(found) > 0.95 ** (1 / 7)  # nearly independent, for all that is known
+
+
+def test_small_groups_beside_a_large_one_add_little_certainty():
+    rng = np.random.default_rng(0)
+    y, (task,) = rng.normal(size=400), delays("a")
+    for sizes, freedom in (([200, *[10] * 20], 400**2 / (200**2 + 20 * 10**2) - 1), ([20] * 20, 19), ([399, 1], 1)):
+        group = np.repeat(np.arange(len(sizes)), sizes)
+        assert estimate(task, y, [y + rng.normal(size=400)], (), None, group).freedom == pytest.approx(freedom)
 
 
 def test_a_task_of_few_rows_does_not_rule_the_mean():
