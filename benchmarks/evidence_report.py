@@ -388,10 +388,9 @@ def write(records: Sequence[Record], folder: Path, progress: tuple[int, int], ro
     draw_labels(labels, folder / FIGURE)
     plot = f"![Score of a target against its number of labels]({{}}{FIGURE})\n"
     full = compare(frame.filter(part="full"), ("set",))
-    to_lightgbm = compare(frame.filter(part="full"), ("set",), (LIGHTGBM,))
     mulan = compare(frame.filter(part="mulan"), ("set",), is_error=True)
     missing = compare(frame.filter(part="missing"), ("set", "amount"))
-    chance = chance_note([*labels, *full, *to_lightgbm, *mulan, *missing])
+    chance = chance_note([*labels, *full, *mulan, *missing])
     summary = f"{summary_table(labels)}\n{chance}\n{missed(goals)}"
     rivers = rivers_table(frame.filter(part="rf1"), "fold", PUBLISHED)
     blocks = rivers_table(frame.filter(part="blocks"), "block")

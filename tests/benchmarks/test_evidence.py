@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -213,6 +214,7 @@ def test_a_call_runs_what_is_missing_and_the_report_holds_it(
     mean = np.mean([record["scores"]["AUC"]["male"] for record in own])
     row = next(line for line in page.splitlines() if line.startswith("| portal | male | AUC | 40 |"))
     assert f"{mean:.4f}" in row
+    assert f"{len(re.findall(r'[+-][0-9.]+[*]* ± ', page))} differences of the page have an error" in page
     assert "| all |" in readme.read_text()
     assert "old" not in readme.read_text()
     assert readme.read_text().endswith("<!-- /evidence -->\nafter\n")
