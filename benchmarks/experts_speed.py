@@ -41,7 +41,8 @@ from tabmtl import APEM, PLE, STEM, AdaTT, HoME, MMoE, MultiTabNet, SharedBottom
 from tabmtl.estimators.mixture import MixtureEstimator
 from tabmtl.estimators.network import NetworkEstimator
 from tabmtl.nn.embeddings import CategoricalEmbedding
-from tabmtl.schema import Batch, Columns, Task
+from tabmtl.schema import Batch, Columns
+from tabmtl.targets import Task
 from tabmtl.training.losses import MultiTaskLoss
 from tabmtl.training.optimizer import Optimizer
 from tabmtl.training.table_loop import TableLoop

@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks.harness import print_table, speed_parser
 from tabmtl.comparison.judging import Answered, differences_at_once, differences_of
-from tabmtl.schema import Task
+from tabmtl.targets import Task
 
 ROWS, TASKS = 600, 2
 METRICS = ("r2", "roc_auc")

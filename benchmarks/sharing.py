@@ -148,7 +148,7 @@ class CatBoost:
         data = Coded(
             train=rows.rows(kept),
             val=rows.rows(held_out),
-            kinds=tuple(task.kind for task in tasks),
+            kinds=tuple(task.kind.name for task in tasks),
             n_numeric=rows.x_num.shape[1],
         )
         params = {"random_seed": self._seed, "thread_count": 1, "early_stopping_rounds": PATIENCE}

@@ -22,7 +22,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.harness import at_least, at_most, compare, latency, least_cpu_time, say, speed_parser
 from benchmarks.peers.multitabnet import PlainNetwork, plain_loss, train_plain
 from tabmtl.models.multitabnet import MultiTabNet, MultiTabNetwork
-from tabmtl.schema import Batch, Columns, Task
+from tabmtl.schema import Batch, Columns
+from tabmtl.targets import Task
 from tabmtl.training.epochs import run_epochs
 from tabmtl.training.losses import MultiTaskLoss
 from tabmtl.training.table_loop import TableLoop
@@ -63,7 +64,7 @@ class Shape:
     def rows(self, n: int) -> Batch:
         """Draw n random rows."""
         labels = [
-            torch.randn(n) if task.kind == "regression" else torch.randint(max(2, task.width), (n,)).float()
+            torch.randn(n) if not task.is_classification else torch.randint(max(2, task.width), (n,)).float()
             for task in self.tasks
         ]
         codes = [torch.randint(c + 2, (n,), dtype=torch.int32) for c in self.cardinalities]

@@ -114,7 +114,7 @@ def open_split(name: str, seed: int, folder: Path | None) -> Split:
         encoding={"transform": "none", "min_frequency": 1},
     )
     train, val, test = (coder.read(*frames[part]) for part in rows)
-    kinds = tuple(task.kind for task in coder.labels.tasks)
+    kinds = tuple(task.kind.name for task in coder.labels.tasks)
     coded = Coded(train=train, val=val, kinds=kinds, n_numeric=len(data.numeric))
     names = tuple(task.name for task in coder.labels.tasks)
     units = units_of(data)[rows["train"]]

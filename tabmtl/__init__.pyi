@@ -54,9 +54,9 @@ from .schema import IndexMismatchWarning as IndexMismatchWarning
 from .schema import PerfectFeatureWarning as PerfectFeatureWarning
 from .schema import TabmtlWarning as TabmtlWarning
 from .schema import TargetInFeaturesWarning as TargetInFeaturesWarning
-from .schema import Task as Task
 from .schema import TimeLimitWarning as TimeLimitWarning
 from .storage.persist import ModelFileError as ModelFileError
 from .storage.persist import load as load
+from .targets import Task as Task
 
 __version__: str

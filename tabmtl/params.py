@@ -26,13 +26,12 @@ from dataclasses import fields
 from difflib import get_close_matches
 from functools import cache, partial
 from numbers import Integral, Real
-from types import NoneType, UnionType
+from types import MappingProxyType, NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from tabmtl.schema import Task
-from tabmtl.storage.stored import own_class
+from tabmtl.storage.stored import describe_kind, kind_class, own_class
 
 Rule = Callable[[str, Any], None]
 
@@ -287,8 +286,8 @@ def to_json(name: str, value: Any) -> Any:
         return None  # a loaded model draws nothing
     if isinstance(value, np.ndarray | np.generic):
         return to_json(name, value.tolist())
-    if isinstance(value, Task):
-        return {"task": {field.name: to_json(name, getattr(value, field.name)) for field in fields(value)}}
+    if hasattr(value, "is_quadratic") or type(value) is own_class("Task"):
+        return _describe_target(name, value)
     if hasattr(type(value), "_from_params") or _is_lightgbm(value):
         return _describe_estimator(name, value)
     if isinstance(value, tuple):
@@ -303,6 +302,13 @@ def to_json(name: str, value: Any) -> Any:
         f"the parameter {name}={value!r} cannot be saved without pickle; set it to a plain value "
         "(number, text, list, dict with text keys, or Task) before saving"
     )
+
+
+def _describe_target(name: str, value: Any) -> dict[str, Any]:
+    """Return a Task, or the kind of one, as JSON."""
+    if hasattr(value, "is_quadratic"):
+        return {"kind": to_json(name, describe_kind(value, {}))}
+    return {"task": {field.name: to_json(name, getattr(value, field.name)) for field in fields(value)}}
 
 
 def _describe_estimator(name: str, estimator: Any) -> dict[str, Any]:
@@ -324,8 +330,8 @@ def _is_lightgbm(value: Any) -> bool:
     return type(value).__module__.startswith("lightgbm.") and type(value).__name__ in _LIGHTGBM
 
 
-def from_json(value: Any) -> Any:
-    """Return the hyper-parameter that `to_json` described.
+def from_json(value: Any, kinds: Mapping[str, type] = MappingProxyType({})) -> Any:
+    """Return the hyper-parameter that `to_json` described; ``kinds`` are those of targets outside of the package.
 
     Raises
     ------
@@ -333,27 +339,30 @@ def from_json(value: Any) -> Any:
         If `to_json` never described it.
     """
     if isinstance(value, list):
-        return [from_json(item) for item in value]
+        return [from_json(item, kinds) for item in value]
     if not isinstance(value, dict):
         return value
     ((tag, content),) = value.items()
     if tag == "task":
-        return Task(**{key: from_json(item) for key, item in content.items()})
+        return own_class("Task")(**{key: from_json(item, kinds) for key, item in content.items()})
+    if tag == "kind":
+        facts = from_json(content, kinds) if isinstance(content, dict) else {"kind": content}
+        return kind_class(facts.pop("kind"), kinds)(**facts)
     if tag == "tuple":
-        return tuple(from_json(item) for item in content)
+        return tuple(from_json(item, kinds) for item in content)
     if tag == "lightgbm" and content["class"] in _LIGHTGBM:
         import lightgbm
 
-        params = from_json(content["params"])
+        params = from_json(content["params"], kinds)
         _check_lightgbm(params, "lightgbm")
         return getattr(lightgbm, content["class"])(**params)
     if tag == "estimator":
         cls = own_class(content["class"])
         if not hasattr(cls, "_from_params"):
             raise ValueError(f"a parameter is a {content['class']!r}, which is no estimator of tabmtl")
-        return cls._from_params(content["params"])
+        return cls._from_params(content["params"], kinds)
     if tag == "dict":
-        return {key: from_json(item) for key, item in content.items()}
+        return {key: from_json(item, kinds) for key, item in content.items()}
     raise ValueError(f"a parameter is tagged {tag!r}, which this release does not know")
 
 
@@ -378,9 +387,9 @@ def describe_params(params: Mapping[str, Any], training_code: Collection[str] = 
     return {name: to_json(f"{prefix}{name}", value) for name, value in kept.items()}
 
 
-def read_params(described: Mapping[str, Any]) -> dict[str, Any]:
+def read_params(described: Mapping[str, Any], kinds: Mapping[str, type]) -> dict[str, Any]:
     """Return the hyper-parameters of an estimator that `to_json` described one by one."""
-    params = {name: from_json(value) for name, value in described.items()}
+    params = {name: from_json(value, kinds) for name, value in described.items()}
     _check_jobs(params)
     return params
 

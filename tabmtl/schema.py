@@ -1,4 +1,4 @@
-"""Facts about targets and features: frozen, plain, and free of any frame or tensor."""
+"""Facts about rows and features, and words to the user: plain, and free of any frame or tensor."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from html import escape
 from types import FrameType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from tabmtl.processes.group import Group
-
-Kind = Literal["binary", "multiclass", "regression"]
 
 #: Codes of a categorical feature that every column reserves before its own levels.
 MISSING, UNSEEN, FIRST_LEVEL = 0, 1, 2
@@ -113,80 +111,6 @@ def describe_error(error: BaseException) -> str:
 
 class DivergenceError(ValueError):
     """Error for training that is no longer finite; a lower learning rate is the usual cure."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Task:
-    """One target: its name, the kind of its values, and its score.
-
-    Parameters
-    ----------
-    name : str
-        Name of the target, equal to its column of ``y``.
-    kind : {"binary", "multiclass", "regression"}
-        Kind of the values.
-    classes : tuple, optional
-        The class labels in the order of the columns of ``predict_proba``. Left out, they are learned from the
-        labels in ``fit``: in the order of an ordered category (of pandas, or an Enum of polars), else sorted. For a
-        binary task, the second is the positive class.
-    metric : str, optional
-        Name of the score in :mod:`tabmtl.metrics.scores`; default ROC AUC for classification (macro one-vs-rest for
-        many classes) and R² for regression.
-    weight : float, default=1.0
-        Factor of the task's loss in training. Must be finite and not negative.
-
-    Raises
-    ------
-    ValueError
-        If the kind is unknown, the classes do not fit the kind, the weight is not a finite number >= 0, or the name or
-        a class is no valid Unicode.
-    """
-
-    name: str
-    kind: Kind
-    classes: tuple | None = None
-    metric: str | None = None
-    weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.kind not in ("binary", "multiclass", "regression"):
-            raise ValueError(
-                f"task {self.name!r}: kind must be 'binary', 'multiclass' or 'regression', got {self.kind!r}"
-            )
-        if not 0 <= self.weight < float("inf"):
-            raise ValueError(f"task {self.name!r}: weight must be a finite number >= 0, got {self.weight!r}")
-        classes = () if self.classes is None else tuple(self.classes)
-        invalid = [text for text in (self.name, *classes) if isinstance(text, str) and not is_unicode(text)]
-        if invalid:
-            raise ValueError(f"task {self.name!r}: {invalid[0]!r} is no valid Unicode; rename it")
-        if self.classes is None:
-            return
-        object.__setattr__(self, "classes", classes)
-        if self.kind == "regression":
-            raise ValueError(f"task {self.name!r}: a regression task has no classes, got {self.classes!r}")
-        if self.kind == "binary" and len(self.classes) != 2:
-            raise ValueError(f"task {self.name!r}: a binary task has two classes, got {self.classes!r}")
-
-    @property
-    def is_classification(self) -> bool:
-        """Whether the target holds class labels."""
-        return self.kind != "regression"
-
-    @property
-    def width(self) -> int:
-        """Number of raw scores a model gives for this task: one, or one per class of a multiclass task."""
-        return len(self.classes or ()) if self.kind == "multiclass" else 1
-
-
-class Tasks(tuple[Task, ...]):
-    """The tasks of a fitted estimator, which a notebook shows as a table."""
-
-    def _repr_html_(self) -> str:
-        rows = [
-            (each.name, each.kind, "" if each.classes is None else ", ".join(map(str, each.classes)), each.metric or "")
-            for each in self
-        ]
-        return html_table(("task", "kind", "classes", "metric"), rows)
 
 
 @dataclass(frozen=True, kw_only=True)

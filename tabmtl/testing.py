@@ -43,8 +43,9 @@ from sklearn.metrics import r2_score
 import tabmtl
 from tabmtl.estimators.docstrings import documented
 from tabmtl.estimators.tables import MultiTaskEstimator
-from tabmtl.schema import FewLabelsWarning, PerfectFeatureWarning, TabmtlWarning, Task
+from tabmtl.schema import FewLabelsWarning, PerfectFeatureWarning, TabmtlWarning
 from tabmtl.storage.persist import load
+from tabmtl.targets import Task
 
 #: Set where an estimator has the parameter; on the CPU, the bits of two runs can be compared.
 _SETTINGS: dict[str, Any] = {
@@ -793,7 +794,7 @@ class _Mixed(_EveryEstimator):
     def check_an_array_of_objects_holds_mixed_targets(self) -> None:
         from_frame, X, y = self.fitted()
         from_array = self.fresh().fit(X, y.to_pandas().to_numpy(dtype=object))
-        assert [task.kind for task in from_array.tasks_] == ["binary", "multiclass", "regression"]
+        assert [task.kind.name for task in from_array.tasks_] == ["binary", "multiclass", "regression"]
         predicted = from_array.predict(X)
         assert predicted.dtype == object
         assert [tuple(row) for row in predicted] == from_frame.predict(X).rows()
@@ -861,7 +862,7 @@ class _Long(_EveryEstimator):
         for kind, labels_of in _KINDS.items():
             y = labels_of(numbers)
             estimator = self.fresh().fit(X, y)
-            assert [(task.name, task.kind) for task in estimator.tasks_] == [(name, kind) for name in _SCHOOLS]
+            assert [(task.name, task.kind.name) for task in estimator.tasks_] == [(name, kind) for name in _SCHOOLS]
             predicted = estimator.predict(X)
             assert (predicted.name, predicted.dtype, len(predicted)) == (y.name, y.dtype, len(X))
             whole = answers(estimator, X)

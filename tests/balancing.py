@@ -5,7 +5,7 @@ from torch import nn
 
 from tabmtl.models.shared_bottom import SharedBottom
 from tabmtl.nn.layers import MLP, Boundary, Dropout, TaskLinear, Towers
-from tabmtl.schema import Task
+from tabmtl.targets import Task
 from tabmtl.training.balance import Balancer
 from tabmtl.training.balance.gradient_joins import GRADIENT_JOINS
 from tabmtl.training.balance.loss_weights import LOSS_WEIGHTS

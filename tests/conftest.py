@@ -9,6 +9,9 @@ from contextlib import chdir
 import pytest
 from hypothesis import settings
 
+# The first database of a process is told by a line of MLflow's log, wherever a test reads what was printed.
+os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+
 # Time is measured nowhere: a busy machine is slow. `make test-all` draws more examples.
 settings.register_profile("quick", deadline=None, max_examples=40)
 settings.register_profile("all", deadline=None, max_examples=100)

@@ -13,7 +13,7 @@ from typing import Any
 import lightgbm as lgb
 import numpy as np
 
-from tabmtl.schema import Batch, Kind
+from tabmtl.schema import Batch
 from tabmtl.trees import tree_matrix
 
 BASELINES = ("pooled", "task_id", "per_task")
@@ -29,7 +29,7 @@ class Coded:
 
     train: Batch
     val: Batch
-    kinds: tuple[Kind, ...]
+    kinds: tuple[str, ...]
     n_numeric: int
 
 
@@ -86,7 +86,7 @@ def fit_baseline(method: str, data: Coded, params: Mapping[str, Any]) -> Boosted
     return Boosted(groups=groups, boosters=boosters, with_id=with_id, center=center, scale=scale)
 
 
-def group_tasks(kinds: Sequence[Kind], *, alone: bool) -> list[list[int]]:
+def group_tasks(kinds: Sequence[str], *, alone: bool) -> list[list[int]]:
     """Return the tasks of every model: one task each, or all tasks of a kind."""
     if alone:
         return [[t] for t in range(len(kinds))]

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from tabmtl.models.multitabnet import MultiTabNet, MultiTabNetwork
-from tabmtl.schema import Batch, Columns, Task
+from tabmtl.schema import Batch, Columns
+from tabmtl.targets import Task
 from tabmtl.training.epochs import schedule
 
 
@@ -115,9 +116,9 @@ def plain_loss(scores: Sequence[Tensor], y: Tensor, tasks: Sequence[Task]) -> Te
     """Return the sum of the tasks' mean losses."""
     total = y.new_zeros(())
     for t, task in enumerate(tasks):
-        if task.kind == "binary":
+        if task.is_binary:
             total = total + F.binary_cross_entropy_with_logits(scores[t][:, 0], y[:, t])
-        elif task.kind == "multiclass":
+        elif task.is_classification:
             total = total + F.cross_entropy(scores[t], y[:, t].long())
         else:
             total = total + F.mse_loss(scores[t][:, 0], y[:, t])

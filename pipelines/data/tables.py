@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import polars as pl
@@ -13,12 +13,10 @@ import polars as pl
 from tabmtl import tuning
 from tabmtl.pipelines.data import files
 from tabmtl.pipelines.terminal import near
-from tabmtl.schema import Kind
 
 if TYPE_CHECKING:
     from tabmtl.metrics.intervals import ScoreInterval
 
-_KINDS: tuple[Kind, ...] = get_args(Kind)
 TEXT = (pl.String, pl.Categorical, pl.Enum)
 _PLAIN = {"transform": "none", "min_frequency": 1}  # encoding of features that no model reads
 
@@ -64,7 +62,7 @@ class Dataset:
     table: pl.LazyFrame
     numeric: tuple[str, ...]
     categorical: tuple[str, ...]
-    tasks: dict[str, Kind]
+    tasks: dict[str, str]
     licence: str
     source: str
     task_column: str | None = None
@@ -309,7 +307,7 @@ def open_table(source: DataSource, *, whole: bool = False) -> TableRows:
     return TableRows(name=name, parts=chosen, facts=facts, split=split, origin=origin, groups=groups)
 
 
-Read = tuple[pl.DataFrame, dict[str, Kind | None], str | None, pl.Series | None]
+Read = tuple[pl.DataFrame, dict[str, str | None], str | None, pl.Series | None]
 
 
 def _read_set(source: DataSource) -> Read:
@@ -325,7 +323,7 @@ def _read_set(source: DataSource) -> Read:
     for name in kinds:
         if name not in data.tasks:
             raise ValueError(f"{source.data} has no target {name!r}: {near(name, [*data.tasks])}")
-    tasks: dict[str, Kind | None]
+    tasks: dict[str, str | None]
     tasks = {name: kinds.get(name) or kind for name, kind in data.tasks.items() if not kinds or name in kinds}
     with files.readable(source.data):
         parts = [data.features, data.targets.select(list(tasks)), data.split, data.table.select(data.groups or [])]
@@ -340,7 +338,7 @@ def _read_table(source: DataSource) -> Read:
     return frame, *read_roles(source, frame, source.data), None
 
 
-def read_roles(source: DataSource, frame: pl.DataFrame, name: str) -> tuple[dict[str, Kind | None], str | None]:
+def read_roles(source: DataSource, frame: pl.DataFrame, name: str) -> tuple[dict[str, str | None], str | None]:
     """Return the kinds of the targets of a frame, None where not declared, and the task column."""
     tasks = _kinds(source.target, frame.columns)
     if not tasks:
@@ -352,14 +350,16 @@ def read_roles(source: DataSource, frame: pl.DataFrame, name: str) -> tuple[dict
     return tasks, source.task_column
 
 
-def _kinds(texts: list[str], columns: Sequence[str]) -> dict[str, Kind | None]:
+def _kinds(texts: list[str], columns: Sequence[str]) -> dict[str, str | None]:
     """Return the names of the targets, with their kinds where declared."""
-    found: dict[str, Kind | None] = {}
+    from tabmtl.targets import KINDS
+
+    found: dict[str, str | None] = {}
     for text in texts:
         name, _, declared = text.rpartition("=")
-        kind = next((kind for kind in _KINDS if kind == declared), None)
+        kind = declared if declared in KINDS else None
         if not kind and text not in columns and name in columns:
-            raise ValueError(f"--target {text}: unknown kind {declared!r}: {near(declared, _KINDS)}")
+            raise ValueError(f"--target {text}: unknown kind {declared!r}: {near(declared, [*KINDS])}")
         name = name if kind else text
         if name in found:
             raise ValueError(f"--target names {name!r} twice")

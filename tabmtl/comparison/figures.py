@@ -20,7 +20,7 @@ from tabmtl.plots import (
     LeaderboardDisplay,
 )
 from tabmtl.plots.display import Display, load_pyplot
-from tabmtl.schema import Task
+from tabmtl.targets import Task
 
 _MOST_PANELS, _MOST_CURVES = 12, 6
 

@@ -18,7 +18,8 @@ from tabmtl.metrics.intervals import (
     no_interval_reason,
 )
 from tabmtl.metrics.scores import check_metric, counted, each_task, undefined_reason
-from tabmtl.schema import TabmtlWarning, Task, warn_user
+from tabmtl.schema import TabmtlWarning, warn_user
+from tabmtl.targets import Task
 
 #: Columns of a comparison, and their types.
 COLUMNS: dict[str, Any] = {"model": pl.String, "task": pl.String, "metric": pl.String}
@@ -153,7 +154,7 @@ def calibration_of(tasks: Sequence[Task], y: np.ndarray, outputs: Answers, own: 
 def _bins(task: Task, y: np.ndarray, output: np.ndarray) -> pl.DataFrame:
     rows = counted(y, None)
     labels, answers = y[rows], output[rows]
-    if task.kind == "binary":
+    if task.is_binary:
         predicted = answers[:, 1]
     elif task.is_classification:
         predicted, labels = answers.max(axis=1), labels == answers.argmax(axis=1)

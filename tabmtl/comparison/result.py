@@ -16,8 +16,9 @@ from tabmtl.comparison.figures import draw_figures
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.models.independent import IndependentTasks
 from tabmtl.plots import ComparisonDisplay
-from tabmtl.schema import Task, counted
+from tabmtl.schema import counted
 from tabmtl.storage.atomic import write_file
+from tabmtl.targets import Task
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,14 +16,13 @@ import polars.selectors as cs
 from tabmtl.encode.cures import Library, by_kind, by_numbers
 from tabmtl.encode.numeric import LeanPickle, describe_numbers
 from tabmtl.encode.read import read_targets, read_weights
-from tabmtl.encode.tasks import DeclaredTasks, as_values, class_values, declared_tasks, fit_task, is_text, settle_funnel
+from tabmtl.encode.tasks import DeclaredTasks, declared_tasks, fit_task
 from tabmtl.encode.write import ORDERED, Origin, write_targets
-from tabmtl.params import near
-from tabmtl.schema import Task, in_command, warn_user
+from tabmtl.schema import in_command, warn_user
 from tabmtl.storage.stored import POSITIVE, Stored
-
-#: Labels are squared in losses, and trees hold them in single precision.
-LARGEST_LABEL = 1e37
+from tabmtl.targets import Task
+from tabmtl.targets.classes import class_values
+from tabmtl.targets.funnel import settle_funnel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +68,9 @@ class LabelCoder(LeanPickle):
         if not all(0 <= step < len(self.tasks) for step in self.chain):
             raise ValueError(f"the steps of the funnel are {self.chain}, expected numbers below {len(self.tasks)}")
         for task in self.tasks:
-            if task.is_classification and not 1 < len(class_values(task)) == len(set(task.classes or ())):
+            if task.is_classification and not 1 < len(class_values(task.name, task.classes)) == len(
+                set(task.classes or ())
+            ):
                 raise ValueError(f"task {task.name!r} has the classes {task.classes}, expected several distinct ones")
 
     @classmethod
@@ -111,11 +112,15 @@ class LabelCoder(LeanPickle):
         coder = cls.learn(
             frame, origin, declared=declared, force=force, task_levels=task_levels, maybe_whole=maybe_whole
         )
-        values = coder._encode_columns(frame)
-        for j, task in enumerate(coder.column_tasks()):
-            if task.kind == "regression":
-                coder.center[j], coder.scale[j] = center_and_scale(values[:, j])
-        return coder
+        return coder.scaled([*coder._encode_columns(frame).T])
+
+    def scaled(self, values: Sequence[np.ndarray]) -> LabelCoder:
+        """Return labels whose standardised columns have the mean and the standard deviation of values."""
+        center, scale = np.zeros(len(values)), np.ones(len(values))
+        for j, (task, own) in enumerate(zip(self.column_tasks(), values, strict=True)):
+            if task.kind.is_standardized:
+                center[j], scale[j] = center_and_scale(own)
+        return replace(self, center=center, scale=scale)
 
     @classmethod
     def learn(
@@ -160,7 +165,7 @@ class LabelCoder(LeanPickle):
             tasks=tuple(fitted),
             origin=replace(origin, categories=_with_unseen(origin.categories, fitted)),
             names=tuple(labels.columns),
-            dtypes=tuple(_output_dtype(labels[task.name], task) for task in fitted),
+            dtypes=tuple(task.kind.dtype(labels[task.name], task.classes) for task in fitted),
             center=np.zeros(len(fitted)),
             scale=np.ones(len(fitted)),
         )
@@ -204,7 +209,9 @@ class LabelCoder(LeanPickle):
 
     def _encode_columns(self, frame: pl.DataFrame) -> np.ndarray:
         pairs = zip(frame.iter_columns(), self.column_tasks(), strict=True)
-        return np.column_stack([_encode_column(series, task) for series, task in pairs])
+        # a name like "^a$" would be a pattern
+        columns = [task.kind.encode(series.alias(""), task.name, task.classes) for series, task in pairs]
+        return np.column_stack(columns)
 
     def column_tasks(self) -> tuple[Task, ...]:
         """Return one task per column of y: in the long layout the tasks differ in name only."""
@@ -218,18 +225,9 @@ class LabelCoder(LeanPickle):
 
     def outputs(self, scores: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Turn raw scores (n, width) per column of y into probabilities (n, K), or values (n,) in own units."""
-        results = []
-        for j, (score, task) in enumerate(zip(scores, self.column_tasks(), strict=True)):
-            score = score.astype(np.float64)
-            if task.kind == "regression":
-                results.append(score[:, 0] * self.scale[j] + self.center[j])
-            elif task.kind == "binary":
-                # for one row, numpy's clip takes longer than the exp
-                results.append(both_classes(1 / (1 + np.exp(-np.minimum(np.maximum(score[:, 0], -700), 700)))))
-            else:
-                exponent = np.exp(score - score.max(axis=1, keepdims=True))
-                results.append(exponent / exponent.sum(axis=1, keepdims=True))
-        return results
+        parts = zip(scores, self.column_tasks(), self.center, self.scale, strict=True)
+        with np.errstate(over="ignore"):  # 1 / (1 + inf) is 0
+            return [task.kind.answers(score.astype(np.float64), own, unit, np) for score, task, own, unit in parts]
 
     def decode(self, outputs: Sequence[np.ndarray], index: Any = None) -> Any:
         """Turn outputs per column of y into predictions in y's container, with its names and dtypes.
@@ -242,12 +240,13 @@ class LabelCoder(LeanPickle):
             Row labels of the answer where y was pandas.
         """
         columns = {}
-        for output, classes, name, dtype in zip(outputs, self._classes, self.names, self.dtypes, strict=True):
+        parts = zip(self.column_tasks(), outputs, self._classes, self.names, self.dtypes, strict=True)
+        for task, output, classes, name, dtype in parts:
+            found = task.kind.decide(output)
             if classes is None:
-                columns[name] = pl.Series(output, dtype=dtype)
+                columns[name] = pl.Series(found, dtype=dtype)
             else:
-                best = pl.Series(np.argmax(output, axis=1).astype(np.uint32))  # the type by which polars looks up
-                columns[name] = classes[best].cast(dtype)
+                columns[name] = classes[pl.Series(found.astype(np.uint32))].cast(dtype)  # by which polars looks up
         return write_targets(pl.DataFrame(columns), self.origin, index)
 
     def probabilities(self, outputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
@@ -268,7 +267,8 @@ class LabelCoder(LeanPickle):
     @cached_property
     def _classes(self) -> tuple[pl.Series | None, ...]:
         """Class labels per column of y, None of a regression."""
-        return tuple(class_values(task) if task.is_classification else None for task in self.column_tasks())
+        tasks = self.column_tasks()
+        return tuple(class_values(task.name, task.classes) if task.is_classification else None for task in tasks)
 
 
 def probability_names(tasks: Sequence[Task]) -> list[list[str]]:
@@ -285,13 +285,6 @@ def probability_names(tasks: Sequence[Task]) -> list[list[str]]:
     if twice is not None:
         raise ValueError(f"two probabilities would be called {twice!r}, <task>=<class>; rename a task or a class")
     return names
-
-
-def both_classes(positive: np.ndarray) -> np.ndarray:
-    """Return probabilities (n, 2) of a binary task, given those of its second class (n,)."""
-    both = np.empty((len(positive), 2))  # for one row, numpy's column_stack takes several times as long
-    both[:, 0], both[:, 1] = 1 - positive, positive
-    return both
 
 
 def _read(y: Any) -> tuple[pl.DataFrame, Origin]:
@@ -326,7 +319,7 @@ def _warn_of_text(tasks: Sequence[Task], labels: pl.DataFrame, origin: Origin) -
     for task in tasks:
         if labels[task.name].dtype != pl.String or are_categories[task.name] is not None:
             continue
-        found = describe_numbers(class_values(task))
+        found = describe_numbers(class_values(task.name, task.classes))
         if found is not None:
             cure = by_numbers(library, task.name, "y", is_flat=origin.ndim == 1)
             warn_user(
@@ -348,40 +341,6 @@ def _without_weightless(frame: pl.DataFrame, sample_weight: Any) -> tuple[pl.Dat
     return pl.DataFrame(columns), weight
 
 
-def _encode_column(series: pl.Series, task: Task) -> np.ndarray:
-    series = series.alias("")  # a name like "^a$" would be a pattern
-    if not task.is_classification:
-        if is_text(series) and series.dtype != pl.Boolean:
-            raise ValueError(f"task {task.name!r} expects numbers, got labels of type {series.dtype}")
-        values = series.cast(pl.Float64).to_numpy()
-        if np.isinf(values).any():
-            raise ValueError(f"task {task.name!r}: a label is infinite; replace it by null or a finite number")
-        largest = float(np.abs(values, where=~np.isnan(values), out=np.zeros(len(values))).max(initial=0.0))
-        if largest > LARGEST_LABEL:
-            raise ValueError(
-                f"task {task.name!r}: a label has the size {largest:.3g}, and models compute in single precision, "
-                f"which ends at {LARGEST_LABEL:.0e}; divide the labels, or take their logarithm"
-            )
-        return values
-    expected = list(task.classes or ())
-    labels, classes = as_values(series), as_values(class_values(task))
-    if labels.null_count() == len(labels):
-        return np.full(len(labels), np.nan)
-    if (classes.dtype == pl.String) != (labels.dtype == pl.String):
-        raise ValueError(f"task {task.name!r}: labels are {series.dtype}, expected ones like {expected[:5]}")
-    if classes.dtype != labels.dtype:
-        common = pl.Float64 if classes.dtype.is_float() or labels.dtype.is_float() else pl.Int128
-        labels, classes = labels.cast(common), classes.cast(common)
-    codes = labels.replace_strict(classes, np.arange(float(len(classes))), default=None, return_dtype=pl.Float64)
-    unknown = series.filter(codes.is_null() & labels.is_not_null())
-    if len(unknown):
-        hint = near(unknown[0], [label for label in expected if isinstance(label, str)])
-        raise ValueError(
-            f"task {task.name!r}: the label {unknown[0]!r} was not seen in fit{hint}; expected one of {expected}"
-        )
-    return codes.to_numpy()
-
-
 def _with_unseen(categories: Sequence[tuple | None], tasks: Sequence[Task]) -> tuple[tuple | None, ...]:
     """Add declared classes to the categories of pandas that lack them."""
     return tuple(
@@ -398,12 +357,3 @@ def center_and_scale(values: np.ndarray) -> tuple[float, float]:
         farthest = float(np.abs(present - center).max())  # the squares of tiny numbers are 0
         scale = farthest * float((present / farthest).std()) if farthest > 0 else 1.0
     return center, scale or 1.0
-
-
-def _output_dtype(series: pl.Series, task: Task) -> pl.DataType:
-    if task.is_classification:
-        dtype = series.dtype
-        # an Enum cannot hold a declared class that it lacks
-        lacks = isinstance(dtype, pl.Enum) and not set(task.classes or ()) <= set(dtype.categories)
-        return pl.String() if lacks else dtype
-    return pl.Float32() if series.dtype == pl.Float32 else pl.Float64()

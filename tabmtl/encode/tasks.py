@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
-import numpy as np
 import polars as pl
 
 from tabmtl.encode.cures import by_kind
 from tabmtl.params import near
-from tabmtl.schema import Kind, TabmtlWarning, Task
+from tabmtl.schema import TabmtlWarning
+from tabmtl.targets import Kind, Task
+from tabmtl.targets.classes import found_classes
+from tabmtl.targets.values import is_text
 
 
 def check_tasks(name: str, value: Any) -> None:
@@ -25,7 +27,7 @@ def check_tasks(name: str, value: Any) -> None:
         )
 
 
-DeclaredTasks = Annotated[Mapping[str, Kind | Task] | Sequence[Task] | None, check_tasks]
+DeclaredTasks = Annotated[Mapping[str, str | Kind | Task] | Sequence[Task] | None, check_tasks]
 
 _MAX_INFERRED_CLASSES = 20
 
@@ -93,55 +95,29 @@ def fit_task(
     if declared is not None:
         if force and declared.is_classification != (force == "classification"):
             raise ValueError(
-                f"task {name!r} is declared {declared.kind!r}, but this estimator is for {force} alone; use the mixed "
+                f"task {name!r} is declared '{declared.kind}', but this estimator is for {force} alone; use the mixed "
                 "estimator, whose name has no Classifier or Regressor at its end, or declare another kind"
             )
-        return _with_classes(declared, present, order)
+        return _learned(declared, present, order)
     if force == "regression" and is_text(present) and present.dtype != pl.Boolean:
         raise ValueError(
             f"task {name!r} holds text ({present.dtype}), and a regressor expects numbers; cast it to numbers, or "
             "use a classifier or the mixed estimator"
         )
     if force == "regression" or (force is None and not is_category and _is_regression(name, present, may_be_whole)):
-        return _with_classes(Task(name=name, kind="regression"), present)
+        return _learned(Task(name=name, kind="regression"), present)
     if not is_category and force and present.dtype.is_float() and not (present == present.round()).all():
         raise ValueError(
             f"Unknown label type: task {name!r} holds continuous numbers, and a classifier expects classes; "
             "use a regressor or the mixed estimator"
         )
-    classes = _classes(present, order)
-    return _with_classes(Task(name=name, kind="binary" if len(classes) == 2 else "multiclass"), present, order)
+    kind = "binary" if len(found_classes(present, order)) == 2 else "multiclass"
+    return _learned(Task(name=name, kind=kind), present, order)
 
 
-def is_text(series: pl.Series) -> bool:
-    """Return whether the values can only be classes."""
-    return series.dtype in (pl.String, pl.Categorical, pl.Enum, pl.Boolean)
-
-
-def class_values(task: Task) -> pl.Series:
-    """Return the classes of a task, text, booleans or numbers.
-
-    Raises
-    ------
-    TypeError
-        If they are something else or a mixture.
-    """
-    classes = list(task.classes or ())
-    if all(isinstance(label, int) and not isinstance(label, bool) for label in classes):
-        return pl.Series(classes, dtype=pl.Int128)
-    for kinds, dtype in ((bool, pl.Boolean), (str, pl.String), (int | float, pl.Float64)):
-        if all(isinstance(label, kinds) for label in classes):
-            return pl.Series(classes, dtype=dtype, strict=False)
-    raise TypeError(f"task {task.name!r}: classes must be all text, all booleans or all numbers, got {classes}")
-
-
-def as_values(series: pl.Series) -> pl.Series:
-    """Return class labels as text or numbers that can be compared; a missing one is null."""
-    if series.dtype in (pl.Categorical, pl.Enum):
-        return series.cast(pl.String)
-    if series.dtype == pl.Boolean:
-        return series.cast(pl.UInt8)
-    return series.fill_nan(None) if series.dtype.is_float() else series
+def _learned(task: Task, present: pl.Series, order: Sequence | None = None) -> Task:
+    """Complete a task by its labels."""
+    return replace(task, classes=task.kind.learn(present, task.name, task.classes, order))
 
 
 def _present(series: pl.Series) -> pl.Series:
@@ -184,99 +160,3 @@ def _is_regression(name: str, present: pl.Series, may_be_whole: bool) -> bool:
         stacklevel=2,
     )
     return is_regression
-
-
-def _classes(present: pl.Series, order: Sequence | None) -> tuple:
-    """Return the classes that occur, in the order of all categories, or of an Enum, or sorted."""
-    values = (present.cast(pl.String) if present.dtype == pl.Categorical else present).unique().sort().to_list()
-    if order is not None:
-        found = set(values)
-        return tuple(category for category in order if category in found)
-    return tuple(values)
-
-
-def _with_classes(task: Task, present: pl.Series, order: Sequence | None = None) -> Task:
-    """Complete a task by the classes among its labels, or check the declared ones."""
-    if task.kind == "regression":
-        if is_text(present) and present.dtype != pl.Boolean:
-            raise ValueError(
-                f"task {task.name!r} is a regression task, but its labels are text ({present.dtype}); cast y to "
-                "numbers, or declare the task 'binary' or 'multiclass'"
-            )
-        return task
-    seen = _classes(present, order)
-    if task.classes is not None:
-        plain = tuple(label.item() if isinstance(label, np.generic) else label for label in task.classes)
-        task = replace(task, classes=plain)  # which JSON can hold
-        unknown = [label for label in seen if label not in (task.classes or ())]
-        if unknown:
-            raise ValueError(
-                f"task {task.name!r}: labels {unknown} are not among its classes {list(task.classes or ())}"
-            )
-    elif len(seen) == 1:
-        raise ValueError(
-            f"task {task.name!r} has only one class, {seen[0]!r}, among its labels; a classifier needs at "
-            "least two classes: drop the task, or declare its classes"
-        )
-    elif task.kind == "binary" and len(seen) != 2:
-        raise ValueError(
-            f"task {task.name!r} is binary, but its labels have {len(seen)} classes, such as {list(seen[:3])}; "
-            "declare it 'multiclass', or 'regression' for numbers"
-        )
-    return replace(task, classes=task.classes or seen)
-
-
-def settle_funnel(values: np.ndarray, tasks: Sequence[Task], chain: Sequence[int]) -> np.ndarray:
-    """Make the labels of a funnel mean «this step and all before it», over all rows.
-
-    After a step that is 0, all later ones are 0: a missing label becomes 0, and a 1 (a conversion without a click)
-    contradicts the step before. A missing label before a 1 stays missing, although it can only be 1: filling in ones
-    only would make a step look too frequent.
-
-    Parameters
-    ----------
-    values : ndarray of shape (n, T)
-        Labels, NaN = unlabelled; 1 is the second of a task's classes.
-    tasks : sequence of Task
-    chain : sequence of int
-        Indices of the steps, in order; may be empty.
-
-    Returns
-    -------
-    ndarray of shape (n, T)
-
-    Warns
-    -----
-    TabmtlWarning
-        If a step is labelled 1 after a 0; the warning names the first 0 of a row and the first 1 after it, and counts
-        the rows.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from tabmtl.schema import Task
-    >>> tasks = [Task(name=name, kind="binary") for name in ("click", "conversion")]
-    >>> settle_funnel(np.array([[0, np.nan], [1, 1], [1, np.nan]]), tasks, [0, 1]).tolist()
-    [[0.0, 0.0], [1.0, 1.0], [1.0, nan]]
-    """
-    if not chain:
-        return values
-    steps = values[:, list(chain)]
-    ended = np.maximum.accumulate(steps == 0, axis=1)
-    against = ended & (steps == 1)
-    rows = against.any(axis=1)
-    pairs = np.column_stack([ended[rows].argmax(axis=1), against[rows].argmax(axis=1)])
-    for (before, after), count in zip(*np.unique(pairs, axis=0, return_counts=True), strict=True):
-        first, second = tasks[chain[before]], tasks[chain[after]]
-        yes, no = (second.classes or (0, 1))[1], (first.classes or (0, 1))[0]
-        warnings.warn(
-            f"{count} of {len(values)} rows have {second.name}={yes!r} although {first.name}={no!r}; they count "
-            f"as not {second.name!r}, for task_chain says that it needs {first.name!r} before. If the order or the "
-            "classes are meant otherwise, change task_chain, or declare tasks={name: Task(name=name, kind='binary', "
-            "classes=(<not taken>, <taken>))}",
-            TabmtlWarning,
-            stacklevel=2,
-        )
-    settled = values.copy()
-    settled[:, list(chain)] = np.where(ended, 0, steps)
-    return settled

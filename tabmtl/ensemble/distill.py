@@ -14,14 +14,13 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 import torch
-import torch.nn.functional as F
 from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from tabmtl.encode import TableCoder
 from tabmtl.encode.features import FeatureCoder
-from tabmtl.encode.labels import LabelCoder, center_and_scale
+from tabmtl.encode.labels import LabelCoder
 from tabmtl.ensemble.folds import read_frame
 from tabmtl.estimators.base import draw_seed
 from tabmtl.estimators.network import NetworkEstimator
@@ -30,7 +29,8 @@ from tabmtl.model_selection.folds import train_valid_split
 from tabmtl.models.shared_bottom import SharedBottom, SharedBottomClassifier, SharedBottomRegressor
 from tabmtl.params import RandomState
 from tabmtl.processes.group import ALONE, entered
-from tabmtl.schema import Batch, Task
+from tabmtl.schema import Batch
+from tabmtl.targets import Task
 from tabmtl.training.losses import MultiTaskLoss
 from tabmtl.training.table_loop import Evaluate
 
@@ -111,7 +111,7 @@ def distill(
     frame = read_frame(teacher._check_columns(X), teacher._coder)
     coder = _fit_features(teacher._coder, frame, student)
     answers = teacher._read_and_answer(frame if coder.named else frame.to_numpy())
-    coder = replace(coder, labels=_scaled(coder.labels, answers))
+    coder = replace(coder, labels=coder.labels.scaled(answers))
     batch, valid = replace(coder.read(frame), y=_targets(coder.labels, answers)), None
     if student.early_stopping:
         batch, valid = _split(batch, coder.labels, student.validation_fraction, seed)
@@ -139,7 +139,7 @@ class DistillationLoss(MultiTaskLoss):
         self._columns = labels.column_tasks()
         self._widths = [task.width for task in self._columns]
         parts = torch.from_numpy(targets).split(self._widths, dim=1)
-        variation = torch.stack([_variation(part, task) for part, task in zip(parts, self._columns, strict=True)])
+        variation = torch.stack([task.kind.variation(part) for part, task in zip(parts, self._columns, strict=True)])
         self._variation = torch.where(variation > _LEAST_VARIATION, variation, 1.0)
 
     def labelled(self, y: Tensor) -> Tensor:
@@ -149,31 +149,8 @@ class DistillationLoss(MultiTaskLoss):
     def _rows(self, scores: Sequence[Tensor], y: Tensor, long: bool) -> Tensor:
         """Return the distance of every cell, (B, T) or (B, 1)."""
         parts = zip(scores, y.split(self._widths, dim=1), self._columns, strict=True)
-        rows = torch.stack([_distance(score.float(), target, task) for score, target, task in parts], dim=1)
+        rows = torch.stack([task.kind.distance(score.float(), target) for score, target, task in parts], dim=1)
         return rows / self._variation.to(rows.device)
-
-
-def _distance(scores: Tensor, target: Tensor, task: Task) -> Tensor:
-    """Return the distances (B,) of raw scores (B, width) to targets (B, width)."""
-    if task.kind == "regression":
-        return (scores - target).square().sum(dim=1)
-    if task.kind == "binary":
-        losses = F.binary_cross_entropy_with_logits(scores, target, reduction="none")
-        return (losses - _entropy(target)).sum(dim=1)
-    return F.cross_entropy(scores, target, reduction="none") - torch.special.entr(target).sum(dim=1)
-
-
-def _entropy(p: Tensor) -> Tensor:
-    """Return the entropy of two classes, given the probability of one."""
-    return torch.special.entr(p) + torch.special.entr(1 - p)
-
-
-def _variation(target: Tensor, task: Task) -> Tensor:
-    """Return the mean distance of targets (n, width) to their mean."""
-    if task.kind == "regression":
-        return target.var(correction=0)
-    entropy = _entropy if task.kind == "binary" else torch.special.entr
-    return (entropy(target.mean(dim=0)) - entropy(target).mean(dim=0)).sum()
 
 
 def _untrained(teacher: MultiTaskEstimator, network: NetworkEstimator | None) -> NetworkEstimator:
@@ -215,23 +192,10 @@ def _split(batch: Batch, labels: LabelCoder, share: float, seed: int) -> tuple[B
     return batch.rows(train), batch.rows(valid)
 
 
-def _scaled(labels: LabelCoder, answers: Sequence[np.ndarray]) -> LabelCoder:
-    """Return labels whose regressions are standardised by the teacher's answers."""
-    center, scale = np.zeros(len(answers)), np.ones(len(answers))
-    for j, (task, answer) in enumerate(zip(labels.column_tasks(), answers, strict=True)):
-        if task.kind == "regression":
-            center[j], scale[j] = center_and_scale(answer)
-    return replace(labels, center=center, scale=scale)
-
-
 def _targets(labels: LabelCoder, answers: Sequence[np.ndarray]) -> np.ndarray:
     """Return answers as labels (n, W) of `DistillationLoss`."""
-    columns = []
-    for j, (task, answer) in enumerate(zip(labels.column_tasks(), answers, strict=True)):
-        if task.kind == "regression":
-            columns.append((answer[:, None] - labels.center[j]) / labels.scale[j])
-        else:
-            columns.append(answer[:, 1:] if task.kind == "binary" else answer)
+    parts = zip(labels.column_tasks(), answers, labels.center, labels.scale, strict=True)
+    columns = [task.kind.answered_means(answer, center, scale) for task, answer, center, scale in parts]
     return np.concatenate(columns, axis=1, dtype=np.float32)
 
 

@@ -10,10 +10,10 @@ import numpy as np
 import polars as pl
 
 from tabmtl.encode import TableCoder
-from tabmtl.encode.tasks import class_values
 from tabmtl.model_selection import MultiTaskKFold
 from tabmtl.model_selection.stratify import Strata
-from tabmtl.schema import Batch, TabmtlWarning, Task
+from tabmtl.schema import Batch, TabmtlWarning
+from tabmtl.targets import Task
 
 #: Folds by the labels of the scarcest task, and by the rows of a large table.
 _FOLDS_BY_LABELS = ((100, 10), (500, 8))
@@ -139,11 +139,7 @@ def read_frame(X: Any, coder: TableCoder) -> pl.DataFrame:
 
 def _labels(tasks: tuple[Task, ...], y: np.ndarray) -> pl.DataFrame:
     """Return encoded labels (n, C) in their own units and classes."""
-    columns = {}
-    for task, values in zip(tasks, y.T, strict=True):
-        series = pl.Series(values).fill_nan(None)
-        columns[task.name] = class_values(task).gather(series.cast(pl.UInt32)) if task.is_classification else series
-    return pl.DataFrame(columns)
+    return pl.DataFrame({task.name: task.kind.decode(own, task.classes) for task, own in zip(tasks, y.T, strict=True)})
 
 
 def _count_folds(strata: Strata, batch: Batch) -> int:

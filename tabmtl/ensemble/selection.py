@@ -8,9 +8,11 @@ from functools import cached_property
 
 import numpy as np
 
-from tabmtl.metrics.intervals import auc_within, standard_error, task_influences
+from tabmtl.metrics.classes import auc_within
+from tabmtl.metrics.intervals import standard_error, task_influences
 from tabmtl.metrics.scores import check_metric, score_task, undefined_reason
-from tabmtl.schema import Task, warn_user
+from tabmtl.schema import warn_user
+from tabmtl.targets import Task
 
 #: Labels that judge a task: of each of two classes, or of a regression. Below, the other tasks decide.
 LEAST_OF_CLASS, LEAST_VALUES = 5, 10

@@ -12,14 +12,13 @@ from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.model_selection import GridSearchCV
 
 from tabmtl.encode import LabelCoder
-from tabmtl.schema import Task
 from tabmtl.storage.stored import POSITIVE, Stored
+from tabmtl.targets import Task
 
 _PENALTIES = np.logspace(-1, 4, 11)
 _INVERSE_PENALTIES = np.logspace(-3, 1, 5)
 _FEW, _LEAST_OF_CLASS = 2_000, 5  # labels that choose the penalty of a classification by folds
 _LEAST_VALUES = 3  # of a regression; leave-one-out cannot choose a penalty by fewer
-_RARE = 1e-6  # least probability that counts
 _NEVER = -20.0  # score of a class without labels
 
 
@@ -116,14 +115,8 @@ def _own_columns(tasks: Sequence[Task]) -> list[slice]:
 
 def _scores(labels: LabelCoder, answers: Sequence[np.ndarray]) -> np.ndarray:
     """Return answers to all tasks as scores (n, O): log odds, log probabilities, standardised values."""
-    columns = []
-    for t, (task, answer) in enumerate(zip(labels.tasks, answers, strict=True)):
-        if task.kind == "regression":
-            columns.append(((answer - labels.center[t]) / labels.scale[t])[:, None])
-            continue
-        logs = np.log(np.clip(answer, _RARE, 1.0))
-        columns.append(logs[:, 1:] - logs[:, :1] if task.kind == "binary" else logs)
-    return np.concatenate(columns, axis=1)
+    parts = zip(labels.tasks, answers, labels.center, labels.scale, strict=True)
+    return np.concatenate([t.kind.unlink(t.kind.answered_means(a, *units), np) for t, a, *units in parts], axis=1)
 
 
 def _constants(labels: LabelCoder, y: np.ndarray, weight: np.ndarray | None, parts: Sequence[np.ndarray]) -> np.ndarray:
@@ -134,19 +127,17 @@ def _constants(labels: LabelCoder, y: np.ndarray, weight: np.ndarray | None, par
         answers = []
         for t, task in enumerate(labels.tasks):
             rows = part[weight[part, t] * ~np.isnan(y[part, t]) > 0]
-            values, own = y[rows, t], weight[rows, t]
-            if task.is_classification:
-                counts = np.bincount(values.astype(np.intp), own, len(task.classes or ()))
-                answers.append((counts / max(own.sum(), 1e-300))[None])
+            if task.is_classification or len(rows):
+                answers.append(task.kind.constant(y[rows, t], weight[rows, t], task.classes))
             else:
-                answers.append(np.array([np.average(values, weights=own) if len(rows) else labels.center[t]]))
+                answers.append(labels.center[t : t + 1])
         found.append(_scores(labels, answers)[0])
     return np.array(found)
 
 
 def _model(task: Task, features: np.ndarray, y: np.ndarray, weight: np.ndarray) -> RidgeCV | LogisticRegression:
     """Return the unfitted model of a task; a classification of few labels chooses its penalty by folds."""
-    if task.kind == "regression":
+    if not task.is_classification:
         return RidgeCV(alphas=_PENALTIES)
     model = LogisticRegression(max_iter=1_000)
     counts = np.unique(y, return_counts=True)[1]
@@ -165,13 +156,13 @@ def _fit(
     slope, start = np.zeros((features.shape[1], task.width)), np.zeros(task.width)
     if not len(y):
         return slope, start
-    if task.kind == "regression" and len(y) < _LEAST_VALUES:
-        return slope, np.array([np.average(y, weights=weight)])
-    if task.kind == "regression":
+    if not task.is_classification and (len(y) < _LEAST_VALUES or not task.kind.is_quadratic):
+        return slope, task.kind.start(np.array([np.average(y, weights=weight)]))
+    if not task.is_classification:
         model.fit(features, y, sample_weight=weight)
         return model.coef_[:, None], np.array([model.intercept_])
     present = np.unique(y.astype(np.intp))
-    if task.kind == "multiclass":
+    if not task.is_binary:
         start = np.where(np.isin(np.arange(task.width), present), 0.0, _NEVER)
     elif len(present) == 1:
         start = np.array([-_NEVER if present[0] else _NEVER])
@@ -179,6 +170,6 @@ def _fit(
         return slope, start
     model.fit(features, y, sample_weight=weight)
     # with two classes, scikit-learn gives the log odds of the second
-    scored = slice(None) if task.kind == "binary" else present[1:] if len(present) == 2 else present
+    scored = slice(None) if task.is_binary else present[1:] if len(present) == 2 else present
     slope[:, scored], start[scored] = model.coef_.T, model.intercept_
     return slope, start

@@ -16,9 +16,10 @@ from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.estimators.docstrings import complete_docstring
 from tabmtl.params import check_fields, describe_params, near, read_params
-from tabmtl.schema import Tasks, is_asked_by_sklearn
+from tabmtl.schema import is_asked_by_sklearn
 from tabmtl.storage.persist import write_folder
 from tabmtl.storage.stored import Saved, put_together, take_apart
+from tabmtl.targets import Tasks
 from tabmtl.training.checkpoint import checkpoint_of
 from tabmtl.training.watch import Watched
 
@@ -109,14 +110,14 @@ class SavableEstimator(Watched, BaseEstimator):
 
     @classmethod
     def _from_saved(cls, saved: Saved) -> Self:
-        estimator = cls._from_params(saved.facts["params"])
+        estimator = cls._from_params(saved.facts["params"], saved.kinds)
         estimator._restore(cls._read_state(saved))
         return estimator
 
     @classmethod
-    def _from_params(cls, described: Mapping[str, Any]) -> Self:
+    def _from_params(cls, described: Mapping[str, Any], kinds: Mapping[str, type]) -> Self:
         """Return an unfitted estimator with the parameters that a file describes."""
-        params = read_params(described)
+        params = read_params(described, kinds)
         # parameters left out were code, which the check of the others may look at
         cls(**params, **{name: _left_out for name in cls._training_code if name not in params})._check_params()
         return cls(**params)

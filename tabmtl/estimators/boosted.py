@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from tabmtl.encode.cache import StoredRows
 
 _NO_REFIT = "no fit of all rows, so that the one without the rows set aside is kept"
-_OBJECTIVES = {"binary": "binary sigmoid:1", "multiclass": "multiclass num_class:{}", "regression": "regression"}
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -92,7 +91,7 @@ class BoostedEstimator(LightGBMOptions, MultiTaskEstimator):
         labels, own = self._coder.labels, self.tasks_[index]
         column = 0 if labels.task_levels is not None else index
         scale, center = float(labels.scale[column]), float(labels.center[column])
-        return self._export(index, _OBJECTIVES[own.kind].format(own.width), scale, center)
+        return self._export(index, own.kind.lightgbm_link(own.width), scale, center)
 
     def encode(self, X: Any) -> np.ndarray:
         """Encode rows for the models of `export_task`.
@@ -201,8 +200,9 @@ class BoostedEstimator(LightGBMOptions, MultiTaskEstimator):
         attributes, model = self._attributes(coder, fit), clone(self)
         model._set_fitted(coder, attributes)
         # ranks estimate the rows of leaves otherwise, so that their texts of one tree differ in these
-        saved = Saved(**rows.group.broadcast(vars(take_apart(model._state()))))
-        model._restore(self._read_state(saved))
+        own = take_apart(model._state())
+        sent = rows.group.broadcast({name: part for name, part in vars(own).items() if name != "kinds"})
+        model._restore(self._read_state(Saved(**sent, kinds=own.kinds)))
         return {name: getattr(model, name) for name in attributes}
 
     def _data_params(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from tabmtl.encode.tasks import declared_tasks
 from tabmtl.estimators.network import NetworkEstimator, VectorEstimator
 from tabmtl.nn.layers import Towers
 from tabmtl.params import Rate, Widths, near
-from tabmtl.schema import Task
+from tabmtl.targets import Task
 
 #: Classes of text whose sorted order is beyond doubt.
 _NO_YES = {("no", "yes"), ("n", "y"), ("false", "true"), ("f", "t"), ("0", "1")}
@@ -53,7 +53,7 @@ class FunnelEstimator(NetworkEstimator):
             if unknown:
                 what = f"tasks that y does not have: {unknown}{near(unknown[0], index)}"
             raise ValueError(f"task_chain {chain} names {what}; the tasks are {list(index)}")
-        others = {name: tasks[index[name]].kind for name in chain if tasks[index[name]].kind != "binary"}
+        others = {name: str(tasks[index[name]].kind) for name in chain if not tasks[index[name]].is_binary}
         if others:
             raise ValueError(f"the steps of task_chain must be binary tasks, got {others}; leave them out of the chain")
         if self.task_column is not None:

@@ -19,7 +19,8 @@ from tabmtl.nn.embeddings import EMBEDDING_STD
 from tabmtl.nn.experts import Activation, Experts, Norm
 from tabmtl.nn.layers import Towers
 from tabmtl.params import CountOrZero, Rate
-from tabmtl.schema import Batch, TabmtlWarning, Task
+from tabmtl.schema import Batch, TabmtlWarning
+from tabmtl.targets import Task
 from tabmtl.training.predict import represent_rows
 
 _INSPECTED_ROWS = 10_000

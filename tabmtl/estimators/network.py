@@ -25,8 +25,9 @@ from tabmtl.nn.embeddings import FeatureVector
 from tabmtl.onnx.export import export_onnx
 from tabmtl.params import Count, Positive, near
 from tabmtl.processes.group import ALONE, Group
-from tabmtl.schema import Batch, Columns, TabmtlWarning, Task
+from tabmtl.schema import Batch, Columns, TabmtlWarning
 from tabmtl.storage.stored import Stored, fingerprint
+from tabmtl.targets import Task
 from tabmtl.training.balance import Balance, Balancer, GradLevel, check_grad_level
 from tabmtl.training.checkpoint import checkpoint_of
 from tabmtl.training.device import find_device, seed_of, seeded, threads

@@ -30,7 +30,8 @@ from tabmtl.model_selection.repeats import (
 from tabmtl.model_selection.suspects import warn_of_index, warn_of_suspects
 from tabmtl.params import Names, RandomState
 from tabmtl.processes.group import ALONE, current, entered
-from tabmtl.schema import Batch, Task, Tasks, counted, is_asked_by_sklearn, warn_user
+from tabmtl.schema import Batch, counted, is_asked_by_sklearn, warn_user
+from tabmtl.targets import Task, Tasks
 from tabmtl.training.checkpoint import check_params, resumable
 from tabmtl.training.hooks import CallbackSupport, watched_fit
 

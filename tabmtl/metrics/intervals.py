@@ -36,23 +36,23 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import polars as pl
 from scipy import stats
 from scipy.special import expit, logit
 
-from tabmtl.metrics.scores import check_metric, counted, each_task, score_task, share_below
-from tabmtl.schema import TabmtlWarning, Task
+from tabmtl.metrics.metric import Metric
+from tabmtl.metrics.scores import check_metric, counted, each_task, metric_of, score_task
+from tabmtl.schema import TabmtlWarning
+
+if TYPE_CHECKING:
+    from tabmtl.targets import Task
 
 __all__ = ["ScoreInterval", "score_difference", "score_interval", "score_intervals"]
-
-#: Metrics that compare classes with each other, and those that lie between 0 and 1.
-_OF_CLASSES = {"roc_auc", "average_precision", "balanced_accuracy", "f1", "f1_macro"}
-_SHARES = {*_OF_CLASSES, "accuracy"}
 
 #: A share this close to 0 or 1 differs from it by rounding only.
 _ROUNDING = 1e-12
@@ -178,6 +178,7 @@ def score_interval(
     Examples
     --------
     >>> import numpy as np
+    >>> from tabmtl.targets import Task
     >>> y = np.array([0, 0, 0, 0, 0, 0, 0, 1, 1, 1])
     >>> late = np.array([0.1, 0.2, 0.3, 0.1, 0.4, 0.2, 0.7, 0.3, 0.6, 0.9])
     >>> interval = score_interval(Task(name="late", kind="binary"), y, np.column_stack([1 - late, late]))
@@ -224,6 +225,7 @@ def score_difference(
     Examples
     --------
     >>> import numpy as np
+    >>> from tabmtl.targets import Task
     >>> rng = np.random.default_rng(0)
     >>> hours = rng.normal(size=500)
     >>> better, worse = (hours + noise * rng.normal(size=500) for noise in (0.5, 0.6))
@@ -287,7 +289,7 @@ def fit_intervals(
     for (task, labels, _, weight), (*_, unit), found in each:
         interval = _bounded(task, labels, found, weight, unit, level)
         labels = labels[counted(labels, weight)]
-        n_positive = int((labels == 1).sum()) if task.kind == "binary" else None
+        n_positive = int((labels == 1).sum()) if task.is_binary else None
         rows.append((task.name, check_metric(task), *interval, len(labels), n_positive))
     names = ("task", "metric", *ScoreInterval._fields, "n_labelled", "n_positive")
     types = (pl.String, pl.String, *[pl.Float64] * 4, pl.Int64, pl.Int64)
@@ -431,9 +433,9 @@ def _bounded(
     _warn_of_none(task, y, found, sample_weight, group)
     if not found.freedom:
         return found.interval(level)
-    metric = check_metric(task)
+    metric = metric_of(task)
     low, high = _bounds(metric, found.score, found.margin(level))
-    if metric in _SHARES:
+    if metric.is_share:
         rarer = np.minimum(found.sizes, found.sizes.sum() - found.sizes) if len(found.sizes) > 1 else found.sizes
         perfect = float(np.mean(((1 - level) / 2) ** (1 / rarer)))
         low, high = min(low, perfect), max(high, 1 - perfect)
@@ -501,190 +503,25 @@ def task_influences(
     rows = counted(y, sample_weight)
     labels = y[rows].astype(np.int64 if task.is_classification else np.float64)
     weight = np.ones(len(labels)) if sample_weight is None else sample_weight[rows].astype(np.float64)
-    metric = check_metric(task)
-    return row_influence(metric, labels, output[rows].astype(np.float64), weight), _parts(task, labels)
+    return metric_of(task).influence(labels, output[rows].astype(np.float64), weight), _parts(task, labels)
 
 
 def _parts(task: Task, labels: np.ndarray) -> np.ndarray:
     """Return the number of the class of each row that counts, from 0, or 0 if the metric does not compare classes."""
-    is_of_classes = check_metric(task) in _OF_CLASSES
+    is_of_classes = metric_of(task).compares == "classes"
     return np.unique(labels, return_inverse=True)[1] if is_of_classes else np.zeros(len(labels), dtype=np.intp)
 
 
-def _bounds(metric: str, score: float, margin: float) -> tuple[float, float]:
+def _bounds(metric: Metric, score: float, margin: float) -> tuple[float, float]:
     """Return the bounds of a score in its own units, computed on the scale that fits its metric."""
-    if metric in _SHARES:
+    if metric.is_share:
         if min(score, 1 - score) < _ROUNDING:
             return score, score
         margin /= score * (1 - score)
         return expit(logit(score) - margin), expit(logit(score) + margin)
-    ceiling = 0.0 if metric.startswith("neg_") else 1.0
+    ceiling = metric.best
     gap = ceiling - score
     if gap <= 0:
         return score, score
     with np.errstate(over="ignore"):  # two rows at a high level: no lower bound
         return ceiling - gap * np.exp(margin / gap), ceiling - gap * np.exp(-margin / gap)
-
-
-Influence = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-
-
-def row_influence(metric: str, labels: np.ndarray, output: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Compute the influence of every row on a score, in O(n log n).
-
-    Parameters
-    ----------
-    metric : str
-        A name that :func:`tabmtl.metrics.scores.score_task` knows.
-    labels : ndarray of shape (n,)
-        Class indices 0..K-1 as integers, or values; on these the metric is defined.
-    output : ndarray of shape (n, K) or (n,)
-        Probabilities, or predictions.
-    weight : ndarray of shape (n,)
-        Positive weights.
-
-    Returns
-    -------
-    ndarray of shape (n,)
-        In the order of the rows, of the sign of a score: higher is better.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> hits = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.6, 0.4]])
-    >>> row_influence("accuracy", np.array([0, 0, 1, 1]), hits, np.ones(4)).tolist()
-    [0.0625, 0.0625, 0.0625, -0.1875]
-    """
-    return _INFLUENCES[metric](labels, output, weight)
-
-
-def _of_mean(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Return influences on the weighted mean of some values."""
-    total = weight.sum()
-    return weight * (values - weight @ values / total) / total
-
-
-def _of_ratio(above: np.ndarray, below: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Return influences on the ratio of two weighted sums."""
-    total = weight @ below
-    return weight * (above - below * (weight @ above / total)) / total
-
-
-def auc_within(y: np.ndarray, p: np.ndarray, weight: np.ndarray, part: np.ndarray) -> tuple[float, np.ndarray]:
-    """Score by ROC AUC over the pairs of rows of the same part, and compute the influence of every row.
-
-    Answers of several models, each to its own part of the rows, are not on one level: a model that was fitted to fewer
-    positive rows answers lower. Pairs inside a part do not see this.
-
-    Parameters
-    ----------
-    y : ndarray of int, shape (n,)
-    p : ndarray of shape (n, K)
-    weight : ndarray of shape (n,)
-    part : ndarray of int, shape (n,)
-
-    Returns
-    -------
-    score : float
-        Mean over the labelled classes, the second alone of two. A class that is in no pair is left out; NaN if all are.
-    influence : ndarray of shape (n,)
-    """
-    classes = np.array([1]) if p.shape[1] == 2 else np.unique(y)
-    scores, influence = [], np.zeros(len(y))
-    for k in classes:
-        own, score = y == k, p[:, k]
-        below, others = _pairs(score, weight, part, own)
-        n_pairs = weight[own] @ others
-        if n_pairs == 0:
-            continue
-        auc = weight[own] @ below / n_pairs
-        scores.append(auc)
-        influence[own] += weight[own] * (below - auc * others) / n_pairs
-        below, others = _pairs(score, weight, part, ~own)
-        influence[~own] += weight[~own] * ((1 - auc) * others - below) / n_pairs
-    return (float(np.mean(scores)), influence / len(scores)) if scores else (math.nan, influence)
-
-
-def _pairs(score: np.ndarray, weight: np.ndarray, part: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return, for the rows that are meant, the weight of the others of their part: of those below, ties by half, and of
-    all of them.
-    """
-    below, all_others = np.zeros((2, len(score)))
-    for k in np.unique(part):
-        rows, others = (np.flatnonzero((part == k) & side) for side in (own, ~own))
-        if len(rows) and len(others):
-            all_others[rows] = weight[others].sum()
-            below[rows] = share_below(score[rows], score[others], weight[others]) * all_others[rows]
-    return below[own], all_others[own]
-
-
-def _roc_auc(y: np.ndarray, p: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    return auc_within(y, p, weight, np.zeros(len(y), dtype=np.intp))[1]
-
-
-def _average_precision(y: np.ndarray, p: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    # AP is the mean, over the positive rows, of the precision among the rows from their score up. A row counts in the
-    # precision at every level of scores from the lowest to its own.
-    level = np.unique(p[:, 1], return_inverse=True)[1]
-    positive_weight = np.bincount(level, weight * y)
-    positives, rows = (np.cumsum(part[::-1])[::-1] for part in (positive_weight, np.bincount(level, weight)))
-    precision, share = positives / rows, positive_weight / rows
-    slope = y * np.cumsum(share)[level] - np.cumsum(share * precision)[level]
-    total = positives[0]
-    mean = positive_weight @ precision / total
-    return weight * (y * (precision[level] - mean) + slope) / total
-
-
-def _balanced_accuracy(y: np.ndarray, p: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    hit, classes = y == p.argmax(1), np.unique(y)
-    return np.mean([_of_ratio(hit & (y == k), y == k, weight) for k in classes], axis=0)
-
-
-def _log_loss(y: np.ndarray, p: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    smallest = np.finfo(np.float64).eps  # as scikit-learn clips
-    answered = p[np.arange(len(y)), y] / p.sum(axis=1)
-    return _of_mean(np.log(np.clip(answered, smallest, 1 - smallest)), weight)
-
-
-def _f1(y: np.ndarray, p: np.ndarray, weight: np.ndarray, k: int = 1) -> np.ndarray:
-    labelled, answered = y == k, p.argmax(1) == k
-    return _of_ratio(2 * (labelled & answered), labelled.astype(int) + answered, weight)
-
-
-def _f1_macro(y: np.ndarray, p: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    classes = np.union1d(y, p.argmax(1))
-    return np.mean([_f1(y, p, weight, k) for k in classes], axis=0)
-
-
-def _r2(y: np.ndarray, value: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    spread = np.square(y - np.average(y, weights=weight))
-    return -_of_ratio(np.square(y - value), spread, weight)
-
-
-def _explained_variance(y: np.ndarray, value: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    return _r2(y, value + np.average(y - value, weights=weight), weight)
-
-
-def _squared_error(y: np.ndarray, value: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    return -_of_mean(np.square(y - value), weight)
-
-
-def _root_squared_error(y: np.ndarray, value: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    root = np.sqrt(np.average(np.square(y - value), weights=weight))
-    return _squared_error(y, value, weight) / (2 * root) if root > 0 else np.zeros(len(y))
-
-
-_INFLUENCES: dict[str, Influence] = {
-    "roc_auc": _roc_auc,
-    "average_precision": _average_precision,
-    "accuracy": lambda y, p, weight: _of_mean(y == p.argmax(1), weight),
-    "balanced_accuracy": _balanced_accuracy,
-    "neg_log_loss": _log_loss,
-    "f1": _f1,
-    "f1_macro": _f1_macro,
-    "r2": _r2,
-    "explained_variance": _explained_variance,
-    "neg_root_mean_squared_error": _root_squared_error,
-    "neg_mean_absolute_error": lambda y, value, weight: -_of_mean(np.abs(y - value), weight),
-    "neg_mean_squared_error": _squared_error,
-}

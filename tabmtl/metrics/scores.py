@@ -1,25 +1,25 @@
 """Scores of tasks with unlabelled cells.
 
-Every score is one of scikit-learn's, under the name of its scorer, so higher is always better. ROC AUC alone is
-computed here, with the same value: scikit-learn checks its input for milliseconds, which were half the time of a fit on
-a small table, where every epoch is scored.
+Every score is one of scikit-learn's, under the name of its scorer, so higher is always better. The kind of a task has
+its metrics, each a `tabmtl.metrics.metric.Metric`.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sklearn import metrics as sk
 
-from tabmtl.schema import DivergenceError, Kind, TabmtlWarning, Task, html_table
+from tabmtl.metrics.metric import Metric
+from tabmtl.schema import DivergenceError, TabmtlWarning, html_table
+
+if TYPE_CHECKING:
+    from tabmtl.targets import Task
 
 __all__ = ["TaskScores", "check_metric", "mean_score", "score_task", "score_tasks", "undefined_reason"]
-
-Metric = Callable[..., float]
 
 
 def check_metric(task: Task) -> str:
@@ -42,17 +42,22 @@ def check_metric(task: Task) -> str:
 
     Examples
     --------
-    >>> from tabmtl.schema import Task
+    >>> from tabmtl.targets import Task
     >>> check_metric(Task(name="delay", kind="regression"))
     'r2'
     """
-    known = _METRICS[task.kind]
+    known = task.kind.metrics
     metric = task.metric or next(iter(known))
     if metric not in known:
         raise ValueError(
             f"task {task.name!r}: metric {metric!r} does not fit a {task.kind} task; choose one of {list(known)}"
         )
     return metric
+
+
+def metric_of(task: Task) -> Metric:
+    """Return the metric that judges a task."""
+    return task.kind.metrics[check_metric(task)]
 
 
 def counted(y: np.ndarray, sample_weight: np.ndarray | None) -> np.ndarray:
@@ -78,7 +83,7 @@ def undefined_reason(task: Task, y: np.ndarray, sample_weight: np.ndarray | None
     str or None
         The reason, or None where the score is defined.
     """
-    return _reason(check_metric(task), y[counted(y, sample_weight)])
+    return _reason(metric_of(task), y[counted(y, sample_weight)])
 
 
 def score_task(task: Task, y: np.ndarray, output: np.ndarray, sample_weight: np.ndarray | None = None) -> float:
@@ -114,18 +119,18 @@ def score_task(task: Task, y: np.ndarray, output: np.ndarray, sample_weight: np.
     Examples
     --------
     >>> import numpy as np
-    >>> from tabmtl.schema import Task
+    >>> from tabmtl.targets import Task
     >>> y = np.array([0, 1, 1, np.nan])
     >>> late = np.array([0.1, 0.8, 0.6, 0.9])
     >>> score_task(Task(name="late", kind="binary"), y, np.column_stack([1 - late, late]))
     1.0
     """
-    metric = check_metric(task)
+    metric = metric_of(task)
     rows = counted(y, sample_weight)
     labels = y[rows]
     reason = _reason(metric, labels)
     if reason is not None:
-        warnings.warn(f"task {task.name!r}: {metric} is undefined: {reason}", TabmtlWarning, stacklevel=2)
+        warnings.warn(f"task {task.name!r}: {check_metric(task)} is undefined: {reason}", TabmtlWarning, stacklevel=2)
         return math.nan
     _check_output(task, y, output, labels)
     answers = output[rows]
@@ -136,8 +141,7 @@ def score_task(task: Task, y: np.ndarray, output: np.ndarray, sample_weight: np.
         )
     labels = labels.astype(np.int64 if task.is_classification else np.float64)
     weight = None if sample_weight is None else np.asarray(sample_weight[rows], dtype=np.float64)
-    value = _METRICS[task.kind][metric](labels, answers.astype(np.float64), sample_weight=weight)
-    return -float(value) if metric.startswith("neg_") else float(value)
+    return metric.sign * float(metric.score(labels, answers.astype(np.float64), sample_weight=weight))
 
 
 class TaskScores(dict[str, float | None]):
@@ -245,14 +249,13 @@ def mean_score(scores: Mapping[str, float | None]) -> float:
     return float(np.mean(defined)) if defined else math.nan
 
 
-def _reason(metric: str, labels: np.ndarray) -> str | None:
+def _reason(metric: Metric, labels: np.ndarray) -> str | None:
     """Explain why a metric has no value on these labels (all of them counted); None if it has one."""
     if not len(labels):
         return "no labelled row"
-    # Losses and accuracy compare row by row; every other metric compares labels with each other.
-    if metric.startswith("neg_") or metric == "accuracy" or labels.min() != labels.max():
+    if metric.compares == "rows" or labels.min() != labels.max():
         return None
-    if metric in _METRICS["regression"]:
+    if metric.compares == "values":
         return "one single labelled row" if len(labels) == 1 else f"every label is {labels[0]:g}"
     return "one single class among the labelled rows"
 
@@ -263,68 +266,8 @@ def _check_output(task: Task, y: np.ndarray, output: np.ndarray, labels: np.ndar
         if output.shape != y.shape:
             raise ValueError(f"task {task.name!r}: expected outputs of shape {y.shape}, got {output.shape}")
         return
-    n_classes = 2 if task.kind == "binary" else len(task.classes or ()) or int(labels.max()) + 1
+    n_classes = 2 if task.is_binary else len(task.classes or ()) or int(labels.max()) + 1
     if output.ndim != 2 or len(output) != len(y) or output.shape[1] < n_classes:
         raise ValueError(
             f"task {task.name!r}: expected one column per class, of shape {(len(y), n_classes)}, got {output.shape}"
         )
-
-
-def _roc_auc(y: np.ndarray, p: np.ndarray, *, sample_weight: np.ndarray | None) -> float:
-    weight = np.ones(len(y)) if sample_weight is None else sample_weight
-    classes = [1] if p.shape[1] == 2 else np.unique(y)  # a class without labels is left out
-    return float(np.mean([_one_against_rest(y == k, p[:, k], weight) for k in classes]))
-
-
-def _one_against_rest(positive: np.ndarray, score: np.ndarray, weight: np.ndarray) -> float:
-    below = share_below(score[positive], score[~positive], weight[~positive])
-    return np.average(below, weights=weight[positive])
-
-
-def share_below(score: np.ndarray, others: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Return placement values: the share of the others' weight below each score, ties by half."""
-    order = np.argsort(others)
-    below = np.append(0, np.cumsum(weight[order]))
-    places = (np.searchsorted(others[order], score, side) for side in ("left", "right"))
-    return sum(below[place] for place in places) / (2 * below[-1])
-
-
-def _average_precision(y: np.ndarray, p: np.ndarray, *, sample_weight: np.ndarray | None) -> float:
-    return sk.average_precision_score(y, p[:, 1], sample_weight=sample_weight)
-
-
-def _decided(score: Metric, **options: str) -> Metric:
-    """Return a metric of class labels, applied to the most probable class."""
-    return lambda y, p, *, sample_weight: score(y, p.argmax(1), sample_weight=sample_weight, **options)
-
-
-def _balanced_accuracy(y: np.ndarray, p: np.ndarray, *, sample_weight: np.ndarray | None) -> float:
-    # The value of balanced_accuracy_score, which warns where a class without labels is predicted.
-    return sk.recall_score(y, p.argmax(1), labels=np.unique(y), average="macro", sample_weight=sample_weight)
-
-
-def _log_loss(y: np.ndarray, p: np.ndarray, *, sample_weight: np.ndarray | None) -> float:
-    p = p / p.sum(axis=1, keepdims=True)  # float32 sums to one too roughly for scikit-learn
-    return sk.log_loss(y, p, labels=np.arange(p.shape[1]), sample_weight=sample_weight)
-
-
-_MULTICLASS: dict[str, Metric] = {
-    "roc_auc": _roc_auc,
-    "accuracy": _decided(sk.accuracy_score),
-    "balanced_accuracy": _balanced_accuracy,
-    "neg_log_loss": _log_loss,
-    "f1_macro": _decided(sk.f1_score, average="macro"),
-}
-
-#: Metrics by kind, the default first. A name with "neg_" is a loss: score_task turns its sign.
-_METRICS: dict[Kind, dict[str, Metric]] = {
-    "binary": {**_MULTICLASS, "average_precision": _average_precision, "f1": _decided(sk.f1_score)},
-    "multiclass": _MULTICLASS,
-    "regression": {
-        "r2": sk.r2_score,
-        "explained_variance": sk.explained_variance_score,
-        "neg_root_mean_squared_error": sk.root_mean_squared_error,
-        "neg_mean_absolute_error": sk.mean_absolute_error,
-        "neg_mean_squared_error": sk.mean_squared_error,
-    },
-}

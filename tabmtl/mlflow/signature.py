@@ -19,6 +19,7 @@ from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.sessions import M2TRec
 from tabmtl.sessions.log import to_polars
 from tabmtl.sessions.recommender import Recommender
+from tabmtl.storage.stored import describe_kind
 
 _LAZY_ROWS = 10_000
 
@@ -71,7 +72,7 @@ def schema_of(estimator: MultiTaskEstimator | Recommender) -> dict[str, Any]:
     columns = estimator._coder.features.columns
     categories = zip(columns.categorical, columns.levels, strict=True)
     return facts | {
-        "tasks": [asdict(task) for task in estimator.tasks_],
+        "tasks": [asdict(task) | {"kind": describe_kind(task.kind, {})} for task in estimator.tasks_],
         "task_column": estimator._coder.task_column,
         "numeric": dict(zip(columns.numeric, [{"missing in fit": held} for held in columns.has_missing], strict=True)),
         "categorical": {name: {"levels": len(levels)} for name, levels in categories},

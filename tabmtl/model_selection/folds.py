@@ -21,7 +21,8 @@ from tabmtl.encode.read import read_features, read_groups
 from tabmtl.metrics.scores import mean_score
 from tabmtl.model_selection.stratify import ATTEMPTS, Strata, deal_groups, deal_rows, train_valid_split
 from tabmtl.params import near
-from tabmtl.schema import TabmtlWarning, Task
+from tabmtl.schema import TabmtlWarning
+from tabmtl.targets import Task
 
 __all__ = ["MultiTaskKFold", "MultitaskScorer", "make_multitask_scorer", "train_valid_split"]
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from tabmtl.schema import Task
+from tabmtl.targets import Task
 
 #: Tables of few rows and many classes may take several shuffles until every fold holds every class.
 ATTEMPTS = 10

@@ -20,9 +20,9 @@ from tabmtl.schema import (
     IndexMismatchWarning,
     PerfectFeatureWarning,
     TargetInFeaturesWarning,
-    Task,
     warn_user,
 )
+from tabmtl.targets import Task
 
 _ROWS = 1_000  # looked at for leaks
 _LISTED = 10  # names in a warning
@@ -76,7 +76,7 @@ def _warn_of_few_labels(batch: Batch, tasks: Sequence[Task]) -> None:
         if counts[t] < _LEAST_LABELS
         else f"{task.name!r} ({rarer[t]:.0f} of a class)"
         for t, task in enumerate(tasks)
-        if counts[t] < _LEAST_LABELS or (task.kind == "binary" and rarer[t] < _LEAST_POSITIVES)
+        if counts[t] < _LEAST_LABELS or (task.is_binary and rarer[t] < _LEAST_POSITIVES)
     ]
     if found:
         more = f", and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
@@ -96,7 +96,7 @@ def _warn_of_perfect_features(batch: Batch, tasks: Sequence[Task], columns: Colu
     chosen = np.random.default_rng(0).choice(len(batch), min(_ROWS, len(batch)), replace=False)
     rows = batch.rows(chosen)
     y = rows.wide_labels(len(tasks))
-    judged = [t for t, task in enumerate(tasks) if task.kind != "multiclass" and _is_judged(y[:, t], task)]
+    judged = [t for t, task in enumerate(tasks) if task.width == 1 and _is_judged(y[:, t], task)]
     if not judged:
         return
     y, judged_tasks = y[:, judged], [tasks[t] for t in judged]
@@ -117,7 +117,7 @@ def _warn_of_perfect_features(batch: Batch, tasks: Sequence[Task], columns: Colu
 def _is_judged(y: np.ndarray, task: Task) -> bool:
     """Return whether a task has enough labels among the rows that no feature predicts them by chance."""
     present = y[~np.isnan(y)]
-    if task.kind == "binary":
+    if task.is_binary:
         return min(present.sum(), len(present) - present.sum()) >= _LEAST_POSITIVES
     return len(present) >= _LEAST_LABELS and float(np.ptp(present)) > 0
 
@@ -133,7 +133,7 @@ def _perfect_numbers(
     centred, counts = np.zeros_like(y), labelled.sum(axis=0)
     for t, task in enumerate(tasks):
         own = y[labelled[:, t], t]
-        centred[labelled[:, t], t] = _normed(own if task.kind == "binary" else rankdata(own))
+        centred[labelled[:, t], t] = _normed(own if task.is_binary else rankdata(own))
     # the squared correlation of all ranks with all targets, by three products of matrices
     variance = np.square(ranks).T @ labelled - np.square(ranks.T @ labelled) / counts
     squared = np.square(ranks.T @ centred) / np.where(variance > 0, variance, np.inf)
@@ -141,7 +141,7 @@ def _perfect_numbers(
         rows = labelled[:, t]
         share = y[rows, t].mean()
         # what divides two classes has at least a third of the correlation that evenly spread ranks have
-        least = share * (1 - share) if task.kind == "binary" else 0.9
+        least = share * (1 - share) if task.is_binary else 0.9
         for j in np.argsort(-squared[:, t])[:_MOST_CANDIDATES]:
             if squared[j, t] > least:
                 score, strength = _strength(rankdata(x[rows, j]), y[rows, t], task)
@@ -151,7 +151,7 @@ def _perfect_numbers(
 
 def _strength(ranks: np.ndarray, y: np.ndarray, task: Task) -> tuple[str, float]:
     """Return name and value of the score of a feature, given its ranks, whether it rises or falls with the labels."""
-    if task.kind == "binary":
+    if task.is_binary:
         positive = y.sum()
         auc = (ranks @ y - positive * (positive + 1) / 2) / (positive * (len(y) - positive))
         return "AUC", max(auc, 1 - auc)

@@ -19,7 +19,8 @@ from tabmtl.nn.experts import Gates, mix
 from tabmtl.nn.layers import Boundary, RowOwners
 from tabmtl.nn.task_network import StackedNetwork
 from tabmtl.params import Count, CountOrZero, Widths
-from tabmtl.schema import Columns, Task
+from tabmtl.schema import Columns
+from tabmtl.targets import Task
 
 
 class FusionLevel(nn.Module):

@@ -19,7 +19,8 @@ from tabmtl.nn.experts import Experts
 from tabmtl.nn.layers import Boundary, RowOwners
 from tabmtl.nn.task_network import TaskNetwork
 from tabmtl.params import NonNegative
-from tabmtl.schema import Columns, Task
+from tabmtl.schema import Columns
+from tabmtl.targets import Task
 from tabmtl.training.losses import FunnelLoss
 
 

@@ -22,7 +22,8 @@ from tabmtl.nn.experts import mix
 from tabmtl.nn.layers import Boundary, Members, RowOwners, StackedLinear
 from tabmtl.nn.task_network import TaskNetwork
 from tabmtl.params import Count, NonNegative, Rate
-from tabmtl.schema import Columns, Task
+from tabmtl.schema import Columns
+from tabmtl.targets import Task
 from tabmtl.training.losses import FunnelLoss, MultiTaskLoss, Space
 
 

@@ -19,7 +19,8 @@ from tabmtl.nn.experts import Activation, Gates, gate_softmax, mix
 from tabmtl.nn.layers import Boundary, RowOwners, StackedLinear
 from tabmtl.nn.task_network import TaskNetwork
 from tabmtl.params import Count, check_widths, near
-from tabmtl.schema import Columns, Task
+from tabmtl.schema import Columns
+from tabmtl.targets import Task
 
 
 class FeatureGates(nn.Module):

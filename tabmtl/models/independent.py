@@ -18,7 +18,6 @@ from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import has_fit_parameter
 
 from tabmtl.encode import TableCoder, take_rows
-from tabmtl.encode.labels import both_classes
 from tabmtl.estimators.base import NotHere
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.tables import MultiTaskEstimator, TableState, check_answer
@@ -29,8 +28,9 @@ from tabmtl.model_selection.stratify import Strata, deal_groups, deal_rows, numb
 from tabmtl.params import NonNegative, WholeShare, check_count
 from tabmtl.processes.forks import count_threads
 from tabmtl.processes.group import Group
-from tabmtl.schema import Batch, Columns, Task, warn_user
+from tabmtl.schema import Batch, Columns, warn_user
 from tabmtl.storage.lightgbm_text import TreeText
+from tabmtl.targets import Task
 from tabmtl.training.watch import Watch, describe_score
 from tabmtl.trees import (
     LONGEST_STEP,
@@ -77,8 +77,6 @@ _MARGIN = 2.0
 #: Trees that one takes for few rows without any choice, about 60 of them.
 _FIXED_TREES = {"num_leaves": 7, "min_child_samples": 20, "colsample_bytree": 1.0, "learning_rate": 0.05}
 _LISTED = 10
-
-_METRICS = {"binary": "auc", "multiclass": "multi_logloss", "regression": "rmse"}
 
 
 def _check_estimator(name: str, value: Any) -> None:
@@ -245,7 +243,8 @@ class _Grower:
     def _least_rounds(self, booster: lgb.Booster, rows: Batch, held_out: Batch) -> int:
         """Return the fewest rounds worth taking: ROC AUC of few rows is highest early by chance."""
         rounds = min(_LEAST_TREES, booster.current_iteration())
-        answer = both_classes(np.asarray(booster.predict(tree_matrix(held_out), num_iteration=rounds)))
+        found = booster.predict(tree_matrix(held_out), num_iteration=rounds)
+        answer = self.task.kind.of_lightgbm(np.asarray(found))
         constant = self._constant(rows, held_out)
         is_better = self._losses(answer, held_out).sum() < self._losses(constant, held_out).sum()
         return rounds if is_better else booster.best_iteration
@@ -297,7 +296,7 @@ class _Grower:
             for booster, held_out, own in folds:
                 is_done &= booster.update()  # true where no row is split
                 booster.eval_valid(keep)
-                losses[own] = self._losses(found.pop(), held_out)
+                losses[own] = self._losses(self.task.kind.of_lightgbm(found.pop()), held_out)
             if grown <= _LEAST_TREES or losses.sum() < least.sum():
                 best, least = grown, losses
             is_done |= watch.cuts(f"the folds of task {self.task.name!r}")
@@ -323,18 +322,12 @@ class _Grower:
 
     def _constant(self, rows: Batch, asked: Batch) -> np.ndarray:
         """Return the best constant answer of rows, for others."""
-        if self.task.is_classification:
-            counts = np.bincount(rows.y.astype(np.int64), rows.weight, len(self.task.classes or ()))
-            return np.tile(counts / counts.sum(), (len(asked), 1))
-        return np.full(len(asked), np.average(rows.y, weights=rows.weight))
+        constant = self.task.kind.constant(rows.y, rows.weight, self.task.classes)
+        return np.repeat(constant, len(asked), axis=0)
 
     def _losses(self, answer: np.ndarray, rows: Batch) -> np.ndarray:
-        """Return squared error or log loss of every label, times its weight: (n,)."""
-        if self.task.is_classification:
-            shares = both_classes(answer) if answer.ndim == 1 else answer
-            losses = -np.log(np.maximum(shares[np.arange(len(rows)), rows.y.astype(np.int64)], 1e-15))
-        else:
-            losses = np.square(rows.y - answer)
+        """Return the loss of every label, times its weight: (n,)."""
+        losses = self.task.kind.answer_losses(answer, rows.y)
         return losses if rows.weight is None else losses * rows.weight
 
 
@@ -549,7 +542,7 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
     def _lightgbm_params(self, base: lgb.LGBMModel | None, task: Task, seed: int) -> dict[str, Any]:
         """Return parameters of `lightgbm.train`; those of a given estimator take precedence."""
         own = self._tree_options() | {"n_estimators": _MOST_TREES}
-        if task.kind == "multiclass":
+        if task.width > 1:
             own["max_delta_step"] = LONGEST_STEP
         given = own if base is None else base.get_params()
         params = {name: value for name, value in given.items() if value is not None}
@@ -559,7 +552,7 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
             raise ValueError("importance_type has no effect here; ask estimators_[task].feature_importance(...) for it")
         params["num_threads"] = count_threads(params.pop("n_jobs", self.n_jobs))
         ours = {"random_state": seed, "verbosity": -1, "deterministic": True, "force_col_wise": True}
-        return {**ours, "objective": task.kind, "metric": _METRICS[task.kind], **params, "num_class": task.width}
+        return {**ours, **task.kind.lightgbm, **params, "num_class": task.width}
 
     def _fit_foreign(
         self, task: Task, X: Any, rows: Batch, categories: Sequence[str], seed: int, watch: Watch
@@ -841,7 +834,7 @@ def _deal_folds(rows: Batch, task: Task, seed: int) -> np.ndarray:
 def _answer_by_trees(booster: lgb.Booster, task: Task, matrix: np.ndarray, n_threads: int) -> np.ndarray:
     """Return values (n,) or probabilities (n, K) of rows of `tree_matrix`."""
     answer = np.asarray(booster.predict(matrix, num_threads=n_threads))
-    return both_classes(answer) if task.kind == "binary" else answer
+    return task.kind.of_lightgbm(answer)
 
 
 def _weigh_classes(data: lgb.Dataset, task: Task, class_weight: Any) -> None:

@@ -17,7 +17,8 @@ from tabmtl.nn.experts import Gates, mix
 from tabmtl.nn.layers import Boundary, RowOwners
 from tabmtl.nn.task_network import TaskNetwork
 from tabmtl.params import Count, Widths
-from tabmtl.schema import Columns, Task
+from tabmtl.schema import Columns
+from tabmtl.targets import Task
 
 
 class MMoENetwork(TaskNetwork):

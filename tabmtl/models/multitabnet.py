@@ -21,7 +21,8 @@ from tabmtl.nn.embeddings import FeatureTokenizer, NumericEmbedding
 from tabmtl.nn.layers import Members, RowOwners, Towers
 from tabmtl.nn.task_network import TaskNetwork
 from tabmtl.params import Count, CountOrZero, Rate
-from tabmtl.schema import Columns, Task
+from tabmtl.schema import Columns
+from tabmtl.targets import Task
 
 
 class MultiTabNetwork(TaskNetwork):
@@ -170,7 +171,7 @@ class MultiTabNet(MemberEstimator):
     >>> X = rng.normal(size=(200, 4))
     >>> y = np.column_stack([X[:, 0] > 0, X[:, 1] + X[:, 2]])
     >>> model = MultiTabNet(epochs=2, tasks={"y0": "binary"}, random_state=0).fit(X, y)
-    >>> [task.kind for task in model.tasks_]
+    >>> [task.kind.name for task in model.tasks_]
     ['binary', 'regression']
     """
 

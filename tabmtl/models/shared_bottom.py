@@ -14,7 +14,8 @@ from tabmtl.estimators.network import VectorEstimator
 from tabmtl.nn.layers import MLP, Boundary, RowOwners, Towers
 from tabmtl.nn.task_network import TaskNetwork
 from tabmtl.params import CountOrZero, Rate, check_widths
-from tabmtl.schema import Columns, Task
+from tabmtl.schema import Columns
+from tabmtl.targets import Task
 
 
 class SharedBottomNetwork(TaskNetwork):

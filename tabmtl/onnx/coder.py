@@ -60,6 +60,8 @@ class OnnxCoder:
     ----------
     session : onnxruntime.InferenceSession
         Of an exported network.
+    kinds : sequence of type, default=()
+        Classes of the kinds of targets that are not of this package.
 
     Attributes
     ----------
@@ -72,7 +74,7 @@ class OnnxCoder:
         If the file was not written by ``export_onnx``, was edited, or comes from a later release with another encoding.
     """
 
-    def __init__(self, session: Any) -> None:
+    def __init__(self, session: Any, *, kinds: Sequence[Any] = ()) -> None:
         text = session.get_modelmeta().custom_metadata_map.get(METADATA)
         if text is None:
             raise ValueError(
@@ -93,7 +95,8 @@ class OnnxCoder:
             scales = {"features.scaler": _no_scale(n_numeric), "labels": _no_scale(n_targets)}
             arrays = {f"{part}.{name}": array for part, own in scales.items() for name, array in own.items()}
             arrays["features.scaler.knots"] = np.empty((n_numeric, 0))
-            self._coder = put_together(TableCoder, Saved(facts=facts, arrays=arrays))
+            given = {kind.name: kind for kind in kinds}
+            self._coder = put_together(TableCoder, Saved(facts=facts, arrays=arrays, kinds=given))
 
     def encode(self, X: Any) -> dict[str, np.ndarray]:
         """Encode rows.

@@ -40,7 +40,7 @@ from torch import Tensor, nn
 from tabmtl.encode import TableCoder
 from tabmtl.encode.numeric import CLIP, FAR, NumericScaler
 from tabmtl.onnx.coder import METADATA, describe_encoding, name_inputs
-from tabmtl.schema import Batch, Task
+from tabmtl.schema import Batch
 from tabmtl.storage.atomic import write_file
 from tabmtl.training.losses import MultiTaskLoss
 from tabmtl.training.predict import predict_scores
@@ -157,7 +157,7 @@ class _Answers(nn.Module):
         x_cat = given["x_cat"] if "x_cat" in given else torch.zeros(n, 0, dtype=torch.int32)
         scores = self.loss.link(self.network(x_num, x_cat, given.get("task")))
         tasks = zip(scores, self.coder.labels.column_tasks(), self.units, strict=True)
-        return tuple(_answer(score.double(), task, *units) for score, task, units in tasks)
+        return tuple(task.kind.answers(score.double(), *units, torch) for score, task, units in tasks)
 
     def expected(self, batch: Batch) -> list[np.ndarray]:
         """Return predictions as the estimator computes them, in float32."""
@@ -166,16 +166,6 @@ class _Answers(nn.Module):
         tensors = replace(batch, x_num=x_num.T.astype(np.float32)).map(torch.from_numpy)
         scores = self.loss.link_rows(predict_scores(self.network, tensors))
         return self.coder.labels.outputs([score.numpy() for score in scores])
-
-
-def _answer(score: Tensor, task: Task, center: Tensor, scale: Tensor) -> Tensor:
-    """Return probabilities (B, K), or values (B,) in own units, from raw scores (B, width)."""
-    if task.kind == "regression":
-        return score[:, 0] * scale + center
-    if task.kind == "multiclass":
-        return score.softmax(dim=1)
-    positive = score[:, 0].sigmoid()
-    return torch.stack([1 - positive, positive], dim=1)
 
 
 def _draw_rows(coder: TableCoder, n: int) -> Batch:

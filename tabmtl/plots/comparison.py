@@ -10,7 +10,7 @@ import polars as pl
 
 from tabmtl.params import check_choice
 from tabmtl.plots.display import COLORS, MARKED, REFERENCE, Display, tasks_named
-from tabmtl.schema import Task
+from tabmtl.targets import Task
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -225,9 +225,10 @@ def verdict(row: Mapping[str, Any]) -> Literal["ahead", "behind", "level"]:
 
 def _draw_frame(ax: Axes, task: Task, bins: pl.DataFrame) -> None:
     """Name the axes, and draw the line of agreement."""
-    second = f"{task.name}={task.classes[1]}" if task.kind == "binary" and task.classes else task.name
-    names = {"binary": ("probability of {}", "share of {}"), "regression": ("predicted {}", "mean of {}")}
-    x, y = names.get(task.kind, ("probability of the answer", "share of right answers"))
+    second = f"{task.name}={task.classes[1]}" if task.is_binary and task.classes else task.name
+    x, y = ("probability of {}", "share of {}") if task.is_binary else ("predicted {}", "mean of {}")
+    if task.width > 1:
+        x, y = "probability of the answer", "share of right answers"
     ends = [bound for name in ("predicted", "observed") for bound in (bins[name].min(), bins[name].max())]
     known = [end for end in ends if isinstance(end, float)]
     if known:

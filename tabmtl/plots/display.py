@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.params import near
-from tabmtl.schema import Task
+from tabmtl.targets import Task
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

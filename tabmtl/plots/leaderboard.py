@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from tabmtl.plots.display import COLORS, MARKED, Display, better_high, tasks_of
-from tabmtl.schema import Task
+from tabmtl.targets import Task
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

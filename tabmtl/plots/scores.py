@@ -10,7 +10,7 @@ import polars as pl
 
 from tabmtl.metrics.gain import MultitaskGain
 from tabmtl.plots.display import COLORS, FAINT, REFERENCE, Display, better_high, put_legend_beside, tasks_of
-from tabmtl.schema import Task
+from tabmtl.targets import Task
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

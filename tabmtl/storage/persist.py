@@ -6,10 +6,11 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ from tabmtl.storage.atomic import (
     write_file,
 )
 from tabmtl.storage.limits import bounded
-from tabmtl.storage.stored import Saved, own_class
+from tabmtl.storage.stored import ModelFileError, Saved, own_class
 
 FORMAT = 1
 _MOST_JSON = 128 * 2**20  # bytes
@@ -43,10 +44,6 @@ _ENTRY = ("file", "bytes", "sha256")  # of a file in the manifest
 _PART_ENTRY = ("folder", "sha256")  # of a part; the checksum is that of its manifest
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _NAMES = re.compile(r"model\.json|arrays\.safetensors|trees\d+\.txt")
-
-
-class ModelFileError(ValueError):
-    """Error for a folder that is not a whole, untouched tabmtl model."""
 
 
 def write_folder(path: str | Path, class_name: str, saved: Saved) -> None:
@@ -89,8 +86,14 @@ def write_folder(path: str | Path, class_name: str, saved: Saved) -> None:
         raise failed_save(error, folder, sum(map(len, files.values()))) from error
 
 
-def read_folder(path: str | Path) -> tuple[str, Saved]:
+def read_folder(path: str | Path, kinds: Mapping[str, type] = MappingProxyType({})) -> tuple[str, Saved]:
     """Read a model's folder; nothing is interpreted before its checksum is verified.
+
+    Parameters
+    ----------
+    path : str or Path
+    kinds : mapping of str to type, optional
+        Kinds of targets outside of the package that the model may have, by name.
 
     Returns
     -------
@@ -107,14 +110,14 @@ def read_folder(path: str | Path) -> tuple[str, Saved]:
         before = stamp(folder / MANIFEST)
         try:
             manifest = _read_manifest(folder)
-            return _Reading().read(folder, manifest)
+            return _Reading(kinds).read(folder, manifest)
         except ModelFileError:
             # a save that ended meanwhile has removed the files of the manifest before it
             if stamp(folder / MANIFEST) == before:
                 raise
 
 
-def load(path: str | Path, cls: type | None = None) -> Any:
+def load(path: str | Path, cls: type | None = None, *, kinds: Sequence[Any] = ()) -> Any:
     """Load a fitted estimator that ``save`` wrote.
 
     Nothing in the folder is executed: it holds JSON, safetensors and LightGBM text, verified by checksum. A checksum
@@ -127,6 +130,8 @@ def load(path: str | Path, cls: type | None = None) -> Any:
         Folder of the model.
     cls : type, optional
         Class of the estimator if it is not one of this package.
+    kinds : sequence of type, default=()
+        Classes of the kinds of targets that are not of this package. The folder names a kind, and no code.
 
     Returns
     -------
@@ -143,7 +148,7 @@ def load(path: str | Path, cls: type | None = None) -> Any:
     """
     if cls is not None and not (isinstance(cls, type) and hasattr(cls, "_from_saved")):
         raise TypeError(f"cls must be the class of the estimator, got {cls!r}; leave it out for one of tabmtl")
-    class_name, saved = read_folder(path)
+    class_name, saved = read_folder(path, {kind.name: kind for kind in kinds})
     own = own_class(class_name)
     cls = own if cls is None else cls
     if not hasattr(cls, "_from_saved"):
@@ -209,8 +214,8 @@ def _contents_of(saved: Saved) -> dict[str, bytes]:
 class _Reading:
     """One reading of a model and its parts, which together fit the memory."""
 
-    def __init__(self) -> None:
-        self.bytes_left = most_bytes()
+    def __init__(self, kinds: Mapping[str, type]) -> None:
+        self.bytes_left, self.kinds = most_bytes(), dict(kinds)
 
     def read(self, folder: Path, manifest: Mapping[str, Any], depth: int = MOST_DEPTH) -> tuple[str, Saved]:
         """Return the class and the content of a model, by its manifest."""
@@ -223,7 +228,7 @@ class _Reading:
             facts = _parse(contents.pop("model.json"))
             arrays = load_arrays(contents.pop("arrays.safetensors"))
             texts = {name.removesuffix(".txt"): content.decode() for name, content in contents.items()}
-            return manifest["class"], Saved(facts=facts, arrays=arrays, texts=texts, parts=parts)
+            return manifest["class"], Saved(facts=facts, arrays=arrays, texts=texts, parts=parts, kinds=self.kinds)
 
     def _read_files(self, folder: Path, manifest: Mapping[str, Any]) -> dict[str, bytes]:
         """Return the verified contents of the files that a manifest names."""

@@ -37,6 +37,10 @@ _PLAIN = {bool: (bool,), int: (int,), float: (int, float), str: (str,), Any: (bo
 _ARRAY = object()  # stands in the facts for an array
 
 
+class ModelFileError(ValueError):
+    """Error for a folder that is not a whole, untouched tabmtl model."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Saved:
     """Content of a model's folder.
@@ -50,12 +54,15 @@ class Saved:
         LightGBM's text, by a plain name.
     parts : dict of str to (str, Saved)
         Fitted estimators that the model is made of, by a plain name: their class and their own content.
+    kinds : dict of str to type
+        Kinds of targets that the package does not have itself, by name: a file names them, and never code.
     """
 
     facts: dict[str, Any]
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
     parts: dict[str, tuple[str, Saved]] = field(default_factory=dict)
+    kinds: dict[str, type] = field(default_factory=dict)
 
     def all_arrays(self) -> list[dict[str, np.ndarray]]:
         """Return the arrays of this model, and those of every part in it, however deep."""
@@ -133,6 +140,30 @@ def put_together(cls: type[T], saved: Saved) -> T:
     return found
 
 
+def describe_kind(kind: Any, kinds: dict[str, type]) -> str | dict[str, Any]:
+    """Return a kind of targets as JSON, its name, with its parameters if it has any; add its class to those by name."""
+    kinds[kind.name] = type(kind)
+    parameters = {item.name: getattr(kind, item.name) for item in fields(kind)}
+    return {"kind": kind.name} | parameters if parameters else kind.name
+
+
+def kind_class(name: Any, kinds: Mapping[str, type]) -> type:
+    """Return the class of a kind of targets by its name, the package's own or a given one.
+
+    Raises
+    ------
+    ModelFileError
+        If it is neither.
+    """
+    known = {own: type(kind) for own, kind in import_module("tabmtl.targets").KINDS.items()}
+    found = known.get(name) or kinds.get(name)
+    if found is None:
+        raise ModelFileError(
+            f"a task is of the kind {name!r}, which tabmtl does not have; give its class: load(path, kinds=[...])"
+        )
+    return found
+
+
 def own_class(name: str) -> Any:
     """Return the class that the package exports under a name; None if there is none."""
     homes = [import_module(home) for home in ("tabmtl", "tabmtl.sessions")]
@@ -151,7 +182,7 @@ def _describe(value: Any, path: str, saved: Saved) -> Any:
         saved.parts[name] = _save_part(value, path)
         return name
     if is_dataclass(value):
-        value = {name.strip("_"): getattr(value, name) for name in _hints(value.__class__)}
+        value = _facts_of(value, saved)
     if isinstance(value, Mapping):
         found = {name: _describe(item, _join(path, name), saved) for name, item in value.items()}
         return {name: item for name, item in found.items() if item is not _ARRAY}
@@ -167,6 +198,13 @@ def _describe(value: Any, path: str, saved: Saved) -> Any:
     if isinstance(value, pl.DataType):
         return [type(value).__name__, value.categories.to_list() if isinstance(value, pl.Enum) else None]
     return value
+
+
+def _facts_of(value: Any, saved: Saved) -> str | dict[str, Any]:
+    """Return the fields of a stored dataclass by name, or a kind of targets as JSON."""
+    if hasattr(value, "is_quadratic"):
+        return describe_kind(value, saved.kinds)
+    return {name.strip("_"): getattr(value, name) for name in _hints(value.__class__)}
 
 
 def _save_part(estimator: Any, path: str) -> tuple[str, Saved]:
@@ -189,6 +227,7 @@ class _Reader:
 
     def __init__(self, saved: Saved) -> None:
         self.arrays, self.texts, self.parts = dict(saved.arrays), dict(saved.texts), dict(saved.parts)
+        self.kinds = saved.kinds
 
     def read(self, hint: Any, fact: Any, path: str, sizes: dict[str, int]) -> Any:
         """Read the value of an annotation, from its fact or from the arrays at its path; add new sizes."""
@@ -202,6 +241,9 @@ class _Reader:
             _need(fact == {}, path, fact, "arrays")
             names = [name for name in self.arrays if name.startswith(f"{path}.")]
             return {name.removeprefix(f"{path}."): self._array(name, rule, sizes) for name in names}
+        if hasattr(kind, "is_quadratic"):
+            facts = dict(fact) if isinstance(fact, dict) else {"kind": fact}
+            return self._dataclass(kind_class(facts.pop("kind", None), self.kinds), facts, path, sizes)
         value = self._value(kind, args, fact, path, sizes)
         if rule.shape is not None or rule.distinct:
             _check_group(value, rule, path, sizes)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import reduce
 from itertools import pairwise
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tabmtl.schema import Kind, Task
+from tabmtl.targets import Task, kind_blocks
 
 Space = Literal["chain", "conditional", "independent"]
 
@@ -20,15 +19,7 @@ BLOCK = 32  # numbers that a function of torch takes at a time on a CPU; it may 
 
 
 class MultiTaskLoss:
-    """Sums of the per-row losses of every task, over the labelled rows.
-
-    ==========  =====================================================  ==========================
-    kind        loss of a row with raw scores s and label y            link
-    ==========  =====================================================  ==========================
-    binary      log(1 + exp(s)) - y s                                  p = 1 / (1 + exp(-s))
-    multiclass  log(sum_k exp(s_k)) - s_y                              p = softmax(s)
-    regression  (s - y)², y standardised                               y = s · scale + center
-    ==========  =====================================================  ==========================
+    """Sums of the per-row losses of every task, over the labelled rows; the kinds of the tasks know loss and link.
 
     A missing label (NaN) and a weight of 0 contribute exactly nothing, to the loss and to its gradient. The loss of k
     members is the mean of their losses; their link is that of their mean probability or value.
@@ -49,15 +40,14 @@ class MultiTaskLoss:
         self.tasks = tuple(tasks)
         self.n_tasks = len(tasks)
         self.task_weight = torch.tensor([task.weight for task in tasks], dtype=torch.float32)
-        self._of_kind = {kind: [t for t, task in enumerate(tasks) if task.kind == kind] for kind in get_args(Kind)}
 
     def link(self, scores: Sequence[Tensor]) -> list[Tensor]:
-        """Return the scores (B, width) that the links of the table take, from the output of the network."""
+        """Return the scores (B, width) that the links of the kinds take, from the output of the network."""
         if scores[0].ndim == 2:
             return self._chain_steps(scores)
         k, chained = scores[0].shape[1], self._chain_steps(_by_member(scores))
         tasks = zip(self.tasks, chained, strict=False)  # long: one column, whose kind all tasks share
-        return self._descend([_member_mean(at_least_float32(s).unflatten(0, (k, -1)), task.kind) for task, s in tasks])
+        return self._descend([task.kind.member_mean(at_least_float32(s).unflatten(0, (k, -1))) for task, s in tasks])
 
     def link_rows(self, scores: Sequence[Tensor]) -> list[Tensor]:
         """Link scores that are predicted: every row as if it were alone, bit for bit."""
@@ -117,19 +107,11 @@ class MultiTaskLoss:
 
     def _rows(self, scores: Sequence[Tensor], y: Tensor, long: bool) -> Tensor:
         """Return the loss of every cell, (B, T) or (B, 1); tasks of one kind are computed together."""
-        columns = self._of_kind
-        if long:  # one column, whose kind all tasks share
-            columns = {kind: [0] if tasks else [] for kind, tasks in columns.items()}
         dtype = reduce(torch.promote_types, [score.dtype for score in scores], torch.float32)
         rows = torch.empty_like(y, dtype=dtype)
-        if binary := columns["binary"]:
-            score = torch.cat([scores[t] for t in binary], dim=1).to(dtype)
-            rows[:, binary] = F.binary_cross_entropy_with_logits(score, y[:, binary].to(dtype), reduction="none")
-        if regression := columns["regression"]:
-            score = torch.cat([scores[t] for t in regression], dim=1).to(dtype)
-            rows[:, regression] = (score - y[:, regression].to(dtype)).square()
-        for t in columns["multiclass"]:
-            rows[:, t] = F.cross_entropy(scores[t].to(dtype), y[:, t].long(), reduction="none")
+        for kind, columns in kind_blocks(self.tasks[:1] if long else self.tasks):
+            score = torch.cat([scores[t] for t in columns], dim=1).to(dtype)
+            rows[:, columns] = kind.loss(score, y[:, columns].to(dtype))
         return rows
 
 
@@ -141,15 +123,6 @@ def at_least_float32(scores: Tensor) -> Tensor:
 def _by_member(scores: Sequence[Tensor]) -> list[Tensor]:
     """Take scores (B, k, width) of k members to rows (k B, width), those of the first member first."""
     return [score.transpose(0, 1).flatten(0, 1) for score in scores]
-
-
-def _member_mean(scores: Tensor, kind: Kind) -> Tensor:
-    """Return the raw scores (B, width) of the mean value or probability of members (k, B, width), always finite."""
-    if kind == "regression":
-        return scores.mean(dim=0)
-    if kind == "multiclass":
-        return scores.log_softmax(dim=2).logsumexp(dim=0) - math.log(len(scores))
-    return F.logsigmoid(scores).logsumexp(dim=0) - F.logsigmoid(-scores).logsumexp(dim=0)
 
 
 def chain_logits(scores: Tensor) -> Tensor:

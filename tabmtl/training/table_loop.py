@@ -13,7 +13,8 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from tabmtl.nn.experts import BatchNorm, statistics_of
 from tabmtl.processes.group import ALONE, Group
-from tabmtl.schema import Batch, DivergenceError, Task
+from tabmtl.schema import Batch, DivergenceError
+from tabmtl.targets import Task
 from tabmtl.training.balance import Balancer
 from tabmtl.training.checkpoint import check_like, checksum
 from tabmtl.training.device import give_way

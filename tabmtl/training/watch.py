@@ -19,7 +19,8 @@ from typing import Any
 
 from tabmtl.params import Positive
 from tabmtl.processes.group import ALONE, Group, current
-from tabmtl.schema import Task, TimeLimitWarning, warn_user
+from tabmtl.schema import TimeLimitWarning, warn_user
+from tabmtl.targets import Task
 
 Describe = Callable[[Any], str]
 #: Called with a record after every step of a loop; tells whether the time is over, so that the loop ends.

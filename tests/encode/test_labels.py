@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tabmtl.encode import LabelCoder
-from tabmtl.schema import Task
 from tabmtl.storage.stored import take_apart
+from tabmtl.targets import Task
 
 NAN = float("nan")
 
@@ -251,7 +251,7 @@ def test_encoding_names_what_does_not_fit():
 def test_target_names_are_only_names(name):
     y = pl.DataFrame({"a": ["x", "y", None], name: [1.5, float("nan"), 2.5], f"{name} ": [3, 4, 3]})
     coder = LabelCoder.fit(y, [1.0, 1.0, 2.0])
-    assert [task.kind for task in coder.tasks] == ["binary", "regression", "binary"]
+    assert [task.kind.name for task in coder.tasks] == ["binary", "regression", "binary"]
     values, _ = coder.encode(y, [1.0, 1.0, 2.0])
     np.testing.assert_array_equal(values, [[0, 1.5, 0], [1, NAN, 1], [NAN, 2.5, 0]])
     assert coder.decode(outputs_of(coder, values)).columns == y.columns
@@ -302,7 +302,7 @@ def test_scores_become_probabilities_without_overflow():
 
 def test_long_layout_gives_every_task_the_kind_of_the_one_target():
     coder = LabelCoder.fit(pl.Series("passed", [True, False]), task_levels=["s1", "s2", "s3"])
-    assert [(task.name, task.kind) for task in coder.tasks] == [(f"s{i}", "binary") for i in (1, 2, 3)]
+    assert [(task.name, task.kind.name) for task in coder.tasks] == [(f"s{i}", "binary") for i in (1, 2, 3)]
     assert [task.name for task in coder.column_tasks()] == ["passed"]
     copied = through_file(coder)
     assert copied.task_levels == ("s1", "s2", "s3")

@@ -124,7 +124,7 @@ def test_kinds_are_inferred_from_all_labels():
     frame = frame.with_columns(flag=pl.col("x") < n - 1, text=pl.format("t{}", pl.col("x") // 2))
     with pytest.warns(UserWarning, match="distinct whole numbers"):
         tasks = learned(Shards(frame.lazy()), ["many", "few", "half", "flag", "text"], tasks=None).labels.tasks
-    assert [task.kind for task in tasks] == ["regression", "multiclass", "regression", "binary", "multiclass"]
+    assert [task.kind.name for task in tasks] == ["regression", "multiclass", "regression", "binary", "multiclass"]
     assert tasks[3].classes == (False, True)
     assert len(tasks[4].classes or ()) == n // 2
     declared: DeclaredTasks = {"many": "multiclass"}

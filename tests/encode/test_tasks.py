@@ -12,7 +12,8 @@ import polars as pl
 import pytest
 
 from tabmtl.encode import LabelCoder
-from tabmtl.schema import TabmtlWarning, Task
+from tabmtl.schema import TabmtlWarning
+from tabmtl.targets import Task
 
 NAN = float("nan")
 
@@ -44,13 +45,13 @@ def test_inferred_kinds(labels, kind, classes):
 def test_ambiguous_integers_warn_with_the_cure(n, kind):
     with pytest.warns(TabmtlWarning, match=rf"task 't' holds {n} distinct whole numbers.*tasks={{'t': '{kind}'}}"):
         (task,) = LabelCoder.fit(pl.Series("t", range(n))).tasks
-    assert task.kind == kind
+    assert task.kind.name == kind
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert LabelCoder.fit(pl.Series("t", range(n)), tasks={"t": "regression"}).tasks[0].kind == "regression"
-        assert LabelCoder.fit(pl.Series("t", range(n)), force="classification").tasks[0].kind == "multiclass"
+        assert LabelCoder.fit(pl.Series("t", range(n)), tasks={"t": "regression"}).tasks[0].kind.name == "regression"
+        assert LabelCoder.fit(pl.Series("t", range(n)), force="classification").tasks[0].kind.name == "multiclass"
         category = pd.Series(range(n), name="t").astype("category")
-        assert LabelCoder.fit(category).tasks[0].kind == "multiclass"
+        assert LabelCoder.fit(category).tasks[0].kind.name == "multiclass"
 
 
 HOLED = [[1, 2, 3, 1], [4, 9, 4, 4], [*range(30)]]
@@ -61,19 +62,19 @@ def test_whole_floats_with_a_hole_are_whole_numbers_where_the_library_has_no_nul
     holed = [*map(float, labels), NAN]
     with warnings.catch_warnings(action="ignore", category=TabmtlWarning):
         (expected,) = LabelCoder.fit(pl.Series("t", labels)).tasks
-    is_sure = expected.kind == "binary"
+    is_sure = expected.kind.name == "binary"
     for y in (pd.Series(holed, name="t"), pd.DataFrame({"t": holed}, dtype="float32"), np.array(holed)):
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             (task,) = LabelCoder.fit(y).tasks
         assert (task.kind, task.classes) == (expected.kind, expected.classes)
-        assert [f"tasks={{{task.name!r}: {task.kind!r}}}" in str(each.message) for each in said] == [True] * (
+        assert [f"tasks={{{task.name!r}: {task.kind.name!r}}}" in str(each.message) for each in said] == [True] * (
             not is_sure
         )
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            assert LabelCoder.fit(y, tasks={task.name: "regression"}).tasks[0].kind == "regression"
-            assert LabelCoder.fit(y, force="regression").tasks[0].kind == "regression"
+            assert LabelCoder.fit(y, tasks={task.name: "regression"}).tasks[0].kind.name == "regression"
+            assert LabelCoder.fit(y, force="regression").tasks[0].kind.name == "regression"
             assert LabelCoder.fit(y, force="classification").tasks[0].is_classification
 
 
@@ -90,10 +91,10 @@ def test_whole_floats_with_a_hole_are_whole_numbers_where_the_library_has_no_nul
 def test_other_floats_are_numbers(y):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert LabelCoder.fit(y).tasks[0].kind == "regression"
+        assert LabelCoder.fit(y).tasks[0].kind.name == "regression"
         # a weight of zero takes a label away, and the library held all of them
         weight = [1.0, 1.0, 0.0, *[1.0] * (len(y) - 3)]
-        assert LabelCoder.fit(y, weight).tasks[0].kind == "regression"
+        assert LabelCoder.fit(y, weight).tasks[0].kind.name == "regression"
 
 
 def test_numbers_as_text_warn_with_the_cure():
@@ -109,7 +110,7 @@ def test_numbers_as_text_warn_with_the_cure():
             rf"task 'y' is text, so each of its 25 values is a class.*except '\?'.*{cure}.*tasks={{'y': 'multiclass'}}"
         )
         with pytest.warns(TabmtlWarning, match=says):
-            assert LabelCoder.fit(y).tasks[0].kind == "multiclass"
+            assert LabelCoder.fit(y).tasks[0].kind.name == "multiclass"
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             LabelCoder.fit(y, tasks={"y": "multiclass"})
@@ -125,9 +126,9 @@ def test_declared_beats_inferred():
     y = pl.DataFrame({"a": [1.0, 2.0, 3.0], "b": [1, 0, 1], "c": ["x", "y", "x"]})
     declared = {"a": "multiclass", "b": Task(name="b", kind="regression", weight=2.0)}
     tasks = LabelCoder.fit(y, tasks=declared).tasks
-    assert [task.kind for task in tasks] == ["multiclass", "regression", "binary"]
+    assert [task.kind.name for task in tasks] == ["multiclass", "regression", "binary"]
     assert tasks[1].weight == 2
-    assert LabelCoder.fit(y, tasks={"a": "multiclass"}, force="classification").tasks[1].kind == "binary"
+    assert LabelCoder.fit(y, tasks={"a": "multiclass"}, force="classification").tasks[1].kind.name == "binary"
     # names for the columns of an array
     named = LabelCoder.fit(np.array([[0.5], [1.5]]), tasks=[Task(name="price", kind="regression")])
     assert named.names == ("price",)

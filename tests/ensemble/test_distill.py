@@ -26,7 +26,7 @@ from tabmtl import (
     load,
 )
 from tabmtl.encode.labels import LabelCoder
-from tabmtl.ensemble.distill import DistillationLoss, _scaled, _targets, _untrained
+from tabmtl.ensemble.distill import DistillationLoss, _targets, _untrained
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.metrics.scores import mean_score
 
@@ -83,7 +83,7 @@ def test_the_mean_answer_is_at_distance_one_and_the_teachers_own_at_zero():
     X, y = drawn(400, 0)
     labels = LabelCoder.fit(y)
     outputs = Rule()._outputs(X, None)
-    labels = _scaled(labels, outputs)
+    labels = labels.scaled(outputs)
     targets = torch.from_numpy(_targets(labels, outputs))
     assert targets.shape == (400, 1 + 1 + 3)
     loss = DistillationLoss(labels, targets.numpy())

@@ -15,7 +15,8 @@ from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.model_selection import cross_validate
 
 from tabmtl import RMTGB, IndependentTasks, MultiTaskEnsemble, MultiTaskKFold, SharedTrees
-from tabmtl.schema import TabmtlWarning, Task
+from tabmtl.schema import TabmtlWarning
+from tabmtl.targets import Task
 
 X = features()
 Y = mixed_targets(X)

@@ -9,7 +9,8 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from tabmtl.ensemble.selection import Judged, choose_weights
-from tabmtl.schema import TabmtlWarning, Task
+from tabmtl.schema import TabmtlWarning
+from tabmtl.targets import Task
 
 SIZE = Task(name="size", kind="regression", metric="r2")
 LATE = Task(name="late", kind="binary", classes=("no", "yes"), metric="roc_auc")

@@ -8,8 +8,8 @@ import pytest
 from sklearn.base import clone
 
 from tabmtl import AITM, APEM, ESMM, TabmtlWarning, load
-from tabmtl.schema import Task
 from tabmtl.synth import make_funnel
+from tabmtl.targets import Task
 
 CHAIN = ["click", "buy"]
 FUNNELS = [ESMM, AITM, APEM]

@@ -15,7 +15,8 @@ from tabmtl.models.adatt import AdaTT
 from tabmtl.models.mmoe import MMoE
 from tabmtl.models.ple import PLE
 from tabmtl.models.stem import STEM
-from tabmtl.schema import Batch, Columns, TabmtlWarning, Task
+from tabmtl.schema import Batch, Columns, TabmtlWarning
+from tabmtl.targets import Task
 
 COLUMNS = Columns(numeric=("a", "b"), categorical=(), levels=(), has_missing=(False, False), bins=((-1.0, 1.0),) * 2)
 TASKS = [Task(name="click", kind="binary", classes=(0, 1)), Task(name="spend", kind="regression")]

@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 
-from tabmtl.metrics.intervals import auc_within, row_influence
-from tabmtl.metrics.scores import _METRICS, score_task
-from tabmtl.schema import Task
+from tabmtl.metrics.classes import TWO_CLASSES, auc_within
+from tabmtl.metrics.scores import score_task
+from tabmtl.metrics.values import VALUES
+from tabmtl.targets import KINDS, Task
 
-CASES = [(kind, metric) for kind, metrics in _METRICS.items() for metric in metrics]
+METRICS = TWO_CLASSES | VALUES
+CASES = [(name, metric) for name, kind in KINDS.items() for metric in kind.metrics]
 
 
 def some_rows(kind, rng, n=60):
@@ -29,7 +31,7 @@ def test_influence_is_weight_times_the_slope_of_the_score(kind, metric):
     labels = y if kind == "regression" else y.astype(int)
     step = 1e-4 * np.diag(weight)
     slope = [(score_task(task, y, output, weight + h) - score_task(task, y, output, weight - h)) / 2e-4 for h in step]
-    influence = row_influence(metric, labels, output, weight)
+    influence = METRICS[metric].influence(labels, output, weight)
     np.testing.assert_allclose(influence, slope, atol=1e-8)
     assert influence.sum() == pytest.approx(0, abs=1e-12)
     assert np.abs(influence).max() > 1e-3
@@ -39,7 +41,7 @@ def test_influence_does_not_depend_on_the_unit_of_the_weights():
     for kind, metric in CASES:
         y, output, weight = some_rows(kind, np.random.default_rng(1))
         labels = y if kind == "regression" else y.astype(int)
-        one, ten = (row_influence(metric, labels, output, factor * weight) for factor in (1, 10))
+        one, ten = (METRICS[metric].influence(labels, output, factor * weight) for factor in (1, 10))
         np.testing.assert_allclose(one, ten, atol=1e-12)
 
 
@@ -51,13 +53,13 @@ def test_classes_that_no_row_has_count_nowhere():
     step = np.zeros(len(y))
     step[5] = 1e-4
     slope = (score_task(task, y, wide, weight + step) - score_task(task, y, wide, weight - step)) / 2e-4
-    assert row_influence("f1_macro", y.astype(int), wide, weight)[5] == pytest.approx(weight[5] * slope, abs=1e-8)
+    assert METRICS["f1_macro"].influence(y.astype(int), wide, weight)[5] == pytest.approx(weight[5] * slope, abs=1e-8)
 
 
 def test_a_perfect_regression_has_no_influences():
     y = np.arange(5.0)
-    for metric in _METRICS["regression"]:
-        assert not row_influence(metric, y, y, np.ones(5)).any()
+    for metric in VALUES:
+        assert not METRICS[metric].influence(y, y, np.ones(5)).any()
 
 
 def auc_of_pairs(y, p, weight, part):

@@ -20,7 +20,8 @@ from tabmtl.metrics.intervals import (
     score_intervals,
 )
 from tabmtl.metrics.scores import score_task
-from tabmtl.schema import TabmtlWarning, Task
+from tabmtl.schema import TabmtlWarning
+from tabmtl.targets import Task
 
 LATE = Task(name="late", kind="binary", classes=("no", "yes"))
 

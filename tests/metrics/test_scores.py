@@ -16,7 +16,8 @@ from tabmtl.metrics.scores import (
     score_tasks,
     undefined_reason,
 )
-from tabmtl.schema import TabmtlWarning, Task
+from tabmtl.schema import TabmtlWarning
+from tabmtl.targets import Task
 
 N_ROWS = 120
 
@@ -180,7 +181,7 @@ def test_output_of_a_wrong_shape_is_refused(kind):
 def test_score_tasks_scores_each_column_with_its_weights(per_task_weight):
     rng = np.random.default_rng(0)
     tasks = [Task(name=kind, kind=kind) for kind in ("regression", "binary", "multiclass")]
-    rows = [some_rows(task.kind, rng) for task in tasks]
+    rows = [some_rows(task.kind.name, rng) for task in tasks]
     y = np.column_stack([labels for labels, _, _ in rows])
     weight = np.column_stack([w for _, _, w in rows]) if per_task_weight else rows[0][2]
     scores = score_tasks(tasks, y, [output for _, output, _ in rows], weight)

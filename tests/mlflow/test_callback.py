@@ -19,7 +19,8 @@ from tracking import Log, tracking
 from tabmtl import RMTGB, IndependentTasks, MMoE, MultiTaskEnsemble, SharedBottom
 from tabmtl.mlflow import MLflowCallback
 from tabmtl.mlflow.callback import metric_name
-from tabmtl.schema import TabmtlWarning, Task
+from tabmtl.schema import TabmtlWarning
+from tabmtl.targets import Task
 
 X, X_VAL = features(200), features(150, seed=1)
 Y, Y_VAL = mixed_targets(X), mixed_targets(X_VAL, seed=1)

@@ -36,7 +36,7 @@ from tabmtl import (
 from tabmtl.encode.labels import probability_names
 from tabmtl.mlflow import as_pyfunc, load_model, log_model, pandas_view, save_model
 from tabmtl.mlflow.signature import signature_of
-from tabmtl.schema import Task
+from tabmtl.targets import Task
 
 PROBA = {"method": "predict_proba"}
 

@@ -6,7 +6,8 @@ import pytest
 
 from tabmtl.model_selection.folds import MultiTaskKFold
 from tabmtl.model_selection.stratify import train_valid_split
-from tabmtl.schema import TabmtlWarning, Task
+from tabmtl.schema import TabmtlWarning
+from tabmtl.targets import Task
 
 N_ROWS = 20_000
 

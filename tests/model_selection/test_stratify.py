@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tabmtl.model_selection.stratify import Strata, deal_rows, train_valid_split
-from tabmtl.schema import Task
+from tabmtl.targets import Task
 
 DELAY = Task(name="delay", kind="regression")
 LATE = Task(name="late", kind="binary", classes=("no", "yes"))

@@ -6,7 +6,8 @@ import torch
 from torch.nn import functional as F
 
 from tabmtl import AdaTT
-from tabmtl.schema import Columns, Task
+from tabmtl.schema import Columns
+from tabmtl.targets import Task
 from tabmtl.training.balance.gradients import split_parameters
 
 COLUMNS = Columns(

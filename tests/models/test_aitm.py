@@ -11,8 +11,9 @@ import torch
 from torch.nn import functional as F
 
 from tabmtl import AITM
-from tabmtl.schema import Columns, Task
+from tabmtl.schema import Columns
 from tabmtl.synth import make_funnel
+from tabmtl.targets import Task
 
 COLUMNS = Columns(
     numeric=("a", "b"),

@@ -11,8 +11,9 @@ from torch.nn import functional as F
 
 from tabmtl import APEM, load
 from tabmtl.models.apem import AttentionBlocks, SetAttention
-from tabmtl.schema import Columns, Task
+from tabmtl.schema import Columns
 from tabmtl.synth import make_funnel
+from tabmtl.targets import Task
 from tabmtl.training.losses import FunnelLoss, MultiTaskLoss
 
 COLUMNS = Columns(

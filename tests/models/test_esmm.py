@@ -9,8 +9,9 @@ import torch
 from torch.nn import functional as F
 
 from tabmtl import ESMM, IndependentTasks
-from tabmtl.schema import Columns, Task
+from tabmtl.schema import Columns
 from tabmtl.synth import make_funnel
+from tabmtl.targets import Task
 from tabmtl.training.losses import FunnelLoss
 
 COLUMNS = Columns(

@@ -11,8 +11,9 @@ from torch import nn
 
 from tabmtl import HoME, load
 from tabmtl.models.home import find_groups
-from tabmtl.schema import Columns, Task
+from tabmtl.schema import Columns
 from tabmtl.synth import make_funnel
+from tabmtl.targets import Task
 
 COLUMNS = Columns(
     numeric=("a", "b"),

@@ -7,7 +7,8 @@ import torch
 from torch.nn import functional as F
 
 from tabmtl import IndependentTasks, MMoE
-from tabmtl.schema import Columns, Task
+from tabmtl.schema import Columns
+from tabmtl.targets import Task
 
 COLUMNS = Columns(
     numeric=("a", "b"),

@@ -8,7 +8,8 @@ import torch
 
 from tabmtl.models.multitabnet import MultiTabNet, MultiTabNetwork
 from tabmtl.models.shared_bottom import SharedBottom, SharedBottomNetwork
-from tabmtl.schema import Columns, Task
+from tabmtl.schema import Columns
+from tabmtl.targets import Task
 
 NAN = float("nan")
 MASKS = ["none", "FxT", "TxT", "FxT_TxT"]

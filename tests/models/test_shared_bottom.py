@@ -3,7 +3,8 @@
 import torch
 
 from tabmtl.models.shared_bottom import SharedBottom, SharedBottomNetwork
-from tabmtl.schema import Columns, Task
+from tabmtl.schema import Columns
+from tabmtl.targets import Task
 
 COLUMNS = Columns(
     numeric=("a", "b"),

@@ -6,7 +6,8 @@ import torch
 from torch.nn import functional as F
 
 from tabmtl import STEM
-from tabmtl.schema import Columns, Task
+from tabmtl.schema import Columns
+from tabmtl.targets import Task
 
 COLUMNS = Columns(
     numeric=("a", "b"),

@@ -13,7 +13,8 @@ from tabmtl.estimators.mixture import measure_experts
 from tabmtl.nn import embeddings as blocks
 from tabmtl.nn.experts import BatchNorm, Experts, Gates
 from tabmtl.nn.layers import RowOwners
-from tabmtl.schema import Batch, Columns, Task
+from tabmtl.schema import Batch, Columns
+from tabmtl.targets import Task
 from tabmtl.training.balance import Balancer
 from tabmtl.training.balance.gradients import TaskGradients, jacobian, split_parameters
 from tabmtl.training.losses import MultiTaskLoss

@@ -19,7 +19,7 @@ from tabmtl.plots import (
     OutlierTaskDisplay,
     ParetoDisplay,
 )
-from tabmtl.schema import Task
+from tabmtl.targets import Task
 
 OUTLIERS = pl.DataFrame({"task": ["a"], "outlier_score": [0.5], "check_loss": [1.0], "check_loss_if_normal": [1.0]})
 USAGE = pl.DataFrame({"level": [1], "gate": ["a"], "expert": ["own"], "weight": [1.0], "dead": [False]})

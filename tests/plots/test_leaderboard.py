@@ -14,7 +14,7 @@ from sklearn.exceptions import NotFittedError
 import tabmtl
 from tabmtl import MultiTaskEnsemble
 from tabmtl.plots import LeaderboardDisplay
-from tabmtl.schema import Task
+from tabmtl.targets import Task
 
 matplotlib = pytest.importorskip("matplotlib")
 

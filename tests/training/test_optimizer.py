@@ -11,8 +11,9 @@ from torch import nn
 from tabmtl import APEM, MMoE, MultiTabNet, SharedBottom, load
 from tabmtl.nn import embeddings as blocks
 from tabmtl.nn.embeddings import CategoricalEmbedding
-from tabmtl.schema import Columns, Task
+from tabmtl.schema import Columns
 from tabmtl.synth import make_funnel
+from tabmtl.targets import Task
 from tabmtl.training.optimizer import Optimizer
 
 

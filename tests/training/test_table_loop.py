@@ -12,7 +12,8 @@ from torch import nn
 
 from tabmtl.nn.experts import BatchNorm, Experts
 from tabmtl.processes.group import current
-from tabmtl.schema import Batch, TabmtlWarning, Task
+from tabmtl.schema import Batch, TabmtlWarning
+from tabmtl.targets import Task
 from tabmtl.training.epochs import Snapshots, run_epochs, schedule, warn_if_rising
 from tabmtl.training.losses import MultiTaskLoss
 from tabmtl.training.optimizer import Optimizer

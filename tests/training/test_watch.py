@@ -13,8 +13,9 @@ import recommenders
 from conformance import tiny
 
 from tabmtl import RMTGB, IndependentTasks, SharedBottom, SharedTrees
-from tabmtl.schema import TabmtlWarning, Task, TimeLimitWarning
+from tabmtl.schema import TabmtlWarning, TimeLimitWarning
 from tabmtl.sessions import STAN, Blend, SequentialRules
+from tabmtl.targets import Task
 from tabmtl.training.watch import Watch, describe_tasks
 
 rng = np.random.default_rng(0)

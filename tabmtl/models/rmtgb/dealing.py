@@ -15,7 +15,8 @@ import numpy as np
 
 from tabmtl.models.rmtgb.targets import BinnedRows, LongTargets, subset
 from tabmtl.processes.group import ALONE, Group
-from tabmtl.schema import Batch, Kind
+from tabmtl.schema import Batch
+from tabmtl.targets import Kind
 
 _MOST_BYTES = 500_000_000  # that a rank receives at once; moving takes three times as many
 _MOST_LOAD = 1.3  # work of the rank with the most, over the mean; the network takes 1.3 times the share of a rank

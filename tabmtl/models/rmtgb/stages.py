@@ -40,7 +40,7 @@ class Stage:
         self.rows = rows
         params = params | network_params(rows.targets.group)
         self.ensemble = Ensemble(
-            params if rows.targets.kind == "regression" else params | {"max_delta_step": LONGEST_STEP},
+            params if rows.targets.kind.is_quadratic else params | {"max_delta_step": LONGEST_STEP},
             rows.data,
             None if rows.valid is None else rows.valid.data,
             width=n_functions * rows.targets.width,
@@ -153,7 +153,7 @@ class MixedStage(Stage):
         gradient = np.empty(functions.shape, dtype=np.float32)
         np.subtract(for_A, targets.at_rows(residuals), out=gradient[: len(B)], casting="same_kind")
         np.negative(for_A, out=gradient[len(B) :], casting="same_kind")
-        if targets.kind != "regression":
+        if not targets.kind.is_quadratic:
             factors = [(1 - s) ** 2, s**2]
             if self.penalty:
                 factors = [np.maximum(*factors)] * 2

@@ -14,16 +14,15 @@ from typing import Any, NamedTuple
 
 import lightgbm as lgb
 import numpy as np
-from scipy.special import expit, logit, logsumexp, softmax
 
 from tabmtl.encode import TableCoder
 from tabmtl.estimators.boosted import labelled_rows
 from tabmtl.processes.group import ALONE, Group, current
-from tabmtl.schema import Batch, Columns, Kind
+from tabmtl.schema import Batch, Columns
+from tabmtl.targets import Kind
 from tabmtl.trees import bin_rows
 
 _LONGEST_START = 2.0  # of a first step in logits
-_SURE = 1e-6  # least probability that a constant start gives a class
 _TINY = np.finfo(float).tiny
 
 
@@ -33,7 +32,7 @@ class Targets:
 
     Attributes
     ----------
-    kind : {"binary", "multiclass", "regression"}
+    kind : Kind
     width : int
         K: outputs of a function, one per class of multiclass tasks, else 1.
     y : ndarray of shape (n,) or (T, n)
@@ -111,17 +110,11 @@ class Targets:
         return (cells * scores).sum(axis=-2)
 
     def start(self) -> np.ndarray:
-        """Find the best constant (T, K), of each wide task or of all long ones: mean, log odds or log probabilities."""
-        y, weight = np.atleast_2d(self.y), np.atleast_2d(self.weight)
-        summed = self.group.total(weight.sum(axis=-1, keepdims=True))
-        total = np.maximum(summed, _TINY)
-        if self.kind == "multiclass":
-            share = self.group.total((self._indicators * self._weight).sum(axis=-1).reshape(len(y), -1)) / total
-            best = np.log(np.maximum(share, _SURE))
-        else:
-            best = self.group.total((y * weight).sum(axis=-1, keepdims=True)) / total
-        if self.kind == "binary":
-            best = logit(np.clip(np.where(summed > 0, best, 0.5), _SURE, 1 - _SURE))
+        """Find the best constant (T, K), of each wide task or of all long ones; 0 without a label."""
+        means, weight = (array[None] if array.ndim == 2 else array for array in (self._means, self._weight))
+        total = self.group.total(weight.sum(axis=-1))
+        mean = self.group.total((means * weight).sum(axis=-1)) / np.maximum(total, _TINY)
+        best = np.where(total > 0, self.kind.start(mean), 0.0)
         return np.broadcast_to(best, (self.n_tasks, self.width))
 
     def own_start(self) -> np.ndarray:
@@ -134,28 +127,22 @@ class Targets:
         Returns
         -------
         residuals : ndarray like the scores
-            r = -∂L/∂F, weighted: y - F, y - σ(F), or the indicator of each class - softmax(F).
+            r = -∂L/∂F, weighted.
         hessians : ndarray that broadcasts to the scores
-            Diagonal of ∂²L/∂F², weighted: 1, p (1 - p), or K / (K - 1) p (1 - p) as LightGBM has it.
+            Diagonal of ∂²L/∂F², weighted.
         """
-        if self.kind == "regression":
-            residuals = self._y - scores
-            return residuals if self.is_unweighted else residuals * self._weight, self._weight
-        if self.kind == "binary":
-            p = expit(scores)
-            return (self._y - p) * self._weight, p * (1 - p) * self._weight
-        p = softmax(scores, axis=-2)
-        return (self._indicators - p) * self._weight, p * (1 - p) * (self._weight * self.width / (self.width - 1))
+        residuals = np.empty(np.broadcast_shapes(scores.shape, self._means.shape))
+        hessians = None if self.kind.is_quadratic else np.empty_like(residuals)
+        own = None if hessians is None else self._last(hessians)
+        self.kind.derivatives(self._last(scores), self._last(self._means), self._last(residuals), own)
+        np.negative(residuals, out=residuals)
+        if not self.is_unweighted:
+            residuals *= self._weight
+        return residuals, self._weight if hessians is None else hessians * self._weight
 
     def cell_losses(self, scores: np.ndarray) -> np.ndarray:
-        """Compute the weighted loss of every label: ½ (y - F)², or the log loss; (n,) or (T, n)."""
-        if self.kind == "regression":
-            losses = np.square(self._y - scores) / 2
-        elif self.kind == "binary":
-            losses = np.logaddexp(0, scores) - self._y * scores
-        else:
-            losses = logsumexp(scores, axis=-2, keepdims=True) - (self._indicators * scores).sum(-2, keepdims=True)
-        return (losses * self._weight)[..., 0, :]
+        """Compute the weighted loss of every label: (n,) or (T, n)."""
+        return self.kind.losses(self._last(scores), self._last(self._means))[..., 0] * self.weight
 
     def losses(self, scores: np.ndarray) -> np.ndarray:
         """Sum `cell_losses` over the labels of every task: (T,)."""
@@ -179,18 +166,17 @@ class Targets:
 
     # with an axis of outputs: (1, n) or (T, 1, n)
 
-    @property
-    def _y(self) -> np.ndarray:
-        return self.y[..., None, :]
+    @cached_property
+    def _means(self) -> np.ndarray:
+        return np.moveaxis(self.kind.means(self.y, self.width), -1, -2)
 
     @property
     def _weight(self) -> np.ndarray:
         return self.weight[..., None, :]
 
-    @cached_property
-    def _indicators(self) -> np.ndarray:
-        """1 at the label's class, like the cells."""
-        return np.moveaxis(np.eye(self.width)[self.y.astype(np.int64)], -1, -2)
+    def _last(self, values: np.ndarray) -> np.ndarray:
+        """Return values with the axis of outputs as the last one."""
+        return np.moveaxis(values, -2, -1)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -308,7 +294,7 @@ class BinnedRows:
         The ranks of a group decide together.
         """
         targets = self.targets
-        is_plain = isinstance(targets, LongTargets) and targets.kind == "regression" and targets.is_unweighted
+        is_plain = isinstance(targets, LongTargets) and targets.kind.is_quadratic and targets.is_unweighted
         is_plain &= not self.is_shared
         return None if targets.group.total(np.array([not is_plain])).any() else targets.y - self.scores[0]
 
@@ -324,7 +310,7 @@ class BinnedRows:
             np.stack([targets.per_task(values[..., k, :]) for k in range(targets.width)], axis=1)
             for values in (residuals, residuals**2, hessians)
         )
-        limit = np.inf if targets.kind == "regression" else _LONGEST_START
+        limit = np.inf if targets.kind.is_quadratic else _LONGEST_START
         step, error = np.clip(r / (h + _TINY), -limit, limit), r2 / (h**2 + _TINY)
         between = np.maximum(0, (step**2 - error).mean(axis=0))
         return step * between / (between + error + _TINY)
@@ -342,7 +328,7 @@ def bin_groups(
     followed = None if valid is None else bin_labelled(valid, coder.features.columns, options, binned.data)
     groups: dict[Any, list[int]] = {}
     for t, task in enumerate(coder.labels.tasks):
-        groups.setdefault((task.kind, task.classes if task.kind == "multiclass" else None), []).append(t)
+        groups.setdefault((task.kind, task.classes if task.width > 1 else None), []).append(t)
     for members in map(np.array, groups.values()):
         rows = rows_of_tasks(binned, coder, members)
         assert rows is not None  # every task has a label to learn

@@ -14,12 +14,12 @@ from functools import cached_property
 
 import numpy as np
 from scipy.sparse import csr_array
-from scipy.special import logit
 
 from tabmtl.processes.group import ALONE, Group
-from tabmtl.schema import Batch, Kind, Task
+from tabmtl.schema import Batch
+from tabmtl.targets import Kind, Task, kind_blocks
+from tabmtl.targets.kind import SURE
 
-_SURE = 1e-6  # least probability that a start gives a class
 _BLOCK = 4096  # rows whose float32 gradients are summed as such, before float64 takes over
 _TINY = np.finfo(float).tiny
 
@@ -78,7 +78,7 @@ class Targets:
     @cached_property
     def is_quadratic(self) -> bool:
         """Whether all tasks are regressions, so that the hessian never changes."""
-        return all(kind == "regression" for kind, _ in self.blocks)
+        return all(kind.is_quadratic for kind, _ in self.blocks)
 
     @cached_property
     def share(self) -> np.ndarray:
@@ -88,20 +88,15 @@ class Targets:
 
     @cached_property
     def curvature(self) -> np.ndarray:
-        """The hessian of a label at the start: 1, p (1 - p), or K / (K - 1) p (1 - p): (C,)."""
-        curvature = np.ones(len(self.function))
-        for kind, outputs in self.output_blocks:
-            p = np.clip(self.share[outputs], _SURE, 1 - _SURE)
-            if kind != "regression":
-                curvature[outputs] = p * (1 - p) * (len(p) / (len(p) - 1) if kind == "multiclass" else 1)
-        return curvature
+        """The hessian of a label at the start: (C,)."""
+        return np.concatenate([kind.curvature(self.share[outputs]) for kind, outputs in self.output_blocks])
 
     @cached_property
     def is_bounded(self) -> np.ndarray:
         """Whether the leaf steps of an output are bounded, as those of classifications are: (C,)."""
         bounded = np.ones(len(self.function), dtype=bool)
         for kind, outputs in self.output_blocks:
-            bounded[outputs] = kind != "regression"
+            bounded[outputs] = not kind.is_quadratic
         return bounded
 
     @property
@@ -110,36 +105,18 @@ class Targets:
         return self.blocks
 
     def start(self, penalty: float) -> np.ndarray:
-        """Return the best constant of every output: (C,), mean, log odds, or log probabilities.
+        """Return the best constant of every output: (C,).
 
         The penalty has no effect here; it shrinks the constants of `LongTargets`.
         """
-        start = self.share.copy()
-        for kind, outputs in self.output_blocks:
-            p = np.clip(self.share[outputs], _SURE, 1 - _SURE)
-            if kind != "regression":
-                start[outputs] = logit(p) if kind == "binary" else np.log(p)
-        return start
+        return np.concatenate([kind.start(self.share[outputs]) for kind, outputs in self.output_blocks])
 
     def derivatives(self, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Compute gradient and hessian of the loss by the scores, weighted: (n, B) float32 each, until the next call.
-
-        ½ (y - F)² has F - y and 1; the log loss has p - y and p (1 - p), with many classes K / (K - 1) times that.
-        """
+        """Compute weighted gradient and hessian of the loss by the scores: (n, B) float32 each, until the next call."""
         gradient, hessian = self._derivatives  # new memory would take as long as the rest
         for kind, columns in self.blocks:
-            p, h = gradient[:, columns], hessian[:, columns]
-            if kind == "regression":
-                np.subtract(scores[:, columns], self.y[:, columns], out=p)
-                if not self.is_quadratic:
-                    h[:] = 1
-                continue
-            _set_probabilities(kind, scores[:, columns], p)
-            np.subtract(1, p, out=h)
-            h *= p
-            if kind == "multiclass":
-                h *= np.float32(p.shape[1] / (p.shape[1] - 1))
-            p -= self.y[:, columns]
+            own = None if self.is_quadratic else hessian[:, columns]
+            kind.derivatives(scores[:, columns], self.y[:, columns], gradient[:, columns], own)
         if not self.is_full:
             gradient *= self.weight
             if not self.is_quadratic:
@@ -155,7 +132,7 @@ class Targets:
         return np.empty_like(self.y)
 
     def losses(self, scores: np.ndarray) -> list[np.ndarray]:
-        """Return the weighted losses of the labels of every function: ½ (y - F)², or the log loss."""
+        """Return the weighted losses of the labels of every function."""
         losses, weight = self._cell_losses(scores)
         own = [losses[labelled, column] for column, labelled in self._cells_of_functions(weight)]
         return [np.concatenate(parts) for parts in zip(*self.group.gather(own), strict=True)]
@@ -178,15 +155,8 @@ class Targets:
         """Return the weighted losses and the weights of the cells, a column for each task as `blocks` have them."""
         losses, weights = [], []
         for kind, columns in self.blocks:
-            y, weight, F = self.y[:, columns], self.weight[:, columns], scores[:, columns]
-            if kind == "regression":
-                loss = np.square(y - F) / 2
-            elif kind == "binary":
-                loss = np.logaddexp(0, F) - y * F
-            else:
-                high = F.max(axis=1, keepdims=True)
-                loss = high + np.log(np.exp(F - high).sum(axis=1, keepdims=True)) - (y * F).sum(axis=1, keepdims=True)
-                weight = weight[:, :1]
+            loss = kind.losses(scores[:, columns], self.y[:, columns])
+            weight = self.weight[:, columns][:, : loss.shape[1]]
             losses.append(loss * weight)
             weights.append(weight)
         return np.concatenate(losses, axis=1), np.concatenate(weights, axis=1)
@@ -290,9 +260,9 @@ class LongTargets(Targets):
         """Return the best constant of all rows, and for each task a step from it that the penalty shrinks."""
         pooled = np.tile(super().start(penalty)[-self.width :], self.n_functions)
         gradient, hessian = self.derivatives(self.at_rows(pooled))
-        step = self.total(gradient) / (self.total(hessian) + penalty * self.curvature + _SURE)
+        step = self.total(gradient) / (self.total(hessian) + penalty * self.curvature + SURE)
         step[-self.width :] = 0
-        return pooled - np.clip(step, -2, 2) if self.blocks[0][0] != "regression" else pooled - step
+        return pooled - step if self.blocks[0][0].is_quadratic else pooled - np.clip(step, -2, 2)
 
     def at_rows(self, outputs: np.ndarray) -> np.ndarray:
         scores = np.zeros_like(self.y)
@@ -347,7 +317,7 @@ def make_targets(
     y = np.nan_to_num(y)
     if batch.task is not None:
         kind, width = tasks[0].kind, tasks[0].width
-        labels = np.tile(_label_columns(y[:, 0], tasks[0]), 2).astype(np.float32)
+        labels = np.tile(kind.means(y[:, 0], width), 2).astype(np.float32)
         return LongTargets(
             blocks=((kind, slice(0, width)), (kind, slice(width, 2 * width))),
             y=labels,
@@ -358,9 +328,9 @@ def make_targets(
         )
     order = output_order(tasks)
     function = np.repeat(order, [tasks[t].width for t in order])
-    labels = np.concatenate([_label_columns(y[:, t], tasks[t]) for t in order], axis=1)
+    labels = np.concatenate([tasks[t].kind.means(y[:, t], tasks[t].width) for t in order], axis=1)
     return Targets(
-        blocks=tuple(_blocks(tasks)),
+        blocks=tuple(_blocks([tasks[t] for t in order])),
         y=labels.astype(np.float32),
         weight=np.ascontiguousarray(weight[:, function], dtype=np.float32),
         function=function,
@@ -370,37 +340,14 @@ def make_targets(
 
 def output_order(tasks: Sequence[Task]) -> list[int]:
     """Return the tasks of a wide table in the order of their outputs: by kind, so that kinds are blocks of columns."""
-    kinds = ("regression", "binary", "multiclass")
-    return sorted(range(len(tasks)), key=lambda t: kinds.index(tasks[t].kind))
+    kinds = [(not task.kind.is_quadratic, task.width > 1, task.width > 1 or repr(task.kind)) for task in tasks]
+    return sorted(range(len(tasks)), key=kinds.__getitem__)
 
 
 def _blocks(tasks: Sequence[Task]) -> Iterator[tuple[Kind, slice]]:
+    """Yield the output columns of ordered tasks by kind."""
     first = 0
-    for kind in ("regression", "binary"):
-        count = sum(task.kind == kind for task in tasks)
-        if count:
-            yield kind, slice(first, first + count)
-        first += count
-    for task in tasks:
-        if task.kind == "multiclass":
-            yield "multiclass", slice(first, first + task.width)
-            first += task.width
-
-
-def _label_columns(y: np.ndarray, task: Task) -> np.ndarray:
-    """Return labels (n,) as columns (n, K): as they are, or the indicators of the classes."""
-    return np.eye(task.width)[y.astype(np.int64)] if task.kind == "multiclass" else y[:, None]
-
-
-def _set_probabilities(kind: Kind, scores: np.ndarray, p: np.ndarray) -> None:
-    """Set ``p`` to the probability of every column: sigmoids, or the softmax of all."""
-    if kind == "binary":
-        np.negative(scores, out=p)
-        with np.errstate(over="ignore"):  # 1 / (1 + inf) is 0
-            np.exp(p, out=p)
-        p += 1
-        np.reciprocal(p, out=p)
-        return
-    np.subtract(scores, scores.max(axis=1, keepdims=True), out=p)
-    np.exp(p, out=p)
-    p /= p.sum(axis=1, keepdims=True)
+    for kind, members in kind_blocks(tasks):
+        width = sum(tasks[t].width for t in members)
+        yield kind, slice(first, first + width)
+        first += width

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from tabmtl.nn.layers import Boundary, Towers
 from tabmtl.params import check_choice, is_number
 from tabmtl.processes.group import ALONE, Group
-from tabmtl.schema import DivergenceError, Task
+from tabmtl.schema import DivergenceError
+from tabmtl.targets import Task
 from tabmtl.training.balance.gradient_joins import GRADIENT_JOINS, Aggregate, join_all, normalize_rows
 from tabmtl.training.balance.gradients import (
     Forward,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tabmtl.nn.layers import StackedLinear
-from tabmtl.schema import Task
+from tabmtl.targets import Task
 from tabmtl.training.balance.gradients import Jacobian, jacobian, split_parameters
 from tabmtl.training.checkpoint import check_like
 from tabmtl.training.optimizer import copy_arrays

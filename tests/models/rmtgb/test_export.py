@@ -44,11 +44,13 @@ def fit(case, rounds=(8, 12, 10), **options):
 def said_of(estimator, X, task):
     """What the estimator answers for one task: values, probabilities of the second class, or of all classes."""
     if estimator.task_column is None:
-        found = estimator.predict(X)[task.name] if task.kind == "regression" else estimator.predict_proba(X)[task.name]
+        found = (
+            estimator.predict(X)[task.name] if task.kind.name == "regression" else estimator.predict_proba(X)[task.name]
+        )
     else:
         X = X.with_columns(pl.lit(task.name).alias(estimator.task_column))
-        found = estimator.predict(X) if task.kind == "regression" else estimator.predict_proba(X)
-    return np.asarray(found)[:, 1] if task.kind == "binary" else np.asarray(found)
+        found = estimator.predict(X) if task.kind.name == "regression" else estimator.predict_proba(X)
+    return np.asarray(found)[:, 1] if task.kind.name == "binary" else np.asarray(found)
 
 
 def largest_gap(one, two):

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tabmtl.models.rmtgb.targets import BinnedRows, LongTargets, Targets
+from tabmtl.targets import KINDS
 
 WIDTHS = {"regression": 1, "binary": 1, "multiclass": 3}
 COUNTS = (4, 0, 7, 1, 0)
@@ -33,7 +34,7 @@ def make(kind, layout, *, seed=0, counts=COUNTS, weighted=True):
         weight[rng.random(shape) < 0.3] = 0
         weight[1] = 0
     y = some_labels(kind, shape, rng) * (weight > 0)
-    labels = {"kind": kind, "width": WIDTHS[kind], "y": y, "weight": weight}
+    labels = {"kind": KINDS[kind], "width": WIDTHS[kind], "y": y, "weight": weight}
     return LongTargets(**labels, counts=np.array(counts)) if layout == "long" else Targets(**labels)
 
 
@@ -41,7 +42,7 @@ def twins(kind, seed=0, counts=COUNTS):
     """The long form of cells, and the wide one with a row's label at its own task alone."""
     long = make(kind, "long", seed=seed, counts=counts)
     owner = np.repeat(np.arange(len(counts)), counts) == np.arange(len(counts))[:, None]
-    return long, Targets(kind=kind, width=long.width, y=owner * long.y, weight=owner * long.weight)
+    return long, Targets(kind=KINDS[kind], width=long.width, y=owner * long.y, weight=owner * long.weight)
 
 
 def scores_of(cells, seed=1):
@@ -201,7 +202,7 @@ def test_the_cells_of_a_task_are_its_slice(kind, layout):
         rows = cells.rows_of(t)
         assert list(rows) == list(np.flatnonzero((task_of_cells(cells) == t) & (cells.weight > 0)) % cells.y.shape[-1])
         own, at = cells.of_task(t), (..., rows) if layout == "long" else (t, ..., rows)
-        assert (own.kind, own.width, own.n_tasks, list(own.counts)) == (kind, cells.width, 1, [len(rows)])
+        assert (own.kind.name, own.width, own.n_tasks, list(own.counts)) == (kind, cells.width, 1, [len(rows)])
         of_task = scores[at] if layout == "long" else scores[t][:, rows]
         np.testing.assert_allclose(own.losses(of_task), losses[[t]])
         np.testing.assert_array_equal(
@@ -234,7 +235,7 @@ def test_a_start_never_rules_a_class_out(kind, layout):
 
 def labelled_rows(y, counts):
     """Rows without data, all scores 0."""
-    targets = LongTargets(kind="regression", width=1, y=y, weight=np.ones(len(y)), counts=np.array(counts))
+    targets = LongTargets(kind=KINDS["regression"], width=1, y=y, weight=np.ones(len(y)), counts=np.array(counts))
     return BinnedRows(data=None, targets=targets, scores=np.zeros((1, len(y))))
 
 

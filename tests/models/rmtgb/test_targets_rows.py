@@ -91,7 +91,7 @@ def test_the_rows_of_some_tasks_are_those_with_their_labels():
     y = y.with_columns(late=pl.when(pl.int_range(60) < 20).then(y["y0"].fill_null(1) > 0))
     coder, batch, *_ = rows_of(X, y)
     rows = rows_of_tasks(bin_labelled(batch, coder.features.columns, OPTIONS), coder, np.array([2]))
-    assert (rows.targets.kind, rows.targets.n_tasks, rows.data.num_data()) == ("binary", 1, 20)
+    assert (rows.targets.kind.name, rows.targets.n_tasks, rows.data.num_data()) == ("binary", 1, 20)
     np.testing.assert_array_equal(rows.targets.y[0], batch.y[:20, 2])
 
 

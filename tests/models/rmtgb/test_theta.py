@@ -14,6 +14,7 @@ from tabmtl.models.rmtgb import stages
 from tabmtl.models.rmtgb.stages import MixedStage
 from tabmtl.models.rmtgb.targets import BinnedRows, LongTargets, Targets
 from tabmtl.synth import make_outlier_tasks
+from tabmtl.targets import KINDS
 
 PARAMS = {"learning_rate": 0.3, "num_leaves": 4, "min_data_in_leaf": 1, "min_data_in_bin": 1, "num_threads": 1}
 PARAMS |= {"verbosity": -1, "seed": 0, "deterministic": True, "force_row_wise": True}
@@ -34,7 +35,7 @@ def mixed_stage(kind="regression", layout="long", *, rate=None, factor=1.0, copi
     scores = factor * rng.normal(size=(*shape[:-1], width, N_ROWS))
     x = np.repeat(rng.normal(size=(N_ROWS, 4)), copies, axis=0)
     labels = {
-        "kind": kind,
+        "kind": KINDS[kind],
         "width": width,
         "y": np.repeat(y, copies, axis=-1),
         "weight": np.repeat(weight, copies, axis=-1),
@@ -87,9 +88,9 @@ def written_loss(stage, theta, f):
     task_weight = np.ones(N_TASKS) if stage.rows.targets.task_weight is None else stage.rows.targets.task_weight
     for t, i, y, weight, before in each_cell(stage):
         F = written_total(before, theta[t], f[:width, i], f[width:, i])
-        if stage.rows.targets.kind == "regression":
+        if stage.rows.targets.kind.name == "regression":
             loss = (y - F[0]) ** 2 / 2
-        elif stage.rows.targets.kind == "binary":
+        elif stage.rows.targets.kind.name == "binary":
             loss = np.log1p(np.exp(F[0])) - y * F[0]
         else:
             loss = logsumexp(F) - F[int(y)]

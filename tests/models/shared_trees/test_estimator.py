@@ -184,13 +184,13 @@ def test_an_exported_task_answers_as_predict(case):
         exported = model.export_task(task.name)
         rows = X if case in ("wide", "early stopping") else X.with_columns(school=pl.lit(task.name))
         found = exported.predict(model.encode(rows))
-        if task.kind == "regression":
+        if task.kind.name == "regression":
             expected = model.predict(rows)
             expected = expected[task.name] if isinstance(expected, pl.DataFrame) else expected
         else:
             expected = model.predict_proba(rows)
             expected = expected[task.name] if isinstance(expected, dict) else expected
-            expected = expected[:, 1] if task.kind == "binary" else expected
+            expected = expected[:, 1] if task.kind.name == "binary" else expected
         np.testing.assert_allclose(found, np.asarray(expected), rtol=1e-9, atol=1e-9)
         contributions = exported.predict(model.encode(rows), pred_contrib=True).reshape(len(rows), task.width, -1)
         raw = exported.predict(model.encode(rows), raw_score=True).reshape(len(rows), task.width)

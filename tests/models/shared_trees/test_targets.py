@@ -26,14 +26,14 @@ def batch(kind="wide", holes=0.4):
     weight = rng.integers(1, 4, y.shape).astype(float)
     task = None
     if kind != "wide":
-        column = [task.kind for task in TASKS].index(kind)
+        column = [task.kind.name for task in TASKS].index(kind)
         y, weight, task = y[:, [column]], weight[:, [column]], rng.integers(0, 4, N)
     return Batch(x_num=np.zeros((N, 1)), x_cat=np.zeros((N, 0)), y=y, weight=weight, task=task)
 
 
 def targets(kind="wide", holes=0.4):
     rows = batch(kind, holes)
-    tasks = TASKS if kind == "wide" else [task for task in TASKS if task.kind == kind][:1] * 4
+    tasks = TASKS if kind == "wide" else [task for task in TASKS if task.kind.name == kind][:1] * 4
     return make_targets(rows, tasks, np.zeros(rows.y.shape[1]), np.ones(rows.y.shape[1])), rows
 
 
@@ -55,7 +55,7 @@ def test_derivatives_are_those_of_the_loss(kind):
             moved.append(cells.sum(axis=1, dtype=np.float64))
         np.testing.assert_allclose((moved[2] - moved[0]) / (2 * step), gradient[:, column], atol=2e-3)
         # of many classes the hessian is K / (K - 1) of the diagonal, as LightGBM has it
-        is_multiclass = next(kind for kind, own in made.blocks if own.start <= column < own.stop) == "multiclass"
+        is_multiclass = next(kind for kind, own in made.blocks if own.start <= column < own.stop).name == "multiclass"
         second = (moved[2] - 2 * moved[1] + moved[0]) / step**2 * (1.5 if is_multiclass else 1)
         np.testing.assert_allclose(second, hessian[:, column], atol=2e-2)
 

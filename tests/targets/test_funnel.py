@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from tabmtl import TabmtlWarning
 from tabmtl.encode import LabelCoder
-from tabmtl.encode.tasks import settle_funnel
-from tabmtl.schema import Task
+from tabmtl.targets import Task
+from tabmtl.targets.funnel import settle_funnel
 
 NAN = float("nan")
 STEPS = [Task(name=name, kind="binary", classes=(0, 1)) for name in ("click", "cart", "buy")]

@@ -1,0 +1,160 @@
+"""Metrics of classes: those of ranks, of decisions, and of probabilities."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from sklearn import metrics as sk
+
+from tabmtl.metrics.metric import Influence, Metric, Score, of_mean, of_ratio
+from tabmtl.metrics.values import loss
+
+
+def _roc_auc(y: np.ndarray, p: np.ndarray, *, sample_weight: np.ndarray | None) -> float:
+    # with the value of scikit-learn's, which checks its input for milliseconds: half the time of a fit on a small
+    # table, where every epoch is scored
+    weight = np.ones(len(y)) if sample_weight is None else sample_weight
+    classes = [1] if p.shape[1] == 2 else np.unique(y)  # a class without labels is left out
+    return float(np.mean([_one_against_rest(y == k, p[:, k], weight) for k in classes]))
+
+
+def _one_against_rest(positive: np.ndarray, score: np.ndarray, weight: np.ndarray) -> float:
+    below = share_below(score[positive], score[~positive], weight[~positive])
+    return np.average(below, weights=weight[positive])
+
+
+def share_below(score: np.ndarray, others: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Return placement values: the share of the others' weight below each score, ties by half."""
+    order = np.argsort(others)
+    below = np.append(0, np.cumsum(weight[order]))
+    places = (np.searchsorted(others[order], score, side) for side in ("left", "right"))
+    return sum(below[place] for place in places) / (2 * below[-1])
+
+
+def auc_within(y: np.ndarray, p: np.ndarray, weight: np.ndarray, part: np.ndarray) -> tuple[float, np.ndarray]:
+    """Score by ROC AUC over the pairs of rows of the same part, and compute the influence of every row.
+
+    Answers of several models, each to its own part of the rows, are not on one level: a model that was fitted to fewer
+    positive rows answers lower. Pairs inside a part do not see this.
+
+    Parameters
+    ----------
+    y : ndarray of int, shape (n,)
+    p : ndarray of shape (n, K)
+    weight : ndarray of shape (n,)
+    part : ndarray of int, shape (n,)
+
+    Returns
+    -------
+    score : float
+        Mean over the labelled classes, the second alone of two. A class that is in no pair is left out; NaN if all are.
+    influence : ndarray of shape (n,)
+    """
+    classes = np.array([1]) if p.shape[1] == 2 else np.unique(y)
+    scores, influence = [], np.zeros(len(y))
+    for k in classes:
+        own, score = y == k, p[:, k]
+        below, others = _pairs(score, weight, part, own)
+        n_pairs = weight[own] @ others
+        if n_pairs == 0:
+            continue
+        auc = weight[own] @ below / n_pairs
+        scores.append(auc)
+        influence[own] += weight[own] * (below - auc * others) / n_pairs
+        below, others = _pairs(score, weight, part, ~own)
+        influence[~own] += weight[~own] * ((1 - auc) * others - below) / n_pairs
+    return (float(np.mean(scores)), influence / len(scores)) if scores else (math.nan, influence)
+
+
+def _pairs(score: np.ndarray, weight: np.ndarray, part: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return, for the rows that are meant, the weight of the others of their part: of those below, ties by half, and of
+    all of them.
+    """
+    below, all_others = np.zeros((2, len(score)))
+    for k in np.unique(part):
+        rows, others = (np.flatnonzero((part == k) & side) for side in (own, ~own))
+        if len(rows) and len(others):
+            all_others[rows] = weight[others].sum()
+            below[rows] = share_below(score[rows], score[others], weight[others]) * all_others[rows]
+    return below[own], all_others[own]
+
+
+def _auc_influence(y: np.ndarray, p: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    return auc_within(y, p, weight, np.zeros(len(y), dtype=np.intp))[1]
+
+
+def _average_precision(y: np.ndarray, p: np.ndarray, *, sample_weight: np.ndarray | None) -> float:
+    return sk.average_precision_score(y, p[:, 1], sample_weight=sample_weight)
+
+
+def _precision_influence(y: np.ndarray, p: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    # AP is the mean, over the positive rows, of the precision among the rows from their score up. A row counts in the
+    # precision at every level of scores from the lowest to its own.
+    level = np.unique(p[:, 1], return_inverse=True)[1]
+    positive_weight = np.bincount(level, weight * y)
+    positives, rows = (np.cumsum(part[::-1])[::-1] for part in (positive_weight, np.bincount(level, weight)))
+    precision, share = positives / rows, positive_weight / rows
+    slope = y * np.cumsum(share)[level] - np.cumsum(share * precision)[level]
+    total = positives[0]
+    mean = positive_weight @ precision / total
+    return weight * (y * (precision[level] - mean) + slope) / total
+
+
+def _decided(score: Score, **options: str) -> Score:
+    """Return a metric of class labels, applied to the most probable class."""
+    return lambda y, p, *, sample_weight: score(y, p.argmax(1), sample_weight=sample_weight, **options)
+
+
+def _accuracy_influence(y: np.ndarray, p: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    return of_mean(y == p.argmax(1), weight)
+
+
+def _balanced_accuracy(y: np.ndarray, p: np.ndarray, *, sample_weight: np.ndarray | None) -> float:
+    # The value of balanced_accuracy_score, which warns where a class without labels is predicted.
+    return sk.recall_score(y, p.argmax(1), labels=np.unique(y), average="macro", sample_weight=sample_weight)
+
+
+def _balanced_influence(y: np.ndarray, p: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    hit, classes = y == p.argmax(1), np.unique(y)
+    return np.mean([of_ratio(hit & (y == k), y == k, weight) for k in classes], axis=0)
+
+
+def _log_loss(y: np.ndarray, p: np.ndarray, *, sample_weight: np.ndarray | None) -> float:
+    p = p / p.sum(axis=1, keepdims=True)  # float32 sums to one too roughly for scikit-learn
+    return sk.log_loss(y, p, labels=np.arange(p.shape[1]), sample_weight=sample_weight)
+
+
+def _log_influence(y: np.ndarray, p: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    smallest = np.finfo(np.float64).eps  # as scikit-learn clips
+    answered = p[np.arange(len(y)), y] / p.sum(axis=1)
+    return of_mean(np.log(np.clip(answered, smallest, 1 - smallest)), weight)
+
+
+def _f1_influence(y: np.ndarray, p: np.ndarray, weight: np.ndarray, k: int = 1) -> np.ndarray:
+    labelled, answered = y == k, p.argmax(1) == k
+    return of_ratio(2 * (labelled & answered), labelled.astype(int) + answered, weight)
+
+
+def _macro_influence(y: np.ndarray, p: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    classes = np.union1d(y, p.argmax(1))
+    return np.mean([_f1_influence(y, p, weight, k) for k in classes], axis=0)
+
+
+def _of_classes(score: Score, influence: Influence) -> Metric:
+    return Metric(score=score, influence=influence, compares="classes")
+
+
+#: By name, the default first.
+CLASSES = {
+    "roc_auc": _of_classes(_roc_auc, _auc_influence),
+    "accuracy": Metric(score=_decided(sk.accuracy_score), influence=_accuracy_influence),
+    "balanced_accuracy": _of_classes(_balanced_accuracy, _balanced_influence),
+    "neg_log_loss": loss(_log_loss, _log_influence),
+    "f1_macro": _of_classes(_decided(sk.f1_score, average="macro"), _macro_influence),
+}
+#: Those of two classes, the default first.
+TWO_CLASSES = CLASSES | {
+    "average_precision": _of_classes(_average_precision, _precision_influence),
+    "f1": _of_classes(_decided(sk.f1_score), _f1_influence),
+}

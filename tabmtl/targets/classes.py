@@ -1,0 +1,111 @@
+"""Kinds whose labels are classes: their names, their codes, and probabilities as answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import polars as pl
+
+from tabmtl.params import near
+from tabmtl.targets.kind import Kind
+from tabmtl.targets.values import as_values
+
+
+class Classes(Kind):
+    """Base of the kinds of classes; a label is the index of its class."""
+
+    answer: ClassVar[Literal["probabilities", "values"]] = "probabilities"
+
+    def check(self, task: str, classes: tuple | None) -> None:
+        """Let all classes pass; `learn` compares them with the labels."""
+
+    def learn(self, labels: pl.Series, task: str, classes: tuple | None, order: Sequence | None = None) -> tuple:
+        """Return the declared classes, or those of the labels, ordered or sorted."""
+        seen = found_classes(labels, order)
+        if classes is not None:
+            plain = tuple(label.item() if isinstance(label, np.generic) else label for label in classes)
+            unknown = [label for label in seen if label not in plain]
+            if unknown:
+                raise ValueError(f"task {task!r}: labels {unknown} are not among its classes {list(plain)}")
+            return plain  # which JSON can hold
+        if len(seen) == 1:
+            raise ValueError(
+                f"task {task!r} has only one class, {seen[0]!r}, among its labels; a classifier needs at "
+                "least two classes: drop the task, or declare its classes"
+            )
+        return seen
+
+    def encode(self, labels: pl.Series, task: str, classes: tuple | None) -> np.ndarray:
+        """Return the index of every label's class as float64, NaN = unlabelled."""
+        expected, values = list(classes or ()), as_values(labels)
+        known = as_values(class_values(task, classes))
+        if values.null_count() == len(values):
+            return np.full(len(values), np.nan)
+        if (known.dtype == pl.String) != (values.dtype == pl.String):
+            raise ValueError(f"task {task!r}: labels are {labels.dtype}, expected ones like {expected[:5]}")
+        if known.dtype != values.dtype:
+            common = pl.Float64 if known.dtype.is_float() or values.dtype.is_float() else pl.Int128
+            values, known = values.cast(common), known.cast(common)
+        codes = values.replace_strict(known, np.arange(float(len(known))), default=None, return_dtype=pl.Float64)
+        unknown = labels.filter(codes.is_null() & values.is_not_null())
+        if len(unknown):
+            hint = near(unknown[0], [label for label in expected if isinstance(label, str)])
+            raise ValueError(
+                f"task {task!r}: the label {unknown[0]!r} was not seen in fit{hint}; expected one of {expected}"
+            )
+        return codes.to_numpy()
+
+    def decode(self, labels: np.ndarray, classes: tuple | None) -> pl.Series:
+        """Return the classes of indices (n,), NaN as null."""
+        return class_values("", classes).gather(pl.Series(labels).fill_nan(None).cast(pl.UInt32))
+
+    def dtype(self, labels: pl.Series, classes: tuple | None) -> pl.DataType:
+        """Return the type of the labels in fit; an Enum that lacks a declared class becomes text."""
+        dtype = labels.dtype
+        lacks = isinstance(dtype, pl.Enum) and not set(classes or ()) <= set(dtype.categories)
+        return pl.String() if lacks else dtype
+
+    def answers(self, scores: Any, center: Any, scale: Any, xp: Any) -> Any:
+        """Return probabilities (n, K) of scores (n, width)."""
+        return self.link(scores, xp)
+
+    def constant(self, labels: np.ndarray, weight: np.ndarray | None, classes: tuple | None) -> np.ndarray:
+        """Return the shares (1, K) of the classes; of none 0."""
+        counts = np.bincount(labels.astype(np.int64), weight, len(classes or ()))
+        return (counts / max(counts.sum(), 1e-300))[None]
+
+    def answer_losses(self, answers: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Return the log losses (n,) of probabilities."""
+        return -np.log(np.maximum(answers[np.arange(len(labels)), labels.astype(np.int64)], 1e-15))
+
+    def decide(self, answers: np.ndarray) -> np.ndarray:
+        """Return the index (n,) of the most probable class."""
+        return np.argmax(answers, axis=1)
+
+
+def class_values(task: str, classes: tuple | None) -> pl.Series:
+    """Return the classes of a task, text, booleans or numbers.
+
+    Raises
+    ------
+    TypeError
+        If they are something else or a mixture.
+    """
+    found = list(classes or ())
+    if all(isinstance(label, int) and not isinstance(label, bool) for label in found):
+        return pl.Series(found, dtype=pl.Int128)
+    for kinds, dtype in ((bool, pl.Boolean), (str, pl.String), (int | float, pl.Float64)):
+        if all(isinstance(label, kinds) for label in found):
+            return pl.Series(found, dtype=dtype, strict=False)
+    raise TypeError(f"task {task!r}: classes must be all text, all booleans or all numbers, got {found}")
+
+
+def found_classes(labels: pl.Series, order: Sequence | None) -> tuple:
+    """Return the classes that occur, in the order of all categories, or of an Enum, or sorted."""
+    values = (labels.cast(pl.String) if labels.dtype == pl.Categorical else labels).unique().sort().to_list()
+    if order is None:
+        return tuple(values)
+    found = set(values)
+    return tuple(category for category in order if category in found)

@@ -1,0 +1,205 @@
+"""Contract of a kind of targets: everything that the package asks about the values of a target."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+import polars as pl
+
+from tabmtl.metrics.metric import Metric
+from tabmtl.targets.values import is_text
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+#: Labels are squared in losses, and trees hold them in single precision.
+LARGEST_LABEL = 1e37
+#: Least probability, or mean, that a constant or a score of an answer stands for.
+SURE, RARE = 1e-6, 1e-6
+
+
+class Kind(ABC):
+    """Kind of the values of a target: how labels become numbers, and scores become answers.
+
+    This base reads labels as numbers; a kind of its own is a subclass with a name, and has no state but its parameters,
+    the fields of a frozen dataclass. Functions take whole blocks: arrays (..., width), where the last axis holds the
+    scores of one task, or, for kinds of one score, one score of every task. Four forms of a value meet here:
+
+    ========  ======================================================  ==========================================
+    form      what it is                                              of two classes, of K classes, of a number
+    ========  ======================================================  ==========================================
+    label     a number in memory, NaN = unlabelled                    0 or 1; 0 to K - 1; the number
+    mean      a label as columns, or what is expected of it           p of the second; p of each; standardised number
+    score     what a model computes                                   log odds; log probabilities; the mean
+    answer    what ``predict_proba``, or ``predict``, gives           p of both; p of each; number in own units
+    ========  ======================================================  ==========================================
+
+    Attributes
+    ----------
+    name : str
+        By which a Task and a file name the kind.
+    answer : {"probabilities", "values"}
+        Whether an answer has a probability for each class, or is one value.
+    is_quadratic : bool
+        Whether the second derivative of the loss by a score is 1 everywhere. Trees of other kinds bound their steps.
+    is_standardized : bool
+        Whether models see labels less their mean, in standard deviations, rather than as they are.
+    metrics : mapping of str to Metric
+        By the names that a Task may give, the default first.
+    lightgbm : mapping of str to object
+        Parameters of `lightgbm.train` for one task: objective, metric and what else they need.
+    """
+
+    name: ClassVar[str]
+    answer: ClassVar[Literal["probabilities", "values"]] = "values"
+    is_quadratic: ClassVar[bool] = False
+    is_standardized: ClassVar[bool] = False
+    metrics: ClassVar[Mapping[str, Metric]]
+    lightgbm: ClassVar[Mapping[str, Any]]
+
+    def __str__(self) -> str:
+        return self.name
+
+    # labels
+
+    def width(self, classes: tuple | None) -> int:
+        """Return the number of scores of a task."""
+        return 1
+
+    def check(self, task: str, classes: tuple | None) -> None:
+        """Raise a ValueError for declared classes that do not fit the kind of a task."""
+        if classes is not None:
+            raise ValueError(f"task {task!r}: a {self} task has no classes, got {classes!r}")
+
+    def learn(self, labels: pl.Series, task: str, classes: tuple | None, order: Sequence | None = None) -> tuple | None:
+        """Return the classes of a task, declared or found among its observed labels, None for numbers.
+
+        Found classes have an order, or are sorted.
+
+        Raises
+        ------
+        ValueError
+            If the labels do not fit the kind or the declared classes.
+        """
+        if is_text(labels) and labels.dtype != pl.Boolean:
+            raise ValueError(
+                f"task {task!r} is a {self} task, but its labels are text ({labels.dtype}); cast y to "
+                "numbers, or declare the task 'binary' or 'multiclass'"
+            )
+        return None
+
+    def encode(self, labels: pl.Series, task: str, classes: tuple | None) -> np.ndarray:
+        """Return labels as float64, NaN = unlabelled; raise a ValueError for one that the task cannot have."""
+        if is_text(labels) and labels.dtype != pl.Boolean:
+            raise ValueError(f"task {task!r} expects numbers, got labels of type {labels.dtype}")
+        values = labels.cast(pl.Float64).to_numpy()
+        if np.isinf(values).any():
+            raise ValueError(f"task {task!r}: a label is infinite; replace it by null or a finite number")
+        largest = float(np.abs(values, where=~np.isnan(values), out=np.zeros(len(values))).max(initial=0.0))
+        if largest > LARGEST_LABEL:
+            raise ValueError(
+                f"task {task!r}: a label has the size {largest:.3g}, and models compute in single precision, "
+                f"which ends at {LARGEST_LABEL:.0e}; divide the labels, or take their logarithm"
+            )
+        return values
+
+    def decode(self, labels: np.ndarray, classes: tuple | None) -> pl.Series:
+        """Return encoded labels (n,) as a frame has them, NaN as null."""
+        return pl.Series(labels).fill_nan(None)
+
+    def dtype(self, labels: pl.Series, classes: tuple | None) -> pl.DataType:
+        """Return the type of predictions, given that of the labels in fit."""
+        return pl.Float32() if labels.dtype == pl.Float32 else pl.Float64()
+
+    # forms
+
+    def means(self, labels: Any, width: int) -> Any:
+        """Return labels (...) without a missing one as means (..., width)."""
+        return labels[..., None]
+
+    @abstractmethod
+    def link(self, scores: Any, xp: Any) -> Any:
+        """Return answers (..., K) of scores (..., width), in the units of training; ``xp`` is numpy or torch."""
+
+    @abstractmethod
+    def unlink(self, means: Any, xp: Any) -> Any:
+        """Return the finite scores (..., width) that stand for means (..., width)."""
+
+    def answers(self, scores: Any, center: Any, scale: Any, xp: Any) -> Any:
+        """Return answers of scores (n, width) in own units: probabilities (n, K), or values (n,)."""
+        return self.link(scores, xp)[:, 0] * scale + center
+
+    def answered_means(self, answers: Any, center: Any, scale: Any) -> Any:
+        """Return means (n, width) of answers in own units."""
+        return (answers[:, None] - center) / scale
+
+    def start(self, mean: np.ndarray) -> np.ndarray:
+        """Return the best constant scores (..., width) of labels with a mean."""
+        return self.unlink(mean, np)
+
+    def constant(self, labels: np.ndarray, weight: np.ndarray | None, classes: tuple | None) -> np.ndarray:
+        """Return the best constant answer to labels (n,), as one row of answers."""
+        return np.array([np.average(labels, weights=weight)])
+
+    def answer_losses(self, answers: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Return the losses (n,) of answers in own units, 0 at best."""
+        scores = self.unlink(self.answered_means(answers, 0.0, 1.0), np)
+        return self.losses(scores, self.means(labels, 1))[:, 0]
+
+    def decide(self, answers: np.ndarray) -> np.ndarray:
+        """Return the labels (n,) that answers predict."""
+        return answers
+
+    # losses of networks
+
+    @abstractmethod
+    def loss(self, scores: Tensor, labels: Tensor) -> Tensor:
+        """Return the losses of scores (B, width) and labels or means, of one task, or of one score and label a task."""
+
+    def member_mean(self, scores: Tensor) -> Tensor:
+        """Return the scores (B, width) of the mean answer of members (k, B, width)."""
+        import torch
+
+        return self.unlink(self.link(scores, torch).mean(dim=0), torch)
+
+    def distance(self, scores: Tensor, means: Tensor) -> Tensor:
+        """Return how much more scores (B, width) lose at means (B, width) than the best ones: (B,)."""
+        import torch
+
+        return (self.loss(scores, means) - self.loss(self.unlink(means, torch), means)).sum(dim=1)
+
+    def variation(self, means: Tensor) -> Tensor:
+        """Return the mean distance of means (n, width) to theirs."""
+        import torch
+
+        mean = means.mean(dim=0, keepdim=True).expand_as(means)
+        return self.distance(self.unlink(mean, torch), means).mean()
+
+    # losses of trees
+
+    @abstractmethod
+    def losses(self, scores: np.ndarray, means: np.ndarray) -> np.ndarray:
+        """Return the losses of scores and means (..., width), or (..., 1) where several scores have one; 0 at best."""
+
+    @abstractmethod
+    def derivatives(
+        self, scores: np.ndarray, means: np.ndarray, gradient: np.ndarray, hessian: np.ndarray | None
+    ) -> None:
+        """Write the derivatives of `losses` by the scores into arrays like them; of the hessian its diagonal."""
+
+    def curvature(self, mean: np.ndarray) -> np.ndarray:
+        """Return the second derivative at the best constant of labels with a mean."""
+        gradient, hessian = np.empty((2, *mean.shape))
+        self.derivatives(self.start(mean), mean, gradient, hessian)
+        return hessian
+
+    @abstractmethod
+    def lightgbm_link(self, width: int) -> str:
+        """Return LightGBM's objective by its name in a file, which says how raw scores become answers."""
+
+    def of_lightgbm(self, answers: np.ndarray) -> np.ndarray:
+        """Return answers of those of a LightGBM model."""
+        return answers

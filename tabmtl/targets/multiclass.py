@@ -1,0 +1,106 @@
+"""Targets of several classes: a score of each, the softmax, and the log loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from tabmtl.metrics.classes import CLASSES
+from tabmtl.metrics.metric import Metric
+from tabmtl.targets.classes import Classes
+from tabmtl.targets.kind import RARE, SURE
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Multiclass(Classes):
+    """K classes; scores s say that class k has the probability exp(s_k) / sum_j exp(s_j).
+
+    The loss is log(sum_k exp(s_k)) - s_y.
+    """
+
+    name: ClassVar[str] = "multiclass"
+    metrics: ClassVar[Mapping[str, Metric]] = CLASSES
+    lightgbm: ClassVar[Mapping[str, Any]] = {"objective": "multiclass", "metric": "multi_logloss"}
+
+    def width(self, classes: tuple | None) -> int:
+        """Return the number of classes."""
+        return len(classes or ())
+
+    def means(self, labels: Any, width: int) -> Any:
+        """Return the indicators (..., K) of the classes."""
+        return np.eye(width)[labels.astype(np.int64)]
+
+    def link(self, scores: Any, xp: Any) -> Any:
+        """Return the softmax of the scores."""
+        exponent = xp.exp(scores - xp.amax(scores, axis=-1, keepdims=True))
+        return exponent / exponent.sum(axis=-1, keepdims=True)
+
+    def unlink(self, means: Any, xp: Any) -> Any:
+        """Return log probabilities."""
+        return xp.log(xp.clip(means, RARE, 1))
+
+    def answered_means(self, answers: Any, center: Any, scale: Any) -> Any:
+        """Return the probabilities."""
+        return answers
+
+    def start(self, mean: np.ndarray) -> np.ndarray:
+        """Return the log shares of the classes."""
+        return np.log(np.maximum(mean, SURE))
+
+    def loss(self, scores: Tensor, labels: Tensor) -> Tensor:
+        """Return the log losses (B, 1) of one task."""
+        from torch.nn.functional import cross_entropy
+
+        return cross_entropy(scores, labels[:, 0].long(), reduction="none")[:, None]
+
+    def member_mean(self, scores: Tensor) -> Tensor:
+        """Return the log of the mean probabilities of members, always finite."""
+        return scores.log_softmax(dim=2).logsumexp(dim=0) - math.log(len(scores))
+
+    def distance(self, scores: Tensor, means: Tensor) -> Tensor:
+        """Return the Kullback-Leibler divergence from the probabilities."""
+        from torch.nn.functional import cross_entropy
+        from torch.special import entr
+
+        return cross_entropy(scores, means, reduction="none") - entr(means).sum(dim=1)
+
+    def variation(self, means: Tensor) -> Tensor:
+        """Return the entropy of the mean probabilities, less the mean entropy."""
+        from torch.special import entr
+
+        return (entr(means.mean(dim=0)) - entr(means).mean(dim=0)).sum()
+
+    def losses(self, scores: np.ndarray, means: np.ndarray) -> np.ndarray:
+        """Return the log losses (..., 1)."""
+        high = scores.max(axis=-1, keepdims=True)
+        total = high + np.log(np.exp(scores - high).sum(axis=-1, keepdims=True))
+        return total - (means * scores).sum(axis=-1, keepdims=True)
+
+    def derivatives(
+        self, scores: np.ndarray, means: np.ndarray, gradient: np.ndarray, hessian: np.ndarray | None
+    ) -> None:
+        """Write p - y and K / (K - 1) p (1 - p), as LightGBM has it."""
+        np.subtract(scores, scores.max(axis=-1, keepdims=True), out=gradient)
+        np.exp(gradient, out=gradient)
+        gradient /= gradient.sum(axis=-1, keepdims=True)
+        hessian = np.subtract(1, gradient, out=hessian)
+        hessian *= gradient
+        n_classes = scores.shape[-1]
+        hessian *= gradient.dtype.type(n_classes / (n_classes - 1))
+        gradient -= means
+
+    def curvature(self, mean: np.ndarray) -> np.ndarray:
+        """Return K / (K - 1) p (1 - p)."""
+        p = np.clip(mean, SURE, 1 - SURE)
+        return p * (1 - p) * (mean.shape[-1] / (mean.shape[-1] - 1))
+
+    def lightgbm_link(self, width: int) -> str:
+        """Return the objective whose raw scores are those of the softmax."""
+        return f"multiclass num_class:{width}"

@@ -1,0 +1,117 @@
+"""One target: its name, the kind of its values, and its score."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from tabmtl.params import near
+from tabmtl.schema import html_table, is_unicode
+from tabmtl.targets.binary import Binary
+from tabmtl.targets.kind import Kind
+from tabmtl.targets.multiclass import Multiclass
+from tabmtl.targets.regression import Regression
+
+#: The kinds that a name declares.
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (Binary(), Multiclass(), Regression())}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One target: its name, the kind of its values, and its score.
+
+    Parameters
+    ----------
+    name : str
+        Name of the target, equal to its column of ``y``.
+    kind : {"binary", "multiclass", "regression"} or Kind
+        Kind of the values. The attribute is a :class:`~tabmtl.targets.Kind`, whose ``name`` is the text.
+    classes : tuple, optional
+        The class labels in the order of the columns of ``predict_proba``. Left out, they are learned from the
+        labels in ``fit``: in the order of an ordered category (of pandas, or an Enum of polars), else sorted. For a
+        binary task, the second is the positive class.
+    metric : str, optional
+        Name of the score in :mod:`tabmtl.metrics.scores`; default ROC AUC for classification (macro one-vs-rest for
+        many classes) and R² for regression.
+    weight : float, default=1.0
+        Factor of the task's loss in training. Must be finite and not negative.
+
+    Raises
+    ------
+    ValueError
+        If the kind is unknown, the classes do not fit the kind, the weight is not a finite number >= 0, or the name or
+        a class is no valid Unicode.
+    """
+
+    name: str
+    kind: Kind
+    classes: tuple | None = None
+    metric: str | None = None
+    weight: float = 1.0
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        kind: str | Kind,
+        classes: tuple | None = None,
+        metric: str | None = None,
+        weight: float = 1.0,
+    ) -> None:
+        if not isinstance(kind, Kind):
+            if kind not in KINDS:
+                raise ValueError(
+                    f"task {name!r}: kind must be one of {[*KINDS]}, or a Kind of your own, got {kind!r}"
+                    f"{near(kind, KINDS)}"
+                )
+            kind = KINDS[kind]
+        if not 0 <= weight < float("inf"):
+            raise ValueError(f"task {name!r}: weight must be a finite number >= 0, got {weight!r}")
+        classes = None if classes is None else tuple(classes)
+        invalid = [text for text in (name, *(classes or ())) if isinstance(text, str) and not is_unicode(text)]
+        if invalid:
+            raise ValueError(f"task {name!r}: {invalid[0]!r} is no valid Unicode; rename it")
+        kind.check(name, classes)
+        values = {"name": name, "kind": kind, "classes": classes, "metric": metric, "weight": weight}
+        for field, value in values.items():
+            object.__setattr__(self, field, value)
+
+    @property
+    def is_classification(self) -> bool:
+        """Whether the target holds class labels."""
+        return self.kind.answer == "probabilities"
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether the target holds two classes, with one score."""
+        return self.is_classification and self.width == 1
+
+    @property
+    def width(self) -> int:
+        """Number of raw scores a model gives for this task: one, or one per class of a multiclass task."""
+        return self.kind.width(self.classes)
+
+
+class Tasks(tuple[Task, ...]):
+    """The tasks of a fitted estimator, which a notebook shows as a table."""
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (
+                each.name,
+                str(each.kind),
+                "" if each.classes is None else ", ".join(map(str, each.classes)),
+                each.metric or "",
+            )
+            for each in self
+        ]
+        return html_table(("task", "kind", "classes", "metric"), rows)
+
+
+def kind_blocks(tasks: Sequence[Task]) -> Iterator[tuple[Kind, list[int]]]:
+    """Yield the tasks by kind: those of one score together, and each of several by itself."""
+    blocks: dict[tuple[Kind, int | None], list[int]] = {}
+    for t, task in enumerate(tasks):
+        blocks.setdefault((task.kind, t if task.width > 1 else None), []).append(t)
+    for (kind, _), columns in blocks.items():
+        yield kind, columns
