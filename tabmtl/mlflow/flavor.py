@@ -27,6 +27,7 @@ from tabmtl.mlflow.signature import pandas_view, signature_of
 from tabmtl.sessions.recommender import Recommender
 from tabmtl.storage.persist import ModelFileError, load
 from tabmtl.storage.stored import own_class
+from tabmtl.targets import KINDS
 
 if TYPE_CHECKING:
     from mlflow.models.model import ModelInfo
@@ -216,6 +217,16 @@ def _place_of(uri: str) -> Path | None:
     return Path(local_file_uri_to_path(uri)) if local else None
 
 
+def _check_kinds(estimator: MultiTaskEstimator, loader_module: str) -> None:
+    foreign = [task for task in estimator.tasks_ if task.kind.name not in KINDS]
+    if foreign and loader_module == LOADER:
+        raise TypeError(
+            f"task {foreign[0].name!r} is of the kind {foreign[0].kind}, which tabmtl does not have, so {LOADER} could "
+            "not load it; give loader_module=, a module of yours whose _load_pyfunc(path) returns "
+            f"tabmtl.mlflow.as_pyfunc(tabmtl.load(path, kinds=[{type(foreign[0].kind).__name__}]))"
+        )
+
+
 @contextmanager
 def _exported(
     estimator: Any, input_example: Any, pip_requirements: Sequence[str] | None, loader_module: str
@@ -231,6 +242,7 @@ def _exported(
             f"whose _load_pyfunc(path) returns tabmtl.mlflow.as_pyfunc(tabmtl.load(path, cls={name}))"
         )
     if isinstance(estimator, MultiTaskEstimator):
+        _check_kinds(estimator, loader_module)
         probability_names(estimator._coder.labels.column_tasks())
     signature = signature_of(estimator, input_example)
     with TemporaryDirectory() as folder:

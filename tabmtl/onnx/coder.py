@@ -14,7 +14,7 @@ import numpy as np
 from tabmtl.encode.numeric import NumericScaler
 from tabmtl.encode.table import TableCoder
 from tabmtl.schema import Batch
-from tabmtl.storage.stored import Saved, put_together, take_apart
+from tabmtl.storage.stored import ModelFileError, Saved, kinds_by_name, put_together, take_apart
 
 #: Key of the text of `describe_encoding` in the metadata of an ONNX file.
 METADATA = "tabmtl"
@@ -80,6 +80,7 @@ class OnnxCoder:
             raise ValueError(
                 f"the ONNX model has no metadata {METADATA!r}: it was not written by export_onnx of tabmtl"
             )
+        given = kinds_by_name(kinds)
         with _read():
             self.facts: dict[str, Any] = json.loads(text)
             found, release = self.facts["format"], self.facts["tabmtl"]
@@ -95,7 +96,6 @@ class OnnxCoder:
             scales = {"features.scaler": _no_scale(n_numeric), "labels": _no_scale(n_targets)}
             arrays = {f"{part}.{name}": array for part, own in scales.items() for name, array in own.items()}
             arrays["features.scaler.knots"] = np.empty((n_numeric, 0))
-            given = {kind.name: kind for kind in kinds}
             self._coder = put_together(TableCoder, Saved(facts=facts, arrays=arrays, kinds=given))
 
     def encode(self, X: Any) -> dict[str, np.ndarray]:
@@ -138,6 +138,8 @@ def _read() -> Iterator[None]:
     """Turn any error that foreign metadata cause into one kind of error."""
     try:
         yield
+    except ModelFileError:
+        raise  # a kind of targets whose class was not given
     except Exception as error:
         raise ValueError(
             f"the metadata {METADATA!r} of the ONNX model differ from those of export_onnx, see "

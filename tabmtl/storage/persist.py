@@ -35,7 +35,7 @@ from tabmtl.storage.atomic import (
     write_file,
 )
 from tabmtl.storage.limits import bounded
-from tabmtl.storage.stored import ModelFileError, Saved, own_class
+from tabmtl.storage.stored import ModelFileError, Saved, kinds_by_name, own_class
 
 FORMAT = 1
 _MOST_JSON = 128 * 2**20  # bytes
@@ -144,11 +144,11 @@ def load(path: str | Path, cls: type | None = None, *, kinds: Sequence[Any] = ()
         If the folder is missing, foreign, truncated or edited, of another class or a newer format, or holds values that
         no model of this release has.
     TypeError
-        If ``cls`` is not a class of an estimator.
+        If ``cls`` is not a class of an estimator, or ``kinds`` are no classes of kinds.
     """
     if cls is not None and not (isinstance(cls, type) and hasattr(cls, "_from_saved")):
         raise TypeError(f"cls must be the class of the estimator, got {cls!r}; leave it out for one of tabmtl")
-    class_name, saved = read_folder(path, {kind.name: kind for kind in kinds})
+    class_name, saved = read_folder(path, kinds_by_name(kinds))
     own = own_class(class_name)
     cls = own if cls is None else cls
     if not hasattr(cls, "_from_saved"):

@@ -141,8 +141,18 @@ def put_together(cls: type[T], saved: Saved) -> T:
 
 
 def describe_kind(kind: Any, kinds: dict[str, type]) -> str | dict[str, Any]:
-    """Return a kind of targets as JSON, its name, with its parameters if it has any; add its class to those by name."""
-    kinds[kind.name] = type(kind)
+    """Return a kind of targets as JSON, its name, with its parameters if it has any; add its class to those by name.
+
+    Raises
+    ------
+    TypeError
+        If its name is that of another kind.
+    """
+    cls = kind.__class__
+    own = _own_kinds().get(kind.name, cls)
+    if own != cls:
+        raise TypeError(f"{cls.__name__} has the name {kind.name!r} of {own.__name__}; give it one of its own")
+    kinds[kind.name] = cls
     parameters = {item.name: getattr(kind, item.name) for item in fields(kind)}
     return {"kind": kind.name} | parameters if parameters else kind.name
 
@@ -155,13 +165,24 @@ def kind_class(name: Any, kinds: Mapping[str, type]) -> type:
     ModelFileError
         If it is neither.
     """
-    known = {own: type(kind) for own, kind in import_module("tabmtl.targets").KINDS.items()}
-    found = known.get(name) or kinds.get(name)
+    found = _own_kinds().get(name) or kinds.get(name)
     if found is None:
         raise ModelFileError(
-            f"a task is of the kind {name!r}, which tabmtl does not have; give its class: load(path, kinds=[...])"
+            f"a task is of the kind {name!r}, which tabmtl does not have; give its class, as in load(path, kinds=[...])"
         )
     return found
+
+
+def kinds_by_name(kinds: Sequence[Any]) -> dict[str, type]:
+    """Return classes of kinds of targets by name; raise a TypeError for anything else."""
+    listed = kinds if isinstance(kinds, list | tuple) else [None]
+    if not all(isinstance(kind, type) and hasattr(kind, "is_quadratic") for kind in listed):
+        raise TypeError(f"kinds must be a list of classes of kinds, such as [Poisson], got {kinds!r}")
+    return {kind.name: kind for kind in kinds}
+
+
+def _own_kinds() -> dict[str, type]:
+    return {name: type(kind) for name, kind in import_module("tabmtl.targets").KINDS.items()}
 
 
 def own_class(name: str) -> Any:

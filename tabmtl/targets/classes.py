@@ -72,9 +72,9 @@ class Classes(Kind):
         return self.link(scores, xp)
 
     def constant(self, labels: np.ndarray, weight: np.ndarray | None, classes: tuple | None) -> np.ndarray:
-        """Return the shares (1, K) of the classes; of none 0."""
+        """Return the shares (1, K) of the classes; without labels all are alike."""
         counts = np.bincount(labels.astype(np.int64), weight, len(classes or ()))
-        return (counts / max(counts.sum(), 1e-300))[None]
+        return (counts / counts.sum() if counts.any() else np.full(len(counts), 1 / len(counts)))[None]
 
     def answer_losses(self, answers: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Return the log losses (n,) of probabilities."""

@@ -188,7 +188,10 @@ class Kind(ABC):
     def derivatives(
         self, scores: np.ndarray, means: np.ndarray, gradient: np.ndarray, hessian: np.ndarray | None
     ) -> None:
-        """Write the derivatives of `losses` by the scores into arrays like them; of the hessian its diagonal."""
+        """Write the derivatives of `losses` by the scores into arrays like them; of the hessian its diagonal.
+
+        There is no array for the hessian where all kinds of a fit are quadratic: it is 1 then.
+        """
 
     def curvature(self, mean: np.ndarray) -> np.ndarray:
         """Return the second derivative at the best constant of labels with a mean."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 
 from tabmtl.params import near
 from tabmtl.schema import html_table, is_unicode
@@ -58,8 +58,11 @@ class Task:
         metric: str | None = None,
         weight: float = 1.0,
     ) -> None:
-        if not isinstance(kind, Kind):
-            if kind not in KINDS:
+        if isinstance(kind, Kind):
+            if not is_dataclass(kind):
+                raise TypeError(f"task {name!r}: {type(kind).__name__} is no dataclass; write @dataclass(frozen=True)")
+        else:
+            if kind not in [*KINDS]:
                 raise ValueError(
                     f"task {name!r}: kind must be one of {[*KINDS]}, or a Kind of your own, got {kind!r}"
                     f"{near(kind, KINDS)}"

@@ -39,6 +39,7 @@ class MultiTaskLoss:
     def __init__(self, tasks: Sequence[Task]) -> None:
         self.tasks = tuple(tasks)
         self.n_tasks = len(tasks)
+        self._blocks = [*kind_blocks(self.tasks)]
         self.task_weight = torch.tensor([task.weight for task in tasks], dtype=torch.float32)
 
     def link(self, scores: Sequence[Tensor]) -> list[Tensor]:
@@ -109,7 +110,7 @@ class MultiTaskLoss:
         """Return the loss of every cell, (B, T) or (B, 1); tasks of one kind are computed together."""
         dtype = reduce(torch.promote_types, [score.dtype for score in scores], torch.float32)
         rows = torch.empty_like(y, dtype=dtype)
-        for kind, columns in kind_blocks(self.tasks[:1] if long else self.tasks):
+        for kind, columns in [(self.tasks[0].kind, [0])] if long else self._blocks:
             score = torch.cat([scores[t] for t in columns], dim=1).to(dtype)
             rows[:, columns] = kind.loss(score, y[:, columns].to(dtype))
         return rows

@@ -340,8 +340,14 @@ def make_targets(
 
 def output_order(tasks: Sequence[Task]) -> list[int]:
     """Return the tasks of a wide table in the order of their outputs: by kind, so that kinds are blocks of columns."""
-    kinds = [(not task.kind.is_quadratic, task.width > 1, task.width > 1 or repr(task.kind)) for task in tasks]
-    return sorted(range(len(tasks)), key=kinds.__getitem__)
+    kinds = [task.kind for task in tasks]
+
+    def place(t: int) -> tuple[bool, bool, str, int]:
+        is_wide = tasks[t].width > 1
+        # kinds of one name may differ in their parameters
+        return not kinds[t].is_quadratic, is_wide, *(("", 0) if is_wide else (kinds[t].name, kinds.index(kinds[t])))
+
+    return sorted(range(len(tasks)), key=place)
 
 
 def _blocks(tasks: Sequence[Task]) -> Iterator[tuple[Kind, slice]]:

@@ -1,0 +1,72 @@
+"""What a kind of targets may be, and how its mistakes are told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from conformance import features, mixed_targets, tiny
+
+from tabmtl import SharedTrees, Task, load
+from tabmtl.models.shared_trees.targets import output_order
+from tabmtl.targets import KINDS, kind_blocks
+from tabmtl.targets.regression import Regression
+
+
+@dataclass(frozen=True)
+class Scaled(Regression):
+    """Squares of its own."""
+
+    name: ClassVar[str] = "scaled"
+    factor: float = 1.0
+
+
+@dataclass(frozen=True)
+class Nameless(Regression):
+    """A kind that forgets to name itself."""
+
+
+def test_a_kind_with_parameters_is_kept_in_files(tmp_path):
+    X = features()
+    tasks = {"delay": Scaled(factor=2.5)}
+    model = tiny(SharedTrees, tasks=tasks).fit(X, mixed_targets(X))
+    model.save(tmp_path / "model")
+    loaded = load(tmp_path / "model", kinds=[Scaled])
+    assert loaded.tasks_ == model.tasks_ and loaded.tasks_[2].kind == Scaled(factor=2.5)
+    assert loaded.tasks == tasks
+    for kinds in (Scaled, [Scaled()]):
+        with pytest.raises(TypeError, match=r"kinds must be a list of classes of kinds, such as \[Poisson\]"):
+            load(tmp_path / "model", kinds=kinds)
+
+
+def test_a_kind_does_not_take_the_name_of_another(tmp_path):
+    X = features()
+    model = tiny(SharedTrees, tasks={"delay": Nameless()}).fit(X, mixed_targets(X))
+    with pytest.raises(TypeError, match="Nameless has the name 'regression' of Regression"):
+        model.save(tmp_path / "model")
+
+
+def test_a_kind_is_a_dataclass_or_a_known_name():
+    class Plain(Regression):
+        name = "plain"
+
+    assert Task(name="a", kind=Plain()).kind.name == "plain"  # inherits the fields of a dataclass
+    for kind in ("regresion", ["binary"]):
+        with pytest.raises(ValueError, match="task 'a': kind must be one of"):
+            Task(name="a", kind=kind)
+
+
+def test_outputs_of_one_kind_lie_together_whatever_its_parameters():
+    kinds = [Scaled(factor=1.0), KINDS["binary"], Scaled(factor=2.0), Scaled(factor=1.0), KINDS["regression"]]
+    tasks = [Task(name=f"t{t}", kind=kind) for t, kind in enumerate(kinds)]
+    ordered = [tasks[t] for t in output_order(tasks)]
+    columns = [t for _, block in kind_blocks(ordered) for t in block]
+    assert columns == list(range(5)) and ordered[-1].kind == KINDS["binary"]
+
+
+def test_without_labels_all_classes_are_alike():
+    nothing = np.zeros(0)
+    assert KINDS["binary"].constant(nothing, nothing, ("a", "b")).tolist() == [[0.5, 0.5]]
+    assert KINDS["multiclass"].constant(nothing, nothing, (1, 2, 3, 4)).tolist() == [[0.25] * 4]
