@@ -1,10 +1,12 @@
-"""Where the tests run: a test is judged by what it leaves itself, whatever lies in the folder that pytest runs in."""
+"""Where the tests run, so that a test is judged by what it leaves itself, and how long each room takes."""
 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import chdir
+from pathlib import PurePosixPath
 
 import pytest
 from hypothesis import settings
@@ -24,3 +26,21 @@ def _empty_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with chdir(tmp_path_factory.mktemp("place")):
         yield
         assert os.listdir() == []
+
+
+#: Seconds by room: a folder of `tests`, or a file outside the folders.
+_seconds: Counter[str] = Counter()
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Add up set-ups, calls and ends of tests; with pytest-xdist, where the reports of all workers arrive."""
+    place = PurePosixPath(report.nodeid.partition("::")[0])
+    _seconds["/".join(place.parts[:2])] += report.duration
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the seconds of each room, the slowest first."""
+    terminalreporter.section("seconds by room")
+    for room, seconds in _seconds.most_common():
+        terminalreporter.line(f"{seconds:7.1f}  {room}")
+    terminalreporter.line(f"{_seconds.total():7.1f}  all")

@@ -1,7 +1,8 @@
 """Every model of the package keeps every promise of `tabmtl.testing`; ensembles have a file of their own.
 
-`make test` checks all promises on one model of each kind: a network, a funnel, joint trees, and one model per task. Of
-the others it checks what their own layers, trees or faces could break; `make test-all` checks the rest.
+`make test` checks all promises on one model of each kind (a network, a funnel, joint trees, one model per task) and on
+one pair of faces. Of the other models it checks what their own layers or trees could break, and of the other faces that
+they add nothing to their bases; `make test-all` checks the rest.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from tabmtl import (
     RMTGB,
     IndependentTasks,
     MultiTabNet,
-    MultiTabNetRegressor,
     SharedBottom,
-    SharedTreesClassifier,
+    SharedBottomClassifier,
+    SharedBottomRegressor,
 )
 from tabmtl.ensemble import MultiTaskEnsemble
+from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.testing import multitask_checks
 
@@ -27,28 +29,27 @@ from tabmtl.testing import multitask_checks
 # decides whether a pattern of 8 units in APEM is alive.
 LARGER = {"n_estimators_task": 20, "d_pattern": 16}
 MODELS = [cls for cls in ESTIMATORS if not issubclass(cls, MultiTaskEnsemble)]
-#: Of every kind one, which is checked whole.
-WHOLE = (ESMM, IndependentTasks, MultiTabNet, RMTGB)
-#: Of the faces of one kind of target a regressor and a classifier.
-OF_ONE_KIND = (MultiTabNetRegressor, SharedTreesClassifier)
+#: Of every kind one, and a pair of faces, which are checked whole.
+WHOLE = (ESMM, IndependentTasks, MultiTabNet, RMTGB, SharedBottomClassifier, SharedBottomRegressor)
+#: All faces, of ensembles too.
+FACES = [cls for cls in ESTIMATORS if cls._target_kind]
 #: Networks whose promises are checked with members too: plain, batch-normalised, a funnel, and one with tokens.
 WITH_MEMBERS = [cls for cls in ESTIMATORS if cls.__name__ in ("SharedBottom", "MMoE", "ESMM", "MultiTabNet")]
-#: Words in the names of the promises that a model's own layers could break, and its face.
+#: Words in the names of the promises that a model's own layers could break.
 OF_LAYERS = ("bits", "bytes", "fit_again", "parameter", "row_is", "rows", "missing", "unseen", "weight_zero", "seed")
 #: Words in the names of promises of several fits, which the task tower and SharedBottom's layers keep for all networks.
 OF_MANY_FITS = ("own_task", "told_apart", "own_rows", "generators")
-OF_FACES = ("face", "targets", "labels", "class", "number", "regression", "scores", "parameter", "bits", "containers")
 
 
 def is_later(cls: type[MultiTaskEstimator], members: str, name: str) -> bool:
     """Say whether a promise is checked in `make test-all` only."""
     if cls in WHOLE and not members:
         return False
-    if (cls._target_kind and cls not in OF_ONE_KIND) or (members and cls is not SharedBottom):
+    if cls in FACES or (members and cls is not SharedBottom):
         return True
     if any(word in name for word in OF_MANY_FITS) and cls is not SharedBottom:
         return True
-    return not any(word in name for word in (OF_FACES if cls._target_kind else OF_LAYERS))
+    return not any(word in name for word in OF_LAYERS)
 
 
 CHECKS = [
@@ -66,6 +67,19 @@ CHECKS = [
 @pytest.mark.parametrize("check", CHECKS)
 def test_promise(check):
     check()
+
+
+@pytest.mark.parametrize("cls", FACES, ids=lambda cls: cls.__name__)
+def test_a_face_is_its_base_with_one_kind_of_targets(cls):
+    face, base = cls.__bases__
+    assert (face, cls.__name__.removeprefix(base.__name__)) in (
+        (ClassifierFace, "Classifier"),
+        (RegressorFace, "Regressor"),
+    )
+    # what a class without a body has, and what pickle and Python 3.13 note in any class
+    plain = {*vars(type("Plain", cls.__bases__, {})), "__slotnames__", "__firstlineno__", "__static_attributes__"}
+    assert vars(cls).keys() <= plain
+    assert cls().get_params() == base().get_params()
 
 
 def test_no_estimator_is_left_out():
