@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import api_pages
@@ -111,6 +112,16 @@ def anchors(page: Path) -> set[str]:
     """Places of a page, as GitHub and the site name them."""
     titles = HEADING.findall(FENCED.sub("", page.read_text(encoding="utf-8")))
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_commands_of_pages_are_there() -> None:
+    for page in PAGES:
+        for name in re.findall(r"python -m (benchmarks\.[a-z]\w*(?:\.\w+)*)", page.read_text(encoding="utf-8")):
+            assert find_spec(name), f"{page.name}: {name}"
+
+
+def test_the_design_is_short_and_leaves_experiments_to_the_lab() -> None:
+    assert len((ROOT / "docs" / "design.md").read_text(encoding="utf-8").split()) <= 6000
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

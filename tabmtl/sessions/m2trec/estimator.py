@@ -70,7 +70,7 @@ from tabmtl.training.device import find_device, seed_of, seeded, threads
 from tabmtl.training.epochs import Record, Snapshots
 
 #: Clicks of the mean clicked item from which a directed path is trained, if sessions that are set aside can judge it,
-#: and if none can; and its strength then (docs/design.md, "M2TRec").
+#: and if none can; and its strength then (docs/lab.md, "The directed path").
 _SPARSE, _DENSE, _DENSE_STRENGTH = 12, 25, 0.5
 _CHECKED = 100  # sessions on which approximate search is compared with exact search
 _LONGEST = 10_000  # clicks that a network may read: it keeps the distances of all pairs
@@ -236,7 +236,7 @@ class M2TRec(TrainedEstimator, Recommender):
         Clicks that a new item, which `add_items` adds, gets in relation to the mean clicked item. ``"auto"`` looks at
         the items that were born in the log of fit; without times, or with too few births, it is 2/3: of the shares from
         1/3 to .85, the one with the best recall, level with .6, over two generated logs and Diginetica with items taken
-        out (docs/design.md, "New items"). Items without clicks that the table of fit lists have a share of their own:
+        out (docs/lab.md, "New items"). Items without clicks that the table of fit lists have a share of their own:
         see :mod:`tabmtl.sessions.m2trec.new_items`.
     max_new_share : float in (0, 1), optional
         The most of the first 20 places that items without training clicks may have, on average over sessions that were

@@ -41,7 +41,7 @@ Scores = Callable[[Sessions], np.ndarray]
 ScoresBy = Callable[..., Scores]
 
 #: Clicks that a launch gets in relation to the mean clicked item, where the log tells nothing: chosen on two generated
-#: logs and Diginetica with items taken out (docs/design.md, "New items"), where 1/3 costs .002 of recall.
+#: logs and Diginetica with items taken out (docs/lab.md, "New items"), where 1/3 costs .002 of recall.
 LAUNCH = 2 / 3
 _BORN = 0.5  # of the log: items that are first clicked later may be births
 _BIRTHS = 20  # more than by chance, which are enough to tell

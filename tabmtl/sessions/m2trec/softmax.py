@@ -117,7 +117,8 @@ class Candidates:
     number of all units. Its term in the sum of a softmax is divided by p_j: -log p_j is added to its logit (the logQ
     correction). The units of a query's own session always take part, so they are not corrected. The sum is then right
     on average for independent clicks. On logs of sessions p_j is right within some percent: some items are repeated
-    more than others, and M counts the query's own session too (docs/design.md, "M2TRec").
+    more than others, and M counts the query's own session too (docs/lab.md, "The count of the logQ
+    correction").
 
     Parameters
     ----------
