@@ -14,7 +14,7 @@ from pathlib import Path
 MOST_LINES = 40
 MOST_NAMES = 24
 UNPICKLES = re.compile(r"pickle(?!=False)|marshal|shelve|\bdill\b|^(torch|joblib)\.load$|_object(_list)?$")
-MAY_PICKLE = {"testing.py"}  # it checks that estimators can be pickled
+MAY_PICKLE = {Path("tabmtl/testing/storage.py")}  # it checks that estimators can be pickled
 PACKAGES = {"tabmtl": "tabmtl", "synth": "tabmtl.synth", "pipelines": "tabmtl.pipelines", "benchmarks": "benchmarks"}
 
 
@@ -93,7 +93,7 @@ def broken_rules() -> Iterator[str]:
     modules = read_modules()
     for file, tree in modules.values():
         yield from long_functions(file, tree)
-        if file.parts[0] != "benchmarks" and file.name not in MAY_PICKLE:
+        if file.parts[0] != "benchmarks" and file not in MAY_PICKLE:
             yield from unpickling(file, tree)
     graph = {name: imports_of(name, tree, modules) for name, (_, tree) in modules.items()}
     for circle in circles(graph):

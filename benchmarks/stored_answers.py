@@ -23,41 +23,15 @@ import polars as pl
 
 import tabmtl
 from benchmarks.harness import parser
-from tabmtl import Shards, Task, sessions
+from tabmtl import Shards, sessions
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.synth import make_sessions
 from tabmtl.testing import answers, features, long_table, mixed_targets
+from tabmtl.testing.long import LABELS
+from tabmtl.testing.small import small
+from tabmtl.testing.subject import FUNNEL, STEPS
 
 Arrays = dict[str, np.ndarray]
-STEPS = ("late", "early")
-CHAIN: dict[str, Any] = {
-    "task_chain": STEPS,
-    "tasks": [Task(name=name, kind="binary", classes=("late", "on time")) for name in STEPS],
-}
-#: Given to a model where it has the parameter.
-SMALL: dict[str, Any] = {
-    "device": "cpu",
-    "epochs": 3,
-    "batch_size": 64,
-    "hidden": (16, 8),
-    "d_embedding": 4,
-    "d_token": 8,
-    "d_ffn": 16,
-    "n_heads": 2,
-    "head_hidden": 8,
-    "expert_hidden": (8, 4),
-    "tower_hidden": (8, 4),
-    "d_pattern": 8,
-    "d_model": 16,
-    "min_frequency": 2,
-    "n_estimators": 20,
-    "n_estimators_shared": 10,
-    "n_estimators_outlier": 10,
-    "n_estimators_task": 10,
-    "n_folds": 3,
-    "n_jobs": 1,
-    "random_state": 0,
-}
 FUNNELS = ("APEM", "ESMM", "AITM")
 NOT_LONG = ("ESMM", "AITM")
 NOT_STORED = ("MultiTaskEnsemble",)
@@ -73,11 +47,11 @@ FORMS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def small(name: str, **params: Any) -> Any:
+def made(name: str, **params: Any) -> Any:
     """Make an estimator or recommender in its small form; parameters that it does not have are left out."""
+    funnel = FUNNEL if name in FUNNELS else {}
     cls = getattr(tabmtl, name, None) or getattr(sessions, name)
-    known = cls._get_param_names()
-    return cls(**{key: value for key, value in (SMALL | params).items() if key in known})
+    return small(cls, **{"epochs": 3, "n_folds": 3} | funnel | params)
 
 
 def estimators() -> list[str]:
@@ -92,51 +66,45 @@ def numbered(arrays: list[np.ndarray]) -> Arrays:
     return {f"{i}": a.astype(str) if a.dtype == object else a for i, a in enumerate(arrays)}
 
 
-def funnel_targets(X: pl.DataFrame) -> pl.DataFrame:
-    """Add a second step to the targets; "on time", the second class, is the step taken."""
+def targets(name: str, X: pl.DataFrame) -> pl.DataFrame:
+    """Make targets of every kind, and a second step of a funnel; "on time", the second class, is the step taken."""
     y = mixed_targets(X)
-    late = pl.when(pl.col("late") == "late").then(None).when(X["plain"] > -0.5).then(pl.lit("late"))
-    return y.with_columns(early=late.otherwise(pl.lit("late")))
+    late = pl.when(pl.col("late") == "late").then(None).otherwise(pl.lit("late")).alias(STEPS[1])
+    return y.with_columns(late) if name in FUNNELS else y
 
 
 def wide(name: str, **params: Any) -> Arrays:
     """Fit a wide table with weights, and answer other rows; scores and intervals too."""
     X, other = features(400), features(200, seed=1)
-    is_funnel = name in FUNNELS
-    y, weight = (funnel_targets if is_funnel else mixed_targets)(X), np.random.default_rng(0).random(400) + 0.5
-    model = small(name, **(CHAIN if is_funnel else {}) | params).fit(X, y, sample_weight=weight)
-    scores = model.score_intervals(other, (funnel_targets if is_funnel else mixed_targets)(other))
-    found = [*answers(model, other), scores.select(pl.selectors.numeric()).to_numpy()]
-    return numbered(found)
+    weight = np.random.default_rng(0).random(400) + 0.5
+    model = made(name, **params).fit(X, targets(name, X), sample_weight=weight)
+    scores = model.score_intervals(other, targets(name, other))
+    return numbered([*answers(model, other), scores.select(pl.selectors.numeric()).to_numpy()])
 
 
 def validated(name: str, **params: Any) -> Arrays:
     """Fit a wide table without weights, and stop on rows of validation."""
     X, valid, other = features(300), features(150, seed=2), features(200, seed=1)
-    model = small(name, **params).fit(X, mixed_targets(X), X_val=valid, y_val=mixed_targets(valid))
+    model = made(name, **params).fit(X, mixed_targets(X), X_val=valid, y_val=mixed_targets(valid))
     return numbered(answers(model, other))
 
 
 def long(name: str, kind: str) -> Arrays:
     """Fit a long table of one kind."""
     X, y = long_table(300)
-    if kind == "binary":
-        y = (y > 50).alias("passed")
-    elif kind == "multiclass":
-        y = pl.Series("mark", ["C", "B", "A"]).gather((y > 45).cast(int) + (y > 55).cast(int))
-    return numbered(answers(small(name, task_column="school").fit(X, y), long_table(150, seed=1)[0]))
+    model = made(name, task_column="school", task_chain=None, tasks=None).fit(X, LABELS[kind](y))
+    return numbered(answers(model, long_table(150, seed=1)[0]))
 
 
 def stored(name: str, **params: Any) -> Arrays:
     """Fit a wide table of files."""
     X = features(400)
-    y = (funnel_targets if name in FUNNELS else mixed_targets)(X)
-    params = (CHAIN if name in FUNNELS else {}) | params
+    y = targets(name, X)
     with TemporaryDirectory() as folder:
         table = pl.concat([X, y], how="horizontal")
         for i, rows in enumerate(table.iter_slices(150)):
             rows.write_parquet(Path(folder, f"{i}.parquet"))
-        model = small(name, **params).fit(Shards(f"{folder}/*.parquet"), y.columns)
+        model = made(name, **params).fit(Shards(f"{folder}/*.parquet"), y.columns)
     return numbered(answers(model, features(200, seed=1)))
 
 
@@ -145,7 +113,7 @@ def recommended(name: str, **params: Any) -> Arrays:
     log = make_sessions(400, 60, n_categories=5, n_subcategories=2, random_state=0)
     train, test = log.split()
     options = {"categories": ("category", "subcategory"), "text_features": ("name",)} | params
-    model = small(name, **options).fit(train, items=log.items)
+    model = made(name, **options).fit(train, items=log.items)
     found = model.recommend(test, k=10).sort("session_id", "rank")
     return {
         column: found[column].to_numpy().astype(str if found[column].dtype == pl.String else float)
@@ -155,15 +123,15 @@ def recommended(name: str, **params: Any) -> Arrays:
 
 def blended() -> Arrays:
     """Fit a blend of two recommenders."""
-    parts = [small("M2TRec", random_state=None), sessions.STAN()]
+    parts = [made("M2TRec", random_state=None), sessions.STAN()]
     return recommended("Blend", recommenders=parts, validation_fraction=0.1)
 
 
 def distilled() -> Arrays:
     """Distil an ensemble to a network."""
     X = features(300)
-    ensemble = small("MultiTaskEnsemble").fit(X, mixed_targets(X))
-    student = tabmtl.distill(ensemble, X, network=small("SharedBottom"), random_state=0)
+    ensemble = made("MultiTaskEnsemble").fit(X, mixed_targets(X))
+    student = tabmtl.distill(ensemble, X, network=made("SharedBottom"), random_state=0)
     return numbered(answers(student, features(200, seed=1)))
 
 
@@ -174,7 +142,7 @@ def cases() -> Iterator[tuple[str, Callable[[], Arrays]]]:
         if name not in FUNNELS:
             yield f"{name}, validated", partial(validated, name)
         if name not in NOT_LONG:
-            for kind in ("regression", "binary", "multiclass"):
+            for kind in LABELS:
                 yield f"{name}, long {kind}", partial(long, name, kind)
         if name not in NOT_STORED:
             yield f"{name}, stored", partial(stored, name)

@@ -19,7 +19,9 @@ from tabmtl.estimators.funnel import FunnelEstimator, TowerEstimator
 from tabmtl.estimators.mixture import ExpertEstimator, MixtureEstimator
 from tabmtl.estimators.network import MemberEstimator, NetworkEstimator, VectorEstimator
 from tabmtl.estimators.tables import MultiTaskEstimator
-from tabmtl.testing import _FUNNEL, _EveryEstimator, answers, features, largest_gap, long_table, mixed_targets, same
+from tabmtl.testing import answers, features, largest_gap, long_table, mixed_targets, same
+from tabmtl.testing.small import SMALL, small
+from tabmtl.testing.subject import FUNNEL, Subject
 
 __all__ = ["answers", "features", "largest_gap", "long_table", "mixed_targets", "same"]
 
@@ -31,32 +33,8 @@ CANDIDATES = {
     ),
     "together": tabmtl.SharedTrees(n_estimators=20, n_estimators_task=0, num_leaves=8),
 }
-#: Given to an estimator where it has the parameter: small and quick, with dropout and early stopping still on. On the
-#: CPU, where the bits of two runs can be compared.
-TINY: dict[str, Any] = {
-    "device": "cpu",
-    "epochs": 2,
-    "batch_size": 64,
-    "hidden": (16, 8),
-    "d_embedding": 4,
-    "d_token": 8,
-    "d_ffn": 16,
-    "n_heads": 2,
-    "head_hidden": 8,
-    "expert_hidden": (8, 4),
-    "tower_hidden": (8, 4),
-    "d_pattern": 8,
-    "min_frequency": 2,
-    "n_estimators_shared": 10,
-    "n_estimators_outlier": 10,
-    "n_estimators": 20,
-    "n_estimators_task": 10,
-    "unknown_task": "error",
-    "candidates": CANDIDATES,
-    "n_folds": 2,
-    "n_jobs": 1,
-    "random_state": 0,
-}
+#: Given to an estimator where it has the parameter, beside the small options.
+TINY: dict[str, Any] = SMALL | {"unknown_task": "error", "candidates": CANDIDATES}
 #: Of models by LightGBM, which look for the number of trees by ten folds of so few rows.
 FEW_ROUNDS = {"learning_rate": 0.3, "patience": 5}
 
@@ -102,14 +80,13 @@ NETWORKS = [cls for cls in MIXED if issubclass(cls, NetworkEstimator)]
 
 def tiny(cls: type[MultiTaskEstimator], **params: Any) -> Any:
     """An estimator in its tiny form; parameters it does not have are left out."""
-    own = _FUNNEL if cls in FUNNELS else FEW_ROUNDS if issubclass(cls, IndependentTasks) else {}
-    known = cls._get_param_names()
-    return cls(**{name: value for name, value in (TINY | own | params).items() if name in known})
+    own = FUNNEL if cls in FUNNELS else FEW_ROUNDS if issubclass(cls, IndependentTasks) else {}
+    return small(cls, **(TINY | own | params))
 
 
 def targets_for(cls: type[MultiTaskEstimator], X: pl.DataFrame) -> pl.DataFrame:
     """Targets of the kinds that the face of an estimator takes, two at least."""
-    return _EveryEstimator(tiny(cls)).targets(X)
+    return Subject(tiny(cls)).targets(X)
 
 
 def fitted(cls: type[MultiTaskEstimator], **params: Any) -> tuple[Any, pl.DataFrame, pl.DataFrame]:

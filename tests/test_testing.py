@@ -13,7 +13,8 @@ from torch import Tensor
 
 from tabmtl.estimators.network import VectorEstimator
 from tabmtl.models.shared_bottom import SharedBottom, SharedBottomNetwork
-from tabmtl.testing import _parameters_of, check_multitask_estimator, multitask_checks
+from tabmtl.testing import check_multitask_estimator, multitask_checks
+from tabmtl.testing.comparisons import parameters_of
 
 
 class MeanOfBatchNetwork(SharedBottomNetwork):
@@ -93,10 +94,10 @@ def test_estimators_among_the_parameters_are_compared_by_class_and_parameters(na
 
 
 def test_another_estimator_among_the_parameters_is_noticed():
-    found = [_parameters_of(Team(candidates={"net": net})) for net in (tiny(SharedBottom), tiny(MeanOfBatch))]
+    found = [parameters_of(Team(candidates={"net": net})) for net in (tiny(SharedBottom), tiny(MeanOfBatch))]
     assert found[0] != found[1]
-    assert found[0] == _parameters_of(Team(candidates={"net": tiny(SharedBottom)}))
-    assert found[0] != _parameters_of(Team(candidates={"net": tiny(SharedBottom, epochs=9)}))
+    assert found[0] == parameters_of(Team(candidates={"net": tiny(SharedBottom)}))
+    assert found[0] != parameters_of(Team(candidates={"net": tiny(SharedBottom, epochs=9)}))
 
 
 def test_the_first_failure_ends_all_checks():

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 #: Modules without `__all__` for authors of models, and the packages that hold more of them.
-FOR_AUTHORS = ("tabmtl.testing", "tabmtl.params", "tabmtl.onnx.export", "tabmtl.estimators", "tabmtl.nn")
+FOR_AUTHORS = ("tabmtl.params", "tabmtl.onnx.export", "tabmtl.estimators", "tabmtl.nn")
 #: Where estimators for targets of one sort differ from those they derive from.
 FACES = "tabmtl.estimators.faces"
 #: Titles of the groups of names on a page, in their order.

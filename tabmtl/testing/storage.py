@@ -1,0 +1,86 @@
+"""Promises about the bits of a fit: in a second fit, in copies and in files."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import random
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from sklearn.base import clone
+
+import tabmtl
+from tabmtl.storage.persist import load
+from tabmtl.testing.comparisons import answers, parameters_of, same
+from tabmtl.testing.subject import STEPS, Subject
+
+
+def reload(estimator: Any, folder: Path) -> Any:
+    """Save and load a model; classes of the package are found by their name."""
+    estimator.save(folder)
+    cls = type(estimator)
+    return load(folder, cls=None if getattr(tabmtl, cls.__name__, None) is cls else cls)
+
+
+def _files_of(folder: Path) -> dict[Path, bytes]:
+    """Return the files of a model and of its parts."""
+    return {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+class Storage(Subject):
+    """Promises about the bits of a fit: in a second fit, in copies and in files."""
+
+    def check_the_same_seed_gives_the_same_bits_and_leaves_the_global_generators_alone(self) -> None:
+        import torch
+
+        def states() -> Any:
+            legacy: Any = np.random.get_state()
+            return random.getstate(), legacy[1].tolist(), legacy[2:], torch.get_rng_state().tolist()
+
+        X, y = self.table()
+        before = states()
+        first = self.fresh().fit(X, y)
+        said = answers(first, X)
+        assert states() == before, "a global generator has moved"
+        random.seed(1)
+        np.random.seed(1)
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            assert same(said, self.said(X, y))
+            assert same(said, answers(clone(first).fit(X, y), X))
+        seeded = [self.said(X, y, random_state=np.random.RandomState(7)) for _ in range(2)]
+        assert same(*seeded), "two fits with one RandomState differ"
+
+    def check_fit_again_equals_a_first_fit(self) -> None:
+        estimator, X, y = self.fitted()
+        once = answers(estimator, X)
+        estimator.fit(X.select("plain", "text"), y.select(STEPS if self.is_funnel else y.columns[0]))
+        assert same(once, answers(estimator.fit(X, y), X))
+
+    def check_copies_and_files_give_the_same_bits(self) -> None:
+        estimator, X, y = self.fitted()
+        said = answers(estimator, X)
+        with TemporaryDirectory() as folder:
+            copies = {
+                "load": reload(estimator, Path(folder)),
+                "pickle": pickle.loads(pickle.dumps(estimator)),
+                "deepcopy": copy.deepcopy(estimator),
+            }
+        for how, other in copies.items():
+            assert type(other) is type(self.model), how
+            assert parameters_of(other) == parameters_of(estimator), how
+            assert same(said, answers(other, X)), how
+            assert other.tasks_ == estimator.tasks_, how
+            assert other.score_tasks(X, y) == estimator.score_tasks(X, y), how
+            assert sorted(vars(other)) == sorted(vars(estimator)), how
+        assert same(said, answers(estimator, X))
+
+    def check_a_second_generation_file_holds_the_same_bytes(self) -> None:
+        with TemporaryDirectory() as folder:
+            first, second = Path(folder, "first"), Path(folder, "second")
+            reload(self.fitted()[0], first).save(second)
+            found = [_files_of(path) for path in (first, second)]
+        assert found[0] == found[1]
