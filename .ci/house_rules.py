@@ -1,6 +1,7 @@
 """Check the rules of the house that no linter knows: short functions, no import circle, few names on the first floor.
 
 Run it in the root of a checkout; `make lint` does. Every broken rule is a line, and the exit code is then 1.
+``--size`` counts the lines of code by room instead, without docstrings, comments and blank lines.
 """
 
 from __future__ import annotations
@@ -8,11 +9,25 @@ from __future__ import annotations
 import ast
 import re
 import sys
+import tokenize
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 MOST_LINES = 40
 MOST_NAMES = 24
+#: Lines of code of a file of tabmtl/, and methods of a class.
+MOST_OF_FILE, MOST_METHODS = 450, 28
+#: Tokens that are no code.
+SILENT = {
+    tokenize.COMMENT,
+    tokenize.NL,
+    tokenize.NEWLINE,
+    tokenize.INDENT,
+    tokenize.DEDENT,
+    tokenize.ENCODING,
+    tokenize.ENDMARKER,
+}
 UNPICKLES = re.compile(r"pickle(?!=False)|marshal|shelve|\bdill\b|^(torch|joblib)\.load$|_object(_list)?$")
 MAY_PICKLE = {Path("tabmtl/testing/storage.py")}  # it checks that estimators can be pickled
 PACKAGES = {"tabmtl": "tabmtl", "synth": "tabmtl.synth", "pipelines": "tabmtl.pipelines", "benchmarks": "benchmarks"}
@@ -28,14 +43,52 @@ def read_modules() -> dict[str, tuple[Path, ast.Module]]:
     return found
 
 
+def docstring_of(node: ast.AST) -> range:
+    """Return the lines of the docstring of a module, class or function; none of other nodes."""
+    if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        return range(0)
+    first = node.body[0]
+    is_text = (
+        isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str)
+    )
+    return range(first.lineno, (first.end_lineno or 0) + 1) if is_text else range(0)
+
+
+def count_code(file: Path, tree: ast.Module) -> int:
+    """Count the lines of code of a file, without docstrings, comments and blank lines."""
+    with file.open("rb") as text:
+        tokens = [token for token in tokenize.tokenize(text.readline) if token.type not in SILENT]
+    lines = {line for token in tokens for line in range(token.start[0], token.end[0] + 1)}
+    return len(lines.difference(*(docstring_of(node) for node in ast.walk(tree))))
+
+
+def sizes() -> Counter[str]:
+    """Count the lines of code by room; links are not followed."""
+    rooms: Counter[str] = Counter()
+    for file, tree in read_modules().values():
+        if file.parts[0] != "synth":
+            room = "/".join(file.parts[:2]) if file.parts[0] == "tabmtl" else file.parts[0]
+            rooms[room] += count_code(file, tree)
+    return rooms
+
+
+def too_large(file: Path, tree: ast.Module) -> Iterator[str]:
+    """Name the file if it has too much code, and its classes that have too many methods."""
+    lines = count_code(file, tree)
+    if file.parts[0] == "tabmtl" and lines > MOST_OF_FILE:
+        yield f"{file}: {lines} lines of code, at most {MOST_OF_FILE}; divide it by its reasons"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            methods = sum(isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef) for each in node.body)
+            if methods > MOST_METHODS:
+                yield f"{file}:{node.lineno}: {node.name} has {methods} methods, at most {MOST_METHODS}"
+
+
 def long_functions(file: Path, tree: ast.Module) -> Iterator[str]:
     """Name the functions that are too long, their docstrings not counted."""
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            first = node.body[0]
-            is_docstring = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
-            of_docstring = (first.end_lineno or 0) - first.lineno + 1 if is_docstring else 0
-            lines = (node.end_lineno or 0) - node.lineno + 1 - of_docstring
+            lines = (node.end_lineno or 0) - node.lineno + 1 - len(docstring_of(node))
             if lines > MOST_LINES:
                 yield f"{file}:{node.lineno}: {node.name} has {lines} lines without its docstring, at most {MOST_LINES}"
 
@@ -104,6 +157,11 @@ def broken_rules() -> Iterator[str]:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:] == ["--size"]:
+        rooms = sizes()
+        print("\n".join(f"{n:6} {room}" for room, n in [("in sum", rooms.total()), *rooms.most_common()]))
+        print("\n".join(line for file, tree in read_modules().values() for line in too_large(file, tree)))
+        sys.exit()
     broken = list(broken_rules())
     print("\n".join(broken) or "the rules of the house hold")
     sys.exit(bool(broken))
