@@ -26,6 +26,7 @@ from tabmtl.schema import Batch, Columns
 from tabmtl.targets import Task
 from tabmtl.training.epochs import run_epochs
 from tabmtl.training.losses import MultiTaskLoss
+from tabmtl.training.run import Run
 from tabmtl.training.table_loop import TableLoop
 
 LEARNING_RATE = 1e-3
@@ -105,7 +106,7 @@ def train_ours(network: nn.Module, data: Batch, tasks: tuple[Task, ...], batch_s
     no_scores = dict.fromkeys(task.name for task in tasks)
     torch.manual_seed(0)
     loop = TableLoop(options, network, MultiTaskLoss(tasks), data, None, evaluate=lambda *_: no_scores)
-    run_epochs(network, loop, options, validated=False, on_epoch=None)
+    run_epochs(network, loop, options, run=Run(), validated=False, on_epoch=None)
 
 
 def mflop_per_row(network: nn.Module, data: Batch, tasks: tuple[Task, ...]) -> float:

@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from tabmtl.encode import cache, shards
-from tabmtl.processes.group import EndedElsewhereError, Group, entered
+from tabmtl.processes.group import EndedElsewhereError, Group
 from tabmtl.processes.wire import pack, unpack
 from tabmtl.training import windows
 from tabmtl.training.device import unseeded
+from tabmtl.training.run import entered
 
 _PATIENCE = 60  # seconds
 

@@ -28,10 +28,10 @@ from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.model_selection.folds import train_valid_split
 from tabmtl.models.shared_bottom import SharedBottom, SharedBottomClassifier, SharedBottomRegressor
 from tabmtl.params import RandomState
-from tabmtl.processes.group import ALONE, entered
 from tabmtl.schema import Batch
 from tabmtl.targets import Task
 from tabmtl.training.losses import MultiTaskLoss
+from tabmtl.training.run import Run
 from tabmtl.training.table_loop import Evaluate
 
 _OF_THE_TABLE = ("tasks", "task_column", "categorical_features", "drop")
@@ -116,7 +116,7 @@ def distill(
     if student.early_stopping:
         batch, valid = _split(batch, coder.labels, student.validation_fraction, seed)
     loss = DistillationLoss(coder.labels, batch.y)
-    with entered(ALONE), student._watched():
+    with Run().fit(student):
         student._set_fitted(coder, student._learn(coder, batch, valid, loss, _score_nothing(loss.tasks), seed))
     return student
 

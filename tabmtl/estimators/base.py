@@ -20,8 +20,7 @@ from tabmtl.schema import is_asked_by_sklearn
 from tabmtl.storage.persist import write_folder
 from tabmtl.storage.stored import Saved, put_together, take_apart
 from tabmtl.targets import Tasks
-from tabmtl.training.checkpoint import checkpoint_of
-from tabmtl.training.watch import Watched
+from tabmtl.training.run import Watched, running
 
 
 class SavableEstimator(Watched, BaseEstimator):
@@ -158,7 +157,7 @@ class SavableEstimator(Watched, BaseEstimator):
 
     def _seed(self) -> int:
         """Return the seed of a fit: that of its checkpoint, or a new one."""
-        checkpoint, seed = checkpoint_of(self), draw_seed(self.random_state)
+        checkpoint, seed = running().checkpoint, draw_seed(self.random_state)
         return seed if checkpoint is None else checkpoint.seed(seed)
 
     def _state(self) -> Any:

@@ -18,9 +18,9 @@ from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.metrics.scores import score_tasks
 from tabmtl.model_selection import train_valid_split
 from tabmtl.params import TwoOrMore, WholeShare, check_choice, near
-from tabmtl.processes.group import current
 from tabmtl.schema import Batch, TabmtlWarning
 from tabmtl.storage.stored import Saved, take_apart
+from tabmtl.training.run import current, running
 from tabmtl.training.watch import describe_score
 from tabmtl.trees import ROWS_TO_SPLIT, LightGBMOptions, tree_matrix
 
@@ -139,7 +139,7 @@ class BoostedEstimator(LightGBMOptions, MultiTaskEstimator):
             held = batch.rows(held_out)
             if count_labels(batch.rows(kept), len(tasks)).all() and not np.isnan(held.y).all():
                 valid = held
-                with self._watched(self._watch.part(1 / 2)):
+                with running().part(self._watch.part(1 / 2)):
                     found = self._fit_rows(coder, batch.rows(kept), valid, seed, None)
         return self._attributes(coder, self._fit_whole(coder, batch, valid, seed, found))
 
@@ -176,7 +176,7 @@ class BoostedEstimator(LightGBMOptions, MultiTaskEstimator):
             return found
         self._watch.tell("fit of all rows, by the rounds found")
         part = self._watch.part(1)
-        with self._watched(part):
+        with running().part(part):
             whole = self._fit_rows(coder, batch, valid, seed, found)
         if part.was_cut:
             self._watch.end(_NO_REFIT)
@@ -194,7 +194,7 @@ class BoostedEstimator(LightGBMOptions, MultiTaskEstimator):
             _check_watched(bool(valid.n_labels.any()))
         elif len(rows) >= ROWS_TO_SPLIT:
             kept, valid = split_stored(rows, self.validation_fraction, seed)
-            with self._watched(self._watch.part(1 / 2)):
+            with running().part(self._watch.part(1 / 2)):
                 found = self._fit_rows(coder, kept.mapped(), _not_empty(valid, rows), seed, None)
         fit = self._fit_whole(coder, rows.mapped(), None if valid is None else _not_empty(valid, rows), seed, found)
         attributes, model = self._attributes(coder, fit), clone(self)

@@ -24,17 +24,16 @@ from tabmtl.model_selection.folds import train_valid_split
 from tabmtl.nn.embeddings import FeatureVector
 from tabmtl.onnx.export import export_onnx
 from tabmtl.params import Count, Positive, near
-from tabmtl.processes.group import ALONE, Group
 from tabmtl.schema import Batch, Columns, TabmtlWarning
 from tabmtl.storage.stored import Stored, fingerprint
 from tabmtl.targets import Task
 from tabmtl.training.balance import Balance, Balancer, GradLevel, check_grad_level
-from tabmtl.training.checkpoint import checkpoint_of
 from tabmtl.training.device import find_device, seed_of, seeded, threads
-from tabmtl.training.epochs import Record, Snapshots, warn_if_rising
-from tabmtl.training.hooks import epochs_as_tasks
+from tabmtl.training.epochs import Snapshots, run_epochs, warn_if_rising
+from tabmtl.training.hooks import Record, epochs_as_tasks
 from tabmtl.training.losses import MultiTaskLoss
 from tabmtl.training.predict import predict_scores, represent_rows
+from tabmtl.training.run import running
 from tabmtl.training.table_loop import Evaluate, TableLoop, settle_statistics
 from tabmtl.training.watch import describe_tasks
 
@@ -232,7 +231,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
             rows=rows,
             valid_rows=valid,
         )
-        fitted = self._learn_by(make_loop, coder, device, seed, valid is not None, rows.group, join_seed=seed)
+        fitted = self._learn_by(make_loop, coder, device, seed, valid is not None, join_seed=seed)
         judged = None if valid is None else valid.spread(_judged_rows(coder, len(valid)))
         return fitted | {"_judged": None if judged is None else _in_training_units(judged, coder)}
 
@@ -264,22 +263,31 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         device: torch.device,
         seed: int,
         validated: bool,
-        group: Group = ALONE,
         join_seed: int | None = None,
     ) -> dict[str, Any]:
         """Train a network by a loop, in a group of processes, and return the fitted attributes; see `Balancer`."""
-        checkpoint = checkpoint_of(self)
-        if checkpoint is not None:
-            checkpoint.agree({"the checksum of columns and tasks": fingerprint(coder)})
+        run, tasks = running(), coder.labels.tasks
+        if run.checkpoint is not None:
+            run.checkpoint.agree({"the checksum of columns and tasks": fingerprint(coder)})
         with seeded(seed, device):
-            network = self._network(coder.features.columns, coder.labels.tasks).to(device)
+            network = self._network(coder.features.columns, tasks).to(device)
             with threads(self.n_jobs, network):
                 plain = isinstance(self.balance, str) and self.balance == "sum" and not self.flat
-                balancer = None if plain else Balancer(self, coder.labels.tasks, network, group, join_seed)
+                balancer = None if plain else Balancer(self, tasks, network, run.group, join_seed)
                 loop = make_loop(self, network, balancer=balancer)
-                if group.rank:  # the networks are the same, the noise is not
-                    torch.manual_seed(seed_of(seed, group.rank))
-                return self._trained(network, coder, loop, *self._train(network, coder, loop, validated))
+                if run.group.rank:  # the networks are the same, the noise is not
+                    torch.manual_seed(seed_of(seed, run.group.rank))
+                so_far = partial(self._trained_so_far, network, coder, loop)
+                with epochs_as_tasks(run.task, self.on_epoch, so_far) as hook:
+                    describe = partial(describe_tasks, tasks)
+                    history, snapshots = run_epochs(
+                        network, loop, self, run=run, validated=validated, on_epoch=hook, describe=describe
+                    )
+                if validated and self.early_stopping and len(history) == self.epochs >= type(self).epochs:
+                    warn_if_rising(
+                        snapshots.scores, self.patience
+                    )  # fewer epochs than the default are the user's choice
+                return self._trained(network, coder, loop, history, snapshots)
 
     def _trained(
         self, network: torch.nn.Module, coder: TableCoder, loop: TableLoop, history: list[Record], snapshots: Snapshots
@@ -316,7 +324,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     ) -> dict[str, Any]:
         """Return the fitted attributes as if training had ended with the last epoch of the history."""
         now, network = type(self)(**self.get_params(deep=False)), copy.deepcopy(network)
-        checkpoint = checkpoint_of(self)
+        checkpoint = running().checkpoint
         history = history if checkpoint is None else [*checkpoint.records, *history]
         settle_statistics(network, loop.data, self.precision)
         with warnings.catch_warnings():
@@ -325,19 +333,6 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
             last.offer(len(history) - 1, 0.0, ())
             now._set_fitted(coder, self._trained(network, coder, loop, history, last))
         return dict(vars(now))
-
-    def _train(
-        self, network: torch.nn.Module, coder: TableCoder, loop: TableLoop, validated: bool
-    ) -> tuple[list[Record], Snapshots]:
-        so_far = partial(self._trained_so_far, network, coder, loop)
-        with epochs_as_tasks(self, self.on_epoch, so_far) as hook:
-            describe = partial(describe_tasks, coder.labels.tasks)
-            history, snapshots = self._run_epochs(
-                network, loop, validated=validated, describe=describe, on_epoch=hook, group=loop.group
-            )
-        if validated and self.early_stopping and len(history) == self.epochs >= type(self).epochs:
-            warn_if_rising(snapshots.scores, self.patience)  # fewer epochs than the default are the user's choice
-        return history, snapshots
 
     def _run(self, function: Callable[..., Any], batch: Batch, snapshot: int = 0) -> Any:
         """Return the result of `predict_scores` or `represent_rows` on encoded rows, by some of the kept weights."""

@@ -29,11 +29,12 @@ from tabmtl.model_selection.repeats import (
 )
 from tabmtl.model_selection.suspects import warn_of_index, warn_of_suspects
 from tabmtl.params import Names, RandomState
-from tabmtl.processes.group import ALONE, current, entered
+from tabmtl.processes.group import ALONE
 from tabmtl.schema import Batch, counted, is_asked_by_sklearn, warn_user
 from tabmtl.targets import Task, Tasks
-from tabmtl.training.checkpoint import check_params, resumable
-from tabmtl.training.hooks import CallbackSupport, watched_fit
+from tabmtl.training.checkpoint import check_params
+from tabmtl.training.hooks import CallbackSupport
+from tabmtl.training.run import current, running
 
 if TYPE_CHECKING:
     from tabmtl.encode.cache import StoredRows
@@ -157,7 +158,6 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
     # the kind of every undeclared task; the three faces differ in it
     _target_kind: ClassVar[TargetKind] = None
 
-    @watched_fit
     def fit(
         self,
         X: Any,
@@ -196,18 +196,20 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
             If the input does not fit; the message names the column or task and the cure. The estimator stays unchanged.
         """
         self._check_call(X, X_val, y_val)
-        if isinstance(X, Shards):
-            with self._watched(), resumable(self):
+        run = running()
+        if not isinstance(X, Shards):
+            if run.group.size > 1 and run.group.rank == 0:
+                warn_user(
+                    f"every one of the {run.group.size} processes of the group fits this frame whole, by itself; write "
+                    "its rows to files and give Shards, whose rows are dealt, or fit outside of joined()"
+                )
+            run = replace(run, group=ALONE)
+        with run.fit(self, X=X, y=y, sample_weight=sample_weight):
+            if isinstance(X, Shards):
                 self._fit_shards(X, y, sample_weight, groups, X_val, y_val)
-            return self
-        if current().size > 1 and current().rank == 0:
-            warn_user(
-                f"every one of the {current().size} processes of the group fits this frame whole, by itself; write its "
-                "rows to files and give Shards, whose rows are dealt, or fit outside of joined()"
-            )
-        with entered(ALONE), self._watched(), resumable(self):
-            coder, batch, valid = self._encode(X, y, sample_weight, X_val, y_val, groups)
-            self._set_fitted(coder, self._fit_frames(X, X_val, coder, batch, valid, self._seed()))
+            else:
+                coder, batch, valid = self._encode(X, y, sample_weight, X_val, y_val, groups)
+                self._set_fitted(coder, self._fit_frames(X, X_val, coder, batch, valid, self._seed()))
         return self
 
     def _encode(

@@ -13,12 +13,10 @@ import torch
 
 from tabmtl.estimators.base import SavableEstimator
 from tabmtl.params import BatchSize, Count, CountOrZero, Jobs, NonNegative, Positive, Rate, Share, check_callback
-from tabmtl.processes.group import ALONE, Group
+from tabmtl.processes.group import Group
 from tabmtl.storage.stored import Stored
-from tabmtl.training.checkpoint import checkpoint_of
 from tabmtl.training.device import Device, find_device
-from tabmtl.training.epochs import Loop, OnEpoch, Record, Snapshots, run_epochs
-from tabmtl.training.watch import Describe
+from tabmtl.training.hooks import OnEpoch, Record
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -112,34 +110,6 @@ class TrainedEstimator(SavableEstimator):
                 f"keep_on_interrupt=True is for one process, and this group has {group.size}, which an interrupt would "
                 "end in different epochs; leave it out, or fit outside of joined()"
             )
-
-    def _run_epochs(
-        self,
-        network: torch.nn.Module,
-        loop: Loop,
-        *,
-        validated: bool,
-        describe: Describe,
-        on_epoch: OnEpoch | None,
-        group: Group = ALONE,
-    ) -> tuple[list[Record], Snapshots]:
-        """Train a network by the parameters; see `tabmtl.training.epochs.run_epochs`.
-
-        In a group of processes, rank 0 shows the progress and calls ``on_epoch``, which decides for all; if it raises
-        an error, training ends in all. Epochs before a checkpoint are told to neither again.
-        """
-        checkpoint = checkpoint_of(self)
-        done = 0 if checkpoint is None else len(checkpoint.records)
-        if done:
-            self._watch.tell(f"goes on after epoch {done} of {self.epochs}, from a checkpoint")
-        with self._watch.steps(self.epochs, "epoch", describe, done=done) as step:
-
-            def watch(record: Mapping[str, float | None]) -> bool:
-                is_over = step(record)
-                stops = group.answer(lambda: on_epoch is not None and bool(on_epoch(record)))
-                return stops or is_over
-
-            return run_epochs(network, loop, self, validated=validated, on_epoch=watch, checkpoint=checkpoint)
 
     def _fitted_network(self) -> tuple[Any, torch.device]:
         """Return the network on the device of the parameters; a copy from pickle builds its own on first use."""

@@ -26,7 +26,7 @@ from tabmtl.plots import ExpertUsageDisplay, GainDisplay, HistoryDisplay, Leader
 from tabmtl.plots.display import Display
 from tabmtl.schema import TabmtlWarning
 from tabmtl.sessions.recommender import Recommender
-from tabmtl.training.epochs import OnEpoch
+from tabmtl.training.hooks import OnEpoch
 
 _MOST_METRICS, _MOST_PARAMS = 1000, 100  # in one request to MLflow
 _LONGEST_NAME = 250  # of a metric or parameter

@@ -1,16 +1,14 @@
 """The processes that fit one model together, as each of them sees them.
 
-A fit on `tabmtl.Shards` asks `current` for its group, and hands it to all that meets the other ranks: sums, and values
-that are gathered, which `tabmtl.processes.wire` can send. All ranks ask the same in the same order, so what a rank does
-may depend only on what all know. `tabmtl.scale.joined` makes a group of several; without it a fit is alone, and nothing
-here does anything.
+A fit on `tabmtl.Shards` has the group of its run (`tabmtl.training.run`), and hands it to all that meets the other
+ranks: sums, and values that are gathered, which `tabmtl.processes.wire` can send. All ranks ask the same in the same
+order, so what a rank does may depend only on what all know. `tabmtl.scale.joined` makes a group of several; without it
+a fit is alone, and nothing here does anything.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
@@ -124,20 +122,3 @@ class EndedElsewhereError(RuntimeError):
 
 #: One process alone.
 ALONE = Group()
-
-_current: ContextVar[Group] = ContextVar("group", default=ALONE)
-
-
-def current() -> Group:
-    """Return the group that a fit belongs to."""
-    return _current.get()
-
-
-@contextmanager
-def entered(group: Group) -> Iterator[None]:
-    """Let fits inside belong to a group."""
-    token = _current.set(group)
-    try:
-        yield
-    finally:
-        _current.reset(token)

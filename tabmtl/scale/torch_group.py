@@ -9,7 +9,7 @@ import secrets
 import socket
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import timedelta
 from ipaddress import ip_address
 from os import PathLike
@@ -21,9 +21,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from tabmtl.processes.group import ALONE, EndedElsewhereError, Group, entered
+from tabmtl.processes.group import ALONE, EndedElsewhereError, Group
 from tabmtl.processes.wire import pack, unpack
 from tabmtl.schema import warn_user
+from tabmtl.training.run import entered
 
 _LOOPBACK = "127.0.0.1"
 _GLOO = "GLOO_SOCKET_IFNAME"  # names the network that gloo listens on
@@ -221,11 +222,7 @@ def joined(*, timeout: float = 600.0, checkpoint: str | PathLike[str] | None = N
         found = nullcontext(ProcessGroup())
     elif "RANK" in os.environ:
         found = _started(timeout)
-    with found as group, entered(group), ExitStack() as stack:
-        if checkpoint is not None:
-            from tabmtl.training.checkpoint import checkpointed
-
-            stack.enter_context(checkpointed(Path(checkpoint), group))
+    with found as group, entered(group, None if checkpoint is None else Path(checkpoint)):
         yield group
 
 

@@ -51,6 +51,7 @@ from tabmtl.sessions.repeats import (
     too_few,
 )
 from tabmtl.storage.stored import Stored
+from tabmtl.training.run import running
 from tabmtl.training.watch import Watch
 
 _COLUMNS = ("session_column", "item_column", "time_column", "order_column")
@@ -562,7 +563,7 @@ def _fit_parts(
     for name, part in parts.items():
         copied = clone(part)
         watch.tell(f"{name}  {len(sessions)} sessions")
-        with copied._watched(watch.part(1 / (len(parts) - len(fitted)))):
+        with running().part(watch.part(1 / (len(parts) - len(fitted)), type(part).__name__)):
             attributes = copied._fit(sessions, catalogue, None)
             copied._set_fitted(catalogue, copied._finish(sessions, catalogue, None, attributes))
         fitted[name] = copied

@@ -15,14 +15,13 @@ from sklearn.utils.validation import check_is_fitted
 from tabmtl.encode.shards import Shards
 from tabmtl.estimators.base import NotHere, SavableEstimator, asking_score
 from tabmtl.params import check_count
-from tabmtl.processes.group import current
 from tabmtl.sessions.catalogue import Catalogue, make_catalogue
 from tabmtl.sessions.log import Column, LogColumns, group_log, is_list, like, read_list, read_log, read_sessions
 from tabmtl.sessions.ragged import Sessions
 from tabmtl.sessions.ranking import Ranking, block_size, log_totals, rank_next, summarize, top_k
 from tabmtl.sessions.repeats import LEAST_TARGETS, Choices, RepeatWeights, learn_weights
 from tabmtl.sessions.split import warn_of_leaks
-from tabmtl.training.checkpoint import resumable
+from tabmtl.training.run import current, running
 
 _NO_REPEATS = "what a session's own items are worth was not learned"
 _SET_ASIDE = 0.05  # share of the sessions that teach what a session's own items are worth
@@ -124,7 +123,7 @@ class Recommender(SavableEstimator):
                 "session_column and item_column must differ, and be none of 'rank', 'score' and 'probability', got "
                 f"{names[:2]}: rename the column of the log"
             )
-        with self._watched(), resumable(self):
+        with running().fit(self):
             self._fit_log(clicks, items, clicks_val)
         return self
 

@@ -10,9 +10,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Container, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from tabmtl.params import to_json
-from tabmtl.processes.group import Group, current
+from tabmtl.processes.group import Group
 from tabmtl.storage.atomic import replaced, sync_folder
 
 if TYPE_CHECKING:
@@ -70,7 +68,7 @@ class Checkpoint:
     """
 
     def __init__(self, file: Path, estimator: Any, group: Group) -> None:
-        self.file, self.estimator, self.group = file, estimator, group
+        self.file, self.group = file, group
         found, error = None, None
         if group.rank == 0:
             try:
@@ -147,11 +145,11 @@ class Checkpoint:
             raise
 
 
-class _Job:
-    """Folder of a job, and the number of its last fit."""
+class Job:
+    """Folder of a job that keeps the checkpoints of its fits, and the number of its last fit."""
 
     def __init__(self, folder: Path, group: Group) -> None:
-        self._folder, self.group, self._n_fits = folder, group, 0
+        self._folder, self._group, self._n_fits = folder, group, 0
         if group.rank == 0:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -162,66 +160,18 @@ class _Job:
             for left in folder.glob(".fit-*.safetensors.*"):  # of a writer that was killed
                 left.unlink(missing_ok=True)
 
-    def next_file(self) -> Path:
+    def checkpoint(self, estimator: Any, group: Group) -> Checkpoint | None:
+        """Begin the next fit: return its checkpoint, or None if every process of the job makes the fit by itself."""
         self._n_fits += 1
-        return self._folder / f"fit-{self._n_fits}.safetensors"
+        if group.size != self._group.size:
+            return None
+        return Checkpoint(self._folder / f"fit-{self._n_fits}.safetensors", estimator, group)
 
     def end(self) -> None:
         """Remove the files, when rank 0 is through; others do not wait for what it does last."""
-        if self.group.rank == 0:
+        if self._group.rank == 0:
             for number in range(1, self._n_fits + 1):
                 (self._folder / f"fit-{number}.safetensors").unlink(missing_ok=True)
-
-
-_job: ContextVar[_Job | None] = ContextVar("job", default=None)
-_checkpoint: ContextVar[Checkpoint | None] = ContextVar("checkpoint", default=None)
-
-
-@contextmanager
-def checkpointed(folder: Path, group: Group) -> Iterator[None]:
-    """Keep checkpoints of the fits inside in a folder, until all of it has succeeded."""
-    job = _Job(folder, group)
-    token = _job.set(job)
-    try:
-        yield
-    finally:
-        _job.reset(token)
-    job.end()
-
-
-@contextmanager
-def without_checkpoints() -> Iterator[None]:
-    """Keep none of the fits inside, and count none: those that a later start of the job does not make again."""
-    token = _job.set(None)
-    try:
-        yield
-    finally:
-        _job.reset(token)
-
-
-@contextmanager
-def resumable(estimator: Any) -> Iterator[None]:
-    """Let a fit go on from its checkpoint, if its job keeps any; fits inside of it, which are its parts, have none.
-
-    Nor has a fit that every process of a group makes by itself.
-    """
-    job, checkpoint = _job.get(), None
-    if job is not None:
-        file, group = job.next_file(), current()
-        if group.size == job.group.size:
-            checkpoint = Checkpoint(file, estimator, group)
-    tokens = _job.set(None), _checkpoint.set(checkpoint)
-    try:
-        yield
-    finally:
-        _checkpoint.reset(tokens[1])
-        _job.reset(tokens[0])
-
-
-def checkpoint_of(estimator: Any) -> Checkpoint | None:
-    """Return the checkpoint of the fit that is running, if it is that of this estimator and has one."""
-    found = _checkpoint.get()
-    return found if found is not None and found.estimator is estimator else None
 
 
 def checksum(arrays: Sequence[np.ndarray | Tensor | None]) -> int:

@@ -14,10 +14,10 @@ from torch import Tensor
 from tabmtl.schema import warn_user
 from tabmtl.training.checkpoint import MISFITS, Checkpoint, State, check_like
 from tabmtl.training.device import generator_states, set_generator_states, unseeded
+from tabmtl.training.hooks import OnEpoch, Record
 from tabmtl.training.optimizer import Optimizer
-
-Record = dict[str, float | None]
-OnEpoch = Callable[[Mapping[str, float | None]], bool | None]
+from tabmtl.training.run import Run
+from tabmtl.training.watch import Describe
 
 _MOST_SNAPSHOTS = 3
 _STILL_RISING = 0.01  # of the whole rise of the score, in the last epochs
@@ -144,9 +144,10 @@ def run_epochs(
     loop: Loop,
     options: TrainingOptions,
     *,
+    run: Run,
     validated: bool,
     on_epoch: OnEpoch | None,
-    checkpoint: Checkpoint | None = None,
+    describe: Describe = str,
 ) -> tuple[list[Record], Snapshots]:
     """Train in epochs: validate averaged weights after each, stop early, and leave the kept weights in the network.
 
@@ -156,14 +157,19 @@ def run_epochs(
     loop : Loop
     options : TrainingOptions
         Such as an estimator.
+    run : Run
+        The fit. Its watch shows the epochs. Its checkpoint, if any, is written after each epoch, and the training goes
+        on from what it holds, as if it had never ended; epochs before it are told to nobody again. In a group of
+        processes, rank 0 shows the progress and calls ``on_epoch``, which decides for all; if it raises an error,
+        training ends in all.
     validated : bool
         Whether there is validation data. Without it, or without early stopping, all epochs are trained and the last
         weights are kept.
     on_epoch : callable, optional
         Called with the epoch's record, while the network has the validated weights; a true answer stops training.
         Torch's generators are the caller's meanwhile.
-    checkpoint : Checkpoint, optional
-        Written after each epoch. The training goes on from what it holds, as if it had never ended.
+    describe : callable
+        Turns the epoch's record into text.
 
     Returns
     -------
@@ -180,18 +186,27 @@ def run_epochs(
     # glibc gives freed memory back, and takes it anew at every step, until a block as large as this one was freed
     torch.empty(2**25 - 2**16, dtype=torch.uint8)
     patience = options.patience if options.early_stopping and validated else None
-    training = _Training(network, loop, options, patience)
-    if checkpoint is not None:
-        training.resume(checkpoint)
-    try:
-        training.run(on_epoch, checkpoint)
-    except KeyboardInterrupt:
-        if not (options.keep_on_interrupt and training.snapshots.kept):
-            raise
-        warn_user(
-            f"training was interrupted after epoch {len(training.history)} of {options.epochs}; the best weights so "
-            f"far, of epoch {training.snapshots.best.epoch + 1}, are kept, because of keep_on_interrupt=True"
-        )
+    training, checkpoint = _Training(network, loop, options, patience), run.checkpoint
+    if checkpoint is not None and training.resume(checkpoint):
+        run.watch.tell(f"goes on after epoch {len(training.history)} of {options.epochs}, from a checkpoint")
+    with run.watch.steps(options.epochs, "epoch", describe, done=len(training.history)) as step:
+
+        def tell(record: Record) -> bool:
+            is_over = step(record)
+            return run.group.answer(lambda: on_epoch is not None and bool(on_epoch(record))) or is_over
+
+        try:
+            while len(training.history) < options.epochs and not training.has_ended:
+                training.run_epoch(tell)
+                if checkpoint is not None:
+                    checkpoint.save(training.state(checkpoint))
+        except KeyboardInterrupt:
+            if not (options.keep_on_interrupt and training.snapshots.kept):
+                raise
+            warn_user(
+                f"training was interrupted after epoch {len(training.history)} of {options.epochs}; the best weights "
+                f"so far, of epoch {training.snapshots.best.epoch + 1}, are kept, because of keep_on_interrupt=True"
+            )
     network.load_state_dict(training.snapshots.best.weights)
     loop.finish()
     return training.history, training.snapshots
@@ -204,19 +219,12 @@ class _Training:
         self._network, self._loop, self._options, self._patience = network, loop, options, patience
         self.history: list[Record] = []
         self.snapshots = Snapshots(network)
+        self.has_ended = False
         self._restarted_after = [0]
-        self._has_ended = False
 
-    def run(self, on_epoch: OnEpoch | None, checkpoint: Checkpoint | None) -> None:
-        """Train until something ends it."""
-        while len(self.history) < self._options.epochs and not self._has_ended:
-            self._has_ended = self._run_epoch(len(self.history), on_epoch)
-            if checkpoint is not None:
-                checkpoint.save(self._state(checkpoint))
-
-    def _run_epoch(self, epoch: int, on_epoch: OnEpoch | None) -> bool:
-        """Run an epoch, and prepare the next one; tell whether there is none."""
-        loop, snapshots, patience = self._loop, self.snapshots, self._patience
+    def run_epoch(self, tell: Callable[[Record], bool]) -> None:
+        """Run an epoch, and prepare the next one, if there is one; ``tell`` gets its record, and may stop training."""
+        loop, snapshots, patience, epoch = self._loop, self.snapshots, self._patience, len(self.history)
         record: Record = {"epoch": float(epoch), **loop.run_epoch(epoch)}
         with loop.optimizer.averaged():
             of_validation, score = loop.validate()
@@ -225,39 +233,38 @@ class _Training:
             self.history.append(record)
             snapshots.offer(epoch, score, () if patience is None else loop.task_scores)
             with unseeded():
-                stop = on_epoch is not None and on_epoch(record)  # the hook sees the validated weights
-        if stop:
-            return True
-        if patience is not None and epoch - max(snapshots.best.epoch, self._restarted_after[-1]) >= patience:
-            if len(self._restarted_after) > self._options.restarts:
-                return True
-            self._restarted_after.append(epoch)
-            self._network.load_state_dict(snapshots.best.weights)
-            loop.optimizer.restart()
-        return False
+                self.has_ended = tell(record)  # the hook sees the validated weights
+        if self.has_ended or patience is None:
+            return
+        if epoch - max(snapshots.best.epoch, self._restarted_after[-1]) >= patience:
+            self.has_ended = len(self._restarted_after) > self._options.restarts
+            if not self.has_ended:
+                self._restarted_after.append(epoch)
+                self._network.load_state_dict(snapshots.best.weights)
+                loop.optimizer.restart()
 
-    def _state(self, checkpoint: Checkpoint) -> State:
+    def state(self, checkpoint: Checkpoint) -> State:
         noise = generator_states(next(self._network.parameters()).device)
         return {
             "history": self.history,
             "restarted_after": self._restarted_after,
-            "has_ended": self._has_ended,
+            "has_ended": self.has_ended,
             "network": self._network.state_dict(),
             "snapshots": self.snapshots.state(),
             "loop": self._loop.state(),
             "noise": checkpoint.group.gather([part.numpy() for part in noise], to=0),
         }
 
-    def resume(self, checkpoint: Checkpoint) -> None:
-        """Go on from a checkpoint, if it holds an epoch of this training."""
+    def resume(self, checkpoint: Checkpoint) -> bool:
+        """Go on from a checkpoint, if it holds an epoch of this training; tell whether it does."""
         checkpoint.agree(self._loop.facts())
         state = checkpoint.take()
-        if state is None:
-            return
-        try:
-            self._restore(state, checkpoint.group.rank)
-        except MISFITS as error:
-            raise checkpoint.misfit(error) from error
+        if state is not None:
+            try:
+                self._restore(state, checkpoint.group.rank)
+            except MISFITS as error:
+                raise checkpoint.misfit(error) from error
+        return state is not None
 
     def _restore(self, state: State, rank: int) -> None:
         check_like(state["network"], self._network.state_dict(), "its network")
@@ -268,7 +275,7 @@ class _Training:
         self.snapshots.restore(state["snapshots"], len(self.history), n_tasks)
         check_like(state["restarted_after"], max(len(state["restarted_after"]), 1) * [0], "its restarts")
         check_like(state["has_ended"], False, "its end")
-        self._restarted_after, self._has_ended = list(state["restarted_after"]), state["has_ended"]
+        self._restarted_after, self.has_ended = list(state["restarted_after"]), state["has_ended"]
         if rank < len(state["noise"]):  # else this rank is new, and keeps the noise of its own
             device = next(self._network.parameters()).device
             own = generator_states(device)

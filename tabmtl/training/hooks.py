@@ -10,64 +10,67 @@ no ``set_callbacks``, and nothing else changes. For an estimator without callbac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import wraps
-from typing import Any, TypeVar, cast
+from functools import partial
+from typing import Any
 
 from tabmtl.training.device import unseeded
-from tabmtl.training.epochs import OnEpoch, Record
 
 try:
     from sklearn.callback import CallbackSupportMixin, with_callbacks
 except ImportError:
     CallbackSupportMixin = with_callbacks = None
 
+Record = dict[str, float | None]
+OnEpoch = Callable[[Mapping[str, float | None]], bool | None]
+
 SUPPORTED = hasattr(CallbackSupportMixin, "_init_callback_context")
 #: Base of the estimators: gives ``set_callbacks``, where scikit-learn has it.
 CallbackSupport: Any = CallbackSupportMixin if SUPPORTED else object
 
-Fit = TypeVar("Fit", bound=Callable[..., Any])
+
+@dataclass(frozen=True, eq=False)
+class FitTask:
+    """A fit as callbacks see it: scikit-learn's context of its root, and the arguments of every call."""
+
+    root: Any
+    shown: dict[str, Any]
 
 
-def watched_fit(fit: Fit) -> Fit:
-    """Decorate a method ``fit(X, y, *, sample_weight, ...)``, so that callbacks see its begin and its end."""
-
-    @wraps(fit)
-    def watched(estimator: Any, *args: Any, **kwargs: Any) -> Any:
-        if not (SUPPORTED and getattr(estimator, "_skl_callbacks", None)):
-            return fit(estimator, *args, **kwargs)
-        return with_callbacks(_fit_as_task)(estimator, fit, *args, **kwargs)
-
-    return cast(Fit, watched)
-
-
-def _fit_as_task(estimator: Any, fit: Callable[..., Any], X: Any, y: Any, **options: Any) -> Any:
-    estimator._check_params()  # before a bar counts the epochs
-    weight = options.get("sample_weight")
-    shown = {"estimator": estimator, "X": X, "y": y, "metadata": None if weight is None else {"sample_weight": weight}}
-    root = estimator._init_callback_context(max_subtasks=getattr(estimator, "epochs", 0))
-    root.call_on_fit_task_begin(**shown)
-    estimator._fit_task = root, shown
+@contextmanager
+def fit_as_task(estimator: Any, rows: Mapping[str, Any]) -> Iterator[FitTask | None]:
+    """Show the begin and the end of a fit of rows X, y and sample_weight to callbacks, if the estimator has any."""
+    if not (rows and SUPPORTED and getattr(estimator, "_skl_callbacks", None)):
+        yield None
+        return
+    weight = rows["sample_weight"]
+    metadata = None if weight is None else {"sample_weight": weight}
+    shown = {"estimator": estimator, "X": rows["X"], "y": rows["y"], "metadata": metadata}
     try:
-        fit(estimator, X, y, **options)
+        root = estimator._init_callback_context(max_subtasks=getattr(estimator, "epochs", 0))
+        root.call_on_fit_task_begin(**shown)
+        yield FitTask(root, shown)
+        root.call_on_fit_task_end(**shown, reconstruction_attributes={})
     finally:
-        del estimator._fit_task
-    root.call_on_fit_task_end(**shown, reconstruction_attributes={})
-    return estimator
+        with_callbacks(_tear_down)(estimator)
+
+
+def _tear_down(estimator: Any) -> None:
+    """Do nothing: scikit-learn tears callbacks down after a method that it has decorated."""
 
 
 @contextmanager
 def epochs_as_tasks(
-    estimator: Any, on_epoch: OnEpoch | None, attributes: Callable[[list[Record]], dict[str, Any]]
+    task: FitTask | None, on_epoch: OnEpoch | None, attributes: Callable[[list[Record]], dict[str, Any]]
 ) -> Iterator[OnEpoch | None]:
-    """Report the epochs of an estimator to its callbacks.
+    """Report the epochs of a fit to its callbacks.
 
     Parameters
     ----------
-    estimator : MultiTaskEstimator
-        In its fit.
+    task : FitTask or None
+        The fit; None if it has no callbacks.
     on_epoch : callable or None
         The user's own hook.
     attributes : callable
@@ -78,13 +81,11 @@ def epochs_as_tasks(
     callable or None
         Call it after every epoch; it is ``on_epoch`` itself if there are no callbacks.
     """
-    task = getattr(estimator, "_fit_task", None)
     if task is None:
         yield on_epoch
         return
-    root, shown = task
     with unseeded():
-        epochs = _Epochs(root, shown, on_epoch, attributes)
+        epochs = _Epochs(task, on_epoch, attributes)
     yield epochs
     with unseeded():
         epochs.close()
@@ -94,8 +95,7 @@ def epochs_as_tasks(
 class _Epochs:
     """Tasks of the epochs: one begins before the first epoch, and another when one has ended."""
 
-    root: Any
-    shown: dict[str, Any]
+    of_fit: FitTask
     on_epoch: OnEpoch | None
     attributes: Callable[[list[Record]], dict[str, Any]]
 
@@ -104,23 +104,21 @@ class _Epochs:
         self._begin()
 
     def _begin(self) -> None:
-        self._task = self.root.subcontext(task_name="epoch")
-        self._task.call_on_fit_task_begin(**self.shown)
+        self._task = self.of_fit.root.subcontext(task_name="epoch")
+        self._task.call_on_fit_task_begin(**self.of_fit.shown)
 
     def __call__(self, record: Any) -> bool:
         """End the task of an epoch, and begin the next; return whether anyone asks to stop."""
         self._history.append(dict(record))
-        stop = self._task.call_on_fit_task_end(**self.shown, reconstruction_attributes=self._now)
+        now = partial(self.attributes, self._history)
+        stop = self._task.call_on_fit_task_end(**self.of_fit.shown, reconstruction_attributes=now)
         self._task = None
         stop |= bool(self.on_epoch is not None and self.on_epoch(record))
-        if not stop and len(self._history) < self.root.max_subtasks:
+        if not stop and len(self._history) < self.of_fit.root.max_subtasks:
             self._begin()
         return stop
-
-    def _now(self) -> dict[str, Any]:
-        return self.attributes(self._history) | {"_fit_task": None}  # a copy that somebody keeps holds no data
 
     def close(self) -> None:
         """End the task of an epoch that never ran, because training had ended early."""
         if self._task is not None:
-            self._task.call_on_fit_task_end(estimator=self.shown["estimator"])
+            self._task.call_on_fit_task_end(estimator=self.of_fit.shown["estimator"])

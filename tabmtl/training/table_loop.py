@@ -18,7 +18,8 @@ from tabmtl.targets import Task
 from tabmtl.training.balance import Balancer
 from tabmtl.training.checkpoint import check_like, checksum
 from tabmtl.training.device import give_way
-from tabmtl.training.epochs import Record, TrainingOptions, schedule
+from tabmtl.training.epochs import TrainingOptions, schedule
+from tabmtl.training.hooks import Record
 from tabmtl.training.losses import MultiTaskLoss
 from tabmtl.training.optimizer import Optimizer
 from tabmtl.training.predict import autocast, predict_scores

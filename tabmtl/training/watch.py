@@ -10,15 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from copy import copy
 from dataclasses import dataclass
 from itertools import chain
 from time import perf_counter
 from typing import Any
 
-from tabmtl.params import Positive
-from tabmtl.processes.group import ALONE, Group, current
+from tabmtl.processes.group import ALONE, Group
 from tabmtl.schema import TimeLimitWarning, warn_user
 from tabmtl.targets import Task
 
@@ -87,9 +85,10 @@ class Watch:
             self.end(what)
         return is_over
 
-    def part(self, share: float) -> Watch:
+    def part(self, share: float, name: str = "") -> Watch:
         """Give the watch of the next part of the fit, which may take a share of the time that is left."""
         part = copy(self)
+        part.name = name or self.name
         part._end = self._end if share == 1 else perf_counter() + share * self.left
         part.was_cut = False
         return part
@@ -164,46 +163,6 @@ class Watch:
                 return done < total and self.cuts(f"{unit} {done} of {total}")
 
             yield step
-
-
-_running: ContextVar[Watch | None] = ContextVar("watch", default=None)
-
-
-@dataclass(kw_only=True, eq=False, repr=False)
-class Watched:
-    """Parameters of every fit that `Watch` reads.
-
-    Parameters
-    ----------
-    verbose : int, default=0
-        1 shows progress with the current scores, and the seconds since fit was called: a bar in a terminal, and plain
-        lines in notebooks, pipes and files.
-    time_limit : float, optional
-        Seconds that fit may take, by the clock and roughly: training ends after the epoch or the round in which they
-        are over, with a `TimeLimitWarning`, and the model is the best so far. What must be done before and after takes
-        its time. The result then depends on the machine.
-    """
-
-    verbose: int | bool = 0
-    time_limit: Positive | None = None
-
-    @property
-    def _watch(self) -> Watch:
-        """The watch of the fit that is running, which belongs to the fit: threads may fit one estimator at a time."""
-        return _running.get() or Watch()
-
-    @contextmanager
-    def _watched(self, part: Watch | None = None) -> Iterator[None]:
-        """Watch a fit, and warn at its end of what the time limit cut short; or watch a part of another fit."""
-        watch = Watch(self.verbose, self.time_limit, current()) if part is None else part
-        watch.name = type(self).__name__
-        token = _running.set(watch)
-        try:
-            yield
-        finally:
-            _running.reset(token)
-        if part is None:
-            watch.warn()
 
 
 @dataclass(frozen=True)

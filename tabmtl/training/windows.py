@@ -25,7 +25,7 @@ from torch import Tensor
 from tabmtl.encode.cache import StoredRows
 from tabmtl.processes.group import Group
 from tabmtl.schema import Batch, DivergenceError
-from tabmtl.training.epochs import Record
+from tabmtl.training.hooks import Record
 from tabmtl.training.predict import predict_scores
 from tabmtl.training.table_loop import TableLoop
 

@@ -19,11 +19,11 @@ from tabmtl.encode.shards import Roles, Shards
 from tabmtl.encode.table import TableCoder
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.metrics.scores import mean_score, score_tasks, undefined_reason
-from tabmtl.processes.group import current
 from tabmtl.schema import Batch, TabmtlWarning
 from tabmtl.sessions.log import to_polars
 from tabmtl.sessions.recommender import Recommender
 from tabmtl.targets import Task
+from tabmtl.training.run import current
 from tabmtl.tuning.spaces import Space, check_space
 from tabmtl.tuning.trial import Objective, Scores
 

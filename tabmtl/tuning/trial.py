@@ -17,8 +17,8 @@ from optuna.exceptions import ExperimentalWarning
 from sklearn.base import clone
 
 from tabmtl.params import check_count, check_positive
-from tabmtl.processes.group import current as current_group
 from tabmtl.schema import DivergenceError, TabmtlWarning, describe_error
+from tabmtl.training.run import current as current_group
 from tabmtl.tuning.spaces import current, suggest
 
 Scores = dict[str, float | None]

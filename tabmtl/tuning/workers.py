@@ -21,9 +21,9 @@ from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
-from tabmtl.processes.group import EndedElsewhereError, current
+from tabmtl.processes.group import EndedElsewhereError
 from tabmtl.schema import DivergenceError
-from tabmtl.training.checkpoint import without_checkpoints
+from tabmtl.training.run import Run, current
 from tabmtl.tuning.studies import at_work, check_same, quiet, retry, retry_stale, storage_errors
 from tabmtl.tuning.trial import Objective
 
@@ -35,7 +35,6 @@ _POLL = 1.0  # seconds
 Callback = Callable[[optuna.Study, FrozenTrial], None]
 
 
-@without_checkpoints()
 def run_study(
     study: optuna.Study | None,
     objective: Objective,
@@ -79,12 +78,24 @@ def run_study(
     """
     if n_trials is None and timeout is None:
         raise ValueError("run_study needs an end: give n_trials, timeout or both")
-    if current().rank:
-        _follow(objective)
-        return
-    if study is None:
-        current().broadcast(None)  # ends the others, which wait for the answer below
-        raise ValueError("run_study needs a study, from open_study; None is for the other ranks of a group")
+    with Run(group=current()).entered():  # without checkpoints of the job
+        if current().rank:
+            _follow(objective)
+        elif study is None:
+            current().broadcast(None)  # ends the others, which wait for the first answer
+            raise ValueError("run_study needs a study, from open_study; None is for the other ranks of a group")
+        else:
+            _lead(study, objective, n_trials, timeout, callbacks)
+
+
+def _lead(
+    study: optuna.Study,
+    objective: Objective,
+    n_trials: int | None,
+    timeout: float | None,
+    callbacks: Sequence[Callback],
+) -> None:
+    """Run the trials, as rank 0 of the group."""
     most = math.inf if n_trials is None else n_trials
     end = time.monotonic() + (math.inf if timeout is None else timeout)
     begun = at_work.set(True)

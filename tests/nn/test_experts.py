@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tabmtl.nn.experts import BatchNorm, Experts, Gates, mix, statistics_of, wide_linear
-from tabmtl.processes.group import current
+from tabmtl.training.run import current
 
 COUNTS = [(4,), (2, 1, 3), (0, 2, 1), (1, 0, 2), (1,)]
 NORMS = ["batch", "layer", "none"]

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from ranks import run_ranks
 
-from tabmtl.processes.group import ALONE, Group, current
+from tabmtl.processes.group import ALONE, Group
+from tabmtl.training.run import current
 
 
 def test_pieces_of_work_are_dealt_largest_first_to_the_rank_with_the_least():

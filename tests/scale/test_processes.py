@@ -13,8 +13,9 @@ from tabmtl import AITM, APEM, ESMM, PLE, STEM, AdaTT, HoME, MMoE, MultiTabNet, 
 from tabmtl.encode import cache
 from tabmtl.estimators import network
 from tabmtl.nn import embeddings
-from tabmtl.processes.group import EndedElsewhereError, Group, current, entered
+from tabmtl.processes.group import EndedElsewhereError, Group
 from tabmtl.scale import joined
+from tabmtl.training.run import current, entered
 
 TARGETS = ["late", "size", "delay"]
 EXACT = 1e-7  # of float64 weights after an epoch and more

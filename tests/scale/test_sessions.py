@@ -12,12 +12,11 @@ from ranks import run_ranks
 from recommenders import ITEMS, LOG
 
 from tabmtl import Shards
-from tabmtl.processes.group import current
 from tabmtl.scale import joined
 from tabmtl.sessions import M2TRec, Popularity
 from tabmtl.sessions.m2trec import stored, windows
 from tabmtl.sessions.m2trec.items import KnownItems
-from tabmtl.training.checkpoint import checkpointed
+from tabmtl.training.run import current, entered
 
 TRAIN, LATER = LOG.split()
 STILL = {"dropout": 0.0, "item_dropout": 0.0, "id_dropout": 0.0, "unknown_rate": 0.0, "directed": False}
@@ -149,7 +148,7 @@ def test_two_ranks_go_on_together(tmp_path):
             raise CutError
 
     def work(on_epoch=None):
-        with checkpointed(tmp_path, current()):
+        with entered(current(), tmp_path):
             return fit(epochs=2, n_negatives=50, on_epoch=on_epoch)
 
     with pytest.raises(CutError):

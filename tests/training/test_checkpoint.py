@@ -13,10 +13,9 @@ from ranks import read_small_parts, run_ranks
 from tabmtl import HoME, IndependentTasks, MMoE, Shards, SharedBottom
 from tabmtl.encode import cache
 from tabmtl.nn import embeddings
-from tabmtl.processes.group import current
 from tabmtl.scale import joined
 from tabmtl.training import checkpoint, windows
-from tabmtl.training.checkpoint import checkpointed
+from tabmtl.training.run import current, entered
 
 TARGETS = ["late", "size", "delay"]
 
@@ -41,7 +40,7 @@ def cut_off(after):
 
 def train(folder, fit, cut_after=None):
     """Fit in a job with checkpoints, which may be cut off in an epoch."""
-    with checkpointed(folder, current()):
+    with entered(current(), folder):
         return fit(None if cut_after is None else cut_off(cut_after))
 
 

@@ -11,13 +11,13 @@ from ranks import run_ranks
 from torch import nn
 
 from tabmtl.nn.experts import BatchNorm, Experts
-from tabmtl.processes.group import current
 from tabmtl.schema import Batch, TabmtlWarning
 from tabmtl.targets import Task
 from tabmtl.training.epochs import Snapshots, run_epochs, schedule, warn_if_rising
 from tabmtl.training.losses import MultiTaskLoss
 from tabmtl.training.optimizer import Optimizer
 from tabmtl.training.predict import predict_scores, represent_rows
+from tabmtl.training.run import Run, current
 from tabmtl.training.table_loop import TableLoop, settle_statistics, step_rows
 
 TASKS = [
@@ -77,7 +77,7 @@ def options(**changes):
 def train(model, loss, data, valid, run, *, evaluate, on_epoch=None):
     """All epochs of a loop, as the estimators run them."""
     loop = TableLoop(run, model, loss, data, valid, evaluate=evaluate)
-    history, snapshots = run_epochs(model, loop, run, validated=valid is not None, on_epoch=on_epoch)
+    history, snapshots = run_epochs(model, loop, run, run=Run(), validated=valid is not None, on_epoch=on_epoch)
     return history, snapshots.best.epoch
 
 
@@ -237,7 +237,7 @@ def test_a_restart_goes_back_to_the_best_weights():
     def keep(record):
         weights.append(model.layer.weight.detach().clone())
 
-    history, snapshots = run_epochs(model, loop, run, validated=True, on_epoch=keep)
+    history, snapshots = run_epochs(model, loop, run, run=Run(), validated=True, on_epoch=keep)
     assert torch.equal(starts[5], weights[1])  # three epochs after the best, which was the second
     assert (snapshots.best.epoch, len(history)) == (5, 9)  # and the second time training stops
     assert torch.equal(model.layer.weight, weights[5])

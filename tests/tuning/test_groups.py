@@ -11,9 +11,10 @@ from ranks import read_small_parts, run_ranks
 from sklearn.base import clone
 
 from tabmtl import Shards, SharedBottom
-from tabmtl.processes.group import EndedElsewhereError, current
+from tabmtl.processes.group import EndedElsewhereError
 from tabmtl.scale import joined
 from tabmtl.schema import TabmtlWarning
+from tabmtl.training.run import current
 from tabmtl.tuning import ENDED, FAILURE, SCORES, objective, open_study, run_study
 
 TARGETS = ["click", "spend"]

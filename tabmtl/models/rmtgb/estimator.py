@@ -18,8 +18,8 @@ from tabmtl.models.rmtgb.fitted import FittedGroup
 from tabmtl.models.rmtgb.stages import GroupFit, Schedule
 from tabmtl.models.rmtgb.targets import BinnedRows, bin_groups
 from tabmtl.params import CountOrZero, NonNegative
-from tabmtl.processes.group import current
 from tabmtl.schema import Batch
+from tabmtl.training.run import current
 from tabmtl.training.watch import SHOWN_TASKS, Watch
 from tabmtl.trees import is_astray, network, tree_matrix
 

@@ -17,9 +17,10 @@ import numpy as np
 
 from tabmtl.encode import TableCoder
 from tabmtl.estimators.boosted import labelled_rows
-from tabmtl.processes.group import ALONE, Group, current
+from tabmtl.processes.group import ALONE, Group
 from tabmtl.schema import Batch, Columns
 from tabmtl.targets import Kind
+from tabmtl.training.run import current
 from tabmtl.trees import bin_rows
 
 _LONGEST_START = 2.0  # of a first step in logits

@@ -18,10 +18,10 @@ from tabmtl.estimators.tables import TableState
 from tabmtl.models.shared_trees.growth import Growth, Rows, Schedule, Sketch
 from tabmtl.models.shared_trees.targets import make_targets, output_order
 from tabmtl.params import AnyShare, Count, CountOrZero, NonNegative
-from tabmtl.processes.group import current
 from tabmtl.schema import Batch
 from tabmtl.storage.stored import Stored
 from tabmtl.targets import Task
+from tabmtl.training.run import current
 from tabmtl.training.watch import SHOWN_ROUNDS, describe_loss
 from tabmtl.trees import VectorForest, bin_rows, is_astray, network, network_params, tree_matrix
 

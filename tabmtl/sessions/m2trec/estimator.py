@@ -32,7 +32,7 @@ from tabmtl.params import (
     is_number,
     near,
 )
-from tabmtl.processes.group import Group, current
+from tabmtl.processes.group import Group
 from tabmtl.sessions.catalogue import Catalogue, counted_catalogue, plain_names, read_items
 from tabmtl.sessions.categories import ItemCategories, rank_next_category, summarize_categories
 from tabmtl.sessions.log import Column, check_column, code_items, read_log
@@ -67,7 +67,9 @@ from tabmtl.storage.atomic import write_file
 from tabmtl.storage.stored import Stored, fingerprint
 from tabmtl.training.checkpoint import check_params, checksum
 from tabmtl.training.device import find_device, seed_of, seeded, threads
-from tabmtl.training.epochs import Record, Snapshots
+from tabmtl.training.epochs import Snapshots, run_epochs
+from tabmtl.training.hooks import Record
+from tabmtl.training.run import current, running
 
 #: Clicks of the mean clicked item from which a directed path is trained, if sessions that are set aside can judge it,
 #: and if none can; and its strength then (docs/lab.md, "The directed path").
@@ -866,13 +868,14 @@ class M2TRec(TrainedEstimator, Recommender):
         else:
             feed = Examples.of(train.sample, known.unit_of, self.max_length, self.training, device)
         loop = SessionLoop(network, known.on(device), feed, self._tasks(), self, validation)
-        return self._run_epochs(
+        return run_epochs(
             network,
             loop,
+            self,
+            run=running(),
             validated=validation is not None,
-            describe=_describe,
             on_epoch=self.on_epoch,
-            group=train.group,
+            describe=_describe,
         )
 
     def _set_strength(self, network: M2TRecNetwork, validation: Validation | None, group: Group) -> dict[str, float]:

@@ -24,7 +24,8 @@ from tabmtl.sessions.repeats import TOP
 from tabmtl.storage.stored import fingerprint
 from tabmtl.training.checkpoint import check_like, checksum
 from tabmtl.training.device import give_way, has_bfloat16
-from tabmtl.training.epochs import Record, schedule
+from tabmtl.training.epochs import schedule
+from tabmtl.training.hooks import Record
 from tabmtl.training.losses import at_least_float32
 from tabmtl.training.optimizer import Optimizer
 from tabmtl.training.table_loop import step_rows

@@ -11,7 +11,7 @@ from ranks import run_ranks
 from recommenders import ITEMS, LOG
 
 from tabmtl import Shards
-from tabmtl.processes.group import ALONE, current
+from tabmtl.processes.group import ALONE
 from tabmtl.sessions import STAN, M2TRec
 from tabmtl.sessions.catalogue import make_catalogue
 from tabmtl.sessions.log import LogColumns, group_log, read_log
@@ -19,6 +19,7 @@ from tabmtl.sessions.m2trec import stored
 from tabmtl.sessions.m2trec.new_items import LAUNCH, share_of_births
 from tabmtl.sessions.m2trec.stored import stored_log
 from tabmtl.sessions.ragged import Sessions
+from tabmtl.training.run import current
 
 CLICKS = LOG.clicks.sample(fraction=1.0, shuffle=True, seed=0)
 COLUMNS = LogColumns()

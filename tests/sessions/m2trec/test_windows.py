@@ -9,11 +9,11 @@ from ranks import run_ranks
 from recommenders import LOG
 
 from tabmtl import Shards
-from tabmtl.processes.group import current
 from tabmtl.sessions.log import LogColumns
 from tabmtl.sessions.m2trec import stored, windows
 from tabmtl.sessions.m2trec.stored import stored_log
 from tabmtl.sessions.m2trec.windows import WindowExamples
+from tabmtl.training.run import current
 
 IDS = LOG.clicks["item_id"].unique().sort()
 
