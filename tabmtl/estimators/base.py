@@ -14,7 +14,7 @@ import polars as pl
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
-from tabmtl.estimators.docstrings import complete_docstring
+from tabmtl.estimators.docstrings import DocumentedSignature, complete_docstring
 from tabmtl.params import check_fields, describe_params, near, read_params
 from tabmtl.schema import is_asked_by_sklearn
 from tabmtl.storage.persist import write_folder
@@ -36,6 +36,7 @@ class SavableEstimator(Watched, BaseEstimator):
     """
 
     search_space: ClassVar[dict[str, Any]] = {}
+    __signature__ = DocumentedSignature()
 
     # parameters that may hold code, which only training runs; it is not saved
     _training_code: ClassVar[tuple[str, ...]] = ()

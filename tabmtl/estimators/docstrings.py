@@ -6,7 +6,8 @@ import inspect
 import re
 from collections.abc import Iterator
 
-_SECTIONS = ("Parameters", "Attributes")
+#: Sections with entries, in their order; numpydoc's name for the second one.
+_OWN, _SHARED, _FITTED = _SECTIONS = ("Parameters", "Other Parameters", "Attributes")
 _HEADING = re.compile(r"^(\w[\w ]*)\n-{3,}\n", re.MULTILINE)
 _NAMES = re.compile(r"(\w+(?:, \w+)*)(?: :.*)?")
 _DEFAULT = re.compile(r"default=.*")
@@ -15,8 +16,9 @@ _DEFAULT = re.compile(r"default=.*")
 def complete_docstring(cls: type) -> str | None:
     """Complete the docstring of a class by the parameters and attributes that its bases document.
 
-    An entry of the class itself stands first, and beats that of a base. Where the class only changes the default of an
-    inherited parameter, the entry shows the new one.
+    An entry of the class itself beats that of a base. Parameters of bases stand under "Other Parameters", unless the
+    class has none of its own: then the nearest base with parameters stands in. Where the class only changes the default
+    of an inherited parameter, the entry shows the new one.
 
     Parameters
     ----------
@@ -26,24 +28,37 @@ def complete_docstring(cls: type) -> str | None:
     if cls.__doc__ is None:
         return None
     doc = inspect.cleandoc(cls.__doc__)
-    for title in _SECTIONS:
-        doc = _with_entries(doc, title, _missing_entries(cls, doc, title))
+    for title, entries in _missing_entries(cls, doc).items():
+        doc = _with_entries(doc, title, entries)
     return doc
 
 
-def documented(doc: str, title: str = "Parameters") -> dict[str, str]:
-    """Return the entries of a section by name; names that share an entry each get it."""
-    return {name: entry for names, entry in _entries(doc, title) for name in names}
+def documented(doc: str) -> dict[str, str]:
+    """Return the entries of all parameters by name; names that share an entry each get it."""
+    return {name: entry for title in (_OWN, _SHARED) for names, entry in _entries(doc, title) for name in names}
 
 
-def _missing_entries(cls: type, doc: str, title: str) -> str:
-    known = set(documented(doc, title))
-    found = ""
+class DocumentedSignature:
+    """Signature of a class as help shows it: the parameters in the order of their documents, without types."""
+
+    def __get__(self, instance: object, owner: type) -> inspect.Signature:
+        _, *params = inspect.signature(owner.__init__).parameters.values()
+        names = [*documented(owner.__doc__ or ""), *(param.name for param in params)]
+        params.sort(key=lambda param: (param.kind, param.kind == param.KEYWORD_ONLY and names.index(param.name)))
+        return inspect.Signature([param.replace(annotation=param.empty) for param in params])
+
+
+def _missing_entries(cls: type, doc: str) -> dict[str, str]:
+    """Return by section the entries that only bases have."""
+    known = {name for title in _SECTIONS for names, _ in _entries(doc, title) for name in names}
+    places = {title: title for title in _SECTIONS} | ({_OWN: _SHARED} if documented(doc) else {})
+    found = dict.fromkeys(_SECTIONS, "")
     for base in cls.__mro__[1:]:
-        for names, entry in _entries(inspect.cleandoc(base.__doc__ or ""), title):
-            if not known.issuperset(names):
-                found += _with_default(entry, cls, base, names)
-            known.update(names)
+        for title in _SECTIONS:
+            for names, entry in _entries(inspect.cleandoc(base.__doc__ or ""), title):
+                if not known.issuperset(names):
+                    found[places[title]] += _with_default(entry, cls, base, names)
+                known.update(names)
     return found
 
 
@@ -62,7 +77,7 @@ def _span(doc: str, title: str) -> tuple[int, int]:
     for i, heading in enumerate(headings):
         if heading[1] == title:
             return heading.end(), headings[i + 1].start() if i + 1 < len(headings) else len(doc)
-    before = () if title == "Parameters" else ("Parameters",)
+    before = _SECTIONS[: _SECTIONS.index(title)]
     later = [heading.start() for heading in headings if heading[1] not in before]
     return (later[0], later[0]) if later else (len(doc), len(doc))
 

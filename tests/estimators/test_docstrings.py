@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import inspect
+import re
 
 import pytest
 from conformance import ESTIMATORS
 from recommenders import RECOMMENDERS
 
+from tabmtl import MMoE, MMoEClassifier
 from tabmtl.estimators.docstrings import documented
 
 every_class = pytest.mark.parametrize("cls", [*ESTIMATORS, *RECOMMENDERS], ids=lambda cls: cls.__name__)
@@ -29,6 +32,25 @@ def test_every_parameter_is_described(cls):
     names = {field.name for field in dataclasses.fields(cls)}
     assert set(known) == names
     assert [name for name, entry in known.items() if not entry.partition("\n")[2].strip()] == []
+
+
+@every_class
+def test_the_signature_has_the_parameters_in_the_order_of_their_documents(cls):
+    parameters = inspect.signature(cls).parameters
+    assert [*parameters] == [*documented(cls.__doc__)]
+    assert all(each.default == getattr(cls, name) for name, each in parameters.items())
+
+
+def test_parameters_of_a_model_come_first_and_shared_ones_under_one_heading():
+    def names(cls: type, title: str) -> set[str]:
+        section = cls.__doc__.partition(f"\n{title}\n---")[2].partition("\n---")[0]
+        return {name for entry in re.findall(r"^(\w[\w, ]*) : ", section, re.M) for name in entry.split(", ")}
+
+    own = {"n_experts", "expert_hidden"}
+    assert names(MMoE, "Parameters") == names(MMoEClassifier, "Parameters") == own
+    assert names(MMoE, "Other Parameters") == {field.name for field in dataclasses.fields(MMoE)} - own
+    assert inspect.signature(MMoE).parameters.keys() - own == names(MMoEClassifier, "Other Parameters")
+    assert MMoE.__doc__.count("Parameters\n---") == 2
 
 
 @every_class
