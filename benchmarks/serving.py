@@ -66,12 +66,12 @@ def frames_of(X: pl.DataFrame, rows: int) -> list[pl.DataFrame]:
 
 def time_network(estimator: Any, X: pl.DataFrame, given: Namespace) -> None:
     """Time `predict`, and the network alone."""
-    name, network = type(estimator).__name__, estimator._fitted_network()[0]
+    name, network = type(estimator).__name__, estimator.fitted_network()[0]
     for rows in given.rows:
         frames = frames_of(X, rows)
         found = latency(estimator.predict, frames, given.requests)
         report(f"in process: {name}.predict", rows, found, GOALS["eager"])
-        batches = [estimator._coder.read(frame).map(torch.from_numpy) for frame in frames]
+        batches = [estimator.coder_.read(frame).map(torch.from_numpy) for frame in frames]
         found = latency(partial(predict_scores, network), batches, given.requests)
         report(f"in process: {name}, network alone", rows, found, GOALS["eager"])
 
@@ -115,7 +115,7 @@ def time_boosted(estimator: Any, X: pl.DataFrame, given: Namespace) -> None:
             model.predict(tree_matrix(request[1]), num_threads=1) for model in models
         ]
     for rows in given.rows:
-        requests = [(frame, estimator._coder.read(frame)) for frame in frames_of(X, rows)]
+        requests = [(frame, estimator.coder_.read(frame)) for frame in frames_of(X, rows)]
         for side, ask in sides.items():
             found = latency(ask, requests, given.requests)
             report(f"boosted: {side}, per task", rows, [ms / n_tasks for ms in found], GOALS["boosted"])
@@ -206,7 +206,7 @@ def time_parts(estimator: Any, X: pl.DataFrame, given: Namespace) -> None:
         sides: dict[str, tuple[Callable[[Any], object], Sequence[Any]]] = {
             "MLflow parses the request": (parse, bodies),
             "the model reads the frame": (model._read, parsed),
-            "the network answers": (estimator._read_and_answer, read),
+            "the network answers": (estimator.answer, read),
             "all of the model, from frame to frame": (model.predict, parsed),
             "MLflow writes the answer": (write, answers),
         }

@@ -99,7 +99,7 @@ def make(cls: Any, choice: ModelChoice, facts: Mapping[str, Any]) -> Any:
         raise ValueError(f"--seed must be a whole number from 0 to 2147483647, got {choice.seed}")
     given = {"random_state": choice.seed, **facts}
     estimator = cls(**{name: value for name, value in given.items() if name in known} | params)
-    estimator._check_params()
+    estimator.check_params()
     check_jobs("n_jobs", params.get("n_jobs"))
     return estimator
 

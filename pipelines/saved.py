@@ -88,7 +88,7 @@ def predict(
     with _file_of(data) as file:
         method: Any = "both" if probabilities else "predict"
         n_rows = predict_file(model, file, output, method=method, keep=keep or ())
-    print(f"Predicted {', '.join(model._coder.labels.names)} of {n_rows:,} rows: {output}")
+    print(f"Predicted {', '.join(model.coder_.labels.names)} of {n_rows:,} rows: {output}")
 
 
 def score(source: SavedModel, *, data: str, json: bool = False) -> None:

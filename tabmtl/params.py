@@ -288,7 +288,7 @@ def to_json(name: str, value: Any) -> Any:
         return to_json(name, value.tolist())
     if hasattr(value, "is_quadratic") or type(value) is own_class("Task"):
         return _describe_target(name, value)
-    if hasattr(type(value), "_from_params") or _is_lightgbm(value):
+    if hasattr(type(value), "from_params") or _is_lightgbm(value):
         return _describe_estimator(name, value)
     if isinstance(value, tuple):
         return {"tuple": [to_json(name, item) for item in value]}
@@ -322,7 +322,7 @@ def _describe_estimator(name: str, estimator: Any) -> dict[str, Any]:
             f"the parameter {name} is a {cls.__name__}, which is no class of tabmtl, so tabmtl.load could not rebuild "
             "it; leave it out"
         )
-    params = describe_params(estimator.get_params(deep=False), estimator._training_code, f"{name}.")
+    params = describe_params(estimator.get_params(deep=False), estimator.training_code, f"{name}.")
     return {"estimator": {"class": cls.__name__, "params": params}}
 
 
@@ -358,9 +358,9 @@ def from_json(value: Any, kinds: Mapping[str, type] = MappingProxyType({})) -> A
         return getattr(lightgbm, content["class"])(**params)
     if tag == "estimator":
         cls = own_class(content["class"])
-        if not hasattr(cls, "_from_params"):
+        if not hasattr(cls, "from_params"):
             raise ValueError(f"a parameter is a {content['class']!r}, which is no estimator of tabmtl")
-        return cls._from_params(content["params"], kinds)
+        return cls.from_params(content["params"], kinds)
     if tag == "dict":
         return {key: from_json(item, kinds) for key, item in content.items()}
     raise ValueError(f"a parameter is tagged {tag!r}, which this release does not know")

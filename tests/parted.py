@@ -48,7 +48,7 @@ class Team(MultiTaskEstimator):
         return {"members_": members}
 
     def _outputs(self, X: Any, batch: Any) -> list[np.ndarray]:
-        said = [member._read_and_answer(X) for members in self.members_.values() for member in members]
+        said = [member.answer(X) for members in self.members_.values() for member in members]
         return [np.mean(outputs, axis=0) for outputs in zip(*said, strict=True)]
 
 

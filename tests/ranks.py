@@ -62,7 +62,7 @@ def read_small_parts(monkeypatch: pytest.MonkeyPatch, chunk_rows: int = 4) -> No
 
 def answers(model: Any, X: pl.DataFrame) -> np.ndarray:
     """Return all values and probabilities of rows: (n, outputs)."""
-    return np.concatenate([np.asarray(part, dtype=float).reshape(len(X), -1) for part in model._read_and_answer(X)], 1)
+    return np.concatenate([np.asarray(part, dtype=float).reshape(len(X), -1) for part in model.answer(X)], 1)
 
 
 def run_ranks(size: int, work: Callable[[], Any]) -> list[Any]:

@@ -228,7 +228,7 @@ class TableRows:
 
         X, y = self.parts[part]
         (tasks, labels, outputs, _, own), (_, other_labels, others, _, _) = (
-            model._labelled(X, y, None) for model in (estimator, reference)
+            model.answer_labelled(X, y) for model in (estimator, reference)
         )
         group = number_groups(self.groups[part].to_list()) if self.groups else None
         found, _ = differences_of(tasks, Answered(labels, [outputs]), Answered(other_labels, [others]), own, group)

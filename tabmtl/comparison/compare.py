@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
@@ -24,7 +23,6 @@ from tabmtl.comparison.judging import (
 )
 from tabmtl.comparison.result import Comparison
 from tabmtl.comparison.rows import ComparedRows, as_read
-from tabmtl.encode import LabelCoder
 from tabmtl.ensemble import MultiTaskEnsemble
 from tabmtl.estimators.base import draw_seed
 from tabmtl.estimators.tables import MultiTaskEstimator
@@ -212,10 +210,10 @@ class _Trials:
             times = [perf_counter()]
             fit.fit(**rows.fit)
             times.append(perf_counter())
-            outputs.append(fit._read_and_answer(rows.X))
+            outputs.append(fit.answer(rows.X))
             seconds += np.diff([*times, perf_counter()]) / len(fits)
         _check_learned(fits[0], tasks)
-        y = fits[0]._coder.labels.encode(rows.y)[0]  # of a funnel, labels mean "this step and all before it"
+        y = fits[0].coder_.labels.encode(rows.y)[0]  # of a funnel, labels mean "this step and all before it"
         answered = Answered(y, outputs)
         frame = scores_of(tasks, answered, own, group)
         calibration = calibration_of(tasks, y, outputs[0], own).select(pl.lit(name).alias("model"), pl.all())
@@ -315,7 +313,7 @@ def _with_params(name: str, model: MultiTaskEstimator, params: Mapping[str, Any]
                 "set others on a model itself"
             )
     prepared = clone(model).set_params(**params)
-    prepared._check_params_as(name)
+    prepared.check_params(name)
     return prepared
 
 
@@ -330,12 +328,7 @@ def _check_tasks(
         If the model has parameters by which it would learn others.
     """
     labels = rows.coder.labels
-    own = model._with_metrics(
-        replace(
-            rows.coder,
-            labels=LabelCoder.fit(y, tasks=model.tasks, force=model._target_kind, task_levels=labels.task_levels),
-        )
-    ).labels.tasks
+    own = model.learn_labels(y, labels.task_levels).tasks
     if model.task_column != reference.task_column or own != labels.tasks:
         raise ValueError(
             f"{name} would learn other tasks than the reference, {_described(own)} in place of "

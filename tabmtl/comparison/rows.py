@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from tabmtl.encode import TableCoder, take_rows
-from tabmtl.encode.read import has_column, read_groups, without_columns
+from tabmtl.encode.read import has_column, read_groups
 from tabmtl.encode.shards import Shards
 from tabmtl.estimators.base import draw_seed
 from tabmtl.estimators.tables import MultiTaskEstimator
@@ -60,10 +60,8 @@ class ComparedRows:
             Arguments of ``fit`` for all rows.
         X_test, y_test : frames or arrays, or None
         """
-        model._check_call(fit["X"], fit["X_val"], fit["y_val"])
-        coder = model._with_metrics(
-            TableCoder.fit(without_columns(fit["X"], model.drop, strict=True), fit["y"], None, **model._coding())
-        )
+        model.check_call(fit["X"], fit["X_val"], fit["y_val"])
+        coder = model.learn_coder(fit["X"], fit["y"])
         batch = coder.read(fit["X"], fit["y"])
         if X_test is not None:
             return cls._given(coder, fit, X_test, y_test, len(batch))

@@ -54,7 +54,7 @@ def check_candidates(name: str, value: Any) -> None:
             raise TypeError(
                 f"{name}[{key!r}] must be an estimator of this package, or derived from one, got {candidate!r}; {cure}"
             )
-        candidate._check_params_as(f"{name}[{key!r}]")
+        candidate.check_params(f"{name}[{key!r}]")
 
 
 def with_reference(candidates: Mapping[str, MultiTaskEstimator] | None) -> dict[str, MultiTaskEstimator]:

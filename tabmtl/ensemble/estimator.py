@@ -43,7 +43,7 @@ class EnsembleState(TableState):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        tasks, mixed = self._coder.labels.tasks, self.weights_.columns[1:]
+        tasks, mixed = self.coder_.labels.tasks, self.weights_.columns[1:]
         names = [*self.estimators_, *([] if self.stack_ is None else [LINEAR])]
         if self.weights_.columns[:1] != ["task"] or not (mixed and set(mixed) <= set(names)):
             raise ValueError(f"the weights have columns {self.weights_.columns}, expected 'task' and some of {names}")
@@ -62,12 +62,12 @@ class EnsembleState(TableState):
 
     def _check_columns(self, name: str, part: MultiTaskEstimator) -> None:
         """Raise a ValueError unless a model reads columns of the ensemble, of the same kinds."""
-        own, theirs = self._coder.features.columns, part._coder.features.columns
+        own, theirs = self.coder_.features.columns, part.coder_.features.columns
         strange = {*theirs.numeric} - {*own.numeric} | {*theirs.categorical} - {*own.categorical}
-        if strange or part._coder.task_column != self._coder.task_column:
+        if strange or part.coder_.task_column != self.coder_.task_column:
             raise ValueError(
                 f"a model of {name!r} was fitted on other columns than the ensemble: {sorted(strange)[:5]} as other "
-                f"features, {part._coder.task_column!r} as the task column"
+                f"features, {part.coder_.task_column!r} as the task column"
             )
 
 
@@ -206,7 +206,7 @@ class MultiTaskEnsemble(MultiTaskEstimator):
 
     def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
         totals: list[np.ndarray] = []
-        for name, answers in self._answers(read_frame(X, self._coder)):
+        for name, answers in self._answers(read_frame(X, self.coder_)):
             totals = totals or [np.zeros_like(answer) for answer in answers]
             if name not in self.weights_.columns:
                 continue
@@ -219,16 +219,16 @@ class MultiTaskEnsemble(MultiTaskEstimator):
     def _answers(self, frame: pl.DataFrame) -> Iterator[tuple[str, list[np.ndarray]]]:
         """Yield the mean answers of every candidate's models, one candidate after the other."""
         for i, (name, parts) in enumerate(self.estimators_.items()):
-            answers = (part._read_and_answer(frame) for part in parts)
+            answers = (part.answer(frame) for part in parts)
             if i > 0 or self.stack_ is None:
                 yield name, _mean(answers)
                 continue
             read = list(answers)  # the linear models read those of the first candidate
             yield name, _mean(read)
-            yield LINEAR, _mean(self.stack_.answer(self._coder.labels, k, each) for k, each in enumerate(read))
+            yield LINEAR, _mean(self.stack_.answer(self.coder_.labels, k, each) for k, each in enumerate(read))
 
     def _restore(self, state: EnsembleState) -> None:
-        self._set_fitted(state._coder, {name: value for name, value in vars(state).items() if name != "_coder"})
+        self._set_fitted(state.coder_, {name: value for name, value in vars(state).items() if name != "coder_"})
 
 
 class MultiTaskEnsembleClassifier(ClassifierFace, MultiTaskEnsemble):

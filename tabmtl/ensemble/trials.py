@@ -194,7 +194,7 @@ def _fit_fold(
     part = _fit(candidate, table, seed, seconds)
     # a fold may judge nothing; no estimator answers no rows
     asked = judged if len(judged) else table.rows(np.arange(1))
-    answers = [answer[: len(judged)] for answer in _checked(part._read_and_answer(asked.X), asked)]
+    answers = [answer[: len(judged)] for answer in _checked(part.answer(asked.X), asked)]
     return part, answers, perf_counter() - start
 
 

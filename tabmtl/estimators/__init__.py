@@ -1,1 +1,23 @@
-"""Bases of all models."""
+"""What a model inherits, and what other rooms may ask of one.
+
+All other rooms, and the benchmarks, read no attribute of an estimator or a recommender that begins with an underscore.
+They ask these, which each document themselves; ``make lint`` checks it.
+
+===================  ===============================================================================================
+of                   what may be asked
+===================  ===============================================================================================
+every model          ``check_params(name)`` raises an error for a bad parameter; ``unfitted()`` is a copy with the
+                     parameters of ``fit``
+estimators           ``check_call(X, X_val, y_val)`` raises what ``fit`` would before it reads a row; ``learn_coder(X,
+                     y)`` and ``learn_labels(y)`` learn columns and tasks as it does
+fitted estimators    ``coder_`` knows columns and tasks; ``answer(X)`` gives probabilities and values as arrays, and
+                     ``answer_labelled(X, y)`` those with the labels, as scores take them
+fitted networks      ``fitted_network()``
+fitted recommenders  ``columns_``, ``item_ids_``, and ``user_ids_`` where there are users
+files                ``saved()``, ``from_saved(saved)``, ``from_params(described, kinds)`` and ``training_code`` are for
+                     `tabmtl.storage` and `tabmtl.params`
+===================  ===============================================================================================
+
+What may be added to a fitted model later, such as decisions, intervals of predictions, or the merging of two models,
+is made of these answers by functions in rooms of their own; no method of a base class is needed for it.
+"""

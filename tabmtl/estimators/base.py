@@ -22,11 +22,13 @@ from tabmtl.storage.stored import Saved, put_together, take_apart
 from tabmtl.targets import Tasks
 from tabmtl.training.run import Watched, running
 
+_FOR_OTHER_ROOMS = ("coder_", "columns_", "user_ids_")  # fitted attributes that a notebook does not show
+
 
 class SavableEstimator(Watched, BaseEstimator):
     """Base of everything that `tabmtl.load` reads; a subclass gives `_stored` and `_restore`.
 
-    ``fit`` keeps the parameters it saw as ``_fitted_params``.
+    ``fit`` keeps the parameters it saw as ``_fitted_params``. What other rooms may ask is in :mod:`tabmtl.estimators`.
 
     Attributes
     ----------
@@ -38,8 +40,8 @@ class SavableEstimator(Watched, BaseEstimator):
     search_space: ClassVar[dict[str, Any]] = {}
     __signature__ = DocumentedSignature()
 
-    # parameters that may hold code, which only training runs; it is not saved
-    _training_code: ClassVar[tuple[str, ...]] = ()
+    #: Parameters that may hold code, which only training runs; it is not saved.
+    training_code: ClassVar[tuple[str, ...]] = ()
     # a dataclass of the fitted attributes that a file keeps, under their names; `put_together` reads it
     _stored: ClassVar[type]
     _fitted_params: dict[str, Any]
@@ -98,28 +100,28 @@ class SavableEstimator(Watched, BaseEstimator):
             If the folder cannot be written or the disk is full. Its former content stays.
         """
         check_is_fitted(self)
-        saved = self._saved()
+        saved = self.saved()
         self._read_state(saved)  # a model that load would refuse must not replace another
         write_folder(path, type(self).__name__, saved)
 
-    def _saved(self) -> Saved:
+    def saved(self) -> Saved:
         """Return what a file keeps of a fitted estimator, by itself or as a part of another one."""
         saved = take_apart(self._state())
-        params = describe_params(self._fitted_params, self._training_code)
+        params = describe_params(self._fitted_params, self.training_code)
         return replace(saved, facts=saved.facts | {"params": params})
 
     @classmethod
-    def _from_saved(cls, saved: Saved) -> Self:
-        estimator = cls._from_params(saved.facts["params"], saved.kinds)
+    def from_saved(cls, saved: Saved) -> Self:
+        estimator = cls.from_params(saved.facts["params"], saved.kinds)
         estimator._restore(cls._read_state(saved))
         return estimator
 
     @classmethod
-    def _from_params(cls, described: Mapping[str, Any], kinds: Mapping[str, type]) -> Self:
+    def from_params(cls, described: Mapping[str, Any], kinds: Mapping[str, type]) -> Self:
         """Return an unfitted estimator with the parameters that a file describes."""
         params = read_params(described, kinds)
         # parameters left out were code, which the check of the others may look at
-        cls(**params, **{name: _left_out for name in cls._training_code if name not in params})._check_params()
+        cls(**params, **{name: _left_out for name in cls.training_code if name not in params})._check_params()
         return cls(**params)
 
     @classmethod
@@ -132,7 +134,7 @@ class SavableEstimator(Watched, BaseEstimator):
         found = super()._get_fitted_attr_html(doc_link)
         for name, facts in [*found.items()]:
             value = facts["value"]
-            if isinstance(value, NotHere):
+            if isinstance(value, NotHere) or name in _FOR_OTHER_ROOMS:
                 del found[name]
                 continue
             if isinstance(value, pl.DataFrame):
@@ -148,11 +150,18 @@ class SavableEstimator(Watched, BaseEstimator):
         """Raise an error for a bad hyper-parameter; a subclass adds the rules that join several."""
         check_fields(self)
 
-    def _check_params_as(self, name: str) -> None:
-        """Check the parameters as those of a part of something else; errors begin with the name of the part."""
+    def check_params(self, name: str = "") -> None:
+        """Raise an error for a bad parameter, as ``fit`` does; it begins with the name of the estimator, if it has one.
+
+        Raises
+        ------
+        TypeError, ValueError
+        """
         try:
             self._check_params()
         except (TypeError, ValueError) as error:
+            if not name:
+                raise
             kind = TypeError if isinstance(error, TypeError) else ValueError
             raise kind(f"{name}: {error}") from error
 
@@ -169,8 +178,8 @@ class SavableEstimator(Watched, BaseEstimator):
         """Set the fitted attributes to `_state`, which somebody else may have written."""
         raise NotImplementedError
 
-    def _as_fitted(self) -> Self:
-        """Return an estimator with the parameters of fit, even if they have changed since."""
+    def unfitted(self) -> Self:
+        """Return an unfitted copy with the parameters of ``fit``, even if they have changed since."""
         return type(self)(**self._fitted_params)
 
     def _forget(self) -> None:

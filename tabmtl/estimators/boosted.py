@@ -88,7 +88,7 @@ class BoostedEstimator(LightGBMOptions, MultiTaskEstimator):
             more = "..." if len(names) > 10 else ""
             raise ValueError(f"expected task to be one of {names[:10]}{more}, got {task!r}{near(task, names)}")
         index = names.index(str(task))
-        labels, own = self._coder.labels, self.tasks_[index]
+        labels, own = self.coder_.labels, self.tasks_[index]
         column = 0 if labels.task_levels is not None else index
         scale, center = float(labels.scale[column]), float(labels.center[column])
         return self._export(index, own.kind.lightgbm_link(own.width), scale, center)
@@ -124,7 +124,7 @@ class BoostedEstimator(LightGBMOptions, MultiTaskEstimator):
 
     def _read_rows(self, X: Any) -> Batch:
         check_choice("unknown_task", self.unknown_task, ("shared", "error"))
-        return self._coder.read(X, unknown_task=self.unknown_task)
+        return self.coder_.read(X, unknown_task=self.unknown_task)
 
     def _fit(self, X: Any, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int) -> dict[str, Any]:
         tasks, found = coder.labels.tasks, None

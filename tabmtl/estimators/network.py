@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -56,7 +57,7 @@ class NetworkState(TrainedState, TableState):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        n_tasks, n_snapshots = len(self._coder.labels.tasks), 1 + len(self.task_weights_)
+        n_tasks, n_snapshots = len(self.coder_.labels.tasks), 1 + len(self.task_weights_)
         if len(self.task_snapshot_) not in (0, n_tasks) or not (self.task_snapshot_ < n_snapshots).all():
             raise ValueError(f"task_snapshot_ is {self.task_snapshot_}, expected {n_tasks} numbers below {n_snapshots}")
         if self.batch_size_ < 1:
@@ -145,10 +146,9 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         "balance": {"choices": ("sum", "uncertainty", "dwa", "famo")},
     }
 
-    _training_code: ClassVar[tuple[str, ...]] = ("balance", "on_epoch")
+    training_code: ClassVar[tuple[str, ...]] = ("balance", "on_epoch")
     _stored: ClassVar[type] = NetworkState
 
-    export_onnx = export_onnx
     export_task = NotHere("it is a network; say export_onnx(path), which writes all tasks to one file")
 
     def _network(self, columns: Columns, tasks: Sequence[Task]) -> torch.nn.Module:
@@ -170,7 +170,36 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         """
         check_is_fitted(self)
         self._check_columns(X)
-        return self._run(represent_rows, self._coder.read(X)).cpu().numpy()
+        return self._run(represent_rows, self.coder_.read(X)).cpu().numpy()
+
+    def export_onnx(self, path: str | Path) -> None:
+        """Write the fitted network as an ONNX file, from raw values to the answers of `predict_proba` and `predict`.
+
+        See :mod:`tabmtl.onnx.export` for its inputs and outputs; :class:`tabmtl.OnnxCoder` encodes frames for it. It
+        computes in float32 under any ``precision``. Before it is written, its answers are compared with the network's
+        on a few drawn rows, if onnxruntime is installed. No probability may differ by more than 1e-5, and no value by
+        more than 1e-5 of the target's standard deviation, or, as float32 has no more digits, of the distance from the
+        mean to the farthest of the drawn answers, where that is more.
+
+        Parameters
+        ----------
+        path : str or Path
+            The file, such as ``"model.onnx"``. It is written beside and renamed, so a reader sees the old or the new
+            one.
+
+        Raises
+        ------
+        ImportError
+            If onnx or onnxscript is missing: ``pip install 'tabmtl[onnx]'``.
+        ValueError
+            If a target has the name of an input, or the network cannot be exported, or is larger than the 2 GB that an
+            ONNX file may have; no file is written.
+        RuntimeError
+            If the file would give other answers than the network; no file is written.
+        """
+        check_is_fitted(self)
+        network, loss = self.fitted_network()[0], self.unfitted()._loss(self.tasks_)
+        export_onnx(type(self).__name__, network, loss, self.coder_, path)
 
     def _check_params(self) -> None:
         super()._check_params()
@@ -336,7 +365,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
 
     def _run(self, function: Callable[..., Any], batch: Batch, snapshot: int = 0) -> Any:
         """Return the result of `predict_scores` or `represent_rows` on encoded rows, by some of the kept weights."""
-        network, device = self._fitted_network()
+        network, device = self.fitted_network()
         if snapshot:
             if self._task_modules is None:
                 self._task_modules: list[torch.nn.Module] | None = self._rebuild_of_tasks(network)
@@ -346,7 +375,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
 
     def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
         scores = self._scores_of(batch) if len(self.task_weights_) else self._linked(batch)
-        return self._coder.labels.outputs([score.cpu().numpy() for score in scores])
+        return self.coder_.labels.outputs([score.cpu().numpy() for score in scores])
 
     def _linked(self, batch: Batch, snapshot: int = 0) -> list[torch.Tensor]:
         return self._run(partial(predict_scores, link=self._link), batch, snapshot)
@@ -386,12 +415,12 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         """Return how much the mean score of some rows falls where a column is shuffled, (P,); None if undefined."""
 
         def score(changed: Batch) -> float:
-            return mean_score(_score(self._coder, self._outputs(None, changed), changed))
+            return mean_score(_score(self.coder_, self._outputs(None, changed), changed))
 
-        whole, names = score(rows), self._coder.names
+        whole, names = score(rows), self.coder_.names
         if np.isnan(whole):
             return None
-        falls, columns = np.zeros(len(names)), self._coder.features.columns
+        falls, columns = np.zeros(len(names)), self.coder_.features.columns
         order = np.random.default_rng(0).permutation(len(rows))
         for part, own in (("x_num", columns.numeric), ("x_cat", columns.categorical)):
             for j, name in enumerate(own):
@@ -406,7 +435,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
 
     def _rebuild(self) -> torch.nn.Module:
         with seeded(0, torch.device("cpu")):
-            network = self._as_fitted()._network(self._coder.features.columns, self.tasks_)
+            network = self.unfitted()._network(self.coder_.features.columns, self.tasks_)
         return load_weights(network, self.weights_)
 
     def _rebuild_of_tasks(self, network: torch.nn.Module) -> list[torch.nn.Module]:

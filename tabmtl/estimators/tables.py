@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self, cast
 
 import narwhals.stable.v2 as nw
 import numpy as np
@@ -13,7 +13,7 @@ import polars as pl
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _check_feature_names, _check_n_features, check_is_fitted
 
-from tabmtl.encode import TableCoder
+from tabmtl.encode import LabelCoder, TableCoder
 from tabmtl.encode.cures import by_columns
 from tabmtl.encode.read import check_container, has_column, in_order, read_groups, without_columns
 from tabmtl.encode.shards import Roles, Shards
@@ -72,11 +72,44 @@ def _stands_alone(estimator: MultiTaskEstimator) -> bool:
 class TableState:
     """Fitted attributes that the file of an estimator keeps; a subclass adds those of its method."""
 
-    _coder: TableCoder
+    coder_: TableCoder
 
     def __post_init__(self) -> None:
-        if self._coder.features.scaler.transform == "raw":
+        if self.coder_.features.scaler.transform == "raw":
             raise ValueError("numbers are 'raw', which only exported networks read")
+
+
+class Answered(NamedTuple):
+    """Labels and answers of rows, in the order in which `score_tasks` and `score_intervals` take them.
+
+    Attributes
+    ----------
+    tasks : tuple of Task
+    labels : ndarray of shape (n, C)
+        Labels as the model reads them; NaN is unlabelled.
+    outputs : list of ndarray
+        Answers for each of the C columns of y.
+    weight : ndarray of shape (n, C) or None
+    own_task : ndarray of int, shape (n,), or None
+        Task of every row of a long table.
+    """
+
+    tasks: Sequence[Task]
+    labels: np.ndarray
+    outputs: list[np.ndarray]
+    weight: np.ndarray | None = None
+    own_task: np.ndarray | None = None
+
+    @classmethod
+    def join(cls, tasks: Sequence[Task], parts: Sequence[Sequence[Any]]) -> Self:
+        """Join what parts of the rows have, without tasks and weights."""
+        labels, outputs, own_task = zip(*parts, strict=True)
+        return cls(
+            tasks,
+            np.concatenate(labels),
+            [np.concatenate(column) for column in zip(*outputs, strict=True)],
+            own_task=None if own_task[0] is None else np.concatenate(own_task),
+        )
 
 
 def check_answer(task: Task, answer: Any, shape: tuple[int, ...], source: str) -> np.ndarray:
@@ -137,6 +170,8 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         Number of the columns of X, with the task column and without those in ``drop``.
     feature_names_in_ : ndarray of str
         Their names, if X is a frame.
+    coder_ : TableCoder
+        How X and y are read: their columns, levels, scales and tasks.
     """
 
     tasks: DeclaredTasks = None
@@ -195,7 +230,7 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         ValueError, TypeError
             If the input does not fit; the message names the column or task and the cure. The estimator stays unchanged.
         """
-        self._check_call(X, X_val, y_val)
+        self.check_call(X, X_val, y_val)
         run = running()
         if not isinstance(X, Shards):
             if run.group.size > 1 and run.group.rank == 0:
@@ -216,8 +251,7 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         self, X: Any, y: Any, weight: Any, X_val: Any, y_val: Any, groups: Any = None
     ) -> tuple[TableCoder, Batch, Batch | None]:
         """Encode the rows of fit."""
-        coder = TableCoder.fit(without_columns(X, self.drop, strict=True), y, weight, **self._coding())
-        coder = self._with_metrics(coder)
+        coder = self.learn_coder(X, y, weight)
         batch = coder.read(X, y, weight)
         coder.check_labelled(batch)
         valid = None if X_val is None else coder.read(X_val, y_val)
@@ -236,8 +270,14 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         warn_of_suspects(coder, batch)
         return coder, replace(batch, group=group), valid
 
-    def _check_call(self, X: Any, X_val: Any, y_val: Any) -> None:
-        """Check the parameters, and that validation rows have labels and come as the others do."""
+    def check_call(self, X: Any, X_val: Any = None, y_val: Any = None) -> None:
+        """Raise an error for what `fit` would refuse before it reads a row.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For a bad parameter, or for validation rows that lack labels, or do not come as the others do.
+        """
         if X_val is not None and isinstance(X, Shards) != isinstance(X_val, Shards):
             raise TypeError(
                 f"X and X_val must both be Shards or both be frames, got {type(X).__name__} and {type(X_val).__name__}"
@@ -260,11 +300,37 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
             "encoding": self._encoding(),
         }
 
-    def _with_metrics(self, coder: TableCoder) -> TableCoder:
-        """Return a coder that knows the scores of its tasks, their funnel and the columns to drop."""
-        tasks = tuple(replace(task, metric=check_metric(task)) for task in coder.labels.tasks)
-        labels = replace(coder.labels, tasks=tasks, chain=self._chain(tasks))
-        return replace(coder, labels=labels, dropped=tuple(self.drop))
+    def learn_coder(self, X: Any, y: Any, sample_weight: Any = None) -> TableCoder:
+        """Learn columns and tasks as `fit` does before it trains; X may be Shards, and y the names of columns.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `fit` does.
+        """
+        if isinstance(X, Shards):
+            return self._learn_shards(X, y, sample_weight, None)[1]
+        coder = TableCoder.fit(without_columns(X, self.drop, strict=True), y, sample_weight, **self._coding())
+        return self._completed(coder)
+
+    def learn_labels(self, y: Any, task_levels: tuple[str, ...] | None = None) -> LabelCoder:
+        """Learn tasks as `fit` does, given the tasks that the rows of a long table belong to.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `fit` does.
+        """
+        return self._with_metrics(LabelCoder.fit(y, tasks=self.tasks, force=self._target_kind, task_levels=task_levels))
+
+    def _with_metrics(self, labels: LabelCoder) -> LabelCoder:
+        """Return a coder that knows the scores of its tasks, and their funnel."""
+        tasks = tuple(replace(task, metric=check_metric(task)) for task in labels.tasks)
+        return replace(labels, tasks=tasks, chain=self._chain(tasks))
+
+    def _completed(self, coder: TableCoder) -> TableCoder:
+        """Return a coder that also knows the scores of its tasks, their funnel and the columns to drop."""
+        return replace(coder, labels=self._with_metrics(coder.labels), dropped=tuple(self.drop))
 
     def _fit_shards(self, X: Shards, y: Any, sample_weight: Any, groups: Any, X_val: Any, y_val: Any) -> None:
         """Fit on shards, by way of a disk, alone or with the other processes of a group."""
@@ -294,7 +360,7 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         current().check_same({"y": list(roles.targets), "sample_weight": roles.weight, "groups": roles.groups})
         roles = roles.without(self.drop)
         X.check_same(current())
-        return roles, self._with_metrics(learn_table(X, roles, **self._coding(), group=current()))
+        return roles, self._completed(learn_table(X, roles, **self._coding(), group=current()))
 
     def predict(self, X: Any) -> Any:
         """Predict all tasks.
@@ -310,10 +376,10 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
             Its container, names and label types: (n, T), or (n,) for a flat target. In the long layout every row
             is answered for its own task.
         """
-        outputs = self._read_and_answer(X)
+        outputs = self.answer(X)
         if len({task.is_classification for task in self.tasks_}) == 2:
             _refuse_plain_score(self.tasks_)
-        return self._coder.labels.decode(outputs, X.index if type(X).__module__.startswith("pandas") else None)
+        return self.coder_.labels.decode(outputs, X.index if type(X).__module__.startswith("pandas") else None)
 
     @available_if(_gives_probabilities)
     def predict_proba(self, X: Any) -> Any:
@@ -326,8 +392,8 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
             classification tasks only; the Classifier faces give scikit-learn's list instead. The columns
             follow ``classes`` of the task.
         """
-        outputs = self._read_and_answer(X)
-        labels = self._coder.labels
+        outputs = self.answer(X)
+        labels = self.coder_.labels
         if labels.origin.ndim == 1:
             return outputs[0]
         if self._target_kind == "classification":
@@ -376,7 +442,7 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         ValueError
             If the level is not between 0 and 1, or the groups do not fit.
         """
-        tasks, labels, outputs, weight, own_task = self._labelled(X, y, sample_weight)
+        tasks, labels, outputs, weight, own_task = self.answer_labelled(X, y, sample_weight)
         group = None if groups is None else number_groups(read_groups(groups, X, len(labels)))
         return score_intervals(tasks, labels, outputs, weight, own_task, group, level=level)
 
@@ -421,11 +487,11 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
 
     def _restore(self, state: Any) -> None:
         fitted = dict(vars(state))
-        self._set_fitted(fitted.pop("_coder"), fitted)
+        self._set_fitted(fitted.pop("coder_"), fitted)
 
     def _set_fitted(self, coder: TableCoder, fitted: dict[str, Any]) -> None:
         self._forget()
-        self._coder = coder
+        self.coder_ = coder
         self._fitted_params = self.get_params(deep=False)
         self.tasks_ = Tasks(coder.labels.tasks)
         self.n_features_in_ = len(coder.names)
@@ -437,35 +503,41 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
         for name, value in fitted.items():
             setattr(self, name, value)
 
-    def _read_and_answer(self, X: Any) -> list[np.ndarray]:
+    def answer(self, X: Any) -> list[np.ndarray]:
+        """Answer rows for every column of y: probabilities (n, K), or values (n,); all predictions are made of them.
+
+        Parameters
+        ----------
+        X : as in `predict`
+        """
         X = self._check_columns(X)
         return self._outputs(X, self._read_rows(X))
 
     def _read_rows(self, X: Any) -> Batch:
         """Return encoded rows to predict."""
-        return self._coder.read(X)
+        return self.coder_.read(X)
 
     def _check_columns(self, X: Any) -> Any:
         """Check the columns of X against those of fit, with scikit-learn's messages; return X without dropped ones."""
         # for a row, scikit-learn's checks take longer than reading it
-        if not hasattr(self, "_coder"):
+        if not hasattr(self, "coder_"):
             check_is_fitted(self)
         if isinstance(X, Shards):
             raise TypeError("Shards are for fit; tabmtl.scale.predict_files answers the rows of files")
-        X = without_columns(X, self._coder.dropped)
+        X = without_columns(X, self.coder_.dropped)
         is_frame = isinstance(X, pl.DataFrame) or nw.dependencies.is_pandas_dataframe(X)
-        if is_frame and self._coder.named and tuple(X.columns) == self._coder.names:
+        if is_frame and self.coder_.named and tuple(X.columns) == self.coder_.names:
             return X
         head = pl.DataFrame(schema=X.collect_schema()) if isinstance(X, pl.LazyFrame) else X
         check_container(head)
-        ordered = in_order(X, self._coder.names) if self._coder.named else None
+        ordered = in_order(X, self.coder_.names) if self.coder_.named else None
         if ordered is not None:
             return ordered
         try:
             if not (isinstance(head, np.ndarray) and is_asked_by_sklearn()):  # which made an array of a frame
                 _check_feature_names(self, head, reset=False)
         except ValueError as error:
-            lacks = not all(has_column(X, name) for name in self._coder.names)
+            lacks = not all(has_column(X, name) for name in self.coder_.names)
             raise ValueError(f"{error}{'Add the missing ones to X.' if lacks else by_columns(X)}") from None
         if getattr(head, "ndim", 2) == 2:  # other shapes are refused where X is read
             _check_n_features(self, head, reset=False)
@@ -473,15 +545,21 @@ class MultiTaskEstimator(CallbackSupport, SavableEstimator):
 
     def _score(self, X: Any, y: Any, sample_weight: Any, metric: str | None = None) -> dict[str, float | None]:
         """Score the tasks, by their own metrics or all by one."""
-        tasks, *labelled = self._labelled(X, y, sample_weight)
+        tasks, *labelled = self.answer_labelled(X, y, sample_weight)
         tasks = tasks if metric is None else [replace(task, metric=metric) for task in tasks]
         return score_tasks(tasks, *labelled)
 
-    def _labelled(self, X: Any, y: Any, sample_weight: Any) -> tuple[Any, Any, list[np.ndarray], Any, Any]:
-        """Return all tasks, and labels, outputs, weights and own tasks of rows, as `score_tasks` takes them."""
+    def answer_labelled(self, X: Any, y: Any, sample_weight: Any = None) -> Answered:
+        """Answer rows as `answer` does, and read their labels.
+
+        Parameters
+        ----------
+        X, y, sample_weight : as in `score_tasks`
+        """
         X = self._check_columns(X)
-        batch = self._coder.read(X, y, sample_weight)
-        return self.tasks_, batch.y, self._outputs(X, replace(batch, y=None, weight=None)), batch.weight, batch.task
+        batch = self.coder_.read(X, y, sample_weight)
+        outputs = self._outputs(X, replace(batch, y=None, weight=None))
+        return Answered(self.tasks_, batch.y, outputs, batch.weight, batch.task)
 
     @available_if(_stands_alone)
     def _sk_visual_block_(self) -> Any:

@@ -97,7 +97,7 @@ class TrainedEstimator(SavableEstimator):
     keep_on_interrupt: bool = False
     on_epoch: Annotated[OnEpoch | None, check_callback] = None
 
-    _training_code: ClassVar[tuple[str, ...]] = ("on_epoch",)
+    training_code: ClassVar[tuple[str, ...]] = ("on_epoch",)
 
     @abstractmethod
     def _rebuild(self) -> torch.nn.Module:
@@ -111,8 +111,8 @@ class TrainedEstimator(SavableEstimator):
                 "end in different epochs; leave it out, or fit outside of joined()"
             )
 
-    def _fitted_network(self) -> tuple[Any, torch.device]:
-        """Return the network on the device of the parameters; a copy from pickle builds its own on first use."""
+    def fitted_network(self) -> tuple[Any, torch.device]:
+        """Return the fitted network and its device, that of the parameters; a copy from pickle builds its own here."""
         device = find_device(self.device)
         if self._module is None:
             self._module: torch.nn.Module | None = self._rebuild()

@@ -160,7 +160,7 @@ class MLflowCallback:
 
     def _log_estimator(self, estimator: MultiTaskEstimator | Recommender) -> None:
         client, run = mlflow.MlflowClient(), self._run()
-        values = {"class": type(estimator), **estimator._as_fitted().get_params()}
+        values = {"class": type(estimator), **estimator.unfitted().get_params()}
         values.pop("on_epoch", None)
         params = [Param(_fit_name(_escape(name)), _text_of(value)) for name, value in values.items()]
         for start in range(0, len(params), _MOST_PARAMS):

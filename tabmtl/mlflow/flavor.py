@@ -243,7 +243,7 @@ def _exported(
         )
     if isinstance(estimator, MultiTaskEstimator):
         _check_kinds(estimator, loader_module)
-        probability_names(estimator._coder.labels.column_tasks())
+        probability_names(estimator.coder_.labels.column_tasks())
     signature = signature_of(estimator, input_example)
     with TemporaryDirectory() as folder:
         estimator.save(Path(folder) / "model")

@@ -41,7 +41,7 @@ class TableModel:
 
     def __init__(self, estimator: MultiTaskEstimator) -> None:
         self.estimator = estimator
-        coder = estimator._coder
+        coder = estimator.coder_
         columns = coder.features.columns
         levels = dict(zip(columns.categorical, columns.levels, strict=True))
         if coder.task_column is not None:
@@ -80,14 +80,14 @@ class TableModel:
                 raise ValueError(f"the parameter method must be one of {list(METHODS)}, got {method!r}")
             if method == "predict_proba" and not any(task.is_classification for task in self._labels.tasks):
                 raise ValueError("the method predict_proba needs a classification task; all tasks are regressions")
-            outputs = self.estimator._read_and_answer(self._read(model_input))
+            outputs = self.estimator.answer(self._read(model_input))
             if method == "predict_proba":
                 return pd.DataFrame(self._labels.probabilities(outputs))
             return _to_pandas(self._labels.decode(outputs))
 
     def _read(self, rows: Any) -> Any:
         """Return rows as the estimator takes them, with the levels of fit in the spelling of fit."""
-        coder = self.estimator._coder
+        coder = self.estimator.coder_
         frame = read_features(_columns(rows, coder.names))[0]
         frame = (frame.collect() if isinstance(frame, pl.LazyFrame) else frame)[list(coder.names)]
         respelled = [_respell(frame[name], others) for name, others in self._spellings.items()]
@@ -107,7 +107,7 @@ class SessionModel:
 
     def __init__(self, recommender: Recommender) -> None:
         self.recommender = recommender
-        columns, items = recommender._log_columns(), recommender.item_ids_
+        columns, items = recommender.columns_, recommender.item_ids_
         self._spellings = {name: _spellings(()) for name in (columns.session, columns.user) if name is not None}
         if items.dtype == pl.String:
             self._spellings[columns.item] = _spellings([text for text in _NULLS if text in items])
@@ -137,7 +137,7 @@ class SessionModel:
             Which the server answers with status 400, if a click does not fit; it names the column.
         """
         given = {name: value for name, value in (params or {}).items() if value is not None}
-        columns = self.recommender._log_columns()
+        columns = self.recommender.columns_
         with bad_request():
             log = to_polars(_columns(model_input, list(columns.roles.values())), "the click log").lazy().collect()
             for name, spellings in self._spellings.items():

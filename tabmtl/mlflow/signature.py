@@ -16,7 +16,6 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, Tens
 from tabmtl.encode.columns import read_column
 from tabmtl.encode.read import read_features, read_targets, without_columns
 from tabmtl.estimators.tables import MultiTaskEstimator
-from tabmtl.sessions import M2TRec
 from tabmtl.sessions.log import to_polars
 from tabmtl.sessions.recommender import Recommender
 from tabmtl.storage.stored import describe_kind
@@ -50,7 +49,7 @@ def signature_of(estimator: MultiTaskEstimator | Recommender, input_example: Any
     """
     if isinstance(estimator, Recommender):
         return _recommender_signature(estimator, input_example)
-    coder = estimator._coder
+    coder = estimator.coder_
     columns, labels = coder.features.columns, coder.labels
     types = {name: DataType.double if name in columns.numeric else DataType.string for name in coder.names}
     inputs: list[ColSpec | TensorSpec] = [
@@ -68,12 +67,12 @@ def schema_of(estimator: MultiTaskEstimator | Recommender) -> dict[str, Any]:
     """Describe the inputs and outputs of a model as plain values."""
     facts: dict[str, Any] = {"estimator": type(estimator).__name__, "tabmtl": version("tabmtl")}
     if isinstance(estimator, Recommender):
-        return facts | {"columns": asdict(estimator._log_columns()), "n_items": estimator.n_items_}
-    columns = estimator._coder.features.columns
+        return facts | {"columns": asdict(estimator.columns_), "n_items": estimator.n_items_}
+    columns = estimator.coder_.features.columns
     categories = zip(columns.categorical, columns.levels, strict=True)
     return facts | {
         "tasks": [asdict(task) | {"kind": describe_kind(task.kind, {})} for task in estimator.tasks_],
-        "task_column": estimator._coder.task_column,
+        "task_column": estimator.coder_.task_column,
         "numeric": dict(zip(columns.numeric, [{"missing in fit": held} for held in columns.has_missing], strict=True)),
         "categorical": {name: {"levels": len(levels)} for name, levels in categories},
     }
@@ -87,13 +86,13 @@ def rows_of(estimator: MultiTaskEstimator | Recommender, X: Any, y: Any) -> tupl
     if isinstance(estimator, Recommender):
         frame = to_polars(X, "the click log")
     else:
-        frame = read_features(without_columns(X, estimator._coder.dropped))[0]
+        frame = read_features(without_columns(X, estimator.coder_.dropped))[0]
     frame = frame.head(_LAZY_ROWS).collect() if isinstance(frame, pl.LazyFrame) else frame
     targets: list[str] = []
     if y is not None and isinstance(estimator, MultiTaskEstimator):
         labels, origin = read_targets(y)
         if not origin.named:
-            labels = labels.rename(dict(zip(labels.columns, estimator._coder.labels.names, strict=True)))
+            labels = labels.rename(dict(zip(labels.columns, estimator.coder_.labels.names, strict=True)))
         taken = {name: f"{name} (target)" for name in labels.columns if name in frame.columns}
         labels = labels.head(frame.height).rename(taken)
         frame, targets = pl.concat([frame, labels], how="horizontal"), labels.columns
@@ -146,13 +145,13 @@ def pandas_view(X: Any, signature: ModelSignature) -> pd.DataFrame:
 
 
 def _recommender_signature(estimator: Recommender, input_example: Any) -> ModelSignature:
-    columns, ids = estimator._log_columns(), estimator._catalogue.ids
+    columns, users = estimator.columns_, getattr(estimator, "user_ids_", None)
     example = {} if input_example is None else _read(input_example)
-    types = {columns.session: DataType.string, columns.item: _type_of(ids.dtype)}
+    types = {columns.session: DataType.string, columns.item: _type_of(estimator.item_ids_.dtype)}
     types |= {columns.time: DataType.string} if columns.time is not None else {}
     types |= {columns.order: DataType.double} if columns.order is not None else {}
-    if isinstance(estimator, M2TRec) and estimator._users is not None and columns.user is not None:
-        types[columns.user] = _type_of(estimator._users.ids.dtype)
+    if users is not None and columns.user is not None:
+        types[columns.user] = _type_of(users.dtype)
     for name in types:
         if name in example and name != columns.item:
             types[name] = _type_of(example[name].dtype)

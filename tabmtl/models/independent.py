@@ -94,7 +94,7 @@ class IndependentState(TableState):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        tasks, columns = self._coder.labels.tasks, self._coder.features.columns
+        tasks, columns = self.coder_.labels.tasks, self.coder_.features.columns
         found = [trees.shape[:2] for trees in self.trees]
         expected = [(columns.n_features, task.width) for task in tasks]
         if found != expected:
@@ -597,7 +597,7 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
             return _answer_by_trees(estimator, task, matrix, self._n_threads)
         gives_shares = task.is_classification and hasattr(estimator, "predict_proba")
         ask = "predict_proba" if gives_shares else "predict"
-        with _explained(task, estimator, self._coder.features.columns.categorical, "predict"):
+        with _explained(task, estimator, self.coder_.features.columns.categorical, "predict"):
             answer = getattr(estimator, ask)(_for_numpy(X))
             columns = estimator.classes_ if gives_shares else ()
         n, source = len(matrix), f"the answer of {type(estimator).__name__}.{ask}"
@@ -621,7 +621,7 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
                 )
         texts = (TreeText(model.model_to_string()) for model in self.estimators_.values())
         return IndependentState(
-            _coder=self._coder,
+            coder_=self.coder_,
             trees=tuple(texts),
             configuration_=self.configuration_,
             configuration_scores_=self.configuration_scores_,
@@ -629,13 +629,13 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
 
     def _restore(self, state: Any) -> None:
         boosters = [lgb.Booster(model_str=trees) for trees in state.trees]
-        names = [task.name for task in state._coder.labels.tasks]
+        names = [task.name for task in state.coder_.labels.tasks]
         fitted = {
             "estimators_": dict(zip(names, boosters, strict=True)),
             "configuration_": state.configuration_,
             "configuration_scores_": state.configuration_scores_,
         }
-        self._set_fitted(state._coder, fitted)
+        self._set_fitted(state.coder_, fitted)
 
 
 class IndependentTasksClassifier(ClassifierFace, IndependentTasks):

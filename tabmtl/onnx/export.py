@@ -34,7 +34,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from tabmtl.encode import TableCoder
@@ -53,42 +52,29 @@ _COARSE = 16  # of the 256 knots of a column, the first of as many equal parts
 _CHATTY = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
 
 
-def export_onnx(estimator: Any, path: str | Path) -> None:
-    """Write the fitted network as an ONNX file, from raw values to the answers of `predict_proba` and `predict`.
-
-    See :mod:`tabmtl.onnx.export` for its inputs and outputs; :class:`tabmtl.OnnxCoder` encodes frames for it. It
-    computes in float32 under any ``precision``. Before it is written, its answers are compared with the network's on a
-    few drawn rows, if onnxruntime is installed. No probability may differ by more than 1e-5, and no value by more than
-    1e-5 of the target's standard deviation, or, as float32 has no more digits, of the distance from the mean to the
-    farthest of the drawn answers, where that is more.
+def export_onnx(name: str, network: nn.Module, loss: MultiTaskLoss, coder: TableCoder, path: str | Path) -> None:
+    """Write a fitted network as an ONNX file; see `NetworkEstimator.export_onnx`.
 
     Parameters
     ----------
+    name : str
+        Class of the estimator.
+    network : torch.nn.Module
+    loss : MultiTaskLoss
+        With the link of the scores.
+    coder : TableCoder
     path : str or Path
-        The file, such as ``"model.onnx"``. It is written beside and renamed, so a reader sees the old or the new one.
-
-    Raises
-    ------
-    ImportError
-        If onnx or onnxscript is missing: ``pip install 'tabmtl[onnx]'``.
-    ValueError
-        If a target has the name of an input, or the network cannot be exported, or is larger than the 2 GB that an ONNX
-        file may have; no file is written.
-    RuntimeError
-        If the file would give other answers than the network; no file is written.
     """
-    check_is_fitted(estimator)
     try:
         for name in ("onnx", "onnxscript"):
             import_module(name)
     except ImportError as error:
         raise ImportError(f"export_onnx needs onnx and onnxscript: pip install 'tabmtl[onnx]' ({error})") from error
-    coder, name = estimator._coder, type(estimator).__name__
     taken = [target for target in coder.labels.names if target in INPUTS]
     if taken:
         raise ValueError(f"the targets {taken} have names of inputs ({', '.join(INPUTS)}); rename them, and fit again")
-    network = copy.deepcopy(estimator._fitted_network()[0]).cpu().float().eval()
-    answers = _Answers(network, coder, estimator._as_fitted()._loss(coder.labels.tasks)).eval()
+    network = copy.deepcopy(network).cpu().float().eval()
+    answers = _Answers(network, coder, loss).eval()
     model = _translate(answers, name)
     model.metadata_props.add(key=METADATA, value=describe_encoding(name, coder))
     content = model.SerializeToString()

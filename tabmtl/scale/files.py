@@ -18,7 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 from tabmtl.encode import TableCoder
 from tabmtl.encode.features import text_of
 from tabmtl.encode.files import Paths, find_files, is_csv, is_table, read_blocks, scan_file, stamp_of, whole, written
-from tabmtl.estimators.tables import MultiTaskEstimator
+from tabmtl.estimators.tables import Answered, MultiTaskEstimator
 from tabmtl.metrics.intervals import score_intervals
 from tabmtl.params import Names, check_choice, near
 from tabmtl.schema import warn_user
@@ -194,7 +194,7 @@ def score_files(model: MultiTaskEstimator, paths: Paths, *, level: float = 0.95)
     """
     _check_model(model, "predict")
     files = find_files(paths)
-    found: list[tuple[np.ndarray, list[np.ndarray], np.ndarray | None]] = []
+    found: list[tuple[Any, ...]] = []
     for file in files:
         try:
             found += _answered(model, file)
@@ -204,20 +204,12 @@ def score_files(model: MultiTaskEstimator, paths: Paths, *, level: float = 0.95)
             raise
     if not found:
         raise ValueError(f"{'the files have' if len(files) > 1 else 'the file has'} no rows to score")
-    y, outputs, own_task = zip(*found, strict=True)
-    return score_intervals(
-        model.tasks_,
-        np.concatenate(y),
-        [np.concatenate(parts) for parts in zip(*outputs, strict=True)],
-        None,
-        None if own_task[0] is None else np.concatenate(own_task),
-        level=level,
-    )
+    return score_intervals(*Answered.join(model.tasks_, found), level=level)
 
 
-def _answered(model: MultiTaskEstimator, file: str) -> Iterator[tuple[np.ndarray, list[np.ndarray], np.ndarray | None]]:
+def _answered(model: MultiTaskEstimator, file: str) -> Iterator[tuple[Any, ...]]:
     """Yield labels, outputs and own tasks of the rows of a file, a block at a time."""
-    targets, since = model._coder.labels.names, stamp_of(file)
+    targets, since = model.coder_.labels.names, stamp_of(file)
     with whole(file, since):
         schema = scan_file(file).collect_schema()
     missing = [name for name in targets if name not in schema]
@@ -228,12 +220,12 @@ def _answered(model: MultiTaskEstimator, file: str) -> Iterator[tuple[np.ndarray
     if missing:
         warn_user(f"{lacking}; the others are scored")
     with whole(file, since):
-        scan, names = _scan(model._coder, file, known)
+        scan, names = _scan(model.coder_, file, known)
     for block in read_blocks(scan, file, _BLOCK_ROWS, since=since):
-        rows = _rows(block, names, model._coder)
+        rows = _rows(block, names, model.coder_)
         labels = block.select(cs.by_name(*known)).with_columns(pl.lit(None).alias(name) for name in missing)
-        _, y, outputs, _, own_task = model._labelled(rows, labels.select(cs.by_name(*targets)), None)
-        yield y, outputs, own_task
+        answered = model.answer_labelled(rows, labels.select(cs.by_name(*targets)))
+        yield answered.labels, answered.outputs, answered.own_task
 
 
 def _one_file(path: str | PathLike[str]) -> str:
@@ -250,7 +242,7 @@ def _check_model(model: Any, method: str) -> None:
         raise TypeError(f"expected a fitted estimator of tables, got {type(model).__name__}{cure}")
     check_is_fitted(model)
     check_choice("method", method, get_args(Method))
-    labels = model._coder.labels
+    labels = model.coder_.labels
     if method in ("predict_proba", "both") and not any(task.is_classification for task in labels.tasks):
         raise ValueError("probabilities need a classification task; all tasks are regressions")
     if method == "transform" and not hasattr(model, "transform"):
@@ -282,7 +274,7 @@ def _predict_file(model: MultiTaskEstimator, file: str, output: Path, method: Me
     """Predict the rows of a file, and return their number."""
     answer, n_rows, since = _answers(model, method), 0, stamp_of(file)
     with whole(file, since):
-        scan, names = _scan(model._coder, file, keep)
+        scan, names = _scan(model.coder_, file, keep)
         nothing = scan.select(cs.by_name(*keep)).clear().collect()
     blocks = read_blocks(scan, file, _BLOCK_ROWS, since=since)
     answered = (_beside(block.select(cs.by_name(*keep)), answer(block, names)) for block in blocks)
@@ -360,7 +352,7 @@ def _types_of_targets(coder: TableCoder, found: dict[str, pl.DataType]) -> dict[
 
 def _answers(model: MultiTaskEstimator, method: Method) -> Callable[[pl.DataFrame | None, list[str]], pl.DataFrame]:
     """Return the function from rows to their named answers; None is a frame without rows."""
-    coder = model._coder
+    coder = model.coder_
     labels = replace(coder.labels, origin=replace(coder.labels.origin, container="polars", ndim=2))
 
     def answer(block: pl.DataFrame | None, names: list[str]) -> pl.DataFrame:
@@ -373,7 +365,7 @@ def _answers(model: MultiTaskEstimator, method: Method) -> Callable[[pl.DataFram
             sizes = [(0, len(task.classes or ())) if task.is_classification else (0,) for task in labels.column_tasks()]
             outputs = [np.empty(size) for size in sizes]
         else:
-            outputs = model._read_and_answer(rows)
+            outputs = model.answer(rows)
         answers = [] if method == "predict_proba" else [labels.decode(outputs)]
         if method != "predict":
             answers.append(pl.DataFrame(labels.probabilities(outputs)))

@@ -435,7 +435,7 @@ class Blend(Recommender):
     def _check_params(self) -> None:
         super()._check_params()
         for name, part in self._prepared().items():
-            part._check_params_as(f"the part {name}")
+            part.check_params(f"the part {name}")
 
     def _prepared(self) -> dict[str, Recommender]:
         """Copy the unfitted parts, with the columns and the seed of the blend."""

@@ -368,13 +368,14 @@ class Recommender(SavableEstimator):
         scores -= log_totals(scores)
         return scores
 
-    def _log_columns(self) -> LogColumns:
-        """Give the columns of fit."""
+    @property
+    def columns_(self) -> LogColumns:
+        """The columns of the click log of fit, by their roles."""
         return columns_of(self._fitted_params)
 
     def _in_force(self) -> Self:
         """Give a recommender with these fitted attributes and the parameters of fit, which may have changed since."""
-        kept = self._as_fitted()
+        kept = self.unfitted()
         kept.__dict__ |= {name: value for name, value in vars(self).items() if name not in self._fitted_params}
         return kept
 
@@ -386,7 +387,7 @@ class Recommender(SavableEstimator):
 
     def _read_log(self, clicks: Any, what: str = "the click log", *, empty: bool = False) -> Sessions:
         """Read a log with the columns of fit; see `read_sessions`."""
-        return read_sessions(clicks, self._log_columns(), self._catalogue.ids, what, empty=empty)
+        return read_sessions(clicks, self.columns_, self._catalogue.ids, what, empty=empty)
 
     def _cure_of_unknown(self) -> str:
         """Say how to deal with an item that the catalogue does not hold."""
@@ -394,7 +395,7 @@ class Recommender(SavableEstimator):
 
     def _frame(self, read: Sessions, items: np.ndarray, values: Mapping[str, np.ndarray], example: Any) -> Any:
         """Make a frame of recommendations: places in the catalogue (S, k), -1 for none, and columns of their values."""
-        found, columns = items >= 0, self._log_columns()
+        found, columns = items >= 0, self.columns_
         owner, rank = np.nonzero(found)
         frame = pl.DataFrame(
             {
@@ -408,7 +409,7 @@ class Recommender(SavableEstimator):
 
     def _like(self, frame: pl.DataFrame, sessions: Any) -> Any:
         """Give an answer in the library of the sessions; that to a list of items has no column of the session."""
-        return frame.drop(cs.by_name(self._log_columns().session)) if is_list(sessions) else like(frame, sessions)
+        return frame.drop(cs.by_name(self.columns_.session)) if is_list(sessions) else like(frame, sessions)
 
     def _top(
         self, sessions: Sessions, k: int, allowed: np.ndarray | None, exclude_seen: bool, *, probability: bool = False

@@ -146,12 +146,12 @@ def load(path: str | Path, cls: type | None = None, *, kinds: Sequence[Any] = ()
     TypeError
         If ``cls`` is not a class of an estimator, or ``kinds`` are no classes of kinds.
     """
-    if cls is not None and not (isinstance(cls, type) and hasattr(cls, "_from_saved")):
+    if cls is not None and not (isinstance(cls, type) and hasattr(cls, "from_saved")):
         raise TypeError(f"cls must be the class of the estimator, got {cls!r}; leave it out for one of tabmtl")
     class_name, saved = read_folder(path, kinds_by_name(kinds))
     own = own_class(class_name)
     cls = own if cls is None else cls
-    if not hasattr(cls, "_from_saved"):
+    if not hasattr(cls, "from_saved"):
         raise ModelFileError(
             f"{path} holds a {class_name}, which is no estimator of tabmtl; give its class: "
             f"load(path, cls={class_name})"
@@ -161,7 +161,7 @@ def load(path: str | Path, cls: type | None = None, *, kinds: Sequence[Any] = ()
     what = f"{path} does not describe a {class_name} of this release: it was edited, or written by another release"
     what += "" if cls is own else " or another version of the class"
     with _as_file_error(f"{what}; save it again"), bounded(saved.all_arrays(), is_own=cls is own):
-        return cls._from_saved(saved)
+        return cls.from_saved(saved)
 
 
 @contextmanager

@@ -198,7 +198,7 @@ def _describe(value: Any, path: str, saved: Saved) -> Any:
     if isinstance(value, TreeText):
         saved.texts[f"trees{len(saved.texts)}"] = value
         return f"trees{len(saved.texts) - 1}"
-    if hasattr(value, "_from_saved"):
+    if hasattr(value, "from_saved"):
         name = f"part{len(saved.parts)}"
         saved.parts[name] = _save_part(value, path)
         return name
@@ -237,7 +237,7 @@ def _save_part(estimator: Any, path: str) -> tuple[str, Saved]:
             "or leave it out of the candidates"
         )
     try:
-        return name, estimator._saved()
+        return name, estimator.saved()
     except (TypeError, ValueError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"{path}: {error}") from error
@@ -286,7 +286,7 @@ class _Reader:
         if kind is TreeText:
             _need(fact in self.texts, path, fact, "the name of a text")
             return _trees_of(self.texts.pop(fact), path)
-        if hasattr(kind, "_from_saved"):
+        if hasattr(kind, "from_saved"):
             _need(fact in self.parts, path, fact, "the name of a part")
             return _rebuild(kind, *self.parts.pop(fact), path)
         if kind is pl.DataType:
@@ -373,7 +373,7 @@ def _rebuild(kind: Any, name: str, saved: Saved, path: str) -> Any:
     cls = own_class(name)
     _need(isinstance(cls, type) and issubclass(cls, kind), path, name, f"a {kind.__name__} of tabmtl")
     with bounded(saved.all_arrays(), is_own=True):
-        return cls._from_saved(saved)
+        return cls.from_saved(saved)
 
 
 def _trees_of(text: str, path: str) -> TreeText:

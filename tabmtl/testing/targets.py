@@ -124,7 +124,7 @@ class Mixed(Subject):
         level = rng.permutation(np.repeat(np.arange(10_000), 2))
         X = pl.DataFrame({"user": pl.Series(level).cast(pl.String), "plain": rng.normal(size=len(level))})
         estimator = self.fresh(epochs=1, batch_size=2_048).fit(X, mixed_targets(X))
-        assert max(estimator._coder.features.columns.cardinalities) == 10_002
+        assert max(estimator.coder_.features.columns.cardinalities) == 10_002
         assert finite(answers(estimator, X[:50]))
 
     def check_labels_keep_their_type(self) -> None:

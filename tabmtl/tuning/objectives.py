@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 import polars.selectors as cs
 from sklearn.base import clone
@@ -17,7 +16,7 @@ from tabmtl.encode.files import count_rows
 from tabmtl.encode.read import checksum, read_features, read_targets, without_columns
 from tabmtl.encode.shards import Roles, Shards
 from tabmtl.encode.table import TableCoder
-from tabmtl.estimators.tables import MultiTaskEstimator
+from tabmtl.estimators.tables import Answered, MultiTaskEstimator
 from tabmtl.metrics.scores import mean_score, score_tasks, undefined_reason
 from tabmtl.schema import Batch, TabmtlWarning
 from tabmtl.sessions.log import to_polars
@@ -92,15 +91,16 @@ def objective(
         )
     space = check_space(est, est.search_space if search_space is None else search_space)
     asked = clone(est)
-    asked._check_call(X, X_val, y_val)
+    asked.check_call(X, X_val, y_val)
     if X_val is None:
         raise ValueError("expected validation rows to judge trials by, got X_val=None and y_val=None")
     kind = _ShardsObjective if isinstance(X, Shards) else _TableObjective
     if isinstance(X, Shards):
         tasks, valid = _read_shards(asked, X, y, sample_weight, X_val, y_val)
     else:
-        coder, _, valid = asked._encode(X, y, sample_weight, X_val, y_val)
-        tasks = coder.labels.tasks
+        coder = asked.learn_coder(X, y, sample_weight)
+        coder.check_labelled(coder.read(X, y, sample_weight))
+        tasks, valid = coder.labels.tasks, coder.read(X_val, y_val)
     tasks = _judged(tasks, valid, per_task)
     rows = {"X": X, "y": y, "sample_weight": sample_weight, "X_val": X_val, "y_val": y_val}
     names = tuple(task.name for task in tasks) if per_task else ("mean",)
@@ -192,15 +192,13 @@ class _ShardsObjective(_TableObjective):
     def _fit_and_score(self, model: Any) -> Scores:
         model.fit(**self.rows)
         group, parts = current(), []
-        for X, y in _blocks(model._coder, self.rows["X_val"], self.rows["y_val"]):
-            parts.append(model._labelled(X, y, None)[1:])
+        for X, y in _blocks(model.coder_, self.rows["X_val"], self.rows["y_val"]):
+            answered = model.answer_labelled(X, y)
+            parts.append((answered.labels, answered.outputs, answered.own_task))
         parts = [part for own in group.gather(parts, to=0) for part in own]
         if group.rank:
             return {}
-        labels, outputs, _, task = zip(*parts, strict=True)
-        answers = [np.concatenate(column) for column in zip(*outputs, strict=True)]
-        own_task = None if task[0] is None else np.concatenate(task)
-        return score_tasks(model.tasks_, np.concatenate(labels), answers, None, own_task)
+        return score_tasks(*Answered.join(model.tasks_, parts))
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -248,8 +246,8 @@ def _read_shards(
     est: MultiTaskEstimator, X: Shards, y: Any, sample_weight: Any, X_val: Shards, y_val: Any
 ) -> tuple[tuple[Task, ...], Batch]:
     """Return the tasks of training rows in files, and the labels of the validation rows, on all ranks of a group."""
-    roles, coder = est._learn_shards(X, y, sample_weight, None)
-    Roles.of(X_val, y_val, what="y_val").like(roles, X_val)
+    coder = est.learn_coder(X, y, sample_weight)
+    Roles.of(X_val, y_val, what="y_val").like(Roles.of(X, y, sample_weight).without(est.drop), X_val)
     X_val.check_same(current())
     parts = [vars(coder.read_block(*block).without_features()) for block in _blocks(coder, X_val, y_val)]
     return coder.labels.tasks, Batch.join([Batch(**part) for own in current().gather(parts) for part in own])

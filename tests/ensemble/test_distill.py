@@ -26,7 +26,8 @@ from tabmtl import (
     load,
 )
 from tabmtl.encode.labels import LabelCoder
-from tabmtl.ensemble.distill import DistillationLoss, _targets, _untrained
+from tabmtl.ensemble.distill import _default_network
+from tabmtl.estimators.distillation import DistillationLoss, _targets
 from tabmtl.estimators.tables import MultiTaskEstimator
 from tabmtl.metrics.scores import mean_score
 
@@ -150,10 +151,10 @@ def test_a_teacher_of_one_face_has_a_student_of_that_face():
     X = features()
     y = mixed_targets(X)
     classifier = tiny(SharedTreesClassifier).fit(X, y[["late", "size"]])
-    student = _untrained(classifier, None)
+    student = _default_network(classifier)
     assert type(student) is SharedBottomClassifier
     assert (student.n_members, student.dropout) == (1, 0)
-    assert type(_untrained(tiny(SharedTreesRegressor).fit(X, y[["delay"]]), None)) is SharedBottomRegressor
+    assert type(_default_network(tiny(SharedTreesRegressor).fit(X, y[["delay"]]))) is SharedBottomRegressor
     found = student_of(classifier, X, SharedBottomClassifier).predict_proba(X)
     assert [p.shape for p in found] == [p.shape for p in classifier.predict_proba(X)]
     with pytest.raises(
@@ -202,7 +203,7 @@ def test_dropped_columns_and_roles_of_columns_are_the_teachers():
     teacher = tiny(SharedTrees, drop=["id"], categorical_features=["text", "code"]).fit(X, mixed_targets(X))
     student = student_of(teacher, X.drop("id"))
     assert student.drop == ["id"]
-    assert student._coder.features.columns.categorical == teacher._coder.features.columns.categorical
+    assert student.coder_.features.columns.categorical == teacher.coder_.features.columns.categorical
 
 
 def test_one_network_answers_for_an_ensemble():

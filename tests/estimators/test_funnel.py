@@ -97,7 +97,7 @@ def test_a_chain_of_three_in_any_order_of_columns(cls):
     X, y = table()
     y = y.select("buy", "seconds", "cart", "click")
     model = small(cls, task_chain=["click", "cart", "buy"]).fit(X, y)
-    assert model._coder.labels.chain == (3, 2, 0)
+    assert model.coder_.labels.chain == (3, 2, 0)
     proba = model.predict_proba(X)
     assert list(proba) == ["buy", "cart", "click"]
     if cls is not AITM:
@@ -114,7 +114,7 @@ def test_the_chain_is_saved(cls, tmp_path):
     model.save(tmp_path / "model")
     again = load(tmp_path / "model")
     assert list(again.task_chain) == CHAIN
-    assert again._coder.labels.chain == (0, 1)
+    assert again.coder_.labels.chain == (0, 1)
     assert equal(model.predict_proba(X), again.predict_proba(X))
     assert again.score_tasks(X, clicked_only(y)) == model.score_tasks(X, y)
 

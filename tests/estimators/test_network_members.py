@@ -20,7 +20,7 @@ every_network = pytest.mark.parametrize("cls", [*NETWORKS, *FUNNELS], ids=lambda
 
 def member_inputs(model, X):
     """Encoded rows of a fitted model, as tensors."""
-    batch = model._coder.read(X).map(torch.from_numpy)
+    batch = model.coder_.read(X).map(torch.from_numpy)
     return batch.x_num, batch.x_cat, batch.task
 
 
@@ -37,8 +37,8 @@ class _Scaled(torch.nn.Module):
 
 def alone(model, m):
     """Member m of a fitted model, as a network of one member."""
-    one = model._as_fitted().set_params(n_members=1)
-    network = one._network(model._coder.features.columns, model.tasks_)
+    one = model.unfitted().set_params(n_members=1)
+    network = one._network(model.coder_.features.columns, model.tasks_)
     weights = model._module.state_dict()
     adapter = next(name for name, module in model._module.named_modules() if isinstance(module, Members))
     factors = weights.pop(f"{adapter}.scale")[m]
@@ -91,7 +91,7 @@ def test_probabilities_and_values_are_means_over_the_members():
     p = model.predict_proba(X)
     np.testing.assert_allclose(p["late"][:, 1], late.sigmoid().mean(dim=1)[:, 0], atol=1e-6)
     np.testing.assert_allclose(p["size"], size.softmax(dim=2).mean(dim=1), atol=1e-6)
-    labels = model._coder.labels
+    labels = model.coder_.labels
     values = delay.mean(dim=1)[:, 0].numpy() * labels.scale[2] + labels.center[2]
     np.testing.assert_allclose(model.predict(X)["delay"], values, rtol=1e-5)
 

@@ -164,7 +164,7 @@ def test_importance_and_repr_work():
 
 def test_scores_are_asked_for_once_and_rows_read_once(monkeypatch):
     estimator, X, y = fitted(IndependentTasks)
-    coder = type(estimator._coder)
+    coder = type(estimator.coder_)
     read, calls = coder.read, []
     monkeypatch.setattr(coder, "read", lambda self, *args: calls.append(args) or read(self, *args))
     estimator.score(X, y)
@@ -213,6 +213,6 @@ def test_columns_in_another_order_are_taken_by_name():
     other = X.select(cs.by_name("*", "^a$", "a"))
     for reordered in (other, other.lazy(), other.to_pandas(), other.to_arrow()):
         assert type(model._check_columns(reordered)) is type(reordered)
-        assert model._coder.read(reordered).x_num.tolist() == model._coder.read(X).x_num.tolist()
-        assert model._coder.read(reordered).x_cat.tolist() == model._coder.read(X).x_cat.tolist()
+        assert model.coder_.read(reordered).x_num.tolist() == model.coder_.read(X).x_num.tolist()
+        assert model.coder_.read(reordered).x_cat.tolist() == model.coder_.read(X).x_cat.tolist()
         assert model.score_tasks(reordered, y) == model.score_tasks(X, y)

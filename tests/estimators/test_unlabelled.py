@@ -22,7 +22,7 @@ def untrained(cls):
     """A network of an estimator in training mode, its tasks, and the batch of its training rows."""
     # statistics of a batch, by which one normalises, are of all its rows, unlabelled ones too
     estimator, X, y = fitted(cls, expert_norm="layer")
-    coder = estimator._coder
+    coder = estimator.coder_
     batch = _on_device(_in_training_units(coder.read(X, y), coder), CPU)
     with seeded(0, CPU):
         network = estimator._network(coder.features.columns, coder.labels.tasks)

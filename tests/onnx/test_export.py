@@ -77,12 +77,12 @@ def session_of(path):
 
 def check_answers(estimator, session, X, sizes=(1, 7, 300)):
     """Outputs are probabilities and values, and decoded they are what `predict` says."""
-    coder, labels = OnnxCoder(session), estimator._coder.labels
+    coder, labels = OnnxCoder(session), estimator.coder_.labels
     assert [output.name for output in session.get_outputs()] == list(labels.names)
     for n in sizes:
         rows = X[:n]
         outputs = session.run(None, coder.encode(rows))
-        for found, expected, scale in zip(outputs, estimator._read_and_answer(rows), labels.scale, strict=True):
+        for found, expected, scale in zip(outputs, estimator.answer(rows), labels.scale, strict=True):
             assert found.dtype == expected.dtype
             np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * scale)
         decoded, predicted = coder.decode(outputs), estimator.predict(rows)
@@ -243,7 +243,7 @@ def test_a_service_without_the_package_can_encode(model):
         codes.append(own)
     assert {code for row in codes for code in row} == {0, 1, 2, 3, 4}
     feed = {"x_num": np.array(numbers, dtype=np.float64), "x_cat": np.array(codes, dtype=np.int32)}
-    for found, expected in zip(session.run(None, feed), estimator._read_and_answer(new_rows(20)), strict=True):
+    for found, expected in zip(session.run(None, feed), estimator.answer(new_rows(20)), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 

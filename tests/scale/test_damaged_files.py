@@ -95,7 +95,7 @@ def run(use, net, file, folder):
     model = tiny(SharedBottom, epochs=1).fit(Shards(file, cache=folder / "cache"), TARGETS)
     found = pl.DataFrame(np.load(folder / "cache" / "y.npy"))
     return found, lambda frame: pl.DataFrame(
-        model._coder.read(frame.select(model._coder.names), frame.select(TARGETS)).y
+        model.coder_.read(frame.select(model.coder_.names), frame.select(TARGETS)).y
     )
 
 

@@ -222,7 +222,7 @@ def test_many_files_are_planned_in_one_pass(net, tmp_path, monkeypatch):
 def test_errors_of_the_model_blame_neither_the_input_nor_the_output(net, tmp_path, monkeypatch, fails):
     model, X = net
     X.write_parquet(tmp_path / "rows.parquet")
-    lost, answer, before = PermissionError(13, "Permission denied", "levels.json"), type(model)._read_and_answer, []
+    lost, answer, before = PermissionError(13, "Permission denied", "levels.json"), type(model).answer, []
 
     def answer_or_fail(self, rows):
         before.append(rows)
@@ -230,7 +230,7 @@ def test_errors_of_the_model_blame_neither_the_input_nor_the_output(net, tmp_pat
             raise lost
         return answer(self, rows)
 
-    monkeypatch.setattr(type(model), "_read_and_answer", answer_or_fail)
+    monkeypatch.setattr(type(model), "answer", answer_or_fail)
     with pytest.raises(PermissionError) as caught:
         predict_file(model, tmp_path / "rows.parquet", tmp_path / "scored.parquet")
     assert caught.value is lost

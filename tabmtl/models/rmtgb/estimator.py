@@ -34,7 +34,7 @@ class RMTGBState(TableState):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        tasks, columns = self._coder.labels.tasks, self._coder.features.columns
+        tasks, columns = self.coder_.labels.tasks, self.coder_.features.columns
         members = [t for group in self._groups for t in group.members.tolist()]
         if sorted(members) != list(range(len(tasks))):
             raise ValueError(f"the groups have the tasks {members[:5]}, expected each of {len(tasks)} once")
@@ -218,10 +218,10 @@ class RMTGB(BoostedEstimator):
             for group in self._groups:
                 by_task |= dict(zip(group.members, group.scores_of_all_tasks(matrix, self._n_threads), strict=True))
             scores = [by_task[t] for t in range(len(self.tasks_))]
-        return self._coder.labels.outputs(scores)
+        return self.coder_.labels.outputs(scores)
 
     def _restore(self, state: RMTGBState) -> None:
-        self._set_fitted(state._coder, _fitted(state._coder, state._groups))
+        self._set_fitted(state.coder_, _fitted(state.coder_, state._groups))
 
 
 class RMTGBClassifier(ClassifierFace, RMTGB):

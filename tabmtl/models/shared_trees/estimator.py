@@ -119,11 +119,11 @@ class SharedTreesState(TableState):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        labels, functions = self._coder.labels, self._functions
+        labels, functions = self.coder_.labels, self._functions
         n_functions = len(labels.tasks) + (labels.task_levels is not None)
         n_outputs = sum(task.width for task in labels.tasks) + (n_functions > len(labels.tasks)) * labels.tasks[0].width
         found = len(functions.rounds), len(functions.n_labels), len(functions.start), len(functions.gains)
-        expected = n_functions, len(labels.tasks), n_outputs, self._coder.features.columns.n_features
+        expected = n_functions, len(labels.tasks), n_outputs, self.coder_.features.columns.n_features
         if found != expected:
             raise ValueError(f"the functions, tasks, outputs and columns are {found}, expected {expected}")
 
@@ -286,16 +286,16 @@ class SharedTrees(BoostedEstimator):
         return _fitted(coder, fit.functions)
 
     def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
-        outputs = _outputs_of_tasks(self._coder)
+        outputs = _outputs_of_tasks(self.coder_)
         scores = self._functions.scores(tree_matrix(batch), outputs, batch.task, self._n_threads)
-        return self._coder.labels.outputs(scores)
+        return self.coder_.labels.outputs(scores)
 
     def _export(self, task: int, objective: str, scale: float, center: float) -> lgb.Booster:
-        own = _outputs_of_tasks(self._coder)[task]
+        own = _outputs_of_tasks(self.coder_)[task]
         return self._functions.forest.export(own, scale * self._functions.start[own] + center, scale, objective)
 
     def _restore(self, state: SharedTreesState) -> None:
-        self._set_fitted(state._coder, _fitted(state._coder, state._functions))
+        self._set_fitted(state.coder_, _fitted(state.coder_, state._functions))
 
 
 class SharedTreesClassifier(ClassifierFace, SharedTrees):

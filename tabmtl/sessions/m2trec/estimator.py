@@ -484,7 +484,7 @@ class M2TRec(TrainedEstimator, Recommender):
         check_is_fitted(self)
         check_count("k", k)
         categories, read = self._column_of(column), self._read(sessions)
-        session = self._log_columns().session
+        session = self.columns_.session
         if column in (session, "rank", "probability"):
             raise ValueError(f"column {column!r} is named like another column of the answer: fit with another name")
         codes, probabilities = categories.top(partial(self._scores_of, exclude_seen=False), read, k)
@@ -589,7 +589,7 @@ class M2TRec(TrainedEstimator, Recommender):
         """
         folder, vectors, items = Path(path), BytesIO(), BytesIO()
         np.save(vectors, self.item_vectors())
-        pl.DataFrame({self._log_columns().item: self.item_ids_}).write_parquet(items)
+        pl.DataFrame({self.columns_.item: self.item_ids_}).write_parquet(items)
         folder.mkdir(parents=True, exist_ok=True)
         write_file(folder / "vectors.npy", vectors.getvalue())
         write_file(folder / "items.parquet", items.getvalue())
@@ -612,7 +612,7 @@ class M2TRec(TrainedEstimator, Recommender):
             If an item is in the catalogue already, or the table does not fit that of fit; nothing is added then.
         """
         check_is_fitted(self)
-        column, known = self._log_columns().item, self._catalogue
+        column, known = self.columns_.item, self._catalogue
         names, metadata = read_items(items, column)
         here = code_items(names, known.ids, f"the items of {column!r}").to_numpy() > 0
         if here.any():
@@ -631,7 +631,7 @@ class M2TRec(TrainedEstimator, Recommender):
         units = extended.on(index.unit_vectors.device)
         values = self._new_items.values(extended)
         with threads(self.n_jobs, index.network):
-            index = ItemIndex(index.network, units, self._as_fitted(), *values, before=index.unit_vectors)
+            index = ItemIndex(index.network, units, self.unfitted(), *values, before=index.unit_vectors)
             scores_by = partial(self._scores_by, index)
             new = self._new_items.capped(scores_by, extended, self._fitted_params["max_new_share"])
             report = report_new_items(scores_by, extended, new, self.new_item_report_)
@@ -934,21 +934,26 @@ class M2TRec(TrainedEstimator, Recommender):
         with threads(self.n_jobs, index.network):
             return index.scores(sessions)
 
+    @property
+    def user_ids_(self) -> pl.Series | None:
+        """The users whose earlier clicks stand before their sessions; None unless ``user_clicks`` asks for them."""
+        return None if self._users is None else self._users.ids
+
     def _fitted_index(self) -> ItemIndex:
         """Give the network with the vectors of all items, computed on first use where fit left none on the device."""
         device = find_device(self.device)
         if self._index is None or self._index.unit_vectors.device.type != device.type:
-            network, device = self._fitted_network()
+            network, device = self.fitted_network()
             bias, factor = self._new_items.values(self._items)
             with threads(self.n_jobs, network):
-                units, options = self._items.on(device), self._as_fitted()
+                units, options = self._items.on(device), self.unfitted()
                 self._index = ItemIndex(network, units, options, bias / self._repeats.scale, factor)
         return self._index
 
     def _rebuild(self) -> M2TRecNetwork:
         """Build the network with its weights; a RuntimeError if they do not fit parameters, encoding and items."""
         with seeded(0, torch.device("cpu")):
-            network = self._as_fitted()._network(self._coder, self._items)
+            network = self.unfitted()._network(self._coder, self._items)
         load_weights(network, self.weights_)
         return network
 

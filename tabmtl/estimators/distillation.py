@@ -1,0 +1,132 @@
+"""Train a network on the answers of another model; `tabmtl.distill` calls this.
+
+The labels of the network are probabilities and values instead of classes and observations, for every row that the
+teacher answers: those it learned from, and unlabelled ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+import polars.selectors as cs
+import torch
+from torch import Tensor
+
+from tabmtl.encode import TableCoder
+from tabmtl.encode.features import FeatureCoder
+from tabmtl.encode.labels import LabelCoder
+from tabmtl.estimators.network import NetworkEstimator
+from tabmtl.estimators.tables import MultiTaskEstimator
+from tabmtl.model_selection.folds import train_valid_split
+from tabmtl.schema import Batch
+from tabmtl.targets import Task
+from tabmtl.training.losses import MultiTaskLoss
+from tabmtl.training.run import Run
+from tabmtl.training.table_loop import Evaluate
+
+_OF_THE_TABLE = ("tasks", "task_column", "categorical_features", "drop")
+_FACES = {None: "", "classification": "Classifier", "regression": "Regressor"}
+_LEAST_VARIATION = 1e-6  # answers that vary less count as constant
+
+
+def learn_answers(student: NetworkEstimator, teacher: MultiTaskEstimator, X: Any, seed: int) -> None:
+    """Fit a network to the answers of a fitted estimator to some rows; see `tabmtl.distill`.
+
+    Raises
+    ------
+    ValueError
+        If X has other columns than the teacher's fit, or the network has a loss of its own or another face.
+    """
+    _prepare(student, teacher)
+    frame = teacher.coder_.read_frame(teacher._check_columns(X)).lazy().collect()
+    coder = _fit_features(teacher.coder_, frame, student)
+    answers = teacher.answer(frame if coder.named else frame.to_numpy())
+    coder = replace(coder, labels=coder.labels.scaled(answers))
+    batch, valid = replace(coder.read(frame), y=_targets(coder.labels, answers)), None
+    if student.early_stopping:
+        batch, valid = _split(batch, coder.labels, student.validation_fraction, seed)
+    loss = DistillationLoss(coder.labels, batch.y)
+    with Run().fit(student):
+        student._set_fitted(coder, student._learn(coder, batch, valid, loss, _score_nothing(loss.tasks), seed))
+
+
+class DistillationLoss(MultiTaskLoss):
+    """Distances of a network's answers to the teacher's, as a share of those of the teacher's mean answer.
+
+    Labels are of shape (B, W): per column of y the probability of the second class, those of all classes, or the
+    standardised value. Every cell is labelled.
+
+    Parameters
+    ----------
+    labels : LabelCoder
+    targets : ndarray of float32, shape (n, W)
+        Labels of the training rows.
+    """
+
+    def __init__(self, labels: LabelCoder, targets: np.ndarray) -> None:
+        super().__init__(labels.tasks)
+        self._columns = labels.column_tasks()
+        self._widths = [task.width for task in self._columns]
+        parts = torch.from_numpy(targets).split(self._widths, dim=1)
+        variation = torch.stack([task.kind.variation(part) for part, task in zip(parts, self._columns, strict=True)])
+        self._variation = torch.where(variation > _LEAST_VARIATION, variation, 1.0)
+
+    def labelled(self, y: Tensor) -> Tensor:
+        """Return the mask of the labelled cells, (B, T) or (B, 1): all."""
+        return y.new_ones((len(y), len(self._columns)), dtype=torch.bool)
+
+    def _rows(self, scores: Sequence[Tensor], y: Tensor, long: bool) -> Tensor:
+        """Return the distance of every cell, (B, T) or (B, 1)."""
+        parts = zip(scores, y.split(self._widths, dim=1), self._columns, strict=True)
+        rows = torch.stack([task.kind.distance(score.float(), target) for score, target, task in parts], dim=1)
+        return rows / self._variation.to(rows.device)
+
+
+def _prepare(student: NetworkEstimator, teacher: MultiTaskEstimator) -> None:
+    """Give a network the teacher's tasks and roles of columns, after checks."""
+    face = teacher._target_kind
+    if type(student)._loss is not NetworkEstimator._loss:
+        raise ValueError(
+            f"{type(student).__name__} has a loss of its own, which takes labels and no probabilities; distill into "
+            "another network, such as SharedBottom"
+        )
+    if student._target_kind not in (None, face):
+        raise ValueError(
+            f"network is a {type(student).__name__}, whose every task is a {student._target_kind}, but the teacher is "
+            f"a {type(teacher).__name__}; take SharedBottom{_FACES[face]}, or another network of that face"
+        )
+    student.set_params(**{name: teacher._fitted_params[name] for name in _OF_THE_TABLE})
+    student._check_params()
+    student._check_monitor(teacher.tasks_)
+
+
+def _fit_features(coder: TableCoder, frame: pl.DataFrame, student: NetworkEstimator) -> TableCoder:
+    """Return the teacher's coder with the features as the student reads them."""
+    known = coder.features
+    features = FeatureCoder.fit(
+        frame.select(cs.by_name(*known.names)), categorical=known.columns.categorical, **student._encoding()
+    )
+    return replace(coder, features=features)
+
+
+def _split(batch: Batch, labels: LabelCoder, share: float, seed: int) -> tuple[Batch, Batch]:
+    """Split rows in those to learn from and those that tell when to stop."""
+    y = np.zeros((len(batch), len(labels.names)))  # every row is labelled
+    train, valid = train_valid_split(y, labels.tasks, share, np.random.default_rng(seed), batch.task)
+    return batch.rows(train), batch.rows(valid)
+
+
+def _targets(labels: LabelCoder, answers: Sequence[np.ndarray]) -> np.ndarray:
+    """Return answers as labels (n, W) of `DistillationLoss`."""
+    parts = zip(labels.column_tasks(), answers, labels.center, labels.scale, strict=True)
+    columns = [task.kind.answered_means(answer, center, scale) for task, answer, center, scale in parts]
+    return np.concatenate(columns, axis=1, dtype=np.float32)
+
+
+def _score_nothing(tasks: Sequence[Task]) -> Evaluate:
+    """Return a function that scores nothing, since there are no labels: training then stops by the loss."""
+    return lambda scores, batch: dict.fromkeys(task.name for task in tasks)
