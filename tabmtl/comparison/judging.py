@@ -153,13 +153,7 @@ def calibration_of(tasks: Sequence[Task], y: np.ndarray, outputs: Answers, own: 
 
 def _bins(task: Task, y: np.ndarray, output: np.ndarray) -> pl.DataFrame:
     rows = counted(y, None)
-    labels, answers = y[rows], output[rows]
-    if task.is_binary:
-        predicted = answers[:, 1]
-    elif task.is_classification:
-        predicted, labels = answers.max(axis=1), labels == answers.argmax(axis=1)
-    else:
-        predicted = answers
+    predicted, labels = task.kind.calibration(output[rows], y[rows])
     n_bins = min(_MOST_BINS, max(1, len(labels) // _ROWS_PER_BIN))
     edges = np.unique(np.quantile(predicted, np.arange(1, n_bins) / n_bins)) if len(labels) else np.empty(0)
     columns = {"predicted": predicted, "observed": labels, "bin": np.searchsorted(edges, predicted, side="right")}

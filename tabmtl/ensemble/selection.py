@@ -55,12 +55,10 @@ class Judged:
     @property
     def has_enough(self) -> bool:
         """Whether there are labels enough to judge by."""
-        if not self.task.is_classification:
-            has_enough = len(self.y) >= LEAST_VALUES
-        else:
-            counts = np.bincount(self.y.astype(np.intp))
-            has_enough = bool((counts >= LEAST_OF_CLASS).sum() >= 2)
-        return has_enough and undefined_reason(self.task, self.y, self.weight) is None
+        counts = np.bincount(self.task.kind.strata(self.y), minlength=1)
+        in_classes = self.task.is_classification
+        has_enough = (counts >= LEAST_OF_CLASS).sum() >= 2 if in_classes else counts[0] >= LEAST_VALUES
+        return bool(has_enough) and undefined_reason(self.task, self.y, self.weight) is None
 
     @cached_property
     def _ranked(self) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
@@ -107,7 +105,7 @@ class Judged:
         """
         if len(self.y) <= _MOST_ROWS:
             return self
-        code = self.y.astype(np.intp) if self.task.is_classification else np.zeros(len(self.y), dtype=np.intp)
+        code = self.task.kind.strata(self.y)
         counts = np.bincount(code)
         kept = np.minimum(counts, _MOST_ROWS // np.count_nonzero(counts))
         drawn = [rng.choice(np.flatnonzero(code == k), n, replace=False) for k, n in enumerate(kept) if n]

@@ -205,6 +205,6 @@ def _checked(answers: Sequence[Any], asked: Table) -> list[np.ndarray]:
         raise ValueError(f"it gives {len(answers)} answers, expected {len(tasks)}: one for each column of y")
     found = []
     for task, answer in zip(tasks, answers, strict=True):
-        shape = (len(asked), len(task.classes or ())) if task.is_classification else (len(asked),)
+        shape = task.kind.answer_shape(len(asked), task.classes)
         found.append(check_answer(task, answer, shape, "its answer"))
     return found

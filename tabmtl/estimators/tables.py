@@ -127,7 +127,7 @@ def check_answer(task: Task, answer: Any, shape: tuple[int, ...], source: str) -
     if found.shape != shape:
         raise ValueError(
             f"task {task.name!r}: {source} has the shape {found.shape}, expected {shape}: "
-            f"{'a probability of every class' if task.is_classification else 'a value'} for each row"
+            f"{'a probability of every class' if len(shape) == 2 else 'a value'} for each row"
         )
     is_bad = ~np.isfinite(found)
     if task.is_classification:

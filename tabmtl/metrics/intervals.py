@@ -501,7 +501,7 @@ def task_influences(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the influence of each row that counts, and its class, or 0 if the metric does not compare classes."""
     rows = counted(y, sample_weight)
-    labels = y[rows].astype(np.int64 if task.is_classification else np.float64)
+    labels = y[rows].astype(task.kind.label_type)
     weight = np.ones(len(labels)) if sample_weight is None else sample_weight[rows].astype(np.float64)
     return metric_of(task).influence(labels, output[rows].astype(np.float64), weight), _parts(task, labels)
 

@@ -139,7 +139,7 @@ def score_task(task: Task, y: np.ndarray, output: np.ndarray, sample_weight: np.
             f"task {task.name!r}: expected finite outputs to score, got NaN or infinity; the model may have "
             "diverged: try a lower learning rate"
         )
-    labels = labels.astype(np.int64 if task.is_classification else np.float64)
+    labels = labels.astype(task.kind.label_type)
     weight = None if sample_weight is None else np.asarray(sample_weight[rows], dtype=np.float64)
     return metric.sign * float(metric.score(labels, answers.astype(np.float64), sample_weight=weight))
 

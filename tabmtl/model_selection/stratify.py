@@ -61,8 +61,9 @@ class Strata:
         codes = np.full((y.shape[1] + 1, len(y)), first[-1], dtype=np.min_scalar_type(unlabelled))
         for column, labels in enumerate(y.T):
             start = first[column] if task is None else first[task]
-            index = labels if tasks[column].is_classification else 0
-            codes[column] = np.where(np.isnan(labels), unlabelled, start + index)
+            missing = np.isnan(labels)
+            index = tasks[column].kind.strata(np.where(missing, 0, labels))
+            codes[column] = np.where(missing, unlabelled, start + index)
         classes = [label for each in tasks for label in each.classes or (None,)]
         return cls(codes, np.repeat(np.arange(len(sizes) + 1), [*sizes, 1]), (*classes, None))
 

@@ -343,9 +343,9 @@ def _types_of_targets(coder: TableCoder, found: dict[str, pl.DataType]) -> dict[
     """Return the types of targets, where the values of a CSV file do not tell them."""
     types: dict[str, pl.DataType] = {}
     for name, task in zip(coder.labels.names, coder.labels.column_tasks(), strict=True):
-        if name in found and task.is_classification and any(isinstance(label, str) for label in task.classes or ()):
+        if name in found and any(isinstance(label, str) for label in task.classes or ()):
             types[name] = pl.String()
-        elif name in found and not task.is_classification and found[name] == pl.String:
+        elif name in found and task.classes is None and found[name] == pl.String:
             types[name] = pl.Float64()
     return types
 
@@ -362,8 +362,7 @@ def _answers(model: MultiTaskEstimator, method: Method) -> Callable[[pl.DataFram
             features = np.empty((0, len(columns)), np.float32) if rows is None else model.transform(rows)
             return pl.DataFrame(features, schema=list(columns))
         if rows is None:
-            sizes = [(0, len(task.classes or ())) if task.is_classification else (0,) for task in labels.column_tasks()]
-            outputs = [np.empty(size) for size in sizes]
+            outputs = [np.empty(task.kind.answer_shape(0, task.classes)) for task in labels.column_tasks()]
         else:
             outputs = model.answer(rows)
         answers = [] if method == "predict_proba" else [labels.decode(outputs)]

@@ -58,6 +58,10 @@ class Binary(Classes):
         """Return the probability (n, 1) of the second class."""
         return answers[:, 1:]
 
+    def calibration(self, answers: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the probability of the second class, and whether it came."""
+        return answers[:, 1], labels
+
     def start(self, mean: np.ndarray) -> np.ndarray:
         """Return the log odds of a share."""
         return logit(np.clip(mean, SURE, 1 - SURE))

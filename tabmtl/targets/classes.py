@@ -17,6 +17,11 @@ class Classes(Kind):
     """Base of the kinds of classes; a label is the index of its class."""
 
     answer: ClassVar[Literal["probabilities", "values"]] = "probabilities"
+    label_type: ClassVar[type] = np.int64
+
+    def answer_shape(self, n_rows: int, classes: tuple | None) -> tuple[int, ...]:
+        """Return (n, K)."""
+        return (n_rows, len(classes or ()))
 
     def check(self, task: str, classes: tuple | None) -> None:
         """Let all classes pass; `learn` compares them with the labels."""
@@ -56,6 +61,10 @@ class Classes(Kind):
                 f"task {task!r}: the label {unknown[0]!r} was not seen in fit{hint}; expected one of {expected}"
             )
         return codes.to_numpy()
+
+    def strata(self, labels: np.ndarray) -> np.ndarray:
+        """Return the index of every label's class."""
+        return labels.astype(np.intp)
 
     def decode(self, labels: np.ndarray, classes: tuple | None) -> pl.Series:
         """Return the classes of indices (n,), NaN as null."""

@@ -43,6 +43,8 @@ class Kind(ABC):
         By which a Task and a file name the kind.
     answer : {"probabilities", "values"}
         Whether an answer has a probability for each class, or is one value.
+    label_type : type
+        Of labels as metrics take them.
     is_quadratic : bool
         Whether the second derivative of the loss by a score is 1 everywhere. Trees of other kinds bound their steps.
     is_standardized : bool
@@ -55,6 +57,7 @@ class Kind(ABC):
 
     name: ClassVar[str]
     answer: ClassVar[Literal["probabilities", "values"]] = "values"
+    label_type: ClassVar[type] = np.float64
     is_quadratic: ClassVar[bool] = False
     is_standardized: ClassVar[bool] = False
     metrics: ClassVar[Mapping[str, Metric]]
@@ -68,6 +71,10 @@ class Kind(ABC):
     def width(self, classes: tuple | None) -> int:
         """Return the number of scores of a task."""
         return 1
+
+    def answer_shape(self, n_rows: int, classes: tuple | None) -> tuple[int, ...]:
+        """Return the shape of the answers to rows."""
+        return (n_rows,)
 
     def check(self, task: str, classes: tuple | None) -> None:
         """Raise a ValueError for declared classes that do not fit the kind of a task."""
@@ -106,6 +113,10 @@ class Kind(ABC):
             )
         return values
 
+    def strata(self, labels: np.ndarray) -> np.ndarray:
+        """Return the class (n,) of labels without a missing one, 0 where there are no classes."""
+        return np.zeros(len(labels), dtype=np.intp)
+
     def decode(self, labels: np.ndarray, classes: tuple | None) -> pl.Series:
         """Return encoded labels (n,) as a frame has them, NaN as null."""
         return pl.Series(labels).fill_nan(None)
@@ -143,6 +154,10 @@ class Kind(ABC):
     def constant(self, labels: np.ndarray, weight: np.ndarray | None, classes: tuple | None) -> np.ndarray:
         """Return the best constant answer to labels (n,), as one row of answers."""
         return np.array([np.average(labels, weights=weight)])
+
+    def calibration(self, answers: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return what answers expect, and what labels came, (n,) each: their means agree if answers are calibrated."""
+        return answers, labels
 
     def answer_losses(self, answers: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Return the losses (n,) of answers in own units, 0 at best."""

@@ -50,6 +50,10 @@ class Multiclass(Classes):
         """Return the probabilities."""
         return answers
 
+    def calibration(self, answers: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the probability of the most probable class, and whether it came."""
+        return answers.max(axis=1), labels == self.decide(answers)
+
     def start(self, mean: np.ndarray) -> np.ndarray:
         """Return the log shares of the classes."""
         return np.log(np.maximum(mean, SURE))
