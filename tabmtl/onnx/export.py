@@ -66,8 +66,8 @@ def export_onnx(name: str, network: nn.Module, loss: MultiTaskLoss, coder: Table
     path : str or Path
     """
     try:
-        for name in ("onnx", "onnxscript"):
-            import_module(name)
+        for module in ("onnx", "onnxscript"):
+            import_module(module)
     except ImportError as error:
         raise ImportError(f"export_onnx needs onnx and onnxscript: pip install 'tabmtl[onnx]' ({error})") from error
     taken = [target for target in coder.labels.names if target in INPUTS]
