@@ -452,7 +452,7 @@ class Blend(Recommender):
 
     # learning
 
-    def _fit(self, sessions: Sessions, catalogue: Catalogue, valid: Sessions | None) -> dict[str, Any]:
+    def _learn(self, sessions: Sessions, catalogue: Catalogue, valid: Sessions | None) -> dict[str, Any]:
         parts, older, judged = self._prepared(), sessions, valid
         if valid is None:
             older, judged = sessions.set_newest_aside(self.validation_fraction)
@@ -462,13 +462,13 @@ class Blend(Recommender):
         else:
             watch = self._watch.part(1 / 2 if valid is None and self.refit else 1)
             fitted = _fit_parts(parts, older, catalogue.counted(older), watch)
-            weights, own = self._learn(list(fitted.values()), judged, len(catalogue))
+            weights, own = self._learn_weights(list(fitted.values()), judged, len(catalogue))
             if valid is None and self.refit and not self._watch.cuts(_NO_REFIT):
                 fitted.clear()  # no two fits of a part stay in memory
                 fitted = _fit_parts(parts, sessions, catalogue, self._watch)
         return {"estimators_": fitted, "_weights": weights, "_repeats": own}
 
-    def _learn(
+    def _learn_weights(
         self, parts: Sequence[Recommender], judged: Sessions, n_items: int
     ) -> tuple[BlendWeights, RepeatWeights]:
         """Learn the numbers on sessions that the parts were not fitted on."""
@@ -476,11 +476,6 @@ class Blend(Recommender):
         if too_few(choices.session):
             return BlendWeights.equal(len(parts), n_items), RepeatWeights()
         return choices.weights(keep_clear_steps(choices, 3 if self.repeats else 0))
-
-    def _learn_repeats(
-        self, sessions: Sessions, catalogue: Catalogue, valid: Sessions | None, fitted: dict[str, Any]
-    ) -> RepeatWeights:
-        return fitted["_repeats"]  # learned together with the weights of the parts
 
     # answers
 
@@ -564,8 +559,7 @@ def _fit_parts(
         copied = clone(part)
         watch.tell(f"{name}  {len(sessions)} sessions")
         with running().part(watch.part(1 / (len(parts) - len(fitted)), type(part).__name__)):
-            attributes = copied._fit(sessions, catalogue, None)
-            copied._set_fitted(catalogue, copied._finish(sessions, catalogue, None, attributes))
+            copied._set_fitted(catalogue, copied._learn(sessions, catalogue, None))
         fitted[name] = copied
     return fitted
 

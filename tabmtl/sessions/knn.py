@@ -118,7 +118,7 @@ class _Neighbours(Recommender):
         """Compute the factors (v,) of votes: of pair ``voter[j]`` for the item at ``held[j]`` of the memory."""
         raise NotImplementedError
 
-    def _fit(self, sessions: Sessions, catalogue: Catalogue, valid: Sessions | None) -> dict[str, Any]:
+    def _fit(self, sessions: Sessions, catalogue: Catalogue) -> dict[str, Any]:
         owner, items, places = _last_clicks(sessions)
         memory = _Memory(
             n_items=len(catalogue),

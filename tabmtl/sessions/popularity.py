@@ -34,7 +34,7 @@ class Popularity(Recommender):
 
     _stored: ClassVar[type] = SessionState
 
-    def _fit(self, sessions: Sessions, catalogue: Catalogue, valid: Sessions | None) -> dict[str, Any]:
+    def _fit(self, sessions: Sessions, catalogue: Catalogue) -> dict[str, Any]:
         return {}
 
     def _scores(self, sessions: Sessions) -> np.ndarray:
@@ -79,7 +79,7 @@ class CategoryPopularity(Recommender):
     _reads_metadata: ClassVar[bool] = True
     _stored: ClassVar[type] = CategoryState
 
-    def _fit(self, sessions: Sessions, catalogue: Catalogue, valid: Sessions | None) -> dict[str, Any]:
+    def _fit(self, sessions: Sessions, catalogue: Catalogue) -> dict[str, Any]:
         return {"_categories": _read_categories(catalogue.metadata, self.category)}
 
     def _scores(self, sessions: Sessions) -> np.ndarray:

@@ -146,12 +146,10 @@ class Recommender(SavableEstimator):
     def _fit_log(self, clicks: Any, items: Any, clicks_val: Any) -> None:
         with self._opened(clicks, items, clicks_val) as (sessions, catalogue, valid):
             self._watch.tell(f"{len(sessions)} sessions, {sessions.n_clicks} clicks, {len(catalogue)} items")
-            fitted = self._fit(sessions, catalogue, valid)
+            fitted = self._learn(sessions, catalogue, valid)
             if self.repeats:
-                fitted |= {"_repeats": self._learn_repeats(sessions, catalogue, valid, fitted)}
                 worth = "  ".join(f"{key} {value:.3f}" for key, value in asdict(fitted["_repeats"]).items())
                 self._watch.tell(f"worth of a session's own items: {worth}")
-            fitted = self._finish(sessions, catalogue, valid, fitted)
         self._set_fitted(catalogue, fitted)
 
     @contextmanager
@@ -289,21 +287,22 @@ class Recommender(SavableEstimator):
 
     # a subclass gives these
 
-    def _fit(self, sessions: Sessions, catalogue: Catalogue, valid: Sessions | None) -> dict[str, Any]:
-        """Learn, and return the fitted attributes by name."""
+    def _fit(self, sessions: Sessions, catalogue: Catalogue) -> dict[str, Any]:
+        """Learn, and return the fitted attributes of the method by name."""
         raise NotImplementedError
 
     def _scores(self, sessions: Sessions) -> np.ndarray:
         """Score every item (S, N), float32, for the click after each session."""
         raise NotImplementedError
 
-    def _finish(
-        self, sessions: Sessions, catalogue: Catalogue, valid: Sessions | None, fitted: dict[str, Any]
-    ) -> dict[str, Any]:
-        """Learn what can only be learned of a fitted recommender, and return all fitted attributes."""
-        return fitted
+    # a subclass that sets sessions aside by itself gives `_learn` in place of `_fit`
 
-    # a subclass that sets sessions aside by itself, or reads a part of a session, gives these too
+    def _learn(self, sessions: Any, catalogue: Catalogue, valid: Sessions | None) -> dict[str, Any]:
+        """Learn the method and, with ``repeats``, the worth of own items; return the fitted attributes by name."""
+        fitted = self._fit(sessions, catalogue)
+        if self.repeats:
+            fitted["_repeats"] = self._learn_repeats(sessions, catalogue, valid, fitted)
+        return fitted
 
     def _learn_repeats(
         self, sessions: Sessions, catalogue: Catalogue, valid: Sessions | None, fitted: dict[str, Any]
@@ -314,8 +313,10 @@ class Recommender(SavableEstimator):
             if valid is None or valid.count_prefixes() < LEAST_TARGETS or self._watch.cuts(_NO_REPEATS):
                 return RepeatWeights()
             catalogue = catalogue.counted(older)
-            fitted = self._fit(older, catalogue, None)
-        return self._learn_repeats_on(valid, catalogue, fitted)
+            fitted = self._fit(older, catalogue)
+        model = type(self)(**self.get_params(deep=False))
+        model._set_fitted(catalogue, fitted)
+        return learn_weights(Choices.of(valid, len(catalogue), model._log_shares, model._clicks_read))
 
     def _recall(self, sessions: Sessions, valid: Sessions | None) -> tuple[Sessions, Sessions | None]:
         """Give the sessions of fit, and those to validate on, what they read of earlier ones."""
@@ -346,17 +347,6 @@ class Recommender(SavableEstimator):
         items, scores, log_p = self._top(read, k, allowed, exclude_seen, probability=probability)
         more = {"probability": np.exp(log_p)} if probability else {}
         return self._frame(read, items, {"score": scores} | more, sessions)
-
-    def _learn_repeats_on(self, valid: Sessions, catalogue: Catalogue, fitted: dict[str, Any]) -> RepeatWeights:
-        """Learn what a session's own items are worth to a recommender with these fitted attributes."""
-        model = self._with_fitted(catalogue, fitted)
-        return learn_weights(Choices.of(valid, len(catalogue), model._log_shares, model._clicks_read))
-
-    def _with_fitted(self, catalogue: Catalogue, fitted: dict[str, Any]) -> Self:
-        """Give a recommender with these parameters and fitted attributes, which this one does not have yet."""
-        model = type(self)(**self.get_params(deep=False))
-        model._set_fitted(catalogue, fitted)
-        return model
 
     def _log_shares(self, sessions: Sessions) -> np.ndarray:
         """Compute log p (S, N) of all items, minus infinity for those that were not found."""

@@ -99,7 +99,7 @@ class SequentialRules(Recommender):
 
     _stored: ClassVar[type] = RulesState
 
-    def _fit(self, sessions: Sessions, catalogue: Catalogue, valid: Sessions | None) -> dict[str, Any]:
+    def _fit(self, sessions: Sessions, catalogue: Catalogue) -> dict[str, Any]:
         owner = np.repeat(np.arange(len(sessions)), sessions.lengths)
         items, shape = sessions.items - 1, (len(catalogue), len(catalogue))
         rules = sparse.csr_array(shape, dtype=np.float64)

@@ -38,9 +38,12 @@ class Chain(Recommender):
     n_stopping: ClassVar[list[int]] = []
     _stored: ClassVar[type] = SessionState
 
-    def _fit(self, sessions: Sessions, catalogue: Catalogue, valid: Sessions | None) -> dict[str, Any]:
-        self.n_fits.append(len(sessions))
+    def _learn(self, sessions: Sessions, catalogue: Catalogue, valid: Sessions | None) -> dict[str, Any]:
         self.n_stopping.append(0 if valid is None else len(valid))
+        return super()._learn(sessions, catalogue, valid)
+
+    def _fit(self, sessions: Sessions, catalogue: Catalogue) -> dict[str, Any]:
+        self.n_fits.append(len(sessions))
         return {"_table": table(self.seed, len(catalogue))}
 
     def _scores(self, sessions: Sessions) -> np.ndarray:

@@ -80,7 +80,7 @@ def warn_of_ceiling(items: KnownItems, earlier: Sessions, judged: Sessions) -> N
     clicks = earlier.count_items(n_items)
     catalogue = Catalogue(ids=pl.Series(np.arange(n_items)), counts=clicks)
     baseline = VSKNN(time_column=None)
-    baseline._set_fitted(catalogue, baseline._fit(earlier, catalogue, None))
+    baseline._set_fitted(catalogue, baseline._fit(earlier, catalogue))
     reached = rank_next(baseline._scores, judged, clicks, most=_COMPARED).recall(20)
     if reached > ceiling:
         warn_user(

@@ -16,7 +16,7 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 
 from tabmtl.encode.shards import Shards
-from tabmtl.estimators.trained import TrainedEstimator, TrainedState, load_weights, trained_attributes
+from tabmtl.estimators.trained import TrainedEstimator, TrainedState, load_weights
 from tabmtl.params import (
     BatchSize,
     Count,
@@ -32,48 +32,36 @@ from tabmtl.params import (
     is_number,
     near,
 )
-from tabmtl.processes.group import Group
 from tabmtl.sessions.catalogue import Catalogue, counted_catalogue, plain_names, read_items
 from tabmtl.sessions.categories import ItemCategories, rank_next_category, summarize_categories
 from tabmtl.sessions.log import Column, check_column, code_items, read_log
-from tabmtl.sessions.m2trec.ceiling import describe_metadata, warn_of_ceiling
 from tabmtl.sessions.m2trec.encoder import Pooling
 from tabmtl.sessions.m2trec.events import check_event_weights, event_names, warn_of_absent, weigh_events
+from tabmtl.sessions.m2trec.fitting import Fitting
 from tabmtl.sessions.m2trec.index import ItemIndex, share_found, warn_of_misses
 from tabmtl.sessions.m2trec.item_features import ItemCoder
 from tabmtl.sessions.m2trec.items import KnownItems
 from tabmtl.sessions.m2trec.network import M2TRecNetwork
 from tabmtl.sessions.m2trec.new_items import (
     NewItems,
-    Scores,
     check_new_item_share,
-    measure_new_items,
     report_new_items,
-    share_of_births,
     warn_of_equals,
 )
-from tabmtl.sessions.m2trec.stored import StoredSessions, stored_log
+from tabmtl.sessions.m2trec.stored import stored_log
 from tabmtl.sessions.m2trec.tower import FIELD_WIDTH
-from tabmtl.sessions.m2trec.training import ExampleMode, Examples, Feed, SessionLoop
+from tabmtl.sessions.m2trec.training import ExampleMode
 from tabmtl.sessions.m2trec.users import UserClicks
-from tabmtl.sessions.m2trec.validation import Validation
-from tabmtl.sessions.m2trec.windows import WindowExamples
 from tabmtl.sessions.ragged import AnySessions, Sessions
 from tabmtl.sessions.ranking import bucket_masks, top_k
 from tabmtl.sessions.recommender import Recommender, SessionState, columns_of
-from tabmtl.sessions.repeats import RepeatWeights
 from tabmtl.sessions.split import warn_of_unknown
 from tabmtl.storage.atomic import write_file
-from tabmtl.storage.stored import Stored, fingerprint
-from tabmtl.training.checkpoint import check_params, checksum
-from tabmtl.training.device import find_device, seed_of, seeded, threads
-from tabmtl.training.epochs import Snapshots, run_epochs
-from tabmtl.training.hooks import Record
-from tabmtl.training.run import current, running
+from tabmtl.storage.stored import Stored
+from tabmtl.training.checkpoint import check_params
+from tabmtl.training.device import find_device, seeded, threads
+from tabmtl.training.run import current
 
-#: Clicks of the mean clicked item from which a directed path is trained, if sessions that are set aside can judge it,
-#: and if none can; and its strength then (docs/lab.md, "The directed path").
-_SPARSE, _DENSE, _DENSE_STRENGTH = 12, 25, 0.5
 _CHECKED = 100  # sessions on which approximate search is compared with exact search
 _LONGEST = 10_000  # clicks that a network may read: it keeps the distances of all pairs
 
@@ -425,9 +413,8 @@ class M2TRec(TrainedEstimator, Recommender):
         exact, scores, _ = self._top(some, k, None, exclude_seen)
         if not len(read):
             return self._frame(read, exact, {"score": scores}, sessions)
-        index = self._fitted_index()
-        with threads(self.n_jobs, index.network):
-            found, scores = index.search(read, k, exclude_seen, self._repeats)
+        with self._searched() as index:
+            found, scores = index.search(read, k, exclude_seen)
         self.approximate_recall_ = share_found(found[: len(some)], exact)
         warn_of_misses(self.approximate_recall_, k, len(some))
         return self._frame(read, found, {"score": scores}, sessions)
@@ -440,8 +427,7 @@ class M2TRec(TrainedEstimator, Recommender):
         check_is_fitted(self)
         check_count("k", k)
         place = int(self._catalogue.codes([item], "item", self._cure_of_unknown())[0]) - 1
-        index = self._fitted_index()
-        with threads(self.n_jobs, index.network):
+        with self._searched() as index:
             scores = index.cosines(place)
         scores[place] = -np.inf
         items, scores = top_k(scores[None], k)
@@ -560,9 +546,9 @@ class M2TRec(TrainedEstimator, Recommender):
             answers them. The last two columns are the weight of an item's popularity, and that of the term of its own.
         """
         check_is_fitted(self)
-        index, read = self._fitted_index(), self._read(sessions)
-        with threads(self.n_jobs, index.network):
-            return index.queries(read).cpu().numpy() * np.float32(self._repeats.scale)
+        read = self._read(sessions)
+        with self._searched() as index:
+            return index.queries(read).cpu().numpy() * np.float32(index.repeats.scale)
 
     def item_vectors(self) -> np.ndarray:
         """Give the vectors of all items in the order of ``item_ids_``.
@@ -627,18 +613,13 @@ class M2TRec(TrainedEstimator, Recommender):
         # the wider of two types of whole numbers holds the items of both
         joined = pl.concat([known.ids.to_frame("item"), names.to_frame("item")], how="vertical_relaxed")
         catalogue = Catalogue(ids=plain_names(joined["item"]), counts=counts)
-        index = self._fitted_index()
-        units = extended.on(index.unit_vectors.device)
-        values = self._new_items.values(extended)
-        with threads(self.n_jobs, index.network):
-            index = ItemIndex(index.network, units, self.unfitted(), *values, before=index.unit_vectors)
-            scores_by = partial(self._scores_by, index)
-            new = self._new_items.capped(scores_by, extended, self._fitted_params["max_new_share"])
-            report = report_new_items(scores_by, extended, new, self.new_item_report_)
+        with self._searched() as index:
+            index = self._index_of(extended, index.network, index.unit_vectors)
+            new = self._new_items.capped(index.scores_by, extended, self._fitted_params["max_new_share"])
+            report = report_new_items(index.scores_by, extended, new, self.new_item_report_)
         warn_of_equals(extended, np.arange(len(catalogue)) >= len(known), "added")
         self._items, self._categories, self._new_items, self.new_item_report_ = extended, categories, new, report
-        bias, factor = new.values(extended)
-        self._index = index.revalued(bias / self._repeats.scale, factor)
+        self._index = index.revalued(*new.values(extended))
         self._set_catalogue(catalogue)
         return self
 
@@ -721,181 +702,12 @@ class M2TRec(TrainedEstimator, Recommender):
             valid = UserClicks.of(valid, clicks).precede(valid, self.user_clicks)
         return clicks.precede(sessions, self.user_clicks), valid
 
-    def _fit(self, sessions: AnySessions, catalogue: Catalogue, valid: Sessions | None) -> dict[str, Any]:
-        log, group = sessions, sessions.group
-        train, valid = self._set_aside(sessions, valid)
-        coder, known = self._know_items(catalogue, train.count_items(len(catalogue)))
-        _check_same(known, valid, group)
-        metadata_facts = self._look_at_metadata(known, train, valid)
-        device, seed = find_device(self.device), group.broadcast(self._seed())
-        with seeded(seed, device):
-            network = self._network(coder, known).to(device)
-            with threads(self.n_jobs, network):
-                validation = None if valid is None else Validation(network, known, valid, self)
-                if group.rank:  # the networks are the same, the noise is not
-                    torch.manual_seed(seed_of(seed, group.rank))
-                history, snapshots = self._train(network, known, train, validation, seed)
-                strength = self._set_strength(network, validation, group)
-                new = NewItems.hidden(len(catalogue))  # until `_finish`
-                index = ItemIndex(network, known.on(device), self, *new.values(known))
-        trained = trained_attributes(network, history, snapshots.best.epoch)
-        hidden = {"_new_items": new, "new_item_report_": pl.DataFrame(), "_index": index}
-        users = None
-        if isinstance(log, Sessions) and log.users is not None:
-            users = UserClicks.of(log).newest(self.user_clicks)
-        read = {"_categories": _read_categories(coder, catalogue, log), "_users": users}
-        return metadata_facts | trained | strength | hidden | read | {"_coder": coder, "_items": known}
-
-    def _set_aside(self, sessions: AnySessions, valid: Sessions | None) -> tuple[AnySessions, Sessions | None]:
-        """Part the sessions to train on from those to validate on, both of two clicks at least."""
-        if valid is None and self.early_stopping:
-            sessions, valid = sessions.set_newest_aside(self.validation_fraction)
-        train = sessions.at_least(2)
-        if not len(train):
-            raise ValueError("no session of the click log has two clicks, so there is no next click to learn from")
-        if valid is not None:
-            valid = valid.at_least(2)
-            if not len(valid):
-                raise ValueError("no session of the validation log has two clicks; give a longer clicks_val")
-        return train, valid
-
-    def _know_items(self, catalogue: Catalogue, clicks: np.ndarray) -> tuple[ItemCoder | None, KnownItems]:
-        """Learn the encoding of metadata, if there is any, and encode all items, whose training clicks are (N,)."""
-        coder = self._fit_coder(catalogue, clicks)
-        features, row = None, None
-        if coder is not None and catalogue.metadata is not None:
-            features, row = coder.encode(catalogue.metadata)
-        return coder, KnownItems(features=features, row=row, clicks=clicks, shared=self.id_mode == "none")
-
-    def _look_at_metadata(self, known: KnownItems, train: AnySessions, valid: Sessions | None) -> dict[str, Any]:
-        """Warn if metadata cannot tell the items apart, and return the fitted attributes that say how well it does."""
-        is_first = train.group.rank == 0
-        if self.id_mode == "none":
-            earlier, judged = train.set_newest_aside(self.validation_fraction) if valid is None else (train, valid)
-            if judged is not None and is_first:
-                warn_of_ceiling(known, earlier.sample, judged)
-        judged = train.sample if valid is None else valid
-        return describe_metadata(known, judged, verbose=self.verbose if is_first else 0)
-
-    def _finish(
-        self, sessions: AnySessions, catalogue: Catalogue, valid: Sessions | None, fitted: dict[str, Any]
-    ) -> dict[str, Any]:
-        """Measure what new items are worth on the sessions that were set aside, or else on the newest of training."""
-        train = sessions
-        if valid is None:
-            older, valid = sessions.set_newest_aside(self.validation_fraction)
-            train = older if self.early_stopping else sessions
-        known = fitted["_items"]
-        judged = train.sample
-        if valid is not None and np.append(0, known.clicks)[valid.next_clicks()].any():
-            judged = valid
-        launch = self.new_item_share
-        if isinstance(launch, str):
-            launch = share_of_births(train.at_least(2), len(catalogue))
-        model = self._with_fitted(catalogue, fitted)
-        index = model._fitted_index()
-
-        def measure() -> tuple[dict[str, Any], pl.DataFrame]:
-            scores_by = partial(model._scores_by, index)
-            with threads(self.n_jobs, index.network):
-                new, virtual = measure_new_items(scores_by, known, judged, launch)
-                new = new.capped(scores_by, known, self.max_new_share)
-                report = report_new_items(scores_by, known, new, virtual)
-            warn_of_equals(known, known.clicks == 0, "listed")
-            return vars(new), report
-
-        found, report = sessions.group.answer(measure)
-        new = NewItems(**found)
-        bias, factor = new.values(known)
-        index = index.revalued(bias / model._repeats.scale, factor)
-        return fitted | {"_new_items": new, "new_item_report_": report, "_index": index}
-
-    def _scores_by(
-        self, index: ItemIndex, bias: np.ndarray, factor: np.ndarray, bare: np.ndarray | None = None
-    ) -> Scores:
-        """Give the function of sessions to scores with other terms and factors; see `ItemIndex.revalued`."""
-        index = index.revalued(bias / self._repeats.scale, factor, bare)
-        return lambda some: self._repeats.weigh(index.scores(some), self._clicks_read(some), log_scale=True)
-
-    def _fit_coder(self, catalogue: Catalogue, clicks: np.ndarray) -> ItemCoder | None:
-        """Learn the encoding of metadata on the items with clicks (N,); None without metadata."""
-        if catalogue.metadata is not None and catalogue.metadata.width:
-            return ItemCoder.fit(
-                catalogue.metadata.filter(pl.Series(clicks > 0)),
-                categories=self.categories,
-                categorical=self.categorical_features,
-                texts=self.text_features,
-                min_frequency=self.min_frequency,
-            )
-        needs = [] if self.id_mode == "full" else [f"id_mode={self.id_mode!r}"]
-        needs += [] if self.item_tower == "mlp" else [f"item_tower={self.item_tower!r}"]
-        for name in ("categories", "categorical_features", "text_features"):
-            columns = getattr(self, name)
-            needs += [f"{name}={list(columns)}"] if len(columns) and not isinstance(columns, str) else []
-        if needs:
-            cure = "fit with items="
-            if catalogue.metadata is not None:
-                cure = f"the one given has no column but {self.item_column!r}"
-            raise ValueError(f"an item table with metadata is needed for {' and '.join(needs)}: {cure}")
-        return None
+    def _learn(self, sessions: AnySessions, catalogue: Catalogue, valid: Sessions | None) -> dict[str, Any]:
+        return Fitting(sessions, catalogue, valid, self).run()
 
     def _network(self, coder: ItemCoder | None, known: KnownItems) -> M2TRecNetwork:
         """Build the untrained network."""
         return M2TRecNetwork(coder, known.n_own, self._tasks(), self)
-
-    def _train(
-        self,
-        network: M2TRecNetwork,
-        known: KnownItems,
-        train: AnySessions,
-        validation: Validation | None,
-        seed: int,
-    ) -> tuple[list[Record], Snapshots]:
-        """Train the network, in which the kept weights are left; see `run_epochs`."""
-        device = next(network.parameters()).device
-        if known.clicks[known.clicks > 0].mean() < (_DENSE if validation is None else _SPARSE):
-            network.encoder.left_out = 1.0
-        feed: Feed
-        if isinstance(train, StoredSessions):
-            feed = WindowExamples(
-                sessions=train,
-                unit_of=known.unit_of,
-                max_length=self.max_length,
-                mode=self.training,
-                device=device,
-                seed=seed,
-            )
-        else:
-            feed = Examples.of(train.sample, known.unit_of, self.max_length, self.training, device)
-        loop = SessionLoop(network, known.on(device), feed, self._tasks(), self, validation)
-        return run_epochs(
-            network,
-            loop,
-            self,
-            run=running(),
-            validated=validation is not None,
-            on_epoch=self.on_epoch,
-            describe=_describe,
-        )
-
-    def _set_strength(self, network: M2TRecNetwork, validation: Validation | None, group: Group) -> dict[str, float]:
-        """Choose the strength of the directed path, and give the fitted attribute; none without such a path."""
-        if network.encoder.direct is None:
-            return {}
-        strength = 0.0
-        if network.encoder.left_out < 1:
-            strength = _DENSE_STRENGTH if validation is None else group.answer(validation.choose_strength)
-        network.encoder.scale_direct(strength)
-        return {"directed_strength_": strength}
-
-    def _learn_repeats(
-        self, sessions: AnySessions, catalogue: Catalogue, valid: Sessions | None, fitted: dict[str, Any]
-    ) -> RepeatWeights:
-        if valid is None and self.early_stopping:
-            _, valid = sessions.set_newest_aside(self.validation_fraction)
-        if valid is None:
-            return RepeatWeights()
-        return RepeatWeights(**sessions.group.answer(lambda: vars(self._learn_repeats_on(valid, catalogue, fitted))))
 
     # answers
 
@@ -930,9 +742,15 @@ class M2TRec(TrainedEstimator, Recommender):
         return super()._cure_of_unknown() if self._coder is None else "add_items adds them"
 
     def _scores(self, sessions: Sessions) -> np.ndarray:
+        with self._searched() as index:
+            return index.scores(sessions)
+
+    @contextmanager
+    def _searched(self) -> Iterator[ItemIndex]:
+        """Give the index of all items, with the threads of ``n_jobs``."""
         index = self._fitted_index()
         with threads(self.n_jobs, index.network):
-            return index.scores(sessions)
+            yield index
 
     @property
     def user_ids_(self) -> pl.Series | None:
@@ -943,12 +761,15 @@ class M2TRec(TrainedEstimator, Recommender):
         """Give the network with the vectors of all items, computed on first use where fit left none on the device."""
         device = find_device(self.device)
         if self._index is None or self._index.unit_vectors.device.type != device.type:
-            network, device = self.fitted_network()
-            bias, factor = self._new_items.values(self._items)
+            network, _ = self.fitted_network()
             with threads(self.n_jobs, network):
-                units, options = self._items.on(device), self.unfitted()
-                self._index = ItemIndex(network, units, options, bias / self._repeats.scale, factor)
+                self._index = self._index_of(self._items, network)
         return self._index
+
+    def _index_of(self, known: KnownItems, network: M2TRecNetwork, before: torch.Tensor | None = None) -> ItemIndex:
+        """Compute the vectors of items on the device of the network; see `ItemIndex`."""
+        items, values = known.on(next(network.parameters()).device), self._new_items.values(known)
+        return ItemIndex(network, items, self.unfitted(), *values, repeats=self._repeats, before=before)
 
     def _rebuild(self) -> M2TRecNetwork:
         """Build the network with its weights; a RuntimeError if they do not fit parameters, encoding and items."""
@@ -962,28 +783,3 @@ class M2TRec(TrainedEstimator, Recommender):
         if "_index" in state:
             state["_index"] = None  # computed again from the weights
         return state
-
-
-def _check_same(known: KnownItems, valid: Sessions | None, group: Group) -> None:
-    """Raise a ValueError if ranks of a group know other items, or validate on other clicks."""
-    if group.size == 1:
-        return
-    clicks = None if valid is None else checksum([valid.items, valid.offsets])
-    for what, own in (("item table", fingerprint(known)), ("validation log", clicks)):
-        seen = group.gather(own)
-        for rank, other in enumerate(seen):
-            if other != seen[0]:
-                raise ValueError(f"rank {rank} of the group has another {what} than rank 0: give every rank the same")
-
-
-def _read_categories(coder: ItemCoder | None, catalogue: Catalogue, log: AnySessions) -> tuple[ItemCategories, ...]:
-    """Read the columns of categories and tags, and count their transitions in the log."""
-    if coder is None or catalogue.metadata is None:
-        return ()
-    return tuple(ItemCategories.fit(catalogue.metadata[name], log) for name in coder.category_names)
-
-
-def _describe(record: Mapping[str, float | None]) -> str:
-    """Describe an epoch for `verbose=1`."""
-    names = [name for name in ("train/loss", "val/recall@20", "val/mrr@20") if record.get(name) is not None]
-    return "  ".join(f"{name} {record[name]:.4f}" for name in names)

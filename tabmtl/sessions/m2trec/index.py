@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -33,6 +33,7 @@ _LEAST = 0.2  # of the median scale of coordinates: none is lost for queries tha
 # weight of popularity where nothing else is known: a hair below 1, so that an item without clicks, which its bias
 # credits with one, comes behind those that have one
 _POPULARITY = 0.99
+_PLAIN = RepeatWeights()
 
 
 class ItemIndex:
@@ -48,6 +49,8 @@ class ItemIndex:
         Added to the scores of items.
     factor : ndarray of float64, shape (N,), default=1
         Multiplies vectors of items where these are compared with queries, not where sessions are read.
+    repeats : RepeatWeights, optional
+        What a session's own items are worth. Scores are those before its scale; so the bias is divided by that.
     before : Tensor of float32, shape (u, d + 1), optional
         Vectors of the first units, of which whole blocks are not computed again. A block that was not full is: matrix
         kernels round otherwise for a few rows, and a loaded model must have the same bits.
@@ -68,9 +71,11 @@ class ItemIndex:
         options: Any,
         bias: np.ndarray,
         factor: np.ndarray | float = 1.0,
+        *,
+        repeats: RepeatWeights = _PLAIN,
         before: Tensor | None = None,
     ) -> None:
-        self.network = network.eval()
+        self.network, self.repeats = network.eval(), repeats
         self.items = items
         self.unit_of = items.known.unit_of
         self.max_length = options.max_length
@@ -93,11 +98,18 @@ class ItemIndex:
         other.matrix = other._join(bias, factor)
         return other
 
+    def scores_by(
+        self, bias: np.ndarray, factor: np.ndarray, bare: np.ndarray | None = None
+    ) -> Callable[[Sessions], np.ndarray]:
+        """Give the function of sessions to scores, own items weighed, with other terms and factors; see `revalued`."""
+        index = self.revalued(bias, factor, bare)
+        return lambda some: self.repeats.weigh(index.scores(some), some.last(self.max_length), log_scale=True)
+
     def _join(self, bias: np.ndarray, factor: np.ndarray | float) -> Tensor:
         device = self.unit_vectors.device
         vectors = self.unit_vectors[torch.from_numpy(self.unit_of[1:]).to(device)]
         factors = torch.from_numpy(np.broadcast_to(factor, len(vectors)).astype(np.float32)).to(device)
-        return join_bias(vectors * factors[:, None], bias)
+        return join_bias(vectors * factors[:, None], bias / self.repeats.scale)
 
     @cached_property
     def _bare_vectors(self) -> Tensor:
@@ -145,12 +157,10 @@ class ItemIndex:
         found = vectors @ vectors[int(self.unit_of[1 + place])]
         return found.cpu().numpy()[self.unit_of[1:]]
 
-    def search(
-        self, sessions: Sessions, k: int, exclude_seen: bool, repeats: RepeatWeights
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def search(self, sessions: Sessions, k: int, exclude_seen: bool) -> tuple[np.ndarray, np.ndarray]:
         """Search the graph of neighbours; see `NeighbourGraph.search`."""
         clicked = sessions if exclude_seen else sessions.last(self.max_length)
-        return self._graph.search(self.queries(sessions).cpu().numpy(), k, clicked, exclude_seen, repeats)
+        return self._graph.search(self.queries(sessions).cpu().numpy(), k, clicked, exclude_seen, self.repeats)
 
     @cached_property
     def _graph(self) -> NeighbourGraph:
