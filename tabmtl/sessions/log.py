@@ -66,12 +66,13 @@ class LogColumns:
 
 
 def read_sessions(
-    clicks: Any, columns: LogColumns, items: pl.Series, what: str = "the click log", *, empty: bool = False
+    clicks: Any, columns: LogColumns, items: pl.Series, what: str = "the click log", *, asked: bool = False
 ) -> Sessions:
     """Read a click log.
 
     Sessions are sorted by the time of their last click, those of equal time and those of a log without time by their
-    first row. Within a session, clicks are sorted by time, then by the order column, then by row.
+    first row; those that are asked for, by their first row alone. Within a session, clicks are sorted by time, then by
+    the order column, then by row.
 
     Parameters
     ----------
@@ -82,8 +83,9 @@ def read_sessions(
         The catalogue: item i of it has code i + 1.
     what : str, default="the click log"
         Name of the frame in errors.
-    empty : bool, default=False
-        Read a log without a row, whose columns may then be of any type, as no session.
+    asked : bool, default=False
+        Whether the sessions are to be answered: they stay in the order given, and a log without a row, whose columns
+        may then be of any type, is read as no session.
 
     Raises
     ------
@@ -91,11 +93,11 @@ def read_sessions(
         If the log is no frame, is empty, lacks a column, has a missing session, item, time or order (null, NaN or
         infinite), has times or orders of a type that cannot be ordered, or items of another type than the catalogue.
     """
-    log = read_log(clicks, columns, what, empty=empty)
+    log = read_log(clicks, columns, what, empty=asked)
     if log.is_empty():
         times = None if columns.time is None else np.zeros(0)
         return Sessions(ids=log["session"], offsets=offsets_of(np.zeros(0)), items=np.zeros(0, np.int32), times=times)
-    return group_log(log, items, f"the items of {what} in {columns.item!r}")
+    return group_log(log, items, f"the items of {what} in {columns.item!r}", by_time=not asked)
 
 
 def read_log(clicks: Any, columns: LogColumns, what: str = "the click log", *, empty: bool = False) -> pl.DataFrame:
@@ -127,10 +129,13 @@ def check_roles(known: Sequence[str], columns: LogColumns, what: str) -> None:
             raise ValueError(f"{what} has no column {name!r}; its columns are {list(known)}: {cure}")
 
 
-def group_log(log: pl.DataFrame, items: pl.Series, what: str = "the items of the click log") -> Sessions:
+def group_log(
+    log: pl.DataFrame, items: pl.Series, what: str = "the items of the click log", *, by_time: bool = True
+) -> Sessions:
     """Group the clicks that `read_log` has read by session; an error calls its items ``what``.
 
-    A column ``weight`` gives the weights of the clicks, and ``user`` the users of the sessions.
+    Sessions are sorted by the time of their last click, if there are times and ``by_time``, then by their first row. A
+    column ``weight`` gives the weights of the clicks, and ``user`` the users of the sessions.
 
     Raises
     ------
@@ -138,7 +143,8 @@ def group_log(log: pl.DataFrame, items: pl.Series, what: str = "the items of the
         If the items are of another type than the catalogue, or a session has two users.
     """
     clicks = log.with_columns(code_items(log["item"], items, what).alias("item")).with_row_index("row")
-    last_time = [pl.col("time").max().over("session")] if "time" in log.columns else []
+    has_times = "time" in log.columns
+    last_time = [pl.col("time").max().over("session")] if has_times and by_time else []
     first_row = pl.col("row").min().over("session")
     within = [name for name in ("time", "order") if name in log.columns]
     clicks = clicks.sort(*last_time, first_row, *within, "row")
@@ -153,7 +159,7 @@ def group_log(log: pl.DataFrame, items: pl.Series, what: str = "the items of the
         ids=runs["value"].alias("session"),
         offsets=offsets,
         items=clicks["item"].to_numpy(),
-        times=clicks["time"].to_numpy() if last_time else None,
+        times=clicks["time"].to_numpy() if has_times else None,
         weights=clicks["weight"].to_numpy() if "weight" in clicks.columns else None,
         users=users,
     )

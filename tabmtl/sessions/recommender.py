@@ -187,8 +187,8 @@ class Recommender(SavableEstimator):
         -------
         recommendations : frame like ``sessions``
             Columns: the session, ``rank`` (from 1), the item, and ``score``, higher is better. Sessions are in the
-            order of their last clicks, those of equal time in the order of their first rows. A polars DataFrame for a
-            LazyFrame, and for a list of items, without the column of the session.
+            order given, that of their first rows in the log. A polars DataFrame for a LazyFrame, and for a list of
+            items, without the column of the session.
 
         Raises
         ------
@@ -240,7 +240,7 @@ class Recommender(SavableEstimator):
         Returns
         -------
         Ranking
-            Ranks of the targets, in the order of the sessions; ties count against the recommender.
+            Ranks of the targets; ties count against the recommender. Sessions are in the order of their last clicks.
 
         Raises
         ------
@@ -373,11 +373,11 @@ class Recommender(SavableEstimator):
         """Read the sessions that `recommend` is asked for."""
         if is_list(sessions):
             return read_list(sessions, self._catalogue.ids, "the list given as sessions")
-        return self._read_log(sessions, "the log given as sessions", empty=True)
+        return self._read_log(sessions, "the log given as sessions", asked=True)
 
-    def _read_log(self, clicks: Any, what: str = "the click log", *, empty: bool = False) -> Sessions:
+    def _read_log(self, clicks: Any, what: str = "the click log", *, asked: bool = False) -> Sessions:
         """Read a log with the columns of fit; see `read_sessions`."""
-        return read_sessions(clicks, self.columns_, self._catalogue.ids, what, empty=empty)
+        return read_sessions(clicks, self.columns_, self._catalogue.ids, what, asked=asked)
 
     def _cure_of_unknown(self) -> str:
         """Say how to deal with an item that the catalogue does not hold."""

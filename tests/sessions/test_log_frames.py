@@ -57,13 +57,13 @@ def test_a_log_without_a_row_may_be_no_session(timed: bool) -> None:
     columns = LogColumns() if timed else LogColumns(time=None, order="order")
     nothing = pl.DataFrame({"session_id": [], "item_id": [], "time": [], "order": []})
     for log in (LOG.clear(), LOG.clear().lazy(), LOG.clear().to_pandas(), LOG.clear().to_arrow(), nothing):
-        found = read_sessions(log, columns, ITEMS, empty=True)
+        found = read_sessions(log, columns, ITEMS, asked=True)
         assert len(found) == len(found.items) == len(found.ids) == 0
         assert found.items.dtype == np.int32
         assert (found.times is not None) == timed
-    assert read_sessions(LOG.clear(), LogColumns(), ITEMS, empty=True).ids.dtype == pl.Int64
+    assert read_sessions(LOG.clear(), LogColumns(), ITEMS, asked=True).ids.dtype == pl.Int64
     with pytest.raises(ValueError, match="no column 'item_id'"):
-        read_sessions(LOG.clear().drop("item_id"), LogColumns(), ITEMS, empty=True)
+        read_sessions(LOG.clear().drop("item_id"), LogColumns(), ITEMS, asked=True)
 
 
 @pytest.mark.parametrize("library", ["to_pandas", "to_arrow"])

@@ -542,8 +542,8 @@ class M2TRec(TrainedEstimator, Recommender):
         Returns
         -------
         queries : ndarray of float32, shape (S, d_model + 2)
-            Sessions in the order of their last clicks, those of equal time in that of their first rows, as `recommend`
-            answers them. The last two columns are the weight of an item's popularity, and that of the term of its own.
+            Sessions in the order given, as `recommend` answers them. The last two columns are the weight of an item's
+            popularity, and that of the term of its own.
         """
         check_is_fitted(self)
         read = self._read(sessions)
@@ -711,8 +711,8 @@ class M2TRec(TrainedEstimator, Recommender):
 
     # answers
 
-    def _read_log(self, clicks: Any, what: str = "the click log", *, empty: bool = False) -> Sessions:
-        read = super()._read_log(clicks, what, empty=empty)
+    def _read_log(self, clicks: Any, what: str = "the click log", *, asked: bool = False) -> Sessions:
+        read = super()._read_log(clicks, what, asked=asked)
         if self._users is None or read.users is None:
             return read
         return UserClicks.of(read, self._users).precede(read, self._fitted_params["user_clicks"])
