@@ -41,10 +41,19 @@ def test_every_public_name_is_in_the_reference(reference: dict[str, str]) -> Non
         assert not missing, f"{module.__name__}: {missing}"
 
 
-def test_a_name_stands_at_one_door(reference: dict[str, str]) -> None:
-    assert "   MultiTaskEnsemble\n" in reference["tabmtl"]
-    assert "tabmtl.ensemble" not in reference  # the package exports all that it has
-    assert all(f"   {name}\n" in reference["index"] for name in reference if name != "index")
+def test_a_name_stands_at_one_door_in_the_group_of_its_room(reference: dict[str, str]) -> None:
+    assert {page for page, *_ in (*api_pages.PLACES, api_pages.AUTHORS)} | {"index"} == reference.keys()
+    groups = {"MMoE": "estimators", "distill": "ensembles", "joined": "serving", "Kind": "authors"}
+    for name, page in groups.items():
+        assert [each for each, text in reference.items() if f"   {name}\n" in text] == [page]
+    with pytest.raises(ValueError, match="the room 'new' has no group; add it to PLACES"):
+        api_pages.place_of("tabmtl.new", None)
+
+
+def test_the_index_has_what_users_call(reference: dict[str, str]) -> None:
+    shown = set(re.findall(r"^   ~([\w.]+)$", reference["index"], re.M))
+    assert {"tabmtl.MMoE", "tabmtl.compare", "tabmtl.sessions.M2TRec", "tabmtl.testing.multitask_checks"} <= shown
+    assert not any(name.startswith(api_pages.FOR_AUTHORS) or name.endswith("Classifier") for name in shown)
 
 
 def test_what_pages_teach_to_import_is_in_the_reference(reference: dict[str, str]) -> None:
@@ -76,6 +85,12 @@ def test_the_page_of_a_class_lists_what_the_package_documents() -> None:
     assert "MMoEClassifier.score\n" in face
     assert "MMoEClassifier.fit\n" not in face
     assert "those of :py:obj:`tabmtl.MMoE`" in face
+
+
+def test_a_signature_that_says_nothing_is_left_out() -> None:
+    app, nothing = None, "(*args, **kwargs)"
+    assert api_pages.leave_out_empty(app, "class", "", None, None, nothing, None) == ("", None)  # type: ignore[arg-type]
+    assert api_pages.leave_out_empty(app, "class", "", None, None, "(x)", None) is None  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Write the pages of the API reference: every public name, at the first door that it is imported from.
+"""Write the pages of the API reference: every public name, by what a user needs it for.
 
 A module's public names are its `__all__`. Modules that authors of models read have none; there, every class and
 function without an underscore that the module itself defines is public.
@@ -19,8 +19,25 @@ if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
 
-#: Modules without `__all__` for authors of models, and the packages that hold more of them.
-FOR_AUTHORS = ("tabmtl.params", "tabmtl.onnx.export", "tabmtl.estimators", "tabmtl.nn")
+#: Groups of the index: their page, their title, what they are for, and the rooms whose public names they hold.
+PLACES = (
+    ("estimators", "Estimators", "Models of tables.", ("models",)),
+    ("ensembles", "Ensembles", "Several models, mixed for each target or put into one network.", ("ensemble",)),
+    ("recommenders", "Recommenders", "The next click of a session.", ("sessions",)),
+    ("data", "Data in", "Declared targets, files, data sets, warnings.", ("targets", "encode", "schema", "pipelines")),
+    ("scores", "Scores and comparison", "Scores, intervals, models side by side.", ("metrics", "comparison", "plots")),
+    ("tuning", "Tuning", "Folds, scorers and searches.", ("model_selection", "tuning")),
+    ("serving", "Serving", "Saved models, MLflow, ONNX, whole files.", ("storage", "mlflow", "onnx", "scale")),
+    ("testing", "Testing", "Checks of a model of your own.", ("testing",)),
+    ("synth", "Synthetic data", "Generators with known truth.", ("synth",)),
+)
+#: The last group, whose names the index leaves out: modules for authors of models, and packages of them.
+AUTHORS = ("authors", "For authors of models", "What a kind, a column, a network or a recommender is made of.")
+FOR_AUTHORS = (
+    *("tabmtl.columns", "tabmtl.encode", "tabmtl.estimators", "tabmtl.metrics.metric", "tabmtl.metrics.scores"),
+    *("tabmtl.nn", "tabmtl.params", "tabmtl.pipelines.data", "tabmtl.sessions.recommender", "tabmtl.targets"),
+    "tabmtl.training.balance",
+)
 #: Where estimators for targets of one sort differ from those they derive from.
 FACES = "tabmtl.estimators.faces"
 #: Titles of the groups of names on a page, in their order.
@@ -35,7 +52,7 @@ def public_modules() -> Iterator[tuple[ModuleType, list[str]]]:
     names = ["tabmtl", *sorted(m.name for m in pkgutil.walk_packages(import_module("tabmtl").__path__, "tabmtl."))]
     modules = [import_module(name) for name in names if not any(part.startswith("_") for part in name.split("."))]
     doors = [module for module in modules if hasattr(module, "__all__")]
-    behind = [m for m in modules if m not in doors and m.__name__.startswith(FOR_AUTHORS)]
+    behind = [m for m in modules if m not in doors and _is_within(m.__name__, FOR_AUTHORS)]
     seen: set[int] = set()
     for module in [*doors, *behind]:
         named = getattr(module, "__all__", None) or _defined(module)
@@ -92,36 +109,74 @@ def object_page(module: str, name: str, value: Any) -> str:
     return "\n".join(lines)
 
 
-def module_page(module: ModuleType, names: list[str]) -> str:
-    """Return the page of a module, as reStructuredText."""
+def place_of(module: str, value: Any) -> str:
+    """Return the page of the group that a public name belongs to."""
+    if _is_within(module, FOR_AUTHORS):
+        return AUTHORS[0]
+    room = (getattr(value, "__module__", module) if module == "tabmtl" else module).removeprefix("tabmtl.")
+    found = [page for page, _, _, rooms in PLACES if _is_within(room, rooms)]
+    if not found:
+        raise ValueError(f"{module}: the room {room!r} has no group; add it to PLACES of {Path(__file__).name}")
+    return found[0]
+
+
+def names_by_kind(module: ModuleType, names: list[str]) -> dict[str, list[str]]:
+    """Return the names by the titles of their kinds; constants are left out."""
+    found = {kind: [name for name in names if group_of(getattr(module, name)) == kind] for kind in GROUPS}
+    return {kind: members for kind, members in found.items() if members}
+
+
+def module_part(module: ModuleType, names: list[str]) -> list[str]:
+    """Return the lines of a group's page about the names of one module."""
     title = module.__name__
-    lines = [title, "=" * len(title), "", f".. automodule:: {title}", "   :no-members:", ""]
+    lines = []
+    if title != "tabmtl":
+        lines += [title, "-" * len(title), "", f".. automodule:: {title}", "   :no-members:", ""]
     lines += [f".. currentmodule:: {title}", ""]
-    for group in GROUPS:
-        members = [name for name in names if group_of(getattr(module, name)) == group]
-        if members:
-            lines += [group, "-" * len(group), "", ".. autosummary::", "", *(f"   {name}" for name in members), ""]
-            lines += [".. toctree::", "   :hidden:", "", *(f"   generated/{title}.{name}" for name in members), ""]
+    for kind, members in names_by_kind(module, names).items():
+        lines += [f".. rubric:: {kind}", "", ".. autosummary::", "", *(f"   {name}" for name in members), ""]
+        lines += [".. toctree::", "   :hidden:", "", *(f"   generated/{title}.{name}" for name in members), ""]
     values = [name for name in names if group_of(getattr(module, name)) is None]
     if values:
-        lines += ["Values", "------", ""]
+        lines += [".. rubric:: Values", ""]
         for name in values:
             lines += [f".. py:data:: {name}", "", f"   ``{getattr(module, name)!r}``", ""]
-    return "\n".join(lines)
+    return lines
+
+
+def index_part(page: str, title: str, text: str, held: list[tuple[ModuleType, list[str]]]) -> list[str]:
+    """Return the lines of the index about a group: what a user calls, by short names."""
+    shown = [
+        f"   ~{module.__name__}.{name}"
+        for module, names in held
+        for kind, members in names_by_kind(module, names).items()
+        if kind in ("Estimators", "Classes", "Functions") and page != AUTHORS[0]
+        for name in members
+    ]
+    lines = [title, "-" * len(title), "", f"{text} :doc:`All names <{page}>`", ""]
+    return lines + ([".. autosummary::", "", *shown, ""] if shown else [])
 
 
 def pages() -> dict[str, str]:
-    """Return all pages: the index, one for every module, and one for every class and function."""
-    found, objects = {}, {}
+    """Return all pages: the index, one for every group, and one for every class and function."""
+    texts: dict[str, str] = {}
+    held: dict[str, list[tuple[ModuleType, list[str]]]] = {page: [] for page, *_ in (*PLACES, AUTHORS)}
     for module, names in public_modules():
-        found[module.__name__] = module_page(module, names)
         values = {name: getattr(module, name) for name in names}
+        by_place: dict[str, list[str]] = {}
         for name, value in values.items():
+            by_place.setdefault(place_of(module.__name__, value), []).append(name)
             if group_of(value):
-                objects[f"generated/{module.__name__}.{name}"] = object_page(module.__name__, name, value)
-    index = ["API reference", "=============", "", "Every public name, by the module that it is imported from.", ""]
-    index += [".. toctree::", "   :maxdepth: 1", "", *(f"   {name}" for name in found), ""]
-    return {"index": "\n".join(index), **found, **objects}
+                texts[f"generated/{module.__name__}.{name}"] = object_page(module.__name__, name, value)
+        for page, members in by_place.items():
+            held[page].append((module, members))
+    index = ["API reference", "=============", ""]
+    for page, title, text, *_ in (*PLACES, AUTHORS):
+        lines = [title, "=" * len(title), "", text, ""]
+        texts[page] = "\n".join([*lines, *(line for part in held[page] for line in module_part(*part))])
+        index += index_part(page, title, text, held[page])
+    index += [".. toctree::", "   :hidden:", "", *(f"   {page}" for page in held), ""]
+    return {"index": "\n".join(index), **texts}
 
 
 def write_pages(folder: Path) -> None:
@@ -140,6 +195,17 @@ def escape_bars(app: Sphinx, kind: str, name: str, value: Any, options: Any, lin
     lines[:] = [line if line.lstrip().startswith(">>>") else BARS.sub(r"\\|\1\\|", line) for line in lines]
 
 
+def leave_out_empty(
+    app: Sphinx, kind: str, name: str, value: Any, options: Any, signature: str | None, returns: str | None
+) -> tuple[str, str | None] | None:
+    """Leave out the signature of a class without a constructor of its own, such as a protocol."""
+    return ("", returns) if kind == "class" and signature == "(*args, **kwargs)" else None
+
+
+def _is_within(name: str, packages: tuple[str, ...]) -> bool:
+    return any(f"{name}.".startswith(f"{package}.") for package in packages)
+
+
 def _defined(module: ModuleType) -> list[str]:
     members = vars(module).items()
     own = [n for n, v in members if getattr(v, "__module__", "") == module.__name__ and group_of(v)]
@@ -155,4 +221,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Write the pages before Sphinx looks for sources."""
     app.connect("config-inited", lambda app, config: write_pages(Path(app.srcdir, FOLDER)))
     app.connect("autodoc-process-docstring", escape_bars)
+    app.connect("autodoc-process-signature", leave_out_empty)
     return {"parallel_read_safe": True}
