@@ -152,7 +152,7 @@ def _compare_scarce(rows: TableRows, seed: int) -> None:
     single.fit(X[:N_LABELS], labels, groups=days[:N_LABELS])
     candidates = {"IndependentTasks": tabmtl.IndependentTasks(tune=4), "SharedTrees": tabmtl.SharedTrees()}
     print("MultiTaskEnsemble, of two of its default candidates and linear models to save time ...", flush=True)
-    ensemble = tabmtl.MultiTaskEnsemble(candidates=candidates, n_folds=5, random_state=seed, **rows.facts)
+    ensemble = tabmtl.MultiTaskEnsemble(models=candidates, n_folds=5, random_state=seed, **rows.facts)
     scarce = pl.when(pl.int_range(pl.len()) < N_LABELS).then(SCARCE).alias(SCARCE)
     ensemble.fit(X, y.with_columns(scarce), groups=days)
     X_test, y_test = rows.parts["test"]
@@ -163,7 +163,7 @@ def _compare_scarce(rows: TableRows, seed: int) -> None:
     ):
         found = model.score_intervals(X_test, scored).row(by_predicate=pl.col("task") == SCARCE, named=True)
         print(f"  {name:<31}{found['score']:.3f} ± {found['standard_error']:.3f}")
-    weights = ensemble.weights_.row(by_predicate=pl.col("task") == SCARCE, named=True)
+    weights = ensemble.model_weights_.row(by_predicate=pl.col("task") == SCARCE, named=True)
     del weights["task"]
     print(f"  It is mixed of {', '.join(f'{name} {weight:.2f}' for name, weight in weights.items() if weight)}.\n")
 

@@ -6,7 +6,6 @@ from .encode.shards import Shards as Shards
 from .ensemble import MultiTaskEnsemble as MultiTaskEnsemble
 from .ensemble import MultiTaskEnsembleClassifier as MultiTaskEnsembleClassifier
 from .ensemble import MultiTaskEnsembleRegressor as MultiTaskEnsembleRegressor
-from .ensemble import default_candidates as default_candidates
 from .ensemble import distill as distill
 from .metrics import MultitaskGain as MultitaskGain
 from .metrics import multitask_gain as multitask_gain

@@ -34,7 +34,7 @@ CANDIDATES = {
     "together": tabmtl.SharedTrees(n_estimators=20, n_estimators_task=0, num_leaves=8),
 }
 #: Given to an estimator where it has the parameter, beside the small options.
-TINY: dict[str, Any] = SMALL | {"unknown_task": "error", "candidates": CANDIDATES}
+TINY: dict[str, Any] = SMALL | {"unknown_task": "error", "models": CANDIDATES}
 #: Of models by LightGBM, which look for the number of trees by ten folds of so few rows.
 FEW_ROUNDS = {"learning_rate": 0.3, "patience": 5}
 

@@ -16,7 +16,7 @@ def test_a_row_is_answered_bit_for_bit_as_in_a_batch(cls, size):
         pytest.skip("has no members")
     estimator = tiny(cls, n_members=3 if size == "members" else 1)
     if size == "default":
-        kept = ("device", "n_jobs", "random_state", "tasks", "task_chain", "candidates", "n_folds")
+        kept = ("device", "n_jobs", "random_state", "tasks", "task_chain", "models", "n_folds")
         estimator = cls(**{name: value for name, value in estimator.get_params().items() if name in kept})
         estimator.set_params(**{name: 1 for name in ("epochs", "n_estimators_shared") if hasattr(estimator, name)})
     estimator.fit(X, targets_for(cls, X))

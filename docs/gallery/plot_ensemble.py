@@ -8,7 +8,7 @@ standard error.
 """
 
 # %%
-# Three candidates, quick ones; without ``candidates`` there are five. ``male`` keeps 200 labels.
+# Three candidates, quick ones; without ``models`` there are five. ``male`` keeps 200 labels.
 import polars as pl
 
 from tabmtl import IndependentTasks, MultiTaskEnsemble, SharedBottom, SharedTrees
@@ -25,7 +25,7 @@ candidates = {
     "SharedBottom": SharedBottom(hidden=(64,), epochs=10),
 }
 model = MultiTaskEnsemble(
-    candidates=candidates, n_folds=2, tasks=portal.tasks, random_state=0
+    models=candidates, n_folds=2, tasks=portal.tasks, random_state=0
 ).fit(X, y)
 model.leaderboard_
 

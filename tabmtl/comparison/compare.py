@@ -67,7 +67,7 @@ def default_models(n_rows: int) -> dict[str, MultiTaskEstimator]:
     if n_rows <= _ROWS_OF_ATTENTION:
         models["MultiTabNet"] = MultiTabNet()
     candidates = None if n_rows <= _ROWS_OF_ALL else dict(models)
-    return models | {"MultiTaskEnsemble": MultiTaskEnsemble(candidates=candidates)}
+    return models | {"MultiTaskEnsemble": MultiTaskEnsemble(models=candidates)}
 
 
 def compare(

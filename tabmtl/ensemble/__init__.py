@@ -1,6 +1,5 @@
 """Models made of others: an ensemble that finds out which to trust for each task, and a network distilled from it."""
 
-from tabmtl.ensemble.candidates import default_candidates
 from tabmtl.ensemble.distill import distill
 from tabmtl.ensemble.estimator import MultiTaskEnsemble, MultiTaskEnsembleClassifier, MultiTaskEnsembleRegressor
 
@@ -8,6 +7,5 @@ __all__ = [
     "MultiTaskEnsemble",
     "MultiTaskEnsembleClassifier",
     "MultiTaskEnsembleRegressor",
-    "default_candidates",
     "distill",
 ]

@@ -11,8 +11,8 @@ import polars as pl
 from sklearn.base import clone
 
 from tabmtl.encode import TableCoder
-from tabmtl.ensemble.candidates import LINEAR, MIXTURE, check_candidates, with_reference
 from tabmtl.ensemble.folds import Folds, Table, read_frame
+from tabmtl.ensemble.models import LINEAR, MIXTURE, check_models, with_reference
 from tabmtl.ensemble.selection import Judged, choose_weights
 from tabmtl.ensemble.stack import LinearStack
 from tabmtl.ensemble.trials import Trial, Trials
@@ -20,6 +20,10 @@ from tabmtl.estimators.base import NotHere
 from tabmtl.estimators.faces import ClassifierFace, RegressorFace
 from tabmtl.estimators.tables import MultiTaskEstimator, TableState
 from tabmtl.models.independent import IndependentTasks
+from tabmtl.models.mmoe import MMoE
+from tabmtl.models.rmtgb import RMTGB
+from tabmtl.models.shared_bottom import SharedBottom
+from tabmtl.models.shared_trees import SharedTrees
 from tabmtl.params import Jobs, check_count, near
 from tabmtl.processes.forks import count_threads
 from tabmtl.schema import Batch
@@ -38,17 +42,19 @@ class EnsembleState(TableState):
 
     estimators_: dict[str, tuple[MultiTaskEstimator, ...]]
     stack_: LinearStack | None
-    weights_: pl.DataFrame
+    model_weights_: pl.DataFrame
     leaderboard_: pl.DataFrame
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        tasks, mixed = self.coder_.labels.tasks, self.weights_.columns[1:]
+        tasks, mixed = self.coder_.labels.tasks, self.model_weights_.columns[1:]
         names = [*self.estimators_, *([] if self.stack_ is None else [LINEAR])]
-        if self.weights_.columns[:1] != ["task"] or not (mixed and set(mixed) <= set(names)):
-            raise ValueError(f"the weights have columns {self.weights_.columns}, expected 'task' and some of {names}")
-        if self.weights_["task"].to_list() != [task.name for task in tasks]:
-            raise ValueError(f"the weights are of the tasks {self.weights_['task'].to_list()[:5]}")
+        if self.model_weights_.columns[:1] != ["task"] or not (mixed and set(mixed) <= set(names)):
+            raise ValueError(
+                f"the weights have columns {self.model_weights_.columns}, expected 'task' and some of {names}"
+            )
+        if self.model_weights_["task"].to_list() != [task.name for task in tasks]:
+            raise ValueError(f"the weights are of the tasks {self.model_weights_['task'].to_list()[:5]}")
         sizes = {len(parts) for parts in self.estimators_.values()}
         if len(sizes) != 1 or 0 in sizes:
             raise ValueError(f"the candidates have {sorted(sizes)} models, expected equal numbers of them")
@@ -86,28 +92,30 @@ class MultiTaskEnsemble(MultiTaskEstimator):
 
     Parameters
     ----------
-    candidates : dict of str to estimator, optional
+    models : dict of str to estimator, optional
         Multi-task estimators by name, of which copies are fitted, in the order in which they are tried, after those of
-        single tasks; default `default_candidates`. The ensemble sets their ``tasks``, ``task_column``,
+        single tasks; default `default_models`. The ensemble sets their ``tasks``, ``task_column``,
         ``categorical_features`` and ``random_state``. Without an `IndependentTasks` among them,
         ``IndependentTasks(tune=4)`` is added as the reference.
     n_folds : int or "auto", default="auto"
         Number of folds, in each of which every candidate is fitted. "auto" is 5; in wide tables 8 if a task has fewer
         than 500 labels, 10 if fewer than 100. With more than 200 000 rows it is 3, or 5 if a task has fewer than 500
         labels. There are no more folds than groups.
-    refit : {"bag", "full"}, default="bag"
-        "bag": the models of the folds answer new rows, in the mean. "full": every chosen candidate is fitted again, on
-        all rows: faster answers, a slower fit, and models that the weights were not chosen for. It has no effect with
-        X_val and y_val.
+    refit : bool, default=False
+        Fit every chosen candidate again, on all rows: faster answers, a slower fit, and models that the weights were
+        not chosen for. By default the models of the folds answer new rows, in the mean. It has no effect with X_val and
+        y_val.
     time_limit : float, optional
         Seconds to try candidates in. One is left out, with a warning, if little time is left beside what those before
         it took, or if it would end too late by the time of its first folds. The first is always fitted. Every fit has
         the time that is left as its own limit, or what its candidate asks for if that is less. What is left out depends
-        on the machine. The fits of ``refit="full"`` come on top. Where ``n_jobs`` gives fits processes of their own,
+        on the machine. The fits of ``refit=True`` come on top. Where ``n_processes`` gives fits processes of their own,
         one that hangs is ended at twice its limit, and a minute beyond it at least, and its candidate left out. In one
         process, nothing ends it.
     n_jobs : int, optional
-        Number of processes that fit folds of a candidate, or all candidates of ``refit="full"``, at the same time; None
+        Threads of every candidate; None leaves each its own.
+    n_processes : int, optional
+        Number of processes that fit folds of a candidate, or all candidates of ``refit=True``, at the same time; None
         is 1, and -1 all cores.
     verbose : int, default=0
         1 shows the fits, and then the mean scores of the candidates and of the mixture.
@@ -115,17 +123,17 @@ class MultiTaskEnsemble(MultiTaskEstimator):
     Attributes
     ----------
     leaderboard_ : polars.DataFrame
-        A row per candidate and task: ``candidate``; ``task``; out-of-fold ``score`` by the task's metric, higher is
+        A row per candidate and task: ``model``; ``task``; out-of-fold ``score`` by the task's metric, higher is
         better, and its ``standard_error``, null where undefined; its ``weight``; ``is_judged``, false where the task
         has labels too few to judge by, so that these scores chose nothing; ``seconds`` of all fits of the candidate,
         for all tasks; ``left_out``, null, or why the candidate has no score: the error of a fit, or the time limit. The
         last rows are those of the mixture; its score is somewhat optimistic, because the weights were chosen on the
         same rows.
-    weights_ : polars.DataFrame
+    model_weights_ : polars.DataFrame
         A row per task, and a column per candidate with a weight.
     estimators_ : dict of str to tuple of estimators
         The fitted models of each candidate with a weight, and of the one that the linear models read: one per fold, or
-        one with ``refit="full"``.
+        one with ``refit=True``.
     stack_ : LinearStack or None
         Linear models, if a task uses them.
 
@@ -141,7 +149,7 @@ class MultiTaskEnsemble(MultiTaskEstimator):
     Given X_val and y_val, every candidate is fitted once, on all of X, and these rows choose the weights in place of
     the folds, with the same guard. No model learns from them or stops by them: candidates that stop early set rows of X
     aside. There are no linear models then, which would need out-of-fold answers to X, and ``n_folds``, ``refit`` and
-    ``n_jobs`` have no effect.
+    ``n_processes`` have no effect.
 
     A candidate whose fit raises an error, or whose answers have another shape or are no finite values or probabilities,
     is left out, with a warning. The fit fails if no single-task candidate is left, if memory runs out, or if a
@@ -159,20 +167,39 @@ class MultiTaskEnsemble(MultiTaskEstimator):
     >>> y = np.column_stack([X[:, 0], X[:, 0] + X[:, 1]])
     >>> y[250:, 1] = np.nan  # unlabelled
     >>> candidates = {"alone": IndependentTasks(), "together": SharedTrees(n_estimators=50)}
-    >>> model = MultiTaskEnsemble(candidates=candidates, n_folds=3, random_state=0).fit(X, y)
+    >>> model = MultiTaskEnsemble(models=candidates, n_folds=3, random_state=0).fit(X, y)
     >>> model.leaderboard_.columns
-    ['candidate', 'task', 'score', 'standard_error', 'weight', 'is_judged', 'seconds', 'left_out']
+    ['model', 'task', 'score', 'standard_error', 'weight', 'is_judged', 'seconds', 'left_out']
     """
 
-    candidates: Annotated[Mapping[str, MultiTaskEstimator] | None, check_candidates] = None
+    models: Annotated[Mapping[str, MultiTaskEstimator] | None, check_models] = None
     n_folds: Annotated[int | Literal["auto"], _check_folds] = "auto"
-    refit: Literal["bag", "full"] = "bag"
+    refit: bool = False
     n_jobs: Jobs = None
+    n_processes: Jobs = None
 
     _stored: ClassVar[type] = EnsembleState
 
     export_onnx = NotHere("it is made of many models; say distill(model, X), which gives one network to export")
     export_task = NotHere("it is made of many models; say distill(model, X), which gives one network to export")
+
+    @staticmethod
+    def default_models() -> dict[str, MultiTaskEstimator]:
+        """Return the default candidates, unfitted, in the order in which they are tried.
+
+        Examples
+        --------
+        >>> from tabmtl import MultiTabNet, MultiTaskEnsemble
+        >>> ensemble = MultiTaskEnsemble(models={**MultiTaskEnsemble.default_models(), "MultiTabNet": MultiTabNet()})
+        """
+        return {
+            "IndependentTasks": IndependentTasks(tune=4),
+            "SharedTrees": SharedTrees(),
+            "RMTGB": RMTGB(),
+            # The folds average the networks already: neither restarts nor more members are worth their time here.
+            "MMoE": MMoE(restarts=0),
+            "SharedBottom": SharedBottom(n_members=4, restarts=0),
+        }
 
     def _fit_stored(self, coder: TableCoder, rows: Any, valid: Any, seed: int) -> dict[str, Any]:
         raise TypeError(
@@ -188,29 +215,40 @@ class MultiTaskEnsemble(MultiTaskEstimator):
             folds = Folds.deal(table, coder, self.n_folds, seed)
         else:
             folds = Folds.given(table, Table.read(X_val, coder, valid))
-        candidates = {name: _prepared(each, coder) for name, each in with_reference(self.candidates).items()}
-        refits = self.refit == "full" and folds.judge_fits
+        models = with_reference(self.default_models() if self.models is None else self.models)
+        candidates = {name: self._prepared(each, coder) for name, each in models.items()}
+        refits = self.refit and folds.judge_fits
         with self._watch.without_limit().steps(len(candidates) * (len(folds.pairs) + refits), "fit") as on_fit:
-            trials = Trials(candidates, folds, seed, self._watch, count_threads(self.n_jobs), on_fit)
+            trials = Trials(candidates, folds, seed, self._watch, count_threads(self.n_processes), on_fit)
             fitted = _mix(coder, trials, trials.run(), refits)
-        of_candidates = fitted["leaderboard_"].group_by("candidate", maintain_order=True)
+        of_candidates = fitted["leaderboard_"].group_by("model", maintain_order=True)
         for name, score, reason in of_candidates.agg(pl.mean("score"), pl.first("left_out")).rows():
             said = "no task could be scored" if score is None else f"mean out-of-fold score {score:.4f}"
             self._watch.tell(f"{name}  {said if reason is None else f'left out: {reason}'}")
         return fitted
 
+    def _prepared(self, candidate: MultiTaskEstimator, coder: TableCoder) -> MultiTaskEstimator:
+        """Return a copy of a candidate that knows the tasks, the columns, and its threads."""
+        copy = clone(candidate).set_params(
+            tasks={task.name: task for task in coder.labels.column_tasks()},
+            task_column=coder.task_column,
+            categorical_features=[c for c in coder.features.columns.categorical if c not in candidate.drop],
+            drop=[c for c in candidate.drop if c not in coder.dropped],
+        )
+        return copy if self.n_jobs is None or not hasattr(copy, "n_jobs") else copy.set_params(n_jobs=self.n_jobs)
+
     def _set_fitted(self, coder: TableCoder, fitted: dict[str, Any]) -> None:
         super()._set_fitted(coder, fitted)
         # the user's own may be changed in place later
-        self._fitted_params["candidates"] = clone(self.candidates, safe=False)
+        self._fitted_params["models"] = clone(self.models, safe=False)
 
     def _outputs(self, X: Any, batch: Batch) -> list[np.ndarray]:
         totals: list[np.ndarray] = []
         for name, answers in self._answers(read_frame(X, self.coder_)):
             totals = totals or [np.zeros_like(answer) for answer in answers]
-            if name not in self.weights_.columns:
+            if name not in self.model_weights_.columns:
                 continue
-            weights = self.weights_[name].to_numpy()  # (T,)
+            weights = self.model_weights_[name].to_numpy()  # (T,)
             for column, answer in enumerate(answers):
                 weight = weights[column] if batch.task is None else weights[batch.task]
                 totals[column] += answer * (weight if answer.ndim == 1 or batch.task is None else weight[:, None])
@@ -239,23 +277,13 @@ class MultiTaskEnsembleRegressor(RegressorFace, MultiTaskEnsemble):
     """`MultiTaskEnsemble` whose every task is a regression."""
 
 
-def _prepared(candidate: MultiTaskEstimator, coder: TableCoder) -> MultiTaskEstimator:
-    """Return a copy of a candidate that knows the tasks and the columns."""
-    return clone(candidate).set_params(
-        tasks={task.name: task for task in coder.labels.column_tasks()},
-        task_column=coder.task_column,
-        categorical_features=[c for c in coder.features.columns.categorical if c not in candidate.drop],
-        drop=[c for c in candidate.drop if c not in coder.dropped],
-    )
-
-
 def _mix(coder: TableCoder, trials: Trials, found: Mapping[str, Trial], refits: bool) -> dict[str, Any]:
     """Choose the weights of the candidates, and return the fitted attributes."""
     folds, reference = trials.folds, next(iter(found))
     stack = _fit_stack(coder, folds, found[reference])
     linear = {} if stack is None else {LINEAR: _stacked(stack, coder, folds, found[reference])}
     tried = {**found, **linear}
-    judged = _judged(coder, folds, tried, sum(isinstance(trials.candidates[name], IndependentTasks) for name in found))
+    judged = _judged(coder, folds, tried, sum(isinstance(trials.models[name], IndependentTasks) for name in found))
     weights = choose_weights(judged, trials.seed)
     shares = {name: own for name, own in zip(tried, weights, strict=True) if own.any()}
     if LINEAR not in shares:
@@ -272,7 +300,7 @@ def _mix(coder: TableCoder, trials: Trials, found: Mapping[str, Trial], refits: 
     return {
         "estimators_": models,
         "stack_": stack,
-        "weights_": pl.DataFrame({"task": [task.name for task in coder.labels.tasks]} | shares),
+        "model_weights_": pl.DataFrame({"task": [task.name for task in coder.labels.tasks]} | shares),
         "leaderboard_": _leaderboard(tried, judged, weights, trials.left_out),
     }
 
@@ -342,7 +370,7 @@ def _leaderboard(
     seconds = sum(trial.seconds for trial in tried.values())
     for t, each in enumerate(judged):
         lines.append((MIXTURE, *_score(each, each.mix(weights[:, t])), None, each.has_enough, seconds, None))
-    types: dict[str, Any] = dict.fromkeys(("candidate", "task"), pl.String)
+    types: dict[str, Any] = dict.fromkeys(("model", "task"), pl.String)
     types |= dict.fromkeys(("score", "standard_error", "weight"), pl.Float64)
     types |= {"is_judged": pl.Boolean, "seconds": pl.Float64, "left_out": pl.String}
     return pl.DataFrame(lines, types, orient="row")

@@ -203,6 +203,6 @@ def _warn_of_few(tasks: Sequence[Task]) -> None:
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     warn_user(
         f"tasks {names[:_LISTED]}{more} have labels too few to judge the candidates by (below {LEAST_OF_CLASS} of a "
-        f"second class, or {LEAST_VALUES} of a regression), so they get the weights that suit the other tasks, "
-        "whatever single-task models would do (weights_ has them); label more rows of them, or give smaller groups"
+        f"second class, or {LEAST_VALUES} of a regression), so they get weights that suit the other tasks, whatever "
+        "single-task models would do (model_weights_ has them); label more rows of them, or give smaller groups"
     )

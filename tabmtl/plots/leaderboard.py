@@ -50,7 +50,7 @@ class LeaderboardDisplay(Display):
     >>> from tabmtl.plots import LeaderboardDisplay
     >>> X = np.random.default_rng(0).normal(size=(200, 3))
     >>> candidates = {"alone": IndependentTasks(learning_rate=0.3), "together": SharedTrees(n_estimators=20)}
-    >>> model = MultiTaskEnsemble(candidates=candidates, n_folds=2, random_state=0).fit(X, X[:, :2] + X[:, 2:])
+    >>> model = MultiTaskEnsemble(models=candidates, n_folds=2, random_state=0).fit(X, X[:, :2] + X[:, 2:])
     >>> display = LeaderboardDisplay.from_estimator(model)
     >>> list(display.axes_), [label.get_text() for label in display.ax_.get_yticklabels()]
     (['y0', 'y1'], ['alone', 'together', 'LinearStack', 'MultiTaskEnsemble'])
@@ -93,7 +93,7 @@ class LeaderboardDisplay(Display):
 
     def plot(self, *, ax: Axes | None = None, errorbar_kw: Mapping[str, Any] | None = None) -> LeaderboardDisplay:
         """Draw the panels; the arguments are those of :meth:`from_estimator`."""
-        height = 1.2 + 0.25 * self.leaderboard["candidate"].n_unique()
+        height = 1.2 + 0.25 * self.leaderboard["model"].n_unique()
         self.axes_ = self._panels_of(self.tasks, ax, height=height, abreast=_MOST_ABREAST)
         self.points_ = {task.name: self._draw_task(task, errorbar_kw or {}) for task in self.tasks}
         return self
@@ -104,7 +104,7 @@ class LeaderboardDisplay(Display):
         places, weights = np.arange(rows.height), rows["weight"].to_list()
         look: dict[str, Any] = {"fmt": "o", "markersize": 4, "capsize": 2, "color": COLORS[0], **options}
         points = ax.errorbar(scores, places, xerr=errors, **look)
-        ax.set_yticks(places, rows["candidate"].to_list(), fontsize="small")
+        ax.set_yticks(places, rows["model"].to_list(), fontsize="small")
         ax.set_ylim(rows.height - 0.5, -0.5)
         right = ax.secondary_yaxis("right")
         shown = ["" if weight is None else f"{weight:.2f}" for weight in weights]

@@ -234,7 +234,7 @@ def _save_part(estimator: Any, path: str) -> tuple[str, Saved]:
     if own_class(name) is not type(estimator):
         raise TypeError(
             f"{path} is a {name}, which is no class of tabmtl, so tabmtl.load could not rebuild it; save it by itself, "
-            "or leave it out of the candidates"
+            "or leave it out of the models"
         )
     try:
         return name, estimator.saved()

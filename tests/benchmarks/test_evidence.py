@@ -67,7 +67,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     models = {
         LIGHTGBM: partial(IndependentTasks, **ALONE),
         "SharedTrees": partial(SharedTrees, **TREES),
-        ENSEMBLE: partial(MultiTaskEnsemble, candidates=candidates, n_folds=2),
+        ENSEMBLE: partial(MultiTaskEnsemble, models=candidates, n_folds=2),
     }
     monkeypatch.setattr(evidence, "MODELS", models)
 

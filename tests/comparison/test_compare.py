@@ -257,7 +257,7 @@ def test_the_default_models_fit_the_size():
         models = default_models(n)
         assert next(iter(models)) == "IndependentTasks" and isinstance(models["MultiTaskEnsemble"], MultiTaskEnsemble)
         assert {"MultiTabNet", "RMTGB"} - set(models) == excluded
-    assert set(models["MultiTaskEnsemble"].candidates) == {"IndependentTasks", "SharedTrees", "MMoE"}
+    assert set(models["MultiTaskEnsemble"].models) == {"IndependentTasks", "SharedTrees", "MMoE"}
 
 
 def test_none_takes_the_default_models(monkeypatch):

@@ -25,7 +25,7 @@ def mixed() -> MultiTaskEnsemble:
     X = features()
     with pytest.MonkeyPatch.context() as patch:
         _try_few(patch)
-        return MultiTaskEnsemble(candidates=CANDIDATES, n_folds=2, random_state=0).fit(X, mixed_targets(X))
+        return MultiTaskEnsemble(models=CANDIDATES, n_folds=2, random_state=0).fit(X, mixed_targets(X))
 
 
 def _try_few(patch: pytest.MonkeyPatch) -> None:

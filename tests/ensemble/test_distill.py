@@ -193,7 +193,7 @@ def test_the_seed_decides_and_teacher_and_network_stay_as_they_are(taught):
     one, two = (distill(teacher, X, network=network, random_state=3) for _ in range(2))
     same(answers(one, X), answers(two, X))
     same(answers(teacher, X), before)
-    assert not hasattr(network, "weights_")
+    assert not hasattr(network, "model_weights_")
     other = distill(teacher, X, network=network, random_state=4)
     assert not np.array_equal(other.predict(X)["delay"], one.predict(X)["delay"])
 
@@ -210,7 +210,7 @@ def test_one_network_answers_for_an_ensemble():
     rng = np.random.default_rng(0)
     X = rng.normal(size=(1_000, 3))
     y = X @ rng.normal(size=(3, 2)) + rng.normal(size=(1_000, 2))
-    ensemble = MultiTaskEnsemble(candidates=CANDIDATES, n_folds=3, random_state=0).fit(X[:400], y[:400])
+    ensemble = MultiTaskEnsemble(models=CANDIDATES, n_folds=3, random_state=0).fit(X[:400], y[:400])
     network = tiny(SharedBottom, epochs=30, hidden=(32, 16), dropout=0.0, learning_rate=0.01, average_decay=0.95)
     student = distill(ensemble, X[:600], network=network, random_state=0)
     X_new, y_new = X[600:], y[600:]

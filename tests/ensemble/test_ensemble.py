@@ -22,13 +22,12 @@ from tabmtl import (
     MultiTaskEnsembleRegressor,
     SharedBottom,
     SharedTrees,
-    default_candidates,
     load,
 )
 from tabmtl.ensemble import trials
-from tabmtl.ensemble.candidates import with_reference
 from tabmtl.ensemble.estimator import EnsembleState
 from tabmtl.ensemble.folds import Folds, Table
+from tabmtl.ensemble.models import with_reference
 from tabmtl.schema import TabmtlWarning
 from tabmtl.testing import features, long_table, mixed_targets
 from tabmtl.training import watch
@@ -88,8 +87,8 @@ def test_a_candidate_of_odd_answers_is_left_out(change, reason):
     X = features()
     candidates = {"alone": ALONE, "odd": answering(change)}
     with pytest.warns(TabmtlWarning, match=f"the candidate 'odd' is left out, because its fit raised .*{reason}"):
-        model = MultiTaskEnsemble(candidates=candidates, n_folds=2, random_state=0).fit(X, mixed_targets(X))
-    assert "odd" not in model.weights_.columns
+        model = MultiTaskEnsemble(models=candidates, n_folds=2, random_state=0).fit(X, mixed_targets(X))
+    assert "odd" not in model.model_weights_.columns
 
 
 class Hanging(SharedTrees):
@@ -105,7 +104,9 @@ def test_a_candidate_that_hangs_is_ended_where_its_fits_have_processes(monkeypat
     assert trials._patience(np.inf) is None
     monkeypatch.setattr(trials, "_patience", lambda seconds: 60.0)
     X, y = scarce_table(200)
-    ensemble = MultiTaskEnsemble(candidates={"alone": ALONE, "hanging": Hanging()}, n_folds=2, n_jobs=2, random_state=0)
+    ensemble = MultiTaskEnsemble(
+        models={"alone": ALONE, "hanging": Hanging()}, n_folds=2, n_processes=2, random_state=0
+    )
     start = perf_counter()
     with pytest.warns(TabmtlWarning, match="'hanging' is left out, .* TimeoutError: a fit hung"):
         ensemble.fit(X, y)
@@ -128,13 +129,13 @@ def test_a_model_of_other_columns_is_refused_at_load(mixed, tmp_path, monkeypatc
 def test_a_scarce_target_learns_from_the_others():
     X, y = scarce_table()
     X_test, y_test = scarce_table(n_labels=600, seed=1)
-    model = MultiTaskEnsemble(candidates=CANDIDATES, n_folds=4, random_state=0).fit(X, y)
+    model = MultiTaskEnsemble(models=CANDIDATES, n_folds=4, random_state=0).fit(X, y)
     score = model.score_tasks(X_test, y_test)["scarce"]
     alone = np.mean([part.predict(X_test)["scarce"] for part in model.estimators_["alone"]], axis=0)
     # the mean: R² 0; the single-task models: below .4
     assert r2_score(y_test["scarce"], alone) < 0.4
     assert score > 0.7
-    weights = model.weights_.filter(task="scarce").drop("task").row(0, named=True)
+    weights = model.model_weights_.filter(task="scarce").drop("task").row(0, named=True)
     assert weights["alone"] < 0.2
     assert "LinearStack" in weights
 
@@ -142,8 +143,8 @@ def test_a_scarce_target_learns_from_the_others():
 def test_out_of_fold_scores_are_honest():
     rng = np.random.default_rng(0)
     X, noise = rng.normal(size=(200, 4)), rng.normal(size=(200, 2))
-    model = MultiTaskEnsemble(candidates=CANDIDATES, n_folds=5, random_state=0).fit(X, noise)
-    scores = model.leaderboard_.filter(pl.col("candidate") != "MultiTaskEnsemble")["score"]
+    model = MultiTaskEnsemble(models=CANDIDATES, n_folds=5, random_state=0).fit(X, noise)
+    scores = model.leaderboard_.filter(pl.col("model") != "MultiTaskEnsemble")["score"]
     assert scores.max() < 0.1  # of labels that were seen, trees reach far more
     assert model.score_tasks(X, noise)["y0"] > 0.15
 
@@ -154,12 +155,12 @@ def test_predictions_are_the_weighted_means_of_the_folds():
     y = 2 * x[:, 0] + x[:, 1] + 1.5 * np.sin(3 * x[:, 2]) + 0.3 * rng.normal(size=300)  # lines and trees know a part
     X = pl.DataFrame(x)
     candidates = {"trees": ALONE, "line": IndependentTasks(regressor=Ridge())}
-    model = MultiTaskEnsemble(candidates=candidates, n_folds=3, random_state=0).fit(X, y)
+    model = MultiTaskEnsemble(models=candidates, n_folds=3, random_state=0).fit(X, y)
     assert {len(parts) for parts in model.estimators_.values()} == {3}
     plain = {
         name: np.mean([np.ravel(p.predict(X)) for p in parts], axis=0) for name, parts in model.estimators_.items()
     }
-    weights = model.weights_.drop("task").row(0, named=True)
+    weights = model.model_weights_.drop("task").row(0, named=True)
     assert sum(weights.values()) == pytest.approx(1)
     assert 0.1 < weights["line"] < 0.9
     assert_allclose(model.predict(X), sum(weights[name] * values for name, values in plain.items()))
@@ -168,7 +169,7 @@ def test_predictions_are_the_weighted_means_of_the_folds():
 def test_the_leaderboard_tells_all(mixed):
     board = mixed.leaderboard_
     names = ["alone", "together", "LinearStack", "MultiTaskEnsemble"]
-    assert board["candidate"].unique(maintain_order=True).to_list() == names
+    assert board["model"].unique(maintain_order=True).to_list() == names
     assert board.filter(candidate="alone")["task"].to_list() == ["late", "size", "delay"]
     assert_allclose(board.drop_nulls("weight").group_by("task").agg(pl.col("weight").sum())["weight"], 1)
     mixture = board.filter(candidate="MultiTaskEnsemble")
@@ -181,9 +182,9 @@ def test_the_leaderboard_tells_all(mixed):
 
 def test_one_task_has_no_linear_models_and_the_largest_seed_a_seed_for_every_fold():
     X, y = scarce_table(60)
-    ensemble = MultiTaskEnsembleRegressor(candidates=CANDIDATES, n_folds=2, random_state=2**32 - 1)
+    ensemble = MultiTaskEnsembleRegressor(models=CANDIDATES, n_folds=2, random_state=2**32 - 1)
     model = ensemble.fit(X, y["first"])
-    assert "LinearStack" not in model.leaderboard_["candidate"].to_list()
+    assert "LinearStack" not in model.leaderboard_["model"].to_list()
     assert model.stack_ is None
     for parts in model.estimators_.values():
         assert [part.random_state for part in parts] == [2**32 - 1, 0]
@@ -192,10 +193,10 @@ def test_one_task_has_no_linear_models_and_the_largest_seed_a_seed_for_every_fol
 @pytest.mark.all_faces  # starts processes
 def test_full_refits_once_on_all_rows_and_processes_change_nothing():
     X, y = scarce_table(300)
-    ensemble = MultiTaskEnsemble(candidates=CANDIDATES, n_folds=2, refit="full", random_state=0)
-    model, other = (copy(ensemble.set_params(n_jobs=n_jobs).fit(X, y)) for n_jobs in (1, 2))
+    ensemble = MultiTaskEnsemble(models=CANDIDATES, n_folds=2, refit=True, random_state=0)
+    model, other = (copy(ensemble.set_params(n_processes=n).fit(X, y)) for n in (1, 2))
     assert_array_equal(model.predict(X), other.predict(X))
-    assert model.weights_.equals(other.weights_)
+    assert model.model_weights_.equals(other.model_weights_)
     assert {len(parts) for parts in model.estimators_.values()} == {1}
     alone = model.estimators_["alone"][0]
     direct = IndependentTasks(**ALONE.get_params(deep=False) | {"random_state": 0}).fit(X, y)
@@ -212,12 +213,12 @@ def test_validation_rows_choose_the_weights_and_nothing_else():
     y = pl.DataFrame({"line": line, "noise": rng.normal(size=150), "unseen": line})
     y_val = pl.DataFrame({"line": X_val.to_series(), "noise": rng.normal(size=80), "unseen": [None] * 80})
     candidates = {"trees": ALONE, "line": IndependentTasks(regressor=Ridge()), "together": TOGETHER}
-    ensemble = MultiTaskEnsemble(candidates=candidates, refit="full", random_state=0)
+    ensemble = MultiTaskEnsemble(models=candidates, refit=True, random_state=0)
     with pytest.warns(TabmtlWarning, match=r"tasks \['unseen'\] have labels too few"):
         model = ensemble.fit(X, y, X_val=X_val, y_val=y_val)
-    assert model.weights_["line"][0] == 1
-    assert model.weights_["line"][2] > 0.9  # the task without labels follows the others
-    of_noise = model.leaderboard_.filter(pl.col("weight") > 0, task="noise")["candidate"].to_list()
+    assert model.model_weights_["line"][0] == 1
+    assert model.model_weights_["line"][2] > 0.9  # the task without labels follows the others
+    of_noise = model.leaderboard_.filter(pl.col("weight") > 0, task="noise")["model"].to_list()
     assert of_noise in (["trees"], ["line"])  # the guard
     assert model.stack_ is None
     (part,) = model.estimators_["line"]
@@ -236,8 +237,8 @@ def test_tasks_with_next_to_no_labels_follow_the_others():
         four=pl.Series(np.where(rank >= 236, "yes", "no")), nine=pl.when(pl.int_range(240) < 9).then("many")
     )
     with pytest.warns(TabmtlWarning, match=r"tasks \['four', 'nine'\] have labels too few to judge"):
-        model = MultiTaskEnsemble(candidates=CANDIDATES, n_folds=3, random_state=0).fit(X, y)
-    weights = model.weights_.drop("task").to_numpy()
+        model = MultiTaskEnsemble(models=CANDIDATES, n_folds=3, random_state=0).fit(X, y)
+    weights = model.model_weights_.drop("task").to_numpy()
     assert_allclose(weights.sum(axis=1), 1)
     assert_array_equal(weights[2], weights[3])
     X_new = rng.normal(size=(400, 3))
@@ -307,10 +308,10 @@ def test_the_limit_of_time_is_kept(monkeypatch, time_limit, expected, end):
 
 def test_what_does_not_fit_the_time_is_left_out_and_said(tmp_path, capsys):
     X, y = scarce_table(60)
-    ensemble = MultiTaskEnsemble(candidates=CANDIDATES, n_folds=2, time_limit=1e-9, random_state=0, verbose=1)
+    ensemble = MultiTaskEnsemble(models=CANDIDATES, n_folds=2, time_limit=1e-9, random_state=0, verbose=1)
     with pytest.warns(TabmtlWarning, match=r"time_limit=1e-09 .*\['together'\]"):
         board = ensemble.fit(X, y[["first"]]).leaderboard_
-    assert board["candidate"].to_list() == ["alone", "together", "MultiTaskEnsemble"]
+    assert board["model"].to_list() == ["alone", "together", "MultiTaskEnsemble"]
     assert board["left_out"].to_list() == [None, "there was no time", None]
     assert "together  left out: there was no time\n" in capsys.readouterr().out
     ensemble.save(tmp_path / "model")
@@ -326,17 +327,17 @@ def test_candidates_that_raise_errors_are_left_out_and_said():
         "blind": Blind(n_estimators=5),
     }
     with pytest.warns(TabmtlWarning) as caught:
-        model = MultiTaskEnsemble(candidates=candidates, n_folds=2, random_state=0).fit(X, y[["first"]])
+        model = MultiTaskEnsemble(models=candidates, n_folds=2, random_state=0).fit(X, y[["first"]])
     reasons = {"odd": "ValueError: no luck", "wild": "diverged", "blind": "its answer holds nan in row 3"}
     assert len(caught) == 3
     for warning, (name, reason) in zip(caught, reasons.items(), strict=True):
         assert f"the candidate {name!r} is left out" in str(warning.message)
         assert reason in str(warning.message)
-        row = model.leaderboard_.row(by_predicate=pl.col("candidate") == name, named=True)
+        row = model.leaderboard_.row(by_predicate=pl.col("model") == name, named=True)
         assert reason in row.pop("left_out")
         nothing = dict.fromkeys(("score", "standard_error", "seconds"))
-        assert row == {"candidate": name, "task": "first", "weight": 0, "is_judged": True, **nothing}
-    others = model.leaderboard_.filter(~pl.col("candidate").is_in([*reasons]))
+        assert row == {"model": name, "task": "first", "weight": 0, "is_judged": True, **nothing}
+    others = model.leaderboard_.filter(~pl.col("model").is_in([*reasons]))
     assert others["left_out"].null_count() == len(others) == 3
     assert model.predict(X).shape == (100, 1)
 
@@ -344,11 +345,11 @@ def test_candidates_that_raise_errors_are_left_out_and_said():
 def test_a_candidate_that_raises_when_refitted_is_left_out_and_the_others_are_weighed_anew():
     X, y = scarce_table(100)
     candidates = CANDIDATES | {"together": raising(ValueError("too many"), from_rows=100)}
-    ensemble = MultiTaskEnsemble(candidates=candidates, n_folds=2, refit="full", random_state=0)
+    ensemble = MultiTaskEnsemble(models=candidates, n_folds=2, refit=True, random_state=0)
     with pytest.warns(TabmtlWarning, match="'together' is left out, because its fit raised ValueError: too many"):
         model = ensemble.fit(X, y[["first", "second"]])
-    assert "together" not in model.weights_.columns
-    assert_allclose(model.weights_.drop("task").sum_horizontal(), 1)
+    assert "together" not in model.model_weights_.columns
+    assert_allclose(model.model_weights_.drop("task").sum_horizontal(), 1)
     assert set(model.leaderboard_.filter(candidate="together")["left_out"]) == {"ValueError: too many"}
 
 
@@ -379,11 +380,11 @@ def test_what_was_refitted_is_not_fitted_again_for_the_sake_of_others(monkeypatc
 )
 def test_errors_that_end_the_fit(candidates, error):
     X, y = scarce_table(40)
-    ensemble = MultiTaskEnsemble(candidates={name: make(error) for name, make in candidates.items()}, n_folds=2)
+    ensemble = MultiTaskEnsemble(models={name: make(error) for name, make in candidates.items()}, n_folds=2)
     with pytest.raises(type(error)) as caught:
         ensemble.fit(X, y[["first"]])
     assert caught.value is error
-    assert not hasattr(ensemble, "weights_")
+    assert not hasattr(ensemble, "model_weights_")
     if isinstance(error, ValueError):
         assert "'odd', the last of single tasks" in error.__notes__[0]
 
@@ -391,14 +392,14 @@ def test_errors_that_end_the_fit(candidates, error):
 def test_candidates_that_are_changed_later_are_saved_as_they_were_fitted(tmp_path):
     X, y = scarce_table(60)
     candidates = {"alone": ALONE, "together": SharedTrees(n_estimators=20)}
-    model = MultiTaskEnsemble(candidates=candidates, n_folds=2, random_state=0).fit(X, y[["first"]])
+    model = MultiTaskEnsemble(models=candidates, n_folds=2, random_state=0).fit(X, y[["first"]])
     candidates["together"].set_params(n_estimators=7)
     candidates["more"] = SharedTrees()
     model.save(tmp_path / "model")
     loaded = load(tmp_path / "model")
-    assert list(loaded.candidates) == ["alone", "together"]
-    assert loaded.candidates["together"].n_estimators == 20
-    assert model.candidates is candidates
+    assert list(loaded.models) == ["alone", "together"]
+    assert loaded.models["together"].n_estimators == 20
+    assert model.models is candidates
 
 
 @pytest.mark.parametrize(
@@ -406,8 +407,8 @@ def test_candidates_that_are_changed_later_are_saved_as_they_were_fitted(tmp_pat
     [
         ({}, TypeError, "map names to estimators"),
         ([SharedTrees()], TypeError, "map names to estimators"),
-        ({"ridge": Ridge()}, TypeError, r"candidates\['ridge'\].*IndependentTasks\(classifier"),
-        ({"trees": SharedTrees}, TypeError, r"candidates\['trees'\].*that is the class; write SharedTrees\(\)"),
+        ({"ridge": Ridge()}, TypeError, r"models\['ridge'\].*IndependentTasks\(classifier"),
+        ({"trees": SharedTrees}, TypeError, r"models\['trees'\].*that is the class; write SharedTrees\(\)"),
         ({"LinearStack": SharedTrees()}, ValueError, "'LinearStack'"),
         ({"task": SharedTrees()}, ValueError, "got 'task'"),
         ({3: SharedTrees()}, ValueError, "names of text"),
@@ -415,13 +416,13 @@ def test_candidates_that_are_changed_later_are_saved_as_they_were_fitted(tmp_pat
 )
 def test_bad_candidates_are_named(candidates, error, message):
     with pytest.raises(error, match=message):
-        MultiTaskEnsemble(candidates=candidates).fit(np.zeros((3, 1)), [1.5, 2.5, 3.5])
+        MultiTaskEnsemble(models=candidates).fit(np.zeros((3, 1)), [1.5, 2.5, 3.5])
 
 
 def test_a_bad_parameter_of_a_candidate_is_named_before_any_fit():
     candidates = {"alone": raising(AssertionError("fitted"), IndependentTasks), "net": SharedBottom(epochs=0)}
-    with pytest.raises(ValueError, match=r"candidates\['net'\]: epochs must be"):
-        MultiTaskEnsemble(candidates=candidates).fit(np.zeros((3, 1)), [1.5, 2.5, 3.5])
+    with pytest.raises(ValueError, match=r"models\['net'\]: epochs must be"):
+        MultiTaskEnsemble(models=candidates).fit(np.zeros((3, 1)), [1.5, 2.5, 3.5])
 
 
 def test_a_reference_is_added_where_none_is_given_and_single_tasks_come_first():
@@ -434,8 +435,8 @@ def test_a_reference_is_added_where_none_is_given_and_single_tasks_come_first():
     assert list(with_reference(own)) == ["ridge", "together"]
 
 
-def test_default_candidates_are_fresh_and_named():
-    first, second = default_candidates(), default_candidates()
+def test_default_models_are_fresh_and_named():
+    first, second = MultiTaskEnsemble.default_models(), MultiTaskEnsemble.default_models()
     assert list(first) == list(second)
     assert isinstance(first["IndependentTasks"], IndependentTasks)
     assert isinstance(first["RMTGB"], RMTGB)
@@ -445,7 +446,7 @@ def test_default_candidates_are_fresh_and_named():
 def test_a_candidate_may_leave_out_columns():
     X = features()
     candidates = {"alone": ALONE, "fewer": SharedTrees(n_estimators=20, drop=["text", "plain"])}
-    model = MultiTaskEnsemble(candidates=candidates, n_folds=2, random_state=0).fit(X, mixed_targets(X)[["delay"]])
+    model = MultiTaskEnsemble(models=candidates, n_folds=2, random_state=0).fit(X, mixed_targets(X)[["delay"]])
     fewer = model.leaderboard_.filter(candidate="fewer", task="delay")["score"].item()
     assert fewer < 0.3 < model.leaderboard_.filter(candidate="alone", task="delay")["score"].item()
 
@@ -456,7 +457,7 @@ def test_models_of_other_classes_are_not_saved(tmp_path):
 
     X, y = scarce_table(120)
     candidates = {"mine": Mine(n_estimators=40, num_leaves=8), "alone": ALONE}
-    model = MultiTaskEnsemble(candidates=candidates, n_folds=2, random_state=0).fit(X, y[["first", "second"]])
+    model = MultiTaskEnsemble(models=candidates, n_folds=2, random_state=0).fit(X, y[["first", "second"]])
     with pytest.raises(TypeError, match=r"Mine.*no class of tabmtl"):
         model.save(tmp_path / "model")
     assert not (tmp_path / "model").exists()
@@ -473,38 +474,38 @@ def test_a_part_is_a_model_by_itself(mixed, tmp_path):
 
 def test_a_long_table_takes_weights_for_each_task():
     X, y = long_table(200)
-    model = MultiTaskEnsemble(candidates=CANDIDATES, n_folds=2, task_column="school", random_state=0).fit(X, y)
-    assert model.weights_["task"].to_list() == ["east", "north", "west"]
+    model = MultiTaskEnsemble(models=CANDIDATES, n_folds=2, task_column="school", random_state=0).fit(X, y)
+    assert model.model_weights_["task"].to_list() == ["east", "north", "west"]
     parts = {
         name: np.mean([p.predict(X).to_numpy().ravel() for p in each], axis=0)
         for name, each in model.estimators_.items()
     }
-    weights = X.select("school").join(model.weights_, left_on="school", right_on="task", maintain_order="left")
-    expected = sum(weights[name].to_numpy() * parts[name].ravel() for name in model.weights_.columns[1:])
+    weights = X.select("school").join(model.model_weights_, left_on="school", right_on="task", maintain_order="left")
+    expected = sum(weights[name].to_numpy() * parts[name].ravel() for name in model.model_weights_.columns[1:])
     assert_allclose(model.predict(X).to_numpy(), expected)
 
 
 def test_fits_are_shown(capsys):
     X, y = scarce_table(60)
-    ensemble = MultiTaskEnsemble(candidates=CANDIDATES, n_folds=2, refit="full", verbose=1, random_state=0)
+    ensemble = MultiTaskEnsemble(models=CANDIDATES, n_folds=2, refit=True, verbose=1, random_state=0)
     ensemble.fit(X, y[["first"]])
     names = ["alone", "alone", "together", "together", *ensemble.estimators_]
     lines = capsys.readouterr().out.splitlines()
     fits = [line.split("  ")[:3] for line in lines[: len(names)]]
     assert fits == [["MultiTaskEnsemble", f"fit {k}/6", name] for k, name in enumerate(names, 1)]
-    scores = ensemble.leaderboard_["candidate", "score"].rows()
+    scores = ensemble.leaderboard_["model", "score"].rows()
     told = [f"MultiTaskEnsemble  {name}  mean out-of-fold score {score:.4f}" for name, score in scores]
     assert lines[len(names) :] == told
 
 
 @pytest.mark.all_faces  # five models, in all folds
 @pytest.mark.parametrize("is_long", [False, True])
-def test_all_default_candidates_are_tried(is_long):
+def test_all_default_models_are_tried(is_long):
     X, y = long_table() if is_long else (features(), mixed_targets(features()))
     params = {"task_column": "school"} if is_long else {}
     board = MultiTaskEnsemble(n_folds=2, random_state=0, **params).fit(X, y).leaderboard_
     assert board["left_out"].null_count() == len(board)
-    assert {*default_candidates()} <= {*board["candidate"]}
+    assert {*MultiTaskEnsemble.default_models()} <= {*board["model"]}
 
 
 def test_a_fit_has_the_time_that_is_left_as_its_own_limit(monkeypatch):
@@ -517,9 +518,9 @@ def test_a_fit_has_the_time_that_is_left_as_its_own_limit(monkeypatch):
             return super()._fit(X, coder, batch, valid, seed)
 
     candidates = {"alone": ALONE, "own": Limited(n_estimators=2, time_limit=5.0), "rest": Limited(n_estimators=2)}
-    MultiTaskEnsemble(candidates=candidates, n_folds=2, time_limit=500, random_state=0).fit(X, y[["first"]])
+    MultiTaskEnsemble(models=candidates, n_folds=2, time_limit=500, random_state=0).fit(X, y[["first"]])
     assert limits[:2] == [5.0, 5.0]
     assert all(100 < limit < 500 for limit in limits[2:])
     limits.clear()
-    MultiTaskEnsemble(candidates=candidates, n_folds=2, random_state=0).fit(X, y[["first"]])
+    MultiTaskEnsemble(models=candidates, n_folds=2, random_state=0).fit(X, y[["first"]])
     assert limits == [5.0, 5.0, None, None]

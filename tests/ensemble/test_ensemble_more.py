@@ -30,13 +30,13 @@ class NoModel(DummyRegressor):
 
 
 def ensemble(**params):
-    return MultiTaskEnsemble(**{"candidates": CANDIDATES, "n_folds": 2, "random_state": 0, **params})
+    return MultiTaskEnsemble(**{"models": CANDIDATES, "n_folds": 2, "random_state": 0, **params})
 
 
 def test_all_containers_give_one_ensemble(mixed):
     pandas = ensemble().fit(X.to_pandas().astype({"text": "category"}), Y.to_pandas().astype({"size": "category"}))
     for other in (pandas, ensemble().fit(X.lazy(), Y.lazy()), ensemble().fit(X.to_arrow(), Y.to_arrow())):
-        assert other.weights_.equals(mixed.weights_)
+        assert other.model_weights_.equals(mixed.model_weights_)
     answer = pandas.predict(X.to_pandas().astype({"text": "category"}))
     assert answer["size"].dtype == "category"
     assert_array_equal(answer["delay"], mixed.predict(X)["delay"])
@@ -50,10 +50,10 @@ def test_copies_answer_alike(mixed):
 
 
 def test_other_candidates_matter_at_the_next_fit_only(mixed):
-    changed = copy.deepcopy(mixed).set_params(candidates={"trees": SharedTrees(n_estimators=5)})
+    changed = copy.deepcopy(mixed).set_params(models={"trees": SharedTrees(n_estimators=5)})
     assert changed.predict(X).equals(mixed.predict(X))
-    assert list(clone(changed).candidates) == ["trees"]
-    changed.set_params(candidates={"odd": IndependentTasks(classifier=DummyClassifier(), regressor=NoModel())})
+    assert list(clone(changed).models) == ["trees"]
+    changed.set_params(models={"odd": IndependentTasks(classifier=DummyClassifier(), regressor=NoModel())})
     with pytest.raises(ValueError, match="'delay': NoModel cannot be fitted: no model"):
         changed.fit(X, Y)
     assert changed.predict(X).equals(mixed.predict(X))
@@ -104,14 +104,14 @@ def test_weight_0_equals_a_missing_label():
     weight = pl.DataFrame({"late": np.ones(120), "size": np.ones(120), "delay": np.arange(120) >= 60}).cast(pl.Float64)
     hidden = Y.with_columns(delay=pl.when(pl.int_range(120) >= 60).then("delay"))
     weighted, missing = ensemble().fit(X, Y, sample_weight=weight), ensemble().fit(X, hidden)
-    assert weighted.weights_.equals(missing.weights_)
+    assert weighted.model_weights_.equals(missing.model_weights_)
     assert_allclose(weighted.predict(X)["delay"], missing.predict(X)["delay"])
 
 
 def test_a_column_may_be_dropped_by_the_ensemble_and_by_a_candidate():
     table = X.with_columns(patient=pl.int_range(120) // 4)
     candidates = CANDIDATES | {"more": SharedTrees(n_estimators=5, drop=["patient", "text"])}
-    model = ensemble(candidates=candidates, drop=["patient"]).fit(table, Y, groups="patient")
+    model = ensemble(models=candidates, drop=["patient"]).fit(table, Y, groups="patient")
     assert model.predict(X).shape == (120, 3)
 
 
@@ -131,5 +131,5 @@ def test_hardly_any_label_is_fitted_with_a_warning():
     y = pl.concat([few, few.clear(117)])
     candidates = CANDIDATES | {"sides": RMTGB(n_estimators_shared=5, n_estimators_outlier=5, n_estimators_task=5)}
     with pytest.warns(TabmtlWarning, match=r"tasks \['a', 'b'\] have labels too few to judge"):
-        model = ensemble(candidates=candidates).fit(X, y)
+        model = ensemble(models=candidates).fit(X, y)
     assert model.predict(X).null_count().row(0) == (0, 0)

@@ -96,7 +96,7 @@ def test_groups_that_leave_no_rows_to_stop_on_are_not_handed_on():
     """Labels of the only task in two groups, one of which a fold judges."""
     X, group = features(90), np.repeat([0, 1, 2], 30)
     y = X.select(pl.when(pl.Series(group < 2)).then("plain").alias("few"))
-    model = MultiTaskEnsemble(candidates=CANDIDATES, n_folds=3, random_state=0).fit(X, y, groups=group)
+    model = MultiTaskEnsemble(models=CANDIDATES, n_folds=3, random_state=0).fit(X, y, groups=group)
     assert model.leaderboard_["score"].null_count() == 0
 
 

@@ -65,7 +65,7 @@ def test_estimators_among_the_parameters_are_logged_by_their_names():
     with mlflow.start_run() as run:
         MLflowCallback().log_fitted(team, rows, targets)
     candidates = "net: SharedBottom, trees v1.0: SharedTrees, single: IndependentTasks"
-    assert Log(run.info.run_id).params["candidates"] == candidates
+    assert Log(run.info.run_id).params["models"] == candidates
 
 
 def test_the_schema_is_a_file_and_a_tag(logged):
@@ -140,7 +140,7 @@ def test_an_ensemble_has_its_leaderboard():
     model = tiny(MultiTaskEnsemble).fit(X, Y)
     log = log_of(model, X, Y, X_val=X_VAL, y_val=Y_VAL, reference=model.estimators_["alone"][0])
     assert log.files("plots") == {"plots/leaderboard.png", "plots/gain.png"}
-    assert log.params["candidates"] == "alone: IndependentTasks, together: SharedTrees"
+    assert log.params["models"] == "alone: IndependentTasks, together: SharedTrees"
     scores = model.score_tasks(X_VAL, Y_VAL)
     assert log.metrics["final/late/roc_auc"] == scores["late"]
     assert {"gain/late", "gain/size", "gain/delay"} <= set(log.metrics)

@@ -232,8 +232,8 @@ MISTAKES = {
         "no parameter 'classifier' to set",
     ),
     "models in a parameter": (
-        ["--data", "portal", "--model", "MultiTaskEnsemble", "--set", "candidates=[]"],
-        "no parameter 'candidates' to set: known are drop, n_folds, n_jobs, refit, time_limit",
+        ["--data", "portal", "--model", "MultiTaskEnsemble", "--set", "models=[]"],
+        "no parameter 'models' to set: known are drop, n_folds, n_jobs, n_processes, refit, time_limit",
     ),
     "baseline of itself": (["--data", "portal", "--model", "IndependentTasks", "--baseline"], "already"),
     "store is no database": (["--data", "portal", "--tracking-uri", "sqlite:///notes.txt"], "cannot open"),

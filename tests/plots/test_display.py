@@ -23,7 +23,7 @@ from tabmtl.targets import Task
 
 OUTLIERS = pl.DataFrame({"task": ["a"], "outlier_score": [0.5], "check_loss": [1.0], "check_loss_if_normal": [1.0]})
 USAGE = pl.DataFrame({"level": [1], "gate": ["a"], "expert": ["own"], "weight": [1.0], "dead": [False]})
-BOARD = pl.DataFrame({"candidate": ["x"], "task": ["a"], "score": [0.5], "standard_error": [0.1], "weight": [1.0]})
+BOARD = pl.DataFrame({"model": ["x"], "task": ["a"], "score": [0.5], "standard_error": [0.1], "weight": [1.0]})
 FRONT = pl.DataFrame({"trial": [0], "score/a": [0.5], "score/b": [0.4]})
 
 

@@ -21,7 +21,7 @@ matplotlib = pytest.importorskip("matplotlib")
 
 @pytest.fixture(scope="module")
 def ensemble(table) -> MultiTaskEnsemble:
-    return MultiTaskEnsemble(candidates=CANDIDATES, n_folds=2, random_state=0).fit(*table)
+    return MultiTaskEnsemble(models=CANDIDATES, n_folds=2, random_state=0).fit(*table)
 
 
 def names_of(ax) -> list[str]:
@@ -44,7 +44,7 @@ def test_every_candidate_has_its_score_error_and_weight(ensemble) -> None:
     assert display.ax_ is display.axes_["late"]
     for task, ax in display.axes_.items():
         rows = ensemble.leaderboard_.filter(task=task)
-        assert names_of(ax) == rows["candidate"].to_list() == ["alone", "together", "LinearStack", "MultiTaskEnsemble"]
+        assert names_of(ax) == rows["model"].to_list() == ["alone", "together", "LinearStack", "MultiTaskEnsemble"]
         scores, places = display.points_[task].lines[0].get_data()
         np.testing.assert_array_equal(scores, rows["score"])
         np.testing.assert_array_equal(places, ax.get_yticks())
@@ -85,7 +85,7 @@ def test_one_task_of_a_loaded_ensemble_in_given_axes(ensemble, tmp_path: Path) -
 
 def test_many_tasks_fill_rows_of_panels() -> None:
     names = [f"task {t}" for t in range(7)]
-    columns = {"candidate": "alone", "score": 0.5, "standard_error": 0.1, "weight": 1.0}
+    columns = {"model": "alone", "score": 0.5, "standard_error": 0.1, "weight": 1.0}
     board = pl.DataFrame({"task": names}).with_columns(pl.lit(value).alias(name) for name, value in columns.items())
     display = LeaderboardDisplay(board, tasks=[Task(name=name, kind="regression") for name in names]).plot()
     assert list(display.axes_) == names
@@ -96,7 +96,7 @@ def test_many_tasks_fill_rows_of_panels() -> None:
 def test_an_undefined_score_leaves_its_place_empty() -> None:
     board = pl.DataFrame(
         {
-            "candidate": ["alone", "MultiTaskEnsemble"],
+            "model": ["alone", "MultiTaskEnsemble"],
             "task": ["a", "a"],
             "score": [None, None],
             "standard_error": [None, None],

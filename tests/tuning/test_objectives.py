@@ -80,7 +80,7 @@ def test_parameters_of_an_ensemble_are_searched_if_named():
     est = tiny(MultiTaskEnsemble)
     with pytest.raises(ValueError, match=r"MultiTaskEnsemble has nothing to tune.*name parameters by search_space"):
         objective(est, X[:140], Y[:140], **ROWS)
-    goal = objective(est, X[:140], Y[:140], **ROWS, search_space={"refit": {"choices": ["bag", "full"]}})
+    goal = objective(est, X[:140], Y[:140], **ROWS, search_space={"refit": {"choices": [False, True]}})
     study = run(goal)
     model = with_params(est, study.best_trial).fit(X[:140], Y[:140], **ROWS)
     assert study.best_value == mean_score(model.score_tasks(*ROWS.values()))

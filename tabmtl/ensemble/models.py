@@ -1,0 +1,49 @@
+"""The models that an ensemble tries: the rules for given ones, and the reference among them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tabmtl.estimators.tables import MultiTaskEstimator
+from tabmtl.models.independent import IndependentTasks
+
+#: Names in the leaderboard that no model may have: the linear models, and the mixture.
+LINEAR, MIXTURE = "LinearStack", "MultiTaskEnsemble"
+_TAKEN = (LINEAR, MIXTURE, "task")  # which is a column of the weights
+_REFERENCE = "IndependentTasks"
+
+
+def check_models(name: str, value: Any) -> None:
+    """Raise an error unless a value is None, or maps names to estimators of several tasks with good parameters."""
+    if value is None:
+        return
+    if not isinstance(value, dict) or not value:
+        raise TypeError(
+            f"{name} must map names to estimators, such as {{'SharedTrees': SharedTrees()}}, or be None, got {value!r}"
+        )
+    for key, model in value.items():
+        if not isinstance(key, str) or key in _TAKEN:
+            raise ValueError(f"{name} must have names of text other than {', '.join(_TAKEN)}, got {key!r}")
+        if not isinstance(model, MultiTaskEstimator):
+            cure = "wrap one of scikit-learn: IndependentTasks(classifier=..., regressor=...)"
+            if isinstance(model, type) and issubclass(model, MultiTaskEstimator):
+                cure = f"that is the class; write {model.__name__}()"
+            raise TypeError(
+                f"{name}[{key!r}] must be an estimator of this package, or derived from one, got {model!r}; {cure}"
+            )
+        model.check_params(f"{name}[{key!r}]")
+
+
+def with_reference(found: Mapping[str, MultiTaskEstimator]) -> dict[str, MultiTaskEstimator]:
+    """Return the models, single-task ones first; a tuned reference is added where there is none."""
+    single = {name: each for name, each in found.items() if isinstance(each, IndependentTasks)}
+    if not single:
+        single = {_free_name(_REFERENCE, found): IndependentTasks(tune=4)}
+    return single | {name: each for name, each in found.items() if name not in single}
+
+
+def _free_name(name: str, taken: Mapping[str, Any]) -> str:
+    while name in taken:
+        name += "_"
+    return name
