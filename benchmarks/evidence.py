@@ -100,8 +100,8 @@ Setting = tuple[str, str, str | None, int | None]
 ANSWERED = 1_000
 
 MODELS: dict[str, Callable[..., Any]] = {
-    LIGHTGBM: partial(IndependentTasks, tune=4),
-    BAG: partial(Bag, partial(IndependentTasks, tune=4)),
+    LIGHTGBM: partial(IndependentTasks, tune="all"),
+    BAG: partial(Bag, partial(IndependentTasks, tune="all")),
     CATBOOST: CatBoost,
     "SharedTrees": SharedTrees,
     "SharedBottom, 4 members": partial(SharedBottom, n_members=4),

@@ -62,7 +62,7 @@ def open_set(name: str, seed: int, folder: Path | None) -> tuple[Problem, dict[s
 def make(model: str, name: str, problem: Problem, seed: int, epochs: int) -> Any:
     """Make a model with its defaults and the known facts about the tasks of a set."""
     if model == REFERENCE:
-        return IndependentTasks(tasks=problem.tasks, tune=4, random_state=seed)
+        return IndependentTasks(tasks=problem.tasks, tune="all", random_state=seed)
     known: dict[str, Any] = {}
     if name == FUNNEL and model in ("ESMM", "AITM", "APEM"):
         known["task_chain"] = CHAIN

@@ -98,7 +98,7 @@ MODELS: dict[str, Callable[[Problem, int, int | None], Any]] = {
     "MultiTabNet": partial(network, MultiTabNet),
     "SharedBottom": partial(network, SharedBottom),
     "RMTGB": lambda problem, seed, _: RMTGB(tasks=problem.tasks, random_state=seed),
-    REFERENCE: lambda problem, seed, _: IndependentTasks(tasks=problem.tasks, tune=4, random_state=seed),
+    REFERENCE: lambda problem, seed, _: IndependentTasks(tasks=problem.tasks, tune="all", random_state=seed),
     "linear": lambda problem, *_: linear(problem),
 }
 

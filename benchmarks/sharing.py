@@ -174,12 +174,12 @@ def answers_of(model: Any, X: pl.DataFrame) -> dict[str, np.ndarray]:
 MODELS: dict[str, Callable[..., Any]] = {
     "SharedTrees": SharedTrees,
     TWIN: Alone,
-    REFERENCE: partial(IndependentTasks, tune=4),
+    REFERENCE: partial(IndependentTasks, tune="all"),
     PEER: CatBoost,
     "MMoE": MMoE,
     "MultiTabNet": MultiTabNet,
     BAGS[0]: partial(Bag, SharedTrees),
-    BAGS[1]: partial(Bag, partial(IndependentTasks, tune=4)),
+    BAGS[1]: partial(Bag, partial(IndependentTasks, tune="all")),
 }
 
 

@@ -18,7 +18,7 @@ from tabmtl.pipelines.model_choice import ModelChoice, find_class, make
 from tabmtl.pipelines.terminal import INTERRUPTED, near
 from tabmtl.pipelines.tracking import check_writable
 
-_TUNED = "tune=4"
+_TUNED = "tune=all"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +29,8 @@ class ModelList:
     ----------
     model : list of str
         Estimator of tabmtl, such as RMTGB; may be repeated. The first is the reference. Default: several, by the number
-        of rows, the first being one tuned LightGBM per task. IndependentTasks is tuned here (tune=4) unless --set says
-        otherwise.
+        of rows, the first being one tuned LightGBM per task. IndependentTasks is tuned here (tune=all), unless --set
+        says otherwise.
     set : list of str
         MODEL.NAME=VALUE: a parameter of one of them, such as MMoE.epochs=5; may be repeated.
     seed : int

@@ -148,9 +148,9 @@ def _compare_scarce(rows: TableRows, seed: int) -> None:
     print(f"A target with few labels: {len(labels)} of {SCARCE}, {labels[SCARCE].sum()} of them yes, on {n_days} days,")
     print(f"beside all labels of the others in {len(X):,} rows.", flush=True)
     kind = {SCARCE: rows.facts["tasks"][SCARCE]}
-    single = tabmtl.IndependentTasks(tune=4, tasks=kind, random_state=seed)
+    single = tabmtl.IndependentTasks(tune="all", tasks=kind, random_state=seed)
     single.fit(X[:N_LABELS], labels, groups=days[:N_LABELS])
-    candidates = {"IndependentTasks": tabmtl.IndependentTasks(tune=4), "SharedTrees": tabmtl.SharedTrees()}
+    candidates = {"IndependentTasks": tabmtl.IndependentTasks(tune="all"), "SharedTrees": tabmtl.SharedTrees()}
     print("MultiTaskEnsemble, of two of its default candidates and linear models to save time ...", flush=True)
     ensemble = tabmtl.MultiTaskEnsemble(models=candidates, n_folds=5, random_state=seed, **rows.facts)
     scarce = pl.when(pl.int_range(pl.len()) < N_LABELS).then(SCARCE).alias(SCARCE)

@@ -60,7 +60,8 @@ def default_models(n_rows: int) -> dict[str, MultiTaskEstimator]:
     >>> list(default_models(2_000_000))
     ['IndependentTasks', 'SharedTrees', 'MMoE', 'MultiTaskEnsemble']
     """
-    models: dict[str, MultiTaskEstimator] = {"IndependentTasks": IndependentTasks(tune=4), "SharedTrees": SharedTrees()}
+    models: dict[str, MultiTaskEstimator] = {"IndependentTasks": IndependentTasks(tune="all")}
+    models["SharedTrees"] = SharedTrees()
     if n_rows <= _ROWS_OF_ALL:
         models["RMTGB"] = RMTGB()
     models["MMoE"] = MMoE()
@@ -92,8 +93,8 @@ def compare(
     models : mapping of str to estimator, sequence of estimators, or None
         Estimators of the package, or derived from one; copies of them are fitted. Those of a sequence are called by
         their class. None takes `default_models`, whose reference is tuned; the printed tables say "untuned" beside an
-        `IndependentTasks` that is not, which ``tune=4`` makes a stronger reference. A model of scikit-learn goes into
-        ``IndependentTasks(classifier=..., regressor=...)``.
+        `IndependentTasks` that is not, which ``tune="all"`` makes a stronger reference. A model of scikit-learn goes
+        into ``IndependentTasks(classifier=..., regressor=...)``.
     X, y : frames or arrays
         Features and targets, as ``fit`` takes them.
     X_val, y_val : frames or arrays, optional

@@ -14,7 +14,7 @@ import polars as pl
 from tabmtl.comparison import page
 from tabmtl.comparison.figures import draw_figures
 from tabmtl.estimators.tables import MultiTaskEstimator
-from tabmtl.models.independent import IndependentTasks
+from tabmtl.models.independent import CONFIGURATIONS, IndependentTasks
 from tabmtl.plots import ComparisonDisplay
 from tabmtl.schema import counted
 from tabmtl.storage.atomic import write_file
@@ -259,7 +259,8 @@ def _tuning(model: Any) -> str:
     """Say how the LightGBMs of a fitted reference were tuned, in brackets; nothing of other models."""
     if not isinstance(model, IndependentTasks) or model.classifier is not None or model.regressor is not None:
         return ""
-    return f" (best of {model.tune})" if model.tune else " (untuned)"
+    n_tried = len(CONFIGURATIONS if model.tune == "all" else model.tune)
+    return f" (best of {n_tried})" if n_tried else " (untuned)"
 
 
 def _joint(n: int) -> str:

@@ -96,7 +96,7 @@ class MultiTaskEnsemble(MultiTaskEstimator):
         Multi-task estimators by name, of which copies are fitted, in the order in which they are tried, after those of
         single tasks; default `default_models`. The ensemble sets their ``tasks``, ``task_column``,
         ``categorical_features`` and ``random_state``. Without an `IndependentTasks` among them,
-        ``IndependentTasks(tune=4)`` is added as the reference.
+        ``IndependentTasks(tune="all")`` is added as the reference.
     n_folds : int or "auto", default="auto"
         Number of folds, in each of which every candidate is fitted. "auto" is 5; in wide tables 8 if a task has fewer
         than 500 labels, 10 if fewer than 100. With more than 200 000 rows it is 3, or 5 if a task has fewer than 500
@@ -193,7 +193,7 @@ class MultiTaskEnsemble(MultiTaskEstimator):
         >>> ensemble = MultiTaskEnsemble(models={**MultiTaskEnsemble.default_models(), "MultiTabNet": MultiTabNet()})
         """
         return {
-            "IndependentTasks": IndependentTasks(tune=4),
+            "IndependentTasks": IndependentTasks(tune="all"),
             "SharedTrees": SharedTrees(),
             "RMTGB": RMTGB(),
             # The folds average the networks already: neither restarts nor more members are worth their time here.
@@ -283,7 +283,7 @@ def _mix(coder: TableCoder, trials: Trials, found: Mapping[str, Trial], refits: 
     stack = _fit_stack(coder, folds, found[reference])
     linear = {} if stack is None else {LINEAR: _stacked(stack, coder, folds, found[reference])}
     tried = {**found, **linear}
-    judged = _judged(coder, folds, tried, sum(isinstance(trials.models[name], IndependentTasks) for name in found))
+    judged = _judged(coder, folds, tried, sum(isinstance(trials.candidates[name], IndependentTasks) for name in found))
     weights = choose_weights(judged, trials.seed)
     shares = {name: own for name, own in zip(tried, weights, strict=True) if own.any()}
     if LINEAR not in shares:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 import lightgbm as lgb
 import narwhals.stable.v2 as nw
@@ -25,7 +24,7 @@ from tabmtl.metrics.scores import score_task, undefined_reason
 from tabmtl.model_selection import train_valid_split
 from tabmtl.model_selection.repeats import number_groups
 from tabmtl.model_selection.stratify import Strata, deal_groups, deal_rows, number_units
-from tabmtl.params import NonNegative, WholeShare, check_count
+from tabmtl.params import NonNegative, WholeShare, near
 from tabmtl.processes.forks import count_threads
 from tabmtl.processes.group import Group
 from tabmtl.schema import Batch, Columns, warn_user
@@ -49,7 +48,7 @@ if TYPE_CHECKING:
 _MOST_TREES = 1_000
 _BAGGING = {"subsample": 0.8, "subsample_freq": 1}
 
-#: Configurations that ``tune`` tries, in this order; what one does not name is the estimator's own parameter.
+#: Configurations that ``tune`` names; what one does not name is the estimator's own parameter.
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "small": {"num_leaves": 8, "min_child_samples": 20, "colsample_bytree": 0.5, "reg_lambda": 1.0, **_BAGGING},
     "mid": {
@@ -77,6 +76,17 @@ _MARGIN = 2.0
 #: Trees that one takes for few rows without any choice, about 60 of them.
 _FIXED_TREES = {"num_leaves": 7, "min_child_samples": 20, "colsample_bytree": 1.0, "learning_rate": 0.05}
 _LISTED = 10
+
+
+def _check_tune(name: str, value: Any) -> None:
+    """Raise a ValueError unless a value is "all", or names configurations, each once."""
+    known = [*CONFIGURATIONS]
+    names = known if value == "all" else value
+    is_listed = isinstance(names, Sequence) and not isinstance(names, str)
+    wrong = [each for each in names if each not in known or names.count(each) > 1] if is_listed else [value]
+    if wrong:
+        hint = "" if wrong[0] in known else near(wrong[0], ["all", *known])
+        raise ValueError(f"{name} must be 'all', or hold names of {known}, each once, got {value!r}{hint}")
 
 
 def _check_estimator(name: str, value: Any) -> None:
@@ -350,13 +360,13 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
         its own parameters, ``class_weight`` and ``random_state`` among them. Others get the ``groups`` of fit if they
         take them. With faces of a multi-task model, such as ``SharedTreesClassifier()`` and
         ``SharedTreesRegressor()``, this is the control that learns every task without the others.
-    tune : int in 0 to 4, default=0
-        Choose the parameters among the first ``tune`` of four configurations: "small" has 8 leaves, "mid" 16 leaves of
-        at least 50 rows and a strong penalty, "default" the estimator's own parameters, "big" 63 leaves; all but
-        "default" draw 80 % of the rows for every tree, and 40 or 50 % of the columns. What a configuration does not
-        name is the estimator's own parameter. All tasks get the configuration with the highest mean of
-        ``configuration_scores_``. 0 takes the estimator's own parameters. It has no effect on tasks with few labels,
-        see ``early_stopping``.
+    tune : "all" or sequence of str, default=()
+        Names of the configurations to choose the parameters among: "small" has 8 leaves, "mid" 16 leaves of at least 50
+        rows and a strong penalty, "default" the estimator's own parameters, "big" 63 leaves; all but "default" draw
+        80 % of the rows for every tree, and 40 or 50 % of the columns. What a configuration does not name is the
+        estimator's own parameter. All tasks get the configuration with the highest mean of ``configuration_scores_``,
+        of equal ones the first. Without names, the estimator's own parameters are taken. It has no effect on tasks with
+        few labels, see ``early_stopping``.
     early_stopping : bool, default=True
         Stop LightGBM where a task's validation score (ROC AUC, log loss for many classes, RMSE) has not improved
         for ``patience`` trees. Without labels of the task in y_val, ``validation_fraction`` of its rows is set aside
@@ -399,7 +409,7 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
     colsample_bytree: WholeShare = 0.8
     reg_lambda: NonNegative = 0.0
 
-    tune: Annotated[int, partial(check_count, low=0, high=len(CONFIGURATIONS))] = 0
+    tune: Annotated[Literal[all] | Sequence[str], _check_tune] = ()
 
     _stored: ClassVar[type] = IndependentState
 
@@ -411,10 +421,10 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
         given = [name for name in ("classifier", "regressor") if getattr(self, name) is not None]
         if self.tune and given:
             raise ValueError(
-                f"tune={self.tune} chooses among LightGBM models of its own; leave out {given[0]}, or tune"
+                f"tune={self.tune!r} chooses among LightGBM models of its own; leave out {given[0]}, or tune"
             )
         if self.tune and not self.early_stopping:
-            raise ValueError(f"tune={self.tune} needs validation rows; set early_stopping=True, or tune=0")
+            raise ValueError(f"tune={self.tune!r} needs validation rows; set early_stopping=True, or leave tune out")
 
     def _fit(self, X: Any, coder: TableCoder, batch: Batch, valid: Batch | None, seed: int) -> dict[str, Any]:
         tasks, names = coder.labels.tasks, self._names_to_try
@@ -500,7 +510,7 @@ class IndependentTasks(LightGBMOptions, MultiTaskEstimator):
 
     @property
     def _names_to_try(self) -> list[str]:
-        return [*CONFIGURATIONS][: self.tune] or ["default"]
+        return [*(CONFIGURATIONS if self.tune == "all" else self.tune)] or ["default"]
 
     def _parts(self, grower: _Grower, of_task: _TaskRows) -> _Parts:
         """Return the labelled rows of a task, perhaps with some held out."""

@@ -130,7 +130,7 @@ def test_the_verdict_names_who_is_ahead_and_on_which_tasks(tmp_path):
 
 
 def test_a_reference_says_whether_it_is_tuned():
-    tuned = {"linear": IndependentTasks(tune=4), "experts": IndependentTasks()}
+    tuned = {"linear": IndependentTasks(tune="all"), "experts": IndependentTasks()}
     found = replace(comparison(), models=dict(comparison().models) | tuned)
     assert "Differences are to linear (best of 4) on the same rows." in str(found)
     assert " experts (untuned) " in str(found) and "constant (" not in str(found)

@@ -427,7 +427,7 @@ def test_a_bad_parameter_of_a_candidate_is_named_before_any_fit():
 
 def test_a_reference_is_added_where_none_is_given_and_single_tasks_come_first():
     (name, added), *others = with_reference({"together": TOGETHER}).items()
-    assert (name, added.tune) == ("IndependentTasks", 4)
+    assert (name, added.tune) == ("IndependentTasks", "all")
     assert others == [("together", TOGETHER)]
     taken = {"IndependentTasks": TOGETHER}
     assert list(with_reference(taken)) == ["IndependentTasks_", "IndependentTasks"]

@@ -259,13 +259,13 @@ def test_a_refit_that_goes_astray_is_not_kept(monkeypatch):
 def test_the_configuration_with_the_highest_mean_score_serves_all_tasks():
     X, y = features(400), mixed_targets(features(400)).select("late", "delay")
     parts = {"X_val": X[300:], "y_val": y[300:]}
-    tuned = tiny(IndependentTasks, tune=4, num_leaves=3).fit(X[:300], y[:300], **parts)
+    tuned = tiny(IndependentTasks, tune="all", num_leaves=3).fit(X[:300], y[:300], **parts)
     scores = tuned.configuration_scores_
     assert scores.columns == ["task", "small", "mid", "default", "big"]
     assert scores["task"].to_list() == ["late", "delay"]
     means = {name: scores[name].mean() for name in scores.columns[1:]}
     assert tuned.configuration_ == max(means, key=means.get)
-    first = tiny(IndependentTasks, tune=1).fit(X[:300], y[:300], **parts)
+    first = tiny(IndependentTasks, tune=("small",)).fit(X[:300], y[:300], **parts)
     assert first.configuration_ == "small"
     assert dict(first.configuration_scores_.rows()) == pytest.approx(first.score_tasks(X[300:], y[300:]))
     assert first.configuration_scores_["small"].equals(scores["small"])
@@ -276,7 +276,7 @@ def test_the_configuration_with_the_highest_mean_score_serves_all_tasks():
 
 def test_the_choice_is_saved(tmp_path):
     X, y = features(400), mixed_targets(features(400))
-    model = tiny(IndependentTasks, tune=2).fit(X, y)
+    model = tiny(IndependentTasks, tune=("small", "mid")).fit(X, y)
     model.save(tmp_path / "model")
     loaded = tabmtl.load(tmp_path / "model")
     assert loaded.configuration_ == model.configuration_
@@ -287,9 +287,12 @@ def test_the_choice_is_saved(tmp_path):
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"tune": 2, "regressor": lgb.LGBMRegressor()}, r"tune=2 .* leave out regressor"),
-        ({"tune": 1, "early_stopping": False}, r"tune=1 needs validation rows; set early_stopping=True"),
-        ({"tune": 5}, "tune must be at most 4, got 5"),
+        ({"tune": ["small"], "regressor": lgb.LGBMRegressor()}, r"tune=\['small'\] .* leave out regressor"),
+        ({"tune": "all", "early_stopping": False}, "tune='all' needs validation rows; set early_stopping=True"),
+        ({"tune": 4}, "tune must be 'all', or hold names of .*, each once, got 4"),
+        ({"tune": "small"}, "tune must be 'all', or hold names of .*, each once, got 'small'"),
+        ({"tune": ["smal"]}, "got .'smal'.*'small'"),
+        ({"tune": ["mid", "mid"]}, "each once, got .'mid', 'mid'"),
     ],
 )
 def test_a_choice_that_cannot_be_made_is_refused(params, message):
@@ -498,7 +501,7 @@ def rare(n, n_rare, seed, *, signal=True):
 def test_a_rare_class_is_learned():
     """Rows set aside hold four of it, and ROC AUC of four stops anywhere."""
     train, test = rare(300, 25, 0)
-    model = IndependentTasks(tune=4, n_jobs=1, random_state=0).fit(*train)
+    model = IndependentTasks(tune="all", n_jobs=1, random_state=0).fit(*train)
     plain = lgb.LGBMClassifier(n_jobs=1, verbose=-1).fit(*train)
     assert model.estimators_["y"].num_trees() >= 20
     score = roc_auc_score(test[1] == "yes", plain.predict_proba(test[0])[:, 1])

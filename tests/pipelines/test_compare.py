@@ -69,9 +69,9 @@ def test_a_reference_is_tuned_unless_it_is_said_not_to_be() -> None:
     def settings(*texts: str) -> list[str]:
         return ModelList(model=["IndependentTasks"], set=list(texts)).choices()["IndependentTasks"].set
 
-    assert settings() == ["tune=4"]
-    assert settings("IndependentTasks.num_leaves=8") == ["num_leaves=8", "tune=4"]
-    assert settings("IndependentTasks.tune=0") == ["tune=0"]
+    assert settings() == ["tune=all"]
+    assert settings("IndependentTasks.num_leaves=8") == ["num_leaves=8", "tune=all"]
+    assert settings("IndependentTasks.tune=[]") == ["tune=[]"]
     assert settings("IndependentTasks.early_stopping=false") == ["early_stopping=false"]
 
 

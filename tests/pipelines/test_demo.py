@@ -147,7 +147,7 @@ def test_one_target_keeps_few_labels(
     X, y = (part[drawn] for part in rows.parts["train"])
     assert f"{y['cancelled'].sum()} of them yes, on " in said
     days = X["month"].cast(str) + "-" + X["day"].cast(str)
-    alone = tabmtl.IndependentTasks(tune=4, tasks={"cancelled": "binary"}, random_state=0)
+    alone = tabmtl.IndependentTasks(tune="all", tasks={"cancelled": "binary"}, random_state=0)
     alone.fit(X, y.select("cancelled"), groups=days)
     X_test, y_test = rows.parts["test"]
     assert found["alone"] == round(alone.score_tasks(X_test, y_test.select("cancelled"))["cancelled"], 3)

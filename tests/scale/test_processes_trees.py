@@ -132,7 +132,7 @@ def test_a_rank_of_whose_rows_none_is_drawn(table, cls):
     assert np.ptp(answers(first, X)) > 0.1  # trees were grown
 
 
-TUNED = pytest.param(TARGETS, {"tune": 2}, marks=pytest.mark.all_faces)
+TUNED = pytest.param(TARGETS, {"tune": ("small", "mid")}, marks=pytest.mark.all_faces)
 
 
 @pytest.mark.parametrize(("targets", "params"), [(["late", "delay"], {}), TUNED])

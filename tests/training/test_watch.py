@@ -152,7 +152,9 @@ def test_recommenders_end_in_time():
         Blend([STAN(), SequentialRules()], time_limit=1e-3).fit(recommenders.TRAIN)
 
 
-@pytest.mark.parametrize("model", [RMTGB(n_estimators_task=60), SharedTrees(n_estimators=60), IndependentTasks(tune=2)])
+@pytest.mark.parametrize(
+    "model", [RMTGB(n_estimators_task=60), SharedTrees(n_estimators=60), IndependentTasks(tune=("small", "mid"))]
+)
 def test_trees_show_rounds_and_losses(model, capsys):
     quiet = model.set_params(random_state=0).fit(X, Y).predict(X)
     assert not capsys.readouterr().out
