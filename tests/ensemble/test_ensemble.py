@@ -170,13 +170,13 @@ def test_the_leaderboard_tells_all(mixed):
     board = mixed.leaderboard_
     names = ["alone", "together", "LinearStack", "MultiTaskEnsemble"]
     assert board["model"].unique(maintain_order=True).to_list() == names
-    assert board.filter(candidate="alone")["task"].to_list() == ["late", "size", "delay"]
+    assert board.filter(model="alone")["task"].to_list() == ["late", "size", "delay"]
     assert_allclose(board.drop_nulls("weight").group_by("task").agg(pl.col("weight").sum())["weight"], 1)
-    mixture = board.filter(candidate="MultiTaskEnsemble")
-    best_alone = board.filter(candidate="alone")
+    mixture = board.filter(model="MultiTaskEnsemble")
+    best_alone = board.filter(model="alone")
     assert (mixture["score"] >= best_alone["score"]).all()
     assert (board["standard_error"] > 0).all()
-    assert (board.filter(candidate="together")["seconds"] > 0).all()
+    assert (board.filter(model="together")["seconds"] > 0).all()
     assert board["left_out"].null_count() == len(board)
 
 
@@ -223,7 +223,7 @@ def test_validation_rows_choose_the_weights_and_nothing_else():
     assert model.stack_ is None
     (part,) = model.estimators_["line"]
     assert_allclose(part.predict(X_val)["line"], Ridge().fit(X, line).predict(X_val))
-    board = model.leaderboard_.filter(candidate="line", task="line")
+    board = model.leaderboard_.filter(model="line", task="line")
     assert board["score"].item() == pytest.approx(r2_score(y_val["line"], part.predict(X_val)["line"]))
 
 
@@ -245,7 +245,7 @@ def test_tasks_with_next_to_no_labels_follow_the_others():
     signal = X_new[:, 0] + 0.5 * X_new[:, 1]
     truth = pl.DataFrame({"many": signal, "also": signal, "four": np.where(signal > 1.5, "yes", "no"), "nine": signal})
     scores = model.score_tasks(X_new, truth)
-    judged = model.leaderboard_.filter(candidate="MultiTaskEnsemble")["is_judged"]
+    judged = model.leaderboard_.filter(model="MultiTaskEnsemble")["is_judged"]
     assert judged.to_list() == [True, True, False, False]
     assert scores["four"] > 0.8  # chance: .5
     assert scores["nine"] > 0.3  # the mean: 0
@@ -350,7 +350,7 @@ def test_a_candidate_that_raises_when_refitted_is_left_out_and_the_others_are_we
         model = ensemble.fit(X, y[["first", "second"]])
     assert "together" not in model.model_weights_.columns
     assert_allclose(model.model_weights_.drop("task").sum_horizontal(), 1)
-    assert set(model.leaderboard_.filter(candidate="together")["left_out"]) == {"ValueError: too many"}
+    assert set(model.leaderboard_.filter(model="together")["left_out"]) == {"ValueError: too many"}
 
 
 def test_what_was_refitted_is_not_fitted_again_for_the_sake_of_others(monkeypatch):
@@ -447,8 +447,8 @@ def test_a_candidate_may_leave_out_columns():
     X = features()
     candidates = {"alone": ALONE, "fewer": SharedTrees(n_estimators=20, drop=["text", "plain"])}
     model = MultiTaskEnsemble(models=candidates, n_folds=2, random_state=0).fit(X, mixed_targets(X)[["delay"]])
-    fewer = model.leaderboard_.filter(candidate="fewer", task="delay")["score"].item()
-    assert fewer < 0.3 < model.leaderboard_.filter(candidate="alone", task="delay")["score"].item()
+    fewer = model.leaderboard_.filter(model="fewer", task="delay")["score"].item()
+    assert fewer < 0.3 < model.leaderboard_.filter(model="alone", task="delay")["score"].item()
 
 
 def test_models_of_other_classes_are_not_saved(tmp_path):

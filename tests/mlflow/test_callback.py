@@ -65,7 +65,7 @@ def test_estimators_among_the_parameters_are_logged_by_their_names():
     with mlflow.start_run() as run:
         MLflowCallback().log_fitted(team, rows, targets)
     candidates = "net: SharedBottom, trees v1.0: SharedTrees, single: IndependentTasks"
-    assert Log(run.info.run_id).params["models"] == candidates
+    assert Log(run.info.run_id).params["candidates"] == candidates
 
 
 def test_the_schema_is_a_file_and_a_tag(logged):

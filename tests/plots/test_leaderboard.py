@@ -57,7 +57,7 @@ def test_every_candidate_has_its_score_error_and_weight(ensemble) -> None:
 
 def test_the_mixture_is_marked(ensemble) -> None:
     ax = LeaderboardDisplay.from_estimator(ensemble, tasks=["delay"]).ax_
-    mixture = ensemble.leaderboard_.filter(task="delay", candidate="MultiTaskEnsemble")["score"].item()
+    mixture = ensemble.leaderboard_.filter(task="delay", model="MultiTaskEnsemble")["score"].item()
     (line,) = (line for line in ax.get_lines() if line.get_linestyle() == ":")
     assert set(line.get_xdata()) == {mixture}
     colors = [label.get_color() for label in ax.get_yticklabels()]
