@@ -51,7 +51,8 @@ def made(name: str, **params: Any) -> Any:
     """Make an estimator or recommender in its small form; parameters that it does not have are left out."""
     funnel = FUNNEL if name in FUNNELS else {}
     cls = getattr(tabmtl, name, None) or getattr(sessions, name)
-    return small(cls, **{"epochs": 3, "n_folds": 3} | funnel | params)
+    own = {"n_jobs": None} if name == "MultiTaskEnsemble" else {}  # its models have their own
+    return small(cls, **{"epochs": 3, "n_folds": 3} | own | funnel | params)
 
 
 def estimators() -> list[str]:
