@@ -62,7 +62,7 @@ from tabmtl.encode.survey import learn_table
 from tabmtl.estimators.boosted import BoostedEstimator
 from tabmtl.estimators.network import _in_training_units, _on_device
 from tabmtl.nn.experts import BatchNorm, statistics_of
-from tabmtl.processes.group import ALONE, Group
+from tabmtl.processes.ranks import ALONE, Ranks
 from tabmtl.processes.wire import pack
 from tabmtl.scale.torch_group import goes_once
 from tabmtl.schema import Batch
@@ -192,7 +192,7 @@ def _solve(terms: Sequence[Sequence[float]], seconds: Sequence[float]) -> list[f
 
 
 @dataclass(eq=False)
-class _Counting(Group):
+class _Counting(Ranks):
     """A rank of two that hears nobody, and counts the bytes that it says."""
 
     size = 2
@@ -298,7 +298,7 @@ def measure_sessions(n_targets: int, rounds: int) -> SessionCost:
 
 
 def _session_step(
-    coder: ItemCoder, known: KnownItems, n_negatives: int | None, targets: int, group: Group = ALONE
+    coder: ItemCoder, known: KnownItems, n_negatives: int | None, targets: int, group: Ranks = ALONE
 ) -> tuple[SessionLoop, Step]:
     """Make a training of `M2TRec`, and a step of it of some targets, on drawn sessions."""
     model = M2TRec(n_negatives=n_negatives, precision="float32", n_jobs=1)

@@ -39,7 +39,7 @@ from tabmtl.pipelines.tracking import (
     program,
     run_page,
 )
-from tabmtl.processes.group import ALONE, Group
+from tabmtl.processes.ranks import ALONE, Ranks
 
 
 def train(
@@ -120,7 +120,7 @@ def _open(source: TrainSource, clicks: ClickColumns, choice: ModelChoice) -> tup
     return rows, make(cls, choice, rows.facts)
 
 
-def _group(source: TrainSource, checkpoint: Path | None) -> AbstractContextManager[Group]:
+def _group(source: TrainSource, checkpoint: Path | None) -> AbstractContextManager[Ranks]:
     """Return the context of the processes that fit together, and of their checkpoints."""
     if not source.shards and checkpoint is None:
         return nullcontext(ALONE)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tabmtl.processes.group import Group
+from tabmtl.processes.ranks import Ranks
 
 #: Codes of a categorical feature that every column reserves before its own levels.
 MISSING, UNSEEN, FIRST_LEVEL = 0, 1, 2
@@ -182,7 +182,7 @@ class Batch:
         """Return the batch with a function applied to every array in it."""
         return Batch(**{name: None if part is None else function(part) for name, part in vars(self).items()})
 
-    def gathered(self, group: Group, to: int | None = None) -> list[Batch]:
+    def gathered(self, group: Ranks, to: int | None = None) -> list[Batch]:
         """Return the batches of all ranks of a group, to all or to one of them; to the others an empty list."""
         return [Batch(**part) for part in group.gather(vars(self), to)]
 

@@ -16,7 +16,7 @@ from scipy.sparse import csr_array
 
 from tabmtl.params import Count, Jobs, NonNegative, Positive, Share, WholeShare, check_count
 from tabmtl.processes.forks import count_threads
-from tabmtl.processes.group import ALONE, Group
+from tabmtl.processes.ranks import ALONE, Ranks
 from tabmtl.schema import FIRST_LEVEL, Batch, Columns, warn_user
 from tabmtl.storage.lightgbm_text import TreeText
 from tabmtl.storage.stored import Stored
@@ -135,7 +135,7 @@ def bin_rows(
     columns: Columns,
     options: dict[str, Any],
     reference: lgb.Dataset | None = None,
-    group: Group = ALONE,
+    group: Ranks = ALONE,
 ) -> lgb.Dataset:
     """Bin rows, once for all ensembles.
 
@@ -150,7 +150,7 @@ def bin_rows(
         LightGBM's parameters of data.
     reference : lightgbm.Dataset, optional
         Its bins are taken instead of new ones.
-    group : Group, optional
+    group : Ranks, optional
     """
     if group.size > 1 and reference is None:
         reference = bin_rows(_common_sample(batch, group), columns, options)
@@ -159,7 +159,7 @@ def bin_rows(
     return dataset(batch, columns, label=label, reference=reference, feature_name=names, params=options).construct()
 
 
-def _common_sample(batch: Batch, group: Group) -> Batch:
+def _common_sample(batch: Batch, group: Ranks) -> Batch:
     """Return the features of 200 000 of the labelled rows of all ranks, spread evenly, or of all if there are fewer."""
     batch = batch.rows(np.flatnonzero(~np.isnan(batch.y).all(axis=1)))
     counts = group.gather(len(batch))
@@ -170,7 +170,7 @@ def _common_sample(batch: Batch, group: Group) -> Batch:
 
 
 @contextmanager
-def network(group: Group) -> Iterator[None]:
+def network(group: Ranks) -> Iterator[None]:
     """Open LightGBM's network between the ranks of a group inside; ensembles with `network_params` grow across it."""
     if group.size == 1:
         yield
@@ -187,7 +187,7 @@ def network(group: Group) -> Iterator[None]:
         carrier.free_network()
 
 
-def network_params(group: Group) -> dict[str, Any]:
+def network_params(group: Ranks) -> dict[str, Any]:
     """Return the parameters by which trees grow on the rows of all ranks."""
     return {} if group.size == 1 else {"tree_learner": "data", "num_machines": group.size}
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tabmtl.encode import cache, shards
-from tabmtl.processes.group import EndedElsewhereError, Group
+from tabmtl.processes.ranks import EndedElsewhereError, Ranks
 from tabmtl.processes.wire import pack, unpack
 from tabmtl.training import windows
 from tabmtl.training.device import unseeded
@@ -27,7 +27,7 @@ class _Meeting:
         self.values: list[Any] = [None] * size
 
 
-class ThreadGroup(Group):
+class ThreadGroup(Ranks):
     """A rank that is a thread."""
 
     def __init__(self, rank: int, meeting: _Meeting) -> None:

@@ -25,7 +25,7 @@ import polars.selectors as cs
 from tabmtl.encode.files import written
 from tabmtl.encode.shards import Roles, Shards
 from tabmtl.encode.table import TableCoder, weight_factors, weight_sums
-from tabmtl.processes.group import ALONE, Group
+from tabmtl.processes.ranks import ALONE, Ranks
 from tabmtl.schema import Batch, TabmtlWarning, warn_user
 from tabmtl.storage.atomic import (
     is_real_folder,
@@ -72,14 +72,14 @@ class Cache:
         Factors that normalise the weights.
     start : int
         Number of the first row. In a group, each rank has a range of the rows: those of its lanes.
-    group : Group
+    group : Ranks
     """
 
     coder: TableCoder
     arrays: dict[str, np.ndarray]
     factors: np.ndarray | None
     start: int = 0
-    group: Group = ALONE
+    group: Ranks = ALONE
 
     def __len__(self) -> int:
         return len(self.arrays["y"])
@@ -228,7 +228,7 @@ class StoredRows:
         return self.cache.read(start + np.flatnonzero(chosen))
 
 
-def deal_lanes(n_chunks: int, group: Group) -> tuple[np.ndarray, range]:
+def deal_lanes(n_chunks: int, group: Ranks) -> tuple[np.ndarray, range]:
     """Deal chunks to lanes, and lanes to ranks; return the edges of the lanes (L + 1,), and the lanes of this rank.
 
     The lanes are the same for every number of ranks up to `LANES`, and so is the order of the rows in training.
@@ -238,7 +238,7 @@ def deal_lanes(n_chunks: int, group: Group) -> tuple[np.ndarray, range]:
 
 
 @contextmanager
-def encoded(shards: Shards, roles: Roles, coder: TableCoder, group: Group = ALONE) -> Iterator[Cache]:
+def encoded(shards: Shards, roles: Roles, coder: TableCoder, group: Ranks = ALONE) -> Iterator[Cache]:
     """Encode shards, or find them encoded in their folder; see `stored_arrays`.
 
     Each rank of a group encodes the rows of its lanes.
@@ -258,7 +258,7 @@ def encoded(shards: Shards, roles: Roles, coder: TableCoder, group: Group = ALON
 
 @contextmanager
 def stored_arrays(
-    shards: Shards, wanted: Mapping[str, Any], write: Callable[[ArrayFiles], Mapping[str, Any]], group: Group
+    shards: Shards, wanted: Mapping[str, Any], write: Callable[[ArrayFiles], Mapping[str, Any]], group: Ranks
 ) -> Iterator[tuple[dict[str, np.ndarray], dict[str, pl.DataFrame], dict[str, Any]]]:
     """Write arrays to the folder of shards, or find them there; a temporary folder ends with the context.
 
@@ -271,7 +271,7 @@ def stored_arrays(
         Facts that the arrays depend on, as JSON.
     write : callable
         Writes the files, and returns more facts.
-    group : Group
+    group : Ranks
 
     Yields
     ------
@@ -344,7 +344,7 @@ def _remove_left_rows() -> None:
                     logger.warning("removed the encoded rows that a killed fit has left in %s", folder)
 
 
-def _rows_of_lanes(shards: Shards, group: Group) -> range:
+def _rows_of_lanes(shards: Shards, group: Ranks) -> range:
     """Return the rows of this rank's lanes."""
     edges, lanes = deal_lanes(-(-shards.n_rows // CHUNK_ROWS), group)
     return range(int(edges[lanes.start]) * CHUNK_ROWS, int(edges[lanes.stop]) * CHUNK_ROWS)

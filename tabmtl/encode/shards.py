@@ -26,7 +26,7 @@ from tabmtl.encode.files import (
     whole,
 )
 from tabmtl.params import near
-from tabmtl.processes.group import Group
+from tabmtl.processes.ranks import Ranks
 from tabmtl.schema import warn_user
 
 #: Rows of a block. Blocks are counted over all files together, so they do not depend on how rows lie in files.
@@ -149,12 +149,12 @@ class Shards:
                 scan, since = own.select(cs.by_name(*names)), self._stamps.get(file)
                 yield from read_blocks(scan, file, BLOCK_ROWS, promised=last - first, since=since)
 
-    def share_of_blocks(self, group: Group) -> range:
+    def share_of_blocks(self, group: Ranks) -> range:
         """Return the rows of this rank's share of the blocks of a group."""
         blocks = group.share(-(-self.n_rows // BLOCK_ROWS))
         return range(blocks.start * BLOCK_ROWS, blocks.stop * BLOCK_ROWS)
 
-    def check_same(self, group: Group) -> None:
+    def check_same(self, group: Ranks) -> None:
         """Raise a ValueError if ranks of a group have different files; folders and times may differ."""
         if group.size == 1:
             return

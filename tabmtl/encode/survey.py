@@ -26,7 +26,7 @@ from tabmtl.encode.table import TableCoder, check_task_column, find_names, sort_
 from tabmtl.encode.tasks import DeclaredTasks, declared_tasks, is_text
 from tabmtl.encode.write import Origin
 from tabmtl.processes.forks import check_pool
-from tabmtl.processes.group import ALONE, Group
+from tabmtl.processes.ranks import ALONE, Ranks
 
 _WAITING = 32  # summaries that are merged at a time, or fewer if they hold many rows of samples
 _MOST_LEVELS = 20_000_000
@@ -224,7 +224,7 @@ def learn_table(
     task_column: str | None,
     categorical: Literal["from_dtype"] | Sequence[str | int],
     encoding: Mapping[str, Any],
-    group: Group = ALONE,
+    group: Ranks = ALONE,
 ) -> TableCoder:
     """Learn the encoding of shards in one pass, as `TableCoder.fit` does of a frame.
 
@@ -274,7 +274,7 @@ def read_labels(block: pl.DataFrame, targets: Sequence[str], weight: str | None)
     return labels.select(pl.when(present).then(cs.by_name(name)) for name in targets)
 
 
-def _survey(shards: Shards, plan: Plan, names: Sequence[str], group: Group) -> Survey:
+def _survey(shards: Shards, plan: Plan, names: Sequence[str], group: Ranks) -> Survey:
     if group.size == 1:
         survey = _survey_rows(shards, plan, names, None, _EVERY_KEY)
     else:

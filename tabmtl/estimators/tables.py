@@ -29,7 +29,7 @@ from tabmtl.model_selection.repeats import (
 )
 from tabmtl.model_selection.suspects import warn_of_index, warn_of_suspects
 from tabmtl.params import Names, RandomState
-from tabmtl.processes.group import ALONE
+from tabmtl.processes.ranks import ALONE
 from tabmtl.schema import Batch, counted, is_asked_by_sklearn, warn_user
 from tabmtl.targets import Task, Tasks
 from tabmtl.training.checkpoint import check_params

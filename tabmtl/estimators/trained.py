@@ -13,7 +13,7 @@ import torch
 
 from tabmtl.estimators.base import SavableEstimator
 from tabmtl.params import BatchSize, Count, CountOrZero, Jobs, NonNegative, Positive, Rate, Share, check_callback
-from tabmtl.processes.group import Group
+from tabmtl.processes.ranks import Ranks
 from tabmtl.storage.stored import Stored
 from tabmtl.training.device import Device, find_device
 from tabmtl.training.hooks import OnEpoch, Record
@@ -103,7 +103,7 @@ class TrainedEstimator(SavableEstimator):
     def _rebuild(self) -> torch.nn.Module:
         """Build the fitted network from ``weights_`` and the parameters of fit, on the CPU."""
 
-    def _check_interrupt(self, group: Group) -> None:
+    def _check_interrupt(self, group: Ranks) -> None:
         """Raise a ValueError if several processes are to keep what an interrupt leaves."""
         if self.keep_on_interrupt and group.size > 1:
             raise ValueError(

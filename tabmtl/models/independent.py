@@ -26,7 +26,7 @@ from tabmtl.model_selection.repeats import number_groups
 from tabmtl.model_selection.stratify import Strata, deal_groups, deal_rows, number_units
 from tabmtl.params import NonNegative, WholeShare, near
 from tabmtl.processes.forks import count_threads
-from tabmtl.processes.group import Group
+from tabmtl.processes.ranks import Ranks
 from tabmtl.schema import Batch, Columns, warn_user
 from tabmtl.storage.lightgbm_text import TreeText
 from tabmtl.targets import Task
@@ -776,7 +776,7 @@ def _is_lone_group(rows: Batch, batch: Batch) -> bool:
     return bool(np.ptp(batch.group[~np.isnan(batch.y).all(axis=1)]))
 
 
-def _move_task(batch: Batch, valid: Batch | None, t: int, owner: int, group: Group) -> _TaskRows | None:
+def _move_task(batch: Batch, valid: Batch | None, t: int, owner: int, group: Ranks) -> _TaskRows | None:
     """Move the labelled rows of a task to the rank that fits it; on the others, return None."""
     labelled = None if batch.group is None else np.unique(batch.group[~np.isnan(batch.y).all(axis=1)])
     groups = group.gather(labelled, to=owner)

@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from tabmtl.nn.layers import Dropout, RowOwners, StackedLinear
-from tabmtl.processes.group import ALONE, Group
+from tabmtl.processes.ranks import ALONE, Ranks
 
 Norm = Literal["batch", "layer", "none"]
 Activation = Literal["relu", "silu"]
@@ -68,7 +68,7 @@ class BatchNorm(nn.BatchNorm1d):
         return x if experts is None else _scale_and_shift(x, self.weight, self.bias, experts)
 
 
-def _moments(x: Tensor, group: Group) -> tuple[int, Tensor, Tensor]:
+def _moments(x: Tensor, group: Ranks) -> tuple[int, Tensor, Tensor]:
     """Return the number of the rows of all ranks, and mean and variance (C,) of every channel over them.
 
     They meet in one message, in float64. A rank's own squares are centred before, so that no digit of float32 is lost.
@@ -101,7 +101,7 @@ class _Normalized(torch.autograd.Function):
         mean: Tensor,
         rate: Tensor,
         n_rows: int,
-        group: Group,
+        group: Ranks,
     ) -> Tensor:
         """Normalise, scale and shift in one pass."""
         scale = rate if weight is None else rate * weight
@@ -136,7 +136,7 @@ def _at_least_float32(x: Tensor) -> Tensor:
 
 
 @contextmanager
-def statistics_of(group: Group, network: nn.Module) -> Iterator[None]:
+def statistics_of(group: Ranks, network: nn.Module) -> Iterator[None]:
     """Let batch normalisation in a network take its moments over the rows of all ranks inside."""
     norms = [] if group.size == 1 else [module for module in network.modules() if isinstance(module, BatchNorm)]
     for norm in norms:

@@ -186,9 +186,9 @@ def predict(
 
 def _fit_in_group(job: dict[str, Any]) -> None:
     """Fit in a process that Ray has started, whose process group stands."""
-    with joined(checkpoint=job["folder"] / "checkpoints") as group:
+    with joined(checkpoint=job["folder"] / "checkpoints") as ranks:
         model = job["model"].fit(**job["rows"])
-        if group.rank == 0:
+        if ranks.rank == 0:
             model.save(job["folder"] / "model")
 
 

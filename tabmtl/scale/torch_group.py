@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from tabmtl.processes.group import ALONE, EndedElsewhereError, Group
+from tabmtl.processes.ranks import ALONE, EndedElsewhereError, Ranks
 from tabmtl.processes.wire import pack, unpack
 from tabmtl.schema import warn_user
 from tabmtl.training.run import entered
@@ -48,7 +48,7 @@ _FAILED = "failed"  # the key under which the first rank that fails leaves its n
 logger = logging.getLogger(__name__)
 
 
-class ProcessGroup(Group):
+class TorchRanks(Ranks):
     """The default process group of `torch.distributed`.
 
     Raises
@@ -165,7 +165,7 @@ def _own_address(other: str) -> str | None:
 
 
 @contextmanager
-def joined(*, timeout: float = 600.0, checkpoint: str | PathLike[str] | None = None) -> Iterator[Group]:
+def joined(*, timeout: float = 600.0, checkpoint: str | PathLike[str] | None = None) -> Iterator[Ranks]:
     """Let fits on `tabmtl.Shards` inside share their work with the other processes that a launcher has started.
 
     Every process runs the same lines. Each reads and encodes its share of the rows and trains on them; sums meet over
@@ -189,7 +189,7 @@ def joined(*, timeout: float = 600.0, checkpoint: str | PathLike[str] | None = N
 
     Yields
     ------
-    group : Group
+    ranks : Ranks
         With the attributes ``rank``, from 0, and ``size``; ``broadcast(value)`` returns the value of rank 0, made of
         plain values, lists, tuples, dicts, arrays of numbers and frames of polars. Save the model on rank 0.
 
@@ -213,13 +213,13 @@ def joined(*, timeout: float = 600.0, checkpoint: str | PathLike[str] | None = N
     Examples
     --------
     >>> from tabmtl.scale import joined
-    >>> with joined() as group:
-    ...     print(group.rank, group.size)
+    >>> with joined() as ranks:
+    ...     print(ranks.rank, ranks.size)
     0 1
     """
-    found: AbstractContextManager[Group] = nullcontext(ALONE)
+    found: AbstractContextManager[Ranks] = nullcontext(ALONE)
     if dist.is_available() and dist.is_initialized():
-        found = nullcontext(ProcessGroup())
+        found = nullcontext(TorchRanks())
     elif "RANK" in os.environ:
         found = _started(timeout)
     with found as group, entered(group, None if checkpoint is None else Path(checkpoint)):
@@ -227,7 +227,7 @@ def joined(*, timeout: float = 600.0, checkpoint: str | PathLike[str] | None = N
 
 
 @contextmanager
-def _started(timeout: float) -> Iterator[Group]:
+def _started(timeout: float) -> Iterator[Ranks]:
     """Start the process group that the environment describes, and end it; of several errors, show the first."""
     rank, size, master = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), os.environ["MASTER_ADDR"]
     backend = "gloo"
@@ -246,7 +246,7 @@ def _started(timeout: float) -> Iterator[Group]:
         )
         raise
     try:
-        yield ProcessGroup()
+        yield TorchRanks()
     except EndedElsewhereError:
         with suppress(RuntimeError):
             store.wait([_FAILED])  # a launcher may end rank 0 when this process ends, before its error is shown

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 import polars as pl
 
-from tabmtl.processes.group import ALONE, Group
+from tabmtl.processes.ranks import ALONE, Ranks
 
 #: Code of an item that the catalogue does not hold; known items count from 1.
 UNSEEN_ITEM = 0
@@ -20,7 +20,7 @@ class AnySessions(Protocol):
     """Sessions in memory or on a disk, for what learns from all of them; see `Sessions`."""
 
     @property
-    def group(self) -> Group: ...
+    def group(self) -> Ranks: ...
     @property
     def has_times(self) -> bool: ...
     @property
@@ -75,7 +75,7 @@ class Sessions:
     users: pl.Series | None = None
     past: Sessions | None = None
 
-    group: ClassVar[Group] = ALONE  # who has them
+    group: ClassVar[Ranks] = ALONE  # who has them
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from tabmtl.params import to_json
-from tabmtl.processes.group import Group
+from tabmtl.processes.ranks import Ranks
 from tabmtl.storage.atomic import replaced, sync_folder
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Checkpoint:
     file : Path
     estimator : estimator
         In its fit.
-    group : Group
+    group : Ranks
         Processes that fit together.
 
     Attributes
@@ -67,7 +67,7 @@ class Checkpoint:
         If the file is of a fit with other parameters or by another version, or cannot be read.
     """
 
-    def __init__(self, file: Path, estimator: Any, group: Group) -> None:
+    def __init__(self, file: Path, estimator: Any, group: Ranks) -> None:
         self.file, self.group = file, group
         found, error = None, None
         if group.rank == 0:
@@ -148,7 +148,7 @@ class Checkpoint:
 class Job:
     """Folder of a job that keeps the checkpoints of its fits, and the number of its last fit."""
 
-    def __init__(self, folder: Path, group: Group) -> None:
+    def __init__(self, folder: Path, group: Ranks) -> None:
         self._folder, self._group, self._n_fits = folder, group, 0
         if group.rank == 0:
             try:
@@ -160,7 +160,7 @@ class Job:
             for left in folder.glob(".fit-*.safetensors.*"):  # of a writer that was killed
                 left.unlink(missing_ok=True)
 
-    def checkpoint(self, estimator: Any, group: Group) -> Checkpoint | None:
+    def checkpoint(self, estimator: Any, group: Ranks) -> Checkpoint | None:
         """Begin the next fit: return its checkpoint, or None if every process of the job makes the fit by itself."""
         self._n_fits += 1
         if group.size != self._group.size:
@@ -228,7 +228,7 @@ def _kind_of(value: Any) -> Any:
     return f"an array of type {value.dtype} and shape {value.shape}" if isinstance(value, np.ndarray) else value
 
 
-def check_params(estimator: Any, group: Group) -> None:
+def check_params(estimator: Any, group: Ranks) -> None:
     """Raise a ValueError if ranks of a group have other parameters, except those that one rank decides for all."""
     group.check_same(describe_params_of(estimator, _FREE_IN_GROUPS))
 

@@ -15,7 +15,7 @@ from torch.optim.adamw import adamw
 
 from tabmtl.nn.embeddings import FeatureTokenizer
 from tabmtl.nn.experts import LayerNorm
-from tabmtl.processes.group import ALONE, Group
+from tabmtl.processes.ranks import ALONE, Ranks
 from tabmtl.training.checkpoint import check_like
 
 _TABLE_RATE = 25  # times the learning rate; see the class
@@ -50,7 +50,7 @@ class Optimizer:
         Decay of the average; 0 makes it the weights themselves.
     clip_norm : float, optional
         Bound on the length of the gradient of all dense parameters together; a longer one is shortened to it.
-    group : Group, optional
+    group : Ranks, optional
         Processes that take the same steps, along the sum of their gradients.
     """
 
@@ -61,7 +61,7 @@ class Optimizer:
         weight_decay: float,
         average_decay: float,
         clip_norm: float | None = None,
-        group: Group = ALONE,
+        group: Ranks = ALONE,
     ) -> None:
         sparse = [m.weight for m in network.modules() if isinstance(m, nn.Embedding) and m.sparse]
         dense = [p for p in network.parameters() if p.requires_grad and not any(p is table for table in sparse)]
@@ -204,7 +204,7 @@ class _AdamW:
 class _Table:
     """Table with sparse gradients: its Adagrad state, and its average as of every row's own last step."""
 
-    def __init__(self, parameter: Tensor, group: Group) -> None:
+    def __init__(self, parameter: Tensor, group: Ranks) -> None:
         self._group = group
         self._parameter, self.weight = parameter, parameter.detach()
         self.average = self.weight.clone()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tabmtl.params import Positive
-from tabmtl.processes.group import ALONE, Group
+from tabmtl.processes.ranks import ALONE, Ranks
 from tabmtl.training.checkpoint import Checkpoint, Job
 from tabmtl.training.hooks import FitTask, fit_as_task
 from tabmtl.training.watch import Watch
@@ -27,7 +27,7 @@ class Run:
 
     Parameters
     ----------
-    group : Group
+    group : Ranks
         Processes that fit together.
     job : Job, optional
         Keeps checkpoints of the fits that begin inside.
@@ -39,7 +39,7 @@ class Run:
         The fit as scikit-learn's callbacks see it.
     """
 
-    group: Group = ALONE
+    group: Ranks = ALONE
     job: Job | None = None
     watch: Watch = field(default_factory=Watch)
     checkpoint: Checkpoint | None = None
@@ -82,13 +82,13 @@ def running() -> Run:
     return _running.get()
 
 
-def current() -> Group:
+def current() -> Ranks:
     """Return the group of processes that a fit belongs to."""
     return _running.get().group
 
 
 @contextmanager
-def entered(group: Group, checkpoints: Path | None = None) -> Iterator[None]:
+def entered(group: Ranks, checkpoints: Path | None = None) -> Iterator[None]:
     """Let fits inside belong to a group, and keep their checkpoints in a folder until all inside has succeeded."""
     job = None if checkpoints is None else Job(checkpoints, group)
     with Run(group=group, job=job).entered():

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from tabmtl.nn.experts import BatchNorm, statistics_of
-from tabmtl.processes.group import ALONE, Group
+from tabmtl.processes.ranks import ALONE, Ranks
 from tabmtl.schema import Batch, DivergenceError
 from tabmtl.targets import Task
 from tabmtl.training.balance import Balancer
@@ -83,7 +83,7 @@ class TableLoop:
         Rows of a step.
     task_scores : sequence of float
         See `tabmtl.training.epochs.Loop`.
-    group : Group
+    group : Ranks
         Processes that take the steps together, each on its rows of them. Sums over rows meet: of losses, gradients, and
         moments of batch normalisation. Scores meet on rank 0, which judges them.
     """
@@ -299,7 +299,7 @@ class _Summed(torch.autograd.Function):
     """Sum of losses over the ranks of a group; the gradient stays that of the own ones, since gradients meet later."""
 
     @staticmethod
-    def forward(ctx: Any, losses: Tensor, group: Group) -> Tensor:
+    def forward(ctx: Any, losses: Tensor, group: Ranks) -> Tensor:
         """Sum."""
         return group.sum_(losses.clone())
 
@@ -309,7 +309,7 @@ class _Summed(torch.autograd.Function):
         return gradient, None
 
 
-def summed(losses: Tensor, group: Group) -> Tensor:
+def summed(losses: Tensor, group: Ranks) -> Tensor:
     """Return losses summed over the ranks of a group, with the graph of this rank's own."""
     return losses if group.size == 1 else _Summed.apply(losses, group)
 
@@ -339,7 +339,7 @@ def _batch_norms(network: torch.nn.Module) -> list[Any]:
     return [module for module in network.modules() if getattr(module, "running_mean", None) is not None]
 
 
-def settle_statistics(network: torch.nn.Module, data: Batch, precision: str = "float32", group: Group = ALONE) -> None:
+def settle_statistics(network: torch.nn.Module, data: Batch, precision: str = "float32", group: Ranks = ALONE) -> None:
     """Set the running statistics of batch normalisation to those of the current weights, without dropout.
 
     Statistics gathered in training are those of earlier weights and of values that dropout spreads; predictions by them

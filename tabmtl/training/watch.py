@@ -16,7 +16,7 @@ from itertools import chain
 from time import perf_counter
 from typing import Any
 
-from tabmtl.processes.group import ALONE, Group
+from tabmtl.processes.ranks import ALONE, Ranks
 from tabmtl.schema import TimeLimitWarning, warn_user
 from tabmtl.targets import Task
 
@@ -43,7 +43,7 @@ class Watch:
         Whether to show anything.
     time_limit : float, optional
         Seconds from now.
-    group : Group, default=ALONE
+    group : Ranks, default=ALONE
         Processes that fit together.
     name : str, default=""
         Of the estimator, in front of every line.
@@ -57,7 +57,7 @@ class Watch:
     """
 
     def __init__(
-        self, verbose: int | bool = 0, time_limit: float | None = None, group: Group = ALONE, name: str = ""
+        self, verbose: int | bool = 0, time_limit: float | None = None, group: Ranks = ALONE, name: str = ""
     ) -> None:
         self.is_verbose = bool(verbose) and group.rank == 0
         self.name = name

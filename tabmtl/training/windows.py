@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from tabmtl.encode.cache import StoredRows
-from tabmtl.processes.group import Group
+from tabmtl.processes.ranks import Ranks
 from tabmtl.schema import Batch, DivergenceError
 from tabmtl.training.hooks import Record
 from tabmtl.training.predict import predict_scores
@@ -123,7 +123,7 @@ def deal_windows(lane_edges: np.ndarray, seed: Sequence[int], n_chunks: int) -> 
     return [list(window) for window in zip(*lanes, strict=True)]
 
 
-def check_weights(network: torch.nn.Module, group: Group, epoch: int) -> None:
+def check_weights(network: torch.nn.Module, group: Ranks, epoch: int) -> None:
     """Raise a RuntimeError if the weights of a rank have parted from the others', a DivergenceError if none is left."""
     if group.size == 1:
         return

@@ -21,7 +21,7 @@ from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
-from tabmtl.processes.group import EndedElsewhereError
+from tabmtl.processes.ranks import EndedElsewhereError
 from tabmtl.schema import DivergenceError
 from tabmtl.training.run import Run, current
 from tabmtl.tuning.studies import at_work, check_same, quiet, retry, retry_stale, storage_errors

@@ -13,7 +13,7 @@ from tabmtl import AITM, APEM, ESMM, PLE, STEM, AdaTT, HoME, MMoE, MultiTabNet, 
 from tabmtl.encode import cache
 from tabmtl.estimators import network
 from tabmtl.nn import embeddings
-from tabmtl.processes.group import EndedElsewhereError, Group
+from tabmtl.processes.ranks import EndedElsewhereError, Ranks
 from tabmtl.scale import joined
 from tabmtl.training.run import current, entered
 
@@ -227,7 +227,7 @@ def test_ranks_of_other_targets_are_told_and_other_seeds_are_not(table):
 
 def test_a_frame_is_not_dealt(table):
     X, y = table.drop(TARGETS), table.select(TARGETS)
-    group = Group()
+    group = Ranks()
     group.size = 2  # of which the fit asks nothing
     with entered(group), pytest.warns(UserWarning, match=r"every one of the 2 processes .* fits this frame whole"):
         model = tiny(SharedBottom, epochs=1).fit(X, y)

@@ -177,7 +177,7 @@ def test_a_rank_on_the_machine_of_the_master_has_an_address_that_others_reach(mo
     monkeypatch.setenv("MASTER_ADDR", "shop")
     ways = {"shop": "127.0.0.1", "10.0.0.2": "10.0.0.1"}
     monkeypatch.setattr(torch_group, "_own_address", ways.get)
-    group = torch_group.ProcessGroup.__new__(torch_group.ProcessGroup)
+    group = torch_group.TorchRanks.__new__(torch_group.TorchRanks)
     group.rank, group.size = 0, 2
     others = {str: "shop", tuple: ("b", "10.0.0.2")}
     monkeypatch.setattr(group, "gather", lambda value: [value, others[type(value)]])
@@ -208,7 +208,7 @@ def test_a_store_uses_libuv_where_torch_would(monkeypatch, asked, expected):
 
 
 def test_a_message_of_impossible_length_is_told(monkeypatch):
-    group = torch_group.ProcessGroup.__new__(torch_group.ProcessGroup)
+    group = torch_group.TorchRanks.__new__(torch_group.TorchRanks)
     group.rank, group.size = 0, 2
     monkeypatch.setattr(dist, "all_gather", lambda parts, own: (parts[0].copy_(own), parts[1].fill_(2**50)))
     with pytest.raises(ValueError, match=r"rank 1 of the group announces a message of 1125899906842624 bytes"):

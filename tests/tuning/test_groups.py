@@ -11,7 +11,7 @@ from ranks import read_small_parts, run_ranks
 from sklearn.base import clone
 
 from tabmtl import Shards, SharedBottom
-from tabmtl.processes.group import EndedElsewhereError
+from tabmtl.processes.ranks import EndedElsewhereError
 from tabmtl.scale import joined
 from tabmtl.schema import TabmtlWarning
 from tabmtl.training.run import current

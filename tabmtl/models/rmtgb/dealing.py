@@ -14,7 +14,7 @@ import lightgbm as lgb
 import numpy as np
 
 from tabmtl.models.rmtgb.targets import BinnedRows, LongTargets, subset
-from tabmtl.processes.group import ALONE, Group
+from tabmtl.processes.ranks import ALONE, Ranks
 from tabmtl.schema import Batch
 from tabmtl.targets import Kind
 
@@ -35,7 +35,7 @@ class OwnRows:
         part.
     take : callable
         Takes the rows of a task, given whether it goes alone, with a constant (K,) added to their scores.
-    group : Group
+    group : Ranks
         The ranks to which the tasks are dealt; a group of one where they are not.
     """
 
@@ -43,7 +43,7 @@ class OwnRows:
     own_start: np.ndarray
     shrunk_start: np.ndarray
     take: Callable[[int, bool, np.ndarray], BinnedRows]
-    group: Group
+    group: Ranks
 
     @classmethod
     def of(cls, before: BinnedRows, after: BinnedRows, constants: np.ndarray, rounds: np.ndarray) -> OwnRows:

@@ -14,7 +14,7 @@ from tabmtl.models.rmtgb.dealing import OwnRows
 from tabmtl.models.rmtgb.evidence import is_better
 from tabmtl.models.rmtgb.fitted import FittedGroup, normal_theta
 from tabmtl.models.rmtgb.targets import BinnedRows
-from tabmtl.processes.group import ALONE, Group
+from tabmtl.processes.ranks import ALONE, Ranks
 from tabmtl.training.watch import SHOWN_ROUNDS, Step, Watch, describe_loss
 from tabmtl.trees import LONGEST_STEP, Ensemble, Forest, Grown, network_params, small_limits
 
@@ -239,7 +239,7 @@ def grow_together(
     n_rounds: Sequence[int] | np.ndarray,
     patience: int | None,
     step: Step | None = None,
-    group: Group = ALONE,
+    group: Ranks = ALONE,
 ) -> None:
     """Grow stages side by side; with patience, each until its validation loss no longer falls, and keep its best round.
 
@@ -258,7 +258,7 @@ def grow_together(
     step : callable, optional
         Called after every round with the validation loss of all stages, as a share of it at the start, or None; a true
         answer ends the growth.
-    group : Group, optional
+    group : Ranks, optional
         Ranks whose stages grow beside these. All of them go on until the last stage of any has stopped.
     """
     caps, count = np.asarray(n_rounds), len(stages)

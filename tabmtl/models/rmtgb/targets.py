@@ -17,7 +17,7 @@ import numpy as np
 
 from tabmtl.encode import TableCoder
 from tabmtl.estimators.boosted import labelled_rows
-from tabmtl.processes.group import ALONE, Group
+from tabmtl.processes.ranks import ALONE, Ranks
 from tabmtl.schema import Batch, Columns
 from tabmtl.targets import Kind
 from tabmtl.training.run import current
@@ -42,7 +42,7 @@ class Targets:
         0 = unlabelled.
     task_weight : ndarray of shape (T,), optional
         Factor, of mean 1, of every task where tasks meet: in sums over the tasks of a row, and in the total loss.
-    group : Group, optional
+    group : Ranks, optional
         Processes that hold the rows together. Sums over the rows of a task are those of all ranks.
     """
 
@@ -51,7 +51,7 @@ class Targets:
     y: np.ndarray
     weight: np.ndarray
     task_weight: np.ndarray | None = None
-    group: Group = field(default=ALONE, kw_only=True)
+    group: Ranks = field(default=ALONE, kw_only=True)
 
     @property
     def n_tasks(self) -> int:
@@ -402,7 +402,7 @@ def rows_of_tasks(binned: Labelled, coder: TableCoder, members: np.ndarray) -> B
     return BinnedRows(data=data, targets=targets, scores=scores, source=source)
 
 
-def some_row(index: np.ndarray, group: Group) -> np.ndarray:
+def some_row(index: np.ndarray, group: Ranks) -> np.ndarray:
     """Return rows; in a group one row at least, which has no label then, because no rank may have none."""
     return np.zeros(1, dtype=np.int64) if group.size > 1 and not len(index) else index
 

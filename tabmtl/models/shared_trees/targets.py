@@ -15,7 +15,7 @@ from functools import cached_property
 import numpy as np
 from scipy.sparse import csr_array
 
-from tabmtl.processes.group import ALONE, Group
+from tabmtl.processes.ranks import ALONE, Ranks
 from tabmtl.schema import Batch
 from tabmtl.targets import Kind, Task, kind_blocks
 from tabmtl.targets.kind import SURE
@@ -38,7 +38,7 @@ class Targets:
         0 = unlabelled.
     function : ndarray of int, shape (C,)
         The task of every output.
-    group : Group, optional
+    group : Ranks, optional
         Processes that hold the rows together. Sums over rows, and losses, are those of all ranks.
     """
 
@@ -46,7 +46,7 @@ class Targets:
     y: np.ndarray
     weight: np.ndarray
     function: np.ndarray
-    group: Group = field(default=ALONE, kw_only=True)
+    group: Ranks = field(default=ALONE, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.group.size > 1:  # now, and not in a cached property that one rank may ask for before another
@@ -309,7 +309,7 @@ class LongTargets(Targets):
 
 
 def make_targets(
-    batch: Batch, tasks: Sequence[Task], center: np.ndarray, scale: np.ndarray, group: Group = ALONE
+    batch: Batch, tasks: Sequence[Task], center: np.ndarray, scale: np.ndarray, group: Ranks = ALONE
 ) -> Targets:
     """Return the labels of a batch, given ``center`` and ``scale`` of its `LabelCoder`."""
     y = (batch.y - center) / scale

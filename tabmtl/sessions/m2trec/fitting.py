@@ -10,7 +10,7 @@ import polars as pl
 import torch
 
 from tabmtl.estimators.trained import trained_attributes
-from tabmtl.processes.group import Group
+from tabmtl.processes.ranks import Ranks
 from tabmtl.sessions.catalogue import Catalogue
 from tabmtl.sessions.categories import ItemCategories
 from tabmtl.sessions.m2trec.ceiling import describe_metadata, warn_of_ceiling
@@ -235,7 +235,7 @@ class Fitting:
         return tuple(ItemCategories.fit(metadata[name], self.log) for name in self.coder.category_names)
 
 
-def _check_same(known: KnownItems, valid: Sessions | None, group: Group) -> None:
+def _check_same(known: KnownItems, valid: Sessions | None, group: Ranks) -> None:
     """Raise a ValueError if ranks of a group know other items, or validate on other clicks."""
     if group.size == 1:
         return

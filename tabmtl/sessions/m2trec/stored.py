@@ -29,7 +29,7 @@ import polars.selectors as cs
 from tabmtl.encode.cache import LANES, ArrayFiles, stored_arrays
 from tabmtl.encode.files import count_rows, whole, written
 from tabmtl.encode.shards import Shards, row_keys
-from tabmtl.processes.group import Group
+from tabmtl.processes.ranks import Ranks
 from tabmtl.sessions.catalogue import plain_names
 from tabmtl.sessions.log import LogColumns, check_roles, code_items, group_log, read_log
 from tabmtl.sessions.m2trec.events import event_names, warn_of_absent, weigh_events
@@ -65,14 +65,14 @@ class StoredLog:
     clicked : polars.DataFrame
         Column ``item``, the items that were clicked in these lanes, and ``count``.
     has_times : bool
-    group : Group
+    group : Ranks
     """
 
     arrays: dict[str, np.ndarray]
     lane_sizes: np.ndarray
     clicked: pl.DataFrame
     has_times: bool
-    group: Group
+    group: Ranks
 
     def count_clicks(self) -> pl.DataFrame:
         """Count the clicks of every clicked item, on all ranks: columns ``item`` and ``count``."""
@@ -132,7 +132,7 @@ class StoredSessions:
 
     Attributes
     ----------
-    group : Group
+    group : Ranks
     has_times : bool
     lane_edges : ndarray of int64, shape (L + 1,)
         Lane v has the chunks from ``lane_edges[v]`` up to ``lane_edges[v + 1]``.
@@ -260,7 +260,7 @@ class StoredSessions:
 
 @contextmanager
 def stored_log(
-    shards: Shards, columns: LogColumns, weights: Mapping[str, float] | None, group: Group
+    shards: Shards, columns: LogColumns, weights: Mapping[str, float] | None, group: Ranks
 ) -> Iterator[StoredLog]:
     """Deal a click log to the disk, or find it there; a temporary folder ends with the context.
 

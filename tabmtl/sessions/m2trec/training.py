@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tabmtl.processes.group import ALONE, Group
+from tabmtl.processes.ranks import ALONE, Ranks
 from tabmtl.schema import DivergenceError
 from tabmtl.sessions.m2trec.items import NetworkItems
 from tabmtl.sessions.m2trec.network import M2TRecNetwork
@@ -79,11 +79,11 @@ class Examples:
     all_prefixes : bool
         Whether each click of an example predicts the one after it, or only the last does.
     past : PastClicks or None
-    group : Group
+    group : Ranks
         Processes that take the steps together, each on examples of its own.
     """
 
-    group: ClassVar[Group] = ALONE
+    group: ClassVar[Ranks] = ALONE
 
     units: Tensor
     weights: Tensor
@@ -202,7 +202,7 @@ class Feed(Protocol):
     """Source of steps: `Examples` in memory, or windows of them on a disk."""
 
     @property
-    def group(self) -> Group: ...
+    def group(self) -> Ranks: ...
     def steps(self, epoch: int, batch_size: int | Literal["auto"], /) -> tuple[int, Iterable[Step]]: ...
     def facts(self) -> dict[str, Any]: ...
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from tabmtl.processes.group import Group
+from tabmtl.processes.ranks import Ranks
 from tabmtl.sessions.m2trec.stored import StoredSessions
 from tabmtl.sessions.m2trec.training import SORTED_STEPS, ExampleMode, Examples, Step
 from tabmtl.training.checkpoint import checksum
@@ -47,7 +47,7 @@ class WindowExamples:
     seed: int
 
     @property
-    def group(self) -> Group:
+    def group(self) -> Ranks:
         """Processes that take the steps together."""
         return self.sessions.group
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tabmtl.nn.layers import Boundary, Towers
 from tabmtl.params import check_choice, is_number
-from tabmtl.processes.group import ALONE, Group
+from tabmtl.processes.ranks import ALONE, Ranks
 from tabmtl.schema import DivergenceError
 from tabmtl.targets import Task
 from tabmtl.training.balance.gradient_joins import GRADIENT_JOINS, Aggregate, join_all, normalize_rows
@@ -102,7 +102,7 @@ class Balancer:
     tasks : sequence of Task
     network : torch.nn.Module
         On the device of the losses. Parameters outside of modules with ``task_specific = True`` are shared.
-    group : Group, optional
+    group : Ranks, optional
         Processes that take the same steps.
     seed : int, optional
         Seed of the draws of joins, such as the orders of "pcgrad": a step draws the same in any process, whatever was
@@ -129,7 +129,7 @@ class Balancer:
         options: BalanceOptions,
         tasks: Sequence[Task],
         network: nn.Module,
-        group: Group = ALONE,
+        group: Ranks = ALONE,
         seed: int | None = None,
     ) -> None:
         self._names, self._group = [task.name for task in tasks], group

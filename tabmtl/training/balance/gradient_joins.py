@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from tabmtl.processes.group import ALONE, Group
+from tabmtl.processes.ranks import ALONE, Ranks
 
 _MGDA_GAP, _MGDA_MAX_STEPS = 1e-6, 1_000
 _RANK_TOLERANCE = 1e-6  # gradients in float32 know no smaller eigenvalue
@@ -19,7 +19,7 @@ _EPS = 1e-12
 Aggregate = Callable[[Tensor], Tensor]
 
 
-def normalize_rows(rows: Tensor, group: Group = ALONE) -> Tensor:
+def normalize_rows(rows: Tensor, group: Ranks = ALONE) -> Tensor:
     """Scale all rows (n, P) to one length, the mean of their lengths; zero rows stay zero.
 
     In a group, here and in the joins, ranks hold parts of the rows, of other numbers of columns.
@@ -31,7 +31,7 @@ def normalize_rows(rows: Tensor, group: Group = ALONE) -> Tensor:
     return rows * (norms.mean() / (norms + _EPS))
 
 
-def pcgrad(rows: Tensor, group: Group = ALONE) -> Tensor:
+def pcgrad(rows: Tensor, group: Ranks = ALONE) -> Tensor:
     """Sum the rows (n, P), each without its conflict with another (Yu et al., 2020).
 
     From a row g_i, for every other row g_j in random order, its part along g_j is taken away where their inner
@@ -53,7 +53,7 @@ def _pcgrad_weights(gramian: Tensor) -> Tensor:
     return mix.sum(dim=0)
 
 
-def mgda(rows: Tensor, group: Group = ALONE) -> Tensor:
+def mgda(rows: Tensor, group: Ranks = ALONE) -> Tensor:
     """Return the shortest of the weighted means of the rows (n, P) (Désidéri, 2012; Sener and Koltun, 2018).
 
     A mean, not a sum: the update is at most as long as the shortest row.
@@ -78,7 +78,7 @@ def _mgda_weights(gramian: Tensor) -> Tensor:
     return weights
 
 
-def imtl_g(rows: Tensor, group: Group = ALONE) -> Tensor:
+def imtl_g(rows: Tensor, group: Ranks = ALONE) -> Tensor:
     """Return the weighted sum of the rows (n, P) with equal projections on all of them (Liu et al., 2021).
 
     The absolute weights sum to 1. The paper lets the weights themselves sum to 1: the same where none is negative,
@@ -94,7 +94,7 @@ def _imtl_g_weights(gramian: Tensor) -> Tensor:
     return weights / (weights.abs().sum() + _EPS / norms.min())
 
 
-def _combined(rows: Tensor, weigh: Callable[[Tensor], Tensor], group: Group) -> Tensor:
+def _combined(rows: Tensor, weigh: Callable[[Tensor], Tensor], group: Ranks) -> Tensor:
     """Return a weighted sum of rows, weighted by their inner products; a zero row does not count."""
     gramian = group.sum_((rows @ rows.T).double().cpu())
     live = gramian.diagonal() > 0
@@ -104,7 +104,7 @@ def _combined(rows: Tensor, weigh: Callable[[Tensor], Tensor], group: Group) -> 
     return weights.to(rows) @ rows
 
 
-def join_all(aggregate: Aggregate, rows: Tensor, group: Group = ALONE) -> Tensor:
+def join_all(aggregate: Aggregate, rows: Tensor, group: Ranks = ALONE) -> Tensor:
     """Return this rank's part of a join of the whole rows, by any aggregator."""
     if group.size == 1:
         return aggregate(rows)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tabmtl.nn.layers import Boundary, RowOwners, Towers
-from tabmtl.processes.group import ALONE, Group
+from tabmtl.processes.ranks import ALONE, Ranks
 from tabmtl.training.checkpoint import check_like
 
 Forward = Callable[[], Tensor]
@@ -84,12 +84,12 @@ class TaskGradients:
     ----------
     towers : sequence of Towers
         The heads of all T tasks; empty leaves everything to `jacobian`.
-    group : Group, optional
+    group : Ranks, optional
         Processes that hold the rows of a step together. Each takes the gradients of its own; whether heads are read
         alone they find together, since a backward pass of one is a pass of all.
     """
 
-    def __init__(self, towers: Sequence[Towers], group: Group = ALONE) -> None:
+    def __init__(self, towers: Sequence[Towers], group: Ranks = ALONE) -> None:
         self._towers, self._group = towers, group
         self._trusted: set[int] = set()
         self._inputs: list[tuple[Tensor, Tensor, RowOwners | None]] = []
@@ -179,7 +179,7 @@ def balanced_backward(
     groups: tuple[Sequence[nn.Parameter], Sequence[nn.Parameter]],
     gradients: Jacobian,
     join: Join,
-    process_group: Group = ALONE,
+    process_group: Ranks = ALONE,
 ) -> None:
     """Fill ``.grad``: with joined gradients of the shared parameters, with plain sums for the rest.
 
@@ -197,7 +197,7 @@ def balanced_backward(
         `jacobian` or its like.
     join : callable
         ``join(J, tasks)`` makes one gradient (P,) of the tasks' (n, P).
-    process_group : Group, optional
+    process_group : Ranks, optional
     """
     leaves = [leaf for _, leaf in cuts]
     shared, own = groups
@@ -287,7 +287,7 @@ def flat_backward(
     groups: tuple[Sequence[nn.Parameter], Sequence[nn.Parameter]],
     rho: float,
     join: Join,
-    process_group: Group = ALONE,
+    process_group: Ranks = ALONE,
 ) -> None:
     """Fill ``.grad`` by algorithm 1 of Phan et al. (2025), with the tasks' gradients times their weights (T,).
 

@@ -11,7 +11,7 @@ from ranks import run_ranks
 from recommenders import ITEMS, LOG
 
 from tabmtl import Shards
-from tabmtl.processes.group import ALONE
+from tabmtl.processes.ranks import ALONE
 from tabmtl.sessions import STAN, M2TRec
 from tabmtl.sessions.catalogue import make_catalogue
 from tabmtl.sessions.log import LogColumns, group_log, read_log

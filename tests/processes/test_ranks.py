@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from ranks import run_ranks
 
-from tabmtl.processes.group import ALONE, Group
+from tabmtl.processes.ranks import ALONE, Ranks
 from tabmtl.training.run import current
 
 
 def test_pieces_of_work_are_dealt_largest_first_to_the_rank_with_the_least():
-    group = Group()
+    group = Ranks()
     group.size = 3
     np.testing.assert_array_equal(group.deal(np.array([2, 9, 5, 4, 3])), [1, 0, 1, 2, 2])
     np.testing.assert_array_equal(group.deal(np.ones(5)), [0, 1, 2, 0, 1])

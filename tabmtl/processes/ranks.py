@@ -22,8 +22,8 @@ _ABSENT = "absent"  # stands for a fact that one rank alone has
 _SHOWN = 200  # characters of a value in an error
 
 
-class Group:
-    """A group of processes; this class itself is one process alone.
+class Ranks:
+    """The processes that fit one model, as one of them sees them; this class itself is one process alone.
 
     Attributes
     ----------
@@ -121,4 +121,4 @@ class EndedElsewhereError(RuntimeError):
 
 
 #: One process alone.
-ALONE = Group()
+ALONE = Ranks()
