@@ -103,7 +103,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
         Scale the tasks' gradients to one length before a gradient method joins them.
     flat : bool, default=False
         Seek task-based flat regions (arXiv 2211.13723) with any balance, at all parameters. A step takes twice as long.
-    rho : float, default=0.01
+    flat_radius : float, default=0.01
         Radius of ``flat``: length of the moves towards a task's worst loss, one for the shared and one for the task's
         own parameters. Not used without ``flat``.
 
@@ -135,7 +135,7 @@ class NetworkEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Traine
     grad_level: GradLevel = "auto"
     normalize_gradients: bool = False
     flat: bool = False
-    rho: Positive = 0.01
+    flat_radius: Positive = 0.01
 
     search_space: ClassVar[dict[str, Any]] = {
         "learning_rate": {"low": 5e-4, "high": 1e-2, "log": True},

@@ -150,8 +150,8 @@ def test_progress_is_shown(capsys, monkeypatch):
         ({"validation_fraction": 1.0}, "validation_fraction must be between 0 and 1"),
         ({"numeric_transform": "log"}, r"numeric_transform must be one of .*'quantile'.* got 'log'"),
         ({"precision": "fp8"}, "precision must be one of"),
-        ({"rho": 0.0}, "rho must be a finite number above 0, got 0.0"),
-        ({"rho": "near"}, "rho must be a finite number above 0, got 'near'"),
+        ({"flat_radius": 0.0}, "flat_radius must be a finite number above 0, got 0.0"),
+        ({"flat_radius": "near"}, "flat_radius must be a finite number above 0, got 'near'"),
         ({"normalize_gradients": True}, "normalize_gradients needs a balance of gradients"),
         ({"grad_level": "parameters"}, "grad_level needs a balance of gradients"),
         ({"dropout": 1.5}, "dropout"),
@@ -194,12 +194,12 @@ def test_threads_are_given_back(cls):
 
 def test_rho_says_how_far_flat_looks_and_is_saved(tmp_path):
     near, X, y = fitted(SharedBottom, flat=True, epochs=1)
-    far = tiny(SharedBottom, flat=True, rho=1.0, epochs=1).fit(X, y)
+    far = tiny(SharedBottom, flat=True, flat_radius=1.0, epochs=1).fit(X, y)
     assert not same(answers(near, X), answers(far, X))
-    assert same(answers(near, X), answers(tiny(SharedBottom, flat=True, rho=0.01, epochs=1).fit(X, y), X))
+    assert same(answers(near, X), answers(tiny(SharedBottom, flat=True, flat_radius=0.01, epochs=1).fit(X, y), X))
     far.save(tmp_path / "model")
-    assert load(tmp_path / "model").rho == 1.0
-    still = tiny(SharedBottom, rho=1.0, epochs=1).fit(X, y)
+    assert load(tmp_path / "model").flat_radius == 1.0
+    still = tiny(SharedBottom, flat_radius=1.0, epochs=1).fit(X, y)
     assert same(answers(still, X), answers(tiny(SharedBottom, epochs=1).fit(X, y), X))
 
 

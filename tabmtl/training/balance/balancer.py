@@ -61,7 +61,7 @@ class BalanceOptions(Protocol):
     grad_level: GradLevel
     normalize_gradients: bool
     flat: bool
-    rho: float
+    flat_radius: float
     task_column: str | None
 
 
@@ -96,9 +96,9 @@ class Balancer:
           parameters. "auto" does so without boundaries, with ``flat``, and with ``task_column``.
         - ``normalize_gradients`` scales the g_i to the mean of their lengths, so that the step keeps its size.
         - ``flat`` takes every g_i once at the weights, and once where the task's own loss is about the worst within
-          ``rho``. It balances the first and the difference of both separately, adds them up, and gives tasks' own
-          parameters the second. All passes of a step have the same dropout masks, and leave running statistics alone.
-          Loss-level methods weigh both by the losses at the weights.
+          ``flat_radius``. It balances the first and the difference of both separately, adds them up, and gives own
+          parameters of tasks the second. All passes of a step have the same dropout masks, and leave running statistics
+          alone. Loss-level methods weigh both by the losses at the weights.
     tasks : sequence of Task
     network : torch.nn.Module
         On the device of the losses. Parameters outside of modules with ``task_specific = True`` are shared.
@@ -135,7 +135,7 @@ class Balancer:
         self._names, self._group = [task.name for task in tasks], group
         self._join_seed, self._n_joins = seed, 0
         self._network, self._normalize = network, options.normalize_gradients
-        self._rho = options.rho if options.flat else None
+        self._rho = options.flat_radius if options.flat else None
         self._weighting, self._aggregate = _methods(options.balance, tasks, network)
         self._groups = split_parameters(network)
         if self._aggregate is not None and not self._groups[0]:

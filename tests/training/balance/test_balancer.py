@@ -131,7 +131,7 @@ def test_flat_with_a_tiny_radius_is_the_method_without_it(balance):
     for problem in (plain, flat):
         problem.network.double()
         problem.x, problem.y = problem.x.double(), problem.y.double()
-    expected, found = plain.gradients(balance, **options), flat.gradients(balance, flat=True, rho=1e-9)
+    expected, found = plain.gradients(balance, **options), flat.gradients(balance, flat=True, flat_radius=1e-9)
     # pcgrad draws another order for the second part, which is next to nothing
     assert torch.allclose(found[0], expected[0], atol=1e-6)
     assert torch.allclose(found[1], expected[1], atol=1e-6)
@@ -141,7 +141,7 @@ def test_flat_leaves_weights_and_running_statistics_as_one_plain_pass_does():
     plain, flat = Problem(2, dropout=0.3, norm=True), Problem(2, dropout=0.3, norm=True)
     plain.losses()
     before = {name: p.detach().clone() for name, p in flat.network.named_parameters()}
-    flat.gradients("pcgrad", flat=True, rho=0.5)
+    flat.gradients("pcgrad", flat=True, flat_radius=0.5)
     assert all(torch.equal(p, before[name]) for name, p in flat.network.named_parameters())
     assert (flat.network.norm.running_mean != 0).any()
     # the masks of dropout come after the statistics: both saw the same rows

@@ -68,7 +68,7 @@ def test_unknown_names_are_refused_with_the_list_of_names():
         ([1.0, 2.0], {"normalize_gradients": True, "flat": True}, "normalize_gradients needs a balance of gradients"),
         ("sum", {"grad_level": "parameters"}, "grad_level needs a balance of gradients such as 'pcgrad', got 'sum'"),
         ("famo", {"grad_level": "representation"}, "grad_level needs a balance of gradients"),
-        ("sum", {"flat": True, "rho": 0.0}, "rho must be"),
+        ("sum", {"flat": True, "flat_radius": 0.0}, "flat_radius must be"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(balance, options, message):
